@@ -1,0 +1,86 @@
+//! The command line.
+
+// The doc comments are the help text, where backticks would show.
+#![allow(clippy::doc_markdown)]
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+use larder::Cache;
+
+use crate::product::Product;
+
+/// One instance of a small product service: SQLite behind, a two-level cache in front of it.
+///
+/// Start several with the same --db and --redis to get a fleet: a PUT on one of them is seen by all.
+/// RUST_LOG sets what is logged to stderr (default: warn), e.g. RUST_LOG=larder=debug.
+#[derive(Parser)]
+#[command(name = "instance", version)]
+pub(crate) struct Args {
+    /// Address to serve HTTP on; port 0 takes a free one and prints it
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8081")]
+    pub(crate) listen: String,
+
+    /// Redis that all instances share: redis://[user:password@]host:port[/db]
+    #[arg(long, value_name = "URL", default_value = "redis://127.0.0.1:6379")]
+    redis: String,
+
+    /// SQLite file that all instances share; created if missing, with its directories
+    #[arg(long, value_name = "FILE", default_value = "products.sqlite")]
+    pub(crate) db: PathBuf,
+
+    /// Time added to each product the database loads, so that the cache shows
+    #[arg(
+        long,
+        value_name = "MS",
+        default_value_t = 50,
+        value_parser = clap::value_parser!(u64).range(..=20_000)
+    )]
+    db_latency_ms: u64,
+
+    /// The longest an instance that is cut off from Redis may answer from its own memory
+    #[arg(long, value_name = "MS", default_value_t = 2_000)]
+    max_staleness_ms: u64,
+
+    /// How long a product stays in this instance's memory [default: as long as in Redis]
+    #[arg(long, value_name = "MS")]
+    l1_ttl_ms: Option<u64>,
+
+    /// How long a product stays in Redis
+    #[arg(long, value_name = "MS", default_value_t = 3_600_000)]
+    l2_ttl_ms: u64,
+
+    /// Age from which a product is refreshed while the old one is still served [default: never]
+    #[arg(long, value_name = "MS")]
+    soft_ttl_ms: Option<u64>,
+
+    /// Name in the printed lines, to tell instances apart
+    #[arg(long, default_value = "instance")]
+    pub(crate) name: String,
+}
+
+impl Args {
+    /// The cache these arguments describe. Absent products are cached too, as `None`.
+    pub(crate) fn cache(&self) -> Result<Cache<u64, Option<Product>>, Box<dyn Error>> {
+        let mut builder = Cache::builder("catalog:product")
+            .l1_capacity(100_000)
+            .l2_ttl(Duration::from_millis(self.l2_ttl_ms))
+            .max_staleness(Duration::from_millis(self.max_staleness_ms))
+            .redis(&self.redis);
+        if let Some(ms) = self.l1_ttl_ms {
+            builder = builder.l1_ttl(Duration::from_millis(ms));
+        }
+        if let Some(ms) = self.soft_ttl_ms {
+            builder = builder.soft_ttl(Duration::from_millis(ms));
+        }
+        builder
+            .build()
+            .map_err(|error| format!("cannot set up the cache: {error}").into())
+    }
+
+    pub(crate) fn db_latency(&self) -> Duration {
+        Duration::from_millis(self.db_latency_ms)
+    }
+}

@@ -1,0 +1,265 @@
+//! The public face.
+
+use std::borrow::Borrow;
+use std::error::Error;
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::builder::Builder;
+use crate::entry::Entry;
+use crate::error::{LoadError, WriteError};
+use crate::flow::Core;
+use crate::key::{CacheKey, KeyBuf, KeyTooLong};
+use crate::l1::Key;
+use crate::stats::{Health, Stats};
+
+/// A two-level cache of values `V` under keys `K`: memory of this process, then a store that all
+/// instances of the service share.
+///
+/// A cheap handle: clones share everything. Its background tasks start at the first asynchronous use,
+/// on the runtime of that use, and end with [`close`](Self::close) or the last handle.
+///
+/// Keys are looked up borrowed, `&str` for `String`, and values are handed out shared, as [`Entry`].
+///
+/// # Cancellation
+///
+/// Every future here can be dropped at any time. A load goes on for those who still wait for it, and
+/// to be stored; an insert or invalidation that was polled once is carried through.
+pub struct Cache<K, V>
+where
+    V: Send + Sync + 'static,
+{
+    handle: Arc<Handle<V>>,
+    keys: PhantomData<fn(&K)>,
+}
+
+/// Goes with the last clone of a cache; the tasks hold only the core.
+struct Handle<V: Send + Sync + 'static> {
+    core: Arc<Core<V>>,
+}
+
+impl<V: Send + Sync + 'static> Drop for Handle<V> {
+    fn drop(&mut self) {
+        self.core.stop();
+    }
+}
+
+impl<K, V> Cache<K, V>
+where
+    V: Serialize + DeserializeOwned + Send + Sync + 'static,
+{
+    /// Begins a cache whose keys in Redis start with `namespace`, by custom `service:entity`.
+    ///
+    /// All instances that share values use the same namespace; two caches for different things must not.
+    pub fn builder(namespace: impl Into<String>) -> Builder<K, V> {
+        Builder::new(namespace.into())
+    }
+
+    pub(crate) fn new(core: Core<V>) -> Self {
+        Self {
+            handle: Arc::new(Handle {
+                core: Arc::new(core),
+            }),
+            keys: PhantomData,
+        }
+    }
+}
+
+impl<K, V> Cache<K, V>
+where
+    K: CacheKey,
+    V: Send + Sync + 'static,
+{
+    fn core(&self) -> &Arc<Core<V>> {
+        &self.handle.core
+    }
+
+    /// Looks a key up in L1 alone. Not asynchronous: it never waits and does not allocate.
+    ///
+    /// `None` also while this instance cannot be sure to have heard of all changes, see
+    /// [`Health::is_listener_live`], and for a key that is longer than [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES).
+    pub fn get_local<Q>(&self, key: &Q) -> Option<Entry<V>>
+    where
+        K: Borrow<Q>,
+        Q: CacheKey + ?Sized,
+    {
+        self.core().get_local(KeyBuf::write(key).ok()?.as_str())
+    }
+
+    /// Looks a key up in L1, then in L2, and keeps what L2 has in L1.
+    ///
+    /// Never an error: an L2 that fails, a value that cannot be read and a key that is too long are
+    /// misses, traced and counted. A stale value is handed out, flagged; it is replaced only by
+    /// [`get_or_load`](Self::get_or_load). Costs no allocation if L1 has it, otherwise one round trip,
+    /// shared with all who ask for the key meanwhile.
+    pub async fn get<Q>(&self, key: &Q) -> Option<Entry<V>>
+    where
+        K: Borrow<Q>,
+        Q: CacheKey + ?Sized,
+    {
+        match self.look_up(key) {
+            Ok(Found::Here(entry)) => Some(entry),
+            Ok(Found::NotHere(key)) => self.core().get(key).await,
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn Error, "a key cannot be looked up");
+                None
+            }
+        }
+    }
+
+    /// Looks a key up in L1, then in L2, and otherwise calls `loader` and stores what it returns in both.
+    ///
+    /// A missing key is loaded once in the whole fleet: callers in this instance share the load, those in
+    /// others wait for its result. It runs in a task of its own, to its end, whoever gives up. Of a value
+    /// that is past its soft TTL, everyone gets the stale one at once, flagged, and one instance loads
+    /// it anew in the background; if that fails the old value stays, and the next attempt waits a little.
+    ///
+    /// When L2 fails, the loaded value is handed out all the same, and not stored.
+    ///
+    /// Costs no allocation and no round trip if L1 has a fresh value, one round trip if L2 has it, and
+    /// three if it is loaded.
+    ///
+    /// # Errors
+    ///
+    /// The loader's own error, as [`LoadError::downcast_ref`], one for all who waited; or that it panicked
+    /// or took longer than `load_timeout`; or that the key is too long. The next call tries again.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use larder::{Cache, Source};
+    ///
+    /// let squares: Cache<u64, u64> = Cache::builder("docs:squares").build()?;
+    /// for expected in [Source::Loader, Source::L1] {
+    ///     let square = squares.get_or_load(&7, || async { Ok::<_, std::io::Error>(49) }).await?;
+    ///     assert_eq!(*square, 49);
+    ///     assert_eq!(square.meta().source(), expected);
+    /// }
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub async fn get_or_load<Q, F, Fut, E>(&self, key: &Q, loader: F) -> Result<Entry<V>, LoadError>
+    where
+        K: Borrow<Q>,
+        Q: CacheKey + ?Sized,
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<V, E>> + Send + 'static,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        match self.look_up(key)? {
+            Found::Here(entry) => {
+                if entry.is_stale() {
+                    self.core()
+                        .refresh(&KeyBuf::write(key)?.as_str().into(), entry.slot(), loader);
+                }
+                Ok(entry)
+            }
+            Found::NotHere(key) => self.core().get_or_load(key, loader).await,
+        }
+    }
+
+    /// Stores a value in both levels, whatever was there, and evicts the key from all other instances.
+    ///
+    /// Two inserts of one key at the same time end in an order that nobody knows. Where a database is the
+    /// truth, write there and [`invalidate`](Self::invalidate). Costs one round trip.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError::is_deferred`] when L2 could not be told: the value is *not* stored, and the key is
+    /// invalidated as soon as L2 is back. Otherwise nothing was changed, and the error says why: the
+    /// value is too large or does not encode, or the key is too long.
+    pub async fn insert<Q>(&self, key: &Q, value: V) -> Result<(), WriteError>
+    where
+        K: Borrow<Q>,
+        Q: CacheKey + ?Sized,
+    {
+        let key = written(key)?;
+        self.core().insert(key, value).await
+    }
+
+    /// Removes a key from both levels, here and in all instances, and keeps loads that began before from
+    /// being stored.
+    ///
+    /// Call it after the change is committed. When it returns `Ok`, this instance does not answer with the
+    /// old value any more, and the others stop within one hop of a message; if that is lost, within their
+    /// `max_staleness`. Costs one round trip.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError::is_deferred`] when L2 could not be told. This instance has dropped the value, does not
+    /// use the key, and tells L2 as soon as it is back; there is nothing to retry, unless this process
+    /// ends before. Or the key is too long to be one.
+    pub async fn invalidate<Q>(&self, key: &Q) -> Result<(), WriteError>
+    where
+        K: Borrow<Q>,
+        Q: CacheKey + ?Sized,
+    {
+        let key = written(key)?;
+        self.core().invalidate(key).await
+    }
+
+    /// Resolves when this instance is sure to hear of all changes, and so uses its L1; or when it is closed.
+    ///
+    /// Nothing has to wait for it: until then, and whenever the connection is lost, look-ups go to L2.
+    pub async fn ready(&self) {
+        self.core().ready().await;
+    }
+
+    /// What this instance has counted since it was built.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.core().stats()
+    }
+
+    /// Whether L2 answers, and whether this instance hears of changes.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.core().health()
+    }
+
+    /// Stops the background tasks of all clones, and waits until they have ended.
+    ///
+    /// A closed cache can still be used, but never uses its L1 again. Loads and writes under way go on to
+    /// their end; invalidations that are still deferred are lost.
+    pub async fn close(&self) {
+        self.core().close().await;
+    }
+
+    /// L1. The written key lives on the stack unless L1 lacks it.
+    fn look_up<Q: CacheKey + ?Sized>(&self, key: &Q) -> Result<Found<V>, KeyTooLong> {
+        let key = KeyBuf::write(key)?;
+        Ok(match self.core().get_local(key.as_str()) {
+            Some(entry) => Found::Here(entry),
+            None => Found::NotHere(key.as_str().into()),
+        })
+    }
+}
+
+enum Found<V> {
+    Here(Entry<V>),
+    NotHere(Key),
+}
+
+fn written<Q: CacheKey + ?Sized>(key: &Q) -> Result<Key, KeyTooLong> {
+    Ok(KeyBuf::write(key)?.as_str().into())
+}
+
+impl<K, V: Send + Sync + 'static> Clone for Cache<K, V> {
+    fn clone(&self) -> Self {
+        Self {
+            handle: Arc::clone(&self.handle),
+            keys: PhantomData,
+        }
+    }
+}
+
+impl<K, V: Send + Sync + 'static> fmt::Debug for Cache<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cache")
+            .field("namespace", &self.handle.core.namespace())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,93 @@
+//! The crate's own monotonic time, which tests can set.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// A point of monotonic time, in nanoseconds since some moment before the process started.
+pub(crate) type Tick = u64;
+
+/// Where every clock starts. Far from zero, so that "an hour before the process started" is still a
+/// [`Tick`]: values in L2 are older than the instance that reads them.
+const START: Tick = 1 << 60;
+
+/// The time source for expiry and staleness: monotonic, read once per look-up.
+///
+/// The default is the system's monotonic clock. A test that wants an hour to pass at once builds its
+/// cache with [`Clock::manual`].
+///
+/// ```
+/// use std::time::Duration;
+/// use larder::{Cache, Clock, MemoryL2};
+///
+/// let clock = Clock::manual();
+/// let cache: Cache<u64, String> = Cache::builder("docs:clock")
+///     .l2(MemoryL2::with_clock(clock.clone()))
+///     .clock(clock.clone())
+///     .build()?;
+/// clock.advance(Duration::from_secs(3600));
+/// # drop(cache);
+/// # Ok::<(), larder::BuildError>(())
+/// ```
+#[derive(Clone)]
+pub struct Clock(Kind);
+
+#[derive(Clone)]
+enum Kind {
+    System(Instant),
+    Manual(Arc<AtomicU64>),
+}
+
+impl Clock {
+    /// The system's monotonic clock.
+    #[must_use]
+    pub fn system() -> Self {
+        Self(Kind::System(Instant::now()))
+    }
+
+    /// A clock that stands still until [`advance`](Self::advance) moves it. Clones share the time.
+    #[must_use]
+    pub fn manual() -> Self {
+        Self(Kind::Manual(Arc::new(AtomicU64::new(START))))
+    }
+
+    /// Moves a manual clock, and all its clones, forward. Does nothing to the system's clock.
+    pub fn advance(&self, by: Duration) {
+        if let Kind::Manual(now) = &self.0 {
+            now.fetch_add(nanos(by), Ordering::SeqCst);
+        }
+    }
+
+    pub(crate) fn now(&self) -> Tick {
+        match &self.0 {
+            Kind::System(start) => START + nanos(start.elapsed()),
+            Kind::Manual(now) => now.load(Ordering::SeqCst),
+        }
+    }
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self::system()
+    }
+}
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Kind::System(_) => "Clock::system",
+            Kind::Manual(_) => "Clock::manual",
+        })
+    }
+}
+
+/// A duration in nanoseconds, at most five hundred years.
+pub(crate) fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX >> 1)
+}
+
+/// A duration in milliseconds, rounded up, so that no TTL becomes zero.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}

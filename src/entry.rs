@@ -1,0 +1,144 @@
+//! What a look-up hands out.
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::Tick;
+use crate::l1::Slot;
+
+/// A cached value, shared with the cache: it dereferences to `V`.
+///
+/// Handing one out costs one reference count, however big the value is. It keeps the value alive, and
+/// is a snapshot: later changes do not reach it.
+pub struct Entry<V> {
+    slot: Arc<Slot<V>>,
+    at: Tick,
+    source: Source,
+}
+
+impl<V> Entry<V> {
+    pub(crate) fn new(slot: Arc<Slot<V>>, at: Tick, source: Source) -> Self {
+        Self { slot, at, source }
+    }
+
+    pub(crate) fn is_stale(&self) -> bool {
+        self.at >= self.slot.soft_at
+    }
+
+    pub(crate) fn slot(&self) -> &Slot<V> {
+        &self.slot
+    }
+
+    /// The value.
+    #[must_use]
+    pub fn value(&self) -> &V {
+        &self.slot.value
+    }
+
+    /// The value, to keep without the rest. Costs one reference count.
+    #[must_use]
+    pub fn into_arc(self) -> Arc<V> {
+        Arc::clone(&self.slot.value)
+    }
+
+    /// Where the value came from, and how fresh it was when it was handed out.
+    #[must_use]
+    pub fn meta(&self) -> Meta {
+        let stamp = self.slot.stamp;
+        Meta {
+            source: self.source,
+            is_stale: self.is_stale(),
+            age: Duration::from_nanos(self.at.saturating_sub(self.slot.born_at)),
+            version: (stamp.ver != 0).then_some(stamp.ver),
+        }
+    }
+}
+
+impl<V> Clone for Entry<V> {
+    fn clone(&self) -> Self {
+        Self {
+            slot: Arc::clone(&self.slot),
+            ..*self
+        }
+    }
+}
+
+impl<V> Deref for Entry<V> {
+    type Target = V;
+
+    fn deref(&self) -> &V {
+        self.value()
+    }
+}
+
+impl<V> AsRef<V> for Entry<V> {
+    fn as_ref(&self) -> &V {
+        self.value()
+    }
+}
+
+impl<V: fmt::Debug> fmt::Debug for Entry<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entry")
+            .field("value", self.value())
+            .field("meta", &self.meta())
+            .finish()
+    }
+}
+
+impl<V: fmt::Display> fmt::Display for Entry<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.value().fmt(f)
+    }
+}
+
+/// Where an [`Entry`] came from, and how fresh it was when it was handed out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Meta {
+    source: Source,
+    is_stale: bool,
+    age: Duration,
+    version: Option<u64>,
+}
+
+impl Meta {
+    /// Which level answered.
+    #[must_use]
+    pub fn source(&self) -> Source {
+        self.source
+    }
+
+    /// Whether the value's soft TTL had passed. It was still the newest that was stored.
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        self.is_stale
+    }
+
+    /// How long ago the value was written to L2, or loaded if it was not. Never less than that, and more
+    /// by at most a round trip to L2 and, for values that others wrote, a millisecond.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.age
+    }
+
+    /// The version under which the value is stored: a later write of the key has a higher one. `None` for
+    /// a value that was loaded and could not be stored. Versions start again after Redis lost its memory.
+    #[must_use]
+    pub fn version(&self) -> Option<u64> {
+        self.version
+    }
+}
+
+/// The level that answered a look-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Source {
+    /// This process's memory.
+    L1,
+    /// The store that all instances share.
+    L2,
+    /// The loader, run by this instance.
+    Loader,
+}

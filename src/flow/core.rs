@@ -1,0 +1,310 @@
+//! One instance: its levels, and what every flow needs of them.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::backoff::RefreshBackoff;
+use super::listen;
+use super::outbox::Outbox;
+use crate::clock::{Tick, millis, nanos};
+use crate::entry::{Entry, Source};
+use crate::l1::{Flights, Key, L1, Liveness, NEVER, Op, Slot, UNSTORED, Weigher};
+use crate::l2::{L2Error, Lane, Sealed, random};
+use crate::options::Options;
+use crate::stats::{Counters, Health, Stats};
+use crate::wire::codec::{EncodeError, ValueCodec};
+use crate::wire::envelope::{self, Head, Stamp};
+
+/// All parts of a running instance. Tasks hold it; when the last handle goes, they are told to stop.
+pub(crate) struct Core<V> {
+    pub(super) options: Options,
+    pub(super) l1: L1<V>,
+    pub(super) flights: Arc<Flights<V>>,
+    pub(super) liveness: Arc<Liveness>,
+    pub(super) lane: Box<dyn Lane>,
+    pub(super) outbox: Outbox,
+    pub(super) backoff: RefreshBackoff,
+    pub(super) counters: Counters,
+    /// Names this instance in the messages that it sends.
+    pub(super) origin: u64,
+    codec: ValueCodec<V>,
+    type_tag: u64,
+    l2_up: AtomicBool,
+    listener: Mutex<Option<JoinHandle<()>>>,
+    stop: CancellationToken,
+}
+
+/// What a [`Core`] is built from.
+pub(crate) struct Parts<V> {
+    pub(crate) options: Options,
+    pub(crate) weigher: Option<Weigher<V>>,
+    pub(crate) codec: ValueCodec<V>,
+    pub(crate) type_tag: u64,
+    pub(crate) liveness: Arc<Liveness>,
+    pub(crate) lane: Box<dyn Lane>,
+}
+
+/// Stored bytes that are not a value of this cache.
+pub(super) struct Unreadable;
+
+impl<V: Send + Sync + 'static> Core<V> {
+    pub(crate) fn new(parts: Parts<V>) -> Self {
+        let Parts {
+            options,
+            weigher,
+            codec,
+            type_tag,
+            liveness,
+            lane,
+        } = parts;
+        Self {
+            l1: L1::new(options.l1_capacity, weigher, Arc::clone(&liveness)),
+            flights: Arc::new(Flights::new(Arc::clone(&liveness))),
+            outbox: Outbox::new(options.max_deferred),
+            backoff: RefreshBackoff::new(options.clock.clone()),
+            counters: Counters::default(),
+            origin: random(),
+            l2_up: AtomicBool::new(true),
+            listener: Mutex::new(None),
+            stop: CancellationToken::new(),
+            options,
+            liveness,
+            lane,
+            codec,
+            type_tag,
+        }
+    }
+
+    pub(crate) fn now(&self) -> Tick {
+        self.options.clock.now()
+    }
+
+    /// Starts the listener, if it is not running and should be. Called where L1 alone did not answer.
+    pub(crate) fn ensure_listening(self: &Arc<Self>) {
+        if self.liveness.is_live() {
+            return;
+        }
+        let mut listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner);
+        // It ends when the runtime that it was started on does.
+        if listener.as_ref().is_none_or(JoinHandle::is_finished) && !self.stop.is_cancelled() {
+            *listener = Some(tokio::spawn(listen::run(
+                Arc::clone(self),
+                self.stop.clone(),
+            )));
+        }
+    }
+
+    pub(crate) async fn ready(self: &Arc<Self>) {
+        self.ensure_listening();
+        tokio::select! {
+            () = self.liveness.live() => {}
+            () = self.stop.cancelled() => {}
+        }
+    }
+
+    /// Tells the tasks to stop.
+    pub(crate) fn stop(&self) {
+        self.stop.cancel();
+        self.liveness.lapse();
+    }
+
+    pub(crate) async fn close(&self) {
+        self.stop();
+        let listener = self
+            .listener
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(listener) = listener {
+            // Its panic, if any, has been reported where it happened.
+            let _ = listener.await;
+        }
+    }
+
+    pub(crate) fn namespace(&self) -> &str {
+        &self.options.namespace
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        self.counters
+            .snapshot(self.liveness.generation() - 1, self.l1.len())
+    }
+
+    pub(crate) fn health(&self) -> Health {
+        Health {
+            l2_up: self.l2_up.load(Ordering::Relaxed),
+            listener_live: self.liveness.is_live(),
+        }
+    }
+
+    /// Counts and traces how L2 answered, and passes the answer on.
+    pub(super) fn heard<T>(&self, answer: Result<T, L2Error>) -> Result<T, L2Error> {
+        match &answer {
+            Ok(_) => self.l2_is_up(),
+            Err(error) => {
+                self.counters.l2_errors.bump();
+                let namespace = self.options.namespace.as_str();
+                if !error.is_refused() && self.l2_up.swap(false, Ordering::Relaxed) {
+                    warn!(
+                        namespace,
+                        error = error as &dyn std::error::Error,
+                        "L2 does not answer; going on without it"
+                    );
+                } else {
+                    debug!(
+                        namespace,
+                        error = error as &dyn std::error::Error,
+                        "L2 did not do what was asked"
+                    );
+                }
+            }
+        }
+        answer
+    }
+
+    fn l2_is_up(&self) {
+        // A load before the swap: this is on the way of every answer.
+        if !self.l2_up.load(Ordering::Relaxed) && !self.l2_up.swap(true, Ordering::Relaxed) {
+            info!(
+                namespace = self.options.namespace.as_str(),
+                "L2 answers again"
+            );
+        }
+    }
+
+    /// Hands a value out, and counts if it is stale.
+    pub(super) fn hand_out(&self, slot: Arc<Slot<V>>, now: Tick, source: Source) -> Entry<V> {
+        if now >= slot.soft_at {
+            self.counters.stale_served.bump();
+        }
+        Entry::new(slot, now, source)
+    }
+
+    /// Reads stored bytes. The caller decides whether their epoch and age are right.
+    pub(super) fn open(&self, key: &Key, bytes: &[u8]) -> Result<Arc<Slot<V>>, Unreadable> {
+        let slot = match envelope::open(bytes) {
+            Ok(envelope) if envelope.head.type_tag != self.type_tag => {
+                Err("it is tagged as another type".to_owned())
+            }
+            Ok(envelope) => self
+                .codec
+                .decode(envelope.head.codec, envelope.payload)
+                .map(|value| self.slot(Arc::new(value), envelope.stamp, &envelope.head))
+                .map_err(|error| error.to_string()),
+            Err(damage) => Err(damage.to_string()),
+        };
+        slot.map_err(|reason| {
+            self.counters.decode_errors.bump();
+            warn!(
+                namespace = self.options.namespace.as_str(),
+                key = &**key,
+                reason,
+                "a stored value cannot be read"
+            );
+            Unreadable
+        })
+    }
+
+    /// Encodes a value for L2, with TTLs of its own.
+    pub(super) fn seal(&self, value: &V) -> Result<(Head, Sealed), EncodeError> {
+        let ttl = self.options.jittered(self.options.l2_ttl);
+        let soft_ttl = self
+            .options
+            .soft_ttl
+            .map(|soft_ttl| self.options.jittered(soft_ttl).min(ttl));
+        let head = Head {
+            codec: self.codec.id(),
+            type_tag: self.type_tag,
+            soft_ttl_ms: soft_ttl.map_or(0, millis),
+            hard_ttl_ms: millis(ttl),
+        };
+        let mut body = envelope::begin(&head);
+        let encoded = self
+            .codec
+            .encode(value, &mut body, self.options.max_value_size);
+        encoded.inspect_err(|error| {
+            self.counters.encode_errors.bump();
+            warn!(
+                namespace = self.options.namespace.as_str(),
+                error = error as &dyn std::error::Error,
+                "a value cannot be stored"
+            );
+        })?;
+        Ok((
+            head,
+            Sealed {
+                body: envelope::seal(body),
+                ttl,
+            },
+        ))
+    }
+
+    /// A value with a stamp, its times translated to this process's clock.
+    pub(super) fn slot(&self, value: Arc<V>, stamp: Stamp, head: &Head) -> Arc<Slot<V>> {
+        let now = self.now();
+        // The lane's time is overestimated, so a value seems older than it is, and goes early.
+        let age = self
+            .liveness
+            .lane_time(now)
+            .map_or(0, |lane_now| lane_now.saturating_sub(stamp.written_at));
+        let born_at = now.saturating_sub(nanos(Duration::from_millis(age)));
+        let after = |ms: u64| born_at.saturating_add(nanos(Duration::from_millis(ms)));
+        let soft_at = if head.soft_ttl_ms == 0 {
+            NEVER
+        } else {
+            after(head.soft_ttl_ms)
+        };
+        let l1_ttl = self.options.l1_ttl.map_or(NEVER, |ttl| {
+            now.saturating_add(nanos(self.options.jittered(ttl)))
+        });
+        Arc::new(Slot::new(
+            value,
+            stamp,
+            born_at,
+            soft_at,
+            l1_ttl.min(after(head.hard_ttl_ms)),
+        ))
+    }
+
+    /// A value that L2 does not hold, for those who waited for it and for nobody else.
+    pub(super) fn unstored(&self, value: Arc<V>) -> Arc<Slot<V>> {
+        self.counters.loads_not_stored.bump();
+        let now = self.now();
+        Arc::new(Slot::new(value, UNSTORED, now, NEVER, now))
+    }
+
+    /// Whether a value that was read as it lay may be believed: written in the epoch that was known when
+    /// the operation began and still is, and not expired.
+    pub(super) fn is_usable(&self, op: &Op<V>, slot: &Slot<V>) -> bool {
+        op.is_current() && slot.stamp.epoch == op.epoch() && self.now() < slot.expires_at
+    }
+
+    /// Applies a change of keys that L2 has accepted: what is older is gone from here.
+    pub(super) fn apply<'a>(&self, keys: impl IntoIterator<Item = &'a str>, epoch: u64, ver: u64) {
+        let comparable = epoch == self.liveness.epoch();
+        for key in keys {
+            if comparable {
+                self.flights.raise(key, ver);
+                self.l1.evict_older(key, ver);
+            } else {
+                self.forget(key);
+            }
+        }
+    }
+
+    /// Drops a key from L1, and keeps what is under way out of it.
+    pub(super) fn forget(&self, key: &str) {
+        self.flights.bar(key);
+        self.l1.evict_older(key, u64::MAX);
+    }
+
+    /// When a flight must have begun to be joined by somebody who cannot know what it missed.
+    pub(super) fn joinable_from(&self, now: Tick) -> Tick {
+        now.saturating_sub(nanos(self.options.max_staleness))
+    }
+}

@@ -1,0 +1,18 @@
+//! What happens on a call, level by level. The only place that knows their order.
+//!
+//! - [`get`]: L1, then L2
+//! - [`load`]: what L2 lacks: the fill lease, the loader, the fill
+//! - [`refresh`]: the same in the background, for what is stale
+//! - [`write`]: insert and invalidate, and what happens when L2 cannot be told
+//! - [`listen`]: what others changed comes in
+
+mod backoff;
+mod core;
+mod get;
+mod listen;
+mod load;
+mod outbox;
+mod refresh;
+mod write;
+
+pub(crate) use self::core::{Core, Parts};

@@ -1,0 +1,152 @@
+//! Insert and invalidate: L2 first, in one step that also tells the others; then L1.
+
+use std::sync::Arc;
+
+use tracing::{Instrument, Span, debug};
+
+use super::Core;
+use super::outbox::Delivery;
+use crate::clock::millis;
+use crate::error::WriteError;
+use crate::l1::Key;
+use crate::l2::{Ask, L2Error, Sealed, Stamp, Want};
+use crate::wire::codec::EncodeError;
+use crate::wire::envelope::Head;
+use crate::wire::message::{self, Kind};
+
+impl<V: Send + Sync + 'static> Core<V> {
+    /// Stores a value in both levels. Once polled it goes on to its end, whether or not it is waited for.
+    pub(crate) async fn insert(self: &Arc<Self>, key: Key, value: V) -> Result<(), WriteError> {
+        let (head, sealed) = self.seal(&value).map_err(|error| match error {
+            EncodeError::TooLarge { max, .. } => WriteError::too_large(max),
+            EncodeError::Failed(error) => WriteError::encode(error),
+        })?;
+        let core = Arc::clone(self);
+        self.to_the_end(async move { core.put(&key, value, &head, &sealed).await })
+            .await
+    }
+
+    /// Removes a key from both levels, here and everywhere. Once polled it goes on to its end.
+    pub(crate) async fn invalidate(self: &Arc<Self>, key: Key) -> Result<(), WriteError> {
+        let core = Arc::clone(self);
+        self.to_the_end(async move { core.remove(&key).await })
+            .await
+    }
+
+    /// In a task of its own: a caller who is cancelled between the database and the cache must not leave
+    /// the old value behind.
+    async fn to_the_end(
+        self: &Arc<Self>,
+        write: impl Future<Output = Result<(), WriteError>> + Send + 'static,
+    ) -> Result<(), WriteError> {
+        self.ensure_listening();
+        tokio::spawn(write.instrument(Span::current()))
+            .await
+            .unwrap_or_else(|_| Err(WriteError::stopped()))
+    }
+
+    async fn put(
+        &self,
+        key: &Key,
+        value: V,
+        head: &Head,
+        sealed: &Sealed,
+    ) -> Result<(), WriteError> {
+        let begun = self.outbox.begin();
+        let op = self.flights.begin(key);
+        let tail = message::tail(Kind::Insert, self.origin, &[key]);
+        let deadline = match self.insert_deadline(key).await {
+            Ok(deadline) => deadline,
+            Err(error) => return Err(self.defer(key, &error, 0)),
+        };
+        match self.heard(self.lane.insert(key, sealed, &tail, deadline).await) {
+            Ok(stamp) => {
+                self.accepted(key, begun, stamp);
+                self.l1
+                    .publish(&op, &self.slot(Arc::new(value), stamp, head));
+                Ok(())
+            }
+            Err(error) => Err(self.defer(key, &error, deadline.unwrap_or(0))),
+        }
+    }
+
+    async fn remove(&self, key: &Key) -> Result<(), WriteError> {
+        let begun = self.outbox.begin();
+        // Here it is gone at once; what L2 still has may come back into L1 until L2 has answered.
+        self.l1.evict_older(key, u64::MAX);
+        let tail = message::tail(Kind::Invalidate, self.origin, &[key]);
+        let keys = [Box::from(&**key)];
+        match self.heard(self.lane.invalidate(&keys, &tail).await) {
+            Ok(stamp) => {
+                self.accepted(key, begun, stamp);
+                Ok(())
+            }
+            Err(error) => Err(self.defer(key, &error, 0)),
+        }
+    }
+
+    fn accepted(&self, key: &Key, begun: u64, stamp: Stamp) {
+        self.counters.invalidations_sent.bump();
+        self.apply([&**key], stamp.epoch, stamp.ver);
+        self.outbox.overtaken(key, begun, stamp.written_at);
+    }
+
+    /// Nobody knows what L2 did, or will do: the key is not used here until L2 has been told again.
+    fn defer(&self, key: &Key, error: &L2Error, settles_after: u64) -> WriteError {
+        self.counters.writes_deferred.bump();
+        self.outbox.defer(key, settles_after);
+        self.forget(key);
+        WriteError::deferred(error.clone())
+    }
+
+    /// When, in the lane's time, an insert that is sent now must no longer be accepted: its sender will
+    /// have given up, and may have told L2 otherwise.
+    async fn insert_deadline(&self, key: &Key) -> Result<Option<u64>, L2Error> {
+        if self.liveness.lane_time(self.now()).is_none() {
+            // Connecting is what reads the lane's clock, and nothing has been asked of it yet.
+            let ask = Ask {
+                token: 0,
+                ttl: std::time::Duration::ZERO,
+                want: Want::Nothing,
+            };
+            self.heard(self.lane.lead(key, ask).await)?;
+        }
+        Ok(self
+            .liveness
+            .lane_time(self.now())
+            .map(|now| now.saturating_add(millis(self.options.l2_timeout))))
+    }
+
+    /// Tells L2 what it could not be told before. What does not get through is tried again later.
+    pub(super) async fn deliver_deferred(&self) {
+        while let Some(delivery) = self.outbox.next() {
+            let answer = match &delivery {
+                Delivery::All(_) => {
+                    let tail = message::tail(Kind::Clear, self.origin, &[]);
+                    self.heard(self.lane.clear(&tail).await)
+                }
+                Delivery::Keys(keys) => {
+                    let texts: Vec<&str> = keys.iter().map(|(key, _)| &**key).collect();
+                    let tail = message::tail(Kind::Invalidate, self.origin, &texts);
+                    let boxed: Vec<Box<str>> = texts.iter().map(|key| Box::from(*key)).collect();
+                    self.heard(self.lane.invalidate(&boxed, &tail).await)
+                }
+            };
+            let Ok(stamp) = answer else { return };
+            self.counters.invalidations_sent.bump();
+            match &delivery {
+                Delivery::All(_) => self.liveness.doubt(),
+                Delivery::Keys(keys) => {
+                    self.apply(keys.iter().map(|(key, _)| &**key), stamp.epoch, stamp.ver);
+                }
+            }
+            debug!(
+                namespace = self.options.namespace.as_str(),
+                "deferred invalidations were delivered"
+            );
+            if !self.outbox.settle(&delivery, stamp.written_at) {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,349 @@
+//! How a key writes itself as the text of a Redis key.
+//!
+//! Nothing here allocates: the text is written into a buffer on the stack, and
+//! a key that does not fit is refused.
+
+use std::borrow::Cow;
+use std::fmt::{self, Write as _};
+use std::sync::Arc;
+
+use arrayvec::ArrayString;
+
+/// The longest text a key may write, in bytes.
+pub const MAX_KEY_BYTES: usize = 1024;
+
+/// A key that can write itself as the text of a Redis key.
+///
+/// Strings, `char`, `bool`, integers, tuples of up to eight keys, and
+/// references, boxes and `Arc`s of keys are keys already. A lone string is
+/// written as it is. The parts of a compound key are joined with `:`, and a `:`
+/// or `\` inside a part gets a backslash, so two different keys never share a
+/// text:
+///
+/// | key              | text      |
+/// |------------------|-----------|
+/// | `"a:b"`          | `a:b`     |
+/// | `(1, 2)`         | `1:2`     |
+/// | `("a", "b:c")`   | `a:b\:c`  |
+/// | `("a:b", "c")`   | `a\:b:c`  |
+///
+/// # Your own key types
+///
+/// Two keys that are equal must write the same text, and two keys of one type
+/// that differ must write different texts. The second holds if every value
+/// writes one of these:
+///
+/// - one text with [`KeyWriter::text`] (or `write!`), different for every value;
+/// - its fields, all of them, each with [`KeyWriter::part`], and always in the
+///   same order;
+/// - for an enum: first a part that names the variant, then the fields of that
+///   variant as parts;
+/// - for a list or anything else that varies in length: first the length as a
+///   part, then the elements as parts.
+///
+/// Use either text or parts within one type, not both. A type that is looked up
+/// by a borrowed form (`String` by `str`) must write the same text as that form.
+///
+/// ```
+/// use larder::{CacheKey, KeyWriter};
+///
+/// enum Page {
+///     Home,
+///     Article { section: String, id: u64 },
+/// }
+///
+/// impl CacheKey for Page {
+///     fn write_key(&self, out: &mut KeyWriter) {
+///         match self {
+///             Page::Home => out.part("home"),
+///             Page::Article { section, id } => {
+///                 out.part("article");
+///                 out.part(section);
+///                 out.part(id);
+///             }
+///         }
+///     }
+/// }
+///
+/// let page = Page::Article { section: "news".into(), id: 7 };
+/// assert_eq!(larder::redis_key(&page).as_deref(), Some("article:news:7"));
+/// assert_eq!(larder::redis_key(&Page::Home).as_deref(), Some("home"));
+/// ```
+pub trait CacheKey {
+    /// Writes the key to `out`.
+    ///
+    /// Writing cannot fail: what does not fit is dropped, and the cache then
+    /// refuses the key as a whole.
+    fn write_key(&self, out: &mut KeyWriter);
+}
+
+/// Takes the text of one key; see [`CacheKey`].
+#[derive(Debug)]
+pub struct KeyWriter {
+    text: ArrayString<MAX_KEY_BYTES>,
+    overflow: bool,
+    /// How many compound keys enclose what is written now.
+    depth: usize,
+    /// How many parts the innermost compound key has so far.
+    parts: usize,
+}
+
+impl KeyWriter {
+    /// Writes one part of a compound key, after a `:` if it is not the first.
+    pub fn part<K: CacheKey + ?Sized>(&mut self, key: &K) {
+        if self.parts > 0 {
+            self.text(SEPARATOR);
+        }
+        if self.depth == MAX_DEPTH {
+            self.overflow = true;
+        }
+        if self.overflow {
+            return;
+        }
+        let parts = std::mem::take(&mut self.parts);
+        self.depth += 1;
+        key.write_key(self);
+        self.depth -= 1;
+        self.parts = parts + 1;
+    }
+
+    /// Writes plain text, escaped if this is a part of a compound key.
+    ///
+    /// Texts written one after another simply follow one another.
+    pub fn text(&mut self, text: &str) {
+        for piece in text.split_inclusive(SPECIAL) {
+            let plain = piece.trim_end_matches(SPECIAL);
+            self.push(plain);
+            if let Some(special) = piece.get(plain.len()..).filter(|s| !s.is_empty()) {
+                self.push_backslashes();
+                self.push(special);
+            }
+        }
+    }
+
+    fn new() -> Self {
+        Self {
+            text: ArrayString::new(),
+            overflow: false,
+            depth: 0,
+            parts: 0,
+        }
+    }
+
+    /// Pushes what escaping a special character once per level puts before it:
+    /// each round doubles the backslashes and adds one.
+    fn push_backslashes(&mut self) {
+        let count = (1_usize << self.depth) - 1;
+        if count > self.text.remaining_capacity() {
+            self.overflow = true;
+            return;
+        }
+        for _ in 0..count {
+            self.push("\\");
+        }
+    }
+
+    fn push(&mut self, text: &str) {
+        if !self.overflow {
+            self.overflow = self.text.try_push_str(text).is_err();
+        }
+    }
+}
+
+/// For `write!`; fails once the key is too long, and that need not be looked at.
+impl fmt::Write for KeyWriter {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.text(text);
+        if self.overflow {
+            return Err(fmt::Error);
+        }
+        Ok(())
+    }
+}
+
+/// The text a cache writes for `key`, or `None` if it is longer than
+/// [`MAX_KEY_BYTES`].
+///
+/// The cache puts a prefix of its own before this text. Use it to find an entry
+/// with `redis-cli`, or in a test of your own [`CacheKey`] type. Unlike the
+/// cache itself it allocates.
+///
+/// ```
+/// let key = ("user:7", "profile", 2);
+/// assert_eq!(larder::redis_key(&key).as_deref(), Some(r"user\:7:profile:2"));
+/// assert_eq!(larder::redis_key(&"x".repeat(1025)), None);
+/// ```
+#[must_use]
+pub fn redis_key<K: CacheKey + ?Sized>(key: &K) -> Option<String> {
+    let buf = KeyBuf::write(key).ok()?;
+    Some(buf.as_str().to_owned())
+}
+
+/// The text of one key, on the stack.
+#[derive(Debug, Clone)]
+pub(crate) struct KeyBuf(ArrayString<MAX_KEY_BYTES>);
+
+impl KeyBuf {
+    /// Writes the text of `key`.
+    pub(crate) fn write<Q: CacheKey + ?Sized>(key: &Q) -> Result<Self, KeyTooLong> {
+        let mut out = KeyWriter::new();
+        key.write_key(&mut out);
+        if out.overflow {
+            return Err(KeyTooLong);
+        }
+        Ok(Self(out.text))
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
+/// The key's text does not fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the key is longer than {MAX_KEY_BYTES} bytes")]
+pub(crate) struct KeyTooLong;
+
+const SEPARATOR: &str = ":";
+const SPECIAL: [char; 2] = [':', '\\'];
+
+/// Levels of compound keys; at level 11 one separator would already need more
+/// backslashes than fit.
+const MAX_DEPTH: usize = 16;
+
+impl CacheKey for str {
+    fn write_key(&self, out: &mut KeyWriter) {
+        out.text(self);
+    }
+}
+
+impl CacheKey for String {
+    fn write_key(&self, out: &mut KeyWriter) {
+        out.text(self);
+    }
+}
+
+impl CacheKey for Cow<'_, str> {
+    fn write_key(&self, out: &mut KeyWriter) {
+        out.text(self);
+    }
+}
+
+/// A pointer writes what it points to.
+macro_rules! pointer {
+    ($($pointer:ty),*) => {$(
+        impl<T: CacheKey + ?Sized> CacheKey for $pointer {
+            fn write_key(&self, out: &mut KeyWriter) {
+                (**self).write_key(out);
+            }
+        }
+    )*};
+}
+
+pointer!(&T, Box<T>, Arc<T>);
+
+/// The text of these is what `Display` gives.
+macro_rules! display {
+    ($($type:ty),*) => {$(
+        impl CacheKey for $type {
+            fn write_key(&self, out: &mut KeyWriter) {
+                // An overflow is remembered by the writer.
+                let _ = write!(out, "{self}");
+            }
+        }
+    )*};
+}
+
+display!(char, bool);
+display!(i8, i16, i32, i64, i128, isize);
+display!(u8, u16, u32, u64, u128, usize);
+
+/// A tuple writes its fields as parts.
+macro_rules! tuple {
+    ($($name:ident)*) => {
+        impl<$($name: CacheKey),*> CacheKey for ($($name,)*) {
+            #[allow(non_snake_case)]
+            fn write_key(&self, out: &mut KeyWriter) {
+                let ($($name,)*) = self;
+                $(out.part($name);)*
+            }
+        }
+    };
+}
+
+tuple!(A);
+tuple!(A B);
+tuple!(A B C);
+tuple!(A B C D);
+tuple!(A B C D E);
+tuple!(A B C D E F);
+tuple!(A B C D E F G);
+tuple!(A B C D E F G H);
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn text<K: CacheKey + ?Sized>(key: &K) -> String {
+        KeyBuf::write(key).unwrap().as_str().to_owned()
+    }
+
+    #[test]
+    fn a_lone_key_is_written_as_it_is() {
+        assert_eq!(text("a:b\\c"), "a:b\\c");
+        assert_eq!(text(&':'), ":");
+        assert_eq!(text(&true), "true");
+        assert_eq!(text(&i128::MIN), i128::MIN.to_string());
+    }
+
+    #[test]
+    fn each_level_escapes_once_more() {
+        assert_eq!(text(&(":",)), r"\:");
+        assert_eq!(text(&((":", "\\"),)), r"\\\:\:\\\\");
+        assert_eq!(text(&(((":",),),)), r"\\\\\\\:");
+    }
+
+    #[test]
+    fn parts_count_for_their_own_compound_only() {
+        assert_eq!(text(&((1, 2), 3, (4, 5))), r"1\:2:3:4\:5");
+        assert_eq!(text(&("", "", ("", ""))), r"::\:");
+    }
+
+    #[test]
+    fn a_key_that_fits_exactly_is_taken() {
+        assert_eq!(text(&"x".repeat(1024)).len(), 1024);
+        assert_eq!(
+            KeyBuf::write(&"x".repeat(1025)).unwrap_err().to_string(),
+            "the key is longer than 1024 bytes"
+        );
+    }
+
+    #[test]
+    fn nothing_is_taken_after_an_overflow() {
+        let mut out = KeyWriter::new();
+        out.text(&"x".repeat(1020));
+        out.text("\u{1f600}\u{1f600}");
+        out.text("y");
+        assert!(out.overflow);
+        assert!(write!(out, "z").is_err());
+        assert_eq!(out.text.len(), 1020);
+    }
+
+    struct Nest(u64);
+
+    impl CacheKey for Nest {
+        fn write_key(&self, out: &mut KeyWriter) {
+            if let Some(less) = self.0.checked_sub(1) {
+                out.part(&Nest(less));
+                out.part(&Nest(less));
+            }
+        }
+    }
+
+    #[test]
+    fn deep_nesting_ends_in_overflow() {
+        assert_eq!(text(&Nest(3)), r"\\\:\:\\\::\\\:\:\\\:");
+        assert_eq!(KeyBuf::write(&Nest(u64::MAX)).unwrap_err(), KeyTooLong);
+    }
+}

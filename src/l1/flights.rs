@@ -1,0 +1,334 @@
+//! What is under way in this instance, key by key: the operations that may end in L1, and the reads
+//! and loads that callers share.
+//!
+//! A message raises the floor of its key while operations on it are under way, and detaches its
+//! flights, all under one lock; an operation stores under that same lock. A key without operations
+//! takes no memory.
+//!
+//! Architecture invariant: no lock is held while a flight is polled, a value dropped or moka called.
+
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared, WeakShared};
+
+use super::{Key, Liveness, Slot};
+use crate::clock::Tick;
+use crate::entry::Source;
+use crate::error::LoadError;
+use crate::wire::envelope::Stamp;
+
+const SHARDS: usize = 64;
+
+/// How a read of L2 ended.
+pub(crate) enum ReadOutcome<V> {
+    /// With a value.
+    Hit(Arc<Slot<V>>),
+    /// L2 has none.
+    Miss,
+    /// L2 has something that cannot be read.
+    Unreadable,
+    /// L2 was not asked, or did not answer.
+    Unavailable,
+}
+
+impl<V> Clone for ReadOutcome<V> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Hit(slot) => Self::Hit(Arc::clone(slot)),
+            Self::Miss => Self::Miss,
+            Self::Unreadable => Self::Unreadable,
+            Self::Unavailable => Self::Unavailable,
+        }
+    }
+}
+
+/// How a load ended, and who had the value in the end.
+pub(crate) type LoadOutcome<V> = Result<(Arc<Slot<V>>, Source), LoadError>;
+
+type Read<V> = BoxFuture<'static, ReadOutcome<V>>;
+type Load<V> = BoxFuture<'static, LoadOutcome<V>>;
+
+type Shard<V> = HashMap<Key, KeyState<V>>;
+
+/// All that is under way.
+pub(crate) struct Flights<V> {
+    shards: Box<[Mutex<Shard<V>>]>,
+    hasher: RandomState,
+    liveness: Arc<Liveness>,
+    ids: AtomicU64,
+}
+
+struct KeyState<V> {
+    /// Operations under way; the state goes with the last.
+    ops: usize,
+    /// The generation that the floor belongs to: versions do not compare across epochs.
+    generation: u64,
+    /// The oldest version that may still be stored.
+    floor: u64,
+    /// Operations with a lower number may store nothing at all.
+    barred_below: u64,
+    read: Option<Flight<WeakShared<Read<V>>>>,
+    load: Option<Flight<Shared<Load<V>>>>,
+    refresh: Option<u64>,
+}
+
+struct Flight<F> {
+    id: u64,
+    generation: u64,
+    began: Tick,
+    shared: F,
+}
+
+/// The result of asking for a load.
+pub(crate) enum Joined<V> {
+    /// One is under way: wait for it.
+    Under(Shared<Load<V>>),
+    /// None was: run it, as this operation.
+    Lead(Op<V>),
+}
+
+/// An operation under way on one key. Its floor counts what happens to the key while this lives.
+pub(crate) struct Op<V> {
+    flights: Arc<Flights<V>>,
+    key: Key,
+    id: u64,
+    is_flight: bool,
+    generation: u64,
+    epoch: u64,
+}
+
+impl<V> Flights<V> {
+    pub(crate) fn new(liveness: Arc<Liveness>) -> Self {
+        Self {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            hasher: RandomState::new(),
+            liveness,
+            ids: AtomicU64::new(1),
+        }
+    }
+
+    /// Registers an operation, before it sends anything.
+    pub(crate) fn begin(self: &Arc<Self>, key: &Key) -> Op<V> {
+        self.register(&mut self.shard(key), key, false)
+    }
+
+    /// Joins the read under way on a key, or starts one.
+    ///
+    /// Neither this nor [`lead`](Self::lead) joins one that began before a flush, nor, when nobody knows
+    /// what messages were missed since, one that began before `joinable_from`.
+    pub(crate) fn read(
+        self: &Arc<Self>,
+        key: &Key,
+        now: Tick,
+        joinable_from: Tick,
+        start: impl FnOnce(Op<V>) -> Read<V>,
+    ) -> Shared<Read<V>> {
+        let mut shard = self.shard(key);
+        let under_way = shard.get(key).and_then(|state| state.read.as_ref());
+        if let Some(flight) = under_way
+            && self.joinable(flight, joinable_from)
+            && let Some(shared) = flight.shared.upgrade()
+        {
+            return shared;
+        }
+        let op = self.register(&mut shard, key, false);
+        let (id, generation) = (op.id, op.generation);
+        let shared = start(op).shared();
+        if let (Some(state), Some(weak)) = (shard.get_mut(key), shared.downgrade()) {
+            state.read = Some(Flight {
+                id,
+                generation,
+                began: now,
+                shared: weak,
+            });
+        }
+        shared
+    }
+
+    /// Joins the load under way on a key, or makes the caller's `load` the one to join.
+    pub(crate) fn lead(
+        self: &Arc<Self>,
+        key: &Key,
+        now: Tick,
+        joinable_from: Tick,
+        load: impl FnOnce() -> Shared<Load<V>>,
+    ) -> Joined<V> {
+        let mut shard = self.shard(key);
+        if let Some(flight) = shard.get(key).and_then(|state| state.load.as_ref())
+            && self.joinable(flight, joinable_from)
+        {
+            return Joined::Under(flight.shared.clone());
+        }
+        let op = self.register(&mut shard, key, true);
+        let flight = Flight {
+            id: op.id,
+            generation: op.generation,
+            began: now,
+            shared: load(),
+        };
+        let former = shard
+            .get_mut(key)
+            .and_then(|state| state.load.replace(flight));
+        drop(shard);
+        drop(former);
+        Joined::Lead(op)
+    }
+
+    /// Registers a refresh, unless the key is being refreshed or loaded already.
+    pub(crate) fn refresh(self: &Arc<Self>, key: &Key) -> Option<Op<V>> {
+        let mut shard = self.shard(key);
+        if shard
+            .get(key)
+            .is_some_and(|state| state.refresh.is_some() || state.load.is_some())
+        {
+            return None;
+        }
+        let op = self.register(&mut shard, key, true);
+        if let Some(state) = shard.get_mut(key) {
+            state.refresh = Some(op.id);
+        }
+        Some(op)
+    }
+
+    /// Applies what happened to a key: operations under way store nothing older than `ver` from now on,
+    /// and nobody joins its flights any more.
+    pub(crate) fn raise(&self, key: &str, ver: u64) {
+        self.detach(key, |state| state.floor = state.floor.max(ver));
+    }
+
+    /// As [`raise`](Self::raise), where no version says what is old: operations under way store nothing.
+    pub(crate) fn bar(&self, key: &str) {
+        self.detach(key, |state| {
+            state.barred_below = self.ids.load(Ordering::SeqCst);
+        });
+    }
+
+    fn detach(&self, key: &str, change: impl FnOnce(&mut KeyState<V>)) {
+        let mut shard = self.shard(key);
+        let Some(state) = shard.get_mut(key) else {
+            return;
+        };
+        change(state);
+        let detached = (state.read.take(), state.load.take(), state.refresh.take());
+        drop(shard);
+        drop(detached);
+    }
+
+    fn joinable<F>(&self, flight: &Flight<F>, joinable_from: Tick) -> bool {
+        flight.generation == self.liveness.generation()
+            && (flight.began >= joinable_from || self.liveness.is_live())
+    }
+
+    fn register(self: &Arc<Self>, shard: &mut Shard<V>, key: &Key, is_flight: bool) -> Op<V> {
+        // The generation first: an operation with an old one and a new epoch stores nothing, which is safe.
+        let (generation, epoch) = (self.liveness.generation(), self.liveness.epoch());
+        let id = self.ids.fetch_add(1, Ordering::SeqCst);
+        let state = shard.entry(Arc::clone(key)).or_insert_with(KeyState::new);
+        state.ops += 1;
+        if state.generation != generation {
+            (state.generation, state.floor) = (generation, 0);
+        }
+        Op {
+            flights: Arc::clone(self),
+            key: Arc::clone(key),
+            id,
+            is_flight,
+            generation,
+            epoch,
+        }
+    }
+
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "the index is taken modulo the length"
+    )]
+    fn shard(&self, key: &str) -> MutexGuard<'_, Shard<V>> {
+        let hash = usize::try_from(self.hasher.hash_one(key) % SHARDS as u64).unwrap_or(0);
+        self.shards[hash % self.shards.len()]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<V> KeyState<V> {
+    fn new() -> Self {
+        Self {
+            ops: 0,
+            generation: 0,
+            floor: 0,
+            barred_below: 0,
+            read: None,
+            load: None,
+            refresh: None,
+        }
+    }
+
+    /// Whether a flight is still the one that its key's callers join.
+    fn has(&self, flight: u64) -> bool {
+        self.refresh == Some(flight) || self.load.as_ref().is_some_and(|load| load.id == flight)
+    }
+}
+
+impl<V> Op<V> {
+    pub(crate) fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// The epoch that was known when this began.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Whether what was known when this began still is, with nothing flushed since.
+    pub(crate) fn is_current(&self) -> bool {
+        self.generation == self.flights.liveness.generation()
+    }
+
+    /// Whether a value with this stamp may go into L1.
+    pub(super) fn may_store(&self, stamp: Stamp) -> bool {
+        self.allowed(self.flights.shard(&self.key).get(&self.key), stamp)
+    }
+
+    /// Makes a stored entry visible, if it still may be; then nothing older may.
+    pub(super) fn reveal(&self, slot: &Slot<V>) -> bool {
+        let mut shard = self.flights.shard(&self.key);
+        let allowed = self.allowed(shard.get(&self.key), slot.stamp);
+        if allowed && let Some(state) = shard.get_mut(&self.key) {
+            state.floor = state.floor.max(slot.stamp.ver);
+            slot.reveal(self.generation);
+        }
+        allowed
+    }
+
+    fn allowed(&self, state: Option<&KeyState<V>>, stamp: Stamp) -> bool {
+        let Some(state) = state else { return false };
+        // A detached flight began before what detached it, whatever version it was given since.
+        let attached = !self.is_flight || state.has(self.id);
+        let allowed = attached && self.id >= state.barred_below && stamp.ver >= state.floor;
+        allowed && stamp.epoch == self.epoch && self.is_current()
+    }
+}
+
+impl<V> Drop for Op<V> {
+    fn drop(&mut self) {
+        let mut shard = self.flights.shard(&self.key);
+        let Some(state) = shard.get_mut(&self.key) else {
+            return;
+        };
+        state.ops -= 1;
+        state.refresh.take_if(|id| *id == self.id);
+        let ended = state.load.take_if(|load| load.id == self.id);
+        let state = if state.ops == 0 {
+            shard.remove(&self.key)
+        } else {
+            None
+        };
+        drop(shard);
+        drop((ended, state));
+    }
+}

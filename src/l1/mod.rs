@@ -1,0 +1,98 @@
+//! The first level: what this process holds, and when it may be served and stored.
+//!
+//! moka bounds the size and nothing else. Whether an entry may be served is decided here, from the
+//! entry and from [`Liveness`]; whether one may be stored, by [`Flights`].
+//!
+//! Architecture invariant: nothing in here does I/O or waits.
+
+mod flights;
+mod liveness;
+mod slot;
+
+pub(crate) use self::flights::{Flights, Joined, LoadOutcome, Op, ReadOutcome};
+pub(crate) use self::liveness::Liveness;
+pub(crate) use self::slot::{NEVER, Slot, UNSTORED};
+
+use std::sync::Arc;
+
+use crate::clock::Tick;
+
+/// A written key, as everything behind the public face knows it.
+pub(crate) type Key = Arc<str>;
+
+/// What an entry weighs.
+pub(crate) type Weigher<V> = Arc<dyn Fn(&str, &V) -> u32 + Send + Sync>;
+
+/// The entries of this process.
+pub(crate) struct L1<V> {
+    entries: moka::sync::Cache<Key, Arc<Slot<V>>>,
+    liveness: Arc<Liveness>,
+}
+
+impl<V: Send + Sync + 'static> L1<V> {
+    pub(crate) fn new(capacity: u64, weigher: Option<Weigher<V>>, liveness: Arc<Liveness>) -> Self {
+        let mut entries = moka::sync::Cache::builder().max_capacity(capacity);
+        if let Some(weigher) = weigher {
+            entries =
+                entries.weigher(move |key: &Key, slot: &Arc<Slot<V>>| weigher(key, &slot.value));
+        }
+        Self {
+            entries: entries.build(),
+            liveness,
+        }
+    }
+
+    /// The entry that may be served at `now`, if there is one.
+    pub(crate) fn get(&self, key: &str, now: Tick) -> Option<Arc<Slot<V>>> {
+        let slot = self.entries.get(key)?;
+        (slot.is_of(self.liveness.generation())
+            && now < slot.expires_at
+            && self.liveness.is_live_at(now))
+        .then_some(slot)
+    }
+
+    /// Stores an entry that an operation brought, unless something has happened to its key meanwhile.
+    ///
+    /// moka's insert can wait for its own housekeeping, so no lock is held over it: the entry goes in
+    /// unseen, and becomes visible in the critical section in which messages raise floors.
+    pub(crate) fn publish(&self, op: &Op<V>, slot: &Arc<Slot<V>>) {
+        if !op.may_store(slot.stamp) {
+            return;
+        }
+        self.entries.insert(op.key().clone(), Arc::clone(slot));
+        if !op.reveal(slot) {
+            self.drop_slot(op.key(), slot);
+        }
+    }
+
+    /// Removes the entry of a key if it is older than `ver`.
+    pub(crate) fn evict_older(&self, key: &str, ver: u64) {
+        if let Some(slot) = self.entries.get(key)
+            && slot.stamp.ver < ver
+        {
+            slot.hide();
+            self.drop_slot(key, &slot);
+        }
+    }
+
+    /// Removes this very entry. Should another take its place in between, that one is lost: a miss.
+    fn drop_slot(&self, key: &str, slot: &Arc<Slot<V>>) {
+        if self
+            .entries
+            .get(key)
+            .is_some_and(|current| Arc::ptr_eq(&current, slot))
+        {
+            self.entries.invalidate(key);
+        }
+    }
+
+    /// Gives back the memory of entries that a flush has made invisible.
+    pub(crate) fn reclaim(&self) {
+        self.entries.invalidate_all();
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.entries.run_pending_tasks();
+        self.entries.entry_count()
+    }
+}

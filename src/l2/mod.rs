@@ -1,0 +1,183 @@
+//! The second level: a store that all instances share, and what they ask of it.
+//!
+//! [`RedisL2`] and [`MemoryL2`] implement the same two traits and pass the same tests. An [`L2`] opens
+//! a [`Lane`] for a cache's namespace; every step of a lane is atomic and, on Redis, one round trip.
+//!
+//! Architecture invariant: an L2 stores, orders and tells. It knows nothing of L1, flights or loaders.
+
+mod error;
+mod memory;
+mod none;
+mod redis;
+
+pub(crate) use self::redis::backoff;
+
+use std::fmt;
+use std::time::Duration;
+
+use futures::Stream;
+use futures::future::BoxFuture;
+
+pub use self::error::L2Error;
+pub use self::memory::MemoryL2;
+pub(crate) use self::none::NoLane;
+pub use self::redis::RedisL2;
+pub use crate::wire::envelope::Stamp;
+pub use crate::wire::message::{Kind, Message};
+
+/// The answer of a lane, in time.
+pub type Reply<'a, T> = BoxFuture<'a, Result<T, L2Error>>;
+
+/// A store that all instances of a service share.
+///
+/// Use [`RedisL2`], or [`MemoryL2`] where there is no server. To write another, hold it to the tests
+/// that those two pass.
+pub trait L2: Send + Sync + 'static {
+    /// Opens the part of the store that belongs to `namespace`. Neither waits nor connects.
+    ///
+    /// `timeout` is for each step of the lane, connecting included. `on_connect` is to be called with the
+    /// lane's clock whenever a connection was made, before that connection is used: the store may have
+    /// restarted or gone back in time.
+    fn lane(&self, namespace: &str, timeout: Duration, on_connect: OnConnect) -> Box<dyn Lane>;
+}
+
+/// Called with the clock that a new connection found.
+pub type OnConnect = Box<dyn Fn(&LaneClock) + Send + Sync>;
+
+/// One cache's part of a store: the keys that share a clock.
+///
+/// `rnd` stands for a fresh random number below 2⁵²; it becomes the lane's epoch if the step finds
+/// that the lane has none. `tail` is the sender's part of the message to publish.
+pub trait Lane: Send + Sync + fmt::Debug {
+    /// Reads what is stored under a key, unchecked.
+    fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Vec<u8>>>;
+
+    /// Asks for the right to fill a key, unless the store has a usable value.
+    fn lead<'a>(&'a self, key: &'a str, ask: Ask) -> Reply<'a, Lead>;
+
+    /// Stores a loaded value, if the lease is still ours.
+    fn fill<'a>(&'a self, key: &'a str, lease: Lease, value: &'a Sealed) -> Reply<'a, Fill>;
+
+    /// Keeps a lease for another `ttl`, or gives it back if that is zero. `false` if it was not ours.
+    fn renew<'a>(&'a self, key: &'a str, token: u64, ttl: Duration) -> Reply<'a, bool>;
+
+    /// Stores a value whatever was there, ends all leases on the key, and tells everyone.
+    ///
+    /// `deadline`, in milliseconds of the store's time: it is refused after that.
+    fn insert<'a>(
+        &'a self,
+        key: &'a str,
+        value: &'a Sealed,
+        tail: &'a [u8],
+        deadline: Option<u64>,
+    ) -> Reply<'a, Stamp>;
+
+    /// Removes values and leases of keys, and tells everyone.
+    fn invalidate<'a>(&'a self, keys: &'a [Box<str>], tail: &'a [u8]) -> Reply<'a, Stamp>;
+
+    /// Starts a new epoch, so that every stored value is a miss, and tells everyone.
+    fn clear<'a>(&'a self, tail: &'a [u8]) -> Reply<'a, Stamp>;
+
+    /// Subscribes to the lane's messages, and only then reads its clock.
+    fn listen(&self) -> Reply<'_, (LaneClock, Box<dyn Listener>)>;
+}
+
+/// What a lane tells, in the order in which it happened.
+///
+/// It may drop messages rather than keep them without bound: a hole in their numbers tells.
+pub trait Listener: Stream<Item = Result<Heard, L2Error>> + Send + Unpin {
+    /// Asks for a [`Heard::Beat`]. It comes after all messages that the lane published before it.
+    fn beat(&mut self);
+}
+
+/// One thing that a [`Listener`] hears.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// Something changed.
+    Message(Message),
+    /// The answer to [`Listener::beat`].
+    Beat(LaneClock),
+}
+
+/// A lane's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LaneClock {
+    /// The life of the lane.
+    pub epoch: u64,
+    /// The number of the last message.
+    pub seq: u64,
+    /// Milliseconds of the store's own time.
+    pub now: u64,
+}
+
+/// What a [`Lane::lead`] asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask {
+    /// Names the lease, if it is granted: random, never zero.
+    pub token: u64,
+    /// How long the lease lasts unless renewed; zero asks for a usable value only.
+    pub ttl: Duration,
+    /// What of the stored value is wanted.
+    pub want: Want,
+}
+
+/// Which stored values a [`Lane::lead`] is content with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// Any usable one.
+    Any,
+    /// A usable one of another version: this one is about to be refreshed.
+    NewerThan(u64),
+    /// None: what is stored cannot be read.
+    Nothing,
+}
+
+/// The answer to a [`Lane::lead`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lead {
+    /// A usable value, of this epoch and not expired.
+    Hit(Vec<u8>),
+    /// The lease is granted: load, then fill.
+    Granted(Lease),
+    /// Another load has the lease, for at most so long.
+    Wait(Duration),
+    /// Nothing may be stored for now: load, and do not fill.
+    Hold,
+    /// No usable value; no lease was asked for.
+    Miss,
+}
+
+/// The right to fill a key, gone after an invalidation of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// The token it was asked for with.
+    pub token: u64,
+    /// The epoch in which it was granted; a fill in another one is refused.
+    pub epoch: u64,
+}
+
+/// The answer to a [`Lane::fill`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fill {
+    /// Stored.
+    Stored(Stamp),
+    /// The lease was gone. The value that is there instead, if any, unchecked.
+    Rejected(Option<Vec<u8>>),
+}
+
+/// A value ready to be stored.
+#[derive(Clone, Debug)]
+pub struct Sealed {
+    /// All but the stamp.
+    pub body: Vec<u8>,
+    /// How long the store keeps it.
+    pub ttl: Duration,
+}
+
+/// The version that the first write of an epoch follows.
+pub(crate) const RANDOM_BITS: u64 = 1 << 52;
+
+/// A fresh random number below 2⁵², not zero: a whole number that Lua can hold.
+pub(crate) fn random() -> u64 {
+    fastrand::u64(1..RANDOM_BITS)
+}

@@ -1,0 +1,240 @@
+//! The connection over which a lane's requests go: taken from the pool once, shared by all, replaced
+//! when it breaks or falls silent.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use deadpool_redis::redis::aio::MultiplexedConnection;
+use deadpool_redis::redis::{RedisError, RedisResult};
+use deadpool_redis::{Connection, Pool, PoolError};
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::scripts::Scripts;
+use super::{Names, l2_error};
+use crate::l2::{L2Error, LaneClock, OnConnect, random};
+
+/// How long making a connection may take, all attempts to get one out of the pool included.
+const CONNECT: Duration = Duration::from_secs(2);
+/// A connection that lets so many requests in a row time out is half-open: nothing will come.
+const SILENT_AFTER: u32 = 3;
+/// The number of lanes of a namespace on a single server.
+pub(super) const LANES: u64 = 1;
+
+pub(super) struct Connections {
+    source: Arc<Source>,
+    current: Mutex<Option<Attempt>>,
+    failures: AtomicU32,
+    attempts: AtomicU64,
+}
+
+/// What it takes to make a connection.
+struct Source {
+    pool: Pool,
+    clock: String,
+    scripts: Arc<Scripts>,
+    on_connect: OnConnect,
+}
+
+/// A connection that is being made, is there, or could not be made.
+#[derive(Clone)]
+struct Attempt {
+    id: u64,
+    outcome: Shared<BoxFuture<'static, Result<Arc<Live>, Failed>>>,
+}
+
+#[derive(Clone)]
+struct Failed {
+    error: L2Error,
+    at: Instant,
+}
+
+/// A working connection. The pooled object stays ours, so that the pool counts it.
+struct Live {
+    connection: MultiplexedConnection,
+    pooled: Mutex<Option<Connection>>,
+    silent: AtomicU32,
+}
+
+impl Connections {
+    pub(super) fn new(
+        pool: Pool,
+        names: &Names,
+        scripts: Arc<Scripts>,
+        on_connect: OnConnect,
+    ) -> Self {
+        Self {
+            source: Arc::new(Source {
+                pool,
+                clock: names.clock.clone(),
+                scripts,
+                on_connect,
+            }),
+            current: Mutex::new(None),
+            failures: AtomicU32::new(0),
+            attempts: AtomicU64::new(0),
+        }
+    }
+
+    /// Sends a request over the current connection, within `limit`.
+    ///
+    /// While there is none, and the last attempt to make one failed a moment ago, it fails at once.
+    pub(super) async fn with<T, Sent>(
+        &self,
+        limit: Duration,
+        send: impl FnOnce(MultiplexedConnection) -> Sent,
+    ) -> Result<T, L2Error>
+    where
+        Sent: Future<Output = RedisResult<T>>,
+    {
+        let deadline = Instant::now() + limit;
+        let attempt = self.attempt();
+        let live = match timeout_at(deadline, attempt.outcome.clone()).await {
+            Ok(connected) => connected.map_err(|failed| failed.error)?,
+            Err(_) => return Err(L2Error::timed_out(limit)),
+        };
+        let answer = timeout_at(deadline, send(live.connection.clone())).await;
+        self.judge(attempt.id, &live, limit, answer)
+    }
+
+    /// The current attempt, or a new one where the last has ended badly and long enough ago.
+    fn attempt(&self) -> Attempt {
+        let mut current = lock(&self.current);
+        if let Some(attempt) = &*current {
+            match attempt.outcome.peek() {
+                Some(Err(failed)) if failed.at.elapsed() >= self.pause() => {}
+                Some(Ok(_)) => {
+                    self.failures.store(0, Ordering::Relaxed);
+                    return attempt.clone();
+                }
+                _ => return attempt.clone(),
+            }
+            self.failures.fetch_add(1, Ordering::Relaxed);
+        }
+        let id = self.attempts.fetch_add(1, Ordering::Relaxed);
+        // In a task of its own: a caller who gives up must not leave the others waiting.
+        let connect = tokio::spawn(connect(Arc::clone(&self.source)));
+        let outcome = async move {
+            let failed = |error| Failed {
+                error,
+                at: Instant::now(),
+            };
+            match connect.await {
+                Ok(outcome) => outcome.map(Arc::new).map_err(failed),
+                Err(_) => Err(failed(L2Error::closed())),
+            }
+        };
+        let attempt = Attempt {
+            id,
+            outcome: outcome.boxed().shared(),
+        };
+        *current = Some(attempt.clone());
+        attempt
+    }
+
+    /// How long to fail at once after a failed attempt.
+    fn pause(&self) -> Duration {
+        let failures = usize::try_from(self.failures.load(Ordering::Relaxed)).unwrap_or(usize::MAX);
+        backoff()
+            .build()
+            .nth(failures.min(8))
+            .unwrap_or(LONGEST_PAUSE)
+    }
+
+    /// Learns from an answer whether the connection is still good.
+    fn judge<T>(
+        &self,
+        id: u64,
+        live: &Live,
+        limit: Duration,
+        answer: Result<Result<T, RedisError>, tokio::time::error::Elapsed>,
+    ) -> Result<T, L2Error> {
+        match answer {
+            Ok(Ok(answer)) => {
+                live.silent.store(0, Ordering::Relaxed);
+                Ok(answer)
+            }
+            Ok(Err(error)) => {
+                if error.is_unrecoverable_error() {
+                    self.discard(id, live);
+                }
+                Err(l2_error(error))
+            }
+            Err(_) => {
+                if live.silent.fetch_add(1, Ordering::Relaxed) + 1 >= SILENT_AFTER {
+                    self.discard(id, live);
+                }
+                Err(L2Error::timed_out(limit))
+            }
+        }
+    }
+
+    /// Forgets a connection, unless it has been replaced already; the pool shall not hand it out again.
+    fn discard(&self, id: u64, live: &Live) {
+        let mut current = lock(&self.current);
+        if current.as_ref().is_some_and(|attempt| attempt.id == id) {
+            *current = None;
+        }
+        drop(current);
+        if let Some(pooled) = lock(&live.pooled).take() {
+            drop(Connection::take(pooled));
+        }
+    }
+}
+
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Pauses between attempts to connect, jittered, so that a fleet does not come back all at once.
+pub(crate) fn backoff() -> ExponentialBuilder {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(20))
+        .with_max_delay(LONGEST_PAUSE)
+        .without_max_times()
+        .with_jitter()
+}
+
+async fn connect(source: Arc<Source>) -> Result<Live, L2Error> {
+    let connecting = async {
+        let mut pooled = source.pool.get().await.map_err(pool_error)?;
+        let mut run = source.scripts.run.prepare_invoke();
+        run.key(&source.clock).arg(LANES).arg(random());
+        let (epoch, seq, now, lanes): (u64, u64, u64, u64) =
+            run.invoke_async(&mut *pooled).await.map_err(l2_error)?;
+        check_lanes(lanes)?;
+        (source.on_connect)(&LaneClock { epoch, seq, now });
+        let connection = pooled.clone();
+        Ok(Live {
+            connection,
+            pooled: Mutex::new(Some(pooled)),
+            silent: AtomicU32::new(0),
+        })
+    };
+    timeout(CONNECT, connecting)
+        .await
+        .unwrap_or_else(|_| Err(L2Error::timed_out(CONNECT)))
+}
+
+/// Two numbers of lanes in one fleet would lose invalidations without a sign.
+pub(super) fn check_lanes(lanes: u64) -> Result<(), L2Error> {
+    if lanes == LANES {
+        Ok(())
+    } else {
+        Err(L2Error::unexpected(
+            "the namespace was set up with more than one lane",
+        ))
+    }
+}
+
+fn pool_error(error: PoolError) -> L2Error {
+    match error {
+        PoolError::Backend(error) => l2_error(error),
+        error => L2Error::unreachable(error),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

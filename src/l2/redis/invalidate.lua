@@ -1,0 +1,10 @@
+-- INVALIDATE  clock log (value lease)... | channel rnd tail  ->  stamp
+for i = 3, #KEYS, 2 do
+  redis.call('DEL', KEYS[i])
+  if redis.call('GET', KEYS[i + 1]) ~= 'hold' then
+    redis.call('DEL', KEYS[i + 1])
+  end
+end
+local epoch, ver = next_ver(KEYS[1], ARGV[2])
+publish(KEYS[1], KEYS[2], ARGV[1], epoch, ver, ARGV[3])
+return {epoch, ver, time()}

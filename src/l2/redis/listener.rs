@@ -1,0 +1,146 @@
+//! A lane's own connection for messages and beats.
+//!
+//! RESP3 lets both share one connection, and with it one order: a beat that names message n comes
+//! after message n.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use deadpool_redis::redis::aio::MultiplexedConnection;
+use deadpool_redis::redis::{
+    AsyncConnectionConfig, Client, Cmd, PushInfo, PushKind, RedisResult, Value, cmd,
+};
+use futures::future::BoxFuture;
+use futures::{FutureExt, Stream};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::connection::{LANES, check_lanes};
+use super::scripts::Scripts;
+use super::{Names, l2_error};
+use crate::l2::{Heard, L2Error, LaneClock, Listener, random};
+use crate::wire::message;
+
+/// Messages that may wait for the listener; one more is lost, and found by the hole in the numbers.
+const QUEUE: usize = 4096;
+
+/// Subscribes, then reads the clock: what happens between the two is heard.
+pub(super) async fn listen(
+    client: &Client,
+    names: &Names,
+    scripts: &Scripts,
+    limit: Duration,
+) -> Result<(LaneClock, Box<dyn Listener>), L2Error> {
+    let (queue, messages) = mpsc::channel(QUEUE);
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(None)
+        .set_response_timeout(None)
+        .set_push_sender(push_sender(queue));
+    let opening = async {
+        let mut connection = client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await?;
+        connection.subscribe(&names.events).await?;
+        let mut run = scripts.run.prepare_invoke();
+        run.key(&names.clock).arg(LANES).arg(random());
+        let clock: (u64, u64, u64, u64) = run.invoke_async(&mut connection).await?;
+        RedisResult::Ok((clock, connection))
+    };
+    let opened = timeout(limit, opening)
+        .await
+        .map_err(|_| L2Error::timed_out(limit))?;
+    let ((epoch, seq, now, lanes), connection) = opened.map_err(l2_error)?;
+    check_lanes(lanes)?;
+    let mut beat = cmd("EVAL_RO");
+    beat.arg(&scripts.beat).arg(1).arg(&names.clock);
+    let listener = RedisListener {
+        connection,
+        messages,
+        beat,
+        under_way: None,
+        answered: None,
+    };
+    Ok((LaneClock { epoch, seq, now }, Box::new(listener)))
+}
+
+/// Runs inside the connection's driver, so it only enqueues.
+fn push_sender(
+    queue: mpsc::Sender<Vec<u8>>,
+) -> impl Fn(PushInfo) -> Result<(), Infallible> + Send + Sync + 'static {
+    // Without a sender the receiver ends, which is how a closed connection is noticed.
+    let queue = Mutex::new(Some(queue));
+    move |push| {
+        let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
+        match (push.kind, push.data.into_iter().nth(1)) {
+            (PushKind::Message, Some(Value::BulkString(payload))) => {
+                let _ = queue.as_ref().map(|queue| queue.try_send(payload));
+            }
+            (PushKind::Subscribe, _) => {}
+            // Disconnected, unsubscribed by force, or something that nobody asked for.
+            _ => *queue = None,
+        }
+        Ok(())
+    }
+}
+
+struct RedisListener {
+    connection: MultiplexedConnection,
+    messages: mpsc::Receiver<Vec<u8>>,
+    beat: Cmd,
+    under_way: Option<BoxFuture<'static, Result<LaneClock, L2Error>>>,
+    answered: Option<LaneClock>,
+}
+
+impl Listener for RedisListener {
+    fn beat(&mut self) {
+        let (mut connection, mut beat, nonce) =
+            (self.connection.clone(), self.beat.clone(), random());
+        beat.arg(nonce);
+        self.under_way = Some(
+            async move {
+                let (echo, in_order, epoch, seq, now): (u64, bool, u64, u64, u64) =
+                    beat.query_async(&mut connection).await.map_err(l2_error)?;
+                if echo != nonce || !in_order {
+                    return Err(L2Error::unexpected(
+                        "this is not the server, or not the life of it, that was joined",
+                    ));
+                }
+                Ok(LaneClock { epoch, seq, now })
+            }
+            .boxed(),
+        );
+    }
+}
+
+impl Stream for RedisListener {
+    type Item = Result<Heard, L2Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        if let Some(beat) = &mut this.under_way
+            && let Poll::Ready(answer) = beat.poll_unpin(cx)
+        {
+            this.under_way = None;
+            match answer {
+                Ok(clock) => this.answered = Some(clock),
+                Err(error) => return Poll::Ready(Some(Err(error))),
+            }
+        }
+        // Polled after the beat: what was published before it is in the queue by now, and goes first.
+        while let Poll::Ready(payload) = this.messages.poll_recv(cx) {
+            // What this release cannot read leaves a hole too.
+            match payload.as_deref().map(message::open) {
+                Some(Some(message)) => return Poll::Ready(Some(Ok(Heard::Message(message)))),
+                Some(None) => {}
+                None => return Poll::Ready(None),
+            }
+        }
+        match this.answered.take() {
+            Some(clock) => Poll::Ready(Some(Ok(Heard::Beat(clock)))),
+            None => Poll::Pending,
+        }
+    }
+}

@@ -1,0 +1,44 @@
+#![doc = include_str!("../README.md")]
+//!
+//! # Layout
+//!
+//! Layers depend downward only.
+//!
+//! - `cache`, `builder`, `entry`: the public face
+//! - `flow`: what happens on a call, the one place that knows the order of the levels
+//!   (`get`, `load`, `refresh`, `write`, `listen`)
+//! - `l1`: what this process holds, and whether it may be served and stored
+//! - `l2`: the shared store: `redis`, `memory`, or none
+//! - `wire`: what the bytes mean; pure
+//! - `key`, `clock`, `options`, `error`, `stats`: what all of them use
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod builder;
+mod cache;
+mod clock;
+mod entry;
+mod error;
+mod flow;
+mod key;
+mod l1;
+pub mod l2;
+mod options;
+mod stats;
+mod wire;
+
+pub use crate::builder::Builder;
+pub use crate::cache::Cache;
+pub use crate::clock::Clock;
+pub use crate::entry::{Entry, Meta, Source};
+pub use crate::error::{BuildError, LoadError, WriteError};
+pub use crate::key::{CacheKey, KeyWriter, MAX_KEY_BYTES, redis_key};
+pub use crate::l2::{L2Error, MemoryL2, RedisL2};
+pub use crate::stats::{Health, Stats};
+/// The Redis client and pool that this crate is built with, for [`Builder::redis_pool`].
+pub use deadpool_redis;
+
+/// How values become bytes.
+pub mod codec {
+    pub use crate::wire::codec::*;
+}

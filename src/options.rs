@@ -1,0 +1,148 @@
+//! What can be set on a cache, checked once.
+
+use std::time::Duration;
+
+use crate::clock::Clock;
+use crate::error::BuildError;
+use crate::wire::codec::MAX_VALUE_BYTES;
+
+/// Everything a running cache needs to know that does not depend on its types.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    pub(crate) namespace: String,
+    pub(crate) l1_capacity: u64,
+    pub(crate) l1_ttl: Option<Duration>,
+    pub(crate) l2_ttl: Duration,
+    pub(crate) soft_ttl: Option<Duration>,
+    pub(crate) jitter: f64,
+    pub(crate) max_staleness: Duration,
+    pub(crate) max_value_size: usize,
+    pub(crate) l2_timeout: Duration,
+    pub(crate) load_timeout: Duration,
+    pub(crate) lease_ttl: Duration,
+    pub(crate) lease_wait: Duration,
+    pub(crate) max_deferred: usize,
+    pub(crate) clock: Clock,
+}
+
+impl Options {
+    pub(crate) fn new(namespace: String) -> Self {
+        Self {
+            namespace,
+            l1_capacity: 10_000,
+            l1_ttl: None,
+            l2_ttl: Duration::from_secs(3600),
+            soft_ttl: None,
+            jitter: 0.1,
+            max_staleness: Duration::from_secs(2),
+            max_value_size: 8 << 20,
+            l2_timeout: Duration::from_millis(500),
+            load_timeout: Duration::from_secs(30),
+            lease_ttl: Duration::from_secs(2),
+            lease_wait: Duration::from_secs(5),
+            max_deferred: 10_000,
+            clock: Clock::system(),
+        }
+    }
+
+    /// Refuses what cannot work, and says what would.
+    pub(crate) fn check(&self) -> Result<(), BuildError> {
+        let Self {
+            namespace,
+            l1_capacity: _,
+            l1_ttl,
+            l2_ttl,
+            soft_ttl,
+            jitter,
+            max_staleness,
+            max_value_size,
+            l2_timeout,
+            load_timeout,
+            lease_ttl,
+            lease_wait: _,
+            max_deferred,
+            clock: _,
+        } = self;
+        check_namespace(namespace)?;
+        let durations = [
+            ("l1_ttl", *l1_ttl),
+            ("l2_ttl", Some(*l2_ttl)),
+            ("soft_ttl", *soft_ttl),
+            ("max_staleness", Some(*max_staleness)),
+            ("l2_timeout", Some(*l2_timeout)),
+            ("load_timeout", Some(*load_timeout)),
+            ("lease_ttl", Some(*lease_ttl)),
+        ];
+        for (name, duration) in durations {
+            check_duration(name, duration)?;
+        }
+        if let Some(soft_ttl) = soft_ttl
+            && soft_ttl >= l2_ttl
+        {
+            return refuse(format!(
+                "soft_ttl ({soft_ttl:?}) must be shorter than l2_ttl ({l2_ttl:?}): a value turns stale before it expires"
+            ));
+        }
+        if let Some(l1_ttl) = l1_ttl
+            && l1_ttl > l2_ttl
+        {
+            return refuse(format!(
+                "l1_ttl ({l1_ttl:?}) must not be longer than l2_ttl ({l2_ttl:?}): L1 holds copies of what is in L2"
+            ));
+        }
+        if !(0.0..=0.5).contains(jitter) {
+            return refuse(format!(
+                "jitter must be from 0.0 to 0.5, as a share of the TTL, and not {jitter}"
+            ));
+        }
+        if !(1..=MAX_VALUE_BYTES).contains(max_value_size) {
+            return refuse(format!(
+                "max_value_size must be from 1 to {MAX_VALUE_BYTES} bytes, and not {max_value_size}"
+            ));
+        }
+        if *max_deferred == 0 {
+            return refuse("max_deferred must be at least 1");
+        }
+        Ok(())
+    }
+
+    /// A TTL, longer or shorter by up to the jitter, so that what was stored together does not expire together.
+    pub(crate) fn jittered(&self, ttl: Duration) -> Duration {
+        ttl.mul_f64(1.0 + self.jitter * (2.0 * fastrand::f64() - 1.0))
+    }
+}
+
+fn check_namespace(namespace: &str) -> Result<(), BuildError> {
+    const EXAMPLE: &str = "name it after the service and what it holds, like catalog:product";
+    if namespace.is_empty() {
+        return refuse(format!("the namespace is empty; {EXAMPLE}"));
+    }
+    if namespace.contains(['{', '}']) {
+        return refuse(format!(
+            "the namespace {namespace:?} has a brace, which Redis Cluster gives a meaning; {EXAMPLE}"
+        ));
+    }
+    if namespace.len() > 256 || namespace.contains(char::is_control) {
+        return refuse(format!(
+            "the namespace is over 256 bytes or has control characters; {EXAMPLE}"
+        ));
+    }
+    Ok(())
+}
+
+/// A hundred years: what is longer is a mistake, and would overflow somewhere.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+const SHORTEST: Duration = Duration::from_millis(1);
+
+fn check_duration(name: &str, duration: Option<Duration>) -> Result<(), BuildError> {
+    match duration {
+        Some(duration) if !(SHORTEST..=LONGEST).contains(&duration) => refuse(format!(
+            "{name} must be from 1 ms to 100 years, and not {duration:?}"
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn refuse<T>(what: impl Into<String>) -> Result<T, BuildError> {
+    Err(BuildError::option(what))
+}

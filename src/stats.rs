@@ -1,0 +1,108 @@
+//! Counters, and the snapshot of them that users see.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Counts one thing; never resets.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    pub(crate) fn bump(&self) {
+        self.add(1);
+    }
+}
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// The counters of one instance.
+        #[derive(Debug, Default)]
+        pub(crate) struct Counters {
+            $(pub(crate) $name: Counter,)*
+        }
+
+        /// What an instance has counted since it was built: a snapshot by [`Cache::stats`](crate::Cache::stats).
+        ///
+        /// The fields are read one after the other, so they can differ by what happens meanwhile.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct Stats {
+            $($(#[$doc])* pub $name: u64,)*
+            /// Times that all of L1 was dropped at once: at each start of the listener, and whenever it may
+            /// have missed something.
+            pub l1_flushes: u64,
+            /// Entries in L1 now, those included that have expired and not been looked up since.
+            pub l1_entries: u64,
+        }
+
+        impl Counters {
+            pub(crate) fn snapshot(&self, l1_flushes: u64, l1_entries: u64) -> Stats {
+                Stats { $($name: self.$name.0.load(Ordering::Relaxed),)* l1_flushes, l1_entries }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Look-ups that L1 answered.
+    l1_hits,
+    /// Reads of L2 that found a value; callers who shared one count once.
+    l2_hits,
+    /// Reads of L2 that found none.
+    l2_misses,
+    /// Calls of a loader, those of refreshes included.
+    loads,
+    /// Calls of a loader that failed, panicked or took too long, those of refreshes included.
+    load_failures,
+    /// Loaded values that were not stored: L2 was down, or the key was invalidated during the load.
+    loads_not_stored,
+    /// Background refreshes that stored a new value.
+    refreshes,
+    /// Background refreshes that did not: their loader failed, or L2 did.
+    refresh_failures,
+    /// Values handed out after their soft TTL, flagged as stale.
+    stale_served,
+    /// Invalidations and inserts by this instance that L2 accepted.
+    invalidations_sent,
+    /// Messages of other instances that were applied here.
+    invalidations_received,
+    /// Writes that could not be told to L2 at once.
+    writes_deferred,
+    /// Requests that L2 did not answer, or refused.
+    l2_errors,
+    /// Stored values that could not be read: damaged, or of another format, codec or type.
+    decode_errors,
+    /// Values that could not be stored: over the size limit, or refused by the codec.
+    encode_errors,
+}
+
+/// Whether an instance is whole: a snapshot by [`Cache::health`](crate::Cache::health).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Health {
+    pub(crate) l2_up: bool,
+    pub(crate) listener_live: bool,
+}
+
+impl Health {
+    /// Whether L2 answered the last request. `true` without an L2.
+    #[must_use]
+    pub fn is_l2_up(&self) -> bool {
+        self.l2_up
+    }
+
+    /// Whether this instance is sure to hear of changes by others; while it is not, L1 is not used.
+    /// `true` without an L2.
+    #[must_use]
+    pub fn is_listener_live(&self) -> bool {
+        self.listener_live
+    }
+
+    /// Whether both are well.
+    #[must_use]
+    pub fn is_ok(&self) -> bool {
+        self.l2_up && self.listener_live
+    }
+}

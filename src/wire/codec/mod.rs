@@ -1,0 +1,115 @@
+//! How a value becomes bytes and comes back.
+//!
+//! Bytes that come back may be anything: another release wrote them, or another
+//! program did. So no bytes may panic, hang or exhaust memory in here.
+
+mod bincode;
+mod error;
+mod guard;
+#[cfg(feature = "json")]
+mod json;
+#[cfg(feature = "messagepack")]
+mod messagepack;
+#[cfg(feature = "postcard")]
+mod postcard;
+mod value;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub use self::bincode::Bincode;
+pub use self::error::CodecError;
+#[cfg(feature = "json")]
+pub use self::json::Json;
+#[cfg(feature = "messagepack")]
+pub use self::messagepack::MessagePack;
+#[cfg(feature = "postcard")]
+pub use self::postcard::Postcard;
+pub(crate) use self::value::{EncodeError, ValueCodec};
+
+/// The longest encoded value, in bytes, that any setting allows.
+pub(crate) const MAX_VALUE_BYTES: usize = 64 << 20;
+
+/// A format for values: turns them into bytes and back.
+///
+/// The crate brings [`Bincode`] and, each with the feature of its name, `Json`,
+/// `Postcard` and `MessagePack`. A cache writes with one codec and reads every
+/// codec that is compiled in, so a fleet can move from one to another: build
+/// all services with both first, then change the one that is written.
+///
+/// # What the crate's codecs refuse to read
+///
+/// Bytes from Redis are not trusted. Besides bytes that do not fit the type,
+/// decoding refuses, as an error:
+///
+/// - bytes left over after the value (after JSON, white space is no such byte);
+/// - nesting deeper than 128 levels (JSON: 127), where every sequence, map, struct,
+///   tuple, enum and `Some` is a level. A list of structs that each hold the next
+///   in an `Option<Box<_>>` may have 64 of them;
+/// - more elements in sequences and maps, all taken together, than there are
+///   bytes, plus 65,536. Only elements that encode to nothing, such as `()`, get
+///   there.
+///
+/// Encoding does not check this. A value beyond these limits is written but never
+/// read: every read takes it for broken and loads it again.
+///
+/// Memory for a decoded value is in proportion to the bytes, whatever lengths they
+/// claim. What a type's own `Deserialize` does beyond asking for its parts is its
+/// own affair.
+///
+/// # Your own codec
+///
+/// Implement the trait for a unit struct, with an [`ID`](Self::ID) from 128 on.
+///
+/// ```
+/// use larder::codec::{Codec, CodecError};
+/// use serde::{Serialize, de::DeserializeOwned};
+///
+/// struct PrettyJson;
+///
+/// impl Codec for PrettyJson {
+///     const ID: u8 = 128;
+///     const NAME: &'static str = "pretty-json";
+///
+///     fn encode<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(), CodecError> {
+///         serde_json::to_writer_pretty(out, value).map_err(CodecError::new)
+///     }
+///
+///     fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+///         serde_json::from_slice(bytes).map_err(CodecError::new)
+///     }
+/// }
+///
+/// let mut bytes = Vec::new();
+/// PrettyJson::encode(&[1, 2], &mut bytes)?;
+/// assert_eq!(PrettyJson::decode::<Vec<u8>>(&bytes)?, [1, 2]);
+/// # Ok::<(), CodecError>(())
+/// ```
+pub trait Codec: Send + Sync + 'static {
+    /// Names the codec in Redis, next to every value it wrote.
+    ///
+    /// 0 to 127 belong to this crate, 128 to 255 are free for your own. Never give
+    /// an id to another format while values in the old one may still be stored.
+    const ID: u8;
+
+    /// Names the codec for people.
+    const NAME: &'static str;
+
+    /// Appends the bytes of `value` to `out`.
+    ///
+    /// # Errors
+    ///
+    /// If the format cannot express the value. What was appended until then is
+    /// of no use and may stay in `out`.
+    fn encode<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(), CodecError>;
+
+    /// Reads a value from `bytes`, all of them.
+    ///
+    /// An own codec has to be ready for any bytes, as the crate's are.
+    ///
+    /// # Errors
+    ///
+    /// If the bytes are not one value of this type, or go beyond what the codec
+    /// is willing to read.
+    fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError>;
+}

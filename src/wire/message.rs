@@ -1,0 +1,171 @@
+//! What one instance tells the others: which keys changed, and with which version. Never values.
+//!
+//! ```text
+//!  0  magic "LM", format 1
+//!  3  epoch, seq, ver                                   3 × u64
+//! 27  kind u8, origin u64
+//! 36  number of keys u16, then for each: length u16, bytes
+//! ```
+//! All numbers are big-endian. L2 issues epoch, seq and ver; the sender knows the rest, so it sends
+//! [`tail`], from 27 on.
+
+/// The longest key, in bytes; [`crate::MAX_KEY_BYTES`] says the same to users.
+const MAX_KEYS: usize = u16::MAX as usize;
+const MAGIC: [u8; 3] = *b"LM\x01";
+
+/// Something that happened to a lane, as its listeners are told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// The life of the lane in which it happened.
+    pub epoch: u64,
+    /// Its place among the lane's messages; a hole means that one was lost.
+    pub seq: u64,
+    /// The version after which values are current.
+    pub ver: u64,
+    /// What happened.
+    pub kind: Kind,
+    /// The instance that did it.
+    pub origin: u64,
+    /// The keys it happened to.
+    pub keys: Vec<Box<str>>,
+}
+
+/// What happened to the keys of a [`Message`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Their values are no longer current.
+    Invalidate,
+    /// They have a new value in L2.
+    Insert,
+    /// Everything in the lane is gone, whatever its key.
+    Clear,
+}
+
+/// The sender's part of a message.
+pub(crate) fn tail(kind: Kind, origin: u64, keys: &[&str]) -> Vec<u8> {
+    let keys = keys.get(..keys.len().min(MAX_KEYS)).unwrap_or_default();
+    let mut bytes = Vec::with_capacity(11 + keys.iter().map(|key| key.len() + 2).sum::<usize>());
+    bytes.push(match kind {
+        Kind::Invalidate => 0,
+        Kind::Insert => 1,
+        Kind::Clear => 2,
+    });
+    bytes.extend_from_slice(&origin.to_be_bytes());
+    bytes.extend_from_slice(&length(keys.len()));
+    for key in keys {
+        bytes.extend_from_slice(&length(key.len()));
+        bytes.extend_from_slice(key.as_bytes());
+    }
+    bytes
+}
+
+fn length(n: usize) -> [u8; 2] {
+    u16::try_from(n).unwrap_or(u16::MAX).to_be_bytes()
+}
+
+/// Reads a message; `None` for one of another release or a damaged one, which counts as a lost one.
+pub(crate) fn open(bytes: &[u8]) -> Option<Message> {
+    let mut rest = Reader(bytes);
+    if rest.take::<3>()? != MAGIC {
+        return None;
+    }
+    let (epoch, seq, ver) = (rest.u64()?, rest.u64()?, rest.u64()?);
+    let kind = match rest.take::<1>()? {
+        [0] => Kind::Invalidate,
+        [1] => Kind::Insert,
+        [2] => Kind::Clear,
+        _ => return None,
+    };
+    let origin = rest.u64()?;
+    let keys = (0..rest.u16()?)
+        .map(|_| rest.text())
+        .collect::<Option<Vec<_>>>()?;
+    rest.0.is_empty().then_some(Message {
+        epoch,
+        seq,
+        ver,
+        kind,
+        origin,
+        keys,
+    })
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl Reader<'_> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (taken, rest) = self.0.split_first_chunk::<N>()?;
+        self.0 = rest;
+        Some(*taken)
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        self.take().map(u16::from_be_bytes)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.take().map(u64::from_be_bytes)
+    }
+
+    fn text(&mut self) -> Option<Box<str>> {
+        let (taken, rest) = self
+            .0
+            .split_at_checked(usize::from(self.u16_at_front()?) + 2)?;
+        self.0 = rest;
+        std::str::from_utf8(taken.get(2..)?).ok().map(Into::into)
+    }
+
+    fn u16_at_front(&self) -> Option<u16> {
+        self.0.first_chunk().copied().map(u16::from_be_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Vec<u8> {
+        let mut bytes = MAGIC.to_vec();
+        for number in [3_u64, 5, 8] {
+            bytes.extend_from_slice(&number.to_be_bytes());
+        }
+        bytes.extend(tail(Kind::Insert, 13, &["a", "", "ü"]));
+        bytes
+    }
+
+    #[test]
+    fn what_is_told_is_heard() {
+        let keys = vec!["a".into(), "".into(), "ü".into()];
+        let expected = Message {
+            epoch: 3,
+            seq: 5,
+            ver: 8,
+            kind: Kind::Insert,
+            origin: 13,
+            keys,
+        };
+        assert_eq!(open(&sample()), Some(expected));
+    }
+
+    #[test]
+    fn what_is_cut_or_longer_is_not_a_message() {
+        let good = sample();
+        for cut in 0..good.len() {
+            assert_eq!(open(&good[..cut]), None, "cut to {cut}");
+        }
+        let mut longer = good;
+        longer.push(0);
+        assert_eq!(open(&longer), None);
+    }
+
+    /// The layout is shared with other releases: this test fails when it drifts.
+    #[test]
+    fn the_layout_is_frozen() {
+        let bytes = sample();
+        assert_eq!(&bytes[..3], b"LM\x01");
+        assert_eq!(bytes[27], 1);
+        assert_eq!(bytes[28..36], 13_u64.to_be_bytes());
+        assert_eq!(bytes[36..38], [0, 3]);
+        assert_eq!(&bytes[38..], b"\0\x01a\0\0\0\x02\xc3\xbc");
+    }
+}

@@ -1,0 +1,8 @@
+//! What goes over the wire, byte by byte. Pure: no I/O, no clock, no shared state.
+//!
+//! A fleet runs several releases of this crate at once, so a layout in here never changes: a new one
+//! gets a new format number, and an old reader treats it as a miss.
+
+pub(crate) mod codec;
+pub(crate) mod envelope;
+pub(crate) mod message;

@@ -1,0 +1,532 @@
+//! Values come back as they were, and no bytes do harm.
+
+// Maps of nothing are a case of their own here.
+#![allow(clippy::zero_sized_map_values)]
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt::{self, Debug};
+use std::time::Duration;
+
+use larder::codec::{Bincode, Codec};
+use proptest::prelude::*;
+use proptest::sample::Index;
+use serde::de::{DeserializeOwned, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+fn encode<C: Codec, T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    C::encode(value, &mut bytes).expect("the value can be encoded");
+    bytes
+}
+
+fn comes_back<C: Codec, T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T) {
+    let bytes = encode::<C, T>(value);
+    let back = C::decode::<T>(&bytes);
+    assert_eq!(back.as_ref().map_err(why), Ok(value), "{}", C::NAME);
+}
+
+/// The reason, for a message or to compare.
+fn why(error: &larder::codec::CodecError) -> String {
+    std::error::Error::source(error)
+        .expect("every error says why")
+        .to_string()
+}
+
+fn refuses<C: Codec, T: DeserializeOwned>(bytes: &[u8]) -> String {
+    let Err(error) = C::decode::<T>(bytes) else {
+        panic!("{} took bytes it must refuse", C::NAME);
+    };
+    why(&error)
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Rich {
+    flag: bool,
+    letter: char,
+    text: String,
+    small: (u8, i8, u16, i16),
+    large: (u32, i32, u64, i64),
+    huge: (u128, i128),
+    floats: (f32, f64),
+    some: Option<Box<str>>,
+    none: Option<u64>,
+    bytes: Bytes,
+    list: Vec<Shape>,
+    numbered: BTreeMap<i64, String>,
+    named: HashMap<String, Vec<u8>>,
+    set: HashSet<u32>,
+    id: Id,
+    pair: Pair,
+    marker: Marker,
+    unit: (),
+    array: [u16; 3],
+    wait: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+enum Shape {
+    Unit,
+    Newtype(String),
+    Tuple(u8, Option<i64>),
+    Struct { width: u32, inner: Box<Shape> },
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Id(u64);
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Pair(Id, String);
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Marker;
+
+/// A byte string, rather than a list of numbers.
+#[derive(Debug, Clone, PartialEq)]
+struct Bytes(Vec<u8>);
+
+impl Serialize for Bytes {
+    fn serialize<S: Serializer>(&self, output: S) -> Result<S::Ok, S::Error> {
+        output.serialize_bytes(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        struct BytesVisitor;
+
+        impl<'de> Visitor<'de> for BytesVisitor {
+            type Value = Bytes;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("bytes")
+            }
+
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Bytes, E> {
+                Ok(Bytes(bytes.to_vec()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Bytes, A::Error> {
+                let mut bytes = Vec::new();
+                while let Some(byte) = seq.next_element()? {
+                    bytes.push(byte);
+                }
+                Ok(Bytes(bytes))
+            }
+        }
+
+        input.deserialize_byte_buf(BytesVisitor)
+    }
+}
+
+fn rich() -> Rich {
+    Rich {
+        flag: true,
+        letter: '\u{1f600}',
+        text: "a \"text\" \n \u{e9}".into(),
+        small: (u8::MAX, i8::MIN, u16::MAX, i16::MIN),
+        large: (u32::MAX, i32::MIN, u64::MAX, i64::MIN),
+        huge: (u128::from(u64::MAX) + 1, i128::from(i64::MIN) - 1),
+        floats: (1.5, -0.1),
+        some: Some("boxed".into()),
+        none: None,
+        bytes: Bytes(vec![0, 255, 10]),
+        list: vec![
+            Shape::Unit,
+            Shape::Newtype("n".into()),
+            Shape::Tuple(1, Some(-1)),
+            Shape::Struct {
+                width: 300,
+                inner: Box::new(Shape::Tuple(2, None)),
+            },
+        ],
+        numbered: [(-1, "one".into()), (1 << 40, "two".into())].into(),
+        named: [("k".into(), vec![1, 2]), (String::new(), vec![])].into(),
+        set: [1, 1000].into(),
+        id: Id(7),
+        pair: Pair(Id(8), "p".into()),
+        marker: Marker,
+        unit: (),
+        array: [1, 2, 3],
+        wait: Duration::new(3, 999_999_999),
+    }
+}
+
+/// Nests by an enum.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+enum List {
+    End,
+    Node(Box<List>),
+}
+
+/// Nests by an option in a newtype.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Links(Option<Box<Links>>);
+
+/// Nests by an option in a struct.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Chain {
+    next: Option<Box<Chain>>,
+}
+
+/// Nests by a sequence.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Tree(Vec<Tree>);
+
+/// Nests by a map.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Folder(BTreeMap<String, Folder>);
+
+const DEEP: usize = 1_000_000;
+
+fn nest<T>(depth: usize, innermost: T, wrap: impl Fn(T) -> T) -> T {
+    (0..depth).fold(innermost, |inner, _| wrap(inner))
+}
+
+fn list(depth: usize) -> List {
+    nest(depth, List::End, |l| List::Node(Box::new(l)))
+}
+
+fn links(depth: usize) -> Links {
+    nest(depth, Links(None), |l| Links(Some(Box::new(l))))
+}
+
+fn chain(depth: usize) -> Chain {
+    nest(depth, Chain { next: None }, |c| Chain {
+        next: Some(Box::new(c)),
+    })
+}
+
+fn tree(depth: usize) -> Tree {
+    nest(depth, Tree(vec![]), |t| Tree(vec![t]))
+}
+
+fn folder(depth: usize) -> Folder {
+    nest(depth, Folder(BTreeMap::new()), |f| {
+        Folder([(String::new(), f)].into())
+    })
+}
+
+/// `open` as often as `DEEP` says, then `middle`, then as many `close`.
+fn deep(open: &[u8], middle: &[u8], close: &[u8]) -> Vec<u8> {
+    [&open.repeat(DEEP), middle, &close.repeat(DEEP)].concat()
+}
+
+fn takes_what_is_nested_100_deep<C: Codec>() {
+    comes_back::<C, _>(&list(100));
+    comes_back::<C, _>(&chain(63));
+    comes_back::<C, _>(&tree(100));
+    comes_back::<C, _>(&folder(100));
+}
+
+/// What decoding gives does not matter, only that it ends.
+fn try_many_types<C: Codec>(bytes: &[u8]) {
+    let _ = C::decode::<Rich>(bytes);
+    let _ = C::decode::<Shape>(bytes);
+    let _ = C::decode::<List>(bytes);
+    let _ = C::decode::<Chain>(bytes);
+    let _ = C::decode::<Tree>(bytes);
+    let _ = C::decode::<Folder>(bytes);
+    let _ = C::decode::<String>(bytes);
+    let _ = C::decode::<Bytes>(bytes);
+    let _ = C::decode::<Vec<()>>(bytes);
+    let _ = C::decode::<Vec<Vec<String>>>(bytes);
+    let _ = C::decode::<HashMap<String, (char, f64)>>(bytes);
+    let _ = C::decode::<HashMap<(), ()>>(bytes);
+    let _ = C::decode::<Option<[Duration; 4]>>(bytes);
+    let _ = C::decode::<serde_json::Value>(bytes);
+}
+
+#[derive(Debug, Clone)]
+enum Damage {
+    Cut(Index),
+    Set(Index, u8),
+    Flip(Index, u8),
+    Insert(Index, Vec<u8>),
+    Repeat(Index, Index),
+}
+
+fn damage() -> impl Strategy<Value = Damage> {
+    prop_oneof![
+        any::<Index>().prop_map(Damage::Cut),
+        (any::<Index>(), prop_oneof![any::<u8>(), 250..=255_u8])
+            .prop_map(|(i, b)| Damage::Set(i, b)),
+        (any::<Index>(), 0..8_u8).prop_map(|(i, bit)| Damage::Flip(i, bit)),
+        (any::<Index>(), prop::collection::vec(any::<u8>(), 1..12))
+            .prop_map(|(i, bytes)| Damage::Insert(i, bytes)),
+        (any::<Index>(), any::<Index>()).prop_map(|(i, j)| Damage::Repeat(i, j)),
+    ]
+}
+
+fn apply(bytes: &mut Vec<u8>, damage: &Damage) {
+    let len = bytes.len();
+    if len == 0 {
+        return;
+    }
+    match damage {
+        Damage::Cut(at) => bytes.truncate(at.index(len)),
+        Damage::Set(at, byte) => bytes[at.index(len)] = *byte,
+        Damage::Flip(at, bit) => bytes[at.index(len)] ^= 1 << bit,
+        Damage::Insert(at, more) => {
+            let at = at.index(len);
+            bytes.splice(at..at, more.iter().copied());
+        }
+        Damage::Repeat(from, to) => {
+            let (from, to) = (from.index(len), to.index(len));
+            bytes.extend_from_within(from.min(to)..from.max(to));
+        }
+    }
+}
+
+/// The tests that are the same for every codec.
+macro_rules! every_codec {
+    ($module:ident, $codec:ty) => {
+        mod $module {
+            use super::*;
+
+            #[test]
+            fn a_rich_value_comes_back() {
+                comes_back::<$codec, _>(&rich());
+                comes_back::<$codec, _>(&vec![rich(); 100]);
+            }
+
+            #[test]
+            fn many_small_things_come_back() {
+                comes_back::<$codec, _>(&vec![Vec::<u8>::new(); 200_000]);
+                comes_back::<$codec, _>(&vec![(1_u8, (), Marker); 200_000]);
+                comes_back::<$codec, _>(&vec![Some(1_u128); 200_000]);
+                comes_back::<$codec, _>(&vec![(); 65_000]);
+                comes_back::<$codec, _>(
+                    &(0..200_000).map(|n| (n, ())).collect::<HashMap<u32, ()>>(),
+                );
+            }
+
+            #[test]
+            fn every_cut_is_refused() {
+                let bytes = encode::<$codec, _>(&rich());
+                for end in 0..bytes.len() {
+                    refuses::<$codec, Rich>(&bytes[..end]);
+                }
+            }
+
+            #[test]
+            fn bytes_left_over_are_refused() {
+                for byte in (0..=u8::MAX).filter(|b| !b.is_ascii_whitespace()) {
+                    let with = |mut bytes: Vec<u8>| {
+                        bytes.push(byte);
+                        bytes
+                    };
+                    refuses::<$codec, Rich>(&with(encode::<$codec, _>(&rich())));
+                    refuses::<$codec, Option<bool>>(&with(encode::<$codec, _>(&Some(true))));
+                    refuses::<$codec, Shape>(&with(encode::<$codec, _>(&Shape::Unit)));
+                }
+            }
+
+            #[test]
+            fn nesting_of_100_comes_back() {
+                takes_what_is_nested_100_deep::<$codec>();
+            }
+
+            proptest! {
+                #![proptest_config(ProptestConfig::with_cases(1000))]
+
+                #[test]
+                fn random_bytes_do_no_harm(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+                    try_many_types::<$codec>(&bytes);
+                }
+
+                #[test]
+                fn damaged_bytes_do_no_harm(
+                    kind in 0..4,
+                    damages in prop::collection::vec(damage(), 1..6),
+                ) {
+                    let mut bytes = match kind {
+                        0 => encode::<$codec, _>(&rich()),
+                        1 => encode::<$codec, _>(&vec![vec!["text"; 5]; 5]),
+                        2 => encode::<$codec, _>(&tree(30)),
+                        _ => encode::<$codec, _>(&folder(30)),
+                    };
+                    for damage in &damages {
+                        apply(&mut bytes, damage);
+                    }
+                    try_many_types::<$codec>(&bytes);
+                }
+            }
+        }
+    };
+}
+
+/// The tests that are the same for bincode and postcard, which take every length
+/// and every nesting from the bytes.
+macro_rules! trusting_codec {
+    ($module:ident, $codec:ty, $length:expr) => {
+        mod $module {
+            use super::*;
+
+            #[test]
+            fn nesting_of_a_million_is_refused() {
+                let bytes = deep(&[1], &[0], &[]);
+                refuses::<$codec, List>(&bytes);
+                refuses::<$codec, Links>(&bytes);
+                refuses::<$codec, Chain>(&bytes);
+                refuses::<$codec, Tree>(&bytes);
+                refuses::<$codec, Folder>(&deep(&[1, 0], &[0], &[]));
+            }
+
+            #[test]
+            fn links_of_100_come_back() {
+                comes_back::<$codec, _>(&links(100));
+            }
+
+            #[test]
+            fn keys_of_any_type_come_back() {
+                let keys: BTreeMap<(u8, Option<String>), Shape> =
+                    [((1, Some("k".into())), Shape::Unit)].into();
+                comes_back::<$codec, _>(&keys);
+            }
+
+            #[test]
+            fn lengths_beyond_the_bytes_are_refused() {
+                for length in [1 << 20, 1 << 30, 1 << 40, 1 << 60, u64::MAX] {
+                    let bytes: Vec<u8> = $length(length);
+                    refuses::<$codec, String>(&bytes);
+                    refuses::<$codec, Bytes>(&bytes);
+                    refuses::<$codec, Vec<u8>>(&bytes);
+                    refuses::<$codec, Vec<[u128; 32]>>(&bytes);
+                    refuses::<$codec, HashMap<u128, [u128; 32]>>(&bytes);
+                    refuses::<$codec, Vec<()>>(&bytes);
+                    refuses::<$codec, HashMap<(), ()>>(&bytes);
+                    refuses::<$codec, (Vec<Vec<()>>, Vec<()>)>(&[&[0], &bytes[..]].concat());
+                }
+            }
+        }
+    };
+}
+
+every_codec!(bincode, Bincode);
+trusting_codec!(bincode_lengths, Bincode, |length: u64| {
+    [&[253][..], &length.to_le_bytes()].concat()
+});
+
+#[cfg(feature = "postcard")]
+every_codec!(postcard, larder::codec::Postcard);
+#[cfg(feature = "postcard")]
+trusting_codec!(postcard_lengths, larder::codec::Postcard, |length: u64| {
+    encode::<larder::codec::Postcard, u64>(&length)
+});
+
+#[cfg(feature = "json")]
+every_codec!(json, larder::codec::Json);
+
+#[cfg(feature = "json")]
+mod json_only {
+    use larder::codec::Json;
+
+    use super::*;
+
+    #[test]
+    fn nesting_of_a_million_is_refused() {
+        refuses::<Json, List>(&deep(b"{\"Node\":", b"\"End\"", b"}"));
+        refuses::<Json, Chain>(&deep(b"{\"next\":", b"null", b"}"));
+        refuses::<Json, Tree>(&deep(b"[", b"", b"]"));
+        refuses::<Json, Folder>(&deep(b"{\"\":", b"{}", b"}"));
+        refuses::<Json, serde_json::Value>(&deep(b"[", b"", b"]"));
+    }
+
+    #[test]
+    fn nesting_that_nobody_asked_for_is_skipped() {
+        let extra = deep(b"[", b"", b"]");
+        let bytes = [b"{\"extra\":", &extra[..], b",\"next\":null}"].concat();
+        assert_eq!(
+            Json::decode::<Chain>(&bytes).expect("it is skipped"),
+            chain(0)
+        );
+    }
+
+    #[test]
+    fn nesting_of_127_is_the_most() {
+        comes_back::<Json, _>(&tree(126));
+        refuses::<Json, Tree>(&encode::<Json, _>(&tree(127)));
+    }
+
+    #[test]
+    fn white_space_may_follow() {
+        assert_eq!(Json::decode::<u8>(b"7 \n").expect("one value"), 7);
+    }
+
+    #[test]
+    fn keys_have_to_be_texts() {
+        let keys: BTreeMap<(u8, u8), u8> = [((1, 2), 3)].into();
+        assert!(Json::encode(&keys, &mut Vec::new()).is_err());
+    }
+}
+
+#[cfg(feature = "messagepack")]
+every_codec!(messagepack, larder::codec::MessagePack);
+
+#[cfg(feature = "messagepack")]
+mod messagepack_only {
+    use larder::codec::MessagePack;
+
+    use super::*;
+
+    #[test]
+    fn nesting_of_a_million_is_refused() {
+        refuses::<MessagePack, List>(&deep(b"\x81\xa4Node", b"\xa3End", b""));
+        refuses::<MessagePack, Chain>(&deep(b"\x81\xa4next", b"\xc0", b""));
+        refuses::<MessagePack, Tree>(&deep(b"\x91", b"\x90", b""));
+        refuses::<MessagePack, Folder>(&deep(b"\x81\xa0", b"\x80", b""));
+        refuses::<MessagePack, serde_json::Value>(&deep(b"\x91", b"\x90", b""));
+    }
+
+    #[test]
+    fn nesting_that_nobody_asked_for_is_refused_too() {
+        let extra = deep(b"\x91", b"\x90", b"");
+        let bytes = [b"\x82\xa5extra", &extra[..], b"\xa4next\xc0"].concat();
+        refuses::<MessagePack, Chain>(&bytes);
+    }
+
+    #[test]
+    fn lengths_beyond_the_bytes_are_refused() {
+        let length = |marker: u8| [marker, 255, 255, 255, 255];
+        refuses::<MessagePack, String>(&length(0xdb));
+        refuses::<MessagePack, Bytes>(&length(0xc6));
+        refuses::<MessagePack, Vec<[u128; 32]>>(&length(0xdd));
+        refuses::<MessagePack, Vec<()>>(&length(0xdd));
+        refuses::<MessagePack, HashMap<u128, [u128; 32]>>(&length(0xdf));
+        refuses::<MessagePack, HashMap<(), ()>>(&length(0xdf));
+        refuses::<MessagePack, serde_json::Value>(&length(0xc9));
+    }
+
+    #[test]
+    fn keys_of_any_type_come_back() {
+        let keys: BTreeMap<(u8, Option<String>), Shape> =
+            [((1, Some("k".into())), Shape::Unit)].into();
+        comes_back::<MessagePack, _>(&keys);
+    }
+
+    #[test]
+    fn a_type_may_gain_and_lose_fields() {
+        #[derive(Serialize)]
+        struct Old {
+            kept: u8,
+            lost: Shape,
+        }
+        #[derive(Debug, PartialEq, Deserialize)]
+        struct New {
+            #[serde(default)]
+            gained: Option<String>,
+            kept: u8,
+        }
+        let old = Old {
+            kept: 1,
+            lost: Shape::Newtype("n".into()),
+        };
+        let new = New {
+            gained: None,
+            kept: 1,
+        };
+        let bytes = encode::<MessagePack, _>(&old);
+        assert_eq!(MessagePack::decode::<New>(&bytes).expect("it fits"), new);
+    }
+}

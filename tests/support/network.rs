@@ -1,0 +1,279 @@
+//! A store with a network in front of it that the test controls: answers held back, requests and
+//! replies lost, messages dropped, connections cut. What is behind it is the real thing.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::{FutureExt, Stream, StreamExt};
+use larder::l2::{
+    Ask, Fill, Heard, L2, L2Error, Lane, LaneClock, Lead, Lease, Listener, OnConnect, Reply, Sealed, Stamp,
+};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// One kind of request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Step {
+    Get,
+    Lead,
+    Fill,
+    Renew,
+    Insert,
+    Invalidate,
+    Clear,
+    Listen,
+}
+
+/// On the way to the store, or back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Way {
+    Request,
+    Reply,
+}
+
+/// One instance's way to the store. Clones are the same way.
+#[derive(Clone)]
+pub(crate) struct Network {
+    store: Arc<dyn L2>,
+    wires: Arc<Wires>,
+}
+
+struct Wires {
+    gates: Mutex<HashMap<(Step, Way), Gate>>,
+    lost: Mutex<HashMap<(Step, Way), usize>>,
+    asked: Mutex<HashMap<Step, usize>>,
+    events: watch::Sender<Events>,
+    drop_messages: AtomicBool,
+    listening: watch::Sender<usize>,
+}
+
+/// What happens on the listener's connection.
+#[derive(Clone, Copy, Default)]
+struct Events {
+    /// Nothing comes through, and nothing says so.
+    silent: bool,
+    cuts: usize,
+}
+
+/// Where requests or replies of one kind wait until it is opened.
+#[derive(Clone)]
+pub(crate) struct Gate {
+    arrived: watch::Sender<usize>,
+    open: watch::Sender<bool>,
+}
+
+impl Network {
+    pub(crate) fn new(store: impl L2) -> Self {
+        let wires = Wires {
+            gates: Mutex::default(),
+            lost: Mutex::default(),
+            asked: Mutex::default(),
+            events: watch::Sender::default(),
+            drop_messages: AtomicBool::new(false),
+            listening: watch::Sender::default(),
+        };
+        Self { store: Arc::new(store), wires: Arc::new(wires) }
+    }
+
+    /// Holds back all such requests or replies from now on.
+    pub(crate) fn close(&self, step: Step, way: Way) -> Gate {
+        let gate = Gate { arrived: watch::Sender::new(0), open: watch::Sender::new(false) };
+        self.wires.gates.lock().unwrap().insert((step, way), gate.clone());
+        gate
+    }
+
+    /// Loses the next `n` such requests or replies: the caller gets a timeout.
+    pub(crate) fn lose(&self, step: Step, way: Way, n: usize) {
+        self.wires.lost.lock().unwrap().insert((step, way), n);
+    }
+
+    /// How many such requests reached the store.
+    pub(crate) fn asked(&self, step: Step) -> usize {
+        self.wires.asked.lock().unwrap().get(&step).copied().unwrap_or(0)
+    }
+
+    /// Drops messages, while beats come through.
+    pub(crate) fn drop_messages(&self, drop: bool) {
+        self.wires.drop_messages.store(drop, SeqCst);
+    }
+
+    /// Makes the listener's connection half-open, or whole again.
+    pub(crate) fn silence(&self, silent: bool) {
+        self.wires.events.send_modify(|events| events.silent = silent);
+    }
+
+    /// Cuts the listener's connection.
+    pub(crate) fn cut(&self) {
+        self.wires.events.send_modify(|events| events.cuts += 1);
+    }
+
+    /// Waits until so many listeners are connected.
+    pub(crate) async fn listeners(&self, n: usize) {
+        let mut listening = self.wires.listening.subscribe();
+        let reached = timeout(LIMIT, listening.wait_for(|now| *now == n)).await.map(|_| ());
+        reached.unwrap_or_else(|_| panic!("there are not {n} listeners within {LIMIT:?}"));
+    }
+
+    async fn carry<T>(&self, step: Step, request: impl Future<Output = Result<T, L2Error>>) -> Result<T, L2Error> {
+        self.pass(step, Way::Request).await?;
+        *self.wires.asked.lock().unwrap().entry(step).or_default() += 1;
+        let reply = request.await;
+        self.pass(step, Way::Reply).await?;
+        reply
+    }
+
+    async fn pass(&self, step: Step, way: Way) -> Result<(), L2Error> {
+        let gate = self.wires.gates.lock().unwrap().get(&(step, way)).cloned();
+        if let Some(gate) = gate {
+            gate.arrived.send_modify(|arrived| *arrived += 1);
+            let mut open = gate.open.subscribe();
+            open.wait_for(|open| *open).await.expect("the gate is alive");
+        }
+        match self.wires.lost.lock().unwrap().get_mut(&(step, way)) {
+            Some(n) if *n > 0 => {
+                *n -= 1;
+                Err(L2Error::timed_out(Duration::from_millis(1)))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Gate {
+    /// Waits until so many have come to the gate.
+    pub(crate) async fn arrived(&self, n: usize) {
+        let mut arrived = self.arrived.subscribe();
+        let reached = timeout(LIMIT, arrived.wait_for(|now| *now >= n)).await.map(|_| ());
+        reached.unwrap_or_else(|_| panic!("{n} did not come to the gate within {LIMIT:?}"));
+    }
+
+    /// Lets all through that wait, and all that come.
+    pub(crate) fn open(&self) {
+        self.open.send_replace(true);
+    }
+}
+
+impl L2 for Network {
+    fn lane(&self, namespace: &str, timeout: Duration, on_connect: OnConnect) -> Box<dyn Lane> {
+        let lane = self.store.lane(namespace, timeout, on_connect);
+        Box::new(Wired { lane, network: self.clone() })
+    }
+}
+
+struct Wired {
+    lane: Box<dyn Lane>,
+    network: Network,
+}
+
+impl fmt::Debug for Wired {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Wired")
+    }
+}
+
+impl Lane for Wired {
+    fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Vec<u8>>> {
+        self.network.carry(Step::Get, self.lane.get(key)).boxed()
+    }
+
+    fn lead<'a>(&'a self, key: &'a str, ask: Ask) -> Reply<'a, Lead> {
+        self.network.carry(Step::Lead, async move { self.lane.lead(key, ask).await }).boxed()
+    }
+
+    fn fill<'a>(&'a self, key: &'a str, lease: Lease, value: &'a Sealed) -> Reply<'a, Fill> {
+        self.network.carry(Step::Fill, async move { self.lane.fill(key, lease, value).await }).boxed()
+    }
+
+    fn renew<'a>(&'a self, key: &'a str, token: u64, ttl: Duration) -> Reply<'a, bool> {
+        self.network.carry(Step::Renew, async move { self.lane.renew(key, token, ttl).await }).boxed()
+    }
+
+    fn insert<'a>(
+        &'a self,
+        key: &'a str,
+        value: &'a Sealed,
+        tail: &'a [u8],
+        deadline: Option<u64>,
+    ) -> Reply<'a, Stamp> {
+        self.network.carry(Step::Insert, async move { self.lane.insert(key, value, tail, deadline).await }).boxed()
+    }
+
+    fn invalidate<'a>(&'a self, keys: &'a [Box<str>], tail: &'a [u8]) -> Reply<'a, Stamp> {
+        self.network.carry(Step::Invalidate, async move { self.lane.invalidate(keys, tail).await }).boxed()
+    }
+
+    fn clear<'a>(&'a self, tail: &'a [u8]) -> Reply<'a, Stamp> {
+        self.network.carry(Step::Clear, async move { self.lane.clear(tail).await }).boxed()
+    }
+
+    fn listen(&self) -> Reply<'_, (LaneClock, Box<dyn Listener>)> {
+        async move {
+            let (clock, inner) = self.network.carry(Step::Listen, self.lane.listen()).await?;
+            let events = self.network.wires.events.subscribe();
+            let cuts = events.borrow().cuts;
+            self.network.wires.listening.send_modify(|listening| *listening += 1);
+            let network = self.network.clone();
+            let listener: Box<dyn Listener> = Box::new(WiredListener { inner, network, cuts, event: changed(events) });
+            Ok((clock, listener))
+        }
+        .boxed()
+    }
+}
+
+struct WiredListener {
+    inner: Box<dyn Listener>,
+    network: Network,
+    cuts: usize,
+    event: BoxFuture<'static, watch::Receiver<Events>>,
+}
+
+fn changed(mut events: watch::Receiver<Events>) -> BoxFuture<'static, watch::Receiver<Events>> {
+    async move {
+        let _ = events.changed().await;
+        events
+    }
+    .boxed()
+}
+
+impl Listener for WiredListener {
+    fn beat(&mut self) {
+        self.inner.beat();
+    }
+}
+
+impl Stream for WiredListener {
+    type Item = Result<Heard, L2Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        while let Poll::Ready(events) = self.event.poll_unpin(cx) {
+            self.event = changed(events);
+        }
+        let events = *self.network.wires.events.borrow();
+        if events.cuts != self.cuts {
+            return Poll::Ready(Some(Err(L2Error::closed())));
+        }
+        if events.silent {
+            return Poll::Pending;
+        }
+        loop {
+            match self.inner.poll_next_unpin(cx) {
+                Poll::Ready(Some(Ok(Heard::Message(_)))) if self.network.wires.drop_messages.load(SeqCst) => {}
+                heard => return heard,
+            }
+        }
+    }
+}
+
+impl Drop for WiredListener {
+    fn drop(&mut self) {
+        self.network.wires.listening.send_modify(|listening| *listening -= 1);
+    }
+}

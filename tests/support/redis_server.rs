@@ -1,0 +1,323 @@
+//! A Redis server that belongs to one test.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use deadpool_redis::redis::aio::MultiplexedConnection;
+use deadpool_redis::redis::{AsyncConnectionConfig, Client, RedisResult, cmd};
+
+/// Below the ports that systems give out themselves: no outgoing connection can take one while the
+/// server is down.
+const PORTS: Range<u16> = 20_000..30_000;
+
+const ATTEMPTS: usize = 10;
+const LIMIT: Duration = Duration::from_secs(10);
+const ANSWER_LIMIT: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// A `redis-server` on a port of 127.0.0.1; it and its data are gone when this is dropped.
+pub(crate) struct RedisServer {
+    // Dropped from the top: first the process, then what it uses.
+    process: Process,
+    dir: TempDir,
+    port: ReservedPort,
+    extra: Vec<String>,
+}
+
+impl RedisServer {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// With more arguments, e.g. `&["--requirepass", "x"]`; they come last, so they win.
+    pub(crate) async fn start_with(extra: &[&str]) -> Self {
+        let mut log = String::new();
+        for _ in 0..ATTEMPTS {
+            let mut server = Self::launch(extra.iter().map(ToString::to_string).collect());
+            if server.answers().await {
+                return server;
+            }
+            // Most likely somebody took the port a moment ago: try another.
+            log = server.dir.log();
+        }
+        panic!("redis-server ended {ATTEMPTS} times at its start; the last time it said:\n{log}");
+    }
+
+    /// For `redis://` clients; with the password when `--requirepass` was given.
+    pub(crate) fn url(&self) -> String {
+        let mut arguments = self.extra.iter();
+        let password = arguments
+            .find(|argument| *argument == "--requirepass")
+            .and_then(|_| arguments.next())
+            .map_or_else(String::new, |password| format!(":{password}@"));
+        format!("redis://{password}127.0.0.1:{}", self.port.number)
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port.number
+    }
+
+    pub(crate) async fn connection(&self) -> MultiplexedConnection {
+        self.connect()
+            .await
+            .expect("the test's own Redis server accepts a connection")
+    }
+
+    /// Ends it as `kill -9` does: nothing is saved, nobody is told.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Starts it again where it was: port, directory and arguments. Kills it first if it runs.
+    pub(crate) async fn restart(&mut self) {
+        self.process.kill();
+        let deadline = Instant::now() + LIMIT;
+        while Instant::now() < deadline {
+            self.process = Process::spawn(&self.dir, self.port.number, &self.extra);
+            if self.answers().await {
+                return;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        let log = self.dir.log();
+        panic!("redis-server does not start again within {LIMIT:?}; it said:\n{log}");
+    }
+
+    /// Stops its clock, so to speak: connections stay open and nothing is answered.
+    pub(crate) fn pause(&mut self) {
+        self.process.pause();
+    }
+
+    /// Lets it go on and answer what has piled up.
+    pub(crate) fn resume(&mut self) {
+        self.process.resume();
+    }
+
+    fn launch(extra: Vec<String>) -> Self {
+        let dir = TempDir::new();
+        let port = ReservedPort::new();
+        let process = Process::spawn(&dir, port.number, &extra);
+        Self {
+            process,
+            dir,
+            port,
+            extra,
+        }
+    }
+
+    /// Waits for the first answer; false when the process ended instead.
+    async fn answers(&mut self) -> bool {
+        let deadline = Instant::now() + LIMIT;
+        while Instant::now() < deadline {
+            if self.process.has_ended() {
+                return false;
+            }
+            // Another server on this port might answer as well, with another process id, or accept
+            // and stay silent.
+            let answer = tokio::time::timeout(ANSWER_LIMIT, self.process_id()).await;
+            if matches!(answer, Ok(Ok(Some(id))) if id == self.process.id()) {
+                return true;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        let log = self.dir.log();
+        panic!("redis-server does not answer within {LIMIT:?}; it said:\n{log}");
+    }
+
+    /// The id of the process that answers on the port.
+    async fn process_id(&self) -> RedisResult<Option<u32>> {
+        let mut connection = self.connect().await?;
+        let info: String = cmd("INFO")
+            .arg("server")
+            .query_async(&mut connection)
+            .await?;
+        Ok(info
+            .lines()
+            .find_map(|line| line.strip_prefix("process_id:"))
+            .and_then(|id| id.trim().parse().ok()))
+    }
+
+    async fn connect(&self) -> RedisResult<MultiplexedConnection> {
+        // Generous, because a busy test machine is no reason to fail.
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(LIMIT / 2))
+            .set_response_timeout(Some(LIMIT / 2));
+        Client::open(self.url())?
+            .get_multiplexed_async_connection_with_config(&config)
+            .await
+    }
+}
+
+/// The server's process; killed when dropped.
+struct Process {
+    child: Child,
+    paused: bool,
+}
+
+impl Process {
+    fn spawn(dir: &TempDir, port: u16, extra: &[String]) -> Self {
+        let (log, errors) = dir
+            .log_file()
+            .and_then(|log| Ok((log.try_clone()?, log)))
+            .expect("the server's directory is writable");
+        let child = Command::new("redis-server")
+            .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
+            .args(["--save", "", "--appendonly", "no"])
+            .args(["--daemonize", "no", "--loglevel", "warning"])
+            .arg("--dir")
+            .arg(dir.path())
+            .args(extra)
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(errors)
+            .spawn();
+        match child {
+            Ok(child) => Self {
+                child,
+                paused: false,
+            },
+            Err(error) if error.kind() == ErrorKind::NotFound => panic!(
+                "these tests need redis-server; install it with \
+                 `apt-get install redis-server` or `brew install redis`"
+            ),
+            Err(error) => panic!("cannot start redis-server: {error}"),
+        }
+    }
+
+    fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
+    fn kill(&mut self) {
+        if self.paused && !self.has_ended() {
+            self.resume();
+        }
+        // An error means that it has ended already.
+        _ = self.child.kill();
+        if !within_limit(|| self.has_ended()) {
+            eprintln!("redis-server {} does not end", self.id());
+        }
+    }
+
+    fn pause(&mut self) {
+        self.signal("STOP");
+        self.paused = true;
+        let id = self.id();
+        assert!(
+            within_limit(|| is_stopped(id)),
+            "redis-server {id} was not stopped within {LIMIT:?}"
+        );
+    }
+
+    fn resume(&mut self) {
+        self.signal("CONT");
+        self.paused = false;
+    }
+
+    fn signal(&mut self, name: &str) {
+        // An id whose process was waited for may belong to somebody else by now.
+        assert!(!self.has_ended(), "redis-server is not running");
+        // The shell's own kill: the program of that name is not installed everywhere.
+        let sent = Command::new("sh")
+            .args(["-c", "kill -s \"$1\" \"$2\"", "sh", name])
+            .arg(self.id().to_string())
+            .status();
+        assert!(
+            sent.as_ref().is_ok_and(std::process::ExitStatus::success),
+            "cannot send SIG{name} to redis-server: {sent:?}"
+        );
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Whether the kernel has stopped it. Where it does not say, it is taken at its word.
+fn is_stopped(id: u32) -> bool {
+    fs::read_to_string(format!("/proc/{id}/stat"))
+        .ok()
+        .and_then(|stat| Some(stat.rsplit_once(')')?.1.trim_start().starts_with('T')))
+        .unwrap_or(true)
+}
+
+fn within_limit(mut condition: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        if condition() {
+            return true;
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A port no other test uses, kept while the server is down, too.
+struct ReservedPort {
+    number: u16,
+    // The UDP port of the same number marks it as taken. Redis needs the TCP port only, and the
+    // kernel gives the mark back even when the tests crash.
+    _mark: UdpSocket,
+}
+
+impl ReservedPort {
+    fn new() -> Self {
+        (0..1_000)
+            .find_map(|_| Self::try_new(fastrand::u16(PORTS)))
+            .expect("a port of 127.0.0.1 is free")
+    }
+
+    fn try_new(number: u16) -> Option<Self> {
+        let address = (Ipv4Addr::LOCALHOST, number);
+        let mark = UdpSocket::bind(address).ok()?;
+        let _free = TcpListener::bind(address).ok()?;
+        Some(Self {
+            number,
+            _mark: mark,
+        })
+    }
+}
+
+/// A directory of its own, removed when dropped.
+struct TempDir(PathBuf);
+
+impl TempDir {
+    fn new() -> Self {
+        let dir = std::env::temp_dir().join(format!("larder-redis-{:016x}", fastrand::u64(..)));
+        fs::create_dir(&dir).expect("the temporary directory is writable");
+        Self(dir)
+    }
+
+    fn path(&self) -> &Path {
+        &self.0
+    }
+
+    fn log_file(&self) -> io::Result<File> {
+        File::create(self.path().join("redis.log"))
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.path().join("redis.log")).unwrap_or_default()
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        // What stays behind is the system's to clean up.
+        _ = fs::remove_dir_all(&self.0);
+    }
+}
