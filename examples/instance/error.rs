@@ -29,8 +29,8 @@ impl ApiError {
     }
 
     /// The details are for the log; the client can only try again.
-    fn database(error: &DbError) -> Self {
-        tracing::error!(%error, "the database failed");
+    fn unavailable(error: &dyn std::error::Error) -> Self {
+        tracing::error!(%error, "the database did not answer");
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "the database does not answer; try again",
@@ -54,16 +54,18 @@ impl IntoResponse for ApiError {
 
 impl From<LoadError> for ApiError {
     fn from(error: LoadError) -> Self {
-        error
-            .downcast_ref()
-            .map_or_else(|| Self::internal(&error), Self::database)
+        match error.downcast_ref::<DbError>() {
+            Some(error) => Self::unavailable(error),
+            None if error.is_timeout() => Self::unavailable(&error),
+            None => Self::internal(&error),
+        }
     }
 }
 
 impl From<NotWritten> for ApiError {
     fn from(error: NotWritten) -> Self {
         match error {
-            NotWritten::Db(error) => Self::database(&error),
+            NotWritten::Db(error) => Self::unavailable(&error),
             NotWritten::CutOff(_) => Self::internal(&error),
         }
     }

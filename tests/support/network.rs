@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -12,7 +12,8 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt};
 use larder::l2::{
-    Ask, Fill, Heard, L2, L2Error, Lane, LaneClock, Lead, Lease, Listener, OnConnect, Reply, Sealed, Stamp,
+    Ask, Fill, Heard, L2, L2Error, Lane, LaneClock, Lead, Lease, Listener, OnConnect, Reply,
+    Sealed, Stamp,
 };
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -52,6 +53,7 @@ struct Wires {
     asked: Mutex<HashMap<Step, usize>>,
     events: watch::Sender<Events>,
     drop_messages: AtomicBool,
+    dropped: AtomicUsize,
     listening: watch::Sender<usize>,
 }
 
@@ -78,15 +80,23 @@ impl Network {
             asked: Mutex::default(),
             events: watch::Sender::default(),
             drop_messages: AtomicBool::new(false),
+            dropped: AtomicUsize::new(0),
             listening: watch::Sender::default(),
         };
-        Self { store: Arc::new(store), wires: Arc::new(wires) }
+        Self {
+            store: Arc::new(store),
+            wires: Arc::new(wires),
+        }
     }
 
     /// Holds back all such requests or replies from now on.
     pub(crate) fn close(&self, step: Step, way: Way) -> Gate {
-        let gate = Gate { arrived: watch::Sender::new(0), open: watch::Sender::new(false) };
-        self.wires.gates.lock().unwrap().insert((step, way), gate.clone());
+        let gate = Gate::new();
+        self.wires
+            .gates
+            .lock()
+            .unwrap()
+            .insert((step, way), gate.clone());
         gate
     }
 
@@ -97,7 +107,13 @@ impl Network {
 
     /// How many such requests reached the store.
     pub(crate) fn asked(&self, step: Step) -> usize {
-        self.wires.asked.lock().unwrap().get(&step).copied().unwrap_or(0)
+        self.wires
+            .asked
+            .lock()
+            .unwrap()
+            .get(&step)
+            .copied()
+            .unwrap_or(0)
     }
 
     /// Drops messages, while beats come through.
@@ -105,9 +121,16 @@ impl Network {
         self.wires.drop_messages.store(drop, SeqCst);
     }
 
+    /// How many messages were dropped.
+    pub(crate) fn dropped(&self) -> usize {
+        self.wires.dropped.load(SeqCst)
+    }
+
     /// Makes the listener's connection half-open, or whole again.
     pub(crate) fn silence(&self, silent: bool) {
-        self.wires.events.send_modify(|events| events.silent = silent);
+        self.wires
+            .events
+            .send_modify(|events| events.silent = silent);
     }
 
     /// Cuts the listener's connection.
@@ -118,11 +141,17 @@ impl Network {
     /// Waits until so many listeners are connected.
     pub(crate) async fn listeners(&self, n: usize) {
         let mut listening = self.wires.listening.subscribe();
-        let reached = timeout(LIMIT, listening.wait_for(|now| *now == n)).await.map(|_| ());
+        let reached = timeout(LIMIT, listening.wait_for(|now| *now == n))
+            .await
+            .map(|_| ());
         reached.unwrap_or_else(|_| panic!("there are not {n} listeners within {LIMIT:?}"));
     }
 
-    async fn carry<T>(&self, step: Step, request: impl Future<Output = Result<T, L2Error>>) -> Result<T, L2Error> {
+    async fn carry<T>(
+        &self,
+        step: Step,
+        request: impl Future<Output = Result<T, L2Error>>,
+    ) -> Result<T, L2Error> {
         self.pass(step, Way::Request).await?;
         *self.wires.asked.lock().unwrap().entry(step).or_default() += 1;
         let reply = request.await;
@@ -133,9 +162,7 @@ impl Network {
     async fn pass(&self, step: Step, way: Way) -> Result<(), L2Error> {
         let gate = self.wires.gates.lock().unwrap().get(&(step, way)).cloned();
         if let Some(gate) = gate {
-            gate.arrived.send_modify(|arrived| *arrived += 1);
-            let mut open = gate.open.subscribe();
-            open.wait_for(|open| *open).await.expect("the gate is alive");
+            gate.pass().await;
         }
         match self.wires.lost.lock().unwrap().get_mut(&(step, way)) {
             Some(n) if *n > 0 => {
@@ -148,10 +175,29 @@ impl Network {
 }
 
 impl Gate {
+    /// A closed one.
+    pub(crate) fn new() -> Self {
+        Self {
+            arrived: watch::Sender::new(0),
+            open: watch::Sender::new(false),
+        }
+    }
+
+    /// Waits here until it is opened.
+    pub(crate) async fn pass(&self) {
+        self.arrived.send_modify(|arrived| *arrived += 1);
+        let mut open = self.open.subscribe();
+        open.wait_for(|open| *open)
+            .await
+            .expect("the gate is alive");
+    }
+
     /// Waits until so many have come to the gate.
     pub(crate) async fn arrived(&self, n: usize) {
         let mut arrived = self.arrived.subscribe();
-        let reached = timeout(LIMIT, arrived.wait_for(|now| *now >= n)).await.map(|_| ());
+        let reached = timeout(LIMIT, arrived.wait_for(|now| *now >= n))
+            .await
+            .map(|_| ());
         reached.unwrap_or_else(|_| panic!("{n} did not come to the gate within {LIMIT:?}"));
     }
 
@@ -164,7 +210,10 @@ impl Gate {
 impl L2 for Network {
     fn lane(&self, namespace: &str, timeout: Duration, on_connect: OnConnect) -> Box<dyn Lane> {
         let lane = self.store.lane(namespace, timeout, on_connect);
-        Box::new(Wired { lane, network: self.clone() })
+        Box::new(Wired {
+            lane,
+            network: self.clone(),
+        })
     }
 }
 
@@ -185,15 +234,25 @@ impl Lane for Wired {
     }
 
     fn lead<'a>(&'a self, key: &'a str, ask: Ask) -> Reply<'a, Lead> {
-        self.network.carry(Step::Lead, async move { self.lane.lead(key, ask).await }).boxed()
+        self.network
+            .carry(Step::Lead, async move { self.lane.lead(key, ask).await })
+            .boxed()
     }
 
     fn fill<'a>(&'a self, key: &'a str, lease: Lease, value: &'a Sealed) -> Reply<'a, Fill> {
-        self.network.carry(Step::Fill, async move { self.lane.fill(key, lease, value).await }).boxed()
+        self.network
+            .carry(Step::Fill, async move {
+                self.lane.fill(key, lease, value).await
+            })
+            .boxed()
     }
 
     fn renew<'a>(&'a self, key: &'a str, token: u64, ttl: Duration) -> Reply<'a, bool> {
-        self.network.carry(Step::Renew, async move { self.lane.renew(key, token, ttl).await }).boxed()
+        self.network
+            .carry(Step::Renew, async move {
+                self.lane.renew(key, token, ttl).await
+            })
+            .boxed()
     }
 
     fn insert<'a>(
@@ -203,15 +262,25 @@ impl Lane for Wired {
         tail: &'a [u8],
         deadline: Option<u64>,
     ) -> Reply<'a, Stamp> {
-        self.network.carry(Step::Insert, async move { self.lane.insert(key, value, tail, deadline).await }).boxed()
+        self.network
+            .carry(Step::Insert, async move {
+                self.lane.insert(key, value, tail, deadline).await
+            })
+            .boxed()
     }
 
     fn invalidate<'a>(&'a self, keys: &'a [Box<str>], tail: &'a [u8]) -> Reply<'a, Stamp> {
-        self.network.carry(Step::Invalidate, async move { self.lane.invalidate(keys, tail).await }).boxed()
+        self.network
+            .carry(Step::Invalidate, async move {
+                self.lane.invalidate(keys, tail).await
+            })
+            .boxed()
     }
 
     fn clear<'a>(&'a self, tail: &'a [u8]) -> Reply<'a, Stamp> {
-        self.network.carry(Step::Clear, async move { self.lane.clear(tail).await }).boxed()
+        self.network
+            .carry(Step::Clear, async move { self.lane.clear(tail).await })
+            .boxed()
     }
 
     fn listen(&self) -> Reply<'_, (LaneClock, Box<dyn Listener>)> {
@@ -219,9 +288,17 @@ impl Lane for Wired {
             let (clock, inner) = self.network.carry(Step::Listen, self.lane.listen()).await?;
             let events = self.network.wires.events.subscribe();
             let cuts = events.borrow().cuts;
-            self.network.wires.listening.send_modify(|listening| *listening += 1);
+            self.network
+                .wires
+                .listening
+                .send_modify(|listening| *listening += 1);
             let network = self.network.clone();
-            let listener: Box<dyn Listener> = Box::new(WiredListener { inner, network, cuts, event: changed(events) });
+            let listener: Box<dyn Listener> = Box::new(WiredListener {
+                inner,
+                network,
+                cuts,
+                event: changed(events),
+            });
             Ok((clock, listener))
         }
         .boxed()
@@ -265,7 +342,11 @@ impl Stream for WiredListener {
         }
         loop {
             match self.inner.poll_next_unpin(cx) {
-                Poll::Ready(Some(Ok(Heard::Message(_)))) if self.network.wires.drop_messages.load(SeqCst) => {}
+                Poll::Ready(Some(Ok(Heard::Message(_))))
+                    if self.network.wires.drop_messages.load(SeqCst) =>
+                {
+                    self.network.wires.dropped.fetch_add(1, SeqCst);
+                }
                 heard => return heard,
             }
         }
@@ -274,6 +355,9 @@ impl Stream for WiredListener {
 
 impl Drop for WiredListener {
     fn drop(&mut self) {
-        self.network.wires.listening.send_modify(|listening| *listening -= 1);
+        self.network
+            .wires
+            .listening
+            .send_modify(|listening| *listening -= 1);
     }
 }

@@ -1,0 +1,156 @@
+//! Bytes in Redis that are not a value of this cache: a miss, counted, and overwritten.
+
+use larder::deadpool_redis::redis::{AsyncCommands, cmd};
+use larder::{Cache, Source as Level};
+
+use crate::fleet::{Fleet, Source};
+
+const STORED: &str = "{test:text.0}:k";
+
+#[tokio::test]
+async fn damaged_bytes_are_a_miss_and_are_overwritten() {
+    let fleet = Fleet::redis().await;
+    let Fleet::Redis { server, .. } = &fleet else {
+        unreachable!()
+    };
+    let mut redis = server.connection().await;
+    let (writer, _) = fleet.instance().await;
+    writer.insert("k", "v".repeat(100)).await.unwrap();
+    let good: Vec<u8> = redis.get(STORED).await.unwrap();
+
+    let mut damaged: Vec<Vec<u8>> = vec![
+        Vec::new(),
+        b"LRD".to_vec(),
+        b"hello".to_vec(),
+        vec![0xff; 10_000],
+    ];
+    damaged.extend((0..good.len()).step_by(7).map(|cut| good[..cut].to_vec()));
+    damaged.extend((0..good.len()).map(|at| {
+        let mut bytes = good.clone();
+        bytes[at] ^= 1 << (at % 8);
+        bytes
+    }));
+    damaged.push([good.clone(), b"x".to_vec()].concat());
+
+    let (reader, _) = fleet.instance_with(|b| b.l1_capacity(0)).await;
+    for (n, bytes) in damaged.into_iter().enumerate() {
+        let () = redis.set(STORED, &bytes).await.unwrap();
+        let before = reader.stats().decode_errors;
+        assert!(reader.get("k").await.is_none(), "{bytes:?}");
+        // A flipped epoch alone looks like a value of another life of the lane: a miss, but no damage.
+        assert!(
+            reader.stats().decode_errors > before || bytes.get(4..12) != good.get(4..12),
+            "{n}: {bytes:?}"
+        );
+        assert_eq!(
+            *Source::new("loaded").through(&reader, "k").await.unwrap(),
+            "loaded"
+        );
+        let (other, _) = if n % 50 == 0 {
+            fleet.instance().await
+        } else {
+            continue;
+        };
+        let entry = other.get("k").await.unwrap();
+        assert_eq!(
+            (entry.value().as_str(), entry.meta().source()),
+            ("loaded", Level::L2)
+        );
+        writer.invalidate("k").await.unwrap();
+        let stored: bool = redis.exists(STORED).await.unwrap();
+        assert!(!stored);
+    }
+}
+
+#[tokio::test]
+async fn a_key_of_another_redis_type_is_overwritten() {
+    let fleet = Fleet::redis().await;
+    let Fleet::Redis { server, .. } = &fleet else {
+        unreachable!()
+    };
+    let mut redis = server.connection().await;
+    let (a, _) = fleet.instance().await;
+    let _: i64 = cmd("LPUSH")
+        .arg(STORED)
+        .arg("x")
+        .query_async(&mut redis)
+        .await
+        .unwrap();
+    assert!(a.get("k").await.is_none());
+    let loaded = Source::new("v").through(&a, "k").await.unwrap();
+    assert!(loaded.meta().version().is_some());
+    assert_eq!(
+        a.stats().decode_errors,
+        2,
+        "once by get, once by get_or_load"
+    );
+}
+
+#[tokio::test]
+async fn a_value_of_another_type_is_a_miss() {
+    let fleet = Fleet::memory();
+    let (texts, _) = fleet.instance().await;
+    let Fleet::Memory { l2, .. } = &fleet else {
+        unreachable!()
+    };
+    texts.insert("k", "17".to_owned()).await.unwrap();
+    let numbers: Cache<String, (u8, u8, u8)> =
+        Cache::builder("test:text").l2(l2.clone()).build().unwrap();
+    assert!(
+        numbers.get("k").await.is_none(),
+        "three bytes, and bincode would have read them"
+    );
+    assert_eq!(numbers.stats().decode_errors, 1);
+    let loaded = numbers
+        .get_or_load("k", || async { Ok::<_, std::io::Error>((1, 2, 3)) })
+        .await
+        .unwrap();
+    assert_eq!(
+        (*loaded, loaded.meta().source()),
+        ((1, 2, 3), Level::Loader)
+    );
+
+    // By a tag of one's own, types of different names read each other's values, and a new tag none.
+    let tagged = |tag: &str| {
+        Cache::<String, Box<str>>::builder("test:tag")
+            .type_tag(tag)
+            .l2(l2.clone())
+            .build()
+            .unwrap()
+    };
+    let text: Cache<String, String> = Cache::builder("test:tag")
+        .type_tag("text/1")
+        .l2(l2.clone())
+        .build()
+        .unwrap();
+    text.insert("k", "v".to_owned()).await.unwrap();
+    assert_eq!(&**tagged("text/1").get("k").await.unwrap(), "v");
+    assert!(tagged("text/2").get("k").await.is_none());
+}
+
+/// A fleet changes codecs one instance after the other.
+#[cfg(all(feature = "json", feature = "postcard", feature = "messagepack"))]
+#[tokio::test]
+async fn every_codec_that_is_compiled_in_is_read() {
+    use larder::codec::{Bincode, Json, MessagePack, Postcard};
+
+    let fleet = Fleet::memory();
+    let writers = [
+        fleet.instance_with(|b| b.codec(Bincode)).await.0,
+        fleet.instance_with(|b| b.codec(Json)).await.0,
+        fleet.instance_with(|b| b.codec(Postcard)).await.0,
+        fleet.instance_with(|b| b.codec(MessagePack)).await.0,
+    ];
+    for (n, writer) in writers.iter().enumerate() {
+        writer.insert("k", format!("written by {n}")).await.unwrap();
+        for reader in &writers {
+            crate::support::eventually::eventually("all read it", || async {
+                reader
+                    .get("k")
+                    .await
+                    .is_some_and(|entry| *entry == format!("written by {n}"))
+            })
+            .await;
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Bad input gets an error that says what to do, and loses nothing.
+
+use larder::{Cache, LoadError, MAX_KEY_BYTES, WriteError};
+use serde::{Deserialize, Serialize, Serializer};
+
+use crate::fleet::{Fleet, Source};
+
+#[test]
+fn errors_can_be_shared_and_sent() {
+    fn check<T: std::error::Error + Clone + Send + Sync + 'static>() {}
+    check::<LoadError>();
+    check::<WriteError>();
+    check::<larder::BuildError>();
+    check::<larder::L2Error>();
+    check::<larder::codec::CodecError>();
+}
+
+#[test]
+fn handles_can_be_shared_and_sent() {
+    fn check<T: Clone + Send + Sync + std::fmt::Debug + 'static>() {}
+    check::<Cache<String, String>>();
+    check::<Cache<u64, std::sync::atomic::AtomicU64>>();
+    check::<larder::Entry<String>>();
+    check::<larder::MemoryL2>();
+    check::<larder::RedisL2>();
+    check::<larder::Clock>();
+}
+
+#[tokio::test]
+async fn a_key_that_is_too_long_is_refused() {
+    let (a, _) = Fleet::memory().instance().await;
+    let (truth, key) = (Source::new("v"), "k".repeat(MAX_KEY_BYTES + 1));
+    assert!(a.get_local(&key).is_none());
+    assert!(a.get(&key).await.is_none());
+    let error = truth.through(&a, &key).await.unwrap_err();
+    assert!(
+        error.is_key_too_long() && error.to_string().contains("1024"),
+        "{error}"
+    );
+    assert!(
+        a.insert(&key, String::new())
+            .await
+            .unwrap_err()
+            .is_key_too_long()
+    );
+    assert!(a.invalidate(&key).await.unwrap_err().is_key_too_long());
+    assert_eq!(truth.loads(), 0);
+
+    let longest = "k".repeat(MAX_KEY_BYTES);
+    assert_eq!(*truth.through(&a, &longest).await.unwrap(), "v");
+    assert_eq!(*a.get_local(&longest).unwrap(), "v");
+    // The empty key is one like any other.
+    assert_eq!(*truth.through(&a, "").await.unwrap(), "v");
+    assert_eq!(*a.get_local("").unwrap(), "v");
+}
+
+#[tokio::test]
+async fn a_value_that_is_too_large_is_not_stored() {
+    let (a, _) = Fleet::memory()
+        .instance_with(|b| b.max_value_size(100))
+        .await;
+    a.insert("k", "small".to_owned()).await.unwrap();
+    let error = a.insert("k", "v".repeat(101)).await.unwrap_err();
+    assert!(error.is_value_too_large() && !error.is_deferred());
+    assert!(error.to_string().contains("max_value_size"), "{error}");
+    assert_eq!(*a.get("k").await.unwrap(), "small");
+
+    // What was loaded is handed out all the same.
+    let large = Source::new(&"v".repeat(101));
+    let entry = large.through(&a, "other").await.unwrap();
+    assert_eq!((entry.len(), entry.meta().version()), (101, None));
+    assert!(a.get("other").await.is_none());
+    assert_eq!(
+        (a.stats().encode_errors, a.stats().loads_not_stored),
+        (2, 1)
+    );
+    large.set("now small");
+    assert!(
+        large
+            .through(&a, "other")
+            .await
+            .unwrap()
+            .meta()
+            .version()
+            .is_some(),
+        "the lease was given back"
+    );
+}
+
+#[derive(Debug, Deserialize)]
+struct Stubborn;
+
+impl Serialize for Stubborn {
+    fn serialize<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        Err(serde::ser::Error::custom("I will not be stored"))
+    }
+}
+
+#[tokio::test]
+async fn a_value_that_does_not_encode_is_not_stored() {
+    let cache: Cache<u64, Stubborn> = Cache::builder("test:stubborn")
+        .l2(larder::MemoryL2::new())
+        .build()
+        .unwrap();
+    let error = cache.insert(&1, Stubborn).await.unwrap_err();
+    assert!(error.is_encode());
+    let chain: Vec<String> =
+        std::iter::successors(Some(&error as &dyn std::error::Error), |e| e.source())
+            .map(ToString::to_string)
+            .collect();
+    assert!(
+        chain
+            .iter()
+            .any(|text| text.contains("I will not be stored")),
+        "{chain:?}"
+    );
+    let entry = cache
+        .get_or_load(&1, || async { Ok::<_, std::io::Error>(Stubborn) })
+        .await
+        .unwrap();
+    assert_eq!(entry.meta().version(), None);
+}

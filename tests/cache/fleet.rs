@@ -1,0 +1,160 @@
+//! Several instances over one store, and a source of truth to load from.
+
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use larder::{Builder, Cache, Clock, Entry, LoadError, MemoryL2, RedisL2};
+
+use crate::support::network::{Gate, Network};
+use crate::support::redis_server::RedisServer;
+
+pub(crate) type Texts = Cache<String, String>;
+
+/// A store, and the instances on it.
+pub(crate) enum Fleet {
+    Memory { l2: MemoryL2, clock: Clock },
+    Redis { server: RedisServer, l2: RedisL2 },
+}
+
+impl Fleet {
+    /// On the store in memory, where time passes only when the test says so.
+    pub(crate) fn memory() -> Self {
+        let clock = Clock::manual();
+        Self::Memory {
+            l2: MemoryL2::with_clock(clock.clone()),
+            clock,
+        }
+    }
+
+    pub(crate) async fn redis() -> Self {
+        let server = RedisServer::start().await;
+        let l2 = RedisL2::open(&server.url()).unwrap();
+        Self::Redis { server, l2 }
+    }
+
+    pub(crate) fn advance(&self, by: Duration) {
+        match self {
+            Self::Memory { clock, .. } => clock.advance(by),
+            Self::Redis { .. } => panic!("nobody can advance the time of a Redis"),
+        }
+    }
+
+    pub(crate) fn server(&mut self) -> &mut RedisServer {
+        match self {
+            Self::Memory { .. } => panic!("there is no server"),
+            Self::Redis { server, .. } => server,
+        }
+    }
+
+    /// An instance that is listening.
+    pub(crate) async fn instance(&self) -> (Texts, Network) {
+        self.instance_with(|builder| builder).await
+    }
+
+    pub(crate) async fn instance_with(
+        &self,
+        set: impl FnOnce(Builder<String, String>) -> Builder<String, String>,
+    ) -> (Texts, Network) {
+        let (cache, network) = self.build(set);
+        cache.ready().await;
+        (cache, network)
+    }
+
+    /// An instance that may not be listening yet.
+    pub(crate) fn build(
+        &self,
+        set: impl FnOnce(Builder<String, String>) -> Builder<String, String>,
+    ) -> (Texts, Network) {
+        let network = match self {
+            Self::Memory { l2, .. } => Network::new(l2.clone()),
+            Self::Redis { l2, .. } => Network::new(l2.clone()),
+        };
+        let mut builder = Cache::builder("test:text").l2(network.clone());
+        if let Self::Memory { clock, .. } = self {
+            builder = builder.clock(clock.clone());
+        }
+        (set(builder).build().unwrap(), network)
+    }
+}
+
+/// What the values are loaded from. A load takes its value when it begins, as a query does.
+#[derive(Clone)]
+pub(crate) struct Source {
+    value: Arc<Mutex<String>>,
+    loads: Arc<AtomicUsize>,
+    gate: Option<Gate>,
+}
+
+impl Source {
+    pub(crate) fn new(value: &str) -> Self {
+        Self {
+            value: Arc::new(Mutex::new(value.to_owned())),
+            loads: Arc::default(),
+            gate: None,
+        }
+    }
+
+    /// The same source, answering only once the gate is open.
+    pub(crate) fn behind(&self, gate: &Gate) -> Self {
+        Self {
+            gate: Some(gate.clone()),
+            ..self.clone()
+        }
+    }
+
+    pub(crate) fn set(&self, value: &str) {
+        value.clone_into(&mut self.value.lock().unwrap());
+    }
+
+    pub(crate) fn loads(&self) -> usize {
+        self.loads.load(SeqCst)
+    }
+
+    pub(crate) async fn load(self) -> Result<String, std::io::Error> {
+        self.loads.fetch_add(1, SeqCst);
+        let value = self.value.lock().unwrap().clone();
+        if let Some(gate) = self.gate {
+            gate.pass().await;
+        }
+        Ok(value)
+    }
+
+    pub(crate) async fn through(
+        &self,
+        cache: &Texts,
+        key: &str,
+    ) -> Result<Entry<String>, LoadError> {
+        let source = self.clone();
+        cache.get_or_load(key, move || source.load()).await
+    }
+
+    /// The same in a task of its own.
+    pub(crate) fn spawn(
+        &self,
+        cache: &Texts,
+        key: &'static str,
+    ) -> tokio::task::JoinHandle<Result<Entry<String>, LoadError>> {
+        let (source, cache) = (self.clone(), cache.clone());
+        tokio::spawn(async move { source.through(&cache, key).await })
+    }
+}
+
+/// Runs each test over both stores.
+macro_rules! over_both_stores {
+    ($($name:ident),* $(,)?) => {
+        mod memory {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(crate::fleet::Fleet::memory()).await;
+            })*
+        }
+        mod redis {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(crate::fleet::Fleet::redis().await).await;
+            })*
+        }
+    };
+}
+pub(crate) use over_both_stores;

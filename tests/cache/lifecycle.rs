@@ -1,0 +1,98 @@
+//! Tasks begin at the first asynchronous use, and end with the cache.
+
+use larder::{Cache, MemoryL2};
+
+use crate::fleet::{Fleet, Source, Texts, over_both_stores};
+use crate::support::network::{Gate, Network, Step};
+
+over_both_stores!(
+    tasks_begin_at_the_first_use_and_end_with_the_last_handle,
+    close_ends_the_tasks_and_l1,
+    a_write_that_is_given_up_is_carried_through,
+);
+
+async fn tasks_begin_at_the_first_use_and_end_with_the_last_handle(fleet: Fleet) {
+    let (cache, wire) = fleet.build(|builder| builder);
+    assert!(cache.get_local("k").is_none());
+    assert_eq!(wire.asked(Step::Listen), 0);
+    assert!(cache.get("k").await.is_none());
+    wire.listeners(1).await;
+    let clone = cache.clone();
+    drop(cache);
+    clone.insert("k", "v".to_owned()).await.unwrap();
+    wire.listeners(1).await;
+    drop(clone);
+    wire.listeners(0).await;
+}
+
+async fn close_ends_the_tasks_and_l1(fleet: Fleet) {
+    let (cache, wire) = fleet.instance().await;
+    cache.insert("k", "v".to_owned()).await.unwrap();
+    assert!(cache.get_local("k").is_some());
+    cache.close().await;
+    wire.listeners(0).await;
+    assert!(cache.get_local("k").is_none());
+    assert_eq!(*cache.get("k").await.unwrap(), "v", "L2 is still there");
+    assert!(cache.get_local("k").is_none(), "and is not copied any more");
+    assert!(!cache.health().is_listener_live());
+    cache.ready().await;
+    cache.close().await;
+}
+
+async fn a_write_that_is_given_up_is_carried_through(fleet: Fleet) {
+    let ((a, wire), (b, _)) = (fleet.instance().await, fleet.instance().await);
+    b.insert("k", "old".to_owned()).await.unwrap();
+    let gate = wire.close(Step::Invalidate, crate::support::network::Way::Request);
+    let giving_up = tokio::spawn({
+        let a = a.clone();
+        async move { a.invalidate("k").await }
+    });
+    gate.arrived(1).await;
+    giving_up.abort();
+    assert!(giving_up.await.is_err());
+    gate.open();
+    crate::support::eventually::eventually("b hears of it", || async {
+        b.get_local("k").is_none()
+    })
+    .await;
+    assert!(b.get("k").await.is_none());
+}
+
+/// A cache can outlive the runtime that it began on: it listens again on the next one.
+#[test]
+fn a_cache_moves_from_runtime_to_runtime() {
+    let network = Network::new(MemoryL2::new());
+    let cache: Texts = Cache::builder("test:runtime")
+        .l2(network.clone())
+        .build()
+        .unwrap();
+    for round in 0..3 {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            // The last proof may still hold; then L1 is used, and the listener begins when it lapses.
+            cache.ready().await;
+            cache.insert("k", format!("round {round}")).await.unwrap();
+            assert_eq!(*cache.get_local("k").unwrap(), format!("round {round}"));
+        });
+    }
+}
+
+/// A loader may use the cache that it loads for.
+#[tokio::test]
+async fn a_loader_may_use_the_cache() {
+    let (cache, _) = Fleet::memory().instance().await;
+    let inner = cache.clone();
+    let entry = cache
+        .get_or_load("outer", move || async move {
+            let source = Source::new("v");
+            let entry = source.through(&inner, "inner").await?;
+            Ok::<_, larder::LoadError>(format!("{} again", *entry))
+        })
+        .await
+        .unwrap();
+    assert_eq!(*entry, "v again");
+    drop(Gate::new());
+}

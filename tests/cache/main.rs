@@ -1,0 +1,16 @@
+//! The cache as its users see it: over both stores where the store matters, over the one in memory
+//! with a clock of the test's own where time matters.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod coherence;
+mod damage;
+mod errors;
+mod fleet;
+mod flights;
+mod lifecycle;
+mod options;
+mod outage;
+mod soft_ttl;
+mod ttl;

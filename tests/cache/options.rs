@@ -1,0 +1,105 @@
+//! Options that cannot work are refused by `build`, which needs no runtime and no server.
+
+use std::time::Duration;
+
+use larder::{BuildError, Builder, Cache};
+
+type Texts = Cache<String, String>;
+
+fn refused(set: impl FnOnce(Builder<String, String>) -> Builder<String, String>) -> BuildError {
+    set(Texts::builder("test:options"))
+        .build()
+        .map(|_| ())
+        .unwrap_err()
+}
+
+#[test]
+fn options_that_cannot_work_are_refused_by_name() {
+    let (zero, second, minute) = (
+        Duration::ZERO,
+        Duration::from_secs(1),
+        Duration::from_secs(60),
+    );
+    let cases = [
+        (refused(|b| b.l1_ttl(zero)), "l1_ttl"),
+        (refused(|b| b.l2_ttl(zero)), "l2_ttl"),
+        (refused(|b| b.soft_ttl(zero)), "soft_ttl"),
+        (refused(|b| b.soft_ttl(minute).l2_ttl(second)), "soft_ttl"),
+        (refused(|b| b.soft_ttl(minute).l2_ttl(minute)), "soft_ttl"),
+        (refused(|b| b.l1_ttl(minute).l2_ttl(second)), "l1_ttl"),
+        (refused(|b| b.l2_ttl(Duration::MAX)), "l2_ttl"),
+        (refused(|b| b.l2_ttl(Duration::from_micros(1))), "l2_ttl"),
+        (refused(|b| b.max_staleness(zero)), "max_staleness"),
+        (refused(|b| b.l2_timeout(zero)), "l2_timeout"),
+        (refused(|b| b.load_timeout(zero)), "load_timeout"),
+        (refused(|b| b.lease_ttl(zero)), "lease_ttl"),
+        (refused(|b| b.jitter(-0.1)), "jitter"),
+        (refused(|b| b.jitter(0.6)), "jitter"),
+        (refused(|b| b.jitter(f64::NAN)), "jitter"),
+        (refused(|b| b.max_value_size(0)), "max_value_size"),
+        (refused(|b| b.max_value_size(usize::MAX)), "max_value_size"),
+        (refused(|b| b.max_deferred(0)), "max_deferred"),
+    ];
+    for (error, name) in cases {
+        assert!(
+            error.to_string().starts_with(name),
+            "{error} does not begin with {name}"
+        );
+        assert!(!error.is_redis_url());
+    }
+}
+
+#[test]
+fn namespaces_that_cannot_work_are_refused() {
+    for namespace in ["", "a{b", "a}b", "a\nb", &"n".repeat(257)] {
+        let error = Texts::builder(namespace).build().map(|_| ()).unwrap_err();
+        assert!(
+            error.to_string().contains("namespace"),
+            "{namespace:?}: {error}"
+        );
+    }
+    for namespace in ["catalog:product", "x", "a b", "größe"] {
+        assert!(Texts::builder(namespace).build().is_ok(), "{namespace:?}");
+    }
+}
+
+#[test]
+fn redis_urls_that_cannot_work_are_refused_without_showing_the_password() {
+    let urls = [
+        "",
+        "hunter2",
+        "http://user:hunter2@127.0.0.1",
+        "redis://user:hunter2@127.0.0.1:port",
+        "redis://user:hunter2@127.0.0.1:99999",
+        "redis://user:hunter2@127.0.0.1/database",
+        "redis://user:hunter2@",
+        "rediss://user:hunter2@127.0.0.1",
+        "redis://user:hunter2@127.0.0.1?protocol=hunter2",
+    ];
+    for url in urls {
+        let error = refused(|b| b.redis(url));
+        assert!(error.is_redis_url(), "{url}: {error}");
+        for shown in [error.to_string(), format!("{error:?}")] {
+            assert!(!shown.contains("hunter2"), "{url}: {shown}");
+        }
+    }
+    // A good one builds without a server, and is not shown either.
+    let builder = Texts::builder("test:options").redis("redis://user:hunter2@127.0.0.1:1");
+    assert!(!format!("{builder:?}").contains("hunter2"));
+    let cache = builder.build().unwrap();
+    assert!(!format!("{cache:?}").contains("hunter2"));
+    let l2 = larder::RedisL2::open("redis://user:hunter2@127.0.0.1:1").unwrap();
+    assert!(!format!("{l2:?}").contains("hunter2"));
+}
+
+/// The options of the README's sample make sense without a server too.
+#[test]
+fn options_for_l2_do_no_harm_without_one() {
+    let cache = Texts::builder("test:options")
+        .l1_capacity(100_000)
+        .l1_ttl(Duration::from_secs(60))
+        .l2_ttl(Duration::from_secs(3600))
+        .soft_ttl(Duration::from_secs(300))
+        .build();
+    assert!(cache.unwrap().health().is_ok());
+}

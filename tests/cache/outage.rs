@@ -1,0 +1,365 @@
+//! A Redis that fails, hangs, comes back, or comes back older.
+
+use std::time::Duration;
+
+use larder::deadpool_redis::redis::{AsyncCommands, cmd};
+use larder::{Cache, RedisL2};
+
+use crate::fleet::{Fleet, Source, Texts};
+use crate::support::eventually::eventually;
+use crate::support::network::{Step, Way};
+use crate::support::redis_server::RedisServer;
+
+const BOUND: Duration = Duration::from_millis(300);
+
+async fn fleet() -> (Fleet, Texts, Texts) {
+    let fleet = Fleet::redis().await;
+    let (a, _) = fleet.instance_with(|b| b.max_staleness(BOUND)).await;
+    let (b, _) = fleet.instance_with(|b| b.max_staleness(BOUND)).await;
+    (fleet, a, b)
+}
+
+#[tokio::test]
+async fn without_a_server_the_loader_answers() {
+    let cache: Texts = Cache::builder("test:text")
+        .redis("redis://127.0.0.1:1")
+        .build()
+        .unwrap();
+    let truth = Source::new("v");
+    assert!(cache.get("k").await.is_none());
+    let entry = truth.through(&cache, "k").await.unwrap();
+    assert_eq!(
+        (entry.value().as_str(), entry.meta().version()),
+        ("v", None)
+    );
+    assert!(
+        cache
+            .insert("k", String::new())
+            .await
+            .unwrap_err()
+            .is_deferred()
+    );
+    let error = cache.invalidate("k").await.unwrap_err();
+    assert!(error.is_deferred() && std::error::Error::source(&error).is_some());
+    assert!(!cache.health().is_l2_up() && !cache.health().is_listener_live());
+    assert!(cache.stats().l2_errors > 0);
+}
+
+#[tokio::test]
+async fn a_server_that_dies_and_returns_empty() {
+    let (mut fleet, a, b) = fleet().await;
+    let truth = Source::new("old");
+    truth.through(&a, "k").await.unwrap();
+    truth.through(&b, "k").await.unwrap();
+    fleet.server().kill();
+
+    eventually("both notice", || async {
+        !a.health().is_ok() && !b.health().is_ok()
+    })
+    .await;
+    truth.set("new");
+    assert!(a.invalidate("k").await.unwrap_err().is_deferred());
+    assert_eq!(*truth.through(&a, "k").await.unwrap(), "new");
+    assert_eq!(
+        *truth.through(&b, "k").await.unwrap(),
+        "new",
+        "L1 is not used while nobody can say what changed"
+    );
+
+    fleet.server().restart().await;
+    a.ready().await;
+    b.ready().await;
+    eventually("both are well", || async {
+        a.health().is_ok() && b.health().is_ok()
+    })
+    .await;
+    eventually("values are stored again", || async {
+        truth
+            .through(&a, "k")
+            .await
+            .unwrap()
+            .meta()
+            .version()
+            .is_some()
+    })
+    .await;
+    assert_eq!(*truth.through(&b, "k").await.unwrap(), "new");
+}
+
+/// Rule 13: a restart from a snapshot brings back what was deleted since.
+#[tokio::test]
+async fn a_server_that_returns_older_resurrects_nothing() {
+    let server = RedisServer::start_with(&["--save", "3600 1", "--dbfilename", "dump.rdb"]).await;
+    let l2 = RedisL2::open(&server.url()).unwrap();
+    let mut fleet = Fleet::Redis { server, l2 };
+    let (a, _) = fleet.instance().await;
+    let truth = Source::new("old");
+    truth.through(&a, "k").await.unwrap();
+    let mut redis = fleet.server().connection().await;
+    let () = cmd("SAVE").query_async(&mut redis).await.unwrap();
+    truth.set("new");
+    a.invalidate("k").await.unwrap();
+    fleet.server().kill();
+    fleet.server().restart().await;
+
+    let mut redis = fleet.server().connection().await;
+    let back: bool = redis.exists("{test:text.0}:k").await.unwrap();
+    assert!(back, "or this test proves nothing");
+    // Whoever reads first after the restart, and however often.
+    for _ in 0..50 {
+        assert!(a.get("k").await.is_none());
+        tokio::task::yield_now().await;
+    }
+    let (b, _) = fleet.instance().await;
+    assert!(b.get("k").await.is_none());
+    a.ready().await;
+    assert!(a.get("k").await.is_none());
+    eventually("the new value takes its place", || async {
+        let entry = truth.through(&b, "k").await.unwrap();
+        assert_eq!(*entry, "new");
+        entry.meta().version().is_some()
+    })
+    .await;
+}
+
+/// Rule 11: values that outlive their clock are of another epoch.
+#[tokio::test]
+async fn values_that_outlive_their_clock_are_misses() {
+    let (mut fleet, a, b) = fleet().await;
+    a.insert("k", "old".to_owned()).await.unwrap();
+    b.get("k").await.unwrap();
+    let mut redis = fleet.server().connection().await;
+    let () = redis.del("{test:text.0}!clock").await.unwrap();
+
+    eventually("both have noticed", || async {
+        a.get("k").await.is_none() && b.get("k").await.is_none()
+    })
+    .await;
+    let truth = Source::new("new");
+    truth.through(&a, "k").await.unwrap();
+    eventually("the new epoch is known everywhere", || async {
+        truth.through(&a, "k").await.unwrap();
+        truth.through(&b, "k").await.unwrap();
+        b.get_local("k").is_some_and(|entry| *entry == "new")
+    })
+    .await;
+    a.invalidate("k").await.unwrap();
+    eventually("and invalidations work in it", || async {
+        b.get_local("k").is_none()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn everything_is_flushed_by_somebody_else() {
+    let (mut fleet, a, b) = fleet().await;
+    let truth = Source::new("v");
+    for _ in 0..3 {
+        truth.through(&a, "k").await.unwrap();
+        let mut redis = fleet.server().connection().await;
+        let () = cmd("FLUSHALL").query_async(&mut redis).await.unwrap();
+        let () = cmd("SCRIPT")
+            .arg("FLUSH")
+            .query_async(&mut redis)
+            .await
+            .unwrap();
+        eventually("L1 is flushed", || async { a.get_local("k").is_none() }).await;
+        a.invalidate("k").await.unwrap();
+        b.insert("k", "w".to_owned()).await.unwrap();
+        eventually("both go on", || async {
+            a.get("k").await.is_some_and(|entry| *entry == "w") && b.get("k").await.is_some()
+        })
+        .await;
+        a.invalidate("k").await.unwrap();
+    }
+    eventually("both are well", || async {
+        a.health().is_ok() && b.health().is_ok()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_listener_that_is_killed_comes_back_and_flushes() {
+    let (mut fleet, a, b) = fleet().await;
+    let truth = Source::new("v");
+    truth.through(&b, "k").await.unwrap();
+    let flushes = b.stats().l1_flushes;
+    let mut redis = fleet.server().connection().await;
+    let () = cmd("CLIENT")
+        .arg("KILL")
+        .arg("TYPE")
+        .arg("pubsub")
+        .query_async(&mut redis)
+        .await
+        .unwrap();
+    eventually("b listens again", || async {
+        b.stats().l1_flushes > flushes && b.health().is_ok()
+    })
+    .await;
+    truth.through(&b, "k").await.unwrap();
+    a.invalidate("k").await.unwrap();
+    eventually("and hears", || async { b.get_local("k").is_none() }).await;
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_is_not_waited_for_long() {
+    let mut fleet = Fleet::redis().await;
+    let set = |b: larder::Builder<String, String>| {
+        b.max_staleness(BOUND).l2_timeout(Duration::from_millis(50))
+    };
+    let ((a, _), (b, _)) = (
+        fleet.instance_with(set).await,
+        fleet.instance_with(set).await,
+    );
+    let truth = Source::new("old");
+    truth.through(&a, "k").await.unwrap();
+    truth.through(&b, "k").await.unwrap();
+    fleet.server().pause();
+
+    truth.set("new");
+    assert!(a.invalidate("k").await.unwrap_err().is_deferred());
+    assert!(
+        a.insert("other", "lost".to_owned())
+            .await
+            .unwrap_err()
+            .is_deferred()
+    );
+    assert_eq!(*truth.through(&a, "k").await.unwrap(), "new");
+    eventually("b trusts its L1 no longer", || async {
+        b.get_local("k").is_none()
+    })
+    .await;
+    assert_eq!(*truth.through(&b, "k").await.unwrap(), "new");
+
+    fleet.server().resume();
+    a.ready().await;
+    b.ready().await;
+    // What was stuck lands now or never; either way the deferred invalidations have the last word.
+    eventually("all is told", || async {
+        a.get("k").await.is_none() && b.get("k").await.is_none()
+    })
+    .await;
+    eventually("the insert that failed is not there", || async {
+        a.get("other").await.is_none() && b.get("other").await.is_none()
+    })
+    .await;
+    eventually("the key is used again", || async {
+        truth.through(&a, "k").await.unwrap();
+        a.get_local("k").is_some_and(|entry| *entry == "new")
+    })
+    .await;
+}
+
+/// Rule 14: an insert whose reply is lost may or may not have happened.
+#[tokio::test]
+async fn an_insert_of_unknown_fate_is_invalidated() {
+    let fleet = Fleet::redis().await;
+    let (a, wire) = fleet.instance_with(|b| b.max_staleness(BOUND)).await;
+    let (b, _) = fleet.instance_with(|b| b.max_staleness(BOUND)).await;
+    a.insert("k", "1".to_owned()).await.unwrap();
+    wire.lose(Step::Insert, Way::Reply, 1);
+    assert!(
+        a.insert("k", "2".to_owned())
+            .await
+            .unwrap_err()
+            .is_deferred()
+    );
+    assert!(
+        a.get("k").await.is_none(),
+        "until it is settled, a does not use the key"
+    );
+    eventually("it is settled", || async {
+        wire.asked(Step::Invalidate) >= 1 && b.get("k").await.is_none()
+    })
+    .await;
+    a.insert("k", "3".to_owned()).await.unwrap();
+    eventually("and the key works", || async {
+        b.get("k").await.is_some_and(|entry| *entry == "3")
+    })
+    .await;
+}
+
+/// More keys than the outbox holds: the whole namespace is cleared instead.
+#[tokio::test]
+async fn too_many_deferred_keys_become_one_clear() {
+    let fleet = Fleet::redis().await;
+    let (a, wire) = fleet
+        .instance_with(|b| b.max_deferred(3).max_staleness(BOUND))
+        .await;
+    let (b, _) = fleet.instance_with(|b| b.max_staleness(BOUND)).await;
+    let keys = ["0", "1", "2", "3", "4", "5"];
+    for key in keys {
+        b.insert(key, "old".to_owned()).await.unwrap();
+    }
+    wire.lose(Step::Clear, Way::Request, 1);
+    wire.lose(Step::Invalidate, Way::Request, 5);
+    for key in &keys[..5] {
+        assert!(a.invalidate(*key).await.unwrap_err().is_deferred());
+        assert!(a.get(*key).await.is_none());
+    }
+    eventually(
+        "all are gone, those that were not invalidated included",
+        || async {
+            let mut left = 0;
+            for key in keys {
+                left += usize::from(b.get(key).await.is_some());
+            }
+            left == 0
+        },
+    )
+    .await;
+    assert_eq!(wire.asked(Step::Clear), 1);
+    let truth = Source::new("new");
+    eventually("a uses its keys again", || async {
+        truth.through(&a, "0").await.unwrap();
+        a.get_local("0").is_some_and(|entry| *entry == "new")
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_password_is_not_shown() {
+    let server = RedisServer::start_with(&["--requirepass", "hunter2"]).await;
+    let right: Texts = Cache::builder("test:text")
+        .redis(server.url())
+        .build()
+        .unwrap();
+    right.ready().await;
+    right.insert("k", "v".to_owned()).await.unwrap();
+
+    let url = format!("redis://:hunter3@127.0.0.1:{}", server.port());
+    let wrong: Texts = Cache::builder("test:text").redis(&url).build().unwrap();
+    assert!(wrong.get("k").await.is_none());
+    let error = wrong.invalidate("k").await.unwrap_err();
+    let shown = format!("{error} {error:?} {wrong:?}");
+    assert!(!shown.contains("hunter"), "{shown}");
+}
+
+#[tokio::test]
+async fn a_pool_of_ones_own() {
+    use larder::deadpool_redis::{Manager, Pool};
+
+    let server = RedisServer::start().await;
+    let pool = Pool::builder(Manager::new(server.url()).unwrap())
+        .max_size(1)
+        .build()
+        .unwrap();
+    let (a, b): (Texts, Texts) = (
+        Cache::builder("test:text")
+            .redis_pool(pool.clone(), server.url())
+            .build()
+            .unwrap(),
+        Cache::builder("test:text")
+            .redis(server.url())
+            .build()
+            .unwrap(),
+    );
+    a.ready().await;
+    b.ready().await;
+    a.insert("k", "1".to_owned()).await.unwrap();
+    assert_eq!(*b.get("k").await.unwrap(), "1");
+    assert_eq!(pool.status().available, 0, "the one connection is kept");
+    b.insert("k", "2".to_owned()).await.unwrap();
+    eventually("a hears of it", || async { a.get_local("k").is_none() }).await;
+    assert_eq!(*a.get("k").await.unwrap(), "2");
+}

@@ -1,0 +1,242 @@
+//! Past its soft TTL a value is answered with at once, flagged, and replaced in the background, once.
+
+use std::time::Duration;
+
+use larder::Source as Level;
+
+use crate::fleet::{Fleet, Source, Texts};
+use crate::support::eventually::eventually;
+use crate::support::network::{Gate, Network, Step, Way};
+
+const MS: Duration = Duration::from_millis(1);
+
+async fn instance(fleet: &Fleet) -> (Texts, Network) {
+    let day = Duration::from_secs(24 * 3600);
+    fleet
+        .instance_with(|b| {
+            b.jitter(0.0)
+                .soft_ttl(100 * MS)
+                .l2_ttl(1000 * MS)
+                .max_staleness(day)
+        })
+        .await
+}
+
+#[tokio::test]
+async fn the_stale_value_is_handed_out_at_once() {
+    let fleet = Fleet::memory();
+    let (a, _) = instance(&fleet).await;
+    let truth = Source::new("old");
+    truth.through(&a, "k").await.unwrap();
+    truth.set("new");
+    // Early by at most the millisecond to which the store's time is known.
+    fleet.advance(98 * MS);
+    assert!(!a.get("k").await.unwrap().meta().is_stale());
+    fleet.advance(2 * MS);
+
+    let gate = Gate::new();
+    let stale = truth.behind(&gate).through(&a, "k").await.unwrap();
+    assert_eq!(
+        (
+            stale.value().as_str(),
+            stale.meta().is_stale(),
+            stale.meta().source()
+        ),
+        ("old", true, Level::L1)
+    );
+    gate.arrived(1).await;
+    // While the refresh is under way everyone gets the stale value, and nobody starts another.
+    for _ in 0..100 {
+        assert!(truth.through(&a, "k").await.unwrap().meta().is_stale());
+    }
+    assert!(a.get("k").await.unwrap().meta().is_stale());
+    assert!(a.get_local("k").unwrap().meta().is_stale());
+    gate.open();
+    eventually("the refresh ends", || async { a.stats().refreshes == 1 }).await;
+    let fresh = a.get_local("k").unwrap();
+    assert_eq!(
+        (fresh.value().as_str(), fresh.meta().is_stale()),
+        ("new", false)
+    );
+    assert_eq!(truth.loads(), 2);
+    assert_eq!(a.stats().stale_served, 103);
+}
+
+/// Rule 6: the fleet refreshes once; the others take what is there.
+#[tokio::test]
+async fn the_fleet_refreshes_once() {
+    let fleet = Fleet::memory();
+    let ((a, _), (b, wire)) = (instance(&fleet).await, instance(&fleet).await);
+    let truth = Source::new("old");
+    truth.through(&a, "k").await.unwrap();
+    truth.through(&b, "k").await.unwrap();
+    truth.set("new");
+    fleet.advance(101 * MS);
+
+    let gate = Gate::new();
+    assert!(
+        truth
+            .behind(&gate)
+            .through(&a, "k")
+            .await
+            .unwrap()
+            .meta()
+            .is_stale()
+    );
+    gate.arrived(1).await;
+    assert!(truth.through(&b, "k").await.unwrap().meta().is_stale());
+    eventually("b finds the lease taken", || async {
+        wire.asked(Step::Lead) == 1
+    })
+    .await;
+    gate.open();
+    eventually("a has refreshed", || async { a.stats().refreshes == 1 }).await;
+    // b has no message of it, but its next attempt finds the new value and loads nothing.
+    fleet.advance(50 * MS);
+    eventually("b takes it over", || async {
+        *truth.through(&b, "k").await.unwrap() == "new"
+    })
+    .await;
+    assert_eq!(truth.loads(), 2);
+    assert_eq!(b.stats().loads, 0);
+}
+
+#[tokio::test]
+async fn a_stale_value_in_l2_is_refreshed_too() {
+    let fleet = Fleet::memory();
+    let ((a, _), (b, _)) = (instance(&fleet).await, instance(&fleet).await);
+    let truth = Source::new("old");
+    truth.through(&a, "k").await.unwrap();
+    truth.set("new");
+    fleet.advance(101 * MS);
+    let stale = truth.through(&b, "k").await.unwrap();
+    assert_eq!(
+        (
+            stale.value().as_str(),
+            stale.meta().is_stale(),
+            stale.meta().source()
+        ),
+        ("old", true, Level::L2)
+    );
+    eventually("b refreshes", || async { b.stats().refreshes == 1 }).await;
+    assert_eq!(*b.get("k").await.unwrap(), "new");
+}
+
+#[tokio::test]
+async fn a_failing_refresh_keeps_the_value_and_backs_off() {
+    let fleet = Fleet::memory();
+    let (a, _) = instance(&fleet).await;
+    let truth = Source::new("old");
+    truth.through(&a, "k").await.unwrap();
+    fleet.advance(101 * MS);
+    let fail = || {
+        a.get_or_load("k", || async {
+            Err::<String, _>(std::io::Error::other("down"))
+        })
+    };
+
+    assert_eq!(*fail().await.unwrap(), "old");
+    eventually("the refresh fails", || async {
+        a.stats().refresh_failures == 1
+    })
+    .await;
+    for _ in 0..100 {
+        assert_eq!(*fail().await.unwrap(), "old");
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(
+        a.stats().refresh_failures,
+        1,
+        "it is not tried again at once"
+    );
+    // The first pause is 200 ms, and up to twice that with its jitter; the second is twice as long.
+    fleet.advance(401 * MS);
+    assert_eq!(*fail().await.unwrap(), "old");
+    eventually("it is tried again", || async {
+        a.stats().refresh_failures == 2
+    })
+    .await;
+    fleet.advance(399 * MS);
+    assert_eq!(*fail().await.unwrap(), "old");
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(a.stats().refresh_failures, 2);
+    assert_eq!(a.stats().load_failures, 2);
+    fleet.advance(1000 * MS);
+    assert!(
+        fail().await.is_err(),
+        "past the hard TTL there is nothing left to keep"
+    );
+}
+
+#[tokio::test]
+async fn a_panicking_refresh_keeps_the_value() {
+    let fleet = Fleet::memory();
+    let (a, _) = instance(&fleet).await;
+    let truth = Source::new("old");
+    truth.through(&a, "k").await.unwrap();
+    fleet.advance(101 * MS);
+    let panics = a.get_or_load(
+        "k",
+        || -> std::future::Ready<Result<String, std::io::Error>> { panic!("what now") },
+    );
+    assert_eq!(*panics.await.unwrap(), "old");
+    eventually("the refresh fails", || async {
+        a.stats().refresh_failures == 1
+    })
+    .await;
+    assert_eq!(*a.get("k").await.unwrap(), "old");
+}
+
+/// A refresh is a load: an invalidation takes its lease away, and keeps it out of L1.
+#[tokio::test]
+async fn an_invalidated_refresh_is_not_stored() {
+    let fleet = Fleet::memory();
+    let ((a, _), (b, _)) = (instance(&fleet).await, instance(&fleet).await);
+    let (truth, gate) = (Source::new("old"), Gate::new());
+    truth.through(&a, "k").await.unwrap();
+    fleet.advance(101 * MS);
+    truth.behind(&gate).through(&a, "k").await.unwrap();
+    gate.arrived(1).await;
+
+    truth.set("new");
+    b.invalidate("k").await.unwrap();
+    eventually("a hears of it", || async {
+        a.stats().invalidations_received == 1
+    })
+    .await;
+    gate.open();
+
+    eventually("the refresh ends", || async {
+        a.stats().refresh_failures == 1
+    })
+    .await;
+    assert!(a.get_local("k").is_none());
+    assert!(a.get("k").await.is_none());
+    assert_eq!(*truth.through(&a, "k").await.unwrap(), "new");
+}
+
+#[tokio::test]
+async fn a_refresh_whose_reply_is_lost_is_tried_again() {
+    let fleet = Fleet::memory();
+    let (a, wire) = instance(&fleet).await;
+    let truth = Source::new("old");
+    truth.through(&a, "k").await.unwrap();
+    truth.set("new");
+    fleet.advance(101 * MS);
+    wire.lose(Step::Fill, Way::Reply, 1);
+    truth.through(&a, "k").await.unwrap();
+    eventually("it is not known to be stored", || async {
+        a.stats().refresh_failures == 1
+    })
+    .await;
+    assert_eq!(*a.get("k").await.unwrap(), "old");
+    fleet.advance(401 * MS);
+    truth.through(&a, "k").await.unwrap();
+    eventually("the next attempt finds what was stored", || async {
+        *a.get("k").await.unwrap() == "new"
+    })
+    .await;
+    assert_eq!(truth.loads(), 2);
+}

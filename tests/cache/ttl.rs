@@ -1,0 +1,167 @@
+//! When a value ends: in L1, in L2, and never later in the first than in the second.
+
+use std::time::Duration;
+
+use larder::{Cache, Clock, Source as Level};
+
+use crate::fleet::{Fleet, Source, Texts};
+use crate::support::eventually::eventually;
+
+const MS: Duration = Duration::from_millis(1);
+
+/// An instance in which only the test moves time, and no TTL varies; the listener stays live.
+async fn instance(fleet: &Fleet, l1: Duration, l2: Duration) -> Texts {
+    let day = Duration::from_secs(24 * 3600);
+    fleet
+        .instance_with(|b| b.jitter(0.0).l1_ttl(l1).l2_ttl(l2).max_staleness(day))
+        .await
+        .0
+}
+
+#[tokio::test]
+async fn l1_ends_before_l2() {
+    let fleet = Fleet::memory();
+    let a = instance(&fleet, 100 * MS, 1000 * MS).await;
+    let truth = Source::new("v");
+    truth.through(&a, "k").await.unwrap();
+    fleet.advance(99 * MS);
+    assert!(a.get_local("k").is_some());
+    fleet.advance(MS);
+    assert!(a.get_local("k").is_none());
+    assert_eq!(
+        truth.through(&a, "k").await.unwrap().meta().source(),
+        Level::L2
+    );
+    fleet.advance(900 * MS);
+    assert!(a.get_local("k").is_none());
+    assert!(a.get("k").await.is_none());
+    assert_eq!(truth.loads(), 1);
+}
+
+/// A copy that comes to L1 late in the value's life ends with that life.
+#[tokio::test]
+async fn a_copy_never_outlives_the_value() {
+    let fleet = Fleet::memory();
+    let a = instance(&fleet, 1000 * MS, 1000 * MS).await;
+    a.insert("k", "v".to_owned()).await.unwrap();
+    fleet.advance(900 * MS);
+    let b = instance(&fleet, 1000 * MS, 1000 * MS).await;
+    let entry = b.get("k").await.unwrap();
+    assert_eq!(entry.meta().source(), Level::L2);
+    let age = entry.meta().age();
+    assert!((900 * MS..=901 * MS).contains(&age), "{age:?}");
+    // Early by at most the millisecond to which the store's time is known.
+    fleet.advance(98 * MS);
+    assert!(b.get_local("k").is_some());
+    fleet.advance(2 * MS);
+    assert!(b.get_local("k").is_none());
+    assert!(b.get("k").await.is_none());
+}
+
+/// The same against the time of a real server, which is not ours.
+#[tokio::test]
+async fn a_copy_never_outlives_the_value_on_redis() {
+    let fleet = Fleet::redis().await;
+    let ttl = 400 * MS;
+    let (a, _) = fleet.instance_with(|b| b.jitter(0.0).l2_ttl(ttl)).await;
+    let (b, wire) = fleet.instance_with(|b| b.jitter(0.0).l2_ttl(ttl)).await;
+    a.insert("k", "v".to_owned()).await.unwrap();
+    b.get("k").await;
+    let Fleet::Redis { server, .. } = &fleet else {
+        unreachable!()
+    };
+    let mut redis = server.connection().await;
+    // Whenever L1 has it, the server has it: asked in this order, the other way round would not tell.
+    let mut gone = false;
+    while !gone {
+        let in_l1 = [&a, &b].iter().any(|cache| cache.get_local("k").is_some());
+        let after: bool = deadpool_redis_exists(&mut redis, "{test:text.0}:k").await;
+        gone = !after;
+        if gone {
+            assert!(
+                a.get_local("k").is_none() && b.get_local("k").is_none(),
+                "it was in L1 before: {in_l1}"
+            );
+        }
+    }
+    drop(wire);
+}
+
+async fn deadpool_redis_exists(
+    redis: &mut impl larder::deadpool_redis::redis::aio::ConnectionLike,
+    key: &str,
+) -> bool {
+    larder::deadpool_redis::redis::cmd("EXISTS")
+        .arg(key)
+        .query_async(redis)
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn ttls_below_a_second_work_on_redis() {
+    let fleet = Fleet::redis().await;
+    let (a, _) = fleet.instance_with(|b| b.l2_ttl(50 * MS)).await;
+    let (b, _) = fleet.instance().await;
+    a.insert("k", "v".to_owned()).await.unwrap();
+    eventually("it is gone from both levels", || async {
+        a.get("k").await.is_none() && b.get("k").await.is_none()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn ttls_vary_by_the_jitter_and_no_more() {
+    let clock = Clock::manual();
+    let cache: Cache<u64, u64> = Cache::builder("test:jitter")
+        .clock(clock.clone())
+        .l2_ttl(1000 * MS)
+        .build()
+        .unwrap();
+    let n = 1000;
+    for key in 0..n {
+        cache.insert(&key, key).await.unwrap();
+    }
+    let alive = || (0..n).filter(|key| cache.get_local(key).is_some()).count();
+    clock.advance(899 * MS);
+    assert_eq!(alive(), 1000);
+    clock.advance(101 * MS);
+    let half = alive();
+    assert!((400..600).contains(&half), "{half} of {n} outlive the mean");
+    clock.advance(101 * MS);
+    assert_eq!(alive(), 0);
+}
+
+#[tokio::test]
+async fn l1_is_bounded_by_entries() {
+    let cache: Cache<u64, u64> = Cache::builder("test:entries")
+        .l1_capacity(100)
+        .build()
+        .unwrap();
+    for key in 0..1000 {
+        cache.insert(&key, key).await.unwrap();
+    }
+    assert!(cache.stats().l1_entries <= 100);
+}
+
+#[tokio::test]
+async fn l1_is_bounded_by_weight() {
+    let builder = Cache::builder("test:bytes").l1_capacity(1000);
+    let cache: Cache<u64, Vec<u8>> = builder
+        .l1_weigher(|_, value: &Vec<u8>| value.len().try_into().unwrap_or(u32::MAX))
+        .build()
+        .unwrap();
+    for key in 0..100 {
+        cache.insert(&key, vec![0; 100]).await.unwrap();
+    }
+    assert!(
+        (1..=10).contains(&cache.stats().l1_entries),
+        "{:?}",
+        cache.stats()
+    );
+    cache.insert(&1000, vec![0; 2000]).await.unwrap();
+    eventually("what weighs more than all of L1 does not stay", || async {
+        cache.stats().l1_entries <= 10 && cache.get_local(&1000).is_none()
+    })
+    .await;
+}
