@@ -220,10 +220,11 @@ where
         self.core().health()
     }
 
-    /// Stops the background tasks of all clones, and waits until they have ended.
+    /// Stops the background task of all clones, waits until it has ended, and tells L2 of deferred writes
+    /// if it answers within twice `l2_timeout`; what is lost then is traced.
     ///
     /// A closed cache can still be used, but never uses its L1 again. Loads and writes under way go on to
-    /// their end; invalidations that are still deferred are lost.
+    /// their end. Dropping the last handle stops the task too, and loses what is still deferred.
     pub async fn close(&self) {
         self.core().close().await;
     }

@@ -90,6 +90,11 @@ impl Options {
                 "l1_ttl ({l1_ttl:?}) must not be longer than l2_ttl ({l2_ttl:?}): L1 holds copies of what is in L2"
             ));
         }
+        if *max_staleness < SHORTEST_STALENESS {
+            return refuse(format!(
+                "max_staleness must be at least {SHORTEST_STALENESS:?}, and not {max_staleness:?}: L2 is asked three times in it"
+            ));
+        }
         if !(0.0..=0.5).contains(jitter) {
             return refuse(format!(
                 "jitter must be from 0.0 to 0.5, as a share of the TTL, and not {jitter}"
@@ -133,6 +138,7 @@ fn check_namespace(namespace: &str) -> Result<(), BuildError> {
 /// A hundred years: what is longer is a mistake, and would overflow somewhere.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 const SHORTEST: Duration = Duration::from_millis(1);
+const SHORTEST_STALENESS: Duration = Duration::from_millis(10);
 
 fn check_duration(name: &str, duration: Option<Duration>) -> Result<(), BuildError> {
     match duration {

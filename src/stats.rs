@@ -65,9 +65,9 @@ counters! {
     refresh_failures,
     /// Values handed out after their soft TTL, flagged as stale.
     stale_served,
-    /// Invalidations and inserts by this instance that L2 accepted.
+    /// Keys that this instance invalidated or inserted, and L2 accepted it; a clear counts once.
     invalidations_sent,
-    /// Messages of other instances that were applied here.
+    /// Keys that other instances invalidated or inserted, and it was applied here.
     invalidations_received,
     /// Writes that could not be told to L2 at once.
     writes_deferred,

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -123,6 +124,19 @@ impl<V: Send + Sync + 'static> Core<V> {
         if let Some(listener) = listener {
             // Its panic, if any, has been reported where it happened.
             let _ = listener.await;
+        }
+        let _ = timeout(
+            self.options.l2_timeout.saturating_mul(2),
+            self.deliver_deferred(),
+        )
+        .await;
+        match self.outbox.len() {
+            0 => {}
+            lost => warn!(
+                namespace = self.options.namespace.as_str(),
+                lost,
+                "closed before L2 could be told of all deferred writes; it may keep their old values until they expire"
+            ),
         }
     }
 

@@ -90,6 +90,12 @@ impl Outbox {
         waiting.all.is_some() || waiting.keys.contains_key(key)
     }
 
+    /// How many keys wait; all of them count as one.
+    pub(super) fn len(&self) -> usize {
+        let waiting = self.lock();
+        waiting.keys.len() + usize::from(waiting.all.is_some())
+    }
+
     pub(super) fn next(&self) -> Option<Delivery> {
         let waiting = self.lock();
         if let Some(all) = waiting.all {

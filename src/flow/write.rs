@@ -133,10 +133,13 @@ impl<V: Send + Sync + 'static> Core<V> {
                 }
             };
             let Ok(stamp) = answer else { return };
-            self.counters.invalidations_sent.bump();
             match &delivery {
-                Delivery::All(_) => self.liveness.doubt(),
+                Delivery::All(_) => {
+                    self.counters.invalidations_sent.bump();
+                    self.liveness.doubt();
+                }
                 Delivery::Keys(keys) => {
+                    self.counters.invalidations_sent.add(keys.len() as u64);
                     self.apply(keys.iter().map(|(key, _)| &**key), stamp.epoch, stamp.ver);
                 }
             }

@@ -288,6 +288,7 @@ impl Lane for MemoryLane {
         let listener: Box<dyn Listener> = Box::new(MemoryListener {
             lane,
             messages,
+            ahead: 0,
             beat: None,
         });
         ready(Ok((clock, listener))).boxed()
@@ -297,12 +298,15 @@ impl Lane for MemoryLane {
 struct MemoryListener {
     lane: MemoryLane,
     messages: mpsc::Receiver<message::Message>,
+    /// How many messages come before the beat.
+    ahead: usize,
     beat: Option<LaneClock>,
 }
 
 impl Listener for MemoryListener {
     fn beat(&mut self) {
         self.beat = Some(self.lane.clock());
+        self.ahead = self.messages.len();
     }
 }
 
@@ -310,14 +314,16 @@ impl Stream for MemoryListener {
     type Item = Result<Heard, L2Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        // A beat is handed on when everything that was published before it has been.
-        match self.messages.poll_recv(cx) {
-            Poll::Ready(message) => Poll::Ready(message.map(|message| Ok(Heard::Message(message)))),
-            Poll::Pending => match self.beat.take() {
-                Some(beat) => Poll::Ready(Some(Ok(Heard::Beat(beat)))),
-                None => Poll::Pending,
-            },
+        // Counted, since the queue may look empty when it is not: tokio makes a busy task yield.
+        if self.ahead == 0
+            && let Some(beat) = self.beat.take()
+        {
+            return Poll::Ready(Some(Ok(Heard::Beat(beat))));
         }
+        self.messages.poll_recv(cx).map(|message| {
+            self.ahead = self.ahead.saturating_sub(1);
+            message.map(|message| Ok(Heard::Message(message)))
+        })
     }
 }
 

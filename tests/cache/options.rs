@@ -30,6 +30,10 @@ fn options_that_cannot_work_are_refused_by_name() {
         (refused(|b| b.l2_ttl(Duration::MAX)), "l2_ttl"),
         (refused(|b| b.l2_ttl(Duration::from_micros(1))), "l2_ttl"),
         (refused(|b| b.max_staleness(zero)), "max_staleness"),
+        (
+            refused(|b| b.max_staleness(Duration::from_millis(9))),
+            "max_staleness",
+        ),
         (refused(|b| b.l2_timeout(zero)), "l2_timeout"),
         (refused(|b| b.load_timeout(zero)), "load_timeout"),
         (refused(|b| b.lease_ttl(zero)), "lease_ttl"),

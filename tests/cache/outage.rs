@@ -363,3 +363,46 @@ async fn a_pool_of_ones_own() {
     eventually("a hears of it", || async { a.get_local("k").is_none() }).await;
     assert_eq!(*a.get("k").await.unwrap(), "2");
 }
+
+/// A server that is known to hang costs each request a fraction of its time limit, not all of it.
+#[tokio::test]
+async fn a_server_that_is_known_to_hang_is_hardly_waited_for() {
+    let mut fleet = Fleet::redis().await;
+    let limit = Duration::from_millis(200);
+    let (a, _) = fleet.instance_with(|b| b.l2_timeout(limit)).await;
+    a.insert("k", "v".to_owned()).await.unwrap();
+    fleet.server().pause();
+    eventually("it is known", || async {
+        a.get("other").await;
+        !a.health().is_l2_up() && a.stats().l2_errors >= 3
+    })
+    .await;
+    let many = async {
+        for _ in 0..60 {
+            assert!(a.get("other").await.is_none());
+        }
+    };
+    assert!(
+        tokio::time::timeout(limit * 30, many).await.is_ok(),
+        "at the limit each, they take twice that"
+    );
+    fleet.server().resume();
+    eventually("it is back", || async { a.get("k").await.is_some() }).await;
+}
+
+#[tokio::test]
+async fn closing_delivers_what_was_deferred() {
+    let fleet = Fleet::redis().await;
+    // No beat comes in time to deliver it.
+    let (a, wire) = fleet
+        .instance_with(|b| b.max_staleness(Duration::from_secs(3600)))
+        .await;
+    let (b, _) = fleet.instance().await;
+    b.insert("k", "old".to_owned()).await.unwrap();
+    wire.lose(Step::Invalidate, Way::Request, 1);
+    assert!(a.invalidate("k").await.unwrap_err().is_deferred());
+    a.close().await;
+    assert_eq!(a.stats().invalidations_sent, 1);
+    eventually("b hears of it", || async { b.get_local("k").is_none() }).await;
+    assert!(b.get("k").await.is_none());
+}

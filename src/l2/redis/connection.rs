@@ -81,7 +81,8 @@ impl Connections {
 
     /// Sends a request over the current connection, within `limit`.
     ///
-    /// While there is none, and the last attempt to make one failed a moment ago, it fails at once.
+    /// While there is none and the last attempt to make one failed, it fails at once, or after a tenth of
+    /// the limit if another attempt is under way.
     pub(super) async fn with<T, Sent>(
         &self,
         limit: Duration,
@@ -92,9 +93,15 @@ impl Connections {
     {
         let deadline = Instant::now() + limit;
         let attempt = self.attempt();
-        let live = match timeout_at(deadline, attempt.outcome.clone()).await {
+        // While the server is known to be away, nobody waits long for it.
+        let patience = if self.failures.load(Ordering::Relaxed) == 0 {
+            limit
+        } else {
+            limit / 10
+        };
+        let live = match timeout(patience, attempt.outcome.clone()).await {
             Ok(connected) => connected.map_err(|failed| failed.error)?,
-            Err(_) => return Err(L2Error::timed_out(limit)),
+            Err(_) => return Err(L2Error::timed_out(patience)),
         };
         let answer = timeout_at(deadline, send(live.connection.clone())).await;
         self.judge(attempt.id, &live, limit, answer)
@@ -165,6 +172,7 @@ impl Connections {
             }
             Err(_) => {
                 if live.silent.fetch_add(1, Ordering::Relaxed) + 1 >= SILENT_AFTER {
+                    self.failures.fetch_add(1, Ordering::Relaxed);
                     self.discard(id, live);
                 }
                 Err(L2Error::timed_out(limit))

@@ -62,6 +62,7 @@ pub(super) async fn listen(
         beat,
         under_way: None,
         answered: None,
+        ahead: 0,
     };
     Ok((LaneClock { epoch, seq, now }, Box::new(listener)))
 }
@@ -92,6 +93,8 @@ struct RedisListener {
     beat: Cmd,
     under_way: Option<BoxFuture<'static, Result<LaneClock, L2Error>>>,
     answered: Option<LaneClock>,
+    /// How many messages come before the answer.
+    ahead: usize,
 }
 
 impl Listener for RedisListener {
@@ -105,7 +108,7 @@ impl Listener for RedisListener {
                     beat.query_async(&mut connection).await.map_err(l2_error)?;
                 if echo != nonce || !in_order {
                     return Err(L2Error::unexpected(
-                        "this is not the server, or not the life of it, that was joined",
+                        "the server has restarted, has lost its data, or is no longer a primary in good standing",
                     ));
                 }
                 Ok(LaneClock { epoch, seq, now })
@@ -125,22 +128,31 @@ impl Stream for RedisListener {
         {
             this.under_way = None;
             match answer {
-                Ok(clock) => this.answered = Some(clock),
+                Ok(clock) => {
+                    // What was published before the beat is in the queue by now, and goes first. It is
+                    // counted, since the queue may look empty when it is not: tokio makes a busy task yield.
+                    this.answered = Some(clock);
+                    this.ahead = this.messages.len();
+                }
                 Err(error) => return Poll::Ready(Some(Err(error))),
             }
         }
-        // Polled after the beat: what was published before it is in the queue by now, and goes first.
-        while let Poll::Ready(payload) = this.messages.poll_recv(cx) {
+        loop {
+            if this.ahead == 0
+                && let Some(clock) = this.answered.take()
+            {
+                return Poll::Ready(Some(Ok(Heard::Beat(clock))));
+            }
+            let Poll::Ready(payload) = this.messages.poll_recv(cx) else {
+                return Poll::Pending;
+            };
+            this.ahead = this.ahead.saturating_sub(1);
             // What this release cannot read leaves a hole too.
             match payload.as_deref().map(message::open) {
                 Some(Some(message)) => return Poll::Ready(Some(Ok(Heard::Message(message)))),
                 Some(None) => {}
                 None => return Poll::Ready(None),
             }
-        }
-        match this.answered.take() {
-            Some(clock) => Poll::Ready(Some(Ok(Heard::Beat(clock)))),
-            None => Poll::Pending,
         }
     }
 }

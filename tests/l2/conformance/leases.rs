@@ -1,0 +1,277 @@
+//! Who may fill: one load per key, and none that an invalidation has overtaken.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use larder::l2::{Fill, Lane, Lead, Lease, Want};
+
+use super::conformance;
+use crate::store::*;
+use crate::support::eventually::eventually;
+
+const SHORT: Duration = Duration::from_millis(60);
+
+conformance! {
+    one_token_leads_and_the_others_wait
+    one_of_many_at_once_leads
+    a_usable_value_is_a_hit
+    a_value_that_was_seen_can_be_refreshed
+    a_value_that_cannot_be_read_can_be_replaced
+    without_a_ttl_no_lease_is_left
+    a_lease_expires
+    a_lease_is_renewed_by_its_owner_only
+    a_lease_can_be_given_back
+    a_fill_needs_the_lease
+    a_fill_ends_the_lease
+    a_fill_after_an_invalidation_is_rejected
+    a_fill_after_an_insert_is_rejected
+    a_fill_after_a_clear_is_rejected
+    a_fill_of_another_epoch_is_rejected
+}
+
+#[track_caller]
+fn assert_waits(led: &Lead, at_most: Duration) {
+    match led {
+        Lead::Wait(wait) => assert!(*wait <= at_most, "{wait:?}"),
+        other => panic!("does not wait, but {other:?}"),
+    }
+}
+
+async fn one_token_leads_and_the_others_wait(store: impl Store) {
+    let lane = store.lane();
+    let lease = granted(&*lane, "k", 7).await;
+    assert_eq!(lease.token, 7);
+    assert_waits(&lead(&*lane, "k", 8).await, LONG);
+    // Its reply may have been lost: it asks again, and the others still wait.
+    assert_eq!(granted(&*lane, "k", 7).await, lease);
+    assert_waits(&lead(&*lane, "k", 8).await, LONG);
+    let forced = lead_for(&*lane, "k", 8, LONG, Want::Nothing).await;
+    assert_waits(&forced, LONG);
+    granted(&*lane, "other", 8).await;
+    filled(&*lane, "k", lease, b"v").await;
+    assert!(matches!(lead(&*lane, "k", 8).await, Lead::Hit(_)));
+}
+
+async fn one_of_many_at_once_leads(store: impl Store) {
+    let lanes: Vec<Arc<dyn Lane>> = (0..4).map(|_| store.lane()).collect();
+    for round in 0..20 {
+        let key = format!("k{round}");
+        let asks = (1..=40).map(|token| {
+            let (lane, key) = (Arc::clone(&lanes[token % 4]), key.clone());
+            tokio::spawn(async move { lead(&*lane, &key, token as u64).await })
+        });
+        let answers = join_all(asks).await;
+        let granted = answers
+            .iter()
+            .filter(|led| matches!(led, Ok(Lead::Granted(_))));
+        let waiting = answers
+            .iter()
+            .filter(|led| matches!(led, Ok(Lead::Wait(_))));
+        assert_eq!((granted.count(), waiting.count()), (1, 39));
+    }
+}
+
+async fn a_usable_value_is_a_hit(store: impl Store) {
+    let lane = store.lane();
+    insert(&*lane, "k", b"v").await;
+    let bytes = get(&*lane, "k").await.expect("there is a value");
+    assert_eq!(lead(&*lane, "k", 7).await, Lead::Hit(bytes));
+    // A hit leaves no lease.
+    assert!(!lane.renew("k", 7, LONG).await.unwrap());
+}
+
+async fn a_value_that_was_seen_can_be_refreshed(store: impl Store) {
+    let lane = store.lane();
+    let old = insert(&*lane, "k", b"old").await;
+    let led = lead_for(&*lane, "k", 7, LONG, Want::NewerThan(old.ver)).await;
+    let Lead::Granted(lease) = led else {
+        panic!("not led, but {led:?}");
+    };
+    // Meanwhile the others have the old one.
+    assert!(matches!(lead(&*lane, "k", 8).await, Lead::Hit(_)));
+    let second = lead_for(&*lane, "k", 8, LONG, Want::NewerThan(old.ver)).await;
+    assert_waits(&second, LONG);
+    let new = filled(&*lane, "k", lease, b"new").await;
+
+    // Whoever comes late gets what the first has loaded, and does not load again.
+    let late = lead_for(&*lane, "k", 8, LONG, Want::NewerThan(old.ver)).await;
+    let Lead::Hit(bytes) = late else {
+        panic!("no hit, but {late:?}");
+    };
+    assert_eq!(stamp_of(&bytes), new);
+    let next = lead_for(&*lane, "k", 8, LONG, Want::NewerThan(new.ver)).await;
+    assert!(matches!(next, Lead::Granted(_)), "{next:?}");
+}
+
+async fn a_value_that_cannot_be_read_can_be_replaced(store: impl Store) {
+    let lane = store.lane();
+    insert(&*lane, "k", b"unreadable").await;
+    let led = lead_for(&*lane, "k", 7, LONG, Want::Nothing).await;
+    let Lead::Granted(lease) = led else {
+        panic!("not led, but {led:?}");
+    };
+    let stamp = filled(&*lane, "k", lease, b"good").await;
+    let bytes = usable(&*lane, "k").await.expect("there is a value");
+    assert_eq!(stamp_of(&bytes), stamp);
+}
+
+async fn without_a_ttl_no_lease_is_left(store: impl Store) {
+    let lane = store.lane();
+    let insert = insert(&*lane, "there", b"v").await;
+    for want in [Want::Any, Want::NewerThan(insert.ver), Want::Nothing] {
+        let led = lead_for(&*lane, "k", 7, Duration::ZERO, want).await;
+        assert_eq!(led, Lead::Miss);
+    }
+    for want in [Want::NewerThan(insert.ver), Want::Nothing] {
+        let led = lead_for(&*lane, "there", 7, Duration::ZERO, want).await;
+        assert_eq!(led, Lead::Miss);
+    }
+    assert!(!lane.renew("k", 7, LONG).await.unwrap());
+    let lease = granted(&*lane, "k", 8).await;
+    // Nor does it wait for, or end, the lease of another.
+    assert_eq!(usable(&*lane, "k").await, None);
+    filled(&*lane, "k", lease, b"v").await;
+}
+
+async fn a_lease_expires(store: impl Store) {
+    let lane = store.lane();
+    let led = lead_for(&*lane, "k", 7, SHORT, Want::Any).await;
+    let Lead::Granted(lease) = led else {
+        panic!("not led, but {led:?}");
+    };
+    let waits = lead(&*lane, "k", 8).await;
+    if let Lead::Wait(_) = waits {
+        assert_waits(&waits, SHORT);
+    }
+    eventually("another leads", async || {
+        let led = lead(&*lane, "k", 8).await;
+        matches!(led, Lead::Granted(Lease { token: 8, .. }))
+    })
+    .await;
+    assert_eq!(
+        fill(&*lane, "k", lease, b"late").await,
+        Fill::Rejected(None)
+    );
+    assert!(!lane.renew("k", 7, LONG).await.unwrap());
+}
+
+async fn a_lease_is_renewed_by_its_owner_only(store: impl Store) {
+    let lane = store.lane();
+    let ttl = Duration::from_secs(30);
+    let led = lead_for(&*lane, "k", 7, ttl, Want::Any).await;
+    let Lead::Granted(lease) = led else {
+        panic!("not led, but {led:?}");
+    };
+    assert!(!lane.renew("k", 8, LONG).await.unwrap());
+    assert!(!lane.renew("k", 8, Duration::ZERO).await.unwrap());
+    assert!(!lane.renew("other", 7, LONG).await.unwrap());
+    assert_waits(&lead(&*lane, "k", 8).await, ttl);
+
+    assert!(lane.renew("k", 7, LONG).await.unwrap());
+    let led = lead(&*lane, "k", 8).await;
+    assert!(
+        matches!(led, Lead::Wait(wait) if wait > ttl * 2),
+        "{led:?}, so it was not renewed"
+    );
+    assert_waits(&led, LONG);
+    // It can also be cut short, which is how a lease of a dead load ends.
+    assert!(lane.renew("k", 7, SHORT).await.unwrap());
+    eventually("it expires after the new time", async || {
+        matches!(lead(&*lane, "k", 8).await, Lead::Granted(_))
+    })
+    .await;
+    assert_eq!(fill(&*lane, "k", lease, b"v").await, Fill::Rejected(None));
+}
+
+async fn a_lease_can_be_given_back(store: impl Store) {
+    let lane = store.lane();
+    let lease = granted(&*lane, "k", 7).await;
+    assert!(lane.renew("k", 7, Duration::ZERO).await.unwrap());
+    assert!(!lane.renew("k", 7, Duration::ZERO).await.unwrap());
+    assert_eq!(fill(&*lane, "k", lease, b"v").await, Fill::Rejected(None));
+    granted(&*lane, "k", 8).await;
+}
+
+async fn a_fill_needs_the_lease(store: impl Store) {
+    let lane = store.lane();
+    let (clock, _listener) = listen(&*lane).await;
+    let none = Lease {
+        token: 7,
+        epoch: clock.epoch,
+    };
+    assert_eq!(fill(&*lane, "k", none, b"v").await, Fill::Rejected(None));
+    let lease = granted(&*lane, "k", 8).await;
+    assert_eq!(fill(&*lane, "k", none, b"v").await, Fill::Rejected(None));
+    let elsewhere = fill(&*lane, "other", lease, b"v").await;
+    assert_eq!(elsewhere, Fill::Rejected(None));
+    assert_eq!(get(&*lane, "k").await, None);
+    // Those who had no right did not take it from the one who has it.
+    filled(&*lane, "k", lease, b"v").await;
+    let current = get(&*lane, "k").await;
+    assert_eq!(fill(&*lane, "k", none, b"x").await, Fill::Rejected(current));
+}
+
+async fn a_fill_ends_the_lease(store: impl Store) {
+    let lane = store.lane();
+    let lease = granted(&*lane, "k", 7).await;
+    let stamp = filled(&*lane, "k", lease, b"once").await;
+    let Fill::Rejected(Some(bytes)) = fill(&*lane, "k", lease, b"twice").await else {
+        panic!("the second fill is not rejected with what is there");
+    };
+    assert_eq!(stamp_of(&bytes), stamp);
+    assert_eq!(get(&*lane, "k").await, Some(bytes));
+    assert!(!lane.renew("k", 7, LONG).await.unwrap());
+}
+
+async fn a_fill_after_an_invalidation_is_rejected(store: impl Store) {
+    let lane = store.lane();
+    let lease = granted(&*lane, "k", 7).await;
+    invalidate(&*lane, &["other", "k"]).await;
+    assert_eq!(
+        fill(&*lane, "k", lease, b"stale").await,
+        Fill::Rejected(None)
+    );
+    assert_eq!(get(&*lane, "k").await, None);
+    // Also when the next load has begun.
+    let next = granted(&*lane, "k", 8).await;
+    assert_eq!(
+        fill(&*lane, "k", lease, b"stale").await,
+        Fill::Rejected(None)
+    );
+    filled(&*lane, "k", next, b"fresh").await;
+}
+
+async fn a_fill_after_an_insert_is_rejected(store: impl Store) {
+    let (lane, other) = (store.lane(), store.lane());
+    let lease = granted(&*lane, "k", 7).await;
+    let stamp = insert(&*other, "k", b"inserted").await;
+    let Fill::Rejected(Some(bytes)) = fill(&*lane, "k", lease, b"stale").await else {
+        panic!("the fill is not rejected with what is there");
+    };
+    assert_eq!(stamp_of(&bytes), stamp);
+    assert_eq!(usable(&*lane, "k").await, Some(bytes));
+}
+
+async fn a_fill_after_a_clear_is_rejected(store: impl Store) {
+    let lane = store.lane();
+    let lease = granted(&*lane, "k", 7).await;
+    clear(&*lane).await;
+    assert_eq!(
+        fill(&*lane, "k", lease, b"stale").await,
+        Fill::Rejected(None)
+    );
+    assert_eq!(get(&*lane, "k").await, None);
+}
+
+async fn a_fill_of_another_epoch_is_rejected(store: impl Store) {
+    let lane = store.lane();
+    let lease = granted(&*lane, "k", 7).await;
+    let strange = Lease {
+        epoch: lease.epoch ^ 1,
+        ..lease
+    };
+    let answer = fill(&*lane, "k", strange, b"stale").await;
+    assert_eq!(answer, Fill::Rejected(None));
+    filled(&*lane, "k", lease, b"fresh").await;
+}

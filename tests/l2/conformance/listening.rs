@@ -1,0 +1,143 @@
+//! What is told while others write as fast as they can: the order on which everything else rests.
+
+use std::sync::Arc;
+
+use larder::l2::{Heard, Kind, Lane};
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+
+use super::conformance;
+use crate::store::*;
+use crate::support::eventually::eventually;
+
+conformance! {
+    a_beat_never_overtakes_a_message
+    no_message_is_lost_while_it_subscribes
+    what_is_heard_to_be_gone_is_gone
+    what_is_heard_to_be_cleared_is_not_usable
+}
+
+/// Invalidates until dropped.
+struct Writer(JoinHandle<()>);
+
+impl Writer {
+    /// Writes as often as `room` has permits.
+    fn start(lane: Arc<dyn Lane>, room: Arc<Semaphore>) -> Self {
+        Self(tokio::spawn(async move {
+            loop {
+                room.acquire().await.expect("the test goes on").forget();
+                invalidate(&*lane, &["k"]).await;
+                tokio::task::yield_now().await;
+            }
+        }))
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn a_beat_never_overtakes_a_message(store: impl Store) {
+    const MESSAGES: u64 = 6000;
+    let lane = store.lane();
+    let (clock, mut listener) = listen(&*lane).await;
+    // The listener's queue never fills up, so that every message counts.
+    let room = Arc::new(Semaphore::new(900));
+    let _writers = [(); 3].map(|()| Writer::start(store.lane(), Arc::clone(&room)));
+    let (mut last, mut beats, mut asked) = (clock.seq, 0, None);
+    while last < clock.seq + MESSAGES {
+        match heard(&mut *listener).await {
+            Heard::Message(message) => {
+                assert_eq!(message.seq, last + 1);
+                last = message.seq;
+                room.add_permits(1);
+            }
+            Heard::Beat(now) => {
+                let since = asked.take().expect("a beat was asked for");
+                assert!(
+                    since <= now.seq && now.seq <= last,
+                    "a beat names {}, asked for after {since}, and {last} is the last one heard",
+                    now.seq
+                );
+                assert_eq!(now.epoch, clock.epoch);
+                beats += 1;
+            }
+        }
+        if asked.is_none() && last.is_multiple_of(5) {
+            listener.beat();
+            asked = Some(last);
+        }
+        if last.is_multiple_of(1000) {
+            // Falls behind, so that the beat finds many messages before it.
+            eventually("the writers have no room left", async || {
+                room.available_permits() == 0
+            })
+            .await;
+        }
+    }
+    assert!(beats >= 20, "only {beats} beats came through");
+}
+
+async fn no_message_is_lost_while_it_subscribes(store: impl Store) {
+    let lane = store.lane();
+    let room = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
+    let _writers = [(); 2].map(|()| Writer::start(store.lane(), Arc::clone(&room)));
+    for round in 0..100 {
+        let (clock, mut listener) = listen(&*lane).await;
+        // What was told before the clock was read may be heard, too.
+        let mut next = message(&mut *listener).await.seq;
+        assert!(next <= clock.seq + 1, "lost one in round {round}");
+        while next <= clock.seq {
+            assert_eq!(message(&mut *listener).await.seq, next + 1);
+            next += 1;
+        }
+    }
+}
+
+/// Two steps in place of one, and somebody can keep the old value after having heard that it is old.
+async fn what_is_heard_to_be_gone_is_gone(store: impl Store) {
+    const ROUNDS: u64 = 500;
+    let reader = store.lane();
+    let (clock, mut listener) = listen(&*reader).await;
+    let room = Arc::new(Semaphore::new(1));
+    let writer = {
+        let (lane, room) = (store.lane(), Arc::clone(&room));
+        tokio::spawn(async move {
+            for _ in 0..ROUNDS {
+                room.acquire().await.expect("the test goes on").forget();
+                insert(&*lane, "k", b"v").await;
+                room.acquire().await.expect("the test goes on").forget();
+                invalidate(&*lane, &["k"]).await;
+            }
+        })
+    };
+    for n in 1..=ROUNDS * 2 {
+        let heard = message(&mut *listener).await;
+        assert_eq!(heard.seq, clock.seq + n);
+        let found = get(&*reader, "k").await;
+        match heard.kind {
+            Kind::Insert => assert_eq!(found.as_deref().map(stamp_of).unwrap().ver, heard.ver),
+            _ => assert_eq!(found, None, "{heard:?}"),
+        }
+        room.add_permits(1);
+    }
+    writer.await.expect("the writer ends well");
+}
+
+async fn what_is_heard_to_be_cleared_is_not_usable(store: impl Store) {
+    let (reader, writer) = (store.lane(), store.lane());
+    let (_, mut listener) = listen(&*reader).await;
+    for _ in 0..50 {
+        insert(&*writer, "k", b"v").await;
+        assert_eq!(message(&mut *listener).await.kind, Kind::Insert);
+        let (cleared, found) = tokio::join!(clear(&*writer), async {
+            let heard = message(&mut *listener).await;
+            assert_eq!(heard.kind, Kind::Clear);
+            (heard, usable(&*reader, "k").await)
+        });
+        assert_eq!(found.0.epoch, cleared.epoch);
+        assert_eq!(found.1, None);
+    }
+}

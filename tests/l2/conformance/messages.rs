@@ -1,0 +1,150 @@
+//! What is told: every change, once, in order.
+
+use futures::future::join_all;
+use larder::l2::{Kind, Message};
+
+use super::conformance;
+use crate::store::*;
+
+conformance! {
+    every_change_is_heard_as_it_was_sent
+    a_fill_tells_nobody
+    all_listeners_hear_the_same
+    numbers_have_no_holes
+    a_beat_of_a_quiet_lane_is_its_clock
+    a_beat_comes_after_all_that_was_told_before
+    a_full_queue_shows_as_a_hole
+}
+
+async fn every_change_is_heard_as_it_was_sent(store: impl Store) {
+    let lane = store.lane();
+    let (clock, mut listener) = listen(&*lane).await;
+    let sent = [
+        (
+            insert(&*lane, "ü:1", b"v").await,
+            Kind::Insert,
+            &["ü:1"][..],
+        ),
+        (
+            invalidate(&*lane, &["a", "", "{b}"]).await,
+            Kind::Invalidate,
+            &["a", "", "{b}"],
+        ),
+        (clear(&*lane).await, Kind::Clear, &[]),
+        (invalidate(&*lane, &["c"]).await, Kind::Invalidate, &["c"]),
+    ];
+    assert_eq!(sent[0].0.epoch, clock.epoch);
+    for (seq, (stamp, kind, keys)) in (clock.seq + 1..).zip(sent) {
+        let expected = Message {
+            epoch: stamp.epoch,
+            seq,
+            ver: stamp.ver,
+            kind,
+            origin: ORIGIN,
+            keys: boxed(keys),
+        };
+        assert_eq!(message(&mut *listener).await, expected);
+    }
+    let (rest, after) = beat(&mut *listener).await;
+    assert_eq!(rest, []);
+    assert_eq!((after.epoch, after.seq), (sent[3].0.epoch, clock.seq + 4));
+}
+
+async fn a_fill_tells_nobody(store: impl Store) {
+    let lane = store.lane();
+    let (clock, mut listener) = listen(&*lane).await;
+    let lease = granted(&*lane, "k", 7).await;
+    assert!(lane.renew("k", 7, LONG).await.unwrap());
+    filled(&*lane, "k", lease, b"v").await;
+    fill(&*lane, "k", lease, b"v").await;
+    lead(&*lane, "k", 8).await;
+    let (messages, now) = beat(&mut *listener).await;
+    assert_eq!((messages, now.seq), (vec![], clock.seq));
+    invalidate(&*lane, &["k"]).await;
+    assert_eq!(message(&mut *listener).await.seq, clock.seq + 1);
+}
+
+async fn all_listeners_hear_the_same(store: impl Store) {
+    let (lane, other) = (store.lane(), store.lane());
+    let (_, mut first) = listen(&*lane).await;
+    let (_, gone) = listen(&*lane).await;
+    let (_, mut second) = listen(&*other).await;
+    drop(gone);
+    for n in 0..10 {
+        let key = format!("k{n}");
+        invalidate(&*lane, &[&key]).await;
+    }
+    let heard = beat(&mut *first).await.0;
+    assert_eq!(heard.len(), 10);
+    assert_eq!(beat(&mut *second).await.0, heard);
+}
+
+async fn numbers_have_no_holes(store: impl Store) {
+    let lane = store.lane();
+    let (clock, mut listener) = listen(&*lane).await;
+    let writers = (0..4).map(|writer| {
+        let lane = store.lane();
+        tokio::spawn(async move {
+            let key = format!("k{writer}");
+            for _ in 0..50 {
+                insert(&*lane, &key, b"v").await;
+                invalidate(&*lane, &[&key]).await;
+            }
+        })
+    });
+    for writer in join_all(writers).await {
+        writer.expect("the writer ends well");
+    }
+    let (messages, now) = beat(&mut *listener).await;
+    let seqs: Vec<u64> = messages.iter().map(|message| message.seq).collect();
+    assert_eq!(seqs, Vec::from_iter(clock.seq + 1..=clock.seq + 400));
+    assert_eq!(now.seq, clock.seq + 400);
+    assert!(messages.is_sorted_by_key(|message| message.ver));
+}
+
+async fn a_beat_of_a_quiet_lane_is_its_clock(store: impl Store) {
+    let lane = store.lane();
+    let (mut last, mut listener) = listen(&*lane).await;
+    for _ in 0..10 {
+        let (messages, now) = beat(&mut *listener).await;
+        assert_eq!(messages, []);
+        assert_eq!((now.epoch, now.seq), (last.epoch, last.seq));
+        assert!(now.now >= last.now);
+        last = now;
+    }
+}
+
+/// More of them than one turn of the scheduler hands out.
+async fn a_beat_comes_after_all_that_was_told_before(store: impl Store) {
+    let lane = store.lane();
+    let (clock, mut listener) = listen(&*lane).await;
+    for round in 1..=3 {
+        join_all((0..800).map(|_| invalidate(&*lane, &["k"]))).await;
+        let (messages, now) = beat(&mut *listener).await;
+        assert_eq!(messages.len(), 800);
+        assert_eq!(now.seq, clock.seq + round * 800);
+    }
+}
+
+async fn a_full_queue_shows_as_a_hole<S: Store>(store: S) {
+    let lane = store.lane();
+    let (clock, mut listener) = listen(&*lane).await;
+    let too_many = S::QUEUE + 500;
+    for _ in 0..too_many / 100 {
+        join_all((0..100).map(|_| invalidate(&*lane, &["k"]))).await;
+    }
+    let sent = too_many / 100 * 100;
+
+    // The beat tells that some are missing, and comes after those that are not.
+    let (kept, now) = beat(&mut *listener).await;
+    assert_eq!(now.seq, clock.seq + sent);
+    let seqs: Vec<u64> = kept.iter().map(|message| message.seq).collect();
+    assert!(seqs.len() as u64 <= S::QUEUE, "{} were kept", seqs.len());
+    let first = clock.seq + 1;
+    assert_eq!(seqs, Vec::from_iter(first..first + seqs.len() as u64));
+    assert!(!seqs.is_empty());
+
+    // And it goes on, after the hole.
+    invalidate(&*lane, &["k"]).await;
+    assert_eq!(message(&mut *listener).await.seq, clock.seq + sent + 1);
+}

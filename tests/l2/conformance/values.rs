@@ -1,0 +1,342 @@
+//! What is stored, read and removed.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::future::join_all;
+use larder::l2::{Kind, Lane, LaneClock, Lead, Stamp, Want};
+
+use super::conformance;
+use crate::store::*;
+use crate::support::eventually::eventually;
+
+conformance! {
+    a_key_that_was_never_stored_is_nothing
+    an_inserted_value_is_read_with_its_stamp
+    a_filled_value_is_read_with_its_stamp
+    the_first_use_tells_the_clock_once
+    versions_rise_and_the_epoch_stays
+    an_insert_after_its_deadline_changes_nothing
+    an_insert_before_its_deadline_is_stored
+    a_value_expires_in_less_than_a_second
+    a_value_past_its_hard_ttl_is_not_usable
+    invalidate_removes_values_and_leases
+    invalidate_of_nothing_is_told_too
+    a_thousand_keys_go_at_once
+    clear_makes_every_value_a_miss
+    keys_of_any_text_are_kept_apart
+    namespaces_are_kept_apart
+    lanes_of_one_namespace_are_one
+    values_of_any_size_come_back
+}
+
+async fn a_key_that_was_never_stored_is_nothing(store: impl Store) {
+    let lane = store.lane();
+    assert_eq!(get(&*lane, "k").await, None);
+    assert_eq!(usable(&*lane, "k").await, None);
+}
+
+/// The bytes of a value that was just written, checked in every way it can be read.
+async fn assert_stored(lane: &dyn Lane, key: &str, payload: &[u8], stamp: Stamp) {
+    let bytes = get(lane, key).await.expect("there is a value");
+    assert_eq!(stamp_of(&bytes), stamp);
+    assert_eq!(bytes[36..], sealed(payload).body, "{key:?}");
+    assert_eq!(usable(lane, key).await, Some(bytes));
+}
+
+async fn an_inserted_value_is_read_with_its_stamp(store: impl Store) {
+    let lane = store.lane();
+    let (before, mut listener) = listen(&*lane).await;
+    let first = insert(&*lane, "k", b"first").await;
+    assert_stored(&*lane, "k", b"first", first).await;
+    let second = insert(&*lane, "k", b"second").await;
+    assert_stored(&*lane, "k", b"second", second).await;
+    let (_, after) = beat(&mut *listener).await;
+    assert!(before.now <= first.written_at && second.written_at <= after.now);
+}
+
+async fn a_filled_value_is_read_with_its_stamp(store: impl Store) {
+    let lane = store.lane();
+    let (before, mut listener) = listen(&*lane).await;
+    let lease = granted(&*lane, "k", 7).await;
+    assert_eq!(lease.epoch, before.epoch);
+    let stamp = filled(&*lane, "k", lease, b"loaded").await;
+    assert_stored(&*lane, "k", b"loaded", stamp).await;
+    let (_, after) = beat(&mut *listener).await;
+    assert!((before.now..=after.now).contains(&stamp.written_at));
+}
+
+async fn the_first_use_tells_the_clock_once(store: impl Store) {
+    let (known, _listener) = listen(&*store.lane()).await;
+    let met: Arc<Mutex<Vec<LaneClock>>> = Arc::default();
+    let on_connect = {
+        let met = Arc::clone(&met);
+        Box::new(move |clock: &LaneClock| met.lock().unwrap().push(*clock))
+    };
+    let lane = store.l2().lane(NAMESPACE, LIMIT, on_connect);
+    for _ in 0..10 {
+        get(&*lane, "k").await;
+        assert_eq!(met.lock().unwrap().len(), 1);
+    }
+    let met = met.lock().unwrap()[0];
+    assert_eq!((met.epoch, met.seq), (known.epoch, known.seq));
+    assert!(met.now >= known.now);
+}
+
+async fn versions_rise_and_the_epoch_stays(store: impl Store) {
+    let lane = store.lane();
+    let mut stamps = Vec::new();
+    for round in 0..5 {
+        stamps.push(insert(&*lane, "k", b"v").await);
+        stamps.push(invalidate(&*lane, &["k"]).await);
+        let lease = granted(&*lane, "k", 1 + round).await;
+        stamps.push(filled(&*lane, "k", lease, b"v").await);
+        stamps.push(invalidate(&*lane, &["other", "one"]).await);
+    }
+    assert!(stamps.is_sorted_by(|a, b| a.ver < b.ver && a.written_at <= b.written_at));
+    assert!(stamps.iter().all(|stamp| stamp.epoch == stamps[0].epoch));
+
+    let cleared = clear(&*lane).await;
+    let after = insert(&*lane, "k", b"v").await;
+    assert!(stamps[stamps.len() - 1].ver < cleared.ver && cleared.ver < after.ver);
+    assert_ne!(cleared.epoch, stamps[0].epoch);
+    assert_eq!(after.epoch, cleared.epoch);
+    assert_ne!(clear(&*lane).await.epoch, cleared.epoch);
+}
+
+async fn an_insert_after_its_deadline_changes_nothing(store: impl Store) {
+    let lane = store.lane();
+    let (clock, mut listener) = listen(&*lane).await;
+    let lease = granted(&*lane, "k", 7).await;
+    let (tail, value) = (tail(Kind::Insert, &["k"]), sealed(b"late"));
+    let late = lane.insert("k", &value, &tail, Some(clock.now - 1)).await;
+    let error = late.expect_err("it is too late");
+    assert!(error.is_refused(), "{error:?}");
+
+    assert_eq!(get(&*lane, "k").await, None);
+    let (messages, now) = beat(&mut *listener).await;
+    assert_eq!((messages, now.seq), (vec![], clock.seq));
+    // The lease was left alone, too.
+    let stamp = filled(&*lane, "k", lease, b"loaded").await;
+
+    let late = lane.insert("k", &value, &tail, Some(clock.now - 1)).await;
+    late.expect_err("it is too late");
+    assert_stored(&*lane, "k", b"loaded", stamp).await;
+}
+
+async fn an_insert_before_its_deadline_is_stored(store: impl Store) {
+    let lane = store.lane();
+    let (clock, mut listener) = listen(&*lane).await;
+    let (tail, value) = (tail(Kind::Insert, &["k"]), sealed(b"in time"));
+    let deadline = clock.now + 600_000;
+    let inserted = lane.insert("k", &value, &tail, Some(deadline)).await;
+    assert_stored(&*lane, "k", b"in time", inserted.expect("it is in time")).await;
+    assert_eq!(message(&mut *listener).await.seq, clock.seq + 1);
+}
+
+async fn a_value_expires_in_less_than_a_second(store: impl Store) {
+    let lane = store.lane();
+    let ttl = Duration::from_millis(80);
+    let value = sealed_for(b"v", ttl, ttl);
+    let tail = tail(Kind::Insert, &["inserted"]);
+    let inserted = lane.insert("inserted", &value, &tail, None).await;
+    let written = inserted.expect("it is inserted").written_at;
+    let lease = granted(&*lane, "filled", 7).await;
+    lane.fill("filled", lease, &value)
+        .await
+        .expect("it is filled");
+    for key in ["inserted", "filled"] {
+        eventually("the value expires", async || {
+            get(&*lane, key).await.is_none()
+        })
+        .await;
+        assert_eq!(usable(&*lane, key).await, None);
+    }
+    // By the store's own time, it was there neither too long nor too short.
+    let (now, _listener) = listen(&*lane).await;
+    assert!(now.now >= written + 80);
+}
+
+async fn a_value_past_its_hard_ttl_is_not_usable(store: impl Store) {
+    let lane = store.lane();
+    let value = sealed_for(b"v", Duration::from_millis(50), LONG);
+    let tail = tail(Kind::Insert, &["k"]);
+    let inserted = lane.insert("k", &value, &tail, None).await;
+    let stamp = inserted.expect("it is inserted");
+    eventually("the value is past its time", async || {
+        usable(&*lane, "k").await.is_none()
+    })
+    .await;
+    // It is kept all the same, for those who can use nothing better.
+    assert_eq!(get(&*lane, "k").await.as_deref().map(stamp_of), Some(stamp));
+    let lease = granted(&*lane, "k", 7).await;
+    let stamp = filled(&*lane, "k", lease, b"new").await;
+    assert_stored(&*lane, "k", b"new", stamp).await;
+}
+
+async fn invalidate_removes_values_and_leases(store: impl Store) {
+    let lane = store.lane();
+    for key in ["a", "b", "kept"] {
+        insert(&*lane, key, b"v").await;
+    }
+    let lease = granted(&*lane, "led", 7).await;
+    let kept = granted(&*lane, "kept led", 8).await;
+    invalidate(&*lane, &["a", "b", "led", "nothing"]).await;
+    for key in ["a", "b", "led", "nothing"] {
+        assert_eq!(get(&*lane, key).await, None);
+    }
+    assert!(!lane.renew("led", lease.token, LONG).await.unwrap());
+    granted(&*lane, "led", 9).await;
+    assert!(usable(&*lane, "kept").await.is_some());
+    filled(&*lane, "kept led", kept, b"v").await;
+}
+
+async fn invalidate_of_nothing_is_told_too(store: impl Store) {
+    let lane = store.lane();
+    let (clock, mut listener) = listen(&*lane).await;
+    let stamp = invalidate(&*lane, &["never stored"]).await;
+    let heard = message(&mut *listener).await;
+    assert_eq!((heard.seq, heard.ver), (clock.seq + 1, stamp.ver));
+    // A load that began before it must not be taken for a newer one.
+    let lease = granted(&*lane, "never stored", 7).await;
+    assert!(filled(&*lane, "never stored", lease, b"v").await.ver > stamp.ver);
+}
+
+async fn a_thousand_keys_go_at_once(store: impl Store) {
+    let lane = store.lane();
+    let keys: Vec<String> = (0..1000).map(|n| format!("key:{n}")).collect();
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    join_all(keys.iter().map(|key| insert(&*lane, key, b"v"))).await;
+    let forced = keys
+        .iter()
+        .map(|key| lead_for(&*lane, key, 7, LONG, Want::Nothing));
+    for led in join_all(forced).await {
+        assert!(matches!(led, Lead::Granted(_)), "{led:?}");
+    }
+    let (_, mut listener) = listen(&*lane).await;
+    invalidate(&*lane, &keys).await;
+    let left = join_all(keys.iter().map(|key| get(&*lane, key))).await;
+    assert!(left.iter().all(Option::is_none));
+    let leads = join_all(keys.iter().map(|key| lead(&*lane, key, 8))).await;
+    assert!(leads.iter().all(|led| matches!(led, Lead::Granted(_))));
+    assert_eq!(message(&mut *listener).await.keys, boxed(&keys));
+}
+
+async fn clear_makes_every_value_a_miss(store: impl Store) {
+    let lane = store.lane();
+    let old = insert(&*lane, "a", b"old").await;
+    insert(&*lane, "b", b"old").await;
+    let (before, _listener) = listen(&*lane).await;
+    let stamp = clear(&*lane).await;
+    assert_eq!(usable(&*lane, "a").await, None);
+    assert_eq!(usable(&*lane, "b").await, None);
+    let (after, _listener) = listen(&*lane).await;
+    assert_eq!((after.epoch, after.seq), (stamp.epoch, before.seq + 1));
+
+    let lease = granted(&*lane, "a", 7).await;
+    assert_eq!(lease.epoch, stamp.epoch);
+    let new = filled(&*lane, "a", lease, b"new").await;
+    assert_stored(&*lane, "a", b"new", new).await;
+    assert!(old.ver < stamp.ver && stamp.ver < new.ver);
+    // Whoever has seen the old version of another epoch has not seen this one.
+    let newer = Want::NewerThan(old.ver);
+    let led = lead_for(&*lane, "a", 8, Duration::ZERO, newer).await;
+    assert!(matches!(led, Lead::Hit(_)), "{led:?}");
+}
+
+const ODD_KEYS: [&str; 16] = [
+    "",
+    ":",
+    "::",
+    "\\",
+    "\\:",
+    "a:b",
+    "a\\:b",
+    "{",
+    "}",
+    "{x}",
+    "!clock",
+    "!log",
+    "!lease:a",
+    "ключ 🗝",
+    "line\r\nbreak\0",
+    " ",
+];
+
+async fn keys_of_any_text_are_kept_apart(store: impl Store) {
+    let lane = store.lane();
+    let (_, mut listener) = listen(&*lane).await;
+    for key in ODD_KEYS {
+        insert(&*lane, key, key.as_bytes()).await;
+    }
+    for key in ODD_KEYS {
+        let bytes = usable(&*lane, key).await.expect("there is a value");
+        assert_eq!(&bytes[84..], key.as_bytes());
+        assert_eq!(message(&mut *listener).await.keys, boxed(&[key]));
+        let led = lead_for(&*lane, key, 7, LONG, Want::Nothing).await;
+        assert!(matches!(led, Lead::Granted(_)), "{key:?}: {led:?}");
+    }
+    for (n, key) in ODD_KEYS.iter().enumerate() {
+        invalidate(&*lane, &[key]).await;
+        assert_eq!(get(&*lane, key).await, None);
+        for other in &ODD_KEYS[n + 1..] {
+            assert!(usable(&*lane, other).await.is_some(), "{other:?}");
+        }
+    }
+}
+
+async fn namespaces_are_kept_apart(store: impl Store) {
+    let names = ["a", "a:b", "a.0", "b", "ü"];
+    let lanes = names.map(|name| lane_of(store.l2(), name));
+    let stamp = insert(&*lanes[0], "k", b"v").await;
+    let lease = granted(&*lanes[0], "led", 7).await;
+    let mut listeners = Vec::new();
+    let mut epochs = HashSet::from([stamp.epoch]);
+    for other in &lanes[1..] {
+        let (clock, listener) = listen(&**other).await;
+        listeners.push((clock, listener));
+        assert!(epochs.insert(clock.epoch), "an epoch of its own");
+        assert_eq!(clock.seq, 0);
+        assert_eq!(get(&**other, "k").await, None);
+        assert!(!other.renew("led", 7, LONG).await.unwrap());
+        granted(&**other, "led", 8).await;
+        invalidate(&**other, &["k", "led"]).await;
+        clear(&**other).await;
+    }
+    assert_stored(&*lanes[0], "k", b"v", stamp).await;
+    filled(&*lanes[0], "led", lease, b"v").await;
+    for (clock, mut listener) in listeners {
+        let (messages, now) = beat(&mut *listener).await;
+        assert_eq!((messages.len(), now.seq), (2, clock.seq + 2));
+    }
+}
+
+async fn lanes_of_one_namespace_are_one(store: impl Store) {
+    let (a, b) = (store.lane(), store.lane());
+    let (before, _listener) = listen(&*a).await;
+    let (same, mut listener) = listen(&*b).await;
+    assert_eq!((before.epoch, before.seq), (same.epoch, same.seq));
+    let stamp = insert(&*a, "k", b"v").await;
+    assert_stored(&*b, "k", b"v", stamp).await;
+    let lease = granted(&*a, "led", 7).await;
+    let led = lead(&*b, "led", 8).await;
+    assert!(matches!(led, Lead::Wait(_)), "{led:?}");
+    let stamp = filled(&*b, "led", lease, b"v").await;
+    assert_stored(&*a, "led", b"v", stamp).await;
+    let (messages, _) = beat(&mut *listener).await;
+    assert_eq!(messages.len(), 1);
+}
+
+async fn values_of_any_size_come_back(store: impl Store) {
+    let lane = store.lane();
+    let noise: Vec<u8> = (0..1 << 20).map(|_| fastrand::u8(..)).collect();
+    for payload in [&[][..], &[0], &noise] {
+        let stamp = insert(&*lane, "inserted", payload).await;
+        assert_stored(&*lane, "inserted", payload, stamp).await;
+        invalidate(&*lane, &["filled"]).await;
+        let lease = granted(&*lane, "filled", 7).await;
+        let stamp = filled(&*lane, "filled", lease, payload).await;
+        assert_stored(&*lane, "filled", payload, stamp).await;
+    }
+}

@@ -1,0 +1,231 @@
+//! What is in Redis, under which name, for how long, and what strange things may be there instead.
+
+use std::collections::{BTreeSet, HashMap};
+
+use deadpool_redis::redis::cmd;
+use futures::StreamExt;
+use futures::stream;
+use larder::l2::{Fill, Lead, Lease, RedisL2, Want};
+
+use super::{own_key, run, value_key, watched_lane};
+use crate::store::*;
+
+type Entries = Vec<(String, HashMap<String, Vec<u8>>)>;
+
+#[tokio::test]
+async fn the_names_of_the_keys_are_those_of_the_protocol() {
+    let store = Redis::start().await;
+    let (lane, mut raw) = (store.lane(), store.server.connection().await);
+    insert(&*lane, "a:{b}", b"v").await;
+    insert(&*lane, "", b"v").await;
+    granted(&*lane, "led", 7).await;
+    let (_, _listener) = listen(&*lane).await;
+
+    let keys: BTreeSet<String> = run(&mut raw, &["KEYS", "*"]).await;
+    let expected = [
+        "{test:values.0}:a:{b}",
+        "{test:values.0}:",
+        "{test:values.0}!lease:led",
+        "{test:values.0}!clock",
+        "{test:values.0}!log",
+    ];
+    assert_eq!(keys, expected.map(str::to_owned).into());
+    let channels: Vec<String> = run(&mut raw, &["PUBSUB", "CHANNELS", "*"]).await;
+    assert_eq!(channels, ["{test:values.0}!events"]);
+    let fields: BTreeSet<String> = run(&mut raw, &["HKEYS", &own_key("clock")]).await;
+    let expected = ["epoch", "seq", "ver", "run", "lanes"];
+    assert_eq!(fields, expected.map(str::to_owned).into());
+}
+
+#[tokio::test]
+async fn values_and_leases_expire_in_redis_too() {
+    let store = Redis::start().await;
+    let (lane, mut raw) = (store.lane(), store.server.connection().await);
+    insert(&*lane, "inserted", b"v").await;
+    let lease = granted(&*lane, "filled", 7).await;
+    filled(&*lane, "filled", lease, b"v").await;
+    granted(&*lane, "led", 7).await;
+    let long = i64::try_from(LONG.as_millis()).unwrap();
+    for key in [
+        value_key("inserted"),
+        value_key("filled"),
+        own_key("lease:led"),
+    ] {
+        let left: i64 = run(&mut raw, &["PTTL", &key]).await;
+        assert!((long / 2..=long).contains(&left), "{key} has {left} ms");
+    }
+    for key in [own_key("clock"), own_key("log")] {
+        let left: i64 = run(&mut raw, &["PTTL", &key]).await;
+        assert_eq!(left, -1, "{key} is kept for good");
+    }
+}
+
+#[tokio::test]
+async fn the_log_has_an_entry_for_each_message() {
+    let store = Redis::start().await;
+    let (lane, mut raw) = (store.lane(), store.server.connection().await);
+    let mut stamps = Vec::new();
+    for key in ["a", "b", "c"] {
+        stamps.push(insert(&*lane, key, b"v").await);
+        stamps.push(invalidate(&*lane, &[key, "other"]).await);
+    }
+    let entries: Entries = run(&mut raw, &["XRANGE", &own_key("log"), "-", "+"]).await;
+    assert_eq!(entries.len(), stamps.len());
+    for (seq, ((id, fields), stamp)) in (1_u64..).zip(entries.into_iter().zip(stamps)) {
+        assert_eq!(id, format!("{seq}-0"));
+        let message = &fields["m"];
+        assert_eq!((&message[..3], fields.len()), (&b"LM\x01"[..], 1));
+        assert_eq!(message[3..11], stamp.epoch.to_be_bytes());
+        assert_eq!(message[11..19], seq.to_be_bytes());
+        assert_eq!(message[19..27], stamp.ver.to_be_bytes());
+    }
+}
+
+/// A clear writes no entry: the log has a hole there, and the new epoch says why.
+#[tokio::test]
+async fn the_log_goes_on_after_a_clear() {
+    let store = Redis::start().await;
+    let (lane, mut raw) = (store.lane(), store.server.connection().await);
+    invalidate(&*lane, &["k"]).await;
+    clear(&*lane).await;
+    invalidate(&*lane, &["k"]).await;
+    let entries: Entries = run(&mut raw, &["XRANGE", &own_key("log"), "-", "+"]).await;
+    let ids: Vec<&str> = entries.iter().map(|(id, _)| id.as_str()).collect();
+    assert_eq!(ids, ["1-0", "3-0"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_is_capped() {
+    let store = Redis::start().await;
+    let (lane, mut raw) = (store.lane(), store.server.connection().await);
+    let sent = 12_000_usize;
+    stream::iter(0..sent)
+        .for_each_concurrent(200, |_| async {
+            invalidate(&*lane, &["k"]).await;
+        })
+        .await;
+    let length: usize = run(&mut raw, &["XLEN", &own_key("log")]).await;
+    assert!((10_000..11_000).contains(&length), "{length} entries");
+    let last: Entries = run(
+        &mut raw,
+        &["XREVRANGE", &own_key("log"), "+", "-", "COUNT", "1"],
+    )
+    .await;
+    assert_eq!(last[0].0, format!("{sent}-0"));
+}
+
+#[tokio::test]
+async fn a_key_of_another_type_is_no_value() {
+    let store = Redis::start().await;
+    let (lane, mut raw) = (store.lane(), store.server.connection().await);
+    for key in ["filled", "inserted", "invalidated"] {
+        let _: i64 = run(&mut raw, &["LPUSH", &value_key(key), "x"]).await;
+        assert_eq!(get(&*lane, key).await, Some(vec![]));
+        assert_eq!(usable(&*lane, key).await, None);
+    }
+    let strange = Lease { token: 1, epoch: 1 };
+    let rejected = fill(&*lane, "filled", strange, b"v").await;
+    assert_eq!(rejected, Fill::Rejected(None));
+    let lease = granted(&*lane, "filled", 7).await;
+    let filled = filled(&*lane, "filled", lease, b"v").await;
+    let inserted = insert(&*lane, "inserted", b"v").await;
+    for (key, stamp) in [("filled", filled), ("inserted", inserted)] {
+        let bytes = usable(&*lane, key).await.expect("there is a value");
+        assert_eq!(stamp_of(&bytes), stamp);
+    }
+    invalidate(&*lane, &["invalidated"]).await;
+    assert_eq!(get(&*lane, "invalidated").await, None);
+}
+
+/// Bytes that nobody of this crate wrote, or that were cut.
+fn hostile(good: &[u8], n: usize) -> Vec<u8> {
+    let mut noise: Vec<u8> = (0..fastrand::usize(..200))
+        .map(|_| fastrand::u8(..))
+        .collect();
+    match n % 5 {
+        0 => noise,
+        1 => good[..fastrand::usize(..good.len())].to_vec(),
+        2 => [b"LRD\x01", &noise[..]].concat(),
+        3 => {
+            // All but the numbers in the head and the payload.
+            noise.resize(200, 0xff);
+            let head = [&good[..36], &noise[..]].concat();
+            [&head[..37], &[0], &head[38..]].concat()
+        }
+        _ => {
+            let mut bytes = good.to_vec();
+            for _ in 0..fastrand::usize(1..6) {
+                let at = fastrand::usize(..bytes.len());
+                bytes[at] = fastrand::u8(..);
+            }
+            bytes
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_bytes_under_a_key_stand_in_the_way() {
+    let store = Redis::start().await;
+    let (lane, mut raw) = (store.lane(), store.server.connection().await);
+    insert(&*lane, "good", b"some payload").await;
+    let good = get(&*lane, "good").await.expect("there is a value");
+    for n in 0..1000 {
+        let bytes = hostile(&good, n);
+        let mut set = cmd("SET");
+        set.arg(value_key("k")).arg(&bytes);
+        let _: () = set.query_async(&mut raw).await.unwrap();
+        assert_eq!(get(&*lane, "k").await.as_ref(), Some(&bytes));
+        let token = 1 + n as u64;
+        match lead(&*lane, "k", token).await {
+            // The script cannot hash: whoever reads it finds out, and asks again.
+            Lead::Hit(hit) => assert_eq!(hit, bytes),
+            Lead::Granted(_) => {}
+            other => panic!("{other:?} for {bytes:?}"),
+        }
+        let led = lead_for(&*lane, "k", token, LONG, Want::Nothing).await;
+        let Lead::Granted(lease) = led else {
+            panic!("{led:?} for {bytes:?}");
+        };
+        let stamp = filled(&*lane, "k", lease, b"new").await;
+        let bytes = usable(&*lane, "k").await.expect("there is a value");
+        assert_eq!(stamp_of(&bytes), stamp);
+    }
+}
+
+#[tokio::test]
+async fn databases_of_one_server_do_not_mix() {
+    let store = Redis::start().await;
+    let url = format!("{}/1", store.server.url());
+    let other = RedisL2::open(&url).expect("the URL is good");
+    let (zero, one) = (store.lane(), lane_of(&other, NAMESPACE));
+    let (zero_clock, mut zero_hears) = listen(&*zero).await;
+    let (one_clock, mut one_hears) = listen(&*one).await;
+    assert_ne!(zero_clock.epoch, one_clock.epoch);
+    insert(&*zero, "k", b"zero").await;
+    insert(&*one, "k", b"one").await;
+    invalidate(&*one, &["other"]).await;
+    for (lane, payload) in [(&zero, &b"zero"[..]), (&one, b"one")] {
+        let bytes = usable(&**lane, "k").await.expect("there is a value");
+        assert_eq!(&bytes[84..], payload);
+    }
+    let (messages, clock) = beat(&mut *zero_hears).await;
+    assert_eq!((messages.len(), clock.seq), (1, 1));
+    let (messages, clock) = beat(&mut *one_hears).await;
+    assert_eq!((messages.len(), clock.seq), (2, 2));
+    assert!(messages.iter().all(|heard| heard.epoch == one_clock.epoch));
+}
+
+#[tokio::test]
+async fn a_namespace_of_more_lanes_is_refused() {
+    let store = Redis::start().await;
+    let mut raw = store.server.connection().await;
+    let _: i64 = run(&mut raw, &["HSET", &own_key("clock"), "lanes", "16"]).await;
+    let (lane, met) = watched_lane(&store.l2, LIMIT);
+    let error = lane.get("k").await.expect_err("it is refused");
+    assert!(error.is_refused(), "{error:?}");
+    let refused = lane.listen().await.map(|_| ());
+    assert!(refused.is_err_and(|error| error.is_refused()));
+    assert_eq!(met.all(), [], "a connection was used");
+    // Another namespace on the same server is not touched by that.
+    insert(&*lane_of(&store.l2, "other"), "k", b"v").await;
+}

@@ -1,0 +1,201 @@
+//! A server that forgets, restarts, or brings back what was deleted.
+
+use std::time::Duration;
+
+use deadpool_redis::redis::cmd;
+use futures::StreamExt;
+use larder::l2::{Fill, Heard};
+
+use super::{own_key, run, value_key, watched_lane};
+use crate::store::*;
+use crate::support::eventually::eventually;
+
+/// The clock goes, values stay: the worst of both.
+#[tokio::test]
+async fn a_lost_clock_starts_a_new_epoch() {
+    let store = Redis::start().await;
+    let (lane, mut raw) = (store.lane(), store.server.connection().await);
+    let mut old = insert(&*lane, "k", b"old").await;
+    for _ in 0..5 {
+        old = insert(&*lane, "k", b"old").await;
+    }
+    let lease = granted(&*lane, "led", 7).await;
+    let _: i64 = run(&mut raw, &["DEL", &own_key("clock")]).await;
+
+    assert_eq!(usable(&*lane, "k").await, None);
+    assert!(get(&*lane, "k").await.is_some(), "the value itself is left");
+    let rejected = fill(&*lane, "led", lease, b"stale").await;
+    assert_eq!(rejected, Fill::Rejected(None));
+    let new = granted(&*lane, "k", 8).await;
+    assert_ne!(new.epoch, old.epoch);
+    let stamp = filled(&*lane, "k", new, b"new").await;
+    assert_eq!(stamp.epoch, new.epoch);
+    assert!(usable(&*lane, "k").await.is_some());
+}
+
+/// The log outlives its clock, and holds higher numbers than the new one will give for a while.
+#[tokio::test]
+async fn a_lost_clock_does_not_break_the_log() {
+    let store = Redis::start().await;
+    let (lane, mut raw) = (store.lane(), store.server.connection().await);
+    for _ in 0..5 {
+        invalidate(&*lane, &["k"]).await;
+    }
+    let _: i64 = run(&mut raw, &["DEL", &own_key("clock")]).await;
+    let (clock, mut listener) = listen(&*lane).await;
+    assert_eq!(clock.seq, 0);
+    let inserted = insert(&*lane, "k", b"v").await;
+    let invalidated = invalidate(&*lane, &["k"]).await;
+    assert_eq!((inserted.ver, invalidated.ver), (1, 2));
+    for seq in 1..=2 {
+        let heard = message(&mut *listener).await;
+        assert_eq!((heard.epoch, heard.seq), (clock.epoch, seq));
+    }
+    let log: Vec<(String, Vec<Vec<u8>>)> =
+        run(&mut raw, &["XRANGE", &own_key("log"), "-", "+"]).await;
+    let ids: Vec<&str> = log.iter().map(|(id, _)| id.as_str()).collect();
+    assert_eq!(ids, ["1-0", "2-0"]);
+}
+
+/// A clock that has lost a part is a lost clock.
+#[tokio::test]
+async fn a_damaged_clock_starts_a_new_epoch() {
+    for field in ["epoch", "seq", "ver"] {
+        let store = Redis::start().await;
+        let (lane, mut raw) = (store.lane(), store.server.connection().await);
+        let old = insert(&*lane, "k", b"old").await;
+        let _: i64 = run(&mut raw, &["HDEL", &own_key("clock"), field]).await;
+        assert_eq!(usable(&*lane, "k").await, None, "without {field}");
+        assert_ne!(invalidate(&*lane, &["k"]).await.epoch, old.epoch);
+    }
+}
+
+#[tokio::test]
+async fn flushall_starts_a_new_epoch() {
+    let store = Redis::start().await;
+    let (lane, mut raw) = (store.lane(), store.server.connection().await);
+    let (_, mut listener) = listen(&*lane).await;
+    let old = insert(&*lane, "k", b"old").await;
+    message(&mut *listener).await;
+    let lease = granted(&*lane, "led", 7).await;
+    let _: () = run(&mut raw, &["FLUSHALL"]).await;
+    // Whoever listened learns that this is not the life that it joined.
+    listener.beat();
+    let heard = listener.next().await;
+    assert!(matches!(heard, Some(Err(_))), "{heard:?}");
+
+    assert_eq!(get(&*lane, "k").await, None);
+    let rejected = fill(&*lane, "led", lease, b"stale").await;
+    assert_eq!(rejected, Fill::Rejected(None));
+    let (clock, mut listener) = listen(&*lane).await;
+    assert_eq!(clock.seq, 0);
+    let new = insert(&*lane, "k", b"new").await;
+    assert_ne!(new.epoch, old.epoch);
+    assert_eq!((new.epoch, new.ver), (clock.epoch, 1));
+    assert_eq!(message(&mut *listener).await.seq, 1);
+    beat(&mut *listener).await;
+}
+
+#[tokio::test]
+async fn every_step_survives_forgotten_scripts() {
+    let store = Redis::start().await;
+    let (lane, mut raw) = (store.lane(), store.server.connection().await);
+    macro_rules! forgotten {
+        ($step:expr) => {{
+            let _: () = run(&mut raw, &["SCRIPT", "FLUSH"]).await;
+            $step.await
+        }};
+    }
+    // Twice, since the first time loads them.
+    for token in [7, 8] {
+        let (_, mut listener) = forgotten!(listen(&*lane));
+        let lease = forgotten!(granted(&*lane, "k", token));
+        assert!(forgotten!(lane.renew("k", token, LONG)).unwrap());
+        forgotten!(filled(&*lane, "k", lease, b"v"));
+        forgotten!(insert(&*lane, "k", b"v"));
+        forgotten!(invalidate(&*lane, &["k"]));
+        forgotten!(clear(&*lane));
+        let (messages, _) = forgotten!(beat(&mut *listener));
+        assert_eq!(messages.len(), 3, "each was told once");
+    }
+}
+
+#[tokio::test]
+async fn a_restart_from_a_snapshot_starts_a_new_epoch() {
+    let mut store = Redis::start_with(&["--save", "3600 1"]).await;
+    let (lane, met) = watched_lane(&store.l2, Duration::from_secs(2));
+    let old = insert(&*lane, "k", b"old").await;
+    let lease = granted(&*lane, "led", 7).await;
+    let mut raw = store.server.connection().await;
+    let _: () = run(&mut raw, &["SAVE"]).await;
+    invalidate(&*lane, &["k", "led"]).await;
+    assert_eq!(met.last().epoch, old.epoch);
+
+    store.server.restart().await;
+    eventually("it connects again", async || lane.get("k").await.is_ok()).await;
+    let bytes = get(&*lane, "k").await.expect("the restart brought it back");
+    assert_eq!(stamp_of(&bytes), old);
+    assert_eq!(usable(&*lane, "k").await, None);
+    // It brought the lease back as well, which had been ended.
+    assert!(lane.renew("led", 7, LONG).await.unwrap());
+    let rejected = fill(&*lane, "led", lease, b"stale").await;
+    assert_eq!(rejected, Fill::Rejected(None));
+
+    // The new epoch was there with the new connection, and is that of all who come later.
+    let now = met.last();
+    assert_ne!(now.epoch, old.epoch);
+    assert_eq!(now.seq, 1);
+    let (clock, mut listener) = listen(&*lane).await;
+    assert_eq!((clock.epoch, clock.seq), (now.epoch, 1));
+    let stamp = invalidate(&*lane, &["k"]).await;
+    assert_eq!((stamp.epoch, stamp.ver), (now.epoch, old.ver + 1));
+    assert_eq!(message(&mut *listener).await.seq, 2);
+    let (again, _) = listen(&*store.lane()).await;
+    assert_eq!(again.epoch, now.epoch);
+}
+
+#[tokio::test]
+async fn a_listener_is_the_first_after_a_restart() {
+    let mut store = Redis::start_with(&["--save", "3600 1"]).await;
+    let lane = store.lane();
+    let old = insert(&*lane, "k", b"old").await;
+    let mut raw = store.server.connection().await;
+    let _: () = run(&mut raw, &["SAVE"]).await;
+    store.server.restart().await;
+    let (clock, mut listener) = listen(&*store.lane()).await;
+    assert_ne!(clock.epoch, old.epoch);
+    assert_eq!(beat(&mut *listener).await.1.epoch, clock.epoch);
+}
+
+/// Without a restart, connections come and go, and nobody's cache turns cold.
+#[tokio::test]
+async fn a_new_connection_alone_keeps_the_epoch() {
+    let store = Redis::start().await;
+    let stamp = insert(&*store.lane(), "k", b"v").await;
+    for _ in 0..10 {
+        let lane = store.lane();
+        assert!(usable(&*lane, "k").await.is_some());
+        let (clock, mut listener) = listen(&*lane).await;
+        assert_eq!(clock.epoch, stamp.epoch);
+        listener.beat();
+        assert!(matches!(heard(&mut *listener).await, Heard::Beat(_)));
+    }
+}
+
+/// What an eviction of the clock leaves behind.
+#[tokio::test]
+async fn values_of_an_unknown_epoch_are_not_usable() {
+    let store = Redis::start().await;
+    let (lane, mut raw) = (store.lane(), store.server.connection().await);
+    insert(&*lane, "a", b"v").await;
+    let mut bytes = get(&*lane, "a").await.expect("there is a value");
+    let stamp = stamp_of(&bytes);
+    let (epoch, sum) = (stamp.epoch ^ 1, stamp.ver + stamp.written_at);
+    bytes[4..12].copy_from_slice(&epoch.to_be_bytes());
+    bytes[28..36].copy_from_slice(&(epoch + sum).to_be_bytes());
+    let mut set = cmd("SET");
+    set.arg(value_key("b")).arg(&bytes);
+    let _: () = set.query_async(&mut raw).await.unwrap();
+    assert!(usable(&*lane, "a").await.is_some());
+    assert_eq!(usable(&*lane, "b").await, None);
+}

@@ -1,0 +1,59 @@
+//! What only a real server can show: its keys, its lives, its outages, its addresses.
+
+mod keys;
+mod lives;
+mod outages;
+mod overload;
+mod replicas;
+mod urls;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use deadpool_redis::redis::aio::MultiplexedConnection;
+use deadpool_redis::redis::{FromRedisValue, cmd};
+use larder::l2::{L2, Lane, LaneClock};
+
+use crate::store::*;
+
+/// A command of the test's own.
+async fn run<T: FromRedisValue>(raw: &mut MultiplexedConnection, words: &[&str]) -> T {
+    let mut command = cmd(words[0]);
+    for word in &words[1..] {
+        command.arg(word);
+    }
+    let answer = command.query_async(raw).await;
+    answer.unwrap_or_else(|error| panic!("{words:?}: {error}"))
+}
+
+/// The name of a key of the user's in Redis.
+fn value_key(key: &str) -> String {
+    format!("{{{NAMESPACE}.0}}:{key}")
+}
+
+/// The name of a key of the protocol's in Redis.
+fn own_key(name: &str) -> String {
+    format!("{{{NAMESPACE}.0}}!{name}")
+}
+
+/// The clocks that a lane's new connections found.
+#[derive(Clone, Default)]
+struct Met(Arc<Mutex<Vec<LaneClock>>>);
+
+impl Met {
+    fn all(&self) -> Vec<LaneClock> {
+        self.0.lock().unwrap().clone()
+    }
+
+    fn last(&self) -> LaneClock {
+        *self.all().last().expect("a connection was made")
+    }
+}
+
+/// A lane that is in a hurry, and the clocks that it meets.
+fn watched_lane(l2: &dyn L2, timeout: Duration) -> (Arc<dyn Lane>, Met) {
+    let met = Met::default();
+    let seen = met.clone();
+    let on_connect = Box::new(move |clock: &LaneClock| seen.0.lock().unwrap().push(*clock));
+    (l2.lane(NAMESPACE, timeout, on_connect).into(), met)
+}

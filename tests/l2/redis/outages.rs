@@ -1,0 +1,279 @@
+//! A server that is paused, killed, or cuts connections.
+
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::future::join_all;
+use larder::l2::{Ask, Heard, Kind, L2, L2Error, Lane, LaneClock, Lease, Listener, Want};
+use tokio::sync::mpsc::unbounded_channel;
+use tokio::time::{Instant, timeout};
+
+use super::{own_key, run, watched_lane};
+use crate::store::*;
+use crate::support::eventually::eventually;
+
+const SHORT: Duration = Duration::from_millis(200);
+
+/// Every step but `listen`, once.
+async fn every_step(lane: &dyn Lane) -> Vec<(&'static str, Result<(), L2Error>)> {
+    let (value, lease) = (sealed(b"v"), Lease { token: 7, epoch: 1 });
+    let ask = Ask {
+        token: 7,
+        ttl: Duration::ZERO,
+        want: Want::Any,
+    };
+    let keys = boxed(&["k"]);
+    let insert = tail(Kind::Insert, &["k"]);
+    let (invalidate, clear) = (tail(Kind::Invalidate, &["k"]), tail(Kind::Clear, &[]));
+    vec![
+        ("get", lane.get("k").await.map(|_| ())),
+        ("lead", lane.lead("k", ask).await.map(|_| ())),
+        ("fill", lane.fill("k", lease, &value).await.map(|_| ())),
+        ("renew", lane.renew("k", 7, LONG).await.map(|_| ())),
+        (
+            "insert",
+            lane.insert("k", &value, &insert, None).await.map(|_| ()),
+        ),
+        (
+            "invalidate",
+            lane.invalidate(&keys, &invalidate).await.map(|_| ()),
+        ),
+        ("clear", lane.clear(&clear).await.map(|_| ())),
+    ]
+}
+
+/// Waits until every step works.
+async fn works_again(lane: &dyn Lane) {
+    eventually("every step works", async || {
+        let answers = every_step(lane).await;
+        answers.iter().all(|(_, answer)| answer.is_ok()) && lane.listen().await.is_ok()
+    })
+    .await;
+}
+
+/// Reads until the listener ends or fails.
+async fn ends(listener: &mut dyn Listener) {
+    loop {
+        let next = timeout(LIMIT, listener.next()).await;
+        match next.expect("the end is noticed in time") {
+            Some(Ok(_)) => {}
+            Some(Err(_)) | None => return,
+        }
+    }
+}
+
+/// The callback holds the connection up, and nothing passes it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_is_announced_before_it_is_used() {
+    let store = Redis::start().await;
+    let (entered, mut at_the_door) = unbounded_channel();
+    let (open, opened) = mpsc::channel::<()>();
+    let opened = Mutex::new(opened);
+    let on_connect = Box::new(move |_: &LaneClock| {
+        entered.send(()).unwrap();
+        tokio::task::block_in_place(|| opened.lock().unwrap().recv_timeout(LIMIT).unwrap());
+    });
+    let lane = store.l2.lane(NAMESPACE, LIMIT, on_connect);
+    let steps = tokio::spawn(async move {
+        let read = lane.get("k").await.is_ok();
+        (read, lane.get("k").await.is_ok())
+    });
+    at_the_door.recv().await.expect("a connection is made");
+    let mut raw = store.server.connection().await;
+    let used: String = run(&mut raw, &["INFO", "commandstats"]).await;
+    assert!(!used.contains("cmdstat_get:"), "{used}");
+    assert!(!steps.is_finished());
+    open.send(()).unwrap();
+    assert_eq!(steps.await.unwrap(), (true, true));
+    assert!(at_the_door.try_recv().is_err(), "it was announced twice");
+}
+
+#[tokio::test]
+async fn steps_of_a_paused_server_time_out() {
+    let mut store = Redis::start().await;
+    let (lane, met) = watched_lane(&store.l2, SHORT);
+    works_again(&*lane).await;
+    store.server.pause();
+    for round in 0..2 {
+        let begun = Instant::now();
+        let answers = every_step(&*lane).await;
+        let took = begun.elapsed();
+        for (step, answer) in answers {
+            let error = answer.expect_err("nobody answers");
+            // Later on it is known to be silent, and need not be asked.
+            assert!(error.is_timeout(), "{step} in round {round}: {error:?}");
+        }
+        assert!(took < SHORT * 7 * 5, "seven steps took {took:?}");
+    }
+    let begun = Instant::now();
+    let refused = lane.listen().await.map(|_| ());
+    assert!(refused.is_err_and(|error| error.is_timeout()));
+    assert!(begun.elapsed() < SHORT * 5);
+
+    store.server.resume();
+    works_again(&*lane).await;
+    assert!(met.all().len() > 1, "the silent connection was kept");
+}
+
+/// Its sender has given up, and may have told everyone otherwise.
+#[tokio::test]
+async fn an_insert_that_was_stuck_does_not_land() {
+    let mut store = Redis::start().await;
+    let (lane, met) = watched_lane(&store.l2, SHORT);
+    works_again(&*lane).await;
+    invalidate(&*lane, &["k"]).await;
+    let (clock, _listener) = listen(&*lane).await;
+    assert!(clock.now >= met.last().now);
+    store.server.pause();
+    let stuck = |key: &'static str, deadline| {
+        let lane = &lane;
+        async move {
+            let tail = tail(Kind::Insert, &[key]);
+            let answer = lane.insert(key, &sealed(b"stuck"), &tail, deadline).await;
+            assert!(answer.is_err_and(|error| error.is_timeout()));
+        }
+    };
+    // Waited out together, so that no third silence makes the lane give the connection up.
+    tokio::join!(
+        stuck("late", Some(clock.now + 100)),
+        stuck("whenever", None)
+    );
+    store.server.resume();
+    // On the same connection, so it comes after both.
+    eventually("the connection works", async || {
+        lane.get("whenever").await.is_ok()
+    })
+    .await;
+    assert_eq!(met.all().len(), 1, "another connection");
+    assert!(get(&*lane, "whenever").await.is_some(), "it did not land");
+    assert_eq!(get(&*lane, "late").await, None);
+}
+
+#[tokio::test]
+async fn steps_of_a_killed_server_fail_fast() {
+    let mut store = Redis::start().await;
+    let (lane, _) = watched_lane(&store.l2, LIMIT);
+    works_again(&*lane).await;
+    let (_, mut listener) = listen(&*lane).await;
+    store.server.kill();
+    let begun = Instant::now();
+    for _ in 0..20 {
+        for (step, answer) in every_step(&*lane).await {
+            assert!(answer.is_err(), "{step} was answered by nobody");
+        }
+        assert!(lane.listen().await.is_err());
+    }
+    assert!(begun.elapsed() < LIMIT / 2, "it took {:?}", begun.elapsed());
+    ends(&mut *listener).await;
+    store.server.restart().await;
+    works_again(&*lane).await;
+}
+
+/// Many callers at once: one of them connects, and all of them get on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crowd_survives_a_restart() {
+    let mut store = Redis::start().await;
+    let (lane, met) = watched_lane(&store.l2, LIMIT);
+    works_again(&*lane).await;
+    let crowd = |n: u64| {
+        let steps = (0..n).map(|n| {
+            let lane = Arc::clone(&lane);
+            tokio::spawn(async move { lane.get(&format!("k{n}")).await.is_ok() })
+        });
+        join_all(steps)
+    };
+    assert!(crowd(200).await.into_iter().all(Result::unwrap));
+    assert_eq!(met.all().len(), 1, "one connection is enough");
+    store.server.kill();
+    assert!(!crowd(200).await.into_iter().any(Result::unwrap));
+    store.server.restart().await;
+    works_again(&*lane).await;
+    assert!(crowd(200).await.into_iter().all(Result::unwrap));
+    assert_eq!(met.all().len(), 2);
+}
+
+#[tokio::test]
+async fn a_cut_data_connection_is_replaced() {
+    let store = Redis::start().await;
+    let (lane, met) = watched_lane(&store.l2, LIMIT);
+    let mut raw = store.server.connection().await;
+    let stamp = insert(&*lane, "k", b"v").await;
+    for round in 1..=5 {
+        let cut: i64 = run(&mut raw, &["CLIENT", "KILL", "TYPE", "normal"]).await;
+        assert!(cut >= 1);
+        let mut errors = 0;
+        while lane.get("k").await.is_err() {
+            errors += 1;
+            assert!(errors <= 3, "too many errors in round {round}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(met.all().len(), 1 + round);
+    }
+    // The server lived on: nothing was lost.
+    assert!(usable(&*lane, "k").await.is_some());
+    assert!(met.all().iter().all(|clock| clock.epoch == stamp.epoch));
+}
+
+#[tokio::test]
+async fn a_cut_listener_ends() {
+    let store = Redis::start().await;
+    let lane = store.lane();
+    let mut raw = store.server.connection().await;
+    for with_beat in [false, true] {
+        let (_, mut listener) = listen(&*lane).await;
+        insert(&*lane, "k", b"v").await;
+        assert!(matches!(heard(&mut *listener).await, Heard::Message(_)));
+        let cut: i64 = run(&mut raw, &["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+        assert_eq!(cut, 1);
+        if with_beat {
+            listener.beat();
+        }
+        ends(&mut *listener).await;
+    }
+    // The other connection was left alone.
+    get(&*lane, "k").await;
+}
+
+#[tokio::test]
+async fn a_listener_that_may_no_longer_listen_ends() {
+    let store = Redis::start().await;
+    let mut raw = store.server.connection().await;
+    let (_, mut listener) = listen(&*store.lane()).await;
+    // Taking the right to the channel away makes the server cut those who listen on it.
+    let _: () = run(&mut raw, &["ACL", "SETUSER", "default", "resetchannels"]).await;
+    ends(&mut *listener).await;
+    assert!(store.lane().listen().await.is_err());
+    let _: () = run(&mut raw, &["ACL", "SETUSER", "default", "allchannels"]).await;
+    let (_, mut listener) = listen(&*store.lane()).await;
+    beat(&mut *listener).await;
+}
+
+/// A beat to a server that has stopped answering neither fails nor holds messages back for good.
+#[tokio::test]
+async fn a_beat_survives_a_pause() {
+    let mut store = Redis::start().await;
+    let (clock, mut listener) = listen(&*store.lane()).await;
+    store.server.pause();
+    listener.beat();
+    let silence = timeout(SHORT, listener.next()).await;
+    assert!(silence.is_err(), "{silence:?}");
+    store.server.resume();
+    let Heard::Beat(now) = heard(&mut *listener).await else {
+        panic!("a message that nobody sent");
+    };
+    assert_eq!((now.epoch, now.seq), (clock.epoch, clock.seq));
+}
+
+#[tokio::test]
+async fn a_refused_step_keeps_the_connection() {
+    let store = Redis::start().await;
+    let (lane, met) = watched_lane(&store.l2, LIMIT);
+    let mut raw = store.server.connection().await;
+    get(&*lane, "k").await;
+    let _: i64 = run(&mut raw, &["LPUSH", &own_key("lease:k"), "x"]).await;
+    let error = lane.renew("k", 7, LONG).await.expect_err("of a wrong type");
+    assert!(error.is_refused(), "{error:?}");
+    invalidate(&*lane, &["other"]).await;
+    assert_eq!(met.all().len(), 1);
+}

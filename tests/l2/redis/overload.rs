@@ -1,0 +1,69 @@
+//! A server whose memory is full.
+
+use deadpool_redis::redis::cmd;
+use larder::l2::{Ask, Kind, Lead, Want};
+
+use super::{run, watched_lane};
+use crate::store::*;
+
+/// Leaves the server far beyond its limit, so that no write that needs memory is accepted.
+async fn fill_up(store: &Redis) {
+    let mut raw = store.server.connection().await;
+    let junk = "x".repeat(256 << 10);
+    for n in 0..16 {
+        let _: () = run(&mut raw, &["SET", &format!("junk:{n}"), &junk]).await;
+    }
+    let _: () = run(&mut raw, &["CONFIG", "SET", "maxmemory", "1mb"]).await;
+    let mut set = cmd("SET");
+    let refused: Result<(), _> = set.arg("more").arg("x").query_async(&mut raw).await;
+    assert_eq!(refused.expect_err("memory is full").code(), Some("OOM"));
+}
+
+#[tokio::test]
+async fn a_full_server_still_removes() {
+    let store = Redis::start_with(&["--maxmemory-policy", "noeviction"]).await;
+    let lane = store.lane();
+    for key in ["a", "b", "c"] {
+        insert(&*lane, key, b"v").await;
+    }
+    let lease = granted(&*lane, "led", 7).await;
+    let (clock, mut listener) = listen(&*lane).await;
+    fill_up(&store).await;
+
+    let tail = tail(Kind::Insert, &["a"]);
+    let inserted = lane.insert("a", &sealed(b"new"), &tail, None).await;
+    assert!(inserted.is_err_and(|error| error.is_refused()));
+    let filled = lane.fill("led", lease, &sealed(b"v")).await;
+    assert!(filled.is_err_and(|error| error.is_refused()));
+    assert!(usable(&*lane, "a").await.is_some(), "reading goes on");
+
+    invalidate(&*lane, &["a"]).await;
+    assert_eq!(get(&*lane, "a").await, None);
+    let (messages, now) = beat(&mut *listener).await;
+    assert_eq!((messages.len(), now.seq), (1, clock.seq + 1));
+    assert_eq!(messages[0].keys, boxed(&["a"]));
+
+    clear(&*lane).await;
+    assert_eq!(usable(&*lane, "b").await, None);
+    assert_eq!(message(&mut *listener).await.kind, Kind::Clear);
+}
+
+#[tokio::test]
+async fn a_full_server_can_be_joined() {
+    let store = Redis::start_with(&["--maxmemory-policy", "noeviction"]).await;
+    fill_up(&store).await;
+    let (lane, met) = watched_lane(&store.l2, LIMIT);
+    assert_eq!(get(&*lane, "k").await, None);
+    assert_eq!(met.all().len(), 1);
+    let (_, mut listener) = listen(&*lane).await;
+    invalidate(&*lane, &["k"]).await;
+    assert_eq!(message(&mut *listener).await.seq, 1);
+    // No lease without memory to note it in; whoever wanted it loads all the same.
+    let ask = Ask {
+        token: 7,
+        ttl: LONG,
+        want: Want::Any,
+    };
+    let led = lane.lead("k", ask).await;
+    assert!(!matches!(led, Ok(Lead::Hit(_))), "{led:?}");
+}

@@ -1,0 +1,118 @@
+//! Replicas: never used, and a new life once promoted.
+
+use std::time::Duration;
+
+use deadpool_redis::redis::aio::MultiplexedConnection;
+use futures::StreamExt;
+use larder::l2::{Heard, Kind, Listener};
+use tokio::time::timeout;
+
+use super::{own_key, run, value_key, watched_lane};
+use crate::store::*;
+use crate::support::eventually::eventually;
+
+/// A port on which nobody answers.
+const NOBODY: &str = "1";
+
+async fn role(raw: &mut MultiplexedConnection) -> String {
+    let info: String = run(raw, &["INFO", "replication"]).await;
+    let role = info.lines().find_map(|line| line.strip_prefix("role:"));
+    role.expect("a server has a role").to_owned()
+}
+
+/// Whether the next beat is refused; messages before it do not matter.
+async fn beat_is_refused(listener: &mut dyn Listener) -> bool {
+    listener.beat();
+    loop {
+        let next = timeout(LIMIT, listener.next()).await;
+        match next.expect("the beat is answered") {
+            Some(Ok(Heard::Message(_))) => {}
+            Some(Ok(Heard::Beat(_))) => return false,
+            Some(Err(_)) | None => return true,
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_promoted_replica_starts_a_new_epoch() {
+    let primary = Redis::start_with(&["--repl-diskless-sync-delay", "0"]).await;
+    let old = insert(&*primary.lane(), "k", b"old").await;
+    let port = primary.server.port().to_string();
+    let replica = Redis::start_with(&["--replicaof", "127.0.0.1", &port]).await;
+    let mut raw = replica.server.connection().await;
+    eventually("the value is replicated", || {
+        let mut raw = raw.clone();
+        async move { run::<i64>(&mut raw, &["EXISTS", &value_key("k")]).await == 1 }
+    })
+    .await;
+
+    // As long as it is a replica it is not used at all, not even to read.
+    let (lane, met) = watched_lane(&replica.l2, Duration::from_secs(2));
+    assert!(lane.get("k").await.is_err());
+    assert!(lane.listen().await.is_err());
+    assert_eq!(met.all(), []);
+
+    let _: () = run(&mut raw, &["REPLICAOF", "NO", "ONE"]).await;
+    eventually("it is used", async || lane.get("k").await.is_ok()).await;
+    let bytes = get(&*lane, "k").await.expect("it was replicated");
+    assert_eq!(stamp_of(&bytes), old);
+    assert_eq!(usable(&*lane, "k").await, None);
+    let now = met.last();
+    assert_ne!(now.epoch, old.epoch);
+    assert_eq!(now.seq, 1);
+    let stamp = insert(&*lane, "k", b"new").await;
+    assert_eq!((stamp.epoch, stamp.ver), (now.epoch, old.ver + 1));
+}
+
+/// The same process the whole time, which only the history that it replicates gives away.
+#[tokio::test]
+async fn a_primary_that_was_a_replica_meanwhile_starts_a_new_epoch() {
+    let store = Redis::start().await;
+    let mut raw = store.server.connection().await;
+    let lane = store.lane();
+    let old = insert(&*lane, "k", b"old").await;
+    let (_, mut listener) = listen(&*lane).await;
+    assert!(!beat_is_refused(&mut *listener).await);
+
+    let _: () = run(&mut raw, &["REPLICAOF", "127.0.0.1", NOBODY]).await;
+    assert_eq!(role(&mut raw).await, "slave");
+    assert!(beat_is_refused(&mut *listener).await, "of a replica");
+    assert!(store.lane().get("k").await.is_err());
+
+    let _: () = run(&mut raw, &["REPLICAOF", "NO", "ONE"]).await;
+    assert_eq!(role(&mut raw).await, "master");
+    assert!(beat_is_refused(&mut *listener).await, "of another life");
+    let (clock, mut listener) = listen(&*store.lane()).await;
+    assert_ne!(clock.epoch, old.epoch);
+    assert!(!beat_is_refused(&mut *listener).await);
+    assert_eq!(usable(&*lane, "k").await, None);
+}
+
+/// It may have been replaced already, and nobody has told it.
+#[tokio::test]
+async fn a_primary_that_misses_its_replicas_gives_no_beat() {
+    let store = Redis::start().await;
+    let mut raw = store.server.connection().await;
+    let (_, mut listener) = listen(&*store.lane()).await;
+    assert!(!beat_is_refused(&mut *listener).await);
+    let _: () = run(&mut raw, &["CONFIG", "SET", "min-replicas-to-write", "1"]).await;
+    assert!(beat_is_refused(&mut *listener).await);
+    let lane = store.lane();
+    let refused = lane.clear(&tail(Kind::Clear, &[])).await;
+    assert!(refused.is_err_and(|error| error.is_refused()));
+    let _: () = run(&mut raw, &["CONFIG", "SET", "min-replicas-to-write", "0"]).await;
+    assert!(!beat_is_refused(&mut *listener).await);
+}
+
+/// Where no life is noted, none can be the one that was joined.
+#[tokio::test]
+async fn a_clock_without_a_life_gives_no_beat() {
+    let store = Redis::start().await;
+    let mut raw = store.server.connection().await;
+    let (before, mut listener) = listen(&*store.lane()).await;
+    let _: i64 = run(&mut raw, &["HDEL", &own_key("clock"), "run"]).await;
+    assert!(beat_is_refused(&mut *listener).await);
+    let (after, mut listener) = listen(&*store.lane()).await;
+    assert_ne!(before.epoch, after.epoch);
+    assert!(!beat_is_refused(&mut *listener).await);
+}

@@ -1,0 +1,228 @@
+//! The stores under test, and the words in which the tests talk to a lane.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use larder::l2::{
+    Ask, Fill, Heard, Kind, L2, Lane, LaneClock, Lead, Lease, Listener, MemoryL2, Message, RedisL2,
+    Sealed, Stamp, Want,
+};
+use tokio::time::timeout;
+use twox_hash::XxHash3_64;
+
+use crate::support::redis_server::RedisServer;
+
+pub(crate) const NAMESPACE: &str = "test:values";
+pub(crate) const ORIGIN: u64 = 0x0123_4567_89ab_cdef;
+/// Longer than any test, so that nothing expires by chance.
+pub(crate) const LONG: Duration = Duration::from_secs(600);
+/// For an answer that must come; a busy machine is no reason to fail.
+pub(crate) const LIMIT: Duration = Duration::from_secs(10);
+
+/// A store of one test, gone when this is dropped.
+pub(crate) trait Store {
+    /// How many messages wait for a listener that does not poll.
+    const QUEUE: u64;
+
+    async fn start() -> Self;
+
+    fn l2(&self) -> &dyn L2;
+
+    fn lane(&self) -> Arc<dyn Lane> {
+        lane_of(self.l2(), NAMESPACE)
+    }
+}
+
+pub(crate) struct Memory(MemoryL2);
+
+impl Store for Memory {
+    const QUEUE: u64 = 1024;
+
+    async fn start() -> Self {
+        Self(MemoryL2::new())
+    }
+
+    fn l2(&self) -> &dyn L2 {
+        &self.0
+    }
+}
+
+pub(crate) struct Redis {
+    pub(crate) server: RedisServer,
+    pub(crate) l2: RedisL2,
+}
+
+impl Redis {
+    pub(crate) async fn start_with(extra: &[&str]) -> Self {
+        let server = RedisServer::start_with(extra).await;
+        let l2 = RedisL2::open(&server.url()).expect("the server's URL is good");
+        Self { server, l2 }
+    }
+}
+
+impl Store for Redis {
+    const QUEUE: u64 = 4096;
+
+    async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    fn l2(&self) -> &dyn L2 {
+        &self.l2
+    }
+}
+
+pub(crate) fn lane_of(l2: &dyn L2, namespace: &str) -> Arc<dyn Lane> {
+    l2.lane(namespace, LIMIT, Box::new(|_| ())).into()
+}
+
+/// A value as the crate would store it, that lives for [`LONG`].
+pub(crate) fn sealed(payload: &[u8]) -> Sealed {
+    sealed_for(payload, LONG, LONG)
+}
+
+/// A value that is good for `hard` and kept for `ttl`.
+pub(crate) fn sealed_for(payload: &[u8], hard: Duration, ttl: Duration) -> Sealed {
+    let mut body = vec![1, 0, 0, 0];
+    let hard = u64::try_from(hard.as_millis()).unwrap();
+    for number in [42, 0, 0, hard] {
+        body.extend_from_slice(&number.to_be_bytes());
+    }
+    let length = u32::try_from(payload.len()).unwrap();
+    body.extend_from_slice(&length.to_be_bytes());
+    let sum = XxHash3_64::oneshot_with_seed(XxHash3_64::oneshot(&body), payload);
+    body.extend_from_slice(&sum.to_be_bytes());
+    body.extend_from_slice(payload);
+    Sealed { body, ttl }
+}
+
+/// The stamp that stored bytes begin with.
+pub(crate) fn stamp_of(bytes: &[u8]) -> Stamp {
+    assert_eq!(&bytes[..4], b"LRD\x01");
+    let number = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap());
+    let (epoch, ver, written_at) = (number(4), number(12), number(20));
+    assert_eq!(number(28), epoch + ver + written_at, "the stamp's own sum");
+    Stamp {
+        epoch,
+        ver,
+        written_at,
+    }
+}
+
+/// The sender's part of a message.
+pub(crate) fn tail(kind: Kind, keys: &[&str]) -> Vec<u8> {
+    let length = |n: usize| u16::try_from(n).unwrap().to_be_bytes();
+    let mut bytes = vec![match kind {
+        Kind::Invalidate => 0,
+        Kind::Insert => 1,
+        Kind::Clear => 2,
+    }];
+    bytes.extend_from_slice(&ORIGIN.to_be_bytes());
+    bytes.extend_from_slice(&length(keys.len()));
+    for key in keys {
+        bytes.extend_from_slice(&length(key.len()));
+        bytes.extend_from_slice(key.as_bytes());
+    }
+    bytes
+}
+
+pub(crate) fn boxed(keys: &[&str]) -> Vec<Box<str>> {
+    keys.iter().map(|key| Box::from(*key)).collect()
+}
+
+pub(crate) async fn insert(lane: &dyn Lane, key: &str, payload: &[u8]) -> Stamp {
+    let tail = tail(Kind::Insert, &[key]);
+    let inserted = lane.insert(key, &sealed(payload), &tail, None).await;
+    inserted.expect("the value is inserted")
+}
+
+pub(crate) async fn invalidate(lane: &dyn Lane, keys: &[&str]) -> Stamp {
+    let tail = tail(Kind::Invalidate, keys);
+    let invalidated = lane.invalidate(&boxed(keys), &tail).await;
+    invalidated.expect("the keys are invalidated")
+}
+
+pub(crate) async fn clear(lane: &dyn Lane) -> Stamp {
+    let cleared = lane.clear(&tail(Kind::Clear, &[])).await;
+    cleared.expect("the lane is cleared")
+}
+
+pub(crate) async fn get(lane: &dyn Lane, key: &str) -> Option<Vec<u8>> {
+    lane.get(key).await.expect("the key is read")
+}
+
+/// Asks for a lease of [`LONG`], unless there is a usable value.
+pub(crate) async fn lead(lane: &dyn Lane, key: &str, token: u64) -> Lead {
+    lead_for(lane, key, token, LONG, Want::Any).await
+}
+
+pub(crate) async fn lead_for(
+    lane: &dyn Lane,
+    key: &str,
+    token: u64,
+    ttl: Duration,
+    want: Want,
+) -> Lead {
+    let ask = Ask { token, ttl, want };
+    lane.lead(key, ask).await.expect("the lead is answered")
+}
+
+pub(crate) async fn granted(lane: &dyn Lane, key: &str, token: u64) -> Lease {
+    match lead(lane, key, token).await {
+        Lead::Granted(lease) => lease,
+        other => panic!("no lease on {key:?}, but {other:?}"),
+    }
+}
+
+/// What an instance could serve, without asking for a lease.
+pub(crate) async fn usable(lane: &dyn Lane, key: &str) -> Option<Vec<u8>> {
+    match lead_for(lane, key, 1, Duration::ZERO, Want::Any).await {
+        Lead::Hit(bytes) => Some(bytes),
+        Lead::Miss => None,
+        other => panic!("asked for a value of {key:?} only, and got {other:?}"),
+    }
+}
+
+pub(crate) async fn fill(lane: &dyn Lane, key: &str, lease: Lease, payload: &[u8]) -> Fill {
+    let filled = lane.fill(key, lease, &sealed(payload)).await;
+    filled.expect("the fill is answered")
+}
+
+pub(crate) async fn filled(lane: &dyn Lane, key: &str, lease: Lease, payload: &[u8]) -> Stamp {
+    match fill(lane, key, lease, payload).await {
+        Fill::Stored(stamp) => stamp,
+        Fill::Rejected(_) => panic!("the fill of {key:?} was rejected"),
+    }
+}
+
+pub(crate) async fn listen(lane: &dyn Lane) -> (LaneClock, Box<dyn Listener>) {
+    lane.listen().await.expect("the lane can be listened to")
+}
+
+pub(crate) async fn heard(listener: &mut dyn Listener) -> Heard {
+    let heard = timeout(LIMIT, listener.next()).await;
+    heard
+        .expect("something is heard in time")
+        .expect("the listener has not ended")
+        .expect("the listener has not failed")
+}
+
+pub(crate) async fn message(listener: &mut dyn Listener) -> Message {
+    match heard(listener).await {
+        Heard::Message(message) => message,
+        Heard::Beat(_) => panic!("a beat that nobody asked for"),
+    }
+}
+
+/// Asks for a beat, and for all messages before it.
+pub(crate) async fn beat(listener: &mut dyn Listener) -> (Vec<Message>, LaneClock) {
+    listener.beat();
+    let mut messages = Vec::new();
+    loop {
+        match heard(listener).await {
+            Heard::Message(message) => messages.push(message),
+            Heard::Beat(clock) => return (messages, clock),
+        }
+    }
+}
