@@ -20,8 +20,9 @@ use crate::stats::{Health, Stats};
 /// A two-level cache of values `V` under keys `K`: memory of this process, then a store that all
 /// instances of the service share.
 ///
-/// A cheap handle: clones share everything. Its background tasks start at the first asynchronous use,
-/// on the runtime of that use, and end with [`close`](Self::close) or the last handle.
+/// A cheap handle: clones share everything. Its background task starts at the first asynchronous use,
+/// on the Tokio runtime of that use, and ends with [`close`](Self::close) or the last handle. All that is
+/// asynchronous here needs a Tokio runtime.
 ///
 /// Keys are looked up borrowed, `&str` for `String`, and values are handed out shared, as [`Entry`].
 ///

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::clock::Tick;
 use crate::l1::Slot;
+use crate::source::Source;
 
 /// A cached value, shared with the cache: it dereferences to `V`.
 ///
@@ -129,16 +130,4 @@ impl Meta {
     pub fn version(&self) -> Option<u64> {
         self.version
     }
-}
-
-/// The level that answered a look-up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Source {
-    /// This process's memory.
-    L1,
-    /// The store that all instances share.
-    L2,
-    /// The loader, run by this instance.
-    Loader,
 }

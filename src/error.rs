@@ -88,7 +88,7 @@ enum LoadKind {
     Panicked(Arc<str>),
     #[error("the load took longer than {0:?}; raise load_timeout if it may")]
     TimedOut(Duration),
-    #[error("the load was stopped, as the runtime that ran it was shut down")]
+    #[error("the task that ran the load was ended from outside, as when its runtime is shut down")]
     Stopped,
     #[error(transparent)]
     Key(#[from] KeyTooLong),
@@ -194,7 +194,7 @@ enum WriteKind {
     Encode(#[source] CodecError),
     #[error(transparent)]
     Key(#[from] KeyTooLong),
-    #[error("the runtime that ran it was shut down")]
+    #[error("the task that ran the write was ended from outside, as when its runtime is shut down")]
     Stopped,
 }
 

@@ -10,7 +10,7 @@
 //! - `l1`: what this process holds, and whether it may be served and stored
 //! - `l2`: the shared store: `redis`, `memory`, or none
 //! - `wire`: what the bytes mean; pure
-//! - `key`, `clock`, `options`, `error`, `stats`: what all of them use
+//! - `key`, `clock`, `options`, `error`, `source`, `stats`: what all of them use
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -24,16 +24,18 @@ mod key;
 mod l1;
 pub mod l2;
 mod options;
+mod source;
 mod stats;
 mod wire;
 
 pub use crate::builder::Builder;
 pub use crate::cache::Cache;
 pub use crate::clock::Clock;
-pub use crate::entry::{Entry, Meta, Source};
+pub use crate::entry::{Entry, Meta};
 pub use crate::error::{BuildError, LoadError, WriteError};
 pub use crate::key::{CacheKey, KeyWriter, MAX_KEY_BYTES, redis_key};
 pub use crate::l2::{L2Error, MemoryL2, RedisL2};
+pub use crate::source::Source;
 pub use crate::stats::{Health, Stats};
 /// The Redis client and pool that this crate is built with, for [`Builder::redis_pool`].
 pub use deadpool_redis;

@@ -13,10 +13,11 @@ use super::backoff::RefreshBackoff;
 use super::listen;
 use super::outbox::Outbox;
 use crate::clock::{Tick, millis, nanos};
-use crate::entry::{Entry, Source};
+use crate::entry::Entry;
 use crate::l1::{Flights, Key, L1, Liveness, NEVER, Op, Slot, UNSTORED, Weigher};
 use crate::l2::{L2Error, Lane, Sealed, random};
 use crate::options::Options;
+use crate::source::Source;
 use crate::stats::{Counters, Health, Stats};
 use crate::wire::codec::{EncodeError, ValueCodec};
 use crate::wire::envelope::{self, Head, Stamp};
@@ -209,7 +210,7 @@ impl<V: Send + Sync + 'static> Core<V> {
                 .codec
                 .decode(envelope.head.codec, envelope.payload)
                 .map(|value| self.slot(Arc::new(value), envelope.stamp, &envelope.head))
-                .map_err(|error| error.to_string()),
+                .map_err(|error| error.reason().to_string()),
             Err(damage) => Err(damage.to_string()),
         };
         slot.map_err(|reason| {

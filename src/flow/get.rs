@@ -5,9 +5,10 @@ use std::sync::Arc;
 use futures::FutureExt;
 
 use super::Core;
-use crate::entry::{Entry, Source};
+use crate::entry::Entry;
 use crate::l1::{Key, Op, ReadOutcome};
 use crate::l2::{Ask, Lead, Want};
+use crate::source::Source;
 
 impl<V: Send + Sync + 'static> Core<V> {
     /// L1 alone. Does not wait, and does not allocate.

@@ -12,10 +12,11 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{Instrument, Span, debug};
 
 use super::Core;
-use crate::entry::{Entry, Source};
+use crate::entry::Entry;
 use crate::error::LoadError;
 use crate::l1::{Joined, Key, LoadOutcome, Op, ReadOutcome, Slot};
 use crate::l2::{Ask, Fill, Lead, Lease, Want, random};
+use crate::source::Source;
 
 /// What came of asking for the fill lease.
 enum Turn<V> {

@@ -18,8 +18,8 @@ use futures::future::{BoxFuture, Shared, WeakShared};
 
 use super::{Key, Liveness, Slot};
 use crate::clock::Tick;
-use crate::entry::Source;
 use crate::error::LoadError;
+use crate::source::Source;
 use crate::wire::envelope::Stamp;
 
 const SHARDS: usize = 64;
@@ -322,6 +322,7 @@ impl<V> Drop for Op<V> {
         };
         state.ops -= 1;
         state.refresh.take_if(|id| *id == self.id);
+        state.read.take_if(|read| read.id == self.id);
         let ended = state.load.take_if(|load| load.id == self.id);
         let state = if state.ops == 0 {
             shard.remove(&self.key)

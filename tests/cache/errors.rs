@@ -120,3 +120,39 @@ async fn a_value_that_does_not_encode_is_not_stored() {
         .unwrap();
     assert_eq!(entry.meta().version(), None);
 }
+
+#[derive(Debug)]
+struct Hysterical;
+
+impl Serialize for Hysterical {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u8(1)
+    }
+}
+
+impl<'de> Deserialize<'de> for Hysterical {
+    fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+        panic!("nobody reads me")
+    }
+}
+
+/// A type whose own code panics harms only itself.
+#[tokio::test]
+async fn a_value_whose_decoding_panics_is_a_miss() {
+    let l2 = larder::MemoryL2::new();
+    let instance = || {
+        Cache::<u64, Hysterical>::builder("test:panic")
+            .l2(l2.clone())
+            .build()
+            .unwrap()
+    };
+    instance().insert(&1, Hysterical).await.unwrap();
+    let reader = instance();
+    assert!(reader.get(&1).await.is_none());
+    assert_eq!(reader.stats().decode_errors, 1);
+    let entry = reader
+        .get_or_load(&1, || async { Ok::<_, std::io::Error>(Hysterical) })
+        .await
+        .unwrap();
+    assert!(entry.meta().version().is_some());
+}

@@ -122,22 +122,16 @@ impl Connections {
             self.failures.fetch_add(1, Ordering::Relaxed);
         }
         let id = self.attempts.fetch_add(1, Ordering::Relaxed);
-        // In a task of its own: a caller who gives up must not leave the others waiting.
-        let connect = tokio::spawn(connect(Arc::clone(&self.source)));
-        let outcome = async move {
-            let failed = |error| Failed {
-                error,
-                at: Instant::now(),
-            };
-            match connect.await {
-                Ok(outcome) => outcome.map(Arc::new).map_err(failed),
-                Err(_) => Err(failed(L2Error::closed())),
-            }
-        };
-        let attempt = Attempt {
-            id,
-            outcome: outcome.boxed().shared(),
-        };
+        let connecting = connect(Arc::clone(&self.source)).map(|connected| {
+            let at = Instant::now();
+            connected
+                .map(Arc::new)
+                .map_err(|error| Failed { error, at })
+        });
+        let outcome = connecting.boxed().shared();
+        // Driven to its end, whoever gives up: or a failure of long ago would answer a later request.
+        tokio::spawn(outcome.clone());
+        let attempt = Attempt { id, outcome };
         *current = Some(attempt.clone());
         attempt
     }

@@ -26,6 +26,10 @@ impl CodecError {
         }
     }
 
+    pub(crate) fn reason(&self) -> &(dyn Error + Send + Sync) {
+        &*self.source
+    }
+
     /// The value ended before the bytes did.
     pub(super) fn trailing() -> Self {
         Self::new("there are bytes left over after the value")

@@ -1,3 +1,5 @@
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -43,7 +45,7 @@ impl<V> ValueCodec<V> {
         max: usize,
     ) -> Result<(), EncodeError> {
         let start = out.len();
-        let result = (self.encode)(value, out).map_err(EncodeError::from);
+        let result = calmly(|| (self.encode)(value, out)).map_err(EncodeError::from);
         let size = out.len().saturating_sub(start);
         let result = match result {
             Ok(()) if size > max => Err(EncodeError::TooLarge { size, max }),
@@ -61,8 +63,14 @@ impl<V> ValueCodec<V> {
     ///
     /// If no codec with this id is compiled in, or it refuses the bytes.
     pub(crate) fn decode(&self, id: u8, bytes: &[u8]) -> Result<V, CodecError> {
-        (self.decode)(id, bytes)
+        calmly(|| (self.decode)(id, bytes))
     }
+}
+
+/// Makes an error of a panic in the type's own code: it must not end those who share the value.
+fn calmly<T>(code: impl FnOnce() -> Result<T, CodecError>) -> Result<T, CodecError> {
+    catch_unwind(AssertUnwindSafe(code))
+        .unwrap_or_else(|_| Err(CodecError::new("the type's own code panicked")))
 }
 
 impl<V> Clone for ValueCodec<V> {

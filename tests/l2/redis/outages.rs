@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-use futures::StreamExt;
 use futures::future::join_all;
+use futures::{FutureExt, StreamExt};
 use larder::l2::{Ask, Heard, Kind, L2, L2Error, Lane, LaneClock, Lease, Listener, Want};
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::{Instant, timeout};
@@ -191,6 +191,23 @@ async fn a_crowd_survives_a_restart() {
     works_again(&*lane).await;
     assert!(crowd(200).await.into_iter().all(Result::unwrap));
     assert_eq!(met.all().len(), 2);
+}
+
+/// Its caller had given up by then; the next one comes when the server is long back.
+#[tokio::test]
+async fn an_old_failure_to_connect_is_not_the_answer() {
+    let mut store = Redis::start().await;
+    let (lane, _) = watched_lane(&store.l2, LIMIT);
+    works_again(&*lane).await;
+    store.server.kill();
+    assert!(lane.get("k").await.is_err());
+    // Begins to connect, and gives up.
+    assert!(lane.get("k").now_or_never().is_none());
+    store.server.restart().await;
+    // Longer than the lane fails at once after a first failure.
+    tokio::time::sleep(SHORT).await;
+    let answer = lane.get("k").await;
+    assert!(answer.is_ok(), "{answer:?}");
 }
 
 #[tokio::test]

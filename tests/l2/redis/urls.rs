@@ -1,7 +1,6 @@
 //! Addresses and passwords: what is refused, and what is never shown.
 
 use std::error::Error;
-use std::fmt::Debug;
 
 use larder::Cache;
 use larder::l2::{L2Error, RedisL2};
@@ -11,14 +10,14 @@ use crate::store::*;
 const SECRET: &str = "s3cr3t-pa55";
 
 /// All that a log could show of an error.
-fn shown(error: &(impl Error + Debug)) -> String {
-    let mut text = format!("{error} {error:?} {error:#?}");
+fn shown(error: &impl Error) -> String {
+    let mut texts = vec![format!("{error} {error:?} {error:#?}")];
     let mut source = error.source();
     while let Some(cause) = source {
-        text += &format!(" {cause} {cause:?}");
+        texts.push(format!("{cause} {cause:?}"));
         source = cause.source();
     }
-    text
+    texts.join(": ")
 }
 
 #[test]

@@ -1,0 +1,50 @@
+//! A hit in L1 allocates nothing. A binary of its own: the counting allocator is for all of it.
+
+use larder::Cache;
+
+fn allocations(what: impl FnOnce()) -> u64 {
+    allocation_counter::measure(what).count_total
+}
+
+#[test]
+fn a_hit_in_l1_allocates_nothing() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let texts: Cache<String, String> = Cache::builder("test:texts").build().unwrap();
+    let numbers: Cache<(u64, u32), String> = Cache::builder("test:numbers").build().unwrap();
+    runtime.block_on(async {
+        texts.insert("key", "value".to_owned()).await.unwrap();
+        numbers.insert(&(1, 2), "value".to_owned()).await.unwrap();
+        // moka sets its housekeeping up at the first look-ups, and does it now and then later.
+        for _ in 0..2_000 {
+            assert!(texts.get_local("key").is_some() && numbers.get_local(&(1, 2)).is_some());
+        }
+    });
+    let load = || async { Ok::<_, std::io::Error>(String::new()) };
+    let hits = |n: usize| {
+        for _ in 0..n {
+            assert!(texts.get_local("key").is_some());
+            assert!(numbers.get_local(&(1, 2)).is_some());
+            runtime.block_on(async {
+                assert!(texts.get("key").await.is_some());
+                assert!(numbers.get_or_load(&(1, 2), load).await.is_ok());
+            });
+        }
+    };
+    assert_eq!(allocations(|| hits(10)), 0);
+}
+
+/// The counter counts.
+#[test]
+fn a_miss_allocates() {
+    let texts: Cache<String, String> = Cache::builder("test:texts").build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    assert!(
+        allocations(|| runtime.block_on(async { assert!(texts.get("key").await.is_none()) })) > 0
+    );
+}

@@ -1,0 +1,21 @@
+//! The example programs, run as they are built: what they and their README promise.
+
+// A failed step ends the test.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used
+)]
+
+mod fleet;
+mod outage;
+mod program;
+mod quickstart;
+mod reads;
+mod requests;
+mod start;
+mod stop;
+#[path = "../support/mod.rs"]
+mod support;
+mod writes;

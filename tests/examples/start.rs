@@ -1,0 +1,86 @@
+//! The command line, and how instances start.
+
+use std::fs;
+use std::net::TcpListener;
+
+use crate::fleet::Fleet;
+use crate::program::{Dir, run};
+
+#[tokio::test]
+async fn help_names_every_option() {
+    let help = run("instance", &["--help"]).await;
+    assert_eq!((help.code, help.stderr.as_str()), (Some(0), ""));
+    for option in [
+        "listen",
+        "redis",
+        "db",
+        "db-latency-ms",
+        "max-staleness-ms",
+        "l1-ttl-ms",
+        "l2-ttl-ms",
+        "soft-ttl-ms",
+        "name",
+    ] {
+        assert!(
+            help.stdout.contains(&format!("--{option} <")),
+            "{option} is not in {help:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_named() {
+    let dir = Dir::new();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let db = dir.join("products.sqlite").display().to_string();
+    let ended = run("instance", &["--listen", &address, "--db", &db]).await;
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), ""));
+    assert!(ended.stderr.contains(&address), "{ended:?}");
+}
+
+#[tokio::test]
+async fn a_password_in_a_bad_url_is_not_told() {
+    let dir = Dir::new();
+    let db = dir.join("products.sqlite").display().to_string();
+    for url in [
+        "redis://tea:s3cret@127.0.0.1:port",
+        "redis://tea:s3cret@127.0.0.1:6379/first",
+        "redis://:s3cret@",
+        "http://tea:s3cret@127.0.0.1:6379",
+        "tea:s3cret@127.0.0.1:6379",
+    ] {
+        let arguments = ["--listen", "127.0.0.1:0", "--db", &db, "--redis", url];
+        let ended = run("instance", &arguments).await;
+        assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), ""), "{url}");
+        assert!(
+            ended.stderr.contains("Redis URL") && !ended.stderr.contains("s3cret"),
+            "{ended:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_cannot_be_opened_is_named() {
+    let dir = Dir::new();
+    let file = dir.join("no database");
+    fs::write(&file, "tea ".repeat(1000)).unwrap();
+    for db in [file.clone(), file.join("products.sqlite")] {
+        let db = db.display().to_string();
+        let arguments = ["--listen", "127.0.0.1:0", "--db", &db];
+        let ended = run("instance", &arguments).await;
+        assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), ""));
+        assert!(ended.stderr.contains(&db), "{ended:?}");
+    }
+}
+
+#[tokio::test]
+async fn instances_that_start_together_share_a_new_database() {
+    let fleet = Fleet::<4>::start(&[]).await;
+    // In directories that were not there either.
+    assert!(fleet.db.is_file());
+    for (instance, version) in fleet.instances.iter().zip(1..) {
+        assert_eq!(instance.put(1, "Assam").await.version(), Some(version));
+    }
+    fleet.all_see(1, 4).await;
+}
