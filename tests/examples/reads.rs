@@ -95,15 +95,23 @@ async fn a_stale_answer_is_flagged_and_then_replaced() {
 }
 
 #[tokio::test]
-async fn a_product_stays_only_for_its_ttls() {
-    let fleet = Fleet::<1>::start(&["--l1-ttl-ms=100", "--l2-ttl-ms=1000"]).await;
+async fn a_product_stays_in_memory_for_its_ttl() {
+    let fleet = Fleet::<1>::start(&["--l1-ttl-ms=200"]).await;
     let [a] = &fleet.instances;
     assert_eq!(a.get(1).await.source(), "loaded");
     eventually("it is gone from memory", || async {
         a.get(1).await.source() == "l2"
     })
     .await;
-    eventually("it is gone from Redis", || async {
+    assert_eq!(a.stat("loads").await, 1);
+}
+
+#[tokio::test]
+async fn a_product_stays_in_redis_for_its_ttl() {
+    let fleet = Fleet::<1>::start(&["--l2-ttl-ms=300"]).await;
+    let [a] = &fleet.instances;
+    assert_eq!(a.get(1).await.source(), "loaded");
+    eventually("it is gone from both levels", || async {
         a.get(1).await.source() == "loaded"
     })
     .await;

@@ -2,9 +2,12 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::time::Duration;
+
+use rusqlite::Connection;
 
 use crate::fleet::Fleet;
-use crate::program::{Dir, run};
+use crate::program::{Dir, Program, run};
 
 #[tokio::test]
 async fn help_names_every_option() {
@@ -83,4 +86,24 @@ async fn instances_that_start_together_share_a_new_database() {
         assert_eq!(instance.put(1, "Assam").await.version(), Some(version));
     }
     fleet.all_see(1, 4).await;
+}
+
+#[tokio::test]
+async fn a_new_database_that_somebody_else_sets_up_is_waited_for() {
+    let dir = Dir::new();
+    let db = dir.join("products.sqlite");
+    let other = Connection::open(&db).unwrap();
+    other.execute_batch("BEGIN EXCLUSIVE").unwrap();
+
+    let arguments = [
+        "--listen=127.0.0.1:0".to_owned(),
+        // Redis is not needed for this.
+        "--redis=redis://127.0.0.1:1".to_owned(),
+        format!("--db={}", db.display()),
+    ];
+    let mut instance = Program::start("instance", &arguments, dir.join("instance.log"));
+    // Nothing shows that it waits. If it has not got that far, this checks less, and does not fail.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    other.execute_batch("COMMIT").unwrap();
+    assert!(instance.line().await.contains("listening on http://"));
 }
