@@ -9,6 +9,7 @@
 
 use std::convert::Infallible;
 use std::error::Error;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::time::{Duration, Instant};
@@ -90,8 +91,18 @@ impl Shared {
 }
 
 #[tokio::main]
-async fn main() -> Outcome {
-    let shared = match Args::parse().redis {
+async fn main() -> ExitCode {
+    match run(Args::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("quickstart: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: Args) -> Outcome {
+    let shared = match args.redis {
         Some(url) => Shared::Redis(RedisL2::open(&url)?),
         None => Shared::Memory(MemoryL2::new()),
     };
