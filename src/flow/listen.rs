@@ -152,10 +152,11 @@ impl<V: Send + Sync + 'static> Core<V> {
         let Some(asked) = progress.asked.take() else {
             return;
         };
+        // Not the other way round: later messages may have come before this answer was looked at.
         if lane.epoch != self.liveness.epoch() || lane.seq > progress.last {
             self.flush(lane.epoch);
+            progress.last = lane.seq;
         }
-        progress.last = lane.seq;
         self.prove(lane, asked.at, asked.doubts);
         self.deliver_deferred().await;
     }

@@ -328,3 +328,22 @@ async fn heard(cache: &crate::fleet::Texts, n: u64) {
     })
     .await;
 }
+
+/// Messages that overtake the answer to a beat are no hole.
+#[tokio::test]
+async fn a_beat_that_is_overtaken_by_messages_flushes_nothing() {
+    let fleet = Fleet::memory();
+    let (a, _) = fleet.instance().await;
+    let (b, wire) = fleet.instance().await;
+    let flushes = b.stats().l1_flushes;
+    wire.delay_beats(true);
+    eventually("a beat is held back", || async { wire.delayed() == 1 }).await;
+    a.invalidate("before it").await.unwrap();
+    heard(&b, 1).await;
+    wire.delay_beats(false);
+    for n in 2..5 {
+        a.invalidate("after it").await.unwrap();
+        heard(&b, n).await;
+    }
+    assert_eq!(b.stats().l1_flushes, flushes);
+}

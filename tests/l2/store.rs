@@ -24,6 +24,8 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(10);
 pub(crate) trait Store {
     /// How many messages wait for a listener that does not poll.
     const QUEUE: u64;
+    /// How often to subscribe while others write, until a message that falls in between would be lost.
+    const SUBSCRIPTIONS: u64;
 
     async fn start() -> Self;
 
@@ -38,6 +40,7 @@ pub(crate) struct Memory(MemoryL2);
 
 impl Store for Memory {
     const QUEUE: u64 = 1024;
+    const SUBSCRIPTIONS: u64 = 3000;
 
     async fn start() -> Self {
         Self(MemoryL2::new())
@@ -63,6 +66,7 @@ impl Redis {
 
 impl Store for Redis {
     const QUEUE: u64 = 4096;
+    const SUBSCRIPTIONS: u64 = 100;
 
     async fn start() -> Self {
         Self::start_with(&[]).await

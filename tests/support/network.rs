@@ -52,6 +52,8 @@ struct Wires {
     lost: Mutex<HashMap<(Step, Way), usize>>,
     asked: Mutex<HashMap<Step, usize>>,
     events: watch::Sender<Events>,
+    delay_beats: AtomicBool,
+    delayed: AtomicUsize,
     drop_messages: AtomicBool,
     dropped: AtomicUsize,
     listening: watch::Sender<usize>,
@@ -79,6 +81,8 @@ impl Network {
             lost: Mutex::default(),
             asked: Mutex::default(),
             events: watch::Sender::default(),
+            delay_beats: AtomicBool::new(false),
+            delayed: AtomicUsize::new(0),
             drop_messages: AtomicBool::new(false),
             dropped: AtomicUsize::new(0),
             listening: watch::Sender::default(),
@@ -119,6 +123,16 @@ impl Network {
     /// Drops messages, while beats come through.
     pub(crate) fn drop_messages(&self, drop: bool) {
         self.wires.drop_messages.store(drop, SeqCst);
+    }
+
+    /// Lets each beat be overtaken by the message that comes after it.
+    pub(crate) fn delay_beats(&self, delay: bool) {
+        self.wires.delay_beats.store(delay, SeqCst);
+    }
+
+    /// How many beats were held back.
+    pub(crate) fn delayed(&self) -> usize {
+        self.wires.delayed.load(SeqCst)
     }
 
     /// How many messages were dropped.
@@ -297,6 +311,7 @@ impl Lane for Wired {
                 inner,
                 network,
                 cuts,
+                beat: None,
                 event: changed(events),
             });
             Ok((clock, listener))
@@ -309,6 +324,7 @@ struct WiredListener {
     inner: Box<dyn Listener>,
     network: Network,
     cuts: usize,
+    beat: Option<LaneClock>,
     event: BoxFuture<'static, watch::Receiver<Events>>,
 }
 
@@ -341,11 +357,18 @@ impl Stream for WiredListener {
             return Poll::Pending;
         }
         loop {
-            match self.inner.poll_next_unpin(cx) {
-                Poll::Ready(Some(Ok(Heard::Message(_))))
-                    if self.network.wires.drop_messages.load(SeqCst) =>
-                {
-                    self.network.wires.dropped.fetch_add(1, SeqCst);
+            let heard = self.inner.poll_next_unpin(cx);
+            let wires = &self.network.wires;
+            match heard {
+                Poll::Ready(Some(Ok(Heard::Message(_)))) if wires.drop_messages.load(SeqCst) => {
+                    wires.dropped.fetch_add(1, SeqCst);
+                }
+                Poll::Ready(Some(Ok(Heard::Beat(clock)))) if wires.delay_beats.load(SeqCst) => {
+                    wires.delayed.fetch_add(1, SeqCst);
+                    self.beat = Some(clock);
+                }
+                Poll::Pending if !wires.delay_beats.load(SeqCst) && self.beat.is_some() => {
+                    return Poll::Ready(self.beat.take().map(|clock| Ok(Heard::Beat(clock))));
                 }
                 heard => return heard,
             }

@@ -97,7 +97,8 @@ async fn steps_of_a_paused_server_time_out() {
     store.server.pause();
     for round in 0..2 {
         let begun = Instant::now();
-        let answers = every_step(&*lane).await;
+        let answers = timeout(LIMIT, every_step(&*lane)).await;
+        let answers = answers.expect("each step has an end");
         let took = begun.elapsed();
         for (step, answer) in answers {
             let error = answer.expect_err("nobody answers");
@@ -130,8 +131,10 @@ async fn an_insert_that_was_stuck_does_not_land() {
         let lane = &lane;
         async move {
             let tail = tail(Kind::Insert, &[key]);
-            let answer = lane.insert(key, &sealed(b"stuck"), &tail, deadline).await;
-            assert!(answer.is_err_and(|error| error.is_timeout()));
+            let value = sealed(b"stuck");
+            let answer = timeout(LIMIT, lane.insert(key, &value, &tail, deadline)).await;
+            let error = answer.expect("it has an end").expect_err("nobody answers");
+            assert!(error.is_timeout(), "{error:?}");
         }
     };
     // Waited out together, so that no third silence makes the lane give the connection up.
