@@ -15,7 +15,7 @@ use crate::codec::{Bincode, Codec};
 use crate::error::BuildError;
 use crate::flow::{Core, Parts};
 use crate::l1::{Liveness, Weigher};
-use crate::l2::{L2, NoLane, RedisL2};
+use crate::l2::{L2, L2Error, NoLane, RedisL2};
 use crate::options::Options;
 use crate::wire::codec::ValueCodec;
 use crate::wire::envelope;
@@ -29,7 +29,7 @@ pub struct Builder<K, V> {
     weigher: Option<Weigher<V>>,
     codec: ValueCodec<V>,
     type_tag: Option<String>,
-    l2: Result<Option<Box<dyn L2>>, BuildError>,
+    l2: Result<Option<Box<dyn L2>>, L2Error>,
     keys: PhantomData<fn(&K)>,
 }
 

@@ -22,12 +22,8 @@ pub struct BuildError {
 enum BuildKind {
     #[error("{0}")]
     Option(String),
-    #[error(
-        "the Redis URL cannot be used ({0}); give one like redis://user:password@host:6379/0, or rediss:// for TLS"
-    )]
-    RedisUrl(&'static str),
-    #[error("the connection pool could not be built: {0}")]
-    RedisPool(String),
+    #[error(transparent)]
+    L2(#[from] L2Error),
 }
 
 impl BuildError {
@@ -37,32 +33,16 @@ impl BuildError {
         }
     }
 
-    /// Keeps only the client's fixed description: its details can hold parts of the URL.
-    #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
-    pub(crate) fn redis_url(error: deadpool_redis::redis::RedisError) -> Self {
-        use deadpool_redis::redis::ErrorKind::{InvalidClientConfig, RESP3NotSupported};
-        let what = match error.kind() {
-            InvalidClientConfig => {
-                "it is malformed, or asks for something this build lacks, such as TLS"
-            }
-            RESP3NotSupported => "it asks for an old protocol",
-            _ => "the client refused it",
-        };
-        Self {
-            kind: BuildKind::RedisUrl(what),
-        }
-    }
-
-    pub(crate) fn redis_pool(error: impl Error) -> Self {
-        Self {
-            kind: BuildKind::RedisPool(error.to_string()),
-        }
-    }
-
     /// Whether the Redis URL was the trouble.
     #[must_use]
     pub fn is_redis_url(&self) -> bool {
-        matches!(self.kind, BuildKind::RedisUrl(_))
+        matches!(&self.kind, BuildKind::L2(error) if error.is_bad_url())
+    }
+}
+
+impl From<L2Error> for BuildError {
+    fn from(error: L2Error) -> Self {
+        Self { kind: error.into() }
     }
 }
 

@@ -1,5 +1,13 @@
 //! A hit in L1 allocates nothing. A binary of its own: the counting allocator is for all of it.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a step that fails ends the test"
+)]
+
 use larder::Cache;
 
 fn allocations(what: impl FnOnce()) -> u64 {

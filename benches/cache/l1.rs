@@ -34,7 +34,7 @@ pub(crate) fn hit(c: &mut Criterion) {
         b.iter(|| black_box(moka.get(texts.next().unwrap().as_str())));
     });
     group.bench_function("get_local", |b| {
-        b.iter(|| black_box(cache.get_local(&keys.next().unwrap())))
+        b.iter(|| black_box(cache.get_local(&keys.next().unwrap())));
     });
     group.bench_function("get", |b| {
         b.iter_custom(|n| {

@@ -5,6 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use deadpool_redis::redis::{ErrorKind, RedisError};
+
 /// Why L2 did not answer. Cheap to clone; never shows a URL or a password.
 #[derive(Clone)]
 pub struct L2Error {
@@ -19,6 +21,8 @@ enum Kind {
     Refused,
     Unexpected(&'static str),
     Closed,
+    BadUrl(&'static str),
+    Pool(String),
 }
 
 impl L2Error {
@@ -65,6 +69,34 @@ impl L2Error {
         }
     }
 
+    /// Keeps only the client's fixed description: its details can hold parts of the URL.
+    pub(super) fn bad_url(error: &RedisError) -> Self {
+        let what = match error.kind() {
+            ErrorKind::InvalidClientConfig => {
+                "it is malformed, or asks for something this build lacks, such as TLS"
+            }
+            ErrorKind::RESP3NotSupported => "it asks for an old protocol",
+            _ => "the client refused it",
+        };
+        Self {
+            kind: Kind::BadUrl(what),
+            source: None,
+        }
+    }
+
+    pub(super) fn pool(error: &impl Error) -> Self {
+        Self {
+            kind: Kind::Pool(error.to_string()),
+            source: None,
+        }
+    }
+
+    /// Whether the URL of the store cannot be used.
+    #[must_use]
+    pub fn is_bad_url(&self) -> bool {
+        matches!(self.kind, Kind::BadUrl(_))
+    }
+
     /// Whether the store could not be reached at all.
     #[must_use]
     pub fn is_unreachable(&self) -> bool {
@@ -92,6 +124,11 @@ impl fmt::Display for L2Error {
             Kind::Refused => f.write_str("L2 refused the request"),
             Kind::Unexpected(what) => write!(f, "L2 gave an unexpected answer: {what}"),
             Kind::Closed => f.write_str("the connection to L2 is closed"),
+            Kind::BadUrl(what) => write!(
+                f,
+                "the Redis URL cannot be used ({what}); give one like redis://user:password@host:6379/0"
+            ),
+            Kind::Pool(what) => write!(f, "the connection pool could not be built: {what}"),
         }
     }
 }

@@ -91,7 +91,8 @@ struct State {
     seq: u64,
     ver: u64,
     values: Expiring<Vec<u8>>,
-    leases: Expiring<u64>,
+    /// The epoch and the token of each.
+    leases: Expiring<(u64, u64)>,
     listeners: Vec<mpsc::Sender<message::Message>>,
 }
 
@@ -197,26 +198,26 @@ impl Lane for MemoryLane {
             if ask.ttl.is_zero() {
                 return Lead::Miss;
             }
+            let epoch = state.epoch;
             match state.leases.get(key, now) {
-                Some(&token) if token != ask.token => Lead::Wait(state.leases.remaining(key, now)),
-                Some(_) => Lead::Granted(Lease {
-                    token: ask.token,
-                    epoch: state.epoch,
-                }),
-                None => {
-                    state.leases.insert(key, ask.token, now, ask.ttl);
-                    Lead::Granted(Lease {
-                        token: ask.token,
-                        epoch: state.epoch,
-                    })
+                Some(&(of, token)) if of == epoch && token != ask.token => {
+                    return Lead::Wait(state.leases.remaining(key, now));
                 }
+                Some(&lease) if lease == (epoch, ask.token) => {}
+                _ => state.leases.insert(key, (epoch, ask.token), now, ask.ttl),
             }
+            Lead::Granted(Lease {
+                token: ask.token,
+                epoch,
+            })
         })
     }
 
     fn fill<'a>(&'a self, key: &'a str, lease: Lease, value: &'a Sealed) -> Reply<'a, Fill> {
         self.step(|state, now| {
-            if state.leases.get(key, now) != Some(&lease.token) || state.epoch != lease.epoch {
+            if state.leases.get(key, now) != Some(&(lease.epoch, lease.token))
+                || state.epoch != lease.epoch
+            {
                 return Fill::Rejected(state.values.get(key, now).cloned());
             }
             Fill::Stored(state.store(key, value, now))
@@ -225,13 +226,16 @@ impl Lane for MemoryLane {
 
     fn renew<'a>(&'a self, key: &'a str, token: u64, ttl: Duration) -> Reply<'a, bool> {
         self.step(|state, now| {
-            let ours = state.leases.get(key, now) == Some(&token);
-            if ours && ttl.is_zero() {
+            let held = state.leases.get(key, now).copied();
+            let Some(lease) = held.filter(|(_, held)| *held == token) else {
+                return false;
+            };
+            if ttl.is_zero() {
                 state.leases.remove(key);
-            } else if ours {
-                state.leases.insert(key, token, now, ttl);
+            } else {
+                state.leases.insert(key, lease, now, ttl);
             }
-            ours
+            true
         })
     }
 

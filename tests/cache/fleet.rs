@@ -12,6 +12,7 @@ use crate::support::redis_server::RedisServer;
 pub(crate) type Texts = Cache<String, String>;
 
 /// A store, and the instances on it.
+#[expect(clippy::large_enum_variant, reason = "there is one in a test")]
 pub(crate) enum Fleet {
     Memory { l2: MemoryL2, clock: Clock },
     Redis { server: RedisServer, l2: RedisL2 },

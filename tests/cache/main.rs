@@ -1,6 +1,14 @@
 //! The cache as its users see it: over both stores where the store matters, over the one in memory
 //! with a clock of the test's own where time matters.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a step that fails ends the test"
+)]
+
 #[path = "../support/mod.rs"]
 mod support;
 

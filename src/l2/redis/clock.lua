@@ -23,6 +23,11 @@ local function next_ver(key, rnd)
   return epoch, redis.call('HINCRBY', key, 'ver', 1)
 end
 
+-- What is stored under a lease's key.
+local function lease(epoch, token)
+  return string.format('%.0f:', epoch) .. token
+end
+
 -- The stamp that goes before a body: its check is the sum of the three.
 local function stamp(epoch, ver, at)
   return 'LRD\1' .. struct.pack('>I8I8I8I8', epoch, ver, at, epoch + ver + at)

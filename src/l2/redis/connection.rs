@@ -165,25 +165,22 @@ impl Connections {
                 Err(l2_error(error))
             }
             Err(_) => {
-                if live.silent.fetch_add(1, Ordering::Relaxed) + 1 >= SILENT_AFTER {
+                let silent = live.silent.fetch_add(1, Ordering::Relaxed) + 1 >= SILENT_AFTER;
+                if silent && self.discard(id, live) {
                     self.failures.fetch_add(1, Ordering::Relaxed);
-                    self.discard(id, live);
                 }
                 Err(L2Error::timed_out(limit))
             }
         }
     }
 
-    /// Forgets a connection, unless it has been replaced already; the pool shall not hand it out again.
-    fn discard(&self, id: u64, live: &Live) {
-        let mut current = lock(&self.current);
-        if current.as_ref().is_some_and(|attempt| attempt.id == id) {
-            *current = None;
-        }
-        drop(current);
+    /// Forgets a connection; the pool shall not hand it out again. `false` if it was no longer in use.
+    fn discard(&self, id: u64, live: &Live) -> bool {
+        let discarded = lock(&self.current).take_if(|attempt| attempt.id == id);
         if let Some(pooled) = lock(&live.pooled).take() {
             drop(Connection::take(pooled));
         }
+        discarded.is_some()
     }
 }
 

@@ -1,6 +1,6 @@
 -- INSERT  clock log value lease | channel rnd tail body ttl deadline  ->  stamp, or nothing when late
 local at = time()
-if ARGV[6] ~= '0' and at > tonumber(ARGV[6]) then
+if ARGV[6] ~= '' and at > tonumber(ARGV[6]) then
   return false
 end
 local epoch, ver = next_ver(KEYS[1], ARGV[2])

@@ -12,13 +12,16 @@ end
 if ARGV[2] == '0' then
   return {'MISS', false, 0}
 end
-local lease = redis.call('GET', KEYS[2])
-if lease == 'hold' then
+-- A lease names its epoch: one of another fills nothing any more, and need not be waited for.
+local mine = lease(epoch, ARGV[1])
+local held = redis.call('GET', KEYS[2])
+if held == 'hold' then
   return {'HOLD', false, 0}
 end
-if not lease then
-  redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
-elseif lease ~= ARGV[1] then
+if held and held ~= mine and string.find(held, lease(epoch, ''), 1, true) == 1 then
   return {'WAIT', false, math.max(redis.call('PTTL', KEYS[2]), 0)}
+end
+if held ~= mine then
+  redis.call('SET', KEYS[2], mine, 'PX', ARGV[2])
 end
 return {'LEAD', false, epoch}

@@ -25,7 +25,6 @@ use super::{
     Stamp, Want, random,
 };
 use crate::clock::millis;
-use crate::error::BuildError;
 
 /// Connections that a pool of our own opens at most: one serves all requests of a lane.
 const POOL_SIZE: usize = 8;
@@ -48,16 +47,16 @@ impl RedisL2 {
     ///
     /// # Errors
     ///
-    /// [`BuildError::is_redis_url`] when the URL cannot be used. The error does not show the URL.
-    pub fn open(url: &str) -> Result<Self, BuildError> {
+    /// [`L2Error::is_bad_url`] when the URL cannot be used. The error does not show the URL.
+    pub fn open(url: &str) -> Result<Self, L2Error> {
         let info = connection_info(url)?;
         let manager = Manager::new_with_config(info.clone(), connection_config())
-            .map_err(BuildError::redis_url)?;
+            .map_err(|error| L2Error::bad_url(&error))?;
         let pool = Pool::builder(manager)
             .max_size(POOL_SIZE)
             .runtime(Runtime::Tokio1)
             .build()
-            .map_err(BuildError::redis_pool)?;
+            .map_err(|error| L2Error::pool(&error))?;
         Self::new(pool, info)
     }
 
@@ -69,18 +68,18 @@ impl RedisL2 {
     ///
     /// # Errors
     ///
-    /// [`BuildError::is_redis_url`] when the URL cannot be used. The error does not show the URL.
-    pub fn with_pool(pool: Pool, url: &str) -> Result<Self, BuildError> {
+    /// [`L2Error::is_bad_url`] when the URL cannot be used. The error does not show the URL.
+    pub fn with_pool(pool: Pool, url: &str) -> Result<Self, L2Error> {
         Self::new(pool, connection_info(url)?)
     }
 
-    fn new(pool: Pool, info: ConnectionInfo) -> Result<Self, BuildError> {
+    fn new(pool: Pool, info: ConnectionInfo) -> Result<Self, L2Error> {
         let settings = info
             .redis_settings()
             .clone()
             .set_protocol(ProtocolVersion::RESP3);
-        let listener =
-            Client::open(info.set_redis_settings(settings)).map_err(BuildError::redis_url)?;
+        let listener = Client::open(info.set_redis_settings(settings))
+            .map_err(|error| L2Error::bad_url(&error))?;
         Ok(Self { pool, listener })
     }
 }
@@ -111,8 +110,10 @@ impl L2 for RedisL2 {
     }
 }
 
-fn connection_info(url: &str) -> Result<ConnectionInfo, BuildError> {
-    let info = url.into_connection_info().map_err(BuildError::redis_url)?;
+fn connection_info(url: &str) -> Result<ConnectionInfo, L2Error> {
+    let info = url
+        .into_connection_info()
+        .map_err(|error| L2Error::bad_url(&error))?;
     Ok(info.set_tcp_settings(TcpSettings::default().set_nodelay(true)))
 }
 
@@ -289,7 +290,7 @@ impl Lane for RedisLane {
             call.arg(&self.names.events).arg(random()).arg(tail);
             call.arg(&value.body)
                 .arg(millis(value.ttl))
-                .arg(deadline.unwrap_or(0));
+                .arg(deadline.map_or_else(String::new, |at| at.to_string()));
             match self.run::<Option<Stamped>>(call).await? {
                 Some(stamped) => Ok(stamp(stamped)),
                 None => Err(L2Error::unexpected("the insert came after its deadline")),

@@ -28,6 +28,7 @@ conformance! {
     a_fill_after_an_insert_is_rejected
     a_fill_after_a_clear_is_rejected
     a_fill_of_another_epoch_is_rejected
+    a_lease_of_another_epoch_is_not_waited_for
 }
 
 #[track_caller]
@@ -274,4 +275,15 @@ async fn a_fill_of_another_epoch_is_rejected(store: impl Store) {
     let answer = fill(&*lane, "k", strange, b"stale").await;
     assert_eq!(answer, Fill::Rejected(None));
     filled(&*lane, "k", lease, b"fresh").await;
+}
+
+async fn a_lease_of_another_epoch_is_not_waited_for(store: impl Store) {
+    let lane = store.lane();
+    let old = granted(&*lane, "k", 7).await;
+    clear(&*lane).await;
+    let new = granted(&*lane, "k", 8).await;
+    assert_waits(&lead(&*lane, "k", 7).await, LONG);
+    assert_eq!(fill(&*lane, "k", old, b"old").await, Fill::Rejected(None));
+    assert!(!lane.renew("k", 7, LONG).await.unwrap());
+    filled(&*lane, "k", new, b"new").await;
 }

@@ -57,7 +57,7 @@ fn a_url_that_cannot_be_used_is_refused_and_not_shown() {
         let Err(error) = RedisL2::open(url) else {
             panic!("{url:?} was taken");
         };
-        assert!(error.is_redis_url(), "{url:?}: {error:?}");
+        assert!(error.is_bad_url(), "{url:?}: {error:?}");
         assert!(!shown(&error).contains(SECRET), "{}", shown(&error));
 
         let builder = Cache::<u64, String>::builder("test:urls").redis(url);
