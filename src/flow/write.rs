@@ -75,8 +75,7 @@ impl<V: Send + Sync + 'static> Core<V> {
         // Here it is gone at once; what L2 still has may come back into L1 until L2 has answered.
         self.l1.evict_older(key, u64::MAX);
         let tail = message::tail(Kind::Invalidate, self.origin, &[key]);
-        let keys = [Box::from(&**key)];
-        match self.heard(self.lane.invalidate(&keys, &tail).await) {
+        match self.heard(self.lane.invalidate(&[key], &tail).await) {
             Ok(stamp) => {
                 self.accepted(key, begun, stamp);
                 Ok(())
@@ -126,10 +125,9 @@ impl<V: Send + Sync + 'static> Core<V> {
                     self.heard(self.lane.clear(&tail).await)
                 }
                 Delivery::Keys(keys) => {
-                    let texts: Vec<&str> = keys.iter().map(|(key, _)| &**key).collect();
-                    let tail = message::tail(Kind::Invalidate, self.origin, &texts);
-                    let boxed: Vec<Box<str>> = texts.iter().map(|key| Box::from(*key)).collect();
-                    self.heard(self.lane.invalidate(&boxed, &tail).await)
+                    let keys: Vec<&str> = keys.iter().map(|(key, _)| &**key).collect();
+                    let tail = message::tail(Kind::Invalidate, self.origin, &keys);
+                    self.heard(self.lane.invalidate(&keys, &tail).await)
                 }
             };
             let Ok(stamp) = answer else { return };

@@ -259,7 +259,7 @@ impl Lane for MemoryLane {
         })
     }
 
-    fn invalidate<'a>(&'a self, keys: &'a [Box<str>], tail: &'a [u8]) -> Reply<'a, Stamp> {
+    fn invalidate<'a>(&'a self, keys: &'a [&'a str], tail: &'a [u8]) -> Reply<'a, Stamp> {
         self.step(|state, now| {
             for key in keys {
                 state.values.remove(key);

@@ -73,7 +73,7 @@ pub trait Lane: Send + Sync + fmt::Debug {
     ) -> Reply<'a, Stamp>;
 
     /// Removes values and leases of keys, and tells everyone.
-    fn invalidate<'a>(&'a self, keys: &'a [Box<str>], tail: &'a [u8]) -> Reply<'a, Stamp>;
+    fn invalidate<'a>(&'a self, keys: &'a [&'a str], tail: &'a [u8]) -> Reply<'a, Stamp>;
 
     /// Starts a new epoch, so that every stored value is a miss, and tells everyone.
     fn clear<'a>(&'a self, tail: &'a [u8]) -> Reply<'a, Stamp>;

@@ -63,7 +63,7 @@ impl Lane for NoLane {
         self.stamp()
     }
 
-    fn invalidate<'a>(&'a self, _keys: &'a [Box<str>], _tail: &'a [u8]) -> Reply<'a, Stamp> {
+    fn invalidate<'a>(&'a self, _keys: &'a [&'a str], _tail: &'a [u8]) -> Reply<'a, Stamp> {
         self.stamp()
     }
 

@@ -143,7 +143,7 @@ pub(crate) async fn insert(lane: &dyn Lane, key: &str, payload: &[u8]) -> Stamp 
 
 pub(crate) async fn invalidate(lane: &dyn Lane, keys: &[&str]) -> Stamp {
     let tail = tail(Kind::Invalidate, keys);
-    let invalidated = lane.invalidate(&boxed(keys), &tail).await;
+    let invalidated = lane.invalidate(keys, &tail).await;
     invalidated.expect("the keys are invalidated")
 }
 

@@ -283,7 +283,7 @@ impl Lane for Wired {
             .boxed()
     }
 
-    fn invalidate<'a>(&'a self, keys: &'a [Box<str>], tail: &'a [u8]) -> Reply<'a, Stamp> {
+    fn invalidate<'a>(&'a self, keys: &'a [&'a str], tail: &'a [u8]) -> Reply<'a, Stamp> {
         self.network
             .carry(Step::Invalidate, async move {
                 self.lane.invalidate(keys, tail).await

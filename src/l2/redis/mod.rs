@@ -299,7 +299,7 @@ impl Lane for RedisLane {
         .boxed()
     }
 
-    fn invalidate<'a>(&'a self, keys: &'a [Box<str>], tail: &'a [u8]) -> Reply<'a, Stamp> {
+    fn invalidate<'a>(&'a self, keys: &'a [&'a str], tail: &'a [u8]) -> Reply<'a, Stamp> {
         async move {
             let mut call = self.scripts.invalidate.prepare_invoke();
             call.key(&self.names.clock).key(&self.names.log);

@@ -23,7 +23,6 @@ async fn every_step(lane: &dyn Lane) -> Vec<(&'static str, Result<(), L2Error>)>
         ttl: Duration::ZERO,
         want: Want::Any,
     };
-    let keys = boxed(&["k"]);
     let insert = tail(Kind::Insert, &["k"]);
     let (invalidate, clear) = (tail(Kind::Invalidate, &["k"]), tail(Kind::Clear, &[]));
     vec![
@@ -37,7 +36,7 @@ async fn every_step(lane: &dyn Lane) -> Vec<(&'static str, Result<(), L2Error>)>
         ),
         (
             "invalidate",
-            lane.invalidate(&keys, &invalidate).await.map(|_| ()),
+            lane.invalidate(&["k"], &invalidate).await.map(|_| ()),
         ),
         ("clear", lane.clear(&clear).await.map(|_| ())),
     ]
