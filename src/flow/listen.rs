@@ -21,21 +21,23 @@ use crate::l2::{Heard, L2Error, LaneClock, Listener, Message, backoff};
 pub(super) async fn run<V: Send + Sync + 'static>(core: Arc<Core<V>>, stop: CancellationToken) {
     let mut pauses = backoff().build();
     loop {
-        let mut was_live = false;
+        let (began, mut was_live) = (Instant::now(), false);
         let error = tokio::select! {
             biased;
             () = stop.cancelled() => return,
             error = core.listen(&mut was_live) => error,
         };
         core.liveness.lapse();
-        let namespace = core.options.namespace.as_str();
         if was_live {
-            pauses = backoff().build();
             warn!(
-                namespace,
+                namespace = core.options.namespace.as_str(),
                 error = &error as &dyn std::error::Error,
                 "the listener was cut off; L1 is not used until it is back"
             );
+        }
+        // A session that ends soon after it began is no success: its cause may be there to stay.
+        if began.elapsed() > core.options.max_staleness {
+            pauses = backoff().build();
         }
         tokio::select! {
             biased;
@@ -78,6 +80,8 @@ impl<V: Send + Sync + 'static> Core<V> {
         };
         loop {
             if let Err(error) = self.step(&mut *listener, &mut progress).await {
+                // Says nothing of L2 itself yet: listening again will.
+                self.counters.l2_errors.bump();
                 return error;
             }
         }
@@ -94,7 +98,7 @@ impl<V: Send + Sync + 'static> Core<V> {
             biased;
             () = sleep_until(give_up.unwrap_or(progress.next_beat)), if give_up.is_some() => {
                 // Half-open: such a connection gives no error, and no messages.
-                self.heard(Err(L2Error::timed_out(max_staleness)))
+                Err(L2Error::timed_out(max_staleness))
             }
             () = self.beat_is_due(progress.next_beat), if give_up.is_none() => {
                 let now = Instant::now();
@@ -105,7 +109,7 @@ impl<V: Send + Sync + 'static> Core<V> {
                 Ok(())
             }
             heard = listener.next() => {
-                match self.heard(heard.unwrap_or_else(|| Err(L2Error::closed())))? {
+                match heard.unwrap_or_else(|| Err(L2Error::closed()))? {
                     Heard::Message(message) => self.hear(&message, progress),
                     Heard::Beat(lane) => self.conclude(&lane, progress).await,
                 }
