@@ -14,11 +14,14 @@ mod support;
 
 mod coherence;
 mod damage;
+mod deferred;
 mod errors;
 mod fleet;
 mod flights;
 mod lifecycle;
 mod options;
 mod outage;
+mod proofs;
+mod races;
 mod soft_ttl;
 mod ttl;

@@ -240,3 +240,123 @@ async fn a_refresh_whose_reply_is_lost_is_tried_again() {
     .await;
     assert_eq!(truth.loads(), 2);
 }
+
+/// Who finds a refresh under way elsewhere asks again a little later, and not with every call.
+#[tokio::test]
+async fn a_refresh_by_another_instance_is_not_asked_for_all_the_time() {
+    let fleet = Fleet::memory();
+    let ((a, _), (b, wire)) = (instance(&fleet).await, instance(&fleet).await);
+    let (truth, gate) = (Source::new("old"), Gate::new());
+    truth.through(&a, "k").await.unwrap();
+    truth.through(&b, "k").await.unwrap();
+    fleet.advance(101 * MS);
+    truth.behind(&gate).through(&a, "k").await.unwrap();
+    gate.arrived(1).await;
+    for round in 1..=3 {
+        for _ in 0..10 {
+            truth.through(&b, "k").await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(wire.asked(Step::Lead), round);
+        fleet.advance(50 * MS);
+    }
+    gate.open();
+}
+
+/// What another instance has stored in the meantime comes into L1, and is not asked for again.
+#[tokio::test]
+async fn what_another_instance_has_refreshed_comes_to_l1() {
+    let fleet = Fleet::memory();
+    let ((a, _), (b, wire)) = (instance(&fleet).await, instance(&fleet).await);
+    let truth = Source::new("old");
+    truth.through(&a, "k").await.unwrap();
+    truth.through(&b, "k").await.unwrap();
+    fleet.advance(101 * MS);
+    truth.set("new");
+    truth.through(&a, "k").await.unwrap();
+    eventually("a refreshes", || async { a.stats().refreshes == 1 }).await;
+    assert!(truth.through(&b, "k").await.unwrap().meta().is_stale());
+    eventually("b takes it over", || async {
+        b.get_local("k").is_some_and(|entry| *entry == "new")
+    })
+    .await;
+    assert_eq!((wire.asked(Step::Lead), truth.loads()), (1, 2));
+}
+
+/// A store that does not answer is not asked with every call, nor is one that refuses the value.
+#[tokio::test]
+async fn a_refresh_that_cannot_be_stored_backs_off() {
+    let fleet = Fleet::memory();
+    let (a, wire) = instance(&fleet).await;
+    let truth = Source::new("old");
+    truth.through(&a, "k").await.unwrap();
+    fleet.advance(101 * MS);
+    for (failures, step) in [(1, Step::Lead), (2, Step::Fill)] {
+        wire.lose(step, Way::Request, 1);
+        let asked = wire.asked(Step::Lead);
+        for _ in 0..10 {
+            assert!(truth.through(&a, "k").await.unwrap().meta().is_stale());
+            tokio::task::yield_now().await;
+        }
+        eventually("it fails", || async {
+            a.stats().refresh_failures == failures
+        })
+        .await;
+        assert!(wire.asked(Step::Lead) <= asked + 1);
+        fleet.advance(401 * MS);
+    }
+    assert_eq!(a.stats().refreshes, 0);
+}
+
+/// After a failure another instance may try at once; after a success this one is not held back.
+#[tokio::test]
+async fn a_failed_refresh_gives_its_lease_back() {
+    let fleet = Fleet::memory();
+    let ((a, _), (b, _)) = (instance(&fleet).await, instance(&fleet).await);
+    let truth = Source::new("old");
+    truth.through(&a, "k").await.unwrap();
+    truth.through(&b, "k").await.unwrap();
+    fleet.advance(101 * MS);
+    let fail = || {
+        a.get_or_load("k", || async {
+            Err::<String, _>(std::io::Error::other("down"))
+        })
+    };
+    fail().await.unwrap();
+    eventually("the refresh fails", || async {
+        a.stats().refresh_failures == 1
+    })
+    .await;
+    tokio::task::yield_now().await;
+    truth.through(&b, "k").await.unwrap();
+    eventually("b refreshes", || async { b.stats().refreshes == 1 }).await;
+    assert_eq!(b.stats().refresh_failures, 0);
+}
+
+/// A success makes the failures before it forgotten: the next pause is the first again.
+#[tokio::test]
+async fn failures_before_a_success_do_not_count() {
+    let fleet = Fleet::memory();
+    let (a, _) = instance(&fleet).await;
+    let truth = Source::new("v");
+    truth.through(&a, "k").await.unwrap();
+    let fail = || {
+        a.get_or_load("k", || async {
+            Err::<String, _>(std::io::Error::other("down"))
+        })
+    };
+    for round in 1..=3 {
+        fleet.advance(101 * MS);
+        fail().await.unwrap();
+        eventually("the refresh fails", || async {
+            a.stats().refresh_failures == round
+        })
+        .await;
+        fleet.advance(401 * MS);
+        truth.through(&a, "k").await.unwrap();
+        eventually("and succeeds after the first pause", || async {
+            a.stats().refreshes == round
+        })
+        .await;
+    }
+}

@@ -31,6 +31,7 @@ pub(crate) enum Step {
     Invalidate,
     Clear,
     Listen,
+    Beat,
 }
 
 /// On the way to the store, or back.
@@ -56,6 +57,12 @@ struct Wires {
     delayed: AtomicUsize,
     drop_messages: AtomicBool,
     dropped: AtomicUsize,
+    /// How much still comes through while the connection is silent.
+    let_through: AtomicUsize,
+    /// Where inserts get stuck, while their callers hear of a timeout.
+    stuck: Mutex<Option<Gate>>,
+    /// Whether the next `get` finds its connection gone.
+    reconnect: AtomicBool,
     listening: watch::Sender<usize>,
 }
 
@@ -72,6 +79,7 @@ struct Events {
 pub(crate) struct Gate {
     arrived: watch::Sender<usize>,
     open: watch::Sender<bool>,
+    landed: watch::Sender<bool>,
 }
 
 impl Network {
@@ -85,6 +93,9 @@ impl Network {
             delayed: AtomicUsize::new(0),
             drop_messages: AtomicBool::new(false),
             dropped: AtomicUsize::new(0),
+            let_through: AtomicUsize::new(0),
+            stuck: Mutex::default(),
+            reconnect: AtomicBool::new(false),
             listening: watch::Sender::default(),
         };
         Self {
@@ -147,6 +158,24 @@ impl Network {
             .send_modify(|events| events.silent = silent);
     }
 
+    /// Lets the next `n` messages or beats through a connection that is silent.
+    pub(crate) fn let_through(&self, n: usize) {
+        self.wires.let_through.store(n, SeqCst);
+        self.wires.events.send_modify(|_| {});
+    }
+
+    /// Times the next insert out for its caller, while it reaches the store once the gate is opened.
+    pub(crate) fn stick_insert(&self) -> Gate {
+        let gate = Gate::new();
+        *self.wires.stuck.lock().unwrap() = Some(gate.clone());
+        gate
+    }
+
+    /// Makes the next `get` connect anew.
+    pub(crate) fn reconnect(&self) {
+        self.wires.reconnect.store(true, SeqCst);
+    }
+
     /// Cuts the listener's connection.
     pub(crate) fn cut(&self) {
         self.wires.events.send_modify(|events| events.cuts += 1);
@@ -167,10 +196,14 @@ impl Network {
         request: impl Future<Output = Result<T, L2Error>>,
     ) -> Result<T, L2Error> {
         self.pass(step, Way::Request).await?;
-        *self.wires.asked.lock().unwrap().entry(step).or_default() += 1;
+        self.count(step);
         let reply = request.await;
         self.pass(step, Way::Reply).await?;
         reply
+    }
+
+    fn count(&self, step: Step) {
+        *self.wires.asked.lock().unwrap().entry(step).or_default() += 1;
     }
 
     async fn pass(&self, step: Step, way: Way) -> Result<(), L2Error> {
@@ -194,6 +227,7 @@ impl Gate {
         Self {
             arrived: watch::Sender::new(0),
             open: watch::Sender::new(false),
+            landed: watch::Sender::new(false),
         }
     }
 
@@ -215,6 +249,16 @@ impl Gate {
         reached.unwrap_or_else(|_| panic!("{n} did not come to the gate within {LIMIT:?}"));
     }
 
+    /// Lets an insert through that was stuck, and waits until the store has answered it.
+    pub(crate) async fn land(&self) {
+        self.open();
+        let mut landed = self.landed.subscribe();
+        let landed = timeout(LIMIT, landed.wait_for(|landed| *landed))
+            .await
+            .map(|_| ());
+        landed.expect("it lands in time");
+    }
+
     /// Lets all through that wait, and all that come.
     pub(crate) fn open(&self) {
         self.open.send_replace(true);
@@ -223,17 +267,32 @@ impl Gate {
 
 impl L2 for Network {
     fn lane(&self, namespace: &str, timeout: Duration, on_connect: OnConnect) -> Box<dyn Lane> {
-        let lane = self.store.lane(namespace, timeout, on_connect);
+        let on_connect: Arc<OnConnect> = Arc::new(on_connect);
+        let connected = Arc::clone(&on_connect);
+        let met: OnConnect = Box::new(move |clock| connected(clock));
         Box::new(Wired {
-            lane,
+            lane: self.store.lane(namespace, timeout, met).into(),
+            on_connect,
             network: self.clone(),
         })
     }
 }
 
 struct Wired {
-    lane: Box<dyn Lane>,
+    lane: Arc<dyn Lane>,
+    on_connect: Arc<OnConnect>,
     network: Network,
+}
+
+impl Wired {
+    /// What a lane does before it uses a new connection.
+    async fn connect(&self) -> Result<(), L2Error> {
+        if self.network.wires.reconnect.swap(false, SeqCst) {
+            let (clock, _) = self.lane.listen().await?;
+            (self.on_connect)(&clock);
+        }
+        Ok(())
+    }
 }
 
 impl fmt::Debug for Wired {
@@ -244,7 +303,12 @@ impl fmt::Debug for Wired {
 
 impl Lane for Wired {
     fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Vec<u8>>> {
-        self.network.carry(Step::Get, self.lane.get(key)).boxed()
+        self.network
+            .carry(Step::Get, async move {
+                self.connect().await?;
+                self.lane.get(key).await
+            })
+            .boxed()
     }
 
     fn lead<'a>(&'a self, key: &'a str, ask: Ask) -> Reply<'a, Lead> {
@@ -278,7 +342,18 @@ impl Lane for Wired {
     ) -> Reply<'a, Stamp> {
         self.network
             .carry(Step::Insert, async move {
-                self.lane.insert(key, value, tail, deadline).await
+                let stuck = self.network.wires.stuck.lock().unwrap().take();
+                let Some(gate) = stuck else {
+                    return self.lane.insert(key, value, tail, deadline).await;
+                };
+                let (lane, key, value) = (Arc::clone(&self.lane), key.to_owned(), value.clone());
+                let tail = tail.to_owned();
+                tokio::spawn(async move {
+                    gate.pass().await;
+                    let _ = lane.insert(&key, &value, &tail, deadline).await;
+                    gate.landed.send_replace(true);
+                });
+                Err(L2Error::timed_out(Duration::from_millis(1)))
             })
             .boxed()
     }
@@ -338,6 +413,7 @@ fn changed(mut events: watch::Receiver<Events>) -> BoxFuture<'static, watch::Rec
 
 impl Listener for WiredListener {
     fn beat(&mut self) {
+        self.network.count(Step::Beat);
         self.inner.beat();
     }
 }
@@ -353,10 +429,11 @@ impl Stream for WiredListener {
         if events.cuts != self.cuts {
             return Poll::Ready(Some(Err(L2Error::closed())));
         }
-        if events.silent {
-            return Poll::Pending;
-        }
         loop {
+            let let_through = self.network.wires.let_through.load(SeqCst);
+            if events.silent && let_through == 0 {
+                return Poll::Pending;
+            }
             let heard = self.inner.poll_next_unpin(cx);
             let wires = &self.network.wires;
             match heard {
@@ -367,10 +444,16 @@ impl Stream for WiredListener {
                     wires.delayed.fetch_add(1, SeqCst);
                     self.beat = Some(clock);
                 }
+                Poll::Ready(heard) => {
+                    wires
+                        .let_through
+                        .store(let_through.saturating_sub(1), SeqCst);
+                    return Poll::Ready(heard);
+                }
                 Poll::Pending if !wires.delay_beats.load(SeqCst) && self.beat.is_some() => {
                     return Poll::Ready(self.beat.take().map(|clock| Ok(Heard::Beat(clock))));
                 }
-                heard => return heard,
+                Poll::Pending => return Poll::Pending,
             }
         }
     }

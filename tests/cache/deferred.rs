@@ -1,0 +1,243 @@
+//! Rule 14 step by step: what L2 could not be told is not used until it has been told.
+
+use std::time::Duration;
+
+use larder::Builder;
+
+use crate::fleet::{Fleet, Source, Texts};
+use crate::support::eventually::eventually;
+use crate::support::network::{Network, Step, Way};
+
+/// Longer than any test: no beat comes.
+const HOUR: Duration = Duration::from_secs(3600);
+/// Past the deadline of an insert.
+const DEADLINE: Duration = Duration::from_millis(600);
+
+type Set = Builder<String, String>;
+
+fn without_beats(builder: Set) -> Set {
+    builder.max_staleness(HOUR).jitter(0.0)
+}
+
+/// An instance that has nothing to do but what the test asks for, and another one.
+async fn pair(fleet: &Fleet, set: impl FnOnce(Set) -> Set) -> ((Texts, Network), Texts) {
+    (
+        fleet.instance_with(|b| set(without_beats(b))).await,
+        fleet.instance_with(without_beats).await.0,
+    )
+}
+
+/// Fails, and whatever else L2 is told of invalidations is lost too, until it is delivered.
+async fn fail_to_invalidate(cache: &Texts, wire: &Network, key: &str) {
+    wire.lose(Step::Invalidate, Way::Request, usize::MAX);
+    assert!(cache.invalidate(key).await.unwrap_err().is_deferred());
+}
+
+/// Has an instance deliver what it can, by a new session of its listener.
+async fn deliver(cache: &Texts, wire: &Network) {
+    wire.lose(Step::Invalidate, Way::Request, 0);
+    let listens = wire.asked(Step::Listen);
+    wire.cut();
+    eventually("it listens anew", || async {
+        wire.asked(Step::Listen) > listens
+    })
+    .await;
+    cache.ready().await;
+}
+
+/// Whether the instance uses a key: what it loads is stored.
+async fn uses(cache: &Texts, key: &str) -> bool {
+    let loaded = Source::new("loaded").through(cache, key).await.unwrap();
+    loaded.meta().version().is_some()
+}
+
+#[tokio::test]
+async fn a_deferred_key_is_not_used_until_it_is_delivered() {
+    let fleet = Fleet::memory();
+    let ((a, wire), b) = pair(&fleet, |b| b).await;
+    b.insert("k", "old".to_owned()).await.unwrap();
+    fail_to_invalidate(&a, &wire, "k").await;
+    assert!(a.get("k").await.is_none() && !uses(&a, "k").await);
+    assert!(uses(&a, "other").await, "and no other key");
+    assert!(b.get("k").await.is_some(), "L2 has not been told");
+
+    deliver(&a, &wire).await;
+    eventually("it is used", || uses(&a, "k")).await;
+    assert!(b.get("k").await.is_some_and(|entry| *entry == "loaded"));
+    deliver(&a, &wire).await;
+    a.get("k").await.unwrap();
+    assert_eq!(wire.asked(Step::Invalidate), 1, "once is enough");
+}
+
+/// The insert is stuck behind a server that hangs, and lands after it was invalidated.
+#[tokio::test]
+async fn an_insert_that_lands_after_its_invalidation_is_invalidated_again() {
+    let fleet = Fleet::memory();
+    let ((a, wire), b) = pair(&fleet, |b| b).await;
+    let stuck = wire.stick_insert();
+    a.insert("k", "lost".to_owned()).await.unwrap_err();
+    deliver(&a, &wire).await;
+    eventually("it is delivered", || async {
+        wire.asked(Step::Invalidate) >= 1
+    })
+    .await;
+    assert!(!uses(&a, "k").await, "it may land any time");
+    assert!(
+        wire.asked(Step::Invalidate) <= 2,
+        "by the new session and its first beat, not again and again"
+    );
+    stuck.land().await;
+    assert_eq!(*b.get("k").await.unwrap(), "lost");
+
+    fleet.advance(DEADLINE);
+    deliver(&a, &wire).await;
+    eventually("it is used", || uses(&a, "k")).await;
+    assert_eq!(*b.get("k").await.unwrap(), "loaded");
+}
+
+/// Nor does a write that is accepted meanwhile settle what is stuck.
+#[tokio::test]
+async fn a_later_write_settles_what_failed_only_once_it_cannot_land() {
+    let fleet = Fleet::memory();
+    let ((a, wire), b) = pair(&fleet, |b| b).await;
+    let stuck = wire.stick_insert();
+    a.insert("k", "lost".to_owned()).await.unwrap_err();
+    a.invalidate("k").await.unwrap();
+    stuck.land().await;
+    assert_eq!(*b.get("k").await.unwrap(), "lost");
+    assert!(a.get("k").await.is_none() && !uses(&a, "k").await);
+
+    fleet.advance(DEADLINE);
+    a.invalidate("k").await.unwrap();
+    assert!(b.get("k").await.is_none());
+    assert!(uses(&a, "k").await, "this one settles it");
+}
+
+#[tokio::test]
+async fn an_insert_that_comes_too_late_is_refused() {
+    let fleet = Fleet::memory();
+    let ((a, wire), b) = pair(&fleet, |b| b).await;
+    let stuck = wire.stick_insert();
+    a.insert("k", "lost".to_owned()).await.unwrap_err();
+    fleet.advance(DEADLINE);
+    stuck.land().await;
+    assert!(b.get("k").await.is_none());
+
+    assert!(a.get("other").await.is_none() && a.health().is_l2_up());
+    let gate = wire.close(Step::Insert, Way::Request);
+    let late = tokio::spawn({
+        let a = a.clone();
+        async move { a.insert("k", "late".to_owned()).await }
+    });
+    gate.arrived(1).await;
+    fleet.advance(DEADLINE);
+    gate.open();
+    assert!(late.await.unwrap().unwrap_err().is_deferred());
+    assert!(a.health().is_l2_up(), "it has answered");
+}
+
+/// What is deferred while it is being delivered has to be delivered once more.
+#[tokio::test]
+async fn what_fails_during_a_delivery_is_not_settled_by_it() {
+    let fleet = Fleet::memory();
+    let ((a, wire), _) = pair(&fleet, |b| b).await;
+    fail_to_invalidate(&a, &wire, "k").await;
+    let gate = wire.close(Step::Invalidate, Way::Reply);
+    deliver(&a, &wire).await;
+    gate.arrived(1).await;
+    fail_to_invalidate(&a, &wire, "k").await;
+    gate.open();
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!uses(&a, "k").await, "L2 has not been told of the second");
+    deliver(&a, &wire).await;
+    eventually("the key is used", || uses(&a, "k")).await;
+}
+
+/// The write that is accepted began first, so it says nothing of the one that failed.
+#[tokio::test]
+async fn an_earlier_write_does_not_settle_a_later_one() {
+    let fleet = Fleet::memory();
+    let ((a, wire), _) = pair(&fleet, |b| b).await;
+    let gate = wire.close(Step::Invalidate, Way::Reply);
+    let earlier = tokio::spawn({
+        let a = a.clone();
+        async move { a.invalidate("k").await }
+    });
+    gate.arrived(1).await;
+    fail_to_invalidate(&a, &wire, "k").await;
+    gate.open();
+    earlier.await.unwrap().unwrap();
+    assert!(!uses(&a, "k").await);
+    wire.lose(Step::Invalidate, Way::Request, 0);
+    a.invalidate("k").await.unwrap();
+    assert!(uses(&a, "k").await);
+}
+
+#[tokio::test]
+async fn a_key_that_fails_twice_takes_one_place() {
+    let fleet = Fleet::memory();
+    let ((a, wire), b) = pair(&fleet, |b| b.max_deferred(1)).await;
+    b.insert("other", "kept".to_owned()).await.unwrap();
+    fail_to_invalidate(&a, &wire, "k").await;
+    fail_to_invalidate(&a, &wire, "k").await;
+    assert!(a.get("other").await.is_some());
+    deliver(&a, &wire).await;
+    eventually("it is used", || uses(&a, "k")).await;
+    assert_eq!(wire.asked(Step::Clear), 0);
+    assert!(b.get("other").await.is_some());
+}
+
+#[tokio::test]
+async fn when_there_is_no_place_no_key_is_used() {
+    let fleet = Fleet::memory();
+    let ((a, wire), b) = pair(&fleet, |b| b.max_deferred(1)).await;
+    b.insert("other", "v".to_owned()).await.unwrap();
+    let gate = wire.close(Step::Clear, Way::Reply);
+    fail_to_invalidate(&a, &wire, "0").await;
+    fail_to_invalidate(&a, &wire, "1").await;
+    assert!(a.get("other").await.is_none() && !uses(&a, "other").await);
+
+    // What fails during the clear needs another one.
+    wire.cut();
+    gate.arrived(1).await;
+    fail_to_invalidate(&a, &wire, "2").await;
+    gate.open();
+    eventually("keys are used again", || uses(&a, "other")).await;
+    assert_eq!(wire.asked(Step::Clear), 2);
+    assert!(b.get("other").await.is_some());
+}
+
+/// While L2 is being told, L1 does not answer with what is on its way out.
+#[tokio::test]
+async fn a_write_shows_in_l1_in_the_order_of_l2() {
+    let fleet = Fleet::memory();
+    let ((a, wire), b) = pair(&fleet, |b| b).await;
+    a.insert("k", "old".to_owned()).await.unwrap();
+    let gate = wire.close(Step::Invalidate, Way::Request);
+    let removing = tokio::spawn({
+        let a = a.clone();
+        async move { a.invalidate("k").await }
+    });
+    gate.arrived(1).await;
+    assert!(a.get_local("k").is_none(), "gone at once");
+    gate.open();
+    removing.await.unwrap().unwrap();
+
+    // An insert whose reply comes after the message of a later invalidation.
+    let gate = wire.close(Step::Insert, Way::Reply);
+    let inserting = tokio::spawn({
+        let a = a.clone();
+        async move { a.insert("k", "1".to_owned()).await }
+    });
+    gate.arrived(1).await;
+    b.invalidate("k").await.unwrap();
+    eventually("a hears of it", || async {
+        a.stats().invalidations_received == 1
+    })
+    .await;
+    gate.open();
+    inserting.await.unwrap().unwrap();
+    assert!(a.get_local("k").is_none() && a.get("k").await.is_none());
+}

@@ -1,0 +1,390 @@
+//! What an instance may believe of the store: proofs, doubts, epochs, and the time.
+
+use std::time::Duration;
+
+use futures::FutureExt;
+use larder::Builder;
+use larder::deadpool_redis::redis::AsyncCommands;
+
+use crate::fleet::{Fleet, Source, Texts};
+use crate::support::eventually::eventually;
+use crate::support::network::{Gate, Step, Way};
+
+const MS: Duration = Duration::from_millis(1);
+/// Longer than any test: no beat comes, unless somebody doubts.
+const HOUR: Duration = Duration::from_secs(3600);
+/// A millisecond less than half of that.
+const ALMOST_HALF: Duration = Duration::from_millis(1_799_999);
+
+type Set = Builder<String, String>;
+
+fn without_beats(builder: Set) -> Set {
+    builder.max_staleness(HOUR)
+}
+
+async fn heard(cache: &Texts, n: u64) {
+    eventually("the messages are applied", || async {
+        cache.stats().invalidations_received >= n
+    })
+    .await;
+}
+
+/// Rule 11: versions of two epochs do not compare, so what is of one that is not known yet waits.
+#[tokio::test]
+async fn a_value_of_an_unknown_epoch_stays_out_of_l1() {
+    let fleet = Fleet::memory();
+    let (a, wire) = fleet.instance_with(without_beats).await;
+    let truth = Source::new("v");
+    wire.silence(true);
+    clear(&fleet).await;
+
+    let loaded = truth.through(&a, "k").await.unwrap();
+    assert!(loaded.meta().version().is_some(), "it is stored in L2");
+    assert!(a.get_local("k").is_none());
+    wire.silence(false);
+    eventually("a knows the new epoch", || async {
+        truth.through(&a, "k").await.unwrap();
+        a.get_local("k").is_some()
+    })
+    .await;
+    assert_eq!(truth.loads(), 1);
+}
+
+/// Has an instance clear the namespace, as it cannot tell which keys it has changed.
+async fn clear(fleet: &Fleet) {
+    let (cache, wire) = fleet
+        .instance_with(|b| without_beats(b).max_deferred(1))
+        .await;
+    wire.lose(Step::Invalidate, Way::Request, usize::MAX);
+    cache.invalidate("x").await.unwrap_err();
+    cache.invalidate("y").await.unwrap_err();
+    wire.cut();
+    eventually("it is cleared", || async { wire.asked(Step::Clear) == 1 }).await;
+    cache.close().await;
+}
+
+/// The message of a clear is of an epoch that is not known yet: L1 waits for a beat.
+#[tokio::test]
+async fn a_message_of_another_epoch_is_no_proof() {
+    let fleet = Fleet::memory();
+    let (a, wire) = fleet.instance_with(without_beats).await;
+    // By a load, which nobody is told of.
+    Source::new("v").through(&a, "k").await.unwrap();
+    wire.silence(true);
+    clear(&fleet).await;
+    assert!(a.get_local("k").is_some(), "nobody has told it");
+    wire.let_through(1);
+    eventually("it is in doubt", || async {
+        !a.health().is_listener_live()
+    })
+    .await;
+    assert!(a.get_local("k").is_none() && a.get("k").await.is_none());
+    // It asks at once, and not at the next beat.
+    wire.silence(false);
+    eventually("it knows", || async { a.health().is_listener_live() }).await;
+    let loaded = Source::new("w").through(&a, "k").await.unwrap();
+    assert!(loaded.meta().version().is_some());
+    assert_eq!(*a.get_local("k").unwrap(), "w");
+}
+
+/// Rule 13: the first request over a new connection to a server that has come back older.
+#[tokio::test]
+async fn a_read_that_finds_another_life_of_the_store_is_not_believed() {
+    let mut fleet = Fleet::redis().await;
+    let (writer, _) = fleet.instance().await;
+    let (a, wire) = fleet.instance_with(without_beats).await;
+    writer.insert("k", "old".to_owned()).await.unwrap();
+    let mut redis = fleet.server().connection().await;
+    let () = redis.del("{test:text.0}!clock").await.unwrap();
+    writer.close().await;
+
+    wire.silence(true);
+    wire.reconnect();
+    assert!(a.get("k").await.is_none());
+    assert!(!a.health().is_listener_live());
+    assert!(a.get_local("k").is_none());
+    wire.silence(false);
+    eventually("it asks at once", || async {
+        a.health().is_listener_live()
+    })
+    .await;
+}
+
+/// A beat that was asked for before there was a doubt does not end it.
+#[tokio::test]
+async fn a_proof_is_not_older_than_a_doubt() {
+    let fleet = Fleet::memory();
+    let (a, wire) = fleet.build(without_beats);
+    wire.silence(true);
+    a.ready().await;
+    eventually("the first beat is asked for", || async {
+        wire.asked(Step::Beat) == 1
+    })
+    .await;
+    clear(&fleet).await;
+    wire.reconnect();
+    assert!(a.get("k").await.is_none());
+    assert!(!a.health().is_listener_live());
+
+    wire.let_through(1);
+    eventually("it is answered, and another asked for", || async {
+        wire.asked(Step::Beat) == 2
+    })
+    .await;
+    assert!(!a.health().is_listener_live());
+    wire.silence(false);
+    eventually("that one is a proof", || async {
+        a.health().is_listener_live()
+    })
+    .await;
+}
+
+/// The store has lost its clock, and with it the order of versions: the old value is not kept.
+#[tokio::test]
+async fn a_write_in_another_epoch_replaces_any_version() {
+    let mut fleet = Fleet::redis().await;
+    let (a, wire) = fleet.instance_with(without_beats).await;
+    for value in ["1", "2", "3"] {
+        a.insert("k", value.to_owned()).await.unwrap();
+    }
+    wire.silence(true);
+    let mut redis = fleet.server().connection().await;
+    let () = redis.del("{test:text.0}!clock").await.unwrap();
+    a.insert("k", "4".to_owned()).await.unwrap();
+    assert!(a.get_local("k").is_none(), "not 3, and 4 is not known yet");
+}
+
+/// Rule 8: a proof counts from when it was asked for, however long the answer takes.
+#[tokio::test]
+async fn a_proof_is_as_old_as_its_question() {
+    let fleet = Fleet::memory();
+    let (b, _) = fleet.instance_with(without_beats).await;
+    let (a, wire) = fleet.build(without_beats);
+    wire.silence(true);
+    let gate = wire.close(Step::Listen, Way::Reply);
+    assert!(a.get("k").await.is_none());
+    gate.arrived(1).await;
+    fleet.advance(HOUR / 2);
+    gate.open();
+    a.ready().await;
+    eventually("the first beat is asked for", || async {
+        wire.asked(Step::Beat) == 1
+    })
+    .await;
+    fleet.advance(ALMOST_HALF);
+    assert!(a.health().is_listener_live());
+    fleet.advance(MS);
+    assert!(!a.health().is_listener_live());
+
+    // The beat was asked for half an hour before.
+    b.insert("other", String::new()).await.unwrap();
+    wire.let_through(2);
+    heard(&a, 1).await;
+    assert!(a.health().is_listener_live());
+    fleet.advance(ALMOST_HALF);
+    assert!(a.health().is_listener_live());
+    fleet.advance(MS);
+    assert!(!a.health().is_listener_live());
+}
+
+/// The store's time is never underestimated, though it is told in whole milliseconds and comes late.
+#[tokio::test]
+async fn a_copy_never_outlives_the_value_by_part_of_a_millisecond() {
+    let fleet = Fleet::memory();
+    let set = |b: Set| without_beats(b).jitter(0.0).l2_ttl(100 * MS);
+    fleet.advance(MS * 7 / 10);
+    let (store, _) = fleet.instance_with(|b| set(b).l1_capacity(0)).await;
+    let (a, wire) = fleet.build(set);
+    wire.silence(true);
+    let gate = wire.close(Step::Listen, Way::Reply);
+    assert!(a.get("k").await.is_none());
+    gate.arrived(1).await;
+    fleet.advance(30 * MS);
+    gate.open();
+    a.ready().await;
+    store.insert("k", "v".to_owned()).await.unwrap();
+    fleet.advance(40 * MS);
+    assert!(a.get("k").await.is_some() && a.get_local("k").is_some());
+    let mut steps = 0;
+    while store.get("k").await.is_some() {
+        fleet.advance(MS / 10);
+        steps += 1;
+        assert!(
+            store.get("k").await.is_some() || a.get_local("k").is_none(),
+            "after {steps} steps"
+        );
+    }
+    assert!(steps > 500, "{steps}");
+}
+
+/// What a beat has told of is not missed a second time.
+#[tokio::test]
+async fn one_lost_message_costs_one_flush() {
+    let fleet = Fleet::memory();
+    let bound = Duration::from_millis(200);
+    let ((a, _), (b, wire)) = (
+        fleet.instance().await,
+        fleet.instance_with(|b| b.max_staleness(bound)).await,
+    );
+    let flushes = b.stats().l1_flushes;
+    wire.drop_messages(true);
+    a.invalidate("k").await.unwrap();
+    eventually("a beat shows the hole", || async {
+        b.stats().l1_flushes > flushes
+    })
+    .await;
+    wire.drop_messages(false);
+    let beats = wire.asked(Step::Beat);
+    eventually("two more beats have come", || async {
+        wire.asked(Step::Beat) > beats + 2
+    })
+    .await;
+    a.invalidate("k").await.unwrap();
+    heard(&b, 1).await;
+    assert_eq!(b.stats().l1_flushes, flushes + 1);
+}
+
+/// Rule 8: a connection that says nothing is given up, and another one made.
+#[tokio::test]
+async fn a_half_open_connection_is_replaced() {
+    let fleet = Fleet::memory();
+    let bound = Duration::from_millis(100);
+    let (a, wire) = fleet.instance_with(|b| b.max_staleness(bound)).await;
+    let listens = wire.asked(Step::Listen);
+    wire.silence(true);
+    eventually("it listens anew", || async {
+        wire.asked(Step::Listen) > listens
+    })
+    .await;
+    wire.silence(false);
+    a.ready().await;
+}
+
+/// A proof that has lapsed with the runtime that it came from is got anew.
+#[test]
+fn a_cache_listens_again_on_the_next_runtime() {
+    let fleet = Fleet::memory();
+    let (cache, wire) = fleet.build(|builder| builder);
+    for round in 1..=3 {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            cache.ready().await;
+            assert_eq!(wire.asked(Step::Listen), round);
+        });
+        fleet.advance(HOUR);
+    }
+}
+
+#[tokio::test]
+async fn close_waits_for_the_task() {
+    let fleet = Fleet::memory();
+    let (a, wire) = fleet.instance().await;
+    a.close().await;
+    assert!(
+        wire.listeners(0).now_or_never().is_some(),
+        "it has ended by now"
+    );
+}
+
+/// A fill is refused in favour of a value that nobody here can vouch for.
+#[tokio::test]
+async fn a_refused_fill_gives_no_value_that_may_be_over() {
+    // The listener has lapsed.
+    let long_lived = |b| without_beats(b).l2_ttl(10 * HOUR);
+    let fleet = Fleet::memory();
+    let ((a, wire), (b, _)) = (
+        fleet.instance_with(long_lived).await,
+        fleet.instance_with(long_lived).await,
+    );
+    let (truth, gate) = (Source::new("ours"), Gate::new());
+    let loading = truth.behind(&gate).spawn(&a, "k");
+    gate.arrived(1).await;
+    wire.silence(true);
+    b.insert("k", "theirs".to_owned()).await.unwrap();
+    fleet.advance(HOUR / 2);
+    fleet.advance(HOUR / 2);
+    gate.open();
+    let loaded = loading.await.unwrap().unwrap();
+    assert_eq!(
+        (loaded.value().as_str(), loaded.meta().version()),
+        ("ours", None)
+    );
+
+    // The value is of a life that is over, which the listener has found out.
+    let mut fleet = Fleet::redis().await;
+    let ((a, wire), (b, _)) = (
+        fleet.instance_with(without_beats).await,
+        fleet.instance_with(without_beats).await,
+    );
+    let gate = Gate::new();
+    let loading = truth.behind(&gate).spawn(&a, "k");
+    gate.arrived(1).await;
+    b.insert("k", "theirs".to_owned()).await.unwrap();
+    b.close().await;
+    let mut redis = fleet.server().connection().await;
+    let () = redis.del("{test:text.0}!clock").await.unwrap();
+    wire.cut();
+    wire.reconnect();
+    assert!(a.get("other").await.is_none());
+    a.ready().await;
+    gate.open();
+    assert_eq!(*loading.await.unwrap().unwrap(), "ours");
+}
+
+/// The versions of an epoch that is over keep nothing of the next one out.
+#[tokio::test]
+async fn a_floor_ends_with_its_epoch() {
+    let mut fleet = Fleet::redis().await;
+    let ((a, wire), (b, _)) = (
+        fleet.instance_with(without_beats).await,
+        fleet.instance_with(without_beats).await,
+    );
+    for _ in 0..10 {
+        b.insert("other", String::new()).await.unwrap();
+    }
+    // A write that is under way, so that the floor is remembered.
+    let gate = wire.close(Step::Insert, Way::Request);
+    let writer = tokio::spawn({
+        let a = a.clone();
+        async move { a.insert("k", "w".to_owned()).await }
+    });
+    gate.arrived(1).await;
+    b.invalidate("k").await.unwrap();
+    heard(&a, 11).await;
+    b.close().await;
+    let mut redis = fleet.server().connection().await;
+    let () = redis.del("{test:text.0}!clock").await.unwrap();
+    let flushes = a.stats().l1_flushes;
+    wire.cut();
+    eventually("the new epoch is known", || async {
+        a.stats().l1_flushes > flushes
+    })
+    .await;
+    a.ready().await;
+
+    let loaded = Source::new("v").through(&a, "k").await.unwrap();
+    assert!(loaded.meta().version().is_some_and(|version| version < 10));
+    assert_eq!(*a.get_local("k").unwrap(), "v");
+    gate.open();
+    writer.await.unwrap().unwrap();
+    assert_eq!(*a.get("k").await.unwrap(), "w");
+}
+
+/// A store may keep a value for longer than it is good for.
+#[tokio::test]
+async fn a_value_ends_by_its_own_ttl() {
+    let mut fleet = Fleet::redis().await;
+    let (a, _) = fleet
+        .instance_with(|b| without_beats(b).l2_ttl(50 * MS))
+        .await;
+    a.insert("k", "v".to_owned()).await.unwrap();
+    let mut redis = fleet.server().connection().await;
+    let kept: bool = redis.persist("{test:text.0}:k").await.unwrap();
+    assert!(kept);
+    eventually("it has ended", || async { a.get("k").await.is_none() }).await;
+    let there: bool = redis.exists("{test:text.0}:k").await.unwrap();
+    assert!(there, "or this test proves nothing");
+}
