@@ -119,7 +119,8 @@ where
     /// that is past its soft TTL, everyone gets the stale one at once, flagged, and one instance loads
     /// it anew in the background; if that fails the old value stays, and the next attempt waits a little.
     ///
-    /// When L2 fails, the loaded value is handed out all the same, and not stored.
+    /// When L2 fails, the loaded value is handed out all the same, and not stored. A loader must not ask
+    /// for its own key: it would wait for itself, until `load_timeout`.
     ///
     /// Costs no allocation and no round trip if L1 has a fresh value, one round trip if L2 has it, and
     /// three if it is loaded.

@@ -111,7 +111,7 @@ impl Meta {
         self.source
     }
 
-    /// Whether the value's soft TTL had passed. It was still the newest that was stored.
+    /// Whether the value's soft TTL had passed; another instance may have refreshed it already.
     #[must_use]
     pub fn is_stale(&self) -> bool {
         self.is_stale

@@ -59,7 +59,7 @@ impl Options {
             l2_timeout,
             load_timeout,
             lease_ttl,
-            lease_wait: _,
+            lease_wait,
             max_deferred,
             clock: _,
         } = self;
@@ -75,6 +75,11 @@ impl Options {
         ];
         for (name, duration) in durations {
             check_duration(name, duration)?;
+        }
+        if *lease_wait > LONGEST {
+            return refuse(format!(
+                "lease_wait must be at most 100 years, and not {lease_wait:?}"
+            ));
         }
         if let Some(soft_ttl) = soft_ttl
             && soft_ttl >= l2_ttl

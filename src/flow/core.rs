@@ -125,6 +125,8 @@ impl<V: Send + Sync + 'static> Core<V> {
         if let Some(listener) = listener {
             // Its panic, if any, has been reported where it happened.
             let _ = listener.await;
+            // A proof may have come in between.
+            self.liveness.lapse();
         }
         let _ = timeout(
             self.options.l2_timeout.saturating_mul(2),
@@ -231,7 +233,7 @@ impl<V: Send + Sync + 'static> Core<V> {
         let soft_ttl = self
             .options
             .soft_ttl
-            .map(|soft_ttl| self.options.jittered(soft_ttl).min(ttl));
+            .map(|soft_ttl| self.options.jittered(soft_ttl));
         let head = Head {
             codec: self.codec.id(),
             type_tag: self.type_tag,
@@ -301,10 +303,12 @@ impl<V: Send + Sync + 'static> Core<V> {
 
     /// Applies a change of keys that L2 has accepted: what is older is gone from here.
     pub(super) fn apply<'a>(&self, keys: impl IntoIterator<Item = &'a str>, epoch: u64, ver: u64) {
+        // The generation first: should a flush come in between, versions of its epoch are left alone.
+        let generation = self.liveness.generation();
         let comparable = epoch == self.liveness.epoch();
         for key in keys {
             if comparable {
-                self.flights.raise(key, ver);
+                self.flights.raise(key, ver, generation);
                 self.l1.evict_older(key, ver);
             } else {
                 self.forget(key);

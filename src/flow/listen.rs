@@ -43,6 +43,8 @@ pub(super) async fn run<V: Send + Sync + 'static>(core: Arc<Core<V>>, stop: Canc
             biased;
             () = stop.cancelled() => return,
             () = sleep(pauses.next().unwrap_or(Duration::from_secs(1))) => {}
+            // L2 may be told though nobody can listen to it.
+            () = async { core.deliver_deferred().await; std::future::pending().await } => {}
         }
     }
 }
@@ -72,7 +74,6 @@ impl<V: Send + Sync + 'static> Core<V> {
         self.prove(&lane, asked_at, doubts);
         *was_live = true;
         info!(namespace = self.options.namespace.as_str(), "listening");
-        self.deliver_deferred().await;
         let mut progress = Progress {
             last: lane.seq,
             asked: None,

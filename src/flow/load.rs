@@ -104,8 +104,9 @@ impl<V: Send + Sync + 'static> Core<V> {
             return Ok((slot, Source::L1));
         }
         let turn = match want {
-            Some(want) => self.take_turn(op, want).await,
-            None => Turn::Unstored,
+            // Asked again, as an operation that now begins: a write may have been deferred since the read.
+            Some(want) if !self.outbox.holds(op.key()) => self.take_turn(op, want).await,
+            _ => Turn::Unstored,
         };
         let lease = match turn {
             Turn::Found(slot) => {

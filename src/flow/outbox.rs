@@ -30,6 +30,15 @@ pub(super) struct Deferred {
     id: u64,
     /// In ms of the lane's time: until then the write itself may still arrive.
     settles_after: u64,
+    /// L2 has been told, but too early: it is told once more when that is of use.
+    told: bool,
+}
+
+impl Deferred {
+    /// Whether there is any use in telling L2 at `now` in the lane's time, which is known from above.
+    fn is_due(&self, now: Option<u64>) -> bool {
+        !self.told || now.is_none_or(|now| now > self.settles_after.saturating_add(2))
+    }
 }
 
 /// What to tell L2 next.
@@ -57,12 +66,14 @@ impl Outbox {
         let deferred = Deferred {
             id: self.begin(),
             settles_after,
+            told: false,
         };
         let mut waiting = self.lock();
         if let Some(all) = &mut waiting.all {
             *all = Deferred {
                 id: deferred.id,
                 settles_after: settles_after.max(all.settles_after),
+                told: false,
             };
         } else if waiting.keys.len() < self.capacity || waiting.keys.contains_key(key) {
             waiting.keys.insert(key.clone(), deferred);
@@ -75,6 +86,7 @@ impl Outbox {
             waiting.all = Some(Deferred {
                 id: deferred.id,
                 settles_after: latest,
+                told: false,
             });
             waiting.keys = HashMap::new();
         }
@@ -96,47 +108,43 @@ impl Outbox {
         waiting.keys.len() + usize::from(waiting.all.is_some())
     }
 
-    pub(super) fn next(&self) -> Option<Delivery> {
+    pub(super) fn next(&self, now: Option<u64>) -> Option<Delivery> {
         let waiting = self.lock();
         if let Some(all) = waiting.all {
-            return Some(Delivery::All(all));
+            return all.is_due(now).then_some(Delivery::All(all));
         }
         let keys: Vec<_> = waiting
             .keys
             .iter()
+            .filter(|(_, deferred)| deferred.is_due(now))
             .take(BATCH)
             .map(|(key, deferred)| (key.clone(), *deferred))
             .collect();
         (!keys.is_empty()).then_some(Delivery::Keys(keys))
     }
 
-    /// A delivery was accepted at `accepted_at`: what was not deferred again since is settled. `false` if
-    /// something of it must be delivered once more, as its own write may have arrived after that.
-    pub(super) fn settle(&self, delivery: &Delivery, accepted_at: u64) -> bool {
+    /// A delivery was accepted at `accepted_at`: what was not deferred again since is settled, unless its
+    /// own write may have arrived after that.
+    pub(super) fn settle(&self, delivery: &Delivery, accepted_at: u64) {
         let mut waiting = self.lock();
-        let done = |sent: &Deferred, now: Option<&Deferred>| {
-            accepted_at > sent.settles_after && now.is_some_and(|now| now.id == sent.id)
+        let done = |sent: &Deferred, now: &mut Deferred| {
+            let same = now.id == sent.id;
+            now.told |= same;
+            same && accepted_at > sent.settles_after
         };
-        let mut settled = true;
         match delivery {
             Delivery::All(sent) => {
-                settled = done(sent, waiting.all.as_ref());
-                if settled {
-                    waiting.all = None;
-                }
+                waiting.all.take_if(|all| done(sent, all));
             }
             Delivery::Keys(keys) => {
                 for (key, sent) in keys {
-                    if done(sent, waiting.keys.get(key)) {
+                    if waiting.keys.get_mut(key).is_some_and(|now| done(sent, now)) {
                         waiting.keys.remove(key);
-                    } else {
-                        settled = false;
                     }
                 }
             }
         }
         self.note(&waiting);
-        settled
     }
 
     /// A write of a key that began as `begun` was accepted at `accepted_at`: what was deferred before it

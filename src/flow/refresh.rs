@@ -36,21 +36,29 @@ impl<V: Send + Sync + 'static> Core<V> {
         Fut: Future<Output = Result<V, E>> + Send + 'static,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        let ask = Ask {
+        // As an operation that now begins: a write may have been deferred since the look-up.
+        if self.outbox.holds(op.key()) {
+            return;
+        }
+        let mut ask = Ask {
             token: random(),
             ttl: self.options.lease_ttl,
             want: Want::NewerThan(seen),
         };
-        let lease = match self.heard(self.lane.lead(op.key(), ask).await) {
-            Ok(Lead::Granted(lease)) => lease,
-            Ok(Lead::Hit(bytes)) => {
-                if let Ok(slot) = self.open(op.key(), &bytes) {
-                    self.l1.publish(op, &slot);
+        let lease = loop {
+            match self.heard(self.lane.lead(op.key(), ask).await) {
+                Ok(Lead::Granted(lease)) => break lease,
+                Ok(Lead::Hit(bytes)) => match self.open(op.key(), &bytes) {
+                    Ok(slot) => return self.l1.publish(op, &slot),
+                    // What cannot be read is replaced.
+                    Err(_) if ask.want != Want::Nothing => ask.want = Want::Nothing,
+                    Err(_) => return self.refresh_failed(op.key()),
+                },
+                Ok(Lead::Wait(_) | Lead::Hold | Lead::Miss) => {
+                    return self.backoff.yielded(op.key());
                 }
-                return;
+                Err(_) => return self.refresh_failed(op.key()),
             }
-            Ok(Lead::Wait(_) | Lead::Hold | Lead::Miss) => return self.backoff.yielded(op.key()),
-            Err(_) => return self.refresh_failed(op.key()),
         };
         match self.call(op.key(), Some(lease), loader).await {
             Ok(value) => {

@@ -95,6 +95,7 @@ impl<V: Send + Sync + 'static> Core<V> {
         self.counters.writes_deferred.bump();
         self.outbox.defer(key, settles_after);
         self.forget(key);
+        self.liveness.ask();
         WriteError::deferred(error.clone())
     }
 
@@ -118,7 +119,7 @@ impl<V: Send + Sync + 'static> Core<V> {
 
     /// Tells L2 what it could not be told before. What does not get through is tried again later.
     pub(super) async fn deliver_deferred(&self) {
-        while let Some(delivery) = self.outbox.next() {
+        while let Some(delivery) = self.outbox.next(self.liveness.lane_time(self.now())) {
             let answer = match &delivery {
                 Delivery::All(_) => {
                     let tail = message::tail(Kind::Clear, self.origin, &[]);
@@ -145,9 +146,7 @@ impl<V: Send + Sync + 'static> Core<V> {
                 namespace = self.options.namespace.as_str(),
                 "deferred invalidations were delivered"
             );
-            if !self.outbox.settle(&delivery, stamp.written_at) {
-                return;
-            }
+            self.outbox.settle(&delivery, stamp.written_at);
         }
     }
 }

@@ -197,8 +197,12 @@ impl<V> Flights<V> {
 
     /// Applies what happened to a key: operations under way store nothing older than `ver` from now on,
     /// and nobody joins its flights any more.
-    pub(crate) fn raise(&self, key: &str, ver: u64) {
-        self.detach(key, |state| state.floor = state.floor.max(ver));
+    pub(crate) fn raise(&self, key: &str, ver: u64, generation: u64) {
+        self.detach(key, |state| {
+            if state.generation == generation {
+                state.floor = state.floor.max(ver);
+            }
+        });
     }
 
     /// As [`raise`](Self::raise), where no version says what is old: operations under way store nothing.

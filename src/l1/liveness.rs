@@ -132,6 +132,11 @@ impl Liveness {
         self.doubted.notify_one();
     }
 
+    /// Has the listener ask for a proof now, and do what it does when it has one.
+    pub(crate) fn ask(&self) {
+        self.doubted.notify_one();
+    }
+
     /// Resolves when somebody doubts, or waits for, the proof.
     pub(crate) async fn doubted(&self) {
         self.doubted.notified().await;

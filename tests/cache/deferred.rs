@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::poll;
 use larder::Builder;
 
 use crate::fleet::{Fleet, Source, Texts};
@@ -240,4 +241,104 @@ async fn a_write_shows_in_l1_in_the_order_of_l2() {
     gate.open();
     inserting.await.unwrap().unwrap();
     assert!(a.get_local("k").is_none() && a.get("k").await.is_none());
+}
+
+/// Rule 14: the key bypasses both levels until L2 has been told, whoever was already on the way.
+#[tokio::test]
+async fn a_load_that_comes_late_does_not_use_a_deferred_key() {
+    let fleet = Fleet::memory();
+    let (a, wire) = fleet.instance_with(|b| b.max_staleness(HOUR)).await;
+    let (b, _) = fleet.instance().await;
+    let truth = Source::new("old");
+    let gate = wire.close(Step::Get, Way::Reply);
+    let reader = tokio::spawn({
+        let a = a.clone();
+        async move { a.get("k").await }
+    });
+    gate.arrived(1).await;
+    // Waits for the same read, and is not woken while the rest happens.
+    let mut late = Box::pin(truth.through(&a, "k"));
+    assert!(poll!(late.as_mut()).is_pending());
+    truth.through(&b, "k").await.unwrap();
+    gate.open();
+    assert!(reader.await.unwrap().is_none());
+
+    truth.set("new");
+    wire.lose(Step::Invalidate, Way::Request, usize::MAX);
+    assert!(a.invalidate("k").await.unwrap_err().is_deferred());
+    late.await.unwrap();
+    assert_eq!(a.get_local("k").as_deref(), None);
+    assert_eq!(*truth.through(&a, "k").await.unwrap(), "new");
+}
+
+/// What could not be told is told as soon as L2 answers, also while nobody can listen.
+#[tokio::test]
+async fn what_is_deferred_is_told_without_a_listener() {
+    let fleet = Fleet::memory();
+    let (a, wire) = fleet.build(|b| b);
+    let (b, _) = fleet.instance().await;
+    b.insert("k", "old".to_owned()).await.unwrap();
+    wire.lose(Step::Listen, Way::Request, usize::MAX);
+    wire.lose(Step::Invalidate, Way::Request, 1);
+    assert!(a.invalidate("k").await.unwrap_err().is_deferred());
+    eventually("it is told", || async { b.get("k").await.is_none() }).await;
+}
+
+#[tokio::test]
+async fn what_is_deferred_is_told_before_the_next_beat() {
+    let fleet = Fleet::memory();
+    let (a, wire) = fleet.instance_with(|b| b.max_staleness(HOUR)).await;
+    let (b, _) = fleet.instance().await;
+    b.insert("k", "old".to_owned()).await.unwrap();
+    wire.lose(Step::Invalidate, Way::Request, 1);
+    assert!(a.invalidate("k").await.unwrap_err().is_deferred());
+    eventually("it is told", || async { b.get("k").await.is_none() }).await;
+}
+
+/// 10 000 plain deferred invalidations and one insert that does not settle.
+#[tokio::test]
+async fn what_does_not_settle_does_not_hold_up_the_rest() {
+    let fleet = Fleet::memory();
+    let (a, wire) = fleet
+        .instance_with(|b| b.l2_timeout(24 * HOUR).max_staleness(HOUR))
+        .await;
+    wire.lose(Step::Insert, Way::Request, usize::MAX);
+    wire.lose(Step::Invalidate, Way::Request, usize::MAX);
+    for n in 0..3000 {
+        a.insert(&format!("i{n}"), String::new()).await.unwrap_err();
+    }
+    a.invalidate("k").await.unwrap_err();
+    deliver(&a, &wire).await;
+    let truth = Source::new("v");
+    eventually("it is told", || async {
+        let loaded = truth.through(&a, "k").await.unwrap();
+        loaded.meta().version().is_some()
+    })
+    .await;
+}
+
+/// A clear settles nothing that may land after it.
+#[tokio::test]
+async fn an_insert_that_lands_after_a_clear_is_cleared_again() {
+    let fleet = Fleet::memory();
+    let ((a, wire), b) = pair(&fleet, |b| b.max_deferred(1)).await;
+    let stuck = wire.stick_insert();
+    a.insert("k", "lost".to_owned()).await.unwrap_err();
+    fail_to_invalidate(&a, &wire, "1").await;
+    fail_to_invalidate(&a, &wire, "2").await;
+    deliver(&a, &wire).await;
+    eventually("it is told", || async { wire.asked(Step::Clear) > 0 }).await;
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(wire.asked(Step::Clear) <= 2, "{}", wire.asked(Step::Clear));
+    stuck.land().await;
+    eventually("it has landed", || async {
+        b.get("k").await.is_some_and(|entry| *entry == "lost")
+    })
+    .await;
+
+    fleet.advance(DEADLINE);
+    wire.cut();
+    eventually("it is cleared", || async { b.get("k").await.is_none() }).await;
 }

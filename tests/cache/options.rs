@@ -37,6 +37,7 @@ fn options_that_cannot_work_are_refused_by_name() {
         (refused(|b| b.l2_timeout(zero)), "l2_timeout"),
         (refused(|b| b.load_timeout(zero)), "load_timeout"),
         (refused(|b| b.lease_ttl(zero)), "lease_ttl"),
+        (refused(|b| b.lease_wait(Duration::MAX)), "lease_wait"),
         (refused(|b| b.jitter(-0.1)), "jitter"),
         (refused(|b| b.jitter(0.6)), "jitter"),
         (refused(|b| b.jitter(f64::NAN)), "jitter"),

@@ -360,3 +360,29 @@ async fn failures_before_a_success_do_not_count() {
         .await;
     }
 }
+
+#[tokio::test]
+async fn a_refresh_that_finds_something_unreadable_replaces_it() {
+    let fleet = Fleet::memory();
+    let set = |b: larder::Builder<String, String>| {
+        b.jitter(0.0)
+            .soft_ttl(100 * MS)
+            .l2_ttl(1000 * MS)
+            .max_staleness(Duration::from_secs(24 * 3600))
+    };
+    let (a, wire) = fleet.instance_with(set).await;
+    let (other, _) = fleet.instance_with(|b| set(b).type_tag("another")).await;
+    let truth = Source::new("old");
+    truth.through(&a, "k").await.unwrap();
+    fleet.advance(101 * MS);
+    truth.through(&other, "k").await.unwrap();
+    truth.set("new");
+    for _ in 0..100 {
+        truth.through(&a, "k").await.unwrap();
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+    }
+    assert!(wire.asked(Step::Lead) <= 4, "{}", wire.asked(Step::Lead));
+    assert_eq!(*a.get_local("k").unwrap(), "new");
+}
