@@ -130,6 +130,9 @@ where
     /// The loader's own error, as [`LoadError::downcast_ref`], one for all who waited; or that it panicked
     /// or took longer than `load_timeout`; or that the key is too long. The next call tries again.
     ///
+    /// A loader that is an `async` block has to name its error type, as in `Ok::<_, io::Error>(…)`, and
+    /// a boxed error has to be `Send + Sync`.
+    ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
     /// use larder::{Cache, Source};

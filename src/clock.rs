@@ -15,7 +15,8 @@ const START: Tick = 1 << 60;
 /// The time source for expiry and staleness: monotonic, read once per look-up.
 ///
 /// The default is the system's monotonic clock. A test that wants an hour to pass at once builds its
-/// cache with [`Clock::manual`].
+/// cache, and its [`MemoryL2`](crate::MemoryL2), with one [`Clock::manual`]. A step beyond `max_staleness`
+/// also makes the cache unsure of its L1, until [`ready`](crate::Cache::ready).
 ///
 /// ```
 /// use std::time::Duration;

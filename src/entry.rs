@@ -5,6 +5,8 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Serialize, Serializer};
+
 use crate::clock::Tick;
 use crate::l1::Slot;
 use crate::source::Source;
@@ -74,9 +76,10 @@ impl<V> Deref for Entry<V> {
     }
 }
 
-impl<V> AsRef<V> for Entry<V> {
-    fn as_ref(&self) -> &V {
-        self.value()
+/// As its value.
+impl<V: Serialize> Serialize for Entry<V> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.value().serialize(serializer)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::error::Error;
 use std::fmt;
+use std::iter::successors;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -101,14 +102,18 @@ impl LoadError {
         }
     }
 
-    /// The loader's own error, if it was of this type.
+    /// The loader's own error, or one in its chain of sources, if it was of this type.
     ///
     /// Callers who pass loaders with different error types can share one load, so the type is asked for
     /// here and not in the signature.
     #[must_use]
     pub fn downcast_ref<E: Error + 'static>(&self) -> Option<&E> {
         match &self.kind {
-            LoadKind::Loader(error) => error.downcast_ref(),
+            LoadKind::Loader(error) => {
+                let first: &(dyn Error + 'static) = &**error;
+                successors(Some(first), |&error| error.source())
+                    .find_map(|error| error.downcast_ref())
+            }
             _ => None,
         }
     }
@@ -165,7 +170,7 @@ pub struct WriteError {
 #[derive(Clone, Debug, thiserror::Error)]
 enum WriteKind {
     #[error(
-        "L2 could not be told; this instance will tell it as soon as it answers, and does not use the key until then"
+        "L2 could not be told; this instance goes on trying to tell it, and does not use the key until then"
     )]
     Deferred(#[source] L2Error),
     #[error("the value takes more than {0} bytes; raise max_value_size, or store less")]

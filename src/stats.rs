@@ -87,7 +87,7 @@ pub struct Health {
 }
 
 impl Health {
-    /// Whether L2 answered the last request. `true` without an L2.
+    /// Whether L2 did what it was last asked to do. `true` without an L2.
     #[must_use]
     pub fn is_l2_up(&self) -> bool {
         self.l2_up

@@ -1,13 +1,13 @@
 //! One instance: its levels, and what every flow needs of them.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use super::backoff::RefreshBackoff;
 use super::listen;
@@ -21,6 +21,8 @@ use crate::source::Source;
 use crate::stats::{Counters, Health, Stats};
 use crate::wire::codec::{EncodeError, ValueCodec};
 use crate::wire::envelope::{self, Head, Stamp};
+
+const WARN_EVERY: Duration = Duration::from_secs(5);
 
 /// All parts of a running instance. Tasks hold it; when the last handle goes, they are told to stop.
 pub(crate) struct Core<V> {
@@ -37,6 +39,8 @@ pub(crate) struct Core<V> {
     codec: ValueCodec<V>,
     type_tag: u64,
     l2_up: AtomicBool,
+    /// When trouble with L2 was last spoken of: it can come and go with every request.
+    warned_at: AtomicU64,
     listener: Mutex<Option<JoinHandle<()>>>,
     stop: CancellationToken,
 }
@@ -72,6 +76,7 @@ impl<V: Send + Sync + 'static> Core<V> {
             counters: Counters::default(),
             origin: random(),
             l2_up: AtomicBool::new(true),
+            warned_at: AtomicU64::new(0),
             listener: Mutex::new(None),
             stop: CancellationToken::new(),
             options,
@@ -161,37 +166,39 @@ impl<V: Send + Sync + 'static> Core<V> {
 
     /// Counts and traces how L2 answered, and passes the answer on.
     pub(super) fn heard<T>(&self, answer: Result<T, L2Error>) -> Result<T, L2Error> {
+        let namespace = self.options.namespace.as_str();
         match &answer {
-            Ok(_) => self.l2_is_up(),
+            // A load before the swap: this is on the way of every answer.
+            Ok(_) if self.l2_up.load(Ordering::Relaxed) => {}
+            Ok(_) => {
+                self.l2_up.store(true, Ordering::Relaxed);
+                debug!(namespace, "L2 does what it is asked again");
+            }
             Err(error) => {
                 self.counters.l2_errors.bump();
-                let namespace = self.options.namespace.as_str();
-                if !error.is_refused() && self.l2_up.swap(false, Ordering::Relaxed) {
+                self.l2_up.store(false, Ordering::Relaxed);
+                let error = error as &dyn std::error::Error;
+                if self.may_warn() {
                     warn!(
                         namespace,
-                        error = error as &dyn std::error::Error,
-                        "L2 does not answer; going on without it"
+                        error, "L2 did not do what it was asked; going on without it"
                     );
                 } else {
-                    debug!(
-                        namespace,
-                        error = error as &dyn std::error::Error,
-                        "L2 did not do what was asked"
-                    );
+                    debug!(namespace, error, "L2 did not do what it was asked");
                 }
             }
         }
         answer
     }
 
-    fn l2_is_up(&self) {
-        // A load before the swap: this is on the way of every answer.
-        if !self.l2_up.load(Ordering::Relaxed) && !self.l2_up.swap(true, Ordering::Relaxed) {
-            info!(
-                namespace = self.options.namespace.as_str(),
-                "L2 answers again"
-            );
-        }
+    /// Once in a while, however often there is reason.
+    fn may_warn(&self) -> bool {
+        let (now, last) = (self.now(), self.warned_at.load(Ordering::Relaxed));
+        now.saturating_sub(last) >= nanos(WARN_EVERY)
+            && self
+                .warned_at
+                .compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
     }
 
     /// Hands a value out, and counts if it is stale.
@@ -319,7 +326,7 @@ impl<V: Send + Sync + 'static> Core<V> {
     /// Drops a key from L1, and keeps what is under way out of it.
     pub(super) fn forget(&self, key: &str) {
         self.flights.bar(key);
-        self.l1.evict_older(key, u64::MAX);
+        self.l1.evict(key);
     }
 
     /// When a flight must have begun to be joined by somebody who cannot know what it missed.

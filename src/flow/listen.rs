@@ -20,25 +20,27 @@ use crate::l2::{Heard, L2Error, LaneClock, Listener, Message, backoff};
 /// Listens until told to stop.
 pub(super) async fn run<V: Send + Sync + 'static>(core: Arc<Core<V>>, stop: CancellationToken) {
     let mut pauses = backoff().build();
+    let mut failing = false;
     loop {
-        let (began, mut was_live) = (Instant::now(), false);
+        let mut answered = false;
         let error = tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            error = core.listen(&mut was_live) => error,
+            error = core.listen(&mut answered) => error,
         };
         core.liveness.lapse();
-        if was_live {
+        // Only an answered beat is a success: what connects and fails then may have come to stay.
+        if answered {
+            pauses = backoff().build();
+        }
+        if answered || !failing {
             warn!(
                 namespace = core.options.namespace.as_str(),
                 error = &error as &dyn std::error::Error,
-                "the listener was cut off; L1 is not used until it is back"
+                "this instance cannot hear of changes; L1 is not used until it can"
             );
         }
-        // A session that ends soon after it began is no success: its cause may be there to stay.
-        if began.elapsed() > core.options.max_staleness {
-            pauses = backoff().build();
-        }
+        failing = true;
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
@@ -53,18 +55,21 @@ pub(super) async fn run<V: Send + Sync + 'static>(core: Arc<Core<V>>, stop: Canc
 struct Progress {
     last: u64,
     asked: Option<Asked>,
+    answered: bool,
     next_beat: Instant,
 }
 
 struct Asked {
     at: Tick,
+    /// The last message that had been applied by then: the lane was at least there.
+    last: u64,
     doubts: u64,
     give_up: Instant,
 }
 
 impl<V: Send + Sync + 'static> Core<V> {
     /// Listens until something breaks.
-    async fn listen(&self, was_live: &mut bool) -> L2Error {
+    async fn listen(&self, answered: &mut bool) -> L2Error {
         let (asked_at, doubts) = (self.now(), self.liveness.doubts());
         let (lane, mut listener) = match self.heard(self.lane.listen().await) {
             Ok(joined) => joined,
@@ -72,15 +77,17 @@ impl<V: Send + Sync + 'static> Core<V> {
         };
         self.flush(lane.epoch);
         self.prove(&lane, asked_at, doubts);
-        *was_live = true;
         info!(namespace = self.options.namespace.as_str(), "listening");
         let mut progress = Progress {
             last: lane.seq,
             asked: None,
+            answered: false,
             next_beat: Instant::now(),
         };
         loop {
-            if let Err(error) = self.step(&mut *listener, &mut progress).await {
+            let step = self.step(&mut *listener, &mut progress).await;
+            *answered = progress.answered;
+            if let Err(error) = step {
                 // Says nothing of L2 itself yet: listening again will.
                 self.counters.l2_errors.bump();
                 return error;
@@ -104,7 +111,7 @@ impl<V: Send + Sync + 'static> Core<V> {
             () = self.beat_is_due(progress.next_beat), if give_up.is_none() => {
                 let now = Instant::now();
                 // Taken before it is sent, so that the proof starts too early rather than too late.
-                progress.asked = Some(Asked { at: self.now(), doubts: self.liveness.doubts(), give_up: now + max_staleness });
+                progress.asked = Some(Asked { at: self.now(), last: progress.last, doubts: self.liveness.doubts(), give_up: now + max_staleness });
                 progress.next_beat = now + max_staleness / 3;
                 listener.beat();
                 Ok(())
@@ -157,8 +164,10 @@ impl<V: Send + Sync + 'static> Core<V> {
         let Some(asked) = progress.asked.take() else {
             return;
         };
+        progress.answered = true;
         // Not the other way round: later messages may have come before this answer was looked at.
-        if lane.epoch != self.liveness.epoch() || lane.seq > progress.last {
+        let went_back = lane.seq < asked.last;
+        if lane.epoch != self.liveness.epoch() || lane.seq > progress.last || went_back {
             self.flush(lane.epoch);
             progress.last = lane.seq;
         }

@@ -73,7 +73,7 @@ impl<V: Send + Sync + 'static> Core<V> {
     async fn remove(&self, key: &Key) -> Result<(), WriteError> {
         let begun = self.outbox.begin();
         // Here it is gone at once; what L2 still has may come back into L1 until L2 has answered.
-        self.l1.evict_older(key, u64::MAX);
+        self.l1.evict(key);
         let tail = message::tail(Kind::Invalidate, self.origin, &[key]);
         match self.heard(self.lane.invalidate(&[key], &tail).await) {
             Ok(stamp) => {

@@ -67,8 +67,17 @@ impl<V: Send + Sync + 'static> L1<V> {
 
     /// Removes the entry of a key if it is older than `ver`.
     pub(crate) fn evict_older(&self, key: &str, ver: u64) {
+        self.evict_if(key, |slot| slot.stamp.ver < ver);
+    }
+
+    /// Removes the entry of a key.
+    pub(crate) fn evict(&self, key: &str) {
+        self.evict_if(key, |_| true);
+    }
+
+    fn evict_if(&self, key: &str, condition: impl FnOnce(&Slot<V>) -> bool) {
         if let Some(slot) = self.entries.get(key)
-            && slot.stamp.ver < ver
+            && condition(&slot)
         {
             slot.hide();
             self.drop_slot(key, &slot);

@@ -122,7 +122,7 @@ impl fmt::Display for L2Error {
             Kind::Unreachable => f.write_str("L2 cannot be reached"),
             Kind::TimedOut(after) => write!(f, "L2 did not answer within {after:?}"),
             Kind::Refused => f.write_str("L2 refused the request"),
-            Kind::Unexpected(what) => write!(f, "L2 gave an unexpected answer: {what}"),
+            Kind::Unexpected(what) => write!(f, "L2 cannot be used: {what}"),
             Kind::Closed => f.write_str("the connection to L2 is closed"),
             Kind::BadUrl(what) => write!(
                 f,

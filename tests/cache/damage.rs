@@ -154,3 +154,38 @@ async fn every_codec_that_is_compiled_in_is_read() {
         }
     }
 }
+
+/// Something else under a lease's key is in nobody's way.
+#[tokio::test]
+async fn a_lease_of_another_redis_type_is_replaced() {
+    let fleet = Fleet::redis().await;
+    let Fleet::Redis { server, .. } = &fleet else {
+        unreachable!()
+    };
+    let mut redis = server.connection().await;
+    let (a, _) = fleet.instance().await;
+    let lease = "{test:text.0}!lease:k";
+    let mut spoil = async || {
+        let _: i64 = cmd("LPUSH")
+            .arg(lease)
+            .arg("x")
+            .query_async(&mut redis)
+            .await
+            .unwrap();
+    };
+    spoil().await;
+    a.insert("k", "v".to_owned()).await.unwrap();
+    spoil().await;
+    a.invalidate("k").await.unwrap();
+    spoil().await;
+    assert!(
+        Source::new("v")
+            .through(&a, "k")
+            .await
+            .unwrap()
+            .meta()
+            .version()
+            .is_some()
+    );
+    assert_eq!(a.stats().l2_errors, 0);
+}

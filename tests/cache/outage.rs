@@ -406,3 +406,111 @@ async fn closing_delivers_what_was_deferred() {
     eventually("b hears of it", || async { b.get_local("k").is_none() }).await;
     assert!(b.get("k").await.is_none());
 }
+
+/// A clock that is put back within its epoch, as by restoring a single key.
+#[tokio::test]
+async fn messages_whose_numbers_went_back_are_noticed() {
+    let (mut fleet, a, b) = fleet().await;
+    for _ in 0..20 {
+        a.invalidate("other").await.unwrap();
+    }
+    eventually("b has heard", || async {
+        b.stats().invalidations_received == 20
+    })
+    .await;
+    let truth = Source::new("old");
+    truth.through(&b, "k").await.unwrap();
+    let mut redis = fleet.server().connection().await;
+    let () = redis.hset("{test:text.0}!clock", "seq", 0).await.unwrap();
+    truth.set("new");
+    a.invalidate("k").await.unwrap();
+    eventually("b hears", || async {
+        *truth.through(&b, "k").await.unwrap() == "new"
+    })
+    .await;
+}
+
+/// One pool for all caches of a service, however many.
+#[tokio::test]
+async fn many_caches_share_one_store() {
+    let server = RedisServer::start().await;
+    let l2 = RedisL2::open(&server.url()).unwrap();
+    let mut caches = Vec::new();
+    for n in 0..20 {
+        let cache: Texts = Cache::builder(format!("test:{n}"))
+            .l2(l2.clone())
+            .build()
+            .unwrap();
+        cache.insert("k", n.to_string()).await.unwrap();
+        caches.push(cache);
+    }
+    for (n, cache) in caches.iter().enumerate() {
+        cache.ready().await;
+        assert_eq!(*cache.get("k").await.unwrap(), n.to_string());
+    }
+}
+
+#[tokio::test]
+async fn a_pool_that_is_too_small_is_named_as_the_cause() {
+    use larder::deadpool_redis::{Manager, Pool};
+
+    let server = RedisServer::start().await;
+    let pool = Pool::builder(Manager::new(server.url()).unwrap())
+        .max_size(1)
+        .build()
+        .unwrap();
+    let l2 = RedisL2::with_pool(pool, &server.url()).unwrap();
+    let first: Texts = Cache::builder("test:first").l2(l2.clone()).build().unwrap();
+    let second: Texts = Cache::builder("test:second").l2(l2).build().unwrap();
+    first.insert("k", "v".to_owned()).await.unwrap();
+    eventually("the error says so", || async {
+        let error = second.invalidate("k").await.unwrap_err();
+        std::error::Error::source(&error)
+            .is_some_and(|source| source.to_string().contains("max_size"))
+    })
+    .await;
+}
+
+/// The rights that the README names are enough.
+#[tokio::test]
+async fn a_user_with_few_rights_is_enough() {
+    let server = RedisServer::start().await;
+    let mut redis = server.connection().await;
+    let rights = "on >hunter2 ~{test:text.0}* &{test:text.0}!events +eval +evalsha +eval_ro +script|load \
+         +subscribe +publish +get +set +del +hmget +hset +hincrby +xadd +time +info +pttl +pexpire";
+    let mut acl = cmd("ACL");
+    acl.arg("SETUSER").arg("app");
+    rights.split_whitespace().for_each(|right| {
+        acl.arg(right);
+    });
+    let () = acl.query_async(&mut redis).await.unwrap();
+    let l2 = RedisL2::open(&format!("redis://app:hunter2@127.0.0.1:{}", server.port())).unwrap();
+    let fleet = Fleet::Redis { server, l2 };
+    let ((a, _), (b, _)) = (fleet.instance().await, fleet.instance().await);
+    let truth = Source::new("old");
+    truth.through(&a, "k").await.unwrap();
+    truth.through(&b, "k").await.unwrap();
+    a.insert("other", "v".to_owned()).await.unwrap();
+    a.invalidate("k").await.unwrap();
+    eventually("b hears", || async { b.get_local("k").is_none() }).await;
+    eventually("a beat is answered", || async {
+        b.stats().l1_flushes > 0 && b.health().is_ok()
+    })
+    .await;
+    assert_eq!((a.stats().l2_errors, b.stats().l2_errors), (0, 0));
+}
+
+/// What connects, and is refused then, is not tried again and again at full speed. Time is tokio's own
+/// here: it passes as fast as all wait.
+#[tokio::test(start_paused = true)]
+async fn a_listener_that_is_refused_its_beats_backs_off() {
+    let fleet = Fleet::memory();
+    let (a, wire) = fleet.build(|b| b);
+    wire.refuse_beats();
+    assert!(a.get("k").await.is_none());
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let sessions = wire.asked(Step::Listen);
+    assert!((10..50).contains(&sessions), "{sessions} sessions in 20 s");
+    a.insert("k", "v".to_owned()).await.unwrap();
+    assert_eq!(*a.get("k").await.unwrap(), "v", "L2 is of use all the same");
+}

@@ -53,6 +53,7 @@ struct Wires {
     lost: Mutex<HashMap<(Step, Way), usize>>,
     asked: Mutex<HashMap<Step, usize>>,
     events: watch::Sender<Events>,
+    refuse_beats: AtomicBool,
     delay_beats: AtomicBool,
     delayed: AtomicUsize,
     drop_messages: AtomicBool,
@@ -89,6 +90,7 @@ impl Network {
             lost: Mutex::default(),
             asked: Mutex::default(),
             events: watch::Sender::default(),
+            refuse_beats: AtomicBool::new(false),
             delay_beats: AtomicBool::new(false),
             delayed: AtomicUsize::new(0),
             drop_messages: AtomicBool::new(false),
@@ -134,6 +136,11 @@ impl Network {
     /// Drops messages, while beats come through.
     pub(crate) fn drop_messages(&self, drop: bool) {
         self.wires.drop_messages.store(drop, SeqCst);
+    }
+
+    /// Answers beats with an error.
+    pub(crate) fn refuse_beats(&self) {
+        self.wires.refuse_beats.store(true, SeqCst);
     }
 
     /// Lets each beat be overtaken by the message that comes after it.
@@ -439,6 +446,9 @@ impl Stream for WiredListener {
             match heard {
                 Poll::Ready(Some(Ok(Heard::Message(_)))) if wires.drop_messages.load(SeqCst) => {
                     wires.dropped.fetch_add(1, SeqCst);
+                }
+                Poll::Ready(Some(Ok(Heard::Beat(_)))) if wires.refuse_beats.load(SeqCst) => {
+                    return Poll::Ready(Some(Err(L2Error::unexpected("no beats here"))));
                 }
                 Poll::Ready(Some(Ok(Heard::Beat(clock)))) if wires.delay_beats.load(SeqCst) => {
                     wires.delayed.fetch_add(1, SeqCst);

@@ -28,6 +28,13 @@ local function lease(epoch, token)
   return string.format('%.0f:', epoch) .. token
 end
 
+-- Ends the lease on a key, whatever is there, unless it is a hold.
+local function end_lease(key)
+  if redis.pcall('GET', key) ~= 'hold' then
+    redis.call('DEL', key)
+  end
+end
+
 -- The stamp that goes before a body: its check is the sum of the three.
 local function stamp(epoch, ver, at)
   return 'LRD\1' .. struct.pack('>I8I8I8I8', epoch, ver, at, epoch + ver + at)

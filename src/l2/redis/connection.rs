@@ -211,9 +211,15 @@ async fn connect(source: Arc<Source>) -> Result<Live, L2Error> {
             silent: AtomicU32::new(0),
         })
     };
-    timeout(CONNECT, connecting)
-        .await
-        .unwrap_or_else(|_| Err(L2Error::timed_out(CONNECT)))
+    timeout(CONNECT, connecting).await.unwrap_or_else(|_| {
+        let pool = source.pool.status();
+        if pool.available == 0 && pool.size >= pool.max_size {
+            return Err(L2Error::unexpected(
+                "the connection pool has none to spare; each cache keeps one, so raise its max_size",
+            ));
+        }
+        Err(L2Error::timed_out(CONNECT))
+    })
 }
 
 /// Two numbers of lanes in one fleet would lose invalidations without a sign.
@@ -222,7 +228,7 @@ pub(super) fn check_lanes(lanes: u64) -> Result<(), L2Error> {
         Ok(())
     } else {
         Err(L2Error::unexpected(
-            "the namespace was set up with more than one lane",
+            "the namespace was set up with another number of lanes",
         ))
     }
 }

@@ -2,7 +2,7 @@
 -- The lease's epoch must be the present one: a restart can bring a lease back that an invalidation had
 -- deleted, and a clear deletes none.
 local epoch = clock(KEYS[3], ARGV[5])
-if epoch ~= tonumber(ARGV[2]) or redis.call('GET', KEYS[2]) ~= lease(epoch, ARGV[1]) then
+if epoch ~= tonumber(ARGV[2]) or redis.pcall('GET', KEYS[2]) ~= lease(epoch, ARGV[1]) then
   local v = redis.pcall('GET', KEYS[1])
   return {'REJECTED', type(v) == 'string' and v, false}
 end

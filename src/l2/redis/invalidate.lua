@@ -1,9 +1,7 @@
 -- INVALIDATE  clock log (value lease)... | channel rnd tail  ->  stamp
 for i = 3, #KEYS, 2 do
   redis.call('DEL', KEYS[i])
-  if redis.call('GET', KEYS[i + 1]) ~= 'hold' then
-    redis.call('DEL', KEYS[i + 1])
-  end
+  end_lease(KEYS[i + 1])
 end
 local epoch, ver = next_ver(KEYS[1], ARGV[2])
 publish(KEYS[1], KEYS[2], ARGV[1], epoch, ver, ARGV[3])

@@ -14,7 +14,10 @@ if ARGV[2] == '0' then
 end
 -- A lease names its epoch: one of another fills nothing any more, and need not be waited for.
 local mine = lease(epoch, ARGV[1])
-local held = redis.call('GET', KEYS[2])
+local held = redis.pcall('GET', KEYS[2])
+if type(held) ~= 'string' then
+  held = nil
+end
 if held == 'hold' then
   return {'HOLD', false, 0}
 end

@@ -26,8 +26,8 @@ use super::{
 };
 use crate::clock::millis;
 
-/// Connections that a pool of our own opens at most: one serves all requests of a lane.
-const POOL_SIZE: usize = 8;
+/// A bound for a pool of our own that no process reaches: each lane takes one connection, once.
+const POOL_SIZE: usize = 1024;
 
 /// The second level on a Redis server, version 7.0 or later, or Valkey.
 ///
@@ -236,7 +236,7 @@ impl Lane for RedisLane {
                 ("WAIT", _) => Ok(Lead::Wait(Duration::from_millis(number))),
                 ("HOLD", _) => Ok(Lead::Hold),
                 ("MISS", _) => Ok(Lead::Miss),
-                _ => Err(L2Error::unexpected("to LEAD")),
+                _ => Err(L2Error::unexpected("its answer to LEAD makes no sense")),
             }
         }
         .boxed()
@@ -259,7 +259,7 @@ impl Lane for RedisLane {
             match (answer.as_str(), stamped) {
                 ("OK", Some(stamped)) => Ok(Fill::Stored(stamp(stamped))),
                 ("REJECTED", _) => Ok(Fill::Rejected(bytes)),
-                _ => Err(L2Error::unexpected("to FILL")),
+                _ => Err(L2Error::unexpected("its answer to FILL makes no sense")),
             }
         }
         .boxed()
@@ -331,7 +331,7 @@ impl Lane for RedisLane {
 
 /// How an error of the client looks to the crate.
 fn l2_error(error: deadpool_redis::redis::RedisError) -> L2Error {
-    if error.is_io_error() || error.is_unrecoverable_error() {
+    if error.is_io_error() {
         L2Error::unreachable(error)
     } else {
         L2Error::refused(error)

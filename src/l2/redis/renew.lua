@@ -1,6 +1,6 @@
 -- RENEW  lease | token ms  ->  1 if it was ours
-local held = redis.call('GET', KEYS[1])
-if not held or string.match(held, ':(%d+)$') ~= ARGV[1] then
+local held = redis.pcall('GET', KEYS[1])
+if type(held) ~= 'string' or string.match(held, ':(%d+)$') ~= ARGV[1] then
   return 0
 end
 if ARGV[2] == '0' then

@@ -290,9 +290,12 @@ async fn a_refused_step_keeps_the_connection() {
     let (lane, met) = watched_lane(&store.l2, LIMIT);
     let mut raw = store.server.connection().await;
     get(&*lane, "k").await;
-    let _: i64 = run(&mut raw, &["LPUSH", &own_key("lease:k"), "x"]).await;
-    let error = lane.renew("k", 7, LONG).await.expect_err("of a wrong type");
+    let _: i64 = run(&mut raw, &["DEL", &own_key("clock")]).await;
+    let _: i64 = run(&mut raw, &["LPUSH", &own_key("clock"), "x"]).await;
+    let error = lane.clear(&tail(Kind::Clear, &[])).await;
+    let error = error.expect_err("the clock is of a wrong type");
     assert!(error.is_refused(), "{error:?}");
+    let _: i64 = run(&mut raw, &["DEL", &own_key("clock")]).await;
     invalidate(&*lane, &["other"]).await;
     assert_eq!(met.all().len(), 1);
 }
