@@ -96,3 +96,25 @@ async fn a_loader_may_use_the_cache() {
     assert_eq!(*entry, "v again");
     drop(Gate::new());
 }
+
+/// The same over Redis, whose connection dies with the runtime: nothing is lost or deferred for that.
+#[test]
+fn a_cache_on_redis_moves_from_runtime_to_runtime() {
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    };
+    let server = runtime().block_on(crate::support::redis_server::RedisServer::start());
+    let cache: Texts = Cache::builder("test:runtime")
+        .redis(server.url())
+        .build()
+        .unwrap();
+    for round in 0..5 {
+        runtime().block_on(async {
+            cache.insert("k", format!("round {round}")).await.unwrap();
+            assert_eq!(*cache.get("k").await.unwrap(), format!("round {round}"));
+        });
+    }
+}

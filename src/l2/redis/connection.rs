@@ -79,19 +79,35 @@ impl Connections {
         }
     }
 
-    /// Sends a request over the current connection, within `limit`.
+    /// Sends a request over the current connection, within `limit`; once more over another, if that one
+    /// turns out to be dead. A step that is done twice does no harm.
     ///
     /// While there is none and the last attempt to make one failed, it fails at once, or after a tenth of
     /// the limit if another attempt is under way.
     pub(super) async fn with<T, Sent>(
         &self,
         limit: Duration,
-        send: impl FnOnce(MultiplexedConnection) -> Sent,
+        send: impl Fn(MultiplexedConnection) -> Sent,
     ) -> Result<T, L2Error>
     where
         Sent: Future<Output = RedisResult<T>>,
     {
         let deadline = Instant::now() + limit;
+        match self.try_with(limit, deadline, &send).await {
+            Err(error) if error.is_unreachable() => self.try_with(limit, deadline, &send).await,
+            answer => answer,
+        }
+    }
+
+    async fn try_with<T, Sent>(
+        &self,
+        limit: Duration,
+        deadline: Instant,
+        send: &impl Fn(MultiplexedConnection) -> Sent,
+    ) -> Result<T, L2Error>
+    where
+        Sent: Future<Output = RedisResult<T>>,
+    {
         let attempt = self.attempt();
         // While the server is known to be away, nobody waits long for it.
         let patience = if self.failures.load(Ordering::Relaxed) == 0 {

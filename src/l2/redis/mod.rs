@@ -180,8 +180,9 @@ impl fmt::Debug for RedisLane {
 impl RedisLane {
     async fn run<T: FromRedisValue>(&self, call: ScriptInvocation<'_>) -> Result<T, L2Error> {
         self.connections
-            .with(self.timeout, |mut connection| async move {
-                call.invoke_async(&mut connection).await
+            .with(self.timeout, |mut connection| {
+                let call = &call;
+                async move { call.invoke_async(&mut connection).await }
             })
             .await
     }
@@ -201,11 +202,14 @@ impl Lane for RedisLane {
     fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Vec<u8>>> {
         async move {
             let get = cmd("GET").arg(self.names.value(key)).to_owned();
-            let send = |mut connection: MultiplexedConnection| async move {
-                match get.query_async(&mut connection).await {
-                    // Something that is no string: bytes that are no value, then.
-                    Err(error) if error.code() == Some("WRONGTYPE") => Ok(Some(Vec::new())),
-                    answer => answer,
+            let send = |mut connection: MultiplexedConnection| {
+                let get = &get;
+                async move {
+                    match get.query_async(&mut connection).await {
+                        // Something that is no string: bytes that are no value, then.
+                        Err(error) if error.code() == Some("WRONGTYPE") => Ok(Some(Vec::new())),
+                        answer => answer,
+                    }
                 }
             };
             self.connections.with(self.timeout, send).await
