@@ -7,7 +7,7 @@ use futures::future::join_all;
 use futures::{FutureExt, StreamExt};
 use larder::l2::{Ask, Heard, Kind, L2, L2Error, Lane, LaneClock, Lease, Listener, Want};
 use tokio::sync::mpsc::unbounded_channel;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use super::{own_key, run, watched_lane};
 use crate::store::*;
