@@ -5,7 +5,6 @@
 //! it speaks of, so L1 may be served until `max_staleness` after it was asked.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use backon::BackoffBuilder;
 use futures::StreamExt;
@@ -15,7 +14,7 @@ use tracing::{info, warn};
 
 use super::Core;
 use crate::clock::{Tick, nanos};
-use crate::l2::{Heard, L2Error, LaneClock, Listener, Message, backoff};
+use crate::l2::{Heard, L2Error, LONGEST_PAUSE, LaneClock, Listener, Message, backoff};
 
 /// Listens until told to stop.
 pub(super) async fn run<V: Send + Sync + 'static>(core: Arc<Core<V>>, stop: CancellationToken) {
@@ -44,7 +43,7 @@ pub(super) async fn run<V: Send + Sync + 'static>(core: Arc<Core<V>>, stop: Canc
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            () = sleep(pauses.next().unwrap_or(Duration::from_secs(1))) => {}
+            () = sleep(pauses.next().unwrap_or(LONGEST_PAUSE)) => {}
             // L2 may be told though nobody can listen to it.
             () = async { core.deliver_deferred().await; std::future::pending().await } => {}
         }

@@ -10,11 +10,10 @@ mod memory;
 mod none;
 mod redis;
 
-pub(crate) use self::redis::backoff;
-
 use std::fmt;
 use std::time::Duration;
 
+use backon::ExponentialBuilder;
 use futures::Stream;
 use futures::future::BoxFuture;
 
@@ -174,10 +173,20 @@ pub struct Sealed {
     pub ttl: Duration,
 }
 
-/// The version that the first write of an epoch follows.
-pub(crate) const RANDOM_BITS: u64 = 1 << 52;
+const RANDOM_END: u64 = 1 << 52;
 
 /// A fresh random number below 2⁵², not zero: a whole number that Lua can hold.
 pub(crate) fn random() -> u64 {
-    fastrand::u64(1..RANDOM_BITS)
+    fastrand::u64(1..RANDOM_END)
+}
+
+pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Pauses between attempts to connect, jittered, so that a fleet does not come back all at once.
+pub(crate) fn backoff() -> ExponentialBuilder {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(20))
+        .with_max_delay(LONGEST_PAUSE)
+        .without_max_times()
+        .with_jitter()
 }

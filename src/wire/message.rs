@@ -9,7 +9,7 @@
 //! All numbers are big-endian. L2 issues epoch, seq and ver; the sender knows the rest, so it sends
 //! [`tail`], from 27 on.
 
-/// The longest key, in bytes; [`crate::MAX_KEY_BYTES`] says the same to users.
+/// Keys in one message at most.
 const MAX_KEYS: usize = u16::MAX as usize;
 const MAGIC: [u8; 3] = *b"LM\x01";
 

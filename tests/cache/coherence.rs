@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use larder::Source as Level;
 
-use crate::fleet::{Fleet, Source, over_both_stores};
+use crate::fleet::{Fleet, Source, heard, over_both_stores};
 use crate::support::eventually::eventually;
 use crate::support::network::{Gate, Step, Way};
 
@@ -319,14 +319,6 @@ async fn a_lost_invalidation_reaches_the_store_later(fleet: Fleet) {
     .await;
     assert_eq!(*truth.through(&b, "k").await.unwrap(), "new");
     assert_eq!(a.stats().writes_deferred, 1);
-}
-
-/// Waits until an instance has applied so many messages of others.
-async fn heard(cache: &crate::fleet::Texts, n: u64) {
-    eventually("the messages are applied", || async {
-        cache.stats().invalidations_received >= n
-    })
-    .await;
 }
 
 /// Messages that overtake the answer to a beat are no hole.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use larder::{Builder, Cache, Clock, Entry, LoadError, MemoryL2, RedisL2};
 
+use crate::support::eventually::eventually;
 use crate::support::network::{Gate, Network};
 use crate::support::redis_server::RedisServer;
 
@@ -139,6 +140,14 @@ impl Source {
         let (source, cache) = (self.clone(), cache.clone());
         tokio::spawn(async move { source.through(&cache, key).await })
     }
+}
+
+/// Waits until an instance has applied so many changes by others.
+pub(crate) async fn heard(cache: &Texts, n: u64) {
+    eventually("the messages are applied", || async {
+        cache.stats().invalidations_received >= n
+    })
+    .await;
 }
 
 /// Runs each test over both stores.

@@ -6,7 +6,7 @@ use futures::FutureExt;
 use larder::Builder;
 use larder::deadpool_redis::redis::AsyncCommands;
 
-use crate::fleet::{Fleet, Source, Texts};
+use crate::fleet::{Fleet, Source, heard};
 use crate::support::eventually::eventually;
 use crate::support::network::{Gate, Step, Way};
 
@@ -20,13 +20,6 @@ type Set = Builder<String, String>;
 
 fn without_beats(builder: Set) -> Set {
     builder.max_staleness(HOUR)
-}
-
-async fn heard(cache: &Texts, n: u64) {
-    eventually("the messages are applied", || async {
-        cache.stats().invalidations_received >= n
-    })
-    .await;
 }
 
 /// Rule 11: versions of two epochs do not compare, so what is of one that is not known yet waits.

@@ -8,7 +8,7 @@ use futures::poll;
 use larder::{Builder, Cache, Clock, Entry, Source as Level};
 use tokio::task::JoinHandle;
 
-use crate::fleet::{Fleet, Source, Texts};
+use crate::fleet::{Fleet, Source, Texts, heard};
 use crate::support::eventually::eventually;
 use crate::support::network::{Gate, Network, Step, Way};
 
@@ -25,13 +25,6 @@ fn without_beats(builder: Set) -> Set {
 fn get(cache: &Texts, key: &'static str) -> JoinHandle<Option<Entry<String>>> {
     let cache = cache.clone();
     tokio::spawn(async move { cache.get(key).await })
-}
-
-async fn heard(cache: &Texts, n: u64) {
-    eventually("the messages are applied", || async {
-        cache.stats().invalidations_received >= n
-    })
-    .await;
 }
 
 /// The reply is refused before it takes the place of what is there.

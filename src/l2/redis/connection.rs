@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBuilder};
+use backon::BackoffBuilder;
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{RedisError, RedisResult};
 use deadpool_redis::{Connection, Pool, PoolError};
@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::scripts::Scripts;
 use super::{Names, l2_error};
-use crate::l2::{L2Error, LaneClock, OnConnect, random};
+use crate::l2::{L2Error, LONGEST_PAUSE, LaneClock, OnConnect, backoff, random};
 
 /// How long making a connection may take, all attempts to get one out of the pool included.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -198,17 +198,6 @@ impl Connections {
         }
         discarded.is_some()
     }
-}
-
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-
-/// Pauses between attempts to connect, jittered, so that a fleet does not come back all at once.
-pub(crate) fn backoff() -> ExponentialBuilder {
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(20))
-        .with_max_delay(LONGEST_PAUSE)
-        .without_max_times()
-        .with_jitter()
 }
 
 async fn connect(source: Arc<Source>) -> Result<Live, L2Error> {

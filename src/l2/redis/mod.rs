@@ -4,8 +4,6 @@ mod connection;
 mod listener;
 mod scripts;
 
-pub(crate) use self::connection::backoff;
-
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
