@@ -15,7 +15,7 @@ use super::outbox::Outbox;
 use crate::clock::{Tick, millis, nanos};
 use crate::entry::Entry;
 use crate::l1::{Flights, Key, L1, Liveness, NEVER, Op, Slot, UNSTORED, Weigher};
-use crate::l2::{L2Error, Lane, Sealed, random};
+use crate::l2::{L2Error, Lane, Sealed, Want, random};
 use crate::options::Options;
 use crate::source::Source;
 use crate::stats::{Counters, Health, Stats};
@@ -54,9 +54,6 @@ pub(crate) struct Parts<V> {
     pub(crate) liveness: Arc<Liveness>,
     pub(crate) lane: Box<dyn Lane>,
 }
-
-/// Stored bytes that are not a value of this cache.
-pub(super) struct Unreadable;
 
 impl<V: Send + Sync + 'static> Core<V> {
     pub(crate) fn new(parts: Parts<V>) -> Self {
@@ -210,7 +207,9 @@ impl<V: Send + Sync + 'static> Core<V> {
     }
 
     /// Reads stored bytes. The caller decides whether their epoch and age are right.
-    pub(super) fn open(&self, key: &Key, bytes: &[u8]) -> Result<Arc<Slot<V>>, Unreadable> {
+    ///
+    /// Where they cannot be read, says what else to ask for: something other than this.
+    pub(super) fn open(&self, key: &Key, bytes: &[u8]) -> Result<Arc<Slot<V>>, Want> {
         let slot = match envelope::open(bytes) {
             Ok(envelope) if envelope.head.type_tag != self.type_tag => {
                 Err("it is tagged as another type".to_owned())
@@ -230,7 +229,7 @@ impl<V: Send + Sync + 'static> Core<V> {
                 reason,
                 "a stored value cannot be read"
             );
-            Unreadable
+            envelope::peek(bytes).map_or(Want::Nothing, |(stamp, _)| Want::NewerThan(stamp.ver))
         })
     }
 

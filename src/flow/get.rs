@@ -23,7 +23,7 @@ impl<V: Send + Sync + 'static> Core<V> {
     pub(crate) async fn get(self: &Arc<Self>, key: Key) -> Option<Entry<V>> {
         match self.read(&key).await {
             ReadOutcome::Hit(slot) => Some(self.hand_out(slot, self.now(), Source::L2)),
-            ReadOutcome::Miss | ReadOutcome::Unreadable | ReadOutcome::Unavailable => None,
+            ReadOutcome::Miss | ReadOutcome::Unreadable(_) | ReadOutcome::Unavailable => None,
         }
     }
 
@@ -43,7 +43,7 @@ impl<V: Send + Sync + 'static> Core<V> {
                         core.l1.publish(&op, slot);
                     }
                     ReadOutcome::Miss => core.counters.l2_misses.bump(),
-                    ReadOutcome::Unreadable | ReadOutcome::Unavailable => {}
+                    ReadOutcome::Unreadable(_) | ReadOutcome::Unavailable => {}
                 }
                 outcome
             }
@@ -68,7 +68,7 @@ impl<V: Send + Sync + 'static> Core<V> {
                 return match self.open(op.key(), &bytes) {
                     Ok(slot) if self.is_usable(op, &slot) => ReadOutcome::Hit(slot),
                     Ok(_) => ReadOutcome::Miss,
-                    Err(_) => ReadOutcome::Unreadable,
+                    Err(instead) => ReadOutcome::Unreadable(instead),
                 };
             }
         }
@@ -81,7 +81,7 @@ impl<V: Send + Sync + 'static> Core<V> {
         match self.heard(self.lane.lead(op.key(), ask).await) {
             Ok(Lead::Hit(bytes)) => self
                 .open(op.key(), &bytes)
-                .map_or(ReadOutcome::Unreadable, ReadOutcome::Hit),
+                .map_or_else(ReadOutcome::Unreadable, ReadOutcome::Hit),
             Ok(_) => ReadOutcome::Miss,
             Err(_) => ReadOutcome::Unavailable,
         }

@@ -49,7 +49,7 @@ impl<V: Send + Sync + 'static> Core<V> {
                 return Ok(self.hand_out(slot, now, Source::L2));
             }
             ReadOutcome::Miss => Some(Want::Any),
-            ReadOutcome::Unreadable => Some(Want::Nothing),
+            ReadOutcome::Unreadable(instead) => Some(instead),
             ReadOutcome::Unavailable => None,
         };
         let (slot, source) = self.load(&key, want, loader).await?;
@@ -140,15 +140,17 @@ impl<V: Send + Sync + 'static> Core<V> {
             let pause = match self.heard(self.lane.lead(op.key(), Ask { token, ttl, want }).await) {
                 Ok(Lead::Hit(bytes)) => match self.open(op.key(), &bytes) {
                     Ok(slot) => return Turn::Found(slot),
-                    Err(_) => {
-                        want = Want::Nothing;
+                    Err(instead) => {
+                        want = instead;
                         Duration::ZERO
                     }
                 },
                 Ok(Lead::Granted(lease)) => return Turn::Fill(lease),
                 Ok(Lead::Wait(longest)) => {
-                    // What the other load fills may well be readable.
-                    want = Want::Any;
+                    if want == Want::Nothing {
+                        // What the other load fills may well be readable.
+                        want = Want::Any;
+                    }
                     pauses
                         .next()
                         .unwrap_or_default()

@@ -51,7 +51,7 @@ impl<V: Send + Sync + 'static> Core<V> {
                 Ok(Lead::Hit(bytes)) => match self.open(op.key(), &bytes) {
                     Ok(slot) => return self.l1.publish(op, &slot),
                     // What cannot be read is replaced.
-                    Err(_) if ask.want != Want::Nothing => ask.want = Want::Nothing,
+                    Err(instead) if instead != ask.want => ask.want = instead,
                     Err(_) => return self.refresh_failed(op.key()),
                 },
                 Ok(Lead::Wait(_) | Lead::Hold | Lead::Miss) => {

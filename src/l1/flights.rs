@@ -19,6 +19,7 @@ use futures::future::{BoxFuture, Shared, WeakShared};
 use super::{Key, Liveness, Slot};
 use crate::clock::Tick;
 use crate::error::LoadError;
+use crate::l2::Want;
 use crate::source::Source;
 use crate::wire::envelope::Stamp;
 
@@ -30,8 +31,8 @@ pub(crate) enum ReadOutcome<V> {
     Hit(Arc<Slot<V>>),
     /// L2 has none.
     Miss,
-    /// L2 has something that cannot be read.
-    Unreadable,
+    /// L2 has something that cannot be read; what to ask for instead.
+    Unreadable(Want),
     /// L2 was not asked, or did not answer.
     Unavailable,
 }
@@ -41,7 +42,7 @@ impl<V> Clone for ReadOutcome<V> {
         match self {
             Self::Hit(slot) => Self::Hit(Arc::clone(slot)),
             Self::Miss => Self::Miss,
-            Self::Unreadable => Self::Unreadable,
+            Self::Unreadable(instead) => Self::Unreadable(*instead),
             Self::Unavailable => Self::Unavailable,
         }
     }

@@ -4,6 +4,8 @@ use larder::deadpool_redis::redis::{AsyncCommands, cmd};
 use larder::{Cache, Source as Level};
 
 use crate::fleet::{Fleet, Source};
+use crate::support::eventually::eventually;
+use crate::support::network::{Gate, Step};
 
 const STORED: &str = "{test:text.0}:k";
 
@@ -188,4 +190,22 @@ async fn a_lease_of_another_redis_type_is_replaced() {
             .is_some()
     );
     assert_eq!(a.stats().l2_errors, 0);
+}
+
+/// What cannot be read is replaced by one load, not by one of each instance.
+#[tokio::test]
+async fn what_cannot_be_read_is_replaced_once() {
+    let fleet = Fleet::memory();
+    let (other, _) = fleet.instance_with(|b| b.type_tag("another")).await;
+    other.insert("k", "unreadable".to_owned()).await.unwrap();
+    let ((a, _), (b, wire)) = (fleet.instance().await, fleet.instance().await);
+    let (truth, gate) = (Source::new("v"), Gate::new());
+    let loading = truth.behind(&gate).spawn(&a, "k");
+    gate.arrived(1).await;
+    let waiting = truth.spawn(&b, "k");
+    eventually("b has to wait", || async { wire.asked(Step::Lead) >= 1 }).await;
+    gate.open();
+    loading.await.unwrap().unwrap();
+    assert_eq!(*waiting.await.unwrap().unwrap(), "v");
+    assert_eq!(truth.loads(), 1);
 }
