@@ -124,8 +124,8 @@ where
     }
 
     /// How long after an invalidation elsewhere this instance may still answer with the old value, however
-    /// much goes wrong. Default: 2 s. At least 10 ms. It asks L2 three times in
-    /// that time whether it missed something.
+    /// much goes wrong. Default: 2 s; at least 10 ms. It asks L2 three times in that time whether it missed
+    /// something.
     pub fn max_staleness(mut self, bound: Duration) -> Self {
         self.options.max_staleness = bound;
         self

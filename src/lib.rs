@@ -10,7 +10,7 @@
 //! - `l1`: what this process holds, and whether it may be served and stored
 //! - `l2`: the shared store: `redis`, `memory`, or none
 //! - `wire`: what the bytes mean; pure
-//! - `key`, `clock`, `options`, `error`, `source`, `stats`: what all of them use
+//! - `key`, `clock`, `options`, `error`, `source`, `stats`, `lock`: what all of them use
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -23,6 +23,7 @@ mod flow;
 mod key;
 mod l1;
 pub mod l2;
+mod lock;
 mod options;
 mod source;
 mod stats;

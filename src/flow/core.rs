@@ -1,7 +1,7 @@
 //! One instance: its levels, and what every flow needs of them.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
@@ -16,6 +16,7 @@ use crate::clock::{Tick, millis, nanos};
 use crate::entry::Entry;
 use crate::l1::{Flights, Key, L1, Liveness, NEVER, Op, Slot, UNSTORED, Weigher};
 use crate::l2::{L2Error, Lane, Sealed, Want, random};
+use crate::lock::lock;
 use crate::options::Options;
 use crate::source::Source;
 use crate::stats::{Counters, Health, Stats};
@@ -93,7 +94,7 @@ impl<V: Send + Sync + 'static> Core<V> {
         if self.liveness.is_live() {
             return;
         }
-        let mut listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut listener = lock(&self.listener);
         // It ends when the runtime that it was started on does.
         if listener.as_ref().is_none_or(JoinHandle::is_finished) && !self.stop.is_cancelled() {
             *listener = Some(tokio::spawn(listen::run(
@@ -119,11 +120,7 @@ impl<V: Send + Sync + 'static> Core<V> {
 
     pub(crate) async fn close(&self) {
         self.stop();
-        let listener = self
-            .listener
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let listener = lock(&self.listener).take();
         if let Some(listener) = listener {
             // Its panic, if any, has been reported where it happened.
             let _ = listener.await;
@@ -165,7 +162,7 @@ impl<V: Send + Sync + 'static> Core<V> {
     pub(super) fn heard<T>(&self, answer: Result<T, L2Error>) -> Result<T, L2Error> {
         let namespace = self.options.namespace.as_str();
         match &answer {
-            // A load before the swap: this is on the way of every answer.
+            // Only a load: this is on the way of every answer.
             Ok(_) if self.l2_up.load(Ordering::Relaxed) => {}
             Ok(_) => {
                 self.l2_up.store(true, Ordering::Relaxed);

@@ -73,11 +73,7 @@ impl<V: Send + Sync + 'static> Core<V> {
             }
         }
         // Otherwise the server compares epochs.
-        let ask = Ask {
-            token: 0,
-            ttl: std::time::Duration::ZERO,
-            want: Want::Any,
-        };
+        let ask = Ask::without_lease(Want::Any);
         match self.heard(self.lane.lead(op.key(), ask).await) {
             Ok(Lead::Hit(bytes)) => self
                 .open(op.key(), &bytes)

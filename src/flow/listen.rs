@@ -21,11 +21,10 @@ pub(super) async fn run<V: Send + Sync + 'static>(core: Arc<Core<V>>, stop: Canc
     let mut pauses = backoff().build();
     let mut failing = false;
     loop {
-        let mut answered = false;
-        let error = tokio::select! {
+        let (error, answered) = tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            error = core.listen(&mut answered) => error,
+            ended = core.listen() => ended,
         };
         core.liveness.lapse();
         // Only an answered beat is a success: what connects and fails then may have come to stay.
@@ -67,12 +66,12 @@ struct Asked {
 }
 
 impl<V: Send + Sync + 'static> Core<V> {
-    /// Listens until something breaks.
-    async fn listen(&self, answered: &mut bool) -> L2Error {
+    /// Listens until something breaks; also says whether any beat was answered.
+    async fn listen(&self) -> (L2Error, bool) {
         let (asked_at, doubts) = (self.now(), self.liveness.doubts());
         let (lane, mut listener) = match self.heard(self.lane.listen().await) {
             Ok(joined) => joined,
-            Err(error) => return error,
+            Err(error) => return (error, false),
         };
         self.flush(lane.epoch);
         self.prove(&lane, asked_at, doubts);
@@ -84,12 +83,10 @@ impl<V: Send + Sync + 'static> Core<V> {
             next_beat: Instant::now(),
         };
         loop {
-            let step = self.step(&mut *listener, &mut progress).await;
-            *answered = progress.answered;
-            if let Err(error) = step {
+            if let Err(error) = self.step(&mut *listener, &mut progress).await {
                 // Says nothing of L2 itself yet: listening again will.
                 self.counters.l2_errors.bump();
-                return error;
+                return (error, progress.answered);
             }
         }
     }

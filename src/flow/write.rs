@@ -104,11 +104,7 @@ impl<V: Send + Sync + 'static> Core<V> {
     async fn insert_deadline(&self, key: &Key) -> Result<Option<u64>, L2Error> {
         if self.liveness.lane_time(self.now()).is_none() {
             // Connecting is what reads the lane's clock, and nothing has been asked of it yet.
-            let ask = Ask {
-                token: 0,
-                ttl: std::time::Duration::ZERO,
-                want: Want::Nothing,
-            };
+            let ask = Ask::without_lease(Want::Nothing);
             self.heard(self.lane.lead(key, ask).await)?;
         }
         Ok(self

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared, WeakShared};
@@ -20,6 +20,7 @@ use super::{Key, Liveness, Slot};
 use crate::clock::Tick;
 use crate::error::LoadError;
 use crate::l2::Want;
+use crate::lock::lock;
 use crate::source::Source;
 use crate::wire::envelope::Stamp;
 
@@ -254,9 +255,7 @@ impl<V> Flights<V> {
     )]
     fn shard(&self, key: &str) -> MutexGuard<'_, Shard<V>> {
         let hash = usize::try_from(self.hasher.hash_one(key) % SHARDS as u64).unwrap_or(0);
-        self.shards[hash % self.shards.len()]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock(&self.shards[hash % self.shards.len()])
     }
 }
 

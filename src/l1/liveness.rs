@@ -1,13 +1,14 @@
 //! What this instance knows of its lane, and how long that may be believed.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::{Notify, watch};
 
 use super::NEVER;
 use crate::clock::{Clock, Tick};
 use crate::l2::LaneClock;
+use crate::lock::lock;
 
 /// The lane's time before it was first read.
 const UNKNOWN: u64 = u64::MAX;
@@ -75,13 +76,13 @@ impl Liveness {
 
     /// What a proof that is asked for now has to be handed in with.
     pub(crate) fn doubts(&self) -> u64 {
-        *self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.doubts)
     }
 
     /// Takes a proof: at `sent`, or later, the lane's clock read like this, and all messages up to then
     /// have been applied. It holds until `until`, unless there was a doubt since it was asked for.
     pub(crate) fn prove(&self, lane: &LaneClock, sent: Tick, until: Tick, doubts: u64) {
-        let now = self.doubts.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = lock(&self.doubts);
         if *now != doubts {
             return;
         }
@@ -124,7 +125,7 @@ impl Liveness {
 
     /// Drops everything, and believes nothing until the listener has asked again.
     pub(crate) fn doubt(&self) {
-        let mut doubts = self.doubts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut doubts = lock(&self.doubts);
         *doubts += 1;
         self.lapse();
         self.flush(self.epoch());

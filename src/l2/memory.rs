@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use super::{
     Sealed, Stamp, Want, random,
 };
 use crate::clock::{Clock, millis};
+use crate::lock::lock;
 use crate::wire::{envelope, message};
 
 /// Messages that may wait for one listener before it has to be told of a gap.
@@ -381,9 +382,4 @@ impl<T> Expiring<T> {
             self.order.remove(&(end, key));
         }
     }
-}
-
-/// Locks; a panic of another thread in here left nothing half done.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

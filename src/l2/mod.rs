@@ -120,6 +120,17 @@ pub struct Ask {
     pub want: Want,
 }
 
+impl Ask {
+    /// Asks for a usable value only, and leaves no lease.
+    pub(crate) const fn without_lease(want: Want) -> Self {
+        Self {
+            token: 0,
+            ttl: Duration::ZERO,
+            want,
+        }
+    }
+}
+
 /// Which stored values a [`Lane::lead`] is content with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Want {

@@ -2,7 +2,7 @@
 //! when it breaks or falls silent.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use backon::BackoffBuilder;
@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::scripts::Scripts;
 use super::{Names, l2_error};
 use crate::l2::{L2Error, LONGEST_PAUSE, LaneClock, OnConnect, backoff, random};
+use crate::lock::lock;
 
 /// How long making a connection may take, all attempts to get one out of the pool included.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -243,8 +244,4 @@ fn pool_error(error: PoolError) -> L2Error {
         PoolError::Backend(error) => l2_error(error),
         error => L2Error::unreachable(error),
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

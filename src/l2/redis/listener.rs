@@ -5,7 +5,7 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use super::connection::{LANES, check_lanes};
 use super::scripts::Scripts;
 use super::{Names, l2_error};
 use crate::l2::{Heard, L2Error, LaneClock, Listener, random};
+use crate::lock::lock;
 use crate::wire::message;
 
 /// Messages that may wait for the listener; one more is lost, and found by the hole in the numbers.
@@ -74,7 +75,7 @@ fn push_sender(
     // Without a sender the receiver ends, which is how a closed connection is noticed.
     let queue = Mutex::new(Some(queue));
     move |push| {
-        let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queue = lock(&queue);
         match (push.kind, push.data.into_iter().nth(1)) {
             (PushKind::Message, Some(Value::BulkString(payload))) => {
                 let _ = queue.as_ref().map(|queue| queue.try_send(payload));
