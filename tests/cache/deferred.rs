@@ -3,28 +3,24 @@
 use std::time::Duration;
 
 use futures::poll;
-use larder::Builder;
 
-use crate::fleet::{Fleet, Source, Texts};
+use crate::fleet::{Fleet, HOUR, Set, Source, Texts, without_beats};
 use crate::support::eventually::eventually;
 use crate::support::network::{Network, Step, Way};
 
-/// Longer than any test: no beat comes.
-const HOUR: Duration = Duration::from_secs(3600);
 /// Past the deadline of an insert.
 const DEADLINE: Duration = Duration::from_millis(600);
-
-type Set = Builder<String, String>;
-
-fn without_beats(builder: Set) -> Set {
-    builder.max_staleness(HOUR).jitter(0.0)
-}
 
 /// An instance that has nothing to do but what the test asks for, and another one.
 async fn pair(fleet: &Fleet, set: impl FnOnce(Set) -> Set) -> ((Texts, Network), Texts) {
     (
-        fleet.instance_with(|b| set(without_beats(b))).await,
-        fleet.instance_with(without_beats).await.0,
+        fleet
+            .instance_with(|b| set(without_beats(b).jitter(0.0)))
+            .await,
+        fleet
+            .instance_with(|b| without_beats(b).jitter(0.0))
+            .await
+            .0,
     )
 }
 

@@ -11,6 +11,15 @@ use crate::support::network::{Gate, Network};
 use crate::support::redis_server::RedisServer;
 
 pub(crate) type Texts = Cache<String, String>;
+pub(crate) type Set = Builder<String, String>;
+
+/// Longer than any test.
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
+
+/// No beat comes, unless somebody doubts.
+pub(crate) fn without_beats(builder: Set) -> Set {
+    builder.max_staleness(HOUR)
+}
 
 /// A store, and the instances on it.
 #[expect(clippy::large_enum_variant, reason = "there is one in a test")]
@@ -54,20 +63,14 @@ impl Fleet {
         self.instance_with(|builder| builder).await
     }
 
-    pub(crate) async fn instance_with(
-        &self,
-        set: impl FnOnce(Builder<String, String>) -> Builder<String, String>,
-    ) -> (Texts, Network) {
+    pub(crate) async fn instance_with(&self, set: impl FnOnce(Set) -> Set) -> (Texts, Network) {
         let (cache, network) = self.build(set);
         cache.ready().await;
         (cache, network)
     }
 
     /// An instance that may not be listening yet.
-    pub(crate) fn build(
-        &self,
-        set: impl FnOnce(Builder<String, String>) -> Builder<String, String>,
-    ) -> (Texts, Network) {
+    pub(crate) fn build(&self, set: impl FnOnce(Set) -> Set) -> (Texts, Network) {
         let network = match self {
             Self::Memory { l2, .. } => Network::new(l2.clone()),
             Self::Redis { l2, .. } => Network::new(l2.clone()),

@@ -3,24 +3,15 @@
 use std::time::Duration;
 
 use futures::FutureExt;
-use larder::Builder;
 use larder::deadpool_redis::redis::AsyncCommands;
 
-use crate::fleet::{Fleet, Source, heard};
+use crate::fleet::{Fleet, HOUR, Set, Source, heard, without_beats};
 use crate::support::eventually::eventually;
 use crate::support::network::{Gate, Step, Way};
 
 const MS: Duration = Duration::from_millis(1);
-/// Longer than any test: no beat comes, unless somebody doubts.
-const HOUR: Duration = Duration::from_secs(3600);
-/// A millisecond less than half of that.
+/// A millisecond less than half an hour.
 const ALMOST_HALF: Duration = Duration::from_millis(1_799_999);
-
-type Set = Builder<String, String>;
-
-fn without_beats(builder: Set) -> Set {
-    builder.max_staleness(HOUR)
-}
 
 /// Rule 11: versions of two epochs do not compare, so what is of one that is not known yet waits.
 #[tokio::test]

@@ -8,19 +8,11 @@ use futures::poll;
 use larder::{Builder, Cache, Clock, Entry, Source as Level};
 use tokio::task::JoinHandle;
 
-use crate::fleet::{Fleet, Source, Texts, heard};
+use crate::fleet::{Fleet, HOUR, Set, Source, Texts, heard, without_beats};
 use crate::support::eventually::eventually;
 use crate::support::network::{Gate, Network, Step, Way};
 
 const MS: Duration = Duration::from_millis(1);
-/// Longer than any test: no beat comes, unless somebody doubts.
-const HOUR: Duration = Duration::from_secs(3600);
-
-type Set = Builder<String, String>;
-
-fn without_beats(builder: Set) -> Set {
-    builder.max_staleness(HOUR)
-}
 
 fn get(cache: &Texts, key: &'static str) -> JoinHandle<Option<Entry<String>>> {
     let cache = cache.clone();
