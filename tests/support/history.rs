@@ -1,0 +1,423 @@
+//! What happened in a run, as clients and the store saw it, and what must hold of it.
+//!
+//! The source numbers the values of each key: 1, 2, 3 and so on. Every cached value carries its number,
+//! so a reader can tell how old it is, whatever the cache says.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::time::Duration;
+
+/// When, since the run began, by the clock of whoever records.
+pub(crate) type At = Duration;
+
+/// What must hold of every run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Invariant {
+    /// No read that starts later than `max_staleness` after an invalidation has returned gives what is older.
+    I1Bound,
+    /// No load that is older than an invalidation is stored after it.
+    I2NoResurrection,
+    /// Reads of stored values in one instance never go back.
+    I3MonotonicReads,
+    /// An instance that has invalidated a key, or could not and said so, never answers with what is older.
+    I4ReadYourWrites,
+    /// Nothing is newer than the source.
+    I5NotFromTheFuture,
+    /// One load of a key at a time, unless something happened to the key, or to those who load it.
+    I6OneLoad,
+    /// Every read is answered in time, and fails only if its loader does.
+    I7Answered,
+    /// At rest both levels hold what the source holds, or nothing.
+    I8AtRest,
+}
+
+/// A look-up, as its caller saw it.
+#[derive(Clone, Debug)]
+pub(crate) struct Read {
+    pub(crate) instance: usize,
+    pub(crate) key: u64,
+    pub(crate) start: At,
+    pub(crate) end: At,
+    pub(crate) outcome: Outcome,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Value(Seen),
+    /// A look-up without a loader that found nothing.
+    Nothing,
+    /// The loader failed, and this is its error.
+    LoaderFailed,
+    /// It failed for another reason.
+    Failed(String),
+    /// Its caller gave up.
+    Cancelled,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Seen {
+    /// The source's number of the value.
+    pub(crate) version: u64,
+    pub(crate) level: Level,
+    /// Whether the value is one that L2 holds or held, and not one that was loaded and could not be stored.
+    pub(crate) stored: bool,
+    /// Whether it was handed out without proof that it is current, and flagged so.
+    pub(crate) unproven: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Level {
+    L1,
+    L2,
+    Loader,
+}
+
+/// A change in the source that was then told to the cache: as a new value, or as an invalidation.
+#[derive(Clone, Debug)]
+pub(crate) struct Write {
+    pub(crate) instance: usize,
+    pub(crate) key: u64,
+    /// The source's number of what was committed before the cache was told.
+    pub(crate) version: u64,
+    pub(crate) end: At,
+    pub(crate) outcome: Told,
+    /// Whether loads may still read what is older for a while, from a replica: of such a key, only stored
+    /// values are held to the bound, and the write has to hold off their storing for as long.
+    pub(crate) lagging: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// L2 has accepted it.
+    Done,
+    /// L2 could not be told, and the instance promised to do it later.
+    Deferred,
+    /// The caller gave up, or it failed in a way that promises nothing.
+    Unknown,
+}
+
+/// A call of a loader.
+#[derive(Clone, Debug)]
+pub(crate) struct Load {
+    pub(crate) instance: usize,
+    pub(crate) key: u64,
+    pub(crate) start: At,
+    pub(crate) end: At,
+}
+
+/// What the store did, in its own order; only a simulation can see it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Step {
+    /// It was told that what is older than `version` is not current any more.
+    Invalidated { key: u64, version: u64 },
+    /// It stored what a load had brought.
+    Filled { key: u64, version: u64 },
+}
+
+/// Something that excuses a second load: a fault, or a change of the key.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Disturbance {
+    pub(crate) from: At,
+    pub(crate) to: At,
+    /// `None`: all instances.
+    pub(crate) instance: Option<usize>,
+    /// `None`: all keys.
+    pub(crate) key: Option<u64>,
+}
+
+/// What one level of one instance held at the end, when all faults were over.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rest {
+    pub(crate) instance: usize,
+    pub(crate) key: u64,
+    pub(crate) level: Level,
+    pub(crate) version: Option<u64>,
+    /// The source's number at that time.
+    pub(crate) source: u64,
+}
+
+/// A commit in the source.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Commit {
+    pub(crate) key: u64,
+    pub(crate) version: u64,
+    pub(crate) at: At,
+}
+
+/// Everything that was recorded of one run.
+#[derive(Default)]
+pub(crate) struct History {
+    pub(crate) reads: Vec<Read>,
+    pub(crate) writes: Vec<Write>,
+    pub(crate) loads: Vec<Load>,
+    pub(crate) commits: Vec<Commit>,
+    /// In the order in which the store took them.
+    pub(crate) steps: Vec<Step>,
+    pub(crate) disturbances: Vec<Disturbance>,
+    pub(crate) rests: Vec<Rest>,
+}
+
+/// What the instances of a run promise.
+pub(crate) struct Terms {
+    /// That of each instance.
+    pub(crate) max_staleness: Vec<Duration>,
+    /// The longest that a read may take, when its instance is not paused.
+    pub(crate) answered_within: Duration,
+}
+
+/// Something that must not have happened.
+#[derive(Clone, Debug)]
+pub(crate) struct Violation {
+    pub(crate) invariant: Invariant,
+    pub(crate) what: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {}", self.invariant, self.what)
+    }
+}
+
+impl History {
+    /// All violations, in the order of the invariants.
+    pub(crate) fn check(&self, terms: &Terms) -> Vec<Violation> {
+        [
+            self.bound(terms),
+            self.no_resurrection(),
+            self.monotonic_reads(),
+            self.read_your_writes(),
+            self.not_from_the_future(),
+            self.one_load(),
+            self.answered(terms),
+            self.at_rest(),
+        ]
+        .concat()
+    }
+
+    /// The reads that are held to what was promised, with what they saw.
+    fn proven(&self) -> impl Iterator<Item = (&Read, Seen)> {
+        self.reads.iter().filter_map(|read| match read.outcome {
+            Outcome::Value(seen) if !seen.unproven => Some((read, seen)),
+            _ => None,
+        })
+    }
+
+    fn bound(&self, terms: &Terms) -> Vec<Violation> {
+        let writes = Floors::new(
+            self.writes
+                .iter()
+                .filter(|write| write.outcome == Told::Done),
+            |write| write.key,
+        );
+        self.proven()
+            .filter_map(|(read, seen)| {
+                let bound = terms.max_staleness[read.instance];
+                let write = writes.before(&read.key, read.start.checked_sub(bound)?)?;
+                broken(Invariant::I1Bound, read, seen, write)
+            })
+            .collect()
+    }
+
+    fn no_resurrection(&self) -> Vec<Violation> {
+        let mut current: HashMap<u64, u64> = HashMap::new();
+        let mut violations = Vec::new();
+        for step in &self.steps {
+            match *step {
+                Step::Invalidated { key, version } => {
+                    let current = current.entry(key).or_default();
+                    *current = version.max(*current);
+                }
+                Step::Filled { key, version } => {
+                    let current = current.get(&key).copied().unwrap_or(0);
+                    if version < current {
+                        violations.push(Violation {
+                            invariant: Invariant::I2NoResurrection,
+                            what: format!("version {version} of key {key} was stored by a load after what is older than {current} had been invalidated"),
+                        });
+                    }
+                }
+            }
+        }
+        violations
+    }
+
+    fn monotonic_reads(&self) -> Vec<Violation> {
+        let mut by_key: HashMap<_, Vec<(&Read, u64)>> = HashMap::new();
+        for (read, seen) in self.proven().filter(|(_, seen)| seen.stored) {
+            let reads = by_key.entry((read.instance, read.key)).or_default();
+            reads.push((read, seen.version));
+        }
+        let mut violations = Vec::new();
+        for (_, mut by_start) in by_key {
+            let mut by_end = by_start.clone();
+            by_start.sort_by_key(|(read, _)| read.start);
+            by_end.sort_by_key(|(read, _)| read.end);
+            let mut ended = by_end.into_iter().peekable();
+            let (mut newest, mut newest_at) = (0, Duration::ZERO);
+            for (read, version) in by_start {
+                while let Some((earlier, seen)) = ended.next_if(|(other, _)| other.end < read.start)
+                {
+                    if seen > newest {
+                        (newest, newest_at) = (seen, earlier.end);
+                    }
+                }
+                if version < newest {
+                    violations.push(Violation {
+                        invariant: Invariant::I3MonotonicReads,
+                        what: format!("{read:?}, though the same instance had given version {newest} by {newest_at:?}"),
+                    });
+                }
+            }
+        }
+        violations
+    }
+
+    fn read_your_writes(&self) -> Vec<Violation> {
+        let told = self
+            .writes
+            .iter()
+            .filter(|write| write.outcome != Told::Unknown);
+        let writes = Floors::new(told, |write| (write.instance, write.key));
+        self.proven()
+            .filter_map(|(read, seen)| {
+                let write = writes.before(&(read.instance, read.key), read.start)?;
+                broken(Invariant::I4ReadYourWrites, read, seen, write)
+            })
+            .collect()
+    }
+
+    fn not_from_the_future(&self) -> Vec<Violation> {
+        let committed: HashMap<_, _> = self
+            .commits
+            .iter()
+            .map(|commit| ((commit.key, commit.version), commit.at))
+            .collect();
+        let seen = self.reads.iter().filter_map(|read| match read.outcome {
+            Outcome::Value(seen) => Some((read, seen.version)),
+            _ => None,
+        });
+        // Every key begins with version 1.
+        seen.filter(|(_, version)| *version != 1)
+            .filter(|(read, version)| {
+                committed
+                    .get(&(read.key, *version))
+                    .is_none_or(|at| *at > read.end)
+            })
+            .map(|(read, _)| Violation {
+                invariant: Invariant::I5NotFromTheFuture,
+                what: format!("{read:?}, though the source had no such version by then"),
+            })
+            .collect()
+    }
+
+    fn one_load(&self) -> Vec<Violation> {
+        let mut by_key: HashMap<u64, Vec<&Load>> = HashMap::new();
+        for load in &self.loads {
+            by_key.entry(load.key).or_default().push(load);
+        }
+        let mut violations = Vec::new();
+        for (key, mut loads) in by_key {
+            loads.sort_by_key(|load| load.start);
+            let mut under_way: Vec<&Load> = Vec::new();
+            for load in loads {
+                under_way.retain(|earlier| earlier.end > load.start);
+                if let Some(earlier) = under_way
+                    .iter()
+                    .find(|earlier| !self.excused(key, earlier, load))
+                {
+                    violations.push(Violation {
+                        invariant: Invariant::I6OneLoad,
+                        what: format!("{load:?} while {earlier:?} was under way"),
+                    });
+                }
+                under_way.push(load);
+            }
+        }
+        violations
+    }
+
+    /// Whether something happened while only the first of two loads was under way, or just before.
+    fn excused(&self, key: u64, first: &Load, second: &Load) -> bool {
+        self.disturbances.iter().any(|one| {
+            one.key.is_none_or(|other| other == key)
+                && one
+                    .instance
+                    .is_none_or(|other| other == first.instance || other == second.instance)
+                && one.from <= second.start
+                && one.to >= first.start
+        })
+    }
+
+    fn answered(&self, terms: &Terms) -> Vec<Violation> {
+        let wrong = self.reads.iter().filter(|read| {
+            matches!(read.outcome, Outcome::Failed(_))
+                || read.end - read.start > terms.answered_within
+        });
+        wrong
+            .map(|read| Violation {
+                invariant: Invariant::I7Answered,
+                what: format!(
+                    "{read:?}, though each is answered within {:?}",
+                    terms.answered_within
+                ),
+            })
+            .collect()
+    }
+
+    fn at_rest(&self) -> Vec<Violation> {
+        self.rests
+            .iter()
+            .filter(|rest| match rest.level {
+                Level::L1 | Level::L2 => rest.version.is_some_and(|version| version != rest.source),
+                Level::Loader => rest.version != Some(rest.source),
+            })
+            .map(|rest| Violation {
+                invariant: Invariant::I8AtRest,
+                what: format!("{rest:?}"),
+            })
+            .collect()
+    }
+}
+
+fn broken(invariant: Invariant, read: &Read, seen: Seen, write: &Write) -> Option<Violation> {
+    let wrong = seen.version < write.version && (seen.stored || !write.lagging);
+    wrong.then(|| Violation {
+        invariant,
+        what: format!("{read:?}, though {write:?}"),
+    })
+}
+
+/// For each key, and any time, the newest write that had ended by then.
+struct Floors<'a, K> {
+    by_key: HashMap<K, Vec<&'a Write>>,
+}
+
+impl<'a, K: std::hash::Hash + Eq> Floors<'a, K> {
+    fn new(writes: impl Iterator<Item = &'a Write>, key: impl Fn(&Write) -> K) -> Self {
+        let mut by_key: HashMap<K, Vec<&Write>> = HashMap::new();
+        for write in writes {
+            by_key.entry(key(write)).or_default().push(write);
+        }
+        for writes in by_key.values_mut() {
+            writes.sort_by_key(|write| write.end);
+            // Each is replaced by the newest up to it.
+            let mut newest = None::<&Write>;
+            for write in writes.iter_mut() {
+                match newest {
+                    Some(former) if former.version > write.version => {}
+                    _ => newest = Some(write),
+                }
+                if let Some(newest) = newest {
+                    *write = newest;
+                }
+            }
+        }
+        Self { by_key }
+    }
+
+    fn before(&self, key: &K, at: At) -> Option<&'a Write> {
+        let writes = self.by_key.get(key)?;
+        let ended = writes.partition_point(|write| write.end < at);
+        ended.checked_sub(1).map(|last| writes[last])
+    }
+}
