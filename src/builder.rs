@@ -16,7 +16,7 @@ use crate::error::BuildError;
 use crate::flow::{Core, Parts};
 use crate::l1::{Liveness, Weigher};
 use crate::l2::{L2, L2Error, NoLane, RedisL2};
-use crate::options::Options;
+use crate::options::{Mode, Options};
 use crate::wire::codec::ValueCodec;
 use crate::wire::envelope;
 
@@ -131,6 +131,13 @@ where
         self
     }
 
+    /// Whether L1 may answer while this instance is cut off from L2 for longer than `max_staleness`.
+    /// Default: [`Mode::Strict`], it may not.
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.options.mode = mode;
+        self
+    }
+
     /// The largest encoded value that is stored, in bytes. Default: 8 MiB; at most 64 MiB.
     ///
     /// A larger one is refused by `insert`; one that was loaded is handed out and not stored.
@@ -148,6 +155,16 @@ where
     /// How long one call of a loader may take. Default: 30 s.
     pub fn load_timeout(mut self, timeout: Duration) -> Self {
         self.options.load_timeout = timeout;
+        self
+    }
+
+    /// How many loaders run at once in this instance; more wait for their turn, and the wait counts for
+    /// their `load_timeout`. Default: no limit.
+    ///
+    /// One load per key protects the source from many callers, this from many keys: as when a restart has
+    /// emptied Redis.
+    pub fn max_concurrent_loads(mut self, loads: usize) -> Self {
+        self.options.max_concurrent_loads = loads;
         self
     }
 
@@ -230,7 +247,7 @@ where
             }
             None => {
                 liveness.alone(NoLane::EPOCH);
-                Box::new(NoLane::default())
+                Box::new(NoLane::new(options.clock.clone()))
             }
         };
         let type_tag = envelope::type_tag(type_tag.as_deref().unwrap_or(type_name::<V>()));

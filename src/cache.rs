@@ -5,6 +5,7 @@ use std::error::Error;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -82,13 +83,15 @@ where
     /// Looks a key up in L1 alone. Not asynchronous: it never waits and does not allocate.
     ///
     /// `None` also while this instance cannot be sure to have heard of all changes, see
-    /// [`Health::is_listener_live`], and for a key that is longer than [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES).
+    /// [`Health::is_listener_live`], unless its [`Mode`](crate::Mode) makes it available then; and for a key that is longer than [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES).
     pub fn get_local<Q>(&self, key: &Q) -> Option<Entry<V>>
     where
         K: Borrow<Q>,
         Q: CacheKey + ?Sized,
     {
-        self.core().get_local(KeyBuf::write(key).ok()?.as_str())
+        let key = KeyBuf::write(key).ok()?;
+        let (core, key) = (self.core(), key.as_str());
+        core.get_local(key).or_else(|| core.get_unproven(key))
     }
 
     /// Looks a key up in L1, then in L2, and keeps what L2 has in L1.
@@ -203,7 +206,60 @@ where
         Q: CacheKey + ?Sized,
     {
         let key = written(key)?;
-        self.core().invalidate(key).await
+        self.core().invalidate(key, Duration::ZERO).await
+    }
+
+    /// As [`invalidate`](Self::invalidate), and then waits until no instance answers with the old value
+    /// any more.
+    ///
+    /// For changes that must not be seen by halves, such as a permission that was revoked. An instance that
+    /// hears of it says so at once, so it usually takes two or three round trips; one that does not answer
+    /// is waited for until its `max_staleness` has passed, after which it does not use what it holds.
+    /// Costs three round trips, and another one every 50 ms at most.
+    ///
+    /// # Errors
+    ///
+    /// As [`invalidate`](Self::invalidate); and [`WriteError::is_unconfirmed`] if L2 fails while this waits.
+    pub async fn invalidate_and_wait<Q>(&self, key: &Q) -> Result<(), WriteError>
+    where
+        K: Borrow<Q>,
+        Q: CacheKey + ?Sized,
+    {
+        let key = written(key)?;
+        self.core().invalidate_and_wait(key).await
+    }
+
+    /// As [`invalidate`](Self::invalidate), and for as long as `hold` keeps all loads of the key from being
+    /// stored.
+    ///
+    /// For loaders that read from a database replica: hold for longer than the replica lags behind. Loads
+    /// are handed to their callers meanwhile, with what the replica says. Of two holds the later end
+    /// counts; an `insert` stores its value all the same. `hold` is rounded up to whole milliseconds.
+    ///
+    /// # Errors
+    ///
+    /// As [`invalidate`](Self::invalidate); a deferred one holds from when L2 is told.
+    pub async fn invalidate_and_hold<Q>(&self, key: &Q, hold: Duration) -> Result<(), WriteError>
+    where
+        K: Borrow<Q>,
+        Q: CacheKey + ?Sized,
+    {
+        let key = written(key)?;
+        self.core().invalidate(key, hold).await
+    }
+
+    /// Removes all keys of the namespace from both levels, here and in all instances, and keeps loads that
+    /// began before from being stored.
+    ///
+    /// Costs one round trip, however many keys there are: their values are left to expire in L2 under an
+    /// epoch that is over.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError::is_deferred`] when L2 could not be told. This instance has dropped all values, uses no
+    /// key of L2, and tells it as soon as it is back.
+    pub async fn clear(&self) -> Result<(), WriteError> {
+        self.core().clear().await
     }
 
     /// Resolves when this instance is sure to hear of all changes, and so uses its L1; or when it is closed.

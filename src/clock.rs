@@ -38,6 +38,7 @@ pub struct Clock(Kind);
 enum Kind {
     System(Instant),
     Manual(Arc<AtomicU64>),
+    Other(Arc<dyn Fn() -> Duration + Send + Sync>),
 }
 
 impl Clock {
@@ -53,7 +54,14 @@ impl Clock {
         Self(Kind::Manual(Arc::new(AtomicU64::new(START))))
     }
 
-    /// Moves a manual clock, and all its clones, forward. Does nothing to the system's clock.
+    /// A clock that reads `time`: how long ago something was that does not change. It must never go back.
+    ///
+    /// For simulations: with the time that [`tokio::time::pause`] stops, waiting and expiry agree.
+    pub fn from_fn(time: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
+        Self(Kind::Other(Arc::new(time)))
+    }
+
+    /// Moves a manual clock, and all its clones, forward. Does nothing to other clocks.
     pub fn advance(&self, by: Duration) {
         if let Kind::Manual(now) = &self.0 {
             now.fetch_add(nanos(by), Ordering::SeqCst);
@@ -64,6 +72,7 @@ impl Clock {
         match &self.0 {
             Kind::System(start) => START + nanos(start.elapsed()),
             Kind::Manual(now) => now.load(Ordering::SeqCst),
+            Kind::Other(time) => START + nanos(time()),
         }
     }
 }
@@ -79,6 +88,7 @@ impl fmt::Debug for Clock {
         f.write_str(match self.0 {
             Kind::System(_) => "Clock::system",
             Kind::Manual(_) => "Clock::manual",
+            Kind::Other(_) => "Clock::from_fn",
         })
     }
 }

@@ -19,15 +19,29 @@ pub struct Entry<V> {
     slot: Arc<Slot<V>>,
     at: Tick,
     source: Source,
+    unproven: bool,
 }
 
 impl<V> Entry<V> {
     pub(crate) fn new(slot: Arc<Slot<V>>, at: Tick, source: Source) -> Self {
-        Self { slot, at, source }
+        Self {
+            slot,
+            at,
+            source,
+            unproven: false,
+        }
+    }
+
+    /// What L1 holds, though nobody knows whether it is current.
+    pub(crate) fn unproven(slot: Arc<Slot<V>>, at: Tick) -> Self {
+        Self {
+            unproven: true,
+            ..Self::new(slot, at, Source::L1)
+        }
     }
 
     pub(crate) fn is_stale(&self) -> bool {
-        self.at >= self.slot.soft_at
+        self.unproven || self.at >= self.slot.soft_at
     }
 
     pub(crate) fn slot(&self) -> &Slot<V> {
@@ -53,6 +67,7 @@ impl<V> Entry<V> {
         Meta {
             source: self.source,
             is_stale: self.is_stale(),
+            is_unproven: self.unproven,
             age: Duration::from_nanos(self.at.saturating_sub(self.slot.born_at)),
             version: (stamp.ver != 0).then_some(stamp.ver),
         }
@@ -103,6 +118,7 @@ impl<V: fmt::Display> fmt::Display for Entry<V> {
 pub struct Meta {
     source: Source,
     is_stale: bool,
+    is_unproven: bool,
     age: Duration,
     version: Option<u64>,
 }
@@ -114,10 +130,18 @@ impl Meta {
         self.source
     }
 
-    /// Whether the value's soft TTL had passed; another instance may have refreshed it already.
+    /// Whether the value's soft TTL had passed, and another instance may have refreshed it already; or
+    /// whether it [is unproven](Self::is_unproven).
     #[must_use]
     pub fn is_stale(&self) -> bool {
         self.is_stale
+    }
+
+    /// Whether it came from an L1 that was cut off from L2, so that it may have been invalidated longer than
+    /// `max_staleness` ago. Only in [`Mode::Available`](crate::Mode::Available).
+    #[must_use]
+    pub fn is_unproven(&self) -> bool {
+        self.is_unproven
     }
 
     /// How long ago the value was written to L2, or loaded if it was not. Never less than that, and more

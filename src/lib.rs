@@ -35,7 +35,8 @@ pub use crate::clock::Clock;
 pub use crate::entry::{Entry, Meta};
 pub use crate::error::{BuildError, LoadError, WriteError};
 pub use crate::key::{CacheKey, KeyWriter, MAX_KEY_BYTES, redis_key};
-pub use crate::l2::{L2Error, MemoryL2, RedisL2};
+pub use crate::l2::{L2Error, MemoryL2, MemorySnapshot, RedisL2};
+pub use crate::options::Mode;
 pub use crate::source::Source;
 pub use crate::stats::{Health, Stats};
 /// The Redis client and pool that this crate is built with, for [`Builder::redis_pool`].

@@ -6,6 +6,22 @@ use crate::clock::Clock;
 use crate::error::BuildError;
 use crate::wire::codec::MAX_VALUE_BYTES;
 
+/// What L1 may answer while this instance cannot prove that it has heard of all changes: its connection to
+/// L2 is lost, or silent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Mode {
+    /// Nothing. Look-ups go to L2, and then to the loader.
+    #[default]
+    Strict,
+    /// If L2 does not answer either: what it holds, for `limit` after the last proof has run out, flagged by
+    /// [`Meta::is_unproven`](crate::Meta::is_unproven). It may be older than `max_staleness` allows.
+    Available {
+        /// For how long.
+        limit: Duration,
+    },
+}
+
 /// Everything a running cache needs to know that does not depend on its types.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
@@ -16,13 +32,28 @@ pub(crate) struct Options {
     pub(crate) soft_ttl: Option<Duration>,
     pub(crate) jitter: f64,
     pub(crate) max_staleness: Duration,
+    pub(crate) mode: Mode,
     pub(crate) max_value_size: usize,
     pub(crate) l2_timeout: Duration,
     pub(crate) load_timeout: Duration,
+    pub(crate) max_concurrent_loads: usize,
     pub(crate) lease_ttl: Duration,
     pub(crate) lease_wait: Duration,
     pub(crate) max_deferred: usize,
     pub(crate) clock: Clock,
+}
+
+/// As many as there can be.
+const MOST_LOADS: usize = tokio::sync::Semaphore::MAX_PERMITS;
+
+impl Mode {
+    /// For how long L1 may answer without proof.
+    pub(crate) fn limit(self) -> Option<Duration> {
+        match self {
+            Self::Strict => None,
+            Self::Available { limit } => Some(limit),
+        }
+    }
 }
 
 impl Options {
@@ -35,9 +66,11 @@ impl Options {
             soft_ttl: None,
             jitter: 0.1,
             max_staleness: Duration::from_secs(2),
+            mode: Mode::Strict,
             max_value_size: 8 << 20,
             l2_timeout: Duration::from_millis(500),
             load_timeout: Duration::from_secs(30),
+            max_concurrent_loads: MOST_LOADS,
             lease_ttl: Duration::from_secs(2),
             lease_wait: Duration::from_secs(5),
             max_deferred: 10_000,
@@ -55,9 +88,11 @@ impl Options {
             soft_ttl,
             jitter,
             max_staleness,
+            mode,
             max_value_size,
             l2_timeout,
             load_timeout,
+            max_concurrent_loads,
             lease_ttl,
             lease_wait,
             max_deferred,
@@ -69,6 +104,7 @@ impl Options {
             ("l2_ttl", Some(*l2_ttl)),
             ("soft_ttl", *soft_ttl),
             ("max_staleness", Some(*max_staleness)),
+            ("the limit of Mode::Available", mode.limit()),
             ("l2_timeout", Some(*l2_timeout)),
             ("load_timeout", Some(*load_timeout)),
             ("lease_ttl", Some(*lease_ttl)),
@@ -108,6 +144,11 @@ impl Options {
         if !(1..=MAX_VALUE_BYTES).contains(max_value_size) {
             return refuse(format!(
                 "max_value_size must be from 1 to {MAX_VALUE_BYTES} bytes, and not {max_value_size}"
+            ));
+        }
+        if !(1..=MOST_LOADS).contains(max_concurrent_loads) {
+            return refuse(format!(
+                "max_concurrent_loads must be from 1 to {MOST_LOADS}, and not {max_concurrent_loads}"
             ));
         }
         if *max_deferred == 0 {

@@ -31,8 +31,8 @@ macro_rules! counters {
         #[non_exhaustive]
         pub struct Stats {
             $($(#[$doc])* pub $name: u64,)*
-            /// Times that all of L1 was dropped at once: at each start of the listener, and whenever it may
-            /// have missed something.
+            /// Times that all of L1 was dropped at once: at the start of the listener, and whenever it may
+            /// have missed something that the lane's log does not tell.
             pub l1_flushes: u64,
             /// Entries in L1 now, those included that have expired and not been looked up since.
             pub l1_entries: u64,
@@ -65,10 +65,14 @@ counters! {
     refresh_failures,
     /// Values handed out after their soft TTL, flagged as stale.
     stale_served,
+    /// Values handed out by an L1 that was cut off from L2, flagged as unproven.
+    unproven_served,
     /// Keys that this instance invalidated or inserted, and L2 accepted it; a clear counts once.
     invalidations_sent,
     /// Keys that other instances invalidated or inserted, and it was applied here.
     invalidations_received,
+    /// Times that messages were missed, and read from the lane's log.
+    replays,
     /// Writes that could not be told to L2 at once.
     writes_deferred,
     /// Requests that L2 did not answer, or refused.

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -35,6 +36,8 @@ pub(crate) struct Core<V> {
     pub(super) outbox: Outbox,
     pub(super) backoff: RefreshBackoff,
     pub(super) counters: Counters,
+    /// The turns to run a loader.
+    pub(super) loads: Semaphore,
     /// Names this instance in the messages that it sends.
     pub(super) origin: u64,
     codec: ValueCodec<V>,
@@ -72,6 +75,7 @@ impl<V: Send + Sync + 'static> Core<V> {
             outbox: Outbox::new(options.max_deferred),
             backoff: RefreshBackoff::new(options.clock.clone()),
             counters: Counters::default(),
+            loads: Semaphore::new(options.max_concurrent_loads),
             origin: random(),
             l2_up: AtomicBool::new(true),
             warned_at: AtomicU64::new(0),
@@ -107,6 +111,7 @@ impl<V: Send + Sync + 'static> Core<V> {
     pub(crate) async fn ready(self: &Arc<Self>) {
         self.ensure_listening();
         tokio::select! {
+            biased;
             () = self.liveness.live() => {}
             () = self.stop.cancelled() => {}
         }
@@ -127,11 +132,12 @@ impl<V: Send + Sync + 'static> Core<V> {
             // A proof may have come in between.
             self.liveness.lapse();
         }
-        let _ = timeout(
-            self.options.l2_timeout.saturating_mul(2),
-            self.deliver_deferred(),
-        )
-        .await;
+        let last_words = async {
+            self.deliver_deferred().await;
+            // Otherwise it is forgotten after a while.
+            let _ = self.lane.leave(self.origin).await;
+        };
+        let _ = timeout(self.options.l2_timeout.saturating_mul(2), last_words).await;
         match self.outbox.len() {
             0 => {}
             lost => warn!(
@@ -153,9 +159,14 @@ impl<V: Send + Sync + 'static> Core<V> {
 
     pub(crate) fn health(&self) -> Health {
         Health {
-            l2_up: self.l2_up.load(Ordering::Relaxed),
+            l2_up: self.is_l2_up(),
             listener_live: self.liveness.is_live(),
         }
+    }
+
+    /// Whether L2 did what it was last asked to do.
+    pub(super) fn is_l2_up(&self) -> bool {
+        self.l2_up.load(Ordering::Relaxed)
     }
 
     /// Counts and traces how L2 answered, and passes the answer on.
@@ -163,7 +174,7 @@ impl<V: Send + Sync + 'static> Core<V> {
         let namespace = self.options.namespace.as_str();
         match &answer {
             // Only a load: this is on the way of every answer.
-            Ok(_) if self.l2_up.load(Ordering::Relaxed) => {}
+            Ok(_) if self.is_l2_up() => {}
             Ok(_) => {
                 self.l2_up.store(true, Ordering::Relaxed);
                 debug!(namespace, "L2 does what it is asked again");

@@ -19,11 +19,33 @@ impl<V: Send + Sync + 'static> Core<V> {
         Some(self.hand_out(slot, now, Source::L1))
     }
 
+    /// L1 alone, when it cannot prove that what it has is current: only if it may be available then.
+    pub(crate) fn get_unproven(&self, key: &str) -> Option<Entry<V>> {
+        let limit = self.options.mode.limit()?;
+        let now = self.now();
+        let slot = self.l1.get_unproven(key, now, limit)?;
+        self.counters.unproven_served.bump();
+        Some(Entry::unproven(slot, now))
+    }
+
+    /// The same, before anybody waits for an L2 that is known to be down.
+    pub(super) fn get_instead(&self, key: &str) -> Option<Entry<V>> {
+        if self.is_l2_up() {
+            return None;
+        }
+        self.get_unproven(key)
+    }
+
     /// L2, for what L1 did not have.
     pub(crate) async fn get(self: &Arc<Self>, key: Key) -> Option<Entry<V>> {
+        self.ensure_listening();
+        if let Some(entry) = self.get_instead(&key) {
+            return Some(entry);
+        }
         match self.read(&key).await {
             ReadOutcome::Hit(slot) => Some(self.hand_out(slot, self.now(), Source::L2)),
-            ReadOutcome::Miss | ReadOutcome::Unreadable(_) | ReadOutcome::Unavailable => None,
+            ReadOutcome::Unavailable => self.get_unproven(&key),
+            ReadOutcome::Miss | ReadOutcome::Unreadable(_) => None,
         }
     }
 
@@ -31,7 +53,6 @@ impl<V: Send + Sync + 'static> Core<V> {
     ///
     /// The read is driven by whoever polls it: nobody has to stay for the others.
     pub(super) async fn read(self: &Arc<Self>, key: &Key) -> ReadOutcome<V> {
-        self.ensure_listening();
         let now = self.now();
         let read = self.flights.read(key, now, self.joinable_from(now), |op| {
             let core = Arc::clone(self);

@@ -1,8 +1,11 @@
 //! What others change comes in here; and the proof that nothing was missed.
 //!
-//! Subscribe, read the clock, flush, then serve: in this order, on one connection. From then on a beat
-//! every third of `max_staleness` asks the lane how far it is. Its answer comes after all messages that
-//! it speaks of, so L1 may be served until `max_staleness` after it was asked.
+//! Subscribe, read the clock, catch up, then serve: in this order. From then on a beat every third of
+//! `max_staleness` asks the lane how far it is. Its answer comes after all messages that it speaks of, so
+//! L1 may be served until `max_staleness` after it was asked.
+//!
+//! What was missed, while away or since a message was lost, is read from the lane's log. If the log
+//! cannot tell, L1 is emptied.
 
 use std::sync::Arc;
 
@@ -14,17 +17,20 @@ use tracing::{info, warn};
 
 use super::Core;
 use crate::clock::{Tick, nanos};
-use crate::l2::{Heard, L2Error, LONGEST_PAUSE, LaneClock, Listener, Message, backoff};
+use crate::l2::{
+    Applied, Heard, Kind, L2Error, LONGEST_PAUSE, LaneClock, Listener, Me, Message, backoff,
+};
 
 /// Listens until told to stop.
 pub(super) async fn run<V: Send + Sync + 'static>(core: Arc<Core<V>>, stop: CancellationToken) {
     let mut pauses = backoff().build();
     let mut failing = false;
+    let mut last = None;
     loop {
         let (error, answered) = tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            ended = core.listen() => ended,
+            ended = core.listen(&mut last) => ended,
         };
         core.liveness.lapse();
         // Only an answered beat is a success: what connects and fails then may have come to stay.
@@ -50,8 +56,9 @@ pub(super) async fn run<V: Send + Sync + 'static>(core: Arc<Core<V>>, stop: Canc
 }
 
 /// How far the messages of a lane have been applied, and when it was last asked how far it is.
-struct Progress {
-    last: u64,
+struct Progress<'a> {
+    /// The number of the last one. `None` at the start: all that is held may be too old.
+    last: &'a mut Option<u64>,
     asked: Option<Asked>,
     answered: bool,
     next_beat: Instant,
@@ -60,28 +67,32 @@ struct Progress {
 struct Asked {
     at: Tick,
     /// The last message that had been applied by then: the lane was at least there.
-    last: u64,
+    last: Option<u64>,
     doubts: u64,
     give_up: Instant,
 }
 
 impl<V: Send + Sync + 'static> Core<V> {
     /// Listens until something breaks; also says whether any beat was answered.
-    async fn listen(&self) -> (L2Error, bool) {
+    async fn listen(&self, last: &mut Option<u64>) -> (L2Error, bool) {
         let (asked_at, doubts) = (self.now(), self.liveness.doubts());
-        let (lane, mut listener) = match self.heard(self.lane.listen().await) {
+        let me = Me {
+            id: self.origin,
+            max_staleness: self.options.max_staleness,
+        };
+        let (lane, mut listener) = match self.heard(self.lane.listen(me).await) {
             Ok(joined) => joined,
             Err(error) => return (error, false),
         };
-        self.flush(lane.epoch);
-        self.prove(&lane, asked_at, doubts);
-        info!(namespace = self.options.namespace.as_str(), "listening");
         let mut progress = Progress {
-            last: lane.seq,
+            last,
             asked: None,
             answered: false,
             next_beat: Instant::now(),
         };
+        self.reach(&lane, &mut progress).await;
+        self.prove(&lane, asked_at, doubts);
+        info!(namespace = self.options.namespace.as_str(), "listening");
         loop {
             if let Err(error) = self.step(&mut *listener, &mut progress).await {
                 // Says nothing of L2 itself yet: listening again will.
@@ -94,7 +105,7 @@ impl<V: Send + Sync + 'static> Core<V> {
     async fn step(
         &self,
         listener: &mut dyn Listener,
-        progress: &mut Progress,
+        progress: &mut Progress<'_>,
     ) -> Result<(), L2Error> {
         let max_staleness = self.options.max_staleness;
         let give_up = progress.asked.as_ref().map(|asked| asked.give_up);
@@ -107,14 +118,14 @@ impl<V: Send + Sync + 'static> Core<V> {
             () = self.beat_is_due(progress.next_beat), if give_up.is_none() => {
                 let now = Instant::now();
                 // Taken before it is sent, so that the proof starts too early rather than too late.
-                progress.asked = Some(Asked { at: self.now(), last: progress.last, doubts: self.liveness.doubts(), give_up: now + max_staleness });
+                progress.asked = Some(Asked { at: self.now(), last: *progress.last, doubts: self.liveness.doubts(), give_up: now + max_staleness });
                 progress.next_beat = now + max_staleness / 3;
-                listener.beat();
+                listener.beat(Applied { epoch: self.liveness.epoch(), seq: progress.last.unwrap_or(0) });
                 Ok(())
             }
             heard = listener.next() => {
                 match heard.unwrap_or_else(|| Err(L2Error::closed()))? {
-                    Heard::Message(message) => self.hear(&message, progress),
+                    Heard::Message(message) => self.hear(&message, progress).await,
                     Heard::Beat(lane) => self.conclude(&lane, progress).await,
                 }
                 Ok(())
@@ -124,25 +135,35 @@ impl<V: Send + Sync + 'static> Core<V> {
 
     async fn beat_is_due(&self, at: Instant) {
         tokio::select! {
+            biased;
             () = sleep_until(at) => {}
             () = self.liveness.doubted() => {}
         }
     }
 
-    /// Applies a message, if it is the next. A hole before it means that others were lost.
-    fn hear(&self, message: &Message, progress: &mut Progress) {
+    /// Takes a message, if it is the next. A hole before it means that others were lost.
+    async fn hear(&self, message: &Message, progress: &mut Progress<'_>) {
         if message.epoch != self.liveness.epoch() {
             // Which of the two epochs is over, only the lane knows: it is asked before L1 is used again.
             self.liveness.doubt();
             return;
         }
-        if message.seq <= progress.last {
-            return;
-        }
-        if message.seq > progress.last + 1 {
+        let next = progress.last.map_or(0, |last| last + 1);
+        if message.seq > next && !self.catch_up(message.seq, progress).await {
             self.flush(message.epoch);
+            self.take(message, progress);
         }
-        progress.last = message.seq;
+        if message.seq == next {
+            self.take(message, progress);
+        }
+        if message.kind == Kind::InvalidateAwaited && message.origin != self.origin {
+            // Somebody waits to hear that it has been applied, and a beat says so.
+            self.liveness.ask();
+        }
+    }
+
+    fn take(&self, message: &Message, progress: &mut Progress<'_>) {
+        *progress.last = Some(message.seq);
         if message.origin != self.origin {
             self.counters
                 .invalidations_received
@@ -156,19 +177,58 @@ impl<V: Send + Sync + 'static> Core<V> {
     }
 
     /// The lane says how far it is: what it speaks of has been applied, or was lost.
-    async fn conclude(&self, lane: &LaneClock, progress: &mut Progress) {
+    async fn conclude(&self, lane: &LaneClock, progress: &mut Progress<'_>) {
         let Some(asked) = progress.asked.take() else {
             return;
         };
         progress.answered = true;
         // Not the other way round: later messages may have come before this answer was looked at.
-        let went_back = lane.seq < asked.last;
-        if lane.epoch != self.liveness.epoch() || lane.seq > progress.last || went_back {
-            self.flush(lane.epoch);
-            progress.last = lane.seq;
+        if Some(lane.seq) < asked.last {
+            // Its numbers have gone back: what is known of them is worth nothing.
+            *progress.last = None;
         }
+        self.reach(lane, progress).await;
         self.prove(lane, asked.at, asked.doubts);
         self.deliver_deferred().await;
+    }
+
+    /// Makes sure that all of the lane up to here has been applied, or nothing older is held.
+    async fn reach(&self, lane: &LaneClock, progress: &mut Progress<'_>) {
+        let same_life = lane.epoch == self.liveness.epoch() && progress.last.is_some();
+        if same_life && self.catch_up(lane.seq, progress).await {
+            return;
+        }
+        self.flush(lane.epoch);
+        *progress.last = Some(lane.seq);
+    }
+
+    /// Applies what the lane has told up to `seq`, from its log; `false` if that cannot be done.
+    async fn catch_up(&self, seq: u64, progress: &mut Progress<'_>) -> bool {
+        let (epoch, Some(last)) = (self.liveness.epoch(), *progress.last) else {
+            return false;
+        };
+        if seq <= last {
+            return true;
+        }
+        let Ok(missed) = self.heard(self.lane.replay(last).await) else {
+            return false;
+        };
+        // The first has been applied: so the log is of this life, and reaches back far enough.
+        let mut next = last.max(1);
+        for message in &missed {
+            if (message.epoch, message.seq) != (epoch, next) {
+                return false;
+            }
+            if next > last {
+                self.take(message, progress);
+            }
+            next += 1;
+        }
+        if next <= seq {
+            return false;
+        }
+        self.counters.replays.bump();
+        true
     }
 
     fn flush(&self, epoch: u64) {

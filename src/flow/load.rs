@@ -40,6 +40,10 @@ impl<V: Send + Sync + 'static> Core<V> {
         Fut: Future<Output = Result<V, E>> + Send + 'static,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
+        self.ensure_listening();
+        if let Some(entry) = self.get_instead(&key) {
+            return Ok(entry);
+        }
         let want = match self.read(&key).await {
             ReadOutcome::Hit(slot) => {
                 let now = self.now();
@@ -50,7 +54,10 @@ impl<V: Send + Sync + 'static> Core<V> {
             }
             ReadOutcome::Miss => Some(Want::Any),
             ReadOutcome::Unreadable(instead) => Some(instead),
-            ReadOutcome::Unavailable => None,
+            ReadOutcome::Unavailable => match self.get_unproven(&key) {
+                Some(entry) => return Ok(entry),
+                None => None,
+            },
         };
         let (slot, source) = self.load(&key, want, loader).await?;
         Ok(self.hand_out(slot, self.now(), source))
@@ -181,9 +188,15 @@ impl<V: Send + Sync + 'static> Core<V> {
         Fut: Future<Output = Result<V, E>> + Send + 'static,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        self.counters.loads.bump();
         let limit = self.options.load_timeout;
-        let load = AssertUnwindSafe(async move { loader().await }).catch_unwind();
+        let load = async {
+            // Never closed, so an error is no reason not to load.
+            let _turn = self.loads.acquire().await;
+            self.counters.loads.bump();
+            AssertUnwindSafe(async move { loader().await })
+                .catch_unwind()
+                .await
+        };
         let loaded = tokio::select! {
             biased;
             loaded = timeout(limit, load) => loaded,

@@ -4,10 +4,12 @@
 //! - [`load`]: what L2 lacks: the fill lease, the loader, the fill
 //! - [`refresh`]: the same in the background, for what is stale
 //! - [`write`]: insert and invalidate, and what happens when L2 cannot be told
-//! - [`listen`]: what others changed comes in
+//! - [`everywhere`]: waiting until all have applied it
+//! - [`listen`]: what others changed comes in, and the proof that nothing was missed
 
 mod backoff;
 mod core;
+mod everywhere;
 mod get;
 mod listen;
 mod load;

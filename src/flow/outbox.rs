@@ -1,9 +1,11 @@
 //! Writes that L2 could not be told of: bounded, the newest per key.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
 
+use crate::clock::millis;
 use crate::l1::Key;
 use crate::lock::lock;
 
@@ -21,7 +23,7 @@ pub(super) struct Outbox {
 
 #[derive(Default)]
 struct Waiting {
-    keys: HashMap<Key, Deferred>,
+    keys: BTreeMap<Key, Deferred>,
     /// More keys than fit: all keys, then.
     all: Option<Deferred>,
 }
@@ -31,14 +33,46 @@ pub(super) struct Deferred {
     id: u64,
     /// In ms of the lane's time: until then the write itself may still arrive.
     settles_after: u64,
+    /// For how long after it is told L2 shall store no loads.
+    hold: Duration,
     /// L2 has been told, but too early: it is told once more when that is of use.
     told: bool,
 }
 
+/// What has to be told of a key.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Deferral {
+    /// In ms of the lane's time: until then the write itself may still arrive.
+    pub(super) settles_after: u64,
+    pub(super) hold: Duration,
+}
+
 impl Deferred {
+    /// As if everything was deferred: a clear holds nothing off, so it is repeated when the hold is over.
+    fn settles_all_after(&self, now: Option<u64>) -> u64 {
+        let held_until = match self.hold {
+            Duration::ZERO => 0,
+            hold => now.unwrap_or(0).saturating_add(millis(hold)),
+        };
+        self.settles_after.max(held_until)
+    }
+
     /// Whether there is any use in telling L2 at `now` in the lane's time, which is known from above.
     fn is_due(&self, now: Option<u64>) -> bool {
         !self.told || now.is_none_or(|now| now > self.settles_after.saturating_add(2))
+    }
+}
+
+impl Delivery {
+    /// The longest of its holds.
+    pub(super) fn hold(&self) -> Duration {
+        match self {
+            Self::All(all) => all.hold,
+            Self::Keys(keys) => keys
+                .iter()
+                .map(|(_, one)| one.hold)
+                .fold(Duration::ZERO, Duration::max),
+        }
     }
 }
 
@@ -46,6 +80,21 @@ impl Deferred {
 pub(super) enum Delivery {
     Keys(Vec<(Key, Deferred)>),
     All(Deferred),
+}
+
+impl Waiting {
+    /// Takes everything together with one more.
+    fn merge(&mut self, last: &Deferred, now: Option<u64>) {
+        let former = self.keys.values().chain(&self.all).chain([last]);
+        self.all = Some(Deferred {
+            settles_after: former
+                .map(|one| one.settles_all_after(now))
+                .fold(0, u64::max),
+            hold: Duration::ZERO,
+            ..*last
+        });
+        self.keys = BTreeMap::new();
+    }
 }
 
 impl Outbox {
@@ -63,34 +112,39 @@ impl Outbox {
         self.ids.fetch_add(1, Ordering::SeqCst)
     }
 
-    pub(super) fn defer(&self, key: &Key, settles_after: u64) {
+    /// `now` is the lane's time, known from above.
+    pub(super) fn defer(&self, key: &Key, deferral: Deferral, now: Option<u64>) {
+        let mut waiting = self.lock();
+        let former = waiting.keys.get(key);
+        let Deferral {
+            settles_after,
+            hold,
+        } = deferral;
         let deferred = Deferred {
             id: self.begin(),
-            settles_after,
+            // An earlier write of the key may be on its way still.
+            settles_after: former.map_or(0, |one| one.settles_after).max(settles_after),
+            hold: former.map_or(Duration::ZERO, |one| one.hold).max(hold),
             told: false,
         };
-        let mut waiting = self.lock();
-        if let Some(all) = &mut waiting.all {
-            *all = Deferred {
-                id: deferred.id,
-                settles_after: settles_after.max(all.settles_after),
-                told: false,
-            };
-        } else if waiting.keys.len() < self.capacity || waiting.keys.contains_key(key) {
+        let room = former.is_some() || waiting.keys.len() < self.capacity;
+        if room && waiting.all.is_none() {
             waiting.keys.insert(key.clone(), deferred);
         } else {
-            let latest = waiting
-                .keys
-                .values()
-                .map(|one| one.settles_after)
-                .fold(settles_after, u64::max);
-            waiting.all = Some(Deferred {
-                id: deferred.id,
-                settles_after: latest,
-                told: false,
-            });
-            waiting.keys = HashMap::new();
+            waiting.merge(&deferred, now);
         }
+        self.any.store(true, Ordering::SeqCst);
+    }
+
+    /// As if all keys there are had been deferred.
+    pub(super) fn defer_all(&self, now: Option<u64>) {
+        let deferred = Deferred {
+            id: self.begin(),
+            settles_after: 0,
+            hold: Duration::ZERO,
+            told: false,
+        };
+        self.lock().merge(&deferred, now);
         self.any.store(true, Ordering::SeqCst);
     }
 

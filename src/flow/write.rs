@@ -1,15 +1,16 @@
 //! Insert and invalidate: L2 first, in one step that also tells the others; then L1.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::{Instrument, Span, debug};
 
 use super::Core;
-use super::outbox::Delivery;
+use super::outbox::{Deferral, Delivery};
 use crate::clock::millis;
 use crate::error::WriteError;
 use crate::l1::Key;
-use crate::l2::{Ask, L2Error, Sealed, Stamp, Want};
+use crate::l2::{Ask, L2Error, Sealed, Stamp, Told, Want};
 use crate::wire::codec::EncodeError;
 use crate::wire::envelope::Head;
 use crate::wire::message::{self, Kind};
@@ -26,10 +27,36 @@ impl<V: Send + Sync + 'static> Core<V> {
             .await
     }
 
-    /// Removes a key from both levels, here and everywhere. Once polled it goes on to its end.
-    pub(crate) async fn invalidate(self: &Arc<Self>, key: Key) -> Result<(), WriteError> {
+    /// Removes a key from both levels, here and everywhere, and keeps loads from being stored for as long
+    /// as `hold`. Once polled it goes on to its end.
+    pub(crate) async fn invalidate(
+        self: &Arc<Self>,
+        key: Key,
+        hold: Duration,
+    ) -> Result<(), WriteError> {
         let core = Arc::clone(self);
-        self.to_the_end(async move { core.remove(&key).await })
+        self.to_the_end(async move {
+            let removed = core.remove(&key, Kind::Invalidate, hold).await;
+            removed.map(|_| ())
+        })
+        .await
+    }
+
+    /// As [`invalidate`](Self::invalidate), and then waits until it is gone from all instances.
+    pub(crate) async fn invalidate_and_wait(self: &Arc<Self>, key: Key) -> Result<(), WriteError> {
+        let core = Arc::clone(self);
+        self.to_the_end(async move {
+            let kind = Kind::InvalidateAwaited;
+            let told = core.remove(&key, kind, Duration::ZERO).await?;
+            core.gone_everywhere(told).await
+        })
+        .await
+    }
+
+    /// Empties both levels, here and everywhere. Once polled it goes on to its end.
+    pub(crate) async fn clear(self: &Arc<Self>) -> Result<(), WriteError> {
+        let core = Arc::clone(self);
+        self.to_the_end(async move { core.remove_all().await })
             .await
     }
 
@@ -57,7 +84,7 @@ impl<V: Send + Sync + 'static> Core<V> {
         let tail = message::tail(Kind::Insert, self.origin, &[key]);
         let deadline = match self.insert_deadline(key).await {
             Ok(deadline) => deadline,
-            Err(error) => return Err(self.defer(key, &error, 0)),
+            Err(error) => return Err(self.defer(key, &error, Deferral::default())),
         };
         match self.heard(self.lane.insert(key, sealed, &tail, deadline).await) {
             Ok(stamp) => {
@@ -66,22 +93,53 @@ impl<V: Send + Sync + 'static> Core<V> {
                     .publish(&op, &self.slot(Arc::new(value), stamp, head));
                 Ok(())
             }
-            Err(error) => Err(self.defer(key, &error, deadline.unwrap_or(0))),
+            Err(error) => {
+                let deferral = Deferral {
+                    settles_after: deadline.unwrap_or(0),
+                    ..Deferral::default()
+                };
+                Err(self.defer(key, &error, deferral))
+            }
         }
     }
 
-    async fn remove(&self, key: &Key) -> Result<(), WriteError> {
+    async fn remove(&self, key: &Key, kind: Kind, hold: Duration) -> Result<Told, WriteError> {
         let begun = self.outbox.begin();
         // Here it is gone at once; what L2 still has may come back into L1 until L2 has answered.
         self.l1.evict(key);
-        let tail = message::tail(Kind::Invalidate, self.origin, &[key]);
-        match self.heard(self.lane.invalidate(&[key], &tail).await) {
-            Ok(stamp) => {
-                self.accepted(key, begun, stamp);
+        let tail = message::tail(kind, self.origin, &[key]);
+        match self.heard(self.lane.invalidate(&[key], &tail, hold).await) {
+            Ok(told) => {
+                self.accepted(key, begun, told.stamp);
+                Ok(told)
+            }
+            Err(error) => {
+                let deferral = Deferral {
+                    hold,
+                    ..Deferral::default()
+                };
+                Err(self.defer(key, &error, deferral))
+            }
+        }
+    }
+
+    async fn remove_all(&self) -> Result<(), WriteError> {
+        let tail = message::tail(Kind::Clear, self.origin, &[]);
+        let answer = self.heard(self.lane.clear(&tail).await);
+        let cleared = match answer {
+            Ok(_) => {
+                self.counters.invalidations_sent.bump();
                 Ok(())
             }
-            Err(error) => Err(self.defer(key, &error, 0)),
-        }
+            Err(error) => {
+                self.counters.writes_deferred.bump();
+                self.outbox.defer_all(self.liveness.lane_time(self.now()));
+                Err(WriteError::deferred(error))
+            }
+        };
+        // The new epoch comes with the next beat; until then nothing is served, or stored, that is older.
+        self.liveness.doubt();
+        cleared
     }
 
     fn accepted(&self, key: &Key, begun: u64, stamp: Stamp) {
@@ -91,9 +149,10 @@ impl<V: Send + Sync + 'static> Core<V> {
     }
 
     /// Nobody knows what L2 did, or will do: the key is not used here until L2 has been told again.
-    fn defer(&self, key: &Key, error: &L2Error, settles_after: u64) -> WriteError {
+    fn defer(&self, key: &Key, error: &L2Error, deferral: Deferral) -> WriteError {
         self.counters.writes_deferred.bump();
-        self.outbox.defer(key, settles_after);
+        let now = self.liveness.lane_time(self.now());
+        self.outbox.defer(key, deferral, now);
         self.forget(key);
         self.liveness.ask();
         WriteError::deferred(error.clone())
@@ -124,7 +183,8 @@ impl<V: Send + Sync + 'static> Core<V> {
                 Delivery::Keys(keys) => {
                     let keys: Vec<&str> = keys.iter().map(|(key, _)| &**key).collect();
                     let tail = message::tail(Kind::Invalidate, self.origin, &keys);
-                    self.heard(self.lane.invalidate(&keys, &tail).await)
+                    let told = self.lane.invalidate(&keys, &tail, delivery.hold()).await;
+                    self.heard(told).map(|told| told.stamp)
                 }
             };
             let Ok(stamp) = answer else { return };

@@ -2,11 +2,12 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
 use super::NEVER;
-use crate::clock::{Clock, Tick};
+use crate::clock::{Clock, Tick, nanos};
 use crate::l2::LaneClock;
 use crate::lock::lock;
 
@@ -21,6 +22,8 @@ pub(crate) struct Liveness {
     clock: Clock,
     /// Until when the last proof holds.
     live_until: AtomicU64,
+    /// Until when it did before it was void.
+    proven_until: AtomicU64,
     /// Counts flushes: what belongs to an earlier one is not served, joined or stored.
     generation: AtomicU64,
     /// The lane's epoch, as of the last proof; zero when unknown.
@@ -39,6 +42,7 @@ impl Liveness {
         Self {
             clock,
             live_until: AtomicU64::new(0),
+            proven_until: AtomicU64::new(0),
             generation: AtomicU64::new(1),
             epoch: AtomicU64::new(0),
             lane_ahead: AtomicU64::new(UNKNOWN),
@@ -58,6 +62,12 @@ impl Liveness {
 
     pub(crate) fn is_live_at(&self, now: Tick) -> bool {
         now < self.live_until.load(Ordering::Acquire)
+    }
+
+    /// Whether there was a proof that ran out less than `limit` before `now`.
+    pub(crate) fn was_live(&self, now: Tick, limit: Duration) -> bool {
+        let until = self.proven_until.load(Ordering::Acquire);
+        now < until.saturating_add(nanos(limit))
     }
 
     pub(crate) fn is_live(&self) -> bool {
@@ -89,6 +99,7 @@ impl Liveness {
         // The lane read its clock after `sent`, so its time runs at most this far ahead of ours.
         self.lane_ahead
             .store(Self::ahead(lane, sent), Ordering::Release);
+        self.proven_until.store(until, Ordering::Release);
         self.live_until.store(until, Ordering::Release);
         self.changed.send_replace(());
     }
@@ -123,11 +134,14 @@ impl Liveness {
         }
     }
 
-    /// Drops everything, and believes nothing until the listener has asked again.
+    /// Drops everything, and believes nothing until the listener has asked again; which a lane that nobody
+    /// shares has no need of.
     pub(crate) fn doubt(&self) {
         let mut doubts = lock(&self.doubts);
         *doubts += 1;
-        self.lapse();
+        if self.live_until.load(Ordering::Acquire) != NEVER {
+            self.lapse();
+        }
         self.flush(self.epoch());
         drop(doubts);
         self.doubted.notify_one();

@@ -14,6 +14,7 @@ pub(crate) use self::liveness::Liveness;
 pub(crate) use self::slot::{NEVER, Slot, UNSTORED};
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::clock::Tick;
 
@@ -44,11 +45,24 @@ impl<V: Send + Sync + 'static> L1<V> {
 
     /// The entry that may be served at `now`, if there is one.
     pub(crate) fn get(&self, key: &str, now: Tick) -> Option<Arc<Slot<V>>> {
+        self.held(key, now)
+            .filter(|_| self.liveness.is_live_at(now))
+    }
+
+    /// The same, if the proof that it is current ran out less than `limit` before `now`.
+    pub(crate) fn get_unproven(
+        &self,
+        key: &str,
+        now: Tick,
+        limit: Duration,
+    ) -> Option<Arc<Slot<V>>> {
+        self.held(key, now)
+            .filter(|_| self.liveness.was_live(now, limit))
+    }
+
+    fn held(&self, key: &str, now: Tick) -> Option<Arc<Slot<V>>> {
         let slot = self.entries.get(key)?;
-        (slot.is_of(self.liveness.generation())
-            && now < slot.expires_at
-            && self.liveness.is_live_at(now))
-        .then_some(slot)
+        (slot.is_of(self.liveness.generation()) && now < slot.expires_at).then_some(slot)
     }
 
     /// Stores an entry that an operation brought, unless something has happened to its key meanwhile.

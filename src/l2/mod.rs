@@ -6,6 +6,7 @@
 //! Architecture invariant: an L2 stores, orders and tells. It knows nothing of L1, flights or loaders.
 
 mod error;
+mod expiring;
 mod memory;
 mod none;
 mod redis;
@@ -18,7 +19,7 @@ use futures::Stream;
 use futures::future::BoxFuture;
 
 pub use self::error::L2Error;
-pub use self::memory::MemoryL2;
+pub use self::memory::{MemoryL2, MemorySnapshot};
 pub(crate) use self::none::NoLane;
 pub use self::redis::RedisL2;
 pub use crate::wire::envelope::Stamp;
@@ -71,14 +72,32 @@ pub trait Lane: Send + Sync + fmt::Debug {
         deadline: Option<u64>,
     ) -> Reply<'a, Stamp>;
 
-    /// Removes values and leases of keys, and tells everyone.
-    fn invalidate<'a>(&'a self, keys: &'a [&'a str], tail: &'a [u8]) -> Reply<'a, Stamp>;
+    /// Removes values and leases of keys, and tells everyone. For as long as `hold`, no load of them may be
+    /// stored; a hold that lasts longer is not cut short.
+    fn invalidate<'a>(
+        &'a self,
+        keys: &'a [&'a str],
+        tail: &'a [u8],
+        hold: Duration,
+    ) -> Reply<'a, Told>;
 
     /// Starts a new epoch, so that every stored value is a miss, and tells everyone.
     fn clear<'a>(&'a self, tail: &'a [u8]) -> Reply<'a, Stamp>;
 
+    /// The last messages, from number `first` on, as far as the lane still has them and as many as it
+    /// gives at a time.
+    fn replay(&self, first: u64) -> Reply<'_, Vec<Message>>;
+
+    /// The instances that listen, and some that did lately.
+    fn members(&self) -> Reply<'_, Vec<Member>>;
+
+    /// Takes back that this instance is a member.
+    fn leave(&self, id: u64) -> Reply<'_, ()>;
+
     /// Subscribes to the lane's messages, and only then reads its clock.
-    fn listen(&self) -> Reply<'_, (LaneClock, Box<dyn Listener>)>;
+    ///
+    /// It makes this instance a member, before anything is told to it.
+    fn listen(&self, me: Me) -> Reply<'_, (LaneClock, Box<dyn Listener>)>;
 }
 
 /// What a lane tells, in the order in which it happened.
@@ -86,8 +105,42 @@ pub trait Lane: Send + Sync + fmt::Debug {
 /// It may drop messages rather than keep them without bound: a hole in their numbers tells.
 pub trait Listener: Stream<Item = Result<Heard, L2Error>> + Send + Unpin {
     /// Asks for a [`Heard::Beat`]. It comes after all messages that the lane published before it.
-    fn beat(&mut self);
+    ///
+    /// On the way it tells the lane that this instance has applied all messages up to `applied`. The lane
+    /// answers with an error if it does not know this instance as a member.
+    fn beat(&mut self, applied: Applied);
 }
+
+/// How an instance introduces itself to a lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Me {
+    /// Random, and its own.
+    pub id: u64,
+    /// How long it may use what it holds without having asked.
+    pub max_staleness: Duration,
+}
+
+/// How far an instance is with a lane's messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// The life of the lane.
+    pub epoch: u64,
+    /// The number of the last message that it has applied.
+    pub seq: u64,
+}
+
+/// An instance, as a lane knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Who it is.
+    pub me: Me,
+    /// What it last said that it has applied.
+    pub applied: Applied,
+}
+
+/// A member that has not been heard of for so many times its `max_staleness` is not one any more. After
+/// half of that its beats fail, so that who is forgotten has stopped to use its L1 long ago.
+pub(crate) const FORGOTTEN_AFTER: u32 = 10;
 
 /// One thing that a [`Listener`] hears.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,6 +149,15 @@ pub enum Heard {
     Message(Message),
     /// The answer to [`Listener::beat`].
     Beat(LaneClock),
+}
+
+/// A change that a lane has accepted, and told everyone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// Which version it was given, and when.
+    pub stamp: Stamp,
+    /// The number of its message.
+    pub seq: u64,
 }
 
 /// A lane's clock.

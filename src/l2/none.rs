@@ -1,23 +1,58 @@
-//! The lane of a cache that has no L2: it stores nothing and only counts versions.
+//! The lane of a cache that has no L2: it stores nothing, only counts versions and keeps holds.
 
+use std::fmt;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::ready;
 
-use super::{Ask, Fill, L2Error, Lane, LaneClock, Lead, Lease, Listener, Reply, Sealed, Stamp};
+use super::expiring::Expiring;
+use super::{
+    Ask, Fill, L2Error, Lane, LaneClock, Lead, Lease, Listener, Me, Member, Message, Reply, Sealed,
+    Stamp, Told,
+};
+use crate::clock::Clock;
+use crate::lock::lock;
 
 /// With it, a cache with L1 only takes the same way through the code as any other.
-#[derive(Debug, Default)]
-pub(crate) struct NoLane(AtomicU64);
+pub(crate) struct NoLane {
+    clock: Clock,
+    ver: AtomicU64,
+    /// Keys whose loads are not to be stored for a while.
+    held: Mutex<Expiring<()>>,
+}
 
 impl NoLane {
     /// The only epoch of a lane that nobody shares.
     pub(crate) const EPOCH: u64 = 1;
 
+    pub(crate) fn new(clock: Clock) -> Self {
+        Self {
+            clock,
+            ver: AtomicU64::new(0),
+            held: Mutex::default(),
+        }
+    }
+
+    fn now(&self) -> u64 {
+        self.clock.now() / 1_000_000
+    }
+
+    fn hold(&self, keys: &[&str], hold: Duration) {
+        if hold.is_zero() {
+            return;
+        }
+        let (mut held, now) = (lock(&self.held), self.now());
+        for key in keys {
+            let longer = hold.max(held.remaining(key, now));
+            held.insert(key, (), now, longer);
+        }
+    }
+
     fn stamp<'a>(&self) -> Reply<'a, Stamp> {
-        let ver = self.0.fetch_add(1, Ordering::SeqCst) + 1;
+        let ver = self.ver.fetch_add(1, Ordering::SeqCst) + 1;
         done(Stamp {
             epoch: Self::EPOCH,
             ver,
@@ -30,14 +65,23 @@ fn done<'a, T: Send + 'a>(value: T) -> Reply<'a, T> {
     ready(Ok(value)).boxed()
 }
 
+impl fmt::Debug for NoLane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("NoLane")
+    }
+}
+
 impl Lane for NoLane {
     fn get<'a>(&'a self, _key: &'a str) -> Reply<'a, Option<Vec<u8>>> {
         done(None)
     }
 
-    fn lead<'a>(&'a self, _key: &'a str, ask: Ask) -> Reply<'a, Lead> {
+    fn lead<'a>(&'a self, key: &'a str, ask: Ask) -> Reply<'a, Lead> {
         if ask.ttl.is_zero() {
             return done(Lead::Miss);
+        }
+        if lock(&self.held).get(key, self.now()).is_some() {
+            return done(Lead::Hold);
         }
         done(Lead::Granted(Lease {
             token: ask.token,
@@ -63,15 +107,35 @@ impl Lane for NoLane {
         self.stamp()
     }
 
-    fn invalidate<'a>(&'a self, _keys: &'a [&'a str], _tail: &'a [u8]) -> Reply<'a, Stamp> {
+    fn invalidate<'a>(
+        &'a self,
+        keys: &'a [&'a str],
+        _tail: &'a [u8],
+        hold: Duration,
+    ) -> Reply<'a, Told> {
+        self.hold(keys, hold);
         self.stamp()
+            .map(|stamp| stamp.map(|stamp| Told { stamp, seq: 0 }))
+            .boxed()
     }
 
     fn clear<'a>(&'a self, _tail: &'a [u8]) -> Reply<'a, Stamp> {
         self.stamp()
     }
 
-    fn listen(&self) -> Reply<'_, (LaneClock, Box<dyn Listener>)> {
+    fn replay(&self, _first: u64) -> Reply<'_, Vec<Message>> {
+        done(Vec::new())
+    }
+
+    fn members(&self) -> Reply<'_, Vec<Member>> {
+        done(Vec::new())
+    }
+
+    fn leave(&self, _id: u64) -> Reply<'_, ()> {
+        done(())
+    }
+
+    fn listen(&self, _me: Me) -> Reply<'_, (LaneClock, Box<dyn Listener>)> {
         ready(Err(L2Error::closed())).boxed()
     }
 }

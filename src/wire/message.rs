@@ -39,6 +39,8 @@ pub enum Kind {
     Insert,
     /// Everything in the lane is gone, whatever its key.
     Clear,
+    /// As `Invalidate`, and somebody waits until all members have applied it.
+    InvalidateAwaited,
 }
 
 /// The sender's part of a message.
@@ -49,6 +51,7 @@ pub(crate) fn tail(kind: Kind, origin: u64, keys: &[&str]) -> Vec<u8> {
         Kind::Invalidate => 0,
         Kind::Insert => 1,
         Kind::Clear => 2,
+        Kind::InvalidateAwaited => 3,
     });
     bytes.extend_from_slice(&origin.to_be_bytes());
     bytes.extend_from_slice(&length(keys.len()));
@@ -74,6 +77,7 @@ pub(crate) fn open(bytes: &[u8]) -> Option<Message> {
         [0] => Kind::Invalidate,
         [1] => Kind::Insert,
         [2] => Kind::Clear,
+        [3] => Kind::InvalidateAwaited,
         _ => return None,
     };
     let origin = rest.u64()?;

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use larder::l2::{
-    Ask, Fill, Heard, Kind, L2, Lane, LaneClock, Lead, Lease, Listener, MemoryL2, Message, RedisL2,
-    Sealed, Stamp, Want,
+    Applied, Ask, Fill, Heard, Kind, L2, Lane, LaneClock, Lead, Lease, Listener, Me, MemoryL2,
+    Message, RedisL2, Sealed, Stamp, Want,
 };
 use tokio::time::timeout;
 use twox_hash::XxHash3_64;
@@ -14,6 +14,13 @@ use twox_hash::XxHash3_64;
 use crate::support::redis_server::RedisServer;
 
 pub(crate) const NAMESPACE: &str = "test:values";
+/// The instance that listens.
+pub(crate) const ME: Me = Me {
+    id: 5,
+    max_staleness: Duration::from_secs(2),
+};
+/// What an instance has applied that does not care.
+pub(crate) const NOTHING: Applied = Applied { epoch: 0, seq: 0 };
 pub(crate) const ORIGIN: u64 = 0x0123_4567_89ab_cdef;
 /// Longer than any test, so that nothing expires by chance.
 pub(crate) const LONG: Duration = Duration::from_secs(600);
@@ -121,6 +128,7 @@ pub(crate) fn tail(kind: Kind, keys: &[&str]) -> Vec<u8> {
         Kind::Invalidate => 0,
         Kind::Insert => 1,
         Kind::Clear => 2,
+        Kind::InvalidateAwaited => 3,
     }];
     bytes.extend_from_slice(&ORIGIN.to_be_bytes());
     bytes.extend_from_slice(&length(keys.len()));
@@ -143,8 +151,8 @@ pub(crate) async fn insert(lane: &dyn Lane, key: &str, payload: &[u8]) -> Stamp 
 
 pub(crate) async fn invalidate(lane: &dyn Lane, keys: &[&str]) -> Stamp {
     let tail = tail(Kind::Invalidate, keys);
-    let invalidated = lane.invalidate(keys, &tail).await;
-    invalidated.expect("the keys are invalidated")
+    let invalidated = lane.invalidate(keys, &tail, Duration::ZERO).await;
+    invalidated.expect("the keys are invalidated").stamp
 }
 
 pub(crate) async fn clear(lane: &dyn Lane) -> Stamp {
@@ -201,7 +209,7 @@ pub(crate) async fn filled(lane: &dyn Lane, key: &str, lease: Lease, payload: &[
 }
 
 pub(crate) async fn listen(lane: &dyn Lane) -> (LaneClock, Box<dyn Listener>) {
-    lane.listen().await.expect("the lane can be listened to")
+    lane.listen(ME).await.expect("the lane can be listened to")
 }
 
 pub(crate) async fn heard(listener: &mut dyn Listener) -> Heard {
@@ -221,7 +229,7 @@ pub(crate) async fn message(listener: &mut dyn Listener) -> Message {
 
 /// Asks for a beat, and for all messages before it.
 pub(crate) async fn beat(listener: &mut dyn Listener) -> (Vec<Message>, LaneClock) {
-    listener.beat();
+    listener.beat(NOTHING);
     let mut messages = Vec::new();
     loop {
         match heard(listener).await {

@@ -12,13 +12,18 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt};
 use larder::l2::{
-    Ask, Fill, Heard, L2, L2Error, Lane, LaneClock, Lead, Lease, Listener, OnConnect, Reply,
-    Sealed, Stamp,
+    Applied, Ask, Fill, Heard, L2, L2Error, Lane, LaneClock, Lead, Lease, Listener, Me, Member,
+    Message, OnConnect, Reply, Sealed, Stamp, Told,
 };
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 const LIMIT: Duration = Duration::from_secs(10);
+/// Who only wants to see the lane's clock.
+const NOBODY: Me = Me {
+    id: 1,
+    max_staleness: Duration::from_millis(1),
+};
 
 /// One kind of request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -30,6 +35,8 @@ pub(crate) enum Step {
     Insert,
     Invalidate,
     Clear,
+    Replay,
+    Members,
     Listen,
     Beat,
 }
@@ -295,7 +302,7 @@ impl Wired {
     /// What a lane does before it uses a new connection.
     async fn connect(&self) -> Result<(), L2Error> {
         if self.network.wires.reconnect.swap(false, SeqCst) {
-            let (clock, _) = self.lane.listen().await?;
+            let (clock, _) = self.lane.listen(NOBODY).await?;
             (self.on_connect)(&clock);
         }
         Ok(())
@@ -365,10 +372,15 @@ impl Lane for Wired {
             .boxed()
     }
 
-    fn invalidate<'a>(&'a self, keys: &'a [&'a str], tail: &'a [u8]) -> Reply<'a, Stamp> {
+    fn invalidate<'a>(
+        &'a self,
+        keys: &'a [&'a str],
+        tail: &'a [u8],
+        hold: Duration,
+    ) -> Reply<'a, Told> {
         self.network
             .carry(Step::Invalidate, async move {
-                self.lane.invalidate(keys, tail).await
+                self.lane.invalidate(keys, tail, hold).await
             })
             .boxed()
     }
@@ -379,9 +391,28 @@ impl Lane for Wired {
             .boxed()
     }
 
-    fn listen(&self) -> Reply<'_, (LaneClock, Box<dyn Listener>)> {
+    fn replay(&self, first: u64) -> Reply<'_, Vec<Message>> {
+        self.network
+            .carry(Step::Replay, async move { self.lane.replay(first).await })
+            .boxed()
+    }
+
+    fn members(&self) -> Reply<'_, Vec<Member>> {
+        self.network
+            .carry(Step::Members, async move { self.lane.members().await })
+            .boxed()
+    }
+
+    fn leave(&self, id: u64) -> Reply<'_, ()> {
+        self.lane.leave(id)
+    }
+
+    fn listen(&self, me: Me) -> Reply<'_, (LaneClock, Box<dyn Listener>)> {
         async move {
-            let (clock, inner) = self.network.carry(Step::Listen, self.lane.listen()).await?;
+            let (clock, inner) = self
+                .network
+                .carry(Step::Listen, self.lane.listen(me))
+                .await?;
             let events = self.network.wires.events.subscribe();
             let cuts = events.borrow().cuts;
             self.network
@@ -419,9 +450,9 @@ fn changed(mut events: watch::Receiver<Events>) -> BoxFuture<'static, watch::Rec
 }
 
 impl Listener for WiredListener {
-    fn beat(&mut self) {
+    fn beat(&mut self, applied: Applied) {
         self.network.count(Step::Beat);
-        self.inner.beat();
+        self.inner.beat(applied);
     }
 }
 

@@ -28,9 +28,12 @@ local function lease(epoch, token)
   return string.format('%.0f:', epoch) .. token
 end
 
--- Ends the lease on a key, whatever is there, unless it is a hold.
-local function end_lease(key)
-  if redis.pcall('GET', key) ~= 'hold' then
+-- Ends the lease on a key, whatever is there; for `hold` ms nobody gets another. A longer hold stays.
+local function end_lease(key, hold)
+  local left = redis.pcall('GET', key) == 'hold' and redis.call('PTTL', key) or 0
+  if hold > left then
+    redis.call('SET', key, 'hold', 'PX', hold)
+  elseif left == 0 then
     redis.call('DEL', key)
   end
 end
@@ -54,4 +57,5 @@ local function publish(key, log, channel, epoch, ver, tail)
     end
   end
   redis.call('PUBLISH', channel, message)
+  return seq
 end

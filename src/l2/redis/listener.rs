@@ -5,15 +5,15 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{
-    AsyncConnectionConfig, Client, Cmd, PushInfo, PushKind, RedisResult, Value, cmd,
+    AsyncConnectionConfig, Client, PushInfo, PushKind, RedisResult, ScriptInvocation, Value, cmd,
 };
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, join};
 use futures::{FutureExt, Stream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -21,7 +21,8 @@ use tokio::time::timeout;
 use super::connection::{LANES, check_lanes};
 use super::scripts::Scripts;
 use super::{Names, l2_error};
-use crate::l2::{Heard, L2Error, LaneClock, Listener, random};
+use crate::clock::millis;
+use crate::l2::{Applied, FORGOTTEN_AFTER, Heard, L2Error, LaneClock, Listener, Me, random};
 use crate::lock::lock;
 use crate::wire::message;
 
@@ -32,8 +33,9 @@ const QUEUE: usize = 4096;
 pub(super) async fn listen(
     client: &Client,
     names: &Names,
-    scripts: &Scripts,
+    scripts: &Arc<Scripts>,
     limit: Duration,
+    me: Me,
 ) -> Result<(LaneClock, Box<dyn Listener>), L2Error> {
     let (queue, messages) = mpsc::channel(QUEUE);
     let config = AsyncConnectionConfig::new()
@@ -48,6 +50,13 @@ pub(super) async fn listen(
         let mut run = scripts.run.prepare_invoke();
         run.key(&names.clock).arg(LANES).arg(random());
         let clock: (u64, u64, u64, u64) = run.invoke_async(&mut connection).await?;
+        let applied = Applied {
+            epoch: clock.0,
+            seq: clock.1,
+        };
+        let mut announce = announce(scripts, names, me, applied);
+        announce.arg(FORGOTTEN_AFTER);
+        let () = announce.invoke_async(&mut connection).await?;
         RedisResult::Ok((clock, connection))
     };
     let opened = timeout(limit, opening)
@@ -55,17 +64,30 @@ pub(super) async fn listen(
         .map_err(|_| L2Error::timed_out(limit))?;
     let ((epoch, seq, now, lanes), connection) = opened.map_err(l2_error)?;
     check_lanes(lanes)?;
-    let mut beat = cmd("EVAL_RO");
-    beat.arg(&scripts.beat).arg(1).arg(&names.clock);
     let listener = RedisListener {
         connection,
         messages,
-        beat,
+        names: names.clone(),
+        scripts: Arc::clone(scripts),
+        me,
         under_way: None,
         answered: None,
         ahead: 0,
     };
     Ok((LaneClock { epoch, seq, now }, Box::new(listener)))
+}
+
+fn announce<'a>(
+    scripts: &'a Scripts,
+    names: &Names,
+    me: Me,
+    applied: Applied,
+) -> ScriptInvocation<'a> {
+    let mut call = scripts.announce.prepare_invoke();
+    call.key(&names.live).arg(me.id);
+    call.arg(applied.epoch).arg(applied.seq);
+    call.arg(millis(me.max_staleness));
+    call
 }
 
 /// Runs inside the connection's driver, so it only enqueues.
@@ -91,7 +113,9 @@ fn push_sender(
 struct RedisListener {
     connection: MultiplexedConnection,
     messages: mpsc::Receiver<Vec<u8>>,
-    beat: Cmd,
+    names: Names,
+    scripts: Arc<Scripts>,
+    me: Me,
     under_way: Option<BoxFuture<'static, Result<LaneClock, L2Error>>>,
     answered: Option<LaneClock>,
     /// How many messages come before the answer.
@@ -99,17 +123,29 @@ struct RedisListener {
 }
 
 impl Listener for RedisListener {
-    fn beat(&mut self) {
-        let (mut connection, mut beat, nonce) =
-            (self.connection.clone(), self.beat.clone(), random());
-        beat.arg(nonce);
+    fn beat(&mut self, applied: Applied) {
+        let nonce = random();
+        let mut beat = cmd("EVAL_RO");
+        beat.arg(&self.scripts.beat).arg(2);
+        beat.arg(&self.names.clock).arg(&self.names.live);
+        beat.arg(nonce).arg(self.me.id).arg(FORGOTTEN_AFTER);
+        let (mut connection, mut beside) = (self.connection.clone(), self.connection.clone());
+        let (names, scripts, me) = (self.names.clone(), Arc::clone(&self.scripts), self.me);
         self.under_way = Some(
             async move {
+                let mut announce = announce(&scripts, &names, me, applied);
+                announce.arg("");
+                // If it fails again and again, the beat will say that this instance is not a member.
+                let (_, answer) = join(
+                    announce.invoke_async::<()>(&mut beside),
+                    beat.query_async(&mut connection),
+                )
+                .await;
                 let (echo, in_order, epoch, seq, now): (u64, bool, u64, u64, u64) =
-                    beat.query_async(&mut connection).await.map_err(l2_error)?;
+                    answer.map_err(l2_error)?;
                 if echo != nonce || !in_order {
                     return Err(L2Error::unexpected(
-                        "the server has restarted, has lost its data, or is no longer a primary in good standing",
+                        "the server has restarted, has lost its data, does not take writes, or is no longer a primary in good standing",
                     ));
                 }
                 Ok(LaneClock { epoch, seq, now })

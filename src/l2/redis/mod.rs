@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{
-    AsyncConnectionConfig, Client, ConnectionInfo, FromRedisValue, IntoConnectionInfo,
+    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, FromRedisValue, IntoConnectionInfo,
     ProtocolVersion, ScriptInvocation, cmd, io::tcp::TcpSettings,
 };
 use deadpool_redis::{Manager, Pool, Runtime};
@@ -19,11 +19,14 @@ use futures::FutureExt;
 use self::connection::Connections;
 use self::scripts::Scripts;
 use super::{
-    Ask, Fill, L2, L2Error, Lane, LaneClock, Lead, Lease, Listener, OnConnect, Reply, Sealed,
-    Stamp, Want, random,
+    Applied, Ask, FORGOTTEN_AFTER, Fill, L2, L2Error, Lane, LaneClock, Lead, Lease, Listener, Me,
+    Member, Message, OnConnect, Reply, Sealed, Stamp, Told, Want, random,
 };
 use crate::clock::millis;
+use crate::wire::message;
 
+/// Messages read from the log at a time.
+const REPLAY: usize = 1024;
 /// A bound for a pool of our own that no process reaches: each lane takes one connection, once.
 const POOL_SIZE: usize = 1024;
 
@@ -130,6 +133,7 @@ struct Names {
     tag: String,
     clock: String,
     log: String,
+    live: String,
     events: String,
 }
 
@@ -145,6 +149,7 @@ impl Names {
         Self {
             clock: format!("{tag}!clock"),
             log: format!("{tag}!log"),
+            live: format!("{tag}!live"),
             events: format!("{tag}!events{database}"),
             tag,
         }
@@ -181,6 +186,14 @@ impl RedisLane {
             .with(self.timeout, |mut connection| {
                 let call = &call;
                 async move { call.invoke_async(&mut connection).await }
+            })
+            .await
+    }
+
+    async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, L2Error> {
+        self.connections
+            .with(self.timeout, |mut connection| async move {
+                command.query_async(&mut connection).await
             })
             .await
     }
@@ -301,7 +314,12 @@ impl Lane for RedisLane {
         .boxed()
     }
 
-    fn invalidate<'a>(&'a self, keys: &'a [&'a str], tail: &'a [u8]) -> Reply<'a, Stamp> {
+    fn invalidate<'a>(
+        &'a self,
+        keys: &'a [&'a str],
+        tail: &'a [u8],
+        hold: Duration,
+    ) -> Reply<'a, Told> {
         async move {
             let mut call = self.scripts.invalidate.prepare_invoke();
             call.key(&self.names.clock).key(&self.names.log);
@@ -309,7 +327,10 @@ impl Lane for RedisLane {
                 call.key(self.names.value(key)).key(self.names.lease(key));
             }
             call.arg(&self.names.events).arg(random()).arg(tail);
-            self.run(call).await.map(stamp)
+            call.arg(millis(hold));
+            let (epoch, ver, written_at, seq) = self.run(call).await?;
+            let stamp = stamp((epoch, ver, written_at));
+            Ok(Told { stamp, seq })
         }
         .boxed()
     }
@@ -326,9 +347,56 @@ impl Lane for RedisLane {
         .boxed()
     }
 
-    fn listen(&self) -> Reply<'_, (LaneClock, Box<dyn Listener>)> {
-        listener::listen(&self.listener, &self.names, &self.scripts, self.timeout).boxed()
+    fn replay(&self, first: u64) -> Reply<'_, Vec<Message>> {
+        async move {
+            let mut range = cmd("XRANGE");
+            range.arg(&self.names.log).arg(first).arg("+");
+            range.arg("COUNT").arg(REPLAY);
+            // Its id, then names and values in turn: there is one of each.
+            let entries: Vec<(String, Vec<(String, Vec<u8>)>)> = self.ask(&range).await?;
+            let payloads = entries.into_iter().flat_map(|(_, fields)| fields);
+            // What this release cannot read leaves a hole.
+            Ok(payloads
+                .filter_map(|(_, payload)| message::open(&payload))
+                .collect())
+        }
+        .boxed()
     }
+
+    fn members(&self) -> Reply<'_, Vec<Member>> {
+        async move {
+            let mut call = self.scripts.members.prepare_invoke();
+            call.key(&self.names.live).arg(FORGOTTEN_AFTER);
+            let entries: Vec<(u64, String)> = self.run(call).await?;
+            let members = entries.iter().map(|(id, entry)| member(*id, entry));
+            members.collect::<Option<_>>().ok_or_else(|| {
+                L2Error::unexpected("its list of members was written by something else")
+            })
+        }
+        .boxed()
+    }
+
+    fn leave(&self, id: u64) -> Reply<'_, ()> {
+        async move { self.ask(cmd("HDEL").arg(&self.names.live).arg(id)).await }.boxed()
+    }
+
+    fn listen(&self, me: Me) -> Reply<'_, (LaneClock, Box<dyn Listener>)> {
+        listener::listen(&self.listener, &self.names, &self.scripts, self.timeout, me).boxed()
+    }
+}
+
+/// Reads what a member has noted of itself: `epoch:seq:staleness:at`.
+fn member(id: u64, entry: &str) -> Option<Member> {
+    let mut fields = entry.split(':').map(str::parse::<u64>);
+    let mut field = || fields.next()?.ok();
+    let (epoch, seq, staleness) = (field()?, field()?, field()?);
+    Some(Member {
+        me: Me {
+            id,
+            max_staleness: Duration::from_millis(staleness),
+        },
+        applied: Applied { epoch, seq },
+    })
 }
 
 /// How an error of the client looks to the crate.

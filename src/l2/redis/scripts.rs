@@ -12,6 +12,8 @@ pub(super) struct Scripts {
     pub(super) invalidate: Script,
     pub(super) clear: Script,
     pub(super) run: Script,
+    pub(super) announce: Script,
+    pub(super) members: Script,
     /// For `EVAL_RO`, which the client has no type for.
     pub(super) beat: String,
 }
@@ -20,6 +22,7 @@ pub(super) struct Scripts {
 const EVEN_WHEN_FULL: &str = "#!lua flags=allow-oom\n";
 const CLOCK: &str = include_str!("clock.lua");
 const LIFE: &str = include_str!("life.lua");
+const MEMBER: &str = include_str!("member.lua");
 
 impl Scripts {
     pub(super) fn new() -> Self {
@@ -32,7 +35,9 @@ impl Scripts {
             invalidate: script(&[EVEN_WHEN_FULL, CLOCK, include_str!("invalidate.lua")]),
             clear: script(&[EVEN_WHEN_FULL, CLOCK, include_str!("clear.lua")]),
             run: script(&[EVEN_WHEN_FULL, CLOCK, LIFE, include_str!("run.lua")]),
-            beat: [CLOCK, LIFE, include_str!("beat.lua")].concat(),
+            announce: script(&[EVEN_WHEN_FULL, CLOCK, MEMBER, include_str!("announce.lua")]),
+            members: script(&[CLOCK, MEMBER, include_str!("members.lua")]),
+            beat: [CLOCK, LIFE, MEMBER, include_str!("beat.lua")].concat(),
         }
     }
 }

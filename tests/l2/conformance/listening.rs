@@ -67,7 +67,7 @@ async fn a_beat_never_overtakes_a_message(store: impl Store) {
             }
         }
         if asked.is_none() && last.is_multiple_of(5) {
-            listener.beat();
+            listener.beat(NOTHING);
             asked = Some(last);
         }
         if last.is_multiple_of(1000) {

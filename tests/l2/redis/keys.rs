@@ -223,7 +223,7 @@ async fn a_namespace_of_more_lanes_is_refused() {
     let (lane, met) = watched_lane(&store.l2, LIMIT);
     let error = lane.get("k").await.expect_err("it is refused");
     assert!(error.is_refused(), "{error:?}");
-    let refused = lane.listen().await.map(|_| ());
+    let refused = lane.listen(ME).await.map(|_| ());
     assert!(refused.is_err_and(|error| error.is_refused()));
     assert_eq!(met.all(), [], "a connection was used");
     // Another namespace on the same server is not touched by that.

@@ -80,7 +80,7 @@ async fn flushall_starts_a_new_epoch() {
     let lease = granted(&*lane, "led", 7).await;
     let _: () = run(&mut raw, &["FLUSHALL"]).await;
     // Whoever listened learns that this is not the life that it joined.
-    listener.beat();
+    listener.beat(NOTHING);
     let heard = listener.next().await;
     assert!(matches!(heard, Some(Err(_))), "{heard:?}");
 
@@ -177,7 +177,7 @@ async fn a_new_connection_alone_keeps_the_epoch() {
         assert!(usable(&*lane, "k").await.is_some());
         let (clock, mut listener) = listen(&*lane).await;
         assert_eq!(clock.epoch, stamp.epoch);
-        listener.beat();
+        listener.beat(NOTHING);
         assert!(matches!(heard(&mut *listener).await, Heard::Beat(_)));
     }
 }

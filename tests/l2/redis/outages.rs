@@ -36,7 +36,9 @@ async fn every_step(lane: &dyn Lane) -> Vec<(&'static str, Result<(), L2Error>)>
         ),
         (
             "invalidate",
-            lane.invalidate(&["k"], &invalidate).await.map(|_| ()),
+            lane.invalidate(&["k"], &invalidate, Duration::ZERO)
+                .await
+                .map(|_| ()),
         ),
         ("clear", lane.clear(&clear).await.map(|_| ())),
     ]
@@ -46,7 +48,7 @@ async fn every_step(lane: &dyn Lane) -> Vec<(&'static str, Result<(), L2Error>)>
 async fn works_again(lane: &dyn Lane) {
     eventually("every step works", async || {
         let answers = every_step(lane).await;
-        answers.iter().all(|(_, answer)| answer.is_ok()) && lane.listen().await.is_ok()
+        answers.iter().all(|(_, answer)| answer.is_ok()) && lane.listen(ME).await.is_ok()
     })
     .await;
 }
@@ -103,7 +105,9 @@ async fn steps_of_a_paused_server_time_out() {
             assert!(error.is_timeout(), "{step} in round {round}: {error:?}");
         }
     }
-    let refused = timeout(LIMIT, lane.listen()).await.expect("it has an end");
+    let refused = timeout(LIMIT, lane.listen(ME))
+        .await
+        .expect("it has an end");
     assert!(refused.is_err_and(|error| error.is_timeout()));
 
     store.server.resume();
@@ -159,7 +163,7 @@ async fn steps_of_a_killed_server_fail_fast() {
             for (step, answer) in every_step(&*lane).await {
                 assert!(answer.is_err(), "{step} was answered by nobody");
             }
-            assert!(lane.listen().await.is_err());
+            assert!(lane.listen(ME).await.is_err());
         }
     };
     // Each alone has as long as that.
@@ -249,7 +253,7 @@ async fn a_cut_listener_ends() {
         let cut: i64 = run(&mut raw, &["CLIENT", "KILL", "TYPE", "pubsub"]).await;
         assert_eq!(cut, 1);
         if with_beat {
-            listener.beat();
+            listener.beat(NOTHING);
         }
         ends(&mut *listener).await;
     }
@@ -265,7 +269,7 @@ async fn a_listener_that_may_no_longer_listen_ends() {
     // Taking the right to the channel away makes the server cut those who listen on it.
     let _: () = run(&mut raw, &["ACL", "SETUSER", "default", "resetchannels"]).await;
     ends(&mut *listener).await;
-    assert!(store.lane().listen().await.is_err());
+    assert!(store.lane().listen(ME).await.is_err());
     let _: () = run(&mut raw, &["ACL", "SETUSER", "default", "allchannels"]).await;
     let (_, mut listener) = listen(&*store.lane()).await;
     beat(&mut *listener).await;
@@ -277,7 +281,7 @@ async fn a_beat_survives_a_pause() {
     let mut store = Redis::start().await;
     let (clock, mut listener) = listen(&*store.lane()).await;
     store.server.pause();
-    listener.beat();
+    listener.beat(NOTHING);
     let silence = timeout(SHORT, listener.next()).await;
     assert!(silence.is_err(), "{silence:?}");
     store.server.resume();

@@ -22,7 +22,7 @@ async fn role(raw: &mut MultiplexedConnection) -> String {
 
 /// Whether the next beat is refused; messages before it do not matter.
 async fn beat_is_refused(listener: &mut dyn Listener) -> bool {
-    listener.beat();
+    listener.beat(NOTHING);
     loop {
         let next = timeout(LIMIT, listener.next()).await;
         match next.expect("the beat is answered") {
@@ -49,7 +49,7 @@ async fn a_promoted_replica_starts_a_new_epoch() {
     // As long as it is a replica it is not used at all, not even to read.
     let (lane, met) = watched_lane(&replica.l2, Duration::from_secs(2));
     assert!(lane.get("k").await.is_err());
-    assert!(lane.listen().await.is_err());
+    assert!(lane.listen(ME).await.is_err());
     assert_eq!(met.all(), []);
 
     let _: () = run(&mut raw, &["REPLICAOF", "NO", "ONE"]).await;

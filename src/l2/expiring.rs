@@ -1,0 +1,62 @@
+//! A bounded map whose entries expire.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+
+use crate::clock::millis;
+
+/// Past this, the entries that would expire first make room.
+const CAPACITY: usize = 100_000;
+
+/// Times are in milliseconds of whoever keeps it.
+#[derive(Clone)]
+pub(super) struct Expiring<T> {
+    entries: HashMap<Box<str>, (T, u64)>,
+    order: BTreeSet<(u64, Box<str>)>,
+}
+
+impl<T> Default for Expiring<T> {
+    fn default() -> Self {
+        Self {
+            entries: HashMap::new(),
+            order: BTreeSet::new(),
+        }
+    }
+}
+
+impl<T> Expiring<T> {
+    pub(super) fn get(&self, key: &str, now: u64) -> Option<&T> {
+        self.entries
+            .get(key)
+            .filter(|(_, end)| now < *end)
+            .map(|(value, _)| value)
+    }
+
+    pub(super) fn remaining(&self, key: &str, now: u64) -> Duration {
+        self.entries.get(key).map_or(Duration::ZERO, |(_, end)| {
+            Duration::from_millis(end.saturating_sub(now))
+        })
+    }
+
+    pub(super) fn insert(&mut self, key: &str, value: T, now: u64, ttl: Duration) {
+        self.remove(key);
+        while self
+            .order
+            .first()
+            .is_some_and(|(end, _)| *end <= now || self.order.len() >= CAPACITY)
+        {
+            if let Some((_, key)) = self.order.pop_first() {
+                self.entries.remove(&key);
+            }
+        }
+        let end = now.saturating_add(millis(ttl));
+        self.order.insert((end, key.into()));
+        self.entries.insert(key.into(), (value, end));
+    }
+
+    pub(super) fn remove(&mut self, key: &str) {
+        if let Some((key, (_, end))) = self.entries.remove_entry(key) {
+            self.order.remove(&(end, key));
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! One instance's connections to the store in memory.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::future::ready;
+use futures::{FutureExt, Stream};
+use tokio::sync::mpsc;
+
+use super::{MemoryL2, Now, State};
+use crate::l2::{
+    Applied, Ask, Fill, Heard, L2Error, Lane, LaneClock, Lead, Lease, Listener, Me, Member,
+    Message, OnConnect, Reply, Sealed, Stamp, Told,
+};
+
+pub(super) struct MemoryLane {
+    store: MemoryL2,
+    namespace: String,
+    on_connect: OnConnect,
+    /// The life of the store that this is connected to.
+    run: AtomicU64,
+}
+
+impl MemoryLane {
+    pub(super) fn new(store: MemoryL2, namespace: String, on_connect: OnConnect) -> Self {
+        Self {
+            store,
+            namespace,
+            on_connect,
+            run: AtomicU64::new(0),
+        }
+    }
+
+    /// Connects anew, if the store has restarted.
+    pub(super) fn connect(&self) {
+        let found = self.store.with(&self.namespace, |state, now| {
+            let known = self.run.swap(now.run, Ordering::SeqCst) == now.run;
+            (!known).then(|| state.meet(now))
+        });
+        if let Some(clock) = found {
+            (self.on_connect)(&clock);
+        }
+    }
+
+    /// Does one step of the lane, with nothing in between.
+    fn step<'a, T: Send + 'a>(&self, step: impl FnOnce(&mut State, Now) -> T) -> Reply<'a, T> {
+        self.connect();
+        ready(Ok(self.store.with(&self.namespace, step))).boxed()
+    }
+}
+
+impl fmt::Debug for MemoryLane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryLane").finish_non_exhaustive()
+    }
+}
+
+impl Lane for MemoryLane {
+    fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Vec<u8>>> {
+        self.step(|state, now| state.get(key, now))
+    }
+
+    fn lead<'a>(&'a self, key: &'a str, ask: Ask) -> Reply<'a, Lead> {
+        self.step(|state, now| state.lead(key, ask, now))
+    }
+
+    fn fill<'a>(&'a self, key: &'a str, lease: Lease, value: &'a Sealed) -> Reply<'a, Fill> {
+        self.step(|state, now| state.fill(key, lease, value, now))
+    }
+
+    fn renew<'a>(&'a self, key: &'a str, token: u64, ttl: Duration) -> Reply<'a, bool> {
+        self.step(|state, now| state.renew(key, token, ttl, now))
+    }
+
+    fn insert<'a>(
+        &'a self,
+        key: &'a str,
+        value: &'a Sealed,
+        tail: &'a [u8],
+        deadline: Option<u64>,
+    ) -> Reply<'a, Stamp> {
+        let late = || L2Error::unexpected("the insert came after its deadline");
+        self.step(|state, now| state.insert(key, value, tail, deadline, now))
+            .map(move |stamp| stamp?.ok_or_else(late))
+            .boxed()
+    }
+
+    fn invalidate<'a>(
+        &'a self,
+        keys: &'a [&'a str],
+        tail: &'a [u8],
+        hold: Duration,
+    ) -> Reply<'a, Told> {
+        self.step(|state, now| {
+            state.remove(keys, hold, now);
+            state.tell(tail, now)
+        })
+    }
+
+    fn clear<'a>(&'a self, tail: &'a [u8]) -> Reply<'a, Stamp> {
+        self.step(|state, now| state.clear(tail, now))
+    }
+
+    fn replay(&self, first: u64) -> Reply<'_, Vec<Message>> {
+        self.step(|state, _| state.replay(first))
+    }
+
+    fn members(&self) -> Reply<'_, Vec<Member>> {
+        self.step(|state, now| state.members(now))
+    }
+
+    fn leave(&self, id: u64) -> Reply<'_, ()> {
+        self.step(|state, _| state.leave(id))
+    }
+
+    fn listen(&self, me: Me) -> Reply<'_, (LaneClock, Box<dyn Listener>)> {
+        let (run, clock, messages) = self.store.with(&self.namespace, |state, now| {
+            let (clock, messages) = state.listen(me, now);
+            (now.run, clock, messages)
+        });
+        let listener: Box<dyn Listener> = Box::new(MemoryListener {
+            store: self.store.clone(),
+            namespace: self.namespace.clone(),
+            run,
+            me,
+            messages,
+            ahead: 0,
+            beat: None,
+        });
+        ready(Ok((clock, listener))).boxed()
+    }
+}
+
+struct MemoryListener {
+    store: MemoryL2,
+    namespace: String,
+    /// The life of the store that this listens to.
+    run: u64,
+    me: Me,
+    messages: mpsc::Receiver<Message>,
+    /// How many messages come before the beat.
+    ahead: usize,
+    beat: Option<LaneClock>,
+}
+
+impl Listener for MemoryListener {
+    fn beat(&mut self, applied: Applied) {
+        self.beat = self.store.with(&self.namespace, |state, now| {
+            // A connection to a life that is over gives no answer.
+            (now.run == self.run).then(|| {
+                state.note(self.me, applied, now);
+                state.clock(now)
+            })
+        });
+        self.ahead = self.messages.len();
+    }
+}
+
+impl Stream for MemoryListener {
+    type Item = Result<Heard, L2Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        // Counted, since the queue may look empty when it is not: tokio makes a busy task yield.
+        if self.ahead == 0
+            && let Some(beat) = self.beat.take()
+        {
+            return Poll::Ready(Some(Ok(Heard::Beat(beat))));
+        }
+        self.messages.poll_recv(cx).map(|message| {
+            self.ahead = self.ahead.saturating_sub(1);
+            message.map(|message| Ok(Heard::Message(message)))
+        })
+    }
+}

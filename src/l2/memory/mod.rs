@@ -1,0 +1,147 @@
+//! An L2 inside the process: the same steps as on Redis, each under one lock.
+//!
+//! - here: the store, and how it restarts
+//! - [`lane`]: one instance's connections to it
+//! - [`state`]: what it holds of one namespace
+
+mod lane;
+mod state;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use self::lane::MemoryLane;
+use self::state::{Data, State};
+use super::{L2, Lane, OnConnect, random};
+use crate::clock::Clock;
+use crate::lock::lock;
+
+/// A second level inside this process, for trying the crate out and for tests.
+///
+/// Clones share what is stored: give one to each of several caches, and they behave as instances that
+/// share a Redis do. It holds at most 100 000 values per namespace.
+///
+/// ```
+/// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+/// use larder::{Cache, MemoryL2};
+///
+/// let l2 = MemoryL2::new();
+/// let a: Cache<u64, String> = Cache::builder("docs:shared").l2(l2.clone()).build()?;
+/// let b: Cache<u64, String> = Cache::builder("docs:shared").l2(l2).build()?;
+/// a.insert(&1, "one".to_owned()).await?;
+/// assert_eq!(b.get(&1).await.as_deref().map(String::as_str), Some("one"));
+/// # Ok(()) }
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+/// ```
+#[derive(Clone)]
+pub struct MemoryL2 {
+    clock: Clock,
+    server: Arc<Mutex<Server>>,
+}
+
+struct Server {
+    /// Names this life of the store.
+    run: u64,
+    lanes: BTreeMap<String, State>,
+}
+
+/// What a [`MemoryL2`] held at some time, as a server would have it on its disk. The default is an empty
+/// disk.
+#[derive(Clone, Default)]
+pub struct MemorySnapshot {
+    lanes: BTreeMap<String, Data>,
+}
+
+impl MemoryL2 {
+    /// An empty one.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_clock(Clock::system())
+    }
+
+    /// An empty one whose time is that of `clock`.
+    #[must_use]
+    pub fn with_clock(clock: Clock) -> Self {
+        let server = Server {
+            run: random(),
+            lanes: BTreeMap::new(),
+        };
+        Self {
+            clock,
+            server: Arc::new(Mutex::new(server)),
+        }
+    }
+
+    /// Keeps what is stored now, for a later [`restore`](Self::restore).
+    #[must_use]
+    pub fn snapshot(&self) -> MemorySnapshot {
+        let server = lock(&self.server);
+        let lanes = server.lanes.iter();
+        MemorySnapshot {
+            lanes: lanes
+                .map(|(namespace, state)| (namespace.clone(), state.data.clone()))
+                .collect(),
+        }
+    }
+
+    /// Restarts from a snapshot, as a server does that has lost what came after it: all connections are
+    /// cut, and what was deleted since is back. Caches notice, and take nothing of it for current.
+    pub fn restore(&self, snapshot: &MemorySnapshot) {
+        let mut server = lock(&self.server);
+        server.run = random();
+        server.lanes = snapshot
+            .lanes
+            .iter()
+            .map(|(namespace, data)| (namespace.clone(), State::from(data.clone())))
+            .collect();
+    }
+}
+
+impl Default for MemoryL2 {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for MemoryL2 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryL2").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for MemorySnapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemorySnapshot").finish_non_exhaustive()
+    }
+}
+
+impl L2 for MemoryL2 {
+    fn lane(&self, namespace: &str, _timeout: Duration, on_connect: OnConnect) -> Box<dyn Lane> {
+        let lane = MemoryLane::new(self.clone(), namespace.to_owned(), on_connect);
+        lane.connect();
+        Box::new(lane)
+    }
+}
+
+impl MemoryL2 {
+    /// Does something with what is held of a namespace, with nothing in between.
+    fn with<T>(&self, namespace: &str, act: impl FnOnce(&mut State, Now) -> T) -> T {
+        let at = self.clock.now() / 1_000_000;
+        let mut server = lock(&self.server);
+        let now = Now {
+            at,
+            run: server.run,
+        };
+        act(server.lanes.entry(namespace.to_owned()).or_default(), now)
+    }
+}
+
+/// The present, as the store knows it.
+#[derive(Clone, Copy)]
+struct Now {
+    /// In ms.
+    at: u64,
+    run: u64,
+}

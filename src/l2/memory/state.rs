@@ -1,0 +1,285 @@
+//! What the store holds of one namespace, and the steps that change it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::Now;
+use crate::clock::millis;
+use crate::l2::expiring::Expiring;
+use crate::l2::{
+    Applied, Ask, FORGOTTEN_AFTER, Fill, LaneClock, Lead, Lease, Me, Member, Message, Sealed,
+    Stamp, Told, Want, random,
+};
+use crate::wire::{envelope, message};
+
+/// Messages kept for those who missed some.
+const LOG: usize = 10_000;
+/// Messages given out at a time.
+const REPLAY: usize = 1024;
+/// Messages that may wait for one listener before it has to be told of a gap.
+const QUEUE: usize = 1024;
+
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) data: Data,
+    listeners: Vec<mpsc::Sender<Message>>,
+}
+
+/// What survives a restart.
+#[derive(Clone, Default)]
+pub(super) struct Data {
+    epoch: u64,
+    seq: u64,
+    ver: u64,
+    /// The life of the store that this was last used in; zero before the first.
+    run: u64,
+    values: Expiring<Vec<u8>>,
+    leases: Expiring<Held>,
+    log: VecDeque<Message>,
+    members: BTreeMap<u64, Noted>,
+}
+
+/// A member, and when it was last heard of.
+#[derive(Clone)]
+struct Noted {
+    member: Member,
+    at: u64,
+}
+
+impl Noted {
+    fn is_forgotten(&self, now: Now) -> bool {
+        let patience = self.member.me.max_staleness.saturating_mul(FORGOTTEN_AFTER);
+        now.at.saturating_sub(self.at) > millis(patience)
+    }
+}
+
+/// What is on a key instead of a free lease.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Held {
+    By(Lease),
+    Off,
+}
+
+impl From<Data> for State {
+    fn from(data: Data) -> Self {
+        Self {
+            data,
+            listeners: Vec::new(),
+        }
+    }
+}
+
+impl State {
+    /// What a new connection does first: another life of the store is another epoch, since it may have
+    /// brought deleted values back.
+    pub(super) fn meet(&mut self, now: Now) -> LaneClock {
+        if self.data.run != now.run {
+            self.data.run = now.run;
+            self.data.epoch = random();
+        }
+        self.clock(now)
+    }
+
+    pub(super) fn clock(&self, now: Now) -> LaneClock {
+        LaneClock {
+            epoch: self.data.epoch,
+            seq: self.data.seq,
+            now: now.at,
+        }
+    }
+
+    pub(super) fn get(&self, key: &str, now: Now) -> Option<Vec<u8>> {
+        self.data.values.get(key, now.at).cloned()
+    }
+
+    pub(super) fn lead(&mut self, key: &str, ask: Ask, now: Now) -> Lead {
+        if let Some(bytes) = self.usable(key, ask.want, now) {
+            return Lead::Hit(bytes);
+        }
+        if ask.ttl.is_zero() {
+            return Lead::Miss;
+        }
+        let lease = Lease {
+            token: ask.token,
+            epoch: self.data.epoch,
+        };
+        match self.data.leases.get(key, now.at) {
+            Some(Held::Off) => return Lead::Hold,
+            Some(Held::By(held)) if held.epoch == lease.epoch && held.token != lease.token => {
+                return Lead::Wait(self.data.leases.remaining(key, now.at));
+            }
+            Some(Held::By(held)) if *held == lease => {}
+            _ => self
+                .data
+                .leases
+                .insert(key, Held::By(lease), now.at, ask.ttl),
+        }
+        Lead::Granted(lease)
+    }
+
+    pub(super) fn fill(&mut self, key: &str, lease: Lease, value: &Sealed, now: Now) -> Fill {
+        let held = self.data.leases.get(key, now.at) == Some(&Held::By(lease));
+        if !held || self.data.epoch != lease.epoch {
+            return Fill::Rejected(self.get(key, now));
+        }
+        self.data.leases.remove(key);
+        Fill::Stored(self.store(key, value, now))
+    }
+
+    pub(super) fn renew(&mut self, key: &str, token: u64, ttl: Duration, now: Now) -> bool {
+        let held = self.data.leases.get(key, now.at).copied();
+        let Some(Held::By(lease)) =
+            held.filter(|held| matches!(held, Held::By(lease) if lease.token == token))
+        else {
+            return false;
+        };
+        if ttl.is_zero() {
+            self.data.leases.remove(key);
+        } else {
+            self.data.leases.insert(key, Held::By(lease), now.at, ttl);
+        }
+        true
+    }
+
+    /// `None` when it comes after its deadline.
+    pub(super) fn insert(
+        &mut self,
+        key: &str,
+        value: &Sealed,
+        tail: &[u8],
+        deadline: Option<u64>,
+        now: Now,
+    ) -> Option<Stamp> {
+        if deadline.is_some_and(|deadline| now.at > deadline) {
+            return None;
+        }
+        self.end_lease(key, Duration::ZERO, now);
+        let stamp = self.store(key, value, now);
+        self.publish(stamp.ver, tail);
+        Some(stamp)
+    }
+
+    pub(super) fn remove(&mut self, keys: &[&str], hold: Duration, now: Now) {
+        for key in keys {
+            self.data.values.remove(key);
+            self.end_lease(key, hold, now);
+        }
+    }
+
+    pub(super) fn tell(&mut self, tail: &[u8], now: Now) -> Told {
+        let stamp = self.stamp(now);
+        let seq = self.publish(stamp.ver, tail);
+        Told { stamp, seq }
+    }
+
+    pub(super) fn clear(&mut self, tail: &[u8], now: Now) -> Stamp {
+        self.data.epoch = random();
+        self.data.values = Expiring::default();
+        self.tell(tail, now).stamp
+    }
+
+    pub(super) fn replay(&self, first: u64) -> Vec<Message> {
+        let from_there = self.data.log.iter().filter(|message| message.seq >= first);
+        from_there.take(REPLAY).cloned().collect()
+    }
+
+    pub(super) fn members(&self, now: Now) -> Vec<Member> {
+        let members = self.data.members.values();
+        members
+            .filter(|noted| !noted.is_forgotten(now))
+            .map(|noted| noted.member)
+            .collect()
+    }
+
+    /// Takes note of how far an instance is.
+    pub(super) fn note(&mut self, me: Me, applied: Applied, now: Now) {
+        let member = Member { me, applied };
+        self.data
+            .members
+            .insert(me.id, Noted { member, at: now.at });
+    }
+
+    pub(super) fn leave(&mut self, id: u64) {
+        self.data.members.remove(&id);
+    }
+
+    pub(super) fn listen(&mut self, me: Me, now: Now) -> (LaneClock, mpsc::Receiver<Message>) {
+        let (queue, messages) = mpsc::channel(QUEUE);
+        self.listeners.push(queue);
+        let clock = self.meet(now);
+        self.data
+            .members
+            .retain(|_, noted| !noted.is_forgotten(now));
+        let applied = Applied {
+            epoch: clock.epoch,
+            seq: clock.seq,
+        };
+        self.note(me, applied, now);
+        (clock, messages)
+    }
+
+    fn stamp(&mut self, now: Now) -> Stamp {
+        self.data.ver += 1;
+        Stamp {
+            epoch: self.data.epoch,
+            ver: self.data.ver,
+            written_at: now.at,
+        }
+    }
+
+    fn store(&mut self, key: &str, value: &Sealed, now: Now) -> Stamp {
+        let stamp = self.stamp(now);
+        let bytes = envelope::stamped(stamp, &value.body);
+        self.data.values.insert(key, bytes, now.at, value.ttl);
+        stamp
+    }
+
+    fn end_lease(&mut self, key: &str, hold: Duration, now: Now) {
+        let leases = &mut self.data.leases;
+        let left = match leases.get(key, now.at) {
+            Some(Held::Off) => leases.remaining(key, now.at),
+            _ => Duration::ZERO,
+        };
+        match left.max(hold) {
+            Duration::ZERO => leases.remove(key),
+            longer => leases.insert(key, Held::Off, now.at, longer),
+        }
+    }
+
+    fn usable(&self, key: &str, want: Want, now: Now) -> Option<Vec<u8>> {
+        let bytes = self.data.values.get(key, now.at)?;
+        let (stamp, hard_ttl_ms) = envelope::peek(bytes)?;
+        let wanted = match want {
+            Want::Any => true,
+            Want::NewerThan(seen) => stamp.ver != seen,
+            Want::Nothing => false,
+        };
+        let live =
+            stamp.epoch == self.data.epoch && now.at < stamp.written_at.saturating_add(hard_ttl_ms);
+        (wanted && live).then(|| bytes.clone())
+    }
+
+    fn publish(&mut self, ver: u64, tail: &[u8]) -> u64 {
+        self.data.seq += 1;
+        let (epoch, seq) = (self.data.epoch, self.data.seq);
+        let mut bytes = b"LM\x01".to_vec();
+        for number in [epoch, seq, ver] {
+            bytes.extend_from_slice(&number.to_be_bytes());
+        }
+        bytes.extend_from_slice(tail);
+        self.listeners.retain(|listener| !listener.is_closed());
+        if let Some(message) = message::open(&bytes) {
+            for listener in &self.listeners {
+                // A full queue loses it, and the listener finds the hole.
+                let _ = listener.try_send(message.clone());
+            }
+            self.data.log.push_back(message);
+            if self.data.log.len() > LOG {
+                self.data.log.pop_front();
+            }
+        }
+        seq
+    }
+}

@@ -1,0 +1,10 @@
+-- MEMBERS  live | forgotten  ->  id, epoch:seq:staleness:at, ...
+local known = {}
+local members = redis.call('HGETALL', KEYS[1])
+for i = 1, #members, 2 do
+  if silence(members[i + 1]) <= tonumber(ARGV[1]) then
+    known[#known + 1] = members[i]
+    known[#known + 1] = members[i + 1]
+  end
+end
+return known
