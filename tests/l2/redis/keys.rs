@@ -28,6 +28,7 @@ async fn the_names_of_the_keys_are_those_of_the_protocol() {
         "{test:values.0}!lease:led",
         "{test:values.0}!clock",
         "{test:values.0}!log",
+        "{test:values.0}!live",
     ];
     assert_eq!(keys, expected.map(str::to_owned).into());
     let channels: Vec<String> = run(&mut raw, &["PUBSUB", "CHANNELS", "*"]).await;
