@@ -11,9 +11,14 @@
 //! - `l2`: the shared store: `redis`, `memory`, or none
 //! - `wire`: what the bytes mean; pure
 //! - `key`, `clock`, `options`, `error`, `source`, `stats`, `lock`: what all of them use
+//! - `ablation`: switches that turn one rule of the protocol off, for the test that shows what it is for
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(larder_ablation)]
+pub mod ablation;
+#[cfg(not(larder_ablation))]
+mod ablation;
 mod builder;
 mod cache;
 mod clock;

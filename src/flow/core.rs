@@ -13,6 +13,7 @@ use tracing::{debug, warn};
 use super::backoff::RefreshBackoff;
 use super::listen;
 use super::outbox::Outbox;
+use crate::ablation::{Rule, without};
 use crate::clock::{Tick, millis, nanos};
 use crate::entry::Entry;
 use crate::l1::{Flights, Key, L1, Liveness, NEVER, Op, Slot, UNSTORED, Weigher};
@@ -312,7 +313,8 @@ impl<V: Send + Sync + 'static> Core<V> {
     /// Whether a value that was read as it lay may be believed: written in the epoch that was known when
     /// the operation began and still is, and not expired.
     pub(super) fn is_usable(&self, op: &Op<V>, slot: &Slot<V>) -> bool {
-        op.is_current() && slot.stamp.epoch == op.epoch() && self.now() < slot.expires_at
+        let of_now = slot.stamp.epoch == op.epoch() || without(Rule::Epochs);
+        op.is_current() && of_now && self.now() < slot.expires_at
     }
 
     /// Applies a change of keys that L2 has accepted: what is older is gone from here.

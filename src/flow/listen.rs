@@ -16,7 +16,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::Core;
+use crate::ablation::{Rule, without};
 use crate::clock::{Tick, nanos};
+use crate::l1::NEVER;
 use crate::l2::{
     Applied, Heard, Kind, L2Error, LONGEST_PAUSE, LaneClock, Listener, Me, Message, backoff,
 };
@@ -90,7 +92,11 @@ impl<V: Send + Sync + 'static> Core<V> {
             answered: false,
             next_beat: Instant::now(),
         };
-        self.reach(&lane, &mut progress).await;
+        let from = *progress.last;
+        if without(Rule::CatchUp) && from.is_some() {
+            *progress.last = Some(lane.seq);
+        }
+        self.reach(&lane, from, &mut progress).await;
         self.prove(&lane, asked_at, doubts);
         info!(namespace = self.options.namespace.as_str(), "listening");
         loop {
@@ -136,7 +142,7 @@ impl<V: Send + Sync + 'static> Core<V> {
     async fn beat_is_due(&self, at: Instant) {
         tokio::select! {
             biased;
-            () = sleep_until(at) => {}
+            () = sleep_until(at), if !without(Rule::Heartbeat) => {}
             () = self.liveness.doubted() => {}
         }
     }
@@ -147,6 +153,9 @@ impl<V: Send + Sync + 'static> Core<V> {
             // Which of the two epochs is over, only the lane knows: it is asked before L1 is used again.
             self.liveness.doubt();
             return;
+        }
+        if without(Rule::Overflow) {
+            *progress.last = Some(message.seq - 1);
         }
         let next = progress.last.map_or(0, |last| last + 1);
         if message.seq > next && !self.catch_up(message.seq, progress).await {
@@ -168,6 +177,8 @@ impl<V: Send + Sync + 'static> Core<V> {
             self.counters
                 .invalidations_received
                 .add(message.keys.len() as u64);
+        } else if without(Rule::OwnMessages) {
+            return;
         }
         self.apply(
             message.keys.iter().map(|key| &**key),
@@ -182,19 +193,22 @@ impl<V: Send + Sync + 'static> Core<V> {
             return;
         };
         progress.answered = true;
-        // Not the other way round: later messages may have come before this answer was looked at.
-        if Some(lane.seq) < asked.last {
-            // Its numbers have gone back: what is known of them is worth nothing.
-            *progress.last = None;
+        if without(Rule::LostMessages) {
+            *progress.last = Some(lane.seq).max(*progress.last);
         }
-        self.reach(lane, progress).await;
+        // Not what has been applied by now: later messages may have come before this answer was looked at.
+        self.reach(lane, asked.last, progress).await;
         self.prove(lane, asked.at, asked.doubts);
         self.deliver_deferred().await;
     }
 
     /// Makes sure that all of the lane up to here has been applied, or nothing older is held.
-    async fn reach(&self, lane: &LaneClock, progress: &mut Progress<'_>) {
-        let same_life = lane.epoch == self.liveness.epoch() && progress.last.is_some();
+    ///
+    /// The lane had come to number `from` before. If it is not there any more, what is known of its
+    /// numbers is worth nothing.
+    async fn reach(&self, lane: &LaneClock, from: Option<u64>, progress: &mut Progress<'_>) {
+        let same_life =
+            lane.epoch == self.liveness.epoch() && from.is_some_and(|from| from <= lane.seq);
         if same_life && self.catch_up(lane.seq, progress).await {
             return;
         }
@@ -237,7 +251,11 @@ impl<V: Send + Sync + 'static> Core<V> {
     }
 
     fn prove(&self, lane: &LaneClock, asked_at: Tick, doubts: u64) {
-        let until = asked_at.saturating_add(nanos(self.options.max_staleness));
+        let until = if without(Rule::Heartbeat) {
+            NEVER - 1
+        } else {
+            asked_at.saturating_add(nanos(self.options.max_staleness))
+        };
         self.liveness.prove(lane, asked_at, until, doubts);
     }
 }

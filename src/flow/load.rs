@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{Instrument, Span, debug};
 
 use super::Core;
+use crate::ablation::{Rule, without};
 use crate::entry::Entry;
 use crate::error::LoadError;
 use crate::l1::{Joined, Key, LoadOutcome, Op, ReadOutcome, Slot};
@@ -93,7 +94,11 @@ impl<V: Send + Sync + 'static> Core<V> {
                     drop(op);
                     let _ = tell.send(outcome);
                 };
-                tokio::spawn(task.instrument(Span::current()));
+                if without(Rule::OwnTask) {
+                    task.await;
+                } else {
+                    tokio::spawn(task.instrument(Span::current()));
+                }
                 outcome
             }
         };

@@ -7,8 +7,12 @@ use std::time::Duration;
 use tracing::{Instrument, Span, warn};
 
 use super::Core;
+#[cfg(larder_ablation)]
+use crate::ablation::{Rule, without};
 use crate::l1::{Key, Op, Slot};
 use crate::l2::{Ask, Lead, Want, random};
+#[cfg(larder_ablation)]
+use crate::wire::message::{self, Kind};
 
 impl<V: Send + Sync + 'static> Core<V> {
     /// Starts one background refresh of a stale value, unless one is under way or has just failed.
@@ -39,6 +43,10 @@ impl<V: Send + Sync + 'static> Core<V> {
         // As an operation that now begins: a write may have been deferred since the look-up.
         if self.outbox.holds(op.key()) {
             return;
+        }
+        #[cfg(larder_ablation)]
+        if without(Rule::RefreshLease) {
+            return self.replace_without_lease(op, loader).await;
         }
         let mut ask = Ask {
             token: random(),
@@ -79,6 +87,22 @@ impl<V: Send + Sync + 'static> Core<V> {
                 self.refresh_failed(op.key());
                 self.give_back(op.key(), Some(lease), Duration::ZERO).await;
             }
+        }
+    }
+
+    #[cfg(larder_ablation)]
+    async fn replace_without_lease<F, Fut, E>(&self, op: &Op<V>, loader: F)
+    where
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<V, E>> + Send + 'static,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        if let Ok(value) = self.call(op.key(), None, loader).await
+            && let Ok((_, sealed)) = self.seal(&value)
+        {
+            let key: &str = op.key();
+            let tail = message::tail(Kind::Insert, self.origin, &[key]);
+            let _ = self.lane.insert(key, &sealed, &tail, None).await;
         }
     }
 

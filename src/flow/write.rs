@@ -7,6 +7,7 @@ use tracing::{Instrument, Span, debug};
 
 use super::Core;
 use super::outbox::{Deferral, Delivery};
+use crate::ablation::{Rule, without};
 use crate::clock::millis;
 use crate::error::WriteError;
 use crate::l1::Key;
@@ -144,7 +145,9 @@ impl<V: Send + Sync + 'static> Core<V> {
 
     fn accepted(&self, key: &Key, begun: u64, stamp: Stamp) {
         self.counters.invalidations_sent.bump();
-        self.apply([&**key], stamp.epoch, stamp.ver);
+        if !without(Rule::OwnMessages) {
+            self.apply([&**key], stamp.epoch, stamp.ver);
+        }
         self.outbox.overtaken(key, begun, stamp.written_at);
     }
 
@@ -152,7 +155,9 @@ impl<V: Send + Sync + 'static> Core<V> {
     fn defer(&self, key: &Key, error: &L2Error, deferral: Deferral) -> WriteError {
         self.counters.writes_deferred.bump();
         let now = self.liveness.lane_time(self.now());
-        self.outbox.defer(key, deferral, now);
+        if !without(Rule::Outbox) {
+            self.outbox.defer(key, deferral, now);
+        }
         self.forget(key);
         self.liveness.ask();
         WriteError::deferred(error.clone())

@@ -17,6 +17,7 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, Shared, WeakShared};
 
 use super::{Key, Liveness, Slot};
+use crate::ablation::{Rule, without};
 use crate::clock::Tick;
 use crate::error::LoadError;
 use crate::l2::Want;
@@ -220,6 +221,9 @@ impl<V> Flights<V> {
             return;
         };
         change(state);
+        if without(Rule::Detach) {
+            return;
+        }
         let detached = (state.read.take(), state.load.take(), state.refresh.take());
         drop(shard);
         drop(detached);
@@ -227,7 +231,9 @@ impl<V> Flights<V> {
 
     fn joinable<F>(&self, flight: &Flight<F>, joinable_from: Tick) -> bool {
         flight.generation == self.liveness.generation()
-            && (flight.began >= joinable_from || self.liveness.is_live())
+            && (flight.began >= joinable_from
+                || self.liveness.is_live()
+                || without(Rule::NoDeafJoins))
     }
 
     fn register(self: &Arc<Self>, shard: &mut Shard<V>, key: &Key, is_flight: bool) -> Op<V> {
@@ -313,8 +319,9 @@ impl<V> Op<V> {
         let Some(state) = state else { return false };
         // A detached flight began before what detached it, whatever version it was given since.
         let attached = !self.is_flight || state.has(self.id);
-        let allowed = attached && self.id >= state.barred_below && stamp.ver >= state.floor;
-        allowed && stamp.epoch == self.epoch && self.is_current()
+        let unharmed = self.id >= state.barred_below && stamp.ver >= state.floor;
+        let of_now = stamp.epoch == self.epoch || without(Rule::Epochs);
+        attached && (unharmed || without(Rule::Floors)) && of_now && self.is_current()
     }
 }
 

@@ -11,6 +11,8 @@ use futures::{FutureExt, Stream};
 use tokio::sync::mpsc;
 
 use super::{MemoryL2, Now, State};
+#[cfg(larder_ablation)]
+use crate::ablation::{Rule, without};
 use crate::l2::{
     Applied, Ask, Fill, Heard, L2Error, Lane, LaneClock, Lead, Lease, Listener, Me, Member,
     Message, OnConnect, Reply, Sealed, Stamp, Told,
@@ -49,6 +51,25 @@ impl MemoryLane {
     fn step<'a, T: Send + 'a>(&self, step: impl FnOnce(&mut State, Now) -> T) -> Reply<'a, T> {
         self.connect();
         ready(Ok(self.store.with(&self.namespace, step))).boxed()
+    }
+}
+
+#[cfg(larder_ablation)]
+impl MemoryLane {
+    fn invalidate_in_two_steps<'a>(
+        &'a self,
+        keys: &'a [&'a str],
+        tail: &'a [u8],
+        hold: Duration,
+    ) -> Reply<'a, Told> {
+        async move {
+            let told = self.step(|state, now| state.tell(tail, now)).await?;
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            self.step(|state, now| state.remove(keys, hold, now))
+                .await?;
+            Ok(told)
+        }
+        .boxed()
     }
 }
 
@@ -94,6 +115,10 @@ impl Lane for MemoryLane {
         tail: &'a [u8],
         hold: Duration,
     ) -> Reply<'a, Told> {
+        #[cfg(larder_ablation)]
+        if without(Rule::OneStep) {
+            return self.invalidate_in_two_steps(keys, tail, hold);
+        }
         self.step(|state, now| {
             state.remove(keys, hold, now);
             state.tell(tail, now)

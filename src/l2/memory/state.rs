@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::Now;
+use crate::ablation::{Rule, without};
 use crate::clock::millis;
 use crate::l2::expiring::Expiring;
 use crate::l2::{
@@ -76,8 +77,11 @@ impl State {
     /// brought deleted values back.
     pub(super) fn meet(&mut self, now: Now) -> LaneClock {
         if self.data.run != now.run {
+            let first = self.data.run == 0;
             self.data.run = now.run;
-            self.data.epoch = random();
+            if first || !without(Rule::NewLife) {
+                self.data.epoch = random();
+            }
         }
         self.clock(now)
     }
@@ -121,7 +125,8 @@ impl State {
 
     pub(super) fn fill(&mut self, key: &str, lease: Lease, value: &Sealed, now: Now) -> Fill {
         let held = self.data.leases.get(key, now.at) == Some(&Held::By(lease));
-        if !held || self.data.epoch != lease.epoch {
+        let stands = held && self.data.epoch == lease.epoch;
+        if !stands && !without(Rule::FillLease) {
             return Fill::Rejected(self.get(key, now));
         }
         self.data.leases.remove(key);
@@ -152,7 +157,7 @@ impl State {
         deadline: Option<u64>,
         now: Now,
     ) -> Option<Stamp> {
-        if deadline.is_some_and(|deadline| now.at > deadline) {
+        if deadline.is_some_and(|deadline| now.at > deadline) && !without(Rule::Deadline) {
             return None;
         }
         self.end_lease(key, Duration::ZERO, now);
@@ -242,6 +247,11 @@ impl State {
             Some(Held::Off) => leases.remaining(key, now.at),
             _ => Duration::ZERO,
         };
+        let hold = if without(Rule::HoldOff) {
+            Duration::ZERO
+        } else {
+            hold
+        };
         match left.max(hold) {
             Duration::ZERO => leases.remove(key),
             longer => leases.insert(key, Held::Off, now.at, longer),
@@ -256,8 +266,8 @@ impl State {
             Want::NewerThan(seen) => stamp.ver != seen,
             Want::Nothing => false,
         };
-        let live =
-            stamp.epoch == self.data.epoch && now.at < stamp.written_at.saturating_add(hard_ttl_ms);
+        let of_now = stamp.epoch == self.data.epoch || without(Rule::Epochs);
+        let live = of_now && now.at < stamp.written_at.saturating_add(hard_ttl_ms);
         (wanted && live).then(|| bytes.clone())
     }
 

@@ -199,6 +199,9 @@ impl RedisLane {
     }
 }
 
+/// Its id, then names and values in turn: there is one of each.
+type LogEntry = (String, Vec<(String, Vec<u8>)>);
+
 type Stamped = (u64, u64, u64);
 
 fn stamp((epoch, ver, written_at): Stamped) -> Stamp {
@@ -352,8 +355,7 @@ impl Lane for RedisLane {
             let mut range = cmd("XRANGE");
             range.arg(&self.names.log).arg(first).arg("+");
             range.arg("COUNT").arg(REPLAY);
-            // Its id, then names and values in turn: there is one of each.
-            let entries: Vec<(String, Vec<(String, Vec<u8>)>)> = self.ask(&range).await?;
+            let entries: Vec<LogEntry> = self.ask(&range).await?;
             let payloads = entries.into_iter().flat_map(|(_, fields)| fields);
             // What this release cannot read leaves a hole.
             Ok(payloads

@@ -1,0 +1,99 @@
+//! Switches that turn one rule of the protocol off, to show what it is for.
+//!
+//! They exist only in builds with `--cfg larder_ablation`, where a test turns off one rule after the other
+//! and sees which promise breaks. In all other builds the compiler removes the question.
+
+/// A rule of the protocol that can be turned off. Each says what takes its place then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    not(larder_ablation),
+    expect(dead_code, unreachable_pub, reason = "nothing is turned off here")
+)]
+pub enum Rule {
+    /// 1: a fill is stored whether or not its lease stands.
+    FillLease,
+    /// 2: an invalidation publishes first, and deletes in a second step.
+    OneStep,
+    /// 3: what was read is kept, whatever has been heard of its key meanwhile.
+    Floors,
+    /// 4: who comes after an invalidation joins the load that began before it.
+    Detach,
+    /// 5: an instance that hears nothing joins loads of any age.
+    NoDeafJoins,
+    /// 6: a refresh loads and stores without a lease.
+    RefreshLease,
+    /// 7: an instance that listens again goes on with what it holds.
+    CatchUp,
+    /// 8: L1 is used for as long as the connection gives no error.
+    Heartbeat,
+    /// 9: a beat that names a message that was not heard is taken for proof all the same.
+    LostMessages,
+    /// 10: what a full queue has dropped is not missed.
+    Overflow,
+    /// 11: the writer drops its own copy first, and ignores its own messages and replies.
+    OwnMessages,
+    /// 11: a value of another epoch counts like any other.
+    Epochs,
+    /// 12: the load runs in the future of the caller that came first.
+    OwnTask,
+    /// 13: a store that has restarted goes on with its epoch.
+    NewLife,
+    /// 14: a write that could not be told is an error, and forgotten.
+    Outbox,
+    /// 14: an insert that comes late is stored all the same.
+    Deadline,
+    /// 15: a hold ends no later than the call.
+    HoldOff,
+}
+
+/// Whether a rule is turned off.
+#[cfg(not(larder_ablation))]
+pub(crate) const fn without(_: Rule) -> bool {
+    false
+}
+
+#[cfg(larder_ablation)]
+pub use self::switch::*;
+
+#[cfg(larder_ablation)]
+mod switch {
+    use std::cell::Cell;
+
+    use super::Rule;
+
+    thread_local! {
+        static OFF: Cell<Option<Rule>> = const { Cell::new(None) };
+    }
+
+    impl Rule {
+        /// All of them, in the order of the protocol.
+        pub const ALL: [Self; 17] = [
+            Self::FillLease,
+            Self::OneStep,
+            Self::Floors,
+            Self::Detach,
+            Self::NoDeafJoins,
+            Self::RefreshLease,
+            Self::CatchUp,
+            Self::Heartbeat,
+            Self::LostMessages,
+            Self::Overflow,
+            Self::OwnMessages,
+            Self::Epochs,
+            Self::OwnTask,
+            Self::NewLife,
+            Self::Outbox,
+            Self::Deadline,
+            Self::HoldOff,
+        ];
+    }
+
+    /// Turns a rule off for everything that runs on this thread, and the others on.
+    pub fn switch_off(rule: Option<Rule>) {
+        OFF.set(rule);
+    }
+
+    pub(crate) fn without(rule: Rule) -> bool {
+        OFF.get() == Some(rule)
+    }
+}
