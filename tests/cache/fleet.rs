@@ -22,7 +22,6 @@ pub(crate) fn without_beats(builder: Set) -> Set {
 }
 
 /// A store, and the instances on it.
-#[expect(clippy::large_enum_variant, reason = "there is one in a test")]
 pub(crate) enum Fleet {
     Memory { l2: MemoryL2, clock: Clock },
     Redis { server: RedisServer, l2: RedisL2 },

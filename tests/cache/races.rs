@@ -418,7 +418,7 @@ async fn an_old_message_does_not_lower_what_an_answer_has_raised() {
 #[tokio::test]
 async fn what_is_gone_takes_no_memory() {
     let fleet = Fleet::memory();
-    let ((a, wire), (b, _)) = (
+    let ((a, _), (b, _)) = (
         fleet.instance_with(without_beats).await,
         fleet.instance().await,
     );
