@@ -332,6 +332,14 @@ impl<V: Send + Sync + 'static> Core<V> {
         }
     }
 
+    /// Keeps a value of L2's in L1. Where it may not be kept, it will be handed out all the same, and then
+    /// nothing older may be: it may have overtaken the message that tells of it.
+    pub(super) fn keep_or_outdate(&self, op: &Op<V>, slot: &Arc<Slot<V>>) {
+        if !self.l1.publish(op, slot) && slot.stamp.epoch == self.liveness.epoch() {
+            self.apply([&**op.key()], slot.stamp.epoch, slot.stamp.ver);
+        }
+    }
+
     /// Drops a key from L1, and keeps what is under way out of it.
     pub(super) fn forget(&self, key: &str) {
         self.flights.bar(key);

@@ -61,7 +61,7 @@ impl<V: Send + Sync + 'static> Core<V> {
                 match &outcome {
                     ReadOutcome::Hit(slot) => {
                         core.counters.l2_hits.bump();
-                        core.l1.publish(&op, slot);
+                        core.keep_or_outdate(&op, slot);
                     }
                     ReadOutcome::Miss => core.counters.l2_misses.bump(),
                     ReadOutcome::Unreadable(_) | ReadOutcome::Unavailable => {}

@@ -122,7 +122,7 @@ impl<V: Send + Sync + 'static> Core<V> {
         };
         let lease = match turn {
             Turn::Found(slot) => {
-                self.l1.publish(op, &slot);
+                self.keep_or_outdate(op, &slot);
                 return Ok((slot, Source::L2));
             }
             Turn::Fill(lease) => Some(lease),
@@ -255,12 +255,13 @@ impl<V: Send + Sync + 'static> Core<V> {
         match self.heard(self.lane.fill(op.key(), lease, &sealed).await) {
             Ok(Fill::Stored(stamp)) => {
                 let slot = self.slot(value, stamp, &head);
-                self.l1.publish(op, &slot);
+                self.keep_or_outdate(op, &slot);
                 (slot, Source::Loader)
             }
             // The key was written during the load. What is there now is newer than what was loaded.
             Ok(Fill::Rejected(Some(bytes))) => match self.open(op.key(), &bytes) {
                 Ok(slot) if self.liveness.is_live() && self.is_usable(op, &slot) => {
+                    self.keep_or_outdate(op, &slot);
                     (slot, Source::L2)
                 }
                 _ => (self.unstored(value), Source::Loader),

@@ -57,7 +57,7 @@ impl<V: Send + Sync + 'static> Core<V> {
             match self.heard(self.lane.lead(op.key(), ask).await) {
                 Ok(Lead::Granted(lease)) => break lease,
                 Ok(Lead::Hit(bytes)) => match self.open(op.key(), &bytes) {
-                    Ok(slot) => return self.l1.publish(op, &slot),
+                    Ok(slot) => return self.keep_or_outdate(op, &slot),
                     // What cannot be read is replaced.
                     Err(instead) if instead != ask.want => ask.want = instead,
                     Err(_) => return self.refresh_failed(op.key()),

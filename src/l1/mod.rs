@@ -69,14 +69,18 @@ impl<V: Send + Sync + 'static> L1<V> {
     ///
     /// moka's insert can wait for its own housekeeping, so no lock is held over it: the entry goes in
     /// unseen, and becomes visible in the critical section in which messages raise floors.
-    pub(crate) fn publish(&self, op: &Op<V>, slot: &Arc<Slot<V>>) {
+    ///
+    /// Says whether it was stored.
+    pub(crate) fn publish(&self, op: &Op<V>, slot: &Arc<Slot<V>>) -> bool {
         if !op.may_store(slot.stamp) {
-            return;
+            return false;
         }
         self.entries.insert(op.key().clone(), Arc::clone(slot));
-        if !op.reveal(slot) {
+        let revealed = op.reveal(slot);
+        if !revealed {
             self.drop_slot(op.key(), slot);
         }
+        revealed
     }
 
     /// Removes the entry of a key if it is older than `ver`.
