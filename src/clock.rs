@@ -56,7 +56,7 @@ impl Clock {
 
     /// A clock that reads `time`: how long ago something was that does not change. It must never go back.
     ///
-    /// For simulations: with the time that [`tokio::time::pause`] stops, waiting and expiry agree.
+    /// For simulations: with the time that `tokio::time::pause` stops, waiting and expiry agree.
     pub fn from_fn(time: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
         Self(Kind::Other(Arc::new(time)))
     }

@@ -11,6 +11,7 @@
 //! - `l2`: the shared store: `redis`, `memory`, or none
 //! - `wire`: what the bytes mean; pure
 //! - `key`, `clock`, `options`, `error`, `source`, `stats`, `lock`: what all of them use
+//! - [`protocol`]: the rules behind all this, and what they are for
 //! - `ablation`: switches that turn one rule of the protocol off, for the test that shows what it is for
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -46,6 +47,9 @@ pub use crate::source::Source;
 pub use crate::stats::{Health, Stats};
 /// The Redis client and pool that this crate is built with, for [`Builder::redis_pool`].
 pub use deadpool_redis;
+
+#[doc = include_str!("protocol.md")]
+pub mod protocol {}
 
 /// How values become bytes.
 pub mod codec {
