@@ -3,7 +3,7 @@
 //! The source numbers the values of each key: 1, 2, 3 and so on. Every cached value carries its number,
 //! so a reader can tell how old it is, whatever the cache says.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::time::Duration;
 
@@ -13,7 +13,8 @@ pub(crate) type At = Duration;
 /// What must hold of every run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Invariant {
-    /// No read that starts later than `max_staleness` after an invalidation has returned gives what is older.
+    /// No read that starts later than `max_staleness` after an invalidation has returned gives what is older;
+    /// and none at all that starts after one that has waited for that.
     I1Bound,
     /// No load that is older than an invalidation is stored after it.
     I2NoResurrection,
@@ -81,6 +82,8 @@ pub(crate) struct Write {
     pub(crate) version: u64,
     pub(crate) end: At,
     pub(crate) outcome: Told,
+    /// Whether the cache was to return only when what is older is gone from everywhere.
+    pub(crate) everywhere: bool,
     /// Whether loads may still read what is older for a while, from a replica: of such a key, only stored
     /// values are held to the bound, and the write has to hold off their storing for as long.
     pub(crate) lagging: bool,
@@ -109,9 +112,9 @@ pub(crate) struct Load {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Step {
     /// It was told that what is older than `version` is not current any more.
-    Invalidated { key: u64, version: u64 },
+    Invalidated { at: At, key: u64, version: u64 },
     /// It stored what a load had brought.
-    Filled { key: u64, version: u64 },
+    Filled { at: At, key: u64, version: u64 },
 }
 
 /// Something that excuses a second load: a fault, or a change of the key.
@@ -130,6 +133,7 @@ pub(crate) struct Disturbance {
 pub(crate) struct Rest {
     pub(crate) instance: usize,
     pub(crate) key: u64,
+    pub(crate) at: At,
     pub(crate) level: Level,
     pub(crate) version: Option<u64>,
     /// The source's number at that time.
@@ -169,6 +173,9 @@ pub(crate) struct Terms {
 #[derive(Clone, Debug)]
 pub(crate) struct Violation {
     pub(crate) invariant: Invariant,
+    /// Of which key, and by when.
+    pub(crate) key: u64,
+    pub(crate) at: At,
     pub(crate) what: String,
 }
 
@@ -203,17 +210,22 @@ impl History {
     }
 
     fn bound(&self, terms: &Terms) -> Vec<Violation> {
-        let writes = Floors::new(
+        let done = || {
             self.writes
                 .iter()
-                .filter(|write| write.outcome == Told::Done),
-            |write| write.key,
-        );
+                .filter(|write| write.outcome == Told::Done)
+        };
+        let writes = Floors::new(done(), |write| write.key);
+        let waited_for = Floors::new(done().filter(|write| write.everywhere), |write| write.key);
         self.proven()
             .filter_map(|(read, seen)| {
                 let bound = terms.max_staleness[read.instance];
-                let write = writes.before(&read.key, read.start.checked_sub(bound)?)?;
-                broken(Invariant::I1Bound, read, seen, write)
+                let in_time = || writes.before(&read.key, read.start.checked_sub(bound)?);
+                let at_once = waited_for.before(&read.key, read.start);
+                [in_time(), at_once]
+                    .into_iter()
+                    .flatten()
+                    .find_map(|write| broken(Invariant::I1Bound, read, seen, write))
             })
             .collect()
     }
@@ -223,15 +235,17 @@ impl History {
         let mut violations = Vec::new();
         for step in &self.steps {
             match *step {
-                Step::Invalidated { key, version } => {
+                Step::Invalidated { key, version, .. } => {
                     let current = current.entry(key).or_default();
                     *current = version.max(*current);
                 }
-                Step::Filled { key, version } => {
+                Step::Filled { at, key, version } => {
                     let current = current.get(&key).copied().unwrap_or(0);
                     if version < current {
                         violations.push(Violation {
                             invariant: Invariant::I2NoResurrection,
+                            key,
+                            at,
                             what: format!("version {version} of key {key} was stored by a load after what is older than {current} had been invalidated"),
                         });
                     }
@@ -242,7 +256,7 @@ impl History {
     }
 
     fn monotonic_reads(&self) -> Vec<Violation> {
-        let mut by_key: HashMap<_, Vec<(&Read, u64)>> = HashMap::new();
+        let mut by_key: BTreeMap<_, Vec<(&Read, u64)>> = BTreeMap::new();
         for (read, seen) in self.proven().filter(|(_, seen)| seen.stored) {
             let reads = by_key.entry((read.instance, read.key)).or_default();
             reads.push((read, seen.version));
@@ -264,6 +278,8 @@ impl History {
                 if version < newest {
                     violations.push(Violation {
                         invariant: Invariant::I3MonotonicReads,
+                        key: read.key,
+                        at: read.end,
                         what: format!("{read:?}, though the same instance had given version {newest} by {newest_at:?}"),
                     });
                 }
@@ -305,13 +321,16 @@ impl History {
             })
             .map(|(read, _)| Violation {
                 invariant: Invariant::I5NotFromTheFuture,
+                key: read.key,
+                at: read.end,
                 what: format!("{read:?}, though the source had no such version by then"),
             })
             .collect()
     }
 
     fn one_load(&self) -> Vec<Violation> {
-        let mut by_key: HashMap<u64, Vec<&Load>> = HashMap::new();
+        let excuses = Excuses::new(&self.disturbances);
+        let mut by_key: BTreeMap<u64, Vec<&Load>> = BTreeMap::new();
         for load in &self.loads {
             by_key.entry(load.key).or_default().push(load);
         }
@@ -323,10 +342,12 @@ impl History {
                 under_way.retain(|earlier| earlier.end > load.start);
                 if let Some(earlier) = under_way
                     .iter()
-                    .find(|earlier| !self.excused(key, earlier, load))
+                    .find(|earlier| !excuses.cover(earlier, load))
                 {
                     violations.push(Violation {
                         invariant: Invariant::I6OneLoad,
+                        key,
+                        at: load.end,
                         what: format!("{load:?} while {earlier:?} was under way"),
                     });
                 }
@@ -334,18 +355,6 @@ impl History {
             }
         }
         violations
-    }
-
-    /// Whether something happened while only the first of two loads was under way, or just before.
-    fn excused(&self, key: u64, first: &Load, second: &Load) -> bool {
-        self.disturbances.iter().any(|one| {
-            one.key.is_none_or(|other| other == key)
-                && one
-                    .instance
-                    .is_none_or(|other| other == first.instance || other == second.instance)
-                && one.from <= second.start
-                && one.to >= first.start
-        })
     }
 
     fn answered(&self, terms: &Terms) -> Vec<Violation> {
@@ -356,6 +365,8 @@ impl History {
         wrong
             .map(|read| Violation {
                 invariant: Invariant::I7Answered,
+                key: read.key,
+                at: read.end,
                 what: format!(
                     "{read:?}, though each is answered within {:?}",
                     terms.answered_within
@@ -373,6 +384,8 @@ impl History {
             })
             .map(|rest| Violation {
                 invariant: Invariant::I8AtRest,
+                key: rest.key,
+                at: rest.at,
                 what: format!("{rest:?}"),
             })
             .collect()
@@ -383,8 +396,49 @@ fn broken(invariant: Invariant, read: &Read, seen: Seen, write: &Write) -> Optio
     let wrong = seen.version < write.version && (seen.stored || !write.lagging);
     wrong.then(|| Violation {
         invariant,
+        key: read.key,
+        at: read.end,
         what: format!("{read:?}, though {write:?}"),
     })
+}
+
+/// What was disturbed, by key and instance, and for each time how long what began by then lasts.
+struct Excuses {
+    by_place: HashMap<(Option<u64>, Option<usize>), Vec<(At, At)>>,
+}
+
+impl Excuses {
+    fn new(disturbances: &[Disturbance]) -> Self {
+        let mut by_place: HashMap<_, Vec<(At, At)>> = HashMap::new();
+        for one in disturbances {
+            let place = by_place.entry((one.key, one.instance)).or_default();
+            place.push((one.from, one.to));
+        }
+        for place in by_place.values_mut() {
+            place.sort_unstable();
+            let mut longest = At::ZERO;
+            for (_, to) in place {
+                longest = longest.max(*to);
+                *to = longest;
+            }
+        }
+        Self { by_place }
+    }
+
+    /// Whether something happened between the starts of two loads, or was still going on at the first.
+    fn cover(&self, first: &Load, second: &Load) -> bool {
+        let instances = [None, Some(first.instance), Some(second.instance)];
+        [None, Some(first.key)]
+            .into_iter()
+            .flat_map(|key| instances.map(|instance| (key, instance)))
+            .filter_map(|place| self.by_place.get(&place))
+            .any(|place| {
+                let begun = place.partition_point(|(from, _)| *from <= second.start);
+                begun
+                    .checked_sub(1)
+                    .is_some_and(|last| place[last].1 >= first.start)
+            })
+    }
 }
 
 /// For each key, and any time, the newest write that had ended by then.

@@ -1,0 +1,124 @@
+//! What each rule of the protocol is for: without it, a promise breaks.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+use larder::ablation::{Rule, switch_off};
+
+use crate::config::Config;
+use crate::history::Invariant::{self, *};
+use crate::world;
+
+/// Tried at most, to see a promise break.
+const SEEDS: u64 = 30;
+const TABLE_SEEDS: u64 = 10;
+const THREADS: usize = 2;
+
+/// Violations by what they violate.
+type Counts = BTreeMap<Invariant, usize>;
+
+/// The rule's number in the protocol, and the promise that is certain to break without it.
+fn expected(rule: Rule) -> (u8, Invariant) {
+    match rule {
+        Rule::FillLease => (1, I2NoResurrection),
+        Rule::OneStep => (2, I1Bound),
+        Rule::Floors => (3, I1Bound),
+        Rule::Detach => (4, I1Bound),
+        Rule::NoDeafJoins => (5, I1Bound),
+        Rule::RefreshLease => (6, I6OneLoad),
+        Rule::CatchUp => (7, I1Bound),
+        Rule::Heartbeat => (8, I1Bound),
+        Rule::LostMessages => (9, I1Bound),
+        Rule::Overflow => (10, I1Bound),
+        Rule::OwnMessages => (11, I4ReadYourWrites),
+        Rule::Epochs => (11, I1Bound),
+        Rule::OwnTask => (12, I7Answered),
+        Rule::NewLife => (13, I1Bound),
+        Rule::Outbox => (14, I4ReadYourWrites),
+        Rule::Deadline => (14, I4ReadYourWrites),
+        Rule::HoldOff => (15, I2NoResurrection),
+    }
+}
+
+#[test]
+fn no_rule_is_idle() {
+    let idle = Mutex::new(Vec::new());
+    for_each_rule(|rule| {
+        let (number, promise) = expected(rule);
+        let broken_in =
+            (0..SEEDS).find(|seed| violations(number, *seed, Some(rule)).contains_key(&promise));
+        match broken_in {
+            Some(seed) => {
+                println!("without rule {number} ({rule:?}), {promise:?} breaks in world {seed}")
+            }
+            None => idle.lock().unwrap().push(rule),
+        }
+    });
+    let idle = idle.into_inner().unwrap();
+    assert!(idle.is_empty(), "nothing breaks without {idle:?}");
+}
+
+/// The table in the documentation.
+#[test]
+#[ignore = "takes minutes"]
+fn the_table() {
+    let rows = Mutex::new(BTreeMap::new());
+    for_each_rule(|rule| {
+        let (number, _) = expected(rule);
+        let total = |off| {
+            let worlds = (0..TABLE_SEEDS).map(|seed| violations(number, seed, off));
+            worlds.fold(Counts::new(), |mut total, counts| {
+                for (invariant, n) in counts {
+                    *total.entry(invariant).or_default() += n;
+                }
+                total
+            })
+        };
+        let place = Rule::ALL.iter().position(|one| *one == rule);
+        let row = format!(
+            "| {number} | `{rule:?}` | {} | {} |",
+            told(&total(Some(rule))),
+            told(&total(None))
+        );
+        rows.lock().unwrap().insert(place, row);
+    });
+    println!("| rule | turned off | violations without it | with it |\n| --- | --- | --- | --- |");
+    for row in rows.into_inner().unwrap().values() {
+        println!("{row}");
+    }
+}
+
+fn for_each_rule(act: impl Fn(Rule) + Sync) {
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                while let Some(rule) = Rule::ALL.get(next.fetch_add(1, SeqCst)) {
+                    act(*rule);
+                }
+            });
+        }
+    });
+}
+
+fn violations(number: u8, seed: u64, off: Option<Rule>) -> Counts {
+    switch_off(off);
+    let outcome = world::run(seed, &Config::against(number, seed));
+    switch_off(None);
+    let mut counts = Counts::new();
+    for violation in outcome.violations {
+        *counts.entry(violation.invariant).or_default() += 1;
+    }
+    counts
+}
+
+fn told(counts: &Counts) -> String {
+    if counts.is_empty() {
+        return "0".to_owned();
+    }
+    let counts = counts
+        .iter()
+        .map(|(invariant, n)| format!("{invariant:?}: {n}"));
+    counts.collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,291 @@
+//! Those who use the caches.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fastrand::Rng;
+use larder::{Entry, LoadError, Source as From, WriteError};
+use tokio::time::{sleep, timeout};
+
+use crate::config::Config;
+use crate::faults::Fault;
+use crate::history::{At, Level, Outcome, Read, Rest, Seen, Told, Write};
+use crate::source::{Plan, Versioned, load};
+use crate::world::{Instance, World};
+
+/// Reads in one slot of the fleet until the world is over.
+pub(crate) async fn read(world: Arc<World>, slot: usize, mut rng: Rng) {
+    loop {
+        sleep(rest_of(world.config.read_rest_ms, &mut rng)).await;
+        let instance = world.at(slot);
+        instance.link.awake().await;
+        if world.is_over() {
+            return;
+        }
+        // Some come for several keys at once.
+        for _ in 0..rng.usize(1..=4) {
+            look_up(&world, &instance, &mut rng).await;
+        }
+    }
+}
+
+async fn look_up(world: &World, instance: &Instance, rng: &mut Rng) {
+    let key = any_key(&world.config, rng);
+    let plan = Plan::draw(&world.config, rng);
+    let patience = (rng.f64() < world.config.cancelled)
+        .then(|| Duration::from_millis(rng.u64(0..=world.config.load_timeout_ms / 8)));
+    let how = rng.u8(0..10);
+    let start = world.recorder.now();
+    let outcome = async {
+        match how {
+            0..=2 => found(instance.cache.get_local(&key)),
+            3..=4 => found(instance.cache.get(&key).await),
+            _ => loaded(get_or_load(world, instance, key, plan).await),
+        }
+    };
+    let outcome = match patience {
+        None => outcome.await,
+        Some(patience) => timeout(patience, outcome).await.unwrap_or_else(|_| {
+            world.recorder.count(Fault::CancelledRead);
+            Outcome::Cancelled
+        }),
+    };
+    let end = world.recorder.now();
+    world.recorder.write(|history| {
+        history.reads.push(Read {
+            instance: instance.index,
+            key,
+            start,
+            end,
+            outcome,
+        });
+    });
+}
+
+async fn get_or_load(
+    world: &World,
+    instance: &Instance,
+    key: u64,
+    plan: Plan,
+) -> Result<Entry<Versioned>, LoadError> {
+    let (source, config) = (Arc::clone(&world.source), Arc::clone(&world.config));
+    let index = instance.index;
+    let loader = move || load(source, config, index, key, plan);
+    let entry = instance.cache.get_or_load(&key, loader).await?;
+    assert_eq!(entry.key, key, "a value came back under another key");
+    Ok(entry)
+}
+
+fn found(entry: Option<Entry<Versioned>>) -> Outcome {
+    entry.map_or(Outcome::Nothing, |entry| Outcome::Value(seen(&entry)))
+}
+
+fn loaded(entry: Result<Entry<Versioned>, LoadError>) -> Outcome {
+    match entry {
+        Ok(entry) => Outcome::Value(seen(&entry)),
+        Err(error) if error.is_loader() || error.is_panic() || error.is_timeout() => {
+            Outcome::LoaderFailed
+        }
+        Err(error) => Outcome::Failed(error.to_string()),
+    }
+}
+
+fn seen(entry: &Entry<Versioned>) -> Seen {
+    let meta = entry.meta();
+    Seen {
+        version: entry.version,
+        level: match meta.source() {
+            From::L1 => Level::L1,
+            From::L2 => Level::L2,
+            _ => Level::Loader,
+        },
+        stored: meta.version().is_some(),
+        unproven: meta.is_unproven(),
+    }
+}
+
+/// Writes until the world is over, on whatever instance.
+pub(crate) async fn write(world: Arc<World>, mut rng: Rng) {
+    loop {
+        sleep(rest_of(world.config.write_rest_ms, &mut rng)).await;
+        if world.is_over() {
+            return;
+        }
+        let key = any_key(&world.config, &mut rng);
+        let turn = world.source.turn(key);
+        let _turn = turn.lock_owned().await;
+        let instance = awake(&world, &mut rng).await;
+        change(&world, &instance, key, &mut rng).await;
+    }
+}
+
+/// Any instance, when it is not paused.
+async fn awake(world: &World, rng: &mut Rng) -> Arc<Instance> {
+    loop {
+        let instance = world.at(rng.usize(0..world.config.instances));
+        instance.link.awake().await;
+        if !instance.link.has(Fault::Death) {
+            return instance;
+        }
+    }
+}
+
+/// Commits, then tells the cache. The caller holds the key's turn.
+async fn change(world: &World, instance: &Instance, key: u64, rng: &mut Rng) {
+    let version = world.source.commit(key);
+    let mut write = invalidation(world, instance, key);
+    instance.untold.lock().unwrap().insert(key, version);
+    let kind = rng.f64();
+    let patience = (rng.f64() < world.config.cancelled).then(|| rng.u64(0..=20));
+    let told = if kind < world.config.inserts {
+        let value = Versioned { key, version };
+        let told = instance.cache.insert(&key, value).await;
+        if told.is_err() {
+            // It may still arrive: as long as that, nobody else writes.
+            sleep(world.config.l2_timeout()).await;
+        }
+        Some(told)
+    } else if kind > 1.0 - world.config.waited_for {
+        write.everywhere = true;
+        Some(instance.cache.invalidate_and_wait(&key).await)
+    } else {
+        let told = invalidate(world, instance, key);
+        match patience {
+            None => Some(told.await),
+            Some(ms) => timeout(Duration::from_millis(ms), told).await.ok(),
+        }
+    };
+    if told.is_none() {
+        world.recorder.count(Fault::CancelledWrite);
+    }
+    note(world, instance, write, told);
+}
+
+async fn invalidate(world: &World, instance: &Instance, key: u64) -> Result<(), WriteError> {
+    match world.config.lag_ms {
+        0 => instance.cache.invalidate(&key).await,
+        lag => {
+            let hold = Duration::from_millis(lag + 2);
+            instance.cache.invalidate_and_hold(&key, hold).await
+        }
+    }
+}
+
+/// Takes down a write that ends now; `None` if its caller gave up.
+fn note(world: &World, instance: &Instance, write: Write, told: Option<Result<(), WriteError>>) {
+    let end = world.recorder.now();
+    let outcome = match &told {
+        Some(Ok(())) => Told::Done,
+        Some(Err(error)) if error.is_deferred() => Told::Deferred,
+        // Not in time everywhere, but on its way.
+        Some(Err(error)) if error.is_unconfirmed() => Told::Done,
+        _ => Told::Unknown,
+    };
+    let everywhere = write.everywhere && matches!(told, Some(Ok(())));
+    if outcome == Told::Done {
+        instance.untold.lock().unwrap().remove(&write.key);
+    }
+    world.recorder.write(|history| {
+        history.writes.push(Write {
+            end,
+            outcome,
+            everywhere,
+            ..write
+        });
+    });
+}
+
+/// An invalidation, before it is told.
+fn invalidation(world: &World, instance: &Instance, key: u64) -> Write {
+    Write {
+        instance: instance.index,
+        key,
+        version: world.source.current(key),
+        end: At::ZERO,
+        outcome: Told::Unknown,
+        everywhere: false,
+        lagging: world.config.lag_ms > 0,
+    }
+}
+
+/// Tells the caches of what an instance had committed before it died, as whoever replaces it has to.
+pub(crate) async fn tell_again(world: Arc<World>, dead: Arc<Instance>, mut rng: Rng) {
+    let untold: Vec<u64> = dead.untold.lock().unwrap().keys().copied().collect();
+    for key in untold {
+        let turn = world.source.turn(key);
+        let _turn = turn.lock_owned().await;
+        let instance = awake(&world, &mut rng).await;
+        let write = invalidation(&world, &instance, key);
+        instance.untold.lock().unwrap().insert(key, write.version);
+        let told = invalidate(&world, &instance, key).await;
+        note(&world, &instance, write, Some(told));
+    }
+}
+
+/// Clears the namespace through an instance: an invalidation of every key.
+pub(crate) async fn clear(world: Arc<World>, instance: Arc<Instance>) {
+    let writes: Vec<_> = (0..world.config.keys)
+        .map(|key| invalidation(&world, &instance, key))
+        .collect();
+    let told = instance.cache.clear().await;
+    let outcome = match &told {
+        Ok(()) => Told::Done,
+        Err(_) => Told::Deferred,
+    };
+    let end = world.recorder.now();
+    for write in writes {
+        world.recorder.write(|history| {
+            history.writes.push(Write {
+                end,
+                outcome,
+                ..write
+            });
+        });
+    }
+}
+
+/// What everyone says of every key when all is over.
+pub(crate) async fn rest(world: &World) {
+    for instance in world.fleet() {
+        for key in 0..world.config.keys {
+            let cache = &instance.cache;
+            let local = cache.get_local(&key).map(|entry| entry.version);
+            let shared = cache.get(&key).await.map(|entry| entry.version);
+            let loaded = get_or_load(world, &instance, key, Plan::PLAIN).await;
+            let loaded = loaded.ok().map(|entry| entry.version);
+            let source = world.source.current(key);
+            for (level, version) in [
+                (Level::L1, local),
+                (Level::L2, shared),
+                (Level::Loader, loaded),
+            ] {
+                let at = world.recorder.now();
+                world.recorder.write(|history| {
+                    history.rests.push(Rest {
+                        instance: instance.index,
+                        key,
+                        at,
+                        level,
+                        version,
+                        source,
+                    });
+                });
+            }
+        }
+    }
+}
+
+fn any_key(config: &Config, rng: &mut Rng) -> u64 {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "a small whole number, and not below zero"
+    )]
+    let key = (rng.f64().powi(config.skew) * config.keys as f64) as u64;
+    key.min(config.keys - 1)
+}
+
+fn rest_of(mean_ms: u64, rng: &mut Rng) -> Duration {
+    Duration::from_millis(rng.u64(0..=2 * mean_ms))
+}

@@ -1,0 +1,173 @@
+//! What a world is like, drawn from its seed.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use fastrand::Rng;
+
+use crate::faults::Fault;
+
+/// One world's constants. Times are in milliseconds of simulated time.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) instances: usize,
+    pub(crate) keys: u64,
+    /// How uneven the keys are asked for: 1 is even.
+    pub(crate) skew: i32,
+    pub(crate) lasts_ms: u64,
+    pub(crate) readers: usize,
+    pub(crate) writers: usize,
+    /// How long a reader, or a writer, rests in the mean.
+    pub(crate) read_rest_ms: u64,
+    pub(crate) write_rest_ms: u64,
+    /// The share of writes that are inserts.
+    pub(crate) inserts: f64,
+    /// The share of writes that are invalidations everywhere, waited for.
+    pub(crate) waited_for: f64,
+    /// The share of callers who give up.
+    pub(crate) cancelled: f64,
+    /// That of every other instance; the rest have twice as long, if it is `uneven`.
+    pub(crate) max_staleness_ms: u64,
+    pub(crate) uneven: bool,
+    /// For how long L1 may answer unproven.
+    pub(crate) available_ms: Option<u64>,
+    pub(crate) l2_timeout_ms: u64,
+    pub(crate) l2_ttl_ms: u64,
+    pub(crate) l1_ttl_ms: Option<u64>,
+    pub(crate) soft_ttl_ms: Option<u64>,
+    pub(crate) lease_ttl_ms: u64,
+    pub(crate) lease_wait_ms: u64,
+    pub(crate) load_timeout_ms: u64,
+    pub(crate) max_deferred: usize,
+    /// How long a packet takes.
+    pub(crate) delay_ms: RangeInclusive<u64>,
+    pub(crate) load_ms: RangeInclusive<u64>,
+    pub(crate) slow_load_ms: RangeInclusive<u64>,
+    pub(crate) slow_loads: f64,
+    /// The share of loads that fail, panic or hang.
+    pub(crate) bad_loads: f64,
+    /// How far the replicas lag behind that loads read, at most.
+    pub(crate) lag_ms: u64,
+    /// How long it is between faults, in the mean.
+    pub(crate) fault_every_ms: u64,
+    /// How often each kind of fault is chosen.
+    pub(crate) faults: Vec<(Fault, u32)>,
+}
+
+impl Config {
+    pub(crate) fn draw(seed: u64) -> Self {
+        let rng = &mut Rng::with_seed(seed ^ 0xc0f1_9a5e);
+        let max_staleness_ms = *rng.choice(&[150, 300, 600, 1000, 2000]).unwrap();
+        let l2_timeout_ms = *rng.choice(&[100, 200, 500]).unwrap();
+        let l2_ttl_ms = *rng.choice(&[1500, 10_000, 3_600_000]).unwrap();
+        let slow_load = max_staleness_ms * 3 / 2;
+        let drawn = Self {
+            instances: rng.usize(3..=5),
+            keys: rng.u64(6..=40),
+            skew: rng.i32(1..=3),
+            lasts_ms: 100_000,
+            readers: rng.usize(2..=4),
+            writers: rng.usize(2..=4),
+            read_rest_ms: rng.u64(40..=160),
+            write_rest_ms: rng.u64(150..=1500),
+            inserts: *rng.choice(&[0.0, 0.1, 0.3]).unwrap(),
+            waited_for: *rng.choice(&[0.0, 0.1]).unwrap(),
+            cancelled: *rng.choice(&[0.0, 0.02, 0.1]).unwrap(),
+            max_staleness_ms,
+            uneven: rng.u8(0..4) == 0,
+            available_ms: (rng.u8(0..4) == 0).then(|| rng.u64(100..=5000)),
+            l2_timeout_ms,
+            l2_ttl_ms,
+            l1_ttl_ms: (rng.u8(0..4) == 0).then(|| rng.u64(200..=1400)),
+            soft_ttl_ms: (rng.u8(0..3) == 0).then(|| rng.u64(100..=1200)),
+            lease_ttl_ms: *rng.choice(&[400, 1000, 2000]).unwrap(),
+            lease_wait_ms: *rng.choice(&[1000, 2000, 5000]).unwrap(),
+            load_timeout_ms: rng.u64(slow_load * 2..=slow_load * 2 + 4000),
+            max_deferred: *rng.choice(&[2, 10_000]).unwrap(),
+            delay_ms: *rng.choice(&[0, 1, 3]).unwrap()..=*rng.choice(&[3, 8, 20]).unwrap(),
+            load_ms: rng.u64(0..=10)..=*rng.choice(&[20, 60, 300]).unwrap(),
+            slow_load_ms: slow_load..=slow_load * 2,
+            slow_loads: *rng.choice(&[0.01, 0.03, 0.1]).unwrap(),
+            bad_loads: *rng.choice(&[0.0, 0.02, 0.05]).unwrap(),
+            lag_ms: 0,
+            fault_every_ms: *rng.choice(&[700, 1500, 4000]).unwrap(),
+            faults: all_faults(),
+        };
+        match seed % 8 {
+            7 => drawn.lagging(rng.u64(20..=1500)),
+            _ => drawn,
+        }
+    }
+
+    /// With loads that read from replicas, and holds for as long as these lag. What takes the store's holds
+    /// away, or comes without one, is left out: no cache can make up for that.
+    pub(crate) fn lagging(mut self, lag_ms: u64) -> Self {
+        self.lag_ms = lag_ms;
+        self.inserts = 0.0;
+        self.waited_for = 0.0;
+        self.max_deferred = 10_000;
+        self.faults.retain(|(fault, _)| {
+            !matches!(
+                fault,
+                Fault::StoreEmptied | Fault::StoreRolledBack | Fault::Cleared
+            )
+        });
+        self
+    }
+
+    pub(crate) fn max_staleness(&self) -> Duration {
+        Duration::from_millis(self.max_staleness_ms)
+    }
+
+    /// That of one instance.
+    pub(crate) fn max_staleness_of(&self, instance: usize) -> Duration {
+        let longer = self.uneven && instance % 2 == 1;
+        self.max_staleness() * if longer { 2 } else { 1 }
+    }
+
+    pub(crate) fn l2_timeout(&self) -> Duration {
+        Duration::from_millis(self.l2_timeout_ms)
+    }
+
+    pub(crate) fn lease_wait(&self) -> Duration {
+        Duration::from_millis(self.lease_wait_ms)
+    }
+
+    /// How long after its end a fault may still show: connections are made again with growing pauses, a
+    /// lease of the lost runs out, deferred writes are delivered.
+    pub(crate) fn recovery(&self) -> Duration {
+        Duration::from_millis(
+            4 * self.max_staleness_ms + 4 * self.l2_timeout_ms + self.lease_ttl_ms + 2500,
+        )
+    }
+
+    /// A look-up reads L2, waits for another's load, then loads and stores.
+    pub(crate) fn answered_within(&self) -> Duration {
+        Duration::from_millis(
+            3 * self.l2_timeout_ms + self.lease_wait_ms + self.load_timeout_ms + 10,
+        )
+    }
+}
+
+fn all_faults() -> Vec<(Fault, u32)> {
+    vec![
+        (Fault::SlowNetwork, 3),
+        (Fault::Congestion, 3),
+        (Fault::RequestsVanish, 2),
+        (Fault::RepliesVanish, 3),
+        (Fault::HalfOpen, 2),
+        (Fault::Cut, 3),
+        (Fault::ListenerSilent, 3),
+        (Fault::ListenerHalfOpen, 2),
+        (Fault::ListenerCut, 3),
+        (Fault::MessagesLost, 5),
+        (Fault::SlowSubscriber, 3),
+        (Fault::Paused, 2),
+        (Fault::PausedLong, 2),
+        (Fault::Partitioned, 2),
+        (Fault::Death, 2),
+        (Fault::StoreEmptied, 3),
+        (Fault::StoreRolledBack, 4),
+        (Fault::Cleared, 3),
+    ]
+}

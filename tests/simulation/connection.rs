@@ -1,0 +1,146 @@
+//! One connection to the store: what goes either way keeps its order, and may get lost.
+
+use std::sync::{Arc, Mutex};
+
+use futures::FutureExt;
+use futures::future::{BoxFuture, pending};
+use larder::l2::{L2Error, Lane, LaneClock};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::faults::Fault;
+use crate::link::{Link, Way, Wire};
+use crate::store::Store;
+
+type Packet = BoxFuture<'static, ()>;
+
+pub(crate) struct Connection {
+    pub(crate) link: Arc<Link>,
+    pub(crate) store: Arc<Store>,
+    pub(crate) cut: CancellationToken,
+    wire: Wire,
+    /// The life of the store in which it was made: what is on the way when the store dies, dies too.
+    life: u64,
+    up: mpsc::UnboundedSender<(Instant, Packet)>,
+    down: mpsc::UnboundedSender<(Instant, Packet)>,
+    /// The store's end of it.
+    lane: Mutex<Option<Arc<dyn Lane>>>,
+}
+
+impl Connection {
+    pub(crate) fn new(link: &Arc<Link>, store: &Arc<Store>, wire: Wire) -> Arc<Self> {
+        Arc::new(Self {
+            link: Arc::clone(link),
+            store: Arc::clone(store),
+            cut: link.connected(wire),
+            wire,
+            life: store.life(),
+            up: pipe(Arc::clone(link), wire, Way::Up),
+            down: pipe(Arc::clone(link), wire, Way::Down),
+            lane: Mutex::default(),
+        })
+    }
+
+    /// What the store does when a connection is made: says what its clock reads.
+    pub(crate) fn accept(&self, namespace: &str) -> LaneClock {
+        let (lane, clock) = self.store.open(namespace);
+        *self.lane.lock().unwrap() = Some(lane);
+        clock
+    }
+
+    /// The store's end, once it has been accepted.
+    pub(crate) fn lane(&self) -> Result<Arc<dyn Lane>, L2Error> {
+        self.lane
+            .lock()
+            .unwrap()
+            .clone()
+            .ok_or_else(L2Error::closed)
+    }
+
+    /// Sends something to the store. It may arrive when nobody waits for it any more, or never.
+    pub(crate) fn send_up(self: &Arc<Self>, packet: impl Future<Output = ()> + Send + 'static) {
+        if self.link.loses(self.wire, Way::Up) {
+            return;
+        }
+        let this = Arc::clone(self);
+        let arrives = async move {
+            if this.life == this.store.life() {
+                packet.await;
+            }
+        };
+        let _ = self.up.send((self.link.arrival(Way::Up), arrives.boxed()));
+    }
+
+    /// Sends something to the instance; `false` if it is lost at once.
+    pub(crate) fn send_down(self: &Arc<Self>, packet: impl FnOnce() + Send + 'static) -> bool {
+        if self.link.loses(self.wire, Way::Down) || self.cut.is_cancelled() {
+            return false;
+        }
+        let this = Arc::clone(self);
+        let arrives = async move {
+            if !this.cut.is_cancelled() {
+                packet();
+            }
+        };
+        self.down
+            .send((self.link.arrival(Way::Down), arrives.boxed()))
+            .is_ok()
+    }
+
+    /// Has the store do something, and waits for its reply, without an end: only the caller knows how long.
+    ///
+    /// `serve` is told whether the caller has given up by then; `loss` says what it is called when
+    /// the reply gets lost.
+    pub(crate) async fn ask<T: Send + 'static>(
+        self: &Arc<Self>,
+        serve: impl FnOnce(bool) -> BoxFuture<'static, T> + Send + 'static,
+        loss: fn(&T) -> Option<Fault>,
+    ) -> Result<T, L2Error> {
+        let (tell, told) = oneshot::channel();
+        let this = Arc::clone(self);
+        self.send_up(async move {
+            let reply = serve(tell.is_closed()).await;
+            let (store, link) = (Arc::clone(&this.store), Arc::clone(&this.link));
+            let published = store.published();
+            let count = loss(&reply);
+            let arrived = this.send_down(move || {
+                if link.heard() > published {
+                    link.recorder.count(Fault::Overtaken);
+                }
+                if let (Err(_), Some(loss)) = (tell.send(reply), count) {
+                    link.recorder.count(loss);
+                }
+            });
+            if let (false, Some(loss)) = (arrived, count) {
+                this.link.recorder.count(loss);
+            }
+        });
+        let reply = async {
+            match told.await {
+                Ok(reply) => reply,
+                Err(_) => pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            reply = reply => Ok(reply),
+            () = self.cut.cancelled() => Err(L2Error::closed()),
+        }
+    }
+}
+
+/// One direction of a connection.
+fn pipe(link: Arc<Link>, wire: Wire, way: Way) -> mpsc::UnboundedSender<(Instant, Packet)> {
+    let (enter, mut leave) = mpsc::unbounded_channel::<(Instant, Packet)>();
+    tokio::spawn(async move {
+        while let Some((at, packet)) = leave.recv().await {
+            sleep_until(at).await;
+            while let Some(until) = link.held_up(wire, way) {
+                sleep_until(until).await;
+            }
+            packet.await;
+        }
+    });
+    enter
+}

@@ -1,0 +1,223 @@
+//! What many worlds have shown, and whether that is enough to mean anything.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::time::Duration;
+
+use crate::config::Config;
+use crate::faults::{Counts, Fault};
+use crate::history::{History, Level, Outcome as Answer, Step, Violation};
+use crate::world::{self, Outcome};
+
+const THREADS: usize = 2;
+
+/// What a set of worlds has shown.
+#[derive(Default)]
+pub(crate) struct Evidence {
+    worlds: u64,
+    simulated: Duration,
+    reads: u64,
+    values: u64,
+    l1_hits: u64,
+    writes: u64,
+    loads: u64,
+    counts: Counts,
+    violations: Vec<Broken>,
+}
+
+struct Broken {
+    seed: u64,
+    violation: Violation,
+    story: Vec<String>,
+}
+
+impl Evidence {
+    /// Runs the worlds of these seeds, on a few threads.
+    pub(crate) fn of(seeds: Range<u64>, config: impl Fn(u64) -> Config + Sync) -> Self {
+        let (next, all) = (AtomicU64::new(seeds.start), Mutex::new(Self::default()));
+        let work = || {
+            loop {
+                let seed = next.fetch_add(1, SeqCst);
+                if seed >= seeds.end {
+                    return;
+                }
+                let config = config(seed);
+                let outcome = world::run(seed, &config);
+                all.lock().unwrap().add(seed, &config, outcome);
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(work);
+            }
+        });
+        all.into_inner().unwrap()
+    }
+
+    fn add(&mut self, seed: u64, config: &Config, outcome: Outcome) {
+        self.worlds += 1;
+        self.simulated += Duration::from_millis(config.lasts_ms);
+        let history = &outcome.history;
+        self.reads += history.reads.len() as u64;
+        for read in &history.reads {
+            if let Answer::Value(seen) = read.outcome {
+                self.values += 1;
+                self.l1_hits += u64::from(seen.level == Level::L1);
+            }
+        }
+        self.writes += history.writes.len() as u64;
+        self.loads += history.loads.len() as u64;
+        self.counts.add(&outcome.counts);
+        for violation in outcome.violations {
+            let story = story(history, violation.key, violation.at);
+            self.violations.push(Broken {
+                seed,
+                violation,
+                story,
+            });
+        }
+    }
+
+    pub(crate) fn assert_no_violations(&self) {
+        let Some(broken) = self.violations.first() else {
+            return;
+        };
+        let Broken {
+            seed,
+            violation,
+            story,
+        } = broken;
+        panic!(
+            "{} violations; one of seed {seed}:\n{}\n\n{violation}\n\nLARDER_SEED={seed} cargo test --test simulation one_seed -- --nocapture",
+            self.violations.len(),
+            story.join("\n")
+        );
+    }
+
+    /// A run that has not seen enough has shown nothing.
+    pub(crate) fn assert_enough(&self) {
+        assert!(self.simulated >= Duration::from_secs(10_000));
+        assert!(self.reads >= 1_000_000, "{} reads", self.reads);
+        assert!(self.writes >= 10_000, "{} writes", self.writes);
+        assert!(self.l1_share() >= 0.3, "{} L1 hits", self.l1_hits);
+        for fault in Fault::ALL {
+            let n = self.counts.of(*fault);
+            assert!(n >= 100, "only {n} of {fault:?}");
+        }
+    }
+
+    fn l1_share(&self) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "only a share")]
+        let share = self.l1_hits as f64 / self.reads.max(1) as f64;
+        share
+    }
+}
+
+impl fmt::Display for Evidence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{:>9} worlds, {:?} simulated",
+            self.worlds, self.simulated
+        )?;
+        writeln!(
+            f,
+            "{:>9} look-ups, {} with a value",
+            self.reads, self.values
+        )?;
+        writeln!(
+            f,
+            "{:>9} from L1 ({:.0} %)",
+            self.l1_hits,
+            self.l1_share() * 100.0
+        )?;
+        writeln!(f, "{:>9} writes, {} loads", self.writes, self.loads)?;
+        for fault in Fault::ALL {
+            writeln!(f, "{:>9} {fault:?}", self.counts.of(*fault))?;
+        }
+        let mut by_kind = std::collections::BTreeMap::<_, (u64, Vec<u64>)>::new();
+        for broken in &self.violations {
+            let (n, seeds) = by_kind.entry(broken.violation.invariant).or_default();
+            *n += 1;
+            if seeds.last() != Some(&broken.seed) {
+                seeds.push(broken.seed);
+            }
+        }
+        for (invariant, (n, seeds)) in by_kind {
+            writeln!(f, "{n:>9} violations of {invariant:?}, in seeds {seeds:?}")?;
+        }
+        Ok(())
+    }
+}
+
+/// All that was recorded, one line each, in the order in which it was.
+pub(crate) fn events(history: &History) -> Vec<String> {
+    fn lines<T: fmt::Debug>(events: &[T]) -> impl Iterator<Item = String> {
+        events.iter().map(|event| format!("{event:?}"))
+    }
+    let History {
+        reads,
+        writes,
+        loads,
+        commits,
+        steps,
+        disturbances,
+        rests,
+    } = history;
+    lines(commits)
+        .chain(lines(steps))
+        .chain(lines(writes))
+        .chain(lines(loads))
+        .chain(lines(disturbances))
+        .chain(lines(reads))
+        .chain(lines(rests))
+        .collect()
+}
+
+/// What happened to a key before something was wrong with it.
+fn story(history: &History, key: u64, until: Duration) -> Vec<String> {
+    let from = until.saturating_sub(Duration::from_secs(6));
+    let mut lines: Vec<(Duration, String)> = Vec::new();
+    let mut tell = |at: Duration, of: u64, line: &dyn fmt::Debug| {
+        if of == key && (from..=until).contains(&at) {
+            lines.push((at, format!("{at:>14.6?}  {line:?}")));
+        }
+    };
+    for read in &history.reads {
+        tell(read.end, read.key, read);
+    }
+    for write in &history.writes {
+        tell(write.end, write.key, write);
+    }
+    for load in &history.loads {
+        tell(load.start, load.key, load);
+    }
+    for commit in &history.commits {
+        tell(commit.at, commit.key, commit);
+    }
+    for one in &history.disturbances {
+        tell(one.from, one.key.unwrap_or(key), one);
+    }
+    for step in &history.steps {
+        let (Step::Invalidated { at, key, .. } | Step::Filled { at, key, .. }) = step;
+        tell(*at, *key, step);
+    }
+    lines.sort();
+    lines.into_iter().map(|(_, line)| line).collect()
+}
+
+pub(crate) fn seed() -> Option<u64> {
+    std::env::var("LARDER_SEED").ok()?.parse().ok()
+}
+
+pub(crate) fn rule() -> Option<u8> {
+    std::env::var("LARDER_RULE").ok()?.parse().ok()
+}
+
+pub(crate) fn seeds() -> Option<Range<u64>> {
+    let range = std::env::var("LARDER_SEEDS").ok()?;
+    let (start, end) = range.split_once("..")?;
+    Some(start.parse().ok()?..end.parse().ok()?)
+}

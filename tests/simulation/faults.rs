@@ -1,0 +1,97 @@
+//! What can go wrong in a world, and how often it did.
+
+use std::collections::BTreeMap;
+
+macro_rules! faults {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// One kind of trouble.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub(crate) enum Fault {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Fault {
+            /// All kinds.
+            pub(crate) const ALL: &[Self] = &[$(Self::$name,)*];
+        }
+    };
+}
+
+faults! {
+    /// Every packet of an instance takes long, often longer than it is waited for.
+    SlowNetwork,
+    /// Requests are held up and arrive all at once, in order, after their senders gave up.
+    Congestion,
+    /// Requests vanish, and nothing says so.
+    RequestsVanish,
+    /// Requests are done, and their replies vanish.
+    RepliesVanish,
+    /// Both vanish.
+    HalfOpen,
+    /// The connection for requests is cut.
+    Cut,
+    /// Nothing comes over the listener's connection, and nothing says so.
+    ListenerSilent,
+    /// Nothing goes over it either way.
+    ListenerHalfOpen,
+    /// The listener's connection is cut.
+    ListenerCut,
+    /// Some messages are lost, while beats come through.
+    MessagesLost,
+    /// The listener is not read from, and what does not fit its queue is dropped.
+    SlowSubscriber,
+    /// The instance's process stands still.
+    Paused,
+    /// It stands still for longer than its values may be believed.
+    PausedLong,
+    /// The instance reaches nothing.
+    Partitioned,
+    /// The instance is gone for good, and another takes its place.
+    Death,
+    /// The store restarts and has forgotten everything.
+    StoreEmptied,
+    /// The store restarts from an old snapshot.
+    StoreRolledBack,
+    /// Somebody clears the namespace.
+    Cleared,
+    /// A load takes longer than values may be believed.
+    SlowLoad,
+    /// A loader fails.
+    FailedLoad,
+    /// A loader panics.
+    PanickedLoad,
+    /// A loader never comes back.
+    HungLoad,
+    /// A caller gives up a look-up.
+    CancelledRead,
+    /// A caller gives up an invalidation.
+    CancelledWrite,
+    /// Seen: a write reached the store after its sender had given up.
+    LateWrite,
+    /// Seen: a lease was granted, and the grant was lost.
+    GrantLost,
+    /// Seen: a message overtook a reply that the store had given before it.
+    Overtaken,
+    /// Seen: a wait for another's load took too long.
+    WaitedTooLong,
+}
+
+/// How often each kind happened.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Counts(BTreeMap<Fault, u64>);
+
+impl Counts {
+    pub(crate) fn bump(&mut self, fault: Fault) {
+        *self.0.entry(fault).or_default() += 1;
+    }
+
+    pub(crate) fn of(&self, fault: Fault) -> u64 {
+        self.0.get(&fault).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        for (fault, n) in &other.0 {
+            *self.0.entry(*fault).or_default() += n;
+        }
+    }
+}

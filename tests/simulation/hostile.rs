@@ -1,0 +1,153 @@
+//! Worlds that leave no way around one rule of the protocol.
+
+use crate::config::Config;
+use crate::faults::Fault;
+
+/// The number of rules.
+pub(crate) const RULES: u8 = 15;
+
+impl Config {
+    /// A small world in which this rule is all that stands between a reader and a stale value. Short, so that
+    /// many can be tried.
+    pub(crate) fn against(rule: u8, seed: u64) -> Self {
+        let base = Self {
+            instances: 3,
+            keys: 3,
+            skew: 1,
+            lasts_ms: 20_000,
+            readers: 3,
+            writers: 2,
+            read_rest_ms: 10,
+            write_rest_ms: 150,
+            inserts: 0.0,
+            waited_for: 0.0,
+            cancelled: 0.0,
+            max_staleness_ms: 300,
+            uneven: false,
+            available_ms: None,
+            l2_timeout_ms: 200,
+            l2_ttl_ms: 3_600_000,
+            l1_ttl_ms: None,
+            soft_ttl_ms: None,
+            lease_ttl_ms: 1000,
+            lease_wait_ms: 2000,
+            load_timeout_ms: 3000,
+            max_deferred: 10_000,
+            delay_ms: 0..=8,
+            load_ms: 5..=40,
+            slow_load_ms: 300..=900,
+            slow_loads: 0.0,
+            bad_loads: 0.0,
+            lag_ms: 0,
+            fault_every_ms: 500,
+            faults: Vec::new(),
+        };
+        let listener_lapses = vec![(Fault::ListenerSilent, 1), (Fault::ListenerHalfOpen, 1)];
+        match rule {
+            // Loads that a write overtakes.
+            1 => Self {
+                load_ms: 20..=150,
+                ..base
+            },
+            // Peers who read between what may be two steps, and rarely anything that would put it right.
+            2 => Self {
+                instances: 5,
+                write_rest_ms: 400,
+                read_rest_ms: 4,
+                ..base
+            },
+            // Replies that a message overtakes.
+            3 => Self {
+                delay_ms: 0..=40,
+                write_rest_ms: 100,
+                faults: vec![(Fault::SlowNetwork, 1)],
+                ..base
+            },
+            // Loads that outlive the bound, and a second invalidation.
+            4 => Self {
+                max_staleness_ms: 100,
+                load_ms: 50..=600,
+                ..base
+            },
+            // The same, while nobody hears of it.
+            5 => Self {
+                max_staleness_ms: 100,
+                load_ms: 100..=900,
+                write_rest_ms: 300,
+                faults: listener_lapses,
+                ..base
+            },
+            // Values that are always about to be refreshed.
+            6 => Self {
+                soft_ttl_ms: Some(60),
+                load_ms: 20..=150,
+                ..base
+            },
+            // Connections of listeners that are always made anew, slowly.
+            7 => Self {
+                delay_ms: 5..=60,
+                fault_every_ms: 250,
+                faults: vec![(Fault::ListenerCut, 1)],
+                ..base
+            },
+            8 => Self {
+                faults: listener_lapses,
+                ..base
+            },
+            9 => Self {
+                fault_every_ms: 250,
+                write_rest_ms: 400,
+                faults: vec![(Fault::MessagesLost, 1), (Fault::ListenerCut, 1)],
+                ..base
+            },
+            10 => Self {
+                write_rest_ms: 60,
+                faults: vec![(Fault::SlowSubscriber, 1)],
+                ..base
+            },
+            // Writers in one process, whose own messages come late; and epochs that change.
+            11 => Self {
+                instances: 2,
+                inserts: 0.5,
+                write_rest_ms: 60,
+                delay_ms: 0..=40,
+                faults: vec![
+                    (Fault::StoreRolledBack, 1),
+                    (Fault::RepliesVanish, 2),
+                    (Fault::Cut, 2),
+                ],
+                ..base
+            },
+            // Callers who give up, and loaders that panic.
+            12 => Self {
+                cancelled: 0.4,
+                bad_loads: 0.1,
+                load_ms: 20..=300,
+                ..base
+            },
+            13 => Self {
+                fault_every_ms: 700,
+                faults: vec![
+                    (Fault::StoreRolledBack, 3),
+                    (Fault::StoreEmptied, 1),
+                    (Fault::ListenerSilent, 1),
+                ],
+                ..base
+            },
+            // Writes that the store cannot be told of, and more of them than fit.
+            14 => Self {
+                inserts: 0.2,
+                max_deferred: if seed.is_multiple_of(2) { 1 } else { 10_000 },
+                faults: vec![
+                    (Fault::RequestsVanish, 2),
+                    (Fault::RepliesVanish, 2),
+                    (Fault::Congestion, 2),
+                    (Fault::Partitioned, 1),
+                ],
+                ..base
+            },
+            // Replicas that lag for longer than values are believed.
+            _ => base.lagging(600),
+        }
+    }
+}

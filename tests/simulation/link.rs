@@ -1,0 +1,171 @@
+//! One instance's place in the network: what its packets go through now.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use fastrand::Rng;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::faults::Fault;
+use crate::recorder::Recorder;
+
+/// Which of the two connections of an instance.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Wire {
+    Data,
+    Listener,
+}
+
+/// From the instance to the store, or back.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    Up,
+    Down,
+}
+
+pub(crate) struct Link {
+    pub(crate) instance: usize,
+    pub(crate) config: Arc<Config>,
+    pub(crate) recorder: Arc<Recorder>,
+    state: Mutex<State>,
+    /// Up to where the instance has heard what the store published.
+    heard: AtomicU64,
+}
+
+struct State {
+    rng: Rng,
+    /// Until when each fault lasts.
+    faults: BTreeMap<Fault, Instant>,
+    connections: Vec<(Wire, CancellationToken)>,
+}
+
+impl Link {
+    pub(crate) fn new(
+        instance: usize,
+        config: Arc<Config>,
+        recorder: Arc<Recorder>,
+        rng: Rng,
+    ) -> Self {
+        Self {
+            instance,
+            config,
+            recorder,
+            state: Mutex::new(State {
+                rng,
+                faults: BTreeMap::new(),
+                connections: Vec::new(),
+            }),
+            heard: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn begin(&self, fault: Fault, lasts: Duration) {
+        let until = Instant::now() + lasts;
+        let mut state = self.state.lock().unwrap();
+        let end = state.faults.entry(fault).or_insert(until);
+        *end = until.max(*end);
+    }
+
+    pub(crate) fn has(&self, fault: Fault) -> bool {
+        self.until(fault).is_some()
+    }
+
+    /// When a fault ends, if it has begun.
+    fn until(&self, fault: Fault) -> Option<Instant> {
+        let until = self.state.lock().unwrap().faults.get(&fault).copied();
+        until.filter(|until| Instant::now() < *until)
+    }
+
+    /// Ends all faults but death.
+    pub(crate) fn heal(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.faults.retain(|fault, _| *fault == Fault::Death);
+    }
+
+    /// Until when the instance's process stands still, if it does.
+    pub(crate) fn paused(&self) -> Option<Instant> {
+        self.until(Fault::Paused).max(self.until(Fault::PausedLong))
+    }
+
+    /// Waits until the process goes on.
+    pub(crate) async fn awake(&self) {
+        while let Some(until) = self.paused() {
+            sleep_until(until).await;
+        }
+    }
+
+    /// Until when what arrives is not let out at the other end, if it is held up.
+    pub(crate) fn held_up(&self, wire: Wire, way: Way) -> Option<Instant> {
+        match (wire, way) {
+            (Wire::Data, Way::Up) => self.until(Fault::Congestion),
+            (_, Way::Down) => self.paused(),
+            (Wire::Listener, Way::Up) => None,
+        }
+    }
+
+    /// Whether a packet that is sent now vanishes.
+    pub(crate) fn loses(&self, wire: Wire, way: Way) -> bool {
+        let faults: &[Fault] = match (wire, way) {
+            (Wire::Data, Way::Up) => &[Fault::RequestsVanish, Fault::HalfOpen],
+            (Wire::Data, Way::Down) => &[Fault::RepliesVanish, Fault::HalfOpen],
+            (Wire::Listener, Way::Up) => &[Fault::ListenerHalfOpen],
+            (Wire::Listener, Way::Down) => &[Fault::ListenerHalfOpen, Fault::ListenerSilent],
+        };
+        let everywhere = [Fault::Partitioned, Fault::Death];
+        faults
+            .iter()
+            .chain(&everywhere)
+            .any(|fault| self.has(*fault))
+    }
+
+    /// When a packet that is sent now arrives.
+    pub(crate) fn arrival(&self, way: Way) -> Instant {
+        let slow = self.has(Fault::SlowNetwork);
+        // What a paused process sends leaves when it goes on.
+        let leaves = match way {
+            Way::Up => self.paused(),
+            Way::Down => None,
+        };
+        let mut state = self.state.lock().unwrap();
+        let delay = if slow {
+            let timeout = self.config.l2_timeout_ms;
+            state.rng.u64(timeout / 8..=timeout * 3 / 2)
+        } else {
+            state.rng.u64(self.config.delay_ms.clone())
+        };
+        leaves.unwrap_or_else(Instant::now) + Duration::from_millis(delay)
+    }
+
+    /// Whether chance will have it.
+    pub(crate) fn chance(&self, share: f64) -> bool {
+        self.state.lock().unwrap().rng.f64() < share
+    }
+
+    /// Notes a new connection, to be cut some day.
+    pub(crate) fn connected(&self, wire: Wire) -> CancellationToken {
+        let cut = CancellationToken::new();
+        let mut state = self.state.lock().unwrap();
+        state.connections.retain(|(_, cut)| !cut.is_cancelled());
+        state.connections.push((wire, cut.clone()));
+        cut
+    }
+
+    pub(crate) fn cut(&self, wire: Wire) {
+        let connections = self.state.lock().unwrap().connections.clone();
+        for (_, cut) in connections.iter().filter(|(of, _)| *of == wire) {
+            cut.cancel();
+        }
+    }
+
+    pub(crate) fn heard(&self) -> u64 {
+        self.heard.load(SeqCst)
+    }
+
+    pub(crate) fn hears(&self, published: u64) {
+        self.heard.fetch_max(published, SeqCst);
+    }
+}

@@ -1,0 +1,158 @@
+//! A listener's connection: messages and beats in one order, as long as they come through.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::{FutureExt, Stream, StreamExt};
+use larder::l2::{Applied, Heard, L2Error, LaneClock, Listener, Me};
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+
+use crate::connection::Connection;
+use crate::faults::Fault;
+
+/// What a slow subscriber's queue holds, and no more.
+const QUEUE: usize = 2;
+
+type Told = Result<Heard, L2Error>;
+
+/// Subscribes, then reads the clock, in one request.
+pub(crate) async fn listen(
+    connection: &Arc<Connection>,
+    namespace: &str,
+    me: Me,
+) -> Result<(LaneClock, Box<dyn Listener>), L2Error> {
+    let (tell, heard) = mpsc::unbounded_channel();
+    let (beat, beats) = mpsc::unbounded_channel();
+    let (there, namespace) = (Arc::clone(connection), namespace.to_owned());
+    let subscribe = move |_| {
+        async move {
+            there.accept(&namespace);
+            let (clock, inner) = there.lane()?.listen(me).await?;
+            // Its messages come after this reply: the connection keeps their order.
+            tokio::spawn(
+                Subscription {
+                    inner,
+                    beats,
+                    tell,
+                    connection: there,
+                }
+                .run(),
+            );
+            Ok(clock)
+        }
+        .boxed()
+    };
+    let clock = connection.ask(subscribe, |_| None).await??;
+    let cut = connection.cut.clone();
+    let listener = FarListener {
+        connection: Arc::clone(connection),
+        heard,
+        beat,
+        cut: async move { cut.cancelled_owned().await }.boxed(),
+    };
+    Ok((clock, Box::new(listener)))
+}
+
+/// The store's end.
+struct Subscription {
+    inner: Box<dyn Listener>,
+    beats: mpsc::UnboundedReceiver<Applied>,
+    tell: mpsc::UnboundedSender<Told>,
+    connection: Arc<Connection>,
+}
+
+impl Subscription {
+    async fn run(mut self) {
+        let cut = self.connection.cut.clone();
+        loop {
+            tokio::select! {
+                biased;
+                () = cut.cancelled() => return,
+                beat = self.beats.recv() => match beat {
+                    Some(applied) => self.inner.beat(applied),
+                    None => return,
+                },
+                heard = self.inner.next() => match heard {
+                    Some(heard) => self.forward(heard).await,
+                    None => return,
+                },
+            }
+        }
+    }
+
+    async fn forward(&mut self, first: Told) {
+        if !self.connection.link.has(Fault::SlowSubscriber) {
+            return self.send(first);
+        }
+        while self.connection.link.has(Fault::SlowSubscriber) {
+            sleep(Duration::from_millis(5)).await;
+        }
+        self.send(first);
+        let mut kept = 1;
+        while let Some(Some(heard)) = self.inner.next().now_or_never() {
+            if matches!(heard, Ok(Heard::Message(_))) {
+                kept += 1;
+            }
+            if kept <= QUEUE || !matches!(heard, Ok(Heard::Message(_))) {
+                self.send(heard);
+            }
+        }
+    }
+
+    fn send(&self, heard: Told) {
+        let link = &self.connection.link;
+        let is_message = matches!(heard, Ok(Heard::Message(_)));
+        if is_message && link.has(Fault::MessagesLost) && link.chance(0.5) {
+            return;
+        }
+        let (tell, hears) = (self.tell.clone(), Arc::clone(link));
+        let published = self.connection.store.published();
+        self.connection.send_down(move || {
+            if is_message {
+                hears.hears(published);
+            }
+            let _ = tell.send(heard);
+        });
+    }
+}
+
+/// The instance's end.
+struct FarListener {
+    connection: Arc<Connection>,
+    heard: mpsc::UnboundedReceiver<Told>,
+    beat: mpsc::UnboundedSender<Applied>,
+    cut: BoxFuture<'static, ()>,
+}
+
+impl Listener for FarListener {
+    fn beat(&mut self, applied: Applied) {
+        let beat = self.beat.clone();
+        self.connection.send_up(async move {
+            let _ = beat.send(applied);
+        });
+    }
+}
+
+impl Stream for FarListener {
+    type Item = Told;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Told>> {
+        if self.cut.poll_unpin(cx).is_ready() {
+            // A future that is done is not polled again.
+            self.cut = futures::future::ready(()).boxed();
+            return Poll::Ready(Some(Err(L2Error::closed())));
+        }
+        self.heard.poll_recv(cx)
+    }
+}
+
+/// Its connection goes with it.
+impl Drop for FarListener {
+    fn drop(&mut self) {
+        self.connection.cut.cancel();
+    }
+}

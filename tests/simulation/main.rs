@@ -1,0 +1,83 @@
+//! The real crate in simulated worlds: several instances over one store, a network that fails, and a
+//! checker of what everyone saw. The same seed gives the same world.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a step that fails ends the test"
+)]
+
+#[path = "../support/history.rs"]
+mod history;
+
+#[cfg(larder_ablation)]
+mod ablation;
+mod chaos;
+mod checker;
+mod clients;
+mod config;
+mod connection;
+mod evidence;
+mod faults;
+mod hostile;
+mod lane;
+mod link;
+mod listener;
+mod recorder;
+mod source;
+mod store;
+mod world;
+
+use crate::config::Config;
+use crate::evidence::Evidence;
+
+/// As many worlds as it takes to be evidence; `LARDER_SEEDS=0..2000` runs others.
+#[test]
+fn no_world_breaks_a_promise() {
+    let seeds = evidence::seeds();
+    let enough = seeds.is_none();
+    let evidence = Evidence::of(seeds.unwrap_or(0..100), Config::draw);
+    println!("{evidence}");
+    evidence.assert_no_violations();
+    if enough {
+        evidence.assert_enough();
+    }
+}
+
+/// `LARDER_SEED=17 cargo test --test simulation one_seed -- --nocapture` runs one world alone.
+#[test]
+fn one_seed() {
+    let seed = evidence::seed().unwrap_or(0);
+    let evidence = Evidence::of(seed..seed + 1, Config::draw);
+    println!("{:#?}\n{evidence}", Config::draw(seed));
+    evidence.assert_no_violations();
+}
+
+#[test]
+fn a_seed_has_one_history() {
+    let seed = evidence::seed().unwrap_or(1);
+    let [first, second] =
+        [(); 2].map(|()| evidence::events(&world::run(seed, &Config::draw(seed)).history));
+    let differs = first
+        .iter()
+        .zip(&second)
+        .position(|(one, other)| one != other);
+    if let Some(at) = differs {
+        panic!("event {at} is {} and then {}", first[at], second[at]);
+    }
+    assert_eq!(first.len(), second.len());
+}
+
+/// Where one rule matters most. `LARDER_RULE=4 LARDER_SEED=2` runs one such world alone.
+#[test]
+fn no_hostile_world_breaks_a_promise() {
+    let rules = evidence::rule().map_or(1..=hostile::RULES, |rule| rule..=rule);
+    let seeds = evidence::seed().map_or(0..3, |seed| seed..seed + 1);
+    for rule in rules {
+        let evidence = Evidence::of(seeds.clone(), |seed| Config::against(rule, seed));
+        println!("against rule {rule}\n{evidence}");
+        evidence.assert_no_violations();
+    }
+}

@@ -1,0 +1,202 @@
+//! The truth behind the caches: each key has a number that grows with every commit.
+
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use fastrand::Rng;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex as Turn;
+use tokio::time::{Instant, sleep};
+
+use crate::config::Config;
+use crate::faults::Fault;
+use crate::history::{Commit, Load};
+use crate::recorder::Recorder;
+
+/// What is cached: a key's number at some time.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Versioned {
+    pub(crate) key: u64,
+    pub(crate) version: u64,
+}
+
+/// A database, with replicas that may lag.
+pub(crate) struct Source {
+    rows: Vec<Row>,
+    recorder: Arc<Recorder>,
+}
+
+struct Row {
+    /// Held over a commit and the call that tells the cache.
+    turn: Arc<Turn<()>>,
+    commits: Mutex<Vec<(Instant, u64)>>,
+}
+
+impl Source {
+    pub(crate) fn new(keys: u64, recorder: Arc<Recorder>) -> Self {
+        let row = |_| Row {
+            turn: Arc::default(),
+            commits: Mutex::new(vec![(Instant::now(), 1)]),
+        };
+        Self {
+            rows: (0..keys).map(row).collect(),
+            recorder,
+        }
+    }
+
+    pub(crate) fn turn(&self, key: u64) -> Arc<Turn<()>> {
+        Arc::clone(&self.row(key).turn)
+    }
+
+    pub(crate) fn commit(&self, key: u64) -> u64 {
+        let version = self.current(key) + 1;
+        let mut commits = self.row(key).commits.lock().unwrap();
+        commits.push((Instant::now(), version));
+        let at = self.recorder.now();
+        self.recorder
+            .write(|history| history.commits.push(Commit { key, version, at }));
+        version
+    }
+
+    pub(crate) fn current(&self, key: u64) -> u64 {
+        self.as_of(key, Duration::ZERO)
+    }
+
+    /// What a replica says that lags so far behind.
+    fn as_of(&self, key: u64, lag: Duration) -> u64 {
+        let commits = self.row(key).commits.lock().unwrap();
+        let now = Instant::now();
+        commits
+            .iter()
+            .rev()
+            .find(|(at, _)| *at + lag <= now)
+            .map_or(1, |(_, version)| *version)
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.rows.len() as u64
+    }
+
+    fn row(&self, key: u64) -> &Row {
+        &self.rows[usize::try_from(key).unwrap()]
+    }
+}
+
+/// How a load goes, decided before it begins: whether a loader is called must not change what comes after.
+#[derive(Clone, Copy)]
+pub(crate) struct Plan {
+    before: Duration,
+    lag: Duration,
+    after: Duration,
+    end: End,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Well,
+    Fails,
+    Panics,
+    Hangs,
+}
+
+impl Plan {
+    pub(crate) fn draw(config: &Config, rng: &mut Rng) -> Self {
+        let slow = rng.f64() < config.slow_loads;
+        let takes = if slow {
+            config.slow_load_ms.clone()
+        } else {
+            config.load_ms.clone()
+        };
+        let takes = rng.u64(takes);
+        let before = rng.u64(0..=takes);
+        let end = match rng.f64() / config.bad_loads.max(1e-9) {
+            share if share < 0.5 => End::Fails,
+            share if share < 0.85 => End::Panics,
+            share if share < 1.0 => End::Hangs,
+            _ => End::Well,
+        };
+        Self {
+            before: Duration::from_millis(before),
+            lag: Duration::from_millis(rng.u64(0..=config.lag_ms)),
+            after: Duration::from_millis(takes - before),
+            end,
+        }
+    }
+
+    /// One that does what it should.
+    pub(crate) const PLAIN: Self = Self {
+        before: Duration::from_millis(1),
+        lag: Duration::ZERO,
+        after: Duration::from_millis(1),
+        end: End::Well,
+    };
+}
+
+/// Why a loader failed: because it was meant to.
+#[derive(Debug)]
+pub(crate) struct SourceDown;
+
+impl fmt::Display for SourceDown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the source is down")
+    }
+}
+
+impl std::error::Error for SourceDown {}
+
+/// What panicking loaders say, so that nothing else is kept quiet.
+pub(crate) const PANIC: &str = "a loader panics, as planned";
+
+/// Reads a key's number, at some time during the load.
+pub(crate) async fn load(
+    source: Arc<Source>,
+    config: Arc<Config>,
+    instance: usize,
+    key: u64,
+    plan: Plan,
+) -> Result<Versioned, SourceDown> {
+    let recorder = Arc::clone(&source.recorder);
+    if plan.before + plan.after > config.max_staleness() {
+        recorder.count(Fault::SlowLoad);
+    }
+    let _under_way = UnderWay {
+        load: Load {
+            instance,
+            key,
+            start: recorder.now(),
+            end: Duration::ZERO,
+        },
+        recorder: Arc::clone(&recorder),
+    };
+    sleep(plan.before).await;
+    let version = source.as_of(key, plan.lag);
+    sleep(plan.after).await;
+    match plan.end {
+        End::Well => return Ok(Versioned { key, version }),
+        End::Fails => recorder.count(Fault::FailedLoad),
+        End::Panics => {
+            recorder.count(Fault::PanickedLoad);
+            std::panic::panic_any(PANIC);
+        }
+        End::Hangs => {
+            recorder.count(Fault::HungLoad);
+            std::future::pending::<()>().await;
+        }
+    }
+    Err(SourceDown)
+}
+
+/// Takes down a load when it ends, however it does.
+struct UnderWay {
+    load: Load,
+    recorder: Arc<Recorder>,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let mut load = self.load.clone();
+        load.end = self.recorder.now();
+        self.recorder.write(|history| history.loads.push(load));
+    }
+}

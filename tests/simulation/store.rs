@@ -1,0 +1,176 @@
+//! The store that all instances share: the real one, with an eye on what it does.
+
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use fastrand::Rng;
+use larder::l2::{Fill, L2, L2Error, Lane, LaneClock, Lease, Sealed, Stamp, Told};
+use larder::{Clock, MemoryL2};
+
+use crate::history::Step;
+use crate::link::{Link, Wire};
+use crate::recorder::Recorder;
+use crate::source::{Source, Versioned};
+
+/// Where the payload begins in a sealed body.
+const PAYLOAD: usize = 48;
+
+pub(crate) struct Store {
+    memory: MemoryL2,
+    source: Arc<Source>,
+    recorder: Arc<Recorder>,
+    links: Mutex<Vec<Arc<Link>>>,
+    snapshots: Mutex<Vec<larder::l2::MemorySnapshot>>,
+    /// Counts restarts.
+    life: AtomicU64,
+    /// Counts messages.
+    published: AtomicU64,
+    /// How long a packet takes when all is well.
+    packet: Duration,
+}
+
+impl Store {
+    pub(crate) fn new(
+        clock: Clock,
+        packet: Duration,
+        source: Arc<Source>,
+        recorder: Arc<Recorder>,
+    ) -> Self {
+        let memory = MemoryL2::with_clock(clock);
+        Self {
+            snapshots: Mutex::new(vec![memory.snapshot()]),
+            memory,
+            source,
+            recorder,
+            links: Mutex::default(),
+            life: AtomicU64::new(0),
+            published: AtomicU64::new(0),
+            packet,
+        }
+    }
+
+    pub(crate) fn join(&self, link: Arc<Link>) {
+        self.links.lock().unwrap().push(link);
+    }
+
+    /// Opens a lane, and reads its clock, as every new connection does.
+    pub(crate) fn open(&self, namespace: &str) -> (Arc<dyn Lane>, LaneClock) {
+        let clock = Arc::new(Mutex::new(None));
+        let seen = Arc::clone(&clock);
+        let lane = self.memory.lane(
+            namespace,
+            Duration::MAX,
+            Box::new(move |clock| *seen.lock().unwrap() = Some(*clock)),
+        );
+        let clock = clock.lock().unwrap().expect("a new lane says its clock");
+        (lane.into(), clock)
+    }
+
+    pub(crate) fn life(&self) -> u64 {
+        self.life.load(SeqCst)
+    }
+
+    pub(crate) fn published(&self) -> u64 {
+        self.published.load(SeqCst)
+    }
+
+    pub(crate) async fn fill(
+        &self,
+        lane: &dyn Lane,
+        key: &str,
+        lease: Lease,
+        value: &Sealed,
+    ) -> Result<Fill, L2Error> {
+        let fill = lane.fill(key, lease, value).await?;
+        if let (Fill::Stored(_), Some(Versioned { key, version })) = (&fill, unseal(value)) {
+            let at = self.recorder.now();
+            self.recorder
+                .write(|history| history.steps.push(Step::Filled { at, key, version }));
+        }
+        Ok(fill)
+    }
+
+    pub(crate) async fn insert(
+        &self,
+        lane: &dyn Lane,
+        key: &str,
+        value: &Sealed,
+        tail: &[u8],
+        deadline: Option<u64>,
+    ) -> Result<Stamp, L2Error> {
+        let stamp = lane.insert(key, value, tail, deadline).await?;
+        self.changed(&[key]);
+        Ok(stamp)
+    }
+
+    pub(crate) async fn invalidate(
+        &self,
+        lane: &dyn Lane,
+        keys: &[&str],
+        tail: &[u8],
+        hold: Duration,
+    ) -> Result<Told, L2Error> {
+        let told = lane.invalidate(keys, tail, hold).await?;
+        self.changed(keys);
+        if !hold.is_zero() {
+            for key in keys.iter().filter_map(|key| key.parse().ok()) {
+                // Everyone loads for himself meanwhile.
+                self.recorder.disturbed(hold + self.packet, None, Some(key));
+            }
+        }
+        Ok(told)
+    }
+
+    pub(crate) async fn clear(&self, lane: &dyn Lane, tail: &[u8]) -> Result<Stamp, L2Error> {
+        let stamp = lane.clear(tail).await?;
+        self.changed_all();
+        Ok(stamp)
+    }
+
+    /// Keeps a copy of what is stored, to go back to.
+    pub(crate) fn snapshot(&self) {
+        let mut snapshots = self.snapshots.lock().unwrap();
+        snapshots.push(self.memory.snapshot());
+    }
+
+    /// Restarts from the last copy, or from nothing.
+    pub(crate) fn restart(&self, emptied: bool, rng: &mut Rng) {
+        {
+            let snapshots = self.snapshots.lock().unwrap();
+            let recent = snapshots.len().saturating_sub(3)..snapshots.len();
+            let which = if emptied { 0 } else { rng.usize(recent) };
+            self.memory.restore(&snapshots[which]);
+        }
+        self.life.fetch_add(1, SeqCst);
+        for link in &*self.links.lock().unwrap() {
+            link.cut(Wire::Data);
+            link.cut(Wire::Listener);
+        }
+        self.changed_all();
+    }
+
+    /// After a change, whatever has its lease from before it is refused; and what has it from after it
+    /// was loaded after it. So the source's number of now is what fills are held to.
+    fn changed(&self, keys: &[&str]) {
+        self.published.fetch_add(1, SeqCst);
+        for key in keys.iter().filter_map(|key| key.parse().ok()) {
+            let (at, version) = (self.recorder.now(), self.source.current(key));
+            self.recorder
+                .write(|history| history.steps.push(Step::Invalidated { at, key, version }));
+            // A load that has its lease from before this may begin when it hears of that, and run on.
+            self.recorder.disturbed(self.packet, None, Some(key));
+        }
+    }
+
+    fn changed_all(&self) {
+        let keys: Vec<_> = (0..self.source.len()).map(|key| key.to_string()).collect();
+        self.changed(&keys.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+}
+
+fn unseal(value: &Sealed) -> Option<Versioned> {
+    let payload = value.body.get(PAYLOAD..)?;
+    let decoded = bincode::serde::decode_from_slice(payload, bincode::config::standard());
+    decoded.ok().map(|(value, _)| value)
+}

@@ -1,0 +1,231 @@
+//! A fleet, its source and its store, and one life of them in simulated time.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, Once};
+use std::time::Duration;
+
+use fastrand::Rng;
+use larder::{Cache, Clock, Mode};
+use tokio::runtime::Builder;
+use tokio::time::{Instant, sleep};
+
+use crate::config::Config;
+use crate::faults::{Counts, Fault};
+use crate::history::{History, Terms, Violation};
+use crate::lane::Network;
+use crate::link::Link;
+use crate::recorder::Recorder;
+use crate::source::{PANIC, Source, Versioned};
+use crate::store::Store;
+use crate::{chaos, clients};
+
+/// What came of a world.
+pub(crate) struct Outcome {
+    pub(crate) history: History,
+    pub(crate) counts: Counts,
+    pub(crate) violations: Vec<Violation>,
+}
+
+/// Lives through one world. The same seed and constants give the same history.
+pub(crate) fn run(seed: u64, config: &Config) -> Outcome {
+    quiet_planned_panics();
+    fastrand::seed(seed);
+    let runtime = Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    let config = Arc::new(config.clone());
+    let (history, counts, instances) = runtime.block_on(World::live(Arc::clone(&config), seed));
+    let terms = Terms {
+        max_staleness: (0..instances)
+            .map(|instance| config.max_staleness_of(instance))
+            .collect(),
+        answered_within: config.answered_within(),
+    };
+    Outcome {
+        violations: history.check(&terms),
+        history,
+        counts,
+    }
+}
+
+/// Panics in loaders are part of the plan: they shall not fill the terminal.
+fn quiet_planned_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if panic.payload().downcast_ref::<&str>() != Some(&PANIC) {
+                usual(panic);
+            }
+        }));
+    });
+}
+
+/// One process of the fleet.
+pub(crate) struct Instance {
+    pub(crate) index: usize,
+    pub(crate) cache: Cache<u64, Versioned>,
+    pub(crate) link: Arc<Link>,
+    /// Commits that the store may not have been told of yet, by key: they are lost if the process dies.
+    pub(crate) untold: Mutex<BTreeMap<u64, u64>>,
+}
+
+pub(crate) struct World {
+    pub(crate) config: Arc<Config>,
+    pub(crate) recorder: Arc<Recorder>,
+    pub(crate) source: Arc<Source>,
+    pub(crate) store: Arc<Store>,
+    /// Those who are alive.
+    fleet: Mutex<Vec<Arc<Instance>>>,
+    /// All that ever were.
+    born: Mutex<usize>,
+    start: Instant,
+    over: AtomicBool,
+}
+
+impl World {
+    async fn live(config: Arc<Config>, seed: u64) -> (History, Counts, usize) {
+        let rng = &mut Rng::with_seed(seed);
+        let world = Self::new(config, rng);
+        let mut clients = Vec::new();
+        for slot in 0..world.config.instances {
+            world.place(slot, rng);
+            for _ in 0..world.config.readers {
+                clients.push(tokio::spawn(clients::read(
+                    Arc::clone(&world),
+                    slot,
+                    rng.fork(),
+                )));
+            }
+        }
+        for _ in 0..world.config.writers {
+            clients.push(tokio::spawn(clients::write(Arc::clone(&world), rng.fork())));
+        }
+        clients.push(tokio::spawn(chaos::reign(Arc::clone(&world), rng.fork())));
+        sleep(Duration::from_millis(world.config.lasts_ms)).await;
+        world.over.store(true, SeqCst);
+        for instance in world.fleet() {
+            instance.link.heal();
+        }
+        for client in clients {
+            client.await.unwrap();
+        }
+        // Refreshes and loads whose callers gave up go on for a while.
+        sleep(world.config.recovery() + world.config.answered_within()).await;
+        clients::rest(&world).await;
+        let (history, counts) = world.recorder.take();
+        (history, counts, *world.born.lock().unwrap())
+    }
+
+    fn new(config: Arc<Config>, rng: &mut Rng) -> Arc<Self> {
+        let recorder = Arc::new(Recorder::new());
+        let source = Arc::new(Source::new(config.keys, Arc::clone(&recorder)));
+        let start = Instant::now();
+        let clock = clock(start, rng);
+        let store = Store::new(
+            clock,
+            Duration::from_millis(config.delay_ms.end() + 1),
+            Arc::clone(&source),
+            Arc::clone(&recorder),
+        );
+        Arc::new(Self {
+            config,
+            recorder,
+            source,
+            store: Arc::new(store),
+            fleet: Mutex::default(),
+            born: Mutex::default(),
+            start,
+            over: AtomicBool::new(false),
+        })
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.over.load(SeqCst)
+    }
+
+    pub(crate) fn fleet(&self) -> Vec<Arc<Instance>> {
+        self.fleet.lock().unwrap().clone()
+    }
+
+    /// The living instance in a slot.
+    pub(crate) fn at(&self, slot: usize) -> Arc<Instance> {
+        Arc::clone(&self.fleet.lock().unwrap()[slot])
+    }
+
+    /// Starts an instance, and gives back whose place it took.
+    pub(crate) fn place(&self, slot: usize, rng: &mut Rng) -> Option<Arc<Instance>> {
+        let instance = Arc::new(self.start(rng));
+        let mut fleet = self.fleet.lock().unwrap();
+        if slot == fleet.len() {
+            fleet.push(instance);
+            return None;
+        }
+        Some(std::mem::replace(&mut fleet[slot], instance))
+    }
+
+    fn start(&self, rng: &mut Rng) -> Instance {
+        let index = {
+            let mut born = self.born.lock().unwrap();
+            *born += 1;
+            *born - 1
+        };
+        let link = Arc::new(Link::new(
+            index,
+            Arc::clone(&self.config),
+            Arc::clone(&self.recorder),
+            rng.fork(),
+        ));
+        self.store.join(Arc::clone(&link));
+        Instance {
+            index,
+            cache: self.cache(&link, clock(self.start, rng)),
+            link,
+            untold: Mutex::default(),
+        }
+    }
+
+    fn cache(&self, link: &Arc<Link>, clock: Clock) -> Cache<u64, Versioned> {
+        let config = &self.config;
+        let ms = Duration::from_millis;
+        let mut builder = Cache::builder("simulation:row")
+            .l2(Network {
+                link: Arc::clone(link),
+                store: Arc::clone(&self.store),
+            })
+            .clock(clock)
+            .max_staleness(config.max_staleness_of(link.instance))
+            .l2_timeout(config.l2_timeout())
+            .l2_ttl(ms(config.l2_ttl_ms))
+            .lease_ttl(ms(config.lease_ttl_ms))
+            .lease_wait(config.lease_wait())
+            .load_timeout(ms(config.load_timeout_ms))
+            .max_deferred(config.max_deferred);
+        if let Some(ttl) = config.l1_ttl_ms {
+            builder = builder.l1_ttl(ms(ttl));
+        }
+        if let Some(ttl) = config.soft_ttl_ms {
+            builder = builder.soft_ttl(ms(ttl));
+        }
+        if let Some(limit) = config.available_ms {
+            builder = builder.mode(Mode::Available { limit: ms(limit) });
+        }
+        builder.build().unwrap()
+    }
+
+    /// Takes down a fault of one instance, or of all, and how long it may show.
+    pub(crate) fn struck(&self, fault: Fault, lasts: Duration, instance: Option<usize>) {
+        self.recorder.count(fault);
+        self.recorder
+            .disturbed(lasts + self.config.recovery(), instance, None);
+    }
+}
+
+/// Every process has a clock of its own; only how fast they go is the same.
+fn clock(start: Instant, rng: &mut Rng) -> Clock {
+    let ahead = Duration::from_micros(rng.u64(0..10_000_000_000));
+    Clock::from_fn(move || ahead + start.elapsed())
+}
