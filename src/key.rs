@@ -111,6 +111,10 @@ impl KeyWriter {
     ///
     /// Texts written one after another simply follow one another.
     pub fn text(&mut self, text: &str) {
+        // A key of its own needs no escaping: the usual case, on the way of every look-up.
+        if self.depth == 0 {
+            return self.push(text);
+        }
         for piece in text.split_inclusive(SPECIAL) {
             let plain = piece.trim_end_matches(SPECIAL);
             self.push(plain);

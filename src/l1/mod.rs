@@ -60,6 +60,7 @@ impl<V: Send + Sync + 'static> L1<V> {
             .filter(|_| self.liveness.was_live(now, limit))
     }
 
+    #[inline]
     fn held(&self, key: &str, now: Tick) -> Option<Arc<Slot<V>>> {
         let slot = self.entries.get(key)?;
         (slot.is_of(self.liveness.generation()) && now < slot.expires_at).then_some(slot)
