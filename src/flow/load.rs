@@ -266,7 +266,14 @@ impl<V: Send + Sync + 'static> Core<V> {
                 }
                 _ => (self.unstored(value), Source::Loader),
             },
-            Ok(Fill::Rejected(None)) | Err(_) => (self.unstored(value), Source::Loader),
+            Ok(Fill::Rejected(None)) => (self.unstored(value), Source::Loader),
+            Err(error) => {
+                // As a store that is full does: the others need not wait for a fill that will not come.
+                if error.is_refused() {
+                    self.give_back(op.key(), Some(lease), Duration::ZERO).await;
+                }
+                (self.unstored(value), Source::Loader)
+            }
         }
     }
 }
