@@ -96,7 +96,7 @@ pub trait Lane: Send + Sync + fmt::Debug {
 
     /// Subscribes to the lane's messages, and only then reads its clock.
     ///
-    /// It makes this instance a member, before anything is told to it.
+    /// Before that, it makes this instance a member that has applied nothing: only a beat says how far it is.
     fn listen(&self, me: Me) -> Reply<'_, (LaneClock, Box<dyn Listener>)>;
 }
 
@@ -127,6 +127,11 @@ pub struct Applied {
     pub epoch: u64,
     /// The number of the last message that it has applied.
     pub seq: u64,
+}
+
+impl Applied {
+    /// Of an instance that has only begun to listen: what it missed is still to be found out.
+    pub(crate) const NOTHING: Self = Self { epoch: 0, seq: 0 };
 }
 
 /// An instance, as a lane knows it.

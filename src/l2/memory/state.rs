@@ -10,7 +10,7 @@ use crate::ablation::{Rule, without};
 use crate::clock::millis;
 use crate::l2::expiring::Expiring;
 use crate::l2::{
-    Applied, Ask, FORGOTTEN_AFTER, Fill, LaneClock, Lead, Lease, Me, Member, Message, Sealed,
+    Applied, Ask, FORGOTTEN_AFTER, Fill, Kind, LaneClock, Lead, Lease, Me, Member, Message, Sealed,
     Stamp, Told, Want, random,
 };
 use crate::wire::{envelope, message};
@@ -217,11 +217,7 @@ impl State {
         self.data
             .members
             .retain(|_, noted| !noted.is_forgotten(now));
-        let applied = Applied {
-            epoch: clock.epoch,
-            seq: clock.seq,
-        };
-        self.note(me, applied, now);
+        self.note(me, Applied::NOTHING, now);
         (clock, messages)
     }
 
@@ -285,7 +281,10 @@ impl State {
                 // A full queue loses it, and the listener finds the hole.
                 let _ = listener.try_send(message.clone());
             }
-            self.data.log.push_back(message);
+            // A clear leaves a hole: nobody goes on from before it.
+            if message.kind != Kind::Clear {
+                self.data.log.push_back(message);
+            }
             if self.data.log.len() > LOG {
                 self.data.log.pop_front();
             }

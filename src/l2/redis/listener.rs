@@ -47,16 +47,13 @@ pub(super) async fn listen(
             .get_multiplexed_async_connection_with_config(&config)
             .await?;
         connection.subscribe(&names.events).await?;
+        // Before the clock is read: who invalidates and waits has to know of all who may not have heard.
+        let mut announce = announce(scripts, names, me, Applied::NOTHING);
+        announce.arg(FORGOTTEN_AFTER);
+        let () = announce.invoke_async(&mut connection).await?;
         let mut run = scripts.run.prepare_invoke();
         run.key(&names.clock).arg(LANES).arg(random());
         let clock: (u64, u64, u64, u64) = run.invoke_async(&mut connection).await?;
-        let applied = Applied {
-            epoch: clock.0,
-            seq: clock.1,
-        };
-        let mut announce = announce(scripts, names, me, applied);
-        announce.arg(FORGOTTEN_AFTER);
-        let () = announce.invoke_async(&mut connection).await?;
         RedisResult::Ok((clock, connection))
     };
     let opened = timeout(limit, opening)

@@ -1,8 +1,11 @@
 //! What every second level must do. Each test is written once and run against each of them.
 
+mod holds;
 mod leases;
 mod listening;
+mod members;
 mod messages;
+mod replay;
 mod values;
 
 /// Makes a test for each store of each body.

@@ -57,6 +57,29 @@ async fn a_lost_clock_does_not_break_the_log() {
     assert_eq!(ids, ["1-0", "2-0"]);
 }
 
+/// Who reads the log knows by the epoch what is of a life that is over.
+#[tokio::test]
+async fn a_log_of_another_life_is_told_apart() {
+    let store = Redis::start().await;
+    let (lane, mut raw) = (store.lane(), store.server.connection().await);
+    let mut old = invalidate(&*lane, &["k"]).await;
+    for _ in 0..2 {
+        old = invalidate(&*lane, &["k"]).await;
+    }
+    // What nobody of this crate wrote leaves a hole.
+    let _: String = run(&mut raw, &["XADD", &own_key("log"), "4-0", "m", "junk"]).await;
+    let _: i64 = run(&mut raw, &["DEL", &own_key("clock")]).await;
+    let (clock, _listener) = listen(&*lane).await;
+    let told = lane.replay(1).await.unwrap();
+    assert_eq!(told.len(), 3);
+    assert!(told.iter().all(|message| message.epoch == old.epoch));
+    invalidate(&*lane, &["k"]).await;
+    let told = lane.replay(1).await.unwrap();
+    assert_eq!((told.len(), told[0].epoch), (1, clock.epoch));
+    let _: i64 = run(&mut raw, &["DEL", &own_key("log")]).await;
+    assert_eq!(lane.replay(1).await.unwrap(), []);
+}
+
 /// A clock that has lost a part is a lost clock.
 #[tokio::test]
 async fn a_damaged_clock_starts_a_new_epoch() {

@@ -2,6 +2,7 @@
 
 mod keys;
 mod lives;
+mod members;
 mod outages;
 mod overload;
 mod replicas;

@@ -1,7 +1,7 @@
 //! A server whose memory is full.
 
 use deadpool_redis::redis::cmd;
-use larder::l2::{Ask, Kind, Lead, Want};
+use larder::l2::{Applied, Ask, Heard, Kind, Lead, Member, Want};
 
 use super::{run, watched_lane};
 use crate::store::*;
@@ -58,6 +58,15 @@ async fn a_full_server_can_be_joined() {
     let (_, mut listener) = listen(&*lane).await;
     invalidate(&*lane, &["k"]).await;
     assert_eq!(message(&mut *listener).await.seq, 1);
+    // And says how far it is, or it would soon be no member any more.
+    let applied = Applied {
+        epoch: met.last().epoch,
+        seq: 1,
+    };
+    listener.beat(applied);
+    assert!(matches!(heard(&mut *listener).await, Heard::Beat(_)));
+    let members = lane.members().await.unwrap();
+    assert_eq!(members, [Member { me: ME, applied }]);
     // No lease without memory to note it in; whoever wanted it loads all the same.
     let ask = Ask {
         token: 7,

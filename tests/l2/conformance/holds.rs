@@ -1,0 +1,112 @@
+//! Keeping loads from being stored for a while.
+
+use std::time::Duration;
+
+use larder::l2::{Fill, Kind, Lane, Lead, Want};
+
+use super::conformance;
+use crate::store::*;
+use crate::support::eventually::eventually;
+
+conformance! {
+    nobody_leads_during_a_hold
+    a_hold_ends_the_lease
+    a_longer_hold_is_not_cut_short
+    a_shorter_hold_is_made_longer
+    an_insert_is_stored_during_a_hold
+    a_hold_survives_a_clear
+    a_hold_ends
+}
+
+const SHORT: Duration = Duration::from_millis(50);
+
+async fn hold(lane: &dyn Lane, keys: &[&str], hold: Duration) {
+    let tail = tail(Kind::Invalidate, keys);
+    let told = lane.invalidate(keys, &tail, hold).await;
+    told.expect("the keys are invalidated");
+}
+
+/// Waits until so much of the store's own time has passed.
+async fn pass(lane: &dyn Lane, time: Duration) {
+    let begin = listen(lane).await.0.now;
+    let end = begin + u64::try_from(time.as_millis()).unwrap();
+    eventually("time passes", async || listen(lane).await.0.now > end).await;
+}
+
+async fn nobody_leads_during_a_hold(store: impl Store) {
+    let lane = store.lane();
+    insert(&*lane, "a", b"v").await;
+    hold(&*lane, &["a", "b"], LONG).await;
+    for key in ["a", "b"] {
+        assert_eq!(get(&*lane, key).await, None);
+        assert_eq!(lead(&*store.lane(), key, 7).await, Lead::Hold);
+        let forced = lead_for(&*lane, key, 7, LONG, Want::Nothing).await;
+        assert_eq!(forced, Lead::Hold);
+        // Who wants no lease need not know.
+        assert_eq!(usable(&*lane, key).await, None);
+        assert!(!lane.renew(key, 7, LONG).await.unwrap());
+    }
+    granted(&*lane, "other", 7).await;
+}
+
+async fn a_hold_ends_the_lease(store: impl Store) {
+    let lane = store.lane();
+    let lease = granted(&*lane, "k", 7).await;
+    hold(&*lane, &["k"], LONG).await;
+    assert!(!lane.renew("k", 7, LONG).await.unwrap());
+    assert!(!lane.renew("k", 7, Duration::ZERO).await.unwrap());
+    let filled = fill(&*lane, "k", lease, b"stale").await;
+    assert_eq!(filled, Fill::Rejected(None));
+    assert_eq!(lead(&*lane, "k", 7).await, Lead::Hold);
+}
+
+async fn a_longer_hold_is_not_cut_short(store: impl Store) {
+    let lane = store.lane();
+    for key in ["shorter", "plain", "inserted"] {
+        hold(&*lane, &[key], LONG).await;
+    }
+    hold(&*lane, &["shorter"], Duration::from_millis(1)).await;
+    invalidate(&*lane, &["plain"]).await;
+    insert(&*lane, "inserted", b"v").await;
+    pass(&*lane, Duration::from_millis(2)).await;
+    for key in ["shorter", "plain", "inserted"] {
+        let led = lead_for(&*lane, key, 7, LONG, Want::Nothing).await;
+        assert_eq!(led, Lead::Hold, "{key}");
+    }
+}
+
+async fn a_shorter_hold_is_made_longer(store: impl Store) {
+    let lane = store.lane();
+    hold(&*lane, &["k"], SHORT).await;
+    hold(&*lane, &["k"], LONG).await;
+    pass(&*lane, SHORT).await;
+    assert_eq!(lead(&*lane, "k", 7).await, Lead::Hold);
+}
+
+async fn an_insert_is_stored_during_a_hold(store: impl Store) {
+    let lane = store.lane();
+    hold(&*lane, &["k"], LONG).await;
+    let stamp = insert(&*lane, "k", b"v").await;
+    let Lead::Hit(bytes) = lead(&*lane, "k", 7).await else {
+        panic!("the inserted value is not used");
+    };
+    assert_eq!(stamp_of(&bytes), stamp);
+}
+
+async fn a_hold_survives_a_clear(store: impl Store) {
+    let lane = store.lane();
+    hold(&*lane, &["k"], LONG).await;
+    clear(&*lane).await;
+    assert_eq!(lead(&*lane, "k", 7).await, Lead::Hold);
+}
+
+async fn a_hold_ends(store: impl Store) {
+    let lane = store.lane();
+    hold(&*lane, &["k"], SHORT).await;
+    eventually("somebody leads", async || {
+        lead(&*lane, "k", 7).await != Lead::Hold
+    })
+    .await;
+    let lease = granted(&*lane, "k", 7).await;
+    filled(&*lane, "k", lease, b"v").await;
+}
