@@ -9,6 +9,7 @@
 )]
 
 mod conformance;
+mod memory;
 mod redis;
 mod store;
 #[path = "../support/mod.rs"]

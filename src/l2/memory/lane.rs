@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Mutex;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,13 +17,14 @@ use crate::l2::{
     Applied, Ask, Fill, Heard, L2Error, Lane, LaneClock, Lead, Lease, Listener, Me, Member,
     Message, OnConnect, Reply, Sealed, Stamp, Told,
 };
+use crate::lock::lock;
 
 pub(super) struct MemoryLane {
     store: MemoryL2,
     namespace: String,
     on_connect: OnConnect,
     /// The life of the store that this is connected to.
-    run: AtomicU64,
+    run: Mutex<u64>,
 }
 
 impl MemoryLane {
@@ -32,25 +33,32 @@ impl MemoryLane {
             store,
             namespace,
             on_connect,
-            run: AtomicU64::new(0),
+            run: Mutex::new(0),
         }
     }
 
-    /// Connects anew, if the store has restarted.
-    pub(super) fn connect(&self) {
+    /// Connects anew, if the store has restarted. Says which life of it this is connected to.
+    pub(super) fn connect(&self) -> u64 {
+        // Held until it is told: nobody else uses the connection before.
+        let mut run = lock(&self.run);
         let found = self.store.with(&self.namespace, |state, now| {
-            let known = self.run.swap(now.run, Ordering::SeqCst) == now.run;
-            (!known).then(|| state.meet(now))
+            (*run != now.run).then(|| (now.run, state.meet(now)))
         });
-        if let Some(clock) = found {
+        if let Some((found, clock)) = found {
             (self.on_connect)(&clock);
+            *run = found;
         }
+        *run
     }
 
     /// Does one step of the lane, with nothing in between.
     fn step<'a, T: Send + 'a>(&self, step: impl FnOnce(&mut State, Now) -> T) -> Reply<'a, T> {
-        self.connect();
-        ready(Ok(self.store.with(&self.namespace, step))).boxed()
+        let run = self.connect();
+        let answer = self.store.with(&self.namespace, |state, now| {
+            // It may have restarted in between, and that cuts connections.
+            (now.run == run).then(|| step(state, now))
+        });
+        ready(answer.ok_or_else(L2Error::closed)).boxed()
     }
 }
 

@@ -1,0 +1,172 @@
+//! What only the store in memory can show: restarts on demand, and a time that the test sets.
+
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
+
+use futures::{FutureExt, StreamExt};
+use larder::l2::{Fill, Kind, L2, Lane, LaneClock, Lead, Me};
+use larder::{Clock, MemoryL2, MemorySnapshot};
+use tokio::sync::mpsc::unbounded_channel;
+use tokio::time::timeout;
+
+use crate::store::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+const MS: Duration = Duration::from_millis(1);
+
+async fn hold(lane: &dyn Lane, key: &str, hold: Duration) {
+    let tail = tail(Kind::Invalidate, &[key]);
+    lane.invalidate(&[key], &tail, hold).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_restart_brings_back_what_the_snapshot_held_under_another_epoch() {
+    let l2 = MemoryL2::new();
+    let lane = lane_of(&l2, NAMESPACE);
+    let old = insert(&*lane, "k", b"old").await;
+    let lease = granted(&*lane, "led", 7).await;
+    hold(&*lane, "held", LONG).await;
+    let (before, _listener) = listen(&*lane).await;
+    let told = lane.replay(1).await.unwrap();
+    let snapshot = l2.snapshot();
+    let last = invalidate(&*lane, &["k", "led"]).await;
+    insert(&*lane, "later", b"v").await;
+    assert_eq!(get(&*lane, "k").await, None);
+
+    l2.restore(&snapshot);
+    for lane in [lane, lane_of(&l2, NAMESPACE)] {
+        assert_eq!(get(&*lane, "k").await.as_deref().map(stamp_of), Some(old));
+        assert_eq!(usable(&*lane, "k").await, None);
+        assert_eq!(get(&*lane, "later").await, None);
+        assert_eq!(lead(&*lane, "held", 8).await, Lead::Hold);
+        // The lease is there, and good for nothing.
+        assert!(lane.renew("led", 7, LONG).await.unwrap());
+        let filled = fill(&*lane, "led", lease, b"stale").await;
+        assert_eq!(filled, Fill::Rejected(None));
+        assert_eq!(lane.replay(1).await.unwrap(), told);
+        assert_eq!(lane.members().await.unwrap()[0].me, ME);
+    }
+    let (after, _listener) = listen(&*lane_of(&l2, NAMESPACE)).await;
+    assert_ne!(after.epoch, before.epoch);
+    assert_eq!(after.seq, before.seq);
+    let stamp = invalidate(&*lane_of(&l2, NAMESPACE), &["k"]).await;
+    assert_eq!((stamp.epoch, stamp.ver), (after.epoch, last.ver));
+    // Every restart is another life, also from the same disk.
+    l2.restore(&snapshot);
+    let (again, _listener) = listen(&*lane_of(&l2, NAMESPACE)).await;
+    assert_ne!(again.epoch, after.epoch);
+}
+
+#[tokio::test]
+async fn a_restart_from_an_empty_disk_forgets_all() {
+    let l2 = MemoryL2::new();
+    let lane = lane_of(&l2, NAMESPACE);
+    let stamp = insert(&*lane, "k", b"v").await;
+    hold(&*lane, "held", LONG).await;
+    l2.restore(&MemorySnapshot::default());
+    assert_eq!(get(&*lane, "k").await, None);
+    granted(&*lane, "held", 7).await;
+    let (clock, _listener) = listen(&*lane).await;
+    assert_eq!((clock.seq, clock.epoch == stamp.epoch), (0, false));
+}
+
+#[tokio::test]
+async fn a_restart_cuts_those_who_listen() {
+    let l2 = MemoryL2::new();
+    let lane = lane_of(&l2, NAMESPACE);
+    let ((_, mut silent), (_, mut beating)) = (listen(&*lane).await, listen(&*lane).await);
+    l2.restore(&l2.snapshot());
+    assert!(silent.next().await.is_none());
+    // Nor does the new life answer over the old connection.
+    beating.beat(NOTHING);
+    assert!(beating.next().await.is_none());
+    let (_, mut listener) = listen(&*lane).await;
+    insert(&*lane, "k", b"v").await;
+    assert_eq!(message(&mut *listener).await.kind, Kind::Insert);
+}
+
+#[tokio::test]
+async fn a_restart_is_told_before_the_next_step() {
+    let l2 = MemoryL2::new();
+    let met: Arc<Mutex<Vec<LaneClock>>> = Arc::default();
+    let seen = Arc::clone(&met);
+    let on_connect = Box::new(move |clock: &LaneClock| seen.lock().unwrap().push(*clock));
+    let lane = l2.lane(NAMESPACE, LIMIT, on_connect);
+    let stamp = insert(&*lane, "k", b"v").await;
+    l2.restore(&l2.snapshot());
+    for _ in 0..3 {
+        // Told when the step is made, and not only when its answer is taken.
+        drop(lane.get("k"));
+        let met = met.lock().unwrap();
+        assert_eq!(met.len(), 2);
+        assert_eq!(met[0].epoch, stamp.epoch);
+        assert_ne!(met[1].epoch, stamp.epoch);
+    }
+}
+
+/// Somebody else's step does not pass the one that found out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_uses_a_connection_before_it_is_told() {
+    let l2 = MemoryL2::new();
+    let (entered, mut at_the_door) = unbounded_channel();
+    let (open, opened) = mpsc::channel::<()>();
+    let (opened, calls) = (Mutex::new(opened), AtomicUsize::new(0));
+    let on_connect = Box::new(move |_: &LaneClock| {
+        if calls.fetch_add(1, SeqCst) == 1 {
+            entered.send(()).unwrap();
+            opened.lock().unwrap().recv_timeout(LIMIT).unwrap();
+        }
+    });
+    let lane: Arc<dyn Lane> = l2.lane(NAMESPACE, LIMIT, on_connect).into();
+    insert(&*lane, "k", b"v").await;
+    l2.restore(&l2.snapshot());
+    let step = || {
+        let lane = Arc::clone(&lane);
+        tokio::task::spawn_blocking(move || lane.get("k").now_or_never().unwrap().is_ok())
+    };
+    let first = step();
+    at_the_door.recv().await.expect("the first connects");
+    let mut second = step();
+    let passed = timeout(50 * MS, &mut second).await;
+    assert!(passed.is_err(), "it passed");
+    open.send(()).unwrap();
+    assert!(first.await.unwrap() && second.await.unwrap());
+}
+
+#[tokio::test]
+async fn a_hold_ends_to_the_millisecond() {
+    let clock = Clock::manual();
+    let l2 = MemoryL2::with_clock(clock.clone());
+    let lane = lane_of(&l2, NAMESPACE);
+    hold(&*lane, "k", 10 * SECOND).await;
+    clock.advance(4 * SECOND);
+    // Neither the shorter one nor the clear changes that.
+    hold(&*lane, "k", 5 * SECOND).await;
+    clear(&*lane).await;
+    clock.advance(6 * SECOND - MS);
+    assert_eq!(lead(&*lane, "k", 7).await, Lead::Hold);
+    clock.advance(MS);
+    granted(&*lane, "k", 7).await;
+}
+
+#[tokio::test]
+async fn a_member_is_forgotten_after_ten_times_its_staleness() {
+    let clock = Clock::manual();
+    let l2 = MemoryL2::with_clock(clock.clone());
+    let lane = lane_of(&l2, NAMESPACE);
+    let me = Me {
+        id: 5,
+        max_staleness: SECOND,
+    };
+    let (_, mut listener) = lane.listen(me).await.unwrap();
+    clock.advance(9 * SECOND);
+    listener.beat(NOTHING);
+    clock.advance(10 * SECOND);
+    assert_eq!(lane.members().await.unwrap().len(), 1);
+    clock.advance(MS);
+    assert_eq!(lane.members().await.unwrap(), []);
+    // By a beat it is one again.
+    listener.beat(NOTHING);
+    assert_eq!(lane.members().await.unwrap().len(), 1);
+}
