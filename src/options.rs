@@ -182,7 +182,7 @@ fn check_namespace(namespace: &str) -> Result<(), BuildError> {
 }
 
 /// A hundred years: what is longer is a mistake, and would overflow somewhere.
-const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+pub(crate) const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 const SHORTEST: Duration = Duration::from_millis(1);
 const SHORTEST_STALENESS: Duration = Duration::from_millis(10);
 

@@ -48,15 +48,6 @@ pub(super) struct Deferral {
 }
 
 impl Deferred {
-    /// As if everything was deferred: a clear holds nothing off, so it is repeated when the hold is over.
-    fn settles_all_after(&self, now: Option<u64>) -> u64 {
-        let held_until = match self.hold {
-            Duration::ZERO => 0,
-            hold => now.unwrap_or(0).saturating_add(millis(hold)),
-        };
-        self.settles_after.max(held_until)
-    }
-
     /// Whether there is any use in telling L2 at `now` in the lane's time, which is known from above.
     fn is_due(&self, now: Option<u64>) -> bool {
         !self.told || now.is_none_or(|now| now > self.settles_after.saturating_add(2))
@@ -64,14 +55,11 @@ impl Deferred {
 }
 
 impl Delivery {
-    /// The longest of its holds.
+    /// The hold of all its keys.
     pub(super) fn hold(&self) -> Duration {
         match self {
             Self::All(all) => all.hold,
-            Self::Keys(keys) => keys
-                .iter()
-                .map(|(_, one)| one.hold)
-                .fold(Duration::ZERO, Duration::max),
+            Self::Keys(keys) => keys.first().map_or(Duration::ZERO, |(_, one)| one.hold),
         }
     }
 }
@@ -84,15 +72,13 @@ pub(super) enum Delivery {
 
 impl Waiting {
     /// Takes everything together with one more.
-    fn merge(&mut self, last: &Deferred, now: Option<u64>) {
-        let former = self.keys.values().chain(&self.all).chain([last]);
-        self.all = Some(Deferred {
-            settles_after: former
-                .map(|one| one.settles_all_after(now))
-                .fold(0, u64::max),
-            hold: Duration::ZERO,
-            ..*last
-        });
+    fn merge(&mut self, last: &Deferred) {
+        let former = self.keys.values().chain(&self.all);
+        self.all = Some(former.fold(*last, |all, one| Deferred {
+            settles_after: all.settles_after.max(one.settles_after),
+            hold: all.hold.max(one.hold),
+            ..all
+        }));
         self.keys = BTreeMap::new();
     }
 }
@@ -112,8 +98,7 @@ impl Outbox {
         self.ids.fetch_add(1, Ordering::SeqCst)
     }
 
-    /// `now` is the lane's time, known from above.
-    pub(super) fn defer(&self, key: &Key, deferral: Deferral, now: Option<u64>) {
+    pub(super) fn defer(&self, key: &Key, deferral: Deferral) {
         let mut waiting = self.lock();
         let former = waiting.keys.get(key);
         let Deferral {
@@ -131,20 +116,20 @@ impl Outbox {
         if room && waiting.all.is_none() {
             waiting.keys.insert(key.clone(), deferred);
         } else {
-            waiting.merge(&deferred, now);
+            waiting.merge(&deferred);
         }
         self.any.store(true, Ordering::SeqCst);
     }
 
     /// As if all keys there are had been deferred.
-    pub(super) fn defer_all(&self, now: Option<u64>) {
+    pub(super) fn defer_all(&self) {
         let deferred = Deferred {
             id: self.begin(),
             settles_after: 0,
             hold: Duration::ZERO,
             told: false,
         };
-        self.lock().merge(&deferred, now);
+        self.lock().merge(&deferred);
         self.any.store(true, Ordering::SeqCst);
     }
 
@@ -163,19 +148,20 @@ impl Outbox {
         waiting.keys.len() + usize::from(waiting.all.is_some())
     }
 
+    /// What is to be told next, with one hold for all of it. `now` is the lane's time, known from above.
     pub(super) fn next(&self, now: Option<u64>) -> Option<Delivery> {
         let waiting = self.lock();
         if let Some(all) = waiting.all {
             return all.is_due(now).then_some(Delivery::All(all));
         }
-        let keys: Vec<_> = waiting
-            .keys
-            .iter()
-            .filter(|(_, deferred)| deferred.is_due(now))
+        let due = || waiting.keys.iter().filter(|(_, one)| one.is_due(now));
+        let (_, first) = due().next()?;
+        let keys = due()
+            .filter(|(_, one)| one.hold == first.hold)
             .take(BATCH)
             .map(|(key, deferred)| (key.clone(), *deferred))
             .collect();
-        (!keys.is_empty()).then_some(Delivery::Keys(keys))
+        Some(Delivery::Keys(keys))
     }
 
     /// A delivery was accepted at `accepted_at`: what was not deferred again since is settled, unless its
@@ -185,11 +171,19 @@ impl Outbox {
         let done = |sent: &Deferred, now: &mut Deferred| {
             let same = now.id == sent.id;
             now.told |= same;
-            same && accepted_at > sent.settles_after
+            same && accepted_at > now.settles_after
         };
         match delivery {
             Delivery::All(sent) => {
-                waiting.all.take_if(|all| done(sent, all));
+                waiting.all.take_if(|all| {
+                    if all.id == sent.id && !all.hold.is_zero() {
+                        // A clear holds nothing off, so it is repeated when the hold is over.
+                        let held_until = accepted_at.saturating_add(millis(all.hold));
+                        all.settles_after = all.settles_after.max(held_until);
+                        all.hold = Duration::ZERO;
+                    }
+                    done(sent, all)
+                });
             }
             Delivery::Keys(keys) => {
                 for (key, sent) in keys {
@@ -202,18 +196,16 @@ impl Outbox {
         self.note(&waiting);
     }
 
-    /// A write of a key that began as `begun` was accepted at `accepted_at`: what was deferred before it
-    /// is settled by it.
-    pub(super) fn overtaken(&self, key: &str, begun: u64, accepted_at: u64) {
+    /// A write of a key that began as `begun` was accepted at `accepted_at`, with this hold: what was
+    /// deferred before it is settled by it, but for a longer hold.
+    pub(super) fn overtaken(&self, key: &str, begun: u64, accepted_at: u64, hold: Duration) {
         if !self.any.load(Ordering::SeqCst) {
             return;
         }
         let mut waiting = self.lock();
-        if waiting
-            .keys
-            .get(key)
-            .is_some_and(|one| one.id < begun && accepted_at > one.settles_after)
-        {
+        if waiting.keys.get(key).is_some_and(|one| {
+            one.id < begun && accepted_at > one.settles_after && one.hold <= hold
+        }) {
             waiting.keys.remove(key);
         }
         self.note(&waiting);

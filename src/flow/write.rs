@@ -12,6 +12,7 @@ use crate::clock::millis;
 use crate::error::WriteError;
 use crate::l1::Key;
 use crate::l2::{Ask, L2Error, Sealed, Stamp, Told, Want};
+use crate::options::LONGEST;
 use crate::wire::codec::EncodeError;
 use crate::wire::envelope::Head;
 use crate::wire::message::{self, Kind};
@@ -36,6 +37,8 @@ impl<V: Send + Sync + 'static> Core<V> {
         hold: Duration,
     ) -> Result<(), WriteError> {
         let core = Arc::clone(self);
+        // What is longer overflows in Redis, which would refuse it again and again.
+        let hold = hold.min(LONGEST);
         self.to_the_end(async move {
             let removed = core.remove(&key, Kind::Invalidate, hold).await;
             removed.map(|_| ())
@@ -89,7 +92,7 @@ impl<V: Send + Sync + 'static> Core<V> {
         };
         match self.heard(self.lane.insert(key, sealed, &tail, deadline).await) {
             Ok(stamp) => {
-                self.accepted(key, begun, stamp);
+                self.accepted(key, begun, stamp, Duration::ZERO);
                 self.l1
                     .publish(&op, &self.slot(Arc::new(value), stamp, head));
                 Ok(())
@@ -111,7 +114,7 @@ impl<V: Send + Sync + 'static> Core<V> {
         let tail = message::tail(kind, self.origin, &[key]);
         match self.heard(self.lane.invalidate(&[key], &tail, hold).await) {
             Ok(told) => {
-                self.accepted(key, begun, told.stamp);
+                self.accepted(key, begun, told.stamp, hold);
                 Ok(told)
             }
             Err(error) => {
@@ -134,29 +137,29 @@ impl<V: Send + Sync + 'static> Core<V> {
             }
             Err(error) => {
                 self.counters.writes_deferred.bump();
-                self.outbox.defer_all(self.liveness.lane_time(self.now()));
+                self.outbox.defer_all();
                 Err(WriteError::deferred(error))
             }
         };
         // The new epoch comes with the next beat; until then nothing is served, or stored, that is older.
         self.liveness.doubt();
+        self.l1.reclaim();
         cleared
     }
 
-    fn accepted(&self, key: &Key, begun: u64, stamp: Stamp) {
+    fn accepted(&self, key: &Key, begun: u64, stamp: Stamp, hold: Duration) {
         self.counters.invalidations_sent.bump();
         if !without(Rule::OwnMessages) {
             self.apply([&**key], stamp.epoch, stamp.ver);
         }
-        self.outbox.overtaken(key, begun, stamp.written_at);
+        self.outbox.overtaken(key, begun, stamp.written_at, hold);
     }
 
     /// Nobody knows what L2 did, or will do: the key is not used here until L2 has been told again.
     fn defer(&self, key: &Key, error: &L2Error, deferral: Deferral) -> WriteError {
         self.counters.writes_deferred.bump();
-        let now = self.liveness.lane_time(self.now());
         if !without(Rule::Outbox) {
-            self.outbox.defer(key, deferral, now);
+            self.outbox.defer(key, deferral);
         }
         self.forget(key);
         self.liveness.ask();

@@ -30,7 +30,7 @@ end
 
 -- Ends the lease on a key, whatever is there; for `hold` ms nobody gets another. A longer hold stays.
 local function end_lease(key, hold)
-  local left = redis.pcall('GET', key) == 'hold' and redis.call('PTTL', key) or 0
+  local left = redis.pcall('GET', key) == 'hold' and math.max(redis.call('PTTL', key), 0) or 0
   if hold > left then
     redis.call('SET', key, 'hold', 'PX', hold)
   elseif left == 0 then
