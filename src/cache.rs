@@ -91,7 +91,7 @@ where
     {
         let key = KeyBuf::write(key).ok()?;
         let (core, key) = (self.core(), key.as_str());
-        core.get_local(key).or_else(|| core.get_unproven(key))
+        core.get_local(key).or_else(|| core.get_instead(key))
     }
 
     /// Looks a key up in L1, then in L2, and keeps what L2 has in L1.

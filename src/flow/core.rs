@@ -44,6 +44,8 @@ pub(crate) struct Core<V> {
     codec: ValueCodec<V>,
     type_tag: u64,
     l2_up: AtomicBool,
+    /// Whether it answered at all, if only to refuse.
+    l2_answers: AtomicBool,
     /// When trouble with L2 was last spoken of: it can come and go with every request.
     warned_at: AtomicU64,
     listener: Mutex<Option<JoinHandle<()>>>,
@@ -79,6 +81,7 @@ impl<V: Send + Sync + 'static> Core<V> {
             loads: Semaphore::new(options.max_concurrent_loads),
             origin: random(),
             l2_up: AtomicBool::new(true),
+            l2_answers: AtomicBool::new(true),
             warned_at: AtomicU64::new(0),
             listener: Mutex::new(None),
             stop: CancellationToken::new(),
@@ -121,7 +124,7 @@ impl<V: Send + Sync + 'static> Core<V> {
     /// Tells the tasks to stop.
     pub(crate) fn stop(&self) {
         self.stop.cancel();
-        self.liveness.lapse();
+        self.liveness.end();
     }
 
     pub(crate) async fn close(&self) {
@@ -131,7 +134,7 @@ impl<V: Send + Sync + 'static> Core<V> {
             // Its panic, if any, has been reported where it happened.
             let _ = listener.await;
             // A proof may have come in between.
-            self.liveness.lapse();
+            self.liveness.end();
         }
         let last_words = async {
             self.deliver_deferred().await;
@@ -166,8 +169,13 @@ impl<V: Send + Sync + 'static> Core<V> {
     }
 
     /// Whether L2 did what it was last asked to do.
-    pub(super) fn is_l2_up(&self) -> bool {
+    fn is_l2_up(&self) -> bool {
         self.l2_up.load(Ordering::Relaxed)
+    }
+
+    /// Whether it is of any use to ask L2.
+    pub(super) fn does_l2_answer(&self) -> bool {
+        self.l2_answers.load(Ordering::Relaxed)
     }
 
     /// Counts and traces how L2 answered, and passes the answer on.
@@ -178,11 +186,13 @@ impl<V: Send + Sync + 'static> Core<V> {
             Ok(_) if self.is_l2_up() => {}
             Ok(_) => {
                 self.l2_up.store(true, Ordering::Relaxed);
+                self.l2_answers.store(true, Ordering::Relaxed);
                 debug!(namespace, "L2 does what it is asked again");
             }
             Err(error) => {
                 self.counters.l2_errors.bump();
                 self.l2_up.store(false, Ordering::Relaxed);
+                self.l2_answers.store(error.is_refused(), Ordering::Relaxed);
                 let error = error as &dyn std::error::Error;
                 if self.may_warn() {
                     warn!(

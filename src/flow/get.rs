@@ -20,7 +20,7 @@ impl<V: Send + Sync + 'static> Core<V> {
     }
 
     /// L1 alone, when it cannot prove that what it has is current: only if it may be available then.
-    pub(crate) fn get_unproven(&self, key: &str) -> Option<Entry<V>> {
+    pub(super) fn get_unproven(&self, key: &str) -> Option<Entry<V>> {
         let limit = self.options.mode.limit()?;
         let now = self.now();
         let slot = self.l1.get_unproven(key, now, limit)?;
@@ -28,9 +28,9 @@ impl<V: Send + Sync + 'static> Core<V> {
         Some(Entry::unproven(slot, now))
     }
 
-    /// The same, before anybody waits for an L2 that is known to be down.
-    pub(super) fn get_instead(&self, key: &str) -> Option<Entry<V>> {
-        if self.is_l2_up() {
+    /// The same, before anybody waits for an L2 that is known not to answer.
+    pub(crate) fn get_instead(&self, key: &str) -> Option<Entry<V>> {
+        if self.does_l2_answer() {
             return None;
         }
         self.get_unproven(key)

@@ -67,7 +67,7 @@ impl Liveness {
     /// Whether there was a proof that ran out less than `limit` before `now`.
     pub(crate) fn was_live(&self, now: Tick, limit: Duration) -> bool {
         let until = self.proven_until.load(Ordering::Acquire);
-        now < until.saturating_add(nanos(limit))
+        until != 0 && now < until.saturating_add(nanos(limit))
     }
 
     pub(crate) fn is_live(&self) -> bool {
@@ -120,6 +120,12 @@ impl Liveness {
     /// Believes nothing until there is another proof.
     pub(crate) fn lapse(&self) {
         self.live_until.store(0, Ordering::Release);
+    }
+
+    /// The same, and does not remember that there was a proof.
+    pub(crate) fn end(&self) {
+        self.lapse();
+        self.proven_until.store(0, Ordering::Release);
     }
 
     /// A new connection found the lane like this; if its epoch is not the known one, the last proof is
