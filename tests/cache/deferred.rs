@@ -92,6 +92,29 @@ async fn an_insert_that_lands_after_its_invalidation_is_invalidated_again() {
     assert_eq!(*b.get("k").await.unwrap(), "loaded");
 }
 
+/// Nor is that forgotten when an invalidation of the key is deferred after it.
+#[tokio::test]
+async fn the_later_deadline_of_two_deferred_writes_counts() {
+    let fleet = Fleet::memory();
+    let ((a, wire), b) = pair(&fleet, |b| b).await;
+    let stuck = wire.stick_insert();
+    a.insert("k", "lost".to_owned()).await.unwrap_err();
+    fail_to_invalidate(&a, &wire, "k").await;
+    deliver(&a, &wire).await;
+    eventually("it is delivered", || async {
+        wire.asked(Step::Invalidate) >= 1
+    })
+    .await;
+    stuck.land().await;
+    assert_eq!(*b.get("k").await.unwrap(), "lost");
+    assert!(!uses(&a, "k").await, "it could land any time");
+
+    fleet.advance(DEADLINE);
+    deliver(&a, &wire).await;
+    eventually("it is used", || uses(&a, "k")).await;
+    assert_eq!(*b.get("k").await.unwrap(), "loaded");
+}
+
 /// Nor does a write that is accepted meanwhile settle what is stuck.
 #[tokio::test]
 async fn a_later_write_settles_what_failed_only_once_it_cannot_land() {

@@ -50,6 +50,14 @@ impl Fleet {
         }
     }
 
+    /// Restarts the store with all that it holds.
+    pub(crate) fn restart(&self) {
+        match self {
+            Self::Memory { l2, .. } => l2.restore(&l2.snapshot()),
+            Self::Redis { .. } => panic!("its server is killed, and started again"),
+        }
+    }
+
     pub(crate) fn server(&mut self) -> &mut RedisServer {
         match self {
             Self::Memory { .. } => panic!("there is no server"),

@@ -12,16 +12,22 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod clear;
 mod coherence;
 mod damage;
 mod deferred;
 mod errors;
+mod everywhere;
 mod fleet;
 mod flights;
+mod holds;
 mod lifecycle;
+mod modes;
 mod options;
 mod outage;
 mod proofs;
 mod races;
+mod replay;
 mod soft_ttl;
 mod ttl;
+mod turns;

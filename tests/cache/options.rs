@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use larder::{BuildError, Builder, Cache};
+use larder::{BuildError, Builder, Cache, Mode};
 
 type Texts = Cache<String, String>;
 
@@ -11,6 +11,10 @@ fn refused(set: impl FnOnce(Builder<String, String>) -> Builder<String, String>)
         .build()
         .map(|_| ())
         .unwrap_err()
+}
+
+fn available(limit: Duration) -> Mode {
+    Mode::Available { limit }
 }
 
 #[test]
@@ -44,6 +48,19 @@ fn options_that_cannot_work_are_refused_by_name() {
         (refused(|b| b.max_value_size(0)), "max_value_size"),
         (refused(|b| b.max_value_size(usize::MAX)), "max_value_size"),
         (refused(|b| b.max_deferred(0)), "max_deferred"),
+        (refused(|b| b.mode(available(zero))), "the limit of Mode"),
+        (
+            refused(|b| b.mode(available(Duration::MAX))),
+            "the limit of Mode",
+        ),
+        (
+            refused(|b| b.max_concurrent_loads(0)),
+            "max_concurrent_loads",
+        ),
+        (
+            refused(|b| b.max_concurrent_loads(usize::MAX)),
+            "max_concurrent_loads",
+        ),
     ];
     for (error, name) in cases {
         assert!(

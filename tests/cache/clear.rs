@@ -1,0 +1,184 @@
+//! `clear`: everything is gone, here at once and elsewhere soon.
+
+use std::time::Duration;
+
+use larder::Cache;
+
+use crate::fleet::{Fleet, Set, Source, Texts, over_both_stores, without_beats};
+use crate::support::eventually::eventually;
+use crate::support::network::{Gate, Step, Way};
+
+const KEYS: [&str; 3] = ["a", "b", "c"];
+
+over_both_stores!(
+    everything_is_gone_here_at_once_and_there_by_message,
+    a_clear_whose_message_is_lost_shows_at_the_next_beat,
+    loads_under_way_are_not_stored,
+    reads_under_way_are_not_kept,
+    a_clear_and_an_insert_at_once,
+    a_clear_that_could_not_be_told_is_told_later,
+);
+
+async fn fill(caches: &[&Texts], value: &str) {
+    let truth = Source::new(value);
+    for cache in caches {
+        for key in KEYS {
+            truth.through(cache, key).await.unwrap();
+            assert_eq!(*cache.get_local(key).unwrap(), value);
+        }
+    }
+}
+
+/// Nothing is there, on any level.
+async fn is_empty(cache: &Texts) -> bool {
+    let mut left = 0;
+    for key in KEYS {
+        left += usize::from(cache.get_local(key).is_some());
+        left += usize::from(cache.get(key).await.is_some());
+    }
+    left == 0
+}
+
+async fn everything_is_gone_here_at_once_and_there_by_message(fleet: Fleet) {
+    let ((a, wire), (b, _)) = (
+        fleet.instance_with(without_beats).await,
+        fleet.instance_with(without_beats).await,
+    );
+    fill(&[&a, &b], "old").await;
+    // Whatever it hears, and when.
+    wire.silence(true);
+    a.clear().await.unwrap();
+    assert!(is_empty(&a).await);
+    eventually("b hears of it", || async {
+        b.get_local("a").is_none() && b.get_local("c").is_none()
+    })
+    .await;
+    assert!(is_empty(&b).await);
+    wire.silence(false);
+    a.ready().await;
+    b.ready().await;
+    fill(&[&a, &b], "new").await;
+    assert_eq!(a.stats().invalidations_sent, 1);
+    assert!(a.health().is_ok() && b.health().is_ok());
+}
+
+async fn a_clear_whose_message_is_lost_shows_at_the_next_beat(fleet: Fleet) {
+    let bound = Duration::from_millis(200);
+    let (a, _) = fleet.instance().await;
+    let (b, wire) = fleet.instance_with(|b| b.max_staleness(bound)).await;
+    fill(&[&b], "old").await;
+    wire.drop_messages(true);
+    a.clear().await.unwrap();
+    eventually("a beat tells", || async { b.get_local("a").is_none() }).await;
+    assert!(is_empty(&b).await);
+    assert_eq!(wire.dropped(), 1);
+}
+
+async fn loads_under_way_are_not_stored(fleet: Fleet) {
+    let ((a, _), (b, _)) = (fleet.instance().await, fleet.instance().await);
+    let (truth, gate) = (Source::new("old"), Gate::new());
+    let loads = [
+        truth.behind(&gate).spawn(&a, "a"),
+        truth.behind(&gate).spawn(&b, "b"),
+    ];
+    gate.arrived(2).await;
+    truth.set("new");
+    a.clear().await.unwrap();
+    // Nor are they joined, where it is known.
+    assert_eq!(*truth.through(&a, "a").await.unwrap(), "new");
+    gate.open();
+    for load in loads {
+        load.await.unwrap().unwrap();
+    }
+    assert!(a.get("b").await.is_none() && b.get("b").await.is_none());
+    assert_eq!(*b.get("a").await.unwrap(), "new");
+}
+
+async fn reads_under_way_are_not_kept(fleet: Fleet) {
+    let (a, wire) = fleet.instance_with(without_beats).await;
+    let (b, _) = fleet.instance().await;
+    b.insert("a", "old".to_owned()).await.unwrap();
+    let gate = wire.close(Step::Get, Way::Reply);
+    let reading = tokio::spawn({
+        let a = a.clone();
+        async move { a.get("a").await }
+    });
+    gate.arrived(1).await;
+    a.clear().await.unwrap();
+    gate.open();
+    assert!(reading.await.unwrap().is_none(), "it asks again");
+    assert!(is_empty(&a).await);
+}
+
+/// In either order, and both levels agree which it was.
+async fn a_clear_and_an_insert_at_once(fleet: Fleet) {
+    for (way, left) in [(Way::Reply, None), (Way::Request, Some("new"))] {
+        let ((a, wire), (b, _)) = (fleet.instance().await, fleet.instance().await);
+        let gate = wire.close(Step::Insert, way);
+        let inserting = tokio::spawn({
+            let a = a.clone();
+            async move { a.insert("a", "new".to_owned()).await }
+        });
+        gate.arrived(1).await;
+        a.clear().await.unwrap();
+        gate.open();
+        inserting.await.unwrap().unwrap();
+        for cache in [&a, &b] {
+            cache.ready().await;
+            let found = cache.get("a").await;
+            assert_eq!(found.as_deref().map(String::as_str), left);
+            let here = cache.get_local("a");
+            assert!(here.is_none() || here.as_deref().map(String::as_str) == left);
+        }
+        a.clear().await.unwrap();
+    }
+}
+
+async fn a_clear_that_could_not_be_told_is_told_later(fleet: Fleet) {
+    let (a, wire) = fleet.instance_with(without_beats).await;
+    let (b, _) = fleet.instance_with(without_beats).await;
+    fill(&[&a, &b], "old").await;
+    wire.lose(Step::Clear, Way::Request, usize::MAX);
+    let error = a.clear().await.unwrap_err();
+    assert!(error.is_deferred());
+    assert_eq!(a.stats().writes_deferred, 1);
+    let truth = Source::new("new");
+    a.ready().await;
+    for key in KEYS {
+        // Both levels are bypassed, though L2 answers.
+        assert!(a.get_local(key).is_none() && a.get(key).await.is_none());
+        let loaded = truth.through(&a, key).await.unwrap();
+        assert_eq!((loaded.as_str(), loaded.meta().version()), ("new", None));
+        assert_eq!(*b.get(key).await.unwrap(), "old", "L2 was not told");
+    }
+    wire.lose(Step::Clear, Way::Request, 0);
+    wire.cut();
+    eventually("it is told", || async { is_empty(&b).await }).await;
+    a.ready().await;
+    eventually("a uses its keys again", || async {
+        truth.through(&a, "a").await.unwrap();
+        a.get_local("a").is_some()
+    })
+    .await;
+    fill(&[&a, &b], "new").await;
+    assert_eq!(wire.asked(Step::Clear), 1);
+}
+
+#[tokio::test]
+async fn a_clear_without_l2() {
+    let alone = |b: Set| -> Texts { b.build().unwrap() };
+    let alone = alone(Cache::builder("test:alone"));
+    fill(&[&alone], "old").await;
+    let (truth, gate) = (Source::new("old"), Gate::new());
+    let loading = truth.behind(&gate).spawn(&alone, "late");
+    gate.arrived(1).await;
+    alone.clear().await.unwrap();
+    assert!(is_empty(&alone).await);
+    assert_eq!(alone.stats().l1_entries, 0, "nor does it take memory");
+    assert!(alone.health().is_ok());
+    alone.ready().await;
+    gate.open();
+    loading.await.unwrap().unwrap();
+    assert!(alone.get_local("late").is_none());
+    fill(&[&alone], "new").await;
+}

@@ -1,0 +1,222 @@
+//! G3: `invalidate_and_wait` returns when the old value is gone from every instance.
+
+use std::time::Duration;
+
+use larder::{Cache, WriteError};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::fleet::{Fleet, HOUR, Set, Source, Texts, over_both_stores, without_beats};
+use crate::support::eventually::eventually;
+use crate::support::network::{Gate, Network, Step, Way};
+
+const LIMIT: Duration = Duration::from_secs(10);
+const MINUTE: Duration = Duration::from_secs(60);
+const MS: Duration = Duration::from_millis(1);
+
+over_both_stores!(
+    it_returns_when_the_others_have_applied_it,
+    who_has_closed_is_not_waited_for,
+    who_comes_back_is_waited_for_until_it_has_caught_up,
+    a_wait_that_is_given_up_is_carried_through,
+    what_could_not_be_told_is_not_waited_for,
+);
+
+/// In a task of its own, so that the test can go on.
+fn wait(cache: &Texts, key: &'static str) -> JoinHandle<Result<(), WriteError>> {
+    let cache = cache.clone();
+    tokio::spawn(async move { cache.invalidate_and_wait(key).await })
+}
+
+/// The end of a wait that nothing stands in the way of.
+async fn ends(waiting: JoinHandle<Result<(), WriteError>>) -> Result<(), WriteError> {
+    let ended = timeout(LIMIT, waiting).await;
+    ended.expect("the wait has an end").unwrap()
+}
+
+/// Lets it ask a few times more, and sees that it goes on waiting.
+async fn still_waits(waiting: &JoinHandle<Result<(), WriteError>>, wire: &Network) {
+    let asked = wire.asked(Step::Members);
+    eventually("it asks again", || async {
+        wire.asked(Step::Members) > asked + 2
+    })
+    .await;
+    assert!(!waiting.is_finished(), "it did not wait");
+}
+
+/// Long before the next beat is due.
+async fn it_returns_when_the_others_have_applied_it(fleet: Fleet) {
+    let ((a, wire), (b, _), (c, _)) = (
+        fleet.instance_with(without_beats).await,
+        fleet.instance_with(without_beats).await,
+        fleet.instance_with(without_beats).await,
+    );
+    let truth = Source::new("old");
+    for round in 1..=3 {
+        for cache in [&a, &b, &c] {
+            truth.through(cache, "k").await.unwrap();
+        }
+        ends(wait(&a, "k")).await.unwrap();
+        for cache in [&a, &b, &c] {
+            assert!(cache.get_local("k").is_none(), "in round {round}");
+        }
+    }
+    assert_eq!(wire.asked(Step::Invalidate), 3);
+    assert_eq!(a.stats().invalidations_sent, 3);
+}
+
+async fn who_has_closed_is_not_waited_for(fleet: Fleet) {
+    let (a, _) = fleet.instance_with(without_beats).await;
+    let (b, wire) = fleet.instance_with(without_beats).await;
+    wire.silence(true);
+    b.close().await;
+    ends(wait(&a, "k")).await.unwrap();
+}
+
+/// It listens again, and does not know yet what it has missed.
+async fn who_comes_back_is_waited_for_until_it_has_caught_up(fleet: Fleet) {
+    let ((a, asks), (b, wire)) = (
+        fleet.instance_with(without_beats).await,
+        fleet.instance_with(without_beats).await,
+    );
+    let (truth, load) = (Source::new("old"), Gate::new());
+    let early = truth.behind(&load).spawn(&b, "k");
+    load.arrived(1).await;
+    let listen = wire.close(Step::Listen, Way::Request);
+    let replay = wire.close(Step::Replay, Way::Reply);
+    wire.cut();
+    wire.listeners(0).await;
+    truth.set("new");
+    let waiting = wait(&a, "k");
+    still_waits(&waiting, &asks).await;
+
+    listen.open();
+    replay.arrived(1).await;
+    // Whoever comes now joins the load that began before.
+    still_waits(&waiting, &asks).await;
+    replay.open();
+    ends(waiting).await.unwrap();
+    assert_eq!(*truth.through(&b, "k").await.unwrap(), "new");
+    load.open();
+    early.await.unwrap().unwrap();
+    assert_eq!(*b.get_local("k").unwrap(), "new");
+}
+
+async fn a_wait_that_is_given_up_is_carried_through(fleet: Fleet) {
+    let ((a, wire), (b, _)) = (
+        fleet.instance_with(without_beats).await,
+        fleet.instance_with(without_beats).await,
+    );
+    Source::new("old").through(&b, "k").await.unwrap();
+    let gate = wire.close(Step::Invalidate, Way::Request);
+    let giving_up = wait(&a, "k");
+    gate.arrived(1).await;
+    giving_up.abort();
+    assert!(giving_up.await.is_err());
+    gate.open();
+    eventually("b hears of it", || async { b.get_local("k").is_none() }).await;
+}
+
+async fn what_could_not_be_told_is_not_waited_for(fleet: Fleet) {
+    let (a, wire) = fleet.instance_with(without_beats).await;
+    let (b, _) = fleet.instance_with(without_beats).await;
+    Source::new("old").through(&b, "k").await.unwrap();
+    wire.lose(Step::Invalidate, Way::Request, 1);
+    let error = ends(wait(&a, "k")).await.unwrap_err();
+    assert!(error.is_deferred() && !error.is_unconfirmed());
+    assert_eq!(wire.asked(Step::Members), 0);
+    eventually("b hears of it", || async { b.get_local("k").is_none() }).await;
+}
+
+async fn with_bound(fleet: &Fleet, bound: Duration) -> (Texts, Network) {
+    fleet.instance_with(|b: Set| b.max_staleness(bound)).await
+}
+
+/// Who says nothing does not use what it holds after its `max_staleness`.
+#[tokio::test]
+async fn who_is_silent_is_waited_for_until_it_has_no_proof() {
+    let fleet = Fleet::memory();
+    let ((a, asks), (b, wire)) = (
+        with_bound(&fleet, 2 * HOUR).await,
+        with_bound(&fleet, MINUTE).await,
+    );
+    Source::new("old").through(&b, "k").await.unwrap();
+    wire.silence(true);
+    let waiting = wait(&a, "k");
+    still_waits(&waiting, &asks).await;
+    fleet.advance(MINUTE - MS);
+    assert!(b.get_local("k").is_some(), "it cannot know");
+    still_waits(&waiting, &asks).await;
+    fleet.advance(2 * MS);
+    ends(waiting).await.unwrap();
+    assert!(b.get_local("k").is_none());
+}
+
+/// The longest of those who are behind, and of no others.
+#[tokio::test]
+async fn each_is_waited_for_as_long_as_its_own_bound() {
+    let fleet = Fleet::memory();
+    let ((a, asks), (_b, short), (_c, long)) = (
+        with_bound(&fleet, 2 * HOUR).await,
+        with_bound(&fleet, MINUTE).await,
+        with_bound(&fleet, HOUR).await,
+    );
+    short.silence(true);
+    let waiting = wait(&a, "k");
+    still_waits(&waiting, &asks).await;
+    fleet.advance(MINUTE + MS);
+    ends(waiting).await.unwrap();
+
+    long.silence(true);
+    let waiting = wait(&a, "k");
+    still_waits(&waiting, &asks).await;
+    fleet.advance(MINUTE + MS);
+    still_waits(&waiting, &asks).await;
+    fleet.advance(HOUR);
+    ends(waiting).await.unwrap();
+}
+
+/// L2 has accepted the invalidation, and cannot say who has heard of it.
+#[tokio::test]
+async fn when_l2_fails_during_the_wait_it_is_unconfirmed() {
+    let fleet = Fleet::memory();
+    let ((a, wire), (b, _)) = (
+        with_bound(&fleet, MINUTE).await,
+        with_bound(&fleet, HOUR).await,
+    );
+    let truth = Source::new("old");
+    truth.through(&b, "k").await.unwrap();
+    wire.lose(Step::Members, Way::Request, usize::MAX);
+    let waiting = wait(&a, "k");
+    eventually("b hears of it", || async { b.get_local("k").is_none() }).await;
+    assert!(!waiting.is_finished(), "it tries again");
+    fleet.advance(MINUTE + MS);
+    let error = ends(waiting).await.unwrap_err();
+    assert!(error.is_unconfirmed() && !error.is_deferred());
+    assert!(std::error::Error::source(&error).is_some());
+    // Nothing has to be told again, and the key is used.
+    assert!(
+        truth
+            .through(&a, "k")
+            .await
+            .unwrap()
+            .meta()
+            .version()
+            .is_some()
+    );
+
+    wire.lose(Step::Members, Way::Request, 2);
+    ends(wait(&a, "k")).await.unwrap();
+}
+
+#[tokio::test]
+async fn without_others_there_is_nobody_to_wait_for() {
+    let alone: Texts = Cache::builder("test:alone").build().unwrap();
+    let truth = Source::new("old");
+    truth.through(&alone, "k").await.unwrap();
+    ends(wait(&alone, "k")).await.unwrap();
+    assert!(alone.get_local("k").is_none());
+    let (a, wire) = Fleet::memory().instance_with(without_beats).await;
+    ends(wait(&a, "k")).await.unwrap();
+    assert_eq!(wire.asked(Step::Members), 1, "it does not wait for itself");
+}

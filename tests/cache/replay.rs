@@ -1,0 +1,271 @@
+//! Rule 9: what was missed is read from the log, and if that cannot tell, all of L1 goes.
+
+use futures::future::join_all;
+use larder::deadpool_redis::redis::{AsyncCommands, cmd};
+
+use crate::fleet::{Fleet, Source, Texts, heard, over_both_stores, without_beats};
+use crate::support::eventually::eventually;
+use crate::support::network::{Gate, Network, Step, Way};
+
+/// What a lane gives out at a time; the last that was heard comes first.
+const MOST: usize = 1023;
+const LOG: &str = "{test:text.0}!log";
+
+over_both_stores!(
+    what_is_missed_while_cut_off_is_replayed,
+    what_a_full_queue_drops_is_replayed,
+    what_no_replay_holds_is_one_flush,
+    a_replay_that_fails_is_one_flush,
+    messages_that_come_during_a_replay_are_applied_once,
+    a_fill_overtaken_by_a_replay_stays_out_of_l1,
+    nobody_joins_a_load_that_a_replay_has_overtaken,
+);
+
+/// One that writes, and one that holds copies of what it may miss and of what it must not lose.
+struct Pair {
+    a: Texts,
+    b: Texts,
+    wire: Network,
+    flushes: u64,
+}
+
+async fn pair(fleet: &Fleet) -> Pair {
+    let (a, _) = fleet.instance_with(without_beats).await;
+    let (b, wire) = fleet.instance_with(without_beats).await;
+    // So that there is a last message, and it is in the log.
+    a.invalidate("first").await.unwrap();
+    heard(&b, 1).await;
+    let truth = Source::new("old");
+    for key in ["missed", "kept"] {
+        truth.through(&b, key).await.unwrap();
+    }
+    let flushes = b.stats().l1_flushes;
+    Pair {
+        a,
+        b,
+        wire,
+        flushes,
+    }
+}
+
+impl Pair {
+    /// Cuts `b` off until the gate is opened.
+    async fn cut_off(&self) -> Gate {
+        let gate = self.wire.close(Step::Listen, Way::Request);
+        self.wire.cut();
+        self.wire.listeners(0).await;
+        gate
+    }
+
+    async fn back(&self, gate: &Gate) {
+        gate.open();
+        self.b.ready().await;
+    }
+
+    #[track_caller]
+    fn assert_replayed(&self) {
+        let stats = self.b.stats();
+        assert_eq!((stats.replays, stats.l1_flushes), (1, self.flushes));
+        assert!(self.b.get_local("missed").is_none());
+        assert!(self.b.get_local("kept").is_some(), "nobody touched it");
+    }
+
+    #[track_caller]
+    fn assert_flushed_once(&self) {
+        let stats = self.b.stats();
+        assert_eq!((stats.replays, stats.l1_flushes), (0, self.flushes + 1));
+        assert!(self.b.get_local("missed").is_none());
+        assert!(self.b.get_local("kept").is_none());
+    }
+
+    /// All is as if nothing had happened: messages come, and no flush is needed.
+    async fn assert_goes_on(&self) {
+        let (before, truth) = (self.b.stats(), Source::new("new"));
+        for key in ["missed", "kept"] {
+            assert!(truth.through(&self.b, key).await.is_ok());
+            assert!(self.b.get_local(key).is_some());
+        }
+        self.a.invalidate("missed").await.unwrap();
+        heard(&self.b, before.invalidations_received + 1).await;
+        assert!(self.b.get_local("missed").is_none());
+        assert!(self.b.get_local("kept").is_some());
+        let after = self.b.stats();
+        assert_eq!(
+            (after.replays, after.l1_flushes),
+            (before.replays, before.l1_flushes)
+        );
+    }
+}
+
+async fn what_is_missed_while_cut_off_is_replayed(fleet: Fleet) {
+    let pair = pair(&fleet).await;
+    let gate = pair.cut_off().await;
+    pair.a.invalidate("missed").await.unwrap();
+    pair.a.insert("other", "new".to_owned()).await.unwrap();
+    pair.back(&gate).await;
+    pair.assert_replayed();
+    assert_eq!(pair.b.stats().invalidations_received, 3);
+    pair.assert_goes_on().await;
+}
+
+async fn what_a_full_queue_drops_is_replayed(fleet: Fleet) {
+    let pair = pair(&fleet).await;
+    pair.wire.drop_messages(true);
+    pair.a.invalidate("missed").await.unwrap();
+    pair.a.invalidate("other").await.unwrap();
+    eventually("they are lost", || async { pair.wire.dropped() == 2 }).await;
+    pair.wire.drop_messages(false);
+    pair.a.invalidate("next").await.unwrap();
+    heard(&pair.b, 4).await;
+    pair.assert_replayed();
+    pair.assert_goes_on().await;
+}
+
+async fn invalidate_often(cache: &Texts, n: usize) {
+    join_all((0..n).map(|_| cache.invalidate("missed")))
+        .await
+        .into_iter()
+        .for_each(Result::unwrap);
+}
+
+async fn what_no_replay_holds_is_one_flush(fleet: Fleet) {
+    let pair = pair(&fleet).await;
+    let gate = pair.cut_off().await;
+    invalidate_often(&pair.a, MOST).await;
+    pair.back(&gate).await;
+    pair.assert_replayed();
+    pair.assert_goes_on().await;
+
+    let pair = self::pair(&fleet).await;
+    let gate = pair.cut_off().await;
+    invalidate_often(&pair.a, MOST + 1).await;
+    pair.back(&gate).await;
+    pair.assert_flushed_once();
+    pair.assert_goes_on().await;
+}
+
+async fn a_replay_that_fails_is_one_flush(fleet: Fleet) {
+    let pair = pair(&fleet).await;
+    pair.wire.lose(Step::Replay, Way::Reply, 1);
+    let gate = pair.cut_off().await;
+    pair.a.invalidate("missed").await.unwrap();
+    pair.back(&gate).await;
+    pair.assert_flushed_once();
+    pair.assert_goes_on().await;
+}
+
+/// Whether the log already had them or not.
+async fn messages_that_come_during_a_replay_are_applied_once(fleet: Fleet) {
+    for way in [Way::Request, Way::Reply] {
+        let pair = pair(&fleet).await;
+        let truth = Source::new("old");
+        truth.through(&pair.b, "later").await.unwrap();
+        pair.wire.drop_messages(true);
+        pair.a.invalidate("missed").await.unwrap();
+        eventually("it is lost", || async { pair.wire.dropped() == 1 }).await;
+        pair.wire.drop_messages(false);
+        let gate = pair.wire.close(Step::Replay, way);
+        pair.a.invalidate("next").await.unwrap();
+        gate.arrived(1).await;
+        pair.a.invalidate("later").await.unwrap();
+        assert!(pair.b.get_local("later").is_some(), "it is not heard yet");
+        gate.open();
+        heard(&pair.b, 4).await;
+        assert!(pair.b.get_local("later").is_none());
+        pair.a.invalidate("last").await.unwrap();
+        heard(&pair.b, 5).await;
+        assert_eq!(pair.b.stats().invalidations_received, 5);
+        pair.assert_replayed();
+    }
+}
+
+/// Loses the message of an invalidation, and has the next one show it.
+async fn invalidate_by_replay(pair: &Pair, key: &str) {
+    pair.wire.drop_messages(true);
+    pair.a.invalidate(key).await.unwrap();
+    eventually("it is lost", || async { pair.wire.dropped() == 1 }).await;
+    pair.wire.drop_messages(false);
+    pair.a.invalidate("next").await.unwrap();
+    heard(&pair.b, 3).await;
+    assert_eq!(pair.b.stats().replays, 1);
+}
+
+async fn a_fill_overtaken_by_a_replay_stays_out_of_l1(fleet: Fleet) {
+    let pair = pair(&fleet).await;
+    let gate = pair.wire.close(Step::Fill, Way::Reply);
+    let loading = Source::new("old").spawn(&pair.b, "k");
+    gate.arrived(1).await;
+    invalidate_by_replay(&pair, "k").await;
+    gate.open();
+    assert_eq!(*loading.await.unwrap().unwrap(), "old", "it began before");
+    assert!(pair.b.get_local("k").is_none());
+    assert!(pair.b.get("k").await.is_none());
+}
+
+async fn nobody_joins_a_load_that_a_replay_has_overtaken(fleet: Fleet) {
+    let pair = pair(&fleet).await;
+    let (truth, gate) = (Source::new("old"), Gate::new());
+    let early = truth.behind(&gate).spawn(&pair.b, "k");
+    gate.arrived(1).await;
+    truth.set("new");
+    invalidate_by_replay(&pair, "k").await;
+    assert_eq!(*truth.through(&pair.b, "k").await.unwrap(), "new");
+    gate.open();
+    early.await.unwrap().unwrap();
+    assert_eq!(*pair.b.get_local("k").unwrap(), "new");
+}
+
+#[tokio::test]
+async fn a_log_that_is_gone_is_one_flush() {
+    let mut fleet = Fleet::redis().await;
+    let pair = pair(&fleet).await;
+    let gate = pair.cut_off().await;
+    pair.a.invalidate("missed").await.unwrap();
+    let mut redis = fleet.server().connection().await;
+    let () = redis.del(LOG).await.unwrap();
+    // What is told now is all that the log has.
+    pair.a.invalidate("other").await.unwrap();
+    pair.back(&gate).await;
+    pair.assert_flushed_once();
+    pair.assert_goes_on().await;
+}
+
+/// It has the right numbers, and is of another epoch.
+#[tokio::test]
+async fn a_log_of_another_life_is_one_flush() {
+    let mut fleet = Fleet::redis().await;
+    let pair = pair(&fleet).await;
+    let gate = pair.cut_off().await;
+    pair.a.invalidate("missed").await.unwrap();
+    let mut redis = fleet.server().connection().await;
+    let mut range = cmd("XRANGE");
+    range.arg(LOG).arg("-").arg("+");
+    type Entries = Vec<(String, Vec<(String, Vec<u8>)>)>;
+    let entries: Entries = range.query_async(&mut redis).await.unwrap();
+    let () = redis.del(LOG).await.unwrap();
+    for (id, fields) in entries {
+        let mut message = fields[0].1.clone();
+        message[10] ^= 1;
+        let mut add = cmd("XADD");
+        add.arg(LOG).arg(id).arg("m").arg(message);
+        let _: String = add.query_async(&mut redis).await.unwrap();
+    }
+    pair.back(&gate).await;
+    pair.assert_flushed_once();
+    pair.assert_goes_on().await;
+}
+
+/// The epoch is another one, whatever the log says.
+#[tokio::test]
+async fn a_lost_clock_is_one_flush() {
+    let mut fleet = Fleet::redis().await;
+    let pair = pair(&fleet).await;
+    let gate = pair.cut_off().await;
+    let mut redis = fleet.server().connection().await;
+    let () = redis.del("{test:text.0}!clock").await.unwrap();
+    pair.a.invalidate("missed").await.unwrap();
+    pair.back(&gate).await;
+    pair.assert_flushed_once();
+    pair.a.ready().await;
+    pair.assert_goes_on().await;
+}
