@@ -18,7 +18,8 @@ pub(super) struct Scripts {
     pub(super) beat: String,
 }
 
-/// Removing must work when memory is full, or a full Redis would keep what is wrong.
+/// Removing must work when memory is full, or a full Redis would keep what is wrong. And what has this
+/// line is refused by a replica, and by a primary that misses its replicas, even if it only reads.
 const EVEN_WHEN_FULL: &str = "#!lua flags=allow-oom\n";
 const CLOCK: &str = include_str!("clock.lua");
 const LIFE: &str = include_str!("life.lua");
@@ -28,7 +29,7 @@ impl Scripts {
     pub(super) fn new() -> Self {
         let script = |parts: &[&str]| Script::new(&parts.concat());
         Self {
-            lead: script(&[CLOCK, include_str!("lead.lua")]),
+            lead: script(&[EVEN_WHEN_FULL, CLOCK, include_str!("lead.lua")]),
             fill: script(&[CLOCK, include_str!("fill.lua")]),
             renew: script(&[include_str!("renew.lua")]),
             insert: script(&[CLOCK, include_str!("insert.lua")]),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use futures::StreamExt;
-use larder::l2::{Heard, Kind, Listener};
+use larder::l2::{Ask, Heard, Kind, Listener, Want};
 use tokio::time::timeout;
 
 use super::{own_key, run, value_key, watched_lane};
@@ -86,6 +86,23 @@ async fn a_primary_that_was_a_replica_meanwhile_starts_a_new_epoch() {
     assert_ne!(clock.epoch, old.epoch);
     assert!(!beat_is_refused(&mut *listener).await);
     assert_eq!(usable(&*lane, "k").await, None);
+}
+
+/// The connection is as good as before, and so is what lies there; but it is not for this server to say.
+#[tokio::test]
+async fn a_primary_that_was_demoted_gives_no_value_on_an_open_connection() {
+    let store = Redis::start().await;
+    let mut raw = store.server.connection().await;
+    let lane = store.lane();
+    insert(&*lane, "k", b"old").await;
+    assert!(usable(&*lane, "k").await.is_some());
+    let _: () = run(&mut raw, &["REPLICAOF", "127.0.0.1", NOBODY]).await;
+    let ask = Ask {
+        token: 1,
+        ttl: Duration::ZERO,
+        want: Want::Any,
+    };
+    assert!(lane.lead("k", ask).await.is_err());
 }
 
 /// It may have been replaced already, and nobody has told it.
