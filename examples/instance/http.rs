@@ -98,6 +98,7 @@ async fn stats(State(catalog): State<Catalog>) -> Json<Value> {
         "invalidations_sent": stats.invalidations_sent,
         "invalidations_received": stats.invalidations_received,
         "l1_flushes": stats.l1_flushes,
+        "replays": stats.replays,
         "l2_errors": stats.l2_errors,
         "decode_errors": stats.decode_errors,
         "l1_entries": stats.l1_entries,
@@ -120,8 +121,8 @@ async fn wrong_method(method: Method, uri: Uri) -> ApiError {
     )
 }
 
-/// Where the answer came from, and how old it is.
-fn cache_headers(entry: &Entry<Option<Product>>) -> [(&'static str, String); 3] {
+/// Where the answer came from, how old it is, and whether others can get it from Redis.
+fn cache_headers(entry: &Entry<Option<Product>>) -> [(&'static str, String); 4] {
     let meta = entry.meta();
     let source = match meta.source() {
         Source::L1 => "l1",
@@ -131,6 +132,7 @@ fn cache_headers(entry: &Entry<Option<Product>>) -> [(&'static str, String); 3] 
     [
         ("x-cache", source.to_owned()),
         ("x-cache-stale", meta.is_stale().to_string()),
+        ("x-cache-stored", meta.version().is_some().to_string()),
         ("x-cache-age-ms", meta.age().as_millis().to_string()),
     ]
 }

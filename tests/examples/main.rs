@@ -10,7 +10,6 @@
 
 mod fleet;
 mod outage;
-mod program;
 mod quickstart;
 mod reads;
 mod requests;

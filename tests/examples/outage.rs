@@ -25,6 +25,7 @@ async fn without_redis_the_database_answers() {
     for instance in [a, b, c] {
         let answer = instance.get(1).await;
         assert_eq!((answer.version(), answer.source()), (Some(2), "loaded"));
+        assert!(!answer.is_stored());
         assert_eq!(
             instance.health().await.body,
             json!({ "status": "degraded", "l2": "down", "listener": "lapsed" })

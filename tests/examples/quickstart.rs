@@ -1,6 +1,6 @@
 //! The quickstart checks what it shows by itself: here it has to get to its end.
 
-use crate::program::{Outcome, run};
+use crate::support::program::{Outcome, run};
 use crate::support::redis_server::RedisServer;
 
 fn assert_shown(shown: &Outcome) {

@@ -25,7 +25,7 @@ async fn loaded_once_then_from_redis_then_from_memory() {
         let answer = instance.get(42).await;
         assert_eq!((answer.status, answer.source()), (200, source));
         assert_eq!(answer.body, product);
-        assert!(!answer.is_stale());
+        assert!(!answer.is_stale() && answer.is_stored());
         // That there is one: any number will do.
         answer.age_ms();
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 use crate::fleet::Fleet;
-use crate::program::{Dir, Program, run};
+use crate::support::program::{Dir, Program, run};
 
 #[tokio::test]
 async fn help_names_every_option() {

@@ -9,7 +9,7 @@ async fn a_signal_ends_an_instance_in_good_order() {
     for (instance, signal) in fleet.instances.iter_mut().zip(["TERM", "INT"]) {
         // With a connection that is still open.
         instance.put(1, "Assam").await;
-        instance.program.signal(signal).await;
+        instance.program.signal(signal);
         assert_eq!(instance.program.exit_code().await, Some(0), "{signal}");
         assert_eq!(instance.program.stderr(), "", "{signal}");
     }
@@ -28,7 +28,7 @@ async fn open_requests_are_answered_before_the_end() {
             a.stat("loads").await == 1
         })
         .await;
-        a.program.signal("TERM").await;
+        a.program.signal("TERM");
     };
     tokio::join!(request, stop);
     assert_eq!(a.program.exit_code().await, Some(0));
@@ -41,7 +41,7 @@ async fn an_instance_ends_while_redis_is_away() {
     fleet.all_degraded().await;
     for instance in &mut fleet.instances {
         assert_eq!(instance.put(1, "Assam").await.invalidation(), "deferred");
-        instance.program.signal("TERM").await;
+        instance.program.signal("TERM");
         assert_eq!(instance.program.exit_code().await, Some(0));
         assert!(instance.program.stderr().contains("deferred writes"));
     }

@@ -1,8 +1,11 @@
-//! What the tests share: a Redis server of their own, and waiting for something to come true.
+//! What the tests share: servers of their own, networks that fail, and waiting for something to come true.
 
 // A failed step ends the test, and no test file uses all of this.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, dead_code)]
 
 pub(crate) mod eventually;
+pub(crate) mod instance;
 pub(crate) mod network;
+pub(crate) mod program;
 pub(crate) mod redis_server;
+pub(crate) mod signal;

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{AsyncConnectionConfig, Client, RedisResult, cmd};
 
+use super::signal;
+
 /// Below the ports that systems give out themselves: no outgoing connection can take one while the
 /// server is down.
 const PORTS: Range<u16> = 20_000..30_000;
@@ -61,6 +63,11 @@ impl RedisServer {
 
     pub(crate) fn port(&self) -> u16 {
         self.port.number
+    }
+
+    /// Where it keeps its data.
+    pub(crate) fn path(&self) -> &Path {
+        self.dir.path()
     }
 
     pub(crate) async fn connection(&self) -> MultiplexedConnection {
@@ -214,7 +221,7 @@ impl Process {
         self.paused = true;
         let id = self.id();
         assert!(
-            within_limit(|| is_stopped(id)),
+            within_limit(|| signal::is_stopped(id)),
             "redis-server {id} was not stopped within {LIMIT:?}"
         );
     }
@@ -227,15 +234,7 @@ impl Process {
     fn signal(&mut self, name: &str) {
         // An id whose process was waited for may belong to somebody else by now.
         assert!(!self.has_ended(), "redis-server is not running");
-        // The shell's own kill: the program of that name is not installed everywhere.
-        let sent = Command::new("sh")
-            .args(["-c", "kill -s \"$1\" \"$2\"", "sh", name])
-            .arg(self.id().to_string())
-            .status();
-        assert!(
-            sent.as_ref().is_ok_and(std::process::ExitStatus::success),
-            "cannot send SIG{name} to redis-server: {sent:?}"
-        );
+        signal::send(self.id(), name);
     }
 }
 
@@ -243,14 +242,6 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-/// Whether the kernel has stopped it. Where it does not say, it is taken at its word.
-fn is_stopped(id: u32) -> bool {
-    fs::read_to_string(format!("/proc/{id}/stat"))
-        .ok()
-        .and_then(|stat| Some(stat.rsplit_once(')')?.1.trim_start().starts_with('T')))
-        .unwrap_or(true)
 }
 
 fn within_limit(mut condition: impl FnMut() -> bool) -> bool {

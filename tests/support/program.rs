@@ -11,6 +11,9 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 
+use super::eventually::eventually;
+use super::signal;
+
 /// Generous, because a busy test machine is no reason to fail.
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -34,8 +37,20 @@ pub(crate) struct Outcome {
 impl Program {
     /// Starts it; what it prints to stderr goes to `log`.
     pub(crate) fn start(example: &str, arguments: &[String], log: PathBuf) -> Self {
+        Self::start_on(None, example, arguments, log)
+    }
+
+    /// On so many worker threads, instead of as many as there are cores.
+    pub(crate) fn start_on(
+        threads: Option<usize>,
+        example: &str,
+        arguments: &[String],
+        log: PathBuf,
+    ) -> Self {
         let errors = File::create(&log).expect("the test's directory is writable");
+        let threads = threads.map(|threads| ("TOKIO_WORKER_THREADS", threads.to_string()));
         let mut child = command(example)
+            .envs(threads)
             .args(arguments)
             .stdout(Stdio::piped())
             .stderr(errors)
@@ -56,19 +71,24 @@ impl Program {
     }
 
     /// Sends a signal, e.g. `TERM`.
-    pub(crate) async fn signal(&self, name: &str) {
-        // There is an id only until it was waited for; later it may belong to somebody else.
-        let id = self.child.id().expect("it still runs");
-        // The shell's own kill: the program of that name is not installed everywhere.
-        let sent = Command::new("sh")
-            .args(["-c", "kill -s \"$1\" \"$2\"", "sh", name])
-            .arg(id.to_string())
-            .status()
-            .await;
-        assert!(
-            sent.as_ref().is_ok_and(std::process::ExitStatus::success),
-            "cannot send SIG{name}: {sent:?}"
-        );
+    pub(crate) fn signal(&self, name: &str) {
+        signal::send(self.id(), name);
+    }
+
+    /// Stops its clock, so to speak: connections stay open and nothing is answered.
+    pub(crate) async fn pause(&self) {
+        self.signal("STOP");
+        eventually("it is stopped", async || signal::is_stopped(self.id())).await;
+    }
+
+    /// Lets it go on as if nothing had happened.
+    pub(crate) fn resume(&self) {
+        self.signal("CONT");
+    }
+
+    fn id(&self) -> u32 {
+        // There is one only until it was waited for; later it may belong to somebody else.
+        self.child.id().expect("it still runs")
     }
 
     /// Waits for its end. The exit code is `None` when a signal ended it.
