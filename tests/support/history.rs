@@ -360,7 +360,7 @@ impl History {
     fn answered(&self, terms: &Terms) -> Vec<Violation> {
         let wrong = self.reads.iter().filter(|read| {
             matches!(read.outcome, Outcome::Failed(_))
-                || read.end - read.start > terms.answered_within
+                || read.end.saturating_sub(read.start) > terms.answered_within
         });
         wrong
             .map(|read| Violation {
@@ -402,9 +402,12 @@ fn broken(invariant: Invariant, read: &Read, seen: Seen, write: &Write) -> Optio
     })
 }
 
+/// A key and an instance; `None` is all of them.
+type Place = (Option<u64>, Option<usize>);
+
 /// What was disturbed, by key and instance, and for each time how long what began by then lasts.
 struct Excuses {
-    by_place: HashMap<(Option<u64>, Option<usize>), Vec<(At, At)>>,
+    by_place: HashMap<Place, Vec<(At, At)>>,
 }
 
 impl Excuses {

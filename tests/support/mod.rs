@@ -7,5 +7,6 @@ pub(crate) mod eventually;
 pub(crate) mod instance;
 pub(crate) mod network;
 pub(crate) mod program;
+pub(crate) mod proxy;
 pub(crate) mod redis_server;
 pub(crate) mod signal;

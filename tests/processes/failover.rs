@@ -1,0 +1,96 @@
+//! A replica takes over, behind as it may be, and one instance is told late.
+//!
+//! The guarantees are for one live primary. So the old one is out of office before the new one takes
+//! over; in between there is none. Who is not told goes on asking the old one: its answers are no proof
+//! of anything, and it may take no writes.
+
+use futures::future::join_all;
+
+use crate::rig::{LONG, Rig, SHORT, ask, epoch};
+use crate::support::eventually::eventually;
+use crate::support::proxy::{Line, Proxy};
+use crate::support::redis_server::RedisServer;
+use crate::traffic::KEYS;
+
+/// A port on which nobody answers.
+const NOBODY: &str = "1";
+
+/// What keeps the old primary from being a second one.
+enum Fence {
+    /// It was made a replica.
+    Demoted,
+    /// It misses the replica that it must have, and knows it.
+    Alone,
+}
+
+async fn fail_over(fence: Fence) {
+    let rig = Rig::start_with(&["--repl-diskless-sync-delay", "0"]).await;
+    let link = Proxy::start(rig.redis.port()).await;
+    let port = link.port().to_string();
+    let replica = RedisServer::start_with(&["--replicaof", "127.0.0.1", &port]).await;
+    eventually("the replica is in step", async || {
+        let info: String = ask(&replica, "INFO replication").await;
+        info.contains("master_link_status:up")
+    })
+    .await;
+    rig.recovered().await;
+
+    // The last invalidations do not get there.
+    link.set_all(Line::Held);
+    rig.write_all_keys().await;
+    // The old primary alone has what is read now.
+    rig.go_on(SHORT * 2).await;
+    let old = rig.epoch().await;
+    match fence {
+        Fence::Demoted => {
+            let _: () = rig.redis(&format!("REPLICAOF 127.0.0.1 {NOBODY}")).await;
+        }
+        Fence::Alone => {
+            let _: () = rig.redis("CONFIG SET min-replicas-max-lag 1").await;
+            let _: () = rig.redis("CONFIG SET min-replicas-to-write 1").await;
+            rig.all_degraded().await;
+        }
+    }
+    let _: () = ask(&replica, "REPLICAOF NO ONE").await;
+    let [told @ .., untold] = &rig.proxies[..] else {
+        panic!("there are instances");
+    };
+    for proxy in told {
+        proxy.point_at(replica.port());
+    }
+    let from = rig.now();
+    let last = rig.instances.len() - 1;
+    rig.degraded(last).await;
+    for instance in 0..last {
+        eventually("it uses the new primary", async || {
+            rig.is_well(instance).await
+        })
+        .await;
+    }
+    rig.write_all_keys().await;
+    rig.go_on(LONG).await;
+    let (recorder, instance) = (rig.traffic.recorder(), &rig.instances[last]);
+    join_all(KEYS.map(|key| recorder.read(last, instance, key))).await;
+    let apart = from..rig.now();
+    assert!(!rig.is_well(last).await, "it has no primary");
+    assert_eq!(rig.epoch().await, old);
+    assert_ne!(epoch(&replica).await, old);
+
+    untold.point_at(replica.port());
+    rig.recovered().await;
+    let verdict = rig.finish().await;
+    assert!(verdict.writes_within(&apart) >= 5);
+    assert!(verdict.reads_within(&apart, last) >= 20);
+    assert!(verdict.deferred() > 0, "by the one that was not told");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_is_promoted() {
+    fail_over(Fence::Demoted).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "one of many: see the top of main.rs"]
+async fn a_replica_is_promoted_past_a_primary_that_is_alone() {
+    fail_over(Fence::Alone).await;
+}

@@ -1,0 +1,34 @@
+//! Real processes under the checker: a fleet of the example service on a real Redis, every instance
+//! behind a proxy of its own, faults while writers and readers go on, and then the whole history is
+//! held to what the crate promises.
+//!
+//! The whole set, of which an ordinary `cargo test` runs the most telling:
+//!
+//! ```sh
+//! cargo build --all-features --example instance
+//! cargo test --all-features --test processes -- --include-ignored
+//! ```
+
+// A failed step ends the test.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used
+)]
+
+mod clients;
+mod failover;
+#[allow(dead_code, reason = "what only a simulation can see")]
+#[path = "../support/history.rs"]
+mod history;
+mod instances;
+mod network;
+mod restarts;
+mod rig;
+mod storms;
+mod subscribers;
+#[path = "../support/mod.rs"]
+mod support;
+mod traffic;
+mod verdict;

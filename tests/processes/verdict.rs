@@ -1,0 +1,176 @@
+//! The end of a scenario: what was seen, whether it was allowed, and whether it proves anything.
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+use crate::history::{At, History, Level, Outcome, Rest, Terms, Told};
+use crate::rig::MAX_STALENESS;
+use crate::support::instance::Instance;
+use crate::traffic::{KEYS, Recorder};
+
+/// What waiting for Redis and for another's lease may take together, on a busy machine, and much more.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(8);
+
+/// A run that promises were kept in, and how much that is worth.
+pub(crate) struct Verdict {
+    history: History,
+}
+
+impl Verdict {
+    /// Reads everything once more, now that all is at rest, and panics where a promise was broken.
+    pub(crate) async fn of(recorder: &Recorder, instances: &[Arc<Instance>], db: &Path) -> Self {
+        let db = Connection::open(db).expect("the database is there");
+        for (index, instance) in instances.iter().enumerate() {
+            for key in KEYS {
+                let source = db
+                    .query_row("SELECT version FROM products WHERE id = ?1", [key], |row| {
+                        row.get(0)
+                    })
+                    .expect("every key was written");
+                let outcome = recorder.read(index, instance, key).await;
+                let Outcome::Value(seen) = outcome else {
+                    panic!("no answer at rest: {outcome:?}");
+                };
+                let rest = Rest {
+                    instance: index,
+                    key,
+                    at: recorder.now(),
+                    level: seen.level,
+                    version: Some(seen.version),
+                    source,
+                };
+                recorder.note(|history| history.rests.push(rest));
+            }
+        }
+        let verdict = Self {
+            history: recorder.note(std::mem::take),
+        };
+        let violations = verdict.history.check(&Terms {
+            max_staleness: vec![MAX_STALENESS; instances.len()],
+            answered_within: ANSWERED_WITHIN,
+        });
+        let shown = violations.iter().take(10).map(ToString::to_string);
+        let story = violations
+            .first()
+            .map(|first| verdict.story(first.key, first.at));
+        let shown: Vec<_> = shown.chain(story.into_iter().flatten()).collect();
+        let summary = verdict.summary();
+        println!("{summary}");
+        assert!(
+            violations.is_empty(),
+            "{} violations in {summary}:\n{}",
+            violations.len(),
+            shown.join("\n")
+        );
+        verdict.at_least(500, 30);
+        verdict
+    }
+
+    fn at_least(&self, reads: usize, writes: usize) {
+        let summary = self.summary();
+        let hits = self.count(|_, level| level == Level::L1);
+        let all = self.history.reads.len();
+        assert!(all >= reads, "too few reads: {summary}");
+        assert!(self.told(Told::Done) >= writes, "too few writes: {summary}");
+        assert!(hits * 4 >= all, "too few of them from L1: {summary}");
+        assert_eq!(self.flagged(), 0, "nothing has a soft TTL here: {summary}");
+    }
+
+    /// What clients saw of a key in the last second up to then.
+    fn story(&self, key: u64, at: At) -> Vec<String> {
+        let time = at.saturating_sub(Duration::from_secs(1))..=at;
+        let reads = self.history.reads.iter();
+        let reads = reads
+            .filter(|read| read.key == key && time.contains(&read.end))
+            .map(|read| (read.end, format!("{read:?}")));
+        let writes = self.history.writes.iter();
+        let writes = writes
+            .filter(|write| write.key == key && time.contains(&write.end))
+            .map(|write| (write.end, format!("{write:?}")));
+        let mut story: Vec<_> = reads.chain(writes).collect();
+        story.sort();
+        let title = format!("the last second of key {key} up to {at:?}:");
+        let events = story.into_iter().map(|(_, event)| event);
+        [title].into_iter().chain(events).collect()
+    }
+
+    /// So many reads began in this time and were answered by this instance, wherever it took it from.
+    pub(crate) fn reads_within(&self, time: &Range<At>, instance: usize) -> usize {
+        let reads = self.history.reads.iter();
+        reads
+            .filter(|read| read.instance == instance && time.contains(&read.start))
+            .count()
+    }
+
+    /// So many reads that began in this time were answered from the memory of this instance.
+    pub(crate) fn remembered_within(&self, time: &Range<At>, instance: usize) -> usize {
+        let reads = self.history.reads.iter();
+        reads
+            .filter(|read| read.instance == instance && time.contains(&read.start))
+            .filter(|read| matches!(read.outcome, Outcome::Value(seen) if seen.level == Level::L1))
+            .count()
+    }
+
+    /// So many writes that Redis had accepted ended in this time.
+    pub(crate) fn writes_within(&self, time: &Range<At>) -> usize {
+        let writes = self.history.writes.iter();
+        writes
+            .filter(|write| write.outcome == Told::Done && time.contains(&write.end))
+            .count()
+    }
+
+    pub(crate) fn deferred(&self) -> usize {
+        self.told(Told::Deferred)
+    }
+
+    fn told(&self, told: Told) -> usize {
+        let writes = self.history.writes.iter();
+        writes.filter(|write| write.outcome == told).count()
+    }
+
+    fn flagged(&self) -> usize {
+        let reads = self.history.reads.iter();
+        reads
+            .filter(|read| matches!(read.outcome, Outcome::Value(seen) if seen.unproven))
+            .count()
+    }
+
+    fn count(&self, which: impl Fn(bool, Level) -> bool) -> usize {
+        let reads = self.history.reads.iter();
+        reads
+            .filter(
+                |read| matches!(read.outcome, Outcome::Value(seen) if which(seen.stored, seen.level)),
+            )
+            .count()
+    }
+
+    fn summary(&self) -> String {
+        let slowest = self
+            .history
+            .reads
+            .iter()
+            .map(|read| read.end.saturating_sub(read.start));
+        format!(
+            "{:?}: {} reads ({} from L1, {} from L2, {} loaded, {} of them unstored; the slowest took {:?}), \
+             {} writes and {} deferred",
+            self.history
+                .reads
+                .iter()
+                .map(|read| read.end)
+                .max()
+                .unwrap_or_default(),
+            self.history.reads.len(),
+            self.count(|_, level| level == Level::L1),
+            self.count(|_, level| level == Level::L2),
+            self.count(|_, level| level == Level::Loader),
+            self.count(|stored, _| !stored),
+            slowest.max().unwrap_or_default(),
+            self.told(Told::Done),
+            self.told(Told::Deferred),
+        )
+    }
+}
