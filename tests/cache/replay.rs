@@ -1,5 +1,7 @@
 //! Rule 9: what was missed is read from the log, and if that cannot tell, all of L1 goes.
 
+use std::time::Duration;
+
 use futures::future::join_all;
 use larder::deadpool_redis::redis::{AsyncCommands, cmd};
 
@@ -30,7 +32,9 @@ struct Pair {
 }
 
 async fn pair(fleet: &Fleet) -> Pair {
-    let (a, _) = fleet.instance_with(without_beats).await;
+    // It sends a thousand at once.
+    let patient = |b| without_beats(b).l2_timeout(Duration::from_secs(10));
+    let (a, _) = fleet.instance_with(patient).await;
     let (b, wire) = fleet.instance_with(without_beats).await;
     // So that there is a last message, and it is in the log.
     a.invalidate("first").await.unwrap();
