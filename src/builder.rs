@@ -162,7 +162,8 @@ where
     /// their `load_timeout`. Default: no limit.
     ///
     /// One load per key protects the source from many callers, this from many keys: as when a restart has
-    /// emptied Redis.
+    /// emptied Redis. A loader that loads other keys of this cache has its turn while it waits for theirs:
+    /// leave room for that.
     pub fn max_concurrent_loads(mut self, loads: usize) -> Self {
         self.options.max_concurrent_loads = loads;
         self

@@ -83,7 +83,9 @@ where
     /// Looks a key up in L1 alone. Not asynchronous: it never waits and does not allocate.
     ///
     /// `None` also while this instance cannot be sure to have heard of all changes, see
-    /// [`Health::is_listener_live`], unless its [`Mode`](crate::Mode) makes it available then; and for a key that is longer than [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES).
+    /// [`Health::is_listener_live`], unless its [`Mode`](crate::Mode) makes it available then and L2 did
+    /// not answer when it was last asked; and for a key that is longer than
+    /// [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES).
     pub fn get_local<Q>(&self, key: &Q) -> Option<Entry<V>>
     where
         K: Borrow<Q>,
@@ -214,7 +216,8 @@ where
     ///
     /// For changes that must not be seen by halves, such as a permission that was revoked. An instance that
     /// hears of it says so at once, so it usually takes two or three round trips; one that does not answer
-    /// is waited for until its `max_staleness` has passed, after which it does not use what it holds.
+    /// is waited for until its `max_staleness` has passed, after which it does not use what it holds. So is
+    /// one that has died; one that was [closed](Self::close) is not.
     /// Costs three round trips, and another one every 50 ms at most.
     ///
     /// # Errors
@@ -234,11 +237,14 @@ where
     ///
     /// For loaders that read from a database replica: hold for longer than the replica lags behind. Loads
     /// are handed to their callers meanwhile, with what the replica says. Of two holds the later end
-    /// counts; an `insert` stores its value all the same. `hold` is rounded up to whole milliseconds.
+    /// counts; an `insert` stores its value all the same, and so ends nothing. `hold` is rounded up to whole
+    /// milliseconds, and is 100 years at most.
     ///
     /// # Errors
     ///
-    /// As [`invalidate`](Self::invalidate); a deferred one holds from when L2 is told.
+    /// As [`invalidate`](Self::invalidate); a deferred one holds from when L2 is told. If there are more than
+    /// [`max_deferred`](crate::Builder::max_deferred), it is a clear that is told, and once more when the
+    /// longest hold is over; until then this instance uses no key.
     pub async fn invalidate_and_hold<Q>(&self, key: &Q, hold: Duration) -> Result<(), WriteError>
     where
         K: Borrow<Q>,

@@ -15,7 +15,8 @@ pub enum Mode {
     #[default]
     Strict,
     /// If L2 does not answer either: what it holds, for `limit` after the last proof has run out, flagged by
-    /// [`Meta::is_unproven`](crate::Meta::is_unproven). It may be older than `max_staleness` allows.
+    /// [`Meta::is_unproven`](crate::Meta::is_unproven). It may be older than `max_staleness` allows, but it
+    /// was not invalidated by this instance, and not cleared.
     Available {
         /// For how long.
         limit: Duration,

@@ -94,20 +94,27 @@ async fn loads_under_way_are_not_stored(fleet: Fleet) {
     assert_eq!(*b.get("a").await.unwrap(), "new");
 }
 
+/// Whether or not L2 could be told.
 async fn reads_under_way_are_not_kept(fleet: Fleet) {
-    let (a, wire) = fleet.instance_with(without_beats).await;
-    let (b, _) = fleet.instance().await;
-    b.insert("a", "old".to_owned()).await.unwrap();
-    let gate = wire.close(Step::Get, Way::Reply);
-    let reading = tokio::spawn({
-        let a = a.clone();
-        async move { a.get("a").await }
-    });
-    gate.arrived(1).await;
-    a.clear().await.unwrap();
-    gate.open();
-    assert!(reading.await.unwrap().is_none(), "it asks again");
-    assert!(is_empty(&a).await);
+    for lost in [0, usize::MAX] {
+        let (a, wire) = fleet.instance_with(without_beats).await;
+        let (b, _) = fleet.instance().await;
+        b.insert("a", "old".to_owned()).await.unwrap();
+        let gate = wire.close(Step::Get, Way::Reply);
+        let reading = tokio::spawn({
+            let a = a.clone();
+            async move { a.get("a").await }
+        });
+        gate.arrived(1).await;
+        wire.lose(Step::Clear, Way::Request, lost);
+        assert_eq!(a.clear().await.is_ok(), lost == 0);
+        gate.open();
+        // It asks again, and L2 knows what it was told.
+        assert_eq!(reading.await.unwrap().is_none(), lost == 0);
+        assert!(is_empty(&a).await);
+        a.close().await;
+        b.clear().await.unwrap();
+    }
 }
 
 /// In either order, and both levels agree which it was.

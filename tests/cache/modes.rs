@@ -14,6 +14,7 @@ const MS: Duration = Duration::from_millis(1);
 over_both_stores!(
     a_strict_l1_answers_nothing_when_cut_off,
     an_available_l1_answers_when_cut_off,
+    an_available_l1_answers_when_l2_turns_out_not_to,
     what_was_invalidated_here_is_not_answered_with,
     what_was_cleared_here_is_not_answered_with,
     an_l1_that_is_back_answers_with_proof,
@@ -103,6 +104,33 @@ async fn an_available_l1_answers_when_cut_off(fleet: Fleet) {
         ("new", false)
     );
     assert!(a.get_local("absent").is_none() && a.get("absent").await.is_none());
+}
+
+/// Somebody has to find out that L2 is gone, and need not load for that.
+async fn an_available_l1_answers_when_l2_turns_out_not_to(fleet: Fleet) {
+    let (a, wire) = instance(&fleet, available).await;
+    wire.close(Step::Listen, Way::Request);
+    wire.cut();
+    wire.listeners(0).await;
+    let truth = Source::new("new");
+    for round in 0..2 {
+        for step in [Step::Get, Step::Lead] {
+            wire.lose(step, Way::Request, 0);
+        }
+        assert!(a.get("absent").await.is_none() && a.health().is_l2_up());
+        assert!(a.get_local("k").is_none(), "L2 can be asked");
+        for step in [Step::Get, Step::Lead] {
+            wire.lose(step, Way::Request, 1);
+        }
+        if round == 0 {
+            assert_unproven(a.get("k").await);
+        } else {
+            assert_unproven(truth.through(&a, "k").await.ok());
+        }
+        assert!(!a.health().is_l2_up());
+        assert_unproven(a.get_local("k"));
+    }
+    assert_eq!(truth.loads(), 0);
 }
 
 async fn what_was_invalidated_here_is_not_answered_with(fleet: Fleet) {
