@@ -144,7 +144,7 @@ async fn a_hold_ends_to_the_millisecond() {
     // Neither the shorter one nor the clear changes that.
     hold(&*lane, "k", 5 * SECOND).await;
     clear(&*lane).await;
-    clock.advance(6 * SECOND - MS);
+    clock.advance((6 * SECOND).saturating_sub(MS));
     assert_eq!(lead(&*lane, "k", 7).await, Lead::Hold);
     clock.advance(MS);
     granted(&*lane, "k", 7).await;

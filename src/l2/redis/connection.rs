@@ -13,8 +13,9 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::l2_error;
+use super::names::Names;
 use super::scripts::Scripts;
-use super::{Names, l2_error};
 use crate::l2::{L2Error, LONGEST_PAUSE, LaneClock, OnConnect, backoff, random};
 use crate::lock::lock;
 

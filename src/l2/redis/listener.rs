@@ -19,8 +19,9 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::connection::{LANES, check_lanes};
+use super::l2_error;
+use super::names::Names;
 use super::scripts::Scripts;
-use super::{Names, l2_error};
 use crate::clock::millis;
 use crate::l2::{Applied, FORGOTTEN_AFTER, Heard, L2Error, LaneClock, Listener, Me, random};
 use crate::lock::lock;

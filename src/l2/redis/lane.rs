@@ -1,0 +1,261 @@
+//! The steps of a lane: one script or command each.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_redis::redis::aio::MultiplexedConnection;
+use deadpool_redis::redis::{Client, Cmd, FromRedisValue, ScriptInvocation, cmd};
+use futures::FutureExt;
+
+use super::connection::Connections;
+use super::listener;
+use super::names::Names;
+use super::scripts::Scripts;
+use crate::clock::millis;
+use crate::l2::{
+    Applied, Ask, FORGOTTEN_AFTER, Fill, L2Error, Lane, LaneClock, Lead, Lease, Listener, Me,
+    Member, Message, Reply, Sealed, Stamp, Told, Want, random,
+};
+use crate::wire::message;
+
+/// Messages read from the log at a time.
+const REPLAY: usize = 1024;
+
+/// One namespace on a Redis server.
+pub(super) struct RedisLane {
+    pub(super) names: Names,
+    pub(super) scripts: Arc<Scripts>,
+    pub(super) connections: Connections,
+    pub(super) listener: Client,
+    pub(super) timeout: Duration,
+}
+
+impl fmt::Debug for RedisLane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisLane")
+            .field("tag", &self.names.tag)
+            .finish_non_exhaustive()
+    }
+}
+
+impl RedisLane {
+    async fn run<T: FromRedisValue>(&self, call: ScriptInvocation<'_>) -> Result<T, L2Error> {
+        self.connections
+            .with(self.timeout, |mut connection| {
+                let call = &call;
+                async move { call.invoke_async(&mut connection).await }
+            })
+            .await
+    }
+
+    async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, L2Error> {
+        self.connections
+            .with(self.timeout, |mut connection| async move {
+                command.query_async(&mut connection).await
+            })
+            .await
+    }
+}
+
+/// Its id, then names and values in turn: there is one of each.
+type LogEntry = (String, Vec<(String, Vec<u8>)>);
+
+type Stamped = (u64, u64, u64);
+
+fn stamp((epoch, ver, written_at): Stamped) -> Stamp {
+    Stamp {
+        epoch,
+        ver,
+        written_at,
+    }
+}
+
+impl Lane for RedisLane {
+    fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Vec<u8>>> {
+        async move {
+            let get = cmd("GET").arg(self.names.value(key)).to_owned();
+            let send = |mut connection: MultiplexedConnection| {
+                let get = &get;
+                async move {
+                    match get.query_async(&mut connection).await {
+                        // Something that is no string: bytes that are no value, then.
+                        Err(error) if error.code() == Some("WRONGTYPE") => Ok(Some(Vec::new())),
+                        answer => answer,
+                    }
+                }
+            };
+            self.connections.with(self.timeout, send).await
+        }
+        .boxed()
+    }
+
+    fn lead<'a>(&'a self, key: &'a str, ask: Ask) -> Reply<'a, Lead> {
+        async move {
+            let mut call = self.scripts.lead.prepare_invoke();
+            call.key(self.names.value(key))
+                .key(self.names.lease(key))
+                .key(&self.names.clock);
+            call.arg(ask.token).arg(millis(ask.ttl));
+            match ask.want {
+                Want::Any => call.arg(""),
+                Want::NewerThan(seen) => call.arg(seen),
+                Want::Nothing => call.arg("*"),
+            };
+            call.arg(random());
+            let (answer, value, number) = self.run::<(String, Option<Vec<u8>>, u64)>(call).await?;
+            match (answer.as_str(), value) {
+                ("HIT", Some(bytes)) => Ok(Lead::Hit(bytes)),
+                ("LEAD", _) => Ok(Lead::Granted(Lease {
+                    token: ask.token,
+                    epoch: number,
+                })),
+                ("WAIT", _) => Ok(Lead::Wait(Duration::from_millis(number))),
+                ("HOLD", _) => Ok(Lead::Hold),
+                ("MISS", _) => Ok(Lead::Miss),
+                _ => Err(L2Error::unexpected("its answer to LEAD makes no sense")),
+            }
+        }
+        .boxed()
+    }
+
+    fn fill<'a>(&'a self, key: &'a str, lease: Lease, value: &'a Sealed) -> Reply<'a, Fill> {
+        async move {
+            let mut call = self.scripts.fill.prepare_invoke();
+            call.key(self.names.value(key))
+                .key(self.names.lease(key))
+                .key(&self.names.clock);
+            call.arg(lease.token)
+                .arg(lease.epoch)
+                .arg(&value.body)
+                .arg(millis(value.ttl))
+                .arg(random());
+            let (answer, bytes, stamped) = self
+                .run::<(String, Option<Vec<u8>>, Option<Stamped>)>(call)
+                .await?;
+            match (answer.as_str(), stamped) {
+                ("OK", Some(stamped)) => Ok(Fill::Stored(stamp(stamped))),
+                ("REJECTED", _) => Ok(Fill::Rejected(bytes)),
+                _ => Err(L2Error::unexpected("its answer to FILL makes no sense")),
+            }
+        }
+        .boxed()
+    }
+
+    fn renew<'a>(&'a self, key: &'a str, token: u64, ttl: Duration) -> Reply<'a, bool> {
+        async move {
+            let mut call = self.scripts.renew.prepare_invoke();
+            call.key(self.names.lease(key)).arg(token).arg(millis(ttl));
+            self.run(call).await
+        }
+        .boxed()
+    }
+
+    fn insert<'a>(
+        &'a self,
+        key: &'a str,
+        value: &'a Sealed,
+        tail: &'a [u8],
+        deadline: Option<u64>,
+    ) -> Reply<'a, Stamp> {
+        async move {
+            let mut call = self.scripts.insert.prepare_invoke();
+            call.key(&self.names.clock)
+                .key(&self.names.log)
+                .key(self.names.value(key))
+                .key(self.names.lease(key));
+            call.arg(&self.names.events).arg(random()).arg(tail);
+            call.arg(&value.body)
+                .arg(millis(value.ttl))
+                .arg(deadline.map_or_else(String::new, |at| at.to_string()));
+            match self.run::<Option<Stamped>>(call).await? {
+                Some(stamped) => Ok(stamp(stamped)),
+                None => Err(L2Error::unexpected("the insert came after its deadline")),
+            }
+        }
+        .boxed()
+    }
+
+    fn invalidate<'a>(
+        &'a self,
+        keys: &'a [&'a str],
+        tail: &'a [u8],
+        hold: Duration,
+    ) -> Reply<'a, Told> {
+        async move {
+            let mut call = self.scripts.invalidate.prepare_invoke();
+            call.key(&self.names.clock).key(&self.names.log);
+            for key in keys {
+                call.key(self.names.value(key)).key(self.names.lease(key));
+            }
+            call.arg(&self.names.events).arg(random()).arg(tail);
+            call.arg(millis(hold));
+            let (epoch, ver, written_at, seq) = self.run(call).await?;
+            let stamp = stamp((epoch, ver, written_at));
+            Ok(Told { stamp, seq })
+        }
+        .boxed()
+    }
+
+    fn clear<'a>(&'a self, tail: &'a [u8]) -> Reply<'a, Stamp> {
+        async move {
+            let mut call = self.scripts.clear.prepare_invoke();
+            call.key(&self.names.clock)
+                .arg(&self.names.events)
+                .arg(random())
+                .arg(tail);
+            self.run(call).await.map(stamp)
+        }
+        .boxed()
+    }
+
+    fn replay(&self, first: u64) -> Reply<'_, Vec<Message>> {
+        async move {
+            let mut range = cmd("XRANGE");
+            range.arg(&self.names.log).arg(first).arg("+");
+            range.arg("COUNT").arg(REPLAY);
+            let entries: Vec<LogEntry> = self.ask(&range).await?;
+            let payloads = entries.into_iter().flat_map(|(_, fields)| fields);
+            // What this release cannot read leaves a hole.
+            Ok(payloads
+                .filter_map(|(_, payload)| message::open(&payload))
+                .collect())
+        }
+        .boxed()
+    }
+
+    fn members(&self) -> Reply<'_, Vec<Member>> {
+        async move {
+            let mut call = self.scripts.members.prepare_invoke();
+            call.key(&self.names.live).arg(FORGOTTEN_AFTER);
+            let entries: Vec<(u64, String)> = self.run(call).await?;
+            let members = entries.iter().map(|(id, entry)| member(*id, entry));
+            members.collect::<Option<_>>().ok_or_else(|| {
+                L2Error::unexpected("its list of members was written by something else")
+            })
+        }
+        .boxed()
+    }
+
+    fn leave(&self, id: u64) -> Reply<'_, ()> {
+        async move { self.ask(cmd("HDEL").arg(&self.names.live).arg(id)).await }.boxed()
+    }
+
+    fn listen(&self, me: Me) -> Reply<'_, (LaneClock, Box<dyn Listener>)> {
+        listener::listen(&self.listener, &self.names, &self.scripts, self.timeout, me).boxed()
+    }
+}
+
+/// Reads what a member has noted of itself: `epoch:seq:staleness:at`.
+fn member(id: u64, entry: &str) -> Option<Member> {
+    let mut fields = entry.split(':').map(str::parse::<u64>);
+    let mut field = || fields.next()?.ok();
+    let (epoch, seq, staleness) = (field()?, field()?, field()?);
+    Some(Member {
+        me: Me {
+            id,
+            max_staleness: Duration::from_millis(staleness),
+        },
+        applied: Applied { epoch, seq },
+    })
+}
