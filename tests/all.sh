@@ -27,6 +27,9 @@ cargo fmt --check
 step "tests and doctests, with all features; the examples are built on the way"
 cargo test --locked --all-features
 
+step "interleavings"
+sh tests/interleavings.sh
+
 step "examples"
 cargo run --locked --all-features --quiet --example quickstart
 

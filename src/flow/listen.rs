@@ -245,7 +245,7 @@ impl<V: Send + Sync + 'static> Core<V> {
         true
     }
 
-    fn flush(&self, epoch: u64) {
+    pub(super) fn flush(&self, epoch: u64) {
         self.liveness.flush(epoch);
         self.l1.reclaim();
     }

@@ -11,6 +11,8 @@ mod backoff;
 mod core;
 mod everywhere;
 mod get;
+#[cfg(all(test, larder_interleavings))]
+mod interleavings;
 mod listen;
 mod load;
 mod outbox;

@@ -1,15 +1,14 @@
 //! What this instance knows of its lane, and how long that may be believed.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
 use super::NEVER;
+use super::sync::{AtomicU64, Mutex, lock};
 use crate::clock::{Clock, Tick, nanos};
 use crate::l2::LaneClock;
-use crate::lock::lock;
 
 /// The lane's time before it was first read.
 const UNKNOWN: u64 = u64::MAX;

@@ -5,9 +5,11 @@
 //!
 //! Architecture invariant: nothing in here does I/O or waits.
 
+mod entries;
 mod flights;
 mod liveness;
 mod slot;
+mod sync;
 
 pub(crate) use self::flights::{Flights, Joined, LoadOutcome, Op, ReadOutcome};
 pub(crate) use self::liveness::Liveness;
@@ -16,6 +18,7 @@ pub(crate) use self::slot::{NEVER, Slot, UNSTORED};
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::entries::Entries;
 use crate::clock::Tick;
 
 /// A written key, as everything behind the public face knows it.
@@ -26,19 +29,14 @@ pub(crate) type Weigher<V> = Arc<dyn Fn(&str, &V) -> u32 + Send + Sync>;
 
 /// The entries of this process.
 pub(crate) struct L1<V> {
-    entries: moka::sync::Cache<Key, Arc<Slot<V>>>,
+    entries: Entries<V>,
     liveness: Arc<Liveness>,
 }
 
 impl<V: Send + Sync + 'static> L1<V> {
     pub(crate) fn new(capacity: u64, weigher: Option<Weigher<V>>, liveness: Arc<Liveness>) -> Self {
-        let mut entries = moka::sync::Cache::builder().max_capacity(capacity);
-        if let Some(weigher) = weigher {
-            entries =
-                entries.weigher(move |key: &Key, slot: &Arc<Slot<V>>| weigher(key, &slot.value));
-        }
         Self {
-            entries: entries.build(),
+            entries: Entries::new(capacity, weigher),
             liveness,
         }
     }
@@ -78,7 +76,10 @@ impl<V: Send + Sync + 'static> L1<V> {
         }
         self.entries.insert(op.key().clone(), Arc::clone(slot));
         let revealed = op.reveal(slot);
-        if !revealed {
+        if revealed {
+            // Something older may have taken its place before that was forbidden by this.
+            self.evict_older(op.key(), slot.stamp.ver);
+        } else {
             self.drop_slot(op.key(), slot);
         }
         revealed

@@ -1,8 +1,9 @@
 //! One value with all that decides whether it may be served.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
+use super::sync::AtomicU64;
 use crate::clock::Tick;
 use crate::wire::envelope::Stamp;
 

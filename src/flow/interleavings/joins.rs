@@ -1,0 +1,144 @@
+//! Who joins whom.
+
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
+
+use super::{Loading, World, in_every_order, loading, slot};
+use crate::l1::{Joined, ReadOutcome};
+use crate::source::Source;
+
+type Reading = Shared<BoxFuture<'static, ReadOutcome<()>>>;
+
+/// Joins the load of the key, or runs it. What it loads has the version that L2 has meanwhile.
+fn load(world: &World) -> Loading {
+    let (tell, load) = loading();
+    match world.lead(&load) {
+        Joined::Under(flight) => flight,
+        Joined::Lead(op) => {
+            let mark = world.ask();
+            world.publish(&op, mark);
+            drop(op);
+            let _ = tell.send(Ok((slot(mark), Source::Loader)));
+            load
+        }
+    }
+}
+
+/// Joins the read of the key, or starts it.
+fn read(world: &World) -> Reading {
+    let now = world.core.now();
+    world.core.flights.read(&world.key, now, now, |op| {
+        let world = world.clone();
+        async move {
+            let mark = world.ask();
+            world.publish(&op, mark);
+            ReadOutcome::Hit(slot(mark))
+        }
+        .boxed()
+    })
+}
+
+fn read_and_poll(world: &World) -> Reading {
+    let read = read(world);
+    let _ = read.clone().now_or_never();
+    read
+}
+
+/// Who asks after a message, or after the gap in which it was lost, is told nothing older.
+fn nobody_joins_what_is_older<F: 'static>(ask: fn(&World) -> F, answer: fn(F) -> u64) {
+    for change in [World::hear_of_a_write, World::miss_a_write] {
+        in_every_order(move |world| {
+            let early = world.spawn(move |world| ask(&world));
+            let late = world.spawn(move |world| (change(&world), ask(&world)));
+            let early = early.join().unwrap();
+            let (ver, late) = late.join().unwrap();
+            assert!(answer(late) >= ver);
+            assert!(answer(early) >= 1);
+        });
+    }
+}
+
+#[test]
+fn nobody_joins_an_older_load() {
+    nobody_joins_what_is_older(load, |load| {
+        load.now_or_never().unwrap().unwrap().0.stamp.ver
+    });
+}
+
+#[test]
+fn nobody_joins_an_older_read() {
+    nobody_joins_what_is_older(read_and_poll, |read| match read.now_or_never() {
+        Some(ReadOutcome::Hit(slot)) => slot.stamp.ver,
+        _ => panic!("it found something"),
+    });
+}
+
+#[test]
+fn a_read_is_shared() {
+    in_every_order(|world| {
+        let (a, b) = (
+            world.spawn(|world| read(&world)),
+            world.spawn(|world| read(&world)),
+        );
+        // Somebody else's operation comes and goes.
+        drop(world.begin());
+        assert!(a.join().unwrap().ptr_eq(&b.join().unwrap()));
+    });
+}
+
+#[test]
+fn a_load_has_one_leader() {
+    in_every_order(|world| {
+        let lead = |world: World| {
+            let (tell, load) = loading();
+            (world.lead(&load), load, tell)
+        };
+        let (a, b) = (world.spawn(lead), world.spawn(lead));
+        drop(world.begin());
+        let (a, b) = (a.join().unwrap(), b.join().unwrap());
+        match (&a, &b) {
+            ((Joined::Lead(_), led, _), (Joined::Under(joined), ..))
+            | ((Joined::Under(joined), ..), (Joined::Lead(_), led, _)) => {
+                assert!(led.ptr_eq(joined));
+            }
+            _ => panic!("there is not one leader"),
+        }
+        assert!(world.refresh().is_none(), "a load is refresh enough");
+    });
+}
+
+#[test]
+fn a_refresh_has_one_leader() {
+    in_every_order(|world| {
+        let (a, b) = (
+            world.spawn(|world| world.refresh()),
+            world.spawn(|world| world.refresh()),
+        );
+        drop(world.begin());
+        let (a, b) = (a.join().unwrap(), b.join().unwrap());
+        assert!(a.is_some() != b.is_some());
+
+        world.hear_of_a_write();
+        let next = world.refresh();
+        assert!(next.is_some(), "nobody waits for one from before a message");
+        drop((a, b));
+        assert!(world.refresh().is_none(), "and the next one goes on");
+    });
+}
+
+/// Who hears that a load failed, and tries again, does not meet it again; whatever else is under way.
+#[test]
+fn nobody_joins_what_has_ended() {
+    in_every_order(|world| {
+        let other = world.spawn(|world| drop(world.begin()));
+        for _ in 0..2 {
+            assert!(matches!(world.lead(&loading().1), Joined::Lead(_)));
+        }
+        for _ in 0..2 {
+            assert!(world.refresh().is_some());
+        }
+        let ended = read_and_poll(&world);
+        assert!(!read_and_poll(&world).ptr_eq(&ended));
+        other.join().unwrap();
+    });
+}

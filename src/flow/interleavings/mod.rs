@@ -1,0 +1,193 @@
+//! The flight map, the floors and L1 in every order in which a few threads can take their steps.
+//!
+//! loom runs each test again and again, each time in another order, until there is none left that
+//! interrupts a thread more than [`PREEMPTIONS`] times. Run with `tests/interleavings.sh`.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a step that fails ends the test"
+)]
+
+mod joins;
+mod proofs;
+mod values;
+
+use std::sync::Arc;
+
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
+use loom::sync::Mutex;
+use loom::thread::{self, JoinHandle};
+use tokio::sync::oneshot;
+
+use super::{Core, Parts};
+use crate::clock::Clock;
+use crate::codec::Bincode;
+use crate::error::LoadError;
+use crate::l1::{Joined, Key, Liveness, LoadOutcome, NEVER, Op, Slot};
+use crate::l2::{LaneClock, NoLane};
+use crate::options::Options;
+use crate::wire::codec::ValueCodec;
+use crate::wire::envelope::Stamp;
+
+const KEY: &str = "k";
+/// The epoch that an instance knows at first, and the one after it.
+const EPOCH: u64 = 1;
+const NEXT_EPOCH: u64 = 2;
+
+/// Enough to catch each line of this that was broken to see if it would be. `LOOM_MAX_PREEMPTIONS` sets
+/// another number; each one more takes ten times as long.
+const PREEMPTIONS: usize = 2;
+
+/// What a value can be told by: its epoch and its version.
+type Mark = (u64, u64);
+
+/// What the callers of one load wait for.
+type Loading = Shared<BoxFuture<'static, LoadOutcome<()>>>;
+
+/// One instance, and what L2 has under one key. Clones are the same.
+#[derive(Clone)]
+struct World {
+    core: Arc<Core<()>>,
+    key: Key,
+    stored: Arc<Mutex<Mark>>,
+}
+
+/// Runs a test in every order.
+fn in_every_order(test: impl Fn(World) + Send + Sync + 'static) {
+    let mut explorer = loom::model::Builder::new();
+    explorer.preemption_bound.get_or_insert(PREEMPTIONS);
+    explorer.check(move || {
+        let world = World::new();
+        test(world.clone());
+        assert!(
+            world.core.flights.is_idle(),
+            "what is over leaves nothing behind"
+        );
+    });
+}
+
+impl World {
+    /// An instance that knows its epoch and hears of everything; L2 has version 1.
+    fn new() -> Self {
+        let options = Options {
+            clock: Clock::manual(),
+            ..Options::new("test:interleavings".to_owned())
+        };
+        let liveness = Arc::new(Liveness::new(options.clock.clone()));
+        liveness.flush(EPOCH);
+        let lane = Box::new(NoLane::new(options.clock.clone()));
+        let core = Core::new(Parts {
+            options,
+            weigher: None,
+            codec: ValueCodec::new::<Bincode>(),
+            type_tag: 0,
+            liveness,
+            lane,
+        });
+        let world = Self {
+            core: Arc::new(core),
+            key: KEY.into(),
+            stored: Arc::new(Mutex::new((EPOCH, 1))),
+        };
+        world.prove(0);
+        world
+    }
+
+    fn spawn<T: 'static>(&self, run: impl FnOnce(Self) -> T + 'static) -> JoinHandle<T> {
+        let world = self.clone();
+        thread::spawn(move || run(world))
+    }
+
+    fn begin(&self) -> Op<()> {
+        self.core.flights.begin(&self.key)
+    }
+
+    /// What L2 answers: whatever lies there.
+    fn ask(&self) -> Mark {
+        *self.stored.lock().unwrap()
+    }
+
+    /// Keeps what L2 has answered, and hands it out, if it may be believed.
+    fn publish(&self, op: &Op<()>, mark: Mark) {
+        let slot = slot(mark);
+        if self.core.is_usable(op, &slot) {
+            self.core.keep_or_outdate(op, &slot);
+        }
+    }
+
+    /// A look-up that goes to L2.
+    fn read(&self) {
+        let op = self.begin();
+        self.publish(&op, self.ask());
+    }
+
+    /// Another instance writes the key, and its message comes. Returns its version.
+    fn hear_of_a_write(&self) -> u64 {
+        let (epoch, ver) = self.write();
+        self.core.apply([KEY], epoch, ver);
+        ver
+    }
+
+    /// The same, but the message is lost, and that it was is all that is heard.
+    fn miss_a_write(&self) -> u64 {
+        let (epoch, ver) = self.write();
+        self.core.flush(epoch);
+        ver
+    }
+
+    fn write(&self) -> Mark {
+        let mut stored = self.stored.lock().unwrap();
+        stored.1 += 1;
+        *stored
+    }
+
+    /// All messages have been heard, asked when there were so many doubts.
+    fn prove(&self, doubts: u64) {
+        let lane = LaneClock {
+            epoch: self.core.liveness.epoch(),
+            seq: 0,
+            now: 0,
+        };
+        let now = self.core.now();
+        self.core.liveness.prove(&lane, now, now + 1, doubts);
+    }
+
+    /// Asks to load the key; `load` is what others would wait for.
+    fn lead(&self, load: &Loading) -> Joined<()> {
+        let now = self.core.now();
+        let flights = &self.core.flights;
+        flights.lead(&self.key, now, now, || load.clone())
+    }
+
+    fn refresh(&self) -> Option<Op<()>> {
+        self.core.flights.refresh(&self.key)
+    }
+
+    fn shown(&self) -> Option<Mark> {
+        let slot = self.core.l1.get(KEY, self.core.now())?;
+        Some((slot.stamp.epoch, slot.stamp.ver))
+    }
+
+    /// Whether L1 has exactly what it shows.
+    fn is_tidy(&self) -> bool {
+        self.core.l1.len() == u64::from(self.shown().is_some())
+    }
+}
+
+/// A load, and how to end it.
+fn loading() -> (oneshot::Sender<LoadOutcome<()>>, Loading) {
+    let (tell, told) = oneshot::channel();
+    let outcome = async { told.await.unwrap_or_else(|_| Err(LoadError::stopped())) };
+    (tell, outcome.boxed().shared())
+}
+
+fn slot((epoch, ver): Mark) -> Arc<Slot<()>> {
+    let stamp = Stamp {
+        epoch,
+        ver,
+        written_at: 0,
+    };
+    Arc::new(Slot::new(Arc::new(()), stamp, 0, NEVER, NEVER))
+}

@@ -1,0 +1,21 @@
+//! What this level counts and locks with: std's types, or loom's, which try every order of threads.
+
+#[cfg(not(larder_interleavings))]
+pub(super) use std::sync::{Mutex, MutexGuard, atomic::AtomicU64};
+
+#[cfg(larder_interleavings)]
+pub(super) use loom::sync::{Mutex, MutexGuard, atomic::AtomicU64};
+
+#[cfg(not(larder_interleavings))]
+pub(super) use crate::lock::lock;
+
+/// As [`crate::lock::lock`]; a panic ends the test anyway.
+#[cfg(larder_interleavings)]
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// How many locks the flight map has. One is enough to find out in which orders things can happen.
+pub(super) const SHARDS: usize = if cfg!(larder_interleavings) { 1 } else { 64 };
