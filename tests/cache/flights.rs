@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use futures::poll;
+
 use larder::{Cache, Source as Level};
 
 use crate::fleet::{Fleet, Source, Texts, over_both_stores};
@@ -14,8 +14,6 @@ over_both_stores!(
     the_levels_answer_in_order,
     many_callers_in_many_instances_load_once,
     callers_share_one_read,
-    a_caller_who_gives_up_harms_nobody,
-    giving_up_at_any_point_harms_nobody,
     a_failing_loader_fails_all_who_wait_and_the_key_works_next_time,
     a_panicking_loader_fails_all_who_wait_and_the_key_works_next_time,
     a_failed_load_gives_its_lease_back,
@@ -96,51 +94,6 @@ async fn callers_share_one_read(fleet: Fleet) {
         assert_eq!(*call.unwrap().unwrap(), "v");
     }
     assert_eq!(wire.asked(Step::Get), 1);
-}
-
-async fn a_caller_who_gives_up_harms_nobody(fleet: Fleet) {
-    let (a, _) = fleet.instance().await;
-    let (truth, gate) = (Source::new("v"), Gate::new());
-    let first = truth.behind(&gate).spawn(&a, "k");
-    gate.arrived(1).await;
-    let second = truth.spawn(&a, "k");
-    first.abort();
-    assert!(first.await.unwrap_err().is_cancelled());
-    gate.open();
-    assert_eq!(*second.await.unwrap().unwrap(), "v");
-
-    // Nobody waits at all, and it is stored all the same.
-    let gate = Gate::new();
-    let alone = truth.behind(&gate).spawn(&a, "other");
-    gate.arrived(1).await;
-    alone.abort();
-    assert!(alone.await.is_err());
-    gate.open();
-    assert_eq!(*truth.through(&a, "other").await.unwrap(), "v");
-    assert_eq!(truth.loads(), 2);
-}
-
-/// The future is dropped after its first, second, third … poll, while others wait for the same key.
-async fn giving_up_at_any_point_harms_nobody(fleet: Fleet) {
-    let (a, _) = fleet.instance().await;
-    let truth = Source::new("v");
-    let keys = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
-    for (polls, key) in keys.into_iter().enumerate() {
-        let mut impatient = Box::pin(truth.through(&a, key));
-        for _ in 0..polls {
-            if poll!(impatient.as_mut()).is_ready() {
-                break;
-            }
-            tokio::task::yield_now().await;
-        }
-        let others: Vec<_> = (0..5).map(|_| truth.spawn(&a, key)).collect();
-        tokio::task::yield_now().await;
-        drop(impatient);
-        for other in join_all(others).await {
-            assert_eq!(*other.unwrap().unwrap(), "v", "after {polls} polls");
-        }
-    }
-    assert_eq!(truth.loads(), keys.len());
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -8,7 +8,6 @@ use crate::support::network::{Gate, Network, Step};
 over_both_stores!(
     tasks_begin_at_the_first_use_and_end_with_the_last_handle,
     close_ends_the_tasks_and_l1,
-    a_write_that_is_given_up_is_carried_through,
 );
 
 async fn tasks_begin_at_the_first_use_and_end_with_the_last_handle(fleet: Fleet) {
@@ -37,25 +36,6 @@ async fn close_ends_the_tasks_and_l1(fleet: Fleet) {
     assert!(!cache.health().is_listener_live());
     cache.ready().await;
     cache.close().await;
-}
-
-async fn a_write_that_is_given_up_is_carried_through(fleet: Fleet) {
-    let ((a, wire), (b, _)) = (fleet.instance().await, fleet.instance().await);
-    b.insert("k", "old".to_owned()).await.unwrap();
-    let gate = wire.close(Step::Invalidate, crate::support::network::Way::Request);
-    let giving_up = tokio::spawn({
-        let a = a.clone();
-        async move { a.invalidate("k").await }
-    });
-    gate.arrived(1).await;
-    giving_up.abort();
-    assert!(giving_up.await.is_err());
-    gate.open();
-    crate::support::eventually::eventually("b hears of it", || async {
-        b.get_local("k").is_none()
-    })
-    .await;
-    assert!(b.get("k").await.is_none());
 }
 
 /// A cache can outlive the runtime that it began on: it listens again on the next one.

@@ -519,28 +519,6 @@ async fn all_ttls_vary_by_the_jitter_and_no_more() {
     assert_eq!(fresh(), (0, 0));
 }
 
-/// As an invalidation, an insert that was polled once goes on to its end.
-#[tokio::test]
-async fn an_insert_that_is_given_up_is_carried_through() {
-    let fleet = Fleet::memory();
-    let ((a, wire), (b, _)) = (fleet.instance().await, fleet.instance().await);
-    b.insert("k", "old".to_owned()).await.unwrap();
-    let gate = wire.close(Step::Insert, Way::Request);
-    let giving_up = tokio::spawn({
-        let a = a.clone();
-        async move { a.insert("k", "new".to_owned()).await }
-    });
-    gate.arrived(1).await;
-    giving_up.abort();
-    assert!(giving_up.await.is_err());
-    gate.open();
-    eventually("it is stored in both levels", || async {
-        let is_new = |entry: Entry<String>| *entry == "new";
-        a.get_local("k").is_some_and(is_new) && b.get("k").await.is_some_and(is_new)
-    })
-    .await;
-}
-
 /// A store that has just failed to answer is not asked again for the same call.
 #[tokio::test]
 async fn no_call_waits_for_a_silent_store_twice() {
