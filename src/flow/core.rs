@@ -133,8 +133,6 @@ impl<V: Send + Sync + 'static> Core<V> {
         if let Some(listener) = listener {
             // Its panic, if any, has been reported where it happened.
             let _ = listener.await;
-            // A proof may have come in between.
-            self.liveness.end();
         }
         let last_words = async {
             self.deliver_deferred().await;

@@ -7,6 +7,7 @@
 //! What was missed, while away or since a message was lost, is read from the lane's log. If the log
 //! cannot tell, L1 is emptied.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use backon::BackoffBuilder;
@@ -25,36 +26,13 @@ use crate::l2::{
 
 /// Listens until told to stop.
 pub(super) async fn run<V: Send + Sync + 'static>(core: Arc<Core<V>>, stop: CancellationToken) {
-    let mut pauses = backoff().build();
-    let mut failing = false;
-    let mut last = None;
-    loop {
-        let (error, answered) = tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            ended = core.listen(&mut last) => ended,
-        };
-        core.liveness.lapse();
-        // Only an answered beat is a success: what connects and fails then may have come to stay.
-        if answered {
-            pauses = backoff().build();
-        }
-        if answered || !failing {
-            warn!(
-                namespace = core.options.namespace.as_str(),
-                error = &error as &dyn std::error::Error,
-                "this instance cannot hear of changes; L1 is not used until it can"
-            );
-        }
-        failing = true;
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            () = sleep(pauses.next().unwrap_or(LONGEST_PAUSE)) => {}
-            // L2 may be told though nobody can listen to it.
-            () = async { core.deliver_deferred().await; std::future::pending().await } => {}
-        }
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => {}
+        never = core.keep_listening() => match never {},
     }
+    // A proof may have come in after whoever stopped this had ended them all.
+    core.liveness.end();
 }
 
 /// How far the messages of a lane have been applied, and when it was last asked how far it is.
@@ -75,6 +53,40 @@ struct Asked {
 }
 
 impl<V: Send + Sync + 'static> Core<V> {
+    /// Listens, and listens again when something breaks.
+    async fn keep_listening(&self) -> Infallible {
+        let mut pauses = backoff().build();
+        let mut failing = false;
+        let mut last = None;
+        loop {
+            let (error, answered) = self.listen(&mut last).await;
+            self.liveness.lapse();
+            // Only an answered beat is a success: what connects and fails then may have come to stay.
+            if answered {
+                pauses = backoff().build();
+            }
+            if answered || !failing {
+                warn!(
+                    namespace = self.options.namespace.as_str(),
+                    error = &error as &dyn std::error::Error,
+                    "this instance cannot hear of changes; L1 is not used until it can"
+                );
+            }
+            failing = true;
+            tokio::select! {
+                biased;
+                () = sleep(pauses.next().unwrap_or(LONGEST_PAUSE)) => {}
+                // L2 may be told though nobody can listen to it.
+                never = self.deliver_and_wait() => match never {},
+            }
+        }
+    }
+
+    async fn deliver_and_wait(&self) -> Infallible {
+        self.deliver_deferred().await;
+        std::future::pending().await
+    }
+
     /// Listens until something breaks; also says whether any beat was answered.
     async fn listen(&self, last: &mut Option<u64>) -> (L2Error, bool) {
         let (asked_at, doubts) = (self.now(), self.liveness.doubts());

@@ -1,7 +1,13 @@
 //! What the tests share: servers of their own, networks that fail, and waiting for something to come true.
 
 // A failed step ends the test, and no test file uses all of this.
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, dead_code)]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    dead_code
+)]
 
 pub(crate) mod eventually;
 pub(crate) mod instance;
