@@ -20,7 +20,7 @@
 mod clients;
 mod failover;
 #[allow(dead_code, reason = "what only a simulation can see")]
-#[path = "../support/history.rs"]
+#[path = "../support/history/mod.rs"]
 mod history;
 mod instances;
 mod network;

@@ -26,7 +26,7 @@ fn expected(rule: Rule) -> (u8, Invariant) {
         Rule::Floors => (3, I1Bound),
         Rule::Detach => (4, I1Bound),
         Rule::NoDeafJoins => (5, I1Bound),
-        Rule::RefreshLease => (6, I6OneLoad),
+        Rule::RefreshLease => (6, I2NoResurrection),
         Rule::CatchUp => (7, I1Bound),
         Rule::Heartbeat => (8, I1Bound),
         Rule::LostMessages => (9, I1Bound),
@@ -36,7 +36,7 @@ fn expected(rule: Rule) -> (u8, Invariant) {
         Rule::OwnTask => (12, I7Answered),
         Rule::NewLife => (13, I1Bound),
         Rule::Outbox => (14, I4ReadYourWrites),
-        Rule::Deadline => (14, I4ReadYourWrites),
+        Rule::Deadline => (14, I2NoResurrection),
         Rule::HoldOff => (15, I2NoResurrection),
     }
 }

@@ -75,6 +75,11 @@ fn strike(world: &Arc<World>, fault: Fault, rng: &mut Rng) {
             // What it had committed and not told is told by those who survive.
             tokio::spawn(clients::tell_again(Arc::clone(world), instance, rng.fork()));
         }
+        Fault::Closed => {
+            world.struck(fault, Duration::ZERO, here);
+            world.place(slot, rng);
+            tokio::spawn(clients::close(Arc::clone(world), instance, rng.fork()));
+        }
         Fault::StoreEmptied | Fault::StoreRolledBack => {
             world.struck(fault, Duration::ZERO, None);
             world.store.restart(fault == Fault::StoreEmptied, rng);

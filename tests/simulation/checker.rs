@@ -173,12 +173,12 @@ fn what_was_invalidated_is_not_stored_again() {
                 key: 7,
                 version: 2,
             },
-            Step::Filled {
+            Step::Stored {
                 at: ms(2),
                 key: 8,
                 version: 1,
             },
-            Step::Filled {
+            Step::Stored {
                 at: ms(2),
                 key: 7,
                 version,

@@ -158,7 +158,7 @@ async fn change(world: &World, instance: &Instance, key: u64, rng: &mut Rng) {
     if told.is_none() {
         world.recorder.count(Fault::CancelledWrite);
     }
-    note(world, instance, write, told);
+    note(world, instance, write, told.as_ref());
 }
 
 async fn invalidate(world: &World, instance: &Instance, key: u64) -> Result<(), WriteError> {
@@ -172,9 +172,9 @@ async fn invalidate(world: &World, instance: &Instance, key: u64) -> Result<(), 
 }
 
 /// Takes down a write that ends now; `None` if its caller gave up.
-fn note(world: &World, instance: &Instance, write: Write, told: Option<Result<(), WriteError>>) {
+fn note(world: &World, instance: &Instance, write: Write, told: Option<&Result<(), WriteError>>) {
     let end = world.recorder.now();
-    let outcome = match &told {
+    let outcome = match told {
         Some(Ok(())) => Told::Done,
         Some(Err(error)) if error.is_deferred() => Told::Deferred,
         // Not in time everywhere, but on its way.
@@ -218,8 +218,14 @@ pub(crate) async fn tell_again(world: Arc<World>, dead: Arc<Instance>, mut rng: 
         let write = invalidation(&world, &instance, key);
         instance.untold.lock().unwrap().insert(key, write.version);
         let told = invalidate(&world, &instance, key).await;
-        note(&world, &instance, write, Some(told));
+        note(&world, &instance, write, Some(&told));
     }
+}
+
+/// Shuts an instance down. What it could not tell in time is left to others, as if it had died.
+pub(crate) async fn close(world: Arc<World>, instance: Arc<Instance>, rng: Rng) {
+    instance.cache.close().await;
+    tell_again(world, instance, rng).await;
 }
 
 /// Clears the namespace through an instance: an invalidation of every key.

@@ -46,7 +46,7 @@ pub(crate) struct Config {
     pub(crate) slow_loads: f64,
     /// The share of loads that fail, panic or hang.
     pub(crate) bad_loads: f64,
-    /// How far the replicas lag behind that loads read, at most.
+    /// How far the replica lags behind that loads read.
     pub(crate) lag_ms: u64,
     /// How long it is between faults, in the mean.
     pub(crate) fault_every_ms: u64,
@@ -166,6 +166,7 @@ fn all_faults() -> Vec<(Fault, u32)> {
         (Fault::PausedLong, 2),
         (Fault::Partitioned, 2),
         (Fault::Death, 2),
+        (Fault::Closed, 2),
         (Fault::StoreEmptied, 3),
         (Fault::StoreRolledBack, 4),
         (Fault::Cleared, 3),

@@ -1,6 +1,8 @@
 //! What many worlds have shown, and whether that is enough to mean anything.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -21,7 +23,9 @@ pub(crate) struct Evidence {
     reads: u64,
     values: u64,
     l1_hits: u64,
+    unproven: u64,
     writes: u64,
+    waited_for: u64,
     loads: u64,
     counts: Counts,
     violations: Vec<Broken>,
@@ -65,9 +69,12 @@ impl Evidence {
             if let Answer::Value(seen) = read.outcome {
                 self.values += 1;
                 self.l1_hits += u64::from(seen.level == Level::L1);
+                self.unproven += u64::from(seen.unproven);
             }
         }
         self.writes += history.writes.len() as u64;
+        let waited_for = history.writes.iter().filter(|write| write.everywhere);
+        self.waited_for += waited_for.count() as u64;
         self.loads += history.loads.len() as u64;
         self.counts.add(&outcome.counts);
         for violation in outcome.violations {
@@ -117,27 +124,23 @@ impl Evidence {
 
 impl fmt::Display for Evidence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "{:>9} worlds, {:?} simulated",
-            self.worlds, self.simulated
-        )?;
-        writeln!(
-            f,
-            "{:>9} look-ups, {} with a value",
-            self.reads, self.values
-        )?;
-        writeln!(
-            f,
-            "{:>9} from L1 ({:.0} %)",
-            self.l1_hits,
-            self.l1_share() * 100.0
-        )?;
-        writeln!(f, "{:>9} writes, {} loads", self.writes, self.loads)?;
+        let seconds = self.simulated.as_secs();
+        let share = self.l1_share() * 100.0;
+        writeln!(f, "{:>9} worlds, {seconds} s simulated", self.worlds)?;
+        writeln!(f, "{:>9} look-ups", self.reads)?;
+        writeln!(f, "{:>9} with a value", self.values)?;
+        writeln!(f, "{:>9} from L1, {share:.0} %", self.l1_hits)?;
+        writeln!(f, "{:>9} flagged as unproven", self.unproven)?;
+        writeln!(f, "{:>9} writes", self.writes)?;
+        writeln!(f, "{:>9} waited for", self.waited_for)?;
+        writeln!(f, "{:>9} loads", self.loads)?;
         for fault in Fault::ALL {
-            writeln!(f, "{:>9} {fault:?}", self.counts.of(*fault))?;
+            let n = self.counts.of(*fault);
+            if n > 0 {
+                writeln!(f, "{n:>9} {fault:?}")?;
+            }
         }
-        let mut by_kind = std::collections::BTreeMap::<_, (u64, Vec<u64>)>::new();
+        let mut by_kind = BTreeMap::<_, (u64, Vec<u64>)>::new();
         for broken in &self.violations {
             let (n, seeds) = by_kind.entry(broken.violation.invariant).or_default();
             *n += 1;
@@ -176,6 +179,13 @@ pub(crate) fn events(history: &History) -> Vec<String> {
         .collect()
 }
 
+/// The same for the same history, in every process.
+pub(crate) fn digest(history: &History) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    events(history).hash(&mut hasher);
+    hasher.finish()
+}
+
 /// What happened to a key before something was wrong with it.
 fn story(history: &History, key: u64, until: Duration) -> Vec<String> {
     let from = until.saturating_sub(Duration::from_secs(6));
@@ -201,7 +211,7 @@ fn story(history: &History, key: u64, until: Duration) -> Vec<String> {
         tell(one.from, one.key.unwrap_or(key), one);
     }
     for step in &history.steps {
-        let (Step::Invalidated { at, key, .. } | Step::Filled { at, key, .. }) = step;
+        let (Step::Invalidated { at, key, .. } | Step::Stored { at, key, .. }) = step;
         tell(*at, *key, step);
     }
     lines.sort();

@@ -48,6 +48,8 @@ faults! {
     Partitioned,
     /// The instance is gone for good, and another takes its place.
     Death,
+    /// The instance is shut down in good order, with calls under way, and another takes its place.
+    Closed,
     /// The store restarts and has forgotten everything.
     StoreEmptied,
     /// The store restarts from an old snapshot.

@@ -10,38 +10,7 @@ impl Config {
     /// A small world in which this rule is all that stands between a reader and a stale value. Short, so that
     /// many can be tried.
     pub(crate) fn against(rule: u8, seed: u64) -> Self {
-        let base = Self {
-            instances: 3,
-            keys: 3,
-            skew: 1,
-            lasts_ms: 20_000,
-            readers: 3,
-            writers: 2,
-            read_rest_ms: 10,
-            write_rest_ms: 150,
-            inserts: 0.0,
-            waited_for: 0.0,
-            cancelled: 0.0,
-            max_staleness_ms: 300,
-            uneven: false,
-            available_ms: None,
-            l2_timeout_ms: 200,
-            l2_ttl_ms: 3_600_000,
-            l1_ttl_ms: None,
-            soft_ttl_ms: None,
-            lease_ttl_ms: 1000,
-            lease_wait_ms: 2000,
-            load_timeout_ms: 3000,
-            max_deferred: 10_000,
-            delay_ms: 0..=8,
-            load_ms: 5..=40,
-            slow_load_ms: 300..=900,
-            slow_loads: 0.0,
-            bad_loads: 0.0,
-            lag_ms: 0,
-            fault_every_ms: 500,
-            faults: Vec::new(),
-        };
+        let base = Self::small();
         let listener_lapses = vec![(Fault::ListenerSilent, 1), (Fault::ListenerHalfOpen, 1)];
         match rule {
             // Loads that a write overtakes.
@@ -148,6 +117,42 @@ impl Config {
             },
             // Replicas that lag for longer than values are believed.
             _ => base.lagging(600),
+        }
+    }
+
+    /// A world in which nothing goes wrong by itself.
+    fn small() -> Self {
+        Self {
+            instances: 3,
+            keys: 3,
+            skew: 1,
+            lasts_ms: 20_000,
+            readers: 3,
+            writers: 2,
+            read_rest_ms: 10,
+            write_rest_ms: 150,
+            inserts: 0.0,
+            waited_for: 0.0,
+            cancelled: 0.0,
+            max_staleness_ms: 300,
+            uneven: false,
+            available_ms: None,
+            l2_timeout_ms: 200,
+            l2_ttl_ms: 3_600_000,
+            l1_ttl_ms: None,
+            soft_ttl_ms: None,
+            lease_ttl_ms: 1000,
+            lease_wait_ms: 2000,
+            load_timeout_ms: 3000,
+            max_deferred: 10_000,
+            delay_ms: 0..=8,
+            load_ms: 5..=40,
+            slow_load_ms: 300..=900,
+            slow_loads: 0.0,
+            bad_loads: 0.0,
+            lag_ms: 0,
+            fault_every_ms: 500,
+            faults: Vec::new(),
         }
     }
 }

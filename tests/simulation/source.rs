@@ -63,7 +63,8 @@ impl Source {
         self.as_of(key, Duration::ZERO)
     }
 
-    /// What a replica says that lags so far behind.
+    /// What a replica says that lags so far behind. Always as far: it does not go back, and so nobody who
+    /// reads from it may.
     fn as_of(&self, key: u64, lag: Duration) -> u64 {
         let commits = self.row(key).commits.lock().unwrap();
         let now = Instant::now();
@@ -118,7 +119,7 @@ impl Plan {
         };
         Self {
             before: Duration::from_millis(before),
-            lag: Duration::from_millis(rng.u64(0..=config.lag_ms)),
+            lag: Duration::from_millis(config.lag_ms),
             after: Duration::from_millis(takes - before),
             end,
         }

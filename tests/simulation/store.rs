@@ -83,10 +83,8 @@ impl Store {
         value: &Sealed,
     ) -> Result<Fill, L2Error> {
         let fill = lane.fill(key, lease, value).await?;
-        if let (Fill::Stored(_), Some(Versioned { key, version })) = (&fill, unseal(value)) {
-            let at = self.recorder.now();
-            self.recorder
-                .write(|history| history.steps.push(Step::Filled { at, key, version }));
+        if matches!(fill, Fill::Stored(_)) {
+            self.stored(value);
         }
         Ok(fill)
     }
@@ -100,6 +98,7 @@ impl Store {
         deadline: Option<u64>,
     ) -> Result<Stamp, L2Error> {
         let stamp = lane.insert(key, value, tail, deadline).await?;
+        self.stored(value);
         self.changed(&[key]);
         Ok(stamp)
     }
@@ -148,6 +147,15 @@ impl Store {
             link.cut(Wire::Listener);
         }
         self.changed_all();
+    }
+
+    fn stored(&self, value: &Sealed) {
+        let Some(Versioned { key, version }) = unseal(value) else {
+            return;
+        };
+        let at = self.recorder.now();
+        self.recorder
+            .write(|history| history.steps.push(Step::Stored { at, key, version }));
     }
 
     /// After a change, whatever has its lease from before it is refused; and what has it from after it

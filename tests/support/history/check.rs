@@ -1,189 +1,13 @@
-//! What happened in a run, as clients and the store saw it, and what must hold of it.
-//!
-//! The source numbers the values of each key: 1, 2, 3 and so on. Every cached value carries its number,
-//! so a reader can tell how old it is, whatever the cache says.
+//! The invariants themselves.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt;
+use std::hash::Hash;
 use std::time::Duration;
 
-/// When, since the run began, by the clock of whoever records.
-pub(crate) type At = Duration;
-
-/// What must hold of every run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Invariant {
-    /// No read that starts later than `max_staleness` after an invalidation has returned gives what is older;
-    /// and none at all that starts after one that has waited for that.
-    I1Bound,
-    /// No load that is older than an invalidation is stored after it.
-    I2NoResurrection,
-    /// Reads of stored values in one instance never go back.
-    I3MonotonicReads,
-    /// An instance that has invalidated a key, or could not and said so, never answers with what is older.
-    I4ReadYourWrites,
-    /// Nothing is newer than the source.
-    I5NotFromTheFuture,
-    /// One load of a key at a time, unless something happened to the key, or to those who load it.
-    I6OneLoad,
-    /// Every read is answered in time, and fails only if its loader does.
-    I7Answered,
-    /// At rest both levels hold what the source holds, or nothing.
-    I8AtRest,
-}
-
-/// A look-up, as its caller saw it.
-#[derive(Clone, Debug)]
-pub(crate) struct Read {
-    pub(crate) instance: usize,
-    pub(crate) key: u64,
-    pub(crate) start: At,
-    pub(crate) end: At,
-    pub(crate) outcome: Outcome,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    Value(Seen),
-    /// A look-up without a loader that found nothing.
-    Nothing,
-    /// The loader failed, and this is its error.
-    LoaderFailed,
-    /// It failed for another reason.
-    Failed(String),
-    /// Its caller gave up.
-    Cancelled,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Seen {
-    /// The source's number of the value.
-    pub(crate) version: u64,
-    pub(crate) level: Level,
-    /// Whether the value is one that L2 holds or held, and not one that was loaded and could not be stored.
-    pub(crate) stored: bool,
-    /// Whether it was handed out without proof that it is current, and flagged so.
-    pub(crate) unproven: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Level {
-    L1,
-    L2,
-    Loader,
-}
-
-/// A change in the source that was then told to the cache: as a new value, or as an invalidation.
-#[derive(Clone, Debug)]
-pub(crate) struct Write {
-    pub(crate) instance: usize,
-    pub(crate) key: u64,
-    /// The source's number of what was committed before the cache was told.
-    pub(crate) version: u64,
-    pub(crate) end: At,
-    pub(crate) outcome: Told,
-    /// Whether the cache was to return only when what is older is gone from everywhere.
-    pub(crate) everywhere: bool,
-    /// Whether loads may still read what is older for a while, from a replica: of such a key, only stored
-    /// values are held to the bound, and the write has to hold off their storing for as long.
-    pub(crate) lagging: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Told {
-    /// L2 has accepted it.
-    Done,
-    /// L2 could not be told, and the instance promised to do it later.
-    Deferred,
-    /// The caller gave up, or it failed in a way that promises nothing.
-    Unknown,
-}
-
-/// A call of a loader.
-#[derive(Clone, Debug)]
-pub(crate) struct Load {
-    pub(crate) instance: usize,
-    pub(crate) key: u64,
-    pub(crate) start: At,
-    pub(crate) end: At,
-}
-
-/// What the store did, in its own order; only a simulation can see it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Step {
-    /// It was told that what is older than `version` is not current any more.
-    Invalidated { at: At, key: u64, version: u64 },
-    /// It stored what a load had brought.
-    Filled { at: At, key: u64, version: u64 },
-}
-
-/// Something that excuses a second load: a fault, or a change of the key.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Disturbance {
-    pub(crate) from: At,
-    pub(crate) to: At,
-    /// `None`: all instances.
-    pub(crate) instance: Option<usize>,
-    /// `None`: all keys.
-    pub(crate) key: Option<u64>,
-}
-
-/// What one level of one instance held at the end, when all faults were over.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Rest {
-    pub(crate) instance: usize,
-    pub(crate) key: u64,
-    pub(crate) at: At,
-    pub(crate) level: Level,
-    pub(crate) version: Option<u64>,
-    /// The source's number at that time.
-    pub(crate) source: u64,
-}
-
-/// A commit in the source.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Commit {
-    pub(crate) key: u64,
-    pub(crate) version: u64,
-    pub(crate) at: At,
-}
-
-/// Everything that was recorded of one run.
-#[derive(Default)]
-pub(crate) struct History {
-    pub(crate) reads: Vec<Read>,
-    pub(crate) writes: Vec<Write>,
-    pub(crate) loads: Vec<Load>,
-    pub(crate) commits: Vec<Commit>,
-    /// In the order in which the store took them.
-    pub(crate) steps: Vec<Step>,
-    pub(crate) disturbances: Vec<Disturbance>,
-    pub(crate) rests: Vec<Rest>,
-}
-
-/// What the instances of a run promise.
-pub(crate) struct Terms {
-    /// That of each instance.
-    pub(crate) max_staleness: Vec<Duration>,
-    /// The longest that a read may take, when its instance is not paused.
-    pub(crate) answered_within: Duration,
-}
-
-/// Something that must not have happened.
-#[derive(Clone, Debug)]
-pub(crate) struct Violation {
-    pub(crate) invariant: Invariant,
-    /// Of which key, and by when.
-    pub(crate) key: u64,
-    pub(crate) at: At,
-    pub(crate) what: String,
-}
-
-impl fmt::Display for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}: {}", self.invariant, self.what)
-    }
-}
+use super::{
+    At, Disturbance, History, Invariant, Level, Load, Outcome, Read, Seen, Step, Terms, Told,
+    Violation, Write,
+};
 
 impl History {
     /// All violations, in the order of the invariants.
@@ -239,14 +63,14 @@ impl History {
                     let current = current.entry(key).or_default();
                     *current = version.max(*current);
                 }
-                Step::Filled { at, key, version } => {
+                Step::Stored { at, key, version } => {
                     let current = current.get(&key).copied().unwrap_or(0);
                     if version < current {
                         violations.push(Violation {
                             invariant: Invariant::I2NoResurrection,
                             key,
                             at,
-                            what: format!("version {version} of key {key} was stored by a load after what is older than {current} had been invalidated"),
+                            what: format!("version {version} of key {key} was stored after what is older than {current} had been invalidated"),
                         });
                     }
                 }
@@ -360,7 +184,7 @@ impl History {
     fn answered(&self, terms: &Terms) -> Vec<Violation> {
         let wrong = self.reads.iter().filter(|read| {
             matches!(read.outcome, Outcome::Failed(_))
-                || read.end.saturating_sub(read.start) > terms.answered_within
+                || read.end > read.start + terms.answered_within
         });
         wrong
             .map(|read| Violation {
@@ -386,7 +210,10 @@ impl History {
                 invariant: Invariant::I8AtRest,
                 key: rest.key,
                 at: rest.at,
-                what: format!("{rest:?}"),
+                what: format!(
+                    "instance {} has version {:?} of key {} in {:?}, and the source has {}",
+                    rest.instance, rest.version, rest.key, rest.level, rest.source
+                ),
             })
             .collect()
     }
@@ -402,17 +229,17 @@ fn broken(invariant: Invariant, read: &Read, seen: Seen, write: &Write) -> Optio
     })
 }
 
-/// A key and an instance; `None` is all of them.
-type Place = (Option<u64>, Option<usize>);
-
 /// What was disturbed, by key and instance, and for each time how long what began by then lasts.
 struct Excuses {
     by_place: HashMap<Place, Vec<(At, At)>>,
 }
 
+/// A key and an instance, or all of them.
+type Place = (Option<u64>, Option<usize>);
+
 impl Excuses {
     fn new(disturbances: &[Disturbance]) -> Self {
-        let mut by_place: HashMap<_, Vec<(At, At)>> = HashMap::new();
+        let mut by_place: HashMap<Place, Vec<(At, At)>> = HashMap::new();
         for one in disturbances {
             let place = by_place.entry((one.key, one.instance)).or_default();
             place.push((one.from, one.to));
@@ -449,7 +276,7 @@ struct Floors<'a, K> {
     by_key: HashMap<K, Vec<&'a Write>>,
 }
 
-impl<'a, K: std::hash::Hash + Eq> Floors<'a, K> {
+impl<'a, K: Hash + Eq> Floors<'a, K> {
     fn new(writes: impl Iterator<Item = &'a Write>, key: impl Fn(&Write) -> K) -> Self {
         let mut by_key: HashMap<K, Vec<&Write>> = HashMap::new();
         for write in writes {
