@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use crate::history::{At, History, Level, Outcome, Rest, Terms, Told};
+use crate::history::{At, History, Level, Outcome, Read, Rest, Seen, Terms, Told};
 use crate::rig::MAX_STALENESS;
 use crate::support::instance::Instance;
 use crate::traffic::{KEYS, Recorder};
@@ -72,12 +72,13 @@ impl Verdict {
 
     fn at_least(&self, reads: usize, writes: usize) {
         let summary = self.summary();
-        let hits = self.count(|_, level| level == Level::L1);
+        let hits = self.count(|seen| seen.level == Level::L1);
         let all = self.history.reads.len();
         assert!(all >= reads, "too few reads: {summary}");
         assert!(self.told(Told::Done) >= writes, "too few writes: {summary}");
         assert!(hits * 4 >= all, "too few of them from L1: {summary}");
-        assert_eq!(self.flagged(), 0, "nothing has a soft TTL here: {summary}");
+        let flagged = self.count(|seen| seen.unproven);
+        assert_eq!(flagged, 0, "nothing has a soft TTL here: {summary}");
     }
 
     /// What clients saw of a key in the last second up to then.
@@ -98,21 +99,14 @@ impl Verdict {
         [title].into_iter().chain(events).collect()
     }
 
-    /// So many reads began in this time and were answered by this instance, wherever it took it from.
+    /// So many reads of this instance began in this time and were answered, from wherever.
     pub(crate) fn reads_within(&self, time: &Range<At>, instance: usize) -> usize {
-        let reads = self.history.reads.iter();
-        reads
-            .filter(|read| read.instance == instance && time.contains(&read.start))
-            .count()
+        self.count_within(time, instance, |_| true)
     }
 
-    /// So many reads that began in this time were answered from the memory of this instance.
+    /// So many of them were answered from its memory.
     pub(crate) fn remembered_within(&self, time: &Range<At>, instance: usize) -> usize {
-        let reads = self.history.reads.iter();
-        reads
-            .filter(|read| read.instance == instance && time.contains(&read.start))
-            .filter(|read| matches!(read.outcome, Outcome::Value(seen) if seen.level == Level::L1))
-            .count()
+        self.count_within(time, instance, |seen| seen.level == Level::L1)
     }
 
     /// So many writes that Redis had accepted ended in this time.
@@ -132,43 +126,47 @@ impl Verdict {
         writes.filter(|write| write.outcome == told).count()
     }
 
-    fn flagged(&self) -> usize {
+    fn values(&self) -> impl Iterator<Item = (&Read, Seen)> {
         let reads = self.history.reads.iter();
-        reads
-            .filter(|read| matches!(read.outcome, Outcome::Value(seen) if seen.unproven))
-            .count()
+        reads.filter_map(|read| match read.outcome {
+            Outcome::Value(seen) => Some((read, seen)),
+            _ => None,
+        })
     }
 
-    fn count(&self, which: impl Fn(bool, Level) -> bool) -> usize {
-        let reads = self.history.reads.iter();
-        reads
-            .filter(
-                |read| matches!(read.outcome, Outcome::Value(seen) if which(seen.stored, seen.level)),
-            )
+    fn count(&self, which: impl Fn(Seen) -> bool) -> usize {
+        self.values().filter(|(_, seen)| which(*seen)).count()
+    }
+
+    fn count_within(
+        &self,
+        time: &Range<At>,
+        instance: usize,
+        which: impl Fn(Seen) -> bool,
+    ) -> usize {
+        self.values()
+            .filter(|(read, _)| read.instance == instance && time.contains(&read.start))
+            .filter(|(_, seen)| which(*seen))
             .count()
     }
 
     fn summary(&self) -> String {
-        let slowest = self
-            .history
-            .reads
+        let reads = &self.history.reads;
+        let end = reads.iter().map(|read| read.end).max();
+        let slowest = reads
             .iter()
-            .map(|read| read.end.saturating_sub(read.start));
+            .map(|read| read.end.saturating_sub(read.start))
+            .max();
         format!(
             "{:?}: {} reads ({} from L1, {} from L2, {} loaded, {} of them unstored; the slowest took {:?}), \
              {} writes and {} deferred",
-            self.history
-                .reads
-                .iter()
-                .map(|read| read.end)
-                .max()
-                .unwrap_or_default(),
-            self.history.reads.len(),
-            self.count(|_, level| level == Level::L1),
-            self.count(|_, level| level == Level::L2),
-            self.count(|_, level| level == Level::Loader),
-            self.count(|stored, _| !stored),
-            slowest.max().unwrap_or_default(),
+            end.unwrap_or_default(),
+            reads.len(),
+            self.count(|seen| seen.level == Level::L1),
+            self.count(|seen| seen.level == Level::L2),
+            self.count(|seen| seen.level == Level::Loader),
+            self.count(|seen| !seen.stored),
+            slowest.unwrap_or_default(),
             self.told(Told::Done),
             self.told(Told::Deferred),
         )
