@@ -144,7 +144,7 @@ async fn who_is_silent_is_waited_for_until_it_has_no_proof() {
     wire.silence(true);
     let waiting = wait(&a, "k");
     still_waits(&waiting, &asks).await;
-    fleet.advance(MINUTE - MS);
+    fleet.advance(MINUTE.saturating_sub(MS));
     assert!(b.get_local("k").is_some(), "it cannot know");
     still_waits(&waiting, &asks).await;
     fleet.advance(2 * MS);

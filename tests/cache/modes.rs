@@ -193,7 +193,7 @@ async fn an_available_l1_answers_up_to_its_limit() {
     let fleet = Fleet::memory();
     let (a, wire) = instance(&fleet, |b| available(b).l2_ttl(3 * HOUR).jitter(0.0)).await;
     cut_off(&a, &wire).await;
-    fleet.advance(HOUR + MINUTE - MS);
+    fleet.advance((HOUR + MINUTE).saturating_sub(MS));
     assert_unproven(a.get_local("k"));
     assert_unproven(a.get("k").await);
     fleet.advance(MS);
@@ -208,7 +208,7 @@ async fn an_available_l1_answers_with_nothing_that_has_expired() {
     let (a, wire) = instance(&fleet, |b| available(b).l2_ttl(MINUTE).jitter(0.0)).await;
     cut_off(&a, &wire).await;
     // A copy ends a moment before the value itself.
-    fleet.advance(MINUTE - 2 * MS);
+    fleet.advance(MINUTE.saturating_sub(2 * MS));
     assert_unproven(a.get_local("k"));
     fleet.advance(2 * MS);
     assert!(a.get_local("k").is_none() && a.get("k").await.is_none());

@@ -5,13 +5,17 @@ use std::time::Duration;
 use futures::future::join_all;
 use larder::deadpool_redis::redis::{AsyncCommands, cmd};
 
-use crate::fleet::{Fleet, Source, Texts, heard, over_both_stores, without_beats};
+use crate::fleet::{Fleet, Set, Source, Texts, heard, over_both_stores, without_beats};
 use crate::support::eventually::eventually;
 use crate::support::network::{Gate, Network, Step, Way};
 
 /// What a lane gives out at a time; the last that was heard comes first.
 const MOST: usize = 1023;
+const LIMIT: Duration = Duration::from_secs(10);
 const LOG: &str = "{test:text.0}!log";
+
+/// As `XRANGE` answers: numbers, and the fields of each message.
+type Entries = Vec<(String, Vec<(String, Vec<u8>)>)>;
 
 over_both_stores!(
     what_is_missed_while_cut_off_is_replayed,
@@ -32,10 +36,10 @@ struct Pair {
 }
 
 async fn pair(fleet: &Fleet) -> Pair {
-    // It sends a thousand at once.
-    let patient = |b| without_beats(b).l2_timeout(Duration::from_secs(10));
+    // A crowd of requests to a busy server takes its time.
+    let patient = |b: Set| without_beats(b).l2_timeout(LIMIT);
     let (a, _) = fleet.instance_with(patient).await;
-    let (b, wire) = fleet.instance_with(without_beats).await;
+    let (b, wire) = fleet.instance_with(patient).await;
     // So that there is a last message, and it is in the log.
     a.invalidate("first").await.unwrap();
     heard(&b, 1).await;
@@ -244,7 +248,6 @@ async fn a_log_of_another_life_is_one_flush() {
     let mut redis = fleet.server().connection().await;
     let mut range = cmd("XRANGE");
     range.arg(LOG).arg("-").arg("+");
-    type Entries = Vec<(String, Vec<(String, Vec<u8>)>)>;
     let entries: Entries = range.query_async(&mut redis).await.unwrap();
     let () = redis.del(LOG).await.unwrap();
     for (id, fields) in entries {

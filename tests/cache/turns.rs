@@ -73,10 +73,7 @@ async fn callers_and_loaders_that_fail_leave_their_turn_to_others() {
     gives_up.abort();
     first.abort();
     let panics = cache.get_or_load("p", || async {
-        if true {
-            panic!("in a loader");
-        }
-        Ok::<_, std::io::Error>(String::new())
+        Err::<String, _>(Source::new("v").load().await.unwrap_err())
     });
     let fails = cache.get_or_load("f", || async { Err(std::io::Error::other("down")) });
     let (panicked, failed, loaded, ()) =
