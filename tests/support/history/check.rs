@@ -229,13 +229,13 @@ fn broken(invariant: Invariant, read: &Read, seen: Seen, write: &Write) -> Optio
     })
 }
 
+/// A key and an instance; `None` is all of them.
+type Place = (Option<u64>, Option<usize>);
+
 /// What was disturbed, by key and instance, and for each time how long what began by then lasts.
 struct Excuses {
     by_place: HashMap<Place, Vec<(At, At)>>,
 }
-
-/// A key and an instance, or all of them.
-type Place = (Option<u64>, Option<usize>);
 
 impl Excuses {
     fn new(disturbances: &[Disturbance]) -> Self {
