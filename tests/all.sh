@@ -27,8 +27,11 @@ cargo fmt --check
 step "tests and doctests, with all features; the examples are built on the way"
 cargo test --locked --all-features
 
-step "interleavings"
+step "interleavings of threads"
 sh tests/interleavings.sh
+
+step "ablation: without any rule of the protocol, a promise breaks"
+sh tests/ablation.sh
 
 step "examples"
 cargo run --locked --all-features --quiet --example quickstart
