@@ -27,6 +27,7 @@ impl Config {
             },
             // Replies that a message overtakes.
             3 => Self {
+                max_staleness_ms: 100,
                 delay_ms: 0..=40,
                 write_rest_ms: 100,
                 faults: vec![(Fault::SlowNetwork, 1)],
@@ -40,9 +41,11 @@ impl Config {
             },
             // The same, while nobody hears of it.
             5 => Self {
-                max_staleness_ms: 100,
-                load_ms: 100..=900,
-                write_rest_ms: 300,
+                instances: 2,
+                max_staleness_ms: 60,
+                load_ms: 400..=900,
+                write_rest_ms: 500,
+                fault_every_ms: 200,
                 faults: listener_lapses,
                 ..base
             },
@@ -70,6 +73,8 @@ impl Config {
                 ..base
             },
             10 => Self {
+                max_staleness_ms: 600,
+                keys: 8,
                 write_rest_ms: 60,
                 faults: vec![(Fault::SlowSubscriber, 1)],
                 ..base
