@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
-use larder::Cache;
+use larder::{Cache, Mode};
 
 use crate::product::Product;
 
@@ -44,6 +44,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "MS", default_value_t = 2_000)]
     max_staleness_ms: u64,
 
+    /// For how much longer it may, flagged, if Redis does not answer [default: no longer]
+    #[arg(long, value_name = "MS")]
+    available_ms: Option<u64>,
+
     /// How long a product stays in this instance's memory [default: as long as in Redis]
     #[arg(long, value_name = "MS")]
     l1_ttl_ms: Option<u64>,
@@ -69,6 +73,10 @@ impl Args {
             .l2_ttl(Duration::from_millis(self.l2_ttl_ms))
             .max_staleness(Duration::from_millis(self.max_staleness_ms))
             .redis(&self.redis);
+        if let Some(ms) = self.available_ms {
+            let limit = Duration::from_millis(ms);
+            builder = builder.mode(Mode::Available { limit });
+        }
         if let Some(ms) = self.l1_ttl_ms {
             builder = builder.l1_ttl(Duration::from_millis(ms));
         }

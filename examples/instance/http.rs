@@ -122,7 +122,7 @@ async fn wrong_method(method: Method, uri: Uri) -> ApiError {
 }
 
 /// Where the answer came from, how old it is, and whether others can get it from Redis.
-fn cache_headers(entry: &Entry<Option<Product>>) -> [(&'static str, String); 4] {
+fn cache_headers(entry: &Entry<Option<Product>>) -> [(&'static str, String); 5] {
     let meta = entry.meta();
     let source = match meta.source() {
         Source::L1 => "l1",
@@ -132,6 +132,7 @@ fn cache_headers(entry: &Entry<Option<Product>>) -> [(&'static str, String); 4] 
     [
         ("x-cache", source.to_owned()),
         ("x-cache-stale", meta.is_stale().to_string()),
+        ("x-cache-unproven", meta.is_unproven().to_string()),
         ("x-cache-stored", meta.version().is_some().to_string()),
         ("x-cache-age-ms", meta.age().as_millis().to_string()),
     ]

@@ -55,6 +55,29 @@ async fn without_redis_the_database_answers() {
 }
 
 #[tokio::test]
+async fn an_available_instance_answers_from_memory_and_says_so() {
+    let mut fleet = Fleet::<2>::start(&[BOUND, "--available-ms=600000"]).await;
+    let [a, b] = &fleet.instances;
+    a.put(1, "Darjeeling").await;
+    fleet.all_remember(1).await;
+    assert!(!b.get(1).await.is_unproven());
+
+    fleet.redis.kill();
+    fleet.all_degraded().await;
+    assert_eq!(a.put(1, "Assam").await.invalidation(), "deferred");
+    let own = a.get(1).await;
+    assert_eq!((own.version(), own.is_unproven()), (Some(2), false));
+    let remembered = b.get(1).await;
+    assert_eq!((remembered.version(), remembered.source()), (Some(1), "l1"));
+    assert!(remembered.is_unproven() && remembered.is_stale());
+
+    fleet.redis.restart().await;
+    fleet.all_well().await;
+    fleet.all_see(1, 2).await;
+    assert!(!b.get(1).await.is_unproven());
+}
+
+#[tokio::test]
 async fn a_write_while_redis_hangs_is_passed_on_later() {
     let mut fleet = Fleet::<3>::start(&[BOUND]).await;
     let [a, b, _] = &fleet.instances;

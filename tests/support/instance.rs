@@ -147,6 +147,10 @@ impl Answer {
     }
 
     /// Whether the value is one that Redis holds or held.
+    pub(crate) fn is_unproven(&self) -> bool {
+        self.flag("x-cache-unproven")
+    }
+
     pub(crate) fn is_stored(&self) -> bool {
         self.flag("x-cache-stored")
     }
