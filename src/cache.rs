@@ -222,7 +222,7 @@ where
     ///
     /// # Errors
     ///
-    /// As [`invalidate`](Self::invalidate); and [`WriteError::is_unconfirmed`] if L2 fails while this waits.
+    /// As [`invalidate`](Self::invalidate). If L2 fails while this waits, it waits for the longest time.
     pub async fn invalidate_and_wait<Q>(&self, key: &Q) -> Result<(), WriteError>
     where
         K: Borrow<Q>,

@@ -181,8 +181,6 @@ enum WriteKind {
     Key(#[from] KeyTooLong),
     #[error("the task that ran the write was ended from outside, as when its runtime is shut down")]
     Stopped,
-    #[error("it is done in L2, but L2 could not tell which instances have heard of it")]
-    Unconfirmed(#[source] L2Error),
 }
 
 impl WriteError {
@@ -210,25 +208,12 @@ impl WriteError {
         }
     }
 
-    pub(crate) fn unconfirmed(error: L2Error) -> Self {
-        Self {
-            kind: WriteKind::Unconfirmed(error),
-        }
-    }
-
     /// Whether L2 could not be told yet. The old value is gone from this instance, which invalidates the
     /// key in L2 as soon as it can, and until then neither reads nor stores it; other instances may serve
     /// the old value meanwhile. An `insert` that was deferred does not store its value.
     #[must_use]
     pub fn is_deferred(&self) -> bool {
         matches!(self.kind, WriteKind::Deferred(_))
-    }
-
-    /// Whether [`invalidate_and_wait`](crate::Cache::invalidate_and_wait) has invalidated the key, and then
-    /// lost L2 before it knew that the old value is gone everywhere. It goes as after `invalidate`.
-    #[must_use]
-    pub fn is_unconfirmed(&self) -> bool {
-        matches!(self.kind, WriteKind::Unconfirmed(_))
     }
 
     /// Whether the value is larger than `max_value_size`. Nothing was changed.

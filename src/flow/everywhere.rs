@@ -7,17 +7,17 @@ use tokio::time::sleep;
 
 use super::Core;
 use crate::clock::nanos;
-use crate::error::WriteError;
 use crate::l2::{Member, Told};
 
 impl<V: Send + Sync + 'static> Core<V> {
     /// Waits until every member of the lane has applied a message, or does not use what it held before.
     ///
-    /// A member proves at least every `max_staleness` that it has applied all messages. So whatever it is
-    /// up to, the longest of these times is enough.
-    pub(super) async fn gone_everywhere(&self, told: Told) -> Result<(), WriteError> {
+    /// A member proves at least every `max_staleness` that it has applied all messages. So whatever it, or
+    /// the lane, is up to, the longest of these times is enough; who has applied it makes it shorter.
+    pub(super) async fn gone_everywhere(&self, told: Told) {
         let accepted = self.now();
         let after = |time: Duration| accepted.saturating_add(nanos(time));
+        let mut until = after(told.patience);
         let mut pauses = ExponentialBuilder::default()
             .with_min_delay(Duration::from_millis(1))
             .with_max_delay(Duration::from_millis(50))
@@ -25,23 +25,33 @@ impl<V: Send + Sync + 'static> Core<V> {
             .with_jitter()
             .build();
         loop {
-            let members = self.heard(self.lane.members().await);
-            let until = match &members {
-                Ok(members) => {
-                    let behind = members.iter().filter(|one| !self.has_applied(one, told));
-                    match behind.map(|one| one.me.max_staleness).max() {
-                        Some(longest) => after(longest),
-                        None => return Ok(()),
-                    }
-                }
-                // Who they are is not known; the usual thing is that they are like this one.
-                Err(_) => after(self.options.max_staleness),
-            };
-            if self.now() > until {
-                return members.map(|_| ()).map_err(WriteError::unconfirmed);
+            if let Some(longest) = self.longest_behind(told).await {
+                until = until.min(after(longest));
+            }
+            if self.now() >= until {
+                return;
             }
             sleep(pauses.next().unwrap_or_default()).await;
         }
+    }
+
+    /// The longest time of those who have not applied a message yet, if the lane can tell.
+    async fn longest_behind(&self, told: Told) -> Option<Duration> {
+        let members = self.heard(self.lane.members().await).ok()?;
+        if members.epoch != told.stamp.epoch {
+            // In another life, the list may have lost somebody who has not noticed it yet.
+            return None;
+        }
+        let behind = members
+            .list
+            .iter()
+            .filter(|one| !self.has_applied(one, told));
+        Some(
+            behind
+                .map(|one| one.me.max_staleness)
+                .max()
+                .unwrap_or_default(),
+        )
     }
 
     fn has_applied(&self, member: &Member, told: Told) -> bool {

@@ -52,7 +52,8 @@ impl<V: Send + Sync + 'static> Core<V> {
         self.to_the_end(async move {
             let kind = Kind::InvalidateAwaited;
             let told = core.remove(&key, kind, Duration::ZERO).await?;
-            core.gone_everywhere(told).await
+            core.gone_everywhere(told).await;
+            Ok(())
         })
         .await
     }

@@ -73,7 +73,7 @@ pub trait Lane: Send + Sync + fmt::Debug {
     ) -> Reply<'a, Stamp>;
 
     /// Removes values and leases of keys, and tells everyone. For as long as `hold`, no load of them may be
-    /// stored; a hold that lasts longer is not cut short.
+    /// stored; a hold that lasts longer is not cut short. The `tail` says whether this is awaited.
     fn invalidate<'a>(
         &'a self,
         keys: &'a [&'a str],
@@ -89,7 +89,7 @@ pub trait Lane: Send + Sync + fmt::Debug {
     fn replay(&self, first: u64) -> Reply<'_, Vec<Message>>;
 
     /// The instances that listen, and some that did lately.
-    fn members(&self) -> Reply<'_, Vec<Member>>;
+    fn members(&self) -> Reply<'_, Members>;
 
     /// Takes back that this instance is a member.
     fn leave(&self, id: u64) -> Reply<'_, ()>;
@@ -143,6 +143,15 @@ pub struct Member {
     pub applied: Applied,
 }
 
+/// The instances that a lane knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Members {
+    /// The life of the lane: another one may have forgotten some.
+    pub epoch: u64,
+    /// All of them.
+    pub list: Vec<Member>,
+}
+
 /// A member that has not been heard of for so many times its `max_staleness` is not one any more. After
 /// half of that its beats fail, so that who is forgotten has stopped to use its L1 long ago.
 pub(crate) const FORGOTTEN_AFTER: u32 = 10;
@@ -163,6 +172,8 @@ pub struct Told {
     pub stamp: Stamp,
     /// The number of its message.
     pub seq: u64,
+    /// If it is awaited: the longest `max_staleness` of all members.
+    pub patience: Duration,
 }
 
 /// A lane's clock.

@@ -10,8 +10,8 @@ use futures::future::ready;
 
 use super::expiring::Expiring;
 use super::{
-    Ask, Fill, L2Error, Lane, LaneClock, Lead, Lease, Listener, Me, Member, Message, Reply, Sealed,
-    Stamp, Told,
+    Ask, Fill, L2Error, Lane, LaneClock, Lead, Lease, Listener, Me, Members, Message, Reply,
+    Sealed, Stamp, Told,
 };
 use crate::clock::Clock;
 use crate::lock::lock;
@@ -115,7 +115,13 @@ impl Lane for NoLane {
     ) -> Reply<'a, Told> {
         self.hold(keys, hold);
         self.stamp()
-            .map(|stamp| stamp.map(|stamp| Told { stamp, seq: 0 }))
+            .map(|stamp| {
+                stamp.map(|stamp| Told {
+                    stamp,
+                    seq: 0,
+                    patience: Duration::ZERO,
+                })
+            })
             .boxed()
     }
 
@@ -127,8 +133,11 @@ impl Lane for NoLane {
         done(Vec::new())
     }
 
-    fn members(&self) -> Reply<'_, Vec<Member>> {
-        done(Vec::new())
+    fn members(&self) -> Reply<'_, Members> {
+        done(Members {
+            epoch: Self::EPOCH,
+            list: Vec::new(),
+        })
     }
 
     fn leave(&self, _id: u64) -> Reply<'_, ()> {

@@ -66,6 +66,17 @@ fn length(n: usize) -> [u8; 2] {
     u16::try_from(n).unwrap_or(u16::MAX).to_be_bytes()
 }
 
+/// What a tail says.
+pub(crate) fn kind(tail: &[u8]) -> Option<Kind> {
+    match tail.first()? {
+        0 => Some(Kind::Invalidate),
+        1 => Some(Kind::Insert),
+        2 => Some(Kind::Clear),
+        3 => Some(Kind::InvalidateAwaited),
+        _ => None,
+    }
+}
+
 /// Reads a message; `None` for one of another release or a damaged one, which counts as a lost one.
 pub(crate) fn open(bytes: &[u8]) -> Option<Message> {
     let mut rest = Reader(bytes);
@@ -73,13 +84,8 @@ pub(crate) fn open(bytes: &[u8]) -> Option<Message> {
         return None;
     }
     let (epoch, seq, ver) = (rest.u64()?, rest.u64()?, rest.u64()?);
-    let kind = match rest.take::<1>()? {
-        [0] => Kind::Invalidate,
-        [1] => Kind::Insert,
-        [2] => Kind::Clear,
-        [3] => Kind::InvalidateAwaited,
-        _ => return None,
-    };
+    let kind = kind(rest.0)?;
+    rest.take::<1>()?;
     let origin = rest.u64()?;
     let keys = (0..rest.u16()?)
         .map(|_| rest.text())

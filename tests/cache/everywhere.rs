@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use larder::{Cache, WriteError};
+use larder::{Cache, MemorySnapshot, WriteError};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -123,7 +123,7 @@ async fn what_could_not_be_told_is_not_waited_for(fleet: Fleet) {
     Source::new("old").through(&b, "k").await.unwrap();
     wire.lose(Step::Invalidate, Way::Request, 1);
     let error = ends(wait(&a, "k")).await.unwrap_err();
-    assert!(error.is_deferred() && !error.is_unconfirmed());
+    assert!(error.is_deferred());
     assert_eq!(wire.asked(Step::Members), 0);
     eventually("b hears of it", || async { b.get_local("k").is_none() }).await;
 }
@@ -176,9 +176,9 @@ async fn each_is_waited_for_as_long_as_its_own_bound() {
     ends(waiting).await.unwrap();
 }
 
-/// L2 has accepted the invalidation, and cannot say who has heard of it.
+/// L2 has accepted the invalidation, and cannot say who has heard of it: the longest time is waited for.
 #[tokio::test]
-async fn when_l2_fails_during_the_wait_it_is_unconfirmed() {
+async fn when_l2_fails_during_the_wait_it_takes_the_longest_time() {
     let fleet = Fleet::memory();
     let ((a, wire), (b, _)) = (
         with_bound(&fleet, MINUTE).await,
@@ -186,27 +186,46 @@ async fn when_l2_fails_during_the_wait_it_is_unconfirmed() {
     );
     let truth = Source::new("old");
     truth.through(&b, "k").await.unwrap();
-    wire.lose(Step::Members, Way::Request, usize::MAX);
+    wire.lose(Step::Members, Way::Reply, usize::MAX);
     let waiting = wait(&a, "k");
     eventually("b hears of it", || async { b.get_local("k").is_none() }).await;
-    assert!(!waiting.is_finished(), "it tries again");
+    still_waits(&waiting, &wire).await;
     fleet.advance(MINUTE + MS);
-    let error = ends(waiting).await.unwrap_err();
-    assert!(error.is_unconfirmed() && !error.is_deferred());
-    assert!(std::error::Error::source(&error).is_some());
-    // Nothing has to be told again, and the key is used.
-    assert!(
-        truth
-            .through(&a, "k")
-            .await
-            .unwrap()
-            .meta()
-            .version()
-            .is_some()
-    );
+    still_waits(&waiting, &wire).await;
+    fleet.advance(HOUR);
+    ends(waiting).await.unwrap();
 
-    wire.lose(Step::Members, Way::Request, 2);
+    wire.lose(Step::Members, Way::Reply, 2);
     ends(wait(&a, "k")).await.unwrap();
+}
+
+/// A store that has restarted knows nobody, and those who have not noticed yet go on with what they hold.
+#[tokio::test]
+async fn a_list_of_another_life_ends_no_wait() {
+    let Fleet::Memory { l2, clock } = Fleet::memory() else {
+        return;
+    };
+    let fleet = Fleet::Memory {
+        l2: l2.clone(),
+        clock,
+    };
+    let ((a, wire), (b, deaf)) = (
+        with_bound(&fleet, MINUTE).await,
+        with_bound(&fleet, MINUTE).await,
+    );
+    let truth = Source::new("old");
+    truth.through(&b, "k").await.unwrap();
+    deaf.silence(true);
+    let asking = wire.close(Step::Members, Way::Request);
+    let waiting = wait(&a, "k");
+    asking.arrived(1).await;
+    l2.restore(&MemorySnapshot::default());
+    asking.open();
+    still_waits(&waiting, &wire).await;
+    assert!(b.get_local("k").is_some(), "it does not know");
+    fleet.advance(MINUTE + MS);
+    ends(waiting).await.unwrap();
+    assert!(b.get_local("k").is_none());
 }
 
 #[tokio::test]

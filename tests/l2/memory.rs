@@ -45,7 +45,7 @@ async fn a_restart_brings_back_what_the_snapshot_held_under_another_epoch() {
         let filled = fill(&*lane, "led", lease, b"stale").await;
         assert_eq!(filled, Fill::Rejected(None));
         assert_eq!(lane.replay(1).await.unwrap(), told);
-        assert_eq!(lane.members().await.unwrap()[0].me, ME);
+        assert_eq!(lane.members().await.unwrap().list[0].me, ME);
     }
     let (after, _listener) = listen(&*lane_of(&l2, NAMESPACE)).await;
     assert_ne!(after.epoch, before.epoch);
@@ -163,10 +163,10 @@ async fn a_member_is_forgotten_after_ten_times_its_staleness() {
     clock.advance(9 * SECOND);
     listener.beat(NOTHING);
     clock.advance(10 * SECOND);
-    assert_eq!(lane.members().await.unwrap().len(), 1);
+    assert_eq!(lane.members().await.unwrap().list.len(), 1);
     clock.advance(MS);
-    assert_eq!(lane.members().await.unwrap(), []);
+    assert_eq!(lane.members().await.unwrap().list, []);
     // By a beat it is one again.
     listener.beat(NOTHING);
-    assert_eq!(lane.members().await.unwrap().len(), 1);
+    assert_eq!(lane.members().await.unwrap().list.len(), 1);
 }

@@ -177,8 +177,6 @@ fn note(world: &World, instance: &Instance, write: Write, told: Option<&Result<(
     let outcome = match told {
         Some(Ok(())) => Told::Done,
         Some(Err(error)) if error.is_deferred() => Told::Deferred,
-        // Not in time everywhere, but on its way.
-        Some(Err(error)) if error.is_unconfirmed() => Told::Done,
         _ => Told::Unknown,
     };
     let everywhere = write.everywhere && matches!(told, Some(Ok(())));

@@ -9,6 +9,7 @@ pub(crate) const RULES: u8 = 15;
 impl Config {
     /// A small world in which this rule is all that stands between a reader and a stale value. Short, so that
     /// many can be tried.
+    #[expect(clippy::too_many_lines, reason = "a list of worlds")]
     pub(crate) fn against(rule: u8, seed: u64) -> Self {
         let base = Self::small();
         let listener_lapses = vec![(Fault::ListenerSilent, 1), (Fault::ListenerHalfOpen, 1)];

@@ -9,8 +9,8 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use larder::l2::{
-    Ask, Fill, L2, L2Error, Lane, LaneClock, Lead, Lease, Listener, Me, Member, Message, OnConnect,
-    Reply, Sealed, Stamp, Told,
+    Ask, Fill, L2, L2Error, Lane, LaneClock, Lead, Lease, Listener, Me, Members, Message,
+    OnConnect, Reply, Sealed, Stamp, Told,
 };
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
@@ -254,7 +254,7 @@ impl Lane for FarLane {
         self.ask(serve, no_loss, false).boxed()
     }
 
-    fn members(&self) -> Reply<'_, Vec<Member>> {
+    fn members(&self) -> Reply<'_, Members> {
         let serve = |_, lane: Arc<dyn Lane>| async move { lane.members().await }.boxed();
         self.ask(serve, no_loss, false).boxed()
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt};
 use larder::l2::{
-    Applied, Ask, Fill, Heard, L2, L2Error, Lane, LaneClock, Lead, Lease, Listener, Me, Member,
+    Applied, Ask, Fill, Heard, L2, L2Error, Lane, LaneClock, Lead, Lease, Listener, Me, Members,
     Message, OnConnect, Reply, Sealed, Stamp, Told,
 };
 use tokio::sync::watch;
@@ -397,7 +397,7 @@ impl Lane for Wired {
             .boxed()
     }
 
-    fn members(&self) -> Reply<'_, Vec<Member>> {
+    fn members(&self) -> Reply<'_, Members> {
         self.network
             .carry(Step::Members, async move { self.lane.members().await })
             .boxed()

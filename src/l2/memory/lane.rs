@@ -14,7 +14,7 @@ use super::{MemoryL2, Now, State};
 #[cfg(larder_ablation)]
 use crate::ablation::{Rule, without};
 use crate::l2::{
-    Applied, Ask, Fill, Heard, L2Error, Lane, LaneClock, Lead, Lease, Listener, Me, Member,
+    Applied, Ask, Fill, Heard, L2Error, Lane, LaneClock, Lead, Lease, Listener, Me, Members,
     Message, OnConnect, Reply, Sealed, Stamp, Told,
 };
 use crate::lock::lock;
@@ -141,7 +141,7 @@ impl Lane for MemoryLane {
         self.step(|state, _| state.replay(first))
     }
 
-    fn members(&self) -> Reply<'_, Vec<Member>> {
+    fn members(&self) -> Reply<'_, Members> {
         self.step(|state, now| state.members(now))
     }
 

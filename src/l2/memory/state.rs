@@ -10,8 +10,8 @@ use crate::ablation::{Rule, without};
 use crate::clock::millis;
 use crate::l2::expiring::Expiring;
 use crate::l2::{
-    Applied, Ask, FORGOTTEN_AFTER, Fill, Kind, LaneClock, Lead, Lease, Me, Member, Message, Sealed,
-    Stamp, Told, Want, random,
+    Applied, Ask, FORGOTTEN_AFTER, Fill, Kind, LaneClock, Lead, Lease, Me, Member, Members,
+    Message, Sealed, Stamp, Told, Want, random,
 };
 use crate::wire::{envelope, message};
 
@@ -175,8 +175,15 @@ impl State {
 
     pub(super) fn tell(&mut self, tail: &[u8], now: Now) -> Told {
         let stamp = self.stamp(now);
-        let seq = self.publish(stamp.ver, tail);
-        Told { stamp, seq }
+        let patience = match message::kind(tail) {
+            Some(Kind::InvalidateAwaited) => self.known(now).map(|one| one.me.max_staleness).max(),
+            _ => None,
+        };
+        Told {
+            stamp,
+            seq: self.publish(stamp.ver, tail),
+            patience: patience.unwrap_or_default(),
+        }
     }
 
     pub(super) fn clear(&mut self, tail: &[u8], now: Now) -> Stamp {
@@ -190,12 +197,18 @@ impl State {
         from_there.take(REPLAY).cloned().collect()
     }
 
-    pub(super) fn members(&self, now: Now) -> Vec<Member> {
+    pub(super) fn members(&self, now: Now) -> Members {
+        Members {
+            epoch: self.data.epoch,
+            list: self.known(now).collect(),
+        }
+    }
+
+    fn known(&self, now: Now) -> impl Iterator<Item = Member> {
         let members = self.data.members.values();
         members
-            .filter(|noted| !noted.is_forgotten(now))
+            .filter(move |noted| !noted.is_forgotten(now))
             .map(|noted| noted.member)
-            .collect()
     }
 
     /// Takes note of how far an instance is.

@@ -1,8 +1,17 @@
--- INVALIDATE  clock log (value lease)... | channel rnd tail hold  ->  stamp seq
-for i = 3, #KEYS, 2 do
+-- INVALIDATE  clock log live (value lease)... | channel rnd tail hold forgotten  ->  stamp seq patience
+for i = 4, #KEYS, 2 do
   redis.call('DEL', KEYS[i])
   end_lease(KEYS[i + 1], tonumber(ARGV[4]))
 end
 local epoch, ver = next_ver(KEYS[1], ARGV[2])
 local seq = publish(KEYS[1], KEYS[2], ARGV[1], epoch, ver, ARGV[3])
-return {epoch, ver, time(), seq}
+-- Somebody waits for all members (kind 3): the longest that it may take.
+local patience = 0
+if string.byte(ARGV[3]) == 3 then
+  for _, entry in ipairs(redis.call('HVALS', KEYS[3])) do
+    if silence(entry) <= tonumber(ARGV[5]) then
+      patience = math.max(patience, tonumber(string.match(entry, ':(%d+):%d+$')))
+    end
+  end
+end
+return {epoch, ver, time(), seq, patience}

@@ -15,7 +15,7 @@ use super::scripts::Scripts;
 use crate::clock::millis;
 use crate::l2::{
     Applied, Ask, FORGOTTEN_AFTER, Fill, L2Error, Lane, LaneClock, Lead, Lease, Listener, Me,
-    Member, Message, Reply, Sealed, Stamp, Told, Want, random,
+    Member, Members, Message, Reply, Sealed, Stamp, Told, Want, random,
 };
 use crate::wire::message;
 
@@ -185,14 +185,18 @@ impl Lane for RedisLane {
         async move {
             let mut call = self.scripts.invalidate.prepare_invoke();
             call.key(&self.names.clock).key(&self.names.log);
+            call.key(&self.names.live);
             for key in keys {
                 call.key(self.names.value(key)).key(self.names.lease(key));
             }
             call.arg(&self.names.events).arg(random()).arg(tail);
-            call.arg(millis(hold));
-            let (epoch, ver, written_at, seq) = self.run(call).await?;
-            let stamp = stamp((epoch, ver, written_at));
-            Ok(Told { stamp, seq })
+            call.arg(millis(hold)).arg(FORGOTTEN_AFTER);
+            let (epoch, ver, written_at, seq, patience) = self.run(call).await?;
+            Ok(Told {
+                stamp: stamp((epoch, ver, written_at)),
+                seq,
+                patience: Duration::from_millis(patience),
+            })
         }
         .boxed()
     }
@@ -224,15 +228,17 @@ impl Lane for RedisLane {
         .boxed()
     }
 
-    fn members(&self) -> Reply<'_, Vec<Member>> {
+    fn members(&self) -> Reply<'_, Members> {
         async move {
             let mut call = self.scripts.members.prepare_invoke();
-            call.key(&self.names.live).arg(FORGOTTEN_AFTER);
-            let entries: Vec<(u64, String)> = self.run(call).await?;
-            let members = entries.iter().map(|(id, entry)| member(*id, entry));
-            members.collect::<Option<_>>().ok_or_else(|| {
+            call.key(&self.names.live).key(&self.names.clock);
+            call.arg(FORGOTTEN_AFTER);
+            let (epoch, entries): (u64, Vec<(u64, String)>) = self.run(call).await?;
+            let list = entries.iter().map(|(id, entry)| member(*id, entry));
+            let list = list.collect::<Option<_>>().ok_or_else(|| {
                 L2Error::unexpected("its list of members was written by something else")
-            })
+            })?;
+            Ok(Members { epoch, list })
         }
         .boxed()
     }

@@ -1,4 +1,4 @@
--- MEMBERS  live | forgotten  ->  id, epoch:seq:staleness:at, ...
+-- MEMBERS  live clock | forgotten  ->  epoch, {id, epoch:seq:staleness:at, ...}
 local known = {}
 local members = redis.call('HGETALL', KEYS[1])
 for i = 1, #members, 2 do
@@ -7,4 +7,4 @@ for i = 1, #members, 2 do
     known[#known + 1] = members[i + 1]
   end
 end
-return known
+return {tonumber(redis.call('HGET', KEYS[2], 'epoch') or 0), known}

@@ -33,7 +33,12 @@ impl Scripts {
             fill: script(&[CLOCK, include_str!("fill.lua")]),
             renew: script(&[include_str!("renew.lua")]),
             insert: script(&[CLOCK, include_str!("insert.lua")]),
-            invalidate: script(&[EVEN_WHEN_FULL, CLOCK, include_str!("invalidate.lua")]),
+            invalidate: script(&[
+                EVEN_WHEN_FULL,
+                CLOCK,
+                MEMBER,
+                include_str!("invalidate.lua"),
+            ]),
             clear: script(&[EVEN_WHEN_FULL, CLOCK, include_str!("clear.lua")]),
             run: script(&[EVEN_WHEN_FULL, CLOCK, LIFE, include_str!("run.lua")]),
             announce: script(&[EVEN_WHEN_FULL, CLOCK, MEMBER, include_str!("announce.lua")]),

@@ -22,7 +22,7 @@ const HASTY: Me = Me {
 };
 
 async fn members(lane: &dyn Lane) -> Vec<Member> {
-    let mut members = lane.members().await.expect("the members are listed");
+    let mut members = lane.members().await.expect("the members are listed").list;
     members.sort_by_key(|member| member.me.id);
     members
 }

@@ -34,9 +34,9 @@ async fn a_member_that_was_deleted_is_one_again_by_its_next_beat() {
     let (lane, mut raw) = (store.lane(), store.server.connection().await);
     let (_, mut listener) = listen(&*lane).await;
     let _: i64 = run(&mut raw, &["DEL", &own_key("live")]).await;
-    assert_eq!(lane.members().await.unwrap(), []);
+    assert_eq!(lane.members().await.unwrap().list, []);
     answer(&mut *listener).await.unwrap();
-    assert_eq!(lane.members().await.unwrap()[0].me, ME);
+    assert_eq!(lane.members().await.unwrap().list[0].me, ME);
 }
 
 /// Nobody would wait for it, so it must not use its L1.
@@ -49,7 +49,11 @@ async fn who_cannot_be_noted_gets_no_beat() {
     let _: () = run(&mut raw, &["ACL", "SETUSER", "default", "-hset"]).await;
     let ends = async { while answer(&mut *listener).await.is_ok() {} };
     timeout(LIMIT, ends).await.expect("its beats fail");
-    assert_eq!(lane.members().await.unwrap().len(), 1, "not forgotten yet");
+    assert_eq!(
+        lane.members().await.unwrap().list.len(),
+        1,
+        "not forgotten yet"
+    );
     let refused = lane.listen(HASTY).await.map(|_| ());
     assert!(refused.is_err_and(|error| error.is_refused()));
 
@@ -66,7 +70,7 @@ async fn who_was_forgotten_leaves_nothing_behind() {
     drop(gone);
     let (_, mut listener) = listen(&*lane).await;
     eventually("it is forgotten", async || {
-        lane.members().await.unwrap().len() == 1
+        lane.members().await.unwrap().list.len() == 1
     })
     .await;
     // Not by a beat, which has no time for it.
@@ -91,7 +95,7 @@ async fn entries_that_make_no_sense_are_errors_or_ignored() {
     // What does not even say when: it has been silent for ever.
     for entry in [&b""[..], b"junk", b"1:2:3", b":::", b"1:2:3:\xff"] {
         note(&mut raw, b"9", entry).await;
-        assert_eq!(lane.members().await.unwrap().len(), 1, "{entry:?}");
+        assert_eq!(lane.members().await.unwrap().list.len(), 1, "{entry:?}");
     }
     let at = clock.now;
     let huge = format!("1:2:99999999999999999999:{at}");
@@ -121,7 +125,7 @@ async fn entries_that_make_no_sense_are_errors_or_ignored() {
             .query_async(&mut raw)
             .await
             .unwrap();
-        assert_eq!(lane.members().await.unwrap().len(), 1);
+        assert_eq!(lane.members().await.unwrap().list.len(), 1);
     }
 }
 

@@ -65,7 +65,7 @@ async fn a_full_server_can_be_joined() {
     };
     listener.beat(applied);
     assert!(matches!(heard(&mut *listener).await, Heard::Beat(_)));
-    let members = lane.members().await.unwrap();
+    let members = lane.members().await.unwrap().list;
     assert_eq!(members, [Member { me: ME, applied }]);
     // No lease without memory to note it in; whoever wanted it loads all the same.
     let ask = Ask {
