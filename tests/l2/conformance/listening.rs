@@ -78,7 +78,8 @@ async fn a_beat_never_overtakes_a_message(store: impl Store) {
             .await;
         }
     }
-    assert!(beats >= 20, "only {beats} beats came through");
+    // Each waits for what the queue holds, and is asked for after five more.
+    assert!(beats >= MESSAGES / 905, "only {beats} beats came through");
 }
 
 async fn no_message_is_lost_while_it_subscribes<S: Store>(store: S) {
