@@ -179,7 +179,8 @@ where
     /// # Errors
     ///
     /// [`WriteError::is_deferred`] when L2 could not be told: the value is *not* stored, and the key is
-    /// invalidated as soon as L2 is back. Otherwise nothing was changed, and the error says why: the
+    /// invalidated as soon as L2 is back. So it is when the connection breaks meanwhile: unlike all else,
+    /// an insert is not sent again. Otherwise nothing was changed, and the error says why: the
     /// value is too large or does not encode, or the key is too long.
     pub async fn insert<Q>(&self, key: &Q, value: V) -> Result<(), WriteError>
     where

@@ -82,7 +82,8 @@ impl Connections {
     }
 
     /// Sends a request over the current connection, within `limit`; once more over another, if that one
-    /// turns out to be dead. A step that is done twice does no harm.
+    /// turns out to be dead. For steps that do no harm when they are done twice, however late the first
+    /// copy arrives.
     ///
     /// While there is none and the last attempt to make one failed, it fails at once, or after a tenth of
     /// the limit if another attempt is under way.
@@ -99,6 +100,18 @@ impl Connections {
             Err(error) if error.is_unreachable() => self.try_with(limit, deadline, &send).await,
             answer => answer,
         }
+    }
+
+    /// As [`with`](Self::with), but it sends the request once.
+    pub(super) async fn once<T, Sent>(
+        &self,
+        limit: Duration,
+        send: impl Fn(MultiplexedConnection) -> Sent,
+    ) -> Result<T, L2Error>
+    where
+        Sent: Future<Output = RedisResult<T>>,
+    {
+        self.try_with(limit, Instant::now() + limit, &send).await
     }
 
     async fn try_with<T, Sent>(

@@ -168,7 +168,14 @@ impl Lane for RedisLane {
             call.arg(&value.body)
                 .arg(millis(value.ttl))
                 .arg(deadline.map_or_else(String::new, |at| at.to_string()));
-            match self.run::<Option<Stamped>>(call).await? {
+            // Not sent again when the connection breaks: the first copy may still be on its way, and
+            // would put the value back after an invalidation that came later than the second.
+            let send = |mut connection: MultiplexedConnection| {
+                let call = &call;
+                async move { call.invoke_async(&mut connection).await }
+            };
+            let stamped: Option<Stamped> = self.connections.once(self.timeout, send).await?;
+            match stamped {
                 Some(stamped) => Ok(stamp(stamped)),
                 None => Err(L2Error::unexpected("the insert came after its deadline")),
             }

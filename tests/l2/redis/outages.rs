@@ -1,12 +1,16 @@
 //! A server that is paused, killed, or cuts connections.
 
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use futures::future::join_all;
 use futures::{FutureExt, StreamExt};
+use larder::RedisL2;
 use larder::l2::{Ask, Heard, Kind, L2, L2Error, Lane, LaneClock, Lease, Listener, Want};
-use tokio::sync::mpsc::unbounded_channel;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::timeout;
 
 use super::{own_key, run, watched_lane};
@@ -149,6 +153,84 @@ async fn an_insert_that_was_stuck_does_not_land() {
     assert_eq!(met.all().len(), 1, "another connection");
     assert!(get(&*lane, "whenever").await.is_some(), "it did not land");
     assert_eq!(get(&*lane, "late").await, None);
+}
+
+/// A way to the server that can lose its client while a request is on its way.
+struct Detour {
+    url: String,
+    armed: Arc<AtomicBool>,
+    caught: UnboundedReceiver<(TcpStream, Vec<u8>)>,
+}
+
+impl Detour {
+    async fn to(port: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("redis://{}", listener.local_addr().unwrap());
+        let (catch, caught) = unbounded_channel();
+        let armed = Arc::new(AtomicBool::new(false));
+        let trap = Arc::clone(&armed);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let server = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+                tokio::spawn(relay(client, server, Arc::clone(&trap), catch.clone()));
+            }
+        });
+        Self { url, armed, caught }
+    }
+}
+
+/// Until one of them closes; or the trap catches a request, and its client is told that all is lost.
+async fn relay(
+    mut client: TcpStream,
+    mut server: TcpStream,
+    trap: Arc<AtomicBool>,
+    catch: UnboundedSender<(TcpStream, Vec<u8>)>,
+) {
+    let (mut there, mut back) = (vec![0; 64 * 1024], vec![0; 64 * 1024]);
+    loop {
+        let passed = tokio::select! {
+            Ok(n @ 1..) = client.read(&mut there) => {
+                if trap.swap(false, SeqCst) {
+                    there.truncate(n);
+                    _ = catch.send((server, there));
+                    return;
+                }
+                server.write_all(&there[..n]).await
+            }
+            Ok(n @ 1..) = server.read(&mut back) => client.write_all(&back[..n]).await,
+            else => return,
+        };
+        if passed.is_err() {
+            return;
+        }
+    }
+}
+
+/// Or it could land when its key has been invalidated since.
+#[tokio::test]
+async fn an_insert_whose_connection_breaks_is_not_sent_again() {
+    let store = Redis::start().await;
+    let mut detour = Detour::to(store.server.port()).await;
+    let l2 = RedisL2::open(&detour.url).unwrap();
+    let (lane, met) = watched_lane(&l2, LIMIT);
+    works_again(&*lane).await;
+    let (clock, _listener) = listen(&*lane).await;
+
+    detour.armed.store(true, SeqCst);
+    let (value, tail) = (sealed(b"v"), tail(Kind::Insert, &["k"]));
+    let deadline = Some(clock.now + 3_600_000);
+    let answer = lane.insert("k", &value, &tail, deadline).await;
+    let (mut server, request) = detour.caught.recv().await.expect("it was on its way");
+    invalidate(&*lane, &["k"]).await;
+    assert_eq!(met.all().len(), 2, "another connection");
+
+    server.write_all(&request).await.unwrap();
+    let mut reply = [0; 1];
+    let landed = timeout(LIMIT, server.read_exact(&mut reply)).await;
+    landed.expect("it lands").unwrap();
+    assert!(get(&*lane, "k").await.is_some(), "it was refused");
+    let error = answer.expect_err("it was said to be done, and is done only now");
+    assert!(error.is_unreachable(), "{error:?}");
 }
 
 #[tokio::test]
