@@ -487,17 +487,23 @@ async fn a_user_with_few_rights_is_enough() {
     let () = acl.query_async(&mut redis).await.unwrap();
     let l2 = RedisL2::open(&format!("redis://app:hunter2@127.0.0.1:{}", server.port())).unwrap();
     let fleet = Fleet::Redis { server, l2 };
-    let ((a, _), (b, _)) = (fleet.instance().await, fleet.instance().await);
+    let ((a, _), (b, wire)) = (fleet.instance().await, fleet.instance().await);
     let truth = Source::new("old");
     truth.through(&a, "k").await.unwrap();
     truth.through(&b, "k").await.unwrap();
     a.insert("other", "v".to_owned()).await.unwrap();
     a.invalidate("k").await.unwrap();
     eventually("b hears", || async { b.get_local("k").is_none() }).await;
-    eventually("a beat is answered", || async {
-        b.stats().l1_flushes > 0 && b.health().is_ok()
-    })
-    .await;
+    wire.drop_messages(true);
+    a.invalidate_and_hold("k", Duration::from_millis(1))
+        .await
+        .unwrap();
+    eventually("b reads the log", || async { b.stats().replays > 0 }).await;
+    wire.drop_messages(false);
+    a.invalidate_and_wait("other").await.unwrap();
+    a.clear().await.unwrap();
+    eventually("a beat is answered", || async { b.health().is_ok() }).await;
+    b.close().await;
     assert_eq!((a.stats().l2_errors, b.stats().l2_errors), (0, 0));
 }
 

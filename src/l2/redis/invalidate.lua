@@ -8,9 +8,10 @@ local seq = publish(KEYS[1], KEYS[2], ARGV[1], epoch, ver, ARGV[3])
 -- Somebody waits for all members (kind 3): the longest that it may take.
 local patience = 0
 if string.byte(ARGV[3]) == 3 then
-  for _, entry in ipairs(redis.call('HVALS', KEYS[3])) do
-    if silence(entry) <= tonumber(ARGV[5]) then
-      patience = math.max(patience, tonumber(string.match(entry, ':(%d+):%d+$')))
+  local members = redis.call('HGETALL', KEYS[3])
+  for i = 2, #members, 2 do
+    if silence(members[i]) <= tonumber(ARGV[5]) then
+      patience = math.max(patience, tonumber(string.match(members[i], ':(%d+):%d+$')))
     end
   end
 end
