@@ -183,7 +183,8 @@ impl<V: Send + Sync + 'static> Core<V> {
 
     /// Tells L2 what it could not be told before. What does not get through is tried again later.
     pub(super) async fn deliver_deferred(&self) {
-        while let Some(delivery) = self.outbox.next(self.liveness.lane_time(self.now())) {
+        let mut lane_time = self.liveness.lane_time(self.now());
+        while let Some(delivery) = self.outbox.next(lane_time) {
             let answer = match &delivery {
                 Delivery::All(_) => {
                     let tail = message::tail(Kind::Clear, self.origin, &[]);
@@ -197,6 +198,9 @@ impl<V: Send + Sync + 'static> Core<V> {
                 }
             };
             let Ok(stamp) = answer else { return };
+            // Not ours any more, which runs ahead of the lane's: what has been told too early would be told
+            // again and again until that is over.
+            lane_time = Some(stamp.written_at);
             match &delivery {
                 Delivery::All(_) => {
                     self.counters.invalidations_sent.bump();

@@ -92,6 +92,37 @@ async fn an_insert_that_lands_after_its_invalidation_is_invalidated_again() {
     assert_eq!(*b.get("k").await.unwrap(), "loaded");
 }
 
+/// An instance whose question was long on its way takes the lane's time for later than it is.
+#[tokio::test]
+async fn what_was_told_too_early_is_not_told_again_at_once() {
+    let fleet = Fleet::memory();
+    let (a, wire) = fleet.build(|b| without_beats(b).l2_timeout(DEADLINE));
+    let listen = wire.close(Step::Listen, Way::Request);
+    assert!(a.get("k").await.is_none());
+    listen.arrived(1).await;
+    fleet.advance(DEADLINE * 2);
+    // No beat puts it right.
+    wire.silence(true);
+    listen.open();
+    a.ready().await;
+    wire.lose(Step::Listen, Way::Request, usize::MAX);
+    // Passed often, it lets others run.
+    wire.close(Step::Invalidate, Way::Request).open();
+    wire.lose(Step::Insert, Way::Request, 1);
+    a.insert("k", "lost".to_owned()).await.unwrap_err();
+    wire.cut();
+    let told = || wire.asked(Step::Invalidate);
+    eventually("it is told", || async { told() >= 1 }).await;
+
+    fleet.advance(DEADLINE + Duration::from_millis(10));
+    eventually("it is told again", || async { told() >= 3 }).await;
+    assert!(told() < 10, "{}: not more than once in a pause", told());
+    assert!(!uses(&a, "k").await, "it may land any time");
+
+    fleet.advance(DEADLINE * 2);
+    eventually("it is used", || uses(&a, "k")).await;
+}
+
 /// Nor is that forgotten when an invalidation of the key is deferred after it.
 #[tokio::test]
 async fn the_later_deadline_of_two_deferred_writes_counts() {

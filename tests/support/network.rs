@@ -411,7 +411,7 @@ impl Lane for Wired {
         async move {
             let (clock, inner) = self
                 .network
-                .carry(Step::Listen, self.lane.listen(me))
+                .carry(Step::Listen, async move { self.lane.listen(me).await })
                 .await?;
             let events = self.network.wires.events.subscribe();
             let cuts = events.borrow().cuts;
