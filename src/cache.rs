@@ -174,13 +174,13 @@ where
     /// Stores a value in both levels, whatever was there, and evicts the key from all other instances.
     ///
     /// Two inserts of one key at the same time end in an order that nobody knows. Where a database is the
-    /// truth, write there and [`invalidate`](Self::invalidate). Costs one round trip.
+    /// truth, write there and [`invalidate`](Self::invalidate). Costs one round trip; up to
+    /// `l2_timeout` more if the connection breaks meanwhile.
     ///
     /// # Errors
     ///
     /// [`WriteError::is_deferred`] when L2 could not be told: the value is *not* stored, and the key is
-    /// invalidated as soon as L2 is back. So it is when the connection breaks meanwhile: unlike all else,
-    /// an insert is not sent again. Otherwise nothing was changed, and the error says why: the
+    /// invalidated as soon as L2 is back. Otherwise nothing was changed, and the error says why: the
     /// value is too large or does not encode, or the key is too long.
     pub async fn insert<Q>(&self, key: &Q, value: V) -> Result<(), WriteError>
     where

@@ -63,8 +63,8 @@ pub trait Lane: Send + Sync + fmt::Debug {
 
     /// Stores a value whatever was there, ends all leases on the key, and tells everyone.
     ///
-    /// `deadline`, in milliseconds of the store's time: it is refused after that. It must not be sent twice:
-    /// the first copy could land after an invalidation that came later than the second.
+    /// `deadline`, in milliseconds of the store's time: it is refused after that. When this has answered, no
+    /// copy of the request may be on its way that is not refused: it could undo a later invalidation.
     fn insert<'a>(
         &'a self,
         key: &'a str,

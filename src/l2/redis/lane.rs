@@ -7,6 +7,7 @@ use std::time::Duration;
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{Client, Cmd, FromRedisValue, ScriptInvocation, cmd};
 use futures::FutureExt;
+use tokio::time::sleep;
 
 use super::connection::Connections;
 use super::listener;
@@ -168,16 +169,25 @@ impl Lane for RedisLane {
             call.arg(&value.body)
                 .arg(millis(value.ttl))
                 .arg(deadline.map_or_else(String::new, |at| at.to_string()));
-            // Not sent again when the connection breaks: the first copy may still be on its way, and
-            // would put the value back after an invalidation that came later than the second.
             let send = |mut connection: MultiplexedConnection| {
                 let call = &call;
                 async move { call.invoke_async(&mut connection).await }
             };
-            let stamped: Option<Stamped> = self.connections.once(self.timeout, send).await?;
-            match stamped {
-                Some(stamped) => Ok(stamp(stamped)),
-                None => Err(L2Error::unexpected("the insert came after its deadline")),
+            let late = || L2Error::unexpected("the insert came after its deadline");
+            let once = || async {
+                let stamped: Option<Stamped> = self.connections.once(self.timeout, send).await?;
+                stamped.map(stamp).ok_or_else(late)
+            };
+            match (once().await, deadline) {
+                (Err(error), Some(deadline)) if error.is_unreachable() => {
+                    let stamp = once().await?;
+                    // The first copy may still be on its way, and must not land after this is reported:
+                    // it could undo an invalidation that follows.
+                    let in_doubt = deadline.saturating_sub(stamp.written_at).saturating_add(1);
+                    sleep(Duration::from_millis(in_doubt).min(self.timeout * 2)).await;
+                    Ok(stamp)
+                }
+                (answer, _) => answer,
             }
         }
         .boxed()
