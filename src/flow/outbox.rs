@@ -54,6 +54,12 @@ impl Deferred {
     }
 }
 
+/// What to tell L2 next.
+pub(super) enum Delivery {
+    Keys(Vec<(Key, Deferred)>),
+    All(Deferred),
+}
+
 impl Delivery {
     /// The hold of all its keys.
     pub(super) fn hold(&self) -> Duration {
@@ -62,12 +68,6 @@ impl Delivery {
             Self::Keys(keys) => keys.first().map_or(Duration::ZERO, |(_, one)| one.hold),
         }
     }
-}
-
-/// What to tell L2 next.
-pub(super) enum Delivery {
-    Keys(Vec<(Key, Deferred)>),
-    All(Deferred),
 }
 
 impl Waiting {
