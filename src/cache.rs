@@ -239,7 +239,7 @@ where
     /// For loaders that read from a database replica: hold for longer than the replica lags behind. Loads
     /// are handed to their callers meanwhile, with what the replica says. Of two holds the later end
     /// counts; an `insert` stores its value all the same, and so ends nothing. `hold` is rounded up to whole
-    /// milliseconds, and is 100 years at most.
+    /// milliseconds, and is 100 years at most. Redis forgets it in a restart without persistence.
     ///
     /// # Errors
     ///

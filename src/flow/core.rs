@@ -1,6 +1,6 @@
 //! One instance: its levels, and what every flow needs of them.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -27,6 +27,13 @@ use crate::wire::envelope::{self, Head, Stamp};
 
 const WARN_EVERY: Duration = Duration::from_secs(5);
 
+/// L2 did what it was asked.
+const UP: u8 = 0;
+/// It refused.
+const REFUSES: u8 = 1;
+/// It did not answer.
+const SILENT: u8 = 2;
+
 /// All parts of a running instance. Tasks hold it; when the last handle goes, they are told to stop.
 pub(crate) struct Core<V> {
     pub(super) options: Options,
@@ -43,9 +50,8 @@ pub(crate) struct Core<V> {
     pub(super) origin: u64,
     codec: ValueCodec<V>,
     type_tag: u64,
-    l2_up: AtomicBool,
-    /// Whether it answered at all, if only to refuse.
-    l2_answers: AtomicBool,
+    /// How L2 answered last: one of the three below.
+    l2: AtomicU8,
     /// When trouble with L2 was last spoken of: it can come and go with every request.
     warned_at: AtomicU64,
     listener: Mutex<Option<JoinHandle<()>>>,
@@ -80,8 +86,7 @@ impl<V: Send + Sync + 'static> Core<V> {
             counters: Counters::default(),
             loads: Semaphore::new(options.max_concurrent_loads),
             origin: random(),
-            l2_up: AtomicBool::new(true),
-            l2_answers: AtomicBool::new(true),
+            l2: AtomicU8::new(UP),
             warned_at: AtomicU64::new(0),
             listener: Mutex::new(None),
             stop: CancellationToken::new(),
@@ -168,12 +173,12 @@ impl<V: Send + Sync + 'static> Core<V> {
 
     /// Whether L2 did what it was last asked to do.
     fn is_l2_up(&self) -> bool {
-        self.l2_up.load(Ordering::Relaxed)
+        self.l2.load(Ordering::Relaxed) == UP
     }
 
     /// Whether it is of any use to ask L2.
     pub(super) fn does_l2_answer(&self) -> bool {
-        self.l2_answers.load(Ordering::Relaxed)
+        self.l2.load(Ordering::Relaxed) != SILENT
     }
 
     /// Counts and traces how L2 answered, and passes the answer on.
@@ -183,14 +188,13 @@ impl<V: Send + Sync + 'static> Core<V> {
             // Only a load: this is on the way of every answer.
             Ok(_) if self.is_l2_up() => {}
             Ok(_) => {
-                self.l2_up.store(true, Ordering::Relaxed);
-                self.l2_answers.store(true, Ordering::Relaxed);
+                self.l2.store(UP, Ordering::Relaxed);
                 debug!(namespace, "L2 does what it is asked again");
             }
             Err(error) => {
                 self.counters.l2_errors.bump();
-                self.l2_up.store(false, Ordering::Relaxed);
-                self.l2_answers.store(error.is_refused(), Ordering::Relaxed);
+                let state = if error.is_refused() { REFUSES } else { SILENT };
+                self.l2.store(state, Ordering::Relaxed);
                 let error = error as &dyn std::error::Error;
                 if self.may_warn() {
                     warn!(
