@@ -108,7 +108,9 @@ impl<V: Send + Sync + 'static> Core<V> {
         if without(Rule::CatchUp) && from.is_some() {
             *progress.last = Some(lane.seq);
         }
-        self.reach(&lane, from, &mut progress).await;
+        if let Err(error) = self.reach(&lane, from, &mut progress).await {
+            return (error, false);
+        }
         self.prove(&lane, asked_at, doubts);
         info!(namespace = self.options.namespace.as_str(), "listening");
         loop {
@@ -146,7 +148,6 @@ impl<V: Send + Sync + 'static> Core<V> {
                     Heard::Message(message) => self.hear(&message, progress).await,
                     Heard::Beat(lane) => self.conclude(&lane, progress).await,
                 }
-                Ok(())
             }
         }
     }
@@ -160,17 +161,17 @@ impl<V: Send + Sync + 'static> Core<V> {
     }
 
     /// Takes a message, if it is the next. A hole before it means that others were lost.
-    async fn hear(&self, message: &Message, progress: &mut Progress<'_>) {
+    async fn hear(&self, message: &Message, progress: &mut Progress<'_>) -> Result<(), L2Error> {
         if message.epoch != self.liveness.epoch() {
             // Which of the two epochs is over, only the lane knows: it is asked before L1 is used again.
             self.liveness.doubt();
-            return;
+            return Ok(());
         }
         if without(Rule::Overflow) {
             *progress.last = Some(message.seq - 1);
         }
         let next = progress.last.map_or(0, |last| last + 1);
-        if message.seq > next && !self.catch_up(message.seq, progress).await {
+        if message.seq > next && !self.catch_up(message.seq, progress).await? {
             self.flush(message.epoch);
             self.take(message, progress);
         }
@@ -181,6 +182,7 @@ impl<V: Send + Sync + 'static> Core<V> {
             // Somebody waits to hear that it has been applied, and a beat says so.
             self.liveness.ask();
         }
+        Ok(())
     }
 
     fn take(&self, message: &Message, progress: &mut Progress<'_>) {
@@ -200,50 +202,62 @@ impl<V: Send + Sync + 'static> Core<V> {
     }
 
     /// The lane says how far it is: what it speaks of has been applied, or was lost.
-    async fn conclude(&self, lane: &LaneClock, progress: &mut Progress<'_>) {
+    async fn conclude(&self, lane: &LaneClock, progress: &mut Progress<'_>) -> Result<(), L2Error> {
         let Some(asked) = progress.asked.take() else {
-            return;
+            return Ok(());
         };
         progress.answered = true;
         if without(Rule::LostMessages) {
             *progress.last = Some(lane.seq).max(*progress.last);
         }
         // Not what has been applied by now: later messages may have come before this answer was looked at.
-        self.reach(lane, asked.last, progress).await;
+        self.reach(lane, asked.last, progress).await?;
         self.prove(lane, asked.at, asked.doubts);
         self.deliver_deferred().await;
+        Ok(())
     }
 
     /// Makes sure that all of the lane up to here has been applied, or nothing older is held.
     ///
     /// The lane had come to number `from` before. If it is not there any more, what is known of its
     /// numbers is worth nothing.
-    async fn reach(&self, lane: &LaneClock, from: Option<u64>, progress: &mut Progress<'_>) {
+    async fn reach(
+        &self,
+        lane: &LaneClock,
+        from: Option<u64>,
+        progress: &mut Progress<'_>,
+    ) -> Result<(), L2Error> {
         let same_life =
             lane.epoch == self.liveness.epoch() && from.is_some_and(|from| from <= lane.seq);
-        if same_life && self.catch_up(lane.seq, progress).await {
-            return;
+        if same_life && self.catch_up(lane.seq, progress).await? {
+            return Ok(());
         }
         self.flush(lane.epoch);
         *progress.last = Some(lane.seq);
+        Ok(())
     }
 
     /// Applies what the lane has told up to `seq`, from its log; `false` if that cannot be done.
-    async fn catch_up(&self, seq: u64, progress: &mut Progress<'_>) -> bool {
+    ///
+    /// An error if the log cannot be reached. Requests have a connection of their own, and when both
+    /// were lost, this one may be back first: L1 is worth keeping until the other is, too.
+    async fn catch_up(&self, seq: u64, progress: &mut Progress<'_>) -> Result<bool, L2Error> {
         let (epoch, Some(last)) = (self.liveness.epoch(), *progress.last) else {
-            return false;
+            return Ok(false);
         };
         if seq <= last {
-            return true;
+            return Ok(true);
         }
-        let Ok(missed) = self.heard(self.lane.replay(last).await) else {
-            return false;
+        let missed = match self.heard(self.lane.replay(last).await) {
+            Ok(missed) => missed,
+            Err(error) if error.is_unreachable() => return Err(error),
+            Err(_) => return Ok(false),
         };
         // The first has been applied: so the log is of this life, and reaches back far enough.
         let mut next = last.max(1);
         for message in &missed {
             if (message.epoch, message.seq) != (epoch, next) {
-                return false;
+                return Ok(false);
             }
             if next > last {
                 self.take(message, progress);
@@ -251,10 +265,10 @@ impl<V: Send + Sync + 'static> Core<V> {
             next += 1;
         }
         if next <= seq {
-            return false;
+            return Ok(false);
         }
         self.counters.replays.bump();
-        true
+        Ok(true)
     }
 
     pub(super) fn flush(&self, epoch: u64) {

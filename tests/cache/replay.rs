@@ -22,6 +22,7 @@ over_both_stores!(
     what_a_full_queue_drops_is_replayed,
     what_no_replay_holds_is_one_flush,
     a_replay_that_fails_is_one_flush,
+    a_replay_waits_for_the_connection_of_requests,
     messages_that_come_during_a_replay_are_applied_once,
     a_fill_overtaken_by_a_replay_stays_out_of_l1,
     nobody_joins_a_load_that_a_replay_has_overtaken,
@@ -160,6 +161,33 @@ async fn a_replay_that_fails_is_one_flush(fleet: Fleet) {
     pair.back(&gate).await;
     pair.assert_flushed_once();
     pair.assert_goes_on().await;
+}
+
+/// When both were lost, the listener's may be back first.
+async fn a_replay_waits_for_the_connection_of_requests(fleet: Fleet) {
+    let pair = pair(&fleet).await;
+    let gate = pair.cut_off().await;
+    pair.wire.disconnect(Step::Replay, 2);
+    pair.a.invalidate("missed").await.unwrap();
+    pair.back(&gate).await;
+    pair.assert_replayed();
+    pair.assert_goes_on().await;
+
+    pair.wire.drop_messages(true);
+    pair.a.invalidate("lost").await.unwrap();
+    eventually("it is lost", || async { pair.wire.dropped() == 1 }).await;
+    pair.wire.drop_messages(false);
+    pair.wire.disconnect(Step::Replay, 1);
+    let before = pair.b.stats();
+    pair.a.invalidate("missed").await.unwrap();
+    heard(&pair.b, before.invalidations_received + 2).await;
+    pair.b.ready().await;
+    let after = pair.b.stats();
+    assert_eq!(
+        (after.replays, after.l1_flushes),
+        (before.replays + 1, before.l1_flushes)
+    );
+    assert!(pair.b.get_local("kept").is_some(), "nobody touched it");
 }
 
 /// Whether the log already had them or not.

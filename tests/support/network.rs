@@ -57,7 +57,7 @@ pub(crate) struct Network {
 
 struct Wires {
     gates: Mutex<HashMap<(Step, Way), Gate>>,
-    lost: Mutex<HashMap<(Step, Way), usize>>,
+    lost: Mutex<HashMap<(Step, Way), Loss>>,
     asked: Mutex<HashMap<Step, usize>>,
     events: watch::Sender<Events>,
     refuse_beats: AtomicBool,
@@ -73,6 +73,9 @@ struct Wires {
     reconnect: AtomicBool,
     listening: watch::Sender<usize>,
 }
+
+/// How many are lost, and what their callers hear.
+type Loss = (usize, fn() -> L2Error);
 
 /// What happens on the listener's connection.
 #[derive(Clone, Copy, Default)]
@@ -126,7 +129,15 @@ impl Network {
 
     /// Loses the next `n` such requests or replies: the caller gets a timeout.
     pub(crate) fn lose(&self, step: Step, way: Way, n: usize) {
-        self.wires.lost.lock().unwrap().insert((step, way), n);
+        let silence = || L2Error::timed_out(Duration::from_millis(1));
+        let mut lost = self.wires.lost.lock().unwrap();
+        lost.insert((step, way), (n, silence));
+    }
+
+    /// The next `n` such requests find no connection.
+    pub(crate) fn disconnect(&self, step: Step, n: usize) {
+        let mut lost = self.wires.lost.lock().unwrap();
+        lost.insert((step, Way::Request), (n, L2Error::closed));
     }
 
     /// How many such requests reached the store.
@@ -226,9 +237,9 @@ impl Network {
             gate.pass().await;
         }
         match self.wires.lost.lock().unwrap().get_mut(&(step, way)) {
-            Some(n) if *n > 0 => {
+            Some((n, error)) if *n > 0 => {
                 *n -= 1;
-                Err(L2Error::timed_out(Duration::from_millis(1)))
+                Err(error())
             }
             _ => Ok(()),
         }
