@@ -218,7 +218,8 @@ where
     /// For changes that must not be seen by halves, such as a permission that was revoked. An instance that
     /// hears of it says so at once, so it usually takes two or three round trips; one that does not answer
     /// is waited for until its `max_staleness` has passed, after which it does not use what it holds. So is
-    /// one that has died; one that was [closed](Self::close) is not.
+    /// one that has died; one that was [closed](Self::close) is not. For `max_staleness` after L2 has
+    /// restarted, nobody knows who is there, and this waits until that is over.
     /// Costs three round trips, and another one every 50 ms at most.
     ///
     /// # Errors

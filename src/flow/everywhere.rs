@@ -14,10 +14,15 @@ impl<V: Send + Sync + 'static> Core<V> {
     ///
     /// A member proves at least every `max_staleness` that it has applied all messages. So whatever it, or
     /// the lane, is up to, the longest of these times is enough; who has applied it makes it shorter.
+    ///
+    /// A lane that has begun anew may have lost members who still believe a proof of before: they are
+    /// taken to be like those that it knows.
     pub(super) async fn gone_everywhere(&self, told: Told) {
         let accepted = self.now();
         let after = |time: Duration| accepted.saturating_add(nanos(time));
-        let mut until = after(told.patience);
+        let longest = told.patience.max(self.options.max_staleness);
+        let lost = after(longest.saturating_sub(told.age));
+        let mut until = after(longest);
         let mut pauses = ExponentialBuilder::default()
             .with_min_delay(Duration::from_millis(1))
             .with_max_delay(Duration::from_millis(50))
@@ -26,7 +31,7 @@ impl<V: Send + Sync + 'static> Core<V> {
             .build();
         loop {
             if let Some(longest) = self.longest_behind(told).await {
-                until = until.min(after(longest));
+                until = until.min(after(longest).max(lost));
             }
             if self.now() >= until {
                 return;

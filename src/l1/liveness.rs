@@ -147,7 +147,8 @@ impl Liveness {
         if self.live_until.load(Ordering::Acquire) != NEVER {
             self.lapse();
         }
-        self.flush(self.epoch());
+        // The epoch is the listener's to change.
+        self.generation.fetch_add(1, Ordering::AcqRel);
         drop(doubts);
         self.doubted.notify_one();
     }

@@ -175,6 +175,8 @@ pub struct Told {
     pub seq: u64,
     /// If it is awaited: the longest `max_staleness` of all members.
     pub patience: Duration,
+    /// If it is awaited: how long ago the lane has lost what it knew of its members, at most.
+    pub age: Duration,
 }
 
 /// A lane's clock.

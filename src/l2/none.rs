@@ -120,6 +120,7 @@ impl Lane for NoLane {
                     stamp,
                     seq: 0,
                     patience: Duration::ZERO,
+                    age: Duration::MAX,
                 })
             })
             .boxed()

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use larder::deadpool_redis::redis::cmd;
 use larder::{Cache, MemorySnapshot, WriteError};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -13,6 +14,7 @@ use crate::support::network::{Gate, Network, Step, Way};
 const LIMIT: Duration = Duration::from_secs(10);
 const MINUTE: Duration = Duration::from_secs(60);
 const MS: Duration = Duration::from_millis(1);
+const CLOCK: &str = "{test:text.0}!clock";
 
 over_both_stores!(
     it_returns_when_the_others_have_applied_it,
@@ -44,6 +46,15 @@ async fn still_waits(waiting: &JoinHandle<Result<(), WriteError>>, wire: &Networ
     assert!(!waiting.is_finished(), "it did not wait");
 }
 
+/// Makes the lane one that has been there for long: after its first start it cannot know who was there before.
+async fn of_long_ago(fleet: &Fleet) {
+    if let Fleet::Redis { server, .. } = fleet {
+        let mut redis = server.connection().await;
+        let since = cmd("HSET").arg(CLOCK).arg("since").arg(0).to_owned();
+        let () = since.query_async(&mut redis).await.unwrap();
+    }
+}
+
 /// Long before the next beat is due.
 async fn it_returns_when_the_others_have_applied_it(fleet: Fleet) {
     let ((a, wire), (b, _), (c, _)) = (
@@ -51,6 +62,7 @@ async fn it_returns_when_the_others_have_applied_it(fleet: Fleet) {
         fleet.instance_with(without_beats).await,
         fleet.instance_with(without_beats).await,
     );
+    of_long_ago(&fleet).await;
     let truth = Source::new("old");
     for round in 1..=3 {
         for cache in [&a, &b, &c] {
@@ -68,6 +80,7 @@ async fn it_returns_when_the_others_have_applied_it(fleet: Fleet) {
 async fn who_has_closed_is_not_waited_for(fleet: Fleet) {
     let (a, _) = fleet.instance_with(without_beats).await;
     let (b, wire) = fleet.instance_with(without_beats).await;
+    of_long_ago(&fleet).await;
     wire.silence(true);
     b.close().await;
     ends(wait(&a, "k")).await.unwrap();
@@ -79,6 +92,7 @@ async fn who_comes_back_is_waited_for_until_it_has_caught_up(fleet: Fleet) {
         fleet.instance_with(without_beats).await,
         fleet.instance_with(without_beats).await,
     );
+    of_long_ago(&fleet).await;
     let (truth, load) = (Source::new("old"), Gate::new());
     let early = truth.behind(&load).spawn(&b, "k");
     load.arrived(1).await;
@@ -199,16 +213,33 @@ async fn when_l2_fails_during_the_wait_it_takes_the_longest_time() {
     ends(wait(&a, "k")).await.unwrap();
 }
 
+/// The same before the wait: a store that has forgotten its members does not say that there are none.
+#[tokio::test]
+async fn who_was_lost_with_the_store_is_waited_for() {
+    let fleet = Fleet::memory();
+    let (a, asks) = with_bound(&fleet, MINUTE).await;
+    let before = fleet.snapshot();
+    let (b, wire) = with_bound(&fleet, MINUTE).await;
+    Source::new("old").through(&b, "k").await.unwrap();
+    wire.silence(true);
+    fleet.restore(&before);
+    assert!(a.get("k").await.is_none(), "it meets the new life");
+    let newcomer = with_bound(&fleet, MINUTE).await.0;
+    let waits = [wait(&a, "k"), wait(&newcomer, "k")];
+    still_waits(&waits[0], &asks).await;
+    assert!(!waits[1].is_finished(), "it did not wait");
+    assert!(b.get_local("k").is_some(), "it cannot know");
+    fleet.advance(MINUTE + MS);
+    for waiting in waits {
+        ends(waiting).await.unwrap();
+    }
+    assert!(b.get_local("k").is_none());
+}
+
 /// A store that has restarted knows nobody, and those who have not noticed yet go on with what they hold.
 #[tokio::test]
 async fn a_list_of_another_life_ends_no_wait() {
-    let Fleet::Memory { l2, clock } = Fleet::memory() else {
-        return;
-    };
-    let fleet = Fleet::Memory {
-        l2: l2.clone(),
-        clock,
-    };
+    let fleet = Fleet::memory();
     let ((a, wire), (b, deaf)) = (
         with_bound(&fleet, MINUTE).await,
         with_bound(&fleet, MINUTE).await,
@@ -219,7 +250,7 @@ async fn a_list_of_another_life_ends_no_wait() {
     let asking = wire.close(Step::Members, Way::Request);
     let waiting = wait(&a, "k");
     asking.arrived(1).await;
-    l2.restore(&MemorySnapshot::default());
+    fleet.restore(&MemorySnapshot::default());
     asking.open();
     still_waits(&waiting, &wire).await;
     assert!(b.get_local("k").is_some(), "it does not know");

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use larder::{Builder, Cache, Clock, Entry, LoadError, MemoryL2, RedisL2};
+use larder::{Builder, Cache, Clock, Entry, LoadError, MemoryL2, MemorySnapshot, RedisL2};
 
 use crate::support::eventually::eventually;
 use crate::support::network::{Gate, Network};
@@ -52,8 +52,20 @@ impl Fleet {
 
     /// Restarts the store with all that it holds.
     pub(crate) fn restart(&self) {
+        self.restore(&self.snapshot());
+    }
+
+    pub(crate) fn snapshot(&self) -> MemorySnapshot {
         match self {
-            Self::Memory { l2, .. } => l2.restore(&l2.snapshot()),
+            Self::Memory { l2, .. } => l2.snapshot(),
+            Self::Redis { .. } => panic!("its server saves what it holds"),
+        }
+    }
+
+    /// Restarts the store with what it held before.
+    pub(crate) fn restore(&self, snapshot: &MemorySnapshot) {
+        match self {
+            Self::Memory { l2, .. } => l2.restore(snapshot),
             Self::Redis { .. } => panic!("its server is killed, and started again"),
         }
     }

@@ -44,6 +44,7 @@ pub struct MemoryL2 {
 struct Server {
     /// Names this life of the store.
     run: u64,
+    restarted: bool,
     lanes: BTreeMap<String, State>,
 }
 
@@ -66,6 +67,7 @@ impl MemoryL2 {
     pub fn with_clock(clock: Clock) -> Self {
         let server = Server {
             run: random(),
+            restarted: false,
             lanes: BTreeMap::new(),
         };
         Self {
@@ -90,7 +92,7 @@ impl MemoryL2 {
     /// cut, and what was deleted since is back. Caches notice, and take nothing of it for current.
     pub fn restore(&self, snapshot: &MemorySnapshot) {
         let mut server = lock(&self.server);
-        server.run = random();
+        (server.run, server.restarted) = (random(), true);
         server.lanes = snapshot
             .lanes
             .iter()
@@ -133,6 +135,7 @@ impl MemoryL2 {
         let now = Now {
             at,
             run: server.run,
+            restarted: server.restarted,
         };
         act(server.lanes.entry(namespace.to_owned()).or_default(), now)
     }
@@ -144,4 +147,5 @@ struct Now {
     /// In ms.
     at: u64,
     run: u64,
+    restarted: bool,
 }

@@ -36,6 +36,8 @@ pub(super) struct Data {
     ver: u64,
     /// The life of the store that this was last used in; zero before the first.
     run: u64,
+    /// When that was.
+    since: u64,
     values: Expiring<Vec<u8>>,
     leases: Expiring<Held>,
     log: VecDeque<Message>,
@@ -81,6 +83,8 @@ impl State {
             self.data.run = now.run;
             if first || !without(Rule::NewLife) {
                 self.data.epoch = random();
+                // The first life of a store in memory had none before it.
+                self.data.since = if now.restarted { now.at } else { 0 };
             }
         }
         self.clock(now)
@@ -183,6 +187,7 @@ impl State {
             stamp,
             seq: self.publish(stamp.ver, tail),
             patience: patience.unwrap_or_default(),
+            age: Duration::from_millis(now.at.saturating_sub(self.data.since)),
         }
     }
 

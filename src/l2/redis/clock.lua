@@ -13,7 +13,7 @@ local function clock(key, rnd)
   if c[1] and c[2] and c[3] then
     return tonumber(c[1]), tonumber(c[2]), tonumber(c[3])
   end
-  redis.call('HSET', key, 'epoch', rnd, 'seq', 0, 'ver', 0)
+  redis.call('HSET', key, 'epoch', rnd, 'seq', 0, 'ver', 0, 'since', string.format('%.0f', time()))
   return tonumber(rnd), 0, 0
 end
 

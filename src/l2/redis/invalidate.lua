@@ -1,13 +1,15 @@
--- INVALIDATE  clock log live (value lease)... | channel rnd tail hold forgotten  ->  stamp seq patience
+-- INVALIDATE  clock log live (value lease)... | channel rnd tail hold forgotten  ->  stamp seq patience age
 for i = 4, #KEYS, 2 do
   redis.call('DEL', KEYS[i])
   end_lease(KEYS[i + 1], tonumber(ARGV[4]))
 end
 local epoch, ver = next_ver(KEYS[1], ARGV[2])
 local seq = publish(KEYS[1], KEYS[2], ARGV[1], epoch, ver, ARGV[3])
--- Somebody waits for all members (kind 3): the longest that it may take.
-local patience = 0
+-- Somebody waits for all members (kind 3): the longest that it may take, and for how long there has been
+-- a list of them.
+local patience, age = 0, 0
 if string.byte(ARGV[3]) == 3 then
+  age = math.max(time() - (redis.call('HGET', KEYS[1], 'since') or 0), 0)
   local members = redis.call('HGETALL', KEYS[3])
   for i = 2, #members, 2 do
     if silence(members[i]) <= tonumber(ARGV[5]) then
@@ -15,4 +17,4 @@ if string.byte(ARGV[3]) == 3 then
     end
   end
 end
-return {epoch, ver, time(), seq, patience}
+return {epoch, ver, time(), seq, patience, age}

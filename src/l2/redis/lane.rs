@@ -208,11 +208,12 @@ impl Lane for RedisLane {
             }
             call.arg(&self.names.events).arg(random()).arg(tail);
             call.arg(millis(hold)).arg(FORGOTTEN_AFTER);
-            let (epoch, ver, written_at, seq, patience) = self.run(call).await?;
+            let (epoch, ver, written_at, seq, patience, age) = self.run(call).await?;
             Ok(Told {
                 stamp: stamp((epoch, ver, written_at)),
                 seq,
                 patience: Duration::from_millis(patience),
+                age: Duration::from_millis(age),
             })
         }
         .boxed()

@@ -8,7 +8,7 @@ if not known[2] then
   redis.call('HSET', KEYS[1], 'lanes', ARGV[1])
 end
 if known[1] ~= run then
-  redis.call('HSET', KEYS[1], 'run', run, 'epoch', ARGV[2])
+  redis.call('HSET', KEYS[1], 'run', run, 'epoch', ARGV[2], 'since', string.format('%.0f', time()))
 end
 local epoch, seq = clock(KEYS[1], ARGV[2])
 return {epoch, seq, time(), tonumber(known[2] or ARGV[1])}

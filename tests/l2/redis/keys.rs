@@ -34,7 +34,7 @@ async fn the_names_of_the_keys_are_those_of_the_protocol() {
     let channels: Vec<String> = run(&mut raw, &["PUBSUB", "CHANNELS", "*"]).await;
     assert_eq!(channels, ["{test:values.0}!events"]);
     let fields: BTreeSet<String> = run(&mut raw, &["HKEYS", &own_key("clock")]).await;
-    let expected = ["epoch", "seq", "ver", "run", "lanes"];
+    let expected = ["epoch", "seq", "ver", "since", "run", "lanes"];
     assert_eq!(fields, expected.map(str::to_owned).into());
 }
 
