@@ -143,7 +143,7 @@ impl Listener for RedisListener {
                     answer.map_err(l2_error)?;
                 if echo != nonce || !in_order {
                     return Err(L2Error::unexpected(
-                        "the server has restarted, has lost its data, does not take writes, or is no longer a primary in good standing",
+                        "the server has restarted, has lost its data, does not take writes, or is no longer a primary in good standing; or this instance could not be noted as a member for long",
                     ));
                 }
                 Ok(LaneClock { epoch, seq, now })
