@@ -99,7 +99,6 @@ impl<V: Send + Sync + 'static> L1<V> {
         if let Some(slot) = self.entries.get(key)
             && condition(&slot)
         {
-            slot.hide();
             self.drop_slot(key, &slot);
         }
     }

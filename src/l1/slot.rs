@@ -59,8 +59,4 @@ impl<V> Slot<V> {
     pub(super) fn reveal(&self, generation: u64) {
         self.generation.store(generation, Ordering::Release);
     }
-
-    pub(super) fn hide(&self) {
-        self.generation.store(HIDDEN, Ordering::Release);
-    }
 }
