@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBuilder};
-
 use crate::clock::{Clock, Tick, nanos};
 use crate::l1::Key;
+use crate::pauses::pauses;
 
 /// Keys remembered at most; one that is forgotten may be tried at once.
 const CAPACITY: u64 = 10_000;
@@ -38,12 +37,8 @@ impl RefreshBackoff {
     /// Waits twice as long after each failure in a row, with jitter.
     pub(super) fn failed(&self, key: &Key) {
         let failures = self.keys.get(key).map_or(0, |(failures, _)| failures);
-        let pauses = ExponentialBuilder::default()
-            .with_min_delay(Duration::from_millis(200))
-            .with_max_delay(LONGEST)
-            .without_max_times()
-            .with_jitter();
-        let pause = pauses.build().nth(failures.min(16)).unwrap_or(LONGEST);
+        let mut pauses = pauses(Duration::from_millis(200), LONGEST);
+        let pause = pauses.nth(failures.min(16)).unwrap_or(LONGEST);
         self.wait(key, failures + 1, pause);
     }
 

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::time::sleep;
 
 use super::Core;
 use crate::clock::nanos;
 use crate::l2::{Member, Told};
+use crate::pauses::pauses;
 
 impl<V: Send + Sync + 'static> Core<V> {
     /// Waits until every member of the lane has applied a message, or does not use what it held before.
@@ -23,12 +23,7 @@ impl<V: Send + Sync + 'static> Core<V> {
         let longest = told.patience.max(self.options.max_staleness);
         let lost = after(longest.saturating_sub(told.age));
         let mut until = after(longest);
-        let mut pauses = ExponentialBuilder::default()
-            .with_min_delay(Duration::from_millis(1))
-            .with_max_delay(Duration::from_millis(50))
-            .without_max_times()
-            .with_jitter()
-            .build();
+        let mut pauses = pauses(Duration::from_millis(1), Duration::from_millis(50));
         loop {
             if let Some(longest) = self.longest_behind(told).await {
                 until = until.min(after(longest).max(lost));

@@ -10,7 +10,6 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use backon::BackoffBuilder;
 use futures::StreamExt;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -21,7 +20,7 @@ use crate::ablation::{Rule, without};
 use crate::clock::{Tick, nanos};
 use crate::l1::NEVER;
 use crate::l2::{
-    Applied, Heard, Kind, L2Error, LONGEST_PAUSE, LaneClock, Listener, Me, Message, backoff,
+    Applied, Heard, Kind, L2Error, LONGEST_PAUSE, LaneClock, Listener, Me, Message, reconnects,
 };
 
 /// Listens until told to stop.
@@ -55,7 +54,7 @@ struct Asked {
 impl<V: Send + Sync + 'static> Core<V> {
     /// Listens, and listens again when something breaks.
     async fn keep_listening(&self) -> Infallible {
-        let mut pauses = backoff().build();
+        let mut pauses = reconnects();
         let mut failing = false;
         let mut last = None;
         loop {
@@ -63,7 +62,7 @@ impl<V: Send + Sync + 'static> Core<V> {
             self.liveness.lapse();
             // Only an answered beat is a success: what connects and fails then may have come to stay.
             if answered {
-                pauses = backoff().build();
+                pauses = reconnects();
             }
             if answered || !failing {
                 warn!(

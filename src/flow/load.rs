@@ -5,7 +5,6 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use futures::FutureExt;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
@@ -17,6 +16,7 @@ use crate::entry::Entry;
 use crate::error::LoadError;
 use crate::l1::{Joined, Key, LoadOutcome, Op, ReadOutcome, Slot};
 use crate::l2::{Ask, Fill, Lead, Lease, Want, random};
+use crate::pauses::pauses;
 use crate::source::Source;
 
 /// What came of asking for the fill lease.
@@ -141,12 +141,7 @@ impl<V: Send + Sync + 'static> Core<V> {
     async fn take_turn(&self, op: &Op<V>, want: Want) -> Turn<V> {
         let (token, ttl) = (random(), self.options.lease_ttl);
         let until = Instant::now() + self.options.lease_wait;
-        let mut pauses = ExponentialBuilder::default()
-            .with_min_delay(Duration::from_millis(2))
-            .with_max_delay(Duration::from_millis(50))
-            .without_max_times()
-            .with_jitter()
-            .build();
+        let mut pauses = pauses(Duration::from_millis(2), Duration::from_millis(50));
         let mut want = want;
         loop {
             let pause = match self.heard(self.lane.lead(op.key(), Ask { token, ttl, want }).await) {

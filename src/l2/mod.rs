@@ -14,9 +14,10 @@ mod redis;
 use std::fmt;
 use std::time::Duration;
 
-use backon::ExponentialBuilder;
 use futures::Stream;
 use futures::future::BoxFuture;
+
+use crate::pauses::pauses;
 
 pub use self::error::L2Error;
 pub use self::memory::{MemoryL2, MemorySnapshot};
@@ -274,11 +275,7 @@ pub(crate) fn random() -> u64 {
 
 pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// Pauses between attempts to connect, jittered, so that a fleet does not come back all at once.
-pub(crate) fn backoff() -> ExponentialBuilder {
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(20))
-        .with_max_delay(LONGEST_PAUSE)
-        .without_max_times()
-        .with_jitter()
+/// Pauses between attempts to connect.
+pub(crate) fn reconnects() -> impl Iterator<Item = Duration> {
+    pauses(Duration::from_millis(20), LONGEST_PAUSE)
 }

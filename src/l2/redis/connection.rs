@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use backon::BackoffBuilder;
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{RedisError, RedisResult};
 use deadpool_redis::{Connection, Pool, PoolError};
@@ -16,7 +15,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::l2_error;
 use super::names::Names;
 use super::scripts::Scripts;
-use crate::l2::{L2Error, LONGEST_PAUSE, LaneClock, OnConnect, backoff, random};
+use crate::l2::{L2Error, LONGEST_PAUSE, LaneClock, OnConnect, random, reconnects};
 use crate::lock::lock;
 
 /// How long making a connection may take, all attempts to get one out of the pool included.
@@ -170,10 +169,7 @@ impl Connections {
     /// How long to fail at once after a failed attempt.
     fn pause(&self) -> Duration {
         let failures = usize::try_from(self.failures.load(Ordering::Relaxed)).unwrap_or(usize::MAX);
-        backoff()
-            .build()
-            .nth(failures.min(8))
-            .unwrap_or(LONGEST_PAUSE)
+        reconnects().nth(failures.min(8)).unwrap_or(LONGEST_PAUSE)
     }
 
     /// Learns from an answer whether the connection is still good.
