@@ -293,7 +293,8 @@ where
     /// if it answers within twice `l2_timeout`; what is lost then is traced.
     ///
     /// A closed cache can still be used, but never uses its L1 again. Loads and writes under way go on to
-    /// their end; what they defer is not told any more. Dropping the last handle stops the task too, and loses what is still deferred.
+    /// their end; what they defer is not told any more. Dropping the last handle stops the task too, and
+    /// loses what is still deferred.
     pub async fn close(&self) {
         self.core().close().await;
     }
