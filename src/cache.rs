@@ -212,11 +212,11 @@ where
         self.core().invalidate(key, Duration::ZERO).await
     }
 
-    /// As [`invalidate`](Self::invalidate), and then waits until no instance answers with the old value
-    /// any more.
+    /// As [`invalidate`](Self::invalidate), and then waits until no instance that listens answers with the
+    /// old value any more.
     ///
     /// For changes that must not be seen by halves, such as a permission that was revoked. An instance that
-    /// hears of it says so at once, so it usually takes two or three round trips; one that does not answer
+    /// hears of it says so at once, so it usually takes three round trips; one that does not answer
     /// is waited for until its `max_staleness` has passed, after which it does not use what it holds. So is
     /// one that has died; one that was [closed](Self::close) is not. For `max_staleness` after L2 has
     /// restarted, nobody knows who is there, and this waits until that is over.
