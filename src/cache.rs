@@ -14,7 +14,7 @@ use crate::builder::Builder;
 use crate::entry::Entry;
 use crate::error::{LoadError, WriteError};
 use crate::flow::Core;
-use crate::key::{CacheKey, KeyBuf, KeyTooLong};
+use crate::key::{CacheKey, KeyTooLong, KeyWriter};
 use crate::l1::Key;
 use crate::stats::{Health, Stats};
 
@@ -91,8 +91,8 @@ where
         K: Borrow<Q>,
         Q: CacheKey + ?Sized,
     {
-        let key = KeyBuf::write(key).ok()?;
-        let (core, key) = (self.core(), key.as_str());
+        let mut out = KeyWriter::new();
+        let (core, key) = (self.core(), out.write(key).ok()?);
         core.get_local(key).or_else(|| core.get_instead(key))
     }
 
@@ -162,8 +162,7 @@ where
         match self.look_up(key)? {
             Found::Here(entry) => {
                 if entry.is_stale() {
-                    self.core()
-                        .refresh(&KeyBuf::write(key)?.as_str().into(), entry.slot(), loader);
+                    self.core().refresh(&written(key)?, entry.slot(), loader);
                 }
                 Ok(entry)
             }
@@ -301,10 +300,11 @@ where
 
     /// L1. The written key lives on the stack unless L1 lacks it.
     fn look_up<Q: CacheKey + ?Sized>(&self, key: &Q) -> Result<Found<V>, KeyTooLong> {
-        let key = KeyBuf::write(key)?;
-        Ok(match self.core().get_local(key.as_str()) {
+        let mut out = KeyWriter::new();
+        let key = out.write(key)?;
+        Ok(match self.core().get_local(key) {
             Some(entry) => Found::Here(entry),
-            None => Found::NotHere(key.as_str().into()),
+            None => Found::NotHere(key.into()),
         })
     }
 }
@@ -315,7 +315,7 @@ enum Found<V> {
 }
 
 fn written<Q: CacheKey + ?Sized>(key: &Q) -> Result<Key, KeyTooLong> {
-    Ok(KeyBuf::write(key)?.as_str().into())
+    Ok(KeyWriter::new().write(key)?.into())
 }
 
 impl<K, V: Send + Sync + 'static> Clone for Cache<K, V> {

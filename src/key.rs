@@ -125,13 +125,22 @@ impl KeyWriter {
         }
     }
 
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             text: ArrayString::new(),
             overflow: false,
             depth: 0,
             parts: 0,
         }
+    }
+
+    /// The text of `key`, where it was written: moving the buffer would cost more than a usual key.
+    pub(crate) fn write<Q: CacheKey + ?Sized>(&mut self, key: &Q) -> Result<&str, KeyTooLong> {
+        key.write_key(self);
+        if self.overflow {
+            return Err(KeyTooLong);
+        }
+        Ok(&self.text)
     }
 
     /// Pushes what escaping a special character once per level puts before it:
@@ -179,28 +188,7 @@ impl fmt::Write for KeyWriter {
 /// ```
 #[must_use]
 pub fn redis_key<K: CacheKey + ?Sized>(key: &K) -> Option<String> {
-    let buf = KeyBuf::write(key).ok()?;
-    Some(buf.as_str().to_owned())
-}
-
-/// The text of one key, on the stack.
-#[derive(Debug, Clone)]
-pub(crate) struct KeyBuf(ArrayString<MAX_KEY_BYTES>);
-
-impl KeyBuf {
-    /// Writes the text of `key`.
-    pub(crate) fn write<Q: CacheKey + ?Sized>(key: &Q) -> Result<Self, KeyTooLong> {
-        let mut out = KeyWriter::new();
-        key.write_key(&mut out);
-        if out.overflow {
-            return Err(KeyTooLong);
-        }
-        Ok(Self(out.text))
-    }
-
-    pub(crate) fn as_str(&self) -> &str {
-        self.0.as_str()
-    }
+    KeyWriter::new().write(key).ok().map(str::to_owned)
 }
 
 /// The key's text does not fit.
@@ -290,7 +278,7 @@ mod tests {
     use super::*;
 
     fn text<K: CacheKey + ?Sized>(key: &K) -> String {
-        KeyBuf::write(key).unwrap().as_str().to_owned()
+        KeyWriter::new().write(key).unwrap().to_owned()
     }
 
     #[test]
@@ -318,7 +306,10 @@ mod tests {
     fn a_key_that_fits_exactly_is_taken() {
         assert_eq!(text(&"x".repeat(1024)).len(), 1024);
         assert_eq!(
-            KeyBuf::write(&"x".repeat(1025)).unwrap_err().to_string(),
+            KeyWriter::new()
+                .write(&"x".repeat(1025))
+                .unwrap_err()
+                .to_string(),
             "the key is longer than 1024 bytes"
         );
     }
@@ -348,6 +339,9 @@ mod tests {
     #[test]
     fn deep_nesting_ends_in_overflow() {
         assert_eq!(text(&Nest(3)), r"\\\:\:\\\::\\\:\:\\\:");
-        assert_eq!(KeyBuf::write(&Nest(u64::MAX)).unwrap_err(), KeyTooLong);
+        assert_eq!(
+            KeyWriter::new().write(&Nest(u64::MAX)).unwrap_err(),
+            KeyTooLong
+        );
     }
 }
