@@ -7,14 +7,31 @@ pub(super) use self::visible::Entries;
 
 #[cfg(not(larder_interleavings))]
 mod bounded {
+    use std::collections::hash_map;
+    use std::hash::BuildHasher;
     use std::ops::Deref;
-    use std::sync::Arc;
+    use std::sync::{Arc, LazyLock};
 
+    use foldhash::SharedSeed;
+    use foldhash::quality::SeedableRandomState;
     use moka::sync::Cache;
 
     use crate::l1::{Key, Slot, Weigher};
 
-    pub(in crate::l1) struct Entries<V>(Cache<Key, Arc<Slot<V>>>);
+    /// SipHash, which moka takes by itself, would be an eighth of a hit.
+    type Hasher = SeedableRandomState;
+
+    /// Keys can be chosen by an attacker, so no two processes or caches hash alike, and the seeds are the
+    /// system's random numbers, which std's own hasher starts from: foldhash's are addresses and the time.
+    fn hasher() -> Hasher {
+        static SHARED: LazyLock<SharedSeed> = LazyLock::new(|| SharedSeed::from_u64(random()));
+        fn random() -> u64 {
+            hash_map::RandomState::new().hash_one(())
+        }
+        Hasher::with_seed(random(), &SHARED)
+    }
+
+    pub(in crate::l1) struct Entries<V>(Cache<Key, Arc<Slot<V>>, Hasher>);
 
     impl<V: Send + Sync + 'static> Entries<V> {
         pub(in crate::l1) fn new(capacity: u64, weigher: Option<Weigher<V>>) -> Self {
@@ -23,12 +40,12 @@ mod bounded {
                 entries = entries
                     .weigher(move |key: &Key, slot: &Arc<Slot<V>>| weigher(key, &slot.value));
             }
-            Self(entries.build())
+            Self(entries.build_with_hasher(hasher()))
         }
     }
 
     impl<V> Deref for Entries<V> {
-        type Target = Cache<Key, Arc<Slot<V>>>;
+        type Target = Cache<Key, Arc<Slot<V>>, Hasher>;
 
         fn deref(&self) -> &Self::Target {
             &self.0
