@@ -95,7 +95,11 @@ impl fmt::Debug for Clock {
 
 /// A duration in nanoseconds, at most five hundred years.
 pub(crate) fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX >> 1)
+    // In 64 bits: this is on the way of every look-up.
+    let seconds = duration.as_secs().checked_mul(1_000_000_000);
+    seconds
+        .and_then(|nanos| nanos.checked_add(duration.subsec_nanos().into()))
+        .unwrap_or(u64::MAX >> 1)
 }
 
 /// A duration in milliseconds, rounded up, so that no TTL becomes zero.

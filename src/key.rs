@@ -110,11 +110,17 @@ impl KeyWriter {
     /// Writes plain text, escaped if this is a part of a compound key.
     ///
     /// Texts written one after another simply follow one another.
+    #[inline]
     pub fn text(&mut self, text: &str) {
-        // A key of its own needs no escaping: the usual case, on the way of every look-up.
-        if self.depth == 0 {
-            return self.push(text);
+        // Nothing to escape is the usual case, on the way of every look-up.
+        if self.depth == 0 || !text.bytes().any(|byte| matches!(byte, b':' | b'\\')) {
+            self.push(text);
+        } else {
+            self.escaped(text);
         }
+    }
+
+    fn escaped(&mut self, text: &str) {
         for piece in text.split_inclusive(SPECIAL) {
             let plain = piece.trim_end_matches(SPECIAL);
             self.push(plain);
@@ -156,6 +162,7 @@ impl KeyWriter {
         }
     }
 
+    #[inline]
     fn push(&mut self, text: &str) {
         if !self.overflow {
             self.overflow = self.text.try_push_str(text).is_err();
@@ -247,8 +254,21 @@ macro_rules! display {
 }
 
 display!(char, bool);
-display!(i8, i16, i32, i64, i128, isize);
-display!(u8, u16, u32, u64, u128, usize);
+
+/// As with `Display`, without what formatting would cost: a third of a look-up.
+macro_rules! integer {
+    ($($type:ty),*) => {$(
+        impl CacheKey for $type {
+            fn write_key(&self, out: &mut KeyWriter) {
+                // Digits need no escaping.
+                out.push(itoa::Buffer::new().format(*self));
+            }
+        }
+    )*};
+}
+
+integer!(i8, i16, i32, i64, i128, isize);
+integer!(u8, u16, u32, u64, u128, usize);
 
 /// A tuple writes its fields as parts.
 macro_rules! tuple {
