@@ -75,6 +75,20 @@ pub trait CacheKey {
     /// Writing cannot fail: what does not fit is dropped, and the cache then
     /// refuses the key as a whole.
     fn write_key(&self, out: &mut KeyWriter);
+
+    /// What a lone key would write, if it holds that already, so that a look-up need not copy it.
+    ///
+    /// Only this crate's keys can have it, as nobody else can name the argument: it must be the very
+    /// text of [`write_key`](Self::write_key).
+    #[doc(hidden)]
+    fn as_written(&self, _: sealed::Sealed) -> Option<&str> {
+        None
+    }
+}
+
+mod sealed {
+    #[derive(Debug, Clone, Copy)]
+    pub struct Sealed;
 }
 
 /// Takes the text of one key; see [`CacheKey`].
@@ -141,7 +155,18 @@ impl KeyWriter {
     }
 
     /// The text of `key`, where it was written: moving the buffer would cost more than a usual key.
-    pub(crate) fn write<Q: CacheKey + ?Sized>(&mut self, key: &Q) -> Result<&str, KeyTooLong> {
+    #[inline]
+    pub(crate) fn write<'a, Q>(&'a mut self, key: &'a Q) -> Result<&'a str, KeyTooLong>
+    where
+        Q: CacheKey + ?Sized,
+    {
+        if let Some(text) = key.as_written(sealed::Sealed) {
+            return if text.len() <= MAX_KEY_BYTES {
+                Ok(text)
+            } else {
+                Err(KeyTooLong)
+            };
+        }
         key.write_key(self);
         if self.overflow {
             return Err(KeyTooLong);
@@ -210,23 +235,23 @@ const SPECIAL: [char; 2] = [':', '\\'];
 /// backslashes than fit.
 const MAX_DEPTH: usize = 16;
 
-impl CacheKey for str {
-    fn write_key(&self, out: &mut KeyWriter) {
-        out.text(self);
-    }
+/// A string is its own text.
+macro_rules! string {
+    ($($type:ty),*) => {$(
+        impl CacheKey for $type {
+            fn write_key(&self, out: &mut KeyWriter) {
+                out.text(self);
+            }
+
+            #[inline]
+            fn as_written(&self, _: sealed::Sealed) -> Option<&str> {
+                Some(self)
+            }
+        }
+    )*};
 }
 
-impl CacheKey for String {
-    fn write_key(&self, out: &mut KeyWriter) {
-        out.text(self);
-    }
-}
-
-impl CacheKey for Cow<'_, str> {
-    fn write_key(&self, out: &mut KeyWriter) {
-        out.text(self);
-    }
-}
+string!(str, String, Cow<'_, str>);
 
 /// A pointer writes what it points to.
 macro_rules! pointer {
@@ -234,6 +259,11 @@ macro_rules! pointer {
         impl<T: CacheKey + ?Sized> CacheKey for $pointer {
             fn write_key(&self, out: &mut KeyWriter) {
                 (**self).write_key(out);
+            }
+
+            #[inline]
+            fn as_written(&self, sealed: sealed::Sealed) -> Option<&str> {
+                (**self).as_written(sealed)
             }
         }
     )*};
@@ -297,8 +327,28 @@ tuple!(A B C D E F G H);
 mod tests {
     use super::*;
 
+    /// Written, also where it need not be.
     fn text<K: CacheKey + ?Sized>(key: &K) -> String {
-        KeyWriter::new().write(key).unwrap().to_owned()
+        let mut out = KeyWriter::new();
+        key.write_key(&mut out);
+        assert!(!out.overflow);
+        assert_eq!(KeyWriter::new().write(key).unwrap(), &*out.text);
+        out.text.to_string()
+    }
+
+    #[test]
+    fn a_key_that_is_its_own_text_is_not_copied() {
+        fn is_borrowed<K: CacheKey + ?Sized>(key: &K) -> bool {
+            assert!(!text(key).is_empty());
+            key.as_written(sealed::Sealed).is_some()
+        }
+        assert!(is_borrowed("a:b"));
+        assert!(is_borrowed(&&String::from("a:b")));
+        assert!(is_borrowed(&Cow::Borrowed("a:b")));
+        assert!(is_borrowed(&Arc::<str>::from("a:b")));
+        assert!(is_borrowed(&Box::new("a:b")));
+        assert!(!is_borrowed(&("a:b",)));
+        assert!(!is_borrowed(&1) && !is_borrowed(&'a') && !is_borrowed(&true));
     }
 
     #[test]

@@ -18,8 +18,10 @@ impl Counter {
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
-        /// The counters of one instance.
+        /// The counters of one instance. Away from what every hit reads, which would have to come
+        /// from the other core again whenever that counts.
         #[derive(Debug, Default)]
+        #[repr(align(128))]
         pub(crate) struct Counters {
             $(pub(crate) $name: Counter,)*
         }
