@@ -124,25 +124,22 @@ impl KeyWriter {
     /// Writes plain text, escaped if this is a part of a compound key.
     ///
     /// Texts written one after another simply follow one another.
-    #[inline]
     pub fn text(&mut self, text: &str) {
-        // Nothing to escape is the usual case, on the way of every look-up.
-        if self.depth == 0 || !text.bytes().any(|byte| matches!(byte, b':' | b'\\')) {
-            self.push(text);
-        } else {
-            self.escaped(text);
+        // A key of its own needs no escaping.
+        if self.depth == 0 {
+            return self.push(text);
         }
-    }
-
-    fn escaped(&mut self, text: &str) {
-        for piece in text.split_inclusive(SPECIAL) {
-            let plain = piece.trim_end_matches(SPECIAL);
+        // Byte by byte, which costs a fraction of char by char: what is special is ASCII.
+        let mut rest = text;
+        while let Some(at) = rest.bytes().position(|byte| matches!(byte, b':' | b'\\')) {
+            let (plain, special) = rest.split_at(at);
+            let (special, after) = special.split_at(1);
             self.push(plain);
-            if let Some(special) = piece.get(plain.len()..).filter(|s| !s.is_empty()) {
-                self.push_backslashes();
-                self.push(special);
-            }
+            self.push_backslashes();
+            self.push(special);
+            rest = after;
         }
+        self.push(rest);
     }
 
     pub(crate) fn new() -> Self {
@@ -229,7 +226,6 @@ pub fn redis_key<K: CacheKey + ?Sized>(key: &K) -> Option<String> {
 pub(crate) struct KeyTooLong;
 
 const SEPARATOR: &str = ":";
-const SPECIAL: [char; 2] = [':', '\\'];
 
 /// Levels of compound keys; at level 11 one separator would already need more
 /// backslashes than fit.
@@ -289,6 +285,7 @@ display!(char, bool);
 macro_rules! integer {
     ($($type:ty),*) => {$(
         impl CacheKey for $type {
+            #[inline]
             fn write_key(&self, out: &mut KeyWriter) {
                 // Digits need no escaping.
                 out.push(itoa::Buffer::new().format(*self));

@@ -21,23 +21,32 @@ fn a_hit_in_l1_allocates_nothing() {
         .build()
         .unwrap();
     let texts: Cache<String, String> = Cache::builder("test:texts").build().unwrap();
-    let numbers: Cache<(u64, u32), String> = Cache::builder("test:numbers").build().unwrap();
+    let numbers: Cache<u64, String> = Cache::builder("test:numbers").build().unwrap();
+    let pairs: Cache<(u64, String), String> = Cache::builder("test:pairs").build().unwrap();
+    let pair = (1, "a:b".to_owned());
     runtime.block_on(async {
         texts.insert("key", "value".to_owned()).await.unwrap();
-        numbers.insert(&(1, 2), "value".to_owned()).await.unwrap();
+        numbers.insert(&7, "value".to_owned()).await.unwrap();
+        pairs.insert(&pair, "value".to_owned()).await.unwrap();
         // moka sets its housekeeping up at the first look-ups, and does it now and then later.
         for _ in 0..2_000 {
-            assert!(texts.get_local("key").is_some() && numbers.get_local(&(1, 2)).is_some());
+            assert!(texts.get_local("key").is_some() && numbers.get_local(&7).is_some());
+            assert!(pairs.get_local(&pair).is_some());
         }
     });
     let load = || async { Ok::<_, std::io::Error>(String::new()) };
     let hits = |n: usize| {
         for _ in 0..n {
             assert!(texts.get_local("key").is_some());
-            assert!(numbers.get_local(&(1, 2)).is_some());
+            assert!(numbers.get_local(&7).is_some());
+            assert!(pairs.get_local(&pair).is_some());
             runtime.block_on(async {
                 assert!(texts.get("key").await.is_some());
-                assert!(numbers.get_or_load(&(1, 2), load).await.is_ok());
+                assert!(numbers.get(&7).await.is_some());
+                assert!(pairs.get(&pair).await.is_some());
+                assert!(texts.get_or_load("key", load).await.is_ok());
+                assert!(numbers.get_or_load(&7, load).await.is_ok());
+                assert!(pairs.get_or_load(&pair, load).await.is_ok());
             });
         }
     };
