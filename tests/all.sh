@@ -33,6 +33,11 @@ sh tests/interleavings.sh
 step "ablation: without any rule of the protocol, a promise breaks"
 sh tests/ablation.sh
 
+if command -v valgrind >/dev/null; then
+    step "instructions of a hit"
+    sh tests/instructions.sh
+fi
+
 step "examples"
 cargo run --locked --all-features --quiet --example quickstart
 

@@ -18,7 +18,7 @@ mod bounded {
 
     use crate::l1::{Key, Slot, Weigher};
 
-    /// SipHash, which moka takes by itself, would be an eighth of a hit.
+    /// What moka takes by itself, `SipHash`, would be an eighth of the instructions of a hit.
     type Hasher = SeedableRandomState;
 
     /// Keys can be chosen by an attacker, so no two processes or caches hash alike, and the seeds are the
