@@ -56,8 +56,8 @@ fn main() {
     }
 }
 
-/// Nanoseconds per hit, by the best of a few tries: the others were interrupted, or had to warm up. A try is as
-/// good as its slowest thread, so that in the best one all ran at the same time.
+/// Nanoseconds per hit, by the best of a few tries: the others were interrupted, or had to warm up. A try lasts
+/// from the first thread's start to the last one's end, so that in the best one all ran at the same time.
 fn time(threads: usize, hits: &Hits) -> f64 {
     let barrier = &Barrier::new(threads);
     let tries = |thread: usize| {
@@ -65,20 +65,23 @@ fn time(threads: usize, hits: &Hits) -> f64 {
             barrier.wait();
             let start = Instant::now();
             hits(thread * KEYS / 2, HITS);
-            start.elapsed()
+            (start, Instant::now())
         })
     };
-    let mut slowest = [Duration::ZERO; TRIES];
-    thread::scope(|scope| {
+    let all: Vec<_> = thread::scope(|scope| {
         let all: Vec<_> = (0..threads)
             .map(|thread| scope.spawn(move || tries(thread)))
             .collect();
-        for thread in all {
-            let tries = thread.join().unwrap();
-            slowest = std::array::from_fn(|i| slowest[i].max(tries[i]));
-        }
+        all.into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect()
     });
-    slowest.iter().min().unwrap().as_secs_f64() * 1e9 / HITS as f64
+    let lasted = (0..TRIES).map(|i| {
+        let start = all.iter().map(|tries| tries[i].0).min().unwrap();
+        let end = all.iter().map(|tries| tries[i].1).max().unwrap();
+        end - start
+    });
+    lasted.min().unwrap().as_secs_f64() * 1e9 / HITS as f64
 }
 
 fn cases() -> Vec<(&'static str, Hits)> {
