@@ -9,6 +9,7 @@ use deadpool_redis::redis::{Client, Cmd, FromRedisValue, ScriptInvocation, cmd};
 use futures::FutureExt;
 use tokio::time::sleep;
 
+use super::batch::Batches;
 use super::connection::Connections;
 use super::listener;
 use super::names::Names;
@@ -27,7 +28,8 @@ const REPLAY: usize = 1024;
 pub(super) struct RedisLane {
     pub(super) names: Names,
     pub(super) scripts: Arc<Scripts>,
-    pub(super) connections: Connections,
+    pub(super) connections: Arc<Connections>,
+    pub(super) batches: Batches,
     pub(super) listener: Client,
     pub(super) timeout: Duration,
 }
@@ -74,21 +76,8 @@ fn stamp((epoch, ver, written_at): Stamped) -> Stamp {
 
 impl Lane for RedisLane {
     fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Vec<u8>>> {
-        async move {
-            let get = cmd("GET").arg(self.names.value(key)).to_owned();
-            let send = |mut connection: MultiplexedConnection| {
-                let get = &get;
-                async move {
-                    match get.query_async(&mut connection).await {
-                        // Something that is no string: bytes that are no value, then.
-                        Err(error) if error.code() == Some("WRONGTYPE") => Ok(Some(Vec::new())),
-                        answer => answer,
-                    }
-                }
-            };
-            self.connections.with(self.timeout, send).await
-        }
-        .boxed()
+        let name = || self.names.value(key);
+        async move { self.batches.get(name).await }.boxed()
     }
 
     fn lead<'a>(&'a self, key: &'a str, ask: Ask) -> Reply<'a, Lead> {

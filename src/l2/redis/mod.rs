@@ -2,9 +2,11 @@
 //!
 //! - here: what it takes to reach a server
 //! - [`lane`]: the steps, each a script or a command; [`scripts`] and the `.lua` files
-//! - [`connection`]: the connection that they share
+//! - [`batch`]: reads that share a request
+//! - [`connection`]: the connection that all share
 //! - [`listener`]: the connection for messages and beats
 
+mod batch;
 mod connection;
 mod lane;
 mod listener;
@@ -21,6 +23,7 @@ use deadpool_redis::redis::{
 };
 use deadpool_redis::{Manager, Pool, Runtime};
 
+use self::batch::Batches;
 use self::connection::Connections;
 use self::lane::RedisLane;
 use self::names::Names;
@@ -101,8 +104,11 @@ impl L2 for RedisL2 {
         let scripts = Arc::new(Scripts::new());
         let connections =
             Connections::new(self.pool.clone(), &names, Arc::clone(&scripts), on_connect);
+        let connections = Arc::new(connections);
+        let batches = Batches::new(Arc::clone(&connections), timeout);
         Box::new(RedisLane {
             names,
+            batches,
             scripts,
             connections,
             listener: self.listener.clone(),

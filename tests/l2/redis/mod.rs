@@ -1,5 +1,6 @@
 //! What only a real server can show: its keys, its lives, its outages, its addresses.
 
+mod batches;
 mod keys;
 mod lives;
 mod members;

@@ -1,0 +1,223 @@
+//! Many reads at once, which share their way to the server.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::join_all;
+use larder::l2::{L2Error, Lane};
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::time::timeout;
+
+use super::{run, value_key, watched_lane};
+use crate::store::*;
+use crate::support::eventually::eventually;
+
+const MANY: usize = 1000;
+const SHORT: Duration = Duration::from_millis(200);
+
+type Answer = Result<Option<Vec<u8>>, L2Error>;
+
+/// Reads all keys at once; an end without an answer is none.
+async fn crowd(lane: &Arc<dyn Lane>, keys: impl Iterator<Item = String>) -> Vec<Answer> {
+    let reads = keys.map(|key| {
+        let lane = Arc::clone(lane);
+        tokio::spawn(async move { lane.get(&key).await })
+    });
+    let answers = timeout(LIMIT, join_all(reads)).await;
+    let answers = answers.expect("each read has an end");
+    answers.into_iter().map(Result::unwrap).collect()
+}
+
+fn all_answered(answers: &[Answer]) -> bool {
+    answers.iter().all(Result::is_ok)
+}
+
+fn numbered(range: std::ops::Range<usize>) -> impl Iterator<Item = String> {
+    range.map(|n| format!("k{n}"))
+}
+
+fn is_payload(bytes: Option<&Vec<u8>>, payload: &str) -> bool {
+    bytes.is_some_and(|bytes| bytes.ends_with(payload.as_bytes()))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_of_a_crowd_gets_its_own_answer() {
+    let store = Redis::start().await;
+    let (lane, met) = watched_lane(&store.l2, LIMIT);
+    let mut raw = store.server.connection().await;
+    for n in (0..MANY).filter(|n| n % 3 != 0) {
+        let key = format!("k{n}");
+        if n % 3 == 1 {
+            insert(&*lane, &key, format!("value of {n}!").as_bytes()).await;
+        } else {
+            let _: i64 = run(&mut raw, &["LPUSH", &value_key(&key), "x"]).await;
+        }
+    }
+    for _ in 0..3 {
+        let answers = crowd(&lane, numbered(0..MANY)).await;
+        for (n, answer) in answers.into_iter().enumerate() {
+            let bytes = answer.expect("it is answered");
+            match n % 3 {
+                0 => assert_eq!(bytes, None),
+                1 => assert!(is_payload(bytes.as_ref(), &format!("value of {n}!"))),
+                _ => assert_eq!(bytes, Some(vec![]), "a list is no value"),
+            }
+        }
+    }
+    assert_eq!(met.all().len(), 1);
+}
+
+#[tokio::test]
+async fn a_key_that_is_refused_is_no_concern_of_the_others() {
+    let store = Redis::start().await;
+    let lane = store.lane();
+    let mut raw = store.server.connection().await;
+    for key in numbered(0..MANY) {
+        insert(&*lane, &key, b"v").await;
+    }
+    let own = format!("~{{{NAMESPACE}.0}}!*");
+    let some = format!("~{}*", value_key("k1"));
+    let rights = ["ACL", "SETUSER", "default", "resetkeys", &own, &some];
+    let _: () = run(&mut raw, &rights).await;
+    let answers = crowd(&lane, numbered(0..MANY)).await;
+    for (key, answer) in numbered(0..MANY).zip(answers) {
+        if key.starts_with("k1") {
+            assert!(is_payload(answer.expect("it may be read").as_ref(), "v"));
+        } else {
+            let error = answer.expect_err("it may not be read");
+            assert!(error.is_refused(), "{error:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_gives_up_disturbs_nobody() {
+    let store = Redis::start().await;
+    let lane = store.lane();
+    for key in numbered(0..MANY) {
+        insert(&*lane, &key, format!("of {key}!").as_bytes()).await;
+    }
+    for _ in 0..10 {
+        let (gone, stays): (Vec<_>, Vec<_>) = numbered(0..MANY)
+            .map(|key| {
+                let lane = Arc::clone(&lane);
+                let wanted = fastrand::bool();
+                let read = tokio::spawn(async move {
+                    let bytes = lane.get(&key).await.expect("it is answered");
+                    assert!(is_payload(bytes.as_ref(), &format!("of {key}!")));
+                });
+                (read, wanted)
+            })
+            .partition(|(_, wanted)| !wanted);
+        for (read, _) in gone {
+            read.abort();
+        }
+        for (read, _) in stays {
+            let end = timeout(LIMIT, read).await.expect("it has an end");
+            end.expect("it has its value");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_crowd_before_a_hanging_server_is_let_go_in_time() {
+    let mut store = Redis::start().await;
+    let (lane, met) = watched_lane(&store.l2, SHORT);
+    eventually("it works", async || lane.get("k").await.is_ok()).await;
+    store.server.pause();
+    // The first are more than are sent or kept, so that some do not even get into the queue.
+    for many in [30 * MANY, 100] {
+        for answer in crowd(&lane, numbered(0..many)).await {
+            let error = answer.expect_err("nobody answers");
+            assert!(error.is_timeout(), "{error:?}");
+        }
+    }
+    store.server.resume();
+    eventually("a crowd is answered", async || {
+        all_answered(&crowd(&lane, numbered(0..100)).await)
+    })
+    .await;
+    assert!(met.all().len() > 1, "the silent connection was kept");
+}
+
+#[tokio::test]
+async fn large_values_arrive() {
+    let store = Redis::start().await;
+    let lane = store.lane();
+    let large = "x".repeat(200_000) + "!";
+    for key in numbered(0..100) {
+        insert(&*lane, &key, large.as_bytes()).await;
+    }
+    for _ in 0..3 {
+        for answer in crowd(&lane, numbered(0..100)).await {
+            assert!(is_payload(answer.expect("it is answered").as_ref(), &large));
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_task_ends_with_its_lane() {
+    let store = Redis::start().await;
+    let tasks = Handle::current().metrics();
+    for _ in 0..3 {
+        let lane = store.lane();
+        assert!(all_answered(&crowd(&lane, numbered(0..100)).await));
+        assert!(tasks.num_alive_tasks() > 1);
+        drop(lane);
+        // The pool keeps the connection, which has a task of its own.
+        eventually("it has ended", async || tasks.num_alive_tasks() == 1).await;
+    }
+}
+
+fn runtime() -> Runtime {
+    let mut builder = Builder::new_current_thread();
+    builder.enable_all().build().unwrap()
+}
+
+/// What sends the reads lives on a runtime, and another one must take its place.
+#[test]
+fn a_crowd_moves_from_runtime_to_runtime() {
+    let store = runtime().block_on(Redis::start());
+    let lane = store.lane();
+    for _ in 0..5 {
+        let answers = runtime().block_on(crowd(&lane, numbered(0..100)));
+        assert!(all_answered(&answers));
+    }
+}
+
+/// It may also be there still, and nobody drives it.
+#[test]
+fn a_runtime_that_stands_still_holds_up_nobody_for_good() {
+    let store = runtime().block_on(Redis::start());
+    let (lane, _) = watched_lane(&store.l2, SHORT);
+    let still = runtime();
+    let answers = still.block_on(crowd(&lane, numbered(0..100)));
+    assert!(all_answered(&answers));
+    runtime().block_on(eventually("a crowd is answered", async || {
+        all_answered(&crowd(&lane, numbered(0..100)).await)
+    }));
+    drop(still);
+}
+
+/// Some of them were sent, and some wait.
+#[test]
+fn a_runtime_that_ends_amid_a_crowd_harms_no_later_one() {
+    let store = runtime().block_on(Redis::start());
+    let lane = store.lane();
+    for polls in 0..20 {
+        runtime().block_on(async {
+            assert!(lane.get("k").await.is_ok());
+            let mut reads: Vec<_> = (0..100).map(|_| lane.get("k")).collect();
+            for _ in 0..polls {
+                reads.retain_mut(|read| {
+                    let answer = read.now_or_never();
+                    answer.inspect(|answer| assert!(answer.is_ok())).is_none()
+                });
+                tokio::task::yield_now().await;
+            }
+        });
+        let answers = runtime().block_on(crowd(&lane, numbered(0..100)));
+        assert!(all_answered(&answers));
+    }
+}
