@@ -50,7 +50,7 @@ pub(crate) struct Core<V> {
     pub(super) origin: u64,
     codec: ValueCodec<V>,
     type_tag: u64,
-    /// How L2 answered last: one of the three below.
+    /// How L2 answered last: one of the three above.
     l2: AtomicU8,
     /// When trouble with L2 was last spoken of: it can come and go with every request.
     warned_at: AtomicU64,

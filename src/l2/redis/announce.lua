@@ -3,10 +3,8 @@
 local entry = string.format('%s:%s:%s:%.0f', ARGV[2], ARGV[3], ARGV[4], time())
 redis.call('HSET', KEYS[1], ARGV[1], entry)
 if ARGV[5] ~= '' then
-  local members = redis.call('HGETALL', KEYS[1])
-  for i = 1, #members, 2 do
-    if silence(members[i + 1]) > tonumber(ARGV[5]) then
-      redis.call('HDEL', KEYS[1], members[i])
-    end
+  local _, silent = members_of(KEYS[1], ARGV[5])
+  for i = 1, #silent, 2 do
+    redis.call('HDEL', KEYS[1], silent[i])
   end
 end

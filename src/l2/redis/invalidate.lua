@@ -10,11 +10,9 @@ local seq = publish(KEYS[1], KEYS[2], ARGV[1], epoch, ver, ARGV[3])
 local patience, age = 0, 0
 if string.byte(ARGV[3]) == 3 then
   age = math.max(time() - (redis.call('HGET', KEYS[1], 'since') or 0), 0)
-  local members = redis.call('HGETALL', KEYS[3])
-  for i = 2, #members, 2 do
-    if silence(members[i]) <= tonumber(ARGV[5]) then
-      patience = math.max(patience, tonumber(string.match(members[i], ':(%d+):%d+$')))
-    end
+  local known = members_of(KEYS[3], ARGV[5])
+  for i = 2, #known, 2 do
+    patience = math.max(patience, tonumber(string.match(known[i], ':(%d+):%d+$')))
   end
 end
 return {epoch, ver, time(), seq, patience, age}

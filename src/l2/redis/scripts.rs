@@ -24,6 +24,7 @@ const EVEN_WHEN_FULL: &str = "#!lua flags=allow-oom\n";
 const CLOCK: &str = include_str!("clock.lua");
 const LIFE: &str = include_str!("life.lua");
 const MEMBER: &str = include_str!("member.lua");
+const MEMBERS_OF: &str = include_str!("members_of.lua");
 
 impl Scripts {
     pub(super) fn new() -> Self {
@@ -37,12 +38,19 @@ impl Scripts {
                 EVEN_WHEN_FULL,
                 CLOCK,
                 MEMBER,
+                MEMBERS_OF,
                 include_str!("invalidate.lua"),
             ]),
             clear: script(&[EVEN_WHEN_FULL, CLOCK, include_str!("clear.lua")]),
             run: script(&[EVEN_WHEN_FULL, CLOCK, LIFE, include_str!("run.lua")]),
-            announce: script(&[EVEN_WHEN_FULL, CLOCK, MEMBER, include_str!("announce.lua")]),
-            members: script(&[CLOCK, MEMBER, include_str!("members.lua")]),
+            announce: script(&[
+                EVEN_WHEN_FULL,
+                CLOCK,
+                MEMBER,
+                MEMBERS_OF,
+                include_str!("announce.lua"),
+            ]),
+            members: script(&[CLOCK, MEMBER, MEMBERS_OF, include_str!("members.lua")]),
             beat: [CLOCK, LIFE, MEMBER, include_str!("beat.lua")].concat(),
         }
     }
