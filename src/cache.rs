@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use crate::builder::Builder;
 use crate::entry::Entry;
 use crate::error::{LoadError, WriteError};
-use crate::flow::Core;
+use crate::flow::{Core, Loader};
 use crate::key::{CacheKey, KeyTooLong, KeyWriter};
 use crate::l1::Key;
 use crate::stats::{Health, Stats};
@@ -161,13 +161,101 @@ where
     {
         match self.look_up(key)? {
             Found::Here(entry) => {
-                if entry.is_stale() {
-                    self.core().refresh(&written(key)?, entry.slot(), loader);
+                if entry.is_due() {
+                    let stale = [(0, written(key)?, entry.slot().stamp.ver)];
+                    self.core().refresh(stale, |_| Loader::one(loader));
                 }
                 Ok(entry)
             }
-            Found::NotHere(key) => self.core().get_or_load(key, loader).await,
+            Found::NotHere(key) => {
+                let loader = || Loader::one(loader);
+                self.core().get_or_load(key, loader).await
+            }
         }
+    }
+
+    /// Looks keys up in L1, then in L2, and otherwise calls `loader` with all that are missing, once, and
+    /// stores what it returns in both.
+    ///
+    /// The answer has an entry for each key, in their order: `None` for one that the loader did not return.
+    /// Nothing remembers that; to cache it, use a `V` that can be nothing. What the loader returns beyond what it
+    /// was asked for is ignored.
+    ///
+    /// Each key is loaded as by [`get_or_load`](Self::get_or_load): once in the whole fleet, to its end, and
+    /// shared with those who ask for it alone. So the loader is not asked for what others are loading, and
+    /// is called a second time if they do not bring it; and another time, in the background, for what is stale.
+    ///
+    /// Costs an allocation if L1 has all, one round trip if L2 has the rest, and three if some are loaded.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_or_load`](Self::get_or_load), if that of any key fails; what the others brought is kept for the
+    /// next call.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use larder::Cache;
+    ///
+    /// let squares: Cache<u64, u64> = Cache::builder("docs:squares").build()?;
+    /// squares.insert(&2, 4).await?;
+    /// let found = squares
+    ///     .get_many_or_load(&[1, 2, 3], |missing| async move {
+    ///         assert_eq!(missing, [1, 3]);
+    ///         Ok::<_, std::io::Error>(missing.into_iter().map(|n| (n, n * n)))
+    ///     })
+    ///     .await?;
+    /// let found: Vec<u64> = found.into_iter().flatten().map(|square| *square).collect();
+    /// assert_eq!(found, [1, 4, 9]);
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub async fn get_many_or_load<'a, Q, F, Fut, Values, E>(
+        &self,
+        keys: impl IntoIterator<Item = &'a Q>,
+        loader: F,
+    ) -> Result<Vec<Option<Entry<V>>>, LoadError>
+    where
+        K: Borrow<Q> + Send + 'static,
+        Q: CacheKey + ToOwned<Owned = K> + ?Sized + 'a,
+        F: Fn(Vec<K>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Values, E>> + Send + 'static,
+        Values: IntoIterator<Item = (K, V)>,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let loader = Arc::new(loader);
+        let loader = |keys: &[&Q], places: &[usize]| {
+            let keys = places.iter().filter_map(|&place| keys.get(place));
+            let keys = keys.map(|&key| key.to_owned()).collect();
+            Loader::many(keys, Arc::clone(&loader))
+        };
+        let keys: Vec<&Q> = keys.into_iter().collect();
+        let mut entries = Vec::with_capacity(keys.len());
+        let (mut due, mut lacking, mut missing) = (Vec::new(), Vec::new(), Vec::new());
+        for (place, &key) in keys.iter().enumerate() {
+            entries.push(match self.look_up(key)? {
+                Found::Here(entry) => {
+                    if entry.is_due() {
+                        due.push((place, written(key)?, entry.slot().stamp.ver));
+                    }
+                    Some(entry)
+                }
+                Found::NotHere(written) => {
+                    lacking.push(key);
+                    missing.push(written);
+                    None
+                }
+            });
+        }
+        self.core().refresh(due, |places| loader(&keys, places));
+        if !missing.is_empty() {
+            let loader = |places: &[usize]| loader(&lacking, places);
+            let found = self.core().get_many_or_load(missing, loader).await?;
+            let gaps = entries.iter_mut().filter(|entry| entry.is_none());
+            for (gap, found) in gaps.zip(found) {
+                *gap = found;
+            }
+        }
+        Ok(entries)
     }
 
     /// Stores a value in both levels, whatever was there, and evicts the key from all other instances.

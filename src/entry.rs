@@ -41,7 +41,12 @@ impl<V> Entry<V> {
     }
 
     pub(crate) fn is_stale(&self) -> bool {
-        self.unproven || self.at >= self.slot.soft_at
+        self.unproven || self.is_due()
+    }
+
+    /// Whether it is to be replaced.
+    pub(crate) fn is_due(&self) -> bool {
+        !self.unproven && self.at >= self.slot.soft_at
     }
 
     pub(crate) fn slot(&self) -> &Slot<V> {

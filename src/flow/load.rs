@@ -1,235 +1,252 @@
 //! What L2 lacks: one load in this instance, and by lease one in the fleet.
 
-use std::error::Error;
-use std::panic::AssertUnwindSafe;
+use std::future::pending;
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt;
+use futures::future::{BoxFuture, Shared, join_all};
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tracing::{Instrument, Span, debug};
 
 use super::Core;
+use super::loader::{Loader, Loads};
+use super::turn::Turn;
 use crate::ablation::{Rule, without};
 use crate::entry::Entry;
 use crate::error::LoadError;
 use crate::l1::{Joined, Key, LoadOutcome, Op, ReadOutcome, Slot};
-use crate::l2::{Ask, Fill, Lead, Lease, Want, random};
+use crate::l2::{Ask, Fill, Lease, Want};
 use crate::pauses::pauses;
 use crate::source::Source;
 
-/// What came of asking for the fill lease.
-enum Turn<V> {
-    /// Somebody else has filled it.
-    Found(Arc<Slot<V>>),
-    /// It is ours.
-    Fill(Lease),
-    /// Load, and store nothing.
-    Unstored,
+/// A load under way, for those who wait for it.
+type Flight<V> = Shared<BoxFuture<'static, LoadOutcome<V>>>;
+
+/// A load under way, for the task that carries it through.
+struct Led<V> {
+    op: Op<V>,
+    /// What to ask L2 with; `None` if it is not to be asked.
+    ask: Option<Ask>,
+    /// The key's number, for the loader.
+    number: usize,
+    tell: oneshot::Sender<LoadOutcome<V>>,
+}
+
+impl<V> Led<V> {
+    fn end(self, outcome: LoadOutcome<V>) {
+        // Before it is told: who hears of a failure and tries again must not join this one.
+        drop(self.op);
+        let _ = self.tell.send(outcome);
+    }
 }
 
 impl<V: Send + Sync + 'static> Core<V> {
     /// L2 and then the loader, for what L1 did not have.
-    pub(crate) async fn get_or_load<F, Fut, E>(
+    pub(crate) async fn get_or_load(
         self: &Arc<Self>,
         key: Key,
-        loader: F,
-    ) -> Result<Entry<V>, LoadError>
-    where
-        F: FnOnce() -> Fut + Send + 'static,
-        Fut: Future<Output = Result<V, E>> + Send + 'static,
-        E: Into<Box<dyn Error + Send + Sync>>,
-    {
+        loader: impl FnOnce() -> Loader<V>,
+    ) -> Result<Entry<V>, LoadError> {
         self.ensure_listening();
         if let Some(entry) = self.get_instead(&key) {
             return Ok(entry);
         }
-        let want = match self.read(&key).await {
-            ReadOutcome::Hit(slot) => {
-                let now = self.now();
-                if now >= slot.soft_at {
-                    self.refresh(&key, &slot, loader);
+        let want = match self.answer(&key, self.read(&key).await) {
+            Ok(entry) => {
+                if entry.is_due() {
+                    self.refresh([(0, key, entry.slot().stamp.ver)], |_| loader());
                 }
-                return Ok(self.hand_out(slot, now, Source::L2));
+                return Ok(entry);
             }
-            ReadOutcome::Miss => Some(Want::Any),
-            ReadOutcome::Unreadable(instead) => Some(instead),
-            ReadOutcome::Unavailable => match self.get_unproven(&key) {
-                Some(entry) => return Ok(entry),
-                None => None,
-            },
+            Err(want) => want,
         };
-        let (slot, source) = self.load(&key, want, loader).await?;
-        Ok(self.hand_out(slot, self.now(), source))
+        let mut loader = Some(loader);
+        loop {
+            let (flight, led) = self.join(&key, want, 0);
+            if let Some(led) = led
+                && let Some(loader) = loader.take()
+            {
+                self.take_off(vec![led], loader()).await;
+            }
+            // Nobody has it if that was a load of many keys, whose loader knew this one not: then ours may.
+            if let Some((slot, source)) = flight.await? {
+                return Ok(self.hand_out(slot, self.now(), source));
+            }
+        }
     }
 
-    /// Joins the load of a key, or starts it in a task of its own: whoever gives up harms nobody.
-    async fn load<F, Fut, E>(
+    /// The same for many keys, in their order. The loader is asked for by the places of those that need it.
+    pub(crate) async fn get_many_or_load(
         self: &Arc<Self>,
-        key: &Key,
-        want: Option<Want>,
-        loader: F,
-    ) -> LoadOutcome<V>
-    where
-        F: FnOnce() -> Fut + Send + 'static,
-        Fut: Future<Output = Result<V, E>> + Send + 'static,
-        E: Into<Box<dyn Error + Send + Sync>>,
-    {
+        keys: Vec<Key>,
+        loader: impl Fn(&[usize]) -> Loader<V>,
+    ) -> Result<Vec<Option<Entry<V>>>, LoadError> {
+        self.ensure_listening();
+        let mut entries: Vec<_> = keys.iter().map(|key| self.get_instead(key)).collect();
+        let lacking = keys.into_iter().enumerate();
+        let lacking: Vec<_> = lacking
+            .filter(|(place, _)| entries.get(*place).is_some_and(Option::is_none))
+            .collect();
+        let outcomes = join_all(lacking.iter().map(|(_, key)| self.read(key))).await;
+        let (mut due, mut led, mut led_at) = (Vec::new(), Vec::new(), Vec::new());
+        let mut flights = Vec::new();
+        for ((place, key), outcome) in lacking.into_iter().zip(outcomes) {
+            match self.answer(&key, outcome) {
+                Ok(entry) => {
+                    if entry.is_due() {
+                        due.push((place, key, entry.slot().stamp.ver));
+                    }
+                    fill(&mut entries, place, entry);
+                }
+                Err(want) => {
+                    let (flight, new) = self.join(&key, want, led.len());
+                    if let Some(new) = new {
+                        led.push(new);
+                        led_at.push(place);
+                    }
+                    flights.push((place, flight));
+                }
+            }
+        }
+        self.refresh(due, &loader);
+        if !led.is_empty() {
+            self.take_off(led, loader(&led_at)).await;
+        }
+        for (place, flight) in flights {
+            if let Some((slot, source)) = flight.await? {
+                fill(&mut entries, place, self.hand_out(slot, self.now(), source));
+            }
+        }
+        Ok(entries)
+    }
+
+    /// What a read of L2 leaves to be done: to hand this out, or to load, after asking L2 for something else.
+    fn answer(&self, key: &Key, outcome: ReadOutcome<V>) -> Result<Entry<V>, Option<Want>> {
+        match outcome {
+            ReadOutcome::Hit(slot) => Ok(self.hand_out(slot, self.now(), Source::L2)),
+            ReadOutcome::Miss => Err(Some(Want::Any)),
+            ReadOutcome::Unreadable(instead) => Err(Some(instead)),
+            ReadOutcome::Unavailable => self.get_unproven(key).ok_or(None),
+        }
+    }
+
+    /// Joins the load of a key, or begins one, which is then the caller's to carry through.
+    fn join(&self, key: &Key, want: Option<Want>, number: usize) -> (Flight<V>, Option<Led<V>>) {
         let (tell, told) = oneshot::channel();
         let outcome = async { told.await.unwrap_or_else(|_| Err(LoadError::stopped())) }
             .boxed()
             .shared();
         let now = self.now();
-        let flight = match self
-            .flights
-            .lead(key, now, self.joinable_from(now), || outcome.clone())
-        {
-            Joined::Under(flight) => flight,
+        let joinable_from = self.joinable_from(now);
+        match (self.flights).lead(key, now, joinable_from, || outcome.clone()) {
+            Joined::Under(flight) => (flight, None),
             Joined::Lead(op) => {
-                let core = Arc::clone(self);
-                let task = async move {
-                    let outcome = core.fly(&op, want, loader).await;
-                    // Before it is told: who hears of a failure and tries again must not join this one.
-                    drop(op);
-                    let _ = tell.send(outcome);
+                let led = Led {
+                    op,
+                    ask: want.map(|want| self.asking_for(want)),
+                    number,
+                    tell,
                 };
-                if without(Rule::OwnTask) {
-                    task.await;
-                } else {
-                    tokio::spawn(task.instrument(Span::current()));
-                }
-                outcome
-            }
-        };
-        flight.await
-    }
-
-    async fn fly<F, Fut, E>(&self, op: &Op<V>, want: Option<Want>, loader: F) -> LoadOutcome<V>
-    where
-        F: FnOnce() -> Fut + Send + 'static,
-        Fut: Future<Output = Result<V, E>> + Send + 'static,
-        E: Into<Box<dyn Error + Send + Sync>>,
-    {
-        // An earlier load may have ended between the caller's look-up and this flight.
-        if let Some(slot) = self.l1.get(op.key(), self.now()) {
-            return Ok((slot, Source::L1));
-        }
-        let turn = match want {
-            // Asked again, as an operation that now begins: a write may have been deferred since the read.
-            Some(want) if !self.outbox.holds(op.key()) => self.take_turn(op, want).await,
-            _ => Turn::Unstored,
-        };
-        let lease = match turn {
-            Turn::Found(slot) => {
-                self.keep_or_outdate(op, &slot);
-                return Ok((slot, Source::L2));
-            }
-            Turn::Fill(lease) => Some(lease),
-            Turn::Unstored => None,
-        };
-        match self.call(op.key(), lease, loader).await {
-            Ok(value) => Ok(self.store(op, lease, value).await),
-            Err(error) => {
-                self.give_back(op.key(), lease, Duration::ZERO).await;
-                Err(error)
+                (outcome, Some(led))
             }
         }
     }
 
-    /// Asks for the fill lease until it is granted, somebody else has filled, or it has taken too long.
-    async fn take_turn(&self, op: &Op<V>, want: Want) -> Turn<V> {
-        let (token, ttl) = (random(), self.options.lease_ttl);
+    /// Carries loads through in a task of their own: whoever gives up harms nobody.
+    async fn take_off(self: &Arc<Self>, led: Vec<Led<V>>, loader: Loader<V>) {
+        let core = Arc::clone(self);
+        let task = async move { core.fly(led, loader).await };
+        if without(Rule::OwnTask) {
+            task.await;
+        } else {
+            tokio::spawn(task.instrument(Span::current()));
+        }
+    }
+
+    /// Asks for the leases, in rounds, and calls the loader for all that is to be loaded after a round: after the
+    /// first for what nobody else is loading. What was granted never waits for what was not, or two instances
+    /// could wait for each other.
+    async fn fly(&self, led: Vec<Led<V>>, mut loader: Loader<V>) {
         let until = Instant::now() + self.options.lease_wait;
         let mut pauses = pauses(Duration::from_millis(2), Duration::from_millis(50));
-        let mut want = want;
-        loop {
-            let pause = match self.heard(self.lane.lead(op.key(), Ask { token, ttl, want }).await) {
-                Ok(Lead::Hit(bytes)) => match self.open(op.key(), &bytes) {
-                    Ok(slot) => return Turn::Found(slot),
-                    Err(instead) => {
-                        want = instead;
-                        Duration::ZERO
-                    }
-                },
-                Ok(Lead::Granted(lease)) => return Turn::Fill(lease),
-                Ok(Lead::Wait(longest)) => {
-                    if want == Want::Nothing {
-                        // What the other load fills may well be readable.
-                        want = Want::Any;
-                    }
-                    pauses
-                        .next()
-                        .unwrap_or_default()
-                        .min(longest.max(Duration::from_millis(1)))
+        let (mut waiting, mut pause) = (led, Duration::ZERO);
+        let mut loads = FuturesUnordered::new();
+        while !waiting.is_empty() {
+            let round = async {
+                if !pause.is_zero() {
+                    sleep(pause).await;
                 }
-                Ok(Lead::Hold | Lead::Miss) | Err(_) => return Turn::Unstored,
+                let turns = waiting.iter_mut().map(|led| {
+                    let Led { op, ask, .. } = led;
+                    self.take_turn(op, ask.as_mut(), until)
+                });
+                join_all(turns).await
             };
-            if Instant::now() + pause >= until {
+            let loading = async {
+                while loads.next().await.is_some() {}
+                pending().await
+            };
+            let turns = tokio::select! {
+                biased;
+                turns = round => turns,
+                turns = loading => turns,
+            };
+            let (mut ready, mut longest) = (Vec::new(), Duration::MAX);
+            for (led, turn) in mem::take(&mut waiting).into_iter().zip(turns) {
+                match turn {
+                    Turn::Found(slot, source) => led.end(Ok(Some((slot, source)))),
+                    Turn::Fill(lease) => ready.push((led, Some(lease))),
+                    Turn::Unstored => ready.push((led, None)),
+                    Turn::Wait(left) => {
+                        longest = longest.min(left.max(Duration::from_millis(1)));
+                        waiting.push(led);
+                    }
+                }
+            }
+            pause = pauses.next().unwrap_or_default().min(longest);
+            if !waiting.is_empty() && Instant::now() + pause >= until {
                 debug!(
-                    key = &**op.key(),
+                    keys = waiting.len(),
                     "another load has taken too long; loading without storing"
                 );
-                return Turn::Unstored;
+                ready.extend(waiting.drain(..).map(|led| (led, None)));
             }
-            sleep(pause).await;
-        }
-    }
-
-    /// Runs a loader, within its time, and keeps the lease meanwhile.
-    pub(super) async fn call<F, Fut, E>(
-        &self,
-        key: &Key,
-        lease: Option<Lease>,
-        loader: F,
-    ) -> Result<V, LoadError>
-    where
-        F: FnOnce() -> Fut + Send + 'static,
-        Fut: Future<Output = Result<V, E>> + Send + 'static,
-        E: Into<Box<dyn Error + Send + Sync>>,
-    {
-        let limit = self.options.load_timeout;
-        let load = async {
-            // Never closed, so an error is no reason not to load.
-            let _turn = self.loads.acquire().await;
-            self.counters.loads.bump();
-            AssertUnwindSafe(async move { loader().await })
-                .catch_unwind()
-                .await
-        };
-        let loaded = tokio::select! {
-            biased;
-            loaded = timeout(limit, load) => loaded,
-            never = self.keep(key, lease) => match never {},
-        };
-        let loaded = match loaded {
-            Ok(Ok(Ok(value))) => return Ok(value),
-            Ok(Ok(Err(error))) => LoadError::loader(error),
-            Ok(Err(panic)) => LoadError::panicked(&*panic),
-            Err(_) => LoadError::timed_out(limit),
-        };
-        self.counters.load_failures.bump();
-        debug!(key = &**key, error = &loaded as &dyn Error, "a load failed");
-        Err(loaded)
-    }
-
-    /// Renews a lease for as long as this is polled. That it was lost shows when it is used.
-    async fn keep(&self, key: &Key, lease: Option<Lease>) -> std::convert::Infallible {
-        let ttl = self.options.lease_ttl;
-        loop {
-            sleep(ttl / 3).await;
-            if let Some(lease) = lease {
-                let _ = self.heard(self.lane.renew(key, lease.token, ttl).await);
+            if !ready.is_empty() {
+                let load = loader.load(ready.iter().map(|(led, _)| led.number).collect());
+                loads.push(self.load(ready, load));
             }
         }
+        while loads.next().await.is_some() {}
     }
 
-    /// Ends a lease, or leaves it for a while to keep others from loading.
-    pub(super) async fn give_back(&self, key: &Key, lease: Option<Lease>, after: Duration) {
-        if let Some(lease) = lease {
-            // Without it the lease ends by itself.
-            let _ = self.heard(self.lane.renew(key, lease.token, after).await);
-        }
+    /// Runs a loader, and ends the flights with what it brings.
+    async fn load(&self, led: Vec<(Led<V>, Option<Lease>)>, loads: Loads<V>) {
+        let keys: Vec<_> = (led.iter())
+            .map(|(led, lease)| (led.op.key(), *lease))
+            .collect();
+        let (mut values, otherwise) = match self.call(loads, &keys).await {
+            Ok(values) => (values, Ok(None)),
+            Err(error) => (Vec::new(), Err(error)),
+        };
+        values.resize_with(led.len(), || None);
+        let ends = led.into_iter().zip(values).map(|((led, lease), value)| {
+            let otherwise = otherwise.clone();
+            async move {
+                let outcome = match value {
+                    Some(value) => Ok(Some(self.store(&led.op, lease, value).await)),
+                    None => {
+                        self.give_back((led.op.key(), lease)).await;
+                        otherwise
+                    }
+                };
+                led.end(outcome);
+            }
+        });
+        join_all(ends).await;
     }
 
     /// Fills L2, if the lease still stands, and then L1.
@@ -240,14 +257,14 @@ impl<V: Send + Sync + 'static> Core<V> {
         value: V,
     ) -> (Arc<Slot<V>>, Source) {
         let value = Arc::new(value);
-        let Some(lease) = lease else {
+        let Some(held) = lease else {
             return (self.unstored(value), Source::Loader);
         };
         let Ok((head, sealed)) = self.seal(&value) else {
-            self.give_back(op.key(), Some(lease), Duration::ZERO).await;
+            self.give_back((op.key(), lease)).await;
             return (self.unstored(value), Source::Loader);
         };
-        match self.heard(self.lane.fill(op.key(), lease, &sealed).await) {
+        match self.heard(self.lane.fill(op.key(), held, &sealed).await) {
             Ok(Fill::Stored(stamp)) => {
                 let slot = self.slot(value, stamp, &head);
                 self.keep_or_outdate(op, &slot);
@@ -265,10 +282,16 @@ impl<V: Send + Sync + 'static> Core<V> {
             Err(error) => {
                 // As a store that is full does: the others need not wait for a fill that will not come.
                 if error.is_refused() {
-                    self.give_back(op.key(), Some(lease), Duration::ZERO).await;
+                    self.give_back((op.key(), lease)).await;
                 }
                 (self.unstored(value), Source::Loader)
             }
         }
+    }
+}
+
+fn fill<V>(entries: &mut [Option<Entry<V>>], place: usize, entry: Entry<V>) {
+    if let Some(slot) = entries.get_mut(place) {
+        *slot = Some(entry);
     }
 }

@@ -1,7 +1,7 @@
 //! What happens on a call, level by level. The only place that knows their order.
 //!
 //! - [`get`]: L1, then L2
-//! - [`load`]: what L2 lacks: the fill lease, the loader, the fill
+//! - [`load`]: what L2 lacks: the fill lease ([`turn`]), the user's [`loader`], the fill
 //! - [`refresh`]: the same in the background, for what is stale
 //! - [`write`]: insert and invalidate, and what happens when L2 cannot be told
 //! - [`everywhere`]: waiting until all have applied it
@@ -15,8 +15,11 @@ mod get;
 mod interleavings;
 mod listen;
 mod load;
+mod loader;
 mod outbox;
 mod refresh;
+mod turn;
 mod write;
 
 pub(crate) use self::core::{Core, Parts};
+pub(crate) use self::loader::Loader;

@@ -2,107 +2,154 @@
 
 use std::error::Error;
 use std::sync::Arc;
-use std::time::Duration;
 
+use futures::future::join_all;
 use tracing::{Instrument, Span, warn};
 
 use super::Core;
+use super::loader::Loader;
 #[cfg(larder_ablation)]
 use crate::ablation::{Rule, without};
-use crate::l1::{Key, Op, Slot};
-use crate::l2::{Ask, Lead, Want, random};
+use crate::l1::{Key, Op};
+use crate::l2::{Ask, Lead, Lease, Want, random};
 #[cfg(larder_ablation)]
 use crate::wire::message::{self, Kind};
 
+/// The refresh of one key.
+struct Refresh<V> {
+    op: Op<V>,
+    /// The version that is to be replaced.
+    seen: u64,
+    /// The key's number, for the loader.
+    number: usize,
+}
+
 impl<V: Send + Sync + 'static> Core<V> {
-    /// Starts one background refresh of a stale value, unless one is under way or has just failed.
-    pub(crate) fn refresh<F, Fut, E>(self: &Arc<Self>, key: &Key, stale: &Slot<V>, loader: F)
-    where
-        F: FnOnce() -> Fut + Send + 'static,
-        Fut: Future<Output = Result<V, E>> + Send + 'static,
-        E: Into<Box<dyn Error + Send + Sync>>,
-    {
-        if !self.backoff.may_try(key) {
-            return;
+    /// Starts one background refresh of stale values, given with their places and versions, without those of
+    /// which one is under way or has just failed. The loader is asked for by the places of the others.
+    pub(crate) fn refresh(
+        self: &Arc<Self>,
+        stale: impl IntoIterator<Item = (usize, Key, u64)>,
+        loader: impl FnOnce(&[usize]) -> Loader<V>,
+    ) {
+        let (mut refreshes, mut places) = (Vec::new(), Vec::new());
+        for (place, key, seen) in stale {
+            if self.backoff.may_try(&key)
+                && let Some(op) = self.flights.refresh(&key)
+            {
+                let number = places.len();
+                refreshes.push(Refresh { op, seen, number });
+                places.push(place);
+            }
         }
-        if let Some(op) = self.flights.refresh(key) {
-            let (core, seen) = (Arc::clone(self), stale.stamp.ver);
-            tokio::spawn(
-                async move { core.replace(&op, seen, loader).await }.instrument(Span::current()),
-            );
+        if !refreshes.is_empty() {
+            let (core, loader) = (Arc::clone(self), loader(&places));
+            let task = async move { core.replace(refreshes, loader).await };
+            tokio::spawn(task.instrument(Span::current()));
         }
     }
 
-    /// Takes what another instance has put in the place of version `seen`, or loads it.
-    async fn replace<F, Fut, E>(&self, op: &Op<V>, seen: u64, loader: F)
-    where
-        F: FnOnce() -> Fut + Send + 'static,
-        Fut: Future<Output = Result<V, E>> + Send + 'static,
-        E: Into<Box<dyn Error + Send + Sync>>,
-    {
-        // As an operation that now begins: a write may have been deferred since the look-up.
-        if self.outbox.holds(op.key()) {
-            return;
-        }
+    /// Takes what other instances have put in the place of what was seen, and loads the rest in one call.
+    async fn replace(&self, refreshes: Vec<Refresh<V>>, mut loader: Loader<V>) {
         #[cfg(larder_ablation)]
         if without(Rule::RefreshLease) {
-            return self.replace_without_lease(op, loader).await;
+            return self.replace_without_lease(refreshes, loader).await;
         }
-        let mut ask = Ask {
-            token: random(),
-            ttl: self.options.lease_ttl,
-            want: Want::NewerThan(seen),
-        };
-        let lease = loop {
-            match self.heard(self.lane.lead(op.key(), ask).await) {
-                Ok(Lead::Granted(lease)) => break lease,
-                Ok(Lead::Hit(bytes)) => match self.open(op.key(), &bytes) {
-                    Ok(slot) => return self.keep_or_outdate(op, &slot),
-                    // What cannot be read is replaced.
-                    Err(instead) if instead != ask.want => ask.want = instead,
-                    Err(_) => return self.refresh_failed(op.key()),
-                },
-                Ok(Lead::Wait(_) | Lead::Hold | Lead::Miss) => {
-                    return self.backoff.yielded(op.key());
-                }
-                Err(_) => return self.refresh_failed(op.key()),
-            }
-        };
-        match self.call(op.key(), Some(lease), loader).await {
-            Ok(value) => {
-                let (slot, _) = self.store(op, Some(lease), value).await;
-                if slot.stamp.ver == 0 {
-                    return self.refresh_failed(op.key());
-                }
-                self.counters.refreshes.bump();
-                self.backoff.succeeded(op.key());
+        let turns = refreshes
+            .into_iter()
+            .map(|refresh| self.may_replace(refresh));
+        let turns: Vec<_> = join_all(turns).await.into_iter().flatten().collect();
+        if turns.is_empty() {
+            return;
+        }
+        let numbers = turns.iter().map(|(refresh, _)| refresh.number).collect();
+        let leases: Vec<_> = (turns.iter())
+            .map(|(refresh, lease)| (refresh.op.key(), Some(*lease)))
+            .collect();
+        match self.call(loader.load(numbers), &leases).await {
+            Ok(values) => {
+                let ends = (turns.into_iter().zip(values))
+                    .map(|((refresh, lease), value)| self.put_in_place(refresh.op, lease, value));
+                join_all(ends).await;
             }
             Err(error) => {
                 warn!(
                     namespace = self.options.namespace.as_str(),
-                    key = &**op.key(),
+                    keys = turns.len(),
                     error = &error as &dyn Error,
-                    "a refresh failed; the stale value is kept"
+                    "a refresh failed; what is stale is kept"
                 );
-                self.refresh_failed(op.key());
-                self.give_back(op.key(), Some(lease), Duration::ZERO).await;
+                for (refresh, _) in &turns {
+                    self.refresh_failed(refresh.op.key());
+                }
+                join_all(leases.into_iter().map(|held| self.give_back(held))).await;
             }
         }
     }
 
+    /// The lease for a refresh, if it needs to be done, and is ours to do.
+    async fn may_replace(&self, refresh: Refresh<V>) -> Option<(Refresh<V>, Lease)> {
+        let (op, mut want) = (&refresh.op, Want::NewerThan(refresh.seen));
+        // As an operation that now begins: a write may have been deferred since the look-up.
+        if self.outbox.holds(op.key()) {
+            return None;
+        }
+        let token = random();
+        loop {
+            let ask = Ask {
+                token,
+                ttl: self.options.lease_ttl,
+                want,
+            };
+            match self.heard(self.lane.lead(op.key(), ask).await) {
+                Ok(Lead::Granted(lease)) => return Some((refresh, lease)),
+                Ok(Lead::Hit(bytes)) => match self.open(op.key(), &bytes) {
+                    Ok(slot) => self.keep_or_outdate(op, &slot),
+                    // What cannot be read is replaced.
+                    Err(instead) if instead != want => {
+                        want = instead;
+                        continue;
+                    }
+                    Err(_) => self.refresh_failed(op.key()),
+                },
+                Ok(Lead::Wait(_) | Lead::Hold | Lead::Miss) => self.backoff.yielded(op.key()),
+                Err(_) => self.refresh_failed(op.key()),
+            }
+            return None;
+        }
+    }
+
+    async fn put_in_place(&self, op: Op<V>, lease: Lease, value: Option<V>) {
+        let Some(value) = value else {
+            // Its loader knows nothing of it any more.
+            self.refresh_failed(op.key());
+            return self.give_back((op.key(), Some(lease))).await;
+        };
+        let (slot, _) = self.store(&op, Some(lease), value).await;
+        if slot.stamp.ver == 0 {
+            return self.refresh_failed(op.key());
+        }
+        self.counters.refreshes.bump();
+        self.backoff.succeeded(op.key());
+    }
+
     #[cfg(larder_ablation)]
-    async fn replace_without_lease<F, Fut, E>(&self, op: &Op<V>, loader: F)
-    where
-        F: FnOnce() -> Fut + Send + 'static,
-        Fut: Future<Output = Result<V, E>> + Send + 'static,
-        E: Into<Box<dyn Error + Send + Sync>>,
-    {
-        if let Ok(value) = self.call(op.key(), None, loader).await
-            && let Ok((_, sealed)) = self.seal(&value)
-        {
-            let key: &str = op.key();
-            let tail = message::tail(Kind::Insert, self.origin, &[key]);
-            let _ = self.lane.insert(key, &sealed, &tail, None).await;
+    async fn replace_without_lease(&self, refreshes: Vec<Refresh<V>>, mut loader: Loader<V>) {
+        let numbers = refreshes.iter().map(|refresh| refresh.number).collect();
+        let keys: Vec<_> = (refreshes.iter())
+            .map(|refresh| (refresh.op.key(), None))
+            .collect();
+        let Ok(values) = self.call(loader.load(numbers), &keys).await else {
+            return;
+        };
+        for (refresh, value) in refreshes.iter().zip(values) {
+            if let Some(value) = value
+                && let Ok((_, sealed)) = self.seal(&value)
+            {
+                let key: &str = refresh.op.key();
+                let tail = message::tail(Kind::Insert, self.origin, &[key]);
+                let _ = self.lane.insert(key, &sealed, &tail, None).await;
+            }
         }
     }
 

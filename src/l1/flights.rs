@@ -48,8 +48,8 @@ impl<V> Clone for ReadOutcome<V> {
     }
 }
 
-/// How a load ended, and who had the value in the end.
-pub(crate) type LoadOutcome<V> = Result<(Arc<Slot<V>>, Source), LoadError>;
+/// How a load ended, and who had the value in the end: nobody, if the loader of many keys knows no such key.
+pub(crate) type LoadOutcome<V> = Result<Option<(Arc<Slot<V>>, Source)>, LoadError>;
 
 type Read<V> = BoxFuture<'static, ReadOutcome<V>>;
 type Load<V> = BoxFuture<'static, LoadOutcome<V>>;

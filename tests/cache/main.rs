@@ -23,6 +23,7 @@ mod fleet;
 mod flights;
 mod holds;
 mod lifecycle;
+mod many_loads;
 mod modes;
 mod options;
 mod outage;

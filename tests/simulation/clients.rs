@@ -1,16 +1,18 @@
 //! Those who use the caches.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
+use futures::future::try_join_all;
 use larder::{Entry, LoadError, Source as From, WriteError};
 use tokio::time::{sleep, timeout};
 
 use crate::config::Config;
 use crate::faults::Fault;
 use crate::history::{At, Level, Outcome, Read, Rest, Seen, Told, Write};
-use crate::source::{Plan, Versioned, load};
+use crate::source::{Plan, SourceDown, Versioned, load};
 use crate::world::{Instance, World};
 
 /// Reads in one slot of the fleet until the world is over.
@@ -23,6 +25,9 @@ pub(crate) async fn read(world: Arc<World>, slot: usize, mut rng: Rng) {
             return;
         }
         // Some come for several keys at once.
+        if rng.f64() < 0.1 {
+            look_up_many(&world, &instance, &mut rng).await;
+        }
         for _ in 0..rng.usize(1..=4) {
             look_up(&world, &instance, &mut rng).await;
         }
@@ -59,6 +64,54 @@ async fn look_up(world: &World, instance: &Instance, rng: &mut Rng) {
             end,
             outcome,
         });
+    });
+}
+
+/// Several keys in one call, noted as if each had been looked up by itself.
+async fn look_up_many(world: &World, instance: &Instance, rng: &mut Rng) {
+    let mut plans = BTreeMap::new();
+    for _ in 0..rng.usize(2..=6) {
+        let key = any_key(&world.config, rng);
+        plans.insert(key, Plan::draw(&world.config, rng));
+    }
+    let keys: Vec<u64> = plans.keys().copied().collect();
+    let (source, config) = (Arc::clone(&world.source), Arc::clone(&world.config));
+    let (index, plans) = (instance.index, Arc::new(plans));
+    let loader = move |missing: Vec<u64>| {
+        let loads: Vec<_> = missing
+            .into_iter()
+            .map(|key| {
+                load(
+                    Arc::clone(&source),
+                    Arc::clone(&config),
+                    index,
+                    key,
+                    plans[&key],
+                )
+            })
+            .collect();
+        async move {
+            let found = try_join_all(loads).await?;
+            Ok::<_, SourceDown>(found.into_iter().map(|value| (value.key, value)))
+        }
+    };
+    let start = world.recorder.now();
+    let found = instance.cache.get_many_or_load(&keys, loader).await;
+    let end = world.recorder.now();
+    let outcomes: Vec<Outcome> = match found {
+        Ok(entries) => entries.into_iter().map(self::found).collect(),
+        Err(error) => keys.iter().map(|_| loaded(Err(error.clone()))).collect(),
+    };
+    world.recorder.write(|history| {
+        for (&key, outcome) in keys.iter().zip(outcomes) {
+            history.reads.push(Read {
+                instance: instance.index,
+                key,
+                start,
+                end,
+                outcome,
+            });
+        }
     });
 }
 
