@@ -1,0 +1,124 @@
+//! Hits in L1, and in moka with a TTL.
+
+use std::borrow::Borrow;
+use std::hint::black_box;
+use std::time::Duration;
+
+use larder::{Cache, CacheKey};
+use tokio::runtime::{Builder, Runtime};
+
+pub(crate) const KEYS: usize = 1_000;
+const CAPACITY: u64 = 10_000;
+const TTL: Duration = Duration::from_secs(3600);
+
+/// Looks up so many keys, beginning with that of the first number.
+pub(crate) type Hits = Box<dyn Fn(usize, usize) + Sync>;
+
+/// For a tool that counts what it takes.
+pub(crate) fn repeat(name: &str, times: usize) {
+    let (_, hits) = cases().into_iter().find(|case| case.0 == name).unwrap();
+    hits(0, times);
+}
+
+pub(crate) fn cases() -> Vec<(String, Hits)> {
+    let texts: Vec<_> = (0..KEYS).map(|key| format!("product:{key}")).collect();
+    let texts: &[String] = texts.leak();
+    let numbers: &[usize] = (0..KEYS).collect::<Vec<_>>().leak();
+    let mut cases = moka(texts);
+    cases.extend(ours::<_, str>("", texts));
+    cases.extend(ours::<_, usize>(", integers", numbers));
+    cases
+}
+
+fn moka(keys: &'static [String]) -> Vec<(String, Hits)> {
+    let sync = moka::sync::Cache::builder();
+    let sync = sync.time_to_live(TTL).max_capacity(CAPACITY).build();
+    let future = moka::future::Cache::builder();
+    let future = future.time_to_live(TTL).max_capacity(CAPACITY).build();
+    for (value, key) in keys.iter().enumerate() {
+        sync.insert(key.clone(), value);
+        runtime().block_on(future.insert(key.clone(), value));
+    }
+    vec![
+        (
+            "moka::sync".to_owned(),
+            Box::new(move |first, n| {
+                for key in order::<_, str>(keys, first, n) {
+                    black_box(sync.get(key).unwrap());
+                }
+            }),
+        ),
+        (
+            "moka::future".to_owned(),
+            Box::new(move |first, n| {
+                runtime().block_on(async {
+                    for key in order::<_, str>(keys, first, n) {
+                        black_box(future.get(key).await.unwrap());
+                    }
+                });
+            }),
+        ),
+    ]
+}
+
+fn ours<K, Q>(of_what: &str, keys: &'static [K]) -> Vec<(String, Hits)>
+where
+    K: CacheKey + Borrow<Q> + Sync + 'static,
+    Q: CacheKey + ?Sized + 'static,
+{
+    let cache: Cache<K, usize> = Cache::builder("bench:hits")
+        .l1_capacity(CAPACITY)
+        .l1_ttl(TTL)
+        .build()
+        .unwrap();
+    for (value, key) in keys.iter().enumerate() {
+        runtime()
+            .block_on(cache.insert(key.borrow(), value))
+            .unwrap();
+    }
+    let (local, get, load) = (cache.clone(), cache.clone(), cache);
+    let none = || async { Ok::<_, std::io::Error>(0) };
+    vec![
+        (
+            format!("get_local{of_what}"),
+            Box::new(move |first, n| {
+                for key in order(keys, first, n) {
+                    black_box(local.get_local(key).unwrap());
+                }
+            }),
+        ),
+        (
+            format!("get{of_what}"),
+            Box::new(move |first, n| {
+                runtime().block_on(async {
+                    for key in order(keys, first, n) {
+                        black_box(get.get(key).await.unwrap());
+                    }
+                });
+            }),
+        ),
+        (
+            format!("get_or_load{of_what}"),
+            Box::new(move |first, n| {
+                runtime().block_on(async {
+                    for key in order(keys, first, n) {
+                        black_box(load.get_or_load(key, none).await.unwrap());
+                    }
+                });
+            }),
+        ),
+    ]
+}
+
+fn runtime() -> Runtime {
+    Builder::new_current_thread().build().unwrap()
+}
+
+/// Not one after the other, as the processor would foresee.
+fn order<K: Borrow<Q>, Q: ?Sized + 'static>(
+    keys: &'static [K],
+    first: usize,
+    n: usize,
+) -> impl Iterator<Item = &'static Q> {
+    (first..first + n).map(|i| black_box(keys[i * 7919 % KEYS].borrow()))
+}

@@ -1,0 +1,74 @@
+//! How fast this crate is, as ratios: each line of the table of goals, in one run.
+//!
+//! `cargo bench --bench ratios [-- FILTER] [--json FILE]`. What is compared takes turns, round after round, and
+//! each ratio is made within a round; so what else the machine does falls on both. Shown are medians, and the
+//! interval in which the median lies with 95 % certainty. `FILTER` is a part of a line, as
+//! in `"64 callers of one shared"`.
+//!
+//! With `HIT` and `TIMES` it does one kind of hit that often, for `tests/instructions.sh`.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a step that fails ends the bench"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod arrivals;
+mod hits;
+mod l1;
+mod messages;
+mod reads;
+mod rounds;
+mod rows;
+mod stampede;
+mod statistics;
+mod writes;
+
+use std::env;
+use std::fs;
+
+use clap::Parser;
+
+use crate::rounds::Group;
+
+#[derive(Parser)]
+struct Arguments {
+    /// Only lines that contain this: a name, `of`, and what it is compared with.
+    filter: Option<String>,
+    /// Where to write all figures.
+    #[arg(long)]
+    json: Option<String>,
+    /// What cargo says to every bench.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() {
+    if let Ok(hit) = env::var("HIT") {
+        return hits::repeat(&hit, env::var("TIMES").unwrap().parse().unwrap());
+    }
+    let arguments = Arguments::parse();
+    let filter = arguments.filter.unwrap_or_default();
+    let groups: [fn() -> Group; 6] = [
+        l1::group,
+        arrivals::group,
+        reads::group,
+        writes::group,
+        messages::group,
+        stampede::group,
+    ];
+    println!("{}", rows::head());
+    let mut outcomes = Vec::new();
+    for group in groups {
+        for outcome in group().run(&filter) {
+            println!("{outcome}");
+            outcomes.push(outcome);
+        }
+    }
+    if let Some(file) = arguments.json {
+        fs::write(file, serde_json::to_string_pretty(&outcomes).unwrap()).unwrap();
+    }
+}

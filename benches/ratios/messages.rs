@@ -1,0 +1,136 @@
+//! How soon a peer has dropped what was invalidated, beside how soon a subscriber has a plain message.
+//!
+//! A thread that is no part of the runtime looks again and again, and lets others run in between: the same for
+//! both.
+
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use larder::Cache;
+use larder::deadpool_redis::redis::aio::MultiplexedConnection;
+use larder::deadpool_redis::redis::{AsyncConnectionConfig, PushInfo, Value, cmd};
+
+use crate::rounds::{Contestant, Group};
+use crate::rows::{Goal, Row};
+use crate::support::callers::percentile;
+use crate::support::redis::Redis;
+
+/// In each round.
+const MESSAGES: u64 = 300;
+const CHANNEL: &str = "plain";
+
+const OURS: &str = "larder";
+const PLAIN: &str = "PUBLISH to a subscriber";
+
+pub(crate) fn group() -> Group {
+    let row = |(figure, percent): (usize, usize)| Row {
+        name: format!("invalidation seen by a peer, p{percent}"),
+        of: PLAIN,
+        ours: OURS.to_owned(),
+        other: Some(PLAIN.to_owned()),
+        figure,
+        unit: "µs",
+        goal: Some(Goal::new(1.3, 1.1)),
+    };
+    Group {
+        rows: [(0, 50), (1, 99)].map(row).into(),
+        set_up,
+    }
+}
+
+fn set_up() -> Vec<Contestant> {
+    let redis = Rc::new(Redis::start());
+    vec![ours(&redis), plain(&redis)]
+}
+
+fn ours(redis: &Rc<Redis>) -> Contestant {
+    let redis = Rc::clone(redis);
+    let instance = || redis.cache("bench:messages", |cache| cache);
+    let (writer, peer): (Cache<u64, u64>, Cache<u64, u64>) = (instance(), instance());
+    let round = move || {
+        redis.runtime.block_on(fill(&writer, &peer));
+        percentiles(|key| {
+            let writer = writer.clone();
+            let start = Instant::now();
+            let told = redis
+                .runtime
+                .spawn(async move { writer.invalidate(&key).await });
+            while peer.get_local(&key).is_some() {
+                thread::yield_now();
+            }
+            let seen = start.elapsed();
+            redis.runtime.block_on(told).unwrap().unwrap();
+            seen
+        })
+    };
+    Contestant::new(OURS, round)
+}
+
+async fn fill(writer: &Cache<u64, u64>, peer: &Cache<u64, u64>) {
+    for key in 0..MESSAGES {
+        writer.insert(&key, key).await.unwrap();
+    }
+    // Until the peer has taken the messages of all that.
+    writer.invalidate_and_wait(&MESSAGES).await.unwrap();
+    for key in 0..MESSAGES {
+        peer.get(&key).await.unwrap();
+    }
+}
+
+fn plain(redis: &Rc<Redis>) -> Contestant {
+    let redis = Rc::clone(redis);
+    let publisher = redis.connection();
+    let seen = Arc::new(AtomicU64::new(0));
+    let subscriber = subscriber(&redis, Arc::clone(&seen));
+    let mut last = 0;
+    let round = move || {
+        let _still_there = &subscriber;
+        percentiles(|_| {
+            last += 1;
+            let (mut publisher, number) = (publisher.clone(), last);
+            let start = Instant::now();
+            let told = redis.runtime.spawn(async move {
+                let mut publish = cmd("PUBLISH");
+                // As long as a message of ours.
+                publish.arg(CHANNEL).arg(format!("{number:045}"));
+                publish.query_async::<()>(&mut publisher).await
+            });
+            while seen.load(Ordering::Relaxed) != last {
+                thread::yield_now();
+            }
+            let seen = start.elapsed();
+            redis.runtime.block_on(told).unwrap().unwrap();
+            seen
+        })
+    };
+    Contestant::new(PLAIN, round)
+}
+
+/// Notes the number in each message.
+fn subscriber(redis: &Redis, seen: Arc<AtomicU64>) -> MultiplexedConnection {
+    let note = move |push: PushInfo| {
+        if let Some(Value::BulkString(payload)) = push.data.get(1) {
+            let number = str::from_utf8(payload).unwrap().parse().unwrap();
+            seen.store(number, Ordering::Relaxed);
+        }
+        Ok::<_, Infallible>(())
+    };
+    let config = AsyncConnectionConfig::new().set_push_sender(note);
+    let mut connection = redis.resp3(&config);
+    redis
+        .runtime
+        .block_on(connection.subscribe(CHANNEL))
+        .unwrap();
+    connection
+}
+
+/// p50 and p99 in microseconds.
+fn percentiles(message: impl FnMut(u64) -> Duration) -> Vec<f64> {
+    let mut all: Vec<_> = (0..MESSAGES).map(message).collect();
+    all.sort_unstable();
+    [50, 99].map(|percent| percentile(&all, percent)).into()
+}

@@ -1,0 +1,125 @@
+//! Hits in L2, decoded, beside what a service would write by hand.
+
+use std::hint::black_box;
+use std::rc::Rc;
+use std::time::Duration;
+
+use larder::Cache;
+use larder::deadpool_redis::Pool;
+use larder::deadpool_redis::redis::aio::{ConnectionLike, MultiplexedConnection};
+use larder::deadpool_redis::redis::cmd;
+
+use crate::rounds::{Contestant, Group};
+use crate::rows::{Goal, Row, count};
+use crate::support::callers::{Call, drive};
+use crate::support::redis::Redis;
+use crate::support::user::User;
+
+const KEYS: u64 = 10_000;
+const ROUND: Duration = Duration::from_millis(150);
+const CALLERS: [u64; 3] = [1, 64, 256];
+
+const OURS: &str = "larder";
+const SHARED: &str = "one shared connection";
+const CHECKOUT: &str = "a checkout for each GET";
+
+pub(crate) fn group() -> Group {
+    let mut rows = Vec::new();
+    for callers in CALLERS {
+        let mut row = |what: &str, of, figure, unit, goal| {
+            rows.push(Row {
+                name: format!("{what}, {}", count(callers, "caller")),
+                of,
+                ours: contestant(OURS, callers),
+                other: Some(contestant(of, callers)),
+                figure,
+                unit,
+                goal,
+            });
+        };
+        if callers == 1 {
+            row("L2 hit p50", SHARED, 1, "µs", Some(Goal::new(1.1, 1.0)));
+        } else {
+            row("L2 hits", SHARED, 0, "/s", Some(Goal::new(1.5, 2.5)));
+            row("L2 hits", CHECKOUT, 0, "/s", Some(Goal::new(8.0, 12.0)));
+        }
+    }
+    Group { rows, set_up }
+}
+
+fn contestant(way: &str, callers: u64) -> String {
+    format!("{way} by {callers}")
+}
+
+fn set_up() -> Vec<Contestant> {
+    let redis = Rc::new(Redis::start());
+    let shared = Shared(redis.connection());
+    let cache = redis.cache("bench:reads", |cache| cache.l1_capacity(0));
+    redis.runtime.block_on(async {
+        for id in 0..KEYS {
+            let user = User::new(id);
+            let mut set = cmd("SET");
+            set.arg(name(id)).arg(user.encode());
+            let () = set.query_async(&mut shared.0.clone()).await.unwrap();
+            cache.insert(&id, user).await.unwrap();
+        }
+    });
+    let (ours, checkout) = (Ours(cache), Checkout(redis.pool()));
+    let mut all = Vec::new();
+    for callers in CALLERS {
+        all.push(contender(&redis, OURS, callers, ours.clone()));
+        all.push(contender(&redis, SHARED, callers, shared.clone()));
+        all.push(contender(&redis, CHECKOUT, callers, checkout.clone()));
+    }
+    all
+}
+
+fn contender(redis: &Rc<Redis>, name: &str, callers: u64, way: impl Call) -> Contestant {
+    let redis = Rc::clone(redis);
+    let round = move || {
+        let calls = drive(&way, callers, KEYS, |_, since| since < ROUND);
+        let done = redis.runtime.block_on(calls);
+        vec![done.a_second(), done.percentile(50)]
+    };
+    Contestant::new(contestant(name, callers), round)
+}
+
+#[derive(Clone)]
+struct Ours(Cache<u64, User>);
+
+impl Call for Ours {
+    async fn call(&mut self, id: u64) {
+        assert_eq!(self.0.get(&id).await.unwrap().id, id);
+    }
+}
+
+#[derive(Clone)]
+struct Shared(MultiplexedConnection);
+
+impl Call for Shared {
+    async fn call(&mut self, id: u64) {
+        get(&mut self.0, id).await;
+    }
+}
+
+#[derive(Clone)]
+struct Checkout(Pool);
+
+impl Call for Checkout {
+    async fn call(&mut self, id: u64) {
+        get(&mut self.0.get().await.unwrap(), id).await;
+    }
+}
+
+async fn get(connection: &mut (impl ConnectionLike + Send), id: u64) {
+    let bytes: Vec<u8> = cmd("GET")
+        .arg(name(id))
+        .query_async(connection)
+        .await
+        .unwrap();
+    assert_eq!(black_box(User::decode(&bytes)).id, id);
+}
+
+fn name(id: u64) -> String {
+    format!("plain:{id}")
+}

@@ -1,0 +1,67 @@
+//! Callers who each do one thing after the other.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+
+/// A way to do something with a key.
+pub(crate) trait Call: Clone + Send + 'static {
+    fn call(&mut self, key: u64) -> impl Future<Output = ()> + Send;
+}
+
+/// What came of some callers' calls.
+pub(crate) struct Done {
+    /// From the first call to the end of the last one.
+    pub(crate) lasted: Duration,
+    /// How long each call took, shortest first.
+    pub(crate) calls: Vec<Duration>,
+}
+
+/// Calls with keys below `keys` until `goes_on` says no for the number of calls that a caller has made.
+pub(crate) async fn drive(
+    way: &impl Call,
+    callers: u64,
+    keys: u64,
+    goes_on: impl Fn(u64, Duration) -> bool + Send + Sync + 'static,
+) -> Done {
+    let goes_on = Arc::new(goes_on);
+    let start = Instant::now();
+    let all = (0..callers).map(|caller| {
+        let (mut way, goes_on) = (way.clone(), Arc::clone(&goes_on));
+        tokio::spawn(async move {
+            let (mut calls, mut nth, mut last) = (Vec::new(), 0, start.elapsed());
+            while goes_on(nth, last) {
+                // Far apart, so that callers do not share reads.
+                way.call((caller * (keys / callers) + nth) % keys).await;
+                let now = start.elapsed();
+                calls.push(now.saturating_sub(last));
+                (nth, last) = (nth + 1, now);
+            }
+            calls
+        })
+    });
+    let all = join_all(all).await;
+    let lasted = start.elapsed();
+    let mut calls: Vec<_> = all.into_iter().flat_map(Result::unwrap).collect();
+    calls.sort_unstable();
+    Done { lasted, calls }
+}
+
+impl Done {
+    #[allow(clippy::cast_precision_loss, reason = "they are few")]
+    pub(crate) fn a_second(&self) -> f64 {
+        self.calls.len() as f64 / self.lasted.as_secs_f64()
+    }
+
+    /// In microseconds: how long so many of a hundred calls took at most.
+    pub(crate) fn percentile(&self, percent: usize) -> f64 {
+        percentile(&self.calls, percent)
+    }
+}
+
+/// Of durations in order, in microseconds.
+pub(crate) fn percentile(sorted: &[Duration], percent: usize) -> f64 {
+    let nth = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
+    sorted.get(nth).unwrap().as_secs_f64() * 1e6
+}

@@ -1,0 +1,74 @@
+//! A Redis server, a runtime of two threads, and ways to reach the one from the other.
+
+use larder::deadpool_redis::redis::aio::MultiplexedConnection;
+use larder::deadpool_redis::redis::io::tcp::TcpSettings;
+use larder::deadpool_redis::redis::{
+    AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo,
+};
+use larder::deadpool_redis::{Manager, Pool};
+use larder::{Builder, Cache, RedisL2};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::runtime::Runtime;
+
+use super::tests::redis_server::RedisServer;
+
+pub(crate) struct Redis {
+    pub(crate) runtime: Runtime,
+    server: RedisServer,
+}
+
+impl Redis {
+    pub(crate) fn start() -> Self {
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime = runtime.worker_threads(2).enable_all().build().unwrap();
+        let server = runtime.block_on(RedisServer::start());
+        Self { runtime, server }
+    }
+
+    /// As all caches reach it.
+    fn info(&self) -> ConnectionInfo {
+        let info = self.server.url().into_connection_info().unwrap();
+        info.set_tcp_settings(TcpSettings::default().set_nodelay(true))
+    }
+
+    /// One connection for all who clone it.
+    pub(crate) fn connection(&self) -> MultiplexedConnection {
+        let client = Client::open(self.info()).unwrap();
+        self.runtime
+            .block_on(client.get_multiplexed_async_connection())
+            .unwrap()
+    }
+
+    /// A connection that can subscribe.
+    pub(crate) fn resp3(&self, config: &AsyncConnectionConfig) -> MultiplexedConnection {
+        let info = self.info();
+        let settings = info.redis_settings().clone();
+        let settings = settings.set_protocol(larder::deadpool_redis::redis::ProtocolVersion::RESP3);
+        let client = Client::open(info.set_redis_settings(settings)).unwrap();
+        self.runtime
+            .block_on(client.get_multiplexed_async_connection_with_config(config))
+            .unwrap()
+    }
+
+    pub(crate) fn pool(&self) -> Pool {
+        let pool = Pool::builder(Manager::new(self.info()).unwrap());
+        pool.max_size(16).build().unwrap()
+    }
+
+    /// An instance that hears of changes.
+    pub(crate) fn cache<K, V>(
+        &self,
+        namespace: &str,
+        set: impl FnOnce(Builder<K, V>) -> Builder<K, V>,
+    ) -> Cache<K, V>
+    where
+        K: larder::CacheKey,
+        V: Serialize + DeserializeOwned + Send + Sync + 'static,
+    {
+        let l2 = RedisL2::open(&self.server.url()).unwrap();
+        let cache = set(Cache::builder(namespace)).l2(l2).build().unwrap();
+        self.runtime.block_on(cache.ready());
+        cache
+    }
+}
