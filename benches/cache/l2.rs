@@ -1,91 +1,56 @@
-//! A hit in L2 by 64 callers, beside a checkout from the pool for each request.
+//! A hit in L2, decoded.
 
-use std::time::{Duration, Instant};
+use std::cell::LazyCell;
 
-use criterion::{Criterion, Throughput};
-use futures::future::join_all;
-use larder::deadpool_redis::redis::cmd;
-use larder::deadpool_redis::{Manager, Pool};
-use larder::{Cache, RedisL2};
+use criterion::{BenchmarkId, Criterion, Throughput};
+use larder::Cache;
 
-use crate::support::redis_server::RedisServer;
+use crate::support::callers::Call;
+use crate::support::redis::Redis;
+use crate::timing;
 
-const CALLERS: u64 = 64;
-const KEYS: u64 = 1_000;
+const KEYS: u64 = 1_024;
 
-pub(crate) fn hit(c: &mut Criterion) {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .unwrap();
-    let server = runtime.block_on(RedisServer::start());
-    let pool = Pool::builder(Manager::new(server.url()).unwrap())
-        .max_size(16)
-        .build()
-        .unwrap();
-    let l2 = RedisL2::open(&server.url()).unwrap();
-    let cache: Cache<u64, Vec<u8>> = Cache::builder("bench:l2")
-        .l1_capacity(0)
-        .l2(l2)
-        .build()
-        .unwrap();
-    runtime.block_on(async {
-        cache.ready().await;
-        for key in 0..KEYS {
-            cache.insert(&key, vec![0; 128]).await.unwrap();
-        }
-    });
+#[derive(Clone)]
+struct Hit(Cache<u64, String>);
 
-    let mut group = c.benchmark_group("l2 hit, 64 callers");
-    group
-        .throughput(Throughput::Elements(CALLERS))
-        .sample_size(20)
-        .measurement_time(Duration::from_secs(3));
-    group.bench_function("a checkout for each request", |b| {
-        b.iter_custom(|rounds| {
-            let callers = (0..CALLERS).map(|caller| {
-                let pool = pool.clone();
-                async move {
-                    for round in 0..rounds {
-                        let mut connection = pool.get().await.unwrap();
-                        let key = format!("{{bench:l2.0}}:{}", (caller + round) % KEYS);
-                        let bytes: Vec<u8> = cmd("GET")
-                            .arg(key)
-                            .query_async(&mut connection)
-                            .await
-                            .unwrap();
-                        assert!(!bytes.is_empty());
-                    }
-                }
-            });
-            timed(&runtime, callers)
-        });
-    });
-    group.bench_function("get", |b| {
-        b.iter_custom(|rounds| {
-            let callers = (0..CALLERS).map(|caller| {
-                let cache = cache.clone();
-                async move {
-                    for round in 0..rounds {
-                        // Far apart, so that callers do not share reads.
-                        let key = (caller * (KEYS / CALLERS) + round) % KEYS;
-                        assert!(cache.get(&key).await.is_some());
-                    }
-                }
-            });
-            timed(&runtime, callers)
-        });
-    });
-    group.finish();
-    runtime.block_on(cache.close());
+impl Call for Hit {
+    async fn call(&mut self, key: u64) {
+        assert!(self.0.get(&key).await.is_some());
+    }
 }
 
-fn timed(
-    runtime: &tokio::runtime::Runtime,
-    callers: impl Iterator<Item = impl Future<Output = ()> + Send + 'static>,
-) -> Duration {
-    let start = Instant::now();
-    runtime.block_on(join_all(callers.map(|caller| runtime.spawn(caller))));
-    start.elapsed()
+/// Values of so many bytes under so many keys. There is no L1, so that each look-up goes to L2.
+fn filled(redis: &Redis, keys: u64, size: usize) -> Hit {
+    let cache = redis.cache(&format!("bench:l2:{size}"), |cache| cache.l1_capacity(0));
+    redis.runtime.block_on(async {
+        for key in 0..keys {
+            cache.insert(&key, "x".repeat(size)).await.unwrap();
+        }
+    });
+    Hit(cache)
+}
+
+pub(crate) fn callers(c: &mut Criterion) {
+    let redis = Redis::start();
+    let hit = filled(&redis, KEYS, 128);
+    let mut group = c.benchmark_group("L2 hit by callers");
+    for callers in [1, 4, 16, 64, 256, 1_024] {
+        group.throughput(Throughput::Elements(callers));
+        group.bench_function(BenchmarkId::from_parameter(callers), |b| {
+            timing::callers(b, &redis, &hit, callers, KEYS);
+        });
+    }
+}
+
+pub(crate) fn value_size(c: &mut Criterion) {
+    let redis = Redis::start();
+    let mut group = c.benchmark_group("L2 hit by value size");
+    for size in [16, 256, 4 << 10, 64 << 10, 1 << 20] {
+        group.throughput(Throughput::Bytes(size));
+        let hit = LazyCell::new(|| filled(&redis, 1, usize::try_from(size).unwrap()));
+        group.bench_function(BenchmarkId::from_parameter(size), |b| {
+            timing::callers(b, &redis, &*hit, 1, 1);
+        });
+    }
 }

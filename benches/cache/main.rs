@@ -1,13 +1,42 @@
-//! What a look-up costs that L2 answers, beside what it is made of; of one that L1 answers, see `hit.rs`.
+//! What each thing costs, and how that grows.
 //!
-//! Compare figures of one run only, and see how far they spread: machines are noisy.
+//! `cargo bench --bench cache --all-features [-- FILTER]`. Compare figures of one run only, and see how far they
+//! spread: machines are noisy. How this compares with other ways, see `ratios`.
 
-#![allow(clippy::unwrap_used, reason = "a step that fails ends the bench")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a step that fails ends the bench"
+)]
 
-#[path = "../../tests/support/mod.rs"]
+#[path = "../support/mod.rs"]
 mod support;
 
+mod codecs;
+mod instances;
+mod l1;
 mod l2;
+mod loads;
+mod timing;
+mod writes;
 
-criterion::criterion_group!(benches, l2::hit);
+use std::time::Duration;
+
+use criterion::Criterion;
+
+/// Short: there are many, and a curve needs no digits.
+fn quick() -> Criterion {
+    Criterion::default()
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(200))
+        .measurement_time(Duration::from_millis(500))
+}
+
+criterion::criterion_group! {
+    name = benches;
+    config = quick();
+    targets =
+        l1::entries, l1::threads, l2::callers, l2::value_size, loads::miss, loads::stampede, loads::refresh,
+        writes::callers, instances::invalidation, instances::load, codecs::round_trip
+}
 criterion::criterion_main!(benches);
