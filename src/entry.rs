@@ -59,12 +59,6 @@ impl<V> Entry<V> {
         &self.slot.value
     }
 
-    /// The value, to keep without the rest. Costs one reference count.
-    #[must_use]
-    pub fn into_arc(self) -> Arc<V> {
-        Arc::clone(&self.slot.value)
-    }
-
     /// Where the value came from, and how fresh it was when it was handed out.
     #[must_use]
     pub fn meta(&self) -> Meta {

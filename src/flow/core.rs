@@ -238,7 +238,7 @@ impl<V: Send + Sync + 'static> Core<V> {
             Ok(envelope) => self
                 .codec
                 .decode(envelope.head.codec, envelope.payload)
-                .map(|value| self.slot(Arc::new(value), envelope.stamp, &envelope.head))
+                .map(|value| self.slot(value, envelope.stamp, &envelope.head))
                 .map_err(|error| error.reason().to_string()),
             Err(damage) => Err(damage.to_string()),
         };
@@ -289,7 +289,7 @@ impl<V: Send + Sync + 'static> Core<V> {
     }
 
     /// A value with a stamp, its times translated to this process's clock.
-    pub(super) fn slot(&self, value: Arc<V>, stamp: Stamp, head: &Head) -> Arc<Slot<V>> {
+    pub(super) fn slot(&self, value: V, stamp: Stamp, head: &Head) -> Arc<Slot<V>> {
         let now = self.now();
         // The lane's time is overestimated, so a value seems older than it is, and goes early.
         let age = self
@@ -316,7 +316,7 @@ impl<V: Send + Sync + 'static> Core<V> {
     }
 
     /// A value that L2 does not hold, for those who waited for it and for nobody else.
-    pub(super) fn unstored(&self, value: Arc<V>) -> Arc<Slot<V>> {
+    pub(super) fn unstored(&self, value: V) -> Arc<Slot<V>> {
         self.counters.loads_not_stored.bump();
         let now = self.now();
         Arc::new(Slot::new(value, UNSTORED, now, NEVER, now))

@@ -256,7 +256,6 @@ impl<V: Send + Sync + 'static> Core<V> {
         lease: Option<Lease>,
         value: V,
     ) -> (Arc<Slot<V>>, Source) {
-        let value = Arc::new(value);
         let Some(held) = lease else {
             return (self.unstored(value), Source::Loader);
         };

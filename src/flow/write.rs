@@ -95,7 +95,7 @@ impl<V: Send + Sync + 'static> Core<V> {
             Ok(stamp) => {
                 self.accepted(key, begun, stamp, Duration::ZERO);
                 self.l1
-                    .publish(&op, &self.slot(Arc::new(value), stamp, head));
+                    .publish(&op, &self.slot(value, stamp, head));
                 Ok(())
             }
             Err(error) => {

@@ -1,6 +1,5 @@
 //! One value with all that decides whether it may be served.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::sync::AtomicU64;
@@ -23,7 +22,7 @@ const HIDDEN: u64 = 0;
 /// A value, its stamp, and its times by this process's clock.
 #[derive(Debug)]
 pub(crate) struct Slot<V> {
-    pub(crate) value: Arc<V>,
+    pub(crate) value: V,
     pub(crate) stamp: Stamp,
     /// When it was written.
     pub(crate) born_at: Tick,
@@ -36,7 +35,7 @@ pub(crate) struct Slot<V> {
 
 impl<V> Slot<V> {
     pub(crate) fn new(
-        value: Arc<V>,
+        value: V,
         stamp: Stamp,
         born_at: Tick,
         soft_at: Tick,

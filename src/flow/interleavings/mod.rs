@@ -189,5 +189,5 @@ fn slot((epoch, ver): Mark) -> Arc<Slot<()>> {
         ver,
         written_at: 0,
     };
-    Arc::new(Slot::new(Arc::new(()), stamp, 0, NEVER, NEVER))
+    Arc::new(Slot::new((), stamp, 0, NEVER, NEVER))
 }
