@@ -94,8 +94,7 @@ impl<V: Send + Sync + 'static> Core<V> {
         match self.heard(self.lane.insert(key, sealed, &tail, deadline).await) {
             Ok(stamp) => {
                 self.accepted(key, begun, stamp, Duration::ZERO);
-                self.l1
-                    .publish(&op, &self.slot(value, stamp, head));
+                self.l1.publish(&op, &self.slot(value, stamp, head));
                 Ok(())
             }
             Err(error) => {

@@ -18,7 +18,7 @@ fn load(world: &World) -> Loading {
             let mark = world.ask();
             world.publish(&op, mark);
             drop(op);
-            let _ = tell.send(Ok((slot(mark), Source::Loader)));
+            let _ = tell.send(Ok(Some((slot(mark), Source::Loader))));
             load
         }
     }
@@ -61,7 +61,8 @@ fn nobody_joins_what_is_older<F: 'static>(ask: fn(&World) -> F, answer: fn(F) ->
 #[test]
 fn nobody_joins_an_older_load() {
     nobody_joins_what_is_older(load, |load| {
-        load.now_or_never().unwrap().unwrap().0.stamp.ver
+        let found = load.now_or_never().unwrap().unwrap();
+        found.unwrap().0.stamp.ver
     });
 }
 
