@@ -7,29 +7,13 @@ pub(super) use self::visible::Entries;
 
 #[cfg(not(larder_interleavings))]
 mod bounded {
-    use std::collections::hash_map;
-    use std::hash::BuildHasher;
     use std::ops::Deref;
-    use std::sync::{Arc, LazyLock};
+    use std::sync::Arc;
 
-    use foldhash::SharedSeed;
-    use foldhash::quality::SeedableRandomState;
     use moka::sync::Cache;
 
+    use crate::l1::hasher::{Hasher, hasher};
     use crate::l1::{Key, Slot, Weigher};
-
-    /// What moka takes by itself, `SipHash`, would be an eighth of the instructions of a hit.
-    type Hasher = SeedableRandomState;
-
-    /// Keys can be chosen by an attacker, so no two processes or caches hash alike, and the seeds are the
-    /// system's random numbers, which std's own hasher starts from: foldhash's are addresses and the time.
-    fn hasher() -> Hasher {
-        static SHARED: LazyLock<SharedSeed> = LazyLock::new(|| SharedSeed::from_u64(random()));
-        fn random() -> u64 {
-            hash_map::RandomState::new().hash_one(())
-        }
-        Hasher::with_seed(random(), &SHARED)
-    }
 
     pub(in crate::l1) struct Entries<V>(Cache<Key, Arc<Slot<V>>, Hasher>);
 

@@ -8,7 +8,6 @@
 //! Architecture invariant: no lock is held while a flight is polled, a value dropped or moka called.
 
 use std::collections::HashMap;
-use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,6 +15,7 @@ use std::sync::atomic::Ordering;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared, WeakShared};
 
+use super::hasher::{Hasher, hasher};
 use super::sync::{AtomicU64, Mutex, MutexGuard, SHARDS, lock};
 use super::{Key, Liveness, Slot};
 use crate::ablation::{Rule, without};
@@ -54,12 +54,12 @@ pub(crate) type LoadOutcome<V> = Result<Option<(Arc<Slot<V>>, Source)>, LoadErro
 type Read<V> = BoxFuture<'static, ReadOutcome<V>>;
 type Load<V> = BoxFuture<'static, LoadOutcome<V>>;
 
-type Shard<V> = HashMap<Key, KeyState<V>>;
+type Shard<V> = HashMap<Key, KeyState<V>, Hasher>;
 
 /// All that is under way.
 pub(crate) struct Flights<V> {
     shards: Box<[Mutex<Shard<V>>]>,
-    hasher: RandomState,
+    hasher: Hasher,
     liveness: Arc<Liveness>,
     ids: AtomicU64,
 }
@@ -106,8 +106,10 @@ pub(crate) struct Op<V> {
 impl<V> Flights<V> {
     pub(crate) fn new(liveness: Arc<Liveness>) -> Self {
         Self {
-            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            hasher: RandomState::new(),
+            shards: (0..SHARDS)
+                .map(|_| Mutex::new(HashMap::with_hasher(hasher())))
+                .collect(),
+            hasher: hasher(),
             liveness,
             ids: AtomicU64::new(1),
         }

@@ -7,6 +7,7 @@
 
 mod entries;
 mod flights;
+mod hasher;
 mod liveness;
 mod slot;
 mod sync;
