@@ -30,14 +30,15 @@ pub(crate) type Weigher<V> = Arc<dyn Fn(&str, &V) -> u32 + Send + Sync>;
 
 /// The entries of this process.
 pub(crate) struct L1<V> {
-    entries: Entries<V>,
+    /// None where there is no room: moka would take each entry in, only to put it out again.
+    entries: Option<Entries<V>>,
     liveness: Arc<Liveness>,
 }
 
 impl<V: Send + Sync + 'static> L1<V> {
     pub(crate) fn new(capacity: u64, weigher: Option<Weigher<V>>, liveness: Arc<Liveness>) -> Self {
         Self {
-            entries: Entries::new(capacity, weigher),
+            entries: (capacity > 0).then(|| Entries::new(capacity, weigher)),
             liveness,
         }
     }
@@ -61,7 +62,7 @@ impl<V: Send + Sync + 'static> L1<V> {
 
     #[inline]
     fn held(&self, key: &str, now: Tick) -> Option<Arc<Slot<V>>> {
-        let slot = self.entries.get(key)?;
+        let slot = self.entries.as_ref()?.get(key)?;
         (slot.is_of(self.liveness.generation()) && now < slot.expires_at).then_some(slot)
     }
 
@@ -72,10 +73,14 @@ impl<V: Send + Sync + 'static> L1<V> {
     ///
     /// Says whether it was stored.
     pub(crate) fn publish(&self, op: &Op<V>, slot: &Arc<Slot<V>>) -> bool {
+        let Some(entries) = &self.entries else {
+            // As one that is evicted at once: nothing older may be stored after it.
+            return op.reveal(slot);
+        };
         if !op.may_store(slot.stamp) {
             return false;
         }
-        self.entries.insert(op.key().clone(), Arc::clone(slot));
+        entries.insert(op.key().clone(), Arc::clone(slot));
         let revealed = op.reveal(slot);
         if revealed {
             // Something older may have taken its place before that was forbidden by this.
@@ -97,7 +102,7 @@ impl<V: Send + Sync + 'static> L1<V> {
     }
 
     fn evict_if(&self, key: &str, condition: impl FnOnce(&Slot<V>) -> bool) {
-        if let Some(slot) = self.entries.get(key)
+        if let Some(slot) = self.entries.as_ref().and_then(|entries| entries.get(key))
             && condition(&slot)
         {
             self.drop_slot(key, &slot);
@@ -106,22 +111,25 @@ impl<V: Send + Sync + 'static> L1<V> {
 
     /// Removes this very entry. Should another take its place in between, that one is lost: a miss.
     fn drop_slot(&self, key: &str, slot: &Arc<Slot<V>>) {
-        if self
-            .entries
-            .get(key)
-            .is_some_and(|current| Arc::ptr_eq(&current, slot))
+        if let Some(entries) = &self.entries
+            && let Some(current) = entries.get(key)
+            && Arc::ptr_eq(&current, slot)
         {
-            self.entries.invalidate(key);
+            entries.invalidate(key);
         }
     }
 
     /// Gives back the memory of entries that a flush has made invisible.
     pub(crate) fn reclaim(&self) {
-        self.entries.invalidate_all();
+        if let Some(entries) = &self.entries {
+            entries.invalidate_all();
+        }
     }
 
     pub(crate) fn len(&self) -> u64 {
-        self.entries.run_pending_tasks();
-        self.entries.entry_count()
+        self.entries.as_ref().map_or(0, |entries| {
+            entries.run_pending_tasks();
+            entries.entry_count()
+        })
     }
 }
