@@ -60,7 +60,7 @@ where
         }
     }
 
-    /// Shares values through Redis over a pool of your own, of which the cache keeps one connection.
+    /// Shares values through Redis over a pool of your own, of which the cache keeps up to two connections.
     ///
     /// A pool cannot give out a connection to listen on, so this also takes the URL of the same server.
     /// Short for `.l2(RedisL2::with_pool(pool, url)?)`.

@@ -111,10 +111,59 @@ where
             Ok(Found::Here(entry)) => Some(entry),
             Ok(Found::NotHere(key)) => self.core().get(key).await,
             Err(error) => {
-                tracing::warn!(error = &error as &dyn Error, "a key cannot be looked up");
+                warn_of(error);
                 None
             }
         }
+    }
+
+    /// Looks many keys up in L1, then those that it lacks in L2, and keeps what L2 has in L1. The answers are
+    /// in the order of the keys; a key that is named twice is answered twice.
+    ///
+    /// Each key is answered as [`get`](Self::get) would answer it. Costs one round trip for up to 256 keys
+    /// that L1 lacks, fewer if their values are large, and further ones go at the same time; reads that
+    /// others have under way are not shared. What L2 has not answered when this is dropped is not kept.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// let stock: larder::Cache<String, u32> = larder::Cache::builder("docs:stock").build()?;
+    /// stock.insert("tea", 7).await?;
+    /// let counts = stock.get_many(["tea", "salt"]).await;
+    /// assert_eq!(counts[0].as_deref(), Some(&7));
+    /// assert!(counts[1].is_none());
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub async fn get_many<'a, Q>(
+        &self,
+        keys: impl IntoIterator<Item = &'a Q>,
+    ) -> Vec<Option<Entry<V>>>
+    where
+        K: Borrow<Q>,
+        Q: CacheKey + ?Sized + 'a,
+    {
+        let (core, now) = (self.core(), self.core().now());
+        let (mut places, mut missing) = (Vec::new(), Vec::<Key>::new());
+        let here = keys.into_iter().enumerate().map(|(place, key)| {
+            let mut out = KeyWriter::new();
+            let key = out.write(key).map_err(warn_of).ok()?;
+            let entry = core.get_local_at(key, now);
+            entry.or_else(|| core.get_instead(key)).or_else(|| {
+                places.push(place);
+                missing.push(key.into());
+                None
+            })
+        });
+        let mut entries: Vec<_> = here.collect();
+        if missing.is_empty() {
+            return entries;
+        }
+        for (place, entry) in places.into_iter().zip(core.get_many(&missing).await) {
+            if let Some(found) = entries.get_mut(place) {
+                *found = entry;
+            }
+        }
+        entries
     }
 
     /// Looks a key up in L1, then in L2, and otherwise calls `loader` and stores what it returns in both.
@@ -400,6 +449,10 @@ where
 enum Found<V> {
     Here(Entry<V>),
     NotHere(Key),
+}
+
+fn warn_of(error: KeyTooLong) {
+    tracing::warn!(error = &error as &dyn Error, "a key cannot be looked up");
 }
 
 fn written<Q: CacheKey + ?Sized>(key: &Q) -> Result<Key, KeyTooLong> {

@@ -231,6 +231,11 @@ impl<V: Send + Sync + 'static> Core<V> {
     ///
     /// Where they cannot be read, says what else to ask for: something other than this.
     pub(super) fn open(&self, key: &Key, bytes: &[u8]) -> Result<Arc<Slot<V>>, Want> {
+        self.open_at(key, bytes, self.now())
+    }
+
+    /// The same, where the time is known.
+    pub(super) fn open_at(&self, key: &Key, bytes: &[u8], now: Tick) -> Result<Arc<Slot<V>>, Want> {
         let slot = match envelope::open(bytes) {
             Ok(envelope) if envelope.head.type_tag != self.type_tag => {
                 Err("it is tagged as another type".to_owned())
@@ -238,7 +243,7 @@ impl<V: Send + Sync + 'static> Core<V> {
             Ok(envelope) => self
                 .codec
                 .decode(envelope.head.codec, envelope.payload)
-                .map(|value| self.slot(value, envelope.stamp, &envelope.head))
+                .map(|value| self.slot_at(value, envelope.stamp, &envelope.head, now))
                 .map_err(|error| error.reason().to_string()),
             Err(damage) => Err(damage.to_string()),
         };
@@ -290,7 +295,10 @@ impl<V: Send + Sync + 'static> Core<V> {
 
     /// A value with a stamp, its times translated to this process's clock.
     pub(super) fn slot(&self, value: V, stamp: Stamp, head: &Head) -> Arc<Slot<V>> {
-        let now = self.now();
+        self.slot_at(value, stamp, head, self.now())
+    }
+
+    fn slot_at(&self, value: V, stamp: Stamp, head: &Head, now: Tick) -> Arc<Slot<V>> {
         // The lane's time is overestimated, so a value seems older than it is, and goes early.
         let age = self
             .liveness
@@ -325,8 +333,13 @@ impl<V: Send + Sync + 'static> Core<V> {
     /// Whether a value that was read as it lay may be believed: written in the epoch that was known when
     /// the operation began and still is, and not expired.
     pub(super) fn is_usable(&self, op: &Op<V>, slot: &Slot<V>) -> bool {
+        Self::is_usable_at(op, slot, self.now())
+    }
+
+    /// The same, where the time is known.
+    pub(super) fn is_usable_at(op: &Op<V>, slot: &Slot<V>, now: Tick) -> bool {
         let of_now = slot.stamp.epoch == op.epoch() || without(Rule::Epochs);
-        op.is_current() && of_now && self.now() < slot.expires_at
+        op.is_current() && of_now && now < slot.expires_at
     }
 
     /// Applies a change of keys that L2 has accepted: what is older is gone from here.

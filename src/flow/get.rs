@@ -1,19 +1,29 @@
-//! A look-up: L1, then L2. Reads of L2 are shared by all who ask for the key.
+//! A look-up: L1, then L2. Reads of L2 are shared by all who ask for the key, or by the keys that one
+//! caller asks for.
 
 use std::sync::Arc;
 
 use futures::FutureExt;
+use futures::future::join_all;
 
 use super::Core;
+use crate::clock::Tick;
 use crate::entry::Entry;
 use crate::l1::{Key, Op, ReadOutcome};
-use crate::l2::{Ask, Lead, Want};
+use crate::l2::{Answer, Ask, Lead, Want};
 use crate::source::Source;
+
+/// Keys of one look-up whose epochs the server compares at the same time.
+const COMPARED: usize = 64;
 
 impl<V: Send + Sync + 'static> Core<V> {
     /// L1 alone. Does not wait, and does not allocate.
     pub(crate) fn get_local(&self, key: &str) -> Option<Entry<V>> {
-        let now = self.now();
+        self.get_local_at(key, self.now())
+    }
+
+    /// The same, where the time is known.
+    pub(crate) fn get_local_at(&self, key: &str, now: Tick) -> Option<Entry<V>> {
         let slot = self.l1.get(key, now)?;
         self.counters.l1_hits.bump();
         Some(self.hand_out(slot, now, Source::L1))
@@ -42,9 +52,26 @@ impl<V: Send + Sync + 'static> Core<V> {
         if let Some(entry) = self.get_instead(&key) {
             return Some(entry);
         }
-        match self.read(&key).await {
-            ReadOutcome::Hit(slot) => Some(self.hand_out(slot, self.now(), Source::L2)),
-            ReadOutcome::Unavailable => self.get_unproven(&key),
+        let outcome = self.read(&key).await;
+        self.answer(&key, outcome, self.now())
+    }
+
+    /// L2, for keys that L1 did not have, in their order.
+    pub(crate) async fn get_many(self: &Arc<Self>, keys: &[Key]) -> Vec<Option<Entry<V>>> {
+        self.ensure_listening();
+        let outcomes = self.read_many(keys).await;
+        let now = self.now();
+        keys.iter()
+            .zip(outcomes)
+            .map(|(key, outcome)| self.answer(key, outcome, now))
+            .collect()
+    }
+
+    /// What a look-up without a loader makes of a read.
+    fn answer(&self, key: &Key, outcome: ReadOutcome<V>, now: Tick) -> Option<Entry<V>> {
+        match outcome {
+            ReadOutcome::Hit(slot) => Some(self.hand_out(slot, now, Source::L2)),
+            ReadOutcome::Unavailable => self.get_unproven(key),
             ReadOutcome::Miss | ReadOutcome::Unreadable(_) => None,
         }
     }
@@ -58,14 +85,7 @@ impl<V: Send + Sync + 'static> Core<V> {
             let core = Arc::clone(self);
             async move {
                 let outcome = core.read_l2(&op).await;
-                match &outcome {
-                    ReadOutcome::Hit(slot) => {
-                        core.counters.l2_hits.bump();
-                        core.keep_or_outdate(&op, slot);
-                    }
-                    ReadOutcome::Miss => core.counters.l2_misses.bump(),
-                    ReadOutcome::Unreadable(_) | ReadOutcome::Unavailable => {}
-                }
+                core.settle(&op, &outcome);
                 outcome
             }
             .boxed()
@@ -73,27 +93,86 @@ impl<V: Send + Sync + 'static> Core<V> {
         read.await
     }
 
-    async fn read_l2(&self, op: &Op<V>) -> ReadOutcome<V> {
-        if self.outbox.holds(op.key()) {
-            return ReadOutcome::Unavailable;
-        }
-        // While the known epoch is proven, the value itself tells whether it is of it.
+    /// Reads keys from L2 in one request, or few if they are many, and keeps what it finds in L1. The
+    /// outcomes are in the order of the keys, each of which may occur more than once.
+    ///
+    /// Nobody joins it, so it may be dropped at any time.
+    pub(super) async fn read_many(self: &Arc<Self>, keys: &[Key]) -> Vec<ReadOutcome<V>> {
+        let ops: Vec<Op<V>> = keys.iter().map(|key| self.flights.begin(key)).collect();
+        let mut outcomes: Vec<Option<ReadOutcome<V>>> =
+            ops.iter().map(|op| self.barred(op)).collect();
         if self.liveness.is_live() {
-            let Ok(bytes) = self.heard(self.lane.get(op.key()).await) else {
-                return ReadOutcome::Unavailable;
-            };
-            let Some(bytes) = bytes else {
-                return ReadOutcome::Miss;
-            };
-            if op.is_current() {
-                return match self.open(op.key(), &bytes) {
-                    Ok(slot) if self.is_usable(op, &slot) => ReadOutcome::Hit(slot),
-                    Ok(_) => ReadOutcome::Miss,
-                    Err(instead) => ReadOutcome::Unreadable(instead),
-                };
+            let mut asked: Vec<_> = ops.iter().zip(&mut outcomes).collect();
+            asked.retain(|(_, outcome)| outcome.is_none());
+            let keys: Vec<&str> = asked.iter().map(|(op, _)| &**op.key()).collect();
+            let answers = self.lane.get_many(&keys).await;
+            let now = self.now();
+            for ((op, outcome), answer) in asked.into_iter().zip(answers) {
+                *outcome = self.as_it_lies(op, answer, now);
             }
         }
-        // Otherwise the server compares epochs.
+        let mut rest: Vec<_> = ops.iter().zip(&mut outcomes).collect();
+        rest.retain(|(_, outcome)| outcome.is_none());
+        for some in rest.chunks_mut(COMPARED) {
+            let compared = join_all(some.iter().map(|(op, _)| self.compared(op))).await;
+            let silent = |outcome: &ReadOutcome<V>| matches!(outcome, ReadOutcome::Unavailable);
+            let give_up = compared.iter().any(silent);
+            for ((_, outcome), compared) in some.iter_mut().zip(compared) {
+                **outcome = Some(compared);
+            }
+            if give_up {
+                // The others would only wait for as long again.
+                break;
+            }
+        }
+        let outcomes = outcomes.into_iter();
+        let outcomes: Vec<_> = outcomes
+            .map(|outcome| outcome.unwrap_or(ReadOutcome::Unavailable))
+            .collect();
+        for (op, outcome) in ops.iter().zip(&outcomes) {
+            self.settle(op, outcome);
+        }
+        outcomes
+    }
+
+    async fn read_l2(&self, op: &Op<V>) -> ReadOutcome<V> {
+        if let Some(outcome) = self.barred(op) {
+            return outcome;
+        }
+        if self.liveness.is_live() {
+            let answer = self.lane.get(op.key()).await;
+            if let Some(outcome) = self.as_it_lies(op, answer, self.now()) {
+                return outcome;
+            }
+        }
+        self.compared(op).await
+    }
+
+    /// The outcome of a read that must not be sent: L2 has yet to be told of a write.
+    fn barred(&self, op: &Op<V>) -> Option<ReadOutcome<V>> {
+        self.outbox
+            .holds(op.key())
+            .then_some(ReadOutcome::Unavailable)
+    }
+
+    /// What comes of an answer that was asked for while the known epoch was proven: the value itself tells
+    /// whether it is of it. `None` if that is not known any more.
+    fn as_it_lies(&self, op: &Op<V>, answer: Answer, now: Tick) -> Option<ReadOutcome<V>> {
+        let bytes = match self.heard(answer) {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => return Some(ReadOutcome::Miss),
+            Err(_) => return Some(ReadOutcome::Unavailable),
+        };
+        op.is_current()
+            .then(|| match self.open_at(op.key(), &bytes, now) {
+                Ok(slot) if Self::is_usable_at(op, &slot, now) => ReadOutcome::Hit(slot),
+                Ok(_) => ReadOutcome::Miss,
+                Err(instead) => ReadOutcome::Unreadable(instead),
+            })
+    }
+
+    /// Has the server compare epochs.
+    async fn compared(&self, op: &Op<V>) -> ReadOutcome<V> {
         let ask = Ask::without_lease(Want::Any);
         match self.heard(self.lane.lead(op.key(), ask).await) {
             Ok(Lead::Hit(bytes)) => self
@@ -101,6 +180,18 @@ impl<V: Send + Sync + 'static> Core<V> {
                 .map_or_else(ReadOutcome::Unreadable, ReadOutcome::Hit),
             Ok(_) => ReadOutcome::Miss,
             Err(_) => ReadOutcome::Unavailable,
+        }
+    }
+
+    /// Counts how a read ended, and keeps what it found.
+    fn settle(&self, op: &Op<V>, outcome: &ReadOutcome<V>) {
+        match outcome {
+            ReadOutcome::Hit(slot) => {
+                self.counters.l2_hits.bump();
+                self.keep_or_outdate(op, slot);
+            }
+            ReadOutcome::Miss => self.counters.l2_misses.bump(),
+            ReadOutcome::Unreadable(_) | ReadOutcome::Unavailable => {}
         }
     }
 }

@@ -29,6 +29,9 @@ pub use crate::wire::message::{Kind, Message};
 /// The answer of a lane, in time.
 pub type Reply<'a, T> = BoxFuture<'a, Result<T, L2Error>>;
 
+/// What is stored under a key, unchecked, or why nobody knows.
+pub type Answer = Result<Option<Vec<u8>>, L2Error>;
+
 /// A store that all instances of a service share.
 ///
 /// Use [`RedisL2`], or [`MemoryL2`] where there is no server. To write another, hold it to the tests
@@ -52,6 +55,10 @@ pub type OnConnect = Box<dyn Fn(&LaneClock) + Send + Sync>;
 pub trait Lane: Send + Sync + fmt::Debug {
     /// Reads what is stored under a key, unchecked.
     fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Vec<u8>>>;
+
+    /// Reads what is stored under some keys, as few requests as are good for it. Each key has an answer of
+    /// its own, in their order.
+    fn get_many<'a>(&'a self, keys: &'a [&'a str]) -> BoxFuture<'a, Vec<Answer>>;
 
     /// Asks for the right to fill a key, unless the store has a usable value.
     fn lead<'a>(&'a self, key: &'a str, ask: Ask) -> Reply<'a, Lead>;

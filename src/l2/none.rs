@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
-use futures::future::ready;
+use futures::future::{BoxFuture, ready};
 
 use super::expiring::Expiring;
 use super::{
-    Ask, Fill, L2Error, Lane, LaneClock, Lead, Lease, Listener, Me, Members, Message, Reply,
-    Sealed, Stamp, Told,
+    Answer, Ask, Fill, L2Error, Lane, LaneClock, Lead, Lease, Listener, Me, Members, Message,
+    Reply, Sealed, Stamp, Told,
 };
 use crate::clock::Clock;
 use crate::lock::lock;
@@ -74,6 +74,10 @@ impl fmt::Debug for NoLane {
 impl Lane for NoLane {
     fn get<'a>(&'a self, _key: &'a str) -> Reply<'a, Option<Vec<u8>>> {
         done(None)
+    }
+
+    fn get_many<'a>(&'a self, keys: &'a [&'a str]) -> BoxFuture<'a, Vec<Answer>> {
+        ready(keys.iter().map(|_| Ok(None)).collect()).boxed()
     }
 
     fn lead<'a>(&'a self, key: &'a str, ask: Ask) -> Reply<'a, Lead> {

@@ -21,6 +21,7 @@ mod errors;
 mod everywhere;
 mod fleet;
 mod flights;
+mod get_many;
 mod holds;
 mod lifecycle;
 mod many_loads;

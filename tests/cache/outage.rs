@@ -478,7 +478,7 @@ async fn a_user_with_few_rights_is_enough() {
     let server = RedisServer::start().await;
     let mut redis = server.connection().await;
     let rights = "on >hunter2 ~{test:text.0}* &{test:text.0}!events +eval +evalsha +eval_ro +script|load \
-         +subscribe +publish +get +set +del +hmget +hget +hgetall +hset +hdel \
+         +subscribe +publish +get +mget +set +del +hmget +hget +hgetall +hset +hdel \
          +hincrby +xadd +xrange +time +info +pttl +pexpire";
     let mut acl = cmd("ACL");
     acl.arg("SETUSER").arg("app");

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use larder::l2::{
-    Ask, Fill, L2, L2Error, Lane, LaneClock, Lead, Lease, Listener, Me, Members, Message,
+    Answer, Ask, Fill, L2, L2Error, Lane, LaneClock, Lead, Lease, Listener, Me, Members, Message,
     OnConnect, Reply, Sealed, Stamp, Told,
 };
 use tokio::sync::Mutex;
@@ -172,6 +172,23 @@ impl Lane for FarLane {
             async move { lane.get(&key).await }.boxed()
         };
         self.ask(serve, no_loss, false).boxed()
+    }
+
+    fn get_many<'a>(&'a self, keys: &'a [&'a str]) -> BoxFuture<'a, Vec<Answer>> {
+        async move {
+            let wanted: Vec<String> = keys.iter().map(|key| (*key).to_owned()).collect();
+            let serve = move |_, lane: Arc<dyn Lane>| {
+                let keys = wanted.clone();
+                async move {
+                    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+                    Ok(lane.get_many(&keys).await)
+                }
+                .boxed()
+            };
+            let answers = self.ask(serve, no_loss, false).await;
+            answers.unwrap_or_else(|error| keys.iter().map(|_| Err(error.clone())).collect())
+        }
+        .boxed()
     }
 
     fn lead<'a>(&'a self, key: &'a str, ask: Ask) -> Reply<'a, Lead> {

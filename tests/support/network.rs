@@ -12,8 +12,8 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt};
 use larder::l2::{
-    Applied, Ask, Fill, Heard, L2, L2Error, Lane, LaneClock, Lead, Lease, Listener, Me, Members,
-    Message, OnConnect, Reply, Sealed, Stamp, Told,
+    Answer, Applied, Ask, Fill, Heard, L2, L2Error, Lane, LaneClock, Lead, Lease, Listener, Me,
+    Members, Message, OnConnect, Reply, Sealed, Stamp, Told,
 };
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -332,6 +332,18 @@ impl Lane for Wired {
             .carry(Step::Get, async move {
                 self.connect().await?;
                 self.lane.get(key).await
+            })
+            .boxed()
+    }
+
+    fn get_many<'a>(&'a self, keys: &'a [&'a str]) -> BoxFuture<'a, Vec<Answer>> {
+        let carried = self.network.carry(Step::Get, async move {
+            self.connect().await?;
+            Ok(self.lane.get_many(keys).await)
+        });
+        carried
+            .map(move |answers| {
+                answers.unwrap_or_else(|error| keys.iter().map(|_| Err(error.clone())).collect())
             })
             .boxed()
     }

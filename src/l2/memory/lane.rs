@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures::future::ready;
+use futures::future::{BoxFuture, ready};
 use futures::{FutureExt, Stream};
 use tokio::sync::mpsc;
 
@@ -14,8 +14,8 @@ use super::{MemoryL2, Now, State};
 #[cfg(larder_ablation)]
 use crate::ablation::{Rule, without};
 use crate::l2::{
-    Applied, Ask, Fill, Heard, L2Error, Lane, LaneClock, Lead, Lease, Listener, Me, Members,
-    Message, OnConnect, Reply, Sealed, Stamp, Told,
+    Answer, Applied, Ask, Fill, Heard, L2Error, Lane, LaneClock, Lead, Lease, Listener, Me,
+    Members, Message, OnConnect, Reply, Sealed, Stamp, Told,
 };
 use crate::lock::lock;
 
@@ -90,6 +90,16 @@ impl fmt::Debug for MemoryLane {
 impl Lane for MemoryLane {
     fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Vec<u8>>> {
         self.step(|state, now| state.get(key, now))
+    }
+
+    fn get_many<'a>(&'a self, keys: &'a [&'a str]) -> BoxFuture<'a, Vec<Answer>> {
+        let read = |state: &mut State, now| -> Vec<_> {
+            keys.iter().map(|key| Ok(state.get(key, now))).collect()
+        };
+        let none = |error: L2Error| keys.iter().map(|_| Err(error.clone())).collect();
+        self.step(read)
+            .map(move |answers| answers.unwrap_or_else(none))
+            .boxed()
     }
 
     fn lead<'a>(&'a self, key: &'a str, ask: Ask) -> Reply<'a, Lead> {

@@ -1,4 +1,4 @@
-//! The connection over which a lane's requests go: taken from the pool once, shared by all, replaced
+//! A connection over which a lane's requests go: taken from the pool once, shared by all, replaced
 //! when it breaks or falls silent.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -13,7 +13,6 @@ use futures::future::{BoxFuture, Shared};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::l2_error;
-use super::names::Names;
 use super::scripts::Scripts;
 use crate::l2::{L2Error, LONGEST_PAUSE, LaneClock, OnConnect, random, reconnects};
 use crate::lock::lock;
@@ -33,11 +32,11 @@ pub(super) struct Connections {
 }
 
 /// What it takes to make a connection.
-struct Source {
-    pool: Pool,
-    clock: String,
-    scripts: Arc<Scripts>,
-    on_connect: OnConnect,
+pub(super) struct Source {
+    pub(super) pool: Pool,
+    pub(super) clock: String,
+    pub(super) scripts: Arc<Scripts>,
+    pub(super) on_connect: OnConnect,
 }
 
 /// A connection that is being made, is there, or could not be made.
@@ -61,19 +60,9 @@ struct Live {
 }
 
 impl Connections {
-    pub(super) fn new(
-        pool: Pool,
-        names: &Names,
-        scripts: Arc<Scripts>,
-        on_connect: OnConnect,
-    ) -> Self {
+    pub(super) fn new(source: Arc<Source>) -> Self {
         Self {
-            source: Arc::new(Source {
-                pool,
-                clock: names.clock.clone(),
-                scripts,
-                on_connect,
-            }),
+            source,
             current: Mutex::new(None),
             failures: AtomicU32::new(0),
             attempts: AtomicU64::new(0),
@@ -94,11 +83,28 @@ impl Connections {
     where
         Sent: Future<Output = RedisResult<T>>,
     {
-        let deadline = Instant::now() + limit;
+        self.with_until(Instant::now() + limit, limit, send).await
+    }
+
+    /// The same for a request that has waited before it was sent: not `limit` from now, but until `deadline`.
+    pub(super) async fn with_until<T, Sent>(
+        &self,
+        deadline: Instant,
+        limit: Duration,
+        send: impl Fn(MultiplexedConnection) -> Sent,
+    ) -> Result<T, L2Error>
+    where
+        Sent: Future<Output = RedisResult<T>>,
+    {
         match self.try_with(limit, deadline, &send).await {
             Err(error) if error.is_unreachable() => self.try_with(limit, deadline, &send).await,
             answer => answer,
         }
+    }
+
+    /// Whether a request could be sent at once. If there is no connection, one is being made from now on.
+    pub(super) fn is_there(&self) -> bool {
+        matches!(self.attempt().outcome.peek(), Some(Ok(_)))
     }
 
     /// As [`with`](Self::with), but it sends the request once.
@@ -123,18 +129,30 @@ impl Connections {
         Sent: Future<Output = RedisResult<T>>,
     {
         let attempt = self.attempt();
+        let live = match attempt.outcome.peek() {
+            Some(connected) => connected.clone(),
+            None => self.wait_for(&attempt, limit, deadline).await?,
+        };
+        let live = live.map_err(|failed| failed.error)?;
+        let answer = timeout_at(deadline, send(live.connection.clone())).await;
+        self.judge(attempt.id, &live, limit, answer)
+    }
+
+    async fn wait_for(
+        &self,
+        attempt: &Attempt,
+        limit: Duration,
+        deadline: Instant,
+    ) -> Result<Result<Arc<Live>, Failed>, L2Error> {
         // While the server is known to be away, nobody waits long for it.
         let patience = if self.failures.load(Ordering::Relaxed) == 0 {
             limit
         } else {
             limit / 10
         };
-        let live = match timeout(patience, attempt.outcome.clone()).await {
-            Ok(connected) => connected.map_err(|failed| failed.error)?,
-            Err(_) => return Err(L2Error::timed_out(patience)),
-        };
-        let answer = timeout_at(deadline, send(live.connection.clone())).await;
-        self.judge(attempt.id, &live, limit, answer)
+        let until = deadline.min(Instant::now() + patience);
+        let connected = timeout_at(until, attempt.outcome.clone()).await;
+        connected.map_err(|_| L2Error::timed_out(patience))
     }
 
     /// The current attempt, or a new one where the last has ended badly and long enough ago.
@@ -231,7 +249,7 @@ async fn connect(source: Arc<Source>) -> Result<Live, L2Error> {
         let pool = source.pool.status();
         if pool.available == 0 && pool.size >= pool.max_size {
             return Err(L2Error::unexpected(
-                "the connection pool has none to spare; each cache keeps one, so raise its max_size",
+                "the connection pool has none to spare; each cache keeps up to two, so raise its max_size",
             ));
         }
         Err(L2Error::timed_out(CONNECT))

@@ -7,17 +7,19 @@ use std::time::Duration;
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{Client, Cmd, FromRedisValue, ScriptInvocation, cmd};
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use tokio::time::sleep;
 
 use super::batch::Batches;
 use super::connection::Connections;
 use super::listener;
 use super::names::Names;
+use super::requests::Requests;
 use super::scripts::Scripts;
 use crate::clock::millis;
 use crate::l2::{
-    Applied, Ask, FORGOTTEN_AFTER, Fill, L2Error, Lane, LaneClock, Lead, Lease, Listener, Me,
-    Member, Members, Message, Reply, Sealed, Stamp, Told, Want, random,
+    Answer, Applied, Ask, FORGOTTEN_AFTER, Fill, L2Error, Lane, LaneClock, Lead, Lease, Listener,
+    Me, Member, Members, Message, Reply, Sealed, Stamp, Told, Want, random,
 };
 use crate::wire::message;
 
@@ -29,6 +31,7 @@ pub(super) struct RedisLane {
     pub(super) names: Names,
     pub(super) scripts: Arc<Scripts>,
     pub(super) connections: Arc<Connections>,
+    pub(super) requests: Arc<Requests>,
     pub(super) batches: Batches,
     pub(super) listener: Client,
     pub(super) timeout: Duration,
@@ -76,8 +79,11 @@ fn stamp((epoch, ver, written_at): Stamped) -> Stamp {
 
 impl Lane for RedisLane {
     fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Vec<u8>>> {
-        let name = || self.names.value(key);
-        async move { self.batches.get(name).await }.boxed()
+        self.batches.get(key)
+    }
+
+    fn get_many<'a>(&'a self, keys: &'a [&'a str]) -> BoxFuture<'a, Vec<Answer>> {
+        self.requests.fetch_all(keys).boxed()
     }
 
     fn lead<'a>(&'a self, key: &'a str, ask: Ask) -> Reply<'a, Lead> {

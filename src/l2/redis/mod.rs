@@ -2,8 +2,8 @@
 //!
 //! - here: what it takes to reach a server
 //! - [`lane`]: the steps, each a script or a command; [`scripts`] and the `.lua` files
-//! - [`batch`]: reads that share a request
-//! - [`connection`]: the connection that all share
+//! - [`batch`]: reads that share a request; [`requests`]: which connection it takes
+//! - [`connection`]: a connection that all share
 //! - [`listener`]: the connection for messages and beats
 
 mod batch;
@@ -11,6 +11,7 @@ mod connection;
 mod lane;
 mod listener;
 mod names;
+mod requests;
 mod scripts;
 
 use std::fmt;
@@ -24,20 +25,23 @@ use deadpool_redis::redis::{
 use deadpool_redis::{Manager, Pool, Runtime};
 
 use self::batch::Batches;
-use self::connection::Connections;
+use self::connection::{Connections, Source};
 use self::lane::RedisLane;
 use self::names::Names;
+use self::requests::Requests;
 use self::scripts::Scripts;
 use super::{L2, L2Error, Lane, OnConnect};
 
-/// A bound for a pool of our own that no process reaches: each lane takes one connection, once.
+/// A bound for a pool of our own that no process reaches: each lane takes two connections, once.
 const POOL_SIZE: usize = 1024;
 
 /// The second level on a Redis server, version 7.0 or later, or Valkey.
 ///
 /// Several caches of a process can share one, and with it the pool. Each cache keeps one pooled
-/// connection for good, over which all its requests are multiplexed, and opens one more, outside the
-/// pool, on which it listens; so a pool of your own needs at least one connection per cache to spare.
+/// connection for good, over which its requests are multiplexed, and from when that was first busy
+/// another one for reads, so that a large value does not hold up those behind it. It opens one more, outside
+/// the pool, on which it listens. So a pool of your own needs two connections per cache to spare; with
+/// one, reads go on without the other, and wait for it in the pool.
 #[derive(Clone)]
 pub struct RedisL2 {
     pool: Pool,
@@ -102,13 +106,19 @@ impl L2 for RedisL2 {
             self.listener.get_connection_info().redis_settings().db(),
         );
         let scripts = Arc::new(Scripts::new());
-        let connections =
-            Connections::new(self.pool.clone(), &names, Arc::clone(&scripts), on_connect);
-        let connections = Arc::new(connections);
-        let batches = Batches::new(Arc::clone(&connections), timeout);
+        let source = Arc::new(Source {
+            pool: self.pool.clone(),
+            clock: names.clock.clone(),
+            scripts: Arc::clone(&scripts),
+            on_connect,
+        });
+        let connections = Arc::new(Connections::new(Arc::clone(&source)));
+        let both = [Arc::clone(&connections), Arc::new(Connections::new(source))];
+        let requests = Arc::new(Requests::new(names.clone(), timeout, both));
         Box::new(RedisLane {
             names,
-            batches,
+            batches: Batches::new(Arc::clone(&requests)),
+            requests,
             scripts,
             connections,
             listener: self.listener.clone(),

@@ -28,7 +28,15 @@ impl Names {
     }
 
     pub(super) fn value(&self, key: &str) -> String {
-        format!("{}:{key}", self.tag)
+        let mut name = String::with_capacity(self.tag.len() + 1 + key.len());
+        self.write_value(&mut name, key);
+        name
+    }
+
+    pub(super) fn write_value(&self, name: &mut String, key: &str) {
+        name.push_str(&self.tag);
+        name.push(':');
+        name.push_str(key);
     }
 
     pub(super) fn lease(&self, key: &str) -> String {

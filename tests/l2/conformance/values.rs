@@ -29,6 +29,7 @@ conformance! {
     namespaces_are_kept_apart
     lanes_of_one_namespace_are_one
     values_of_any_size_come_back
+    many_keys_come_back_in_their_order
 }
 
 async fn a_key_that_was_never_stored_is_nothing(store: impl Store) {
@@ -338,5 +339,37 @@ async fn values_of_any_size_come_back(store: impl Store) {
         let lease = granted(&*lane, "filled", 7).await;
         let stamp = filled(&*lane, "filled", lease, payload).await;
         assert_stored(&*lane, "filled", payload, stamp).await;
+    }
+}
+
+/// More than go into one request, some of them twice, and every third was never stored.
+async fn many_keys_come_back_in_their_order(store: impl Store) {
+    let lane = store.lane();
+    let keys: Vec<String> = (0..1000).map(|n| format!("key:{}", n % 900)).collect();
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    let stored = |n: usize| !(n % 900).is_multiple_of(3);
+    let payload = |n: usize| keys[n].as_bytes();
+    for n in (0..900).filter(|n| stored(*n)) {
+        insert(&*lane, keys[n], payload(n)).await;
+    }
+    for many in [0, 1, 2, 255, 256, 257, 1000] {
+        let answers = lane.get_many(&keys[..many]).await;
+        assert_eq!(answers.len(), many);
+        for (n, answer) in answers.into_iter().enumerate() {
+            let bytes = answer.expect("it is answered");
+            assert_eq!(
+                bytes.as_deref().map(|bytes| &bytes[84..]),
+                stored(n).then(|| payload(n))
+            );
+        }
+    }
+    let noise = vec![7; 1 << 18];
+    for key in &keys[..20] {
+        insert(&*lane, key, &noise).await;
+    }
+    for _ in 0..2 {
+        let answers = lane.get_many(&keys[..20]).await;
+        let large = |answer: &Result<Option<Vec<u8>>, _>| matches!(answer, Ok(Some(bytes)) if bytes.ends_with(&noise));
+        assert!(answers.iter().all(large));
     }
 }

@@ -121,7 +121,7 @@ async fn a_key_of_another_type_is_no_value() {
     let (lane, mut raw) = (store.lane(), store.server.connection().await);
     for key in ["filled", "inserted", "invalidated"] {
         let _: i64 = run(&mut raw, &["LPUSH", &value_key(key), "x"]).await;
-        assert_eq!(get(&*lane, key).await, Some(vec![]));
+        assert_eq!(get(&*lane, key).await, None);
         assert_eq!(usable(&*lane, key).await, None);
     }
     let strange = Lease { token: 1, epoch: 1 };

@@ -87,7 +87,7 @@ async fn a_connection_is_announced_before_it_is_used() {
     at_the_door.recv().await.expect("a connection is made");
     let mut raw = store.server.connection().await;
     let used: String = run(&mut raw, &["INFO", "commandstats"]).await;
-    assert!(!used.contains("cmdstat_get:"), "{used}");
+    assert!(!used.contains("cmdstat_mget:"), "{used}");
     assert!(!steps.is_finished());
     open.send(()).unwrap();
     assert_eq!(steps.await.unwrap(), (true, true));
@@ -270,13 +270,13 @@ async fn a_crowd_survives_a_restart() {
         join_all(steps)
     };
     assert!(crowd(200).await.into_iter().all(Result::unwrap));
-    assert_eq!(met.all().len(), 1, "one connection is enough");
+    assert!(met.all().len() <= 2, "two connections are enough");
     store.server.kill();
     assert!(!crowd(200).await.into_iter().any(Result::unwrap));
     store.server.restart().await;
     works_again(&*lane).await;
     assert!(crowd(200).await.into_iter().all(Result::unwrap));
-    assert_eq!(met.all().len(), 2);
+    assert!(met.all().len() <= 4, "each was replaced once");
 }
 
 /// Its caller had given up by then; the next one comes when the server is long back.

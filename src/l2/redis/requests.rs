@@ -1,0 +1,203 @@
+//! Requests for values: some keys each, over whichever of two connections has less to bring.
+//!
+//! An MGET, which costs the client and the server about half of a GET for each key. To it, what is no string
+//! is not there.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use deadpool_redis::redis::aio::MultiplexedConnection;
+use deadpool_redis::redis::{Cmd, Value, pipe};
+use futures::{StreamExt, stream};
+use tokio::time::Instant;
+
+use super::connection::Connections;
+use super::l2_error;
+use super::names::Names;
+use crate::l2::{Answer, L2Error};
+
+/// The most keys of a request.
+const KEYS: usize = 256;
+/// About how many bytes an answer shall bring, judged by the last one: a value waits for all of its request.
+const BYTES: usize = 256 * 1024;
+/// Requests for one caller's keys that are under way at a time.
+const AT_ONCE: usize = 8;
+
+pub(super) struct Requests {
+    names: Names,
+    limit: Duration,
+    /// The first is everybody's. The second is made when there is something to read while the first is busy.
+    lines: [Line; 2],
+    /// How many bytes a key had on average, the last time.
+    bytes_each: AtomicUsize,
+}
+
+struct Line {
+    connections: Arc<Connections>,
+    /// About how many bytes are under way to here.
+    expected: AtomicUsize,
+}
+
+/// The bytes that a request expects of a line, for as long as it does.
+struct Expected<'a> {
+    line: &'a Line,
+    bytes: usize,
+}
+
+impl Drop for Expected<'_> {
+    fn drop(&mut self) {
+        self.line.expected.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+impl Requests {
+    pub(super) fn new(names: Names, limit: Duration, connections: [Arc<Connections>; 2]) -> Self {
+        let lines = connections.map(|connections| Line {
+            connections,
+            expected: AtomicUsize::new(0),
+        });
+        Self {
+            names,
+            limit,
+            lines,
+            bytes_each: AtomicUsize::new(0),
+        }
+    }
+
+    /// How long a read may take.
+    pub(super) fn limit(&self) -> Duration {
+        self.limit
+    }
+
+    /// How many keys the next request may have.
+    pub(super) fn most(&self) -> usize {
+        most(self.bytes_each.load(Ordering::Relaxed))
+    }
+
+    /// Reads keys, however many, in requests of a good size. After one that was not answered no more are
+    /// sent: they would take as long, one after the other.
+    pub(super) async fn fetch_all(&self, keys: &[&str]) -> Vec<Answer> {
+        let unanswered = &AtomicUsize::new(0);
+        let parts = keys.chunks(self.most()).map(|keys| async move {
+            if unanswered.load(Ordering::Relaxed) > 0 {
+                return all(keys.len(), &L2Error::timed_out(self.limit));
+            }
+            let answers = self.fetch(keys, Instant::now() + self.limit).await;
+            if let Some(Err(error)) = answers.first()
+                && !error.is_refused()
+            {
+                unanswered.store(1, Ordering::Relaxed);
+            }
+            answers
+        });
+        let parts: Vec<_> = parts.collect();
+        stream::iter(parts).buffered(AT_ONCE).concat().await
+    }
+
+    /// Reads keys in one request, which is answered before the deadline. Each key has an answer of its own.
+    pub(super) async fn fetch<K: AsRef<str>>(&self, keys: &[K], deadline: Instant) -> Vec<Answer> {
+        let answers = self.ask(keys, deadline).await;
+        let bytes_each = answers.as_ref().map_or(BYTES, |answers| {
+            let values = answers.iter().flatten().flatten();
+            values.map(Vec::len).sum::<usize>() / keys.len().max(1)
+        });
+        // If it failed, it may have been too much.
+        self.bytes_each.store(bytes_each, Ordering::Relaxed);
+        answers.unwrap_or_else(|error| all(keys.len(), &error))
+    }
+
+    async fn ask<K: AsRef<str>>(
+        &self,
+        keys: &[K],
+        deadline: Instant,
+    ) -> Result<Vec<Answer>, L2Error> {
+        let expected = self.expect(keys.len());
+        let connections = &expected.line.connections;
+        let mget = &self.command("MGET", keys);
+        let send = |mut connection: MultiplexedConnection| async move {
+            connection.send_packed_command(mget).await
+        };
+        match connections.with_until(deadline, self.limit, send).await? {
+            Value::Array(values) if values.len() == keys.len() => {
+                Ok(values.into_iter().map(opened).collect())
+            }
+            // One key that may not be read is no concern of the others.
+            Value::ServerError(error) if error.code() == "NOPERM" => {
+                let mut gets = pipe();
+                for key in keys {
+                    gets.add_command(self.command("GET", &[key]));
+                }
+                let gets = &*gets.ignore_errors();
+                let send = |mut connection: MultiplexedConnection| async move {
+                    gets.query_async(&mut connection).await
+                };
+                let values: Vec<Value> = connections.with_until(deadline, self.limit, send).await?;
+                Ok(values.into_iter().map(opened).collect())
+            }
+            Value::ServerError(error) => Err(l2_error(error.into())),
+            _ => Err(L2Error::unexpected("its answer to MGET makes no sense")),
+        }
+    }
+
+    fn command<K: AsRef<str>>(&self, name: &str, keys: &[K]) -> Cmd {
+        let tag = self.names.tag.len() + 1;
+        let bytes: usize = keys.iter().map(|key| tag + key.as_ref().len()).sum();
+        let mut command = Cmd::with_capacity(1 + keys.len(), name.len() + bytes);
+        command.arg(name);
+        let mut name = String::new();
+        for key in keys {
+            name.clear();
+            self.names.write_value(&mut name, key.as_ref());
+            command.arg(&name);
+        }
+        command
+    }
+
+    /// Chooses the line that has less to bring. A value holds up those behind it on its line.
+    fn expect(&self, keys: usize) -> Expected<'_> {
+        let [first, second] = &self.lines;
+        let expected = |line: &Line| line.expected.load(Ordering::Relaxed);
+        let line = if expected(first) > expected(second) && second.connections.is_there() {
+            second
+        } else {
+            first
+        };
+        let bytes = keys * self.bytes_each.load(Ordering::Relaxed).max(1);
+        line.expected.fetch_add(bytes, Ordering::Relaxed);
+        Expected { line, bytes }
+    }
+}
+
+/// How many keys a request may have, if those of the last one had so many bytes each.
+fn most(bytes_each: usize) -> usize {
+    (BYTES / bytes_each.max(1)).clamp(1, KEYS)
+}
+
+/// The same error for each of some keys.
+fn all(keys: usize, error: &L2Error) -> Vec<Answer> {
+    vec![Err(error.clone()); keys]
+}
+
+fn opened(value: Value) -> Answer {
+    match value {
+        Value::BulkString(bytes) => Ok(Some(bytes)),
+        Value::Nil => Ok(None),
+        // A GET of something that is no string: nothing, as for MGET.
+        Value::ServerError(error) if error.code() == "WRONGTYPE" => Ok(None),
+        Value::ServerError(error) => Err(l2_error(error.into())),
+        _ => Err(L2Error::unexpected("a value that is no string")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_larger_the_values_the_smaller_the_request() {
+        for (bytes_each, keys) in [(0, 256), (128, 256), (4096, 64), (1 << 30, 1)] {
+            assert_eq!(most(bytes_each), keys);
+        }
+    }
+}
