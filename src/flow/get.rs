@@ -53,7 +53,7 @@ impl<V: Send + Sync + 'static> Core<V> {
             return Some(entry);
         }
         let outcome = self.read(&key).await;
-        self.answer(&key, outcome, self.now())
+        self.answer(&key, outcome, self.now()).ok()
     }
 
     /// L2, for keys that L1 did not have, in their order.
@@ -63,17 +63,8 @@ impl<V: Send + Sync + 'static> Core<V> {
         let now = self.now();
         keys.iter()
             .zip(outcomes)
-            .map(|(key, outcome)| self.answer(key, outcome, now))
+            .map(|(key, outcome)| self.answer(key, outcome, now).ok())
             .collect()
-    }
-
-    /// What a look-up without a loader makes of a read.
-    fn answer(&self, key: &Key, outcome: ReadOutcome<V>, now: Tick) -> Option<Entry<V>> {
-        match outcome {
-            ReadOutcome::Hit(slot) => Some(self.hand_out(slot, now, Source::L2)),
-            ReadOutcome::Unavailable => self.get_unproven(key),
-            ReadOutcome::Miss | ReadOutcome::Unreadable(_) => None,
-        }
     }
 
     /// Reads L2 once for all who ask meanwhile, and keeps what it finds in L1.

@@ -16,6 +16,7 @@ use super::Core;
 use super::loader::{Loader, Loads};
 use super::turn::Turn;
 use crate::ablation::{Rule, without};
+use crate::clock::Tick;
 use crate::entry::Entry;
 use crate::error::LoadError;
 use crate::l1::{Joined, Key, LoadOutcome, Op, ReadOutcome, Slot};
@@ -55,7 +56,7 @@ impl<V: Send + Sync + 'static> Core<V> {
         if let Some(entry) = self.get_instead(&key) {
             return Ok(entry);
         }
-        let want = match self.answer(&key, self.read(&key).await) {
+        let want = match self.answer(&key, self.read(&key).await, self.now()) {
             Ok(entry) => {
                 if entry.is_due() {
                     self.refresh([(0, key, entry.slot().stamp.ver)], |_| loader());
@@ -91,11 +92,13 @@ impl<V: Send + Sync + 'static> Core<V> {
         let lacking: Vec<_> = lacking
             .filter(|(place, _)| entries.get(*place).is_some_and(Option::is_none))
             .collect();
-        let outcomes = join_all(lacking.iter().map(|(_, key)| self.read(key))).await;
+        let asked: Vec<Key> = lacking.iter().map(|(_, key)| Arc::clone(key)).collect();
+        let outcomes = self.read_many(&asked).await;
+        let now = self.now();
         let (mut due, mut led, mut led_at) = (Vec::new(), Vec::new(), Vec::new());
         let mut flights = Vec::new();
         for ((place, key), outcome) in lacking.into_iter().zip(outcomes) {
-            match self.answer(&key, outcome) {
+            match self.answer(&key, outcome, now) {
                 Ok(entry) => {
                     if entry.is_due() {
                         due.push((place, key, entry.slot().stamp.ver));
@@ -125,9 +128,14 @@ impl<V: Send + Sync + 'static> Core<V> {
     }
 
     /// What a read of L2 leaves to be done: to hand this out, or to load, after asking L2 for something else.
-    fn answer(&self, key: &Key, outcome: ReadOutcome<V>) -> Result<Entry<V>, Option<Want>> {
+    pub(super) fn answer(
+        &self,
+        key: &Key,
+        outcome: ReadOutcome<V>,
+        now: Tick,
+    ) -> Result<Entry<V>, Option<Want>> {
         match outcome {
-            ReadOutcome::Hit(slot) => Ok(self.hand_out(slot, self.now(), Source::L2)),
+            ReadOutcome::Hit(slot) => Ok(self.hand_out(slot, now, Source::L2)),
             ReadOutcome::Miss => Err(Some(Want::Any)),
             ReadOutcome::Unreadable(instead) => Err(Some(instead)),
             ReadOutcome::Unavailable => self.get_unproven(key).ok_or(None),
