@@ -1,6 +1,7 @@
 //! The public face.
 
 use std::borrow::Borrow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::fmt;
 use std::marker::PhantomData;
@@ -310,8 +311,9 @@ where
     /// Stores a value in both levels, whatever was there, and evicts the key from all other instances.
     ///
     /// Two inserts of one key at the same time end in an order that nobody knows. Where a database is the
-    /// truth, write there and [`invalidate`](Self::invalidate). Costs one round trip; up to
-    /// `l2_timeout` more if the connection breaks meanwhile.
+    /// truth, write there and [`invalidate`](Self::invalidate). Costs one round trip, shared with what else this
+    /// instance writes at the moment; up to `l2_timeout` more if the connection breaks meanwhile, or if
+    /// so much is being written that this has to wait to be sent.
     ///
     /// # Errors
     ///
@@ -324,7 +326,45 @@ where
         Q: CacheKey + ?Sized,
     {
         let key = written(key)?;
-        self.core().insert(key, value).await
+        self.core().insert([(key, value)]).await
+    }
+
+    /// As [`insert`](Self::insert), for many keys at once. Of a key that is given twice the last value counts.
+    ///
+    /// Others see the values appear one part after the other: it is not one step. Costs a round trip for every
+    /// 256 keys, or 256 KiB, with a few of them under way at a time; holds all values encoded until it is through.
+    /// Polled once, it is carried through like a single insert.
+    ///
+    /// # Errors
+    ///
+    /// As [`insert`](Self::insert). If one value is too large or does not encode, or one key is too long, nothing
+    /// was changed. [`WriteError::is_deferred`] when L2 could not be told of all: some values may be stored, and
+    /// those that are not are invalidated as soon as L2 is back.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use larder::Cache;
+    ///
+    /// let prices: Cache<String, u32> = Cache::builder("docs:prices").build()?;
+    /// prices.insert_many([("tea", 4), ("milk", 2)]).await?;
+    /// assert_eq!(*prices.get("milk").await.ok_or("it is there")?, 2);
+    /// prices.invalidate_many(["tea", "milk"]).await?;
+    /// assert!(prices.get("milk").await.is_none());
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub async fn insert_many<'a, Q>(
+        &self,
+        entries: impl IntoIterator<Item = (&'a Q, V)>,
+    ) -> Result<(), WriteError>
+    where
+        K: Borrow<Q>,
+        Q: CacheKey + ?Sized + 'a,
+    {
+        let entries = entries.into_iter();
+        let entries = entries.map(|(key, value)| Ok((written(key)?, value)));
+        let entries = entries.collect::<Result<BTreeMap<_, _>, KeyTooLong>>()?;
+        self.core().insert(entries).await
     }
 
     /// Removes a key from both levels, here and in all instances, and keeps loads that began before from
@@ -345,7 +385,30 @@ where
         Q: CacheKey + ?Sized,
     {
         let key = written(key)?;
-        self.core().invalidate(key, Duration::ZERO).await
+        self.core().invalidate([key], Duration::ZERO).await
+    }
+
+    /// As [`invalidate`](Self::invalidate), for many keys at once; see [`insert_many`](Self::insert_many) for an
+    /// example.
+    ///
+    /// From this instance all of them are gone at once, elsewhere one part after the other. Costs a round trip for
+    /// every 256 keys, with a few of them under way at a time. Polled once, it is carried through.
+    ///
+    /// # Errors
+    ///
+    /// As [`invalidate`](Self::invalidate). If one key is too long, nothing was changed. A deferred one may be
+    /// so for some of the keys, or all.
+    pub async fn invalidate_many<'a, Q>(
+        &self,
+        keys: impl IntoIterator<Item = &'a Q>,
+    ) -> Result<(), WriteError>
+    where
+        K: Borrow<Q>,
+        Q: CacheKey + ?Sized + 'a,
+    {
+        let keys = keys.into_iter().map(written);
+        let keys = keys.collect::<Result<BTreeSet<_>, KeyTooLong>>()?;
+        self.core().invalidate(keys, Duration::ZERO).await
     }
 
     /// As [`invalidate`](Self::invalidate), and then waits until no instance that listens answers with the
@@ -389,7 +452,7 @@ where
         Q: CacheKey + ?Sized,
     {
         let key = written(key)?;
-        self.core().invalidate(key, hold).await
+        self.core().invalidate([key], hold).await
     }
 
     /// Removes all keys of the namespace from both levels, here and in all instances, and keeps loads that

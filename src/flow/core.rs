@@ -13,6 +13,7 @@ use tracing::{debug, warn};
 use super::backoff::RefreshBackoff;
 use super::listen;
 use super::outbox::Outbox;
+use super::queue::Queue;
 use crate::ablation::{Rule, without};
 use crate::clock::{Tick, millis, nanos};
 use crate::entry::Entry;
@@ -35,13 +36,14 @@ const REFUSES: u8 = 1;
 const SILENT: u8 = 2;
 
 /// All parts of a running instance. Tasks hold it; when the last handle goes, they are told to stop.
-pub(crate) struct Core<V> {
+pub(crate) struct Core<V: Send + Sync + 'static> {
     pub(super) options: Options,
     pub(super) l1: L1<V>,
     pub(super) flights: Arc<Flights<V>>,
     pub(super) liveness: Arc<Liveness>,
     pub(super) lane: Box<dyn Lane>,
     pub(super) outbox: Outbox,
+    pub(super) queue: Queue<V>,
     pub(super) backoff: RefreshBackoff,
     pub(super) counters: Counters,
     /// The turns to run a loader.
@@ -82,6 +84,7 @@ impl<V: Send + Sync + 'static> Core<V> {
             l1: L1::new(options.l1_capacity, weigher, Arc::clone(&liveness)),
             flights: Arc::new(Flights::new(Arc::clone(&liveness))),
             outbox: Outbox::new(options.max_deferred),
+            queue: Queue::new(),
             backoff: RefreshBackoff::new(options.clock.clone()),
             counters: Counters::default(),
             loads: Semaphore::new(options.max_concurrent_loads),

@@ -4,6 +4,7 @@
 //! - [`load`]: what L2 lacks: the fill lease ([`turn`]), the user's [`loader`], the fill
 //! - [`refresh`]: the same in the background, for what is stale
 //! - [`write`]: insert and invalidate, and what happens when L2 cannot be told
+//! - [`queue`]: where writes wait for each other
 //! - [`everywhere`]: waiting until all have applied it
 //! - [`listen`]: what others changed comes in, and the proof that nothing was missed
 
@@ -17,6 +18,7 @@ mod listen;
 mod load;
 mod loader;
 mod outbox;
+mod queue;
 mod refresh;
 mod turn;
 mod write;

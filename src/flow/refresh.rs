@@ -148,7 +148,7 @@ impl<V: Send + Sync + 'static> Core<V> {
             {
                 let key: &str = refresh.op.key();
                 let tail = message::tail(Kind::Insert, self.origin, &[key]);
-                let _ = self.lane.insert(key, &sealed, &tail, None).await;
+                let _ = self.lane.insert(&[(key, &sealed)], &tail, None).await;
             }
         }
     }

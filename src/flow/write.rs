@@ -1,130 +1,267 @@
 //! Insert and invalidate: L2 first, in one step that also tells the others; then L1.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 use tracing::{Instrument, Span, debug};
 
 use super::Core;
 use super::outbox::{Deferral, Delivery};
+use super::queue::{Answer, Change, Write};
 use crate::ablation::{Rule, without};
-use crate::clock::millis;
+use crate::clock::Tick;
 use crate::error::WriteError;
 use crate::l1::Key;
-use crate::l2::{Ask, L2Error, Sealed, Stamp, Told, Want};
+use crate::l2::{Ask, L2Error, Sealed, Stamp, Want};
 use crate::options::LONGEST;
 use crate::wire::codec::EncodeError;
-use crate::wire::envelope::Head;
 use crate::wire::message::{self, Kind};
 
-impl<V: Send + Sync + 'static> Core<V> {
-    /// Stores a value in both levels. Once polled it goes on to its end, whether or not it is waited for.
-    pub(crate) async fn insert(self: &Arc<Self>, key: Key, value: V) -> Result<(), WriteError> {
-        let (head, sealed) = self.seal(&value).map_err(|error| match error {
-            EncodeError::TooLarge { max, .. } => WriteError::too_large(max),
-            EncodeError::Failed(error) => WriteError::encode(error),
-        })?;
-        let core = Arc::clone(self);
-        self.to_the_end(async move { core.put(&key, value, &head, &sealed).await })
-            .await
+/// So many times `l2_timeout` after its last sign of life, who carries a write is given up: its runtime is
+/// not driven.
+const PATIENCE: u32 = 8;
+
+/// Writes that L2 can be told of in one step: of one sort, and with one value for a key.
+struct Group<V: Send + Sync + 'static> {
+    sort: (Kind, Duration),
+    keys: BTreeSet<Key>,
+    writes: Vec<Write<V>>,
+}
+
+/// Somebody waits for the end of a write.
+struct Waiting {
+    key: Key,
+    hold: Duration,
+    answered: oneshot::Receiver<Answer>,
+}
+
+impl<V: Send + Sync + 'static> Group<V> {
+    fn of(write: Write<V>) -> Self {
+        Self {
+            sort: write.change.sort(),
+            keys: BTreeSet::from([write.key.clone()]),
+            writes: vec![write],
+        }
     }
 
-    /// Removes a key from both levels, here and everywhere, and keeps loads from being stored for as long
+    /// As few as there can be, in the order of what is first in each.
+    fn all(writes: Vec<Write<V>>) -> Vec<Self> {
+        let mut groups: Vec<Self> = Vec::new();
+        for write in writes {
+            let sort = write.change.sort();
+            let fits = |group: &&mut Self| {
+                // Two values of a key must not have one version. To remove it twice is to remove it.
+                group.sort == sort && (sort.0 != Kind::Insert || !group.keys.contains(&write.key))
+            };
+            match groups.iter_mut().find(fits) {
+                Some(group) => {
+                    group.keys.insert(write.key.clone());
+                    group.writes.push(write);
+                }
+                None => groups.push(Self::of(write)),
+            }
+        }
+        groups
+    }
+
+    fn values(&self) -> impl Iterator<Item = (&str, &Sealed)> {
+        self.writes.iter().filter_map(|write| match &write.change {
+            Change::Insert { sealed, .. } => Some((&*write.key, sealed)),
+            Change::Remove { .. } => None,
+        })
+    }
+
+    /// When the first of them will have waited for too long.
+    fn by(&self) -> Tick {
+        self.writes.iter().map(|write| write.by).min().unwrap_or(0)
+    }
+}
+
+impl<V: Send + Sync + 'static> Core<V> {
+    /// Stores values in both levels. Once polled it goes on to its end, whether or not it is waited for.
+    pub(crate) async fn insert(
+        self: &Arc<Self>,
+        values: impl IntoIterator<Item = (Key, V)>,
+    ) -> Result<(), WriteError> {
+        let sealed = values.into_iter().map(|(key, value)| {
+            let (head, sealed) = self.seal(&value).map_err(|error| match error {
+                EncodeError::TooLarge { max, .. } => WriteError::too_large(max),
+                EncodeError::Failed(error) => WriteError::encode(error),
+            })?;
+            Ok((key, value, head, sealed))
+        });
+        // All of them, before anything is changed.
+        let sealed = sealed.collect::<Result<Vec<_>, WriteError>>()?;
+        let changes = sealed.into_iter().map(|(key, value, head, sealed)| {
+            let begun = self.outbox.begin();
+            let op = self.flights.begin(&key);
+            let change = Change::Insert {
+                op,
+                value: Some(value),
+                head,
+                sealed,
+            };
+            (key, begun, change)
+        });
+        let waiting = self.write(changes);
+        self.end(waiting).await.map(|_| ())
+    }
+
+    /// Removes keys from both levels, here and everywhere, and keeps loads from being stored for as long
     /// as `hold`. Once polled it goes on to its end.
     pub(crate) async fn invalidate(
         self: &Arc<Self>,
-        key: Key,
+        keys: impl IntoIterator<Item = Key>,
         hold: Duration,
     ) -> Result<(), WriteError> {
-        let core = Arc::clone(self);
         // What is longer overflows in Redis, which would refuse it again and again.
-        let hold = hold.min(LONGEST);
-        self.to_the_end(async move {
-            let removed = core.remove(&key, Kind::Invalidate, hold).await;
-            removed.map(|_| ())
-        })
-        .await
+        let waiting = self.remove(keys, Kind::Invalidate, hold.min(LONGEST));
+        self.end(waiting).await.map(|_| ())
     }
 
     /// As [`invalidate`](Self::invalidate), and then waits until it is gone from all instances.
     pub(crate) async fn invalidate_and_wait(self: &Arc<Self>, key: Key) -> Result<(), WriteError> {
-        let core = Arc::clone(self);
-        self.to_the_end(async move {
-            let kind = Kind::InvalidateAwaited;
-            let told = core.remove(&key, kind, Duration::ZERO).await?;
-            core.gone_everywhere(told).await;
-            Ok(())
-        })
-        .await
+        let waiting = self.remove([key], Kind::InvalidateAwaited, Duration::ZERO);
+        if let Some(told) = self.end(waiting).await? {
+            self.gone_everywhere(told).await;
+        }
+        Ok(())
     }
 
-    /// Empties both levels, here and everywhere. Once polled it goes on to its end.
+    /// Empties both levels, here and everywhere. Once polled it goes on to its end, in a task of its own.
     pub(crate) async fn clear(self: &Arc<Self>) -> Result<(), WriteError> {
-        let core = Arc::clone(self);
-        self.to_the_end(async move { core.remove_all().await })
-            .await
-    }
-
-    /// In a task of its own: a caller who is cancelled between the database and the cache must not leave
-    /// the old value behind.
-    async fn to_the_end(
-        self: &Arc<Self>,
-        write: impl Future<Output = Result<(), WriteError>> + Send + 'static,
-    ) -> Result<(), WriteError> {
         self.ensure_listening();
-        tokio::spawn(write.instrument(Span::current()))
+        let core = Arc::clone(self);
+        tokio::spawn(async move { core.remove_all().await }.instrument(Span::current()))
             .await
             .unwrap_or_else(|_| Err(WriteError::stopped()))
     }
 
-    async fn put(
-        &self,
-        key: &Key,
-        value: V,
-        head: &Head,
-        sealed: &Sealed,
-    ) -> Result<(), WriteError> {
-        let begun = self.outbox.begin();
-        let op = self.flights.begin(key);
-        let tail = message::tail(Kind::Insert, self.origin, &[key]);
-        let deadline = match self.insert_deadline(key).await {
-            Ok(deadline) => deadline,
-            Err(error) => return Err(self.defer(key, &error, Deferral::default())),
-        };
-        match self.heard(self.lane.insert(key, sealed, &tail, deadline).await) {
-            Ok(stamp) => {
-                self.accepted(key, begun, stamp, Duration::ZERO);
-                self.l1.publish(&op, &self.slot(value, stamp, head));
-                Ok(())
-            }
-            Err(error) => {
-                let deferral = Deferral {
-                    settles_after: deadline.unwrap_or(0),
-                    ..Deferral::default()
-                };
-                Err(self.defer(key, &error, deferral))
-            }
-        }
+    fn remove(
+        self: &Arc<Self>,
+        keys: impl IntoIterator<Item = Key>,
+        kind: Kind,
+        hold: Duration,
+    ) -> Vec<Waiting> {
+        self.write(keys.into_iter().map(|key| {
+            let begun = self.outbox.begin();
+            // Here it is gone at once; what L2 still has may come back into L1 until L2 has answered.
+            self.l1.evict(&key);
+            (key, begun, Change::Remove { kind, hold })
+        }))
     }
 
-    async fn remove(&self, key: &Key, kind: Kind, hold: Duration) -> Result<Told, WriteError> {
-        let begun = self.outbox.begin();
-        // Here it is gone at once; what L2 still has may come back into L1 until L2 has answered.
-        self.l1.evict(key);
-        let tail = message::tail(kind, self.origin, &[key]);
-        match self.heard(self.lane.invalidate(&[key], &tail, hold).await) {
-            Ok(told) => {
-                self.accepted(key, begun, told.stamp, hold);
-                Ok(told)
-            }
-            Err(error) => {
-                let deferral = Deferral {
+    /// Begins writes, which others carry through: a caller who is cancelled between the database and the
+    /// cache must not leave the old value behind.
+    fn write(
+        self: &Arc<Self>,
+        changes: impl Iterator<Item = (Key, u64, Change<V>)>,
+    ) -> Vec<Waiting> {
+        self.ensure_listening();
+        let (writes, waiting) = changes
+            .map(|(key, begun, change)| {
+                let (_, hold) = change.sort();
+                let (write, answered) = Write::new(self, key.clone(), begun, change);
+                let waiting = Waiting {
+                    key,
                     hold,
-                    ..Deferral::default()
+                    answered,
                 };
-                Err(self.defer(key, &error, deferral))
+                (write, waiting)
+            })
+            .unzip();
+        self.enqueue(writes);
+        waiting
+    }
+
+    /// Waits until all writes have ended; the first error, if there is one.
+    async fn end(&self, writes: Vec<Waiting>) -> Answer {
+        let mut patience = self.options.l2_timeout.saturating_mul(PATIENCE);
+        let mut outcome = Ok(None);
+        for mut write in writes {
+            let answer = match timeout(patience, &mut write.answered).await {
+                Ok(answer) => answer.unwrap_or_else(|_| Err(WriteError::stopped())),
+                Err(_) => {
+                    self.queue.abandon();
+                    let error = L2Error::timed_out(patience);
+                    patience = Duration::ZERO;
+                    write.answered.try_recv().unwrap_or_else(|_| {
+                        let deferral = Deferral {
+                            hold: write.hold,
+                            ..Deferral::default()
+                        };
+                        Err(self.defer(&write.key, &error, deferral))
+                    })
+                }
+            };
+            outcome = match outcome {
+                Ok(_) => answer,
+                error => error,
+            };
+        }
+        outcome
+    }
+
+    /// Tells L2 of writes, in as few steps as there can be, and ends them.
+    pub(super) async fn tell(&self, writes: Vec<Write<V>>) {
+        let groups = Group::all(writes);
+        join_all(groups.into_iter().map(|group| self.tell_group(group))).await;
+    }
+
+    async fn tell_group(&self, group: Group<V>) {
+        let refused = self.try_to_tell(group).await;
+        // It may be the fault of one key, which is no concern of the others.
+        let each = refused.into_iter().map(async |write| {
+            let refused = self.try_to_tell(Group::of(write)).await;
+            debug_assert!(refused.is_empty(), "one alone has an end");
+        });
+        join_all(each).await;
+    }
+
+    /// Tells L2 of writes in one step, and ends them; those of several that L2 refuses are given back.
+    async fn try_to_tell(&self, group: Group<V>) -> Vec<Write<V>> {
+        let keys: Vec<&str> = group.keys.iter().map(|key| &**key).collect();
+        let (kind, hold) = group.sort;
+        let tail = message::tail(kind, self.origin, &keys);
+        let mut settles_after = 0;
+        let told = if kind == Kind::Insert {
+            match self.insert_deadline(&keys, group.by()).await {
+                Ok(deadline) => {
+                    settles_after = deadline.unwrap_or(0);
+                    let values: Vec<_> = group.values().collect();
+                    let told = self.lane.insert(&values, &tail, deadline).await;
+                    self.heard(told).map(|stamp| (stamp, None))
+                }
+                Err(error) => Err(error),
+            }
+        } else {
+            let told = self.lane.invalidate(&keys, &tail, hold).await;
+            self.heard(told).map(|told| (told.stamp, Some(told)))
+        };
+        match told {
+            Ok((stamp, told)) => {
+                let mut group = group;
+                for write in &mut group.writes {
+                    self.accepted(write, stamp);
+                }
+                // All at once: who is woken one at a time puts the threads to sleep in between, and comes
+                // back alone.
+                for write in group.writes {
+                    write.done(told);
+                }
+            }
+            Err(error) if error.is_refused() && group.writes.len() > 1 => return group.writes,
+            Err(error) => {
+                for write in group.writes {
+                    write.defer(&error, settles_after);
+                }
             }
         }
+        Vec::new()
     }
 
     async fn remove_all(&self) -> Result<(), WriteError> {
@@ -147,16 +284,25 @@ impl<V: Send + Sync + 'static> Core<V> {
         cleared
     }
 
-    fn accepted(&self, key: &Key, begun: u64, stamp: Stamp, hold: Duration) {
+    fn accepted(&self, write: &mut Write<V>, stamp: Stamp) {
         self.counters.invalidations_sent.bump();
         if !without(Rule::OwnMessages) {
-            self.apply([&**key], stamp.epoch, stamp.ver);
+            self.apply([&*write.key], stamp.epoch, stamp.ver);
         }
-        self.outbox.overtaken(key, begun, stamp.written_at, hold);
+        let (_, hold) = write.change.sort();
+        self.outbox
+            .overtaken(&write.key, write.begun, stamp.written_at, hold);
+        if let Change::Insert {
+            op, value, head, ..
+        } = &mut write.change
+            && let Some(value) = value.take()
+        {
+            self.l1.publish(op, &self.slot(value, stamp, head));
+        }
     }
 
     /// Nobody knows what L2 did, or will do: the key is not used here until L2 has been told again.
-    fn defer(&self, key: &Key, error: &L2Error, deferral: Deferral) -> WriteError {
+    pub(super) fn defer(&self, key: &Key, error: &L2Error, deferral: Deferral) -> WriteError {
         self.counters.writes_deferred.bump();
         if !without(Rule::Outbox) {
             self.outbox.defer(key, deferral);
@@ -166,18 +312,17 @@ impl<V: Send + Sync + 'static> Core<V> {
         WriteError::deferred(error.clone())
     }
 
-    /// When, in the lane's time, an insert that is sent now must no longer be accepted: its sender will
-    /// have given up, and may have told L2 otherwise.
-    async fn insert_deadline(&self, key: &Key) -> Result<Option<u64>, L2Error> {
-        if self.liveness.lane_time(self.now()).is_none() {
+    /// When, in the lane's time, inserts must no longer be accepted: at `by` the sender of one will have
+    /// given up, and may have told L2 otherwise.
+    async fn insert_deadline(&self, keys: &[&str], by: Tick) -> Result<Option<u64>, L2Error> {
+        if let Some(key) = keys.first()
+            && self.liveness.lane_time(by).is_none()
+        {
             // Connecting is what reads the lane's clock, and nothing has been asked of it yet.
             let ask = Ask::without_lease(Want::Nothing);
             self.heard(self.lane.lead(key, ask).await)?;
         }
-        Ok(self
-            .liveness
-            .lane_time(self.now())
-            .map(|now| now.saturating_add(millis(self.options.l2_timeout))))
+        Ok(self.liveness.lane_time(by))
     }
 
     /// Tells L2 what it could not be told before. What does not get through is tried again later.

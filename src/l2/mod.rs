@@ -69,14 +69,14 @@ pub trait Lane: Send + Sync + fmt::Debug {
     /// Keeps a lease for another `ttl`, or gives it back if that is zero. `false` if it was not ours.
     fn renew<'a>(&'a self, key: &'a str, token: u64, ttl: Duration) -> Reply<'a, bool>;
 
-    /// Stores a value whatever was there, ends all leases on the key, and tells everyone.
+    /// Stores values whatever was there, ends all leases on the keys, and tells everyone. All get one
+    /// version, so no key may be there twice.
     ///
     /// `deadline`, in milliseconds of the store's time: it is refused after that. When this has answered, no
     /// copy of the request may be on its way that is not refused: it could undo a later invalidation.
     fn insert<'a>(
         &'a self,
-        key: &'a str,
-        value: &'a Sealed,
+        values: &'a [(&'a str, &'a Sealed)],
         tail: &'a [u8],
         deadline: Option<u64>,
     ) -> Reply<'a, Stamp>;

@@ -103,8 +103,7 @@ impl Lane for NoLane {
 
     fn insert<'a>(
         &'a self,
-        _key: &'a str,
-        _value: &'a Sealed,
+        _values: &'a [(&'a str, &'a Sealed)],
         _tail: &'a [u8],
         _deadline: Option<u64>,
     ) -> Reply<'a, Stamp> {

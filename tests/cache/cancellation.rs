@@ -46,7 +46,9 @@ enum Call {
     Get,
     GetOrLoad,
     Insert,
+    InsertMany,
     Invalidate,
+    InvalidateMany,
     InvalidateAndWait,
     InvalidateAndHold,
     Clear,
@@ -54,7 +56,7 @@ enum Call {
     Close,
 }
 
-const MATRIX: [(Call, Scene); 15] = [
+const MATRIX: [(Call, Scene); 17] = [
     (Call::Get, Scene::Missing),
     (Call::Get, Scene::Stored),
     (Call::GetOrLoad, Scene::Missing),
@@ -64,7 +66,9 @@ const MATRIX: [(Call, Scene); 15] = [
     (Call::GetOrLoad, Scene::LoadedHere),
     (Call::Insert, Scene::Cached),
     (Call::Insert, Scene::LoadedHere),
+    (Call::InsertMany, Scene::Cached),
     (Call::Invalidate, Scene::Cached),
+    (Call::InvalidateMany, Scene::Cached),
     (Call::InvalidateAndWait, Scene::Cached),
     (Call::InvalidateAndHold, Scene::Cached),
     (Call::Clear, Scene::Cached),
@@ -87,10 +91,19 @@ const STEPS: [Step; 8] = [
 impl Call {
     /// Whether it changes what is stored.
     fn writes(self) -> bool {
-        use Call::{Clear, Insert, Invalidate, InvalidateAndHold, InvalidateAndWait};
+        use Call::{
+            Clear, Insert, InsertMany, Invalidate, InvalidateAndHold, InvalidateAndWait,
+            InvalidateMany,
+        };
         matches!(
             self,
-            Insert | Invalidate | InvalidateAndWait | InvalidateAndHold | Clear
+            Insert
+                | InsertMany
+                | Invalidate
+                | InvalidateMany
+                | InvalidateAndWait
+                | InvalidateAndHold
+                | Clear
         )
     }
 
@@ -101,6 +114,11 @@ impl Call {
                 Self::Get => drop(cache.get("k").await),
                 Self::GetOrLoad => drop(truth.through(&cache, "k").await.unwrap()),
                 Self::Insert => cache.insert("k", "new".to_owned()).await.unwrap(),
+                Self::InsertMany => {
+                    let entries = ["other", "k"].map(|key| (key, "new".to_owned()));
+                    cache.insert_many(entries).await.unwrap();
+                }
+                Self::InvalidateMany => cache.invalidate_many(["other", "k"]).await.unwrap(),
                 Self::Invalidate => cache.invalidate("k").await.unwrap(),
                 Self::InvalidateAndWait => cache.invalidate_and_wait("k").await.unwrap(),
                 Self::InvalidateAndHold => cache.invalidate_and_hold("k", HOLD).await.unwrap(),

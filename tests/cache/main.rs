@@ -15,6 +15,7 @@ mod support;
 mod cancellation;
 mod clear;
 mod coherence;
+mod company;
 mod damage;
 mod deferred;
 mod errors;

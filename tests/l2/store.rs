@@ -145,7 +145,7 @@ pub(crate) fn boxed(keys: &[&str]) -> Vec<Box<str>> {
 
 pub(crate) async fn insert(lane: &dyn Lane, key: &str, payload: &[u8]) -> Stamp {
     let tail = tail(Kind::Insert, &[key]);
-    let inserted = lane.insert(key, &sealed(payload), &tail, None).await;
+    let inserted = lane.insert(&[(key, &sealed(payload))], &tail, None).await;
     inserted.expect("the value is inserted")
 }
 

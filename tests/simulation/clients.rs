@@ -1,11 +1,11 @@
 //! Those who use the caches.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
-use futures::future::try_join_all;
+use futures::future::{join_all, try_join_all};
 use larder::{Entry, LoadError, Source as From, WriteError};
 use tokio::time::{sleep, timeout};
 
@@ -164,11 +164,49 @@ pub(crate) async fn write(world: Arc<World>, mut rng: Rng) {
         if world.is_over() {
             return;
         }
-        let key = any_key(&world.config, &mut rng);
-        let turn = world.source.turn(key);
-        let _turn = turn.lock_owned().await;
+        // Some write several keys at once. In their order, so that no two wait for each other's turns.
+        let several = if rng.u8(0..4) == 0 { 5 } else { 1 };
+        let keys: BTreeSet<u64> = (0..several)
+            .map(|_| any_key(&world.config, &mut rng))
+            .collect();
+        let mut turns = Vec::new();
+        for key in &keys {
+            turns.push(world.source.turn(*key).lock_owned().await);
+        }
         let instance = awake(&world, &mut rng).await;
-        change(&world, &instance, key, &mut rng).await;
+        match keys.first() {
+            Some(key) if keys.len() == 1 => change(&world, &instance, *key, &mut rng).await,
+            _ => change_many(&world, &instance, &keys, &mut rng).await,
+        }
+    }
+}
+
+/// As [`change`], all at once.
+async fn change_many(world: &World, instance: &Instance, keys: &BTreeSet<u64>, rng: &mut Rng) {
+    let committed = keys.iter().map(|key| {
+        let version = world.source.commit(*key);
+        instance.untold.lock().unwrap().insert(*key, version);
+        (key, version, invalidation(world, instance, *key))
+    });
+    let committed: Vec<_> = committed.collect();
+    let told = if rng.f64() < world.config.inserts {
+        let entries = committed.iter().map(|(key, version, _)| {
+            let (key, version) = (*key, *version);
+            (key, Versioned { key: *key, version })
+        });
+        instance.cache.insert_many(entries).await
+    } else if world.config.lag_ms == 0 && rng.bool() {
+        instance.cache.invalidate_many(keys).await
+    } else {
+        // Each by itself, which is told together all the same.
+        let told = keys.iter().map(|key| invalidate(world, instance, *key));
+        join_all(told).await.into_iter().collect()
+    };
+    if told.is_err() {
+        sleep(world.config.l2_timeout()).await;
+    }
+    for (_, _, write) in committed {
+        note(world, instance, write, Some(&told));
     }
 }
 

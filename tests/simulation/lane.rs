@@ -225,15 +225,23 @@ impl Lane for FarLane {
 
     fn insert<'a>(
         &'a self,
-        key: &'a str,
-        value: &'a Sealed,
+        values: &'a [(&'a str, &'a Sealed)],
         tail: &'a [u8],
         deadline: Option<u64>,
     ) -> Reply<'a, Stamp> {
-        let (key, value, tail) = (key.to_owned(), value.clone(), tail.to_owned());
+        let values = values.iter();
+        let values: Vec<(String, Sealed)> = values
+            .map(|(key, value)| ((*key).to_owned(), (*value).clone()))
+            .collect();
+        let tail = tail.to_owned();
         let serve = move |store: Arc<Store>, lane: Arc<dyn Lane>| {
-            let (key, value, tail) = (key.clone(), value.clone(), tail.clone());
-            async move { store.insert(&*lane, &key, &value, &tail, deadline).await }.boxed()
+            let (values, tail) = (values.clone(), tail.clone());
+            async move {
+                let values: Vec<(&str, &Sealed)> =
+                    values.iter().map(|(key, value)| (&**key, value)).collect();
+                store.insert(&*lane, &values, &tail, deadline).await
+            }
+            .boxed()
         };
         self.ask(serve, no_loss, true).boxed()
     }

@@ -92,14 +92,16 @@ impl Store {
     pub(crate) async fn insert(
         &self,
         lane: &dyn Lane,
-        key: &str,
-        value: &Sealed,
+        values: &[(&str, &Sealed)],
         tail: &[u8],
         deadline: Option<u64>,
     ) -> Result<Stamp, L2Error> {
-        let stamp = lane.insert(key, value, tail, deadline).await?;
-        self.stored(value);
-        self.changed(&[key]);
+        let stamp = lane.insert(values, tail, deadline).await?;
+        let keys: Vec<&str> = values.iter().map(|(key, _)| *key).collect();
+        for (_, value) in values {
+            self.stored(value);
+        }
+        self.changed(&keys);
         Ok(stamp)
     }
 

@@ -303,6 +303,19 @@ impl L2 for Network {
     }
 }
 
+/// Values that outlive whoever had them inserted.
+pub(crate) fn owned(values: &[(&str, &Sealed)]) -> Vec<(String, Sealed)> {
+    let values = values.iter();
+    values
+        .map(|(key, value)| ((*key).to_owned(), (*value).clone()))
+        .collect()
+}
+
+pub(crate) fn borrowed(values: &[(String, Sealed)]) -> Vec<(&str, &Sealed)> {
+    let values = values.iter();
+    values.map(|(key, value)| (&**key, value)).collect()
+}
+
 struct Wired {
     lane: Arc<dyn Lane>,
     on_connect: Arc<OnConnect>,
@@ -372,8 +385,7 @@ impl Lane for Wired {
 
     fn insert<'a>(
         &'a self,
-        key: &'a str,
-        value: &'a Sealed,
+        values: &'a [(&'a str, &'a Sealed)],
         tail: &'a [u8],
         deadline: Option<u64>,
     ) -> Reply<'a, Stamp> {
@@ -381,13 +393,13 @@ impl Lane for Wired {
             .carry(Step::Insert, async move {
                 let stuck = self.network.wires.stuck.lock().unwrap().take();
                 let Some(gate) = stuck else {
-                    return self.lane.insert(key, value, tail, deadline).await;
+                    return self.lane.insert(values, tail, deadline).await;
                 };
-                let (lane, key, value) = (Arc::clone(&self.lane), key.to_owned(), value.clone());
-                let tail = tail.to_owned();
+                let lane = Arc::clone(&self.lane);
+                let (values, tail) = (owned(values), tail.to_owned());
                 tokio::spawn(async move {
                     gate.pass().await;
-                    let _ = lane.insert(&key, &value, &tail, deadline).await;
+                    let _ = lane.insert(&borrowed(&values), &tail, deadline).await;
                     gate.landed.send_replace(true);
                 });
                 Err(L2Error::timed_out(Duration::from_millis(1)))

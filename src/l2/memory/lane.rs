@@ -116,13 +116,12 @@ impl Lane for MemoryLane {
 
     fn insert<'a>(
         &'a self,
-        key: &'a str,
-        value: &'a Sealed,
+        values: &'a [(&'a str, &'a Sealed)],
         tail: &'a [u8],
         deadline: Option<u64>,
     ) -> Reply<'a, Stamp> {
         let late = || L2Error::unexpected("the insert came after its deadline");
-        self.step(|state, now| state.insert(key, value, tail, deadline, now))
+        self.step(|state, now| state.insert(values, tail, deadline, now))
             .map(move |stamp| stamp?.ok_or_else(late))
             .boxed()
     }

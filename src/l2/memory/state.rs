@@ -134,7 +134,9 @@ impl State {
             return Fill::Rejected(self.get(key, now));
         }
         self.data.leases.remove(key);
-        Fill::Stored(self.store(key, value, now))
+        let stamp = self.stamp(now);
+        self.store(key, value, stamp, now);
+        Fill::Stored(stamp)
     }
 
     pub(super) fn renew(&mut self, key: &str, token: u64, ttl: Duration, now: Now) -> bool {
@@ -155,8 +157,7 @@ impl State {
     /// `None` when it comes after its deadline.
     pub(super) fn insert(
         &mut self,
-        key: &str,
-        value: &Sealed,
+        values: &[(&str, &Sealed)],
         tail: &[u8],
         deadline: Option<u64>,
         now: Now,
@@ -164,8 +165,11 @@ impl State {
         if deadline.is_some_and(|deadline| now.at > deadline) && !without(Rule::Deadline) {
             return None;
         }
-        self.end_lease(key, Duration::ZERO, now);
-        let stamp = self.store(key, value, now);
+        let stamp = self.stamp(now);
+        for (key, value) in values {
+            self.end_lease(key, Duration::ZERO, now);
+            self.store(key, value, stamp, now);
+        }
         self.publish(stamp.ver, tail);
         Some(stamp)
     }
@@ -248,11 +252,9 @@ impl State {
         }
     }
 
-    fn store(&mut self, key: &str, value: &Sealed, now: Now) -> Stamp {
-        let stamp = self.stamp(now);
+    fn store(&mut self, key: &str, value: &Sealed, stamp: Stamp, now: Now) {
         let bytes = envelope::stamped(stamp, &value.body);
         self.data.values.insert(key, bytes, now.at, value.ttl);
-        stamp
     }
 
     fn end_lease(&mut self, key: &str, hold: Duration, now: Now) {

@@ -149,21 +149,19 @@ impl Lane for RedisLane {
 
     fn insert<'a>(
         &'a self,
-        key: &'a str,
-        value: &'a Sealed,
+        values: &'a [(&'a str, &'a Sealed)],
         tail: &'a [u8],
         deadline: Option<u64>,
     ) -> Reply<'a, Stamp> {
         async move {
             let mut call = self.scripts.insert.prepare_invoke();
-            call.key(&self.names.clock)
-                .key(&self.names.log)
-                .key(self.names.value(key))
-                .key(self.names.lease(key));
+            call.key(&self.names.clock).key(&self.names.log);
             call.arg(&self.names.events).arg(random()).arg(tail);
-            call.arg(&value.body)
-                .arg(millis(value.ttl))
-                .arg(deadline.map_or_else(String::new, |at| at.to_string()));
+            call.arg(deadline.map_or_else(String::new, |at| at.to_string()));
+            for (key, value) in values {
+                call.key(self.names.value(key)).key(self.names.lease(key));
+                call.arg(&value.body).arg(millis(value.ttl));
+            }
             let send = |mut connection: MultiplexedConnection| {
                 let call = &call;
                 async move { call.invoke_async(&mut connection).await }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::join_all;
-use larder::l2::{Kind, Lane, LaneClock, Lead, Stamp, Want};
+use larder::l2::{Fill, Kind, Lane, LaneClock, Lead, Stamp, Want};
 
 use super::conformance;
 use crate::store::*;
@@ -19,6 +19,7 @@ conformance! {
     versions_rise_and_the_epoch_stays
     an_insert_after_its_deadline_changes_nothing
     an_insert_before_its_deadline_is_stored
+    many_values_are_inserted_in_one_step
     a_value_expires_in_less_than_a_second
     a_value_past_its_hard_ttl_is_not_usable
     invalidate_removes_values_and_leases
@@ -111,7 +112,9 @@ async fn an_insert_after_its_deadline_changes_nothing(store: impl Store) {
     let (clock, mut listener) = listen(&*lane).await;
     let lease = granted(&*lane, "k", 7).await;
     let (tail, value) = (tail(Kind::Insert, &["k"]), sealed(b"late"));
-    let late = lane.insert("k", &value, &tail, Some(clock.now - 1)).await;
+    let late = lane
+        .insert(&[("k", &value)], &tail, Some(clock.now - 1))
+        .await;
     let error = late.expect_err("it is too late");
     assert!(error.is_refused(), "{error:?}");
 
@@ -121,7 +124,9 @@ async fn an_insert_after_its_deadline_changes_nothing(store: impl Store) {
     // The lease was left alone, too.
     let stamp = filled(&*lane, "k", lease, b"loaded").await;
 
-    let late = lane.insert("k", &value, &tail, Some(clock.now - 1)).await;
+    let late = lane
+        .insert(&[("k", &value)], &tail, Some(clock.now - 1))
+        .await;
     late.expect_err("it is too late");
     assert_stored(&*lane, "k", b"loaded", stamp).await;
 }
@@ -131,9 +136,35 @@ async fn an_insert_before_its_deadline_is_stored(store: impl Store) {
     let (clock, mut listener) = listen(&*lane).await;
     let (tail, value) = (tail(Kind::Insert, &["k"]), sealed(b"in time"));
     let deadline = clock.now + 600_000;
-    let inserted = lane.insert("k", &value, &tail, Some(deadline)).await;
+    let inserted = lane.insert(&[("k", &value)], &tail, Some(deadline)).await;
     assert_stored(&*lane, "k", b"in time", inserted.expect("it is in time")).await;
     assert_eq!(message(&mut *listener).await.seq, clock.seq + 1);
+}
+
+async fn many_values_are_inserted_in_one_step(store: impl Store) {
+    let lane = store.lane();
+    let lease = granted(&*lane, "k7", 7).await;
+    let (clock, mut listener) = listen(&*lane).await;
+    let names: Vec<String> = (0..256).map(|n| format!("k{n}")).collect();
+    let keys: Vec<&str> = names.iter().map(String::as_str).collect();
+    let values: Vec<_> = keys.iter().map(|key| sealed(key.as_bytes())).collect();
+    let pairs: Vec<_> = keys.iter().copied().zip(&values).collect();
+    let tail = tail(Kind::Insert, &keys);
+
+    let late = lane.insert(&pairs, &tail, Some(clock.now - 1)).await;
+    late.expect_err("it is too late");
+    assert_eq!(get(&*lane, "k0").await, None);
+
+    let inserted = lane.insert(&pairs, &tail, None).await;
+    let stamp = inserted.expect("they are inserted");
+    for key in &keys {
+        assert_stored(&*lane, key, key.as_bytes(), stamp).await;
+    }
+    let told = message(&mut *listener).await;
+    assert_eq!((told.seq, told.ver), (clock.seq + 1, stamp.ver));
+    assert_eq!(told.keys, boxed(&keys));
+    let filled = fill(&*lane, "k7", lease, b"loaded").await;
+    assert!(matches!(filled, Fill::Rejected(_)), "its lease has ended");
 }
 
 async fn a_value_expires_in_less_than_a_second(store: impl Store) {
@@ -141,7 +172,7 @@ async fn a_value_expires_in_less_than_a_second(store: impl Store) {
     let ttl = Duration::from_millis(80);
     let value = sealed_for(b"v", ttl, ttl);
     let tail = tail(Kind::Insert, &["inserted"]);
-    let inserted = lane.insert("inserted", &value, &tail, None).await;
+    let inserted = lane.insert(&[("inserted", &value)], &tail, None).await;
     let written = inserted.expect("it is inserted").written_at;
     let lease = granted(&*lane, "filled", 7).await;
     lane.fill("filled", lease, &value)
@@ -163,7 +194,7 @@ async fn a_value_past_its_hard_ttl_is_not_usable(store: impl Store) {
     let lane = store.lane();
     let value = sealed_for(b"v", Duration::from_millis(50), LONG);
     let tail = tail(Kind::Insert, &["k"]);
-    let inserted = lane.insert("k", &value, &tail, None).await;
+    let inserted = lane.insert(&[("k", &value)], &tail, None).await;
     let stamp = inserted.expect("it is inserted");
     eventually("the value is past its time", async || {
         usable(&*lane, "k").await.is_none()

@@ -36,7 +36,9 @@ async fn every_step(lane: &dyn Lane) -> Vec<(&'static str, Result<(), L2Error>)>
         ("renew", lane.renew("k", 7, LONG).await.map(|_| ())),
         (
             "insert",
-            lane.insert("k", &value, &insert, None).await.map(|_| ()),
+            lane.insert(&[("k", &value)], &insert, None)
+                .await
+                .map(|_| ()),
         ),
         (
             "invalidate",
@@ -134,7 +136,7 @@ async fn an_insert_that_was_stuck_does_not_land() {
         async move {
             let tail = tail(Kind::Insert, &[key]);
             let value = sealed(b"stuck");
-            let answer = timeout(LIMIT, lane.insert(key, &value, &tail, deadline)).await;
+            let answer = timeout(LIMIT, lane.insert(&[(key, &value)], &tail, deadline)).await;
             let error = answer.expect("it has an end").expect_err("nobody answers");
             assert!(error.is_timeout(), "{error:?}");
         }
@@ -219,7 +221,9 @@ async fn an_insert_that_is_sent_twice_is_done_when_the_first_copy_cannot_land() 
     detour.armed.store(true, SeqCst);
     let (value, tail) = (sealed(b"v"), tail(Kind::Insert, &["k"]));
     let deadline = Some(clock.now + 1000);
-    lane.insert("k", &value, &tail, deadline).await.unwrap();
+    lane.insert(&[("k", &value)], &tail, deadline)
+        .await
+        .unwrap();
     let (mut server, request) = detour.caught.recv().await.expect("it was on its way");
     invalidate(&*lane, &["k"]).await;
     assert_eq!(met.all().len(), 2, "another connection");

@@ -31,7 +31,7 @@ async fn a_full_server_still_removes() {
     fill_up(&store).await;
 
     let tail = tail(Kind::Insert, &["a"]);
-    let inserted = lane.insert("a", &sealed(b"new"), &tail, None).await;
+    let inserted = lane.insert(&[("a", &sealed(b"new"))], &tail, None).await;
     assert!(inserted.is_err_and(|error| error.is_refused()));
     let filled = lane.fill("led", lease, &sealed(b"v")).await;
     assert!(filled.is_err_and(|error| error.is_refused()));

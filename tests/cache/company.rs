@@ -1,0 +1,406 @@
+//! Writes that come together are told together, and each has its own end.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use futures::future::join_all;
+use futures::{FutureExt, poll};
+use larder::{Cache, MAX_KEY_BYTES};
+use tokio::runtime::{Builder, Runtime};
+use tokio::time::timeout;
+
+use crate::fleet::{Fleet, HOUR, Texts, over_both_stores, without_beats};
+use crate::support::eventually::eventually;
+use crate::support::network::{Step, Way};
+use crate::support::redis_server::RedisServer;
+
+over_both_stores!(
+    many_writes_at_once_are_few_steps,
+    the_last_of_two_values_counts,
+    values_of_one_key_at_once_have_versions_of_their_own,
+    who_waited_for_a_write_is_followed,
+    many_keys_are_seen_by_all,
+    ten_thousand_keys_arrive,
+    large_values_arrive,
+    what_cannot_be_written_changes_nothing,
+    a_failure_defers_every_key,
+    what_was_begun_is_carried_through,
+);
+
+const MANY: usize = 200;
+const LIMIT: Duration = Duration::from_secs(20);
+
+fn numbered(n: usize) -> Vec<String> {
+    (0..n).map(|n| format!("k{n}")).collect()
+}
+
+fn pairs<'a>(keys: &'a [String], value: &'a str) -> impl Iterator<Item = (&'a str, String)> {
+    keys.iter()
+        .map(move |key| (&**key, format!("{value} of {key}")))
+}
+
+async fn value(cache: &Texts, key: &str) -> Option<String> {
+    cache.get(key).await.map(|entry| entry.to_string())
+}
+
+async fn assert_all(cache: &Texts, keys: &[String], expected: Option<&str>) {
+    let found = join_all(keys.iter().map(|key| value(cache, key))).await;
+    for (key, found) in keys.iter().zip(found) {
+        assert_eq!(found, expected.map(|value| format!("{value} of {key}")));
+    }
+}
+
+async fn many_writes_at_once_are_few_steps(fleet: Fleet) {
+    let ((a, wire), (b, _)) = (fleet.instance().await, fleet.instance().await);
+    let keys = numbered(MANY);
+    let inserts = pairs(&keys, "new").map(|(key, value)| a.insert(key, value));
+    for end in join_all(inserts).await {
+        end.unwrap();
+    }
+    assert!(
+        wire.asked(Step::Insert) < 10,
+        "{}",
+        wire.asked(Step::Insert)
+    );
+    assert_all(&b, &keys, Some("new")).await;
+    for end in join_all(keys.iter().map(|key| a.invalidate(key))).await {
+        end.unwrap();
+    }
+    let steps = wire.asked(Step::Invalidate);
+    assert!(steps < 10, "{steps}");
+    assert_eq!(a.stats().invalidations_sent, 2 * MANY as u64);
+    for cache in [&a, &b] {
+        eventually("all are gone", async || {
+            keys.iter().all(|key| cache.get_local(key).is_none())
+        })
+        .await;
+        assert_all(cache, &keys, None).await;
+    }
+}
+
+async fn the_last_of_two_values_counts(fleet: Fleet) {
+    let ((a, _), (b, _)) = (fleet.instance().await, fleet.instance().await);
+    let twice = [("k", "1"), ("other", "2"), ("k", "3")];
+    let twice = twice.map(|(key, value)| (key, value.to_owned()));
+    a.insert_many(twice).await.unwrap();
+    for cache in [&a, &b] {
+        assert_eq!(value(cache, "k").await.as_deref(), Some("3"));
+        assert_eq!(value(cache, "other").await.as_deref(), Some("2"));
+    }
+    a.invalidate_many(["k", "other", "k"]).await.unwrap();
+    assert_eq!(value(&b, "k").await, None);
+}
+
+async fn values_of_one_key_at_once_have_versions_of_their_own(fleet: Fleet) {
+    let ((a, _), (b, _)) = (fleet.instance().await, fleet.instance().await);
+    for _ in 0..20 {
+        let inserts = (0..8).map(|n| a.insert("k", n.to_string()));
+        let mut ends = Box::pin(join_all(inserts));
+        while poll!(&mut ends).is_pending() {
+            tokio::task::yield_now().await;
+        }
+        // Were two of one version, each instance would keep its own.
+        let here = a.get("k").await.unwrap();
+        let there = b.get("k").await.unwrap();
+        assert_eq!(here.meta().version(), there.meta().version());
+        assert_eq!(*here, *there);
+        b.invalidate("k").await.unwrap();
+        eventually("it is gone", async || a.get_local("k").is_none()).await;
+    }
+}
+
+async fn who_waited_for_a_write_is_followed(fleet: Fleet) {
+    let (a, _) = fleet.instance().await;
+    let one_after_the_other = async |key: String| {
+        for n in 0..30 {
+            a.insert(&key, n.to_string()).await.unwrap();
+            assert_eq!(value(&a, &key).await, Some(n.to_string()));
+            a.invalidate(&key).await.unwrap();
+            assert_eq!(value(&a, &key).await, None);
+        }
+    };
+    join_all(numbered(30).into_iter().map(one_after_the_other)).await;
+}
+
+async fn many_keys_are_seen_by_all(fleet: Fleet) {
+    let ((a, wire), (b, _)) = (fleet.instance().await, fleet.instance().await);
+    let keys = numbered(MANY);
+    for value in ["old", "new"] {
+        a.insert_many(pairs(&keys, value)).await.unwrap();
+        assert_all(&a, &keys, Some(value)).await;
+        eventually("they are replaced", async || {
+            let (key, new) = (&keys[MANY - 1], format!("{value} of k{}", MANY - 1));
+            self::value(&b, key).await == Some(new)
+        })
+        .await;
+        assert_all(&b, &keys, Some(value)).await;
+    }
+    assert_eq!(wire.asked(Step::Insert), 2);
+    a.invalidate_many(&keys).await.unwrap();
+    assert_eq!(wire.asked(Step::Invalidate), 1);
+    assert_all(&a, &keys, None).await;
+    eventually("they are gone", async || b.get_local(&keys[0]).is_none()).await;
+    assert_all(&b, &keys, None).await;
+    let nothing: [(&str, String); 0] = [];
+    a.insert_many(nothing).await.unwrap();
+}
+
+async fn ten_thousand_keys_arrive(fleet: Fleet) {
+    // More than there is room for, so that some wait to get in.
+    let (a, wire) = fleet
+        .instance_with(|b| without_beats(b).l2_timeout(LIMIT))
+        .await;
+    let (b, _) = fleet
+        .instance_with(|b| without_beats(b).l2_timeout(LIMIT))
+        .await;
+    let keys: Vec<String> = (0..10_000).map(|n| format!("{n:0>200}")).collect();
+    timeout(LIMIT, a.insert_many(pairs(&keys, "new")))
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(
+        wire.asked(Step::Insert) < 1000,
+        "{}",
+        wire.asked(Step::Insert)
+    );
+    for keys in keys.chunks(1000) {
+        assert_all(&b, keys, Some("new")).await;
+    }
+    timeout(LIMIT, a.invalidate_many(&keys))
+        .await
+        .unwrap()
+        .unwrap();
+    for keys in keys.chunks(1000) {
+        assert_all(&a, keys, None).await;
+    }
+}
+
+async fn large_values_arrive(fleet: Fleet) {
+    let set = |b| without_beats(b).l2_timeout(LIMIT);
+    let ((a, _), (b, _)) = (
+        fleet.instance_with(set).await,
+        fleet.instance_with(set).await,
+    );
+    let large = "x".repeat(1 << 20);
+    // Together, they are more than there is room for.
+    let keys = numbered(24);
+    timeout(LIMIT, a.insert_many(pairs(&keys, &large)))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_all(&b, &keys, Some(&large)).await;
+}
+
+async fn what_cannot_be_written_changes_nothing(fleet: Fleet) {
+    let (a, wire) = fleet
+        .instance_with(|b| without_beats(b).max_value_size(100))
+        .await;
+    let long = "k".repeat(MAX_KEY_BYTES + 1);
+    for (key, value) in [("bad", "x".repeat(1000)), (&long, "x".to_owned())] {
+        let entries = [("good", "x".to_owned()), (key, value)];
+        let error = a.insert_many(entries).await.unwrap_err();
+        assert!(error.is_value_too_large() || error.is_key_too_long());
+    }
+    a.insert("good", "x".to_owned()).await.unwrap();
+    let error = a.invalidate_many(["good", &long]).await.unwrap_err();
+    assert!(error.is_key_too_long());
+    assert!(a.get_local("good").is_some());
+    assert_eq!(
+        (wire.asked(Step::Insert), wire.asked(Step::Invalidate)),
+        (1, 0)
+    );
+}
+
+async fn a_failure_defers_every_key(fleet: Fleet) {
+    let (a, wire) = fleet.instance_with(without_beats).await;
+    let (b, _) = fleet.instance_with(without_beats).await;
+    let keys = numbered(MANY);
+    a.insert_many(pairs(&keys, "old")).await.unwrap();
+    wire.lose(Step::Insert, Way::Request, usize::MAX);
+    wire.lose(Step::Invalidate, Way::Request, usize::MAX);
+    let (even, odd): (Vec<_>, Vec<_>) = keys.iter().cloned().partition(|key| key.ends_with('0'));
+    let error = a.insert_many(pairs(&even, "new")).await.unwrap_err();
+    assert!(error.is_deferred(), "{error:?}");
+    let ends = join_all(odd.iter().map(|key| a.invalidate(key))).await;
+    assert!(
+        ends.into_iter()
+            .all(|end| end.is_err_and(|error| error.is_deferred()))
+    );
+    assert_eq!(a.stats().writes_deferred, MANY as u64);
+    assert_all(&a, &keys, None).await;
+    wire.lose(Step::Invalidate, Way::Request, 0);
+    wire.cut();
+    eventually("L2 is told of all", async || {
+        let found = join_all(keys.iter().map(|key| value(&b, key))).await;
+        found.iter().all(Option::is_none)
+    })
+    .await;
+}
+
+async fn what_was_begun_is_carried_through(fleet: Fleet) {
+    let ((a, wire), (b, _)) = (fleet.instance().await, fleet.instance().await);
+    let keys = numbered(MANY);
+    a.insert_many(pairs(&keys, "old")).await.unwrap();
+    let gate = wire.close(Step::Invalidate, Way::Request);
+    assert!(a.invalidate_many(&keys).now_or_never().is_none());
+    assert!(
+        keys.iter().all(|key| a.get_local(key).is_none()),
+        "here at once"
+    );
+    gate.open();
+    eventually("all are gone", async || {
+        let found = join_all(keys.iter().map(|key| value(&b, key))).await;
+        found.iter().all(Option::is_none)
+    })
+    .await;
+    assert!(a.insert_many(pairs(&keys, "new")).now_or_never().is_none());
+    eventually("all are there", async || {
+        let found = join_all(keys.iter().map(|key| value(&b, key))).await;
+        found.iter().all(Option::is_some)
+    })
+    .await;
+}
+
+/// One that may not be written is no concern of the others.
+#[tokio::test]
+async fn a_key_that_is_refused_is_refused_alone() {
+    let server = RedisServer::start().await;
+    let cache: Texts = Cache::builder("test:text")
+        .redis(server.url())
+        .max_staleness(HOUR)
+        .build()
+        .unwrap();
+    cache.ready().await;
+    let mut raw = server.connection().await;
+    let mut rights = larder::deadpool_redis::redis::cmd("ACL");
+    rights.arg(&[
+        "SETUSER",
+        "default",
+        "resetkeys",
+        "~{test:text.0}!*",
+        "~{test:text.0}:k1*",
+    ]);
+    let () = rights.query_async(&mut raw).await.unwrap();
+    let keys = numbered(MANY);
+    for insert in [true, false] {
+        let writes = pairs(&keys, "v").map(async |(key, value)| {
+            if insert {
+                cache.insert(key, value).await
+            } else {
+                cache.invalidate(key).await
+            }
+        });
+        let ends = join_all(writes).await;
+        let done: BTreeSet<_> = keys
+            .iter()
+            .zip(ends)
+            .filter_map(|(key, end)| end.is_ok().then_some(key))
+            .collect();
+        let allowed: BTreeSet<_> = keys.iter().filter(|key| key.starts_with("k1")).collect();
+        assert_eq!(done, allowed);
+    }
+}
+
+/// The server hangs: who finds no room, and who waits to be sent, is let go in time as well.
+#[tokio::test]
+async fn a_crowd_before_a_hanging_server_is_let_go() {
+    let mut server = RedisServer::start().await;
+    let short = Duration::from_millis(200);
+    let cache: Texts = Cache::builder("test:text")
+        .redis(server.url())
+        .l2_timeout(short)
+        .max_deferred(100_000)
+        .build()
+        .unwrap();
+    cache.ready().await;
+    server.pause();
+    let keys = numbered(30_000);
+    let ends = timeout(
+        LIMIT,
+        join_all(keys.iter().map(|key| cache.invalidate(key))),
+    )
+    .await
+    .unwrap();
+    assert!(
+        ends.into_iter()
+            .all(|end| end.is_err_and(|error| error.is_deferred()))
+    );
+    let end = timeout(LIMIT, cache.invalidate_many(&keys)).await.unwrap();
+    assert!(end.unwrap_err().is_deferred());
+    server.resume();
+    eventually("it is told", async || cache.invalidate("k").await.is_ok()).await;
+}
+
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// What carries the writes ends with its runtime: what it had not told is deferred, and later writes have
+/// another.
+#[test]
+fn a_runtime_that_ends_amid_writes_harms_no_later_one() {
+    let fleet = Fleet::memory();
+    let ((a, wire), (b, _)) = (fleet.build(|b| b), fleet.build(|b| b));
+    for polls in 0..10 {
+        let keys = numbered(MANY);
+        runtime()
+            .block_on(b.insert_many(pairs(&keys, "old")))
+            .unwrap();
+        runtime().block_on(async {
+            a.ready().await;
+            let gate = wire.close(
+                Step::Invalidate,
+                if polls % 2 == 0 {
+                    Way::Request
+                } else {
+                    Way::Reply
+                },
+            );
+            let mut call = Box::pin(a.invalidate_many(&keys));
+            for _ in 0..polls {
+                assert!(poll!(&mut call).is_pending());
+                tokio::task::yield_now().await;
+            }
+            if polls == 0 {
+                assert!(poll!(&mut call).is_pending());
+            }
+            drop(gate);
+        });
+        wire.close(Step::Invalidate, Way::Request).open();
+        wire.close(Step::Invalidate, Way::Reply).open();
+        runtime().block_on(async {
+            // The last proof ends, and who listens begins anew.
+            fleet.advance(Duration::from_secs(3));
+            eventually("all are gone", async || {
+                a.ready().await;
+                let found = join_all(keys.iter().map(|key| value(&b, key))).await;
+                found.iter().all(Option::is_none)
+            })
+            .await;
+            timeout(LIMIT, a.insert_many(pairs(&keys, "new")))
+                .await
+                .unwrap()
+                .unwrap();
+        });
+    }
+}
+
+/// It may also be there still, and nobody drives it.
+#[test]
+fn a_runtime_that_stands_still_holds_up_nobody_for_good() {
+    let fleet = Fleet::memory();
+    let (a, _) = fleet.build(|b| without_beats(b).l2_timeout(Duration::from_millis(50)));
+    let still = runtime();
+    still.block_on(async {
+        a.insert("k", "v".to_owned()).await.unwrap();
+        assert!(a.invalidate("k").now_or_never().is_none());
+    });
+    runtime().block_on(async {
+        let ended = timeout(LIMIT, a.invalidate("k")).await;
+        assert!(ended.unwrap().unwrap_err().is_deferred());
+        timeout(LIMIT, a.invalidate("other"))
+            .await
+            .unwrap()
+            .unwrap();
+    });
+}
