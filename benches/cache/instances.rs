@@ -25,6 +25,7 @@ pub(crate) fn invalidation(c: &mut Criterion) {
     for instances in INSTANCES {
         let all = LazyCell::new(|| start(&redis, "bench:everywhere", instances));
         group.bench_function(BenchmarkId::from_parameter(instances), |b| {
+            let all = &*all;
             timing::each(b, &redis, async || {
                 let start = Instant::now();
                 all[0].invalidate_and_wait(&0).await.unwrap();
@@ -42,6 +43,7 @@ pub(crate) fn load(c: &mut Criterion) {
     for instances in INSTANCES {
         let all = LazyCell::new(|| start(&redis, "bench:load", instances));
         group.bench_function(BenchmarkId::from_parameter(instances), |b| {
+            let all = &*all;
             timing::each(b, &redis, async || {
                 key += 1;
                 let load = move || async move { Ok::<_, Infallible>(key) };
