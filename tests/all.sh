@@ -49,6 +49,14 @@ for feature in json postcard messagepack; do
     cargo test --locked --features "$feature" --lib --test codec
 done
 
+step "the report on benches"
+(
+    cd benches/report
+    cargo fmt --check
+    cargo test --locked --quiet
+    cargo clippy --locked --all-targets -- -D warnings
+)
+
 step "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --locked --all-features --no-deps
 

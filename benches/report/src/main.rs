@@ -1,0 +1,48 @@
+//! Makes `benches/README.md` and its plots out of what the benches have measured.
+//!
+//! `collect` takes what criterion has left in the target directory, and notes the machine, in `benches/data`.
+//! Without it, tables and plots are made anew from `benches/data` alone. See `benches/run.sh`.
+
+mod data;
+mod goals;
+mod growth;
+mod machine;
+mod peers;
+mod plots;
+mod readme;
+
+use std::env;
+use std::error::Error;
+use std::path::{Path, PathBuf};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+fn main() -> Result<()> {
+    let benches = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    if env::args().nth(1).as_deref() == Some("collect") {
+        data::write(&benches, "growth", &growth::collect(&criterion(&benches))?)?;
+        data::write(&benches, "machine", &machine::this()?)?;
+    }
+    let growth: Vec<growth::Point> = data::read(&benches, "growth")?;
+    plots::draw(&benches.join("plots"), &growth)?;
+    let parts = [
+        ("machine", machine::table(&data::read(&benches, "machine")?)),
+        (
+            "goals",
+            goals::table(&data::read::<Vec<_>>(&benches, "ratios")?),
+        ),
+        ("codecs", growth::codecs(&growth)),
+        (
+            "peers",
+            peers::table(&data::read::<Vec<_>>(&benches, "peers")?),
+        ),
+    ];
+    readme::fill(&benches.join("README.md"), &parts)
+}
+
+/// Where criterion keeps its figures.
+fn criterion(benches: &Path) -> PathBuf {
+    let target =
+        env::var_os("CARGO_TARGET_DIR").map_or_else(|| benches.join("../target"), PathBuf::from);
+    target.join("criterion")
+}

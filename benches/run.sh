@@ -1,0 +1,12 @@
+#!/bin/sh
+# Measures everything, and makes benches/README.md and its plots out of it. The machine should do nothing else.
+set -eu
+cd "$(dirname "$0")/.."
+data="$PWD/benches/data"
+mkdir -p "$data"
+# What earlier versions have left there would be reported, too.
+rm -rf "${CARGO_TARGET_DIR:-target}/criterion"
+cargo bench --locked --bench ratios -- --json "$data/ratios.json"
+cargo bench --locked --all-features --bench cache
+(cd benches/peers && cargo run --locked --release -- --out "$data/peers.json")
+(cd benches/report && cargo run --locked -- collect)
