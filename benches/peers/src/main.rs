@@ -1,0 +1,40 @@
+//! Measures larder beside what one would use instead of it.
+//!
+//! `cargo run --release` from this directory; it starts a Redis of its own, and so needs `redis-server`. All ways
+//! take turns in every round, and each is compared with what moka and deadpool-redis do together when written by
+//! hand, in the same round: what else the machine does falls on all alike.
+
+mod args;
+mod output;
+mod peer;
+mod peers;
+mod rows;
+mod statistics;
+mod support;
+mod turns;
+mod user;
+
+use std::error::Error;
+use std::fs;
+
+use clap::Parser;
+use tokio::runtime::Builder;
+
+use crate::args::Args;
+use crate::rows::Bench;
+use crate::support::redis_server::RedisServer;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let args = Args::parse();
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let server = runtime.block_on(RedisServer::start());
+    let rows = rows::all(&Bench::new(&runtime, &server, args.quick));
+    println!("{}", output::markdown(&rows));
+    if let Some(file) = args.out {
+        fs::write(file, output::json(&rows)?)?;
+    }
+    Ok(())
+}

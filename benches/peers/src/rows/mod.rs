@@ -1,0 +1,82 @@
+//! What is measured, one thing in each file.
+
+mod callers;
+mod invalidation;
+mod l1;
+mod l2;
+mod race;
+mod stampede;
+mod write;
+
+use deadpool_redis::redis::cmd;
+use tokio::runtime::Runtime;
+
+use crate::peer::TwoLevels;
+use crate::support::redis_server::RedisServer;
+use crate::turns::Row;
+
+/// What all rows need.
+pub struct Bench<'a> {
+    pub runtime: &'a Runtime,
+    server: &'a RedisServer,
+    pub rounds: usize,
+    quick: bool,
+}
+
+impl<'a> Bench<'a> {
+    pub fn new(runtime: &'a Runtime, server: &'a RedisServer, quick: bool) -> Self {
+        Self {
+            runtime,
+            server,
+            rounds: if quick { 2 } else { 25 },
+            quick,
+        }
+    }
+
+    /// An instance for this row. Ways do not share names: some would write to the same keys.
+    pub async fn start<P: TwoLevels>(&self, row: &str) -> P {
+        let way: String = P::NAME
+            .chars()
+            .filter(char::is_ascii_alphanumeric)
+            .collect();
+        P::start(&self.server.url(), &format!("{row}-{way}")).await
+    }
+
+    /// How many keys Redis has been asked for and had.
+    pub fn redis_hits(&self) -> u64 {
+        let info = self.runtime.block_on(async {
+            let mut connection = self.server.connection().await;
+            let info = cmd("INFO").arg("stats").to_owned();
+            let info: String = info.query_async(&mut connection).await.unwrap();
+            info
+        });
+        let mut lines = info.lines();
+        let hits = lines.find_map(|line| line.strip_prefix("keyspace_hits:"));
+        hits.unwrap().parse().unwrap()
+    }
+
+    /// So many, or a tenth of them.
+    pub fn times(&self, full: u64) -> u64 {
+        if self.quick { full / 10 } else { full }
+    }
+}
+
+pub fn all(bench: &Bench<'_>) -> Vec<Row> {
+    let mut rows = Vec::new();
+    rows.extend(l1::rows(bench));
+    rows.extend(l2::rows(bench));
+    rows.extend(stampede::rows(bench));
+    rows.extend(write::rows(bench));
+    rows.extend(invalidation::rows(bench));
+    rows.extend(race::rows(bench));
+    rows
+}
+
+/// Has an instance read from L2 what is there, so that its L1 holds it.
+///
+/// With what is usually called, as `get` does not always keep what it finds, and not with an insert of its own,
+/// as not all can read that back.
+async fn bring_to_l1<P: TwoLevels>(peer: &P, id: u64) {
+    let load = move || async move { panic!("{} does not find key {id} in L2", P::NAME) };
+    peer.get_or_load(&peer.key(id), load).await;
+}
