@@ -148,7 +148,7 @@ impl Scripted {
         call.key(format!("{LANE}!lease:{id}"));
         call.arg(format!("{LANE}!events")).arg(1).arg(self.tail(id));
         match &self.body {
-            Some(body) => call.arg(&**body).arg(3_600_000).arg(""),
+            Some(body) => call.arg("").arg(&**body).arg(3_600_000),
             None => call.arg(0).arg(10),
         };
         let _: Value = call.invoke_async(&mut self.connection).await.unwrap();
