@@ -26,8 +26,9 @@ pub(crate) struct Store {
     life: AtomicU64,
     /// Counts messages.
     published: AtomicU64,
-    /// How long a packet takes when all is well.
-    packet: Duration,
+    /// How long after L2 has said how to load a key, a load may begin when all is well: when the answer has
+    /// come, and those for the keys that are loaded together with it, one of which may be asked for twice.
+    late: Duration,
 }
 
 impl Store {
@@ -46,7 +47,7 @@ impl Store {
             links: Mutex::default(),
             life: AtomicU64::new(0),
             published: AtomicU64::new(0),
-            packet,
+            late: 3 * packet,
         }
     }
 
@@ -117,7 +118,7 @@ impl Store {
         if !hold.is_zero() {
             for key in keys.iter().filter_map(|key| key.parse().ok()) {
                 // Everyone loads for himself meanwhile.
-                self.recorder.disturbed(hold + self.packet, None, Some(key));
+                self.recorder.disturbed(hold + self.late, None, Some(key));
             }
         }
         Ok(told)
@@ -169,7 +170,7 @@ impl Store {
             self.recorder
                 .write(|history| history.steps.push(Step::Invalidated { at, key, version }));
             // A load that has its lease from before this may begin when it hears of that, and run on.
-            self.recorder.disturbed(self.packet, None, Some(key));
+            self.recorder.disturbed(self.late, None, Some(key));
         }
     }
 
