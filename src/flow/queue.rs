@@ -1,11 +1,10 @@
 //! Writes in company: what is changed at the same moment is told to L2 together.
 //!
-//! A write waits here until a carrier takes it: a task that gives way to who is about to write, takes what
-//! waits, tells L2 of it, and ends when nothing waits any more. There is one whenever something waits.
+//! A write waits here until a carrier takes it: a task that waits for its turn, takes what waits by then, and
+//! tells L2 of it. Whenever something waits, there is one that is going to take it.
 
 use std::collections::VecDeque;
 use std::mem::take;
-use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -23,8 +22,8 @@ use crate::lock::lock;
 use crate::wire::envelope::Head;
 
 /// Batches that are told at a time: while L2 is busy with one, the next gather.
-const SENDING: usize = 2;
-/// A batch that takes longer than this is not waited for by the next: L2 is far away, or does not answer.
+const TURNS: usize = 2;
+/// Who has waited for a turn for so long goes without: L2 is far away, or does not answer.
 const FAR: Duration = Duration::from_millis(2);
 /// What a batch may weigh, see [`weight`].
 const BATCH: u32 = 256;
@@ -150,16 +149,13 @@ impl<V: Send + Sync + 'static> Drop for Write<V> {
 pub(super) struct Queue<V: Send + Sync + 'static> {
     state: Mutex<State<V>>,
     room: Semaphore,
+    turns: Semaphore,
 }
 
 struct State<V: Send + Sync + 'static> {
     waiting: VecDeque<Write<V>>,
     /// Whether there is a carrier that has yet to take what waits.
     gathering: bool,
-    /// How many carriers are telling L2.
-    sending: usize,
-    /// Carriers of another one are not counted any more.
-    shift: u64,
 }
 
 impl<V: Send + Sync + 'static> Queue<V> {
@@ -168,18 +164,17 @@ impl<V: Send + Sync + 'static> Queue<V> {
             state: Mutex::new(State {
                 waiting: VecDeque::new(),
                 gathering: false,
-                sending: 0,
-                shift: 0,
             }),
             room: Semaphore::new(ROOM as usize),
+            turns: Semaphore::new(TURNS),
         }
     }
 
-    /// Defers what waits, and forgets the carriers: their runtime may still be there, but not be driven.
+    /// Defers what waits; what comes then gets a carrier of its own. For who is to take it may never do so:
+    /// its runtime has ended, or is there but not driven.
     pub(super) fn abandon(&self) {
         let mut state = lock(&self.state);
-        state.shift += 1;
-        (state.gathering, state.sending) = (false, 0);
+        state.gathering = false;
         let left = take(&mut state.waiting);
         drop(state);
         drop(left);
@@ -192,45 +187,37 @@ impl<V: Send + Sync + 'static> Core<V> {
         self.now().saturating_add(nanos(self.options.l2_timeout))
     }
 
-    /// Puts writes into the queue, in their order: at once, or in a task if there is no room for all.
+    /// Puts writes into the queue, in their order: at once, or one by one in a task if there is no room for all.
     pub(super) fn enqueue(self: &Arc<Self>, writes: Vec<Write<V>>) {
-        let mut writes = writes.into_iter();
-        while let Some(write) = writes.next() {
-            match self.queue.room.try_acquire_many(write.weight) {
-                Ok(room) => {
-                    room.forget();
-                    self.push(write);
-                }
-                Err(_) => {
-                    tokio::spawn(Arc::clone(self).squeeze_in(write, writes));
-                    return;
-                }
+        let weights = writes.iter().map(|write| write.weight);
+        let weight = weights.fold(0, u32::saturating_add).min(ROOM + 1);
+        match self.queue.room.try_acquire_many(weight) {
+            Ok(room) => {
+                room.forget();
+                self.push(writes);
+            }
+            Err(_) => {
+                tokio::spawn(Arc::clone(self).squeeze_in(writes));
             }
         }
     }
 
     /// Lets writes in as others leave. If none does for long, the rest is deferred.
-    async fn squeeze_in(
-        self: Arc<Self>,
-        first: Write<V>,
-        rest: impl Iterator<Item = Write<V>> + Send,
-    ) {
-        let mut by = first.by;
-        let mut writes = [first].into_iter().chain(rest);
+    async fn squeeze_in(self: Arc<Self>, writes: Vec<Write<V>>) {
+        let mut by = self.write_limit();
+        let mut writes = writes.into_iter();
         while let Some(mut write) = writes.next() {
             let patience = Duration::from_nanos(by.saturating_sub(self.now()));
             match timeout(patience, self.queue.room.acquire_many(write.weight)).await {
                 Ok(Ok(room)) => room.forget(),
                 _ => {
-                    return [write]
-                        .into_iter()
-                        .chain(writes)
-                        .for_each(|write| self.late(write));
+                    let left = [write].into_iter().chain(writes);
+                    return left.for_each(|write| self.late(write));
                 }
             }
             by = self.write_limit();
-            write.by = write.by.max(by);
-            self.push(write);
+            write.by = by;
+            self.push([write]);
         }
     }
 
@@ -238,37 +225,28 @@ impl<V: Send + Sync + 'static> Core<V> {
         write.defer(&L2Error::timed_out(self.options.l2_timeout), 0);
     }
 
-    fn push(self: &Arc<Self>, mut write: Write<V>) {
-        write.has_room = true;
+    /// There is room for them.
+    fn push(self: &Arc<Self>, writes: impl IntoIterator<Item = Write<V>>) {
         let mut state = lock(&self.queue.state);
-        state.waiting.push_back(write);
-        let wanted = state.wants_carrier();
-        drop(state);
-        self.send_for(wanted);
+        state.waiting.extend(writes.into_iter().map(|mut write| {
+            write.has_room = true;
+            write
+        }));
+        self.see_to(state);
     }
 
-    fn send_for(self: &Arc<Self>, carrier: Option<u64>) {
-        if let Some(shift) = carrier {
-            let carrier = Carrier {
-                core: Arc::clone(self),
-                shift,
-                stage: Stage::Gathering,
-            };
-            tokio::spawn(carrier.carry());
+    /// Sends for a carrier, if something waits and nobody is going to take it.
+    fn see_to(self: &Arc<Self>, mut state: MutexGuard<'_, State<V>>) {
+        let wanted = !state.waiting.is_empty() && !state.gathering;
+        state.gathering |= wanted;
+        drop(state);
+        if wanted {
+            tokio::spawn(Carrier(Some(Arc::clone(self))).carry());
         }
     }
 }
 
 impl<V: Send + Sync + 'static> State<V> {
-    /// The shift of the carrier that is to be sent for, if it is: from now on it counts as there.
-    fn wants_carrier(&mut self) -> Option<u64> {
-        if self.waiting.is_empty() || self.gathering || self.sending >= SENDING {
-            return None;
-        }
-        self.gathering = true;
-        Some(self.shift)
-    }
-
     /// As much of what waits as goes at once.
     fn take(&mut self) -> Vec<Write<V>> {
         let mut weight = 0;
@@ -281,104 +259,41 @@ impl<V: Send + Sync + 'static> State<V> {
     }
 }
 
-/// Takes what waits to L2.
-struct Carrier<V: Send + Sync + 'static> {
-    core: Arc<Core<V>>,
-    shift: u64,
-    stage: Stage,
-}
-
-/// As what a carrier counts.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    Gathering,
-    Sending,
-    Gone,
-}
+/// Takes what waits to L2, unless it has done so. Should it be dropped before, its runtime ends, and what
+/// waits is deferred.
+struct Carrier<V: Send + Sync + 'static>(Option<Arc<Core<V>>>);
 
 impl<V: Send + Sync + 'static> Carrier<V> {
     async fn carry(mut self) {
-        let core = Arc::clone(&self.core);
-        while self.stage == Stage::Gathering {
+        let Some(core) = self.0.clone() else { return };
+        let alone = core.queue.turns.available_permits() == TURNS;
+        let _turn = timeout(FAR, core.queue.turns.acquire()).await;
+        if !alone {
             // Whoever is about to write does so now. To wait by the clock would only make all of them late.
             yield_now().await;
-            let Some(batch) = self.take() else { return };
-            let mut telling = pin!(core.tell(batch));
-            if timeout(FAR, &mut telling).await.is_err() {
-                self.leave();
-                return telling.await;
-            }
-            self.turn_back();
         }
+        core.tell(self.take(&core)).await;
     }
 
-    /// `None` if there is nothing to do.
-    fn take(&mut self) -> Option<Vec<Write<V>>> {
-        let mut state = self.on_shift()?;
+    fn take(&mut self, core: &Arc<Core<V>>) -> Vec<Write<V>> {
+        let mut state = lock(&core.queue.state);
+        self.0 = None;
         state.gathering = false;
-        if state.waiting.is_empty() {
-            drop(state);
-            self.stage = Stage::Gone;
-            return None;
-        }
-        state.sending += 1;
         let batch = state.take();
-        let wanted = state.wants_carrier();
-        drop(state);
-        self.stage = Stage::Sending;
-        self.core.send_for(wanted);
-        let now = self.core.now();
+        core.see_to(state);
+        let now = core.now();
         let (batch, late): (Vec<_>, Vec<_>) = batch.into_iter().partition(|write| now <= write.by);
         for write in late {
-            self.core.late(write);
+            core.late(write);
         }
-        Some(batch)
-    }
-
-    /// Has told L2, and takes what has come meanwhile, if nobody else does.
-    fn turn_back(&mut self) {
-        let mut next = Stage::Gone;
-        if let Some(mut state) = self.on_shift() {
-            state.sending -= 1;
-            if !state.gathering {
-                state.gathering = true;
-                next = Stage::Gathering;
-            }
-        }
-        self.stage = next;
-    }
-
-    /// Leaves what waits to others.
-    fn leave(&mut self) {
-        let wanted = self.on_shift().and_then(|mut state| {
-            state.sending -= 1;
-            state.wants_carrier()
-        });
-        self.stage = Stage::Gone;
-        self.core.send_for(wanted);
-    }
-
-    /// `None` if it is not counted any more.
-    fn on_shift(&self) -> Option<MutexGuard<'_, State<V>>> {
-        let state = lock(&self.core.queue.state);
-        (state.shift == self.shift).then_some(state)
+        batch
     }
 }
 
-/// When it ends before its work is done, its runtime does: what nobody is left to carry is deferred.
 impl<V: Send + Sync + 'static> Drop for Carrier<V> {
     fn drop(&mut self) {
-        if self.stage == Stage::Gone {
-            return;
+        if let Some(core) = self.0.take() {
+            core.queue.abandon();
         }
-        let left = self.on_shift().and_then(|mut state| {
-            match self.stage {
-                Stage::Gathering => state.gathering = false,
-                _ => state.sending -= 1,
-            }
-            let alone = !state.gathering && state.sending == 0;
-            alone.then(|| take(&mut state.waiting))
-        });
-        drop(left);
     }
 }
