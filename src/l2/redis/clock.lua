@@ -17,7 +17,7 @@ local function clock(key, rnd)
   return tonumber(rnd), 0, 0
 end
 
--- Orders one more write.
+-- Orders one more write of which nobody is told.
 local function next_ver(key, rnd)
   local epoch = clock(key, rnd)
   return epoch, redis.call('HINCRBY', key, 'ver', 1)
@@ -28,13 +28,24 @@ local function lease(epoch, token)
   return string.format('%.0f:', epoch) .. token
 end
 
--- Ends the lease on a key, whatever is there; for `hold` ms nobody gets another. A longer hold stays.
-local function end_lease(key, hold)
-  local left = redis.pcall('GET', key) == 'hold' and math.max(redis.call('PTTL', key), 0) or 0
-  if hold > left then
-    redis.call('SET', key, 'hold', 'PX', hold)
-  elseif left == 0 then
-    redis.call('DEL', key)
+-- Every other key, from this one on.
+local function every_other(from)
+  local keys = {}
+  for i = from, #KEYS, 2 do
+    keys[#keys + 1] = KEYS[i]
+  end
+  return keys
+end
+
+-- Ends leases, whatever holds them; for `hold` ms nobody gets others. A longer hold stays.
+local function end_leases(keys, hold)
+  for i, held in ipairs(redis.call('MGET', unpack(keys))) do
+    local left = held == 'hold' and math.max(redis.call('PTTL', keys[i]), 0) or 0
+    if hold > left then
+      redis.call('SET', keys[i], 'hold', 'PX', hold)
+    elseif held and left == 0 then
+      redis.call('DEL', keys[i])
+    end
   end
 end
 
@@ -43,12 +54,14 @@ local function stamp(epoch, ver, at)
   return 'LRD\1' .. struct.pack('>I8I8I8I8', epoch, ver, at, epoch + ver + at)
 end
 
--- Numbers a message, keeps it in the log under its number, and tells it to all who listen.
-local function publish(key, log, channel, epoch, ver, tail)
-  local seq = redis.call('HINCRBY', key, 'seq', 1)
+-- Orders one more write, and tells all who listen: the message has a number, under which the log keeps it.
+local function publish(key, log, channel, rnd, tail)
+  local epoch, seq, ver = clock(key, rnd)
+  seq, ver = seq + 1, ver + 1
+  redis.call('HSET', key, 'seq', seq, 'ver', ver)
   local message = 'LM\1' .. struct.pack('>I8I8I8', epoch, seq, ver) .. tail
-  local id = string.format('%.0f-0', seq)
   if log then
+    local id = string.format('%.0f-0', seq)
     local added = redis.pcall('XADD', log, 'MAXLEN', '~', 10000, id, 'm', message)
     if type(added) == 'table' and added.err then
       -- The log has outlived a clock: what it holds is of another epoch.
@@ -57,5 +70,5 @@ local function publish(key, log, channel, epoch, ver, tail)
     end
   end
   redis.call('PUBLISH', channel, message)
-  return seq
+  return epoch, ver, seq
 end

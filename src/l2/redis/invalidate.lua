@@ -1,10 +1,7 @@
 -- INVALIDATE  clock log live (value lease)... | channel rnd tail hold forgotten  ->  stamp seq patience age
-for i = 4, #KEYS, 2 do
-  redis.call('DEL', KEYS[i])
-  end_lease(KEYS[i + 1], tonumber(ARGV[4]))
-end
-local epoch, ver = next_ver(KEYS[1], ARGV[2])
-local seq = publish(KEYS[1], KEYS[2], ARGV[1], epoch, ver, ARGV[3])
+redis.call('DEL', unpack(every_other(4)))
+end_leases(every_other(5), tonumber(ARGV[4]))
+local epoch, ver, seq = publish(KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3])
 -- Somebody waits for all members (kind 3): the longest that it may take, and for how long there has been
 -- a list of them.
 local patience, age = 0, 0
