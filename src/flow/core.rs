@@ -301,7 +301,8 @@ impl<V: Send + Sync + 'static> Core<V> {
         self.slot_at(value, stamp, head, self.now())
     }
 
-    fn slot_at(&self, value: V, stamp: Stamp, head: &Head, now: Tick) -> Arc<Slot<V>> {
+    /// The same, where the time is known.
+    pub(super) fn slot_at(&self, value: V, stamp: Stamp, head: &Head, now: Tick) -> Arc<Slot<V>> {
         // The lane's time is overestimated, so a value seems older than it is, and goes early.
         let age = self
             .liveness
@@ -358,6 +359,19 @@ impl<V: Send + Sync + 'static> Core<V> {
                 self.forget(key);
             }
         }
+    }
+
+    /// Puts a value that L2 has accepted in the place of what is older: that need not go before it.
+    pub(super) fn supersede(&self, op: &Op<V>, slot: &Arc<Slot<V>>) {
+        let (key, epoch, ver) = (op.key(), slot.stamp.epoch, slot.stamp.ver);
+        let generation = self.liveness.generation();
+        if epoch == self.liveness.epoch() {
+            self.flights.raise(key, ver, generation);
+            if self.l1.publish(op, slot) {
+                return;
+            }
+        }
+        self.apply([&**key], epoch, ver);
     }
 
     /// Keeps a value of L2's in L1. Where it may not be kept, it will be handed out all the same, and then

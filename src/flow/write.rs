@@ -244,9 +244,9 @@ impl<V: Send + Sync + 'static> Core<V> {
         };
         match told {
             Ok((stamp, told)) => {
-                let mut group = group;
+                let (mut group, now) = (group, self.now());
                 for write in &mut group.writes {
-                    self.accepted(write, stamp);
+                    self.accepted(write, stamp, now);
                 }
                 // All at once: who is woken one at a time puts the threads to sleep in between, and comes
                 // back alone.
@@ -284,21 +284,27 @@ impl<V: Send + Sync + 'static> Core<V> {
         cleared
     }
 
-    fn accepted(&self, write: &mut Write<V>, stamp: Stamp) {
+    fn accepted(&self, write: &mut Write<V>, stamp: Stamp, now: Tick) {
         self.counters.invalidations_sent.bump();
-        if !without(Rule::OwnMessages) {
-            self.apply([&*write.key], stamp.epoch, stamp.ver);
+        match &mut write.change {
+            Change::Insert {
+                op, value, head, ..
+            } => {
+                if let Some(value) = value.take() {
+                    let slot = self.slot_at(value, stamp, head, now);
+                    if without(Rule::OwnMessages) {
+                        self.l1.publish(op, &slot);
+                    } else {
+                        self.supersede(op, &slot);
+                    }
+                }
+            }
+            Change::Remove { .. } if without(Rule::OwnMessages) => {}
+            Change::Remove { .. } => self.apply([&*write.key], stamp.epoch, stamp.ver),
         }
         let (_, hold) = write.change.sort();
         self.outbox
             .overtaken(&write.key, write.begun, stamp.written_at, hold);
-        if let Change::Insert {
-            op, value, head, ..
-        } = &mut write.change
-            && let Some(value) = value.take()
-        {
-            self.l1.publish(op, &self.slot(value, stamp, head));
-        }
     }
 
     /// Nobody knows what L2 did, or will do: the key is not used here until L2 has been told again.

@@ -35,9 +35,9 @@ fn nothing_older_than_a_write_is_shown_after_it() {
     in_every_order(|world| {
         let writer = world.spawn(|world| {
             let op = world.begin();
-            let ver = world.hear_of_a_write();
-            world.publish(&op, (EPOCH, ver));
-            assert!(shows_none_before(&world, ver));
+            let mark = world.write();
+            world.core.supersede(&op, &slot(mark));
+            assert!(shows_none_before(&world, mark.1));
         });
         let listener = world.spawn(|world| {
             let ver = world.hear_of_a_write();
