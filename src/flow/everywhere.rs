@@ -7,7 +7,7 @@ use tokio::time::sleep;
 use super::Core;
 use crate::clock::nanos;
 use crate::l2::{Member, Told};
-use crate::pauses::pauses;
+use crate::pauses::looks;
 
 impl<V: Send + Sync + 'static> Core<V> {
     /// Waits until every member of the lane has applied a message, or does not use what it held before.
@@ -23,7 +23,7 @@ impl<V: Send + Sync + 'static> Core<V> {
         let longest = told.patience.max(self.options.max_staleness);
         let lost = after(longest.saturating_sub(told.age));
         let mut until = after(longest);
-        let mut pauses = pauses(Duration::from_millis(1), Duration::from_millis(50));
+        let mut pauses = looks();
         loop {
             if let Some(longest) = self.longest_behind(told).await {
                 until = until.min(after(longest).max(lost));

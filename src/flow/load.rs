@@ -21,7 +21,7 @@ use crate::entry::Entry;
 use crate::error::LoadError;
 use crate::l1::{Joined, Key, LoadOutcome, Op, ReadOutcome, Slot};
 use crate::l2::{Ask, Fill, Lease, Want};
-use crate::pauses::pauses;
+use crate::pauses::looks;
 use crate::source::Source;
 
 /// A load under way, for those who wait for it.
@@ -180,7 +180,7 @@ impl<V: Send + Sync + 'static> Core<V> {
     /// could wait for each other.
     async fn fly(&self, led: Vec<Led<V>>, mut loader: Loader<V>) {
         let until = Instant::now() + self.options.lease_wait;
-        let mut pauses = pauses(Duration::from_millis(2), Duration::from_millis(50));
+        let mut pauses = looks();
         let (mut waiting, mut pause) = (led, Duration::ZERO);
         let mut loads = FuturesUnordered::new();
         while !waiting.is_empty() {
