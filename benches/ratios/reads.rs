@@ -23,6 +23,11 @@ const OURS: &str = "larder";
 const SHARED: &str = "one shared connection";
 const CHECKOUT: &str = "a checkout for each GET";
 
+/// Keys that are asked for at once.
+const MANY: u64 = 100;
+const OURS_MANY: &str = "larder, many";
+const MGET: &str = "one MGET";
+
 pub(crate) fn group() -> Group {
     let mut rows = Vec::new();
     for callers in CALLERS {
@@ -44,6 +49,15 @@ pub(crate) fn group() -> Group {
             row("L2 hits", CHECKOUT, 0, "/s", Some(Goal::new(8.0, 12.0)));
         }
     }
+    rows.push(Row {
+        name: format!("get_many of {MANY}"),
+        of: MGET,
+        ours: contestant(OURS_MANY, 1),
+        other: Some(contestant(MGET, 1)),
+        figure: 1,
+        unit: "µs",
+        goal: Some(Goal::new(1.25, 1.05)),
+    });
     Group { rows, set_up }
 }
 
@@ -71,6 +85,8 @@ fn set_up() -> Vec<Contestant> {
         all.push(contender(&redis, SHARED, callers, shared.clone()));
         all.push(contender(&redis, CHECKOUT, callers, checkout.clone()));
     }
+    all.push(contender(&redis, OURS_MANY, 1, OursMany(ours.0)));
+    all.push(contender(&redis, MGET, 1, Mget(shared.0)));
     all
 }
 
@@ -109,6 +125,39 @@ impl Call for Checkout {
     async fn call(&mut self, id: u64) {
         get(&mut self.0.get().await.unwrap(), id).await;
     }
+}
+
+#[derive(Clone)]
+struct OursMany(Cache<u64, User>);
+
+impl Call for OursMany {
+    async fn call(&mut self, id: u64) {
+        let ids: Vec<u64> = many(id).collect();
+        let users = self.0.get_many(&ids).await;
+        for (id, user) in ids.into_iter().zip(users) {
+            assert_eq!(user.unwrap().id, id);
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Mget(MultiplexedConnection);
+
+impl Call for Mget {
+    async fn call(&mut self, id: u64) {
+        let mut mget = cmd("MGET");
+        for id in many(id) {
+            mget.arg(name(id));
+        }
+        let values: Vec<Vec<u8>> = mget.query_async(&mut self.0).await.unwrap();
+        for (id, bytes) in many(id).zip(values) {
+            assert_eq!(black_box(User::decode(&bytes)).id, id);
+        }
+    }
+}
+
+fn many(id: u64) -> impl Iterator<Item = u64> {
+    (0..MANY).map(move |n| (id * MANY + n) % KEYS)
 }
 
 async fn get(connection: &mut (impl ConnectionLike + Send), id: u64) {
