@@ -1,12 +1,14 @@
 //! Reads in company: what is asked for at the same moment goes to the server as one request.
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, stream};
 use tokio::runtime::{self, Handle};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 
@@ -18,6 +20,10 @@ use crate::lock::lock;
 const ALONE: usize = 2;
 /// Batches under way at a time: enough for the server to be busy though it is far away.
 const IN_FLIGHT: usize = 64;
+/// Those of them that are under way at a time while the server is near: meanwhile the next ones grow.
+const NEAR: usize = 2;
+/// A batch that takes longer than this is not waited for by the next: the server is far away, or silent.
+const FAR: Duration = Duration::from_millis(1);
 /// Reads that wait to be sent. Who finds it full waits to get in, and no longer than for an answer.
 const WAITING: usize = 4096;
 
@@ -141,11 +147,19 @@ async fn ask(queue: &Queue, key: &str) -> Option<Answer> {
 /// Sends what waits, and answers each read within the limit since it was asked for: those before it in the
 /// queue were asked for before it, so it does not wait for longer.
 async fn work(requests: Arc<Requests>, waiting: mpsc::Receiver<Read>) {
+    let turns = &Semaphore::new(NEAR);
     let batches = stream::unfold(waiting, |mut waiting| async {
+        let turn = turns.acquire().await.ok()?;
         let batch = gather(&mut waiting, requests.most()).await?;
-        Some((batch, waiting))
+        Some(((turn, batch), waiting))
     });
-    let send = |batch| send(&requests, batch);
+    let send = |(turn, batch)| async {
+        let mut sending = pin!(send(&requests, batch));
+        if timeout(FAR, &mut sending).await.is_err() {
+            drop(turn);
+            sending.await;
+        }
+    };
     batches.for_each_concurrent(IN_FLIGHT, send).await;
 }
 
