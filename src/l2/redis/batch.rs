@@ -1,5 +1,6 @@
 //! Reads in company: what is asked for at the same moment goes to the server as one request.
 
+use std::mem::{replace, take};
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -8,7 +9,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, stream};
 use tokio::runtime::{self, Handle};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 
@@ -28,28 +29,42 @@ const FAR: Duration = Duration::from_millis(1);
 const WAITING: usize = 4096;
 
 struct Read {
-    key: Box<str>,
+    /// Where its key ends, among the keys of all that wait.
+    end: usize,
     asked: Instant,
     answer: oneshot::Sender<Answer>,
-}
-
-impl AsRef<str> for Read {
-    fn as_ref(&self) -> &str {
-        &self.key
-    }
 }
 
 /// The way to the task that sends what waits. It ends with this, or with the runtime that it runs on.
 pub(super) struct Batches {
     requests: Arc<Requests>,
-    queue: Mutex<Option<Queue>>,
+    queue: Mutex<Option<Arc<Queue>>>,
     under_way: AtomicUsize,
 }
 
-#[derive(Clone)]
+/// What waits to be sent by one task.
 struct Queue {
-    reads: mpsc::Sender<Read>,
     runtime: runtime::Id,
+    waiting: Mutex<Waiting>,
+    /// Told when the first read comes, and when no more will.
+    arrived: Notify,
+    /// For as many as may wait. Closed when no more may.
+    room: Semaphore,
+}
+
+#[derive(Default)]
+struct Waiting {
+    /// One after the other.
+    keys: String,
+    reads: Vec<Read>,
+    /// Whether nobody may put more in here.
+    closed: bool,
+}
+
+/// What goes to the server as one request.
+struct Batch {
+    keys: String,
+    reads: Vec<Read>,
 }
 
 /// A read that is under way.
@@ -90,20 +105,20 @@ impl Batches {
 
     async fn in_company(&self, key: &str, _under_way: UnderWay<'_>) -> Answer {
         let here = Handle::current().id();
-        let queue = self.queue(here);
+        let queue = self.queue(here, None);
         if queue.runtime == here {
             // The task keeps the time: as long as we are driven, it is.
-            if let Some(answer) = ask(&queue, key).await {
+            if let Some(answer) = queue.ask(key).await {
                 return answer;
             }
         }
         let limit = self.requests.limit();
         let answer = async {
-            if let Some(answer) = ask(&queue, key).await {
+            if let Some(answer) = queue.ask(key).await {
                 return answer;
             }
             // The task has ended with its runtime. Another one, on this runtime:
-            let answer = ask(&self.queue(here), key).await;
+            let answer = self.queue(here, Some(&queue)).ask(key).await;
             answer.unwrap_or_else(|| Err(L2Error::closed()))
         };
         timeout(limit, answer).await.unwrap_or_else(|_| {
@@ -112,117 +127,221 @@ impl Batches {
         })
     }
 
-    fn queue(&self, here: runtime::Id) -> Queue {
+    /// The queue to wait in: not the one that has ended.
+    fn queue(&self, here: runtime::Id, ended: Option<&Arc<Queue>>) -> Arc<Queue> {
         let mut current = lock(&self.queue);
-        if let Some(queue) = current.as_ref().filter(|queue| !queue.reads.is_closed()) {
-            return queue.clone();
+        let has_ended = |queue: &Arc<Queue>| ended.is_some_and(|ended| Arc::ptr_eq(queue, ended));
+        if let Some(queue) = current.as_ref().filter(|queue| !has_ended(queue)) {
+            return Arc::clone(queue);
         }
-        let (reads, waiting) = mpsc::channel(WAITING);
-        tokio::spawn(work(Arc::clone(&self.requests), waiting));
-        let queue = Queue {
-            reads,
-            runtime: here,
-        };
-        current.insert(queue).clone()
+        let queue = Arc::new(Queue::new(here));
+        let worker = Worker(Arc::clone(&queue));
+        tokio::spawn(worker.work(Arc::clone(&self.requests)));
+        Arc::clone(current.insert(queue))
     }
 
     /// Who comes next starts another task: the runtime of this one may still be there, but not be driven.
-    fn abandon(&self, queue: &Queue) {
-        lock(&self.queue).take_if(|current| current.reads.same_channel(&queue.reads));
+    fn abandon(&self, queue: &Arc<Queue>) {
+        queue.close();
+        lock(&self.queue).take_if(|current| Arc::ptr_eq(current, queue));
     }
 }
 
-/// `None` if the task has ended.
-async fn ask(queue: &Queue, key: &str) -> Option<Answer> {
-    let (answer, answered) = oneshot::channel();
-    let read = Read {
-        key: key.into(),
-        asked: Instant::now(),
-        answer,
-    };
-    queue.reads.send(read).await.ok()?;
-    answered.await.ok()
-}
-
-/// Sends what waits, and answers each read within the limit since it was asked for: those before it in the
-/// queue were asked for before it, so it does not wait for longer.
-async fn work(requests: Arc<Requests>, waiting: mpsc::Receiver<Read>) {
-    let turns = &Semaphore::new(NEAR);
-    let batches = stream::unfold(waiting, |mut waiting| async {
-        let turn = turns.acquire().await.ok()?;
-        let batch = gather(&mut waiting, requests.most()).await?;
-        Some(((turn, batch), waiting))
-    });
-    let send = |(turn, batch)| async {
-        let mut sending = pin!(send(&requests, batch));
-        if timeout(FAR, &mut sending).await.is_err() {
-            drop(turn);
-            sending.await;
+impl Drop for Batches {
+    fn drop(&mut self) {
+        if let Some(queue) = &*lock(&self.queue) {
+            queue.close();
         }
-    };
-    batches.for_each_concurrent(IN_FLIGHT, send).await;
+    }
 }
 
-/// Waits for a read, and takes the others that are there by then. `None` if there will be none.
-async fn gather(waiting: &mut mpsc::Receiver<Read>, most: usize) -> Option<Vec<Read>> {
-    let mut batch = Vec::new();
-    if waiting.recv_many(&mut batch, most).await == 0 {
-        return None;
+impl Queue {
+    fn new(runtime: runtime::Id) -> Self {
+        Self {
+            runtime,
+            waiting: Mutex::default(),
+            arrived: Notify::new(),
+            room: Semaphore::new(WAITING),
+        }
     }
-    // Whoever is about to ask does so now. To wait by the clock would only make all of them late.
-    yield_now().await;
-    while batch.len() < most
-        && let Ok(read) = waiting.try_recv()
-    {
-        batch.push(read);
+
+    /// `None` if the task has ended.
+    async fn ask(&self, key: &str) -> Option<Answer> {
+        self.enter(key).await?.await.ok()
     }
-    batch.retain(|read| !read.answer.is_closed());
-    Some(batch)
+
+    async fn enter(&self, key: &str) -> Option<oneshot::Receiver<Answer>> {
+        self.room.acquire().await.ok()?.forget();
+        let (answer, answered) = oneshot::channel();
+        let asked = Instant::now();
+        let mut waiting = lock(&self.waiting);
+        if waiting.closed {
+            return None;
+        }
+        waiting.keys.push_str(key);
+        let end = waiting.keys.len();
+        waiting.reads.push(Read { end, asked, answer });
+        let is_first = waiting.reads.len() == 1;
+        drop(waiting);
+        if is_first {
+            self.arrived.notify_one();
+        }
+        Some(answered)
+    }
+
+    /// What waits is still sent, if the task is there.
+    fn close(&self) {
+        lock(&self.waiting).closed = true;
+        self.room.close();
+        self.arrived.notify_one();
+    }
+
+    /// Waits for a read, and takes the others that are there by then. `None` if there will be none.
+    async fn gather(&self, most: usize) -> Option<Batch> {
+        while let Some(closed) = self.is_idle() {
+            if closed {
+                return None;
+            }
+            self.arrived.notified().await;
+        }
+        // Whoever is about to ask does so now. To wait by the clock would only make all of them late.
+        yield_now().await;
+        let batch = lock(&self.waiting).take(most);
+        self.room.add_permits(batch.reads.len());
+        Some(batch)
+    }
+
+    /// If nothing waits: whether nothing will.
+    fn is_idle(&self) -> Option<bool> {
+        let waiting = lock(&self.waiting);
+        waiting.reads.is_empty().then_some(waiting.closed)
+    }
+}
+
+impl Waiting {
+    fn take(&mut self, most: usize) -> Batch {
+        let rest = self.reads.split_off(most.min(self.reads.len()));
+        let reads = replace(&mut self.reads, rest);
+        let end = reads.last().map_or(0, |read| read.end);
+        let rest = self.keys.split_off(end);
+        let keys = replace(&mut self.keys, rest);
+        // As many are likely to come until the next ones are taken.
+        self.reads.reserve(reads.len());
+        self.keys.reserve(end);
+        for read in &mut self.reads {
+            read.end -= end;
+        }
+        Batch { keys, reads }
+    }
+}
+
+/// The task that sends what waits in a queue, until that ends.
+struct Worker(Arc<Queue>);
+
+impl Drop for Worker {
+    /// What has not been taken by now is not answered.
+    fn drop(&mut self) {
+        self.0.close();
+        let left = take(&mut lock(&self.0.waiting).reads);
+        drop(left);
+    }
+}
+
+impl Worker {
+    /// Sends what waits, and answers each read within the limit since it was asked for: those before it in
+    /// the queue were asked for before it, so it does not wait for longer.
+    async fn work(self, requests: Arc<Requests>) {
+        let (requests, turns) = (&*requests, &Semaphore::new(NEAR));
+        let batches = stream::unfold(&*self.0, |queue| async move {
+            let turn = turns.acquire().await.ok()?;
+            let batch = queue.gather(requests.most()).await?;
+            Some(((turn, batch), queue))
+        });
+        let send = |(turn, batch)| async {
+            let mut sending = pin!(send(requests, batch));
+            if timeout(FAR, &mut sending).await.is_err() {
+                drop(turn);
+                sending.await;
+            }
+        };
+        batches.for_each_concurrent(IN_FLIGHT, send).await;
+    }
 }
 
 /// Sends a batch and hands out the answers.
-async fn send(requests: &Requests, batch: Vec<Read>) {
+async fn send(requests: &Requests, batch: Batch) {
+    let Batch { keys, reads } = batch;
+    let (keys, reads) = wanted(&keys, reads);
     // The first has waited longest.
-    let Some(first) = batch.first() else { return };
-    let answers = requests.fetch(&batch, first.asked + requests.limit()).await;
-    for (read, answer) in batch.into_iter().zip(answers) {
+    let Some(first) = reads.first() else { return };
+    let answers = requests.fetch(&keys, first.asked + requests.limit()).await;
+    for (read, answer) in reads.into_iter().zip(answers) {
         _ = read.answer.send(answer);
     }
+}
+
+/// The reads of which anyone waits for the answer, and their keys.
+fn wanted(keys: &str, reads: Vec<Read>) -> (Vec<&str>, Vec<Read>) {
+    let mut start = 0;
+    let wanted = reads.into_iter().filter_map(|read| {
+        let key = keys.get(start..read.end)?;
+        start = read.end;
+        (!read.answer.is_closed()).then_some((key, read))
+    });
+    wanted.unzip()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn queue(reads: usize) -> (mpsc::Receiver<Read>, Vec<oneshot::Receiver<Answer>>) {
-        let (queue, waiting) = mpsc::channel(reads);
-        let answered = (0..reads).map(|n| {
-            let (answer, answered) = oneshot::channel();
-            let (key, asked) = (n.to_string().into(), Instant::now());
-            queue.try_send(Read { key, asked, answer }).unwrap();
-            answered
-        });
-        let answered = answered.collect();
-        (waiting, answered)
+    async fn queue(reads: usize) -> (Queue, Vec<oneshot::Receiver<Answer>>) {
+        let queue = Queue::new(Handle::current().id());
+        let mut answered = Vec::new();
+        for n in 0..reads {
+            answered.push(queue.enter(&n.to_string()).await.unwrap());
+        }
+        (queue, answered)
     }
 
     #[tokio::test]
     async fn a_thousand_reads_are_few_batches() {
-        let (mut waiting, _answered) = queue(1000);
-        let mut sizes = Vec::new();
-        while let Some(batch) = gather(&mut waiting, 256).await {
-            sizes.push(batch.len());
+        let (queue, _answered) = queue(1000).await;
+        let mut all = Vec::new();
+        for size in [256, 256, 256, 232] {
+            let Batch { keys, reads } = queue.gather(256).await.unwrap();
+            let (keys, reads) = wanted(&keys, reads);
+            assert_eq!((keys.len(), reads.len()), (size, size));
+            all.extend(keys.into_iter().map(str::to_owned));
         }
-        assert_eq!(sizes, [256, 256, 256, 232]);
+        assert!(all.into_iter().eq((0..1000).map(|n| n.to_string())));
     }
 
     #[tokio::test]
     async fn who_has_given_up_is_not_asked_for() {
-        let (mut waiting, mut answered) = queue(10);
-        answered.truncate(3);
-        let batch = gather(&mut waiting, 256).await.unwrap();
-        let keys: Vec<_> = batch.iter().map(|read| &*read.key).collect();
-        assert_eq!(keys, ["0", "1", "2"]);
-        assert!(gather(&mut waiting, 256).await.is_none());
+        let (queue, mut answered) = queue(10).await;
+        answered.drain(..7);
+        let Batch { keys, reads } = queue.gather(256).await.unwrap();
+        let (keys, reads) = wanted(&keys, reads);
+        assert_eq!(keys, ["7", "8", "9"]);
+        assert_eq!(reads.len(), 3);
+        queue.close();
+        assert!(queue.gather(256).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn who_finds_it_full_gets_in_when_some_have_left() {
+        let (queue, mut answered) = queue(WAITING).await;
+        let mut late = pin!(queue.ask("late"));
+        assert!(late.as_mut().now_or_never().is_none());
+        let batch = queue.gather(256).await.unwrap();
+        assert_eq!(batch.reads.len(), 256);
+        assert!(!lock(&queue.waiting).keys.ends_with("late"));
+        assert!(late.as_mut().now_or_never().is_none());
+        assert!(lock(&queue.waiting).keys.ends_with("late"));
+        queue.close();
+        assert!(queue.enter("too late").await.is_none());
+        drop(batch);
+        assert!(answered.swap_remove(0).await.is_err());
     }
 }
