@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::builder::Builder;
+use crate::clock::Tick;
 use crate::entry::Entry;
 use crate::error::{LoadError, WriteError};
 use crate::flow::{Core, Loader};
@@ -110,7 +111,7 @@ where
     {
         match self.look_up(key) {
             Ok(Found::Here(entry)) => Some(entry),
-            Ok(Found::NotHere(key)) => self.core().get(key).await,
+            Ok(Found::NotHere(key, now)) => self.core().get(key, now).await,
             Err(error) => {
                 warn_of(error);
                 None
@@ -217,9 +218,9 @@ where
                 }
                 Ok(entry)
             }
-            Found::NotHere(key) => {
+            Found::NotHere(key, now) => {
                 let loader = || Loader::one(loader);
-                self.core().get_or_load(key, loader).await
+                self.core().get_or_load(key, now, loader).await
             }
         }
     }
@@ -289,7 +290,7 @@ where
                     }
                     Some(entry)
                 }
-                Found::NotHere(written) => {
+                Found::NotHere(written, _) => {
                     lacking.push(key);
                     missing.push(written);
                     None
@@ -502,16 +503,18 @@ where
     fn look_up<Q: CacheKey + ?Sized>(&self, key: &Q) -> Result<Found<V>, KeyTooLong> {
         let mut out = KeyWriter::new();
         let key = out.write(key)?;
-        Ok(match self.core().get_local(key) {
+        let now = self.core().now();
+        Ok(match self.core().get_local_at(key, now) {
             Some(entry) => Found::Here(entry),
-            None => Found::NotHere(key.into()),
+            None => Found::NotHere(key.into(), now),
         })
     }
 }
 
 enum Found<V> {
     Here(Entry<V>),
-    NotHere(Key),
+    /// Its name, and when L1 did not have it.
+    NotHere(Key, Tick),
 }
 
 fn warn_of(error: KeyTooLong) {

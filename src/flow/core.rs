@@ -107,7 +107,12 @@ impl<V: Send + Sync + 'static> Core<V> {
 
     /// Starts the listener, if it is not running and should be. Called where L1 alone did not answer.
     pub(crate) fn ensure_listening(self: &Arc<Self>) {
-        if self.liveness.is_live() {
+        self.ensure_listening_at(self.now());
+    }
+
+    /// The same, where the time is known.
+    pub(super) fn ensure_listening_at(self: &Arc<Self>, now: Tick) {
+        if self.liveness.is_live_at(now) {
             return;
         }
         let mut listener = lock(&self.listener);

@@ -46,13 +46,13 @@ impl<V: Send + Sync + 'static> Core<V> {
         self.get_unproven(key)
     }
 
-    /// L2, for what L1 did not have.
-    pub(crate) async fn get(self: &Arc<Self>, key: Key) -> Option<Entry<V>> {
-        self.ensure_listening();
+    /// L2, for what L1 did not have at `now`.
+    pub(crate) async fn get(self: &Arc<Self>, key: Key, now: Tick) -> Option<Entry<V>> {
+        self.ensure_listening_at(now);
         if let Some(entry) = self.get_instead(&key) {
             return Some(entry);
         }
-        let outcome = self.read(&key).await;
+        let outcome = self.read(&key, now).await;
         self.answer(&key, outcome, self.now()).ok()
     }
 
@@ -70,8 +70,7 @@ impl<V: Send + Sync + 'static> Core<V> {
     /// Reads L2 once for all who ask meanwhile, and keeps what it finds in L1.
     ///
     /// The read is driven by whoever polls it: nobody has to stay for the others.
-    pub(super) async fn read(self: &Arc<Self>, key: &Key) -> ReadOutcome<V> {
-        let now = self.now();
+    pub(super) async fn read(self: &Arc<Self>, key: &Key, now: Tick) -> ReadOutcome<V> {
         let read = self.flights.read(key, now, self.joinable_from(now), |op| {
             let core = Arc::clone(self);
             async move {
@@ -89,21 +88,24 @@ impl<V: Send + Sync + 'static> Core<V> {
     ///
     /// Nobody joins it, so it may be dropped at any time.
     pub(super) async fn read_many(self: &Arc<Self>, keys: &[Key]) -> Vec<ReadOutcome<V>> {
-        let ops: Vec<Op<V>> = keys.iter().map(|key| self.flights.begin(key)).collect();
-        let mut outcomes: Vec<Option<ReadOutcome<V>>> =
-            ops.iter().map(|op| self.barred(op)).collect();
+        let begin = |key| {
+            let op = self.flights.begin(key);
+            let barred = self.barred(&op);
+            (op, barred)
+        };
+        let mut reads: Vec<(Op<V>, Option<ReadOutcome<V>>)> = keys.iter().map(begin).collect();
         if self.liveness.is_live() {
-            let mut asked: Vec<_> = ops.iter().zip(&mut outcomes).collect();
-            asked.retain(|(_, outcome)| outcome.is_none());
-            let keys: Vec<&str> = asked.iter().map(|(op, _)| &**op.key()).collect();
-            let answers = self.lane.get_many(&keys).await;
+            let asked = keys.iter().zip(&reads);
+            let asked: Vec<&str> = asked
+                .filter_map(|(key, (_, outcome))| outcome.is_none().then_some(&**key))
+                .collect();
+            let answers = self.lane.get_many(&asked).await;
             let now = self.now();
-            for ((op, outcome), answer) in asked.into_iter().zip(answers) {
+            for ((op, outcome), answer) in unanswered(&mut reads).zip(answers) {
                 *outcome = self.as_it_lies(op, answer, now);
             }
         }
-        let mut rest: Vec<_> = ops.iter().zip(&mut outcomes).collect();
-        rest.retain(|(_, outcome)| outcome.is_none());
+        let mut rest: Vec<_> = unanswered(&mut reads).collect();
         for some in rest.chunks_mut(COMPARED) {
             let compared = join_all(some.iter().map(|(op, _)| self.compared(op))).await;
             let silent = |outcome: &ReadOutcome<V>| matches!(outcome, ReadOutcome::Unavailable);
@@ -116,14 +118,12 @@ impl<V: Send + Sync + 'static> Core<V> {
                 break;
             }
         }
-        let outcomes = outcomes.into_iter();
-        let outcomes: Vec<_> = outcomes
-            .map(|outcome| outcome.unwrap_or(ReadOutcome::Unavailable))
-            .collect();
-        for (op, outcome) in ops.iter().zip(&outcomes) {
-            self.settle(op, outcome);
-        }
-        outcomes
+        let end = |(op, outcome): (_, Option<_>)| {
+            let outcome = outcome.unwrap_or(ReadOutcome::Unavailable);
+            self.settle(&op, &outcome);
+            outcome
+        };
+        reads.into_iter().map(end).collect()
     }
 
     async fn read_l2(&self, op: &Op<V>) -> ReadOutcome<V> {
@@ -185,4 +185,12 @@ impl<V: Send + Sync + 'static> Core<V> {
             ReadOutcome::Unreadable(_) | ReadOutcome::Unavailable => {}
         }
     }
+}
+
+/// The reads that have no outcome yet.
+fn unanswered<V>(
+    reads: &mut [(Op<V>, Option<ReadOutcome<V>>)],
+) -> impl Iterator<Item = (&Op<V>, &mut Option<ReadOutcome<V>>)> {
+    let unanswered = reads.iter_mut().filter(|(_, outcome)| outcome.is_none());
+    unanswered.map(|(op, outcome)| (&*op, outcome))
 }

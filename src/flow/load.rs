@@ -46,17 +46,18 @@ impl<V> Led<V> {
 }
 
 impl<V: Send + Sync + 'static> Core<V> {
-    /// L2 and then the loader, for what L1 did not have.
+    /// L2 and then the loader, for what L1 did not have at `now`.
     pub(crate) async fn get_or_load(
         self: &Arc<Self>,
         key: Key,
+        now: Tick,
         loader: impl FnOnce() -> Loader<V>,
     ) -> Result<Entry<V>, LoadError> {
-        self.ensure_listening();
+        self.ensure_listening_at(now);
         if let Some(entry) = self.get_instead(&key) {
             return Ok(entry);
         }
-        let want = match self.answer(&key, self.read(&key).await, self.now()) {
+        let want = match self.answer(&key, self.read(&key, now).await, self.now()) {
             Ok(entry) => {
                 if entry.is_due() {
                     self.refresh([(0, key, entry.slot().stamp.ver)], |_| loader());
