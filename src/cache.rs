@@ -213,7 +213,7 @@ where
         match self.look_up(key)? {
             Found::Here(entry) => {
                 if entry.is_due() {
-                    let stale = [(0, written(key)?, entry.slot().stamp.ver)];
+                    let stale = [(0, written(key)?, entry.slot().ver)];
                     self.core().refresh(stale, |_| Loader::one(loader));
                 }
                 Ok(entry)
@@ -286,7 +286,7 @@ where
             entries.push(match self.look_up(key)? {
                 Found::Here(entry) => {
                     if entry.is_due() {
-                        due.push((place, written(key)?, entry.slot().stamp.ver));
+                        due.push((place, written(key)?, entry.slot().ver));
                     }
                     Some(entry)
                 }

@@ -62,13 +62,12 @@ impl<V> Entry<V> {
     /// Where the value came from, and how fresh it was when it was handed out.
     #[must_use]
     pub fn meta(&self) -> Meta {
-        let stamp = self.slot.stamp;
         Meta {
             source: self.source,
             is_stale: self.is_stale(),
             is_unproven: self.unproven,
             age: Duration::from_nanos(self.at.saturating_sub(self.slot.born_at)),
-            version: (stamp.ver != 0).then_some(stamp.ver),
+            version: (self.slot.ver != 0).then_some(self.slot.ver),
         }
     }
 }

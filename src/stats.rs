@@ -11,8 +11,10 @@ impl Counter {
         self.0.fetch_add(n, Ordering::Relaxed);
     }
 
-    pub(crate) fn bump(&self) {
-        self.add(1);
+    /// Returns how often it was counted before.
+    #[allow(clippy::must_use_candidate)]
+    pub(crate) fn bump(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed)
     }
 }
 

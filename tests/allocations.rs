@@ -8,6 +8,8 @@
     reason = "a step that fails ends the test"
 )]
 
+use std::time::Duration;
+
 use larder::Cache;
 
 fn allocations(what: impl FnOnce()) -> u64 {
@@ -64,4 +66,59 @@ fn a_miss_allocates() {
     assert!(
         allocations(|| runtime.block_on(async { assert!(texts.get("key").await.is_none()) })) > 0
     );
+}
+
+/// What an entry takes in L1 besides its key and value, beside what moka with a TTL takes for it; however often
+/// it is hit, and all that there is once per cache included.
+#[test]
+fn an_entry_takes_little_more_than_in_moka() {
+    const ENTRIES: u32 = 100_000;
+    /// Bytes.
+    const LIMIT: i64 = 64;
+    type Value = [u64; 16];
+    let keys = || (0..ENTRIES).map(|number| format!("catalog:product:{number:08}"));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    for hits in 0..3 {
+        let mut moka: Option<moka::sync::Cache<String, Value>> = None;
+        let of_moka = allocation_counter::measure(|| {
+            let moka = moka.insert(
+                moka::sync::Cache::builder()
+                    .max_capacity(ENTRIES.into())
+                    .time_to_live(Duration::from_secs(3600))
+                    .build(),
+            );
+            keys().for_each(|key| moka.insert(key, Value::default()));
+            for _ in 0..hits {
+                keys().for_each(|key| assert!(moka.get(&key).is_some()));
+            }
+            moka.run_pending_tasks();
+            assert_eq!(moka.entry_count(), u64::from(ENTRIES));
+        });
+        let mut cache: Option<Cache<String, Value>> = None;
+        let of_ours = allocation_counter::measure(|| {
+            let cache = cache.insert(
+                Cache::builder("test:bytes")
+                    .l1_capacity(ENTRIES.into())
+                    .build()
+                    .unwrap(),
+            );
+            runtime.block_on(async {
+                for key in keys() {
+                    cache.insert(&key, Value::default()).await.unwrap();
+                }
+            });
+            for _ in 0..hits {
+                keys().for_each(|key| assert!(cache.get_local(&key).is_some()));
+            }
+            assert_eq!(cache.stats().l1_entries, u64::from(ENTRIES));
+        });
+        let more = (of_ours.bytes_current - of_moka.bytes_current) / i64::from(ENTRIES);
+        assert!(
+            more <= LIMIT,
+            "{more} bytes more than in moka after {hits} hits"
+        );
+    }
 }

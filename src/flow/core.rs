@@ -17,7 +17,7 @@ use super::queue::Queue;
 use crate::ablation::{Rule, without};
 use crate::clock::{Tick, millis, nanos};
 use crate::entry::Entry;
-use crate::l1::{Flights, Key, L1, Liveness, NEVER, Op, Slot, UNSTORED, Weigher};
+use crate::l1::{Flights, Fresh, Key, L1, Liveness, NEVER, Op, Slot, UNSTORED, Weigher};
 use crate::l2::{L2Error, Lane, Sealed, Want, random};
 use crate::lock::lock;
 use crate::options::Options;
@@ -238,12 +238,12 @@ impl<V: Send + Sync + 'static> Core<V> {
     /// Reads stored bytes. The caller decides whether their epoch and age are right.
     ///
     /// Where they cannot be read, says what else to ask for: something other than this.
-    pub(super) fn open(&self, key: &Key, bytes: &[u8]) -> Result<Arc<Slot<V>>, Want> {
+    pub(super) fn open(&self, key: &Key, bytes: &[u8]) -> Result<Fresh<V>, Want> {
         self.open_at(key, bytes, self.now())
     }
 
     /// The same, where the time is known.
-    pub(super) fn open_at(&self, key: &Key, bytes: &[u8], now: Tick) -> Result<Arc<Slot<V>>, Want> {
+    pub(super) fn open_at(&self, key: &Key, bytes: &[u8], now: Tick) -> Result<Fresh<V>, Want> {
         let slot = match envelope::open(bytes) {
             Ok(envelope) if envelope.head.type_tag != self.type_tag => {
                 Err("it is tagged as another type".to_owned())
@@ -251,7 +251,7 @@ impl<V: Send + Sync + 'static> Core<V> {
             Ok(envelope) => self
                 .codec
                 .decode(envelope.head.codec, envelope.payload)
-                .map(|value| self.slot_at(value, envelope.stamp, &envelope.head, now))
+                .map(|value| self.fresh_at(key, value, envelope.stamp, &envelope.head, now))
                 .map_err(|error| error.reason().to_string()),
             Err(damage) => Err(damage.to_string()),
         };
@@ -302,12 +302,19 @@ impl<V: Send + Sync + 'static> Core<V> {
     }
 
     /// A value with a stamp, its times translated to this process's clock.
-    pub(super) fn slot(&self, value: V, stamp: Stamp, head: &Head) -> Arc<Slot<V>> {
-        self.slot_at(value, stamp, head, self.now())
+    pub(super) fn fresh(&self, key: &Key, value: V, stamp: Stamp, head: &Head) -> Fresh<V> {
+        self.fresh_at(key, value, stamp, head, self.now())
     }
 
     /// The same, where the time is known.
-    pub(super) fn slot_at(&self, value: V, stamp: Stamp, head: &Head, now: Tick) -> Arc<Slot<V>> {
+    pub(super) fn fresh_at(
+        &self,
+        key: &Key,
+        value: V,
+        stamp: Stamp,
+        head: &Head,
+        now: Tick,
+    ) -> Fresh<V> {
         // The lane's time is overestimated, so a value seems older than it is, and goes early.
         let age = self
             .liveness
@@ -323,32 +330,38 @@ impl<V: Send + Sync + 'static> Core<V> {
         let l1_ttl = self.options.l1_ttl.map_or(NEVER, |ttl| {
             now.saturating_add(nanos(self.options.jittered(ttl)))
         });
-        Arc::new(Slot::new(
+        let slot = Slot::new(
+            Arc::clone(key),
             value,
-            stamp,
+            stamp.ver,
             born_at,
             soft_at,
             l1_ttl.min(after(head.hard_ttl_ms)),
-        ))
+        );
+        Fresh {
+            slot: Arc::new(slot),
+            epoch: stamp.epoch,
+        }
     }
 
     /// A value that L2 does not hold, for those who waited for it and for nobody else.
-    pub(super) fn unstored(&self, value: V) -> Arc<Slot<V>> {
+    pub(super) fn unstored(&self, key: &Key, value: V) -> Arc<Slot<V>> {
         self.counters.loads_not_stored.bump();
         let now = self.now();
-        Arc::new(Slot::new(value, UNSTORED, now, NEVER, now))
+        let key = Arc::clone(key);
+        Arc::new(Slot::new(key, value, UNSTORED, now, NEVER, now))
     }
 
     /// Whether a value that was read as it lay may be believed: written in the epoch that was known when
     /// the operation began and still is, and not expired.
-    pub(super) fn is_usable(&self, op: &Op<V>, slot: &Slot<V>) -> bool {
-        Self::is_usable_at(op, slot, self.now())
+    pub(super) fn is_usable(&self, op: &Op<V>, fresh: &Fresh<V>) -> bool {
+        Self::is_usable_at(op, fresh, self.now())
     }
 
     /// The same, where the time is known.
-    pub(super) fn is_usable_at(op: &Op<V>, slot: &Slot<V>, now: Tick) -> bool {
-        let of_now = slot.stamp.epoch == op.epoch() || without(Rule::Epochs);
-        op.is_current() && of_now && now < slot.expires_at
+    pub(super) fn is_usable_at(op: &Op<V>, fresh: &Fresh<V>, now: Tick) -> bool {
+        let of_now = fresh.epoch == op.epoch() || without(Rule::Epochs);
+        op.is_current() && of_now && now < fresh.expires_at
     }
 
     /// Applies a change of keys that L2 has accepted: what is older is gone from here.
@@ -367,12 +380,12 @@ impl<V: Send + Sync + 'static> Core<V> {
     }
 
     /// Puts a value that L2 has accepted in the place of what is older: that need not go before it.
-    pub(super) fn supersede(&self, op: &Op<V>, slot: &Arc<Slot<V>>) {
-        let (key, epoch, ver) = (op.key(), slot.stamp.epoch, slot.stamp.ver);
+    pub(super) fn supersede(&self, op: &Op<V>, fresh: &Fresh<V>) {
+        let (key, epoch, ver) = (op.key(), fresh.epoch, fresh.ver);
         let generation = self.liveness.generation();
         if epoch == self.liveness.epoch() {
             self.flights.raise(key, ver, generation);
-            if self.l1.publish(op, slot) {
+            if self.l1.publish(op, fresh) {
                 return;
             }
         }
@@ -381,9 +394,9 @@ impl<V: Send + Sync + 'static> Core<V> {
 
     /// Keeps a value of L2's in L1. Where it may not be kept, it will be handed out all the same, and then
     /// nothing older may be: it may have overtaken the message that tells of it.
-    pub(super) fn keep_or_outdate(&self, op: &Op<V>, slot: &Arc<Slot<V>>) {
-        if !self.l1.publish(op, slot) && slot.stamp.epoch == self.liveness.epoch() {
-            self.apply([&**op.key()], slot.stamp.epoch, slot.stamp.ver);
+    pub(super) fn keep_or_outdate(&self, op: &Op<V>, fresh: &Fresh<V>) {
+        if !self.l1.publish(op, fresh) && fresh.epoch == self.liveness.epoch() {
+            self.apply([&**op.key()], fresh.epoch, fresh.ver);
         }
     }
 

@@ -25,7 +25,8 @@ impl<V: Send + Sync + 'static> Core<V> {
     /// The same, where the time is known.
     pub(crate) fn get_local_at(&self, key: &str, now: Tick) -> Option<Entry<V>> {
         let slot = self.l1.get(key, now)?;
-        self.counters.l1_hits.bump();
+        let before = self.counters.l1_hits.bump();
+        self.l1.note_hit(key, now, before);
         Some(self.hand_out(slot, now, Source::L1))
     }
 
@@ -34,7 +35,8 @@ impl<V: Send + Sync + 'static> Core<V> {
         let limit = self.options.mode.limit()?;
         let now = self.now();
         let slot = self.l1.get_unproven(key, now, limit)?;
-        self.counters.unproven_served.bump();
+        let before = self.counters.unproven_served.bump();
+        self.l1.note_hit(key, now, before);
         Some(Entry::unproven(slot, now))
     }
 
@@ -156,7 +158,7 @@ impl<V: Send + Sync + 'static> Core<V> {
         };
         op.is_current()
             .then(|| match self.open_at(op.key(), &bytes, now) {
-                Ok(slot) if Self::is_usable_at(op, &slot, now) => ReadOutcome::Hit(slot),
+                Ok(fresh) if Self::is_usable_at(op, &fresh, now) => ReadOutcome::Hit(fresh),
                 Ok(_) => ReadOutcome::Miss,
                 Err(instead) => ReadOutcome::Unreadable(instead),
             })
@@ -177,11 +179,13 @@ impl<V: Send + Sync + 'static> Core<V> {
     /// Counts how a read ended, and keeps what it found.
     fn settle(&self, op: &Op<V>, outcome: &ReadOutcome<V>) {
         match outcome {
-            ReadOutcome::Hit(slot) => {
+            ReadOutcome::Hit(fresh) => {
                 self.counters.l2_hits.bump();
-                self.keep_or_outdate(op, slot);
+                self.keep_or_outdate(op, fresh);
             }
-            ReadOutcome::Miss => self.counters.l2_misses.bump(),
+            ReadOutcome::Miss => {
+                self.counters.l2_misses.bump();
+            }
             ReadOutcome::Unreadable(_) | ReadOutcome::Unavailable => {}
         }
     }

@@ -60,7 +60,7 @@ impl<V: Send + Sync + 'static> Core<V> {
         let want = match self.answer(&key, self.read(&key, now).await, self.now()) {
             Ok(entry) => {
                 if entry.is_due() {
-                    self.refresh([(0, key, entry.slot().stamp.ver)], |_| loader());
+                    self.refresh([(0, key, entry.slot().ver)], |_| loader());
                 }
                 return Ok(entry);
             }
@@ -102,7 +102,7 @@ impl<V: Send + Sync + 'static> Core<V> {
             match self.answer(&key, outcome, now) {
                 Ok(entry) => {
                     if entry.is_due() {
-                        due.push((place, key, entry.slot().stamp.ver));
+                        due.push((place, key, entry.slot().ver));
                     }
                     fill(&mut entries, place, entry);
                 }
@@ -136,7 +136,7 @@ impl<V: Send + Sync + 'static> Core<V> {
         now: Tick,
     ) -> Result<Entry<V>, Option<Want>> {
         match outcome {
-            ReadOutcome::Hit(slot) => Ok(self.hand_out(slot, now, Source::L2)),
+            ReadOutcome::Hit(fresh) => Ok(self.hand_out(fresh.slot, now, Source::L2)),
             ReadOutcome::Miss => Err(Some(Want::Any)),
             ReadOutcome::Unreadable(instead) => Err(Some(instead)),
             ReadOutcome::Unavailable => self.get_unproven(key).ok_or(None),
@@ -266,33 +266,33 @@ impl<V: Send + Sync + 'static> Core<V> {
         value: V,
     ) -> (Arc<Slot<V>>, Source) {
         let Some(held) = lease else {
-            return (self.unstored(value), Source::Loader);
+            return (self.unstored(op.key(), value), Source::Loader);
         };
         let Ok((head, sealed)) = self.seal(&value) else {
             self.give_back((op.key(), lease)).await;
-            return (self.unstored(value), Source::Loader);
+            return (self.unstored(op.key(), value), Source::Loader);
         };
         match self.heard(self.lane.fill(op.key(), held, &sealed).await) {
             Ok(Fill::Stored(stamp)) => {
-                let slot = self.slot(value, stamp, &head);
-                self.keep_or_outdate(op, &slot);
-                (slot, Source::Loader)
+                let fresh = self.fresh(op.key(), value, stamp, &head);
+                self.keep_or_outdate(op, &fresh);
+                (fresh.slot, Source::Loader)
             }
             // The key was written during the load. What is there now is newer than what was loaded.
             Ok(Fill::Rejected(Some(bytes))) => match self.open(op.key(), &bytes) {
-                Ok(slot) if self.liveness.is_live() && self.is_usable(op, &slot) => {
-                    self.keep_or_outdate(op, &slot);
-                    (slot, Source::L2)
+                Ok(fresh) if self.liveness.is_live() && self.is_usable(op, &fresh) => {
+                    self.keep_or_outdate(op, &fresh);
+                    (fresh.slot, Source::L2)
                 }
-                _ => (self.unstored(value), Source::Loader),
+                _ => (self.unstored(op.key(), value), Source::Loader),
             },
-            Ok(Fill::Rejected(None)) => (self.unstored(value), Source::Loader),
+            Ok(Fill::Rejected(None)) => (self.unstored(op.key(), value), Source::Loader),
             Err(error) => {
                 // As a store that is full does: the others need not wait for a fill that will not come.
                 if error.is_refused() {
                     self.give_back((op.key(), lease)).await;
                 }
-                (self.unstored(value), Source::Loader)
+                (self.unstored(op.key(), value), Source::Loader)
             }
         }
     }

@@ -104,7 +104,7 @@ impl<V: Send + Sync + 'static> Core<V> {
             match self.heard(self.lane.lead(op.key(), ask).await) {
                 Ok(Lead::Granted(lease)) => return Some((refresh, lease)),
                 Ok(Lead::Hit(bytes)) => match self.open(op.key(), &bytes) {
-                    Ok(slot) => self.keep_or_outdate(op, &slot),
+                    Ok(fresh) => self.keep_or_outdate(op, &fresh),
                     // What cannot be read is replaced.
                     Err(instead) if instead != want => {
                         want = instead;
@@ -126,7 +126,7 @@ impl<V: Send + Sync + 'static> Core<V> {
             return self.give_back((op.key(), Some(lease))).await;
         };
         let (slot, _) = self.store(&op, Some(lease), value).await;
-        if slot.stamp.ver == 0 {
+        if slot.ver == 0 {
             return self.refresh_failed(op.key());
         }
         self.counters.refreshes.bump();

@@ -58,9 +58,9 @@ impl<V: Send + Sync + 'static> Core<V> {
         loop {
             match self.heard(self.lane.lead(op.key(), *ask).await) {
                 Ok(Lead::Hit(bytes)) => match self.open(op.key(), &bytes) {
-                    Ok(slot) => {
-                        self.keep_or_outdate(op, &slot);
-                        return Turn::Found(slot, Source::L2);
+                    Ok(fresh) => {
+                        self.keep_or_outdate(op, &fresh);
+                        return Turn::Found(fresh.slot, Source::L2);
                     }
                     Err(instead) => ask.want = instead,
                 },

@@ -291,11 +291,11 @@ impl<V: Send + Sync + 'static> Core<V> {
                 op, value, head, ..
             } => {
                 if let Some(value) = value.take() {
-                    let slot = self.slot_at(value, stamp, head, now);
+                    let fresh = self.fresh_at(&write.key, value, stamp, head, now);
                     if without(Rule::OwnMessages) {
-                        self.l1.publish(op, &slot);
+                        self.l1.publish(op, &fresh);
                     } else {
-                        self.supersede(op, &slot);
+                        self.supersede(op, &fresh);
                     }
                 }
             }

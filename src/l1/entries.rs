@@ -1,79 +1,85 @@
-//! Where the entries are: in moka; for the test of interleavings in a map whose steps loom can see.
+//! Where the entries are: all in moka, which bounds them; those that are hit often also in front of it.
+//!
+//! Whatever changes in moka, the front is cleared of that key afterwards, before anybody is told; and a
+//! fill that began before that does nothing. So what is found in front was in moka when the change that is
+//! under way, if there is one, began.
 
-#[cfg(not(larder_interleavings))]
-pub(super) use self::bounded::Entries;
-#[cfg(larder_interleavings)]
-pub(super) use self::visible::Entries;
+use std::sync::Arc;
 
-#[cfg(not(larder_interleavings))]
-mod bounded {
-    use std::ops::Deref;
-    use std::sync::Arc;
+use super::bounded::Bounded;
+use super::front::Front;
+use super::{Key, Slot, Weigher};
 
-    use moka::sync::Cache;
-
-    use crate::l1::hasher::{Hasher, hasher};
-    use crate::l1::{Key, Slot, Weigher};
-
-    pub(in crate::l1) struct Entries<V>(Cache<Key, Arc<Slot<V>>, Hasher>);
-
-    impl<V: Send + Sync + 'static> Entries<V> {
-        pub(in crate::l1) fn new(capacity: u64, weigher: Option<Weigher<V>>) -> Self {
-            let mut entries = Cache::builder().max_capacity(capacity);
-            if let Some(weigher) = weigher {
-                entries = entries
-                    .weigher(move |key: &Key, slot: &Arc<Slot<V>>| weigher(key, &slot.value));
-            }
-            Self(entries.build_with_hasher(hasher()))
-        }
-    }
-
-    impl<V> Deref for Entries<V> {
-        type Target = Cache<Key, Arc<Slot<V>>, Hasher>;
-
-        fn deref(&self) -> &Self::Target {
-            &self.0
-        }
-    }
+pub(super) struct Entries<V> {
+    bounded: Bounded<V>,
+    front: Front<V>,
 }
 
-/// As moka: each step is atomic, and anything can happen between two of them.
-#[cfg(larder_interleavings)]
-mod visible {
-    use std::collections::HashMap;
-    use std::sync::Arc;
+/// How many entries there may be when there is a weigher: nobody knows.
+const WEIGHED: u64 = 1024;
 
-    use crate::l1::sync::{Mutex, lock};
-    use crate::l1::{Key, Slot, Weigher};
-
-    pub(in crate::l1) struct Entries<V>(Mutex<HashMap<Key, Arc<Slot<V>>>>);
-
-    impl<V> Entries<V> {
-        pub(in crate::l1) fn new(_capacity: u64, _weigher: Option<Weigher<V>>) -> Self {
-            Self(Mutex::new(HashMap::new()))
+impl<V: Send + Sync + 'static> Entries<V> {
+    pub(super) fn new(capacity: u64, weigher: Option<Weigher<V>>) -> Self {
+        let entries = weigher.as_ref().map_or(capacity, |_| WEIGHED);
+        Self {
+            front: Front::new(entries),
+            bounded: Bounded::new(capacity, weigher),
         }
+    }
 
-        pub(in crate::l1) fn get(&self, key: &str) -> Option<Arc<Slot<V>>> {
-            lock(&self.0).get(key).cloned()
+    #[inline]
+    pub(super) fn get(
+        &self,
+        key: &str,
+        condition: impl Fn(&Slot<V>) -> bool,
+    ) -> Option<Arc<Slot<V>>> {
+        self.front
+            .get(key, &condition)
+            .or_else(|| self.bounded.get(key).filter(|slot| condition(slot)))
+    }
+
+    /// Has moka record that a key was hit, and what it has of it found in front from now on.
+    pub(super) fn promote(&self, key: &str, condition: impl Fn(&Slot<V>) -> bool) {
+        let turn = self.front.turn(key);
+        match self.bounded.get(key).filter(|slot| condition(slot)) {
+            Some(slot) => self.front.fill(slot, turn),
+            None => self.front.clear(key),
         }
+    }
 
-        pub(in crate::l1) fn insert(&self, key: Key, slot: Arc<Slot<V>>) {
-            lock(&self.0).insert(key, slot);
+    /// Returns the key's turn, as it is as long as nobody has changed anything since before.
+    pub(super) fn insert(&self, key: &Key, slot: Arc<Slot<V>>) -> u64 {
+        let turn = self.front.turn(key);
+        self.bounded.insert(Arc::clone(key), slot);
+        self.front.clear(key);
+        self.front.sweep();
+        turn + 1
+    }
+
+    pub(super) fn turn(&self, key: &str) -> u64 {
+        self.front.turn(key)
+    }
+
+    /// Removes what meets the condition. Should something else take its place in between, that one is
+    /// lost: a miss.
+    pub(super) fn remove_if(&self, key: &str, condition: impl Fn(&Arc<Slot<V>>) -> bool) {
+        // Whether it is there is asked first, which moka does not record as a wish to have it.
+        if self.bounded.contains_key(key)
+            && self.bounded.get(key).is_some_and(|slot| condition(&slot))
+        {
+            self.bounded.invalidate(key);
         }
+        // Even if there was nothing: another may be about to bring it here.
+        self.front.clear(key);
+    }
 
-        pub(in crate::l1) fn invalidate(&self, key: &str) {
-            lock(&self.0).remove(key);
-        }
+    pub(super) fn clear(&self) {
+        self.bounded.invalidate_all();
+        self.front.clear_all();
+    }
 
-        pub(in crate::l1) fn invalidate_all(&self) {
-            lock(&self.0).clear();
-        }
-
-        #[expect(clippy::unused_self, reason = "as moka's, which has some")]
-        pub(in crate::l1) fn run_pending_tasks(&self) {}
-
-        pub(in crate::l1) fn entry_count(&self) -> u64 {
-            lock(&self.0).len() as u64
-        }
+    pub(super) fn len(&self) -> u64 {
+        self.bounded.run_pending_tasks();
+        self.bounded.entry_count()
     }
 }

@@ -17,18 +17,17 @@ use futures::future::{BoxFuture, Shared, WeakShared};
 
 use super::hasher::{Hasher, hasher};
 use super::sync::{AtomicU64, Mutex, MutexGuard, SHARDS, lock};
-use super::{Key, Liveness, Slot};
+use super::{Fresh, Key, Liveness, Slot};
 use crate::ablation::{Rule, without};
 use crate::clock::Tick;
 use crate::error::LoadError;
 use crate::l2::Want;
 use crate::source::Source;
-use crate::wire::envelope::Stamp;
 
 /// How a read of L2 ended.
 pub(crate) enum ReadOutcome<V> {
     /// With a value.
-    Hit(Arc<Slot<V>>),
+    Hit(Fresh<V>),
     /// L2 has none.
     Miss,
     /// L2 has something that cannot be read; what to ask for instead.
@@ -40,7 +39,7 @@ pub(crate) enum ReadOutcome<V> {
 impl<V> Clone for ReadOutcome<V> {
     fn clone(&self) -> Self {
         match self {
-            Self::Hit(slot) => Self::Hit(Arc::clone(slot)),
+            Self::Hit(fresh) => Self::Hit(fresh.clone()),
             Self::Miss => Self::Miss,
             Self::Unreadable(instead) => Self::Unreadable(*instead),
             Self::Unavailable => Self::Unavailable,
@@ -305,28 +304,28 @@ impl<V> Op<V> {
         self.generation == self.flights.liveness.generation()
     }
 
-    /// Whether a value with this stamp may go into L1.
-    pub(super) fn may_store(&self, stamp: Stamp) -> bool {
-        self.allowed(self.flights.shard(&self.key).get(&self.key), stamp)
+    /// Whether a value may go into L1.
+    pub(super) fn may_store(&self, fresh: &Fresh<V>) -> bool {
+        self.allowed(self.flights.shard(&self.key).get(&self.key), fresh)
     }
 
     /// Makes a stored entry visible, if it still may be; then nothing older may.
-    pub(super) fn reveal(&self, slot: &Slot<V>) -> bool {
+    pub(super) fn reveal(&self, fresh: &Fresh<V>) -> bool {
         let mut shard = self.flights.shard(&self.key);
-        let allowed = self.allowed(shard.get(&self.key), slot.stamp);
+        let allowed = self.allowed(shard.get(&self.key), fresh);
         if allowed && let Some(state) = shard.get_mut(&self.key) {
-            state.floor = state.floor.max(slot.stamp.ver);
-            slot.reveal(self.generation);
+            state.floor = state.floor.max(fresh.ver);
+            fresh.reveal(self.generation);
         }
         allowed
     }
 
-    fn allowed(&self, state: Option<&KeyState<V>>, stamp: Stamp) -> bool {
+    fn allowed(&self, state: Option<&KeyState<V>>, fresh: &Fresh<V>) -> bool {
         let Some(state) = state else { return false };
         // A detached flight began before what detached it, whatever version it was given since.
         let attached = !self.is_flight || state.has(self.id);
-        let unharmed = self.id >= state.barred_below && stamp.ver >= state.floor;
-        let of_now = stamp.epoch == self.epoch || without(Rule::Epochs);
+        let unharmed = self.id >= state.barred_below && fresh.ver >= state.floor;
+        let of_now = fresh.epoch == self.epoch || without(Rule::Epochs);
         attached && (unharmed || without(Rule::Floors)) && of_now && self.is_current()
     }
 }

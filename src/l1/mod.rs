@@ -1,12 +1,15 @@
 //! The first level: what this process holds, and when it may be served and stored.
 //!
-//! moka bounds the size and nothing else. Whether an entry may be served is decided here, from the
+//! moka bounds the size, and what is hit often lies in front of it as well. Whether an entry may be served is decided here, from the
 //! entry and from [`Liveness`]; whether one may be stored, by [`Flights`].
 //!
 //! Architecture invariant: nothing in here does I/O or waits.
 
+mod bounded;
+mod cell;
 mod entries;
 mod flights;
+mod front;
 mod hasher;
 mod liveness;
 mod slot;
@@ -14,7 +17,7 @@ mod sync;
 
 pub(crate) use self::flights::{Flights, Joined, LoadOutcome, Op, ReadOutcome};
 pub(crate) use self::liveness::Liveness;
-pub(crate) use self::slot::{NEVER, Slot, UNSTORED};
+pub(crate) use self::slot::{Fresh, NEVER, Slot, UNSTORED};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,7 +48,9 @@ impl<V: Send + Sync + 'static> L1<V> {
 
     /// The entry that may be served at `now`, if there is one.
     pub(crate) fn get(&self, key: &str, now: Tick) -> Option<Arc<Slot<V>>> {
-        self.held(key, now)
+        let entries = self.entries.as_ref()?;
+        entries
+            .get(key, |slot| self.is_seen(slot, now))
             .filter(|_| self.liveness.is_live_at(now))
     }
 
@@ -56,14 +61,31 @@ impl<V: Send + Sync + 'static> L1<V> {
         now: Tick,
         limit: Duration,
     ) -> Option<Arc<Slot<V>>> {
-        self.held(key, now)
+        let entries = self.entries.as_ref()?;
+        entries
+            .get(key, |slot| self.is_seen(slot, now))
             .filter(|_| self.liveness.was_live(now, limit))
     }
 
+    /// Is told of each hit, and how many there were before. moka is told of a few of them.
     #[inline]
-    fn held(&self, key: &str, now: Tick) -> Option<Arc<Slot<V>>> {
-        let slot = self.entries.as_ref()?.get(key)?;
-        (slot.is_of(self.liveness.generation()) && now < slot.expires_at).then_some(slot)
+    pub(crate) fn note_hit(&self, key: &str, now: Tick, before: u64) {
+        if is_sampled(before) {
+            self.promote(key, now);
+        }
+    }
+
+    /// Tells moka that a key was hit, which decides by that who stays, and has it in front from now on.
+    #[cold]
+    pub(crate) fn promote(&self, key: &str, now: Tick) {
+        if let Some(entries) = &self.entries {
+            entries.promote(key, |slot| self.is_seen(slot, now));
+        }
+    }
+
+    #[inline]
+    fn is_seen(&self, slot: &Slot<V>, now: Tick) -> bool {
+        slot.is_of(self.liveness.generation()) && now < slot.expires_at
     }
 
     /// Stores an entry that an operation brought, unless something has happened to its key meanwhile.
@@ -72,64 +94,84 @@ impl<V: Send + Sync + 'static> L1<V> {
     /// unseen, and becomes visible in the critical section in which messages raise floors.
     ///
     /// Says whether it was stored.
-    pub(crate) fn publish(&self, op: &Op<V>, slot: &Arc<Slot<V>>) -> bool {
+    pub(crate) fn publish(&self, op: &Op<V>, fresh: &Fresh<V>) -> bool {
         let Some(entries) = &self.entries else {
             // As one that is evicted at once: nothing older may be stored after it.
-            return op.reveal(slot);
+            return op.reveal(fresh);
         };
-        if !op.may_store(slot.stamp) {
+        if !op.may_store(fresh) {
             return false;
         }
-        entries.insert(op.key().clone(), Arc::clone(slot));
-        let revealed = op.reveal(slot);
+        let turn = entries.insert(op.key(), Arc::clone(&fresh.slot));
+        let revealed = op.reveal(fresh);
         if revealed {
-            // Something older may have taken its place before that was forbidden by this.
-            self.evict_older(op.key(), slot.stamp.ver);
+            // Something older may have taken its place before that was forbidden by this. moka is not asked
+            // without need: it would take that for a hit.
+            if entries.turn(op.key()) != turn {
+                self.evict_older(op.key(), fresh.ver);
+            }
         } else {
-            self.drop_slot(op.key(), slot);
+            entries.remove_if(op.key(), |current| Arc::ptr_eq(current, &fresh.slot));
         }
         revealed
     }
 
     /// Removes the entry of a key if it is older than `ver`.
     pub(crate) fn evict_older(&self, key: &str, ver: u64) {
-        self.evict_if(key, |slot| slot.stamp.ver < ver);
+        self.remove_if(key, |slot| slot.ver < ver);
     }
 
     /// Removes the entry of a key.
     pub(crate) fn evict(&self, key: &str) {
-        self.evict_if(key, |_| true);
+        self.remove_if(key, |_| true);
     }
 
-    fn evict_if(&self, key: &str, condition: impl FnOnce(&Slot<V>) -> bool) {
-        if let Some(slot) = self.entries.as_ref().and_then(|entries| entries.get(key))
-            && condition(&slot)
-        {
-            self.drop_slot(key, &slot);
-        }
-    }
-
-    /// Removes this very entry. Should another take its place in between, that one is lost: a miss.
-    fn drop_slot(&self, key: &str, slot: &Arc<Slot<V>>) {
-        if let Some(entries) = &self.entries
-            && let Some(current) = entries.get(key)
-            && Arc::ptr_eq(&current, slot)
-        {
-            entries.invalidate(key);
+    fn remove_if(&self, key: &str, condition: impl Fn(&Slot<V>) -> bool) {
+        if let Some(entries) = &self.entries {
+            entries.remove_if(key, |slot| condition(slot));
         }
     }
 
     /// Gives back the memory of entries that a flush has made invisible.
     pub(crate) fn reclaim(&self) {
         if let Some(entries) = &self.entries {
-            entries.invalidate_all();
+            entries.clear();
         }
     }
 
     pub(crate) fn len(&self) -> u64 {
-        self.entries.as_ref().map_or(0, |entries| {
-            entries.run_pending_tasks();
-            entries.entry_count()
-        })
+        self.entries.as_ref().map_or(0, Entries::len)
+    }
+}
+
+/// One of so many hits is told to moka. With one in 8 as with one in 32, its choice of what stays is hardly
+/// worse than if all were told; see `tests/cache/popularity.rs`.
+const SAMPLED: u64 = 16;
+
+/// Whether the nth of something is one of them.
+#[inline]
+fn is_sampled(nth: u64) -> bool {
+    // Mixed well, or whoever asks for the same keys round and round would have the same ones told each time.
+    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+    let once = nth.wrapping_mul(ODD);
+    (once ^ once >> 32).wrapping_mul(ODD) < u64::MAX / SAMPLED
+}
+
+#[cfg(all(test, not(larder_interleavings)))]
+mod tests {
+    use super::{SAMPLED, is_sampled};
+
+    #[test]
+    fn whoever_goes_round_and_round_has_each_key_sampled() {
+        for keys in 1..1_000 {
+            for key in [0, keys / 2, keys - 1] {
+                let of_key = (0..SAMPLED * 100).map(|round| key + round * keys);
+                let sampled = of_key.filter(|&nth| is_sampled(nth)).count();
+                assert!(
+                    (50..200).contains(&sampled),
+                    "{sampled} of key {key} of {keys}"
+                );
+            }
+        }
     }
 }

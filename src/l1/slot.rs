@@ -1,17 +1,15 @@
 //! One value with all that decides whether it may be served.
 
+use std::ops::Deref;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::Key;
 use super::sync::AtomicU64;
 use crate::clock::Tick;
-use crate::wire::envelope::Stamp;
 
-/// The stamp of a value that L2 does not hold.
-pub(crate) const UNSTORED: Stamp = Stamp {
-    epoch: 0,
-    ver: 0,
-    written_at: 0,
-};
+/// The version of a value that L2 does not hold.
+pub(crate) const UNSTORED: u64 = 0;
 
 /// A moment that does not come.
 pub(crate) const NEVER: Tick = Tick::MAX;
@@ -19,35 +17,42 @@ pub(crate) const NEVER: Tick = Tick::MAX;
 /// The generation of an entry that nobody may see; the first real one is 1.
 const HIDDEN: u64 = 0;
 
-/// A value, its stamp, and its times by this process's clock.
+/// A value, its key, its version, and its times by this process's clock.
+///
+/// In this order, so that what every hit reads lies together, behind the reference counts, however big the
+/// value is.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Slot<V> {
-    pub(crate) value: V,
-    pub(crate) stamp: Stamp,
-    /// When it was written.
-    pub(crate) born_at: Tick,
-    /// From when on it is stale, though still good to answer with.
-    pub(crate) soft_at: Tick,
+    generation: AtomicU64,
     /// From when on it is gone from L1: by its own TTL, or because it is gone from L2.
     pub(crate) expires_at: Tick,
-    generation: AtomicU64,
+    pub(super) key: Key,
+    /// From when on it is stale, though still good to answer with.
+    pub(crate) soft_at: Tick,
+    /// When it was written.
+    pub(crate) born_at: Tick,
+    pub(crate) ver: u64,
+    pub(crate) value: V,
 }
 
 impl<V> Slot<V> {
     pub(crate) fn new(
+        key: Key,
         value: V,
-        stamp: Stamp,
+        ver: u64,
         born_at: Tick,
         soft_at: Tick,
         expires_at: Tick,
     ) -> Self {
         Self {
-            value,
-            stamp,
-            born_at,
-            soft_at,
-            expires_at,
             generation: AtomicU64::new(HIDDEN),
+            expires_at,
+            key,
+            soft_at,
+            born_at,
+            ver,
+            value,
         }
     }
 
@@ -57,5 +62,29 @@ impl<V> Slot<V> {
 
     pub(super) fn reveal(&self, generation: u64) {
         self.generation.store(generation, Ordering::Release);
+    }
+}
+
+/// A value of L2's, with the epoch that it was written in: which is asked until L1 has it.
+#[derive(Debug)]
+pub(crate) struct Fresh<V> {
+    pub(crate) slot: Arc<Slot<V>>,
+    pub(crate) epoch: u64,
+}
+
+impl<V> Clone for Fresh<V> {
+    fn clone(&self) -> Self {
+        Self {
+            slot: Arc::clone(&self.slot),
+            ..*self
+        }
+    }
+}
+
+impl<V> Deref for Fresh<V> {
+    type Target = Slot<V>;
+
+    fn deref(&self) -> &Slot<V> {
+        &self.slot
     }
 }

@@ -1,5 +1,7 @@
 //! What this level counts and locks with: std's types, or loom's, which try every order of threads.
 
+use std::ops::RangeInclusive;
+
 #[cfg(not(larder_interleavings))]
 pub(super) use std::sync::{Mutex, MutexGuard, atomic::AtomicU64};
 
@@ -19,3 +21,10 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// How many locks the flight map has. One is enough to find out in which orders things can happen.
 pub(super) const SHARDS: usize = if cfg!(larder_interleavings) { 1 } else { 64 };
+
+/// How many cells the table in front of moka may have, for the same reason: powers of two.
+pub(super) const CELLS: RangeInclusive<usize> = if cfg!(larder_interleavings) {
+    1..=1
+} else {
+    64..=16_384
+};

@@ -29,6 +29,7 @@ mod many_loads;
 mod modes;
 mod options;
 mod outage;
+mod popularity;
 mod proofs;
 mod races;
 mod replay;

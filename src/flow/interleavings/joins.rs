@@ -3,11 +3,11 @@
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 
-use super::{Loading, World, in_every_order, loading, slot};
+use super::{Loading, World, fresh, in_every_order, loading};
 use crate::l1::{Joined, ReadOutcome};
 use crate::source::Source;
 
-type Reading = Shared<BoxFuture<'static, ReadOutcome<()>>>;
+type Reading = Shared<BoxFuture<'static, ReadOutcome<u64>>>;
 
 /// Joins the load of the key, or runs it. What it loads has the version that L2 has meanwhile.
 fn load(world: &World) -> Loading {
@@ -18,7 +18,7 @@ fn load(world: &World) -> Loading {
             let mark = world.ask();
             world.publish(&op, mark);
             drop(op);
-            let _ = tell.send(Ok(Some((slot(mark), Source::Loader))));
+            let _ = tell.send(Ok(Some((fresh(mark).slot, Source::Loader))));
             load
         }
     }
@@ -32,7 +32,7 @@ fn read(world: &World) -> Reading {
         async move {
             let mark = world.ask();
             world.publish(&op, mark);
-            ReadOutcome::Hit(slot(mark))
+            ReadOutcome::Hit(fresh(mark))
         }
         .boxed()
     })
@@ -62,14 +62,14 @@ fn nobody_joins_what_is_older<F: 'static>(ask: fn(&World) -> F, answer: fn(F) ->
 fn nobody_joins_an_older_load() {
     nobody_joins_what_is_older(load, |load| {
         let found = load.now_or_never().unwrap().unwrap();
-        found.unwrap().0.stamp.ver
+        found.unwrap().0.ver
     });
 }
 
 #[test]
 fn nobody_joins_an_older_read() {
     nobody_joins_what_is_older(read_and_poll, |read| match read.now_or_never() {
-        Some(ReadOutcome::Hit(slot)) => slot.stamp.ver,
+        Some(ReadOutcome::Hit(slot)) => slot.ver,
         _ => panic!("it found something"),
     });
 }

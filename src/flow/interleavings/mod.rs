@@ -25,11 +25,10 @@ use super::{Core, Parts};
 use crate::clock::Clock;
 use crate::codec::Bincode;
 use crate::error::LoadError;
-use crate::l1::{Joined, Key, Liveness, LoadOutcome, NEVER, Op, Slot};
+use crate::l1::{Fresh, Joined, Key, Liveness, LoadOutcome, NEVER, Op, Slot};
 use crate::l2::{LaneClock, NoLane};
 use crate::options::Options;
 use crate::wire::codec::ValueCodec;
-use crate::wire::envelope::Stamp;
 
 const KEY: &str = "k";
 /// The epoch that an instance knows at first, and the one after it.
@@ -44,12 +43,12 @@ const PREEMPTIONS: usize = 2;
 type Mark = (u64, u64);
 
 /// What the callers of one load wait for.
-type Loading = Shared<BoxFuture<'static, LoadOutcome<()>>>;
+type Loading = Shared<BoxFuture<'static, LoadOutcome<u64>>>;
 
 /// One instance, and what L2 has under one key. Clones are the same.
 #[derive(Clone)]
 struct World {
-    core: Arc<Core<()>>,
+    core: Arc<Core<u64>>,
     key: Key,
     stored: Arc<Mutex<Mark>>,
 }
@@ -100,7 +99,7 @@ impl World {
         thread::spawn(move || run(world))
     }
 
-    fn begin(&self) -> Op<()> {
+    fn begin(&self) -> Op<u64> {
         self.core.flights.begin(&self.key)
     }
 
@@ -110,10 +109,10 @@ impl World {
     }
 
     /// Keeps what L2 has answered, and hands it out, if it may be believed.
-    fn publish(&self, op: &Op<()>, mark: Mark) {
-        let slot = slot(mark);
-        if self.core.is_usable(op, &slot) {
-            self.core.keep_or_outdate(op, &slot);
+    fn publish(&self, op: &Op<u64>, mark: Mark) {
+        let fresh = fresh(mark);
+        if self.core.is_usable(op, &fresh) {
+            self.core.keep_or_outdate(op, &fresh);
         }
     }
 
@@ -155,19 +154,24 @@ impl World {
     }
 
     /// Asks to load the key; `load` is what others would wait for.
-    fn lead(&self, load: &Loading) -> Joined<()> {
+    fn lead(&self, load: &Loading) -> Joined<u64> {
         let now = self.core.now();
         let flights = &self.core.flights;
         flights.lead(&self.key, now, now, || load.clone())
     }
 
-    fn refresh(&self) -> Option<Op<()>> {
+    fn refresh(&self) -> Option<Op<u64>> {
         self.core.flights.refresh(&self.key)
+    }
+
+    /// A hit that moka is told of, and the front filled with.
+    fn promote(&self) {
+        self.core.l1.promote(KEY, self.core.now());
     }
 
     fn shown(&self) -> Option<Mark> {
         let slot = self.core.l1.get(KEY, self.core.now())?;
-        Some((slot.stamp.epoch, slot.stamp.ver))
+        Some((slot.value, slot.ver))
     }
 
     /// Whether L1 has exactly what it shows.
@@ -177,17 +181,17 @@ impl World {
 }
 
 /// A load, and how to end it.
-fn loading() -> (oneshot::Sender<LoadOutcome<()>>, Loading) {
+fn loading() -> (oneshot::Sender<LoadOutcome<u64>>, Loading) {
     let (tell, told) = oneshot::channel();
     let outcome = async { told.await.unwrap_or_else(|_| Err(LoadError::stopped())) };
     (tell, outcome.boxed().shared())
 }
 
-fn slot((epoch, ver): Mark) -> Arc<Slot<()>> {
-    let stamp = Stamp {
+/// A value that tells its epoch.
+fn fresh((epoch, ver): Mark) -> Fresh<u64> {
+    let slot = Slot::new(KEY.into(), epoch, ver, 0, NEVER, NEVER);
+    Fresh {
+        slot: Arc::new(slot),
         epoch,
-        ver,
-        written_at: 0,
-    };
-    Arc::new(Slot::new((), stamp, 0, NEVER, NEVER))
+    }
 }

@@ -1,6 +1,6 @@
 //! What L1 shows while replies, messages and flushes overtake each other.
 
-use super::{EPOCH, Mark, NEXT_EPOCH, World, in_every_order, loading, slot};
+use super::{EPOCH, Mark, NEXT_EPOCH, World, fresh, in_every_order, loading};
 use crate::l1::{Joined, Op};
 
 /// Nothing, or at least this version.
@@ -36,7 +36,7 @@ fn nothing_older_than_a_write_is_shown_after_it() {
         let writer = world.spawn(|world| {
             let op = world.begin();
             let mark = world.write();
-            world.core.supersede(&op, &slot(mark));
+            world.core.supersede(&op, &fresh(mark));
             assert!(shows_none_before(&world, mark.1));
         });
         let listener = world.spawn(|world| {
@@ -77,6 +77,58 @@ fn versions_never_go_back() {
             assert!(world.is_tidy());
         });
     }
+}
+
+/// Rule 3, of what lies in front of moka: whoever fills that meanwhile with what is gone then, and whoever
+/// has the value of the message already.
+#[test]
+fn nothing_older_than_a_message_is_found_in_front_after_it() {
+    for (promoted, overtaken) in [(false, false), (true, false), (true, true)] {
+        in_every_order(move |world| {
+            world.read();
+            if promoted {
+                world.promote();
+            }
+            let op = world.begin();
+            let reader = world.spawn(move |world| {
+                if overtaken {
+                    world.publish(&op, (EPOCH, 2));
+                } else {
+                    world.promote();
+                }
+            });
+            let listener = world.spawn(|world| {
+                let ver = world.hear_of_a_write();
+                assert!(shows_none_before(&world, ver));
+            });
+            reader.join().unwrap();
+            listener.join().unwrap();
+            assert!(shows_none_before(&world, 2));
+            assert!(world.is_tidy());
+        });
+    }
+}
+
+/// Nor after a newer value was seen, whoever fills the front with which one.
+#[test]
+fn versions_never_go_back_in_front() {
+    in_every_order(|world| {
+        world.read();
+        let reader = world.spawn(|world| world.promote());
+        let op = world.begin();
+        let publisher = world.spawn(move |world| {
+            world.publish(&op, (EPOCH, 2));
+            assert!(shows_none_before(&world, 2), "older than an answer");
+        });
+        world.promote();
+        let first = world.shown();
+        let second = world.shown();
+        assert!(second.is_none() || second >= first);
+        reader.join().unwrap();
+        publisher.join().unwrap();
+        assert!(shows_none_before(&world, 2));
+        assert!(world.is_tidy());
+    });
 }
 
 /// Rule 14: an invalidation is deferred, and no version says what it makes old.
@@ -163,7 +215,7 @@ fn what_is_refused_pushes_nothing_out() {
         world.publish(&newer, (EPOCH, 2));
         world.publish(&older, (EPOCH, 1));
         // The server has said that it may be believed: it knows of an epoch that this instance does not.
-        world.core.l1.publish(&foreign, &slot((NEXT_EPOCH, 9)));
+        world.core.l1.publish(&foreign, &fresh((NEXT_EPOCH, 9)));
         assert_eq!(world.shown(), Some((EPOCH, 2)));
     });
 }
@@ -184,7 +236,7 @@ fn nothing_is_shown_without_a_proof() {
 #[test]
 fn a_load_or_refresh_that_was_overtaken_stores_nothing() {
     in_every_order(|world| {
-        let lead: [fn(&World) -> Op<()>; 2] = [
+        let lead: [fn(&World) -> Op<u64>; 2] = [
             |world| match world.lead(&loading().1) {
                 Joined::Lead(op) => op,
                 Joined::Under(_) => panic!("nothing is under way"),
@@ -196,7 +248,7 @@ fn a_load_or_refresh_that_was_overtaken_stores_nothing() {
             world.hear_of_a_write();
             let op = lead(&world);
             world.publish(&op, (EPOCH, ver));
-            assert!(!world.core.l1.publish(&overtaken, &slot((EPOCH, 99))));
+            assert!(!world.core.l1.publish(&overtaken, &fresh((EPOCH, 99))));
             assert_eq!(world.shown(), Some((EPOCH, ver)));
             // It is an answer all the same, after which nobody may be told anything older.
             world.publish(&overtaken, (EPOCH, 99));

@@ -1,0 +1,142 @@
+//! Entries that are hit often, where a look-up costs a fraction of one in moka.
+//!
+//! Most of that one's time goes into recording it, and into finding the entry in a map that may be changing. Here a
+//! hash names one cell, and a hit in that waits for nobody and writes nothing that other threads read but the
+//! count of the entry's users. It is not recorded either; `SAMPLED` in the module above says which are. A hit has to
+//! hand out the entry itself, as to allocate would cost as much again: so the cells hold what moka holds.
+
+use std::hash::BuildHasher;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use arrayvec::ArrayVec;
+
+use super::Slot;
+use super::cell::Cell;
+use super::hasher::{Hasher, hasher};
+use super::sync::{CELLS, Mutex, MutexGuard, SHARDS, lock};
+
+pub(super) struct Front<V> {
+    cells: Box<[Cell<Slot<V>>]>,
+    /// Each counts how often one of its cells was cleared, and is locked by those who write to them.
+    ///
+    /// What they take out is dropped without it: a value may do anything then.
+    turns: Box<[Mutex<u64>]>,
+    /// Where the next sweep is.
+    hand: AtomicUsize,
+    hasher: Hasher,
+}
+
+/// How many cells are swept for each entry that moka takes.
+const SWEPT: usize = 8;
+
+impl<V> Front<V> {
+    /// With as many cells as entries are expected, within bounds.
+    pub(super) fn new(entries: u64) -> Self {
+        let cells = usize::try_from(entries).unwrap_or(usize::MAX);
+        let cells = cells
+            .clamp(*CELLS.start(), *CELLS.end())
+            .next_power_of_two();
+        Self {
+            cells: (0..cells).map(|_| Cell::new()).collect(),
+            turns: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            hand: AtomicUsize::new(0),
+            hasher: hasher(),
+        }
+    }
+
+    #[inline]
+    pub(super) fn get(
+        &self,
+        key: &str,
+        condition: impl FnOnce(&Slot<V>) -> bool,
+    ) -> Option<Arc<Slot<V>>> {
+        self.cell(self.place(key))
+            .get_if(|slot| *slot.key == *key && condition(slot))
+    }
+
+    /// How often the cell of a key was cleared. To be asked before that is sought which is to fill it.
+    pub(super) fn turn(&self, key: &str) -> u64 {
+        *self.lock(self.place(key))
+    }
+
+    /// Puts an entry in the cell of its key, unless that was cleared since `turn`.
+    pub(super) fn fill(&self, slot: Arc<Slot<V>>, turn: u64) {
+        let place = self.place(&slot.key);
+        let (now, cell) = (self.lock(place), self.cell(place));
+        // To write what is there already would have all who read it fetch it again.
+        if *now != turn || cell.holds(|held| Arc::ptr_eq(held, &slot)) {
+            return;
+        }
+        let former = cell.replace(Some(slot));
+        drop(now);
+        drop(former);
+    }
+
+    /// Takes the entry of a key out, and keeps out what was found before.
+    pub(super) fn clear(&self, key: &str) {
+        let place = self.place(key);
+        let mut turn = self.lock(place);
+        *turn += 1;
+        let former = self.cell(place).take_if(|slot| *slot.key == *key);
+        drop(turn);
+        drop(former);
+    }
+
+    /// The same for all keys.
+    pub(super) fn clear_all(&self) {
+        for first in (0..self.cells.len()).step_by(SWEPT) {
+            let mut turn = self.lock(first);
+            *turn += 1;
+            let former = self.take_from(first, |_| true);
+            drop(turn);
+            drop(former);
+        }
+    }
+
+    /// Lets go of entries that moka has put out for want of room, so that they take none here either: of a few
+    /// cells with each entry that comes, which is what others are put out for. moka would tell of each one,
+    /// but then it locks every key that is written, and an insert takes a sixth longer.
+    pub(super) fn sweep(&self) {
+        let sweep = self.hand.fetch_add(1, Ordering::Relaxed);
+        let first = sweep.wrapping_mul(SWEPT) & (self.cells.len() - 1);
+        let turn = self.lock(first);
+        let former = self.take_from(first, |slot| Arc::strong_count(slot) == 1);
+        drop(turn);
+        drop(former);
+    }
+
+    /// From those cells that are swept together.
+    fn take_from(
+        &self,
+        first: usize,
+        condition: impl Fn(&Arc<Slot<V>>) -> bool,
+    ) -> ArrayVec<Arc<Slot<V>>, SWEPT> {
+        let cells = self.cells.iter().skip(first).take(SWEPT);
+        cells.filter_map(|cell| cell.take_if(&condition)).collect()
+    }
+
+    /// The number of cells is a power of two.
+    #[inline]
+    fn place(&self, key: &str) -> usize {
+        let hash = self.hasher.hash_one(key) & (self.cells.len() as u64 - 1);
+        usize::try_from(hash).unwrap_or(0)
+    }
+
+    #[inline]
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "places are taken modulo the length"
+    )]
+    fn cell(&self, place: usize) -> &Cell<Slot<V>> {
+        &self.cells[place]
+    }
+
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "the index is taken modulo the length"
+    )]
+    fn lock(&self, place: usize) -> MutexGuard<'_, u64> {
+        lock(&self.turns[place / SWEPT % self.turns.len()])
+    }
+}
