@@ -111,7 +111,8 @@ where
 }
 
 fn runtime() -> Runtime {
-    Builder::new_current_thread().build().unwrap()
+    // Writes need timers.
+    Builder::new_current_thread().enable_time().build().unwrap()
 }
 
 /// Not one after the other, as the processor would foresee.
