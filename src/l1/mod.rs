@@ -1,7 +1,7 @@
 //! The first level: what this process holds, and when it may be served and stored.
 //!
-//! moka bounds the size, and what is hit often lies in front of it as well. Whether an entry may be served is decided here, from the
-//! entry and from [`Liveness`]; whether one may be stored, by [`Flights`].
+//! moka bounds the size, and what is hit often lies in front of it as well. Whether an entry may be served is
+//! decided here, from the entry and from [`Liveness`]; whether one may be stored, by [`Flights`].
 //!
 //! Architecture invariant: nothing in here does I/O or waits.
 
@@ -96,8 +96,8 @@ impl<V: Send + Sync + 'static> L1<V> {
     /// Says whether it was stored.
     pub(crate) fn publish(&self, op: &Op<V>, fresh: &Fresh<V>) -> bool {
         let Some(entries) = &self.entries else {
-            // As one that is evicted at once: nothing older may be stored after it.
-            return op.reveal(fresh);
+            // As one that is evicted at once. Nothing is kept here that could be older.
+            return true;
         };
         if !op.may_store(fresh) {
             return false;
