@@ -25,7 +25,7 @@ use crate::stats::{Health, Stats};
 ///
 /// A cheap handle: clones share everything. Its background task starts at the first asynchronous use,
 /// on the Tokio runtime of that use, and ends with [`close`](Self::close) or the last handle. All that is
-/// asynchronous here needs a Tokio runtime.
+/// asynchronous here needs a Tokio runtime with its timer enabled.
 ///
 /// Keys are looked up borrowed, `&str` for `String`, and values are handed out shared, as [`Entry`].
 ///
@@ -234,9 +234,9 @@ where
     ///
     /// Each key is loaded as by [`get_or_load`](Self::get_or_load): once in the whole fleet, to its end, and
     /// shared with those who ask for it alone. So the loader is not asked for what others are loading, and
-    /// is called a second time if they do not bring it; and another time, in the background, for what is stale.
+    /// is called once more if they do not bring it; and another time, in the background, for what is stale.
     ///
-    /// Costs an allocation if L1 has all, one round trip if L2 has the rest, and three if some are loaded.
+    /// Costs three allocations if L1 has all, one round trip if L2 has the rest, and three if some are loaded.
     ///
     /// # Errors
     ///

@@ -6,7 +6,7 @@
 //!
 //! - `cache`, `builder`, `entry`: the public face
 //! - `flow`: what happens on a call, the one place that knows the order of the levels
-//!   (`get`, `load`, `refresh`, `write`, `listen`)
+//!   (`get`, `load`, `turn`, `loader`, `refresh`, `write`, `queue`, `outbox`, `listen`)
 //! - `l1`: what this process holds, and whether it may be served and stored
 //! - `l2`: the shared store: `redis`, `memory`, or none
 //! - `wire`: what the bytes mean; pure

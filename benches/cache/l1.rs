@@ -15,6 +15,7 @@ fn filled(entries: u64) -> Cache<u64, u64> {
         .build()
         .unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
         .build()
         .unwrap();
     runtime.block_on(async {

@@ -1,13 +1,14 @@
 //! What L2 lacks: one load in this instance, and by lease one in the fleet.
 
+use std::collections::HashSet;
 use std::future::pending;
 use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::{BoxFuture, Shared, join_all};
+use futures::future::{BoxFuture, Shared};
 use futures::stream::FuturesUnordered;
-use futures::{FutureExt, StreamExt};
+use futures::{FutureExt, StreamExt, stream};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 use tracing::{Instrument, Span, debug};
@@ -23,6 +24,9 @@ use crate::l1::{Joined, Key, LoadOutcome, Op, ReadOutcome, Slot};
 use crate::l2::{Ask, Fill, Lease, Want};
 use crate::pauses::looks;
 use crate::source::Source;
+
+/// Requests for the keys of one load that are under way at a time.
+const AT_ONCE: usize = 64;
 
 /// A load under way, for those who wait for it.
 type Flight<V> = Shared<BoxFuture<'static, LoadOutcome<V>>>;
@@ -96,8 +100,7 @@ impl<V: Send + Sync + 'static> Core<V> {
         let asked: Vec<Key> = lacking.iter().map(|(_, key)| Arc::clone(key)).collect();
         let outcomes = self.read_many(&asked).await;
         let now = self.now();
-        let (mut due, mut led, mut led_at) = (Vec::new(), Vec::new(), Vec::new());
-        let mut flights = Vec::new();
+        let (mut due, mut missing) = (Vec::new(), Vec::new());
         for ((place, key), outcome) in lacking.into_iter().zip(outcomes) {
             match self.answer(&key, outcome, now) {
                 Ok(entry) => {
@@ -106,23 +109,34 @@ impl<V: Send + Sync + 'static> Core<V> {
                     }
                     fill(&mut entries, place, entry);
                 }
-                Err(want) => {
-                    let (flight, new) = self.join(&key, want, led.len());
-                    if let Some(new) = new {
-                        led.push(new);
-                        led_at.push(place);
-                    }
-                    flights.push((place, flight));
-                }
+                Err(want) => missing.push((place, key, want)),
             }
         }
         self.refresh(due, &loader);
-        if !led.is_empty() {
-            self.take_off(led, loader(&led_at)).await;
-        }
-        for (place, flight) in flights {
-            if let Some((slot, source)) = flight.await? {
-                fill(&mut entries, place, self.hand_out(slot, self.now(), source));
+        let mut ours = HashSet::new();
+        while !missing.is_empty() {
+            let (mut led, mut led_at, mut flights) = (Vec::new(), Vec::new(), Vec::new());
+            for (place, key, want) in mem::take(&mut missing) {
+                let (flight, new) = self.join(&key, want, led.len());
+                if let Some(new) = new {
+                    led.push(new);
+                    led_at.push(place);
+                    ours.insert(Arc::clone(&key));
+                }
+                flights.push((flight, place, key, want));
+            }
+            if !led.is_empty() {
+                self.take_off(led, loader(&led_at)).await;
+            }
+            for (flight, place, key, want) in flights {
+                match flight.await? {
+                    Some((slot, source)) => {
+                        fill(&mut entries, place, self.hand_out(slot, self.now(), source));
+                    }
+                    // The loader of another call did not know it. Ours may.
+                    None if !ours.contains(&key) => missing.push((place, key, want)),
+                    None => {}
+                }
             }
         }
         Ok(entries)
@@ -189,11 +203,13 @@ impl<V: Send + Sync + 'static> Core<V> {
                 if !pause.is_zero() {
                     sleep(pause).await;
                 }
-                let turns = waiting.iter_mut().map(|led| {
-                    let Led { op, ask, .. } = led;
-                    self.take_turn(op, ask.as_mut(), until)
-                });
-                join_all(turns).await
+                let turns: Vec<_> = (waiting.iter_mut())
+                    .map(|Led { op, ask, .. }| self.take_turn(op, ask.as_mut(), until))
+                    .collect();
+                stream::iter(turns)
+                    .buffered(AT_ONCE)
+                    .collect::<Vec<_>>()
+                    .await
             };
             let loading = async {
                 while loads.next().await.is_some() {}
@@ -204,19 +220,19 @@ impl<V: Send + Sync + 'static> Core<V> {
                 turns = round => turns,
                 turns = loading => turns,
             };
-            let (mut ready, mut longest) = (Vec::new(), Duration::MAX);
+            let (mut ready, mut soonest) = (Vec::new(), Duration::MAX);
             for (led, turn) in mem::take(&mut waiting).into_iter().zip(turns) {
                 match turn {
                     Turn::Found(slot, source) => led.end(Ok(Some((slot, source)))),
                     Turn::Fill(lease) => ready.push((led, Some(lease))),
                     Turn::Unstored => ready.push((led, None)),
                     Turn::Wait(left) => {
-                        longest = longest.min(left.max(Duration::from_millis(1)));
+                        soonest = soonest.min(left.max(Duration::from_millis(1)));
                         waiting.push(led);
                     }
                 }
             }
-            pause = pauses.next().unwrap_or_default().min(longest);
+            pause = pauses.next().unwrap_or_default().min(soonest);
             if !waiting.is_empty() && Instant::now() + pause >= until {
                 debug!(
                     keys = waiting.len(),
@@ -255,7 +271,10 @@ impl<V: Send + Sync + 'static> Core<V> {
                 led.end(outcome);
             }
         });
-        join_all(ends).await;
+        stream::iter(ends)
+            .buffer_unordered(AT_ONCE)
+            .collect::<()>()
+            .await;
     }
 
     /// Fills L2, if the lease still stands, and then L1.

@@ -16,7 +16,7 @@ use super::Core;
 use super::outbox::Deferral;
 use crate::clock::{Tick, nanos};
 use crate::error::WriteError;
-use crate::l1::{Key, Op};
+use crate::l1::{Key, NEVER, Op};
 use crate::l2::{Kind, L2Error, Sealed, Told};
 use crate::lock::lock;
 use crate::wire::envelope::Head;
@@ -68,6 +68,8 @@ pub(super) struct Write<V: Send + Sync + 'static> {
     pub(super) begun: u64,
     /// When it has waited for too long.
     pub(super) by: Tick,
+    /// Until when, in the lane's time, it may land: since it was sent.
+    pub(super) settles_after: u64,
     weight: u32,
     has_room: bool,
     answer: Option<oneshot::Sender<Answer>>,
@@ -98,10 +100,16 @@ impl<V: Send + Sync + 'static> Write<V> {
             change,
             begun,
             by: core.write_limit(),
+            settles_after: 0,
             has_room: false,
             answer: Some(answer),
         };
         (write, answered)
+    }
+
+    /// Whether it must not be told any more. To remove something late does no harm.
+    fn is_late(&self, now: Tick) -> bool {
+        self.by < now && matches!(self.change, Change::Insert { .. })
     }
 
     /// Ends it: L2 has been told.
@@ -110,14 +118,14 @@ impl<V: Send + Sync + 'static> Write<V> {
     }
 
     /// Ends it: L2 has to be told again.
-    pub(super) fn defer(mut self, error: &L2Error, settles_after: u64) {
-        self.deferred(error, settles_after);
+    pub(super) fn defer(mut self, error: &L2Error) {
+        self.deferred(error);
     }
 
-    fn deferred(&mut self, error: &L2Error, settles_after: u64) {
+    fn deferred(&mut self, error: &L2Error) {
         let (_, hold) = self.change.sort();
         let deferral = Deferral {
-            settles_after,
+            settles_after: self.settles_after,
             hold,
         };
         let error = self.core.defer(&self.key, error, deferral);
@@ -135,9 +143,7 @@ impl<V: Send + Sync + 'static> Write<V> {
 impl<V: Send + Sync + 'static> Drop for Write<V> {
     fn drop(&mut self) {
         if self.answer.is_some() {
-            // It may have been sent: until then it may still land.
-            let settles_after = self.core.liveness.lane_time(self.by);
-            self.deferred(&L2Error::closed(), settles_after.unwrap_or(0));
+            self.deferred(&L2Error::closed());
         }
         if self.has_room {
             self.core.queue.room.add_permits(self.weight as usize);
@@ -184,6 +190,9 @@ impl<V: Send + Sync + 'static> Queue<V> {
 impl<V: Send + Sync + 'static> Core<V> {
     /// When a write that is called now has waited for too long.
     fn write_limit(&self) -> Tick {
+        if self.liveness.is_alone() {
+            return NEVER;
+        }
         self.now().saturating_add(nanos(self.options.l2_timeout))
     }
 
@@ -222,7 +231,7 @@ impl<V: Send + Sync + 'static> Core<V> {
     }
 
     fn late(&self, write: Write<V>) {
-        write.defer(&L2Error::timed_out(self.options.l2_timeout), 0);
+        write.defer(&L2Error::timed_out(self.options.l2_timeout));
     }
 
     /// There is room for them.
@@ -282,7 +291,8 @@ impl<V: Send + Sync + 'static> Carrier<V> {
         let batch = state.take();
         core.see_to(state);
         let now = core.now();
-        let (batch, late): (Vec<_>, Vec<_>) = batch.into_iter().partition(|write| now <= write.by);
+        let (late, batch): (Vec<_>, Vec<_>) =
+            batch.into_iter().partition(|write| write.is_late(now));
         for write in late {
             core.late(write);
         }

@@ -53,11 +53,15 @@ impl<V: Send + Sync + 'static> Group<V> {
         let mut groups: Vec<Self> = Vec::new();
         for write in writes {
             let sort = write.change.sort();
-            let fits = |group: &&mut Self| {
-                // Two values of a key must not have one version. To remove it twice is to remove it.
-                group.sort == sort && (sort.0 != Kind::Insert || !group.keys.contains(&write.key))
-            };
-            match groups.iter_mut().find(fits) {
+            // Not before the last that has the key: of two writes of a key the second shall count. And two
+            // values must not have one version, while to remove something twice is to remove it.
+            let last = groups
+                .iter()
+                .rposition(|group| group.keys.contains(&write.key));
+            let shares = sort.0 != Kind::Insert;
+            let from = last.map_or(0, |last| if shares { last } else { last + 1 });
+            let mut later = groups.iter_mut().skip(from);
+            match later.find(|group| group.sort == sort) {
                 Some(group) => {
                     group.keys.insert(write.key.clone());
                     group.writes.push(write);
@@ -223,15 +227,16 @@ impl<V: Send + Sync + 'static> Core<V> {
     }
 
     /// Tells L2 of writes in one step, and ends them; those of several that L2 refuses are given back.
-    async fn try_to_tell(&self, group: Group<V>) -> Vec<Write<V>> {
+    async fn try_to_tell(&self, mut group: Group<V>) -> Vec<Write<V>> {
         let keys: Vec<&str> = group.keys.iter().map(|key| &**key).collect();
         let (kind, hold) = group.sort;
         let tail = message::tail(kind, self.origin, &keys);
-        let mut settles_after = 0;
         let told = if kind == Kind::Insert {
             match self.insert_deadline(&keys, group.by()).await {
                 Ok(deadline) => {
-                    settles_after = deadline.unwrap_or(0);
+                    for write in &mut group.writes {
+                        write.settles_after = deadline.unwrap_or(0);
+                    }
                     let values: Vec<_> = group.values().collect();
                     let told = self.lane.insert(&values, &tail, deadline).await;
                     self.heard(told).map(|stamp| (stamp, None))
@@ -244,7 +249,7 @@ impl<V: Send + Sync + 'static> Core<V> {
         };
         match told {
             Ok((stamp, told)) => {
-                let (mut group, now) = (group, self.now());
+                let now = self.now();
                 for write in &mut group.writes {
                     self.accepted(write, stamp, now);
                 }
@@ -257,7 +262,7 @@ impl<V: Send + Sync + 'static> Core<V> {
             Err(error) if error.is_refused() && group.writes.len() > 1 => return group.writes,
             Err(error) => {
                 for write in group.writes {
-                    write.defer(&error, settles_after);
+                    write.defer(&error);
                 }
             }
         }
@@ -310,7 +315,8 @@ impl<V: Send + Sync + 'static> Core<V> {
     /// Nobody knows what L2 did, or will do: the key is not used here until L2 has been told again.
     pub(super) fn defer(&self, key: &Key, error: &L2Error, deferral: Deferral) -> WriteError {
         self.counters.writes_deferred.bump();
-        if !without(Rule::Outbox) {
+        // Where there is nobody to tell, it is enough to forget it.
+        if !without(Rule::Outbox) && !self.liveness.is_alone() {
             self.outbox.defer(key, deferral);
         }
         self.forget(key);

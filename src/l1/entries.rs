@@ -15,8 +15,8 @@ pub(super) struct Entries<V> {
     front: Front<V>,
 }
 
-/// How many entries there may be when there is a weigher: nobody knows.
-const WEIGHED: u64 = 1024;
+/// How many entries are in front when there is a weigher: few, as each may be large.
+const WEIGHED: u64 = 64;
 
 impl<V: Send + Sync + 'static> Entries<V> {
     pub(super) fn new(capacity: u64, weigher: Option<Weigher<V>>) -> Self {

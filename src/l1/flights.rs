@@ -311,12 +311,17 @@ impl<V> Op<V> {
 
     /// Makes a stored entry visible, if it still may be; then nothing older may.
     pub(super) fn reveal(&self, fresh: &Fresh<V>) -> bool {
+        let mut former = None;
         let mut shard = self.flights.shard(&self.key);
         let allowed = self.allowed(shard.get(&self.key), fresh);
         if allowed && let Some(state) = shard.get_mut(&self.key) {
             state.floor = state.floor.max(fresh.ver);
+            // It will be handed out, even if L1 has no room for it: nobody joins a read that may be older.
+            former = state.read.take_if(|read| read.id != self.id);
             fresh.reveal(self.generation);
         }
+        drop(shard);
+        drop(former);
         allowed
     }
 

@@ -27,8 +27,10 @@ pub(super) struct Front<V> {
     hasher: Hasher,
 }
 
-/// How many cells are swept for each entry that moka takes.
+/// How many cells are swept at a time.
 const SWEPT: usize = 8;
+/// So many cells are all swept for each entry that moka takes.
+const FEW: usize = 64;
 
 impl<V> Front<V> {
     /// With as many cells as entries are expected, within bounds.
@@ -94,10 +96,22 @@ impl<V> Front<V> {
         }
     }
 
-    /// Lets go of entries that moka has put out for want of room, so that they take none here either: of a few
-    /// cells with each entry that comes, which is what others are put out for. moka would tell of each one,
-    /// but then it locks every key that is written, and an insert takes a sixth longer.
+    /// Lets go of entries that moka has put out for want of room: of all cells if they are few, otherwise of some
+    /// with each entry that comes, which is what others are put out for. moka would tell of each one, but then
+    /// it locks every key that is written, and an insert takes a sixth longer.
     pub(super) fn sweep(&self) {
+        let cells = self.cells.len();
+        let sweeps = if cells > FEW {
+            1
+        } else {
+            cells.div_ceil(SWEPT)
+        };
+        for _ in 0..sweeps {
+            self.sweep_some();
+        }
+    }
+
+    fn sweep_some(&self) {
         let sweep = self.hand.fetch_add(1, Ordering::Relaxed);
         let first = sweep.wrapping_mul(SWEPT) & (self.cells.len() - 1);
         let turn = self.lock(first);

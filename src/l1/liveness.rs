@@ -109,6 +109,11 @@ impl Liveness {
         self.live_until.store(NEVER, Ordering::Release);
     }
 
+    /// Whether nobody shares the lane.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.live_until.load(Ordering::Acquire) == NEVER
+    }
+
     /// Makes all that this instance holds or is fetching invisible, in one step.
     pub(crate) fn flush(&self, epoch: u64) {
         // In this order: whoever sees the new generation sees the new epoch.
@@ -144,7 +149,7 @@ impl Liveness {
     pub(crate) fn doubt(&self) {
         let mut doubts = lock(&self.doubts);
         *doubts += 1;
-        if self.live_until.load(Ordering::Acquire) != NEVER {
+        if !self.is_alone() {
             self.lapse();
         }
         // The epoch is the listener's to change.

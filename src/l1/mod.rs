@@ -96,8 +96,8 @@ impl<V: Send + Sync + 'static> L1<V> {
     /// Says whether it was stored.
     pub(crate) fn publish(&self, op: &Op<V>, fresh: &Fresh<V>) -> bool {
         let Some(entries) = &self.entries else {
-            // As one that is evicted at once. Nothing is kept here that could be older.
-            return true;
+            // As one that is evicted at once: nothing older may be stored after it, or joined.
+            return op.reveal(fresh);
         };
         if !op.may_store(fresh) {
             return false;

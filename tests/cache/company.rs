@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use futures::{FutureExt, poll};
-use larder::{Cache, MAX_KEY_BYTES};
+use larder::{Cache, Clock, MAX_KEY_BYTES};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
@@ -25,6 +25,7 @@ over_both_stores!(
     what_cannot_be_written_changes_nothing,
     a_failure_defers_every_key,
     what_was_begun_is_carried_through,
+    of_two_writes_of_a_key_the_second_counts,
 );
 
 const MANY: usize = 200;
@@ -402,5 +403,48 @@ fn a_runtime_that_stands_still_holds_up_nobody_for_good() {
             .await
             .unwrap()
             .unwrap();
+    });
+}
+
+/// Though nobody waited for the first, and there is one of the second's kind that came before both.
+async fn of_two_writes_of_a_key_the_second_counts(fleet: Fleet) {
+    let (a, _) = fleet.instance().await;
+    let mut other = Box::pin(a.invalidate("x"));
+    assert!(poll!(&mut other).is_pending());
+    assert!(
+        a.insert("k", "given up".to_owned())
+            .now_or_never()
+            .is_none()
+    );
+    a.invalidate("k").await.unwrap();
+    other.await.unwrap();
+    assert_eq!(value(&a, "k").await, None);
+}
+
+/// There is nobody to tell, so nothing is owed to anybody.
+#[tokio::test]
+async fn without_l2_no_write_comes_too_late() {
+    let clock = Clock::manual();
+    let cache: Texts = Cache::builder("test:text")
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    let mut write = Box::pin(cache.insert("k", "v".to_owned()));
+    assert!(poll!(&mut write).is_pending());
+    clock.advance(HOUR);
+    write.await.unwrap();
+    assert_eq!(value(&cache, "k").await.as_deref(), Some("v"));
+}
+
+/// What the end of a runtime cuts off there is not remembered, as nobody would ever be told.
+#[test]
+fn without_l2_a_runtime_that_ends_leaves_the_key_usable() {
+    let runtime = || Builder::new_current_thread().enable_all().build().unwrap();
+    let cache: Texts = Cache::builder("test:text").build().unwrap();
+    runtime().block_on(async { assert!(cache.invalidate("k").now_or_never().is_none()) });
+    runtime().block_on(async {
+        let load = || async { Ok::<_, std::io::Error>("v".to_owned()) };
+        cache.get_or_load("k", load).await.unwrap();
+        assert!(cache.get_local("k").is_some());
     });
 }

@@ -393,3 +393,25 @@ async fn without_a_store_to_ask_all_is_loaded_by_one_call() {
     assert_eq!(table.calls(), [["k1", "none", "k2"]]);
     assert_eq!(a.stats().loads_not_stored, 2);
 }
+
+/// Its own loader may know more than that of the call whose load it has joined.
+#[tokio::test]
+async fn what_another_call_does_not_find_is_looked_for_again() {
+    let fleet = Fleet::memory();
+    let (a, _) = fleet.instance().await;
+    let (empty, gate) = (Table::default(), Gate::new());
+    let first = empty.behind(&gate).spawn(&a, &["no row"]);
+    gate.arrived(1).await;
+    let more = |keys: Vec<String>| async move {
+        Ok::<_, io::Error>(keys.into_iter().map(|key| (key, "new".to_owned())))
+    };
+    let second = tokio::spawn({
+        let a = a.clone();
+        async move { a.get_many_or_load(["no row", "no row"], more).await }
+    });
+    tokio::task::yield_now().await;
+    gate.open();
+    assert_eq!(texts(&first.await.unwrap().unwrap()), [None]);
+    let second = second.await.unwrap().unwrap();
+    assert_eq!(texts(&second), [Some("new"), Some("new")]);
+}

@@ -632,3 +632,25 @@ async fn a_lease_is_renewed_before_it_ends() {
     gate.open();
     loading.await.unwrap().unwrap();
 }
+
+/// Without room in L1 it is handed out all the same, and then nobody may join an older read.
+#[tokio::test]
+async fn nobody_joins_a_read_that_is_older_than_what_was_handed_out() {
+    let fleet = Fleet::memory();
+    let set = |b: Set| without_beats(b).l1_capacity(0);
+    let ((a, wire), (b, _)) = (fleet.instance_with(set).await, fleet.instance().await);
+    b.insert("k", "old".to_owned()).await.unwrap();
+    let reply = wire.close(Step::Get, Way::Reply);
+    let early = get(&a, "k");
+    reply.arrived(1).await;
+    wire.drop_messages(true);
+    b.insert("k", "new".to_owned()).await.unwrap();
+    // From now on replies come at once, and the first one still does not.
+    wire.close(Step::Get, Way::Reply).open();
+
+    assert_eq!(**a.get_many(["k"]).await[0].as_ref().unwrap(), "new");
+    let late = get(&a, "k");
+    assert_eq!(*late.await.unwrap().unwrap(), "new");
+    reply.open();
+    assert_eq!(*early.await.unwrap().unwrap(), "old");
+}

@@ -271,7 +271,14 @@ impl Worker {
 /// Sends a batch and hands out the answers.
 async fn send(requests: &Requests, batch: Batch) {
     let Batch { keys, reads } = batch;
-    let (keys, reads) = wanted(&keys, reads);
+    let (mut keys, mut reads) = wanted(&keys, reads);
+    let now = Instant::now();
+    // They are in the order in which they were asked for.
+    let late = reads.partition_point(|read| read.asked + requests.limit() <= now);
+    keys.drain(..late);
+    for read in reads.drain(..late) {
+        _ = (read.answer).send(Err(L2Error::timed_out(requests.limit())));
+    }
     // The first has waited longest.
     let Some(first) = reads.first() else { return };
     let answers = requests.fetch(&keys, first.asked + requests.limit()).await;

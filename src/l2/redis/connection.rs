@@ -24,8 +24,17 @@ const SILENT_AFTER: u32 = 3;
 /// The number of lanes of a namespace on a single server.
 pub(super) const LANES: u64 = 1;
 
+/// What to do when the pool has no connection to spare.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wait {
+    InPool,
+    /// Fail: who has the last one needs it when that breaks.
+    No,
+}
+
 pub(super) struct Connections {
     source: Arc<Source>,
+    wait: Wait,
     current: Mutex<Option<Attempt>>,
     failures: AtomicU32,
     attempts: AtomicU64,
@@ -60,9 +69,10 @@ struct Live {
 }
 
 impl Connections {
-    pub(super) fn new(source: Arc<Source>) -> Self {
+    pub(super) fn new(source: Arc<Source>, wait: Wait) -> Self {
         Self {
             source,
+            wait,
             current: Mutex::new(None),
             failures: AtomicU32::new(0),
             attempts: AtomicU64::new(0),
@@ -102,8 +112,15 @@ impl Connections {
         }
     }
 
-    /// Whether a request could be sent at once. If there is no connection, one is being made from now on.
+    /// Whether a request could be sent at once.
     pub(super) fn is_there(&self) -> bool {
+        let current = lock(&self.current);
+        let outcome = current.as_ref().and_then(|attempt| attempt.outcome.peek());
+        matches!(outcome, Some(Ok(_)))
+    }
+
+    /// The same. If there is no connection, one is being made from now on.
+    pub(super) fn is_there_or_made(&self) -> bool {
         matches!(self.attempt().outcome.peek(), Some(Ok(_)))
     }
 
@@ -170,7 +187,7 @@ impl Connections {
             self.failures.fetch_add(1, Ordering::Relaxed);
         }
         let id = self.attempts.fetch_add(1, Ordering::Relaxed);
-        let connecting = connect(Arc::clone(&self.source)).map(|connected| {
+        let connecting = connect(Arc::clone(&self.source), self.wait).map(|connected| {
             let at = Instant::now();
             connected
                 .map(Arc::new)
@@ -229,9 +246,14 @@ impl Connections {
     }
 }
 
-async fn connect(source: Arc<Source>) -> Result<Live, L2Error> {
+async fn connect(source: Arc<Source>, wait: Wait) -> Result<Live, L2Error> {
     let connecting = async {
-        let mut pooled = source.pool.get().await.map_err(pool_error)?;
+        let mut limits = source.pool.timeouts();
+        if wait == Wait::No {
+            limits.wait = Some(Duration::ZERO);
+        }
+        let pooled = source.pool.timeout_get(&limits).await;
+        let mut pooled = pooled.map_err(pool_error)?;
         let mut run = source.scripts.run.prepare_invoke();
         run.key(&source.clock).arg(LANES).arg(random());
         let (epoch, seq, now, lanes): (u64, u64, u64, u64) =

@@ -173,7 +173,10 @@ impl Lane for RedisLane {
             };
             match (once().await, deadline) {
                 (Err(error), Some(deadline)) if error.is_unreachable() => {
-                    let stamp = once().await?;
+                    // Whatever is said of the second copy, nobody knows of the first.
+                    let Ok(stamp) = once().await else {
+                        return Err(error);
+                    };
                     // The first copy may still be on its way, and must not land after this is reported:
                     // it could undo an invalidation that follows.
                     let in_doubt = deadline.saturating_sub(stamp.written_at).saturating_add(1);

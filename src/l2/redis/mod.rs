@@ -25,7 +25,7 @@ use deadpool_redis::redis::{
 use deadpool_redis::{Manager, Pool, Runtime};
 
 use self::batch::Batches;
-use self::connection::{Connections, Source};
+use self::connection::{Connections, Source, Wait};
 use self::lane::RedisLane;
 use self::names::Names;
 use self::requests::Requests;
@@ -41,7 +41,7 @@ const POOL_SIZE: usize = 1024;
 /// connection for good, over which its requests are multiplexed, and from when that was first busy
 /// another one for reads, so that a large value does not hold up those behind it. It opens one more, outside
 /// the pool, on which it listens. So a pool of your own needs two connections per cache to spare; with
-/// one, reads go on without the other, and wait for it in the pool.
+/// one, reads go on without the other.
 #[derive(Clone)]
 pub struct RedisL2 {
     pool: Pool,
@@ -112,8 +112,9 @@ impl L2 for RedisL2 {
             scripts: Arc::clone(&scripts),
             on_connect,
         });
-        let connections = Arc::new(Connections::new(Arc::clone(&source)));
-        let both = [Arc::clone(&connections), Arc::new(Connections::new(source))];
+        let connections = Arc::new(Connections::new(Arc::clone(&source), Wait::InPool));
+        let spare = Arc::new(Connections::new(source, Wait::No));
+        let both = [Arc::clone(&connections), spare];
         let requests = Arc::new(Requests::new(names.clone(), timeout, both));
         Box::new(RedisLane {
             names,

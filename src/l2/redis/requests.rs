@@ -102,11 +102,14 @@ impl Requests {
     /// Reads keys in one request, which is answered before the deadline. Each key has an answer of its own.
     pub(super) async fn fetch<K: AsRef<str>>(&self, keys: &[K], deadline: Instant) -> Vec<Answer> {
         let answers = self.ask(keys, deadline).await;
-        let bytes_each = answers.as_ref().map_or(BYTES, |answers| {
-            let values = answers.iter().flatten().flatten();
-            values.map(Vec::len).sum::<usize>() / keys.len().max(1)
-        });
-        // If it failed, it may have been too much.
+        let bytes_each = match &answers {
+            Ok(answers) => {
+                let values = answers.iter().flatten().flatten();
+                values.map(Vec::len).sum::<usize>() / keys.len().max(1)
+            }
+            // It may have been too much: the next has half as many keys.
+            Err(_) => BYTES / (self.most() / 2).max(1),
+        };
         self.bytes_each.store(bytes_each, Ordering::Relaxed);
         answers.unwrap_or_else(|error| all(keys.len(), &error))
     }
@@ -162,7 +165,11 @@ impl Requests {
     fn expect(&self, keys: usize) -> Expected<'_> {
         let [first, second] = &self.lines;
         let expected = |line: &Line| line.expected.load(Ordering::Relaxed);
-        let line = if expected(first) > expected(second) && second.connections.is_there() {
+        // While the first is being made again, the second leaves the pool to it.
+        let line = if expected(first) > expected(second)
+            && first.connections.is_there()
+            && second.connections.is_there_or_made()
+        {
             second
         } else {
             first
