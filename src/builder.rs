@@ -83,7 +83,8 @@ where
     }
 
     /// How many entries L1 holds, or how much they weigh together if there is an
-    /// [`l1_weigher`](Self::l1_weigher). Default: 10 000. With 0 there is no L1.
+    /// [`l1_weigher`](Self::l1_weigher). Default: 10 000. With 0 there is no L1. A few that were put out for want of
+    /// room are let go of with the inserts that follow.
     pub fn l1_capacity(mut self, capacity: u64) -> Self {
         self.options.l1_capacity = capacity;
         self

@@ -17,7 +17,7 @@ use crate::source::Source;
 const COMPARED: usize = 64;
 
 impl<V: Send + Sync + 'static> Core<V> {
-    /// L1 alone. Does not wait, and does not allocate.
+    /// L1 alone. Does not wait for others, and does not allocate.
     pub(crate) fn get_local(&self, key: &str) -> Option<Entry<V>> {
         self.get_local_at(key, self.now())
     }

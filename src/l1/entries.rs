@@ -1,8 +1,8 @@
 //! Where the entries are: all in moka, which bounds them; those that are hit often also in front of it.
 //!
-//! Whatever changes in moka, the front is cleared of that key afterwards, before anybody is told; and a
-//! fill that began before that does nothing. So what is found in front was in moka when the change that is
-//! under way, if there is one, began.
+//! Whatever is changed in moka, the front is cleared of that key afterwards, before anybody is told; and a
+//! fill that began before that does nothing. Only what moka puts out for want of room may stay in front for a
+//! while: it is as good as before.
 
 use std::sync::Arc;
 
