@@ -109,9 +109,10 @@ where
         K: Borrow<Q>,
         Q: CacheKey + ?Sized,
     {
-        match self.look_up(key) {
+        let now = self.core().now();
+        match self.look_up(key, now) {
             Ok(Found::Here(entry)) => Some(entry),
-            Ok(Found::NotHere(key, now)) => self.core().get(key, now).await,
+            Ok(Found::NotHere(key)) => self.core().get(key, now).await,
             Err(error) => {
                 warn_of(error);
                 None
@@ -210,7 +211,8 @@ where
         Fut: Future<Output = Result<V, E>> + Send + 'static,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        match self.look_up(key)? {
+        let now = self.core().now();
+        match self.look_up(key, now)? {
             Found::Here(entry) => {
                 if entry.is_due() {
                     let stale = [(0, written(key)?, entry.slot().ver)];
@@ -218,7 +220,7 @@ where
                 }
                 Ok(entry)
             }
-            Found::NotHere(key, now) => {
+            Found::NotHere(key) => {
                 let loader = || Loader::one(loader);
                 self.core().get_or_load(key, now, loader).await
             }
@@ -280,17 +282,18 @@ where
             Loader::many(keys, Arc::clone(&loader))
         };
         let keys: Vec<&Q> = keys.into_iter().collect();
+        let now = self.core().now();
         let mut entries = Vec::with_capacity(keys.len());
         let (mut due, mut lacking, mut missing) = (Vec::new(), Vec::new(), Vec::new());
         for (place, &key) in keys.iter().enumerate() {
-            entries.push(match self.look_up(key)? {
+            entries.push(match self.look_up(key, now)? {
                 Found::Here(entry) => {
                     if entry.is_due() {
                         due.push((place, written(key)?, entry.slot().ver));
                     }
                     Some(entry)
                 }
-                Found::NotHere(written, _) => {
+                Found::NotHere(written) => {
                     lacking.push(key);
                     missing.push(written);
                     None
@@ -500,21 +503,19 @@ where
     }
 
     /// L1. The written key lives on the stack unless L1 lacks it.
-    fn look_up<Q: CacheKey + ?Sized>(&self, key: &Q) -> Result<Found<V>, KeyTooLong> {
+    fn look_up<Q: CacheKey + ?Sized>(&self, key: &Q, now: Tick) -> Result<Found<V>, KeyTooLong> {
         let mut out = KeyWriter::new();
         let key = out.write(key)?;
-        let now = self.core().now();
         Ok(match self.core().get_local_at(key, now) {
             Some(entry) => Found::Here(entry),
-            None => Found::NotHere(key.into(), now),
+            None => Found::NotHere(key.into()),
         })
     }
 }
 
 enum Found<V> {
     Here(Entry<V>),
-    /// Its name, and when L1 did not have it.
-    NotHere(Key, Tick),
+    NotHere(Key),
 }
 
 fn warn_of(error: KeyTooLong) {

@@ -8,7 +8,7 @@ use std::mem::take;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
@@ -71,7 +71,8 @@ pub(super) struct Write<V: Send + Sync + 'static> {
     /// Until when, in the lane's time, it may land: since it was sent.
     pub(super) settles_after: u64,
     weight: u32,
-    has_room: bool,
+    /// What it takes of the queue's room, from when it is let in.
+    room: Option<OwnedSemaphorePermit>,
     answer: Option<oneshot::Sender<Answer>>,
 }
 
@@ -101,7 +102,7 @@ impl<V: Send + Sync + 'static> Write<V> {
             begun,
             by: core.write_limit(),
             settles_after: 0,
-            has_room: false,
+            room: None,
             answer: Some(answer),
         };
         (write, answered)
@@ -145,16 +146,13 @@ impl<V: Send + Sync + 'static> Drop for Write<V> {
         if self.answer.is_some() {
             self.deferred(&L2Error::closed());
         }
-        if self.has_room {
-            self.core.queue.room.add_permits(self.weight as usize);
-        }
     }
 }
 
 /// The writes of an instance that wait to be told.
 pub(super) struct Queue<V: Send + Sync + 'static> {
     state: Mutex<State<V>>,
-    room: Semaphore,
+    room: Arc<Semaphore>,
     turns: Semaphore,
 }
 
@@ -171,7 +169,7 @@ impl<V: Send + Sync + 'static> Queue<V> {
                 waiting: VecDeque::new(),
                 gathering: false,
             }),
-            room: Semaphore::new(ROOM as usize),
+            room: Arc::new(Semaphore::new(ROOM as usize)),
             turns: Semaphore::new(TURNS),
         }
     }
@@ -197,12 +195,14 @@ impl<V: Send + Sync + 'static> Core<V> {
     }
 
     /// Puts writes into the queue, in their order: at once, or one by one in a task if there is no room for all.
-    pub(super) fn enqueue(self: &Arc<Self>, writes: Vec<Write<V>>) {
+    pub(super) fn enqueue(self: &Arc<Self>, mut writes: Vec<Write<V>>) {
         let weights = writes.iter().map(|write| write.weight);
         let weight = weights.fold(0, u32::saturating_add).min(ROOM + 1);
-        match self.queue.room.try_acquire_many(weight) {
-            Ok(room) => {
-                room.forget();
+        match Arc::clone(&self.queue.room).try_acquire_many_owned(weight) {
+            Ok(mut room) => {
+                for write in &mut writes {
+                    write.room = room.split(write.weight as usize);
+                }
                 self.push(writes);
             }
             Err(_) => {
@@ -217,8 +217,9 @@ impl<V: Send + Sync + 'static> Core<V> {
         let mut writes = writes.into_iter();
         while let Some(mut write) = writes.next() {
             let patience = Duration::from_nanos(by.saturating_sub(self.now()));
-            match timeout(patience, self.queue.room.acquire_many(write.weight)).await {
-                Ok(Ok(room)) => room.forget(),
+            let room = Arc::clone(&self.queue.room).acquire_many_owned(write.weight);
+            match timeout(patience, room).await {
+                Ok(Ok(room)) => write.room = Some(room),
                 _ => {
                     let left = [write].into_iter().chain(writes);
                     return left.for_each(|write| self.late(write));
@@ -237,10 +238,7 @@ impl<V: Send + Sync + 'static> Core<V> {
     /// There is room for them.
     fn push(self: &Arc<Self>, writes: impl IntoIterator<Item = Write<V>>) {
         let mut state = lock(&self.queue.state);
-        state.waiting.extend(writes.into_iter().map(|mut write| {
-            write.has_room = true;
-            write
-        }));
+        state.waiting.extend(writes);
         self.see_to(state);
     }
 

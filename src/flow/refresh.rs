@@ -11,7 +11,7 @@ use super::loader::Loader;
 #[cfg(larder_ablation)]
 use crate::ablation::{Rule, without};
 use crate::l1::{Key, Op};
-use crate::l2::{Ask, Lead, Lease, Want, random};
+use crate::l2::{Lead, Lease, Want};
 #[cfg(larder_ablation)]
 use crate::wire::message::{self, Kind};
 
@@ -89,25 +89,20 @@ impl<V: Send + Sync + 'static> Core<V> {
 
     /// The lease for a refresh, if it needs to be done, and is ours to do.
     async fn may_replace(&self, refresh: Refresh<V>) -> Option<(Refresh<V>, Lease)> {
-        let (op, mut want) = (&refresh.op, Want::NewerThan(refresh.seen));
+        let op = &refresh.op;
         // As an operation that now begins: a write may have been deferred since the look-up.
         if self.outbox.holds(op.key()) {
             return None;
         }
-        let token = random();
+        let mut ask = self.asking_for(Want::NewerThan(refresh.seen));
         loop {
-            let ask = Ask {
-                token,
-                ttl: self.options.lease_ttl,
-                want,
-            };
             match self.heard(self.lane.lead(op.key(), ask).await) {
                 Ok(Lead::Granted(lease)) => return Some((refresh, lease)),
                 Ok(Lead::Hit(bytes)) => match self.open(op.key(), &bytes) {
                     Ok(fresh) => self.keep_or_outdate(op, &fresh),
                     // What cannot be read is replaced.
-                    Err(instead) if instead != want => {
-                        want = instead;
+                    Err(instead) if instead != ask.want => {
+                        ask.want = instead;
                         continue;
                     }
                     Err(_) => self.refresh_failed(op.key()),

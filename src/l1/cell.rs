@@ -1,10 +1,23 @@
 //! What holds a shared thing, or nothing, and is read without waiting; for the test of interleavings something
 //! whose steps loom can see.
 
+use std::sync::Arc;
+
 #[cfg(not(larder_interleavings))]
 pub(super) use self::swapped::Cell;
 #[cfg(larder_interleavings)]
 pub(super) use self::visible::Cell;
+
+impl<T> Cell<T> {
+    /// For who is the only one to write it.
+    pub(super) fn take_if(&self, condition: impl FnOnce(&Arc<T>) -> bool) -> Option<Arc<T>> {
+        if self.holds(condition) {
+            self.replace(None)
+        } else {
+            None
+        }
+    }
+}
 
 #[cfg(not(larder_interleavings))]
 mod swapped {
@@ -36,18 +49,6 @@ mod swapped {
             self.0.load().as_ref().is_some_and(condition)
         }
 
-        /// For who is the only one to write it.
-        pub(in crate::l1) fn take_if(
-            &self,
-            condition: impl FnOnce(&Arc<T>) -> bool,
-        ) -> Option<Arc<T>> {
-            if self.holds(condition) {
-                self.replace(None)
-            } else {
-                None
-            }
-        }
-
         pub(in crate::l1) fn replace(&self, by: Option<Arc<T>>) -> Option<Arc<T>> {
             self.0.swap(by)
         }
@@ -77,18 +78,6 @@ mod visible {
 
         pub(in crate::l1) fn holds(&self, condition: impl FnOnce(&Arc<T>) -> bool) -> bool {
             lock(&self.0).as_ref().is_some_and(condition)
-        }
-
-        /// For who is the only one to write it.
-        pub(in crate::l1) fn take_if(
-            &self,
-            condition: impl FnOnce(&Arc<T>) -> bool,
-        ) -> Option<Arc<T>> {
-            if self.holds(condition) {
-                self.replace(None)
-            } else {
-                None
-            }
         }
 
         pub(in crate::l1) fn replace(&self, by: Option<Arc<T>>) -> Option<Arc<T>> {

@@ -48,9 +48,7 @@ impl<V: Send + Sync + 'static> L1<V> {
 
     /// The entry that may be served at `now`, if there is one.
     pub(crate) fn get(&self, key: &str, now: Tick) -> Option<Arc<Slot<V>>> {
-        let entries = self.entries.as_ref()?;
-        entries
-            .get(key, |slot| self.is_seen(slot, now))
+        self.held(key, now)
             .filter(|_| self.liveness.is_live_at(now))
     }
 
@@ -61,10 +59,14 @@ impl<V: Send + Sync + 'static> L1<V> {
         now: Tick,
         limit: Duration,
     ) -> Option<Arc<Slot<V>>> {
-        let entries = self.entries.as_ref()?;
-        entries
-            .get(key, |slot| self.is_seen(slot, now))
+        self.held(key, now)
             .filter(|_| self.liveness.was_live(now, limit))
+    }
+
+    #[inline]
+    fn held(&self, key: &str, now: Tick) -> Option<Arc<Slot<V>>> {
+        let entries = self.entries.as_ref()?;
+        entries.get(key, |slot| self.is_seen(slot, now))
     }
 
     /// Is told of each hit, and how many there were before. moka is told of a few of them.

@@ -55,16 +55,25 @@ async fn look_up(world: &World, instance: &Instance, rng: &mut Rng) {
             Outcome::Cancelled
         }),
     };
+    note_reads(world, instance, start, [(key, outcome)]);
+}
+
+/// Takes down look-ups that end now.
+fn note_reads(
+    world: &World,
+    instance: &Instance,
+    start: At,
+    outcomes: impl IntoIterator<Item = (u64, Outcome)>,
+) {
     let end = world.recorder.now();
-    world.recorder.write(|history| {
-        history.reads.push(Read {
-            instance: instance.index,
-            key,
-            start,
-            end,
-            outcome,
-        });
+    let reads = outcomes.into_iter().map(|(key, outcome)| Read {
+        instance: instance.index,
+        key,
+        start,
+        end,
+        outcome,
     });
+    world.recorder.write(|history| history.reads.extend(reads));
 }
 
 /// Several keys in one call, noted as if each had been looked up by itself.
@@ -97,22 +106,11 @@ async fn look_up_many(world: &World, instance: &Instance, rng: &mut Rng) {
     };
     let start = world.recorder.now();
     let found = instance.cache.get_many_or_load(&keys, loader).await;
-    let end = world.recorder.now();
     let outcomes: Vec<Outcome> = match found {
         Ok(entries) => entries.into_iter().map(self::found).collect(),
         Err(error) => keys.iter().map(|_| loaded(Err(error.clone()))).collect(),
     };
-    world.recorder.write(|history| {
-        for (&key, outcome) in keys.iter().zip(outcomes) {
-            history.reads.push(Read {
-                instance: instance.index,
-                key,
-                start,
-                end,
-                outcome,
-            });
-        }
-    });
+    note_reads(world, instance, start, keys.into_iter().zip(outcomes));
 }
 
 async fn get_or_load(

@@ -4,7 +4,7 @@
 //! is not there.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
@@ -82,16 +82,16 @@ impl Requests {
         if (1..=most).contains(&keys.len()) {
             return self.fetch(keys, Instant::now() + self.limit).await;
         }
-        let unanswered = &AtomicUsize::new(0);
+        let unanswered = &AtomicBool::new(false);
         let parts = keys.chunks(most).map(|keys| async move {
-            if unanswered.load(Ordering::Relaxed) > 0 {
+            if unanswered.load(Ordering::Relaxed) {
                 return all(keys.len(), &L2Error::timed_out(self.limit));
             }
             let answers = self.fetch(keys, Instant::now() + self.limit).await;
             if let Some(Err(error)) = answers.first()
                 && !error.is_refused()
             {
-                unanswered.store(1, Ordering::Relaxed);
+                unanswered.store(true, Ordering::Relaxed);
             }
             answers
         });
