@@ -104,8 +104,13 @@ async fn look_up_many(world: &World, instance: &Instance, rng: &mut Rng) {
             Ok::<_, SourceDown>(found.into_iter().map(|value| (value.key, value)))
         }
     };
+    let loads = rng.bool();
     let start = world.recorder.now();
-    let found = instance.cache.get_many_or_load(&keys, loader).await;
+    let found = if loads {
+        instance.cache.get_many_or_load(&keys, loader).await
+    } else {
+        Ok(instance.cache.get_many(&keys).await)
+    };
     let outcomes: Vec<Outcome> = match found {
         Ok(entries) => entries.into_iter().map(self::found).collect(),
         Err(error) => keys.iter().map(|_| loaded(Err(error.clone()))).collect(),

@@ -33,6 +33,10 @@ pub(crate) struct Config {
     pub(crate) available_ms: Option<u64>,
     pub(crate) l2_timeout_ms: u64,
     pub(crate) l2_ttl_ms: u64,
+    /// All that there is, or nothing: of less, it depends on random hashes and the real time what moka puts
+    /// out, and no seed had one history.
+    pub(crate) l1_capacity: u64,
+    /// Where it is shorter than a request takes, entries are gone again while there are others under way.
     pub(crate) l1_ttl_ms: Option<u64>,
     pub(crate) soft_ttl_ms: Option<u64>,
     pub(crate) lease_ttl_ms: u64,
@@ -61,7 +65,7 @@ impl Config {
         let l2_timeout_ms = *rng.choice(&[100, 200, 500]).unwrap();
         let l2_ttl_ms = *rng.choice(&[1500, 10_000, 3_600_000]).unwrap();
         let slow_load = max_staleness_ms * 3 / 2;
-        let drawn = Self {
+        let mut drawn = Self {
             instances: rng.usize(3..=5),
             keys: rng.u64(6..=40),
             skew: rng.i32(1..=3),
@@ -78,6 +82,7 @@ impl Config {
             available_ms: (rng.u8(0..4) == 0).then(|| rng.u64(100..=5000)),
             l2_timeout_ms,
             l2_ttl_ms,
+            l1_capacity: 10_000,
             l1_ttl_ms: (rng.u8(0..4) == 0).then(|| rng.u64(200..=1400)),
             soft_ttl_ms: (rng.u8(0..3) == 0).then(|| rng.u64(100..=1200)),
             lease_ttl_ms: *rng.choice(&[400, 1000, 2000]).unwrap(),
@@ -93,6 +98,11 @@ impl Config {
             fault_every_ms: *rng.choice(&[700, 1500, 4000]).unwrap(),
             faults: all_faults(),
         };
+        match rng.u8(0..8) {
+            0 => drawn.l1_capacity = 0,
+            1 => drawn.l1_ttl_ms = Some(rng.u64(1..=30)),
+            _ => {}
+        }
         match seed % 8 {
             7 => drawn.lagging(rng.u64(20..=1500)),
             _ => drawn,

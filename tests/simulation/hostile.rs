@@ -126,6 +126,21 @@ impl Config {
         }
     }
 
+    /// Many read one key, which L1 has no room for: of two reads under way, one may have been overtaken by an
+    /// insert, and whoever comes when the other has ended must not join it.
+    pub(crate) fn without_room() -> Self {
+        Self {
+            keys: 1,
+            readers: 12,
+            inserts: 1.0,
+            write_rest_ms: 100,
+            delay_ms: 0..=40,
+            l1_capacity: 0,
+            faults: vec![(Fault::SlowNetwork, 1)],
+            ..Self::small()
+        }
+    }
+
     /// A world in which nothing goes wrong by itself.
     fn small() -> Self {
         Self {
@@ -145,6 +160,7 @@ impl Config {
             available_ms: None,
             l2_timeout_ms: 200,
             l2_ttl_ms: 3_600_000,
+            l1_capacity: 10_000,
             l1_ttl_ms: None,
             soft_ttl_ms: None,
             lease_ttl_ms: 1000,

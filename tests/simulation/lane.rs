@@ -38,8 +38,7 @@ impl L2 for Network {
             namespace: namespace.to_owned(),
             timeout,
             on_connect,
-            current: Mutex::default(),
-            silent: AtomicU32::new(0),
+            lines: Default::default(),
             waiting: StdMutex::default(),
         })
     }
@@ -51,10 +50,16 @@ struct FarLane {
     namespace: String,
     timeout: Duration,
     on_connect: OnConnect,
-    current: Mutex<Option<Arc<Connection>>>,
-    silent: AtomicU32,
+    /// The first is everybody's. Values are read over either, as on Redis, and so in any order.
+    lines: [Line; 2],
     /// Since when each load waits for another's, by the token of the lease that it wants.
     waiting: StdMutex<HashMap<u64, Option<Instant>>>,
+}
+
+#[derive(Default)]
+struct Line {
+    current: Mutex<Option<Arc<Connection>>>,
+    silent: AtomicU32,
 }
 
 impl fmt::Debug for FarLane {
@@ -74,32 +79,55 @@ impl FarLane {
         loss: fn(&Result<T, L2Error>) -> Option<Fault>,
         writes: bool,
     ) -> Result<T, L2Error> {
+        let [first, _] = &self.lines;
+        self.ask_over(first, serve, loss, writes).await
+    }
+
+    /// Reads values.
+    async fn read<T: Send + 'static>(
+        &self,
+        serve: impl Fn(Arc<Store>, Arc<dyn Lane>) -> Served<T> + Clone + Send + 'static,
+    ) -> Result<T, L2Error> {
+        let line = &self.lines[usize::from(self.link.chance(0.5))];
+        self.ask_over(line, serve, no_loss, false).await
+    }
+
+    async fn ask_over<T: Send + 'static>(
+        &self,
+        line: &Line,
+        serve: impl Fn(Arc<Store>, Arc<dyn Lane>) -> Served<T> + Clone + Send + 'static,
+        loss: fn(&Result<T, L2Error>) -> Option<Fault>,
+        writes: bool,
+    ) -> Result<T, L2Error> {
         let both = async {
-            match self.ask_once(serve.clone(), loss, writes).await {
-                Err(error) if error.is_unreachable() => self.ask_once(serve, loss, writes).await,
+            match self.ask_once(line, serve.clone(), loss, writes).await {
+                Err(error) if error.is_unreachable() => {
+                    self.ask_once(line, serve, loss, writes).await
+                }
                 answer => answer,
             }
         };
         if let Ok(answer) = timeout(self.timeout, both).await {
-            self.silent.store(0, SeqCst);
+            line.silent.store(0, SeqCst);
             return answer;
         }
-        if self.silent.fetch_add(1, SeqCst) + 1 >= SILENT_AFTER
-            && let Ok(mut current) = self.current.try_lock()
+        if line.silent.fetch_add(1, SeqCst) + 1 >= SILENT_AFTER
+            && let Ok(mut current) = line.current.try_lock()
         {
             *current = None;
-            self.silent.store(0, SeqCst);
+            line.silent.store(0, SeqCst);
         }
         Err(L2Error::timed_out(self.timeout))
     }
 
     async fn ask_once<T: Send + 'static>(
         &self,
+        line: &Line,
         serve: impl Fn(Arc<Store>, Arc<dyn Lane>) -> Served<T> + Send + 'static,
         loss: fn(&Result<T, L2Error>) -> Option<Fault>,
         writes: bool,
     ) -> Result<T, L2Error> {
-        let connection = self.connection().await?;
+        let connection = self.connection(line).await?;
         let there = Arc::clone(&connection);
         let serve = move |gave_up: bool| {
             if gave_up && writes {
@@ -110,8 +138,8 @@ impl FarLane {
         connection.ask(serve, loss).await?
     }
 
-    async fn connection(&self) -> Result<Arc<Connection>, L2Error> {
-        let mut current = self.current.lock().await;
+    async fn connection(&self, line: &Line) -> Result<Arc<Connection>, L2Error> {
+        let mut current = line.current.lock().await;
         if let Some(connection) = &*current
             && !connection.cut.is_cancelled()
         {
@@ -171,7 +199,7 @@ impl Lane for FarLane {
             let key = key.clone();
             async move { lane.get(&key).await }.boxed()
         };
-        self.ask(serve, no_loss, false).boxed()
+        self.read(serve).boxed()
     }
 
     fn get_many<'a>(&'a self, keys: &'a [&'a str]) -> BoxFuture<'a, Vec<Answer>> {
@@ -185,7 +213,7 @@ impl Lane for FarLane {
                 }
                 .boxed()
             };
-            let answers = self.ask(serve, no_loss, false).await;
+            let answers = self.read(serve).await;
             answers.unwrap_or_else(|error| keys.iter().map(|_| Err(error.clone())).collect())
         }
         .boxed()

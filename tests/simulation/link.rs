@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::faults::Fault;
 use crate::recorder::Recorder;
 
-/// Which of the two connections of an instance.
+/// Which of the connections of an instance: those for requests, or the one that listens.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Wire {
     Data,

@@ -73,6 +73,15 @@ fn a_seed_has_one_history() {
     }
 }
 
+/// Nothing is in L1, so all that keeps reads from going back is which of those under way are joined.
+#[test]
+fn no_world_without_room_breaks_a_promise() {
+    let seeds = evidence::seed().map_or(0..10, |seed| seed..seed + 1);
+    let evidence = Evidence::of(seeds, |_| Config::without_room());
+    println!("without room\n{evidence}");
+    evidence.assert_no_violations();
+}
+
 /// Where one rule matters most. `LARDER_RULE=4 LARDER_SEED=2` runs one such world alone.
 #[test]
 fn no_hostile_world_breaks_a_promise() {

@@ -198,6 +198,7 @@ impl World {
             })
             .clock(clock)
             .max_staleness(config.max_staleness_of(link.instance))
+            .l1_capacity(config.l1_capacity)
             .l2_timeout(config.l2_timeout())
             .l2_ttl(ms(config.l2_ttl_ms))
             .lease_ttl(ms(config.lease_ttl_ms))
