@@ -37,6 +37,8 @@ pub(super) struct Deferred {
     hold: Duration,
     /// L2 has been told, but too early: it is told once more when that is of use.
     told: bool,
+    /// The lowest comes first: what was refused goes behind all others.
+    turn: u64,
 }
 
 /// What has to be told of a key.
@@ -66,6 +68,17 @@ impl Delivery {
         match self {
             Self::All(all) => all.hold,
             Self::Keys(keys) => keys.first().map_or(Duration::ZERO, |(_, one)| one.hold),
+        }
+    }
+
+    /// Each of several keys by itself.
+    pub(super) fn each(&self) -> Vec<Self> {
+        match self {
+            Self::Keys(keys) if keys.len() > 1 => {
+                let each = keys.iter().cloned();
+                each.map(|one| Self::Keys(vec![one])).collect()
+            }
+            _ => Vec::new(),
         }
     }
 }
@@ -111,6 +124,7 @@ impl Outbox {
             settles_after: former.map_or(0, |one| one.settles_after).max(settles_after),
             hold: former.map_or(Duration::ZERO, |one| one.hold).max(hold),
             told: false,
+            turn: 0,
         };
         let room = former.is_some() || waiting.keys.len() < self.capacity;
         if room && waiting.all.is_none() {
@@ -128,6 +142,7 @@ impl Outbox {
             settles_after: 0,
             hold: Duration::ZERO,
             told: false,
+            turn: 0,
         };
         self.lock().merge(&deferred);
         self.any.store(true, Ordering::SeqCst);
@@ -154,14 +169,33 @@ impl Outbox {
         if let Some(all) = waiting.all {
             return all.is_due(now).then_some(Delivery::All(all));
         }
-        let due = || waiting.keys.iter().filter(|(_, one)| one.is_due(now));
-        let (_, first) = due().next()?;
-        let keys = due()
+        let due = waiting.keys.iter().filter(|(_, one)| one.is_due(now));
+        let mut due: Vec<_> = due.collect();
+        due.sort_by_key(|(_, one)| one.turn);
+        let (_, first) = due.first()?;
+        let keys = due
+            .iter()
             .filter(|(_, one)| one.hold == first.hold)
             .take(BATCH)
-            .map(|(key, deferred)| (key.clone(), *deferred))
+            .map(|(key, deferred)| (Key::clone(key), **deferred))
             .collect();
         Some(Delivery::Keys(keys))
+    }
+
+    /// A delivery was refused: the others shall not wait for it.
+    pub(super) fn put_back(&self, delivery: &Delivery) {
+        let Delivery::Keys(keys) = delivery else {
+            return;
+        };
+        let turn = self.begin();
+        let mut waiting = self.lock();
+        for (key, sent) in keys {
+            if let Some(one) = waiting.keys.get_mut(key)
+                && one.id == sent.id
+            {
+                one.turn = turn;
+            }
+        }
     }
 
     /// A delivery was accepted at `accepted_at`: what was not deferred again since is settled, unless its

@@ -341,37 +341,55 @@ impl<V: Send + Sync + 'static> Core<V> {
     pub(super) async fn deliver_deferred(&self) {
         let mut lane_time = self.liveness.lane_time(self.now());
         while let Some(delivery) = self.outbox.next(lane_time) {
-            let answer = match &delivery {
-                Delivery::All(_) => {
-                    let tail = message::tail(Kind::Clear, self.origin, &[]);
-                    self.heard(self.lane.clear(&tail).await)
+            let accepted_at = match self.deliver(&delivery).await {
+                Ok(accepted_at) => Some(accepted_at),
+                Err(error) if error.is_refused() => {
+                    self.outbox.put_back(&delivery);
+                    // It may be the fault of one key, which is no concern of the others.
+                    let each = delivery.each();
+                    let each = join_all(each.iter().map(|one| self.deliver(one))).await;
+                    each.into_iter().flatten().max()
                 }
-                Delivery::Keys(keys) => {
-                    let keys: Vec<&str> = keys.iter().map(|(key, _)| &**key).collect();
-                    let tail = message::tail(Kind::Invalidate, self.origin, &keys);
-                    let told = self.lane.invalidate(&keys, &tail, delivery.hold()).await;
-                    self.heard(told).map(|told| told.stamp)
-                }
+                Err(_) => None,
             };
-            let Ok(stamp) = answer else { return };
+            if accepted_at.is_none() {
+                return;
+            }
             // Not ours any more, which runs ahead of the lane's: what has been told too early would be told
             // again and again until that is over.
-            lane_time = Some(stamp.written_at);
-            match &delivery {
-                Delivery::All(_) => {
-                    self.counters.invalidations_sent.bump();
-                    self.liveness.doubt();
-                }
-                Delivery::Keys(keys) => {
-                    self.counters.invalidations_sent.add(keys.len() as u64);
-                    self.apply(keys.iter().map(|(key, _)| &**key), stamp.epoch, stamp.ver);
-                }
-            }
-            debug!(
-                namespace = self.options.namespace.as_str(),
-                "deferred invalidations were delivered"
-            );
-            self.outbox.settle(&delivery, stamp.written_at);
+            lane_time = accepted_at;
         }
+    }
+
+    /// Says when, in the lane's time, L2 accepted it.
+    async fn deliver(&self, delivery: &Delivery) -> Result<u64, L2Error> {
+        let stamp = match delivery {
+            Delivery::All(_) => {
+                let tail = message::tail(Kind::Clear, self.origin, &[]);
+                self.heard(self.lane.clear(&tail).await)?
+            }
+            Delivery::Keys(keys) => {
+                let keys: Vec<&str> = keys.iter().map(|(key, _)| &**key).collect();
+                let tail = message::tail(Kind::Invalidate, self.origin, &keys);
+                let told = self.lane.invalidate(&keys, &tail, delivery.hold()).await;
+                self.heard(told)?.stamp
+            }
+        };
+        match delivery {
+            Delivery::All(_) => {
+                self.counters.invalidations_sent.bump();
+                self.liveness.doubt();
+            }
+            Delivery::Keys(keys) => {
+                self.counters.invalidations_sent.add(keys.len() as u64);
+                self.apply(keys.iter().map(|(key, _)| &**key), stamp.epoch, stamp.ver);
+            }
+        }
+        debug!(
+            namespace = self.options.namespace.as_str(),
+            "deferred invalidations were delivered"
+        );
+        self.outbox.settle(delivery, stamp.written_at);
+        Ok(stamp.written_at)
     }
 }

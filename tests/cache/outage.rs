@@ -508,6 +508,46 @@ async fn a_user_with_few_rights_is_enough() {
     assert_eq!((a.stats().l2_errors, b.stats().l2_errors), (0, 0));
 }
 
+/// Some keys stay refused, and more of them than are delivered in one go come first.
+#[tokio::test]
+async fn deferred_keys_that_are_refused_hold_up_no_others() {
+    let fleet = Fleet::redis().await;
+    let (a, _) = fleet
+        .instance_with(|b| b.max_staleness(Duration::from_millis(150)))
+        .await;
+    let Fleet::Redis { server, .. } = &fleet else {
+        panic!("it is on Redis");
+    };
+    let mut redis = server.connection().await;
+    let mut allow = async |keys: &str| {
+        let mut acl = cmd("ACL");
+        acl.arg(&["SETUSER", "default", "resetkeys", "~{test:text.0}!*", keys]);
+        let () = acl.query_async(&mut redis).await.unwrap();
+    };
+    let refused: Vec<String> = (0..300).map(|n| format!("k{n}")).collect();
+    let allowed = ["j", "l", "m"];
+    allow("~nothing").await;
+    for key in refused.iter().map(String::as_str).chain(allowed) {
+        assert!(a.invalidate(key).await.unwrap_err().is_deferred());
+    }
+    allow("~{test:text.0}:[jlm]").await;
+    for key in allowed {
+        eventually("it is used again", || async {
+            let loaded = Source::new("v").through(&a, key).await.unwrap();
+            loaded.meta().version().is_some()
+        })
+        .await;
+    }
+    allow("~{test:text.0}:*").await;
+    for key in &refused {
+        eventually("so are the others", || async {
+            let loaded = Source::new("v").through(&a, key).await.unwrap();
+            loaded.meta().version().is_some()
+        })
+        .await;
+    }
+}
+
 /// What connects, and is refused then, is not tried again and again at full speed. Time is tokio's own
 /// here: it passes as fast as all wait.
 #[tokio::test(start_paused = true)]
