@@ -49,6 +49,28 @@ async fn hits_that_moka_is_not_told_of_hardly_change_what_stays() {
     );
 }
 
+/// What is hit in front of moka alone would be forgotten by it, and be put out for the first that come along.
+#[tokio::test]
+async fn what_is_hit_all_along_outlives_a_scan() {
+    const CAPACITY: u64 = 64;
+    let cache: Cache<u32, u32> = Cache::builder("test:scan")
+        .l1_capacity(CAPACITY)
+        .build()
+        .unwrap();
+    cache.insert(&0, 0).await.unwrap();
+    for once in 1..=2_000 {
+        for _ in 0..32 {
+            let held = cache.get_local(&0);
+            assert!(held.is_some(), "it was put out for {once}");
+        }
+        // Asked for twice: more often than what is never asked for, when moka has halved its counts.
+        for _ in 0..2 {
+            assert!(cache.get_local(&once).is_none());
+        }
+        cache.insert(&once, once).await.unwrap();
+    }
+}
+
 static ALIVE: AtomicUsize = AtomicUsize::new(0);
 
 /// A value that is counted while it is held.
