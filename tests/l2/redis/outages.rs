@@ -157,11 +157,13 @@ async fn an_insert_that_was_stuck_does_not_land() {
     assert_eq!(get(&*lane, "late").await, None);
 }
 
-/// A way to the server that can lose its client while a request is on its way.
+/// A way to the server that can lose its client while a request is on its way, and any of whose connections
+/// can fall silent.
 struct Detour {
     url: String,
     armed: Arc<AtomicBool>,
     caught: UnboundedReceiver<(TcpStream, Vec<u8>)>,
+    silent: Arc<Mutex<Vec<Arc<AtomicBool>>>>,
 }
 
 impl Detour {
@@ -171,13 +173,28 @@ impl Detour {
         let (catch, caught) = unbounded_channel();
         let armed = Arc::new(AtomicBool::new(false));
         let trap = Arc::clone(&armed);
+        let silent = Arc::<Mutex<Vec<_>>>::default();
+        let connections = Arc::clone(&silent);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let server = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-                tokio::spawn(relay(client, server, Arc::clone(&trap), catch.clone()));
+                let silent = Arc::<AtomicBool>::default();
+                connections.lock().unwrap().push(Arc::clone(&silent));
+                let trap = (Arc::clone(&trap), catch.clone());
+                tokio::spawn(relay(client, server, trap, silent));
             }
         });
-        Self { url, armed, caught }
+        Self {
+            url,
+            armed,
+            caught,
+            silent,
+        }
+    }
+
+    /// The nth connection carries nothing from now on, and nobody is told.
+    fn silence(&self, nth: usize) {
+        self.silent.lock().unwrap()[nth].store(true, SeqCst);
     }
 }
 
@@ -185,8 +202,8 @@ impl Detour {
 async fn relay(
     mut client: TcpStream,
     mut server: TcpStream,
-    trap: Arc<AtomicBool>,
-    catch: UnboundedSender<(TcpStream, Vec<u8>)>,
+    (trap, catch): (Arc<AtomicBool>, UnboundedSender<(TcpStream, Vec<u8>)>),
+    silent: Arc<AtomicBool>,
 ) {
     let (mut there, mut back) = (vec![0; 64 * 1024], vec![0; 64 * 1024]);
     loop {
@@ -197,6 +214,9 @@ async fn relay(
                     _ = catch.send((server, there));
                     return;
                 }
+                if silent.load(SeqCst) {
+                    continue;
+                }
                 server.write_all(&there[..n]).await
             }
             Ok(n @ 1..) = server.read(&mut back) => client.write_all(&back[..n]).await,
@@ -206,6 +226,34 @@ async fn relay(
             return;
         }
     }
+}
+
+/// Nothing is wrong with the first, over which everything is written.
+#[tokio::test]
+async fn a_second_connection_that_is_half_open_is_replaced_alone() {
+    const PATIENCE: Duration = Duration::from_millis(500);
+    let store = Redis::start().await;
+    let detour = Detour::to(store.server.port()).await;
+    let l2 = RedisL2::open(&detour.url).unwrap();
+    let (lane, met) = watched_lane(&l2, PATIENCE);
+    let crowd = async || {
+        let keys: Vec<String> = (0..1000).map(|n| format!("k{n}")).collect();
+        let answers = join_all(keys.iter().map(|key| lane.get(key))).await;
+        answers.iter().all(Result::is_ok)
+    };
+    eventually("there are two connections", async || {
+        crowd().await && met.all().len() == 2
+    })
+    .await;
+    detour.silence(1);
+    assert!(!crowd().await, "the second was not used");
+    eventually("a crowd is answered", async || {
+        invalidate(&*lane, &["k"]).await;
+        crowd().await
+    })
+    .await;
+    assert_eq!(met.all().len(), 3, "one was replaced");
+    assert_eq!(Arc::strong_count(&detour.silent.lock().unwrap()[0]), 2);
 }
 
 /// Its first copy could land when its key has been invalidated since.
