@@ -395,7 +395,7 @@ impl<V: Send + Sync + 'static> Core<V> {
     /// Keeps a value of L2's in L1. Where it may not be kept, it will be handed out all the same, and then
     /// nothing older may be: it may have overtaken the message that tells of it.
     pub(super) fn keep_or_outdate(&self, op: &Op<V>, fresh: &Fresh<V>) {
-        if !self.l1.publish(op, fresh) && fresh.epoch == self.liveness.epoch() {
+        if !self.l1.publish(op, fresh) {
             self.apply([&**op.key()], fresh.epoch, fresh.ver);
         }
     }

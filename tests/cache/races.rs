@@ -654,3 +654,22 @@ async fn nobody_joins_a_read_that_is_older_than_what_was_handed_out() {
     reply.open();
     assert_eq!(*early.await.unwrap().unwrap(), "old");
 }
+
+/// L2 was cleared in between, which this instance has yet to hear of: the versions of the two do not compare.
+#[tokio::test]
+async fn a_value_of_a_later_epoch_takes_the_place_of_what_l1_has() {
+    let fleet = Fleet::memory();
+    let (a, wire) = fleet.instance_with(without_beats).await;
+    let (b, _) = fleet.instance().await;
+    let gate = wire.close(Step::Lead, Way::Request);
+    let reader = Source::new("loaded").spawn(&a, "k");
+    gate.arrived(1).await;
+    a.insert("k", "old".to_owned()).await.unwrap();
+    assert!(a.get_local("k").is_some());
+    wire.drop_messages(true);
+    b.clear().await.unwrap();
+    b.insert("k", "new".to_owned()).await.unwrap();
+    gate.open();
+    assert_eq!(*reader.await.unwrap().unwrap(), "new");
+    assert!(a.get_local("k").is_none_or(|entry| *entry == "new"));
+}
