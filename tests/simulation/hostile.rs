@@ -109,14 +109,19 @@ impl Config {
                 ],
                 ..base
             },
-            // Writes that the store cannot be told of, and more of them than fit.
+            // Writes that the store cannot be told of, and more of them than fit; inserts that arrive when others
+            // have written since.
             14 => Self {
-                inserts: 0.2,
+                instances: 4,
+                writers: 6,
+                write_rest_ms: 60,
+                inserts: 0.6,
+                fault_every_ms: 250,
                 max_deferred: if seed.is_multiple_of(2) { 1 } else { 10_000 },
                 faults: vec![
                     (Fault::RequestsVanish, 2),
                     (Fault::RepliesVanish, 2),
-                    (Fault::Congestion, 2),
+                    (Fault::Congestion, 6),
                     (Fault::Partitioned, 1),
                 ],
                 ..base

@@ -75,7 +75,7 @@ fn a_seed_has_one_history() {
 
 /// Nothing is in L1, so all that keeps reads from going back is which of those under way are joined.
 #[test]
-fn no_world_without_room_breaks_a_promise() {
+fn where_l1_has_no_room_no_promise_breaks() {
     let seeds = evidence::seed().map_or(0..10, |seed| seed..seed + 1);
     let evidence = Evidence::of(seeds, |_| Config::without_room());
     println!("without room\n{evidence}");
