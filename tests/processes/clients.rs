@@ -88,7 +88,7 @@ async fn everything_is_flushed() {
     for _ in 0..5 {
         let old = rig.epoch().await;
         let _: () = rig.redis("FLUSHALL").await;
-        rig.epoch_is_not(&old).await;
+        rig.epoch_is_not(old).await;
         rig.go_on(LONG).await;
     }
     rig.finish().await;
@@ -120,7 +120,7 @@ async fn the_clock_is_deleted() {
     for _ in 0..3 {
         let old = rig.epoch().await;
         forget_clock(&rig).await;
-        rig.epoch_is_not(&old).await;
+        rig.epoch_is_not(old).await;
         rig.go_on(LONG).await;
     }
     rig.finish().await;

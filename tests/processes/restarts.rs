@@ -9,7 +9,7 @@ use crate::rig::{LONG, Rig, SHORT};
 async fn kill_twice(rig: &mut Rig) {
     let old = rig.epoch().await;
     rig.redis.restart().await;
-    rig.epoch_is_not(&old).await;
+    rig.epoch_is_not(old).await;
     rig.recovered().await;
 
     let old = rig.epoch().await;
@@ -19,7 +19,7 @@ async fn kill_twice(rig: &mut Rig) {
     // One of them finds it later than the others.
     rig.proxies[2].refuse(true);
     rig.redis.restart().await;
-    rig.epoch_is_not(&old).await;
+    rig.epoch_is_not(old).await;
     rig.go_on(LONG).await;
     rig.proxies[2].heal();
 }
@@ -52,7 +52,7 @@ async fn killed_with_a_snapshot_of_before() {
         }
         let info: String = rig.redis("INFO persistence").await;
         assert!(!info.contains("rdb_last_load_keys_loaded:0"), "{info}");
-        rig.epoch_is_not(&old).await;
+        rig.epoch_is_not(old).await;
         rig.recovered().await;
     }
     rig.finish().await;
@@ -84,7 +84,7 @@ async fn killed_with_its_last_second_not_on_disk() {
         let truncated = OpenOptions::new().write(true).open(&file).unwrap();
         truncated.set_len(on_disk).unwrap();
         rig.redis.restart().await;
-        rig.epoch_is_not(&old).await;
+        rig.epoch_is_not(old).await;
         rig.recovered().await;
     }
     rig.finish().await;

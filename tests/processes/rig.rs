@@ -145,20 +145,21 @@ impl Rig {
         ask(&self.redis, command).await
     }
 
-    pub(crate) async fn epoch(&self) -> String {
+    pub(crate) async fn epoch(&self) -> u64 {
         epoch(&self.redis).await
     }
 
     /// The number of the last message.
     pub(crate) async fn seq(&self) -> u64 {
-        self.redis(&format!("HGET {CLOCK} seq")).await
+        let position = position(&self.redis).await;
+        position.expect("there is a clock").1
     }
 
     /// Waits until somebody has started another life of the lane.
-    pub(crate) async fn epoch_is_not(&self, old: &str) {
+    pub(crate) async fn epoch_is_not(&self, old: u64) {
         eventually("there is a new epoch", async || {
-            let epoch: Option<String> = self.redis(&format!("HGET {CLOCK} epoch")).await;
-            epoch.is_some_and(|epoch| epoch != old)
+            let position = position(&self.redis).await;
+            position.is_some_and(|(epoch, _)| epoch != old)
         })
         .await;
     }
@@ -195,8 +196,17 @@ impl Rig {
     }
 }
 
-pub(crate) async fn epoch(redis: &RedisServer) -> String {
-    ask(redis, &format!("HGET {CLOCK} epoch")).await
+pub(crate) async fn epoch(redis: &RedisServer) -> u64 {
+    let position = position(redis).await;
+    position.expect("there is a clock").0
+}
+
+/// Epoch and seq of the lane, if it has a clock.
+async fn position(redis: &RedisServer) -> Option<(u64, u64)> {
+    let at: Option<Vec<u8>> = ask(redis, &format!("HGET {CLOCK} at")).await;
+    let at = at?;
+    let number = |from: usize| u64::from_be_bytes(at[from..from + 8].try_into().unwrap());
+    Some((number(0), number(8)))
 }
 
 /// There may be none, since another fault has taken it.

@@ -1,12 +1,13 @@
--- INSERT  clock log (value lease)... | channel rnd tail deadline (body ttl)...  ->  stamp, or nothing when late
+-- INSERT  clock log value... lease... | channel rnd tail deadline (body ttl)...  ->  stamp, or nothing when late
 local at = time()
 if ARGV[4] ~= '' and at > tonumber(ARGV[4]) then
   return false
 end
 local epoch, ver = publish(KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3])
 local stamped = stamp(epoch, ver, at)
-for i = 3, #KEYS, 2 do
-  redis.call('SET', KEYS[i], stamped .. ARGV[i + 2], 'PX', ARGV[i + 3])
+local values = (#KEYS - 2) / 2
+for i = 1, values do
+  redis.call('SET', KEYS[2 + i], stamped .. ARGV[3 + 2 * i], 'PX', ARGV[4 + 2 * i])
 end
-end_leases(every_other(4), 0)
+redis.call('DEL', unpack(KEYS, 3 + values))
 return {epoch, ver, at}

@@ -1,6 +1,12 @@
--- INVALIDATE  clock log live (value lease)... | channel rnd tail hold forgotten  ->  stamp seq patience age
-redis.call('DEL', unpack(every_other(4)))
-end_leases(every_other(5), tonumber(ARGV[4]))
+-- INVALIDATE  clock log live (value lease)... [hold]... | channel rnd tail hold forgotten  ->  stamp seq patience age
+-- For `hold` ms nobody gets a lease; a hold that lasts longer stays.
+local holds = ARGV[4] == '0' and 0 or (#KEYS - 3) / 3
+redis.call('DEL', unpack(KEYS, 4, #KEYS - holds))
+for i = #KEYS - holds + 1, #KEYS do
+  if redis.call('PTTL', KEYS[i]) < tonumber(ARGV[4]) then
+    redis.call('SET', KEYS[i], '', 'PX', ARGV[4])
+  end
+end
 local epoch, ver, seq = publish(KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3])
 -- Somebody waits for all members (kind 3): the longest that it may take, and for how long there has been
 -- a list of them.

@@ -91,6 +91,7 @@ impl Lane for RedisLane {
             let mut call = self.scripts.lead.prepare_invoke();
             call.key(self.names.value(key))
                 .key(self.names.lease(key))
+                .key(self.names.hold(key))
                 .key(&self.names.clock);
             call.arg(ask.token).arg(millis(ask.ttl));
             match ask.want {
@@ -159,8 +160,11 @@ impl Lane for RedisLane {
             call.arg(&self.names.events).arg(random()).arg(tail);
             call.arg(deadline.map_or_else(String::new, |at| at.to_string()));
             for (key, value) in values {
-                call.key(self.names.value(key)).key(self.names.lease(key));
+                call.key(self.names.value(key));
                 call.arg(&value.body).arg(millis(value.ttl));
+            }
+            for (key, _) in values {
+                call.key(self.names.lease(key));
             }
             let send = |mut connection: MultiplexedConnection| {
                 let call = &call;
@@ -201,6 +205,11 @@ impl Lane for RedisLane {
             call.key(&self.names.live);
             for key in keys {
                 call.key(self.names.value(key)).key(self.names.lease(key));
+            }
+            if !hold.is_zero() {
+                for key in keys {
+                    call.key(self.names.hold(key));
+                }
             }
             call.arg(&self.names.events).arg(random()).arg(tail);
             call.arg(millis(hold)).arg(FORGOTTEN_AFTER);

@@ -42,4 +42,8 @@ impl Names {
     pub(super) fn lease(&self, key: &str) -> String {
         format!("{}!lease:{key}", self.tag)
     }
+
+    pub(super) fn hold(&self, key: &str) -> String {
+        format!("{}!hold:{key}", self.tag)
+    }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use deadpool_redis::redis::cmd;
 use futures::StreamExt;
 use futures::stream;
-use larder::l2::{Fill, Lead, Lease, RedisL2, Want};
+use larder::l2::{Fill, Kind, Lead, Lease, RedisL2, Want};
 
 use super::{own_key, run, value_key, watched_lane};
 use crate::store::*;
@@ -19,6 +19,9 @@ async fn the_names_of_the_keys_are_those_of_the_protocol() {
     insert(&*lane, "a:{b}", b"v").await;
     insert(&*lane, "", b"v").await;
     granted(&*lane, "led", 7).await;
+    lane.invalidate(&["held"], &tail(Kind::Invalidate, &["held"]), LONG)
+        .await
+        .unwrap();
     let (_, _listener) = listen(&*lane).await;
 
     let keys: BTreeSet<String> = run(&mut raw, &["KEYS", "*"]).await;
@@ -26,6 +29,7 @@ async fn the_names_of_the_keys_are_those_of_the_protocol() {
         "{test:values.0}:a:{b}",
         "{test:values.0}:",
         "{test:values.0}!lease:led",
+        "{test:values.0}!hold:held",
         "{test:values.0}!clock",
         "{test:values.0}!log",
         "{test:values.0}!live",
@@ -34,7 +38,7 @@ async fn the_names_of_the_keys_are_those_of_the_protocol() {
     let channels: Vec<String> = run(&mut raw, &["PUBSUB", "CHANNELS", "*"]).await;
     assert_eq!(channels, ["{test:values.0}!events"]);
     let fields: BTreeSet<String> = run(&mut raw, &["HKEYS", &own_key("clock")]).await;
-    let expected = ["epoch", "seq", "ver", "since", "run", "lanes"];
+    let expected = ["at", "since", "run", "lanes"];
     assert_eq!(fields, expected.map(str::to_owned).into());
 }
 

@@ -83,12 +83,13 @@ async fn a_log_of_another_life_is_told_apart() {
 /// A clock that has lost a part is a lost clock.
 #[tokio::test]
 async fn a_damaged_clock_starts_a_new_epoch() {
-    for field in ["epoch", "seq", "ver"] {
+    for damage in [&["HDEL", "at"][..], &["HSET", "at", "cut"]] {
         let store = Redis::start().await;
         let (lane, mut raw) = (store.lane(), store.server.connection().await);
         let old = insert(&*lane, "k", b"old").await;
-        let _: i64 = run(&mut raw, &["HDEL", &own_key("clock"), field]).await;
-        assert_eq!(usable(&*lane, "k").await, None, "without {field}");
+        let clock = own_key("clock");
+        let _: i64 = run(&mut raw, &[&[damage[0], &clock], &damage[1..]].concat()).await;
+        assert_eq!(usable(&*lane, "k").await, None, "after {damage:?}");
         assert_ne!(invalidate(&*lane, &["k"]).await.epoch, old.epoch);
     }
 }
