@@ -3,4 +3,4 @@
 local _, seq, ver = clock(KEYS[1], ARGV[2])
 set_position(KEYS[1], ARGV[2], seq, ver)
 local epoch, ver = publish(KEYS[1], nil, ARGV[1], ARGV[2], ARGV[3])
-return {epoch, ver, time()}
+return struct.pack('>I8I8I8', epoch, ver, time())

@@ -12,6 +12,7 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::call::Call;
 use super::l2_error;
 use super::scripts::Scripts;
 use crate::l2::{L2Error, LONGEST_PAUSE, LaneClock, OnConnect, random, reconnects};
@@ -254,10 +255,10 @@ async fn connect(source: Arc<Source>, wait: Wait) -> Result<Live, L2Error> {
         }
         let pooled = source.pool.timeout_get(&limits).await;
         let mut pooled = pooled.map_err(pool_error)?;
-        let mut run = source.scripts.run.prepare_invoke();
-        run.key(&source.clock).arg(LANES).arg(random());
+        let mut run = Call::new(&source.scripts.run, 1);
+        run.arg(&source.clock).arg(LANES).arg(random());
         let (epoch, seq, now, lanes): (u64, u64, u64, u64) =
-            run.invoke_async(&mut *pooled).await.map_err(l2_error)?;
+            run.run(&mut pooled).await.map_err(l2_error)?;
         check_lanes(lanes)?;
         (source.on_connect)(&LaneClock { epoch, seq, now });
         let connection = pooled.clone();

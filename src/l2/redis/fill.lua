@@ -12,4 +12,4 @@ ver = ver + 1
 set_position(KEYS[3], epoch, seq, ver)
 redis.call('SET', KEYS[1], stamp(epoch, ver, at) .. ARGV[3], 'PX', ARGV[4])
 redis.call('DEL', KEYS[2])
-return {'OK', false, {epoch, ver, at}}
+return {'OK', false, struct.pack('>I8I8I8', epoch, ver, at)}

@@ -10,4 +10,4 @@ for i = 1, values do
   redis.call('SET', KEYS[2 + i], stamped .. ARGV[3 + 2 * i], 'PX', ARGV[4 + 2 * i])
 end
 redis.call('DEL', unpack(KEYS, 3 + values))
-return {epoch, ver, at}
+return struct.pack('>I8I8I8', epoch, ver, at)

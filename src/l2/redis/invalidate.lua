@@ -18,4 +18,4 @@ if string.byte(ARGV[3]) == 3 then
     patience = math.max(patience, tonumber(string.match(known[i], ':(%d+):%d+$')))
   end
 end
-return {epoch, ver, time(), seq, patience, age}
+return struct.pack('>I8I8I8I8I8I8', epoch, ver, time(), seq, patience, age)

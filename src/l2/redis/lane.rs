@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
-use deadpool_redis::redis::{Client, Cmd, FromRedisValue, ScriptInvocation, cmd};
+use deadpool_redis::redis::{Client, Cmd, FromRedisValue, cmd};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::time::sleep;
 
 use super::batch::Batches;
+use super::call::{Call, numbers};
 use super::connection::Connections;
 use super::listener;
 use super::names::Names;
@@ -46,11 +47,11 @@ impl fmt::Debug for RedisLane {
 }
 
 impl RedisLane {
-    async fn run<T: FromRedisValue>(&self, call: ScriptInvocation<'_>) -> Result<T, L2Error> {
+    async fn run<T: FromRedisValue>(&self, call: Call<'_>) -> Result<T, L2Error> {
         self.connections
             .with(self.timeout, |mut connection| {
                 let call = &call;
-                async move { call.invoke_async(&mut connection).await }
+                async move { call.run(&mut connection).await }
             })
             .await
     }
@@ -67,14 +68,13 @@ impl RedisLane {
 /// Its id, then names and values in turn: there is one of each.
 type LogEntry = (String, Vec<(String, Vec<u8>)>);
 
-type Stamped = (u64, u64, u64);
-
-fn stamp((epoch, ver, written_at): Stamped) -> Stamp {
-    Stamp {
+fn stamp(packed: &[u8]) -> Result<Stamp, L2Error> {
+    let [epoch, ver, written_at] = numbers(packed)?;
+    Ok(Stamp {
         epoch,
         ver,
         written_at,
-    }
+    })
 }
 
 impl Lane for RedisLane {
@@ -88,11 +88,11 @@ impl Lane for RedisLane {
 
     fn lead<'a>(&'a self, key: &'a str, ask: Ask) -> Reply<'a, Lead> {
         async move {
-            let mut call = self.scripts.lead.prepare_invoke();
-            call.key(self.names.value(key))
-                .key(self.names.lease(key))
-                .key(self.names.hold(key))
-                .key(&self.names.clock);
+            let mut call = Call::new(&self.scripts.lead, 4);
+            call.arg(self.names.value(key))
+                .arg(self.names.lease(key))
+                .arg(self.names.hold(key))
+                .arg(&self.names.clock);
             call.arg(ask.token).arg(millis(ask.ttl));
             match ask.want {
                 Want::Any => call.arg(""),
@@ -118,20 +118,20 @@ impl Lane for RedisLane {
 
     fn fill<'a>(&'a self, key: &'a str, lease: Lease, value: &'a Sealed) -> Reply<'a, Fill> {
         async move {
-            let mut call = self.scripts.fill.prepare_invoke();
-            call.key(self.names.value(key))
-                .key(self.names.lease(key))
-                .key(&self.names.clock);
+            let mut call = Call::new(&self.scripts.fill, 3);
+            call.arg(self.names.value(key))
+                .arg(self.names.lease(key))
+                .arg(&self.names.clock);
             call.arg(lease.token)
                 .arg(lease.epoch)
                 .arg(&value.body)
                 .arg(millis(value.ttl))
                 .arg(random());
             let (answer, bytes, stamped) = self
-                .run::<(String, Option<Vec<u8>>, Option<Stamped>)>(call)
+                .run::<(String, Option<Vec<u8>>, Option<Vec<u8>>)>(call)
                 .await?;
             match (answer.as_str(), stamped) {
-                ("OK", Some(stamped)) => Ok(Fill::Stored(stamp(stamped))),
+                ("OK", Some(stamped)) => Ok(Fill::Stored(stamp(&stamped)?)),
                 ("REJECTED", _) => Ok(Fill::Rejected(bytes)),
                 _ => Err(L2Error::unexpected("its answer to FILL makes no sense")),
             }
@@ -141,8 +141,8 @@ impl Lane for RedisLane {
 
     fn renew<'a>(&'a self, key: &'a str, token: u64, ttl: Duration) -> Reply<'a, bool> {
         async move {
-            let mut call = self.scripts.renew.prepare_invoke();
-            call.key(self.names.lease(key)).arg(token).arg(millis(ttl));
+            let mut call = Call::new(&self.scripts.renew, 1);
+            call.arg(self.names.lease(key)).arg(token).arg(millis(ttl));
             self.run(call).await
         }
         .boxed()
@@ -155,25 +155,27 @@ impl Lane for RedisLane {
         deadline: Option<u64>,
     ) -> Reply<'a, Stamp> {
         async move {
-            let mut call = self.scripts.insert.prepare_invoke();
-            call.key(&self.names.clock).key(&self.names.log);
-            call.arg(&self.names.events).arg(random()).arg(tail);
-            call.arg(deadline.map_or_else(String::new, |at| at.to_string()));
-            for (key, value) in values {
-                call.key(self.names.value(key));
-                call.arg(&value.body).arg(millis(value.ttl));
+            let mut call = Call::new(&self.scripts.insert, 2 + 2 * values.len());
+            call.arg(&self.names.clock).arg(&self.names.log);
+            for (key, _) in values {
+                call.arg(self.names.value(key));
             }
             for (key, _) in values {
-                call.key(self.names.lease(key));
+                call.arg(self.names.lease(key));
+            }
+            call.arg(&self.names.events).arg(random()).arg(tail);
+            call.arg(deadline.map_or_else(String::new, |at| at.to_string()));
+            for (_, value) in values {
+                call.arg(&value.body).arg(millis(value.ttl));
             }
             let send = |mut connection: MultiplexedConnection| {
                 let call = &call;
-                async move { call.invoke_async(&mut connection).await }
+                async move { call.run(&mut connection).await }
             };
             let late = || L2Error::unexpected("the insert came after its deadline");
             let once = || async {
-                let stamped: Option<Stamped> = self.connections.once(self.timeout, send).await?;
-                stamped.map(stamp).ok_or_else(late)
+                let stamped: Option<Vec<u8>> = self.connections.once(self.timeout, send).await?;
+                stamp(&stamped.ok_or_else(late)?)
             };
             match (once().await, deadline) {
                 (Err(error), Some(deadline)) if error.is_unreachable() => {
@@ -200,22 +202,27 @@ impl Lane for RedisLane {
         hold: Duration,
     ) -> Reply<'a, Told> {
         async move {
-            let mut call = self.scripts.invalidate.prepare_invoke();
-            call.key(&self.names.clock).key(&self.names.log);
-            call.key(&self.names.live);
+            let held = if hold.is_zero() { &[] } else { keys };
+            let parts = 3 + 2 * keys.len() + held.len();
+            let mut call = Call::new(&self.scripts.invalidate, parts);
+            call.arg(&self.names.clock).arg(&self.names.log);
+            call.arg(&self.names.live);
             for key in keys {
-                call.key(self.names.value(key)).key(self.names.lease(key));
+                call.arg(self.names.value(key)).arg(self.names.lease(key));
             }
-            if !hold.is_zero() {
-                for key in keys {
-                    call.key(self.names.hold(key));
-                }
+            for key in held {
+                call.arg(self.names.hold(key));
             }
             call.arg(&self.names.events).arg(random()).arg(tail);
             call.arg(millis(hold)).arg(FORGOTTEN_AFTER);
-            let (epoch, ver, written_at, seq, patience, age) = self.run(call).await?;
+            let told: Vec<u8> = self.run(call).await?;
+            let [epoch, ver, written_at, seq, patience, age] = numbers(&told)?;
             Ok(Told {
-                stamp: stamp((epoch, ver, written_at)),
+                stamp: Stamp {
+                    epoch,
+                    ver,
+                    written_at,
+                },
                 seq,
                 patience: Duration::from_millis(patience),
                 age: Duration::from_millis(age),
@@ -226,12 +233,12 @@ impl Lane for RedisLane {
 
     fn clear<'a>(&'a self, tail: &'a [u8]) -> Reply<'a, Stamp> {
         async move {
-            let mut call = self.scripts.clear.prepare_invoke();
-            call.key(&self.names.clock)
+            let mut call = Call::new(&self.scripts.clear, 1);
+            call.arg(&self.names.clock)
                 .arg(&self.names.events)
                 .arg(random())
                 .arg(tail);
-            self.run(call).await.map(stamp)
+            stamp(&self.run::<Vec<u8>>(call).await?)
         }
         .boxed()
     }
@@ -253,8 +260,8 @@ impl Lane for RedisLane {
 
     fn members(&self) -> Reply<'_, Members> {
         async move {
-            let mut call = self.scripts.members.prepare_invoke();
-            call.key(&self.names.live).key(&self.names.clock);
+            let mut call = Call::new(&self.scripts.members, 2);
+            call.arg(&self.names.live).arg(&self.names.clock);
             call.arg(FORGOTTEN_AFTER);
             let (epoch, entries): (u64, Vec<(u64, String)>) = self.run(call).await?;
             let list = entries.iter().map(|(id, entry)| member(*id, entry));

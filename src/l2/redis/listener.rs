@@ -11,13 +11,14 @@ use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{
-    AsyncConnectionConfig, Client, PushInfo, PushKind, RedisResult, ScriptInvocation, Value, cmd,
+    AsyncConnectionConfig, Client, PushInfo, PushKind, RedisResult, Value, cmd,
 };
 use futures::future::{BoxFuture, join};
 use futures::{FutureExt, Stream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use super::call::Call;
 use super::connection::{LANES, check_lanes};
 use super::l2_error;
 use super::names::Names;
@@ -51,10 +52,10 @@ pub(super) async fn listen(
         // Before the clock is read: who invalidates and waits has to know of all who may not have heard.
         let mut announce = announce(scripts, names, me, Applied::NOTHING);
         announce.arg(FORGOTTEN_AFTER);
-        let () = announce.invoke_async(&mut connection).await?;
-        let mut run = scripts.run.prepare_invoke();
-        run.key(&names.clock).arg(LANES).arg(random());
-        let clock: (u64, u64, u64, u64) = run.invoke_async(&mut connection).await?;
+        let () = announce.run(&mut connection).await?;
+        let mut run = Call::new(&scripts.run, 1);
+        run.arg(&names.clock).arg(LANES).arg(random());
+        let clock: (u64, u64, u64, u64) = run.run(&mut connection).await?;
         RedisResult::Ok((clock, connection))
     };
     let opened = timeout(limit, opening)
@@ -75,14 +76,9 @@ pub(super) async fn listen(
     Ok((LaneClock { epoch, seq, now }, Box::new(listener)))
 }
 
-fn announce<'a>(
-    scripts: &'a Scripts,
-    names: &Names,
-    me: Me,
-    applied: Applied,
-) -> ScriptInvocation<'a> {
-    let mut call = scripts.announce.prepare_invoke();
-    call.key(&names.live).arg(me.id);
+fn announce<'a>(scripts: &'a Scripts, names: &Names, me: Me, applied: Applied) -> Call<'a> {
+    let mut call = Call::new(&scripts.announce, 1);
+    call.arg(&names.live).arg(me.id);
     call.arg(applied.epoch).arg(applied.seq);
     call.arg(millis(me.max_staleness));
     call
@@ -135,7 +131,7 @@ impl Listener for RedisListener {
                 announce.arg("");
                 // If it fails again and again, the beat will say that this instance is not a member.
                 let (_, answer) = join(
-                    announce.invoke_async::<()>(&mut beside),
+                    announce.run::<()>(&mut beside),
                     beat.query_async(&mut connection),
                 )
                 .await;

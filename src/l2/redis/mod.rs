@@ -7,6 +7,7 @@
 //! - [`listener`]: the connection for messages and beats
 
 mod batch;
+mod call;
 mod connection;
 mod lane;
 mod listener;

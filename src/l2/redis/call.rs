@@ -1,0 +1,64 @@
+//! One run of a script.
+
+use deadpool_redis::redis::aio::MultiplexedConnection;
+use deadpool_redis::redis::{
+    Cmd, ErrorKind, FromRedisValue, RedisResult, Script, ServerErrorKind, ToRedisArgs,
+    from_redis_value,
+};
+
+use crate::l2::L2Error;
+
+/// A script with its keys, and then its arguments. They are written one after the other into the command
+/// that is sent: the client's own way to call a script takes memory for each.
+pub(super) struct Call<'a> {
+    script: &'a Script,
+    command: Cmd,
+}
+
+impl<'a> Call<'a> {
+    /// It is given so many keys.
+    pub(super) fn new(script: &'a Script, keys: usize) -> Self {
+        let parts = 3 + keys + 8;
+        let mut command = Cmd::with_capacity(parts, 32 * parts);
+        command.arg("EVALSHA").arg(script.get_hash()).arg(keys);
+        Self { script, command }
+    }
+
+    pub(super) fn arg(&mut self, part: impl ToRedisArgs) -> &mut Self {
+        self.command.arg(part);
+        self
+    }
+
+    /// Runs it; a server that does not know it is taught first.
+    pub(super) async fn run<T: FromRedisValue>(
+        &self,
+        connection: &mut MultiplexedConnection,
+    ) -> RedisResult<T> {
+        let answer = self.send(connection).await;
+        if let Err(error) = &answer
+            && error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
+        {
+            self.script.load_async(connection).await?;
+            return self.send(connection).await;
+        }
+        answer
+    }
+
+    async fn send<T: FromRedisValue>(
+        &self,
+        connection: &mut MultiplexedConnection,
+    ) -> RedisResult<T> {
+        let answer = connection.send_packed_command(&self.command).await?;
+        Ok(from_redis_value(answer.extract_error()?)?)
+    }
+}
+
+/// The numbers that a script answers, packed into bytes: to read a list of them would take the client
+/// several times as long.
+pub(super) fn numbers<const N: usize>(packed: &[u8]) -> Result<[u64; N], L2Error> {
+    let (numbers, _) = packed.as_chunks();
+    let numbers: [[u8; 8]; N] = numbers
+        .try_into()
+        .map_err(|_| L2Error::unexpected("a script's answer makes no sense"))?;
+    Ok(numbers.map(u64::from_be_bytes))
+}
