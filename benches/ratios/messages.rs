@@ -84,11 +84,13 @@ async fn fill(writer: &Cache<u64, u64>, peer: &Cache<u64, u64>) {
 fn plain(redis: &Rc<Redis>) -> Contestant {
     let redis = Rc::clone(redis);
     let publisher = redis.connection();
+    // Who publishes listens too, as an instance does.
+    let beside = subscriber(&redis, Arc::default());
     let seen = Arc::new(AtomicU64::new(0));
     let subscriber = subscriber(&redis, Arc::clone(&seen));
     let mut last = 0;
     let round = move || {
-        let _still_there = &subscriber;
+        let _still_there = (&subscriber, &beside);
         percentiles(|_| {
             last += 1;
             let (mut publisher, number) = (publisher.clone(), last);
