@@ -37,7 +37,7 @@ pub(super) struct Deferred {
     hold: Duration,
     /// L2 has been told, but too early: it is told once more when that is of use.
     told: bool,
-    /// The lowest comes first: what was refused goes behind all others.
+    /// The lowest comes first: what waits longest, but what was refused goes behind all others.
     turn: u64,
 }
 
@@ -118,13 +118,14 @@ impl Outbox {
             settles_after,
             hold,
         } = deferral;
+        let id = self.begin();
         let deferred = Deferred {
-            id: self.begin(),
+            id,
             // An earlier write of the key may be on its way still.
             settles_after: former.map_or(0, |one| one.settles_after).max(settles_after),
             hold: former.map_or(Duration::ZERO, |one| one.hold).max(hold),
             told: false,
-            turn: 0,
+            turn: former.map_or(id, |one| one.turn),
         };
         let room = former.is_some() || waiting.keys.len() < self.capacity;
         if room && waiting.all.is_none() {
@@ -170,14 +171,15 @@ impl Outbox {
             return all.is_due(now).then_some(Delivery::All(all));
         }
         let due = waiting.keys.iter().filter(|(_, one)| one.is_due(now));
-        let mut due: Vec<_> = due.collect();
-        due.sort_by_key(|(_, one)| one.turn);
-        let (_, first) = due.first()?;
+        let (_, first) = due.clone().min_by_key(|(_, one)| one.turn)?;
+        let mut due: Vec<_> = due.filter(|(_, one)| one.hold == first.hold).collect();
+        if due.len() > BATCH {
+            due.select_nth_unstable_by_key(BATCH, |(_, one)| one.turn);
+        }
         let keys = due
-            .iter()
-            .filter(|(_, one)| one.hold == first.hold)
+            .into_iter()
             .take(BATCH)
-            .map(|(key, deferred)| (Key::clone(key), **deferred))
+            .map(|(key, deferred)| (key.clone(), *deferred))
             .collect();
         Some(Delivery::Keys(keys))
     }

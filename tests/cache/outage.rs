@@ -551,6 +551,42 @@ async fn deferred_keys_that_are_refused_hold_up_no_others() {
     }
 }
 
+/// However often they are written again meanwhile.
+#[tokio::test]
+async fn deferred_keys_that_are_refused_again_and_again_hold_up_no_others() {
+    let fleet = Fleet::redis().await;
+    let (a, _) = fleet
+        .instance_with(|b| b.max_staleness(Duration::from_millis(150)))
+        .await;
+    let Fleet::Redis { server, .. } = &fleet else {
+        panic!("it is on Redis");
+    };
+    let mut redis = server.connection().await;
+    let mut allow = async |keys: &str| {
+        let mut acl = cmd("ACL");
+        acl.arg(&["SETUSER", "default", "resetkeys", "~{test:text.0}!*", keys]);
+        let () = acl.query_async(&mut redis).await.unwrap();
+    };
+    let refused: Vec<String> = (0..1000).map(|n| format!("k{n}")).collect();
+    allow("~nothing").await;
+    assert!(a.invalidate("l").await.unwrap_err().is_deferred());
+    assert!(a.invalidate_many(&refused).await.unwrap_err().is_deferred());
+    allow("~{test:text.0}:l").await;
+    let again = async {
+        loop {
+            assert!(a.invalidate_many(&refused).await.unwrap_err().is_deferred());
+        }
+    };
+    let used = eventually("the other is used again", || async {
+        let loaded = Source::new("v").through(&a, "l").await.unwrap();
+        loaded.meta().version().is_some()
+    });
+    tokio::select! {
+        () = again => {}
+        () = used => {}
+    }
+}
+
 /// What connects, and is refused then, is not tried again and again at full speed. Time is tokio's own
 /// here: it passes as fast as all wait.
 #[tokio::test(start_paused = true)]
