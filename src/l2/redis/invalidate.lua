@@ -3,7 +3,8 @@
 local holds = ARGV[4] == '0' and 0 or (#KEYS - 3) / 3
 redis.call('DEL', unpack(KEYS, 4, #KEYS - holds))
 for i = #KEYS - holds + 1, #KEYS do
-  if redis.call('PTTL', KEYS[i]) < tonumber(ARGV[4]) then
+  -- To LEAD, what is no string is not there.
+  if redis.pcall('GET', KEYS[i]) ~= '' or redis.call('PTTL', KEYS[i]) < tonumber(ARGV[4]) then
     redis.call('SET', KEYS[i], '', 'PX', ARGV[4])
   end
 end

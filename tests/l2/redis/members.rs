@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use deadpool_redis::redis::cmd;
 use futures::StreamExt;
-use larder::l2::{Heard, L2Error, Listener, Me};
+use larder::l2::{Heard, Kind, L2Error, Lead, Listener, Me};
 use tokio::time::timeout;
 
 use super::{own_key, run};
@@ -154,4 +154,18 @@ async fn a_hold_without_an_end_is_none() {
     let (lane, mut raw) = (store.lane(), store.server.connection().await);
     let _: () = run(&mut raw, &["SET", &own_key("hold:k"), ""]).await;
     granted(&*lane, "k", 7).await;
+}
+
+/// What is no hold does not count as a longer one.
+#[tokio::test]
+async fn a_hold_takes_the_place_of_what_is_none() {
+    let store = Redis::start().await;
+    let (lane, mut raw) = (store.lane(), store.server.connection().await);
+    let name = own_key("hold:k");
+    let _: i64 = run(&mut raw, &["LPUSH", &name, "x"]).await;
+    let _: i64 = run(&mut raw, &["EXPIRE", &name, "3600"]).await;
+    lane.invalidate(&["k"], &tail(Kind::Invalidate, &["k"]), LONG)
+        .await
+        .unwrap();
+    assert_eq!(lead(&*lane, "k", 7).await, Lead::Hold);
 }
