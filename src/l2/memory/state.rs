@@ -198,6 +198,7 @@ impl State {
     pub(super) fn clear(&mut self, tail: &[u8], now: Now) -> Stamp {
         self.data.epoch = random();
         self.data.values = Expiring::default();
+        self.data.log.clear();
         self.tell(tail, now).stamp
     }
 
@@ -301,7 +302,7 @@ impl State {
                 // A full queue loses it, and the listener finds the hole.
                 let _ = listener.try_send(message.clone());
             }
-            // A clear leaves a hole: nobody goes on from before it.
+            // Nobody goes on from before a clear.
             if message.kind != Kind::Clear {
                 self.data.log.push_back(message);
             }

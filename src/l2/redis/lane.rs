@@ -233,11 +233,9 @@ impl Lane for RedisLane {
 
     fn clear<'a>(&'a self, tail: &'a [u8]) -> Reply<'a, Stamp> {
         async move {
-            let mut call = Call::new(&self.scripts.clear, 1);
-            call.arg(&self.names.clock)
-                .arg(&self.names.events)
-                .arg(random())
-                .arg(tail);
+            let mut call = Call::new(&self.scripts.clear, 2);
+            call.arg(&self.names.clock).arg(&self.names.log);
+            call.arg(&self.names.events).arg(random()).arg(tail);
             stamp(&self.run::<Vec<u8>>(call).await?)
         }
         .boxed()
