@@ -102,8 +102,8 @@ where
     ///
     /// Never an error: an L2 that fails, a value that cannot be read and a key that is too long are
     /// misses, traced and counted. A stale value is handed out, flagged; it is replaced only by
-    /// [`get_or_load`](Self::get_or_load). Costs no allocation if L1 has it, otherwise one round trip,
-    /// shared with all who ask for the key meanwhile.
+    /// [`get_or_load`](Self::get_or_load). Costs no allocation if L1 has it, otherwise one round trip: all
+    /// who ask for a key while somebody reads it share one more.
     pub async fn get<Q>(&self, key: &Q) -> Option<Entry<V>>
     where
         K: Borrow<Q>,

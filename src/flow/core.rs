@@ -39,7 +39,7 @@ const SILENT: u8 = 2;
 pub(crate) struct Core<V: Send + Sync + 'static> {
     pub(super) options: Options,
     pub(super) l1: L1<V>,
-    pub(super) flights: Arc<Flights<V>>,
+    pub(super) flights: Flights<V>,
     pub(super) liveness: Arc<Liveness>,
     pub(super) lane: Box<dyn Lane>,
     pub(super) outbox: Outbox,
@@ -82,7 +82,7 @@ impl<V: Send + Sync + 'static> Core<V> {
         } = parts;
         Self {
             l1: L1::new(options.l1_capacity, weigher, Arc::clone(&liveness)),
-            flights: Arc::new(Flights::new(Arc::clone(&liveness))),
+            flights: Flights::new(&liveness),
             outbox: Outbox::new(options.max_deferred),
             queue: Queue::new(),
             backoff: RefreshBackoff::new(options.clock.clone()),

@@ -9,7 +9,7 @@ use futures::future::join_all;
 use super::Core;
 use crate::clock::Tick;
 use crate::entry::Entry;
-use crate::l1::{Key, Op, ReadOutcome};
+use crate::l1::{Key, Op, ReadOutcome, Reading};
 use crate::l2::{Answer, Ask, Lead, Want};
 use crate::source::Source;
 
@@ -69,20 +69,18 @@ impl<V: Send + Sync + 'static> Core<V> {
             .collect()
     }
 
-    /// Reads L2 once for all who ask meanwhile, and keeps what it finds in L1.
+    /// Reads L2, and keeps what it finds in L1. All who ask while another reads share one more read.
     ///
-    /// The read is driven by whoever polls it: nobody has to stay for the others.
+    /// That is driven by whoever polls it: nobody has to stay for the others.
     pub(super) async fn read(self: &Arc<Self>, key: &Key, now: Tick) -> ReadOutcome<V> {
-        let read = self.flights.read(key, now, self.joinable_from(now), |op| {
+        let reading = self.flights.read(key, now, self.joinable_from(now), |op| {
             let core = Arc::clone(self);
-            async move {
-                let outcome = core.read_l2(&op).await;
-                core.settle(&op, &outcome);
-                outcome
-            }
-            .boxed()
+            async move { core.read_l2(op).await }.boxed()
         });
-        read.await
+        match reading {
+            Reading::Alone(op) => self.read_l2(op).await,
+            Reading::Shared(read) => read.await,
+        }
     }
 
     /// Reads keys from L2 in one request, or few if they are many, and keeps what it finds in L1. The
@@ -128,7 +126,13 @@ impl<V: Send + Sync + 'static> Core<V> {
         reads.into_iter().map(end).collect()
     }
 
-    async fn read_l2(&self, op: &Op<V>) -> ReadOutcome<V> {
+    async fn read_l2(&self, op: Op<V>) -> ReadOutcome<V> {
+        let outcome = self.ask_l2(&op).await;
+        self.settle(&op, &outcome);
+        outcome
+    }
+
+    async fn ask_l2(&self, op: &Op<V>) -> ReadOutcome<V> {
         if let Some(outcome) = self.barred(op) {
             return outcome;
         }

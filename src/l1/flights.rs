@@ -10,13 +10,12 @@
 use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared, WeakShared};
 
 use super::hasher::{Hasher, hasher};
-use super::sync::{AtomicU64, Mutex, MutexGuard, SHARDS, lock};
+use super::sync::{Mutex, MutexGuard, SHARDS, lock};
 use super::{Fresh, Key, Liveness, Slot};
 use crate::ablation::{Rule, without};
 use crate::clock::Tick;
@@ -53,14 +52,24 @@ pub(crate) type LoadOutcome<V> = Result<Option<(Arc<Slot<V>>, Source)>, LoadErro
 type Read<V> = BoxFuture<'static, ReadOutcome<V>>;
 type Load<V> = BoxFuture<'static, LoadOutcome<V>>;
 
-type Shard<V> = HashMap<Key, KeyState<V>, Hasher>;
+/// Some of the keys. Its operations hold it and nothing else, as what all operations held would go from core to
+/// core each time; and it shares no cache line with its neighbours.
+#[repr(align(64))]
+struct Shard<V> {
+    keys: Mutex<Keys<V>>,
+    liveness: Arc<Liveness>,
+}
+
+struct Keys<V> {
+    states: HashMap<Key, KeyState<V>, Hasher>,
+    /// The number of the next operation. Only those on the same key are compared.
+    next: u64,
+}
 
 /// All that is under way.
 pub(crate) struct Flights<V> {
-    shards: Box<[Mutex<Shard<V>>]>,
+    shards: Box<[Arc<Shard<V>>]>,
     hasher: Hasher,
-    liveness: Arc<Liveness>,
-    ids: AtomicU64,
 }
 
 struct KeyState<V> {
@@ -84,6 +93,14 @@ struct Flight<F> {
     shared: F,
 }
 
+/// The result of asking for a read.
+pub(crate) enum Reading<V> {
+    /// Nothing was under way: read, as this operation. Nobody can join that, so it costs no more than it must.
+    Alone(Op<V>),
+    /// One that is shared with all who ask meanwhile: wait for it.
+    Shared(Shared<Read<V>>),
+}
+
 /// The result of asking for a load.
 pub(crate) enum Joined<V> {
     /// One is under way: wait for it.
@@ -94,7 +111,7 @@ pub(crate) enum Joined<V> {
 
 /// An operation under way on one key. Its floor counts what happens to the key while this lives.
 pub(crate) struct Op<V> {
-    flights: Arc<Flights<V>>,
+    shard: Arc<Shard<V>>,
     key: Key,
     id: u64,
     is_flight: bool,
@@ -103,45 +120,45 @@ pub(crate) struct Op<V> {
 }
 
 impl<V> Flights<V> {
-    pub(crate) fn new(liveness: Arc<Liveness>) -> Self {
+    pub(crate) fn new(liveness: &Arc<Liveness>) -> Self {
         Self {
-            shards: (0..SHARDS)
-                .map(|_| Mutex::new(HashMap::with_hasher(hasher())))
-                .collect(),
+            shards: (0..SHARDS).map(|_| Shard::new(liveness)).collect(),
             hasher: hasher(),
-            liveness,
-            ids: AtomicU64::new(1),
         }
     }
 
     /// Registers an operation, before it sends anything.
-    pub(crate) fn begin(self: &Arc<Self>, key: &Key) -> Op<V> {
-        self.register(&mut self.shard(key), key, false)
+    pub(crate) fn begin(&self, key: &Key) -> Op<V> {
+        let shard = self.shard(key);
+        shard.register(&mut shard.keys(), key, false)
     }
 
-    /// Joins the read under way on a key, or starts one.
+    /// Joins the read under way on a key, or starts one: one to join, if anything else is under way on the key.
     ///
     /// Neither this nor [`lead`](Self::lead) joins one that began before a flush, nor, when nobody knows
     /// what messages were missed since, one that began before `joinable_from`.
     pub(crate) fn read(
-        self: &Arc<Self>,
+        &self,
         key: &Key,
         now: Tick,
         joinable_from: Tick,
         start: impl FnOnce(Op<V>) -> Read<V>,
-    ) -> Shared<Read<V>> {
-        let mut shard = self.shard(key);
-        let under_way = shard.get(key).and_then(|state| state.read.as_ref());
-        if let Some(flight) = under_way
-            && self.joinable(flight, joinable_from)
+    ) -> Reading<V> {
+        let shard = self.shard(key);
+        let mut keys = shard.keys();
+        let Some(state) = keys.states.get(key) else {
+            return Reading::Alone(shard.register(&mut keys, key, false));
+        };
+        if let Some(flight) = &state.read
+            && shard.joinable(flight, joinable_from)
             && let Some(shared) = flight.shared.upgrade()
         {
-            return shared;
+            return Reading::Shared(shared);
         }
-        let op = self.register(&mut shard, key, false);
+        let op = shard.register(&mut keys, key, false);
         let (id, generation) = (op.id, op.generation);
         let shared = start(op).shared();
-        if let (Some(state), Some(weak)) = (shard.get_mut(key), shared.downgrade()) {
+        if let (Some(state), Some(weak)) = (keys.states.get_mut(key), shared.downgrade()) {
             state.read = Some(Flight {
                 id,
                 generation,
@@ -149,49 +166,53 @@ impl<V> Flights<V> {
                 shared: weak,
             });
         }
-        shared
+        Reading::Shared(shared)
     }
 
     /// Joins the load under way on a key, or makes the caller's `load` the one to join.
     pub(crate) fn lead(
-        self: &Arc<Self>,
+        &self,
         key: &Key,
         now: Tick,
         joinable_from: Tick,
         load: impl FnOnce() -> Shared<Load<V>>,
     ) -> Joined<V> {
-        let mut shard = self.shard(key);
-        if let Some(flight) = shard.get(key).and_then(|state| state.load.as_ref())
-            && self.joinable(flight, joinable_from)
+        let shard = self.shard(key);
+        let mut keys = shard.keys();
+        if let Some(flight) = keys.states.get(key).and_then(|state| state.load.as_ref())
+            && shard.joinable(flight, joinable_from)
         {
             return Joined::Under(flight.shared.clone());
         }
-        let op = self.register(&mut shard, key, true);
+        let op = shard.register(&mut keys, key, true);
         let flight = Flight {
             id: op.id,
             generation: op.generation,
             began: now,
             shared: load(),
         };
-        let former = shard
+        let former = keys
+            .states
             .get_mut(key)
             .and_then(|state| state.load.replace(flight));
-        drop(shard);
+        drop(keys);
         drop(former);
         Joined::Lead(op)
     }
 
     /// Registers a refresh, unless the key is being refreshed or loaded already.
-    pub(crate) fn refresh(self: &Arc<Self>, key: &Key) -> Option<Op<V>> {
-        let mut shard = self.shard(key);
-        if shard
+    pub(crate) fn refresh(&self, key: &Key) -> Option<Op<V>> {
+        let shard = self.shard(key);
+        let mut keys = shard.keys();
+        if keys
+            .states
             .get(key)
             .is_some_and(|state| state.refresh.is_some() || state.load.is_some())
         {
             return None;
         }
-        let op = self.register(&mut shard, key, true);
-        if let Some(state) = shard.get_mut(key) {
+        let op = shard.register(&mut keys, key, true);
+        if let Some(state) = keys.states.get_mut(key) {
             state.refresh = Some(op.id);
         }
         Some(op)
@@ -200,7 +221,7 @@ impl<V> Flights<V> {
     /// Applies what happened to a key: operations under way store nothing older than `ver` from now on,
     /// and nobody joins its flights any more.
     pub(crate) fn raise(&self, key: &str, ver: u64, generation: u64) {
-        self.detach(key, |state| {
+        self.detach(key, |state, _| {
             if state.generation == generation {
                 state.floor = state.floor.max(ver);
             }
@@ -209,23 +230,55 @@ impl<V> Flights<V> {
 
     /// As [`raise`](Self::raise), where no version says what is old: operations under way store nothing.
     pub(crate) fn bar(&self, key: &str) {
-        self.detach(key, |state| {
-            state.barred_below = self.ids.load(Ordering::SeqCst);
-        });
+        self.detach(key, |state, next| state.barred_below = next);
     }
 
-    fn detach(&self, key: &str, change: impl FnOnce(&mut KeyState<V>)) {
-        let mut shard = self.shard(key);
-        let Some(state) = shard.get_mut(key) else {
+    fn detach(&self, key: &str, change: impl FnOnce(&mut KeyState<V>, u64)) {
+        let mut keys = self.shard(key).keys();
+        let next = keys.next;
+        let Some(state) = keys.states.get_mut(key) else {
             return;
         };
-        change(state);
+        change(state, next);
         if without(Rule::Detach) {
             return;
         }
         let detached = (state.read.take(), state.load.take(), state.refresh.take());
-        drop(shard);
+        drop(keys);
         drop(detached);
+    }
+
+    /// Whether nothing is under way, and no key's state was left behind.
+    #[cfg(all(test, larder_interleavings))]
+    pub(crate) fn is_idle(&self) -> bool {
+        let mut shards = self.shards.iter();
+        shards.all(|shard| shard.keys().states.is_empty())
+    }
+
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "the index is taken modulo the length"
+    )]
+    fn shard(&self, key: &str) -> &Arc<Shard<V>> {
+        let hash = usize::try_from(self.hasher.hash_one(key) % SHARDS as u64).unwrap_or(0);
+        &self.shards[hash % self.shards.len()]
+    }
+}
+
+impl<V> Shard<V> {
+    fn new(liveness: &Arc<Liveness>) -> Arc<Self> {
+        let keys = Keys {
+            states: HashMap::with_hasher(hasher()),
+            next: 0,
+        };
+        Arc::new(Self {
+            keys: Mutex::new(keys),
+            liveness: Arc::clone(liveness),
+        })
+    }
+
+    fn keys(&self) -> MutexGuard<'_, Keys<V>> {
+        lock(&self.keys)
     }
 
     fn joinable<F>(&self, flight: &Flight<F>, joinable_from: Tick) -> bool {
@@ -235,38 +288,27 @@ impl<V> Flights<V> {
                 || without(Rule::NoDeafJoins))
     }
 
-    fn register(self: &Arc<Self>, shard: &mut Shard<V>, key: &Key, is_flight: bool) -> Op<V> {
+    fn register(self: &Arc<Self>, keys: &mut Keys<V>, key: &Key, is_flight: bool) -> Op<V> {
         // The generation first: an operation with an old one and a new epoch stores nothing, which is safe.
         let (generation, epoch) = (self.liveness.generation(), self.liveness.epoch());
-        let id = self.ids.fetch_add(1, Ordering::SeqCst);
-        let state = shard.entry(Arc::clone(key)).or_insert_with(KeyState::new);
+        let id = keys.next;
+        keys.next += 1;
+        let state = keys
+            .states
+            .entry(Arc::clone(key))
+            .or_insert_with(KeyState::new);
         state.ops += 1;
         if state.generation != generation {
             (state.generation, state.floor) = (generation, 0);
         }
         Op {
-            flights: Arc::clone(self),
+            shard: Arc::clone(self),
             key: Arc::clone(key),
             id,
             is_flight,
             generation,
             epoch,
         }
-    }
-
-    /// Whether nothing is under way, and no key's state was left behind.
-    #[cfg(all(test, larder_interleavings))]
-    pub(crate) fn is_idle(&self) -> bool {
-        self.shards.iter().all(|shard| lock(shard).is_empty())
-    }
-
-    #[expect(
-        clippy::indexing_slicing,
-        reason = "the index is taken modulo the length"
-    )]
-    fn shard(&self, key: &str) -> MutexGuard<'_, Shard<V>> {
-        let hash = usize::try_from(self.hasher.hash_one(key) % SHARDS as u64).unwrap_or(0);
-        lock(&self.shards[hash % self.shards.len()])
     }
 }
 
@@ -301,32 +343,33 @@ impl<V> Op<V> {
 
     /// Whether what was known when this began still is, with nothing flushed since.
     pub(crate) fn is_current(&self) -> bool {
-        self.generation == self.flights.liveness.generation()
+        self.generation == self.shard.liveness.generation()
     }
 
     /// Whether a value may go into L1.
     pub(super) fn may_store(&self, fresh: &Fresh<V>) -> bool {
-        self.allowed(self.flights.shard(&self.key).get(&self.key), fresh)
+        let keys = self.shard.keys();
+        let state = keys.states.get(&self.key);
+        state.is_some_and(|state| self.allowed(state, fresh))
     }
 
     /// Makes a stored entry visible, if it still may be; then nothing older may.
     pub(super) fn reveal(&self, fresh: &Fresh<V>) -> bool {
-        let mut former = None;
-        let mut shard = self.flights.shard(&self.key);
-        let allowed = self.allowed(shard.get(&self.key), fresh);
-        if allowed && let Some(state) = shard.get_mut(&self.key) {
-            state.floor = state.floor.max(fresh.ver);
-            // It will be handed out, even if L1 has no room for it: nobody joins a read that may be older.
-            former = state.read.take_if(|read| read.id != self.id);
-            fresh.reveal(self.generation);
-        }
-        drop(shard);
+        let mut keys = self.shard.keys();
+        let state = keys.states.get_mut(&self.key);
+        let Some(state) = state.filter(|state| self.allowed(state, fresh)) else {
+            return false;
+        };
+        state.floor = state.floor.max(fresh.ver);
+        // It will be handed out, even if L1 has no room for it: nobody joins a read that may be older.
+        let former = state.read.take_if(|read| read.id != self.id);
+        fresh.reveal(self.generation);
+        drop(keys);
         drop(former);
-        allowed
+        true
     }
 
-    fn allowed(&self, state: Option<&KeyState<V>>, fresh: &Fresh<V>) -> bool {
-        let Some(state) = state else { return false };
+    fn allowed(&self, state: &KeyState<V>, fresh: &Fresh<V>) -> bool {
         // A detached flight began before what detached it, whatever version it was given since.
         let attached = !self.is_flight || state.has(self.id);
         let unharmed = self.id >= state.barred_below && fresh.ver >= state.floor;
@@ -337,8 +380,8 @@ impl<V> Op<V> {
 
 impl<V> Drop for Op<V> {
     fn drop(&mut self) {
-        let mut shard = self.flights.shard(&self.key);
-        let Some(state) = shard.get_mut(&self.key) else {
+        let mut keys = self.shard.keys();
+        let Some(state) = keys.states.get_mut(&self.key) else {
             return;
         };
         state.ops -= 1;
@@ -346,11 +389,11 @@ impl<V> Drop for Op<V> {
         state.read.take_if(|read| read.id == self.id);
         let ended = state.load.take_if(|load| load.id == self.id);
         let state = if state.ops == 0 {
-            shard.remove(&self.key)
+            keys.states.remove(&self.key)
         } else {
             None
         };
-        drop(shard);
+        drop(keys);
         drop((ended, state));
     }
 }

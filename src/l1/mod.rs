@@ -15,7 +15,7 @@ mod liveness;
 mod slot;
 mod sync;
 
-pub(crate) use self::flights::{Flights, Joined, LoadOutcome, Op, ReadOutcome};
+pub(crate) use self::flights::{Flights, Joined, LoadOutcome, Op, ReadOutcome, Reading};
 pub(crate) use self::liveness::Liveness;
 pub(crate) use self::slot::{Fresh, NEVER, Slot, UNSTORED};
 

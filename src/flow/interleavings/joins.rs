@@ -1,13 +1,11 @@
 //! Who joins whom.
 
 use futures::FutureExt;
-use futures::future::{BoxFuture, Shared};
+use futures::future::ready;
 
 use super::{Loading, World, fresh, in_every_order, loading};
-use crate::l1::{Joined, ReadOutcome};
+use crate::l1::{Joined, Op, ReadOutcome, Reading};
 use crate::source::Source;
-
-type Reading = Shared<BoxFuture<'static, ReadOutcome<u64>>>;
 
 /// Joins the load of the key, or runs it. What it loads has the version that L2 has meanwhile.
 fn load(world: &World) -> Loading {
@@ -25,21 +23,26 @@ fn load(world: &World) -> Loading {
 }
 
 /// Joins the read of the key, or starts it.
-fn read(world: &World) -> Reading {
+fn read(world: &World) -> Reading<u64> {
     let now = world.core.now();
     world.core.flights.read(&world.key, now, now, |op| {
         let world = world.clone();
-        async move {
-            let mark = world.ask();
-            world.publish(&op, mark);
-            ReadOutcome::Hit(fresh(mark))
-        }
-        .boxed()
+        async move { found(&world, &op) }.boxed()
     })
 }
 
-fn read_and_poll(world: &World) -> Reading {
-    let read = read(world);
+fn found(world: &World, op: &Op<u64>) -> ReadOutcome<u64> {
+    let mark = world.ask();
+    world.publish(op, mark);
+    ReadOutcome::Hit(fresh(mark))
+}
+
+/// Polls a read that others may poll at the same time.
+fn read_and_poll(world: &World) -> impl Future<Output = ReadOutcome<u64>> + use<> {
+    let read = match read(world) {
+        Reading::Alone(op) => ready(found(world, &op)).left_future(),
+        Reading::Shared(read) => read.right_future(),
+    };
     let _ = read.clone().now_or_never();
     read
 }
@@ -68,22 +71,37 @@ fn nobody_joins_an_older_load() {
 
 #[test]
 fn nobody_joins_an_older_read() {
-    nobody_joins_what_is_older(read_and_poll, |read| match read.now_or_never() {
-        Some(ReadOutcome::Hit(slot)) => slot.ver,
-        _ => panic!("it found something"),
-    });
+    nobody_joins_what_is_older(
+        |world| {
+            // Nobody joins what is alone.
+            let other = world.begin();
+            (read_and_poll(world), other)
+        },
+        |(read, _)| match read.now_or_never() {
+            Some(ReadOutcome::Hit(slot)) => slot.ver,
+            _ => panic!("it found something"),
+        },
+    );
 }
 
 #[test]
-fn a_read_is_shared() {
+fn all_but_the_first_share_a_read() {
     in_every_order(|world| {
-        let (a, b) = (
-            world.spawn(|world| read(&world)),
-            world.spawn(|world| read(&world)),
-        );
+        let reads = [(); 2].map(|()| world.spawn(|world| read(&world)));
         // Somebody else's operation comes and goes.
         drop(world.begin());
-        assert!(a.join().unwrap().ptr_eq(&b.join().unwrap()));
+        let reads = reads.map(|read| read.join().unwrap());
+        let shared = match (&reads, read(&world)) {
+            ([Reading::Shared(a), Reading::Shared(b)], Reading::Shared(c)) => {
+                a.ptr_eq(b) && a.ptr_eq(&c)
+            }
+            (
+                [Reading::Alone(_), Reading::Shared(a)] | [Reading::Shared(a), Reading::Alone(_)],
+                Reading::Shared(b),
+            ) => a.ptr_eq(&b),
+            _ => false,
+        };
+        assert!(shared);
     });
 }
 
@@ -138,8 +156,15 @@ fn nobody_joins_what_has_ended() {
         for _ in 0..2 {
             assert!(world.refresh().is_some());
         }
-        let ended = read_and_poll(&world);
-        assert!(!read_and_poll(&world).ptr_eq(&ended));
+        let _begun = world.begin();
+        let both = [(); 2].map(|()| match read(&world) {
+            Reading::Shared(read) => {
+                let _ = read.clone().now_or_never();
+                read
+            }
+            Reading::Alone(_) => panic!("another is under way"),
+        });
+        assert!(!both[0].ptr_eq(&both[1]));
         other.join().unwrap();
     });
 }
