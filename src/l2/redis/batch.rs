@@ -2,14 +2,16 @@
 
 use std::mem::{replace, take};
 use std::pin::pin;
+use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, stream};
 use tokio::runtime::{self, Handle};
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, oneshot};
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 
@@ -36,10 +38,14 @@ struct Read {
 }
 
 /// The way to the task that sends what waits. It ends with this, or with the runtime that it runs on.
+///
+/// What a crowd does on the way is little but one lock: whatever else all of them wrote to would have to come from
+/// the other core each time, and that costs more than the work.
 pub(super) struct Batches {
     requests: Arc<Requests>,
-    queue: Mutex<Option<Arc<Queue>>>,
-    under_way: AtomicUsize,
+    queue: ArcSwapOption<Queue>,
+    /// Reads that are under way alone.
+    alone: AtomicUsize,
 }
 
 /// What waits to be sent by one task.
@@ -57,6 +63,8 @@ struct Waiting {
     /// One after the other.
     keys: String,
     reads: Vec<Read>,
+    /// How many reads have been taken from here, and not been answered yet.
+    taken: usize,
     /// Whether nobody may put more in here.
     closed: bool,
 }
@@ -67,10 +75,10 @@ struct Batch {
     reads: Vec<Read>,
 }
 
-/// A read that is under way.
-struct UnderWay<'a>(&'a AtomicUsize);
+/// A read that is under way alone.
+struct Alone<'a>(&'a AtomicUsize);
 
-impl Drop for UnderWay<'_> {
+impl Drop for Alone<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -80,37 +88,66 @@ impl Batches {
     pub(super) fn new(requests: Arc<Requests>) -> Self {
         Self {
             requests,
-            queue: Mutex::new(None),
-            under_way: AtomicUsize::new(0),
+            queue: ArcSwapOption::empty(),
+            alone: AtomicUsize::new(0),
         }
     }
 
     /// Reads what is stored under a key, within the limit.
     pub(super) fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Answer> {
-        let others = self.under_way.fetch_add(1, Ordering::Relaxed);
-        let under_way = UnderWay(&self.under_way);
-        // Two futures, so that the one for a crowd is small.
-        if others < ALONE {
-            self.alone(key, under_way).boxed()
-        } else {
-            self.in_company(key, under_way).boxed()
+        // Three futures, so that the one for a crowd is small.
+        if let Some(answered) = self.join(key) {
+            return self.joined(key, answered).boxed();
+        }
+        match self.try_alone() {
+            Some(alone) => self.alone(key, alone).boxed(),
+            None => self.in_company(key).boxed(),
         }
     }
 
-    async fn alone(&self, key: &str, _under_way: UnderWay<'_>) -> Answer {
+    /// Joins a crowd, if there is one here.
+    fn join(&self, key: &str) -> Option<oneshot::Receiver<Answer>> {
+        let queue = self.queue.load();
+        let queue = queue.as_ref()?;
+        if queue.runtime != Handle::current().id() {
+            return None;
+        }
+        queue.enter(key, queue.room.try_acquire().ok()?, |waiting| {
+            waiting.taken + waiting.reads.len() > 0
+        })
+    }
+
+    /// The task keeps the time: it runs where we do, so as long as we are driven, it is.
+    async fn joined(&self, key: &str, answered: oneshot::Receiver<Answer>) -> Answer {
+        match answered.await {
+            Ok(answer) => answer,
+            // The task has ended.
+            Err(_) => self.in_company(key).boxed().await,
+        }
+    }
+
+    fn try_alone(&self) -> Option<Alone<'_>> {
+        let others = self.alone.fetch_add(1, Ordering::Relaxed);
+        let alone = Alone(&self.alone);
+        (others < ALONE).then_some(alone)
+    }
+
+    async fn alone(&self, key: &str, _alone: Alone<'_>) -> Answer {
         let deadline = Instant::now() + self.requests.limit();
         let mut answers = self.requests.fetch(&[key], deadline).await;
         answers.pop().unwrap_or_else(|| Err(L2Error::closed()))
     }
 
-    async fn in_company(&self, key: &str, _under_way: UnderWay<'_>) -> Answer {
+    async fn in_company(&self, key: &str) -> Answer {
         let here = Handle::current().id();
-        let queue = self.queue(here, None);
-        if queue.runtime == here {
-            // The task keeps the time: as long as we are driven, it is.
-            if let Some(answer) = queue.ask(key).await {
-                return answer;
-            }
+        let queue = match self.queue.load_full() {
+            Some(queue) => queue,
+            None => self.renewed(None, here),
+        };
+        if queue.runtime == here
+            && let Some(answer) = queue.ask(key).await
+        {
+            return answer;
         }
         let limit = self.requests.limit();
         let answer = async {
@@ -118,38 +155,35 @@ impl Batches {
                 return answer;
             }
             // The task has ended with its runtime. Another one, on this runtime:
-            let answer = self.queue(here, Some(&queue)).ask(key).await;
+            let answer = self.renewed(Some(&queue), here).ask(key).await;
             answer.unwrap_or_else(|| Err(L2Error::closed()))
         };
         timeout(limit, answer).await.unwrap_or_else(|_| {
-            self.abandon(&queue);
+            // Who comes next starts another task: the runtime of this one may still be there, but not be driven.
+            queue.close();
             Err(L2Error::timed_out(limit))
         })
     }
 
-    /// The queue to wait in: not the one that has ended.
-    fn queue(&self, here: runtime::Id, ended: Option<&Arc<Queue>>) -> Arc<Queue> {
-        let mut current = lock(&self.queue);
-        let has_ended = |queue: &Arc<Queue>| ended.is_some_and(|ended| Arc::ptr_eq(queue, ended));
-        if let Some(queue) = current.as_ref().filter(|queue| !has_ended(queue)) {
-            return Arc::clone(queue);
-        }
+    /// The queue in the place of one that has ended, or of none.
+    fn renewed(&self, ended: Option<&Arc<Queue>>, here: runtime::Id) -> Arc<Queue> {
         let queue = Arc::new(Queue::new(here));
-        let worker = Worker(Arc::clone(&queue));
-        tokio::spawn(worker.work(Arc::clone(&self.requests)));
-        Arc::clone(current.insert(queue))
-    }
-
-    /// Who comes next starts another task: the runtime of this one may still be there, but not be driven.
-    fn abandon(&self, queue: &Arc<Queue>) {
-        queue.close();
-        lock(&self.queue).take_if(|current| Arc::ptr_eq(current, queue));
+        let ended = ended.map_or(ptr::null(), Arc::as_ptr);
+        let former = self.queue.compare_and_swap(ended, Some(Arc::clone(&queue)));
+        match former.as_ref() {
+            Some(other) if !ptr::eq(Arc::as_ptr(other), ended) => Arc::clone(other),
+            _ => {
+                let worker = Worker(Arc::clone(&queue));
+                tokio::spawn(worker.work(Arc::clone(&self.requests)));
+                queue
+            }
+        }
     }
 }
 
 impl Drop for Batches {
     fn drop(&mut self) {
-        if let Some(queue) = &*lock(&self.queue) {
+        if let Some(queue) = &*self.queue.load() {
             queue.close();
         }
     }
@@ -167,17 +201,24 @@ impl Queue {
 
     /// `None` if the task has ended.
     async fn ask(&self, key: &str) -> Option<Answer> {
-        self.enter(key).await?.await.ok()
+        let room = self.room.acquire().await.ok()?;
+        self.enter(key, room, |_| true)?.await.ok()
     }
 
-    async fn enter(&self, key: &str) -> Option<oneshot::Receiver<Answer>> {
-        self.room.acquire().await.ok()?.forget();
+    /// `None` if the task has ended, or the condition is not met.
+    fn enter(
+        &self,
+        key: &str,
+        room: SemaphorePermit<'_>,
+        condition: impl FnOnce(&Waiting) -> bool,
+    ) -> Option<oneshot::Receiver<Answer>> {
         let (answer, answered) = oneshot::channel();
         let asked = Instant::now();
         let mut waiting = lock(&self.waiting);
-        if waiting.closed {
+        if waiting.closed || !condition(&waiting) {
             return None;
         }
+        room.forget();
         waiting.keys.push_str(key);
         let end = waiting.keys.len();
         waiting.reads.push(Read { end, asked, answer });
@@ -227,6 +268,7 @@ impl Waiting {
         let keys = replace(&mut self.keys, rest);
         // As many are likely to come until the next ones are taken.
         self.reads.reserve(reads.len());
+        self.taken += reads.len();
         self.keys.reserve(end);
         for read in &mut self.reads {
             read.end -= end;
@@ -257,12 +299,14 @@ impl Worker {
             let batch = queue.gather(requests.most()).await?;
             Some(((turn, batch), queue))
         });
-        let send = |(turn, batch)| async {
+        let send = |(turn, batch): (_, Batch)| async {
+            let taken = batch.reads.len();
             let mut sending = pin!(send(requests, batch));
             if timeout(FAR, &mut sending).await.is_err() {
                 drop(turn);
                 sending.await;
             }
+            lock(&self.0.waiting).taken -= taken;
         };
         batches.for_each_concurrent(IN_FLIGHT, send).await;
     }
@@ -302,11 +346,15 @@ fn wanted(keys: &str, reads: Vec<Read>) -> (Vec<&str>, Vec<Read>) {
 mod tests {
     use super::*;
 
+    fn enter(queue: &Queue, key: &str) -> Option<oneshot::Receiver<Answer>> {
+        queue.enter(key, queue.room.try_acquire().unwrap(), |_| true)
+    }
+
     async fn queue(reads: usize) -> (Queue, Vec<oneshot::Receiver<Answer>>) {
         let queue = Queue::new(Handle::current().id());
         let mut answered = Vec::new();
         for n in 0..reads {
-            answered.push(queue.enter(&n.to_string()).await.unwrap());
+            answered.push(enter(&queue, &n.to_string()).unwrap());
         }
         (queue, answered)
     }
@@ -347,7 +395,7 @@ mod tests {
         assert!(late.as_mut().now_or_never().is_none());
         assert!(lock(&queue.waiting).keys.ends_with("late"));
         queue.close();
-        assert!(queue.enter("too late").await.is_none());
+        assert!(queue.ask("too late").await.is_none());
         drop(batch);
         assert!(answered.swap_remove(0).await.is_err());
     }
