@@ -14,6 +14,7 @@ mod redis;
 use std::fmt;
 use std::time::Duration;
 
+pub use bytes::Bytes;
 use futures::Stream;
 use futures::future::BoxFuture;
 
@@ -30,7 +31,7 @@ pub use crate::wire::message::{Kind, Message};
 pub type Reply<'a, T> = BoxFuture<'a, Result<T, L2Error>>;
 
 /// What is stored under a key, unchecked, or why nobody knows.
-pub type Answer = Result<Option<Vec<u8>>, L2Error>;
+pub type Answer = Result<Option<Bytes>, L2Error>;
 
 /// A store that all instances of a service share.
 ///
@@ -54,7 +55,7 @@ pub type OnConnect = Box<dyn Fn(&LaneClock) + Send + Sync>;
 /// that the lane has none. `tail` is the sender's part of the message to publish.
 pub trait Lane: Send + Sync + fmt::Debug {
     /// Reads what is stored under a key, unchecked.
-    fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Vec<u8>>>;
+    fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Bytes>>;
 
     /// Reads what is stored under some keys, as few requests as are good for it. Each key has an answer of
     /// its own, in their order.
@@ -235,7 +236,7 @@ pub enum Want {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lead {
     /// A usable value, of this epoch and not expired.
-    Hit(Vec<u8>),
+    Hit(Bytes),
     /// The lease is granted: load, then fill.
     Granted(Lease),
     /// Another load has the lease, for at most so long.
@@ -261,7 +262,7 @@ pub enum Fill {
     /// Stored.
     Stored(Stamp),
     /// The lease was gone. The value that is there instead, if any, unchecked.
-    Rejected(Option<Vec<u8>>),
+    Rejected(Option<Bytes>),
 }
 
 /// A value ready to be stored.

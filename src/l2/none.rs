@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{BoxFuture, ready};
 
@@ -72,7 +73,7 @@ impl fmt::Debug for NoLane {
 }
 
 impl Lane for NoLane {
-    fn get<'a>(&'a self, _key: &'a str) -> Reply<'a, Option<Vec<u8>>> {
+    fn get<'a>(&'a self, _key: &'a str) -> Reply<'a, Option<Bytes>> {
         done(None)
     }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use larder::l2::{
-    Applied, Ask, Fill, Heard, Kind, L2, Lane, LaneClock, Lead, Lease, Listener, Me, MemoryL2,
-    Message, RedisL2, Sealed, Stamp, Want,
+    Applied, Ask, Bytes, Fill, Heard, Kind, L2, Lane, LaneClock, Lead, Lease, Listener, Me,
+    MemoryL2, Message, RedisL2, Sealed, Stamp, Want,
 };
 use tokio::time::timeout;
 use twox_hash::XxHash3_64;
@@ -160,7 +160,7 @@ pub(crate) async fn clear(lane: &dyn Lane) -> Stamp {
     cleared.expect("the lane is cleared")
 }
 
-pub(crate) async fn get(lane: &dyn Lane, key: &str) -> Option<Vec<u8>> {
+pub(crate) async fn get(lane: &dyn Lane, key: &str) -> Option<Bytes> {
     lane.get(key).await.expect("the key is read")
 }
 
@@ -188,7 +188,7 @@ pub(crate) async fn granted(lane: &dyn Lane, key: &str, token: u64) -> Lease {
 }
 
 /// What an instance could serve, without asking for a lease.
-pub(crate) async fn usable(lane: &dyn Lane, key: &str) -> Option<Vec<u8>> {
+pub(crate) async fn usable(lane: &dyn Lane, key: &str) -> Option<Bytes> {
     match lead_for(lane, key, 1, Duration::ZERO, Want::Any).await {
         Lead::Hit(bytes) => Some(bytes),
         Lead::Miss => None,

@@ -9,8 +9,8 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use larder::l2::{
-    Answer, Ask, Fill, L2, L2Error, Lane, LaneClock, Lead, Lease, Listener, Me, Members, Message,
-    OnConnect, Reply, Sealed, Stamp, Told,
+    Answer, Ask, Bytes, Fill, L2, L2Error, Lane, LaneClock, Lead, Lease, Listener, Me, Members,
+    Message, OnConnect, Reply, Sealed, Stamp, Told,
 };
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
@@ -193,7 +193,7 @@ fn grant(answer: &Result<Lead, L2Error>) -> Option<Fault> {
 }
 
 impl Lane for FarLane {
-    fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Vec<u8>>> {
+    fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Bytes>> {
         let key = key.to_owned();
         let serve = move |_, lane: Arc<dyn Lane>| {
             let key = key.clone();

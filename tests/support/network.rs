@@ -12,8 +12,8 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt};
 use larder::l2::{
-    Answer, Applied, Ask, Fill, Heard, L2, L2Error, Lane, LaneClock, Lead, Lease, Listener, Me,
-    Members, Message, OnConnect, Reply, Sealed, Stamp, Told,
+    Answer, Applied, Ask, Bytes, Fill, Heard, L2, L2Error, Lane, LaneClock, Lead, Lease, Listener,
+    Me, Members, Message, OnConnect, Reply, Sealed, Stamp, Told,
 };
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -340,7 +340,7 @@ impl fmt::Debug for Wired {
 }
 
 impl Lane for Wired {
-    fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Vec<u8>>> {
+    fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Bytes>> {
         self.network
             .carry(Step::Get, async move {
                 self.connect().await?;

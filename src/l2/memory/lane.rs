@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::future::{BoxFuture, ready};
 use futures::{FutureExt, Stream};
 use tokio::sync::mpsc;
@@ -88,7 +89,7 @@ impl fmt::Debug for MemoryLane {
 }
 
 impl Lane for MemoryLane {
-    fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Vec<u8>>> {
+    fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Bytes>> {
         self.step(|state, now| state.get(key, now))
     }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::Now;
@@ -38,7 +39,7 @@ pub(super) struct Data {
     run: u64,
     /// When that was.
     since: u64,
-    values: Expiring<Vec<u8>>,
+    values: Expiring<Bytes>,
     leases: Expiring<Held>,
     log: VecDeque<Message>,
     members: BTreeMap<u64, Noted>,
@@ -98,7 +99,7 @@ impl State {
         }
     }
 
-    pub(super) fn get(&self, key: &str, now: Now) -> Option<Vec<u8>> {
+    pub(super) fn get(&self, key: &str, now: Now) -> Option<Bytes> {
         self.data.values.get(key, now.at).cloned()
     }
 
@@ -254,7 +255,7 @@ impl State {
     }
 
     fn store(&mut self, key: &str, value: &Sealed, stamp: Stamp, now: Now) {
-        let bytes = envelope::stamped(stamp, &value.body);
+        let bytes = envelope::stamped(stamp, &value.body).into();
         self.data.values.insert(key, bytes, now.at, value.ttl);
     }
 
@@ -275,7 +276,7 @@ impl State {
         }
     }
 
-    fn usable(&self, key: &str, want: Want, now: Now) -> Option<Vec<u8>> {
+    fn usable(&self, key: &str, want: Want, now: Now) -> Option<Bytes> {
         let bytes = self.data.values.get(key, now.at)?;
         let (stamp, hard_ttl_ms) = envelope::peek(bytes)?;
         let wanted = match want {

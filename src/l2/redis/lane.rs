@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{Client, Cmd, FromRedisValue, cmd};
 use futures::FutureExt;
@@ -78,7 +79,7 @@ fn stamp(packed: &[u8]) -> Result<Stamp, L2Error> {
 }
 
 impl Lane for RedisLane {
-    fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Vec<u8>>> {
+    fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Bytes>> {
         self.batches.get(key)
     }
 
@@ -100,7 +101,7 @@ impl Lane for RedisLane {
                 Want::Nothing => call.arg("*"),
             };
             call.arg(random());
-            let (answer, value, number) = self.run::<(String, Option<Vec<u8>>, u64)>(call).await?;
+            let (answer, value, number) = self.run::<(String, Option<Bytes>, u64)>(call).await?;
             match (answer.as_str(), value) {
                 ("HIT", Some(bytes)) => Ok(Lead::Hit(bytes)),
                 ("LEAD", _) => Ok(Lead::Granted(Lease {
@@ -128,7 +129,7 @@ impl Lane for RedisLane {
                 .arg(millis(value.ttl))
                 .arg(random());
             let (answer, bytes, stamped) = self
-                .run::<(String, Option<Vec<u8>>, Option<Vec<u8>>)>(call)
+                .run::<(String, Option<Bytes>, Option<Bytes>)>(call)
                 .await?;
             match (answer.as_str(), stamped) {
                 ("OK", Some(stamped)) => Ok(Fill::Stored(stamp(&stamped)?)),

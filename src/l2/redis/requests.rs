@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::{Bytes, BytesMut};
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{Cmd, Value, pipe};
 use futures::{StreamExt, stream};
@@ -21,6 +22,8 @@ use crate::l2::{Answer, L2Error};
 const KEYS: usize = 256;
 /// About how many bytes an answer shall bring, judged by the last one: a value waits for all of its request.
 const BYTES: usize = 256 * 1024;
+/// Values of so many bytes are copied rather than given to another thread.
+const SMALL: usize = 1024;
 /// Requests for one caller's keys that are under way at a time.
 const AT_ONCE: usize = 8;
 
@@ -105,7 +108,7 @@ impl Requests {
         let bytes_each = match &answers {
             Ok(answers) => {
                 let values = answers.iter().flatten().flatten();
-                values.map(Vec::len).sum::<usize>() / keys.len().max(1)
+                values.map(Bytes::len).sum::<usize>() / keys.len().max(1)
             }
             // It may have been too much: the next has half as many keys.
             Err(_) => BYTES / (self.most() / 2).max(1),
@@ -126,9 +129,7 @@ impl Requests {
             connection.send_packed_command(mget).await
         };
         match connections.with_until(deadline, self.limit, send).await? {
-            Value::Array(values) if values.len() == keys.len() => {
-                Ok(values.into_iter().map(opened).collect())
-            }
+            Value::Array(values) if values.len() == keys.len() => Ok(opened(values)),
             // One key that may not be read is no concern of the others.
             Value::ServerError(error) if error.code() == "NOPERM" => {
                 let mut gets = pipe();
@@ -140,7 +141,7 @@ impl Requests {
                     gets.query_async(&mut connection).await
                 };
                 let values: Vec<Value> = connections.with_until(deadline, self.limit, send).await?;
-                Ok(values.into_iter().map(opened).collect())
+                Ok(opened(values))
             }
             Value::ServerError(error) => Err(l2_error(error.into())),
             _ => Err(L2Error::unexpected("its answer to MGET makes no sense")),
@@ -190,15 +191,27 @@ fn all(keys: usize, error: &L2Error) -> Vec<Answer> {
     vec![Err(error.clone()); keys]
 }
 
-fn opened(value: Value) -> Answer {
-    match value {
-        Value::BulkString(bytes) => Ok(Some(bytes)),
+/// What came in one answer. Small values share one buffer: those who wait for them run on other threads, and to
+/// give back memory that another thread has taken costs more than to copy it.
+fn opened(values: Vec<Value>) -> Vec<Answer> {
+    let small = |value: &Value| match value {
+        Value::BulkString(bytes) if bytes.len() <= SMALL => bytes.len(),
+        _ => 0,
+    };
+    let mut shared = BytesMut::with_capacity(values.iter().map(small).sum());
+    let answer = |value| match value {
+        Value::BulkString(bytes) if bytes.len() <= SMALL => {
+            shared.extend_from_slice(&bytes);
+            Ok(Some(shared.split().freeze()))
+        }
+        Value::BulkString(bytes) => Ok(Some(bytes.into())),
         Value::Nil => Ok(None),
         // A GET of something that is no string: nothing, as for MGET.
         Value::ServerError(error) if error.code() == "WRONGTYPE" => Ok(None),
         Value::ServerError(error) => Err(l2_error(error.into())),
         _ => Err(L2Error::unexpected("a value that is no string")),
-    }
+    };
+    values.into_iter().map(answer).collect()
 }
 
 #[cfg(test)]

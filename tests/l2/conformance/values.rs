@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::join_all;
-use larder::l2::{Fill, Kind, Lane, LaneClock, Lead, Stamp, Want};
+use larder::l2::{Answer, Fill, Kind, Lane, LaneClock, Lead, Stamp, Want};
 
 use super::conformance;
 use crate::store::*;
@@ -400,7 +400,7 @@ async fn many_keys_come_back_in_their_order(store: impl Store) {
     }
     for _ in 0..2 {
         let answers = lane.get_many(&keys[..20]).await;
-        let large = |answer: &Result<Option<Vec<u8>>, _>| matches!(answer, Ok(Some(bytes)) if bytes.ends_with(&noise));
+        let large = |answer: &Answer| matches!(answer, Ok(Some(bytes)) if bytes.ends_with(&noise));
         assert!(answers.iter().all(large));
     }
 }

@@ -8,7 +8,7 @@ use futures::future::join_all;
 use larder::Cache;
 use larder::deadpool_redis::redis::cmd;
 use larder::deadpool_redis::{Manager, Pool};
-use larder::l2::{L2Error, Lane};
+use larder::l2::{Answer, Bytes, Lane};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::time::timeout;
 
@@ -19,8 +19,6 @@ use crate::support::redis_server::RedisServer;
 
 const MANY: usize = 1000;
 const SHORT: Duration = Duration::from_millis(200);
-
-type Answer = Result<Option<Vec<u8>>, L2Error>;
 
 /// Reads all keys at once; an end without an answer is none.
 async fn crowd(lane: &Arc<dyn Lane>, keys: impl Iterator<Item = String>) -> Vec<Answer> {
@@ -41,7 +39,7 @@ fn numbered(range: std::ops::Range<usize>) -> impl Iterator<Item = String> {
     range.map(|n| format!("k{n}"))
 }
 
-fn is_payload(bytes: Option<&Vec<u8>>, payload: &str) -> bool {
+fn is_payload(bytes: Option<&Bytes>, payload: &str) -> bool {
     bytes.is_some_and(|bytes| bytes.ends_with(payload.as_bytes()))
 }
 

@@ -181,7 +181,7 @@ async fn no_bytes_under_a_key_stand_in_the_way() {
         let mut set = cmd("SET");
         set.arg(value_key("k")).arg(&bytes);
         let _: () = set.query_async(&mut raw).await.unwrap();
-        assert_eq!(get(&*lane, "k").await.as_ref(), Some(&bytes));
+        assert_eq!(get(&*lane, "k").await.as_deref(), Some(&*bytes));
         let token = 1 + n as u64;
         match lead(&*lane, "k", token).await {
             // The script cannot hash: whoever reads it finds out, and asks again.

@@ -212,7 +212,8 @@ async fn values_of_an_unknown_epoch_are_not_usable() {
     let store = Redis::start().await;
     let (lane, mut raw) = (store.lane(), store.server.connection().await);
     insert(&*lane, "a", b"v").await;
-    let mut bytes = get(&*lane, "a").await.expect("there is a value");
+    let bytes = get(&*lane, "a").await.expect("there is a value");
+    let mut bytes = bytes.to_vec();
     let stamp = stamp_of(&bytes);
     let (epoch, sum) = (stamp.epoch ^ 1, stamp.ver + stamp.written_at);
     bytes[4..12].copy_from_slice(&epoch.to_be_bytes());
