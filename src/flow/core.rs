@@ -366,13 +366,29 @@ impl<V: Send + Sync + 'static> Core<V> {
 
     /// Applies a change of keys that L2 has accepted: what is older is gone from here.
     pub(super) fn apply<'a>(&self, keys: impl IntoIterator<Item = &'a str>, epoch: u64, ver: u64) {
+        self.outdate(keys, epoch, ver, L1::evict_older);
+    }
+
+    /// The same for an insert of this instance, which will replace what is older as soon as it hears the
+    /// answer, or forget the key.
+    pub(super) fn expect<'a>(&self, keys: impl IntoIterator<Item = &'a str>, epoch: u64, ver: u64) {
+        self.outdate(keys, epoch, ver, L1::hide_older);
+    }
+
+    fn outdate<'a>(
+        &self,
+        keys: impl IntoIterator<Item = &'a str>,
+        epoch: u64,
+        ver: u64,
+        remove_older: impl Fn(&L1<V>, &str, u64),
+    ) {
         // The generation first: should a flush come in between, versions of its epoch are left alone.
         let generation = self.liveness.generation();
         let comparable = epoch == self.liveness.epoch();
         for key in keys {
             if comparable {
                 self.flights.raise(key, ver, generation);
-                self.l1.evict_older(key, ver);
+                remove_older(&self.l1, key, ver);
             } else {
                 self.forget(key);
             }

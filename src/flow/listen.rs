@@ -193,11 +193,13 @@ impl<V: Send + Sync + 'static> Core<V> {
         } else if without(Rule::OwnMessages) {
             return;
         }
-        self.apply(
-            message.keys.iter().map(|key| &**key),
-            message.epoch,
-            message.ver,
-        );
+        let (epoch, ver) = (message.epoch, message.ver);
+        let keys = message.keys.iter().map(|key| &**key);
+        if message.origin == self.origin && message.kind == Kind::Insert {
+            self.expect(keys, epoch, ver);
+        } else {
+            self.apply(keys, epoch, ver);
+        }
     }
 
     /// The lane says how far it is: what it speaks of has been applied, or was lost.

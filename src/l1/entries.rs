@@ -73,6 +73,17 @@ impl<V: Send + Sync + 'static> Entries<V> {
         self.front.clear(key);
     }
 
+    /// Has nobody see what meets the condition any more. It keeps its room.
+    pub(super) fn hide_if(&self, key: &str, condition: impl Fn(&Arc<Slot<V>>) -> bool) {
+        if self.bounded.contains_key(key)
+            && let Some(slot) = self.bounded.get(key).filter(condition)
+        {
+            slot.hide();
+        }
+        // What moka has put out may still be in front.
+        self.front.clear(key);
+    }
+
     pub(super) fn clear(&self) {
         self.bounded.invalidate_all();
         self.front.clear_all();

@@ -123,6 +123,14 @@ impl<V: Send + Sync + 'static> L1<V> {
         self.remove_if(key, |slot| slot.ver < ver);
     }
 
+    /// The same where another entry is about to take its place, or all of the key to be evicted: moka takes longer
+    /// to remove one and to take in another than to replace it.
+    pub(crate) fn hide_older(&self, key: &str, ver: u64) {
+        if let Some(entries) = &self.entries {
+            entries.hide_if(key, |slot| slot.ver < ver);
+        }
+    }
+
     /// Removes the entry of a key.
     pub(crate) fn evict(&self, key: &str) {
         self.remove_if(key, |_| true);

@@ -63,6 +63,10 @@ impl<V> Slot<V> {
     pub(super) fn reveal(&self, generation: u64) {
         self.generation.store(generation, Ordering::Release);
     }
+
+    pub(super) fn hide(&self) {
+        self.reveal(HIDDEN);
+    }
 }
 
 /// A value of L2's, with the epoch that it was written in: which is asked until L1 has it.

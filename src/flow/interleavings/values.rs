@@ -51,6 +51,26 @@ fn nothing_older_than_a_write_is_shown_after_it() {
     });
 }
 
+/// Its message may come before its answer, and is the first to say that what is there is old.
+#[test]
+fn nothing_older_than_an_insert_is_shown_after_its_message() {
+    in_every_order(|world| {
+        world.read();
+        let op = world.begin();
+        let mark = world.write();
+        let writer = world.spawn(move |world| world.core.supersede(&op, &fresh(mark)));
+        let listener = world.spawn(move |world| {
+            world.core.expect([&*world.key], mark.0, mark.1);
+            assert!(shows_none_before(&world, mark.1));
+        });
+        world.promote();
+        writer.join().unwrap();
+        listener.join().unwrap();
+        assert_eq!(world.shown(), Some(mark));
+        assert!(world.is_tidy());
+    });
+}
+
 /// Whichever of two replies is stored first, and whatever an invalidation that is only sent evicts.
 #[test]
 fn versions_never_go_back() {
