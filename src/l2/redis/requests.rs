@@ -191,16 +191,17 @@ fn all(keys: usize, error: &L2Error) -> Vec<Answer> {
     vec![Err(error.clone()); keys]
 }
 
-/// What came in one answer. Small values share one buffer: those who wait for them run on other threads, and to
-/// give back memory that another thread has taken costs more than to copy it.
+/// What came in one answer. Small values share one buffer, as those who wait for them run on other threads: to give
+/// back memory that another thread has taken, each its own, costs more than to copy it.
 fn opened(values: Vec<Value>) -> Vec<Answer> {
-    let small = |value: &Value| match value {
-        Value::BulkString(bytes) if bytes.len() <= SMALL => bytes.len(),
+    let small = if values.len() > 1 { SMALL } else { 0 };
+    let copied = |value: &Value| match value {
+        Value::BulkString(bytes) if bytes.len() <= small => bytes.len(),
         _ => 0,
     };
-    let mut shared = BytesMut::with_capacity(values.iter().map(small).sum());
+    let mut shared = BytesMut::with_capacity(values.iter().map(copied).sum());
     let answer = |value| match value {
-        Value::BulkString(bytes) if bytes.len() <= SMALL => {
+        Value::BulkString(bytes) if bytes.len() <= small => {
             shared.extend_from_slice(&bytes);
             Ok(Some(shared.split().freeze()))
         }
