@@ -350,7 +350,7 @@ mod tests {
         queue.enter(key, queue.room.try_acquire().unwrap(), |_| true)
     }
 
-    async fn queue(reads: usize) -> (Queue, Vec<oneshot::Receiver<Answer>>) {
+    fn queue(reads: usize) -> (Queue, Vec<oneshot::Receiver<Answer>>) {
         let queue = Queue::new(Handle::current().id());
         let mut answered = Vec::new();
         for n in 0..reads {
@@ -361,7 +361,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_thousand_reads_are_few_batches() {
-        let (queue, _answered) = queue(1000).await;
+        let (queue, _answered) = queue(1000);
         let mut all = Vec::new();
         for size in [256, 256, 256, 232] {
             let Batch { keys, reads } = queue.gather(256).await.unwrap();
@@ -374,7 +374,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_has_given_up_is_not_asked_for() {
-        let (queue, mut answered) = queue(10).await;
+        let (queue, mut answered) = queue(10);
         answered.drain(..7);
         let Batch { keys, reads } = queue.gather(256).await.unwrap();
         let (keys, reads) = wanted(&keys, reads);
@@ -386,7 +386,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_finds_it_full_gets_in_when_some_have_left() {
-        let (queue, mut answered) = queue(WAITING).await;
+        let (queue, mut answered) = queue(WAITING);
         let mut late = pin!(queue.ask("late"));
         assert!(late.as_mut().now_or_never().is_none());
         let batch = queue.gather(256).await.unwrap();
