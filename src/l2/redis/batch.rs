@@ -109,7 +109,7 @@ impl Batches {
     fn join(&self, key: &str) -> Option<oneshot::Receiver<Answer>> {
         let queue = self.queue.load();
         let queue = queue.as_ref()?;
-        if queue.runtime != Handle::current().id() {
+        if queue.runtime != Handle::try_current().ok()?.id() {
             return None;
         }
         queue.enter(key, queue.room.try_acquire().ok()?, |waiting| {

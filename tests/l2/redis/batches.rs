@@ -280,3 +280,15 @@ async fn a_pool_of_one_serves_the_first_connection() {
         .await;
     }
 }
+
+/// To wait for the answer takes a runtime, but not to ask.
+#[test]
+fn who_asks_need_not_be_on_a_runtime() {
+    let runtime = runtime();
+    let store = runtime.block_on(Redis::start());
+    let lane = store.lane();
+    assert!(all_answered(
+        &runtime.block_on(crowd(&lane, numbered(0..100)))
+    ));
+    assert!(runtime.block_on(lane.get("k")).is_ok());
+}
