@@ -366,25 +366,21 @@ impl<V: Send + Sync + 'static> Core<V> {
         let stamp = match delivery {
             Delivery::All(_) => {
                 let tail = message::tail(Kind::Clear, self.origin, &[]);
-                self.heard(self.lane.clear(&tail).await)?
+                let stamp = self.heard(self.lane.clear(&tail).await)?;
+                self.counters.invalidations_sent.bump();
+                self.liveness.doubt();
+                stamp
             }
             Delivery::Keys(keys) => {
                 let keys: Vec<&str> = keys.iter().map(|(key, _)| &**key).collect();
                 let tail = message::tail(Kind::Invalidate, self.origin, &keys);
                 let told = self.lane.invalidate(&keys, &tail, delivery.hold()).await;
-                self.heard(told)?.stamp
+                let stamp = self.heard(told)?.stamp;
+                self.counters.invalidations_sent.add(keys.len() as u64);
+                self.apply(keys, stamp.epoch, stamp.ver);
+                stamp
             }
         };
-        match delivery {
-            Delivery::All(_) => {
-                self.counters.invalidations_sent.bump();
-                self.liveness.doubt();
-            }
-            Delivery::Keys(keys) => {
-                self.counters.invalidations_sent.add(keys.len() as u64);
-                self.apply(keys.iter().map(|(key, _)| &**key), stamp.epoch, stamp.ver);
-            }
-        }
         debug!(
             namespace = self.options.namespace.as_str(),
             "deferred invalidations were delivered"

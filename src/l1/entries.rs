@@ -63,10 +63,7 @@ impl<V: Send + Sync + 'static> Entries<V> {
     /// Removes what meets the condition. Should something else take its place in between, that one is
     /// lost: a miss.
     pub(super) fn remove_if(&self, key: &str, condition: impl Fn(&Arc<Slot<V>>) -> bool) {
-        // Whether it is there is asked first, which moka does not record as a wish to have it.
-        if self.bounded.contains_key(key)
-            && self.bounded.get(key).is_some_and(|slot| condition(&slot))
-        {
+        if self.bounded_if(key, condition).is_some() {
             self.bounded.invalidate(key);
         }
         // Even if there was nothing: another may be about to bring it here.
@@ -75,13 +72,22 @@ impl<V: Send + Sync + 'static> Entries<V> {
 
     /// Has nobody see what meets the condition any more. It keeps its room.
     pub(super) fn hide_if(&self, key: &str, condition: impl Fn(&Arc<Slot<V>>) -> bool) {
-        if self.bounded.contains_key(key)
-            && let Some(slot) = self.bounded.get(key).filter(condition)
-        {
+        if let Some(slot) = self.bounded_if(key, condition) {
             slot.hide();
         }
         // What moka has put out may still be in front.
         self.front.clear(key);
+    }
+
+    /// What moka has, if it meets the condition.
+    fn bounded_if(
+        &self,
+        key: &str,
+        condition: impl Fn(&Arc<Slot<V>>) -> bool,
+    ) -> Option<Arc<Slot<V>>> {
+        // Whether it is there is asked first, which moka does not record as a wish to have it.
+        let is_there = self.bounded.contains_key(key);
+        is_there.then(|| self.bounded.get(key))?.filter(condition)
     }
 
     pub(super) fn clear(&self) {

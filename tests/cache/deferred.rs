@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::poll;
 
-use crate::fleet::{Fleet, HOUR, Set, Source, Texts, without_beats};
+use crate::fleet::{Fleet, HOUR, Set, Source, Texts, stores, without_beats};
 use crate::support::eventually::eventually;
 use crate::support::network::{Network, Step, Way};
 
@@ -42,24 +42,18 @@ async fn deliver(cache: &Texts, wire: &Network) {
     cache.ready().await;
 }
 
-/// Whether the instance uses a key: what it loads is stored.
-async fn uses(cache: &Texts, key: &str) -> bool {
-    let loaded = Source::new("loaded").through(cache, key).await.unwrap();
-    loaded.meta().version().is_some()
-}
-
 #[tokio::test]
 async fn a_deferred_key_is_not_used_until_it_is_delivered() {
     let fleet = Fleet::memory();
     let ((a, wire), b) = pair(&fleet, |b| b).await;
     b.insert("k", "old".to_owned()).await.unwrap();
     fail_to_invalidate(&a, &wire, "k").await;
-    assert!(a.get("k").await.is_none() && !uses(&a, "k").await);
-    assert!(uses(&a, "other").await, "and no other key");
+    assert!(a.get("k").await.is_none() && !stores(&a, "k").await);
+    assert!(stores(&a, "other").await, "and no other key");
     assert!(b.get("k").await.is_some(), "L2 has not been told");
 
     deliver(&a, &wire).await;
-    eventually("it is used", || uses(&a, "k")).await;
+    eventually("it is used", || stores(&a, "k")).await;
     assert!(b.get("k").await.is_some_and(|entry| *entry == "loaded"));
     deliver(&a, &wire).await;
     a.get("k").await.unwrap();
@@ -78,7 +72,7 @@ async fn an_insert_that_lands_after_its_invalidation_is_invalidated_again() {
         wire.asked(Step::Invalidate) >= 1
     })
     .await;
-    assert!(!uses(&a, "k").await, "it may land any time");
+    assert!(!stores(&a, "k").await, "it may land any time");
     assert!(
         wire.asked(Step::Invalidate) <= 2,
         "by the new session and its first beat, not again and again"
@@ -88,7 +82,7 @@ async fn an_insert_that_lands_after_its_invalidation_is_invalidated_again() {
 
     fleet.advance(DEADLINE);
     deliver(&a, &wire).await;
-    eventually("it is used", || uses(&a, "k")).await;
+    eventually("it is used", || stores(&a, "k")).await;
     assert_eq!(*b.get("k").await.unwrap(), "loaded");
 }
 
@@ -117,10 +111,10 @@ async fn what_was_told_too_early_is_not_told_again_at_once() {
     fleet.advance(DEADLINE + Duration::from_millis(10));
     eventually("it is told again", || async { told() >= 3 }).await;
     assert!(told() < 10, "{}: not more than once in a pause", told());
-    assert!(!uses(&a, "k").await, "it may land any time");
+    assert!(!stores(&a, "k").await, "it may land any time");
 
     fleet.advance(DEADLINE * 2);
-    eventually("it is used", || uses(&a, "k")).await;
+    eventually("it is used", || stores(&a, "k")).await;
 }
 
 /// Nor is that forgotten when an invalidation of the key is deferred after it.
@@ -138,11 +132,11 @@ async fn the_later_deadline_of_two_deferred_writes_counts() {
     .await;
     stuck.land().await;
     assert_eq!(*b.get("k").await.unwrap(), "lost");
-    assert!(!uses(&a, "k").await, "it could land any time");
+    assert!(!stores(&a, "k").await, "it could land any time");
 
     fleet.advance(DEADLINE);
     deliver(&a, &wire).await;
-    eventually("it is used", || uses(&a, "k")).await;
+    eventually("it is used", || stores(&a, "k")).await;
     assert_eq!(*b.get("k").await.unwrap(), "loaded");
 }
 
@@ -156,12 +150,12 @@ async fn a_later_write_settles_what_failed_only_once_it_cannot_land() {
     a.invalidate("k").await.unwrap();
     stuck.land().await;
     assert_eq!(*b.get("k").await.unwrap(), "lost");
-    assert!(a.get("k").await.is_none() && !uses(&a, "k").await);
+    assert!(a.get("k").await.is_none() && !stores(&a, "k").await);
 
     fleet.advance(DEADLINE);
     a.invalidate("k").await.unwrap();
     assert!(b.get("k").await.is_none());
-    assert!(uses(&a, "k").await, "this one settles it");
+    assert!(stores(&a, "k").await, "this one settles it");
 }
 
 #[tokio::test]
@@ -201,9 +195,9 @@ async fn what_fails_during_a_delivery_is_not_settled_by_it() {
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
-    assert!(!uses(&a, "k").await, "L2 has not been told of the second");
+    assert!(!stores(&a, "k").await, "L2 has not been told of the second");
     deliver(&a, &wire).await;
-    eventually("the key is used", || uses(&a, "k")).await;
+    eventually("the key is used", || stores(&a, "k")).await;
 }
 
 /// The write that is accepted began first, so it says nothing of the one that failed.
@@ -220,10 +214,10 @@ async fn an_earlier_write_does_not_settle_a_later_one() {
     fail_to_invalidate(&a, &wire, "k").await;
     gate.open();
     earlier.await.unwrap().unwrap();
-    assert!(!uses(&a, "k").await);
+    assert!(!stores(&a, "k").await);
     wire.lose(Step::Invalidate, Way::Request, 0);
     a.invalidate("k").await.unwrap();
-    assert!(uses(&a, "k").await);
+    assert!(stores(&a, "k").await);
 }
 
 #[tokio::test]
@@ -235,7 +229,7 @@ async fn a_key_that_fails_twice_takes_one_place() {
     fail_to_invalidate(&a, &wire, "k").await;
     assert!(a.get("other").await.is_some());
     deliver(&a, &wire).await;
-    eventually("it is used", || uses(&a, "k")).await;
+    eventually("it is used", || stores(&a, "k")).await;
     assert_eq!(wire.asked(Step::Clear), 0);
     assert!(b.get("other").await.is_some());
 }
@@ -248,14 +242,14 @@ async fn when_there_is_no_place_no_key_is_used() {
     let gate = wire.close(Step::Clear, Way::Reply);
     fail_to_invalidate(&a, &wire, "0").await;
     fail_to_invalidate(&a, &wire, "1").await;
-    assert!(a.get("other").await.is_none() && !uses(&a, "other").await);
+    assert!(a.get("other").await.is_none() && !stores(&a, "other").await);
 
     // What fails during the clear needs another one.
     wire.cut();
     gate.arrived(1).await;
     fail_to_invalidate(&a, &wire, "2").await;
     gate.open();
-    eventually("keys are used again", || uses(&a, "other")).await;
+    eventually("keys are used again", || stores(&a, "other")).await;
     assert_eq!(wire.asked(Step::Clear), 2);
     assert!(b.get("other").await.is_some());
 }
@@ -359,12 +353,7 @@ async fn what_does_not_settle_does_not_hold_up_the_rest() {
     }
     a.invalidate("k").await.unwrap_err();
     deliver(&a, &wire).await;
-    let truth = Source::new("v");
-    eventually("it is told", || async {
-        let loaded = truth.through(&a, "k").await.unwrap();
-        loaded.meta().version().is_some()
-    })
-    .await;
+    eventually("it is told", || stores(&a, "k")).await;
 }
 
 /// A clear settles nothing that may land after it.

@@ -190,3 +190,9 @@ macro_rules! over_both_stores {
     };
 }
 pub(crate) use over_both_stores;
+
+/// Whether what is loaded for a key is stored: the instance uses it, and nothing holds it.
+pub(crate) async fn stores(cache: &Texts, key: &str) -> bool {
+    let loaded = Source::new("loaded").through(cache, key).await.unwrap();
+    loaded.meta().version().is_some()
+}

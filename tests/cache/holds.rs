@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use larder::{Cache, Clock};
 
-use crate::fleet::{Fleet, HOUR, Set, Source, Texts, heard, over_both_stores, without_beats};
+use crate::fleet::{
+    Fleet, HOUR, Set, Source, Texts, heard, over_both_stores, stores, without_beats,
+};
 use crate::support::eventually::eventually;
 use crate::support::network::{Gate, Network, Step, Way};
 
@@ -19,12 +21,6 @@ over_both_stores!(
     a_deferred_hold_is_for_its_key_only,
     a_hold_may_be_of_any_length,
 );
-
-/// Whether a load of the key is stored.
-async fn stores(cache: &Texts, key: &str) -> bool {
-    let loaded = Source::new("loaded").through(cache, key).await.unwrap();
-    loaded.meta().version().is_some()
-}
 
 async fn no_load_is_stored_during_a_hold(fleet: Fleet) {
     let ((a, _), (b, _)) = (

@@ -5,7 +5,7 @@ use std::time::Duration;
 use larder::deadpool_redis::redis::{AsyncCommands, cmd};
 use larder::{Cache, RedisL2};
 
-use crate::fleet::{Fleet, Source, Texts};
+use crate::fleet::{Fleet, Source, Texts, stores};
 use crate::support::eventually::eventually;
 use crate::support::network::{Step, Way};
 use crate::support::redis_server::RedisServer;
@@ -514,79 +514,60 @@ async fn a_user_with_few_rights_is_enough() {
     assert_eq!((a.stats().l2_errors, b.stats().l2_errors), (0, 0));
 }
 
-/// Some keys stay refused, and more of them than are delivered in one go come first.
-#[tokio::test]
-async fn deferred_keys_that_are_refused_hold_up_no_others() {
+/// An instance on Redis that soon tries again what was deferred.
+async fn soon_delivering() -> (Fleet, Texts) {
     let fleet = Fleet::redis().await;
     let (a, _) = fleet
         .instance_with(|b| b.max_staleness(Duration::from_millis(150)))
         .await;
-    let Fleet::Redis { server, .. } = &fleet else {
-        panic!("it is on Redis");
-    };
-    let mut redis = server.connection().await;
-    let mut allow = async |keys: &str| {
-        let mut acl = cmd("ACL");
-        acl.arg(&["SETUSER", "default", "resetkeys", "~{test:text.0}!*", keys]);
-        let () = acl.query_async(&mut redis).await.unwrap();
-    };
+    (fleet, a)
+}
+
+/// Which keys of its values Redis does not refuse from now on.
+async fn allow(fleet: &mut Fleet, keys: &str) {
+    let mut acl = cmd("ACL");
+    acl.arg(&["SETUSER", "default", "resetkeys", "~{test:text.0}!*", keys]);
+    let mut redis = fleet.server().connection().await;
+    let () = acl.query_async(&mut redis).await.unwrap();
+}
+
+/// Some keys stay refused, and more of them than are delivered in one go come first.
+#[tokio::test]
+async fn deferred_keys_that_are_refused_hold_up_no_others() {
+    let (mut fleet, a) = soon_delivering().await;
     let refused: Vec<String> = (0..300).map(|n| format!("k{n}")).collect();
     let allowed = ["j", "l", "m"];
-    allow("~nothing").await;
+    allow(&mut fleet, "~nothing").await;
     for key in refused.iter().map(String::as_str).chain(allowed) {
         assert!(a.invalidate(key).await.unwrap_err().is_deferred());
     }
-    allow("~{test:text.0}:[jlm]").await;
+    allow(&mut fleet, "~{test:text.0}:[jlm]").await;
     for key in allowed {
-        eventually("it is used again", || async {
-            let loaded = Source::new("v").through(&a, key).await.unwrap();
-            loaded.meta().version().is_some()
-        })
-        .await;
+        eventually("it is used again", || stores(&a, key)).await;
     }
-    allow("~{test:text.0}:*").await;
+    allow(&mut fleet, "~{test:text.0}:*").await;
     for key in &refused {
-        eventually("so are the others", || async {
-            let loaded = Source::new("v").through(&a, key).await.unwrap();
-            loaded.meta().version().is_some()
-        })
-        .await;
+        eventually("so are the others", || stores(&a, key)).await;
     }
 }
 
 /// However often they are written again meanwhile.
 #[tokio::test]
 async fn deferred_keys_that_are_refused_again_and_again_hold_up_no_others() {
-    let fleet = Fleet::redis().await;
-    let (a, _) = fleet
-        .instance_with(|b| b.max_staleness(Duration::from_millis(150)))
-        .await;
-    let Fleet::Redis { server, .. } = &fleet else {
-        panic!("it is on Redis");
-    };
-    let mut redis = server.connection().await;
-    let mut allow = async |keys: &str| {
-        let mut acl = cmd("ACL");
-        acl.arg(&["SETUSER", "default", "resetkeys", "~{test:text.0}!*", keys]);
-        let () = acl.query_async(&mut redis).await.unwrap();
-    };
+    let (mut fleet, a) = soon_delivering().await;
     let refused: Vec<String> = (0..1000).map(|n| format!("k{n}")).collect();
-    allow("~nothing").await;
+    allow(&mut fleet, "~nothing").await;
     assert!(a.invalidate("l").await.unwrap_err().is_deferred());
     assert!(a.invalidate_many(&refused).await.unwrap_err().is_deferred());
-    allow("~{test:text.0}:l").await;
+    allow(&mut fleet, "~{test:text.0}:l").await;
     let again = async {
         loop {
             assert!(a.invalidate_many(&refused).await.unwrap_err().is_deferred());
         }
     };
-    let used = eventually("the other is used again", || async {
-        let loaded = Source::new("v").through(&a, "l").await.unwrap();
-        loaded.meta().version().is_some()
-    });
     tokio::select! {
         () = again => {}
-        () = used => {}
+        () = eventually("the other is used again", || stores(&a, "l")) => {}
     }
 }
 
