@@ -1,8 +1,8 @@
 //! Where the entries are: all in moka, which bounds them; those that are hit often also in front of it.
 //!
 //! Whatever is changed in moka, the front is cleared of that key afterwards, before anybody is told; and a
-//! fill that began before that does nothing. Only what moka puts out for want of room may stay in front for a
-//! while: it is as good as before.
+//! fill that began before that does nothing. What takes the place of an entry that was in front is there again as soon
+//! as it may be seen. Only what moka puts out for want of room may stay in front for a while: it is as good as before.
 
 use std::sync::Arc;
 
@@ -56,8 +56,10 @@ impl<V: Send + Sync + 'static> Entries<V> {
         turn + 1
     }
 
-    pub(super) fn turn(&self, key: &str) -> u64 {
-        self.front.turn(key)
+    /// Has an entry that was inserted found in front again, if it was. Says whether nobody has changed anything
+    /// since the turn that its insert gave.
+    pub(super) fn restore(&self, slot: &Arc<Slot<V>>, turn: u64) -> bool {
+        self.front.refill(slot, turn)
     }
 
     /// Removes what meets the condition. Should something else take its place in between, that one is

@@ -1,7 +1,8 @@
 //! The first level: what this process holds, and when it may be served and stored.
 //!
-//! moka bounds the size, and what is hit often lies in front of it as well. Whether an entry may be served is
-//! decided here, from the entry and from [`Liveness`]; whether one may be stored, by [`Flights`].
+//! moka bounds the size, and what is hit often lies in front of it as well, also when it was changed and read again.
+//! Whether an entry may be served is decided here, from the entry and from [`Liveness`]; whether one may be stored, by
+//! [`Flights`].
 //!
 //! Architecture invariant: nothing in here does I/O or waits.
 
@@ -109,7 +110,7 @@ impl<V: Send + Sync + 'static> L1<V> {
         if revealed {
             // Something older may have taken its place before that was forbidden by this. moka is not asked
             // without need: it would take that for a hit.
-            if entries.turn(op.key()) != turn {
+            if !entries.restore(&fresh.slot, turn) {
                 self.evict_older(op.key(), fresh.ver);
             }
         } else {
