@@ -3,7 +3,6 @@
 //! A thread that is no part of the runtime looks again and again, and lets others run in between: the same for
 //! both.
 
-use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use larder::Cache;
 use larder::deadpool_redis::redis::aio::MultiplexedConnection;
-use larder::deadpool_redis::redis::{AsyncConnectionConfig, PushInfo, Value, cmd};
+use larder::deadpool_redis::redis::cmd;
 
 use crate::rounds::{Contestant, Group};
 use crate::rows::{Goal, Row};
@@ -114,20 +113,10 @@ fn plain(redis: &Rc<Redis>) -> Contestant {
 
 /// Notes the number in each message.
 fn subscriber(redis: &Redis, seen: Arc<AtomicU64>) -> MultiplexedConnection {
-    let note = move |push: PushInfo| {
-        if let Some(Value::BulkString(payload)) = push.data.get(1) {
-            let number = str::from_utf8(payload).unwrap().parse().unwrap();
-            seen.store(number, Ordering::Relaxed);
-        }
-        Ok::<_, Infallible>(())
-    };
-    let config = AsyncConnectionConfig::new().set_push_sender(note);
-    let mut connection = redis.resp3(&config);
-    redis
-        .runtime
-        .block_on(connection.subscribe(CHANNEL))
-        .unwrap();
-    connection
+    redis.subscriber(CHANNEL, move |payload| {
+        let number = str::from_utf8(payload).unwrap().parse().unwrap();
+        seen.store(number, Ordering::Relaxed);
+    })
 }
 
 /// p50 and p99 in microseconds.

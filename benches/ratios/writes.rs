@@ -1,5 +1,6 @@
 //! Inserts and invalidations, beside the same scripts called one by one.
 
+use std::hint::black_box;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,11 @@ use crate::support::user::User;
 const KEYS: u64 = 10_000;
 const ROUND: Duration = Duration::from_millis(150);
 const CALLERS: [u64; 2] = [1, 64];
-const LANE: &str = "{bench:writes.0}";
+/// Who put the keys there before a round, which is not timed.
+const FILLERS: u64 = 64;
+const NAMESPACE: &str = "bench:inserts";
+/// What that stores of the key 0.
+const STORED: &str = "{bench:inserts.0}:0";
 /// What comes before the body of a stored value.
 const STAMP: usize = 36;
 
@@ -52,35 +57,54 @@ fn scripts(what: &str, callers: u64) -> String {
 
 fn set_up() -> Vec<Contestant> {
     let redis = Rc::new(Redis::start());
-    // Both write into the lane of one instance, so that the server tells it of all that is written.
-    let cache: Cache<u64, User> = redis.cache("bench:writes", |cache| cache);
-    let mut connection = redis.connection();
-    let body: Vec<u8> = redis.runtime.block_on(async {
-        cache.insert(&0, User::new(0)).await.unwrap();
-        let mut get = cmd("GET");
-        get.arg(format!("{LANE}:0"));
-        get.query_async(&mut connection).await.unwrap()
-    });
-    let insert = Scripted::new(connection.clone(), insert_script(), Some(&body[STAMP..]));
-    let invalidate = Scripted::new(connection, invalidate_script(), None);
+    let cache = |namespace| -> Cache<u64, User> { redis.cache(namespace, |cache| cache) };
+    let (inserts, removals) = (cache(NAMESPACE), cache("bench:removal"));
+    let body = Some(body(&redis, &inserts));
+    // By hand, in lanes of their own.
+    let hand = |lane| Scripted::new(&redis, lane, insert_script(), body.clone());
+    let (insert, refill) = (hand("{plain:inserts.0}"), hand("{plain:removal.0}"));
+    let remove = Scripted {
+        script: Arc::new(invalidate_script()),
+        body: None,
+        ..refill.clone()
+    };
     let mut all = Vec::new();
     for callers in CALLERS {
-        let mut add = |name, way| all.push(contender(&redis, name, callers, way));
-        add(ours(INSERTS, callers), Way::Insert(cache.clone()));
-        add(scripts(INSERTS, callers), Way::Scripted(insert.clone()));
-        add(ours(INVALIDATIONS, callers), Way::Invalidate(cache.clone()));
-        add(
-            scripts(INVALIDATIONS, callers),
-            Way::Scripted(invalidate.clone()),
-        );
+        // What is written is there already, so that there is something to replace, or to remove.
+        let mut add = |name, fill, way| all.push(contender(&redis, name, callers, fill, way));
+        let fill = Way::Insert(inserts.clone());
+        add(ours(INSERTS, callers), fill.clone(), fill);
+        let fill = Way::Scripted(insert.clone());
+        add(scripts(INSERTS, callers), fill.clone(), fill);
+        let fill = Way::Insert(removals.clone());
+        let way = Way::Invalidate(removals.clone());
+        add(ours(INVALIDATIONS, callers), fill, way);
+        let fill = Way::Scripted(refill.clone());
+        let way = Way::Scripted(remove.clone());
+        add(scripts(INVALIDATIONS, callers), fill, way);
     }
     all
 }
 
-fn contender(redis: &Rc<Redis>, name: String, callers: u64, way: Way) -> Contestant {
+/// What is stored of a value, without the stamp.
+fn body(redis: &Redis, cache: &Cache<u64, User>) -> Arc<[u8]> {
+    let mut connection = redis.connection();
+    let stored: Vec<u8> = redis.runtime.block_on(async {
+        cache.insert(&0, User::new(0)).await.unwrap();
+        let mut get = cmd("GET");
+        get.arg(STORED);
+        get.query_async(&mut connection).await.unwrap()
+    });
+    Arc::from(&stored[STAMP..])
+}
+
+fn contender(redis: &Rc<Redis>, name: String, callers: u64, fill: Way, way: Way) -> Contestant {
     let redis = Rc::clone(redis);
     let round = move || {
-        let calls = drive(&way, callers, KEYS, |_, since| since < ROUND);
+        let calls = async {
+            drive(&fill, FILLERS, KEYS, |nth, _| nth <= KEYS / FILLERS).await;
+            drive(&way, callers, KEYS, |_, since| since < ROUND).await
+        };
         vec![redis.runtime.block_on(calls).a_second()]
     };
     Contestant::new(name, round)
@@ -120,47 +144,57 @@ fn invalidate_script() -> Script {
     ))
 }
 
-/// One call of a script for each write, over a shared connection.
+/// One call of a script for each write, over a shared connection, as a user would write it by hand. An instance of
+/// his hears of it all the same.
 #[derive(Clone)]
 struct Scripted {
+    lane: &'static str,
     connection: MultiplexedConnection,
+    _hearing: MultiplexedConnection,
     script: Arc<Script>,
     /// Inserted, or else the key is invalidated.
     body: Option<Arc<[u8]>>,
 }
 
 impl Scripted {
-    fn new(connection: MultiplexedConnection, script: Script, body: Option<&[u8]>) -> Self {
+    fn new(redis: &Redis, lane: &'static str, script: Script, body: Option<Arc<[u8]>>) -> Self {
         Self {
-            connection,
+            lane,
+            connection: redis.connection(),
+            _hearing: redis.subscriber(&format!("{lane}!events"), |message| {
+                black_box(message);
+            }),
             script: Arc::new(script),
-            body: body.map(Arc::from),
+            body,
         }
     }
 
     async fn call(&mut self, id: u64) {
+        let lane = self.lane;
         let mut call = self.script.prepare_invoke();
-        call.key(format!("{LANE}!clock")).key(format!("{LANE}!log"));
+        call.key(format!("{lane}!clock")).key(format!("{lane}!log"));
         if self.body.is_none() {
-            call.key(format!("{LANE}!live"));
+            call.key(format!("{lane}!live"));
         }
-        call.key(format!("{LANE}:{id}"));
-        call.key(format!("{LANE}!lease:{id}"));
-        call.arg(format!("{LANE}!events")).arg(1).arg(self.tail(id));
+        call.key(format!("{lane}:{id}"));
+        call.key(format!("{lane}!lease:{id}"));
+        call.arg(format!("{lane}!events"))
+            .arg(1)
+            .arg(tail(self.body.is_some(), id));
         match &self.body {
             Some(body) => call.arg("").arg(&**body).arg(3_600_000),
             None => call.arg(0).arg(10),
         };
         let _: Value = call.invoke_async(&mut self.connection).await.unwrap();
     }
+}
 
-    /// Of a message, as in `src/wire/message.rs`.
-    fn tail(&self, id: u64) -> Vec<u8> {
-        let key = id.to_string();
-        let mut tail = vec![u8::from(self.body.is_some())];
-        tail.extend_from_slice(&[0; 8]);
-        tail.extend_from_slice(&[0, 1, 0, u8::try_from(key.len()).unwrap()]);
-        tail.extend_from_slice(key.as_bytes());
-        tail
-    }
+/// Of a message, as in `src/wire/message.rs`.
+fn tail(inserts: bool, id: u64) -> Vec<u8> {
+    let key = id.to_string();
+    let mut tail = vec![u8::from(inserts)];
+    tail.extend_from_slice(&[0; 8]);
+    tail.extend_from_slice(&[0, 1, 0, u8::try_from(key.len()).unwrap()]);
+    tail.extend_from_slice(key.as_bytes());
+    tail
 }

@@ -1,9 +1,12 @@
 //! A Redis server, a runtime of two threads, and ways to reach the one from the other.
 
+use std::convert::Infallible;
+
 use larder::deadpool_redis::redis::aio::MultiplexedConnection;
 use larder::deadpool_redis::redis::io::tcp::TcpSettings;
 use larder::deadpool_redis::redis::{
-    AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo,
+    AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, PushInfo,
+    Value,
 };
 use larder::deadpool_redis::{Manager, Pool};
 use larder::{Builder, Cache, RedisL2};
@@ -40,15 +43,29 @@ impl Redis {
             .unwrap()
     }
 
-    /// A connection that can subscribe.
-    pub(crate) fn resp3(&self, config: &AsyncConnectionConfig) -> MultiplexedConnection {
+    /// A connection that is subscribed to a channel, for as long as it is kept, and hands on what it hears.
+    pub(crate) fn subscriber(
+        &self,
+        channel: &str,
+        hear: impl Fn(&[u8]) + Send + Sync + 'static,
+    ) -> MultiplexedConnection {
+        let hear = move |push: PushInfo| {
+            if let Some(Value::BulkString(payload)) = push.data.get(1) {
+                hear(payload);
+            }
+            Ok::<_, Infallible>(())
+        };
+        let config = AsyncConnectionConfig::new().set_push_sender(hear);
         let info = self.info();
         let settings = info.redis_settings().clone();
-        let settings = settings.set_protocol(larder::deadpool_redis::redis::ProtocolVersion::RESP3);
+        let settings = settings.set_protocol(ProtocolVersion::RESP3);
         let client = Client::open(info.set_redis_settings(settings)).unwrap();
-        self.runtime
-            .block_on(client.get_multiplexed_async_connection_with_config(config))
-            .unwrap()
+        self.runtime.block_on(async {
+            let connecting = client.get_multiplexed_async_connection_with_config(&config);
+            let mut connection = connecting.await.unwrap();
+            connection.subscribe(channel).await.unwrap();
+            connection
+        })
     }
 
     pub(crate) fn pool(&self) -> Pool {
