@@ -82,7 +82,8 @@ where
         &self.handle.core
     }
 
-    /// Looks a key up in L1 alone. Not asynchronous: it never waits and does not allocate.
+    /// Looks a key up in L1 alone. Not asynchronous: it never waits, and does not allocate
+    /// but for what counts its hits, the first time that a thread has one.
     ///
     /// `None` also while this instance cannot be sure to have heard of all changes, see
     /// [`Health::is_listener_live`], unless its [`Mode`](crate::Mode) makes it available then and L2 did

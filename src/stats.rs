@@ -1,6 +1,9 @@
 //! Counters, and the snapshot of them that users see.
 
+use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use thread_local::ThreadLocal;
 
 /// Counts one thing; never resets.
 #[derive(Debug, Default)]
@@ -8,23 +11,30 @@ pub(crate) struct Counter(AtomicU64);
 
 impl Counter {
     pub(crate) fn add(&self, n: u64) {
-        self.0.fetch_add(n, Ordering::Relaxed);
+        self.count(n);
     }
 
-    /// Returns how often it was counted before.
+    /// Returns how often this thread counted it before.
     #[allow(clippy::must_use_candidate)]
     pub(crate) fn bump(&self) -> u64 {
-        self.0.fetch_add(1, Ordering::Relaxed)
+        self.count(1)
+    }
+
+    /// In two steps, as nobody else writes to it.
+    fn count(&self, n: u64) -> u64 {
+        let before = self.0.load(Ordering::Relaxed);
+        self.0.store(before.wrapping_add(n), Ordering::Relaxed);
+        before
     }
 }
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
-        /// The counters of one instance. Away from what every hit reads, which would have to come
-        /// from the other core again whenever that counts.
+        /// The counters of one thread, away from those of others: what two of them count in would have to
+        /// come from the other core each time.
         #[derive(Debug, Default)]
         #[repr(align(128))]
-        pub(crate) struct Counters {
+        pub(crate) struct OfThread {
             $(pub(crate) $name: Counter,)*
         }
 
@@ -44,10 +54,33 @@ macro_rules! counters {
 
         impl Counters {
             pub(crate) fn snapshot(&self, l1_flushes: u64, l1_entries: u64) -> Stats {
-                Stats { $($name: self.$name.0.load(Ordering::Relaxed),)* l1_flushes, l1_entries }
+                Stats { $($name: self.sum(|counted| &counted.$name),)* l1_flushes, l1_entries }
             }
         }
     };
+}
+
+/// The counters of one instance. To count is to dereference it: to those of the current thread.
+#[derive(Debug, Default)]
+pub(crate) struct Counters(ThreadLocal<OfThread>);
+
+impl Deref for Counters {
+    type Target = OfThread;
+
+    #[inline]
+    fn deref(&self) -> &OfThread {
+        self.0.get_or_default()
+    }
+}
+
+impl Counters {
+    fn sum(&self, counter: impl Fn(&OfThread) -> &Counter) -> u64 {
+        let counted = self
+            .0
+            .iter()
+            .map(|counted| counter(counted).0.load(Ordering::Relaxed));
+        counted.fold(0, u64::wrapping_add)
+    }
 }
 
 counters! {
@@ -112,5 +145,30 @@ impl Health {
     #[must_use]
     pub fn is_ok(&self) -> bool {
         self.l2_up && self.listener_live
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::Counters;
+
+    #[test]
+    fn what_all_threads_count_is_summed_up() {
+        let counters = Counters::default();
+        thread::scope(|threads| {
+            for n in 1..=3 {
+                let counters = &counters;
+                threads.spawn(move || {
+                    counters.l1_hits.bump();
+                    counters.l1_hits.bump();
+                    counters.l2_hits.add(n);
+                });
+            }
+        });
+        let stats = counters.snapshot(7, 8);
+        assert_eq!((stats.l1_hits, stats.l2_hits, stats.loads), (6, 6, 0));
+        assert_eq!((stats.l1_flushes, stats.l1_entries), (7, 8));
     }
 }
