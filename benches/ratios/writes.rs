@@ -17,6 +17,7 @@ use crate::support::user::User;
 
 const KEYS: u64 = 10_000;
 const ROUND: Duration = Duration::from_millis(150);
+const HOUR: Duration = Duration::from_secs(3600);
 const CALLERS: [u64; 2] = [1, 64];
 /// Who put the keys there before a round, which is not timed.
 const FILLERS: u64 = 64;
@@ -28,19 +29,27 @@ const STAMP: usize = 36;
 
 const INSERTS: &str = "inserts";
 const INVALIDATIONS: &str = "invalidations";
+const KEPT: &str = "inserts, kept in L1";
+
+const SCRIPT: &str = "an EVALSHA each";
+const SCRIPT_AND_MOKA: &str = "an EVALSHA and a moka insert each";
 
 pub(crate) fn group() -> Group {
     let mut rows = Vec::new();
     for callers in CALLERS {
-        for what in [INSERTS, INVALIDATIONS] {
+        for (what, of) in [
+            (INSERTS, SCRIPT),
+            (INVALIDATIONS, SCRIPT),
+            (KEPT, SCRIPT_AND_MOKA),
+        ] {
             rows.push(Row {
                 name: format!("{what}, {}", count(callers, "caller")),
-                of: "an EVALSHA each",
+                of,
                 ours: ours(what, callers),
-                other: Some(scripts(what, callers)),
+                other: Some(by_hand(what, callers)),
                 figure: 0,
                 unit: "/s",
-                goal: (callers > 1).then_some(Goal::new(1.5, 3.0)),
+                goal: (callers > 1 && what != KEPT).then_some(Goal::new(1.5, 3.0)),
             });
         }
     }
@@ -51,14 +60,15 @@ fn ours(what: &str, callers: u64) -> String {
     format!("{what} by {callers}")
 }
 
-fn scripts(what: &str, callers: u64) -> String {
-    format!("scripts of {what} by {callers}")
+fn by_hand(what: &str, callers: u64) -> String {
+    format!("{what} by hand by {callers}")
 }
 
 fn set_up() -> Vec<Contestant> {
     let redis = Rc::new(Redis::start());
-    let cache = |namespace| -> Cache<u64, User> { redis.cache(namespace, |cache| cache) };
-    let (inserts, removals) = (cache(NAMESPACE), cache("bench:removal"));
+    let cache = |namespace, room| redis.cache(namespace, |cache| cache.l1_capacity(room));
+    let (inserts, removals) = (cache(NAMESPACE, 0), cache("bench:removal", 0));
+    let kept = cache("bench:kept", 2 * KEYS);
     let body = Some(body(&redis, &inserts));
     // By hand, in lanes of their own.
     let hand = |lane| Scripted::new(&redis, lane, insert_script(), body.clone());
@@ -68,20 +78,32 @@ fn set_up() -> Vec<Contestant> {
         body: None,
         ..refill.clone()
     };
+    let l1 = moka::sync::Cache::builder()
+        .max_capacity(2 * KEYS)
+        .time_to_live(HOUR)
+        .build();
+    let kept_by_hand = Way::Kept(hand("{plain:kept.0}"), l1);
     let mut all = Vec::new();
     for callers in CALLERS {
         // What is written is there already, so that there is something to replace, or to remove.
         let mut add = |name, fill, way| all.push(contender(&redis, name, callers, fill, way));
-        let fill = Way::Insert(inserts.clone());
-        add(ours(INSERTS, callers), fill.clone(), fill);
-        let fill = Way::Scripted(insert.clone());
-        add(scripts(INSERTS, callers), fill.clone(), fill);
+        for (what, way, hand) in [
+            (
+                INSERTS,
+                Way::Insert(inserts.clone()),
+                Way::Scripted(insert.clone()),
+            ),
+            (KEPT, Way::Insert(kept.clone()), kept_by_hand.clone()),
+        ] {
+            add(ours(what, callers), way.clone(), way);
+            add(by_hand(what, callers), hand.clone(), hand);
+        }
         let fill = Way::Insert(removals.clone());
         let way = Way::Invalidate(removals.clone());
         add(ours(INVALIDATIONS, callers), fill, way);
         let fill = Way::Scripted(refill.clone());
         let way = Way::Scripted(remove.clone());
-        add(scripts(INVALIDATIONS, callers), fill, way);
+        add(by_hand(INVALIDATIONS, callers), fill, way);
     }
     all
 }
@@ -115,6 +137,8 @@ enum Way {
     Insert(Cache<u64, User>),
     Invalidate(Cache<u64, User>),
     Scripted(Scripted),
+    /// And has it in a cache of its own then.
+    Kept(Scripted, moka::sync::Cache<String, Arc<User>>),
 }
 
 impl Call for Way {
@@ -123,6 +147,10 @@ impl Call for Way {
             Self::Insert(cache) => cache.insert(&id, User::new(id)).await.unwrap(),
             Self::Invalidate(cache) => cache.invalidate(&id).await.unwrap(),
             Self::Scripted(scripted) => scripted.call(id).await,
+            Self::Kept(scripted, l1) => {
+                scripted.call(id).await;
+                l1.insert(id.to_string(), Arc::new(User::new(id)));
+            }
         }
     }
 }
