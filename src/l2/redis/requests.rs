@@ -1,7 +1,7 @@
 //! Requests for values: some keys each, over whichever of two connections has less to bring.
 //!
-//! An MGET, which costs the client and the server about half of a GET for each key. To it, what is no string
-//! is not there.
+//! A key alone is a GET. More are an MGET, which costs the client and the server about half as much for each. To
+//! it, what is no string is not there; so it is to us.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -124,11 +124,15 @@ impl Requests {
     ) -> Result<Vec<Answer>, L2Error> {
         let expected = self.expect(keys.len());
         let connections = &expected.line.connections;
-        let mget = &self.command("MGET", keys);
+        let command = &match keys {
+            [_] => self.command("GET", keys),
+            _ => self.command("MGET", keys),
+        };
         let send = |mut connection: MultiplexedConnection| async move {
-            connection.send_packed_command(mget).await
+            connection.send_packed_command(command).await
         };
         match connections.with_until(deadline, self.limit, send).await? {
+            value if keys.len() == 1 => Ok(opened(vec![value])),
             Value::Array(values) if values.len() == keys.len() => Ok(opened(values)),
             // One key that may not be read is no concern of the others.
             Value::ServerError(error) if error.code() == "NOPERM" => {
@@ -150,10 +154,11 @@ impl Requests {
 
     fn command<K: AsRef<str>>(&self, name: &str, keys: &[K]) -> Cmd {
         let tag = self.names.tag.len() + 1;
-        let bytes: usize = keys.iter().map(|key| tag + key.as_ref().len()).sum();
+        let lengths = keys.iter().map(|key| tag + key.as_ref().len());
+        let bytes: usize = lengths.clone().sum();
         let mut command = Cmd::with_capacity(1 + keys.len(), name.len() + bytes);
         command.arg(name);
-        let mut name = String::new();
+        let mut name = String::with_capacity(lengths.max().unwrap_or(0));
         for key in keys {
             name.clear();
             self.names.write_value(&mut name, key.as_ref());
@@ -207,7 +212,7 @@ fn opened(values: Vec<Value>) -> Vec<Answer> {
         }
         Value::BulkString(bytes) => Ok(Some(bytes.into())),
         Value::Nil => Ok(None),
-        // A GET of something that is no string: nothing, as for MGET.
+        // To a GET, what is no string.
         Value::ServerError(error) if error.code() == "WRONGTYPE" => Ok(None),
         Value::ServerError(error) => Err(l2_error(error.into())),
         _ => Err(L2Error::unexpected("a value that is no string")),
