@@ -9,19 +9,15 @@ use thread_local::ThreadLocal;
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
 
+#[allow(clippy::must_use_candidate)]
 impl Counter {
-    pub(crate) fn add(&self, n: u64) {
-        self.count(n);
-    }
-
     /// Returns how often this thread counted it before.
-    #[allow(clippy::must_use_candidate)]
     pub(crate) fn bump(&self) -> u64 {
-        self.count(1)
+        self.add(1)
     }
 
-    /// In two steps, as nobody else writes to it.
-    fn count(&self, n: u64) -> u64 {
+    /// The same for many. In two steps, as nobody else writes to it.
+    pub(crate) fn add(&self, n: u64) -> u64 {
         let before = self.0.load(Ordering::Relaxed);
         self.0.store(before.wrapping_add(n), Ordering::Relaxed);
         before
