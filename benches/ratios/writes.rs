@@ -22,8 +22,6 @@ const CALLERS: [u64; 2] = [1, 64];
 /// Who put the keys there before a round, which is not timed.
 const FILLERS: u64 = 64;
 const NAMESPACE: &str = "bench:inserts";
-/// What that stores of the key 0.
-const STORED: &str = "{bench:inserts.0}:0";
 /// What comes before the body of a stored value.
 const STAMP: usize = 36;
 
@@ -82,28 +80,33 @@ fn set_up() -> Vec<Contestant> {
         .max_capacity(2 * KEYS)
         .time_to_live(HOUR)
         .build();
-    let kept_by_hand = Way::Kept(hand("{plain:kept.0}"), l1);
+    // What is written is there already, so that there is something to replace, or to remove: how that comes
+    // there, then what is timed.
+    let replace = |way: Way| (way.clone(), way);
+    let kinds = [
+        (
+            INSERTS,
+            replace(Way::Insert(inserts)),
+            replace(Way::Scripted(insert)),
+        ),
+        (
+            KEPT,
+            replace(Way::Insert(kept)),
+            replace(Way::Kept(hand("{plain:kept.0}"), l1)),
+        ),
+        (
+            INVALIDATIONS,
+            (Way::Insert(removals.clone()), Way::Invalidate(removals)),
+            (Way::Scripted(refill), Way::Scripted(remove)),
+        ),
+    ];
     let mut all = Vec::new();
     for callers in CALLERS {
-        // What is written is there already, so that there is something to replace, or to remove.
-        let mut add = |name, fill, way| all.push(contender(&redis, name, callers, fill, way));
-        for (what, way, hand) in [
-            (
-                INSERTS,
-                Way::Insert(inserts.clone()),
-                Way::Scripted(insert.clone()),
-            ),
-            (KEPT, Way::Insert(kept.clone()), kept_by_hand.clone()),
-        ] {
-            add(ours(what, callers), way.clone(), way);
-            add(by_hand(what, callers), hand.clone(), hand);
+        for (what, mine, theirs) in &kinds {
+            let mut add = |name, way| all.push(contender(&redis, name, callers, way));
+            add(ours(what, callers), mine);
+            add(by_hand(what, callers), theirs);
         }
-        let fill = Way::Insert(removals.clone());
-        let way = Way::Invalidate(removals.clone());
-        add(ours(INVALIDATIONS, callers), fill, way);
-        let fill = Way::Scripted(refill.clone());
-        let way = Way::Scripted(remove.clone());
-        add(by_hand(INVALIDATIONS, callers), fill, way);
     }
     all
 }
@@ -114,14 +117,14 @@ fn body(redis: &Redis, cache: &Cache<u64, User>) -> Arc<[u8]> {
     let stored: Vec<u8> = redis.runtime.block_on(async {
         cache.insert(&0, User::new(0)).await.unwrap();
         let mut get = cmd("GET");
-        get.arg(STORED);
+        get.arg(format!("{{{NAMESPACE}.0}}:0"));
         get.query_async(&mut connection).await.unwrap()
     });
     Arc::from(&stored[STAMP..])
 }
 
-fn contender(redis: &Rc<Redis>, name: String, callers: u64, fill: Way, way: Way) -> Contestant {
-    let redis = Rc::clone(redis);
+fn contender(redis: &Rc<Redis>, name: String, callers: u64, ways: &(Way, Way)) -> Contestant {
+    let (redis, (fill, way)) = (Rc::clone(redis), ways.clone());
     let round = move || {
         let calls = async {
             drive(&fill, FILLERS, KEYS, |nth, _| nth <= KEYS / FILLERS).await;

@@ -186,7 +186,8 @@ impl<V: Send + Sync + 'static> Core<V> {
 
     fn take(&self, message: &Message, progress: &mut Progress<'_>) {
         *progress.last = Some(message.seq);
-        if message.origin != self.origin {
+        let is_own = message.origin == self.origin;
+        if !is_own {
             self.counters
                 .invalidations_received
                 .add(message.keys.len() as u64);
@@ -195,7 +196,7 @@ impl<V: Send + Sync + 'static> Core<V> {
         }
         let (epoch, ver) = (message.epoch, message.ver);
         let keys = message.keys.iter().map(|key| &**key);
-        if message.origin == self.origin && message.kind == Kind::Insert {
+        if is_own && message.kind == Kind::Insert {
             self.expect(keys, epoch, ver);
         } else {
             self.apply(keys, epoch, ver);

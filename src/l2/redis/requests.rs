@@ -124,10 +124,7 @@ impl Requests {
     ) -> Result<Vec<Answer>, L2Error> {
         let expected = self.expect(keys.len());
         let connections = &expected.line.connections;
-        let command = &match keys {
-            [_] => self.command("GET", keys),
-            _ => self.command("MGET", keys),
-        };
+        let command = &self.command(keys);
         let send = |mut connection: MultiplexedConnection| async move {
             connection.send_packed_command(command).await
         };
@@ -138,7 +135,7 @@ impl Requests {
             Value::ServerError(error) if error.code() == "NOPERM" => {
                 let mut gets = pipe();
                 for key in keys {
-                    gets.add_command(self.command("GET", &[key]));
+                    gets.add_command(self.command(&[key]));
                 }
                 let gets = &*gets.ignore_errors();
                 let send = |mut connection: MultiplexedConnection| async move {
@@ -152,7 +149,8 @@ impl Requests {
         }
     }
 
-    fn command<K: AsRef<str>>(&self, name: &str, keys: &[K]) -> Cmd {
+    fn command<K: AsRef<str>>(&self, keys: &[K]) -> Cmd {
+        let name = if keys.len() == 1 { "GET" } else { "MGET" };
         let tag = self.names.tag.len() + 1;
         let lengths = keys.iter().map(|key| tag + key.as_ref().len());
         let bytes: usize = lengths.clone().sum();
