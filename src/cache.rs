@@ -78,7 +78,7 @@ where
     K: CacheKey,
     V: Send + Sync + 'static,
 {
-    fn core(&self) -> &Arc<Core<V>> {
+    pub(crate) fn core(&self) -> &Arc<Core<V>> {
         &self.handle.core
     }
 

@@ -4,7 +4,7 @@
 //! tells L2 of it. Whenever something waits, there is one that is going to take it.
 
 use std::collections::VecDeque;
-use std::mem::take;
+use std::mem::{replace, take};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -71,6 +71,8 @@ pub(super) struct Write<V: Send + Sync + 'static> {
     /// Until when, in the lane's time, it may land: since it was sent.
     pub(super) settles_after: u64,
     weight: u32,
+    /// Whether it is the last of those that came together.
+    is_last: bool,
     /// What it takes of the queue's room, from when it is let in.
     room: Option<OwnedSemaphorePermit>,
     answer: Option<oneshot::Sender<Answer>>,
@@ -102,6 +104,7 @@ impl<V: Send + Sync + 'static> Write<V> {
             begun,
             by: core.write_limit(),
             settles_after: 0,
+            is_last: false,
             room: None,
             answer: Some(answer),
         };
@@ -160,6 +163,8 @@ struct State<V: Send + Sync + 'static> {
     waiting: VecDeque<Write<V>>,
     /// Whether there is a carrier that has yet to take what waits.
     gathering: bool,
+    /// How many have been taken from here, and not been told yet.
+    taken: usize,
 }
 
 impl<V: Send + Sync + 'static> Queue<V> {
@@ -168,6 +173,7 @@ impl<V: Send + Sync + 'static> Queue<V> {
             state: Mutex::new(State {
                 waiting: VecDeque::new(),
                 gathering: false,
+                taken: 0,
             }),
             room: Arc::new(Semaphore::new(ROOM as usize)),
             turns: Semaphore::new(TURNS),
@@ -198,6 +204,9 @@ impl<V: Send + Sync + 'static> Core<V> {
     pub(super) fn enqueue(self: &Arc<Self>, mut writes: Vec<Write<V>>) {
         let weights = writes.iter().map(|write| write.weight);
         let weight = weights.fold(0, u32::saturating_add).min(ROOM + 1);
+        if let Some(last) = writes.last_mut() {
+            last.is_last = true;
+        }
         match Arc::clone(&self.queue.room).try_acquire_many_owned(weight) {
             Ok(mut room) => {
                 for write in &mut writes {
@@ -231,6 +240,15 @@ impl<V: Send + Sync + 'static> Core<V> {
         }
     }
 
+    /// Those that may still be told.
+    fn in_time(&self, batch: Vec<Write<V>>) -> Vec<Write<V>> {
+        let now = self.now();
+        let (late, batch): (Vec<_>, Vec<_>) =
+            batch.into_iter().partition(|write| write.is_late(now));
+        late.into_iter().for_each(|write| self.late(write));
+        batch
+    }
+
     fn late(&self, write: Write<V>) {
         write.defer(&L2Error::timed_out(self.options.l2_timeout));
     }
@@ -254,14 +272,18 @@ impl<V: Send + Sync + 'static> Core<V> {
 }
 
 impl<V: Send + Sync + 'static> State<V> {
-    /// As much of what waits as goes at once.
+    /// The share of one turn in what goes at once, or the first would have it all and L2 wait for the next one: who
+    /// is answered together writes again together. What came together stays so.
     fn take(&mut self) -> Vec<Write<V>> {
-        let mut weight = 0;
-        let fit = self.waiting.iter().take_while(|write| {
+        let share = (self.taken + self.waiting.len()).div_ceil(TURNS);
+        let (mut weight, mut may_end) = (0, true);
+        let fit = self.waiting.iter().enumerate().take_while(|(nth, write)| {
             weight += write.weight;
-            weight <= BATCH
+            let has_share = replace(&mut may_end, write.is_last) && *nth >= share;
+            weight <= BATCH && !has_share
         });
         let fit = fit.count().max(1).min(self.waiting.len());
+        self.taken += fit;
         self.waiting.drain(..fit).collect()
     }
 }
@@ -279,7 +301,10 @@ impl<V: Send + Sync + 'static> Carrier<V> {
             // Whoever is about to write does so now. To wait by the clock would only make all of them late.
             yield_now().await;
         }
-        core.tell(self.take(&core)).await;
+        let batch = self.take(&core);
+        let taken = batch.len();
+        core.tell(core.in_time(batch)).await;
+        lock(&core.queue.state).taken -= taken;
     }
 
     fn take(&mut self, core: &Arc<Core<V>>) -> Vec<Write<V>> {
@@ -288,12 +313,6 @@ impl<V: Send + Sync + 'static> Carrier<V> {
         state.gathering = false;
         let batch = state.take();
         core.see_to(state);
-        let now = core.now();
-        let (late, batch): (Vec<_>, Vec<_>) =
-            batch.into_iter().partition(|write| write.is_late(now));
-        for write in late {
-            core.late(write);
-        }
         batch
     }
 }
@@ -303,5 +322,45 @@ impl<V: Send + Sync + 'static> Drop for Carrier<V> {
         if let Some(core) = self.0.take() {
             core.queue.abandon();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Cache;
+
+    #[test]
+    fn a_turn_takes_its_share_of_a_crowd() {
+        let cache: Cache<u64, u64> = Cache::builder("queue").build().unwrap();
+        let core = cache.core();
+        let came_together = |writes: usize| {
+            let mut writes: Vec<_> = (0..writes).map(|_| write(core)).collect();
+            writes.last_mut().unwrap().is_last = true;
+            writes
+        };
+        let mut state = State {
+            waiting: (0..10).flat_map(|_| came_together(1)).collect(),
+            gathering: false,
+            taken: 0,
+        };
+        let take = |state: &mut State<u64>| state.take().len();
+        assert_eq!([take(&mut state), take(&mut state)], [5, 5]);
+        // While most are being told, all who come later are taken.
+        state.waiting.extend(came_together(1));
+        state.waiting.extend(came_together(1));
+        assert_eq!(take(&mut state), 2);
+        state.taken = 0;
+        state.waiting.extend(came_together(20));
+        state.waiting.extend(came_together(1));
+        assert_eq!([take(&mut state), take(&mut state)], [20, 1]);
+    }
+
+    fn write(core: &Arc<Core<u64>>) -> Write<u64> {
+        let remove = Change::Remove {
+            kind: Kind::Invalidate,
+            hold: Duration::ZERO,
+        };
+        Write::new(core, "k".into(), core.outbox.begin(), remove).0
     }
 }

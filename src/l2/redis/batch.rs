@@ -260,8 +260,12 @@ impl Queue {
 }
 
 impl Waiting {
+    /// The share of one batch among those under way, or the first would have them all and the server wait for the
+    /// next one: who is answered together asks again together.
     fn take(&mut self, most: usize) -> Batch {
-        let rest = self.reads.split_off(most.min(self.reads.len()));
+        let share = (self.taken + self.reads.len()).div_ceil(NEAR);
+        let most = most.min(share).min(self.reads.len());
+        let rest = self.reads.split_off(most);
         let reads = replace(&mut self.reads, rest);
         let end = reads.last().map_or(0, |read| read.end);
         let rest = self.keys.split_off(end);
@@ -360,6 +364,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_crowd_goes_in_two_halves() {
+        let (queue, mut answered) = queue(100);
+        for size in [50, 50] {
+            assert_eq!(queue.gather(256).await.unwrap().reads.len(), size);
+        }
+        // Whoever comes while most are under way is no crowd.
+        answered.extend((0..3).map(|_| enter(&queue, "late").unwrap()));
+        assert_eq!(queue.gather(256).await.unwrap().reads.len(), 3);
+    }
+
+    #[tokio::test]
     async fn a_thousand_reads_are_few_batches() {
         let (queue, _answered) = queue(1000);
         let mut all = Vec::new();
@@ -374,12 +389,13 @@ mod tests {
 
     #[tokio::test]
     async fn who_has_given_up_is_not_asked_for() {
-        let (queue, mut answered) = queue(10);
+        let (queue, mut answered) = queue(20);
         answered.drain(..7);
         let Batch { keys, reads } = queue.gather(256).await.unwrap();
         let (keys, reads) = wanted(&keys, reads);
         assert_eq!(keys, ["7", "8", "9"]);
         assert_eq!(reads.len(), 3);
+        drop((keys, reads, queue.gather(256).await));
         queue.close();
         assert!(queue.gather(256).await.is_none());
     }
