@@ -245,7 +245,9 @@ impl<V: Send + Sync + 'static> Core<V> {
         let now = self.now();
         let (late, batch): (Vec<_>, Vec<_>) =
             batch.into_iter().partition(|write| write.is_late(now));
-        late.into_iter().for_each(|write| self.late(write));
+        for write in late {
+            self.late(write);
+        }
         batch
     }
 
