@@ -54,8 +54,8 @@ impl<V: Send + Sync + 'static> Core<V> {
         if let Some(entry) = self.get_instead(&key) {
             return Some(entry);
         }
-        let outcome = self.read(&key, now).await;
-        self.answer(&key, outcome, self.now()).ok()
+        let (outcome, now) = self.read(&key, now).await;
+        self.answer(&key, outcome, now).ok()
     }
 
     /// L2, for keys that L1 did not have, in their order.
@@ -69,17 +69,18 @@ impl<V: Send + Sync + 'static> Core<V> {
             .collect()
     }
 
-    /// Reads L2, and keeps what it finds in L1. All who ask while another reads share one more read.
+    /// Reads L2, and keeps what it finds in L1. All who ask while another reads share one more read. The time is
+    /// that of the end.
     ///
     /// That is driven by whoever polls it: nobody has to stay for the others.
-    pub(super) async fn read(self: &Arc<Self>, key: &Key, now: Tick) -> ReadOutcome<V> {
+    pub(super) async fn read(self: &Arc<Self>, key: &Key, now: Tick) -> (ReadOutcome<V>, Tick) {
         let reading = self.flights.read(key, now, self.joinable_from(now), |op| {
             let core = Arc::clone(self);
-            async move { core.read_l2(op).await }.boxed()
+            async move { core.read_l2(op, core.now()).await.0 }.boxed()
         });
         match reading {
-            Reading::Alone(op) => self.read_l2(op).await,
-            Reading::Shared(read) => read.await,
+            Reading::Alone(op) => self.read_l2(op, now).await,
+            Reading::Shared(read) => (read.await, self.now()),
         }
     }
 
@@ -126,23 +127,24 @@ impl<V: Send + Sync + 'static> Core<V> {
         reads.into_iter().map(end).collect()
     }
 
-    async fn read_l2(&self, op: Op<V>) -> ReadOutcome<V> {
-        let outcome = self.ask_l2(&op).await;
+    async fn read_l2(&self, op: Op<V>, now: Tick) -> (ReadOutcome<V>, Tick) {
+        let (outcome, now) = self.ask_l2(&op, now).await;
         self.settle(&op, &outcome);
-        outcome
+        (outcome, now)
     }
 
-    async fn ask_l2(&self, op: &Op<V>) -> ReadOutcome<V> {
+    async fn ask_l2(&self, op: &Op<V>, now: Tick) -> (ReadOutcome<V>, Tick) {
         if let Some(outcome) = self.barred(op) {
-            return outcome;
+            return (outcome, now);
         }
-        if self.liveness.is_live() {
+        if self.liveness.is_live_at(now) {
             let answer = self.lane.get(op.key()).await;
-            if let Some(outcome) = self.as_it_lies(op, answer, self.now()) {
-                return outcome;
+            let now = self.now();
+            if let Some(outcome) = self.as_it_lies(op, answer, now) {
+                return (outcome, now);
             }
         }
-        self.compared(op).await
+        (self.compared(op).await, self.now())
     }
 
     /// The outcome of a read that must not be sent: L2 has yet to be told of a write.

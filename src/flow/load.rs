@@ -61,7 +61,8 @@ impl<V: Send + Sync + 'static> Core<V> {
         if let Some(entry) = self.get_instead(&key) {
             return Ok(entry);
         }
-        let want = match self.answer(&key, self.read(&key, now).await, self.now()) {
+        let (outcome, now) = self.read(&key, now).await;
+        let want = match self.answer(&key, outcome, now) {
             Ok(entry) => {
                 if entry.is_due() {
                     self.refresh([(0, key, entry.slot().ver)], |_| loader());
