@@ -18,6 +18,7 @@ use crate::support::user::User;
 const KEYS: u64 = 10_000;
 const ROUND: Duration = Duration::from_millis(150);
 const CALLERS: [u64; 3] = [1, 64, 256];
+const THREADS: [usize; 2] = [1, 2];
 
 const OURS: &str = "larder";
 const SHARED: &str = "one shared connection";
@@ -30,43 +31,62 @@ const MGET: &str = "one MGET";
 
 pub(crate) fn group() -> Group {
     let mut rows = Vec::new();
-    for callers in CALLERS {
-        let mut row = |what: &str, of, figure, unit, goal| {
+    for threads in THREADS {
+        let mut row = |what: String, (ours, of), callers, figure, unit, goal| {
             rows.push(Row {
-                name: format!("{what}, {}", count(callers, "caller")),
+                name: format!("{what}, {}", count(threads as u64, "thread")),
                 of,
-                ours: contestant(OURS, callers),
-                other: Some(contestant(of, callers)),
+                ours: contestant(ours, callers, threads),
+                other: Some(contestant(of, callers, threads)),
                 figure,
                 unit,
-                goal,
+                goal: Some(goal),
             });
         };
-        if callers == 1 {
-            row("L2 hit p50", SHARED, 1, "µs", Some(Goal::new(1.1, 1.0)));
-        } else {
-            row("L2 hits", SHARED, 0, "/s", Some(Goal::new(1.5, 2.5)));
-            row("L2 hits", CHECKOUT, 0, "/s", Some(Goal::new(8.0, 12.0)));
+        for callers in CALLERS {
+            let by = count(callers, "caller");
+            if callers == 1 {
+                let goal = Goal::new(1.1, 1.0);
+                row(
+                    format!("L2 hit p50, {by}"),
+                    (OURS, SHARED),
+                    callers,
+                    1,
+                    "µs",
+                    goal,
+                );
+            } else {
+                for (of, goal) in [
+                    (SHARED, Goal::new(1.5, 2.5)),
+                    (CHECKOUT, Goal::new(8.0, 12.0)),
+                ] {
+                    row(format!("L2 hits, {by}"), (OURS, of), callers, 0, "/s", goal);
+                }
+            }
         }
+        let goal = Goal::new(1.25, 1.05);
+        row(
+            format!("get_many of {MANY}"),
+            (OURS_MANY, MGET),
+            1,
+            1,
+            "µs",
+            goal,
+        );
     }
-    rows.push(Row {
-        name: format!("get_many of {MANY}"),
-        of: MGET,
-        ours: contestant(OURS_MANY, 1),
-        other: Some(contestant(MGET, 1)),
-        figure: 1,
-        unit: "µs",
-        goal: Some(Goal::new(1.25, 1.05)),
-    });
     Group { rows, set_up }
 }
 
-fn contestant(way: &str, callers: u64) -> String {
-    format!("{way} by {callers}")
+fn contestant(way: &str, callers: u64, threads: usize) -> String {
+    format!("{way} by {callers} on {threads}")
 }
 
 fn set_up() -> Vec<Contestant> {
-    let redis = Rc::new(Redis::start());
+    THREADS.into_iter().flat_map(contestants).collect()
+}
+
+fn contestants(threads: usize) -> Vec<Contestant> {
+    let redis = Rc::new(Redis::with_threads(threads));
     let shared = Shared(redis.connection());
     let cache = redis.cache("bench:reads", |cache| cache.l1_capacity(0));
     redis.runtime.block_on(async {
@@ -81,23 +101,25 @@ fn set_up() -> Vec<Contestant> {
     let (ours, checkout) = (Ours(cache), Checkout(redis.pool()));
     let mut all = Vec::new();
     for callers in CALLERS {
-        all.push(contender(&redis, OURS, callers, ours.clone()));
-        all.push(contender(&redis, SHARED, callers, shared.clone()));
-        all.push(contender(&redis, CHECKOUT, callers, checkout.clone()));
+        let name = |way| contestant(way, callers, threads);
+        all.push(contender(&redis, name(OURS), callers, ours.clone()));
+        all.push(contender(&redis, name(SHARED), callers, shared.clone()));
+        all.push(contender(&redis, name(CHECKOUT), callers, checkout.clone()));
     }
-    all.push(contender(&redis, OURS_MANY, 1, OursMany(ours.0)));
-    all.push(contender(&redis, MGET, 1, Mget(shared.0)));
+    let name = |way| contestant(way, 1, threads);
+    all.push(contender(&redis, name(OURS_MANY), 1, OursMany(ours.0)));
+    all.push(contender(&redis, name(MGET), 1, Mget(shared.0)));
     all
 }
 
-fn contender(redis: &Rc<Redis>, name: &str, callers: u64, way: impl Call) -> Contestant {
+fn contender(redis: &Rc<Redis>, name: String, callers: u64, way: impl Call) -> Contestant {
     let redis = Rc::clone(redis);
     let round = move || {
         let calls = drive(&way, callers, KEYS, |_, since| since < ROUND);
         let done = redis.runtime.block_on(calls);
         vec![done.a_second(), done.percentile(50)]
     };
-    Contestant::new(contestant(name, callers), round)
+    Contestant::new(name, round)
 }
 
 #[derive(Clone)]

@@ -19,6 +19,7 @@ const KEYS: u64 = 10_000;
 const ROUND: Duration = Duration::from_millis(150);
 const HOUR: Duration = Duration::from_secs(3600);
 const CALLERS: [u64; 2] = [1, 64];
+const THREADS: [usize; 2] = [1, 2];
 /// Who put the keys there before a round, which is not timed.
 const FILLERS: u64 = 64;
 const NAMESPACE: &str = "bench:inserts";
@@ -34,36 +35,43 @@ const SCRIPT_AND_MOKA: &str = "an EVALSHA and a moka insert each";
 
 pub(crate) fn group() -> Group {
     let mut rows = Vec::new();
-    for callers in CALLERS {
-        for (what, of) in [
-            (INSERTS, SCRIPT),
-            (INVALIDATIONS, SCRIPT),
-            (KEPT, SCRIPT_AND_MOKA),
-        ] {
-            rows.push(Row {
-                name: format!("{what}, {}", count(callers, "caller")),
-                of,
-                ours: ours(what, callers),
-                other: Some(by_hand(what, callers)),
-                figure: 0,
-                unit: "/s",
-                goal: (callers > 1 && what != KEPT).then_some(Goal::new(1.5, 3.0)),
-            });
+    for threads in THREADS {
+        for callers in CALLERS {
+            for (what, of) in [
+                (INSERTS, SCRIPT),
+                (INVALIDATIONS, SCRIPT),
+                (KEPT, SCRIPT_AND_MOKA),
+            ] {
+                let (by, on) = (count(callers, "caller"), count(threads as u64, "thread"));
+                rows.push(Row {
+                    name: format!("{what}, {by}, {on}"),
+                    of,
+                    ours: ours(what, callers, threads),
+                    other: Some(by_hand(what, callers, threads)),
+                    figure: 0,
+                    unit: "/s",
+                    goal: (callers > 1 && what != KEPT).then_some(Goal::new(1.5, 3.0)),
+                });
+            }
         }
     }
     Group { rows, set_up }
 }
 
-fn ours(what: &str, callers: u64) -> String {
-    format!("{what} by {callers}")
+fn ours(what: &str, callers: u64, threads: usize) -> String {
+    format!("{what} by {callers} on {threads}")
 }
 
-fn by_hand(what: &str, callers: u64) -> String {
-    format!("{what} by hand by {callers}")
+fn by_hand(what: &str, callers: u64, threads: usize) -> String {
+    format!("{what} by hand by {callers} on {threads}")
 }
 
 fn set_up() -> Vec<Contestant> {
-    let redis = Rc::new(Redis::start());
+    THREADS.into_iter().flat_map(contestants).collect()
+}
+
+fn contestants(threads: usize) -> Vec<Contestant> {
+    let redis = Rc::new(Redis::with_threads(threads));
     let cache = |namespace, room| redis.cache(namespace, |cache| cache.l1_capacity(room));
     let (inserts, removals) = (cache(NAMESPACE, 0), cache("bench:removal", 0));
     let kept = cache("bench:kept", 2 * KEYS);
@@ -104,8 +112,8 @@ fn set_up() -> Vec<Contestant> {
     for callers in CALLERS {
         for (what, mine, theirs) in &kinds {
             let mut add = |name, way| all.push(contender(&redis, name, callers, way));
-            add(ours(what, callers), mine);
-            add(by_hand(what, callers), theirs);
+            add(ours(what, callers, threads), mine);
+            add(by_hand(what, callers, threads), theirs);
         }
     }
     all

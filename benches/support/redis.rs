@@ -1,4 +1,4 @@
-//! A Redis server, a runtime of two threads, and ways to reach the one from the other.
+//! A Redis server, a runtime, and ways to reach the one from the other.
 
 use std::convert::Infallible;
 
@@ -22,9 +22,15 @@ pub(crate) struct Redis {
 }
 
 impl Redis {
+    /// With a runtime of two threads.
     pub(crate) fn start() -> Self {
+        Self::with_threads(2)
+    }
+
+    pub(crate) fn with_threads(threads: usize) -> Self {
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
-        let runtime = runtime.worker_threads(2).enable_all().build().unwrap();
+        let runtime = runtime.worker_threads(threads);
+        let runtime = runtime.enable_all().build().unwrap();
         let server = runtime.block_on(RedisServer::start());
         Self { runtime, server }
     }
