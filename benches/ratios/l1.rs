@@ -7,11 +7,10 @@ use std::time::Instant;
 
 use crate::hits::{Hits, KEYS, cases};
 use crate::rounds::{Contestant, Group};
-use crate::rows::{Goal, Row, count};
+use crate::rows::{Goal, Row, THREADS, count};
 
 const HITS: usize = 10_000;
 const TRIES: usize = 5;
-const THREADS: [u32; 2] = [1, 2];
 
 pub(crate) fn group() -> Group {
     let mut rows = Vec::new();

@@ -10,7 +10,7 @@ use larder::deadpool_redis::redis::aio::{ConnectionLike, MultiplexedConnection};
 use larder::deadpool_redis::redis::cmd;
 
 use crate::rounds::{Contestant, Group};
-use crate::rows::{Goal, Row, count};
+use crate::rows::{Goal, Row, THREADS, count};
 use crate::support::callers::{Call, drive};
 use crate::support::redis::Redis;
 use crate::support::user::User;
@@ -18,7 +18,6 @@ use crate::support::user::User;
 const KEYS: u64 = 10_000;
 const ROUND: Duration = Duration::from_millis(150);
 const CALLERS: [u64; 3] = [1, 64, 256];
-const THREADS: [usize; 2] = [1, 2];
 
 const OURS: &str = "larder";
 const SHARED: &str = "one shared connection";
@@ -34,7 +33,7 @@ pub(crate) fn group() -> Group {
     for threads in THREADS {
         let mut row = |what: String, (ours, of), callers, figure, unit, goal| {
             rows.push(Row {
-                name: format!("{what}, {}", count(threads as u64, "thread")),
+                name: format!("{what}, {}", count(threads, "thread")),
                 of,
                 ours: contestant(ours, callers, threads),
                 other: Some(contestant(of, callers, threads)),
@@ -77,7 +76,7 @@ pub(crate) fn group() -> Group {
     Group { rows, set_up }
 }
 
-fn contestant(way: &str, callers: u64, threads: usize) -> String {
+fn contestant(way: &str, callers: u64, threads: u32) -> String {
     format!("{way} by {callers} on {threads}")
 }
 
@@ -85,7 +84,7 @@ fn set_up() -> Vec<Contestant> {
     THREADS.into_iter().flat_map(contestants).collect()
 }
 
-fn contestants(threads: usize) -> Vec<Contestant> {
+fn contestants(threads: u32) -> Vec<Contestant> {
     let redis = Rc::new(Redis::with_threads(threads));
     let shared = Shared(redis.connection());
     let cache = redis.cache("bench:reads", |cache| cache.l1_capacity(0));

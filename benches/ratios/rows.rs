@@ -6,6 +6,9 @@ use serde::Serialize;
 
 use crate::statistics::Estimate;
 
+/// The threads of the client, for lines that are measured on several numbers of them.
+pub(crate) const THREADS: [u32; 2] = [1, 2];
+
 /// A line to be measured: one contestant's figure, as a multiple of another's or by itself.
 pub(crate) struct Row {
     pub(crate) name: String,

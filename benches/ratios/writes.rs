@@ -10,7 +10,7 @@ use larder::deadpool_redis::redis::aio::MultiplexedConnection;
 use larder::deadpool_redis::redis::{Script, Value, cmd};
 
 use crate::rounds::{Contestant, Group};
-use crate::rows::{Goal, Row, count};
+use crate::rows::{Goal, Row, THREADS, count};
 use crate::support::callers::{Call, drive};
 use crate::support::redis::Redis;
 use crate::support::user::User;
@@ -19,7 +19,6 @@ const KEYS: u64 = 10_000;
 const ROUND: Duration = Duration::from_millis(150);
 const HOUR: Duration = Duration::from_secs(3600);
 const CALLERS: [u64; 2] = [1, 64];
-const THREADS: [usize; 2] = [1, 2];
 /// Who put the keys there before a round, which is not timed.
 const FILLERS: u64 = 64;
 const NAMESPACE: &str = "bench:inserts";
@@ -42,7 +41,7 @@ pub(crate) fn group() -> Group {
                 (INVALIDATIONS, SCRIPT),
                 (KEPT, SCRIPT_AND_MOKA),
             ] {
-                let (by, on) = (count(callers, "caller"), count(threads as u64, "thread"));
+                let (by, on) = (count(callers, "caller"), count(threads, "thread"));
                 rows.push(Row {
                     name: format!("{what}, {by}, {on}"),
                     of,
@@ -58,11 +57,11 @@ pub(crate) fn group() -> Group {
     Group { rows, set_up }
 }
 
-fn ours(what: &str, callers: u64, threads: usize) -> String {
+fn ours(what: &str, callers: u64, threads: u32) -> String {
     format!("{what} by {callers} on {threads}")
 }
 
-fn by_hand(what: &str, callers: u64, threads: usize) -> String {
+fn by_hand(what: &str, callers: u64, threads: u32) -> String {
     format!("{what} by hand by {callers} on {threads}")
 }
 
@@ -70,7 +69,7 @@ fn set_up() -> Vec<Contestant> {
     THREADS.into_iter().flat_map(contestants).collect()
 }
 
-fn contestants(threads: usize) -> Vec<Contestant> {
+fn contestants(threads: u32) -> Vec<Contestant> {
     let redis = Rc::new(Redis::with_threads(threads));
     let cache = |namespace, room| redis.cache(namespace, |cache| cache.l1_capacity(room));
     let (inserts, removals) = (cache(NAMESPACE, 0), cache("bench:removal", 0));

@@ -27,9 +27,9 @@ impl Redis {
         Self::with_threads(2)
     }
 
-    pub(crate) fn with_threads(threads: usize) -> Self {
+    pub(crate) fn with_threads(threads: u32) -> Self {
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
-        let runtime = runtime.worker_threads(threads);
+        let runtime = runtime.worker_threads(threads as usize);
         let runtime = runtime.enable_all().build().unwrap();
         let server = runtime.block_on(RedisServer::start());
         Self { runtime, server }
