@@ -39,7 +39,7 @@ const SILENT: u8 = 2;
 pub(crate) struct Core<V: Send + Sync + 'static> {
     pub(super) options: Options,
     pub(super) l1: L1<V>,
-    pub(super) flights: Flights<V>,
+    pub(super) flights: Arc<Flights<V>>,
     pub(super) liveness: Arc<Liveness>,
     pub(super) lane: Box<dyn Lane>,
     pub(super) outbox: Outbox,
@@ -80,9 +80,10 @@ impl<V: Send + Sync + 'static> Core<V> {
             liveness,
             lane,
         } = parts;
+        let flights = Arc::new(Flights::new(&liveness));
         Self {
-            l1: L1::new(options.l1_capacity, weigher, Arc::clone(&liveness)),
-            flights: Flights::new(&liveness),
+            l1: L1::new(options.l1_capacity, weigher, &flights, &liveness),
+            flights,
             outbox: Outbox::new(options.max_deferred),
             queue: Queue::new(),
             backoff: RefreshBackoff::new(options.clock.clone()),
@@ -352,16 +353,21 @@ impl<V: Send + Sync + 'static> Core<V> {
         Arc::new(Slot::new(key, value, UNSTORED, now, NEVER, now))
     }
 
+    /// Whether what was known when an operation began still is, with nothing flushed since.
+    pub(super) fn is_current(&self, op: &Op) -> bool {
+        op.is_of(self.liveness.generation())
+    }
+
     /// Whether a value that was read as it lay may be believed: written in the epoch that was known when
     /// the operation began and still is, and not expired.
-    pub(super) fn is_usable(&self, op: &Op<V>, fresh: &Fresh<V>) -> bool {
-        Self::is_usable_at(op, fresh, self.now())
+    pub(super) fn is_usable(&self, op: &Op, fresh: &Fresh<V>) -> bool {
+        self.is_usable_at(op, fresh, self.now())
     }
 
     /// The same, where the time is known.
-    pub(super) fn is_usable_at(op: &Op<V>, fresh: &Fresh<V>, now: Tick) -> bool {
+    pub(super) fn is_usable_at(&self, op: &Op, fresh: &Fresh<V>, now: Tick) -> bool {
         let of_now = fresh.epoch == op.epoch() || without(Rule::Epochs);
-        op.is_current() && of_now && now < fresh.expires_at
+        self.is_current(op) && of_now && now < fresh.expires_at
     }
 
     /// Applies a change of keys that L2 has accepted: what is older is gone from here.
@@ -396,7 +402,7 @@ impl<V: Send + Sync + 'static> Core<V> {
     }
 
     /// Puts a value that L2 has accepted in the place of what is older: that need not go before it.
-    pub(super) fn supersede(&self, op: &Op<V>, fresh: &Fresh<V>) {
+    pub(super) fn supersede(&self, op: &Op, fresh: &Fresh<V>) {
         let (key, epoch, ver) = (op.key(), fresh.epoch, fresh.ver);
         let generation = self.liveness.generation();
         if epoch == self.liveness.epoch() {
@@ -410,7 +416,7 @@ impl<V: Send + Sync + 'static> Core<V> {
 
     /// Keeps a value of L2's in L1. Where it may not be kept, it will be handed out all the same, and then
     /// nothing older may be: it may have overtaken the message that tells of it.
-    pub(super) fn keep_or_outdate(&self, op: &Op<V>, fresh: &Fresh<V>) {
+    pub(super) fn keep_or_outdate(&self, op: &Op, fresh: &Fresh<V>) {
         if !self.l1.publish(op, fresh) {
             self.apply([&**op.key()], fresh.epoch, fresh.ver);
         }

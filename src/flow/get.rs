@@ -76,10 +76,10 @@ impl<V: Send + Sync + 'static> Core<V> {
     pub(super) async fn read(self: &Arc<Self>, key: &Key, now: Tick) -> (ReadOutcome<V>, Tick) {
         let reading = self.flights.read(key, now, self.joinable_from(now), |op| {
             let core = Arc::clone(self);
-            async move { core.read_l2(op, core.now()).await.0 }.boxed()
+            async move { core.read_l2(&op, core.now()).await.0 }.boxed()
         });
         match reading {
-            Reading::Alone(op) => self.read_l2(op, now).await,
+            Reading::Alone(op) => self.read_l2(&op, now).await,
             Reading::Shared(read) => (read.await, self.now()),
         }
     }
@@ -94,7 +94,7 @@ impl<V: Send + Sync + 'static> Core<V> {
             let barred = self.barred(&op);
             (op, barred)
         };
-        let mut reads: Vec<(Op<V>, Option<ReadOutcome<V>>)> = keys.iter().map(begin).collect();
+        let mut reads: Vec<(_, Option<ReadOutcome<V>>)> = keys.iter().map(begin).collect();
         if self.liveness.is_live() {
             let asked = keys.iter().zip(&reads);
             let asked: Vec<&str> = asked
@@ -119,21 +119,21 @@ impl<V: Send + Sync + 'static> Core<V> {
                 break;
             }
         }
-        let end = |(op, outcome): (_, Option<_>)| {
+        let ends = reads.into_iter().map(|(op, outcome)| {
             let outcome = outcome.unwrap_or(ReadOutcome::Unavailable);
             self.settle(&op, &outcome);
             outcome
-        };
-        reads.into_iter().map(end).collect()
+        });
+        ends.collect()
     }
 
-    async fn read_l2(&self, op: Op<V>, now: Tick) -> (ReadOutcome<V>, Tick) {
-        let (outcome, now) = self.ask_l2(&op, now).await;
-        self.settle(&op, &outcome);
+    async fn read_l2(&self, op: &Op, now: Tick) -> (ReadOutcome<V>, Tick) {
+        let (outcome, now) = self.ask_l2(op, now).await;
+        self.settle(op, &outcome);
         (outcome, now)
     }
 
-    async fn ask_l2(&self, op: &Op<V>, now: Tick) -> (ReadOutcome<V>, Tick) {
+    async fn ask_l2(&self, op: &Op, now: Tick) -> (ReadOutcome<V>, Tick) {
         if let Some(outcome) = self.barred(op) {
             return (outcome, now);
         }
@@ -148,7 +148,7 @@ impl<V: Send + Sync + 'static> Core<V> {
     }
 
     /// The outcome of a read that must not be sent: L2 has yet to be told of a write.
-    fn barred(&self, op: &Op<V>) -> Option<ReadOutcome<V>> {
+    fn barred(&self, op: &Op) -> Option<ReadOutcome<V>> {
         self.outbox
             .holds(op.key())
             .then_some(ReadOutcome::Unavailable)
@@ -156,22 +156,22 @@ impl<V: Send + Sync + 'static> Core<V> {
 
     /// What comes of an answer that was asked for while the known epoch was proven: the value itself tells
     /// whether it is of it. `None` if that is not known any more.
-    fn as_it_lies(&self, op: &Op<V>, answer: Answer, now: Tick) -> Option<ReadOutcome<V>> {
+    fn as_it_lies(&self, op: &Op, answer: Answer, now: Tick) -> Option<ReadOutcome<V>> {
         let bytes = match self.heard(answer) {
             Ok(Some(bytes)) => bytes,
             Ok(None) => return Some(ReadOutcome::Miss),
             Err(_) => return Some(ReadOutcome::Unavailable),
         };
-        op.is_current()
+        self.is_current(op)
             .then(|| match self.open_at(op.key(), &bytes, now) {
-                Ok(fresh) if Self::is_usable_at(op, &fresh, now) => ReadOutcome::Hit(fresh),
+                Ok(fresh) if self.is_usable_at(op, &fresh, now) => ReadOutcome::Hit(fresh),
                 Ok(_) => ReadOutcome::Miss,
                 Err(instead) => ReadOutcome::Unreadable(instead),
             })
     }
 
     /// Has the server compare epochs.
-    async fn compared(&self, op: &Op<V>) -> ReadOutcome<V> {
+    async fn compared(&self, op: &Op) -> ReadOutcome<V> {
         let ask = Ask::without_lease(Want::Any);
         match self.heard(self.lane.lead(op.key(), ask).await) {
             Ok(Lead::Hit(bytes)) => self
@@ -183,7 +183,7 @@ impl<V: Send + Sync + 'static> Core<V> {
     }
 
     /// Counts how a read ended, and keeps what it found.
-    fn settle(&self, op: &Op<V>, outcome: &ReadOutcome<V>) {
+    fn settle(&self, op: &Op, outcome: &ReadOutcome<V>) {
         match outcome {
             ReadOutcome::Hit(fresh) => {
                 self.counters.l2_hits.bump();
@@ -198,9 +198,9 @@ impl<V: Send + Sync + 'static> Core<V> {
 }
 
 /// The reads that have no outcome yet.
-fn unanswered<V>(
-    reads: &mut [(Op<V>, Option<ReadOutcome<V>>)],
-) -> impl Iterator<Item = (&Op<V>, &mut Option<ReadOutcome<V>>)> {
+fn unanswered<O, V>(
+    reads: &mut [(O, Option<ReadOutcome<V>>)],
+) -> impl Iterator<Item = (&O, &mut Option<ReadOutcome<V>>)> {
     let unanswered = reads.iter_mut().filter(|(_, outcome)| outcome.is_none());
     unanswered.map(|(op, outcome)| (&*op, outcome))
 }

@@ -20,7 +20,7 @@ use crate::ablation::{Rule, without};
 use crate::clock::Tick;
 use crate::entry::Entry;
 use crate::error::LoadError;
-use crate::l1::{Joined, Key, LoadOutcome, Op, ReadOutcome, Slot};
+use crate::l1::{Begun, Joined, Key, LoadOutcome, Op, ReadOutcome, Slot};
 use crate::l2::{Ask, Fill, Lease, Want};
 use crate::pauses::looks;
 use crate::source::Source;
@@ -33,7 +33,7 @@ type Flight<V> = Shared<BoxFuture<'static, LoadOutcome<V>>>;
 
 /// A load under way, for the task that carries it through.
 struct Led<V> {
-    op: Op<V>,
+    op: Begun<V>,
     /// What to ask L2 with; `None` if it is not to be asked.
     ask: Option<Ask>,
     /// The key's number, for the loader.
@@ -281,7 +281,7 @@ impl<V: Send + Sync + 'static> Core<V> {
     /// Fills L2, if the lease still stands, and then L1.
     pub(super) async fn store(
         &self,
-        op: &Op<V>,
+        op: &Op,
         lease: Option<Lease>,
         value: V,
     ) -> (Arc<Slot<V>>, Source) {

@@ -16,7 +16,7 @@ use super::Core;
 use super::outbox::Deferral;
 use crate::clock::{Tick, nanos};
 use crate::error::WriteError;
-use crate::l1::{Key, NEVER, Op};
+use crate::l1::{Begun, Key, NEVER};
 use crate::l2::{Kind, L2Error, Sealed, Told};
 use crate::lock::lock;
 use crate::wire::envelope::Head;
@@ -36,7 +36,7 @@ pub(super) type Answer = Result<Option<Told>, WriteError>;
 /// What happens to a key.
 pub(super) enum Change<V> {
     Insert {
-        op: Op<V>,
+        op: Begun<V>,
         /// Until L2 has it.
         value: Option<V>,
         head: Head,

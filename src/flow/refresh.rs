@@ -10,14 +10,14 @@ use super::Core;
 use super::loader::Loader;
 #[cfg(larder_ablation)]
 use crate::ablation::{Rule, without};
-use crate::l1::{Key, Op};
+use crate::l1::{Begun, Key};
 use crate::l2::{Lead, Lease, Want};
 #[cfg(larder_ablation)]
 use crate::wire::message::{self, Kind};
 
 /// The refresh of one key.
 struct Refresh<V> {
-    op: Op<V>,
+    op: Begun<V>,
     /// The version that is to be replaced.
     seen: u64,
     /// The key's number, for the loader.
@@ -114,7 +114,7 @@ impl<V: Send + Sync + 'static> Core<V> {
         }
     }
 
-    async fn put_in_place(&self, op: Op<V>, lease: Lease, value: Option<V>) {
+    async fn put_in_place(&self, op: Begun<V>, lease: Lease, value: Option<V>) {
         let Some(value) = value else {
             // Its loader knows nothing of it any more.
             self.refresh_failed(op.key());

@@ -40,7 +40,7 @@ impl<V: Send + Sync + 'static> Core<V> {
     /// Asks for the lease; again at once, until then, if what L2 has cannot be read.
     pub(super) async fn take_turn(
         &self,
-        op: &Op<V>,
+        op: &Op,
         ask: Option<&mut Ask>,
         until: Instant,
     ) -> Turn<V> {

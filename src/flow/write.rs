@@ -102,7 +102,7 @@ impl<V: Send + Sync + 'static> Core<V> {
         let sealed = sealed.collect::<Result<Vec<_>, WriteError>>()?;
         let changes = sealed.into_iter().map(|(key, value, head, sealed)| {
             let begun = self.outbox.begin();
-            let op = self.flights.begin(&key);
+            let op = self.flights.begin_owned(&key);
             let change = Change::Insert {
                 op,
                 value: Some(value),

@@ -9,6 +9,7 @@
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use futures::FutureExt;
@@ -52,33 +53,40 @@ pub(crate) type LoadOutcome<V> = Result<Option<(Arc<Slot<V>>, Source)>, LoadErro
 type Read<V> = BoxFuture<'static, ReadOutcome<V>>;
 type Load<V> = BoxFuture<'static, LoadOutcome<V>>;
 
-/// Some of the keys. Its operations hold it and nothing else, as what all operations held would go from core to
-/// core each time; and it shares no cache line with its neighbours.
-#[repr(align(64))]
-struct Shard<V> {
-    keys: Mutex<Keys<V>>,
+/// All that is under way.
+pub(crate) struct Flights<V> {
+    shards: Box<[Shard<V>]>,
+    hasher: Hasher,
     liveness: Arc<Liveness>,
 }
 
-struct Keys<V> {
-    states: HashMap<Key, KeyState<V>, Hasher>,
-    /// The number of the next operation. Only those on the same key are compared.
-    next: u64,
-}
+/// Some of the keys, nearly always one of them at a time: that lies where the lock does, for what an operation
+/// writes to has to come from another core each time, and costs more than what is done with it. For the same
+/// reason no two shards have a cache line in common, or two that are fetched together.
+#[repr(align(128))]
+struct Shard<V>(Mutex<Keys<V>>);
 
-/// All that is under way.
-pub(crate) struct Flights<V> {
-    shards: Box<[Arc<Shard<V>>]>,
-    hasher: Hasher,
+/// In this order, so that nothing but the first key is written to as long as there is no other.
+#[repr(C)]
+struct Keys<V> {
+    first: Option<(Key, KeyState<V>)>,
+    others: HashMap<Key, KeyState<V>, Hasher>,
 }
 
 struct KeyState<V> {
     /// Operations under way; the state goes with the last.
     ops: usize,
+    /// The number of the next operation.
+    next: u64,
     /// The generation that the floor belongs to: versions do not compare across epochs.
     generation: u64,
     /// The oldest version that may still be stored.
     floor: u64,
+    /// What most operations have nothing to do with.
+    rare: Option<Box<Rare<V>>>,
+}
+
+struct Rare<V> {
     /// Operations with a lower number may store nothing at all.
     barred_below: u64,
     read: Option<Flight<WeakShared<Read<V>>>>,
@@ -94,9 +102,9 @@ struct Flight<F> {
 }
 
 /// The result of asking for a read.
-pub(crate) enum Reading<V> {
+pub(crate) enum Reading<'a, V> {
     /// Nothing was under way: read, as this operation. Nobody can join that, so it costs no more than it must.
-    Alone(Op<V>),
+    Alone(Begun<V, &'a Flights<V>>),
     /// One that is shared with all who ask meanwhile: wait for it.
     Shared(Shared<Read<V>>),
 }
@@ -106,13 +114,22 @@ pub(crate) enum Joined<V> {
     /// One is under way: wait for it.
     Under(Shared<Load<V>>),
     /// None was: run it, as this operation.
-    Lead(Op<V>),
+    Lead(Begun<V>),
 }
 
-/// An operation under way on one key. Its floor counts what happens to the key while this lives.
-pub(crate) struct Op<V> {
-    shard: Arc<Shard<V>>,
+/// An operation on one key, under way for as long as this lives.
+///
+/// It counts what happens to the key. Who waits where the flights are need not own them, which all cores would
+/// count.
+pub(crate) struct Begun<V, F: Deref<Target = Flights<V>> = Arc<Flights<V>>> {
+    flights: F,
+    op: Op,
+}
+
+/// What an operation goes by.
+pub(crate) struct Op {
     key: Key,
+    shard: usize,
     id: u64,
     is_flight: bool,
     generation: u64,
@@ -122,15 +139,24 @@ pub(crate) struct Op<V> {
 impl<V> Flights<V> {
     pub(crate) fn new(liveness: &Arc<Liveness>) -> Self {
         Self {
-            shards: (0..SHARDS).map(|_| Shard::new(liveness)).collect(),
+            shards: (0..SHARDS).map(|_| Shard::new()).collect(),
             hasher: hasher(),
+            liveness: Arc::clone(liveness),
         }
     }
 
     /// Registers an operation, before it sends anything.
-    pub(crate) fn begin(&self, key: &Key) -> Op<V> {
-        let shard = self.shard(key);
-        shard.register(&mut shard.keys(), key, false)
+    pub(crate) fn begin(&self, key: &Key) -> Begun<V, &Self> {
+        let shard = self.shard_of(key);
+        let op = self.register(shard, &mut self.keys(shard), key, false);
+        Begun { flights: self, op }
+    }
+
+    /// The same for one that goes on elsewhere.
+    pub(crate) fn begin_owned(self: &Arc<Self>, key: &Key) -> Begun<V> {
+        let shard = self.shard_of(key);
+        let op = self.register(shard, &mut self.keys(shard), key, false);
+        self.owned(op)
     }
 
     /// Joins the read under way on a key, or starts one: one to join, if anything else is under way on the key.
@@ -138,28 +164,29 @@ impl<V> Flights<V> {
     /// Neither this nor [`lead`](Self::lead) joins one that began before a flush, nor, when nobody knows
     /// what messages were missed since, one that began before `joinable_from`.
     pub(crate) fn read(
-        &self,
+        self: &Arc<Self>,
         key: &Key,
         now: Tick,
         joinable_from: Tick,
-        start: impl FnOnce(Op<V>) -> Read<V>,
-    ) -> Reading<V> {
-        let shard = self.shard(key);
-        let mut keys = shard.keys();
-        let Some(state) = keys.states.get(key) else {
-            return Reading::Alone(shard.register(&mut keys, key, false));
+        start: impl FnOnce(Begun<V>) -> Read<V>,
+    ) -> Reading<'_, V> {
+        let shard = self.shard_of(key);
+        let mut keys = self.keys(shard);
+        let Some(state) = keys.get(key) else {
+            let op = self.register(shard, &mut keys, key, false);
+            return Reading::Alone(Begun { flights: self, op });
         };
-        if let Some(flight) = &state.read
-            && shard.joinable(flight, joinable_from)
+        if let Some(flight) = state.rare.as_ref().and_then(|rare| rare.read.as_ref())
+            && self.joinable(flight, joinable_from)
             && let Some(shared) = flight.shared.upgrade()
         {
             return Reading::Shared(shared);
         }
-        let op = shard.register(&mut keys, key, false);
+        let op = self.register(shard, &mut keys, key, false);
         let (id, generation) = (op.id, op.generation);
-        let shared = start(op).shared();
-        if let (Some(state), Some(weak)) = (keys.states.get_mut(key), shared.downgrade()) {
-            state.read = Some(Flight {
+        let shared = start(self.owned(op)).shared();
+        if let (Some(state), Some(weak)) = (keys.get(key), shared.downgrade()) {
+            state.rare().read = Some(Flight {
                 id,
                 generation,
                 began: now,
@@ -171,57 +198,53 @@ impl<V> Flights<V> {
 
     /// Joins the load under way on a key, or makes the caller's `load` the one to join.
     pub(crate) fn lead(
-        &self,
+        self: &Arc<Self>,
         key: &Key,
         now: Tick,
         joinable_from: Tick,
         load: impl FnOnce() -> Shared<Load<V>>,
     ) -> Joined<V> {
-        let shard = self.shard(key);
-        let mut keys = shard.keys();
-        if let Some(flight) = keys.states.get(key).and_then(|state| state.load.as_ref())
-            && shard.joinable(flight, joinable_from)
+        let shard = self.shard_of(key);
+        let mut keys = self.keys(shard);
+        let rare = keys.get(key).and_then(|state| state.rare.as_ref());
+        if let Some(flight) = rare.and_then(|rare| rare.load.as_ref())
+            && self.joinable(flight, joinable_from)
         {
             return Joined::Under(flight.shared.clone());
         }
-        let op = shard.register(&mut keys, key, true);
+        let op = self.register(shard, &mut keys, key, true);
         let flight = Flight {
             id: op.id,
             generation: op.generation,
             began: now,
             shared: load(),
         };
-        let former = keys
-            .states
-            .get_mut(key)
-            .and_then(|state| state.load.replace(flight));
+        let state = keys.get(key);
+        let former = state.and_then(|state| state.rare().load.replace(flight));
         drop(keys);
         drop(former);
-        Joined::Lead(op)
+        Joined::Lead(self.owned(op))
     }
 
     /// Registers a refresh, unless the key is being refreshed or loaded already.
-    pub(crate) fn refresh(&self, key: &Key) -> Option<Op<V>> {
-        let shard = self.shard(key);
-        let mut keys = shard.keys();
-        if keys
-            .states
-            .get(key)
-            .is_some_and(|state| state.refresh.is_some() || state.load.is_some())
-        {
+    pub(crate) fn refresh(self: &Arc<Self>, key: &Key) -> Option<Begun<V>> {
+        let shard = self.shard_of(key);
+        let mut keys = self.keys(shard);
+        let rare = keys.get(key).and_then(|state| state.rare.as_ref());
+        if rare.is_some_and(|rare| rare.refresh.is_some() || rare.load.is_some()) {
             return None;
         }
-        let op = shard.register(&mut keys, key, true);
-        if let Some(state) = keys.states.get_mut(key) {
-            state.refresh = Some(op.id);
+        let op = self.register(shard, &mut keys, key, true);
+        if let Some(state) = keys.get(key) {
+            state.rare().refresh = Some(op.id);
         }
-        Some(op)
+        Some(self.owned(op))
     }
 
     /// Applies what happened to a key: operations under way store nothing older than `ver` from now on,
     /// and nobody joins its flights any more.
     pub(crate) fn raise(&self, key: &str, ver: u64, generation: u64) {
-        self.detach(key, |state, _| {
+        self.detach(key, |state| {
             if state.generation == generation {
                 state.floor = state.floor.max(ver);
             }
@@ -230,55 +253,76 @@ impl<V> Flights<V> {
 
     /// As [`raise`](Self::raise), where no version says what is old: operations under way store nothing.
     pub(crate) fn bar(&self, key: &str) {
-        self.detach(key, |state, next| state.barred_below = next);
+        self.detach(key, |state| state.rare().barred_below = state.next);
     }
 
-    fn detach(&self, key: &str, change: impl FnOnce(&mut KeyState<V>, u64)) {
-        let mut keys = self.shard(key).keys();
-        let next = keys.next;
-        let Some(state) = keys.states.get_mut(key) else {
+    fn detach(&self, key: &str, change: impl FnOnce(&mut KeyState<V>)) {
+        let mut keys = self.keys(self.shard_of(key));
+        let Some(state) = keys.get(key) else {
             return;
         };
-        change(state, next);
+        change(state);
         if without(Rule::Detach) {
             return;
         }
-        let detached = (state.read.take(), state.load.take(), state.refresh.take());
+        let detached = (state.rare.as_mut())
+            .map(|rare| (rare.read.take(), rare.load.take(), rare.refresh.take()));
         drop(keys);
         drop(detached);
+    }
+
+    /// Whether a value may go into L1.
+    pub(super) fn may_store(&self, op: &Op, fresh: &Fresh<V>) -> bool {
+        let mut keys = self.keys(op.shard);
+        let state = keys.get(&op.key);
+        state.is_some_and(|state| self.allowed(op, state, fresh))
+    }
+
+    /// Makes a stored entry visible, if it still may be; then nothing older may.
+    pub(super) fn reveal(&self, op: &Op, fresh: &Fresh<V>) -> bool {
+        let mut keys = self.keys(op.shard);
+        let state = keys.get(&op.key);
+        let Some(state) = state.filter(|state| self.allowed(op, state, fresh)) else {
+            return false;
+        };
+        state.floor = state.floor.max(fresh.ver);
+        // It will be handed out, even if L1 has no room for it: nobody joins a read that may be older.
+        let rare = state.rare.as_mut();
+        let former = rare.and_then(|rare| rare.read.take_if(|read| read.id != op.id));
+        fresh.reveal(op.generation);
+        drop(keys);
+        drop(former);
+        true
+    }
+
+    fn allowed(&self, op: &Op, state: &KeyState<V>, fresh: &Fresh<V>) -> bool {
+        let rare = state.rare.as_ref();
+        // A detached flight began before what detached it, whatever version it was given since.
+        let attached = !op.is_flight || rare.is_some_and(|rare| rare.has(op.id));
+        let barred = rare.is_some_and(|rare| op.id < rare.barred_below);
+        let unharmed = !barred && fresh.ver >= state.floor;
+        let of_now = fresh.epoch == op.epoch || without(Rule::Epochs);
+        let is_current = op.is_of(self.liveness.generation());
+        attached && (unharmed || without(Rule::Floors)) && of_now && is_current
     }
 
     /// Whether nothing is under way, and no key's state was left behind.
     #[cfg(all(test, larder_interleavings))]
     pub(crate) fn is_idle(&self) -> bool {
-        let mut shards = self.shards.iter();
-        shards.all(|shard| shard.keys().states.is_empty())
+        let mut shards = self.shards.iter().map(|shard| lock(&shard.0));
+        shards.all(|keys| keys.first.is_none() && keys.others.is_empty())
+    }
+
+    fn shard_of(&self, key: &str) -> usize {
+        usize::try_from(self.hasher.hash_one(key) % SHARDS as u64).unwrap_or(0)
     }
 
     #[expect(
         clippy::indexing_slicing,
-        reason = "the index is taken modulo the length"
+        reason = "the index was taken modulo the length"
     )]
-    fn shard(&self, key: &str) -> &Arc<Shard<V>> {
-        let hash = usize::try_from(self.hasher.hash_one(key) % SHARDS as u64).unwrap_or(0);
-        &self.shards[hash % self.shards.len()]
-    }
-}
-
-impl<V> Shard<V> {
-    fn new(liveness: &Arc<Liveness>) -> Arc<Self> {
-        let keys = Keys {
-            states: HashMap::with_hasher(hasher()),
-            next: 0,
-        };
-        Arc::new(Self {
-            keys: Mutex::new(keys),
-            liveness: Arc::clone(liveness),
-        })
-    }
-
-    fn keys(&self) -> MutexGuard<'_, Keys<V>> {
-        lock(&self.keys)
+    fn keys(&self, shard: usize) -> MutexGuard<'_, Keys<V>> {
+        lock(&self.shards[shard].0)
     }
 
     fn joinable<F>(&self, flight: &Flight<F>, joinable_from: Tick) -> bool {
@@ -288,27 +332,75 @@ impl<V> Shard<V> {
                 || without(Rule::NoDeafJoins))
     }
 
-    fn register(self: &Arc<Self>, keys: &mut Keys<V>, key: &Key, is_flight: bool) -> Op<V> {
+    fn register(&self, shard: usize, keys: &mut Keys<V>, key: &Key, is_flight: bool) -> Op {
         // The generation first: an operation with an old one and a new epoch stores nothing, which is safe.
         let (generation, epoch) = (self.liveness.generation(), self.liveness.epoch());
-        let id = keys.next;
-        keys.next += 1;
-        let state = keys
-            .states
-            .entry(Arc::clone(key))
-            .or_insert_with(KeyState::new);
+        let state = keys.get_or_new(key);
+        let id = state.next;
+        state.next += 1;
         state.ops += 1;
         if state.generation != generation {
             (state.generation, state.floor) = (generation, 0);
         }
         Op {
-            shard: Arc::clone(self),
             key: Arc::clone(key),
+            shard,
             id,
             is_flight,
             generation,
             epoch,
         }
+    }
+
+    fn owned(self: &Arc<Self>, op: Op) -> Begun<V> {
+        let flights = Arc::clone(self);
+        Begun { flights, op }
+    }
+
+    fn end(&self, op: &Op) {
+        let mut keys = self.keys(op.shard);
+        let Some(state) = keys.get(&op.key) else {
+            return;
+        };
+        state.ops -= 1;
+        let is_last = state.ops == 0;
+        let ended = state.rare.as_mut().and_then(|rare| rare.end(op.id));
+        let state = if is_last { keys.remove(&op.key) } else { None };
+        drop(keys);
+        drop((ended, state));
+    }
+}
+
+impl<V> Shard<V> {
+    fn new() -> Self {
+        Self(Mutex::new(Keys {
+            first: None,
+            others: HashMap::with_hasher(hasher()),
+        }))
+    }
+}
+
+impl<V> Keys<V> {
+    fn get(&mut self, key: &str) -> Option<&mut KeyState<V>> {
+        match &mut self.first {
+            Some((first, state)) if **first == *key => Some(state),
+            _ => self.others.get_mut(key),
+        }
+    }
+
+    fn get_or_new(&mut self, key: &Key) -> &mut KeyState<V> {
+        if self.first.is_none() && !self.others.contains_key(key) {
+            self.first = Some((Arc::clone(key), KeyState::new()));
+        }
+        match &mut self.first {
+            Some((first, state)) if first == key => state,
+            _ => (self.others.entry(Arc::clone(key))).or_insert_with(KeyState::new),
+        }
+    }
+
+    fn remove(&mut self, key: &str) -> Option<(Key, KeyState<V>)> {
+        let first = self.first.take_if(|(first, _)| **first == *key);
+        first.or_else(|| self.others.remove_entry(key))
     }
 }
 
@@ -316,22 +408,40 @@ impl<V> KeyState<V> {
     fn new() -> Self {
         Self {
             ops: 0,
+            next: 0,
             generation: 0,
             floor: 0,
-            barred_below: 0,
-            read: None,
-            load: None,
-            refresh: None,
+            rare: None,
         }
     }
 
+    fn rare(&mut self) -> &mut Rare<V> {
+        self.rare.get_or_insert_with(|| {
+            Box::new(Rare {
+                barred_below: 0,
+                read: None,
+                load: None,
+                refresh: None,
+            })
+        })
+    }
+}
+
+impl<V> Rare<V> {
     /// Whether a flight is still the one that its key's callers join.
     fn has(&self, flight: u64) -> bool {
         self.refresh == Some(flight) || self.load.as_ref().is_some_and(|load| load.id == flight)
     }
+
+    /// Nobody joins an operation that has ended.
+    fn end(&mut self, op: u64) -> Option<Flight<Shared<Load<V>>>> {
+        self.refresh.take_if(|id| *id == op);
+        self.read.take_if(|read| read.id == op);
+        self.load.take_if(|load| load.id == op)
+    }
 }
 
-impl<V> Op<V> {
+impl Op {
     pub(crate) fn key(&self) -> &Key {
         &self.key
     }
@@ -341,59 +451,58 @@ impl<V> Op<V> {
         self.epoch
     }
 
-    /// Whether what was known when this began still is, with nothing flushed since.
-    pub(crate) fn is_current(&self) -> bool {
-        self.generation == self.shard.liveness.generation()
-    }
-
-    /// Whether a value may go into L1.
-    pub(super) fn may_store(&self, fresh: &Fresh<V>) -> bool {
-        let keys = self.shard.keys();
-        let state = keys.states.get(&self.key);
-        state.is_some_and(|state| self.allowed(state, fresh))
-    }
-
-    /// Makes a stored entry visible, if it still may be; then nothing older may.
-    pub(super) fn reveal(&self, fresh: &Fresh<V>) -> bool {
-        let mut keys = self.shard.keys();
-        let state = keys.states.get_mut(&self.key);
-        let Some(state) = state.filter(|state| self.allowed(state, fresh)) else {
-            return false;
-        };
-        state.floor = state.floor.max(fresh.ver);
-        // It will be handed out, even if L1 has no room for it: nobody joins a read that may be older.
-        let former = state.read.take_if(|read| read.id != self.id);
-        fresh.reveal(self.generation);
-        drop(keys);
-        drop(former);
-        true
-    }
-
-    fn allowed(&self, state: &KeyState<V>, fresh: &Fresh<V>) -> bool {
-        // A detached flight began before what detached it, whatever version it was given since.
-        let attached = !self.is_flight || state.has(self.id);
-        let unharmed = self.id >= state.barred_below && fresh.ver >= state.floor;
-        let of_now = fresh.epoch == self.epoch || without(Rule::Epochs);
-        attached && (unharmed || without(Rule::Floors)) && of_now && self.is_current()
+    /// Whether nothing has been flushed since this began, if the generation is of now.
+    pub(crate) fn is_of(&self, generation: u64) -> bool {
+        self.generation == generation
     }
 }
 
-impl<V> Drop for Op<V> {
+impl<V, F: Deref<Target = Flights<V>>> Deref for Begun<V, F> {
+    type Target = Op;
+
+    fn deref(&self) -> &Op {
+        &self.op
+    }
+}
+
+impl<V, F: Deref<Target = Flights<V>>> Drop for Begun<V, F> {
     fn drop(&mut self) {
-        let mut keys = self.shard.keys();
-        let Some(state) = keys.states.get_mut(&self.key) else {
-            return;
-        };
-        state.ops -= 1;
-        state.refresh.take_if(|id| *id == self.id);
-        state.read.take_if(|read| read.id == self.id);
-        let ended = state.load.take_if(|load| load.id == self.id);
-        let state = if state.ops == 0 {
-            keys.states.remove(&self.key)
-        } else {
-            None
-        };
-        drop(keys);
-        drop((ended, state));
+        self.flights.end(&self.op);
+    }
+}
+
+#[cfg(all(test, not(larder_interleavings)))]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::{Key, Shard};
+    use crate::lock::lock;
+
+    /// Whichever of some keys lies where, and whichever goes first.
+    #[test]
+    fn keys_of_a_shard_have_a_state_each_from_first_to_last() {
+        let names: [Key; 3] = ["a", "b", "c"].map(Key::from);
+        for mut steps in 0..names.len().pow(8) {
+            let shard = Shard::<()>::new();
+            let (mut keys, mut floors) = (lock(&shard.0), HashMap::new());
+            for step in 1..=8 {
+                let name = &names[steps % names.len()];
+                steps /= names.len();
+                if floors.contains_key(name) {
+                    let (key, state) = keys.remove(name).unwrap();
+                    assert_eq!((&key, Some(state.floor)), (name, floors.remove(name)));
+                } else {
+                    keys.get_or_new(name).floor = step;
+                    floors.insert(Key::clone(name), step);
+                }
+                for name in &names {
+                    let state = keys.get(name).map(|state| state.floor);
+                    assert_eq!(state, floors.get(name).copied());
+                    if state.is_some() {
+                        assert_eq!(keys.get_or_new(name).floor, floors[name]);
+                    }
+                }
+            }
+        }
     }
 }

@@ -16,7 +16,7 @@ mod liveness;
 mod slot;
 mod sync;
 
-pub(crate) use self::flights::{Flights, Joined, LoadOutcome, Op, ReadOutcome, Reading};
+pub(crate) use self::flights::{Begun, Flights, Joined, LoadOutcome, Op, ReadOutcome, Reading};
 pub(crate) use self::liveness::Liveness;
 pub(crate) use self::slot::{Fresh, NEVER, Slot, UNSTORED};
 
@@ -36,14 +36,21 @@ pub(crate) type Weigher<V> = Arc<dyn Fn(&str, &V) -> u32 + Send + Sync>;
 pub(crate) struct L1<V> {
     /// None where there is no room: moka would take each entry in, only to put it out again.
     entries: Option<Entries<V>>,
+    flights: Arc<Flights<V>>,
     liveness: Arc<Liveness>,
 }
 
 impl<V: Send + Sync + 'static> L1<V> {
-    pub(crate) fn new(capacity: u64, weigher: Option<Weigher<V>>, liveness: Arc<Liveness>) -> Self {
+    pub(crate) fn new(
+        capacity: u64,
+        weigher: Option<Weigher<V>>,
+        flights: &Arc<Flights<V>>,
+        liveness: &Arc<Liveness>,
+    ) -> Self {
         Self {
             entries: (capacity > 0).then(|| Entries::new(capacity, weigher)),
-            liveness,
+            flights: Arc::clone(flights),
+            liveness: Arc::clone(liveness),
         }
     }
 
@@ -97,16 +104,16 @@ impl<V: Send + Sync + 'static> L1<V> {
     /// unseen, and becomes visible in the critical section in which messages raise floors.
     ///
     /// Says whether it was stored.
-    pub(crate) fn publish(&self, op: &Op<V>, fresh: &Fresh<V>) -> bool {
+    pub(crate) fn publish(&self, op: &Op, fresh: &Fresh<V>) -> bool {
         let Some(entries) = &self.entries else {
             // As one that is evicted at once: nothing older may be stored after it, or joined.
-            return op.reveal(fresh);
+            return self.flights.reveal(op, fresh);
         };
-        if !op.may_store(fresh) {
+        if !self.flights.may_store(op, fresh) {
             return false;
         }
         let turn = entries.insert(op.key(), Arc::clone(&fresh.slot));
-        let revealed = op.reveal(fresh);
+        let revealed = self.flights.reveal(op, fresh);
         if revealed {
             // Something older may have taken its place before that was forbidden by this. moka is not asked
             // without need: it would take that for a hit.

@@ -1,10 +1,10 @@
 //! Who joins whom.
 
 use futures::FutureExt;
-use futures::future::ready;
+use futures::future::{BoxFuture, Shared, ready};
 
 use super::{Loading, World, fresh, in_every_order, loading};
-use crate::l1::{Joined, Op, ReadOutcome, Reading};
+use crate::l1::{Begun, Joined, Op, ReadOutcome, Reading};
 use crate::source::Source;
 
 /// Joins the load of the key, or runs it. What it loads has the version that L2 has meanwhile.
@@ -23,7 +23,7 @@ fn load(world: &World) -> Loading {
 }
 
 /// Joins the read of the key, or starts it.
-fn read(world: &World) -> Reading<u64> {
+fn read(world: &World) -> Reading<'_, u64> {
     let now = world.core.now();
     world.core.flights.read(&world.key, now, now, |op| {
         let world = world.clone();
@@ -31,7 +31,18 @@ fn read(world: &World) -> Reading<u64> {
     })
 }
 
-fn found(world: &World, op: &Op<u64>) -> ReadOutcome<u64> {
+/// Joins or starts a read to share, or is an operation alone on the key.
+fn read_or_begin(
+    world: &World,
+) -> Result<Shared<BoxFuture<'static, ReadOutcome<u64>>>, Begun<u64>> {
+    match read(world) {
+        Reading::Shared(read) => Ok(read),
+        // A thread cannot hand on what refers to its world.
+        Reading::Alone(_op) => Err(world.begin()),
+    }
+}
+
+fn found(world: &World, op: &Op) -> ReadOutcome<u64> {
     let mark = world.ask();
     world.publish(op, mark);
     ReadOutcome::Hit(fresh(mark))
@@ -87,18 +98,13 @@ fn nobody_joins_an_older_read() {
 #[test]
 fn all_but_the_first_share_a_read() {
     in_every_order(|world| {
-        let reads = [(); 2].map(|()| world.spawn(|world| read(&world)));
+        let reads = [(); 2].map(|()| world.spawn(|world| read_or_begin(&world)));
         // Somebody else's operation comes and goes.
         drop(world.begin());
         let reads = reads.map(|read| read.join().unwrap());
-        let shared = match (&reads, read(&world)) {
-            ([Reading::Shared(a), Reading::Shared(b)], Reading::Shared(c)) => {
-                a.ptr_eq(b) && a.ptr_eq(&c)
-            }
-            (
-                [Reading::Alone(_), Reading::Shared(a)] | [Reading::Shared(a), Reading::Alone(_)],
-                Reading::Shared(b),
-            ) => a.ptr_eq(&b),
+        let shared = match (&reads, read_or_begin(&world)) {
+            ([Ok(a), Ok(b)], Ok(c)) => a.ptr_eq(b) && a.ptr_eq(&c),
+            ([Err(_), Ok(a)] | [Ok(a), Err(_)], Ok(b)) => a.ptr_eq(&b),
             _ => false,
         };
         assert!(shared);

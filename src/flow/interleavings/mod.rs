@@ -25,7 +25,7 @@ use super::{Core, Parts};
 use crate::clock::Clock;
 use crate::codec::Bincode;
 use crate::error::LoadError;
-use crate::l1::{Fresh, Joined, Key, Liveness, LoadOutcome, NEVER, Op, Slot};
+use crate::l1::{Begun, Fresh, Joined, Key, Liveness, LoadOutcome, NEVER, Op, Slot};
 use crate::l2::{LaneClock, NoLane};
 use crate::options::Options;
 use crate::wire::codec::ValueCodec;
@@ -99,8 +99,8 @@ impl World {
         thread::spawn(move || run(world))
     }
 
-    fn begin(&self) -> Op<u64> {
-        self.core.flights.begin(&self.key)
+    fn begin(&self) -> Begun<u64> {
+        self.core.flights.begin_owned(&self.key)
     }
 
     /// What L2 answers: whatever lies there.
@@ -109,7 +109,7 @@ impl World {
     }
 
     /// Keeps what L2 has answered, and hands it out, if it may be believed.
-    fn publish(&self, op: &Op<u64>, mark: Mark) {
+    fn publish(&self, op: &Op, mark: Mark) {
         let fresh = fresh(mark);
         if self.core.is_usable(op, &fresh) {
             self.core.keep_or_outdate(op, &fresh);
@@ -160,7 +160,7 @@ impl World {
         flights.lead(&self.key, now, now, || load.clone())
     }
 
-    fn refresh(&self) -> Option<Op<u64>> {
+    fn refresh(&self) -> Option<Begun<u64>> {
         self.core.flights.refresh(&self.key)
     }
 

@@ -3,7 +3,7 @@
 use loom::thread;
 
 use super::{EPOCH, Mark, NEXT_EPOCH, World, fresh, in_every_order, loading};
-use crate::l1::{Joined, Op};
+use crate::l1::{Begun, Joined};
 
 /// Nothing, or at least this version.
 fn shows_none_before(world: &World, ver: u64) -> bool {
@@ -262,7 +262,7 @@ fn nothing_is_shown_without_a_proof() {
 #[test]
 fn a_load_or_refresh_that_was_overtaken_stores_nothing() {
     in_every_order(|world| {
-        let lead: [fn(&World) -> Op<u64>; 2] = [
+        let lead: [fn(&World) -> Begun<u64>; 2] = [
             |world| match world.lead(&loading().1) {
                 Joined::Lead(op) => op,
                 Joined::Under(_) => panic!("nothing is under way"),
