@@ -16,7 +16,7 @@ use crate::support::redis::Redis;
 use crate::support::user::User;
 
 const KEYS: u64 = 10_000;
-const ROUND: Duration = Duration::from_millis(150);
+const ROUND: Duration = Duration::from_millis(300);
 const CALLERS: [u64; 3] = [1, 64, 256];
 
 const OURS: &str = "larder";
@@ -92,7 +92,10 @@ fn contestants(threads: u32) -> Vec<Contestant> {
         for id in 0..KEYS {
             let user = User::new(id);
             let mut set = cmd("SET");
-            set.arg(name(id)).arg(user.encode());
+            set.arg(name(id))
+                .arg(user.encode())
+                .arg("PX")
+                .arg(3_600_000);
             let () = set.query_async(&mut shared.0.clone()).await.unwrap();
             cache.insert(&id, user).await.unwrap();
         }

@@ -27,6 +27,9 @@ const IN_FLIGHT: usize = 64;
 const NEAR: usize = 2;
 /// A batch that takes longer than this is not waited for by the next: the server is far away, or silent.
 const FAR: Duration = Duration::from_millis(1);
+/// So many answers are handed out by one thread. Of more, each thread hands out its share: those whom it wakes go on
+/// on it, and what it has told them is there already.
+const SHARE: usize = 16;
 /// Reads that wait to be sent. Who finds it full waits to get in, and no longer than for an answer.
 const WAITING: usize = 4096;
 
@@ -298,6 +301,7 @@ impl Worker {
     /// the queue were asked for before it, so it does not wait for longer.
     async fn work(self, requests: Arc<Requests>) {
         let (requests, turns) = (&*requests, &Semaphore::new(NEAR));
+        let threads = Handle::current().metrics().num_workers();
         let batches = stream::unfold(&*self.0, |queue| async move {
             let turn = turns.acquire().await.ok()?;
             let batch = queue.gather(requests.most()).await?;
@@ -305,7 +309,7 @@ impl Worker {
         });
         let send = |(turn, batch): (_, Batch)| async {
             let taken = batch.reads.len();
-            let mut sending = pin!(send(requests, batch));
+            let mut sending = pin!(send(requests, batch, threads));
             if timeout(FAR, &mut sending).await.is_err() {
                 drop(turn);
                 sending.await;
@@ -316,8 +320,8 @@ impl Worker {
     }
 }
 
-/// Sends a batch and hands out the answers.
-async fn send(requests: &Requests, batch: Batch) {
+/// Sends a batch and hands out the answers, to each thread its share.
+async fn send(requests: &Requests, batch: Batch, threads: usize) {
     let Batch { keys, reads } = batch;
     let (mut keys, mut reads) = wanted(&keys, reads);
     let now = Instant::now();
@@ -329,7 +333,17 @@ async fn send(requests: &Requests, batch: Batch) {
     }
     // The first has waited longest.
     let Some(first) = reads.first() else { return };
-    let answers = requests.fetch(&keys, first.asked + requests.limit()).await;
+    let mut answers = requests.fetch(&keys, first.asked + requests.limit()).await;
+    let share = reads.len().div_ceil(threads).max(SHARE);
+    while reads.len() > share {
+        let rest = reads.len() - share;
+        let (reads, answers) = (reads.split_off(rest), answers.split_off(rest));
+        tokio::spawn(async { hand_out(reads, answers) });
+    }
+    hand_out(reads, answers);
+}
+
+fn hand_out(reads: Vec<Read>, answers: Vec<Answer>) {
     for (read, answer) in reads.into_iter().zip(answers) {
         _ = read.answer.send(answer);
     }
