@@ -163,8 +163,6 @@ struct State<V: Send + Sync + 'static> {
     waiting: VecDeque<Write<V>>,
     /// Whether there is a carrier that has yet to take what waits.
     gathering: bool,
-    /// How many have been taken from here, and not been told yet.
-    taken: usize,
 }
 
 impl<V: Send + Sync + 'static> Queue<V> {
@@ -173,7 +171,6 @@ impl<V: Send + Sync + 'static> Queue<V> {
             state: Mutex::new(State {
                 waiting: VecDeque::new(),
                 gathering: false,
-                taken: 0,
             }),
             room: Arc::new(Semaphore::new(ROOM as usize)),
             turns: Semaphore::new(TURNS),
@@ -276,16 +273,17 @@ impl<V: Send + Sync + 'static> Core<V> {
 impl<V: Send + Sync + 'static> State<V> {
     /// The share of one turn in what goes at once, or the first would have it all and L2 wait for the next one: who
     /// is answered together writes again together. What came together stays so.
-    fn take(&mut self) -> Vec<Write<V>> {
-        let share = (self.taken + self.waiting.len()).div_ceil(TURNS);
+    ///
+    /// `all` is what those that wait or are being told weigh.
+    fn take(&mut self, all: usize) -> Vec<Write<V>> {
+        let share = all.div_ceil(TURNS);
         let (mut weight, mut may_end) = (0, true);
-        let fit = self.waiting.iter().enumerate().take_while(|(nth, write)| {
+        let fit = self.waiting.iter().take_while(|write| {
+            let has_share = replace(&mut may_end, write.is_last) && weight as usize >= share;
             weight += write.weight;
-            let has_share = replace(&mut may_end, write.is_last) && *nth >= share;
             weight <= BATCH && !has_share
         });
         let fit = fit.count().max(1).min(self.waiting.len());
-        self.taken += fit;
         self.waiting.drain(..fit).collect()
     }
 }
@@ -304,16 +302,14 @@ impl<V: Send + Sync + 'static> Carrier<V> {
             yield_now().await;
         }
         let batch = self.take(&core);
-        let taken = batch.len();
         core.tell(core.in_time(batch)).await;
-        lock(&core.queue.state).taken -= taken;
     }
 
     fn take(&mut self, core: &Arc<Core<V>>) -> Vec<Write<V>> {
         let mut state = lock(&core.queue.state);
         self.0 = None;
         state.gathering = false;
-        let batch = state.take();
+        let batch = state.take(ROOM as usize - core.queue.room.available_permits());
         core.see_to(state);
         batch
     }
@@ -344,18 +340,16 @@ mod tests {
         let mut state = State {
             waiting: (0..10).flat_map(|_| came_together(1)).collect(),
             gathering: false,
-            taken: 0,
         };
-        let take = |state: &mut State<u64>| state.take().len();
-        assert_eq!([take(&mut state), take(&mut state)], [5, 5]);
+        let take = |state: &mut State<u64>, all| state.take(all).len();
+        assert_eq!([take(&mut state, 10), take(&mut state, 10)], [5, 5]);
         // While most are being told, all who come later are taken.
         state.waiting.extend(came_together(1));
         state.waiting.extend(came_together(1));
-        assert_eq!(take(&mut state), 2);
-        state.taken = 0;
+        assert_eq!(take(&mut state, 12), 2);
         state.waiting.extend(came_together(20));
         state.waiting.extend(came_together(1));
-        assert_eq!([take(&mut state), take(&mut state)], [20, 1]);
+        assert_eq!([take(&mut state, 21), take(&mut state, 21)], [20, 1]);
     }
 
     fn write(core: &Arc<Core<u64>>) -> Write<u64> {
