@@ -196,5 +196,5 @@ async fn get(connection: &mut (impl ConnectionLike + Send), id: u64) {
 }
 
 fn name(id: u64) -> String {
-    format!("plain:{id}")
+    format!("plain:reads:{id}")
 }
