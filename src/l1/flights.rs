@@ -119,8 +119,8 @@ pub(crate) enum Joined<V> {
 
 /// An operation on one key, under way for as long as this lives.
 ///
-/// It counts what happens to the key. Who waits where the flights are need not own them, which all cores would
-/// count.
+/// What happens to the key meanwhile is held against it. Who waits in place borrows the flights: a count of owners
+/// would be written to by all cores.
 pub(crate) struct Begun<V, F: Deref<Target = Flights<V>> = Arc<Flights<V>>> {
     flights: F,
     op: Op,
