@@ -9,7 +9,7 @@ use tokio::runtime::{Builder, Runtime};
 
 pub(crate) const KEYS: usize = 1_000;
 const CAPACITY: u64 = 10_000;
-const TTL: Duration = Duration::from_secs(3600);
+pub(crate) const TTL: Duration = Duration::from_secs(3600);
 
 /// Looks up so many keys, beginning with that of the first number.
 pub(crate) type Hits = Box<dyn Fn(usize, usize) + Sync>;

@@ -9,6 +9,7 @@ use larder::deadpool_redis::Pool;
 use larder::deadpool_redis::redis::aio::{ConnectionLike, MultiplexedConnection};
 use larder::deadpool_redis::redis::cmd;
 
+use crate::hits::TTL;
 use crate::rounds::{Contestant, Group};
 use crate::rows::{Goal, Row, THREADS, count};
 use crate::support::callers::{Call, drive};
@@ -94,8 +95,8 @@ fn contestants(threads: u32) -> Vec<Contestant> {
             let mut set = cmd("SET");
             set.arg(name(id))
                 .arg(user.encode())
-                .arg("PX")
-                .arg(3_600_000);
+                .arg("EX")
+                .arg(TTL.as_secs());
             let () = set.query_async(&mut shared.0.clone()).await.unwrap();
             cache.insert(&id, user).await.unwrap();
         }

@@ -353,11 +353,6 @@ impl<V: Send + Sync + 'static> Core<V> {
         Arc::new(Slot::new(key, value, UNSTORED, now, NEVER, now))
     }
 
-    /// Whether what was known when an operation began still is, with nothing flushed since.
-    pub(super) fn is_current(&self, op: &Op) -> bool {
-        op.is_of(self.liveness.generation())
-    }
-
     /// Whether a value that was read as it lay may be believed: written in the epoch that was known when
     /// the operation began and still is, and not expired.
     pub(super) fn is_usable(&self, op: &Op, fresh: &Fresh<V>) -> bool {
@@ -367,7 +362,7 @@ impl<V: Send + Sync + 'static> Core<V> {
     /// The same, where the time is known.
     pub(super) fn is_usable_at(&self, op: &Op, fresh: &Fresh<V>, now: Tick) -> bool {
         let of_now = fresh.epoch == op.epoch() || without(Rule::Epochs);
-        self.is_current(op) && of_now && now < fresh.expires_at
+        self.flights.is_current(op) && of_now && now < fresh.expires_at
     }
 
     /// Applies a change of keys that L2 has accepted: what is older is gone from here.

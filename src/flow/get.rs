@@ -162,12 +162,11 @@ impl<V: Send + Sync + 'static> Core<V> {
             Ok(None) => return Some(ReadOutcome::Miss),
             Err(_) => return Some(ReadOutcome::Unavailable),
         };
-        self.is_current(op)
-            .then(|| match self.open_at(op.key(), &bytes, now) {
-                Ok(fresh) if self.is_usable_at(op, &fresh, now) => ReadOutcome::Hit(fresh),
-                Ok(_) => ReadOutcome::Miss,
-                Err(instead) => ReadOutcome::Unreadable(instead),
-            })
+        (self.flights.is_current(op)).then(|| match self.open_at(op.key(), &bytes, now) {
+            Ok(fresh) if self.is_usable_at(op, &fresh, now) => ReadOutcome::Hit(fresh),
+            Ok(_) => ReadOutcome::Miss,
+            Err(instead) => ReadOutcome::Unreadable(instead),
+        })
     }
 
     /// Has the server compare epochs.

@@ -147,16 +147,13 @@ impl<V> Flights<V> {
 
     /// Registers an operation, before it sends anything.
     pub(crate) fn begin(&self, key: &Key) -> Begun<V, &Self> {
-        let shard = self.shard_of(key);
-        let op = self.register(shard, &mut self.keys(shard), key, false);
+        let op = self.registered(key);
         Begun { flights: self, op }
     }
 
     /// The same for one that goes on elsewhere.
     pub(crate) fn begin_owned(self: &Arc<Self>, key: &Key) -> Begun<V> {
-        let shard = self.shard_of(key);
-        let op = self.register(shard, &mut self.keys(shard), key, false);
-        self.owned(op)
+        self.owned(self.registered(key))
     }
 
     /// Joins the read under way on a key, or starts one: one to join, if anything else is under way on the key.
@@ -271,6 +268,11 @@ impl<V> Flights<V> {
         drop(detached);
     }
 
+    /// Whether what was known when an operation began still is, with nothing flushed since.
+    pub(crate) fn is_current(&self, op: &Op) -> bool {
+        op.generation == self.liveness.generation()
+    }
+
     /// Whether a value may go into L1.
     pub(super) fn may_store(&self, op: &Op, fresh: &Fresh<V>) -> bool {
         let mut keys = self.keys(op.shard);
@@ -302,8 +304,7 @@ impl<V> Flights<V> {
         let barred = rare.is_some_and(|rare| op.id < rare.barred_below);
         let unharmed = !barred && fresh.ver >= state.floor;
         let of_now = fresh.epoch == op.epoch || without(Rule::Epochs);
-        let is_current = op.is_of(self.liveness.generation());
-        attached && (unharmed || without(Rule::Floors)) && of_now && is_current
+        attached && (unharmed || without(Rule::Floors)) && of_now && self.is_current(op)
     }
 
     /// Whether nothing is under way, and no key's state was left behind.
@@ -330,6 +331,11 @@ impl<V> Flights<V> {
             && (flight.began >= joinable_from
                 || self.liveness.is_live()
                 || without(Rule::NoDeafJoins))
+    }
+
+    fn registered(&self, key: &Key) -> Op {
+        let shard = self.shard_of(key);
+        self.register(shard, &mut self.keys(shard), key, false)
     }
 
     fn register(&self, shard: usize, keys: &mut Keys<V>, key: &Key, is_flight: bool) -> Op {
@@ -449,11 +455,6 @@ impl Op {
     /// The epoch that was known when this began.
     pub(crate) fn epoch(&self) -> u64 {
         self.epoch
-    }
-
-    /// Whether nothing has been flushed since this began, if the generation is of now.
-    pub(crate) fn is_of(&self, generation: u64) -> bool {
-        self.generation == generation
     }
 }
 
