@@ -91,15 +91,17 @@ impl<V: Send + Sync + 'static> Core<V> {
         self: &Arc<Self>,
         values: impl IntoIterator<Item = (Key, V)>,
     ) -> Result<(), WriteError> {
-        let sealed = values.into_iter().map(|(key, value)| {
-            let (head, sealed) = self.seal(&value).map_err(|error| match error {
+        let values = values.into_iter();
+        // With room for just so many, here and below: there is mostly one, and a list that grows begins with four.
+        let mut sealed = Vec::with_capacity(values.size_hint().0);
+        // All of them, before anything is changed.
+        for (key, value) in values {
+            let (head, body) = self.seal(&value).map_err(|error| match error {
                 EncodeError::TooLarge { max, .. } => WriteError::too_large(max),
                 EncodeError::Failed(error) => WriteError::encode(error),
             })?;
-            Ok((key, value, head, sealed))
-        });
-        // All of them, before anything is changed.
-        let sealed = sealed.collect::<Result<Vec<_>, WriteError>>()?;
+            sealed.push((key, value, head, body));
+        }
         let changes = sealed.into_iter().map(|(key, value, head, sealed)| {
             let begun = self.outbox.begin();
             let op = self.flights.begin_owned(&key);
@@ -166,18 +168,18 @@ impl<V: Send + Sync + 'static> Core<V> {
         changes: impl Iterator<Item = (Key, u64, Change<V>)>,
     ) -> Vec<Waiting> {
         self.ensure_listening();
-        let (writes, waiting) = changes
-            .map(|(key, begun, change)| {
-                let (_, hold) = change.sort();
-                let (write, answered) = Write::new(self, key.clone(), begun, change);
-                let waiting = Waiting {
-                    key,
-                    hold,
-                    answered,
-                };
-                (write, waiting)
-            })
-            .unzip();
+        let many = changes.size_hint().0;
+        let (mut writes, mut waiting) = (Vec::with_capacity(many), Vec::with_capacity(many));
+        for (key, begun, change) in changes {
+            let (_, hold) = change.sort();
+            let (write, answered) = Write::new(self, key.clone(), begun, change);
+            writes.push(write);
+            waiting.push(Waiting {
+                key,
+                hold,
+                answered,
+            });
+        }
         self.enqueue(writes);
         waiting
     }
