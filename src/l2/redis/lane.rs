@@ -157,6 +157,7 @@ impl Lane for RedisLane {
     ) -> Reply<'a, Stamp> {
         async move {
             let mut call = Call::new(&self.scripts.insert, 2 + 2 * values.len());
+            call.make_room(values.iter().map(|(_, value)| value.body.len()));
             call.arg(&self.names.clock).arg(&self.names.log);
             for (key, _) in values {
                 call.arg(self.names.value(key));

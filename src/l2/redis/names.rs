@@ -1,5 +1,9 @@
 //! The names of one lane's keys.
 
+use std::io::Write;
+
+use deadpool_redis::redis::{RedisWrite, ToRedisArgs};
+
 #[derive(Clone)]
 pub(super) struct Names {
     pub(super) tag: String,
@@ -27,23 +31,34 @@ impl Names {
         }
     }
 
-    pub(super) fn value(&self, key: &str) -> String {
-        let mut name = String::with_capacity(self.tag.len() + 1 + key.len());
-        self.write_value(&mut name, key);
-        name
+    pub(super) fn value<'a>(&'a self, key: &'a str) -> Name<'a> {
+        Name([&self.tag, ":", key])
     }
 
-    pub(super) fn write_value(&self, name: &mut String, key: &str) {
-        name.push_str(&self.tag);
-        name.push(':');
-        name.push_str(key);
+    pub(super) fn lease<'a>(&'a self, key: &'a str) -> Name<'a> {
+        Name([&self.tag, "!lease:", key])
     }
 
-    pub(super) fn lease(&self, key: &str) -> String {
-        format!("{}!lease:{key}", self.tag)
+    pub(super) fn hold<'a>(&'a self, key: &'a str) -> Name<'a> {
+        Name([&self.tag, "!hold:", key])
     }
+}
 
-    pub(super) fn hold(&self, key: &str) -> String {
-        format!("{}!hold:{key}", self.tag)
+/// The name that belongs to a key of the user's, in its parts: they are put together in the command that is sent.
+pub(super) struct Name<'a>([&'a str; 3]);
+
+impl Name<'_> {
+    pub(super) fn len(&self) -> usize {
+        self.0.iter().map(|part| part.len()).sum()
+    }
+}
+
+impl ToRedisArgs for Name<'_> {
+    fn write_redis_args<W: RedisWrite + ?Sized>(&self, out: &mut W) {
+        let mut name = out.writer_for_next_arg();
+        for part in self.0 {
+            // To memory, which takes all.
+            let _ = name.write_all(part.as_bytes());
+        }
     }
 }
