@@ -26,12 +26,16 @@ use crate::support::redis_server::RedisServer;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args = Args::parse();
-    let runtime = Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?;
-    let server = runtime.block_on(RedisServer::start());
-    let rows = rows::all(&Bench::new(&runtime, &server, args.quick));
+    let runtime = |threads| {
+        let mut runtime = Builder::new_multi_thread();
+        runtime.worker_threads(threads).enable_all().build()
+    };
+    let (one, two) = (runtime(1)?, runtime(2)?);
+    let server = two.block_on(RedisServer::start());
+    let rows = rows::all(
+        &Bench::new(&one, "one thread", &server, args.quick),
+        &Bench::new(&two, "two threads", &server, args.quick),
+    );
     println!("{}", output::markdown(&rows));
     if let Some(file) = args.out {
         fs::write(file, output::json(&rows)?)?;

@@ -15,7 +15,7 @@ const NAME: &str = "l2";
 pub fn rows(bench: &Bench<'_>) -> Vec<Row> {
     let rows = [(1, 3_000), (64, 10_000), (256, 10_000)].map(|(callers, keys)| {
         let title = Title {
-            text: format!("L2 hits decoded, callers: {callers}"),
+            text: format!("L2 hits decoded, callers: {callers}, {}", bench.threads),
             unit: Unit::PerSecond,
         };
         let keys = bench.times(keys);

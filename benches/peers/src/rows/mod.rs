@@ -18,15 +18,23 @@ use crate::turns::Row;
 /// What all rows need.
 pub struct Bench<'a> {
     pub runtime: &'a Runtime,
+    /// How many it has.
+    threads: &'a str,
     server: &'a RedisServer,
     pub rounds: usize,
     quick: bool,
 }
 
 impl<'a> Bench<'a> {
-    pub fn new(runtime: &'a Runtime, server: &'a RedisServer, quick: bool) -> Self {
+    pub fn new(
+        runtime: &'a Runtime,
+        threads: &'a str,
+        server: &'a RedisServer,
+        quick: bool,
+    ) -> Self {
         Self {
             runtime,
+            threads,
             server,
             rounds: if quick { 2 } else { 25 },
             quick,
@@ -61,14 +69,15 @@ impl<'a> Bench<'a> {
     }
 }
 
-pub fn all(bench: &Bench<'_>) -> Vec<Row> {
+/// By a runtime of one thread, and by one of two.
+pub fn all(one: &Bench<'_>, two: &Bench<'_>) -> Vec<Row> {
     let mut rows = Vec::new();
-    rows.extend(l1::rows(bench));
-    rows.extend(l2::rows(bench));
-    rows.extend(stampede::rows(bench));
-    rows.extend(write::rows(bench));
-    rows.extend(invalidation::rows(bench));
-    rows.extend(race::rows(bench));
+    rows.extend(l1::rows(two));
+    rows.extend([one, two].into_iter().flat_map(l2::rows));
+    rows.extend(stampede::rows(two));
+    rows.extend([one, two].into_iter().flat_map(write::rows));
+    rows.extend(invalidation::rows(two));
+    rows.extend(race::rows(two));
     rows
 }
 

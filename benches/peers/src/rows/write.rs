@@ -12,7 +12,7 @@ const INSERTS: u64 = 5_000;
 
 pub fn rows(bench: &Bench<'_>) -> Vec<Row> {
     let title = Title {
-        text: format!("Inserts, callers: {CALLERS}"),
+        text: format!("Inserts, callers: {CALLERS}, {}", bench.threads),
         unit: Unit::PerSecond,
     };
     take_turns([title], bench.rounds, with_two_levels!(entrant(bench)))
