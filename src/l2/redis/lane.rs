@@ -90,9 +90,10 @@ impl Lane for RedisLane {
     fn lead<'a>(&'a self, key: &'a str, ask: Ask) -> Reply<'a, Lead> {
         async move {
             let mut call = Call::new(&self.scripts.lead, 4);
-            call.arg(self.names.value(key))
-                .arg(self.names.lease(key))
-                .arg(self.names.hold(key))
+            let name = &mut String::new();
+            call.arg(self.names.value(name, key))
+                .arg(self.names.lease(name, key))
+                .arg(self.names.hold(name, key))
                 .arg(&self.names.clock);
             call.arg(ask.token).arg(millis(ask.ttl));
             match ask.want {
@@ -120,8 +121,9 @@ impl Lane for RedisLane {
     fn fill<'a>(&'a self, key: &'a str, lease: Lease, value: &'a Sealed) -> Reply<'a, Fill> {
         async move {
             let mut call = Call::new(&self.scripts.fill, 3);
-            call.arg(self.names.value(key))
-                .arg(self.names.lease(key))
+            let name = &mut String::new();
+            call.arg(self.names.value(name, key))
+                .arg(self.names.lease(name, key))
                 .arg(&self.names.clock);
             call.arg(lease.token)
                 .arg(lease.epoch)
@@ -143,7 +145,10 @@ impl Lane for RedisLane {
     fn renew<'a>(&'a self, key: &'a str, token: u64, ttl: Duration) -> Reply<'a, bool> {
         async move {
             let mut call = Call::new(&self.scripts.renew, 1);
-            call.arg(self.names.lease(key)).arg(token).arg(millis(ttl));
+            let name = &mut String::new();
+            call.arg(self.names.lease(name, key))
+                .arg(token)
+                .arg(millis(ttl));
             self.run(call).await
         }
         .boxed()
@@ -157,13 +162,14 @@ impl Lane for RedisLane {
     ) -> Reply<'a, Stamp> {
         async move {
             let mut call = Call::new(&self.scripts.insert, 2 + 2 * values.len());
+            let name = &mut String::new();
             call.make_room(values.iter().map(|(_, value)| value.body.len()));
             call.arg(&self.names.clock).arg(&self.names.log);
             for (key, _) in values {
-                call.arg(self.names.value(key));
+                call.arg(self.names.value(name, key));
             }
             for (key, _) in values {
-                call.arg(self.names.lease(key));
+                call.arg(self.names.lease(name, key));
             }
             call.arg(&self.names.events).arg(random()).arg(tail);
             call.arg(deadline.map_or_else(String::new, |at| at.to_string()));
@@ -207,13 +213,15 @@ impl Lane for RedisLane {
             let held = if hold.is_zero() { &[] } else { keys };
             let parts = 3 + 2 * keys.len() + held.len();
             let mut call = Call::new(&self.scripts.invalidate, parts);
+            let name = &mut String::new();
             call.arg(&self.names.clock).arg(&self.names.log);
             call.arg(&self.names.live);
             for key in keys {
-                call.arg(self.names.value(key)).arg(self.names.lease(key));
+                call.arg(self.names.value(name, key))
+                    .arg(self.names.lease(name, key));
             }
             for key in held {
-                call.arg(self.names.hold(key));
+                call.arg(self.names.hold(name, key));
             }
             call.arg(&self.names.events).arg(random()).arg(tail);
             call.arg(millis(hold)).arg(FORGOTTEN_AFTER);

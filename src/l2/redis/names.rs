@@ -1,9 +1,5 @@
 //! The names of one lane's keys.
 
-use std::io::Write;
-
-use deadpool_redis::redis::{RedisWrite, ToRedisArgs};
-
 #[derive(Clone)]
 pub(super) struct Names {
     pub(super) tag: String,
@@ -31,34 +27,24 @@ impl Names {
         }
     }
 
-    pub(super) fn value<'a>(&'a self, key: &'a str) -> Name<'a> {
-        Name([&self.tag, ":", key])
+    /// The name of a key of the user's, for which there is room in `name`.
+    pub(super) fn value<'n>(&self, name: &'n mut String, key: &str) -> &'n str {
+        self.write(name, ":", key)
     }
 
-    pub(super) fn lease<'a>(&'a self, key: &'a str) -> Name<'a> {
-        Name([&self.tag, "!lease:", key])
+    pub(super) fn lease<'n>(&self, name: &'n mut String, key: &str) -> &'n str {
+        self.write(name, "!lease:", key)
     }
 
-    pub(super) fn hold<'a>(&'a self, key: &'a str) -> Name<'a> {
-        Name([&self.tag, "!hold:", key])
+    pub(super) fn hold<'n>(&self, name: &'n mut String, key: &str) -> &'n str {
+        self.write(name, "!hold:", key)
     }
-}
 
-/// The name that belongs to a key of the user's, in its parts: they are put together in the command that is sent.
-pub(super) struct Name<'a>([&'a str; 3]);
-
-impl Name<'_> {
-    pub(super) fn len(&self) -> usize {
-        self.0.iter().map(|part| part.len()).sum()
-    }
-}
-
-impl ToRedisArgs for Name<'_> {
-    fn write_redis_args<W: RedisWrite + ?Sized>(&self, out: &mut W) {
-        let mut name = out.writer_for_next_arg();
-        for part in self.0 {
-            // To memory, which takes all.
-            let _ = name.write_all(part.as_bytes());
+    fn write<'n>(&self, name: &'n mut String, mark: &str, key: &str) -> &'n str {
+        name.clear();
+        for part in [&self.tag, mark, key] {
+            name.push_str(part);
         }
+        name
     }
 }

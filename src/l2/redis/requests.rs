@@ -151,12 +151,14 @@ impl Requests {
 
     fn command<K: AsRef<str>>(&self, keys: &[K]) -> Cmd {
         let name = if keys.len() == 1 { "GET" } else { "MGET" };
-        let names = keys.iter().map(|key| self.names.value(key.as_ref()));
-        let bytes: usize = names.clone().map(|name| name.len()).sum();
+        let tag = self.names.tag.len() + 1;
+        let lengths = keys.iter().map(|key| tag + key.as_ref().len());
+        let bytes: usize = lengths.clone().sum();
         let mut command = Cmd::with_capacity(1 + keys.len(), name.len() + bytes);
         command.arg(name);
-        for name in names {
-            command.arg(name);
+        let name = &mut String::with_capacity(lengths.max().unwrap_or(0));
+        for key in keys {
+            command.arg(self.names.value(name, key.as_ref()));
         }
         command
     }
