@@ -68,6 +68,32 @@ fn a_miss_allocates() {
     );
 }
 
+/// What an insert takes on its way, where nothing is kept: a list that grows would begin with room for four.
+#[test]
+fn an_insert_takes_room_for_one() {
+    const INSERTS: u64 = 100;
+    /// Bytes for one, of which the value has 128 each time that it is written down.
+    const LIMIT: u64 = 6_500;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let cache: Cache<u64, [u64; 16]> = Cache::builder("test:inserts")
+        .l1_capacity(0)
+        .build()
+        .unwrap();
+    let insert = || {
+        runtime.block_on(async {
+            for key in 0..INSERTS {
+                cache.insert(&key, [u64::MAX; 16]).await.unwrap();
+            }
+        });
+    };
+    insert();
+    let bytes = allocation_counter::measure(insert).bytes_total / INSERTS;
+    assert!(bytes <= LIMIT, "{bytes} bytes");
+}
+
 /// What an entry takes in L1 besides its key and value, beside what moka with a TTL takes for it; however often
 /// it is hit, and all that there is once per cache included.
 #[test]
