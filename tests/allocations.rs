@@ -11,6 +11,11 @@
 use std::time::Duration;
 
 use larder::Cache;
+use tokio::runtime::{Builder, Runtime};
+
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
 
 fn allocations(what: impl FnOnce()) -> u64 {
     allocation_counter::measure(what).count_total
@@ -18,10 +23,7 @@ fn allocations(what: impl FnOnce()) -> u64 {
 
 #[test]
 fn a_hit_in_l1_allocates_nothing() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = runtime();
     let texts: Cache<String, String> = Cache::builder("test:texts").build().unwrap();
     let numbers: Cache<u64, String> = Cache::builder("test:numbers").build().unwrap();
     let pairs: Cache<(u64, String), String> = Cache::builder("test:pairs").build().unwrap();
@@ -59,10 +61,7 @@ fn a_hit_in_l1_allocates_nothing() {
 #[test]
 fn a_miss_allocates() {
     let texts: Cache<String, String> = Cache::builder("test:texts").build().unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = runtime();
     assert!(
         allocations(|| runtime.block_on(async { assert!(texts.get("key").await.is_none()) })) > 0
     );
@@ -73,11 +72,8 @@ fn a_miss_allocates() {
 fn an_insert_takes_room_for_one() {
     const INSERTS: u64 = 100;
     /// Bytes for one, of which the value has 128 each time that it is written down.
-    const LIMIT: u64 = 6_500;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    const LIMIT: u64 = 4_000;
+    let runtime = runtime();
     let cache: Cache<u64, [u64; 16]> = Cache::builder("test:inserts")
         .l1_capacity(0)
         .build()
@@ -103,10 +99,7 @@ fn an_entry_takes_little_more_than_in_moka() {
     const LIMIT: i64 = 64;
     type Value = [u64; 16];
     let keys = || (0..ENTRIES).map(|number| format!("catalog:product:{number:08}"));
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = runtime();
     for hits in 0..3 {
         let mut moka: Option<moka::sync::Cache<String, Value>> = None;
         let of_moka = allocation_counter::measure(|| {

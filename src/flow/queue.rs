@@ -238,12 +238,10 @@ impl<V: Send + Sync + 'static> Core<V> {
     }
 
     /// Those that may still be told.
-    fn in_time(&self, batch: Vec<Write<V>>) -> Vec<Write<V>> {
+    fn in_time(&self, mut batch: Vec<Write<V>>) -> Vec<Write<V>> {
         let now = self.now();
-        let (late, batch): (Vec<_>, Vec<_>) =
-            batch.into_iter().partition(|write| write.is_late(now));
-        for write in late {
-            self.late(write);
+        for late in batch.extract_if(.., |write| write.is_late(now)) {
+            self.late(late);
         }
         batch
     }
@@ -284,7 +282,10 @@ impl<V: Send + Sync + 'static> State<V> {
             weight <= BATCH && !has_share
         });
         let fit = fit.count().max(1).min(self.waiting.len());
-        self.waiting.drain(..fit).collect()
+        // With room for just so many: a list that grows begins with four.
+        let mut taken = Vec::with_capacity(fit);
+        taken.extend(self.waiting.drain(..fit));
+        taken
     }
 }
 
