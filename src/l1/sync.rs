@@ -19,7 +19,8 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
         .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// How many locks the flight map has, and the table in front of moka. One is enough to find out in which orders things can happen.
+/// How many locks the flight map has, and the table in front of moka. One is enough to find out in which orders things
+/// can happen.
 pub(super) const SHARDS: usize = if cfg!(larder_interleavings) { 1 } else { 256 };
 
 /// How many cells the table in front of moka may have, for the same reason: powers of two.

@@ -2,7 +2,7 @@
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{
-    Cmd, ErrorKind, FromRedisValue, RedisResult, RedisWrite, Script, ServerErrorKind, ToRedisArgs,
+    Cmd, ErrorKind, FromRedisValue, RedisResult, Script, ServerErrorKind, ToRedisArgs,
     from_redis_value,
 };
 
@@ -22,12 +22,6 @@ impl<'a> Call<'a> {
         let mut command = Cmd::with_capacity(parts, 32 * parts);
         command.arg("EVALSHA").arg(script.get_hash()).arg(keys);
         Self { script, command }
-    }
-
-    /// For values of so many bytes each, which come with a number.
-    pub(super) fn make_room(&mut self, values: impl Iterator<Item = usize>) {
-        let room = values.flat_map(|bytes| [bytes, 16]);
-        self.command.reserve_space_for_args(room);
     }
 
     pub(super) fn arg(&mut self, part: impl ToRedisArgs) -> &mut Self {

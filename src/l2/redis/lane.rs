@@ -163,7 +163,6 @@ impl Lane for RedisLane {
         async move {
             let mut call = Call::new(&self.scripts.insert, 2 + 2 * values.len());
             let name = &mut String::new();
-            call.make_room(values.iter().map(|(_, value)| value.body.len()));
             call.arg(&self.names.clock).arg(&self.names.log);
             for (key, _) in values {
                 call.arg(self.names.value(name, key));

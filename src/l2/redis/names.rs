@@ -27,7 +27,7 @@ impl Names {
         }
     }
 
-    /// The name of a key of the user's, for which there is room in `name`.
+    /// What a key of the user's is called here, put together in `name`.
     pub(super) fn value<'n>(&self, name: &'n mut String, key: &str) -> &'n str {
         self.write(name, ":", key)
     }
