@@ -1,6 +1,7 @@
 //! Insert and invalidate: L2 first, in one step that also tells the others; then L1.
 
 use std::collections::BTreeSet;
+use std::mem::replace;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,25 +50,26 @@ impl<V: Send + Sync + 'static> Group<V> {
     }
 
     /// As few as there can be, in the order of what is first in each.
-    fn all(writes: Vec<Write<V>>) -> Vec<Self> {
-        let mut groups: Vec<Self> = Vec::new();
-        for write in writes {
-            let sort = write.change.sort();
-            // Not before the last that has the key: of two writes of a key the second shall count. And two
-            // values must not have one version, while to remove something twice is to remove it.
-            let last = groups
-                .iter()
-                .rposition(|group| group.keys.contains(&write.key));
+    fn all(mut writes: Vec<Write<V>>) -> Vec<Self> {
+        let mut groups = Vec::new();
+        while let Some(first) = writes.first() {
+            let sort = first.change.sort();
+            // Two values must not have one version, while to remove something twice is to remove it.
             let shares = sort.0 != Kind::Insert;
-            let from = last.map_or(0, |last| if shares { last } else { last + 1 });
-            let mut later = groups.iter_mut().skip(from);
-            match later.find(|group| group.sort == sort) {
-                Some(group) => {
-                    group.keys.insert(write.key.clone());
-                    group.writes.push(write);
+            let (mut keys, mut left) = (BTreeSet::new(), BTreeSet::new());
+            let later = writes.extract_if(.., |write| {
+                // Of two writes of a key the second shall count.
+                let may_be_here = write.change.sort() == sort && !left.contains(&write.key);
+                let is_here = may_be_here && (keys.insert(write.key.clone()) || shares);
+                if !is_here {
+                    left.insert(write.key.clone());
                 }
-                None => groups.push(Self::of(write)),
-            }
+                !is_here
+            });
+            let later = later.collect();
+            // What they came in is what they stay in: it is big, and there is mostly one group.
+            let writes = replace(&mut writes, later);
+            groups.push(Self { sort, keys, writes });
         }
         groups
     }

@@ -66,6 +66,8 @@ struct Waiting {
     /// One after the other.
     keys: String,
     reads: Vec<Read>,
+    /// Room that a batch has left, for those who come next.
+    room: Batch,
     /// How many reads have been taken from here, and not been answered yet.
     taken: usize,
     /// Whether nobody may put more in here.
@@ -73,6 +75,7 @@ struct Waiting {
 }
 
 /// What goes to the server as one request.
+#[derive(Default)]
 struct Batch {
     keys: String,
     reads: Vec<Read>,
@@ -268,19 +271,30 @@ impl Waiting {
     fn take(&mut self, most: usize) -> Batch {
         let share = (self.taken + self.reads.len()).div_ceil(NEAR);
         let most = most.min(share).min(self.reads.len());
-        let rest = self.reads.split_off(most);
-        let reads = replace(&mut self.reads, rest);
-        let end = reads.last().map_or(0, |read| read.end);
-        let rest = self.keys.split_off(end);
-        let keys = replace(&mut self.keys, rest);
+        let mut rest = take(&mut self.room);
+        rest.reads.extend(self.reads.drain(most..));
+        let end = self.reads.last().map_or(0, |read| read.end);
+        rest.keys.push_str(self.keys.get(end..).unwrap_or_default());
+        self.keys.truncate(end);
         // As many are likely to come until the next ones are taken.
-        self.reads.reserve(reads.len());
-        self.taken += reads.len();
-        self.keys.reserve(end);
-        for read in &mut self.reads {
+        rest.reads.reserve(most);
+        rest.keys.reserve(end);
+        for read in &mut rest.reads {
             read.end -= end;
         }
-        Batch { keys, reads }
+        self.taken += most;
+        Batch {
+            keys: replace(&mut self.keys, rest.keys),
+            reads: replace(&mut self.reads, rest.reads),
+        }
+    }
+
+    /// Takes a batch back, of so many reads, that has been answered.
+    fn end(&mut self, taken: usize, mut batch: Batch) {
+        self.taken -= taken;
+        batch.keys.clear();
+        batch.reads.clear();
+        self.room = batch;
     }
 }
 
@@ -300,30 +314,34 @@ impl Worker {
     /// Sends what waits, and answers each read within the limit since it was asked for: those before it in
     /// the queue were asked for before it, so it does not wait for longer.
     async fn work(self, requests: Arc<Requests>) {
-        let (requests, turns) = (&*requests, &Semaphore::new(NEAR));
+        let (queue, requests) = (&*self.0, &*requests);
+        let turns = &Semaphore::new(NEAR);
         let threads = Handle::current().metrics().num_workers();
-        let batches = stream::unfold(&*self.0, |queue| async move {
+        let batches = stream::unfold((), |()| async move {
             let turn = turns.acquire().await.ok()?;
             let batch = queue.gather(requests.most()).await?;
-            Some(((turn, batch), queue))
+            Some(((turn, batch), ()))
         });
         let send = |(turn, batch): (_, Batch)| async {
             let taken = batch.reads.len();
             let mut sending = pin!(send(requests, batch, threads));
-            if timeout(FAR, &mut sending).await.is_err() {
-                drop(turn);
-                sending.await;
-            }
-            lock(&self.0.waiting).taken -= taken;
+            let batch = match timeout(FAR, &mut sending).await {
+                Ok(batch) => batch,
+                Err(_) => {
+                    drop(turn);
+                    sending.await
+                }
+            };
+            lock(&queue.waiting).end(taken, batch);
         };
         batches.for_each_concurrent(IN_FLIGHT, send).await;
     }
 }
 
 /// Sends a batch and hands out the answers, to each thread its share.
-async fn send(requests: &Requests, batch: Batch, threads: usize) {
-    let Batch { keys, reads } = batch;
-    let (mut keys, mut reads) = wanted(&keys, reads);
+async fn send(requests: &Requests, mut batch: Batch, threads: usize) -> Batch {
+    let Batch { keys, reads } = &mut batch;
+    let mut keys = wanted(keys, reads);
     let now = Instant::now();
     // They are in the order in which they were asked for.
     let late = reads.partition_point(|read| read.asked + requests.limit() <= now);
@@ -332,7 +350,9 @@ async fn send(requests: &Requests, batch: Batch, threads: usize) {
         _ = (read.answer).send(Err(L2Error::timed_out(requests.limit())));
     }
     // The first has waited longest.
-    let Some(first) = reads.first() else { return };
+    let Some(first) = reads.first() else {
+        return batch;
+    };
     let mut answers = requests.fetch(&keys, first.asked + requests.limit()).await;
     let share = reads.len().div_ceil(threads).max(SHARE);
     while reads.len() > share {
@@ -340,24 +360,26 @@ async fn send(requests: &Requests, batch: Batch, threads: usize) {
         let (reads, answers) = (reads.split_off(rest), answers.split_off(rest));
         tokio::spawn(async { hand_out(reads, answers) });
     }
-    hand_out(reads, answers);
+    hand_out(reads.drain(..), answers);
+    batch
 }
 
-fn hand_out(reads: Vec<Read>, answers: Vec<Answer>) {
+fn hand_out(reads: impl IntoIterator<Item = Read>, answers: Vec<Answer>) {
     for (read, answer) in reads.into_iter().zip(answers) {
         _ = read.answer.send(answer);
     }
 }
 
-/// The reads of which anyone waits for the answer, and their keys.
-fn wanted(keys: &str, reads: Vec<Read>) -> (Vec<&str>, Vec<Read>) {
-    let mut start = 0;
-    let wanted = reads.into_iter().filter_map(|read| {
-        let key = keys.get(start..read.end)?;
+/// The keys of the reads of which anyone waits for the answer; the others go.
+fn wanted<'a>(keys: &'a str, reads: &mut Vec<Read>) -> Vec<&'a str> {
+    let (mut wanted, mut start) = (Vec::with_capacity(reads.len()), 0);
+    reads.retain(|read| {
+        let key = (keys.get(start..read.end)).filter(|_| !read.answer.is_closed());
         start = read.end;
-        (!read.answer.is_closed()).then_some((key, read))
+        wanted.extend(key);
+        key.is_some()
     });
-    wanted.unzip()
+    wanted
 }
 
 #[cfg(test)]
@@ -393,8 +415,8 @@ mod tests {
         let (queue, _answered) = queue(1000);
         let mut all = Vec::new();
         for size in [256, 256, 256, 232] {
-            let Batch { keys, reads } = queue.gather(256).await.unwrap();
-            let (keys, reads) = wanted(&keys, reads);
+            let Batch { keys, mut reads } = queue.gather(256).await.unwrap();
+            let keys = wanted(&keys, &mut reads);
             assert_eq!((keys.len(), reads.len()), (size, size));
             all.extend(keys.into_iter().map(str::to_owned));
         }
@@ -402,14 +424,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_a_batch_leaves_is_room_and_no_more() {
+        let (queue, mut answered) = queue(4);
+        for (first, size) in [("01", 2), ("2", 1), ("3", 1), ("late", 1)] {
+            let batch = queue.gather(256).await.unwrap();
+            assert_eq!((&*batch.keys, batch.reads.len()), (first, size));
+            lock(&queue.waiting).end(size, batch);
+            answered.extend((first == "3").then(|| enter(&queue, "late").unwrap()));
+        }
+    }
+
+    #[tokio::test]
     async fn who_has_given_up_is_not_asked_for() {
         let (queue, mut answered) = queue(20);
         answered.drain(..7);
-        let Batch { keys, reads } = queue.gather(256).await.unwrap();
-        let (keys, reads) = wanted(&keys, reads);
+        let Batch { keys, mut reads } = queue.gather(256).await.unwrap();
+        let keys = wanted(&keys, &mut reads);
         assert_eq!(keys, ["7", "8", "9"]);
         assert_eq!(reads.len(), 3);
-        drop((keys, reads, queue.gather(256).await));
+        drop((reads, queue.gather(256).await));
         queue.close();
         assert!(queue.gather(256).await.is_none());
     }

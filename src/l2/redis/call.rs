@@ -1,5 +1,7 @@
 //! One run of a script.
 
+use std::iter;
+
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{
     Cmd, ErrorKind, FromRedisValue, RedisResult, Script, ServerErrorKind, ToRedisArgs,
@@ -18,8 +20,20 @@ pub(super) struct Call<'a> {
 impl<'a> Call<'a> {
     /// It is given so many keys.
     pub(super) fn new(script: &'a Script, keys: usize) -> Self {
+        Self::with_values(script, keys, iter::empty())
+    }
+
+    /// The same, and values of so many bytes, each of which comes with a number.
+    pub(super) fn with_values(
+        script: &'a Script,
+        keys: usize,
+        values: impl ExactSizeIterator<Item = usize>,
+    ) -> Self {
         let parts = 3 + keys + 8;
-        let mut command = Cmd::with_capacity(parts, 32 * parts);
+        let all = parts + 2 * values.len();
+        // A command that has to grow takes its memory several times.
+        let mut command =
+            Cmd::with_capacity(all, 32 * parts + values.map(|n| n + 16).sum::<usize>());
         command.arg("EVALSHA").arg(script.get_hash()).arg(keys);
         Self { script, command }
     }

@@ -161,7 +161,8 @@ impl Lane for RedisLane {
         deadline: Option<u64>,
     ) -> Reply<'a, Stamp> {
         async move {
-            let mut call = Call::new(&self.scripts.insert, 2 + 2 * values.len());
+            let sizes = values.iter().map(|(_, value)| value.body.len());
+            let mut call = Call::with_values(&self.scripts.insert, 2 + 2 * values.len(), sizes);
             let name = &mut String::new();
             call.arg(&self.names.clock).arg(&self.names.log);
             for (key, _) in values {
