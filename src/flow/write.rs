@@ -393,3 +393,60 @@ impl<V: Send + Sync + 'static> Core<V> {
         Ok(stamp.written_at)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Cache;
+
+    #[test]
+    fn writes_go_in_as_few_steps_as_their_order_allows() {
+        let cache: Cache<u64, u64> = Cache::builder("groups").build().unwrap();
+        let core = cache.core();
+        let write = |name: &str| {
+            let key = Key::from(name.to_lowercase());
+            let change = if *key == *name {
+                Change::Remove {
+                    kind: Kind::Invalidate,
+                    hold: Duration::ZERO,
+                }
+            } else {
+                let (head, sealed) = core.seal(&1).unwrap();
+                Change::Insert {
+                    op: core.flights.begin_owned(&key),
+                    value: Some(1),
+                    head,
+                    sealed,
+                }
+            };
+            Write::new(core, key, core.outbox.begin(), change).0
+        };
+        // An insert is a capital letter.
+        for (writes, steps) in [
+            ("", ""),
+            ("abc", "abc"),
+            ("AAA", "A A A"),
+            ("aaa", "aaa"),
+            ("AaA", "A a A"),
+            ("aAa", "a A a"),
+            ("AbBC", "AC b B"),
+            ("ABbbaC", "ABC bba"),
+        ] {
+            let groups = Group::all(
+                writes
+                    .chars()
+                    .map(|name| write(&name.to_string()))
+                    .collect(),
+            );
+            let named = |group: Group<u64>| {
+                let names = group.writes.iter().map(|write| match write.change {
+                    Change::Insert { .. } => write.key.to_uppercase(),
+                    Change::Remove { .. } => write.key.to_string(),
+                });
+                names.collect::<String>()
+            };
+            let named: Vec<_> = groups.into_iter().map(named).collect();
+            assert_eq!(named.join(" "), steps);
+        }
+    }
+}
