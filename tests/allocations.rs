@@ -10,6 +10,7 @@
 
 use std::time::Duration;
 
+use futures::future::join_all;
 use larder::Cache;
 use tokio::runtime::{Builder, Runtime};
 
@@ -67,27 +68,30 @@ fn a_miss_allocates() {
     );
 }
 
-/// What an insert takes on its way, where nothing is kept: a list that grows would begin with room for four.
+/// What an insert takes on its way, where nothing is kept: a list that grows takes its room several times, and begins
+/// with room for four.
 #[test]
-fn an_insert_takes_room_for_one() {
-    const INSERTS: u64 = 100;
-    /// Bytes for one, of which the value has 128 each time that it is written down.
-    const LIMIT: u64 = 4_000;
+fn inserts_take_room_for_as_many_as_they_are() {
+    const ROUNDS: u64 = 100;
     let runtime = runtime();
     let cache: Cache<u64, [u64; 16]> = Cache::builder("test:inserts")
         .l1_capacity(0)
         .build()
         .unwrap();
-    let insert = || {
-        runtime.block_on(async {
-            for key in 0..INSERTS {
-                cache.insert(&key, [u64::MAX; 16]).await.unwrap();
-            }
-        });
-    };
-    insert();
-    let bytes = allocation_counter::measure(insert).bytes_total / INSERTS;
-    assert!(bytes <= LIMIT, "{bytes} bytes");
+    // How many come together, and the bytes for one, of which the value has 128 each time that it is written down.
+    for (crowd, limit) in [(1, 4_200), (64, 3_100)] {
+        let insert = || {
+            runtime.block_on(async {
+                for _ in 0..ROUNDS {
+                    let insert = async |key| cache.insert(&key, [u64::MAX; 16]).await.unwrap();
+                    join_all((0..crowd).map(insert)).await;
+                }
+            });
+        };
+        insert();
+        let bytes = allocation_counter::measure(insert).bytes_total / ROUNDS / crowd;
+        assert!(bytes <= limit, "{bytes} bytes for each of {crowd}");
+    }
 }
 
 /// What an entry takes in L1 besides its key and value, beside what moka with a TTL takes for it; however often
