@@ -1,7 +1,6 @@
 //! Insert and invalidate: L2 first, in one step that also tells the others; then L1.
 
 use std::collections::BTreeSet;
-use std::mem::replace;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,36 +41,55 @@ struct Waiting {
 
 impl<V: Send + Sync + 'static> Group<V> {
     fn of(write: Write<V>) -> Self {
+        let group = Self::begun_for(&write);
+        Self {
+            writes: vec![write],
+            ..group
+        }
+    }
+
+    /// With the write's sort and key, though not with itself.
+    fn begun_for(write: &Write<V>) -> Self {
         Self {
             sort: write.change.sort(),
             keys: BTreeSet::from([write.key.clone()]),
-            writes: vec![write],
+            writes: Vec::new(),
         }
     }
 
     /// As few as there can be, in the order of what is first in each.
-    fn all(mut writes: Vec<Write<V>>) -> Vec<Self> {
+    fn all(writes: Vec<Write<V>>) -> Vec<Self> {
         let mut groups = Vec::new();
-        while let Some(first) = writes.first() {
-            let sort = first.change.sort();
-            // Two values must not have one version, while to remove something twice is to remove it.
-            let shares = sort.0 != Kind::Insert;
-            let (mut keys, mut left) = (BTreeSet::new(), BTreeSet::new());
-            let later = writes.extract_if(.., |write| {
-                // Of two writes of a key the second shall count.
-                let may_be_here = write.change.sort() == sort && !left.contains(&write.key);
-                let is_here = may_be_here && (keys.insert(write.key.clone()) || shares);
-                if !is_here {
-                    left.insert(write.key.clone());
-                }
-                !is_here
-            });
-            let later = later.collect();
-            // What they came in is what they stay in: it is big, and there is mostly one group.
-            let writes = replace(&mut writes, later);
-            groups.push(Self { sort, keys, writes });
+        let places = writes.iter().map(|write| Self::place(&mut groups, write));
+        let places: Vec<_> = places.collect();
+        if let [only] = groups.as_mut_slice() {
+            // So it is mostly. What they came in is big, so that is what they stay in.
+            only.writes = writes;
+            return groups;
+        }
+        for (place, write) in places.into_iter().zip(writes) {
+            if let Some(group) = groups.get_mut(place) {
+                group.writes.push(write);
+            }
         }
         groups
+    }
+
+    /// Chooses the group that a write goes to, or adds one.
+    fn place(groups: &mut Vec<Self>, write: &Write<V>) -> usize {
+        let (sort, key) = (write.change.sort(), &write.key);
+        // Not before the last that has the key: of two writes of a key the second shall count. And two
+        // values must not have one version, while to remove something twice is to remove it.
+        let last = groups.iter().rposition(|group| group.keys.contains(key));
+        let shares = sort.0 != Kind::Insert;
+        let from = last.map_or(0, |last| if shares { last } else { last + 1 });
+        let mut later = groups.iter_mut().enumerate().skip(from);
+        if let Some((place, group)) = later.find(|(_, group)| group.sort == sort) {
+            group.keys.insert(key.clone());
+            return place;
+        }
+        groups.push(Self::begun_for(write));
+        groups.len() - 1
     }
 
     fn values(&self) -> impl Iterator<Item = (&str, &Sealed)> {
