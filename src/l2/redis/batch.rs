@@ -63,9 +63,7 @@ struct Queue {
 
 #[derive(Default)]
 struct Waiting {
-    /// One after the other.
-    keys: String,
-    reads: Vec<Read>,
+    all: Batch,
     /// Room that a batch has left, for those who come next.
     room: Batch,
     /// How many reads have been taken from here, and not been answered yet.
@@ -77,6 +75,7 @@ struct Waiting {
 /// What goes to the server as one request.
 #[derive(Default)]
 struct Batch {
+    /// One after the other.
     keys: String,
     reads: Vec<Read>,
 }
@@ -119,7 +118,7 @@ impl Batches {
             return None;
         }
         queue.enter(key, queue.room.try_acquire().ok()?, |waiting| {
-            waiting.taken + waiting.reads.len() > 0
+            waiting.taken + waiting.all.reads.len() > 0
         })
     }
 
@@ -225,10 +224,11 @@ impl Queue {
             return None;
         }
         room.forget();
-        waiting.keys.push_str(key);
-        let end = waiting.keys.len();
-        waiting.reads.push(Read { end, asked, answer });
-        let is_first = waiting.reads.len() == 1;
+        let Batch { keys, reads } = &mut waiting.all;
+        keys.push_str(key);
+        let end = keys.len();
+        reads.push(Read { end, asked, answer });
+        let is_first = reads.len() == 1;
         drop(waiting);
         if is_first {
             self.arrived.notify_one();
@@ -261,7 +261,7 @@ impl Queue {
     /// If nothing waits: whether nothing will.
     fn is_idle(&self) -> Option<bool> {
         let waiting = lock(&self.waiting);
-        waiting.reads.is_empty().then_some(waiting.closed)
+        waiting.all.reads.is_empty().then_some(waiting.closed)
     }
 }
 
@@ -269,13 +269,14 @@ impl Waiting {
     /// The share of one batch among those under way, or the first would have them all and the server wait for the
     /// next one: who is answered together asks again together.
     fn take(&mut self, most: usize) -> Batch {
-        let share = (self.taken + self.reads.len()).div_ceil(NEAR);
-        let most = most.min(share).min(self.reads.len());
+        let Batch { keys, reads } = &mut self.all;
+        let share = (self.taken + reads.len()).div_ceil(NEAR);
+        let most = most.min(share).min(reads.len());
         let mut rest = take(&mut self.room);
-        rest.reads.extend(self.reads.drain(most..));
-        let end = self.reads.last().map_or(0, |read| read.end);
-        rest.keys.push_str(self.keys.get(end..).unwrap_or_default());
-        self.keys.truncate(end);
+        rest.reads.extend(reads.drain(most..));
+        let end = reads.last().map_or(0, |read| read.end);
+        rest.keys.push_str(keys.get(end..).unwrap_or_default());
+        keys.truncate(end);
         // As many are likely to come until the next ones are taken.
         rest.reads.reserve(most);
         rest.keys.reserve(end);
@@ -283,10 +284,7 @@ impl Waiting {
             read.end -= end;
         }
         self.taken += most;
-        Batch {
-            keys: replace(&mut self.keys, rest.keys),
-            reads: replace(&mut self.reads, rest.reads),
-        }
+        replace(&mut self.all, rest)
     }
 
     /// Takes a batch back, of so many reads, that has been answered.
@@ -305,7 +303,7 @@ impl Drop for Worker {
     /// What has not been taken by now is not answered.
     fn drop(&mut self) {
         self.0.close();
-        let left = take(&mut lock(&self.0.waiting).reads);
+        let left = take(&mut lock(&self.0.waiting).all);
         drop(left);
     }
 }
@@ -454,9 +452,9 @@ mod tests {
         assert!(late.as_mut().now_or_never().is_none());
         let batch = queue.gather(256).await.unwrap();
         assert_eq!(batch.reads.len(), 256);
-        assert!(!lock(&queue.waiting).keys.ends_with("late"));
+        assert!(!lock(&queue.waiting).all.keys.ends_with("late"));
         assert!(late.as_mut().now_or_never().is_none());
-        assert!(lock(&queue.waiting).keys.ends_with("late"));
+        assert!(lock(&queue.waiting).all.keys.ends_with("late"));
         queue.close();
         assert!(queue.ask("too late").await.is_none());
         drop(batch);
