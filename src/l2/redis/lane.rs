@@ -1,6 +1,7 @@
 //! The steps of a lane: one script or command each.
 
 use std::fmt;
+use std::iter;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -120,7 +121,8 @@ impl Lane for RedisLane {
 
     fn fill<'a>(&'a self, key: &'a str, lease: Lease, value: &'a Sealed) -> Reply<'a, Fill> {
         async move {
-            let mut call = Call::new(&self.scripts.fill, 3);
+            let size = iter::once(value.body.len());
+            let mut call = Call::with_values(&self.scripts.fill, 3, size);
             let name = &mut String::new();
             call.arg(self.names.value(name, key))
                 .arg(self.names.lease(name, key))
