@@ -332,7 +332,7 @@ impl<V: Send + Sync + 'static> Core<V> {
             now.saturating_add(nanos(self.options.jittered(ttl)))
         });
         let slot = Slot::new(
-            Arc::clone(key),
+            key.clone(),
             value,
             stamp.ver,
             born_at,
@@ -349,7 +349,7 @@ impl<V: Send + Sync + 'static> Core<V> {
     pub(super) fn unstored(&self, key: &Key, value: V) -> Arc<Slot<V>> {
         self.counters.loads_not_stored.bump();
         let now = self.now();
-        let key = Arc::clone(key);
+        let key = key.clone();
         Arc::new(Slot::new(key, value, UNSTORED, now, NEVER, now))
     }
 

@@ -98,7 +98,7 @@ impl<V: Send + Sync + 'static> Core<V> {
         let lacking: Vec<_> = lacking
             .filter(|(place, _)| entries.get(*place).is_some_and(Option::is_none))
             .collect();
-        let asked: Vec<Key> = lacking.iter().map(|(_, key)| Arc::clone(key)).collect();
+        let asked: Vec<Key> = lacking.iter().map(|(_, key)| key.clone()).collect();
         let outcomes = self.read_many(&asked).await;
         let now = self.now();
         let (mut due, mut missing) = (Vec::new(), Vec::new());
@@ -122,7 +122,7 @@ impl<V: Send + Sync + 'static> Core<V> {
                 if let Some(new) = new {
                     led.push(new);
                     led_at.push(place);
-                    ours.insert(Arc::clone(&key));
+                    ours.insert(key.clone());
                 }
                 flights.push((flight, place, key, want));
             }

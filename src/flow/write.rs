@@ -458,7 +458,7 @@ mod tests {
             );
             let named = |group: Group<u64>| {
                 let names = group.writes.iter().map(|write| match write.change {
-                    Change::Insert { .. } => write.key.to_uppercase(),
+                    Change::Insert { .. } => write.key.as_str().to_uppercase(),
                     Change::Remove { .. } => write.key.to_string(),
                 });
                 names.collect::<String>()

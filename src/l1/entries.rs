@@ -50,7 +50,7 @@ impl<V: Send + Sync + 'static> Entries<V> {
     /// Returns the key's turn, as it is as long as nobody has changed anything since before.
     pub(super) fn insert(&self, key: &Key, slot: Arc<Slot<V>>) -> u64 {
         let turn = self.front.turn(key);
-        self.bounded.insert(Arc::clone(key), slot);
+        self.bounded.insert(key.clone(), slot);
         self.front.clear(key);
         self.front.sweep();
         turn + 1

@@ -349,7 +349,7 @@ impl<V> Flights<V> {
             (state.generation, state.floor) = (generation, 0);
         }
         Op {
-            key: Arc::clone(key),
+            key: key.clone(),
             shard,
             id,
             is_flight,
@@ -396,11 +396,11 @@ impl<V> Keys<V> {
 
     fn get_or_new(&mut self, key: &Key) -> &mut KeyState<V> {
         if self.first.is_none() && !self.others.contains_key(key) {
-            self.first = Some((Arc::clone(key), KeyState::new()));
+            self.first = Some((key.clone(), KeyState::new()));
         }
         match &mut self.first {
             Some((first, state)) if first == key => state,
-            _ => (self.others.entry(Arc::clone(key))).or_insert_with(KeyState::new),
+            _ => (self.others.entry(key.clone())).or_insert_with(KeyState::new),
         }
     }
 
