@@ -8,9 +8,14 @@ use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
 use arrayvec::ArrayString;
+use ecow::EcoString;
 
 /// The longest text a key may write, in bytes.
 pub const MAX_KEY_BYTES: usize = 1024;
+
+/// A written key, as everything behind the public face knows it. As big as an `Arc<str>`, but one of up to 15 bytes
+/// takes no memory of its own, and nobody counts who has it.
+pub(crate) type Key = EcoString;
 
 /// A key that can write itself as the text of a Redis key.
 ///

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::clock::{Clock, Tick, nanos};
-use crate::l1::Key;
+use crate::key::Key;
 use crate::pauses::pauses;
 
 /// Keys remembered at most; one that is forgotten may be tried at once.

@@ -9,7 +9,8 @@ use futures::future::join_all;
 use super::Core;
 use crate::clock::Tick;
 use crate::entry::Entry;
-use crate::l1::{Key, Op, ReadOutcome, Reading};
+use crate::key::Key;
+use crate::l1::{Op, ReadOutcome, Reading};
 use crate::l2::{Answer, Ask, Lead, Want};
 use crate::source::Source;
 

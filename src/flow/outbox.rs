@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use crate::clock::millis;
-use crate::l1::Key;
+use crate::key::Key;
 use crate::lock::lock;
 
 /// Keys delivered in one go.

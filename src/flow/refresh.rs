@@ -10,7 +10,8 @@ use super::Core;
 use super::loader::Loader;
 #[cfg(larder_ablation)]
 use crate::ablation::{Rule, without};
-use crate::l1::{Begun, Key};
+use crate::key::Key;
+use crate::l1::Begun;
 use crate::l2::{Lead, Lease, Want};
 #[cfg(larder_ablation)]
 use crate::wire::message::{self, Kind};

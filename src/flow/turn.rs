@@ -8,7 +8,8 @@ use futures::future::join_all;
 use tokio::time::{Instant, sleep};
 
 use super::Core;
-use crate::l1::{Key, Op, Slot};
+use crate::key::Key;
+use crate::l1::{Op, Slot};
 use crate::l2::{Ask, Lead, Lease, Want, random};
 use crate::source::Source;
 

@@ -15,7 +15,7 @@ use super::queue::{Answer, Change, Write};
 use crate::ablation::{Rule, without};
 use crate::clock::Tick;
 use crate::error::WriteError;
-use crate::l1::Key;
+use crate::key::Key;
 use crate::l2::{Ask, L2Error, Sealed, Stamp, Want};
 use crate::options::LONGEST;
 use crate::wire::codec::EncodeError;

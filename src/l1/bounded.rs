@@ -12,8 +12,9 @@ mod weighed {
 
     use moka::sync::Cache;
 
+    use crate::key::Key;
     use crate::l1::hasher::{Hasher, hasher};
-    use crate::l1::{Key, Slot, Weigher};
+    use crate::l1::{Slot, Weigher};
 
     pub(in crate::l1) struct Bounded<V>(Cache<Key, Arc<Slot<V>>, Hasher>);
 
@@ -43,8 +44,9 @@ mod visible {
     use std::collections::HashMap;
     use std::sync::Arc;
 
+    use crate::key::Key;
     use crate::l1::sync::{Mutex, lock};
-    use crate::l1::{Key, Slot, Weigher};
+    use crate::l1::{Slot, Weigher};
 
     pub(in crate::l1) struct Bounded<V>(Mutex<HashMap<Key, Arc<Slot<V>>>>);
 

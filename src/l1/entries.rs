@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use super::bounded::Bounded;
 use super::front::Front;
-use super::{Key, Slot, Weigher};
+use super::{Slot, Weigher};
+use crate::key::Key;
 
 pub(super) struct Entries<V> {
     bounded: Bounded<V>,

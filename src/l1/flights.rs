@@ -17,10 +17,11 @@ use futures::future::{BoxFuture, Shared, WeakShared};
 
 use super::hasher::{Hasher, hasher};
 use super::sync::{Mutex, MutexGuard, SHARDS, lock};
-use super::{Fresh, Key, Liveness, Slot};
+use super::{Fresh, Liveness, Slot};
 use crate::ablation::{Rule, without};
 use crate::clock::Tick;
 use crate::error::LoadError;
+use crate::key::Key;
 use crate::l2::Want;
 use crate::source::Source;
 
@@ -476,7 +477,8 @@ impl<V, F: Deref<Target = Flights<V>>> Drop for Begun<V, F> {
 mod tests {
     use std::collections::HashMap;
 
-    use super::{Key, Shard};
+    use super::Shard;
+    use crate::key::Key;
     use crate::lock::lock;
 
     /// Whichever of some keys lies where, and whichever goes first.

@@ -26,10 +26,6 @@ use std::time::Duration;
 use self::entries::Entries;
 use crate::clock::Tick;
 
-/// A written key, as everything behind the public face knows it. As big as an `Arc<str>`, but one of up to 15 bytes
-/// takes no memory of its own, and nobody counts who has it.
-pub(crate) type Key = ecow::EcoString;
-
 /// What an entry weighs.
 pub(crate) type Weigher<V> = Arc<dyn Fn(&str, &V) -> u32 + Send + Sync>;
 

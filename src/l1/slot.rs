@@ -4,9 +4,9 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::Key;
 use super::sync::AtomicU64;
 use crate::clock::Tick;
+use crate::key::Key;
 
 /// The version of a value that L2 does not hold.
 pub(crate) const UNSTORED: u64 = 0;

@@ -9,6 +9,8 @@
 //! All numbers are big-endian. L2 issues epoch, seq and ver; the sender knows the rest, so it sends
 //! [`tail`], from 27 on.
 
+use crate::key::Key;
+
 /// Keys in one message at most.
 const MAX_KEYS: usize = u16::MAX as usize;
 const MAGIC: [u8; 3] = *b"LM\x01";
@@ -27,7 +29,7 @@ pub struct Message {
     /// The instance that did it.
     pub origin: u64,
     /// The keys it happened to.
-    pub keys: Vec<Box<str>>,
+    pub keys: Vec<Key>,
 }
 
 /// What happened to the keys of a [`Message`].
@@ -87,9 +89,12 @@ pub(crate) fn open(bytes: &[u8]) -> Option<Message> {
     let kind = kind(rest.0)?;
     rest.take::<1>()?;
     let origin = rest.u64()?;
-    let keys = (0..rest.u16()?)
-        .map(|_| rest.text())
-        .collect::<Option<Vec<_>>>()?;
+    let many = rest.u16()?;
+    // With room for all, but for no more than there can be.
+    let mut keys = Vec::with_capacity(usize::from(many).min(rest.0.len() / 2));
+    for _ in 0..many {
+        keys.push(rest.text()?);
+    }
     rest.0.is_empty().then_some(Message {
         epoch,
         seq,
@@ -117,7 +122,7 @@ impl Reader<'_> {
         self.take().map(u64::from_be_bytes)
     }
 
-    fn text(&mut self) -> Option<Box<str>> {
+    fn text(&mut self) -> Option<Key> {
         let (taken, rest) = self
             .0
             .split_at_checked(usize::from(self.u16_at_front()?) + 2)?;

@@ -139,10 +139,6 @@ pub(crate) fn tail(kind: Kind, keys: &[&str]) -> Vec<u8> {
     bytes
 }
 
-pub(crate) fn boxed(keys: &[&str]) -> Vec<Box<str>> {
-    keys.iter().map(|key| Box::from(*key)).collect()
-}
-
 pub(crate) async fn insert(lane: &dyn Lane, key: &str, payload: &[u8]) -> Stamp {
     let tail = tail(Kind::Insert, &[key]);
     let inserted = lane.insert(&[(key, &sealed(payload))], &tail, None).await;

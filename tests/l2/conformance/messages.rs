@@ -41,7 +41,7 @@ async fn every_change_is_heard_as_it_was_sent(store: impl Store) {
             ver: stamp.ver,
             kind,
             origin: ORIGIN,
-            keys: boxed(keys),
+            keys: keys.iter().map(|key| (*key).into()).collect(),
         };
         assert_eq!(message(&mut *listener).await, expected);
     }

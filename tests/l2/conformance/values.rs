@@ -162,7 +162,7 @@ async fn many_values_are_inserted_in_one_step(store: impl Store) {
     }
     let told = message(&mut *listener).await;
     assert_eq!((told.seq, told.ver), (clock.seq + 1, stamp.ver));
-    assert_eq!(told.keys, boxed(&keys));
+    assert_eq!(told.keys, keys);
     let filled = fill(&*lane, "k7", lease, b"loaded").await;
     assert!(matches!(filled, Fill::Rejected(_)), "its lease has ended");
 }
@@ -252,7 +252,7 @@ async fn a_thousand_keys_go_at_once(store: impl Store) {
     assert!(left.iter().all(Option::is_none));
     let leads = join_all(keys.iter().map(|key| lead(&*lane, key, 8))).await;
     assert!(leads.iter().all(|led| matches!(led, Lead::Granted(_))));
-    assert_eq!(message(&mut *listener).await.keys, boxed(&keys));
+    assert_eq!(message(&mut *listener).await.keys, keys);
 }
 
 async fn clear_makes_every_value_a_miss(store: impl Store) {
@@ -305,7 +305,7 @@ async fn keys_of_any_text_are_kept_apart(store: impl Store) {
     for key in ODD_KEYS {
         let bytes = usable(&*lane, key).await.expect("there is a value");
         assert_eq!(&bytes[84..], key.as_bytes());
-        assert_eq!(message(&mut *listener).await.keys, boxed(&[key]));
+        assert_eq!(message(&mut *listener).await.keys, [key]);
         let led = lead_for(&*lane, key, 7, LONG, Want::Nothing).await;
         assert!(matches!(led, Lead::Granted(_)), "{key:?}: {led:?}");
     }

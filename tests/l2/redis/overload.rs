@@ -41,7 +41,7 @@ async fn a_full_server_still_removes() {
     assert_eq!(get(&*lane, "a").await, None);
     let (messages, now) = beat(&mut *listener).await;
     assert_eq!((messages.len(), now.seq), (1, clock.seq + 1));
-    assert_eq!(messages[0].keys, boxed(&["a"]));
+    assert_eq!(messages[0].keys, ["a"]);
 
     clear(&*lane).await;
     assert_eq!(usable(&*lane, "b").await, None);
