@@ -16,8 +16,7 @@ use crate::clock::Tick;
 use crate::entry::Entry;
 use crate::error::{LoadError, WriteError};
 use crate::flow::{Core, Loader};
-use crate::key::Key;
-use crate::key::{CacheKey, KeyTooLong, KeyWriter};
+use crate::key::{CacheKey, Key, KeyTooLong, KeyWriter};
 use crate::stats::{Health, Stats};
 
 /// A two-level cache of values `V` under keys `K`: memory of this process, then a store that all

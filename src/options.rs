@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::error::BuildError;
-use crate::wire::codec::MAX_VALUE_BYTES;
 
 /// What L1 may answer while this instance cannot prove that it has heard of all changes: its connection to
 /// L2 is lost, or silent.
@@ -44,6 +43,8 @@ pub(crate) struct Options {
     pub(crate) clock: Clock,
 }
 
+/// The longest encoded value that any setting allows.
+const MAX_VALUE_BYTES: usize = 64 << 20;
 /// As many as there can be.
 const MOST_LOADS: usize = tokio::sync::Semaphore::MAX_PERMITS;
 

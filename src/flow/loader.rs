@@ -13,8 +13,7 @@ use tracing::debug;
 use super::Core;
 use super::turn::Held;
 use crate::error::LoadError;
-use crate::key::Key;
-use crate::key::{CacheKey, KeyWriter};
+use crate::key::{CacheKey, Key, KeyWriter};
 
 /// Loads some of the keys that it was made for, named by their numbers. A key that it knows nothing of
 /// has no value.

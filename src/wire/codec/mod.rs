@@ -27,9 +27,6 @@ pub use self::messagepack::MessagePack;
 pub use self::postcard::Postcard;
 pub(crate) use self::value::{EncodeError, ValueCodec};
 
-/// The longest encoded value, in bytes, that any setting allows.
-pub(crate) const MAX_VALUE_BYTES: usize = 64 << 20;
-
 /// A format for values: turns them into bytes and back.
 ///
 /// The crate brings [`Bincode`] and, each with the feature of its name, `Json`,
