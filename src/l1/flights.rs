@@ -70,15 +70,17 @@ struct Shard<V>(Mutex<Keys<V>>);
 /// In this order, so that nothing but the first key is written to as long as there is no other.
 #[repr(C)]
 struct Keys<V> {
+    /// The number of the next operation.
+    next: u64,
     first: Option<(Key, KeyState<V>)>,
     others: HashMap<Key, KeyState<V>, Hasher>,
 }
 
 struct KeyState<V> {
+    /// The number of its first operation. By that its operations find it, at less cost than by the key.
+    id: u64,
     /// Operations under way; the state goes with the last.
     ops: usize,
-    /// The number of the next operation.
-    next: u64,
     /// The generation that the floor belongs to: versions do not compare across epochs.
     generation: u64,
     /// The oldest version that may still be stored.
@@ -132,6 +134,7 @@ pub(crate) struct Op {
     key: Key,
     shard: usize,
     id: u64,
+    state: u64,
     is_flight: bool,
     generation: u64,
     epoch: u64,
@@ -242,7 +245,7 @@ impl<V> Flights<V> {
     /// Applies what happened to a key: operations under way store nothing older than `ver` from now on,
     /// and nobody joins its flights any more.
     pub(crate) fn raise(&self, key: &str, ver: u64, generation: u64) {
-        self.detach(key, |state| {
+        self.detach(key, |state, _| {
             if state.generation == generation {
                 state.floor = state.floor.max(ver);
             }
@@ -251,15 +254,17 @@ impl<V> Flights<V> {
 
     /// As [`raise`](Self::raise), where no version says what is old: operations under way store nothing.
     pub(crate) fn bar(&self, key: &str) {
-        self.detach(key, |state| state.rare().barred_below = state.next);
+        self.detach(key, |state, next| state.rare().barred_below = next);
     }
 
-    fn detach(&self, key: &str, change: impl FnOnce(&mut KeyState<V>)) {
+    /// The change is told the number of the next operation.
+    fn detach(&self, key: &str, change: impl FnOnce(&mut KeyState<V>, u64)) {
         let mut keys = self.keys(self.shard_of(key));
+        let next = keys.next;
         let Some(state) = keys.get(key) else {
             return;
         };
-        change(state);
+        change(state, next);
         if without(Rule::Detach) {
             return;
         }
@@ -277,14 +282,14 @@ impl<V> Flights<V> {
     /// Whether a value may go into L1.
     pub(super) fn may_store(&self, op: &Op, fresh: &Fresh<V>) -> bool {
         let mut keys = self.keys(op.shard);
-        let state = keys.get(&op.key);
+        let state = keys.of(op);
         state.is_some_and(|state| self.allowed(op, state, fresh))
     }
 
     /// Makes a stored entry visible, if it still may be; then nothing older may.
     pub(super) fn reveal(&self, op: &Op, fresh: &Fresh<V>) -> bool {
         let mut keys = self.keys(op.shard);
-        let state = keys.get(&op.key);
+        let state = keys.of(op);
         let Some(state) = state.filter(|state| self.allowed(op, state, fresh)) else {
             return false;
         };
@@ -342,9 +347,9 @@ impl<V> Flights<V> {
     fn register(&self, shard: usize, keys: &mut Keys<V>, key: &Key, is_flight: bool) -> Op {
         // The generation first: an operation with an old one and a new epoch stores nothing, which is safe.
         let (generation, epoch) = (self.liveness.generation(), self.liveness.epoch());
-        let state = keys.get_or_new(key);
-        let id = state.next;
-        state.next += 1;
+        let id = keys.next;
+        keys.next += 1;
+        let state = keys.get_or_new(key, id);
         state.ops += 1;
         if state.generation != generation {
             (state.generation, state.floor) = (generation, 0);
@@ -353,6 +358,7 @@ impl<V> Flights<V> {
             key: key.clone(),
             shard,
             id,
+            state: state.id,
             is_flight,
             generation,
             epoch,
@@ -366,13 +372,13 @@ impl<V> Flights<V> {
 
     fn end(&self, op: &Op) {
         let mut keys = self.keys(op.shard);
-        let Some(state) = keys.get(&op.key) else {
+        let Some(state) = keys.of(op) else {
             return;
         };
         state.ops -= 1;
         let is_last = state.ops == 0;
         let ended = state.rare.as_mut().and_then(|rare| rare.end(op.id));
-        let state = if is_last { keys.remove(&op.key) } else { None };
+        let state = if is_last { keys.remove(op) } else { None };
         drop(keys);
         drop((ended, state));
     }
@@ -381,6 +387,7 @@ impl<V> Flights<V> {
 impl<V> Shard<V> {
     fn new() -> Self {
         Self(Mutex::new(Keys {
+            next: 0,
             first: None,
             others: HashMap::with_hasher(hasher()),
         }))
@@ -395,27 +402,37 @@ impl<V> Keys<V> {
         }
     }
 
-    fn get_or_new(&mut self, key: &Key) -> &mut KeyState<V> {
-        if self.first.is_none() && !self.others.contains_key(key) {
-            self.first = Some((key.clone(), KeyState::new()));
-        }
+    /// The state of an operation under way.
+    fn of(&mut self, op: &Op) -> Option<&mut KeyState<V>> {
         match &mut self.first {
-            Some((first, state)) if first == key => state,
-            _ => (self.others.entry(key.clone())).or_insert_with(KeyState::new),
+            Some((_, state)) if state.id == op.state => Some(state),
+            _ => self.others.get_mut(&op.key),
         }
     }
 
-    fn remove(&mut self, key: &str) -> Option<(Key, KeyState<V>)> {
-        let first = self.first.take_if(|(first, _)| **first == *key);
-        first.or_else(|| self.others.remove_entry(key))
+    /// A new one is that of the operation with this number.
+    fn get_or_new(&mut self, key: &Key, id: u64) -> &mut KeyState<V> {
+        if self.first.is_none() && !self.others.contains_key(key) {
+            let (_, state) = self.first.insert((key.clone(), KeyState::new(id)));
+            return state;
+        }
+        match &mut self.first {
+            Some((first, state)) if first == key => state,
+            _ => (self.others.entry(key.clone())).or_insert_with(|| KeyState::new(id)),
+        }
+    }
+
+    fn remove(&mut self, op: &Op) -> Option<(Key, KeyState<V>)> {
+        let first = self.first.take_if(|(_, state)| state.id == op.state);
+        first.or_else(|| self.others.remove_entry(&op.key))
     }
 }
 
 impl<V> KeyState<V> {
-    fn new() -> Self {
+    fn new(id: u64) -> Self {
         Self {
+            id,
             ops: 0,
-            next: 0,
             generation: 0,
             floor: 0,
             rare: None,
@@ -477,9 +494,24 @@ impl<V, F: Deref<Target = Flights<V>>> Drop for Begun<V, F> {
 mod tests {
     use std::collections::HashMap;
 
-    use super::Shard;
+    use super::{Keys, Op, Shard};
     use crate::key::Key;
     use crate::lock::lock;
+
+    /// The first one on a key.
+    fn begin(keys: &mut Keys<()>, key: &Key, id: u64) -> Op {
+        let state = keys.get_or_new(key, id).id;
+        assert_eq!(state, id, "a state was left behind");
+        Op {
+            key: key.clone(),
+            shard: 0,
+            id,
+            state,
+            is_flight: false,
+            generation: 0,
+            epoch: 0,
+        }
+    }
 
     /// Whichever of some keys lies where, and whichever goes first.
     #[test]
@@ -487,22 +519,23 @@ mod tests {
         let names: [Key; 3] = ["a", "b", "c"].map(Key::from);
         for mut steps in 0..names.len().pow(8) {
             let shard = Shard::<()>::new();
-            let (mut keys, mut floors) = (lock(&shard.0), HashMap::new());
+            let (mut keys, mut ops) = (lock(&shard.0), HashMap::new());
             for step in 1..=8 {
                 let name = &names[steps % names.len()];
                 steps /= names.len();
-                if floors.contains_key(name) {
-                    let (key, state) = keys.remove(name).unwrap();
-                    assert_eq!((&key, Some(state.floor)), (name, floors.remove(name)));
+                if let Some(op) = ops.remove(name) {
+                    let (key, state) = keys.remove(&op).unwrap();
+                    assert_eq!((&key, state.id), (name, op.id));
                 } else {
-                    keys.get_or_new(name).floor = step;
-                    floors.insert(Key::clone(name), step);
+                    ops.insert(name.clone(), begin(&mut keys, name, step));
                 }
                 for name in &names {
-                    let state = keys.get(name).map(|state| state.floor);
-                    assert_eq!(state, floors.get(name).copied());
-                    if state.is_some() {
-                        assert_eq!(keys.get_or_new(name).floor, floors[name]);
+                    let op = ops.get(name);
+                    let id = op.map(|op| op.id);
+                    assert_eq!(keys.get(name).map(|state| state.id), id);
+                    if let (Some(op), Some(id)) = (op, id) {
+                        assert_eq!(keys.of(op).map(|state| state.id), Some(id));
+                        assert_eq!(keys.get_or_new(name, step + 1).id, id);
                     }
                 }
             }
