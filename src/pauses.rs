@@ -13,7 +13,7 @@ pub(crate) fn pauses(first: Duration, longest: Duration) -> ExponentialBackoff {
 /// Pauses between two looks at whether something has happened elsewhere: short beside how long it has been.
 pub(crate) fn looks() -> ExponentialBackoff {
     // tokio makes the first ones a millisecond.
-    growing(1.4, Duration::from_micros(250), Duration::from_millis(50))
+    growing(1.2, Duration::from_micros(250), Duration::from_millis(50))
 }
 
 fn growing(factor: f32, first: Duration, longest: Duration) -> ExponentialBackoff {
