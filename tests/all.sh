@@ -57,6 +57,9 @@ step "the report on benches"
     cargo clippy --locked --all-targets -- -D warnings
 )
 
+step "the benches of other caches: what they are built from is this crate as it is"
+(cd benches/peers && cargo update --workspace --locked)
+
 step "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --locked --all-features --no-deps
 
