@@ -1,7 +1,8 @@
-//! How soon a peer has dropped what was invalidated, beside how soon a subscriber has a plain message.
+//! How soon a peer has dropped what was invalidated, beside how soon a subscriber has a plain message, or one of
+//! the same script.
 //!
 //! A thread that is no part of the runtime looks again and again, and lets others run in between: the same for
-//! both.
+//! all.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,33 +18,37 @@ use crate::rounds::{Contestant, Group};
 use crate::rows::{Goal, Row};
 use crate::support::callers::percentile;
 use crate::support::redis::Redis;
+use crate::writes::{Scripted, invalidate_script};
 
 /// In each round.
 const MESSAGES: u64 = 300;
 const CHANNEL: &str = "plain";
+const LANE: &str = "{plain:messages.0}";
 
 const OURS: &str = "larder";
 const PLAIN: &str = "PUBLISH to a subscriber";
+const SCRIPT: &str = "an EVALSHA to a subscriber";
 
 pub(crate) fn group() -> Group {
-    let row = |(figure, percent): (usize, usize)| Row {
+    let row = |of: &'static str, (figure, percent): (usize, usize)| Row {
         name: format!("invalidation seen by a peer, p{percent}"),
-        of: PLAIN,
+        of,
         ours: OURS.to_owned(),
-        other: Some(PLAIN.to_owned()),
+        other: Some(of.to_owned()),
         figure,
         unit: "µs",
-        goal: Some(Goal::new(1.3, 1.1)),
+        goal: (of == PLAIN).then_some(Goal::new(1.3, 1.1)),
     };
+    let rows = |of| [(0, 50), (1, 99)].map(|figure| row(of, figure));
     Group {
-        rows: [(0, 50), (1, 99)].map(row).into(),
+        rows: [PLAIN, SCRIPT].into_iter().flat_map(rows).collect(),
         set_up,
     }
 }
 
 fn set_up() -> Vec<Contestant> {
     let redis = Rc::new(Redis::start());
-    vec![ours(&redis), plain(&redis)]
+    vec![ours(&redis), plain(&redis), script(&redis)]
 }
 
 fn ours(redis: &Rc<Redis>) -> Contestant {
@@ -81,40 +86,62 @@ async fn fill(writer: &Cache<u64, u64>, peer: &Cache<u64, u64>) {
 }
 
 fn plain(redis: &Rc<Redis>) -> Contestant {
-    let redis = Rc::clone(redis);
     let publisher = redis.connection();
-    // Who publishes listens too, as an instance does.
-    let beside = subscriber(&redis, Arc::default());
+    // Who tells listens too, as an instance does.
+    let beside = subscriber(redis, CHANNEL, Arc::default());
+    told(PLAIN, redis, CHANNEL, move |number| {
+        let (mut publisher, _still_there) = (publisher.clone(), &beside);
+        async move {
+            let mut publish = cmd("PUBLISH");
+            // As long as a message of ours.
+            publish.arg(CHANNEL).arg(format!("{number:045}"));
+            publish.query_async::<()>(&mut publisher).await.unwrap();
+        }
+    })
+}
+
+fn script(redis: &Rc<Redis>) -> Contestant {
+    let writer = Scripted::new(redis, LANE, invalidate_script(), None);
+    told(SCRIPT, redis, &format!("{LANE}!events"), move |number| {
+        let mut writer = writer.clone();
+        async move { writer.call(number).await }
+    })
+}
+
+/// Has numbers told, and waits for each to be heard on the channel.
+fn told<Telling: Future<Output = ()> + Send + 'static>(
+    name: &str,
+    redis: &Rc<Redis>,
+    channel: &str,
+    tell: impl Fn(u64) -> Telling + 'static,
+) -> Contestant {
+    let redis = Rc::clone(redis);
     let seen = Arc::new(AtomicU64::new(0));
-    let subscriber = subscriber(&redis, Arc::clone(&seen));
+    let subscriber = subscriber(&redis, channel, Arc::clone(&seen));
     let mut last = 0;
     let round = move || {
-        let _still_there = (&subscriber, &beside);
+        let _still_there = &subscriber;
         percentiles(|_| {
             last += 1;
-            let (mut publisher, number) = (publisher.clone(), last);
             let start = Instant::now();
-            let told = redis.runtime.spawn(async move {
-                let mut publish = cmd("PUBLISH");
-                // As long as a message of ours.
-                publish.arg(CHANNEL).arg(format!("{number:045}"));
-                publish.query_async::<()>(&mut publisher).await
-            });
+            let told = redis.runtime.spawn(tell(last));
             while seen.load(Ordering::Relaxed) != last {
                 thread::yield_now();
             }
             let seen = start.elapsed();
-            redis.runtime.block_on(told).unwrap().unwrap();
+            redis.runtime.block_on(told).unwrap();
             seen
         })
     };
-    Contestant::new(PLAIN, round)
+    Contestant::new(name, round)
 }
 
-/// Notes the number in each message.
-fn subscriber(redis: &Redis, seen: Arc<AtomicU64>) -> MultiplexedConnection {
-    redis.subscriber(CHANNEL, move |payload| {
-        let number = str::from_utf8(payload).unwrap().parse().unwrap();
+/// Notes the number that each message ends with.
+fn subscriber(redis: &Redis, channel: &str, seen: Arc<AtomicU64>) -> MultiplexedConnection {
+    redis.subscriber(channel, move |payload| {
+        let start = payload.iter().rposition(|byte| !byte.is_ascii_digit());
+        let digits = &payload[start.map_or(0, |at| at + 1)..];
+        let number = str::from_utf8(digits).unwrap().parse().unwrap();
         seen.store(number, Ordering::Relaxed);
     })
 }

@@ -172,7 +172,7 @@ fn insert_script() -> Script {
     ))
 }
 
-fn invalidate_script() -> Script {
+pub(crate) fn invalidate_script() -> Script {
     Script::new(concat!(
         "#!lua flags=allow-oom\n",
         include_str!("../../src/l2/redis/clock.lua"),
@@ -185,7 +185,7 @@ fn invalidate_script() -> Script {
 /// One call of a script for each write, over a shared connection, as a user would write it by hand. An instance of
 /// his hears of it all the same.
 #[derive(Clone)]
-struct Scripted {
+pub(crate) struct Scripted {
     lane: &'static str,
     connection: MultiplexedConnection,
     _hearing: MultiplexedConnection,
@@ -195,7 +195,12 @@ struct Scripted {
 }
 
 impl Scripted {
-    fn new(redis: &Redis, lane: &'static str, script: Script, body: Option<Arc<[u8]>>) -> Self {
+    pub(crate) fn new(
+        redis: &Redis,
+        lane: &'static str,
+        script: Script,
+        body: Option<Arc<[u8]>>,
+    ) -> Self {
         Self {
             lane,
             connection: redis.connection(),
@@ -207,7 +212,7 @@ impl Scripted {
         }
     }
 
-    async fn call(&mut self, id: u64) {
+    pub(crate) async fn call(&mut self, id: u64) {
         let lane = self.lane;
         let mut call = self.script.prepare_invoke();
         call.key(format!("{lane}!clock")).key(format!("{lane}!log"));
