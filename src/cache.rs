@@ -423,7 +423,8 @@ where
     /// is waited for until its `max_staleness` has passed, after which it does not use what it holds. So is
     /// one that has died; one that was [closed](Self::close) is not. For `max_staleness` after L2 has
     /// restarted, nobody knows who is there, and this waits until that is over.
-    /// Costs three round trips, and another one every 50 ms at most.
+    /// Costs three round trips; where it waits for longer, one more each time it looks: about twenty in the first
+    /// 100 ms, then one every 50 to 100 ms.
     ///
     /// # Errors
     ///
