@@ -134,6 +134,7 @@ pub(crate) struct Op {
     key: Key,
     shard: usize,
     id: u64,
+    /// The number of its key's state.
     state: u64,
     is_flight: bool,
     generation: u64,
@@ -347,9 +348,7 @@ impl<V> Flights<V> {
     fn register(&self, shard: usize, keys: &mut Keys<V>, key: &Key, is_flight: bool) -> Op {
         // The generation first: an operation with an old one and a new epoch stores nothing, which is safe.
         let (generation, epoch) = (self.liveness.generation(), self.liveness.epoch());
-        let id = keys.next;
-        keys.next += 1;
-        let state = keys.get_or_new(key, id);
+        let (id, state) = keys.begin(key);
         state.ops += 1;
         if state.generation != generation {
             (state.generation, state.floor) = (generation, 0);
@@ -410,16 +409,19 @@ impl<V> Keys<V> {
         }
     }
 
-    /// A new one is that of the operation with this number.
-    fn get_or_new(&mut self, key: &Key, id: u64) -> &mut KeyState<V> {
+    /// Numbers an operation, and finds or makes the state of its key.
+    fn begin(&mut self, key: &Key) -> (u64, &mut KeyState<V>) {
+        let id = self.next;
+        self.next += 1;
         if self.first.is_none() && !self.others.contains_key(key) {
             let (_, state) = self.first.insert((key.clone(), KeyState::new(id)));
-            return state;
+            return (id, state);
         }
-        match &mut self.first {
+        let state = match &mut self.first {
             Some((first, state)) if first == key => state,
             _ => (self.others.entry(key.clone())).or_insert_with(|| KeyState::new(id)),
-        }
+        };
+        (id, state)
     }
 
     fn remove(&mut self, op: &Op) -> Option<(Key, KeyState<V>)> {
@@ -499,14 +501,14 @@ mod tests {
     use crate::lock::lock;
 
     /// The first one on a key.
-    fn begin(keys: &mut Keys<()>, key: &Key, id: u64) -> Op {
-        let state = keys.get_or_new(key, id).id;
-        assert_eq!(state, id, "a state was left behind");
+    fn begin(keys: &mut Keys<()>, key: &Key) -> Op {
+        let (id, state) = keys.begin(key);
+        assert_eq!(state.id, id, "a state was left behind");
         Op {
             key: key.clone(),
             shard: 0,
             id,
-            state,
+            state: id,
             is_flight: false,
             generation: 0,
             epoch: 0,
@@ -520,14 +522,14 @@ mod tests {
         for mut steps in 0..names.len().pow(8) {
             let shard = Shard::<()>::new();
             let (mut keys, mut ops) = (lock(&shard.0), HashMap::new());
-            for step in 1..=8 {
+            for _ in 0..8 {
                 let name = &names[steps % names.len()];
                 steps /= names.len();
                 if let Some(op) = ops.remove(name) {
                     let (key, state) = keys.remove(&op).unwrap();
                     assert_eq!((&key, state.id), (name, op.id));
                 } else {
-                    ops.insert(name.clone(), begin(&mut keys, name, step));
+                    ops.insert(name.clone(), begin(&mut keys, name));
                 }
                 for name in &names {
                     let op = ops.get(name);
@@ -535,7 +537,7 @@ mod tests {
                     assert_eq!(keys.get(name).map(|state| state.id), id);
                     if let (Some(op), Some(id)) = (op, id) {
                         assert_eq!(keys.of(op).map(|state| state.id), Some(id));
-                        assert_eq!(keys.get_or_new(name, step + 1).id, id);
+                        assert_eq!(keys.begin(name).1.id, id);
                     }
                 }
             }
