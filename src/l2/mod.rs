@@ -15,6 +15,7 @@ use std::fmt;
 use std::time::Duration;
 
 pub use bytes::Bytes;
+pub use ecow::EcoString;
 use futures::Stream;
 use futures::future::BoxFuture;
 
