@@ -145,6 +145,10 @@ impl<V: Send + Sync + 'static> Core<V> {
             heard = listener.next() => {
                 match heard.unwrap_or_else(|| Err(L2Error::closed()))? {
                     Heard::Message(message) => self.hear(&message, progress).await,
+                    Heard::LeaseEnded(key) => {
+                        self.flights.lease_ended(&key);
+                        Ok(())
+                    }
                     Heard::Beat(lane) => self.conclude(&lane, progress).await,
                 }
             }

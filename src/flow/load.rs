@@ -10,7 +10,7 @@ use futures::future::{BoxFuture, Shared};
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt, stream};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument, Span, debug};
 
 use super::Core;
@@ -21,7 +21,7 @@ use crate::clock::Tick;
 use crate::entry::Entry;
 use crate::error::LoadError;
 use crate::key::Key;
-use crate::l1::{Begun, Joined, LoadOutcome, Op, ReadOutcome, Slot};
+use crate::l1::{Awaited, Begun, Joined, LoadOutcome, Op, ReadOutcome, Slot};
 use crate::l2::{Ask, Fill, Lease, Want};
 use crate::pauses::looks;
 use crate::source::Source;
@@ -195,17 +195,20 @@ impl<V: Send + Sync + 'static> Core<V> {
     /// Asks for the leases, in rounds, and calls the loader for all that is to be loaded after a round: after the
     /// first for what nobody else is loading. What was granted never waits for what was not, or two instances
     /// could wait for each other.
+    ///
+    /// The rest is asked for again from time to time, and whatever is heard to have ended at once.
     async fn fly(&self, led: Vec<Led<V>>, mut loader: Loader<V>) {
         let until = Instant::now() + self.options.lease_wait;
-        let mut pauses = looks();
-        let (mut waiting, mut pause) = (led, Duration::ZERO);
+        let (mut asked, mut waiting) = (led, Vec::new());
+        let (mut pauses, mut look_at) = (looks(), None);
+        let awaited = Arc::new(Awaited::default());
         let mut loads = FuturesUnordered::new();
-        while !waiting.is_empty() {
+        loop {
             let round = async {
-                if !pause.is_zero() {
-                    sleep(pause).await;
+                if let Some(look_at) = look_at {
+                    asked = self.due(&mut waiting, &awaited, look_at).await;
                 }
-                let turns: Vec<_> = (waiting.iter_mut())
+                let turns: Vec<_> = (asked.iter_mut())
                     .map(|Led { op, ask, .. }| self.take_turn(op, ask.as_mut(), until))
                     .collect();
                 stream::iter(turns)
@@ -222,20 +225,26 @@ impl<V: Send + Sync + 'static> Core<V> {
                 turns = round => turns,
                 turns = loading => turns,
             };
-            let (mut ready, mut soonest) = (Vec::new(), Duration::MAX);
-            for (led, turn) in mem::take(&mut waiting).into_iter().zip(turns) {
+            let now = Instant::now();
+            // Who was not asked for is looked at when that was to be done.
+            let mut pause = match look_at {
+                Some(look_at) if !waiting.is_empty() => look_at.saturating_duration_since(now),
+                _ => pauses.next().unwrap_or_default(),
+            };
+            let mut ready = Vec::new();
+            for (led, turn) in mem::take(&mut asked).into_iter().zip(turns) {
                 match turn {
                     Turn::Found(slot, source) => led.end(Ok(Some((slot, source)))),
                     Turn::Fill(lease) => ready.push((led, Some(lease))),
                     Turn::Unstored => ready.push((led, None)),
                     Turn::Wait(left) => {
-                        soonest = soonest.min(left.max(Duration::from_millis(1)));
+                        pause = pause.min(left.max(Duration::from_millis(1)));
                         waiting.push(led);
                     }
                 }
             }
-            pause = pauses.next().unwrap_or_default().min(soonest);
-            if !waiting.is_empty() && Instant::now() + pause >= until {
+            look_at = Some(now + pause);
+            if !waiting.is_empty() && now + pause >= until {
                 debug!(
                     keys = waiting.len(),
                     "another load has taken too long; loading without storing"
@@ -246,8 +255,29 @@ impl<V: Send + Sync + 'static> Core<V> {
                 let load = loader.load(ready.iter().map(|(led, _)| led.number).collect());
                 loads.push(self.load(ready, load));
             }
+            if waiting.is_empty() {
+                break;
+            }
         }
         while loads.next().await.is_some() {}
+    }
+
+    /// Takes out those whose leases are heard to have ended: or all, at `look_at`, as it may not be heard of.
+    async fn due(
+        &self,
+        waiting: &mut Vec<Led<V>>,
+        awaited: &Arc<Awaited>,
+        look_at: Instant,
+    ) -> Vec<Led<V>> {
+        for led in &*waiting {
+            self.flights.await_lease(&led.op, awaited);
+        }
+        match timeout_at(look_at, awaited.ended()).await {
+            Ok(ended) => waiting
+                .extract_if(.., |led| ended.contains(led.op.key()))
+                .collect(),
+            Err(_) => mem::take(waiting),
+        }
     }
 
     /// Runs a loader, and ends the flights with what it brings.

@@ -9,6 +9,7 @@
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
+use std::mem;
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use futures::future::{BoxFuture, Shared, WeakShared};
 
 use super::hasher::{Hasher, hasher};
 use super::sync::{Mutex, MutexGuard, SHARDS, lock};
-use super::{Fresh, Liveness, Slot};
+use super::{Awaited, Fresh, Liveness, Slot};
 use crate::ablation::{Rule, without};
 use crate::clock::Tick;
 use crate::error::LoadError;
@@ -95,6 +96,8 @@ struct Rare<V> {
     read: Option<Flight<WeakShared<Read<V>>>>,
     load: Option<Flight<Shared<Load<V>>>>,
     refresh: Option<u64>,
+    /// Who waits for another instance's lease on the key to end.
+    waiting: Vec<Arc<Awaited>>,
 }
 
 struct Flight<F> {
@@ -258,6 +261,27 @@ impl<V> Flights<V> {
         self.detach(key, |state, next| state.rare().barred_below = next);
     }
 
+    /// Has it told, once, when the lease ends that another instance has on an operation's key.
+    pub(crate) fn await_lease(&self, op: &Op, awaited: &Arc<Awaited>) {
+        let mut keys = self.keys(op.shard);
+        let Some(state) = keys.of(op) else {
+            return;
+        };
+        let waiting = &mut state.rare().waiting;
+        if !waiting.iter().any(|one| Arc::ptr_eq(one, awaited)) {
+            waiting.push(Arc::clone(awaited));
+        }
+    }
+
+    /// A lease on a key has ended.
+    pub(crate) fn lease_ended(&self, key: &str) {
+        let mut keys = self.keys(self.shard_of(key));
+        let rare = keys.get(key).and_then(|state| state.rare.as_mut());
+        let waiting = rare.map(|rare| mem::take(&mut rare.waiting));
+        drop(keys);
+        tell(waiting.unwrap_or_default(), key);
+    }
+
     /// The change is told the number of the next operation.
     fn detach(&self, key: &str, change: impl FnOnce(&mut KeyState<V>, u64)) {
         let mut keys = self.keys(self.shard_of(key));
@@ -269,10 +293,15 @@ impl<V> Flights<V> {
         if without(Rule::Detach) {
             return;
         }
-        let detached = (state.rare.as_mut())
-            .map(|rare| (rare.read.take(), rare.load.take(), rare.refresh.take()));
+        let detached = (state.rare.as_mut()).map(|rare| {
+            let flights = (rare.read.take(), rare.load.take(), rare.refresh.take());
+            (flights, mem::take(&mut rare.waiting))
+        });
         drop(keys);
-        drop(detached);
+        if let Some((_flights, waiting)) = detached {
+            // What happens to a key ends its lease, too.
+            tell(waiting, key);
+        }
     }
 
     /// Whether what was known when an operation began still is, with nothing flushed since.
@@ -383,6 +412,12 @@ impl<V> Flights<V> {
     }
 }
 
+fn tell(waiting: Vec<Arc<Awaited>>, key: &str) {
+    for one in waiting {
+        one.end(key);
+    }
+}
+
 impl<V> Shard<V> {
     fn new() -> Self {
         Self(Mutex::new(Keys {
@@ -448,6 +483,7 @@ impl<V> KeyState<V> {
                 read: None,
                 load: None,
                 refresh: None,
+                waiting: Vec::new(),
             })
         })
     }

@@ -6,6 +6,7 @@
 //!
 //! Architecture invariant: nothing in here does I/O or waits.
 
+mod awaited;
 mod bounded;
 mod cell;
 mod entries;
@@ -16,6 +17,7 @@ mod liveness;
 mod slot;
 mod sync;
 
+pub(crate) use self::awaited::Awaited;
 pub(crate) use self::flights::{Begun, Flights, Joined, LoadOutcome, Op, ReadOutcome, Reading};
 pub(crate) use self::liveness::Liveness;
 pub(crate) use self::slot::{Fresh, NEVER, Slot, UNSTORED};

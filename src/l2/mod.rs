@@ -63,6 +63,9 @@ pub trait Lane: Send + Sync + fmt::Debug {
     fn get_many<'a>(&'a self, keys: &'a [&'a str]) -> BoxFuture<'a, Vec<Answer>>;
 
     /// Asks for the right to fill a key, unless the store has a usable value.
+    ///
+    /// Once somebody was told to wait, unless it is for a refresh, all who listen are told when that lease is
+    /// used or given back, see [`Heard::LeaseEnded`].
     fn lead<'a>(&'a self, key: &'a str, ask: Ask) -> Reply<'a, Lead>;
 
     /// Stores a loaded value, if the lease is still ours.
@@ -172,6 +175,8 @@ pub(crate) const FORGOTTEN_AFTER: u32 = 10;
 pub enum Heard {
     /// Something changed.
     Message(Message),
+    /// The lease on a key has ended, for which somebody waits: it is worth to ask for it again. This may be lost.
+    LeaseEnded(EcoString),
     /// The answer to [`Listener::beat`].
     Beat(LaneClock),
 }

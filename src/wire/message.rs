@@ -14,6 +14,8 @@ use crate::key::Key;
 /// Keys in one message at most.
 const MAX_KEYS: usize = u16::MAX as usize;
 const MAGIC: [u8; 3] = *b"LM\x01";
+/// What begins a notice that a lease has ended, which the store makes; the key follows. It is no message.
+const LEASE_ENDED: &[u8] = b"LE\x01";
 
 /// Something that happened to a lane, as its listeners are told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,6 +105,12 @@ pub(crate) fn open(bytes: &[u8]) -> Option<Message> {
         origin,
         keys,
     })
+}
+
+/// The key that a notice of a lease's end is about; `None` for anything else.
+pub(crate) fn lease_ended(bytes: &[u8]) -> Option<Key> {
+    let key = bytes.strip_prefix(LEASE_ENDED)?;
+    std::str::from_utf8(key).ok().map(Into::into)
 }
 
 struct Reader<'a>(&'a [u8]);

@@ -1,25 +1,35 @@
-//! How many loaders run at once, by a clock that waits when the test does.
+//! Who may load, and when: in an instance and in the fleet, by a clock that waits when the test does.
 
+use std::io;
 use std::time::Duration;
 
 use futures::future::join_all;
 use larder::{Cache, Clock, MemoryL2};
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 
 use crate::fleet::{Set, Source, Texts};
-use crate::support::network::Gate;
+use crate::support::network::{Gate, Network, Step};
 
 const SECOND: Duration = Duration::from_secs(1);
 const KEYS: [&str; 5] = ["a", "b", "c", "d", "e"];
 
-/// An instance on a store whose time is that of the runtime.
-fn instance(set: impl FnOnce(Set) -> Set) -> Texts {
+/// Instances on a store whose time is that of the runtime.
+fn instances<const N: usize>(set: impl Fn(Set) -> Set) -> [(Texts, Network); N] {
     let start = Instant::now();
     let clock = Clock::from_fn(move || start.elapsed());
-    let builder = Cache::builder("test:turns")
-        .l2(MemoryL2::with_clock(clock.clone()))
-        .clock(clock);
-    set(builder).build().unwrap()
+    let l2 = MemoryL2::with_clock(clock.clone());
+    [(); N].map(|()| {
+        let network = Network::new(l2.clone());
+        let builder = Cache::builder("test:turns").l2(network.clone());
+        let cache = set(builder.clock(clock.clone())).build().unwrap();
+        (cache, network)
+    })
+}
+
+fn instance(set: impl Fn(Set) -> Set) -> Texts {
+    let [(one, _)] = instances(set);
+    one
 }
 
 #[tokio::test(start_paused = true)]
@@ -101,4 +111,72 @@ async fn values_expire_by_the_time_that_is_given() {
     sleep(30 * SECOND).await;
     assert!(cache.get_local("k").is_none() && cache.get("k").await.is_none());
     assert_eq!(format!("{:?}", Clock::from_fn(|| SECOND)), "Clock::from_fn");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_another_instance_hears_when_it_is_over() {
+    for end in ["stored", "failed", "removed"] {
+        let [(a, _), (b, _)] = instances(|builder| builder);
+        a.ready().await;
+        b.ready().await;
+        let (truth, gate) = (Source::new("v"), Gate::new());
+        let (loader, source) = (a.clone(), truth.behind(&gate));
+        let first = tokio::spawn(async move {
+            let load = move || async move {
+                let loaded = source.load().await;
+                loaded.and_then(|value| match end {
+                    "failed" => Err(io::Error::other("no")),
+                    _ => Ok(value),
+                })
+            };
+            loader.get_or_load("k", load).await
+        });
+        gate.arrived(1).await;
+        let waiting = truth.spawn(&b, "k");
+        // By now it does not look often.
+        sleep(SECOND).await;
+        let over = Instant::now();
+        match end {
+            "removed" => a.invalidate("k").await.unwrap(),
+            _ => gate.open(),
+        }
+        waiting.await.unwrap().unwrap();
+        assert_eq!(over.elapsed(), Duration::ZERO, "{end}");
+        gate.open();
+        assert_eq!(first.await.unwrap().is_err(), end == "failed");
+        assert_eq!(truth.loads(), if end == "stored" { 1 } else { 2 });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_many_leases_only_those_that_have_ended_are_asked_for_again() {
+    let [(a, _), (b, wire)] = instances(|builder| builder);
+    a.ready().await;
+    b.ready().await;
+    let truth = Source::new("v");
+    let gates = KEYS.map(|_| Gate::new());
+    let loads: Vec<_> = (KEYS.iter().zip(&gates))
+        .map(|(key, gate)| truth.behind(gate).spawn(&a, key))
+        .collect();
+    for gate in &gates {
+        gate.arrived(1).await;
+    }
+    let waiting = tokio::spawn(async move {
+        let never = |_| async { Err::<Vec<(String, String)>, _>(io::Error::other("no")) };
+        b.get_many_or_load(KEYS, never).await
+    });
+    sleep(SECOND).await;
+    for (gate, load) in gates.iter().zip(loads) {
+        let before = wire.asked(Step::Lead);
+        gate.open();
+        load.await.unwrap().unwrap();
+        // Everybody goes on until there is nothing to do, and no time passes.
+        for _ in 0..100 {
+            yield_now().await;
+        }
+        assert_eq!(wire.asked(Step::Lead) - before, 1);
+    }
+    let found = waiting.await.unwrap().unwrap();
+    assert!(found.into_iter().all(|entry| entry.is_some()));
+    assert_eq!(truth.loads(), KEYS.len());
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use larder::l2::{
-    Applied, Ask, Bytes, Fill, Heard, Kind, L2, Lane, LaneClock, Lead, Lease, Listener, Me,
-    MemoryL2, Message, RedisL2, Sealed, Stamp, Want,
+    Applied, Ask, Bytes, EcoString, Fill, Heard, Kind, L2, Lane, LaneClock, Lead, Lease, Listener,
+    Me, MemoryL2, Message, RedisL2, Sealed, Stamp, Want,
 };
 use tokio::time::timeout;
 use twox_hash::XxHash3_64;
@@ -219,7 +219,20 @@ pub(crate) async fn heard(listener: &mut dyn Listener) -> Heard {
 pub(crate) async fn message(listener: &mut dyn Listener) -> Message {
     match heard(listener).await {
         Heard::Message(message) => message,
-        Heard::Beat(_) => panic!("a beat that nobody asked for"),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Asks for a beat, and for the keys whose leases were told to have ended before it.
+pub(crate) async fn ended_leases(listener: &mut dyn Listener) -> Vec<EcoString> {
+    listener.beat(NOTHING);
+    let mut keys = Vec::new();
+    loop {
+        match heard(listener).await {
+            Heard::LeaseEnded(key) => keys.push(key),
+            Heard::Message(_) => {}
+            Heard::Beat(_) => return keys,
+        }
     }
 }
 
@@ -231,6 +244,7 @@ pub(crate) async fn beat(listener: &mut dyn Listener) -> (Vec<Message>, LaneCloc
         match heard(listener).await {
             Heard::Message(message) => messages.push(message),
             Heard::Beat(clock) => return (messages, clock),
+            Heard::LeaseEnded(_) => {}
         }
     }
 }

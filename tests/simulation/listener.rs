@@ -106,7 +106,8 @@ impl Subscription {
     fn send(&self, heard: Told) {
         let link = &self.connection.link;
         let is_message = matches!(heard, Ok(Heard::Message(_)));
-        if is_message && link.has(Fault::MessagesLost) && link.chance(0.5) {
+        let may_be_lost = is_message || matches!(heard, Ok(Heard::LeaseEnded(_)));
+        if may_be_lost && link.has(Fault::MessagesLost) && link.chance(0.5) {
             return;
         }
         let (tell, hears) = (self.tell.clone(), Arc::clone(link));

@@ -183,7 +183,7 @@ struct MemoryListener {
     /// The life of the store that this listens to.
     run: u64,
     me: Me,
-    messages: mpsc::Receiver<Message>,
+    messages: mpsc::Receiver<Heard>,
     /// How many messages come before the beat.
     ahead: usize,
     beat: Option<LaneClock>,
@@ -214,7 +214,7 @@ impl Stream for MemoryListener {
         }
         self.messages.poll_recv(cx).map(|message| {
             self.ahead = self.ahead.saturating_sub(1);
-            message.map(|message| Ok(Heard::Message(message)))
+            message.map(Ok)
         })
     }
 }

@@ -11,7 +11,7 @@ use crate::ablation::{Rule, without};
 use crate::clock::millis;
 use crate::l2::expiring::Expiring;
 use crate::l2::{
-    Applied, Ask, FORGOTTEN_AFTER, Fill, Kind, LaneClock, Lead, Lease, Me, Member, Members,
+    Applied, Ask, FORGOTTEN_AFTER, Fill, Heard, Kind, LaneClock, Lead, Lease, Me, Member, Members,
     Message, Sealed, Stamp, Told, Want, random,
 };
 use crate::wire::{envelope, message};
@@ -26,7 +26,7 @@ const QUEUE: usize = 1024;
 #[derive(Default)]
 pub(super) struct State {
     pub(super) data: Data,
-    listeners: Vec<mpsc::Sender<Message>>,
+    listeners: Vec<mpsc::Sender<Heard>>,
 }
 
 /// What survives a restart.
@@ -62,7 +62,11 @@ impl Noted {
 /// What is on a key instead of a free lease.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Held {
-    By(Lease),
+    By {
+        lease: Lease,
+        /// Whether somebody waits for its end.
+        awaited: bool,
+    },
     Off,
 }
 
@@ -116,25 +120,47 @@ impl State {
         };
         match self.data.leases.get(key, now.at) {
             Some(Held::Off) => return Lead::Hold,
-            Some(Held::By(held)) if held.epoch == lease.epoch && held.token != lease.token => {
-                return Lead::Wait(self.data.leases.remaining(key, now.at));
+            Some(&Held::By {
+                lease: held,
+                awaited,
+            }) if held.epoch == lease.epoch && held.token != lease.token => {
+                let left = self.data.leases.remaining(key, now.at);
+                // A refresh does not wait.
+                if !awaited && !matches!(ask.want, Want::NewerThan(_)) {
+                    let held = Held::By {
+                        lease: held,
+                        awaited: true,
+                    };
+                    self.data.leases.insert(key, held, now.at, left);
+                }
+                return Lead::Wait(left);
             }
-            Some(Held::By(held)) if *held == lease => {}
-            _ => self
-                .data
-                .leases
-                .insert(key, Held::By(lease), now.at, ask.ttl),
+            Some(Held::By { lease: held, .. }) if *held == lease => {}
+            _ => {
+                let held = Held::By {
+                    lease,
+                    awaited: false,
+                };
+                self.data.leases.insert(key, held, now.at, ask.ttl);
+            }
         }
         Lead::Granted(lease)
     }
 
     pub(super) fn fill(&mut self, key: &str, lease: Lease, value: &Sealed, now: Now) -> Fill {
-        let held = self.data.leases.get(key, now.at) == Some(&Held::By(lease));
-        let stands = held && self.data.epoch == lease.epoch;
+        let held = self.data.leases.get(key, now.at).copied();
+        let awaited = match held {
+            Some(Held::By {
+                lease: held,
+                awaited,
+            }) if held == lease => Some(awaited),
+            _ => None,
+        };
+        let stands = awaited.is_some() && self.data.epoch == lease.epoch;
         if !stands && !without(Rule::FillLease) {
             return Fill::Rejected(self.get(key, now));
         }
-        self.data.leases.remove(key);
+        self.use_up(key, awaited == Some(true));
         let stamp = self.stamp(now);
         self.store(key, value, stamp, now);
         Fill::Stored(stamp)
@@ -142,17 +168,26 @@ impl State {
 
     pub(super) fn renew(&mut self, key: &str, token: u64, ttl: Duration, now: Now) -> bool {
         let held = self.data.leases.get(key, now.at).copied();
-        let Some(Held::By(lease)) =
-            held.filter(|held| matches!(held, Held::By(lease) if lease.token == token))
-        else {
+        let Some(held @ Held::By { lease, awaited }) = held else {
             return false;
         };
+        if lease.token != token {
+            return false;
+        }
         if ttl.is_zero() {
-            self.data.leases.remove(key);
+            self.use_up(key, awaited);
         } else {
-            self.data.leases.insert(key, Held::By(lease), now.at, ttl);
+            self.data.leases.insert(key, held, now.at, ttl);
         }
         true
+    }
+
+    /// Ends a lease, and tells who waits for that.
+    fn use_up(&mut self, key: &str, awaited: bool) {
+        self.data.leases.remove(key);
+        if awaited {
+            self.tell_all(&Heard::LeaseEnded(key.into()));
+        }
     }
 
     /// `None` when it comes after its deadline.
@@ -234,7 +269,7 @@ impl State {
         self.data.members.remove(&id);
     }
 
-    pub(super) fn listen(&mut self, me: Me, now: Now) -> (LaneClock, mpsc::Receiver<Message>) {
+    pub(super) fn listen(&mut self, me: Me, now: Now) -> (LaneClock, mpsc::Receiver<Heard>) {
         let (queue, messages) = mpsc::channel(QUEUE);
         self.listeners.push(queue);
         let clock = self.meet(now);
@@ -297,12 +332,8 @@ impl State {
             bytes.extend_from_slice(&number.to_be_bytes());
         }
         bytes.extend_from_slice(tail);
-        self.listeners.retain(|listener| !listener.is_closed());
         if let Some(message) = message::open(&bytes) {
-            for listener in &self.listeners {
-                // A full queue loses it, and the listener finds the hole.
-                let _ = listener.try_send(message.clone());
-            }
+            self.tell_all(&Heard::Message(message.clone()));
             // Nobody goes on from before a clear.
             if message.kind != Kind::Clear {
                 self.data.log.push_back(message);
@@ -312,5 +343,13 @@ impl State {
             }
         }
         seq
+    }
+
+    fn tell_all(&mut self, heard: &Heard) {
+        self.listeners.retain(|listener| !listener.is_closed());
+        for listener in &self.listeners {
+            // A full queue loses a message, and the listener finds the hole.
+            let _ = listener.try_send(heard.clone());
+        }
     }
 }

@@ -33,11 +33,6 @@ local function clock(key, rnd)
   return tonumber(rnd), 0, 0
 end
 
--- What is stored under a lease's key.
-local function lease(epoch, token)
-  return string.format('%.0f:', epoch) .. token
-end
-
 -- The stamp that goes before a body: its check is the sum of the three.
 local function stamp(epoch, ver, at)
   return 'LRD\1' .. struct.pack('>I8I8I8I8', epoch, ver, at, epoch + ver + at)

@@ -1,15 +1,16 @@
--- FILL  value lease clock | token epoch body ttl rnd  ->  answer, value, stamp
+-- FILL  value lease clock | token epoch body ttl rnd channel key  ->  answer, value, stamp
 -- The lease's epoch must be the present one: a restart can bring a lease back that an invalidation had
 -- deleted, and a clear deletes none.
 local epoch, seq, ver = clock(KEYS[3], ARGV[5])
-if epoch ~= tonumber(ARGV[2]) or redis.pcall('GET', KEYS[2]) ~= lease(epoch, ARGV[1]) then
+local held, mark = read_lease(redis.pcall('GET', KEYS[2]))
+if epoch ~= tonumber(ARGV[2]) or held ~= lease(epoch, ARGV[1]) then
   local v = redis.pcall('GET', KEYS[1])
   return {'REJECTED', type(v) == 'string' and v, false}
 end
 local at = time()
 ver = ver + 1
--- Nobody is told.
+-- It has no number: nothing that anybody has is older now.
 set_position(KEYS[3], epoch, seq, ver)
 redis.call('SET', KEYS[1], stamp(epoch, ver, at) .. ARGV[3], 'PX', ARGV[4])
-redis.call('DEL', KEYS[2])
+end_lease(KEYS[2], mark, ARGV[6], ARGV[7])
 return {'OK', false, struct.pack('>I8I8I8', epoch, ver, at)}

@@ -131,7 +131,9 @@ impl Lane for RedisLane {
                 .arg(lease.epoch)
                 .arg(&value.body)
                 .arg(millis(value.ttl))
-                .arg(random());
+                .arg(random())
+                .arg(&self.names.events)
+                .arg(key);
             let (answer, bytes, stamped) = self
                 .run::<(String, Option<Bytes>, Option<Bytes>)>(call)
                 .await?;
@@ -150,7 +152,9 @@ impl Lane for RedisLane {
             let name = &mut String::new();
             call.arg(self.names.lease(name, key))
                 .arg(token)
-                .arg(millis(ttl));
+                .arg(millis(ttl))
+                .arg(&self.names.events)
+                .arg(key);
             self.run(call).await
         }
         .boxed()

@@ -1,7 +1,7 @@
 -- LEAD  value lease hold clock | token ms want rnd  ->  answer, value, number
 local epoch = clock(KEYS[4], ARGV[4])
 -- What is no string is not there.
-local v, held, hold = unpack(redis.call('MGET', KEYS[1], KEYS[2], KEYS[3]))
+local v, stored, hold = unpack(redis.call('MGET', KEYS[1], KEYS[2], KEYS[3]))
 if v and ARGV[3] ~= '*' and #v >= 84 and string.sub(v, 1, 4) == 'LRD\1' and string.byte(v, 38) == 0 then
   local of, ver, at = struct.unpack('>I8I8I8', v, 5)
   local hard = struct.unpack('>I8', v, 65)
@@ -18,7 +18,12 @@ if hold and redis.call('PTTL', KEYS[3]) >= 0 then
 end
 -- A lease names its epoch: one of another fills nothing any more, and need not be waited for.
 local mine = lease(epoch, ARGV[1])
-if held and held ~= mine and string.find(held, lease(epoch, ''), 1, true) == 1 then
+local held, mark = read_lease(stored)
+if held ~= mine and string.find(held, lease(epoch, ''), 1, true) == 1 then
+  -- A refresh does not wait.
+  if mark == '' and not tonumber(ARGV[3]) then
+    redis.call('SET', KEYS[2], held .. '+', 'KEEPTTL')
+  end
   return {'WAIT', false, math.max(redis.call('PTTL', KEYS[2]), 0)}
 end
 if held ~= mine then

@@ -178,11 +178,14 @@ impl Stream for RedisListener {
                 return Poll::Pending;
             };
             this.ahead = this.ahead.saturating_sub(1);
+            let Some(payload) = payload else {
+                return Poll::Ready(None);
+            };
+            let message = message::open(&payload).map(Heard::Message);
+            let heard = message.or_else(|| message::lease_ended(&payload).map(Heard::LeaseEnded));
             // What this release cannot read leaves a hole too.
-            match payload.as_deref().map(message::open) {
-                Some(Some(message)) => return Poll::Ready(Some(Ok(Heard::Message(message)))),
-                Some(None) => {}
-                None => return Poll::Ready(None),
+            if let Some(heard) = heard {
+                return Poll::Ready(Some(Ok(heard)));
             }
         }
     }

@@ -1,10 +1,10 @@
--- RENEW  lease | token ms  ->  1 if it was ours
-local held = redis.pcall('GET', KEYS[1])
-if type(held) ~= 'string' or string.match(held, ':(%d+)$') ~= ARGV[1] then
+-- RENEW  lease | token ms channel key  ->  1 if it was ours
+local held, mark = read_lease(redis.pcall('GET', KEYS[1]))
+if string.match(held, ':(%d+)$') ~= ARGV[1] then
   return 0
 end
 if ARGV[2] == '0' then
-  redis.call('DEL', KEYS[1])
+  end_lease(KEYS[1], mark, ARGV[3], ARGV[4])
 else
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
 end

@@ -22,6 +22,7 @@ pub(super) struct Scripts {
 /// line is refused by a replica, and by a primary that misses its replicas, even if it only reads.
 const EVEN_WHEN_FULL: &str = "#!lua flags=allow-oom\n";
 const CLOCK: &str = include_str!("clock.lua");
+const LEASE: &str = include_str!("lease.lua");
 const LIFE: &str = include_str!("life.lua");
 const MEMBER: &str = include_str!("member.lua");
 const MEMBERS_OF: &str = include_str!("members_of.lua");
@@ -30,9 +31,9 @@ impl Scripts {
     pub(super) fn new() -> Self {
         let script = |parts: &[&str]| Script::new(&parts.concat());
         Self {
-            lead: script(&[EVEN_WHEN_FULL, CLOCK, include_str!("lead.lua")]),
-            fill: script(&[CLOCK, include_str!("fill.lua")]),
-            renew: script(&[include_str!("renew.lua")]),
+            lead: script(&[EVEN_WHEN_FULL, CLOCK, LEASE, include_str!("lead.lua")]),
+            fill: script(&[CLOCK, LEASE, include_str!("fill.lua")]),
+            renew: script(&[LEASE, include_str!("renew.lua")]),
             insert: script(&[CLOCK, include_str!("insert.lua")]),
             invalidate: script(&[
                 EVEN_WHEN_FULL,

@@ -22,6 +22,8 @@ conformance! {
     a_lease_expires
     a_lease_is_renewed_by_its_owner_only
     a_lease_can_be_given_back
+    who_waits_for_a_lease_hears_of_its_end
+    the_end_of_a_lease_that_nobody_waits_for_is_not_told
     a_fill_needs_the_lease
     a_fill_ends_the_lease
     a_fill_after_an_invalidation_is_rejected
@@ -192,6 +194,52 @@ async fn a_lease_can_be_given_back(store: impl Store) {
     assert!(!lane.renew("k", 7, Duration::ZERO).await.unwrap());
     assert_eq!(fill(&*lane, "k", lease, b"v").await, Fill::Rejected(None));
     granted(&*lane, "k", 8).await;
+}
+
+async fn who_waits_for_a_lease_hears_of_its_end(store: impl Store) {
+    let lane = store.lane();
+    let (_, mut listener) = listen(&*lane).await;
+    for (key, want) in [("k", Want::Any), ("ü", Want::Nothing)] {
+        let lease = granted(&*lane, key, 7).await;
+        for other in [8, 9, 8] {
+            assert_waits(&lead_for(&*lane, key, other, LONG, want).await, LONG);
+        }
+        // It is the same lease still, to all who look at it, and ends by its TTL.
+        assert_eq!(granted(&*lane, key, 7).await, lease);
+        assert!(lane.renew(key, 7, LONG).await.unwrap());
+        assert!(!lane.renew(key, 8, LONG).await.unwrap());
+        assert_waits(&lead(&*lane, key, 9).await, LONG);
+        assert!(ended_leases(&mut *listener).await.is_empty());
+        filled(&*lane, key, lease, b"v").await;
+        assert_eq!(ended_leases(&mut *listener).await, [key]);
+        invalidate(&*lane, &[key]).await;
+        granted(&*lane, key, 7).await;
+        assert_waits(&lead(&*lane, key, 8).await, LONG);
+        assert!(lane.renew(key, 7, Duration::ZERO).await.unwrap());
+        assert_eq!(ended_leases(&mut *listener).await, [key]);
+        // And the next one is a new one.
+        let lease = granted(&*lane, key, 8).await;
+        filled(&*lane, key, lease, b"v").await;
+        assert!(ended_leases(&mut *listener).await.is_empty());
+    }
+}
+
+async fn the_end_of_a_lease_that_nobody_waits_for_is_not_told(store: impl Store) {
+    let lane = store.lane();
+    let (_, mut listener) = listen(&*lane).await;
+    let lease = granted(&*lane, "k", 7).await;
+    let stamp = filled(&*lane, "k", lease, b"v").await;
+    granted(&*lane, "k2", 7).await;
+    assert!(lane.renew("k2", 7, Duration::ZERO).await.unwrap());
+    // Who would refresh it, and finds somebody at it, does not wait.
+    let refresh = Want::NewerThan(stamp.ver);
+    let led = lead_for(&*lane, "k", 7, LONG, refresh).await;
+    let Lead::Granted(lease) = led else {
+        panic!("{led:?}");
+    };
+    assert_waits(&lead_for(&*lane, "k", 8, LONG, refresh).await, LONG);
+    filled(&*lane, "k", lease, b"v").await;
+    assert!(ended_leases(&mut *listener).await.is_empty());
 }
 
 async fn a_fill_needs_the_lease(store: impl Store) {

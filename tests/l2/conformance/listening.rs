@@ -65,6 +65,7 @@ async fn a_beat_never_overtakes_a_message(store: impl Store) {
                 assert_eq!(now.epoch, clock.epoch);
                 beats += 1;
             }
+            Heard::LeaseEnded(key) => panic!("nobody waits for {key}"),
         }
         if asked.is_none() && last.is_multiple_of(5) {
             listener.beat(NOTHING);

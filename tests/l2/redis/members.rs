@@ -23,7 +23,7 @@ async fn answer(listener: &mut dyn Listener) -> Result<(), L2Error> {
     let heard = timeout(LIMIT, listener.next()).await.expect("it answers");
     match heard.expect("the connection is there") {
         Ok(Heard::Beat(_)) => Ok(()),
-        Ok(Heard::Message(message)) => panic!("{message:?}"),
+        Ok(other) => panic!("{other:?}"),
         Err(error) => Err(error),
     }
 }

@@ -26,8 +26,8 @@ async fn beat_is_refused(listener: &mut dyn Listener) -> bool {
     loop {
         let next = timeout(LIMIT, listener.next()).await;
         match next.expect("the beat is answered") {
-            Some(Ok(Heard::Message(_))) => {}
             Some(Ok(Heard::Beat(_))) => return false,
+            Some(Ok(_)) => {}
             Some(Err(_)) | None => return true,
         }
     }
