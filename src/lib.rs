@@ -31,6 +31,7 @@ mod l1;
 pub mod l2;
 mod lock;
 mod options;
+mod outcome;
 mod pauses;
 mod source;
 mod stats;

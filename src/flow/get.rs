@@ -3,14 +3,15 @@
 
 use std::sync::Arc;
 
-use futures::FutureExt;
 use futures::future::join_all;
+use tokio::time::timeout;
+use tracing::{Instrument, Span};
 
 use super::Core;
 use crate::clock::Tick;
 use crate::entry::Entry;
 use crate::key::Key;
-use crate::l1::{Op, ReadOutcome, Reading};
+use crate::l1::{Joinable, Op, ReadOutcome, Reading};
 use crate::l2::{Answer, Ask, Lead, Want};
 use crate::source::Source;
 
@@ -73,15 +74,36 @@ impl<V: Send + Sync + 'static> Core<V> {
     /// Reads L2, and keeps what it finds in L1. All who ask while another reads share one more read. The time is
     /// that of the end.
     ///
-    /// That is driven by whoever polls it: nobody has to stay for the others.
+    /// That one runs in a task of its own: nobody has to stay for the others.
     pub(super) async fn read(self: &Arc<Self>, key: &Key, now: Tick) -> (ReadOutcome<V>, Tick) {
-        let reading = self.flights.read(key, now, self.joinable_from(now), |op| {
-            let core = Arc::clone(self);
-            async move { core.read_l2(&op, core.now()).await.0 }.boxed()
-        });
-        match reading {
-            Reading::Alone(op) => self.read_l2(&op, now).await,
-            Reading::Shared(read) => (read.await, self.now()),
+        let read = match self.flights.read(key, now, self.joinable_from(now)) {
+            Reading::Alone(op) => return self.read_l2(&op, now).await,
+            Reading::Under(read) => read,
+            Reading::Lead(Joinable {
+                op,
+                teller,
+                outcome,
+            }) => {
+                let core = Arc::clone(self);
+                let read = async move {
+                    let (found, _) = core.read_l2(&op, core.now()).await;
+                    // Before it is told: who hears of it and asks again must not join this one.
+                    drop(op);
+                    teller.tell(found);
+                };
+                tokio::spawn(read.instrument(Span::current()));
+                outcome
+            }
+        };
+        // It asks once or twice.
+        let limit = self.options.l2_timeout.saturating_mul(2);
+        match timeout(limit, read.wait()).await {
+            Ok(Some(found)) => (found, self.now()),
+            // Its runtime has ended, or is there and not driven.
+            _ => {
+                let op = self.flights.begin(key);
+                self.read_l2(&op, self.now()).await
+            }
         }
     }
 

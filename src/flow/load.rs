@@ -6,10 +6,8 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::{BoxFuture, Shared};
 use futures::stream::FuturesUnordered;
-use futures::{FutureExt, StreamExt, stream};
-use tokio::sync::oneshot;
+use futures::{StreamExt, stream};
 use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument, Span, debug};
 
@@ -21,8 +19,9 @@ use crate::clock::Tick;
 use crate::entry::Entry;
 use crate::error::LoadError;
 use crate::key::Key;
-use crate::l1::{Awaited, Begun, Joined, LoadOutcome, Op, ReadOutcome, Slot};
+use crate::l1::{Awaited, Begun, Joinable, Joined, LoadOutcome, Op, ReadOutcome, Slot};
 use crate::l2::{Ask, Fill, Lease, Want};
+use crate::outcome::{Outcome, Teller};
 use crate::pauses::looks;
 use crate::source::Source;
 
@@ -30,7 +29,7 @@ use crate::source::Source;
 const AT_ONCE: usize = 64;
 
 /// A load under way, for those who wait for it.
-type Flight<V> = Shared<BoxFuture<'static, LoadOutcome<V>>>;
+type Flight<V> = Outcome<LoadOutcome<V>>;
 
 /// A load under way, for the task that carries it through.
 struct Led<V> {
@@ -39,14 +38,14 @@ struct Led<V> {
     ask: Option<Ask>,
     /// The key's number, for the loader.
     number: usize,
-    tell: oneshot::Sender<LoadOutcome<V>>,
+    teller: Teller<LoadOutcome<V>>,
 }
 
 impl<V> Led<V> {
     fn end(self, outcome: LoadOutcome<V>) {
         // Before it is told: who hears of a failure and tries again must not join this one.
         drop(self.op);
-        let _ = self.tell.send(outcome);
+        self.teller.tell(outcome);
     }
 }
 
@@ -81,7 +80,7 @@ impl<V: Send + Sync + 'static> Core<V> {
                 self.take_off(vec![led], loader()).await;
             }
             // Nobody has it if that was a load of many keys, whose loader knew this one not: then ours may.
-            if let Some((slot, source)) = flight.await? {
+            if let Some((slot, source)) = landed(flight).await? {
                 return Ok(self.hand_out(slot, self.now(), source));
             }
         }
@@ -131,7 +130,7 @@ impl<V: Send + Sync + 'static> Core<V> {
                 self.take_off(led, loader(&led_at)).await;
             }
             for (flight, place, key, want) in flights {
-                match flight.await? {
+                match landed(flight).await? {
                     Some((slot, source)) => {
                         fill(&mut entries, place, self.hand_out(slot, self.now(), source));
                     }
@@ -161,20 +160,19 @@ impl<V: Send + Sync + 'static> Core<V> {
 
     /// Joins the load of a key, or begins one, which is then the caller's to carry through.
     fn join(&self, key: &Key, want: Option<Want>, number: usize) -> (Flight<V>, Option<Led<V>>) {
-        let (tell, told) = oneshot::channel();
-        let outcome = async { told.await.unwrap_or_else(|_| Err(LoadError::stopped())) }
-            .boxed()
-            .shared();
         let now = self.now();
-        let joinable_from = self.joinable_from(now);
-        match (self.flights).lead(key, now, joinable_from, || outcome.clone()) {
+        match self.flights.lead(key, now, self.joinable_from(now)) {
             Joined::Under(flight) => (flight, None),
-            Joined::Lead(op) => {
+            Joined::Lead(Joinable {
+                op,
+                teller,
+                outcome,
+            }) => {
                 let led = Led {
                     op,
                     ask: want.map(|want| self.asking_for(want)),
                     number,
-                    tell,
+                    teller,
                 };
                 (outcome, Some(led))
             }
@@ -347,6 +345,14 @@ impl<V: Send + Sync + 'static> Core<V> {
             }
         }
     }
+}
+
+async fn landed<V>(flight: Flight<V>) -> LoadOutcome<V> {
+    // Nobody tells if its runtime has ended.
+    flight
+        .wait()
+        .await
+        .unwrap_or_else(|| Err(LoadError::stopped()))
 }
 
 fn fill<V>(entries: &mut [Option<Entry<V>>], place: usize, entry: Entry<V>) {

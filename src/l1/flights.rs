@@ -13,9 +13,6 @@ use std::mem;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use futures::FutureExt;
-use futures::future::{BoxFuture, Shared, WeakShared};
-
 use super::hasher::{Hasher, hasher};
 use super::sync::{Mutex, MutexGuard, SHARDS, lock};
 use super::{Awaited, Fresh, Liveness, Slot};
@@ -24,6 +21,7 @@ use crate::clock::Tick;
 use crate::error::LoadError;
 use crate::key::Key;
 use crate::l2::Want;
+use crate::outcome::{Outcome, Teller, outcome};
 use crate::source::Source;
 
 /// How a read of L2 ended.
@@ -51,9 +49,6 @@ impl<V> Clone for ReadOutcome<V> {
 
 /// How a load ended, and who had the value in the end: nobody, if the loader of many keys knows no such key.
 pub(crate) type LoadOutcome<V> = Result<Option<(Arc<Slot<V>>, Source)>, LoadError>;
-
-type Read<V> = BoxFuture<'static, ReadOutcome<V>>;
-type Load<V> = BoxFuture<'static, LoadOutcome<V>>;
 
 /// All that is under way.
 pub(crate) struct Flights<V> {
@@ -93,34 +88,43 @@ struct KeyState<V> {
 struct Rare<V> {
     /// Operations with a lower number may store nothing at all.
     barred_below: u64,
-    read: Option<Flight<WeakShared<Read<V>>>>,
-    load: Option<Flight<Shared<Load<V>>>>,
+    read: Option<Flight<ReadOutcome<V>>>,
+    load: Option<Flight<LoadOutcome<V>>>,
     refresh: Option<u64>,
     /// Who waits for another instance's lease on the key to end.
     waiting: Vec<Arc<Awaited>>,
 }
 
-struct Flight<F> {
+struct Flight<T> {
     id: u64,
     generation: u64,
     began: Tick,
-    shared: F,
+    outcome: Outcome<T>,
 }
 
 /// The result of asking for a read.
 pub(crate) enum Reading<'a, V> {
     /// Nothing was under way: read, as this operation. Nobody can join that, so it costs no more than it must.
     Alone(Begun<V, &'a Flights<V>>),
-    /// One that is shared with all who ask meanwhile: wait for it.
-    Shared(Shared<Read<V>>),
+    /// One is that is shared: wait for it.
+    Under(Outcome<ReadOutcome<V>>),
+    /// Something else was: run one that is shared, as this operation.
+    Lead(Joinable<V, ReadOutcome<V>>),
 }
 
 /// The result of asking for a load.
 pub(crate) enum Joined<V> {
     /// One is under way: wait for it.
-    Under(Shared<Load<V>>),
+    Under(Outcome<LoadOutcome<V>>),
     /// None was: run it, as this operation.
-    Lead(Begun<V>),
+    Lead(Joinable<V, LoadOutcome<V>>),
+}
+
+/// An operation that others may join from now on until it ends.
+pub(crate) struct Joinable<V, T> {
+    pub(crate) op: Begun<V>,
+    pub(crate) teller: Teller<T>,
+    pub(crate) outcome: Outcome<T>,
 }
 
 /// An operation on one key, under way for as long as this lives.
@@ -164,7 +168,7 @@ impl<V> Flights<V> {
         self.owned(self.registered(key))
     }
 
-    /// Joins the read under way on a key, or starts one: one to join, if anything else is under way on the key.
+    /// Joins the read under way on a key, or begins one: one to join, if anything else is under way on the key.
     ///
     /// Neither this nor [`lead`](Self::lead) joins one that began before a flush, nor, when nobody knows
     /// what messages were missed since, one that began before `joinable_from`.
@@ -173,7 +177,6 @@ impl<V> Flights<V> {
         key: &Key,
         now: Tick,
         joinable_from: Tick,
-        start: impl FnOnce(Begun<V>) -> Read<V>,
     ) -> Reading<'_, V> {
         let shard = self.shard_of(key);
         let mut keys = self.keys(shard);
@@ -183,52 +186,47 @@ impl<V> Flights<V> {
         };
         if let Some(flight) = state.rare.as_ref().and_then(|rare| rare.read.as_ref())
             && self.joinable(flight, joinable_from)
-            && let Some(shared) = flight.shared.upgrade()
         {
-            return Reading::Shared(shared);
+            return Reading::Under(flight.outcome.clone());
         }
         let op = self.register(shard, &mut keys, key, false);
-        let (id, generation) = (op.id, op.generation);
-        let shared = start(self.owned(op)).shared();
-        if let (Some(state), Some(weak)) = (keys.get(key), shared.downgrade()) {
-            state.rare().read = Some(Flight {
-                id,
-                generation,
-                began: now,
-                shared: weak,
-            });
-        }
-        Reading::Shared(shared)
+        let (teller, flight) = op.flight(now);
+        let outcome = flight.outcome.clone();
+        let state = keys.get(key);
+        let former = state.and_then(|state| state.rare().read.replace(flight));
+        drop(keys);
+        drop(former);
+        let op = self.owned(op);
+        Reading::Lead(Joinable {
+            op,
+            teller,
+            outcome,
+        })
     }
 
-    /// Joins the load under way on a key, or makes the caller's `load` the one to join.
-    pub(crate) fn lead(
-        self: &Arc<Self>,
-        key: &Key,
-        now: Tick,
-        joinable_from: Tick,
-        load: impl FnOnce() -> Shared<Load<V>>,
-    ) -> Joined<V> {
+    /// Joins the load under way on a key, or begins one to join.
+    pub(crate) fn lead(self: &Arc<Self>, key: &Key, now: Tick, joinable_from: Tick) -> Joined<V> {
         let shard = self.shard_of(key);
         let mut keys = self.keys(shard);
         let rare = keys.get(key).and_then(|state| state.rare.as_ref());
         if let Some(flight) = rare.and_then(|rare| rare.load.as_ref())
             && self.joinable(flight, joinable_from)
         {
-            return Joined::Under(flight.shared.clone());
+            return Joined::Under(flight.outcome.clone());
         }
         let op = self.register(shard, &mut keys, key, true);
-        let flight = Flight {
-            id: op.id,
-            generation: op.generation,
-            began: now,
-            shared: load(),
-        };
+        let (teller, flight) = op.flight(now);
+        let outcome = flight.outcome.clone();
         let state = keys.get(key);
         let former = state.and_then(|state| state.rare().load.replace(flight));
         drop(keys);
         drop(former);
-        Joined::Lead(self.owned(op))
+        let op = self.owned(op);
+        Joined::Lead(Joinable {
+            op,
+            teller,
+            outcome,
+        })
     }
 
     /// Registers a refresh, unless the key is being refreshed or loaded already.
@@ -405,7 +403,7 @@ impl<V> Flights<V> {
         };
         state.ops -= 1;
         let is_last = state.ops == 0;
-        let ended = state.rare.as_mut().and_then(|rare| rare.end(op.id));
+        let ended = state.rare.as_mut().map(|rare| rare.end(op.id));
         let state = if is_last { keys.remove(op) } else { None };
         drop(keys);
         drop((ended, state));
@@ -496,10 +494,17 @@ impl<V> Rare<V> {
     }
 
     /// Nobody joins an operation that has ended.
-    fn end(&mut self, op: u64) -> Option<Flight<Shared<Load<V>>>> {
+    #[expect(clippy::type_complexity, reason = "it is only there to be dropped")]
+    fn end(
+        &mut self,
+        op: u64,
+    ) -> (
+        Option<Flight<ReadOutcome<V>>>,
+        Option<Flight<LoadOutcome<V>>>,
+    ) {
         self.refresh.take_if(|id| *id == op);
-        self.read.take_if(|read| read.id == op);
-        self.load.take_if(|load| load.id == op)
+        let read = self.read.take_if(|read| read.id == op);
+        (read, self.load.take_if(|load| load.id == op))
     }
 }
 
@@ -511,6 +516,18 @@ impl Op {
     /// The epoch that was known when this began.
     pub(crate) fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    /// As what others may join.
+    fn flight<T>(&self, began: Tick) -> (Teller<T>, Flight<T>) {
+        let (teller, outcome) = outcome();
+        let flight = Flight {
+            id: self.id,
+            generation: self.generation,
+            began,
+            outcome,
+        };
+        (teller, flight)
     }
 }
 

@@ -18,7 +18,9 @@ mod slot;
 mod sync;
 
 pub(crate) use self::awaited::Awaited;
-pub(crate) use self::flights::{Begun, Flights, Joined, LoadOutcome, Op, ReadOutcome, Reading};
+pub(crate) use self::flights::{
+    Begun, Flights, Joinable, Joined, LoadOutcome, Op, ReadOutcome, Reading,
+};
 pub(crate) use self::liveness::Liveness;
 pub(crate) use self::slot::{Fresh, NEVER, Slot, UNSTORED};
 

@@ -406,6 +406,33 @@ fn a_runtime_that_stands_still_holds_up_nobody_for_good() {
     });
 }
 
+/// The same for who shares a read that runs there; and where it has ended.
+#[test]
+fn a_read_on_a_runtime_that_ends_or_stands_still_holds_up_nobody_for_good() {
+    let fleet = Fleet::memory();
+    for ends in [true, false] {
+        let (mut there, here) = (Some(runtime()), runtime());
+        let (a, _) = fleet.build(without_beats);
+        here.block_on(a.insert("k", "v".to_owned())).unwrap();
+        // In another instance, L1 has nothing.
+        let (b, wire) = fleet.build(|b| without_beats(b).l2_timeout(Duration::from_millis(50)));
+        here.block_on(b.ready());
+        let held = wire.close(Step::Get, Way::Reply);
+        let mut alone = Box::pin(b.get("k"));
+        assert!(here.block_on(async { poll!(&mut alone) }).is_pending());
+        let mut shared = Box::pin(b.get("k"));
+        let polled = (there.as_ref()).map(|there| there.block_on(async { poll!(&mut shared) }));
+        assert!(polled.is_some_and(|polled| polled.is_pending()));
+        if ends {
+            there = None;
+        }
+        held.open();
+        let found = here.block_on(async { timeout(LIMIT, b.get("k")).await });
+        assert!(found.unwrap().is_some(), "{ends}");
+        drop((alone, shared, there));
+    }
+}
+
 /// Though nobody waited for the first, and there is one of the second's kind that came before both.
 async fn of_two_writes_of_a_key_the_second_counts(fleet: Fleet) {
     let (a, _) = fleet.instance().await;

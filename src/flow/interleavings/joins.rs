@@ -1,42 +1,36 @@
 //! Who joins whom.
 
-use futures::FutureExt;
-use futures::future::{BoxFuture, Shared, ready};
-
-use super::{Loading, World, fresh, in_every_order, loading};
-use crate::l1::{Begun, Joined, Op, ReadOutcome, Reading};
+use super::{World, fresh, in_every_order};
+use crate::l1::{Begun, Joinable, Joined, LoadOutcome, Op, ReadOutcome, Reading};
+use crate::outcome::{Outcome, outcome};
 use crate::source::Source;
 
 /// Joins the load of the key, or runs it. What it loads has the version that L2 has meanwhile.
-fn load(world: &World) -> Loading {
-    let (tell, load) = loading();
-    match world.lead(&load) {
+fn load(world: &World) -> Outcome<LoadOutcome<u64>> {
+    match world.lead() {
         Joined::Under(flight) => flight,
-        Joined::Lead(op) => {
+        Joined::Lead(led) => {
             let mark = world.ask();
-            world.publish(&op, mark);
-            drop(op);
-            let _ = tell.send(Ok(Some((fresh(mark).slot, Source::Loader))));
-            load
+            world.publish(&led.op, mark);
+            drop(led.op);
+            (led.teller).tell(Ok(Some((fresh(mark).slot, Source::Loader))));
+            led.outcome
         }
     }
 }
 
-/// Joins the read of the key, or starts it.
 fn read(world: &World) -> Reading<'_, u64> {
     let now = world.core.now();
-    world.core.flights.read(&world.key, now, now, |op| {
-        let world = world.clone();
-        async move { found(&world, &op) }.boxed()
-    })
+    world.core.flights.read(&world.key, now, now)
 }
 
-/// Joins or starts a read to share, or is an operation alone on the key.
-fn read_or_begin(
-    world: &World,
-) -> Result<Shared<BoxFuture<'static, ReadOutcome<u64>>>, Begun<u64>> {
+/// A read to share, and it to run if it is the first; or an operation alone on the key.
+type Shared = Result<(Outcome<ReadOutcome<u64>>, Option<Begun<u64>>), Begun<u64>>;
+
+fn read_or_begin(world: &World) -> Shared {
     match read(world) {
-        Reading::Shared(read) => Ok(read),
+        Reading::Under(read) => Ok((read, None)),
+        Reading::Lead(Joinable { op, outcome, .. }) => Ok((outcome, Some(op))),
         // A thread cannot hand on what refers to its world.
         Reading::Alone(_op) => Err(world.begin()),
     }
@@ -48,14 +42,22 @@ fn found(world: &World, op: &Op) -> ReadOutcome<u64> {
     ReadOutcome::Hit(fresh(mark))
 }
 
-/// Polls a read that others may poll at the same time.
-fn read_and_poll(world: &World) -> impl Future<Output = ReadOutcome<u64>> + use<> {
-    let read = match read(world) {
-        Reading::Alone(op) => ready(found(world, &op)).left_future(),
-        Reading::Shared(read) => read.right_future(),
-    };
-    let _ = read.clone().now_or_never();
-    read
+/// Joins the read of the key, or runs it.
+fn read_through(world: &World) -> Outcome<ReadOutcome<u64>> {
+    match read(world) {
+        Reading::Alone(op) => {
+            let (teller, outcome) = outcome();
+            teller.tell(found(world, &op));
+            outcome
+        }
+        Reading::Under(read) => read,
+        Reading::Lead(led) => {
+            let found = found(world, &led.op);
+            drop(led.op);
+            led.teller.tell(found);
+            led.outcome
+        }
+    }
 }
 
 /// Who asks after a message, or after the gap in which it was lost, is told nothing older.
@@ -75,7 +77,7 @@ fn nobody_joins_what_is_older<F: 'static>(ask: fn(&World) -> F, answer: fn(F) ->
 #[test]
 fn nobody_joins_an_older_load() {
     nobody_joins_what_is_older(load, |load| {
-        let found = load.now_or_never().unwrap().unwrap();
+        let found = load.peek().unwrap().unwrap();
         found.unwrap().0.ver
     });
 }
@@ -86,9 +88,9 @@ fn nobody_joins_an_older_read() {
         |world| {
             // Nobody joins what is alone.
             let other = world.begin();
-            (read_and_poll(world), other)
+            (read_through(world), other)
         },
-        |(read, _)| match read.now_or_never() {
+        |(read, _)| match read.peek() {
             Some(ReadOutcome::Hit(slot)) => slot.ver,
             _ => panic!("it found something"),
         },
@@ -102,9 +104,10 @@ fn all_but_the_first_share_a_read() {
         // Somebody else's operation comes and goes.
         drop(world.begin());
         let reads = reads.map(|read| read.join().unwrap());
-        let shared = match (&reads, read_or_begin(&world)) {
-            ([Ok(a), Ok(b)], Ok(c)) => a.ptr_eq(b) && a.ptr_eq(&c),
-            ([Err(_), Ok(a)] | [Ok(a), Err(_)], Ok(b)) => a.ptr_eq(&b),
+        let last = read_or_begin(&world);
+        let shared = match (&reads, &last) {
+            ([Ok((a, _)), Ok((b, _))], Ok((c, _))) => a.is_same(b) && a.is_same(c),
+            ([Err(_), Ok((a, _))] | [Ok((a, _)), Err(_)], Ok((b, _))) => a.is_same(b),
             _ => false,
         };
         assert!(shared);
@@ -114,17 +117,14 @@ fn all_but_the_first_share_a_read() {
 #[test]
 fn a_load_has_one_leader() {
     in_every_order(|world| {
-        let lead = |world: World| {
-            let (tell, load) = loading();
-            (world.lead(&load), load, tell)
-        };
+        let lead = |world: World| world.lead();
         let (a, b) = (world.spawn(lead), world.spawn(lead));
         drop(world.begin());
         let (a, b) = (a.join().unwrap(), b.join().unwrap());
         match (&a, &b) {
-            ((Joined::Lead(_), led, _), (Joined::Under(joined), ..))
-            | ((Joined::Under(joined), ..), (Joined::Lead(_), led, _)) => {
-                assert!(led.ptr_eq(joined));
+            (Joined::Lead(led), Joined::Under(joined))
+            | (Joined::Under(joined), Joined::Lead(led)) => {
+                assert!(led.outcome.is_same(joined));
             }
             _ => panic!("there is not one leader"),
         }
@@ -157,20 +157,21 @@ fn nobody_joins_what_has_ended() {
     in_every_order(|world| {
         let other = world.spawn(|world| drop(world.begin()));
         for _ in 0..2 {
-            assert!(matches!(world.lead(&loading().1), Joined::Lead(_)));
+            assert!(matches!(world.lead(), Joined::Lead(_)));
         }
         for _ in 0..2 {
             assert!(world.refresh().is_some());
         }
         let _begun = world.begin();
         let both = [(); 2].map(|()| match read(&world) {
-            Reading::Shared(read) => {
-                let _ = read.clone().now_or_never();
-                read
+            Reading::Lead(led) => {
+                drop(led.op);
+                led.outcome
             }
+            Reading::Under(read) => read,
             Reading::Alone(_) => panic!("another is under way"),
         });
-        assert!(!both[0].ptr_eq(&both[1]));
+        assert!(!both[0].is_same(&both[1]));
         other.join().unwrap();
     });
 }

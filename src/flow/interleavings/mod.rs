@@ -15,18 +15,14 @@ mod values;
 
 use std::sync::Arc;
 
-use futures::FutureExt;
-use futures::future::{BoxFuture, Shared};
 use loom::sync::Mutex;
 use loom::thread::{self, JoinHandle};
-use tokio::sync::oneshot;
 
 use super::{Core, Parts};
 use crate::clock::Clock;
 use crate::codec::Bincode;
-use crate::error::LoadError;
 use crate::key::Key;
-use crate::l1::{Begun, Fresh, Joined, Liveness, LoadOutcome, NEVER, Op, Slot};
+use crate::l1::{Begun, Fresh, Joined, Liveness, NEVER, Op, Slot};
 use crate::l2::{LaneClock, NoLane};
 use crate::options::Options;
 use crate::wire::codec::ValueCodec;
@@ -42,9 +38,6 @@ const PREEMPTIONS: usize = 2;
 
 /// What a value can be told by: its epoch and its version.
 type Mark = (u64, u64);
-
-/// What the callers of one load wait for.
-type Loading = Shared<BoxFuture<'static, LoadOutcome<u64>>>;
 
 /// One instance, and what L2 has under one key. Clones are the same.
 #[derive(Clone)]
@@ -154,11 +147,10 @@ impl World {
         self.core.liveness.prove(&lane, now, now + 1, doubts);
     }
 
-    /// Asks to load the key; `load` is what others would wait for.
-    fn lead(&self, load: &Loading) -> Joined<u64> {
+    /// Asks to load the key.
+    fn lead(&self) -> Joined<u64> {
         let now = self.core.now();
-        let flights = &self.core.flights;
-        flights.lead(&self.key, now, now, || load.clone())
+        self.core.flights.lead(&self.key, now, now)
     }
 
     fn refresh(&self) -> Option<Begun<u64>> {
@@ -179,13 +171,6 @@ impl World {
     fn is_tidy(&self) -> bool {
         self.core.l1.len() == u64::from(self.shown().is_some())
     }
-}
-
-/// A load, and how to end it.
-fn loading() -> (oneshot::Sender<LoadOutcome<u64>>, Loading) {
-    let (tell, told) = oneshot::channel();
-    let outcome = async { told.await.unwrap_or_else(|_| Err(LoadError::stopped())) };
-    (tell, outcome.boxed().shared())
 }
 
 /// A value that tells its epoch.

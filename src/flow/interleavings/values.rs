@@ -2,7 +2,7 @@
 
 use loom::thread;
 
-use super::{EPOCH, Mark, NEXT_EPOCH, World, fresh, in_every_order, loading};
+use super::{EPOCH, Mark, NEXT_EPOCH, World, fresh, in_every_order};
 use crate::l1::{Begun, Joined};
 
 /// Nothing, or at least this version.
@@ -263,8 +263,8 @@ fn nothing_is_shown_without_a_proof() {
 fn a_load_or_refresh_that_was_overtaken_stores_nothing() {
     in_every_order(|world| {
         let lead: [fn(&World) -> Begun<u64>; 2] = [
-            |world| match world.lead(&loading().1) {
-                Joined::Lead(op) => op,
+            |world| match world.lead() {
+                Joined::Lead(led) => led.op,
                 Joined::Under(_) => panic!("nothing is under way"),
             },
             |world| world.refresh().unwrap(),

@@ -8,8 +8,6 @@ use std::time::Duration;
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{RedisError, RedisResult};
 use deadpool_redis::{Connection, Pool, PoolError};
-use futures::FutureExt;
-use futures::future::{BoxFuture, Shared};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::call::Call;
@@ -17,6 +15,7 @@ use super::l2_error;
 use super::scripts::Scripts;
 use crate::l2::{L2Error, LONGEST_PAUSE, LaneClock, OnConnect, random, reconnects};
 use crate::lock::lock;
+use crate::outcome::{Outcome, outcome};
 
 /// How long making a connection may take, all attempts to get one out of the pool included.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -25,17 +24,10 @@ const SILENT_AFTER: u32 = 3;
 /// The number of lanes of a namespace on a single server.
 pub(super) const LANES: u64 = 1;
 
-/// What to do when the pool has no connection to spare.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wait {
-    InPool,
-    /// Fail: who has the last one needs it when that breaks.
-    No,
-}
-
 pub(super) struct Connections {
     source: Arc<Source>,
-    wait: Wait,
+    /// Who has the first right to what the pool can give. Without it, there is nothing to spare.
+    first: Option<Arc<Connections>>,
     current: Mutex<Option<Attempt>>,
     failures: AtomicU32,
     attempts: AtomicU64,
@@ -53,7 +45,8 @@ pub(super) struct Source {
 #[derive(Clone)]
 struct Attempt {
     id: u64,
-    outcome: Shared<BoxFuture<'static, Result<Arc<Live>, Failed>>>,
+    began: Instant,
+    outcome: Outcome<Result<Arc<Live>, Failed>>,
 }
 
 #[derive(Clone)]
@@ -69,11 +62,18 @@ struct Live {
     silent: AtomicU32,
 }
 
+impl Attempt {
+    /// Whether its runtime has ended, or is there and not driven.
+    fn is_given_up(&self) -> bool {
+        self.outcome.is_lost() || self.began.elapsed() > 2 * CONNECT
+    }
+}
+
 impl Connections {
-    pub(super) fn new(source: Arc<Source>, wait: Wait) -> Self {
+    pub(super) fn new(source: Arc<Source>, first: Option<Arc<Self>>) -> Self {
         Self {
             source,
-            wait,
+            first,
             current: Mutex::new(None),
             failures: AtomicU32::new(0),
             attempts: AtomicU64::new(0),
@@ -148,7 +148,7 @@ impl Connections {
     {
         let attempt = self.attempt();
         let live = match attempt.outcome.peek() {
-            Some(connected) => connected.clone(),
+            Some(connected) => connected,
             None => self.wait_for(&attempt, limit, deadline).await?,
         };
         let live = live.map_err(|failed| failed.error)?;
@@ -169,8 +169,10 @@ impl Connections {
             limit / 10
         };
         let until = deadline.min(Instant::now() + patience);
-        let connected = timeout_at(until, attempt.outcome.clone()).await;
-        connected.map_err(|_| L2Error::timed_out(patience))
+        match timeout_at(until, attempt.outcome.clone().wait()).await {
+            Ok(connected) => connected.ok_or_else(L2Error::closed),
+            Err(_) => Err(L2Error::timed_out(patience)),
+        }
     }
 
     /// The current attempt, or a new one where the last has ended badly and long enough ago.
@@ -183,21 +185,25 @@ impl Connections {
                     self.failures.store(0, Ordering::Relaxed);
                     return attempt.clone();
                 }
+                None if attempt.is_given_up() => {}
                 _ => return attempt.clone(),
             }
             self.failures.fetch_add(1, Ordering::Relaxed);
         }
         let id = self.attempts.fetch_add(1, Ordering::Relaxed);
-        let connecting = connect(Arc::clone(&self.source), self.wait).map(|connected| {
+        let (teller, outcome) = outcome();
+        let connecting = connect(Arc::clone(&self.source), self.first.clone());
+        // To its end, whoever gives up: or a failure of long ago would answer a later request.
+        tokio::spawn(async move {
+            let connected = connecting.await.map(Arc::new);
             let at = Instant::now();
-            connected
-                .map(Arc::new)
-                .map_err(|error| Failed { error, at })
+            teller.tell(connected.map_err(|error| Failed { error, at }));
         });
-        let outcome = connecting.boxed().shared();
-        // Driven to its end, whoever gives up: or a failure of long ago would answer a later request.
-        tokio::spawn(outcome.clone());
-        let attempt = Attempt { id, outcome };
+        let attempt = Attempt {
+            id,
+            began: Instant::now(),
+            outcome,
+        };
         *current = Some(attempt.clone());
         attempt
     }
@@ -247,14 +253,18 @@ impl Connections {
     }
 }
 
-async fn connect(source: Arc<Source>, wait: Wait) -> Result<Live, L2Error> {
+async fn connect(source: Arc<Source>, first: Option<Arc<Connections>>) -> Result<Live, L2Error> {
     let connecting = async {
         let mut limits = source.pool.timeouts();
-        if wait == Wait::No {
+        if first.is_some() {
             limits.wait = Some(Duration::ZERO);
         }
         let pooled = source.pool.timeout_get(&limits).await;
         let mut pooled = pooled.map_err(pool_error)?;
+        if first.is_some_and(|first| !first.is_there()) {
+            // It may have been the last, that the first has lost.
+            return Err(L2Error::closed());
+        }
         let mut run = Call::new(&source.scripts.run, 1);
         run.arg(&source.clock).arg(LANES).arg(random());
         let (epoch, seq, now, lanes): (u64, u64, u64, u64) =

@@ -26,7 +26,7 @@ use deadpool_redis::redis::{
 use deadpool_redis::{Manager, Pool, Runtime};
 
 use self::batch::Batches;
-use self::connection::{Connections, Source, Wait};
+use self::connection::{Connections, Source};
 use self::lane::RedisLane;
 use self::names::Names;
 use self::requests::Requests;
@@ -113,8 +113,8 @@ impl L2 for RedisL2 {
             scripts: Arc::clone(&scripts),
             on_connect,
         });
-        let connections = Arc::new(Connections::new(Arc::clone(&source), Wait::InPool));
-        let spare = Arc::new(Connections::new(source, Wait::No));
+        let connections = Arc::new(Connections::new(Arc::clone(&source), None));
+        let spare = Arc::new(Connections::new(source, Some(Arc::clone(&connections))));
         let both = [Arc::clone(&connections), spare];
         let requests = Arc::new(Requests::new(names.clone(), timeout, both));
         Box::new(RedisLane {

@@ -224,6 +224,32 @@ fn a_runtime_that_ends_amid_a_crowd_harms_no_later_one() {
     }
 }
 
+/// An attempt to connect that has ended with its runtime is begun again.
+#[test]
+fn a_runtime_that_ends_while_it_connects_harms_no_later_one() {
+    let main = runtime();
+    let server = main.block_on(RedisServer::start());
+    let pool = Pool::builder(Manager::new(server.url()).unwrap());
+    let pool = pool.max_size(1).build().unwrap();
+    let cache: Cache<u64, u64> = Cache::builder("test:numbers")
+        .redis_pool(pool.clone(), server.url())
+        .build()
+        .unwrap();
+    // So that the attempt has to wait.
+    let held = main.block_on(pool.get()).unwrap();
+    runtime().block_on(async {
+        let mut insert = Box::pin(cache.insert(&0, 0));
+        assert!(futures::poll!(&mut insert).is_pending());
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+    });
+    drop(held);
+    main.block_on(eventually("it is stored", async || {
+        cache.insert(&0, 0).await.is_ok()
+    }));
+}
+
 /// It is on its way over one connection, and they take the other.
 #[tokio::test]
 async fn a_large_value_does_not_hold_up_small_ones() {
