@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,9 +19,16 @@ use crate::lock::lock;
 /// With it, a cache with L1 only takes the same way through the code as any other.
 pub(crate) struct NoLane {
     clock: Clock,
-    ver: AtomicU64,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    ver: u64,
+    /// Tokens of the loads that may fill.
+    leases: Expiring<u64>,
     /// Keys whose loads are not to be stored for a while.
-    held: Mutex<Expiring<()>>,
+    held: Expiring<()>,
 }
 
 impl NoLane {
@@ -32,33 +38,30 @@ impl NoLane {
     pub(crate) fn new(clock: Clock) -> Self {
         Self {
             clock,
-            ver: AtomicU64::new(0),
-            held: Mutex::default(),
+            state: Mutex::default(),
         }
     }
 
-    fn now(&self) -> u64 {
-        self.clock.now() / 1_000_000
+    fn step<T>(&self, step: impl FnOnce(&mut State, u64) -> T) -> T {
+        step(&mut lock(&self.state), self.clock.now() / 1_000_000)
     }
+}
 
-    fn hold(&self, keys: &[&str], hold: Duration) {
-        if hold.is_zero() {
-            return;
-        }
-        let (mut held, now) = (lock(&self.held), self.now());
-        for key in keys {
-            let longer = hold.max(held.remaining(key, now));
-            held.insert(key, (), now, longer);
-        }
-    }
-
-    fn stamp<'a>(&self) -> Reply<'a, Stamp> {
-        let ver = self.ver.fetch_add(1, Ordering::SeqCst) + 1;
-        done(Stamp {
-            epoch: Self::EPOCH,
-            ver,
+impl State {
+    fn stamp(&mut self) -> Stamp {
+        self.ver += 1;
+        Stamp {
+            epoch: NoLane::EPOCH,
+            ver: self.ver,
             written_at: 0,
-        })
+        }
+    }
+
+    fn hold(&mut self, key: &str, hold: Duration, now: u64) {
+        if !hold.is_zero() {
+            let longer = hold.max(self.held.remaining(key, now));
+            self.held.insert(key, (), now, longer);
+        }
     }
 }
 
@@ -85,30 +88,51 @@ impl Lane for NoLane {
         if ask.ttl.is_zero() {
             return done(Lead::Miss);
         }
-        if lock(&self.held).get(key, self.now()).is_some() {
-            return done(Lead::Hold);
-        }
-        done(Lead::Granted(Lease {
-            token: ask.token,
-            epoch: Self::EPOCH,
+        done(self.step(|state, now| {
+            if state.held.get(key, now).is_some() {
+                return Lead::Hold;
+            }
+            // Whoever had it was overtaken: of those who were not, an instance has one at a time.
+            state.leases.insert(key, ask.token, now, ask.ttl);
+            Lead::Granted(Lease {
+                token: ask.token,
+                epoch: Self::EPOCH,
+            })
         }))
     }
 
-    fn fill<'a>(&'a self, _key: &'a str, _lease: Lease, _value: &'a Sealed) -> Reply<'a, Fill> {
-        self.stamp().map(|stamp| stamp.map(Fill::Stored)).boxed()
+    fn fill<'a>(&'a self, key: &'a str, lease: Lease, _value: &'a Sealed) -> Reply<'a, Fill> {
+        done(self.step(|state, now| {
+            if state.leases.get(key, now) != Some(&lease.token) {
+                return Fill::Rejected(None);
+            }
+            state.leases.remove(key);
+            Fill::Stored(state.stamp())
+        }))
     }
 
-    fn renew<'a>(&'a self, _key: &'a str, _token: u64, _ttl: Duration) -> Reply<'a, bool> {
-        done(true)
+    fn renew<'a>(&'a self, key: &'a str, token: u64, ttl: Duration) -> Reply<'a, bool> {
+        done(self.step(|state, now| {
+            let is_ours = state.leases.get(key, now) == Some(&token);
+            if is_ours {
+                state.leases.insert(key, token, now, ttl);
+            }
+            is_ours
+        }))
     }
 
     fn insert<'a>(
         &'a self,
-        _values: &'a [(&'a str, &'a Sealed)],
+        values: &'a [(&'a str, &'a Sealed)],
         _tail: &'a [u8],
         _deadline: Option<u64>,
     ) -> Reply<'a, Stamp> {
-        self.stamp()
+        done(self.step(|state, _| {
+            for (key, _) in values {
+                state.leases.remove(key);
+            }
+            state.stamp()
+        }))
     }
 
     fn invalidate<'a>(
@@ -117,21 +141,26 @@ impl Lane for NoLane {
         _tail: &'a [u8],
         hold: Duration,
     ) -> Reply<'a, Told> {
-        self.hold(keys, hold);
-        self.stamp()
-            .map(|stamp| {
-                stamp.map(|stamp| Told {
-                    stamp,
-                    seq: 0,
-                    patience: Duration::ZERO,
-                    age: Duration::MAX,
-                })
-            })
-            .boxed()
+        let stamp = self.step(|state, now| {
+            for key in keys {
+                state.leases.remove(key);
+                state.hold(key, hold, now);
+            }
+            state.stamp()
+        });
+        done(Told {
+            stamp,
+            seq: 0,
+            patience: Duration::ZERO,
+            age: Duration::MAX,
+        })
     }
 
     fn clear<'a>(&'a self, _tail: &'a [u8]) -> Reply<'a, Stamp> {
-        self.stamp()
+        done(self.step(|state, _| {
+            state.leases = Expiring::default();
+            state.stamp()
+        }))
     }
 
     fn replay(&self, _first: u64) -> Reply<'_, Vec<Message>> {
@@ -151,5 +180,58 @@ impl Lane for NoLane {
 
     fn listen(&self, _me: Me) -> Reply<'_, (LaneClock, Box<dyn Listener>)> {
         ready(Err(L2Error::closed())).boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::l2::Want;
+
+    #[tokio::test]
+    async fn what_overtakes_a_load_ends_its_lease() {
+        let lane = NoLane::new(Clock::system());
+        let value = &Sealed {
+            body: Vec::new(),
+            ttl: Duration::ZERO,
+        };
+        for overtaken_by in [
+            "nothing",
+            "insert",
+            "invalidate",
+            "clear",
+            "another",
+            "itself",
+        ] {
+            let ask = Ask {
+                token: 7,
+                ttl: Duration::from_secs(60),
+                want: Want::Any,
+            };
+            let Ok(Lead::Granted(lease)) = lane.lead("k", ask).await else {
+                panic!("it is granted");
+            };
+            assert!(lane.renew("k", 7, ask.ttl).await.unwrap());
+            let before = match overtaken_by {
+                "insert" => lane.insert(&[("k", value)], b"", None).await.unwrap().ver,
+                "invalidate" => {
+                    let told = lane.invalidate(&["k"], b"", Duration::ZERO).await;
+                    told.unwrap().stamp.ver
+                }
+                "clear" => lane.clear(b"").await.unwrap().ver,
+                "another" => {
+                    let _ = lane.lead("k", Ask { token: 8, ..ask }).await;
+                    0
+                }
+                "itself" => {
+                    assert!(lane.renew("k", 7, Duration::ZERO).await.unwrap());
+                    0
+                }
+                _ => 0,
+            };
+            let filled = lane.fill("k", lease, value).await.unwrap();
+            let stands = matches!(&filled, Fill::Stored(stamp) if stamp.ver > before);
+            assert_eq!(stands, overtaken_by == "nothing", "{overtaken_by}");
+        }
     }
 }
