@@ -31,7 +31,8 @@ use crate::stats::{Health, Stats};
 /// # Cancellation
 ///
 /// Every future here can be dropped at any time. A load goes on for those who still wait for it, and
-/// to be stored; an insert or invalidation that was polled once is carried through.
+/// to be stored; an insert or invalidation that was polled once is carried through, and comes before whatever is
+/// called later for its key. So if it hangs, that waits too, until `l2_timeout` has passed or a little longer.
 pub struct Cache<K, V>
 where
     V: Send + Sync + 'static,

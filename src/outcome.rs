@@ -1,53 +1,98 @@
 //! What one task finds out and many wait for.
 
-use tokio::sync::watch;
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::Notify;
+
+use crate::lock::lock;
 
 /// Each waits for itself: that another gives up is nothing to it. Who polled for all, and then gave up, could have been
 /// the only one to be woken.
 #[derive(Debug)]
-pub(crate) struct Outcome<T>(watch::Receiver<Option<T>>);
+pub(crate) struct Outcome<T>(Arc<Shared<T>>);
 
 /// Tells an outcome. Dropped before, nobody will.
 #[derive(Debug)]
-pub(crate) struct Teller<T>(watch::Sender<Option<T>>);
+pub(crate) struct Teller<T>(Arc<Shared<T>>);
+
+#[derive(Debug)]
+struct Shared<T> {
+    state: Mutex<State<T>>,
+    over: Notify,
+}
+
+#[derive(Clone, Debug)]
+enum State<T> {
+    Unknown,
+    Told(T),
+    Lost,
+}
 
 pub(crate) fn outcome<T>() -> (Teller<T>, Outcome<T>) {
-    let (teller, outcome) = watch::channel(None);
-    (Teller(teller), Outcome(outcome))
+    let shared = Arc::new(Shared {
+        state: Mutex::new(State::Unknown),
+        over: Notify::new(),
+    });
+    (Teller(Arc::clone(&shared)), Outcome(shared))
 }
 
 impl<T> Teller<T> {
     pub(crate) fn tell(self, outcome: T) {
-        self.0.send_replace(Some(outcome));
+        *lock(&self.0.state) = State::Told(outcome);
+    }
+}
+
+impl<T> Drop for Teller<T> {
+    fn drop(&mut self) {
+        let mut state = lock(&self.0.state);
+        if matches!(*state, State::Unknown) {
+            *state = State::Lost;
+        }
+        drop(state);
+        self.0.over.notify_waiters();
     }
 }
 
 impl<T: Clone> Outcome<T> {
     /// Waits for it. `None` if nobody will tell it.
-    pub(crate) async fn wait(mut self) -> Option<T> {
-        let told = self.0.wait_for(Option::is_some).await.ok()?;
-        told.clone()
+    pub(crate) async fn wait(self) -> Option<T> {
+        loop {
+            // Hears of what is told from here on.
+            let over = self.0.over.notified();
+            match self.state() {
+                State::Told(outcome) => return Some(outcome),
+                State::Lost => return None,
+                State::Unknown => over.await,
+            }
+        }
     }
 
     pub(crate) fn peek(&self) -> Option<T> {
-        self.0.borrow().clone()
+        match self.state() {
+            State::Told(outcome) => Some(outcome),
+            State::Lost | State::Unknown => None,
+        }
+    }
+
+    fn state(&self) -> State<T> {
+        lock(&self.0.state).clone()
     }
 }
 
 impl<T> Outcome<T> {
     /// Whether nobody will tell it.
     pub(crate) fn is_lost(&self) -> bool {
-        self.0.has_changed().is_err() && self.0.borrow().is_none()
+        matches!(*lock(&self.0.state), State::Lost)
     }
 
     #[cfg(all(test, larder_interleavings))]
     pub(crate) fn is_same(&self, other: &Self) -> bool {
-        self.0.same_channel(&other.0)
+        Arc::ptr_eq(&self.0, &other.0)
     }
 }
 
 impl<T> Clone for Outcome<T> {
     fn clone(&self) -> Self {
-        Self(self.0.clone())
+        Self(Arc::clone(&self.0))
     }
 }

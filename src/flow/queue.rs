@@ -2,12 +2,17 @@
 //!
 //! A write waits here until a carrier takes it: a task that waits for its turn, takes what waits by then, and
 //! tells L2 of it. Whenever something waits, there is one that is going to take it.
+//!
+//! Writes of one key reach L2 in the order in which they were called, whether or not anybody waited for them: what
+//! comes while one of its key is being told waits for its end.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::mem::{replace, take};
+use std::slice;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::yield_now;
 use tokio::time::timeout;
@@ -17,7 +22,7 @@ use super::outbox::Deferral;
 use crate::clock::{Tick, nanos};
 use crate::error::WriteError;
 use crate::key::Key;
-use crate::l1::{Begun, NEVER};
+use crate::l1::{Begun, Hasher, NEVER, hasher};
 use crate::l2::{Kind, L2Error, Sealed, Told};
 use crate::lock::lock;
 use crate::wire::envelope::Head;
@@ -74,6 +79,8 @@ pub(super) struct Write<V: Send + Sync + 'static> {
     weight: u32,
     /// Whether it is the last of those that came together.
     is_last: bool,
+    /// Whether it is one of those that others of its key wait for.
+    is_taken: bool,
     /// What it takes of the queue's room, from when it is let in.
     room: Option<OwnedSemaphorePermit>,
     answer: Option<oneshot::Sender<Answer>>,
@@ -106,6 +113,7 @@ impl<V: Send + Sync + 'static> Write<V> {
             by: core.write_limit(),
             settles_after: 0,
             is_last: false,
+            is_taken: false,
             room: None,
             answer: Some(answer),
         };
@@ -137,7 +145,24 @@ impl<V: Send + Sync + 'static> Write<V> {
         self.end(Err(error));
     }
 
+    /// Lets those be told that wait for the end of these.
+    pub(super) fn let_follow(writes: &mut [Self]) {
+        let Some(core) = writes.first().map(|write| Arc::clone(&write.core)) else {
+            return;
+        };
+        let mut state = lock(&core.queue.state);
+        for write in writes {
+            if take(&mut write.is_taken) {
+                state.end(write);
+            }
+        }
+        core.see_to(state);
+    }
+
     fn end(&mut self, answer: Answer) {
+        if self.is_taken {
+            Self::let_follow(slice::from_mut(self));
+        }
         if let Some(asked) = self.answer.take() {
             // Whoever asked may be gone.
             let _ = asked.send(answer);
@@ -162,17 +187,39 @@ pub(super) struct Queue<V: Send + Sync + 'static> {
 
 struct State<V: Send + Sync + 'static> {
     waiting: VecDeque<Write<V>>,
+    /// Keys of writes that have been taken and have not ended.
+    taken: HashMap<Key, Taken<V>, Hasher>,
+    /// Those for which there is no room yet, and all who came after them.
+    outside: VecDeque<Write<V>>,
     /// Whether there is a carrier that has yet to take what waits.
     gathering: bool,
+    /// Whether somebody lets in what is outside.
+    squeezing: bool,
+}
+
+struct Taken<V: Send + Sync + 'static> {
+    inserts: usize,
+    removals: usize,
+    /// What came for the key since, in its order.
+    behind: Vec<Write<V>>,
+}
+
+impl<V: Send + Sync + 'static> Default for State<V> {
+    fn default() -> Self {
+        Self {
+            waiting: VecDeque::new(),
+            taken: HashMap::with_hasher(hasher()),
+            outside: VecDeque::new(),
+            gathering: false,
+            squeezing: false,
+        }
+    }
 }
 
 impl<V: Send + Sync + 'static> Queue<V> {
     pub(super) fn new() -> Self {
         Self {
-            state: Mutex::new(State {
-                waiting: VecDeque::new(),
-                gathering: false,
-            }),
+            state: Mutex::default(),
             room: Arc::new(Semaphore::new(ROOM as usize)),
             turns: Semaphore::new(TURNS),
         }
@@ -181,10 +228,12 @@ impl<V: Send + Sync + 'static> Queue<V> {
     /// Defers what waits; what comes then gets a carrier of its own. For who is to take it may never do so:
     /// its runtime has ended, or is there but not driven.
     pub(super) fn abandon(&self) {
-        let mut state = lock(&self.state);
-        state.gathering = false;
-        let left = take(&mut state.waiting);
-        drop(state);
+        let state = take(&mut *lock(&self.state));
+        let behind = state.taken.into_values().flat_map(|taken| taken.behind);
+        let left = behind.chain(state.waiting).chain(state.outside);
+        let mut left: Vec<_> = left.collect();
+        // In the same order each time, so that a simulation has one history.
+        left.sort_unstable_by_key(|write| write.begun);
         drop(left);
     }
 }
@@ -205,36 +254,22 @@ impl<V: Send + Sync + 'static> Core<V> {
         if let Some(last) = writes.last_mut() {
             last.is_last = true;
         }
-        match Arc::clone(&self.queue.room).try_acquire_many_owned(weight) {
-            Ok(mut room) => {
-                for write in &mut writes {
-                    write.room = room.split(write.weight as usize);
-                }
-                self.push(writes);
+        let mut state = lock(&self.queue.state);
+        let room = Arc::clone(&self.queue.room).try_acquire_many_owned(weight);
+        if let Ok(mut room) = room
+            && !state.squeezing
+        {
+            for write in &mut writes {
+                write.room = room.split(write.weight as usize);
             }
-            Err(_) => {
-                tokio::spawn(Arc::clone(self).squeeze_in(writes));
-            }
+            state.waiting.extend(writes);
+            return self.see_to(state);
         }
-    }
-
-    /// Lets writes in as others leave. If none does for long, the rest is deferred.
-    async fn squeeze_in(self: Arc<Self>, writes: Vec<Write<V>>) {
-        let mut by = self.write_limit();
-        let mut writes = writes.into_iter();
-        while let Some(mut write) = writes.next() {
-            let patience = Duration::from_nanos(by.saturating_sub(self.now()));
-            let room = Arc::clone(&self.queue.room).acquire_many_owned(write.weight);
-            match timeout(patience, room).await {
-                Ok(Ok(room)) => write.room = Some(room),
-                _ => {
-                    let left = [write].into_iter().chain(writes);
-                    return left.for_each(|write| self.late(write));
-                }
-            }
-            by = self.write_limit();
-            write.by = by;
-            self.push([write]);
+        state.outside.extend(writes);
+        let wanted = !replace(&mut state.squeezing, true);
+        drop(state);
+        if wanted {
+            tokio::spawn(Squeezer(Some(Arc::clone(self))).squeeze_in());
         }
     }
 
@@ -251,42 +286,138 @@ impl<V: Send + Sync + 'static> Core<V> {
         write.defer(&L2Error::timed_out(self.options.l2_timeout));
     }
 
-    /// There is room for them.
-    fn push(self: &Arc<Self>, writes: impl IntoIterator<Item = Write<V>>) {
-        let mut state = lock(&self.queue.state);
-        state.waiting.extend(writes);
-        self.see_to(state);
-    }
-
     /// Sends for a carrier, if something waits and nobody is going to take it.
     fn see_to(self: &Arc<Self>, mut state: MutexGuard<'_, State<V>>) {
         let wanted = !state.waiting.is_empty() && !state.gathering;
         state.gathering |= wanted;
         drop(state);
         if wanted {
-            tokio::spawn(Carrier(Some(Arc::clone(self))).carry());
+            match Handle::try_current() {
+                Ok(runtime) => drop(runtime.spawn(Carrier(Some(Arc::clone(self))).carry())),
+                // It has ended, and a write with it.
+                Err(_) => self.queue.abandon(),
+            }
         }
     }
 }
 
 impl<V: Send + Sync + 'static> State<V> {
     /// The share of one turn in what goes at once, or the first would have it all and L2 wait for the next one: who
-    /// is answered together writes again together. What came together stays so.
+    /// is answered together writes again together. What came together stays so. What has to wait for the end of another
+    /// goes behind that.
     ///
     /// `all` is what those that wait or are being told weigh.
     fn take(&mut self, all: usize) -> Vec<Write<V>> {
         let share = all.div_ceil(TURNS);
         let (mut weight, mut may_end) = (0, true);
-        let fit = self.waiting.iter().take_while(|write| {
+        // With room for them: a list that grows begins with four.
+        let likely = share.min(self.waiting.len()).min(BATCH as usize);
+        let mut taken: Vec<Write<V>> = Vec::with_capacity(likely);
+        while let Some(write) = self.waiting.pop_front() {
+            if let Some(earlier) = self.taken.get_mut(&write.key)
+                && earlier.is_before(&write)
+            {
+                earlier.behind.push(write);
+                continue;
+            }
             let has_share = replace(&mut may_end, write.is_last) && weight as usize >= share;
             weight += write.weight;
-            weight <= BATCH && !has_share
-        });
-        let fit = fit.count().max(1).min(self.waiting.len());
-        // With room for just so many: a list that grows begins with four.
-        let mut taken = Vec::with_capacity(fit);
-        taken.extend(self.waiting.drain(..fit));
+            if (weight > BATCH || has_share) && !taken.is_empty() {
+                self.waiting.push_front(write);
+                break;
+            }
+            taken.push(write);
+        }
+        for write in &mut taken {
+            write.is_taken = true;
+            let of_key = self.taken.entry(write.key.clone()).or_default();
+            *of_key.count(&write.change) += 1;
+        }
         taken
+    }
+
+    fn end(&mut self, write: &Write<V>) {
+        let Some(taken) = self.taken.get_mut(&write.key) else {
+            return;
+        };
+        let count = taken.count(&write.change);
+        *count = count.saturating_sub(1);
+        if taken.inserts + taken.removals == 0
+            && let Some(Taken { behind, .. }) = self.taken.remove(&write.key)
+        {
+            for write in behind.into_iter().rev() {
+                self.waiting.push_front(write);
+            }
+        }
+    }
+}
+
+impl<V: Send + Sync + 'static> Taken<V> {
+    fn count(&mut self, change: &Change<V>) -> &mut usize {
+        match change {
+            Change::Insert { .. } => &mut self.inserts,
+            Change::Remove { .. } => &mut self.removals,
+        }
+    }
+
+    /// Whether a write has to wait for these. In which order something is removed twice does not matter.
+    fn is_before(&self, write: &Write<V>) -> bool {
+        let is_insert = matches!(write.change, Change::Insert { .. });
+        is_insert || self.inserts > 0 || !self.behind.is_empty()
+    }
+}
+
+impl<V: Send + Sync + 'static> Default for Taken<V> {
+    fn default() -> Self {
+        Self {
+            inserts: 0,
+            removals: 0,
+            behind: Vec::new(),
+        }
+    }
+}
+
+/// Lets writes in as others leave. If none does for long, the rest is deferred. So it is if this is dropped before.
+struct Squeezer<V: Send + Sync + 'static>(Option<Arc<Core<V>>>);
+
+impl<V: Send + Sync + 'static> Squeezer<V> {
+    async fn squeeze_in(mut self) {
+        let Some(core) = self.0.clone() else { return };
+        while let Some(mut write) = self.next(&core) {
+            let patience = Duration::from_nanos(core.write_limit().saturating_sub(core.now()));
+            let room = Arc::clone(&core.queue.room).acquire_many_owned(write.weight);
+            if let Ok(Ok(room)) = timeout(patience, room).await {
+                write.room = Some(room);
+                write.by = core.write_limit();
+                let mut state = lock(&core.queue.state);
+                state.waiting.push_back(write);
+                core.see_to(state);
+            } else {
+                let left = take(&mut lock(&core.queue.state).outside);
+                [write]
+                    .into_iter()
+                    .chain(left)
+                    .for_each(|write| core.late(write));
+            }
+        }
+    }
+
+    fn next(&mut self, core: &Core<V>) -> Option<Write<V>> {
+        let mut state = lock(&core.queue.state);
+        let next = state.outside.pop_front();
+        if next.is_none() {
+            state.squeezing = false;
+            self.0 = None;
+        }
+        next
+    }
+}
+
+impl<V: Send + Sync + 'static> Drop for Squeezer<V> {
+    fn drop(&mut self) {
+        if let Some(core) = self.0.take() {
+            core.queue.abandon();
+        }
     }
 }
 
@@ -341,7 +472,7 @@ mod tests {
         };
         let mut state = State {
             waiting: (0..10).flat_map(|_| came_together(1)).collect(),
-            gathering: false,
+            ..State::default()
         };
         let take = |state: &mut State<u64>, all| state.take(all).len();
         assert_eq!([take(&mut state, 10), take(&mut state, 10)], [5, 5]);
@@ -359,6 +490,8 @@ mod tests {
             kind: Kind::Invalidate,
             hold: Duration::ZERO,
         };
-        Write::new(core, "k".into(), core.outbox.begin(), remove).0
+        let begun = core.outbox.begin();
+        let key = format!("{begun}").as_str().into();
+        Write::new(core, key, begun, remove).0
     }
 }

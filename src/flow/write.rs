@@ -1,9 +1,11 @@
 //! Insert and invalidate: L2 first, in one step that also tells the others; then L1.
 
 use std::collections::BTreeSet;
+use std::mem::take;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use futures::future::join_all;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -29,6 +31,8 @@ const PATIENCE: u32 = 8;
 struct Group<V: Send + Sync + 'static> {
     sort: (Kind, Duration),
     keys: BTreeSet<Key>,
+    /// Those of them that a later group has, too.
+    followed: BTreeSet<Key>,
     writes: Vec<Write<V>>,
 }
 
@@ -53,6 +57,7 @@ impl<V: Send + Sync + 'static> Group<V> {
         Self {
             sort: write.change.sort(),
             keys: BTreeSet::from([write.key.clone()]),
+            followed: BTreeSet::new(),
             writes: Vec::new(),
         }
     }
@@ -84,12 +89,22 @@ impl<V: Send + Sync + 'static> Group<V> {
         let shares = sort.0 != Kind::Insert;
         let from = last.map_or(0, |last| if shares { last } else { last + 1 });
         let mut later = groups.iter_mut().enumerate().skip(from);
-        if let Some((place, group)) = later.find(|(_, group)| group.sort == sort) {
-            group.keys.insert(key.clone());
-            return place;
+        let place = match later.find(|(_, group)| group.sort == sort) {
+            Some((place, group)) => {
+                group.keys.insert(key.clone());
+                place
+            }
+            None => {
+                groups.push(Self::begun_for(write));
+                groups.len() - 1
+            }
+        };
+        if let Some(last) = last.filter(|last| *last < place)
+            && let Some(last) = groups.get_mut(last)
+        {
+            last.followed.insert(key.clone());
         }
-        groups.push(Self::begun_for(write));
-        groups.len() - 1
+        place
     }
 
     fn values(&self) -> impl Iterator<Item = (&str, &Sealed)> {
@@ -235,27 +250,51 @@ impl<V: Send + Sync + 'static> Core<V> {
     /// Tells L2 of writes, in as few steps as there can be, and ends them.
     pub(super) async fn tell(&self, writes: Vec<Write<V>>) {
         let groups = Group::all(writes);
-        join_all(groups.into_iter().map(|group| self.tell_group(group))).await;
+        // Before all of them: they are sent one after the other then, with nothing to wait for in between.
+        let clock = &match self.needs_clock(&groups) {
+            // Once in a lane's life, so it does not make room for this in every task.
+            Some(key) => self.read_clock(key).boxed().await,
+            None => Ok(()),
+        };
+        join_all(
+            groups
+                .into_iter()
+                .map(|group| self.tell_group(group, clock)),
+        )
+        .await;
     }
 
-    async fn tell_group(&self, group: Group<V>) {
-        let refused = self.try_to_tell(group).await;
+    async fn tell_group(&self, mut group: Group<V>, clock: &Result<(), L2Error>) {
+        let followed = take(&mut group.followed);
+        let Some((refused, error)) = self.try_to_tell(group, clock).await else {
+            return;
+        };
         // It may be the fault of one key, which is no concern of the others.
         let each = refused.into_iter().map(async |write| {
-            let refused = self.try_to_tell(Group::of(write)).await;
-            debug_assert!(refused.is_empty(), "one alone has an end");
+            if followed.contains(&write.key) {
+                // The later one has been told by now.
+                return write.defer(&error);
+            }
+            let refused = self.try_to_tell(Group::of(write), clock).await;
+            debug_assert!(refused.is_none(), "one alone has an end");
         });
         join_all(each).await;
     }
 
     /// Tells L2 of writes in one step, and ends them; those of several that L2 refuses are given back.
-    async fn try_to_tell(&self, mut group: Group<V>) -> Vec<Write<V>> {
+    async fn try_to_tell(
+        &self,
+        mut group: Group<V>,
+        clock: &Result<(), L2Error>,
+    ) -> Option<(Vec<Write<V>>, L2Error)> {
         let keys: Vec<&str> = group.keys.iter().map(|key| &**key).collect();
         let (kind, hold) = group.sort;
         let tail = message::tail(kind, self.origin, &keys);
         let told = if kind == Kind::Insert {
-            match self.insert_deadline(&keys, group.by()).await {
-                Ok(deadline) => {
+            match clock {
+                Ok(()) => {
+                    // At `by` the sender of one will have given up, and may have told L2 otherwise.
+                    let deadline = self.liveness.lane_time(group.by());
                     for write in &mut group.writes {
                         write.settles_after = deadline.unwrap_or(0);
                     }
@@ -263,7 +302,7 @@ impl<V: Send + Sync + 'static> Core<V> {
                     let told = self.lane.insert(&values, &tail, deadline).await;
                     self.heard(told).map(|stamp| (stamp, None))
                 }
-                Err(error) => Err(error),
+                Err(error) => Err(error.clone()),
             }
         } else {
             let told = self.lane.invalidate(&keys, &tail, hold).await;
@@ -275,20 +314,23 @@ impl<V: Send + Sync + 'static> Core<V> {
                 for write in &mut group.writes {
                     self.accepted(write, stamp, now);
                 }
+                Write::let_follow(&mut group.writes);
                 // All at once: who is woken one at a time puts the threads to sleep in between, and comes
                 // back alone.
                 for write in group.writes {
                     write.done(told);
                 }
             }
-            Err(error) if error.is_refused() && group.writes.len() > 1 => return group.writes,
+            Err(error) if error.is_refused() && group.writes.len() > 1 => {
+                return Some((group.writes, error));
+            }
             Err(error) => {
                 for write in group.writes {
                     write.defer(&error);
                 }
             }
         }
-        Vec::new()
+        None
     }
 
     async fn remove_all(&self) -> Result<(), WriteError> {
@@ -346,17 +388,19 @@ impl<V: Send + Sync + 'static> Core<V> {
         WriteError::deferred(error.clone())
     }
 
-    /// When, in the lane's time, inserts must no longer be accepted: at `by` the sender of one will have
-    /// given up, and may have told L2 otherwise.
-    async fn insert_deadline(&self, keys: &[&str], by: Tick) -> Result<Option<u64>, L2Error> {
-        if let Some(key) = keys.first()
-            && self.liveness.lane_time(by).is_none()
-        {
-            // Connecting is what reads the lane's clock, and nothing has been asked of it yet.
-            let ask = Ask::without_lease(Want::Nothing);
-            self.heard(self.lane.lead(key, ask).await)?;
-        }
-        Ok(self.liveness.lane_time(by))
+    /// A key of those that may not be inserted until the lane's time is known, as they must not be accepted after a
+    /// time of the lane's.
+    fn needs_clock(&self, groups: &[Group<V>]) -> Option<Key> {
+        let mut inserts = groups.iter().filter(|group| group.sort.0 == Kind::Insert);
+        let key = inserts.find_map(|group| group.keys.first())?;
+        let is_known = self.liveness.lane_time(self.now()).is_some() || self.liveness.is_alone();
+        (!is_known).then(|| key.clone())
+    }
+
+    async fn read_clock(&self, key: Key) -> Result<(), L2Error> {
+        // Connecting is what reads it, and nothing has been asked of L2 yet.
+        let ask = Ask::without_lease(Want::Nothing);
+        self.heard(self.lane.lead(&key, ask).await).map(|_| ())
     }
 
     /// Tells L2 what it could not be told before. What does not get through is tried again later.

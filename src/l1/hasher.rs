@@ -8,11 +8,11 @@ use foldhash::SharedSeed;
 use foldhash::quality::SeedableRandomState;
 
 /// std's own, `SipHash`, would be an eighth of the instructions of a hit.
-pub(super) type Hasher = SeedableRandomState;
+pub(crate) type Hasher = SeedableRandomState;
 
 /// Keys can be chosen by an attacker, so no two processes or caches hash alike, and the seeds are the
 /// system's random numbers, which std's own hasher starts from: foldhash's are addresses and the time.
-pub(super) fn hasher() -> Hasher {
+pub(crate) fn hasher() -> Hasher {
     static SHARED: LazyLock<SharedSeed> = LazyLock::new(|| SharedSeed::from_u64(random()));
     fn random() -> u64 {
         hash_map::RandomState::new().hash_one(())

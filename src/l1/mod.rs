@@ -21,6 +21,7 @@ pub(crate) use self::awaited::Awaited;
 pub(crate) use self::flights::{
     Begun, Flights, Joinable, Joined, LoadOutcome, Op, ReadOutcome, Reading,
 };
+pub(crate) use self::hasher::{Hasher, hasher};
 pub(crate) use self::liveness::Liveness;
 pub(crate) use self::slot::{Fresh, NEVER, Slot, UNSTORED};
 

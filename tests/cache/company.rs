@@ -26,6 +26,9 @@ over_both_stores!(
     a_failure_defers_every_key,
     what_was_begun_is_carried_through,
     of_two_writes_of_a_key_the_second_counts,
+    of_the_first_two_writes_of_an_instance_the_second_counts,
+    a_write_waits_for_the_end_of_another_of_its_key,
+    nobody_overtakes_who_waits_for_room,
 );
 
 const MANY: usize = 200;
@@ -446,6 +449,56 @@ async fn of_two_writes_of_a_key_the_second_counts(fleet: Fleet) {
     a.invalidate("k").await.unwrap();
     other.await.unwrap();
     assert_eq!(value(&a, "k").await, None);
+}
+
+/// Before it may insert, it has to know the lane's time.
+async fn of_the_first_two_writes_of_an_instance_the_second_counts(fleet: Fleet) {
+    let (b, _) = fleet.instance().await;
+    for _ in 0..10 {
+        let (a, _) = fleet.build(|b| b);
+        let mut given_up = Box::pin(a.insert("k", "given up".to_owned()));
+        assert!(poll!(&mut given_up).is_pending());
+        drop(given_up);
+        a.invalidate("k").await.unwrap();
+        // Whatever was on its way has arrived when another write has.
+        a.insert("other", "v".to_owned()).await.unwrap();
+        assert_eq!((value(&a, "k").await, value(&b, "k").await), (None, None));
+    }
+}
+
+async fn a_write_waits_for_the_end_of_another_of_its_key(fleet: Fleet) {
+    let (a, wire) = fleet.instance().await;
+    let gate = wire.close(Step::Insert, Way::Request);
+    let insert = |key: &'static str| {
+        let mut given_up = Box::pin(a.insert(key, "given up".to_owned()));
+        async move { assert!(poll!(&mut given_up).is_pending()) }
+    };
+    insert("k").await;
+    gate.arrived(1).await;
+    let mut later: Vec<_> = (0..3).map(|_| Box::pin(a.invalidate("k"))).collect();
+    for write in &mut later {
+        assert!(poll!(write).is_pending());
+    }
+    // Those of other keys do not.
+    a.invalidate("other").await.unwrap();
+    assert_eq!(wire.asked(Step::Invalidate), 1);
+    gate.open();
+    for end in join_all(later).await {
+        end.unwrap();
+    }
+    assert_eq!(value(&a, "k").await, None);
+}
+
+async fn nobody_overtakes_who_waits_for_room(fleet: Fleet) {
+    let (a, _) = fleet.instance().await;
+    let keys = numbered(20_000);
+    let all = a.insert_many(pairs(&keys, "given up")).now_or_never();
+    assert!(all.is_none());
+    let last = keys.last().unwrap();
+    a.invalidate(last).await.unwrap();
+    assert_eq!(value(&a, last).await, None);
+    let first = value(&a, &keys[0]).await;
+    assert!(first.is_some(), "they were carried through");
 }
 
 /// There is nobody to tell, so nothing is owed to anybody.
