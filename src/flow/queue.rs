@@ -269,7 +269,7 @@ impl<V: Send + Sync + 'static> Core<V> {
         let wanted = !replace(&mut state.squeezing, true);
         drop(state);
         if wanted {
-            tokio::spawn(Squeezer(Some(Arc::clone(self))).squeeze_in());
+            tokio::spawn(Errand(Some(Arc::clone(self))).squeeze_in());
         }
     }
 
@@ -293,7 +293,7 @@ impl<V: Send + Sync + 'static> Core<V> {
         drop(state);
         if wanted {
             match Handle::try_current() {
-                Ok(runtime) => drop(runtime.spawn(Carrier(Some(Arc::clone(self))).carry())),
+                Ok(runtime) => drop(runtime.spawn(Errand(Some(Arc::clone(self))).carry())),
                 // It has ended, and a write with it.
                 Err(_) => self.queue.abandon(),
             }
@@ -377,10 +377,12 @@ impl<V: Send + Sync + 'static> Default for Taken<V> {
     }
 }
 
-/// Lets writes in as others leave. If none does for long, the rest is deferred. So it is if this is dropped before.
-struct Squeezer<V: Send + Sync + 'static>(Option<Arc<Core<V>>>);
+/// What a task is to do for those that wait, unless it has done so. Should it be dropped before, its runtime ends, and
+/// what waits is deferred.
+struct Errand<V: Send + Sync + 'static>(Option<Arc<Core<V>>>);
 
-impl<V: Send + Sync + 'static> Squeezer<V> {
+impl<V: Send + Sync + 'static> Errand<V> {
+    /// Lets writes in as others leave. If none does for long, the rest is deferred.
     async fn squeeze_in(mut self) {
         let Some(core) = self.0.clone() else { return };
         while let Some(mut write) = self.next(&core) {
@@ -411,21 +413,8 @@ impl<V: Send + Sync + 'static> Squeezer<V> {
         }
         next
     }
-}
 
-impl<V: Send + Sync + 'static> Drop for Squeezer<V> {
-    fn drop(&mut self) {
-        if let Some(core) = self.0.take() {
-            core.queue.abandon();
-        }
-    }
-}
-
-/// Takes what waits to L2, unless it has done so. Should it be dropped before, its runtime ends, and what
-/// waits is deferred.
-struct Carrier<V: Send + Sync + 'static>(Option<Arc<Core<V>>>);
-
-impl<V: Send + Sync + 'static> Carrier<V> {
+    /// Takes what waits to L2.
     async fn carry(mut self) {
         let Some(core) = self.0.clone() else { return };
         let alone = core.queue.turns.available_permits() == TURNS;
@@ -448,7 +437,7 @@ impl<V: Send + Sync + 'static> Carrier<V> {
     }
 }
 
-impl<V: Send + Sync + 'static> Drop for Carrier<V> {
+impl<V: Send + Sync + 'static> Drop for Errand<V> {
     fn drop(&mut self) {
         if let Some(core) = self.0.take() {
             core.queue.abandon();

@@ -190,18 +190,7 @@ impl<V> Flights<V> {
             return Reading::Under(flight.outcome.clone());
         }
         let op = self.register(shard, &mut keys, key, false);
-        let (teller, flight) = op.flight(now);
-        let outcome = flight.outcome.clone();
-        let state = keys.get(key);
-        let former = state.and_then(|state| state.rare().read.replace(flight));
-        drop(keys);
-        drop(former);
-        let op = self.owned(op);
-        Reading::Lead(Joinable {
-            op,
-            teller,
-            outcome,
-        })
+        Reading::Lead(self.joined(op, keys, now, |rare| &mut rare.read))
     }
 
     /// Joins the load under way on a key, or begins one to join.
@@ -215,18 +204,33 @@ impl<V> Flights<V> {
             return Joined::Under(flight.outcome.clone());
         }
         let op = self.register(shard, &mut keys, key, true);
-        let (teller, flight) = op.flight(now);
-        let outcome = flight.outcome.clone();
-        let state = keys.get(key);
-        let former = state.and_then(|state| state.rare().load.replace(flight));
+        Joined::Lead(self.joined(op, keys, now, |rare| &mut rare.load))
+    }
+
+    /// Makes an operation the one that others join, in its place on its key.
+    fn joined<T>(
+        self: &Arc<Self>,
+        op: Op,
+        mut keys: MutexGuard<'_, Keys<V>>,
+        began: Tick,
+        place: impl FnOnce(&mut Rare<V>) -> &mut Option<Flight<T>>,
+    ) -> Joinable<V, T> {
+        let (teller, outcome) = outcome();
+        let flight = Flight {
+            id: op.id,
+            generation: op.generation,
+            began,
+            outcome: outcome.clone(),
+        };
+        let state = keys.of(&op);
+        let former = state.and_then(|state| place(state.rare()).replace(flight));
         drop(keys);
         drop(former);
-        let op = self.owned(op);
-        Joined::Lead(Joinable {
-            op,
+        Joinable {
+            op: self.owned(op),
             teller,
             outcome,
-        })
+        }
     }
 
     /// Registers a refresh, unless the key is being refreshed or loaded already.
@@ -493,15 +497,8 @@ impl<V> Rare<V> {
         self.refresh == Some(flight) || self.load.as_ref().is_some_and(|load| load.id == flight)
     }
 
-    /// Nobody joins an operation that has ended.
-    #[expect(clippy::type_complexity, reason = "it is only there to be dropped")]
-    fn end(
-        &mut self,
-        op: u64,
-    ) -> (
-        Option<Flight<ReadOutcome<V>>>,
-        Option<Flight<LoadOutcome<V>>>,
-    ) {
+    /// Nobody joins an operation that has ended. What is left of it is to be dropped.
+    fn end(&mut self, op: u64) -> impl Sized + use<V> {
         self.refresh.take_if(|id| *id == op);
         let read = self.read.take_if(|read| read.id == op);
         (read, self.load.take_if(|load| load.id == op))
@@ -516,18 +513,6 @@ impl Op {
     /// The epoch that was known when this began.
     pub(crate) fn epoch(&self) -> u64 {
         self.epoch
-    }
-
-    /// As what others may join.
-    fn flight<T>(&self, began: Tick) -> (Teller<T>, Flight<T>) {
-        let (teller, outcome) = outcome();
-        let flight = Flight {
-            id: self.id,
-            generation: self.generation,
-            began,
-            outcome,
-        };
-        (teller, flight)
     }
 }
 

@@ -469,11 +469,9 @@ async fn of_the_first_two_writes_of_an_instance_the_second_counts(fleet: Fleet) 
 async fn a_write_waits_for_the_end_of_another_of_its_key(fleet: Fleet) {
     let (a, wire) = fleet.instance().await;
     let gate = wire.close(Step::Insert, Way::Request);
-    let insert = |key: &'static str| {
-        let mut given_up = Box::pin(a.insert(key, "given up".to_owned()));
-        async move { assert!(poll!(&mut given_up).is_pending()) }
-    };
-    insert("k").await;
+    let mut given_up = Box::pin(a.insert("k", "given up".to_owned()));
+    assert!(poll!(&mut given_up).is_pending());
+    drop(given_up);
     gate.arrived(1).await;
     let mut later: Vec<_> = (0..3).map(|_| Box::pin(a.invalidate("k"))).collect();
     for write in &mut later {
