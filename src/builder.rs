@@ -91,6 +91,7 @@ where
     }
 
     /// What an entry counts for in [`l1_capacity`](Self::l1_capacity), such as its size in bytes. Default: 1.
+    /// Called while L1 is changed, so it should be quick. What it panics for counts for `u32::MAX`.
     pub fn l1_weigher(self, weigher: impl Fn(&str, &V) -> u32 + Send + Sync + 'static) -> Self {
         Self {
             weigher: Some(Arc::new(weigher)),

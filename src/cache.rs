@@ -24,7 +24,11 @@ use crate::stats::{Health, Stats};
 ///
 /// A cheap handle: clones share everything. Its background task starts at the first asynchronous use,
 /// on the Tokio runtime of that use, and ends with [`close`](Self::close) or the last handle. All that is
-/// asynchronous here needs a Tokio runtime with its timer enabled.
+/// asynchronous here needs a Tokio runtime with its timer enabled, and one that is driven: what a call begins goes on
+/// there. If that runtime ends or stands still, the next calls on others begin anew what they need; only who has joined
+/// a load waits until its runtime goes on or ends.
+///
+/// Values are dropped wherever L1 is tidied up. Their `Drop` must not panic, nor ask for [`stats`](Self::stats).
 ///
 /// Keys are looked up borrowed, `&str` for `String`, and values are handed out shared, as [`Entry`].
 ///
@@ -465,7 +469,7 @@ where
     /// began before from being stored.
     ///
     /// Costs one round trip, however many keys there are: their values are left to expire in L2 under an
-    /// epoch that is over.
+    /// epoch that is over. It comes after all that was called before, and waits until that has ended.
     ///
     /// # Errors
     ///
@@ -494,8 +498,8 @@ where
         self.core().health()
     }
 
-    /// Stops the background task of all clones, waits until it has ended, and tells L2 of deferred writes
-    /// if it answers within twice `l2_timeout`; what is lost then is traced.
+    /// Stops the background task of all clones, waits until it has ended, for `l2_timeout` at most, and tells L2 of
+    /// deferred writes if it answers within twice that time; what is lost then is traced.
     ///
     /// A closed cache can still be used, but never uses its L1 again. Loads and writes under way go on to
     /// their end; what they defer is not told any more. Dropping the last handle stops the task too, and

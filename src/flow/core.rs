@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::backoff::RefreshBackoff;
-use super::listen;
+use super::listen::{self, SIGN_OF_LIFE};
 use super::outbox::Outbox;
 use super::queue::Queue;
 use crate::ablation::{Rule, without};
@@ -27,6 +27,8 @@ use crate::stats::{Counters, Health, Stats};
 use crate::wire::codec::{EncodeError, ValueCodec};
 use crate::wire::envelope::{self, Head, Stamp};
 
+/// After how many of its signs of life are missing a listener is replaced.
+const SIGNS_MISSING: u32 = 4;
 const WARN_EVERY: Duration = Duration::from_secs(5);
 
 /// L2 did what it was asked.
@@ -58,6 +60,8 @@ pub(crate) struct Core<V: Send + Sync + 'static> {
     /// When trouble with L2 was last spoken of: it can come and go with every request.
     warned_at: AtomicU64,
     listener: Mutex<Option<JoinHandle<()>>>,
+    /// When it last showed a sign of life.
+    pub(super) listener_seen: AtomicU64,
     stop: CancellationToken,
 }
 
@@ -94,6 +98,7 @@ impl<V: Send + Sync + 'static> Core<V> {
             l2: AtomicU8::new(UP),
             warned_at: AtomicU64::new(0),
             listener: Mutex::new(None),
+            listener_seen: AtomicU64::new(0),
             stop: CancellationToken::new(),
             options,
             liveness,
@@ -118,21 +123,30 @@ impl<V: Send + Sync + 'static> Core<V> {
             return;
         }
         let mut listener = lock(&self.listener);
-        // It ends when the runtime that it was started on does.
-        if listener.as_ref().is_none_or(JoinHandle::is_finished) && !self.stop.is_cancelled() {
-            *listener = Some(tokio::spawn(listen::run(
-                Arc::clone(self),
-                self.stop.clone(),
-            )));
+        // It ends when the runtime that it was started on does, and stands still when nobody drives that.
+        let seen = self.listener_seen.load(Ordering::Relaxed);
+        let stands_still = now.saturating_sub(seen) > nanos(SIGN_OF_LIFE * SIGNS_MISSING);
+        if (stands_still || listener.as_ref().is_none_or(JoinHandle::is_finished))
+            && !self.stop.is_cancelled()
+        {
+            self.listener_seen.store(now, Ordering::Relaxed);
+            let anew = tokio::spawn(listen::run(Arc::clone(self), self.stop.clone()));
+            if let Some(former) = listener.replace(anew) {
+                former.abort();
+            }
         }
     }
 
     pub(crate) async fn ready(self: &Arc<Self>) {
-        self.ensure_listening();
-        tokio::select! {
-            biased;
-            () = self.liveness.live() => {}
-            () = self.stop.cancelled() => {}
+        loop {
+            self.ensure_listening();
+            tokio::select! {
+                biased;
+                () = self.liveness.live() => return,
+                () = self.stop.cancelled() => return,
+                // Whoever listens may be lost meanwhile.
+                () = sleep(SIGN_OF_LIFE) => {}
+            }
         }
     }
 
@@ -146,8 +160,8 @@ impl<V: Send + Sync + 'static> Core<V> {
         self.stop();
         let listener = lock(&self.listener).take();
         if let Some(listener) = listener {
-            // Its panic, if any, has been reported where it happened.
-            let _ = listener.await;
+            // Its panic, if any, has been reported where it happened; and its runtime may not be driven.
+            let _ = timeout(self.options.l2_timeout, listener).await;
         }
         let last_words = async {
             self.deliver_deferred().await;

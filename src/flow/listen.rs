@@ -9,6 +9,8 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use futures::StreamExt;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -23,11 +25,15 @@ use crate::l2::{
     Applied, Heard, Kind, L2Error, LONGEST_PAUSE, LaneClock, Listener, Me, Message, reconnects,
 };
 
+/// How often the listener shows that its runtime is driven.
+pub(super) const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
+
 /// Listens until told to stop.
 pub(super) async fn run<V: Send + Sync + 'static>(core: Arc<Core<V>>, stop: CancellationToken) {
     tokio::select! {
         biased;
         () = stop.cancelled() => {}
+        never = core.show_life() => match never {},
         never = core.keep_listening() => match never {},
     }
     // A proof may have come in after whoever stopped this had ended them all.
@@ -52,6 +58,14 @@ struct Asked {
 }
 
 impl<V: Send + Sync + 'static> Core<V> {
+    /// So that another takes over where this one's runtime is not driven.
+    async fn show_life(&self) -> Infallible {
+        loop {
+            self.listener_seen.store(self.now(), Ordering::Relaxed);
+            sleep(SIGN_OF_LIFE).await;
+        }
+    }
+
     /// Listens, and listens again when something breaks.
     async fn keep_listening(&self) -> Infallible {
         let mut pauses = reconnects();

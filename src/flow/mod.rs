@@ -4,11 +4,13 @@
 //! - [`load`]: what L2 lacks: the fill lease ([`turn`]), the user's [`loader`], the fill
 //! - [`refresh`]: the same in the background, for what is stale
 //! - [`write`]: insert and invalidate, and what happens when L2 cannot be told
+//! - [`clear`]: the same for everything there is
 //! - [`queue`]: where writes wait for each other
 //! - [`everywhere`]: waiting until all have applied it
 //! - [`listen`]: what others changed comes in, and the proof that nothing was missed
 
 mod backoff;
+mod clear;
 mod core;
 mod everywhere;
 mod get;

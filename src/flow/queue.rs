@@ -16,6 +16,8 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::yield_now;
 use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::Core;
 use super::outbox::Deferral;
@@ -83,6 +85,7 @@ pub(super) struct Write<V: Send + Sync + 'static> {
     is_taken: bool,
     /// What it takes of the queue's room, from when it is let in.
     room: Option<OwnedSemaphorePermit>,
+    under_way: Option<TaskTrackerToken>,
     answer: Option<oneshot::Sender<Answer>>,
 }
 
@@ -115,6 +118,7 @@ impl<V: Send + Sync + 'static> Write<V> {
             is_last: false,
             is_taken: false,
             room: None,
+            under_way: None,
             answer: Some(answer),
         };
         (write, answered)
@@ -195,6 +199,8 @@ struct State<V: Send + Sync + 'static> {
     gathering: bool,
     /// Whether somebody lets in what is outside.
     squeezing: bool,
+    /// What was called since the last clear, or is a clear, and has not ended.
+    under_way: TaskTracker,
 }
 
 struct Taken<V: Send + Sync + 'static> {
@@ -212,6 +218,7 @@ impl<V: Send + Sync + 'static> Default for State<V> {
             outside: VecDeque::new(),
             gathering: false,
             squeezing: false,
+            under_way: TaskTracker::new(),
         }
     }
 }
@@ -225,10 +232,25 @@ impl<V: Send + Sync + 'static> Queue<V> {
         }
     }
 
+    /// For a clear: what has to end before it, and what says that it has not ended itself.
+    pub(super) fn begin_anew(&self) -> (TaskTracker, TaskTrackerToken) {
+        let under_way = TaskTracker::new();
+        let token = under_way.token();
+        let earlier = replace(&mut lock(&self.state).under_way, under_way);
+        earlier.close();
+        (earlier, token)
+    }
+
     /// Defers what waits; what comes then gets a carrier of its own. For who is to take it may never do so:
     /// its runtime has ended, or is there but not driven.
     pub(super) fn abandon(&self) {
-        let state = take(&mut *lock(&self.state));
+        let mut state = lock(&self.state);
+        let anew = State {
+            // What is being told elsewhere still is.
+            under_way: state.under_way.clone(),
+            ..State::default()
+        };
+        let state = replace(&mut *state, anew);
         let behind = state.taken.into_values().flat_map(|taken| taken.behind);
         let left = behind.chain(state.waiting).chain(state.outside);
         let mut left: Vec<_> = left.collect();
@@ -255,6 +277,9 @@ impl<V: Send + Sync + 'static> Core<V> {
             last.is_last = true;
         }
         let mut state = lock(&self.queue.state);
+        for write in &mut writes {
+            write.under_way = Some(state.under_way.token());
+        }
         let room = Arc::clone(&self.queue.room).try_acquire_many_owned(weight);
         if let Ok(mut room) = room
             && !state.squeezing

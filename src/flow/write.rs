@@ -9,7 +9,7 @@ use futures::FutureExt;
 use futures::future::join_all;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
-use tracing::{Instrument, Span, debug};
+use tracing::debug;
 
 use super::Core;
 use super::outbox::{Deferral, Delivery};
@@ -25,7 +25,7 @@ use crate::wire::message::{self, Kind};
 
 /// So many times `l2_timeout` after its last sign of life, who carries a write is given up: its runtime is
 /// not driven.
-const PATIENCE: u32 = 8;
+pub(super) const PATIENCE: u32 = 8;
 
 /// Writes that L2 can be told of in one step: of one sort, and with one value for a key.
 struct Group<V: Send + Sync + 'static> {
@@ -171,15 +171,6 @@ impl<V: Send + Sync + 'static> Core<V> {
             self.gone_everywhere(told).await;
         }
         Ok(())
-    }
-
-    /// Empties both levels, here and everywhere. Once polled it goes on to its end, in a task of its own.
-    pub(crate) async fn clear(self: &Arc<Self>) -> Result<(), WriteError> {
-        self.ensure_listening();
-        let core = Arc::clone(self);
-        tokio::spawn(async move { core.remove_all().await }.instrument(Span::current()))
-            .await
-            .unwrap_or_else(|_| Err(WriteError::stopped()))
     }
 
     fn remove(
@@ -331,26 +322,6 @@ impl<V: Send + Sync + 'static> Core<V> {
             }
         }
         None
-    }
-
-    async fn remove_all(&self) -> Result<(), WriteError> {
-        let tail = message::tail(Kind::Clear, self.origin, &[]);
-        let answer = self.heard(self.lane.clear(&tail).await);
-        let cleared = match answer {
-            Ok(_) => {
-                self.counters.invalidations_sent.bump();
-                Ok(())
-            }
-            Err(error) => {
-                self.counters.writes_deferred.bump();
-                self.outbox.defer_all();
-                Err(WriteError::deferred(error))
-            }
-        };
-        // The new epoch comes with the next beat; until then nothing is served, or stored, that is older.
-        self.liveness.doubt();
-        self.l1.reclaim();
-        cleared
     }
 
     fn accepted(&self, write: &mut Write<V>, stamp: Stamp, now: Tick) {

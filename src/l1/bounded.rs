@@ -8,6 +8,7 @@ pub(super) use self::weighed::Bounded;
 #[cfg(not(larder_interleavings))]
 mod weighed {
     use std::ops::Deref;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::sync::Arc;
 
     use moka::sync::Cache;
@@ -22,8 +23,11 @@ mod weighed {
         pub(in crate::l1) fn new(capacity: u64, weigher: Option<Weigher<V>>) -> Self {
             let mut entries = Cache::builder().max_capacity(capacity);
             if let Some(weigher) = weigher {
-                entries = entries
-                    .weigher(move |key: &Key, slot: &Arc<Slot<V>>| weigher(key, &slot.value));
+                entries = entries.weigher(move |key: &Key, slot: &Arc<Slot<V>>| {
+                    let weigh = || weigher(key, &slot.value);
+                    // Whose weight nobody knows does not fit. The panic itself has been reported by its hook.
+                    catch_unwind(AssertUnwindSafe(weigh)).unwrap_or(u32::MAX)
+                });
             }
             Self(entries.build_with_hasher(hasher()))
         }

@@ -13,6 +13,8 @@ use crate::key::Key;
 
 /// Keys in one message at most.
 const MAX_KEYS: usize = u16::MAX as usize;
+/// Messages are counted from one up to what a store can count without gaps: whole numbers in Lua.
+const LAST: u64 = 1 << 53;
 const MAGIC: [u8; 3] = *b"LM\x01";
 /// What begins a notice that a lease has ended, which the store makes; the key follows. It is no message.
 const LEASE_ENDED: &[u8] = b"LE\x01";
@@ -88,6 +90,9 @@ pub(crate) fn open(bytes: &[u8]) -> Option<Message> {
         return None;
     }
     let (epoch, seq, ver) = (rest.u64()?, rest.u64()?, rest.u64()?);
+    if !(1..=LAST).contains(&seq) {
+        return None;
+    }
     let kind = kind(rest.0)?;
     rest.take::<1>()?;
     let origin = rest.u64()?;
@@ -179,6 +184,21 @@ mod tests {
         let mut longer = good;
         longer.push(0);
         assert_eq!(open(&longer), None);
+    }
+
+    #[test]
+    fn a_number_that_cannot_be_counted_to_is_not_a_messages() {
+        for (seq, is_one) in [
+            (0, false),
+            (1, true),
+            (LAST, true),
+            (LAST + 1, false),
+            (u64::MAX, false),
+        ] {
+            let mut bytes = sample();
+            bytes[11..19].copy_from_slice(&u64::to_be_bytes(seq));
+            assert_eq!(open(&bytes).is_some(), is_one, "{seq}");
+        }
     }
 
     /// The layout is shared with other releases: this test fails when it drifts.

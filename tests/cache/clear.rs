@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::{FutureExt, poll};
 use larder::Cache;
 
 use crate::fleet::{Fleet, Set, Source, Texts, over_both_stores, without_beats};
@@ -15,7 +16,8 @@ over_both_stores!(
     a_clear_whose_message_is_lost_shows_at_the_next_beat,
     loads_under_way_are_not_stored,
     reads_under_way_are_not_kept,
-    a_clear_and_an_insert_at_once,
+    a_clear_follows_what_was_called_before_it,
+    an_insert_during_a_clear,
     a_clear_that_could_not_be_told_is_told_later,
 );
 
@@ -117,19 +119,56 @@ async fn reads_under_way_are_not_kept(fleet: Fleet) {
     }
 }
 
-/// In either order, and both levels agree which it was.
-async fn a_clear_and_an_insert_at_once(fleet: Fleet) {
-    for (way, left) in [(Way::Reply, None), (Way::Request, Some("new"))] {
+/// Whether or not anybody waits for the insert.
+async fn a_clear_follows_what_was_called_before_it(fleet: Fleet) {
+    for (way, is_given_up) in [
+        (Way::Request, false),
+        (Way::Request, true),
+        (Way::Reply, true),
+    ] {
         let ((a, wire), (b, _)) = (fleet.instance().await, fleet.instance().await);
         let gate = wire.close(Step::Insert, way);
         let inserting = tokio::spawn({
             let a = a.clone();
-            async move { a.insert("a", "new".to_owned()).await }
+            async move { a.insert("a", "old".to_owned()).await }
         });
         gate.arrived(1).await;
-        a.clear().await.unwrap();
+        if is_given_up {
+            inserting.abort();
+        }
+        let mut clears = [a.clear().boxed(), a.clear().boxed()];
+        for clear in &mut clears {
+            assert!(poll!(clear).is_pending());
+        }
+        // Time enough to overtake it.
+        assert!(a.get("b").await.is_none());
+        assert_eq!(wire.asked(Step::Clear), 0);
         gate.open();
-        inserting.await.unwrap().unwrap();
+        assert_eq!(inserting.await.is_err(), is_given_up);
+        // The second alone would do no less.
+        let [first, second] = clears;
+        drop(first);
+        second.await.unwrap();
+        for cache in [&a, &b] {
+            cache.ready().await;
+            assert!(is_empty(cache).await);
+        }
+    }
+}
+
+/// In either order, and both levels agree which it was.
+async fn an_insert_during_a_clear(fleet: Fleet) {
+    for (way, left) in [(Way::Request, None), (Way::Reply, Some("new"))] {
+        let ((a, wire), (b, _)) = (fleet.instance().await, fleet.instance().await);
+        let gate = wire.close(Step::Clear, way);
+        let clearing = tokio::spawn({
+            let a = a.clone();
+            async move { a.clear().await }
+        });
+        gate.arrived(1).await;
+        a.insert("a", "new".to_owned()).await.unwrap();
+        gate.open();
+        clearing.await.unwrap().unwrap();
         for cache in [&a, &b] {
             cache.ready().await;
             let found = cache.get("a").await;

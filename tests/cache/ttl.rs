@@ -165,3 +165,27 @@ async fn l1_is_bounded_by_weight() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn what_cannot_be_weighed_is_not_kept() {
+    let weigher = |key: &str, _: &String| match key {
+        "bad" => panic!("a bug of the weigher's"),
+        _ => 1,
+    };
+    let cache: Texts = Cache::builder("test:weigher")
+        .l1_weigher(weigher)
+        .build()
+        .unwrap();
+    let all = ["a", "bad", "c"].map(|key| (key, "v".to_owned()));
+    cache.insert_many(all).await.unwrap();
+    assert_eq!(
+        *Source::new("v").through(&cache, "bad").await.unwrap(),
+        "v",
+        "it can be had all the same"
+    );
+    eventually("nor is it in L1", async || {
+        cache.stats().l1_entries == 2 && cache.get_local("bad").is_none()
+    })
+    .await;
+    assert!(cache.get_local("a").is_some() && cache.get_local("c").is_some());
+}
