@@ -1,12 +1,13 @@
 //! One instance: its levels, and what every flow needs of them.
 
+use std::mem::replace;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -27,8 +28,8 @@ use crate::stats::{Counters, Health, Stats};
 use crate::wire::codec::{EncodeError, ValueCodec};
 use crate::wire::envelope::{self, Head, Stamp};
 
-/// After how many of its signs of life are missing a listener is replaced.
-const SIGNS_MISSING: u32 = 4;
+/// So long after it was first missed, without a sign of life, a listener is replaced.
+const STANDS_STILL_AFTER: Duration = Duration::from_secs(3);
 const WARN_EVERY: Duration = Duration::from_secs(5);
 
 /// L2 did what it was asked.
@@ -59,10 +60,27 @@ pub(crate) struct Core<V: Send + Sync + 'static> {
     l2: AtomicU8,
     /// When trouble with L2 was last spoken of: it can come and go with every request.
     warned_at: AtomicU64,
-    listener: Mutex<Option<JoinHandle<()>>>,
-    /// When it last showed a sign of life.
-    pub(super) listener_seen: AtomicU64,
+    listener: Mutex<Listening>,
     stop: CancellationToken,
+}
+
+/// Who listens, and since when it is missed. By the runtime's time, as its signs of life are.
+#[derive(Default)]
+struct Listening {
+    task: Option<JoinHandle<()>>,
+    /// When it was first looked for since its last sign of life.
+    missed_since: Option<Instant>,
+}
+
+impl Listening {
+    /// Whether another has to take over. It ends when the runtime that it was started on does, and stands still when
+    /// nobody drives that.
+    fn is_lost(&mut self) -> bool {
+        let now = Instant::now();
+        let since = *self.missed_since.get_or_insert(now);
+        now.duration_since(since) > STANDS_STILL_AFTER
+            || self.task.as_ref().is_none_or(JoinHandle::is_finished)
+    }
 }
 
 /// What a [`Core`] is built from.
@@ -97,8 +115,7 @@ impl<V: Send + Sync + 'static> Core<V> {
             origin: random(),
             l2: AtomicU8::new(UP),
             warned_at: AtomicU64::new(0),
-            listener: Mutex::new(None),
-            listener_seen: AtomicU64::new(0),
+            listener: Mutex::default(),
             stop: CancellationToken::new(),
             options,
             liveness,
@@ -123,18 +140,21 @@ impl<V: Send + Sync + 'static> Core<V> {
             return;
         }
         let mut listener = lock(&self.listener);
-        // It ends when the runtime that it was started on does, and stands still when nobody drives that.
-        let seen = self.listener_seen.load(Ordering::Relaxed);
-        let stands_still = now.saturating_sub(seen) > nanos(SIGN_OF_LIFE * SIGNS_MISSING);
-        if (stands_still || listener.as_ref().is_none_or(JoinHandle::is_finished))
-            && !self.stop.is_cancelled()
-        {
-            self.listener_seen.store(now, Ordering::Relaxed);
-            let anew = tokio::spawn(listen::run(Arc::clone(self), self.stop.clone()));
-            if let Some(former) = listener.replace(anew) {
+        if listener.is_lost() && !self.stop.is_cancelled() {
+            let task = tokio::spawn(listen::run(Arc::clone(self), self.stop.clone()));
+            let anew = Listening {
+                task: Some(task),
+                missed_since: None,
+            };
+            if let Some(former) = replace(&mut *listener, anew).task {
                 former.abort();
             }
         }
+    }
+
+    /// The listener is there.
+    pub(super) fn listener_is_seen(&self) {
+        lock(&self.listener).missed_since = None;
     }
 
     pub(crate) async fn ready(self: &Arc<Self>) {
@@ -158,7 +178,7 @@ impl<V: Send + Sync + 'static> Core<V> {
 
     pub(crate) async fn close(&self) {
         self.stop();
-        let listener = lock(&self.listener).take();
+        let listener = lock(&self.listener).task.take();
         if let Some(listener) = listener {
             // Its panic, if any, has been reported where it happened; and its runtime may not be driven.
             let _ = timeout(self.options.l2_timeout, listener).await;

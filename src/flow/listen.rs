@@ -9,7 +9,6 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -61,7 +60,7 @@ impl<V: Send + Sync + 'static> Core<V> {
     /// So that another takes over where this one's runtime is not driven.
     async fn show_life(&self) -> Infallible {
         loop {
-            self.listener_seen.store(self.now(), Ordering::Relaxed);
+            self.listener_is_seen();
             sleep(SIGN_OF_LIFE).await;
         }
     }
