@@ -43,8 +43,11 @@ impl<V: Send + Sync + 'static> Clear<V> {
     async fn run(mut self) -> Result<(), WriteError> {
         let core = Arc::clone(&self.core);
         let patience = core.options.l2_timeout.saturating_mul(PATIENCE);
-        // What takes longer is with somebody whose runtime is not driven.
-        let _ = timeout(patience, self.earlier.wait()).await;
+        let mut left = usize::MAX;
+        while timeout(patience, self.earlier.wait()).await.is_err() && self.earlier.len() < left {
+            // Otherwise they are with somebody whose runtime is not driven.
+            left = self.earlier.len();
+        }
         let tail = message::tail(Kind::Clear, core.origin, &[]);
         match core.heard(core.lane.clear(&tail).await) {
             Ok(_) => {
@@ -62,10 +65,45 @@ impl<V: Send + Sync + 'static> Drop for Clear<V> {
         let core = &self.core;
         if !self.is_told {
             core.counters.writes_deferred.bump();
-            core.outbox.defer_all();
+            // Where there is nobody to tell, it is enough to forget all.
+            if !core.liveness.is_alone() {
+                core.outbox.defer_all();
+            }
         }
         // The new epoch comes with the next beat; until then nothing is served, or stored, that is older.
         core.liveness.doubt();
         core.l1.reclaim();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures::FutureExt;
+    use tokio::time::sleep;
+
+    use crate::Cache;
+
+    #[tokio::test(start_paused = true)]
+    async fn it_waits_as_long_as_anything_ends() {
+        let second = Duration::from_secs(1);
+        let builder = Cache::<u64, u64>::builder("clear");
+        let cache = builder.l2_timeout(second / 2).build().unwrap();
+        let (_, one) = cache.core().queue.begin_anew();
+        let mut under_way = vec![one.clone(), one.clone(), one];
+        let mut clear = Box::pin(cache.core().clear());
+        for _ in 0..3 {
+            assert!((&mut clear).now_or_never().is_none());
+            sleep(3 * second).await;
+            if under_way.len() > 1 {
+                under_way.pop();
+            }
+        }
+        assert!((&mut clear).now_or_never().is_none());
+        // The last one has hung for longer than any would that is driven.
+        sleep(4 * second).await;
+        assert!((&mut clear).now_or_never().is_some());
+        drop(under_way);
     }
 }

@@ -6,6 +6,7 @@
 //! Writes of one key reach L2 in the order in which they were called, whether or not anybody waited for them: what
 //! comes while one of its key is being told waits for its end.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::mem::{replace, take};
 use std::slice;
@@ -81,8 +82,8 @@ pub(super) struct Write<V: Send + Sync + 'static> {
     weight: u32,
     /// Whether it is the last of those that came together.
     is_last: bool,
-    /// Whether it is one of those that others of its key wait for.
-    is_taken: bool,
+    /// If others of its key wait for its end: the number of the first that they wait for.
+    taken_with: Option<u64>,
     /// What it takes of the queue's room, from when it is let in.
     room: Option<OwnedSemaphorePermit>,
     under_way: Option<TaskTrackerToken>,
@@ -116,7 +117,7 @@ impl<V: Send + Sync + 'static> Write<V> {
             by: core.write_limit(),
             settles_after: 0,
             is_last: false,
-            is_taken: false,
+            taken_with: None,
             room: None,
             under_way: None,
             answer: Some(answer),
@@ -124,9 +125,13 @@ impl<V: Send + Sync + 'static> Write<V> {
         (write, answered)
     }
 
+    fn is_insert(&self) -> bool {
+        matches!(self.change, Change::Insert { .. })
+    }
+
     /// Whether it must not be told any more. To remove something late does no harm.
     fn is_late(&self, now: Tick) -> bool {
-        self.by < now && matches!(self.change, Change::Insert { .. })
+        self.by < now && self.is_insert()
     }
 
     /// Ends it: L2 has been told.
@@ -156,15 +161,15 @@ impl<V: Send + Sync + 'static> Write<V> {
         };
         let mut state = lock(&core.queue.state);
         for write in writes {
-            if take(&mut write.is_taken) {
-                state.end(write);
+            if let Some(first) = write.taken_with.take() {
+                state.end(write.key.clone(), first);
             }
         }
         core.see_to(state);
     }
 
     fn end(&mut self, answer: Answer) {
-        if self.is_taken {
+        if self.taken_with.is_some() {
             Self::let_follow(slice::from_mut(self));
         }
         if let Some(asked) = self.answer.take() {
@@ -195,17 +200,22 @@ struct State<V: Send + Sync + 'static> {
     taken: HashMap<Key, Taken<V>, Hasher>,
     /// Those for which there is no room yet, and all who came after them.
     outside: VecDeque<Write<V>>,
-    /// Whether there is a carrier that has yet to take what waits.
-    gathering: bool,
-    /// Whether somebody lets in what is outside.
-    squeezing: bool,
+    /// The carrier that has yet to take what waits.
+    gathering: Option<u64>,
+    /// Who lets in what is outside.
+    squeezing: Option<u64>,
+    /// How many have been sent for.
+    errands: u64,
     /// What was called since the last clear, or is a clear, and has not ended.
     under_way: TaskTracker,
 }
 
+/// An insert that has been taken, or removals: in which order something is removed twice does not matter.
 struct Taken<V: Send + Sync + 'static> {
-    inserts: usize,
-    removals: usize,
+    /// Of which this is the first.
+    first: u64,
+    is_insert: bool,
+    many: usize,
     /// What came for the key since, in its order.
     behind: Vec<Write<V>>,
 }
@@ -216,8 +226,9 @@ impl<V: Send + Sync + 'static> Default for State<V> {
             waiting: VecDeque::new(),
             taken: HashMap::with_hasher(hasher()),
             outside: VecDeque::new(),
-            gathering: false,
-            squeezing: false,
+            gathering: None,
+            squeezing: None,
+            errands: 0,
             under_way: TaskTracker::new(),
         }
     }
@@ -241,22 +252,18 @@ impl<V: Send + Sync + 'static> Queue<V> {
         (earlier, token)
     }
 
-    /// Defers what waits; what comes then gets a carrier of its own. For who is to take it may never do so:
-    /// its runtime has ended, or is there but not driven.
-    pub(super) fn abandon(&self) {
+    /// Gives up what waits; what comes then gets a carrier of its own. For who is to take it may never do so: its
+    /// runtime has ended, or is there but not driven. The same for what has been taken of a key, if nothing is heard
+    /// of it.
+    #[must_use]
+    pub(super) fn give_up(&self, key: Option<&Key>) -> Vec<Write<V>> {
         let mut state = lock(&self.state);
-        let anew = State {
-            // What is being told elsewhere still is.
-            under_way: state.under_way.clone(),
-            ..State::default()
-        };
-        let state = replace(&mut *state, anew);
-        let behind = state.taken.into_values().flat_map(|taken| taken.behind);
-        let left = behind.chain(state.waiting).chain(state.outside);
-        let mut left: Vec<_> = left.collect();
-        // In the same order each time, so that a simulation has one history.
-        left.sort_unstable_by_key(|write| write.begun);
-        drop(left);
+        (state.gathering, state.squeezing) = (None, None);
+        let taken = key.and_then(|key| state.taken.remove(key));
+        let mut left = taken.map_or_else(Vec::new, |taken| taken.behind);
+        left.extend(take(&mut state.waiting));
+        left.extend(take(&mut state.outside));
+        left
     }
 }
 
@@ -282,7 +289,7 @@ impl<V: Send + Sync + 'static> Core<V> {
         }
         let room = Arc::clone(&self.queue.room).try_acquire_many_owned(weight);
         if let Ok(mut room) = room
-            && !state.squeezing
+            && state.squeezing.is_none()
         {
             for write in &mut writes {
                 write.room = room.split(write.weight as usize);
@@ -291,10 +298,11 @@ impl<V: Send + Sync + 'static> Core<V> {
             return self.see_to(state);
         }
         state.outside.extend(writes);
-        let wanted = !replace(&mut state.squeezing, true);
-        drop(state);
-        if wanted {
-            tokio::spawn(Errand(Some(Arc::clone(self))).squeeze_in());
+        if state.squeezing.is_none() {
+            let errand = self.errand(&mut state);
+            state.squeezing = Some(errand.number);
+            drop(state);
+            tokio::spawn(errand.squeeze_in());
         }
     }
 
@@ -313,15 +321,23 @@ impl<V: Send + Sync + 'static> Core<V> {
 
     /// Sends for a carrier, if something waits and nobody is going to take it.
     fn see_to(self: &Arc<Self>, mut state: MutexGuard<'_, State<V>>) {
-        let wanted = !state.waiting.is_empty() && !state.gathering;
-        state.gathering |= wanted;
+        if state.waiting.is_empty() || state.gathering.is_some() {
+            return;
+        }
+        let errand = self.errand(&mut state);
+        state.gathering = Some(errand.number);
         drop(state);
-        if wanted {
-            match Handle::try_current() {
-                Ok(runtime) => drop(runtime.spawn(Errand(Some(Arc::clone(self))).carry())),
-                // It has ended, and a write with it.
-                Err(_) => self.queue.abandon(),
-            }
+        // Where it has ended, and a write with it, that is the end of the errand.
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(errand.carry());
+        }
+    }
+
+    fn errand(self: &Arc<Self>, state: &mut State<V>) -> Errand<V> {
+        state.errands += 1;
+        Errand {
+            core: Arc::clone(self),
+            number: state.errands,
         }
     }
 }
@@ -338,39 +354,37 @@ impl<V: Send + Sync + 'static> State<V> {
         // With room for them: a list that grows begins with four.
         let likely = share.min(self.waiting.len()).min(BATCH as usize);
         let mut taken: Vec<Write<V>> = Vec::with_capacity(likely);
-        while let Some(write) = self.waiting.pop_front() {
-            if let Some(earlier) = self.taken.get_mut(&write.key)
-                && earlier.is_before(&write)
-            {
-                earlier.behind.push(write);
-                continue;
-            }
+        while let Some(mut write) = self.waiting.pop_front() {
             let has_share = replace(&mut may_end, write.is_last) && weight as usize >= share;
-            weight += write.weight;
-            if (weight > BATCH || has_share) && !taken.is_empty() {
+            if (weight + write.weight > BATCH || has_share) && !taken.is_empty() {
                 self.waiting.push_front(write);
                 break;
             }
+            let of_key = (self.taken.entry(write.key.clone())).or_insert_with(|| Taken::by(&write));
+            if of_key.is_before(&write) {
+                of_key.behind.push(write);
+                continue;
+            }
+            of_key.many += 1;
+            write.taken_with = Some(of_key.first);
+            weight += write.weight;
             taken.push(write);
-        }
-        for write in &mut taken {
-            write.is_taken = true;
-            let of_key = self.taken.entry(write.key.clone()).or_default();
-            *of_key.count(&write.change) += 1;
         }
         taken
     }
 
-    fn end(&mut self, write: &Write<V>) {
-        let Some(taken) = self.taken.get_mut(&write.key) else {
+    fn end(&mut self, key: Key, first: u64) {
+        let Entry::Occupied(mut taken) = self.taken.entry(key) else {
             return;
         };
-        let count = taken.count(&write.change);
-        *count = count.saturating_sub(1);
-        if taken.inserts + taken.removals == 0
-            && let Some(Taken { behind, .. }) = self.taken.remove(&write.key)
-        {
-            for write in behind.into_iter().rev() {
+        let of_key = taken.get_mut();
+        // Those may have been given up, and these be others.
+        if of_key.first != first {
+            return;
+        }
+        of_key.many = of_key.many.saturating_sub(1);
+        if of_key.many == 0 {
+            for write in taken.remove().behind.into_iter().rev() {
                 self.waiting.push_front(write);
             }
         }
@@ -378,49 +392,48 @@ impl<V: Send + Sync + 'static> State<V> {
 }
 
 impl<V: Send + Sync + 'static> Taken<V> {
-    fn count(&mut self, change: &Change<V>) -> &mut usize {
-        match change {
-            Change::Insert { .. } => &mut self.inserts,
-            Change::Remove { .. } => &mut self.removals,
-        }
-    }
-
-    /// Whether a write has to wait for these. In which order something is removed twice does not matter.
-    fn is_before(&self, write: &Write<V>) -> bool {
-        let is_insert = matches!(write.change, Change::Insert { .. });
-        is_insert || self.inserts > 0 || !self.behind.is_empty()
-    }
-}
-
-impl<V: Send + Sync + 'static> Default for Taken<V> {
-    fn default() -> Self {
+    fn by(write: &Write<V>) -> Self {
         Self {
-            inserts: 0,
-            removals: 0,
+            first: write.begun,
+            is_insert: write.is_insert(),
+            many: 0,
             behind: Vec::new(),
         }
     }
+
+    /// Whether a write has to wait for these.
+    fn is_before(&self, write: &Write<V>) -> bool {
+        let differ = self.is_insert || write.is_insert() || !self.behind.is_empty();
+        self.many > 0 && differ
+    }
 }
 
-/// What a task is to do for those that wait, unless it has done so. Should it be dropped before, its runtime ends, and
-/// what waits is deferred.
-struct Errand<V: Send + Sync + 'static>(Option<Arc<Core<V>>>);
+/// What a task is to do for those that wait. Should it be dropped before, its runtime ends, and what waits is deferred.
+struct Errand<V: Send + Sync + 'static> {
+    core: Arc<Core<V>>,
+    number: u64,
+}
 
 impl<V: Send + Sync + 'static> Errand<V> {
-    /// Lets writes in as others leave. If none does for long, the rest is deferred.
-    async fn squeeze_in(mut self) {
-        let Some(core) = self.0.clone() else { return };
-        while let Some(mut write) = self.next(&core) {
-            let patience = Duration::from_nanos(core.write_limit().saturating_sub(core.now()));
+    /// Lets writes in as others leave. If none does for long, whoever was to take what waits does not.
+    async fn squeeze_in(self) {
+        let core = &self.core;
+        while let Some(mut write) = self.next() {
+            let until = core.write_limit();
+            let patience = Duration::from_nanos(until.saturating_sub(core.now()));
             let room = Arc::clone(&core.queue.room).acquire_many_owned(write.weight);
-            if let Ok(Ok(room)) = timeout(patience, room).await {
+            let room = timeout(patience, room).await;
+            if let Ok(Ok(room)) = room
+                // Its runtime may not have been driven for long.
+                && core.now() <= until
+            {
                 write.room = Some(room);
                 write.by = core.write_limit();
                 let mut state = lock(&core.queue.state);
                 state.waiting.push_back(write);
                 core.see_to(state);
             } else {
-                let left = take(&mut lock(&core.queue.state).outside);
+                let left = core.queue.give_up(None);
                 [write]
                     .into_iter()
                     .chain(left)
@@ -429,33 +442,35 @@ impl<V: Send + Sync + 'static> Errand<V> {
         }
     }
 
-    fn next(&mut self, core: &Core<V>) -> Option<Write<V>> {
-        let mut state = lock(&core.queue.state);
+    fn next(&self) -> Option<Write<V>> {
+        let mut state = lock(&self.core.queue.state);
+        if state.squeezing != Some(self.number) {
+            return None;
+        }
         let next = state.outside.pop_front();
         if next.is_none() {
-            state.squeezing = false;
-            self.0 = None;
+            state.squeezing = None;
         }
         next
     }
 
     /// Takes what waits to L2.
-    async fn carry(mut self) {
-        let Some(core) = self.0.clone() else { return };
+    async fn carry(self) {
+        let core = &self.core;
         let alone = core.queue.turns.available_permits() == TURNS;
         let _turn = timeout(FAR, core.queue.turns.acquire()).await;
         if !alone {
             // Whoever is about to write does so now. To wait by the clock would only make all of them late.
             yield_now().await;
         }
-        let batch = self.take(&core);
+        let batch = self.take();
         core.tell(core.in_time(batch)).await;
     }
 
-    fn take(&mut self, core: &Arc<Core<V>>) -> Vec<Write<V>> {
+    fn take(&self) -> Vec<Write<V>> {
+        let core = &self.core;
         let mut state = lock(&core.queue.state);
-        self.0 = None;
-        state.gathering = false;
+        state.gathering.take_if(|number| *number == self.number);
         let batch = state.take(ROOM as usize - core.queue.room.available_permits());
         core.see_to(state);
         batch
@@ -464,8 +479,12 @@ impl<V: Send + Sync + 'static> Errand<V> {
 
 impl<V: Send + Sync + 'static> Drop for Errand<V> {
     fn drop(&mut self) {
-        if let Some(core) = self.0.take() {
-            core.queue.abandon();
+        let number = Some(self.number);
+        let state = lock(&self.core.queue.state);
+        let is_due = [state.gathering, state.squeezing].contains(&number);
+        drop(state);
+        if is_due {
+            drop(self.core.queue.give_up(None));
         }
     }
 }
@@ -499,13 +518,104 @@ mod tests {
         assert_eq!([take(&mut state, 21), take(&mut state, 21)], [20, 1]);
     }
 
-    fn write(core: &Arc<Core<u64>>) -> Write<u64> {
-        let remove = Change::Remove {
+    /// An insert is a capital letter.
+    #[test]
+    fn writes_of_a_key_go_one_after_the_other() {
+        let cache: Cache<u64, u64> = Cache::builder("queue").build().unwrap();
+        let core = cache.core();
+        for (writes, steps) in [
+            ("", ""),
+            ("abc", "abc"),
+            ("AAA", "A A A"),
+            ("aaa", "aaa"),
+            ("AaA", "A a A"),
+            ("aAaa", "a A aa"),
+            ("AbBCb", "AbC B b"),
+            ("ABbbaC", "ABC bba"),
+        ] {
+            let named = |name: char| {
+                let change = if name.is_uppercase() {
+                    insert(core, &name.to_lowercase().to_string())
+                } else {
+                    remove()
+                };
+                let key = name.to_lowercase().to_string().as_str().into();
+                Write::new(core, key, core.outbox.begin(), change).0
+            };
+            let mut state = State {
+                waiting: writes.chars().map(named).collect(),
+                ..State::default()
+            };
+            let mut told = Vec::new();
+            while !state.waiting.is_empty() {
+                let mut batch = state.take(writes.len() * TURNS);
+                let names = batch.iter().map(|write| {
+                    let name = write.key.to_string();
+                    if write.is_insert() {
+                        name.to_uppercase()
+                    } else {
+                        name
+                    }
+                });
+                told.push(names.collect::<String>());
+                for write in &mut batch {
+                    state.end(write.key.clone(), write.taken_with.take().unwrap());
+                }
+            }
+            assert_eq!(told.join(" "), steps);
+            assert!(state.taken.is_empty());
+        }
+    }
+
+    /// Who was given up and ends after all is none of those who came instead.
+    #[tokio::test]
+    async fn who_was_given_up_ends_nothing() {
+        let cache: Cache<u64, u64> = Cache::builder("queue").build().unwrap();
+        let core = cache.core();
+        let queue = &core.queue;
+        let insert = || {
+            let key: Key = "k".into();
+            Write::new(core, key, core.outbox.begin(), insert(core, "k")).0
+        };
+        let take = || {
+            let mut state = lock(&queue.state);
+            state.waiting.push_back(insert());
+            state.take(1)
+        };
+        let hangs = take();
+        assert!(take().is_empty(), "it waits");
+        assert_eq!(queue.give_up(Some(&"other".into())).len(), 0);
+        assert!(take().is_empty(), "still");
+        assert_eq!(queue.give_up(Some(&"k".into())).len(), 2);
+        let new = take();
+        assert_eq!(new.len(), 1);
+        drop(hangs);
+        assert!(take().is_empty(), "the new one has not ended");
+        drop(new);
+        assert_eq!(lock(&queue.state).waiting.len(), 1, "now it has");
+        drop(queue.give_up(None));
+    }
+
+    fn insert(core: &Arc<Core<u64>>, key: &str) -> Change<u64> {
+        let (head, sealed) = core.seal(&1).unwrap();
+        Change::Insert {
+            op: core.flights.begin_owned(&key.into()),
+            value: Some(1),
+            head,
+            sealed,
+        }
+    }
+
+    fn remove() -> Change<u64> {
+        Change::Remove {
             kind: Kind::Invalidate,
             hold: Duration::ZERO,
-        };
+        }
+    }
+
+    fn write(core: &Arc<Core<u64>>) -> Write<u64> {
         let begun = core.outbox.begin();
         let key = format!("{begun}").as_str().into();
-        Write::new(core, key, begun, remove).0
+        Write::new(core, key, begun, remove()).0
     }
 }

@@ -1,7 +1,5 @@
 //! Insert and invalidate: L2 first, in one step that also tells the others; then L1.
 
-use std::collections::BTreeSet;
-use std::mem::take;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,12 +25,10 @@ use crate::wire::message::{self, Kind};
 /// not driven.
 pub(super) const PATIENCE: u32 = 8;
 
-/// Writes that L2 can be told of in one step: of one sort, and with one value for a key.
+/// Writes that L2 can be told of in one step: of one sort. No two of them, as of all that go together, are of one key,
+/// unless both remove it.
 struct Group<V: Send + Sync + 'static> {
     sort: (Kind, Duration),
-    keys: BTreeSet<Key>,
-    /// Those of them that a later group has, too.
-    followed: BTreeSet<Key>,
     writes: Vec<Write<V>>,
 }
 
@@ -45,66 +41,39 @@ struct Waiting {
 
 impl<V: Send + Sync + 'static> Group<V> {
     fn of(write: Write<V>) -> Self {
-        let group = Self::begun_for(&write);
-        Self {
-            writes: vec![write],
-            ..group
-        }
-    }
-
-    /// With the write's sort and key, though not with itself.
-    fn begun_for(write: &Write<V>) -> Self {
         Self {
             sort: write.change.sort(),
-            keys: BTreeSet::from([write.key.clone()]),
-            followed: BTreeSet::new(),
-            writes: Vec::new(),
+            writes: vec![write],
         }
     }
 
     /// As few as there can be, in the order of what is first in each.
     fn all(writes: Vec<Write<V>>) -> Vec<Self> {
-        let mut groups = Vec::new();
-        let places = writes.iter().map(|write| Self::place(&mut groups, write));
-        let places: Vec<_> = places.collect();
-        if let [only] = groups.as_mut_slice() {
+        let mut sorts = writes.iter().map(|write| write.change.sort());
+        if let Some(sort) = sorts.next()
+            && sorts.all(|other| other == sort)
+        {
             // So it is mostly. What they came in is big, so that is what they stay in.
-            only.writes = writes;
-            return groups;
+            return vec![Self { sort, writes }];
         }
-        for (place, write) in places.into_iter().zip(writes) {
-            if let Some(group) = groups.get_mut(place) {
-                group.writes.push(write);
+        let mut groups: Vec<Self> = Vec::new();
+        for write in writes {
+            let sort = write.change.sort();
+            match groups.iter_mut().find(|group| group.sort == sort) {
+                Some(group) => group.writes.push(write),
+                None => groups.push(Self::of(write)),
             }
         }
         groups
     }
 
-    /// Chooses the group that a write goes to, or adds one.
-    fn place(groups: &mut Vec<Self>, write: &Write<V>) -> usize {
-        let (sort, key) = (write.change.sort(), &write.key);
-        // Not before the last that has the key: of two writes of a key the second shall count. And two
-        // values must not have one version, while to remove something twice is to remove it.
-        let last = groups.iter().rposition(|group| group.keys.contains(key));
-        let shares = sort.0 != Kind::Insert;
-        let from = last.map_or(0, |last| if shares { last } else { last + 1 });
-        let mut later = groups.iter_mut().enumerate().skip(from);
-        let place = match later.find(|(_, group)| group.sort == sort) {
-            Some((place, group)) => {
-                group.keys.insert(key.clone());
-                place
-            }
-            None => {
-                groups.push(Self::begun_for(write));
-                groups.len() - 1
-            }
-        };
-        if let Some(last) = last.filter(|last| *last < place)
-            && let Some(last) = groups.get_mut(last)
-        {
-            last.followed.insert(key.clone());
+    fn keys(&self) -> Vec<&str> {
+        let mut keys: Vec<_> = self.writes.iter().map(|write| &*write.key).collect();
+        if self.sort.0 != Kind::Insert {
+            keys.sort_unstable();
+            keys.dedup();
         }
-        place
+        keys
     }
 
     fn values(&self) -> impl Iterator<Item = (&str, &Sealed)> {
@@ -218,7 +187,7 @@ impl<V: Send + Sync + 'static> Core<V> {
             let answer = match timeout(patience, &mut write.answered).await {
                 Ok(answer) => answer.unwrap_or_else(|_| Err(WriteError::stopped())),
                 Err(_) => {
-                    self.queue.abandon();
+                    drop(self.queue.give_up(Some(&write.key)));
                     let error = L2Error::timed_out(patience);
                     patience = Duration::ZERO;
                     write.answered.try_recv().unwrap_or_else(|_| {
@@ -255,30 +224,19 @@ impl<V: Send + Sync + 'static> Core<V> {
         .await;
     }
 
-    async fn tell_group(&self, mut group: Group<V>, clock: &Result<(), L2Error>) {
-        let followed = take(&mut group.followed);
-        let Some((refused, error)) = self.try_to_tell(group, clock).await else {
-            return;
-        };
+    async fn tell_group(&self, group: Group<V>, clock: &Result<(), L2Error>) {
+        let refused = self.try_to_tell(group, clock).await;
         // It may be the fault of one key, which is no concern of the others.
         let each = refused.into_iter().map(async |write| {
-            if followed.contains(&write.key) {
-                // The later one has been told by now.
-                return write.defer(&error);
-            }
             let refused = self.try_to_tell(Group::of(write), clock).await;
-            debug_assert!(refused.is_none(), "one alone has an end");
+            debug_assert!(refused.is_empty(), "one alone has an end");
         });
         join_all(each).await;
     }
 
     /// Tells L2 of writes in one step, and ends them; those of several that L2 refuses are given back.
-    async fn try_to_tell(
-        &self,
-        mut group: Group<V>,
-        clock: &Result<(), L2Error>,
-    ) -> Option<(Vec<Write<V>>, L2Error)> {
-        let keys: Vec<&str> = group.keys.iter().map(|key| &**key).collect();
+    async fn try_to_tell(&self, mut group: Group<V>, clock: &Result<(), L2Error>) -> Vec<Write<V>> {
+        let keys = group.keys();
         let (kind, hold) = group.sort;
         let tail = message::tail(kind, self.origin, &keys);
         let told = if kind == Kind::Insert {
@@ -313,7 +271,7 @@ impl<V: Send + Sync + 'static> Core<V> {
                 }
             }
             Err(error) if error.is_refused() && group.writes.len() > 1 => {
-                return Some((group.writes, error));
+                return group.writes;
             }
             Err(error) => {
                 for write in group.writes {
@@ -321,7 +279,7 @@ impl<V: Send + Sync + 'static> Core<V> {
                 }
             }
         }
-        None
+        Vec::new()
     }
 
     fn accepted(&self, write: &mut Write<V>, stamp: Stamp, now: Tick) {
@@ -363,7 +321,7 @@ impl<V: Send + Sync + 'static> Core<V> {
     /// time of the lane's.
     fn needs_clock(&self, groups: &[Group<V>]) -> Option<Key> {
         let mut inserts = groups.iter().filter(|group| group.sort.0 == Kind::Insert);
-        let key = inserts.find_map(|group| group.keys.first())?;
+        let key = &inserts.find_map(|group| group.writes.first())?.key;
         let is_known = self.liveness.lane_time(self.now()).is_some() || self.liveness.is_alone();
         (!is_known).then(|| key.clone())
     }
@@ -424,62 +382,5 @@ impl<V: Send + Sync + 'static> Core<V> {
         );
         self.outbox.settle(delivery, stamp.written_at);
         Ok(stamp.written_at)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::Cache;
-
-    #[test]
-    fn writes_go_in_as_few_steps_as_their_order_allows() {
-        let cache: Cache<u64, u64> = Cache::builder("groups").build().unwrap();
-        let core = cache.core();
-        let write = |name: &str| {
-            let key = Key::from(name.to_lowercase());
-            let change = if *key == *name {
-                Change::Remove {
-                    kind: Kind::Invalidate,
-                    hold: Duration::ZERO,
-                }
-            } else {
-                let (head, sealed) = core.seal(&1).unwrap();
-                Change::Insert {
-                    op: core.flights.begin_owned(&key),
-                    value: Some(1),
-                    head,
-                    sealed,
-                }
-            };
-            Write::new(core, key, core.outbox.begin(), change).0
-        };
-        // An insert is a capital letter.
-        for (writes, steps) in [
-            ("", ""),
-            ("abc", "abc"),
-            ("AAA", "A A A"),
-            ("aaa", "aaa"),
-            ("AaA", "A a A"),
-            ("aAa", "a A a"),
-            ("AbBC", "AC b B"),
-            ("ABbbaC", "ABC bba"),
-        ] {
-            let groups = Group::all(
-                writes
-                    .chars()
-                    .map(|name| write(&name.to_string()))
-                    .collect(),
-            );
-            let named = |group: Group<u64>| {
-                let names = group.writes.iter().map(|write| match write.change {
-                    Change::Insert { .. } => write.key.as_str().to_uppercase(),
-                    Change::Remove { .. } => write.key.to_string(),
-                });
-                names.collect::<String>()
-            };
-            let named: Vec<_> = groups.into_iter().map(named).collect();
-            assert_eq!(named.join(" "), steps);
-        }
     }
 }

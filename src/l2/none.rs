@@ -15,6 +15,7 @@ use super::{
 };
 use crate::clock::Clock;
 use crate::lock::lock;
+use crate::options::LONGEST;
 
 /// With it, a cache with L1 only takes the same way through the code as any other.
 pub(crate) struct NoLane {
@@ -93,7 +94,8 @@ impl Lane for NoLane {
                 return Lead::Hold;
             }
             // Whoever had it was overtaken: of those who were not, an instance has one at a time.
-            state.leases.insert(key, ask.token, now, ask.ttl);
+            // There is no other instance to take over, so it lasts.
+            state.leases.insert(key, ask.token, now, LONGEST);
             Lead::Granted(Lease {
                 token: ask.token,
                 epoch: Self::EPOCH,
@@ -114,8 +116,8 @@ impl Lane for NoLane {
     fn renew<'a>(&'a self, key: &'a str, token: u64, ttl: Duration) -> Reply<'a, bool> {
         done(self.step(|state, now| {
             let is_ours = state.leases.get(key, now) == Some(&token);
-            if is_ours {
-                state.leases.insert(key, token, now, ttl);
+            if is_ours && ttl.is_zero() {
+                state.leases.remove(key);
             }
             is_ours
         }))

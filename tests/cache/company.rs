@@ -6,7 +6,6 @@ use std::time::Duration;
 use futures::future::join_all;
 use futures::{FutureExt, poll};
 use larder::{Cache, Clock, MAX_KEY_BYTES};
-use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
 use crate::fleet::{Fleet, HOUR, Texts, over_both_stores, without_beats};
@@ -34,16 +33,19 @@ over_both_stores!(
 const MANY: usize = 200;
 const LIMIT: Duration = Duration::from_secs(20);
 
-fn numbered(n: usize) -> Vec<String> {
+pub(crate) fn numbered(n: usize) -> Vec<String> {
     (0..n).map(|n| format!("k{n}")).collect()
 }
 
-fn pairs<'a>(keys: &'a [String], value: &'a str) -> impl Iterator<Item = (&'a str, String)> {
+pub(crate) fn pairs<'a>(
+    keys: &'a [String],
+    value: &'a str,
+) -> impl Iterator<Item = (&'a str, String)> {
     keys.iter()
         .map(move |key| (&**key, format!("{value} of {key}")))
 }
 
-async fn value(cache: &Texts, key: &str) -> Option<String> {
+pub(crate) async fn value(cache: &Texts, key: &str) -> Option<String> {
     cache.get(key).await.map(|entry| entry.to_string())
 }
 
@@ -335,107 +337,6 @@ async fn a_crowd_before_a_hanging_server_is_let_go() {
     eventually("it is told", async || cache.invalidate("k").await.is_ok()).await;
 }
 
-fn runtime() -> Runtime {
-    Builder::new_current_thread().enable_all().build().unwrap()
-}
-
-/// What carries the writes ends with its runtime: what it had not told is deferred, and later writes have
-/// another.
-#[test]
-fn a_runtime_that_ends_amid_writes_harms_no_later_one() {
-    let fleet = Fleet::memory();
-    let ((a, wire), (b, _)) = (fleet.build(|b| b), fleet.build(|b| b));
-    for polls in 0..10 {
-        let keys = numbered(MANY);
-        runtime()
-            .block_on(b.insert_many(pairs(&keys, "old")))
-            .unwrap();
-        runtime().block_on(async {
-            a.ready().await;
-            let gate = wire.close(
-                Step::Invalidate,
-                if polls % 2 == 0 {
-                    Way::Request
-                } else {
-                    Way::Reply
-                },
-            );
-            let mut call = Box::pin(a.invalidate_many(&keys));
-            for _ in 0..polls {
-                assert!(poll!(&mut call).is_pending());
-                tokio::task::yield_now().await;
-            }
-            if polls == 0 {
-                assert!(poll!(&mut call).is_pending());
-            }
-            drop(gate);
-        });
-        wire.close(Step::Invalidate, Way::Request).open();
-        wire.close(Step::Invalidate, Way::Reply).open();
-        runtime().block_on(async {
-            // The last proof ends, and who listens begins anew.
-            fleet.advance(Duration::from_secs(3));
-            eventually("all are gone", async || {
-                a.ready().await;
-                let found = join_all(keys.iter().map(|key| value(&b, key))).await;
-                found.iter().all(Option::is_none)
-            })
-            .await;
-            timeout(LIMIT, a.insert_many(pairs(&keys, "new")))
-                .await
-                .unwrap()
-                .unwrap();
-        });
-    }
-}
-
-/// It may also be there still, and nobody drives it.
-#[test]
-fn a_runtime_that_stands_still_holds_up_nobody_for_good() {
-    let fleet = Fleet::memory();
-    let (a, _) = fleet.build(|b| without_beats(b).l2_timeout(Duration::from_millis(50)));
-    let still = runtime();
-    still.block_on(async {
-        a.insert("k", "v".to_owned()).await.unwrap();
-        assert!(a.invalidate("k").now_or_never().is_none());
-    });
-    runtime().block_on(async {
-        let ended = timeout(LIMIT, a.invalidate("k")).await;
-        assert!(ended.unwrap().unwrap_err().is_deferred());
-        timeout(LIMIT, a.invalidate("other"))
-            .await
-            .unwrap()
-            .unwrap();
-    });
-}
-
-/// The same for who shares a read that runs there; and where it has ended.
-#[test]
-fn a_read_on_a_runtime_that_ends_or_stands_still_holds_up_nobody_for_good() {
-    let fleet = Fleet::memory();
-    for ends in [true, false] {
-        let (mut there, here) = (Some(runtime()), runtime());
-        let (a, _) = fleet.build(without_beats);
-        here.block_on(a.insert("k", "v".to_owned())).unwrap();
-        // In another instance, L1 has nothing.
-        let (b, wire) = fleet.build(|b| without_beats(b).l2_timeout(Duration::from_millis(50)));
-        here.block_on(b.ready());
-        let held = wire.close(Step::Get, Way::Reply);
-        let mut alone = Box::pin(b.get("k"));
-        assert!(here.block_on(async { poll!(&mut alone) }).is_pending());
-        let mut shared = Box::pin(b.get("k"));
-        let polled = (there.as_ref()).map(|there| there.block_on(async { poll!(&mut shared) }));
-        assert!(polled.is_some_and(|polled| polled.is_pending()));
-        if ends {
-            there = None;
-        }
-        held.open();
-        let found = here.block_on(async { timeout(LIMIT, b.get("k")).await });
-        assert!(found.unwrap().is_some(), "{ends}");
-        drop((alone, shared, there));
-    }
-}
-
 /// Though nobody waited for the first, and there is one of the second's kind that came before both.
 async fn of_two_writes_of_a_key_the_second_counts(fleet: Fleet) {
     let (a, _) = fleet.instance().await;
@@ -467,24 +368,29 @@ async fn of_the_first_two_writes_of_an_instance_the_second_counts(fleet: Fleet) 
 }
 
 async fn a_write_waits_for_the_end_of_another_of_its_key(fleet: Fleet) {
-    let (a, wire) = fleet.instance().await;
-    let gate = wire.close(Step::Insert, Way::Request);
-    let mut given_up = Box::pin(a.insert("k", "given up".to_owned()));
-    assert!(poll!(&mut given_up).is_pending());
-    drop(given_up);
-    gate.arrived(1).await;
-    let mut later: Vec<_> = (0..3).map(|_| Box::pin(a.invalidate("k"))).collect();
-    for write in &mut later {
-        assert!(poll!(write).is_pending());
+    for came_together in [false, true] {
+        let (a, wire) = fleet.instance().await;
+        let gate = wire.close(Step::Insert, Way::Request);
+        let mut given_up = Box::pin(a.insert("k", "given up".to_owned()));
+        assert!(poll!(&mut given_up).is_pending());
+        drop(given_up);
+        if !came_together {
+            gate.arrived(1).await;
+        }
+        let mut later: Vec<_> = (0..3).map(|_| Box::pin(a.invalidate("k"))).collect();
+        for write in &mut later {
+            assert!(poll!(write).is_pending());
+        }
+        // Those of other keys do not.
+        a.invalidate("other").await.unwrap();
+        gate.arrived(1).await;
+        assert_eq!(wire.asked(Step::Invalidate), 1);
+        gate.open();
+        for end in join_all(later).await {
+            end.unwrap();
+        }
+        assert_eq!(value(&a, "k").await, None);
     }
-    // Those of other keys do not.
-    a.invalidate("other").await.unwrap();
-    assert_eq!(wire.asked(Step::Invalidate), 1);
-    gate.open();
-    for end in join_all(later).await {
-        end.unwrap();
-    }
-    assert_eq!(value(&a, "k").await, None);
 }
 
 async fn nobody_overtakes_who_waits_for_room(fleet: Fleet) {
@@ -512,17 +418,4 @@ async fn without_l2_no_write_comes_too_late() {
     clock.advance(HOUR);
     write.await.unwrap();
     assert_eq!(value(&cache, "k").await.as_deref(), Some("v"));
-}
-
-/// What the end of a runtime cuts off there is not remembered, as nobody would ever be told.
-#[test]
-fn without_l2_a_runtime_that_ends_leaves_the_key_usable() {
-    let runtime = || Builder::new_current_thread().enable_all().build().unwrap();
-    let cache: Texts = Cache::builder("test:text").build().unwrap();
-    runtime().block_on(async { assert!(cache.invalidate("k").now_or_never().is_none()) });
-    runtime().block_on(async {
-        let load = || async { Ok::<_, std::io::Error>("v".to_owned()) };
-        cache.get_or_load("k", load).await.unwrap();
-        assert!(cache.get_local("k").is_some());
-    });
 }

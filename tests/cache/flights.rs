@@ -291,3 +291,19 @@ async fn l1_alone_loads_once_too() {
     cache.insert("k", "w".to_owned()).await.unwrap();
     assert_eq!(*cache.get_local("k").unwrap(), "w");
 }
+
+/// It cannot renew its lease meanwhile; but there is no other instance to take over.
+#[tokio::test]
+async fn l1_alone_keeps_what_a_loader_brings_that_blocks_its_thread() {
+    let lease = Duration::from_millis(10);
+    let cache: Texts = Cache::builder("test:alone")
+        .lease_ttl(lease)
+        .build()
+        .unwrap();
+    let load = move || async move {
+        std::thread::sleep(3 * lease);
+        Ok::<_, std::io::Error>("v".to_owned())
+    };
+    cache.get_or_load("k", load).await.unwrap();
+    assert!(cache.get_local("k").is_some());
+}

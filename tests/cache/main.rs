@@ -33,6 +33,7 @@ mod popularity;
 mod proofs;
 mod races;
 mod replay;
+mod runtimes;
 mod soft_ttl;
 mod ttl;
 mod turns;

@@ -1,0 +1,304 @@
+//! A cache that is used on several runtimes, which end or stand still as they like.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use futures::{FutureExt, poll};
+use larder::{Cache, MemoryL2};
+use tokio::runtime::{Builder, Runtime};
+use tokio::time::{pause, timeout};
+
+use crate::company::{numbered, pairs, value};
+use crate::fleet::{Fleet, Set, Source, Texts, without_beats};
+use crate::support::eventually::eventually;
+use crate::support::network::{Network, Step, Way};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// Driven by who blocks on it, and by nobody else.
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// A cache can outlive the runtime that it began on: it listens again on the next one.
+#[test]
+fn a_cache_moves_from_runtime_to_runtime() {
+    let network = Network::new(MemoryL2::new());
+    let cache: Texts = Cache::builder("test:runtime")
+        .l2(network.clone())
+        .build()
+        .unwrap();
+    for round in 0..3 {
+        runtime().block_on(async {
+            // The last proof may still hold; then L1 is used, and the listener begins when it lapses.
+            cache.ready().await;
+            cache.insert("k", format!("round {round}")).await.unwrap();
+            assert_eq!(*cache.get_local("k").unwrap(), format!("round {round}"));
+        });
+    }
+}
+
+/// The same over Redis, whose connection dies with the runtime: nothing is lost or deferred for that.
+#[test]
+fn a_cache_on_redis_moves_from_runtime_to_runtime() {
+    let server = runtime().block_on(crate::support::redis_server::RedisServer::start());
+    let cache: Texts = Cache::builder("test:runtime")
+        .redis(server.url())
+        .build()
+        .unwrap();
+    for round in 0..5 {
+        runtime().block_on(async {
+            cache.insert("k", format!("round {round}")).await.unwrap();
+            assert_eq!(*cache.get("k").await.unwrap(), format!("round {round}"));
+        });
+    }
+}
+
+/// Who listens may be on a runtime that nobody drives any more: another takes over then.
+#[test]
+fn a_listener_that_stands_still_is_replaced() {
+    let fleet = Fleet::memory();
+    let (cache, wire) = fleet.build(|builder| builder);
+    let (still, driven) = (runtime(), runtime());
+    still.block_on(cache.ready());
+    driven.block_on(async {
+        // The proof has run out, and time passes as fast as somebody waits for it.
+        fleet.advance(Duration::from_secs(60));
+        pause();
+        cache.ready().await;
+        cache.insert("k", "v".to_owned()).await.unwrap();
+        assert!(cache.get_local("k").is_some());
+    });
+    assert_eq!(wire.asked(Step::Listen), 2);
+    // It has been told to end, and does not come in between.
+    still.block_on(wire.listeners(1));
+    driven.block_on(cache.ready());
+}
+
+#[test]
+fn ready_outlives_the_runtime_of_the_listener() {
+    let (cache, wire) = Fleet::memory().build(|builder| builder);
+    let gate = wire.close(Step::Listen, Way::Request);
+    let (ends, driven) = (runtime(), runtime());
+    assert!(
+        ends.block_on(async { cache.ready().now_or_never() })
+            .is_none()
+    );
+    ends.block_on(gate.arrived(1));
+    let mut ready = Box::pin(cache.ready());
+    assert!(
+        driven
+            .block_on(async { (&mut ready).now_or_never() })
+            .is_none()
+    );
+    drop(ends);
+    gate.open();
+    driven.block_on(ready);
+    assert!(cache.health().is_listener_live());
+}
+
+#[test]
+fn close_does_not_wait_for_a_runtime_that_nobody_drives() {
+    let (cache, _) = Fleet::memory().build(|builder| builder.l2_timeout(Duration::from_millis(50)));
+    let still = runtime();
+    still.block_on(cache.ready());
+    runtime().block_on(cache.close());
+    assert!(!cache.health().is_listener_live());
+}
+
+#[test]
+fn a_clear_whose_runtime_ends_is_told_later() {
+    let fleet = Fleet::memory();
+    let ((a, wire), (b, _)) = (
+        fleet.build(|builder| builder),
+        fleet.build(|builder| builder),
+    );
+    let gate = wire.close(Step::Clear, Way::Request);
+    let ends = runtime();
+    ends.block_on(async {
+        a.insert("k", "v".to_owned()).await.unwrap();
+        assert!(a.clear().now_or_never().is_none());
+        gate.arrived(1).await;
+    });
+    drop(ends);
+    gate.open();
+    runtime().block_on(async {
+        assert!(a.get("k").await.is_none(), "at once, whatever L2 has");
+        eventually("it is told", async || b.get("k").await.is_none()).await;
+    });
+    assert_eq!(a.stats().writes_deferred, 1);
+}
+
+/// There is nobody to tell, then or later.
+#[test]
+fn a_clear_without_l2_whose_runtime_ends() {
+    let cache: Texts = Cache::builder("test:alone").build().unwrap();
+    let insert = cache.insert("k", "v".to_owned());
+    runtime().block_on(insert).unwrap();
+    let cleared = runtime().block_on(async { cache.clear().now_or_never() });
+    assert!(cleared.is_none());
+    runtime().block_on(async {
+        assert!(cache.get("k").await.is_none());
+        Source::new("new").through(&cache, "k").await.unwrap();
+        assert!(cache.get_local("k").is_some());
+    });
+}
+
+/// What carries the writes ends with its runtime: what it had not told is deferred, and later writes have
+/// another.
+#[test]
+fn a_runtime_that_ends_amid_writes_harms_no_later_one() {
+    let fleet = Fleet::memory();
+    let ((a, wire), (b, _)) = (fleet.build(|b| b), fleet.build(|b| b));
+    for polls in 0..10 {
+        let keys = numbered(200);
+        runtime()
+            .block_on(b.insert_many(pairs(&keys, "old")))
+            .unwrap();
+        runtime().block_on(async {
+            a.ready().await;
+            let gate = wire.close(
+                Step::Invalidate,
+                if polls % 2 == 0 {
+                    Way::Request
+                } else {
+                    Way::Reply
+                },
+            );
+            let mut call = Box::pin(a.invalidate_many(&keys));
+            for _ in 0..polls {
+                assert!(poll!(&mut call).is_pending());
+                tokio::task::yield_now().await;
+            }
+            if polls == 0 {
+                assert!(poll!(&mut call).is_pending());
+            }
+            drop(gate);
+        });
+        wire.close(Step::Invalidate, Way::Request).open();
+        wire.close(Step::Invalidate, Way::Reply).open();
+        runtime().block_on(async {
+            // The last proof ends, and who listens begins anew.
+            fleet.advance(Duration::from_secs(3));
+            eventually("all are gone", async || {
+                a.ready().await;
+                let found = join_all(keys.iter().map(|key| value(&b, key))).await;
+                found.iter().all(Option::is_none)
+            })
+            .await;
+            timeout(LIMIT, a.insert_many(pairs(&keys, "new")))
+                .await
+                .unwrap()
+                .unwrap();
+        });
+    }
+}
+
+/// What others are being told is not forgotten with what was left to it.
+#[test]
+fn a_runtime_that_ends_changes_no_order() {
+    let (cache, wire) = Fleet::memory().build(|builder| builder);
+    let gate = wire.close(Step::Insert, Way::Request);
+    let (ends, stays) = (runtime(), runtime());
+    stays.block_on(async {
+        let inserting = tokio::spawn({
+            let cache = cache.clone();
+            async move { cache.insert("k", "old".to_owned()).await }
+        });
+        gate.arrived(1).await;
+        let other = cache.insert("other", "v".to_owned());
+        std::thread::scope(|scope| {
+            // What is to carry it gets no turn there.
+            scope.spawn(|| assert!(ends.block_on(async { other.now_or_never() }).is_none()));
+        });
+        ends.shutdown_background();
+        let mut invalidation = Box::pin(cache.invalidate("k"));
+        assert!(poll!(&mut invalidation).is_pending());
+        cache.invalidate("another").await.unwrap();
+        assert!(poll!(&mut invalidation).is_pending(), "that of k waits");
+        gate.open();
+        invalidation.await.unwrap();
+        inserting.await.unwrap().unwrap();
+        assert!(cache.get("k").await.is_none());
+    });
+}
+
+#[test]
+fn a_write_on_a_runtime_that_stands_still_is_not_waited_for() {
+    let few = Duration::from_millis(10);
+    let (cache, _) = Fleet::memory().build(|builder| builder.l2_timeout(few));
+    let (still, driven) = (runtime(), runtime());
+    let insert = |key| cache.insert(key, "v".to_owned());
+    assert!(
+        still
+            .block_on(async { insert("a").now_or_never() })
+            .is_none()
+    );
+    driven.block_on(async {
+        let error = insert("b").await.unwrap_err();
+        assert!(error.is_deferred());
+        insert("c").await.unwrap();
+        // When it ends at last it takes nothing along.
+        let mut inserting = Box::pin(insert("d"));
+        assert!(poll!(&mut inserting).is_pending());
+        still.shutdown_background();
+        inserting.await.unwrap();
+    });
+}
+
+/// As much as there is room for waits on a runtime that stands still; or more.
+#[test]
+fn a_runtime_that_stands_still_keeps_no_room() {
+    let few = Duration::from_millis(50);
+    for many in [16 * 1024, 20_000] {
+        let set = |builder: Set| builder.l2_timeout(few).max_deferred(100_000);
+        let (cache, _) = Fleet::memory().build(set);
+        let (still, driven) = (runtime(), runtime());
+        let keys = numbered(many);
+        let all = cache.insert_many(pairs(&keys, "v"));
+        assert!(still.block_on(async { all.now_or_never() }).is_none());
+        driven.block_on(async {
+            let error = cache.insert("a", "v".to_owned()).await.unwrap_err();
+            assert!(error.is_deferred());
+            cache.insert("b", "v".to_owned()).await.unwrap();
+        });
+    }
+}
+/// The same for who shares a read that runs there.
+#[test]
+fn a_read_on_a_runtime_that_ends_or_stands_still_holds_up_nobody_for_good() {
+    let fleet = Fleet::memory();
+    for ends in [true, false] {
+        let (mut there, here) = (Some(runtime()), runtime());
+        let (a, _) = fleet.build(without_beats);
+        here.block_on(a.insert("k", "v".to_owned())).unwrap();
+        // In another instance, L1 has nothing.
+        let (b, wire) = fleet.build(|b| without_beats(b).l2_timeout(Duration::from_millis(50)));
+        here.block_on(b.ready());
+        let held = wire.close(Step::Get, Way::Reply);
+        let mut alone = Box::pin(b.get("k"));
+        assert!(here.block_on(async { poll!(&mut alone) }).is_pending());
+        let mut shared = Box::pin(b.get("k"));
+        let polled = (there.as_ref()).map(|there| there.block_on(async { poll!(&mut shared) }));
+        assert!(polled.is_some_and(|polled| polled.is_pending()));
+        if ends {
+            there = None;
+        }
+        held.open();
+        let found = here.block_on(async { timeout(LIMIT, b.get("k")).await });
+        assert!(found.unwrap().is_some(), "{ends}");
+        drop((alone, shared, there));
+    }
+}
+
+/// What the end of a runtime cuts off there is not remembered, as nobody would ever be told.
+#[test]
+fn without_l2_a_runtime_that_ends_leaves_the_key_usable() {
+    let cache: Texts = Cache::builder("test:text").build().unwrap();
+    runtime().block_on(async { assert!(cache.invalidate("k").now_or_never().is_none()) });
+    runtime().block_on(async {
+        let load = || async { Ok::<_, std::io::Error>("v".to_owned()) };
+        cache.get_or_load("k", load).await.unwrap();
+        assert!(cache.get_local("k").is_some());
+    });
+}
