@@ -6,186 +6,33 @@
 //! Writes of one key reach L2 in the order in which they were called, whether or not anybody waited for them: what
 //! comes while one of its key is being told waits for its end.
 
+mod change;
+mod errand;
+
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::mem::{replace, take};
-use std::slice;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use tokio::task::yield_now;
-use tokio::time::timeout;
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+pub(super) use self::change::{Answer, Change, Write};
+use self::errand::Errand;
 use super::Core;
-use super::outbox::Deferral;
 use crate::clock::{Tick, nanos};
-use crate::error::WriteError;
 use crate::key::Key;
-use crate::l1::{Begun, Hasher, NEVER, hasher};
-use crate::l2::{Kind, L2Error, Sealed, Told};
+use crate::l1::{Hasher, NEVER, hasher};
 use crate::lock::lock;
-use crate::wire::envelope::Head;
 
 /// Batches that are told at a time: while L2 is busy with one, the next gather.
 const TURNS: usize = 2;
-/// Who has waited for a turn for so long goes without: L2 is far away, or does not answer.
-const FAR: Duration = Duration::from_millis(2);
-/// What a batch may weigh, see [`weight`].
+/// What a batch may weigh; see [`change`].
 const BATCH: u32 = 256;
 /// What all writes that wait or are being told may weigh together. Who comes then waits to get in.
 const ROOM: u32 = 16 * 1024;
-
-/// How a write ended; an invalidation says which message tells of it.
-pub(super) type Answer = Result<Option<Told>, WriteError>;
-
-/// What happens to a key.
-pub(super) enum Change<V> {
-    Insert {
-        op: Begun<V>,
-        /// Until L2 has it.
-        value: Option<V>,
-        head: Head,
-        sealed: Sealed,
-    },
-    Remove {
-        kind: Kind,
-        hold: Duration,
-    },
-}
-
-impl<V> Change<V> {
-    /// What one step of L2 has in common: the kind of the message, and the hold.
-    pub(super) fn sort(&self) -> (Kind, Duration) {
-        match self {
-            Self::Insert { .. } => (Kind::Insert, Duration::ZERO),
-            Self::Remove { kind, hold } => (*kind, *hold),
-        }
-    }
-}
-
-/// A change of one key on its way to L2. Dropped before it has got there, as when its runtime ends, it is
-/// deferred.
-pub(super) struct Write<V: Send + Sync + 'static> {
-    core: Arc<Core<V>>,
-    pub(super) key: Key,
-    pub(super) change: Change<V>,
-    /// Its place among what is deferred.
-    pub(super) begun: u64,
-    /// When it has waited for too long.
-    pub(super) by: Tick,
-    /// Until when, in the lane's time, it may land: since it was sent.
-    pub(super) settles_after: u64,
-    weight: u32,
-    /// Whether it is the last of those that came together.
-    is_last: bool,
-    /// If others of its key wait for its end: the number of the first that they wait for.
-    taken_with: Option<u64>,
-    /// What it takes of the queue's room, from when it is let in.
-    room: Option<OwnedSemaphorePermit>,
-    under_way: Option<TaskTrackerToken>,
-    answer: Option<oneshot::Sender<Answer>>,
-}
-
-/// A KiB of what is stored counts as much as 64 bytes of the key, which everyone is told and the log keeps.
-fn weight<V>(key: &str, change: &Change<V>) -> u32 {
-    let stored = match change {
-        Change::Insert { sealed, .. } => sealed.body.len() / 1024,
-        Change::Remove { .. } => 0,
-    };
-    let weight = 1 + stored + key.len() / 64;
-    u32::try_from(weight).map_or(ROOM, |weight| weight.min(ROOM))
-}
-
-impl<V: Send + Sync + 'static> Write<V> {
-    pub(super) fn new(
-        core: &Arc<Core<V>>,
-        key: Key,
-        begun: u64,
-        change: Change<V>,
-    ) -> (Self, oneshot::Receiver<Answer>) {
-        let (answer, answered) = oneshot::channel();
-        let write = Self {
-            core: Arc::clone(core),
-            weight: weight(&key, &change),
-            key,
-            change,
-            begun,
-            by: core.write_limit(),
-            settles_after: 0,
-            is_last: false,
-            taken_with: None,
-            room: None,
-            under_way: None,
-            answer: Some(answer),
-        };
-        (write, answered)
-    }
-
-    fn is_insert(&self) -> bool {
-        matches!(self.change, Change::Insert { .. })
-    }
-
-    /// Whether it must not be told any more. To remove something late does no harm.
-    fn is_late(&self, now: Tick) -> bool {
-        self.by < now && self.is_insert()
-    }
-
-    /// Ends it: L2 has been told.
-    pub(super) fn done(mut self, told: Option<Told>) {
-        self.end(Ok(told));
-    }
-
-    /// Ends it: L2 has to be told again.
-    pub(super) fn defer(mut self, error: &L2Error) {
-        self.deferred(error);
-    }
-
-    fn deferred(&mut self, error: &L2Error) {
-        let (_, hold) = self.change.sort();
-        let deferral = Deferral {
-            settles_after: self.settles_after,
-            hold,
-        };
-        let error = self.core.defer(&self.key, error, deferral);
-        self.end(Err(error));
-    }
-
-    /// Lets those be told that wait for the end of these.
-    pub(super) fn let_follow(writes: &mut [Self]) {
-        let Some(core) = writes.first().map(|write| Arc::clone(&write.core)) else {
-            return;
-        };
-        let mut state = lock(&core.queue.state);
-        for write in writes {
-            if let Some(first) = write.taken_with.take() {
-                state.end(write.key.clone(), first);
-            }
-        }
-        core.see_to(state);
-    }
-
-    fn end(&mut self, answer: Answer) {
-        if self.taken_with.is_some() {
-            Self::let_follow(slice::from_mut(self));
-        }
-        if let Some(asked) = self.answer.take() {
-            // Whoever asked may be gone.
-            let _ = asked.send(answer);
-        }
-    }
-}
-
-impl<V: Send + Sync + 'static> Drop for Write<V> {
-    fn drop(&mut self) {
-        if self.answer.is_some() {
-            self.deferred(&L2Error::closed());
-        }
-    }
-}
 
 /// The writes of an instance that wait to be told.
 pub(super) struct Queue<V: Send + Sync + 'static> {
@@ -299,24 +146,11 @@ impl<V: Send + Sync + 'static> Core<V> {
         }
         state.outside.extend(writes);
         if state.squeezing.is_none() {
-            let errand = self.errand(&mut state);
+            let errand = Errand::new(self, &mut state);
             state.squeezing = Some(errand.number);
             drop(state);
             tokio::spawn(errand.squeeze_in());
         }
-    }
-
-    /// Those that may still be told.
-    fn in_time(&self, mut batch: Vec<Write<V>>) -> Vec<Write<V>> {
-        let now = self.now();
-        for late in batch.extract_if(.., |write| write.is_late(now)) {
-            self.late(late);
-        }
-        batch
-    }
-
-    fn late(&self, write: Write<V>) {
-        write.defer(&L2Error::timed_out(self.options.l2_timeout));
     }
 
     /// Sends for a carrier, if something waits and nobody is going to take it.
@@ -324,20 +158,12 @@ impl<V: Send + Sync + 'static> Core<V> {
         if state.waiting.is_empty() || state.gathering.is_some() {
             return;
         }
-        let errand = self.errand(&mut state);
+        let errand = Errand::new(self, &mut state);
         state.gathering = Some(errand.number);
         drop(state);
         // Where it has ended, and a write with it, that is the end of the errand.
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(errand.carry());
-        }
-    }
-
-    fn errand(self: &Arc<Self>, state: &mut State<V>) -> Errand<V> {
-        state.errands += 1;
-        Errand {
-            core: Arc::clone(self),
-            number: state.errands,
         }
     }
 }
@@ -408,91 +234,13 @@ impl<V: Send + Sync + 'static> Taken<V> {
     }
 }
 
-/// What a task is to do for those that wait. Should it be dropped before, its runtime ends, and what waits is deferred.
-struct Errand<V: Send + Sync + 'static> {
-    core: Arc<Core<V>>,
-    number: u64,
-}
-
-impl<V: Send + Sync + 'static> Errand<V> {
-    /// Lets writes in as others leave. If none does for long, whoever was to take what waits does not.
-    async fn squeeze_in(self) {
-        let core = &self.core;
-        while let Some(mut write) = self.next() {
-            let until = core.write_limit();
-            let patience = Duration::from_nanos(until.saturating_sub(core.now()));
-            let room = Arc::clone(&core.queue.room).acquire_many_owned(write.weight);
-            let room = timeout(patience, room).await;
-            if let Ok(Ok(room)) = room
-                // Its runtime may not have been driven for long.
-                && core.now() <= until
-            {
-                write.room = Some(room);
-                write.by = core.write_limit();
-                let mut state = lock(&core.queue.state);
-                state.waiting.push_back(write);
-                core.see_to(state);
-            } else {
-                let left = core.queue.give_up(None);
-                [write]
-                    .into_iter()
-                    .chain(left)
-                    .for_each(|write| core.late(write));
-            }
-        }
-    }
-
-    fn next(&self) -> Option<Write<V>> {
-        let mut state = lock(&self.core.queue.state);
-        if state.squeezing != Some(self.number) {
-            return None;
-        }
-        let next = state.outside.pop_front();
-        if next.is_none() {
-            state.squeezing = None;
-        }
-        next
-    }
-
-    /// Takes what waits to L2.
-    async fn carry(self) {
-        let core = &self.core;
-        let alone = core.queue.turns.available_permits() == TURNS;
-        let _turn = timeout(FAR, core.queue.turns.acquire()).await;
-        if !alone {
-            // Whoever is about to write does so now. To wait by the clock would only make all of them late.
-            yield_now().await;
-        }
-        let batch = self.take();
-        core.tell(core.in_time(batch)).await;
-    }
-
-    fn take(&self) -> Vec<Write<V>> {
-        let core = &self.core;
-        let mut state = lock(&core.queue.state);
-        state.gathering.take_if(|number| *number == self.number);
-        let batch = state.take(ROOM as usize - core.queue.room.available_permits());
-        core.see_to(state);
-        batch
-    }
-}
-
-impl<V: Send + Sync + 'static> Drop for Errand<V> {
-    fn drop(&mut self) {
-        let number = Some(self.number);
-        let state = lock(&self.core.queue.state);
-        let is_due = [state.gathering, state.squeezing].contains(&number);
-        drop(state);
-        if is_due {
-            drop(self.core.queue.give_up(None));
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::Cache;
+    use crate::l2::Kind;
 
     #[test]
     fn a_turn_takes_its_share_of_a_crowd() {
