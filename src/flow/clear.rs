@@ -10,6 +10,7 @@ use tracing::{Instrument, Span};
 use super::Core;
 use super::write::PATIENCE;
 use crate::error::WriteError;
+use crate::l2::{L2Error, Stamp};
 use crate::wire::message::{self, Kind};
 
 /// A clear under way. Dropped before L2 has been told, as when its runtime ends, it is deferred.
@@ -37,6 +38,13 @@ impl<V: Send + Sync + 'static> Core<V> {
             .await
             .unwrap_or_else(|_| Err(WriteError::stopped()))
     }
+
+    pub(super) async fn tell_clear(&self) -> Result<Stamp, L2Error> {
+        let tail = message::tail(Kind::Clear, self.origin, &[]);
+        let stamp = self.heard(self.lane.clear(&tail).await)?;
+        self.counters.invalidations_sent.bump();
+        Ok(stamp)
+    }
 }
 
 impl<V: Send + Sync + 'static> Clear<V> {
@@ -48,15 +56,9 @@ impl<V: Send + Sync + 'static> Clear<V> {
             // Otherwise they are with somebody whose runtime is not driven.
             left = self.earlier.len();
         }
-        let tail = message::tail(Kind::Clear, core.origin, &[]);
-        match core.heard(core.lane.clear(&tail).await) {
-            Ok(_) => {
-                self.is_told = true;
-                core.counters.invalidations_sent.bump();
-                Ok(())
-            }
-            Err(error) => Err(WriteError::deferred(error)),
-        }
+        core.tell_clear().await.map_err(WriteError::deferred)?;
+        self.is_told = true;
+        Ok(())
     }
 }
 

@@ -270,9 +270,7 @@ impl<V: Send + Sync + 'static> Core<V> {
                     write.done(told);
                 }
             }
-            Err(error) if error.is_refused() && group.writes.len() > 1 => {
-                return group.writes;
-            }
+            Err(error) if error.is_refused() && group.writes.len() > 1 => return group.writes,
             Err(error) => {
                 for write in group.writes {
                     write.defer(&error);
@@ -360,9 +358,7 @@ impl<V: Send + Sync + 'static> Core<V> {
     async fn deliver(&self, delivery: &Delivery) -> Result<u64, L2Error> {
         let stamp = match delivery {
             Delivery::All(_) => {
-                let tail = message::tail(Kind::Clear, self.origin, &[]);
-                let stamp = self.heard(self.lane.clear(&tail).await)?;
-                self.counters.invalidations_sent.bump();
+                let stamp = self.tell_clear().await?;
                 self.liveness.doubt();
                 stamp
             }

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use futures::{FutureExt, poll};
-use larder::{Cache, MemoryL2};
+use larder::Cache;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{pause, timeout};
 
 use crate::company::{numbered, pairs, value};
 use crate::fleet::{Fleet, Set, Source, Texts, without_beats};
 use crate::support::eventually::eventually;
-use crate::support::network::{Network, Step, Way};
+use crate::support::network::{Step, Way};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -23,11 +23,7 @@ fn runtime() -> Runtime {
 /// A cache can outlive the runtime that it began on: it listens again on the next one.
 #[test]
 fn a_cache_moves_from_runtime_to_runtime() {
-    let network = Network::new(MemoryL2::new());
-    let cache: Texts = Cache::builder("test:runtime")
-        .l2(network.clone())
-        .build()
-        .unwrap();
+    let (cache, _) = Fleet::memory().build(|builder| builder);
     for round in 0..3 {
         runtime().block_on(async {
             // The last proof may still hold; then L1 is used, and the listener begins when it lapses.
