@@ -39,7 +39,7 @@ pub enum Rule {
     /// 13: a store that has restarted goes on with its epoch.
     NewLife,
     /// 14: a write that could not be told is an error, and forgotten.
-    Outbox,
+    Deferred,
     /// 14: an insert that comes late is stored all the same.
     Deadline,
     /// 15: a hold ends no later than the call.
@@ -82,7 +82,7 @@ mod switch {
             Self::Epochs,
             Self::OwnTask,
             Self::NewLife,
-            Self::Outbox,
+            Self::Deferred,
             Self::Deadline,
             Self::HoldOff,
         ];

@@ -12,10 +12,10 @@ use serde::de::DeserializeOwned;
 use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::codec::{Bincode, Codec};
+use crate::engine::{Core, Parts};
 use crate::error::BuildError;
-use crate::flow::{Core, Parts};
-use crate::l1::{Liveness, Weigher};
-use crate::l2::{L2, L2Error, NoLane, RedisL2};
+use crate::l1::{Freshness, Weigher};
+use crate::l2::{L2, L2Error, LocalLane, RedisL2};
 use crate::options::{Mode, Options};
 use crate::wire::codec::ValueCodec;
 use crate::wire::envelope;
@@ -238,7 +238,7 @@ where
             keys: _,
         } = self;
         options.check()?;
-        let liveness = Arc::new(Liveness::new(options.clock.clone()));
+        let liveness = Arc::new(Freshness::new(options.clock.clone()));
         let lane = match l2? {
             Some(l2) => {
                 let met = Arc::clone(&liveness);
@@ -249,8 +249,8 @@ where
                 )
             }
             None => {
-                liveness.alone(NoLane::EPOCH);
-                Box::new(NoLane::new(options.clock.clone()))
+                liveness.alone(LocalLane::EPOCH);
+                Box::new(LocalLane::new(options.clock.clone()))
             }
         };
         let type_tag = envelope::type_tag(type_tag.as_deref().unwrap_or(type_name::<V>()));

@@ -13,9 +13,9 @@ use serde::de::DeserializeOwned;
 
 use crate::builder::Builder;
 use crate::clock::Tick;
+use crate::engine::{Core, Loader};
 use crate::entry::Entry;
 use crate::error::{LoadError, WriteError};
-use crate::flow::{Core, Loader};
 use crate::key::{CacheKey, Key, KeyTooLong, KeyWriter};
 use crate::stats::{Health, Stats};
 

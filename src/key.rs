@@ -3,8 +3,9 @@
 //! Nothing here allocates: the text is written into a buffer on the stack, and
 //! a key that does not fit is refused.
 
-use std::borrow::Cow;
+use std::borrow::{Borrow, Cow};
 use std::fmt::{self, Write as _};
+use std::ops::Deref;
 use std::sync::Arc;
 
 use arrayvec::ArrayString;
@@ -13,9 +14,43 @@ use ecow::EcoString;
 /// The longest text a key may write, in bytes.
 pub const MAX_KEY_BYTES: usize = 1024;
 
-/// A written key, as everything behind the public face knows it. As big as an `Arc<str>`, but one of up to 15 bytes
-/// takes no memory of its own, and nobody counts who has it.
-pub(crate) type Key = EcoString;
+/// The text of a key, as everything behind [`Cache`](crate::Cache) knows it: cheap to clone.
+// As big as an `Arc<str>`, but a text of up to 15 bytes is held in place: it takes no memory of its own, and no
+// reference count that threads would share.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(EcoString);
+
+impl From<&str> for Key {
+    fn from(text: &str) -> Self {
+        Self(text.into())
+    }
+}
+
+impl Deref for Key {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Borrow<str> for Key {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl PartialEq<&str> for Key {
+    fn eq(&self, other: &&str) -> bool {
+        **self == **other
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 /// A key that can write itself as the text of a Redis key.
 ///

@@ -108,7 +108,7 @@ counters! {
     replays,
     /// Writes that could not be told to L2 at once.
     writes_deferred,
-    /// Requests that L2 did not answer, or refused.
+    /// ReadRequests that L2 did not answer, or refused.
     l2_errors,
     /// Stored values that could not be read: damaged, or of another format, codec or type.
     decode_errors,

@@ -1,34 +1,34 @@
 //! The first level: what this process holds, and when it may be served and stored.
 //!
 //! moka bounds the size, and what is hit often lies in front of it as well, also when it was changed and read again.
-//! Whether an entry may be served is decided here, from the entry and from [`Liveness`]; whether one may be stored, by
-//! [`Flights`].
+//! Whether an entry may be served is decided here, from the entry and from [`Freshness`]; whether one may be stored, by
+//! [`InFlight`].
 //!
 //! Architecture invariant: nothing in here does I/O or waits.
 
-mod awaited;
 mod bounded;
 mod cell;
-mod entries;
-mod flights;
-mod front;
+mod freshness;
 mod hasher;
-mod liveness;
+mod hot_table;
+mod in_flight;
+mod lease_waiters;
 mod slot;
+mod store;
 mod sync;
 
-pub(crate) use self::awaited::Awaited;
-pub(crate) use self::flights::{
-    Begun, Flights, Joinable, Joined, LoadOutcome, Op, ReadOutcome, Reading,
-};
+pub(crate) use self::freshness::Freshness;
 pub(crate) use self::hasher::{Hasher, hasher};
-pub(crate) use self::liveness::Liveness;
+pub(crate) use self::in_flight::{
+    Begun, InFlight, Joinable, Joined, LoadOutcome, Op, ReadOutcome, Reading,
+};
+pub(crate) use self::lease_waiters::LeaseWaiter;
 pub(crate) use self::slot::{Fresh, NEVER, Slot, UNSTORED};
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::entries::Entries;
+use self::store::Entries;
 use crate::clock::Tick;
 
 /// What an entry weighs.
@@ -38,16 +38,16 @@ pub(crate) type Weigher<V> = Arc<dyn Fn(&str, &V) -> u32 + Send + Sync>;
 pub(crate) struct L1<V> {
     /// None where there is no room: moka would take each entry in, only to put it out again.
     entries: Option<Entries<V>>,
-    flights: Arc<Flights<V>>,
-    liveness: Arc<Liveness>,
+    flights: Arc<InFlight<V>>,
+    liveness: Arc<Freshness>,
 }
 
 impl<V: Send + Sync + 'static> L1<V> {
     pub(crate) fn new(
         capacity: u64,
         weigher: Option<Weigher<V>>,
-        flights: &Arc<Flights<V>>,
-        liveness: &Arc<Liveness>,
+        flights: &Arc<InFlight<V>>,
+        liveness: &Arc<Freshness>,
     ) -> Self {
         Self {
             entries: (capacity > 0).then(|| Entries::new(capacity, weigher)),

@@ -5,26 +5,26 @@
 //!
 //! Architecture invariant: an L2 stores, orders and tells. It knows nothing of L1, flights or loaders.
 
-mod error;
 mod expiring;
+mod local;
 mod memory;
-mod none;
 mod redis;
 
 use std::fmt;
 use std::time::Duration;
 
 pub use bytes::Bytes;
-pub use ecow::EcoString;
 use futures::Stream;
 use futures::future::BoxFuture;
 
-use crate::pauses::pauses;
+use crate::retry_delays::pauses;
 
-pub use self::error::L2Error;
+pub(crate) use self::local::LocalLane;
 pub use self::memory::{MemoryL2, MemorySnapshot};
-pub(crate) use self::none::NoLane;
 pub use self::redis::RedisL2;
+pub use crate::error::L2Error;
+pub use crate::key::Key;
+pub use crate::vocabulary::{LaneClock, Want};
 pub use crate::wire::envelope::Stamp;
 pub use crate::wire::message::{Kind, Message};
 
@@ -32,7 +32,7 @@ pub use crate::wire::message::{Kind, Message};
 pub type Reply<'a, T> = BoxFuture<'a, Result<T, L2Error>>;
 
 /// What is stored under a key, unchecked, or why nobody knows.
-pub type Answer = Result<Option<Bytes>, L2Error>;
+pub type ReadResult = Result<Option<Bytes>, L2Error>;
 
 /// A store that all instances of a service share.
 ///
@@ -53,26 +53,26 @@ pub type OnConnect = Box<dyn Fn(&LaneClock) + Send + Sync>;
 /// One cache's part of a store: the keys that share a clock.
 ///
 /// `rnd` stands for a fresh random number below 2⁵²; it becomes the lane's epoch if the step finds
-/// that the lane has none. `tail` is the sender's part of the message to publish.
+/// that the lane has none. `payload` is the sender's part of the message to publish.
 pub trait Lane: Send + Sync + fmt::Debug {
     /// Reads what is stored under a key, unchecked.
     fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Bytes>>;
 
     /// Reads what is stored under some keys, as few requests as are good for it. Each key has an answer of
     /// its own, in their order.
-    fn get_many<'a>(&'a self, keys: &'a [&'a str]) -> BoxFuture<'a, Vec<Answer>>;
+    fn get_many<'a>(&'a self, keys: &'a [&'a str]) -> BoxFuture<'a, Vec<ReadResult>>;
 
     /// Asks for the right to fill a key, unless the store has a usable value.
     ///
     /// Once somebody was told to wait, unless it is for a refresh, all who listen are told when that lease is
-    /// used or given back, see [`Heard::LeaseEnded`].
-    fn lead<'a>(&'a self, key: &'a str, ask: Ask) -> Reply<'a, Lead>;
+    /// used or given back, see [`Event::LeaseEnded`].
+    fn acquire_lease<'a>(&'a self, key: &'a str, ask: LeaseRequest) -> Reply<'a, LeaseReply>;
 
     /// Stores a loaded value, if the lease is still ours.
-    fn fill<'a>(&'a self, key: &'a str, lease: Lease, value: &'a Sealed) -> Reply<'a, Fill>;
+    fn fill<'a>(&'a self, key: &'a str, lease: Lease, value: &'a EncodedValue) -> Reply<'a, Fill>;
 
     /// Keeps a lease for another `ttl`, or gives it back if that is zero. `false` if it was not ours.
-    fn renew<'a>(&'a self, key: &'a str, token: u64, ttl: Duration) -> Reply<'a, bool>;
+    fn renew_lease<'a>(&'a self, key: &'a str, token: u64, ttl: Duration) -> Reply<'a, bool>;
 
     /// Stores values whatever was there, ends all leases on the keys, and tells everyone. All get one
     /// version, so no key may be there twice.
@@ -81,22 +81,22 @@ pub trait Lane: Send + Sync + fmt::Debug {
     /// copy of the request may be on its way that is not refused: it could undo a later invalidation.
     fn insert<'a>(
         &'a self,
-        values: &'a [(&'a str, &'a Sealed)],
-        tail: &'a [u8],
+        values: &'a [(&'a str, &'a EncodedValue)],
+        payload: &'a [u8],
         deadline: Option<u64>,
     ) -> Reply<'a, Stamp>;
 
     /// Removes values and leases of keys, and tells everyone. For as long as `hold`, no load of them may be
-    /// stored; a hold that lasts longer is not cut short. The `tail` says whether this is awaited.
+    /// stored; a hold that lasts longer is not cut short. The `payload` says whether this is awaited.
     fn invalidate<'a>(
         &'a self,
         keys: &'a [&'a str],
-        tail: &'a [u8],
+        payload: &'a [u8],
         hold: Duration,
-    ) -> Reply<'a, Told>;
+    ) -> Reply<'a, WriteAck>;
 
     /// Starts a new epoch, so that every stored value is a miss, and tells everyone.
-    fn clear<'a>(&'a self, tail: &'a [u8]) -> Reply<'a, Stamp>;
+    fn clear<'a>(&'a self, payload: &'a [u8]) -> Reply<'a, Stamp>;
 
     /// The last messages, from number `first` on, as far as the lane still has them and as many as it
     /// gives at a time.
@@ -111,23 +111,23 @@ pub trait Lane: Send + Sync + fmt::Debug {
     /// Subscribes to the lane's messages, and only then reads its clock.
     ///
     /// Before that, it makes this instance a member that has applied nothing: only a beat says how far it is.
-    fn listen(&self, me: Me) -> Reply<'_, (LaneClock, Box<dyn Listener>)>;
+    fn subscribe(&self, me: MemberInfo) -> Reply<'_, (LaneClock, Box<dyn Subscription>)>;
 }
 
 /// What a lane tells, in the order in which it happened.
 ///
 /// It may drop messages rather than keep them without bound: a hole in their numbers tells.
-pub trait Listener: Stream<Item = Result<Heard, L2Error>> + Send + Unpin {
-    /// Asks for a [`Heard::Beat`]. It comes after all messages that the lane published before it.
+pub trait Subscription: Stream<Item = Result<Event, L2Error>> + Send + Unpin {
+    /// Asks for a [`Event::Heartbeat`]. It comes after all messages that the lane published before it.
     ///
     /// On the way it tells the lane that this instance has applied all messages up to `applied`. The lane
     /// answers with an error if it does not know this instance as a member.
-    fn beat(&mut self, applied: Applied);
+    fn heartbeat(&mut self, applied: Applied);
 }
 
 /// How an instance introduces itself to a lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Me {
+pub struct MemberInfo {
     /// Random, and its own.
     pub id: u64,
     /// How long it may use what it holds without having asked.
@@ -152,7 +152,7 @@ impl Applied {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member {
     /// Who it is.
-    pub me: Me,
+    pub info: MemberInfo,
     /// What it last said that it has applied.
     pub applied: Applied,
 }
@@ -170,44 +170,33 @@ pub struct Members {
 /// half of that its beats fail, so that who is forgotten has stopped to use its L1 long ago.
 pub(crate) const FORGOTTEN_AFTER: u32 = 10;
 
-/// One thing that a [`Listener`] hears.
+/// One thing that a [`Subscription`] hears.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Heard {
+pub enum Event {
     /// Something changed.
     Message(Message),
     /// The lease on a key has ended, for which somebody waits: it is worth to ask for it again. This may be lost.
-    LeaseEnded(EcoString),
-    /// The answer to [`Listener::beat`].
-    Beat(LaneClock),
+    LeaseEnded(Key),
+    /// The answer to [`Subscription::beat`].
+    Heartbeat(LaneClock),
 }
 
 /// A change that a lane has accepted, and told everyone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Told {
+pub struct WriteAck {
     /// Which version it was given, and when.
     pub stamp: Stamp,
     /// The number of its message.
     pub seq: u64,
     /// If it is awaited: the longest `max_staleness` of all members.
-    pub patience: Duration,
+    pub longest_staleness: Duration,
     /// If it is awaited: how long ago the lane has lost what it knew of its members, at most.
-    pub age: Duration,
+    pub members_age: Duration,
 }
 
-/// A lane's clock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LaneClock {
-    /// The life of the lane.
-    pub epoch: u64,
-    /// The number of the last message.
-    pub seq: u64,
-    /// Milliseconds of the store's own time.
-    pub now: u64,
-}
-
-/// What a [`Lane::lead`] asks for.
+/// What a [`Lane::acquire_lease`] asks for.
 #[derive(Clone, Copy, Debug)]
-pub struct Ask {
+pub struct LeaseRequest {
     /// Names the lease, if it is granted: random, never zero.
     pub token: u64,
     /// How long the lease lasts unless renewed; zero asks for a usable value only.
@@ -216,9 +205,9 @@ pub struct Ask {
     pub want: Want,
 }
 
-impl Ask {
+impl LeaseRequest {
     /// Asks for a usable value only, and leaves no lease.
-    pub(crate) const fn without_lease(want: Want) -> Self {
+    pub(crate) const fn read_only(want: Want) -> Self {
         Self {
             token: 0,
             ttl: Duration::ZERO,
@@ -227,20 +216,9 @@ impl Ask {
     }
 }
 
-/// Which stored values a [`Lane::lead`] is content with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Want {
-    /// Any usable one.
-    Any,
-    /// A usable one of another version: this one is about to be refreshed.
-    NewerThan(u64),
-    /// None: what is stored cannot be read.
-    Nothing,
-}
-
-/// The answer to a [`Lane::lead`].
+/// The answer to a [`Lane::acquire_lease`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Lead {
+pub enum LeaseReply {
     /// A usable value, of this epoch and not expired.
     Hit(Bytes),
     /// The lease is granted: load, then fill.
@@ -273,7 +251,7 @@ pub enum Fill {
 
 /// A value ready to be stored.
 #[derive(Clone, Debug)]
-pub struct Sealed {
+pub struct EncodedValue {
     /// All but the stamp.
     pub body: Vec<u8>,
     /// How long the store keeps it.

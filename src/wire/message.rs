@@ -7,7 +7,7 @@
 //! 36  number of keys u16, then for each: length u16, bytes
 //! ```
 //! All numbers are big-endian. L2 issues epoch, seq and ver; the sender knows the rest, so it sends
-//! [`tail`], from 27 on.
+//! [`payload`], from 27 on.
 
 use crate::key::Key;
 
@@ -50,7 +50,7 @@ pub enum Kind {
 }
 
 /// The sender's part of a message.
-pub(crate) fn tail(kind: Kind, origin: u64, keys: &[&str]) -> Vec<u8> {
+pub(crate) fn payload(kind: Kind, origin: u64, keys: &[&str]) -> Vec<u8> {
     let keys = keys.get(..keys.len().min(MAX_KEYS)).unwrap_or_default();
     let mut bytes = Vec::with_capacity(11 + keys.iter().map(|key| key.len() + 2).sum::<usize>());
     bytes.push(match kind {
@@ -72,9 +72,9 @@ fn length(n: usize) -> [u8; 2] {
     u16::try_from(n).unwrap_or(u16::MAX).to_be_bytes()
 }
 
-/// What a tail says.
-pub(crate) fn kind(tail: &[u8]) -> Option<Kind> {
-    match tail.first()? {
+/// What a payload says.
+pub(crate) fn kind(payload: &[u8]) -> Option<Kind> {
+    match payload.first()? {
         0 => Some(Kind::Invalidate),
         1 => Some(Kind::Insert),
         2 => Some(Kind::Clear),
@@ -157,7 +157,7 @@ mod tests {
         for number in [3_u64, 5, 8] {
             bytes.extend_from_slice(&number.to_be_bytes());
         }
-        bytes.extend(tail(Kind::Insert, 13, &["a", "", "ü"]));
+        bytes.extend(payload(Kind::Insert, 13, &["a", "", "ü"]));
         bytes
     }
 

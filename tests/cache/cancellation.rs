@@ -79,7 +79,7 @@ const MATRIX: [(Call, Scene); 17] = [
 /// Where requests of these calls can be held.
 const STEPS: [Step; 8] = [
     Step::Get,
-    Step::Lead,
+    Step::LeaseReply,
     Step::Fill,
     Step::Insert,
     Step::Invalidate,

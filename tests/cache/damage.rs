@@ -199,7 +199,10 @@ async fn what_cannot_be_read_is_replaced_once() {
     let loading = truth.behind(&gate).spawn(&a, "k");
     gate.arrived(1).await;
     let waiting = truth.spawn(&b, "k");
-    eventually("b has to wait", || async { wire.asked(Step::Lead) >= 1 }).await;
+    eventually("b has to wait", || async {
+        wire.asked(Step::LeaseReply) >= 1
+    })
+    .await;
     gate.open();
     loading.await.unwrap().unwrap();
     assert_eq!(*waiting.await.unwrap().unwrap(), "v");

@@ -31,7 +31,7 @@ async fn insert(cache: &Texts, keys: &[&str]) {
 }
 
 fn lose_all(wire: &Network, n: usize) {
-    for step in [Step::Get, Step::Lead] {
+    for step in [Step::Get, Step::LeaseReply] {
         wire.lose(step, Way::Request, n);
     }
 }
@@ -85,7 +85,10 @@ async fn without_proof_the_server_compares_epochs(fleet: Fleet) {
     wire.lose(Step::Listen, Way::Request, usize::MAX);
     let entries = b.get_many(["old", "new", "none"]).await;
     assert_eq!(texts(&entries), [None, Some("of new"), None]);
-    assert_eq!((wire.asked(Step::Get), wire.asked(Step::Lead)), (0, 3));
+    assert_eq!(
+        (wire.asked(Step::Get), wire.asked(Step::LeaseReply)),
+        (0, 3)
+    );
 }
 
 /// The replies are on their way when a message about one of them comes.

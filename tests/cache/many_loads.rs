@@ -112,7 +112,10 @@ async fn what_is_missing_is_loaded_by_one_call(fleet: Fleet) {
     let (l1, l2, loader) = (Some(Level::L1), Some(Level::L2), Some(Level::Loader));
     assert_eq!(levels(&found), [loader, l2, None, l1, loader, loader]);
     assert_eq!(table.calls(), [["k1", "none", "k2"]]);
-    assert_eq!((wire.asked(Step::Lead), wire.asked(Step::Fill)), (3, 2));
+    assert_eq!(
+        (wire.asked(Step::LeaseReply), wire.asked(Step::Fill)),
+        (3, 2)
+    );
     let stats = a.stats();
     assert_eq!((stats.loads, stats.load_failures), (1, 0));
 

@@ -27,7 +27,7 @@ fn available(builder: Set) -> Set {
 
 const REQUESTS: [Step; 7] = [
     Step::Get,
-    Step::Lead,
+    Step::LeaseReply,
     Step::Fill,
     Step::Insert,
     Step::Invalidate,
@@ -114,12 +114,12 @@ async fn an_available_l1_answers_when_l2_turns_out_not_to(fleet: Fleet) {
     wire.listeners(0).await;
     let truth = Source::new("new");
     for round in 0..2 {
-        for step in [Step::Get, Step::Lead] {
+        for step in [Step::Get, Step::LeaseReply] {
             wire.lose(step, Way::Request, 0);
         }
         assert!(a.get("absent").await.is_none() && a.health().is_l2_up());
         assert!(a.get_local("k").is_none(), "L2 can be asked");
-        for step in [Step::Get, Step::Lead] {
+        for step in [Step::Get, Step::LeaseReply] {
             wire.lose(step, Way::Request, 1);
         }
         if round == 0 {
@@ -223,7 +223,7 @@ async fn an_available_l1_answers_with_nothing_of_another_epoch() {
     cut_off(&a, &wire).await;
     b.clear().await.unwrap();
     wire.lose(Step::Get, Way::Request, 0);
-    wire.lose(Step::Lead, Way::Request, 0);
+    wire.lose(Step::LeaseReply, Way::Request, 0);
     assert_unproven(a.get_local("k"));
     // Its proof is void, so it does not read what lies there, but asks.
     fleet.restart();

@@ -238,7 +238,7 @@ async fn a_deaf_instance_joins_only_young_flights() {
     gate.arrived(2).await;
     fleet.advance(HOUR);
     let joins = truth.spawn(&b, "k");
-    let leads = wire.close(Step::Lead, Way::Reply);
+    let leads = wire.close(Step::LeaseReply, Way::Reply);
     leads.arrived(1).await;
     leads.open();
     for _ in 0..100 {
@@ -351,7 +351,7 @@ async fn a_refresh_is_not_started_twice() {
     let gate = Gate::new();
     truth.behind(&gate).through(&a, "k").await.unwrap();
     gate.arrived(1).await;
-    let leads = wire.asked(Step::Lead);
+    let leads = wire.asked(Step::LeaseReply);
     for _ in 0..3 {
         fleet.advance(10 * MS);
         let stale = truth.through(&a, "k").await.unwrap();
@@ -359,7 +359,7 @@ async fn a_refresh_is_not_started_twice() {
         assert!(truth.through(&a, "k").await.unwrap().meta().is_stale());
         tokio::task::yield_now().await;
     }
-    assert_eq!(wire.asked(Step::Lead), leads);
+    assert_eq!(wire.asked(Step::LeaseReply), leads);
     gate.open();
     eventually("it is refreshed", || async { a.stats().refreshes == 1 }).await;
     assert_eq!(truth.loads(), 2);
@@ -381,12 +381,12 @@ async fn a_load_under_way_is_refresh_enough() {
     fleet.advance(Duration::from_secs(2));
     truth.through(&b, "k").await.unwrap();
     fleet.advance(101 * MS);
-    let leads = wire.asked(Step::Lead);
+    let leads = wire.asked(Step::LeaseReply);
     for _ in 0..3 {
         assert!(truth.through(&a, "k").await.unwrap().meta().is_stale());
         tokio::task::yield_now().await;
     }
-    assert_eq!(wire.asked(Step::Lead), leads);
+    assert_eq!(wire.asked(Step::LeaseReply), leads);
     gate.open();
     slow.await.unwrap().unwrap();
 }
@@ -459,7 +459,10 @@ async fn a_fresh_hit_asks_for_no_lease() {
     a.insert("k", "v".to_owned()).await.unwrap();
     let truth = Source::new("w");
     assert_eq!(*truth.through(&b, "k").await.unwrap(), "v");
-    assert_eq!((wire.asked(Step::Get), wire.asked(Step::Lead)), (1, 0));
+    assert_eq!(
+        (wire.asked(Step::Get), wire.asked(Step::LeaseReply)),
+        (1, 0)
+    );
 
     let alone: Texts = Cache::builder("test:alone").build().unwrap();
     truth.through(&alone, "k").await.unwrap();
@@ -479,7 +482,10 @@ async fn what_another_instance_has_loaded_comes_to_l1() {
     let loading = truth.behind(&gate).spawn(&a, "k");
     gate.arrived(1).await;
     let waiting = truth.spawn(&b, "k");
-    eventually("b has to wait", || async { wire.asked(Step::Lead) >= 1 }).await;
+    eventually("b has to wait", || async {
+        wire.asked(Step::LeaseReply) >= 1
+    })
+    .await;
     gate.open();
     loading.await.unwrap().unwrap();
     assert_eq!(waiting.await.unwrap().unwrap().meta().source(), Level::L2);
@@ -525,10 +531,10 @@ async fn no_call_waits_for_a_silent_store_twice() {
     let fleet = Fleet::memory();
     let (a, wire) = fleet.build(without_beats);
     wire.close(Step::Listen, Way::Request);
-    wire.lose(Step::Lead, Way::Request, 1);
+    wire.lose(Step::LeaseReply, Way::Request, 1);
     let loaded = Source::new("v").through(&a, "k").await.unwrap();
     assert_eq!(loaded.meta().version(), None);
-    assert_eq!(wire.asked(Step::Lead), 0);
+    assert_eq!(wire.asked(Step::LeaseReply), 0);
     let loaded = Source::new("v").through(&a, "k").await.unwrap();
     assert!(loaded.meta().version().is_some());
 }
@@ -541,13 +547,19 @@ async fn what_cannot_be_read_is_not_asked_for_twice() {
     other.insert("k", "unreadable".to_owned()).await.unwrap();
     let (live, wire) = fleet.instance().await;
     Source::new("v").through(&live, "k").await.unwrap();
-    assert_eq!((wire.asked(Step::Get), wire.asked(Step::Lead)), (1, 1));
+    assert_eq!(
+        (wire.asked(Step::Get), wire.asked(Step::LeaseReply)),
+        (1, 1)
+    );
 
     other.insert("k", "unreadable".to_owned()).await.unwrap();
     let (deaf, wire) = fleet.build(without_beats);
     wire.close(Step::Listen, Way::Request);
     Source::new("v").through(&deaf, "k").await.unwrap();
-    assert_eq!((wire.asked(Step::Get), wire.asked(Step::Lead)), (0, 2));
+    assert_eq!(
+        (wire.asked(Step::Get), wire.asked(Step::LeaseReply)),
+        (0, 2)
+    );
     assert_eq!(
         (live.stats().decode_errors, deaf.stats().decode_errors),
         (1, 1)
@@ -559,10 +571,13 @@ async fn what_cannot_be_read_is_not_asked_for_twice() {
 async fn a_load_that_cannot_ask_for_a_lease_is_not_stored() {
     let fleet = Fleet::memory();
     let (a, wire) = fleet.instance_with(without_beats).await;
-    wire.lose(Step::Lead, Way::Request, 1);
+    wire.lose(Step::LeaseReply, Way::Request, 1);
     let loaded = Source::new("v").through(&a, "k").await.unwrap();
     assert_eq!(loaded.meta().version(), None);
-    assert_eq!((wire.asked(Step::Get), wire.asked(Step::Lead)), (1, 0));
+    assert_eq!(
+        (wire.asked(Step::Get), wire.asked(Step::LeaseReply)),
+        (1, 0)
+    );
 }
 
 /// Something unreadable was stored between the read and the question for a lease.
@@ -571,14 +586,14 @@ async fn what_cannot_be_read_is_replaced_whenever_it_shows() {
     let fleet = Fleet::memory();
     let (other, _) = fleet.instance_with(|b| b.type_tag("another")).await;
     let (a, wire) = fleet.instance().await;
-    let gate = wire.close(Step::Lead, Way::Request);
+    let gate = wire.close(Step::LeaseReply, Way::Request);
     let loading = Source::new("v").spawn(&a, "k");
     gate.arrived(1).await;
     other.insert("k", "unreadable".to_owned()).await.unwrap();
     gate.open();
     let loaded = loading.await.unwrap().unwrap();
     assert!(loaded.meta().version().is_some());
-    assert_eq!(wire.asked(Step::Lead), 2);
+    assert_eq!(wire.asked(Step::LeaseReply), 2);
 }
 
 /// While another instance replaces it, what it stores is waited for, and not what nobody can read.
@@ -591,7 +606,7 @@ async fn what_cannot_be_read_is_replaced_by_one_instance() {
     let (truth, gate) = (Source::new("v"), Gate::new());
     let loading = truth.behind(&gate).spawn(&a, "k");
     gate.arrived(1).await;
-    let told_to_wait = wire.close(Step::Lead, Way::Reply);
+    let told_to_wait = wire.close(Step::LeaseReply, Way::Reply);
     let waiting = truth.spawn(&b, "k");
     told_to_wait.arrived(1).await;
     gate.open();
@@ -615,7 +630,7 @@ async fn who_comes_late_finds_in_l1_what_was_loaded_meanwhile() {
     gate.open();
     first.await.unwrap().unwrap();
     assert_eq!(second.await.unwrap().meta().source(), Level::L1);
-    assert_eq!((truth.loads(), wire.asked(Step::Lead)), (1, 1));
+    assert_eq!((truth.loads(), wire.asked(Step::LeaseReply)), (1, 1));
 }
 
 /// In time that only passes when nothing else happens.
@@ -661,7 +676,7 @@ async fn a_value_of_a_later_epoch_takes_the_place_of_what_l1_has() {
     let fleet = Fleet::memory();
     let (a, wire) = fleet.instance_with(without_beats).await;
     let (b, _) = fleet.instance().await;
-    let gate = wire.close(Step::Lead, Way::Request);
+    let gate = wire.close(Step::LeaseReply, Way::Request);
     let reader = Source::new("loaded").spawn(&a, "k");
     gate.arrived(1).await;
     a.insert("k", "old".to_owned()).await.unwrap();

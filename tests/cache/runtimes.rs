@@ -8,10 +8,10 @@ use larder::Cache;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{pause, timeout};
 
-use crate::company::{numbered, pairs, value};
 use crate::fleet::{Fleet, Set, Source, Texts, without_beats};
 use crate::support::eventually::eventually;
 use crate::support::network::{Step, Way};
+use crate::write_batching::{numbered, pairs, value};
 
 const LIMIT: Duration = Duration::from_secs(20);
 

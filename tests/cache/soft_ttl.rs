@@ -86,7 +86,7 @@ async fn the_fleet_refreshes_once() {
     gate.arrived(1).await;
     assert!(truth.through(&b, "k").await.unwrap().meta().is_stale());
     eventually("b finds the lease taken", || async {
-        wire.asked(Step::Lead) == 1
+        wire.asked(Step::LeaseReply) == 1
     })
     .await;
     gate.open();
@@ -257,7 +257,7 @@ async fn a_refresh_by_another_instance_is_not_asked_for_all_the_time() {
             truth.through(&b, "k").await.unwrap();
             tokio::task::yield_now().await;
         }
-        assert_eq!(wire.asked(Step::Lead), round);
+        assert_eq!(wire.asked(Step::LeaseReply), round);
         fleet.advance(50 * MS);
     }
     gate.open();
@@ -280,7 +280,7 @@ async fn what_another_instance_has_refreshed_comes_to_l1() {
         b.get_local("k").is_some_and(|entry| *entry == "new")
     })
     .await;
-    assert_eq!((wire.asked(Step::Lead), truth.loads()), (1, 2));
+    assert_eq!((wire.asked(Step::LeaseReply), truth.loads()), (1, 2));
 }
 
 /// A store that does not answer is not asked with every call, nor is one that refuses the value.
@@ -291,9 +291,9 @@ async fn a_refresh_that_cannot_be_stored_backs_off() {
     let truth = Source::new("old");
     truth.through(&a, "k").await.unwrap();
     fleet.advance(101 * MS);
-    for (failures, step) in [(1, Step::Lead), (2, Step::Fill)] {
+    for (failures, step) in [(1, Step::LeaseReply), (2, Step::Fill)] {
         wire.lose(step, Way::Request, 1);
-        let asked = wire.asked(Step::Lead);
+        let asked = wire.asked(Step::LeaseReply);
         for _ in 0..10 {
             assert!(truth.through(&a, "k").await.unwrap().meta().is_stale());
             tokio::task::yield_now().await;
@@ -302,7 +302,7 @@ async fn a_refresh_that_cannot_be_stored_backs_off() {
             a.stats().refresh_failures == failures
         })
         .await;
-        assert!(wire.asked(Step::Lead) <= asked + 1);
+        assert!(wire.asked(Step::LeaseReply) <= asked + 1);
         fleet.advance(401 * MS);
     }
     assert_eq!(a.stats().refreshes, 0);
@@ -383,6 +383,10 @@ async fn a_refresh_that_finds_something_unreadable_replaces_it() {
             tokio::task::yield_now().await;
         }
     }
-    assert!(wire.asked(Step::Lead) <= 4, "{}", wire.asked(Step::Lead));
+    assert!(
+        wire.asked(Step::LeaseReply) <= 4,
+        "{}",
+        wire.asked(Step::LeaseReply)
+    );
     assert_eq!(*a.get_local("k").unwrap(), "new");
 }

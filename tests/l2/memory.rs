@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt};
-use larder::l2::{Fill, Kind, L2, Lane, LaneClock, Lead, Me};
+use larder::l2::{Fill, Kind, L2, Lane, LaneClock, LeaseReply, MemberInfo};
 use larder::{Clock, MemoryL2, MemorySnapshot};
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::timeout;
@@ -16,8 +16,8 @@ const SECOND: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);
 
 async fn hold(lane: &dyn Lane, key: &str, hold: Duration) {
-    let tail = tail(Kind::Invalidate, &[key]);
-    lane.invalidate(&[key], &tail, hold).await.unwrap();
+    let payload = payload_of(Kind::Invalidate, &[key]);
+    lane.invalidate(&[key], &payload, hold).await.unwrap();
 }
 
 #[tokio::test]
@@ -39,13 +39,13 @@ async fn a_restart_brings_back_what_the_snapshot_held_under_another_epoch() {
         assert_eq!(get(&*lane, "k").await.as_deref().map(stamp_of), Some(old));
         assert_eq!(usable(&*lane, "k").await, None);
         assert_eq!(get(&*lane, "later").await, None);
-        assert_eq!(lead(&*lane, "held", 8).await, Lead::Hold);
+        assert_eq!(acquire_lease(&*lane, "held", 8).await, LeaseReply::Hold);
         // The lease is there, and good for nothing.
-        assert!(lane.renew("led", 7, LONG).await.unwrap());
+        assert!(lane.renew_lease("led", 7, LONG).await.unwrap());
         let filled = fill(&*lane, "led", lease, b"stale").await;
         assert_eq!(filled, Fill::Rejected(None));
         assert_eq!(lane.replay(1).await.unwrap(), told);
-        assert_eq!(lane.members().await.unwrap().list[0].me, ME);
+        assert_eq!(lane.members().await.unwrap().list[0].info, ME);
     }
     let (after, _listener) = listen(&*lane_of(&l2, NAMESPACE)).await;
     assert_ne!(after.epoch, before.epoch);
@@ -79,7 +79,7 @@ async fn a_restart_cuts_those_who_listen() {
     l2.restore(&l2.snapshot());
     assert!(silent.next().await.is_none());
     // Nor does the new life answer over the old connection.
-    beating.beat(NOTHING);
+    beating.heartbeat(NOTHING);
     assert!(beating.next().await.is_none());
     let (_, mut listener) = listen(&*lane).await;
     insert(&*lane, "k", b"v").await;
@@ -145,7 +145,7 @@ async fn a_hold_ends_to_the_millisecond() {
     hold(&*lane, "k", 5 * SECOND).await;
     clear(&*lane).await;
     clock.advance((6 * SECOND).saturating_sub(MS));
-    assert_eq!(lead(&*lane, "k", 7).await, Lead::Hold);
+    assert_eq!(acquire_lease(&*lane, "k", 7).await, LeaseReply::Hold);
     clock.advance(MS);
     granted(&*lane, "k", 7).await;
 }
@@ -155,18 +155,18 @@ async fn a_member_is_forgotten_after_ten_times_its_staleness() {
     let clock = Clock::manual();
     let l2 = MemoryL2::with_clock(clock.clone());
     let lane = lane_of(&l2, NAMESPACE);
-    let me = Me {
+    let me = MemberInfo {
         id: 5,
         max_staleness: SECOND,
     };
-    let (_, mut listener) = lane.listen(me).await.unwrap();
+    let (_, mut listener) = lane.subscribe(me).await.unwrap();
     clock.advance(9 * SECOND);
-    listener.beat(NOTHING);
+    listener.heartbeat(NOTHING);
     clock.advance(10 * SECOND);
     assert_eq!(lane.members().await.unwrap().list.len(), 1);
     clock.advance(MS);
     assert_eq!(lane.members().await.unwrap().list, []);
     // By a beat it is one again.
-    listener.beat(NOTHING);
+    listener.heartbeat(NOTHING);
     assert_eq!(lane.members().await.unwrap().list.len(), 1);
 }

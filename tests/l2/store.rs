@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use larder::l2::{
-    Applied, Ask, Bytes, EcoString, Fill, Heard, Kind, L2, Lane, LaneClock, Lead, Lease, Listener,
-    Me, MemoryL2, Message, RedisL2, Sealed, Stamp, Want,
+    Applied, Bytes, EncodedValue, Event, Fill, Key, Kind, L2, Lane, LaneClock, Lease, LeaseReply,
+    LeaseRequest, MemberInfo, MemoryL2, Message, RedisL2, Stamp, Subscription, Want,
 };
 use tokio::time::timeout;
 use twox_hash::XxHash3_64;
@@ -15,7 +15,7 @@ use crate::support::redis_server::RedisServer;
 
 pub(crate) const NAMESPACE: &str = "test:values";
 /// The instance that listens.
-pub(crate) const ME: Me = Me {
+pub(crate) const ME: MemberInfo = MemberInfo {
     id: 5,
     max_staleness: Duration::from_secs(2),
 };
@@ -89,12 +89,12 @@ pub(crate) fn lane_of(l2: &dyn L2, namespace: &str) -> Arc<dyn Lane> {
 }
 
 /// A value as the crate would store it, that lives for [`LONG`].
-pub(crate) fn sealed(payload: &[u8]) -> Sealed {
+pub(crate) fn sealed(payload: &[u8]) -> EncodedValue {
     sealed_for(payload, LONG, LONG)
 }
 
 /// A value that is good for `hard` and kept for `ttl`.
-pub(crate) fn sealed_for(payload: &[u8], hard: Duration, ttl: Duration) -> Sealed {
+pub(crate) fn sealed_for(payload: &[u8], hard: Duration, ttl: Duration) -> EncodedValue {
     let mut body = vec![1, 0, 0, 0];
     let hard = u64::try_from(hard.as_millis()).unwrap();
     for number in [42, 0, 0, hard] {
@@ -105,7 +105,7 @@ pub(crate) fn sealed_for(payload: &[u8], hard: Duration, ttl: Duration) -> Seale
     let sum = XxHash3_64::oneshot_with_seed(XxHash3_64::oneshot(&body), payload);
     body.extend_from_slice(&sum.to_be_bytes());
     body.extend_from_slice(payload);
-    Sealed { body, ttl }
+    EncodedValue { body, ttl }
 }
 
 /// The stamp that stored bytes begin with.
@@ -122,7 +122,7 @@ pub(crate) fn stamp_of(bytes: &[u8]) -> Stamp {
 }
 
 /// The sender's part of a message.
-pub(crate) fn tail(kind: Kind, keys: &[&str]) -> Vec<u8> {
+pub(crate) fn payload_of(kind: Kind, keys: &[&str]) -> Vec<u8> {
     let length = |n: usize| u16::try_from(n).unwrap().to_be_bytes();
     let mut bytes = vec![match kind {
         Kind::Invalidate => 0,
@@ -140,19 +140,21 @@ pub(crate) fn tail(kind: Kind, keys: &[&str]) -> Vec<u8> {
 }
 
 pub(crate) async fn insert(lane: &dyn Lane, key: &str, payload: &[u8]) -> Stamp {
-    let tail = tail(Kind::Insert, &[key]);
-    let inserted = lane.insert(&[(key, &sealed(payload))], &tail, None).await;
+    let message = payload_of(Kind::Insert, &[key]);
+    let inserted = lane
+        .insert(&[(key, &sealed(payload))], &message, None)
+        .await;
     inserted.expect("the value is inserted")
 }
 
 pub(crate) async fn invalidate(lane: &dyn Lane, keys: &[&str]) -> Stamp {
-    let tail = tail(Kind::Invalidate, keys);
-    let invalidated = lane.invalidate(keys, &tail, Duration::ZERO).await;
+    let payload = payload_of(Kind::Invalidate, keys);
+    let invalidated = lane.invalidate(keys, &payload, Duration::ZERO).await;
     invalidated.expect("the keys are invalidated").stamp
 }
 
 pub(crate) async fn clear(lane: &dyn Lane) -> Stamp {
-    let cleared = lane.clear(&tail(Kind::Clear, &[])).await;
+    let cleared = lane.clear(&payload_of(Kind::Clear, &[])).await;
     cleared.expect("the lane is cleared")
 }
 
@@ -161,7 +163,7 @@ pub(crate) async fn get(lane: &dyn Lane, key: &str) -> Option<Bytes> {
 }
 
 /// Asks for a lease of [`LONG`], unless there is a usable value.
-pub(crate) async fn lead(lane: &dyn Lane, key: &str, token: u64) -> Lead {
+pub(crate) async fn acquire_lease(lane: &dyn Lane, key: &str, token: u64) -> LeaseReply {
     lead_for(lane, key, token, LONG, Want::Any).await
 }
 
@@ -171,14 +173,16 @@ pub(crate) async fn lead_for(
     token: u64,
     ttl: Duration,
     want: Want,
-) -> Lead {
-    let ask = Ask { token, ttl, want };
-    lane.lead(key, ask).await.expect("the lead is answered")
+) -> LeaseReply {
+    let ask = LeaseRequest { token, ttl, want };
+    lane.acquire_lease(key, ask)
+        .await
+        .expect("the lead is answered")
 }
 
 pub(crate) async fn granted(lane: &dyn Lane, key: &str, token: u64) -> Lease {
-    match lead(lane, key, token).await {
-        Lead::Granted(lease) => lease,
+    match acquire_lease(lane, key, token).await {
+        LeaseReply::Granted(lease) => lease,
         other => panic!("no lease on {key:?}, but {other:?}"),
     }
 }
@@ -186,8 +190,8 @@ pub(crate) async fn granted(lane: &dyn Lane, key: &str, token: u64) -> Lease {
 /// What an instance could serve, without asking for a lease.
 pub(crate) async fn usable(lane: &dyn Lane, key: &str) -> Option<Bytes> {
     match lead_for(lane, key, 1, Duration::ZERO, Want::Any).await {
-        Lead::Hit(bytes) => Some(bytes),
-        Lead::Miss => None,
+        LeaseReply::Hit(bytes) => Some(bytes),
+        LeaseReply::Miss => None,
         other => panic!("asked for a value of {key:?} only, and got {other:?}"),
     }
 }
@@ -204,11 +208,13 @@ pub(crate) async fn filled(lane: &dyn Lane, key: &str, lease: Lease, payload: &[
     }
 }
 
-pub(crate) async fn listen(lane: &dyn Lane) -> (LaneClock, Box<dyn Listener>) {
-    lane.listen(ME).await.expect("the lane can be listened to")
+pub(crate) async fn listen(lane: &dyn Lane) -> (LaneClock, Box<dyn Subscription>) {
+    lane.subscribe(ME)
+        .await
+        .expect("the lane can be listened to")
 }
 
-pub(crate) async fn heard(listener: &mut dyn Listener) -> Heard {
+pub(crate) async fn heard(listener: &mut dyn Subscription) -> Event {
     let heard = timeout(LIMIT, listener.next()).await;
     heard
         .expect("something is heard in time")
@@ -216,35 +222,35 @@ pub(crate) async fn heard(listener: &mut dyn Listener) -> Heard {
         .expect("the listener has not failed")
 }
 
-pub(crate) async fn message(listener: &mut dyn Listener) -> Message {
+pub(crate) async fn message(listener: &mut dyn Subscription) -> Message {
     match heard(listener).await {
-        Heard::Message(message) => message,
+        Event::Message(message) => message,
         other => panic!("{other:?}"),
     }
 }
 
 /// Asks for a beat, and for the keys whose leases were told to have ended before it.
-pub(crate) async fn ended_leases(listener: &mut dyn Listener) -> Vec<EcoString> {
-    listener.beat(NOTHING);
+pub(crate) async fn ended_leases(listener: &mut dyn Subscription) -> Vec<Key> {
+    listener.heartbeat(NOTHING);
     let mut keys = Vec::new();
     loop {
         match heard(listener).await {
-            Heard::LeaseEnded(key) => keys.push(key),
-            Heard::Message(_) => {}
-            Heard::Beat(_) => return keys,
+            Event::LeaseEnded(key) => keys.push(key),
+            Event::Message(_) => {}
+            Event::Heartbeat(_) => return keys,
         }
     }
 }
 
 /// Asks for a beat, and for all messages before it.
-pub(crate) async fn beat(listener: &mut dyn Listener) -> (Vec<Message>, LaneClock) {
-    listener.beat(NOTHING);
+pub(crate) async fn beat(listener: &mut dyn Subscription) -> (Vec<Message>, LaneClock) {
+    listener.heartbeat(NOTHING);
     let mut messages = Vec::new();
     loop {
         match heard(listener).await {
-            Heard::Message(message) => messages.push(message),
-            Heard::Beat(clock) => return (messages, clock),
-            Heard::LeaseEnded(_) => {}
+            Event::Message(message) => messages.push(message),
+            Event::Heartbeat(clock) => return (messages, clock),
+            Event::LeaseEnded(_) => {}
         }
     }
 }

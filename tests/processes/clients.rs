@@ -8,7 +8,7 @@ use crate::support::proxy::Kind;
 #[tokio::test(flavor = "multi_thread")]
 async fn listeners_are_killed() {
     let rig = Rig::start().await;
-    let before = rig.connections(Kind::Listener);
+    let before = rig.connections(Kind::Subscription);
     for _ in 0..2 {
         for proxy in &rig.proxies {
             proxy.refuse(true);
@@ -24,7 +24,7 @@ async fn listeners_are_killed() {
     // And with nothing in the way.
     let _: usize = rig.redis("CLIENT KILL TYPE pubsub").await;
     eventually("all listen again", async || {
-        rig.connections(Kind::Listener) >= before + 3 * rig.instances.len()
+        rig.connections(Kind::Subscription) >= before + 3 * rig.instances.len()
     })
     .await;
     assert!(rig.proxies.iter().all(|proxy| proxy.refused() > 0));

@@ -27,7 +27,7 @@ async fn stopped_and_woken() {
     for _ in 0..2 {
         let writes = rig.traffic.no_writes_through(1).await;
         let from = rig.now();
-        rig.proxies[1].set(Kind::Listener, Way::FromRedis, Line::Held);
+        rig.proxies[1].set(Kind::Subscription, Way::FromRedis, Line::Held);
         instance.program.pause().await;
         rig.go_on(LONG).await;
         stops.push(from..rig.now());
@@ -67,7 +67,7 @@ async fn flooded_with_messages() {
     let mut gaps = 0;
     for _ in 0..ROUNDS {
         let replays = instance.stat("replays").await;
-        let connections = proxy.connections(Kind::Listener);
+        let connections = proxy.connections(Kind::Subscription);
         let writes = rig.traffic.no_writes_through(2).await;
         instance.program.pause().await;
         let flood = async { junk.query_async::<()>(&mut redis).await.unwrap() };
@@ -77,7 +77,7 @@ async fn flooded_with_messages() {
         rig.recovered().await;
         // If it took too long, the instance has given the connection up instead.
         if instance.stat("replays").await > replays
-            && proxy.connections(Kind::Listener) == connections
+            && proxy.connections(Kind::Subscription) == connections
         {
             gaps += 1;
         }

@@ -17,7 +17,7 @@ async fn everything_is_late() {
     }
     // So late that no beat is answered in time.
     rig.proxies[0].set(
-        Kind::Listener,
+        Kind::Subscription,
         Way::FromRedis,
         Line::Slow(MAX_STALENESS * 2),
     );
@@ -35,7 +35,7 @@ async fn a_listener_in_a_black_hole() {
     for way in WAYS {
         let proxy = &rig.proxies[1];
         let before = proxy.swallowed();
-        proxy.set(Kind::Listener, way, Line::BlackHole);
+        proxy.set(Kind::Subscription, way, Line::BlackHole);
         let from = rig.now();
         rig.degraded(1).await;
         rig.go_on(LONG).await;
@@ -59,9 +59,9 @@ async fn late_answers_and_then_none() {
     let proxy = &rig.proxies[1];
     for _ in 0..3 {
         let late = Line::Slow(MAX_STALENESS * 3 / 4);
-        proxy.set(Kind::Listener, Way::FromRedis, late);
+        proxy.set(Kind::Subscription, Way::FromRedis, late);
         rig.go_on(LONG).await;
-        proxy.set(Kind::Listener, Way::FromRedis, Line::BlackHole);
+        proxy.set(Kind::Subscription, Way::FromRedis, Line::BlackHole);
         rig.go_on(LONG).await;
         rig.degraded(1).await;
         proxy.heal();
@@ -101,9 +101,9 @@ async fn cut_within_a_frame() {
         for (index, proxy) in rig.proxies.iter().enumerate() {
             let (kind, way) = match (round + index) % 4 {
                 0 => (Kind::Data, Way::FromRedis),
-                1 => (Kind::Listener, Way::FromRedis),
+                1 => (Kind::Subscription, Way::FromRedis),
                 2 => (Kind::Data, Way::ToRedis),
-                _ => (Kind::Listener, Way::ToRedis),
+                _ => (Kind::Subscription, Way::ToRedis),
             };
             proxy.set(kind, way, Line::CutAfter(fastrand::usize(1..400)));
         }

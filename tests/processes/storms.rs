@@ -64,7 +64,7 @@ async fn storm(seed: u64) {
     println!("seed {seed}");
     let mut rng = Rng::with_seed(seed);
     let mut rig = Rig::start().await;
-    let before = rig.connections(Kind::Listener);
+    let before = rig.connections(Kind::Subscription);
     for _ in 0..STEPS {
         strike(&mut rig, &mut rng).await;
         rig.go_on(Duration::from_millis(rng.u64(20..400))).await;
@@ -73,7 +73,7 @@ async fn storm(seed: u64) {
         }
     }
     assert!(
-        rig.connections(Kind::Listener) > before,
+        rig.connections(Kind::Subscription) > before,
         "nobody has noticed it"
     );
     rig.finish().await;

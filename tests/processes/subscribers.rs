@@ -16,8 +16,8 @@ async fn too_slow_for_redis() {
     let junk = "x".repeat(64 * 1024);
     for line in [Line::Throttled(2_000), Line::Held] {
         let proxy = &rig.proxies[2];
-        let before = proxy.connections(Kind::Listener);
-        proxy.set(Kind::Listener, Way::FromRedis, line);
+        let before = proxy.connections(Kind::Subscription);
+        proxy.set(Kind::Subscription, Way::FromRedis, line);
         eventually("Redis drops the slow one", async || {
             let _: u64 = rig.redis(&format!("PUBLISH {EVENTS} {junk}")).await;
             let clients: String = rig.redis("CLIENT LIST TYPE pubsub").await;
@@ -27,7 +27,7 @@ async fn too_slow_for_redis() {
         rig.go_on(SHORT).await;
         proxy.heal();
         rig.recovered().await;
-        assert!(proxy.connections(Kind::Listener) > before);
+        assert!(proxy.connections(Kind::Subscription) > before);
     }
     rig.finish().await;
 }
@@ -40,7 +40,7 @@ async fn a_backlog_that_comes_late() {
     for time in [SHORT, LONG, SHORT, LONG] {
         let proxy = &rig.proxies[2];
         let before = proxy.held();
-        proxy.set(Kind::Listener, Way::FromRedis, Line::Held);
+        proxy.set(Kind::Subscription, Way::FromRedis, Line::Held);
         rig.go_on(time).await;
         if time == LONG {
             rig.degraded(2).await;
@@ -58,7 +58,7 @@ async fn messages_that_are_late() {
     let rig = Rig::start().await;
     let late = Line::Slow(Duration::from_millis(100));
     for proxy in &rig.proxies {
-        proxy.set(Kind::Listener, Way::FromRedis, late);
+        proxy.set(Kind::Subscription, Way::FromRedis, late);
     }
     rig.go_on(LONG * 3).await;
     assert!(rig.proxies.iter().all(|proxy| proxy.held() > 10));

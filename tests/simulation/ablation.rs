@@ -35,7 +35,7 @@ fn expected(rule: Rule) -> (u8, Invariant) {
         Rule::Epochs => (11, I1Bound),
         Rule::OwnTask => (12, I7Answered),
         Rule::NewLife => (13, I1Bound),
-        Rule::Outbox => (14, I4ReadYourWrites),
+        Rule::Deferred => (14, I4ReadYourWrites),
         Rule::Deadline => (14, I2NoResurrection),
         Rule::HoldOff => (15, I2NoResurrection),
     }

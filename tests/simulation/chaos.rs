@@ -56,7 +56,7 @@ fn strike(world: &Arc<World>, fault: Fault, rng: &mut Rng) {
         }
         Fault::ListenerCut => {
             world.struck(fault, Duration::ZERO, here);
-            instance.link.cut(Wire::Listener);
+            instance.link.cut(Wire::Subscription);
         }
         Fault::Paused => {
             let lasts = Duration::from_millis(rng.u64(10..config.max_staleness_ms));

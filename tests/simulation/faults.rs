@@ -20,11 +20,11 @@ macro_rules! faults {
 faults! {
     /// Every packet of an instance takes long, often longer than it is waited for.
     SlowNetwork,
-    /// Requests are held up and arrive all at once, in order, after their senders gave up.
+    /// ReadRequests are held up and arrive all at once, in order, after their senders gave up.
     Congestion,
-    /// Requests vanish, and nothing says so.
+    /// ReadRequests vanish, and nothing says so.
     RequestsVanish,
-    /// Requests are done, and their replies vanish.
+    /// ReadRequests are done, and their replies vanish.
     RepliesVanish,
     /// Both vanish.
     HalfOpen,

@@ -9,8 +9,8 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use larder::l2::{
-    Answer, Ask, Bytes, Fill, L2, L2Error, Lane, LaneClock, Lead, Lease, Listener, Me, Members,
-    Message, OnConnect, Reply, Sealed, Stamp, Told,
+    Bytes, EncodedValue, Fill, L2, L2Error, Lane, LaneClock, Lease, LeaseReply, LeaseRequest,
+    MemberInfo, Members, Message, OnConnect, ReadResult, Reply, Stamp, Subscription, WriteAck,
 };
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
@@ -18,8 +18,8 @@ use tokio::time::{Instant, timeout};
 use crate::connection::Connection;
 use crate::faults::Fault;
 use crate::link::{Link, Wire};
-use crate::listener;
 use crate::store::Store;
+use crate::subscription;
 
 /// A connection that lets so many requests in a row time out is given up, as on Redis.
 const SILENT_AFTER: u32 = 3;
@@ -153,9 +153,9 @@ impl FarLane {
     }
 
     /// Takes down when a load has waited for another's for as long as it may.
-    fn note_wait(&self, key: &str, token: u64, answer: &Result<Lead, L2Error>) {
+    fn note_wait(&self, key: &str, token: u64, answer: &Result<LeaseReply, L2Error>) {
         let mut waiting = self.waiting.lock().unwrap();
-        if !matches!(answer, Ok(Lead::Wait(_))) {
+        if !matches!(answer, Ok(LeaseReply::Wait(_))) {
             waiting.remove(&token);
             return;
         }
@@ -188,8 +188,8 @@ fn no_loss<T>(_: &T) -> Option<Fault> {
     None
 }
 
-fn grant(answer: &Result<Lead, L2Error>) -> Option<Fault> {
-    matches!(answer, Ok(Lead::Granted(_))).then_some(Fault::GrantLost)
+fn grant(answer: &Result<LeaseReply, L2Error>) -> Option<Fault> {
+    matches!(answer, Ok(LeaseReply::Granted(_))).then_some(Fault::GrantLost)
 }
 
 impl Lane for FarLane {
@@ -202,7 +202,7 @@ impl Lane for FarLane {
         self.read(serve).boxed()
     }
 
-    fn get_many<'a>(&'a self, keys: &'a [&'a str]) -> BoxFuture<'a, Vec<Answer>> {
+    fn get_many<'a>(&'a self, keys: &'a [&'a str]) -> BoxFuture<'a, Vec<ReadResult>> {
         async move {
             let wanted: Vec<String> = keys.iter().map(|key| (*key).to_owned()).collect();
             let serve = move |_, lane: Arc<dyn Lane>| {
@@ -219,12 +219,12 @@ impl Lane for FarLane {
         .boxed()
     }
 
-    fn lead<'a>(&'a self, key: &'a str, ask: Ask) -> Reply<'a, Lead> {
+    fn acquire_lease<'a>(&'a self, key: &'a str, ask: LeaseRequest) -> Reply<'a, LeaseReply> {
         async move {
             let wanted = key.to_owned();
             let serve = move |_, lane: Arc<dyn Lane>| {
                 let key = wanted.clone();
-                async move { lane.lead(&key, ask).await }.boxed()
+                async move { lane.acquire_lease(&key, ask).await }.boxed()
             };
             let answer = self.ask(serve, grant, false).await;
             self.note_wait(key, ask.token, &answer);
@@ -233,7 +233,7 @@ impl Lane for FarLane {
         .boxed()
     }
 
-    fn fill<'a>(&'a self, key: &'a str, lease: Lease, value: &'a Sealed) -> Reply<'a, Fill> {
+    fn fill<'a>(&'a self, key: &'a str, lease: Lease, value: &'a EncodedValue) -> Reply<'a, Fill> {
         let (key, value) = (key.to_owned(), value.clone());
         let serve = move |store: Arc<Store>, lane: Arc<dyn Lane>| {
             let (key, value) = (key.clone(), value.clone());
@@ -242,32 +242,32 @@ impl Lane for FarLane {
         self.ask(serve, no_loss, true).boxed()
     }
 
-    fn renew<'a>(&'a self, key: &'a str, token: u64, ttl: Duration) -> Reply<'a, bool> {
+    fn renew_lease<'a>(&'a self, key: &'a str, token: u64, ttl: Duration) -> Reply<'a, bool> {
         let key = key.to_owned();
         let serve = move |_, lane: Arc<dyn Lane>| {
             let key = key.clone();
-            async move { lane.renew(&key, token, ttl).await }.boxed()
+            async move { lane.renew_lease(&key, token, ttl).await }.boxed()
         };
         self.ask(serve, no_loss, false).boxed()
     }
 
     fn insert<'a>(
         &'a self,
-        values: &'a [(&'a str, &'a Sealed)],
-        tail: &'a [u8],
+        values: &'a [(&'a str, &'a EncodedValue)],
+        payload: &'a [u8],
         deadline: Option<u64>,
     ) -> Reply<'a, Stamp> {
         let values = values.iter();
-        let values: Vec<(String, Sealed)> = values
+        let values: Vec<(String, EncodedValue)> = values
             .map(|(key, value)| ((*key).to_owned(), (*value).clone()))
             .collect();
-        let tail = tail.to_owned();
+        let payload = payload.to_owned();
         let serve = move |store: Arc<Store>, lane: Arc<dyn Lane>| {
-            let (values, tail) = (values.clone(), tail.clone());
+            let (values, payload) = (values.clone(), payload.clone());
             async move {
-                let values: Vec<(&str, &Sealed)> =
+                let values: Vec<(&str, &EncodedValue)> =
                     values.iter().map(|(key, value)| (&**key, value)).collect();
-                store.insert(&*lane, &values, &tail, deadline).await
+                store.insert(&*lane, &values, &payload, deadline).await
             }
             .boxed()
         };
@@ -277,27 +277,27 @@ impl Lane for FarLane {
     fn invalidate<'a>(
         &'a self,
         keys: &'a [&'a str],
-        tail: &'a [u8],
+        payload: &'a [u8],
         hold: Duration,
-    ) -> Reply<'a, Told> {
+    ) -> Reply<'a, WriteAck> {
         let keys: Vec<String> = keys.iter().map(|key| (*key).to_owned()).collect();
-        let tail = tail.to_owned();
+        let payload = payload.to_owned();
         let serve = move |store: Arc<Store>, lane: Arc<dyn Lane>| {
-            let (keys, tail) = (keys.clone(), tail.clone());
+            let (keys, payload) = (keys.clone(), payload.clone());
             async move {
                 let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-                store.invalidate(&*lane, &keys, &tail, hold).await
+                store.invalidate(&*lane, &keys, &payload, hold).await
             }
             .boxed()
         };
         self.ask(serve, no_loss, true).boxed()
     }
 
-    fn clear<'a>(&'a self, tail: &'a [u8]) -> Reply<'a, Stamp> {
-        let tail = tail.to_owned();
+    fn clear<'a>(&'a self, payload: &'a [u8]) -> Reply<'a, Stamp> {
+        let payload = payload.to_owned();
         let serve = move |store: Arc<Store>, lane: Arc<dyn Lane>| {
-            let tail = tail.clone();
-            async move { store.clear(&*lane, &tail).await }.boxed()
+            let payload = payload.clone();
+            async move { store.clear(&*lane, &payload).await }.boxed()
         };
         self.ask(serve, no_loss, true).boxed()
     }
@@ -317,10 +317,10 @@ impl Lane for FarLane {
         self.ask(serve, no_loss, false).boxed()
     }
 
-    fn listen(&self, me: Me) -> Reply<'_, (LaneClock, Box<dyn Listener>)> {
+    fn subscribe(&self, me: MemberInfo) -> Reply<'_, (LaneClock, Box<dyn Subscription>)> {
         async move {
-            let connection = Connection::new(&self.link, &self.store, Wire::Listener);
-            let listening = listener::listen(&connection, &self.namespace, me);
+            let connection = Connection::new(&self.link, &self.store, Wire::Subscription);
+            let listening = subscription::subscribe(&connection, &self.namespace, me);
             timeout(self.timeout, listening)
                 .await
                 .unwrap_or_else(|_| Err(L2Error::timed_out(self.timeout)))

@@ -17,7 +17,7 @@ use crate::recorder::Recorder;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Wire {
     Data,
-    Listener,
+    Subscription,
 }
 
 /// From the instance to the store, or back.
@@ -103,7 +103,7 @@ impl Link {
         match (wire, way) {
             (Wire::Data, Way::Up) => self.until(Fault::Congestion),
             (_, Way::Down) => self.paused(),
-            (Wire::Listener, Way::Up) => None,
+            (Wire::Subscription, Way::Up) => None,
         }
     }
 
@@ -112,8 +112,8 @@ impl Link {
         let faults: &[Fault] = match (wire, way) {
             (Wire::Data, Way::Up) => &[Fault::RequestsVanish, Fault::HalfOpen],
             (Wire::Data, Way::Down) => &[Fault::RepliesVanish, Fault::HalfOpen],
-            (Wire::Listener, Way::Up) => &[Fault::ListenerHalfOpen],
-            (Wire::Listener, Way::Down) => &[Fault::ListenerHalfOpen, Fault::ListenerSilent],
+            (Wire::Subscription, Way::Up) => &[Fault::ListenerHalfOpen],
+            (Wire::Subscription, Way::Down) => &[Fault::ListenerHalfOpen, Fault::ListenerSilent],
         };
         let everywhere = [Fault::Partitioned, Fault::Death];
         faults

@@ -24,10 +24,10 @@ mod faults;
 mod hostile;
 mod lane;
 mod link;
-mod listener;
 mod recorder;
 mod source;
 mod store;
+mod subscription;
 mod world;
 
 use crate::config::Config;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fastrand::Rng;
-use larder::l2::{Fill, L2, L2Error, Lane, LaneClock, Lease, Sealed, Stamp, Told};
+use larder::l2::{EncodedValue, Fill, L2, L2Error, Lane, LaneClock, Lease, Stamp, WriteAck};
 use larder::{Clock, MemoryL2};
 
 use crate::history::Step;
@@ -81,7 +81,7 @@ impl Store {
         lane: &dyn Lane,
         key: &str,
         lease: Lease,
-        value: &Sealed,
+        value: &EncodedValue,
     ) -> Result<Fill, L2Error> {
         let fill = lane.fill(key, lease, value).await?;
         if matches!(fill, Fill::Stored(_)) {
@@ -93,11 +93,11 @@ impl Store {
     pub(crate) async fn insert(
         &self,
         lane: &dyn Lane,
-        values: &[(&str, &Sealed)],
-        tail: &[u8],
+        values: &[(&str, &EncodedValue)],
+        payload: &[u8],
         deadline: Option<u64>,
     ) -> Result<Stamp, L2Error> {
-        let stamp = lane.insert(values, tail, deadline).await?;
+        let stamp = lane.insert(values, payload, deadline).await?;
         let keys: Vec<&str> = values.iter().map(|(key, _)| *key).collect();
         for (_, value) in values {
             self.stored(value);
@@ -110,10 +110,10 @@ impl Store {
         &self,
         lane: &dyn Lane,
         keys: &[&str],
-        tail: &[u8],
+        payload: &[u8],
         hold: Duration,
-    ) -> Result<Told, L2Error> {
-        let told = lane.invalidate(keys, tail, hold).await?;
+    ) -> Result<WriteAck, L2Error> {
+        let told = lane.invalidate(keys, payload, hold).await?;
         self.changed(keys);
         if !hold.is_zero() {
             for key in keys.iter().filter_map(|key| key.parse().ok()) {
@@ -124,8 +124,8 @@ impl Store {
         Ok(told)
     }
 
-    pub(crate) async fn clear(&self, lane: &dyn Lane, tail: &[u8]) -> Result<Stamp, L2Error> {
-        let stamp = lane.clear(tail).await?;
+    pub(crate) async fn clear(&self, lane: &dyn Lane, payload: &[u8]) -> Result<Stamp, L2Error> {
+        let stamp = lane.clear(payload).await?;
         self.changed_all();
         Ok(stamp)
     }
@@ -147,12 +147,12 @@ impl Store {
         self.life.fetch_add(1, SeqCst);
         for link in &*self.links.lock().unwrap() {
             link.cut(Wire::Data);
-            link.cut(Wire::Listener);
+            link.cut(Wire::Subscription);
         }
         self.changed_all();
     }
 
-    fn stored(&self, value: &Sealed) {
+    fn stored(&self, value: &EncodedValue) {
         let Some(Versioned { key, version }) = unseal(value) else {
             return;
         };
@@ -180,7 +180,7 @@ impl Store {
     }
 }
 
-fn unseal(value: &Sealed) -> Option<Versioned> {
+fn unseal(value: &EncodedValue) -> Option<Versioned> {
     let payload = value.body.get(PAYLOAD..)?;
     let decoded = bincode::serde::decode_from_slice(payload, bincode::config::standard());
     decoded.ok().map(|(value, _)| value)

@@ -12,15 +12,16 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt};
 use larder::l2::{
-    Answer, Applied, Ask, Bytes, Fill, Heard, L2, L2Error, Lane, LaneClock, Lead, Lease, Listener,
-    Me, Members, Message, OnConnect, Reply, Sealed, Stamp, Told,
+    Applied, Bytes, EncodedValue, Event, Fill, L2, L2Error, Lane, LaneClock, Lease, LeaseReply,
+    LeaseRequest, MemberInfo, Members, Message, OnConnect, ReadResult, Reply, Stamp, Subscription,
+    WriteAck,
 };
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 const LIMIT: Duration = Duration::from_secs(10);
 /// Who only wants to see the lane's clock.
-const NOBODY: Me = Me {
+const NOBODY: MemberInfo = MemberInfo {
     id: 1,
     max_staleness: Duration::from_millis(1),
 };
@@ -29,7 +30,7 @@ const NOBODY: Me = Me {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Step {
     Get,
-    Lead,
+    LeaseReply,
     Fill,
     Renew,
     Insert,
@@ -304,14 +305,14 @@ impl L2 for Network {
 }
 
 /// Values that outlive whoever had them inserted.
-pub(crate) fn owned(values: &[(&str, &Sealed)]) -> Vec<(String, Sealed)> {
+pub(crate) fn owned(values: &[(&str, &EncodedValue)]) -> Vec<(String, EncodedValue)> {
     let values = values.iter();
     values
         .map(|(key, value)| ((*key).to_owned(), (*value).clone()))
         .collect()
 }
 
-pub(crate) fn borrowed(values: &[(String, Sealed)]) -> Vec<(&str, &Sealed)> {
+pub(crate) fn borrowed(values: &[(String, EncodedValue)]) -> Vec<(&str, &EncodedValue)> {
     let values = values.iter();
     values.map(|(key, value)| (&**key, value)).collect()
 }
@@ -326,7 +327,7 @@ impl Wired {
     /// What a lane does before it uses a new connection.
     async fn connect(&self) -> Result<(), L2Error> {
         if self.network.wires.reconnect.swap(false, SeqCst) {
-            let (clock, _) = self.lane.listen(NOBODY).await?;
+            let (clock, _) = self.lane.subscribe(NOBODY).await?;
             (self.on_connect)(&clock);
         }
         Ok(())
@@ -349,7 +350,7 @@ impl Lane for Wired {
             .boxed()
     }
 
-    fn get_many<'a>(&'a self, keys: &'a [&'a str]) -> BoxFuture<'a, Vec<Answer>> {
+    fn get_many<'a>(&'a self, keys: &'a [&'a str]) -> BoxFuture<'a, Vec<ReadResult>> {
         let carried = self.network.carry(Step::Get, async move {
             self.connect().await?;
             Ok(self.lane.get_many(keys).await)
@@ -361,13 +362,15 @@ impl Lane for Wired {
             .boxed()
     }
 
-    fn lead<'a>(&'a self, key: &'a str, ask: Ask) -> Reply<'a, Lead> {
+    fn acquire_lease<'a>(&'a self, key: &'a str, ask: LeaseRequest) -> Reply<'a, LeaseReply> {
         self.network
-            .carry(Step::Lead, async move { self.lane.lead(key, ask).await })
+            .carry(Step::LeaseReply, async move {
+                self.lane.acquire_lease(key, ask).await
+            })
             .boxed()
     }
 
-    fn fill<'a>(&'a self, key: &'a str, lease: Lease, value: &'a Sealed) -> Reply<'a, Fill> {
+    fn fill<'a>(&'a self, key: &'a str, lease: Lease, value: &'a EncodedValue) -> Reply<'a, Fill> {
         self.network
             .carry(Step::Fill, async move {
                 self.lane.fill(key, lease, value).await
@@ -375,31 +378,31 @@ impl Lane for Wired {
             .boxed()
     }
 
-    fn renew<'a>(&'a self, key: &'a str, token: u64, ttl: Duration) -> Reply<'a, bool> {
+    fn renew_lease<'a>(&'a self, key: &'a str, token: u64, ttl: Duration) -> Reply<'a, bool> {
         self.network
             .carry(Step::Renew, async move {
-                self.lane.renew(key, token, ttl).await
+                self.lane.renew_lease(key, token, ttl).await
             })
             .boxed()
     }
 
     fn insert<'a>(
         &'a self,
-        values: &'a [(&'a str, &'a Sealed)],
-        tail: &'a [u8],
+        values: &'a [(&'a str, &'a EncodedValue)],
+        payload: &'a [u8],
         deadline: Option<u64>,
     ) -> Reply<'a, Stamp> {
         self.network
             .carry(Step::Insert, async move {
                 let stuck = self.network.wires.stuck.lock().unwrap().take();
                 let Some(gate) = stuck else {
-                    return self.lane.insert(values, tail, deadline).await;
+                    return self.lane.insert(values, payload, deadline).await;
                 };
                 let lane = Arc::clone(&self.lane);
-                let (values, tail) = (owned(values), tail.to_owned());
+                let (values, payload) = (owned(values), payload.to_owned());
                 tokio::spawn(async move {
                     gate.pass().await;
-                    let _ = lane.insert(&borrowed(&values), &tail, deadline).await;
+                    let _ = lane.insert(&borrowed(&values), &payload, deadline).await;
                     gate.landed.send_replace(true);
                 });
                 Err(L2Error::timed_out(Duration::from_millis(1)))
@@ -410,19 +413,19 @@ impl Lane for Wired {
     fn invalidate<'a>(
         &'a self,
         keys: &'a [&'a str],
-        tail: &'a [u8],
+        payload: &'a [u8],
         hold: Duration,
-    ) -> Reply<'a, Told> {
+    ) -> Reply<'a, WriteAck> {
         self.network
             .carry(Step::Invalidate, async move {
-                self.lane.invalidate(keys, tail, hold).await
+                self.lane.invalidate(keys, payload, hold).await
             })
             .boxed()
     }
 
-    fn clear<'a>(&'a self, tail: &'a [u8]) -> Reply<'a, Stamp> {
+    fn clear<'a>(&'a self, payload: &'a [u8]) -> Reply<'a, Stamp> {
         self.network
-            .carry(Step::Clear, async move { self.lane.clear(tail).await })
+            .carry(Step::Clear, async move { self.lane.clear(payload).await })
             .boxed()
     }
 
@@ -442,11 +445,11 @@ impl Lane for Wired {
         self.lane.leave(id)
     }
 
-    fn listen(&self, me: Me) -> Reply<'_, (LaneClock, Box<dyn Listener>)> {
+    fn subscribe(&self, me: MemberInfo) -> Reply<'_, (LaneClock, Box<dyn Subscription>)> {
         async move {
             let (clock, inner) = self
                 .network
-                .carry(Step::Listen, async move { self.lane.listen(me).await })
+                .carry(Step::Listen, async move { self.lane.subscribe(me).await })
                 .await?;
             let events = self.network.wires.events.subscribe();
             let cuts = events.borrow().cuts;
@@ -455,7 +458,7 @@ impl Lane for Wired {
                 .listening
                 .send_modify(|listening| *listening += 1);
             let network = self.network.clone();
-            let listener: Box<dyn Listener> = Box::new(WiredListener {
+            let listener: Box<dyn Subscription> = Box::new(WiredListener {
                 inner,
                 network,
                 cuts,
@@ -469,7 +472,7 @@ impl Lane for Wired {
 }
 
 struct WiredListener {
-    inner: Box<dyn Listener>,
+    inner: Box<dyn Subscription>,
     network: Network,
     cuts: usize,
     beat: Option<LaneClock>,
@@ -484,15 +487,15 @@ fn changed(mut events: watch::Receiver<Events>) -> BoxFuture<'static, watch::Rec
     .boxed()
 }
 
-impl Listener for WiredListener {
-    fn beat(&mut self, applied: Applied) {
+impl Subscription for WiredListener {
+    fn heartbeat(&mut self, applied: Applied) {
         self.network.count(Step::Beat);
-        self.inner.beat(applied);
+        self.inner.heartbeat(applied);
     }
 }
 
 impl Stream for WiredListener {
-    type Item = Result<Heard, L2Error>;
+    type Item = Result<Event, L2Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         while let Poll::Ready(events) = self.event.poll_unpin(cx) {
@@ -510,13 +513,15 @@ impl Stream for WiredListener {
             let heard = self.inner.poll_next_unpin(cx);
             let wires = &self.network.wires;
             match heard {
-                Poll::Ready(Some(Ok(Heard::Message(_)))) if wires.drop_messages.load(SeqCst) => {
+                Poll::Ready(Some(Ok(Event::Message(_)))) if wires.drop_messages.load(SeqCst) => {
                     wires.dropped.fetch_add(1, SeqCst);
                 }
-                Poll::Ready(Some(Ok(Heard::Beat(_)))) if wires.refuse_beats.load(SeqCst) => {
+                Poll::Ready(Some(Ok(Event::Heartbeat(_)))) if wires.refuse_beats.load(SeqCst) => {
                     return Poll::Ready(Some(Err(L2Error::unexpected("no beats here"))));
                 }
-                Poll::Ready(Some(Ok(Heard::Beat(clock)))) if wires.delay_beats.load(SeqCst) => {
+                Poll::Ready(Some(Ok(Event::Heartbeat(clock))))
+                    if wires.delay_beats.load(SeqCst) =>
+                {
                     wires.delayed.fetch_add(1, SeqCst);
                     self.beat = Some(clock);
                 }
@@ -527,7 +532,7 @@ impl Stream for WiredListener {
                     return Poll::Ready(heard);
                 }
                 Poll::Pending if !wires.delay_beats.load(SeqCst) && self.beat.is_some() => {
-                    return Poll::Ready(self.beat.take().map(|clock| Ok(Heard::Beat(clock))));
+                    return Poll::Ready(self.beat.take().map(|clock| Ok(Event::Heartbeat(clock))));
                 }
                 Poll::Pending => return Poll::Pending,
             }

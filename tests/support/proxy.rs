@@ -43,11 +43,11 @@ pub(crate) enum Way {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Data,
-    Listener,
+    Subscription,
 }
 
 pub(crate) const WAYS: [Way; 2] = [Way::ToRedis, Way::FromRedis];
-pub(crate) const KINDS: [Kind; 2] = [Kind::Data, Kind::Listener];
+pub(crate) const KINDS: [Kind; 2] = [Kind::Data, Kind::Subscription];
 
 /// Listens on a port of 127.0.0.1 until it is dropped, and cuts its connections then.
 pub(crate) struct Proxy {
@@ -148,9 +148,9 @@ impl Proxy {
 
     /// How many connections of a kind there have been.
     pub(crate) fn connections(&self, kind: Kind) -> usize {
-        let subscribed = self.shared.connections[Kind::Listener as usize].load(SeqCst);
+        let subscribed = self.shared.connections[Kind::Subscription as usize].load(SeqCst);
         match kind {
-            Kind::Listener => subscribed,
+            Kind::Subscription => subscribed,
             Kind::Data => self.shared.connections[Kind::Data as usize].load(SeqCst) - subscribed,
         }
     }
@@ -273,7 +273,7 @@ impl Pump {
         let subscribes = || piece.windows(9).any(|word| word == b"SUBSCRIBE");
         if self.way == Way::ToRedis && !self.listens.load(SeqCst) && subscribes() {
             self.listens.store(true, SeqCst);
-            self.shared.connections[Kind::Listener as usize].fetch_add(1, SeqCst);
+            self.shared.connections[Kind::Subscription as usize].fetch_add(1, SeqCst);
         }
     }
 

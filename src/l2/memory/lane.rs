@@ -15,8 +15,8 @@ use super::{MemoryL2, Now, State};
 #[cfg(larder_ablation)]
 use crate::ablation::{Rule, without};
 use crate::l2::{
-    Answer, Applied, Ask, Fill, Heard, L2Error, Lane, LaneClock, Lead, Lease, Listener, Me,
-    Members, Message, OnConnect, Reply, Sealed, Stamp, Told,
+    Applied, EncodedValue, Event, Fill, L2Error, Lane, LaneClock, Lease, LeaseReply, LeaseRequest,
+    MemberInfo, Members, Message, OnConnect, ReadResult, Reply, Stamp, Subscription, WriteAck,
 };
 use crate::lock::lock;
 
@@ -68,11 +68,11 @@ impl MemoryLane {
     fn invalidate_in_two_steps<'a>(
         &'a self,
         keys: &'a [&'a str],
-        tail: &'a [u8],
+        payload: &'a [u8],
         hold: Duration,
-    ) -> Reply<'a, Told> {
+    ) -> Reply<'a, WriteAck> {
         async move {
-            let told = self.step(|state, now| state.tell(tail, now)).await?;
+            let told = self.step(|state, now| state.tell(payload, now)).await?;
             tokio::time::sleep(Duration::from_millis(2)).await;
             self.step(|state, now| state.remove(keys, hold, now))
                 .await?;
@@ -93,7 +93,7 @@ impl Lane for MemoryLane {
         self.step(|state, now| state.get(key, now))
     }
 
-    fn get_many<'a>(&'a self, keys: &'a [&'a str]) -> BoxFuture<'a, Vec<Answer>> {
+    fn get_many<'a>(&'a self, keys: &'a [&'a str]) -> BoxFuture<'a, Vec<ReadResult>> {
         let read = |state: &mut State, now| -> Vec<_> {
             keys.iter().map(|key| Ok(state.get(key, now))).collect()
         };
@@ -103,26 +103,26 @@ impl Lane for MemoryLane {
             .boxed()
     }
 
-    fn lead<'a>(&'a self, key: &'a str, ask: Ask) -> Reply<'a, Lead> {
-        self.step(|state, now| state.lead(key, ask, now))
+    fn acquire_lease<'a>(&'a self, key: &'a str, ask: LeaseRequest) -> Reply<'a, LeaseReply> {
+        self.step(|state, now| state.acquire_lease(key, ask, now))
     }
 
-    fn fill<'a>(&'a self, key: &'a str, lease: Lease, value: &'a Sealed) -> Reply<'a, Fill> {
+    fn fill<'a>(&'a self, key: &'a str, lease: Lease, value: &'a EncodedValue) -> Reply<'a, Fill> {
         self.step(|state, now| state.fill(key, lease, value, now))
     }
 
-    fn renew<'a>(&'a self, key: &'a str, token: u64, ttl: Duration) -> Reply<'a, bool> {
-        self.step(|state, now| state.renew(key, token, ttl, now))
+    fn renew_lease<'a>(&'a self, key: &'a str, token: u64, ttl: Duration) -> Reply<'a, bool> {
+        self.step(|state, now| state.renew_lease(key, token, ttl, now))
     }
 
     fn insert<'a>(
         &'a self,
-        values: &'a [(&'a str, &'a Sealed)],
-        tail: &'a [u8],
+        values: &'a [(&'a str, &'a EncodedValue)],
+        payload: &'a [u8],
         deadline: Option<u64>,
     ) -> Reply<'a, Stamp> {
         let late = || L2Error::unexpected("the insert came after its deadline");
-        self.step(|state, now| state.insert(values, tail, deadline, now))
+        self.step(|state, now| state.insert(values, payload, deadline, now))
             .map(move |stamp| stamp?.ok_or_else(late))
             .boxed()
     }
@@ -130,21 +130,21 @@ impl Lane for MemoryLane {
     fn invalidate<'a>(
         &'a self,
         keys: &'a [&'a str],
-        tail: &'a [u8],
+        payload: &'a [u8],
         hold: Duration,
-    ) -> Reply<'a, Told> {
+    ) -> Reply<'a, WriteAck> {
         #[cfg(larder_ablation)]
         if without(Rule::OneStep) {
-            return self.invalidate_in_two_steps(keys, tail, hold);
+            return self.invalidate_in_two_steps(keys, payload, hold);
         }
         self.step(|state, now| {
             state.remove(keys, hold, now);
-            state.tell(tail, now)
+            state.tell(payload, now)
         })
     }
 
-    fn clear<'a>(&'a self, tail: &'a [u8]) -> Reply<'a, Stamp> {
-        self.step(|state, now| state.clear(tail, now))
+    fn clear<'a>(&'a self, payload: &'a [u8]) -> Reply<'a, Stamp> {
+        self.step(|state, now| state.clear(payload, now))
     }
 
     fn replay(&self, first: u64) -> Reply<'_, Vec<Message>> {
@@ -159,12 +159,12 @@ impl Lane for MemoryLane {
         self.step(|state, _| state.leave(id))
     }
 
-    fn listen(&self, me: Me) -> Reply<'_, (LaneClock, Box<dyn Listener>)> {
+    fn subscribe(&self, me: MemberInfo) -> Reply<'_, (LaneClock, Box<dyn Subscription>)> {
         let (run, clock, messages) = self.store.with(&self.namespace, |state, now| {
-            let (clock, messages) = state.listen(me, now);
+            let (clock, messages) = state.subscribe(me, now);
             (now.run, clock, messages)
         });
-        let listener: Box<dyn Listener> = Box::new(MemoryListener {
+        let listener: Box<dyn Subscription> = Box::new(MemoryListener {
             store: self.store.clone(),
             namespace: self.namespace.clone(),
             run,
@@ -182,15 +182,15 @@ struct MemoryListener {
     namespace: String,
     /// The life of the store that this listens to.
     run: u64,
-    me: Me,
-    messages: mpsc::Receiver<Heard>,
+    me: MemberInfo,
+    messages: mpsc::Receiver<Event>,
     /// How many messages come before the beat.
     ahead: usize,
     beat: Option<LaneClock>,
 }
 
-impl Listener for MemoryListener {
-    fn beat(&mut self, applied: Applied) {
+impl Subscription for MemoryListener {
+    fn heartbeat(&mut self, applied: Applied) {
         self.beat = self.store.with(&self.namespace, |state, now| {
             // A connection to a life that is over gives no answer.
             (now.run == self.run).then(|| {
@@ -203,14 +203,14 @@ impl Listener for MemoryListener {
 }
 
 impl Stream for MemoryListener {
-    type Item = Result<Heard, L2Error>;
+    type Item = Result<Event, L2Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         // Counted, since the queue may look empty when it is not: tokio makes a busy task yield.
         if self.ahead == 0
             && let Some(beat) = self.beat.take()
         {
-            return Poll::Ready(Some(Ok(Heard::Beat(beat))));
+            return Poll::Ready(Some(Ok(Event::Heartbeat(beat))));
         }
         self.messages.poll_recv(cx).map(|message| {
             self.ahead = self.ahead.saturating_sub(1);

@@ -11,8 +11,8 @@ use crate::ablation::{Rule, without};
 use crate::clock::millis;
 use crate::l2::expiring::Expiring;
 use crate::l2::{
-    Applied, Ask, FORGOTTEN_AFTER, Fill, Heard, Kind, LaneClock, Lead, Lease, Me, Member, Members,
-    Message, Sealed, Stamp, Told, Want, random,
+    Applied, EncodedValue, Event, FORGOTTEN_AFTER, Fill, Kind, LaneClock, Lease, LeaseReply,
+    LeaseRequest, Member, MemberInfo, Members, Message, Stamp, Want, WriteAck, random,
 };
 use crate::wire::{envelope, message};
 
@@ -26,7 +26,7 @@ const QUEUE: usize = 1024;
 #[derive(Default)]
 pub(super) struct State {
     pub(super) data: Data,
-    listeners: Vec<mpsc::Sender<Heard>>,
+    listeners: Vec<mpsc::Sender<Event>>,
 }
 
 /// What survives a restart.
@@ -54,8 +54,12 @@ struct Noted {
 
 impl Noted {
     fn is_forgotten(&self, now: Now) -> bool {
-        let patience = self.member.me.max_staleness.saturating_mul(FORGOTTEN_AFTER);
-        now.at.saturating_sub(self.at) > millis(patience)
+        let longest_staleness = self
+            .member
+            .info
+            .max_staleness
+            .saturating_mul(FORGOTTEN_AFTER);
+        now.at.saturating_sub(self.at) > millis(longest_staleness)
     }
 }
 
@@ -107,19 +111,19 @@ impl State {
         self.data.values.get(key, now.at).cloned()
     }
 
-    pub(super) fn lead(&mut self, key: &str, ask: Ask, now: Now) -> Lead {
+    pub(super) fn acquire_lease(&mut self, key: &str, ask: LeaseRequest, now: Now) -> LeaseReply {
         if let Some(bytes) = self.usable(key, ask.want, now) {
-            return Lead::Hit(bytes);
+            return LeaseReply::Hit(bytes);
         }
         if ask.ttl.is_zero() {
-            return Lead::Miss;
+            return LeaseReply::Miss;
         }
         let lease = Lease {
             token: ask.token,
             epoch: self.data.epoch,
         };
         match self.data.leases.get(key, now.at) {
-            Some(Held::Off) => return Lead::Hold,
+            Some(Held::Off) => return LeaseReply::Hold,
             Some(&Held::By {
                 lease: held,
                 awaited,
@@ -133,7 +137,7 @@ impl State {
                     };
                     self.data.leases.insert(key, held, now.at, left);
                 }
-                return Lead::Wait(left);
+                return LeaseReply::Wait(left);
             }
             Some(Held::By { lease: held, .. }) if *held == lease => {}
             _ => {
@@ -144,10 +148,10 @@ impl State {
                 self.data.leases.insert(key, held, now.at, ask.ttl);
             }
         }
-        Lead::Granted(lease)
+        LeaseReply::Granted(lease)
     }
 
-    pub(super) fn fill(&mut self, key: &str, lease: Lease, value: &Sealed, now: Now) -> Fill {
+    pub(super) fn fill(&mut self, key: &str, lease: Lease, value: &EncodedValue, now: Now) -> Fill {
         let held = self.data.leases.get(key, now.at).copied();
         let awaited = match held {
             Some(Held::By {
@@ -166,7 +170,7 @@ impl State {
         Fill::Stored(stamp)
     }
 
-    pub(super) fn renew(&mut self, key: &str, token: u64, ttl: Duration, now: Now) -> bool {
+    pub(super) fn renew_lease(&mut self, key: &str, token: u64, ttl: Duration, now: Now) -> bool {
         let held = self.data.leases.get(key, now.at).copied();
         let Some(held @ Held::By { lease, awaited }) = held else {
             return false;
@@ -186,15 +190,15 @@ impl State {
     fn use_up(&mut self, key: &str, awaited: bool) {
         self.data.leases.remove(key);
         if awaited {
-            self.tell_all(&Heard::LeaseEnded(key.into()));
+            self.tell_all(&Event::LeaseEnded(key.into()));
         }
     }
 
     /// `None` when it comes after its deadline.
     pub(super) fn insert(
         &mut self,
-        values: &[(&str, &Sealed)],
-        tail: &[u8],
+        values: &[(&str, &EncodedValue)],
+        payload: &[u8],
         deadline: Option<u64>,
         now: Now,
     ) -> Option<Stamp> {
@@ -206,7 +210,7 @@ impl State {
             self.end_lease(key, Duration::ZERO, now);
             self.store(key, value, stamp, now);
         }
-        self.publish(stamp.ver, tail);
+        self.publish(stamp.ver, payload);
         Some(stamp)
     }
 
@@ -217,25 +221,27 @@ impl State {
         }
     }
 
-    pub(super) fn tell(&mut self, tail: &[u8], now: Now) -> Told {
+    pub(super) fn tell(&mut self, payload: &[u8], now: Now) -> WriteAck {
         let stamp = self.stamp(now);
-        let patience = match message::kind(tail) {
-            Some(Kind::InvalidateAwaited) => self.known(now).map(|one| one.me.max_staleness).max(),
+        let longest_staleness = match message::kind(payload) {
+            Some(Kind::InvalidateAwaited) => {
+                self.known(now).map(|one| one.info.max_staleness).max()
+            }
             _ => None,
         };
-        Told {
+        WriteAck {
             stamp,
-            seq: self.publish(stamp.ver, tail),
-            patience: patience.unwrap_or_default(),
-            age: Duration::from_millis(now.at.saturating_sub(self.data.since)),
+            seq: self.publish(stamp.ver, payload),
+            longest_staleness: longest_staleness.unwrap_or_default(),
+            members_age: Duration::from_millis(now.at.saturating_sub(self.data.since)),
         }
     }
 
-    pub(super) fn clear(&mut self, tail: &[u8], now: Now) -> Stamp {
+    pub(super) fn clear(&mut self, payload: &[u8], now: Now) -> Stamp {
         self.data.epoch = random();
         self.data.values = Expiring::default();
         self.data.log.clear();
-        self.tell(tail, now).stamp
+        self.tell(payload, now).stamp
     }
 
     pub(super) fn replay(&self, first: u64) -> Vec<Message> {
@@ -258,8 +264,8 @@ impl State {
     }
 
     /// Takes note of how far an instance is.
-    pub(super) fn note(&mut self, me: Me, applied: Applied, now: Now) {
-        let member = Member { me, applied };
+    pub(super) fn note(&mut self, me: MemberInfo, applied: Applied, now: Now) {
+        let member = Member { info: me, applied };
         self.data
             .members
             .insert(me.id, Noted { member, at: now.at });
@@ -269,7 +275,11 @@ impl State {
         self.data.members.remove(&id);
     }
 
-    pub(super) fn listen(&mut self, me: Me, now: Now) -> (LaneClock, mpsc::Receiver<Heard>) {
+    pub(super) fn subscribe(
+        &mut self,
+        me: MemberInfo,
+        now: Now,
+    ) -> (LaneClock, mpsc::Receiver<Event>) {
         let (queue, messages) = mpsc::channel(QUEUE);
         self.listeners.push(queue);
         let clock = self.meet(now);
@@ -289,7 +299,7 @@ impl State {
         }
     }
 
-    fn store(&mut self, key: &str, value: &Sealed, stamp: Stamp, now: Now) {
+    fn store(&mut self, key: &str, value: &EncodedValue, stamp: Stamp, now: Now) {
         let bytes = envelope::stamped(stamp, &value.body).into();
         self.data.values.insert(key, bytes, now.at, value.ttl);
     }
@@ -324,16 +334,16 @@ impl State {
         (wanted && live).then(|| bytes.clone())
     }
 
-    fn publish(&mut self, ver: u64, tail: &[u8]) -> u64 {
+    fn publish(&mut self, ver: u64, payload: &[u8]) -> u64 {
         self.data.seq += 1;
         let (epoch, seq) = (self.data.epoch, self.data.seq);
         let mut bytes = b"LM\x01".to_vec();
         for number in [epoch, seq, ver] {
             bytes.extend_from_slice(&number.to_be_bytes());
         }
-        bytes.extend_from_slice(tail);
+        bytes.extend_from_slice(payload);
         if let Some(message) = message::open(&bytes) {
-            self.tell_all(&Heard::Message(message.clone()));
+            self.tell_all(&Event::Message(message.clone()));
             // Nobody goes on from before a clear.
             if message.kind != Kind::Clear {
                 self.data.log.push_back(message);
@@ -345,7 +355,7 @@ impl State {
         seq
     }
 
-    fn tell_all(&mut self, heard: &Heard) {
+    fn tell_all(&mut self, heard: &Event) {
         self.listeners.retain(|listener| !listener.is_closed());
         for listener in &self.listeners {
             // A full queue loses a message, and the listener finds the hole.

@@ -1,4 +1,4 @@
--- CLEAR  clock log | channel rnd tail  ->  stamp
+-- CLEAR  clock log | channel rnd payload  ->  stamp
 -- A new epoch makes every stored value and lease a miss, whatever their number. Nobody goes on from before
 -- it; and its message, which is not in the log, may be the one whose number would have the log trimmed.
 redis.call('DEL', KEYS[2])

@@ -39,10 +39,10 @@ local function stamp(epoch, ver, at)
 end
 
 -- Orders one more write, and tells all who listen: the message has a number, under which the log keeps it.
-local function publish(key, log, channel, rnd, tail)
+local function publish(key, log, channel, rnd, payload)
   local epoch, seq, ver = clock(key, rnd)
   seq, ver = seq + 1, ver + 1
-  local message = 'LM\1' .. set_position(key, epoch, seq, ver) .. tail
+  local message = 'LM\1' .. set_position(key, epoch, seq, ver) .. payload
   if log then
     local id = string.format('%.0f-0', seq)
     local added = redis.pcall('XADD', log, id, 'm', message)

@@ -15,7 +15,7 @@ use super::l2_error;
 use super::scripts::Scripts;
 use crate::l2::{L2Error, LONGEST_PAUSE, LaneClock, OnConnect, random, reconnects};
 use crate::lock::lock;
-use crate::outcome::{Outcome, outcome};
+use crate::shared_result::{SharedResult, shared_result};
 
 /// How long making a connection may take, all attempts to get one out of the pool included.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -46,7 +46,7 @@ pub(super) struct Source {
 struct Attempt {
     id: u64,
     began: Instant,
-    outcome: Outcome<Result<Arc<Live>, Failed>>,
+    outcome: SharedResult<Result<Arc<Live>, Failed>>,
 }
 
 #[derive(Clone)]
@@ -191,7 +191,7 @@ impl Connections {
             self.failures.fetch_add(1, Ordering::Relaxed);
         }
         let id = self.attempts.fetch_add(1, Ordering::Relaxed);
-        let (teller, outcome) = outcome();
+        let (teller, outcome) = shared_result();
         let connecting = connect(Arc::clone(&self.source), self.first.clone());
         // To its end, whoever gives up: or a failure of long ago would answer a later request.
         tokio::spawn(async move {

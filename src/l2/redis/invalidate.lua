@@ -1,4 +1,4 @@
--- INVALIDATE  clock log live (value lease)... [hold]... | channel rnd tail hold forgotten  ->  stamp seq patience age
+-- INVALIDATE  clock log live (value lease)... [hold]... | channel rnd payload hold forgotten  ->  stamp seq patience age
 -- For `hold` ms nobody gets a lease; a hold that lasts longer stays.
 local holds = ARGV[4] == '0' and 0 or (#KEYS - 3) / 3
 redis.call('DEL', unpack(KEYS, 4, #KEYS - holds))

@@ -12,17 +12,18 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::time::sleep;
 
-use super::batch::Batches;
 use super::call::{Call, numbers};
 use super::connection::Connections;
-use super::listener;
 use super::names::Names;
-use super::requests::Requests;
+use super::pubsub;
+use super::read_batcher::ReadBatcher;
+use super::read_request::ReadRequests;
 use super::scripts::Scripts;
 use crate::clock::millis;
 use crate::l2::{
-    Answer, Applied, Ask, FORGOTTEN_AFTER, Fill, L2Error, Lane, LaneClock, Lead, Lease, Listener,
-    Me, Member, Members, Message, Reply, Sealed, Stamp, Told, Want, random,
+    Applied, EncodedValue, FORGOTTEN_AFTER, Fill, L2Error, Lane, LaneClock, Lease, LeaseReply,
+    LeaseRequest, Member, MemberInfo, Members, Message, ReadResult, Reply, Stamp, Subscription,
+    Want, WriteAck, random,
 };
 use crate::wire::message;
 
@@ -34,8 +35,8 @@ pub(super) struct RedisLane {
     pub(super) names: Names,
     pub(super) scripts: Arc<Scripts>,
     pub(super) connections: Arc<Connections>,
-    pub(super) requests: Arc<Requests>,
-    pub(super) batches: Batches,
+    pub(super) requests: Arc<ReadRequests>,
+    pub(super) batches: ReadBatcher,
     pub(super) listener: Client,
     pub(super) timeout: Duration,
 }
@@ -84,11 +85,11 @@ impl Lane for RedisLane {
         self.batches.get(key)
     }
 
-    fn get_many<'a>(&'a self, keys: &'a [&'a str]) -> BoxFuture<'a, Vec<Answer>> {
+    fn get_many<'a>(&'a self, keys: &'a [&'a str]) -> BoxFuture<'a, Vec<ReadResult>> {
         self.requests.fetch_all(keys).boxed()
     }
 
-    fn lead<'a>(&'a self, key: &'a str, ask: Ask) -> Reply<'a, Lead> {
+    fn acquire_lease<'a>(&'a self, key: &'a str, ask: LeaseRequest) -> Reply<'a, LeaseReply> {
         async move {
             let mut call = Call::new(&self.scripts.lead, 4);
             let name = &mut String::new();
@@ -105,21 +106,21 @@ impl Lane for RedisLane {
             call.arg(random());
             let (answer, value, number) = self.run::<(String, Option<Bytes>, u64)>(call).await?;
             match (answer.as_str(), value) {
-                ("HIT", Some(bytes)) => Ok(Lead::Hit(bytes)),
-                ("LEAD", _) => Ok(Lead::Granted(Lease {
+                ("HIT", Some(bytes)) => Ok(LeaseReply::Hit(bytes)),
+                ("LEAD", _) => Ok(LeaseReply::Granted(Lease {
                     token: ask.token,
                     epoch: number,
                 })),
-                ("WAIT", _) => Ok(Lead::Wait(Duration::from_millis(number))),
-                ("HOLD", _) => Ok(Lead::Hold),
-                ("MISS", _) => Ok(Lead::Miss),
+                ("WAIT", _) => Ok(LeaseReply::Wait(Duration::from_millis(number))),
+                ("HOLD", _) => Ok(LeaseReply::Hold),
+                ("MISS", _) => Ok(LeaseReply::Miss),
                 _ => Err(L2Error::unexpected("its answer to LEAD makes no sense")),
             }
         }
         .boxed()
     }
 
-    fn fill<'a>(&'a self, key: &'a str, lease: Lease, value: &'a Sealed) -> Reply<'a, Fill> {
+    fn fill<'a>(&'a self, key: &'a str, lease: Lease, value: &'a EncodedValue) -> Reply<'a, Fill> {
         async move {
             let size = iter::once(value.body.len());
             let mut call = Call::with_values(&self.scripts.fill, 3, size);
@@ -146,7 +147,7 @@ impl Lane for RedisLane {
         .boxed()
     }
 
-    fn renew<'a>(&'a self, key: &'a str, token: u64, ttl: Duration) -> Reply<'a, bool> {
+    fn renew_lease<'a>(&'a self, key: &'a str, token: u64, ttl: Duration) -> Reply<'a, bool> {
         async move {
             let mut call = Call::new(&self.scripts.renew, 1);
             let name = &mut String::new();
@@ -162,8 +163,8 @@ impl Lane for RedisLane {
 
     fn insert<'a>(
         &'a self,
-        values: &'a [(&'a str, &'a Sealed)],
-        tail: &'a [u8],
+        values: &'a [(&'a str, &'a EncodedValue)],
+        payload: &'a [u8],
         deadline: Option<u64>,
     ) -> Reply<'a, Stamp> {
         async move {
@@ -177,7 +178,7 @@ impl Lane for RedisLane {
             for (key, _) in values {
                 call.arg(self.names.lease(name, key));
             }
-            call.arg(&self.names.events).arg(random()).arg(tail);
+            call.arg(&self.names.events).arg(random()).arg(payload);
             call.arg(deadline.map_or_else(String::new, |at| at.to_string()));
             for (_, value) in values {
                 call.arg(&value.body).arg(millis(value.ttl));
@@ -212,9 +213,9 @@ impl Lane for RedisLane {
     fn invalidate<'a>(
         &'a self,
         keys: &'a [&'a str],
-        tail: &'a [u8],
+        payload: &'a [u8],
         hold: Duration,
-    ) -> Reply<'a, Told> {
+    ) -> Reply<'a, WriteAck> {
         async move {
             let held = if hold.is_zero() { &[] } else { keys };
             let parts = 3 + 2 * keys.len() + held.len();
@@ -229,29 +230,29 @@ impl Lane for RedisLane {
             for key in held {
                 call.arg(self.names.hold(name, key));
             }
-            call.arg(&self.names.events).arg(random()).arg(tail);
+            call.arg(&self.names.events).arg(random()).arg(payload);
             call.arg(millis(hold)).arg(FORGOTTEN_AFTER);
             let told: Vec<u8> = self.run(call).await?;
-            let [epoch, ver, written_at, seq, patience, age] = numbers(&told)?;
-            Ok(Told {
+            let [epoch, ver, written_at, seq, longest_staleness, members_age] = numbers(&told)?;
+            Ok(WriteAck {
                 stamp: Stamp {
                     epoch,
                     ver,
                     written_at,
                 },
                 seq,
-                patience: Duration::from_millis(patience),
-                age: Duration::from_millis(age),
+                longest_staleness: Duration::from_millis(longest_staleness),
+                members_age: Duration::from_millis(members_age),
             })
         }
         .boxed()
     }
 
-    fn clear<'a>(&'a self, tail: &'a [u8]) -> Reply<'a, Stamp> {
+    fn clear<'a>(&'a self, payload: &'a [u8]) -> Reply<'a, Stamp> {
         async move {
             let mut call = Call::new(&self.scripts.clear, 2);
             call.arg(&self.names.clock).arg(&self.names.log);
-            call.arg(&self.names.events).arg(random()).arg(tail);
+            call.arg(&self.names.events).arg(random()).arg(payload);
             stamp(&self.run::<Vec<u8>>(call).await?)
         }
         .boxed()
@@ -291,8 +292,8 @@ impl Lane for RedisLane {
         async move { self.ask(cmd("HDEL").arg(&self.names.live).arg(id)).await }.boxed()
     }
 
-    fn listen(&self, me: Me) -> Reply<'_, (LaneClock, Box<dyn Listener>)> {
-        listener::listen(&self.listener, &self.names, &self.scripts, self.timeout, me).boxed()
+    fn subscribe(&self, me: MemberInfo) -> Reply<'_, (LaneClock, Box<dyn Subscription>)> {
+        pubsub::subscribe(&self.listener, &self.names, &self.scripts, self.timeout, me).boxed()
     }
 }
 
@@ -302,7 +303,7 @@ fn member(id: u64, entry: &str) -> Option<Member> {
     let mut field = || fields.next()?.ok();
     let (epoch, seq, staleness) = (field()?, field()?, field()?);
     Some(Member {
-        me: Me {
+        info: MemberInfo {
             id,
             max_staleness: Duration::from_millis(staleness),
         },

@@ -6,13 +6,13 @@
 //! - [`connection`]: a connection that all share
 //! - [`listener`]: the connection for messages and beats
 
-mod batch;
 mod call;
 mod connection;
 mod lane;
-mod listener;
 mod names;
-mod requests;
+mod pubsub;
+mod read_batcher;
+mod read_request;
 mod scripts;
 
 use std::fmt;
@@ -20,16 +20,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_redis::redis::{
-    AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo, ProtocolVersion,
-    io::tcp::TcpSettings,
+    AsyncConnectionConfig, Client, ConnectionInfo, ErrorKind, IntoConnectionInfo, ProtocolVersion,
+    RedisError, io::tcp::TcpSettings,
 };
 use deadpool_redis::{Manager, Pool, Runtime};
 
-use self::batch::Batches;
 use self::connection::{Connections, Source};
 use self::lane::RedisLane;
 use self::names::Names;
-use self::requests::Requests;
+use self::read_batcher::ReadBatcher;
+use self::read_request::ReadRequests;
 use self::scripts::Scripts;
 use super::{L2, L2Error, Lane, OnConnect};
 
@@ -60,7 +60,7 @@ impl RedisL2 {
     pub fn open(url: &str) -> Result<Self, L2Error> {
         let info = connection_info(url)?;
         let manager = Manager::new_with_config(info.clone(), connection_config())
-            .map_err(|error| L2Error::bad_url(&error))?;
+            .map_err(|error| bad_url(&error))?;
         let pool = Pool::builder(manager)
             .max_size(POOL_SIZE)
             .runtime(Runtime::Tokio1)
@@ -87,8 +87,8 @@ impl RedisL2 {
             .redis_settings()
             .clone()
             .set_protocol(ProtocolVersion::RESP3);
-        let listener = Client::open(info.set_redis_settings(settings))
-            .map_err(|error| L2Error::bad_url(&error))?;
+        let listener =
+            Client::open(info.set_redis_settings(settings)).map_err(|error| bad_url(&error))?;
         Ok(Self { pool, listener })
     }
 }
@@ -116,10 +116,10 @@ impl L2 for RedisL2 {
         let connections = Arc::new(Connections::new(Arc::clone(&source), None));
         let spare = Arc::new(Connections::new(source, Some(Arc::clone(&connections))));
         let both = [Arc::clone(&connections), spare];
-        let requests = Arc::new(Requests::new(names.clone(), timeout, both));
+        let requests = Arc::new(ReadRequests::new(names.clone(), timeout, both));
         Box::new(RedisLane {
             names,
-            batches: Batches::new(Arc::clone(&requests)),
+            batches: ReadBatcher::new(Arc::clone(&requests)),
             requests,
             scripts,
             connections,
@@ -132,7 +132,7 @@ impl L2 for RedisL2 {
 fn connection_info(url: &str) -> Result<ConnectionInfo, L2Error> {
     let info = url
         .into_connection_info()
-        .map_err(|error| L2Error::bad_url(&error))?;
+        .map_err(|error| bad_url(&error))?;
     Ok(info.set_tcp_settings(TcpSettings::default().set_nodelay(true)))
 }
 
@@ -145,8 +145,19 @@ fn connection_config() -> AsyncConnectionConfig {
         .set_write_backpressure_boundary(64 * 1024)
 }
 
+/// Keeps only a fixed description: the client's details can hold parts of the URL.
+fn bad_url(error: &RedisError) -> L2Error {
+    L2Error::bad_url(match error.kind() {
+        ErrorKind::InvalidClientConfig => {
+            "it is malformed, or asks for something this build lacks, such as TLS"
+        }
+        ErrorKind::RESP3NotSupported => "it asks for an old protocol",
+        _ => "the client refused it",
+    })
+}
+
 /// How an error of the client looks to the crate.
-fn l2_error(error: deadpool_redis::redis::RedisError) -> L2Error {
+fn l2_error(error: RedisError) -> L2Error {
     if error.is_io_error() {
         L2Error::unreachable(error)
     } else {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use larder::l2::{Fill, Kind, Lane, Lead, Want};
+use larder::l2::{Fill, Kind, Lane, LeaseReply, Want};
 
 use super::conformance;
 use crate::store::*;
@@ -21,8 +21,8 @@ conformance! {
 const SHORT: Duration = Duration::from_millis(50);
 
 async fn hold(lane: &dyn Lane, keys: &[&str], hold: Duration) {
-    let tail = tail(Kind::Invalidate, keys);
-    let told = lane.invalidate(keys, &tail, hold).await;
+    let payload = payload_of(Kind::Invalidate, keys);
+    let told = lane.invalidate(keys, &payload, hold).await;
     told.expect("the keys are invalidated");
 }
 
@@ -39,12 +39,15 @@ async fn nobody_leads_during_a_hold(store: impl Store) {
     hold(&*lane, &["a", "b"], LONG).await;
     for key in ["a", "b"] {
         assert_eq!(get(&*lane, key).await, None);
-        assert_eq!(lead(&*store.lane(), key, 7).await, Lead::Hold);
+        assert_eq!(
+            acquire_lease(&*store.lane(), key, 7).await,
+            LeaseReply::Hold
+        );
         let forced = lead_for(&*lane, key, 7, LONG, Want::Nothing).await;
-        assert_eq!(forced, Lead::Hold);
+        assert_eq!(forced, LeaseReply::Hold);
         // Who wants no lease need not know.
         assert_eq!(usable(&*lane, key).await, None);
-        assert!(!lane.renew(key, 7, LONG).await.unwrap());
+        assert!(!lane.renew_lease(key, 7, LONG).await.unwrap());
     }
     granted(&*lane, "other", 7).await;
 }
@@ -53,11 +56,11 @@ async fn a_hold_ends_the_lease(store: impl Store) {
     let lane = store.lane();
     let lease = granted(&*lane, "k", 7).await;
     hold(&*lane, &["k"], LONG).await;
-    assert!(!lane.renew("k", 7, LONG).await.unwrap());
-    assert!(!lane.renew("k", 7, Duration::ZERO).await.unwrap());
+    assert!(!lane.renew_lease("k", 7, LONG).await.unwrap());
+    assert!(!lane.renew_lease("k", 7, Duration::ZERO).await.unwrap());
     let filled = fill(&*lane, "k", lease, b"stale").await;
     assert_eq!(filled, Fill::Rejected(None));
-    assert_eq!(lead(&*lane, "k", 7).await, Lead::Hold);
+    assert_eq!(acquire_lease(&*lane, "k", 7).await, LeaseReply::Hold);
 }
 
 async fn a_longer_hold_is_not_cut_short(store: impl Store) {
@@ -71,7 +74,7 @@ async fn a_longer_hold_is_not_cut_short(store: impl Store) {
     pass(&*lane, Duration::from_millis(2)).await;
     for key in ["shorter", "plain", "inserted"] {
         let led = lead_for(&*lane, key, 7, LONG, Want::Nothing).await;
-        assert_eq!(led, Lead::Hold, "{key}");
+        assert_eq!(led, LeaseReply::Hold, "{key}");
     }
 }
 
@@ -80,14 +83,14 @@ async fn a_shorter_hold_is_made_longer(store: impl Store) {
     hold(&*lane, &["k"], SHORT).await;
     hold(&*lane, &["k"], LONG).await;
     pass(&*lane, SHORT).await;
-    assert_eq!(lead(&*lane, "k", 7).await, Lead::Hold);
+    assert_eq!(acquire_lease(&*lane, "k", 7).await, LeaseReply::Hold);
 }
 
 async fn an_insert_is_stored_during_a_hold(store: impl Store) {
     let lane = store.lane();
     hold(&*lane, &["k"], LONG).await;
     let stamp = insert(&*lane, "k", b"v").await;
-    let Lead::Hit(bytes) = lead(&*lane, "k", 7).await else {
+    let LeaseReply::Hit(bytes) = acquire_lease(&*lane, "k", 7).await else {
         panic!("the inserted value is not used");
     };
     assert_eq!(stamp_of(&bytes), stamp);
@@ -97,14 +100,14 @@ async fn a_hold_survives_a_clear(store: impl Store) {
     let lane = store.lane();
     hold(&*lane, &["k"], LONG).await;
     clear(&*lane).await;
-    assert_eq!(lead(&*lane, "k", 7).await, Lead::Hold);
+    assert_eq!(acquire_lease(&*lane, "k", 7).await, LeaseReply::Hold);
 }
 
 async fn a_hold_ends(store: impl Store) {
     let lane = store.lane();
     hold(&*lane, &["k"], SHORT).await;
     eventually("somebody leads", async || {
-        lead(&*lane, "k", 7).await != Lead::Hold
+        acquire_lease(&*lane, "k", 7).await != LeaseReply::Hold
     })
     .await;
     let lease = granted(&*lane, "k", 7).await;

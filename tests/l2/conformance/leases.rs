@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use larder::l2::{Fill, Lane, Lead, Lease, Want};
+use larder::l2::{Fill, Lane, Lease, LeaseReply, Want};
 
 use super::conformance;
 use crate::store::*;
@@ -34,9 +34,9 @@ conformance! {
 }
 
 #[track_caller]
-fn assert_waits(led: &Lead, at_most: Duration) {
+fn assert_waits(led: &LeaseReply, at_most: Duration) {
     match led {
-        Lead::Wait(wait) => assert!(*wait <= at_most, "{wait:?}"),
+        LeaseReply::Wait(wait) => assert!(*wait <= at_most, "{wait:?}"),
         other => panic!("does not wait, but {other:?}"),
     }
 }
@@ -45,15 +45,18 @@ async fn one_token_leads_and_the_others_wait(store: impl Store) {
     let lane = store.lane();
     let lease = granted(&*lane, "k", 7).await;
     assert_eq!(lease.token, 7);
-    assert_waits(&lead(&*lane, "k", 8).await, LONG);
+    assert_waits(&acquire_lease(&*lane, "k", 8).await, LONG);
     // Its reply may have been lost: it asks again, and the others still wait.
     assert_eq!(granted(&*lane, "k", 7).await, lease);
-    assert_waits(&lead(&*lane, "k", 8).await, LONG);
+    assert_waits(&acquire_lease(&*lane, "k", 8).await, LONG);
     let forced = lead_for(&*lane, "k", 8, LONG, Want::Nothing).await;
     assert_waits(&forced, LONG);
     granted(&*lane, "other", 8).await;
     filled(&*lane, "k", lease, b"v").await;
-    assert!(matches!(lead(&*lane, "k", 8).await, Lead::Hit(_)));
+    assert!(matches!(
+        acquire_lease(&*lane, "k", 8).await,
+        LeaseReply::Hit(_)
+    ));
 }
 
 async fn one_of_many_at_once_leads(store: impl Store) {
@@ -62,15 +65,15 @@ async fn one_of_many_at_once_leads(store: impl Store) {
         let key = format!("k{round}");
         let asks = (1..=40).map(|token| {
             let (lane, key) = (Arc::clone(&lanes[token % 4]), key.clone());
-            tokio::spawn(async move { lead(&*lane, &key, token as u64).await })
+            tokio::spawn(async move { acquire_lease(&*lane, &key, token as u64).await })
         });
         let answers = join_all(asks).await;
         let granted = answers
             .iter()
-            .filter(|led| matches!(led, Ok(Lead::Granted(_))));
+            .filter(|led| matches!(led, Ok(LeaseReply::Granted(_))));
         let waiting = answers
             .iter()
-            .filter(|led| matches!(led, Ok(Lead::Wait(_))));
+            .filter(|led| matches!(led, Ok(LeaseReply::Wait(_))));
         assert_eq!((granted.count(), waiting.count()), (1, 39));
     }
 }
@@ -79,39 +82,42 @@ async fn a_usable_value_is_a_hit(store: impl Store) {
     let lane = store.lane();
     insert(&*lane, "k", b"v").await;
     let bytes = get(&*lane, "k").await.expect("there is a value");
-    assert_eq!(lead(&*lane, "k", 7).await, Lead::Hit(bytes));
+    assert_eq!(acquire_lease(&*lane, "k", 7).await, LeaseReply::Hit(bytes));
     // A hit leaves no lease.
-    assert!(!lane.renew("k", 7, LONG).await.unwrap());
+    assert!(!lane.renew_lease("k", 7, LONG).await.unwrap());
 }
 
 async fn a_value_that_was_seen_can_be_refreshed(store: impl Store) {
     let lane = store.lane();
     let old = insert(&*lane, "k", b"old").await;
     let led = lead_for(&*lane, "k", 7, LONG, Want::NewerThan(old.ver)).await;
-    let Lead::Granted(lease) = led else {
+    let LeaseReply::Granted(lease) = led else {
         panic!("not led, but {led:?}");
     };
     // Meanwhile the others have the old one.
-    assert!(matches!(lead(&*lane, "k", 8).await, Lead::Hit(_)));
+    assert!(matches!(
+        acquire_lease(&*lane, "k", 8).await,
+        LeaseReply::Hit(_)
+    ));
     let second = lead_for(&*lane, "k", 8, LONG, Want::NewerThan(old.ver)).await;
     assert_waits(&second, LONG);
     let new = filled(&*lane, "k", lease, b"new").await;
 
     // Whoever comes late gets what the first has loaded, and does not load again.
     let late = lead_for(&*lane, "k", 8, LONG, Want::NewerThan(old.ver)).await;
-    let Lead::Hit(bytes) = late else {
+    let LeaseReply::Hit(bytes) = late else {
         panic!("no hit, but {late:?}");
     };
     assert_eq!(stamp_of(&bytes), new);
     let next = lead_for(&*lane, "k", 8, LONG, Want::NewerThan(new.ver)).await;
-    assert!(matches!(next, Lead::Granted(_)), "{next:?}");
+    assert!(matches!(next, LeaseReply::Granted(_)), "{next:?}");
 }
 
 async fn a_value_that_cannot_be_read_can_be_replaced(store: impl Store) {
     let lane = store.lane();
     insert(&*lane, "k", b"unreadable").await;
     let led = lead_for(&*lane, "k", 7, LONG, Want::Nothing).await;
-    let Lead::Granted(lease) = led else {
+    let LeaseReply::Granted(lease) = led else {
         panic!("not led, but {led:?}");
     };
     let stamp = filled(&*lane, "k", lease, b"good").await;
@@ -124,13 +130,13 @@ async fn without_a_ttl_no_lease_is_left(store: impl Store) {
     let insert = insert(&*lane, "there", b"v").await;
     for want in [Want::Any, Want::NewerThan(insert.ver), Want::Nothing] {
         let led = lead_for(&*lane, "k", 7, Duration::ZERO, want).await;
-        assert_eq!(led, Lead::Miss);
+        assert_eq!(led, LeaseReply::Miss);
     }
     for want in [Want::NewerThan(insert.ver), Want::Nothing] {
         let led = lead_for(&*lane, "there", 7, Duration::ZERO, want).await;
-        assert_eq!(led, Lead::Miss);
+        assert_eq!(led, LeaseReply::Miss);
     }
-    assert!(!lane.renew("k", 7, LONG).await.unwrap());
+    assert!(!lane.renew_lease("k", 7, LONG).await.unwrap());
     let lease = granted(&*lane, "k", 8).await;
     // Nor does it wait for, or end, the lease of another.
     assert_eq!(usable(&*lane, "k").await, None);
@@ -140,48 +146,48 @@ async fn without_a_ttl_no_lease_is_left(store: impl Store) {
 async fn a_lease_expires(store: impl Store) {
     let lane = store.lane();
     let led = lead_for(&*lane, "k", 7, SHORT, Want::Any).await;
-    let Lead::Granted(lease) = led else {
+    let LeaseReply::Granted(lease) = led else {
         panic!("not led, but {led:?}");
     };
-    let waits = lead(&*lane, "k", 8).await;
-    if let Lead::Wait(_) = waits {
+    let waits = acquire_lease(&*lane, "k", 8).await;
+    if let LeaseReply::Wait(_) = waits {
         assert_waits(&waits, SHORT);
     }
     eventually("another leads", async || {
-        let led = lead(&*lane, "k", 8).await;
-        matches!(led, Lead::Granted(Lease { token: 8, .. }))
+        let led = acquire_lease(&*lane, "k", 8).await;
+        matches!(led, LeaseReply::Granted(Lease { token: 8, .. }))
     })
     .await;
     assert_eq!(
         fill(&*lane, "k", lease, b"late").await,
         Fill::Rejected(None)
     );
-    assert!(!lane.renew("k", 7, LONG).await.unwrap());
+    assert!(!lane.renew_lease("k", 7, LONG).await.unwrap());
 }
 
 async fn a_lease_is_renewed_by_its_owner_only(store: impl Store) {
     let lane = store.lane();
     let ttl = Duration::from_secs(30);
     let led = lead_for(&*lane, "k", 7, ttl, Want::Any).await;
-    let Lead::Granted(lease) = led else {
+    let LeaseReply::Granted(lease) = led else {
         panic!("not led, but {led:?}");
     };
-    assert!(!lane.renew("k", 8, LONG).await.unwrap());
-    assert!(!lane.renew("k", 8, Duration::ZERO).await.unwrap());
-    assert!(!lane.renew("other", 7, LONG).await.unwrap());
-    assert_waits(&lead(&*lane, "k", 8).await, ttl);
+    assert!(!lane.renew_lease("k", 8, LONG).await.unwrap());
+    assert!(!lane.renew_lease("k", 8, Duration::ZERO).await.unwrap());
+    assert!(!lane.renew_lease("other", 7, LONG).await.unwrap());
+    assert_waits(&acquire_lease(&*lane, "k", 8).await, ttl);
 
-    assert!(lane.renew("k", 7, LONG).await.unwrap());
-    let led = lead(&*lane, "k", 8).await;
+    assert!(lane.renew_lease("k", 7, LONG).await.unwrap());
+    let led = acquire_lease(&*lane, "k", 8).await;
     assert!(
-        matches!(led, Lead::Wait(wait) if wait > ttl * 2),
+        matches!(led, LeaseReply::Wait(wait) if wait > ttl * 2),
         "{led:?}, so it was not renewed"
     );
     assert_waits(&led, LONG);
     // It can also be cut short, which is how a lease of a dead load ends.
-    assert!(lane.renew("k", 7, SHORT).await.unwrap());
+    assert!(lane.renew_lease("k", 7, SHORT).await.unwrap());
     eventually("it expires after the new time", async || {
-        matches!(lead(&*lane, "k", 8).await, Lead::Granted(_))
+        matches!(acquire_lease(&*lane, "k", 8).await, LeaseReply::Granted(_))
     })
     .await;
     assert_eq!(fill(&*lane, "k", lease, b"v").await, Fill::Rejected(None));
@@ -190,8 +196,8 @@ async fn a_lease_is_renewed_by_its_owner_only(store: impl Store) {
 async fn a_lease_can_be_given_back(store: impl Store) {
     let lane = store.lane();
     let lease = granted(&*lane, "k", 7).await;
-    assert!(lane.renew("k", 7, Duration::ZERO).await.unwrap());
-    assert!(!lane.renew("k", 7, Duration::ZERO).await.unwrap());
+    assert!(lane.renew_lease("k", 7, Duration::ZERO).await.unwrap());
+    assert!(!lane.renew_lease("k", 7, Duration::ZERO).await.unwrap());
     assert_eq!(fill(&*lane, "k", lease, b"v").await, Fill::Rejected(None));
     granted(&*lane, "k", 8).await;
 }
@@ -206,16 +212,16 @@ async fn who_waits_for_a_lease_hears_of_its_end(store: impl Store) {
         }
         // It is the same lease still, to all who look at it, and ends by its TTL.
         assert_eq!(granted(&*lane, key, 7).await, lease);
-        assert!(lane.renew(key, 7, LONG).await.unwrap());
-        assert!(!lane.renew(key, 8, LONG).await.unwrap());
-        assert_waits(&lead(&*lane, key, 9).await, LONG);
+        assert!(lane.renew_lease(key, 7, LONG).await.unwrap());
+        assert!(!lane.renew_lease(key, 8, LONG).await.unwrap());
+        assert_waits(&acquire_lease(&*lane, key, 9).await, LONG);
         assert!(ended_leases(&mut *listener).await.is_empty());
         filled(&*lane, key, lease, b"v").await;
         assert_eq!(ended_leases(&mut *listener).await, [key]);
         invalidate(&*lane, &[key]).await;
         granted(&*lane, key, 7).await;
-        assert_waits(&lead(&*lane, key, 8).await, LONG);
-        assert!(lane.renew(key, 7, Duration::ZERO).await.unwrap());
+        assert_waits(&acquire_lease(&*lane, key, 8).await, LONG);
+        assert!(lane.renew_lease(key, 7, Duration::ZERO).await.unwrap());
         assert_eq!(ended_leases(&mut *listener).await, [key]);
         // And the next one is a new one.
         let lease = granted(&*lane, key, 8).await;
@@ -230,11 +236,11 @@ async fn the_end_of_a_lease_that_nobody_waits_for_is_not_told(store: impl Store)
     let lease = granted(&*lane, "k", 7).await;
     let stamp = filled(&*lane, "k", lease, b"v").await;
     granted(&*lane, "k2", 7).await;
-    assert!(lane.renew("k2", 7, Duration::ZERO).await.unwrap());
+    assert!(lane.renew_lease("k2", 7, Duration::ZERO).await.unwrap());
     // Who would refresh it, and finds somebody at it, does not wait.
     let refresh = Want::NewerThan(stamp.ver);
     let led = lead_for(&*lane, "k", 7, LONG, refresh).await;
-    let Lead::Granted(lease) = led else {
+    let LeaseReply::Granted(lease) = led else {
         panic!("{led:?}");
     };
     assert_waits(&lead_for(&*lane, "k", 8, LONG, refresh).await, LONG);
@@ -270,7 +276,7 @@ async fn a_fill_ends_the_lease(store: impl Store) {
     };
     assert_eq!(stamp_of(&bytes), stamp);
     assert_eq!(get(&*lane, "k").await, Some(bytes));
-    assert!(!lane.renew("k", 7, LONG).await.unwrap());
+    assert!(!lane.renew_lease("k", 7, LONG).await.unwrap());
 }
 
 async fn a_fill_after_an_invalidation_is_rejected(store: impl Store) {
@@ -330,8 +336,8 @@ async fn a_lease_of_another_epoch_is_not_waited_for(store: impl Store) {
     let old = granted(&*lane, "k", 7).await;
     clear(&*lane).await;
     let new = granted(&*lane, "k", 8).await;
-    assert_waits(&lead(&*lane, "k", 7).await, LONG);
+    assert_waits(&acquire_lease(&*lane, "k", 7).await, LONG);
     assert_eq!(fill(&*lane, "k", old, b"old").await, Fill::Rejected(None));
-    assert!(!lane.renew("k", 7, LONG).await.unwrap());
+    assert!(!lane.renew_lease("k", 7, LONG).await.unwrap());
     filled(&*lane, "k", new, b"new").await;
 }

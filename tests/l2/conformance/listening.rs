@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use larder::l2::{Heard, Kind, Lane};
+use larder::l2::{Event, Kind, Lane};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -50,12 +50,12 @@ async fn a_beat_never_overtakes_a_message(store: impl Store) {
     let (mut last, mut beats, mut asked) = (clock.seq, 0, None);
     while last < clock.seq + MESSAGES {
         match heard(&mut *listener).await {
-            Heard::Message(message) => {
+            Event::Message(message) => {
                 assert_eq!(message.seq, last + 1);
                 last = message.seq;
                 room.add_permits(1);
             }
-            Heard::Beat(now) => {
+            Event::Heartbeat(now) => {
                 let since = asked.take().expect("a beat was asked for");
                 assert!(
                     since <= now.seq && now.seq <= last,
@@ -65,10 +65,10 @@ async fn a_beat_never_overtakes_a_message(store: impl Store) {
                 assert_eq!(now.epoch, clock.epoch);
                 beats += 1;
             }
-            Heard::LeaseEnded(key) => panic!("nobody waits for {key}"),
+            Event::LeaseEnded(key) => panic!("nobody waits for {key}"),
         }
         if asked.is_none() && last.is_multiple_of(5) {
-            listener.beat(NOTHING);
+            listener.heartbeat(NOTHING);
             asked = Some(last);
         }
         if last.is_multiple_of(1000) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use larder::l2::{Applied, Heard, Lane, Me, Member};
+use larder::l2::{Applied, Event, Lane, Member, MemberInfo};
 
 use super::conformance;
 use crate::store::*;
@@ -16,14 +16,14 @@ conformance! {
 }
 
 /// Forgotten soon.
-const HASTY: Me = Me {
+const HASTY: MemberInfo = MemberInfo {
     id: 6,
     max_staleness: Duration::from_millis(10),
 };
 
 async fn members(lane: &dyn Lane) -> Vec<Member> {
     let mut members = lane.members().await.expect("the members are listed").list;
-    members.sort_by_key(|member| member.me.id);
+    members.sort_by_key(|member| member.info.id);
     members
 }
 
@@ -33,10 +33,10 @@ async fn who_listens_is_a_member_at_once(store: impl Store) {
     assert_eq!(members(&*lane).await, []);
     invalidate(&*lane, &["k"]).await;
     let (_, _first) = listen(&*lane).await;
-    let other = Me { id: 7, ..ME };
-    let (_, _second) = store.lane().listen(other).await.unwrap();
+    let other = MemberInfo { id: 7, ..ME };
+    let (_, _second) = store.lane().subscribe(other).await.unwrap();
     let expected = [ME, other].map(|me| Member {
-        me,
+        info: me,
         applied: NOTHING,
     });
     assert_eq!(members(&*store.lane()).await, expected);
@@ -53,31 +53,37 @@ async fn a_beat_tells_how_far_it_is(store: impl Store) {
             epoch: clock.epoch,
             seq,
         };
-        listener.beat(applied);
-        assert!(matches!(heard(&mut *listener).await, Heard::Beat(_)));
+        listener.heartbeat(applied);
+        assert!(matches!(heard(&mut *listener).await, Event::Heartbeat(_)));
         let known = members(&*lane).await;
-        assert_eq!(known, [Member { me: ME, applied }]);
+        assert_eq!(known, [Member { info: ME, applied }]);
     }
 }
 
 async fn who_leaves_is_no_member(store: impl Store) {
     let lane = store.lane();
-    let other = Me { id: 7, ..ME };
+    let other = MemberInfo { id: 7, ..ME };
     let (_, _first) = listen(&*lane).await;
-    let (_, _second) = lane.listen(other).await.unwrap();
+    let (_, _second) = lane.subscribe(other).await.unwrap();
     lane.leave(ME.id).await.unwrap();
     lane.leave(ME.id).await.unwrap();
     let applied = NOTHING;
-    assert_eq!(members(&*lane).await, [Member { me: other, applied }]);
+    assert_eq!(
+        members(&*lane).await,
+        [Member {
+            info: other,
+            applied
+        }]
+    );
 }
 
 async fn who_is_silent_is_no_member(store: impl Store) {
     let lane = store.lane();
     let (_, _patient) = listen(&*lane).await;
-    let (_, _hasty) = lane.listen(HASTY).await.unwrap();
+    let (_, _hasty) = lane.subscribe(HASTY).await.unwrap();
     eventually("only one is left", async || {
         members(&*lane).await.len() == 1
     })
     .await;
-    assert_eq!(members(&*lane).await[0].me, ME);
+    assert_eq!(members(&*lane).await[0].info, ME);
 }

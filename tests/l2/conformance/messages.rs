@@ -54,10 +54,10 @@ async fn a_fill_tells_nobody(store: impl Store) {
     let lane = store.lane();
     let (clock, mut listener) = listen(&*lane).await;
     let lease = granted(&*lane, "k", 7).await;
-    assert!(lane.renew("k", 7, LONG).await.unwrap());
+    assert!(lane.renew_lease("k", 7, LONG).await.unwrap());
     filled(&*lane, "k", lease, b"v").await;
     fill(&*lane, "k", lease, b"v").await;
-    lead(&*lane, "k", 8).await;
+    acquire_lease(&*lane, "k", 8).await;
     let (messages, now) = beat(&mut *listener).await;
     assert_eq!((messages, now.seq), (vec![], clock.seq));
     invalidate(&*lane, &["k"]).await;

@@ -25,7 +25,7 @@ async fn what_was_told_is_told_again(store: impl Store) {
     let (clock, mut listener) = listen(&*lane).await;
     insert(&*lane, "ü", b"v").await;
     invalidate(&*lane, &["a", "", "{b}"]).await;
-    let awaited = tail(Kind::InvalidateAwaited, &["c"]);
+    let awaited = payload_of(Kind::InvalidateAwaited, &["c"]);
     let told = lane.invalidate(&["c"], &awaited, LONG).await.unwrap();
     let (told_live, now) = beat(&mut *listener).await;
     assert_eq!((told_live.len(), told.seq), (3, now.seq));

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::join_all;
-use larder::l2::{Answer, Fill, Kind, Lane, LaneClock, Lead, Stamp, Want};
+use larder::l2::{Fill, Kind, Lane, LaneClock, LeaseReply, ReadResult, Stamp, Want};
 
 use super::conformance;
 use crate::store::*;
@@ -111,9 +111,9 @@ async fn an_insert_after_its_deadline_changes_nothing(store: impl Store) {
     let lane = store.lane();
     let (clock, mut listener) = listen(&*lane).await;
     let lease = granted(&*lane, "k", 7).await;
-    let (tail, value) = (tail(Kind::Insert, &["k"]), sealed(b"late"));
+    let (payload, value) = (payload_of(Kind::Insert, &["k"]), sealed(b"late"));
     let late = lane
-        .insert(&[("k", &value)], &tail, Some(clock.now - 1))
+        .insert(&[("k", &value)], &payload, Some(clock.now - 1))
         .await;
     let error = late.expect_err("it is too late");
     assert!(error.is_refused(), "{error:?}");
@@ -125,7 +125,7 @@ async fn an_insert_after_its_deadline_changes_nothing(store: impl Store) {
     let stamp = filled(&*lane, "k", lease, b"loaded").await;
 
     let late = lane
-        .insert(&[("k", &value)], &tail, Some(clock.now - 1))
+        .insert(&[("k", &value)], &payload, Some(clock.now - 1))
         .await;
     late.expect_err("it is too late");
     assert_stored(&*lane, "k", b"loaded", stamp).await;
@@ -134,9 +134,11 @@ async fn an_insert_after_its_deadline_changes_nothing(store: impl Store) {
 async fn an_insert_before_its_deadline_is_stored(store: impl Store) {
     let lane = store.lane();
     let (clock, mut listener) = listen(&*lane).await;
-    let (tail, value) = (tail(Kind::Insert, &["k"]), sealed(b"in time"));
+    let (payload, value) = (payload_of(Kind::Insert, &["k"]), sealed(b"in time"));
     let deadline = clock.now + 600_000;
-    let inserted = lane.insert(&[("k", &value)], &tail, Some(deadline)).await;
+    let inserted = lane
+        .insert(&[("k", &value)], &payload, Some(deadline))
+        .await;
     assert_stored(&*lane, "k", b"in time", inserted.expect("it is in time")).await;
     assert_eq!(message(&mut *listener).await.seq, clock.seq + 1);
 }
@@ -149,13 +151,13 @@ async fn many_values_are_inserted_in_one_step(store: impl Store) {
     let keys: Vec<&str> = names.iter().map(String::as_str).collect();
     let values: Vec<_> = keys.iter().map(|key| sealed(key.as_bytes())).collect();
     let pairs: Vec<_> = keys.iter().copied().zip(&values).collect();
-    let tail = tail(Kind::Insert, &keys);
+    let payload = payload_of(Kind::Insert, &keys);
 
-    let late = lane.insert(&pairs, &tail, Some(clock.now - 1)).await;
+    let late = lane.insert(&pairs, &payload, Some(clock.now - 1)).await;
     late.expect_err("it is too late");
     assert_eq!(get(&*lane, "k0").await, None);
 
-    let inserted = lane.insert(&pairs, &tail, None).await;
+    let inserted = lane.insert(&pairs, &payload, None).await;
     let stamp = inserted.expect("they are inserted");
     for key in &keys {
         assert_stored(&*lane, key, key.as_bytes(), stamp).await;
@@ -171,8 +173,8 @@ async fn a_value_expires_in_less_than_a_second(store: impl Store) {
     let lane = store.lane();
     let ttl = Duration::from_millis(80);
     let value = sealed_for(b"v", ttl, ttl);
-    let tail = tail(Kind::Insert, &["inserted"]);
-    let inserted = lane.insert(&[("inserted", &value)], &tail, None).await;
+    let payload = payload_of(Kind::Insert, &["inserted"]);
+    let inserted = lane.insert(&[("inserted", &value)], &payload, None).await;
     let written = inserted.expect("it is inserted").written_at;
     let lease = granted(&*lane, "filled", 7).await;
     lane.fill("filled", lease, &value)
@@ -193,8 +195,8 @@ async fn a_value_expires_in_less_than_a_second(store: impl Store) {
 async fn a_value_past_its_hard_ttl_is_not_usable(store: impl Store) {
     let lane = store.lane();
     let value = sealed_for(b"v", Duration::from_millis(50), LONG);
-    let tail = tail(Kind::Insert, &["k"]);
-    let inserted = lane.insert(&[("k", &value)], &tail, None).await;
+    let payload = payload_of(Kind::Insert, &["k"]);
+    let inserted = lane.insert(&[("k", &value)], &payload, None).await;
     let stamp = inserted.expect("it is inserted");
     eventually("the value is past its time", async || {
         usable(&*lane, "k").await.is_none()
@@ -218,7 +220,7 @@ async fn invalidate_removes_values_and_leases(store: impl Store) {
     for key in ["a", "b", "led", "nothing"] {
         assert_eq!(get(&*lane, key).await, None);
     }
-    assert!(!lane.renew("led", lease.token, LONG).await.unwrap());
+    assert!(!lane.renew_lease("led", lease.token, LONG).await.unwrap());
     granted(&*lane, "led", 9).await;
     assert!(usable(&*lane, "kept").await.is_some());
     filled(&*lane, "kept led", kept, b"v").await;
@@ -244,14 +246,18 @@ async fn a_thousand_keys_go_at_once(store: impl Store) {
         .iter()
         .map(|key| lead_for(&*lane, key, 7, LONG, Want::Nothing));
     for led in join_all(forced).await {
-        assert!(matches!(led, Lead::Granted(_)), "{led:?}");
+        assert!(matches!(led, LeaseReply::Granted(_)), "{led:?}");
     }
     let (_, mut listener) = listen(&*lane).await;
     invalidate(&*lane, &keys).await;
     let left = join_all(keys.iter().map(|key| get(&*lane, key))).await;
     assert!(left.iter().all(Option::is_none));
-    let leads = join_all(keys.iter().map(|key| lead(&*lane, key, 8))).await;
-    assert!(leads.iter().all(|led| matches!(led, Lead::Granted(_))));
+    let leads = join_all(keys.iter().map(|key| acquire_lease(&*lane, key, 8))).await;
+    assert!(
+        leads
+            .iter()
+            .all(|led| matches!(led, LeaseReply::Granted(_)))
+    );
     assert_eq!(message(&mut *listener).await.keys, keys);
 }
 
@@ -274,7 +280,7 @@ async fn clear_makes_every_value_a_miss(store: impl Store) {
     // Whoever has seen the old version of another epoch has not seen this one.
     let newer = Want::NewerThan(old.ver);
     let led = lead_for(&*lane, "a", 8, Duration::ZERO, newer).await;
-    assert!(matches!(led, Lead::Hit(_)), "{led:?}");
+    assert!(matches!(led, LeaseReply::Hit(_)), "{led:?}");
 }
 
 const ODD_KEYS: [&str; 16] = [
@@ -307,7 +313,7 @@ async fn keys_of_any_text_are_kept_apart(store: impl Store) {
         assert_eq!(&bytes[84..], key.as_bytes());
         assert_eq!(message(&mut *listener).await.keys, [key]);
         let led = lead_for(&*lane, key, 7, LONG, Want::Nothing).await;
-        assert!(matches!(led, Lead::Granted(_)), "{key:?}: {led:?}");
+        assert!(matches!(led, LeaseReply::Granted(_)), "{key:?}: {led:?}");
     }
     for (n, key) in ODD_KEYS.iter().enumerate() {
         invalidate(&*lane, &[key]).await;
@@ -331,7 +337,7 @@ async fn namespaces_are_kept_apart(store: impl Store) {
         assert!(epochs.insert(clock.epoch), "an epoch of its own");
         assert_eq!(clock.seq, 0);
         assert_eq!(get(&**other, "k").await, None);
-        assert!(!other.renew("led", 7, LONG).await.unwrap());
+        assert!(!other.renew_lease("led", 7, LONG).await.unwrap());
         granted(&**other, "led", 8).await;
         invalidate(&**other, &["k", "led"]).await;
         clear(&**other).await;
@@ -352,8 +358,8 @@ async fn lanes_of_one_namespace_are_one(store: impl Store) {
     let stamp = insert(&*a, "k", b"v").await;
     assert_stored(&*b, "k", b"v", stamp).await;
     let lease = granted(&*a, "led", 7).await;
-    let led = lead(&*b, "led", 8).await;
-    assert!(matches!(led, Lead::Wait(_)), "{led:?}");
+    let led = acquire_lease(&*b, "led", 8).await;
+    assert!(matches!(led, LeaseReply::Wait(_)), "{led:?}");
     let stamp = filled(&*b, "led", lease, b"v").await;
     assert_stored(&*a, "led", b"v", stamp).await;
     let (messages, _) = beat(&mut *listener).await;
@@ -400,7 +406,8 @@ async fn many_keys_come_back_in_their_order(store: impl Store) {
     }
     for _ in 0..2 {
         let answers = lane.get_many(&keys[..20]).await;
-        let large = |answer: &Answer| matches!(answer, Ok(Some(bytes)) if bytes.ends_with(&noise));
+        let large =
+            |answer: &ReadResult| matches!(answer, Ok(Some(bytes)) if bytes.ends_with(&noise));
         assert!(answers.iter().all(large));
     }
 }

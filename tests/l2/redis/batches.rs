@@ -8,7 +8,7 @@ use futures::future::join_all;
 use larder::Cache;
 use larder::deadpool_redis::redis::cmd;
 use larder::deadpool_redis::{Manager, Pool};
-use larder::l2::{Answer, Bytes, Lane};
+use larder::l2::{Bytes, Lane, ReadResult};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::time::timeout;
 
@@ -21,7 +21,7 @@ const MANY: usize = 1000;
 const SHORT: Duration = Duration::from_millis(200);
 
 /// Reads all keys at once; an end without an answer is none.
-async fn crowd(lane: &Arc<dyn Lane>, keys: impl Iterator<Item = String>) -> Vec<Answer> {
+async fn crowd(lane: &Arc<dyn Lane>, keys: impl Iterator<Item = String>) -> Vec<ReadResult> {
     let reads = keys.map(|key| {
         let lane = Arc::clone(lane);
         tokio::spawn(async move { lane.get(&key).await })
@@ -31,7 +31,7 @@ async fn crowd(lane: &Arc<dyn Lane>, keys: impl Iterator<Item = String>) -> Vec<
     answers.into_iter().map(Result::unwrap).collect()
 }
 
-fn all_answered(answers: &[Answer]) -> bool {
+fn all_answered(answers: &[ReadResult]) -> bool {
     answers.iter().all(Result::is_ok)
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use deadpool_redis::redis::cmd;
 use futures::StreamExt;
 use futures::stream;
-use larder::l2::{Fill, Kind, Lead, Lease, RedisL2, Want};
+use larder::l2::{Fill, Kind, Lease, LeaseReply, RedisL2, Want};
 
 use super::{own_key, run, value_key, watched_lane};
 use crate::store::*;
@@ -19,7 +19,7 @@ async fn the_names_of_the_keys_are_those_of_the_protocol() {
     insert(&*lane, "a:{b}", b"v").await;
     insert(&*lane, "", b"v").await;
     granted(&*lane, "led", 7).await;
-    lane.invalidate(&["held"], &tail(Kind::Invalidate, &["held"]), LONG)
+    lane.invalidate(&["held"], &payload_of(Kind::Invalidate, &["held"]), LONG)
         .await
         .unwrap();
     let (_, _listener) = listen(&*lane).await;
@@ -183,14 +183,14 @@ async fn no_bytes_under_a_key_stand_in_the_way() {
         let _: () = set.query_async(&mut raw).await.unwrap();
         assert_eq!(get(&*lane, "k").await.as_deref(), Some(&*bytes));
         let token = 1 + n as u64;
-        match lead(&*lane, "k", token).await {
+        match acquire_lease(&*lane, "k", token).await {
             // The script cannot hash: whoever reads it finds out, and asks again.
-            Lead::Hit(hit) => assert_eq!(hit, bytes),
-            Lead::Granted(_) => {}
+            LeaseReply::Hit(hit) => assert_eq!(hit, bytes),
+            LeaseReply::Granted(_) => {}
             other => panic!("{other:?} for {bytes:?}"),
         }
         let led = lead_for(&*lane, "k", token, LONG, Want::Nothing).await;
-        let Lead::Granted(lease) = led else {
+        let LeaseReply::Granted(lease) = led else {
             panic!("{led:?} for {bytes:?}");
         };
         let stamp = filled(&*lane, "k", lease, b"new").await;
@@ -230,7 +230,7 @@ async fn a_namespace_of_more_lanes_is_refused() {
     let (lane, met) = watched_lane(&store.l2, LIMIT);
     let error = lane.get("k").await.expect_err("it is refused");
     assert!(error.is_refused(), "{error:?}");
-    let refused = lane.listen(ME).await.map(|_| ());
+    let refused = lane.subscribe(ME).await.map(|_| ());
     assert!(refused.is_err_and(|error| error.is_refused()));
     assert_eq!(met.all(), [], "a connection was used");
     // Another namespace on the same server is not touched by that.

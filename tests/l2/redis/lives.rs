@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use deadpool_redis::redis::cmd;
 use futures::StreamExt;
-use larder::l2::{Fill, Heard};
+use larder::l2::{Event, Fill};
 
 use super::{own_key, run, value_key, watched_lane};
 use crate::store::*;
@@ -104,7 +104,7 @@ async fn flushall_starts_a_new_epoch() {
     let lease = granted(&*lane, "led", 7).await;
     let _: () = run(&mut raw, &["FLUSHALL"]).await;
     // Whoever listened learns that this is not the life that it joined.
-    listener.beat(NOTHING);
+    listener.heartbeat(NOTHING);
     let heard = listener.next().await;
     assert!(matches!(heard, Some(Err(_))), "{heard:?}");
 
@@ -134,7 +134,7 @@ async fn every_step_survives_forgotten_scripts() {
     for token in [7, 8] {
         let (_, mut listener) = forgotten!(listen(&*lane));
         let lease = forgotten!(granted(&*lane, "k", token));
-        assert!(forgotten!(lane.renew("k", token, LONG)).unwrap());
+        assert!(forgotten!(lane.renew_lease("k", token, LONG)).unwrap());
         forgotten!(filled(&*lane, "k", lease, b"v"));
         forgotten!(insert(&*lane, "k", b"v"));
         forgotten!(invalidate(&*lane, &["k"]));
@@ -161,7 +161,7 @@ async fn a_restart_from_a_snapshot_starts_a_new_epoch() {
     assert_eq!(stamp_of(&bytes), old);
     assert_eq!(usable(&*lane, "k").await, None);
     // It brought the lease back as well, which had been ended.
-    assert!(lane.renew("led", 7, LONG).await.unwrap());
+    assert!(lane.renew_lease("led", 7, LONG).await.unwrap());
     let rejected = fill(&*lane, "led", lease, b"stale").await;
     assert_eq!(rejected, Fill::Rejected(None));
 
@@ -201,8 +201,8 @@ async fn a_new_connection_alone_keeps_the_epoch() {
         assert!(usable(&*lane, "k").await.is_some());
         let (clock, mut listener) = listen(&*lane).await;
         assert_eq!(clock.epoch, stamp.epoch);
-        listener.beat(NOTHING);
-        assert!(matches!(heard(&mut *listener).await, Heard::Beat(_)));
+        listener.heartbeat(NOTHING);
+        assert!(matches!(heard(&mut *listener).await, Event::Heartbeat(_)));
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use deadpool_redis::redis::cmd;
 use futures::StreamExt;
-use larder::l2::{Heard, Kind, L2Error, Lead, Listener, Me};
+use larder::l2::{Event, Kind, L2Error, LeaseReply, MemberInfo, Subscription};
 use tokio::time::timeout;
 
 use super::{own_key, run};
@@ -12,17 +12,17 @@ use crate::store::*;
 use crate::support::eventually::eventually;
 
 /// Its beats fail soon after it could last be noted.
-const HASTY: Me = Me {
+const HASTY: MemberInfo = MemberInfo {
     id: 6,
     max_staleness: Duration::from_millis(20),
 };
 
 /// The answer to one beat.
-async fn answer(listener: &mut dyn Listener) -> Result<(), L2Error> {
-    listener.beat(NOTHING);
+async fn answer(listener: &mut dyn Subscription) -> Result<(), L2Error> {
+    listener.heartbeat(NOTHING);
     let heard = timeout(LIMIT, listener.next()).await.expect("it answers");
     match heard.expect("the connection is there") {
-        Ok(Heard::Beat(_)) => Ok(()),
+        Ok(Event::Heartbeat(_)) => Ok(()),
         Ok(other) => panic!("{other:?}"),
         Err(error) => Err(error),
     }
@@ -36,7 +36,7 @@ async fn a_member_that_was_deleted_is_one_again_by_its_next_beat() {
     let _: i64 = run(&mut raw, &["DEL", &own_key("live")]).await;
     assert_eq!(lane.members().await.unwrap().list, []);
     answer(&mut *listener).await.unwrap();
-    assert_eq!(lane.members().await.unwrap().list[0].me, ME);
+    assert_eq!(lane.members().await.unwrap().list[0].info, ME);
 }
 
 /// Nobody would wait for it, so it must not use its L1.
@@ -44,16 +44,16 @@ async fn a_member_that_was_deleted_is_one_again_by_its_next_beat() {
 async fn who_cannot_be_noted_gets_no_beat() {
     let store = Redis::start().await;
     let (lane, mut raw) = (store.lane(), store.server.connection().await);
-    let (_, mut listener) = lane.listen(HASTY).await.unwrap();
+    let (_, mut listener) = lane.subscribe(HASTY).await.unwrap();
     answer(&mut *listener).await.unwrap();
     let _: () = run(&mut raw, &["ACL", "SETUSER", "default", "-hset"]).await;
     let ends = async { while answer(&mut *listener).await.is_ok() {} };
     timeout(LIMIT, ends).await.expect("its beats fail");
-    let refused = lane.listen(HASTY).await.map(|_| ());
+    let refused = lane.subscribe(HASTY).await.map(|_| ());
     assert!(refused.is_err_and(|error| error.is_refused()));
 
     let _: () = run(&mut raw, &["ACL", "SETUSER", "default", "+hset"]).await;
-    let (_, mut listener) = lane.listen(HASTY).await.unwrap();
+    let (_, mut listener) = lane.subscribe(HASTY).await.unwrap();
     answer(&mut *listener).await.unwrap();
 }
 
@@ -61,7 +61,7 @@ async fn who_cannot_be_noted_gets_no_beat() {
 async fn who_was_forgotten_leaves_nothing_behind() {
     let store = Redis::start().await;
     let (lane, mut raw) = (store.lane(), store.server.connection().await);
-    let (_, gone) = lane.listen(HASTY).await.unwrap();
+    let (_, gone) = lane.subscribe(HASTY).await.unwrap();
     drop(gone);
     let (_, mut listener) = listen(&*lane).await;
     eventually("it is forgotten", async || {
@@ -129,7 +129,7 @@ async fn a_list_of_another_type_is_refused() {
     let store = Redis::start().await;
     let (lane, mut raw) = (store.lane(), store.server.connection().await);
     let _: i64 = run(&mut raw, &["LPUSH", &own_key("live"), "x"]).await;
-    let refused = lane.listen(ME).await.map(|_| ());
+    let refused = lane.subscribe(ME).await.map(|_| ());
     assert!(refused.is_err_and(|error| error.is_refused()));
     // It wants to be noted first: what happens after it knows the clock is waited for with it.
     let there: bool = run(&mut raw, &["EXISTS", &own_key("clock")]).await;
@@ -164,8 +164,8 @@ async fn a_hold_takes_the_place_of_what_is_none() {
     let name = own_key("hold:k");
     let _: i64 = run(&mut raw, &["LPUSH", &name, "x"]).await;
     let _: i64 = run(&mut raw, &["EXPIRE", &name, "3600"]).await;
-    lane.invalidate(&["k"], &tail(Kind::Invalidate, &["k"]), LONG)
+    lane.invalidate(&["k"], &payload_of(Kind::Invalidate, &["k"]), LONG)
         .await
         .unwrap();
-    assert_eq!(lead(&*lane, "k", 7).await, Lead::Hold);
+    assert_eq!(acquire_lease(&*lane, "k", 7).await, LeaseReply::Hold);
 }

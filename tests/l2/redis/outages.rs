@@ -7,7 +7,9 @@ use std::time::Duration;
 use futures::future::join_all;
 use futures::{FutureExt, StreamExt};
 use larder::RedisL2;
-use larder::l2::{Ask, Heard, Kind, L2, L2Error, Lane, LaneClock, Lease, Listener, Want};
+use larder::l2::{
+    Event, Kind, L2, L2Error, Lane, LaneClock, Lease, LeaseRequest, Subscription, Want,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -22,18 +24,21 @@ const SHORT: Duration = Duration::from_millis(200);
 /// Every step but `listen`, once.
 async fn every_step(lane: &dyn Lane) -> Vec<(&'static str, Result<(), L2Error>)> {
     let (value, lease) = (sealed(b"v"), Lease { token: 7, epoch: 1 });
-    let ask = Ask {
+    let ask = LeaseRequest {
         token: 7,
         ttl: Duration::ZERO,
         want: Want::Any,
     };
-    let insert = tail(Kind::Insert, &["k"]);
-    let (invalidate, clear) = (tail(Kind::Invalidate, &["k"]), tail(Kind::Clear, &[]));
+    let insert = payload_of(Kind::Insert, &["k"]);
+    let (invalidate, clear) = (
+        payload_of(Kind::Invalidate, &["k"]),
+        payload_of(Kind::Clear, &[]),
+    );
     vec![
         ("get", lane.get("k").await.map(|_| ())),
-        ("lead", lane.lead("k", ask).await.map(|_| ())),
+        ("lead", lane.acquire_lease("k", ask).await.map(|_| ())),
         ("fill", lane.fill("k", lease, &value).await.map(|_| ())),
-        ("renew", lane.renew("k", 7, LONG).await.map(|_| ())),
+        ("renew", lane.renew_lease("k", 7, LONG).await.map(|_| ())),
         (
             "insert",
             lane.insert(&[("k", &value)], &insert, None)
@@ -54,13 +59,13 @@ async fn every_step(lane: &dyn Lane) -> Vec<(&'static str, Result<(), L2Error>)>
 async fn works_again(lane: &dyn Lane) {
     eventually("every step works", async || {
         let answers = every_step(lane).await;
-        answers.iter().all(|(_, answer)| answer.is_ok()) && lane.listen(ME).await.is_ok()
+        answers.iter().all(|(_, answer)| answer.is_ok()) && lane.subscribe(ME).await.is_ok()
     })
     .await;
 }
 
 /// Reads until the listener ends or fails.
-async fn ends(listener: &mut dyn Listener) {
+async fn ends(listener: &mut dyn Subscription) {
     loop {
         let next = timeout(LIMIT, listener.next()).await;
         match next.expect("the end is noticed in time") {
@@ -111,7 +116,7 @@ async fn steps_of_a_paused_server_time_out() {
             assert!(error.is_timeout(), "{step} in round {round}: {error:?}");
         }
     }
-    let refused = timeout(LIMIT, lane.listen(ME))
+    let refused = timeout(LIMIT, lane.subscribe(ME))
         .await
         .expect("it has an end");
     assert!(refused.is_err_and(|error| error.is_timeout()));
@@ -134,9 +139,9 @@ async fn an_insert_that_was_stuck_does_not_land() {
     let stuck = |key: &'static str, deadline| {
         let lane = &lane;
         async move {
-            let tail = tail(Kind::Insert, &[key]);
+            let payload = payload_of(Kind::Insert, &[key]);
             let value = sealed(b"stuck");
-            let answer = timeout(LIMIT, lane.insert(&[(key, &value)], &tail, deadline)).await;
+            let answer = timeout(LIMIT, lane.insert(&[(key, &value)], &payload, deadline)).await;
             let error = answer.expect("it has an end").expect_err("nobody answers");
             assert!(error.is_timeout(), "{error:?}");
         }
@@ -267,9 +272,9 @@ async fn an_insert_that_is_sent_twice_is_done_when_the_first_copy_cannot_land() 
     let (clock, _listener) = listen(&*lane).await;
 
     detour.armed.store(true, SeqCst);
-    let (value, tail) = (sealed(b"v"), tail(Kind::Insert, &["k"]));
+    let (value, payload) = (sealed(b"v"), payload_of(Kind::Insert, &["k"]));
     let deadline = Some(clock.now + 1000);
-    lane.insert(&[("k", &value)], &tail, deadline)
+    lane.insert(&[("k", &value)], &payload, deadline)
         .await
         .unwrap();
     let (mut server, request) = detour.caught.recv().await.expect("it was on its way");
@@ -295,7 +300,7 @@ async fn steps_of_a_killed_server_fail_fast() {
             for (step, answer) in every_step(&*lane).await {
                 assert!(answer.is_err(), "{step} was answered by nobody");
             }
-            assert!(lane.listen(ME).await.is_err());
+            assert!(lane.subscribe(ME).await.is_err());
         }
     };
     // Each alone has as long as that.
@@ -381,11 +386,11 @@ async fn a_cut_listener_ends() {
     for with_beat in [false, true] {
         let (_, mut listener) = listen(&*lane).await;
         insert(&*lane, "k", b"v").await;
-        assert!(matches!(heard(&mut *listener).await, Heard::Message(_)));
+        assert!(matches!(heard(&mut *listener).await, Event::Message(_)));
         let cut: i64 = run(&mut raw, &["CLIENT", "KILL", "TYPE", "pubsub"]).await;
         assert_eq!(cut, 1);
         if with_beat {
-            listener.beat(NOTHING);
+            listener.heartbeat(NOTHING);
         }
         ends(&mut *listener).await;
     }
@@ -401,7 +406,7 @@ async fn a_listener_that_may_no_longer_listen_ends() {
     // Taking the right to the channel away makes the server cut those who listen on it.
     let _: () = run(&mut raw, &["ACL", "SETUSER", "default", "resetchannels"]).await;
     ends(&mut *listener).await;
-    assert!(store.lane().listen(ME).await.is_err());
+    assert!(store.lane().subscribe(ME).await.is_err());
     let _: () = run(&mut raw, &["ACL", "SETUSER", "default", "allchannels"]).await;
     let (_, mut listener) = listen(&*store.lane()).await;
     beat(&mut *listener).await;
@@ -413,11 +418,11 @@ async fn a_beat_survives_a_pause() {
     let mut store = Redis::start().await;
     let (clock, mut listener) = listen(&*store.lane()).await;
     store.server.pause();
-    listener.beat(NOTHING);
+    listener.heartbeat(NOTHING);
     let silence = timeout(SHORT, listener.next()).await;
     assert!(silence.is_err(), "{silence:?}");
     store.server.resume();
-    let Heard::Beat(now) = heard(&mut *listener).await else {
+    let Event::Heartbeat(now) = heard(&mut *listener).await else {
         panic!("a message that nobody sent");
     };
     assert_eq!((now.epoch, now.seq), (clock.epoch, clock.seq));
@@ -431,7 +436,7 @@ async fn a_refused_step_keeps_the_connection() {
     get(&*lane, "k").await;
     let _: i64 = run(&mut raw, &["DEL", &own_key("clock")]).await;
     let _: i64 = run(&mut raw, &["LPUSH", &own_key("clock"), "x"]).await;
-    let error = lane.clear(&tail(Kind::Clear, &[])).await;
+    let error = lane.clear(&payload_of(Kind::Clear, &[])).await;
     let error = error.expect_err("the clock is of a wrong type");
     assert!(error.is_refused(), "{error:?}");
     let _: i64 = run(&mut raw, &["DEL", &own_key("clock")]).await;

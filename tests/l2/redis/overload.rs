@@ -1,7 +1,7 @@
 //! A server whose memory is full.
 
 use deadpool_redis::redis::cmd;
-use larder::l2::{Applied, Ask, Heard, Kind, Lead, Member, Want};
+use larder::l2::{Applied, Event, Kind, LeaseReply, LeaseRequest, Member, Want};
 
 use super::{run, watched_lane};
 use crate::store::*;
@@ -30,8 +30,8 @@ async fn a_full_server_still_removes() {
     let (clock, mut listener) = listen(&*lane).await;
     fill_up(&store).await;
 
-    let tail = tail(Kind::Insert, &["a"]);
-    let inserted = lane.insert(&[("a", &sealed(b"new"))], &tail, None).await;
+    let payload = payload_of(Kind::Insert, &["a"]);
+    let inserted = lane.insert(&[("a", &sealed(b"new"))], &payload, None).await;
     assert!(inserted.is_err_and(|error| error.is_refused()));
     let filled = lane.fill("led", lease, &sealed(b"v")).await;
     assert!(filled.is_err_and(|error| error.is_refused()));
@@ -63,16 +63,16 @@ async fn a_full_server_can_be_joined() {
         epoch: met.last().epoch,
         seq: 1,
     };
-    listener.beat(applied);
-    assert!(matches!(heard(&mut *listener).await, Heard::Beat(_)));
+    listener.heartbeat(applied);
+    assert!(matches!(heard(&mut *listener).await, Event::Heartbeat(_)));
     let members = lane.members().await.unwrap().list;
-    assert_eq!(members, [Member { me: ME, applied }]);
+    assert_eq!(members, [Member { info: ME, applied }]);
     // No lease without memory to note it in; whoever wanted it loads all the same.
-    let ask = Ask {
+    let ask = LeaseRequest {
         token: 7,
         ttl: LONG,
         want: Want::Any,
     };
-    let led = lane.lead("k", ask).await;
-    assert!(!matches!(led, Ok(Lead::Hit(_))), "{led:?}");
+    let led = lane.acquire_lease("k", ask).await;
+    assert!(!matches!(led, Ok(LeaseReply::Hit(_))), "{led:?}");
 }

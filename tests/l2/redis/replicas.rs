@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use futures::StreamExt;
-use larder::l2::{Ask, Heard, Kind, Listener, Want};
+use larder::l2::{Event, Kind, LeaseRequest, Subscription, Want};
 use tokio::time::timeout;
 
 use super::{own_key, run, value_key, watched_lane};
@@ -21,12 +21,12 @@ async fn role(raw: &mut MultiplexedConnection) -> String {
 }
 
 /// Whether the next beat is refused; messages before it do not matter.
-async fn beat_is_refused(listener: &mut dyn Listener) -> bool {
-    listener.beat(NOTHING);
+async fn beat_is_refused(listener: &mut dyn Subscription) -> bool {
+    listener.heartbeat(NOTHING);
     loop {
         let next = timeout(LIMIT, listener.next()).await;
         match next.expect("the beat is answered") {
-            Some(Ok(Heard::Beat(_))) => return false,
+            Some(Ok(Event::Heartbeat(_))) => return false,
             Some(Ok(_)) => {}
             Some(Err(_)) | None => return true,
         }
@@ -49,7 +49,7 @@ async fn a_promoted_replica_starts_a_new_epoch() {
     // As long as it is a replica it is not used at all, not even to read.
     let (lane, met) = watched_lane(&replica.l2, Duration::from_secs(2));
     assert!(lane.get("k").await.is_err());
-    assert!(lane.listen(ME).await.is_err());
+    assert!(lane.subscribe(ME).await.is_err());
     assert_eq!(met.all(), []);
 
     let _: () = run(&mut raw, &["REPLICAOF", "NO", "ONE"]).await;
@@ -97,12 +97,12 @@ async fn a_primary_that_was_demoted_gives_no_value_on_an_open_connection() {
     insert(&*lane, "k", b"old").await;
     assert!(usable(&*lane, "k").await.is_some());
     let _: () = run(&mut raw, &["REPLICAOF", "127.0.0.1", NOBODY]).await;
-    let ask = Ask {
+    let ask = LeaseRequest {
         token: 1,
         ttl: Duration::ZERO,
         want: Want::Any,
     };
-    assert!(lane.lead("k", ask).await.is_err());
+    assert!(lane.acquire_lease("k", ask).await.is_err());
 }
 
 /// It may have been replaced already, and nobody has told it.
@@ -115,7 +115,7 @@ async fn a_primary_that_misses_its_replicas_gives_no_beat() {
     let _: () = run(&mut raw, &["CONFIG", "SET", "min-replicas-to-write", "1"]).await;
     assert!(beat_is_refused(&mut *listener).await);
     let lane = store.lane();
-    let refused = lane.clear(&tail(Kind::Clear, &[])).await;
+    let refused = lane.clear(&payload_of(Kind::Clear, &[])).await;
     assert!(refused.is_err_and(|error| error.is_refused()));
     let _: () = run(&mut raw, &["CONFIG", "SET", "min-replicas-to-write", "0"]).await;
     assert!(!beat_is_refused(&mut *listener).await);

@@ -96,7 +96,7 @@ async fn refusals(url: &str) -> [L2Error; 3] {
     [
         lane.get("k").await.expect_err("no access, no value"),
         lane.clear(&[]).await.expect_err("no access, no clear"),
-        lane.listen(ME).await.map(|_| ()).expect_err("no access"),
+        lane.subscribe(ME).await.map(|_| ()).expect_err("no access"),
     ]
 }
 

@@ -1,0 +1,362 @@
+//! What L2 lacks: one load in this instance, and by lease one in the fleet.
+
+use std::collections::HashSet;
+use std::future::pending;
+use std::mem;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::stream::FuturesUnordered;
+use futures::{StreamExt, stream};
+use tokio::time::{Instant, timeout_at};
+use tracing::{Instrument, Span, debug};
+
+use super::Core;
+use super::lease::Turn;
+use super::loader::{Loader, Loads};
+use crate::ablation::{Rule, without};
+use crate::clock::Tick;
+use crate::entry::Entry;
+use crate::error::LoadError;
+use crate::key::Key;
+use crate::l1::{Begun, Joinable, Joined, LeaseWaiter, LoadOutcome, Op, ReadOutcome, Slot};
+use crate::l2::{Fill, Lease, LeaseRequest, Want};
+use crate::retry_delays::looks;
+use crate::shared_result::{ResultSender, SharedResult};
+use crate::source::Source;
+
+/// Requests for the keys of one load that are under way at a time.
+const AT_ONCE: usize = 64;
+
+/// A load under way, for those who wait for it.
+type Flight<V> = SharedResult<LoadOutcome<V>>;
+
+/// A load under way, for the task that carries it through.
+struct Led<V> {
+    op: Begun<V>,
+    /// What to ask L2 with; `None` if it is not to be asked.
+    ask: Option<LeaseRequest>,
+    /// The key's number, for the loader.
+    number: usize,
+    teller: ResultSender<LoadOutcome<V>>,
+}
+
+impl<V> Led<V> {
+    fn end(self, outcome: LoadOutcome<V>) {
+        // Before it is told: who hears of a failure and tries again must not join this one.
+        drop(self.op);
+        self.teller.tell(outcome);
+    }
+}
+
+impl<V: Send + Sync + 'static> Core<V> {
+    /// L2 and then the loader, for what L1 did not have at `now`.
+    pub(crate) async fn get_or_load(
+        self: &Arc<Self>,
+        key: Key,
+        now: Tick,
+        loader: impl FnOnce() -> Loader<V>,
+    ) -> Result<Entry<V>, LoadError> {
+        self.ensure_listening_at(now);
+        if let Some(entry) = self.get_instead(&key) {
+            return Ok(entry);
+        }
+        let (outcome, now) = self.read(&key, now).await;
+        let want = match self.answer(&key, outcome, now) {
+            Ok(entry) => {
+                if entry.is_due() {
+                    self.refresh([(0, key, entry.slot().ver)], |_| loader());
+                }
+                return Ok(entry);
+            }
+            Err(want) => want,
+        };
+        let mut loader = Some(loader);
+        loop {
+            let (flight, led) = self.join(&key, want, 0);
+            if let Some(led) = led
+                && let Some(loader) = loader.take()
+            {
+                self.take_off(vec![led], loader()).await;
+            }
+            // Nobody has it if that was a load of many keys, whose loader knew this one not: then ours may.
+            if let Some((slot, source)) = landed(flight).await? {
+                return Ok(self.hand_out(slot, self.now(), source));
+            }
+        }
+    }
+
+    /// The same for many keys, in their order. The loader is asked for by the places of those that need it.
+    pub(crate) async fn get_many_or_load(
+        self: &Arc<Self>,
+        keys: Vec<Key>,
+        loader: impl Fn(&[usize]) -> Loader<V>,
+    ) -> Result<Vec<Option<Entry<V>>>, LoadError> {
+        self.ensure_listening();
+        let mut entries: Vec<_> = keys.iter().map(|key| self.get_instead(key)).collect();
+        let lacking = keys.into_iter().enumerate();
+        let lacking: Vec<_> = lacking
+            .filter(|(place, _)| entries.get(*place).is_some_and(Option::is_none))
+            .collect();
+        let asked: Vec<Key> = lacking.iter().map(|(_, key)| key.clone()).collect();
+        let outcomes = self.read_many(&asked).await;
+        let now = self.now();
+        let (mut due, mut missing) = (Vec::new(), Vec::new());
+        for ((place, key), outcome) in lacking.into_iter().zip(outcomes) {
+            match self.answer(&key, outcome, now) {
+                Ok(entry) => {
+                    if entry.is_due() {
+                        due.push((place, key, entry.slot().ver));
+                    }
+                    fill(&mut entries, place, entry);
+                }
+                Err(want) => missing.push((place, key, want)),
+            }
+        }
+        self.refresh(due, &loader);
+        let mut ours = HashSet::new();
+        while !missing.is_empty() {
+            let (mut led, mut led_at, mut flights) = (Vec::new(), Vec::new(), Vec::new());
+            for (place, key, want) in mem::take(&mut missing) {
+                let (flight, new) = self.join(&key, want, led.len());
+                if let Some(new) = new {
+                    led.push(new);
+                    led_at.push(place);
+                    ours.insert(key.clone());
+                }
+                flights.push((flight, place, key, want));
+            }
+            if !led.is_empty() {
+                self.take_off(led, loader(&led_at)).await;
+            }
+            for (flight, place, key, want) in flights {
+                match landed(flight).await? {
+                    Some((slot, source)) => {
+                        fill(&mut entries, place, self.hand_out(slot, self.now(), source));
+                    }
+                    // The loader of another call did not know it. Ours may.
+                    None if !ours.contains(&key) => missing.push((place, key, want)),
+                    None => {}
+                }
+            }
+        }
+        Ok(entries)
+    }
+
+    /// What a read of L2 leaves to be done: to hand this out, or to load, after asking L2 for something else.
+    pub(super) fn answer(
+        &self,
+        key: &Key,
+        outcome: ReadOutcome<V>,
+        now: Tick,
+    ) -> Result<Entry<V>, Option<Want>> {
+        match outcome {
+            ReadOutcome::Hit(fresh) => Ok(self.hand_out(fresh.slot, now, Source::L2)),
+            ReadOutcome::Miss => Err(Some(Want::Any)),
+            ReadOutcome::Unreadable(instead) => Err(Some(instead)),
+            ReadOutcome::Unavailable => self.get_unproven(key).ok_or(None),
+        }
+    }
+
+    /// Joins the load of a key, or begins one, which is then the caller's to carry through.
+    fn join(&self, key: &Key, want: Option<Want>, number: usize) -> (Flight<V>, Option<Led<V>>) {
+        let now = self.now();
+        match self.flights.lead(key, now, self.joinable_from(now)) {
+            Joined::Under(flight) => (flight, None),
+            Joined::Lead(Joinable {
+                op,
+                teller,
+                outcome,
+            }) => {
+                let led = Led {
+                    op,
+                    ask: want.map(|want| self.asking_for(want)),
+                    number,
+                    teller,
+                };
+                (outcome, Some(led))
+            }
+        }
+    }
+
+    /// Carries loads through in a task of their own: whoever gives up harms nobody.
+    async fn take_off(self: &Arc<Self>, led: Vec<Led<V>>, loader: Loader<V>) {
+        let core = Arc::clone(self);
+        let task = async move { core.fly(led, loader).await };
+        if without(Rule::OwnTask) {
+            task.await;
+        } else {
+            tokio::spawn(task.instrument(Span::current()));
+        }
+    }
+
+    /// Asks for the leases, in rounds, and calls the loader for all that is to be loaded after a round: after the
+    /// first for what nobody else is loading. What was granted never waits for what was not, or two instances
+    /// could wait for each other.
+    ///
+    /// The rest is asked for again from time to time, and whatever is heard to have ended at once.
+    async fn fly(&self, led: Vec<Led<V>>, mut loader: Loader<V>) {
+        let until = Instant::now() + self.options.lease_wait;
+        let (mut asked, mut waiting) = (led, Vec::new());
+        let (mut pauses, mut look_at) = (looks(), None);
+        let awaited = Arc::new(LeaseWaiter::default());
+        let mut loads = FuturesUnordered::new();
+        loop {
+            let round = async {
+                if let Some(look_at) = look_at {
+                    asked = self.due(&mut waiting, &awaited, look_at).await;
+                }
+                let turns: Vec<_> = (asked.iter_mut())
+                    .map(|Led { op, ask, .. }| self.take_turn(op, ask.as_mut(), until))
+                    .collect();
+                stream::iter(turns)
+                    .buffered(AT_ONCE)
+                    .collect::<Vec<_>>()
+                    .await
+            };
+            let loading = async {
+                while loads.next().await.is_some() {}
+                pending().await
+            };
+            let turns = tokio::select! {
+                biased;
+                turns = round => turns,
+                turns = loading => turns,
+            };
+            let now = Instant::now();
+            // Who was not asked for is looked at when that was to be done.
+            let mut pause = match look_at {
+                Some(look_at) if !waiting.is_empty() => look_at.saturating_duration_since(now),
+                _ => pauses.next().unwrap_or_default(),
+            };
+            let mut ready = Vec::new();
+            for (led, turn) in mem::take(&mut asked).into_iter().zip(turns) {
+                match turn {
+                    Turn::Found(slot, source) => led.end(Ok(Some((slot, source)))),
+                    Turn::Fill(lease) => ready.push((led, Some(lease))),
+                    Turn::Unstored => ready.push((led, None)),
+                    Turn::Wait(left) => {
+                        pause = pause.min(left.max(Duration::from_millis(1)));
+                        waiting.push(led);
+                    }
+                }
+            }
+            look_at = Some(now + pause);
+            if !waiting.is_empty() && now + pause >= until {
+                debug!(
+                    keys = waiting.len(),
+                    "another load has taken too long; loading without storing"
+                );
+                ready.extend(waiting.drain(..).map(|led| (led, None)));
+            }
+            if !ready.is_empty() {
+                let load = loader.load(ready.iter().map(|(led, _)| led.number).collect());
+                loads.push(self.load(ready, load));
+            }
+            if waiting.is_empty() {
+                break;
+            }
+        }
+        while loads.next().await.is_some() {}
+    }
+
+    /// Takes out those whose leases are heard to have ended: or all, at `look_at`, as it may not be heard of.
+    async fn due(
+        &self,
+        waiting: &mut Vec<Led<V>>,
+        awaited: &Arc<LeaseWaiter>,
+        look_at: Instant,
+    ) -> Vec<Led<V>> {
+        for led in &*waiting {
+            self.flights.await_lease(&led.op, awaited);
+        }
+        match timeout_at(look_at, awaited.ended()).await {
+            Ok(ended) => waiting
+                .extract_if(.., |led| ended.contains(led.op.key()))
+                .collect(),
+            Err(_) => mem::take(waiting),
+        }
+    }
+
+    /// Runs a loader, and ends the flights with what it brings.
+    async fn load(&self, led: Vec<(Led<V>, Option<Lease>)>, loads: Loads<V>) {
+        let keys: Vec<_> = (led.iter())
+            .map(|(led, lease)| (led.op.key(), *lease))
+            .collect();
+        let (mut values, otherwise) = match self.call(loads, &keys).await {
+            Ok(values) => (values, Ok(None)),
+            Err(error) => (Vec::new(), Err(error)),
+        };
+        values.resize_with(led.len(), || None);
+        let ends = led.into_iter().zip(values).map(|((led, lease), value)| {
+            let otherwise = otherwise.clone();
+            async move {
+                let outcome = match value {
+                    Some(value) => Ok(Some(self.store(&led.op, lease, value).await)),
+                    None => {
+                        self.give_back((led.op.key(), lease)).await;
+                        otherwise
+                    }
+                };
+                led.end(outcome);
+            }
+        });
+        stream::iter(ends)
+            .buffer_unordered(AT_ONCE)
+            .collect::<()>()
+            .await;
+    }
+
+    /// Fills L2, if the lease still stands, and then L1.
+    pub(super) async fn store(
+        &self,
+        op: &Op,
+        lease: Option<Lease>,
+        value: V,
+    ) -> (Arc<Slot<V>>, Source) {
+        let Some(held) = lease else {
+            return (self.unstored(op.key(), value), Source::Loader);
+        };
+        let Ok((head, sealed)) = self.seal(&value) else {
+            self.give_back((op.key(), lease)).await;
+            return (self.unstored(op.key(), value), Source::Loader);
+        };
+        match self.heard(self.lane.fill(op.key(), held, &sealed).await) {
+            Ok(Fill::Stored(stamp)) => {
+                let fresh = self.fresh(op.key(), value, stamp, &head);
+                self.keep_or_outdate(op, &fresh);
+                (fresh.slot, Source::Loader)
+            }
+            // The key was written during the load. What is there now is newer than what was loaded.
+            Ok(Fill::Rejected(Some(bytes))) => match self.open(op.key(), &bytes) {
+                Ok(fresh) if self.liveness.is_live() && self.is_usable(op, &fresh) => {
+                    self.keep_or_outdate(op, &fresh);
+                    (fresh.slot, Source::L2)
+                }
+                _ => (self.unstored(op.key(), value), Source::Loader),
+            },
+            Ok(Fill::Rejected(None)) => (self.unstored(op.key(), value), Source::Loader),
+            Err(error) => {
+                // As a store that is full does: the others need not wait for a fill that will not come.
+                if error.is_refused() {
+                    self.give_back((op.key(), lease)).await;
+                }
+                (self.unstored(op.key(), value), Source::Loader)
+            }
+        }
+    }
+}
+
+async fn landed<V>(flight: Flight<V>) -> LoadOutcome<V> {
+    // Nobody tells if its runtime has ended.
+    flight
+        .wait()
+        .await
+        .unwrap_or_else(|| Err(LoadError::stopped()))
+}
+
+fn fill<V>(entries: &mut [Option<Entry<V>>], place: usize, entry: Entry<V>) {
+    if let Some(slot) = entries.get_mut(place) {
+        *slot = Some(entry);
+    }
+}

@@ -1,0 +1,127 @@
+//! A user's loader, whatever its types: what it is called with, and what it brings.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::time::timeout;
+use tracing::debug;
+
+use super::Core;
+use super::lease::Held;
+use crate::error::LoadError;
+use crate::key::{CacheKey, Key, KeyWriter};
+
+/// Loads some of the keys that it was made for, named by their numbers. A key that it knows nothing of
+/// has no value.
+pub(crate) struct Loader<V>(Box<dyn FnMut(Vec<usize>) -> Loads<V> + Send>);
+
+/// A loader at work: it begins when this is polled.
+pub(super) type Loads<V> = BoxFuture<'static, Result<Vec<Option<V>>, Box<dyn Error + Send + Sync>>>;
+
+impl<V: Send + 'static> Loader<V> {
+    /// Calls it.
+    pub(super) fn load(&mut self, numbers: Vec<usize>) -> Loads<V> {
+        (self.0)(numbers)
+    }
+
+    /// For one key, which is asked for once.
+    pub(crate) fn one<F, Fut, E>(loader: F) -> Self
+    where
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<V, E>> + Send + 'static,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let mut loader = Some(loader);
+        Self(Box::new(move |_| {
+            let loader = loader.take();
+            async move {
+                let Some(loader) = loader else {
+                    return Ok(Vec::new());
+                };
+                let value = loader().await.map_err(Into::into)?;
+                Ok(vec![Some(value)])
+            }
+            .boxed()
+        }))
+    }
+
+    /// For these keys, each of which is asked for once.
+    pub(crate) fn many<K, F, Fut, Values, E>(keys: Vec<K>, loader: Arc<F>) -> Self
+    where
+        K: CacheKey + Send + 'static,
+        F: Fn(Vec<K>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Values, E>> + Send + 'static,
+        Values: IntoIterator<Item = (K, V)>,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let mut keys: Vec<Option<K>> = keys.into_iter().map(Some).collect();
+        Self(Box::new(move |numbers| {
+            let missing = numbers.iter().map(|&number| keys.get_mut(number)?.take());
+            let missing: Vec<K> = missing.flatten().collect();
+            let loader = Arc::clone(&loader);
+            async move {
+                // Keys need not be comparable: what they write is.
+                let places: HashMap<Key, usize> =
+                    (missing.iter().enumerate().filter_map(|(place, key)| {
+                        let mut out = KeyWriter::new();
+                        Some((out.write(key).ok()?.into(), place))
+                    }))
+                    .collect();
+                let mut values: Vec<Option<V>> = missing.iter().map(|_| None).collect();
+                for (key, value) in loader(missing).await.map_err(Into::into)? {
+                    let mut out = KeyWriter::new();
+                    let place = out.write(&key).ok().and_then(|key| places.get(key));
+                    if let Some(slot) = place.and_then(|&place| values.get_mut(place)) {
+                        *slot = Some(value);
+                    }
+                }
+                Ok(values)
+            }
+            .boxed()
+        }))
+    }
+}
+
+impl<V: Send + Sync + 'static> Core<V> {
+    /// Runs what a loader has begun for these keys, within its time, and keeps their leases meanwhile. A value
+    /// for each, if it has one.
+    pub(super) async fn call(
+        &self,
+        loads: Loads<V>,
+        keys: &[Held<'_>],
+    ) -> Result<Vec<Option<V>>, LoadError> {
+        let limit = self.options.load_timeout;
+        let load = async {
+            // Never closed, so an error is no reason not to load.
+            let _turn = self.loads.acquire().await;
+            self.counters.loads.bump();
+            AssertUnwindSafe(loads).catch_unwind().await
+        };
+        let loaded = tokio::select! {
+            biased;
+            loaded = timeout(limit, load) => loaded,
+            never = self.keep(keys) => match never {},
+        };
+        let loaded = match loaded {
+            Ok(Ok(Ok(mut values))) => {
+                values.resize_with(keys.len(), || None);
+                return Ok(values);
+            }
+            Ok(Ok(Err(error))) => LoadError::loader(error),
+            Ok(Err(panic)) => LoadError::panicked(&*panic),
+            Err(_) => LoadError::timed_out(limit),
+        };
+        self.counters.load_failures.bump();
+        debug!(
+            namespace = self.options.namespace.as_str(),
+            keys = keys.len(),
+            error = &loaded as &dyn Error,
+            "a load failed"
+        );
+        Err(loaded)
+    }
+}

@@ -1,0 +1,256 @@
+//! The errors that users see: opaque, so that they can grow, and cheap to clone.
+
+mod l2;
+
+use std::any::Any;
+use std::error::Error;
+use std::fmt;
+use std::iter::successors;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use self::l2::L2Error;
+use crate::key::KeyTooLong;
+use crate::wire::codec::CodecError;
+
+type Shared = Arc<dyn Error + Send + Sync>;
+
+/// Why [`Builder::build`](crate::Builder::build) refused a set of options. Says which one, and what to do.
+#[derive(Clone, Debug)]
+pub struct BuildError {
+    kind: BuildKind,
+}
+
+#[derive(Clone, Debug, thiserror::Error)]
+enum BuildKind {
+    #[error("{0}")]
+    Option(String),
+    #[error(transparent)]
+    L2(#[from] L2Error),
+}
+
+impl BuildError {
+    pub(crate) fn option(what: impl Into<String>) -> Self {
+        Self {
+            kind: BuildKind::Option(what.into()),
+        }
+    }
+
+    /// Whether the Redis URL was the trouble.
+    #[must_use]
+    pub fn is_redis_url(&self) -> bool {
+        matches!(&self.kind, BuildKind::L2(error) if error.is_bad_url())
+    }
+}
+
+impl From<L2Error> for BuildError {
+    fn from(error: L2Error) -> Self {
+        Self { kind: error.into() }
+    }
+}
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.kind.fmt(f)
+    }
+}
+
+impl Error for BuildError {}
+
+/// Why [`Cache::get_or_load`](crate::Cache::get_or_load) has no value: one error, shared by all who waited for the load.
+#[derive(Clone, Debug)]
+pub struct LoadError {
+    kind: LoadKind,
+}
+
+#[derive(Clone, Debug, thiserror::Error)]
+enum LoadKind {
+    #[error("the loader failed")]
+    Loader(#[source] Shared),
+    #[error("the loader panicked: {0}")]
+    Panicked(Arc<str>),
+    #[error("the load took longer than {0:?}; raise load_timeout if it may")]
+    TimedOut(Duration),
+    #[error("the task that ran the load was ended from outside, as when its runtime is shut down")]
+    Stopped,
+    #[error(transparent)]
+    Key(#[from] KeyTooLong),
+}
+
+impl LoadError {
+    pub(crate) fn loader(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self {
+            kind: LoadKind::Loader(error.into().into()),
+        }
+    }
+
+    pub(crate) fn panicked(payload: &(dyn Any + Send)) -> Self {
+        let text = payload.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        Self {
+            kind: LoadKind::Panicked(text.unwrap_or("with something other than a text").into()),
+        }
+    }
+
+    pub(crate) fn timed_out(after: Duration) -> Self {
+        Self {
+            kind: LoadKind::TimedOut(after),
+        }
+    }
+
+    pub(crate) fn stopped() -> Self {
+        Self {
+            kind: LoadKind::Stopped,
+        }
+    }
+
+    /// The loader's own error, or one in its chain of sources, if it was of this type.
+    ///
+    /// Callers who pass loaders with different error types can share one load, so the type is asked for
+    /// here and not in the signature.
+    #[must_use]
+    pub fn downcast_ref<E: Error + 'static>(&self) -> Option<&E> {
+        match &self.kind {
+            LoadKind::Loader(error) => {
+                let first: &(dyn Error + 'static) = &**error;
+                successors(Some(first), |&error| error.source())
+                    .find_map(|error| error.downcast_ref())
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the loader returned an error.
+    #[must_use]
+    pub fn is_loader(&self) -> bool {
+        matches!(self.kind, LoadKind::Loader(_))
+    }
+
+    /// Whether the loader panicked.
+    #[must_use]
+    pub fn is_panic(&self) -> bool {
+        matches!(self.kind, LoadKind::Panicked(_))
+    }
+
+    /// Whether the load took longer than `load_timeout`.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        matches!(self.kind, LoadKind::TimedOut(_))
+    }
+
+    /// Whether the key is too long to be one; the loader was not called.
+    #[must_use]
+    pub fn is_key_too_long(&self) -> bool {
+        matches!(self.kind, LoadKind::Key(_))
+    }
+}
+
+impl From<KeyTooLong> for LoadError {
+    fn from(error: KeyTooLong) -> Self {
+        Self { kind: error.into() }
+    }
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.kind.fmt(f)
+    }
+}
+
+impl Error for LoadError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.kind.source()
+    }
+}
+
+/// Why [`insert`](crate::Cache::insert) or [`invalidate`](crate::Cache::invalidate) did not reach every instance.
+#[derive(Clone, Debug)]
+pub struct WriteError {
+    kind: WriteKind,
+}
+
+#[derive(Clone, Debug, thiserror::Error)]
+enum WriteKind {
+    #[error(
+        "L2 could not be told; this instance goes on trying to tell it, and does not use the key until then"
+    )]
+    Deferred(#[source] L2Error),
+    #[error("the value takes more than {0} bytes; raise max_value_size, or store less")]
+    TooLarge(usize),
+    #[error("the value could not be encoded")]
+    Encode(#[source] CodecError),
+    #[error(transparent)]
+    Key(#[from] KeyTooLong),
+    #[error("the task that ran the write was ended from outside, as when its runtime is shut down")]
+    Stopped,
+}
+
+impl WriteError {
+    pub(crate) fn deferred(error: L2Error) -> Self {
+        Self {
+            kind: WriteKind::Deferred(error),
+        }
+    }
+
+    pub(crate) fn too_large(limit: usize) -> Self {
+        Self {
+            kind: WriteKind::TooLarge(limit),
+        }
+    }
+
+    pub(crate) fn encode(error: CodecError) -> Self {
+        Self {
+            kind: WriteKind::Encode(error),
+        }
+    }
+
+    pub(crate) fn stopped() -> Self {
+        Self {
+            kind: WriteKind::Stopped,
+        }
+    }
+
+    /// Whether L2 could not be told yet. The old value is gone from this instance, which invalidates the
+    /// key in L2 as soon as it can, and until then neither reads nor stores it; other instances may serve
+    /// the old value meanwhile. An `insert` that was deferred does not store its value.
+    #[must_use]
+    pub fn is_deferred(&self) -> bool {
+        matches!(self.kind, WriteKind::Deferred(_))
+    }
+
+    /// Whether the value is larger than `max_value_size`. Nothing was changed.
+    #[must_use]
+    pub fn is_value_too_large(&self) -> bool {
+        matches!(self.kind, WriteKind::TooLarge(_))
+    }
+
+    /// Whether the value's own `Serialize`, or the codec, refused. Nothing was changed.
+    #[must_use]
+    pub fn is_encode(&self) -> bool {
+        matches!(self.kind, WriteKind::Encode(_))
+    }
+
+    /// Whether the key is too long to be one. Nothing was changed.
+    #[must_use]
+    pub fn is_key_too_long(&self) -> bool {
+        matches!(self.kind, WriteKind::Key(_))
+    }
+}
+
+impl From<KeyTooLong> for WriteError {
+    fn from(error: KeyTooLong) -> Self {
+        Self { kind: error.into() }
+    }
+}
+
+impl fmt::Display for WriteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.kind.fmt(f)
+    }
+}
+
+impl Error for WriteError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.kind.source()
+    }
+}

@@ -1,0 +1,233 @@
+//! Requests for values: some keys each, over whichever of two connections has less to bring.
+//!
+//! A key alone is a GET. More are an MGET, which costs the client and the server about half as much for each. To
+//! it, what is no string is not there; so it is to us.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use deadpool_redis::redis::aio::MultiplexedConnection;
+use deadpool_redis::redis::{Cmd, Value, pipe};
+use futures::{StreamExt, stream};
+use tokio::time::Instant;
+
+use super::connection::Connections;
+use super::l2_error;
+use super::names::Names;
+use crate::l2::{L2Error, ReadResult};
+
+/// The most keys of a request.
+const KEYS: usize = 256;
+/// About how many bytes an answer shall bring, judged by the last one: a value waits for all of its request.
+const BYTES: usize = 256 * 1024;
+/// Values of so many bytes are copied rather than given to another thread.
+const SMALL: usize = 1024;
+/// Requests for one caller's keys that are under way at a time.
+const AT_ONCE: usize = 8;
+
+pub(super) struct ReadRequests {
+    names: Names,
+    limit: Duration,
+    /// The first is everybody's. The second is made when there is something to read while the first is busy.
+    lines: [Line; 2],
+    /// How many bytes a key had on average, the last time.
+    bytes_each: AtomicUsize,
+}
+
+struct Line {
+    connections: Arc<Connections>,
+    /// About how many bytes are under way to here.
+    expected: AtomicUsize,
+}
+
+/// The bytes that a request expects of a line, for as long as it does.
+struct Expected<'a> {
+    line: &'a Line,
+    bytes: usize,
+}
+
+impl Drop for Expected<'_> {
+    fn drop(&mut self) {
+        self.line.expected.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+impl ReadRequests {
+    pub(super) fn new(names: Names, limit: Duration, connections: [Arc<Connections>; 2]) -> Self {
+        let lines = connections.map(|connections| Line {
+            connections,
+            expected: AtomicUsize::new(0),
+        });
+        Self {
+            names,
+            limit,
+            lines,
+            bytes_each: AtomicUsize::new(0),
+        }
+    }
+
+    /// How long a read may take.
+    pub(super) fn limit(&self) -> Duration {
+        self.limit
+    }
+
+    /// How many keys the next request may have.
+    pub(super) fn most(&self) -> usize {
+        most(self.bytes_each.load(Ordering::Relaxed))
+    }
+
+    /// Reads keys, however many, in requests of a good size. After one that was not answered no more are
+    /// sent: they would take as long, one after the other.
+    pub(super) async fn fetch_all(&self, keys: &[&str]) -> Vec<ReadResult> {
+        let most = self.most();
+        if (1..=most).contains(&keys.len()) {
+            return self.fetch(keys, Instant::now() + self.limit).await;
+        }
+        let unanswered = &AtomicBool::new(false);
+        let parts = keys.chunks(most).map(|keys| async move {
+            if unanswered.load(Ordering::Relaxed) {
+                return all(keys.len(), &L2Error::timed_out(self.limit));
+            }
+            let answers = self.fetch(keys, Instant::now() + self.limit).await;
+            if let Some(Err(error)) = answers.first()
+                && !error.is_refused()
+            {
+                unanswered.store(true, Ordering::Relaxed);
+            }
+            answers
+        });
+        let parts: Vec<_> = parts.collect();
+        stream::iter(parts).buffered(AT_ONCE).concat().await
+    }
+
+    /// Reads keys in one request, which is answered before the deadline. Each key has an answer of its own.
+    pub(super) async fn fetch<K: AsRef<str>>(
+        &self,
+        keys: &[K],
+        deadline: Instant,
+    ) -> Vec<ReadResult> {
+        let answers = self.ask(keys, deadline).await;
+        let bytes_each = match &answers {
+            Ok(answers) => {
+                let values = answers.iter().flatten().flatten();
+                values.map(Bytes::len).sum::<usize>() / keys.len().max(1)
+            }
+            // It may have been too much: the next has half as many keys.
+            Err(_) => BYTES / (self.most() / 2).max(1),
+        };
+        self.bytes_each.store(bytes_each, Ordering::Relaxed);
+        answers.unwrap_or_else(|error| all(keys.len(), &error))
+    }
+
+    async fn ask<K: AsRef<str>>(
+        &self,
+        keys: &[K],
+        deadline: Instant,
+    ) -> Result<Vec<ReadResult>, L2Error> {
+        let expected = self.expect(keys.len());
+        let connections = &expected.line.connections;
+        let command = &self.command(keys);
+        let send = |mut connection: MultiplexedConnection| async move {
+            connection.send_packed_command(command).await
+        };
+        match connections.with_until(deadline, self.limit, send).await? {
+            value if keys.len() == 1 => Ok(opened(vec![value])),
+            Value::Array(values) if values.len() == keys.len() => Ok(opened(values)),
+            // One key that may not be read is no concern of the others.
+            Value::ServerError(error) if error.code() == "NOPERM" => {
+                let mut gets = pipe();
+                for key in keys {
+                    gets.add_command(self.command(&[key]));
+                }
+                let gets = &*gets.ignore_errors();
+                let send = |mut connection: MultiplexedConnection| async move {
+                    gets.query_async(&mut connection).await
+                };
+                let values: Vec<Value> = connections.with_until(deadline, self.limit, send).await?;
+                Ok(opened(values))
+            }
+            Value::ServerError(error) => Err(l2_error(error.into())),
+            _ => Err(L2Error::unexpected("its answer to MGET makes no sense")),
+        }
+    }
+
+    fn command<K: AsRef<str>>(&self, keys: &[K]) -> Cmd {
+        let name = if keys.len() == 1 { "GET" } else { "MGET" };
+        let tag = self.names.tag.len() + 1;
+        let lengths = keys.iter().map(|key| tag + key.as_ref().len());
+        let bytes: usize = lengths.clone().sum();
+        let mut command = Cmd::with_capacity(1 + keys.len(), name.len() + bytes);
+        command.arg(name);
+        let name = &mut String::with_capacity(lengths.max().unwrap_or(0));
+        for key in keys {
+            command.arg(self.names.value(name, key.as_ref()));
+        }
+        command
+    }
+
+    /// Chooses the line that has less to bring. A value holds up those behind it on its line.
+    fn expect(&self, keys: usize) -> Expected<'_> {
+        let [first, second] = &self.lines;
+        let expected = |line: &Line| line.expected.load(Ordering::Relaxed);
+        // While the first is being made again, the second leaves the pool to it.
+        let line = if expected(first) > expected(second)
+            && first.connections.is_there()
+            && second.connections.is_there_or_made()
+        {
+            second
+        } else {
+            first
+        };
+        let bytes = keys * self.bytes_each.load(Ordering::Relaxed).max(1);
+        line.expected.fetch_add(bytes, Ordering::Relaxed);
+        Expected { line, bytes }
+    }
+}
+
+/// How many keys a request may have, if those of the last one had so many bytes each.
+fn most(bytes_each: usize) -> usize {
+    (BYTES / bytes_each.max(1)).clamp(1, KEYS)
+}
+
+/// The same error for each of some keys.
+fn all(keys: usize, error: &L2Error) -> Vec<ReadResult> {
+    vec![Err(error.clone()); keys]
+}
+
+/// What came in one answer. Small values share one buffer, as those who wait for them run on other threads: to give
+/// back memory that another thread has taken, each its own, costs more than to copy it.
+fn opened(values: Vec<Value>) -> Vec<ReadResult> {
+    let small = if values.len() > 1 { SMALL } else { 0 };
+    let copied = |value: &Value| match value {
+        Value::BulkString(bytes) if bytes.len() <= small => bytes.len(),
+        _ => 0,
+    };
+    let mut shared = BytesMut::with_capacity(values.iter().map(copied).sum());
+    let answer = |value| match value {
+        Value::BulkString(bytes) if bytes.len() <= small => {
+            shared.extend_from_slice(&bytes);
+            Ok(Some(shared.split().freeze()))
+        }
+        Value::BulkString(bytes) => Ok(Some(bytes.into())),
+        Value::Nil => Ok(None),
+        // To a GET, what is no string.
+        Value::ServerError(error) if error.code() == "WRONGTYPE" => Ok(None),
+        Value::ServerError(error) => Err(l2_error(error.into())),
+        _ => Err(L2Error::unexpected("a value that is no string")),
+    };
+    values.into_iter().map(answer).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_larger_the_values_the_smaller_the_request() {
+        for (bytes_each, keys) in [(0, 256), (128, 256), (4096, 64), (1 << 30, 1)] {
+            assert_eq!(most(bytes_each), keys);
+        }
+    }
+}

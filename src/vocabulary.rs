@@ -1,0 +1,23 @@
+//! Types that L1 and L2 have in common, so that neither needs to know the other.
+
+/// A lane's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LaneClock {
+    /// The life of the lane.
+    pub epoch: u64,
+    /// The number of the last message.
+    pub seq: u64,
+    /// Milliseconds of the store's own time.
+    pub now: u64,
+}
+
+/// Which stored values a [`Lane::acquire_lease`](crate::l2::Lane::acquire_lease) is content with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// Any usable one.
+    Any,
+    /// A usable one of another version: this one is about to be refreshed.
+    NewerThan(u64),
+    /// None: what is stored cannot be read.
+    Nothing,
+}

@@ -1,0 +1,159 @@
+//! A listener's connection: messages and beats in one order, as long as they come through.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::{FutureExt, Stream, StreamExt};
+use larder::l2::{Applied, Event, L2Error, LaneClock, MemberInfo, Subscription};
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+
+use crate::connection::Connection;
+use crate::faults::Fault;
+
+/// What a slow subscriber's queue holds, and no more.
+const QUEUE: usize = 2;
+
+type EventResult = Result<Event, L2Error>;
+
+/// Subscribes, then reads the clock, in one request.
+pub(crate) async fn subscribe(
+    connection: &Arc<Connection>,
+    namespace: &str,
+    me: MemberInfo,
+) -> Result<(LaneClock, Box<dyn Subscription>), L2Error> {
+    let (tell, heard) = mpsc::unbounded_channel();
+    let (beat, beats) = mpsc::unbounded_channel();
+    let (there, namespace) = (Arc::clone(connection), namespace.to_owned());
+    let subscribe = move |_| {
+        async move {
+            there.accept(&namespace);
+            let (clock, inner) = there.lane()?.subscribe(me).await?;
+            // Its messages come after this reply: the connection keeps their order.
+            tokio::spawn(
+                StoreEnd {
+                    inner,
+                    beats,
+                    tell,
+                    connection: there,
+                }
+                .run(),
+            );
+            Ok(clock)
+        }
+        .boxed()
+    };
+    let clock = connection.ask(subscribe, |_| None).await??;
+    let cut = connection.cut.clone();
+    let listener = InstanceEnd {
+        connection: Arc::clone(connection),
+        heard,
+        beat,
+        cut: async move { cut.cancelled_owned().await }.boxed(),
+    };
+    Ok((clock, Box::new(listener)))
+}
+
+/// The store's end.
+struct StoreEnd {
+    inner: Box<dyn Subscription>,
+    beats: mpsc::UnboundedReceiver<Applied>,
+    tell: mpsc::UnboundedSender<EventResult>,
+    connection: Arc<Connection>,
+}
+
+impl StoreEnd {
+    async fn run(mut self) {
+        let cut = self.connection.cut.clone();
+        loop {
+            tokio::select! {
+                biased;
+                () = cut.cancelled() => return,
+                beat = self.beats.recv() => match beat {
+                    Some(applied) => self.inner.heartbeat(applied),
+                    None => return,
+                },
+                heard = self.inner.next() => match heard {
+                    Some(heard) => self.forward(heard).await,
+                    None => return,
+                },
+            }
+        }
+    }
+
+    async fn forward(&mut self, first: EventResult) {
+        if !self.connection.link.has(Fault::SlowSubscriber) {
+            return self.send(first);
+        }
+        while self.connection.link.has(Fault::SlowSubscriber) {
+            sleep(Duration::from_millis(5)).await;
+        }
+        self.send(first);
+        let mut kept = 1;
+        while let Some(Some(heard)) = self.inner.next().now_or_never() {
+            if matches!(heard, Ok(Event::Message(_))) {
+                kept += 1;
+            }
+            if kept <= QUEUE || !matches!(heard, Ok(Event::Message(_))) {
+                self.send(heard);
+            }
+        }
+    }
+
+    fn send(&self, heard: EventResult) {
+        let link = &self.connection.link;
+        let is_message = matches!(heard, Ok(Event::Message(_)));
+        let may_be_lost = is_message || matches!(heard, Ok(Event::LeaseEnded(_)));
+        if may_be_lost && link.has(Fault::MessagesLost) && link.chance(0.5) {
+            return;
+        }
+        let (tell, hears) = (self.tell.clone(), Arc::clone(link));
+        let published = self.connection.store.published();
+        self.connection.send_down(move || {
+            if is_message {
+                hears.hears(published);
+            }
+            let _ = tell.send(heard);
+        });
+    }
+}
+
+/// The instance's end.
+struct InstanceEnd {
+    connection: Arc<Connection>,
+    heard: mpsc::UnboundedReceiver<EventResult>,
+    beat: mpsc::UnboundedSender<Applied>,
+    cut: BoxFuture<'static, ()>,
+}
+
+impl Subscription for InstanceEnd {
+    fn heartbeat(&mut self, applied: Applied) {
+        let beat = self.beat.clone();
+        self.connection.send_up(async move {
+            let _ = beat.send(applied);
+        });
+    }
+}
+
+impl Stream for InstanceEnd {
+    type Item = EventResult;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<EventResult>> {
+        if self.cut.poll_unpin(cx).is_ready() {
+            // A future that is done is not polled again.
+            self.cut = futures::future::ready(()).boxed();
+            return Poll::Ready(Some(Err(L2Error::closed())));
+        }
+        self.heard.poll_recv(cx)
+    }
+}
+
+/// Its connection goes with it.
+impl Drop for InstanceEnd {
+    fn drop(&mut self) {
+        self.connection.cut.cancel();
+    }
+}
