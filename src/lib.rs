@@ -10,7 +10,7 @@
 //! - `l1`: what this process holds, and whether it may be served and stored
 //! - `l2`: the shared store: `redis`, `memory`, or none
 //! - `wire`: what the bytes mean; pure
-//! - `key`, `clock`, `options`, `error`, `source`, `stats`, `lock`, `pauses`: what all of them use
+//! - `key`, `clock`, `options`, `error`, `source`, `stats`, `lock`, `pauses`, `pacing`: what all of them use
 //! - [`protocol`]: the rules behind all this, and what they are for
 //! - `ablation`: switches that turn one rule of the protocol off, for the test that shows what it is for
 
@@ -31,6 +31,7 @@ mod l1;
 pub mod l2;
 mod lock;
 mod options;
+mod pacing;
 mod retry_delays;
 mod shared_result;
 mod source;

@@ -1,32 +1,26 @@
 //! Reads in company: what is asked for at the same moment goes to the server as one request.
 
 use std::mem::{replace, take};
-use std::pin::pin;
 use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, stream};
 use tokio::runtime::{self, Handle};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, oneshot};
-use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 
 use super::read_request::ReadRequests;
 use crate::l2::{L2Error, ReadResult};
 use crate::lock::lock;
+use crate::pacing::{Pacing, share};
 
 /// Reads at a time that go alone: where there is no crowd, a turn of the task only costs time.
 const ALONE: usize = 2;
 /// Batches under way at a time: enough for the server to be busy though it is far away.
 const IN_FLIGHT: usize = 64;
-/// Those of them that are under way at a time while the server is near: meanwhile the next ones grow.
-const NEAR: usize = 2;
-/// A batch that takes longer than this is not waited for by the next: the server is far away, or silent.
-const FAR: Duration = Duration::from_millis(1);
 /// So many answers are handed out by one thread. Of more, each thread hands out its share: those whom it wakes go on
 /// on it, and what it has told them is there already.
 const SHARE: usize = 16;
@@ -243,19 +237,22 @@ impl Queue {
         self.arrived.notify_one();
     }
 
-    /// Waits for a read, and takes the others that are there by then. `None` if there will be none.
-    async fn gather(&self, most: usize) -> Option<Batch> {
+    /// Waits for a read. `false` if there will be none.
+    async fn has_some(&self) -> bool {
         while let Some(closed) = self.is_idle() {
             if closed {
-                return None;
+                return false;
             }
             self.arrived.notified().await;
         }
-        // Whoever is about to ask does so now. To wait by the clock would only make all of them late.
-        yield_now().await;
+        true
+    }
+
+    /// Takes the next batch of those that wait.
+    fn take(&self, most: usize) -> Batch {
         let batch = lock(&self.waiting).take(most);
         self.room.add_permits(batch.reads.len());
-        Some(batch)
+        batch
     }
 
     /// If nothing waits: whether nothing will.
@@ -266,12 +263,9 @@ impl Queue {
 }
 
 impl Waiting {
-    /// The share of one batch among those under way, or the first would have them all and the server wait for the
-    /// next one: who is answered together asks again together.
     fn take(&mut self, most: usize) -> Batch {
         let Batch { keys, reads } = &mut self.all;
-        let share = (self.taken + reads.len()).div_ceil(NEAR);
-        let most = most.min(share).min(reads.len());
+        let most = most.min(share(self.taken, reads.len())).min(reads.len());
         let mut rest = take(&mut self.room);
         rest.reads.extend(reads.drain(most..));
         let end = reads.last().map_or(0, |read| read.end);
@@ -313,26 +307,22 @@ impl Worker {
     /// the queue were asked for before it, so it does not wait for longer.
     async fn work(self, requests: Arc<ReadRequests>) {
         let (queue, requests) = (&*self.0, &*requests);
-        let turns = &Semaphore::new(NEAR);
+        let pacing = &Pacing::new(IN_FLIGHT);
         let threads = Handle::current().metrics().num_workers();
         let batches = stream::unfold((), |()| async move {
-            let turn = turns.acquire().await.ok()?;
-            let batch = queue.gather(requests.most()).await?;
-            Some(((turn, batch), ()))
+            if !queue.has_some().await {
+                return None;
+            }
+            let turn = pacing.turn().await;
+            Some(((turn, queue.take(requests.most())), ()))
         });
-        let send = |(turn, batch): (_, Batch)| async {
+        // The pacing limits how many are under way.
+        let ended = batches.for_each_concurrent(None, |(turn, batch)| async {
             let taken = batch.reads.len();
-            let mut sending = pin!(send(requests, batch, threads));
-            let batch = match timeout(FAR, &mut sending).await {
-                Ok(batch) => batch,
-                Err(_) => {
-                    drop(turn);
-                    sending.await
-                }
-            };
+            let batch = turn.run(send(requests, batch, threads)).await;
             lock(&queue.waiting).end(taken, batch);
-        };
-        batches.for_each_concurrent(IN_FLIGHT, send).await;
+        });
+        ended.await;
     }
 }
 
@@ -382,6 +372,8 @@ fn wanted<'a>(keys: &'a str, reads: &mut Vec<Read>) -> Vec<&'a str> {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use super::*;
 
     fn enter(queue: &Queue, key: &str) -> Option<oneshot::Receiver<ReadResult>> {
@@ -401,11 +393,11 @@ mod tests {
     async fn a_crowd_goes_in_two_halves() {
         let (queue, mut answered) = queue(100);
         for size in [50, 50] {
-            assert_eq!(queue.gather(256).await.unwrap().reads.len(), size);
+            assert_eq!(queue.take(256).reads.len(), size);
         }
         // Whoever comes while most are under way is no crowd.
         answered.extend((0..3).map(|_| enter(&queue, "late").unwrap()));
-        assert_eq!(queue.gather(256).await.unwrap().reads.len(), 3);
+        assert_eq!(queue.take(256).reads.len(), 3);
     }
 
     #[tokio::test]
@@ -413,7 +405,7 @@ mod tests {
         let (queue, _answered) = queue(1000);
         let mut all = Vec::new();
         for size in [256, 256, 256, 232] {
-            let Batch { keys, mut reads } = queue.gather(256).await.unwrap();
+            let Batch { keys, mut reads } = queue.take(256);
             let keys = wanted(&keys, &mut reads);
             assert_eq!((keys.len(), reads.len()), (size, size));
             all.extend(keys.into_iter().map(str::to_owned));
@@ -425,7 +417,7 @@ mod tests {
     async fn what_a_batch_leaves_is_room_and_no_more() {
         let (queue, mut answered) = queue(4);
         for (first, size) in [("01", 2), ("2", 1), ("3", 1), ("late", 1)] {
-            let batch = queue.gather(256).await.unwrap();
+            let batch = queue.take(256);
             assert_eq!((&*batch.keys, batch.reads.len()), (first, size));
             lock(&queue.waiting).end(size, batch);
             answered.extend((first == "3").then(|| enter(&queue, "late").unwrap()));
@@ -436,13 +428,13 @@ mod tests {
     async fn who_has_given_up_is_not_asked_for() {
         let (queue, mut answered) = queue(20);
         answered.drain(..7);
-        let Batch { keys, mut reads } = queue.gather(256).await.unwrap();
+        let Batch { keys, mut reads } = queue.take(256);
         let keys = wanted(&keys, &mut reads);
         assert_eq!(keys, ["7", "8", "9"]);
         assert_eq!(reads.len(), 3);
-        drop((reads, queue.gather(256).await));
+        drop((reads, queue.take(256)));
         queue.close();
-        assert!(queue.gather(256).await.is_none());
+        assert!(!queue.has_some().await);
     }
 
     #[tokio::test]
@@ -450,7 +442,7 @@ mod tests {
         let (queue, mut answered) = queue(WAITING);
         let mut late = pin!(queue.ask("late"));
         assert!(late.as_mut().now_or_never().is_none());
-        let batch = queue.gather(256).await.unwrap();
+        let batch = queue.take(256);
         assert_eq!(batch.reads.len(), 256);
         assert!(!lock(&queue.waiting).all.keys.ends_with("late"));
         assert!(late.as_mut().now_or_never().is_none());
