@@ -12,10 +12,10 @@ use serde::de::DeserializeOwned;
 use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::codec::{Bincode, Codec};
-use crate::engine::{Core, Parts};
+use crate::engine::{Engine, Parts};
 use crate::error::BuildError;
-use crate::l1::{Freshness, Weigher};
-use crate::l2::{L2, L2Error, LocalLane, RedisL2};
+use crate::l1::Weigher;
+use crate::l2::{L2, L2Error, RedisL2};
 use crate::options::{Mode, Options};
 use crate::wire::codec::ValueCodec;
 use crate::wire::envelope;
@@ -221,8 +221,10 @@ where
         self
     }
 
-    /// Checks the options and makes the cache. Needs no runtime, does not connect and never waits; the
-    /// first asynchronous use does.
+    /// Checks the options and makes the cache, and never waits.
+    ///
+    /// Called on a Tokio runtime, it starts the task that connects to L2 and listens there. Without a runtime, the first
+    /// asynchronous call does; see [`Health::is_started`](crate::Health::is_started).
     ///
     /// # Errors
     ///
@@ -238,29 +240,14 @@ where
             keys: _,
         } = self;
         options.check()?;
-        let liveness = Arc::new(Freshness::new(options.clock.clone()));
-        let lane = match l2? {
-            Some(l2) => {
-                let met = Arc::clone(&liveness);
-                l2.lane(
-                    &options.namespace,
-                    options.l2_timeout,
-                    Box::new(move |lane| met.met(lane)),
-                )
-            }
-            None => {
-                liveness.alone(LocalLane::EPOCH);
-                Box::new(LocalLane::new(options.clock.clone()))
-            }
-        };
+        let l2 = l2?;
         let type_tag = envelope::type_tag(type_tag.as_deref().unwrap_or(type_name::<V>()));
-        Ok(Cache::new(Core::new(Parts {
+        Ok(Cache::new(Engine::new(Parts {
             options,
             weigher,
             codec,
             type_tag,
-            liveness,
-            lane,
+            l2,
         })))
     }
 }

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 
 use crate::builder::Builder;
 use crate::clock::Tick;
-use crate::engine::{Core, Loader};
+use crate::engine::{Engine, Loader};
 use crate::entry::Entry;
 use crate::error::{LoadError, WriteError};
 use crate::key::{CacheKey, Key, KeyTooLong, KeyWriter};
@@ -45,14 +45,14 @@ where
     keys: PhantomData<fn(&K)>,
 }
 
-/// Goes with the last clone of a cache; the tasks hold only the core.
+/// Goes with the last clone of a cache; the tasks hold only what they need.
 struct Handle<V: Send + Sync + 'static> {
-    core: Arc<Core<V>>,
+    engine: Engine<V>,
 }
 
 impl<V: Send + Sync + 'static> Drop for Handle<V> {
     fn drop(&mut self) {
-        self.core.stop();
+        self.engine.stop();
     }
 }
 
@@ -67,11 +67,9 @@ where
         Builder::new(namespace.into())
     }
 
-    pub(crate) fn new(core: Core<V>) -> Self {
+    pub(crate) fn new(engine: Engine<V>) -> Self {
         Self {
-            handle: Arc::new(Handle {
-                core: Arc::new(core),
-            }),
+            handle: Arc::new(Handle { engine }),
             keys: PhantomData,
         }
     }
@@ -82,8 +80,8 @@ where
     K: CacheKey,
     V: Send + Sync + 'static,
 {
-    pub(crate) fn core(&self) -> &Arc<Core<V>> {
-        &self.handle.core
+    fn engine(&self) -> &Engine<V> {
+        &self.handle.engine
     }
 
     /// Looks a key up in L1 alone. Not asynchronous: it never waits, and does not allocate
@@ -99,8 +97,9 @@ where
         Q: CacheKey + ?Sized,
     {
         let mut out = KeyWriter::new();
-        let (core, key) = (self.core(), out.write(key).ok()?);
-        core.get_local(key).or_else(|| core.get_instead(key))
+        let (engine, key) = (self.engine(), out.write(key).ok()?);
+        let entry = engine.get_local(key, engine.now());
+        entry.or_else(|| engine.get_instead(key))
     }
 
     /// Looks a key up in L1, then in L2, and keeps what L2 has in L1.
@@ -114,10 +113,10 @@ where
         K: Borrow<Q>,
         Q: CacheKey + ?Sized,
     {
-        let now = self.core().now();
+        let now = self.engine().now();
         match self.look_up(key, now) {
             Ok(Found::Here(entry)) => Some(entry),
-            Ok(Found::NotHere(key)) => self.core().get(key, now).await,
+            Ok(Found::NotHere(key)) => self.engine().get(key, now).await,
             Err(error) => {
                 warn_of(error);
                 None
@@ -150,13 +149,13 @@ where
         K: Borrow<Q>,
         Q: CacheKey + ?Sized + 'a,
     {
-        let (core, now) = (self.core(), self.core().now());
+        let (engine, now) = (self.engine(), self.engine().now());
         let (mut places, mut missing) = (Vec::new(), Vec::<Key>::new());
         let here = keys.into_iter().enumerate().map(|(place, key)| {
             let mut out = KeyWriter::new();
             let key = out.write(key).map_err(warn_of).ok()?;
-            let entry = core.get_local_at(key, now);
-            entry.or_else(|| core.get_instead(key)).or_else(|| {
+            let entry = engine.get_local(key, now);
+            entry.or_else(|| engine.get_instead(key)).or_else(|| {
                 places.push(place);
                 missing.push(key.into());
                 None
@@ -166,7 +165,7 @@ where
         if missing.is_empty() {
             return entries;
         }
-        for (place, entry) in places.into_iter().zip(core.get_many(&missing).await) {
+        for (place, entry) in places.into_iter().zip(engine.get_many(&missing, now).await) {
             if let Some(found) = entries.get_mut(place) {
                 *found = entry;
             }
@@ -216,18 +215,18 @@ where
         Fut: Future<Output = Result<V, E>> + Send + 'static,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        let now = self.core().now();
+        let now = self.engine().now();
         match self.look_up(key, now)? {
             Found::Here(entry) => {
                 if entry.is_due() {
                     let stale = [(0, written(key)?, entry.slot().ver)];
-                    self.core().refresh(stale, |_| Loader::one(loader));
+                    self.engine().refresh(stale, |_| Loader::one(loader));
                 }
                 Ok(entry)
             }
             Found::NotHere(key) => {
                 let loader = || Loader::one(loader);
-                self.core().get_or_load(key, now, loader).await
+                self.engine().get_or_load(key, now, loader).await
             }
         }
     }
@@ -287,7 +286,7 @@ where
             Loader::many(keys, Arc::clone(&loader))
         };
         let keys: Vec<&Q> = keys.into_iter().collect();
-        let now = self.core().now();
+        let now = self.engine().now();
         let mut entries = Vec::with_capacity(keys.len());
         let (mut due, mut lacking, mut missing) = (Vec::new(), Vec::new(), Vec::new());
         for (place, &key) in keys.iter().enumerate() {
@@ -305,10 +304,10 @@ where
                 }
             });
         }
-        self.core().refresh(due, |places| loader(&keys, places));
+        self.engine().refresh(due, |places| loader(&keys, places));
         if !missing.is_empty() {
             let loader = |places: &[usize]| loader(&lacking, places);
-            let found = self.core().get_many_or_load(missing, loader).await?;
+            let found = self.engine().get_many_or_load(missing, now, loader).await?;
             let gaps = entries.iter_mut().filter(|entry| entry.is_none());
             for (gap, found) in gaps.zip(found) {
                 *gap = found;
@@ -335,7 +334,7 @@ where
         Q: CacheKey + ?Sized,
     {
         let key = written(key)?;
-        self.core().insert([(key, value)]).await
+        self.engine().insert([(key, value)]).await
     }
 
     /// As [`insert`](Self::insert), for many keys at once. Of a key that is given twice the last value counts.
@@ -373,7 +372,7 @@ where
         let entries = entries.into_iter();
         let entries = entries.map(|(key, value)| Ok((written(key)?, value)));
         let entries = entries.collect::<Result<BTreeMap<_, _>, KeyTooLong>>()?;
-        self.core().insert(entries).await
+        self.engine().insert(entries).await
     }
 
     /// Removes a key from both levels, here and in all instances, and keeps loads that began before from
@@ -394,7 +393,7 @@ where
         Q: CacheKey + ?Sized,
     {
         let key = written(key)?;
-        self.core().invalidate([key], Duration::ZERO).await
+        self.engine().invalidate([key], Duration::ZERO).await
     }
 
     /// As [`invalidate`](Self::invalidate), for many keys at once; see [`insert_many`](Self::insert_many) for an
@@ -417,7 +416,7 @@ where
     {
         let keys = keys.into_iter().map(written);
         let keys = keys.collect::<Result<BTreeSet<_>, KeyTooLong>>()?;
-        self.core().invalidate(keys, Duration::ZERO).await
+        self.engine().invalidate(keys, Duration::ZERO).await
     }
 
     /// As [`invalidate`](Self::invalidate), and then waits until no instance that listens answers with the
@@ -440,7 +439,7 @@ where
         Q: CacheKey + ?Sized,
     {
         let key = written(key)?;
-        self.core().invalidate_and_wait(key).await
+        self.engine().invalidate_and_wait(key).await
     }
 
     /// As [`invalidate`](Self::invalidate), and for as long as `hold` keeps all loads of the key from being
@@ -462,7 +461,7 @@ where
         Q: CacheKey + ?Sized,
     {
         let key = written(key)?;
-        self.core().invalidate([key], hold).await
+        self.engine().invalidate([key], hold).await
     }
 
     /// Removes all keys of the namespace from both levels, here and in all instances, and keeps loads that
@@ -476,26 +475,26 @@ where
     /// [`WriteError::is_deferred`] when L2 could not be told. This instance has dropped all values, uses no
     /// key of L2, and tells it as soon as it is back.
     pub async fn clear(&self) -> Result<(), WriteError> {
-        self.core().clear().await
+        self.engine().clear().await
     }
 
     /// Resolves when this instance is sure to hear of all changes, and so uses its L1; or when it is closed.
     ///
     /// Nothing has to wait for it: until then, and whenever the connection is lost, look-ups go to L2.
     pub async fn ready(&self) {
-        self.core().ready().await;
+        self.engine().ready().await;
     }
 
     /// What this instance has counted since it was built.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.core().stats()
+        self.engine().stats()
     }
 
     /// Whether L2 answers, and whether this instance hears of changes.
     #[must_use]
     pub fn health(&self) -> Health {
-        self.core().health()
+        self.engine().health()
     }
 
     /// Stops the background task of all clones, waits until it has ended, for `l2_timeout` at most, and tells L2 of
@@ -505,14 +504,14 @@ where
     /// their end; what they defer is not told any more. Dropping the last handle stops the task too, and
     /// loses what is still deferred.
     pub async fn close(&self) {
-        self.core().close().await;
+        self.engine().close().await;
     }
 
     /// L1. The written key lives on the stack unless L1 lacks it.
     fn look_up<Q: CacheKey + ?Sized>(&self, key: &Q, now: Tick) -> Result<Found<V>, KeyTooLong> {
         let mut out = KeyWriter::new();
         let key = out.write(key)?;
-        Ok(match self.core().get_local_at(key, now) {
+        Ok(match self.engine().get_local(key, now) {
             Some(entry) => Found::Here(entry),
             None => Found::NotHere(key.into()),
         })
@@ -544,7 +543,7 @@ impl<K, V: Send + Sync + 'static> Clone for Cache<K, V> {
 impl<K, V: Send + Sync + 'static> fmt::Debug for Cache<K, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Cache")
-            .field("namespace", &self.handle.core.namespace())
+            .field("namespace", &self.handle.engine.namespace())
             .finish_non_exhaustive()
     }
 }

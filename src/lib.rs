@@ -36,6 +36,7 @@ mod retry_delays;
 mod shared_result;
 mod source;
 mod stats;
+mod throttle;
 mod vocabulary;
 mod wire;
 

@@ -121,6 +121,7 @@ counters! {
 pub struct Health {
     pub(crate) l2_up: bool,
     pub(crate) listener_live: bool,
+    pub(crate) started: bool,
 }
 
 impl Health {
@@ -137,7 +138,14 @@ impl Health {
         self.listener_live
     }
 
-    /// Whether both are well.
+    /// Whether this instance has begun to listen: [`build`](crate::Builder::build) starts that if it is called on a
+    /// Tokio runtime, otherwise the first asynchronous call does. `true` without an L2.
+    #[must_use]
+    pub fn is_started(&self) -> bool {
+        self.started
+    }
+
+    /// Whether L2 is up and this instance hears of changes.
     #[must_use]
     pub fn is_ok(&self) -> bool {
         self.l2_up && self.listener_live

@@ -1,65 +1,78 @@
-//! Writes that L2 could not be told of: bounded, the newest per key.
+//! Invalidations that L2 has yet to be sent: bounded, the newest per key (rule 14).
+//!
+//! A pure set: [`deliver`](super::deliver) sends what is due.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-use crate::clock::millis;
+use crate::clock::{Tick, millis, nanos};
 use crate::key::Key;
 use crate::lock::lock;
 
 /// Keys delivered in one go.
 const BATCH: usize = 256;
 
-/// Keys that have to be invalidated in L2, and are not used here until then.
+/// Keys that have to be invalidated in L2. Until then, this instance uses them in neither level.
 pub(super) struct Deferred {
     capacity: usize,
-    waiting: Mutex<Waiting>,
-    /// Whether anything waits: what every read looks at.
+    pending: Mutex<Pending>,
+    /// Whether anything is pending: what every read looks at.
     any: AtomicBool,
-    ids: AtomicU64,
+    /// Numbers the calls of writes and the deferrals of an instance: which came first.
+    order: AtomicU64,
 }
 
 #[derive(Default)]
-struct Waiting {
-    keys: BTreeMap<Key, DeferredWrite>,
-    /// More keys than fit: all keys, then.
-    all: Option<DeferredWrite>,
+struct Pending {
+    keys: BTreeMap<Key, Invalidation>,
+    /// More keys than fit: all keys, then, by one clear.
+    all: Option<Invalidation>,
 }
 
+/// An invalidation of a key, or of all of them, that is to be sent.
 #[derive(Clone, Copy)]
-pub(super) struct DeferredWrite {
-    id: u64,
-    /// In ms of the lane's time: until then the write itself may still arrive.
+pub(super) struct Invalidation {
+    /// When it was deferred, among the writes.
+    order: u64,
+    /// In ms of the lane's time: until then an insert that was given up may still land.
     settles_after: u64,
-    /// For how long after it is told L2 shall store no loads.
+    /// By this instance's time, about when that is.
+    settled_at: Tick,
+    /// By this instance's time: sending it before is of no use.
+    not_before: Tick,
+    /// For how long after it was sent L2 shall store no loads.
     hold: Duration,
-    /// L2 has been told, but too early: it is told once more when that is of use.
-    told: bool,
-    /// The lowest comes first: what waits longest, but what was refused goes behind all others.
+    /// The lowest is sent first: what waits longest, but what L2 refused goes behind all others.
     turn: u64,
 }
 
-/// What has to be told of a key.
+/// What is deferred of one write.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Deferral {
-    /// In ms of the lane's time: until then the write itself may still arrive.
+    /// In ms of the lane's time: until then the write itself may still land.
     pub(super) settles_after: u64,
+    /// By this instance's time, about when that is.
+    pub(super) settled_at: Tick,
     pub(super) hold: Duration,
 }
 
-impl DeferredWrite {
-    /// Whether there is any use in telling L2 at `now` in the lane's time, which is known from above.
-    fn is_due(&self, now: Option<u64>) -> bool {
-        !self.told || now.is_none_or(|now| now > self.settles_after.saturating_add(2))
-    }
+/// What to send L2 next.
+pub(super) enum Delivery {
+    Keys(Vec<(Key, Invalidation)>),
+    All(Invalidation),
 }
 
-/// What to tell L2 next.
-pub(super) enum Delivery {
-    Keys(Vec<(Key, DeferredWrite)>),
-    All(DeferredWrite),
+impl Invalidation {
+    /// It was sent, and accepted at `accepted_at` of the lane's time. Returns whether nothing of it can land after
+    /// that. Otherwise it has to be sent once more, when that is over.
+    fn is_settled(&mut self, accepted_at: u64, now: Tick) -> bool {
+        let left = self.settles_after.saturating_add(1);
+        let left = Duration::from_millis(left.saturating_sub(accepted_at));
+        self.not_before = now.saturating_add(nanos(left));
+        accepted_at > self.settles_after
+    }
 }
 
 impl Delivery {
@@ -83,15 +96,21 @@ impl Delivery {
     }
 }
 
-impl Waiting {
-    /// Takes everything together with one more.
-    fn merge(&mut self, last: &DeferredWrite) {
+impl Pending {
+    /// Makes one clear of everything, together with one more.
+    ///
+    /// A clear costs the whole fleet its L1 and L2, so it is sent once: not before every insert that was given up
+    /// has settled.
+    fn merge(&mut self, last: &Invalidation) {
         let former = self.keys.values().chain(&self.all);
-        self.all = Some(former.fold(*last, |all, one| DeferredWrite {
+        let mut all = former.fold(*last, |all, one| Invalidation {
             settles_after: all.settles_after.max(one.settles_after),
+            settled_at: all.settled_at.max(one.settled_at),
             hold: all.hold.max(one.hold),
             ..all
-        }));
+        });
+        all.not_before = all.settled_at;
+        self.all = Some(all);
         self.keys = BTreeMap::new();
     }
 }
@@ -100,77 +119,81 @@ impl Deferred {
     pub(super) fn new(capacity: usize) -> Self {
         Self {
             capacity,
-            waiting: Mutex::default(),
+            pending: Mutex::default(),
             any: AtomicBool::new(false),
-            ids: AtomicU64::new(1),
+            order: AtomicU64::new(1),
         }
     }
 
-    /// A number for a write that begins, to compare with what is deferred later.
-    pub(super) fn begin(&self) -> u64 {
-        self.ids.fetch_add(1, Ordering::SeqCst)
+    /// Numbers the call of a write, to compare with what is deferred later.
+    pub(super) fn next_order(&self) -> u64 {
+        self.order.fetch_add(1, Ordering::SeqCst)
     }
 
     pub(super) fn defer(&self, key: &Key, deferral: Deferral) {
-        let mut waiting = self.lock();
-        let former = waiting.keys.get(key);
+        let mut pending = self.lock();
+        let former = pending.keys.get(key);
+        let order = self.next_order();
         let Deferral {
             settles_after,
+            settled_at,
             hold,
         } = deferral;
-        let id = self.begin();
-        let deferred = DeferredWrite {
-            id,
+        let invalidation = Invalidation {
+            order,
             // An earlier write of the key may be on its way still.
             settles_after: former.map_or(0, |one| one.settles_after).max(settles_after),
+            settled_at: former.map_or(0, |one| one.settled_at).max(settled_at),
+            not_before: 0,
             hold: former.map_or(Duration::ZERO, |one| one.hold).max(hold),
-            told: false,
-            turn: former.map_or(id, |one| one.turn),
+            turn: former.map_or(order, |one| one.turn),
         };
-        let room = former.is_some() || waiting.keys.len() < self.capacity;
-        if room && waiting.all.is_none() {
-            waiting.keys.insert(key.clone(), deferred);
+        let room = former.is_some() || pending.keys.len() < self.capacity;
+        if room && pending.all.is_none() {
+            pending.keys.insert(key.clone(), invalidation);
         } else {
-            waiting.merge(&deferred);
+            pending.merge(&invalidation);
         }
         self.any.store(true, Ordering::SeqCst);
     }
 
     /// As if all keys there are had been deferred.
     pub(super) fn defer_all(&self) {
-        let deferred = DeferredWrite {
-            id: self.begin(),
+        let invalidation = Invalidation {
+            order: self.next_order(),
             settles_after: 0,
+            settled_at: 0,
+            not_before: 0,
             hold: Duration::ZERO,
-            told: false,
             turn: 0,
         };
-        self.lock().merge(&deferred);
+        self.lock().merge(&invalidation);
         self.any.store(true, Ordering::SeqCst);
     }
 
-    /// Whether a key must not be used until L2 has been told.
+    /// Whether a key must not be used until L2 has been sent its invalidation.
     pub(super) fn holds(&self, key: &str) -> bool {
         if !self.any.load(Ordering::SeqCst) {
             return false;
         }
-        let waiting = self.lock();
-        waiting.all.is_some() || waiting.keys.contains_key(key)
+        let pending = self.lock();
+        pending.all.is_some() || pending.keys.contains_key(key)
     }
 
-    /// How many keys wait; all of them count as one.
+    /// How many keys are pending; all of them count as one.
     pub(super) fn len(&self) -> usize {
-        let waiting = self.lock();
-        waiting.keys.len() + usize::from(waiting.all.is_some())
+        let pending = self.lock();
+        pending.keys.len() + usize::from(pending.all.is_some())
     }
 
-    /// What is to be told next, with one hold for all of it. `now` is the lane's time, known from above.
-    pub(super) fn next(&self, now: Option<u64>) -> Option<Delivery> {
-        let waiting = self.lock();
-        if let Some(all) = waiting.all {
-            return all.is_due(now).then_some(Delivery::All(all));
+    /// What is to be sent now, with one hold for all of it.
+    pub(super) fn next(&self, now: Tick) -> Option<Delivery> {
+        let pending = self.lock();
+        if let Some(all) = pending.all {
+            return (now >= all.not_before).then_some(Delivery::All(all));
         }
-        let due = waiting.keys.iter().filter(|(_, one)| one.is_due(now));
+        let due = pending.keys.iter();
+        let due = due.filter(|(_, one)| now >= one.not_before);
         let (_, first) = due.clone().min_by_key(|(_, one)| one.turn)?;
         let mut due: Vec<_> = due.filter(|(_, one)| one.hold == first.hold).collect();
         if due.len() > BATCH {
@@ -179,82 +202,125 @@ impl Deferred {
         let keys = due
             .into_iter()
             .take(BATCH)
-            .map(|(key, deferred)| (key.clone(), *deferred))
+            .map(|(key, invalidation)| (key.clone(), *invalidation))
             .collect();
         Some(Delivery::Keys(keys))
     }
 
-    /// A delivery was refused: the others shall not wait for it.
+    /// L2 refused a delivery: the others shall not wait for it.
     pub(super) fn put_back(&self, delivery: &Delivery) {
         let Delivery::Keys(keys) = delivery else {
             return;
         };
-        let turn = self.begin();
-        let mut waiting = self.lock();
+        let turn = self.next_order();
+        let mut pending = self.lock();
         for (key, sent) in keys {
-            if let Some(one) = waiting.keys.get_mut(key)
-                && one.id == sent.id
+            if let Some(one) = pending.keys.get_mut(key)
+                && one.order == sent.order
             {
                 one.turn = turn;
             }
         }
     }
 
-    /// A delivery was accepted at `accepted_at`: what was not deferred again since is settled, unless its
-    /// own write may have arrived after that.
-    pub(super) fn settle(&self, delivery: &Delivery, accepted_at: u64) {
-        let mut waiting = self.lock();
-        let done = |sent: &DeferredWrite, now: &mut DeferredWrite| {
-            let same = now.id == sent.id;
-            now.told |= same;
-            same && accepted_at > now.settles_after
-        };
+    /// L2 accepted a delivery at `accepted_at` of the lane's time: what was not deferred again since is settled,
+    /// unless its own write may land after that.
+    pub(super) fn settle(&self, delivery: &Delivery, accepted_at: u64, now: Tick) {
+        let mut pending = self.lock();
         match delivery {
             Delivery::All(sent) => {
-                waiting.all.take_if(|all| {
-                    if all.id == sent.id && !all.hold.is_zero() {
-                        // A clear holds nothing off, so it is repeated when the hold is over.
-                        let held_until = accepted_at.saturating_add(millis(all.hold));
-                        all.settles_after = all.settles_after.max(held_until);
-                        all.hold = Duration::ZERO;
+                pending.all.take_if(|all| {
+                    if all.order != sent.order {
+                        return false;
                     }
-                    done(sent, all)
+                    // A clear holds nothing off, so it is repeated when the hold is over.
+                    let hold = std::mem::take(&mut all.hold);
+                    if !hold.is_zero() {
+                        let held_until = accepted_at.saturating_add(millis(hold));
+                        all.settles_after = all.settles_after.max(held_until);
+                    }
+                    all.is_settled(accepted_at, now)
                 });
             }
             Delivery::Keys(keys) => {
                 for (key, sent) in keys {
-                    if waiting.keys.get_mut(key).is_some_and(|now| done(sent, now)) {
-                        waiting.keys.remove(key);
+                    if let Some(one) = pending.keys.get_mut(key)
+                        && one.order == sent.order
+                        && one.is_settled(accepted_at, now)
+                    {
+                        pending.keys.remove(key);
                     }
                 }
             }
         }
-        self.note(&waiting);
+        self.note(&pending);
     }
 
-    /// A write of a key that began as `begun` was accepted at `accepted_at`, with this hold: what was
-    /// deferred before it is settled by it, but for a longer hold.
-    pub(super) fn overtaken(&self, key: &str, begun: u64, accepted_at: u64, hold: Duration) {
+    /// L2 accepted a write of a key, called at `order`, at `accepted_at` of the lane's time and with this hold: it
+    /// settles what was deferred before it, but for a longer hold.
+    pub(super) fn overtaken(&self, key: &str, order: u64, accepted_at: u64, hold: Duration) {
         if !self.any.load(Ordering::SeqCst) {
             return;
         }
-        let mut waiting = self.lock();
-        if waiting.keys.get(key).is_some_and(|one| {
-            one.id < begun && accepted_at > one.settles_after && one.hold <= hold
+        let mut pending = self.lock();
+        if pending.keys.get(key).is_some_and(|one| {
+            one.order < order && accepted_at > one.settles_after && one.hold <= hold
         }) {
-            waiting.keys.remove(key);
+            pending.keys.remove(key);
         }
-        self.note(&waiting);
+        self.note(&pending);
     }
 
-    fn note(&self, waiting: &Waiting) {
+    fn note(&self, pending: &Pending) {
         self.any.store(
-            waiting.all.is_some() || !waiting.keys.is_empty(),
+            pending.all.is_some() || !pending.keys.is_empty(),
             Ordering::SeqCst,
         );
     }
 
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        lock(&self.waiting)
+    fn lock(&self) -> MutexGuard<'_, Pending> {
+        lock(&self.pending)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    fn insert_given_up(settles_after: u64, settled_at: Tick) -> Deferral {
+        Deferral {
+            settles_after,
+            settled_at,
+            hold: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn a_clear_is_sent_once_however_early_its_inserts_were_given_up() {
+        let deferred = Deferred::new(1);
+        deferred.defer(&"a".into(), insert_given_up(500, 450 * MS));
+        deferred.defer(&"b".into(), insert_given_up(700, 650 * MS));
+        assert!(
+            deferred.next(649 * MS).is_none(),
+            "an insert may still land"
+        );
+        let clear = deferred.next(650 * MS).unwrap();
+        deferred.settle(&clear, 701, 660 * MS);
+        assert_eq!(deferred.len(), 0);
+    }
+
+    #[test]
+    fn what_was_sent_too_early_is_sent_once_more_and_not_before_that_is_of_use() {
+        let deferred = Deferred::new(2);
+        deferred.defer(&"a".into(), insert_given_up(500, 450 * MS));
+        let first = deferred.next(100 * MS).unwrap();
+        deferred.settle(&first, 120, 110 * MS);
+        assert!(deferred.holds("a"));
+        assert!(deferred.next(490 * MS).is_none());
+        let again = deferred.next(491 * MS).unwrap();
+        deferred.settle(&again, 501, 500 * MS);
+        assert!(!deferred.holds("a"));
     }
 }

@@ -1,4 +1,4 @@
-//! The fill lease: who loads a missing key for the whole fleet, and how the lease is kept meanwhile.
+//! The fill lease: one load of a missing key in the fleet, and the fill that it allows (rules 1 and 6).
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -7,99 +7,159 @@ use std::time::Duration;
 use futures::future::join_all;
 use tokio::time::{Instant, sleep};
 
-use super::Core;
+use super::context::Context;
 use crate::key::Key;
 use crate::l1::{Op, Slot};
-use crate::l2::{Lease, LeaseReply, LeaseRequest, Want, random};
+use crate::l2::{Fill, Lease, LeaseReply, LeaseRequest, Want, random};
 use crate::source::Source;
 
-/// What came of asking for the fill lease.
-pub(super) enum Turn<V> {
-    /// Somebody else has loaded it, and it is here or in L2.
+/// What came of asking for the lease.
+pub(super) enum Acquired<V> {
+    /// Another load has ended meanwhile, and its value is here or in L2.
     Found(Arc<Slot<V>>, Source),
-    /// It is ours.
-    Fill(Lease),
+    /// The lease is granted: load, then fill.
+    Lease(Lease),
     /// Load, and store nothing.
     Unstored,
-    /// Another load has it, for at most so long.
+    /// Another instance has the lease, for at most so long.
     Wait(Duration),
 }
 
 /// A key, and the lease on it, if there is one.
-pub(super) type Held<'a> = (&'a Key, Option<Lease>);
+pub(super) type Leased<'a> = (&'a Key, Option<Lease>);
 
-impl<V: Send + Sync + 'static> Core<V> {
-    /// What to ask for the lease with, all the time.
-    pub(super) fn asking_for(&self, want: Want) -> LeaseRequest {
+/// Asks for leases, keeps them, uses them and gives them back.
+pub(super) struct Leases<V> {
+    ctx: Arc<Context<V>>,
+}
+
+impl<V: Send + Sync + 'static> Leases<V> {
+    pub(super) fn new(ctx: &Arc<Context<V>>) -> Self {
+        Self {
+            ctx: Arc::clone(ctx),
+        }
+    }
+
+    /// What one load asks for the lease with, each time.
+    pub(super) fn request(&self, want: Want) -> LeaseRequest {
         LeaseRequest {
             token: random(),
-            ttl: self.options.lease_ttl,
+            ttl: self.ctx.options.lease_ttl,
             want,
         }
     }
 
     /// Asks for the lease; again at once, until then, if what L2 has cannot be read.
-    pub(super) async fn take_turn(
+    pub(super) async fn acquire(
         &self,
         op: &Op,
-        ask: Option<&mut LeaseRequest>,
+        request: Option<&mut LeaseRequest>,
         until: Instant,
-    ) -> Turn<V> {
+    ) -> Acquired<V> {
+        let ctx = &*self.ctx;
         // An earlier load may have ended since the caller's look-up.
-        if let Some(slot) = self.l1.get(op.key(), self.now()) {
-            return Turn::Found(slot, Source::L1);
+        if let Some(slot) = ctx.l1.get(op.key(), ctx.now()) {
+            return Acquired::Found(slot, Source::L1);
         }
-        let Some(ask) = ask else {
-            return Turn::Unstored;
+        let Some(request) = request else {
+            return Acquired::Unstored;
         };
-        // As an operation that now begins: a write may have been deferred since the look-up.
-        if self.outbox.holds(op.key()) {
-            return Turn::Unstored;
+        // As an operation that begins now: a write may have been deferred since the look-up.
+        if ctx.deferred.holds(op.key()) {
+            return Acquired::Unstored;
         }
         loop {
-            match self.heard(self.lane.acquire_lease(op.key(), *ask).await) {
-                Ok(LeaseReply::Hit(bytes)) => match self.open(op.key(), &bytes) {
+            let reply = ctx.lane.acquire_lease(op.key(), *request).await;
+            match ctx.health.observe(reply) {
+                Ok(LeaseReply::Hit(bytes)) => match ctx.convert.open(op.key(), &bytes, ctx.now()) {
                     Ok(fresh) => {
-                        self.keep_or_outdate(op, &fresh);
-                        return Turn::Found(fresh.slot, Source::L2);
+                        ctx.l1.publish_or_apply(op, &fresh);
+                        return Acquired::Found(fresh.slot, Source::L2);
                     }
-                    Err(instead) => ask.want = instead,
+                    Err(instead) => request.want = instead,
                 },
-                Ok(LeaseReply::Granted(lease)) => return Turn::Fill(lease),
+                Ok(LeaseReply::Granted(lease)) => return Acquired::Lease(lease),
                 Ok(LeaseReply::Wait(longest)) => {
-                    if ask.want == Want::Nothing {
+                    if request.want == Want::Nothing {
                         // What the other load fills may well be readable.
-                        ask.want = Want::Any;
+                        request.want = Want::Any;
                     }
-                    return Turn::Wait(longest);
+                    return Acquired::Wait(longest);
                 }
-                Ok(LeaseReply::Hold | LeaseReply::Miss) | Err(_) => return Turn::Unstored,
+                Ok(LeaseReply::Hold | LeaseReply::Miss) | Err(_) => return Acquired::Unstored,
             }
             if Instant::now() >= until {
-                return Turn::Unstored;
+                return Acquired::Unstored;
             }
         }
     }
 
-    /// Renews leases for as long as this is polled. That one was lost shows when it is used.
-    pub(super) async fn keep(&self, leases: &[Held<'_>]) -> Infallible {
-        let ttl = self.options.lease_ttl;
+    /// Renews leases for as long as this is polled. A lease that was lost shows when it is used.
+    pub(super) async fn keep(&self, leases: &[Leased<'_>]) -> Infallible {
+        let ttl = self.ctx.options.lease_ttl;
         loop {
             sleep(ttl / 3).await;
-            let renewals = leases.iter().map(|&held| self.renew(held, ttl));
+            let renewals = leases.iter().map(|&leased| self.renew(leased, ttl));
             join_all(renewals).await;
         }
     }
 
-    /// Ends a lease, or leaves it for a while to keep others from loading.
-    pub(super) async fn give_back(&self, held: Held<'_>) {
-        // Otherwise it ends by itself.
-        self.renew(held, Duration::ZERO).await;
+    /// Ends a lease. If that fails, it ends by itself.
+    pub(super) async fn give_back(&self, leased: Leased<'_>) {
+        self.renew(leased, Duration::ZERO).await;
     }
 
-    async fn renew(&self, (key, lease): Held<'_>, ttl: Duration) {
+    async fn renew(&self, (key, lease): Leased<'_>, ttl: Duration) {
         if let Some(lease) = lease {
-            let _ = self.heard(self.lane.renew_lease(key, lease.token, ttl).await);
+            let renewed = self.ctx.lane.renew_lease(key, lease.token, ttl).await;
+            let _ = self.ctx.health.observe(renewed);
+        }
+    }
+
+    /// Stores a loaded value in L2, if its lease still stands, and then in L1. Returns what is there in the end.
+    pub(super) async fn fill(
+        &self,
+        op: &Op,
+        lease: Option<Lease>,
+        value: V,
+    ) -> (Arc<Slot<V>>, Source) {
+        let ctx = &*self.ctx;
+        let unstored = |value| {
+            let slot = ctx.convert.unstored(op.key(), value, ctx.now());
+            (slot, Source::Loader)
+        };
+        let Some(held) = lease else {
+            return unstored(value);
+        };
+        let Ok((head, encoded)) = ctx.convert.seal(&value) else {
+            self.give_back((op.key(), lease)).await;
+            return unstored(value);
+        };
+        let filled = ctx.lane.fill(op.key(), held, &encoded).await;
+        match ctx.health.observe(filled) {
+            Ok(Fill::Stored(stamp)) => {
+                let fresh = (ctx.convert).fresh(op.key(), value, stamp, &head, ctx.now());
+                ctx.l1.publish_or_apply(op, &fresh);
+                (fresh.slot, Source::Loader)
+            }
+            // The key was written during the load. What is there now is newer than what was loaded.
+            Ok(Fill::Rejected(Some(bytes))) => {
+                match ctx.convert.open(op.key(), &bytes, ctx.now()) {
+                    Ok(fresh) if ctx.l1.is_live() && ctx.l1.is_usable(op, &fresh, ctx.now()) => {
+                        ctx.l1.publish_or_apply(op, &fresh);
+                        (fresh.slot, Source::L2)
+                    }
+                    _ => unstored(value),
+                }
+            }
+            Ok(Fill::Rejected(None)) => unstored(value),
+            Err(error) => {
+                // A store that is full refuses: other instances need not wait for a fill that will not come.
+                if error.is_refused() {
+                    self.give_back((op.key(), lease)).await;
+                }
+                unstored(value)
+            }
         }
     }
 }

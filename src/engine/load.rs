@@ -11,19 +11,20 @@ use futures::{StreamExt, stream};
 use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument, Span, debug};
 
-use super::Core;
-use super::lease::Turn;
-use super::loader::{Loader, Loads};
+use super::context::Context;
+use super::lease::{Acquired, Leases};
+use super::loader::{Loader, LoaderCalls, Loading};
+use super::lookup::Lookup;
+use super::refresh::Refreshes;
 use crate::ablation::{Rule, without};
 use crate::clock::Tick;
 use crate::entry::Entry;
 use crate::error::LoadError;
 use crate::key::Key;
-use crate::l1::{Begun, Joinable, Joined, LeaseWaiter, LoadOutcome, Op, ReadOutcome, Slot};
-use crate::l2::{Fill, Lease, LeaseRequest, Want};
+use crate::l1::{Begun, Joinable, Joined, LeaseWaiter, LoadOutcome};
+use crate::l2::{Lease, LeaseRequest, Want};
 use crate::retry_delays::looks;
 use crate::shared_result::{ResultSender, SharedResult};
-use crate::source::Source;
 
 /// Requests for the keys of one load that are under way at a time.
 const AT_ONCE: usize = 64;
@@ -49,23 +50,48 @@ impl<V> Led<V> {
     }
 }
 
-impl<V: Send + Sync + 'static> Core<V> {
+/// Loads what both levels lack.
+pub(super) struct Loads<V> {
+    ctx: Arc<Context<V>>,
+    lookup: Arc<Lookup<V>>,
+    leases: Arc<Leases<V>>,
+    calls: Arc<LoaderCalls<V>>,
+    refreshes: Arc<Refreshes<V>>,
+}
+
+impl<V: Send + Sync + 'static> Loads<V> {
+    pub(super) fn new(
+        ctx: &Arc<Context<V>>,
+        lookup: &Arc<Lookup<V>>,
+        leases: &Arc<Leases<V>>,
+        calls: &Arc<LoaderCalls<V>>,
+        refreshes: &Arc<Refreshes<V>>,
+    ) -> Self {
+        Self {
+            ctx: Arc::clone(ctx),
+            lookup: Arc::clone(lookup),
+            leases: Arc::clone(leases),
+            calls: Arc::clone(calls),
+            refreshes: Arc::clone(refreshes),
+        }
+    }
+
     /// L2 and then the loader, for what L1 did not have at `now`.
-    pub(crate) async fn get_or_load(
+    pub(super) async fn get_or_load(
         self: &Arc<Self>,
         key: Key,
         now: Tick,
         loader: impl FnOnce() -> Loader<V>,
     ) -> Result<Entry<V>, LoadError> {
-        self.ensure_listening_at(now);
-        if let Some(entry) = self.get_instead(&key) {
+        if let Some(entry) = self.lookup.get_instead(&key) {
             return Ok(entry);
         }
-        let (outcome, now) = self.read(&key, now).await;
-        let want = match self.answer(&key, outcome, now) {
+        let (outcome, now) = self.lookup.read(&key, now).await;
+        let want = match self.lookup.answer(&key, outcome, now) {
             Ok(entry) => {
                 if entry.is_due() {
-                    self.refresh([(0, key, entry.slot().ver)], |_| loader());
+                    self.refreshes
+                        .start([(0, key, entry.slot().ver)], |_| loader());
                 }
                 return Ok(entry);
             }
@@ -81,29 +107,31 @@ impl<V: Send + Sync + 'static> Core<V> {
             }
             // Nobody has it if that was a load of many keys, whose loader knew this one not: then ours may.
             if let Some((slot, source)) = landed(flight).await? {
-                return Ok(self.hand_out(slot, self.now(), source));
+                return Ok(self.lookup.hand_out(slot, self.ctx.now(), source));
             }
         }
     }
 
     /// The same for many keys, in their order. The loader is asked for by the places of those that need it.
-    pub(crate) async fn get_many_or_load(
+    pub(super) async fn get_many_or_load(
         self: &Arc<Self>,
         keys: Vec<Key>,
         loader: impl Fn(&[usize]) -> Loader<V>,
     ) -> Result<Vec<Option<Entry<V>>>, LoadError> {
-        self.ensure_listening();
-        let mut entries: Vec<_> = keys.iter().map(|key| self.get_instead(key)).collect();
+        let mut entries: Vec<_> = keys
+            .iter()
+            .map(|key| self.lookup.get_instead(key))
+            .collect();
         let lacking = keys.into_iter().enumerate();
         let lacking: Vec<_> = lacking
             .filter(|(place, _)| entries.get(*place).is_some_and(Option::is_none))
             .collect();
         let asked: Vec<Key> = lacking.iter().map(|(_, key)| key.clone()).collect();
-        let outcomes = self.read_many(&asked).await;
-        let now = self.now();
+        let outcomes = self.lookup.read_many(&asked).await;
+        let now = self.ctx.now();
         let (mut due, mut missing) = (Vec::new(), Vec::new());
         for ((place, key), outcome) in lacking.into_iter().zip(outcomes) {
-            match self.answer(&key, outcome, now) {
+            match self.lookup.answer(&key, outcome, now) {
                 Ok(entry) => {
                     if entry.is_due() {
                         due.push((place, key, entry.slot().ver));
@@ -113,7 +141,7 @@ impl<V: Send + Sync + 'static> Core<V> {
                 Err(want) => missing.push((place, key, want)),
             }
         }
-        self.refresh(due, &loader);
+        self.refreshes.start(due, &loader);
         let mut ours = HashSet::new();
         while !missing.is_empty() {
             let (mut led, mut led_at, mut flights) = (Vec::new(), Vec::new(), Vec::new());
@@ -132,7 +160,11 @@ impl<V: Send + Sync + 'static> Core<V> {
             for (flight, place, key, want) in flights {
                 match landed(flight).await? {
                     Some((slot, source)) => {
-                        fill(&mut entries, place, self.hand_out(slot, self.now(), source));
+                        fill(
+                            &mut entries,
+                            place,
+                            self.lookup.hand_out(slot, self.ctx.now(), source),
+                        );
                     }
                     // The loader of another call did not know it. Ours may.
                     None if !ours.contains(&key) => missing.push((place, key, want)),
@@ -143,25 +175,10 @@ impl<V: Send + Sync + 'static> Core<V> {
         Ok(entries)
     }
 
-    /// What a read of L2 leaves to be done: to hand this out, or to load, after asking L2 for something else.
-    pub(super) fn answer(
-        &self,
-        key: &Key,
-        outcome: ReadOutcome<V>,
-        now: Tick,
-    ) -> Result<Entry<V>, Option<Want>> {
-        match outcome {
-            ReadOutcome::Hit(fresh) => Ok(self.hand_out(fresh.slot, now, Source::L2)),
-            ReadOutcome::Miss => Err(Some(Want::Any)),
-            ReadOutcome::Unreadable(instead) => Err(Some(instead)),
-            ReadOutcome::Unavailable => self.get_unproven(key).ok_or(None),
-        }
-    }
-
     /// Joins the load of a key, or begins one, which is then the caller's to carry through.
     fn join(&self, key: &Key, want: Option<Want>, number: usize) -> (Flight<V>, Option<Led<V>>) {
-        let now = self.now();
-        match self.flights.lead(key, now, self.joinable_from(now)) {
+        let now = self.ctx.now();
+        match self.ctx.l1.load(key, now) {
             Joined::Under(flight) => (flight, None),
             Joined::Lead(Joinable {
                 op,
@@ -170,7 +187,7 @@ impl<V: Send + Sync + 'static> Core<V> {
             }) => {
                 let led = Led {
                     op,
-                    ask: want.map(|want| self.asking_for(want)),
+                    ask: want.map(|want| self.leases.request(want)),
                     number,
                     teller,
                 };
@@ -179,10 +196,10 @@ impl<V: Send + Sync + 'static> Core<V> {
         }
     }
 
-    /// Carries loads through in a task of their own: whoever gives up harms nobody.
+    /// Carries loads through in a task of their own: cancelling one call does not affect other callers.
     async fn take_off(self: &Arc<Self>, led: Vec<Led<V>>, loader: Loader<V>) {
-        let core = Arc::clone(self);
-        let task = async move { core.fly(led, loader).await };
+        let loads = Arc::clone(self);
+        let task = async move { loads.fly(led, loader).await };
         if without(Rule::OwnTask) {
             task.await;
         } else {
@@ -196,7 +213,7 @@ impl<V: Send + Sync + 'static> Core<V> {
     ///
     /// The rest is asked for again from time to time, and whatever is heard to have ended at once.
     async fn fly(&self, led: Vec<Led<V>>, mut loader: Loader<V>) {
-        let until = Instant::now() + self.options.lease_wait;
+        let until = Instant::now() + self.ctx.options.lease_wait;
         let (mut asked, mut waiting) = (led, Vec::new());
         let (mut pauses, mut look_at) = (looks(), None);
         let awaited = Arc::new(LeaseWaiter::default());
@@ -207,7 +224,7 @@ impl<V: Send + Sync + 'static> Core<V> {
                     asked = self.due(&mut waiting, &awaited, look_at).await;
                 }
                 let turns: Vec<_> = (asked.iter_mut())
-                    .map(|Led { op, ask, .. }| self.take_turn(op, ask.as_mut(), until))
+                    .map(|Led { op, ask, .. }| self.leases.acquire(op, ask.as_mut(), until))
                     .collect();
                 stream::iter(turns)
                     .buffered(AT_ONCE)
@@ -232,10 +249,10 @@ impl<V: Send + Sync + 'static> Core<V> {
             let mut ready = Vec::new();
             for (led, turn) in mem::take(&mut asked).into_iter().zip(turns) {
                 match turn {
-                    Turn::Found(slot, source) => led.end(Ok(Some((slot, source)))),
-                    Turn::Fill(lease) => ready.push((led, Some(lease))),
-                    Turn::Unstored => ready.push((led, None)),
-                    Turn::Wait(left) => {
+                    Acquired::Found(slot, source) => led.end(Ok(Some((slot, source)))),
+                    Acquired::Lease(lease) => ready.push((led, Some(lease))),
+                    Acquired::Unstored => ready.push((led, None)),
+                    Acquired::Wait(left) => {
                         pause = pause.min(left.max(Duration::from_millis(1)));
                         waiting.push(led);
                     }
@@ -268,7 +285,7 @@ impl<V: Send + Sync + 'static> Core<V> {
         look_at: Instant,
     ) -> Vec<Led<V>> {
         for led in &*waiting {
-            self.flights.await_lease(&led.op, awaited);
+            self.ctx.l1.await_lease(&led.op, awaited);
         }
         match timeout_at(look_at, awaited.ended()).await {
             Ok(ended) => waiting
@@ -279,11 +296,11 @@ impl<V: Send + Sync + 'static> Core<V> {
     }
 
     /// Runs a loader, and ends the flights with what it brings.
-    async fn load(&self, led: Vec<(Led<V>, Option<Lease>)>, loads: Loads<V>) {
+    async fn load(&self, led: Vec<(Led<V>, Option<Lease>)>, loads: Loading<V>) {
         let keys: Vec<_> = (led.iter())
             .map(|(led, lease)| (led.op.key(), *lease))
             .collect();
-        let (mut values, otherwise) = match self.call(loads, &keys).await {
+        let (mut values, otherwise) = match self.calls.run(loads, &keys).await {
             Ok(values) => (values, Ok(None)),
             Err(error) => (Vec::new(), Err(error)),
         };
@@ -292,9 +309,9 @@ impl<V: Send + Sync + 'static> Core<V> {
             let otherwise = otherwise.clone();
             async move {
                 let outcome = match value {
-                    Some(value) => Ok(Some(self.store(&led.op, lease, value).await)),
+                    Some(value) => Ok(Some(self.leases.fill(&led.op, lease, value).await)),
                     None => {
-                        self.give_back((led.op.key(), lease)).await;
+                        self.leases.give_back((led.op.key(), lease)).await;
                         otherwise
                     }
                 };
@@ -305,45 +322,6 @@ impl<V: Send + Sync + 'static> Core<V> {
             .buffer_unordered(AT_ONCE)
             .collect::<()>()
             .await;
-    }
-
-    /// Fills L2, if the lease still stands, and then L1.
-    pub(super) async fn store(
-        &self,
-        op: &Op,
-        lease: Option<Lease>,
-        value: V,
-    ) -> (Arc<Slot<V>>, Source) {
-        let Some(held) = lease else {
-            return (self.unstored(op.key(), value), Source::Loader);
-        };
-        let Ok((head, sealed)) = self.seal(&value) else {
-            self.give_back((op.key(), lease)).await;
-            return (self.unstored(op.key(), value), Source::Loader);
-        };
-        match self.heard(self.lane.fill(op.key(), held, &sealed).await) {
-            Ok(Fill::Stored(stamp)) => {
-                let fresh = self.fresh(op.key(), value, stamp, &head);
-                self.keep_or_outdate(op, &fresh);
-                (fresh.slot, Source::Loader)
-            }
-            // The key was written during the load. What is there now is newer than what was loaded.
-            Ok(Fill::Rejected(Some(bytes))) => match self.open(op.key(), &bytes) {
-                Ok(fresh) if self.liveness.is_live() && self.is_usable(op, &fresh) => {
-                    self.keep_or_outdate(op, &fresh);
-                    (fresh.slot, Source::L2)
-                }
-                _ => (self.unstored(op.key(), value), Source::Loader),
-            },
-            Ok(Fill::Rejected(None)) => (self.unstored(op.key(), value), Source::Loader),
-            Err(error) => {
-                // As a store that is full does: the others need not wait for a fill that will not come.
-                if error.is_refused() {
-                    self.give_back((op.key(), lease)).await;
-                }
-                (self.unstored(op.key(), value), Source::Loader)
-            }
-        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! A user's loader, whatever its types: what it is called with, and what it brings.
+//! A user's loader, whatever its types: what it is called with, what it brings, and the limits that it runs in.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -7,24 +7,26 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::Core;
-use super::lease::Held;
+use super::context::Context;
+use super::lease::{Leased, Leases};
 use crate::error::LoadError;
 use crate::key::{CacheKey, Key, KeyWriter};
 
 /// Loads some of the keys that it was made for, named by their numbers. A key that it knows nothing of
 /// has no value.
-pub(crate) struct Loader<V>(Box<dyn FnMut(Vec<usize>) -> Loads<V> + Send>);
+pub(crate) struct Loader<V>(Box<dyn FnMut(Vec<usize>) -> Loading<V> + Send>);
 
 /// A loader at work: it begins when this is polled.
-pub(super) type Loads<V> = BoxFuture<'static, Result<Vec<Option<V>>, Box<dyn Error + Send + Sync>>>;
+pub(super) type Loading<V> =
+    BoxFuture<'static, Result<Vec<Option<V>>, Box<dyn Error + Send + Sync>>>;
 
 impl<V: Send + 'static> Loader<V> {
     /// Calls it.
-    pub(super) fn load(&mut self, numbers: Vec<usize>) -> Loads<V> {
+    pub(super) fn load(&mut self, numbers: Vec<usize>) -> Loading<V> {
         (self.0)(numbers)
     }
 
@@ -86,25 +88,42 @@ impl<V: Send + 'static> Loader<V> {
     }
 }
 
-impl<V: Send + Sync + 'static> Core<V> {
-    /// Runs what a loader has begun for these keys, within its time, and keeps their leases meanwhile. A value
-    /// for each, if it has one.
-    pub(super) async fn call(
+/// Runs loaders: so many at once, within their time, while their leases are kept.
+pub(super) struct LoaderCalls<V> {
+    ctx: Arc<Context<V>>,
+    leases: Arc<Leases<V>>,
+    /// One for each loader that may run now.
+    permits: Semaphore,
+}
+
+impl<V: Send + Sync + 'static> LoaderCalls<V> {
+    pub(super) fn new(ctx: &Arc<Context<V>>, leases: &Arc<Leases<V>>) -> Self {
+        Self {
+            permits: Semaphore::new(ctx.options.max_concurrent_loads),
+            ctx: Arc::clone(ctx),
+            leases: Arc::clone(leases),
+        }
+    }
+
+    /// Runs what a loader has begun for these keys, and keeps their leases meanwhile. A value for each key, if the
+    /// loader has one.
+    pub(super) async fn run(
         &self,
-        loads: Loads<V>,
-        keys: &[Held<'_>],
+        loads: Loading<V>,
+        keys: &[Leased<'_>],
     ) -> Result<Vec<Option<V>>, LoadError> {
-        let limit = self.options.load_timeout;
+        let ctx = &*self.ctx;
+        let limit = ctx.options.load_timeout;
         let load = async {
             // Never closed, so an error is no reason not to load.
-            let _turn = self.loads.acquire().await;
-            self.counters.loads.bump();
+            let _permit = self.permits.acquire().await;
+            ctx.counters.loads.bump();
             AssertUnwindSafe(loads).catch_unwind().await
         };
         let loaded = tokio::select! {
             biased;
             loaded = timeout(limit, load) => loaded,
-            never = self.keep(keys) => match never {},
+            never = self.leases.keep(keys) => match never {},
         };
         let loaded = match loaded {
             Ok(Ok(Ok(mut values))) => {
@@ -115,9 +134,9 @@ impl<V: Send + Sync + 'static> Core<V> {
             Ok(Err(panic)) => LoadError::panicked(&*panic),
             Err(_) => LoadError::timed_out(limit),
         };
-        self.counters.load_failures.bump();
+        ctx.counters.load_failures.bump();
         debug!(
-            namespace = self.options.namespace.as_str(),
+            namespace = ctx.options.namespace.as_str(),
             keys = keys.len(),
             error = &loaded as &dyn Error,
             "a load failed"

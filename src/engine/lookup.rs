@@ -1,58 +1,74 @@
-//! A look-up: L1, then L2. Reads of L2 are shared by all who ask for the key, or by the keys that one
-//! caller asks for.
+//! A look-up: L1, then L2. Callers that ask for one key share a read, and the keys that one caller asks for share a
+//! request.
+//!
+//! Knows nothing of loaders: what L2 lacks is for [`load`](super::load).
 
 use std::sync::Arc;
 
 use futures::future::join_all;
-use tokio::time::timeout;
 use tracing::{Instrument, Span};
 
-use super::Core;
+use super::context::Context;
 use crate::clock::Tick;
 use crate::entry::Entry;
 use crate::key::Key;
-use crate::l1::{Joinable, Op, ReadOutcome, Reading};
+use crate::l1::{Joinable, Op, ReadOutcome, Reading, Slot};
 use crate::l2::{LeaseReply, LeaseRequest, ReadResult, Want};
 use crate::source::Source;
 
 /// Keys of one look-up whose epochs the server compares at the same time.
 const COMPARED: usize = 64;
 
-impl<V: Send + Sync + 'static> Core<V> {
-    /// L1 alone. Does not wait for others, and does not allocate.
-    pub(crate) fn get_local(&self, key: &str) -> Option<Entry<V>> {
-        self.get_local_at(key, self.now())
+/// Reads both levels.
+pub(crate) struct Lookup<V> {
+    ctx: Arc<Context<V>>,
+}
+
+impl<V: Send + Sync + 'static> Lookup<V> {
+    pub(super) fn new(ctx: &Arc<Context<V>>) -> Self {
+        Self {
+            ctx: Arc::clone(ctx),
+        }
     }
 
-    /// The same, where the time is known.
-    pub(crate) fn get_local_at(&self, key: &str, now: Tick) -> Option<Entry<V>> {
-        let slot = self.l1.get(key, now)?;
-        let before = self.counters.l1_hits.bump();
-        self.l1.note_hit(key, now, before);
+    /// L1 alone. Does not wait, and does not allocate.
+    pub(super) fn get_local(&self, key: &str, now: Tick) -> Option<Entry<V>> {
+        let ctx = &*self.ctx;
+        let slot = ctx.l1.get(key, now)?;
+        let before = ctx.counters.l1_hits.bump();
+        ctx.l1.note_hit(key, now, before);
         Some(self.hand_out(slot, now, Source::L1))
     }
 
+    /// Hands a value out, and counts if it is stale.
+    pub(super) fn hand_out(&self, slot: Arc<Slot<V>>, now: Tick, source: Source) -> Entry<V> {
+        if now >= slot.soft_at {
+            self.ctx.counters.stale_served.bump();
+        }
+        Entry::new(slot, now, source)
+    }
+
     /// L1 alone, when it cannot prove that what it has is current: only if it may be available then.
-    pub(super) fn get_unproven(&self, key: &str) -> Option<Entry<V>> {
-        let limit = self.options.mode.limit()?;
-        let now = self.now();
-        let slot = self.l1.get_unproven(key, now, limit)?;
-        let before = self.counters.unproven_served.bump();
-        self.l1.note_hit(key, now, before);
+    fn get_unproven(&self, key: &str) -> Option<Entry<V>> {
+        let ctx = &*self.ctx;
+        let limit = ctx.options.mode.limit()?;
+        let now = ctx.now();
+        let slot = ctx.l1.get_unproven(key, now, limit)?;
+        let before = ctx.counters.unproven_served.bump();
+        ctx.l1.note_hit(key, now, before);
         Some(Entry::unproven(slot, now))
     }
 
-    /// The same, before anybody waits for an L2 that is known not to answer.
-    pub(crate) fn get_instead(&self, key: &str) -> Option<Entry<V>> {
-        if self.does_l2_answer() {
+    /// The same, before a caller waits for an L2 that is known not to answer.
+    pub(super) fn get_instead(&self, key: &str) -> Option<Entry<V>> {
+        if self.ctx.health.does_answer() {
             return None;
         }
         self.get_unproven(key)
     }
 
     /// L2, for what L1 did not have at `now`.
-    pub(crate) async fn get(self: &Arc<Self>, key: Key, now: Tick) -> Option<Entry<V>> {
-        self.ensure_listening_at(now);
+    pub(super) async fn get(self: &Arc<Self>, key: Key, now: Tick) -> Option<Entry<V>> {
         if let Some(entry) = self.get_instead(&key) {
             return Some(entry);
         }
@@ -61,22 +77,19 @@ impl<V: Send + Sync + 'static> Core<V> {
     }
 
     /// L2, for keys that L1 did not have, in their order.
-    pub(crate) async fn get_many(self: &Arc<Self>, keys: &[Key]) -> Vec<Option<Entry<V>>> {
-        self.ensure_listening();
+    pub(super) async fn get_many(&self, keys: &[Key]) -> Vec<Option<Entry<V>>> {
         let outcomes = self.read_many(keys).await;
-        let now = self.now();
+        let now = self.ctx.now();
         keys.iter()
             .zip(outcomes)
             .map(|(key, outcome)| self.answer(key, outcome, now).ok())
             .collect()
     }
 
-    /// Reads L2, and keeps what it finds in L1. All who ask while another reads share one more read. The time is
-    /// that of the end.
-    ///
-    /// That one runs in a task of its own: nobody has to stay for the others.
+    /// Reads L2, and keeps what it finds in L1. All callers that ask while another one reads share one more read, in
+    /// a task of its own, so that the others need none of them to stay. Returns the time of the end, too.
     pub(super) async fn read(self: &Arc<Self>, key: &Key, now: Tick) -> (ReadOutcome<V>, Tick) {
-        let read = match self.flights.read(key, now, self.joinable_from(now)) {
+        let read = match self.ctx.l1.read(key, now) {
             Reading::Alone(op) => return self.read_l2(&op, now).await,
             Reading::Under(read) => read,
             Reading::Lead(Joinable {
@@ -84,10 +97,10 @@ impl<V: Send + Sync + 'static> Core<V> {
                 teller,
                 outcome,
             }) => {
-                let core = Arc::clone(self);
+                let lookup = Arc::clone(self);
                 let read = async move {
-                    let (found, _) = core.read_l2(&op, core.now()).await;
-                    // Before it is told: who hears of it and asks again must not join this one.
+                    let (found, _) = lookup.read_l2(&op, lookup.ctx.now()).await;
+                    // First: a caller that has the result and asks again must not join this read.
                     drop(op);
                     teller.tell(found);
                 };
@@ -95,14 +108,12 @@ impl<V: Send + Sync + 'static> Core<V> {
                 outcome
             }
         };
-        // It asks once or twice.
-        let limit = self.options.l2_timeout.saturating_mul(2);
-        match timeout(limit, read.wait()).await {
-            Ok(Some(found)) => (found, self.now()),
-            // Its runtime has ended, or is there and not driven.
-            _ => {
-                let op = self.flights.begin(key);
-                self.read_l2(&op, self.now()).await
+        match read.wait().await {
+            Some(found) => (found, self.ctx.now()),
+            // The runtime of that task has ended.
+            None => {
+                let op = self.ctx.l1.begin(key);
+                self.read_l2(&op, self.ctx.now()).await
             }
         }
     }
@@ -110,21 +121,21 @@ impl<V: Send + Sync + 'static> Core<V> {
     /// Reads keys from L2 in one request, or few if they are many, and keeps what it finds in L1. The
     /// outcomes are in the order of the keys, each of which may occur more than once.
     ///
-    /// Nobody joins it, so it may be dropped at any time.
-    pub(super) async fn read_many(self: &Arc<Self>, keys: &[Key]) -> Vec<ReadOutcome<V>> {
+    /// Others cannot join it, so it may be dropped at any time.
+    pub(super) async fn read_many(&self, keys: &[Key]) -> Vec<ReadOutcome<V>> {
         let begin = |key| {
-            let op = self.flights.begin(key);
+            let op = self.ctx.l1.begin(key);
             let barred = self.barred(&op);
             (op, barred)
         };
         let mut reads: Vec<(_, Option<ReadOutcome<V>>)> = keys.iter().map(begin).collect();
-        if self.liveness.is_live() {
+        if self.ctx.l1.is_live() {
             let asked = keys.iter().zip(&reads);
             let asked: Vec<&str> = asked
                 .filter_map(|(key, (_, outcome))| outcome.is_none().then_some(&**key))
                 .collect();
-            let answers = self.lane.get_many(&asked).await;
-            let now = self.now();
+            let answers = self.ctx.lane.get_many(&asked).await;
+            let now = self.ctx.now();
             for ((op, outcome), answer) in unanswered(&mut reads).zip(answers) {
                 *outcome = self.as_it_lies(op, answer, now);
             }
@@ -150,6 +161,21 @@ impl<V: Send + Sync + 'static> Core<V> {
         ends.collect()
     }
 
+    /// What a read of L2 leaves to be done: to hand this out, or to load, after asking L2 for something else.
+    pub(super) fn answer(
+        &self,
+        key: &Key,
+        outcome: ReadOutcome<V>,
+        now: Tick,
+    ) -> Result<Entry<V>, Option<Want>> {
+        match outcome {
+            ReadOutcome::Hit(fresh) => Ok(self.hand_out(fresh.slot, now, Source::L2)),
+            ReadOutcome::Miss => Err(Some(Want::Any)),
+            ReadOutcome::Unreadable(instead) => Err(Some(instead)),
+            ReadOutcome::Unavailable => self.get_unproven(key).ok_or(None),
+        }
+    }
+
     async fn read_l2(&self, op: &Op, now: Tick) -> (ReadOutcome<V>, Tick) {
         let (outcome, now) = self.ask_l2(op, now).await;
         self.settle(op, &outcome);
@@ -160,19 +186,20 @@ impl<V: Send + Sync + 'static> Core<V> {
         if let Some(outcome) = self.barred(op) {
             return (outcome, now);
         }
-        if self.liveness.is_live_at(now) {
-            let answer = self.lane.get(op.key()).await;
-            let now = self.now();
+        if self.ctx.l1.is_live_at(now) {
+            let answer = self.ctx.lane.get(op.key()).await;
+            let now = self.ctx.now();
             if let Some(outcome) = self.as_it_lies(op, answer, now) {
                 return (outcome, now);
             }
         }
-        (self.compared(op).await, self.now())
+        (self.compared(op).await, self.ctx.now())
     }
 
-    /// The outcome of a read that must not be sent: L2 has yet to be told of a write.
+    /// The outcome of a read that must not be sent: a write of the key is deferred (rule 14).
     fn barred(&self, op: &Op) -> Option<ReadOutcome<V>> {
-        self.outbox
+        self.ctx
+            .deferred
             .holds(op.key())
             .then_some(ReadOutcome::Unavailable)
     }
@@ -180,24 +207,31 @@ impl<V: Send + Sync + 'static> Core<V> {
     /// What comes of an answer that was asked for while the known epoch was proven: the value itself tells
     /// whether it is of it. `None` if that is not known any more.
     fn as_it_lies(&self, op: &Op, answer: ReadResult, now: Tick) -> Option<ReadOutcome<V>> {
-        let bytes = match self.heard(answer) {
+        let bytes = match self.ctx.health.observe(answer) {
             Ok(Some(bytes)) => bytes,
             Ok(None) => return Some(ReadOutcome::Miss),
             Err(_) => return Some(ReadOutcome::Unavailable),
         };
-        (self.flights.is_current(op)).then(|| match self.open_at(op.key(), &bytes, now) {
-            Ok(fresh) if self.is_usable_at(op, &fresh, now) => ReadOutcome::Hit(fresh),
-            Ok(_) => ReadOutcome::Miss,
-            Err(instead) => ReadOutcome::Unreadable(instead),
-        })
+        self.ctx
+            .l1
+            .is_current(op)
+            .then(|| match self.ctx.convert.open(op.key(), &bytes, now) {
+                Ok(fresh) if self.ctx.l1.is_usable(op, &fresh, now) => ReadOutcome::Hit(fresh),
+                Ok(_) => ReadOutcome::Miss,
+                Err(instead) => ReadOutcome::Unreadable(instead),
+            })
     }
 
     /// Has the server compare epochs.
     async fn compared(&self, op: &Op) -> ReadOutcome<V> {
         let ask = LeaseRequest::read_only(Want::Any);
-        match self.heard(self.lane.acquire_lease(op.key(), ask).await) {
-            Ok(LeaseReply::Hit(bytes)) => self
-                .open(op.key(), &bytes)
+        match self
+            .ctx
+            .health
+            .observe(self.ctx.lane.acquire_lease(op.key(), ask).await)
+        {
+            Ok(LeaseReply::Hit(bytes)) => (self.ctx.convert)
+                .open(op.key(), &bytes, self.ctx.now())
                 .map_or_else(ReadOutcome::Unreadable, ReadOutcome::Hit),
             Ok(_) => ReadOutcome::Miss,
             Err(_) => ReadOutcome::Unavailable,
@@ -208,11 +242,11 @@ impl<V: Send + Sync + 'static> Core<V> {
     fn settle(&self, op: &Op, outcome: &ReadOutcome<V>) {
         match outcome {
             ReadOutcome::Hit(fresh) => {
-                self.counters.l2_hits.bump();
-                self.keep_or_outdate(op, fresh);
+                self.ctx.counters.l2_hits.bump();
+                self.ctx.l1.publish_or_apply(op, fresh);
             }
             ReadOutcome::Miss => {
-                self.counters.l2_misses.bump();
+                self.ctx.counters.l2_misses.bump();
             }
             ReadOutcome::Unreadable(_) | ReadOutcome::Unavailable => {}
         }

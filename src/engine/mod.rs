@@ -1,29 +1,41 @@
-//! What happens on a call, level by level. The only place that knows their order.
+//! What happens on a call, level by level: the only place that knows their order.
 //!
-//! - [`get`]: L1, then L2
-//! - [`load`]: what L2 lacks: the fill lease ([`turn`]), the user's [`loader`], the fill
+//! - [`engine`]: starts, stops and wires all of this; one line for each call
+//! - [`lookup`]: L1, then L2
+//! - [`load`]: what L2 lacks: the fill [`lease`], the user's [`loader`], the fill
 //! - [`refresh`]: the same in the background, for what is stale
-//! - [`write`]: insert and invalidate, and what happens when L2 cannot be told
-//! - [`clear`]: the same for everything there is
-//! - [`queue`]: where writes wait for each other
-//! - [`everywhere`]: waiting until all have applied it
-//! - [`listen`]: what others changed comes in, and the proof that nothing was missed
+//! - [`write`]: insert, invalidate, clear: a [`change`] goes to the [`writer`], which keeps the [`write_order`] and sends
+//!   each [`write_batch`]
+//! - [`deferred`], [`deliver`]: invalidations that L2 could not be sent, and their delivery
+//! - [`await_applied`]: waiting until every instance has applied an invalidation
+//! - [`subscriber`]: what other instances changed comes in, and the proof that nothing was missed
+//! - [`context`], [`convert`], [`l2_health`]: what these have in common
 
 mod await_applied;
 mod backoff;
-mod clear;
-mod core;
+mod change;
+mod context;
+mod convert;
 mod deferred;
+mod deliver;
+#[expect(
+    clippy::module_inception,
+    reason = "it is what the layer is named after"
+)]
+mod engine;
 #[cfg(all(test, larder_interleavings))]
 mod interleavings;
+mod l2_health;
 mod lease;
 mod load;
 mod loader;
 mod lookup;
-mod queue;
 mod refresh;
 mod subscriber;
 mod write;
+mod write_batch;
+mod write_order;
+mod writer;
 
-pub(crate) use self::core::{Core, Parts};
+pub(crate) use self::engine::{Engine, Parts};
 pub(crate) use self::loader::Loader;

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use futures::future::join_all;
 use tracing::{Instrument, Span, warn};
 
-use super::Core;
-use super::loader::Loader;
+use super::backoff::RefreshBackoff;
+use super::context::Context;
+use super::lease::Leases;
+use super::loader::{Loader, LoaderCalls};
 #[cfg(larder_ablation)]
 use crate::ablation::{Rule, without};
 use crate::key::Key;
@@ -25,10 +27,31 @@ struct Refresh<V> {
     number: usize,
 }
 
-impl<V: Send + Sync + 'static> Core<V> {
+/// Replaces stale values in the background.
+pub(super) struct Refreshes<V> {
+    ctx: Arc<Context<V>>,
+    leases: Arc<Leases<V>>,
+    calls: Arc<LoaderCalls<V>>,
+    backoff: RefreshBackoff,
+}
+
+impl<V: Send + Sync + 'static> Refreshes<V> {
+    pub(super) fn new(
+        ctx: &Arc<Context<V>>,
+        leases: &Arc<Leases<V>>,
+        calls: &Arc<LoaderCalls<V>>,
+    ) -> Self {
+        Self {
+            backoff: RefreshBackoff::new(ctx.options.clock.clone()),
+            ctx: Arc::clone(ctx),
+            leases: Arc::clone(leases),
+            calls: Arc::clone(calls),
+        }
+    }
+
     /// Starts one background refresh of stale values, given with their places and versions, without those of
     /// which one is under way or has just failed. The loader is asked for by the places of the others.
-    pub(crate) fn refresh(
+    pub(super) fn start(
         self: &Arc<Self>,
         stale: impl IntoIterator<Item = (usize, Key, u64)>,
         loader: impl FnOnce(&[usize]) -> Loader<V>,
@@ -36,7 +59,7 @@ impl<V: Send + Sync + 'static> Core<V> {
         let (mut refreshes, mut places) = (Vec::new(), Vec::new());
         for (place, key, seen) in stale {
             if self.backoff.may_try(&key)
-                && let Some(op) = self.flights.refresh(&key)
+                && let Some(op) = self.ctx.l1.refresh(&key)
             {
                 let number = places.len();
                 refreshes.push(Refresh { op, seen, number });
@@ -44,8 +67,8 @@ impl<V: Send + Sync + 'static> Core<V> {
             }
         }
         if !refreshes.is_empty() {
-            let (core, loader) = (Arc::clone(self), loader(&places));
-            let task = async move { core.replace(refreshes, loader).await };
+            let (refreshing, loader) = (Arc::clone(self), loader(&places));
+            let task = async move { refreshing.replace(refreshes, loader).await };
             tokio::spawn(task.instrument(Span::current()));
         }
     }
@@ -67,7 +90,7 @@ impl<V: Send + Sync + 'static> Core<V> {
         let leases: Vec<_> = (turns.iter())
             .map(|(refresh, lease)| (refresh.op.key(), Some(*lease)))
             .collect();
-        match self.call(loader.load(numbers), &leases).await {
+        match self.calls.run(loader.load(numbers), &leases).await {
             Ok(values) => {
                 let ends = (turns.into_iter().zip(values))
                     .map(|((refresh, lease), value)| self.put_in_place(refresh.op, lease, value));
@@ -75,7 +98,7 @@ impl<V: Send + Sync + 'static> Core<V> {
             }
             Err(error) => {
                 warn!(
-                    namespace = self.options.namespace.as_str(),
+                    namespace = self.ctx.options.namespace.as_str(),
                     keys = turns.len(),
                     error = &error as &dyn Error,
                     "a refresh failed; what is stale is kept"
@@ -83,7 +106,7 @@ impl<V: Send + Sync + 'static> Core<V> {
                 for (refresh, _) in &turns {
                     self.refresh_failed(refresh.op.key());
                 }
-                join_all(leases.into_iter().map(|held| self.give_back(held))).await;
+                join_all(leases.into_iter().map(|held| self.leases.give_back(held))).await;
             }
         }
     }
@@ -92,22 +115,28 @@ impl<V: Send + Sync + 'static> Core<V> {
     async fn may_replace(&self, refresh: Refresh<V>) -> Option<(Refresh<V>, Lease)> {
         let op = &refresh.op;
         // As an operation that now begins: a write may have been deferred since the look-up.
-        if self.outbox.holds(op.key()) {
+        if self.ctx.deferred.holds(op.key()) {
             return None;
         }
-        let mut ask = self.asking_for(Want::NewerThan(refresh.seen));
+        let mut ask = self.leases.request(Want::NewerThan(refresh.seen));
         loop {
-            match self.heard(self.lane.acquire_lease(op.key(), ask).await) {
+            match self
+                .ctx
+                .health
+                .observe(self.ctx.lane.acquire_lease(op.key(), ask).await)
+            {
                 Ok(LeaseReply::Granted(lease)) => return Some((refresh, lease)),
-                Ok(LeaseReply::Hit(bytes)) => match self.open(op.key(), &bytes) {
-                    Ok(fresh) => self.keep_or_outdate(op, &fresh),
-                    // What cannot be read is replaced.
-                    Err(instead) if instead != ask.want => {
-                        ask.want = instead;
-                        continue;
+                Ok(LeaseReply::Hit(bytes)) => {
+                    match self.ctx.convert.open(op.key(), &bytes, self.ctx.now()) {
+                        Ok(fresh) => self.ctx.l1.publish_or_apply(op, &fresh),
+                        // What cannot be read is replaced.
+                        Err(instead) if instead != ask.want => {
+                            ask.want = instead;
+                            continue;
+                        }
+                        Err(_) => self.refresh_failed(op.key()),
                     }
-                    Err(_) => self.refresh_failed(op.key()),
-                },
+                }
                 Ok(LeaseReply::Wait(_) | LeaseReply::Hold | LeaseReply::Miss) => {
                     self.backoff.yielded(op.key());
                 }
@@ -121,13 +150,13 @@ impl<V: Send + Sync + 'static> Core<V> {
         let Some(value) = value else {
             // Its loader knows nothing of it any more.
             self.refresh_failed(op.key());
-            return self.give_back((op.key(), Some(lease))).await;
+            return self.leases.give_back((op.key(), Some(lease))).await;
         };
-        let (slot, _) = self.store(&op, Some(lease), value).await;
+        let (slot, _) = self.leases.fill(&op, Some(lease), value).await;
         if slot.ver == 0 {
             return self.refresh_failed(op.key());
         }
-        self.counters.refreshes.bump();
+        self.ctx.counters.refreshes.bump();
         self.backoff.succeeded(op.key());
     }
 
@@ -137,22 +166,26 @@ impl<V: Send + Sync + 'static> Core<V> {
         let keys: Vec<_> = (refreshes.iter())
             .map(|refresh| (refresh.op.key(), None))
             .collect();
-        let Ok(values) = self.call(loader.load(numbers), &keys).await else {
+        let Ok(values) = self.calls.run(loader.load(numbers), &keys).await else {
             return;
         };
         for (refresh, value) in refreshes.iter().zip(values) {
             if let Some(value) = value
-                && let Ok((_, sealed)) = self.seal(&value)
+                && let Ok((_, sealed)) = self.ctx.convert.seal(&value)
             {
                 let key: &str = refresh.op.key();
-                let payload = message::payload(Kind::Insert, self.origin, &[key]);
-                let _ = self.lane.insert(&[(key, &sealed)], &payload, None).await;
+                let payload = message::payload(Kind::Insert, self.ctx.instance, &[key]);
+                let _ = self
+                    .ctx
+                    .lane
+                    .insert(&[(key, &sealed)], &payload, None)
+                    .await;
             }
         }
     }
 
     fn refresh_failed(&self, key: &Key) {
-        self.counters.refresh_failures.bump();
+        self.ctx.counters.refresh_failures.bump();
         self.backoff.failed(key);
     }
 }

@@ -8,15 +8,16 @@
 //! cannot tell, L1 is emptied.
 
 use std::convert::Infallible;
+use std::future::pending;
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::Core;
+use super::context::Context;
+use super::deliver::deliver_deferred;
 use crate::ablation::{Rule, without};
 use crate::clock::{Tick, nanos};
 use crate::l1::NEVER;
@@ -25,19 +26,21 @@ use crate::l2::{
     reconnects,
 };
 
-/// How often the listener shows that its runtime is driven.
-pub(super) const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
+/// The task that hears what other instances changed, and proves that nothing was missed.
+pub(super) struct Subscriber<V> {
+    ctx: Arc<Context<V>>,
+}
 
-/// Listens until told to stop.
-pub(super) async fn run<V: Send + Sync + 'static>(core: Arc<Core<V>>, stop: CancellationToken) {
+/// Runs until told to stop.
+pub(super) async fn run<V: Send + Sync + 'static>(ctx: Arc<Context<V>>, stop: CancellationToken) {
+    let subscriber = Subscriber { ctx };
     tokio::select! {
         biased;
         () = stop.cancelled() => {}
-        never = core.show_life() => match never {},
-        never = core.keep_listening() => match never {},
+        never = subscriber.keep_listening() => match never {},
     }
-    // A proof may have come in after whoever stopped this had ended them all.
-    core.liveness.end();
+    // A proof may have come in after the caller that stopped this had ended them all.
+    subscriber.ctx.l1.end();
 }
 
 /// How far the messages of a lane have been applied, and when it was last asked how far it is.
@@ -57,15 +60,7 @@ struct Asked {
     give_up: Instant,
 }
 
-impl<V: Send + Sync + 'static> Core<V> {
-    /// So that another takes over where this one's runtime is not driven.
-    async fn show_life(&self) -> Infallible {
-        loop {
-            self.listener_is_seen();
-            sleep(SIGN_OF_LIFE).await;
-        }
-    }
-
+impl<V: Send + Sync + 'static> Subscriber<V> {
     /// Listens, and listens again when something breaks.
     async fn keep_listening(&self) -> Infallible {
         let mut pauses = reconnects();
@@ -73,14 +68,14 @@ impl<V: Send + Sync + 'static> Core<V> {
         let mut last = None;
         loop {
             let (error, answered) = self.listen(&mut last).await;
-            self.liveness.lapse();
+            self.ctx.l1.lapse();
             // Only an answered beat is a success: what connects and fails then may have come to stay.
             if answered {
                 pauses = reconnects();
             }
             if answered || !failing {
                 warn!(
-                    namespace = self.options.namespace.as_str(),
+                    namespace = self.ctx.options.namespace.as_str(),
                     error = &error as &dyn std::error::Error,
                     "this instance cannot hear of changes; L1 is not used until it can"
                 );
@@ -89,25 +84,21 @@ impl<V: Send + Sync + 'static> Core<V> {
             tokio::select! {
                 biased;
                 () = sleep(pauses.next().unwrap_or(LONGEST_PAUSE)) => {}
-                // L2 may be told though nobody can listen to it.
-                never = self.deliver_and_wait() => match never {},
+                // Requests may get through though messages do not.
+                () = deliver_deferred(&self.ctx).then(|()| pending()) => {}
             }
         }
     }
 
-    async fn deliver_and_wait(&self) -> Infallible {
-        self.deliver_deferred().await;
-        std::future::pending().await
-    }
-
     /// Listens until something breaks; also says whether any beat was answered.
     async fn listen(&self, last: &mut Option<u64>) -> (L2Error, bool) {
-        let (asked_at, doubts) = (self.now(), self.liveness.doubts());
+        let (asked_at, doubts) = (self.ctx.now(), self.ctx.l1.doubts());
         let me = MemberInfo {
-            id: self.origin,
-            max_staleness: self.options.max_staleness,
+            id: self.ctx.instance,
+            max_staleness: self.ctx.options.max_staleness,
         };
-        let (lane, mut listener) = match self.heard(self.lane.subscribe(me).await) {
+        let (lane, mut listener) = match self.ctx.health.observe(self.ctx.lane.subscribe(me).await)
+        {
             Ok(joined) => joined,
             Err(error) => return (error, false),
         };
@@ -125,11 +116,11 @@ impl<V: Send + Sync + 'static> Core<V> {
             return (error, false);
         }
         self.prove(&lane, asked_at, doubts);
-        info!(namespace = self.options.namespace.as_str(), "listening");
+        info!(namespace = self.ctx.options.namespace.as_str(), "listening");
         loop {
             if let Err(error) = self.step(&mut *listener, &mut progress).await {
                 // Says nothing of L2 itself yet: listening again will.
-                self.counters.l2_errors.bump();
+                self.ctx.counters.l2_errors.bump();
                 return (error, progress.answered);
             }
         }
@@ -140,7 +131,7 @@ impl<V: Send + Sync + 'static> Core<V> {
         listener: &mut dyn Subscription,
         progress: &mut Progress<'_>,
     ) -> Result<(), L2Error> {
-        let max_staleness = self.options.max_staleness;
+        let max_staleness = self.ctx.options.max_staleness;
         let give_up = progress.asked.as_ref().map(|asked| asked.give_up);
         tokio::select! {
             biased;
@@ -151,16 +142,16 @@ impl<V: Send + Sync + 'static> Core<V> {
             () = self.beat_is_due(progress.next_beat), if give_up.is_none() => {
                 let now = Instant::now();
                 // Taken before it is sent, so that the proof starts too early rather than too late.
-                progress.asked = Some(Asked { at: self.now(), last: *progress.last, doubts: self.liveness.doubts(), give_up: now + max_staleness });
+                progress.asked = Some(Asked { at: self.ctx.now(), last: *progress.last, doubts: self.ctx.l1.doubts(), give_up: now + max_staleness });
                 progress.next_beat = now + max_staleness / 3;
-                listener.heartbeat(Applied { epoch: self.liveness.epoch(), seq: progress.last.unwrap_or(0) });
+                listener.heartbeat(Applied { epoch: self.ctx.l1.epoch(), seq: progress.last.unwrap_or(0) });
                 Ok(())
             }
             heard = listener.next() => {
                 match heard.unwrap_or_else(|| Err(L2Error::closed()))? {
                     Event::Message(message) => self.hear(&message, progress).await,
                     Event::LeaseEnded(key) => {
-                        self.flights.lease_ended(&key);
+                        self.ctx.l1.lease_ended(&key);
                         Ok(())
                     }
                     Event::Heartbeat(lane) => self.conclude(&lane, progress).await,
@@ -173,15 +164,15 @@ impl<V: Send + Sync + 'static> Core<V> {
         tokio::select! {
             biased;
             () = sleep_until(at), if !without(Rule::Heartbeat) => {}
-            () = self.liveness.doubted() => {}
+            () = self.ctx.l1.proof_requested() => {}
         }
     }
 
     /// Takes a message, if it is the next. A hole before it means that others were lost.
     async fn hear(&self, message: &Message, progress: &mut Progress<'_>) -> Result<(), L2Error> {
-        if message.epoch != self.liveness.epoch() {
+        if message.epoch != self.ctx.l1.epoch() {
             // Which of the two epochs is over, only the lane knows: it is asked before L1 is used again.
-            self.liveness.doubt();
+            self.ctx.l1.doubt();
             return Ok(());
         }
         if without(Rule::Overflow) {
@@ -189,24 +180,25 @@ impl<V: Send + Sync + 'static> Core<V> {
         }
         let next = progress.last.map_or(0, |last| last + 1);
         if message.seq > next && !self.catch_up(message.seq, progress).await? {
-            self.flush(message.epoch);
+            self.ctx.l1.flush(message.epoch);
             self.take(message, progress);
         }
         if message.seq == next {
             self.take(message, progress);
         }
-        if message.kind == Kind::InvalidateAwaited && message.origin != self.origin {
+        if message.kind == Kind::InvalidateAwaited && message.origin != self.ctx.instance {
             // Somebody waits to hear that it has been applied, and a beat says so.
-            self.liveness.ask();
+            self.ctx.l1.request_proof();
         }
         Ok(())
     }
 
     fn take(&self, message: &Message, progress: &mut Progress<'_>) {
         *progress.last = Some(message.seq);
-        let is_own = message.origin == self.origin;
+        let is_own = message.origin == self.ctx.instance;
         if !is_own {
-            self.counters
+            self.ctx
+                .counters
                 .invalidations_received
                 .add(message.keys.len() as u64);
         } else if without(Rule::OwnMessages) {
@@ -215,9 +207,9 @@ impl<V: Send + Sync + 'static> Core<V> {
         let (epoch, ver) = (message.epoch, message.ver);
         let keys = message.keys.iter().map(|key| &**key);
         if is_own && message.kind == Kind::Insert {
-            self.expect(keys, epoch, ver);
+            self.ctx.l1.apply_own_insert(keys, epoch, ver);
         } else {
-            self.apply(keys, epoch, ver);
+            self.ctx.l1.apply(keys, epoch, ver);
         }
     }
 
@@ -233,7 +225,7 @@ impl<V: Send + Sync + 'static> Core<V> {
         // Not what has been applied by now: later messages may have come before this answer was looked at.
         self.reach(lane, asked.last, progress).await?;
         self.prove(lane, asked.at, asked.doubts);
-        self.deliver_deferred().await;
+        deliver_deferred(&self.ctx).await;
         Ok(())
     }
 
@@ -248,11 +240,11 @@ impl<V: Send + Sync + 'static> Core<V> {
         progress: &mut Progress<'_>,
     ) -> Result<(), L2Error> {
         let same_life =
-            lane.epoch == self.liveness.epoch() && from.is_some_and(|from| from <= lane.seq);
+            lane.epoch == self.ctx.l1.epoch() && from.is_some_and(|from| from <= lane.seq);
         if same_life && self.catch_up(lane.seq, progress).await? {
             return Ok(());
         }
-        self.flush(lane.epoch);
+        self.ctx.l1.flush(lane.epoch);
         *progress.last = Some(lane.seq);
         Ok(())
     }
@@ -262,13 +254,13 @@ impl<V: Send + Sync + 'static> Core<V> {
     /// An error if the log cannot be reached. Requests have a connection of their own, and when both
     /// were lost, this one may be back first: L1 is worth keeping until the other is, too.
     async fn catch_up(&self, seq: u64, progress: &mut Progress<'_>) -> Result<bool, L2Error> {
-        let (epoch, Some(last)) = (self.liveness.epoch(), *progress.last) else {
+        let (epoch, Some(last)) = (self.ctx.l1.epoch(), *progress.last) else {
             return Ok(false);
         };
         if seq <= last {
             return Ok(true);
         }
-        let missed = match self.heard(self.lane.replay(last).await) {
+        let missed = match self.ctx.health.observe(self.ctx.lane.replay(last).await) {
             Ok(missed) => missed,
             Err(error) if error.is_unreachable() => return Err(error),
             Err(_) => return Ok(false),
@@ -287,21 +279,16 @@ impl<V: Send + Sync + 'static> Core<V> {
         if next <= seq {
             return Ok(false);
         }
-        self.counters.replays.bump();
+        self.ctx.counters.replays.bump();
         Ok(true)
-    }
-
-    pub(super) fn flush(&self, epoch: u64) {
-        self.liveness.flush(epoch);
-        self.l1.reclaim();
     }
 
     fn prove(&self, lane: &LaneClock, asked_at: Tick, doubts: u64) {
         let until = if without(Rule::Heartbeat) {
             NEVER - 1
         } else {
-            asked_at.saturating_add(nanos(self.options.max_staleness))
+            asked_at.saturating_add(nanos(self.ctx.options.max_staleness))
         };
-        self.liveness.prove(lane, asked_at, until, doubts);
+        self.ctx.l1.prove(lane, asked_at, until, doubts);
     }
 }

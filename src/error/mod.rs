@@ -181,8 +181,6 @@ enum WriteKind {
     Encode(#[source] CodecError),
     #[error(transparent)]
     Key(#[from] KeyTooLong),
-    #[error("the task that ran the write was ended from outside, as when its runtime is shut down")]
-    Stopped,
 }
 
 impl WriteError {
@@ -201,12 +199,6 @@ impl WriteError {
     pub(crate) fn encode(error: CodecError) -> Self {
         Self {
             kind: WriteKind::Encode(error),
-        }
-    }
-
-    pub(crate) fn stopped() -> Self {
-        Self {
-            kind: WriteKind::Stopped,
         }
     }
 

@@ -1,0 +1,219 @@
+//! A write on its way to L2: what it changes, and who waits for its end.
+//!
+//! A write that is dropped before L2 has accepted it is deferred, as when the runtime of its task ends (rule 14).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::context::Context;
+use super::deferred::Deferral;
+use super::write_order::Ordered;
+use crate::ablation::{Rule, without};
+use crate::clock::Tick;
+use crate::error::{L2Error, WriteError};
+use crate::key::Key;
+use crate::l1::Begun;
+use crate::l2::{EncodedValue, Kind, WriteAck};
+use crate::wire::envelope::Head;
+
+/// How a write ended; an invalidation says which message tells of it.
+pub(super) type WriteResult = Result<Option<WriteAck>, WriteError>;
+
+/// What happens to a key.
+pub(super) enum Change<V> {
+    Insert {
+        /// Under way since the call, so that L1 takes nothing older in between (rule 3).
+        op: Begun<V>,
+        /// Until L2 has it.
+        value: Option<V>,
+        head: Head,
+        encoded: EncodedValue,
+    },
+    Remove {
+        kind: Kind,
+        hold: Duration,
+    },
+}
+
+impl<V> Change<V> {
+    /// What the changes have in common that L2 is sent in one step: the kind of the message, and the hold.
+    pub(super) fn sort(&self) -> (Kind, Duration) {
+        match self {
+            Self::Insert { .. } => (Kind::Insert, Duration::ZERO),
+            Self::Remove { kind, hold } => (*kind, *hold),
+        }
+    }
+}
+
+/// A change of one key on its way to L2.
+pub(super) struct Write<V: Send + Sync + 'static> {
+    ctx: Arc<Context<V>>,
+    pub(super) key: Key,
+    pub(super) change: Change<V>,
+    /// The number of its call, among the writes and deferrals of this instance.
+    pub(super) order: u64,
+    pub(super) called_at: Tick,
+    /// Until when it may land, since it was sent.
+    deferral: Deferral,
+    weight: u32,
+    ends_call: bool,
+    /// What it takes of the writer's capacity.
+    capacity: Option<OwnedSemaphorePermit>,
+    answer: Option<oneshot::Sender<WriteResult>>,
+}
+
+impl<V: Send + Sync + 'static> Write<V> {
+    pub(super) fn new(
+        ctx: &Arc<Context<V>>,
+        key: Key,
+        order: u64,
+        change: Change<V>,
+    ) -> (Self, oneshot::Receiver<WriteResult>) {
+        let (answer, answered) = oneshot::channel();
+        let (_, hold) = change.sort();
+        let write = Self {
+            ctx: Arc::clone(ctx),
+            weight: weight(&key, &change),
+            key,
+            change,
+            order,
+            called_at: ctx.now(),
+            deferral: Deferral {
+                hold,
+                ..Deferral::default()
+            },
+            ends_call: false,
+            capacity: None,
+            answer: Some(answer),
+        };
+        (write, answered)
+    }
+
+    /// Marks the last write of a call.
+    pub(super) fn end_call(&mut self) {
+        self.ends_call = true;
+    }
+
+    pub(super) fn take_capacity(&mut self, from: &mut OwnedSemaphorePermit) {
+        let weight = from.num_permits().min(self.weight as usize);
+        self.capacity = from.split(weight);
+    }
+
+    /// It is about to be sent: it may land until `deadline` of the lane's time, which is about `at` of ours.
+    pub(super) fn may_land_until(&mut self, deadline: u64, at: Tick) {
+        self.deferral.settles_after = deadline;
+        self.deferral.settled_at = at;
+    }
+
+    /// L2 has accepted it.
+    pub(super) fn done(mut self, ack: Option<WriteAck>) {
+        self.answer(Ok(ack));
+    }
+
+    /// L2 has to be sent an invalidation in its place, as soon as it answers.
+    pub(super) fn defer(mut self, error: &L2Error) {
+        self.deferred(error);
+    }
+
+    fn deferred(&mut self, error: &L2Error) {
+        let ctx = &*self.ctx;
+        ctx.counters.writes_deferred.bump();
+        // Where L2 is this instance's own, it is enough to forget the key.
+        if !without(Rule::Deferred) && !ctx.l1.is_alone() {
+            ctx.deferred.defer(&self.key, self.deferral);
+        }
+        // After it was deferred, or a read that begins in between could bring the old value back.
+        ctx.l1.forget(&self.key);
+        ctx.l1.request_proof();
+        self.answer(Err(WriteError::deferred(error.clone())));
+    }
+
+    fn answer(&mut self, result: WriteResult) {
+        self.capacity = None;
+        if let Some(answer) = self.answer.take() {
+            // The caller may have been cancelled.
+            let _ = answer.send(result);
+        }
+    }
+}
+
+/// A KiB of what is stored counts as much as 64 bytes of the key, which every instance is sent and the log keeps.
+fn weight<V>(key: &str, change: &Change<V>) -> u32 {
+    let stored = match change {
+        Change::Insert { encoded, .. } => encoded.body.len() / 1024,
+        Change::Remove { .. } => 0,
+    };
+    u32::try_from(1 + stored + key.len() / 64).unwrap_or(u32::MAX)
+}
+
+impl<V: Send + Sync + 'static> Ordered for Write<V> {
+    fn key(&self) -> &Key {
+        &self.key
+    }
+
+    fn is_insert(&self) -> bool {
+        matches!(self.change, Change::Insert { .. })
+    }
+
+    fn weight(&self) -> u32 {
+        self.weight
+    }
+
+    fn ends_call(&self) -> bool {
+        self.ends_call
+    }
+}
+
+impl<V: Send + Sync + 'static> Drop for Write<V> {
+    fn drop(&mut self) {
+        if self.answer.is_some() {
+            self.deferred(&L2Error::closed());
+        }
+    }
+}
+
+/// A clear on its way to L2.
+pub(super) struct Clear<V: Send + Sync + 'static> {
+    ctx: Arc<Context<V>>,
+    answer: Option<oneshot::Sender<Result<(), WriteError>>>,
+}
+
+impl<V: Send + Sync + 'static> Clear<V> {
+    pub(super) fn new(ctx: &Arc<Context<V>>) -> (Self, oneshot::Receiver<Result<(), WriteError>>) {
+        let (answer, answered) = oneshot::channel();
+        let clear = Self {
+            ctx: Arc::clone(ctx),
+            answer: Some(answer),
+        };
+        (clear, answered)
+    }
+
+    pub(super) fn end(mut self, result: Result<(), L2Error>) {
+        self.ended(result);
+    }
+
+    fn ended(&mut self, result: Result<(), L2Error>) {
+        let ctx = &*self.ctx;
+        if result.is_err() {
+            ctx.counters.writes_deferred.bump();
+            if !ctx.l1.is_alone() {
+                ctx.deferred.defer_all();
+            }
+        }
+        // The new epoch comes with the next heartbeat; until then nothing older is served or stored.
+        ctx.l1.flush_and_doubt();
+        if let Some(answer) = self.answer.take() {
+            let _ = answer.send(result.map_err(WriteError::deferred));
+        }
+    }
+}
+
+impl<V: Send + Sync + 'static> Drop for Clear<V> {
+    fn drop(&mut self) {
+        if self.answer.is_some() {
+            self.ended(Err(L2Error::closed()));
+        }
+    }
+}

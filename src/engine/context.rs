@@ -1,0 +1,34 @@
+//! What the flows of one instance have in common: its levels, and what it knows of them.
+//!
+//! Architecture invariant: no logic in here. A flow that needs a state of its own keeps it to itself.
+
+use std::sync::Arc;
+
+use super::convert::Convert;
+use super::deferred::Deferred;
+use super::l2_health::L2Health;
+use crate::clock::Tick;
+use crate::l1::L1;
+use crate::l2::Lane;
+use crate::options::Options;
+use crate::stats::Counters;
+
+pub(super) struct Context<V> {
+    pub(super) options: Arc<Options>,
+    pub(super) l1: Arc<L1<V>>,
+    pub(super) lane: Box<dyn Lane>,
+    /// Every answer of the lane passes through it.
+    pub(super) health: L2Health,
+    pub(super) convert: Convert<V>,
+    /// Invalidations that L2 has yet to be sent.
+    pub(super) deferred: Deferred,
+    pub(super) counters: Arc<Counters>,
+    /// The id of this instance, as its messages name it.
+    pub(super) instance: u64,
+}
+
+impl<V> Context<V> {
+    pub(super) fn now(&self) -> Tick {
+        self.options.clock.now()
+    }
+}

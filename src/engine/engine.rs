@@ -1,0 +1,267 @@
+//! One instance: its parts, put together, started and stopped; and which part answers which call.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::context::Context;
+use super::convert::Convert;
+use super::deferred::Deferred;
+use super::deliver::deliver_deferred;
+use super::l2_health::L2Health;
+use super::lease::Leases;
+use super::load::Loads;
+use super::loader::{Loader, LoaderCalls};
+use super::lookup::Lookup;
+use super::refresh::Refreshes;
+use super::subscriber;
+use super::write::Writes;
+use crate::clock::Tick;
+use crate::entry::Entry;
+use crate::error::{LoadError, WriteError};
+use crate::key::Key;
+use crate::l1::{L1, Weigher};
+use crate::l2::{L2, LocalLane, random};
+use crate::lock::lock;
+use crate::options::Options;
+use crate::stats::{Counters, Health, Stats};
+use crate::wire::codec::ValueCodec;
+
+/// How often a caller of `ready` looks whether the subscriber is still there.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// A running instance. Its tasks hold what they need of it; when the last handle goes, they are told to stop.
+pub(crate) struct Engine<V: Send + Sync + 'static> {
+    ctx: Arc<Context<V>>,
+    lookup: Arc<Lookup<V>>,
+    loads: Arc<Loads<V>>,
+    refreshes: Arc<Refreshes<V>>,
+    writes: Writes<V>,
+    /// The task that hears what other instances changed, once it has been started.
+    subscriber: Mutex<Option<JoinHandle<()>>>,
+    stop: CancellationToken,
+}
+
+/// What an [`Engine`] is built from.
+pub(crate) struct Parts<V> {
+    pub(crate) options: Options,
+    pub(crate) weigher: Option<Weigher<V>>,
+    pub(crate) codec: ValueCodec<V>,
+    pub(crate) type_tag: u64,
+    /// `None` for L1 alone.
+    pub(crate) l2: Option<Box<dyn L2>>,
+}
+
+impl<V: Send + Sync + 'static> Engine<V> {
+    /// Puts the parts together. Starts to listen at once if there is a runtime, otherwise at the first call.
+    pub(crate) fn new(parts: Parts<V>) -> Self {
+        let Parts {
+            options,
+            weigher,
+            codec,
+            type_tag,
+            l2,
+        } = parts;
+        let (options, counters) = (Arc::new(options), Arc::new(Counters::default()));
+        let l1 = Arc::new(L1::new(
+            options.l1_capacity,
+            weigher,
+            options.clock.clone(),
+            options.max_staleness,
+        ));
+        let lane = match l2 {
+            Some(l2) => {
+                let l1 = Arc::clone(&l1);
+                let met = Box::new(move |clock: &_| l1.met(clock));
+                l2.lane(&options.namespace, options.l2_timeout, met)
+            }
+            None => {
+                l1.set_alone(LocalLane::EPOCH);
+                Box::new(LocalLane::new(options.clock.clone()))
+            }
+        };
+        let ctx = Arc::new(Context {
+            health: L2Health::new(&options, &counters),
+            convert: Convert::new(codec, type_tag, &options, &counters, &l1),
+            deferred: Deferred::new(options.max_deferred),
+            instance: random(),
+            options,
+            l1,
+            lane,
+            counters,
+        });
+        let lookup = Arc::new(Lookup::new(&ctx));
+        let leases = Arc::new(Leases::new(&ctx));
+        let calls = Arc::new(LoaderCalls::new(&ctx, &leases));
+        let refreshes = Arc::new(Refreshes::new(&ctx, &leases, &calls));
+        let engine = Self {
+            loads: Arc::new(Loads::new(&ctx, &lookup, &leases, &calls, &refreshes)),
+            writes: Writes::new(&ctx),
+            lookup,
+            refreshes,
+            subscriber: Mutex::default(),
+            stop: CancellationToken::new(),
+            ctx,
+        };
+        if Handle::try_current().is_ok() {
+            engine.ensure_listening(engine.now());
+        }
+        engine
+    }
+
+    pub(crate) fn now(&self) -> Tick {
+        self.ctx.now()
+    }
+
+    /// Starts the subscriber, if it is not running and should be. Called where L1 alone did not answer.
+    fn ensure_listening(&self, now: Tick) {
+        if self.ctx.l1.is_live_at(now) {
+            return;
+        }
+        let mut subscriber = lock(&self.subscriber);
+        // It ends with the runtime that it was started on.
+        let has_ended = subscriber.as_ref().is_none_or(JoinHandle::is_finished);
+        if has_ended && !self.stop.is_cancelled() {
+            let task = subscriber::run(Arc::clone(&self.ctx), self.stop.clone());
+            *subscriber = Some(tokio::spawn(task));
+        }
+    }
+
+    pub(crate) fn get_local(&self, key: &str, now: Tick) -> Option<Entry<V>> {
+        self.lookup.get_local(key, now)
+    }
+
+    pub(crate) fn get_instead(&self, key: &str) -> Option<Entry<V>> {
+        self.lookup.get_instead(key)
+    }
+
+    pub(crate) async fn get(&self, key: Key, now: Tick) -> Option<Entry<V>> {
+        self.ensure_listening(now);
+        self.lookup.get(key, now).await
+    }
+
+    pub(crate) async fn get_many(&self, keys: &[Key], now: Tick) -> Vec<Option<Entry<V>>> {
+        self.ensure_listening(now);
+        self.lookup.get_many(keys).await
+    }
+
+    pub(crate) async fn get_or_load(
+        &self,
+        key: Key,
+        now: Tick,
+        loader: impl FnOnce() -> Loader<V>,
+    ) -> Result<Entry<V>, LoadError> {
+        self.ensure_listening(now);
+        self.loads.get_or_load(key, now, loader).await
+    }
+
+    pub(crate) async fn get_many_or_load(
+        &self,
+        keys: Vec<Key>,
+        now: Tick,
+        loader: impl Fn(&[usize]) -> Loader<V>,
+    ) -> Result<Vec<Option<Entry<V>>>, LoadError> {
+        self.ensure_listening(now);
+        self.loads.get_many_or_load(keys, loader).await
+    }
+
+    pub(crate) fn refresh(
+        &self,
+        stale: impl IntoIterator<Item = (usize, Key, u64)>,
+        loader: impl FnOnce(&[usize]) -> Loader<V>,
+    ) {
+        self.refreshes.start(stale, loader);
+    }
+
+    pub(crate) async fn insert(
+        &self,
+        values: impl IntoIterator<Item = (Key, V)>,
+    ) -> Result<(), WriteError> {
+        self.ensure_listening(self.now());
+        self.writes.insert(values).await
+    }
+
+    pub(crate) async fn invalidate(
+        &self,
+        keys: impl IntoIterator<Item = Key>,
+        hold: Duration,
+    ) -> Result<(), WriteError> {
+        self.ensure_listening(self.now());
+        self.writes.invalidate(keys, hold).await
+    }
+
+    pub(crate) async fn invalidate_and_wait(&self, key: Key) -> Result<(), WriteError> {
+        self.ensure_listening(self.now());
+        self.writes.invalidate_and_wait(key).await
+    }
+
+    pub(crate) async fn clear(&self) -> Result<(), WriteError> {
+        self.ensure_listening(self.now());
+        self.writes.clear().await
+    }
+
+    pub(crate) async fn ready(&self) {
+        loop {
+            self.ensure_listening(self.now());
+            tokio::select! {
+                biased;
+                () = self.ctx.l1.live() => return,
+                () = self.stop.cancelled() => return,
+                // The subscriber may end meanwhile, with a runtime that is not the caller's.
+                () = sleep(LOOK_AGAIN) => {}
+            }
+        }
+    }
+
+    /// Tells the tasks to stop.
+    pub(crate) fn stop(&self) {
+        self.stop.cancel();
+        self.ctx.l1.end();
+    }
+
+    pub(crate) async fn close(&self) {
+        self.stop();
+        let subscriber = lock(&self.subscriber).take();
+        if let Some(subscriber) = subscriber {
+            // Its panic, if any, has been reported where it happened.
+            let _ = subscriber.await;
+        }
+        let ctx = &*self.ctx;
+        let last_words = async {
+            deliver_deferred(ctx).await;
+            // Otherwise the lane forgets this instance after a while.
+            let _ = ctx.lane.leave(ctx.instance).await;
+        };
+        let _ = timeout(ctx.options.l2_timeout.saturating_mul(2), last_words).await;
+        match ctx.deferred.len() {
+            0 => {}
+            lost => warn!(
+                namespace = self.namespace(),
+                lost,
+                "closed before deferred invalidations could be sent to L2; it may keep old values until they expire"
+            ),
+        }
+    }
+
+    pub(crate) fn namespace(&self) -> &str {
+        &self.ctx.options.namespace
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let l1 = &self.ctx.l1;
+        self.ctx.counters.snapshot(l1.generation() - 1, l1.len())
+    }
+
+    pub(crate) fn health(&self) -> Health {
+        Health {
+            l2_up: self.ctx.health.is_up(),
+            listener_live: self.ctx.l1.is_live(),
+            started: self.ctx.l1.is_alone() || lock(&self.subscriber).is_some(),
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! Sends L2 a batch of writes, in as few steps as there can be, and ends each of them.
+//!
+//! Knows nothing of the order of batches, nor of those that wait.
+
+use futures::FutureExt;
+use futures::future::join_all;
+
+use super::change::{Change, Write};
+use super::context::Context;
+use crate::ablation::{Rule, without};
+use crate::clock::{Tick, nanos};
+use crate::error::L2Error;
+use crate::key::Key;
+use crate::l2::{EncodedValue, LeaseRequest, WriteAck};
+use crate::vocabulary::Want;
+use crate::wire::envelope::Stamp;
+use crate::wire::message::{self, Kind};
+
+/// Writes that L2 can be sent in one step: of one sort. Two of them are of one key only if both remove it, as in the
+/// whole batch.
+struct Group<V: Send + Sync + 'static> {
+    sort: (Kind, std::time::Duration),
+    writes: Vec<Write<V>>,
+}
+
+impl<V: Send + Sync + 'static> Group<V> {
+    fn of(write: Write<V>) -> Self {
+        Self {
+            sort: write.change.sort(),
+            writes: vec![write],
+        }
+    }
+
+    /// As few as there can be, in the order of what is first in each.
+    fn all(writes: Vec<Write<V>>) -> Vec<Self> {
+        let mut groups: Vec<Self> = Vec::new();
+        for write in writes {
+            let sort = write.change.sort();
+            match groups.iter_mut().find(|group| group.sort == sort) {
+                Some(group) => group.writes.push(write),
+                None => groups.push(Self::of(write)),
+            }
+        }
+        groups
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        let mut keys: Vec<_> = self.writes.iter().map(|write| &*write.key).collect();
+        if self.sort.0 != Kind::Insert {
+            keys.sort_unstable();
+            keys.dedup();
+        }
+        keys
+    }
+
+    fn values(&self) -> Vec<(&str, &EncodedValue)> {
+        let values = self.writes.iter().filter_map(|write| match &write.change {
+            Change::Insert { encoded, .. } => Some((&*write.key, encoded)),
+            Change::Remove { .. } => None,
+        });
+        values.collect()
+    }
+}
+
+/// Sends a batch. Returns whether L2 has accepted any of it.
+pub(super) async fn send<V: Send + Sync + 'static>(
+    ctx: &Context<V>,
+    writes: Vec<Write<V>>,
+) -> bool {
+    let groups = Group::all(writes);
+    // Before all of them: they are sent one after the other then, with nothing to wait for in between.
+    let clock = &match needs_clock(ctx, &groups) {
+        // Once in a lane's life, so it does not make room for this in every batch.
+        Some(key) => read_clock(ctx, key).boxed().await,
+        None => Ok(()),
+    };
+    let sent = groups
+        .into_iter()
+        .map(|group| send_group(ctx, group, clock));
+    join_all(sent).await.contains(&true)
+}
+
+async fn send_group<V: Send + Sync + 'static>(
+    ctx: &Context<V>,
+    group: Group<V>,
+    clock: &Result<(), L2Error>,
+) -> bool {
+    let refused = match try_to_send(ctx, group, clock).await {
+        Ok(is_accepted) => return is_accepted,
+        Err(refused) => refused,
+    };
+    // It may be the fault of one key, which shall not keep the others.
+    let each = refused
+        .into_iter()
+        .map(async |write| matches!(try_to_send(ctx, Group::of(write), clock).await, Ok(true)));
+    join_all(each).await.contains(&true)
+}
+
+/// Sends writes in one step, and ends them; those of several that L2 refuses are given back.
+async fn try_to_send<V: Send + Sync + 'static>(
+    ctx: &Context<V>,
+    mut group: Group<V>,
+    clock: &Result<(), L2Error>,
+) -> Result<bool, Vec<Write<V>>> {
+    let sent = match group.sort {
+        (Kind::Insert, _) => match clock {
+            Ok(()) => insert(ctx, &mut group).await.map(|stamp| (stamp, None)),
+            Err(error) => Err(error.clone()),
+        },
+        _ => invalidate(ctx, &group)
+            .await
+            .map(|ack| (ack.stamp, Some(ack))),
+    };
+    match sent {
+        Ok((stamp, ack)) => {
+            let now = ctx.now();
+            for write in &mut group.writes {
+                accept(ctx, write, stamp, now);
+            }
+            // All at once: callers that are woken one at a time put the threads to sleep in between, and come back
+            // alone.
+            for write in group.writes {
+                write.done(ack);
+            }
+            Ok(true)
+        }
+        Err(error) if error.is_refused() && group.writes.len() > 1 => Err(group.writes),
+        Err(error) => {
+            for write in group.writes {
+                write.defer(&error);
+            }
+            Ok(false)
+        }
+    }
+}
+
+async fn insert<V: Send + Sync + 'static>(
+    ctx: &Context<V>,
+    group: &mut Group<V>,
+) -> Result<Stamp, L2Error> {
+    // Without an answer by then, its sender tells L2 otherwise: it must not land after that (rule 14).
+    let by = ctx.now().saturating_add(nanos(ctx.options.l2_timeout));
+    let deadline = ctx.l1.lane_time(by);
+    for write in &mut group.writes {
+        write.may_land_until(deadline.unwrap_or(0), by);
+    }
+    let payload = message::payload(Kind::Insert, ctx.instance, &group.keys());
+    let inserted = ctx.lane.insert(&group.values(), &payload, deadline).await;
+    ctx.health.observe(inserted)
+}
+
+async fn invalidate<V: Send + Sync + 'static>(
+    ctx: &Context<V>,
+    group: &Group<V>,
+) -> Result<WriteAck, L2Error> {
+    let (kind, hold) = group.sort;
+    let keys = group.keys();
+    let payload = message::payload(kind, ctx.instance, &keys);
+    let invalidated = ctx.lane.invalidate(&keys, &payload, hold).await;
+    ctx.health.observe(invalidated)
+}
+
+/// Applies a write that L2 has accepted to this instance.
+fn accept<V: Send + Sync + 'static>(
+    ctx: &Context<V>,
+    write: &mut Write<V>,
+    stamp: Stamp,
+    now: Tick,
+) {
+    ctx.counters.invalidations_sent.bump();
+    let (_, hold) = write.change.sort();
+    match &mut write.change {
+        Change::Insert {
+            op, value, head, ..
+        } => {
+            if let Some(value) = value.take() {
+                let fresh = ctx.convert.fresh(&write.key, value, stamp, head, now);
+                ctx.l1.replace(op, &fresh);
+            }
+        }
+        Change::Remove { .. } if without(Rule::OwnMessages) => {}
+        Change::Remove { .. } => ctx.l1.apply([&*write.key], stamp.epoch, stamp.ver),
+    }
+    ctx.deferred
+        .overtaken(&write.key, write.order, stamp.written_at, hold);
+}
+
+/// A key of those that may not be inserted until the lane's time is known, since they must not be accepted after a
+/// time of the lane's.
+fn needs_clock<V: Send + Sync + 'static>(ctx: &Context<V>, groups: &[Group<V>]) -> Option<Key> {
+    let mut inserts = groups.iter().filter(|group| group.sort.0 == Kind::Insert);
+    let key = &inserts.find_map(|group| group.writes.first())?.key;
+    let is_known = ctx.l1.lane_time(ctx.now()).is_some() || ctx.l1.is_alone();
+    (!is_known).then(|| key.clone())
+}
+
+async fn read_clock<V>(ctx: &Context<V>, key: Key) -> Result<(), L2Error> {
+    // Connecting is what reads it, and nothing has been asked of L2 yet.
+    let request = LeaseRequest::read_only(Want::Nothing);
+    let read = ctx.lane.acquire_lease(&key, request).await;
+    ctx.health.observe(read).map(|_| ())
+}

@@ -1,0 +1,325 @@
+//! Which writes may be sent together, and which have to wait: a pure structure without tasks or time.
+//!
+//! Writes of one key reach L2 in the order in which they were called, so that an insert that was called first cannot
+//! undo an invalidation (rule 14). Batches that are under way have no key in common. A clear comes after all that was
+//! called before it, and before all that is called later.
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::key::Key;
+use crate::l1::{Hasher, hasher};
+use crate::pacing;
+
+/// What a batch may weigh.
+const BATCH: u32 = 256;
+
+/// What the order needs to know of a write.
+pub(super) trait Ordered {
+    fn key(&self) -> &Key;
+
+    /// Removals of one key may share a batch, since their order does not matter. An insert shares its batch with
+    /// no other write of its key: both would get the same version.
+    fn is_insert(&self) -> bool;
+
+    fn weight(&self) -> u32;
+
+    /// Whether it is the last write of its call: what was called together is not split without need.
+    fn ends_call(&self) -> bool;
+}
+
+/// Writes that wait, and the keys of those that are under way.
+pub(super) struct WriteOrder<W, C> {
+    /// In the order of the calls.
+    waiting: VecDeque<Step<W, C>>,
+    /// The keys of the batches under way.
+    keys: HashMap<Key, UnderWay<W>, Hasher>,
+    /// How many batches have been taken so far.
+    batches: u64,
+    is_clear_under_way: bool,
+    /// What all writes weigh that wait or are under way.
+    weight: u32,
+}
+
+enum Step<W, C> {
+    Write(W),
+    Clear(C),
+}
+
+struct UnderWay<W> {
+    /// The batch that has it.
+    batch: u64,
+    is_insert: bool,
+    /// Writes of the key that were called later, in their order.
+    behind: Vec<W>,
+}
+
+/// What may be sent next.
+pub(super) enum Batch<W, C> {
+    Writes(Vec<W>),
+    Clear(C),
+}
+
+impl<W: Ordered, C> WriteOrder<W, C> {
+    pub(super) fn new() -> Self {
+        Self {
+            waiting: VecDeque::new(),
+            keys: HashMap::with_hasher(hasher()),
+            batches: 0,
+            is_clear_under_way: false,
+            weight: 0,
+        }
+    }
+
+    pub(super) fn push_writes(&mut self, writes: impl IntoIterator<Item = W>) {
+        for write in writes {
+            self.weight = self.weight.saturating_add(write.weight());
+            self.waiting.push_back(Step::Write(write));
+        }
+    }
+
+    pub(super) fn push_clear(&mut self, clear: C) {
+        self.waiting.push_back(Step::Clear(clear));
+    }
+
+    /// Whether [`take`](Self::take) may have something to take.
+    pub(super) fn is_ready(&self) -> bool {
+        match self.waiting.front() {
+            _ if self.is_clear_under_way => false,
+            Some(Step::Write(_)) => true,
+            // What waits behind a key under way was called before it.
+            Some(Step::Clear(_)) => self.keys.is_empty(),
+            None => false,
+        }
+    }
+
+    /// Takes what may be sent now. The caller ends it with [`end_writes`](Self::end_writes) or
+    /// [`end_clear`](Self::end_clear).
+    pub(super) fn take(&mut self) -> Option<Batch<W, C>> {
+        while self.is_ready() {
+            let writes = self.take_writes();
+            if !writes.is_empty() {
+                return Some(Batch::Writes(writes));
+            }
+            if self.is_ready()
+                && let Some(Step::Clear(clear)) = self.waiting.pop_front()
+            {
+                self.is_clear_under_way = true;
+                return Some(Batch::Clear(clear));
+            }
+        }
+        None
+    }
+
+    fn take_writes(&mut self) -> Vec<W> {
+        self.batches += 1;
+        let share = pacing::share(0, self.weight as usize);
+        let (mut weight, mut may_end) = (0, true);
+        // A list that grows begins with four.
+        let mut batch = Vec::with_capacity(self.waiting.len().min(share).min(BATCH as usize));
+        while let Some(Step::Write(next)) = self.waiting.front() {
+            let is_full = weight + next.weight() > BATCH || may_end && weight as usize >= share;
+            if is_full && !batch.is_empty() {
+                break;
+            }
+            let Some(Step::Write(write)) = self.waiting.pop_front() else {
+                break;
+            };
+            may_end = write.ends_call();
+            if let Some(write) = self.take_or_put_behind(write) {
+                weight += write.weight();
+                batch.push(write);
+            }
+        }
+        batch
+    }
+
+    /// Takes a write into the batch, unless it has to wait for another one of its key.
+    fn take_or_put_behind(&mut self, write: W) -> Option<W> {
+        let (batch, is_insert) = (self.batches, write.is_insert());
+        let Some(key) = self.keys.get_mut(write.key()) else {
+            let key = UnderWay {
+                batch,
+                is_insert,
+                behind: Vec::new(),
+            };
+            self.keys.insert(write.key().clone(), key);
+            return Some(write);
+        };
+        let share_batch = key.batch == batch && !key.is_insert && !is_insert;
+        if share_batch && key.behind.is_empty() {
+            return Some(write);
+        }
+        key.behind.push(write);
+        None
+    }
+
+    /// A batch has ended, with these keys and this weight: what waited for them is next.
+    pub(super) fn end_writes(&mut self, keys: &[Key], weight: u32) {
+        self.weight = self.weight.saturating_sub(weight);
+        for key in keys.iter().rev() {
+            let ended = self.keys.remove(key);
+            for write in ended.into_iter().flat_map(|key| key.behind).rev() {
+                self.waiting.push_front(Step::Write(write));
+            }
+        }
+    }
+
+    pub(super) fn end_clear(&mut self) {
+        self.is_clear_under_way = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An insert is a capital letter.
+    struct Letter {
+        name: char,
+        key: Key,
+        ends_call: bool,
+    }
+
+    impl Letter {
+        fn new(name: char) -> Self {
+            Self {
+                name,
+                key: name.to_lowercase().to_string().as_str().into(),
+                ends_call: true,
+            }
+        }
+    }
+
+    impl Ordered for Letter {
+        fn key(&self) -> &Key {
+            &self.key
+        }
+
+        fn is_insert(&self) -> bool {
+            self.name.is_uppercase()
+        }
+
+        fn weight(&self) -> u32 {
+            1
+        }
+
+        fn ends_call(&self) -> bool {
+            self.ends_call
+        }
+    }
+
+    type Order = WriteOrder<Letter, ()>;
+
+    fn push(order: &mut Order, writes: &str) {
+        for name in writes.chars() {
+            match name {
+                '!' => order.push_clear(()),
+                _ => order.push_writes([Letter::new(name)]),
+            }
+        }
+    }
+
+    /// Takes a batch, and says what it holds; "" if there is none.
+    fn take(order: &mut Order) -> String {
+        match order.take() {
+            Some(Batch::Writes(writes)) => writes.iter().map(|write| write.name).collect(),
+            Some(Batch::Clear(())) => "!".to_owned(),
+            None => String::new(),
+        }
+    }
+
+    fn end(order: &mut Order, batch: &str) {
+        if batch == "!" {
+            return order.end_clear();
+        }
+        let keys: Vec<Key> = batch.chars().map(|name| Letter::new(name).key).collect();
+        order.end_writes(&keys, u32::try_from(batch.len()).unwrap());
+    }
+
+    fn is_idle(order: &Order) -> bool {
+        order.waiting.is_empty() && order.keys.is_empty() && order.weight == 0
+    }
+
+    /// With one batch at a time, which may be everything.
+    #[test]
+    fn writes_of_a_key_go_one_after_the_other() {
+        for (writes, batches) in [
+            ("", ""),
+            ("abc", "ab c"),
+            ("AAA", "A A A"),
+            ("aaa", "aa a"),
+            ("AaA", "A a A"),
+            ("aAaa", "a A a a"),
+            ("AbBCb", "AbC B b"),
+            ("ABbbaC", "ABC bb a"),
+            ("a!b", "a ! b"),
+            ("!!a", "! ! a"),
+            ("AA!Aa!", "A A ! A a !"),
+        ] {
+            let mut order = Order::new();
+            push(&mut order, writes);
+            let mut sent = Vec::new();
+            loop {
+                let batch = take(&mut order);
+                if batch.is_empty() {
+                    break;
+                }
+                end(&mut order, &batch);
+                sent.push(batch);
+            }
+            assert_eq!(sent.join(" "), batches, "{writes}");
+            assert!(is_idle(&order));
+        }
+    }
+
+    #[test]
+    fn batches_under_way_have_no_key_in_common() {
+        let mut order = Order::new();
+        push(&mut order, "abab");
+        assert_eq!(take(&mut order), "ab");
+        assert_eq!(take(&mut order), "", "both keys are under way");
+        push(&mut order, "c");
+        assert_eq!(take(&mut order), "c");
+        end(&mut order, "ab");
+        assert_eq!(take(&mut order), "ab");
+        end(&mut order, "c");
+        end(&mut order, "ab");
+        assert!(is_idle(&order));
+    }
+
+    #[test]
+    fn a_clear_waits_for_all_before_it_and_all_after_it_wait() {
+        let mut order = Order::new();
+        push(&mut order, "AAb!c");
+        assert_eq!(take(&mut order), "Ab");
+        assert_eq!(take(&mut order), "");
+        end(&mut order, "Ab");
+        assert_eq!(take(&mut order), "A", "it was called before the clear");
+        assert_eq!(take(&mut order), "");
+        end(&mut order, "A");
+        assert_eq!(take(&mut order), "!");
+        assert_eq!(take(&mut order), "", "it was called after the clear");
+        end(&mut order, "!");
+        assert_eq!(take(&mut order), "c");
+        end(&mut order, "c");
+        assert!(is_idle(&order));
+    }
+
+    #[test]
+    fn a_batch_takes_its_share_of_a_crowd_and_does_not_split_a_call() {
+        let mut order = Order::new();
+        push(&mut order, "abcdefghij");
+        assert_eq!([take(&mut order), take(&mut order)], ["abcde", "fghij"]);
+        // While most are under way, all that come later are taken.
+        push(&mut order, "kl");
+        assert_eq!(take(&mut order), "kl");
+        end(&mut order, "abcdefghijkl");
+        let mut call: Vec<Letter> = ('a'..='j').map(Letter::new).collect();
+        for write in &mut call {
+            write.ends_call = write.name == 'j';
+        }
+        order.push_writes(call);
+        push(&mut order, "k");
+        assert_eq!([take(&mut order), take(&mut order)], ["abcdefghij", "k"]);
+    }
+}

@@ -1,0 +1,194 @@
+//! The writer: one task that sends the inserts, invalidations and clears of this instance to L2, in batches.
+//!
+//! Calls put their writes into its queue, and it carries them through, whether or not the callers wait. Should the
+//! task end, as with its runtime, what it held is deferred, and the next call starts another.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use super::change::{Clear, Write};
+use super::context::Context;
+use super::deliver::send_clear;
+use super::write_batch;
+use super::write_order::{Batch, Ordered, WriteOrder};
+use crate::clock::{Tick, nanos};
+use crate::error::L2Error;
+use crate::key::Key;
+use crate::lock::lock;
+use crate::pacing::{Pacing, Turn};
+
+/// What all writes that wait or are under way may weigh together.
+const CAPACITY: u32 = 16 * 1024;
+/// Batches under way at a time.
+const UNDER_WAY: usize = 2;
+
+/// The way to the writer's task.
+pub(super) struct Writer<V: Send + Sync + 'static> {
+    ctx: Arc<Context<V>>,
+    /// Bounded by `capacity`. `None` before the first call.
+    queue: Mutex<Option<mpsc::UnboundedSender<Call<V>>>>,
+    capacity: Arc<Semaphore>,
+}
+
+/// What is called together.
+enum Call<V: Send + Sync + 'static> {
+    Writes(Vec<Write<V>>),
+    Clear(Clear<V>, OwnedSemaphorePermit),
+}
+
+impl<V: Send + Sync + 'static> Writer<V> {
+    pub(super) fn new(ctx: &Arc<Context<V>>) -> Self {
+        Self {
+            ctx: Arc::clone(ctx),
+            queue: Mutex::default(),
+            capacity: Arc::new(Semaphore::new(CAPACITY as usize)),
+        }
+    }
+
+    /// Hands the writes of a call to the task: at once if there is capacity. A caller that is cancelled while it
+    /// waits for that has its writes deferred.
+    ///
+    /// A call that weighs more than all of the capacity goes when nothing else is left.
+    pub(super) async fn submit(&self, mut writes: Vec<Write<V>>) {
+        let weights = writes.iter().map(Write::weight);
+        let weight = weights.fold(0, u32::saturating_add).min(CAPACITY);
+        let Some(mut capacity) = self.capacity(weight).await else {
+            return;
+        };
+        for write in &mut writes {
+            write.take_capacity(&mut capacity);
+        }
+        if let Some(last) = writes.last_mut() {
+            last.end_call();
+        }
+        self.send(Call::Writes(writes));
+    }
+
+    /// The same for a clear.
+    pub(super) async fn submit_clear(&self, clear: Clear<V>) {
+        if let Some(capacity) = self.capacity(1).await {
+            self.send(Call::Clear(clear, capacity));
+        }
+    }
+
+    /// In the order of the calls. It is never closed, so there is always some in the end.
+    async fn capacity(&self, weight: u32) -> Option<OwnedSemaphorePermit> {
+        let capacity = Arc::clone(&self.capacity);
+        capacity.acquire_many_owned(weight).await.ok()
+    }
+
+    fn send(&self, call: Call<V>) {
+        let mut queue = lock(&self.queue);
+        let call = match &*queue {
+            Some(queue) => match queue.send(call) {
+                Ok(()) => return,
+                // The task has ended with its runtime.
+                Err(mpsc::error::SendError(call)) => call,
+            },
+            None => call,
+        };
+        let (sender, calls) = mpsc::unbounded_channel();
+        // The receiver is here.
+        let _ = sender.send(call);
+        *queue = Some(sender);
+        tokio::spawn(run(Arc::clone(&self.ctx), calls));
+    }
+}
+
+/// What the task holds. All of it is deferred when it is dropped.
+type Order<V> = WriteOrder<Write<V>, (Clear<V>, OwnedSemaphorePermit)>;
+
+/// A batch that was sent and has ended.
+enum Ended {
+    Writes { keys: Vec<Key>, weight: u32 },
+    Clear,
+}
+
+async fn run<V: Send + Sync + 'static>(
+    ctx: Arc<Context<V>>,
+    mut calls: mpsc::UnboundedReceiver<Call<V>>,
+) {
+    let (ctx, pacing) = (&*ctx, &Pacing::new(UNDER_WAY));
+    let accepted_at = &AtomicU64::new(0);
+    let mut order = Order::new();
+    let mut under_way = FuturesUnordered::new();
+    let mut is_open = true;
+    while is_open || !under_way.is_empty() || order.is_ready() {
+        tokio::select! {
+            biased;
+            Some(ended) = under_way.next() => end(&mut order, ended),
+            call = calls.recv(), if is_open => match call {
+                Some(call) => push(&mut order, call),
+                None => is_open = false,
+            },
+            turn = pacing.turn(), if order.is_ready() => {
+                while let Ok(call) = calls.try_recv() {
+                    push(&mut order, call);
+                }
+                match order.take() {
+                    Some(Batch::Writes(writes)) => {
+                        under_way.push(send_writes(ctx, turn, writes, accepted_at).boxed());
+                    }
+                    Some(Batch::Clear((clear, capacity))) => {
+                        under_way.push(clear_all(ctx, turn, clear, capacity).boxed());
+                    }
+                    None => {}
+                }
+            },
+        }
+    }
+}
+
+fn push<V: Send + Sync + 'static>(order: &mut Order<V>, call: Call<V>) {
+    match call {
+        Call::Writes(writes) => order.push_writes(writes),
+        Call::Clear(clear, capacity) => order.push_clear((clear, capacity)),
+    }
+}
+
+fn end<V: Send + Sync + 'static>(order: &mut Order<V>, ended: Ended) {
+    match ended {
+        Ended::Writes { keys, weight } => order.end_writes(&keys, weight),
+        Ended::Clear => order.end_clear(),
+    }
+}
+
+async fn send_writes<V: Send + Sync + 'static>(
+    ctx: &Context<V>,
+    turn: Turn<'_>,
+    mut writes: Vec<Write<V>>,
+    accepted_at: &AtomicU64,
+) -> Ended {
+    let ended = Ended::Writes {
+        keys: writes.iter().map(|write| write.key.clone()).collect(),
+        weight: writes.iter().map(Write::weight).sum(),
+    };
+    let (now, limit) = (ctx.now(), nanos(ctx.options.l2_timeout));
+    let is_over = |since: Tick| now > since.saturating_add(limit);
+    // As long as L2 accepts writes they wait for their turn, however many there are. When it has accepted none for
+    // the limit, those that have waited for as long do not wait for another.
+    if is_over(accepted_at.load(Ordering::Relaxed)) && !ctx.l1.is_alone() {
+        for late in writes.extract_if(.., |write| is_over(write.called_at)) {
+            late.defer(&L2Error::timed_out(ctx.options.l2_timeout));
+        }
+    }
+    if !writes.is_empty() && turn.run(write_batch::send(ctx, writes)).await {
+        accepted_at.store(ctx.now(), Ordering::Relaxed);
+    }
+    ended
+}
+
+async fn clear_all<V: Send + Sync + 'static>(
+    ctx: &Context<V>,
+    turn: Turn<'_>,
+    clear: Clear<V>,
+    _capacity: OwnedSemaphorePermit,
+) -> Ended {
+    let sent = turn.run(send_clear(ctx)).await;
+    clear.end(sent.map(|_| ()));
+    Ended::Clear
+}
