@@ -49,6 +49,13 @@ impl Pacing {
         }
     }
 
+    /// The next turn, if it is there at once: for the rest of a crowd of which a batch has just been taken.
+    pub(crate) fn try_turn(&self) -> Option<Turn<'_>> {
+        let under_way = self.free.try_acquire().ok()?;
+        let near = self.near.try_acquire().ok()?;
+        Some(Turn { near, under_way })
+    }
+
     /// Waits until the next batch may be sent; the caller decides afterwards what the batch holds.
     ///
     /// If other batches are under way it yields to the runtime once, so that callers that are about to ask join this

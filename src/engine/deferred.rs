@@ -323,4 +323,15 @@ mod tests {
         deferred.settle(&again, 501, 500 * MS);
         assert!(!deferred.holds("a"));
     }
+
+    #[test]
+    fn an_earlier_write_does_not_settle_a_later_one() {
+        let deferred = Deferred::new(2);
+        let earlier = deferred.next_order();
+        deferred.defer(&"a".into(), Deferral::default());
+        deferred.overtaken("a", earlier, 1, Duration::ZERO);
+        assert!(deferred.holds("a"));
+        deferred.overtaken("a", deferred.next_order(), 1, Duration::ZERO);
+        assert!(!deferred.holds("a"));
+    }
 }

@@ -1,9 +1,12 @@
 //! The soft TTL: what is stale is answered at once, and replaced in the background.
 
 use std::error::Error;
+use std::mem::take;
 use std::sync::Arc;
+use std::time::Duration;
 
-use futures::future::join_all;
+use futures::future::{join, join_all};
+use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument, Span, warn};
 
 use super::backoff::RefreshBackoff;
@@ -13,8 +16,8 @@ use super::loader::{Loader, LoaderCalls};
 #[cfg(larder_ablation)]
 use crate::ablation::{Rule, without};
 use crate::key::Key;
-use crate::l1::Begun;
-use crate::l2::{Lease, LeaseReply, Want};
+use crate::l1::{Begun, LeaseWaiter};
+use crate::l2::{Lease, LeaseReply, LeaseRequest, Want};
 #[cfg(larder_ablation)]
 use crate::wire::message::{self, Kind};
 
@@ -25,6 +28,16 @@ struct Refresh<V> {
     seen: u64,
     /// The key's number, for the loader.
     number: usize,
+}
+
+/// What came of asking for the lease of a refresh.
+enum Ask {
+    /// It is granted.
+    Load(Lease),
+    /// Another instance has it, for at most so long unless it is renewed.
+    Wait(Duration),
+    /// Nothing is left to be done.
+    Over,
 }
 
 /// Replaces stale values in the background.
@@ -74,15 +87,32 @@ impl<V: Send + Sync + 'static> Refreshes<V> {
     }
 
     /// Takes what other instances have put in the place of what was seen, and loads the rest in one call.
-    async fn replace(&self, refreshes: Vec<Refresh<V>>, mut loader: Loader<V>) {
+    async fn replace(&self, refreshes: Vec<Refresh<V>>, loader: Loader<V>) {
         #[cfg(larder_ablation)]
         if without(Rule::RefreshLease) {
             return self.replace_without_lease(refreshes, loader).await;
         }
-        let turns = refreshes
-            .into_iter()
-            .map(|refresh| self.may_replace(refresh));
-        let turns: Vec<_> = join_all(turns).await.into_iter().flatten().collect();
+        let asks = join_all(refreshes.iter().map(|refresh| self.ask(refresh))).await;
+        let (mut ours, mut others, mut longest) = (Vec::new(), Vec::new(), Duration::ZERO);
+        for (refresh, ask) in refreshes.into_iter().zip(asks) {
+            match ask {
+                Ask::Load(lease) => ours.push((refresh, lease)),
+                Ask::Wait(left) => {
+                    longest = longest.max(left);
+                    others.push(refresh);
+                }
+                Ask::Over => {}
+            }
+        }
+        join(
+            self.load(ours, loader),
+            self.take_from_others(others, longest),
+        )
+        .await;
+    }
+
+    /// Loads what this instance has the leases for, in one call, and stores it.
+    async fn load(&self, turns: Vec<(Refresh<V>, Lease)>, mut loader: Loader<V>) {
         if turns.is_empty() {
             return;
         }
@@ -111,39 +141,67 @@ impl<V: Send + Sync + 'static> Refreshes<V> {
         }
     }
 
-    /// The lease for a refresh, if it needs to be done, and is ours to do.
-    async fn may_replace(&self, refresh: Refresh<V>) -> Option<(Refresh<V>, Lease)> {
-        let op = &refresh.op;
-        // As an operation that now begins: a write may have been deferred since the look-up.
-        if self.ctx.deferred.holds(op.key()) {
-            return None;
+    /// Asks for the lease of a refresh: whether it needs to be done, and by this instance.
+    async fn ask(&self, refresh: &Refresh<V>) -> Ask {
+        let (ctx, key) = (&*self.ctx, refresh.op.key());
+        // As an operation that begins now: a write may have been deferred since the look-up.
+        if ctx.deferred.holds(key) {
+            return Ask::Over;
         }
-        let mut ask = self.leases.request(Want::NewerThan(refresh.seen));
+        let mut request = self.leases.request(Want::NewerThan(refresh.seen));
         loop {
-            match self
-                .ctx
-                .health
-                .observe(self.ctx.lane.acquire_lease(op.key(), ask).await)
-            {
-                Ok(LeaseReply::Granted(lease)) => return Some((refresh, lease)),
-                Ok(LeaseReply::Hit(bytes)) => {
-                    match self.ctx.convert.open(op.key(), &bytes, self.ctx.now()) {
-                        Ok(fresh) => self.ctx.l1.publish_or_apply(op, &fresh),
-                        // What cannot be read is replaced.
-                        Err(instead) if instead != ask.want => {
-                            ask.want = instead;
-                            continue;
-                        }
-                        Err(_) => self.refresh_failed(op.key()),
+            let reply = ctx.lane.acquire_lease(key, request).await;
+            match ctx.health.observe(reply) {
+                Ok(LeaseReply::Granted(lease)) => return Ask::Load(lease),
+                Ok(LeaseReply::Hit(bytes)) => match ctx.convert.open(key, &bytes, ctx.now()) {
+                    Ok(fresh) => ctx.l1.publish_or_apply(&refresh.op, &fresh),
+                    // What cannot be read is replaced.
+                    Err(instead) if instead != request.want => {
+                        request.want = instead;
+                        continue;
                     }
-                }
-                Ok(LeaseReply::Wait(_) | LeaseReply::Hold | LeaseReply::Miss) => {
-                    self.backoff.yielded(op.key());
-                }
-                Err(_) => self.refresh_failed(op.key()),
+                    Err(_) => self.refresh_failed(key),
+                },
+                Ok(LeaseReply::Wait(longest)) => return Ask::Wait(longest),
+                Ok(LeaseReply::Hold | LeaseReply::Miss) => self.backoff.yielded(key),
+                Err(_) => self.refresh_failed(key),
             }
-            return None;
+            return Ask::Over;
         }
+    }
+
+    /// Waits for the refreshes that other instances have the leases of, and takes the value of each when it is
+    /// stored: one read, and no load. So one refresh serves every instance that asked for the key.
+    async fn take_from_others(&self, mut refreshes: Vec<Refresh<V>>, longest: Duration) {
+        let until = Instant::now() + longest.min(self.ctx.options.lease_wait);
+        let waiter = Arc::new(LeaseWaiter::default());
+        while !refreshes.is_empty() {
+            for refresh in &refreshes {
+                self.ctx.l1.await_lease(&refresh.op, &waiter);
+            }
+            let ended: Vec<_> = match timeout_at(until, waiter.ended()).await {
+                Ok(ended) => refreshes
+                    .extract_if(.., |refresh| ended.contains(refresh.op.key()))
+                    .collect(),
+                // The lease has run out, or its end was not heard of.
+                Err(_) => take(&mut refreshes),
+            };
+            join_all(ended.iter().map(|refresh| self.take_stored(refresh))).await;
+        }
+    }
+
+    /// Takes what L2 has instead of what was seen, if it has that.
+    async fn take_stored(&self, refresh: &Refresh<V>) {
+        let (ctx, key) = (&*self.ctx, refresh.op.key());
+        let request = LeaseRequest::read_only(Want::NewerThan(refresh.seen));
+        let reply = ctx.lane.acquire_lease(key, request).await;
+        if let Ok(LeaseReply::Hit(bytes)) = ctx.health.observe(reply)
+            && let Ok(fresh) = ctx.convert.open(key, &bytes, ctx.now())
+        {
+            return ctx.l1.publish_or_apply(&refresh.op, &fresh);
+        }
+        // That load has failed. The next caller may try.
+        self.backoff.yielded(key);
     }
 
     async fn put_in_place(&self, op: Begun<V>, lease: Lease, value: Option<V>) {

@@ -251,7 +251,7 @@ mod tests {
             ("AaA", "A a A"),
             ("aAaa", "a A a a"),
             ("AbBCb", "AbC B b"),
-            ("ABbbaC", "ABC bb a"),
+            ("ABbbaC", "ABC ab b"),
             ("a!b", "a ! b"),
             ("!!a", "! ! a"),
             ("AA!Aa!", "A A ! A a !"),

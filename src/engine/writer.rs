@@ -77,8 +77,12 @@ impl<V: Send + Sync + 'static> Writer<V> {
 
     /// In the order of the calls. It is never closed, so there is always some in the end.
     async fn capacity(&self, weight: u32) -> Option<OwnedSemaphorePermit> {
-        let capacity = Arc::clone(&self.capacity);
-        capacity.acquire_many_owned(weight).await.ok()
+        let capacity = || Arc::clone(&self.capacity);
+        // First without waiting, which a runtime takes for a reason to let other tasks run.
+        match capacity().try_acquire_many_owned(weight) {
+            Ok(permit) => Some(permit),
+            Err(_) => capacity().acquire_many_owned(weight).await.ok(),
+        }
     }
 
     fn send(&self, call: Call<V>) {
@@ -129,14 +133,12 @@ async fn run<V: Send + Sync + 'static>(
                 while let Ok(call) = calls.try_recv() {
                     push(&mut order, call);
                 }
-                match order.take() {
-                    Some(Batch::Writes(writes)) => {
-                        under_way.push(send_writes(ctx, turn, writes, accepted_at).boxed());
-                    }
-                    Some(Batch::Clear((clear, capacity))) => {
-                        under_way.push(clear_all(ctx, turn, clear, capacity).boxed());
-                    }
-                    None => {}
+                // A crowd is shared between the batches at once, or what is left would be shared again and again.
+                let mut turn = Some(turn);
+                while let Some(turn) = turn.take().or_else(|| pacing.try_turn())
+                    && let Some(batch) = order.take()
+                {
+                    under_way.push(send(ctx, turn, batch, accepted_at).boxed());
                 }
             },
         }
@@ -154,6 +156,22 @@ fn end<V: Send + Sync + 'static>(order: &mut Order<V>, ended: Ended) {
     match ended {
         Ended::Writes { keys, weight } => order.end_writes(&keys, weight),
         Ended::Clear => order.end_clear(),
+    }
+}
+
+async fn send<V: Send + Sync + 'static>(
+    ctx: &Context<V>,
+    turn: Turn<'_>,
+    batch: Batch<Write<V>, (Clear<V>, OwnedSemaphorePermit)>,
+    accepted_at: &AtomicU64,
+) -> Ended {
+    match batch {
+        Batch::Writes(writes) => send_writes(ctx, turn, writes, accepted_at).await,
+        Batch::Clear((clear, _capacity)) => {
+            let sent = turn.run(send_clear(ctx)).await;
+            clear.end(sent.map(|_| ()));
+            Ended::Clear
+        }
     }
 }
 
@@ -180,15 +198,4 @@ async fn send_writes<V: Send + Sync + 'static>(
         accepted_at.store(ctx.now(), Ordering::Relaxed);
     }
     ended
-}
-
-async fn clear_all<V: Send + Sync + 'static>(
-    ctx: &Context<V>,
-    turn: Turn<'_>,
-    clear: Clear<V>,
-    _capacity: OwnedSemaphorePermit,
-) -> Ended {
-    let sent = turn.run(send_clear(ctx)).await;
-    clear.end(sent.map(|_| ()));
-    Ended::Clear
 }

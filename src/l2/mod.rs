@@ -64,8 +64,8 @@ pub trait Lane: Send + Sync + fmt::Debug {
 
     /// Asks for the right to fill a key, unless the store has a usable value.
     ///
-    /// Once somebody was told to wait, unless it is for a refresh, all who listen are told when that lease is
-    /// used or given back, see [`Event::LeaseEnded`].
+    /// Once an instance was told to wait, all subscribers are told when that lease is used or given back, see
+    /// [`Event::LeaseEnded`].
     fn acquire_lease<'a>(&'a self, key: &'a str, ask: LeaseRequest) -> Reply<'a, LeaseReply>;
 
     /// Stores a loaded value, if the lease is still ours.

@@ -1,4 +1,4 @@
-//! A cache that is used on several runtimes, which end or stand still as they like.
+//! A cache that is used on several runtimes, which may end.
 
 use std::time::Duration;
 
@@ -6,9 +6,9 @@ use futures::future::join_all;
 use futures::{FutureExt, poll};
 use larder::Cache;
 use tokio::runtime::{Builder, Runtime};
-use tokio::time::{pause, timeout};
+use tokio::time::timeout;
 
-use crate::fleet::{Fleet, Set, Source, Texts, without_beats};
+use crate::fleet::{Fleet, Source, Texts, without_beats};
 use crate::support::eventually::eventually;
 use crate::support::network::{Step, Way};
 use crate::write_batching::{numbered, pairs, value};
@@ -50,27 +50,6 @@ fn a_cache_on_redis_moves_from_runtime_to_runtime() {
     }
 }
 
-/// Who listens may be on a runtime that nobody drives any more: another takes over then.
-#[test]
-fn a_listener_that_stands_still_is_replaced() {
-    let fleet = Fleet::memory();
-    let (cache, wire) = fleet.build(|builder| builder);
-    let (still, driven) = (runtime(), runtime());
-    still.block_on(cache.ready());
-    driven.block_on(async {
-        // The proof has run out, and time passes as fast as somebody waits for it.
-        fleet.advance(Duration::from_secs(60));
-        pause();
-        cache.ready().await;
-        cache.insert("k", "v".to_owned()).await.unwrap();
-        assert!(cache.get_local("k").is_some());
-    });
-    assert_eq!(wire.asked(Step::Listen), 2);
-    // It has been told to end, and does not come in between.
-    still.block_on(wire.listeners(1));
-    driven.block_on(cache.ready());
-}
-
 #[test]
 fn ready_outlives_the_runtime_of_the_listener() {
     let (cache, wire) = Fleet::memory().build(|builder| builder);
@@ -91,15 +70,6 @@ fn ready_outlives_the_runtime_of_the_listener() {
     gate.open();
     driven.block_on(ready);
     assert!(cache.health().is_listener_live());
-}
-
-#[test]
-fn close_does_not_wait_for_a_runtime_that_nobody_drives() {
-    let (cache, _) = Fleet::memory().build(|builder| builder.l2_timeout(Duration::from_millis(50)));
-    let still = runtime();
-    still.block_on(cache.ready());
-    runtime().block_on(cache.close());
-    assert!(!cache.health().is_listener_live());
 }
 
 #[test]
@@ -219,72 +189,27 @@ fn a_runtime_that_ends_changes_no_order() {
     });
 }
 
+/// A caller that shares a read whose task ends with its runtime reads by itself.
 #[test]
-fn a_write_on_a_runtime_that_stands_still_is_not_waited_for() {
-    let few = Duration::from_millis(10);
-    let (cache, _) = Fleet::memory().build(|builder| builder.l2_timeout(few));
-    let (still, driven) = (runtime(), runtime());
-    let insert = |key| cache.insert(key, "v".to_owned());
-    assert!(
-        still
-            .block_on(async { insert("a").now_or_never() })
-            .is_none()
-    );
-    driven.block_on(async {
-        let error = insert("b").await.unwrap_err();
-        assert!(error.is_deferred());
-        insert("c").await.unwrap();
-        // When it ends at last it takes nothing along.
-        let mut inserting = Box::pin(insert("d"));
-        assert!(poll!(&mut inserting).is_pending());
-        still.shutdown_background();
-        inserting.await.unwrap();
-    });
-}
-
-/// As much as there is room for waits on a runtime that stands still; or more.
-#[test]
-fn a_runtime_that_stands_still_keeps_no_room() {
-    let few = Duration::from_millis(50);
-    for many in [16 * 1024, 20_000] {
-        let set = |builder: Set| builder.l2_timeout(few).max_deferred(100_000);
-        let (cache, _) = Fleet::memory().build(set);
-        let (still, driven) = (runtime(), runtime());
-        let keys = numbered(many);
-        let all = cache.insert_many(pairs(&keys, "v"));
-        assert!(still.block_on(async { all.now_or_never() }).is_none());
-        driven.block_on(async {
-            let error = cache.insert("a", "v".to_owned()).await.unwrap_err();
-            assert!(error.is_deferred());
-            cache.insert("b", "v".to_owned()).await.unwrap();
-        });
-    }
-}
-/// The same for who shares a read that runs there.
-#[test]
-fn a_read_on_a_runtime_that_ends_or_stands_still_holds_up_nobody_for_good() {
+fn a_read_on_a_runtime_that_ends_holds_up_nobody() {
     let fleet = Fleet::memory();
-    for ends in [true, false] {
-        let (mut there, here) = (Some(runtime()), runtime());
-        let (a, _) = fleet.build(without_beats);
-        here.block_on(a.insert("k", "v".to_owned())).unwrap();
-        // In another instance, L1 has nothing.
-        let (b, wire) = fleet.build(|b| without_beats(b).l2_timeout(Duration::from_millis(50)));
-        here.block_on(b.ready());
-        let held = wire.close(Step::Get, Way::Reply);
-        let mut alone = Box::pin(b.get("k"));
-        assert!(here.block_on(async { poll!(&mut alone) }).is_pending());
-        let mut shared = Box::pin(b.get("k"));
-        let polled = (there.as_ref()).map(|there| there.block_on(async { poll!(&mut shared) }));
-        assert!(polled.is_some_and(|polled| polled.is_pending()));
-        if ends {
-            there = None;
-        }
-        held.open();
-        let found = here.block_on(async { timeout(LIMIT, b.get("k")).await });
-        assert!(found.unwrap().is_some(), "{ends}");
-        drop((alone, shared, there));
-    }
+    let (there, here) = (runtime(), runtime());
+    let (a, _) = fleet.build(without_beats);
+    here.block_on(a.insert("k", "v".to_owned())).unwrap();
+    // In another instance, L1 has nothing.
+    let (b, wire) = fleet.build(|b| without_beats(b).l2_timeout(Duration::from_millis(50)));
+    here.block_on(b.ready());
+    let held = wire.close(Step::Get, Way::Reply);
+    let mut alone = Box::pin(b.get("k"));
+    assert!(here.block_on(async { poll!(&mut alone) }).is_pending());
+    let mut shared = Box::pin(b.get("k"));
+    assert!(there.block_on(async { poll!(&mut shared) }).is_pending());
+    drop(there);
+    held.open();
+    let found = here.block_on(async { timeout(LIMIT, b.get("k")).await });
+    assert!(found.unwrap().is_some());
+    assert!(here.block_on(shared).is_some());
+    assert!(here.block_on(alone).is_some());
 }
 
 /// What the end of a runtime cuts off there is not remembered, as nobody would ever be told.

@@ -129,8 +129,7 @@ impl State {
                 awaited,
             }) if held.epoch == lease.epoch && held.token != lease.token => {
                 let left = self.data.leases.remaining(key, now.at);
-                // A refresh does not wait.
-                if !awaited && !matches!(ask.want, Want::NewerThan(_)) {
+                if !awaited {
                     let held = Held::By {
                         lease: held,
                         awaited: true,

@@ -20,8 +20,7 @@ end
 local mine = lease(epoch, ARGV[1])
 local held, mark = read_lease(stored)
 if held ~= mine and string.find(held, lease(epoch, ''), 1, true) == 1 then
-  -- A refresh does not wait.
-  if mark == '' and not tonumber(ARGV[3]) then
+  if mark == '' then
     redis.call('SET', KEYS[2], held .. '+', 'KEEPTTL')
   end
   return {'WAIT', false, math.max(redis.call('PTTL', KEYS[2]), 0)}

@@ -237,15 +237,16 @@ async fn the_end_of_a_lease_that_nobody_waits_for_is_not_told(store: impl Store)
     let stamp = filled(&*lane, "k", lease, b"v").await;
     granted(&*lane, "k2", 7).await;
     assert!(lane.renew_lease("k2", 7, Duration::ZERO).await.unwrap());
-    // Who would refresh it, and finds somebody at it, does not wait.
+    // A refresh waits like any other load.
     let refresh = Want::NewerThan(stamp.ver);
     let led = lead_for(&*lane, "k", 7, LONG, refresh).await;
     let LeaseReply::Granted(lease) = led else {
         panic!("{led:?}");
     };
+    assert!(ended_leases(&mut *listener).await.is_empty());
     assert_waits(&lead_for(&*lane, "k", 8, LONG, refresh).await, LONG);
     filled(&*lane, "k", lease, b"v").await;
-    assert!(ended_leases(&mut *listener).await.is_empty());
+    assert_eq!(ended_leases(&mut *listener).await, ["k"]);
 }
 
 async fn a_fill_needs_the_lease(store: impl Store) {
