@@ -11,13 +11,12 @@ use serde::de::DeserializeOwned;
 
 use crate::cache::Cache;
 use crate::clock::Clock;
-use crate::codec::{Bincode, Codec};
 use crate::engine::{Engine, Parts};
 use crate::error::BuildError;
 use crate::l1::Weigher;
 use crate::l2::{L2, L2Error, RedisL2};
 use crate::options::{Mode, Options};
-use crate::wire::codec::ValueCodec;
+use crate::wire::codec::{Bincode, Codec, ValueCodec};
 use crate::wire::envelope;
 
 /// Sets up a [`Cache`]; made by [`Cache::builder`].
@@ -33,11 +32,23 @@ pub struct Builder<K, V> {
     keys: PhantomData<fn(&K)>,
 }
 
+impl<K, V> Cache<K, V>
+where
+    V: Serialize + DeserializeOwned + Send + Sync + 'static,
+{
+    /// Begins a cache whose keys in Redis start with `namespace`, by custom `service:entity`.
+    ///
+    /// All instances that share values use the same namespace; two caches for different things must not.
+    pub fn builder(namespace: impl Into<String>) -> Builder<K, V> {
+        Builder::new(namespace.into())
+    }
+}
+
 impl<K, V> Builder<K, V>
 where
     V: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
-    pub(crate) fn new(namespace: String) -> Self {
+    fn new(namespace: String) -> Self {
         Self {
             options: Options::new(namespace),
             weigher: None,

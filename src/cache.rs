@@ -8,10 +8,6 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
-use crate::builder::Builder;
 use crate::clock::Tick;
 use crate::engine::{Engine, Loader};
 use crate::entry::Entry;
@@ -58,15 +54,8 @@ impl<V: Send + Sync + 'static> Drop for Handle<V> {
 
 impl<K, V> Cache<K, V>
 where
-    V: Serialize + DeserializeOwned + Send + Sync + 'static,
+    V: Send + Sync + 'static,
 {
-    /// Begins a cache whose keys in Redis start with `namespace`, by custom `service:entity`.
-    ///
-    /// All instances that share values use the same namespace; two caches for different things must not.
-    pub fn builder(namespace: impl Into<String>) -> Builder<K, V> {
-        Builder::new(namespace.into())
-    }
-
     pub(crate) fn new(engine: Engine<V>) -> Self {
         Self {
             handle: Arc::new(Handle { engine }),
@@ -118,7 +107,7 @@ where
             Ok(Found::Here(entry)) => Some(entry),
             Ok(Found::NotHere(key)) => self.engine().get(key, now).await,
             Err(error) => {
-                warn_of(error);
+                self.engine().refuse_key(error);
                 None
             }
         }
@@ -153,7 +142,10 @@ where
         let (mut places, mut missing) = (Vec::new(), Vec::<Key>::new());
         let here = keys.into_iter().enumerate().map(|(place, key)| {
             let mut out = KeyWriter::new();
-            let key = out.write(key).map_err(warn_of).ok()?;
+            let key = out
+                .write(key)
+                .map_err(|error| engine.refuse_key(error))
+                .ok()?;
             let entry = engine.get_local(key, now);
             entry.or_else(|| engine.get_instead(key)).or_else(|| {
                 places.push(place);
@@ -521,10 +513,6 @@ where
 enum Found<V> {
     Here(Entry<V>),
     NotHere(Key),
-}
-
-fn warn_of(error: KeyTooLong) {
-    tracing::warn!(error = &error as &dyn Error, "a key cannot be looked up");
 }
 
 fn written<Q: CacheKey + ?Sized>(key: &Q) -> Result<Key, KeyTooLong> {

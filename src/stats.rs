@@ -112,6 +112,9 @@ counters! {
     l2_errors,
     /// Stored values that could not be read: damaged, or of another format, codec or type.
     decode_errors,
+    /// Look-ups by [`get`](crate::Cache::get) and [`get_many`](crate::Cache::get_many) that were a miss because their key
+    /// is longer than [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES).
+    keys_refused,
     /// Values that could not be stored: over the size limit, or refused by the codec.
     encode_errors,
 }

@@ -1,5 +1,6 @@
 //! One instance: its parts, put together, started and stopped; and which part answers which call.
 
+use std::error::Error;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -24,12 +25,13 @@ use super::write::Writes;
 use crate::clock::Tick;
 use crate::entry::Entry;
 use crate::error::{LoadError, WriteError};
-use crate::key::Key;
+use crate::key::{Key, KeyTooLong};
 use crate::l1::{L1, Weigher};
 use crate::l2::{L2, LocalLane, random};
 use crate::lock::lock;
 use crate::options::Options;
 use crate::stats::{Counters, Health, Stats};
+use crate::throttle::Throttle;
 use crate::wire::codec::ValueCodec;
 
 /// How often a caller of `ready` looks whether the subscriber is still there.
@@ -45,6 +47,7 @@ pub(crate) struct Engine<V: Send + Sync + 'static> {
     /// The task that hears what other instances changed, once it has been started.
     subscriber: Mutex<Option<JoinHandle<()>>>,
     stop: CancellationToken,
+    key_warnings: Throttle,
 }
 
 /// What an [`Engine`] is built from.
@@ -106,6 +109,7 @@ impl<V: Send + Sync + 'static> Engine<V> {
             refreshes,
             subscriber: Mutex::default(),
             stop: CancellationToken::new(),
+            key_warnings: Throttle::default(),
             ctx,
         };
         if Handle::try_current().is_ok() {
@@ -215,6 +219,18 @@ impl<V: Send + Sync + 'static> Engine<V> {
                 // The subscriber may end meanwhile, with a runtime that is not the caller's.
                 () = sleep(LOOK_AGAIN) => {}
             }
+        }
+    }
+
+    /// Counts and traces a look-up of a key that is too long: any end user may cause one, so not each is traced.
+    pub(crate) fn refuse_key(&self, error: KeyTooLong) {
+        self.ctx.counters.keys_refused.bump();
+        if self.key_warnings.allows(self.now()) {
+            warn!(
+                namespace = self.namespace(),
+                error = &error as &dyn Error,
+                "a key cannot be looked up"
+            );
         }
     }
 
