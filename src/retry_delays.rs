@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
-/// Pauses without end, each twice as long as the one before, jittered, so that a fleet does not come back
-/// all at once.
-pub(crate) fn pauses(first: Duration, longest: Duration) -> ExponentialBackoff {
+/// Delays without end, each twice as long as the one before, jittered, so that the instances of a fleet do not
+/// retry at the same moment.
+pub(crate) fn retry_delays(first: Duration, longest: Duration) -> ExponentialBackoff {
     growing(2.0, first, longest)
 }
 
-/// Pauses between two looks at whether something has happened elsewhere: short beside how long it has been.
-pub(crate) fn looks() -> ExponentialBackoff {
-    // tokio makes the first ones a millisecond.
+/// Delays between two polls of something that happens elsewhere: short beside the time that has passed.
+pub(crate) fn poll_delays() -> ExponentialBackoff {
+    // tokio rounds the first ones up to a millisecond.
     growing(1.2, Duration::from_micros(250), Duration::from_millis(50))
 }
 

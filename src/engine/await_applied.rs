@@ -7,7 +7,7 @@ use tokio::time::sleep;
 use super::context::Context;
 use crate::clock::nanos;
 use crate::l2::{Member, WriteAck};
-use crate::retry_delays::looks;
+use crate::retry_delays::poll_delays;
 
 /// Waits until every member of the lane has applied a message, or does not use what it held before.
 ///
@@ -22,7 +22,7 @@ pub(super) async fn await_applied<V>(ctx: &Context<V>, ack: WriteAck) {
     let longest = ack.longest_staleness.max(ctx.options.max_staleness);
     let lost = after(longest.saturating_sub(ack.members_age));
     let mut until = after(longest);
-    let mut pauses = looks();
+    let mut pauses = poll_delays();
     loop {
         if let Some(longest) = longest_behind(ctx, ack).await {
             until = until.min(after(longest).max(lost));

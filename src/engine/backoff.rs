@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use crate::clock::{Clock, Tick, nanos};
 use crate::key::Key;
-use crate::retry_delays::pauses;
+use crate::retry_delays::retry_delays;
 
-/// Keys remembered at most; one that is forgotten may be tried at once.
+/// How many keys are remembered; a key that is forgotten may be tried at once.
 const CAPACITY: u64 = 10_000;
 const LONGEST: Duration = Duration::from_secs(30);
 
@@ -37,12 +37,12 @@ impl RefreshBackoff {
     /// Waits twice as long after each failure in a row, with jitter.
     pub(super) fn failed(&self, key: &Key) {
         let failures = self.keys.get(key).map_or(0, |(failures, _)| failures);
-        let mut pauses = pauses(Duration::from_millis(200), LONGEST);
+        let mut pauses = retry_delays(Duration::from_millis(200), LONGEST);
         let pause = pauses.nth(failures.min(16)).unwrap_or(LONGEST);
         self.wait(key, failures + 1, pause);
     }
 
-    /// Somebody else is at it.
+    /// Another instance refreshes the key.
     pub(super) fn yielded(&self, key: &Key) {
         self.wait(key, 0, Duration::from_millis(50));
     }

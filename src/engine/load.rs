@@ -1,4 +1,6 @@
-//! What L2 lacks: one load in this instance, and by lease one in the fleet.
+//! Loads what L2 lacks: single flight in this instance, and in the fleet by the fill lease (rules 1 and 12).
+//!
+//! Knows the order of the steps (look-up, lease, loader, fill), and none of the steps themselves.
 
 use std::collections::HashSet;
 use std::future::pending;
@@ -23,28 +25,28 @@ use crate::error::LoadError;
 use crate::key::Key;
 use crate::l1::{Begun, Joinable, Joined, LeaseWaiter, LoadOutcome};
 use crate::l2::{Lease, LeaseRequest, Want};
-use crate::retry_delays::looks;
+use crate::retry_delays::poll_delays;
 use crate::shared_result::{ResultSender, SharedResult};
 
-/// Requests for the keys of one load that are under way at a time.
+/// How many lease requests or fills of one load are under way at a time.
 const AT_ONCE: usize = 64;
 
-/// A load under way, for those who wait for it.
+/// The result of a load under way, for the callers that wait for it.
 type Flight<V> = SharedResult<LoadOutcome<V>>;
 
-/// A load under way, for the task that carries it through.
+/// A load of one key, for the task that runs it.
 struct Led<V> {
     op: Begun<V>,
-    /// What to ask L2 with; `None` if it is not to be asked.
+    /// The request for the lease; `None` if L2 is not to be asked.
     ask: Option<LeaseRequest>,
-    /// The key's number, for the loader.
+    /// The number by which the loader knows the key.
     number: usize,
     teller: ResultSender<LoadOutcome<V>>,
 }
 
 impl<V> Led<V> {
     fn end(self, outcome: LoadOutcome<V>) {
-        // Before it is told: who hears of a failure and tries again must not join this one.
+        // First: a caller that has the result and tries again must not join this load.
         drop(self.op);
         self.teller.tell(outcome);
     }
@@ -103,16 +105,16 @@ impl<V: Send + Sync + 'static> Loads<V> {
             if let Some(led) = led
                 && let Some(loader) = loader.take()
             {
-                self.take_off(vec![led], loader()).await;
+                self.spawn(vec![led], loader()).await;
             }
-            // Nobody has it if that was a load of many keys, whose loader knew this one not: then ours may.
-            if let Some((slot, source)) = landed(flight).await? {
+            // The load of many keys returns no value for a key that its loader does not know; this loader may.
+            if let Some((slot, source)) = result_of(flight).await? {
                 return Ok(self.lookup.hand_out(slot, self.ctx.now(), source));
             }
         }
     }
 
-    /// The same for many keys, in their order. The loader is asked for by the places of those that need it.
+    /// The same for many keys, in their order. `loader` makes the loader for the keys at these places.
     pub(super) async fn get_many_or_load(
         self: &Arc<Self>,
         keys: Vec<Key>,
@@ -155,10 +157,10 @@ impl<V: Send + Sync + 'static> Loads<V> {
                 flights.push((flight, place, key, want));
             }
             if !led.is_empty() {
-                self.take_off(led, loader(&led_at)).await;
+                self.spawn(led, loader(&led_at)).await;
             }
             for (flight, place, key, want) in flights {
-                match landed(flight).await? {
+                match result_of(flight).await? {
                     Some((slot, source)) => {
                         fill(
                             &mut entries,
@@ -166,7 +168,7 @@ impl<V: Send + Sync + 'static> Loads<V> {
                             self.lookup.hand_out(slot, self.ctx.now(), source),
                         );
                     }
-                    // The loader of another call did not know it. Ours may.
+                    // The loader of another call did not know the key; this one may.
                     None if !ours.contains(&key) => missing.push((place, key, want)),
                     None => {}
                 }
@@ -175,7 +177,7 @@ impl<V: Send + Sync + 'static> Loads<V> {
         Ok(entries)
     }
 
-    /// Joins the load of a key, or begins one, which is then the caller's to carry through.
+    /// Joins the load of a key, or begins one, which the caller has to run.
     fn join(&self, key: &Key, want: Option<Want>, number: usize) -> (Flight<V>, Option<Led<V>>) {
         let now = self.ctx.now();
         match self.ctx.l1.load(key, now) {
@@ -196,10 +198,10 @@ impl<V: Send + Sync + 'static> Loads<V> {
         }
     }
 
-    /// Carries loads through in a task of their own: cancelling one call does not affect other callers.
-    async fn take_off(self: &Arc<Self>, led: Vec<Led<V>>, loader: Loader<V>) {
+    /// Runs loads in a task of their own: cancelling one call does not affect other callers (rule 12).
+    async fn spawn(self: &Arc<Self>, led: Vec<Led<V>>, loader: Loader<V>) {
         let loads = Arc::clone(self);
-        let task = async move { loads.fly(led, loader).await };
+        let task = async move { loads.run(led, loader).await };
         if without(Rule::OwnTask) {
             task.await;
         } else {
@@ -207,15 +209,15 @@ impl<V: Send + Sync + 'static> Loads<V> {
         }
     }
 
-    /// Asks for the leases, in rounds, and calls the loader for all that is to be loaded after a round: after the
-    /// first for what nobody else is loading. What was granted never waits for what was not, or two instances
-    /// could wait for each other.
+    /// Asks for the leases in rounds. After each round it calls the loader with the keys whose leases were granted.
+    /// They never wait for the others, or two instances could wait for each other.
     ///
-    /// The rest is asked for again from time to time, and whatever is heard to have ended at once.
-    async fn fly(&self, led: Vec<Led<V>>, mut loader: Loader<V>) {
+    /// A key whose lease another instance has is asked for again when that lease ends, and from time to time, as the
+    /// notice of its end may be lost.
+    async fn run(&self, led: Vec<Led<V>>, mut loader: Loader<V>) {
         let until = Instant::now() + self.ctx.options.lease_wait;
         let (mut asked, mut waiting) = (led, Vec::new());
-        let (mut pauses, mut look_at) = (looks(), None);
+        let (mut pauses, mut look_at) = (poll_delays(), None);
         let awaited = Arc::new(LeaseWaiter::default());
         let mut loads = FuturesUnordered::new();
         loop {
@@ -241,7 +243,7 @@ impl<V: Send + Sync + 'static> Loads<V> {
                 turns = loading => turns,
             };
             let now = Instant::now();
-            // Who was not asked for is looked at when that was to be done.
+            // The time of the next round stands, unless all keys were asked for in this one.
             let mut pause = match look_at {
                 Some(look_at) if !waiting.is_empty() => look_at.saturating_duration_since(now),
                 _ => pauses.next().unwrap_or_default(),
@@ -277,7 +279,7 @@ impl<V: Send + Sync + 'static> Loads<V> {
         while loads.next().await.is_some() {}
     }
 
-    /// Takes out those whose leases are heard to have ended: or all, at `look_at`, as it may not be heard of.
+    /// Takes out the keys whose leases have ended; at `look_at` all of them.
     async fn due(
         &self,
         waiting: &mut Vec<Led<V>>,
@@ -295,7 +297,7 @@ impl<V: Send + Sync + 'static> Loads<V> {
         }
     }
 
-    /// Runs a loader, and ends the flights with what it brings.
+    /// Runs a loader, stores what it returns, and hands the results to the callers.
     async fn load(&self, led: Vec<(Led<V>, Option<Lease>)>, loads: Loading<V>) {
         let keys: Vec<_> = (led.iter())
             .map(|(led, lease)| (led.op.key(), *lease))
@@ -325,8 +327,8 @@ impl<V: Send + Sync + 'static> Loads<V> {
     }
 }
 
-async fn landed<V>(flight: Flight<V>) -> LoadOutcome<V> {
-    // Nobody tells if its runtime has ended.
+async fn result_of<V>(flight: Flight<V>) -> LoadOutcome<V> {
+    // There is no result if the runtime of the task has ended.
     flight
         .wait()
         .await

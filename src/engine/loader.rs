@@ -1,4 +1,5 @@
-//! A user's loader, whatever its types: what it is called with, what it brings, and the limits that it runs in.
+//! A user's loader without its types, and the limits that it runs in: how many at once, for how long, under which
+//! leases.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -16,11 +17,11 @@ use super::lease::{Leased, Leases};
 use crate::error::LoadError;
 use crate::key::{CacheKey, Key, KeyWriter};
 
-/// Loads some of the keys that it was made for, named by their numbers. A key that it knows nothing of
-/// has no value.
+/// Loads some of the keys that it was made for, named by their numbers. Returns no value for a key that the user's
+/// loader does not know.
 pub(crate) struct Loader<V>(Box<dyn FnMut(Vec<usize>) -> Loading<V> + Send>);
 
-/// A loader at work: it begins when this is polled.
+/// A call of a loader: it begins when this is polled.
 pub(super) type Loading<V> =
     BoxFuture<'static, Result<Vec<Option<V>>, Box<dyn Error + Send + Sync>>>;
 
@@ -66,7 +67,7 @@ impl<V: Send + 'static> Loader<V> {
             let missing: Vec<K> = missing.flatten().collect();
             let loader = Arc::clone(&loader);
             async move {
-                // Keys need not be comparable: what they write is.
+                // Keys need not be comparable: their texts are.
                 let places: HashMap<Key, usize> =
                     (missing.iter().enumerate().filter_map(|(place, key)| {
                         let mut out = KeyWriter::new();
@@ -88,7 +89,7 @@ impl<V: Send + 'static> Loader<V> {
     }
 }
 
-/// Runs loaders: so many at once, within their time, while their leases are kept.
+/// Runs loaders within their limits.
 pub(super) struct LoaderCalls<V> {
     ctx: Arc<Context<V>>,
     leases: Arc<Leases<V>>,
@@ -105,7 +106,7 @@ impl<V: Send + Sync + 'static> LoaderCalls<V> {
         }
     }
 
-    /// Runs what a loader has begun for these keys, and keeps their leases meanwhile. A value for each key, if the
+    /// Runs a call of a loader for these keys, and renews their leases meanwhile. Returns a value for each key, if the
     /// loader has one.
     pub(super) async fn run(
         &self,

@@ -48,7 +48,7 @@ impl<V: Send + Sync + 'static> Lookup<V> {
         Entry::new(slot, now, source)
     }
 
-    /// L1 alone, when it cannot prove that what it has is current: only if it may be available then.
+    /// L1 alone, without a proof that its entries are current: only in [`Mode::Available`](crate::Mode::Available).
     fn get_unproven(&self, key: &str) -> Option<Entry<V>> {
         let ctx = &*self.ctx;
         let limit = ctx.options.mode.limit()?;
@@ -161,7 +161,8 @@ impl<V: Send + Sync + 'static> Lookup<V> {
         ends.collect()
     }
 
-    /// What a read of L2 leaves to be done: to hand this out, or to load, after asking L2 for something else.
+    /// What follows from a read of L2: an entry to hand out, or a load. For the load, which stored values are still
+    /// wanted; `None` if L2 is not to be asked.
     pub(super) fn answer(
         &self,
         key: &Key,
@@ -204,8 +205,8 @@ impl<V: Send + Sync + 'static> Lookup<V> {
             .then_some(ReadOutcome::Unavailable)
     }
 
-    /// What comes of an answer that was asked for while the known epoch was proven: the value itself tells
-    /// whether it is of it. `None` if that is not known any more.
+    /// The outcome of a plain read, which was sent while the known epoch was proven: the value itself tells whether it
+    /// is of that epoch (rule 11). `None` if there was a flush since.
     fn as_it_lies(&self, op: &Op, answer: ReadResult, now: Tick) -> Option<ReadOutcome<V>> {
         let bytes = match self.ctx.health.observe(answer) {
             Ok(Some(bytes)) => bytes,
@@ -222,7 +223,7 @@ impl<V: Send + Sync + 'static> Lookup<V> {
             })
     }
 
-    /// Has the server compare epochs.
+    /// A read in which the server compares epochs, for an instance without a proof (rule 11).
     async fn compared(&self, op: &Op) -> ReadOutcome<V> {
         let ask = LeaseRequest::read_only(Want::Any);
         match self
@@ -238,7 +239,7 @@ impl<V: Send + Sync + 'static> Lookup<V> {
         }
     }
 
-    /// Counts how a read ended, and keeps what it found.
+    /// Counts how a read ended, and stores its value in L1.
     fn settle(&self, op: &Op, outcome: &ReadOutcome<V>) {
         match outcome {
             ReadOutcome::Hit(fresh) => {

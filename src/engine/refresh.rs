@@ -1,4 +1,4 @@
-//! The soft TTL: what is stale is answered at once, and replaced in the background.
+//! Stale-while-revalidate: replaces values past their soft TTL in the background, once in the fleet (rule 6).
 
 use std::error::Error;
 use std::mem::take;
@@ -26,7 +26,7 @@ struct Refresh<V> {
     op: Begun<V>,
     /// The version that is to be replaced.
     seen: u64,
-    /// The key's number, for the loader.
+    /// The number by which the loader knows the key.
     number: usize,
 }
 
@@ -62,8 +62,8 @@ impl<V: Send + Sync + 'static> Refreshes<V> {
         }
     }
 
-    /// Starts one background refresh of stale values, given with their places and versions, without those of
-    /// which one is under way or has just failed. The loader is asked for by the places of the others.
+    /// Starts one background refresh of stale values, given with their places and versions. Leaves out keys that are
+    /// being refreshed or whose refresh has just failed. `loader` makes the loader for the keys at these places.
     pub(super) fn start(
         self: &Arc<Self>,
         stale: impl IntoIterator<Item = (usize, Key, u64)>,
@@ -86,7 +86,7 @@ impl<V: Send + Sync + 'static> Refreshes<V> {
         }
     }
 
-    /// Takes what other instances have put in the place of what was seen, and loads the rest in one call.
+    /// Takes the values that other instances have stored or are loading, and loads the rest in one call.
     async fn replace(&self, refreshes: Vec<Refresh<V>>, loader: Loader<V>) {
         #[cfg(larder_ablation)]
         if without(Rule::RefreshLease) {
@@ -111,7 +111,7 @@ impl<V: Send + Sync + 'static> Refreshes<V> {
         .await;
     }
 
-    /// Loads what this instance has the leases for, in one call, and stores it.
+    /// Loads the keys whose leases were granted, in one call, and stores the values.
     async fn load(&self, turns: Vec<(Refresh<V>, Lease)>, mut loader: Loader<V>) {
         if turns.is_empty() {
             return;
@@ -141,7 +141,7 @@ impl<V: Send + Sync + 'static> Refreshes<V> {
         }
     }
 
-    /// Asks for the lease of a refresh: whether it needs to be done, and by this instance.
+    /// Asks for the lease of a refresh; takes the newer value instead, if L2 has one.
     async fn ask(&self, refresh: &Refresh<V>) -> Ask {
         let (ctx, key) = (&*self.ctx, refresh.op.key());
         // As an operation that begins now: a write may have been deferred since the look-up.
@@ -155,7 +155,7 @@ impl<V: Send + Sync + 'static> Refreshes<V> {
                 Ok(LeaseReply::Granted(lease)) => return Ask::Load(lease),
                 Ok(LeaseReply::Hit(bytes)) => match ctx.convert.open(key, &bytes, ctx.now()) {
                     Ok(fresh) => ctx.l1.publish_or_apply(&refresh.op, &fresh),
-                    // What cannot be read is replaced.
+                    // A value that cannot be read is replaced.
                     Err(instead) if instead != request.want => {
                         request.want = instead;
                         continue;
@@ -183,14 +183,14 @@ impl<V: Send + Sync + 'static> Refreshes<V> {
                 Ok(ended) => refreshes
                     .extract_if(.., |refresh| ended.contains(refresh.op.key()))
                     .collect(),
-                // The lease has run out, or its end was not heard of.
+                // The lease has run out, or the notice of its end was lost.
                 Err(_) => take(&mut refreshes),
             };
             join_all(ended.iter().map(|refresh| self.take_stored(refresh))).await;
         }
     }
 
-    /// Takes what L2 has instead of what was seen, if it has that.
+    /// Reads the value that the other instance has stored.
     async fn take_stored(&self, refresh: &Refresh<V>) {
         let (ctx, key) = (&*self.ctx, refresh.op.key());
         let request = LeaseRequest::read_only(Want::NewerThan(refresh.seen));
@@ -200,13 +200,13 @@ impl<V: Send + Sync + 'static> Refreshes<V> {
         {
             return ctx.l1.publish_or_apply(&refresh.op, &fresh);
         }
-        // That load has failed. The next caller may try.
+        // The load of the other instance has failed. The next caller may try.
         self.backoff.yielded(key);
     }
 
     async fn put_in_place(&self, op: Begun<V>, lease: Lease, value: Option<V>) {
         let Some(value) = value else {
-            // Its loader knows nothing of it any more.
+            // The loader does not know the key any more.
             self.refresh_failed(op.key());
             return self.leases.give_back((op.key(), Some(lease))).await;
         };

@@ -17,7 +17,7 @@ pub use bytes::Bytes;
 use futures::Stream;
 use futures::future::BoxFuture;
 
-use crate::retry_delays::pauses;
+use crate::retry_delays::retry_delays;
 
 pub(crate) use self::local::LocalLane;
 pub use self::memory::{MemoryL2, MemorySnapshot};
@@ -269,5 +269,5 @@ pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Pauses between attempts to connect.
 pub(crate) fn reconnects() -> impl Iterator<Item = Duration> {
-    pauses(Duration::from_millis(20), LONGEST_PAUSE)
+    retry_delays(Duration::from_millis(20), LONGEST_PAUSE)
 }
