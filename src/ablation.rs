@@ -16,17 +16,17 @@ pub enum Rule {
     OneStep,
     /// 3: what was read is kept, whatever has been heard of its key meanwhile.
     Floors,
-    /// 4: who comes after an invalidation joins the load that began before it.
+    /// 4: a caller that comes after an invalidation joins the load that began before it.
     Detach,
-    /// 5: an instance that hears nothing joins loads of any age.
-    NoDeafJoins,
+    /// 5: a caller of an instance without a proof joins loads of any age.
+    NoUnprovenJoins,
     /// 6: a refresh loads and stores without a lease.
     RefreshLease,
     /// 7: an instance that listens again goes on with what it holds.
     CatchUp,
     /// 8: L1 is used for as long as the connection gives no error.
     Heartbeat,
-    /// 9: a beat that names a message that was not heard is taken for proof all the same.
+    /// 9: a heartbeat that names a message that was not heard is taken for proof all the same.
     LostMessages,
     /// 10: what a full queue has dropped is not missed.
     Overflow,
@@ -38,7 +38,7 @@ pub enum Rule {
     OwnTask,
     /// 13: a store that has restarted goes on with its epoch.
     NewLife,
-    /// 14: a write that could not be told is an error, and forgotten.
+    /// 14: a write that L2 could not be sent is an error, and forgotten.
     Deferred,
     /// 14: an insert that comes late is stored all the same.
     Deadline,
@@ -72,7 +72,7 @@ mod switch {
             Self::OneStep,
             Self::Floors,
             Self::Detach,
-            Self::NoDeafJoins,
+            Self::NoUnprovenJoins,
             Self::RefreshLease,
             Self::CatchUp,
             Self::Heartbeat,

@@ -368,7 +368,7 @@ impl<V> InFlight<V> {
         flight.generation == self.liveness.generation()
             && (flight.began >= joinable_from
                 || self.liveness.is_live()
-                || without(Rule::NoDeafJoins))
+                || without(Rule::NoUnprovenJoins))
     }
 
     fn registered(&self, key: &Key) -> Op {

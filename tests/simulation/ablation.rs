@@ -25,7 +25,7 @@ fn expected(rule: Rule) -> (u8, Invariant) {
         Rule::OneStep => (2, I1Bound),
         Rule::Floors => (3, I1Bound),
         Rule::Detach => (4, I1Bound),
-        Rule::NoDeafJoins => (5, I1Bound),
+        Rule::NoUnprovenJoins => (5, I1Bound),
         Rule::RefreshLease => (6, I2NoResurrection),
         Rule::CatchUp => (7, I1Bound),
         Rule::Heartbeat => (8, I1Bound),
