@@ -1,72 +1,74 @@
-//! Reads in company: what is asked for at the same moment goes to the server as one request.
+//! The read batcher: reads of single keys that are asked for at about the same time go to the server in one request.
+//!
+//! Callers put their reads into a bounded queue. One task for each lane, the batcher task, takes a batch from it
+//! whenever the [`Pacing`] allows, sends the batch as one request and hands out the answers. It runs on the runtime
+//! of the caller that started it, and ends with that runtime or with the lane; after the former, the next caller starts
+//! another. While hardly anything is read, callers send their reads without the task.
+//!
+//! No read takes longer than the limit of a request, the wait for capacity and in the queue included.
+//!
+//! This module must not know how a request is made up and over which connection it goes (`read_request`), nor what
+//! the values mean. Callers that ask for the same key are none of its business either: each has a read of its own.
 
 use std::mem::{replace, take};
-use std::ptr;
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, stream};
 use tokio::runtime::{self, Handle};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, oneshot};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 
 use super::read_request::ReadRequests;
 use crate::l2::{L2Error, ReadResult};
 use crate::lock::lock;
 use crate::pacing::{Pacing, share};
 
-/// Reads at a time that go alone: where there is no crowd, a turn of the task only costs time.
+/// Reads under way at a time that their callers send themselves. With so few there is nothing to join, and the
+/// batcher task would only add its wake-up.
 const ALONE: usize = 2;
-/// Batches under way at a time: enough for the server to be busy though it is far away.
+/// Batches under way at a time: enough to keep the server busy although it is far away.
 const IN_FLIGHT: usize = 64;
-/// So many answers are handed out by one thread. Of more, each thread hands out its share: those whom it wakes go on
-/// on it, and what it has told them is there already.
+/// The capacity of the queue. A caller that finds it full waits for capacity.
+const CAPACITY: usize = 4096;
+/// So many answers are handed out by one thread. Of more, each thread hands out its share: the callers that it wakes
+/// run on it, and their answers are in its cache already.
 const SHARE: usize = 16;
-/// Reads that wait to be sent. Who finds it full waits to get in, and no longer than for an answer.
-const WAITING: usize = 4096;
 
-struct Read {
-    /// Where its key ends, among the keys of all that wait.
-    end: usize,
-    asked: Instant,
-    answer: oneshot::Sender<ReadResult>,
-}
-
-/// The way to the task that sends what waits. It ends with this, or with the runtime that it runs on.
-///
-/// What a crowd does on the way is little but one lock: whatever else all of them wrote to would have to come from
-/// the other core each time, and that costs more than the work.
+/// Reads single keys, in batches where many are asked for at a time. The batcher task ends with this.
 pub(super) struct ReadBatcher {
     requests: Arc<ReadRequests>,
-    queue: ArcSwapOption<Queue>,
-    /// Reads that are under way alone.
+    queue: Arc<Queue>,
+    /// Reads under way that their callers send themselves.
     alone: AtomicUsize,
 }
 
-/// What waits to be sent by one task.
+/// The reads of a lane that wait to be sent.
 struct Queue {
-    runtime: runtime::Id,
-    waiting: Mutex<Waiting>,
-    /// Told when the first read comes, and when no more will.
+    state: Mutex<State>,
+    /// Wakes the batcher task: the first read has arrived, or the lane is gone.
     arrived: Notify,
-    /// For as many as may wait. Closed when no more may.
-    room: Semaphore,
+    /// A permit for each read that the queue still has capacity for.
+    capacity: Semaphore,
 }
 
 #[derive(Default)]
-struct Waiting {
-    all: Batch,
-    /// Room that a batch has left, for those who come next.
-    room: Batch,
-    /// How many reads have been taken from here, and not been answered yet.
+struct State {
+    waiting: Batch,
+    /// The emptied buffers of a batch, for the reads that come next.
+    spare: Batch,
+    /// Reads that the batcher task has taken and that are not answered yet.
     taken: usize,
-    /// Whether nobody may put more in here.
-    closed: bool,
+    /// The runtime of the batcher task, if there is one.
+    runtime: Option<runtime::Id>,
+    /// Whether the lane is gone, so that no more reads will come.
+    is_closed: bool,
 }
 
-/// What goes to the server as one request.
+/// Reads that go to the server in one request.
 #[derive(Default)]
 struct Batch {
     /// One after the other.
@@ -74,7 +76,14 @@ struct Batch {
     reads: Vec<Read>,
 }
 
-/// A read that is under way alone.
+struct Read {
+    /// Where its key ends among the keys of its batch.
+    end: usize,
+    entered: Instant,
+    answer: oneshot::Sender<ReadResult>,
+}
+
+/// Counts a read that its caller sends itself.
 struct Alone<'a>(&'a AtomicUsize);
 
 impl Drop for Alone<'_> {
@@ -87,41 +96,33 @@ impl ReadBatcher {
     pub(super) fn new(requests: Arc<ReadRequests>) -> Self {
         Self {
             requests,
-            queue: ArcSwapOption::empty(),
+            queue: Arc::new(Queue::new()),
             alone: AtomicUsize::new(0),
         }
     }
 
-    /// Reads what is stored under a key, within the limit.
+    /// Reads what is stored under a key, within the limit of a request. May be dropped at any time.
     pub(super) fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, ReadResult> {
-        // Three futures, so that the one for a crowd is small.
-        if let Some(answered) = self.join(key) {
+        // A future for each way, so that the one that most reads of a crowd take is small.
+        if let Some(answered) = self.queue.join(key) {
             return self.joined(key, answered).boxed();
         }
+        let deadline = Instant::now() + self.requests.limit();
         match self.try_alone() {
-            Some(alone) => self.alone(key, alone).boxed(),
-            None => self.in_company(key).boxed(),
+            Some(alone) => self.send_alone(key, deadline, alone).boxed(),
+            None => self.wait(key, deadline).boxed(),
         }
     }
 
-    /// Joins a crowd, if there is one here.
-    fn join(&self, key: &str) -> Option<oneshot::Receiver<ReadResult>> {
-        let queue = self.queue.load();
-        let queue = queue.as_ref()?;
-        if queue.runtime != Handle::try_current().ok()?.id() {
-            return None;
-        }
-        queue.enter(key, queue.room.try_acquire().ok()?, |waiting| {
-            waiting.taken + waiting.all.reads.len() > 0
-        })
-    }
-
-    /// The task keeps the time: it runs where we do, so as long as we are driven, it is.
+    /// The batcher task keeps the time, not a timer for each read: it runs on this runtime, so it runs if this does.
     async fn joined(&self, key: &str, answered: oneshot::Receiver<ReadResult>) -> ReadResult {
         match answered.await {
             Ok(answer) => answer,
-            // The task has ended.
-            Err(_) => self.in_company(key).boxed().await,
+            // The task has ended with its runtime, and this future is now on another.
+            Err(_) => {
+                let deadline = Instant::now() + self.requests.limit();
+                self.wait(key, deadline).boxed().await
+            }
         }
     }
 
@@ -131,182 +132,187 @@ impl ReadBatcher {
         (others < ALONE).then_some(alone)
     }
 
-    async fn alone(&self, key: &str, _alone: Alone<'_>) -> ReadResult {
-        let deadline = Instant::now() + self.requests.limit();
+    async fn send_alone(&self, key: &str, deadline: Instant, _alone: Alone<'_>) -> ReadResult {
         let mut answers = self.requests.fetch(&[key], deadline).await;
         answers.pop().unwrap_or_else(|| Err(L2Error::closed()))
     }
 
-    async fn in_company(&self, key: &str) -> ReadResult {
-        let here = Handle::current().id();
-        let queue = match self.queue.load_full() {
-            Some(queue) => queue,
-            None => self.renewed(None, here),
-        };
-        if queue.runtime == here
-            && let Some(answer) = queue.ask(key).await
-        {
-            return answer;
-        }
-        let limit = self.requests.limit();
+    /// The same with a timer of its own, for a caller that has to wait for capacity, or on another runtime than the
+    /// batcher task's, which may not run.
+    async fn wait(&self, key: &str, deadline: Instant) -> ReadResult {
         let answer = async {
-            if let Some(answer) = queue.ask(key).await {
-                return answer;
+            // Once more if the batcher task ends with its runtime meanwhile.
+            for _ in 0..2 {
+                if let Some(answer) = self.ask(key).await {
+                    return answer;
+                }
             }
-            // The task has ended with its runtime. Another one, on this runtime:
-            let answer = self.renewed(Some(&queue), here).ask(key).await;
-            answer.unwrap_or_else(|| Err(L2Error::closed()))
+            Err(L2Error::closed())
         };
-        timeout(limit, answer).await.unwrap_or_else(|_| {
-            // Who comes next starts another task: the runtime of this one may still be there, but not be driven.
-            queue.close();
-            Err(L2Error::timed_out(limit))
-        })
+        let timed_out = |_| Err(L2Error::timed_out(self.requests.limit()));
+        timeout_at(deadline, answer).await.unwrap_or_else(timed_out)
     }
 
-    /// The queue in the place of one that has ended, or of none.
-    fn renewed(&self, ended: Option<&Arc<Queue>>, here: runtime::Id) -> Arc<Queue> {
-        let queue = Arc::new(Queue::new(here));
-        let ended = ended.map_or(ptr::null(), Arc::as_ptr);
-        let former = self.queue.compare_and_swap(ended, Some(Arc::clone(&queue)));
-        match former.as_ref() {
-            Some(other) if !ptr::eq(Arc::as_ptr(other), ended) => Arc::clone(other),
-            _ => {
-                let worker = Worker(Arc::clone(&queue));
-                tokio::spawn(worker.work(Arc::clone(&self.requests)));
-                queue
-            }
+    /// Enters a read as soon as there is capacity. `None` if the batcher task ends before it is answered.
+    async fn ask(&self, key: &str) -> Option<ReadResult> {
+        let permit = self.queue.capacity.acquire().await.ok()?;
+        let (answered, starts) = self.queue.enter(key, permit, Handle::current().id());
+        if starts {
+            tokio::spawn(Task(Arc::clone(&self.queue)).run(Arc::clone(&self.requests)));
         }
+        answered.await.ok()
     }
 }
 
 impl Drop for ReadBatcher {
     fn drop(&mut self) {
-        if let Some(queue) = &*self.queue.load() {
-            queue.close();
-        }
+        lock(&self.queue.state).is_closed = true;
+        self.queue.arrived.notify_one();
     }
 }
 
 impl Queue {
-    fn new(runtime: runtime::Id) -> Self {
+    fn new() -> Self {
         Self {
-            runtime,
-            waiting: Mutex::default(),
+            state: Mutex::default(),
             arrived: Notify::new(),
-            room: Semaphore::new(WAITING),
+            capacity: Semaphore::new(CAPACITY),
         }
     }
 
-    /// `None` if the task has ended.
-    async fn ask(&self, key: &str) -> Option<ReadResult> {
-        let room = self.room.acquire().await.ok()?;
-        self.enter(key, room, |_| true)?.await.ok()
-    }
-
-    /// `None` if the task has ended, or the condition is not met.
-    fn enter(
-        &self,
-        key: &str,
-        room: SemaphorePermit<'_>,
-        condition: impl FnOnce(&Waiting) -> bool,
-    ) -> Option<oneshot::Receiver<ReadResult>> {
-        let (answer, answered) = oneshot::channel();
-        let asked = Instant::now();
-        let mut waiting = lock(&self.waiting);
-        if waiting.closed || !condition(&waiting) {
+    /// Enters a read where others wait or are under way, if there is capacity and the batcher task runs on this
+    /// runtime.
+    fn join(&self, key: &str) -> Option<oneshot::Receiver<ReadResult>> {
+        let permit = self.capacity.try_acquire().ok()?;
+        let here = Handle::try_current().ok()?.id();
+        let (read, answered) = Read::new();
+        let mut state = lock(&self.state);
+        if state.runtime != Some(here) || state.taken + state.waiting.reads.len() == 0 {
             return None;
         }
-        room.forget();
-        let Batch { keys, reads } = &mut waiting.all;
-        keys.push_str(key);
-        let end = keys.len();
-        reads.push(Read { end, asked, answer });
-        let is_first = reads.len() == 1;
-        drop(waiting);
+        permit.forget();
+        let is_first = state.waiting.push(key, read);
+        drop(state);
         if is_first {
             self.arrived.notify_one();
         }
         Some(answered)
     }
 
-    /// What waits is still sent, if the task is there.
-    fn close(&self) {
-        lock(&self.waiting).closed = true;
-        self.room.close();
+    /// Enters a read. `true` if the caller is to start the batcher task on this runtime.
+    fn enter(
+        &self,
+        key: &str,
+        permit: SemaphorePermit<'_>,
+        here: runtime::Id,
+    ) -> (oneshot::Receiver<ReadResult>, bool) {
+        permit.forget();
+        let (read, answered) = Read::new();
+        let mut state = lock(&self.state);
+        state.waiting.push(key, read);
+        let starts = state.runtime.is_none();
+        state.runtime.get_or_insert(here);
+        drop(state);
         self.arrived.notify_one();
+        (answered, starts)
     }
 
-    /// Waits for a read. `false` if there will be none.
+    /// Waits for a read. `false` if the lane is gone.
     async fn has_some(&self) -> bool {
-        while let Some(closed) = self.is_idle() {
-            if closed {
-                return false;
+        loop {
+            if let Some(has_some) = self.try_has_some() {
+                return has_some;
             }
             self.arrived.notified().await;
         }
-        true
     }
 
-    /// Takes the next batch of those that wait.
+    /// `None` if none waits now.
+    fn try_has_some(&self) -> Option<bool> {
+        let state = lock(&self.state);
+        let has_some = !state.waiting.reads.is_empty();
+        (state.is_closed || has_some).then_some(has_some && !state.is_closed)
+    }
+
+    /// Takes the next batch, of so many reads at most.
     fn take(&self, most: usize) -> Batch {
-        let batch = lock(&self.waiting).take(most);
-        self.room.add_permits(batch.reads.len());
+        let batch = lock(&self.state).take(most);
+        self.capacity.add_permits(batch.reads.len());
         batch
-    }
-
-    /// If nothing waits: whether nothing will.
-    fn is_idle(&self) -> Option<bool> {
-        let waiting = lock(&self.waiting);
-        waiting.all.reads.is_empty().then_some(waiting.closed)
     }
 }
 
-impl Waiting {
+impl State {
     fn take(&mut self, most: usize) -> Batch {
-        let Batch { keys, reads } = &mut self.all;
+        let Batch { keys, reads } = &mut self.waiting;
         let most = most.min(share(self.taken, reads.len())).min(reads.len());
-        let mut rest = take(&mut self.room);
+        let mut rest = take(&mut self.spare);
         rest.reads.extend(reads.drain(most..));
         let end = reads.last().map_or(0, |read| read.end);
         rest.keys.push_str(keys.get(end..).unwrap_or_default());
         keys.truncate(end);
-        // As many are likely to come until the next ones are taken.
+        // As many are likely to come until the next batch is taken.
         rest.reads.reserve(most);
         rest.keys.reserve(end);
         for read in &mut rest.reads {
             read.end -= end;
         }
         self.taken += most;
-        replace(&mut self.all, rest)
+        replace(&mut self.waiting, rest)
     }
 
-    /// Takes a batch back, of so many reads, that has been answered.
+    /// Takes back the buffers of a batch of so many reads, which have been answered.
     fn end(&mut self, taken: usize, mut batch: Batch) {
         self.taken -= taken;
         batch.keys.clear();
         batch.reads.clear();
-        self.room = batch;
+        self.spare = batch;
     }
 }
 
-/// The task that sends what waits in a queue, until that ends.
-struct Worker(Arc<Queue>);
+impl Batch {
+    /// Adds a read. `true` if it is the first.
+    fn push(&mut self, key: &str, mut read: Read) -> bool {
+        self.keys.push_str(key);
+        read.end = self.keys.len();
+        self.reads.push(read);
+        self.reads.len() == 1
+    }
+}
 
-impl Drop for Worker {
-    /// What has not been taken by now is not answered.
+impl Read {
+    fn new() -> (Self, oneshot::Receiver<ReadResult>) {
+        let (answer, answered) = oneshot::channel();
+        let (end, entered) = (0, Instant::now());
+        let read = Self {
+            end,
+            entered,
+            answer,
+        };
+        (read, answered)
+    }
+}
+
+/// The batcher task.
+struct Task(Arc<Queue>);
+
+impl Drop for Task {
+    /// The task has ended, with its runtime if not with the lane. Reads that wait are not answered, so their callers
+    /// enter them again and start another task.
     fn drop(&mut self) {
-        self.0.close();
-        let left = take(&mut lock(&self.0.waiting).all);
-        drop(left);
+        let mut state = lock(&self.0.state);
+        state.runtime = None;
+        state.taken = 0;
+        let left = take(&mut state.waiting);
+        drop(state);
+        self.0.capacity.add_permits(left.reads.len());
     }
 }
 
-impl Worker {
-    /// Sends what waits, and answers each read within the limit since it was asked for: those before it in
-    /// the queue were asked for before it, so it does not wait for longer.
-    async fn work(self, requests: Arc<ReadRequests>) {
-        let (queue, requests) = (&*self.0, &*requests);
+impl Task {
+    async fn run(self, requests: Arc<ReadRequests>) {
+        let requests = &*requests;
+        let queue = &*Arc::clone(&self.0);
         let pacing = &Pacing::new(IN_FLIGHT);
         let threads = Handle::current().metrics().num_workers();
         let batches = stream::unfold((), |()| async move {
@@ -317,31 +323,27 @@ impl Worker {
             Some(((turn, queue.take(requests.most())), ()))
         });
         // The pacing limits how many are under way.
-        let ended = batches.for_each_concurrent(None, |(turn, batch)| async {
+        let all = pin!(batches.for_each_concurrent(None, |(turn, batch)| async {
             let taken = batch.reads.len();
             let batch = turn.run(send(requests, batch, threads)).await;
-            lock(&queue.waiting).end(taken, batch);
-        });
-        ended.await;
+            lock(&queue.state).end(taken, batch);
+        }));
+        // Dropped before the batches under way: their callers must not find this task when they enter again.
+        let _task = self;
+        all.await;
     }
 }
-
-/// Sends a batch and hands out the answers, to each thread its share.
+/// Sends a batch, and hands out the answers within the limit since its reads entered the queue.
 async fn send(requests: &ReadRequests, mut batch: Batch, threads: usize) -> Batch {
     let Batch { keys, reads } = &mut batch;
-    let mut keys = wanted(keys, reads);
-    let now = Instant::now();
-    // They are in the order in which they were asked for.
-    let late = reads.partition_point(|read| read.asked + requests.limit() <= now);
-    keys.drain(..late);
-    for read in reads.drain(..late) {
-        _ = (read.answer).send(Err(L2Error::timed_out(requests.limit())));
-    }
-    // The first has waited longest.
+    let keys = wanted(keys, reads, requests.limit());
+    // The first entered before the others.
     let Some(first) = reads.first() else {
         return batch;
     };
-    let mut answers = requests.fetch(&keys, first.asked + requests.limit()).await;
+    let mut answers = requests
+        .fetch(&keys, first.entered + requests.limit())
+        .await;
     let share = reads.len().div_ceil(threads).max(SHARE);
     while reads.len() > share {
         let rest = reads.len() - share;
@@ -358,34 +360,38 @@ fn hand_out(reads: impl IntoIterator<Item = Read>, answers: Vec<ReadResult>) {
     }
 }
 
-/// The keys of the reads of which anyone waits for the answer; the others go.
-fn wanted<'a>(keys: &'a str, reads: &mut Vec<Read>) -> Vec<&'a str> {
+/// The keys to be read. Answers the reads that are too late, and drops those of callers that no longer wait.
+fn wanted<'a>(keys: &'a str, reads: &mut Vec<Read>, limit: Duration) -> Vec<&'a str> {
+    let now = Instant::now();
     let (mut wanted, mut start) = (Vec::with_capacity(reads.len()), 0);
-    reads.retain(|read| {
-        let key = (keys.get(start..read.end)).filter(|_| !read.answer.is_closed());
+    let unwanted = reads.extract_if(.., |read| {
+        let in_time = !read.answer.is_closed() && read.entered + limit > now;
+        let key = keys.get(start..read.end).filter(|_| in_time);
         start = read.end;
         wanted.extend(key);
-        key.is_some()
+        key.is_none()
     });
+    for read in unwanted {
+        _ = read.answer.send(Err(L2Error::timed_out(limit)));
+    }
     wanted
 }
 
 #[cfg(test)]
 mod tests {
-    use std::pin::pin;
-
     use super::*;
 
-    fn enter(queue: &Queue, key: &str) -> Option<oneshot::Receiver<ReadResult>> {
-        queue.enter(key, queue.room.try_acquire().unwrap(), |_| true)
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    fn enter(queue: &Queue, key: &str) -> oneshot::Receiver<ReadResult> {
+        let permit = queue.capacity.try_acquire().unwrap();
+        queue.enter(key, permit, Handle::current().id()).0
     }
 
     fn queue(reads: usize) -> (Queue, Vec<oneshot::Receiver<ReadResult>>) {
-        let queue = Queue::new(Handle::current().id());
-        let mut answered = Vec::new();
-        for n in 0..reads {
-            answered.push(enter(&queue, &n.to_string()).unwrap());
-        }
+        let queue = Queue::new();
+        let answered = (0..reads).map(|n| enter(&queue, &n.to_string()));
+        let answered = answered.collect();
         (queue, answered)
     }
 
@@ -395,8 +401,8 @@ mod tests {
         for size in [50, 50] {
             assert_eq!(queue.take(256).reads.len(), size);
         }
-        // Whoever comes while most are under way is no crowd.
-        answered.extend((0..3).map(|_| enter(&queue, "late").unwrap()));
+        // Few that come while most are under way go together.
+        answered.extend((0..3).map(|_| enter(&queue, "late")));
         assert_eq!(queue.take(256).reads.len(), 3);
     }
 
@@ -406,7 +412,7 @@ mod tests {
         let mut all = Vec::new();
         for size in [256, 256, 256, 232] {
             let Batch { keys, mut reads } = queue.take(256);
-            let keys = wanted(&keys, &mut reads);
+            let keys = wanted(&keys, &mut reads, LIMIT);
             assert_eq!((keys.len(), reads.len()), (size, size));
             all.extend(keys.into_iter().map(str::to_owned));
         }
@@ -414,42 +420,26 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_batch_leaves_is_room_and_no_more() {
+    async fn buffers_of_a_batch_are_used_again_and_nothing_else_of_it() {
         let (queue, mut answered) = queue(4);
         for (first, size) in [("01", 2), ("2", 1), ("3", 1), ("late", 1)] {
             let batch = queue.take(256);
             assert_eq!((&*batch.keys, batch.reads.len()), (first, size));
-            lock(&queue.waiting).end(size, batch);
-            answered.extend((first == "3").then(|| enter(&queue, "late").unwrap()));
+            lock(&queue.state).end(size, batch);
+            answered.extend((first == "3").then(|| enter(&queue, "late")));
         }
     }
 
     #[tokio::test]
-    async fn who_has_given_up_is_not_asked_for() {
+    async fn keys_of_callers_that_no_longer_wait_are_not_read() {
         let (queue, mut answered) = queue(20);
         answered.drain(..7);
         let Batch { keys, mut reads } = queue.take(256);
-        let keys = wanted(&keys, &mut reads);
+        let keys = wanted(&keys, &mut reads, LIMIT);
         assert_eq!(keys, ["7", "8", "9"]);
         assert_eq!(reads.len(), 3);
         drop((reads, queue.take(256)));
-        queue.close();
+        lock(&queue.state).is_closed = true;
         assert!(!queue.has_some().await);
-    }
-
-    #[tokio::test]
-    async fn who_finds_it_full_gets_in_when_some_have_left() {
-        let (queue, mut answered) = queue(WAITING);
-        let mut late = pin!(queue.ask("late"));
-        assert!(late.as_mut().now_or_never().is_none());
-        let batch = queue.take(256);
-        assert_eq!(batch.reads.len(), 256);
-        assert!(!lock(&queue.waiting).all.keys.ends_with("late"));
-        assert!(late.as_mut().now_or_never().is_none());
-        assert!(lock(&queue.waiting).all.keys.ends_with("late"));
-        queue.close();
-        assert!(queue.ask("too late").await.is_none());
-        drop(batch);
-        assert!(answered.swap_remove(0).await.is_err());
     }
 }

@@ -1,20 +1,22 @@
 //! Many reads at once, which share their way to the server.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt;
 use futures::future::join_all;
-use larder::Cache;
+use futures::{FutureExt, poll};
 use larder::deadpool_redis::redis::cmd;
 use larder::deadpool_redis::{Manager, Pool};
 use larder::l2::{Bytes, Lane, ReadResult};
+use larder::{Cache, RedisL2};
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::time::timeout;
+use tokio::time::{self, Instant, sleep, timeout};
 
 use super::{run, value_key, watched_lane};
 use crate::store::*;
 use crate::support::eventually::eventually;
+use crate::support::proxy::{Kind, Line, Proxy, Way};
 use crate::support::redis_server::RedisServer;
 
 const MANY: usize = 1000;
@@ -122,19 +124,37 @@ async fn who_gives_up_disturbs_nobody() {
     }
 }
 
+/// Reads that come over time, many more than are sent or queued. None waits longer than its limit, wherever it
+/// waits: for capacity, in the queue or for the server.
 #[tokio::test]
 async fn a_crowd_before_a_hanging_server_is_let_go_in_time() {
     let mut store = Redis::start().await;
     let (lane, met) = watched_lane(&store.l2, SHORT);
     eventually("it works", async || lane.get("k").await.is_ok()).await;
     store.server.pause();
-    // The first are more than are sent or kept, so that some do not even get into the queue.
-    for many in [30 * MANY, 100] {
-        for answer in crowd(&lane, numbered(0..many)).await {
-            let error = answer.expect_err("nobody answers");
-            assert!(error.is_timeout(), "{error:?}");
+    // Time is tokio's own from here on: it passes only while all wait.
+    time::pause();
+    let mut reads = Vec::new();
+    for key in numbered(0..50 * MANY) {
+        if reads.len() % (5 * MANY) == 0 {
+            sleep(SHORT / 8).await;
         }
+        let lane = Arc::clone(&lane);
+        reads.push(tokio::spawn(async move {
+            let began = Instant::now();
+            (lane.get(&key).await, began.elapsed())
+        }));
     }
+    let mut longest = Duration::ZERO;
+    for read in reads {
+        let (answer, took) = read.await.unwrap();
+        let error = answer.expect_err("nobody answers");
+        assert!(error.is_timeout(), "{error:?}");
+        longest = longest.max(took);
+    }
+    // Timers have a resolution of a millisecond.
+    assert!(longest < SHORT + SHORT / 20, "{longest:?}");
+    time::resume();
     store.server.resume();
     eventually("a crowd is answered", async || {
         all_answered(&crowd(&lane, numbered(0..100)).await)
@@ -188,18 +208,38 @@ fn a_crowd_moves_from_runtime_to_runtime() {
     }
 }
 
-/// It may also be there still, and nobody drives it.
+/// Reads on another runtime than the one that the batcher task runs on.
 #[test]
-fn a_runtime_that_stands_still_holds_up_nobody_for_good() {
+fn a_crowd_is_answered_on_another_runtime() {
+    let store = runtime().block_on(Redis::start());
+    let lane = store.lane();
+    let driven = Builder::new_multi_thread();
+    let driven = { driven }.worker_threads(1).enable_all().build().unwrap();
+    for _ in 0..3 {
+        let there = driven.spawn({
+            let lane = Arc::clone(&lane);
+            async move { crowd(&lane, numbered(0..100)).await }
+        });
+        let answers = runtime().block_on(crowd(&lane, numbered(0..100)));
+        assert!(all_answered(&answers));
+        assert!(all_answered(&driven.block_on(there).unwrap()));
+    }
+}
+
+/// While a runtime is there and not driven, reads that wait for the task on it time out.
+#[test]
+fn a_runtime_that_stands_still_holds_up_nobody_after_its_end() {
     let store = runtime().block_on(Redis::start());
     let (lane, _) = watched_lane(&store.l2, SHORT);
     let still = runtime();
     let answers = still.block_on(crowd(&lane, numbered(0..100)));
     assert!(all_answered(&answers));
+    let answers = runtime().block_on(crowd(&lane, numbered(0..100)));
+    assert!(answers.iter().any(Result::is_err), "or this proves nothing");
+    drop(still);
     runtime().block_on(eventually("a crowd is answered", async || {
         all_answered(&crowd(&lane, numbered(0..100)).await)
     }));
-    drop(still);
 }
 
 /// Some of them were sent, and some wait.
@@ -239,7 +279,7 @@ fn a_runtime_that_ends_while_it_connects_harms_no_later_one() {
     let held = main.block_on(pool.get()).unwrap();
     runtime().block_on(async {
         let mut insert = Box::pin(cache.insert(&0, 0));
-        assert!(futures::poll!(&mut insert).is_pending());
+        assert!(poll!(&mut insert).is_pending());
         for _ in 0..10 {
             tokio::task::yield_now().await;
         }
@@ -253,26 +293,29 @@ fn a_runtime_that_ends_while_it_connects_harms_no_later_one() {
 /// It is on its way over one connection, and they take the other.
 #[tokio::test]
 async fn a_large_value_does_not_hold_up_small_ones() {
-    let store = Redis::start().await;
-    let (lane, met) = watched_lane(&store.l2, LIMIT);
-    insert(&*lane, "large", &vec![7; 64 << 20]).await;
+    let server = RedisServer::start().await;
+    let proxy = Proxy::start(server.port()).await;
+    let l2 = RedisL2::open(&proxy.url()).unwrap();
+    let (lane, met) = watched_lane(&l2, LIMIT);
+    insert(&*lane, "large", &vec![7; 8 << 20]).await;
     insert(&*lane, "small", b"v").await;
     eventually("there are two connections", async || {
         all_answered(&crowd(&lane, numbered(0..100)).await) && met.all().len() == 2
     })
     .await;
-    let large = {
-        let lane = Arc::clone(&lane);
-        tokio::spawn(async move { lane.get("large").await })
-    };
-    tokio::task::yield_now().await;
+    // At this rate a connection brings the large value in minutes.
+    let line = Line::Throttled(100_000);
+    proxy.set(Kind::Data, Way::FromRedis, line);
+    let mut large = pin!(lane.get("large"));
+    assert!(poll!(&mut large).is_pending());
     for _ in 0..3 {
         assert!(is_payload(get(&*lane, "small").await.as_ref(), "v"));
         let many = lane.get_many(&["small"; 100]).await;
         assert!(all_answered(&many));
     }
-    assert!(!large.is_finished(), "they came after it");
-    assert!(large.await.unwrap().unwrap().is_some());
+    assert!(poll!(&mut large).is_pending(), "they came after it");
+    proxy.heal();
+    assert!(large.await.unwrap().is_some());
 }
 
 /// The second connection must not take the place of the first, without which nothing is written.
