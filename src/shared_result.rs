@@ -1,4 +1,7 @@
-//! What one task finds out and many wait for.
+//! The result of one task that many callers wait for.
+//!
+//! Knows nothing of what the task does. Each caller waits for itself, so that cancelling one does not affect the others:
+//! with a future that one caller polls for all, the caller that is woken could be the one that was cancelled.
 
 use std::sync::{Arc, Mutex};
 
@@ -6,71 +9,73 @@ use tokio::sync::Notify;
 
 use crate::lock::lock;
 
-/// Each waits for itself: that another gives up is nothing to it. Who polled for all, and then gave up, could have been
-/// the only one to be woken.
+/// Waits for the result. Clones wait for the same.
 #[derive(Debug)]
 pub(crate) struct SharedResult<T>(Arc<Shared<T>>);
 
-/// Tells an outcome. Dropped before, nobody will.
+/// Sends the result. If it is dropped without, there is none.
 #[derive(Debug)]
 pub(crate) struct ResultSender<T>(Arc<Shared<T>>);
 
 #[derive(Debug)]
 struct Shared<T> {
     state: Mutex<State<T>>,
-    over: Notify,
+    /// Notified when the sender is gone.
+    sent: Notify,
 }
 
 #[derive(Clone, Debug)]
 enum State<T> {
-    Unknown,
-    Told(T),
+    Pending,
+    Sent(T),
+    /// The sender was dropped without a result, as when the runtime of its task ends.
     Lost,
 }
 
 pub(crate) fn shared_result<T>() -> (ResultSender<T>, SharedResult<T>) {
     let shared = Arc::new(Shared {
-        state: Mutex::new(State::Unknown),
-        over: Notify::new(),
+        state: Mutex::new(State::Pending),
+        sent: Notify::new(),
     });
     (ResultSender(Arc::clone(&shared)), SharedResult(shared))
 }
 
 impl<T> ResultSender<T> {
-    pub(crate) fn tell(self, outcome: T) {
-        *lock(&self.0.state) = State::Told(outcome);
+    pub(crate) fn send(self, result: T) {
+        *lock(&self.0.state) = State::Sent(result);
     }
 }
 
 impl<T> Drop for ResultSender<T> {
     fn drop(&mut self) {
         let mut state = lock(&self.0.state);
-        if matches!(*state, State::Unknown) {
+        if matches!(*state, State::Pending) {
             *state = State::Lost;
         }
         drop(state);
-        self.0.over.notify_waiters();
+        self.0.sent.notify_waiters();
     }
 }
 
 impl<T: Clone> SharedResult<T> {
-    /// Waits for it. `None` if nobody will tell it.
+    /// Waits for the result. `None` if it is lost. Safe to cancel.
     pub(crate) async fn wait(self) -> Option<T> {
         loop {
-            // Hears of what is told from here on.
-            let over = self.0.over.notified();
+            // Before the state is read: it is notified of what is sent from here on.
+            let sent = self.0.sent.notified();
             match self.state() {
-                State::Told(outcome) => return Some(outcome),
+                State::Sent(result) => return Some(result),
                 State::Lost => return None,
-                State::Unknown => over.await,
+                State::Pending => sent.await,
             }
         }
     }
 
+    /// The result, if it was sent already.
     pub(crate) fn peek(&self) -> Option<T> {
         match self.state() {
-            State::Told(outcome) => Some(outcome),
-            State::Lost | State::Unknown => None,
+            State::Sent(result) => Some(result),
+            State::Lost | State::Pending => None,
         }
     }
 
@@ -80,7 +85,7 @@ impl<T: Clone> SharedResult<T> {
 }
 
 impl<T> SharedResult<T> {
-    /// Whether nobody will tell it.
+    /// Whether there will be no result.
     pub(crate) fn is_lost(&self) -> bool {
         matches!(*lock(&self.0.state), State::Lost)
     }

@@ -14,7 +14,7 @@ use crate::ablation::{Rule, without};
 use crate::clock::Tick;
 use crate::error::{L2Error, WriteError};
 use crate::key::Key;
-use crate::l1::Begun;
+use crate::l1::OpGuard;
 use crate::l2::{EncodedValue, Kind, WriteAck};
 use crate::wire::envelope::Head;
 
@@ -25,7 +25,7 @@ pub(super) type WriteResult = Result<Option<WriteAck>, WriteError>;
 pub(super) enum Change<V> {
     Insert {
         /// Under way since the call, so that L1 takes nothing older in between (rule 3).
-        op: Begun<V>,
+        op: OpGuard<V>,
         /// Until L2 has it.
         value: Option<V>,
         head: Head,
@@ -121,12 +121,12 @@ impl<V: Send + Sync + 'static> Write<V> {
         let ctx = &*self.ctx;
         ctx.counters.writes_deferred.bump();
         // Where L2 is this instance's own, it is enough to forget the key.
-        if !without(Rule::Deferred) && !ctx.l1.is_alone() {
+        if !without(Rule::Deferred) && !ctx.l1.freshness().is_alone() {
             ctx.deferred.defer(&self.key, self.deferral);
         }
         // After it was deferred, or a read that begins in between could bring the old value back.
         ctx.l1.forget(&self.key);
-        ctx.l1.request_proof();
+        ctx.l1.freshness().request_proof();
         self.answer(Err(WriteError::deferred(error.clone())));
     }
 
@@ -198,12 +198,12 @@ impl<V: Send + Sync + 'static> Clear<V> {
         let ctx = &*self.ctx;
         if result.is_err() {
             ctx.counters.writes_deferred.bump();
-            if !ctx.l1.is_alone() {
+            if !ctx.l1.freshness().is_alone() {
                 ctx.deferred.defer_all();
             }
         }
         // The new epoch comes with the next heartbeat; until then nothing older is served or stored.
-        ctx.l1.flush_and_doubt();
+        ctx.l1.clear();
         if let Some(answer) = self.answer.take() {
             let _ = answer.send(result.map_err(WriteError::deferred));
         }

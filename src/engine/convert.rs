@@ -128,6 +128,7 @@ impl<V: Send + Sync + 'static> Convert<V> {
         // The lane's time is overestimated, so a value seems older than it is, and goes early.
         let age = self
             .l1
+            .freshness()
             .lane_time(now)
             .map_or(0, |lane_now| lane_now.saturating_sub(stamp.written_at));
         let born_at = now.saturating_sub(nanos(Duration::from_millis(age)));

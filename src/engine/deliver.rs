@@ -35,7 +35,7 @@ async fn deliver<V: Send + Sync + 'static>(
     let stamp = match delivery {
         Delivery::All(_) => {
             let stamp = send_clear(ctx).await?;
-            ctx.l1.flush_and_doubt();
+            ctx.l1.clear();
             stamp
         }
         Delivery::Keys(keys) => {

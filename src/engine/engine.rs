@@ -80,11 +80,11 @@ impl<V: Send + Sync + 'static> Engine<V> {
         let lane = match l2 {
             Some(l2) => {
                 let l1 = Arc::clone(&l1);
-                let met = Box::new(move |clock: &_| l1.met(clock));
+                let met = Box::new(move |clock: &_| l1.freshness().connected(clock));
                 l2.lane(&options.namespace, options.l2_timeout, met)
             }
             None => {
-                l1.set_alone(LocalLane::EPOCH);
+                l1.freshness().set_alone(LocalLane::EPOCH);
                 Box::new(LocalLane::new(options.clock.clone()))
             }
         };
@@ -124,7 +124,7 @@ impl<V: Send + Sync + 'static> Engine<V> {
 
     /// Starts the subscriber, if it is not running and should be. Called where L1 alone did not answer.
     fn ensure_listening(&self, now: Tick) {
-        if self.ctx.l1.is_live_at(now) {
+        if self.ctx.l1.freshness().is_live_at(now) {
             return;
         }
         let mut subscriber = lock(&self.subscriber);
@@ -214,7 +214,7 @@ impl<V: Send + Sync + 'static> Engine<V> {
             self.ensure_listening(self.now());
             tokio::select! {
                 biased;
-                () = self.ctx.l1.live() => return,
+                () = self.ctx.l1.freshness().live() => return,
                 () = self.stop.cancelled() => return,
                 // The subscriber may end meanwhile, with a runtime that is not the caller's.
                 () = sleep(LOOK_AGAIN) => {}
@@ -237,7 +237,7 @@ impl<V: Send + Sync + 'static> Engine<V> {
     /// Tells the tasks to stop.
     pub(crate) fn stop(&self) {
         self.stop.cancel();
-        self.ctx.l1.end();
+        self.ctx.l1.freshness().end();
     }
 
     pub(crate) async fn close(&self) {
@@ -270,14 +270,16 @@ impl<V: Send + Sync + 'static> Engine<V> {
 
     pub(crate) fn stats(&self) -> Stats {
         let l1 = &self.ctx.l1;
-        self.ctx.counters.snapshot(l1.generation() - 1, l1.len())
+        self.ctx
+            .counters
+            .snapshot(l1.freshness().generation() - 1, l1.len())
     }
 
     pub(crate) fn health(&self) -> Health {
         Health {
             l2_up: self.ctx.health.is_up(),
-            listener_live: self.ctx.l1.is_live(),
-            started: self.ctx.l1.is_alone() || lock(&self.subscriber).is_some(),
+            listener_live: self.ctx.l1.freshness().is_live(),
+            started: self.ctx.l1.freshness().is_alone() || lock(&self.subscriber).is_some(),
         }
     }
 }

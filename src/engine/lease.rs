@@ -73,7 +73,7 @@ impl<V: Send + Sync + 'static> Leases<V> {
             match ctx.health.observe(reply) {
                 Ok(LeaseReply::Hit(bytes)) => match ctx.convert.open(op.key(), &bytes, ctx.now()) {
                     Ok(fresh) => {
-                        ctx.l1.publish_or_apply(op, &fresh);
+                        ctx.l1.publish(op, &fresh);
                         return Acquired::Found(fresh.slot, Source::L2);
                     }
                     Err(instead) => request.want = instead,
@@ -139,14 +139,17 @@ impl<V: Send + Sync + 'static> Leases<V> {
         match ctx.health.observe(filled) {
             Ok(Fill::Stored(stamp)) => {
                 let fresh = (ctx.convert).fresh(op.key(), value, stamp, &head, ctx.now());
-                ctx.l1.publish_or_apply(op, &fresh);
+                ctx.l1.publish_filled(op, &fresh);
                 (fresh.slot, Source::Loader)
             }
             // The key was written during the load. What is there now is newer than what was loaded.
             Ok(Fill::Rejected(Some(bytes))) => {
                 match ctx.convert.open(op.key(), &bytes, ctx.now()) {
-                    Ok(fresh) if ctx.l1.is_live() && ctx.l1.is_usable(op, &fresh, ctx.now()) => {
-                        ctx.l1.publish_or_apply(op, &fresh);
+                    Ok(fresh)
+                        if ctx.l1.freshness().is_live()
+                            && ctx.l1.is_usable(op, &fresh, ctx.now()) =>
+                    {
+                        ctx.l1.publish(op, &fresh);
                         (fresh.slot, Source::L2)
                     }
                     _ => unstored(value),

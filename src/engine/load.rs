@@ -23,7 +23,7 @@ use crate::clock::Tick;
 use crate::entry::Entry;
 use crate::error::LoadError;
 use crate::key::Key;
-use crate::l1::{Begun, Joinable, Joined, LeaseWaiter, LoadOutcome};
+use crate::l1::{Join, LeaseWaiter, LoadOutcome, OpGuard, Started};
 use crate::l2::{Lease, LeaseRequest, Want};
 use crate::retry_delays::poll_delays;
 use crate::shared_result::{ResultSender, SharedResult};
@@ -36,19 +36,19 @@ type Flight<V> = SharedResult<LoadOutcome<V>>;
 
 /// A load of one key, for the task that runs it.
 struct Led<V> {
-    op: Begun<V>,
+    op: OpGuard<V>,
     /// The request for the lease; `None` if L2 is not to be asked.
     ask: Option<LeaseRequest>,
     /// The number by which the loader knows the key.
     number: usize,
-    teller: ResultSender<LoadOutcome<V>>,
+    sender: ResultSender<LoadOutcome<V>>,
 }
 
 impl<V> Led<V> {
     fn end(self, outcome: LoadOutcome<V>) {
         // First: a caller that has the result and tries again must not join this load.
         drop(self.op);
-        self.teller.tell(outcome);
+        self.sender.send(outcome);
     }
 }
 
@@ -180,20 +180,16 @@ impl<V: Send + Sync + 'static> Loads<V> {
     /// Joins the load of a key, or begins one, which the caller has to run.
     fn join(&self, key: &Key, want: Option<Want>, number: usize) -> (Flight<V>, Option<Led<V>>) {
         let now = self.ctx.now();
-        match self.ctx.l1.load(key, now) {
-            Joined::Under(flight) => (flight, None),
-            Joined::Lead(Joinable {
-                op,
-                teller,
-                outcome,
-            }) => {
+        match self.ctx.l1.join_load(key, now) {
+            Join::Joined(flight) => (flight, None),
+            Join::Started(Started { op, sender, result }) => {
                 let led = Led {
                     op,
                     ask: want.map(|want| self.leases.request(want)),
                     number,
-                    teller,
+                    sender,
                 };
-                (outcome, Some(led))
+                (result, Some(led))
             }
         }
     }

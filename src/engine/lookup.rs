@@ -12,7 +12,7 @@ use super::context::Context;
 use crate::clock::Tick;
 use crate::entry::Entry;
 use crate::key::Key;
-use crate::l1::{Joinable, Op, ReadOutcome, Reading, Slot};
+use crate::l1::{Join, JoinRead, Op, ReadOutcome, Slot, Started};
 use crate::l2::{LeaseReply, LeaseRequest, ReadResult, Want};
 use crate::source::Source;
 
@@ -89,23 +89,19 @@ impl<V: Send + Sync + 'static> Lookup<V> {
     /// Reads L2, and keeps what it finds in L1. All callers that ask while another one reads share one more read, in
     /// a task of its own, so that the others need none of them to stay. Returns the time of the end, too.
     pub(super) async fn read(self: &Arc<Self>, key: &Key, now: Tick) -> (ReadOutcome<V>, Tick) {
-        let read = match self.ctx.l1.read(key, now) {
-            Reading::Alone(op) => return self.read_l2(&op, now).await,
-            Reading::Under(read) => read,
-            Reading::Lead(Joinable {
-                op,
-                teller,
-                outcome,
-            }) => {
+        let read = match self.ctx.l1.join_read(key, now) {
+            JoinRead::Alone(op) => return self.read_l2(&op, now).await,
+            JoinRead::Shared(Join::Joined(read)) => read,
+            JoinRead::Shared(Join::Started(Started { op, sender, result })) => {
                 let lookup = Arc::clone(self);
                 let read = async move {
                     let (found, _) = lookup.read_l2(&op, lookup.ctx.now()).await;
                     // First: a caller that has the result and asks again must not join this read.
                     drop(op);
-                    teller.tell(found);
+                    sender.send(found);
                 };
                 tokio::spawn(read.instrument(Span::current()));
-                outcome
+                result
             }
         };
         match read.wait().await {
@@ -129,7 +125,7 @@ impl<V: Send + Sync + 'static> Lookup<V> {
             (op, barred)
         };
         let mut reads: Vec<(_, Option<ReadOutcome<V>>)> = keys.iter().map(begin).collect();
-        if self.ctx.l1.is_live() {
+        if self.ctx.l1.freshness().is_live() {
             let asked = keys.iter().zip(&reads);
             let asked: Vec<&str> = asked
                 .filter_map(|(key, (_, outcome))| outcome.is_none().then_some(&**key))
@@ -187,7 +183,7 @@ impl<V: Send + Sync + 'static> Lookup<V> {
         if let Some(outcome) = self.barred(op) {
             return (outcome, now);
         }
-        if self.ctx.l1.is_live_at(now) {
+        if self.ctx.l1.freshness().is_live_at(now) {
             let answer = self.ctx.lane.get(op.key()).await;
             let now = self.ctx.now();
             if let Some(outcome) = self.as_it_lies(op, answer, now) {
@@ -244,7 +240,7 @@ impl<V: Send + Sync + 'static> Lookup<V> {
         match outcome {
             ReadOutcome::Hit(fresh) => {
                 self.ctx.counters.l2_hits.bump();
-                self.ctx.l1.publish_or_apply(op, fresh);
+                self.ctx.l1.publish(op, fresh);
             }
             ReadOutcome::Miss => {
                 self.ctx.counters.l2_misses.bump();

@@ -23,8 +23,6 @@ mod deliver;
     reason = "it is what the layer is named after"
 )]
 mod engine;
-#[cfg(all(test, larder_interleavings))]
-mod interleavings;
 mod l2_health;
 mod lease;
 mod load;

@@ -16,14 +16,14 @@ use super::loader::{Loader, LoaderCalls};
 #[cfg(larder_ablation)]
 use crate::ablation::{Rule, without};
 use crate::key::Key;
-use crate::l1::{Begun, LeaseWaiter};
+use crate::l1::{LeaseWaiter, OpGuard};
 use crate::l2::{Lease, LeaseReply, LeaseRequest, Want};
 #[cfg(larder_ablation)]
 use crate::wire::message::{self, Kind};
 
 /// The refresh of one key.
 struct Refresh<V> {
-    op: Begun<V>,
+    op: OpGuard<V>,
     /// The version that is to be replaced.
     seen: u64,
     /// The number by which the loader knows the key.
@@ -72,7 +72,7 @@ impl<V: Send + Sync + 'static> Refreshes<V> {
         let (mut refreshes, mut places) = (Vec::new(), Vec::new());
         for (place, key, seen) in stale {
             if self.backoff.may_try(&key)
-                && let Some(op) = self.ctx.l1.refresh(&key)
+                && let Some(op) = self.ctx.l1.begin_refresh(&key)
             {
                 let number = places.len();
                 refreshes.push(Refresh { op, seen, number });
@@ -154,7 +154,7 @@ impl<V: Send + Sync + 'static> Refreshes<V> {
             match ctx.health.observe(reply) {
                 Ok(LeaseReply::Granted(lease)) => return Ask::Load(lease),
                 Ok(LeaseReply::Hit(bytes)) => match ctx.convert.open(key, &bytes, ctx.now()) {
-                    Ok(fresh) => ctx.l1.publish_or_apply(&refresh.op, &fresh),
+                    Ok(fresh) => ctx.l1.publish(&refresh.op, &fresh),
                     // A value that cannot be read is replaced.
                     Err(instead) if instead != request.want => {
                         request.want = instead;
@@ -198,13 +198,13 @@ impl<V: Send + Sync + 'static> Refreshes<V> {
         if let Ok(LeaseReply::Hit(bytes)) = ctx.health.observe(reply)
             && let Ok(fresh) = ctx.convert.open(key, &bytes, ctx.now())
         {
-            return ctx.l1.publish_or_apply(&refresh.op, &fresh);
+            return ctx.l1.publish(&refresh.op, &fresh);
         }
         // The load of the other instance has failed. The next caller may try.
         self.backoff.yielded(key);
     }
 
-    async fn put_in_place(&self, op: Begun<V>, lease: Lease, value: Option<V>) {
+    async fn put_in_place(&self, op: OpGuard<V>, lease: Lease, value: Option<V>) {
         let Some(value) = value else {
             // The loader does not know the key any more.
             self.refresh_failed(op.key());

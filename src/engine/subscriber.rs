@@ -19,8 +19,7 @@ use tracing::{info, warn};
 use super::context::Context;
 use super::deliver::deliver_deferred;
 use crate::ablation::{Rule, without};
-use crate::clock::{Tick, nanos};
-use crate::l1::NEVER;
+use crate::l1::ProofRequest;
 use crate::l2::{
     Applied, Event, Kind, L2Error, LONGEST_PAUSE, LaneClock, MemberInfo, Message, Subscription,
     reconnects,
@@ -40,7 +39,7 @@ pub(super) async fn run<V: Send + Sync + 'static>(ctx: Arc<Context<V>>, stop: Ca
         never = subscriber.keep_listening() => match never {},
     }
     // A proof may have come in after the caller that stopped this had ended them all.
-    subscriber.ctx.l1.end();
+    subscriber.ctx.l1.freshness().end();
 }
 
 /// How far the messages of a lane have been applied, and when it was last asked how far it is.
@@ -53,10 +52,9 @@ struct Progress<'a> {
 }
 
 struct Asked {
-    at: Tick,
+    proof: ProofRequest,
     /// The last message that had been applied by then: the lane was at least there.
     last: Option<u64>,
-    doubts: u64,
     give_up: Instant,
 }
 
@@ -68,7 +66,7 @@ impl<V: Send + Sync + 'static> Subscriber<V> {
         let mut last = None;
         loop {
             let (error, answered) = self.listen(&mut last).await;
-            self.ctx.l1.lapse();
+            self.ctx.l1.freshness().lapse();
             // Only an answered beat is a success: what connects and fails then may have come to stay.
             if answered {
                 pauses = reconnects();
@@ -92,7 +90,7 @@ impl<V: Send + Sync + 'static> Subscriber<V> {
 
     /// Listens until something breaks; also says whether any beat was answered.
     async fn listen(&self, last: &mut Option<u64>) -> (L2Error, bool) {
-        let (asked_at, doubts) = (self.ctx.now(), self.ctx.l1.doubts());
+        let asked = self.ctx.l1.freshness().ask();
         let me = MemberInfo {
             id: self.ctx.instance,
             max_staleness: self.ctx.options.max_staleness,
@@ -115,7 +113,7 @@ impl<V: Send + Sync + 'static> Subscriber<V> {
         if let Err(error) = self.reach(&lane, from, &mut progress).await {
             return (error, false);
         }
-        self.prove(&lane, asked_at, doubts);
+        self.ctx.l1.freshness().prove(&lane, asked);
         info!(namespace = self.ctx.options.namespace.as_str(), "listening");
         loop {
             if let Err(error) = self.step(&mut *listener, &mut progress).await {
@@ -141,10 +139,9 @@ impl<V: Send + Sync + 'static> Subscriber<V> {
             }
             () = self.beat_is_due(progress.next_beat), if give_up.is_none() => {
                 let now = Instant::now();
-                // Taken before it is sent, so that the proof starts too early rather than too late.
-                progress.asked = Some(Asked { at: self.ctx.now(), last: *progress.last, doubts: self.ctx.l1.doubts(), give_up: now + max_staleness });
+                progress.asked = Some(Asked { proof: self.ctx.l1.freshness().ask(), last: *progress.last, give_up: now + max_staleness });
                 progress.next_beat = now + max_staleness / 3;
-                listener.heartbeat(Applied { epoch: self.ctx.l1.epoch(), seq: progress.last.unwrap_or(0) });
+                listener.heartbeat(Applied { epoch: self.ctx.l1.freshness().epoch(), seq: progress.last.unwrap_or(0) });
                 Ok(())
             }
             heard = listener.next() => {
@@ -164,15 +161,15 @@ impl<V: Send + Sync + 'static> Subscriber<V> {
         tokio::select! {
             biased;
             () = sleep_until(at), if !without(Rule::Heartbeat) => {}
-            () = self.ctx.l1.proof_requested() => {}
+            () = self.ctx.l1.freshness().proof_requested() => {}
         }
     }
 
     /// Takes a message, if it is the next. A hole before it means that others were lost.
     async fn hear(&self, message: &Message, progress: &mut Progress<'_>) -> Result<(), L2Error> {
-        if message.epoch != self.ctx.l1.epoch() {
+        if message.epoch != self.ctx.l1.freshness().epoch() {
             // Which of the two epochs is over, only the lane knows: it is asked before L1 is used again.
-            self.ctx.l1.doubt();
+            self.ctx.l1.freshness().revoke();
             return Ok(());
         }
         if without(Rule::Overflow) {
@@ -188,7 +185,7 @@ impl<V: Send + Sync + 'static> Subscriber<V> {
         }
         if message.kind == Kind::InvalidateAwaited && message.origin != self.ctx.instance {
             // Somebody waits to hear that it has been applied, and a beat says so.
-            self.ctx.l1.request_proof();
+            self.ctx.l1.freshness().request_proof();
         }
         Ok(())
     }
@@ -224,7 +221,7 @@ impl<V: Send + Sync + 'static> Subscriber<V> {
         }
         // Not what has been applied by now: later messages may have come before this answer was looked at.
         self.reach(lane, asked.last, progress).await?;
-        self.prove(lane, asked.at, asked.doubts);
+        self.ctx.l1.freshness().prove(lane, asked.proof);
         deliver_deferred(&self.ctx).await;
         Ok(())
     }
@@ -239,8 +236,8 @@ impl<V: Send + Sync + 'static> Subscriber<V> {
         from: Option<u64>,
         progress: &mut Progress<'_>,
     ) -> Result<(), L2Error> {
-        let same_life =
-            lane.epoch == self.ctx.l1.epoch() && from.is_some_and(|from| from <= lane.seq);
+        let same_life = lane.epoch == self.ctx.l1.freshness().epoch()
+            && from.is_some_and(|from| from <= lane.seq);
         if same_life && self.catch_up(lane.seq, progress).await? {
             return Ok(());
         }
@@ -254,7 +251,7 @@ impl<V: Send + Sync + 'static> Subscriber<V> {
     /// An error if the log cannot be reached. Requests have a connection of their own, and when both
     /// were lost, this one may be back first: L1 is worth keeping until the other is, too.
     async fn catch_up(&self, seq: u64, progress: &mut Progress<'_>) -> Result<bool, L2Error> {
-        let (epoch, Some(last)) = (self.ctx.l1.epoch(), *progress.last) else {
+        let (epoch, Some(last)) = (self.ctx.l1.freshness().epoch(), *progress.last) else {
             return Ok(false);
         };
         if seq <= last {
@@ -281,14 +278,5 @@ impl<V: Send + Sync + 'static> Subscriber<V> {
         }
         self.ctx.counters.replays.bump();
         Ok(true)
-    }
-
-    fn prove(&self, lane: &LaneClock, asked_at: Tick, doubts: u64) {
-        let until = if without(Rule::Heartbeat) {
-            NEVER - 1
-        } else {
-            asked_at.saturating_add(nanos(self.ctx.options.max_staleness))
-        };
-        self.ctx.l1.prove(lane, asked_at, until, doubts);
     }
 }

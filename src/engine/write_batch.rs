@@ -140,7 +140,7 @@ async fn insert<V: Send + Sync + 'static>(
 ) -> Result<Stamp, L2Error> {
     // Without an answer by then, its sender tells L2 otherwise: it must not land after that (rule 14).
     let by = ctx.now().saturating_add(nanos(ctx.options.l2_timeout));
-    let deadline = ctx.l1.lane_time(by);
+    let deadline = ctx.l1.freshness().lane_time(by);
     for write in &mut group.writes {
         write.may_land_until(deadline.unwrap_or(0), by);
     }
@@ -175,7 +175,7 @@ fn accept<V: Send + Sync + 'static>(
         } => {
             if let Some(value) = value.take() {
                 let fresh = ctx.convert.fresh(&write.key, value, stamp, head, now);
-                ctx.l1.replace(op, &fresh);
+                ctx.l1.publish_inserted(op, &fresh);
             }
         }
         Change::Remove { .. } if without(Rule::OwnMessages) => {}
@@ -190,7 +190,8 @@ fn accept<V: Send + Sync + 'static>(
 fn needs_clock<V: Send + Sync + 'static>(ctx: &Context<V>, groups: &[Group<V>]) -> Option<Key> {
     let mut inserts = groups.iter().filter(|group| group.sort.0 == Kind::Insert);
     let key = &inserts.find_map(|group| group.writes.first())?.key;
-    let is_known = ctx.l1.lane_time(ctx.now()).is_some() || ctx.l1.is_alone();
+    let is_known =
+        ctx.l1.freshness().lane_time(ctx.now()).is_some() || ctx.l1.freshness().is_alone();
     (!is_known).then(|| key.clone())
 }
 

@@ -189,7 +189,7 @@ async fn send_writes<V: Send + Sync + 'static>(
     let is_over = |since: Tick| now > since.saturating_add(limit);
     // As long as L2 accepts writes they wait for their turn, however many there are. When it has accepted none for
     // the limit, those that have waited for as long do not wait for another.
-    if is_over(accepted_at.load(Ordering::Relaxed)) && !ctx.l1.is_alone() {
+    if is_over(accepted_at.load(Ordering::Relaxed)) && !ctx.l1.freshness().is_alone() {
         for late in writes.extract_if(.., |write| is_over(write.called_at)) {
             late.defer(&L2Error::timed_out(ctx.options.l2_timeout));
         }

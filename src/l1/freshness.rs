@@ -1,4 +1,7 @@
-//! What this instance knows of its lane, and how long that may be believed.
+//! What this instance knows of its lane, and until when L1 may be served.
+//!
+//! The subscriber proves now and then that every message was applied (rules 7 to 9). Knows nothing of the entries in L1:
+//! an entry names the generation that it belongs to, and one number here makes all of them invisible.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -7,168 +10,217 @@ use tokio::sync::{Notify, watch};
 
 use super::NEVER;
 use super::sync::{AtomicU64, Mutex, lock};
+use crate::ablation::{Rule, without};
 use crate::clock::{Clock, Tick, nanos};
 use crate::vocabulary::LaneClock;
 
 /// The lane's time before it was first read.
 const UNKNOWN: u64 = u64::MAX;
 
-/// Proof that every message so far has been applied, and what follows from losing it.
+/// The proof that every message so far has been applied, and what follows from losing it.
 ///
 /// All reads are single atomic loads: they are on the path of every hit.
 #[derive(Debug)]
 pub(crate) struct Freshness {
     clock: Clock,
-    /// Until when the last proof holds.
+    /// How long a proof holds, in nanoseconds.
+    max_staleness: u64,
+    /// Until when L1 may be served.
     live_until: AtomicU64,
-    /// Until when it did before it was void.
+    /// Until when the last proof would have held: [`lapse`](Self::lapse) does not change it.
     proven_until: AtomicU64,
     /// Counts flushes: what belongs to an earlier one is not served, joined or stored.
     generation: AtomicU64,
     /// The lane's epoch, as of the last proof; zero when unknown.
     epoch: AtomicU64,
-    /// What to add to our time, in ns, for an upper bound of the lane's.
+    /// The highest version that the lane is known to have issued in this epoch.
+    issued: AtomicU64,
+    /// What to add to this instance's time, in nanoseconds, for an upper bound of the lane's.
     lane_ahead: AtomicU64,
-    /// Counts what made a proof void. Under a lock, so that no proof older than a doubt outlives it.
-    doubts: Mutex<u64>,
-    /// Told when there is a doubt, or somebody waits for a proof, so that the listener asks for one.
-    doubted: Notify,
-    changed: watch::Sender<()>,
+    /// Counts what made a proof void. Under a lock, so that no proof that was asked for before outlives it.
+    revocations: Mutex<u64>,
+    /// Notified when somebody waits for a proof.
+    proof_wanted: Notify,
+    /// Notified of each proof.
+    proven: watch::Sender<()>,
+}
+
+/// What the lane is asked with how far it is, so that its answer proves something.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ProofRequest {
+    at: Tick,
+    /// How many proofs were revoked by then.
+    pub(super) revocations: u64,
 }
 
 impl Freshness {
-    pub(crate) fn new(clock: Clock) -> Self {
+    pub(super) fn new(clock: Clock, max_staleness: Duration) -> Self {
         Self {
             clock,
+            max_staleness: nanos(max_staleness),
             live_until: AtomicU64::new(0),
             proven_until: AtomicU64::new(0),
             generation: AtomicU64::new(1),
             epoch: AtomicU64::new(0),
+            issued: AtomicU64::new(0),
             lane_ahead: AtomicU64::new(UNKNOWN),
-            doubts: Mutex::new(0),
-            doubted: Notify::new(),
-            changed: watch::Sender::new(()),
+            revocations: Mutex::new(0),
+            proof_wanted: Notify::new(),
+            proven: watch::Sender::new(()),
         }
     }
 
-    pub(crate) fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn epoch(&self) -> u64 {
-        self.epoch.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn is_live_at(&self, now: Tick) -> bool {
-        now < self.live_until.load(Ordering::Acquire)
-    }
-
-    /// Whether there was a proof that ran out less than `limit` before `now`.
-    pub(crate) fn was_live(&self, now: Tick, limit: Duration) -> bool {
-        let until = self.proven_until.load(Ordering::Acquire);
-        until != 0 && now < until.saturating_add(nanos(limit))
-    }
-
+    /// Whether L1 may be served now.
     pub(crate) fn is_live(&self) -> bool {
         self.is_live_at(self.clock.now())
     }
 
-    /// Resolves when there is a proof that holds.
+    /// Whether L1 may be served at `now`.
+    pub(crate) fn is_live_at(&self, now: Tick) -> bool {
+        now < self.live_until.load(Ordering::Acquire)
+    }
+
+    /// Whether the last proof ran out less than `limit` before `now`, or still holds.
+    pub(super) fn was_live(&self, now: Tick, limit: Duration) -> bool {
+        let until = self.proven_until.load(Ordering::Acquire);
+        until != 0 && now < until.saturating_add(nanos(limit))
+    }
+
+    /// Waits until L1 may be served, and has the subscriber ask for the proof.
     pub(crate) async fn live(&self) {
-        let mut changed = self.changed.subscribe();
+        let mut proven = self.proven.subscribe();
         while !self.is_live() {
-            self.doubted.notify_one();
+            self.proof_wanted.notify_one();
             // The sender lives as long as `self` does.
-            let _ = changed.changed().await;
+            let _ = proven.changed().await;
         }
     }
 
-    /// What a proof that is asked for now has to be handed in with.
-    pub(crate) fn doubts(&self) -> u64 {
-        *lock(&self.doubts)
+    /// When a flight must have begun to be joined by a caller that cannot know what it missed (rule 5).
+    pub(super) fn joinable_from(&self, now: Tick) -> Tick {
+        now.saturating_sub(self.max_staleness)
     }
 
-    /// Takes a proof: at `sent`, or later, the lane's clock read like this, and all messages up to then
-    /// have been applied. It holds until `until`, unless there was a doubt since it was asked for.
-    pub(crate) fn prove(&self, lane: &LaneClock, sent: Tick, until: Tick, doubts: u64) {
-        let now = lock(&self.doubts);
-        if *now != doubts {
+    /// To be called before the lane is asked how far it is: the proof then starts too early rather than too late.
+    pub(crate) fn ask(&self) -> ProofRequest {
+        ProofRequest {
+            at: self.clock.now(),
+            revocations: *lock(&self.revocations),
+        }
+    }
+
+    /// Takes a proof (rule 8): the lane's clock was read like this after it was asked, and all messages up to then have
+    /// been applied. It holds for `max_staleness` from the question, unless it was revoked since.
+    pub(crate) fn prove(&self, lane: &LaneClock, asked: ProofRequest) {
+        let until = if without(Rule::Heartbeat) {
+            NEVER - 1
+        } else {
+            asked.at.saturating_add(self.max_staleness)
+        };
+        // Rule 8, one critical section with `revoke`.
+        let now = lock(&self.revocations);
+        if *now != asked.revocations {
             return;
         }
-        // The lane read its clock after `sent`, so its time runs at most this far ahead of ours.
-        self.lane_ahead
-            .store(Self::ahead(lane, sent), Ordering::Release);
+        // The lane read its clock after that, so its time runs at most this far ahead.
+        let ahead = Self::ahead(lane, asked.at);
+        self.lane_ahead.store(ahead, Ordering::Release);
         self.proven_until.store(until, Ordering::Release);
         self.live_until.store(until, Ordering::Release);
-        self.changed.send_replace(());
+        self.proven.send_replace(());
     }
 
-    /// For a lane that nobody shares: no message can be missed.
-    pub(crate) fn alone(&self, epoch: u64) {
-        self.epoch.store(epoch, Ordering::Release);
-        self.live_until.store(NEVER, Ordering::Release);
-    }
-
-    /// Whether nobody shares the lane.
-    pub(crate) fn is_alone(&self) -> bool {
-        self.live_until.load(Ordering::Acquire) == NEVER
-    }
-
-    /// Makes all that this instance holds or is fetching invisible, in one step.
-    pub(crate) fn flush(&self, epoch: u64) {
-        // In this order: whoever sees the new generation sees the new epoch.
-        self.epoch.store(epoch, Ordering::Release);
-        self.generation.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// Believes nothing until there is another proof.
+    /// Ends the proof: L1 keeps what it holds, and serves nothing until there is another.
     pub(crate) fn lapse(&self) {
         self.live_until.store(0, Ordering::Release);
     }
 
-    /// The same, and does not remember that there was a proof.
+    /// The same for good: L1 does not serve even what may be served unproven.
     pub(crate) fn end(&self) {
         self.lapse();
         self.proven_until.store(0, Ordering::Release);
     }
 
-    /// A new connection found the lane like this; if its epoch is not the known one, the last proof is
-    /// void. Which of the two is the newer is for the listener to find out.
-    pub(crate) fn met(&self, lane: &LaneClock) {
+    /// Makes all that this instance holds or is fetching invisible, and the proof void with those that were asked for
+    /// before; and has the subscriber ask for another. A lane that no other instance shares needs none.
+    pub(crate) fn revoke(&self) {
+        // Rule 8, one critical section with `prove`.
+        let mut revocations = lock(&self.revocations);
+        *revocations += 1;
+        if !self.is_alone() {
+            self.lapse();
+        }
+        // The epoch is the subscriber's to change.
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        drop(revocations);
+        self.request_proof();
+    }
+
+    /// Takes note of the clock that a new connection found. If its epoch is not the known one, only the subscriber can
+    /// find out which of the two is the newer (rule 13).
+    pub(crate) fn connected(&self, lane: &LaneClock) {
         let ahead = Self::ahead(lane, self.clock.now());
         let _ =
             self.lane_ahead
                 .compare_exchange(UNKNOWN, ahead, Ordering::AcqRel, Ordering::Relaxed);
         if self.epoch() != lane.epoch {
-            self.doubt();
+            self.revoke();
         }
     }
 
-    /// Drops everything, and believes nothing until the listener has asked again; which a lane that nobody
-    /// shares has no need of.
-    pub(crate) fn doubt(&self) {
-        let mut doubts = lock(&self.doubts);
-        *doubts += 1;
-        if !self.is_alone() {
-            self.lapse();
-        }
-        // The epoch is the listener's to change.
+    /// Has the subscriber ask for a proof now.
+    pub(crate) fn request_proof(&self) {
+        self.proof_wanted.notify_one();
+    }
+
+    /// Waits until a proof is wanted. A request that came while nobody waited is not lost.
+    pub(crate) async fn proof_requested(&self) {
+        self.proof_wanted.notified().await;
+    }
+
+    /// Takes note that no other instance shares the lane: no message can be missed.
+    pub(crate) fn set_alone(&self, epoch: u64) {
+        self.epoch.store(epoch, Ordering::Release);
+        self.live_until.store(NEVER, Ordering::Release);
+    }
+
+    /// Whether no other instance shares the lane.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.live_until.load(Ordering::Acquire) == NEVER
+    }
+
+    /// The lane's epoch, as of the last proof; zero when unknown.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// Counts flushes, from one.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Makes all that this instance holds or is fetching invisible, in one step (rule 9).
+    pub(super) fn flush(&self, epoch: u64) {
+        // In this order: whoever sees the new generation sees the new epoch.
+        self.issued.store(0, Ordering::Release);
+        self.epoch.store(epoch, Ordering::Release);
         self.generation.fetch_add(1, Ordering::AcqRel);
-        drop(doubts);
-        self.doubted.notify_one();
     }
 
-    /// Has the listener ask for a proof now, and do what it does when it has one.
-    pub(crate) fn ask(&self) {
-        self.doubted.notify_one();
+    /// The highest version that the lane is known to have issued in this epoch.
+    pub(super) fn issued(&self) -> u64 {
+        self.issued.load(Ordering::Acquire)
     }
 
-    /// Resolves when somebody doubts, or waits for, the proof.
-    pub(crate) async fn doubted(&self) {
-        self.doubted.notified().await;
+    /// The lane has issued a version, in this epoch. A flush that comes in between leaves one of the former epoch: then
+    /// more versions are believed than have to be, as if nothing were known.
+    pub(super) fn raise_issued(&self, ver: u64) {
+        if self.issued() < ver {
+            self.issued.fetch_max(ver, Ordering::AcqRel);
+        }
     }
 
-    /// The latest that the lane's time, in ms, can be at `now`; `None` before it was first read.
+    /// The latest that the lane's time, in milliseconds, can be at `now`; `None` before it was first read.
     pub(crate) fn lane_time(&self, now: Tick) -> Option<u64> {
         let ahead = self.lane_ahead.load(Ordering::Acquire);
         (ahead != UNKNOWN).then(|| now.wrapping_add(ahead) / 1_000_000)

@@ -1,9 +1,12 @@
-//! Entries that are hit often, where a look-up costs a fraction of one in moka.
+//! The entries that are hit often: a look-up here costs a fraction of one in moka.
 //!
-//! Most of that one's time goes into recording it, and into finding the entry in a map that may be changing. Here a
-//! hash names one cell, and a hit in that waits for nobody and writes nothing that other threads read but the
-//! count of the entry's users. It is not recorded either; `SAMPLED` in the module above says which are. A hit has to
-//! hand out the entry itself, as to allocate would cost as much again: so the cells hold what moka holds.
+//! Most of a look-up in moka goes into recording the hit, and into finding the entry in a map that may be changing. Here
+//! a hash names one cell. A hit waits for nothing, and writes nothing that other threads read but the entry's reference
+//! count; the cells hold what moka holds, as a hit must not allocate. It is not recorded: [`is_sampled`] says which few
+//! are.
+//!
+//! Knows nothing of moka. Its caller keeps the two in step, with [`clear`](HotTable::clear) and
+//! [`clears`](HotTable::clears).
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -12,8 +15,11 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use arrayvec::ArrayVec;
 
 use super::Slot;
+#[cfg(not(larder_interleavings))]
 use super::cell::Cell;
 use super::hasher::{Hasher, hasher};
+#[cfg(larder_interleavings)]
+use super::interleavings::Cell;
 use super::sync::{CELLS, Mutex, MutexGuard, SHARDS, lock};
 
 pub(super) struct HotTable<V> {
@@ -21,25 +27,24 @@ pub(super) struct HotTable<V> {
     /// Of each cell, the hash of the key that was last cleared from it, until its entry is back. Apart from the
     /// cells, as no hit needs it; locked as they are.
     cleared: Box<[AtomicU64]>,
-    /// Each counts how often one of its cells was cleared, and is locked by those who write to them.
-    ///
-    /// What they take out is dropped without it: a value may do anything then.
-    turns: Box<[Mutex<u64>]>,
+    /// Each counts how often one of its cells was cleared, and is locked to write to them. No entry is dropped under a
+    /// lock: its value may do anything then.
+    clears: Box<[Mutex<u64>]>,
     /// Where the next sweep is.
     hand: AtomicUsize,
     hasher: Hasher,
 }
 
-/// How many cells are swept at a time.
+/// How many cells are swept at a time. They share a lock.
 const SWEPT: usize = 8;
-/// So many cells are all swept for each entry that moka takes.
+/// A table with no more cells than this is swept as a whole for each entry that moka takes.
 const FEW: usize = 64;
 
-/// No key was cleared. One whose hash this is waits for a hit that is sampled, like any other.
+/// No key was cleared. A key whose hash this is waits for a hit that is sampled, like any other.
 const NONE: u64 = 0;
 
 impl<V> HotTable<V> {
-    /// With as many cells as entries are expected, within bounds.
+    /// Makes as many cells as entries are expected, within bounds.
     pub(super) fn new(entries: u64) -> Self {
         let cells = usize::try_from(entries).unwrap_or(usize::MAX);
         let cells = cells
@@ -48,7 +53,7 @@ impl<V> HotTable<V> {
         Self {
             cells: (0..cells).map(|_| Cell::new()).collect(),
             cleared: (0..cells).map(|_| AtomicU64::new(NONE)).collect(),
-            turns: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            clears: (0..SHARDS).map(|_| Mutex::default()).collect(),
             hand: AtomicUsize::new(0),
             hasher: hasher(),
         }
@@ -64,17 +69,17 @@ impl<V> HotTable<V> {
             .get_if(|slot| *slot.key == *key && condition(slot))
     }
 
-    /// How often the cell of a key was cleared. To be asked before that is sought which is to fill it.
-    pub(super) fn turn(&self, key: &str) -> u64 {
+    /// How often the cell of a key was cleared. To be asked before the entry is looked up that is to fill it.
+    pub(super) fn clears(&self, key: &str) -> u64 {
         *self.lock(self.place(self.hash(key)))
     }
 
-    /// Puts an entry in the cell of its key, unless that was cleared since `turn`.
-    pub(super) fn fill(&self, slot: Arc<Slot<V>>, turn: u64) {
+    /// Puts an entry in the cell of its key, unless that was cleared since it had been cleared `clears` times.
+    pub(super) fn fill(&self, slot: Arc<Slot<V>>, clears: u64) {
         let place = self.place(self.hash(&slot.key));
         let (now, cell) = (self.lock(place), self.cell(place));
-        // To write what is there already would have all who read it fetch it again.
-        if *now != turn || cell.holds(|held| Arc::ptr_eq(held, &slot)) {
+        // To write what is there already would have all threads that read it fetch it again.
+        if *now != clears || cell.holds(|held| Arc::ptr_eq(held, &slot)) {
             return;
         }
         let former = cell.replace(Some(slot));
@@ -82,15 +87,16 @@ impl<V> HotTable<V> {
         drop(former);
     }
 
-    /// The same where its key was cleared from, and nothing has come since. Says whether that was before `turn`.
+    /// The same if its key was the last to be cleared from the cell, and nothing has come since. Returns whether the
+    /// cell has not been cleared since.
     ///
     /// Any other key waits for a hit that is sampled, though its cell be empty: moka, which is told of few of the hits
-    /// in front, has to hear of the first ones to tell who should stay.
-    pub(super) fn refill(&self, slot: &Arc<Slot<V>>, turn: u64) -> bool {
+    /// here, has to hear of the first ones to tell what should stay.
+    pub(super) fn refill(&self, slot: &Arc<Slot<V>>, clears: u64) -> bool {
         let hash = self.hash(&slot.key);
         let place = self.place(hash);
         let (now, cell, cleared) = (self.lock(place), self.cell(place), self.cleared(place));
-        let in_time = *now == turn;
+        let in_time = *now == clears;
         if in_time && cleared.load(Ordering::Relaxed) == hash && !cell.holds(|_| true) {
             cleared.store(NONE, Ordering::Relaxed);
             cell.replace(Some(Arc::clone(slot)));
@@ -98,34 +104,34 @@ impl<V> HotTable<V> {
         in_time
     }
 
-    /// Takes the entry of a key out, and keeps out what was found before.
+    /// Takes the entry of a key out, and keeps out what was looked up before.
     pub(super) fn clear(&self, key: &str) {
         let hash = self.hash(key);
         let place = self.place(hash);
-        let mut turn = self.lock(place);
-        *turn += 1;
-        let former = self.cell(place).take_if(|slot| *slot.key == *key);
+        let mut clears = self.lock(place);
+        *clears += 1;
+        let former = take_if(self.cell(place), |slot| *slot.key == *key);
         if former.is_some() {
             self.cleared(place).store(hash, Ordering::Relaxed);
         }
-        drop(turn);
+        drop(clears);
         drop(former);
     }
 
     /// The same for all keys.
     pub(super) fn clear_all(&self) {
         for first in (0..self.cells.len()).step_by(SWEPT) {
-            let mut turn = self.lock(first);
-            *turn += 1;
+            let mut clears = self.lock(first);
+            *clears += 1;
             let former = self.take_from(first, |_| true);
-            drop(turn);
+            drop(clears);
             drop(former);
         }
     }
 
-    /// Lets go of entries that moka has put out for want of room: of all cells if they are few, otherwise of some
-    /// with each entry that comes, which is what others are put out for. moka would tell of each one, but then
-    /// it locks every key that is written, and an insert takes a sixth longer.
+    /// Lets go of entries that moka has evicted for want of room: of all cells if they are few, otherwise of some with
+    /// each entry that comes, which is what others are evicted for. moka's eviction listener would name each, but
+    /// then moka locks every key that is written, and an insert takes a sixth longer.
     pub(super) fn sweep(&self) {
         let cells = self.cells.len();
         let sweeps = if cells > FEW {
@@ -141,9 +147,9 @@ impl<V> HotTable<V> {
     fn sweep_some(&self) {
         let sweep = self.hand.fetch_add(1, Ordering::Relaxed);
         let first = sweep.wrapping_mul(SWEPT) & (self.cells.len() - 1);
-        let turn = self.lock(first);
+        let clears = self.lock(first);
         let former = self.take_from(first, |slot| Arc::strong_count(slot) == 1);
-        drop(turn);
+        drop(clears);
         drop(former);
     }
 
@@ -154,7 +160,7 @@ impl<V> HotTable<V> {
         condition: impl Fn(&Arc<Slot<V>>) -> bool,
     ) -> ArrayVec<Arc<Slot<V>>, SWEPT> {
         let cells = self.cells.iter().skip(first).take(SWEPT);
-        cells.filter_map(|cell| cell.take_if(&condition)).collect()
+        cells.filter_map(|cell| take_if(cell, &condition)).collect()
     }
 
     #[inline]
@@ -190,8 +196,30 @@ impl<V> HotTable<V> {
         reason = "the index is taken modulo the length"
     )]
     fn lock(&self, place: usize) -> MutexGuard<'_, u64> {
-        lock(&self.turns[place / SWEPT % self.turns.len()])
+        lock(&self.clears[place / SWEPT % self.clears.len()])
     }
+}
+
+/// To be called with the lock of the cell.
+fn take_if<T>(cell: &Cell<T>, condition: impl FnOnce(&Arc<T>) -> bool) -> Option<Arc<T>> {
+    if cell.holds(condition) {
+        cell.replace(None)
+    } else {
+        None
+    }
+}
+
+/// One of so many hits is recorded. With one in 8 as with one in 32, moka's choice of what stays is hardly worse than
+/// if all were; see `tests/cache/popularity.rs`.
+const SAMPLED: u64 = 16;
+
+/// Whether the nth hit is recorded.
+#[inline]
+pub(super) fn is_sampled(nth: u64) -> bool {
+    // Mixed well, or a caller that asks for the same keys round and round would have the same ones recorded each time.
+    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+    let once = nth.wrapping_mul(ODD);
+    (once ^ once >> 32).wrapping_mul(ODD) < u64::MAX / SAMPLED
 }
 
 #[cfg(all(test, not(larder_interleavings)))]
@@ -199,35 +227,49 @@ mod tests {
     use std::sync::Arc;
 
     use super::super::{NEVER, Slot};
-    use super::{FEW, HotTable};
+    use super::{FEW, HotTable, SAMPLED, is_sampled};
 
-    fn is_found(front: &HotTable<u64>, key: &str) -> bool {
-        front.get(key, |_| true).is_some()
+    #[test]
+    fn of_keys_hit_round_and_round_each_is_sampled() {
+        for keys in 1..1_000 {
+            for key in [0, keys / 2, keys - 1] {
+                let of_key = (0..SAMPLED * 100).map(|round| key + round * keys);
+                let sampled = of_key.filter(|&nth| is_sampled(nth)).count();
+                assert!(
+                    (50..200).contains(&sampled),
+                    "{sampled} of key {key} of {keys}"
+                );
+            }
+        }
+    }
+
+    fn is_found(hot: &HotTable<u64>, key: &str) -> bool {
+        hot.get(key, |_| true).is_some()
     }
 
     #[test]
     fn only_what_was_cleared_comes_back_without_a_sampled_hit() {
         const KEY: &str = "k";
-        let front = HotTable::new(FEW as u64);
+        let hot = HotTable::new(FEW as u64);
         let slot = || Arc::new(Slot::new(KEY.into(), 0, 1, 0, NEVER, NEVER));
-        let refill = |turn| {
+        let refill = |clears| {
             let held = slot();
-            (front.refill(&held, turn), held)
+            (hot.refill(&held, clears), held)
         };
         assert!(refill(0).0);
-        assert!(!is_found(&front, KEY), "it was not there before");
+        assert!(!is_found(&hot, KEY), "it was not there before");
 
-        front.fill(slot(), 0);
-        front.clear(KEY);
+        hot.fill(slot(), 0);
+        hot.clear(KEY);
         assert!(!refill(0).0);
-        assert!(!is_found(&front, KEY), "it was read before it was cleared");
+        assert!(!is_found(&hot, KEY), "it was read before it was cleared");
         let (in_time, held) = refill(1);
         assert!(in_time);
-        assert!(is_found(&front, KEY));
+        assert!(is_found(&hot, KEY));
 
         drop(held);
-        front.sweep();
+        hot.sweep();
         assert!(refill(1).0);
-        assert!(!is_found(&front, KEY), "it was put out for want of room");
+        assert!(!is_found(&hot, KEY), "it was evicted for want of room");
     }
 }

@@ -1,4 +1,4 @@
-//! What who waits for leases of other instances is told: which of them have ended.
+//! Waiting for the leases that other instances have.
 
 use std::collections::HashSet;
 use std::mem;
@@ -9,27 +9,28 @@ use tokio::sync::Notify;
 use crate::key::Key;
 use crate::lock::lock;
 
-/// Keys on which others have leases. There are as many as somebody waits for, at most.
+/// What one caller waits for: the ends of the leases on some keys.
 #[derive(Default)]
 pub(crate) struct LeaseWaiter {
+    /// Keys whose leases have ended, of those that it waits for.
     ended: Mutex<HashSet<Key>>,
-    told: Notify,
+    notify: Notify,
 }
 
 impl LeaseWaiter {
     pub(super) fn end(&self, key: &str) {
         lock(&self.ended).insert(key.into());
-        self.told.notify_one();
+        self.notify.notify_one();
     }
 
-    /// Waits until some have ended. What is told while nobody waits here is not lost.
+    /// Waits until some have ended, and returns their keys. An end that comes while nobody waits here is not lost.
     pub(crate) async fn ended(&self) -> HashSet<Key> {
         loop {
             let ended = mem::take(&mut *lock(&self.ended));
             if !ended.is_empty() {
                 return ended;
             }
-            self.told.notified().await;
+            self.notify.notified().await;
         }
     }
 }

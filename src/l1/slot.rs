@@ -14,21 +14,18 @@ pub(crate) const UNSTORED: u64 = 0;
 /// A moment that does not come.
 pub(crate) const NEVER: Tick = Tick::MAX;
 
-/// The generation of an entry that nobody may see; the first real one is 1.
+/// The generation of an entry that is not visible; the first real one is 1.
 const HIDDEN: u64 = 0;
 
 /// A value, its key, its version, and its times by this process's clock.
-///
-/// In this order, so that what every hit reads lies together, behind the reference counts, however big the
-/// value is.
 #[derive(Debug)]
-#[repr(C)]
 pub(crate) struct Slot<V> {
+    /// The generation that may see it, or `HIDDEN`.
     generation: AtomicU64,
     /// From when on it is gone from L1: by its own TTL, or because it is gone from L2.
     pub(crate) expires_at: Tick,
     pub(super) key: Key,
-    /// From when on it is stale, though still good to answer with.
+    /// From when on it is stale, though it may be served.
     pub(crate) soft_at: Tick,
     /// When it was written.
     pub(crate) born_at: Tick,
@@ -56,7 +53,7 @@ impl<V> Slot<V> {
         }
     }
 
-    pub(crate) fn is_of(&self, generation: u64) -> bool {
+    pub(super) fn is_of(&self, generation: u64) -> bool {
         self.generation.load(Ordering::Acquire) == generation
     }
 
@@ -69,7 +66,7 @@ impl<V> Slot<V> {
     }
 }
 
-/// A value of L2's, with the epoch that it was written in: which is asked until L1 has it.
+/// A value of L2, with the epoch in which it was written. L1 compares that before it stores the value, and not again.
 #[derive(Debug)]
 pub(crate) struct Fresh<V> {
     pub(crate) slot: Arc<Slot<V>>,

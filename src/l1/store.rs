@@ -1,30 +1,37 @@
-//! Where the entries are: all in moka, which bounds them; those that are hit often also in front of it.
+//! The entries: all of them in moka, which bounds them, and those that are hit often also in the [`HotTable`].
 //!
-//! Whatever is changed in moka, the front is cleared of that key afterwards, before anybody is told; and a
-//! fill that began before that does nothing. What takes the place of an entry that was in front is there again as soon
-//! as it may be seen. Only what moka puts out for want of room may stay in front for a while: it is as good as before.
+//! Whatever changes in moka, the key is cleared from the hot table afterwards and before the change returns; a fill of
+//! the table that began before does nothing. Only an entry that moka evicts for want of room may stay in the table for a
+//! while: it is as good as before.
+//!
+//! Knows nothing of versions and generations: its caller says with a condition what may be seen or removed.
 
 use std::sync::Arc;
 
-use super::bounded::Bounded;
-use super::hot_table::HotTable;
+#[cfg(not(larder_interleavings))]
+use self::moka::{Bounded, bounded};
+use super::hot_table::{HotTable, is_sampled};
+#[cfg(larder_interleavings)]
+use super::interleavings::{Bounded, bounded};
 use super::{Slot, Weigher};
 use crate::key::Key;
 
-pub(super) struct Entries<V> {
+pub(super) struct Store<V> {
+    /// All entries.
     bounded: Bounded<V>,
-    front: HotTable<V>,
+    /// Some of them.
+    hot: HotTable<V>,
 }
 
-/// How many entries are in front when there is a weigher: few, as each may be large.
+/// How many entries the hot table has when there is a weigher: few, as each may be large.
 const WEIGHED: u64 = 64;
 
-impl<V: Send + Sync + 'static> Entries<V> {
+impl<V: Send + Sync + 'static> Store<V> {
     pub(super) fn new(capacity: u64, weigher: Option<Weigher<V>>) -> Self {
-        let entries = weigher.as_ref().map_or(capacity, |_| WEIGHED);
+        let hot = weigher.as_ref().map_or(capacity, |_| WEIGHED);
         Self {
-            front: HotTable::new(entries),
-            bounded: Bounded::new(capacity, weigher),
+            bounded: bounded(capacity, weigher),
+            hot: HotTable::new(hot),
         }
     }
 
@@ -34,72 +41,110 @@ impl<V: Send + Sync + 'static> Entries<V> {
         key: &str,
         condition: impl Fn(&Slot<V>) -> bool,
     ) -> Option<Arc<Slot<V>>> {
-        self.front
+        self.hot
             .get(key, &condition)
             .or_else(|| self.bounded.get(key).filter(|slot| condition(slot)))
     }
 
-    /// Has moka record that a key was hit, and what it has of it found in front from now on.
-    pub(super) fn promote(&self, key: &str, condition: impl Fn(&Slot<V>) -> bool) {
-        let turn = self.front.turn(key);
-        match self.bounded.get(key).filter(|slot| condition(slot)) {
-            Some(slot) => self.front.fill(slot, turn),
-            None => self.front.clear(key),
+    /// Takes note of a hit, and of how many there were before it. One of a few is recorded.
+    #[inline]
+    pub(super) fn note_hit(&self, key: &str, before: u64, condition: impl Fn(&Slot<V>) -> bool) {
+        if is_sampled(before) {
+            self.promote(key, condition);
         }
     }
 
-    /// Returns the key's turn, as it is as long as nobody has changed anything since before.
+    /// Has moka record a hit, by which it decides what stays, and puts the entry in the hot table.
+    #[cold]
+    pub(super) fn promote(&self, key: &str, condition: impl Fn(&Slot<V>) -> bool) {
+        let clears = self.hot.clears(key);
+        match self.bounded.get(key).filter(|slot| condition(slot)) {
+            Some(slot) => self.hot.fill(slot, clears),
+            None => self.hot.clear(key),
+        }
+    }
+
+    /// Returns what [`restore`](Self::restore) has to know.
     pub(super) fn insert(&self, key: &Key, slot: Arc<Slot<V>>) -> u64 {
-        let turn = self.front.turn(key);
+        let clears = self.hot.clears(key);
         self.bounded.insert(key.clone(), slot);
-        self.front.clear(key);
-        self.front.sweep();
-        turn + 1
+        self.hot.clear(key);
+        self.hot.sweep();
+        clears + 1
     }
 
-    /// Has an entry that was inserted found in front again, if it was. Says whether nobody has changed anything
-    /// since the turn that its insert gave.
-    pub(super) fn restore(&self, slot: &Arc<Slot<V>>, turn: u64) -> bool {
-        self.front.refill(slot, turn)
+    /// Has an entry that was inserted back in the hot table if its key was there before. Returns whether nothing else
+    /// has changed since its insert, so that it still has its place.
+    pub(super) fn restore(&self, slot: &Arc<Slot<V>>, clears: u64) -> bool {
+        self.hot.refill(slot, clears)
     }
 
-    /// Removes what meets the condition. Should something else take its place in between, that one is
-    /// lost: a miss.
+    /// Removes the entry of a key if it meets the condition. An entry that takes its place in between is lost: a miss.
     pub(super) fn remove_if(&self, key: &str, condition: impl Fn(&Arc<Slot<V>>) -> bool) {
         if self.bounded_if(key, condition).is_some() {
             self.bounded.invalidate(key);
         }
-        // Even if there was nothing: another may be about to bring it here.
-        self.front.clear(key);
+        // Even if there was none: a hit may be about to bring one here.
+        self.hot.clear(key);
     }
 
-    /// Has nobody see what meets the condition any more. It keeps its room.
+    /// Makes the entry of a key invisible if it meets the condition. It keeps its room: moka takes longer to remove an
+    /// entry and to insert another than to replace it.
     pub(super) fn hide_if(&self, key: &str, condition: impl Fn(&Arc<Slot<V>>) -> bool) {
         if let Some(slot) = self.bounded_if(key, condition) {
             slot.hide();
         }
-        // What moka has put out may still be in front.
-        self.front.clear(key);
+        // An entry that moka has evicted may still be here.
+        self.hot.clear(key);
     }
 
-    /// What moka has, if it meets the condition.
+    /// The entry that moka has, if it meets the condition.
     fn bounded_if(
         &self,
         key: &str,
         condition: impl Fn(&Arc<Slot<V>>) -> bool,
     ) -> Option<Arc<Slot<V>>> {
-        // Whether it is there is asked first, which moka does not record as a wish to have it.
+        // First whether there is one, which moka does not record as a hit.
         let is_there = self.bounded.contains_key(key);
         is_there.then(|| self.bounded.get(key))?.filter(condition)
     }
 
     pub(super) fn clear(&self) {
         self.bounded.invalidate_all();
-        self.front.clear_all();
+        self.hot.clear_all();
     }
 
     pub(super) fn len(&self) -> u64 {
         self.bounded.run_pending_tasks();
         self.bounded.entry_count()
+    }
+}
+
+#[cfg(not(larder_interleavings))]
+mod moka {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::Arc;
+
+    use moka::sync::Cache;
+
+    use crate::key::Key;
+    use crate::l1::hasher::{Hasher, hasher};
+    use crate::l1::{Slot, Weigher};
+
+    pub(super) type Bounded<V> = Cache<Key, Arc<Slot<V>>, Hasher>;
+
+    pub(super) fn bounded<V: Send + Sync + 'static>(
+        capacity: u64,
+        weigher: Option<Weigher<V>>,
+    ) -> Bounded<V> {
+        let mut entries = Cache::builder().max_capacity(capacity);
+        if let Some(weigher) = weigher {
+            entries = entries.weigher(move |key: &Key, slot: &Arc<Slot<V>>| {
+                let weigh = || weigher(key, &slot.value);
+                // An entry of unknown weight does not fit. The panic itself has been reported by its hook.
+                catch_unwind(AssertUnwindSafe(weigh)).unwrap_or(u32::MAX)
+            });
+        }
+        entries.build_with_hasher(hasher())
     }
 }

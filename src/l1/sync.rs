@@ -1,4 +1,4 @@
-//! What this level counts and locks with: std's types, or loom's, which try every order of threads.
+//! The locks and counters of L1: std's, or loom's, which let the tests of interleavings try every order of threads.
 
 use std::ops::RangeInclusive;
 
@@ -19,11 +19,10 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
         .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// How many locks the flight map has, and the table in front of moka. One is enough to find out in which orders things
-/// can happen.
+/// How many locks there are for the keys in flight, and for the hot table. The tests of interleavings need one.
 pub(super) const SHARDS: usize = if cfg!(larder_interleavings) { 1 } else { 256 };
 
-/// How many cells the table in front of moka may have, for the same reason: powers of two.
+/// How many cells the hot table may have, powers of two. The tests of interleavings need one.
 pub(super) const CELLS: RangeInclusive<usize> = if cfg!(larder_interleavings) {
     1..=1
 } else {

@@ -191,13 +191,13 @@ impl Connections {
             self.failures.fetch_add(1, Ordering::Relaxed);
         }
         let id = self.attempts.fetch_add(1, Ordering::Relaxed);
-        let (teller, outcome) = shared_result();
+        let (sender, outcome) = shared_result();
         let connecting = connect(Arc::clone(&self.source), self.first.clone());
         // To its end, whoever gives up: or a failure of long ago would answer a later request.
         tokio::spawn(async move {
             let connected = connecting.await.map(Arc::new);
             let at = Instant::now();
-            teller.tell(connected.map_err(|error| Failed { error, at }));
+            sender.send(connected.map_err(|error| Failed { error, at }));
         });
         let attempt = Attempt {
             id,

@@ -1,38 +1,37 @@
-//! Who joins whom.
+//! Which reads and loads are joined.
 
 use super::{World, fresh, in_every_order};
-use crate::l1::{Begun, Joinable, Joined, LoadOutcome, Op, ReadOutcome, Reading};
+use crate::l1::{Join, JoinRead, LoadOutcome, Op, OpGuard, ReadOutcome, Started};
 use crate::shared_result::{SharedResult, shared_result};
 use crate::source::Source;
 
 /// Joins the load of the key, or runs it. What it loads has the version that L2 has meanwhile.
 fn load(world: &World) -> SharedResult<LoadOutcome<u64>> {
-    match world.lead() {
-        Joined::Under(flight) => flight,
-        Joined::Lead(led) => {
+    match world.join_load() {
+        Join::Joined(result) => result,
+        Join::Started(load) => {
             let mark = world.ask();
-            world.publish(&led.op, mark);
-            drop(led.op);
-            (led.teller).tell(Ok(Some((fresh(mark).slot, Source::Loader))));
-            led.outcome
+            world.publish(&load.op, mark);
+            drop(load.op);
+            (load.sender).send(Ok(Some((fresh(mark).slot, Source::Loader))));
+            load.result
         }
     }
 }
 
-fn read(world: &World) -> Reading<'_, u64> {
-    let now = world.core.now();
-    world.core.flights.read(&world.key, now, now)
+fn join_read(world: &World) -> JoinRead<'_, u64> {
+    world.l1.join_read(&world.key, world.now)
 }
 
 /// A read to share, and it to run if it is the first; or an operation alone on the key.
-type Shared = Result<(SharedResult<ReadOutcome<u64>>, Option<Begun<u64>>), Begun<u64>>;
+type Shared = Result<(SharedResult<ReadOutcome<u64>>, Option<OpGuard<u64>>), OpGuard<u64>>;
 
 fn read_or_begin(world: &World) -> Shared {
-    match read(world) {
-        Reading::Under(read) => Ok((read, None)),
-        Reading::Lead(Joinable { op, outcome, .. }) => Ok((outcome, Some(op))),
+    match join_read(world) {
+        JoinRead::Shared(Join::Joined(result)) => Ok((result, None)),
+        JoinRead::Shared(Join::Started(Started { op, result, .. })) => Ok((result, Some(op))),
         // A thread cannot hand on what refers to its world.
-        Reading::Alone(_op) => Err(world.begin()),
+        JoinRead::Alone(_op) => Err(world.begin()),
     }
 }
 
@@ -44,23 +43,23 @@ fn found(world: &World, op: &Op) -> ReadOutcome<u64> {
 
 /// Joins the read of the key, or runs it.
 fn read_through(world: &World) -> SharedResult<ReadOutcome<u64>> {
-    match read(world) {
-        Reading::Alone(op) => {
-            let (teller, outcome) = shared_result();
-            teller.tell(found(world, &op));
-            outcome
+    match join_read(world) {
+        JoinRead::Alone(op) => {
+            let (sender, result) = shared_result();
+            sender.send(found(world, &op));
+            result
         }
-        Reading::Under(read) => read,
-        Reading::Lead(led) => {
-            let found = found(world, &led.op);
-            drop(led.op);
-            led.teller.tell(found);
-            led.outcome
+        JoinRead::Shared(Join::Joined(result)) => result,
+        JoinRead::Shared(Join::Started(read)) => {
+            let found = found(world, &read.op);
+            drop(read.op);
+            read.sender.send(found);
+            read.result
         }
     }
 }
 
-/// Who asks after a message, or after the gap in which it was lost, is told nothing older.
+/// A caller that asks after a message, or after the gap in which it was lost, gets nothing older.
 fn nobody_joins_what_is_older<F: 'static>(ask: fn(&World) -> F, answer: fn(F) -> u64) {
     for change in [World::hear_of_a_write, World::miss_a_write] {
         in_every_order(move |world| {
@@ -86,7 +85,7 @@ fn nobody_joins_an_older_load() {
 fn nobody_joins_an_older_read() {
     nobody_joins_what_is_older(
         |world| {
-            // Nobody joins what is alone.
+            // A read that is alone cannot be joined.
             let other = world.begin();
             (read_through(world), other)
         },
@@ -115,25 +114,25 @@ fn all_but_the_first_share_a_read() {
 }
 
 #[test]
-fn a_load_has_one_leader() {
+fn of_two_loads_one_is_joined() {
     in_every_order(|world| {
-        let lead = |world: World| world.lead();
-        let (a, b) = (world.spawn(lead), world.spawn(lead));
+        let join = |world: World| world.join_load();
+        let (a, b) = (world.spawn(join), world.spawn(join));
         drop(world.begin());
         let (a, b) = (a.join().unwrap(), b.join().unwrap());
         match (&a, &b) {
-            (Joined::Lead(led), Joined::Under(joined))
-            | (Joined::Under(joined), Joined::Lead(led)) => {
-                assert!(led.outcome.is_same(joined));
+            (Join::Started(started), Join::Joined(joined))
+            | (Join::Joined(joined), Join::Started(started)) => {
+                assert!(started.result.is_same(joined));
             }
-            _ => panic!("there is not one leader"),
+            _ => panic!("not one was started"),
         }
         assert!(world.refresh().is_none(), "a load is refresh enough");
     });
 }
 
 #[test]
-fn a_refresh_has_one_leader() {
+fn of_two_refreshes_one_begins() {
     in_every_order(|world| {
         let (a, b) = (
             world.spawn(|world| world.refresh()),
@@ -145,31 +144,31 @@ fn a_refresh_has_one_leader() {
 
         world.hear_of_a_write();
         let next = world.refresh();
-        assert!(next.is_some(), "nobody waits for one from before a message");
+        assert!(next.is_some(), "one from before a message does not count");
         drop((a, b));
         assert!(world.refresh().is_none(), "and the next one goes on");
     });
 }
 
-/// Who hears that a load failed, and tries again, does not meet it again; whatever else is under way.
+/// A caller that tries again after a load has failed does not join the same load, whatever else is under way.
 #[test]
 fn nobody_joins_what_has_ended() {
     in_every_order(|world| {
         let other = world.spawn(|world| drop(world.begin()));
         for _ in 0..2 {
-            assert!(matches!(world.lead(), Joined::Lead(_)));
+            assert!(matches!(world.join_load(), Join::Started(_)));
         }
         for _ in 0..2 {
             assert!(world.refresh().is_some());
         }
         let _begun = world.begin();
-        let both = [(); 2].map(|()| match read(&world) {
-            Reading::Lead(led) => {
-                drop(led.op);
-                led.outcome
+        let both = [(); 2].map(|()| match join_read(&world) {
+            JoinRead::Shared(Join::Started(read)) => {
+                drop(read.op);
+                read.result
             }
-            Reading::Under(read) => read,
-            Reading::Alone(_) => panic!("another is under way"),
+            JoinRead::Shared(Join::Joined(result)) => result,
+            JoinRead::Alone(_) => panic!("another is under way"),
         });
         assert!(!both[0].is_same(&both[1]));
         other.join().unwrap();

@@ -1,9 +1,9 @@
-//! What L1 shows while replies, messages and flushes overtake each other.
+//! What L1 serves while replies, messages and flushes overtake each other.
 
 use loom::thread;
 
-use super::{EPOCH, Mark, NEXT_EPOCH, World, fresh, in_every_order};
-use crate::l1::{Begun, Joined};
+use super::{EPOCH, KEY, Mark, NEXT_EPOCH, World, fresh, in_every_order};
+use crate::l1::{Join, OpGuard};
 
 /// Nothing, or at least this version.
 fn shows_none_before(world: &World, ver: u64) -> bool {
@@ -38,7 +38,7 @@ fn nothing_older_than_a_write_is_shown_after_it() {
         let writer = world.spawn(|world| {
             let op = world.begin();
             let mark = world.write();
-            world.core.supersede(&op, &fresh(mark));
+            world.l1.publish_inserted(&op, &fresh(mark));
             assert!(shows_none_before(&world, mark.1));
         });
         let listener = world.spawn(|world| {
@@ -60,9 +60,9 @@ fn nothing_older_than_an_insert_is_shown_after_its_message() {
         world.read();
         let op = world.begin();
         let mark = world.write();
-        let writer = world.spawn(move |world| world.core.supersede(&op, &fresh(mark)));
+        let writer = world.spawn(move |world| world.l1.publish_inserted(&op, &fresh(mark)));
         let listener = world.spawn(move |world| {
-            world.core.expect([&*world.key], mark.0, mark.1);
+            world.l1.apply_own_insert([&*world.key], mark.0, mark.1);
             assert!(shows_none_before(&world, mark.1));
         });
         world.promote();
@@ -87,7 +87,7 @@ fn versions_never_go_back() {
             };
             let (older, newer) = (publish((EPOCH, 1)), publish((EPOCH, 2)));
             if evict {
-                world.core.l1.evict(&world.key);
+                world.l1.evict(&world.key);
             } else {
                 let first = world.shown();
                 let second = world.shown();
@@ -101,10 +101,10 @@ fn versions_never_go_back() {
     }
 }
 
-/// Rule 3, of what lies in front of moka: whoever fills that meanwhile with what is gone then, by a hit or by what
-/// was read before the message, and whoever has its value already.
+/// Rule 3, for the hot table: whichever thread fills it meanwhile with an entry that is gone then, by a hit or by what
+/// was read before the message, and whether or not another has the new value already.
 #[test]
-fn nothing_older_than_a_message_is_found_in_front_after_it() {
+fn nothing_older_than_a_message_is_in_the_hot_table_after_it() {
     for (promoted, read) in [
         (false, None),
         (true, None),
@@ -135,9 +135,9 @@ fn nothing_older_than_a_message_is_found_in_front_after_it() {
     }
 }
 
-/// Nor after a newer value was seen, whoever fills the front with which one.
+/// Nor after a newer value was seen, whichever thread fills the hot table with which one.
 #[test]
-fn versions_never_go_back_in_front() {
+fn versions_never_go_back_in_the_hot_table() {
     in_every_order(|world| {
         world.read();
         let reader = world.spawn(|world| world.promote());
@@ -164,7 +164,7 @@ fn nothing_from_before_a_key_was_forgotten_is_shown_after_it() {
         let (op, other) = (world.begin(), world.begin());
         let reader = world.spawn(move |world| world.publish(&op, (EPOCH, 1)));
         let writer = world.spawn(|world| {
-            world.core.forget(&world.key);
+            world.l1.forget(&world.key);
             assert_eq!(world.shown(), None);
         });
         world.publish(&other, (EPOCH, 1));
@@ -174,7 +174,11 @@ fn nothing_from_before_a_key_was_forgotten_is_shown_after_it() {
         assert!(world.is_tidy());
 
         world.read();
-        assert_eq!(world.shown(), Some((EPOCH, 1)), "who comes later may store");
+        assert_eq!(
+            world.shown(),
+            Some((EPOCH, 1)),
+            "later operations may store"
+        );
     });
 }
 
@@ -184,7 +188,7 @@ fn nothing_of_a_former_epoch_is_shown_after_a_flush() {
     in_every_order(|world| {
         let reader = world.spawn(|world| world.read());
         let listener = world.spawn(|world| {
-            world.core.flush(NEXT_EPOCH);
+            world.l1.flush(NEXT_EPOCH);
             assert_eq!(world.shown(), None);
         });
         world.read();
@@ -205,8 +209,8 @@ fn nothing_of_a_former_epoch_keeps_out_what_comes_after_a_flush() {
             let op = world.begin();
             world.publish(&op, (EPOCH, 9));
         });
-        let writer = world.spawn(|world| world.core.apply([&*world.key], EPOCH, 9));
-        world.core.flush(NEXT_EPOCH);
+        let writer = world.spawn(|world| world.l1.apply([&*world.key], EPOCH, 9));
+        world.l1.flush(NEXT_EPOCH);
         let next = world.begin();
         reader.join().unwrap();
         writer.join().unwrap();
@@ -219,18 +223,22 @@ fn nothing_of_a_former_epoch_keeps_out_what_comes_after_a_flush() {
 
 /// A new connection finds another epoch: the proof is void, and with it all that it covered.
 #[test]
-fn nothing_from_before_a_doubt_is_shown_after_it() {
+fn nothing_from_before_a_revocation_is_shown_after_it() {
     in_every_order(|world| {
         let op = world.begin();
         let reader = world.spawn(move |world| world.publish(&op, (EPOCH, 1)));
-        world.core.liveness.doubt();
+        world.l1.freshness().revoke();
         assert_eq!(world.shown(), None);
-        world.prove(world.core.liveness.doubts());
+        world.prove(world.l1.freshness().ask());
         assert_eq!(world.shown(), None);
         reader.join().unwrap();
         assert_eq!(world.shown(), None);
         world.read();
-        assert_eq!(world.shown(), Some((EPOCH, 1)), "who comes later may store");
+        assert_eq!(
+            world.shown(),
+            Some((EPOCH, 1)),
+            "later operations may store"
+        );
     });
 }
 
@@ -241,7 +249,7 @@ fn what_is_refused_pushes_nothing_out() {
         world.publish(&newer, (EPOCH, 2));
         world.publish(&older, (EPOCH, 1));
         // The server has said that it may be believed: it knows of an epoch that this instance does not.
-        world.core.l1.publish(&foreign, &fresh((NEXT_EPOCH, 9)));
+        world.l1.try_store(&foreign, &fresh((NEXT_EPOCH, 9)));
         assert_eq!(world.shown(), Some((EPOCH, 2)));
     });
 }
@@ -251,9 +259,9 @@ fn nothing_is_shown_without_a_proof() {
     in_every_order(|world| {
         world.read();
         assert_eq!(world.shown(), Some((EPOCH, 1)));
-        world.core.liveness.lapse();
+        world.l1.freshness().lapse();
         assert_eq!(world.shown(), None);
-        world.prove(0);
+        world.prove(world.l1.freshness().ask());
         assert_eq!(world.shown(), Some((EPOCH, 1)));
     });
 }
@@ -262,23 +270,104 @@ fn nothing_is_shown_without_a_proof() {
 #[test]
 fn a_load_or_refresh_that_was_overtaken_stores_nothing() {
     in_every_order(|world| {
-        let lead: [fn(&World) -> Begun<u64>; 2] = [
-            |world| match world.lead() {
-                Joined::Lead(led) => led.op,
-                Joined::Under(_) => panic!("nothing is under way"),
+        let begin: [fn(&World) -> OpGuard<u64>; 2] = [
+            |world| match world.join_load() {
+                Join::Started(load) => load.op,
+                Join::Joined(_) => panic!("nothing is under way"),
             },
             |world| world.refresh().unwrap(),
         ];
-        for (ver, lead) in (10..).zip(lead) {
-            let overtaken = lead(&world);
+        for (ver, begin) in (10..).zip(begin) {
+            let overtaken = begin(&world);
             world.hear_of_a_write();
-            let op = lead(&world);
+            let op = begin(&world);
             world.publish(&op, (EPOCH, ver));
-            assert!(!world.core.l1.publish(&overtaken, &fresh((EPOCH, 99))));
+            assert!(!world.l1.try_store(&overtaken, &fresh((EPOCH, 99))));
             assert_eq!(world.shown(), Some((EPOCH, ver)));
-            // It is an answer all the same, after which nobody may be told anything older.
+            // It is handed out all the same, after which nothing older may be served.
             world.publish(&overtaken, (EPOCH, 99));
             assert_eq!(world.shown(), None);
         }
+    });
+}
+
+/// Rule 11: somebody has written a version to L2 that the lane has not issued, and no version to come is newer. It is
+/// gone with the next message all the same, whether it was stored before or is being read.
+#[test]
+fn a_version_that_was_never_issued_goes_with_the_next_message() {
+    for promoted in [false, true] {
+        in_every_order(move |world| {
+            *world.stored.lock().unwrap() = (EPOCH, u64::MAX);
+            world.read();
+            if promoted {
+                world.promote();
+            }
+            let op = world.begin();
+            let planted = world.ask();
+            let reader = world.spawn(move |world| world.publish(&op, planted));
+            let subscriber = world.spawn(|world| {
+                *world.stored.lock().unwrap() = (EPOCH, 2);
+                world.l1.apply([KEY], EPOCH, 2);
+                thread::yield_now();
+                assert_eq!(world.shown(), None);
+            });
+            reader.join().unwrap();
+            subscriber.join().unwrap();
+            assert_eq!(world.shown(), None);
+            assert!(world.is_tidy());
+
+            let other = world.begin();
+            world.read();
+            assert_eq!(world.shown(), Some((EPOCH, 2)), "nothing keeps it out");
+            drop(other);
+        });
+    }
+}
+
+/// The same where it was handed out and its floor is still there when the message comes.
+#[test]
+fn a_version_that_was_never_issued_keeps_nothing_out() {
+    in_every_order(|world| {
+        let early = world.begin();
+        let op = world.begin();
+        let reader = world.spawn(move |world| world.publish(&op, (EPOCH, u64::MAX)));
+        let ver = world.hear_of_a_write();
+        reader.join().unwrap();
+        world.read();
+        assert_eq!(world.shown(), Some((EPOCH, ver)));
+        drop(early);
+    });
+}
+
+/// Rules 3 and 11: a value overtakes its message, and another of an earlier change comes in between. To lose the value is
+/// a miss; what was read before it may not take its place.
+#[test]
+fn nothing_older_follows_a_value_that_has_overtaken_its_message() {
+    in_every_order(|world| {
+        let (older, newer) = (world.begin(), world.begin());
+        let reader = world.spawn(move |world| {
+            world.publish(&newer, (EPOCH, 3));
+            assert!(shows_none_before(&world, 3));
+        });
+        let subscriber = world.spawn(|world| world.l1.apply([KEY], EPOCH, 2));
+        reader.join().unwrap();
+        world.publish(&older, (EPOCH, 2));
+        assert!(shows_none_before(&world, 3));
+        subscriber.join().unwrap();
+        assert!(shows_none_before(&world, 3));
+        assert!(world.is_tidy());
+    });
+}
+
+/// Rule 11: what this instance has written is issued, and stays when messages of earlier changes come.
+#[test]
+fn an_own_value_survives_messages_of_earlier_changes() {
+    in_every_order(|world| {
+        let op = world.begin();
+        let subscriber = world.spawn(|world| world.l1.apply([KEY], EPOCH, 2));
+        world.l1.publish_inserted(&op, &fresh((EPOCH, 3)));
+        assert_eq!(world.shown(), Some((EPOCH, 3)));
+        subscriber.join().unwrap();
+        assert_eq!(world.shown(), Some((EPOCH, 3)));
     });
 }

@@ -1,0 +1,173 @@
+//! L1 in every order in which a few threads can take their steps.
+//!
+//! loom runs each test again and again, each time in another order, until there is none left that
+//! interrupts a thread more than [`PREEMPTIONS`] times. Run with `sh tests/interleavings.sh`.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a step that fails ends the test"
+)]
+
+mod coherence;
+mod freshness;
+mod single_flight;
+mod stand_ins;
+
+pub(super) use self::stand_ins::{Bounded, Cell, bounded};
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use loom::sync::Mutex;
+use loom::thread::{self, JoinHandle};
+
+use super::{Fresh, Join, L1, LoadOutcome, NEVER, Op, OpGuard, ProofRequest, Slot};
+use crate::clock::{Clock, Tick};
+use crate::key::Key;
+use crate::vocabulary::LaneClock;
+
+const KEY: &str = "k";
+/// The epoch that an instance knows at first, and the one after it.
+const EPOCH: u64 = 1;
+const NEXT_EPOCH: u64 = 2;
+
+/// Enough to fail for each line that was broken on purpose. `LOOM_MAX_PREEMPTIONS` sets another number; each one more
+/// takes ten times as long.
+const PREEMPTIONS: usize = 2;
+
+/// What tells a value from others: its epoch and its version.
+type Mark = (u64, u64);
+
+/// The L1 of one instance, and what L2 has under one key. Clones are the same.
+#[derive(Clone)]
+struct World {
+    l1: Arc<L1<u64>>,
+    /// Stands still.
+    now: Tick,
+    key: Key,
+    stored: Arc<Mutex<Mark>>,
+}
+
+/// Runs a test in every order.
+fn in_every_order(test: impl Fn(World) + Send + Sync + 'static) {
+    let mut explorer = loom::model::Builder::new();
+    explorer.preemption_bound.get_or_insert(PREEMPTIONS);
+    explorer.check(move || {
+        let world = World::new();
+        test(world.clone());
+        assert!(
+            world.l1.in_flight.is_idle(),
+            "what is over leaves nothing behind"
+        );
+    });
+}
+
+impl World {
+    /// An instance that knows its epoch and hears every message; L2 has version 1.
+    fn new() -> Self {
+        let clock = Clock::manual();
+        let now = clock.now();
+        let world = Self {
+            l1: Arc::new(L1::new(1, None, clock, Duration::from_nanos(1))),
+            now,
+            key: KEY.into(),
+            stored: Arc::new(Mutex::new((EPOCH, 1))),
+        };
+        world.l1.flush(EPOCH);
+        world.prove(world.l1.freshness().ask());
+        world
+    }
+
+    fn spawn<T: 'static>(&self, run: impl FnOnce(Self) -> T + 'static) -> JoinHandle<T> {
+        let world = self.clone();
+        thread::spawn(move || run(world))
+    }
+
+    fn begin(&self) -> OpGuard<u64> {
+        self.l1.begin_owned(&self.key)
+    }
+
+    /// What L2 answers: whatever lies there.
+    fn ask(&self) -> Mark {
+        *self.stored.lock().unwrap()
+    }
+
+    /// Publishes what L2 has answered, if it may be believed.
+    fn publish(&self, op: &Op, mark: Mark) {
+        let fresh = fresh(mark);
+        if self.l1.is_usable(op, &fresh, self.now) {
+            self.l1.publish(op, &fresh);
+        }
+    }
+
+    /// A look-up that goes to L2.
+    fn read(&self) {
+        let op = self.begin();
+        self.publish(&op, self.ask());
+    }
+
+    /// Another instance writes the key, and its message comes. Returns its version.
+    fn hear_of_a_write(&self) -> u64 {
+        let (epoch, ver) = self.write();
+        self.l1.apply([KEY], epoch, ver);
+        ver
+    }
+
+    /// The same, but the message is lost, and that it was is all that is noticed.
+    fn miss_a_write(&self) -> u64 {
+        let (epoch, ver) = self.write();
+        self.l1.flush(epoch);
+        ver
+    }
+
+    fn write(&self) -> Mark {
+        let mut stored = self.stored.lock().unwrap();
+        stored.1 += 1;
+        *stored
+    }
+
+    /// All messages up to a question have been applied.
+    fn prove(&self, asked: ProofRequest) {
+        let lane = LaneClock {
+            epoch: self.l1.freshness().epoch(),
+            seq: 0,
+            now: 0,
+        };
+        self.l1.freshness().prove(&lane, asked);
+    }
+
+    fn join_load(&self) -> Join<u64, LoadOutcome<u64>> {
+        self.l1.join_load(&self.key, self.now)
+    }
+
+    fn refresh(&self) -> Option<OpGuard<u64>> {
+        self.l1.begin_refresh(&self.key)
+    }
+
+    /// A hit that is recorded: its entry comes into the hot table.
+    fn promote(&self) {
+        let is_visible = |slot: &Slot<u64>| self.l1.is_visible(slot, self.now);
+        (self.l1.store.as_ref().unwrap()).promote(KEY, is_visible);
+    }
+
+    /// The entry that is served.
+    fn shown(&self) -> Option<Mark> {
+        let slot = self.l1.get(KEY, self.now)?;
+        Some((slot.value, slot.ver))
+    }
+
+    /// Whether L1 has exactly what it shows.
+    fn is_tidy(&self) -> bool {
+        self.l1.len() == u64::from(self.shown().is_some())
+    }
+}
+
+/// A value that tells its epoch.
+fn fresh((epoch, ver): Mark) -> Fresh<u64> {
+    let slot = Slot::new(KEY.into(), epoch, ver, 0, NEVER, NEVER);
+    Fresh {
+        slot: Arc::new(slot),
+        epoch,
+    }
+}

@@ -1,0 +1,67 @@
+//! What stands in for moka and for the cells of the hot table: their steps are ones that loom can see.
+
+use std::collections::HashMap;
+use std::mem;
+use std::sync::Arc;
+
+use crate::key::Key;
+use crate::l1::sync::{Mutex, lock};
+use crate::l1::{Slot, Weigher};
+
+/// As moka: each step is atomic, and anything can happen between two of them.
+pub(in crate::l1) struct Bounded<V>(Mutex<HashMap<Key, Arc<Slot<V>>>>);
+
+pub(in crate::l1) fn bounded<V>(_capacity: u64, _weigher: Option<Weigher<V>>) -> Bounded<V> {
+    Bounded(Mutex::new(HashMap::new()))
+}
+
+impl<V> Bounded<V> {
+    pub(in crate::l1) fn get(&self, key: &str) -> Option<Arc<Slot<V>>> {
+        lock(&self.0).get(key).cloned()
+    }
+
+    pub(in crate::l1) fn contains_key(&self, key: &str) -> bool {
+        lock(&self.0).contains_key(key)
+    }
+
+    pub(in crate::l1) fn insert(&self, key: Key, slot: Arc<Slot<V>>) {
+        lock(&self.0).insert(key, slot);
+    }
+
+    pub(in crate::l1) fn invalidate(&self, key: &str) {
+        lock(&self.0).remove(key);
+    }
+
+    pub(in crate::l1) fn invalidate_all(&self) {
+        lock(&self.0).clear();
+    }
+
+    #[expect(clippy::unused_self, reason = "as moka's, which has some")]
+    pub(in crate::l1) fn run_pending_tasks(&self) {}
+
+    pub(in crate::l1) fn entry_count(&self) -> u64 {
+        lock(&self.0).len() as u64
+    }
+}
+
+/// As a cell that is swapped atomically.
+pub(in crate::l1) struct Cell<T>(Mutex<Option<Arc<T>>>);
+
+impl<T> Cell<T> {
+    pub(in crate::l1) fn new() -> Self {
+        Self(Mutex::new(None))
+    }
+
+    pub(in crate::l1) fn get_if(&self, condition: impl FnOnce(&Arc<T>) -> bool) -> Option<Arc<T>> {
+        let held = lock(&self.0).clone();
+        held.filter(|held| condition(held))
+    }
+
+    pub(in crate::l1) fn holds(&self, condition: impl FnOnce(&Arc<T>) -> bool) -> bool {
+        lock(&self.0).as_ref().is_some_and(condition)
+    }
+
+    pub(in crate::l1) fn replace(&self, by: Option<Arc<T>>) -> Option<Arc<T>> {
+        mem::replace(&mut *lock(&self.0), by)
+    }
+}

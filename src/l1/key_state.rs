@@ -1,0 +1,175 @@
+//! What is known of one key while operations on it are under way: which of them may still store a value in L1, and which
+//! of them callers may join.
+//!
+//! Knows nothing of locks, other keys or the values in L1.
+
+use std::mem;
+use std::sync::Arc;
+
+use super::LeaseWaiter;
+use super::in_flight::{LoadOutcome, ReadOutcome};
+use crate::ablation::{Rule, without};
+use crate::clock::Tick;
+use crate::key::Key;
+use crate::shared_result::SharedResult;
+
+/// One operation on a key: a read, a load, a refresh or an insert.
+pub(crate) struct Op {
+    pub(super) key: Key,
+    /// Operations that may be on one key are numbered in the order in which they began.
+    pub(super) id: u64,
+    /// A load or a refresh. It stores nothing once it is detached from its key (rule 4).
+    pub(super) is_load: bool,
+    /// What L1 knew when this began.
+    pub(super) generation: u64,
+    pub(super) epoch: u64,
+}
+
+impl Op {
+    pub(crate) fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// The epoch that was known when this began.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+}
+
+/// The state of one key, from the beginning of its first operation to the end of its last.
+pub(super) struct KeyState<V> {
+    /// How many operations are under way.
+    ops: usize,
+    /// The generation that the floor belongs to: versions compare only within one epoch.
+    generation: u64,
+    /// The oldest version that may still be stored.
+    floor: u64,
+    /// Operations with a lower number were under way when the key was last changed.
+    changed_below: u64,
+    /// Operations with a lower number store nothing.
+    barred_below: u64,
+    /// The read that callers may join.
+    pub(super) read: Option<Joinable<ReadOutcome<V>>>,
+    /// The load that callers may join.
+    pub(super) load: Option<Joinable<LoadOutcome<V>>>,
+    /// The number of the refresh that is under way.
+    pub(super) refresh: Option<u64>,
+    /// Notified when the lease ends that another instance has on the key.
+    waiters: Vec<Arc<LeaseWaiter>>,
+}
+
+/// A read or load that callers may join.
+pub(super) struct Joinable<T> {
+    /// The number of its operation.
+    pub(super) id: u64,
+    pub(super) generation: u64,
+    pub(super) began: Tick,
+    pub(super) result: SharedResult<T>,
+}
+
+impl<V> KeyState<V> {
+    pub(super) fn new() -> Self {
+        Self {
+            ops: 0,
+            generation: 0,
+            floor: 0,
+            changed_below: 0,
+            barred_below: 0,
+            read: None,
+            load: None,
+            refresh: None,
+            waiters: Vec::new(),
+        }
+    }
+
+    /// Counts an operation that begins in `generation`.
+    pub(super) fn begin(&mut self, generation: u64) {
+        self.ops += 1;
+        if self.generation != generation {
+            (self.generation, self.floor) = (generation, 0);
+        }
+    }
+
+    /// Counts an operation that ends. Returns whether it was the last, and what was left of it, to be dropped without the
+    /// lock.
+    pub(super) fn end(&mut self, op: u64) -> (bool, impl Sized + use<V>) {
+        self.ops -= 1;
+        self.refresh.take_if(|id| *id == op);
+        let read = self.read.take_if(|read| read.id == op);
+        let load = self.load.take_if(|load| load.id == op);
+        (self.ops == 0, (read, load))
+    }
+
+    /// The key was changed, and the change has the version `ver`: operations store nothing older (rule 3). Those that
+    /// are under way store nothing above what the lane has issued either (rule 11).
+    pub(super) fn raise(&mut self, ver: u64, generation: u64, issued: u64, next: u64) {
+        if self.generation != generation {
+            return;
+        }
+        self.changed_below = next;
+        if self.floor > issued {
+            // A value that the lane may not have issued was handed out. It is gone, but if it was issued, nothing older
+            // may follow: whatever began before this stores nothing.
+            self.barred_below = next;
+            self.floor = ver;
+        }
+        self.floor = self.floor.max(ver);
+    }
+
+    /// A value of this version is handed out: nothing older may follow it (rule 3). Returns a read that is not to be
+    /// joined any more, as it may be older.
+    pub(super) fn hand_out(&mut self, op: &Op, ver: u64) -> impl Sized + use<V> {
+        self.floor = self.floor.max(ver);
+        self.read.take_if(|read| read.id != op.id)
+    }
+
+    /// The same for a value that was not stored. Should it be one that the lane has not issued, a floor of its version
+    /// would keep every later value out.
+    pub(super) fn hand_out_unstored(
+        &mut self,
+        op: &Op,
+        ver: u64,
+        generation: u64,
+        issued: u64,
+        next: u64,
+    ) {
+        if ver > issued && op.id < self.changed_below {
+            self.bar(next);
+        } else if self.generation == generation {
+            self.floor = self.floor.max(ver);
+        }
+    }
+
+    /// The key was changed, and no version says what is older: operations that are under way store nothing.
+    pub(super) fn bar(&mut self, next: u64) {
+        self.barred_below = next;
+    }
+
+    /// Whether an operation may store a value of this version.
+    pub(super) fn may_store(&self, op: &Op, ver: u64, issued: u64) -> bool {
+        // A load began before what detached it, whatever version its value was given since.
+        let is_attached = !op.is_load
+            || self.refresh == Some(op.id)
+            || self.load.as_ref().is_some_and(|load| load.id == op.id);
+        let is_barred = op.id < self.barred_below;
+        let is_issued = ver <= issued || op.id >= self.changed_below;
+        is_attached && (!is_barred && ver >= self.floor && is_issued || without(Rule::Floors))
+    }
+
+    /// Has nobody join what is under way any more (rule 4). Returns what is to be dropped without the lock, and the
+    /// waiters to be notified: whatever changes a key ends its lease, too.
+    pub(super) fn detach(&mut self) -> (impl Sized + use<V>, Vec<Arc<LeaseWaiter>>) {
+        self.refresh = None;
+        ((self.read.take(), self.load.take()), self.take_waiters())
+    }
+
+    pub(super) fn add_waiter(&mut self, waiter: &Arc<LeaseWaiter>) {
+        if !self.waiters.iter().any(|one| Arc::ptr_eq(one, waiter)) {
+            self.waiters.push(Arc::clone(waiter));
+        }
+    }
+
+    pub(super) fn take_waiters(&mut self) -> Vec<Arc<LeaseWaiter>> {
+        mem::take(&mut self.waiters)
+    }
+}
