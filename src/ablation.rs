@@ -44,6 +44,8 @@ pub enum Rule {
     Deadline,
     /// 15: a hold ends no later than the call.
     HoldOff,
+    /// 16: the store forgets members by its own clock.
+    MemberTime,
 }
 
 /// Whether a rule is turned off.
@@ -67,7 +69,7 @@ mod switch {
 
     impl Rule {
         /// All of them, in the order of the protocol.
-        pub const ALL: [Self; 17] = [
+        pub const ALL: [Self; 18] = [
             Self::FillLease,
             Self::OneStep,
             Self::Floors,
@@ -85,6 +87,7 @@ mod switch {
             Self::Deferred,
             Self::Deadline,
             Self::HoldOff,
+            Self::MemberTime,
         ];
     }
 

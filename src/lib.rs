@@ -32,6 +32,7 @@ pub mod l2;
 mod lock;
 mod options;
 mod pacing;
+mod random;
 mod retry_delays;
 mod shared_result;
 mod source;

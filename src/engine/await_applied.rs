@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
+use super::attendance::members;
 use super::context::Context;
 use crate::clock::nanos;
 use crate::l2::{Member, WriteAck};
@@ -11,11 +12,11 @@ use crate::retry_delays::poll_delays;
 
 /// Waits until every member of the lane has applied a message, or does not use what it held before.
 ///
-/// A member proves at least every `max_staleness` that it has applied all messages. So whatever it, or the lane,
-/// is up to, the longest of these times is enough; members that have applied it make it shorter.
+/// A member proves at least every `max_staleness` that it has applied all messages. So whatever happens to it or to
+/// the lane, the longest of these times is enough. The wait ends earlier when all members have applied the message.
 ///
-/// A lane that has begun anew may have lost members that still believe a proof of before: they are taken to be like
-/// those that it knows.
+/// A lane may have lost members that still rely on a proof from before: they are assumed to have the longest
+/// `max_staleness` that is known.
 pub(super) async fn await_applied<V>(ctx: &Context<V>, ack: WriteAck) {
     let accepted = ctx.now();
     let after = |time: Duration| accepted.saturating_add(nanos(time));
@@ -36,9 +37,9 @@ pub(super) async fn await_applied<V>(ctx: &Context<V>, ack: WriteAck) {
 
 /// The longest `max_staleness` of the members that have not applied a message yet, if the lane can tell.
 async fn longest_behind<V>(ctx: &Context<V>, ack: WriteAck) -> Option<Duration> {
-    let members = ctx.health.observe(ctx.lane.members().await).ok()?;
-    if members.epoch != ack.stamp.epoch {
-        // In another life, the list may have lost a member that has not noticed it yet.
+    let members = members(ctx).await.ok()?;
+    if members.generation != ack.generation {
+        // The list may have lost a member that has not noticed it yet.
         return None;
     }
     let behind = members

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use super::attendance::Attendance;
 use super::convert::Convert;
 use super::deferred::Deferred;
 use super::l2_health::L2Health;
@@ -19,6 +20,8 @@ pub(super) struct Context<V> {
     pub(super) lane: Box<dyn Lane>,
     /// Every answer of the lane passes through it.
     pub(super) health: L2Health,
+    /// When the members of the lane were last heard of.
+    pub(super) attendance: Attendance,
     pub(super) convert: Convert<V>,
     /// Invalidations that L2 has yet to be sent.
     pub(super) deferred: Deferred,

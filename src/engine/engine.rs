@@ -10,6 +10,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::attendance::Attendance;
 use super::context::Context;
 use super::convert::Convert;
 use super::deferred::Deferred;
@@ -90,6 +91,7 @@ impl<V: Send + Sync + 'static> Engine<V> {
         };
         let ctx = Arc::new(Context {
             health: L2Health::new(&options, &counters),
+            attendance: Attendance::default(),
             convert: Convert::new(codec, type_tag, &options, &counters, &l1),
             deferred: Deferred::new(options.max_deferred),
             instance: random(),

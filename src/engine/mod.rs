@@ -7,10 +7,12 @@
 //! - [`write`]: insert, invalidate, clear: a [`change`] goes to the [`writer`], which keeps the [`write_order`] and sends
 //!   each [`write_batch`]
 //! - [`deferred`], [`deliver`]: invalidations that L2 could not be sent, and their delivery
+//! - [`attendance`]: which members of the lane are silent
 //! - [`await_applied`]: waiting until every instance has applied an invalidation
 //! - [`subscriber`]: what other instances changed comes in, and the proof that nothing was missed
 //! - [`context`], [`convert`], [`l2_health`]: what these have in common
 
+mod attendance;
 mod await_applied;
 mod backoff;
 mod change;

@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::attendance::forget_silent_members;
 use super::context::Context;
 use super::deliver::deliver_deferred;
 use crate::ablation::{Rule, without};
@@ -36,6 +37,7 @@ pub(super) async fn run<V: Send + Sync + 'static>(ctx: Arc<Context<V>>, stop: Ca
     tokio::select! {
         biased;
         () = stop.cancelled() => {}
+        never = forget_silent_members(&subscriber.ctx) => match never {},
         never = subscriber.keep_listening() => match never {},
     }
     // A proof may have come in after the caller that stopped this had ended them all.
@@ -49,6 +51,8 @@ struct Progress<'a> {
     asked: Option<Asked>,
     answered: bool,
     next_beat: Instant,
+    /// The epoch that a clear has announced.
+    cleared: Option<u64>,
 }
 
 struct Asked {
@@ -105,6 +109,7 @@ impl<V: Send + Sync + 'static> Subscriber<V> {
             asked: None,
             answered: false,
             next_beat: Instant::now(),
+            cleared: None,
         };
         let from = *progress.last;
         if without(Rule::CatchUp) && from.is_some() {
@@ -168,14 +173,18 @@ impl<V: Send + Sync + 'static> Subscriber<V> {
     /// Takes a message, if it is the next. A hole before it means that others were lost.
     async fn hear(&self, message: &Message, progress: &mut Progress<'_>) -> Result<(), L2Error> {
         if message.epoch != self.ctx.l1.freshness().epoch() {
+            if message.kind == Kind::Clear {
+                progress.cleared = Some(message.epoch);
+            }
             // Which of the two epochs is over, only the lane knows: it is asked before L1 is used again.
             self.ctx.l1.freshness().revoke();
             return Ok(());
         }
         if without(Rule::Overflow) {
-            *progress.last = Some(message.seq - 1);
+            *progress.last = message.seq.checked_sub(1);
         }
-        let next = progress.last.map_or(0, |last| last + 1);
+        // The lane counts up to 2⁵³. A number beyond that is none, and the next proof is refused.
+        let next = progress.last.map_or(0, |last| last.saturating_add(1));
         if message.seq > next && !self.catch_up(message.seq, progress).await? {
             self.ctx.l1.flush(message.epoch);
             self.take(message, progress);
@@ -241,6 +250,13 @@ impl<V: Send + Sync + 'static> Subscriber<V> {
         if same_life && self.catch_up(lane.seq, progress).await? {
             return Ok(());
         }
+        let known = self.ctx.l1.freshness().epoch();
+        if known != 0 && known != lane.epoch && progress.cleared != Some(lane.epoch) {
+            warn!(
+                namespace = self.ctx.options.namespace.as_str(),
+                "L2 was restarted, replaced, cleared or damaged: values from before are not used any more"
+            );
+        }
         self.ctx.l1.flush(lane.epoch);
         *progress.last = Some(lane.seq);
         Ok(())
@@ -271,7 +287,7 @@ impl<V: Send + Sync + 'static> Subscriber<V> {
             if next > last {
                 self.take(message, progress);
             }
-            next += 1;
+            next = next.saturating_add(1);
         }
         if next <= seq {
             return Ok(false);

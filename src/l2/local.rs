@@ -10,8 +10,8 @@ use futures::future::{BoxFuture, ready};
 
 use super::expiring::Expiring;
 use super::{
-    EncodedValue, Fill, L2Error, Lane, LaneClock, Lease, LeaseReply, LeaseRequest, MemberInfo,
-    Members, Message, ReadResult, Reply, Stamp, Subscription, WriteAck,
+    EncodedValue, Fill, L2Error, Lane, LaneClock, Lease, LeaseReply, LeaseRequest, Member,
+    MemberInfo, Members, Message, ReadResult, Reply, Stamp, Subscription, WriteAck,
 };
 use crate::clock::Clock;
 use crate::lock::lock;
@@ -154,6 +154,7 @@ impl Lane for LocalLane {
             stamp,
             seq: 0,
             longest_staleness: Duration::ZERO,
+            generation: 0,
             members_age: Duration::MAX,
         })
     }
@@ -171,9 +172,13 @@ impl Lane for LocalLane {
 
     fn members(&self) -> Reply<'_, Members> {
         done(Members {
-            epoch: Self::EPOCH,
+            generation: 0,
             list: Vec::new(),
         })
+    }
+
+    fn forget(&self, _member: Member) -> Reply<'_, ()> {
+        done(())
     }
 
     fn leave(&self, _id: u64) -> Reply<'_, ()> {

@@ -24,6 +24,7 @@ pub use self::memory::{MemoryL2, MemorySnapshot};
 pub use self::redis::RedisL2;
 pub use crate::error::L2Error;
 pub use crate::key::Key;
+pub(crate) use crate::random::random;
 pub use crate::vocabulary::{LaneClock, Want};
 pub use crate::wire::envelope::Stamp;
 pub use crate::wire::message::{Kind, Message};
@@ -102,15 +103,20 @@ pub trait Lane: Send + Sync + fmt::Debug {
     /// gives at a time.
     fn replay(&self, first: u64) -> Reply<'_, Vec<Message>>;
 
-    /// The instances that listen, and some that did lately.
+    /// The instances that are subscribed, and those that ended without leaving, until they are forgotten.
     fn members(&self) -> Reply<'_, Members>;
 
-    /// Takes back that this instance is a member.
+    /// Removes a member that is listed exactly like this: unless it has sent a heartbeat since. The lane judges nobody:
+    /// its own clock may be stepped, and with it each member would look silent.
+    fn forget(&self, member: Member) -> Reply<'_, ()>;
+
+    /// Removes this instance from the members.
     fn leave(&self, id: u64) -> Reply<'_, ()>;
 
     /// Subscribes to the lane's messages, and only then reads its clock.
     ///
-    /// Before that, it makes this instance a member that has applied nothing: only a beat says how far it is.
+    /// Before it reads the clock, or in the same step, it makes this instance a member that has applied nothing: only a
+    /// heartbeat says how far it is.
     fn subscribe(&self, me: MemberInfo) -> Reply<'_, (LaneClock, Box<dyn Subscription>)>;
 }
 
@@ -120,8 +126,9 @@ pub trait Lane: Send + Sync + fmt::Debug {
 pub trait Subscription: Stream<Item = Result<Event, L2Error>> + Send + Unpin {
     /// Asks for a [`Event::Heartbeat`]. It comes after all messages that the lane published before it.
     ///
-    /// On the way it tells the lane that this instance has applied all messages up to `applied`. The lane
-    /// answers with an error if it does not know this instance as a member.
+    /// Before the lane answers, it notes that this instance has applied all messages up to `applied`. The answer is an
+    /// error if that could not be noted, or if the list of members has another generation than the one that this
+    /// instance has joined.
     fn heartbeat(&mut self, applied: Applied);
 }
 
@@ -151,24 +158,23 @@ impl Applied {
 /// An instance, as a lane knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// Who it is.
+    /// How it introduced itself.
     pub info: MemberInfo,
-    /// What it last said that it has applied.
+    /// What its last heartbeat said that it has applied.
     pub applied: Applied,
+    /// Names that heartbeat, or the subscription if there was none since: a random number. While it stays the same, the
+    /// member has not been heard of.
+    pub heartbeat: u64,
 }
 
 /// The instances that a lane knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Members {
-    /// The life of the lane: another one may have forgotten some.
-    pub epoch: u64,
-    /// All of them.
+    /// Names this list: a random number. A list that may have lost members gets another one.
+    pub generation: u64,
+    /// All members.
     pub list: Vec<Member>,
 }
-
-/// A member that has not been heard of for so many times its `max_staleness` is not one any more. After
-/// half of that its beats fail, so that who is forgotten has stopped to use its L1 long ago.
-pub(crate) const FORGOTTEN_AFTER: u32 = 10;
 
 /// One thing that a [`Subscription`] hears.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -190,7 +196,9 @@ pub struct WriteAck {
     pub seq: u64,
     /// If it is awaited: the longest `max_staleness` of all members.
     pub longest_staleness: Duration,
-    /// If it is awaited: how long ago the lane has lost what it knew of its members, at most.
+    /// If it is awaited: the generation of the list of members.
+    pub generation: u64,
+    /// If it is awaited: for how long that generation has existed, at least. No wall clock may take part in this.
     pub members_age: Duration,
 }
 
@@ -256,13 +264,6 @@ pub struct EncodedValue {
     pub body: Vec<u8>,
     /// How long the store keeps it.
     pub ttl: Duration,
-}
-
-const RANDOM_END: u64 = 1 << 52;
-
-/// A fresh random number below 2⁵², not zero: a whole number that Lua can hold.
-pub(crate) fn random() -> u64 {
-    fastrand::u64(1..RANDOM_END)
 }
 
 pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(1);

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt};
-use larder::l2::{Fill, Kind, L2, Lane, LaneClock, LeaseReply, MemberInfo};
+use larder::l2::{Fill, Kind, L2, Lane, LaneClock, LeaseReply};
 use larder::{Clock, MemoryL2, MemorySnapshot};
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::timeout;
@@ -150,23 +150,36 @@ async fn a_hold_ends_to_the_millisecond() {
     granted(&*lane, "k", 7).await;
 }
 
-#[tokio::test]
-async fn a_member_is_forgotten_after_ten_times_its_staleness() {
+/// The list of members is as old as a member has measured since the restart, whatever the store's clock says.
+#[tokio::test(start_paused = true)]
+async fn a_restart_begins_another_list_of_members() {
     let clock = Clock::manual();
     let l2 = MemoryL2::with_clock(clock.clone());
     let lane = lane_of(&l2, NAMESPACE);
-    let me = MemberInfo {
-        id: 5,
-        max_staleness: SECOND,
+    let awaited = async || {
+        let payload = payload_of(Kind::InvalidateAwaited, &["k"]);
+        let ack = lane.invalidate(&["k"], &payload, Duration::ZERO).await;
+        ack.unwrap()
     };
-    let (_, mut listener) = lane.subscribe(me).await.unwrap();
-    clock.advance(9 * SECOND);
-    listener.heartbeat(NOTHING);
-    clock.advance(10 * SECOND);
-    assert_eq!(lane.members().await.unwrap().list.len(), 1);
-    clock.advance(MS);
-    assert_eq!(lane.members().await.unwrap().list, []);
-    // By a beat it is one again.
-    listener.heartbeat(NOTHING);
-    assert_eq!(lane.members().await.unwrap().list.len(), 1);
+    let (_, _former) = listen(&*lane).await;
+    let first = awaited().await;
+    // Before the first life there was nobody to lose.
+    assert_eq!(first.members_age, Duration::MAX);
+    l2.restore(&l2.snapshot());
+    clock.advance(3600 * SECOND);
+    let restarted = awaited().await;
+    assert_ne!(restarted.generation, first.generation);
+    assert_eq!(restarted.members_age, Duration::ZERO);
+    assert_eq!(restarted.longest_staleness, ME.max_staleness);
+    let mut age = Duration::ZERO;
+    for _ in 0..2 {
+        let (_, mut listener) = listen(&*lane).await;
+        assert_eq!(awaited().await.members_age, age);
+        tokio::time::advance(SECOND).await;
+        assert_eq!(awaited().await.members_age, age, "nobody has measured it");
+        beat(&mut *listener).await;
+        age += SECOND;
+        assert_eq!(awaited().await.members_age, age);
+        assert_eq!(awaited().await.generation, restarted.generation);
+    }
 }

@@ -38,6 +38,7 @@ fn expected(rule: Rule) -> (u8, Invariant) {
         Rule::Deferred => (14, I4ReadYourWrites),
         Rule::Deadline => (14, I2NoResurrection),
         Rule::HoldOff => (15, I2NoResurrection),
+        Rule::MemberTime => (16, I1Bound),
     }
 }
 

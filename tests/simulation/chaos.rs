@@ -84,6 +84,11 @@ fn strike(world: &Arc<World>, fault: Fault, rng: &mut Rng) {
             world.struck(fault, Duration::ZERO, None);
             world.store.restart(fault == Fault::StoreEmptied, rng);
         }
+        Fault::ClockStepped => {
+            world.struck(fault, Duration::ZERO, None);
+            let by = rng.u64(1..=300);
+            world.store.step_clock(Duration::from_secs(by));
+        }
         Fault::Cleared => {
             world.struck(fault, Duration::ZERO, None);
             tokio::spawn(clients::clear(Arc::clone(world), instance));

@@ -119,7 +119,7 @@ impl Config {
         self.faults.retain(|(fault, _)| {
             !matches!(
                 fault,
-                Fault::StoreEmptied | Fault::StoreRolledBack | Fault::Cleared
+                Fault::StoreEmptied | Fault::StoreRolledBack | Fault::ClockStepped | Fault::Cleared
             )
         });
         self
@@ -179,6 +179,7 @@ fn all_faults() -> Vec<(Fault, u32)> {
         (Fault::Closed, 2),
         (Fault::StoreEmptied, 3),
         (Fault::StoreRolledBack, 4),
+        (Fault::ClockStepped, 2),
         (Fault::Cleared, 3),
     ]
 }

@@ -54,6 +54,8 @@ faults! {
     StoreEmptied,
     /// The store restarts from an old snapshot.
     StoreRolledBack,
+    /// The store's clock is stepped forward.
+    ClockStepped,
     /// Somebody clears the namespace.
     Cleared,
     /// A load takes longer than values may be believed.

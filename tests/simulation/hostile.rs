@@ -4,7 +4,7 @@ use crate::config::Config;
 use crate::faults::Fault;
 
 /// The number of rules.
-pub(crate) const RULES: u8 = 15;
+pub(crate) const RULES: u8 = 16;
 
 impl Config {
     /// A small world in which this rule is all that stands between a reader and a stale value. Short, so that
@@ -127,7 +127,19 @@ impl Config {
                 ..base
             },
             // Replicas that lag for longer than values are believed.
-            _ => base.lagging(600),
+            15 => base.lagging(600),
+            // Invalidations that are waited for, while instances cannot hear of them and the store's clock is stepped.
+            _ => Self {
+                max_staleness_ms: 1000,
+                waited_for: 0.8,
+                fault_every_ms: 150,
+                faults: vec![
+                    (Fault::ClockStepped, 2),
+                    (Fault::ListenerSilent, 1),
+                    (Fault::SlowNetwork, 1),
+                ],
+                ..base
+            },
         }
     }
 

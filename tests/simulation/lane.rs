@@ -10,7 +10,8 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use larder::l2::{
     Bytes, EncodedValue, Fill, L2, L2Error, Lane, LaneClock, Lease, LeaseReply, LeaseRequest,
-    MemberInfo, Members, Message, OnConnect, ReadResult, Reply, Stamp, Subscription, WriteAck,
+    Member, MemberInfo, Members, Message, OnConnect, ReadResult, Reply, Stamp, Subscription,
+    WriteAck,
 };
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
@@ -309,6 +310,11 @@ impl Lane for FarLane {
 
     fn members(&self) -> Reply<'_, Members> {
         let serve = |_, lane: Arc<dyn Lane>| async move { lane.members().await }.boxed();
+        self.ask(serve, no_loss, false).boxed()
+    }
+
+    fn forget(&self, member: Member) -> Reply<'_, ()> {
+        let serve = move |_, lane: Arc<dyn Lane>| async move { lane.forget(member).await }.boxed();
         self.ask(serve, no_loss, false).boxed()
     }
 

@@ -18,6 +18,8 @@ const PAYLOAD: usize = 48;
 
 pub(crate) struct Store {
     memory: MemoryL2,
+    /// How far its clock was stepped, in seconds.
+    stepped: Arc<AtomicU64>,
     source: Arc<Source>,
     recorder: Arc<Recorder>,
     links: Mutex<Vec<Arc<Link>>>,
@@ -33,13 +35,17 @@ pub(crate) struct Store {
 
 impl Store {
     pub(crate) fn new(
-        clock: Clock,
+        time: impl Fn() -> Duration + Send + Sync + 'static,
         packet: Duration,
         source: Arc<Source>,
         recorder: Arc<Recorder>,
     ) -> Self {
+        let stepped = Arc::<AtomicU64>::default();
+        let by = Arc::clone(&stepped);
+        let clock = Clock::from_fn(move || time() + Duration::from_secs(by.load(SeqCst)));
         let memory = MemoryL2::with_clock(clock);
         Self {
+            stepped,
             snapshots: Mutex::new(vec![memory.snapshot()]),
             memory,
             source,
@@ -128,6 +134,11 @@ impl Store {
         let stamp = lane.clear(payload).await?;
         self.changed_all();
         Ok(stamp)
+    }
+
+    /// Steps the store's clock forward, as an administrator or NTP does.
+    pub(crate) fn step_clock(&self, by: Duration) {
+        self.stepped.fetch_add(by.as_secs(), SeqCst);
     }
 
     /// Keeps a copy of what is stored, to go back to.

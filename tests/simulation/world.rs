@@ -124,9 +124,8 @@ impl World {
         let recorder = Arc::new(Recorder::new());
         let source = Arc::new(Source::new(config.keys, Arc::clone(&recorder)));
         let start = Instant::now();
-        let clock = clock(start, rng);
         let store = Store::new(
-            clock,
+            time(start, rng),
             Duration::from_millis(config.delay_ms.end() + 1),
             Arc::clone(&source),
             Arc::clone(&recorder),
@@ -182,7 +181,7 @@ impl World {
         self.store.join(Arc::clone(&link));
         Instance {
             index,
-            cache: self.cache(&link, clock(self.start, rng)),
+            cache: self.cache(&link, Clock::from_fn(time(self.start, rng))),
             link,
             untold: Mutex::default(),
         }
@@ -226,7 +225,7 @@ impl World {
 }
 
 /// Every process has a clock of its own; only how fast they go is the same.
-fn clock(start: Instant, rng: &mut Rng) -> Clock {
+fn time(start: Instant, rng: &mut Rng) -> impl Fn() -> Duration + Send + Sync + use<> {
     let ahead = Duration::from_micros(rng.u64(0..10_000_000_000));
-    Clock::from_fn(move || ahead + start.elapsed())
+    move || ahead + start.elapsed()
 }

@@ -13,8 +13,8 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt};
 use larder::l2::{
     Applied, Bytes, EncodedValue, Event, Fill, L2, L2Error, Lane, LaneClock, Lease, LeaseReply,
-    LeaseRequest, MemberInfo, Members, Message, OnConnect, ReadResult, Reply, Stamp, Subscription,
-    WriteAck,
+    LeaseRequest, Member, MemberInfo, Members, Message, OnConnect, ReadResult, Reply, Stamp,
+    Subscription, WriteAck,
 };
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -439,6 +439,10 @@ impl Lane for Wired {
         self.network
             .carry(Step::Members, async move { self.lane.members().await })
             .boxed()
+    }
+
+    fn forget(&self, member: Member) -> Reply<'_, ()> {
+        self.lane.forget(member)
     }
 
     fn leave(&self, id: u64) -> Reply<'_, ()> {

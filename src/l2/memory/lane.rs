@@ -11,12 +11,14 @@ use futures::future::{BoxFuture, ready};
 use futures::{FutureExt, Stream};
 use tokio::sync::mpsc;
 
+use super::state::Joined;
 use super::{MemoryL2, Now, State};
 #[cfg(larder_ablation)]
 use crate::ablation::{Rule, without};
 use crate::l2::{
     Applied, EncodedValue, Event, Fill, L2Error, Lane, LaneClock, Lease, LeaseReply, LeaseRequest,
-    MemberInfo, Members, Message, OnConnect, ReadResult, Reply, Stamp, Subscription, WriteAck,
+    Member, MemberInfo, Members, Message, OnConnect, ReadResult, Reply, Stamp, Subscription,
+    WriteAck,
 };
 use crate::lock::lock;
 
@@ -38,9 +40,9 @@ impl MemoryLane {
         }
     }
 
-    /// Connects anew, if the store has restarted. Says which life of it this is connected to.
+    /// Connects again if the store has restarted. Returns the life of the store that this is connected to.
     pub(super) fn connect(&self) -> u64 {
-        // Held until it is told: nobody else uses the connection before.
+        // Locked until `on_connect` has returned: no other step uses the connection before.
         let mut run = lock(&self.run);
         let found = self.store.with(&self.namespace, |state, now| {
             (*run != now.run).then(|| (now.run, state.meet(now)))
@@ -56,7 +58,7 @@ impl MemoryLane {
     fn step<'a, T: Send + 'a>(&self, step: impl FnOnce(&mut State, Now) -> T) -> Reply<'a, T> {
         let run = self.connect();
         let answer = self.store.with(&self.namespace, |state, now| {
-            // It may have restarted in between, and that cuts connections.
+            // The store may have restarted in between, which cuts connections.
             (now.run == run).then(|| step(state, now))
         });
         ready(answer.ok_or_else(L2Error::closed)).boxed()
@@ -72,7 +74,7 @@ impl MemoryLane {
         hold: Duration,
     ) -> Reply<'a, WriteAck> {
         async move {
-            let told = self.step(|state, now| state.tell(payload, now)).await?;
+            let told = self.step(|state, now| state.announce(payload, now)).await?;
             tokio::time::sleep(Duration::from_millis(2)).await;
             self.step(|state, now| state.remove(keys, hold, now))
                 .await?;
@@ -139,7 +141,7 @@ impl Lane for MemoryLane {
         }
         self.step(|state, now| {
             state.remove(keys, hold, now);
-            state.tell(payload, now)
+            state.announce(payload, now)
         })
     }
 
@@ -155,46 +157,53 @@ impl Lane for MemoryLane {
         self.step(|state, now| state.members(now))
     }
 
+    fn forget(&self, member: Member) -> Reply<'_, ()> {
+        self.step(|state, _| state.forget(member))
+    }
+
     fn leave(&self, id: u64) -> Reply<'_, ()> {
         self.step(|state, _| state.leave(id))
     }
 
     fn subscribe(&self, me: MemberInfo) -> Reply<'_, (LaneClock, Box<dyn Subscription>)> {
-        let (run, clock, messages) = self.store.with(&self.namespace, |state, now| {
-            let (clock, messages) = state.subscribe(me, now);
-            (now.run, clock, messages)
+        let (run, subscribed) = self.store.with(&self.namespace, |state, now| {
+            (now.run, state.subscribe(me, now))
         });
-        let listener: Box<dyn Subscription> = Box::new(MemoryListener {
+        let (clock, joined, messages) = subscribed;
+        let subscription: Box<dyn Subscription> = Box::new(MemorySubscription {
             store: self.store.clone(),
             namespace: self.namespace.clone(),
             run,
             me,
+            joined,
             messages,
             ahead: 0,
-            beat: None,
+            answer: None,
         });
-        ready(Ok((clock, listener))).boxed()
+        ready(Ok((clock, subscription))).boxed()
     }
 }
 
-struct MemoryListener {
+struct MemorySubscription {
     store: MemoryL2,
     namespace: String,
-    /// The life of the store that this listens to.
+    /// The life of the store that this is connected to.
     run: u64,
     me: MemberInfo,
+    joined: Joined,
     messages: mpsc::Receiver<Event>,
-    /// How many messages come before the beat.
+    /// How many messages come before the answer.
     ahead: usize,
-    beat: Option<LaneClock>,
+    /// The answer to a heartbeat, until the messages before it are handed out.
+    answer: Option<LaneClock>,
 }
 
-impl Subscription for MemoryListener {
+impl Subscription for MemorySubscription {
     fn heartbeat(&mut self, applied: Applied) {
-        self.beat = self.store.with(&self.namespace, |state, now| {
-            // A connection to a life that is over gives no answer.
+        self.answer = self.store.with(&self.namespace, |state, now| {
+            // A connection to a former life gets no answer.
             (now.run == self.run).then(|| {
-                state.note(self.me, applied, now);
+                state.note(self.me, applied, self.joined, now);
                 state.clock(now)
             })
         });
@@ -202,15 +211,15 @@ impl Subscription for MemoryListener {
     }
 }
 
-impl Stream for MemoryListener {
+impl Stream for MemorySubscription {
     type Item = Result<Event, L2Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         // Counted, since the queue may look empty when it is not: tokio makes a busy task yield.
         if self.ahead == 0
-            && let Some(beat) = self.beat.take()
+            && let Some(clock) = self.answer.take()
         {
-            return Poll::Ready(Some(Ok(Event::Heartbeat(beat))));
+            return Poll::Ready(Some(Ok(Event::Heartbeat(clock))));
         }
         self.messages.poll_recv(cx).map(|message| {
             self.ahead = self.ahead.saturating_sub(1);

@@ -1,66 +1,60 @@
-//! What the store holds of one namespace, and the steps that change it.
+//! What the store holds of one namespace, and the steps that change it. Each runs under the store's lock.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::Now;
 use crate::ablation::{Rule, without};
-use crate::clock::millis;
 use crate::l2::expiring::Expiring;
 use crate::l2::{
-    Applied, EncodedValue, Event, FORGOTTEN_AFTER, Fill, Kind, LaneClock, Lease, LeaseReply,
-    LeaseRequest, Member, MemberInfo, Members, Message, Stamp, Want, WriteAck, random,
+    Applied, EncodedValue, Event, Fill, Kind, LaneClock, Lease, LeaseReply, LeaseRequest, Member,
+    MemberInfo, Members, Message, Stamp, Want, WriteAck, random,
 };
 use crate::wire::{envelope, message};
 
-/// Messages kept for those who missed some.
+/// Messages that the log keeps for instances that have missed some.
 const LOG: usize = 10_000;
-/// Messages given out at a time.
+/// Messages that a replay returns at most.
 const REPLAY: usize = 1024;
-/// Messages that may wait for one listener before it has to be told of a gap.
+/// Messages that may wait for one subscriber. One more is dropped, which leaves a hole in the numbers.
 const QUEUE: usize = 1024;
 
 #[derive(Default)]
 pub(super) struct State {
     pub(super) data: Data,
-    listeners: Vec<mpsc::Sender<Event>>,
+    /// The queues of those who are subscribed: a restart closes them.
+    subscribers: Vec<mpsc::Sender<Event>>,
 }
 
 /// What survives a restart.
 #[derive(Clone, Default)]
 pub(super) struct Data {
     epoch: u64,
+    /// The number of the last message.
     seq: u64,
+    /// The last version that was issued.
     ver: u64,
     /// The life of the store that this was last used in; zero before the first.
     run: u64,
-    /// When that was.
-    since: u64,
+    /// Names the list of members in this life.
+    generation: u64,
+    /// For how long that list has existed, at least.
+    age: Duration,
     values: Expiring<Bytes>,
     leases: Expiring<Held>,
     log: VecDeque<Message>,
     members: BTreeMap<u64, Noted>,
 }
 
-/// A member, and when it was last heard of.
+/// A member, and when its last heartbeat was, by the store's clock: only the ablation of a rule asks for that.
 #[derive(Clone)]
 struct Noted {
     member: Member,
     at: u64,
-}
-
-impl Noted {
-    fn is_forgotten(&self, now: Now) -> bool {
-        let longest_staleness = self
-            .member
-            .info
-            .max_staleness
-            .saturating_mul(FORGOTTEN_AFTER);
-        now.at.saturating_sub(self.at) > millis(longest_staleness)
-    }
 }
 
 /// What is on a key instead of a free lease.
@@ -68,32 +62,53 @@ impl Noted {
 enum Held {
     By {
         lease: Lease,
-        /// Whether somebody waits for its end.
+        /// Whether another load waits for its end.
         awaited: bool,
     },
+    /// No lease is granted.
     Off,
+}
+
+/// The list of members, as an instance found it when it subscribed.
+#[derive(Clone, Copy)]
+pub(super) struct Joined {
+    /// For how long it had existed, at least.
+    age: Duration,
+    at: Instant,
+}
+
+impl Joined {
+    /// For how long the list exists now, at least, by the monotonic clock of the instance.
+    pub(super) fn age_now(self) -> Duration {
+        self.age.saturating_add(self.at.elapsed())
+    }
 }
 
 impl From<Data> for State {
     fn from(data: Data) -> Self {
         Self {
             data,
-            listeners: Vec::new(),
+            subscribers: Vec::new(),
         }
     }
 }
 
 impl State {
-    /// What a new connection does first: another life of the store is another epoch, since it may have
-    /// brought deleted values back.
+    /// What a new connection does first: another life of the store starts a new epoch, since it may have
+    /// brought deleted values back, and another list of members, since it may have lost some.
     pub(super) fn meet(&mut self, now: Now) -> LaneClock {
         if self.data.run != now.run {
             let first = self.data.run == 0;
             self.data.run = now.run;
             if first || !without(Rule::NewLife) {
                 self.data.epoch = random();
-                // The first life of a store in memory had none before it.
-                self.data.since = if now.restarted { now.at } else { 0 };
+                self.data.generation = random();
+                // Before the first life of a store in memory there were no members to lose.
+                self.data.age = if now.restarted {
+                    Duration::ZERO
+                } else {
+                    Duration::MAX
+                };
             }
         }
         self.clock(now)
@@ -185,15 +200,15 @@ impl State {
         true
     }
 
-    /// Ends a lease, and tells who waits for that.
+    /// Ends a lease, and notifies the loads that wait for it.
     fn use_up(&mut self, key: &str, awaited: bool) {
         self.data.leases.remove(key);
         if awaited {
-            self.tell_all(&Event::LeaseEnded(key.into()));
+            self.send_all(&Event::LeaseEnded(key.into()));
         }
     }
 
-    /// `None` when it comes after its deadline.
+    /// `None` when it arrives after its deadline.
     pub(super) fn insert(
         &mut self,
         values: &[(&str, &EncodedValue)],
@@ -220,7 +235,8 @@ impl State {
         }
     }
 
-    pub(super) fn tell(&mut self, payload: &[u8], now: Now) -> WriteAck {
+    /// Orders an invalidation, and publishes it.
+    pub(super) fn announce(&mut self, payload: &[u8], now: Now) -> WriteAck {
         let stamp = self.stamp(now);
         let longest_staleness = match message::kind(payload) {
             Some(Kind::InvalidateAwaited) => {
@@ -232,7 +248,8 @@ impl State {
             stamp,
             seq: self.publish(stamp.ver, payload),
             longest_staleness: longest_staleness.unwrap_or_default(),
-            members_age: Duration::from_millis(now.at.saturating_sub(self.data.since)),
+            generation: self.data.generation,
+            members_age: self.data.age,
         }
     }
 
@@ -240,7 +257,7 @@ impl State {
         self.data.epoch = random();
         self.data.values = Expiring::default();
         self.data.log.clear();
-        self.tell(payload, now).stamp
+        self.announce(payload, now).stamp
     }
 
     pub(super) fn replay(&self, first: u64) -> Vec<Message> {
@@ -250,24 +267,37 @@ impl State {
 
     pub(super) fn members(&self, now: Now) -> Members {
         Members {
-            epoch: self.data.epoch,
+            generation: self.data.generation,
             list: self.known(now).collect(),
         }
     }
 
     fn known(&self, now: Now) -> impl Iterator<Item = Member> {
+        let is_known = move |noted: &&Noted| {
+            let silence = Duration::from_millis(now.at.saturating_sub(noted.at));
+            !without(Rule::MemberTime) || silence <= 10 * noted.member.info.max_staleness
+        };
         let members = self.data.members.values();
-        members
-            .filter(move |noted| !noted.is_forgotten(now))
-            .map(|noted| noted.member)
+        members.filter(is_known).map(|noted| noted.member)
     }
 
-    /// Takes note of how far an instance is.
-    pub(super) fn note(&mut self, me: MemberInfo, applied: Applied, now: Now) {
-        let member = Member { info: me, applied };
-        self.data
-            .members
-            .insert(me.id, Noted { member, at: now.at });
+    /// Takes note of how far an instance is, and for how long it knows this list of members.
+    pub(super) fn note(&mut self, me: MemberInfo, applied: Applied, joined: Joined, now: Now) {
+        self.data.age = self.data.age.max(joined.age_now());
+        let member = Member {
+            info: me,
+            applied,
+            heartbeat: random(),
+        };
+        let noted = Noted { member, at: now.at };
+        self.data.members.insert(me.id, noted);
+    }
+
+    pub(super) fn forget(&mut self, member: Member) {
+        let noted = self.data.members.get(&member.info.id);
+        if noted.is_some_and(|noted| noted.member == member) {
+            self.leave(member.info.id);
+        }
     }
 
     pub(super) fn leave(&mut self, id: u64) {
@@ -278,15 +308,16 @@ impl State {
         &mut self,
         me: MemberInfo,
         now: Now,
-    ) -> (LaneClock, mpsc::Receiver<Event>) {
+    ) -> (LaneClock, Joined, mpsc::Receiver<Event>) {
         let (queue, messages) = mpsc::channel(QUEUE);
-        self.listeners.push(queue);
+        self.subscribers.push(queue);
         let clock = self.meet(now);
-        self.data
-            .members
-            .retain(|_, noted| !noted.is_forgotten(now));
-        self.note(me, Applied::NOTHING, now);
-        (clock, messages)
+        let joined = Joined {
+            age: self.data.age,
+            at: Instant::now(),
+        };
+        self.note(me, Applied::NOTHING, joined, now);
+        (clock, joined, messages)
     }
 
     fn stamp(&mut self, now: Now) -> Stamp {
@@ -328,7 +359,9 @@ impl State {
             Want::NewerThan(seen) => stamp.ver != seen,
             Want::Nothing => false,
         };
-        let of_now = stamp.epoch == self.data.epoch || without(Rule::Epochs);
+        // A version that was never issued would outlive invalidations in L1.
+        let of_now = stamp.epoch == self.data.epoch && stamp.ver <= self.data.ver;
+        let of_now = of_now || without(Rule::Epochs);
         let live = of_now && now.at < stamp.written_at.saturating_add(hard_ttl_ms);
         (wanted && live).then(|| bytes.clone())
     }
@@ -342,8 +375,8 @@ impl State {
         }
         bytes.extend_from_slice(payload);
         if let Some(message) = message::open(&bytes) {
-            self.tell_all(&Event::Message(message.clone()));
-            // Nobody goes on from before a clear.
+            self.send_all(&Event::Message(message.clone()));
+            // No instance replays messages from before a clear.
             if message.kind != Kind::Clear {
                 self.data.log.push_back(message);
             }
@@ -354,11 +387,11 @@ impl State {
         seq
     }
 
-    fn tell_all(&mut self, heard: &Event) {
-        self.listeners.retain(|listener| !listener.is_closed());
-        for listener in &self.listeners {
-            // A full queue loses a message, and the listener finds the hole.
-            let _ = listener.try_send(heard.clone());
+    fn send_all(&mut self, event: &Event) {
+        self.subscribers.retain(|queue| !queue.is_closed());
+        for queue in &self.subscribers {
+            // A full queue loses the event. A lost message leaves a hole in the numbers.
+            let _ = queue.try_send(event.clone());
         }
     }
 }

@@ -1,6 +1,7 @@
 -- CLEAR  clock log | channel rnd payload  ->  stamp
--- A new epoch makes every stored value and lease a miss, whatever their number. Nobody goes on from before
--- it; and its message, which is not in the log, may be the one whose number would have the log trimmed.
+-- A new epoch makes every stored value and lease a miss, however many there are. The log is deleted as well: no instance
+-- replays messages from before a clear. The clear's own message is not logged, and every hundredth message trims the
+-- log, so a log that was kept could grow without bound if these were all clears.
 redis.call('DEL', KEYS[2])
 local _, seq, ver = clock(KEYS[1], ARGV[2])
 set_position(KEYS[1], ARGV[2], seq, ver)

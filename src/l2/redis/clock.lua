@@ -1,17 +1,21 @@
--- Begins every script that needs the lane's clock.
+-- Every script that reads or advances the lane's clock begins with this part.
 
--- The time of this server in ms; it stands still while a script runs.
+-- The server's time in ms. Redis keeps it constant while a script runs.
 local function time()
   local t = redis.call('TIME')
   return t[1] * 1000 + math.floor(t[2] / 1000)
 end
 
--- Epoch, seq and ver of the lane, if it has a clock: three numbers in one field, as a message begins with them.
--- To read and write one field of bytes costs half as much as three of digits.
+-- Epoch, seq and ver of the lane, or nil if the clock is missing or damaged: Lua counts whole numbers without gaps below
+-- 2^53. The three share one field, in the layout in which a message begins: one field of bytes costs half as much to
+-- read and write as three of digits.
 local function position(key)
-  local at = redis.call('HGET', key, 'at')
-  if at and #at == 24 then
-    return struct.unpack('>I8I8I8', at)
+  local at = redis.pcall('HGET', key, 'at')
+  if type(at) == 'string' and #at == 24 then
+    local epoch, seq, ver = struct.unpack('>I8I8I8', at)
+    if epoch > 0 and epoch < 2 ^ 53 and seq < 2 ^ 53 and ver < 2 ^ 53 then
+      return epoch, seq, ver
+    end
   end
 end
 
@@ -21,24 +25,26 @@ local function set_position(key, epoch, seq, ver)
   return at
 end
 
--- The same for a lane that may have none. A clock that is missing, or damaged, starts a new epoch,
--- named by random bytes of the caller: Lua's own repeat themselves after a restart.
+-- As position(), but a missing or damaged clock starts a new epoch. The epoch is a random number from the caller:
+-- Lua's own generator repeats itself after a restart.
 local function clock(key, rnd)
   local epoch, seq, ver = position(key)
   if epoch then
     return epoch, seq, ver
   end
+  if redis.call('TYPE', key).ok ~= 'hash' then
+    redis.call('DEL', key)
+  end
   set_position(key, rnd, 0, 0)
-  redis.call('HSET', key, 'since', string.format('%.0f', time()))
   return tonumber(rnd), 0, 0
 end
 
--- The stamp that goes before a body: its check is the sum of the three.
+-- The stamp that precedes a stored body. Its last number is the sum of the others, as a check.
 local function stamp(epoch, ver, at)
   return 'LRD\1' .. struct.pack('>I8I8I8I8', epoch, ver, at, epoch + ver + at)
 end
 
--- Orders one more write, and tells all who listen: the message has a number, under which the log keeps it.
+-- Orders one write: advances the clock, appends the message to the log and publishes it.
 local function publish(key, log, channel, rnd, payload)
   local epoch, seq, ver = clock(key, rnd)
   seq, ver = seq + 1, ver + 1
@@ -47,7 +53,7 @@ local function publish(key, log, channel, rnd, payload)
     local id = string.format('%.0f-0', seq)
     local added = redis.pcall('XADD', log, id, 'm', message)
     if type(added) == 'table' and added.err then
-      -- The log has outlived a clock: what it holds is of another epoch.
+      -- The log is of another type, or older than the clock: its last number is higher.
       redis.call('DEL', log)
       redis.call('XADD', log, id, 'm', message)
     end

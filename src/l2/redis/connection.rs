@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::call::Call;
 use super::l2_error;
+use super::names::Names;
 use super::scripts::Scripts;
 use crate::l2::{L2Error, LONGEST_PAUSE, LaneClock, OnConnect, random, reconnects};
 use crate::lock::lock;
@@ -36,7 +37,7 @@ pub(super) struct Connections {
 /// What it takes to make a connection.
 pub(super) struct Source {
     pub(super) pool: Pool,
-    pub(super) clock: String,
+    pub(super) names: Names,
     pub(super) scripts: Arc<Scripts>,
     pub(super) on_connect: OnConnect,
 }
@@ -265,8 +266,9 @@ async fn connect(source: Arc<Source>, first: Option<Arc<Connections>>) -> Result
             // It may have been the last, that the first has lost.
             return Err(L2Error::closed());
         }
-        let mut run = Call::new(&source.scripts.run, 1);
-        run.arg(&source.clock).arg(LANES).arg(random());
+        let mut run = Call::new(&source.scripts.run, 2);
+        run.arg(&source.names.clock).arg(&source.names.live);
+        run.arg(LANES).arg(random());
         let (epoch, seq, now, lanes): (u64, u64, u64, u64) =
             run.run(&mut pooled).await.map_err(l2_error)?;
         check_lanes(lanes)?;

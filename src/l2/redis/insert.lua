@@ -1,4 +1,4 @@
--- INSERT  clock log value... lease... | channel rnd payload deadline (body ttl)...  ->  stamp, or nothing when late
+-- INSERT  clock log value... lease... | channel rnd payload deadline (body ttl)...  ->  stamp, or nothing if it is late
 local at = time()
 if ARGV[4] ~= '' and at > tonumber(ARGV[4]) then
   return false

@@ -14,6 +14,7 @@ use tokio::time::sleep;
 
 use super::call::{Call, numbers};
 use super::connection::Connections;
+use super::members;
 use super::names::Names;
 use super::pubsub;
 use super::read_batcher::ReadBatcher;
@@ -21,9 +22,8 @@ use super::read_request::ReadRequests;
 use super::scripts::Scripts;
 use crate::clock::millis;
 use crate::l2::{
-    Applied, EncodedValue, FORGOTTEN_AFTER, Fill, L2Error, Lane, LaneClock, Lease, LeaseReply,
-    LeaseRequest, Member, MemberInfo, Members, Message, ReadResult, Reply, Stamp, Subscription,
-    Want, WriteAck, random,
+    EncodedValue, Fill, L2Error, Lane, LaneClock, Lease, LeaseReply, LeaseRequest, Member,
+    MemberInfo, Members, Message, ReadResult, Reply, Stamp, Subscription, Want, WriteAck, random,
 };
 use crate::wire::message;
 
@@ -231,9 +231,9 @@ impl Lane for RedisLane {
                 call.arg(self.names.hold(name, key));
             }
             call.arg(&self.names.events).arg(random()).arg(payload);
-            call.arg(millis(hold)).arg(FORGOTTEN_AFTER);
-            let told: Vec<u8> = self.run(call).await?;
-            let [epoch, ver, written_at, seq, longest_staleness, members_age] = numbers(&told)?;
+            call.arg(millis(hold));
+            let answer: Vec<u8> = self.run(call).await?;
+            let [epoch, ver, written_at, seq, longest, generation, age] = numbers(&answer)?;
             Ok(WriteAck {
                 stamp: Stamp {
                     epoch,
@@ -241,8 +241,9 @@ impl Lane for RedisLane {
                     written_at,
                 },
                 seq,
-                longest_staleness: Duration::from_millis(longest_staleness),
-                members_age: Duration::from_millis(members_age),
+                longest_staleness: Duration::from_millis(longest),
+                generation,
+                members_age: Duration::from_millis(age),
             })
         }
         .boxed()
@@ -275,15 +276,24 @@ impl Lane for RedisLane {
 
     fn members(&self) -> Reply<'_, Members> {
         async move {
-            let mut call = Call::new(&self.scripts.members, 2);
-            call.arg(&self.names.live).arg(&self.names.clock);
-            call.arg(FORGOTTEN_AFTER);
-            let (epoch, entries): (u64, Vec<(u64, String)>) = self.run(call).await?;
-            let list = entries.iter().map(|(id, entry)| member(*id, entry));
-            let list = list.collect::<Option<_>>().ok_or_else(|| {
-                L2Error::unexpected("its list of members was written by something else")
-            })?;
-            Ok(Members { epoch, list })
+            let mut call = Call::new(&self.scripts.members, 1);
+            call.arg(&self.names.live).arg(random());
+            let (generation, entries): (u64, Vec<(u64, String)>) = self.run(call).await?;
+            let list = entries.iter().map(|(id, entry)| members::parse(*id, entry));
+            let list = list
+                .collect::<Option<_>>()
+                .ok_or_else(|| L2Error::unexpected("its answer to MEMBERS makes no sense"))?;
+            Ok(Members { generation, list })
+        }
+        .boxed()
+    }
+
+    fn forget(&self, member: Member) -> Reply<'_, ()> {
+        async move {
+            let mut call = Call::new(&self.scripts.forget, 1);
+            call.arg(&self.names.live).arg(member.info.id);
+            call.arg(members::entry(&member));
+            self.run(call).await
         }
         .boxed()
     }
@@ -295,18 +305,4 @@ impl Lane for RedisLane {
     fn subscribe(&self, me: MemberInfo) -> Reply<'_, (LaneClock, Box<dyn Subscription>)> {
         pubsub::subscribe(&self.listener, &self.names, &self.scripts, self.timeout, me).boxed()
     }
-}
-
-/// Reads what a member has noted of itself: `epoch:seq:staleness:at`.
-fn member(id: u64, entry: &str) -> Option<Member> {
-    let mut fields = entry.split(':').map(str::parse::<u64>);
-    let mut field = || fields.next()?.ok();
-    let (epoch, seq, staleness) = (field()?, field()?, field()?);
-    Some(Member {
-        info: MemberInfo {
-            id,
-            max_staleness: Duration::from_millis(staleness),
-        },
-        applied: Applied { epoch, seq },
-    })
 }

@@ -1,3 +1,3 @@
--- MEMBERS  live clock | forgotten  ->  epoch, {id, epoch:seq:staleness:at, ...}
-local known = members_of(KEYS[1], ARGV[1])
-return {position(KEYS[2]) or 0, known}
+-- MEMBERS  live | rnd  ->  generation, {id, epoch:seq:max_staleness:heartbeat, ...}
+local generation, _, known = members(KEYS[1], ARGV[1])
+return {generation, known}

@@ -3,12 +3,14 @@
 //! - here: what it takes to reach a server
 //! - [`lane`]: the steps, each a script or a command; [`scripts`] and the `.lua` files
 //! - [`batch`]: reads that share a request; [`requests`]: which connection it takes
+//! - [`members`]: how a member is written down
 //! - [`connection`]: a connection that all share
 //! - [`listener`]: the connection for messages and beats
 
 mod call;
 mod connection;
 mod lane;
+mod members;
 mod names;
 mod pubsub;
 mod read_batcher;
@@ -109,7 +111,7 @@ impl L2 for RedisL2 {
         let scripts = Arc::new(Scripts::new());
         let source = Arc::new(Source {
             pool: self.pool.clone(),
-            clock: names.clock.clone(),
+            names: names.clone(),
             scripts: Arc::clone(&scripts),
             on_connect,
         });

@@ -1,6 +1,6 @@
-//! A lane's own connection for messages and beats.
+//! The connection of a lane for messages and heartbeats.
 //!
-//! RESP3 lets both share one connection, and with it one order: a beat that names message n comes
+//! RESP3 lets both share one connection, and with it one order: the answer to a heartbeat that names message n arrives
 //! after message n.
 
 use std::convert::Infallible;
@@ -11,29 +11,26 @@ use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{
-    AsyncConnectionConfig, Client, PushInfo, PushKind, RedisResult, Value, cmd,
+    AsyncConnectionConfig, Client, Pipeline, PushInfo, PushKind, RedisResult, Value,
 };
-use futures::future::{BoxFuture, join};
+use futures::future::BoxFuture;
 use futures::{FutureExt, Stream};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::call::Call;
 use super::connection::{LANES, check_lanes};
-use super::l2_error;
 use super::names::Names;
 use super::scripts::Scripts;
-use crate::clock::millis;
-use crate::l2::{
-    Applied, Event, FORGOTTEN_AFTER, L2Error, LaneClock, MemberInfo, Subscription, random,
-};
+use super::{l2_error, members};
+use crate::l2::{Applied, Event, L2Error, LaneClock, Member, MemberInfo, Subscription, random};
 use crate::lock::lock;
 use crate::wire::message;
 
-/// Messages that may wait for the listener; one more is lost, and found by the hole in the numbers.
+/// Messages that may wait for the subscriber. One more is dropped, which leaves a hole in the numbers.
 const QUEUE: usize = 4096;
 
-/// Subscribes, then reads the clock: what happens between the two is heard.
+/// Subscribes, then reads the clock: what happens between the two is received.
 pub(super) async fn subscribe(
     client: &Client,
     names: &Names,
@@ -51,46 +48,64 @@ pub(super) async fn subscribe(
             .get_multiplexed_async_connection_with_config(&config)
             .await?;
         connection.subscribe(&names.events).await?;
-        // Before the clock is read: who invalidates and waits has to know of all who may not have heard.
-        let mut announce = announce(scripts, names, me, Applied::NOTHING);
-        announce.arg(FORGOTTEN_AFTER);
-        let () = announce.run(&mut connection).await?;
-        let mut run = Call::new(&scripts.run, 1);
-        run.arg(&names.clock).arg(LANES).arg(random());
-        let clock: (u64, u64, u64, u64) = run.run(&mut connection).await?;
-        RedisResult::Ok((clock, connection))
+        let as_new = Member {
+            info: me,
+            applied: Applied::NOTHING,
+            heartbeat: random(),
+        };
+        let mut run = Call::new(&scripts.run, 2);
+        run.arg(&names.clock).arg(&names.live);
+        run.arg(LANES).arg(random());
+        run.arg(me.id).arg(members::entry(&as_new));
+        let answer: (u64, u64, u64, u64, u64, u64) = run.run(&mut connection).await?;
+        RedisResult::Ok((answer, connection))
     };
     let opened = timeout(limit, opening)
         .await
         .map_err(|_| L2Error::timed_out(limit))?;
-    let ((epoch, seq, now, lanes), connection) = opened.map_err(l2_error)?;
+    let ((epoch, seq, now, lanes, generation, age), connection) = opened.map_err(l2_error)?;
     check_lanes(lanes)?;
-    let listener = RedisListener {
+    let subscription = RedisSubscription {
         connection,
         messages,
         names: names.clone(),
         scripts: Arc::clone(scripts),
         me,
+        joined: Joined {
+            generation,
+            age,
+            at: Instant::now(),
+        },
         under_way: None,
         answered: None,
         ahead: 0,
     };
-    Ok((LaneClock { epoch, seq, now }, Box::new(listener)))
+    Ok((LaneClock { epoch, seq, now }, Box::new(subscription)))
 }
 
-fn announce<'a>(scripts: &'a Scripts, names: &Names, me: MemberInfo, applied: Applied) -> Call<'a> {
-    let mut call = Call::new(&scripts.announce, 1);
-    call.arg(&names.live).arg(me.id);
-    call.arg(applied.epoch).arg(applied.seq);
-    call.arg(millis(me.max_staleness));
-    call
+/// The list of members, as this instance found it.
+#[derive(Clone, Copy)]
+struct Joined {
+    generation: u64,
+    /// For how long it had existed, at least, in ms.
+    age: u64,
+    /// When that was known. Not before the server read it: the list would seem older than it is.
+    at: Instant,
 }
 
-/// Runs inside the connection's driver, so it only enqueues.
+impl Joined {
+    /// For how long the list exists now, at least, in ms.
+    fn age_now(&self) -> u64 {
+        let since = u64::try_from(self.at.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.age.saturating_add(since)
+    }
+}
+
+/// Runs inside the connection's driver, so it only puts messages into the queue.
 fn push_sender(
     queue: mpsc::Sender<Vec<u8>>,
 ) -> impl Fn(PushInfo) -> Result<(), Infallible> + Send + Sync + 'static {
-    // Without a sender the receiver ends, which is how a closed connection is noticed.
+    // Without a sender the receiver ends: so the subscription notices that the connection is closed.
     let queue = Mutex::new(Some(queue));
     move |push| {
         let mut queue = lock(&queue);
@@ -99,59 +114,79 @@ fn push_sender(
                 let _ = queue.as_ref().map(|queue| queue.try_send(payload));
             }
             (PushKind::Subscribe, _) => {}
-            // Disconnected, unsubscribed by force, or something that nobody asked for.
+            // The connection is lost or was unsubscribed by force, or the push is not one that this expects.
             _ => *queue = None,
         }
         Ok(())
     }
 }
 
-struct RedisListener {
+struct RedisSubscription {
     connection: MultiplexedConnection,
+    /// What the connection's driver has received.
     messages: mpsc::Receiver<Vec<u8>>,
     names: Names,
     scripts: Arc<Scripts>,
     me: MemberInfo,
+    joined: Joined,
+    /// The heartbeat that is not answered yet.
     under_way: Option<BoxFuture<'static, Result<LaneClock, L2Error>>>,
+    /// The answer to a heartbeat, until the messages before it are handed out.
     answered: Option<LaneClock>,
-    /// How many messages come before the answer.
+    /// How many messages come before that answer.
     ahead: usize,
 }
 
-impl Subscription for RedisListener {
-    fn heartbeat(&mut self, applied: Applied) {
-        let nonce = random();
-        let mut beat = cmd("EVAL_RO");
-        beat.arg(&self.scripts.beat).arg(2);
-        beat.arg(&self.names.clock).arg(&self.names.live);
-        beat.arg(nonce).arg(self.me.id).arg(FORGOTTEN_AFTER);
-        let (mut connection, mut beside) = (self.connection.clone(), self.connection.clone());
-        let (names, scripts, me) = (self.names.clone(), Arc::clone(&self.scripts), self.me);
-        self.under_way = Some(
-            async move {
-                let mut announce = announce(&scripts, &names, me, applied);
-                announce.arg("");
-                // If it fails again and again, the beat will say that this instance is not a member.
-                let (_, answer) = join(
-                    announce.run::<()>(&mut beside),
-                    beat.query_async(&mut connection),
-                )
-                .await;
-                let (echo, in_order, epoch, seq, now): (u64, bool, u64, u64, u64) =
-                    answer.map_err(l2_error)?;
-                if echo != nonce || !in_order {
-                    return Err(L2Error::unexpected(
-                        "the server has restarted, has lost its data, does not take writes, or is no longer a primary in good standing; or this instance could not be noted as a member for long",
-                    ));
-                }
-                Ok(LaneClock { epoch, seq, now })
-            }
-            .boxed(),
-        );
+impl RedisSubscription {
+    /// Notes how far this instance is, and reads the lane's clock.
+    fn requests(&self, nonce: u64, applied: Applied) -> Pipeline {
+        let me = Member {
+            info: self.me,
+            applied,
+            heartbeat: nonce,
+        };
+        let mut pipeline = Pipeline::with_capacity(2);
+        pipeline.cmd("EVAL").arg(&self.scripts.note);
+        pipeline.arg(1).arg(&self.names.live);
+        pipeline.arg(me.info.id).arg(members::entry(&me)).arg(nonce);
+        pipeline
+            .arg(self.joined.generation)
+            .arg(self.joined.age_now());
+        pipeline.cmd("EVAL_RO").arg(&self.scripts.beat);
+        pipeline.arg(1).arg(&self.names.clock).arg(nonce);
+        pipeline
     }
 }
 
-impl Stream for RedisListener {
+impl Subscription for RedisSubscription {
+    fn heartbeat(&mut self, applied: Applied) {
+        let nonce = random();
+        let requests = self.requests(nonce, applied);
+        let mut connection = self.connection.clone();
+        let answer = async move {
+            let answers: (u64, (u64, bool, u64, u64, u64)) = requests
+                .query_async(&mut connection)
+                .await
+                .map_err(l2_error)?;
+            let (noted, (echo, in_order, epoch, seq, now)) = answers;
+            if !in_order || echo != nonce {
+                return Err(L2Error::unexpected(
+                    "the server has restarted, has lost its data, does not take writes, or is no longer a primary in good standing",
+                ));
+            }
+            // Nobody would wait for this instance, so it must not use its L1.
+            if noted != nonce {
+                return Err(L2Error::unexpected(
+                    "the list of members was lost or damaged; this instance subscribes again",
+                ));
+            }
+            Ok(LaneClock { epoch, seq, now })
+        };
+        self.under_way = Some(answer.boxed());
+    }
+}
+
+impl Stream for RedisSubscription {
     type Item = Result<Event, L2Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -162,7 +197,7 @@ impl Stream for RedisListener {
             this.under_way = None;
             match answer {
                 Ok(clock) => {
-                    // What was published before the beat is in the queue by now, and goes first. It is
+                    // What was published before the answer is in the queue by now, and goes first. Messages are
                     // counted, since the queue may look empty when it is not: tokio makes a busy task yield.
                     this.answered = Some(clock);
                     this.ahead = this.messages.len();
@@ -185,7 +220,7 @@ impl Stream for RedisListener {
             };
             let message = message::open(&payload).map(Event::Message);
             let heard = message.or_else(|| message::lease_ended(&payload).map(Event::LeaseEnded));
-            // What this release cannot read leaves a hole too.
+            // A message that this release cannot read leaves a hole too.
             if let Some(heard) = heard {
                 return Poll::Ready(Some(Ok(heard)));
             }

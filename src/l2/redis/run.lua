@@ -1,15 +1,24 @@
--- RUN  clock | lanes rnd  ->  epoch seq now lanes
--- Before a new connection is used: a server that restarted or was promoted may have brought deleted
--- values back, so its life starts a new epoch. Numbers go on.
+-- RUN  clock live | lanes rnd [id entry]  ->  epoch seq now lanes [generation age]
+-- Precedes any use of a new connection: a server that restarted or was promoted may have brought deleted values back,
+-- and lost members, so its life starts a new epoch and a new generation of the list. Numbers continue.
 local run = life()
 local epoch, seq, ver = clock(KEYS[1], ARGV[2])
 local known = redis.call('HMGET', KEYS[1], 'run', 'lanes')
-if not known[2] then
-  redis.call('HSET', KEYS[1], 'lanes', ARGV[1])
-end
-if known[1] ~= run then
-  epoch = tonumber(ARGV[2])
+local lanes = whole(known[2], 16384)
+if known[1] ~= run or not lanes then
+  epoch, lanes = tonumber(ARGV[2]), lanes or tonumber(ARGV[1])
   set_position(KEYS[1], epoch, seq, ver)
-  redis.call('HSET', KEYS[1], 'run', run, 'since', string.format('%.0f', time()))
+  redis.call('HSET', KEYS[1], 'run', run, 'lanes', lanes)
+  renew_list(KEYS[2], ARGV[2])
 end
-return {epoch, seq, time(), tonumber(known[2] or ARGV[1])}
+local answer = {epoch, seq, time(), lanes}
+if ARGV[3] then
+  -- A subscriber becomes a member in the step that reads the clock.
+  local generation, age = list(KEYS[2])
+  if not generation then
+    generation, age = renew_list(KEYS[2], ARGV[2])
+  end
+  redis.call('HSET', KEYS[2], ARGV[3], ARGV[4])
+  answer[5], answer[6] = generation, age
+end
+return answer

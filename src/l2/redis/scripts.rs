@@ -1,4 +1,4 @@
-//! The scripts, each one atomic step; every key that one touches is declared to it.
+//! The Lua scripts. Each is one atomic step, and every key that it touches is declared to it.
 
 use deadpool_redis::redis::Script;
 
@@ -12,47 +12,38 @@ pub(super) struct Scripts {
     pub(super) invalidate: Script,
     pub(super) clear: Script,
     pub(super) run: Script,
-    pub(super) announce: Script,
     pub(super) members: Script,
-    /// For `EVAL_RO`, which the client has no type for.
+    pub(super) forget: Script,
+    /// Sent with `EVAL`: together with the beat in one pipeline, where a forgotten script could not be loaded first.
+    pub(super) note: String,
+    /// Sent with `EVAL_RO`, which the client has no type for.
     pub(super) beat: String,
 }
 
-/// Removing must work when memory is full, or a full Redis would keep what is wrong. And what has this
-/// line is refused by a replica, and by a primary that misses its replicas, even if it only reads.
+/// A write that removes data must work when memory is full, or a full Redis would keep stale values. A script with this
+/// line is also refused by a replica, and by a primary without the replicas that it must have, even if it only reads.
 const EVEN_WHEN_FULL: &str = "#!lua flags=allow-oom\n";
 const CLOCK: &str = include_str!("clock.lua");
 const LEASE: &str = include_str!("lease.lua");
 const LIFE: &str = include_str!("life.lua");
-const MEMBER: &str = include_str!("member.lua");
-const MEMBERS_OF: &str = include_str!("members_of.lua");
+const LIST: &str = include_str!("list.lua");
 
 impl Scripts {
     pub(super) fn new() -> Self {
         let script = |parts: &[&str]| Script::new(&parts.concat());
+        let invalidate = include_str!("invalidate.lua");
         Self {
             lead: script(&[EVEN_WHEN_FULL, CLOCK, LEASE, include_str!("lead.lua")]),
             fill: script(&[CLOCK, LEASE, include_str!("fill.lua")]),
             renew: script(&[LEASE, include_str!("renew.lua")]),
             insert: script(&[CLOCK, include_str!("insert.lua")]),
-            invalidate: script(&[
-                EVEN_WHEN_FULL,
-                CLOCK,
-                MEMBER,
-                MEMBERS_OF,
-                include_str!("invalidate.lua"),
-            ]),
+            invalidate: script(&[EVEN_WHEN_FULL, CLOCK, LIST, invalidate]),
             clear: script(&[EVEN_WHEN_FULL, CLOCK, include_str!("clear.lua")]),
-            run: script(&[EVEN_WHEN_FULL, CLOCK, LIFE, include_str!("run.lua")]),
-            announce: script(&[
-                EVEN_WHEN_FULL,
-                CLOCK,
-                MEMBER,
-                MEMBERS_OF,
-                include_str!("announce.lua"),
-            ]),
-            members: script(&[CLOCK, MEMBER, MEMBERS_OF, include_str!("members.lua")]),
-            beat: [CLOCK, LIFE, MEMBER, include_str!("beat.lua")].concat(),
+            run: script(&[EVEN_WHEN_FULL, CLOCK, LIFE, LIST, include_str!("run.lua")]),
+            members: script(&[EVEN_WHEN_FULL, LIST, include_str!("members.lua")]),
+            forget: script(&[EVEN_WHEN_FULL, include_str!("forget.lua")]),
+            note: [EVEN_WHEN_FULL, LIST, include_str!("note.lua")].concat(),
+            beat: [CLOCK, LIFE, include_str!("beat.lua")].concat(),
         }
     }
 }

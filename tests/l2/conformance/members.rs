@@ -1,89 +1,127 @@
-//! Who listens, and how far it is.
+//! Which instances are subscribed, and how far each is.
 
 use std::time::Duration;
 
-use larder::l2::{Applied, Event, Lane, Member, MemberInfo};
+use larder::l2::{Applied, Event, Kind, Lane, MemberInfo, WriteAck};
 
 use super::conformance;
 use crate::store::*;
-use crate::support::eventually::eventually;
 
 conformance! {
-    who_listens_is_a_member_at_once
-    a_beat_tells_how_far_it_is
-    who_leaves_is_no_member
-    who_is_silent_is_no_member
+    a_subscriber_is_a_member_at_once
+    a_heartbeat_tells_how_far_it_is
+    an_instance_that_leaves_is_no_member
+    a_silent_instance_stays_a_member
+    only_a_member_that_is_still_silent_is_forgotten
+    an_awaited_invalidation_names_the_list
 }
 
-/// Forgotten soon.
-const HASTY: MemberInfo = MemberInfo {
-    id: 6,
+const OTHER: MemberInfo = MemberInfo {
+    id: 7,
     max_staleness: Duration::from_millis(10),
 };
 
-async fn members(lane: &dyn Lane) -> Vec<Member> {
-    let mut members = lane.members().await.expect("the members are listed").list;
-    members.sort_by_key(|member| member.info.id);
+async fn members(lane: &dyn Lane) -> Vec<(MemberInfo, Applied)> {
+    let list = lane.members().await.expect("the members are listed").list;
+    let mut members: Vec<_> = list.iter().map(|one| (one.info, one.applied)).collect();
+    members.sort_by_key(|(info, _)| info.id);
     members
 }
 
-/// Of one who has only begun to listen nobody knows how far it is: it may still have to catch up.
-async fn who_listens_is_a_member_at_once(store: impl Store) {
+async fn invalidate_awaited(lane: &dyn Lane) -> WriteAck {
+    let payload = payload_of(Kind::InvalidateAwaited, &["k"]);
+    let invalidated = lane.invalidate(&["k"], &payload, Duration::ZERO).await;
+    invalidated.expect("the key is invalidated")
+}
+
+/// It may still have to catch up, so it has applied nothing.
+async fn a_subscriber_is_a_member_at_once(store: impl Store) {
     let lane = store.lane();
     assert_eq!(members(&*lane).await, []);
     invalidate(&*lane, &["k"]).await;
     let (_, _first) = listen(&*lane).await;
-    let other = MemberInfo { id: 7, ..ME };
-    let (_, _second) = store.lane().subscribe(other).await.unwrap();
-    let expected = [ME, other].map(|me| Member {
-        info: me,
-        applied: NOTHING,
-    });
+    let (_, _second) = store.lane().subscribe(OTHER).await.unwrap();
+    let expected = [(ME, NOTHING), (OTHER, NOTHING)];
     assert_eq!(members(&*store.lane()).await, expected);
-    // Also again.
+    // Also when it subscribes again.
     let (_, _third) = listen(&*lane).await;
     assert_eq!(members(&*lane).await, expected);
 }
 
-async fn a_beat_tells_how_far_it_is(store: impl Store) {
+async fn a_heartbeat_tells_how_far_it_is(store: impl Store) {
     let lane = store.lane();
     let (clock, mut listener) = listen(&*lane).await;
-    for seq in 1..=3 {
+    let mut heartbeat = lane.members().await.unwrap().list[0].heartbeat;
+    for seq in [1, 2, 2, 3] {
         let applied = Applied {
             epoch: clock.epoch,
             seq,
         };
         listener.heartbeat(applied);
         assert!(matches!(heard(&mut *listener).await, Event::Heartbeat(_)));
-        let known = members(&*lane).await;
-        assert_eq!(known, [Member { info: ME, applied }]);
+        let member = lane.members().await.unwrap().list[0];
+        assert_eq!((member.info, member.applied), (ME, applied));
+        assert_ne!(member.heartbeat, heartbeat, "each has a name of its own");
+        heartbeat = member.heartbeat;
     }
 }
 
-async fn who_leaves_is_no_member(store: impl Store) {
+async fn an_instance_that_leaves_is_no_member(store: impl Store) {
     let lane = store.lane();
-    let other = MemberInfo { id: 7, ..ME };
     let (_, _first) = listen(&*lane).await;
-    let (_, _second) = lane.subscribe(other).await.unwrap();
+    let (_, _second) = lane.subscribe(OTHER).await.unwrap();
     lane.leave(ME.id).await.unwrap();
     lane.leave(ME.id).await.unwrap();
-    let applied = NOTHING;
-    assert_eq!(
-        members(&*lane).await,
-        [Member {
-            info: other,
-            applied
-        }]
-    );
+    assert_eq!(members(&*lane).await, [(OTHER, NOTHING)]);
 }
 
-async fn who_is_silent_is_no_member(store: impl Store) {
+/// Its `max_staleness` is over many times. Only the other instances, each by its own clock, may judge that.
+async fn a_silent_instance_stays_a_member(store: impl Store) {
     let lane = store.lane();
-    let (_, _patient) = listen(&*lane).await;
-    let (_, _hasty) = lane.subscribe(HASTY).await.unwrap();
-    eventually("only one is left", async || {
-        members(&*lane).await.len() == 1
-    })
-    .await;
-    assert_eq!(members(&*lane).await[0].info, ME);
+    let (_, silent) = lane.subscribe(OTHER).await.unwrap();
+    drop(silent);
+    tokio::time::sleep(30 * OTHER.max_staleness).await;
+    let (_, mut listener) = listen(&*lane).await;
+    beat(&mut *listener).await;
+    assert_eq!(members(&*lane).await, [(ME, NOTHING), (OTHER, NOTHING)]);
+    let ack = invalidate_awaited(&*lane).await;
+    assert_eq!(ack.longest_staleness, ME.max_staleness);
+}
+
+async fn only_a_member_that_is_still_silent_is_forgotten(store: impl Store) {
+    let lane = store.lane();
+    let (_, mut listener) = listen(&*lane).await;
+    let (_, _other) = lane.subscribe(OTHER).await.unwrap();
+    let before = lane.members().await.unwrap().list;
+    beat(&mut *listener).await;
+    for member in before {
+        lane.forget(member).await.unwrap();
+        // Once more, and of one that is not there.
+        lane.forget(member).await.unwrap();
+    }
+    assert_eq!(members(&*lane).await, [(ME, NOTHING)]);
+    // The next heartbeat makes it a member again.
+    let me = lane.members().await.unwrap().list[0];
+    lane.forget(me).await.unwrap();
+    assert_eq!(members(&*lane).await, []);
+    beat(&mut *listener).await;
+    assert_eq!(members(&*lane).await, [(ME, NOTHING)]);
+}
+
+async fn an_awaited_invalidation_names_the_list(store: impl Store) {
+    let lane = store.lane();
+    let (_, mut listener) = listen(&*lane).await;
+    let ack = invalidate_awaited(&*lane).await;
+    assert_eq!(ack.longest_staleness, ME.max_staleness);
+    for step in ["none", "a heartbeat", "a clear", "a subscription"] {
+        match step {
+            "a heartbeat" => drop(beat(&mut *listener).await),
+            "a clear" => drop(clear(&*lane).await),
+            "a subscription" => drop(store.lane().subscribe(OTHER).await.unwrap()),
+            _ => {}
+        }
+        let generation = lane.members().await.unwrap().generation;
+        assert_eq!(generation, ack.generation, "after {step}");
+        assert_eq!(invalidate_awaited(&*lane).await.generation, generation);
+    }
 }

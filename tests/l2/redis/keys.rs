@@ -38,8 +38,10 @@ async fn the_names_of_the_keys_are_those_of_the_protocol() {
     let channels: Vec<String> = run(&mut raw, &["PUBSUB", "CHANNELS", "*"]).await;
     assert_eq!(channels, ["{test:values.0}!events"]);
     let fields: BTreeSet<String> = run(&mut raw, &["HKEYS", &own_key("clock")]).await;
-    let expected = ["at", "since", "run", "lanes"];
+    let expected = ["at", "run", "lanes"];
     assert_eq!(fields, expected.map(str::to_owned).into());
+    let fields: BTreeSet<String> = run(&mut raw, &["HKEYS", &own_key("live")]).await;
+    assert_eq!(fields, ["list", "5"].map(str::to_owned).into());
 }
 
 #[tokio::test]

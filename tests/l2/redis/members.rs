@@ -2,152 +2,188 @@
 
 use std::time::Duration;
 
-use deadpool_redis::redis::cmd;
+use deadpool_redis::redis::aio::MultiplexedConnection;
+use deadpool_redis::redis::{Value, cmd};
 use futures::StreamExt;
-use larder::l2::{Event, Kind, L2Error, LeaseReply, MemberInfo, Subscription};
-use tokio::time::timeout;
+use larder::l2::{Event, Kind, L2Error, Lane, LeaseReply, MemberInfo, Subscription, WriteAck};
+use tokio::time::{Instant, timeout};
 
 use super::{own_key, run};
 use crate::store::*;
-use crate::support::eventually::eventually;
 
-/// Its beats fail soon after it could last be noted.
-const HASTY: MemberInfo = MemberInfo {
+const OTHER: MemberInfo = MemberInfo {
     id: 6,
-    max_staleness: Duration::from_millis(20),
+    max_staleness: Duration::from_secs(7),
 };
 
-/// The answer to one beat.
+/// The answer to one heartbeat.
 async fn answer(listener: &mut dyn Subscription) -> Result<(), L2Error> {
     listener.heartbeat(NOTHING);
-    let heard = timeout(LIMIT, listener.next()).await.expect("it answers");
-    match heard.expect("the connection is there") {
-        Ok(Event::Heartbeat(_)) => Ok(()),
-        Ok(other) => panic!("{other:?}"),
-        Err(error) => Err(error),
+    loop {
+        let heard = timeout(LIMIT, listener.next()).await.expect("it answers");
+        if let Event::Heartbeat(_) = heard.expect("the connection is there")? {
+            return Ok(());
+        }
     }
 }
 
+/// What harms the list, with its name filled in.
+async fn harm(raw: &mut MultiplexedConnection, words: &[&str]) {
+    let name = own_key("live");
+    let words = words
+        .iter()
+        .map(|word| if *word == "LIVE" { &name } else { *word });
+    let words: Vec<&str> = words.collect();
+    // A hash cannot become something else in one step.
+    if matches!(words[0], "SET" | "LPUSH") {
+        let _: i64 = run(raw, &["DEL", &name]).await;
+    }
+    let _: Value = run(raw, &words).await;
+}
+
+async fn invalidate_awaited(lane: &dyn Lane) -> WriteAck {
+    let payload = payload_of(Kind::InvalidateAwaited, &["k"]);
+    let invalidated = lane.invalidate(&["k"], &payload, Duration::ZERO).await;
+    invalidated.expect("the key is invalidated")
+}
+
+/// An instance that nobody would wait for must not use its L1.
 #[tokio::test]
-async fn a_member_that_was_deleted_is_one_again_by_its_next_beat() {
+async fn an_instance_that_cannot_be_noted_gets_no_answer() {
     let store = Redis::start().await;
     let (lane, mut raw) = (store.lane(), store.server.connection().await);
     let (_, mut listener) = listen(&*lane).await;
-    let _: i64 = run(&mut raw, &["DEL", &own_key("live")]).await;
-    assert_eq!(lane.members().await.unwrap().list, []);
-    answer(&mut *listener).await.unwrap();
-    assert_eq!(lane.members().await.unwrap().list[0].info, ME);
-}
-
-/// Nobody would wait for it, so it must not use its L1.
-#[tokio::test]
-async fn who_cannot_be_noted_gets_no_beat() {
-    let store = Redis::start().await;
-    let (lane, mut raw) = (store.lane(), store.server.connection().await);
-    let (_, mut listener) = lane.subscribe(HASTY).await.unwrap();
     answer(&mut *listener).await.unwrap();
     let _: () = run(&mut raw, &["ACL", "SETUSER", "default", "-hset"]).await;
-    let ends = async { while answer(&mut *listener).await.is_ok() {} };
-    timeout(LIMIT, ends).await.expect("its beats fail");
-    let refused = lane.subscribe(HASTY).await.map(|_| ());
+    let refused = answer(&mut *listener).await;
+    assert!(refused.is_err_and(|error| error.is_refused()));
+    let refused = lane.subscribe(ME).await.map(|_| ());
     assert!(refused.is_err_and(|error| error.is_refused()));
 
     let _: () = run(&mut raw, &["ACL", "SETUSER", "default", "+hset"]).await;
-    let (_, mut listener) = lane.subscribe(HASTY).await.unwrap();
-    answer(&mut *listener).await.unwrap();
-}
-
-#[tokio::test]
-async fn who_was_forgotten_leaves_nothing_behind() {
-    let store = Redis::start().await;
-    let (lane, mut raw) = (store.lane(), store.server.connection().await);
-    let (_, gone) = lane.subscribe(HASTY).await.unwrap();
-    drop(gone);
     let (_, mut listener) = listen(&*lane).await;
-    eventually("it is forgotten", async || {
-        lane.members().await.unwrap().list.len() == 1
-    })
-    .await;
-    // Not by a beat, which has no time for it.
     answer(&mut *listener).await.unwrap();
-    let noted: i64 = run(&mut raw, &["HLEN", &own_key("live")]).await;
-    assert_eq!(noted, 2);
-    let (_, _listener) = listen(&*lane).await;
-    let noted: Vec<u64> = run(&mut raw, &["HKEYS", &own_key("live")]).await;
-    assert_eq!(noted, [ME.id]);
 }
 
+/// The list is as old as some member has measured, and never older than it is.
 #[tokio::test]
-async fn entries_that_make_no_sense_are_errors_or_ignored() {
+async fn the_age_of_the_list_is_measured_by_its_members() {
+    let store = Redis::start().await;
+    let lane = store.lane();
+    let begin = Instant::now();
+    assert_eq!(invalidate_awaited(&*lane).await.members_age, Duration::ZERO);
+    let mut reached = Duration::ZERO;
+    // The second instance begins where the first has ended.
+    for until in [50, 100].map(Duration::from_millis) {
+        let (_, mut listener) = listen(&*lane).await;
+        let age = invalidate_awaited(&*lane).await.members_age;
+        assert!((reached..=begin.elapsed()).contains(&age), "{age:?}");
+        let grows = async {
+            while reached < until {
+                answer(&mut *listener).await.unwrap();
+                reached = invalidate_awaited(&*lane).await.members_age;
+                assert!(reached <= begin.elapsed(), "{reached:?}");
+            }
+        };
+        timeout(LIMIT, grows).await.expect("the list grows older");
+    }
+    // One that was slow to measure does not make it younger.
+    let (_, mut listener) = listen(&*lane).await;
+    answer(&mut *listener).await.unwrap();
+    assert!(invalidate_awaited(&*lane).await.members_age >= reached);
+}
+
+/// The server's clock may be stepped: neither the list nor what is taken off it depends on it.
+#[tokio::test]
+async fn the_list_needs_no_wall_clock() {
     let store = Redis::start().await;
     let (lane, mut raw) = (store.lane(), store.server.connection().await);
-    let (clock, _listener) = listen(&*lane).await;
-    let note = async |raw: &mut _, field: &[u8], entry: &[u8]| {
-        let mut set = cmd("HSET");
-        set.arg(own_key("live")).arg(field).arg(entry);
-        let _: i64 = set.query_async(raw).await.unwrap();
-    };
-    // What does not even say when: it has been silent for ever.
-    for entry in [&b""[..], b"junk", b"1:2:3", b":::", b"1:2:3:\xff"] {
-        note(&mut raw, b"9", entry).await;
-        assert_eq!(lane.members().await.unwrap().list.len(), 1, "{entry:?}");
+    let (_, _listener) = listen(&*lane).await;
+    // Connected before: a new connection reads the clock for the deadlines of inserts.
+    assert_eq!(lane.members().await.unwrap().list.len(), 1);
+    let _: () = run(&mut raw, &["ACL", "SETUSER", "default", "-time"]).await;
+    let members = lane.members().await.unwrap();
+    lane.forget(members.list[0]).await.unwrap();
+    assert_eq!(lane.members().await.unwrap().list, []);
+    let fields: Vec<String> = run(&mut raw, &["HKEYS", &own_key("live")]).await;
+    assert_eq!(fields, ["list"]);
+}
+
+/// What may happen to the list, and how many members are left.
+const LOSSES: [(&[&str], usize); 12] = [
+    (&["DEL", "LIVE"], 0),
+    (&["SET", "LIVE", "x"], 0),
+    (&["LPUSH", "LIVE", "x"], 0),
+    (&["HDEL", "LIVE", "list"], 2),
+    (&["HSET", "LIVE", "list", "x"], 2),
+    (&["HSET", "LIVE", "list", "1:-1"], 2),
+    (&["HSET", "LIVE", "list", "1:99999999999999999999"], 2),
+    (&["HSET", "LIVE", "list", "99999999999999999999:1"], 2),
+    (&["HSET", "LIVE", "6", "junk"], 1),
+    (&["HSET", "LIVE", "6", "1:2:99999999999999999999:3"], 1),
+    (&["HSET", "LIVE", "six", "1:2:2000:3"], 2),
+    (&["HSET", "LIVE", "", ""], 2),
+];
+
+/// Whoever waits learns that members may have been lost, and they join the new list.
+#[tokio::test]
+async fn a_list_that_was_lost_or_damaged_gets_another_generation() {
+    let store = Redis::start().await;
+    let (lane, mut raw) = (store.lane(), store.server.connection().await);
+    for ((loss, left), found_by_members) in LOSSES
+        .into_iter()
+        .flat_map(|loss| [(loss, true), (loss, false)])
+    {
+        let (_, mut listener) = listen(&*lane).await;
+        let (_, mut other) = lane.subscribe(OTHER).await.unwrap();
+        let _: i64 = run(&mut raw, &["HSET", &own_key("live"), "list", "1:1000000"]).await;
+        let (_, mut listener_of_old) = listen(&*lane).await;
+        answer(&mut *listener_of_old).await.unwrap();
+        let before = invalidate_awaited(&*lane).await;
+        assert!(before.members_age >= Duration::from_secs(1000));
+        assert_eq!(lane.members().await.unwrap().list.len(), 2);
+
+        harm(&mut raw, loss).await;
+        if found_by_members {
+            let members = lane.members().await.unwrap();
+            assert_eq!(members.list.len(), left, "{loss:?}");
+            assert_ne!(members.generation, before.generation, "{loss:?}");
+        }
+        let after = invalidate_awaited(&*lane).await;
+        assert_eq!(after.members_age, Duration::ZERO, "{loss:?}");
+        assert_ne!(after.generation, before.generation, "{loss:?}");
+        assert_eq!(after.stamp.epoch, before.stamp.epoch, "values are kept");
+        for member in [&mut listener, &mut other, &mut listener_of_old] {
+            let refused = answer(&mut **member).await;
+            assert!(refused.is_err_and(|error| error.is_refused()), "{loss:?}");
+        }
+        let members = lane.members().await.unwrap();
+        assert_eq!(members.list.len(), left, "{loss:?}");
+        assert_eq!(members.generation, after.generation);
+        lane.leave(OTHER.id).await.unwrap();
     }
-    let at = clock.now;
-    let huge = format!("1:2:99999999999999999999:{at}");
-    let strange = [
-        (&b"9"[..], format!("x:2:2000:{at}").into_bytes()),
-        (b"9", format!(":2000:{at}").into_bytes()),
-        (b"9", [b"\xff:2:2000:", at.to_string().as_bytes()].concat()),
-        (b"9", huge.into_bytes()),
-        (b"nine", format!("1:2:2000:{at}").into_bytes()),
-        (b"", format!("1:2:2000:{at}").into_bytes()),
-    ];
-    for (field, entry) in strange {
-        note(&mut raw, field, &entry).await;
-        let listed = lane.members().await;
-        // Or nobody knows who has to be waited for.
-        assert!(
-            listed.as_ref().is_err_and(L2Error::is_refused),
-            "{entry:?}: {listed:?}"
-        );
-        // All else goes on.
+}
+
+/// A heartbeat alone does not heal the list: the instance has to learn of it.
+#[tokio::test]
+async fn who_finds_the_list_lost_subscribes_again() {
+    let store = Redis::start().await;
+    let (lane, mut raw) = (store.lane(), store.server.connection().await);
+    for ((loss, _), n) in LOSSES.into_iter().zip(1..) {
+        let (_, mut listener) = listen(&*lane).await;
+        harm(&mut raw, loss).await;
+        let is_found = loss[0] != "HSET" || loss[2] == "list";
+        let refused = answer(&mut *listener).await;
+        assert_eq!(refused.is_err(), is_found, "{n}: {loss:?}");
         let (_, mut listener) = listen(&*lane).await;
         answer(&mut *listener).await.unwrap();
-        let mut remove = cmd("HDEL");
-        let _: i64 = remove
-            .arg(own_key("live"))
-            .arg(field)
-            .query_async(&mut raw)
-            .await
-            .unwrap();
-        assert_eq!(lane.members().await.unwrap().list.len(), 1);
+        assert!(
+            lane.members().await.unwrap().list.len() <= 2,
+            "{n}: {loss:?}"
+        );
     }
 }
 
-#[tokio::test]
-async fn a_list_of_another_type_is_refused() {
-    let store = Redis::start().await;
-    let (lane, mut raw) = (store.lane(), store.server.connection().await);
-    let _: i64 = run(&mut raw, &["LPUSH", &own_key("live"), "x"]).await;
-    let refused = lane.subscribe(ME).await.map(|_| ());
-    assert!(refused.is_err_and(|error| error.is_refused()));
-    // It wants to be noted first: what happens after it knows the clock is waited for with it.
-    let there: bool = run(&mut raw, &["EXISTS", &own_key("clock")]).await;
-    assert!(!there, "it has asked for the clock before");
-    assert!(lane.members().await.is_err_and(|error| error.is_refused()));
-    insert(&*lane, "k", b"v").await;
-    assert!(usable(&*lane, "k").await.is_some(), "values need no list");
-
-    let _: i64 = run(&mut raw, &["DEL", &own_key("live")]).await;
-    let (_, mut listener) = listen(&*lane).await;
-    answer(&mut *listener).await.unwrap();
-    let _: i64 = run(&mut raw, &["DEL", &own_key("live")]).await;
-    let _: i64 = run(&mut raw, &["LPUSH", &own_key("live"), "x"]).await;
-    let refused = answer(&mut *listener).await;
-    assert!(refused.is_err_and(|error| error.is_refused()));
-}
-
-/// A hold that somebody has made permanent is none.
 #[tokio::test]
 async fn a_hold_without_an_end_is_none() {
     let store = Redis::start().await;
@@ -156,9 +192,9 @@ async fn a_hold_without_an_end_is_none() {
     granted(&*lane, "k", 7).await;
 }
 
-/// What is no hold does not count as a longer one.
+/// A key of another type under a hold's name does not count as a longer hold.
 #[tokio::test]
-async fn a_hold_takes_the_place_of_what_is_none() {
+async fn a_hold_replaces_a_key_of_another_type() {
     let store = Redis::start().await;
     let (lane, mut raw) = (store.lane(), store.server.connection().await);
     let name = own_key("hold:k");
@@ -168,4 +204,23 @@ async fn a_hold_takes_the_place_of_what_is_none() {
         .await
         .unwrap();
     assert_eq!(acquire_lease(&*lane, "k", 7).await, LeaseReply::Hold);
+}
+
+#[tokio::test]
+async fn entries_are_written_as_documented() {
+    let store = Redis::start().await;
+    let (lane, mut raw) = (store.lane(), store.server.connection().await);
+    let (clock, mut listener) = listen(&*lane).await;
+    let applied = larder::l2::Applied {
+        epoch: clock.epoch,
+        seq: 3,
+    };
+    listener.heartbeat(applied);
+    heard(&mut *listener).await;
+    let member = lane.members().await.unwrap().list[0];
+    let mut get = cmd("HGET");
+    get.arg(own_key("live")).arg(ME.id);
+    let entry: String = get.query_async(&mut raw).await.unwrap();
+    let expected = format!("{}:3:2000:{}", clock.epoch, member.heartbeat);
+    assert_eq!(entry, expected);
 }

@@ -1,0 +1,32 @@
+//! How a member is written down in the list of members: `epoch:seq:max_staleness:heartbeat`.
+
+use std::time::Duration;
+
+use crate::clock::millis;
+use crate::l2::{Applied, Member, MemberInfo};
+
+/// What is stored under the id of a member.
+pub(super) fn entry(member: &Member) -> String {
+    let Member {
+        info,
+        applied,
+        heartbeat,
+    } = member;
+    let staleness = millis(info.max_staleness);
+    format!("{}:{}:{staleness}:{heartbeat}", applied.epoch, applied.seq)
+}
+
+/// Reads the entry of a member; `None` if something else has written it.
+pub(super) fn parse(id: u64, entry: &str) -> Option<Member> {
+    let mut fields = entry.split(':').map(str::parse::<u64>);
+    let mut field = || fields.next()?.ok();
+    let (epoch, seq, staleness, heartbeat) = (field()?, field()?, field()?, field()?);
+    Some(Member {
+        info: MemberInfo {
+            id,
+            max_staleness: Duration::from_millis(staleness),
+        },
+        applied: Applied { epoch, seq },
+        heartbeat,
+    })
+}

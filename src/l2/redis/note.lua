@@ -1,0 +1,11 @@
+-- NOTE  live | id entry nonce generation age  ->  nonce, or 0 if the list is of another generation
+-- Updates the entry of a member. `age` is how long the list has existed at least, as the member has measured it.
+local generation, age = list(KEYS[1])
+if generation ~= tonumber(ARGV[4]) then
+  return 0
+end
+if tonumber(ARGV[5]) > age then
+  set_list(KEYS[1], generation, ARGV[5])
+end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+return tonumber(ARGV[3])

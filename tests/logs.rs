@@ -1,0 +1,131 @@
+//! What reaches the log at WARN: one line for a cause, however many requests meet it, and no key or value.
+
+#![allow(clippy::unwrap_used, reason = "a failed step ends the test")]
+
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex};
+
+use larder::codec::Bincode;
+use larder::{Cache, MemoryL2, Stats};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tracing::Level;
+
+const REQUESTS: u64 = 1_000;
+const SECRET: &str = "hunter2";
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What is logged at WARN and above, on one thread, while this runs.
+fn warnings(run: impl Future<Output = ()>) -> Vec<String> {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(Level::WARN)
+        .with_writer(move || writer.clone())
+        .finish();
+    let runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = { runtime }.enable_all().build().unwrap();
+    tracing::subscriber::with_default(subscriber, || runtime.block_on(run));
+    let log = log.0.lock().unwrap();
+    let log = String::from_utf8_lossy(&log);
+    assert!(!log.contains(SECRET), "{log}");
+    log.lines().map(str::to_owned).collect()
+}
+
+fn cache<V>(l2: &MemoryL2) -> Cache<String, V>
+where
+    V: Serialize + DeserializeOwned + Send + Sync + 'static,
+{
+    let builder = Cache::builder("test:logs").l2(l2.clone());
+    builder
+        .type_tag("shared")
+        .max_value_size(100)
+        .build()
+        .unwrap()
+}
+
+fn assert_once(warnings: &[String], what: &str) {
+    let lines = warnings.iter().filter(|line| line.contains(what));
+    assert_eq!(lines.count(), 1, "{what}: {warnings:?}");
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+}
+
+#[test]
+fn keys_that_are_too_long() {
+    let seen = warnings(async {
+        let cache: Cache<String, String> = cache(&MemoryL2::new());
+        let key = SECRET.repeat(200);
+        for _ in 0..REQUESTS {
+            assert!(cache.get(&key).await.is_none());
+            assert!(cache.get_many([&key]).await[0].is_none());
+        }
+        let Stats { keys_refused, .. } = cache.stats();
+        assert_eq!(keys_refused, 2 * REQUESTS);
+    });
+    assert_once(&seen, "longer than 1024 bytes");
+}
+
+#[test]
+fn values_that_are_too_large() {
+    let seen = warnings(async {
+        let cache: Cache<String, String> = cache(&MemoryL2::new());
+        for _ in 0..REQUESTS {
+            let error = cache.insert(SECRET, SECRET.repeat(100)).await.unwrap_err();
+            assert!(error.is_value_too_large());
+        }
+        assert_eq!(cache.stats().encode_errors, REQUESTS);
+    });
+    assert_once(&seen, "a value cannot be stored");
+}
+
+#[test]
+fn values_of_another_type() {
+    #[derive(Serialize, Deserialize)]
+    struct Other(u64);
+
+    let seen = warnings(async {
+        let l2 = MemoryL2::new();
+        let texts: Cache<String, String> = cache(&l2);
+        texts.insert(SECRET, SECRET.to_owned()).await.unwrap();
+        let tagged = Cache::<String, Other>::builder("test:logs").l2(l2.clone());
+        let tagged = tagged.codec(Bincode).build().unwrap();
+        for _ in 0..REQUESTS {
+            assert!(tagged.get(SECRET).await.is_none());
+        }
+        assert_eq!(tagged.stats().decode_errors, REQUESTS);
+    });
+    assert_once(&seen, "a stored value cannot be read");
+}
+
+/// The format's own error quotes the value.
+#[cfg(feature = "json")]
+#[test]
+fn values_that_do_not_decode() {
+    use larder::codec::Json;
+
+    let seen = warnings(async {
+        let l2 = MemoryL2::new();
+        let builder = Cache::<String, String>::builder("test:logs").l2(l2.clone());
+        let texts = builder.type_tag("shared").codec(Json).build().unwrap();
+        texts.insert(SECRET, SECRET.to_owned()).await.unwrap();
+        let numbers: Cache<String, u64> = cache(&l2);
+        for _ in 0..REQUESTS {
+            assert!(numbers.get(SECRET).await.is_none());
+        }
+        assert_eq!(numbers.stats().decode_errors, REQUESTS);
+    });
+    assert_once(&seen, "a stored value cannot be read");
+}
