@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use larder::deadpool_redis::redis::cmd;
-use larder::{Cache, MemorySnapshot, WriteError};
+use larder::{Cache, Clock, MemoryL2, MemorySnapshot, WriteError};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -14,7 +14,7 @@ use crate::support::network::{Gate, Network, Step, Way};
 const LIMIT: Duration = Duration::from_secs(10);
 const MINUTE: Duration = Duration::from_secs(60);
 const MS: Duration = Duration::from_millis(1);
-const CLOCK: &str = "{test:text.0}!clock";
+const LIVE: &str = "{test:text.0}!live";
 
 over_both_stores!(
     it_returns_when_the_others_have_applied_it,
@@ -46,12 +46,16 @@ async fn still_waits(waiting: &JoinHandle<Result<(), WriteError>>, wire: &Networ
     assert!(!waiting.is_finished(), "it did not wait");
 }
 
-/// Makes the lane one that has been there for long: after its first start it cannot know who was there before.
+/// Makes the list of members an old one: while it is young, it may have lost members of the life before.
 async fn of_long_ago(fleet: &Fleet) {
     if let Fleet::Redis { server, .. } = fleet {
         let mut redis = server.connection().await;
-        let since = cmd("HSET").arg(CLOCK).arg("since").arg(0).to_owned();
-        let () = since.query_async(&mut redis).await.unwrap();
+        let script = r"
+            local generation = string.match(redis.call('HGET', KEYS[1], 'list'), '%d+')
+            redis.call('HSET', KEYS[1], 'list', generation .. ':1000000000')";
+        let mut eval = cmd("EVAL");
+        eval.arg(script).arg(1).arg(LIVE);
+        let () = eval.query_async(&mut redis).await.unwrap();
     }
 }
 
@@ -164,6 +168,56 @@ async fn who_is_silent_is_waited_for_until_it_has_no_proof() {
     fleet.advance(2 * MS);
     ends(waiting).await.unwrap();
     assert!(b.get_local("k").is_none());
+}
+
+/// A step of the store's clock makes no member look silent: it still answers from L1 until its proof ends.
+#[tokio::test]
+async fn a_step_of_the_stores_clock_does_not_shorten_the_wait() {
+    let (store_clock, clock) = (Clock::manual(), Clock::manual());
+    let l2 = MemoryL2::with_clock(store_clock.clone());
+    let fleet = Fleet::Memory { l2, clock };
+    let ((a, asks), (b, wire)) = (
+        with_bound(&fleet, MINUTE).await,
+        with_bound(&fleet, MINUTE).await,
+    );
+    Source::new("old").through(&b, "k").await.unwrap();
+    // It hears everything too late.
+    wire.silence(true);
+    for step in [HOUR, 24 * HOUR] {
+        store_clock.advance(step);
+        let waiting = wait(&a, "k");
+        still_waits(&waiting, &asks).await;
+        assert!(b.get_local("k").is_some(), "it cannot know");
+        waiting.abort();
+    }
+    let waiting = wait(&a, "k");
+    still_waits(&waiting, &asks).await;
+    fleet.advance(MINUTE + MS);
+    ends(waiting).await.unwrap();
+    assert!(b.get_local("k").is_none());
+}
+
+/// An instance that ended without a word is waited for until others have seen that it is silent.
+#[tokio::test]
+async fn an_instance_that_crashed_is_forgotten() {
+    let fleet = Fleet::memory();
+    let ((a, asks), (_b, wire)) = (
+        with_bound(&fleet, MINUTE).await,
+        with_bound(&fleet, MINUTE).await,
+    );
+    wire.silence(true);
+    for _ in 0..2 {
+        let waiting = wait(&a, "k");
+        still_waits(&waiting, &asks).await;
+        fleet.advance(MINUTE + MS);
+        ends(waiting).await.unwrap();
+    }
+    // More than ten minutes after the first look, its entry is still the same.
+    fleet.advance(9 * MINUTE);
+    ends(wait(&a, "k")).await.unwrap();
+    let asked = asks.asked(Step::Members);
+    ends(wait(&a, "k")).await.unwrap();
+    assert_eq!(asks.asked(Step::Members), asked + 1, "it is not listed");
 }
 
 /// The longest of those who are behind, and of no others.

@@ -4,9 +4,9 @@
 local run = life()
 local epoch, seq, ver = clock(KEYS[1], ARGV[2])
 local known = redis.call('HMGET', KEYS[1], 'run', 'lanes')
-local lanes = whole(known[2], 16384)
-if known[1] ~= run or not lanes then
-  epoch, lanes = tonumber(ARGV[2]), lanes or tonumber(ARGV[1])
+local lanes = whole(known[2], 16384) or 0
+if known[1] ~= run or lanes == 0 then
+  epoch, lanes = tonumber(ARGV[2]), lanes > 0 and lanes or tonumber(ARGV[1])
   set_position(KEYS[1], epoch, seq, ver)
   redis.call('HSET', KEYS[1], 'run', run, 'lanes', lanes)
   renew_list(KEYS[2], ARGV[2])
