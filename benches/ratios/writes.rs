@@ -176,8 +176,7 @@ pub(crate) fn invalidate_script() -> Script {
     Script::new(concat!(
         "#!lua flags=allow-oom\n",
         include_str!("../../src/l2/redis/clock.lua"),
-        include_str!("../../src/l2/redis/member.lua"),
-        include_str!("../../src/l2/redis/members_of.lua"),
+        include_str!("../../src/l2/redis/list.lua"),
         include_str!("../../src/l2/redis/invalidate.lua"),
     ))
 }

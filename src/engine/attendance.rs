@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn a_member_is_silent_when_it_did_not_change_between_two_looks() {
         let attendance = Attendance::default();
-        let mut look = |at: u64, list: &[Member]| {
+        let look = |at: u64, list: &[Member]| {
             let mut list = list.to_vec();
             let (asked, arrived) = (nanos(SECOND) * at, nanos(SECOND) * (at + 1));
             let silent = attendance.strike(&mut list, asked, arrived);
