@@ -1,4 +1,4 @@
-//! Options in, a checked [`Cache`] out.
+//! Collects the options of a cache, checks them and builds it.
 
 use std::any::type_name;
 use std::fmt;
@@ -19,9 +19,25 @@ use crate::options::{Mode, Options};
 use crate::wire::codec::{Bincode, Codec, ValueCodec};
 use crate::wire::envelope;
 
-/// Sets up a [`Cache`]; made by [`Cache::builder`].
+/// Options for a [`Cache`]; made by [`Cache::builder`].
 ///
-/// Every option has a default. Durations count in milliseconds or finer, so TTLs below a second work.
+/// Every option has a default. Durations may be as short as a millisecond; [`build`](Self::build) refuses options
+/// that cannot work, so no setter fails or panics.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use larder::Cache;
+///
+/// let products: Cache<u64, String> = Cache::builder("catalog:product")
+///     .l1_capacity(100_000)
+///     .l1_ttl(Duration::from_secs(60))
+///     .soft_ttl(Duration::from_secs(300))
+///     .l2_ttl(Duration::from_secs(3600))
+///     .max_concurrent_loads(32)
+///     .redis("redis://127.0.0.1:6379")
+///     .build()?;
+/// # Ok::<(), larder::BuildError>(())
+/// ```
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct Builder<K, V> {
     options: Options,
@@ -36,9 +52,11 @@ impl<K, V> Cache<K, V>
 where
     V: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
-    /// Begins a cache whose keys in Redis start with `namespace`, by custom `service:entity`.
+    /// Starts to build a cache whose keys in Redis begin with `{namespace.0}`. By convention a namespace is
+    /// `service:entity`, such as `catalog:product`.
     ///
-    /// All instances that share values use the same namespace; two caches for different things must not.
+    /// All instances that share values use the same namespace. Caches of different things must not. At most 256
+    /// bytes, without braces and control characters.
     pub fn builder(namespace: impl Into<String>) -> Builder<K, V> {
         Builder::new(namespace.into())
     }
@@ -59,10 +77,11 @@ where
         }
     }
 
-    /// Shares values through the Redis server at `redis://[user][:password@]host[:port][/db]`.
+    /// Uses the Redis server at `redis://[user][:password@]host[:port][/db]` as L2.
     ///
-    /// The cache makes a connection pool of its own. Short for `.l2(RedisL2::open(url)?)`; caches that
-    /// shall share a pool are given clones of one [`RedisL2`].
+    /// The cache makes a connection pool of its own. Short for `.l2(RedisL2::open(url)?)`. For several caches over
+    /// one pool, give each a clone of one [`RedisL2`]. A URL that cannot be used is reported by
+    /// [`build`](Self::build).
     pub fn redis(self, url: impl AsRef<str>) -> Self {
         let l2 = RedisL2::open(url.as_ref());
         Self {
@@ -71,10 +90,10 @@ where
         }
     }
 
-    /// Shares values through Redis over a pool of your own, of which the cache keeps up to two connections.
+    /// Uses Redis as L2 through a pool of your own. The cache keeps up to two of its connections for good.
     ///
-    /// A pool cannot give out a connection to listen on, so this also takes the URL of the same server.
-    /// Short for `.l2(RedisL2::with_pool(pool, url)?)`.
+    /// A pool cannot give out a connection to subscribe on, so this also takes the URL of the same server and
+    /// database. Short for `.l2(RedisL2::with_pool(pool, url)?)`, which says how to set the pool up.
     pub fn redis_pool(self, pool: deadpool_redis::Pool, url: impl AsRef<str>) -> Self {
         let l2 = RedisL2::with_pool(pool, url.as_ref());
         Self {
@@ -83,7 +102,7 @@ where
         }
     }
 
-    /// Shares values through this store, such as [`MemoryL2`](crate::MemoryL2) or [`RedisL2`].
+    /// Uses this store as L2, such as [`MemoryL2`](crate::MemoryL2) or [`RedisL2`].
     ///
     /// Without this, [`redis`](Self::redis) or [`redis_pool`](Self::redis_pool), the cache has L1 only.
     pub fn l2(self, l2: impl L2) -> Self {
@@ -93,16 +112,18 @@ where
         }
     }
 
-    /// How many entries L1 holds, or how much they weigh together if there is an
-    /// [`l1_weigher`](Self::l1_weigher). Default: 10 000. With 0 there is no L1. A few that were put out for want of
-    /// room are let go of with the inserts that follow.
+    /// How many entries L1 holds or, with an [`l1_weigher`](Self::l1_weigher), how much they weigh together. Default:
+    /// 10 000 entries. 0 turns L1 off.
+    ///
+    /// The bound is not sharp: entries that are evicted for want of room are freed during later inserts.
     pub fn l1_capacity(mut self, capacity: u64) -> Self {
         self.options.l1_capacity = capacity;
         self
     }
 
-    /// What an entry counts for in [`l1_capacity`](Self::l1_capacity), such as its size in bytes. Default: 1.
-    /// Called while L1 is changed, so it should be quick. What it panics for counts for `u32::MAX`.
+    /// The weight of an entry in [`l1_capacity`](Self::l1_capacity), such as its size in bytes. Default: 1.
+    ///
+    /// Called whenever an entry is stored in L1, so it should be fast. If it panics, the entry weighs `u32::MAX`.
     pub fn l1_weigher(self, weigher: impl Fn(&str, &V) -> u32 + Send + Sync + 'static) -> Self {
         Self {
             weigher: Some(Arc::new(weigher)),
@@ -110,103 +131,113 @@ where
         }
     }
 
-    /// How long a value stays in L1 after it came there. Default: as long as in L2.
+    /// How long an entry stays in L1 after it was stored there. Default: as long as its value is valid in L2. At most
+    /// [`l2_ttl`](Self::l2_ttl).
     pub fn l1_ttl(mut self, ttl: Duration) -> Self {
         self.options.l1_ttl = Some(ttl);
         self
     }
 
-    /// How long a value lives after it was written, in L2 and in every L1. Default: one hour.
+    /// How long a value is valid after it was written, in L2 and in every L1. Default: one hour.
     pub fn l2_ttl(mut self, ttl: Duration) -> Self {
         self.options.l2_ttl = ttl;
         self
     }
 
-    /// From what age on a value is stale: still answered with, flagged, while `get_or_load` replaces it
-    /// in the background. Default: never.
+    /// The age from which a value is stale: it is still returned, flagged by
+    /// [`Meta::is_stale`](crate::Meta::is_stale), while [`get_or_load`](Cache::get_or_load) refreshes it in the
+    /// background. Default: never. Shorter than [`l2_ttl`](Self::l2_ttl).
     pub fn soft_ttl(mut self, ttl: Duration) -> Self {
         self.options.soft_ttl = Some(ttl);
         self
     }
 
-    /// By what share TTLs vary at random, so that what was stored together does not expire together.
-    /// Default: 0.1, which is ±10 %. At most 0.5.
+    /// The share by which TTLs vary at random, so that values that were stored together do not expire together.
+    /// Default: 0.1, which is ±10 %. From 0 to 0.5.
     pub fn jitter(mut self, share: f64) -> Self {
         self.options.jitter = share;
         self
     }
 
-    /// How long after an invalidation elsewhere this instance may still answer with the old value, however
-    /// much goes wrong. Default: 2 s; at least 10 ms. It asks L2 three times in that time whether it missed
-    /// something.
+    /// How long after an invalidation by another instance this instance may still return the old value, whatever
+    /// messages are lost. Default: 2 s. At least 10 ms.
+    ///
+    /// The instance asks L2 three times in this period whether it has missed a message; each time is one small
+    /// request per cache. If L2 does not answer, L1 is not used once this period is over, see [`mode`](Self::mode).
     pub fn max_staleness(mut self, bound: Duration) -> Self {
         self.options.max_staleness = bound;
         self
     }
 
-    /// Whether L1 may answer while this instance is cut off from L2 for longer than `max_staleness`.
-    /// Default: [`Mode::Strict`], it may not.
+    /// Whether L1 may answer while this instance is cut off from L2 for longer than
+    /// [`max_staleness`](Self::max_staleness). Default: [`Mode::Strict`], it may not.
     pub fn mode(mut self, mode: Mode) -> Self {
         self.options.mode = mode;
         self
     }
 
-    /// The largest encoded value that is stored, in bytes. Default: 8 MiB; at most 64 MiB.
+    /// The largest encoded value that is stored, in bytes. Default: 8 MiB. From 1 byte to 64 MiB.
     ///
-    /// A larger one is refused by `insert`; one that was loaded is handed out and not stored.
+    /// [`insert`](Cache::insert) refuses a larger value. A loaded value that is larger is returned and not stored.
+    /// [`Codec`] says how much memory a decoded value may take.
     pub fn max_value_size(mut self, bytes: usize) -> Self {
         self.options.max_value_size = bytes;
         self
     }
 
-    /// How long one request to L2 may take, connecting included. Default: 500 ms.
+    /// How long one request to L2 may take, including connecting. Default: 500 ms.
+    ///
+    /// A call may make several requests one after the other, so it can take longer. After a timeout a look-up goes on
+    /// to the loader, and a write is deferred.
     pub fn l2_timeout(mut self, timeout: Duration) -> Self {
         self.options.l2_timeout = timeout;
         self
     }
 
-    /// How long one call of a loader may take. Default: 30 s.
+    /// How long one call of a loader may take. Default: 30 s. Then its callers get
+    /// [`LoadError::is_timeout`](crate::LoadError::is_timeout), and the loader's future is dropped.
     pub fn load_timeout(mut self, timeout: Duration) -> Self {
         self.options.load_timeout = timeout;
         self
     }
 
-    /// How many loaders run at once in this instance; more wait for their turn, and the wait counts for
-    /// their `load_timeout`. Default: no limit.
+    /// How many loaders run at once in this instance. The others wait, and the wait counts towards their
+    /// [`load_timeout`](Self::load_timeout). Default: no limit.
     ///
-    /// One load per key protects the source from many callers, this from many keys: as when a restart has
-    /// emptied Redis. A loader that loads other keys of this cache has its turn while it waits for theirs:
-    /// leave room for that.
+    /// The cache runs one load per key at a time. This option bounds the loads of all keys together, which protects
+    /// the source when L2 is empty, as after a restart of Redis. A loader that loads other keys of this cache counts
+    /// while it waits for them, so leave room for those.
     pub fn max_concurrent_loads(mut self, loads: usize) -> Self {
         self.options.max_concurrent_loads = loads;
         self
     }
 
-    /// How long the others wait for an instance that died while it loaded a key. Default: 2 s. A load
-    /// that takes longer renews its lease.
+    /// How long a load keeps its lease without renewing it. Default: 2 s.
+    ///
+    /// A running load renews its lease. If its instance dies, another one takes over after this time.
     pub fn lease_ttl(mut self, ttl: Duration) -> Self {
         self.options.lease_ttl = ttl;
         self
     }
 
-    /// How long a caller waits for a load by another instance, before it loads by itself and does not
-    /// store. Default: 5 s.
+    /// How long a caller waits for a load by another instance before it loads by itself, without storing the value.
+    /// Default: 5 s.
     pub fn lease_wait(mut self, wait: Duration) -> Self {
         self.options.lease_wait = wait;
         self
     }
 
-    /// How many keys may wait for L2 to come back and be told of their invalidation. Default: 10 000.
-    /// When there are more, the whole namespace is cleared instead.
+    /// How many keys may wait for L2 to come back and be invalidated then. Default: 10 000. If there are more, the
+    /// whole namespace is cleared instead.
     pub fn max_deferred(mut self, keys: usize) -> Self {
         self.options.max_deferred = keys;
         self
     }
 
-    /// How values are encoded. Default: [`Bincode`].
+    /// The codec that encodes values. Default: [`Bincode`].
     ///
-    /// Values are read with whatever codec they were written with, as long as it is compiled in, so a
-    /// fleet can change codecs one instance after the other.
+    /// Values are decoded with the codec that encoded them, if it is compiled in. So a fleet can change its codec one
+    /// instance after the other, without a flush, once all of them are built with both.
     pub fn codec<C: Codec>(self, _codec: C) -> Self {
         Self {
             codec: ValueCodec::new::<C>(),
@@ -214,11 +245,11 @@ where
         }
     }
 
-    /// Tells values of this type from others under the same keys. Default: the full name of `V`.
+    /// A name for the type and layout of the values. Default: the full path of `V`. Values with another tag are
+    /// misses.
     ///
-    /// Change it when `V` changes in a way that its old encoding would be misread: bincode and postcard do
-    /// not notice a field that was added. Values with another tag are a miss. Set it also if two programs
-    /// that share values call the type by different paths.
+    /// Change it when `V` changes so that its old encoding would be misread: bincode and postcard do not notice an
+    /// added field. Set it if programs that share values know the type by different paths.
     pub fn type_tag(self, tag: impl Into<String>) -> Self {
         Self {
             type_tag: Some(tag.into()),
@@ -226,21 +257,22 @@ where
         }
     }
 
-    /// The time by which values expire. Default: the system's monotonic clock.
+    /// The clock by which values expire. Default: the system's monotonic clock. For tests and simulations.
     pub fn clock(mut self, clock: Clock) -> Self {
         self.options.clock = clock;
         self
     }
 
-    /// Checks the options and makes the cache, and never waits.
+    /// Checks the options and builds the cache. Neither waits nor connects.
     ///
-    /// Called on a Tokio runtime, it starts the task that connects to L2 and listens there. Without a runtime, the first
-    /// asynchronous call does; see [`Health::is_started`](crate::Health::is_started).
+    /// On a Tokio runtime this starts the background task that connects to L2 and subscribes. Without a runtime, the
+    /// first asynchronous call starts it; see [`Health::is_started`](crate::Health::is_started). A server that cannot
+    /// be reached is no error: the cache works without L2 until it can.
     ///
     /// # Errors
     ///
-    /// When an option cannot work, such as a soft TTL that is longer than the hard one, or a URL that is
-    /// none. The error says which option, and what would work; it never shows a password.
+    /// If an option cannot work, such as a soft TTL that is not shorter than the hard one, or a malformed URL. The
+    /// error names the option and says what would work; it never shows a password.
     pub fn build(self) -> Result<Cache<K, V>, BuildError> {
         let Self {
             options,

@@ -1,4 +1,6 @@
-//! The public face.
+//! The public handle: writes keys as text, asks L1, and passes every other call to the engine.
+//!
+//! Knows nothing of L2 and of runtimes.
 
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,24 +17,56 @@ use crate::error::{LoadError, WriteError};
 use crate::key::{CacheKey, Key, KeyTooLong, KeyWriter};
 use crate::stats::{Health, Stats};
 
-/// A two-level cache of values `V` under keys `K`: memory of this process, then a store that all
-/// instances of the service share.
+/// A two-level cache of values `V` under keys `K`: L1 in this process, and L2, a store that all instances of the
+/// service share.
 ///
-/// A cheap handle: clones share everything. Its background task starts at the first asynchronous use,
-/// on the Tokio runtime of that use, and ends with [`close`](Self::close) or the last handle. All that is
-/// asynchronous here needs a Tokio runtime with its timer enabled, and one that is driven: what a call begins goes on
-/// there. If that runtime ends or stands still, the next calls on others begin anew what they need; only who has joined
-/// a load waits until its runtime goes on or ends.
+/// A handle: clones are cheap and share everything. Keys are looked up borrowed, `&str` for `String`, and values are
+/// returned shared, as [`Entry`].
 ///
-/// Values are dropped wherever L1 is tidied up. Their `Drop` must not panic, nor ask for [`stats`](Self::stats).
+/// ```
+/// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+/// use larder::{Cache, MemoryL2, Source};
 ///
-/// Keys are looked up borrowed, `&str` for `String`, and values are handed out shared, as [`Entry`].
+/// // Two instances. In a service they are two processes, and L2 is Redis.
+/// let l2 = MemoryL2::new();
+/// let a: Cache<String, u32> = Cache::builder("docs:price").l2(l2.clone()).build()?;
+/// let b: Cache<String, u32> = Cache::builder("docs:price").l2(l2).build()?;
+///
+/// let price = a.get_or_load("tea", || async { Ok::<_, std::io::Error>(450) }).await?;
+/// assert_eq!((*price, price.meta().source()), (450, Source::Loader));
+/// let price = b.get("tea").await.ok_or("L2 has it")?;
+/// assert_eq!((*price, price.meta().source()), (450, Source::L2));
+///
+/// a.invalidate("tea").await?;
+/// assert!(a.get("tea").await.is_none());
+/// # Ok(()) }
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+/// ```
+///
+/// # Runtime
+///
+/// The asynchronous methods need a Tokio runtime with its timer enabled. [`build`](crate::Builder::build) starts a
+/// background task, the subscriber, which hears what other instances change. Without a runtime, the first
+/// asynchronous call starts it. It ends with [`close`](Self::close), or when the last handle is dropped.
+///
+/// A cache may be used from several runtimes. What a call starts runs on the runtime of that call. When a runtime
+/// ends, the next call on another one starts the subscriber and the writer again; writes that were under way are
+/// deferred, and callers that wait for a load on the ended runtime get a [`LoadError`]. While a runtime exists but is
+/// not driven, calls that depend on a task there wait.
 ///
 /// # Cancellation
 ///
-/// Every future here can be dropped at any time. A load goes on for those who still wait for it, and
-/// to be stored; an insert or invalidation that was polled once is carried through, and comes before whatever is
-/// called later for its key. So if it hangs, that waits too, until `l2_timeout` has passed or a little longer.
+/// Every future can be dropped at any time. Cancelling one call does not affect other callers.
+///
+/// - A load runs in a task of its own: it goes on, and its value is stored.
+/// - A write that was polled once is carried out. Writes of one key reach L2 in the order of their calls, so a later
+///   write of the key waits for it. There is one exception: a call that is dropped while the writer's queue is full
+///   has its writes deferred. An insert then becomes an invalidation of its key.
+/// - What `get` and `get_many` have asked L2 for may not be kept.
+///
+/// # Values
+///
+/// L1 drops values while it does other work. Their `Drop` must not panic, and must not call [`stats`](Self::stats).
 pub struct Cache<K, V>
 where
     V: Send + Sync + 'static,
@@ -41,7 +75,7 @@ where
     keys: PhantomData<fn(&K)>,
 }
 
-/// Goes with the last clone of a cache; the tasks hold only what they need.
+/// Stops the engine when the last clone of a cache is dropped. Tasks hold only the parts that they need.
 struct Handle<V: Send + Sync + 'static> {
     engine: Engine<V>,
 }
@@ -73,13 +107,17 @@ where
         &self.handle.engine
     }
 
-    /// Looks a key up in L1 alone. Not asynchronous: it never waits, and does not allocate
-    /// but for what counts its hits, the first time that a thread has one.
+    /// Looks a key up in L1 only. Synchronous: it neither waits nor does any I/O.
     ///
-    /// `None` also while this instance cannot be sure to have heard of all changes, see
-    /// [`Health::is_listener_live`], unless its [`Mode`](crate::Mode) makes it available then and L2 did
-    /// not answer when it was last asked; and for a key that is longer than
-    /// [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES).
+    /// Returns `None` if L1 does not have the key, and also:
+    ///
+    /// - while this instance cannot prove that it has heard of all changes, see [`Health::is_listener_live`]. In
+    ///   [`Mode::Available`](crate::Mode::Available) it then returns an unproven entry, if L2 did not answer the last
+    ///   request;
+    /// - for a key over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES).
+    ///
+    /// A stale entry is returned, flagged. Does not allocate, except for the counters at the first hit of each
+    /// thread.
     pub fn get_local<Q>(&self, key: &Q) -> Option<Entry<V>>
     where
         K: Borrow<Q>,
@@ -91,12 +129,24 @@ where
         entry.or_else(|| engine.get_instead(key))
     }
 
-    /// Looks a key up in L1, then in L2, and keeps what L2 has in L1.
+    /// Looks a key up in L1, then in L2. What L2 has is kept in L1.
     ///
-    /// Never an error: an L2 that fails, a value that cannot be read and a key that is too long are
-    /// misses, traced and counted. A stale value is handed out, flagged; it is replaced only by
-    /// [`get_or_load`](Self::get_or_load). Costs no allocation if L1 has it, otherwise one round trip: all
-    /// who ask for a key while somebody reads it share one more.
+    /// Never fails: if L2 does not answer within `l2_timeout`, if a stored value cannot be read, or if the key is too
+    /// long, the look-up is a miss, which is counted in [`stats`](Self::stats) and logged. A stale entry is returned,
+    /// flagged; only [`get_or_load`](Self::get_or_load) and [`get_many_or_load`](Self::get_many_or_load) refresh it.
+    ///
+    /// Cost: nothing is allocated on an L1 hit. Otherwise one round trip; callers that ask for a key that is being
+    /// read share one more.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// let stock: larder::Cache<String, u32> = larder::Cache::builder("docs:stock").build()?;
+    /// assert!(stock.get("tea").await.is_none());
+    /// stock.insert("tea", 7).await?;
+    /// assert_eq!(stock.get("tea").await.as_deref(), Some(&7));
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
     pub async fn get<Q>(&self, key: &Q) -> Option<Entry<V>>
     where
         K: Borrow<Q>,
@@ -113,12 +163,14 @@ where
         }
     }
 
-    /// Looks many keys up in L1, then those that it lacks in L2, and keeps what L2 has in L1. The answers are
-    /// in the order of the keys; a key that is named twice is answered twice.
+    /// Looks many keys up in L1, and those that L1 lacks in L2 together. What L2 has is kept in L1.
     ///
-    /// Each key is answered as [`get`](Self::get) would answer it. Costs one round trip for up to 256 keys
-    /// that L1 lacks, fewer if their values are large, and further ones go at the same time; reads that
-    /// others have under way are not shared. What L2 has not answered when this is dropped is not kept.
+    /// Returns one result per key, in the order of the keys; a key that is given twice has two results. Each is what
+    /// [`get`](Self::get) would return.
+    ///
+    /// Cost: one round trip for every 256 keys that L1 lacks, or fewer keys if their values are large; these round
+    /// trips run at the same time. Reads that other callers have under way are not shared. What L2 has not answered
+    /// when the future is dropped is not kept.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -167,24 +219,31 @@ where
 
     /// Looks a key up in L1, then in L2, and otherwise calls `loader` and stores what it returns in both.
     ///
-    /// A missing key is loaded once in the whole fleet: callers in this instance share the load, those in
-    /// others wait for its result. It runs in a task of its own, to its end, whoever gives up. Of a value
-    /// that is past its soft TTL, everyone gets the stale one at once, flagged, and one instance loads
-    /// it anew in the background; if that fails the old value stays, and the next attempt waits a little.
+    /// A missing key is loaded once in the whole fleet: callers in this instance share the load, and other instances
+    /// wait for its value. After [`lease_wait`](crate::Builder::lease_wait) they load by themselves, and do not
+    /// store. The load runs in a task of its own and goes on if its callers are cancelled.
     ///
-    /// When L2 fails, the loaded value is handed out all the same, and not stored. A loader must not ask
-    /// for its own key: it would wait for itself, until `load_timeout`.
+    /// An entry past its soft TTL is returned at once, flagged as stale, while one instance of the fleet loads the
+    /// key anew in the background. If that fails the stale value stays, and the next attempt comes after a delay.
     ///
-    /// Costs no allocation and no round trip if L1 has a fresh value, one round trip if L2 has it, and
-    /// three if it is loaded.
+    /// If L2 fails, the loaded value is returned and not stored; its [`version`](crate::Meta::version) is `None`. A
+    /// loader must not look up its own key in the same cache: it would wait for itself until `load_timeout`.
+    ///
+    /// Cost: nothing is allocated and nothing is sent on a fresh L1 hit. One round trip if L2 has the value, three if
+    /// it is loaded.
     ///
     /// # Errors
     ///
-    /// The loader's own error, as [`LoadError::downcast_ref`], one for all who waited; or that it panicked
-    /// or took longer than `load_timeout`; or that the key is too long. The next call tries again.
+    /// - The loader's own error, see [`LoadError::downcast_ref`]. All callers that waited for the load get the same
+    ///   one.
+    /// - The loader panicked, or took longer than [`load_timeout`](crate::Builder::load_timeout).
+    /// - The runtime of the load ended.
+    /// - The key is over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES).
     ///
-    /// A loader that is an `async` block has to name its error type, as in `Ok::<_, io::Error>(…)`, and
-    /// a boxed error has to be `Send + Sync`.
+    /// No error is cached: the next call loads again.
+    ///
+    /// A loader that is an `async` block has to name its error type, as in `Ok::<_, io::Error>(…)`. A boxed error has
+    /// to be `Send + Sync`.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -223,22 +282,23 @@ where
         }
     }
 
-    /// Looks keys up in L1, then in L2, and otherwise calls `loader` with all that are missing, once, and
-    /// stores what it returns in both.
+    /// Looks many keys up in L1, then in L2, and otherwise calls `loader` once with all keys that are missing. Stores
+    /// what it returns in both.
     ///
-    /// The answer has an entry for each key, in their order: `None` for one that the loader did not return.
-    /// Nothing remembers that; to cache it, use a `V` that can be nothing. What the loader returns beyond what it
-    /// was asked for is ignored.
+    /// Returns one result per key, in the order of the keys: `None` for a key that the loader did not return. That is
+    /// not cached; to cache it, use a `V` that can be empty, such as an `Option`. Values for keys that the loader was
+    /// not asked for are ignored.
     ///
-    /// Each key is loaded as by [`get_or_load`](Self::get_or_load): once in the whole fleet, to its end, and
-    /// shared with those who ask for it alone. So the loader is not asked for what others are loading, and
-    /// is called once more if they do not bring it; and another time, in the background, for what is stale.
+    /// Each key is loaded as by [`get_or_load`](Self::get_or_load): once in the whole fleet, to its end, and shared
+    /// with callers that ask for it alone. So the loader is not asked for keys that another call or instance is
+    /// loading; if those do not bring a key, it is called once more. Another call, in the background, refreshes what
+    /// is stale.
     ///
-    /// Costs three allocations if L1 has all, one round trip if L2 has the rest, and three if some are loaded.
+    /// Cost: three allocations if L1 has all keys, one round trip if L2 has the rest, and three if some are loaded.
     ///
     /// # Errors
     ///
-    /// As [`get_or_load`](Self::get_or_load), if that of any key fails; what the others brought is kept for the
+    /// As [`get_or_load`](Self::get_or_load), if any key fails. Values that were loaded all the same are kept for the
     /// next call.
     ///
     /// ```
@@ -308,18 +368,34 @@ where
         Ok(entries)
     }
 
-    /// Stores a value in both levels, whatever was there, and evicts the key from all other instances.
+    /// Stores a value in both levels, whatever was there, and evicts the key from the L1 of all other instances.
     ///
-    /// Two inserts of one key at the same time end in an order that nobody knows. Where a database is the
-    /// truth, write there and [`invalidate`](Self::invalidate). Costs one round trip, shared with what else this
-    /// instance writes at the moment; up to `l2_timeout` more if the connection breaks meanwhile, or if
-    /// so much is being written that this has to wait to be sent.
+    /// For values whose home is this cache. Where a database is the truth, write there and call
+    /// [`invalidate`](Self::invalidate): two instances that insert different values at the same time end in either
+    /// order.
+    ///
+    /// Cost: one round trip, shared with what else this instance writes at the moment. The call also waits for
+    /// earlier writes of the key, and for room in the writer's queue.
     ///
     /// # Errors
     ///
-    /// [`WriteError::is_deferred`] when L2 could not be told: the value is *not* stored, and the key is
-    /// invalidated as soon as L2 is back. Otherwise nothing was changed, and the error says why: the
-    /// value is too large or does not encode, or the key is too long.
+    /// - [`WriteError::is_deferred`]: L2 could not be reached. The value is *not* stored. This instance invalidates
+    ///   the key as soon as L2 answers, and does not use it in L1 or L2 until then. The insert itself may still
+    ///   arrive in L2 until `l2_timeout` after it was sent; in that case it is invalidated, too.
+    /// - Otherwise nothing was changed: the value is over [`max_value_size`](crate::Builder::max_value_size) or
+    ///   cannot be encoded, or the key is over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES).
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// let sessions: larder::Cache<String, String> = larder::Cache::builder("docs:session").build()?;
+    /// match sessions.insert("8f2c", "alice".to_owned()).await {
+    ///     Ok(()) => {}
+    ///     Err(error) if error.is_deferred() => { /* not stored: log in again */ }
+    ///     Err(error) => return Err(error.into()),
+    /// }
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
     pub async fn insert<Q>(&self, key: &Q, value: V) -> Result<(), WriteError>
     where
         K: Borrow<Q>,
@@ -329,17 +405,17 @@ where
         self.engine().insert([(key, value)]).await
     }
 
-    /// As [`insert`](Self::insert), for many keys at once. Of a key that is given twice the last value counts.
+    /// Stores many values, each as by [`insert`](Self::insert). If a key is given twice its last value counts.
     ///
-    /// Others see the values appear one part after the other: it is not one step. Costs a round trip for every
-    /// 256 keys, or 256 KiB, with a few of them under way at a time; holds all values encoded until it is through.
-    /// Polled once, it is carried through like a single insert.
+    /// Not atomic: readers see the values appear in parts. Holds all encoded values in memory until it returns.
+    ///
+    /// Cost: one round trip for every 256 keys or 256 KiB, two of them at a time.
     ///
     /// # Errors
     ///
-    /// As [`insert`](Self::insert). If one value is too large or does not encode, or one key is too long, nothing
-    /// was changed. [`WriteError::is_deferred`] when L2 could not be told of all: some values may be stored, and
-    /// those that are not are invalidated as soon as L2 is back.
+    /// As [`insert`](Self::insert). If one value is too large or cannot be encoded, or one key is too long, nothing
+    /// was changed. [`WriteError::is_deferred`] if any write was deferred: other values may be stored, and those that
+    /// are not are invalidated as soon as L2 answers.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -367,18 +443,37 @@ where
         self.engine().insert(entries).await
     }
 
-    /// Removes a key from both levels, here and in all instances, and keeps loads that began before from
-    /// being stored.
+    /// Removes a key from both levels, in all instances. Loads of the key that began earlier are never stored.
     ///
-    /// Call it after the change is committed. When it returns `Ok`, this instance does not answer with the
-    /// old value any more, and the others stop within one hop of a message; if that is lost, within their
-    /// `max_staleness`. Costs one round trip.
+    /// Call it after the database has committed the change. After `Ok`, look-ups in this instance do not return the
+    /// old value any more. Other instances evict it when the message arrives, one network hop later; if it is lost,
+    /// look-ups there that start later than their [`max_staleness`](crate::Builder::max_staleness) do not return the
+    /// old value.
+    ///
+    /// Cost: one round trip, shared with what else this instance writes at the moment.
     ///
     /// # Errors
     ///
-    /// [`WriteError::is_deferred`] when L2 could not be told. This instance has dropped the value, does not
-    /// use the key, and tells L2 as soon as it is back; there is nothing to retry, unless this process
-    /// ends before. Or the key is too long to be one.
+    /// - [`WriteError::is_deferred`]: L2 could not be reached. This instance has evicted the value and does not use
+    ///   the key in L1 or L2 until it has sent the invalidation, which it does as soon as L2 answers. There is
+    ///   nothing to retry, but the invalidation is lost if the process ends before. Other instances may return the
+    ///   old value meanwhile.
+    /// - The key is over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES). Nothing was changed.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// # async fn commit_new_price() -> Result<(), std::io::Error> { Ok(()) }
+    /// let prices: larder::Cache<String, u32> = larder::Cache::builder("docs:prices").build()?;
+    /// commit_new_price().await?;
+    /// match prices.invalidate("tea").await {
+    ///     Ok(()) => {}
+    ///     // The cache retries by itself. The change is committed, so the request has succeeded.
+    ///     Err(error) if error.is_deferred() => eprintln!("{error}"),
+    ///     Err(error) => return Err(error.into()),
+    /// }
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
     pub async fn invalidate<Q>(&self, key: &Q) -> Result<(), WriteError>
     where
         K: Borrow<Q>,
@@ -388,16 +483,17 @@ where
         self.engine().invalidate([key], Duration::ZERO).await
     }
 
-    /// As [`invalidate`](Self::invalidate), for many keys at once; see [`insert_many`](Self::insert_many) for an
+    /// Removes many keys, each as by [`invalidate`](Self::invalidate). [`insert_many`](Self::insert_many) has an
     /// example.
     ///
-    /// From this instance all of them are gone at once, elsewhere one part after the other. Costs a round trip for
-    /// every 256 keys, with a few of them under way at a time. Polled once, it is carried through.
+    /// Not atomic: this instance drops all of them at once, other instances in parts.
+    ///
+    /// Cost: one round trip for every 256 keys, two of them at a time.
     ///
     /// # Errors
     ///
-    /// As [`invalidate`](Self::invalidate). If one key is too long, nothing was changed. A deferred one may be
-    /// so for some of the keys, or all.
+    /// As [`invalidate`](Self::invalidate). If one key is too long, nothing was changed. [`WriteError::is_deferred`]
+    /// if any of the invalidations was deferred.
     pub async fn invalidate_many<'a, Q>(
         &self,
         keys: impl IntoIterator<Item = &'a Q>,
@@ -411,20 +507,40 @@ where
         self.engine().invalidate(keys, Duration::ZERO).await
     }
 
-    /// As [`invalidate`](Self::invalidate), and then waits until no instance that listens answers with the
+    /// Removes a key as [`invalidate`](Self::invalidate) does, then waits until no subscribed instance returns the
     /// old value any more.
     ///
-    /// For changes that must not be seen by halves, such as a permission that was revoked. An instance that
-    /// hears of it says so at once, so it usually takes three round trips; one that does not answer
-    /// is waited for until its `max_staleness` has passed, after which it does not use what it holds. So is
-    /// one that has died; one that was [closed](Self::close) is not. For `max_staleness` after L2 has
-    /// restarted, nobody knows who is there, and this waits until that is over.
-    /// Costs three round trips; where it waits for longer, one more each time it looks: about twenty in the first
-    /// 100 ms, then one every 50 to 100 ms.
+    /// For changes that must be visible everywhere before the caller goes on, such as a revoked permission. Each
+    /// instance confirms at once that it has applied the message. One that does not, because it hangs or has died, is
+    /// waited for until its `max_staleness` has passed: after that it does not use what it holds. An instance that
+    /// was [closed](Self::close) is not waited for. For `max_staleness` after L2 has restarted the list of instances
+    /// may be incomplete, so the call waits until that time is over.
+    ///
+    /// Cost: three round trips. If it has to wait longer, one more per poll: about twenty in the first 100 ms, then
+    /// one every 50 to 100 ms. A call that is cancelled stops waiting; the invalidation is carried out.
     ///
     /// # Errors
     ///
-    /// As [`invalidate`](Self::invalidate). If L2 fails while this waits, it waits for the longest time.
+    /// As [`invalidate`](Self::invalidate); a deferred invalidation is not waited for. If L2 fails during the wait,
+    /// the call waits for the longest `max_staleness` and returns `Ok`.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use larder::{Cache, MemoryL2};
+    ///
+    /// let l2 = MemoryL2::new();
+    /// let a: Cache<String, bool> = Cache::builder("docs:admin").l2(l2.clone()).build()?;
+    /// let b: Cache<String, bool> = Cache::builder("docs:admin").l2(l2).build()?;
+    /// a.insert("alice", true).await?;
+    /// b.ready().await;
+    /// assert!(b.get("alice").await.is_some(), "b has a copy in L1 from now on");
+    ///
+    /// // The database says that she is none any more.
+    /// a.invalidate_and_wait("alice").await?;
+    /// assert!(b.get_local("alice").is_none());
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
     pub async fn invalidate_and_wait<Q>(&self, key: &Q) -> Result<(), WriteError>
     where
         K: Borrow<Q>,
@@ -434,19 +550,36 @@ where
         self.engine().invalidate_and_wait(key).await
     }
 
-    /// As [`invalidate`](Self::invalidate), and for as long as `hold` keeps all loads of the key from being
-    /// stored.
+    /// Removes a key as [`invalidate`](Self::invalidate) does, and for as long as `hold` stores no load of it.
     ///
-    /// For loaders that read from a database replica: hold for longer than the replica lags behind. Loads
-    /// are handed to their callers meanwhile, with what the replica says. Of two holds the later end
-    /// counts; an `insert` stores its value all the same, and so ends nothing. `hold` is rounded up to whole
-    /// milliseconds, and is 100 years at most. Redis forgets it in a restart without persistence.
+    /// For loaders that read from a database replica: choose a `hold` longer than the replica's lag. During the hold
+    /// a loaded value is returned to the callers that waited for it and is not stored, so the loader runs more often.
+    ///
+    /// `hold` is rounded up to whole milliseconds, and is 100 years at most. A hold does not shorten an earlier one
+    /// that lasts longer. An [`insert`](Self::insert) during the hold stores its value, and does not end the hold.
+    /// Redis forgets holds when it restarts without persistence.
     ///
     /// # Errors
     ///
-    /// As [`invalidate`](Self::invalidate); a deferred one holds from when L2 is told. If there are more than
-    /// [`max_deferred`](crate::Builder::max_deferred), it is a clear that is told, and once more when the
-    /// longest hold is over; until then this instance uses no key.
+    /// As [`invalidate`](Self::invalidate). A deferred hold begins when L2 accepts it. If more than
+    /// [`max_deferred`](crate::Builder::max_deferred) keys are deferred, the namespace is cleared instead, and
+    /// cleared once more when the longest hold is over; until then this instance uses no key of it.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use larder::{Cache, MemoryL2};
+    ///
+    /// let prices: Cache<String, u32> = Cache::builder("docs:prices").l2(MemoryL2::new()).build()?;
+    /// // The replicas are less than two seconds behind.
+    /// prices.invalidate_and_hold("tea", Duration::from_secs(2)).await?;
+    ///
+    /// let old = prices.get_or_load("tea", || async { Ok::<_, std::io::Error>(450) }).await?;
+    /// assert!(old.meta().version().is_none(), "it is returned, and not stored");
+    /// assert!(prices.get("tea").await.is_none());
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
     pub async fn invalidate_and_hold<Q>(&self, key: &Q, hold: Duration) -> Result<(), WriteError>
     where
         K: Borrow<Q>,
@@ -456,50 +589,107 @@ where
         self.engine().invalidate([key], hold).await
     }
 
-    /// Removes all keys of the namespace from both levels, here and in all instances, and keeps loads that
-    /// began before from being stored.
+    /// Removes all keys of the namespace from both levels, in all instances. Loads that began earlier are never
+    /// stored.
     ///
-    /// Costs one round trip, however many keys there are: their values are left to expire in L2 under an
-    /// epoch that is over. It comes after all that was called before, and waits until that has ended.
+    /// Comes after all writes that this instance called before it, and before all that it calls later: these wait.
+    ///
+    /// Cost: one round trip, however many keys there are. It does not free memory in L2: the values stay there,
+    /// unreadable, until their TTL ends.
     ///
     /// # Errors
     ///
-    /// [`WriteError::is_deferred`] when L2 could not be told. This instance has dropped all values, uses no
-    /// key of L2, and tells it as soon as it is back.
+    /// [`WriteError::is_deferred`] if L2 could not be reached. This instance has emptied its L1, uses no key of L2,
+    /// and clears the namespace as soon as L2 answers.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// let prices: larder::Cache<String, u32> = larder::Cache::builder("docs:prices").build()?;
+    /// prices.insert_many([("tea", 4), ("milk", 2)]).await?;
+    /// prices.clear().await?;
+    /// assert!(prices.get("tea").await.is_none());
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
     pub async fn clear(&self) -> Result<(), WriteError> {
         self.engine().clear().await
     }
 
-    /// Resolves when this instance is sure to hear of all changes, and so uses its L1; or when it is closed.
+    /// Resolves when this instance uses its L1: it is subscribed, and has proved that it has heard of all changes.
+    /// Also resolves when the cache is closed.
     ///
-    /// Nothing has to wait for it: until then, and whenever the connection is lost, look-ups go to L2.
+    /// Calling it is optional: until then look-ups go to L2 and to the loader. It does not resolve while L2 cannot be
+    /// reached, so put a time limit on it.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    ///
+    /// let prices: larder::Cache<String, u32> = larder::Cache::builder("docs:prices").build()?;
+    /// if tokio::time::timeout(Duration::from_secs(2), prices.ready()).await.is_err() {
+    ///     eprintln!("started without L2");
+    /// }
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
     pub async fn ready(&self) {
         self.engine().ready().await;
     }
 
-    /// What this instance has counted since it was built.
+    /// Counters of this instance since it was built, and the size of its L1. Reads a few atomics per thread.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.engine().stats()
     }
 
-    /// Whether L2 answers, and whether this instance hears of changes.
+    /// Whether L2 answers, and whether this instance hears of changes. Costs no request: it reports what was last
+    /// seen.
+    ///
+    /// For a readiness probe, [`Health::is_ok`]; it passes without any call to the cache, if
+    /// [`build`](crate::Builder::build) was called on a runtime. Not for a liveness probe: an instance without L2
+    /// answers from its loader, and a restart would not help it.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// fn readiness(prices: &larder::Cache<String, u32>) -> u16 {
+    ///     if prices.health().is_ok() { 200 } else { 503 }
+    /// }
+    ///
+    /// let prices: larder::Cache<String, u32> = larder::Cache::builder("docs:prices").build()?;
+    /// prices.ready().await;
+    /// assert_eq!(readiness(&prices), 200);
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
     #[must_use]
     pub fn health(&self) -> Health {
         self.engine().health()
     }
 
-    /// Stops the background task of all clones, waits until it has ended, for `l2_timeout` at most, and tells L2 of
-    /// deferred writes if it answers within twice that time; what is lost then is traced.
+    /// Stops the subscriber of all clones, and sends L2 what is deferred. For an orderly shutdown, after the last
+    /// write.
     ///
-    /// A closed cache can still be used, but never uses its L1 again. Loads and writes under way go on to
-    /// their end; what they defer is not told any more. Dropping the last handle stops the task too, and
-    /// loses what is still deferred.
+    /// Waits until the subscriber has ended, then for deferred invalidations to be delivered, for up to twice
+    /// `l2_timeout`. What cannot be delivered by then is lost; one line at WARN says how many keys. Other instances
+    /// do not wait for a closed one in [`invalidate_and_wait`](Self::invalidate_and_wait).
+    ///
+    /// A closed cache can still be used, but does not use its L1 any more. Loads and writes under way go on; writes
+    /// that are deferred from then on are lost. Dropping the last handle without a call of this also stops the
+    /// subscriber, and loses what is deferred.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// let prices: larder::Cache<String, u32> = larder::Cache::builder("docs:prices").build()?;
+    /// prices.insert("tea", 4).await?;
+    /// prices.close().await;
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
     pub async fn close(&self) {
         self.engine().close().await;
     }
 
-    /// L1. The written key lives on the stack unless L1 lacks it.
+    /// Looks a key up in L1. The written key lives on the stack unless L1 lacks it.
     fn look_up<Q: CacheKey + ?Sized>(&self, key: &Q, now: Tick) -> Result<Found<V>, KeyTooLong> {
         let mut out = KeyWriter::new();
         let key = out.write(key)?;

@@ -1,4 +1,4 @@
-//! The crate's own monotonic time, which tests can set.
+//! The monotonic time that the crate goes by, which tests can set.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,13 +12,14 @@ pub(crate) type Tick = u64;
 /// [`Tick`]: values in L2 are older than the instance that reads them.
 const START: Tick = 1 << 60;
 
-/// The time source for expiry and staleness: monotonic, read once per look-up.
+/// The time by which values expire and turn stale. Monotonic, and read once per look-up.
 ///
-/// The default is the system's monotonic clock. A test that wants an hour to pass at once builds its
-/// cache, and its [`MemoryL2`](crate::MemoryL2), with one [`Clock::manual`]. A step beyond `max_staleness`
-/// also makes the cache unsure of its L1, until [`ready`](crate::Cache::ready).
+/// The default is the system's monotonic clock. A test that wants an hour to pass at once builds its cache, and its
+/// [`MemoryL2`](crate::MemoryL2), with one [`Clock::manual`]. A step longer than `max_staleness` also ends the proof
+/// that L1 is current: L1 is used again after [`ready`](crate::Cache::ready).
 ///
 /// ```
+/// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
 /// use std::time::Duration;
 /// use larder::{Cache, Clock, MemoryL2};
 ///
@@ -26,10 +27,13 @@ const START: Tick = 1 << 60;
 /// let cache: Cache<u64, String> = Cache::builder("docs:clock")
 ///     .l2(MemoryL2::with_clock(clock.clone()))
 ///     .clock(clock.clone())
+///     .l2_ttl(Duration::from_secs(60))
 ///     .build()?;
+/// cache.insert(&1, "one".to_owned()).await?;
 /// clock.advance(Duration::from_secs(3600));
-/// # drop(cache);
-/// # Ok::<(), larder::BuildError>(())
+/// assert!(cache.get(&1).await.is_none(), "it has expired");
+/// # Ok(()) }
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
 /// ```
 #[derive(Clone)]
 pub struct Clock(Kind);
@@ -54,14 +58,14 @@ impl Clock {
         Self(Kind::Manual(Arc::new(AtomicU64::new(START))))
     }
 
-    /// A clock that reads `time`: how long ago something was that does not change. It must never go back.
+    /// A clock that reads `time`: the time since some fixed moment. It must never go back.
     ///
-    /// For simulations: with the time that `tokio::time::pause` stops, waiting and expiry agree.
+    /// For simulations: with the time that `tokio::time::pause` stops, delays and expiry agree.
     pub fn from_fn(time: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
         Self(Kind::Other(Arc::new(time)))
     }
 
-    /// Moves a manual clock, and all its clones, forward. Does nothing to other clocks.
+    /// Moves a manual clock and all its clones forward. Does nothing to other clocks.
     pub fn advance(&self, by: Duration) {
         if let Kind::Manual(now) = &self.0 {
             now.fetch_add(nanos(by), Ordering::SeqCst);

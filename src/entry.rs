@@ -1,4 +1,4 @@
-//! What a look-up hands out.
+//! What a look-up returns: a shared value, and where it came from.
 
 use std::fmt;
 use std::ops::Deref;
@@ -13,8 +13,8 @@ use crate::source::Source;
 
 /// A cached value, shared with the cache: it dereferences to `V`.
 ///
-/// Handing one out costs one reference count, however big the value is. It keeps the value alive, and
-/// is a snapshot: later changes do not reach it.
+/// Cloning one costs a reference count, however large the value is. An entry keeps its value alive, and is a
+/// snapshot: later changes do not reach it.
 pub struct Entry<V> {
     slot: Arc<Slot<V>>,
     at: Tick,
@@ -32,7 +32,7 @@ impl<V> Entry<V> {
         }
     }
 
-    /// What L1 holds, though nobody knows whether it is current.
+    /// An entry of an L1 that cannot prove that the entry is current.
     pub(crate) fn unproven(slot: Arc<Slot<V>>, at: Tick) -> Self {
         Self {
             unproven: true,
@@ -44,7 +44,7 @@ impl<V> Entry<V> {
         self.unproven || self.is_due()
     }
 
-    /// Whether it is to be replaced.
+    /// Whether the value should be refreshed.
     pub(crate) fn is_due(&self) -> bool {
         !self.unproven && self.at >= self.slot.soft_at
     }
@@ -53,13 +53,13 @@ impl<V> Entry<V> {
         &self.slot
     }
 
-    /// The value.
+    /// The value. The same as dereferencing the entry.
     #[must_use]
     pub fn value(&self) -> &V {
         &self.slot.value
     }
 
-    /// Where the value came from, and how fresh it was when it was handed out.
+    /// Where the value came from, and how fresh it was when it was returned.
     #[must_use]
     pub fn meta(&self) -> Meta {
         Meta {
@@ -89,7 +89,7 @@ impl<V> Deref for Entry<V> {
     }
 }
 
-/// As its value.
+/// Serializes as its value.
 impl<V: Serialize> Serialize for Entry<V> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.value().serialize(serializer)
@@ -111,7 +111,7 @@ impl<V: fmt::Display> fmt::Display for Entry<V> {
     }
 }
 
-/// Where an [`Entry`] came from, and how fresh it was when it was handed out.
+/// Where an [`Entry`] came from, and how fresh it was when it was returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Meta {
     source: Source,
@@ -122,35 +122,36 @@ pub struct Meta {
 }
 
 impl Meta {
-    /// Which level answered.
+    /// The level that answered.
     #[must_use]
     pub fn source(&self) -> Source {
         self.source
     }
 
-    /// Whether the value's soft TTL had passed, and another instance may have refreshed it already; or
-    /// whether it [is unproven](Self::is_unproven).
+    /// Whether the value's soft TTL had passed, so that another instance may have refreshed it already; or whether it
+    /// [is unproven](Self::is_unproven).
     #[must_use]
     pub fn is_stale(&self) -> bool {
         self.is_stale
     }
 
-    /// Whether it came from an L1 that was cut off from L2, so that it may have been invalidated longer than
+    /// Whether the value came from an L1 that was cut off from L2: it may have been invalidated longer than
     /// `max_staleness` ago. Only in [`Mode::Available`](crate::Mode::Available).
     #[must_use]
     pub fn is_unproven(&self) -> bool {
         self.is_unproven
     }
 
-    /// How long ago the value was written to L2, or loaded if it was not. Never less than that, and more
-    /// by at most a round trip to L2 and, for values that others wrote, a millisecond.
+    /// How long ago the value was written to L2, or loaded if it was not written. Never less than that; more by at
+    /// most a round trip to L2 and, for values of other instances, a millisecond.
     #[must_use]
     pub fn age(&self) -> Duration {
         self.age
     }
 
-    /// The version under which the value is stored: a later write of the key has a higher one. `None` for
-    /// a value that was loaded and could not be stored. Versions start again after Redis lost its memory.
+    /// The version under which L2 stores the value: a later write of the key has a higher one. `None` for a value
+    /// that was loaded and not stored. Versions start again after Redis has lost its data, so compare them for a
+    /// short time only.
     #[must_use]
     pub fn version(&self) -> Option<u64> {
         self.version

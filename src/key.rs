@@ -11,10 +11,11 @@ use std::sync::Arc;
 use arrayvec::ArrayString;
 use ecow::EcoString;
 
-/// The longest text a key may write, in bytes.
+/// The longest text of a key, in bytes. A longer key is refused: [`get`](crate::Cache::get) has nothing for it, and
+/// the calls that can fail return an error.
 pub const MAX_KEY_BYTES: usize = 1024;
 
-/// The text of a key, as everything behind [`Cache`](crate::Cache) knows it: cheap to clone.
+/// The text of a key, as [`CacheKey`] wrote it. Cheap to clone.
 // As big as an `Arc<str>`, but a text of up to 15 bytes is held in place: it takes no memory of its own, and no
 // reference count that threads would share.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,18 +1,26 @@
+//! [protocol]: crate::protocol
 #![doc = include_str!("../README.md")]
 //!
 //! # Layout
 //!
-//! Layers depend downward only.
+//! Layers, from the top. A file imports from its own layer or from lower ones, and no two files of a layer import from
+//! each other; `tests/layers.rs` checks both.
 //!
-//! - `cache`, `builder`, `entry`: the public face
-//! - `flow`: what happens on a call, the one place that knows the order of the levels
-//!   (`get`, `load`, `turn`, `loader`, `refresh`, `write`, `queue`, `outbox`, `listen`)
-//! - `l1`: what this process holds, and whether it may be served and stored
-//! - `l2`: the shared store: `redis`, `memory`, or none
-//! - `wire`: what the bytes mean; pure
-//! - `key`, `clock`, `options`, `error`, `source`, `stats`, `lock`, `pauses`, `pacing`: what all of them use
-//! - [`protocol`]: the rules behind all this, and what they are for
-//! - `ablation`: switches that turn one rule of the protocol off, for the test that shows what it is for
+//! | modules | what they do |
+//! | --- | --- |
+//! | `builder` | collects and checks the options |
+//! | `cache` | the public handle: one method per call |
+//! | `engine` | carries out each call; the only place that knows the order of the levels |
+//! | `entry` | what a look-up returns |
+//! | `l1` | the entries of this process: what may be returned, joined and stored |
+//! | [`l2`] | the shared store: on Redis, in memory, or none; beside `l1`, neither knows the other |
+//! | `options`, `error` | what users set, and the errors that they get |
+//! | `stats`, `throttle`, `pacing`, `shared_result` | counters, log lines, the size of batches, one result for many callers |
+//! | `wire` | bytes: envelopes, messages and [codecs](codec); does no I/O |
+//! | `key`, `clock`, `source`, `vocabulary`, `lock`, `retry_delays`, `ablation` | what all layers use |
+//!
+//! The [protocol] has the rules that `engine`, `l1` and `l2` keep together, and says what each is for. `ablation` turns
+//! one of them off, for the test that shows what breaks without it.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -57,7 +65,7 @@ pub use deadpool_redis;
 #[doc = include_str!("protocol.md")]
 pub mod protocol {}
 
-/// How values become bytes.
+/// Codecs: how values become bytes, and how to add a format.
 pub mod codec {
     pub use crate::wire::codec::*;
 }

@@ -1,28 +1,44 @@
-//! What can be set on a cache, checked once.
+//! The options of a cache, and the check whether they can work.
 
 use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::error::BuildError;
 
-/// What L1 may answer while this instance cannot prove that it has heard of all changes: its connection to
-/// L2 is lost, or silent.
+/// What L1 may answer while this instance cannot prove that it has heard of all changes, because its connection to L2
+/// is lost or silent for longer than [`max_staleness`](crate::Builder::max_staleness).
+///
+/// ```
+/// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::Duration;
+/// use larder::{Cache, Mode};
+///
+/// let prices: Cache<String, u32> = Cache::builder("docs:prices")
+///     .mode(Mode::Available { limit: Duration::from_secs(60) })
+///     .build()?;
+/// let price = prices.get_or_load("tea", || async { Ok::<_, std::io::Error>(450) }).await?;
+/// if price.meta().is_unproven() {
+///     println!("{} cents, as far as we know", *price);
+/// }
+/// # Ok(()) }
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Mode {
     /// Nothing. Look-ups go to L2, and then to the loader.
     #[default]
     Strict,
-    /// If L2 does not answer either: what it holds, for `limit` after the last proof has run out, flagged by
-    /// [`Meta::is_unproven`](crate::Meta::is_unproven). It may be older than `max_staleness` allows, but it
-    /// was not invalidated by this instance, and not cleared.
+    /// If L2 does not answer either: its entries, for `limit` after the last proof has expired, flagged by
+    /// [`Meta::is_unproven`](crate::Meta::is_unproven). Such an entry may have been invalidated by another instance
+    /// longer than `max_staleness` ago, but not by this one, and not by a clear that this one called or heard of.
     Available {
-        /// For how long.
+        /// How long after the last proof has expired L1 may answer. From 1 ms to 100 years.
         limit: Duration,
     },
 }
 
-/// Everything a running cache needs to know that does not depend on its types.
+/// The options of a cache that do not depend on its types.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
     pub(crate) namespace: String,
@@ -49,7 +65,7 @@ const MAX_VALUE_BYTES: usize = 64 << 20;
 const MOST_LOADS: usize = tokio::sync::Semaphore::MAX_PERMITS;
 
 impl Mode {
-    /// For how long L1 may answer without proof.
+    /// How long L1 may answer without proof.
     pub(crate) fn limit(self) -> Option<Duration> {
         match self {
             Self::Strict => None,
@@ -80,7 +96,7 @@ impl Options {
         }
     }
 
-    /// Refuses what cannot work, and says what would.
+    /// Refuses options that cannot work, and says what would.
     pub(crate) fn check(&self) -> Result<(), BuildError> {
         let Self {
             namespace,
@@ -159,7 +175,7 @@ impl Options {
         Ok(())
     }
 
-    /// A TTL, longer or shorter by up to the jitter, so that what was stored together does not expire together.
+    /// A TTL, longer or shorter by up to the jitter, so that values that were stored together do not expire together.
     pub(crate) fn jittered(&self, ttl: Duration) -> Duration {
         ttl.mul_f64(1.0 + self.jitter * (2.0 * fastrand::f64() - 1.0))
     }

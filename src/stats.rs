@@ -1,22 +1,22 @@
-//! Counters, and the snapshot of them that users see.
+//! Counters of an instance, its health, and the snapshots of both that users get.
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use thread_local::ThreadLocal;
 
-/// Counts one thing; never resets.
+/// A counter that never resets.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
 
 #[allow(clippy::must_use_candidate)]
 impl Counter {
-    /// Returns how often this thread counted it before.
+    /// Adds one. Returns how often this thread has counted before.
     pub(crate) fn bump(&self) -> u64 {
         self.add(1)
     }
 
-    /// The same for many. In two steps, as nobody else writes to it.
+    /// Adds `n`. In two steps, as no other thread writes to it.
     pub(crate) fn add(&self, n: u64) -> u64 {
         let before = self.0.load(Ordering::Relaxed);
         self.0.store(before.wrapping_add(n), Ordering::Relaxed);
@@ -26,8 +26,8 @@ impl Counter {
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
-        /// The counters of one thread, away from those of others: what two of them count in would have to
-        /// come from the other core each time.
+        /// The counters of one thread, in cache lines of its own: two threads that write to one line would have to
+        /// fetch it from each other's core each time.
         #[derive(Debug, Default)]
         #[repr(align(128))]
         pub(crate) struct OfThread {
@@ -36,15 +36,15 @@ macro_rules! counters {
 
         /// What an instance has counted since it was built: a snapshot by [`Cache::stats`](crate::Cache::stats).
         ///
-        /// The fields are read one after the other, so they can differ by what happens meanwhile.
+        /// Counters only grow. They are read one after the other, so they can differ by what happens meanwhile.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         #[non_exhaustive]
         pub struct Stats {
             $($(#[$doc])* pub $name: u64,)*
-            /// Times that all of L1 was dropped at once: at the start of the listener, and whenever it may
-            /// have missed something that the lane's log does not tell.
+            /// Times that all of L1 was dropped at once: when the subscriber started, by a clear, and whenever
+            /// messages may have been missed that the log in L2 no longer has.
             pub l1_flushes: u64,
-            /// Entries in L1 now, those included that have expired and not been looked up since.
+            /// Entries in L1 now, including those that have expired and were not looked up since.
             pub l1_entries: u64,
         }
 
@@ -56,7 +56,7 @@ macro_rules! counters {
     };
 }
 
-/// The counters of one instance. To count is to dereference it: to those of the current thread.
+/// The counters of one instance. It dereferences to those of the current thread.
 #[derive(Debug, Default)]
 pub(crate) struct Counters(ThreadLocal<OfThread>);
 
@@ -82,44 +82,48 @@ impl Counters {
 counters! {
     /// Look-ups that L1 answered.
     l1_hits,
-    /// Reads of L2 that found a value; callers who shared one count once.
+    /// Reads of L2 that found a value. Callers that shared a read count once.
     l2_hits,
-    /// Reads of L2 that found none.
+    /// Reads of L2 that found none. Callers that shared a read count once.
     l2_misses,
-    /// Calls of a loader, those of refreshes included.
+    /// Calls of a loader, including refreshes.
     loads,
-    /// Calls of a loader that failed, panicked or took too long, those of refreshes included.
+    /// Calls of a loader that failed, panicked or timed out, including refreshes.
     load_failures,
-    /// Loaded values that were not stored: L2 was down, or the key was invalidated during the load.
+    /// Loaded values that were not stored: L2 failed, the key was invalidated during the load, or a hold was in
+    /// place.
     loads_not_stored,
-    /// Background refreshes that stored a new value.
+    /// Background refreshes of a key that stored a new value.
     refreshes,
-    /// Background refreshes that did not: their loader failed, or L2 did.
+    /// Background refreshes of a key that stored none: the loader or L2 failed.
     refresh_failures,
-    /// Values handed out after their soft TTL, flagged as stale.
+    /// Entries returned after their soft TTL, flagged as stale.
     stale_served,
-    /// Values handed out by an L1 that was cut off from L2, flagged as unproven.
+    /// Entries returned by an L1 that was cut off from L2, flagged as unproven.
     unproven_served,
-    /// Keys that this instance invalidated or inserted, and L2 accepted it; a clear counts once.
+    /// Keys that this instance invalidated or inserted, and L2 accepted. A clear counts once.
     invalidations_sent,
-    /// Keys that other instances invalidated or inserted, and it was applied here.
+    /// Keys that other instances invalidated or inserted, as this instance heard and applied it.
     invalidations_received,
-    /// Times that messages were missed, and read from the lane's log.
+    /// Times that messages were missed, and read from the log in L2.
     replays,
-    /// Writes that could not be told to L2 at once.
+    /// Keys whose insert or invalidation was deferred because L2 did not accept it. A clear counts once.
     writes_deferred,
-    /// ReadRequests that L2 did not answer, or refused.
+    /// Requests that L2 refused or did not answer in time, and connections of the subscriber that broke.
     l2_errors,
-    /// Stored values that could not be read: damaged, or of another format, codec or type.
+    /// Stored values that could not be decoded: damaged, or of another format, codec or type.
     decode_errors,
-    /// Look-ups by [`get`](crate::Cache::get) and [`get_many`](crate::Cache::get_many) that were a miss because their key
-    /// is longer than [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES).
+    /// Look-ups by [`get`](crate::Cache::get) and [`get_many`](crate::Cache::get_many) that were a miss because their
+    /// key is over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES).
     keys_refused,
-    /// Values that could not be stored: over the size limit, or refused by the codec.
+    /// Values that could not be stored: over [`max_value_size`](crate::Builder::max_value_size), or refused by the
+    /// codec.
     encode_errors,
 }
 
-/// Whether an instance is whole: a snapshot by [`Cache::health`](crate::Cache::health).
+/// Whether an instance works with L2: a snapshot by [`Cache::health`](crate::Cache::health).
+///
+/// An instance that does not still answers look-ups, from L2 or from the loader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Health {
     pub(crate) l2_up: bool,
@@ -128,27 +132,28 @@ pub struct Health {
 }
 
 impl Health {
-    /// Whether L2 did what it was last asked to do. `true` without an L2.
+    /// Whether L2 did what it was last asked to do. `true` before the first request, and without an L2.
     #[must_use]
     pub fn is_l2_up(&self) -> bool {
         self.l2_up
     }
 
-    /// Whether this instance is sure to hear of changes by others; while it is not, L1 is not used.
-    /// `true` without an L2.
+    /// Whether this instance can prove that it has heard of all changes by others. While it cannot, L1 is not used,
+    /// see [`Mode`](crate::Mode). `false` until the subscriber is connected, and after
+    /// [`close`](crate::Cache::close). `true` without an L2.
     #[must_use]
     pub fn is_listener_live(&self) -> bool {
         self.listener_live
     }
 
-    /// Whether this instance has begun to listen: [`build`](crate::Builder::build) starts that if it is called on a
-    /// Tokio runtime, otherwise the first asynchronous call does. `true` without an L2.
+    /// Whether this instance has started to subscribe: [`build`](crate::Builder::build) starts that on a Tokio
+    /// runtime, otherwise the first asynchronous call does. `true` without an L2.
     #[must_use]
     pub fn is_started(&self) -> bool {
         self.started
     }
 
-    /// Whether L2 is up and this instance hears of changes.
+    /// Whether L2 is up and this instance hears of changes: what a readiness probe asks.
     #[must_use]
     pub fn is_ok(&self) -> bool {
         self.l2_up && self.listener_live

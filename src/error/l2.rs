@@ -1,11 +1,11 @@
-//! What can go wrong between an instance and L2.
+//! The errors of a store. None of them shows a URL or a password.
 
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Why L2 did not answer. Cheap to clone; never shows a URL or a password.
+/// Why L2 did not do what it was asked. Cheap to clone; never shows a URL or a password.
 #[derive(Clone)]
 pub struct L2Error {
     kind: Kind,
@@ -24,7 +24,7 @@ enum Kind {
 }
 
 impl L2Error {
-    /// The store cannot be reached.
+    /// The store cannot be reached, or the connection broke.
     pub fn unreachable(source: impl Error + Send + Sync + 'static) -> Self {
         Self {
             kind: Kind::Unreachable,
@@ -32,7 +32,7 @@ impl L2Error {
         }
     }
 
-    /// There was no answer for so long.
+    /// The store did not answer within this time.
     #[must_use]
     pub fn timed_out(after: Duration) -> Self {
         Self {
@@ -41,7 +41,7 @@ impl L2Error {
         }
     }
 
-    /// The store answered that it will not do this.
+    /// The store answered with an error.
     pub fn refused(source: impl Error + Send + Sync + 'static) -> Self {
         Self {
             kind: Kind::Refused,
@@ -49,7 +49,7 @@ impl L2Error {
         }
     }
 
-    /// The store answered something that makes no sense here.
+    /// The store's answer cannot be used: `what` says why.
     #[must_use]
     pub fn unexpected(what: &'static str) -> Self {
         Self {
@@ -58,7 +58,7 @@ impl L2Error {
         }
     }
 
-    /// The connection, or the cache, was closed.
+    /// The connection or the cache is closed.
     #[must_use]
     pub fn closed() -> Self {
         Self {
@@ -88,19 +88,20 @@ impl L2Error {
         matches!(self.kind, Kind::BadUrl(_))
     }
 
-    /// Whether the store could not be reached at all.
+    /// Whether the store could not be reached, or the connection broke. A request that had been sent may have been
+    /// executed.
     #[must_use]
     pub fn is_unreachable(&self) -> bool {
         matches!(self.kind, Kind::Unreachable | Kind::Closed)
     }
 
-    /// Whether the answer took too long, so that nobody knows what was done.
+    /// Whether the store did not answer in time. The request may have been executed, or may still be.
     #[must_use]
     pub fn is_timeout(&self) -> bool {
         matches!(self.kind, Kind::TimedOut(_))
     }
 
-    /// Whether the store answered, and said no.
+    /// Whether the store answered, with an error or with something that cannot be used.
     #[must_use]
     pub fn is_refused(&self) -> bool {
         matches!(self.kind, Kind::Refused | Kind::Unexpected(_))

@@ -1,4 +1,4 @@
-//! The errors that users see: opaque, so that they can grow, and cheap to clone.
+//! The errors that users get: opaque, so that they can grow, and cheap to clone.
 
 mod l2;
 
@@ -15,7 +15,7 @@ use crate::wire::codec::CodecError;
 
 type Shared = Arc<dyn Error + Send + Sync>;
 
-/// Why [`Builder::build`](crate::Builder::build) refused a set of options. Says which one, and what to do.
+/// Why [`Builder::build`](crate::Builder::build) refused the options. Names the option, and says what would work.
 #[derive(Clone, Debug)]
 pub struct BuildError {
     kind: BuildKind,
@@ -36,7 +36,7 @@ impl BuildError {
         }
     }
 
-    /// Whether the Redis URL was the trouble.
+    /// Whether the Redis URL cannot be used.
     #[must_use]
     pub fn is_redis_url(&self) -> bool {
         matches!(&self.kind, BuildKind::L2(error) if error.is_bad_url())
@@ -57,7 +57,24 @@ impl fmt::Display for BuildError {
 
 impl Error for BuildError {}
 
-/// Why [`Cache::get_or_load`](crate::Cache::get_or_load) has no value: one error, shared by all who waited for the load.
+/// Why [`Cache::get_or_load`](crate::Cache::get_or_load) has no value. Cheap to clone: all callers that waited for
+/// the load share one.
+///
+/// ```
+/// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::io;
+/// use larder::Cache;
+///
+/// let prices: Cache<String, u32> = Cache::builder("docs:prices").build()?;
+/// let load = || async { Err(io::Error::from(io::ErrorKind::NotFound)) };
+/// let Err(error) = prices.get_or_load("tea", load).await else {
+///     return Err("it is not there".into());
+/// };
+/// let cause = error.downcast_ref::<io::Error>().ok_or("it is the loader's own")?;
+/// assert_eq!(cause.kind(), io::ErrorKind::NotFound);
+/// # Ok(()) }
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+/// ```
 #[derive(Clone, Debug)]
 pub struct LoadError {
     kind: LoadKind,
@@ -69,9 +86,11 @@ enum LoadKind {
     Loader(#[source] Shared),
     #[error("the loader panicked: {0}")]
     Panicked(Arc<str>),
-    #[error("the load took longer than {0:?}; raise load_timeout if it may")]
+    #[error(
+        "the load took longer than load_timeout, which is {0:?}; raise it if the loader may take longer"
+    )]
     TimedOut(Duration),
-    #[error("the task that ran the load was ended from outside, as when its runtime is shut down")]
+    #[error("the runtime that ran the load was shut down; the next call loads again")]
     Stopped,
     #[error(transparent)]
     Key(#[from] KeyTooLong),
@@ -88,7 +107,7 @@ impl LoadError {
         let text = payload.downcast_ref::<&str>().copied();
         let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
         Self {
-            kind: LoadKind::Panicked(text.unwrap_or("with something other than a text").into()),
+            kind: LoadKind::Panicked(text.unwrap_or("its message is not a string").into()),
         }
     }
 
@@ -104,10 +123,10 @@ impl LoadError {
         }
     }
 
-    /// The loader's own error, or one in its chain of sources, if it was of this type.
+    /// The loader's own error, or one in its chain of sources, if it has this type.
     ///
-    /// Callers who pass loaders with different error types can share one load, so the type is asked for
-    /// here and not in the signature.
+    /// Callers that pass loaders with different error types can share one load. So the type is named here, and not in
+    /// the signature.
     #[must_use]
     pub fn downcast_ref<E: Error + 'static>(&self) -> Option<&E> {
         match &self.kind {
@@ -132,13 +151,13 @@ impl LoadError {
         matches!(self.kind, LoadKind::Panicked(_))
     }
 
-    /// Whether the load took longer than `load_timeout`.
+    /// Whether the load took longer than [`load_timeout`](crate::Builder::load_timeout).
     #[must_use]
     pub fn is_timeout(&self) -> bool {
         matches!(self.kind, LoadKind::TimedOut(_))
     }
 
-    /// Whether the key is too long to be one; the loader was not called.
+    /// Whether the key is over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES). The loader was not called.
     #[must_use]
     pub fn is_key_too_long(&self) -> bool {
         matches!(self.kind, LoadKind::Key(_))
@@ -163,7 +182,8 @@ impl Error for LoadError {
     }
 }
 
-/// Why [`insert`](crate::Cache::insert) or [`invalidate`](crate::Cache::invalidate) did not reach every instance.
+/// Why [`insert`](crate::Cache::insert), [`invalidate`](crate::Cache::invalidate) or [`clear`](crate::Cache::clear)
+/// did not reach L2.
 #[derive(Clone, Debug)]
 pub struct WriteError {
     kind: WriteKind,
@@ -172,10 +192,10 @@ pub struct WriteError {
 #[derive(Clone, Debug, thiserror::Error)]
 enum WriteKind {
     #[error(
-        "L2 could not be told; this instance goes on trying to tell it, and does not use the key until then"
+        "L2 has not accepted the write; the invalidation will be retried, and this instance does not use the affected keys until then"
     )]
     Deferred(#[source] L2Error),
-    #[error("the value takes more than {0} bytes; raise max_value_size, or store less")]
+    #[error("the encoded value is over max_value_size, which is {0} bytes; raise it or store less")]
     TooLarge(usize),
     #[error("the value could not be encoded")]
     Encode(#[source] CodecError),
@@ -202,27 +222,28 @@ impl WriteError {
         }
     }
 
-    /// Whether L2 could not be told yet. The old value is gone from this instance, which invalidates the
-    /// key in L2 as soon as it can, and until then neither reads nor stores it; other instances may serve
-    /// the old value meanwhile. An `insert` that was deferred does not store its value.
+    /// Whether the write was deferred, because L2 could not be reached or refused it. This instance has evicted the
+    /// old value. It invalidates the key in L2 as soon as L2 answers, and neither reads nor stores it until then;
+    /// other instances may return the old value meanwhile. The value of a deferred [`insert`](crate::Cache::insert)
+    /// is not stored.
     #[must_use]
     pub fn is_deferred(&self) -> bool {
         matches!(self.kind, WriteKind::Deferred(_))
     }
 
-    /// Whether the value is larger than `max_value_size`. Nothing was changed.
+    /// Whether the value is over [`max_value_size`](crate::Builder::max_value_size). Nothing was changed.
     #[must_use]
     pub fn is_value_too_large(&self) -> bool {
         matches!(self.kind, WriteKind::TooLarge(_))
     }
 
-    /// Whether the value's own `Serialize`, or the codec, refused. Nothing was changed.
+    /// Whether the value's `Serialize` or the codec returned an error. Nothing was changed.
     #[must_use]
     pub fn is_encode(&self) -> bool {
         matches!(self.kind, WriteKind::Encode(_))
     }
 
-    /// Whether the key is too long to be one. Nothing was changed.
+    /// Whether the key is over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES). Nothing was changed.
     #[must_use]
     pub fn is_key_too_long(&self) -> bool {
         matches!(self.kind, WriteKind::Key(_))
