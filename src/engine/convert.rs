@@ -56,33 +56,34 @@ impl<V: Send + Sync + 'static> Convert<V> {
     pub(super) fn open(&self, key: &Key, bytes: &[u8], now: Tick) -> Result<Fresh<V>, Want> {
         let opened = match envelope::open(bytes) {
             Ok(envelope) if envelope.head.type_tag != self.type_tag => {
-                Err("it is tagged as another type".to_owned())
+                Err("it is tagged as another type".into())
             }
             Ok(envelope) => self
                 .codec
-                .decode(envelope.head.codec, envelope.payload)
+                .decode(
+                    envelope.head.codec,
+                    envelope.payload,
+                    self.options.max_value_size,
+                )
                 .map(|value| self.fresh(key, value, envelope.stamp, &envelope.head, now))
-                .map_err(|error| error.reason().to_string()),
-            Err(damage) => Err(damage.to_string()),
+                .map_err(Box::from),
+            Err(damage) => Err(damage.into()),
         };
-        opened.map_err(|reason| {
-            self.cannot_read(key, &reason, now);
+        opened.map_err(|error: Box<dyn Error + Send + Sync>| {
+            self.cannot_read(key, &*error, now);
             envelope::peek(bytes).map_or(Want::Nothing, |(stamp, _)| Want::NewerThan(stamp.ver))
         })
     }
 
-    fn cannot_read(&self, key: &Key, reason: &str, now: Tick) {
+    fn cannot_read(&self, key: &Key, error: &(dyn Error + 'static), now: Tick) {
         self.counters.decode_errors.bump();
         let namespace = self.options.namespace.as_str();
+        // The sources of the error may quote the value, so they and the key go to DEBUG.
         if self.decode_warnings.allows(now) {
-            warn!(namespace, reason, "a stored value cannot be read");
+            warn!(namespace, reason = %error, "a stored value cannot be read");
         }
-        debug!(
-            namespace,
-            key = &**key,
-            reason,
-            "a stored value cannot be read"
-        );
+        let key = &**key;
+        debug!(namespace, key, error, "a stored value cannot be read");
     }
 
     /// Encodes a value for L2, with TTLs of its own.
@@ -102,18 +103,19 @@ impl<V: Send + Sync + 'static> Convert<V> {
         let encoded = self
             .codec
             .encode(value, &mut body, self.options.max_value_size);
-        encoded.inspect_err(|error| {
-            self.counters.encode_errors.bump();
-            if self.encode_warnings.allows(self.options.clock.now()) {
-                warn!(
-                    namespace = self.options.namespace.as_str(),
-                    error = error as &dyn Error,
-                    "a value cannot be stored"
-                );
-            }
-        })?;
+        encoded.inspect_err(|error| self.cannot_store(error))?;
         let body = envelope::seal(body);
         Ok((head, EncodedValue { body, ttl }))
+    }
+
+    fn cannot_store(&self, error: &EncodeError) {
+        self.counters.encode_errors.bump();
+        let namespace = self.options.namespace.as_str();
+        if self.encode_warnings.allows(self.options.clock.now()) {
+            warn!(namespace, reason = %error, "a value cannot be stored");
+        }
+        let error = error as &dyn Error;
+        debug!(namespace, error, "a value cannot be stored");
     }
 
     /// A value with a stamp, its times translated to this process's clock.

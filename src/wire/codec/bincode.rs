@@ -1,9 +1,13 @@
-use bincode::config;
+//! The `Codec` of bincode.
+
+use bincode::config::standard;
+use bincode::error::DecodeError;
+use bincode::serde::{encode_into_std_write, seed_decode_from_slice};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::guard::{Budget, Seed};
-use super::{Codec, CodecError};
+use super::error::Category;
+use super::{Codec, CodecError, bounded};
 
 /// bincode 2 in its standard configuration: small and fast, and the default.
 ///
@@ -21,20 +25,28 @@ impl Codec for Bincode {
     const NAME: &'static str = "bincode";
 
     fn encode<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(), CodecError> {
-        bincode::serde::encode_into_std_write(value, out, config::standard())
+        encode_into_std_write(value, out, standard())
             .map(drop)
             .map_err(CodecError::new)
     }
 
     fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
-        let budget = Budget::new(bytes);
-        // With no limit of bincode's own: the guard keeps to the bytes, and to count them twice costs a fifth.
-        let seed = Seed::<T>::new(&budget);
-        let (value, used) = bincode::serde::seed_decode_from_slice(seed, bytes, config::standard())
-            .map_err(CodecError::new)?;
+        // Without a limit of bincode's own: counting the bytes a second time costs a fifth.
+        let (value, used) = bounded::decode(
+            bytes.len(),
+            |seed| seed_decode_from_slice(seed, bytes, standard()),
+            category,
+        )?;
         if used < bytes.len() {
-            return Err(CodecError::trailing());
+            return Err(Category::TrailingBytes.into());
         }
         Ok(value)
+    }
+}
+
+fn category(error: &DecodeError) -> Category {
+    match error {
+        DecodeError::OtherString(_) | DecodeError::Serde(_) => Category::UnexpectedType,
+        _ => Category::Malformed,
     }
 }

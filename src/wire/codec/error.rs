@@ -1,37 +1,110 @@
+//! The error of encoding and decoding. What may be logged is kept apart from what may quote a value.
+
 use std::error::Error;
+use std::fmt;
 use std::sync::Arc;
 
 /// A value could not be encoded, or bytes could not be decoded.
 ///
-/// Says why in [`source`](Error::source). Cloning is cheap.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("the value cannot be encoded or decoded")]
+/// Its `Display` says what kind of failure it was and, where the format knows, at which byte. That shows nothing of
+/// the value. The [`source`](Error::source), the error of the format or type, may quote it, as in `invalid type: string
+/// "…"`: the cache logs it at DEBUG only. Cloning is cheap.
+#[derive(Debug, Clone)]
 pub struct CodecError {
-    source: Arc<dyn Error + Send + Sync>,
+    // Behind one pointer, as every decoded value is returned beside it.
+    cause: Arc<Cause>,
+}
+
+#[derive(Debug)]
+struct Cause {
+    category: Category,
+    /// How many bytes had been read.
+    position: Option<usize>,
+    source: Option<Box<dyn Error + Send + Sync>>,
+}
+
+/// What kind of failure it was. Safe to show: it says nothing of the value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Category {
+    #[error("the bytes are not in the codec's format")]
+    Malformed,
+    #[error("the bytes do not fit the type")]
+    UnexpectedType,
+    #[error("bytes are left over after the value")]
+    TrailingBytes,
+    #[error("it takes {size} bytes, and at most {max} are allowed")]
+    TooLarge { size: usize, max: usize },
+    #[error("nested too deep")]
+    TooDeep,
+    #[error("decoding would take too much memory")]
+    TooMuchMemory,
+    #[error("no codec with id {0} is compiled in")]
+    UnknownCodec(u8),
+    #[error("the type's own code panicked")]
+    Panicked,
+    /// Of encoding, and of a user's own codec.
+    #[error("the codec refused")]
+    Refused,
 }
 
 impl CodecError {
-    /// Wraps the error of the library behind a codec, or a message.
+    /// Wraps the error of the library behind a codec, or a message. It is the [`source`](Error::source).
     ///
     /// ```
     /// use std::error::Error;
     ///
-    /// let error = larder::codec::CodecError::new("bytes left over");
-    /// assert_eq!(error.source().unwrap().to_string(), "bytes left over");
+    /// let error = larder::codec::CodecError::new("no price: \"a secret\"");
+    /// assert_eq!(error.to_string(), "the codec refused");
+    /// assert_eq!(error.source().unwrap().to_string(), "no price: \"a secret\"");
     /// ```
     #[must_use]
     pub fn new(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::of(Category::Refused, source)
+    }
+
+    pub(super) fn of(category: Category, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::from_parts(category, Some(source.into()))
+    }
+
+    fn from_parts(category: Category, source: Option<Box<dyn Error + Send + Sync>>) -> Self {
+        let cause = Cause {
+            category,
+            position: None,
+            source,
+        };
         Self {
-            source: source.into().into(),
+            cause: Arc::new(cause),
         }
     }
 
-    pub(crate) fn reason(&self) -> &(dyn Error + Send + Sync) {
-        &*self.source
+    /// Adds how many bytes had been read, while nobody shares the error yet.
+    #[cfg(any(feature = "json", feature = "postcard"))]
+    pub(super) fn at(mut self, position: usize) -> Self {
+        if let Some(cause) = Arc::get_mut(&mut self.cause) {
+            cause.position = Some(position);
+        }
+        self
     }
+}
 
-    /// The value ended before the bytes did.
-    pub(super) fn trailing() -> Self {
-        Self::new("there are bytes left over after the value")
+impl From<Category> for CodecError {
+    fn from(category: Category) -> Self {
+        Self::from_parts(category, None)
+    }
+}
+
+impl fmt::Display for CodecError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.cause.category)?;
+        match self.cause.position {
+            Some(position) => write!(f, ", at byte {position}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Error for CodecError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.cause.source.as_deref().map(|source| source as _)
     }
 }

@@ -1,8 +1,10 @@
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+//! The `Codec` of JSON.
 
-use super::guard::{Budget, Guarded};
-use super::{Codec, CodecError};
+use serde::Serialize;
+use serde::de::{DeserializeOwned, DeserializeSeed};
+
+use super::error::Category;
+use super::{Codec, CodecError, bounded};
 
 /// JSON: larger and slower, but people and other programs can read it.
 ///
@@ -21,10 +23,29 @@ impl Codec for Json {
     }
 
     fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
-        let budget = Budget::new(bytes);
         let mut input = serde_json::Deserializer::from_slice(bytes);
-        let value = T::deserialize(Guarded::new(&mut input, &budget)).map_err(CodecError::new)?;
-        input.end().map_err(CodecError::new)?;
+        let mut position = 0;
+        let value = bounded::decode(
+            bytes.len(),
+            |seed| seed.deserialize(&mut input),
+            |error| {
+                position = offset(bytes, error);
+                match error.classify() {
+                    serde_json::error::Category::Data => Category::UnexpectedType,
+                    _ => Category::Malformed,
+                }
+            },
+        );
+        let value = value.map_err(|error| error.at(position))?;
+        let end = input.end();
+        end.map_err(|error| CodecError::from(Category::TrailingBytes).at(offset(bytes, &error)))?;
         Ok(value)
     }
+}
+
+/// How many bytes were read: `serde_json` counts lines and columns.
+fn offset(bytes: &[u8], error: &serde_json::Error) -> usize {
+    let lines = bytes.split_inclusive(|byte| *byte == b'\n');
+    let before = lines.take(error.line().saturating_sub(1));
+    before.map(<[u8]>::len).sum::<usize>() + error.column()
 }

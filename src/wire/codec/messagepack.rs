@@ -1,11 +1,13 @@
+//! The `Codec` of `MessagePack`.
+
 use std::io::ErrorKind;
 
 use rmp_serde::decode::{Error, ReadRefReader};
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, DeserializeSeed};
 use serde::{Deserialize, Serialize};
 
-use super::guard::{Budget, Guarded};
-use super::{Codec, CodecError};
+use super::error::Category;
+use super::{Codec, CodecError, bounded};
 
 /// `MessagePack` with named fields: like JSON, but smaller and with byte strings.
 ///
@@ -24,17 +26,26 @@ impl Codec for MessagePack {
     }
 
     fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
-        let budget = Budget::new(bytes);
         let mut input = rmp_serde::Deserializer::from_read_ref(bytes);
-        let value = T::deserialize(Guarded::new(&mut input, &budget)).map_err(CodecError::new)?;
+        let value = bounded::decode(bytes.len(), |seed| seed.deserialize(&mut input), category)?;
         if !at_end(&mut input) {
-            return Err(CodecError::trailing());
+            return Err(Category::TrailingBytes.into());
         }
         Ok(value)
     }
 }
 
-/// The reader does not tell how far it is, so see if one more value starts.
+fn category(error: &Error) -> Category {
+    match error {
+        Error::InvalidMarkerRead(_) | Error::InvalidDataRead(_) | Error::Utf8Error(_) => {
+            Category::Malformed
+        }
+        Error::DepthLimitExceeded => Category::TooDeep,
+        _ => Category::UnexpectedType,
+    }
+}
+
+/// The reader does not say how far it is, so try whether one more value starts.
 fn at_end(input: &mut rmp_serde::Deserializer<ReadRefReader<'_, [u8]>>) -> bool {
     matches!(
         bool::deserialize(input),

@@ -1,11 +1,11 @@
-//! How a value becomes bytes and comes back.
+//! Encodes values to bytes and decodes them. Knows nothing of envelopes and stores.
 //!
-//! Bytes that come back may be anything: another release wrote them, or another
-//! program did. So no bytes may panic, hang or exhaust memory in here.
+//! The bytes to decode may be anything: another release wrote them, or another program did. So no bytes may panic,
+//! hang or exhaust memory here.
 
 mod bincode;
+mod bounded;
 mod error;
-mod guard;
 #[cfg(feature = "json")]
 mod json;
 #[cfg(feature = "messagepack")]

@@ -1,8 +1,11 @@
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+//! The `Codec` of postcard.
 
-use super::guard::{Budget, Guarded};
-use super::{Codec, CodecError};
+use postcard::Error;
+use serde::Serialize;
+use serde::de::{DeserializeOwned, DeserializeSeed};
+
+use super::error::Category;
+use super::{Codec, CodecError, bounded};
 
 /// postcard: as small as [`Bincode`](super::Bincode), with a published format.
 ///
@@ -23,13 +26,19 @@ impl Codec for Postcard {
     }
 
     fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
-        let budget = Budget::new(bytes);
         let mut input = postcard::Deserializer::from_bytes(bytes);
-        let value = T::deserialize(Guarded::new(&mut input, &budget)).map_err(CodecError::new)?;
-        let rest = input.finalize().map_err(CodecError::new)?;
-        if !rest.is_empty() {
-            return Err(CodecError::trailing());
+        let value = bounded::decode(bytes.len(), |seed| seed.deserialize(&mut input), category);
+        let left = input.finalize().unwrap_or_default().len();
+        match value {
+            Ok(_) if left > 0 => Err(Category::TrailingBytes.into()),
+            value => value.map_err(|error: CodecError| error.at(bytes.len() - left)),
         }
-        Ok(value)
+    }
+}
+
+fn category(error: &Error) -> Category {
+    match error {
+        Error::SerdeDeCustom | Error::WontImplement => Category::UnexpectedType,
+        _ => Category::Malformed,
     }
 }

@@ -1,23 +1,27 @@
+//! One type and its codecs: encodes with the chosen one, decodes with every one that is compiled in.
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::error::Category;
 use super::{Bincode, Codec, CodecError};
 
-/// What a cache does with values of type `V`: writes with one codec, reads all.
+/// Encodes and decodes values of type `V`.
 ///
-/// Holds function pointers, so that the bounds on `V` are needed only where it
-/// is made.
+/// Holds function pointers, so that the bounds on `V` are needed only where it is made.
 #[derive(Debug)]
 pub(crate) struct ValueCodec<V> {
+    /// The codec that encodes.
     id: u8,
     encode: fn(&V, &mut Vec<u8>) -> Result<(), CodecError>,
+    /// Takes the id of the codec that encoded the bytes.
     decode: fn(u8, &[u8]) -> Result<V, CodecError>,
 }
 
 impl<V: Serialize + DeserializeOwned> ValueCodec<V> {
-    /// Writes with `C`.
+    /// Encodes with `C`.
     pub(crate) fn new<C: Codec>() -> Self {
         Self {
             id: C::ID,
@@ -28,7 +32,7 @@ impl<V: Serialize + DeserializeOwned> ValueCodec<V> {
 }
 
 impl<V> ValueCodec<V> {
-    /// The id of the codec that writes.
+    /// The id of the codec that encodes.
     pub(crate) fn id(&self) -> u8 {
         self.id
     }
@@ -45,7 +49,7 @@ impl<V> ValueCodec<V> {
         max: usize,
     ) -> Result<(), EncodeError> {
         let start = out.len();
-        let result = calmly(|| (self.encode)(value, out)).map_err(EncodeError::from);
+        let result = catch_panic(|| (self.encode)(value, out)).map_err(EncodeError::from);
         let size = out.len().saturating_sub(start);
         let result = match result {
             Ok(()) if size > max => Err(EncodeError::TooLarge { size, max }),
@@ -57,20 +61,23 @@ impl<V> ValueCodec<V> {
         result
     }
 
-    /// Reads what the codec with this id wrote.
+    /// Decodes what the codec with this id encoded.
     ///
     /// # Errors
     ///
-    /// If no codec with this id is compiled in, or it refuses the bytes.
-    pub(crate) fn decode(&self, id: u8, bytes: &[u8]) -> Result<V, CodecError> {
-        calmly(|| (self.decode)(id, bytes))
+    /// If the bytes are more than `max`, no codec with this id is compiled in, or the codec refuses the bytes.
+    pub(crate) fn decode(&self, id: u8, bytes: &[u8], max: usize) -> Result<V, CodecError> {
+        let size = bytes.len();
+        if size > max {
+            return Err(Category::TooLarge { size, max }.into());
+        }
+        catch_panic(|| (self.decode)(id, bytes))
     }
 }
 
-/// Makes an error of a panic in the type's own code: it must not end those who share the value.
-fn calmly<T>(code: impl FnOnce() -> Result<T, CodecError>) -> Result<T, CodecError> {
-    catch_unwind(AssertUnwindSafe(code))
-        .unwrap_or_else(|_| Err(CodecError::new("the type's own code panicked")))
+/// Makes an error of a panic in the type's own code: it must not end the calls that share the value.
+fn catch_panic<T>(code: impl FnOnce() -> Result<T, CodecError>) -> Result<T, CodecError> {
+    catch_unwind(AssertUnwindSafe(code)).unwrap_or_else(|_| Err(Category::Panicked.into()))
 }
 
 impl<V> Clone for ValueCodec<V> {
@@ -92,7 +99,7 @@ pub(crate) enum EncodeError {
     Failed(#[from] CodecError),
 }
 
-/// The writer's codec comes first: an own codec may have any id.
+/// The chosen codec comes first: a user's own codec may have any id.
 fn decode_as<C: Codec, V: DeserializeOwned>(id: u8, bytes: &[u8]) -> Result<V, CodecError> {
     match id {
         id if id == C::ID => C::decode(bytes),
@@ -103,9 +110,7 @@ fn decode_as<C: Codec, V: DeserializeOwned>(id: u8, bytes: &[u8]) -> Result<V, C
         super::Postcard::ID => super::Postcard::decode(bytes),
         #[cfg(feature = "messagepack")]
         super::MessagePack::ID => super::MessagePack::decode(bytes),
-        unknown => Err(CodecError::new(format!(
-            "no codec with id {unknown} is compiled in"
-        ))),
+        unknown => Err(Category::UnknownCodec(unknown).into()),
     }
 }
 

@@ -1,0 +1,480 @@
+//! A deserializer that bounds what decoding takes: levels of nesting, and memory.
+//!
+//! bincode and postcard follow the lengths and the nesting that the bytes claim, without a limit: a million nested
+//! options overflow the stack, and a list of 2^60 `()` never ends. So every codec of this crate decodes through
+//! [`decode`], which puts [`Bounded`] between the format's deserializer and the type's `Deserialize`. It passes every
+//! call on and counts. It knows neither the format nor the type.
+//!
+//! Memory is charged by `size_of`, which is known at compile time:
+//!
+//! - an element of a sequence or a key of a map costs its size, and [`FACTOR`] bytes at least: elements that encode to
+//!   nothing take time, if not memory;
+//! - a value of a map costs its size;
+//! - a part of a struct, tuple or enum variant costs nothing, as the whole was charged;
+//! - a value larger than its place is behind a pointer, as in a `Box`, and costs its size once more.
+//!
+//! The contents of texts and byte strings are not charged: they are never longer than the bytes. Nor is the room that
+//! a collection keeps in reserve.
+
+use std::cell::Cell;
+use std::fmt;
+use std::marker::PhantomData;
+use std::mem::take;
+
+use serde::de::{
+    DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess, VariantAccess, Visitor,
+};
+
+use super::error::{Category, CodecError};
+
+/// How deep a value may be nested. With optimization, structs of a kilobyte nested
+/// this deep take up to 512 KiB of stack, and a thread has 2 MiB by default.
+const MAX_LEVELS: u8 = 128;
+
+/// Bytes of memory allowed for each encoded byte. Ordinary types take up to 32: an empty `String` of 24 bytes encodes to one.
+const FACTOR: usize = 64;
+
+/// Bytes of memory allowed on top, for small values with much room in them, as a sparse list of large structs.
+const ALLOWANCE: usize = 64 << 20;
+
+/// Decodes a value that is encoded in `length` bytes. `read` lets the format deserialize into the seed, and `category`
+/// classifies its errors.
+pub(super) fn decode<T, R, E: Error + Send + Sync + 'static>(
+    length: usize,
+    read: impl FnOnce(Bounded<'_, PhantomData<T>>) -> Result<R, E>,
+    category: impl FnOnce(&E) -> Category,
+) -> Result<R, CodecError> {
+    let budget = Budget::new(length);
+    read(Bounds::new(&budget).on(PhantomData)).map_err(|error| {
+        let exceeded = budget.exceeded.get();
+        CodecError::of(exceeded.unwrap_or_else(|| category(&error)), error)
+    })
+}
+
+/// What decoding one value may still take.
+struct Budget {
+    /// Bytes of memory.
+    left: Cell<usize>,
+    /// The bound that was exceeded: the format's error type cannot carry it.
+    exceeded: Cell<Option<Category>>,
+}
+
+impl Budget {
+    fn new(length: usize) -> Self {
+        let left = length.saturating_mul(FACTOR).saturating_add(ALLOWANCE);
+        Self {
+            left: Cell::new(left),
+            exceeded: Cell::new(None),
+        }
+    }
+
+    #[inline]
+    fn charge<E: Error>(&self, bytes: usize) -> Result<(), E> {
+        let left = self.left.get().checked_sub(bytes);
+        self.left
+            .set(left.ok_or_else(|| self.exceed(Category::TooMuchMemory))?);
+        Ok(())
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn exceed<E: Error>(&self, bound: Category) -> E {
+        self.exceeded.set(Some(bound));
+        E::custom(bound)
+    }
+}
+
+/// What holds for one place in the value: a field, an element, the contents of an option.
+#[derive(Clone, Copy)]
+struct Bounds<'b> {
+    budget: &'b Budget,
+    /// Bytes that are charged already for what goes here.
+    place: u32,
+    /// Levels that may still be entered below this one.
+    levels: u8,
+    /// Whether each element that comes next is charged: not the parts of a struct or tuple, as the whole was.
+    counts: bool,
+}
+
+impl<'b> Bounds<'b> {
+    fn new(budget: &'b Budget) -> Self {
+        Self {
+            budget,
+            place: 0,
+            levels: MAX_LEVELS,
+            counts: true,
+        }
+    }
+
+    #[inline]
+    fn on<X>(self, inner: X) -> Bounded<'b, X> {
+        Bounded {
+            inner,
+            bounds: self,
+        }
+    }
+
+    /// The bounds of a part, which goes to a place for a `T`.
+    #[inline]
+    fn part<T, X>(mut self, inner: X) -> Bounded<'b, X> {
+        self.place = place_of::<T>();
+        self.on(inner)
+    }
+
+    /// For a visitor of a scalar or text, which costs a byte at least and is small.
+    #[inline]
+    fn scalar<X, E>(mut self, visitor: X) -> Result<Bounded<'b, X>, E> {
+        self.counts = true;
+        Ok(self.on(visitor))
+    }
+
+    /// For a visitor of anything else, where the bytes say how many parts there are.
+    #[inline]
+    fn variable<'de, V: Visitor<'de>, E: Error>(mut self, visitor: V) -> Result<Bounded<'b, V>, E> {
+        self.counts = true;
+        self.whole(visitor)
+    }
+
+    /// For a visitor of anything else, where the type says how many parts there are.
+    #[inline]
+    fn fixed<'de, V: Visitor<'de>, E: Error>(mut self, visitor: V) -> Result<Bounded<'b, V>, E> {
+        self.counts = false;
+        self.whole(visitor)
+    }
+
+    /// The visitor's type says how large the value is: one that is larger than its place is behind a pointer.
+    #[inline]
+    fn whole<'de, V: Visitor<'de>, E: Error>(mut self, visitor: V) -> Result<Bounded<'b, V>, E> {
+        let place = place_of::<V::Value>();
+        if place > self.place {
+            self.budget.charge(size_of::<V::Value>())?;
+            self.place = place;
+        }
+        Ok(self.on(visitor))
+    }
+
+    #[inline]
+    fn enter<E: Error>(mut self) -> Result<Self, E> {
+        let levels = self.levels.checked_sub(1);
+        self.levels = levels.ok_or_else(|| self.budget.exceed(Category::TooDeep))?;
+        Ok(self)
+    }
+
+    /// Enters a sequence or map, which claims this many elements or does not say how many it has.
+    #[inline]
+    fn elements<A, E: Error>(self, claimed: Option<usize>, inner: A) -> Result<Elements<'b, A>, E> {
+        let mut bounds = self.enter()?;
+        let mut uncharged = 0;
+        if let Some(claimed) = claimed.filter(|_| self.counts) {
+            bounds.counts = false;
+            // Before the type makes room for so many.
+            bounds.budget.charge(claimed.saturating_mul(FACTOR))?;
+            uncharged = claimed;
+        }
+        Ok(Elements {
+            inner,
+            bounds,
+            uncharged,
+        })
+    }
+}
+
+/// The size of a `T`. In 32 bits, so that [`Bounds`], which go with every call, take two registers.
+#[inline]
+fn place_of<T>() -> u32 {
+    u32::try_from(size_of::<T>()).unwrap_or(u32::MAX)
+}
+
+/// A deserializer, visitor, seed or enum access of serde, within bounds.
+pub(super) struct Bounded<'b, X> {
+    inner: X,
+    bounds: Bounds<'b>,
+}
+
+/// A sequence or map access of serde, within bounds.
+///
+/// The elements are charged all at once with the first, as only then their size is known, and as room for all of them
+/// may be made at once. If the format does not say how many there are, each is charged when it came. Those of a struct
+/// or tuple are not charged: the whole was.
+struct Elements<'b, A> {
+    inner: A,
+    bounds: Bounds<'b>,
+    /// Claimed elements or entries of which [`FACTOR`] bytes are charged, and not yet their whole size.
+    uncharged: usize,
+}
+
+macro_rules! pass_on {
+    ($bounds:ident: $($method:ident($($arg:ident: $type:ty),*);)*) => {$(
+        #[inline]
+        fn $method<V: Visitor<'de>>(self $(, $arg: $type)*, visitor: V) -> Result<V::Value, D::Error> {
+            self.inner.$method($($arg,)* self.bounds.$bounds(visitor)?)
+        }
+    )*};
+}
+
+impl<'de, D: Deserializer<'de>> Deserializer<'de> for Bounded<'_, D> {
+    type Error = D::Error;
+
+    pass_on! { scalar:
+        deserialize_bool();
+        deserialize_i8();
+        deserialize_i16();
+        deserialize_i32();
+        deserialize_i64();
+        deserialize_i128();
+        deserialize_u8();
+        deserialize_u16();
+        deserialize_u32();
+        deserialize_u64();
+        deserialize_u128();
+        deserialize_f32();
+        deserialize_f64();
+        deserialize_char();
+        deserialize_str();
+        deserialize_bytes();
+        deserialize_unit();
+        deserialize_unit_struct(name: &'static str);
+        deserialize_newtype_struct(name: &'static str);
+        deserialize_identifier();
+        deserialize_ignored_any();
+    }
+
+    pass_on! { variable:
+        deserialize_any();
+        deserialize_option();
+        deserialize_seq();
+        deserialize_map();
+        deserialize_enum(name: &'static str, variants: &'static [&'static str]);
+    }
+
+    pass_on! { fixed:
+        deserialize_tuple(len: usize);
+        deserialize_tuple_struct(name: &'static str, len: usize);
+        deserialize_struct(name: &'static str, fields: &'static [&'static str]);
+    }
+
+    /// Asks for a slice of the input. Asked for an owned text, bincode makes room
+    /// for it before it knows that the input is that long.
+    #[inline]
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+        self.deserialize_str(visitor)
+    }
+
+    /// Asks for a slice, as for a text.
+    #[inline]
+    fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+        self.deserialize_bytes(visitor)
+    }
+
+    #[inline]
+    fn is_human_readable(&self) -> bool {
+        self.inner.is_human_readable()
+    }
+}
+
+macro_rules! visit_plain {
+    ($($method:ident($type:ty);)*) => {$(
+        #[inline]
+        fn $method<E: Error>(self, value: $type) -> Result<V::Value, E> {
+            self.inner.$method(value)
+        }
+    )*};
+}
+
+/// `Some`, a sequence, a map and an enum are all there is to nest in, so levels are counted there. A newtype is no
+/// level: it adds nothing to the bytes, so the bytes cannot nest by it.
+impl<'de, V: Visitor<'de>> Visitor<'de> for Bounded<'_, V> {
+    type Value = V::Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.expecting(f)
+    }
+
+    visit_plain! {
+        visit_bool(bool);
+        visit_i8(i8);
+        visit_i16(i16);
+        visit_i32(i32);
+        visit_i64(i64);
+        visit_i128(i128);
+        visit_u8(u8);
+        visit_u16(u16);
+        visit_u32(u32);
+        visit_u64(u64);
+        visit_u128(u128);
+        visit_f32(f32);
+        visit_f64(f64);
+        visit_char(char);
+        visit_str(&str);
+        visit_borrowed_str(&'de str);
+        visit_string(String);
+        visit_bytes(&[u8]);
+        visit_borrowed_bytes(&'de [u8]);
+        visit_byte_buf(Vec<u8>);
+    }
+
+    #[inline]
+    fn visit_none<E: Error>(self) -> Result<V::Value, E> {
+        self.inner.visit_none()
+    }
+
+    #[inline]
+    fn visit_unit<E: Error>(self) -> Result<V::Value, E> {
+        self.inner.visit_unit()
+    }
+
+    #[inline]
+    fn visit_some<D: Deserializer<'de>>(self, input: D) -> Result<V::Value, D::Error> {
+        let bounds = self.bounds.enter()?;
+        self.inner.visit_some(bounds.on(input))
+    }
+
+    #[inline]
+    fn visit_newtype_struct<D: Deserializer<'de>>(self, input: D) -> Result<V::Value, D::Error> {
+        self.inner.visit_newtype_struct(self.bounds.on(input))
+    }
+
+    #[inline]
+    fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<V::Value, A::Error> {
+        let elements = self.bounds.elements(seq.size_hint(), seq)?;
+        self.inner.visit_seq(elements)
+    }
+
+    #[inline]
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<V::Value, A::Error> {
+        let elements = self.bounds.elements(map.size_hint(), map)?;
+        self.inner.visit_map(elements)
+    }
+
+    #[inline]
+    fn visit_enum<A: EnumAccess<'de>>(self, data: A) -> Result<V::Value, A::Error> {
+        let bounds = self.bounds.enter()?;
+        self.inner.visit_enum(bounds.on(data))
+    }
+}
+
+impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Bounded<'_, S> {
+    type Value = S::Value;
+
+    #[inline]
+    fn deserialize<D: Deserializer<'de>>(self, input: D) -> Result<S::Value, D::Error> {
+        self.inner.deserialize(self.bounds.on(input))
+    }
+}
+
+impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Elements<'_, A> {
+    type Error = A::Error;
+
+    #[inline]
+    fn next_element_seed<S: DeserializeSeed<'de>>(
+        &mut self,
+        seed: S,
+    ) -> Result<Option<S::Value>, A::Error> {
+        let size = size_of::<S::Value>();
+        if size > FACTOR && self.uncharged > 0 {
+            let elements = take(&mut self.uncharged);
+            self.bounds
+                .budget
+                .charge(elements.saturating_mul(size - FACTOR))?;
+        }
+        let seed = self.bounds.part::<S::Value, _>(seed);
+        let element = self.inner.next_element_seed(seed);
+        if self.bounds.counts && matches!(element, Ok(Some(_))) {
+            self.bounds.budget.charge(size.max(FACTOR))?;
+        }
+        element
+    }
+
+    #[inline]
+    fn size_hint(&self) -> Option<usize> {
+        self.inner.size_hint()
+    }
+}
+
+impl<'de, A: MapAccess<'de>> MapAccess<'de> for Elements<'_, A> {
+    type Error = A::Error;
+
+    #[inline]
+    fn next_key_seed<S: DeserializeSeed<'de>>(
+        &mut self,
+        seed: S,
+    ) -> Result<Option<S::Value>, A::Error> {
+        let size = size_of::<S::Value>();
+        if size > FACTOR && self.uncharged > 0 {
+            // The values of these entries are still uncharged.
+            self.bounds
+                .budget
+                .charge(self.uncharged.saturating_mul(size - FACTOR))?;
+        }
+        let seed = self.bounds.part::<S::Value, _>(seed);
+        let key = self.inner.next_key_seed(seed);
+        if self.bounds.counts && matches!(key, Ok(Some(_))) {
+            self.bounds.budget.charge(size.max(FACTOR))?;
+        }
+        key
+    }
+
+    #[inline]
+    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, A::Error> {
+        let (size, budget) = (size_of::<S::Value>(), self.bounds.budget);
+        if self.uncharged > 0 {
+            budget.charge(take(&mut self.uncharged).saturating_mul(size))?;
+        }
+        let seed = self.bounds.part::<S::Value, _>(seed);
+        let value = self.inner.next_value_seed(seed);
+        if self.bounds.counts {
+            budget.charge(size)?;
+        }
+        value
+    }
+
+    #[inline]
+    fn size_hint(&self) -> Option<usize> {
+        self.inner.size_hint()
+    }
+}
+
+impl<'de, 'b, A: EnumAccess<'de>> EnumAccess<'de> for Bounded<'b, A> {
+    type Error = A::Error;
+    type Variant = Bounded<'b, A::Variant>;
+
+    #[inline]
+    fn variant_seed<S: DeserializeSeed<'de>>(
+        self,
+        seed: S,
+    ) -> Result<(S::Value, Self::Variant), A::Error> {
+        let (name, variant) = self.inner.variant_seed(self.bounds.on(seed))?;
+        Ok((name, self.bounds.on(variant)))
+    }
+}
+
+impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Bounded<'_, A> {
+    type Error = A::Error;
+
+    #[inline]
+    fn unit_variant(self) -> Result<(), A::Error> {
+        self.inner.unit_variant()
+    }
+
+    #[inline]
+    fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, A::Error> {
+        self.inner
+            .newtype_variant_seed(self.bounds.part::<S::Value, _>(seed))
+    }
+
+    #[inline]
+    fn tuple_variant<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, A::Error> {
+        let visitor = self.bounds.fixed(visitor)?;
+        self.inner.tuple_variant(len, visitor)
+    }
+
+    #[inline]
+    fn struct_variant<V: Visitor<'de>>(
+        self,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, A::Error> {
+        let visitor = self.bounds.fixed(visitor)?;
+        self.inner.struct_variant(fields, visitor)
+    }
+}
