@@ -12,6 +12,8 @@
 pub enum Rule {
     /// 1: a fill is stored whether or not its lease stands.
     FillLease,
+    /// 1: all leases of a key are the same.
+    LeaseTokens,
     /// 2: an invalidation publishes first, and deletes in a second step.
     OneStep,
     /// 3: what was read is kept, whatever has been heard of its key meanwhile.
@@ -38,6 +40,8 @@ pub enum Rule {
     OwnTask,
     /// 13: a store that has restarted goes on with its epoch.
     NewLife,
+    /// 13: requests go on over connections that lead to another life of the store.
+    ConnectionLife,
     /// 14: a write that L2 could not be sent is an error, and forgotten.
     Deferred,
     /// 14: an insert that comes late is stored all the same.
@@ -69,8 +73,9 @@ mod switch {
 
     impl Rule {
         /// All of them, in the order of the protocol.
-        pub const ALL: [Self; 18] = [
+        pub const ALL: [Self; 20] = [
             Self::FillLease,
+            Self::LeaseTokens,
             Self::OneStep,
             Self::Floors,
             Self::Detach,
@@ -84,6 +89,7 @@ mod switch {
             Self::Epochs,
             Self::OwnTask,
             Self::NewLife,
+            Self::ConnectionLife,
             Self::Deferred,
             Self::Deadline,
             Self::HoldOff,

@@ -3,7 +3,10 @@
 /// A lane's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LaneClock {
-    /// The life of the lane.
+    /// Names this life of the store: the process and the history of its data. After a restart or a failover it is
+    /// another one, and so is the epoch.
+    pub life: u64,
+    /// Names the time since the lane began, was cleared, or may have lost something. All of it lies in one life.
     pub epoch: u64,
     /// The number of the last message.
     pub seq: u64,

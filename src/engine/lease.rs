@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 use super::context::Context;
 use crate::key::Key;
 use crate::l1::{Op, Slot};
-use crate::l2::{Fill, Lease, LeaseReply, LeaseRequest, Want, random};
+use crate::l2::{Fill, Lease, LeaseReply, LeaseRequest, Want};
 use crate::source::Source;
 
 /// What came of asking for the lease.
@@ -43,7 +43,6 @@ impl<V: Send + Sync + 'static> Leases<V> {
     /// What one load asks for the lease with, each time.
     pub(super) fn request(&self, want: Want) -> LeaseRequest {
         LeaseRequest {
-            token: random(),
             ttl: self.ctx.options.lease_ttl,
             want,
         }

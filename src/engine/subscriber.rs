@@ -111,6 +111,8 @@ impl<V: Send + Sync + 'static> Subscriber<V> {
             next_beat: Instant::now(),
             cleared: None,
         };
+        // Before L1 is emptied: nothing that is read from here on comes from another server.
+        self.keep_only(&lane);
         let from = *progress.last;
         if without(Rule::CatchUp) && from.is_some() {
             *progress.last = Some(lane.seq);
@@ -224,6 +226,11 @@ impl<V: Send + Sync + 'static> Subscriber<V> {
         let Some(asked) = progress.asked.take() else {
             return Ok(());
         };
+        if !self.keep_only(lane) {
+            return Err(L2Error::unexpected(
+                "requests were answered by another server than the one that sends messages; both are connected to anew",
+            ));
+        }
         progress.answered = true;
         if without(Rule::LostMessages) {
             *progress.last = Some(lane.seq).max(*progress.last);
@@ -233,6 +240,17 @@ impl<V: Send + Sync + 'static> Subscriber<V> {
         self.ctx.l1.freshness().prove(lane, asked.proof);
         deliver_deferred(&self.ctx).await;
         Ok(())
+    }
+
+    /// Rule 13: values are believed only if they come from the life of the store that this instance listens to.
+    /// Discards connections for requests that lead elsewhere, and drops what was read over them: then it is
+    /// `false`, and no proof that was asked for before this is taken.
+    fn keep_only(&self, lane: &LaneClock) -> bool {
+        let kept = without(Rule::ConnectionLife) || self.ctx.lane.keep_only(lane.life);
+        if !kept {
+            self.ctx.l1.freshness().revoke();
+        }
+        kept
     }
 
     /// Makes sure that all of the lane up to here has been applied, or nothing older is held.

@@ -11,7 +11,7 @@ use futures::future::{BoxFuture, ready};
 use super::expiring::Expiring;
 use super::{
     EncodedValue, Fill, L2Error, Lane, LaneClock, Lease, LeaseReply, LeaseRequest, Member,
-    MemberInfo, Members, Message, ReadResult, Reply, Stamp, Subscription, WriteAck,
+    MemberInfo, Members, Message, ReadResult, Reply, Stamp, Subscription, WriteAck, random,
 };
 use crate::clock::Clock;
 use crate::lock::lock;
@@ -95,9 +95,10 @@ impl Lane for LocalLane {
             }
             // Whoever had it was overtaken: of those who were not, an instance has one at a time.
             // There is no other instance to take over, so it lasts.
-            state.leases.insert(key, ask.token, now, LONGEST);
+            let token = random();
+            state.leases.insert(key, token, now, LONGEST);
             LeaseReply::Granted(Lease {
-                token: ask.token,
+                token,
                 epoch: Self::EPOCH,
             })
         }))
@@ -185,6 +186,10 @@ impl Lane for LocalLane {
         done(())
     }
 
+    fn keep_only(&self, _life: u64) -> bool {
+        true
+    }
+
     fn subscribe(&self, _me: MemberInfo) -> Reply<'_, (LaneClock, Box<dyn Subscription>)> {
         ready(Err(L2Error::closed())).boxed()
     }
@@ -211,14 +216,13 @@ mod tests {
             "itself",
         ] {
             let ask = LeaseRequest {
-                token: 7,
                 ttl: Duration::from_secs(60),
                 want: Want::Any,
             };
             let Ok(LeaseReply::Granted(lease)) = lane.acquire_lease("k", ask).await else {
                 panic!("it is granted");
             };
-            assert!(lane.renew_lease("k", 7, ask.ttl).await.unwrap());
+            assert!(lane.renew_lease("k", lease.token, ask.ttl).await.unwrap());
             let before = match overtaken_by {
                 "insert" => lane.insert(&[("k", value)], b"", None).await.unwrap().ver,
                 "invalidate" => {
@@ -227,13 +231,12 @@ mod tests {
                 }
                 "clear" => lane.clear(b"").await.unwrap().ver,
                 "another" => {
-                    let _ = lane
-                        .acquire_lease("k", LeaseRequest { token: 8, ..ask })
-                        .await;
+                    let _ = lane.acquire_lease("k", ask).await;
                     0
                 }
                 "itself" => {
-                    assert!(lane.renew_lease("k", 7, Duration::ZERO).await.unwrap());
+                    let given_back = lane.renew_lease("k", lease.token, Duration::ZERO).await;
+                    assert!(given_back.unwrap());
                     0
                 }
                 _ => 0,

@@ -1,9 +1,10 @@
-//! The second level: a store that all instances share, and what they ask of it.
+//! The second level: a store that all instances share.
 //!
 //! [`RedisL2`] and [`MemoryL2`] implement the same two traits and pass the same tests. An [`L2`] opens
 //! a [`Lane`] for a cache's namespace; every step of a lane is atomic and, on Redis, one round trip.
 //!
-//! Architecture invariant: an L2 stores, orders and tells. It knows nothing of L1, flights or loaders.
+//! Architecture invariant: an L2 stores values, orders changes and publishes them. It knows nothing of L1, flights
+//! or loaders.
 
 mod expiring;
 mod local;
@@ -29,22 +30,22 @@ pub use crate::vocabulary::{LaneClock, Want};
 pub use crate::wire::envelope::Stamp;
 pub use crate::wire::message::{Kind, Message};
 
-/// The answer of a lane, in time.
+/// The answer of a lane, within its time limit.
 pub type Reply<'a, T> = BoxFuture<'a, Result<T, L2Error>>;
 
-/// What is stored under a key, unchecked, or why nobody knows.
+/// What is stored under a key, unchecked, or why it could not be read.
 pub type ReadResult = Result<Option<Bytes>, L2Error>;
 
 /// A store that all instances of a service share.
 ///
-/// Use [`RedisL2`], or [`MemoryL2`] where there is no server. To write another, hold it to the tests
-/// that those two pass.
+/// Use [`RedisL2`], or [`MemoryL2`] where there is no server. Another implementation has to pass the tests that
+/// those two pass.
 pub trait L2: Send + Sync + 'static {
     /// Opens the part of the store that belongs to `namespace`. Neither waits nor connects.
     ///
-    /// `timeout` is for each step of the lane, connecting included. `on_connect` is to be called with the
-    /// lane's clock whenever a connection was made, before that connection is used: the store may have
-    /// restarted or gone back in time.
+    /// `timeout` is for each step of the lane, connecting included. The lane calls `on_connect` with its clock
+    /// whenever it has made a connection for requests, before that connection is used: the store may have restarted,
+    /// gone back in time, or be another one.
     fn lane(&self, namespace: &str, timeout: Duration, on_connect: OnConnect) -> Box<dyn Lane>;
 }
 
@@ -53,33 +54,37 @@ pub type OnConnect = Box<dyn Fn(&LaneClock) + Send + Sync>;
 
 /// One cache's part of a store: the keys that share a clock.
 ///
-/// `rnd` stands for a fresh random number below 2⁵²; it becomes the lane's epoch if the step finds
-/// that the lane has none. `payload` is the sender's part of the message to publish.
+/// `payload` is the sender's part of the message to publish. A step may be sent again when its connection is lost, so
+/// a copy of it may arrive late: what a method must rule out is said there.
 pub trait Lane: Send + Sync + fmt::Debug {
     /// Reads what is stored under a key, unchecked.
     fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Bytes>>;
 
-    /// Reads what is stored under some keys, as few requests as are good for it. Each key has an answer of
-    /// its own, in their order.
+    /// Reads what is stored under some keys, in as few requests as is sensible. Each key has an answer of its own, in
+    /// their order.
     fn get_many<'a>(&'a self, keys: &'a [&'a str]) -> BoxFuture<'a, Vec<ReadResult>>;
 
     /// Asks for the right to fill a key, unless the store has a usable value.
     ///
-    /// Once an instance was told to wait, all subscribers are told when that lease is used or given back, see
-    /// [`Event::LeaseEnded`].
+    /// A lane that sends the request again gives each copy a token of its own. Otherwise a copy that arrives late
+    /// could bring a lease back that an invalidation has ended.
+    ///
+    /// After an answer of [`LeaseReply::Wait`], all subscriptions receive [`Event::LeaseEnded`] when that lease is
+    /// used or given back.
     fn acquire_lease<'a>(&'a self, key: &'a str, ask: LeaseRequest) -> Reply<'a, LeaseReply>;
 
-    /// Stores a loaded value, if the lease is still ours.
+    /// Stores a loaded value if the lease still stands, and ends the lease.
     fn fill<'a>(&'a self, key: &'a str, lease: Lease, value: &'a EncodedValue) -> Reply<'a, Fill>;
 
-    /// Keeps a lease for another `ttl`, or gives it back if that is zero. `false` if it was not ours.
+    /// Keeps a lease for another `ttl`, or gives it back if that is zero. `false` if there is no lease with this
+    /// token.
     fn renew_lease<'a>(&'a self, key: &'a str, token: u64, ttl: Duration) -> Reply<'a, bool>;
 
-    /// Stores values whatever was there, ends all leases on the keys, and tells everyone. All get one
-    /// version, so no key may be there twice.
+    /// Stores values whatever was there, ends all leases on the keys, and publishes that. All get one version, so no
+    /// key may be there twice.
     ///
-    /// `deadline`, in milliseconds of the store's time: it is refused after that. When this has answered, no
-    /// copy of the request may be on its way that is not refused: it could undo a later invalidation.
+    /// After `deadline`, in milliseconds of the store's time, it is refused. Once this has answered, every copy of the
+    /// request that is still on its way must be refused: it could undo a later invalidation.
     fn insert<'a>(
         &'a self,
         values: &'a [(&'a str, &'a EncodedValue)],
@@ -87,8 +92,8 @@ pub trait Lane: Send + Sync + fmt::Debug {
         deadline: Option<u64>,
     ) -> Reply<'a, Stamp>;
 
-    /// Removes values and leases of keys, and tells everyone. For as long as `hold`, no load of them may be
-    /// stored; a hold that lasts longer is not cut short. The `payload` says whether this is awaited.
+    /// Removes values and leases of keys, and publishes that. For as long as `hold`, no load of them is stored; a hold
+    /// that lasts longer is not cut short. The `payload` says whether the caller waits for all members.
     fn invalidate<'a>(
         &'a self,
         keys: &'a [&'a str],
@@ -96,11 +101,11 @@ pub trait Lane: Send + Sync + fmt::Debug {
         hold: Duration,
     ) -> Reply<'a, WriteAck>;
 
-    /// Starts a new epoch, so that every stored value is a miss, and tells everyone.
+    /// Starts a new epoch, so that every stored value is a miss, and publishes that. Each copy of the request starts
+    /// another epoch, so that a late one cannot bring back what was stored since.
     fn clear<'a>(&'a self, payload: &'a [u8]) -> Reply<'a, Stamp>;
 
-    /// The last messages, from number `first` on, as far as the lane still has them and as many as it
-    /// gives at a time.
+    /// The messages from number `first` on, as far as the lane still has them and as many as it gives at a time.
     fn replay(&self, first: u64) -> Reply<'_, Vec<Message>>;
 
     /// The instances that are subscribed, and those that ended without leaving, until they are forgotten.
@@ -113,6 +118,15 @@ pub trait Lane: Send + Sync + fmt::Debug {
     /// Removes this instance from the members.
     fn leave(&self, id: u64) -> Reply<'_, ()>;
 
+    /// Discards each connection for requests that found another [life](LaneClock::life) than this one, which the
+    /// instance's subscription has found. `false` if there was one: what was read over it may be older than what the
+    /// subscription has received.
+    ///
+    /// An address can move while connections stay with the old server. As a replica of the new one it answers reads,
+    /// and its data lags behind. No request that begins after this has returned goes over a connection of another life
+    /// that was made before. For each that is made later, `on_connect` is called.
+    fn keep_only(&self, life: u64) -> bool;
+
     /// Subscribes to the lane's messages, and only then reads its clock.
     ///
     /// Before it reads the clock, or in the same step, it makes this instance a member that has applied nothing: only a
@@ -120,11 +134,11 @@ pub trait Lane: Send + Sync + fmt::Debug {
     fn subscribe(&self, me: MemberInfo) -> Reply<'_, (LaneClock, Box<dyn Subscription>)>;
 }
 
-/// What a lane tells, in the order in which it happened.
+/// What a lane publishes, in the order in which it happened.
 ///
-/// It may drop messages rather than keep them without bound: a hole in their numbers tells.
+/// The lane may drop messages rather than keep them without bound; a hole in their numbers shows it.
 pub trait Subscription: Stream<Item = Result<Event, L2Error>> + Send + Unpin {
-    /// Asks for a [`Event::Heartbeat`]. It comes after all messages that the lane published before it.
+    /// Asks for an [`Event::Heartbeat`]. It comes after all messages that the lane published before it.
     ///
     /// Before the lane answers, it notes that this instance has applied all messages up to `applied`. The answer is an
     /// error if that could not be noted, or if the list of members has another generation than the one that this
@@ -144,14 +158,14 @@ pub struct MemberInfo {
 /// How far an instance is with a lane's messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Applied {
-    /// The life of the lane.
+    /// The epoch of the lane.
     pub epoch: u64,
     /// The number of the last message that it has applied.
     pub seq: u64,
 }
 
 impl Applied {
-    /// Of an instance that has only begun to listen: what it missed is still to be found out.
+    /// Of an instance that has just subscribed: what it has missed is not known yet.
     pub(crate) const NOTHING: Self = Self { epoch: 0, seq: 0 };
 }
 
@@ -181,20 +195,20 @@ pub struct Members {
 pub enum Event {
     /// Something changed.
     Message(Message),
-    /// The lease on a key has ended, for which somebody waits: it is worth to ask for it again. This may be lost.
+    /// The lease on a key has ended, and some load waits for it: now it is worth asking again. This may be lost.
     LeaseEnded(Key),
-    /// The answer to [`Subscription::beat`].
+    /// The answer to [`Subscription::heartbeat`].
     Heartbeat(LaneClock),
 }
 
-/// A change that a lane has accepted, and told everyone.
+/// A change that a lane has accepted and published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WriteAck {
     /// Which version it was given, and when.
     pub stamp: Stamp,
     /// The number of its message.
     pub seq: u64,
-    /// If it is awaited: the longest `max_staleness` of all members.
+    /// If the caller waits for all members: their longest `max_staleness`.
     pub longest_staleness: Duration,
     /// If it is awaited: the generation of the list of members.
     pub generation: u64,
@@ -205,8 +219,6 @@ pub struct WriteAck {
 /// What a [`Lane::acquire_lease`] asks for.
 #[derive(Clone, Copy, Debug)]
 pub struct LeaseRequest {
-    /// Names the lease, if it is granted: random, never zero.
-    pub token: u64,
     /// How long the lease lasts unless renewed; zero asks for a usable value only.
     pub ttl: Duration,
     /// What of the stored value is wanted.
@@ -217,7 +229,6 @@ impl LeaseRequest {
     /// Asks for a usable value only, and leaves no lease.
     pub(crate) const fn read_only(want: Want) -> Self {
         Self {
-            token: 0,
             ttl: Duration::ZERO,
             want,
         }
@@ -231,7 +242,7 @@ pub enum LeaseReply {
     Hit(Bytes),
     /// The lease is granted: load, then fill.
     Granted(Lease),
-    /// Another load has the lease, for at most so long.
+    /// Another load has the lease, for at most this long.
     Wait(Duration),
     /// Nothing may be stored for now: load, and do not fill.
     Hold,
@@ -242,7 +253,7 @@ pub enum LeaseReply {
 /// The right to fill a key, gone after an invalidation of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lease {
-    /// The token it was asked for with.
+    /// Names it: random, and never that of another lease.
     pub token: u64,
     /// The epoch in which it was granted; a fill in another one is refused.
     pub epoch: u64,
@@ -253,7 +264,7 @@ pub struct Lease {
 pub enum Fill {
     /// Stored.
     Stored(Stamp),
-    /// The lease was gone. The value that is there instead, if any, unchecked.
+    /// The lease was gone. The value that is stored instead, if any, unchecked.
     Rejected(Option<Bytes>),
 }
 

@@ -25,7 +25,7 @@ async fn a_restart_brings_back_what_the_snapshot_held_under_another_epoch() {
     let l2 = MemoryL2::new();
     let lane = lane_of(&l2, NAMESPACE);
     let old = insert(&*lane, "k", b"old").await;
-    let lease = granted(&*lane, "led", 7).await;
+    let lease = granted(&*lane, "led").await;
     hold(&*lane, "held", LONG).await;
     let (before, _listener) = listen(&*lane).await;
     let told = lane.replay(1).await.unwrap();
@@ -39,9 +39,9 @@ async fn a_restart_brings_back_what_the_snapshot_held_under_another_epoch() {
         assert_eq!(get(&*lane, "k").await.as_deref().map(stamp_of), Some(old));
         assert_eq!(usable(&*lane, "k").await, None);
         assert_eq!(get(&*lane, "later").await, None);
-        assert_eq!(acquire_lease(&*lane, "held", 8).await, LeaseReply::Hold);
+        assert_eq!(acquire_lease(&*lane, "held").await, LeaseReply::Hold);
         // The lease is there, and good for nothing.
-        assert!(lane.renew_lease("led", 7, LONG).await.unwrap());
+        assert!(renewed(&*lane, "led", lease).await);
         let filled = fill(&*lane, "led", lease, b"stale").await;
         assert_eq!(filled, Fill::Rejected(None));
         assert_eq!(lane.replay(1).await.unwrap(), told);
@@ -66,7 +66,7 @@ async fn a_restart_from_an_empty_disk_forgets_all() {
     hold(&*lane, "held", LONG).await;
     l2.restore(&MemorySnapshot::default());
     assert_eq!(get(&*lane, "k").await, None);
-    granted(&*lane, "held", 7).await;
+    granted(&*lane, "held").await;
     let (clock, _listener) = listen(&*lane).await;
     assert_eq!((clock.seq, clock.epoch == stamp.epoch), (0, false));
 }
@@ -145,9 +145,9 @@ async fn a_hold_ends_to_the_millisecond() {
     hold(&*lane, "k", 5 * SECOND).await;
     clear(&*lane).await;
     clock.advance((6 * SECOND).saturating_sub(MS));
-    assert_eq!(acquire_lease(&*lane, "k", 7).await, LeaseReply::Hold);
+    assert_eq!(acquire_lease(&*lane, "k").await, LeaseReply::Hold);
     clock.advance(MS);
-    granted(&*lane, "k", 7).await;
+    granted(&*lane, "k").await;
 }
 
 /// The list of members is as old as a member has measured since the restart, whatever the store's clock says.

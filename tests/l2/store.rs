@@ -21,6 +21,8 @@ pub(crate) const ME: MemberInfo = MemberInfo {
 };
 /// What an instance has applied that does not care.
 pub(crate) const NOTHING: Applied = Applied { epoch: 0, seq: 0 };
+/// A lease that nobody has: tokens are random.
+pub(crate) const NO_LEASE: Lease = Lease { token: 7, epoch: 1 };
 pub(crate) const ORIGIN: u64 = 0x0123_4567_89ab_cdef;
 /// Longer than any test, so that nothing expires by chance.
 pub(crate) const LONG: Duration = Duration::from_secs(600);
@@ -163,33 +165,38 @@ pub(crate) async fn get(lane: &dyn Lane, key: &str) -> Option<Bytes> {
 }
 
 /// Asks for a lease of [`LONG`], unless there is a usable value.
-pub(crate) async fn acquire_lease(lane: &dyn Lane, key: &str, token: u64) -> LeaseReply {
-    lead_for(lane, key, token, LONG, Want::Any).await
+pub(crate) async fn acquire_lease(lane: &dyn Lane, key: &str) -> LeaseReply {
+    lead_for(lane, key, LONG, Want::Any).await
 }
 
-pub(crate) async fn lead_for(
-    lane: &dyn Lane,
-    key: &str,
-    token: u64,
-    ttl: Duration,
-    want: Want,
-) -> LeaseReply {
-    let ask = LeaseRequest { token, ttl, want };
-    lane.acquire_lease(key, ask)
+pub(crate) async fn lead_for(lane: &dyn Lane, key: &str, ttl: Duration, want: Want) -> LeaseReply {
+    lane.acquire_lease(key, LeaseRequest { ttl, want })
         .await
         .expect("the lead is answered")
 }
 
-pub(crate) async fn granted(lane: &dyn Lane, key: &str, token: u64) -> Lease {
-    match acquire_lease(lane, key, token).await {
+pub(crate) async fn granted(lane: &dyn Lane, key: &str) -> Lease {
+    match acquire_lease(lane, key).await {
         LeaseReply::Granted(lease) => lease,
         other => panic!("no lease on {key:?}, but {other:?}"),
     }
 }
 
+/// Renews a lease for [`LONG`]. `false` if it is gone.
+pub(crate) async fn renewed(lane: &dyn Lane, key: &str, lease: Lease) -> bool {
+    let renewed = lane.renew_lease(key, lease.token, LONG).await;
+    renewed.expect("the renewal is answered")
+}
+
+/// Gives a lease back. `false` if it is gone.
+pub(crate) async fn given_back(lane: &dyn Lane, key: &str, lease: Lease) -> bool {
+    let given_back = lane.renew_lease(key, lease.token, Duration::ZERO).await;
+    given_back.expect("the lease's return is answered")
+}
+
 /// What an instance could serve, without asking for a lease.
 pub(crate) async fn usable(lane: &dyn Lane, key: &str) -> Option<Bytes> {
-    match lead_for(lane, key, 1, Duration::ZERO, Want::Any).await {
+    match lead_for(lane, key, Duration::ZERO, Want::Any).await {
         LeaseReply::Hit(bytes) => Some(bytes),
         LeaseReply::Miss => None,
         other => panic!("asked for a value of {key:?} only, and got {other:?}"),

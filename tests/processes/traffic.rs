@@ -180,7 +180,7 @@ fn seen(answer: &Answer) -> Seen {
             other => panic!("no level: {other}"),
         },
         stored: answer.is_stored(),
-        unproven: answer.is_stale(),
+        unproven: answer.is_unproven(),
     }
 }
 

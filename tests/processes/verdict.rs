@@ -77,8 +77,8 @@ impl Verdict {
         assert!(all >= reads, "too few reads: {summary}");
         assert!(self.told(Told::Done) >= writes, "too few writes: {summary}");
         assert!(hits * 4 >= all, "too few of them from L1: {summary}");
-        let flagged = self.count(|seen| seen.unproven);
-        assert_eq!(flagged, 0, "nothing has a soft TTL here: {summary}");
+        let unproven = self.count(|seen| seen.unproven);
+        assert_eq!(unproven, 0, "nobody has asked for these: {summary}");
     }
 
     /// What clients saw of a key in the last second up to then.

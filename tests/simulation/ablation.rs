@@ -22,6 +22,7 @@ type Counts = BTreeMap<Invariant, usize>;
 fn expected(rule: Rule) -> (u8, Invariant) {
     match rule {
         Rule::FillLease => (1, I2NoResurrection),
+        Rule::LeaseTokens => (1, I2NoResurrection),
         Rule::OneStep => (2, I1Bound),
         Rule::Floors => (3, I1Bound),
         Rule::Detach => (4, I1Bound),
@@ -35,6 +36,7 @@ fn expected(rule: Rule) -> (u8, Invariant) {
         Rule::Epochs => (11, I1Bound),
         Rule::OwnTask => (12, I7Answered),
         Rule::NewLife => (13, I1Bound),
+        Rule::ConnectionLife => (13, I1Bound),
         Rule::Deferred => (14, I4ReadYourWrites),
         Rule::Deadline => (14, I2NoResurrection),
         Rule::HoldOff => (15, I2NoResurrection),

@@ -119,7 +119,11 @@ impl Config {
         self.faults.retain(|(fault, _)| {
             !matches!(
                 fault,
-                Fault::StoreEmptied | Fault::StoreRolledBack | Fault::ClockStepped | Fault::Cleared
+                Fault::StoreEmptied
+                    | Fault::StoreRolledBack
+                    | Fault::ClockStepped
+                    | Fault::FailedOver
+                    | Fault::Cleared
             )
         });
         self
@@ -180,6 +184,7 @@ fn all_faults() -> Vec<(Fault, u32)> {
         (Fault::StoreEmptied, 3),
         (Fault::StoreRolledBack, 4),
         (Fault::ClockStepped, 2),
+        (Fault::FailedOver, 3),
         (Fault::Cleared, 3),
     ]
 }

@@ -1,5 +1,7 @@
 //! One connection to the store: what goes either way keeps its order, and may get lost.
 
+use std::error::Error;
+use std::fmt;
 use std::sync::{Arc, Mutex};
 
 use futures::FutureExt;
@@ -15,12 +17,29 @@ use crate::store::Store;
 
 type Packet = BoxFuture<'static, ()>;
 
+/// What a replica says to whoever would write.
+#[derive(Debug)]
+pub(crate) struct ReadOnly;
+
+impl fmt::Display for ReadOnly {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("this is a replica")
+    }
+}
+
+impl Error for ReadOnly {}
+
+/// Whether a replica has refused a request.
+pub(crate) fn is_read_only(error: &L2Error) -> bool {
+    error.source().is_some_and(|source| source.is::<ReadOnly>())
+}
+
 pub(crate) struct Connection {
     pub(crate) link: Arc<Link>,
     pub(crate) store: Arc<Store>,
     pub(crate) cut: CancellationToken,
     wire: Wire,
-    /// The life of the store in which it was made: what is on the way when the store dies, dies too.
+    /// The life of the store in which it was made.
     life: u64,
     up: mpsc::UnboundedSender<(Instant, Packet)>,
     down: mpsc::UnboundedSender<(Instant, Packet)>,
@@ -42,11 +61,19 @@ impl Connection {
         })
     }
 
-    /// What the store does when a connection is made: says what its clock reads.
-    pub(crate) fn accept(&self, namespace: &str) -> LaneClock {
+    /// What the store does when a connection is made: says what its clock reads. A replica refuses.
+    pub(crate) fn accept(&self, namespace: &str) -> Result<LaneClock, L2Error> {
+        if self.is_stranded() {
+            return Err(L2Error::refused(ReadOnly));
+        }
         let (lane, clock) = self.store.open(namespace);
         *self.lane.lock().unwrap() = Some(lane);
-        clock
+        Ok(clock)
+    }
+
+    /// Whether the store has failed over since, and this leads to the replica that the old one has become.
+    pub(crate) fn is_stranded(&self) -> bool {
+        self.life != self.store.life()
     }
 
     /// The store's end, once it has been accepted.
@@ -65,7 +92,8 @@ impl Connection {
         }
         let this = Arc::clone(self);
         let arrives = async move {
-            if this.life == this.store.life() {
+            // A store that dies cuts all its connections; one that has failed over is still there.
+            if !this.is_stranded() || !this.cut.is_cancelled() {
                 packet.await;
             }
         };

@@ -56,6 +56,9 @@ faults! {
     StoreRolledBack,
     /// The store's clock is stepped forward.
     ClockStepped,
+    /// A replica of the store takes over. The old store becomes a replica of the new one and lags behind it; some
+    /// connections for requests stay there.
+    FailedOver,
     /// Somebody clears the namespace.
     Cleared,
     /// A load takes longer than values may be believed.
@@ -76,6 +79,8 @@ faults! {
     GrantLost,
     /// Seen: a message overtook a reply that the store had given before it.
     Overtaken,
+    /// Seen: a read that a lagging replica answered.
+    ReplicaRead,
     /// Seen: a wait for another's load took too long.
     WaitedTooLong,
 }

@@ -105,6 +105,7 @@ impl Config {
                 faults: vec![
                     (Fault::StoreRolledBack, 3),
                     (Fault::StoreEmptied, 1),
+                    (Fault::FailedOver, 4),
                     (Fault::ListenerSilent, 1),
                 ],
                 ..base

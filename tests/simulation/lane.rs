@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex as StdMutex};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use larder::l2::{
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
-use crate::connection::Connection;
+use crate::connection::{Connection, ReadOnly, is_read_only};
 use crate::faults::Fault;
 use crate::link::{Link, Wire};
 use crate::store::Store;
@@ -53,20 +53,66 @@ struct FarLane {
     on_connect: OnConnect,
     /// The first is everybody's. Values are read over either, as on Redis, and so in any order.
     lines: [Line; 2],
-    /// Since when each load waits for another's, by the token of the lease that it wants.
-    waiting: StdMutex<HashMap<u64, Option<Instant>>>,
+    /// Loads that wait for another's, by key.
+    waiting: StdMutex<HashMap<String, Waiting>>,
 }
 
 #[derive(Default)]
 struct Line {
-    current: Mutex<Option<Arc<Connection>>>,
+    current: StdMutex<Option<Live>>,
+    /// Held while a connection is made.
+    making: Mutex<()>,
     silent: AtomicU32,
+    /// The life that the listener has joined.
+    joined: AtomicU64,
+}
+
+/// A connection, and the life that it has found.
+#[derive(Clone)]
+struct Live {
+    connection: Arc<Connection>,
+    life: u64,
+}
+
+impl Line {
+    fn live(&self) -> Option<Arc<Connection>> {
+        let live = self.current.lock().unwrap().clone()?.connection;
+        (!live.cut.is_cancelled()).then_some(live)
+    }
+
+    fn discard(&self, connection: &Arc<Connection>) {
+        let same = |live: &mut Live| Arc::ptr_eq(&live.connection, connection);
+        self.current.lock().unwrap().take_if(same);
+    }
+
+    fn keep_only(&self, life: u64) -> bool {
+        self.joined.store(life, SeqCst);
+        let other = |live: &mut Live| live.life != life;
+        self.current.lock().unwrap().take_if(other).is_none()
+    }
+}
+
+/// Since when the load of a key waits for another's.
+#[derive(Clone, Copy)]
+struct Waiting {
+    since: Instant,
+    last: Instant,
+    noted: bool,
 }
 
 impl fmt::Debug for FarLane {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("FarLane")
     }
+}
+
+/// What a request is for: a replica answers those that only read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Use {
+    Reads,
+    Changes,
+    /// Changes that are noted when they arrive too late.
+    Writes,
 }
 
 type Served<T> = BoxFuture<'static, Result<T, L2Error>>;
@@ -81,7 +127,8 @@ impl FarLane {
         writes: bool,
     ) -> Result<T, L2Error> {
         let [first, _] = &self.lines;
-        self.ask_over(first, serve, loss, writes).await
+        let way = if writes { Use::Writes } else { Use::Changes };
+        self.ask_over(first, serve, loss, way).await
     }
 
     /// Reads values.
@@ -90,7 +137,7 @@ impl FarLane {
         serve: impl Fn(Arc<Store>, Arc<dyn Lane>) -> Served<T> + Clone + Send + 'static,
     ) -> Result<T, L2Error> {
         let line = &self.lines[usize::from(self.link.chance(0.5))];
-        self.ask_over(line, serve, no_loss, false).await
+        self.ask_over(line, serve, no_loss, Use::Reads).await
     }
 
     async fn ask_over<T: Send + 'static>(
@@ -98,12 +145,12 @@ impl FarLane {
         line: &Line,
         serve: impl Fn(Arc<Store>, Arc<dyn Lane>) -> Served<T> + Clone + Send + 'static,
         loss: fn(&Result<T, L2Error>) -> Option<Fault>,
-        writes: bool,
+        way: Use,
     ) -> Result<T, L2Error> {
         let both = async {
-            match self.ask_once(line, serve.clone(), loss, writes).await {
-                Err(error) if error.is_unreachable() => {
-                    self.ask_once(line, serve, loss, writes).await
+            match self.ask_once(line, serve.clone(), loss, way).await {
+                Err(error) if error.is_unreachable() || is_read_only(&error) => {
+                    self.ask_once(line, serve, loss, way).await
                 }
                 answer => answer,
             }
@@ -112,10 +159,8 @@ impl FarLane {
             line.silent.store(0, SeqCst);
             return answer;
         }
-        if line.silent.fetch_add(1, SeqCst) + 1 >= SILENT_AFTER
-            && let Ok(mut current) = line.current.try_lock()
-        {
-            *current = None;
+        if line.silent.fetch_add(1, SeqCst) + 1 >= SILENT_AFTER && line.making.try_lock().is_ok() {
+            *line.current.lock().unwrap() = None;
             line.silent.store(0, SeqCst);
         }
         Err(L2Error::timed_out(self.timeout))
@@ -126,47 +171,80 @@ impl FarLane {
         line: &Line,
         serve: impl Fn(Arc<Store>, Arc<dyn Lane>) -> Served<T> + Send + 'static,
         loss: fn(&Result<T, L2Error>) -> Option<Fault>,
-        writes: bool,
+        way: Use,
     ) -> Result<T, L2Error> {
         let connection = self.connection(line).await?;
-        let there = Arc::clone(&connection);
+        let (there, namespace) = (Arc::clone(&connection), self.namespace.clone());
         let serve = move |gave_up: bool| {
-            if gave_up && writes {
+            if gave_up && way == Use::Writes {
                 there.link.recorder.count(Fault::LateWrite);
             }
-            async move { serve(Arc::clone(&there.store), there.lane()?).await }.boxed()
+            async move {
+                let lane = if !there.is_stranded() {
+                    there.lane()?
+                } else if way == Use::Reads {
+                    there.link.recorder.count(Fault::ReplicaRead);
+                    there.store.open_replica(&namespace)?
+                } else {
+                    return Err(L2Error::refused(ReadOnly));
+                };
+                serve(Arc::clone(&there.store), lane).await
+            }
+            .boxed()
         };
-        connection.ask(serve, loss).await?
+        let answer = connection.ask(serve, loss).await?;
+        if answer.as_ref().is_err_and(is_read_only) {
+            line.discard(&connection);
+        }
+        answer
     }
 
     async fn connection(&self, line: &Line) -> Result<Arc<Connection>, L2Error> {
-        let mut current = line.current.lock().await;
-        if let Some(connection) = &*current
-            && !connection.cut.is_cancelled()
-        {
-            return Ok(Arc::clone(connection));
+        if let Some(live) = line.live() {
+            return Ok(live);
         }
+        let _making = line.making.lock().await;
+        if let Some(live) = line.live() {
+            return Ok(live);
+        }
+        let joined = line.joined.load(SeqCst);
         let connection = Connection::new(&self.link, &self.store, Wire::Data);
         let clock = connect(&connection, &self.namespace).await?;
         (self.on_connect)(&clock);
-        *current = Some(Arc::clone(&connection));
+        let now = line.joined.load(SeqCst);
+        if now != joined && now != clock.life {
+            return Err(L2Error::closed());
+        }
+        *line.current.lock().unwrap() = Some(Live {
+            connection: Arc::clone(&connection),
+            life: clock.life,
+        });
         Ok(connection)
     }
 
     /// Takes down when a load has waited for another's for as long as it may.
-    fn note_wait(&self, key: &str, token: u64, answer: &Result<LeaseReply, L2Error>) {
+    fn note_wait(&self, key: &str, answer: &Result<LeaseReply, L2Error>) {
         let mut waiting = self.waiting.lock().unwrap();
         if !matches!(answer, Ok(LeaseReply::Wait(_))) {
-            waiting.remove(&token);
+            waiting.remove(key);
             return;
         }
-        let since = waiting.entry(token).or_insert_with(|| Some(Instant::now()));
         // A pause may be as long as the rest, so that there is no other attempt.
-        let longest_pause = Duration::from_millis(150) + self.timeout;
-        if since
-            .is_some_and(|since| since.elapsed() + longest_pause >= self.link.config.lease_wait())
-        {
-            *since = None;
+        let (now, longest_pause) = (Instant::now(), Duration::from_millis(150) + self.timeout);
+        let anew = Waiting {
+            since: now,
+            last: now,
+            noted: false,
+        };
+        let wait = waiting.entry(key.to_owned()).or_insert(anew);
+        let limit = self.link.config.lease_wait();
+        if wait.since + limit <= now || wait.last + longest_pause + self.timeout < now {
+            // That load waits no more; this is the next one.
+            *wait = anew;
+        }
+        wait.last = now;
+        if !wait.noted && wait.since.elapsed() + longest_pause >= limit {
+            wait.noted = true;
             let recorder = &self.link.recorder;
             recorder.count(Fault::WaitedTooLong);
             recorder.disturbed(
@@ -182,7 +260,7 @@ impl FarLane {
 async fn connect(connection: &Arc<Connection>, namespace: &str) -> Result<LaneClock, L2Error> {
     let (there, namespace) = (Arc::clone(connection), namespace.to_owned());
     let accept = move |_| async move { there.accept(&namespace) }.boxed();
-    connection.ask(accept, |_| None).await
+    connection.ask(accept, |_| None).await?
 }
 
 fn no_loss<T>(_: &T) -> Option<Fault> {
@@ -228,7 +306,7 @@ impl Lane for FarLane {
                 async move { lane.acquire_lease(&key, ask).await }.boxed()
             };
             let answer = self.ask(serve, grant, false).await;
-            self.note_wait(key, ask.token, &answer);
+            self.note_wait(key, &answer);
             answer
         }
         .boxed()
@@ -321,6 +399,11 @@ impl Lane for FarLane {
     fn leave(&self, id: u64) -> Reply<'_, ()> {
         let serve = move |_, lane: Arc<dyn Lane>| async move { lane.leave(id).await }.boxed();
         self.ask(serve, no_loss, false).boxed()
+    }
+
+    fn keep_only(&self, life: u64) -> bool {
+        let [first, second] = &self.lines;
+        first.keep_only(life) & second.keep_only(life)
     }
 
     fn subscribe(&self, me: MemberInfo) -> Reply<'_, (LaneClock, Box<dyn Subscription>)> {

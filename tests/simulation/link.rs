@@ -155,10 +155,16 @@ impl Link {
     }
 
     pub(crate) fn cut(&self, wire: Wire) {
-        let connections = self.state.lock().unwrap().connections.clone();
-        for (_, cut) in connections.iter().filter(|(of, _)| *of == wire) {
+        for cut in self.connections(wire) {
             cut.cancel();
         }
+    }
+
+    /// What cuts the connections there are.
+    pub(crate) fn connections(&self, wire: Wire) -> Vec<CancellationToken> {
+        let state = self.state.lock().unwrap();
+        let connections = state.connections.iter().filter(|(of, _)| *of == wire);
+        connections.map(|(_, cut)| cut.clone()).collect()
     }
 
     pub(crate) fn heard(&self) -> u64 {

@@ -1,12 +1,15 @@
 //! The store that all instances share: the real one, with an eye on what it does.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fastrand::Rng;
 use larder::l2::{EncodedValue, Fill, L2, L2Error, Lane, LaneClock, Lease, Stamp, WriteAck};
-use larder::{Clock, MemoryL2};
+use larder::{Clock, MemoryL2, MemorySnapshot};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::history::Step;
 use crate::link::{Link, Wire};
@@ -20,17 +23,49 @@ pub(crate) struct Store {
     memory: MemoryL2,
     /// How far its clock was stepped, in seconds.
     stepped: Arc<AtomicU64>,
+    clock: Clock,
     source: Arc<Source>,
     recorder: Arc<Recorder>,
     links: Mutex<Vec<Arc<Link>>>,
-    snapshots: Mutex<Vec<larder::l2::MemorySnapshot>>,
-    /// Counts restarts.
+    snapshots: Mutex<Vec<MemorySnapshot>>,
+    /// What the store was before it failed over, while some connections still lead there.
+    replica: Mutex<Option<Replica>>,
+    /// Counts restarts and failovers.
     life: AtomicU64,
     /// Counts messages.
     published: AtomicU64,
     /// How long after L2 has said how to load a key, a load may begin when all is well: when the answer has
     /// come, and those for the keys that are loaded together with it, one of which may be asked for twice.
     late: Duration,
+}
+
+/// A read-only copy of the store, as it was some time ago.
+struct Replica {
+    copy: MemoryL2,
+    /// What the store held later, and when it arrives.
+    on_its_way: VecDeque<(Instant, MemorySnapshot)>,
+    lag: Duration,
+    /// What cuts the connections that lead here, and others.
+    connections: Vec<CancellationToken>,
+}
+
+impl Replica {
+    /// Takes in what has arrived by now.
+    fn follow(&mut self) {
+        let now = Instant::now();
+        let arrived = self.on_its_way.partition_point(|(at, _)| *at <= now);
+        if let Some((_, last)) = self.on_its_way.drain(..arrived).next_back() {
+            self.copy.restore(&last);
+        }
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        for cut in &self.connections {
+            cut.cancel();
+        }
+    }
 }
 
 impl Store {
@@ -43,14 +78,16 @@ impl Store {
         let stepped = Arc::<AtomicU64>::default();
         let by = Arc::clone(&stepped);
         let clock = Clock::from_fn(move || time() + Duration::from_secs(by.load(SeqCst)));
-        let memory = MemoryL2::with_clock(clock);
+        let memory = MemoryL2::with_clock(clock.clone());
         Self {
             stepped,
+            clock,
             snapshots: Mutex::new(vec![memory.snapshot()]),
             memory,
             source,
             recorder,
             links: Mutex::default(),
+            replica: Mutex::default(),
             life: AtomicU64::new(0),
             published: AtomicU64::new(0),
             late: 3 * packet,
@@ -72,6 +109,65 @@ impl Store {
         );
         let clock = clock.lock().unwrap().expect("a new lane says its clock");
         (lane.into(), clock)
+    }
+
+    /// A lane of the replica, to read from.
+    pub(crate) fn open_replica(&self, namespace: &str) -> Result<Arc<dyn Lane>, L2Error> {
+        let mut replica = self.replica.lock().unwrap();
+        let replica = replica.as_mut().ok_or_else(L2Error::closed)?;
+        replica.follow();
+        let lane = replica
+            .copy
+            .lane(namespace, Duration::MAX, Box::new(|_| ()));
+        Ok(lane.into())
+    }
+
+    /// A replica that has everything takes over, as when that is planned. The old store follows it at this
+    /// distance, and keeps the connections of some instances. Returns its number.
+    pub(crate) fn fail_over(&self, lag: Duration, rng: &mut Rng) -> u64 {
+        let data = self.memory.snapshot();
+        let copy = MemoryL2::with_clock(self.clock.clone());
+        copy.restore(&data);
+        self.memory.restore(&data);
+        let life = self.life.fetch_add(1, SeqCst) + 1;
+        let mut connections = Vec::new();
+        for link in &*self.links.lock().unwrap() {
+            if rng.bool() {
+                link.cut(Wire::Data);
+            }
+            if rng.bool() {
+                link.cut(Wire::Subscription);
+            }
+            for wire in [Wire::Data, Wire::Subscription] {
+                connections.extend(link.connections(wire));
+            }
+        }
+        // One that was there before goes, and what leads to it is cut.
+        *self.replica.lock().unwrap() = Some(Replica {
+            copy,
+            on_its_way: VecDeque::new(),
+            lag,
+            connections,
+        });
+        self.changed_all();
+        life
+    }
+
+    /// The replica of this failover goes.
+    pub(crate) fn end_replica(&self, life: u64) {
+        if self.life() == life {
+            *self.replica.lock().unwrap() = None;
+        }
+    }
+
+    /// Sends the replica, if there is one, what the store holds now.
+    fn replicate(&self) {
+        if let Some(replica) = &mut *self.replica.lock().unwrap() {
+            let arrives = Instant::now() + replica.lag;
+            replica
+                .on_its_way
+                .push_back((arrives, self.memory.snapshot()));
+        }
     }
 
     pub(crate) fn life(&self) -> u64 {
@@ -156,6 +252,7 @@ impl Store {
             self.memory.restore(&snapshots[which]);
         }
         self.life.fetch_add(1, SeqCst);
+        *self.replica.lock().unwrap() = None;
         for link in &*self.links.lock().unwrap() {
             link.cut(Wire::Data);
             link.cut(Wire::Subscription);
@@ -164,6 +261,7 @@ impl Store {
     }
 
     fn stored(&self, value: &EncodedValue) {
+        self.replicate();
         let Some(Versioned { key, version }) = unseal(value) else {
             return;
         };
@@ -175,6 +273,7 @@ impl Store {
     /// After a change, whatever has its lease from before it is refused; and what has it from after it
     /// was loaded after it. So the source's number of now is what fills are held to.
     fn changed(&self, keys: &[&str]) {
+        self.replicate();
         self.published.fetch_add(1, SeqCst);
         for key in keys.iter().filter_map(|key| key.parse().ok()) {
             let (at, version) = (self.recorder.now(), self.source.current(key));

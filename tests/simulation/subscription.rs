@@ -11,7 +11,7 @@ use larder::l2::{Applied, Event, L2Error, LaneClock, MemberInfo, Subscription};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
-use crate::connection::Connection;
+use crate::connection::{Connection, ReadOnly};
 use crate::faults::Fault;
 
 /// What a slow subscriber's queue holds, and no more.
@@ -30,7 +30,7 @@ pub(crate) async fn subscribe(
     let (there, namespace) = (Arc::clone(connection), namespace.to_owned());
     let subscribe = move |_| {
         async move {
-            there.accept(&namespace);
+            there.accept(&namespace)?;
             let (clock, inner) = there.lane()?.subscribe(me).await?;
             // Its messages come after this reply: the connection keeps their order.
             tokio::spawn(
@@ -78,9 +78,16 @@ impl StoreEnd {
                 },
                 heard = self.inner.next() => match heard {
                     Some(heard) => self.forward(heard).await,
-                    None => return,
+                    None => return self.refuse().await,
                 },
             }
+        }
+    }
+
+    /// A replica says nothing until it is asked for a beat. A store that has restarted has cut the connection.
+    async fn refuse(mut self) {
+        if self.beats.recv().await.is_some() {
+            self.send(Err(L2Error::refused(ReadOnly)));
         }
     }
 

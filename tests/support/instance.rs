@@ -146,11 +146,12 @@ impl Answer {
         self.flag("x-cache-stale")
     }
 
-    /// Whether the value is one that Redis holds or held.
+    /// Whether it is not promised to be current.
     pub(crate) fn is_unproven(&self) -> bool {
         self.flag("x-cache-unproven")
     }
 
+    /// Whether the value is one that Redis holds or held.
     pub(crate) fn is_stored(&self) -> bool {
         self.flag("x-cache-stored")
     }

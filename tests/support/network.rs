@@ -449,6 +449,10 @@ impl Lane for Wired {
         self.lane.leave(id)
     }
 
+    fn keep_only(&self, life: u64) -> bool {
+        self.lane.keep_only(life)
+    }
+
     fn subscribe(&self, me: MemberInfo) -> Reply<'_, (LaneClock, Box<dyn Subscription>)> {
         async move {
             let (clock, inner) = self

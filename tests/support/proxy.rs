@@ -134,9 +134,14 @@ impl Proxy {
         self.shared.cuts.send_replace(());
     }
 
+    /// Leads new connections elsewhere. Those that there are stay where they are.
+    pub(crate) fn lead_to(&self, upstream: u16) {
+        self.shared.upstream.store(upstream, SeqCst);
+    }
+
     /// Leads new connections elsewhere, and ends the old ones.
     pub(crate) fn point_at(&self, upstream: u16) {
-        self.shared.upstream.store(upstream, SeqCst);
+        self.lead_to(upstream);
         self.cut();
     }
 

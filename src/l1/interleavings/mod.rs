@@ -130,6 +130,7 @@ impl World {
     /// All messages up to a question have been applied.
     fn prove(&self, asked: ProofRequest) {
         let lane = LaneClock {
+            life: 1,
             epoch: self.l1.freshness().epoch(),
             seq: 0,
             now: 0,

@@ -26,7 +26,7 @@ pub(super) struct MemoryLane {
     store: MemoryL2,
     namespace: String,
     on_connect: OnConnect,
-    /// The life of the store that this is connected to.
+    /// The life of the store that this is connected to; zero if it is not connected.
     run: Mutex<u64>,
 }
 
@@ -40,9 +40,10 @@ impl MemoryLane {
         }
     }
 
-    /// Connects again if the store has restarted. Returns the life of the store that this is connected to.
+    /// Connects again if the store has restarted, or if the connection was discarded. Returns the life that this is
+    /// connected to.
     pub(super) fn connect(&self) -> u64 {
-        // Locked until `on_connect` has returned: no other step uses the connection before.
+        // Held during the call: no other step uses the connection before.
         let mut run = lock(&self.run);
         let found = self.store.with(&self.namespace, |state, now| {
             (*run != now.run).then(|| (now.run, state.meet(now)))
@@ -54,7 +55,7 @@ impl MemoryLane {
         *run
     }
 
-    /// Does one step of the lane, with nothing in between.
+    /// Does one step of the lane.
     fn step<'a, T: Send + 'a>(&self, step: impl FnOnce(&mut State, Now) -> T) -> Reply<'a, T> {
         let run = self.connect();
         let answer = self.store.with(&self.namespace, |state, now| {
@@ -165,6 +166,15 @@ impl Lane for MemoryLane {
         self.step(|state, _| state.leave(id))
     }
 
+    fn keep_only(&self, life: u64) -> bool {
+        let mut run = lock(&self.run);
+        let is_other = *run != 0 && *run != life;
+        if is_other {
+            *run = 0;
+        }
+        !is_other
+    }
+
     fn subscribe(&self, me: MemberInfo) -> Reply<'_, (LaneClock, Box<dyn Subscription>)> {
         let (run, subscribed) = self.store.with(&self.namespace, |state, now| {
             (now.run, state.subscribe(me, now))
@@ -215,7 +225,7 @@ impl Stream for MemorySubscription {
     type Item = Result<Event, L2Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        // Counted, since the queue may look empty when it is not: tokio makes a busy task yield.
+        // Counted: when tokio makes a busy task yield, the queue looks empty and is not.
         if self.ahead == 0
             && let Some(clock) = self.answer.take()
         {

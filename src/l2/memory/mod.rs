@@ -1,4 +1,4 @@
-//! An L2 inside the process: the same steps as on Redis, each under one lock.
+//! An L2 inside the process: the same steps as on Redis, each under one lock. Knows no network.
 //!
 //! - here: the store, and how it restarts
 //! - [`lane`]: one instance's connections to it
@@ -42,27 +42,28 @@ pub struct MemoryL2 {
 }
 
 struct Server {
-    /// Names this life of the store.
+    /// This life of the store; see [`LaneClock::life`](crate::l2::LaneClock::life).
     run: u64,
+    /// Whether there was another life before this one.
     restarted: bool,
+    /// By namespace.
     lanes: BTreeMap<String, State>,
 }
 
-/// What a [`MemoryL2`] held at some time, as a server would have it on its disk. The default is an empty
-/// disk.
+/// What a [`MemoryL2`] held at some time, like a server's snapshot on disk. The default is empty.
 #[derive(Clone, Default)]
 pub struct MemorySnapshot {
     lanes: BTreeMap<String, Data>,
 }
 
 impl MemoryL2 {
-    /// An empty one.
+    /// An empty store.
     #[must_use]
     pub fn new() -> Self {
         Self::with_clock(Clock::system())
     }
 
-    /// An empty one whose time is that of `clock`.
+    /// An empty store whose time is that of `clock`.
     #[must_use]
     pub fn with_clock(clock: Clock) -> Self {
         let server = Server {
@@ -88,8 +89,8 @@ impl MemoryL2 {
         }
     }
 
-    /// Restarts from a snapshot, as a server does that has lost what came after it: all connections are
-    /// cut, and what was deleted since is back. Caches notice, and take nothing of it for current.
+    /// Restarts from a snapshot, like a server that has lost what came after it: all connections are cut, and what
+    /// was deleted since is back. Caches notice, and take none of it for current.
     pub fn restore(&self, snapshot: &MemorySnapshot) {
         let mut server = lock(&self.server);
         (server.run, server.restarted) = (random(), true);
@@ -128,7 +129,7 @@ impl L2 for MemoryL2 {
 }
 
 impl MemoryL2 {
-    /// Does something with what is held of a namespace, with nothing in between.
+    /// Does something with what is held of a namespace, as one step.
     fn with<T>(&self, namespace: &str, act: impl FnOnce(&mut State, Now) -> T) -> T {
         let at = self.clock.now() / 1_000_000;
         let mut server = lock(&self.server);
@@ -146,6 +147,8 @@ impl MemoryL2 {
 struct Now {
     /// In ms.
     at: u64,
+    /// As of [`Server`].
     run: u64,
+    /// As of [`Server`].
     restarted: bool,
 }

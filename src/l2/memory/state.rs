@@ -116,6 +116,7 @@ impl State {
 
     pub(super) fn clock(&self, now: Now) -> LaneClock {
         LaneClock {
+            life: now.run,
             epoch: self.data.epoch,
             seq: self.data.seq,
             now: now.at,
@@ -133,16 +134,12 @@ impl State {
         if ask.ttl.is_zero() {
             return LeaseReply::Miss;
         }
-        let lease = Lease {
-            token: ask.token,
-            epoch: self.data.epoch,
-        };
         match self.data.leases.get(key, now.at) {
             Some(Held::Off) => return LeaseReply::Hold,
             Some(&Held::By {
                 lease: held,
                 awaited,
-            }) if held.epoch == lease.epoch && held.token != lease.token => {
+            }) if held.epoch == self.data.epoch => {
                 let left = self.data.leases.remaining(key, now.at);
                 if !awaited {
                     let held = Held::By {
@@ -153,15 +150,22 @@ impl State {
                 }
                 return LeaseReply::Wait(left);
             }
-            Some(Held::By { lease: held, .. }) if *held == lease => {}
-            _ => {
-                let held = Held::By {
-                    lease,
-                    awaited: false,
-                };
-                self.data.leases.insert(key, held, now.at, ask.ttl);
-            }
+            _ => {}
         }
+        let token = if without(Rule::LeaseTokens) {
+            1
+        } else {
+            random()
+        };
+        let lease = Lease {
+            token,
+            epoch: self.data.epoch,
+        };
+        let held = Held::By {
+            lease,
+            awaited: false,
+        };
+        self.data.leases.insert(key, held, now.at, ask.ttl);
         LeaseReply::Granted(lease)
     }
 

@@ -1,4 +1,4 @@
--- BEAT  clock | nonce  ->  nonce, in order, epoch seq now; reads only
+-- BEAT  clock | nonce  ->  nonce, in order, epoch seq now life; reads only
 -- Not in order: a missing or damaged clock, a life of the server that no RUN has registered, a replica, or a primary
 -- without the replicas that it must have.
 local run, info = life()
@@ -6,4 +6,4 @@ local epoch, seq = position(KEYS[1])
 local replicas = string.match(info, 'min_slaves_good_slaves:(%d+)')
 local primary = string.match(info, 'role:(%a+)') == 'master' and replicas ~= '0'
 local ok = epoch and redis.call('HGET', KEYS[1], 'run') == run and primary
-return {tonumber(ARGV[1]), ok and 1 or 0, epoch or 0, seq or 0, time()}
+return {tonumber(ARGV[1]), ok and 1 or 0, epoch or 0, seq or 0, time(), run}

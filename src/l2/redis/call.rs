@@ -1,4 +1,4 @@
-//! One run of a script.
+//! One call of a script: how it is written, sent and answered. Knows no script.
 
 use std::iter;
 
@@ -10,20 +10,20 @@ use deadpool_redis::redis::{
 
 use crate::l2::L2Error;
 
-/// A script with its keys, and then its arguments. They are written one after the other into the command
-/// that is sent: the client's own way to call a script takes memory for each.
+/// A script with its keys and then its arguments, written one after the other into the command that is sent.
+/// The client's own way to call a script allocates for each of them.
 pub(super) struct Call<'a> {
     script: &'a Script,
     command: Cmd,
 }
 
 impl<'a> Call<'a> {
-    /// It is given so many keys.
+    /// A call with this number of keys.
     pub(super) fn new(script: &'a Script, keys: usize) -> Self {
         Self::with_values(script, keys, iter::empty())
     }
 
-    /// The same, and values of so many bytes, each of which comes with a number.
+    /// A call with this number of keys, and with values of these sizes, each followed by a number.
     pub(super) fn with_values(
         script: &'a Script,
         keys: usize,
@@ -31,7 +31,7 @@ impl<'a> Call<'a> {
     ) -> Self {
         let parts = 3 + keys + 8;
         let all = parts + 2 * values.len();
-        // A command that has to grow takes its memory several times.
+        // A command that grows is copied each time.
         let mut command =
             Cmd::with_capacity(all, 32 * parts + values.map(|n| n + 16).sum::<usize>());
         command.arg("EVALSHA").arg(script.get_hash()).arg(keys);
@@ -43,7 +43,8 @@ impl<'a> Call<'a> {
         self
     }
 
-    /// Runs it; a server that does not know it is taught first.
+    /// Runs the script; loads it first if the server does not know it. NOSCRIPT means that nothing was executed,
+    /// so sending the same call again is safe.
     pub(super) async fn run<T: FromRedisValue>(
         &self,
         connection: &mut MultiplexedConnection,
@@ -67,8 +68,8 @@ impl<'a> Call<'a> {
     }
 }
 
-/// The numbers that a script answers, packed into bytes: to read a list of them would take the client
-/// several times as long.
+/// The numbers that a script answers, packed into bytes. To parse a list of numbers takes the client several
+/// times as long.
 pub(super) fn numbers<const N: usize>(packed: &[u8]) -> Result<[u64; N], L2Error> {
     let (numbers, _) = packed.as_chunks();
     let numbers: [[u8; 8]; N] = numbers

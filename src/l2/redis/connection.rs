@@ -1,14 +1,20 @@
-//! A connection over which a lane's requests go: taken from the pool once, shared by all, replaced
-//! when it breaks or falls silent.
+//! A connection that carries a lane's requests: taken from the pool once, shared by all callers, and
+//! replaced when it breaks, falls silent or leads to a server that is not the primary.
+//!
+//! Knows nothing of what the requests are for. Which life of the server counts is decided above: see
+//! [`Connections::keep_only`].
 
+use std::mem::replace;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
-use deadpool_redis::redis::{RedisError, RedisResult};
+use deadpool_redis::redis::{ErrorKind, RedisError, RedisResult, ServerErrorKind};
 use deadpool_redis::{Connection, Pool, PoolError};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::error::Elapsed;
+use tokio::time::{Instant, timeout_at};
+use twox_hash::XxHash3_64;
 
 use super::call::Call;
 use super::l2_error;
@@ -18,23 +24,25 @@ use crate::l2::{L2Error, LONGEST_PAUSE, LaneClock, OnConnect, random, reconnects
 use crate::lock::lock;
 use crate::shared_result::{SharedResult, shared_result};
 
-/// How long making a connection may take, all attempts to get one out of the pool included.
+/// How long it may take to make a connection, the wait for the pool included.
 const CONNECT: Duration = Duration::from_secs(2);
-/// A connection that lets so many requests in a row time out is half-open: nothing will come.
+/// After this many timeouts in a row a connection is taken to be half-open.
 const SILENT_AFTER: u32 = 3;
 /// The number of lanes of a namespace on a single server.
 pub(super) const LANES: u64 = 1;
 
 pub(super) struct Connections {
     source: Arc<Source>,
-    /// Who has the first right to what the pool can give. Without it, there is nothing to spare.
+    /// Another connection that needs the pool more: without it, this one is not made.
     first: Option<Arc<Connections>>,
-    current: Mutex<Option<Attempt>>,
+    current: Mutex<Current>,
+    /// Attempts that failed in a row; they lengthen the pause before the next one.
     failures: AtomicU32,
+    /// How many attempts were made; gives each its id.
     attempts: AtomicU64,
 }
 
-/// What it takes to make a connection.
+/// What is needed to make a connection.
 pub(super) struct Source {
     pub(super) pool: Pool,
     pub(super) names: Names,
@@ -42,11 +50,17 @@ pub(super) struct Source {
     pub(super) on_connect: OnConnect,
 }
 
+#[derive(Default)]
+struct Current {
+    attempt: Option<Attempt>,
+    /// The life that the subscriber last joined. Zero before that.
+    joined: u64,
+}
+
 /// A connection that is being made, is there, or could not be made.
 #[derive(Clone)]
 struct Attempt {
     id: u64,
-    began: Instant,
     outcome: SharedResult<Result<Arc<Live>, Failed>>,
 }
 
@@ -56,17 +70,32 @@ struct Failed {
     at: Instant,
 }
 
-/// A working connection. The pooled object stays ours, so that the pool counts it.
+/// A working connection.
 struct Live {
     connection: MultiplexedConnection,
+    /// The pool's object, kept so that the pool counts the connection.
     pooled: Mutex<Option<Connection>>,
+    /// The life of the server that RUN found over it: see [`LaneClock::life`].
+    life: u64,
+    /// Timeouts in a row.
     silent: AtomicU32,
 }
 
-impl Attempt {
-    /// Whether its runtime has ended, or is there and not driven.
-    fn is_given_up(&self) -> bool {
-        self.outcome.is_lost() || self.began.elapsed() > 2 * CONNECT
+/// Why one copy of a request has no answer.
+pub(super) enum Failure {
+    /// No server has executed this copy, and none will.
+    NotExecuted(L2Error),
+    /// The connection broke: the server may have executed it, or may yet do so.
+    InDoubt(L2Error),
+    /// The server refused it for a reason that another connection does not change, or time is up.
+    Final(L2Error),
+}
+
+impl Failure {
+    pub(super) fn into_error(self) -> L2Error {
+        match self {
+            Self::NotExecuted(error) | Self::InDoubt(error) | Self::Final(error) => error,
+        }
     }
 }
 
@@ -75,18 +104,34 @@ impl Connections {
         Self {
             source,
             first,
-            current: Mutex::new(None),
+            current: Mutex::default(),
             failures: AtomicU32::new(0),
             attempts: AtomicU64::new(0),
         }
     }
 
-    /// Sends a request over the current connection, within `limit`; once more over another, if that one
-    /// turns out to be dead. For steps that do no harm when they are done twice, however late the first
-    /// copy arrives.
+    /// Sends a request over the current connection, within `limit`. If that connection turns out to be
+    /// broken, or to lead to a server that is not the primary, another copy is sent over a new one.
     ///
-    /// While there is none and the last attempt to make one failed, it fails at once, or after a tenth of
-    /// the limit if another attempt is under way.
+    /// The first copy may arrive after the second, or long after the caller was answered. So this is for
+    /// requests that do no harm then; `send` is called for each copy, and must not repeat a random number.
+    /// What makes each request safe:
+    ///
+    /// - GET, MGET, XRANGE and MEMBERS change nothing, and the reply of a lost copy is not read.
+    /// - LEAD: each copy asks with a token of its own, so a late copy cannot bring back a lease that an
+    ///   invalidation has ended. It may leave a lease that no load uses, which others wait for until it
+    ///   expires.
+    /// - FILL stores only while its lease stands, and ends it: a second copy is rejected.
+    /// - RENEW and giving back touch only a lease with their token, which no other lease ever has.
+    /// - INVALIDATE done again removes what was written since, and holds anew: a miss, never an old value.
+    /// - CLEAR: each copy begins an epoch of its own. With the same one, a late copy would bring back what
+    ///   was stored in that epoch before another clear.
+    /// - HDEL of a member is sent once the instance has closed; its id is never used again.
+    ///
+    /// INSERT is different, see [`once`](Self::once).
+    ///
+    /// While the last attempt to connect has failed, it fails at once; while another one is under way,
+    /// after a tenth of the limit.
     pub(super) async fn with<T, Sent>(
         &self,
         limit: Duration,
@@ -98,7 +143,8 @@ impl Connections {
         self.with_until(Instant::now() + limit, limit, send).await
     }
 
-    /// The same for a request that has waited before it was sent: not `limit` from now, but until `deadline`.
+    /// As [`with`](Self::with), for a request that has waited before it was sent: not `limit` from now, but
+    /// until `deadline`.
     pub(super) async fn with_until<T, Sent>(
         &self,
         deadline: Instant,
@@ -108,17 +154,23 @@ impl Connections {
     where
         Sent: Future<Output = RedisResult<T>>,
     {
-        match self.try_with(limit, deadline, &send).await {
-            Err(error) if error.is_unreachable() => self.try_with(limit, deadline, &send).await,
+        let answer = match self.try_with(limit, deadline, &send).await {
+            Err(Failure::NotExecuted(_) | Failure::InDoubt(_)) => {
+                self.try_with(limit, deadline, &send).await
+            }
             answer => answer,
-        }
+        };
+        answer.map_err(Failure::into_error)
     }
 
     /// Whether a request could be sent at once.
     pub(super) fn is_there(&self) -> bool {
         let current = lock(&self.current);
-        let outcome = current.as_ref().and_then(|attempt| attempt.outcome.peek());
-        matches!(outcome, Some(Ok(_)))
+        let attempt = current.attempt.as_ref();
+        matches!(
+            attempt.and_then(|attempt| attempt.outcome.peek()),
+            Some(Ok(_))
+        )
     }
 
     /// The same. If there is no connection, one is being made from now on.
@@ -126,16 +178,43 @@ impl Connections {
         matches!(self.attempt().outcome.peek(), Some(Ok(_)))
     }
 
-    /// As [`with`](Self::with), but it sends the request once.
+    /// Sends one copy of a request, and says what may have become of it.
     pub(super) async fn once<T, Sent>(
         &self,
         limit: Duration,
         send: impl Fn(MultiplexedConnection) -> Sent,
-    ) -> Result<T, L2Error>
+    ) -> Result<T, Failure>
     where
         Sent: Future<Output = RedisResult<T>>,
     {
         self.try_with(limit, Instant::now() + limit, &send).await
+    }
+
+    /// Discards the connection unless it leads to this life of the server, which the subscriber has joined.
+    /// `false` if it led to another one, so that what was read over it must not be believed. Serves rule 13.
+    ///
+    /// No request that begins when this has returned goes over a connection of another life that was made
+    /// before. Of a connection that is made later, `on_connect` tells.
+    pub(super) fn keep_only(&self, life: u64) -> bool {
+        let mut current = lock(&self.current);
+        let moved = replace(&mut current.joined, life) != life;
+        let Some(attempt) = current.attempt.clone() else {
+            return true;
+        };
+        match attempt.outcome.peek() {
+            Some(Ok(live)) if live.life != life => {
+                drop(current);
+                self.discard(attempt.id, &live);
+                false
+            }
+            // Its `on_connect` may have compared it with what was known before the subscriber moved. Those
+            // who wait for it began before the move, and what they read is not believed.
+            None if moved => {
+                current.attempt = None;
+                true
+            }
+            _ => true,
+        }
     }
 
     async fn try_with<T, Sent>(
@@ -143,16 +222,19 @@ impl Connections {
         limit: Duration,
         deadline: Instant,
         send: &impl Fn(MultiplexedConnection) -> Sent,
-    ) -> Result<T, L2Error>
+    ) -> Result<T, Failure>
     where
         Sent: Future<Output = RedisResult<T>>,
     {
         let attempt = self.attempt();
-        let live = match attempt.outcome.peek() {
-            Some(connected) => connected,
-            None => self.wait_for(&attempt, limit, deadline).await?,
+        let connected = match attempt.outcome.peek() {
+            Some(connected) => connected.map_err(|failed| failed.error),
+            None => self.wait_for(&attempt, limit, deadline).await,
         };
-        let live = live.map_err(|failed| failed.error)?;
+        let live = connected.map_err(|error| match error.is_unreachable() {
+            true => Failure::NotExecuted(error),
+            false => Failure::Final(error),
+        })?;
         let answer = timeout_at(deadline, send(live.connection.clone())).await;
         self.judge(attempt.id, &live, limit, answer)
     }
@@ -162,8 +244,8 @@ impl Connections {
         attempt: &Attempt,
         limit: Duration,
         deadline: Instant,
-    ) -> Result<Result<Arc<Live>, Failed>, L2Error> {
-        // While the server is known to be away, nobody waits long for it.
+    ) -> Result<Arc<Live>, L2Error> {
+        // While the server is known to be away, no caller waits long for it.
         let patience = if self.failures.load(Ordering::Relaxed) == 0 {
             limit
         } else {
@@ -171,45 +253,43 @@ impl Connections {
         };
         let until = deadline.min(Instant::now() + patience);
         match timeout_at(until, attempt.outcome.clone().wait()).await {
-            Ok(connected) => connected.ok_or_else(L2Error::closed),
+            Ok(Some(connected)) => connected.map_err(|failed| failed.error),
+            Ok(None) => Err(L2Error::closed()),
             Err(_) => Err(L2Error::timed_out(patience)),
         }
     }
 
-    /// The current attempt, or a new one where the last has ended badly and long enough ago.
+    /// The current attempt, or a new one if there is none, if its runtime has ended, or if it failed and the
+    /// pause since then is over.
     fn attempt(&self) -> Attempt {
         let mut current = lock(&self.current);
-        if let Some(attempt) = &*current {
+        if let Some(attempt) = &current.attempt {
             match attempt.outcome.peek() {
                 Some(Err(failed)) if failed.at.elapsed() >= self.pause() => {}
                 Some(Ok(_)) => {
                     self.failures.store(0, Ordering::Relaxed);
                     return attempt.clone();
                 }
-                None if attempt.is_given_up() => {}
+                None if attempt.outcome.is_lost() => {}
                 _ => return attempt.clone(),
             }
             self.failures.fetch_add(1, Ordering::Relaxed);
         }
-        let id = self.attempts.fetch_add(1, Ordering::Relaxed);
         let (sender, outcome) = shared_result();
         let connecting = connect(Arc::clone(&self.source), self.first.clone());
-        // To its end, whoever gives up: or a failure of long ago would answer a later request.
+        // A task of its own, so that cancelling one call does not affect the others that wait for it.
         tokio::spawn(async move {
             let connected = connecting.await.map(Arc::new);
             let at = Instant::now();
             sender.send(connected.map_err(|error| Failed { error, at }));
         });
-        let attempt = Attempt {
-            id,
-            began: Instant::now(),
-            outcome,
-        };
-        *current = Some(attempt.clone());
+        let id = self.attempts.fetch_add(1, Ordering::Relaxed);
+        let attempt = Attempt { id, outcome };
+        current.attempt = Some(attempt.clone());
         attempt
     }
 
-    /// How long to fail at once after a failed attempt.
+    /// How long requests fail at once after an attempt failed.
     fn pause(&self) -> Duration {
         let failures = usize::try_from(self.failures.load(Ordering::Relaxed)).unwrap_or(usize::MAX);
         reconnects().nth(failures.min(8)).unwrap_or(LONGEST_PAUSE)
@@ -221,32 +301,43 @@ impl Connections {
         id: u64,
         live: &Live,
         limit: Duration,
-        answer: Result<Result<T, RedisError>, tokio::time::error::Elapsed>,
-    ) -> Result<T, L2Error> {
+        answer: Result<RedisResult<T>, Elapsed>,
+    ) -> Result<T, Failure> {
         match answer {
             Ok(Ok(answer)) => {
                 live.silent.store(0, Ordering::Relaxed);
                 Ok(answer)
             }
             Ok(Err(error)) => {
-                if error.is_unrecoverable_error() {
+                let misled = is_not_primary(&error);
+                if misled || error.is_unrecoverable_error() {
                     self.discard(id, live);
                 }
-                Err(l2_error(error))
+                let error = l2_error(error);
+                Err(if misled {
+                    Failure::NotExecuted(error)
+                } else if error.is_unreachable() {
+                    Failure::InDoubt(error)
+                } else {
+                    Failure::Final(error)
+                })
             }
             Err(_) => {
                 let silent = live.silent.fetch_add(1, Ordering::Relaxed) + 1 >= SILENT_AFTER;
                 if silent && self.discard(id, live) {
                     self.failures.fetch_add(1, Ordering::Relaxed);
                 }
-                Err(L2Error::timed_out(limit))
+                Err(Failure::Final(L2Error::timed_out(limit)))
             }
         }
     }
 
-    /// Forgets a connection; the pool shall not hand it out again. `false` if it was no longer in use.
+    /// Forgets a connection, so that neither this nor the pool hands it out again. `false` if it was no
+    /// longer the current one.
     fn discard(&self, id: u64, live: &Live) -> bool {
-        let discarded = lock(&self.current).take_if(|attempt| attempt.id == id);
+        let discarded = lock(&self.current)
+            .attempt
+            .take_if(|attempt| attempt.id == id);
         if let Some(pooled) = lock(&live.pooled).take() {
             drop(Connection::take(pooled));
         }
@@ -254,41 +345,103 @@ impl Connections {
     }
 }
 
+/// Whether a server says with this error that it is a replica, or that it is still reading its data, as a
+/// replica does when it begins to follow a primary. It refuses all the same, before it executes anything,
+/// for as long as the connection stays with it.
+///
+/// NOREPLICAS is none of these: a primary that misses its replicas may get them back. If it was replaced, its
+/// heartbeats fail as well, and the subscriber finds the new one.
+pub(super) fn tells_no_primary(kind: ServerErrorKind) -> bool {
+    use ServerErrorKind::{BusyLoading, MasterDown, ReadOnly};
+    matches!(kind, ReadOnly | MasterDown | BusyLoading)
+}
+
+fn is_not_primary(error: &RedisError) -> bool {
+    matches!(error.kind(), ErrorKind::Server(kind) if tells_no_primary(kind))
+}
+
+/// Takes a connection from the pool, and asks with RUN which life of the server it leads to.
 async fn connect(source: Arc<Source>, first: Option<Arc<Connections>>) -> Result<Live, L2Error> {
-    let connecting = async {
-        let mut limits = source.pool.timeouts();
-        if first.is_some() {
-            limits.wait = Some(Duration::ZERO);
-        }
-        let pooled = source.pool.timeout_get(&limits).await;
-        let mut pooled = pooled.map_err(pool_error)?;
-        if first.is_some_and(|first| !first.is_there()) {
-            // It may have been the last, that the first has lost.
-            return Err(L2Error::closed());
-        }
-        let mut run = Call::new(&source.scripts.run, 2);
-        run.arg(&source.names.clock).arg(&source.names.live);
-        run.arg(LANES).arg(random());
-        let (epoch, seq, now, lanes): (u64, u64, u64, u64) =
-            run.run(&mut pooled).await.map_err(l2_error)?;
-        check_lanes(lanes)?;
-        (source.on_connect)(&LaneClock { epoch, seq, now });
-        let connection = pooled.clone();
-        Ok(Live {
-            connection,
-            pooled: Mutex::new(Some(pooled)),
-            silent: AtomicU32::new(0),
-        })
-    };
-    timeout(CONNECT, connecting).await.unwrap_or_else(|_| {
-        let pool = source.pool.status();
-        if pool.available == 0 && pool.size >= pool.max_size {
-            return Err(L2Error::unexpected(
-                "the connection pool has none to spare; each cache keeps up to two, so raise its max_size",
-            ));
-        }
-        Err(L2Error::timed_out(CONNECT))
+    let deadline = Instant::now() + CONNECT;
+    let mut checked_out = check_out(&source, first.is_some(), deadline).await;
+    if matches!(checked_out, Err(Failure::NotExecuted(_))) {
+        // What else lies idle in the pool is likely to lead to the old primary as well.
+        source.pool.retain(|_, _| false);
+        checked_out = check_out(&source, first.is_some(), deadline).await;
+    }
+    let (pooled, clock) = checked_out.map_err(Failure::into_error)?;
+    if first.is_some_and(|first| !first.is_there()) {
+        // The pool may have given this one its last, which the first has lost.
+        return Err(L2Error::closed());
+    }
+    (source.on_connect)(&clock);
+    Ok(Live {
+        connection: pooled.clone(),
+        pooled: Mutex::new(Some(pooled)),
+        life: clock.life,
+        silent: AtomicU32::new(0),
     })
+}
+
+/// One object of the pool, and the clock that RUN found over it. An object on which RUN fails is taken out
+/// of the pool for good, or the next attempt would be given the same one again. The failure is
+/// [`Failure::NotExecuted`] if the server is not the primary.
+async fn check_out(
+    source: &Source,
+    only_what_is_spare: bool,
+    deadline: Instant,
+) -> Result<(Connection, LaneClock), Failure> {
+    let mut limits = source.pool.timeouts();
+    if only_what_is_spare {
+        limits.wait = Some(Duration::ZERO);
+    }
+    let pooled = timeout_at(deadline, source.pool.timeout_get(&limits)).await;
+    let mut pooled = pooled
+        .map_err(|_| Failure::Final(not_in_time(&source.pool)))?
+        .map_err(|error| Failure::Final(pool_error(error)))?;
+    let found = timeout_at(deadline, run(&mut pooled, &source.scripts, &source.names)).await;
+    let failed = match found {
+        Ok(Ok((clock, lanes))) => match check_lanes(lanes) {
+            Ok(()) => return Ok((pooled, clock)),
+            Err(error) => Failure::Final(error),
+        },
+        Ok(Err(error)) if is_not_primary(&error) => Failure::NotExecuted(l2_error(error)),
+        Ok(Err(error)) => Failure::Final(l2_error(error)),
+        Err(_) => Failure::Final(L2Error::timed_out(CONNECT)),
+    };
+    drop(Connection::take(pooled));
+    Err(failed)
+}
+
+/// Runs RUN, as each new connection does before it is used: the lane's clock, and its number of lanes.
+async fn run(
+    connection: &mut MultiplexedConnection,
+    scripts: &Scripts,
+    names: &Names,
+) -> RedisResult<(LaneClock, u64)> {
+    let run = run_call(scripts, names);
+    let (epoch, seq, now, lanes, life): (u64, u64, u64, u64, String) = run.run(connection).await?;
+    let life = self::life(&life);
+    let clock = LaneClock {
+        life,
+        epoch,
+        seq,
+        now,
+    };
+    Ok((clock, lanes))
+}
+
+/// The call of RUN, to which a subscriber adds itself as a member.
+pub(super) fn run_call<'a>(scripts: &'a Scripts, names: &Names) -> Call<'a> {
+    let mut run = Call::new(&scripts.run, 2);
+    run.arg(&names.clock).arg(&names.live);
+    run.arg(LANES).arg(random());
+    run
+}
+
+/// The number for a life that a server names `run_id:master_replid`.
+pub(super) fn life(name: &str) -> u64 {
+    XxHash3_64::oneshot(name.as_bytes())
 }
 
 /// Two numbers of lanes in one fleet would lose invalidations without a sign.
@@ -299,6 +452,17 @@ pub(super) fn check_lanes(lanes: u64) -> Result<(), L2Error> {
         Err(L2Error::unexpected(
             "the namespace was set up with another number of lanes",
         ))
+    }
+}
+
+fn not_in_time(pool: &Pool) -> L2Error {
+    let status = pool.status();
+    if status.available == 0 && status.size >= status.max_size {
+        L2Error::unexpected(
+            "the connection pool has none to spare; each cache keeps up to two, so raise its max_size",
+        )
+    } else {
+        L2Error::timed_out(CONNECT)
     }
 }
 

@@ -1,8 +1,10 @@
-//! The steps of a lane: one script or command each.
+//! The steps of a lane: one script or command each. Here is what they send and how an answer is read; over which
+//! connection they go is left to [`connection`](super::connection).
 
 use std::fmt;
 use std::iter;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,7 +15,7 @@ use futures::future::BoxFuture;
 use tokio::time::sleep;
 
 use super::call::{Call, numbers};
-use super::connection::Connections;
+use super::connection::{Connections, Failure};
 use super::members;
 use super::names::Names;
 use super::pubsub;
@@ -29,15 +31,22 @@ use crate::wire::message;
 
 /// Messages read from the log at a time.
 const REPLAY: usize = 1024;
+/// So many timeouts an insert is waited for whose first copy may still arrive; after that it is an error.
+const LONGEST_DOUBT: u32 = 2;
 
 /// One namespace on a Redis server.
 pub(super) struct RedisLane {
     pub(super) names: Names,
     pub(super) scripts: Arc<Scripts>,
+    /// For all that is not a read of a value.
     pub(super) connections: Arc<Connections>,
+    /// Reads values over these connections, and over a second one.
     pub(super) requests: Arc<ReadRequests>,
+    /// Reads of single values, put together.
     pub(super) batches: ReadBatcher,
+    /// Makes the connections that subscribe.
     pub(super) listener: Client,
+    /// How long each step may take.
     pub(super) timeout: Duration,
 }
 
@@ -50,10 +59,14 @@ impl fmt::Debug for RedisLane {
 }
 
 impl RedisLane {
-    async fn run<T: FromRedisValue>(&self, call: Call<'_>) -> Result<T, L2Error> {
+    /// Runs a script. Each copy that is sent is written anew, with random numbers of its own.
+    async fn run<'a, T: FromRedisValue>(
+        &self,
+        call: impl Fn() -> Call<'a> + Sync,
+    ) -> Result<T, L2Error> {
         self.connections
             .with(self.timeout, |mut connection| {
-                let call = &call;
+                let call = call();
                 async move { call.run(&mut connection).await }
             })
             .await
@@ -66,10 +79,62 @@ impl RedisLane {
             })
             .await
     }
+
+    /// LEAD, for one copy of the request: no two may have the same token.
+    fn lead(&self, key: &str, ask: LeaseRequest, token: u64) -> Call<'_> {
+        let mut call = Call::new(&self.scripts.lead, 4);
+        let name = &mut String::new();
+        call.arg(self.names.value(name, key))
+            .arg(self.names.lease(name, key))
+            .arg(self.names.hold(name, key))
+            .arg(&self.names.clock);
+        call.arg(token).arg(millis(ask.ttl));
+        match ask.want {
+            Want::Any => call.arg(""),
+            Want::NewerThan(seen) => call.arg(seen),
+            Want::Nothing => call.arg("*"),
+        };
+        call.arg(random());
+        call
+    }
+
+    /// INSERT, for one copy of the request.
+    fn insertion(
+        &self,
+        values: &[(&str, &EncodedValue)],
+        payload: &[u8],
+        deadline: Option<u64>,
+    ) -> Call<'_> {
+        let sizes = values.iter().map(|(_, value)| value.body.len());
+        let mut call = Call::with_values(&self.scripts.insert, 2 + 2 * values.len(), sizes);
+        let name = &mut String::new();
+        call.arg(&self.names.clock).arg(&self.names.log);
+        for (key, _) in values {
+            call.arg(self.names.value(name, key));
+        }
+        for (key, _) in values {
+            call.arg(self.names.lease(name, key));
+        }
+        call.arg(&self.names.events).arg(random()).arg(payload);
+        call.arg(deadline.map_or_else(String::new, |at| at.to_string()));
+        for (_, value) in values {
+            call.arg(&value.body).arg(millis(value.ttl));
+        }
+        call
+    }
 }
 
-/// Its id, then names and values in turn: there is one of each.
+/// An entry's id, then names and values in turn: there is one of each.
 type LogEntry = (String, Vec<(String, Vec<u8>)>);
+
+/// Reads a lease as the store keeps it: `epoch:token`.
+fn read_lease(held: &[u8]) -> Option<Lease> {
+    let (epoch, token) = str::from_utf8(held).ok()?.split_once(':')?;
+    Some(Lease {
+        token: token.parse().ok()?,
+        epoch: epoch.parse().ok()?,
+    })
+}
 
 fn stamp(packed: &[u8]) -> Result<Stamp, L2Error> {
     let [epoch, ver, written_at] = numbers(packed)?;
@@ -91,27 +156,28 @@ impl Lane for RedisLane {
 
     fn acquire_lease<'a>(&'a self, key: &'a str, ask: LeaseRequest) -> Reply<'a, LeaseReply> {
         async move {
-            let mut call = Call::new(&self.scripts.lead, 4);
-            let name = &mut String::new();
-            call.arg(self.names.value(name, key))
-                .arg(self.names.lease(name, key))
-                .arg(self.names.hold(name, key))
-                .arg(&self.names.clock);
-            call.arg(ask.token).arg(millis(ask.ttl));
-            match ask.want {
-                Want::Any => call.arg(""),
-                Want::NewerThan(seen) => call.arg(seen),
-                Want::Nothing => call.arg("*"),
+            // The token of the copy that was sent before this one, whose answer was lost.
+            let lost = AtomicU64::new(0);
+            let send = |mut connection: MultiplexedConnection| {
+                let token = random();
+                let lost = lost.swap(token, Ordering::Relaxed);
+                let call = self.lead(key, ask, token);
+                async move {
+                    let answer = call.run(&mut connection).await?;
+                    Ok((token, lost, answer))
+                }
             };
-            call.arg(random());
-            let (answer, value, number) = self.run::<(String, Option<Bytes>, u64)>(call).await?;
+            let (token, lost, answer) = self.connections.with(self.timeout, send).await?;
+            let (answer, value, number): (String, Option<Bytes>, u64) = answer;
+            let granted = |token, epoch| Ok(LeaseReply::Granted(Lease { token, epoch }));
             match (answer.as_str(), value) {
                 ("HIT", Some(bytes)) => Ok(LeaseReply::Hit(bytes)),
-                ("LEAD", _) => Ok(LeaseReply::Granted(Lease {
-                    token: ask.token,
-                    epoch: number,
-                })),
-                ("WAIT", _) => Ok(LeaseReply::Wait(Duration::from_millis(number))),
+                ("LEAD", _) => granted(token, number),
+                ("WAIT", Some(held)) => match read_lease(&held) {
+                    // The lost answer was a grant. That copy has arrived, so it cannot arrive later.
+                    Some(lease) if lease.token == lost => granted(lost, lease.epoch),
+                    _ => Ok(LeaseReply::Wait(Duration::from_millis(number))),
+                },
                 ("HOLD", _) => Ok(LeaseReply::Hold),
                 ("MISS", _) => Ok(LeaseReply::Miss),
                 _ => Err(L2Error::unexpected("its answer to LEAD makes no sense")),
@@ -122,19 +188,22 @@ impl Lane for RedisLane {
 
     fn fill<'a>(&'a self, key: &'a str, lease: Lease, value: &'a EncodedValue) -> Reply<'a, Fill> {
         async move {
-            let size = iter::once(value.body.len());
-            let mut call = Call::with_values(&self.scripts.fill, 3, size);
-            let name = &mut String::new();
-            call.arg(self.names.value(name, key))
-                .arg(self.names.lease(name, key))
-                .arg(&self.names.clock);
-            call.arg(lease.token)
-                .arg(lease.epoch)
-                .arg(&value.body)
-                .arg(millis(value.ttl))
-                .arg(random())
-                .arg(&self.names.events)
-                .arg(key);
+            let call = || {
+                let size = iter::once(value.body.len());
+                let mut call = Call::with_values(&self.scripts.fill, 3, size);
+                let name = &mut String::new();
+                call.arg(self.names.value(name, key))
+                    .arg(self.names.lease(name, key))
+                    .arg(&self.names.clock);
+                call.arg(lease.token)
+                    .arg(lease.epoch)
+                    .arg(&value.body)
+                    .arg(millis(value.ttl))
+                    .arg(random())
+                    .arg(&self.names.events)
+                    .arg(key);
+                call
+            };
             let (answer, bytes, stamped) = self
                 .run::<(String, Option<Bytes>, Option<Bytes>)>(call)
                 .await?;
@@ -149,13 +218,16 @@ impl Lane for RedisLane {
 
     fn renew_lease<'a>(&'a self, key: &'a str, token: u64, ttl: Duration) -> Reply<'a, bool> {
         async move {
-            let mut call = Call::new(&self.scripts.renew, 1);
-            let name = &mut String::new();
-            call.arg(self.names.lease(name, key))
-                .arg(token)
-                .arg(millis(ttl))
-                .arg(&self.names.events)
-                .arg(key);
+            let call = || {
+                let mut call = Call::new(&self.scripts.renew, 1);
+                let name = &mut String::new();
+                call.arg(self.names.lease(name, key))
+                    .arg(token)
+                    .arg(millis(ttl))
+                    .arg(&self.names.events)
+                    .arg(key);
+                call
+            };
             self.run(call).await
         }
         .boxed()
@@ -168,43 +240,34 @@ impl Lane for RedisLane {
         deadline: Option<u64>,
     ) -> Reply<'a, Stamp> {
         async move {
-            let sizes = values.iter().map(|(_, value)| value.body.len());
-            let mut call = Call::with_values(&self.scripts.insert, 2 + 2 * values.len(), sizes);
-            let name = &mut String::new();
-            call.arg(&self.names.clock).arg(&self.names.log);
-            for (key, _) in values {
-                call.arg(self.names.value(name, key));
-            }
-            for (key, _) in values {
-                call.arg(self.names.lease(name, key));
-            }
-            call.arg(&self.names.events).arg(random()).arg(payload);
-            call.arg(deadline.map_or_else(String::new, |at| at.to_string()));
-            for (_, value) in values {
-                call.arg(&value.body).arg(millis(value.ttl));
-            }
             let send = |mut connection: MultiplexedConnection| {
-                let call = &call;
-                async move { call.run(&mut connection).await }
+                let call = self.insertion(values, payload, deadline);
+                async move { call.run::<Option<Vec<u8>>>(&mut connection).await }
             };
             let late = || L2Error::unexpected("the insert came after its deadline");
             let once = || async {
-                let stamped: Option<Vec<u8>> = self.connections.once(self.timeout, send).await?;
-                stamp(&stamped.ok_or_else(late)?)
+                let stamped = self.connections.once(self.timeout, send).await?;
+                let stamped = stamped.ok_or_else(late).and_then(|packed| stamp(&packed));
+                stamped.map_err(Failure::Final)
             };
             match (once().await, deadline) {
-                (Err(error), Some(deadline)) if error.is_unreachable() => {
-                    // Whatever is said of the second copy, nobody knows of the first.
+                (Err(Failure::NotExecuted(_)), _) => once().await.map_err(Failure::into_error),
+                (Err(Failure::InDoubt(error)), Some(deadline)) => {
+                    // Whatever becomes of the second copy, the first may have been executed or not.
                     let Ok(stamp) = once().await else {
                         return Err(error);
                     };
-                    // The first copy may still be on its way, and must not land after this is reported:
-                    // it could undo an invalidation that follows.
+                    // The first copy may still be on its way. It must not arrive after the caller was
+                    // answered: it could undo an invalidation that follows (rule 14).
                     let in_doubt = deadline.saturating_sub(stamp.written_at).saturating_add(1);
-                    sleep(Duration::from_millis(in_doubt).min(self.timeout * 2)).await;
+                    let in_doubt = Duration::from_millis(in_doubt);
+                    if in_doubt > self.timeout * LONGEST_DOUBT {
+                        return Err(error);
+                    }
+                    sleep(in_doubt).await;
                     Ok(stamp)
                 }
-                (answer, _) => answer,
+                (answer, _) => answer.map_err(Failure::into_error),
             }
         }
         .boxed()
@@ -218,20 +281,23 @@ impl Lane for RedisLane {
     ) -> Reply<'a, WriteAck> {
         async move {
             let held = if hold.is_zero() { &[] } else { keys };
-            let parts = 3 + 2 * keys.len() + held.len();
-            let mut call = Call::new(&self.scripts.invalidate, parts);
-            let name = &mut String::new();
-            call.arg(&self.names.clock).arg(&self.names.log);
-            call.arg(&self.names.live);
-            for key in keys {
-                call.arg(self.names.value(name, key))
-                    .arg(self.names.lease(name, key));
-            }
-            for key in held {
-                call.arg(self.names.hold(name, key));
-            }
-            call.arg(&self.names.events).arg(random()).arg(payload);
-            call.arg(millis(hold));
+            let call = || {
+                let parts = 3 + 2 * keys.len() + held.len();
+                let mut call = Call::new(&self.scripts.invalidate, parts);
+                let name = &mut String::new();
+                call.arg(&self.names.clock).arg(&self.names.log);
+                call.arg(&self.names.live);
+                for key in keys {
+                    call.arg(self.names.value(name, key))
+                        .arg(self.names.lease(name, key));
+                }
+                for key in held {
+                    call.arg(self.names.hold(name, key));
+                }
+                call.arg(&self.names.events).arg(random()).arg(payload);
+                call.arg(millis(hold));
+                call
+            };
             let answer: Vec<u8> = self.run(call).await?;
             let [epoch, ver, written_at, seq, longest, generation, age] = numbers(&answer)?;
             Ok(WriteAck {
@@ -251,9 +317,12 @@ impl Lane for RedisLane {
 
     fn clear<'a>(&'a self, payload: &'a [u8]) -> Reply<'a, Stamp> {
         async move {
-            let mut call = Call::new(&self.scripts.clear, 2);
-            call.arg(&self.names.clock).arg(&self.names.log);
-            call.arg(&self.names.events).arg(random()).arg(payload);
+            let call = || {
+                let mut call = Call::new(&self.scripts.clear, 2);
+                call.arg(&self.names.clock).arg(&self.names.log);
+                call.arg(&self.names.events).arg(random()).arg(payload);
+                call
+            };
             stamp(&self.run::<Vec<u8>>(call).await?)
         }
         .boxed()
@@ -276,8 +345,11 @@ impl Lane for RedisLane {
 
     fn members(&self) -> Reply<'_, Members> {
         async move {
-            let mut call = Call::new(&self.scripts.members, 1);
-            call.arg(&self.names.live).arg(random());
+            let call = || {
+                let mut call = Call::new(&self.scripts.members, 1);
+                call.arg(&self.names.live).arg(random());
+                call
+            };
             let (generation, entries): (u64, Vec<(u64, String)>) = self.run(call).await?;
             let list = entries.iter().map(|(id, entry)| members::parse(*id, entry));
             let list = list
@@ -290,9 +362,12 @@ impl Lane for RedisLane {
 
     fn forget(&self, member: Member) -> Reply<'_, ()> {
         async move {
-            let mut call = Call::new(&self.scripts.forget, 1);
-            call.arg(&self.names.live).arg(member.info.id);
-            call.arg(members::entry(&member));
+            let call = || {
+                let mut call = Call::new(&self.scripts.forget, 1);
+                call.arg(&self.names.live).arg(member.info.id);
+                call.arg(members::entry(&member));
+                call
+            };
             self.run(call).await
         }
         .boxed()
@@ -300,6 +375,10 @@ impl Lane for RedisLane {
 
     fn leave(&self, id: u64) -> Reply<'_, ()> {
         async move { self.ask(cmd("HDEL").arg(&self.names.live).arg(id)).await }.boxed()
+    }
+
+    fn keep_only(&self, life: u64) -> bool {
+        self.requests.keep_only(life)
     }
 
     fn subscribe(&self, me: MemberInfo) -> Reply<'_, (LaneClock, Box<dyn Subscription>)> {

@@ -1,4 +1,4 @@
--- LEAD  value lease hold clock | token ms want rnd  ->  answer, value, number
+-- LEAD  value lease hold clock | token ms want rnd  ->  answer, value or lease, number
 local epoch, _, issued = clock(KEYS[4], ARGV[4])
 -- What is no string is not there.
 local v, stored, hold = unpack(redis.call('MGET', KEYS[1], KEYS[2], KEYS[3]))
@@ -18,15 +18,13 @@ if hold and redis.call('PTTL', KEYS[3]) >= 0 then
   return {'HOLD', false, 0}
 end
 -- A lease names its epoch: one of another fills nothing any more, and need not be waited for.
-local mine = lease(epoch, ARGV[1])
 local held, mark = read_lease(stored)
-if held ~= mine and string.find(held, lease(epoch, ''), 1, true) == 1 then
+if string.find(held, lease(epoch, ''), 1, true) == 1 then
   if mark == '' then
     redis.call('SET', KEYS[2], held .. '+', 'KEEPTTL')
   end
-  return {'WAIT', false, math.max(redis.call('PTTL', KEYS[2]), 0)}
+  return {'WAIT', held, math.max(redis.call('PTTL', KEYS[2]), 0)}
 end
-if held ~= mine then
-  redis.call('SET', KEYS[2], mine, 'PX', ARGV[2])
-end
+-- The token is new: this copy of the request is the only one that has it.
+redis.call('SET', KEYS[2], lease(epoch, ARGV[1]), 'PX', ARGV[2])
 return {'LEAD', false, epoch}

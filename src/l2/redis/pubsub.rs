@@ -1,7 +1,7 @@
-//! The connection of a lane for messages and heartbeats.
+//! The connection that a lane has for messages and heartbeats.
 //!
-//! RESP3 lets both share one connection, and with it one order: the answer to a heartbeat that names message n arrives
-//! after message n.
+//! With RESP3 both share one connection, and with it one order: a heartbeat that names message n comes after
+//! message n (rule 8). What a message means is not known here.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -18,8 +18,7 @@ use futures::{FutureExt, Stream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
-use super::call::Call;
-use super::connection::{LANES, check_lanes};
+use super::connection::{check_lanes, life, run_call};
 use super::names::Names;
 use super::scripts::Scripts;
 use super::{l2_error, members};
@@ -27,10 +26,10 @@ use crate::l2::{Applied, Event, L2Error, LaneClock, Member, MemberInfo, Subscrip
 use crate::lock::lock;
 use crate::wire::message;
 
-/// Messages that may wait for the subscriber. One more is dropped, which leaves a hole in the numbers.
+/// Messages that may wait for the subscriber. One more is lost, which a hole in the numbers shows (rule 10).
 const QUEUE: usize = 4096;
 
-/// Subscribes, then reads the clock: what happens between the two is received.
+/// Subscribes, then reads the clock: what changes between the two is received as a message (rule 7).
 pub(super) async fn subscribe(
     client: &Client,
     names: &Names,
@@ -53,17 +52,15 @@ pub(super) async fn subscribe(
             applied: Applied::NOTHING,
             heartbeat: random(),
         };
-        let mut run = Call::new(&scripts.run, 2);
-        run.arg(&names.clock).arg(&names.live);
-        run.arg(LANES).arg(random());
+        let mut run = run_call(scripts, names);
         run.arg(me.id).arg(members::entry(&as_new));
-        let answer: (u64, u64, u64, u64, u64, u64) = run.run(&mut connection).await?;
+        let answer: (u64, u64, u64, u64, String, u64, u64) = run.run(&mut connection).await?;
         RedisResult::Ok((answer, connection))
     };
     let opened = timeout(limit, opening)
         .await
         .map_err(|_| L2Error::timed_out(limit))?;
-    let ((epoch, seq, now, lanes, generation, age), connection) = opened.map_err(l2_error)?;
+    let ((epoch, seq, now, lanes, life, generation, age), connection) = opened.map_err(l2_error)?;
     check_lanes(lanes)?;
     let subscription = RedisSubscription {
         connection,
@@ -80,7 +77,13 @@ pub(super) async fn subscribe(
         answered: None,
         ahead: 0,
     };
-    Ok((LaneClock { epoch, seq, now }, Box::new(subscription)))
+    let clock = LaneClock {
+        life: self::life(&life),
+        epoch,
+        seq,
+        now,
+    };
+    Ok((clock, Box::new(subscription)))
 }
 
 /// The list of members, as this instance found it.
@@ -164,11 +167,11 @@ impl Subscription for RedisSubscription {
         let requests = self.requests(nonce, applied);
         let mut connection = self.connection.clone();
         let answer = async move {
-            let answers: (u64, (u64, bool, u64, u64, u64)) = requests
+            let answers: (u64, (u64, bool, u64, u64, u64, String)) = requests
                 .query_async(&mut connection)
                 .await
                 .map_err(l2_error)?;
-            let (noted, (echo, in_order, epoch, seq, now)) = answers;
+            let (noted, (echo, in_order, epoch, seq, now, life)) = answers;
             if !in_order || echo != nonce {
                 return Err(L2Error::unexpected(
                     "the server has restarted, has lost its data, does not take writes, or is no longer a primary in good standing",
@@ -180,7 +183,13 @@ impl Subscription for RedisSubscription {
                     "the list of members was lost or damaged; this instance subscribes again",
                 ));
             }
-            Ok(LaneClock { epoch, seq, now })
+            let life = self::life(&life);
+            Ok(LaneClock {
+                life,
+                epoch,
+                seq,
+                now,
+            })
         };
         self.under_way = Some(answer.boxed());
     }
@@ -191,8 +200,8 @@ impl Stream for RedisSubscription {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
-        if let Some(beat) = &mut this.under_way
-            && let Poll::Ready(answer) = beat.poll_unpin(cx)
+        if let Some(heartbeat) = &mut this.under_way
+            && let Poll::Ready(answer) = heartbeat.poll_unpin(cx)
         {
             this.under_way = None;
             match answer {

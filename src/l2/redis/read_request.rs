@@ -1,7 +1,8 @@
-//! Requests for values: some keys each, over whichever of two connections has less to bring.
+//! Requests for values: some keys each, over the one of two connections that has fewer bytes to bring.
 //!
-//! A key alone is a GET. More are an MGET, which costs the client and the server about half as much for each. To
-//! it, what is no string is not there; so it is to us.
+//! One key is a GET. More are an MGET, which costs the client and the server about half as much per key. To MGET a
+//! value that is not a string is not there; GET is read the same way. When to send, and which keys together, is
+//! decided in [`read_batcher`](super::read_batcher).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,24 +14,26 @@ use deadpool_redis::redis::{Cmd, Value, pipe};
 use futures::{StreamExt, stream};
 use tokio::time::Instant;
 
-use super::connection::Connections;
+use super::connection::{Connections, tells_no_primary};
 use super::l2_error;
 use super::names::Names;
 use crate::l2::{L2Error, ReadResult};
 
 /// The most keys of a request.
 const KEYS: usize = 256;
-/// About how many bytes an answer shall bring, judged by the last one: a value waits for all of its request.
+/// About how many bytes an answer should bring, judged by the last one: a value waits for its whole request.
 const BYTES: usize = 256 * 1024;
-/// Values of so many bytes are copied rather than given to another thread.
+/// Values of at most this size are copied out of the answer: see [`opened`].
 const SMALL: usize = 1024;
-/// Requests for one caller's keys that are under way at a time.
+/// Requests of one call that are under way at a time.
 const AT_ONCE: usize = 8;
 
 pub(super) struct ReadRequests {
     names: Names,
+    /// How long a read may take.
     limit: Duration,
-    /// The first is everybody's. The second is made when there is something to read while the first is busy.
+    /// The first also carries all other requests of the lane. The second is made when there is something to read
+    /// while the first is busy.
     lines: [Line; 2],
     /// How many bytes a key had on average, the last time.
     bytes_each: AtomicUsize,
@@ -38,11 +41,11 @@ pub(super) struct ReadRequests {
 
 struct Line {
     connections: Arc<Connections>,
-    /// About how many bytes are under way to here.
+    /// About how many bytes the requests under way will bring.
     expected: AtomicUsize,
 }
 
-/// The bytes that a request expects of a line, for as long as it does.
+/// The bytes that one request expects, until it is dropped.
 struct Expected<'a> {
     line: &'a Line,
     bytes: usize,
@@ -68,6 +71,13 @@ impl ReadRequests {
         }
     }
 
+    /// Discards connections as [`Connections::keep_only`] does. `false` if one of them led to another life.
+    pub(super) fn keep_only(&self, life: u64) -> bool {
+        let [first, second] = &self.lines;
+        // Both, whatever the first one says.
+        first.connections.keep_only(life) & second.connections.keep_only(life)
+    }
+
     /// How long a read may take.
     pub(super) fn limit(&self) -> Duration {
         self.limit
@@ -78,8 +88,8 @@ impl ReadRequests {
         most(self.bytes_each.load(Ordering::Relaxed))
     }
 
-    /// Reads keys, however many, in requests of a good size. After one that was not answered no more are
-    /// sent: they would take as long, one after the other.
+    /// Reads any number of keys, in requests of a good size. After one that was not answered no more are sent: each
+    /// would take as long as that one.
     pub(super) async fn fetch_all(&self, keys: &[&str]) -> Vec<ReadResult> {
         let most = self.most();
         if (1..=most).contains(&keys.len()) {
@@ -114,7 +124,7 @@ impl ReadRequests {
                 let values = answers.iter().flatten().flatten();
                 values.map(Bytes::len).sum::<usize>() / keys.len().max(1)
             }
-            // It may have been too much: the next has half as many keys.
+            // The answer may have been too large: the next request has half as many keys.
             Err(_) => BYTES / (self.most() / 2).max(1),
         };
         self.bytes_each.store(bytes_each, Ordering::Relaxed);
@@ -130,12 +140,18 @@ impl ReadRequests {
         let connections = &expected.line.connections;
         let command = &self.command(keys);
         let send = |mut connection: MultiplexedConnection| async move {
-            connection.send_packed_command(command).await
+            match connection.send_packed_command(command).await? {
+                // Not an answer about a key: this connection is of no use.
+                Value::ServerError(error) if error.kind().is_some_and(tells_no_primary) => {
+                    Err(error.into())
+                }
+                value => Ok(value),
+            }
         };
         match connections.with_until(deadline, self.limit, send).await? {
             value if keys.len() == 1 => Ok(opened(vec![value])),
             Value::Array(values) if values.len() == keys.len() => Ok(opened(values)),
-            // One key that may not be read is no concern of the others.
+            // One key that the server's ACL forbids fails a whole MGET, so each is read alone.
             Value::ServerError(error) if error.code() == "NOPERM" => {
                 let mut gets = pipe();
                 for key in keys {
@@ -167,11 +183,11 @@ impl ReadRequests {
         command
     }
 
-    /// Chooses the line that has less to bring. A value holds up those behind it on its line.
+    /// Chooses the line that has fewer bytes to bring: a large value delays those behind it.
     fn expect(&self, keys: usize) -> Expected<'_> {
         let [first, second] = &self.lines;
         let expected = |line: &Line| line.expected.load(Ordering::Relaxed);
-        // While the first is being made again, the second leaves the pool to it.
+        // While the first is being made again, it needs the pool more.
         let line = if expected(first) > expected(second)
             && first.connections.is_there()
             && second.connections.is_there_or_made()
@@ -196,8 +212,8 @@ fn all(keys: usize, error: &L2Error) -> Vec<ReadResult> {
     vec![Err(error.clone()); keys]
 }
 
-/// What came in one answer. Small values share one buffer, as those who wait for them run on other threads: to give
-/// back memory that another thread has taken, each its own, costs more than to copy it.
+/// The values of one answer. Small ones share one buffer: they are dropped by other threads than the one that read
+/// them, and to free memory of another thread for each costs more than to copy it.
 fn opened(values: Vec<Value>) -> Vec<ReadResult> {
     let small = if values.len() > 1 { SMALL } else { 0 };
     let copied = |value: &Value| match value {
@@ -212,10 +228,10 @@ fn opened(values: Vec<Value>) -> Vec<ReadResult> {
         }
         Value::BulkString(bytes) => Ok(Some(bytes.into())),
         Value::Nil => Ok(None),
-        // To a GET, what is no string.
+        // GET says so of what is not a string.
         Value::ServerError(error) if error.code() == "WRONGTYPE" => Ok(None),
         Value::ServerError(error) => Err(l2_error(error.into())),
-        _ => Err(L2Error::unexpected("a value that is no string")),
+        _ => Err(L2Error::unexpected("a value that is not a string")),
     };
     values.into_iter().map(answer).collect()
 }

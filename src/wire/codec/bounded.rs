@@ -39,16 +39,28 @@ const ALLOWANCE: usize = 64 << 20;
 
 /// Decodes a value that is encoded in `length` bytes. `read` lets the format deserialize into the seed, and `category`
 /// classifies its errors.
+#[inline]
 pub(super) fn decode<T, R, E: Error + Send + Sync + 'static>(
     length: usize,
     read: impl FnOnce(Bounded<'_, PhantomData<T>>) -> Result<R, E>,
     category: impl FnOnce(&E) -> Category,
 ) -> Result<R, CodecError> {
     let budget = Budget::new(length);
-    read(Bounds::new(&budget).on(PhantomData)).map_err(|error| {
-        let exceeded = budget.exceeded.get();
-        CodecError::of(exceeded.unwrap_or_else(|| category(&error)), error)
-    })
+    let bounds = Bounds {
+        budget: &budget,
+        levels: MAX_LEVELS,
+        counts: true,
+    };
+    match read(bounds.on(PhantomData)) {
+        Ok(value) => Ok(value),
+        Err(error) => {
+            let exceeded = budget.exceeded.get();
+            Err(CodecError::of(
+                exceeded.unwrap_or_else(|| category(&error)),
+                error,
+            ))
+        }
+    }
 }
 
 /// What decoding one value may still take.
@@ -84,28 +96,17 @@ impl Budget {
     }
 }
 
-/// What holds for one place in the value: a field, an element, the contents of an option.
+/// What holds at one place in the value.
 #[derive(Clone, Copy)]
 struct Bounds<'b> {
     budget: &'b Budget,
-    /// Bytes that are charged already for what goes here.
-    place: u32,
     /// Levels that may still be entered below this one.
     levels: u8,
-    /// Whether each element that comes next is charged: not the parts of a struct or tuple, as the whole was.
+    /// Whether elements are charged one by one: not the parts of a struct or tuple, as the whole was charged.
     counts: bool,
 }
 
 impl<'b> Bounds<'b> {
-    fn new(budget: &'b Budget) -> Self {
-        Self {
-            budget,
-            place: 0,
-            levels: MAX_LEVELS,
-            counts: true,
-        }
-    }
-
     #[inline]
     fn on<X>(self, inner: X) -> Bounded<'b, X> {
         Bounded {
@@ -114,43 +115,28 @@ impl<'b> Bounds<'b> {
         }
     }
 
-    /// The bounds of a part, which goes to a place for a `T`.
+    /// Bounds a deserializer for what goes to a place of type `P`.
     #[inline]
-    fn part<T, X>(mut self, inner: X) -> Bounded<'b, X> {
-        self.place = place_of::<T>();
-        self.on(inner)
-    }
-
-    /// For a visitor of a scalar or text, which costs a byte at least and is small.
-    #[inline]
-    fn scalar<X, E>(mut self, visitor: X) -> Result<Bounded<'b, X>, E> {
-        self.counts = true;
-        Ok(self.on(visitor))
-    }
-
-    /// For a visitor of anything else, where the bytes say how many parts there are.
-    #[inline]
-    fn variable<'de, V: Visitor<'de>, E: Error>(mut self, visitor: V) -> Result<Bounded<'b, V>, E> {
-        self.counts = true;
-        self.whole(visitor)
-    }
-
-    /// For a visitor of anything else, where the type says how many parts there are.
-    #[inline]
-    fn fixed<'de, V: Visitor<'de>, E: Error>(mut self, visitor: V) -> Result<Bounded<'b, V>, E> {
-        self.counts = false;
-        self.whole(visitor)
-    }
-
-    /// The visitor's type says how large the value is: one that is larger than its place is behind a pointer.
-    #[inline]
-    fn whole<'de, V: Visitor<'de>, E: Error>(mut self, visitor: V) -> Result<Bounded<'b, V>, E> {
-        let place = place_of::<V::Value>();
-        if place > self.place {
-            self.budget.charge(size_of::<V::Value>())?;
-            self.place = place;
+    fn input<P, D>(self, inner: D) -> Input<'b, P, D> {
+        Input {
+            inner,
+            bounds: self,
+            place: PhantomData,
         }
-        Ok(self.on(visitor))
+    }
+
+    /// Bounds a visitor whose sequence or map has as many elements as the bytes say.
+    #[inline]
+    fn variable<X>(mut self, visitor: X) -> Bounded<'b, X> {
+        self.counts = true;
+        self.on(visitor)
+    }
+
+    /// Bounds a visitor whose sequence or map has as many elements as the type says.
+    #[inline]
+    fn fixed<X>(mut self, visitor: X) -> Bounded<'b, X> {
+        self.counts = false;
+        self.on(visitor)
     }
 
     #[inline]
@@ -179,16 +165,28 @@ impl<'b> Bounds<'b> {
     }
 }
 
-/// The size of a `T`. In 32 bits, so that [`Bounds`], which go with every call, take two registers.
-#[inline]
-fn place_of<T>() -> u32 {
-    u32::try_from(size_of::<T>()).unwrap_or(u32::MAX)
-}
-
-/// A deserializer, visitor, seed or enum access of serde, within bounds.
+/// A visitor, seed or enum access of serde, within bounds.
 pub(super) struct Bounded<'b, X> {
     inner: X,
     bounds: Bounds<'b>,
+}
+
+/// A deserializer of serde, within bounds. What it makes goes to a place of type `P`.
+struct Input<'b, P, D> {
+    inner: D,
+    bounds: Bounds<'b>,
+    place: PhantomData<fn() -> P>,
+}
+
+impl<P, D> Input<'_, P, D> {
+    /// Charges a `T` that does not fit its place, so is behind a pointer.
+    #[inline]
+    fn charge_boxed<T, E: Error>(&self) -> Result<(), E> {
+        if size_of::<T>() > size_of::<P>() {
+            self.bounds.budget.charge(size_of::<T>())?;
+        }
+        Ok(())
+    }
 }
 
 /// A sequence or map access of serde, within bounds.
@@ -207,15 +205,17 @@ macro_rules! pass_on {
     ($bounds:ident: $($method:ident($($arg:ident: $type:ty),*);)*) => {$(
         #[inline]
         fn $method<V: Visitor<'de>>(self $(, $arg: $type)*, visitor: V) -> Result<V::Value, D::Error> {
-            self.inner.$method($($arg,)* self.bounds.$bounds(visitor)?)
+            self.charge_boxed::<V::Value, _>()?;
+            self.inner.$method($($arg,)* self.bounds.$bounds(visitor))
         }
     )*};
 }
 
-impl<'de, D: Deserializer<'de>> Deserializer<'de> for Bounded<'_, D> {
+impl<'de, P, D: Deserializer<'de>> Deserializer<'de> for Input<'_, P, D> {
     type Error = D::Error;
 
-    pass_on! { scalar:
+    pass_on! { variable:
+        deserialize_any();
         deserialize_bool();
         deserialize_i8();
         deserialize_i16();
@@ -232,19 +232,15 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Bounded<'_, D> {
         deserialize_char();
         deserialize_str();
         deserialize_bytes();
+        deserialize_option();
         deserialize_unit();
         deserialize_unit_struct(name: &'static str);
         deserialize_newtype_struct(name: &'static str);
-        deserialize_identifier();
-        deserialize_ignored_any();
-    }
-
-    pass_on! { variable:
-        deserialize_any();
-        deserialize_option();
         deserialize_seq();
         deserialize_map();
         deserialize_enum(name: &'static str, variants: &'static [&'static str]);
+        deserialize_identifier();
+        deserialize_ignored_any();
     }
 
     pass_on! { fixed:
@@ -326,12 +322,13 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Bounded<'_, V> {
     #[inline]
     fn visit_some<D: Deserializer<'de>>(self, input: D) -> Result<V::Value, D::Error> {
         let bounds = self.bounds.enter()?;
-        self.inner.visit_some(bounds.on(input))
+        self.inner.visit_some(bounds.input::<V::Value, _>(input))
     }
 
     #[inline]
     fn visit_newtype_struct<D: Deserializer<'de>>(self, input: D) -> Result<V::Value, D::Error> {
-        self.inner.visit_newtype_struct(self.bounds.on(input))
+        let input = self.bounds.input::<V::Value, _>(input);
+        self.inner.visit_newtype_struct(input)
     }
 
     #[inline]
@@ -358,7 +355,8 @@ impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Bounded<'_, S> {
 
     #[inline]
     fn deserialize<D: Deserializer<'de>>(self, input: D) -> Result<S::Value, D::Error> {
-        self.inner.deserialize(self.bounds.on(input))
+        let input = self.bounds.input::<S::Value, _>(input);
+        self.inner.deserialize(input)
     }
 }
 
@@ -377,7 +375,7 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Elements<'_, A> {
                 .budget
                 .charge(elements.saturating_mul(size - FACTOR))?;
         }
-        let seed = self.bounds.part::<S::Value, _>(seed);
+        let seed = self.bounds.on(seed);
         let element = self.inner.next_element_seed(seed);
         if self.bounds.counts && matches!(element, Ok(Some(_))) {
             self.bounds.budget.charge(size.max(FACTOR))?;
@@ -406,7 +404,7 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Elements<'_, A> {
                 .budget
                 .charge(self.uncharged.saturating_mul(size - FACTOR))?;
         }
-        let seed = self.bounds.part::<S::Value, _>(seed);
+        let seed = self.bounds.on(seed);
         let key = self.inner.next_key_seed(seed);
         if self.bounds.counts && matches!(key, Ok(Some(_))) {
             self.bounds.budget.charge(size.max(FACTOR))?;
@@ -420,7 +418,7 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Elements<'_, A> {
         if self.uncharged > 0 {
             budget.charge(take(&mut self.uncharged).saturating_mul(size))?;
         }
-        let seed = self.bounds.part::<S::Value, _>(seed);
+        let seed = self.bounds.on(seed);
         let value = self.inner.next_value_seed(seed);
         if self.bounds.counts {
             budget.charge(size)?;
@@ -458,14 +456,12 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Bounded<'_, A> {
 
     #[inline]
     fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, A::Error> {
-        self.inner
-            .newtype_variant_seed(self.bounds.part::<S::Value, _>(seed))
+        self.inner.newtype_variant_seed(self.bounds.on(seed))
     }
 
     #[inline]
     fn tuple_variant<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, A::Error> {
-        let visitor = self.bounds.fixed(visitor)?;
-        self.inner.tuple_variant(len, visitor)
+        self.inner.tuple_variant(len, self.bounds.fixed(visitor))
     }
 
     #[inline]
@@ -474,7 +470,7 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Bounded<'_, A> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, A::Error> {
-        let visitor = self.bounds.fixed(visitor)?;
-        self.inner.struct_variant(fields, visitor)
+        self.inner
+            .struct_variant(fields, self.bounds.fixed(visitor))
     }
 }

@@ -117,8 +117,6 @@ fn decode_as<C: Codec, V: DeserializeOwned>(id: u8, bytes: &[u8]) -> Result<V, C
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::error::Error;
-
     use super::*;
 
     struct Own;
@@ -147,8 +145,8 @@ mod tests {
         codec.encode(&7, &mut out, 2).unwrap();
         assert_eq!(out, b"header!\x07");
         assert_eq!(codec.id(), 200);
-        assert_eq!(codec.decode(200, b"!\x07").unwrap(), 7);
-        assert_eq!(codec.decode(Bincode::ID, b"\x07").unwrap(), 7);
+        assert_eq!(codec.decode(200, b"!\x07", 2).unwrap(), 7);
+        assert_eq!(codec.decode(Bincode::ID, b"\x07", 2).unwrap(), 7);
     }
 
     #[test]
@@ -157,7 +155,12 @@ mod tests {
             let mut out = Vec::new();
             C::encode("text", &mut out).unwrap();
             let codec = ValueCodec::<String>::new::<Own>();
-            assert_eq!(codec.decode(C::ID, &out).unwrap(), "text", "{}", C::NAME);
+            assert_eq!(
+                codec.decode(C::ID, &out, 100).unwrap(),
+                "text",
+                "{}",
+                C::NAME
+            );
         }
         moves_to::<Bincode>();
         #[cfg(feature = "json")]
@@ -171,9 +174,17 @@ mod tests {
     #[test]
     fn an_unknown_id_is_an_error() {
         let codec = ValueCodec::<u8>::new::<Bincode>();
-        let error = codec.decode(200, b"\x07").unwrap_err();
-        let source = error.source().unwrap().to_string();
-        assert_eq!(source, "no codec with id 200 is compiled in");
+        let error = codec.decode(200, b"\x07", 1).unwrap_err();
+        assert_eq!(error.to_string(), "no codec with id 200 is compiled in");
+    }
+
+    #[test]
+    fn a_value_that_is_too_large_is_not_decoded() {
+        let codec = ValueCodec::<String>::new::<Bincode>();
+        let bytes = b"\x05value";
+        assert_eq!(codec.decode(Bincode::ID, bytes, 6).unwrap(), "value");
+        let error = codec.decode(Bincode::ID, bytes, 5).unwrap_err();
+        assert!(error.to_string().contains("takes 6 bytes"), "{error}");
     }
 
     #[test]

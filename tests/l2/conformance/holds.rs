@@ -1,5 +1,6 @@
 //! Keeping loads from being stored for a while.
 
+use std::cell::RefCell;
 use std::time::Duration;
 
 use larder::l2::{Fill, Kind, Lane, LeaseReply, Want};
@@ -39,28 +40,24 @@ async fn nobody_leads_during_a_hold(store: impl Store) {
     hold(&*lane, &["a", "b"], LONG).await;
     for key in ["a", "b"] {
         assert_eq!(get(&*lane, key).await, None);
-        assert_eq!(
-            acquire_lease(&*store.lane(), key, 7).await,
-            LeaseReply::Hold
-        );
-        let forced = lead_for(&*lane, key, 7, LONG, Want::Nothing).await;
+        assert_eq!(acquire_lease(&*store.lane(), key).await, LeaseReply::Hold);
+        let forced = lead_for(&*lane, key, LONG, Want::Nothing).await;
         assert_eq!(forced, LeaseReply::Hold);
         // Who wants no lease need not know.
         assert_eq!(usable(&*lane, key).await, None);
-        assert!(!lane.renew_lease(key, 7, LONG).await.unwrap());
     }
-    granted(&*lane, "other", 7).await;
+    granted(&*lane, "other").await;
 }
 
 async fn a_hold_ends_the_lease(store: impl Store) {
     let lane = store.lane();
-    let lease = granted(&*lane, "k", 7).await;
+    let lease = granted(&*lane, "k").await;
     hold(&*lane, &["k"], LONG).await;
-    assert!(!lane.renew_lease("k", 7, LONG).await.unwrap());
-    assert!(!lane.renew_lease("k", 7, Duration::ZERO).await.unwrap());
+    assert!(!renewed(&*lane, "k", lease).await);
+    assert!(!given_back(&*lane, "k", lease).await);
     let filled = fill(&*lane, "k", lease, b"stale").await;
     assert_eq!(filled, Fill::Rejected(None));
-    assert_eq!(acquire_lease(&*lane, "k", 7).await, LeaseReply::Hold);
+    assert_eq!(acquire_lease(&*lane, "k").await, LeaseReply::Hold);
 }
 
 async fn a_longer_hold_is_not_cut_short(store: impl Store) {
@@ -73,7 +70,7 @@ async fn a_longer_hold_is_not_cut_short(store: impl Store) {
     insert(&*lane, "inserted", b"v").await;
     pass(&*lane, Duration::from_millis(2)).await;
     for key in ["shorter", "plain", "inserted"] {
-        let led = lead_for(&*lane, key, 7, LONG, Want::Nothing).await;
+        let led = lead_for(&*lane, key, LONG, Want::Nothing).await;
         assert_eq!(led, LeaseReply::Hold, "{key}");
     }
 }
@@ -83,14 +80,14 @@ async fn a_shorter_hold_is_made_longer(store: impl Store) {
     hold(&*lane, &["k"], SHORT).await;
     hold(&*lane, &["k"], LONG).await;
     pass(&*lane, SHORT).await;
-    assert_eq!(acquire_lease(&*lane, "k", 7).await, LeaseReply::Hold);
+    assert_eq!(acquire_lease(&*lane, "k").await, LeaseReply::Hold);
 }
 
 async fn an_insert_is_stored_during_a_hold(store: impl Store) {
     let lane = store.lane();
     hold(&*lane, &["k"], LONG).await;
     let stamp = insert(&*lane, "k", b"v").await;
-    let LeaseReply::Hit(bytes) = acquire_lease(&*lane, "k", 7).await else {
+    let LeaseReply::Hit(bytes) = acquire_lease(&*lane, "k").await else {
         panic!("the inserted value is not used");
     };
     assert_eq!(stamp_of(&bytes), stamp);
@@ -100,16 +97,21 @@ async fn a_hold_survives_a_clear(store: impl Store) {
     let lane = store.lane();
     hold(&*lane, &["k"], LONG).await;
     clear(&*lane).await;
-    assert_eq!(acquire_lease(&*lane, "k", 7).await, LeaseReply::Hold);
+    assert_eq!(acquire_lease(&*lane, "k").await, LeaseReply::Hold);
 }
 
 async fn a_hold_ends(store: impl Store) {
     let lane = store.lane();
     hold(&*lane, &["k"], SHORT).await;
+    let led = RefCell::new(LeaseReply::Hold);
     eventually("somebody leads", async || {
-        acquire_lease(&*lane, "k", 7).await != LeaseReply::Hold
+        let answer = acquire_lease(&*lane, "k").await;
+        led.replace(answer);
+        *led.borrow() != LeaseReply::Hold
     })
     .await;
-    let lease = granted(&*lane, "k", 7).await;
+    let LeaseReply::Granted(lease) = led.into_inner() else {
+        panic!("it is not granted");
+    };
     filled(&*lane, "k", lease, b"v").await;
 }

@@ -1,5 +1,6 @@
 //! Who may fill: one load per key, and none that an invalidation has overtaken.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,8 @@ use crate::support::eventually::eventually;
 const SHORT: Duration = Duration::from_millis(60);
 
 conformance! {
-    one_token_leads_and_the_others_wait
+    one_request_leads_and_the_others_wait
+    no_two_leases_are_the_same
     one_of_many_at_once_leads
     a_usable_value_is_a_hit
     a_value_that_was_seen_can_be_refreshed
@@ -41,31 +43,39 @@ fn assert_waits(led: &LeaseReply, at_most: Duration) {
     }
 }
 
-async fn one_token_leads_and_the_others_wait(store: impl Store) {
+async fn one_request_leads_and_the_others_wait(store: impl Store) {
     let lane = store.lane();
-    let lease = granted(&*lane, "k", 7).await;
-    assert_eq!(lease.token, 7);
-    assert_waits(&acquire_lease(&*lane, "k", 8).await, LONG);
-    // Its reply may have been lost: it asks again, and the others still wait.
-    assert_eq!(granted(&*lane, "k", 7).await, lease);
-    assert_waits(&acquire_lease(&*lane, "k", 8).await, LONG);
-    let forced = lead_for(&*lane, "k", 8, LONG, Want::Nothing).await;
+    let lease = granted(&*lane, "k").await;
+    assert_waits(&acquire_lease(&*lane, "k").await, LONG);
+    assert_waits(&acquire_lease(&*store.lane(), "k").await, LONG);
+    let forced = lead_for(&*lane, "k", LONG, Want::Nothing).await;
     assert_waits(&forced, LONG);
-    granted(&*lane, "other", 8).await;
+    granted(&*lane, "other").await;
     filled(&*lane, "k", lease, b"v").await;
     assert!(matches!(
-        acquire_lease(&*lane, "k", 8).await,
+        acquire_lease(&*lane, "k").await,
         LeaseReply::Hit(_)
     ));
+}
+
+/// Otherwise a request that arrives late could bring one back that has ended.
+async fn no_two_leases_are_the_same(store: impl Store) {
+    let lane = store.lane();
+    let mut tokens = HashSet::new();
+    for _ in 0..100 {
+        let lease = granted(&*lane, "k").await;
+        assert!(lease.token != 0 && tokens.insert(lease.token), "{lease:?}");
+        assert!(given_back(&*lane, "k", lease).await);
+    }
 }
 
 async fn one_of_many_at_once_leads(store: impl Store) {
     let lanes: Vec<Arc<dyn Lane>> = (0..4).map(|_| store.lane()).collect();
     for round in 0..20 {
         let key = format!("k{round}");
-        let asks = (1..=40).map(|token| {
-            let (lane, key) = (Arc::clone(&lanes[token % 4]), key.clone());
-            tokio::spawn(async move { acquire_lease(&*lane, &key, token as u64).await })
+        let asks = (0..40).map(|n| {
+            let (lane, key) = (Arc::clone(&lanes[n % 4]), key.clone());
+            tokio::spawn(async move { acquire_lease(&*lane, &key).await })
         });
         let answers = join_all(asks).await;
         let granted = answers
@@ -82,41 +92,42 @@ async fn a_usable_value_is_a_hit(store: impl Store) {
     let lane = store.lane();
     insert(&*lane, "k", b"v").await;
     let bytes = get(&*lane, "k").await.expect("there is a value");
-    assert_eq!(acquire_lease(&*lane, "k", 7).await, LeaseReply::Hit(bytes));
+    assert_eq!(acquire_lease(&*lane, "k").await, LeaseReply::Hit(bytes));
     // A hit leaves no lease.
-    assert!(!lane.renew_lease("k", 7, LONG).await.unwrap());
+    let forced = lead_for(&*lane, "k", LONG, Want::Nothing).await;
+    assert!(matches!(forced, LeaseReply::Granted(_)), "{forced:?}");
 }
 
 async fn a_value_that_was_seen_can_be_refreshed(store: impl Store) {
     let lane = store.lane();
     let old = insert(&*lane, "k", b"old").await;
-    let led = lead_for(&*lane, "k", 7, LONG, Want::NewerThan(old.ver)).await;
+    let led = lead_for(&*lane, "k", LONG, Want::NewerThan(old.ver)).await;
     let LeaseReply::Granted(lease) = led else {
         panic!("not led, but {led:?}");
     };
     // Meanwhile the others have the old one.
     assert!(matches!(
-        acquire_lease(&*lane, "k", 8).await,
+        acquire_lease(&*lane, "k").await,
         LeaseReply::Hit(_)
     ));
-    let second = lead_for(&*lane, "k", 8, LONG, Want::NewerThan(old.ver)).await;
+    let second = lead_for(&*lane, "k", LONG, Want::NewerThan(old.ver)).await;
     assert_waits(&second, LONG);
     let new = filled(&*lane, "k", lease, b"new").await;
 
     // Whoever comes late gets what the first has loaded, and does not load again.
-    let late = lead_for(&*lane, "k", 8, LONG, Want::NewerThan(old.ver)).await;
+    let late = lead_for(&*lane, "k", LONG, Want::NewerThan(old.ver)).await;
     let LeaseReply::Hit(bytes) = late else {
         panic!("no hit, but {late:?}");
     };
     assert_eq!(stamp_of(&bytes), new);
-    let next = lead_for(&*lane, "k", 8, LONG, Want::NewerThan(new.ver)).await;
+    let next = lead_for(&*lane, "k", LONG, Want::NewerThan(new.ver)).await;
     assert!(matches!(next, LeaseReply::Granted(_)), "{next:?}");
 }
 
 async fn a_value_that_cannot_be_read_can_be_replaced(store: impl Store) {
     let lane = store.lane();
     insert(&*lane, "k", b"unreadable").await;
-    let led = lead_for(&*lane, "k", 7, LONG, Want::Nothing).await;
+    let led = lead_for(&*lane, "k", LONG, Want::Nothing).await;
     let LeaseReply::Granted(lease) = led else {
         panic!("not led, but {led:?}");
     };
@@ -129,15 +140,14 @@ async fn without_a_ttl_no_lease_is_left(store: impl Store) {
     let lane = store.lane();
     let insert = insert(&*lane, "there", b"v").await;
     for want in [Want::Any, Want::NewerThan(insert.ver), Want::Nothing] {
-        let led = lead_for(&*lane, "k", 7, Duration::ZERO, want).await;
+        let led = lead_for(&*lane, "k", Duration::ZERO, want).await;
         assert_eq!(led, LeaseReply::Miss);
     }
     for want in [Want::NewerThan(insert.ver), Want::Nothing] {
-        let led = lead_for(&*lane, "there", 7, Duration::ZERO, want).await;
+        let led = lead_for(&*lane, "there", Duration::ZERO, want).await;
         assert_eq!(led, LeaseReply::Miss);
     }
-    assert!(!lane.renew_lease("k", 7, LONG).await.unwrap());
-    let lease = granted(&*lane, "k", 8).await;
+    let lease = granted(&*lane, "k").await;
     // Nor does it wait for, or end, the lease of another.
     assert_eq!(usable(&*lane, "k").await, None);
     filled(&*lane, "k", lease, b"v").await;
@@ -145,49 +155,48 @@ async fn without_a_ttl_no_lease_is_left(store: impl Store) {
 
 async fn a_lease_expires(store: impl Store) {
     let lane = store.lane();
-    let led = lead_for(&*lane, "k", 7, SHORT, Want::Any).await;
+    let led = lead_for(&*lane, "k", SHORT, Want::Any).await;
     let LeaseReply::Granted(lease) = led else {
         panic!("not led, but {led:?}");
     };
-    let waits = acquire_lease(&*lane, "k", 8).await;
+    let waits = acquire_lease(&*lane, "k").await;
     if let LeaseReply::Wait(_) = waits {
         assert_waits(&waits, SHORT);
     }
     eventually("another leads", async || {
-        let led = acquire_lease(&*lane, "k", 8).await;
-        matches!(led, LeaseReply::Granted(Lease { token: 8, .. }))
+        matches!(acquire_lease(&*lane, "k").await, LeaseReply::Granted(_))
     })
     .await;
     assert_eq!(
         fill(&*lane, "k", lease, b"late").await,
         Fill::Rejected(None)
     );
-    assert!(!lane.renew_lease("k", 7, LONG).await.unwrap());
+    assert!(!renewed(&*lane, "k", lease).await);
 }
 
 async fn a_lease_is_renewed_by_its_owner_only(store: impl Store) {
     let lane = store.lane();
     let ttl = Duration::from_secs(30);
-    let led = lead_for(&*lane, "k", 7, ttl, Want::Any).await;
+    let led = lead_for(&*lane, "k", ttl, Want::Any).await;
     let LeaseReply::Granted(lease) = led else {
         panic!("not led, but {led:?}");
     };
-    assert!(!lane.renew_lease("k", 8, LONG).await.unwrap());
-    assert!(!lane.renew_lease("k", 8, Duration::ZERO).await.unwrap());
-    assert!(!lane.renew_lease("other", 7, LONG).await.unwrap());
-    assert_waits(&acquire_lease(&*lane, "k", 8).await, ttl);
+    assert!(!renewed(&*lane, "k", NO_LEASE).await);
+    assert!(!given_back(&*lane, "k", NO_LEASE).await);
+    assert!(!renewed(&*lane, "other", lease).await);
+    assert_waits(&acquire_lease(&*lane, "k").await, ttl);
 
-    assert!(lane.renew_lease("k", 7, LONG).await.unwrap());
-    let led = acquire_lease(&*lane, "k", 8).await;
+    assert!(renewed(&*lane, "k", lease).await);
+    let led = acquire_lease(&*lane, "k").await;
     assert!(
         matches!(led, LeaseReply::Wait(wait) if wait > ttl * 2),
         "{led:?}, so it was not renewed"
     );
     assert_waits(&led, LONG);
     // It can also be cut short, which is how a lease of a dead load ends.
-    assert!(lane.renew_lease("k", 7, SHORT).await.unwrap());
+    assert!(lane.renew_lease("k", lease.token, SHORT).await.unwrap());
     eventually("it expires after the new time", async || {
-        matches!(acquire_lease(&*lane, "k", 8).await, LeaseReply::Granted(_))
+        matches!(acquire_lease(&*lane, "k").await, LeaseReply::Granted(_))
     })
     .await;
     assert_eq!(fill(&*lane, "k", lease, b"v").await, Fill::Rejected(None));
@@ -195,36 +204,35 @@ async fn a_lease_is_renewed_by_its_owner_only(store: impl Store) {
 
 async fn a_lease_can_be_given_back(store: impl Store) {
     let lane = store.lane();
-    let lease = granted(&*lane, "k", 7).await;
-    assert!(lane.renew_lease("k", 7, Duration::ZERO).await.unwrap());
-    assert!(!lane.renew_lease("k", 7, Duration::ZERO).await.unwrap());
+    let lease = granted(&*lane, "k").await;
+    assert!(given_back(&*lane, "k", lease).await);
+    assert!(!given_back(&*lane, "k", lease).await);
     assert_eq!(fill(&*lane, "k", lease, b"v").await, Fill::Rejected(None));
-    granted(&*lane, "k", 8).await;
+    granted(&*lane, "k").await;
 }
 
 async fn who_waits_for_a_lease_hears_of_its_end(store: impl Store) {
     let lane = store.lane();
     let (_, mut listener) = listen(&*lane).await;
     for (key, want) in [("k", Want::Any), ("ü", Want::Nothing)] {
-        let lease = granted(&*lane, key, 7).await;
-        for other in [8, 9, 8] {
-            assert_waits(&lead_for(&*lane, key, other, LONG, want).await, LONG);
+        let lease = granted(&*lane, key).await;
+        for _ in 0..3 {
+            assert_waits(&lead_for(&*lane, key, LONG, want).await, LONG);
         }
-        // It is the same lease still, to all who look at it, and ends by its TTL.
-        assert_eq!(granted(&*lane, key, 7).await, lease);
-        assert!(lane.renew_lease(key, 7, LONG).await.unwrap());
-        assert!(!lane.renew_lease(key, 8, LONG).await.unwrap());
-        assert_waits(&acquire_lease(&*lane, key, 9).await, LONG);
+        // It is the same lease still, and ends by its TTL.
+        assert!(renewed(&*lane, key, lease).await);
+        assert!(!renewed(&*lane, key, NO_LEASE).await);
+        assert_waits(&acquire_lease(&*lane, key).await, LONG);
         assert!(ended_leases(&mut *listener).await.is_empty());
         filled(&*lane, key, lease, b"v").await;
         assert_eq!(ended_leases(&mut *listener).await, [key]);
         invalidate(&*lane, &[key]).await;
-        granted(&*lane, key, 7).await;
-        assert_waits(&acquire_lease(&*lane, key, 8).await, LONG);
-        assert!(lane.renew_lease(key, 7, Duration::ZERO).await.unwrap());
+        let lease = granted(&*lane, key).await;
+        assert_waits(&acquire_lease(&*lane, key).await, LONG);
+        assert!(given_back(&*lane, key, lease).await);
         assert_eq!(ended_leases(&mut *listener).await, [key]);
         // And the next one is a new one.
-        let lease = granted(&*lane, key, 8).await;
+        let lease = granted(&*lane, key).await;
         filled(&*lane, key, lease, b"v").await;
         assert!(ended_leases(&mut *listener).await.is_empty());
     }
@@ -233,18 +241,18 @@ async fn who_waits_for_a_lease_hears_of_its_end(store: impl Store) {
 async fn the_end_of_a_lease_that_nobody_waits_for_is_not_told(store: impl Store) {
     let lane = store.lane();
     let (_, mut listener) = listen(&*lane).await;
-    let lease = granted(&*lane, "k", 7).await;
+    let lease = granted(&*lane, "k").await;
     let stamp = filled(&*lane, "k", lease, b"v").await;
-    granted(&*lane, "k2", 7).await;
-    assert!(lane.renew_lease("k2", 7, Duration::ZERO).await.unwrap());
+    let lease = granted(&*lane, "k2").await;
+    assert!(given_back(&*lane, "k2", lease).await);
     // A refresh waits like any other load.
     let refresh = Want::NewerThan(stamp.ver);
-    let led = lead_for(&*lane, "k", 7, LONG, refresh).await;
+    let led = lead_for(&*lane, "k", LONG, refresh).await;
     let LeaseReply::Granted(lease) = led else {
         panic!("{led:?}");
     };
     assert!(ended_leases(&mut *listener).await.is_empty());
-    assert_waits(&lead_for(&*lane, "k", 8, LONG, refresh).await, LONG);
+    assert_waits(&lead_for(&*lane, "k", LONG, refresh).await, LONG);
     filled(&*lane, "k", lease, b"v").await;
     assert_eq!(ended_leases(&mut *listener).await, ["k"]);
 }
@@ -253,11 +261,11 @@ async fn a_fill_needs_the_lease(store: impl Store) {
     let lane = store.lane();
     let (clock, _listener) = listen(&*lane).await;
     let none = Lease {
-        token: 7,
         epoch: clock.epoch,
+        ..NO_LEASE
     };
     assert_eq!(fill(&*lane, "k", none, b"v").await, Fill::Rejected(None));
-    let lease = granted(&*lane, "k", 8).await;
+    let lease = granted(&*lane, "k").await;
     assert_eq!(fill(&*lane, "k", none, b"v").await, Fill::Rejected(None));
     let elsewhere = fill(&*lane, "other", lease, b"v").await;
     assert_eq!(elsewhere, Fill::Rejected(None));
@@ -270,19 +278,19 @@ async fn a_fill_needs_the_lease(store: impl Store) {
 
 async fn a_fill_ends_the_lease(store: impl Store) {
     let lane = store.lane();
-    let lease = granted(&*lane, "k", 7).await;
+    let lease = granted(&*lane, "k").await;
     let stamp = filled(&*lane, "k", lease, b"once").await;
     let Fill::Rejected(Some(bytes)) = fill(&*lane, "k", lease, b"twice").await else {
         panic!("the second fill is not rejected with what is there");
     };
     assert_eq!(stamp_of(&bytes), stamp);
     assert_eq!(get(&*lane, "k").await, Some(bytes));
-    assert!(!lane.renew_lease("k", 7, LONG).await.unwrap());
+    assert!(!renewed(&*lane, "k", lease).await);
 }
 
 async fn a_fill_after_an_invalidation_is_rejected(store: impl Store) {
     let lane = store.lane();
-    let lease = granted(&*lane, "k", 7).await;
+    let lease = granted(&*lane, "k").await;
     invalidate(&*lane, &["other", "k"]).await;
     assert_eq!(
         fill(&*lane, "k", lease, b"stale").await,
@@ -290,7 +298,7 @@ async fn a_fill_after_an_invalidation_is_rejected(store: impl Store) {
     );
     assert_eq!(get(&*lane, "k").await, None);
     // Also when the next load has begun.
-    let next = granted(&*lane, "k", 8).await;
+    let next = granted(&*lane, "k").await;
     assert_eq!(
         fill(&*lane, "k", lease, b"stale").await,
         Fill::Rejected(None)
@@ -300,7 +308,7 @@ async fn a_fill_after_an_invalidation_is_rejected(store: impl Store) {
 
 async fn a_fill_after_an_insert_is_rejected(store: impl Store) {
     let (lane, other) = (store.lane(), store.lane());
-    let lease = granted(&*lane, "k", 7).await;
+    let lease = granted(&*lane, "k").await;
     let stamp = insert(&*other, "k", b"inserted").await;
     let Fill::Rejected(Some(bytes)) = fill(&*lane, "k", lease, b"stale").await else {
         panic!("the fill is not rejected with what is there");
@@ -311,7 +319,7 @@ async fn a_fill_after_an_insert_is_rejected(store: impl Store) {
 
 async fn a_fill_after_a_clear_is_rejected(store: impl Store) {
     let lane = store.lane();
-    let lease = granted(&*lane, "k", 7).await;
+    let lease = granted(&*lane, "k").await;
     clear(&*lane).await;
     assert_eq!(
         fill(&*lane, "k", lease, b"stale").await,
@@ -322,7 +330,7 @@ async fn a_fill_after_a_clear_is_rejected(store: impl Store) {
 
 async fn a_fill_of_another_epoch_is_rejected(store: impl Store) {
     let lane = store.lane();
-    let lease = granted(&*lane, "k", 7).await;
+    let lease = granted(&*lane, "k").await;
     let strange = Lease {
         epoch: lease.epoch ^ 1,
         ..lease
@@ -334,11 +342,11 @@ async fn a_fill_of_another_epoch_is_rejected(store: impl Store) {
 
 async fn a_lease_of_another_epoch_is_not_waited_for(store: impl Store) {
     let lane = store.lane();
-    let old = granted(&*lane, "k", 7).await;
+    let old = granted(&*lane, "k").await;
     clear(&*lane).await;
-    let new = granted(&*lane, "k", 8).await;
-    assert_waits(&acquire_lease(&*lane, "k", 7).await, LONG);
+    let new = granted(&*lane, "k").await;
+    assert_waits(&acquire_lease(&*lane, "k").await, LONG);
     assert_eq!(fill(&*lane, "k", old, b"old").await, Fill::Rejected(None));
-    assert!(!lane.renew_lease("k", 7, LONG).await.unwrap());
+    assert!(!renewed(&*lane, "k", old).await);
     filled(&*lane, "k", new, b"new").await;
 }

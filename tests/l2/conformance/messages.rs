@@ -53,11 +53,11 @@ async fn every_change_is_heard_as_it_was_sent(store: impl Store) {
 async fn a_fill_tells_nobody(store: impl Store) {
     let lane = store.lane();
     let (clock, mut listener) = listen(&*lane).await;
-    let lease = granted(&*lane, "k", 7).await;
-    assert!(lane.renew_lease("k", 7, LONG).await.unwrap());
+    let lease = granted(&*lane, "k").await;
+    assert!(renewed(&*lane, "k", lease).await);
     filled(&*lane, "k", lease, b"v").await;
     fill(&*lane, "k", lease, b"v").await;
-    acquire_lease(&*lane, "k", 8).await;
+    acquire_lease(&*lane, "k").await;
     let (messages, now) = beat(&mut *listener).await;
     assert_eq!((messages, now.seq), (vec![], clock.seq));
     invalidate(&*lane, &["k"]).await;

@@ -16,6 +16,7 @@ conformance! {
     an_inserted_value_is_read_with_its_stamp
     a_filled_value_is_read_with_its_stamp
     the_first_use_tells_the_clock_once
+    a_connection_to_another_life_is_not_kept
     versions_rise_and_the_epoch_stays
     an_insert_after_its_deadline_changes_nothing
     an_insert_before_its_deadline_is_stored
@@ -61,7 +62,7 @@ async fn an_inserted_value_is_read_with_its_stamp(store: impl Store) {
 async fn a_filled_value_is_read_with_its_stamp(store: impl Store) {
     let lane = store.lane();
     let (before, mut listener) = listen(&*lane).await;
-    let lease = granted(&*lane, "k", 7).await;
+    let lease = granted(&*lane, "k").await;
     assert_eq!(lease.epoch, before.epoch);
     let stamp = filled(&*lane, "k", lease, b"loaded").await;
     assert_stored(&*lane, "k", b"loaded", stamp).await;
@@ -86,13 +87,41 @@ async fn the_first_use_tells_the_clock_once(store: impl Store) {
     assert!(met.now >= known.now);
 }
 
+async fn a_connection_to_another_life_is_not_kept(store: impl Store) {
+    let met: Arc<Mutex<Vec<LaneClock>>> = Arc::default();
+    let on_connect = {
+        let met = Arc::clone(&met);
+        Box::new(move |clock: &LaneClock| met.lock().unwrap().push(*clock))
+    };
+    let lane = store.l2().lane(NAMESPACE, LIMIT, on_connect);
+    let used = async |connections| {
+        get(&*lane, "k").await;
+        assert_eq!(met.lock().unwrap().len(), connections);
+    };
+    used(1).await;
+    let (clock, mut listener) = listen(&*lane).await;
+    assert_eq!(beat(&mut *listener).await.1.life, clock.life);
+    assert_eq!(met.lock().unwrap()[0].life, clock.life);
+    for _ in 0..2 {
+        assert!(lane.keep_only(clock.life));
+        used(1).await;
+    }
+    assert!(!lane.keep_only(clock.life ^ 1));
+    assert!(lane.keep_only(clock.life ^ 1), "there is none any more");
+    used(2).await;
+    assert_eq!(met.lock().unwrap()[1].life, clock.life);
+    assert!(!lane.keep_only(clock.life ^ 1));
+    assert!(lane.keep_only(clock.life));
+    used(3).await;
+}
+
 async fn versions_rise_and_the_epoch_stays(store: impl Store) {
     let lane = store.lane();
     let mut stamps = Vec::new();
-    for round in 0..5 {
+    for _ in 0..5 {
         stamps.push(insert(&*lane, "k", b"v").await);
         stamps.push(invalidate(&*lane, &["k"]).await);
-        let lease = granted(&*lane, "k", 1 + round).await;
+        let lease = granted(&*lane, "k").await;
         stamps.push(filled(&*lane, "k", lease, b"v").await);
         stamps.push(invalidate(&*lane, &["other", "one"]).await);
     }
@@ -110,7 +139,7 @@ async fn versions_rise_and_the_epoch_stays(store: impl Store) {
 async fn an_insert_after_its_deadline_changes_nothing(store: impl Store) {
     let lane = store.lane();
     let (clock, mut listener) = listen(&*lane).await;
-    let lease = granted(&*lane, "k", 7).await;
+    let lease = granted(&*lane, "k").await;
     let (payload, value) = (payload_of(Kind::Insert, &["k"]), sealed(b"late"));
     let late = lane
         .insert(&[("k", &value)], &payload, Some(clock.now - 1))
@@ -145,7 +174,7 @@ async fn an_insert_before_its_deadline_is_stored(store: impl Store) {
 
 async fn many_values_are_inserted_in_one_step(store: impl Store) {
     let lane = store.lane();
-    let lease = granted(&*lane, "k7", 7).await;
+    let lease = granted(&*lane, "k7").await;
     let (clock, mut listener) = listen(&*lane).await;
     let names: Vec<String> = (0..256).map(|n| format!("k{n}")).collect();
     let keys: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -176,7 +205,7 @@ async fn a_value_expires_in_less_than_a_second(store: impl Store) {
     let payload = payload_of(Kind::Insert, &["inserted"]);
     let inserted = lane.insert(&[("inserted", &value)], &payload, None).await;
     let written = inserted.expect("it is inserted").written_at;
-    let lease = granted(&*lane, "filled", 7).await;
+    let lease = granted(&*lane, "filled").await;
     lane.fill("filled", lease, &value)
         .await
         .expect("it is filled");
@@ -204,7 +233,7 @@ async fn a_value_past_its_hard_ttl_is_not_usable(store: impl Store) {
     .await;
     // It is kept all the same, for those who can use nothing better.
     assert_eq!(get(&*lane, "k").await.as_deref().map(stamp_of), Some(stamp));
-    let lease = granted(&*lane, "k", 7).await;
+    let lease = granted(&*lane, "k").await;
     let stamp = filled(&*lane, "k", lease, b"new").await;
     assert_stored(&*lane, "k", b"new", stamp).await;
 }
@@ -214,14 +243,14 @@ async fn invalidate_removes_values_and_leases(store: impl Store) {
     for key in ["a", "b", "kept"] {
         insert(&*lane, key, b"v").await;
     }
-    let lease = granted(&*lane, "led", 7).await;
-    let kept = granted(&*lane, "kept led", 8).await;
+    let lease = granted(&*lane, "led").await;
+    let kept = granted(&*lane, "kept led").await;
     invalidate(&*lane, &["a", "b", "led", "nothing"]).await;
     for key in ["a", "b", "led", "nothing"] {
         assert_eq!(get(&*lane, key).await, None);
     }
-    assert!(!lane.renew_lease("led", lease.token, LONG).await.unwrap());
-    granted(&*lane, "led", 9).await;
+    assert!(!renewed(&*lane, "led", lease).await);
+    granted(&*lane, "led").await;
     assert!(usable(&*lane, "kept").await.is_some());
     filled(&*lane, "kept led", kept, b"v").await;
 }
@@ -233,7 +262,7 @@ async fn invalidate_of_nothing_is_told_too(store: impl Store) {
     let heard = message(&mut *listener).await;
     assert_eq!((heard.seq, heard.ver), (clock.seq + 1, stamp.ver));
     // A load that began before it must not be taken for a newer one.
-    let lease = granted(&*lane, "never stored", 7).await;
+    let lease = granted(&*lane, "never stored").await;
     assert!(filled(&*lane, "never stored", lease, b"v").await.ver > stamp.ver);
 }
 
@@ -244,7 +273,7 @@ async fn a_thousand_keys_go_at_once(store: impl Store) {
     join_all(keys.iter().map(|key| insert(&*lane, key, b"v"))).await;
     let forced = keys
         .iter()
-        .map(|key| lead_for(&*lane, key, 7, LONG, Want::Nothing));
+        .map(|key| lead_for(&*lane, key, LONG, Want::Nothing));
     for led in join_all(forced).await {
         assert!(matches!(led, LeaseReply::Granted(_)), "{led:?}");
     }
@@ -252,7 +281,7 @@ async fn a_thousand_keys_go_at_once(store: impl Store) {
     invalidate(&*lane, &keys).await;
     let left = join_all(keys.iter().map(|key| get(&*lane, key))).await;
     assert!(left.iter().all(Option::is_none));
-    let leads = join_all(keys.iter().map(|key| acquire_lease(&*lane, key, 8))).await;
+    let leads = join_all(keys.iter().map(|key| acquire_lease(&*lane, key))).await;
     assert!(
         leads
             .iter()
@@ -272,14 +301,14 @@ async fn clear_makes_every_value_a_miss(store: impl Store) {
     let (after, _listener) = listen(&*lane).await;
     assert_eq!((after.epoch, after.seq), (stamp.epoch, before.seq + 1));
 
-    let lease = granted(&*lane, "a", 7).await;
+    let lease = granted(&*lane, "a").await;
     assert_eq!(lease.epoch, stamp.epoch);
     let new = filled(&*lane, "a", lease, b"new").await;
     assert_stored(&*lane, "a", b"new", new).await;
     assert!(old.ver < stamp.ver && stamp.ver < new.ver);
     // Whoever has seen the old version of another epoch has not seen this one.
     let newer = Want::NewerThan(old.ver);
-    let led = lead_for(&*lane, "a", 8, Duration::ZERO, newer).await;
+    let led = lead_for(&*lane, "a", Duration::ZERO, newer).await;
     assert!(matches!(led, LeaseReply::Hit(_)), "{led:?}");
 }
 
@@ -312,7 +341,7 @@ async fn keys_of_any_text_are_kept_apart(store: impl Store) {
         let bytes = usable(&*lane, key).await.expect("there is a value");
         assert_eq!(&bytes[84..], key.as_bytes());
         assert_eq!(message(&mut *listener).await.keys, [key]);
-        let led = lead_for(&*lane, key, 7, LONG, Want::Nothing).await;
+        let led = lead_for(&*lane, key, LONG, Want::Nothing).await;
         assert!(matches!(led, LeaseReply::Granted(_)), "{key:?}: {led:?}");
     }
     for (n, key) in ODD_KEYS.iter().enumerate() {
@@ -328,7 +357,7 @@ async fn namespaces_are_kept_apart(store: impl Store) {
     let names = ["a", "a:b", "a.0", "b", "ü"];
     let lanes = names.map(|name| lane_of(store.l2(), name));
     let stamp = insert(&*lanes[0], "k", b"v").await;
-    let lease = granted(&*lanes[0], "led", 7).await;
+    let lease = granted(&*lanes[0], "led").await;
     let mut listeners = Vec::new();
     let mut epochs = HashSet::from([stamp.epoch]);
     for other in &lanes[1..] {
@@ -337,8 +366,8 @@ async fn namespaces_are_kept_apart(store: impl Store) {
         assert!(epochs.insert(clock.epoch), "an epoch of its own");
         assert_eq!(clock.seq, 0);
         assert_eq!(get(&**other, "k").await, None);
-        assert!(!other.renew_lease("led", 7, LONG).await.unwrap());
-        granted(&**other, "led", 8).await;
+        assert!(!renewed(&**other, "led", lease).await);
+        granted(&**other, "led").await;
         invalidate(&**other, &["k", "led"]).await;
         clear(&**other).await;
     }
@@ -357,8 +386,8 @@ async fn lanes_of_one_namespace_are_one(store: impl Store) {
     assert_eq!((before.epoch, before.seq), (same.epoch, same.seq));
     let stamp = insert(&*a, "k", b"v").await;
     assert_stored(&*b, "k", b"v", stamp).await;
-    let lease = granted(&*a, "led", 7).await;
-    let led = acquire_lease(&*b, "led", 8).await;
+    let lease = granted(&*a, "led").await;
+    let led = acquire_lease(&*b, "led").await;
     assert!(matches!(led, LeaseReply::Wait(_)), "{led:?}");
     let stamp = filled(&*b, "led", lease, b"v").await;
     assert_stored(&*a, "led", b"v", stamp).await;
@@ -373,7 +402,7 @@ async fn values_of_any_size_come_back(store: impl Store) {
         let stamp = insert(&*lane, "inserted", payload).await;
         assert_stored(&*lane, "inserted", payload, stamp).await;
         invalidate(&*lane, &["filled"]).await;
-        let lease = granted(&*lane, "filled", 7).await;
+        let lease = granted(&*lane, "filled").await;
         let stamp = filled(&*lane, "filled", lease, payload).await;
         assert_stored(&*lane, "filled", payload, stamp).await;
     }

@@ -19,14 +19,14 @@ async fn a_lost_clock_starts_a_new_epoch() {
     for _ in 0..5 {
         old = insert(&*lane, "k", b"old").await;
     }
-    let lease = granted(&*lane, "led", 7).await;
+    let lease = granted(&*lane, "led").await;
     let _: i64 = run(&mut raw, &["DEL", &own_key("clock")]).await;
 
     assert_eq!(usable(&*lane, "k").await, None);
     assert!(get(&*lane, "k").await.is_some(), "the value itself is left");
     let rejected = fill(&*lane, "led", lease, b"stale").await;
     assert_eq!(rejected, Fill::Rejected(None));
-    let new = granted(&*lane, "k", 8).await;
+    let new = granted(&*lane, "k").await;
     assert_ne!(new.epoch, old.epoch);
     let stamp = filled(&*lane, "k", new, b"new").await;
     assert_eq!(stamp.epoch, new.epoch);
@@ -101,7 +101,7 @@ async fn flushall_starts_a_new_epoch() {
     let (_, mut listener) = listen(&*lane).await;
     let old = insert(&*lane, "k", b"old").await;
     message(&mut *listener).await;
-    let lease = granted(&*lane, "led", 7).await;
+    let lease = granted(&*lane, "led").await;
     let _: () = run(&mut raw, &["FLUSHALL"]).await;
     // Whoever listened learns that this is not the life that it joined.
     listener.heartbeat(NOTHING);
@@ -131,10 +131,10 @@ async fn every_step_survives_forgotten_scripts() {
         }};
     }
     // Twice, since the first time loads them.
-    for token in [7, 8] {
+    for _ in 0..2 {
         let (_, mut listener) = forgotten!(listen(&*lane));
-        let lease = forgotten!(granted(&*lane, "k", token));
-        assert!(forgotten!(lane.renew_lease("k", token, LONG)).unwrap());
+        let lease = forgotten!(granted(&*lane, "k"));
+        assert!(forgotten!(renewed(&*lane, "k", lease)));
         forgotten!(filled(&*lane, "k", lease, b"v"));
         forgotten!(insert(&*lane, "k", b"v"));
         forgotten!(invalidate(&*lane, &["k"]));
@@ -149,7 +149,7 @@ async fn a_restart_from_a_snapshot_starts_a_new_epoch() {
     let mut store = Redis::start_with(&["--save", "3600 1"]).await;
     let (lane, met) = watched_lane(&store.l2, Duration::from_secs(2));
     let old = insert(&*lane, "k", b"old").await;
-    let lease = granted(&*lane, "led", 7).await;
+    let lease = granted(&*lane, "led").await;
     let mut raw = store.server.connection().await;
     let _: () = run(&mut raw, &["SAVE"]).await;
     invalidate(&*lane, &["k", "led"]).await;
@@ -161,7 +161,7 @@ async fn a_restart_from_a_snapshot_starts_a_new_epoch() {
     assert_eq!(stamp_of(&bytes), old);
     assert_eq!(usable(&*lane, "k").await, None);
     // It brought the lease back as well, which had been ended.
-    assert!(lane.renew_lease("led", 7, LONG).await.unwrap());
+    assert!(renewed(&*lane, "led", lease).await);
     let rejected = fill(&*lane, "led", lease, b"stale").await;
     assert_eq!(rejected, Fill::Rejected(None));
 

@@ -189,7 +189,7 @@ async fn a_hold_without_an_end_is_none() {
     let store = Redis::start().await;
     let (lane, mut raw) = (store.lane(), store.server.connection().await);
     let _: () = run(&mut raw, &["SET", &own_key("hold:k"), ""]).await;
-    granted(&*lane, "k", 7).await;
+    granted(&*lane, "k").await;
 }
 
 /// A key of another type under a hold's name does not count as a longer hold.
@@ -203,7 +203,7 @@ async fn a_hold_replaces_a_key_of_another_type() {
     lane.invalidate(&["k"], &payload_of(Kind::Invalidate, &["k"]), LONG)
         .await
         .unwrap();
-    assert_eq!(acquire_lease(&*lane, "k", 7).await, LeaseReply::Hold);
+    assert_eq!(acquire_lease(&*lane, "k").await, LeaseReply::Hold);
 }
 
 #[tokio::test]

@@ -1,12 +1,15 @@
 //! What only a real server can show: its keys, its lives, its outages, its addresses.
 
 mod batches;
+mod detour;
+mod failover;
 mod keys;
 mod lives;
 mod members;
 mod outages;
 mod overload;
 mod replicas;
+mod resends;
 mod urls;
 
 use std::sync::{Arc, Mutex};

@@ -26,7 +26,7 @@ async fn a_full_server_still_removes() {
     for key in ["a", "b", "c"] {
         insert(&*lane, key, b"v").await;
     }
-    let lease = granted(&*lane, "led", 7).await;
+    let lease = granted(&*lane, "led").await;
     let (clock, mut listener) = listen(&*lane).await;
     fill_up(&store).await;
 
@@ -69,7 +69,6 @@ async fn a_full_server_can_be_joined() {
     assert_eq!((members[0].info, members[0].applied), (ME, applied));
     // No lease without memory to note it in; whoever wanted it loads all the same.
     let ask = LeaseRequest {
-        token: 7,
         ttl: LONG,
         want: Want::Any,
     };

@@ -98,7 +98,6 @@ async fn a_primary_that_was_demoted_gives_no_value_on_an_open_connection() {
     assert!(usable(&*lane, "k").await.is_some());
     let _: () = run(&mut raw, &["REPLICAOF", "127.0.0.1", NOBODY]).await;
     let ask = LeaseRequest {
-        token: 1,
         ttl: Duration::ZERO,
         want: Want::Any,
     };

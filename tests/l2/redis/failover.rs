@@ -1,0 +1,173 @@
+//! Connections that stay with a server after another one has taken over from it. The address leads to the new
+//! primary by then, of which the old one is a replica.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_redis::redis::aio::MultiplexedConnection;
+use deadpool_redis::{Config, Pool, Runtime};
+use futures::future::join_all;
+use larder::RedisL2;
+use larder::l2::Lane;
+
+use super::{Met, run, watched_lane};
+use crate::store::*;
+use crate::support::eventually::eventually;
+use crate::support::proxy::Proxy;
+use crate::support::redis_server::RedisServer;
+
+/// A port on which nobody answers.
+const NOBODY: &str = "1";
+const IN_STEP: &str = "master_link_status:up";
+
+struct Failover {
+    old: RedisServer,
+    new: RedisServer,
+    address: Proxy,
+}
+
+impl Failover {
+    /// A primary with a replica.
+    async fn start() -> Self {
+        let old = RedisServer::start_with(&["--repl-diskless-sync-delay", "0"]).await;
+        let port = old.port().to_string();
+        let new = RedisServer::start_with(&["--replicaof", "127.0.0.1", &port]).await;
+        replicates(&new).await;
+        Self {
+            address: Proxy::start(old.port()).await,
+            old,
+            new,
+        }
+    }
+
+    /// A lane with a connection, to the old primary.
+    async fn lane(&self) -> (Arc<dyn Lane>, Met) {
+        let l2 = RedisL2::open(&self.address.url()).unwrap();
+        let (lane, met) = watched_lane(&l2, LIMIT);
+        insert(&*lane, "k", b"old").await;
+        (lane, met)
+    }
+
+    /// The replica takes over, and the old primary becomes a replica of this port. Connections stay.
+    async fn take_place(&self, primary: &str) {
+        let mut raw = self.new.connection().await;
+        let _: () = run(&mut raw, &["REPLICAOF", "NO", "ONE"]).await;
+        let mut raw = self.old.connection().await;
+        let _: () = run(&mut raw, &["REPLICAOF", "127.0.0.1", primary]).await;
+        self.address.lead_to(self.new.port());
+    }
+}
+
+async fn replicates(server: &RedisServer) {
+    let raw = server.connection().await;
+    let info = async |mut raw: MultiplexedConnection| {
+        run::<String>(&mut raw, &["INFO", "replication"]).await
+    };
+    eventually("the replica is in step", async || {
+        info(raw.clone()).await.contains(IN_STEP)
+    })
+    .await;
+}
+
+/// READONLY says where the connection leads, and that nothing was done.
+#[tokio::test]
+async fn a_write_finds_the_new_primary() {
+    let failover = Failover::start().await;
+    let (lane, met) = failover.lane().await;
+    failover.take_place(NOBODY).await;
+    let stamp = invalidate(&*lane, &["k"]).await;
+    assert_eq!(met.all().len(), 2, "another connection");
+    assert_ne!(met.all()[0].life, met.last().life);
+    assert_eq!(stamp.epoch, met.last().epoch);
+    let new = RedisL2::open(&failover.new.url()).unwrap();
+    assert_eq!(get(&*lane_of(&new, NAMESPACE), "k").await, None);
+}
+
+/// So does an insert, which is not sent again where it may have been done.
+#[tokio::test]
+async fn an_insert_finds_the_new_primary() {
+    let failover = Failover::start().await;
+    let (lane, met) = failover.lane().await;
+    failover.take_place(NOBODY).await;
+    let stamp = insert(&*lane, "k", b"new").await;
+    assert_eq!(stamp.epoch, met.last().epoch);
+    assert_eq!(get(&*lane, "k").await.as_deref().map(stamp_of), Some(stamp));
+}
+
+/// A replica that is out of step and may not answer says so to reads as well.
+#[tokio::test]
+async fn a_read_finds_the_new_primary() {
+    let failover = Failover::start().await;
+    let (lane, met) = failover.lane().await;
+    let mut raw = failover.old.connection().await;
+    let _: () = run(
+        &mut raw,
+        &["CONFIG", "SET", "replica-serve-stale-data", "no"],
+    )
+    .await;
+    failover.take_place(NOBODY).await;
+    let stored = get(&*lane, "k").await;
+    assert!(stored.is_some(), "it was replicated");
+    assert_eq!(met.all().len(), 2, "another connection");
+    assert_ne!(met.all()[0].life, met.last().life);
+}
+
+/// The old primary answers reads like any other, with what it has been sent by now.
+#[tokio::test]
+async fn no_connection_stays_with_another_life() {
+    let failover = Failover::start().await;
+    let (lane, met) = failover.lane().await;
+    let keys: Vec<String> = (0..1000).map(|n| format!("k{n}")).collect();
+    let crowd = async || {
+        let answers = join_all(keys.iter().map(|key| lane.get(key))).await;
+        assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    };
+    eventually("there are two connections", async || {
+        crowd().await;
+        met.all().len() == 2
+    })
+    .await;
+    let link = failover.new.port().to_string();
+    failover.take_place(&link).await;
+    replicates(&failover.old).await;
+    crowd().await;
+    assert_eq!(
+        met.all().len(),
+        2,
+        "they are as good as before, by themselves"
+    );
+
+    let (clock, _listener) = listen(&*lane).await;
+    assert!(!lane.keep_only(clock.life));
+    assert!(lane.keep_only(clock.life), "both are gone");
+    eventually("there are two others", async || {
+        crowd().await;
+        met.all().len() == 4
+    })
+    .await;
+    assert!(met.all()[2..].iter().all(|met| met.life == clock.life));
+    assert!(lane.keep_only(clock.life), "these may stay");
+}
+
+fn pool(url: &str) -> Pool {
+    let pool = Config::from_url(url).builder().unwrap();
+    pool.max_size(8).runtime(Runtime::Tokio1).build().unwrap()
+}
+
+/// The pool holds connections to the old primary that answer its PING.
+#[tokio::test]
+async fn a_pool_that_leads_to_the_old_primary_is_not_asked_for_ever() {
+    let failover = Failover::start().await;
+    let url = failover.address.url();
+    let pool = pool(&url);
+    let idle = join_all((0..4).map(|_| pool.get())).await;
+    assert!(idle.iter().all(Result::is_ok));
+    drop(idle);
+    assert_eq!(pool.status().available, 4);
+    failover.take_place(NOBODY).await;
+    let l2 = RedisL2::with_pool(pool.clone(), &url).unwrap();
+    let (lane, met) = watched_lane(&l2, Duration::from_secs(2));
+    insert(&*lane, "k", b"v").await;
+    assert_eq!(met.all().len(), 1);
+    assert_eq!(pool.status().size, 1, "the others are gone");
+}

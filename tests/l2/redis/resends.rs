@@ -1,0 +1,102 @@
+//! Requests that are sent again when their connection is cut: the first copy may still arrive, however late.
+
+use std::sync::Arc;
+
+use larder::RedisL2;
+use larder::l2::{Fill, Kind, Lane, LeaseReply};
+
+use super::detour::{Detour, Loss};
+use super::{Met, watched_lane};
+use crate::store::*;
+
+/// A server, the way to it, and a lane that has a connection.
+async fn start() -> (Redis, Detour, Arc<dyn Lane>, Met) {
+    let store = Redis::start().await;
+    let detour = Detour::to(store.server.port()).await;
+    let l2 = RedisL2::open(&detour.url).unwrap();
+    let (lane, met) = watched_lane(&l2, LIMIT);
+    // So that the server knows the scripts, too.
+    let lease = granted(&*lane, "warm").await;
+    filled(&*lane, "warm", lease, b"v").await;
+    insert(&*lane, "warm", b"v").await;
+    clear(&*lane).await;
+    (store, detour, lane, met)
+}
+
+/// Its first copy could land when its key has been invalidated since.
+#[tokio::test]
+async fn an_insert_that_is_sent_twice_is_done_when_the_first_copy_cannot_land() {
+    let (_store, mut detour, lane, met) = start().await;
+    let (clock, _listener) = listen(&*lane).await;
+    detour.lose(Loss::HeldUp);
+    let (value, payload) = (sealed(b"v"), payload_of(Kind::Insert, &["k"]));
+    let deadline = Some(clock.now + 1000);
+    lane.insert(&[("k", &value)], &payload, deadline)
+        .await
+        .unwrap();
+    let late = detour.caught().await;
+    invalidate(&*lane, &["k"]).await;
+    assert_eq!(met.all().len(), 2, "another connection");
+    late.arrive().await;
+    assert_eq!(get(&*lane, "k").await, None, "it was refused");
+}
+
+/// Who cannot wait until then must not say that it is done.
+#[tokio::test]
+async fn an_insert_whose_first_copy_can_land_much_later_is_in_doubt() {
+    let store = Redis::start().await;
+    let detour = Detour::to(store.server.port()).await;
+    let l2 = RedisL2::open(&detour.url).unwrap();
+    let (lane, _) = watched_lane(&l2, LIMIT);
+    insert(&*lane, "warm", b"v").await;
+    let (clock, _listener) = listen(&*lane).await;
+    let in_time = u64::try_from(LIMIT.as_millis()).unwrap() * 2;
+    detour.lose(Loss::HeldUp);
+    let (value, payload) = (sealed(b"v"), payload_of(Kind::Insert, &["k"]));
+    let deadline = Some(clock.now + in_time * 2);
+    let inserted = lane.insert(&[("k", &value)], &payload, deadline).await;
+    assert!(inserted.is_err_and(|error| error.is_unreachable()));
+}
+
+/// The load that was told to store has read what is old by now.
+#[tokio::test]
+async fn a_lease_that_has_ended_is_not_brought_back_by_a_late_copy() {
+    let (store, mut detour, lane, met) = start().await;
+    detour.lose(Loss::HeldUp);
+    let lease = granted(&*lane, "k").await;
+    let late = detour.caught().await;
+    assert_eq!(met.all().len(), 2, "another connection");
+    invalidate(&*store.lane(), &["k"]).await;
+    late.arrive().await;
+    assert_eq!(fill(&*lane, "k", lease, b"old").await, Fill::Rejected(None));
+    assert!(!renewed(&*lane, "k", lease).await);
+    assert_eq!(get(&*lane, "k").await, None);
+}
+
+/// Otherwise all would wait until it expires, as nobody loads.
+#[tokio::test]
+async fn a_lease_whose_grant_was_lost_is_had_by_who_asked() {
+    let (store, detour, lane, met) = start().await;
+    detour.lose(Loss::OfReply);
+    let lease = granted(&*lane, "k").await;
+    assert_eq!(met.all().len(), 2, "another connection");
+    let other = acquire_lease(&*store.lane(), "k").await;
+    assert!(matches!(other, LeaseReply::Wait(_)), "{other:?}");
+    assert!(renewed(&*lane, "k", lease).await);
+    filled(&*lane, "k", lease, b"v").await;
+}
+
+/// What was stored before another clear has the epoch that the first copy would begin anew.
+#[tokio::test]
+async fn what_was_cleared_is_not_brought_back_by_a_late_copy_of_a_clear() {
+    let (store, mut detour, lane, _) = start().await;
+    detour.lose(Loss::HeldUp);
+    let first = clear(&*lane).await;
+    let late = detour.caught().await;
+    let inserted = insert(&*lane, "k", b"v").await;
+    assert_eq!(inserted.epoch, first.epoch);
+    clear(&*store.lane()).await;
+    assert_eq!(usable(&*lane, "k").await, None);
+    late.arrive().await;
+    assert_eq!(usable(&*lane, "k").await, None, "it is cleared");
+}
