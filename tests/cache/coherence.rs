@@ -18,6 +18,8 @@ over_both_stores!(
     an_invalidation_shows_at_once_where_it_was_made,
     an_invalidation_reaches_the_others,
     an_own_message_does_not_evict_the_own_newer_value,
+    a_version_that_was_never_issued_goes_with_the_next_invalidation,
+    a_version_that_was_never_issued_is_not_stored_after_an_invalidation,
     what_is_missed_while_cut_off_is_flushed,
     a_lost_message_is_noticed_at_the_next_one,
     a_lost_message_is_noticed_at_the_next_beat,
@@ -197,6 +199,64 @@ async fn an_own_message_does_not_evict_the_own_newer_value(fleet: Fleet) {
         .get_local("k")
         .expect("messages 1 to 3 are not newer than version 3");
     assert_eq!(*entry, "3");
+}
+
+/// Rule 11: no version to come is newer than one that somebody has written to the store by hand.
+async fn a_version_that_was_never_issued_goes_with_the_next_invalidation(fleet: Fleet) {
+    let (writer, _) = fleet.instance().await;
+    writer.insert("k", "old".to_owned()).await.unwrap();
+    let ((a, a_wire), (b, b_wire)) = (fleet.instance().await, fleet.instance().await);
+    for (cache, wire) in [(&a, &a_wire), (&b, &b_wire)] {
+        wire.forge();
+        cache.get("k").await.unwrap();
+        let held = cache
+            .get_local("k")
+            .expect("nothing says yet that it is not the lane's");
+        assert_eq!(held.meta().version(), Some(u64::MAX));
+    }
+
+    a.invalidate("k").await.unwrap();
+    assert!(a.get_local("k").is_none());
+    heard(&b, 1).await;
+    assert!(b.get_local("k").is_none());
+
+    let truth = Source::new("new");
+    for cache in [&a, &b] {
+        assert_eq!(*truth.through(cache, "k").await.unwrap(), "new");
+        assert_eq!(*cache.get_local("k").expect("it is stored"), "new");
+    }
+}
+
+/// The same where it is being read meanwhile.
+async fn a_version_that_was_never_issued_is_not_stored_after_an_invalidation(fleet: Fleet) {
+    let (writer, _) = fleet.instance().await;
+    writer.insert("k", "old".to_owned()).await.unwrap();
+    let instances = [fleet.instance().await, fleet.instance().await];
+    let mut reading = Vec::new();
+    for (cache, wire) in &instances {
+        wire.forge();
+        let gate = wire.close(Step::Get, Way::Reply);
+        let reader = cache.clone();
+        let read = tokio::spawn(async move { reader.get("k").await });
+        gate.arrived(1).await;
+        reading.push((gate, read));
+    }
+    let [(a, _), (b, _)] = &instances;
+
+    a.invalidate("k").await.unwrap();
+    heard(b, 1).await;
+    for (gate, read) in reading {
+        gate.open();
+        let entry = read.await.unwrap().expect("it was read before");
+        assert_eq!(entry.meta().version(), Some(u64::MAX));
+    }
+
+    let truth = Source::new("new");
+    for cache in [a, b] {
+        assert!(cache.get_local("k").is_none());
+        assert_eq!(*truth.through(cache, "k").await.unwrap(), "new");
+        assert_eq!(*cache.get_local("k").expect("it is stored"), "new");
+    }
 }
 
 /// Rules 7 and 9, in their plain form.
