@@ -328,8 +328,6 @@ macro_rules! every_codec {
             }
 
             proptest! {
-                #![proptest_config(ProptestConfig::with_cases(1000))]
-
                 #[test]
                 fn random_bytes_do_no_harm(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
                     try_many_types::<$codec>(&bytes);

@@ -109,8 +109,6 @@ fn differ<K: CacheKey + PartialEq>(a: &K, b: &K) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
-
     #[test]
     fn pairs(a in (rich(), rich()), b in (rich(), rich())) {
         prop_assert!(differ(&a, &b));

@@ -10,11 +10,24 @@ use futures::future::BoxFuture;
 use tokio::task::yield_now;
 use tokio::time::{pause, timeout};
 
-use crate::fleet::{Fleet, HOUR, Set, Source, Texts, over_both_stores, without_beats};
+use crate::fleet::{Fleet, HOUR, Set, Source, Texts, without_beats};
 use crate::support::eventually::eventually;
 use crate::support::network::{Gate, Network, Step, Way};
 
-over_both_stores!(giving_up_after_any_poll_harms_nobody);
+mod memory {
+    #[tokio::test]
+    async fn giving_up_after_any_poll_harms_nobody() {
+        super::giving_up_after_any_poll_harms_nobody(super::Fleet::memory()).await;
+    }
+}
+
+mod redis {
+    #[tokio::test]
+    #[ignore = "takes half a minute: sh tests/proof.sh tests"]
+    async fn giving_up_after_any_poll_harms_nobody() {
+        super::giving_up_after_any_poll_harms_nobody(super::Fleet::redis().await).await;
+    }
+}
 
 /// Nothing that these tests wait for takes so long. On the store in memory it is over at once when
 /// nothing moves any more.

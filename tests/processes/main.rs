@@ -2,11 +2,12 @@
 //! behind a proxy of its own, faults while writers and readers go on, and then the whole history is
 //! held to what the crate promises.
 //!
-//! The whole set, of which an ordinary `cargo test` runs the most telling:
+//! `sh tests/proof.sh processes` runs the whole set, of which an ordinary `cargo test` runs the most telling. One
+//! alone:
 //!
 //! ```sh
 //! cargo build --all-features --example instance
-//! cargo test --all-features --test processes -- --include-ignored
+//! cargo test --all-features --test processes -- --include-ignored a_listener_in_a_black_hole
 //! ```
 
 // A failed step ends the test.

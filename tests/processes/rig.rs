@@ -17,6 +17,7 @@ use crate::support::redis_server::RedisServer;
 use crate::traffic::{KEYS, Traffic};
 use crate::verdict::Verdict;
 
+/// That of each instance, unless a scenario says otherwise.
 pub(crate) const MAX_STALENESS: Duration = Duration::from_millis(400);
 /// Long enough for whatever depends on `max_staleness` to have happened, and to go on for a while.
 pub(crate) const LONG: Duration = Duration::from_secs(1);
@@ -25,7 +26,7 @@ pub(crate) const SHORT: Duration = Duration::from_millis(150);
 const PAUSE: Duration = Duration::from_millis(10);
 
 const INSTANCES: usize = 3;
-const EXTRA: [&str; 2] = ["--max-staleness-ms=400", "--db-latency-ms=10"];
+const DB_LATENCY: &str = "--db-latency-ms=10";
 const CLOCK: &str = "{catalog:product.0}!clock";
 pub(crate) const EVENTS: &str = "{catalog:product.0}!events";
 
@@ -35,6 +36,8 @@ pub(crate) struct Rig {
     pub(crate) instances: Vec<Arc<Instance>>,
     pub(crate) proxies: Vec<Proxy>,
     pub(crate) redis: RedisServer,
+    /// That of each instance.
+    max_staleness: Duration,
     db: PathBuf,
     _dir: Dir,
 }
@@ -46,15 +49,15 @@ impl Rig {
 
     /// With arguments for Redis. Returns when all is well, and the traffic has gone on for a while.
     pub(crate) async fn start_with(redis: &[&str]) -> Self {
-        Self::launch(redis, None).await
+        Self::launch(redis, None, MAX_STALENESS).await
     }
 
-    /// Each instance has one thread, so that its tasks have to wait for each other.
-    pub(crate) async fn start_on_one_thread() -> Self {
-        Self::launch(&[], Some(1)).await
+    /// Each instance has one thread, so that its tasks have to wait for each other; and a `max_staleness` of its own.
+    pub(crate) async fn start_on_one_thread(max_staleness: Duration) -> Self {
+        Self::launch(&[], Some(1), max_staleness).await
     }
 
-    async fn launch(redis: &[&str], threads: Option<usize>) -> Self {
+    async fn launch(redis: &[&str], threads: Option<usize>, max_staleness: Duration) -> Self {
         let redis = RedisServer::start_with(redis).await;
         let mut proxies = Vec::new();
         for _ in 0..INSTANCES {
@@ -63,13 +66,16 @@ impl Rig {
         let urls: Vec<String> = proxies.iter().map(Proxy::url).collect();
         let dir = Dir::new();
         let db = dir.join("products.sqlite");
-        let instances = instance::start_all(&urls, &db, &dir, &EXTRA, threads).await;
+        let bound = format!("--max-staleness-ms={}", max_staleness.as_millis());
+        let extra = [&*bound, DB_LATENCY];
+        let instances = instance::start_all(&urls, &db, &dir, &extra, threads).await;
         let instances: Vec<_> = instances.into_iter().map(Arc::new).collect();
         let rig = Self {
             traffic: Traffic::start(&instances).await,
             instances,
             proxies,
             redis,
+            max_staleness,
             db,
             _dir: dir,
         };
@@ -113,7 +119,7 @@ impl Rig {
     /// All are well, and the traffic goes on for so long that what was missed would show.
     pub(crate) async fn recovered(&self) {
         self.well().await;
-        self.go_on(MAX_STALENESS * 2).await;
+        self.go_on(self.max_staleness * 2).await;
     }
 
     pub(crate) async fn degraded(&self, instance: usize) {
@@ -191,8 +197,8 @@ impl Rig {
             }
         }
         // By now all must have heard of it.
-        sleep(MAX_STALENESS).await;
-        Verdict::of(&recorder, &self.instances, &self.db).await
+        sleep(self.max_staleness).await;
+        Verdict::of(&recorder, &self.instances, &self.db, self.max_staleness).await
     }
 }
 

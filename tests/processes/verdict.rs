@@ -8,7 +8,6 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 use crate::history::{At, History, Level, Outcome, Read, Rest, Seen, Terms, Told};
-use crate::rig::MAX_STALENESS;
 use crate::support::instance::Instance;
 use crate::traffic::{KEYS, Recorder};
 
@@ -22,7 +21,12 @@ pub(crate) struct Verdict {
 
 impl Verdict {
     /// Reads everything once more, now that all is at rest, and panics where a promise was broken.
-    pub(crate) async fn of(recorder: &Recorder, instances: &[Arc<Instance>], db: &Path) -> Self {
+    pub(crate) async fn of(
+        recorder: &Recorder,
+        instances: &[Arc<Instance>],
+        db: &Path,
+        max_staleness: Duration,
+    ) -> Self {
         let db = Connection::open(db).expect("the database is there");
         for (index, instance) in instances.iter().enumerate() {
             for key in KEYS {
@@ -50,7 +54,7 @@ impl Verdict {
             history: recorder.note(std::mem::take),
         };
         let violations = verdict.history.check(&Terms {
-            max_staleness: vec![MAX_STALENESS; instances.len()],
+            max_staleness: vec![max_staleness; instances.len()],
             answered_within: ANSWERED_WITHIN,
         });
         let shown = violations.iter().take(10).map(ToString::to_string);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
+use std::str::FromStr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
@@ -14,6 +15,8 @@ use crate::history::{History, Level, Outcome as Answer, Step, Violation};
 use crate::world::{self, Outcome};
 
 const THREADS: usize = 2;
+/// Fewer worlds show too little of some faults.
+const MANY: u64 = 100;
 
 /// What a set of worlds has shown.
 #[derive(Default)]
@@ -40,6 +43,7 @@ struct Broken {
 impl Evidence {
     /// Runs the worlds of these seeds, on a few threads.
     pub(crate) fn of(seeds: Range<u64>, config: impl Fn(u64) -> Config + Sync) -> Self {
+        assert!(!seeds.is_empty(), "no world shows nothing");
         let (next, all) = (AtomicU64::new(seeds.start), Mutex::new(Self::default()));
         let work = || {
             loop {
@@ -87,7 +91,8 @@ impl Evidence {
         }
     }
 
-    pub(crate) fn assert_no_violations(&self) {
+    /// The environment and the test are those that run the world of a seed alone.
+    pub(crate) fn assert_no_violations(&self, environment: &str, test: &str) {
         let Some(broken) = self.violations.first() else {
             return;
         };
@@ -97,10 +102,15 @@ impl Evidence {
             story,
         } = broken;
         panic!(
-            "{} violations; one of seed {seed}:\n{}\n\n{violation}\n\nLARDER_SEED={seed} cargo test --test simulation one_seed -- --nocapture",
+            "{} violations; one of seed {seed}:\n{}\n\n{violation}\n\n{}",
             self.violations.len(),
-            story.join("\n")
+            story.join("\n"),
+            again(environment, *seed, test)
         );
+    }
+
+    pub(crate) fn is_of_many(&self) -> bool {
+        self.worlds >= MANY
     }
 
     /// A run that has not seen enough has shown nothing.
@@ -218,16 +228,39 @@ fn story(history: &History, key: u64, until: Duration) -> Vec<String> {
     lines.into_iter().map(|(_, line)| line).collect()
 }
 
+/// The command that runs the world of a seed alone.
+pub(crate) fn again(environment: &str, seed: u64, test: &str) -> String {
+    format!(
+        "{environment}LARDER_SEED={seed} cargo test --all-features --test simulation {test} -- --include-ignored --nocapture"
+    )
+}
+
 pub(crate) fn seed() -> Option<u64> {
-    std::env::var("LARDER_SEED").ok()?.parse().ok()
+    number("LARDER_SEED")
 }
 
 pub(crate) fn rule() -> Option<u8> {
-    std::env::var("LARDER_RULE").ok()?.parse().ok()
+    number("LARDER_RULE")
+}
+
+fn number<T: FromStr<Err: fmt::Debug>>(variable: &str) -> Option<T> {
+    let text = std::env::var(variable).ok()?;
+    Some(
+        text.parse()
+            .unwrap_or_else(|error| panic!("{variable}={text}: {error:?}")),
+    )
 }
 
 pub(crate) fn seeds() -> Option<Range<u64>> {
     let range = std::env::var("LARDER_SEEDS").ok()?;
-    let (start, end) = range.split_once("..")?;
-    Some(start.parse().ok()?..end.parse().ok()?)
+    let ends = range.split_once("..");
+    let ends = ends.and_then(|(start, end)| Some((start.parse().ok()?, end.parse().ok()?)));
+    let (start, end) = ends.unwrap_or_else(|| panic!("LARDER_SEEDS={range} is not like 0..2000"));
+    Some(start..end)
+}
+
+/// The seed that was asked for, or one for every so many of the seeds that were.
+pub(crate) fn one_of(every: u64) -> Option<Range<u64>> {
+    let some = || seeds().map(|seeds| seeds.start / every..seeds.end.div_ceil(every));
+    seed().map(|seed| seed..seed + 1).or_else(some)
 }

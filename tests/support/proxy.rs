@@ -66,6 +66,7 @@ struct Shared {
     swallowed: AtomicUsize,
     cut_midway: AtomicUsize,
     held: AtomicUsize,
+    delivered: AtomicUsize,
 }
 
 /// By kind and way, and how often that was changed.
@@ -91,6 +92,7 @@ impl Proxy {
             swallowed: AtomicUsize::new(0),
             cut_midway: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
+            delivered: AtomicUsize::new(0),
         });
         Self {
             port,
@@ -178,6 +180,11 @@ impl Proxy {
     /// Pieces that had to wait, or were late.
     pub(crate) fn held(&self) -> usize {
         self.shared.held.load(SeqCst)
+    }
+
+    /// Bytes from Redis that the kernel has taken for subscriptions, whether the instance has read them or not.
+    pub(crate) fn delivered(&self) -> usize {
+        self.shared.delivered.load(SeqCst)
     }
 }
 
@@ -270,6 +277,9 @@ impl Pump {
                 return Ok(());
             }
             self.pass(piece, line, change).await?;
+            if self.way == Way::FromRedis && self.listens.load(SeqCst) && !self.dead {
+                self.shared.delivered.fetch_add(length, SeqCst);
+            }
         }
     }
 

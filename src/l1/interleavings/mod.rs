@@ -1,7 +1,8 @@
 //! L1 in every order in which a few threads can take their steps.
 //!
 //! loom runs each test again and again, each time in another order, until there is none left that
-//! interrupts a thread more than [`PREEMPTIONS`] times. Run with `sh tests/interleavings.sh`.
+//! interrupts a thread more than [`PREEMPTIONS`] times. Run with
+//! `sh tests/proof.sh interleavings`.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,0 +1,66 @@
+#!/bin/sh
+# What a change seldom breaks: other features, another compiler, licences, documentation, the tools of the benches,
+# instructions. Before a release, and when one of these has changed. What a machine cannot run is named and skipped.
+set -eu
+cd "$(dirname "$0")/.."
+
+skipped=""
+step() { printf '\n== %s\n' "$*"; }
+skip() {
+    echo "skipped: $*"
+    skipped="$skipped
+  $*"
+}
+
+for feature in "" json postcard messagepack; do
+    step "features: ${feature:-none}"
+    cargo clippy --locked --all-targets --features "$feature" -- -D warnings
+    cargo test --locked --features "$feature" --lib --test codec
+done
+
+msrv=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+step "Rust $msrv"
+if ! command -v rustup >/dev/null; then
+    skip "Rust $msrv: there is no rustup"
+elif ! rustup toolchain install "$msrv" --profile minimal --no-self-update; then
+    skip "Rust $msrv: rustup cannot install it"
+else
+    cargo "+$msrv" check --locked --lib
+    cargo "+$msrv" check --locked --lib --all-features
+fi
+
+step "licences and advisories"
+if cargo deny --version >/dev/null 2>&1; then
+    cargo deny --locked --all-features check
+else
+    skip "licences and advisories: there is no cargo-deny (cargo install --locked cargo-deny)"
+fi
+
+step "documentation"
+RUSTDOCFLAGS="-D warnings" cargo doc --locked --all-features --no-deps
+
+step "the report on benches"
+(
+    cd benches/report
+    cargo fmt --check
+    cargo clippy --locked --all-targets -- -D warnings
+    cargo test --locked --quiet
+)
+
+step "the benches of other caches"
+(
+    cd benches/peers
+    # What they are built from is this crate as it is.
+    cargo update --workspace --locked
+    cargo fmt --check
+    cargo check --locked
+)
+
+step "instructions of a hit"
+if command -v valgrind >/dev/null; then
+    sh tests/instructions.sh
+else
+    skip "instructions of a hit: there is no valgrind"
+fi
+
+printf '\nAll is well%s\n' "${skipped:+, but for what was skipped:$skipped}"
