@@ -98,7 +98,8 @@ fn inserts_take_room_for_as_many_as_they_are() {
 /// it is hit, and all that there is once per cache included.
 #[test]
 fn an_entry_takes_little_more_than_in_moka() {
-    const ENTRIES: u32 = 50_000;
+    // So many that what a cache takes once does not show.
+    const ENTRIES: u32 = 100_000;
     type Value = [u64; 16];
     let runtime = runtime();
     let long = "catalog:product:";

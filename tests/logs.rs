@@ -1,6 +1,10 @@
 //! What reaches the log at WARN: one line for a cause, however many requests meet it, and no key or value.
 
-#![allow(clippy::unwrap_used, reason = "a failed step ends the test")]
+#![allow(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "a failed step ends the test"
+)]
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};

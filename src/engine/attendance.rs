@@ -4,19 +4,15 @@
 //! knows nothing of what a member has applied.
 
 use std::collections::HashMap;
-use std::convert::Infallible;
 use std::sync::Mutex;
 
-use tokio::time::sleep;
-
-use super::context::Context;
 use crate::clock::{Tick, nanos};
-use crate::l2::{L2Error, Member, Members};
+use crate::l2::Member;
 use crate::lock::lock;
 
 /// A member whose entry has not changed for so many times its `max_staleness` is silent. A proof is worth nothing after
 /// one `max_staleness`; the rest is a margin for clocks that do not run at the same speed.
-const SILENT_AFTER: u32 = 10;
+pub(super) const SILENT_AFTER: u32 = 10;
 
 /// Since when the entry of each member has been the same, as far as this instance has looked.
 #[derive(Debug, Default)]
@@ -28,7 +24,7 @@ pub(super) struct Attendance {
 impl Attendance {
     /// Takes a list that was asked for at `asked` and had arrived at `arrived`. Removes the silent members from it, and
     /// returns them.
-    fn strike(&self, list: &mut Vec<Member>, asked: Tick, arrived: Tick) -> Vec<Member> {
+    pub(super) fn strike(&self, list: &mut Vec<Member>, asked: Tick, arrived: Tick) -> Vec<Member> {
         let mut seen = lock(&self.seen);
         let before = std::mem::take(&mut *seen);
         list.extract_if(.., |member| {
@@ -42,26 +38,6 @@ impl Attendance {
             asked.saturating_sub(since) > nanos(longest)
         })
         .collect()
-    }
-}
-
-/// The members of the lane without those who are silent, which are removed from its list.
-pub(super) async fn members<V>(ctx: &Context<V>) -> Result<Members, L2Error> {
-    let asked = ctx.now();
-    let mut members = ctx.health.observe(ctx.lane.members().await)?;
-    for silent in ctx.attendance.strike(&mut members.list, asked, ctx.now()) {
-        // The lane keeps it if it has sent a heartbeat meanwhile. An error has been traced, and is no obstacle.
-        let _ = ctx.health.observe(ctx.lane.forget(silent).await);
-    }
-    Ok(members)
-}
-
-/// Looks at the members now and then, so that the list does not grow with each instance that crashes.
-pub(super) async fn forget_silent_members<V>(ctx: &Context<V>) -> Infallible {
-    loop {
-        sleep(ctx.options.max_staleness.saturating_mul(SILENT_AFTER)).await;
-        // An error has been traced. The next look is as good.
-        let _ = members(ctx).await;
     }
 }
 

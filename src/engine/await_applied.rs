@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::attendance::members;
 use super::context::Context;
+use super::members::members;
 use crate::clock::nanos;
 use crate::l2::{Member, WriteAck};
 use crate::retry_delays::poll_delays;

@@ -30,6 +30,7 @@ mod lease;
 mod load;
 mod loader;
 mod lookup;
+mod members;
 mod refresh;
 mod subscriber;
 mod write;

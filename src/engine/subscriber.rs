@@ -16,9 +16,9 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::attendance::forget_silent_members;
 use super::context::Context;
 use super::deliver::deliver_deferred;
+use super::members::forget_silent_members;
 use crate::ablation::{Rule, without};
 use crate::l1::ProofRequest;
 use crate::l2::{

@@ -67,17 +67,23 @@ pub(super) async fn send<V: Send + Sync + 'static>(
     ctx: &Context<V>,
     writes: Vec<Write<V>>,
 ) -> bool {
-    let groups = Group::all(writes);
+    let mut groups = Group::all(writes);
     // Before all of them: they are sent one after the other then, with nothing to wait for in between.
     let clock = &match needs_clock(ctx, &groups) {
         // Once in a lane's life, so it does not make room for this in every batch.
         Some(key) => read_clock(ctx, key).boxed().await,
         None => Ok(()),
     };
+    // Mostly there is one. The memory for several is taken when it is needed.
+    if groups.len() == 1
+        && let Some(group) = groups.pop()
+    {
+        return send_group(ctx, group, clock).await;
+    }
     let sent = groups
         .into_iter()
         .map(|group| send_group(ctx, group, clock));
-    join_all(sent).await.contains(&true)
+    join_all(sent).boxed().await.contains(&true)
 }
 
 async fn send_group<V: Send + Sync + 'static>(
@@ -93,7 +99,7 @@ async fn send_group<V: Send + Sync + 'static>(
     let each = refused
         .into_iter()
         .map(async |write| matches!(try_to_send(ctx, Group::of(write), clock).await, Ok(true)));
-    join_all(each).await.contains(&true)
+    join_all(each).boxed().await.contains(&true)
 }
 
 /// Sends writes in one step, and ends them; those of several that L2 refuses are given back.

@@ -14,41 +14,13 @@ use std::sync::Arc;
 use super::freshness::Freshness;
 use super::hasher::{Hasher, hasher};
 use super::key_state::{Joinable, KeyState, Op};
+use super::outcome::{LoadOutcome, ReadOutcome};
 use super::sync::{Mutex, MutexGuard, SHARDS, lock};
-use super::{Fresh, LeaseWaiter, Slot};
+use super::{Fresh, LeaseWaiter};
 use crate::ablation::{Rule, without};
 use crate::clock::Tick;
-use crate::error::LoadError;
 use crate::key::Key;
 use crate::shared_result::{ResultSender, SharedResult, shared_result};
-use crate::source::Source;
-use crate::vocabulary::Want;
-
-/// How a read of L2 ended.
-pub(crate) enum ReadOutcome<V> {
-    /// With a value.
-    Hit(Fresh<V>),
-    /// L2 has none.
-    Miss,
-    /// L2 has something that cannot be read. Names what to ask for instead.
-    Unreadable(Want),
-    /// L2 was not asked, or did not answer.
-    Unavailable,
-}
-
-impl<V> Clone for ReadOutcome<V> {
-    fn clone(&self) -> Self {
-        match self {
-            Self::Hit(fresh) => Self::Hit(fresh.clone()),
-            Self::Miss => Self::Miss,
-            Self::Unreadable(instead) => Self::Unreadable(*instead),
-            Self::Unavailable => Self::Unavailable,
-        }
-    }
-}
-
-/// How a load ended, and which source had the value. `None` if the loader of many keys knows no such key.
-pub(crate) type LoadOutcome<V> = Result<Option<(Arc<Slot<V>>, Source)>, LoadError>;
 
 /// How a caller takes part in a read.
 pub(crate) enum JoinRead<'a, V> {
@@ -271,7 +243,7 @@ impl<V> InFlight<V> {
     /// Applies a change of a key that the lane has issued, see [`KeyState::raise`], and detaches its flights.
     pub(super) fn raise(&self, key: &str, ver: u64, generation: u64) {
         self.detach(key, |state, next| {
-            state.raise(ver, generation, self.freshness.issued(), next)
+            state.raise(ver, generation, self.freshness.issued(), next);
         });
     }
 

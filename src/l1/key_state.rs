@@ -7,7 +7,7 @@ use std::mem;
 use std::sync::Arc;
 
 use super::LeaseWaiter;
-use super::in_flight::{LoadOutcome, ReadOutcome};
+use super::outcome::{LoadOutcome, ReadOutcome};
 use crate::ablation::{Rule, without};
 use crate::clock::Tick;
 use crate::key::Key;

@@ -20,16 +20,19 @@ mod in_flight;
 mod interleavings;
 mod key_state;
 mod lease_waiters;
+mod outcome;
 mod slot;
 mod store;
 mod sync;
 
 pub(crate) use self::freshness::ProofRequest;
 pub(crate) use self::hasher::{Hasher, hasher};
-pub(crate) use self::in_flight::{Join, JoinRead, LoadOutcome, OpGuard, ReadOutcome, Started};
+pub(crate) use self::in_flight::{Join, JoinRead, OpGuard, Started};
 pub(crate) use self::key_state::Op;
 pub(crate) use self::lease_waiters::LeaseWaiter;
+pub(crate) use self::outcome::{LoadOutcome, ReadOutcome};
 pub(crate) use self::slot::{Fresh, NEVER, Slot, UNSTORED};
+pub(crate) use self::store::Weigher;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,9 +43,6 @@ use self::store::Store;
 use crate::ablation::{Rule, without};
 use crate::clock::{Clock, Tick};
 use crate::key::Key;
-
-/// What an entry weighs.
-pub(crate) type Weigher<V> = Arc<dyn Fn(&str, &V) -> u32 + Send + Sync>;
 
 /// The entries of this instance, what is under way for them, and the proof that they may be served.
 pub(crate) struct L1<V> {

@@ -10,11 +10,14 @@ use std::sync::Arc;
 
 #[cfg(not(larder_interleavings))]
 use self::moka::{Bounded, bounded};
+use super::Slot;
 use super::hot_table::{HotTable, is_sampled};
 #[cfg(larder_interleavings)]
 use super::interleavings::{Bounded, bounded};
-use super::{Slot, Weigher};
 use crate::key::Key;
+
+/// What an entry weighs.
+pub(crate) type Weigher<V> = Arc<dyn Fn(&str, &V) -> u32 + Send + Sync>;
 
 pub(super) struct Store<V> {
     /// All entries.
@@ -128,8 +131,9 @@ mod moka {
     use moka::sync::Cache;
 
     use crate::key::Key;
+    use crate::l1::Slot;
     use crate::l1::hasher::{Hasher, hasher};
-    use crate::l1::{Slot, Weigher};
+    use crate::l1::store::Weigher;
 
     pub(super) type Bounded<V> = Cache<Key, Arc<Slot<V>>, Hasher>;
 

@@ -89,8 +89,8 @@ const MATRIX: [(Call, Scene); 17] = [
     (Call::Close, Scene::Cached),
 ];
 
-/// Where requests of these calls can be held.
-const STEPS: [Step; 8] = [
+/// Where requests of these calls can be held. No call subscribes: a task does, from when the cache is built.
+const STEPS: [Step; 7] = [
     Step::Get,
     Step::LeaseReply,
     Step::Fill,
@@ -98,7 +98,6 @@ const STEPS: [Step; 8] = [
     Step::Invalidate,
     Step::Clear,
     Step::Members,
-    Step::Listen,
 ];
 
 impl Call {

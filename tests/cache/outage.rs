@@ -482,7 +482,7 @@ async fn a_user_with_few_rights_is_enough() {
     let mut redis = server.connection().await;
     let rights = "on >hunter2 ~{test:text.0}* &{test:text.0}!events +eval +evalsha +eval_ro +script|load \
          +subscribe +publish +get +mget +set +del +hmget +hget +hgetall +hset +hdel \
-         +xadd +xtrim +xrange +time +info +pttl +pexpire";
+         +xadd +xtrim +xrange +time +type +info +pttl +pexpire";
     let mut acl = cmd("ACL");
     acl.arg("SETUSER").arg("app");
     rights.split_whitespace().for_each(|right| {

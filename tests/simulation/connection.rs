@@ -31,7 +31,9 @@ impl Error for ReadOnly {}
 
 /// Whether a replica has refused a request.
 pub(crate) fn is_read_only(error: &L2Error) -> bool {
-    error.source().is_some_and(|source| source.is::<ReadOnly>())
+    error
+        .source()
+        .is_some_and(<dyn std::error::Error>::is::<ReadOnly>)
 }
 
 pub(crate) struct Connection {

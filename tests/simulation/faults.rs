@@ -20,11 +20,11 @@ macro_rules! faults {
 faults! {
     /// Every packet of an instance takes long, often longer than it is waited for.
     SlowNetwork,
-    /// ReadRequests are held up and arrive all at once, in order, after their senders gave up.
+    /// Requests are held up and arrive all at once, in order, after their senders gave up.
     Congestion,
-    /// ReadRequests vanish, and nothing says so.
+    /// Requests vanish, and nothing says so.
     RequestsVanish,
-    /// ReadRequests are done, and their replies vanish.
+    /// Requests are done, and their replies vanish.
     RepliesVanish,
     /// Both vanish.
     HalfOpen,

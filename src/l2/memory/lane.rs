@@ -11,14 +11,14 @@ use futures::future::{BoxFuture, ready};
 use futures::{FutureExt, Stream};
 use tokio::sync::mpsc;
 
-use super::state::Joined;
-use super::{MemoryL2, Now, State};
+use super::MemoryL2;
+use super::state::{Joined, Now, State};
 #[cfg(larder_ablation)]
 use crate::ablation::{Rule, without};
 use crate::l2::{
-    Applied, EncodedValue, Event, Fill, L2Error, Lane, LaneClock, Lease, LeaseReply, LeaseRequest,
-    Member, MemberInfo, Members, Message, OnConnect, ReadResult, Reply, Stamp, Subscription,
-    WriteAck,
+    Applied, EncodedValue, Event, Fill, L2, L2Error, Lane, LaneClock, Lease, LeaseReply,
+    LeaseRequest, Member, MemberInfo, Members, Message, OnConnect, ReadResult, Reply, Stamp,
+    Subscription, WriteAck,
 };
 use crate::lock::lock;
 
@@ -28,6 +28,14 @@ pub(super) struct MemoryLane {
     on_connect: OnConnect,
     /// The life of the store that this is connected to; zero if it is not connected.
     run: Mutex<u64>,
+}
+
+impl L2 for MemoryL2 {
+    fn lane(&self, namespace: &str, _timeout: Duration, on_connect: OnConnect) -> Box<dyn Lane> {
+        let lane = MemoryLane::new(self.clone(), namespace.to_owned(), on_connect);
+        lane.connect();
+        Box::new(lane)
+    }
 }
 
 impl MemoryLane {

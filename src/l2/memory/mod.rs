@@ -10,11 +10,9 @@ mod state;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
-use self::lane::MemoryLane;
-use self::state::{Data, State};
-use super::{L2, Lane, OnConnect, random};
+use self::state::{Data, Now, State};
+use super::random;
 use crate::clock::Clock;
 use crate::lock::lock;
 
@@ -120,14 +118,6 @@ impl fmt::Debug for MemorySnapshot {
     }
 }
 
-impl L2 for MemoryL2 {
-    fn lane(&self, namespace: &str, _timeout: Duration, on_connect: OnConnect) -> Box<dyn Lane> {
-        let lane = MemoryLane::new(self.clone(), namespace.to_owned(), on_connect);
-        lane.connect();
-        Box::new(lane)
-    }
-}
-
 impl MemoryL2 {
     /// Does something with what is held of a namespace, as one step.
     fn with<T>(&self, namespace: &str, act: impl FnOnce(&mut State, Now) -> T) -> T {
@@ -140,15 +130,4 @@ impl MemoryL2 {
         };
         act(server.lanes.entry(namespace.to_owned()).or_default(), now)
     }
-}
-
-/// The present, as the store knows it.
-#[derive(Clone, Copy)]
-struct Now {
-    /// In ms.
-    at: u64,
-    /// As of [`Server`].
-    run: u64,
-    /// As of [`Server`].
-    restarted: bool,
 }

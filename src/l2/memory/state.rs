@@ -7,7 +7,6 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::Now;
 use crate::ablation::{Rule, without};
 use crate::l2::expiring::Expiring;
 use crate::l2::{
@@ -22,6 +21,17 @@ const LOG: usize = 10_000;
 const REPLAY: usize = 1024;
 /// Messages that may wait for one subscriber. One more is dropped, which leaves a hole in the numbers.
 const QUEUE: usize = 1024;
+
+/// The present, as the store knows it.
+#[derive(Clone, Copy)]
+pub(super) struct Now {
+    /// In ms.
+    pub(super) at: u64,
+    /// As of [`Server`].
+    pub(super) run: u64,
+    /// As of [`Server`].
+    pub(super) restarted: bool,
+}
 
 #[derive(Default)]
 pub(super) struct State {

@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout_at};
 use twox_hash::XxHash3_64;
 
 use super::call::Call;
-use super::l2_error;
+use super::error::l2_error;
 use super::names::Names;
 use super::scripts::Scripts;
 use crate::l2::{L2Error, LONGEST_PAUSE, LaneClock, OnConnect, random, reconnects};
@@ -231,9 +231,12 @@ impl Connections {
             Some(connected) => connected.map_err(|failed| failed.error),
             None => self.wait_for(&attempt, limit, deadline).await,
         };
-        let live = connected.map_err(|error| match error.is_unreachable() {
-            true => Failure::NotExecuted(error),
-            false => Failure::Final(error),
+        let live = connected.map_err(|error| {
+            if error.is_unreachable() {
+                Failure::NotExecuted(error)
+            } else {
+                Failure::Final(error)
+            }
         })?;
         let answer = timeout_at(deadline, send(live.connection.clone())).await;
         self.judge(attempt.id, &live, limit, answer)

@@ -9,6 +9,7 @@
 
 mod call;
 mod connection;
+mod error;
 mod lane;
 mod members;
 mod names;
@@ -22,12 +23,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_redis::redis::{
-    AsyncConnectionConfig, Client, ConnectionInfo, ErrorKind, IntoConnectionInfo, ProtocolVersion,
-    RedisError, io::tcp::TcpSettings,
+    AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo, ProtocolVersion,
+    io::tcp::TcpSettings,
 };
 use deadpool_redis::{Manager, Pool, Runtime};
 
 use self::connection::{Connections, Source};
+use self::error::bad_url;
 use self::lane::RedisLane;
 use self::names::Names;
 use self::read_batcher::ReadBatcher;
@@ -145,24 +147,4 @@ fn connection_config() -> AsyncConnectionConfig {
         .set_response_timeout(None)
         .set_pipeline_buffer_size(1024)
         .set_write_backpressure_boundary(64 * 1024)
-}
-
-/// Keeps only a fixed description: the client's details can hold parts of the URL.
-fn bad_url(error: &RedisError) -> L2Error {
-    L2Error::bad_url(match error.kind() {
-        ErrorKind::InvalidClientConfig => {
-            "it is malformed, or asks for something this build lacks, such as TLS"
-        }
-        ErrorKind::RESP3NotSupported => "it asks for an old protocol",
-        _ => "the client refused it",
-    })
-}
-
-/// How an error of the client looks to the crate.
-fn l2_error(error: RedisError) -> L2Error {
-    if error.is_io_error() {
-        L2Error::unreachable(error)
-    } else {
-        L2Error::refused(error)
-    }
 }

@@ -19,9 +19,10 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
 use super::connection::{check_lanes, life, run_call};
+use super::error::l2_error;
+use super::members;
 use super::names::Names;
 use super::scripts::Scripts;
-use super::{l2_error, members};
 use crate::l2::{Applied, Event, L2Error, LaneClock, Member, MemberInfo, Subscription, random};
 use crate::lock::lock;
 use crate::wire::message;

@@ -15,7 +15,7 @@ use futures::{StreamExt, stream};
 use tokio::time::Instant;
 
 use super::connection::{Connections, tells_no_primary};
-use super::l2_error;
+use super::error::l2_error;
 use super::names::Names;
 use crate::l2::{L2Error, ReadResult};
 

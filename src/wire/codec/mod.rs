@@ -43,16 +43,15 @@ pub(crate) use self::value::{EncodeError, ValueCodec};
 /// - nesting deeper than 128 levels (JSON: 127), where every sequence, map, struct,
 ///   tuple, enum and `Some` is a level. A list of structs that each hold the next
 ///   in an `Option<Box<_>>` may have 64 of them;
-/// - more elements in sequences and maps, all taken together, than there are
-///   bytes, plus 65,536. Only elements that encode to nothing, such as `()`, get
-///   there.
+/// - more memory than 64 times the bytes, plus 64 MiB, for the elements of sequences and maps. An element counts for its
+///   size in memory, and for 64 bytes at least.
 ///
 /// Encoding does not check this. A value beyond these limits is written but never
 /// read: every read takes it for broken and loads it again.
 ///
-/// Memory for a decoded value is in proportion to the bytes, whatever lengths they
-/// claim. What a type's own `Deserialize` does beyond asking for its parts is its
-/// own affair.
+/// So a stored value of at most [`max_value_size`](crate::Builder::max_value_size) bytes takes at most 64 times as much
+/// memory when it is decoded, plus 64 MiB; and as much again as its collections keep in reserve. What a type's own
+/// `Deserialize` does beyond asking for its parts is its own affair.
 ///
 /// # Your own codec
 ///
