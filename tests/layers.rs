@@ -75,6 +75,8 @@ fn imports(code: &str) -> Vec<Vec<String>> {
         if tree.starts_with("crate::") || tree.starts_with("super::") || tree.starts_with("self::")
         {
             expand(&tree, &[], &mut paths);
+            // Stand-ins of a test.
+            paths.retain(|path| !path.contains(&"interleavings".to_owned()));
         }
     }
     paths

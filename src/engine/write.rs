@@ -101,8 +101,13 @@ impl<V: Send + Sync + 'static> Writes<V> {
         &self,
         writes: impl Iterator<Item = (Write<V>, oneshot::Receiver<WriteResult>)>,
     ) -> WriteResult {
-        let (writes, answers): (Vec<_>, Vec<_>) = writes.unzip();
-        self.writer.submit(writes).await;
+        let many = writes.size_hint().0;
+        let (mut all, mut answers) = (Vec::with_capacity(many), Vec::with_capacity(many));
+        for (write, answer) in writes {
+            all.push(write);
+            answers.push(answer);
+        }
+        self.writer.submit(all).await;
         let mut result = Ok(None);
         for answer in answers {
             let answer = answer.await.unwrap_or_else(|_| Err(stopped()));

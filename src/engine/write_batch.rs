@@ -33,6 +33,13 @@ impl<V: Send + Sync + 'static> Group<V> {
 
     /// As few as there can be, in the order of what is first in each.
     fn all(writes: Vec<Write<V>>) -> Vec<Self> {
+        let mut sorts = writes.iter().map(|write| write.change.sort());
+        if let Some(sort) = sorts.next()
+            && sorts.all(|other| other == sort)
+        {
+            // So it is mostly. Writes are large, so they stay in the list that they are in.
+            return vec![Self { sort, writes }];
+        }
         let mut groups: Vec<Self> = Vec::new();
         for write in writes {
             let sort = write.change.sort();

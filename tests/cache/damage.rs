@@ -301,7 +301,7 @@ async fn a_damaged_lane_heals() {
         let ready = timeout(LIMIT, c.ready()).await;
         ready.unwrap_or_else(|_| panic!("{context}: it is never ready"));
         for (writer, readers) in [(&a, [&b, &c]), (&c, [&a, &b])] {
-            let value = format!("{n} by {}", std::ptr::eq(writer, &a));
+            let value = format!("{n} by {}", std::ptr::eq(writer, &raw const a));
             eventually(&format!("{context}: all are live again"), || async {
                 [&a, &b, &c]
                     .iter()

@@ -43,6 +43,6 @@ async fn an_instance_ends_while_redis_is_away() {
         assert_eq!(instance.put(1, "Assam").await.invalidation(), "deferred");
         instance.program.signal("TERM");
         assert_eq!(instance.program.exit_code().await, Some(0));
-        assert!(instance.program.stderr().contains("deferred writes"));
+        assert!(instance.program.stderr().contains("deferred invalidations"));
     }
 }
