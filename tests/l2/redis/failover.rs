@@ -48,8 +48,14 @@ impl Failover {
         (lane, met)
     }
 
-    /// The replica takes over, and the old primary becomes a replica of this port. Connections stay.
+    /// The replica takes over with all that was written, and the old primary becomes a replica of this port.
+    /// Connections stay.
     async fn take_place(&self, primary: &str) {
+        let mut raw = self.old.connection().await;
+        // WAIT counts the replicas that have the last write of its own connection, and so all before it.
+        let _: () = run(&mut raw, &["SET", "last", "1"]).await;
+        let in_step: u32 = run(&mut raw, &["WAIT", "1", "10000"]).await;
+        assert_eq!(in_step, 1, "the replica has the last write");
         let mut raw = self.new.connection().await;
         let _: () = run(&mut raw, &["REPLICAOF", "NO", "ONE"]).await;
         let mut raw = self.old.connection().await;
