@@ -140,14 +140,15 @@ impl Health {
 
     /// Whether this instance can prove that it has heard of all changes by others. While it cannot, L1 is not used,
     /// see [`Mode`](crate::Mode). `false` until the subscriber is connected, and after
-    /// [`close`](crate::Cache::close). `true` without an L2.
+    /// [`close`](crate::Cache::close). Without an L2 it is `true` until then.
     #[must_use]
     pub fn is_listener_live(&self) -> bool {
         self.listener_live
     }
 
     /// Whether this instance has started to subscribe: [`build`](crate::Builder::build) starts that on a Tokio
-    /// runtime, otherwise the first asynchronous call does. `true` without an L2.
+    /// runtime, otherwise the first asynchronous call does. `false` after [`close`](crate::Cache::close). Without an
+    /// L2 it is `true` until then.
     #[must_use]
     pub fn is_started(&self) -> bool {
         self.started
