@@ -176,10 +176,13 @@ where
         self
     }
 
-    /// The largest encoded value that is stored, in bytes. Default: 8 MiB. From 1 byte to 64 MiB.
+    /// The largest encoded value that is stored or decoded, in bytes. Default: 8 MiB. From 1 byte to 64 MiB.
     ///
-    /// [`insert`](Cache::insert) refuses a larger value. A loaded value that is larger is returned and not stored.
-    /// [`Codec`] says how much memory a decoded value may take.
+    /// [`insert`](Cache::insert) refuses a larger value. A loaded value that is larger is returned and not stored. A
+    /// larger value that L2 has already, because another instance allows more, is a miss.
+    ///
+    /// Decoding may take more memory than this. The codecs of this crate refuse a value that would take more than 64
+    /// times its encoded size and 64 MiB on top, not counting what collections keep in reserve.
     pub fn max_value_size(mut self, bytes: usize) -> Self {
         self.options.max_value_size = bytes;
         self

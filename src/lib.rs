@@ -17,7 +17,7 @@
 //! | `options`, `error` | what users set, and the errors that they get |
 //! | `stats`, `throttle`, `pacing`, `shared_result` | counters, log lines, the size of batches, one result for many callers |
 //! | `wire` | bytes: envelopes, messages and [codecs](codec); does no I/O |
-//! | `key`, `clock`, `source`, `vocabulary`, `lock`, `retry_delays`, `ablation` | what all layers use |
+//! | `key`, `clock`, `source`, `vocabulary`, `lock`, `random`, `retry_delays`, `ablation` | what all layers use |
 //!
 //! The [protocol] has the rules that `engine`, `l1` and `l2` keep together, and says what each is for. `ablation` turns
 //! one of them off, for the test that shows what breaks without it.
