@@ -21,7 +21,7 @@ use crate::wire::envelope::Head;
 /// How a write ended; an invalidation says which message tells of it.
 pub(super) type WriteResult = Result<Option<WriteAck>, WriteError>;
 
-/// What happens to a key.
+/// What happens to a key, or to all of them.
 pub(super) enum Change<V> {
     Insert {
         /// Under way since the call, so that L1 takes nothing older in between (rule 3).
@@ -35,6 +35,7 @@ pub(super) enum Change<V> {
         kind: Kind,
         hold: Duration,
     },
+    Clear,
 }
 
 impl<V> Change<V> {
@@ -43,13 +44,15 @@ impl<V> Change<V> {
         match self {
             Self::Insert { .. } => (Kind::Insert, Duration::ZERO),
             Self::Remove { kind, hold } => (*kind, *hold),
+            Self::Clear => (Kind::Clear, Duration::ZERO),
         }
     }
 }
 
-/// A change of one key on its way to L2.
+/// A change on its way to L2.
 pub(super) struct Write<V: Send + Sync + 'static> {
     ctx: Arc<Context<V>>,
+    /// Empty for a clear.
     pub(super) key: Key,
     pub(super) change: Change<V>,
     /// The number of its call, among the writes and deferrals of this instance.
@@ -120,12 +123,20 @@ impl<V: Send + Sync + 'static> Write<V> {
     fn deferred(&mut self, error: &L2Error) {
         let ctx = &*self.ctx;
         ctx.counters.writes_deferred.bump();
-        // Where L2 is this instance's own, it is enough to forget the key.
-        if !without(Rule::Deferred) && !ctx.l1.freshness().is_alone() {
-            ctx.deferred.defer(&self.key, self.deferral);
+        // Where L2 is this instance's own, it is enough to change L1.
+        let may_defer = !without(Rule::Deferred) && !ctx.l1.freshness().is_alone();
+        // L1 after it was deferred, or a read that begins in between could bring the old value back.
+        if let Some(key) = self.key() {
+            if may_defer {
+                ctx.deferred.defer(key, self.deferral);
+            }
+            ctx.l1.forget(key);
+        } else {
+            if may_defer {
+                ctx.deferred.defer_all();
+            }
+            ctx.l1.clear();
         }
-        // After it was deferred, or a read that begins in between could bring the old value back.
-        ctx.l1.forget(&self.key);
         ctx.l1.freshness().request_proof();
         self.answer(Err(WriteError::deferred(error.clone())));
     }
@@ -143,14 +154,17 @@ impl<V: Send + Sync + 'static> Write<V> {
 fn weight<V>(key: &str, change: &Change<V>) -> u32 {
     let stored = match change {
         Change::Insert { encoded, .. } => encoded.body.len() / 1024,
-        Change::Remove { .. } => 0,
+        Change::Remove { .. } | Change::Clear => 0,
     };
     u32::try_from(1 + stored + key.len() / 64).unwrap_or(u32::MAX)
 }
 
 impl<V: Send + Sync + 'static> Ordered for Write<V> {
-    fn key(&self) -> &Key {
-        &self.key
+    fn key(&self) -> Option<&Key> {
+        match self.change {
+            Change::Insert { .. } | Change::Remove { .. } => Some(&self.key),
+            Change::Clear => None,
+        }
     }
 
     fn is_insert(&self) -> bool {
@@ -170,50 +184,6 @@ impl<V: Send + Sync + 'static> Drop for Write<V> {
     fn drop(&mut self) {
         if self.answer.is_some() {
             self.deferred(&L2Error::closed());
-        }
-    }
-}
-
-/// A clear on its way to L2.
-pub(super) struct Clear<V: Send + Sync + 'static> {
-    ctx: Arc<Context<V>>,
-    answer: Option<oneshot::Sender<Result<(), WriteError>>>,
-}
-
-impl<V: Send + Sync + 'static> Clear<V> {
-    pub(super) fn new(ctx: &Arc<Context<V>>) -> (Self, oneshot::Receiver<Result<(), WriteError>>) {
-        let (answer, answered) = oneshot::channel();
-        let clear = Self {
-            ctx: Arc::clone(ctx),
-            answer: Some(answer),
-        };
-        (clear, answered)
-    }
-
-    pub(super) fn end(mut self, result: Result<(), L2Error>) {
-        self.ended(result);
-    }
-
-    fn ended(&mut self, result: Result<(), L2Error>) {
-        let ctx = &*self.ctx;
-        if result.is_err() {
-            ctx.counters.writes_deferred.bump();
-            if !ctx.l1.freshness().is_alone() {
-                ctx.deferred.defer_all();
-            }
-        }
-        // The new epoch comes with the next heartbeat; until then nothing older is served or stored.
-        ctx.l1.clear();
-        if let Some(answer) = self.answer.take() {
-            let _ = answer.send(result.map_err(WriteError::deferred));
-        }
-    }
-}
-
-impl<V: Send + Sync + 'static> Drop for Clear<V> {
-    fn drop(&mut self) {
-        if self.answer.is_some() {
-            self.ended(Err(L2Error::closed()));
         }
     }
 }

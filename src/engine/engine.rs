@@ -28,7 +28,7 @@ use crate::entry::Entry;
 use crate::error::{LoadError, WriteError};
 use crate::key::{Key, KeyTooLong};
 use crate::l1::{L1, Weigher};
-use crate::l2::{L2, LocalLane, random};
+use crate::l2::{L2, MemoryL2, OnConnect, random};
 use crate::lock::lock;
 use crate::options::Options;
 use crate::stats::{Counters, Health, Stats};
@@ -78,17 +78,18 @@ impl<V: Send + Sync + 'static> Engine<V> {
             options.clock.clone(),
             options.max_staleness,
         ));
-        let lane = match l2 {
-            Some(l2) => {
-                let l1 = Arc::clone(&l1);
-                let met = Box::new(move |clock: &_| l1.freshness().connected(clock));
-                l2.lane(&options.namespace, options.l2_timeout, met)
-            }
-            None => {
-                l1.freshness().set_alone(LocalLane::EPOCH);
-                Box::new(LocalLane::new(options.clock.clone()))
-            }
+        let on_connect: OnConnect = {
+            let (l1, has_l2) = (Arc::clone(&l1), l2.is_some());
+            Box::new(move |clock| {
+                if has_l2 {
+                    l1.freshness().connected(clock);
+                } else {
+                    l1.freshness().set_alone(clock.epoch);
+                }
+            })
         };
+        let l2 = l2.unwrap_or_else(|| Box::new(MemoryL2::without_values(options.clock.clone())));
+        let lane = l2.lane(&options.namespace, options.l2_timeout, on_connect);
         let ctx = Arc::new(Context {
             health: L2Health::new(&options, &counters),
             attendance: Attendance::default(),

@@ -1,12 +1,13 @@
 //! Insert, invalidate and clear: L2 first, in one step that also tells the other instances; then L1.
 
+use std::iter::once;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use super::await_applied::await_applied;
-use super::change::{Change, Clear, Write, WriteResult};
+use super::change::{Change, Write, WriteResult};
 use super::context::Context;
 use super::writer::Writer;
 use crate::error::{L2Error, WriteError};
@@ -118,9 +119,9 @@ impl<V: Send + Sync + 'static> Writes<V> {
 
     /// Empties both levels, here and everywhere.
     pub(super) async fn clear(&self) -> Result<(), WriteError> {
-        let (clear, answer) = Clear::new(&self.ctx);
-        self.writer.submit_clear(clear).await;
-        answer.await.unwrap_or_else(|_| Err(stopped()))
+        let order = self.ctx.deferred.next_order();
+        let clear = Write::new(&self.ctx, "".into(), order, Change::Clear);
+        self.write(once(clear)).await.map(|_| ())
     }
 }
 

@@ -7,6 +7,7 @@ use futures::future::join_all;
 
 use super::change::{Change, Write};
 use super::context::Context;
+use super::deliver::send_clear;
 use crate::ablation::{Rule, without};
 use crate::clock::{Tick, nanos};
 use crate::error::L2Error;
@@ -63,7 +64,7 @@ impl<V: Send + Sync + 'static> Group<V> {
     fn values(&self) -> Vec<(&str, &EncodedValue)> {
         let values = self.writes.iter().filter_map(|write| match &write.change {
             Change::Insert { encoded, .. } => Some((&*write.key, encoded)),
-            Change::Remove { .. } => None,
+            Change::Remove { .. } | Change::Clear => None,
         });
         values.collect()
     }
@@ -120,6 +121,7 @@ async fn try_to_send<V: Send + Sync + 'static>(
             Ok(()) => insert(ctx, &mut group).await.map(|stamp| (stamp, None)),
             Err(error) => Err(error.clone()),
         },
+        (Kind::Clear, _) => send_clear(ctx).await.map(|stamp| (stamp, None)),
         _ => invalidate(ctx, &group)
             .await
             .map(|ack| (ack.stamp, Some(ack))),
@@ -183,6 +185,8 @@ fn accept<V: Send + Sync + 'static>(
     ctx.counters.invalidations_sent.bump();
     let (_, hold) = write.change.sort();
     match &mut write.change {
+        // The new epoch comes with the next heartbeat; until then nothing older is served or stored.
+        Change::Clear => return ctx.l1.clear(),
         Change::Insert {
             op, value, head, ..
         } => {

@@ -15,7 +15,8 @@ const BATCH: u32 = 256;
 
 /// What the order needs to know of a write.
 pub(super) trait Ordered {
-    fn key(&self) -> &Key;
+    /// `None` for a clear.
+    fn key(&self) -> Option<&Key>;
 
     /// Removals of one key may share a batch, since their order does not matter. An insert shares its batch with
     /// no other write of its key: both would get the same version.
@@ -28,9 +29,9 @@ pub(super) trait Ordered {
 }
 
 /// Writes that wait, and the keys of those that are under way.
-pub(super) struct WriteOrder<W, C> {
+pub(super) struct WriteOrder<W> {
     /// In the order of the calls.
-    waiting: VecDeque<Step<W, C>>,
+    waiting: VecDeque<W>,
     /// The keys of the batches under way.
     keys: HashMap<Key, UnderWay<W>, Hasher>,
     /// How many batches have been taken so far.
@@ -38,11 +39,6 @@ pub(super) struct WriteOrder<W, C> {
     is_clear_under_way: bool,
     /// What all writes weigh that wait or are under way.
     weight: u32,
-}
-
-enum Step<W, C> {
-    Write(W),
-    Clear(C),
 }
 
 struct UnderWay<W> {
@@ -53,13 +49,7 @@ struct UnderWay<W> {
     behind: Vec<W>,
 }
 
-/// What may be sent next.
-pub(super) enum Batch<W, C> {
-    Writes(Vec<W>),
-    Clear(C),
-}
-
-impl<W: Ordered, C> WriteOrder<W, C> {
+impl<W: Ordered> WriteOrder<W> {
     pub(super) fn new() -> Self {
         Self {
             waiting: VecDeque::new(),
@@ -70,44 +60,42 @@ impl<W: Ordered, C> WriteOrder<W, C> {
         }
     }
 
-    pub(super) fn push_writes(&mut self, writes: impl IntoIterator<Item = W>) {
+    /// Adds the writes of a call.
+    pub(super) fn push(&mut self, writes: impl IntoIterator<Item = W>) {
         for write in writes {
             self.weight = self.weight.saturating_add(write.weight());
-            self.waiting.push_back(Step::Write(write));
+            self.waiting.push_back(write);
         }
-    }
-
-    pub(super) fn push_clear(&mut self, clear: C) {
-        self.waiting.push_back(Step::Clear(clear));
     }
 
     /// Whether [`take`](Self::take) may have something to take.
     pub(super) fn is_ready(&self) -> bool {
-        match self.waiting.front() {
-            _ if self.is_clear_under_way => false,
-            Some(Step::Write(_)) => true,
-            // What waits behind a key under way was called before it.
-            Some(Step::Clear(_)) => self.keys.is_empty(),
-            None => false,
-        }
+        let Some(next) = self.waiting.front() else {
+            return false;
+        };
+        // What waits behind a key under way was called before the clear that is next.
+        !self.is_clear_under_way && (next.key().is_some() || self.keys.is_empty())
     }
 
-    /// Takes what may be sent now. The caller ends it with [`end_writes`](Self::end_writes) or
-    /// [`end_clear`](Self::end_clear).
-    pub(super) fn take(&mut self) -> Option<Batch<W, C>> {
+    /// Takes what may be sent now: a clear, or a batch of other writes. The caller ends it with [`end`](Self::end).
+    pub(super) fn take(&mut self) -> Option<Vec<W>> {
         while self.is_ready() {
+            if self.is_clear_next() {
+                self.is_clear_under_way = true;
+                return self.waiting.pop_front().map(|clear| vec![clear]);
+            }
             let writes = self.take_writes();
             if !writes.is_empty() {
-                return Some(Batch::Writes(writes));
-            }
-            if self.is_ready()
-                && let Some(Step::Clear(clear)) = self.waiting.pop_front()
-            {
-                self.is_clear_under_way = true;
-                return Some(Batch::Clear(clear));
+                return Some(writes);
             }
         }
         None
+    }
+
+    fn is_clear_next(&self) -> bool {
+        self.waiting
+            .front()
+            .is_some_and(|next| next.key().is_none())
     }
 
     fn take_writes(&mut self) -> Vec<W> {
@@ -116,16 +104,16 @@ impl<W: Ordered, C> WriteOrder<W, C> {
         let (mut weight, mut may_end) = (0, true);
         // A list that grows begins with four.
         let mut batch = Vec::with_capacity(self.waiting.len().min(share).min(BATCH as usize));
-        while let Some(Step::Write(next)) = self.waiting.front() {
+        while let Some(next) = self.waiting.front()
+            && next.key().is_some()
+        {
             let is_full = weight + next.weight() > BATCH || may_end && weight as usize >= share;
             if is_full && !batch.is_empty() {
                 break;
             }
-            let Some(Step::Write(write)) = self.waiting.pop_front() else {
-                break;
-            };
-            may_end = write.ends_call();
-            if let Some(write) = self.take_or_put_behind(write) {
+            may_end = next.ends_call();
+            let next = self.waiting.pop_front();
+            if let Some(write) = next.and_then(|write| self.take_or_put_behind(write)) {
                 weight += write.weight();
                 batch.push(write);
             }
@@ -136,13 +124,14 @@ impl<W: Ordered, C> WriteOrder<W, C> {
     /// Takes a write into the batch, unless it has to wait for another one of its key.
     fn take_or_put_behind(&mut self, write: W) -> Option<W> {
         let (batch, is_insert) = (self.batches, write.is_insert());
-        let Some(key) = self.keys.get_mut(write.key()) else {
+        let name = write.key()?;
+        let Some(key) = self.keys.get_mut(name) else {
             let key = UnderWay {
                 batch,
                 is_insert,
                 behind: Vec::new(),
             };
-            self.keys.insert(write.key().clone(), key);
+            self.keys.insert(name.clone(), key);
             return Some(write);
         };
         let share_batch = key.batch == batch && !key.is_insert && !is_insert;
@@ -153,19 +142,17 @@ impl<W: Ordered, C> WriteOrder<W, C> {
         None
     }
 
-    /// A batch has ended, with these keys and this weight: what waited for them is next.
-    pub(super) fn end_writes(&mut self, keys: &[Key], weight: u32) {
+    /// What was taken has ended, with these keys and this weight: what waited for it is next.
+    pub(super) fn end(&mut self, keys: &[Key], weight: u32) {
+        // Nothing else is under way beside a clear.
+        self.is_clear_under_way = false;
         self.weight = self.weight.saturating_sub(weight);
         for key in keys.iter().rev() {
             let ended = self.keys.remove(key);
             for write in ended.into_iter().flat_map(|key| key.behind).rev() {
-                self.waiting.push_front(Step::Write(write));
+                self.waiting.push_front(write);
             }
         }
-    }
-
-    pub(super) fn end_clear(&mut self) {
-        self.is_clear_under_way = false;
     }
 }
 
@@ -173,7 +160,7 @@ impl<W: Ordered, C> WriteOrder<W, C> {
 mod tests {
     use super::*;
 
-    /// An insert is a capital letter.
+    /// An insert is a capital letter, and a clear is "!".
     struct Letter {
         name: char,
         key: Key,
@@ -191,8 +178,8 @@ mod tests {
     }
 
     impl Ordered for Letter {
-        fn key(&self) -> &Key {
-            &self.key
+        fn key(&self) -> Option<&Key> {
+            (self.name != '!').then_some(&self.key)
         }
 
         fn is_insert(&self) -> bool {
@@ -208,32 +195,24 @@ mod tests {
         }
     }
 
-    type Order = WriteOrder<Letter, ()>;
+    type Order = WriteOrder<Letter>;
 
     fn push(order: &mut Order, writes: &str) {
         for name in writes.chars() {
-            match name {
-                '!' => order.push_clear(()),
-                _ => order.push_writes([Letter::new(name)]),
-            }
+            order.push([Letter::new(name)]);
         }
     }
 
     /// Takes a batch, and says what it holds; "" if there is none.
     fn take(order: &mut Order) -> String {
-        match order.take() {
-            Some(Batch::Writes(writes)) => writes.iter().map(|write| write.name).collect(),
-            Some(Batch::Clear(())) => "!".to_owned(),
-            None => String::new(),
-        }
+        let batch = order.take().unwrap_or_default();
+        batch.iter().map(|write| write.name).collect()
     }
 
     fn end(order: &mut Order, batch: &str) {
-        if batch == "!" {
-            return order.end_clear();
-        }
-        let keys: Vec<Key> = batch.chars().map(|name| Letter::new(name).key).collect();
-        order.end_writes(&keys, u32::try_from(batch.len()).unwrap());
+        let keys = batch.chars().filter(|name| *name != '!');
+        let keys: Vec<Key> = keys.map(|name| Letter::new(name).key).collect();
+        order.end(&keys, u32::try_from(batch.len()).unwrap());
     }
 
     fn is_idle(order: &Order) -> bool {
@@ -318,7 +297,7 @@ mod tests {
         for write in &mut call {
             write.ends_call = write.name == 'j';
         }
-        order.push_writes(call);
+        order.push(call);
         push(&mut order, "k");
         assert_eq!([take(&mut order), take(&mut order)], ["abcdefghij", "k"]);
     }

@@ -11,11 +11,10 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use super::change::{Clear, Write};
+use super::change::Write;
 use super::context::Context;
-use super::deliver::send_clear;
 use super::write_batch;
-use super::write_order::{Batch, Ordered, WriteOrder};
+use super::write_order::{Ordered, WriteOrder};
 use crate::clock::{Tick, nanos};
 use crate::error::L2Error;
 use crate::key::Key;
@@ -35,11 +34,8 @@ pub(super) struct Writer<V: Send + Sync + 'static> {
     capacity: Arc<Semaphore>,
 }
 
-/// What is called together.
-enum Call<V: Send + Sync + 'static> {
-    Writes(Vec<Write<V>>),
-    Clear(Clear<V>, OwnedSemaphorePermit),
-}
+/// The writes of one call.
+type Call<V> = Vec<Write<V>>;
 
 impl<V: Send + Sync + 'static> Writer<V> {
     pub(super) fn new(ctx: &Arc<Context<V>>) -> Self {
@@ -54,7 +50,7 @@ impl<V: Send + Sync + 'static> Writer<V> {
     /// waits for that has its writes deferred.
     ///
     /// A call that weighs more than all of the capacity goes when nothing else is left.
-    pub(super) async fn submit(&self, mut writes: Vec<Write<V>>) {
+    pub(super) async fn submit(&self, mut writes: Call<V>) {
         let weights = writes.iter().map(Write::weight);
         let weight = weights.fold(0, u32::saturating_add).min(CAPACITY);
         let Some(mut capacity) = self.capacity(weight).await else {
@@ -66,14 +62,7 @@ impl<V: Send + Sync + 'static> Writer<V> {
         if let Some(last) = writes.last_mut() {
             last.end_call();
         }
-        self.send(Call::Writes(writes));
-    }
-
-    /// The same for a clear.
-    pub(super) async fn submit_clear(&self, clear: Clear<V>) {
-        if let Some(capacity) = self.capacity(1).await {
-            self.send(Call::Clear(clear, capacity));
-        }
+        self.send(writes);
     }
 
     /// In the order of the calls. It is never closed, so there is always some in the end.
@@ -104,35 +93,27 @@ impl<V: Send + Sync + 'static> Writer<V> {
     }
 }
 
-/// What the task holds. All of it is deferred when it is dropped.
-type Order<V> = WriteOrder<Write<V>, (Clear<V>, OwnedSemaphorePermit)>;
-
-/// A batch that was sent and has ended.
-enum Ended {
-    Writes { keys: Vec<Key>, weight: u32 },
-    Clear,
-}
-
 async fn run<V: Send + Sync + 'static>(
     ctx: Arc<Context<V>>,
     mut calls: mpsc::UnboundedReceiver<Call<V>>,
 ) {
     let (ctx, pacing) = (&*ctx, &Pacing::new(UNDER_WAY));
     let accepted_at = &AtomicU64::new(0);
-    let mut order = Order::new();
+    // What it holds is deferred when it is dropped.
+    let mut order = WriteOrder::new();
     let mut under_way = FuturesUnordered::new();
     let mut is_open = true;
     while is_open || !under_way.is_empty() || order.is_ready() {
         tokio::select! {
             biased;
-            Some(ended) = under_way.next() => end(&mut order, ended),
+            Some(Ended { keys, weight }) = under_way.next() => order.end(&keys, weight),
             call = calls.recv(), if is_open => match call {
-                Some(call) => push(&mut order, call),
+                Some(call) => order.push(call),
                 None => is_open = false,
             },
             turn = pacing.turn(), if order.is_ready() => {
                 while let Ok(call) = calls.try_recv() {
-                    push(&mut order, call);
+                    order.push(call);
                 }
                 // A crowd is shared between the batches at once, or what is left would be shared again and again.
                 let mut turn = Some(turn);
@@ -146,44 +127,20 @@ async fn run<V: Send + Sync + 'static>(
     }
 }
 
-fn push<V: Send + Sync + 'static>(order: &mut Order<V>, call: Call<V>) {
-    match call {
-        Call::Writes(writes) => order.push_writes(writes),
-        Call::Clear(clear, capacity) => order.push_clear((clear, capacity)),
-    }
-}
-
-fn end<V: Send + Sync + 'static>(order: &mut Order<V>, ended: Ended) {
-    match ended {
-        Ended::Writes { keys, weight } => order.end_writes(&keys, weight),
-        Ended::Clear => order.end_clear(),
-    }
+/// A batch that was sent and has ended.
+struct Ended {
+    keys: Vec<Key>,
+    weight: u32,
 }
 
 async fn send<V: Send + Sync + 'static>(
     ctx: &Context<V>,
     turn: Turn<'_>,
-    batch: Batch<Write<V>, (Clear<V>, OwnedSemaphorePermit)>,
-    accepted_at: &AtomicU64,
-) -> Ended {
-    match batch {
-        Batch::Writes(writes) => send_writes(ctx, turn, writes, accepted_at).await,
-        Batch::Clear((clear, _capacity)) => {
-            let sent = turn.run(send_clear(ctx)).await;
-            clear.end(sent.map(|_| ()));
-            Ended::Clear
-        }
-    }
-}
-
-async fn send_writes<V: Send + Sync + 'static>(
-    ctx: &Context<V>,
-    turn: Turn<'_>,
     mut writes: Vec<Write<V>>,
     accepted_at: &AtomicU64,
 ) -> Ended {
-    let ended = Ended::Writes {
-        keys: writes.iter().map(|write| write.key.clone()).collect(),
+    let ended = Ended {
+        keys: writes.iter().filter_map(Write::key).cloned().collect(),
         weight: writes.iter().map(Write::weight).sum(),
     };
     let (now, limit) = (ctx.now(), nanos(ctx.options.l2_timeout));

@@ -7,7 +7,6 @@
 //! or loaders.
 
 mod expiring;
-mod local;
 mod memory;
 mod redis;
 
@@ -20,7 +19,6 @@ use futures::future::BoxFuture;
 
 use crate::retry_delays::retry_delays;
 
-pub(crate) use self::local::LocalLane;
 pub use self::memory::{MemoryL2, MemorySnapshot};
 pub use self::redis::RedisL2;
 pub use crate::error::L2Error;

@@ -320,7 +320,7 @@ async fn a_crowd_before_a_hanging_server_is_let_go() {
         .unwrap();
     cache.ready().await;
     server.pause();
-    let keys = numbered(30_000);
+    let keys = numbered(20_000);
     let ends = timeout(
         LIMIT,
         join_all(keys.iter().map(|key| cache.invalidate(key))),

@@ -53,7 +53,7 @@ impl MemoryLane {
     pub(super) fn connect(&self) -> u64 {
         // Held during the call: no other step uses the connection before.
         let mut run = lock(&self.run);
-        let found = self.store.with(&self.namespace, |state, now| {
+        let found = self.store.step(&self.namespace, |state, now| {
             (*run != now.run).then(|| (now.run, state.meet(now)))
         });
         if let Some((found, clock)) = found {
@@ -66,7 +66,7 @@ impl MemoryLane {
     /// Does one step of the lane.
     fn step<'a, T: Send + 'a>(&self, step: impl FnOnce(&mut State, Now) -> T) -> Reply<'a, T> {
         let run = self.connect();
-        let answer = self.store.with(&self.namespace, |state, now| {
+        let answer = self.store.step(&self.namespace, |state, now| {
             // The store may have restarted in between, which cuts connections.
             (now.run == run).then(|| step(state, now))
         });
@@ -184,7 +184,7 @@ impl Lane for MemoryLane {
     }
 
     fn subscribe(&self, me: MemberInfo) -> Reply<'_, (LaneClock, Box<dyn Subscription>)> {
-        let (run, subscribed) = self.store.with(&self.namespace, |state, now| {
+        let (run, subscribed) = self.store.step(&self.namespace, |state, now| {
             (now.run, state.subscribe(me, now))
         });
         let (clock, joined, messages) = subscribed;
@@ -218,7 +218,7 @@ struct MemorySubscription {
 
 impl Subscription for MemorySubscription {
     fn heartbeat(&mut self, applied: Applied) {
-        self.answer = self.store.with(&self.namespace, |state, now| {
+        self.answer = self.store.step(&self.namespace, |state, now| {
             // A connection to a former life gets no answer.
             (now.run == self.run).then(|| {
                 state.note(self.me, applied, self.joined, now);

@@ -44,6 +44,8 @@ struct Server {
     run: u64,
     /// Whether there was another life before this one.
     restarted: bool,
+    /// Whether it is for one instance that has no L2: see [`MemoryL2::without_values`].
+    is_private: bool,
     /// By namespace.
     lanes: BTreeMap<String, State>,
 }
@@ -64,9 +66,20 @@ impl MemoryL2 {
     /// An empty store whose time is that of `clock`.
     #[must_use]
     pub fn with_clock(clock: Clock) -> Self {
+        Self::with(clock, false)
+    }
+
+    /// For a cache that has no L2, so that its calls take the same way through the code as any other's: numbers
+    /// changes, grants leases and keeps holds, but stores no values and publishes nothing. Its epoch never changes.
+    pub(crate) fn without_values(clock: Clock) -> Self {
+        Self::with(clock, true)
+    }
+
+    fn with(clock: Clock, is_private: bool) -> Self {
         let server = Server {
             run: random(),
             restarted: false,
+            is_private,
             lanes: BTreeMap::new(),
         };
         Self {
@@ -120,14 +133,70 @@ impl fmt::Debug for MemorySnapshot {
 
 impl MemoryL2 {
     /// Does something with what is held of a namespace, as one step.
-    fn with<T>(&self, namespace: &str, act: impl FnOnce(&mut State, Now) -> T) -> T {
+    fn step<T>(&self, namespace: &str, act: impl FnOnce(&mut State, Now) -> T) -> T {
         let at = self.clock.now() / 1_000_000;
         let mut server = lock(&self.server);
         let now = Now {
             at,
             run: server.run,
             restarted: server.restarted,
+            is_private: server.is_private,
         };
+        if let Some(state) = server.lanes.get_mut(namespace) {
+            return act(state, now);
+        }
         act(server.lanes.entry(namespace.to_owned()).or_default(), now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::MemoryL2;
+    use crate::clock::Clock;
+    use crate::l2::{EncodedValue, Fill, L2, LeaseReply, LeaseRequest, Want};
+
+    const ASK: LeaseRequest = LeaseRequest {
+        ttl: Duration::from_secs(60),
+        want: Want::Any,
+    };
+
+    #[tokio::test]
+    async fn without_values_only_the_last_load_that_was_not_overtaken_may_fill() {
+        let store = MemoryL2::without_values(Clock::system());
+        let lane = store.lane("ns", Duration::ZERO, Box::new(|_| {}));
+        let value = &EncodedValue {
+            body: Vec::new(),
+            ttl: Duration::from_secs(60),
+        };
+        for overtaken_by in ["nothing", "insert", "invalidation", "another", "itself"] {
+            let Ok(LeaseReply::Granted(lease)) = lane.acquire_lease("k", ASK).await else {
+                panic!("it is granted");
+            };
+            assert!(lane.renew_lease("k", lease.token, ASK.ttl).await.unwrap());
+            let before = match overtaken_by {
+                "insert" => lane.insert(&[("k", value)], b"", None).await.unwrap().ver,
+                "invalidation" => {
+                    let ack = lane.invalidate(&["k"], b"", Duration::ZERO).await;
+                    ack.unwrap().stamp.ver
+                }
+                "another" => {
+                    let asked = lane.acquire_lease("k", ASK).await.unwrap();
+                    assert!(matches!(asked, LeaseReply::Granted(_)), "{asked:?}");
+                    0
+                }
+                "itself" => {
+                    let given_back = lane.renew_lease("k", lease.token, Duration::ZERO).await;
+                    assert!(given_back.unwrap());
+                    0
+                }
+                _ => 0,
+            };
+            let filled = lane.fill("k", lease, value).await.unwrap();
+            let stands = matches!(&filled, Fill::Stored(stamp) if stamp.ver > before);
+            assert_eq!(stands, overtaken_by == "nothing", "{overtaken_by}");
+            assert_eq!(lane.get("k").await.unwrap(), None, "no value is stored");
+        }
     }
 }

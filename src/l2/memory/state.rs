@@ -13,6 +13,7 @@ use crate::l2::{
     Applied, EncodedValue, Event, Fill, Kind, LaneClock, Lease, LeaseReply, LeaseRequest, Member,
     MemberInfo, Members, Message, Stamp, Want, WriteAck, random,
 };
+use crate::options::LONGEST;
 use crate::wire::{envelope, message};
 
 /// Messages that the log keeps for instances that have missed some.
@@ -31,6 +32,16 @@ pub(super) struct Now {
     pub(super) run: u64,
     /// As of [`Server`].
     pub(super) restarted: bool,
+    /// As of [`Server`].
+    pub(super) is_private: bool,
+}
+
+impl Now {
+    /// How long a lease lasts. In a private store no other instance can take over, and of the instance's own loads only
+    /// the last holds the lease: so it lasts, even if the loader blocks the thread that would renew it.
+    fn lease_ttl(self, ttl: Duration) -> Duration {
+        if self.is_private { LONGEST } else { ttl }
+    }
 }
 
 #[derive(Default)]
@@ -149,7 +160,7 @@ impl State {
             Some(&Held::By {
                 lease: held,
                 awaited,
-            }) if held.epoch == self.data.epoch => {
+            }) if held.epoch == self.data.epoch && !now.is_private => {
                 let left = self.data.leases.remaining(key, now.at);
                 if !awaited {
                     let held = Held::By {
@@ -175,7 +186,9 @@ impl State {
             lease,
             awaited: false,
         };
-        self.data.leases.insert(key, held, now.at, ask.ttl);
+        self.data
+            .leases
+            .insert(key, held, now.at, now.lease_ttl(ask.ttl));
         LeaseReply::Granted(lease)
     }
 
@@ -209,7 +222,9 @@ impl State {
         if ttl.is_zero() {
             self.use_up(key, awaited);
         } else {
-            self.data.leases.insert(key, held, now.at, ttl);
+            self.data
+                .leases
+                .insert(key, held, now.at, now.lease_ttl(ttl));
         }
         true
     }
@@ -238,7 +253,7 @@ impl State {
             self.end_lease(key, Duration::ZERO, now);
             self.store(key, value, stamp, now);
         }
-        self.publish(stamp.ver, payload);
+        self.publish(stamp.ver, payload, now);
         Some(stamp)
     }
 
@@ -260,7 +275,7 @@ impl State {
         };
         WriteAck {
             stamp,
-            seq: self.publish(stamp.ver, payload),
+            seq: self.publish(stamp.ver, payload, now),
             longest_staleness: longest_staleness.unwrap_or_default(),
             generation: self.data.generation,
             members_age: self.data.age,
@@ -268,7 +283,9 @@ impl State {
     }
 
     pub(super) fn clear(&mut self, payload: &[u8], now: Now) -> Stamp {
-        self.data.epoch = random();
+        if !now.is_private {
+            self.data.epoch = random();
+        }
         self.data.values = Expiring::default();
         self.data.log.clear();
         self.announce(payload, now).stamp
@@ -344,6 +361,9 @@ impl State {
     }
 
     fn store(&mut self, key: &str, value: &EncodedValue, stamp: Stamp, now: Now) {
+        if now.is_private {
+            return;
+        }
         let bytes = envelope::stamped(stamp, &value.body).into();
         self.data.values.insert(key, bytes, now.at, value.ttl);
     }
@@ -380,7 +400,10 @@ impl State {
         (wanted && live).then(|| bytes.clone())
     }
 
-    fn publish(&mut self, ver: u64, payload: &[u8]) -> u64 {
+    fn publish(&mut self, ver: u64, payload: &[u8], now: Now) -> u64 {
+        if now.is_private {
+            return 0;
+        }
         self.data.seq += 1;
         let (epoch, seq) = (self.data.epoch, self.data.seq);
         let mut bytes = b"LM\x01".to_vec();
