@@ -10,8 +10,6 @@
 //! This module must not know how a request is made up and over which connection it goes (`read_request`), nor what
 //! the values mean. Callers that ask for the same key are none of its business either: each has a read of its own.
 
-use std::mem::{replace, take};
-use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -19,7 +17,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, stream};
 use tokio::runtime::{self, Handle};
-use tokio::sync::{Notify, Semaphore, SemaphorePermit, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::read_request::ReadRequests;
@@ -41,44 +39,23 @@ const SHARE: usize = 16;
 /// Reads single keys, in batches where many are asked for at a time. The batcher task ends with this.
 pub(super) struct ReadBatcher {
     requests: Arc<ReadRequests>,
-    queue: Arc<Queue>,
+    /// `None` before the batcher task is first needed.
+    queue: Mutex<Option<Queue>>,
     /// Reads under way that their callers send themselves.
     alone: AtomicUsize,
 }
 
-/// The reads of a lane that wait to be sent.
+/// The way to the batcher task.
 struct Queue {
-    state: Mutex<State>,
-    /// Wakes the batcher task: the first read has arrived, or the lane is gone.
-    arrived: Notify,
-    /// A permit for each read that the queue still has capacity for.
-    capacity: Semaphore,
-}
-
-#[derive(Default)]
-struct State {
-    waiting: Batch,
-    /// The emptied buffers of a batch, for the reads that come next.
-    spare: Batch,
-    /// Reads that the batcher task has taken and that are not answered yet.
-    taken: usize,
-    /// The runtime of the batcher task, if there is one.
-    runtime: Option<runtime::Id>,
-    /// Whether the lane is gone, so that no more reads will come.
-    is_closed: bool,
-}
-
-/// Reads that go to the server in one request.
-#[derive(Default)]
-struct Batch {
-    /// One after the other.
-    keys: String,
-    reads: Vec<Read>,
+    reads: mpsc::Sender<Read>,
+    /// The runtime that the task runs on.
+    runtime: runtime::Id,
+    /// Reads that the task has taken and that are not answered yet.
+    taken: Arc<AtomicUsize>,
 }
 
 struct Read {
-    /// Where its key ends among the keys of its batch.
-    end: usize,
+    key: Box<str>,
     entered: Instant,
     answer: oneshot::Sender<ReadResult>,
 }
@@ -96,7 +73,7 @@ impl ReadBatcher {
     pub(super) fn new(requests: Arc<ReadRequests>) -> Self {
         Self {
             requests,
-            queue: Arc::new(Queue::new()),
+            queue: Mutex::default(),
             alone: AtomicUsize::new(0),
         }
     }
@@ -104,7 +81,7 @@ impl ReadBatcher {
     /// Reads what is stored under a key, within the limit of a request. May be dropped at any time.
     pub(super) fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, ReadResult> {
         // A future for each way, so that the one that most reads of a crowd take is small.
-        if let Some(answered) = self.queue.join(key) {
+        if let Some(answered) = self.join(key) {
             return self.joined(key, answered).boxed();
         }
         let deadline = Instant::now() + self.requests.limit();
@@ -112,6 +89,21 @@ impl ReadBatcher {
             Some(alone) => self.send_alone(key, deadline, alone).boxed(),
             None => self.wait(key, deadline).boxed(),
         }
+    }
+
+    /// Enters a read where others wait or are under way, if there is capacity and the batcher task runs on this
+    /// runtime.
+    fn join(&self, key: &str) -> Option<oneshot::Receiver<ReadResult>> {
+        let here = Handle::try_current().ok()?.id();
+        let queue = lock(&self.queue);
+        let queue = queue.as_ref()?;
+        if queue.runtime != here || !queue.is_busy() {
+            return None;
+        }
+        let permit = queue.reads.try_reserve().ok()?;
+        let (read, answered) = Read::new(key);
+        permit.send(read);
+        Some(answered)
     }
 
     /// The batcher task keeps the time, not a timer for each read: it runs on this runtime, so it runs if this does.
@@ -155,291 +147,206 @@ impl ReadBatcher {
 
     /// Enters a read as soon as there is capacity. `None` if the batcher task ends before it is answered.
     async fn ask(&self, key: &str) -> Option<ReadResult> {
-        let permit = self.queue.capacity.acquire().await.ok()?;
-        let (answered, starts) = self.queue.enter(key, permit, Handle::current().id());
-        if starts {
-            tokio::spawn(Task(Arc::clone(&self.queue)).run(Arc::clone(&self.requests)));
-        }
+        let (read, answered) = Read::new(key);
+        self.reads().send(read).await.ok()?;
         answered.await.ok()
     }
-}
 
-impl Drop for ReadBatcher {
-    fn drop(&mut self) {
-        lock(&self.queue.state).is_closed = true;
-        self.queue.arrived.notify_one();
+    /// The queue of the batcher task, which is started if there is none.
+    fn reads(&self) -> mpsc::Sender<Read> {
+        let mut queue = lock(&self.queue);
+        if let Some(queue) = &*queue
+            && !queue.reads.is_closed()
+        {
+            return queue.reads.clone();
+        }
+        let (sender, reads) = mpsc::channel(CAPACITY);
+        let taken = Arc::default();
+        let task = run(Arc::clone(&self.requests), reads, Arc::clone(&taken));
+        tokio::spawn(task);
+        *queue = Some(Queue {
+            reads: sender.clone(),
+            runtime: Handle::current().id(),
+            taken,
+        });
+        sender
     }
 }
 
 impl Queue {
-    fn new() -> Self {
-        Self {
-            state: Mutex::default(),
-            arrived: Notify::new(),
-            capacity: Semaphore::new(CAPACITY),
-        }
-    }
-
-    /// Enters a read where others wait or are under way, if there is capacity and the batcher task runs on this
-    /// runtime.
-    fn join(&self, key: &str) -> Option<oneshot::Receiver<ReadResult>> {
-        let permit = self.capacity.try_acquire().ok()?;
-        let here = Handle::try_current().ok()?.id();
-        let (read, answered) = Read::new();
-        let mut state = lock(&self.state);
-        if state.runtime != Some(here) || state.taken + state.waiting.reads.len() == 0 {
-            return None;
-        }
-        permit.forget();
-        let is_first = state.waiting.push(key, read);
-        drop(state);
-        if is_first {
-            self.arrived.notify_one();
-        }
-        Some(answered)
-    }
-
-    /// Enters a read. `true` if the caller is to start the batcher task on this runtime.
-    fn enter(
-        &self,
-        key: &str,
-        permit: SemaphorePermit<'_>,
-        here: runtime::Id,
-    ) -> (oneshot::Receiver<ReadResult>, bool) {
-        permit.forget();
-        let (read, answered) = Read::new();
-        let mut state = lock(&self.state);
-        state.waiting.push(key, read);
-        let starts = state.runtime.is_none();
-        state.runtime.get_or_insert(here);
-        drop(state);
-        self.arrived.notify_one();
-        (answered, starts)
-    }
-
-    /// Waits for a read. `false` if the lane is gone.
-    async fn has_some(&self) -> bool {
-        loop {
-            if let Some(has_some) = self.try_has_some() {
-                return has_some;
-            }
-            self.arrived.notified().await;
-        }
-    }
-
-    /// `None` if none waits now.
-    fn try_has_some(&self) -> Option<bool> {
-        let state = lock(&self.state);
-        let has_some = !state.waiting.reads.is_empty();
-        (state.is_closed || has_some).then_some(has_some && !state.is_closed)
-    }
-
-    /// Takes the next batch, of so many reads at most.
-    fn take(&self, most: usize) -> Batch {
-        let batch = lock(&self.state).take(most);
-        self.capacity.add_permits(batch.reads.len());
-        batch
-    }
-}
-
-impl State {
-    fn take(&mut self, most: usize) -> Batch {
-        let Batch { keys, reads } = &mut self.waiting;
-        let most = most.min(share(self.taken, reads.len())).min(reads.len());
-        let mut rest = take(&mut self.spare);
-        rest.reads.extend(reads.drain(most..));
-        let end = reads.last().map_or(0, |read| read.end);
-        rest.keys.push_str(keys.get(end..).unwrap_or_default());
-        keys.truncate(end);
-        // As many are likely to come until the next batch is taken.
-        rest.reads.reserve(most);
-        rest.keys.reserve(end);
-        for read in &mut rest.reads {
-            read.end -= end;
-        }
-        self.taken += most;
-        replace(&mut self.waiting, rest)
-    }
-
-    /// Takes back the buffers of a batch of so many reads, which have been answered.
-    fn end(&mut self, taken: usize, mut batch: Batch) {
-        self.taken -= taken;
-        batch.keys.clear();
-        batch.reads.clear();
-        self.spare = batch;
-    }
-}
-
-impl Batch {
-    /// Adds a read. `true` if it is the first.
-    fn push(&mut self, key: &str, mut read: Read) -> bool {
-        self.keys.push_str(key);
-        read.end = self.keys.len();
-        self.reads.push(read);
-        self.reads.len() == 1
+    fn is_busy(&self) -> bool {
+        self.reads.capacity() < CAPACITY || self.taken.load(Ordering::Relaxed) > 0
     }
 }
 
 impl Read {
-    fn new() -> (Self, oneshot::Receiver<ReadResult>) {
+    fn new(key: &str) -> (Self, oneshot::Receiver<ReadResult>) {
         let (answer, answered) = oneshot::channel();
-        let (end, entered) = (0, Instant::now());
         let read = Self {
-            end,
-            entered,
+            key: key.into(),
+            entered: Instant::now(),
             answer,
         };
         (read, answered)
     }
 }
 
-/// The batcher task.
-struct Task(Arc<Queue>);
-
-impl Drop for Task {
-    /// The task has ended, with its runtime if not with the lane. Reads that wait are not answered, so their callers
-    /// enter them again and start another task.
-    fn drop(&mut self) {
-        let mut state = lock(&self.0.state);
-        state.runtime = None;
-        state.taken = 0;
-        let left = take(&mut state.waiting);
-        drop(state);
-        self.0.capacity.add_permits(left.reads.len());
+impl AsRef<str> for Read {
+    fn as_ref(&self) -> &str {
+        &self.key
     }
 }
 
-impl Task {
-    async fn run(self, requests: Arc<ReadRequests>) {
-        let requests = &*requests;
-        let queue = &*Arc::clone(&self.0);
-        let pacing = &Pacing::new(IN_FLIGHT);
-        let threads = Handle::current().metrics().num_workers();
-        let batches = stream::unfold((), |()| async move {
-            if !queue.has_some().await {
-                return None;
-            }
-            let turn = pacing.turn().await;
-            Some(((turn, queue.take(requests.most())), ()))
-        });
-        // The pacing limits how many are under way.
-        let all = pin!(batches.for_each_concurrent(None, |(turn, batch)| async {
-            let taken = batch.reads.len();
-            let batch = turn.run(send(requests, batch, threads)).await;
-            lock(&queue.state).end(taken, batch);
-        }));
-        // Dropped before the batches under way: their callers must not find this task when they enter again.
-        let _task = self;
-        all.await;
-    }
+/// The batcher task. When it ends with its runtime, reads that are not answered are dropped, so that their callers
+/// enter them again and start another task: the queue is dropped before the batches under way.
+async fn run(requests: Arc<ReadRequests>, reads: mpsc::Receiver<Read>, taken: Arc<AtomicUsize>) {
+    let (requests, taken) = (&*requests, &*taken);
+    let pacing = &Pacing::new(IN_FLIGHT);
+    let threads = Handle::current().metrics().num_workers();
+    let batches = stream::unfold(reads, |mut reads| async move {
+        let first = reads.recv().await?;
+        let turn = pacing.turn().await;
+        let batch = take(first, &mut reads, requests.most(), taken);
+        Some(((turn, batch), reads))
+    });
+    // The pacing limits how many are under way.
+    let all = batches.for_each_concurrent(None, |(turn, batch)| async {
+        let size = batch.len();
+        turn.run(send(requests, batch, threads)).await;
+        taken.fetch_sub(size, Ordering::Relaxed);
+    });
+    all.await;
 }
+
+/// Takes the next batch, of so many reads at most.
+fn take(
+    first: Read,
+    reads: &mut mpsc::Receiver<Read>,
+    most: usize,
+    taken: &AtomicUsize,
+) -> Vec<Read> {
+    let waiting = 1 + reads.len();
+    let size = most.min(share(taken.load(Ordering::Relaxed), waiting));
+    let mut batch = Vec::with_capacity(size.min(waiting));
+    batch.push(first);
+    while batch.len() < size
+        && let Ok(read) = reads.try_recv()
+    {
+        batch.push(read);
+    }
+    taken.fetch_add(batch.len(), Ordering::Relaxed);
+    batch
+}
+
 /// Sends a batch, and hands out the answers within the limit since its reads entered the queue.
-async fn send(requests: &ReadRequests, mut batch: Batch, threads: usize) -> Batch {
-    let Batch { keys, reads } = &mut batch;
-    let keys = wanted(keys, reads, requests.limit());
+async fn send(requests: &ReadRequests, mut reads: Vec<Read>, threads: usize) {
+    let limit = requests.limit();
+    drop_unwanted(&mut reads, limit);
     // The first entered before the others.
     let Some(first) = reads.first() else {
-        return batch;
+        return;
     };
-    let mut answers = requests
-        .fetch(&keys, first.entered + requests.limit())
-        .await;
+    let mut answers = requests.fetch(&reads, first.entered + limit).await;
     let share = reads.len().div_ceil(threads).max(SHARE);
     while reads.len() > share {
         let rest = reads.len() - share;
         let (reads, answers) = (reads.split_off(rest), answers.split_off(rest));
         tokio::spawn(async { hand_out(reads, answers) });
     }
-    hand_out(reads.drain(..), answers);
-    batch
+    hand_out(reads, answers);
 }
 
-fn hand_out(reads: impl IntoIterator<Item = Read>, answers: Vec<ReadResult>) {
+/// Drops the reads of callers that no longer wait, and answers those that are too late.
+fn drop_unwanted(reads: &mut Vec<Read>, limit: Duration) {
+    let now = Instant::now();
+    let is_unwanted = |read: &mut Read| read.answer.is_closed() || read.entered + limit <= now;
+    for read in reads.extract_if(.., is_unwanted) {
+        _ = read.answer.send(Err(L2Error::timed_out(limit)));
+    }
+}
+
+fn hand_out(reads: Vec<Read>, answers: Vec<ReadResult>) {
     for (read, answer) in reads.into_iter().zip(answers) {
         _ = read.answer.send(answer);
     }
-}
-
-/// The keys to be read. Answers the reads that are too late, and drops those of callers that no longer wait.
-fn wanted<'a>(keys: &'a str, reads: &mut Vec<Read>, limit: Duration) -> Vec<&'a str> {
-    let now = Instant::now();
-    let (mut wanted, mut start) = (Vec::with_capacity(reads.len()), 0);
-    let unwanted = reads.extract_if(.., |read| {
-        let in_time = !read.answer.is_closed() && read.entered + limit > now;
-        let key = keys.get(start..read.end).filter(|_| in_time);
-        start = read.end;
-        wanted.extend(key);
-        key.is_none()
-    });
-    for read in unwanted {
-        _ = read.answer.send(Err(L2Error::timed_out(limit)));
-    }
-    wanted
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const LIMIT: Duration = Duration::from_secs(20);
-
-    fn enter(queue: &Queue, key: &str) -> oneshot::Receiver<ReadResult> {
-        let permit = queue.capacity.try_acquire().unwrap();
-        queue.enter(key, permit, Handle::current().id()).0
+    struct Crowd {
+        sender: mpsc::Sender<Read>,
+        reads: mpsc::Receiver<Read>,
+        answered: Vec<oneshot::Receiver<ReadResult>>,
+        taken: AtomicUsize,
     }
 
-    fn queue(reads: usize) -> (Queue, Vec<oneshot::Receiver<ReadResult>>) {
-        let queue = Queue::new();
-        let answered = (0..reads).map(|n| enter(&queue, &n.to_string()));
-        let answered = answered.collect();
-        (queue, answered)
+    impl Crowd {
+        fn new(reads: usize) -> Self {
+            let (sender, entered) = mpsc::channel(CAPACITY);
+            let mut crowd = Self {
+                sender,
+                reads: entered,
+                answered: Vec::new(),
+                taken: AtomicUsize::new(0),
+            };
+            crowd.enter(reads);
+            crowd
+        }
+
+        fn enter(&mut self, reads: usize) {
+            for n in 0..reads {
+                let (read, answered) = Read::new(&n.to_string());
+                self.sender.try_send(read).unwrap();
+                self.answered.push(answered);
+            }
+        }
+
+        fn take(&mut self) -> Vec<Read> {
+            let first = self.reads.try_recv().unwrap();
+            take(first, &mut self.reads, 256, &self.taken)
+        }
     }
 
-    #[tokio::test]
-    async fn a_crowd_goes_in_two_halves() {
-        let (queue, mut answered) = queue(100);
+    #[test]
+    fn a_crowd_goes_in_two_halves() {
+        let mut crowd = Crowd::new(100);
         for size in [50, 50] {
-            assert_eq!(queue.take(256).reads.len(), size);
+            assert_eq!(crowd.take().len(), size);
         }
         // Few that come while most are under way go together.
-        answered.extend((0..3).map(|_| enter(&queue, "late")));
-        assert_eq!(queue.take(256).reads.len(), 3);
+        crowd.enter(3);
+        assert_eq!(crowd.take().len(), 3);
     }
 
-    #[tokio::test]
-    async fn a_thousand_reads_are_few_batches() {
-        let (queue, _answered) = queue(1000);
+    #[test]
+    fn a_thousand_reads_are_few_batches() {
+        let mut crowd = Crowd::new(1000);
         let mut all = Vec::new();
         for size in [256, 256, 256, 232] {
-            let Batch { keys, mut reads } = queue.take(256);
-            let keys = wanted(&keys, &mut reads, LIMIT);
-            assert_eq!((keys.len(), reads.len()), (size, size));
-            all.extend(keys.into_iter().map(str::to_owned));
+            let batch = crowd.take();
+            assert_eq!(batch.len(), size);
+            all.extend(batch.into_iter().map(|read| read.key.into_string()));
         }
         assert!(all.into_iter().eq((0..1000).map(|n| n.to_string())));
     }
 
-    #[tokio::test]
-    async fn buffers_of_a_batch_are_used_again_and_nothing_else_of_it() {
-        let (queue, mut answered) = queue(4);
-        for (first, size) in [("01", 2), ("2", 1), ("3", 1), ("late", 1)] {
-            let batch = queue.take(256);
-            assert_eq!((&*batch.keys, batch.reads.len()), (first, size));
-            lock(&queue.state).end(size, batch);
-            answered.extend((first == "3").then(|| enter(&queue, "late")));
-        }
-    }
-
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn keys_of_callers_that_no_longer_wait_are_not_read() {
-        let (queue, mut answered) = queue(20);
-        answered.drain(..7);
-        let Batch { keys, mut reads } = queue.take(256);
-        let keys = wanted(&keys, &mut reads, LIMIT);
+        let limit = Duration::from_secs(20);
+        let mut crowd = Crowd::new(10);
+        crowd.answered.drain(..7);
+        tokio::time::advance(limit / 2).await;
+        crowd.enter(10);
+        let mut batch = crowd.take();
+        drop_unwanted(&mut batch, limit);
+        let keys: Vec<_> = batch.iter().map(|read| &*read.key).collect();
         assert_eq!(keys, ["7", "8", "9"]);
-        assert_eq!(reads.len(), 3);
-        drop((reads, queue.take(256)));
-        lock(&queue.state).is_closed = true;
-        assert!(!queue.has_some().await);
+        tokio::time::advance(limit / 2).await;
+        drop_unwanted(&mut batch, limit);
+        assert!(batch.is_empty(), "they are too late");
+        let answer = crowd.answered.remove(0).await.unwrap();
+        assert!(answer.is_err());
     }
 }
