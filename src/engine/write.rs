@@ -50,7 +50,7 @@ impl<V: Send + Sync + 'static> Writes<V> {
         let changes = encoded.into_iter().map(|(key, value, head, encoded)| {
             let order = ctx.deferred.next_order();
             let change = Change::Insert {
-                op: ctx.l1.begin_owned(&key),
+                op: ctx.l1.begin(&key),
                 value: Some(value),
                 head,
                 encoded,

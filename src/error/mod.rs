@@ -4,7 +4,6 @@ mod l2;
 
 use std::any::Any;
 use std::error::Error;
-use std::fmt;
 use std::iter::successors;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,46 +15,35 @@ use crate::wire::codec::CodecError;
 type Shared = Arc<dyn Error + Send + Sync>;
 
 /// Why [`Builder::build`](crate::Builder::build) refused the options. Names the option, and says what would work.
-#[derive(Clone, Debug)]
-pub struct BuildError {
-    kind: BuildKind,
-}
+#[derive(Clone, Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct BuildError(BuildKind);
 
 #[derive(Clone, Debug, thiserror::Error)]
 enum BuildKind {
     #[error("{0}")]
     Option(String),
     #[error(transparent)]
-    L2(#[from] L2Error),
+    L2(L2Error),
 }
 
 impl BuildError {
     pub(crate) fn option(what: impl Into<String>) -> Self {
-        Self {
-            kind: BuildKind::Option(what.into()),
-        }
+        Self(BuildKind::Option(what.into()))
     }
 
     /// Whether the Redis URL cannot be used.
     #[must_use]
     pub fn is_redis_url(&self) -> bool {
-        matches!(&self.kind, BuildKind::L2(error) if error.is_bad_url())
+        matches!(&self.0, BuildKind::L2(error) if error.is_bad_url())
     }
 }
 
 impl From<L2Error> for BuildError {
     fn from(error: L2Error) -> Self {
-        Self { kind: error.into() }
+        Self(BuildKind::L2(error))
     }
 }
-
-impl fmt::Display for BuildError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.kind.fmt(f)
-    }
-}
-
-impl Error for BuildError {}
 
 /// Why [`Cache::get_or_load`](crate::Cache::get_or_load) has no value. Cheap to clone: all callers that waited for
 /// the load share one.
@@ -75,10 +63,9 @@ impl Error for BuildError {}
 /// # Ok(()) }
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
 /// ```
-#[derive(Clone, Debug)]
-pub struct LoadError {
-    kind: LoadKind,
-}
+#[derive(Clone, Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct LoadError(LoadKind);
 
 #[derive(Clone, Debug, thiserror::Error)]
 enum LoadKind {
@@ -93,34 +80,28 @@ enum LoadKind {
     #[error("the runtime that ran the load was shut down; the next call loads again")]
     Stopped,
     #[error(transparent)]
-    Key(#[from] KeyTooLong),
+    Key(KeyTooLong),
 }
 
 impl LoadError {
     pub(crate) fn loader(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self {
-            kind: LoadKind::Loader(error.into().into()),
-        }
+        Self(LoadKind::Loader(error.into().into()))
     }
 
     pub(crate) fn panicked(payload: &(dyn Any + Send)) -> Self {
         let text = payload.downcast_ref::<&str>().copied();
         let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-        Self {
-            kind: LoadKind::Panicked(text.unwrap_or("its message is not a string").into()),
-        }
+        Self(LoadKind::Panicked(
+            text.unwrap_or("its message is not a string").into(),
+        ))
     }
 
     pub(crate) fn timed_out(after: Duration) -> Self {
-        Self {
-            kind: LoadKind::TimedOut(after),
-        }
+        Self(LoadKind::TimedOut(after))
     }
 
     pub(crate) fn stopped() -> Self {
-        Self {
-            kind: LoadKind::Stopped,
-        }
+        Self(LoadKind::Stopped)
     }
 
     /// The loader's own error, or one in its chain of sources, if it has this type.
@@ -129,7 +110,7 @@ impl LoadError {
     /// the signature.
     #[must_use]
     pub fn downcast_ref<E: Error + 'static>(&self) -> Option<&E> {
-        match &self.kind {
+        match &self.0 {
             LoadKind::Loader(error) => {
                 let first: &(dyn Error + 'static) = &**error;
                 successors(Some(first), |&error| error.source())
@@ -142,52 +123,39 @@ impl LoadError {
     /// Whether the loader returned an error.
     #[must_use]
     pub fn is_loader(&self) -> bool {
-        matches!(self.kind, LoadKind::Loader(_))
+        matches!(self.0, LoadKind::Loader(_))
     }
 
     /// Whether the loader panicked.
     #[must_use]
     pub fn is_panic(&self) -> bool {
-        matches!(self.kind, LoadKind::Panicked(_))
+        matches!(self.0, LoadKind::Panicked(_))
     }
 
     /// Whether the load took longer than [`load_timeout`](crate::Builder::load_timeout).
     #[must_use]
     pub fn is_timeout(&self) -> bool {
-        matches!(self.kind, LoadKind::TimedOut(_))
+        matches!(self.0, LoadKind::TimedOut(_))
     }
 
     /// Whether the key is over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES). The loader was not called.
     #[must_use]
     pub fn is_key_too_long(&self) -> bool {
-        matches!(self.kind, LoadKind::Key(_))
+        matches!(self.0, LoadKind::Key(_))
     }
 }
 
 impl From<KeyTooLong> for LoadError {
     fn from(error: KeyTooLong) -> Self {
-        Self { kind: error.into() }
-    }
-}
-
-impl fmt::Display for LoadError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.kind.fmt(f)
-    }
-}
-
-impl Error for LoadError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.kind.source()
+        Self(LoadKind::Key(error))
     }
 }
 
 /// Why [`insert`](crate::Cache::insert), [`invalidate`](crate::Cache::invalidate) or [`clear`](crate::Cache::clear)
 /// did not reach L2.
-#[derive(Clone, Debug)]
-pub struct WriteError {
-    kind: WriteKind,
-}
+#[derive(Clone, Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct WriteError(WriteKind);
 
 #[derive(Clone, Debug, thiserror::Error)]
 enum WriteKind {
@@ -200,26 +168,20 @@ enum WriteKind {
     #[error("the value could not be encoded")]
     Encode(#[source] CodecError),
     #[error(transparent)]
-    Key(#[from] KeyTooLong),
+    Key(KeyTooLong),
 }
 
 impl WriteError {
     pub(crate) fn deferred(error: L2Error) -> Self {
-        Self {
-            kind: WriteKind::Deferred(error),
-        }
+        Self(WriteKind::Deferred(error))
     }
 
     pub(crate) fn too_large(limit: usize) -> Self {
-        Self {
-            kind: WriteKind::TooLarge(limit),
-        }
+        Self(WriteKind::TooLarge(limit))
     }
 
     pub(crate) fn encode(error: CodecError) -> Self {
-        Self {
-            kind: WriteKind::Encode(error),
-        }
+        Self(WriteKind::Encode(error))
     }
 
     /// Whether the write was deferred, because L2 could not be reached or refused it. This instance has evicted the
@@ -228,42 +190,30 @@ impl WriteError {
     /// is not stored.
     #[must_use]
     pub fn is_deferred(&self) -> bool {
-        matches!(self.kind, WriteKind::Deferred(_))
+        matches!(self.0, WriteKind::Deferred(_))
     }
 
     /// Whether the value is over [`max_value_size`](crate::Builder::max_value_size). Nothing was changed.
     #[must_use]
     pub fn is_value_too_large(&self) -> bool {
-        matches!(self.kind, WriteKind::TooLarge(_))
+        matches!(self.0, WriteKind::TooLarge(_))
     }
 
     /// Whether the value's `Serialize` or the codec returned an error. Nothing was changed.
     #[must_use]
     pub fn is_encode(&self) -> bool {
-        matches!(self.kind, WriteKind::Encode(_))
+        matches!(self.0, WriteKind::Encode(_))
     }
 
     /// Whether the key is over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES). Nothing was changed.
     #[must_use]
     pub fn is_key_too_long(&self) -> bool {
-        matches!(self.kind, WriteKind::Key(_))
+        matches!(self.0, WriteKind::Key(_))
     }
 }
 
 impl From<KeyTooLong> for WriteError {
     fn from(error: KeyTooLong) -> Self {
-        Self { kind: error.into() }
-    }
-}
-
-impl fmt::Display for WriteError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.kind.fmt(f)
-    }
-}
-
-impl Error for WriteError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.kind.source()
+        Self(WriteKind::Key(error))
     }
 }

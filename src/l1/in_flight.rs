@@ -23,10 +23,10 @@ use crate::key::Key;
 use crate::shared_result::{ResultSender, SharedResult, shared_result};
 
 /// How a caller takes part in a read.
-pub(crate) enum JoinRead<'a, V> {
+pub(crate) enum JoinRead<V> {
     /// Nothing was under way on the key. The caller reads in place, as this operation. Nobody can join it, so there is
     /// no result to share and no task.
-    Alone(OpGuard<V, &'a InFlight<V>>),
+    Alone(OpGuard<V>),
     /// Something was under way: callers share a read from now on.
     Shared(Join<V, ReadOutcome<V>>),
 }
@@ -47,14 +47,12 @@ pub(crate) struct Started<V, T> {
 }
 
 /// An operation that is under way for as long as this lives.
-///
-/// A caller that waits in place borrows what is in flight.
-pub(crate) struct OpGuard<V, F: Deref<Target = InFlight<V>> = Arc<InFlight<V>>> {
-    in_flight: F,
+pub(crate) struct OpGuard<V> {
+    in_flight: Arc<InFlight<V>>,
     op: Op,
 }
 
-impl<V, F: Deref<Target = InFlight<V>>> Deref for OpGuard<V, F> {
+impl<V> Deref for OpGuard<V> {
     type Target = Op;
 
     fn deref(&self) -> &Op {
@@ -62,7 +60,7 @@ impl<V, F: Deref<Target = InFlight<V>>> Deref for OpGuard<V, F> {
     }
 }
 
-impl<V, F: Deref<Target = InFlight<V>>> Drop for OpGuard<V, F> {
+impl<V> Drop for OpGuard<V> {
     fn drop(&mut self) {
         self.in_flight.end(&self.op);
     }
@@ -102,30 +100,18 @@ impl<V> InFlight<V> {
         }
     }
 
-    /// Registers an operation of a caller that waits in place.
-    pub(super) fn begin(&self, key: &Key) -> OpGuard<V, &Self> {
+    /// Registers an operation.
+    pub(super) fn begin(self: &Arc<Self>, key: &Key) -> OpGuard<V> {
         let op = self.register(&mut self.lock(key), key, false);
-        OpGuard {
-            in_flight: self,
-            op,
-        }
-    }
-
-    /// Registers an operation that goes on in another task.
-    pub(super) fn begin_owned(self: &Arc<Self>, key: &Key) -> OpGuard<V> {
-        let op = self.register(&mut self.lock(key), key, false);
-        self.owned(op)
+        self.guard(op)
     }
 
     /// Joins the read that is under way for a key, or begins one.
-    pub(super) fn join_read(self: &Arc<Self>, key: &Key, now: Tick) -> JoinRead<'_, V> {
+    pub(super) fn join_read(self: &Arc<Self>, key: &Key, now: Tick) -> JoinRead<V> {
         let mut keys = self.lock(key);
         let Some(state) = keys.states.get(key) else {
             let op = self.register(&mut keys, key, false);
-            return JoinRead::Alone(OpGuard {
-                in_flight: self,
-                op,
-            });
+            return JoinRead::Alone(self.guard(op));
         };
         JoinRead::Shared(match self.joinable(state.read.as_ref(), now) {
             Some(result) => Join::Joined(result),
@@ -154,7 +140,7 @@ impl<V> InFlight<V> {
         if let Some(state) = keys.states.get_mut(key) {
             state.refresh = Some(op.id);
         }
-        Some(self.owned(op))
+        Some(self.guard(op))
     }
 
     /// The result of a flight, if a caller may join it: it began after the last flush, and while nobody knows what
@@ -190,7 +176,7 @@ impl<V> InFlight<V> {
         drop(keys);
         drop(former);
         Started {
-            op: self.owned(op),
+            op: self.guard(op),
             sender,
             result,
         }
@@ -219,7 +205,7 @@ impl<V> InFlight<V> {
         }
     }
 
-    fn owned(self: &Arc<Self>, op: Op) -> OpGuard<V> {
+    fn guard(self: &Arc<Self>, op: Op) -> OpGuard<V> {
         let in_flight = Arc::clone(self);
         OpGuard { in_flight, op }
     }

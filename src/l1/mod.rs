@@ -109,17 +109,12 @@ impl<V: Send + Sync + 'static> L1<V> {
     }
 
     /// Registers an operation on a key, before it sends anything (rule 3).
-    pub(crate) fn begin(&self, key: &Key) -> OpGuard<V, &InFlight<V>> {
+    pub(crate) fn begin(&self, key: &Key) -> OpGuard<V> {
         self.in_flight.begin(key)
     }
 
-    /// The same for an operation that goes on in another task.
-    pub(crate) fn begin_owned(&self, key: &Key) -> OpGuard<V> {
-        self.in_flight.begin_owned(key)
-    }
-
     /// Joins the read of L2 that is under way for a key, or begins one.
-    pub(crate) fn join_read(&self, key: &Key, now: Tick) -> JoinRead<'_, V> {
+    pub(crate) fn join_read(&self, key: &Key, now: Tick) -> JoinRead<V> {
         self.in_flight.join_read(key, now)
     }
 

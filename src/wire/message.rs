@@ -9,6 +9,8 @@
 //! All numbers are big-endian. L2 issues epoch, seq and ver; the sender knows the rest, so it sends
 //! [`payload`], from 27 on.
 
+use bytes::Buf;
+
 use crate::key::Key;
 
 /// Keys in one message at most.
@@ -85,24 +87,23 @@ pub(crate) fn kind(payload: &[u8]) -> Option<Kind> {
 
 /// Reads a message; `None` for one of another release or a damaged one, which counts as a lost one.
 pub(crate) fn open(bytes: &[u8]) -> Option<Message> {
-    let mut rest = Reader(bytes);
-    if rest.take::<3>()? != MAGIC {
-        return None;
-    }
-    let (epoch, seq, ver) = (rest.u64()?, rest.u64()?, rest.u64()?);
+    let mut rest = bytes.strip_prefix(&MAGIC)?;
+    let mut number = || rest.try_get_u64().ok();
+    let (epoch, seq, ver) = (number()?, number()?, number()?);
     if !(1..=LAST).contains(&seq) {
         return None;
     }
-    let kind = kind(rest.0)?;
-    rest.take::<1>()?;
-    let origin = rest.u64()?;
-    let many = rest.u16()?;
+    let kind = kind(rest)?;
+    rest.advance(1);
+    let origin = rest.try_get_u64().ok()?;
+    let many = rest.try_get_u16().ok()?;
     // With room for all, but for no more than there can be.
-    let mut keys = Vec::with_capacity(usize::from(many).min(rest.0.len() / 2));
+    let mut keys = Vec::with_capacity(usize::from(many).min(rest.len() / 2));
     for _ in 0..many {
-        keys.push(rest.text()?);
+        let length = rest.try_get_u16().ok()?;
+        keys.push(text(rest.split_off(..usize::from(length))?)?);
     }
-    rest.0.is_empty().then_some(Message {
+    rest.is_empty().then_some(Message {
         epoch,
         seq,
         ver,
@@ -114,38 +115,11 @@ pub(crate) fn open(bytes: &[u8]) -> Option<Message> {
 
 /// The key that a notice of a lease's end is about; `None` for anything else.
 pub(crate) fn lease_ended(bytes: &[u8]) -> Option<Key> {
-    let key = bytes.strip_prefix(LEASE_ENDED)?;
-    std::str::from_utf8(key).ok().map(Into::into)
+    bytes.strip_prefix(LEASE_ENDED).and_then(text)
 }
 
-struct Reader<'a>(&'a [u8]);
-
-impl Reader<'_> {
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (taken, rest) = self.0.split_first_chunk::<N>()?;
-        self.0 = rest;
-        Some(*taken)
-    }
-
-    fn u16(&mut self) -> Option<u16> {
-        self.take().map(u16::from_be_bytes)
-    }
-
-    fn u64(&mut self) -> Option<u64> {
-        self.take().map(u64::from_be_bytes)
-    }
-
-    fn text(&mut self) -> Option<Key> {
-        let (taken, rest) = self
-            .0
-            .split_at_checked(usize::from(self.u16_at_front()?) + 2)?;
-        self.0 = rest;
-        std::str::from_utf8(taken.get(2..)?).ok().map(Into::into)
-    }
-
-    fn u16_at_front(&self) -> Option<u16> {
-        self.0.first_chunk().copied().map(u16::from_be_bytes)
-    }
+fn text(bytes: &[u8]) -> Option<Key> {
+    std::str::from_utf8(bytes).ok().map(Into::into)
 }
 
 #[cfg(test)]

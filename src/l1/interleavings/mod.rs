@@ -86,7 +86,7 @@ impl World {
     }
 
     fn begin(&self) -> OpGuard<u64> {
-        self.l1.begin_owned(&self.key)
+        self.l1.begin(&self.key)
     }
 
     /// What L2 answers: whatever lies there.
