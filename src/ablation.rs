@@ -1,9 +1,9 @@
 //! Switches that turn one rule of the protocol off, to show what it is for.
 //!
 //! They exist only in builds with `--cfg larder_ablation`, where a test turns off one rule after the other
-//! and sees which promise breaks. In all other builds the compiler removes the question.
+//! and sees which promise breaks. In all other builds the compiler removes the switches.
 
-/// A rule of the protocol that can be turned off. Each says what takes its place then.
+/// A rule of the protocol, or a part of one, that can be turned off. Each says what takes its place then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(
     not(larder_ablation),
@@ -16,7 +16,7 @@ pub enum Rule {
     LeaseTokens,
     /// 2: an invalidation publishes first, and deletes in a second step.
     OneStep,
-    /// 3: what was read is kept, whatever has been heard of its key meanwhile.
+    /// 3: a value that was read is stored in L1, whatever messages of its key came meanwhile.
     Floors,
     /// 4: a caller that comes after an invalidation joins the load that began before it.
     Detach,
@@ -24,15 +24,15 @@ pub enum Rule {
     NoUnprovenJoins,
     /// 6: a refresh loads and stores without a lease.
     RefreshLease,
-    /// 7: an instance that listens again goes on with what it holds.
+    /// 7: an instance that subscribes again goes on with what it holds.
     CatchUp,
     /// 8: L1 is used for as long as the connection gives no error.
     Heartbeat,
-    /// 9: a heartbeat that names a message that was not heard is taken for proof all the same.
+    /// 9: a heartbeat that names a message that was not received is taken for a proof all the same.
     LostMessages,
-    /// 10: what a full queue has dropped is not missed.
+    /// 10: a message that a full queue has dropped leaves no hole in the numbers.
     Overflow,
-    /// 11: the writer drops its own copy first, and ignores its own messages and replies.
+    /// 11: the instance that writes drops its own copy first, and ignores its own messages and replies.
     OwnMessages,
     /// 11: a value of another epoch counts like any other.
     Epochs,
@@ -42,13 +42,13 @@ pub enum Rule {
     NewLife,
     /// 13: requests go on over connections that lead to another life of the store.
     ConnectionLife,
-    /// 14: a write that L2 could not be sent is an error, and forgotten.
+    /// 14: a write that L2 has not accepted is an error, and no invalidation follows.
     Deferred,
-    /// 14: an insert that comes late is stored all the same.
+    /// 14: an insert that arrives after its deadline is stored all the same.
     Deadline,
-    /// 15: a hold ends no later than the call.
+    /// 15: an invalidation with a hold is one without.
     HoldOff,
-    /// 16: the store forgets members by its own clock.
+    /// 16: the store leaves out members that are silent by its own clock.
     MemberTime,
 }
 
