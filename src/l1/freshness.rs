@@ -1,7 +1,9 @@
 //! What this instance knows of its lane, and until when L1 may be served.
 //!
-//! The subscriber proves now and then that every message was applied (rules 7 to 9). Knows nothing of the entries in L1:
-//! an entry names the generation that it belongs to, and one number here makes all of them invisible.
+//! The subscriber proves several times per `max_staleness` that every message was applied (rules 7 to 9).
+//!
+//! Knows nothing of the entries in L1: an entry names the generation that it belongs to, and one number here makes all of
+//! them invisible.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -39,13 +41,13 @@ pub(crate) struct Freshness {
     lane_ahead: AtomicU64,
     /// Counts what made a proof void. Under a lock, so that no proof that was asked for before outlives it.
     revocations: Mutex<u64>,
-    /// Notified when somebody waits for a proof.
+    /// Notified when a caller waits for a proof.
     proof_wanted: Notify,
     /// Notified of each proof.
     proven: watch::Sender<()>,
 }
 
-/// What the lane is asked with how far it is, so that its answer proves something.
+/// When the lane was asked for its clock, so that the answer can become a proof.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ProofRequest {
     at: Tick,
@@ -96,7 +98,7 @@ impl Freshness {
         }
     }
 
-    /// When a flight must have begun to be joined by a caller that cannot know what it missed (rule 5).
+    /// When a read or load must have begun, at the earliest, for a caller to join it without a proof (rule 5).
     pub(super) fn joinable_from(&self, now: Tick) -> Tick {
         now.saturating_sub(self.max_staleness)
     }
@@ -173,7 +175,7 @@ impl Freshness {
         self.proof_wanted.notify_one();
     }
 
-    /// Waits until a proof is wanted. A request that came while nobody waited is not lost.
+    /// Waits until a proof is wanted. A request that came while no task waited is not lost.
     pub(crate) async fn proof_requested(&self) {
         self.proof_wanted.notified().await;
     }
@@ -201,7 +203,7 @@ impl Freshness {
 
     /// Makes all that this instance holds or is fetching invisible, in one step (rule 9).
     pub(super) fn flush(&self, epoch: u64) {
-        // In this order: whoever sees the new generation sees the new epoch.
+        // In this order: a thread that sees the new generation sees the new epoch.
         self.issued.store(0, Ordering::Release);
         self.epoch.store(epoch, Ordering::Release);
         self.generation.fetch_add(1, Ordering::AcqRel);
@@ -212,8 +214,8 @@ impl Freshness {
         self.issued.load(Ordering::Acquire)
     }
 
-    /// The lane has issued a version, in this epoch. A flush that comes in between leaves one of the former epoch: then
-    /// more versions are believed than have to be, as if nothing were known.
+    /// The lane has issued a version, in this epoch. A flush that comes in between leaves a version of the former epoch:
+    /// then more versions pass than the lane has issued, as if the highest were not known.
     pub(super) fn raise_issued(&self, ver: u64) {
         if self.issued() < ver {
             self.issued.fetch_max(ver, Ordering::AcqRel);

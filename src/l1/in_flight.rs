@@ -2,9 +2,10 @@
 //! callers share (single flight).
 //!
 //! Each of the protocol's rules 3, 4 and 11 is one critical section here: a change of a key raises its floor and detaches
-//! its flights under the lock under which an operation makes its value visible. A key without operations has no state.
+//! what is in flight, under the lock under which an operation makes its value visible. A key without operations has no
+//! state.
 //!
-//! Knows nothing of the entries in L1. No lock is held while a flight is polled, a value is dropped or moka is called.
+//! Knows nothing of the entries in L1. No lock is held while a future is polled, a value is dropped or moka is called.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
@@ -24,8 +25,8 @@ use crate::shared_result::{ResultSender, SharedResult, shared_result};
 
 /// How a caller takes part in a read.
 pub(crate) enum JoinRead<V> {
-    /// Nothing was under way on the key. The caller reads in place, as this operation. Nobody can join it, so there is
-    /// no result to share and no task.
+    /// Nothing was under way on the key. The caller reads in place, as this operation. No other caller can join it, so
+    /// there is no result to share and no task.
     Alone(OpGuard<V>),
     /// Something was under way: callers share a read from now on.
     Shared(Join<V, ReadOutcome<V>>),
@@ -143,8 +144,8 @@ impl<V> InFlight<V> {
         Some(self.guard(op))
     }
 
-    /// The result of a flight, if a caller may join it: it began after the last flush, and while nobody knows what
-    /// messages were missed, less than `max_staleness` ago (rule 5).
+    /// The result of a read or load in flight, if a caller may join it: it began after the last flush and, while there
+    /// is no proof that no message was missed, less than `max_staleness` ago (rule 5).
     fn joinable<T>(&self, flight: Option<&Joinable<T>>, now: Tick) -> Option<SharedResult<T>> {
         let flight = flight?;
         let is_current = flight.generation == self.freshness.generation();
@@ -226,19 +227,19 @@ impl<V> InFlight<V> {
         drop((ended, state));
     }
 
-    /// Applies a change of a key that the lane has issued, see [`KeyState::raise`], and detaches its flights.
+    /// Applies a change of a key that the lane has issued, see [`KeyState::raise`], and detaches what is in flight.
     pub(super) fn raise(&self, key: &str, ver: u64, generation: u64) {
         self.detach(key, |state, next| {
             state.raise(ver, generation, self.freshness.issued(), next);
         });
     }
 
-    /// Applies a change of a key whose version is unknown, see [`KeyState::bar`], and detaches its flights.
+    /// Applies a change of a key whose version is unknown, see [`KeyState::bar`], and detaches what is in flight.
     pub(super) fn bar(&self, key: &str) {
         self.detach(key, KeyState::bar);
     }
 
-    /// A value that was not stored is handed out, see [`KeyState::hand_out_unstored`]. Detaches the flights of its key.
+    /// A value that was not stored is handed out, see [`KeyState::hand_out_unstored`]. Detaches what is in flight.
     pub(super) fn hand_out_unstored(&self, op: &Op, ver: u64, generation: u64) {
         self.detach(&op.key, |state, next| {
             state.hand_out_unstored(op, ver, generation, self.freshness.issued(), next);

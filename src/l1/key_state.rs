@@ -116,8 +116,8 @@ impl<V> KeyState<V> {
         self.floor = self.floor.max(ver);
     }
 
-    /// A value of this version is handed out: nothing older may follow it (rule 3). Returns a read that is not to be
-    /// joined any more, as it may be older.
+    /// A value of this version is handed out: nothing older may follow it (rule 3). Returns the read that callers must
+    /// not join any more, as it may be older.
     pub(super) fn hand_out(&mut self, op: &Op, ver: u64) -> impl Sized + use<V> {
         self.floor = self.floor.max(ver);
         self.read.take_if(|read| read.id != op.id)
@@ -156,8 +156,8 @@ impl<V> KeyState<V> {
         is_attached && (!is_barred && ver >= self.floor && is_issued || without(Rule::Floors))
     }
 
-    /// Has nobody join what is under way any more (rule 4). Returns what is to be dropped without the lock, and the
-    /// waiters to be notified: whatever changes a key ends its lease, too.
+    /// Keeps later callers from joining what is in flight (rule 4). Returns what is to be dropped without the lock, and
+    /// the waiters to be notified: every change of a key ends its lease, too.
     pub(super) fn detach(&mut self) -> (impl Sized + use<V>, Vec<Arc<LeaseWaiter>>) {
         self.refresh = None;
         ((self.read.take(), self.load.take()), self.take_waiters())

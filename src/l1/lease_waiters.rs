@@ -23,7 +23,7 @@ impl LeaseWaiter {
         self.notify.notify_one();
     }
 
-    /// Waits until some have ended, and returns their keys. An end that comes while nobody waits here is not lost.
+    /// Waits until some have ended, and returns their keys. An end that comes while no task waits here is not lost.
     pub(crate) async fn ended(&self) -> HashSet<Key> {
         loop {
             let ended = mem::take(&mut *lock(&self.ended));

@@ -1,7 +1,7 @@
 //! The first level: what this process holds, and when it may be served and stored.
 //!
 //! [`L1`] owns coherence: each change of a key goes through one of its methods, which raises the key's floor, detaches
-//! its flights and evicts what is older. No other layer can do one without the others.
+//! what is in flight and evicts what is older. No other layer can do one without the others.
 //!
 //! - [`store`]: the entries, bounded by moka, and the [`hot_table`] in front of it
 //! - [`in_flight`]: what is under way on each key ([`key_state`]): which operations may still store, and single flight
@@ -133,8 +133,8 @@ impl<V: Send + Sync + 'static> L1<V> {
         self.in_flight.is_current(op)
     }
 
-    /// Whether a value that was read as it lay may be believed: it was written in the epoch that was known when the
-    /// operation began and still is, and has not expired.
+    /// Whether a value may be used for which the server has compared no epochs: it was written in the epoch that was
+    /// known when the operation began, there was no flush since, and the value has not expired.
     pub(crate) fn is_usable(&self, op: &Op, fresh: &Fresh<V>, now: Tick) -> bool {
         let of_now = fresh.epoch == op.epoch() || without(Rule::Epochs);
         self.is_current(op) && of_now && now < fresh.expires_at
@@ -229,10 +229,10 @@ impl<V: Send + Sync + 'static> L1<V> {
 
     /// Whether a change of this version, which has been issued, makes an entry old (rule 11).
     ///
-    /// An entry above all that the lane is known to have issued is either one that has overtaken its message, or none of
-    /// the lane's: somebody has written to Redis by hand, and no version that is issued will ever make it old. To
-    /// lose the former costs a miss. An entry that this instance has written is not above: its version was known to be
-    /// issued before the entry was stored, and is compared here after the entry was found.
+    /// An entry above all versions that the lane is known to have issued has overtaken its message, or its version is not
+    /// one of the lane's: another program has written it to Redis, and no version that is issued will ever exceed it.
+    /// To lose the former costs a miss. An entry that this instance has written is not above: its version was known to
+    /// be issued before the entry was stored, and is compared here after the entry was found.
     fn is_outdated(&self, slot: &Slot<V>, ver: u64) -> bool {
         slot.ver < ver || slot.ver > self.freshness.issued()
     }
@@ -271,7 +271,7 @@ impl<V: Send + Sync + 'static> L1<V> {
         self.in_flight.lease_ended(key);
     }
 
-    /// How many entries there are, those that nobody may see included.
+    /// How many entries there are, invisible ones included.
     pub(crate) fn len(&self) -> u64 {
         self.store.as_ref().map_or(0, Store::len)
     }

@@ -8,7 +8,7 @@ use crate::clock::millis;
 /// Past this, the entries that would expire first make room.
 const CAPACITY: usize = 100_000;
 
-/// Times are in milliseconds of whoever keeps it.
+/// Times are in milliseconds of the owner's clock.
 #[derive(Clone)]
 pub(super) struct Expiring<T> {
     entries: HashMap<Box<str>, (T, u64)>,

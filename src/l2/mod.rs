@@ -3,8 +3,8 @@
 //! [`RedisL2`] and [`MemoryL2`] implement the same two traits and pass the same tests. An [`L2`] opens
 //! a [`Lane`] for a cache's namespace; every step of a lane is atomic and, on Redis, one round trip.
 //!
-//! Architecture invariant: an L2 stores values, orders changes and publishes them. It knows nothing of L1, flights
-//! or loaders.
+//! Architecture invariant: an L2 stores values, orders changes and publishes them. It knows nothing of L1, of what is in
+//! flight, or of loaders.
 
 mod expiring;
 mod memory;
@@ -53,7 +53,7 @@ pub type OnConnect = Box<dyn Fn(&LaneClock) + Send + Sync>;
 /// One cache's part of a store: the keys that share a clock.
 ///
 /// `payload` is the sender's part of the message to publish. A step may be sent again when its connection is lost, so
-/// a copy of it may arrive late: what a method must rule out is said there.
+/// a copy of it may arrive late: each method names what must not happen then.
 pub trait Lane: Send + Sync + fmt::Debug {
     /// Reads what is stored under a key, unchecked.
     fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Bytes>>;
@@ -109,8 +109,8 @@ pub trait Lane: Send + Sync + fmt::Debug {
     /// The instances that are subscribed, and those that ended without leaving, until they are forgotten.
     fn members(&self) -> Reply<'_, Members>;
 
-    /// Removes a member that is listed exactly like this: unless it has sent a heartbeat since. The lane judges nobody:
-    /// its own clock may be stepped, and with it each member would look silent.
+    /// Removes a member if its entry is exactly this one, so not if it has sent a heartbeat since. The lane itself does
+    /// not decide which members are silent: if its clock were stepped, all of them would look so.
     fn forget(&self, member: Member) -> Reply<'_, ()>;
 
     /// Removes this instance from the members.
@@ -147,9 +147,9 @@ pub trait Subscription: Stream<Item = Result<Event, L2Error>> + Send + Unpin {
 /// How an instance introduces itself to a lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemberInfo {
-    /// Random, and its own.
+    /// A random number that no other instance has.
     pub id: u64,
-    /// How long it may use what it holds without having asked.
+    /// For how long it may use its L1 after the last heartbeat that was answered.
     pub max_staleness: Duration,
 }
 
@@ -163,7 +163,7 @@ pub struct Applied {
 }
 
 impl Applied {
-    /// Of an instance that has just subscribed: what it has missed is not known yet.
+    /// Of an instance that has just subscribed: which messages it has missed is not known yet.
     pub(crate) const NOTHING: Self = Self { epoch: 0, seq: 0 };
 }
 
@@ -172,10 +172,10 @@ impl Applied {
 pub struct Member {
     /// How it introduced itself.
     pub info: MemberInfo,
-    /// What its last heartbeat said that it has applied.
+    /// What it had applied when it sent its last heartbeat.
     pub applied: Applied,
     /// Names that heartbeat, or the subscription if there was none since: a random number. While it stays the same, the
-    /// member has not been heard of.
+    /// member has sent no heartbeat.
     pub heartbeat: u64,
 }
 
@@ -188,12 +188,12 @@ pub struct Members {
     pub list: Vec<Member>,
 }
 
-/// One thing that a [`Subscription`] hears.
+/// What a [`Subscription`] receives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// Something changed.
     Message(Message),
-    /// The lease on a key has ended, and some load waits for it: now it is worth asking again. This may be lost.
+    /// The lease on a key has ended, and some load waits for it: that load may ask again now. This event may be lost.
     LeaseEnded(Key),
     /// The answer to [`Subscription::heartbeat`].
     Heartbeat(LaneClock),

@@ -22,10 +22,10 @@ pub(crate) const MAGIC: [u8; 4] = *b"LRD\x01";
 const HEAD: usize = 84;
 const BODY: usize = 36;
 
-/// What L2 says of a write: when it happened, in the order of all writes of one lane.
+/// When L2 accepted a write, in the order of all writes of one lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
-    /// The life of the lane in which it was written; versions compare only within one.
+    /// The epoch in which it was written; versions compare only within one.
     pub epoch: u64,
     /// The version that this write was given.
     pub ver: u64,
@@ -33,7 +33,7 @@ pub struct Stamp {
     pub written_at: u64,
 }
 
-/// What the writer knows of a value.
+/// The part of the head that the writing instance knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Head {
     pub(crate) codec: u8,
@@ -175,7 +175,7 @@ pub(crate) fn peek(bytes: &[u8]) -> Option<(Stamp, u64)> {
     Some((envelope.stamp, envelope.head.hard_ttl_ms))
 }
 
-/// A tag for a name, to tell values of one type from those of another.
+/// A tag for a type's name, which distinguishes values of one type from those of another.
 pub(crate) fn type_tag(name: &str) -> u64 {
     XxHash3_64::oneshot(name.as_bytes())
 }

@@ -1,4 +1,4 @@
-//! What one instance tells the others: which keys changed, and with which version. Never values.
+//! The messages between instances: which keys changed, and with which version. Never values.
 //!
 //! ```text
 //!  0  magic "LM", format 1
@@ -15,20 +15,20 @@ use crate::key::Key;
 
 /// Keys in one message at most.
 const MAX_KEYS: usize = u16::MAX as usize;
-/// Messages are counted from one up to what a store can count without gaps: whole numbers in Lua.
+/// Message numbers begin with one. Lua counts whole numbers without gaps up to this.
 const LAST: u64 = 1 << 53;
 const MAGIC: [u8; 3] = *b"LM\x01";
-/// What begins a notice that a lease has ended, which the store makes; the key follows. It is no message.
+/// Begins a notice that a lease has ended; the key follows. The store makes it, and it is no message.
 const LEASE_ENDED: &[u8] = b"LE\x01";
 
-/// Something that happened to a lane, as its listeners are told.
+/// A change of a lane, as its subscribers receive it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
-    /// The life of the lane in which it happened.
+    /// The epoch in which it happened.
     pub epoch: u64,
     /// Its place among the lane's messages; a hole means that one was lost.
     pub seq: u64,
-    /// The version after which values are current.
+    /// The version of the change: values with a lower one are old.
     pub ver: u64,
     /// What happened.
     pub kind: Kind,
@@ -47,7 +47,7 @@ pub enum Kind {
     Insert,
     /// Everything in the lane is gone, whatever its key.
     Clear,
-    /// As `Invalidate`, and somebody waits until all members have applied it.
+    /// As `Invalidate`, and the caller waits until all members have applied it.
     InvalidateAwaited,
 }
 
@@ -74,7 +74,7 @@ fn length(n: usize) -> [u8; 2] {
     u16::try_from(n).unwrap_or(u16::MAX).to_be_bytes()
 }
 
-/// What a payload says.
+/// The kind that a payload names.
 pub(crate) fn kind(payload: &[u8]) -> Option<Kind> {
     match payload.first()? {
         0 => Some(Kind::Invalidate),

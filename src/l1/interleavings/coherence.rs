@@ -248,7 +248,7 @@ fn what_is_refused_pushes_nothing_out() {
         let (older, newer, foreign) = (world.begin(), world.begin(), world.begin());
         world.publish(&newer, (EPOCH, 2));
         world.publish(&older, (EPOCH, 1));
-        // The server has said that it may be believed: it knows of an epoch that this instance does not.
+        // The server has compared the epochs: its value is of one that this instance does not know yet.
         world.l1.try_store(&foreign, &fresh((NEXT_EPOCH, 9)));
         assert_eq!(world.shown(), Some((EPOCH, 2)));
     });
@@ -291,8 +291,8 @@ fn a_load_or_refresh_that_was_overtaken_stores_nothing() {
     });
 }
 
-/// Rule 11: somebody has written a version to L2 that the lane has not issued, and no version to come is newer. It is
-/// gone with the next message all the same, whether it was stored before or is being read.
+/// Rule 11: another program has written a version to L2 that the lane has not issued, and no later version exceeds it.
+/// The next message evicts it all the same, whether it was stored before or is being read.
 #[test]
 fn a_version_that_was_never_issued_goes_with_the_next_message() {
     for promoted in [false, true] {
@@ -339,8 +339,8 @@ fn a_version_that_was_never_issued_keeps_nothing_out() {
     });
 }
 
-/// Rules 3 and 11: a value overtakes its message, and another of an earlier change comes in between. To lose the value is
-/// a miss; what was read before it may not take its place.
+/// Rules 3 and 11: a value overtakes its message, and the message of an earlier change comes in between. To lose the
+/// value costs a miss; a value that was read before it must not take its place.
 #[test]
 fn nothing_older_follows_a_value_that_has_overtaken_its_message() {
     in_every_order(|world| {

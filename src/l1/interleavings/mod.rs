@@ -37,7 +37,7 @@ const NEXT_EPOCH: u64 = 2;
 /// takes ten times as long.
 const PREEMPTIONS: usize = 2;
 
-/// What tells a value from others: its epoch and its version.
+/// What identifies a value: its epoch and its version.
 type Mark = (u64, u64);
 
 /// The L1 of one instance, and what L2 has under one key. Clones are the same.
@@ -65,7 +65,7 @@ fn in_every_order(test: impl Fn(World) + Send + Sync + 'static) {
 }
 
 impl World {
-    /// An instance that knows its epoch and hears every message; L2 has version 1.
+    /// An instance that knows its epoch and receives every message; L2 has version 1.
     fn new() -> Self {
         let clock = Clock::manual();
         let now = clock.now();
@@ -89,12 +89,12 @@ impl World {
         self.l1.begin(&self.key)
     }
 
-    /// What L2 answers: whatever lies there.
+    /// What L2 answers: the stored value.
     fn ask(&self) -> Mark {
         *self.stored.lock().unwrap()
     }
 
-    /// Publishes what L2 has answered, if it may be believed.
+    /// Publishes what L2 has answered, if it is usable.
     fn publish(&self, op: &Op, mark: Mark) {
         let fresh = fresh(mark);
         if self.l1.is_usable(op, &fresh, self.now) {
@@ -115,7 +115,7 @@ impl World {
         ver
     }
 
-    /// The same, but the message is lost, and that it was is all that is noticed.
+    /// The same, but the message is lost, and the instance notices only that one was lost.
     fn miss_a_write(&self) -> u64 {
         let (epoch, ver) = self.write();
         self.l1.flush(epoch);
@@ -165,7 +165,7 @@ impl World {
     }
 }
 
-/// A value that tells its epoch.
+/// A value of this epoch and version.
 fn fresh((epoch, ver): Mark) -> Fresh<u64> {
     let slot = Slot::new(KEY.into(), epoch, ver, 0, NEVER, NEVER);
     Fresh {

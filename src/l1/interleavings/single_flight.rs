@@ -100,7 +100,7 @@ fn nobody_joins_an_older_read() {
 fn all_but_the_first_share_a_read() {
     in_every_order(|world| {
         let reads = [(); 2].map(|()| world.spawn(|world| read_or_begin(&world)));
-        // Somebody else's operation comes and goes.
+        // An operation of another caller begins and ends.
         drop(world.begin());
         let reads = reads.map(|read| read.join().unwrap());
         let last = read_or_begin(&world);

@@ -23,7 +23,7 @@ const REPLAY: usize = 1024;
 /// Messages that may wait for one subscriber. One more is dropped, which leaves a hole in the numbers.
 const QUEUE: usize = 1024;
 
-/// The present, as the store knows it.
+/// The time, and the life of the store.
 #[derive(Clone, Copy)]
 pub(super) struct Now {
     /// In ms.
@@ -47,7 +47,7 @@ impl Now {
 #[derive(Default)]
 pub(super) struct State {
     pub(super) data: Data,
-    /// The queues of those who are subscribed: a restart closes them.
+    /// The queues of the subscriptions. A restart closes them.
     subscribers: Vec<mpsc::Sender<Event>>,
 }
 
@@ -71,14 +71,14 @@ pub(super) struct Data {
     members: BTreeMap<u64, Noted>,
 }
 
-/// A member, and when its last heartbeat was, by the store's clock: only the ablation of a rule asks for that.
+/// A member, and when its last heartbeat was, by the store's clock. Only the ablation of rule 16 uses that time.
 #[derive(Clone)]
 struct Noted {
     member: Member,
     at: u64,
 }
 
-/// What is on a key instead of a free lease.
+/// Why no lease on a key is free.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Held {
     By {
@@ -86,7 +86,7 @@ enum Held {
         /// Whether another load waits for its end.
         awaited: bool,
     },
-    /// No lease is granted.
+    /// A hold: no lease is granted.
     Off,
 }
 
@@ -393,7 +393,7 @@ impl State {
             Want::NewerThan(seen) => stamp.ver != seen,
             Want::Nothing => false,
         };
-        // A version that was never issued would outlive invalidations in L1.
+        // A version that the lane has not issued would outlive invalidations in L1 (rule 11).
         let of_now = stamp.epoch == self.data.epoch && stamp.ver <= self.data.ver;
         let of_now = of_now || without(Rule::Epochs);
         let live = of_now && now.at < stamp.written_at.saturating_add(hard_ttl_ms);

@@ -1,7 +1,7 @@
 //! A connection that carries a lane's requests: taken from the pool once, shared by all callers, and
 //! replaced when it breaks, falls silent or leads to a server that is not the primary.
 //!
-//! Knows nothing of what the requests are for. Which life of the server counts is decided above: see
+//! Knows nothing of what the requests are for. The subscriber decides which life of the server counts: see
 //! [`Connections::keep_only`].
 
 use std::mem::replace;
@@ -33,7 +33,7 @@ pub(super) const LANES: u64 = 1;
 
 pub(super) struct Connections {
     source: Arc<Source>,
-    /// Another connection that needs the pool more: without it, this one is not made.
+    /// Another connection, which has precedence in the pool: without it, this one is not made.
     first: Option<Arc<Connections>>,
     current: Mutex<Current>,
     /// Attempts that failed in a row; they lengthen the pause before the next one.
@@ -117,7 +117,8 @@ impl Connections {
     /// requests that do no harm then; `send` is called for each copy, and must not repeat a random number.
     /// What makes each request safe:
     ///
-    /// - GET, MGET, XRANGE and MEMBERS change nothing, and the reply of a lost copy is not read.
+    /// - GET, MGET and XRANGE change nothing, and the reply of a lost copy is not read. MEMBERS removes damaged
+    ///   entries at most.
     /// - LEAD: each copy asks with a token of its own, so a late copy cannot bring back a lease that an
     ///   invalidation has ended. It may leave a lease that no load uses, which others wait for until it
     ///   expires.
@@ -126,6 +127,7 @@ impl Connections {
     /// - INVALIDATE done again removes what was written since, and holds anew: a miss, never an old value.
     /// - CLEAR: each copy begins an epoch of its own. With the same one, a late copy would bring back what
     ///   was stored in that epoch before another clear.
+    /// - FORGET removes a member only if its entry is the same as before.
     /// - HDEL of a member is sent once the instance has closed; its id is never used again.
     ///
     /// INSERT is different, see [`once`](Self::once).
@@ -190,11 +192,11 @@ impl Connections {
         self.try_with(limit, Instant::now() + limit, &send).await
     }
 
-    /// Discards the connection unless it leads to this life of the server, which the subscriber has joined.
-    /// `false` if it led to another one, so that what was read over it must not be believed. Serves rule 13.
+    /// Discards the connection unless it leads to this life of the server, which the subscriber has joined (rule
+    /// 13). `false` if it led to another one: what was read over it may be older than the subscriber's messages.
     ///
     /// No request that begins when this has returned goes over a connection of another life that was made
-    /// before. Of a connection that is made later, `on_connect` tells.
+    /// before. For each connection that is made later, `on_connect` is called.
     pub(super) fn keep_only(&self, life: u64) -> bool {
         let mut current = lock(&self.current);
         let moved = replace(&mut current.joined, life) != life;
@@ -207,8 +209,8 @@ impl Connections {
                 self.discard(attempt.id, &live);
                 false
             }
-            // Its `on_connect` may have compared it with what was known before the subscriber moved. Those
-            // who wait for it began before the move, and what they read is not believed.
+            // Its `on_connect` may have compared it with what was known before the subscriber moved. Requests
+            // that wait for it began before the move, so what they read is not stored.
             None if moved => {
                 current.attempt = None;
                 true
@@ -298,7 +300,7 @@ impl Connections {
         reconnects().nth(failures.min(8)).unwrap_or(LONGEST_PAUSE)
     }
 
-    /// Learns from an answer whether the connection is still good.
+    /// Decides by an answer whether the connection is still good, and what became of the request.
     fn judge<T>(
         &self,
         id: u64,
@@ -335,7 +337,7 @@ impl Connections {
         }
     }
 
-    /// Forgets a connection, so that neither this nor the pool hands it out again. `false` if it was no
+    /// Discards a connection, so that neither this nor the pool hands it out again. `false` if it was no
     /// longer the current one.
     fn discard(&self, id: u64, live: &Live) -> bool {
         let discarded = lock(&self.current)
@@ -348,9 +350,9 @@ impl Connections {
     }
 }
 
-/// Whether a server says with this error that it is a replica, or that it is still reading its data, as a
-/// replica does when it begins to follow a primary. It refuses all the same, before it executes anything,
-/// for as long as the connection stays with it.
+/// Whether this error means that the server is a replica, or that it is still reading its data, as a replica does
+/// when it begins to follow a primary. Such a server refuses every request before it executes anything, for as
+/// long as the connection stays with it.
 ///
 /// NOREPLICAS is none of these: a primary that misses its replicas may get them back. If it was replaced, its
 /// heartbeats fail as well, and the subscriber finds the new one.
@@ -368,13 +370,13 @@ async fn connect(source: Arc<Source>, first: Option<Arc<Connections>>) -> Result
     let deadline = Instant::now() + CONNECT;
     let mut checked_out = check_out(&source, first.is_some(), deadline).await;
     if matches!(checked_out, Err(Failure::NotExecuted(_))) {
-        // What else lies idle in the pool is likely to lead to the old primary as well.
+        // The idle connections of the pool probably lead to the old primary as well.
         source.pool.retain(|_, _| false);
         checked_out = check_out(&source, first.is_some(), deadline).await;
     }
     let (pooled, clock) = checked_out.map_err(Failure::into_error)?;
     if first.is_some_and(|first| !first.is_there()) {
-        // The pool may have given this one its last, which the first has lost.
+        // The pool may have given this one its last connection, which the first had lost.
         return Err(L2Error::closed());
     }
     (source.on_connect)(&clock);

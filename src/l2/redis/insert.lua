@@ -1,4 +1,5 @@
 -- INSERT  clock log value... lease... | channel rnd payload deadline (body ttl)...  ->  stamp, or nothing if it is late
+-- After the deadline it stores nothing (rule 14).
 local at = time()
 if ARGV[4] ~= '' and at > tonumber(ARGV[4]) then
   return false

@@ -1,6 +1,6 @@
 -- INVALIDATE  clock log live (value lease)... [hold]... | channel rnd payload hold
 --   ->  stamp seq longest_staleness generation age
--- No lease is granted for `hold` ms; a hold that lasts longer stays.
+-- One step (rule 2). No lease is granted for `hold` ms (rule 15); a hold that lasts longer stays.
 local holds = ARGV[4] == '0' and 0 or (#KEYS - 3) / 3
 redis.call('DEL', unpack(KEYS, 4, #KEYS - holds))
 for i = #KEYS - holds + 1, #KEYS do
@@ -10,7 +10,7 @@ for i = #KEYS - holds + 1, #KEYS do
   end
 end
 local epoch, ver, seq = publish(KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3])
--- Kind 3: the sender waits until all members have applied it.
+-- Kind 3: the caller waits until all members have applied the message (rule 16).
 local generation, age, known, longest = 0, 0, {}, 0
 if string.byte(ARGV[3]) == 3 then
   generation, age, known, longest = members(KEYS[3], ARGV[2])

@@ -31,7 +31,7 @@ use crate::wire::message;
 
 /// Messages read from the log at a time.
 const REPLAY: usize = 1024;
-/// So many timeouts an insert is waited for whose first copy may still arrive; after that it is an error.
+/// For how many timeouts a caller waits for an insert whose first copy may still arrive; after that it is an error.
 const LONGEST_DOUBT: u32 = 2;
 
 /// One namespace on a Redis server.
@@ -335,7 +335,7 @@ impl Lane for RedisLane {
             range.arg("COUNT").arg(REPLAY);
             let entries: Vec<LogEntry> = self.ask(&range).await?;
             let payloads = entries.into_iter().flat_map(|(_, fields)| fields);
-            // What this release cannot read leaves a hole.
+            // A message that this release cannot read is skipped, which leaves a hole in the numbers.
             Ok(payloads
                 .filter_map(|(_, payload)| message::open(&payload))
                 .collect())

@@ -1,11 +1,11 @@
 -- LEAD  value lease hold clock | token ms want rnd  ->  answer, value or lease, number
 local epoch, _, issued = clock(KEYS[4], ARGV[4])
--- What is no string is not there.
+-- MGET answers nil for a value of another type.
 local v, stored, hold = unpack(redis.call('MGET', KEYS[1], KEYS[2], KEYS[3]))
 if v and ARGV[3] ~= '*' and #v >= 84 and string.sub(v, 1, 4) == 'LRD\1' and string.byte(v, 38) == 0 then
   local of, ver, at = struct.unpack('>I8I8I8', v, 5)
   local hard = struct.unpack('>I8', v, 65)
-  -- A version that was never issued would outlive invalidations in L1.
+  -- A version that the lane has not issued would outlive invalidations in L1 (rule 11).
   if of == epoch and ver <= issued and time() < at + hard and ver ~= tonumber(ARGV[3]) then
     return {'HIT', v, 0}
   end
@@ -13,11 +13,11 @@ end
 if ARGV[2] == '0' then
   return {'MISS', false, 0}
 end
--- One without an end is none.
+-- A hold without a TTL is not one of this crate.
 if hold and redis.call('PTTL', KEYS[3]) >= 0 then
   return {'HOLD', false, 0}
 end
--- A lease names its epoch: one of another fills nothing any more, and need not be waited for.
+-- A lease of another epoch fills nothing any more: this load need not wait for it.
 local held, mark = read_lease(stored)
 if string.find(held, lease(epoch, ''), 1, true) == 1 then
   if mark == '' then
@@ -25,6 +25,6 @@ if string.find(held, lease(epoch, ''), 1, true) == 1 then
   end
   return {'WAIT', held, math.max(redis.call('PTTL', KEYS[2]), 0)}
 end
--- The token is new: this copy of the request is the only one that has it.
+-- No other copy of the request has this token (rule 1).
 redis.call('SET', KEYS[2], lease(epoch, ARGV[1]), 'PX', ARGV[2])
 return {'LEAD', false, epoch}

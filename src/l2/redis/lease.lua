@@ -1,4 +1,4 @@
--- A lease, as it lies under its key: it names its epoch. A '+' after it means that somebody waits for its end.
+-- A lease as it is stored: `epoch:token`. A '+' after it means that another load waits for its end.
 local function lease(epoch, token)
   return string.format('%.0f:', epoch) .. token
 end
@@ -8,7 +8,7 @@ local function read_lease(stored)
   return string.match(type(stored) == 'string' and stored or '', '^(.-)(%+?)$')
 end
 
--- Tells who waits, if anyone does. That is no change: it has no number, and may be lost.
+-- Deletes a lease, and publishes a notice if another load waits for its end. A notice has no number and may be lost.
 local function end_lease(key, mark, channel, of)
   redis.call('DEL', key)
   if mark == '+' then

@@ -31,7 +31,7 @@ local function renew_list(live, rnd)
   return tonumber(rnd), 0
 end
 
--- max_staleness in the entry of a member, `epoch:seq:max_staleness:heartbeat`; nil if something else has written it.
+-- max_staleness in the entry of a member, `epoch:seq:max_staleness:heartbeat`; nil if the entry is not of this form.
 local function staleness_of(id, entry)
   local epoch, seq, staleness, heartbeat = string.match(entry, '^(%d+):(%d+):(%d+):(%d+)$')
   if whole(id, 2 ^ 53) and whole(epoch, 2 ^ 53) and whole(seq, 2 ^ 53) and whole(heartbeat, 2 ^ 53) then

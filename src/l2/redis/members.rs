@@ -1,11 +1,11 @@
-//! How a member is written down in the list of members: `epoch:seq:max_staleness:heartbeat`.
+//! The text of a member in the list of members: `epoch:seq:max_staleness:heartbeat`.
 
 use std::time::Duration;
 
 use crate::clock::millis;
 use crate::l2::{Applied, Member, MemberInfo};
 
-/// What is stored under the id of a member.
+/// The entry of a member, stored under its id.
 pub(super) fn entry(member: &Member) -> String {
     let Member {
         info,
@@ -16,7 +16,7 @@ pub(super) fn entry(member: &Member) -> String {
     format!("{}:{}:{staleness}:{heartbeat}", applied.epoch, applied.seq)
 }
 
-/// Reads the entry of a member; `None` if something else has written it.
+/// Reads the entry of a member; `None` if it is not of this form.
 pub(super) fn parse(id: u64, entry: &str) -> Option<Member> {
     let mut fields = entry.split(':').map(str::parse::<u64>);
     let mut field = || fields.next()?.ok();

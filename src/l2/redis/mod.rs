@@ -1,11 +1,14 @@
 //! L2 on Redis, through a deadpool pool.
 //!
 //! - here: what it takes to reach a server
-//! - [`lane`]: the steps, each a script or a command; [`scripts`] and the `.lua` files
-//! - [`batch`]: reads that share a request; [`requests`]: which connection it takes
-//! - [`members`]: how a member is written down
-//! - [`connection`]: a connection that all share
-//! - [`listener`]: the connection for messages and beats
+//! - [`lane`]: the steps, each a script or a command; [`scripts`]: the `.lua` files; [`call`]: one call of a script
+//! - [`read_batcher`]: reads that share a request; [`read_request`]: over which connection it goes
+//! - [`connection`]: a connection that all callers share
+//! - [`pubsub`]: the subscriber's connection, for messages and heartbeats
+//! - [`members`]: how a member is written down; [`names`]: the names of a lane's keys
+//! - [`error`]: the client's errors as those of the crate
+//!
+//! Knows nothing of L1, nor of what the stored bytes mean.
 
 mod call;
 mod connection;
@@ -37,16 +40,16 @@ use self::read_request::ReadRequests;
 use self::scripts::Scripts;
 use super::{L2, L2Error, Lane, OnConnect};
 
-/// A bound for a pool of our own that no process reaches: each lane takes two connections, once.
+/// The size of a pool that this module makes. No process reaches it: each lane takes two connections, once.
 const POOL_SIZE: usize = 1024;
 
 /// The second level on a Redis server, version 7.0 or later, or Valkey.
 ///
 /// Several caches of a process can share one, and with it the pool. Each cache keeps one pooled
-/// connection for good, over which its requests are multiplexed, and from when that was first busy
-/// another one for reads, so that a large value does not hold up those behind it. It opens one more, outside
-/// the pool, on which it listens. So a pool of your own needs two connections per cache to spare; with
-/// one, reads go on without the other.
+/// connection, over which its requests are multiplexed. When that connection is busy for the first time, the cache
+/// takes a second one for reads, so that a large value does not delay the reads behind it. For its subscription it
+/// opens another connection, outside the pool. So a pool of your own needs two connections to spare for each cache;
+/// with one, a cache works without the second.
 #[derive(Clone)]
 pub struct RedisL2 {
     pool: Pool,
@@ -73,8 +76,8 @@ impl RedisL2 {
         Self::new(pool, info)
     }
 
-    /// A store behind a pool of your own; the URL is for the connection on which it listens, which a
-    /// pool cannot give out.
+    /// A store behind a pool of your own; the URL is for the connection that subscribes, which a pool cannot
+    /// provide.
     ///
     /// Both must lead to the same server and database. Set `TCP_NODELAY` in the pool's manager: the
     /// client's default leaves it off.

@@ -12,7 +12,7 @@ pub(super) struct Names {
 impl Names {
     pub(super) fn new(namespace: &str, db: i64) -> Self {
         let tag = format!("{{{namespace}.0}}");
-        // Channels are not part of a database: without its number, two databases would hear each other.
+        // Channels are not part of a database: without its number, two databases would receive each other's messages.
         let database = if db == 0 {
             String::new()
         } else {
@@ -27,7 +27,7 @@ impl Names {
         }
     }
 
-    /// What a key of the user's is called here, put together in `name`.
+    /// The name of a user's key in Redis, written into `name`.
     pub(super) fn value<'n>(&self, name: &'n mut String, key: &str) -> &'n str {
         self.write(name, ":", key)
     }

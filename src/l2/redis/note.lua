@@ -1,5 +1,6 @@
 -- NOTE  live | id entry nonce generation age  ->  nonce, or 0 if the list is of another generation
--- Updates the entry of a member. `age` is how long the list has existed at least, as the member has measured it.
+-- The part of a heartbeat that updates the entry of a member (rule 16). `age` is how long the list has existed at
+-- least, as the member has measured it.
 local generation, age = list(KEYS[1])
 if generation ~= tonumber(ARGV[4]) then
   return 0

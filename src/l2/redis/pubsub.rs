@@ -1,7 +1,7 @@
 //! The connection that a lane has for messages and heartbeats.
 //!
 //! With RESP3 both share one connection, and with it one order: a heartbeat that names message n comes after
-//! message n (rule 8). What a message means is not known here.
+//! message n (rule 8). Knows nothing of what a message means.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -93,7 +93,7 @@ struct Joined {
     generation: u64,
     /// For how long it had existed, at least, in ms.
     age: u64,
-    /// When that was known. Not before the server read it: the list would seem older than it is.
+    /// When the answer with that age had arrived. An earlier time would make the list seem older than it is.
     at: Instant,
 }
 
@@ -109,7 +109,7 @@ impl Joined {
 fn push_sender(
     queue: mpsc::Sender<Vec<u8>>,
 ) -> impl Fn(PushInfo) -> Result<(), Infallible> + Send + Sync + 'static {
-    // Without a sender the receiver ends: so the subscription notices that the connection is closed.
+    // When the sender is dropped the queue ends, and with it the subscription.
     let queue = Mutex::new(Some(queue));
     move |push| {
         let mut queue = lock(&queue);
@@ -118,7 +118,7 @@ fn push_sender(
                 let _ = queue.as_ref().map(|queue| queue.try_send(payload));
             }
             (PushKind::Subscribe, _) => {}
-            // The connection is lost or was unsubscribed by force, or the push is not one that this expects.
+            // The connection is lost, the server has ended the subscription, or the push is of an unexpected kind.
             _ => *queue = None,
         }
         Ok(())
@@ -178,7 +178,7 @@ impl Subscription for RedisSubscription {
                     "the server has restarted, has lost its data, does not take writes, or is no longer a primary in good standing",
                 ));
             }
-            // Nobody would wait for this instance, so it must not use its L1.
+            // No caller of another instance would wait for this one, so it must not use its L1 (rule 16).
             if noted != nonce {
                 return Err(L2Error::unexpected(
                     "the list of members was lost or damaged; this instance subscribes again",
@@ -230,7 +230,7 @@ impl Stream for RedisSubscription {
             };
             let message = message::open(&payload).map(Event::Message);
             let heard = message.or_else(|| message::lease_ended(&payload).map(Event::LeaseEnded));
-            // A message that this release cannot read leaves a hole too.
+            // A message that this release cannot read is skipped, which leaves a hole in the numbers.
             if let Some(heard) = heard {
                 return Poll::Ready(Some(Ok(heard)));
             }

@@ -1,8 +1,8 @@
-//! Requests for values: some keys each, over the one of two connections that has fewer bytes to bring.
+//! Requests for values: each for some keys, over the one of two connections that expects fewer bytes.
 //!
-//! One key is a GET. More are an MGET, which costs the client and the server about half as much per key. To MGET a
-//! value that is not a string is not there; GET is read the same way. When to send, and which keys together, is
-//! decided in [`read_batcher`](super::read_batcher).
+//! One key is a GET. More are an MGET, which costs the client and the server about half as much per key. MGET answers
+//! nil for a value that is not a string; an error of GET for such a value is treated alike. When to send, and which
+//! keys together, is decided in [`read_batcher`](super::read_batcher).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -32,8 +32,8 @@ pub(super) struct ReadRequests {
     names: Names,
     /// How long a read may take.
     limit: Duration,
-    /// The first also carries all other requests of the lane. The second is made when there is something to read
-    /// while the first is busy.
+    /// The first also carries all other requests of the lane. The second is made when a read begins while the first
+    /// is busy.
     lines: [Line; 2],
     /// How many bytes a key had on average, the last time.
     bytes_each: AtomicUsize,
@@ -74,7 +74,7 @@ impl ReadRequests {
     /// Discards connections as [`Connections::keep_only`] does. `false` if one of them led to another life.
     pub(super) fn keep_only(&self, life: u64) -> bool {
         let [first, second] = &self.lines;
-        // Both, whatever the first one says.
+        // Both, whatever the first one returns.
         first.connections.keep_only(life) & second.connections.keep_only(life)
     }
 
@@ -187,7 +187,7 @@ impl ReadRequests {
     fn expect(&self, keys: usize) -> Expected<'_> {
         let [first, second] = &self.lines;
         let expected = |line: &Line| line.expected.load(Ordering::Relaxed);
-        // While the first is being made again, it needs the pool more.
+        // While the first is being made again, it has precedence in the pool.
         let line = if expected(first) > expected(second)
             && first.connections.is_there()
             && second.connections.is_there_or_made()
@@ -228,7 +228,7 @@ fn opened(values: Vec<Value>) -> Vec<ReadResult> {
         }
         Value::BulkString(bytes) => Ok(Some(bytes.into())),
         Value::Nil => Ok(None),
-        // GET says so of what is not a string.
+        // The answer of GET for a value that is not a string.
         Value::ServerError(error) if error.code() == "WRONGTYPE" => Ok(None),
         Value::ServerError(error) => Err(l2_error(error.into())),
         _ => Err(L2Error::unexpected("a value that is not a string")),

@@ -1,4 +1,4 @@
--- RENEW  lease | token ms channel key  ->  1 if it was ours
+-- RENEW  lease | token ms channel key  ->  1 if the lease has this token
 local held, mark = read_lease(redis.pcall('GET', KEYS[1]))
 if string.match(held, ':(%d+)$') ~= ARGV[1] then
   return 0

@@ -1,6 +1,6 @@
 -- RUN  clock live | lanes rnd [id entry]  ->  epoch seq now lanes life [generation age]
--- Precedes any use of a new connection: a server that restarted or was promoted may have brought deleted values back,
--- and lost members, so its life starts a new epoch and a new generation of the list. Numbers continue.
+-- The first request over each connection (rule 13): a server that restarted or was promoted may have brought deleted
+-- values back, and lost members, so its life starts a new epoch and a new generation of the list. Numbers continue.
 local run = life()
 local epoch, seq, ver = clock(KEYS[1], ARGV[2])
 local known = redis.call('HMGET', KEYS[1], 'run', 'lanes')
@@ -13,7 +13,7 @@ if known[1] ~= run or lanes == 0 then
 end
 local answer = {epoch, seq, time(), lanes, run}
 if ARGV[3] then
-  -- A subscriber becomes a member in the step that reads the clock.
+  -- A subscriber becomes a member in the step that reads the clock (rule 16).
   local generation, age = list(KEYS[2])
   if not generation then
     generation, age = renew_list(KEYS[2], ARGV[2])

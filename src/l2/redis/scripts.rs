@@ -14,9 +14,10 @@ pub(super) struct Scripts {
     pub(super) run: Script,
     pub(super) members: Script,
     pub(super) forget: Script,
-    /// Sent with `EVAL`: together with the beat in one pipeline, where a forgotten script could not be loaded first.
+    /// Sent with `EVAL`: it shares a pipeline with `beat`, where a script that the server has forgotten could not be
+    /// loaded first.
     pub(super) note: String,
-    /// Sent with `EVAL_RO`, which the client has no type for.
+    /// Sent with `EVAL_RO`, for which the client has no type.
     pub(super) beat: String,
 }
 

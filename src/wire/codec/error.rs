@@ -77,7 +77,7 @@ impl CodecError {
         }
     }
 
-    /// Adds how many bytes had been read, while nobody shares the error yet.
+    /// Adds how many bytes had been read, while the error has one owner.
     #[cfg(any(feature = "json", feature = "postcard"))]
     pub(super) fn at(mut self, position: usize) -> Self {
         if let Some(cause) = Arc::get_mut(&mut self.cause) {
