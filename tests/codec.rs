@@ -431,7 +431,7 @@ mod json_only {
     }
 
     #[test]
-    fn nesting_that_nobody_asked_for_is_skipped() {
+    fn nesting_that_the_type_does_not_ask_for_is_skipped() {
         let extra = deep(b"[", b"", b"]");
         let bytes = [b"{\"extra\":", &extra[..], b",\"next\":null}"].concat();
         assert_eq!(
@@ -477,7 +477,7 @@ mod messagepack_only {
     }
 
     #[test]
-    fn nesting_that_nobody_asked_for_is_refused_too() {
+    fn nesting_that_the_type_does_not_ask_for_is_refused_too() {
         let extra = deep(b"\x91", b"\x90", b"");
         let bytes = [b"\x82\xa5extra", &extra[..], b"\xa4next\xc0"].concat();
         refuses::<MessagePack, Chain>(&bytes);

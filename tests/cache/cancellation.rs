@@ -10,22 +10,22 @@ use futures::future::BoxFuture;
 use tokio::task::yield_now;
 use tokio::time::{pause, timeout};
 
-use crate::fleet::{Fleet, HOUR, Set, Source, Texts, without_beats};
+use crate::fleet::{Fleet, HOUR, Set, Source, Texts, without_heartbeats};
 use crate::support::eventually::eventually;
 use crate::support::network::{Gate, Network, Step, Way};
 
 mod memory {
     #[tokio::test]
-    async fn giving_up_after_any_poll_harms_nobody() {
-        super::giving_up_after_any_poll_harms_nobody(super::Fleet::memory()).await;
+    async fn cancelling_after_any_poll_affects_no_other_caller() {
+        super::cancelling_after_any_poll_affects_no_other_caller(super::Fleet::memory()).await;
     }
 }
 
 mod redis {
     #[tokio::test]
     #[ignore = "takes half a minute: sh tests/proof.sh tests"]
-    async fn giving_up_after_any_poll_harms_nobody() {
-        super::giving_up_after_any_poll_harms_nobody(super::Fleet::redis().await).await;
+    async fn cancelling_after_any_poll_affects_no_other_caller() {
+        super::cancelling_after_any_poll_affects_no_other_caller(super::Fleet::redis().await).await;
     }
 }
 
@@ -162,7 +162,7 @@ impl Cell {
     /// Nothing ends by itself: what is left behind is in the way for good.
     async fn set(fleet: &Fleet, (call, scene): (Call, Scene)) -> Self {
         let set = |builder: Set| {
-            let builder = without_beats(builder).lease_ttl(HOUR).lease_wait(HOUR);
+            let builder = without_heartbeats(builder).lease_ttl(HOUR).lease_wait(HOUR);
             builder.load_timeout(HOUR).soft_ttl(SOFT_TTL).jitter(0.0)
         };
         if let Fleet::Memory { clock, .. } = fleet {
@@ -285,7 +285,7 @@ async fn give_up(mut call: BoxFuture<'static, ()>, after: usize) -> usize {
     polls
 }
 
-async fn giving_up_after_any_poll_harms_nobody(fleet: Fleet) {
+async fn cancelling_after_any_poll_affects_no_other_caller(fleet: Fleet) {
     for (call, scene) in rows(&fleet) {
         for overtaken in [false, true] {
             for polls in 0.. {
@@ -304,7 +304,7 @@ async fn giving_up_after_any_poll_harms_nobody(fleet: Fleet) {
 }
 
 #[tokio::test]
-async fn giving_up_in_any_request_harms_nobody() {
+async fn cancelling_in_any_request_affects_no_other_caller() {
     let fleet = Fleet::memory();
     let requests = STEPS.map(|step| [(step, Way::Request), (step, Way::Reply)]);
     let points: Vec<_> = requests

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::{FutureExt, poll};
 use larder::Cache;
 
-use crate::fleet::{Fleet, Set, Source, Texts, over_both_stores, without_beats};
+use crate::fleet::{Fleet, Set, Source, Texts, over_both_stores, without_heartbeats};
 use crate::support::eventually::eventually;
 use crate::support::network::{Gate, Step, Way};
 
@@ -14,12 +14,12 @@ const KEYS: [&str; 3] = ["a", "b", "c"];
 
 over_both_stores!(
     everything_is_gone_here_at_once_and_there_by_message,
-    a_clear_whose_message_is_lost_shows_at_the_next_beat,
+    a_clear_whose_message_is_lost_shows_at_the_next_heartbeat,
     loads_under_way_are_not_stored,
     reads_under_way_are_not_kept,
     a_clear_follows_what_was_called_before_it,
     an_insert_during_a_clear,
-    a_clear_that_could_not_be_told_is_told_later,
+    a_clear_that_l2_did_not_accept_is_sent_later,
 );
 
 async fn fill(caches: &[&Texts], value: &str) {
@@ -44,8 +44,8 @@ async fn is_empty(cache: &Texts) -> bool {
 
 async fn everything_is_gone_here_at_once_and_there_by_message(fleet: Fleet) {
     let ((a, wire), (b, _)) = (
-        fleet.instance_with(without_beats).await,
-        fleet.instance_with(without_beats).await,
+        fleet.instance_with(without_heartbeats).await,
+        fleet.instance_with(without_heartbeats).await,
     );
     fill(&[&a, &b], "old").await;
     // Whatever it hears, and when.
@@ -65,14 +65,17 @@ async fn everything_is_gone_here_at_once_and_there_by_message(fleet: Fleet) {
     assert!(a.health().is_ok() && b.health().is_ok());
 }
 
-async fn a_clear_whose_message_is_lost_shows_at_the_next_beat(fleet: Fleet) {
+async fn a_clear_whose_message_is_lost_shows_at_the_next_heartbeat(fleet: Fleet) {
     let bound = Duration::from_millis(200);
     let (a, _) = fleet.instance().await;
     let (b, wire) = fleet.instance_with(|b| b.max_staleness(bound)).await;
     fill(&[&b], "old").await;
     wire.drop_messages(true);
     a.clear().await.unwrap();
-    eventually("a beat tells", || async { b.get_local("a").is_none() }).await;
+    eventually("a heartbeat shows it", || async {
+        b.get_local("a").is_none()
+    })
+    .await;
     assert!(is_empty(&b).await);
     assert_eq!(wire.dropped(), 1);
 }
@@ -100,7 +103,7 @@ async fn loads_under_way_are_not_stored(fleet: Fleet) {
 /// Whether or not L2 could be told.
 async fn reads_under_way_are_not_kept(fleet: Fleet) {
     for lost in [0, usize::MAX] {
-        let (a, wire) = fleet.instance_with(without_beats).await;
+        let (a, wire) = fleet.instance_with(without_heartbeats).await;
         let (b, _) = fleet.instance().await;
         b.insert("a", "old".to_owned()).await.unwrap();
         let gate = wire.close(Step::Get, Way::Reply);
@@ -183,9 +186,9 @@ async fn an_insert_during_a_clear(fleet: Fleet) {
     }
 }
 
-async fn a_clear_that_could_not_be_told_is_told_later(fleet: Fleet) {
-    let (a, wire) = fleet.instance_with(without_beats).await;
-    let (b, _) = fleet.instance_with(without_beats).await;
+async fn a_clear_that_l2_did_not_accept_is_sent_later(fleet: Fleet) {
+    let (a, wire) = fleet.instance_with(without_heartbeats).await;
+    let (b, _) = fleet.instance_with(without_heartbeats).await;
     fill(&[&a, &b], "old").await;
     wire.lose(Step::Clear, Way::Request, usize::MAX);
     let error = a.clear().await.unwrap_err();
@@ -198,11 +201,11 @@ async fn a_clear_that_could_not_be_told_is_told_later(fleet: Fleet) {
         assert!(a.get_local(key).is_none() && a.get(key).await.is_none());
         let loaded = truth.through(&a, key).await.unwrap();
         assert_eq!((loaded.as_str(), loaded.meta().version()), ("new", None));
-        assert_eq!(*b.get(key).await.unwrap(), "old", "L2 was not told");
+        assert_eq!(*b.get(key).await.unwrap(), "old", "the clear was not sent");
     }
     wire.lose(Step::Clear, Way::Request, 0);
     wire.cut();
-    eventually("it is told", || async { is_empty(&b).await }).await;
+    eventually("the clear is sent", || async { is_empty(&b).await }).await;
     a.ready().await;
     eventually("a uses its keys again", || async {
         truth.through(&a, "a").await.unwrap();
@@ -210,7 +213,7 @@ async fn a_clear_that_could_not_be_told_is_told_later(fleet: Fleet) {
     })
     .await;
     fill(&[&a, &b], "new").await;
-    // Once more, if it listens again before the first is answered.
+    // Once more, if it subscribes again before the first is answered.
     assert!(wire.asked(Step::Clear) <= 2);
 }
 

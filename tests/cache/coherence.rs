@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use larder::Source as Level;
 
-use crate::fleet::{Fleet, Source, heard, over_both_stores};
+use crate::fleet::{Fleet, Source, over_both_stores, received};
 use crate::support::eventually::eventually;
 use crate::support::network::{Gate, Step, Way};
 
@@ -13,8 +13,8 @@ over_both_stores!(
     a_load_overtaken_by_an_insert_gives_the_newer_value,
     a_reply_older_than_a_message_stays_out_of_l1,
     a_fill_overtaken_by_a_message_stays_out_of_l1,
-    nobody_joins_a_load_that_began_before_an_invalidation,
-    nobody_joins_a_read_that_began_before_an_invalidation,
+    no_caller_joins_a_load_that_began_before_an_invalidation,
+    no_caller_joins_a_read_that_began_before_an_invalidation,
     an_invalidation_shows_at_once_where_it_was_made,
     an_invalidation_reaches_the_others,
     an_own_message_does_not_evict_the_own_newer_value,
@@ -22,8 +22,8 @@ over_both_stores!(
     a_version_that_was_never_issued_is_not_stored_after_an_invalidation,
     what_is_missed_while_cut_off_is_flushed,
     a_lost_message_is_noticed_at_the_next_one,
-    a_lost_message_is_noticed_at_the_next_beat,
-    a_silent_listener_is_not_trusted,
+    a_lost_message_is_noticed_at_the_next_heartbeat,
+    a_silent_subscription_is_not_trusted,
     a_lost_invalidation_reaches_the_store_later,
 );
 
@@ -70,7 +70,7 @@ async fn a_load_overtaken_by_an_insert_gives_the_newer_value(fleet: Fleet) {
 async fn a_reply_older_than_a_message_stays_out_of_l1(fleet: Fleet) {
     let ((a, _), (b, wire)) = (fleet.instance().await, fleet.instance().await);
     a.insert("k", "old".to_owned()).await.unwrap();
-    heard(&b, 1).await;
+    received(&b, 1).await;
     let gate = wire.close(Step::Get, Way::Reply);
     let reader = tokio::spawn({
         let b = b.clone();
@@ -79,7 +79,7 @@ async fn a_reply_older_than_a_message_stays_out_of_l1(fleet: Fleet) {
     gate.arrived(1).await;
 
     a.invalidate("k").await.unwrap();
-    heard(&b, 2).await;
+    received(&b, 2).await;
     gate.open();
 
     assert_eq!(*reader.await.unwrap().unwrap(), "old", "it was read before");
@@ -96,7 +96,7 @@ async fn a_fill_overtaken_by_a_message_stays_out_of_l1(fleet: Fleet) {
     gate.arrived(1).await;
 
     a.invalidate("k").await.unwrap();
-    heard(&b, 1).await;
+    received(&b, 1).await;
     gate.open();
 
     assert_eq!(*loading.await.unwrap().unwrap(), "old");
@@ -105,7 +105,7 @@ async fn a_fill_overtaken_by_a_message_stays_out_of_l1(fleet: Fleet) {
 }
 
 /// Rule 4: detached flights.
-async fn nobody_joins_a_load_that_began_before_an_invalidation(fleet: Fleet) {
+async fn no_caller_joins_a_load_that_began_before_an_invalidation(fleet: Fleet) {
     let ((a, _), (b, _)) = (fleet.instance().await, fleet.instance().await);
     let (truth, gate) = (Source::new("old"), Gate::new());
     let early = truth.behind(&gate).spawn(&b, "k");
@@ -113,7 +113,7 @@ async fn nobody_joins_a_load_that_began_before_an_invalidation(fleet: Fleet) {
 
     truth.set("new");
     a.invalidate("k").await.unwrap();
-    heard(&b, 1).await;
+    received(&b, 1).await;
 
     assert_eq!(
         *truth.through(&b, "k").await.unwrap(),
@@ -130,11 +130,11 @@ async fn nobody_joins_a_load_that_began_before_an_invalidation(fleet: Fleet) {
     assert_eq!(truth.loads(), 2);
 }
 
-async fn nobody_joins_a_read_that_began_before_an_invalidation(fleet: Fleet) {
+async fn no_caller_joins_a_read_that_began_before_an_invalidation(fleet: Fleet) {
     let (a, wire) = fleet.instance().await;
     let (b, _) = fleet.instance().await;
     b.insert("k", "old".to_owned()).await.unwrap();
-    heard(&a, 1).await;
+    received(&a, 1).await;
     let gate = wire.close(Step::Get, Way::Reply);
     let early = tokio::spawn({
         let a = a.clone();
@@ -142,7 +142,7 @@ async fn nobody_joins_a_read_that_began_before_an_invalidation(fleet: Fleet) {
     });
     gate.arrived(1).await;
     b.invalidate("k").await.unwrap();
-    heard(&a, 2).await;
+    received(&a, 2).await;
 
     let late = tokio::spawn({
         let a = a.clone();
@@ -192,9 +192,9 @@ async fn an_own_message_does_not_evict_the_own_newer_value(fleet: Fleet) {
     a.insert("k", "3".to_owned()).await.unwrap();
     wire.silence(false);
 
-    heard(&a, 1).await;
+    received(&a, 1).await;
     b.insert("other", String::new()).await.unwrap();
-    heard(&a, 2).await;
+    received(&a, 2).await;
     let entry = a
         .get_local("k")
         .expect("messages 1 to 3 are not newer than version 3");
@@ -217,7 +217,7 @@ async fn a_version_that_was_never_issued_goes_with_the_next_invalidation(fleet: 
 
     a.invalidate("k").await.unwrap();
     assert!(a.get_local("k").is_none());
-    heard(&b, 1).await;
+    received(&b, 1).await;
     assert!(b.get_local("k").is_none());
 
     let truth = Source::new("new");
@@ -244,7 +244,7 @@ async fn a_version_that_was_never_issued_is_not_stored_after_an_invalidation(fle
     let [(a, _), (b, _)] = &instances;
 
     a.invalidate("k").await.unwrap();
-    heard(b, 1).await;
+    received(b, 1).await;
     for (gate, read) in reading {
         gate.open();
         let entry = read.await.unwrap().expect("it was read before");
@@ -266,7 +266,7 @@ async fn what_is_missed_while_cut_off_is_flushed(fleet: Fleet) {
     truth.through(&b, "k").await.unwrap();
     let gate = wire.close(Step::Listen, Way::Request);
     wire.cut();
-    wire.listeners(0).await;
+    wire.subscribers(0).await;
 
     a.invalidate("k").await.unwrap();
     gate.arrived(1).await;
@@ -280,7 +280,7 @@ async fn what_is_missed_while_cut_off_is_flushed(fleet: Fleet) {
 }
 
 async fn a_lost_message_is_noticed_at_the_next_one(fleet: Fleet) {
-    // No beat comes to help.
+    // No heartbeat comes to help.
     let (b, wire) = fleet
         .instance_with(|b| b.max_staleness(Duration::from_secs(3600)))
         .await;
@@ -289,18 +289,18 @@ async fn a_lost_message_is_noticed_at_the_next_one(fleet: Fleet) {
     truth.through(&b, "k").await.unwrap();
     wire.drop_messages(true);
     a.invalidate("k").await.unwrap();
-    // The wire has dropped it once it has let a beat through.
+    // The wire has dropped it once it has let a heartbeat through.
     eventually("the message is dropped", || async { wire.dropped() == 1 }).await;
-    assert!(b.get_local("k").is_some(), "nobody can know yet");
+    assert!(b.get_local("k").is_some(), "nothing shows the loss yet");
     wire.drop_messages(false);
 
     a.invalidate("other").await.unwrap();
 
-    heard(&b, 1).await;
+    received(&b, 1).await;
     assert!(b.get_local("k").is_none());
 }
 
-async fn a_lost_message_is_noticed_at_the_next_beat(fleet: Fleet) {
+async fn a_lost_message_is_noticed_at_the_next_heartbeat(fleet: Fleet) {
     let (b, wire) = fleet
         .instance_with(|b| b.max_staleness(Duration::from_millis(200)))
         .await;
@@ -311,14 +311,17 @@ async fn a_lost_message_is_noticed_at_the_next_beat(fleet: Fleet) {
     wire.drop_messages(true);
     a.invalidate("k").await.unwrap();
 
-    eventually("a beat shows the hole", || async { b.stats().replays == 1 }).await;
+    eventually("a heartbeat shows the hole", || async {
+        b.stats().replays == 1
+    })
+    .await;
     assert!(b.get_local("k").is_none());
     b.ready().await;
     assert!(b.get_local("other").is_some(), "nothing happened to it");
 }
 
 /// Rule 8: a half-open connection gives no error and no messages.
-async fn a_silent_listener_is_not_trusted(fleet: Fleet) {
+async fn a_silent_subscription_is_not_trusted(fleet: Fleet) {
     let (b, wire) = fleet
         .instance_with(|b| b.max_staleness(Duration::from_millis(300)))
         .await;
@@ -372,21 +375,21 @@ async fn a_lost_invalidation_reaches_the_store_later(fleet: Fleet) {
     assert_eq!(a.stats().writes_deferred, 1);
 }
 
-/// Messages that overtake the answer to a beat are no hole.
+/// Messages that overtake the answer to a heartbeat are no hole.
 #[tokio::test]
-async fn a_beat_that_is_overtaken_by_messages_flushes_nothing() {
+async fn a_heartbeat_that_is_overtaken_by_messages_flushes_nothing() {
     let fleet = Fleet::memory();
     let (a, _) = fleet.instance().await;
     let (b, wire) = fleet.instance().await;
     let flushes = b.stats().l1_flushes;
-    wire.delay_beats(true);
-    eventually("a beat is held back", || async { wire.delayed() == 1 }).await;
+    wire.delay_heartbeats(true);
+    eventually("a heartbeat is held back", || async { wire.delayed() == 1 }).await;
     a.invalidate("before it").await.unwrap();
-    heard(&b, 1).await;
-    wire.delay_beats(false);
+    received(&b, 1).await;
+    wire.delay_heartbeats(false);
     for n in 2..5 {
         a.invalidate("after it").await.unwrap();
-        heard(&b, n).await;
+        received(&b, n).await;
     }
     assert_eq!(b.stats().l1_flushes, flushes);
 }

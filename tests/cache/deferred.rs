@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::poll;
 
-use crate::fleet::{Fleet, HOUR, Set, Source, Texts, stores, without_beats};
+use crate::fleet::{Fleet, HOUR, Set, Source, Texts, stores, without_heartbeats};
 use crate::support::eventually::eventually;
 use crate::support::network::{Network, Step, Way};
 
@@ -15,10 +15,10 @@ const DEADLINE: Duration = Duration::from_millis(600);
 async fn pair(fleet: &Fleet, set: impl FnOnce(Set) -> Set) -> ((Texts, Network), Texts) {
     (
         fleet
-            .instance_with(|b| set(without_beats(b).jitter(0.0)))
+            .instance_with(|b| set(without_heartbeats(b).jitter(0.0)))
             .await,
         fleet
-            .instance_with(|b| without_beats(b).jitter(0.0))
+            .instance_with(|b| without_heartbeats(b).jitter(0.0))
             .await
             .0,
     )
@@ -30,7 +30,7 @@ async fn fail_to_invalidate(cache: &Texts, wire: &Network, key: &str) {
     assert!(cache.invalidate(key).await.unwrap_err().is_deferred());
 }
 
-/// Has an instance deliver what it can, by a new session of its listener.
+/// Has an instance deliver what it can, by a new session of its subscriber.
 async fn deliver(cache: &Texts, wire: &Network) {
     wire.lose(Step::Invalidate, Way::Request, 0);
     let listens = wire.asked(Step::Listen);
@@ -50,7 +50,10 @@ async fn a_deferred_key_is_not_used_until_it_is_delivered() {
     fail_to_invalidate(&a, &wire, "k").await;
     assert!(a.get("k").await.is_none() && !stores(&a, "k").await);
     assert!(stores(&a, "other").await, "and no other key");
-    assert!(b.get("k").await.is_some(), "L2 has not been told");
+    assert!(
+        b.get("k").await.is_some(),
+        "the invalidation has not been sent"
+    );
 
     deliver(&a, &wire).await;
     eventually("it is used", || stores(&a, "k")).await;
@@ -75,7 +78,7 @@ async fn an_insert_that_lands_after_its_invalidation_is_invalidated_again() {
     assert!(!stores(&a, "k").await, "it may land any time");
     assert!(
         wire.asked(Step::Invalidate) <= 2,
-        "by the new session and its first beat, not again and again"
+        "by the new session and its first heartbeat, not again and again"
     );
     stuck.land().await;
     assert_eq!(*b.get("k").await.unwrap(), "lost");
@@ -88,16 +91,16 @@ async fn an_insert_that_lands_after_its_invalidation_is_invalidated_again() {
 
 /// An instance whose question was long on its way takes the lane's time for later than it is.
 #[tokio::test]
-async fn what_was_told_too_early_is_not_told_again_at_once() {
+async fn an_invalidation_that_was_sent_too_early_is_not_sent_again_at_once() {
     let fleet = Fleet::memory();
-    let (a, wire) = fleet.build(|b| without_beats(b).l2_timeout(DEADLINE));
-    let listen = wire.close(Step::Listen, Way::Request);
+    let (a, wire) = fleet.build(|b| without_heartbeats(b).l2_timeout(DEADLINE));
+    let subscribe = wire.close(Step::Listen, Way::Request);
     assert!(a.get("k").await.is_none());
-    listen.arrived(1).await;
+    subscribe.arrived(1).await;
     fleet.advance(DEADLINE * 2);
-    // No beat puts it right.
+    // No heartbeat puts it right.
     wire.silence(true);
-    listen.open();
+    subscribe.open();
     a.ready().await;
     wire.lose(Step::Listen, Way::Request, usize::MAX);
     // Passed often, it lets others run.
@@ -105,21 +108,21 @@ async fn what_was_told_too_early_is_not_told_again_at_once() {
     wire.lose(Step::Insert, Way::Request, 1);
     a.insert("k", "lost".to_owned()).await.unwrap_err();
     wire.cut();
-    let told = || wire.asked(Step::Invalidate);
-    eventually("it is told", || async { told() == 1 }).await;
+    let sent = || wire.asked(Step::Invalidate);
+    eventually("the invalidation is sent", || async { sent() == 1 }).await;
 
     fleet.advance(DEADLINE + Duration::from_millis(10));
     let failures = a.stats().l2_errors;
-    eventually("it has tried to listen again", || async {
+    eventually("it has tried to subscribe again", || async {
         a.stats().l2_errors > failures + 2
     })
     .await;
-    assert_eq!(told(), 1, "it may still land, so this would be of no use");
+    assert_eq!(sent(), 1, "it may still land, so this would be of no use");
     assert!(!stores(&a, "k").await, "it may land any time");
 
     fleet.advance(DEADLINE * 2);
     eventually("it is used", || stores(&a, "k")).await;
-    assert_eq!(told(), 2);
+    assert_eq!(sent(), 2);
 }
 
 /// Nor is that forgotten when an invalidation of the key is deferred after it.
@@ -200,7 +203,7 @@ async fn what_fails_during_a_delivery_is_not_settled_by_it() {
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
-    assert!(!stores(&a, "k").await, "L2 has not been told of the second");
+    assert!(!stores(&a, "k").await, "the second has not been sent");
     deliver(&a, &wire).await;
     eventually("the key is used", || stores(&a, "k")).await;
 }
@@ -303,7 +306,7 @@ async fn a_load_that_comes_late_does_not_use_a_deferred_key() {
 
 /// What could not be told is told as soon as L2 answers, also while nobody can listen.
 #[tokio::test]
-async fn what_is_deferred_is_told_without_a_listener() {
+async fn deferred_writes_are_sent_without_a_subscription() {
     let fleet = Fleet::memory();
     let (a, wire) = fleet.build(|b| b);
     let (b, _) = fleet.instance().await;
@@ -311,18 +314,24 @@ async fn what_is_deferred_is_told_without_a_listener() {
     wire.lose(Step::Listen, Way::Request, usize::MAX);
     wire.lose(Step::Invalidate, Way::Request, 1);
     assert!(a.invalidate("k").await.unwrap_err().is_deferred());
-    eventually("it is told", || async { b.get("k").await.is_none() }).await;
+    eventually("the invalidation is sent", || async {
+        b.get("k").await.is_none()
+    })
+    .await;
 }
 
 #[tokio::test]
-async fn what_is_deferred_is_told_before_the_next_beat() {
+async fn deferred_writes_are_sent_before_the_next_heartbeat() {
     let fleet = Fleet::memory();
     let (a, wire) = fleet.instance_with(|b| b.max_staleness(HOUR)).await;
     let (b, _) = fleet.instance().await;
     b.insert("k", "old".to_owned()).await.unwrap();
     wire.lose(Step::Invalidate, Way::Request, 1);
     assert!(a.invalidate("k").await.unwrap_err().is_deferred());
-    eventually("it is told", || async { b.get("k").await.is_none() }).await;
+    eventually("the invalidation is sent", || async {
+        b.get("k").await.is_none()
+    })
+    .await;
 }
 
 /// 10 000 plain deferred invalidations and one insert that does not settle.
@@ -339,7 +348,7 @@ async fn what_does_not_settle_does_not_hold_up_the_rest() {
     }
     a.invalidate("k").await.unwrap_err();
     deliver(&a, &wire).await;
-    eventually("it is told", || stores(&a, "k")).await;
+    eventually("the invalidation is sent", || stores(&a, "k")).await;
 }
 
 /// A clear settles nothing that may land after it.

@@ -132,7 +132,7 @@ impl Serialize for Hysterical {
 
 impl<'de> Deserialize<'de> for Hysterical {
     fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
-        panic!("nobody reads me")
+        panic!("not to be read")
     }
 }
 

@@ -16,8 +16,8 @@ pub(crate) type Set = Builder<String, String>;
 /// Longer than any test.
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 
-/// No beat comes, unless somebody doubts.
-pub(crate) fn without_beats(builder: Set) -> Set {
+/// No heartbeat comes, unless somebody doubts.
+pub(crate) fn without_heartbeats(builder: Set) -> Set {
     builder.max_staleness(HOUR)
 }
 
@@ -46,7 +46,7 @@ impl Fleet {
     pub(crate) fn advance(&self, by: Duration) {
         match self {
             Self::Memory { clock, .. } => clock.advance(by),
-            Self::Redis { .. } => panic!("nobody can advance the time of a Redis"),
+            Self::Redis { .. } => panic!("a test cannot advance the time of a Redis"),
         }
     }
 
@@ -165,7 +165,7 @@ impl Source {
 }
 
 /// Waits until an instance has applied so many changes by others.
-pub(crate) async fn heard(cache: &Texts, n: u64) {
+pub(crate) async fn received(cache: &Texts, n: u64) {
     eventually("the messages are applied", || async {
         cache.stats().invalidations_received >= n
     })

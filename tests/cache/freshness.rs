@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use larder::deadpool_redis::redis::AsyncCommands;
 
-use crate::fleet::{Fleet, HOUR, Set, Source, heard, without_beats};
+use crate::fleet::{Fleet, HOUR, Set, Source, received, without_heartbeats};
 use crate::support::eventually::eventually;
 use crate::support::network::{Gate, Step, Way};
 
@@ -17,7 +17,7 @@ const ALMOST_HALF: Duration = Duration::from_millis(1_799_999);
 #[tokio::test]
 async fn a_value_of_an_unknown_epoch_stays_out_of_l1() {
     let fleet = Fleet::memory();
-    let (a, wire) = fleet.instance_with(without_beats).await;
+    let (a, wire) = fleet.instance_with(without_heartbeats).await;
     let truth = Source::new("v");
     wire.silence(true);
     clear(&fleet).await;
@@ -37,7 +37,7 @@ async fn a_value_of_an_unknown_epoch_stays_out_of_l1() {
 /// Has an instance clear the namespace, as it cannot tell which keys it has changed.
 async fn clear(fleet: &Fleet) {
     let (cache, wire) = fleet
-        .instance_with(|b| without_beats(b).max_deferred(1))
+        .instance_with(|b| without_heartbeats(b).max_deferred(1))
         .await;
     wire.lose(Step::Invalidate, Way::Request, usize::MAX);
     cache.invalidate("x").await.unwrap_err();
@@ -47,23 +47,23 @@ async fn clear(fleet: &Fleet) {
     cache.close().await;
 }
 
-/// The message of a clear is of an epoch that is not known yet: L1 waits for a beat.
+/// The message of a clear is of an epoch that is not known yet: L1 waits for a heartbeat.
 #[tokio::test]
 async fn a_message_of_another_epoch_is_no_proof() {
     let fleet = Fleet::memory();
-    let (a, wire) = fleet.instance_with(without_beats).await;
+    let (a, wire) = fleet.instance_with(without_heartbeats).await;
     // By a load, which nobody is told of.
     Source::new("v").through(&a, "k").await.unwrap();
     wire.silence(true);
     clear(&fleet).await;
-    assert!(a.get_local("k").is_some(), "nobody has told it");
+    assert!(a.get_local("k").is_some(), "no message has come");
     wire.let_through(1);
     eventually("it is in doubt", || async {
         !a.health().is_listener_live()
     })
     .await;
     assert!(a.get_local("k").is_none() && a.get("k").await.is_none());
-    // It asks at once, and not at the next beat.
+    // It asks at once, and not at the next heartbeat.
     wire.silence(false);
     eventually("it knows", || async { a.health().is_listener_live() }).await;
     let loaded = Source::new("w").through(&a, "k").await.unwrap();
@@ -76,7 +76,7 @@ async fn a_message_of_another_epoch_is_no_proof() {
 async fn a_read_that_finds_another_life_of_the_store_is_not_believed() {
     let mut fleet = Fleet::redis().await;
     let (writer, _) = fleet.instance().await;
-    let (a, wire) = fleet.instance_with(without_beats).await;
+    let (a, wire) = fleet.instance_with(without_heartbeats).await;
     writer.insert("k", "old".to_owned()).await.unwrap();
     let mut redis = fleet.server().connection().await;
     let () = redis.del("{test:text.0}!clock").await.unwrap();
@@ -94,14 +94,14 @@ async fn a_read_that_finds_another_life_of_the_store_is_not_believed() {
     .await;
 }
 
-/// A beat that was asked for before there was a doubt does not end it.
+/// A heartbeat that was asked for before there was a doubt does not end it.
 #[tokio::test]
 async fn a_proof_is_not_older_than_a_doubt() {
     let fleet = Fleet::memory();
-    let (a, wire) = fleet.build(without_beats);
+    let (a, wire) = fleet.build(without_heartbeats);
     wire.silence(true);
     a.ready().await;
-    eventually("the first beat is asked for", || async {
+    eventually("the first heartbeat is asked for", || async {
         wire.asked(Step::Beat) == 1
     })
     .await;
@@ -127,7 +127,7 @@ async fn a_proof_is_not_older_than_a_doubt() {
 #[tokio::test]
 async fn a_write_in_another_epoch_replaces_any_version() {
     let mut fleet = Fleet::redis().await;
-    let (a, wire) = fleet.instance_with(without_beats).await;
+    let (a, wire) = fleet.instance_with(without_heartbeats).await;
     for value in ["1", "2", "3"] {
         a.insert("k", value.to_owned()).await.unwrap();
     }
@@ -142,8 +142,8 @@ async fn a_write_in_another_epoch_replaces_any_version() {
 #[tokio::test]
 async fn a_proof_is_as_old_as_its_question() {
     let fleet = Fleet::memory();
-    let (b, _) = fleet.instance_with(without_beats).await;
-    let (a, wire) = fleet.build(without_beats);
+    let (b, _) = fleet.instance_with(without_heartbeats).await;
+    let (a, wire) = fleet.build(without_heartbeats);
     wire.silence(true);
     let gate = wire.close(Step::Listen, Way::Reply);
     assert!(a.get("k").await.is_none());
@@ -151,7 +151,7 @@ async fn a_proof_is_as_old_as_its_question() {
     fleet.advance(HOUR / 2);
     gate.open();
     a.ready().await;
-    eventually("the first beat is asked for", || async {
+    eventually("the first heartbeat is asked for", || async {
         wire.asked(Step::Beat) == 1
     })
     .await;
@@ -160,10 +160,10 @@ async fn a_proof_is_as_old_as_its_question() {
     fleet.advance(MS);
     assert!(!a.health().is_listener_live());
 
-    // The beat was asked for half an hour before.
+    // The heartbeat was asked for half an hour before.
     b.insert("other", String::new()).await.unwrap();
     wire.let_through(2);
-    heard(&a, 1).await;
+    received(&a, 1).await;
     assert!(a.health().is_listener_live());
     fleet.advance(ALMOST_HALF);
     assert!(a.health().is_listener_live());
@@ -175,7 +175,7 @@ async fn a_proof_is_as_old_as_its_question() {
 #[tokio::test]
 async fn a_copy_never_outlives_the_value_by_part_of_a_millisecond() {
     let fleet = Fleet::memory();
-    let set = |b: Set| without_beats(b).jitter(0.0).l2_ttl(100 * MS);
+    let set = |b: Set| without_heartbeats(b).jitter(0.0).l2_ttl(100 * MS);
     fleet.advance(MS * 7 / 10);
     let (store, _) = fleet.instance_with(|b| set(b).l1_capacity(0)).await;
     let (a, wire) = fleet.build(set);
@@ -201,7 +201,7 @@ async fn a_copy_never_outlives_the_value_by_part_of_a_millisecond() {
     assert!(steps > 500, "{steps}");
 }
 
-/// What a beat has told of is not missed a second time.
+/// What a heartbeat has told of is not missed a second time.
 #[tokio::test]
 async fn one_lost_message_costs_one_replay() {
     let fleet = Fleet::memory();
@@ -213,15 +213,18 @@ async fn one_lost_message_costs_one_replay() {
     let flushes = b.stats().l1_flushes;
     wire.drop_messages(true);
     a.invalidate("k").await.unwrap();
-    eventually("a beat shows the hole", || async { b.stats().replays > 0 }).await;
+    eventually("a heartbeat shows the hole", || async {
+        b.stats().replays > 0
+    })
+    .await;
     wire.drop_messages(false);
-    let beats = wire.asked(Step::Beat);
-    eventually("two more beats have come", || async {
-        wire.asked(Step::Beat) > beats + 2
+    let heartbeats = wire.asked(Step::Beat);
+    eventually("two more heartbeats have come", || async {
+        wire.asked(Step::Beat) > heartbeats + 2
     })
     .await;
     a.invalidate("k").await.unwrap();
-    heard(&b, 2).await;
+    received(&b, 2).await;
     let stats = b.stats();
     assert_eq!((stats.replays, stats.l1_flushes), (1, flushes));
 }
@@ -244,7 +247,7 @@ async fn a_half_open_connection_is_replaced() {
 
 /// A proof that has lapsed with the runtime that it came from is got anew.
 #[test]
-fn a_cache_listens_again_on_the_next_runtime() {
+fn a_cache_subscribes_again_on_the_next_runtime() {
     let fleet = Fleet::memory();
     let (cache, wire) = fleet.build(|builder| builder);
     for round in 1..=3 {
@@ -266,7 +269,7 @@ async fn close_waits_for_the_task() {
     let (a, wire) = fleet.instance().await;
     a.close().await;
     assert!(
-        wire.listeners(0).now_or_never().is_some(),
+        wire.subscribers(0).now_or_never().is_some(),
         "it has ended by now"
     );
 }
@@ -274,8 +277,8 @@ async fn close_waits_for_the_task() {
 /// A fill is refused in favour of a value that nobody here can vouch for.
 #[tokio::test]
 async fn a_refused_fill_gives_no_value_that_may_be_over() {
-    // The listener has lapsed.
-    let long_lived = |b| without_beats(b).l2_ttl(10 * HOUR);
+    // The subscriber has lapsed.
+    let long_lived = |b| without_heartbeats(b).l2_ttl(10 * HOUR);
     let fleet = Fleet::memory();
     let ((a, wire), (b, _)) = (
         fleet.instance_with(long_lived).await,
@@ -295,11 +298,11 @@ async fn a_refused_fill_gives_no_value_that_may_be_over() {
         ("ours", None)
     );
 
-    // The value is of a life that is over, which the listener has found out.
+    // The value is of a life that is over, which the subscriber has found out.
     let mut fleet = Fleet::redis().await;
     let ((a, wire), (b, _)) = (
-        fleet.instance_with(without_beats).await,
-        fleet.instance_with(without_beats).await,
+        fleet.instance_with(without_heartbeats).await,
+        fleet.instance_with(without_heartbeats).await,
     );
     let gate = Gate::new();
     let loading = truth.behind(&gate).spawn(&a, "k");
@@ -321,8 +324,8 @@ async fn a_refused_fill_gives_no_value_that_may_be_over() {
 async fn a_floor_ends_with_its_epoch() {
     let mut fleet = Fleet::redis().await;
     let ((a, wire), (b, _)) = (
-        fleet.instance_with(without_beats).await,
-        fleet.instance_with(without_beats).await,
+        fleet.instance_with(without_heartbeats).await,
+        fleet.instance_with(without_heartbeats).await,
     );
     for _ in 0..10 {
         b.insert("other", String::new()).await.unwrap();
@@ -335,7 +338,7 @@ async fn a_floor_ends_with_its_epoch() {
     });
     gate.arrived(1).await;
     b.invalidate("k").await.unwrap();
-    heard(&a, 11).await;
+    received(&a, 11).await;
     b.close().await;
     let mut redis = fleet.server().connection().await;
     let () = redis.del("{test:text.0}!clock").await.unwrap();
@@ -360,7 +363,7 @@ async fn a_floor_ends_with_its_epoch() {
 async fn a_value_ends_by_its_own_ttl() {
     let mut fleet = Fleet::redis().await;
     let (a, _) = fleet
-        .instance_with(|b| without_beats(b).l2_ttl(50 * MS))
+        .instance_with(|b| without_heartbeats(b).l2_ttl(50 * MS))
         .await;
     a.insert("k", "v".to_owned()).await.unwrap();
     let mut redis = fleet.server().connection().await;

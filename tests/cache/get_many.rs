@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use larder::{Cache, Entry, Mode, Source as Level};
 
-use crate::fleet::{Fleet, Texts, heard, over_both_stores, without_beats};
+use crate::fleet::{Fleet, Texts, over_both_stores, received, without_heartbeats};
 use crate::support::eventually::eventually;
 use crate::support::network::{Network, Step, Way};
 
@@ -39,7 +39,7 @@ fn lose_all(wire: &Network, n: usize) {
 async fn answers_come_in_the_order_of_the_keys(fleet: Fleet) {
     let ((a, _), (b, wire)) = (fleet.instance().await, fleet.instance().await);
     insert(&a, &["far", "near"]).await;
-    heard(&b, 2).await;
+    received(&b, 2).await;
     b.get("near").await.unwrap();
     let asked = wire.asked(Step::Get);
 
@@ -65,7 +65,7 @@ async fn many_keys_are_read_at_once(fleet: Fleet) {
     for key in keys.iter().step_by(2) {
         a.insert(key, format!("of {key}")).await.unwrap();
     }
-    heard(&b, 500).await;
+    received(&b, 500).await;
     let entries = b.get_many(&keys).await;
     for (n, (key, entry)) in keys.iter().zip(&entries).enumerate() {
         let expected = (n % 2 == 0).then(|| format!("of {key}"));
@@ -95,13 +95,13 @@ async fn without_proof_the_server_compares_epochs(fleet: Fleet) {
 async fn what_changes_meanwhile_is_not_kept(fleet: Fleet) {
     let ((a, _), (b, wire)) = (fleet.instance().await, fleet.instance().await);
     insert(&a, &["k", "other"]).await;
-    heard(&b, 2).await;
+    received(&b, 2).await;
     let gate = wire.close(Step::Get, Way::Reply);
     let reader = b.clone();
     let reader = tokio::spawn(async move { reader.get_many(["other", "k"]).await });
     gate.arrived(1).await;
     a.invalidate("k").await.unwrap();
-    heard(&b, 3).await;
+    received(&b, 3).await;
     gate.open();
 
     let entries = reader.await.unwrap();
@@ -119,7 +119,7 @@ async fn without_l2_it_has_what_l1_has(fleet: Fleet) {
         } else {
             Mode::Strict
         };
-        let set = |builder| without_beats(builder).mode(mode);
+        let set = |builder| without_heartbeats(builder).mode(mode);
         let (a, wire) = fleet.instance_with(set).await;
         insert(&a, &["k", "deferred"]).await;
         a.get_many(["k", "deferred"]).await;
@@ -130,7 +130,7 @@ async fn without_l2_it_has_what_l1_has(fleet: Fleet) {
 
         wire.close(Step::Listen, Way::Request);
         wire.cut();
-        wire.listeners(0).await;
+        wire.subscribers(0).await;
         lose_all(&wire, usize::MAX);
         for _ in 0..2 {
             let entries = a.get_many(keys).await;
@@ -149,11 +149,11 @@ async fn without_l2_it_has_what_l1_has(fleet: Fleet) {
 
 /// At whatever point it is dropped, later look-ups work, and nothing is left behind.
 #[tokio::test]
-async fn who_gives_up_disturbs_nobody() {
+async fn a_cancelled_call_does_not_affect_others() {
     let fleet = Fleet::redis().await;
     let ((a, _), (b, _)) = (fleet.instance().await, fleet.instance().await);
     insert(&a, &["k", "other"]).await;
-    heard(&b, 2).await;
+    received(&b, 2).await;
     for polls in 0..6 {
         let mut given_up = Box::pin(b.get_many(["k", "other", "none"]));
         for _ in 0..polls {
@@ -167,7 +167,7 @@ async fn who_gives_up_disturbs_nobody() {
         assert_eq!(texts(&entries), [Some("of other"), Some("of k")]);
         a.invalidate("none").await.unwrap();
         insert(&a, &["k", "other"]).await;
-        heard(&b, 2 + 3 * (polls + 1)).await;
+        received(&b, 2 + 3 * (polls + 1)).await;
     }
 }
 

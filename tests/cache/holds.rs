@@ -5,7 +5,7 @@ use std::time::Duration;
 use larder::{Cache, Clock};
 
 use crate::fleet::{
-    Fleet, HOUR, Set, Source, Texts, heard, over_both_stores, stores, without_beats,
+    Fleet, HOUR, Set, Source, Texts, over_both_stores, received, stores, without_heartbeats,
 };
 use crate::support::eventually::eventually;
 use crate::support::network::{Gate, Network, Step, Way};
@@ -16,7 +16,7 @@ over_both_stores!(
     no_load_is_stored_during_a_hold,
     a_load_that_began_before_a_hold_is_not_stored,
     an_insert_is_stored_during_a_hold,
-    a_deferred_hold_is_told_later,
+    a_deferred_hold_is_sent_later,
     a_deferred_hold_is_not_forgotten_for_a_plain_invalidation,
     a_deferred_hold_is_for_its_key_only,
     a_hold_may_be_of_any_length,
@@ -24,12 +24,12 @@ over_both_stores!(
 
 async fn no_load_is_stored_during_a_hold(fleet: Fleet) {
     let ((a, _), (b, _)) = (
-        fleet.instance_with(without_beats).await,
-        fleet.instance_with(without_beats).await,
+        fleet.instance_with(without_heartbeats).await,
+        fleet.instance_with(without_heartbeats).await,
     );
     b.insert("k", "old".to_owned()).await.unwrap();
     a.invalidate_and_hold("k", HOUR).await.unwrap();
-    heard(&b, 1).await;
+    received(&b, 1).await;
     let replica = Source::new("lagging");
     for round in 1..=3 {
         for cache in [&a, &b] {
@@ -78,25 +78,25 @@ async fn deferred(cache: &Texts, wire: &Network, key: &str, hold: Duration) {
     .await;
 }
 
-/// Has an instance deliver what it can, by a new session of its listener.
+/// Has an instance deliver what it can, by a new session of its subscriber.
 async fn deliver(cache: &Texts, wire: &Network) {
-    let told = || wire.asked(Step::Invalidate) + wire.asked(Step::Clear);
-    let before = told();
+    let sent = || wire.asked(Step::Invalidate) + wire.asked(Step::Clear);
+    let before = sent();
     for step in [Step::Invalidate, Step::Clear] {
         wire.lose(step, Way::Request, 0);
     }
     wire.cut();
-    eventually("it is told", || async { told() > before }).await;
+    eventually("the invalidation is sent", || async { sent() > before }).await;
     cache.ready().await;
 }
 
-async fn a_deferred_hold_is_told_later(fleet: Fleet) {
-    let (a, wire) = fleet.instance_with(without_beats).await;
+async fn a_deferred_hold_is_sent_later(fleet: Fleet) {
+    let (a, wire) = fleet.instance_with(without_heartbeats).await;
     let (b, _) = fleet.instance().await;
     deferred(&a, &wire, "k", HOUR).await;
     // The shorter one comes later, and changes nothing.
     deferred(&a, &wire, "k", MS).await;
-    assert!(stores(&b, "k").await, "L2 has not been told");
+    assert!(stores(&b, "k").await, "the invalidation has not been sent");
     deliver(&a, &wire).await;
     eventually("it is gone", || async { b.get("k").await.is_none() }).await;
     // Longer than the shorter one, by the time of either store.
@@ -109,18 +109,18 @@ async fn a_deferred_hold_is_told_later(fleet: Fleet) {
 
 /// The plain one is told at once, and says nothing of the hold.
 async fn a_deferred_hold_is_not_forgotten_for_a_plain_invalidation(fleet: Fleet) {
-    let (a, wire) = fleet.instance_with(without_beats).await;
+    let (a, wire) = fleet.instance_with(without_heartbeats).await;
     let (b, _) = fleet.instance().await;
     deferred(&a, &wire, "k", HOUR).await;
     wire.lose(Step::Invalidate, Way::Request, 0);
     a.invalidate("k").await.unwrap();
     deliver(&a, &wire).await;
-    eventually("the hold is told", || async { !stores(&b, "k").await }).await;
+    eventually("the hold is sent", || async { !stores(&b, "k").await }).await;
 }
 
 /// Though they are told together with others.
 async fn a_deferred_hold_is_for_its_key_only(fleet: Fleet) {
-    let (a, wire) = fleet.instance_with(without_beats).await;
+    let (a, wire) = fleet.instance_with(without_heartbeats).await;
     let (b, _) = fleet.instance().await;
     deferred(&a, &wire, "held", HOUR).await;
     for key in ["after", "other"] {
@@ -132,7 +132,7 @@ async fn a_deferred_hold_is_for_its_key_only(fleet: Fleet) {
         assert!(b.get(key).await.is_some());
     }
     assert!(!stores(&b, "held").await);
-    // Once more, if it listens again before the first is answered.
+    // Once more, if it subscribes again before the first is answered.
     assert!(
         wire.asked(Step::Invalidate) <= 3,
         "those without a hold at once"
@@ -152,8 +152,8 @@ async fn a_hold_may_be_of_any_length(fleet: Fleet) {
 #[tokio::test]
 async fn a_hold_ends() {
     let fleet = Fleet::memory();
-    let (a, wire) = fleet.instance_with(without_beats).await;
-    a.invalidate_and_hold("told", HOUR / 2).await.unwrap();
+    let (a, wire) = fleet.instance_with(without_heartbeats).await;
+    a.invalidate_and_hold("plain", HOUR / 2).await.unwrap();
     deferred(&a, &wire, "deferred", HOUR / 2).await;
     fleet.advance(HOUR / 4);
     // The deferred one counts from here.
@@ -163,9 +163,9 @@ async fn a_hold_ends() {
     })
     .await;
     fleet.advance((HOUR / 4).saturating_sub(MS));
-    assert!(!stores(&a, "told").await);
+    assert!(!stores(&a, "plain").await);
     fleet.advance(MS);
-    assert!(stores(&a, "told").await && !stores(&a, "deferred").await);
+    assert!(stores(&a, "plain").await && !stores(&a, "deferred").await);
     fleet.advance(HOUR / 4);
     a.ready().await;
     assert!(stores(&a, "deferred").await);
@@ -204,7 +204,7 @@ async fn a_hold_without_l2() {
 #[tokio::test]
 async fn holds_that_have_no_place_end_with_another_clear() {
     let fleet = Fleet::memory();
-    let set = |b: Set| without_beats(b).max_deferred(1);
+    let set = |b: Set| without_heartbeats(b).max_deferred(1);
     let ((a, wire), (b, _)) = (fleet.instance_with(set).await, fleet.instance().await);
     deferred(&a, &wire, "k", HOUR / 4).await;
     deferred(&a, &wire, "other", Duration::ZERO).await;
@@ -229,7 +229,7 @@ async fn holds_that_have_no_place_end_with_another_clear() {
 #[tokio::test]
 async fn holds_that_have_no_place_do_not_need_the_time_to_be_known() {
     let fleet = Fleet::redis().await;
-    let (a, wire) = fleet.build(|b| without_beats(b).max_deferred(1));
+    let (a, wire) = fleet.build(|b| without_heartbeats(b).max_deferred(1));
     wire.lose(Step::Listen, Way::Request, usize::MAX);
     deferred(&a, &wire, "k", HOUR).await;
     deferred(&a, &wire, "other", Duration::ZERO).await;

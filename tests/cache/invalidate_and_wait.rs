@@ -7,7 +7,7 @@ use larder::{Cache, Clock, MemoryL2, MemorySnapshot, WriteError};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::fleet::{Fleet, HOUR, Set, Source, Texts, over_both_stores, without_beats};
+use crate::fleet::{Fleet, HOUR, Set, Source, Texts, over_both_stores, without_heartbeats};
 use crate::support::eventually::eventually;
 use crate::support::network::{Gate, Network, Step, Way};
 
@@ -18,10 +18,10 @@ const LIVE: &str = "{test:text.0}!live";
 
 over_both_stores!(
     it_returns_when_the_others_have_applied_it,
-    who_has_closed_is_not_waited_for,
-    who_comes_back_is_waited_for_until_it_has_caught_up,
-    a_wait_that_is_given_up_is_carried_through,
-    what_could_not_be_told_is_not_waited_for,
+    a_closed_instance_is_not_waited_for,
+    an_instance_that_subscribes_again_is_waited_for_until_it_has_caught_up,
+    a_cancelled_wait_still_invalidates,
+    a_deferred_invalidation_is_not_waited_for,
 );
 
 /// In a task of its own, so that the test can go on.
@@ -59,12 +59,12 @@ async fn of_long_ago(fleet: &Fleet) {
     }
 }
 
-/// Long before the next beat is due.
+/// Long before the next heartbeat is due.
 async fn it_returns_when_the_others_have_applied_it(fleet: Fleet) {
     let ((a, wire), (b, _), (c, _)) = (
-        fleet.instance_with(without_beats).await,
-        fleet.instance_with(without_beats).await,
-        fleet.instance_with(without_beats).await,
+        fleet.instance_with(without_heartbeats).await,
+        fleet.instance_with(without_heartbeats).await,
+        fleet.instance_with(without_heartbeats).await,
     );
     of_long_ago(&fleet).await;
     let truth = Source::new("old");
@@ -81,34 +81,34 @@ async fn it_returns_when_the_others_have_applied_it(fleet: Fleet) {
     assert_eq!(a.stats().invalidations_sent, 3);
 }
 
-async fn who_has_closed_is_not_waited_for(fleet: Fleet) {
-    let (a, _) = fleet.instance_with(without_beats).await;
-    let (b, wire) = fleet.instance_with(without_beats).await;
+async fn a_closed_instance_is_not_waited_for(fleet: Fleet) {
+    let (a, _) = fleet.instance_with(without_heartbeats).await;
+    let (b, wire) = fleet.instance_with(without_heartbeats).await;
     of_long_ago(&fleet).await;
     wire.silence(true);
     b.close().await;
     ends(wait(&a, "k")).await.unwrap();
 }
 
-/// It listens again, and does not know yet what it has missed.
-async fn who_comes_back_is_waited_for_until_it_has_caught_up(fleet: Fleet) {
+/// It subscribes again, and does not know yet what it has missed.
+async fn an_instance_that_subscribes_again_is_waited_for_until_it_has_caught_up(fleet: Fleet) {
     let ((a, asks), (b, wire)) = (
-        fleet.instance_with(without_beats).await,
-        fleet.instance_with(without_beats).await,
+        fleet.instance_with(without_heartbeats).await,
+        fleet.instance_with(without_heartbeats).await,
     );
     of_long_ago(&fleet).await;
     let (truth, load) = (Source::new("old"), Gate::new());
     let early = truth.behind(&load).spawn(&b, "k");
     load.arrived(1).await;
-    let listen = wire.close(Step::Listen, Way::Request);
+    let subscribe = wire.close(Step::Listen, Way::Request);
     let replay = wire.close(Step::Replay, Way::Reply);
     wire.cut();
-    wire.listeners(0).await;
+    wire.subscribers(0).await;
     truth.set("new");
     let waiting = wait(&a, "k");
     still_waits(&waiting, &asks).await;
 
-    listen.open();
+    subscribe.open();
     replay.arrived(1).await;
     // Whoever comes now joins the load that began before.
     still_waits(&waiting, &asks).await;
@@ -120,10 +120,10 @@ async fn who_comes_back_is_waited_for_until_it_has_caught_up(fleet: Fleet) {
     assert_eq!(*b.get_local("k").unwrap(), "new");
 }
 
-async fn a_wait_that_is_given_up_is_carried_through(fleet: Fleet) {
+async fn a_cancelled_wait_still_invalidates(fleet: Fleet) {
     let ((a, wire), (b, _)) = (
-        fleet.instance_with(without_beats).await,
-        fleet.instance_with(without_beats).await,
+        fleet.instance_with(without_heartbeats).await,
+        fleet.instance_with(without_heartbeats).await,
     );
     Source::new("old").through(&b, "k").await.unwrap();
     let gate = wire.close(Step::Invalidate, Way::Request);
@@ -135,9 +135,9 @@ async fn a_wait_that_is_given_up_is_carried_through(fleet: Fleet) {
     eventually("b hears of it", || async { b.get_local("k").is_none() }).await;
 }
 
-async fn what_could_not_be_told_is_not_waited_for(fleet: Fleet) {
-    let (a, wire) = fleet.instance_with(without_beats).await;
-    let (b, _) = fleet.instance_with(without_beats).await;
+async fn a_deferred_invalidation_is_not_waited_for(fleet: Fleet) {
+    let (a, wire) = fleet.instance_with(without_heartbeats).await;
+    let (b, _) = fleet.instance_with(without_heartbeats).await;
     Source::new("old").through(&b, "k").await.unwrap();
     wire.lose(Step::Invalidate, Way::Request, 1);
     let error = ends(wait(&a, "k")).await.unwrap_err();
@@ -152,7 +152,7 @@ async fn with_bound(fleet: &Fleet, bound: Duration) -> (Texts, Network) {
 
 /// Who says nothing does not use what it holds after its `max_staleness`.
 #[tokio::test]
-async fn who_is_silent_is_waited_for_until_it_has_no_proof() {
+async fn a_silent_instance_is_waited_for_until_it_has_no_proof() {
     let fleet = Fleet::memory();
     let ((a, asks), (b, wire)) = (
         with_bound(&fleet, 2 * HOUR).await,
@@ -269,7 +269,7 @@ async fn when_l2_fails_during_the_wait_it_takes_the_longest_time() {
 
 /// The same before the wait: a store that has forgotten its members does not say that there are none.
 #[tokio::test]
-async fn who_was_lost_with_the_store_is_waited_for() {
+async fn an_instance_that_the_store_has_lost_is_waited_for() {
     let fleet = Fleet::memory();
     let (a, asks) = with_bound(&fleet, MINUTE).await;
     let before = fleet.snapshot();
@@ -314,13 +314,13 @@ async fn a_list_of_another_life_ends_no_wait() {
 }
 
 #[tokio::test]
-async fn without_others_there_is_nobody_to_wait_for() {
+async fn without_other_instances_nothing_is_waited_for() {
     let alone: Texts = Cache::builder("test:alone").build().unwrap();
     let truth = Source::new("old");
     truth.through(&alone, "k").await.unwrap();
     ends(wait(&alone, "k")).await.unwrap();
     assert!(alone.get_local("k").is_none());
-    let (a, wire) = Fleet::memory().instance_with(without_beats).await;
+    let (a, wire) = Fleet::memory().instance_with(without_heartbeats).await;
     ends(wait(&a, "k")).await.unwrap();
     assert_eq!(wire.asked(Step::Members), 1, "it does not wait for itself");
 }

@@ -51,7 +51,7 @@ async fn no_more_loaders_run_than_may() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wait_for_a_turn_counts_for_the_time_of_the_load() {
+async fn a_wait_for_a_permit_counts_for_the_time_of_the_load() {
     let cache = instance(|b| b.max_concurrent_loads(1).load_timeout(10 * SECOND));
     let (truth, stuck) = (Source::new("v"), Gate::new());
     let start = Instant::now();
@@ -73,7 +73,7 @@ async fn a_wait_for_a_turn_counts_for_the_time_of_the_load() {
 
 /// Whoever waited: the load goes on, and so does the row.
 #[tokio::test(start_paused = true)]
-async fn callers_and_loaders_that_fail_leave_their_turn_to_others() {
+async fn cancelled_callers_and_failed_loaders_return_their_permits() {
     let cache = instance(|b| b.max_concurrent_loads(1));
     let (truth, gate) = (Source::new("v"), Gate::new());
     let first = truth.behind(&gate).spawn(&cache, "a");
@@ -114,7 +114,7 @@ async fn values_expire_by_the_time_that_is_given() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_for_another_instance_hears_when_it_is_over() {
+async fn a_load_that_waits_for_another_instance_is_notified_of_its_end() {
     for end in ["stored", "failed", "removed"] {
         let [(a, _), (b, _)] = instances(|builder| builder);
         a.ready().await;

@@ -13,13 +13,13 @@ async fn tasks_begin_at_the_first_use_and_end_with_the_last_handle(fleet: Fleet)
     assert!(cache.get_local("k").is_none());
     assert_eq!(wire.asked(Step::Listen), 0);
     assert!(cache.get("k").await.is_none());
-    wire.listeners(1).await;
+    wire.subscribers(1).await;
     let clone = cache.clone();
     drop(cache);
     clone.insert("k", "v".to_owned()).await.unwrap();
-    wire.listeners(1).await;
+    wire.subscribers(1).await;
     drop(clone);
-    wire.listeners(0).await;
+    wire.subscribers(0).await;
 }
 
 async fn close_ends_the_tasks_and_l1(fleet: Fleet) {
@@ -27,7 +27,7 @@ async fn close_ends_the_tasks_and_l1(fleet: Fleet) {
     cache.insert("k", "v".to_owned()).await.unwrap();
     assert!(cache.get_local("k").is_some());
     cache.close().await;
-    wire.listeners(0).await;
+    wire.subscribers(0).await;
     assert!(cache.get_local("k").is_none());
     assert_eq!(*cache.get("k").await.unwrap(), "v", "L2 is still there");
     assert!(cache.get_local("k").is_none(), "and is not copied any more");

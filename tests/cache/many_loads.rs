@@ -16,7 +16,7 @@ over_both_stores!(
     a_key_that_is_loaded_already_is_waited_for,
     what_another_instance_loads_is_not_loaded_too,
     what_another_instance_fails_to_load_is_loaded_by_a_second_call,
-    who_has_one_key_and_waits_for_another_keeps_nobody_waiting,
+    a_load_that_waits_for_one_key_does_not_delay_the_others,
     a_failing_call_fails_them_all_and_gives_the_leases_back,
     an_invalidation_during_the_load_concerns_its_key_alone,
 );
@@ -213,7 +213,7 @@ async fn what_another_instance_fails_to_load_is_loaded_by_a_second_call(fleet: F
 }
 
 /// Two of whom each has what the other waits for would wait until their leases were given up.
-async fn who_has_one_key_and_waits_for_another_keeps_nobody_waiting(fleet: Fleet) {
+async fn a_load_that_waits_for_one_key_does_not_delay_the_others(fleet: Fleet) {
     let hour = Duration::from_secs(3600);
     let patient = |b: Set| b.lease_wait(hour).lease_ttl(hour).load_timeout(hour);
     let (a, _) = fleet.instance_with(patient).await;
@@ -351,7 +351,7 @@ async fn a_stale_value_that_the_loader_knows_nothing_of_stays_and_is_not_asked_f
 }
 
 #[tokio::test]
-async fn who_gives_up_stops_no_load() {
+async fn a_cancelled_caller_stops_no_load() {
     let fleet = Fleet::memory();
     let (a, _) = fleet.instance().await;
     let (table, gate) = (Table::default(), Gate::new());

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use larder::{Cache, Entry, Mode, Source as Level};
 
-use crate::fleet::{Fleet, HOUR, Set, Source, Texts, over_both_stores, without_beats};
+use crate::fleet::{Fleet, HOUR, Set, Source, Texts, over_both_stores, without_heartbeats};
 use crate::support::eventually::eventually;
 use crate::support::network::{Network, Step, Way};
 
@@ -22,7 +22,7 @@ over_both_stores!(
 );
 
 fn available(builder: Set) -> Set {
-    without_beats(builder).mode(Mode::Available { limit: MINUTE })
+    without_heartbeats(builder).mode(Mode::Available { limit: MINUTE })
 }
 
 const REQUESTS: [Step; 7] = [
@@ -73,7 +73,7 @@ fn assert_unproven(entry: Option<Entry<String>>) {
 }
 
 async fn a_strict_l1_answers_nothing_when_cut_off(fleet: Fleet) {
-    let (a, wire) = instance(&fleet, without_beats).await;
+    let (a, wire) = instance(&fleet, without_heartbeats).await;
     cut_off(&a, &wire).await;
     assert!(a.get_local("k").is_none() && a.get("k").await.is_none());
     let loaded = Source::new("new").through(&a, "k").await.unwrap();
@@ -111,7 +111,7 @@ async fn an_available_l1_answers_when_l2_turns_out_not_to(fleet: Fleet) {
     let (a, wire) = instance(&fleet, available).await;
     wire.close(Step::Listen, Way::Request);
     wire.cut();
-    wire.listeners(0).await;
+    wire.subscribers(0).await;
     let truth = Source::new("new");
     for round in 0..2 {
         for step in [Step::Get, Step::LeaseReply] {
@@ -242,8 +242,8 @@ async fn an_available_l1_answers_with_nothing_while_l2_does() {
         command.arg("SETUSER").arg("deaf").arg(words);
         command
     };
-    let listening = acl(&["on", "nopass", "~*", "&*", "+@all"]);
-    let () = listening.query_async(&mut redis).await.unwrap();
+    let subscribing = acl(&["on", "nopass", "~*", "&*", "+@all"]);
+    let () = subscribing.query_async(&mut redis).await.unwrap();
     let url = fleet.server().url().replace("//", "//deaf:x@");
     let a: Texts = available(Cache::builder("test:text").redis(url))
         .build()
@@ -254,7 +254,7 @@ async fn an_available_l1_answers_with_nothing_while_l2_does() {
         .query_async(&mut redis)
         .await
         .unwrap();
-    eventually("it cannot listen", || async {
+    eventually("it cannot subscribe", || async {
         !a.health().is_listener_live() && !a.health().is_l2_up()
     })
     .await;

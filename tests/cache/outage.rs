@@ -63,7 +63,7 @@ async fn a_server_that_dies_and_returns_empty() {
     assert_eq!(
         *truth.through(&b, "k").await.unwrap(),
         "new",
-        "L1 is not used while nobody can say what changed"
+        "L1 is not used while no messages arrive"
     );
 
     fleet.server().restart().await;
@@ -151,7 +151,7 @@ async fn values_that_outlive_their_clock_are_misses() {
 }
 
 #[tokio::test]
-async fn everything_is_flushed_by_somebody_else() {
+async fn everything_is_flushed_by_another_program() {
     let (mut fleet, a, b) = fleet().await;
     let truth = Source::new("v");
     for _ in 0..3 {
@@ -180,7 +180,7 @@ async fn everything_is_flushed_by_somebody_else() {
 }
 
 #[tokio::test]
-async fn a_listener_that_is_killed_comes_back_and_catches_up() {
+async fn a_subscriber_whose_connection_is_killed_subscribes_again_and_catches_up() {
     let (mut fleet, a, b) = fleet().await;
     let truth = Source::new("v");
     truth.through(&b, "k").await.unwrap();
@@ -236,7 +236,7 @@ async fn a_server_that_hangs_is_not_waited_for_long() {
     a.ready().await;
     b.ready().await;
     // What was stuck lands now or never; either way the deferred invalidations have the last word.
-    eventually("all is told", || async {
+    eventually("all invalidations are sent", || async {
         a.get("k").await.is_none() && b.get("k").await.is_none()
     })
     .await;
@@ -394,7 +394,7 @@ async fn a_server_that_is_known_to_hang_is_hardly_waited_for() {
 #[tokio::test]
 async fn closing_delivers_what_was_deferred() {
     let fleet = Fleet::redis().await;
-    // No beat comes in time to deliver it.
+    // No heartbeat comes in time to deliver it.
     let (a, wire) = fleet
         .instance_with(|b| b.max_staleness(Duration::from_secs(3600)))
         .await;
@@ -415,7 +415,7 @@ async fn messages_whose_numbers_went_back_are_noticed() {
     for _ in 0..20 {
         a.invalidate("other").await.unwrap();
     }
-    eventually("b has heard", || async {
+    eventually("b has received it", || async {
         b.stats().invalidations_received == 20
     })
     .await;
@@ -509,7 +509,7 @@ async fn a_user_with_few_rights_is_enough() {
     wire.drop_messages(false);
     a.invalidate_and_wait("other").await.unwrap();
     a.clear().await.unwrap();
-    eventually("a beat is answered", || async { b.health().is_ok() }).await;
+    eventually("a heartbeat is answered", || async { b.health().is_ok() }).await;
     b.close().await;
     assert_eq!((a.stats().l2_errors, b.stats().l2_errors), (0, 0));
 }
@@ -574,10 +574,10 @@ async fn deferred_keys_that_are_refused_again_and_again_hold_up_no_others() {
 /// What connects, and is refused then, is not tried again and again at full speed. Time is tokio's own
 /// here: it passes as fast as all wait.
 #[tokio::test(start_paused = true)]
-async fn a_listener_that_is_refused_its_beats_backs_off() {
+async fn a_subscriber_whose_heartbeats_are_refused_backs_off() {
     let fleet = Fleet::memory();
     let (a, wire) = fleet.build(|b| b);
-    wire.refuse_beats();
+    wire.refuse_heartbeats();
     assert!(a.get("k").await.is_none());
     tokio::time::sleep(Duration::from_secs(20)).await;
     let sessions = wire.asked(Step::Listen);

@@ -24,7 +24,7 @@ fn keys(of: u32, times: usize) -> impl Iterator<Item = u32> {
 
 /// Of the look-ups that moka alone would answer, as many are answered, to a few in a hundred.
 #[tokio::test]
-async fn hits_that_moka_is_not_told_of_hardly_change_what_stays() {
+async fn hits_that_moka_does_not_see_hardly_change_what_stays() {
     const CAPACITY: u64 = 500;
     const LOOK_UPS: usize = 100_000;
     let moka = moka::sync::Cache::new(CAPACITY);

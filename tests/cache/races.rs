@@ -8,7 +8,7 @@ use futures::poll;
 use larder::{Builder, Cache, Clock, Entry, Source as Level};
 use tokio::task::JoinHandle;
 
-use crate::fleet::{Fleet, HOUR, Set, Source, Texts, heard, without_beats};
+use crate::fleet::{Fleet, HOUR, Set, Source, Texts, received, without_heartbeats};
 use crate::support::eventually::eventually;
 use crate::support::network::{Gate, Network, Step, Way};
 
@@ -25,7 +25,7 @@ async fn a_refused_reply_does_not_push_a_newer_value_out() {
     let fleet = Fleet::memory();
     let ((a, wire), (b, _)) = (fleet.instance().await, fleet.instance().await);
     b.insert("k", "old".to_owned()).await.unwrap();
-    heard(&a, 1).await;
+    received(&a, 1).await;
     let gate = wire.close(Step::Get, Way::Reply);
     let reader = get(&a, "k");
     gate.arrived(1).await;
@@ -42,7 +42,7 @@ async fn a_refused_reply_does_not_push_a_newer_value_out() {
 async fn a_reply_older_than_a_refresh_stays_out_of_l1() {
     let fleet = Fleet::memory();
     let set = |b: Set| {
-        without_beats(b)
+        without_heartbeats(b)
             .jitter(0.0)
             .l1_ttl(10 * MS)
             .soft_ttl(100 * MS)
@@ -74,12 +74,12 @@ async fn a_message_overtakes_a_reply_that_is_being_stored() {
     let (a, _) = fleet.instance().await;
     a.insert("k", "old".to_owned()).await.unwrap();
     let (entered, mut weighing) = tokio::sync::mpsc::unbounded_channel();
-    let (go_on, told) = mpsc::channel::<()>();
-    let (first, told) = (AtomicBool::new(true), Mutex::new(told));
+    let (go_on, resumed) = mpsc::channel::<()>();
+    let (first, resumed) = (AtomicBool::new(true), Mutex::new(resumed));
     let weigher = move |_: &str, _: &String| {
         if first.swap(false, SeqCst) {
             entered.send(()).unwrap();
-            told.lock().unwrap().recv().unwrap();
+            resumed.lock().unwrap().recv().unwrap();
         }
         1
     };
@@ -88,7 +88,7 @@ async fn a_message_overtakes_a_reply_that_is_being_stored() {
     weighing.recv().await.unwrap();
 
     a.invalidate("k").await.unwrap();
-    heard(&b, 1).await;
+    received(&b, 1).await;
     go_on.send(()).unwrap();
 
     assert_eq!(*reader.await.unwrap().unwrap(), "old");
@@ -96,7 +96,7 @@ async fn a_message_overtakes_a_reply_that_is_being_stored() {
     assert_eq!(
         b.stats().l1_entries,
         0,
-        "nor is it kept where nobody sees it"
+        "nor is it kept where no look-up sees it"
     );
 }
 
@@ -104,7 +104,7 @@ async fn a_message_overtakes_a_reply_that_is_being_stored() {
 #[tokio::test]
 async fn a_refresh_that_was_overtaken_does_not_keep_others_from_refreshing() {
     let fleet = Fleet::memory();
-    let set = |b: Set| without_beats(b).jitter(0.0).soft_ttl(100 * MS);
+    let set = |b: Set| without_heartbeats(b).jitter(0.0).soft_ttl(100 * MS);
     let ((a, _), (b, _)) = (fleet.instance_with(set).await, fleet.instance().await);
     let (truth, stuck) = (Source::new("old"), Gate::new());
     truth.through(&a, "k").await.unwrap();
@@ -112,7 +112,7 @@ async fn a_refresh_that_was_overtaken_does_not_keep_others_from_refreshing() {
     truth.behind(&stuck).through(&a, "k").await.unwrap();
     stuck.arrived(1).await;
     b.invalidate("k").await.unwrap();
-    heard(&a, 1).await;
+    received(&a, 1).await;
     truth.through(&a, "k").await.unwrap();
     fleet.advance(101 * MS);
 
@@ -133,11 +133,11 @@ async fn a_refresh_that_was_overtaken_does_not_keep_others_from_refreshing() {
 async fn a_reply_older_than_a_deferred_invalidation_stays_out_of_l1() {
     let fleet = Fleet::memory();
     let ((a, wire), (b, _)) = (
-        fleet.instance_with(without_beats).await,
-        fleet.instance_with(without_beats).await,
+        fleet.instance_with(without_heartbeats).await,
+        fleet.instance_with(without_heartbeats).await,
     );
     b.insert("k", "old".to_owned()).await.unwrap();
-    heard(&a, 1).await;
+    received(&a, 1).await;
     let gate = wire.close(Step::Get, Way::Reply);
     let reader = get(&a, "k");
     gate.arrived(1).await;
@@ -146,7 +146,7 @@ async fn a_reply_older_than_a_deferred_invalidation_stays_out_of_l1() {
     // Another read keeps the key's state alive, and the next operation is the first that may store.
     a.invalidate("k").await.unwrap();
     b.insert("k", "new".to_owned()).await.unwrap();
-    heard(&a, 2).await;
+    received(&a, 2).await;
     let next = get(&a, "k");
     gate.arrived(2).await;
     gate.open();
@@ -160,11 +160,11 @@ async fn a_reply_older_than_a_deferred_invalidation_stays_out_of_l1() {
 async fn a_reply_under_way_when_an_invalidation_is_deferred_stays_out_of_l1() {
     let fleet = Fleet::memory();
     let ((a, wire), (b, _)) = (
-        fleet.instance_with(without_beats).await,
-        fleet.instance_with(without_beats).await,
+        fleet.instance_with(without_heartbeats).await,
+        fleet.instance_with(without_heartbeats).await,
     );
     b.insert("k", "old".to_owned()).await.unwrap();
-    heard(&a, 1).await;
+    received(&a, 1).await;
     let gate = wire.close(Step::Get, Way::Reply);
     let reader = get(&a, "k");
     gate.arrived(1).await;
@@ -177,17 +177,17 @@ async fn a_reply_under_way_when_an_invalidation_is_deferred_stays_out_of_l1() {
 
 /// Rule 9: nobody knows which flights the lost message was about.
 #[tokio::test]
-async fn nobody_joins_what_began_before_a_gap() {
+async fn no_caller_joins_what_began_before_a_gap() {
     let fleet = Fleet::memory();
     let ((a, _), (b, wire)) = (
         fleet.instance().await,
-        fleet.instance_with(without_beats).await,
+        fleet.instance_with(without_heartbeats).await,
     );
     // Or it could be told what it has missed.
     wire.lose(Step::Replay, Way::Reply, 1);
     a.insert("read", "old".to_owned()).await.unwrap();
     a.insert("kept", "kept".to_owned()).await.unwrap();
-    heard(&b, 2).await;
+    received(&b, 2).await;
     let (truth, load) = (Source::new("old"), Gate::new());
     let early_load = truth.behind(&load).spawn(&b, "load");
     load.arrived(1).await;
@@ -202,7 +202,7 @@ async fn nobody_joins_what_began_before_a_gap() {
     eventually("they are lost", || async { wire.dropped() == 2 }).await;
     wire.drop_messages(false);
     a.invalidate("other").await.unwrap();
-    heard(&b, 3).await;
+    received(&b, 3).await;
 
     let (late_load, late_read) = (truth.spawn(&b, "load"), get(&b, "read"));
     read.arrived(4).await;
@@ -224,7 +224,7 @@ async fn a_deaf_instance_joins_only_young_flights() {
     let fleet = Fleet::memory();
     let ((a, _), (b, wire)) = (
         fleet.instance().await,
-        fleet.instance_with(without_beats).await,
+        fleet.instance_with(without_heartbeats).await,
     );
     let (truth, gate) = (Source::new("old"), Gate::new());
     let early = truth.behind(&gate).spawn(&b, "k");
@@ -256,7 +256,7 @@ async fn a_deaf_instance_joins_only_young_flights() {
 #[tokio::test]
 async fn a_live_instance_joins_old_flights() {
     let fleet = Fleet::memory();
-    let (a, _) = fleet.instance_with(without_beats).await;
+    let (a, _) = fleet.instance_with(without_heartbeats).await;
     let (truth, gate) = (Source::new("v"), Gate::new());
     let early = truth.behind(&gate).spawn(&a, "k");
     gate.arrived(1).await;
@@ -285,7 +285,7 @@ fn fail_behind(cache: &Texts, gate: &Gate) -> JoinHandle<bool> {
 
 /// A write that is under way keeps the key's state, and with it nothing that has ended.
 #[tokio::test]
-async fn nobody_joins_a_load_that_has_failed() {
+async fn no_caller_joins_a_load_that_has_failed() {
     let fleet = Fleet::memory();
     let (a, wire) = fleet.instance().await;
     let (truth, load) = (Source::new("v"), Gate::new());
@@ -309,7 +309,7 @@ async fn nobody_joins_a_load_that_has_failed() {
 /// A key with a stale value in L1 and in L2.
 async fn stale(fleet: &Fleet, set: impl FnOnce(Set) -> Set) -> (Texts, Network, Source) {
     let (a, wire) = fleet
-        .instance_with(|b| set(without_beats(b).jitter(0.0).soft_ttl(100 * MS)))
+        .instance_with(|b| set(without_heartbeats(b).jitter(0.0).soft_ttl(100 * MS)))
         .await;
     let truth = Source::new("old");
     truth.through(&a, "k").await.unwrap();
@@ -369,7 +369,7 @@ async fn a_refresh_is_not_started_twice() {
 #[tokio::test]
 async fn a_load_under_way_is_refresh_enough() {
     let fleet = Fleet::memory();
-    let set = |b: Set| without_beats(b).jitter(0.0).soft_ttl(100 * MS);
+    let set = |b: Set| without_heartbeats(b).jitter(0.0).soft_ttl(100 * MS);
     let ((a, wire), (b, _)) = (
         fleet.instance_with(set).await,
         fleet.instance_with(set).await,
@@ -396,7 +396,7 @@ async fn a_load_under_way_is_refresh_enough() {
 async fn an_old_message_does_not_lower_what_an_answer_has_raised() {
     let fleet = Fleet::memory();
     let ((a, wire), (b, _)) = (
-        fleet.instance_with(without_beats).await,
+        fleet.instance_with(without_heartbeats).await,
         fleet.instance().await,
     );
     wire.silence(true);
@@ -408,7 +408,7 @@ async fn an_old_message_does_not_lower_what_an_answer_has_raised() {
     a.invalidate("k").await.unwrap();
     // The first of the three.
     wire.let_through(1);
-    heard(&a, 1).await;
+    received(&a, 1).await;
     gate.open();
     assert_eq!(*reader.await.unwrap().unwrap(), "2");
     assert!(a.get_local("k").is_none());
@@ -419,7 +419,7 @@ async fn an_old_message_does_not_lower_what_an_answer_has_raised() {
 async fn what_is_gone_takes_no_memory() {
     let fleet = Fleet::memory();
     let ((a, _), (b, _)) = (
-        fleet.instance_with(without_beats).await,
+        fleet.instance_with(without_heartbeats).await,
         fleet.instance().await,
     );
     for key in ["0", "1", "2"] {
@@ -429,7 +429,7 @@ async fn what_is_gone_takes_no_memory() {
     a.invalidate("0").await.unwrap();
     assert_eq!(a.stats().l1_entries, 2);
     b.invalidate("1").await.unwrap();
-    heard(&a, 1).await;
+    received(&a, 1).await;
     assert_eq!(a.stats().l1_entries, 1);
     b.clear().await.unwrap();
     eventually("L1 is empty", || async { a.stats().l1_entries == 0 }).await;
@@ -437,9 +437,9 @@ async fn what_is_gone_takes_no_memory() {
 
 /// An insert that its own sender has given up on lands after a newer one.
 #[tokio::test]
-async fn an_own_insert_that_lands_late_is_heard_of() {
+async fn the_message_of_an_own_insert_that_arrives_late_is_applied() {
     let fleet = Fleet::memory();
-    let (a, wire) = fleet.instance_with(without_beats).await;
+    let (a, wire) = fleet.instance_with(without_heartbeats).await;
     let stuck = wire.stick_insert();
     a.insert("k", "1".to_owned()).await.unwrap_err();
     a.insert("k", "2".to_owned()).await.unwrap();
@@ -529,7 +529,7 @@ async fn all_ttls_vary_by_the_jitter_and_no_more() {
 #[tokio::test]
 async fn no_call_waits_for_a_silent_store_twice() {
     let fleet = Fleet::memory();
-    let (a, wire) = fleet.build(without_beats);
+    let (a, wire) = fleet.build(without_heartbeats);
     wire.close(Step::Listen, Way::Request);
     wire.lose(Step::LeaseReply, Way::Request, 1);
     let loaded = Source::new("v").through(&a, "k").await.unwrap();
@@ -553,7 +553,7 @@ async fn what_cannot_be_read_is_not_asked_for_twice() {
     );
 
     other.insert("k", "unreadable".to_owned()).await.unwrap();
-    let (deaf, wire) = fleet.build(without_beats);
+    let (deaf, wire) = fleet.build(without_heartbeats);
     wire.close(Step::Listen, Way::Request);
     Source::new("v").through(&deaf, "k").await.unwrap();
     assert_eq!(
@@ -570,7 +570,7 @@ async fn what_cannot_be_read_is_not_asked_for_twice() {
 #[tokio::test]
 async fn a_load_that_cannot_ask_for_a_lease_is_not_stored() {
     let fleet = Fleet::memory();
-    let (a, wire) = fleet.instance_with(without_beats).await;
+    let (a, wire) = fleet.instance_with(without_heartbeats).await;
     wire.lose(Step::LeaseReply, Way::Request, 1);
     let loaded = Source::new("v").through(&a, "k").await.unwrap();
     assert_eq!(loaded.meta().version(), None);
@@ -618,7 +618,7 @@ async fn what_cannot_be_read_is_replaced_by_one_instance() {
 
 /// Two callers have found nothing; the second goes on when the first has loaded the key.
 #[tokio::test]
-async fn who_comes_late_finds_in_l1_what_was_loaded_meanwhile() {
+async fn a_late_caller_finds_in_l1_what_was_loaded_meanwhile() {
     let fleet = Fleet::memory();
     let (a, wire) = fleet.instance().await;
     let truth = Source::new("v");
@@ -650,9 +650,9 @@ async fn a_lease_is_renewed_before_it_ends() {
 
 /// Without room in L1 it is handed out all the same, and then nobody may join an older read.
 #[tokio::test]
-async fn nobody_joins_a_read_that_is_older_than_what_was_handed_out() {
+async fn no_caller_joins_a_read_that_is_older_than_what_was_handed_out() {
     let fleet = Fleet::memory();
-    let set = |b: Set| without_beats(b).l1_capacity(0);
+    let set = |b: Set| without_heartbeats(b).l1_capacity(0);
     let ((a, wire), (b, _)) = (fleet.instance_with(set).await, fleet.instance().await);
     b.insert("k", "old".to_owned()).await.unwrap();
     let reply = wire.close(Step::Get, Way::Reply);
@@ -674,7 +674,7 @@ async fn nobody_joins_a_read_that_is_older_than_what_was_handed_out() {
 #[tokio::test]
 async fn a_value_of_a_later_epoch_takes_the_place_of_what_l1_has() {
     let fleet = Fleet::memory();
-    let (a, wire) = fleet.instance_with(without_beats).await;
+    let (a, wire) = fleet.instance_with(without_heartbeats).await;
     let (b, _) = fleet.instance().await;
     let gate = wire.close(Step::LeaseReply, Way::Request);
     let reader = Source::new("loaded").spawn(&a, "k");

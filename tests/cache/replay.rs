@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use larder::deadpool_redis::redis::{AsyncCommands, cmd};
 
-use crate::fleet::{Fleet, Set, Source, Texts, heard, over_both_stores, without_beats};
+use crate::fleet::{Fleet, Set, Source, Texts, over_both_stores, received, without_heartbeats};
 use crate::support::eventually::eventually;
 use crate::support::network::{Gate, Network, Step, Way};
 
@@ -24,7 +24,7 @@ over_both_stores!(
     a_replay_waits_for_the_connection_of_requests,
     messages_that_come_during_a_replay_are_applied_once,
     a_fill_overtaken_by_a_replay_stays_out_of_l1,
-    nobody_joins_a_load_that_a_replay_has_overtaken,
+    no_caller_joins_a_load_that_a_replay_has_overtaken,
 );
 
 /// One that writes, and one that holds copies of what it may miss and of what it must not lose.
@@ -37,12 +37,12 @@ struct Pair {
 
 async fn pair(fleet: &Fleet) -> Pair {
     // A crowd of requests to a busy server takes its time.
-    let patient = |b: Set| without_beats(b).l2_timeout(LIMIT);
+    let patient = |b: Set| without_heartbeats(b).l2_timeout(LIMIT);
     let (a, _) = fleet.instance_with(patient).await;
     let (b, wire) = fleet.instance_with(patient).await;
     // So that there is a last message, and it is in the log.
     a.invalidate("first").await.unwrap();
-    heard(&b, 1).await;
+    received(&b, 1).await;
     let truth = Source::new("old");
     for key in ["missed", "kept"] {
         truth.through(&b, key).await.unwrap();
@@ -61,7 +61,7 @@ impl Pair {
     async fn cut_off(&self) -> Gate {
         let gate = self.wire.close(Step::Listen, Way::Request);
         self.wire.cut();
-        self.wire.listeners(0).await;
+        self.wire.subscribers(0).await;
         gate
     }
 
@@ -75,7 +75,7 @@ impl Pair {
         let stats = self.b.stats();
         assert_eq!((stats.replays, stats.l1_flushes), (1, self.flushes));
         assert!(self.b.get_local("missed").is_none());
-        assert!(self.b.get_local("kept").is_some(), "nobody touched it");
+        assert!(self.b.get_local("kept").is_some(), "no write touched it");
     }
 
     #[track_caller]
@@ -94,7 +94,7 @@ impl Pair {
             assert!(self.b.get_local(key).is_some());
         }
         self.a.invalidate("missed").await.unwrap();
-        heard(&self.b, before.invalidations_received + 1).await;
+        received(&self.b, before.invalidations_received + 1).await;
         assert!(self.b.get_local("missed").is_none());
         assert!(self.b.get_local("kept").is_some());
         let after = self.b.stats();
@@ -124,7 +124,7 @@ async fn what_a_full_queue_drops_is_replayed(fleet: Fleet) {
     eventually("they are lost", || async { pair.wire.dropped() == 2 }).await;
     pair.wire.drop_messages(false);
     pair.a.invalidate("next").await.unwrap();
-    heard(&pair.b, 4).await;
+    received(&pair.b, 4).await;
     pair.assert_replayed();
     pair.assert_goes_on().await;
 }
@@ -162,7 +162,7 @@ async fn a_replay_that_fails_is_one_flush(fleet: Fleet) {
     pair.assert_goes_on().await;
 }
 
-/// When both were lost, the listener's may be back first.
+/// When both were lost, the subscriber's may be back first.
 async fn a_replay_waits_for_the_connection_of_requests(fleet: Fleet) {
     let pair = pair(&fleet).await;
     let gate = pair.cut_off().await;
@@ -179,14 +179,14 @@ async fn a_replay_waits_for_the_connection_of_requests(fleet: Fleet) {
     pair.wire.disconnect(Step::Replay, 1);
     let before = pair.b.stats();
     pair.a.invalidate("missed").await.unwrap();
-    heard(&pair.b, before.invalidations_received + 2).await;
+    received(&pair.b, before.invalidations_received + 2).await;
     pair.b.ready().await;
     let after = pair.b.stats();
     assert_eq!(
         (after.replays, after.l1_flushes),
         (before.replays + 1, before.l1_flushes)
     );
-    assert!(pair.b.get_local("kept").is_some(), "nobody touched it");
+    assert!(pair.b.get_local("kept").is_some(), "no write touched it");
 }
 
 /// Whether the log already had them or not.
@@ -203,12 +203,15 @@ async fn messages_that_come_during_a_replay_are_applied_once(fleet: Fleet) {
         pair.a.invalidate("next").await.unwrap();
         gate.arrived(1).await;
         pair.a.invalidate("later").await.unwrap();
-        assert!(pair.b.get_local("later").is_some(), "it is not heard yet");
+        assert!(
+            pair.b.get_local("later").is_some(),
+            "its message has not come yet"
+        );
         gate.open();
-        heard(&pair.b, 4).await;
+        received(&pair.b, 4).await;
         assert!(pair.b.get_local("later").is_none());
         pair.a.invalidate("last").await.unwrap();
-        heard(&pair.b, 5).await;
+        received(&pair.b, 5).await;
         assert_eq!(pair.b.stats().invalidations_received, 5);
         pair.assert_replayed();
     }
@@ -221,7 +224,7 @@ async fn invalidate_by_replay(pair: &Pair, key: &str) {
     eventually("it is lost", || async { pair.wire.dropped() == 1 }).await;
     pair.wire.drop_messages(false);
     pair.a.invalidate("next").await.unwrap();
-    heard(&pair.b, 3).await;
+    received(&pair.b, 3).await;
     assert_eq!(pair.b.stats().replays, 1);
 }
 
@@ -237,7 +240,7 @@ async fn a_fill_overtaken_by_a_replay_stays_out_of_l1(fleet: Fleet) {
     assert!(pair.b.get("k").await.is_none());
 }
 
-async fn nobody_joins_a_load_that_a_replay_has_overtaken(fleet: Fleet) {
+async fn no_caller_joins_a_load_that_a_replay_has_overtaken(fleet: Fleet) {
     let pair = pair(&fleet).await;
     let (truth, gate) = (Source::new("old"), Gate::new());
     let early = truth.behind(&gate).spawn(&pair.b, "k");

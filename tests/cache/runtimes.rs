@@ -8,7 +8,7 @@ use larder::Cache;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
-use crate::fleet::{Fleet, Source, Texts, without_beats};
+use crate::fleet::{Fleet, Source, Texts, without_heartbeats};
 use crate::support::eventually::eventually;
 use crate::support::network::{Step, Way};
 use crate::write_batching::{numbered, pairs, value};
@@ -20,13 +20,13 @@ fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-/// A cache can outlive the runtime that it began on: it listens again on the next one.
+/// A cache can outlive the runtime that it began on: it subscribes again on the next one.
 #[test]
 fn a_cache_moves_from_runtime_to_runtime() {
     let (cache, _) = Fleet::memory().build(|builder| builder);
     for round in 0..3 {
         runtime().block_on(async {
-            // The last proof may still hold; then L1 is used, and the listener begins when it lapses.
+            // The last proof may still hold; then L1 is used, and the subscriber begins when it lapses.
             cache.ready().await;
             cache.insert("k", format!("round {round}")).await.unwrap();
             assert_eq!(*cache.get_local("k").unwrap(), format!("round {round}"));
@@ -51,7 +51,7 @@ fn a_cache_on_redis_moves_from_runtime_to_runtime() {
 }
 
 #[test]
-fn ready_outlives_the_runtime_of_the_listener() {
+fn ready_outlives_the_runtime_of_the_subscriber() {
     let (cache, wire) = Fleet::memory().build(|builder| builder);
     let gate = wire.close(Step::Listen, Way::Request);
     let (ends, driven) = (runtime(), runtime());
@@ -73,7 +73,7 @@ fn ready_outlives_the_runtime_of_the_listener() {
 }
 
 #[test]
-fn a_clear_whose_runtime_ends_is_told_later() {
+fn a_clear_whose_runtime_ends_is_sent_later() {
     let fleet = Fleet::memory();
     let ((a, wire), (b, _)) = (
         fleet.build(|builder| builder),
@@ -90,7 +90,10 @@ fn a_clear_whose_runtime_ends_is_told_later() {
     gate.open();
     runtime().block_on(async {
         assert!(a.get("k").await.is_none(), "at once, whatever L2 has");
-        eventually("it is told", async || b.get("k").await.is_none()).await;
+        eventually("the invalidation is sent", async || {
+            b.get("k").await.is_none()
+        })
+        .await;
     });
     assert_eq!(a.stats().writes_deferred, 1);
 }
@@ -191,13 +194,13 @@ fn a_runtime_that_ends_changes_no_order() {
 
 /// A caller that shares a read whose task ends with its runtime reads by itself.
 #[test]
-fn a_read_on_a_runtime_that_ends_holds_up_nobody() {
+fn a_read_on_a_runtime_that_ends_delays_no_other_caller() {
     let fleet = Fleet::memory();
     let (there, here) = (runtime(), runtime());
-    let (a, _) = fleet.build(without_beats);
+    let (a, _) = fleet.build(without_heartbeats);
     here.block_on(a.insert("k", "v".to_owned())).unwrap();
     // In another instance, L1 has nothing.
-    let (b, wire) = fleet.build(|b| without_beats(b).l2_timeout(Duration::from_millis(50)));
+    let (b, wire) = fleet.build(|b| without_heartbeats(b).l2_timeout(Duration::from_millis(50)));
     here.block_on(b.ready());
     let held = wire.close(Step::Get, Way::Reply);
     let mut alone = Box::pin(b.get("k"));

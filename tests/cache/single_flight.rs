@@ -14,8 +14,8 @@ over_both_stores!(
     the_levels_answer_in_order,
     many_callers_in_many_instances_load_once,
     callers_share_one_read,
-    a_failing_loader_fails_all_who_wait_and_the_key_works_next_time,
-    a_panicking_loader_fails_all_who_wait_and_the_key_works_next_time,
+    a_failing_loader_fails_all_waiting_callers_and_the_key_works_next_time,
+    a_panicking_loader_fails_all_waiting_callers_and_the_key_works_next_time,
     a_failed_load_gives_its_lease_back,
     a_load_that_another_instance_never_ends_is_not_waited_for,
     a_load_without_a_store_is_shared_too,
@@ -111,7 +111,7 @@ async fn fail(cache: &Texts, gate: &Gate) -> Result<larder::Entry<String>, larde
         .await
 }
 
-async fn a_failing_loader_fails_all_who_wait_and_the_key_works_next_time(fleet: Fleet) {
+async fn a_failing_loader_fails_all_waiting_callers_and_the_key_works_next_time(fleet: Fleet) {
     let (a, _) = fleet.instance().await;
     let (truth, gate) = (Source::new("v"), Gate::new());
     let first = tokio::spawn({
@@ -137,7 +137,7 @@ async fn a_failing_loader_fails_all_who_wait_and_the_key_works_next_time(fleet: 
     assert_eq!((a.stats().load_failures, truth.loads()), (1, 1));
 }
 
-async fn a_panicking_loader_fails_all_who_wait_and_the_key_works_next_time(fleet: Fleet) {
+async fn a_panicking_loader_fails_all_waiting_callers_and_the_key_works_next_time(fleet: Fleet) {
     let (a, _) = fleet.instance().await;
     let panics = a.get_or_load("k", || async {
         let nothing: Option<String> = None;

@@ -9,7 +9,7 @@ use crate::support::eventually::eventually;
 
 const MS: Duration = Duration::from_millis(1);
 
-/// An instance in which only the test moves time, and no TTL varies; the listener stays live.
+/// An instance in which only the test moves time, and no TTL varies; the subscriber stays live.
 async fn instance(fleet: &Fleet, l1: Duration, l2: Duration) -> Texts {
     let day = Duration::from_secs(24 * 3600);
     fleet

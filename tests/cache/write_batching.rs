@@ -8,7 +8,7 @@ use futures::{FutureExt, poll};
 use larder::{Cache, Clock, MAX_KEY_BYTES};
 use tokio::time::timeout;
 
-use crate::fleet::{Fleet, HOUR, Texts, over_both_stores, without_beats};
+use crate::fleet::{Fleet, HOUR, Texts, over_both_stores, without_heartbeats};
 use crate::support::eventually::eventually;
 use crate::support::network::{Step, Way};
 use crate::support::redis_server::RedisServer;
@@ -17,7 +17,7 @@ over_both_stores!(
     many_writes_at_once_are_few_steps,
     the_last_of_two_values_counts,
     values_of_one_key_at_once_have_versions_of_their_own,
-    who_waited_for_a_write_is_followed,
+    a_write_is_visible_to_its_caller_afterwards,
     many_keys_are_seen_by_all,
     ten_thousand_keys_arrive,
     large_values_arrive,
@@ -27,7 +27,7 @@ over_both_stores!(
     of_two_writes_of_a_key_the_second_counts,
     of_the_first_two_writes_of_an_instance_the_second_counts,
     a_write_waits_for_the_end_of_another_of_its_key,
-    nobody_overtakes_who_waits_for_room,
+    no_call_overtakes_one_that_waits_for_room,
 );
 
 const MANY: usize = 200;
@@ -115,7 +115,7 @@ async fn values_of_one_key_at_once_have_versions_of_their_own(fleet: Fleet) {
     }
 }
 
-async fn who_waited_for_a_write_is_followed(fleet: Fleet) {
+async fn a_write_is_visible_to_its_caller_afterwards(fleet: Fleet) {
     let (a, _) = fleet.instance().await;
     let one_after_the_other = async |key: String| {
         for n in 0..30 {
@@ -154,10 +154,10 @@ async fn many_keys_are_seen_by_all(fleet: Fleet) {
 async fn ten_thousand_keys_arrive(fleet: Fleet) {
     // More than there is room for, so that some wait to get in.
     let (a, wire) = fleet
-        .instance_with(|b| without_beats(b).l2_timeout(LIMIT))
+        .instance_with(|b| without_heartbeats(b).l2_timeout(LIMIT))
         .await;
     let (b, _) = fleet
-        .instance_with(|b| without_beats(b).l2_timeout(LIMIT))
+        .instance_with(|b| without_heartbeats(b).l2_timeout(LIMIT))
         .await;
     let keys: Vec<String> = (0..10_000).map(|n| format!("{n:0>200}")).collect();
     timeout(LIMIT, a.insert_many(pairs(&keys, "new")))
@@ -182,7 +182,7 @@ async fn ten_thousand_keys_arrive(fleet: Fleet) {
 }
 
 async fn large_values_arrive(fleet: Fleet) {
-    let set = |b| without_beats(b).l2_timeout(LIMIT);
+    let set = |b| without_heartbeats(b).l2_timeout(LIMIT);
     let ((a, _), (b, _)) = (
         fleet.instance_with(set).await,
         fleet.instance_with(set).await,
@@ -199,7 +199,7 @@ async fn large_values_arrive(fleet: Fleet) {
 
 async fn what_cannot_be_written_changes_nothing(fleet: Fleet) {
     let (a, wire) = fleet
-        .instance_with(|b| without_beats(b).max_value_size(100))
+        .instance_with(|b| without_heartbeats(b).max_value_size(100))
         .await;
     let long = "k".repeat(MAX_KEY_BYTES + 1);
     for (key, value) in [("bad", "x".repeat(1000)), (&long, "x".to_owned())] {
@@ -218,8 +218,8 @@ async fn what_cannot_be_written_changes_nothing(fleet: Fleet) {
 }
 
 async fn a_failure_defers_every_key(fleet: Fleet) {
-    let (a, wire) = fleet.instance_with(without_beats).await;
-    let (b, _) = fleet.instance_with(without_beats).await;
+    let (a, wire) = fleet.instance_with(without_heartbeats).await;
+    let (b, _) = fleet.instance_with(without_heartbeats).await;
     let keys = numbered(MANY);
     a.insert_many(pairs(&keys, "old")).await.unwrap();
     wire.lose(Step::Insert, Way::Request, usize::MAX);
@@ -236,7 +236,7 @@ async fn a_failure_defers_every_key(fleet: Fleet) {
     assert_all(&a, &keys, None).await;
     wire.lose(Step::Invalidate, Way::Request, 0);
     wire.cut();
-    eventually("L2 is told of all", async || {
+    eventually("all writes are sent", async || {
         let found = join_all(keys.iter().map(|key| value(&b, key))).await;
         found.iter().all(Option::is_none)
     })
@@ -334,7 +334,10 @@ async fn a_crowd_before_a_hanging_server_is_let_go() {
     let end = timeout(LIMIT, cache.invalidate_many(&keys)).await.unwrap();
     assert!(end.unwrap_err().is_deferred());
     server.resume();
-    eventually("it is told", async || cache.invalidate("k").await.is_ok()).await;
+    eventually("L2 accepts it", async || {
+        cache.invalidate("k").await.is_ok()
+    })
+    .await;
 }
 
 /// Though nobody waited for the first, and there is one of the second's kind that came before both.
@@ -393,7 +396,7 @@ async fn a_write_waits_for_the_end_of_another_of_its_key(fleet: Fleet) {
     }
 }
 
-async fn nobody_overtakes_who_waits_for_room(fleet: Fleet) {
+async fn no_call_overtakes_one_that_waits_for_room(fleet: Fleet) {
     let (a, _) = fleet.instance().await;
     let keys = numbered(20_000);
     let all = a.insert_many(pairs(&keys, "given up")).now_or_never();

@@ -55,7 +55,7 @@ async fn without_redis_the_database_answers() {
 }
 
 #[tokio::test]
-async fn an_available_instance_answers_from_memory_and_says_so() {
+async fn an_available_instance_answers_from_memory_and_flags_it() {
     let mut fleet = Fleet::<2>::start(&[BOUND, "--available-ms=600000"]).await;
     let [a, b] = &fleet.instances;
     a.put(1, "Darjeeling").await;
@@ -120,7 +120,7 @@ async fn a_write_while_redis_hangs_is_passed_on_later() {
 }
 
 #[tokio::test]
-async fn listeners_that_are_cut_off_come_back() {
+async fn subscribers_that_are_cut_off_come_back() {
     let fleet = Fleet::<3>::start(&[]).await;
     let [a, b, c] = &fleet.instances;
     a.put(1, "Darjeeling").await;
@@ -144,7 +144,11 @@ async fn listeners_that_are_cut_off_come_back() {
     fleet.all_well().await;
     fleet.all_remember(1).await;
     for (instance, before) in [a, b, c].into_iter().zip(before) {
-        assert_eq!(instance.stat("l1_flushes").await, before, "the log told");
+        assert_eq!(
+            instance.stat("l1_flushes").await,
+            before,
+            "the log had what was missed"
+        );
     }
     let received = c.stat("invalidations_received").await;
     a.put(1, "Darjeeling").await;

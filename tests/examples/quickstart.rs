@@ -20,7 +20,7 @@ async fn over_redis() {
 }
 
 #[tokio::test]
-async fn a_redis_that_does_not_answer_is_told() {
+async fn a_redis_that_does_not_answer_is_reported() {
     let ended = run("quickstart", &["--redis", "redis://127.0.0.1:1"]).await;
     assert!(ended.code.is_some_and(|code| code != 0), "{ended:?}");
     assert!(ended.stderr.contains("does not answer"), "{ended:?}");

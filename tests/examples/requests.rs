@@ -12,7 +12,7 @@ async fn what_cannot_be_a_product_is_refused() {
     let fleet = Fleet::<1>::start(&[]).await;
     let [a] = &fleet.instances;
     let long_name = format!(r#"{{"name":"{}","price_cents":1}}"#, "x".repeat(201));
-    for (body, status, told) in [
+    for (body, status, message) in [
         ("", 400, "JSON"),
         ("{", 400, "JSON"),
         ("no JSON", 400, "JSON"),
@@ -50,7 +50,7 @@ async fn what_cannot_be_a_product_is_refused() {
     ] {
         let answer = a.ask(Method::PUT, "/products/7", body.to_owned()).await;
         assert_eq!(answer.status, status, "{body}: {answer:?}");
-        assert!(answer.error().contains(told), "{body}: {answer:?}");
+        assert!(answer.error().contains(message), "{body}: {answer:?}");
     }
     assert_eq!(a.get(7).await.status, 404, "none of it was stored");
 }
@@ -130,7 +130,7 @@ async fn health_and_statistics() {
         ("refreshes", 0),
         ("invalidations_sent", 0),
         ("invalidations_received", 0),
-        // The start of the listener.
+        // The start of the subscriber.
         ("l1_flushes", 1),
         ("l2_errors", 0),
         ("decode_errors", 0),

@@ -43,7 +43,7 @@ async fn a_port_in_use_is_named() {
 }
 
 #[tokio::test]
-async fn a_password_in_a_bad_url_is_not_told() {
+async fn a_password_in_a_bad_url_is_not_shown() {
     let dir = Dir::new();
     let db = dir.join("products.sqlite").display().to_string();
     for url in [
@@ -89,7 +89,7 @@ async fn instances_that_start_together_share_a_new_database() {
 }
 
 #[tokio::test]
-async fn a_new_database_that_somebody_else_sets_up_is_waited_for() {
+async fn a_new_database_that_another_instance_sets_up_is_waited_for() {
     let dir = Dir::new();
     let db = dir.join("products.sqlite");
     let other = Connection::open(&db).unwrap();

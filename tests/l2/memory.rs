@@ -27,8 +27,8 @@ async fn a_restart_brings_back_what_the_snapshot_held_under_another_epoch() {
     let old = insert(&*lane, "k", b"old").await;
     let lease = granted(&*lane, "led").await;
     hold(&*lane, "held", LONG).await;
-    let (before, _listener) = listen(&*lane).await;
-    let told = lane.replay(1).await.unwrap();
+    let (before, _subscription) = subscribe(&*lane).await;
+    let replayed = lane.replay(1).await.unwrap();
     let snapshot = l2.snapshot();
     let last = invalidate(&*lane, &["k", "led"]).await;
     insert(&*lane, "later", b"v").await;
@@ -44,17 +44,17 @@ async fn a_restart_brings_back_what_the_snapshot_held_under_another_epoch() {
         assert!(renewed(&*lane, "led", lease).await);
         let filled = fill(&*lane, "led", lease, b"stale").await;
         assert_eq!(filled, Fill::Rejected(None));
-        assert_eq!(lane.replay(1).await.unwrap(), told);
+        assert_eq!(lane.replay(1).await.unwrap(), replayed);
         assert_eq!(lane.members().await.unwrap().list[0].info, ME);
     }
-    let (after, _listener) = listen(&*lane_of(&l2, NAMESPACE)).await;
+    let (after, _subscription) = subscribe(&*lane_of(&l2, NAMESPACE)).await;
     assert_ne!(after.epoch, before.epoch);
     assert_eq!(after.seq, before.seq);
     let stamp = invalidate(&*lane_of(&l2, NAMESPACE), &["k"]).await;
     assert_eq!((stamp.epoch, stamp.ver), (after.epoch, last.ver));
     // Every restart is another life, also from the same disk.
     l2.restore(&snapshot);
-    let (again, _listener) = listen(&*lane_of(&l2, NAMESPACE)).await;
+    let (again, _subscription) = subscribe(&*lane_of(&l2, NAMESPACE)).await;
     assert_ne!(again.epoch, after.epoch);
 }
 
@@ -67,27 +67,27 @@ async fn a_restart_from_an_empty_disk_forgets_all() {
     l2.restore(&MemorySnapshot::default());
     assert_eq!(get(&*lane, "k").await, None);
     granted(&*lane, "held").await;
-    let (clock, _listener) = listen(&*lane).await;
+    let (clock, _subscription) = subscribe(&*lane).await;
     assert_eq!((clock.seq, clock.epoch == stamp.epoch), (0, false));
 }
 
 #[tokio::test]
-async fn a_restart_cuts_those_who_listen() {
+async fn a_restart_ends_subscriptions() {
     let l2 = MemoryL2::new();
     let lane = lane_of(&l2, NAMESPACE);
-    let ((_, mut silent), (_, mut beating)) = (listen(&*lane).await, listen(&*lane).await);
+    let ((_, mut silent), (_, mut beating)) = (subscribe(&*lane).await, subscribe(&*lane).await);
     l2.restore(&l2.snapshot());
     assert!(silent.next().await.is_none());
     // Nor does the new life answer over the old connection.
     beating.heartbeat(NOTHING);
     assert!(beating.next().await.is_none());
-    let (_, mut listener) = listen(&*lane).await;
+    let (_, mut subscription) = subscribe(&*lane).await;
     insert(&*lane, "k", b"v").await;
-    assert_eq!(message(&mut *listener).await.kind, Kind::Insert);
+    assert_eq!(message(&mut *subscription).await.kind, Kind::Insert);
 }
 
 #[tokio::test]
-async fn a_restart_is_told_before_the_next_step() {
+async fn a_restart_is_reported_before_the_next_step() {
     let l2 = MemoryL2::new();
     let met: Arc<Mutex<Vec<LaneClock>>> = Arc::default();
     let seen = Arc::clone(&met);
@@ -107,7 +107,7 @@ async fn a_restart_is_told_before_the_next_step() {
 
 /// Somebody else's step does not pass the one that found out.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_uses_a_connection_before_it_is_told() {
+async fn no_step_uses_a_connection_before_it_is_reported() {
     let l2 = MemoryL2::new();
     let (entered, mut at_the_door) = unbounded_channel();
     let (open, opened) = mpsc::channel::<()>();
@@ -161,7 +161,7 @@ async fn a_restart_begins_another_list_of_members() {
         let ack = lane.invalidate(&["k"], &payload, Duration::ZERO).await;
         ack.unwrap()
     };
-    let (_, _former) = listen(&*lane).await;
+    let (_, _former) = subscribe(&*lane).await;
     let first = awaited().await;
     // Before the first life there was nobody to lose.
     assert_eq!(first.members_age, Duration::MAX);
@@ -173,11 +173,11 @@ async fn a_restart_begins_another_list_of_members() {
     assert_eq!(restarted.longest_staleness, ME.max_staleness);
     let mut age = Duration::ZERO;
     for _ in 0..2 {
-        let (_, mut listener) = listen(&*lane).await;
+        let (_, mut subscription) = subscribe(&*lane).await;
         assert_eq!(awaited().await.members_age, age);
         tokio::time::advance(SECOND).await;
         assert_eq!(awaited().await.members_age, age, "nobody has measured it");
-        beat(&mut *listener).await;
+        heartbeat(&mut *subscription).await;
         age += SECOND;
         assert_eq!(awaited().await.members_age, age);
         assert_eq!(awaited().await.generation, restarted.generation);

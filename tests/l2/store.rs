@@ -31,7 +31,7 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(10);
 
 /// A store of one test, gone when this is dropped.
 pub(crate) trait Store {
-    /// How many messages wait for a listener that does not poll.
+    /// How many messages wait for a subscriber that does not poll.
     const QUEUE: u64;
     /// How often to subscribe while others write, until a message that falls in between would be lost.
     const SUBSCRIPTIONS: u64;
@@ -215,33 +215,33 @@ pub(crate) async fn filled(lane: &dyn Lane, key: &str, lease: Lease, payload: &[
     }
 }
 
-pub(crate) async fn listen(lane: &dyn Lane) -> (LaneClock, Box<dyn Subscription>) {
+pub(crate) async fn subscribe(lane: &dyn Lane) -> (LaneClock, Box<dyn Subscription>) {
     lane.subscribe(ME)
         .await
         .expect("the lane can be listened to")
 }
 
-pub(crate) async fn heard(listener: &mut dyn Subscription) -> Event {
-    let heard = timeout(LIMIT, listener.next()).await;
-    heard
-        .expect("something is heard in time")
-        .expect("the listener has not ended")
-        .expect("the listener has not failed")
+pub(crate) async fn next_event(subscription: &mut dyn Subscription) -> Event {
+    let received = timeout(LIMIT, subscription.next()).await;
+    received
+        .expect("something is received in time")
+        .expect("the subscription has not ended")
+        .expect("the subscription has not failed")
 }
 
-pub(crate) async fn message(listener: &mut dyn Subscription) -> Message {
-    match heard(listener).await {
+pub(crate) async fn message(subscription: &mut dyn Subscription) -> Message {
+    match next_event(subscription).await {
         Event::Message(message) => message,
         other => panic!("{other:?}"),
     }
 }
 
-/// Asks for a beat, and for the keys whose leases were told to have ended before it.
-pub(crate) async fn ended_leases(listener: &mut dyn Subscription) -> Vec<Key> {
-    listener.heartbeat(NOTHING);
+/// Asks for a heartbeat, and for the keys whose leases were told to have ended before it.
+pub(crate) async fn ended_leases(subscription: &mut dyn Subscription) -> Vec<Key> {
+    subscription.heartbeat(NOTHING);
     let mut keys = Vec::new();
     loop {
-        match heard(listener).await {
+        match next_event(subscription).await {
             Event::LeaseEnded(key) => keys.push(key),
             Event::Message(_) => {}
             Event::Heartbeat(_) => return keys,
@@ -249,12 +249,12 @@ pub(crate) async fn ended_leases(listener: &mut dyn Subscription) -> Vec<Key> {
     }
 }
 
-/// Asks for a beat, and for all messages before it.
-pub(crate) async fn beat(listener: &mut dyn Subscription) -> (Vec<Message>, LaneClock) {
-    listener.heartbeat(NOTHING);
+/// Asks for a heartbeat, and for all messages before it.
+pub(crate) async fn heartbeat(subscription: &mut dyn Subscription) -> (Vec<Message>, LaneClock) {
+    subscription.heartbeat(NOTHING);
     let mut messages = Vec::new();
     loop {
-        match heard(listener).await {
+        match next_event(subscription).await {
             Event::Message(message) => messages.push(message),
             Event::Heartbeat(clock) => return (messages, clock),
             Event::LeaseEnded(_) => {}

@@ -7,7 +7,7 @@ use crate::support::proxy::Kind;
 /// Nobody can subscribe again at once, so messages are lost; writes go on over the other connections.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "one of many: see the top of main.rs"]
-async fn listeners_are_killed() {
+async fn subscribers_are_killed() {
     let rig = Rig::start().await;
     let before = rig.connections(Kind::Subscription);
     for _ in 0..2 {

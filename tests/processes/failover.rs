@@ -64,10 +64,10 @@ async fn fail_over(fence: Fence) {
         }
     }
     let _: () = ask(&replica, "REPLICAOF NO ONE").await;
-    let [told @ .., untold] = &rig.proxies[..] else {
+    let [moved @ .., unmoved] = &rig.proxies[..] else {
         panic!("there are instances");
     };
-    for proxy in told {
+    for proxy in moved {
         proxy.point_at(replica.port());
     }
     let from = rig.now();
@@ -88,12 +88,15 @@ async fn fail_over(fence: Fence) {
     assert_eq!(rig.epoch().await, old);
     assert_ne!(epoch(&replica).await, old);
 
-    untold.point_at(replica.port());
+    unmoved.point_at(replica.port());
     rig.recovered().await;
     let verdict = rig.finish().await;
     assert!(verdict.writes_within(&apart) >= 5);
     assert!(verdict.reads_within(&apart, last) >= 20);
-    assert!(verdict.deferred() > 0, "by the one that was not told");
+    assert!(
+        verdict.deferred() > 0,
+        "by the instance whose address did not move"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -77,7 +77,7 @@ async fn flooded_with_messages() {
 /// Stops the last instance until all of the flood, with messages about writes in its midst, lies in the buffers
 /// of its connection. When it wakes, its one thread reads what lies there before it looks into the queue.
 ///
-/// False if it was stopped between a beat and the answer: then it may have given the connection up instead.
+/// False if it was stopped between a heartbeat and the answer: then it may have given the connection up instead.
 async fn a_flood_leaves_a_gap(rig: &Rig) -> bool {
     let (instance, proxy) = (&rig.instances[2], &rig.proxies[2]);
     let replays = instance.stat("replays").await;

@@ -15,7 +15,7 @@ async fn everything_is_late() {
         }
         rig.go_on(LONG).await;
     }
-    // So late that no beat is answered in time.
+    // So late that no heartbeat is answered in time.
     rig.proxies[0].set(
         Kind::Subscription,
         Way::FromRedis,
@@ -27,10 +27,10 @@ async fn everything_is_late() {
     rig.finish().await;
 }
 
-/// Half-open: the listener of one instance hears nothing, and nothing tells it so.
+/// Half-open: the subscriber of one instance hears nothing, and nothing tells it so.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "one of many: see the top of main.rs"]
-async fn a_listener_in_a_black_hole() {
+async fn a_subscriber_in_a_black_hole() {
     let rig = Rig::start().await;
     let mut holes = Vec::new();
     for way in WAYS {

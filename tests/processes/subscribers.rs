@@ -1,4 +1,4 @@
-//! A listener that does not keep up.
+//! A subscriber that does not keep up.
 
 use std::time::Duration;
 

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::history::{At, Commit, History, Level, Outcome, Read, Seen, Told, Write};
+use crate::history::{At, Commit, History, Level, Outcome, Read, Seen, Write, WriteOutcome};
 use crate::support::instance::{Answer, Instance};
 
 /// Half of the writes go to the first, which is always in some race or other; the others are written
@@ -141,8 +141,8 @@ impl Recorder {
             .version()
             .unwrap_or_else(|| panic!("a write has failed: {answer:?}"));
         let outcome = match answer.invalidation() {
-            "done" => Told::Done,
-            "deferred" => Told::Deferred,
+            "done" => WriteOutcome::Done,
+            "deferred" => WriteOutcome::Deferred,
             other => panic!("neither done nor deferred: {other}"),
         };
         self.note(|history| {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use crate::history::{At, History, Level, Outcome, Read, Rest, Seen, Terms, Told};
+use crate::history::{At, History, Level, Outcome, Read, Rest, Seen, Terms, WriteOutcome};
 use crate::support::instance::Instance;
 use crate::traffic::{KEYS, Recorder};
 
@@ -79,7 +79,10 @@ impl Verdict {
         let hits = self.count(|seen| seen.level == Level::L1);
         let all = self.history.reads.len();
         assert!(all >= reads, "too few reads: {summary}");
-        assert!(self.told(Told::Done) >= writes, "too few writes: {summary}");
+        assert!(
+            self.writes_with(WriteOutcome::Done) >= writes,
+            "too few writes: {summary}"
+        );
         assert!(hits * 4 >= all, "too few of them from L1: {summary}");
         let unproven = self.count(|seen| seen.unproven);
         assert_eq!(unproven, 0, "nobody has asked for these: {summary}");
@@ -117,17 +120,17 @@ impl Verdict {
     pub(crate) fn writes_within(&self, time: &Range<At>) -> usize {
         let writes = self.history.writes.iter();
         writes
-            .filter(|write| write.outcome == Told::Done && time.contains(&write.end))
+            .filter(|write| write.outcome == WriteOutcome::Done && time.contains(&write.end))
             .count()
     }
 
     pub(crate) fn deferred(&self) -> usize {
-        self.told(Told::Deferred)
+        self.writes_with(WriteOutcome::Deferred)
     }
 
-    fn told(&self, told: Told) -> usize {
+    fn writes_with(&self, outcome: WriteOutcome) -> usize {
         let writes = self.history.writes.iter();
-        writes.filter(|write| write.outcome == told).count()
+        writes.filter(|write| write.outcome == outcome).count()
     }
 
     fn values(&self) -> impl Iterator<Item = (&Read, Seen)> {
@@ -171,8 +174,8 @@ impl Verdict {
             self.count(|seen| seen.level == Level::Loader),
             self.count(|seen| !seen.stored),
             slowest.unwrap_or_default(),
-            self.told(Told::Done),
-            self.told(Told::Deferred),
+            self.writes_with(WriteOutcome::Done),
+            self.writes_with(WriteOutcome::Deferred),
         )
     }
 }

@@ -54,7 +54,7 @@ fn strike(world: &Arc<World>, fault: Fault, rng: &mut Rng) {
             world.struck(fault, Duration::ZERO, here);
             instance.link.cut(Wire::Data);
         }
-        Fault::ListenerCut => {
+        Fault::SubscriberCut => {
             world.struck(fault, Duration::ZERO, here);
             instance.link.cut(Wire::Subscription);
         }
@@ -73,7 +73,11 @@ fn strike(world: &Arc<World>, fault: Fault, rng: &mut Rng) {
             instance.link.begin(fault, FOR_EVER);
             world.place(slot, rng);
             // What it had committed and not told is told by those who survive.
-            tokio::spawn(clients::tell_again(Arc::clone(world), instance, rng.fork()));
+            tokio::spawn(clients::invalidate_again(
+                Arc::clone(world),
+                instance,
+                rng.fork(),
+            ));
         }
         Fault::Closed => {
             world.struck(fault, Duration::ZERO, here);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::history::{
     At, Commit, Disturbance, History, Invariant, Level, Load, Outcome, Read, Rest, Seen, Step,
-    Terms, Told, Write,
+    Terms, Write, WriteOutcome,
 };
 
 const BOUND: Duration = Duration::from_millis(100);
@@ -48,7 +48,7 @@ fn write(instance: usize, end: u64, version: u64) -> Write {
         key: 7,
         version,
         end: ms(end),
-        outcome: Told::Done,
+        outcome: WriteOutcome::Done,
         everywhere: false,
         lagging: false,
     }
@@ -117,7 +117,7 @@ fn the_bound_is_that_of_the_newest_write_before() {
 
 #[test]
 fn only_what_was_done_binds_others() {
-    for outcome in [Told::Deferred, Told::Unknown] {
+    for outcome in [WriteOutcome::Deferred, WriteOutcome::Unknown] {
         let history = History {
             writes: vec![Write {
                 outcome,
@@ -215,7 +215,7 @@ fn what_was_not_stored_has_no_place_in_their_order() {
 }
 
 #[test]
-fn who_writes_does_not_read_what_was_before() {
+fn an_instance_does_not_read_what_was_before_its_own_write() {
     let at = |instance, outcome| History {
         writes: vec![Write {
             outcome,
@@ -223,11 +223,11 @@ fn who_writes_does_not_read_what_was_before() {
         }],
         ..reads([read(instance, 201, 201, 1)])
     };
-    for outcome in [Told::Done, Told::Deferred] {
+    for outcome in [WriteOutcome::Done, WriteOutcome::Deferred] {
         assert_eq!(broken(&at(0, outcome)), [Invariant::I4ReadYourWrites]);
         assert_eq!(broken(&at(1, outcome)), []);
     }
-    assert_eq!(broken(&at(0, Told::Unknown)), []);
+    assert_eq!(broken(&at(0, WriteOutcome::Unknown)), []);
 }
 
 #[test]

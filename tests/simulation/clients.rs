@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::config::Config;
 use crate::faults::Fault;
-use crate::history::{At, Level, Outcome, Read, Rest, Seen, Told, Write};
+use crate::history::{At, Level, Outcome, Read, Rest, Seen, Write, WriteOutcome};
 use crate::source::{Plan, SourceDown, Versioned, load};
 use crate::world::{Instance, World};
 
@@ -167,14 +167,14 @@ pub(crate) async fn write(world: Arc<World>, mut rng: Rng) {
         if world.is_over() {
             return;
         }
-        // Some write several keys at once. In their order, so that no two wait for each other's turns.
+        // Some write several keys at once. In their order, so that no two wait for each other's locks.
         let several = if rng.u8(0..4) == 0 { 5 } else { 1 };
         let keys: BTreeSet<u64> = (0..several)
             .map(|_| any_key(&world.config, &mut rng))
             .collect();
-        let mut turns = Vec::new();
+        let mut locks = Vec::new();
         for key in &keys {
-            turns.push(world.source.turn(*key).lock_owned().await);
+            locks.push(world.source.write_lock(*key).lock_owned().await);
         }
         let instance = awake(&world, &mut rng).await;
         match keys.first() {
@@ -192,7 +192,7 @@ async fn change_many(world: &World, instance: &Instance, keys: &BTreeSet<u64>, r
         (key, version, invalidation(world, instance, *key))
     });
     let committed: Vec<_> = committed.collect();
-    let told = if rng.f64() < world.config.inserts {
+    let result = if rng.f64() < world.config.inserts {
         let entries = committed.iter().map(|(key, version, _)| {
             let (key, version) = (*key, *version);
             (key, Versioned { key: *key, version })
@@ -202,14 +202,14 @@ async fn change_many(world: &World, instance: &Instance, keys: &BTreeSet<u64>, r
         instance.cache.invalidate_many(keys).await
     } else {
         // Each by itself, which is told together all the same.
-        let told = keys.iter().map(|key| invalidate(world, instance, *key));
-        join_all(told).await.into_iter().collect()
+        let result = keys.iter().map(|key| invalidate(world, instance, *key));
+        join_all(result).await.into_iter().collect()
     };
-    if told.is_err() {
+    if result.is_err() {
         sleep(world.config.l2_timeout()).await;
     }
     for (_, _, write) in committed {
-        note(world, instance, write, Some(&told));
+        note(world, instance, write, Some(&result));
     }
 }
 
@@ -224,35 +224,35 @@ async fn awake(world: &World, rng: &mut Rng) -> Arc<Instance> {
     }
 }
 
-/// Commits, then tells the cache. The caller holds the key's turn.
+/// Commits, then calls the cache. The caller holds the key's lock.
 async fn change(world: &World, instance: &Instance, key: u64, rng: &mut Rng) {
     let version = world.source.commit(key);
     let mut write = invalidation(world, instance, key);
     instance.untold.lock().unwrap().insert(key, version);
     let kind = rng.f64();
     let patience = (rng.f64() < world.config.cancelled).then(|| rng.u64(0..=20));
-    let told = if kind < world.config.inserts {
+    let result = if kind < world.config.inserts {
         let value = Versioned { key, version };
-        let told = instance.cache.insert(&key, value).await;
-        if told.is_err() {
+        let result = instance.cache.insert(&key, value).await;
+        if result.is_err() {
             // It may still arrive: as long as that, nobody else writes.
             sleep(world.config.l2_timeout()).await;
         }
-        Some(told)
+        Some(result)
     } else if kind > 1.0 - world.config.waited_for {
         write.everywhere = true;
         Some(instance.cache.invalidate_and_wait(&key).await)
     } else {
-        let told = invalidate(world, instance, key);
+        let result = invalidate(world, instance, key);
         match patience {
-            None => Some(told.await),
-            Some(ms) => timeout(Duration::from_millis(ms), told).await.ok(),
+            None => Some(result.await),
+            Some(ms) => timeout(Duration::from_millis(ms), result).await.ok(),
         }
     };
-    if told.is_none() {
+    if result.is_none() {
         world.recorder.count(Fault::CancelledWrite);
     }
-    note(world, instance, write, told.as_ref());
+    note(world, instance, write, result.as_ref());
 }
 
 async fn invalidate(world: &World, instance: &Instance, key: u64) -> Result<(), WriteError> {
@@ -266,15 +266,15 @@ async fn invalidate(world: &World, instance: &Instance, key: u64) -> Result<(), 
 }
 
 /// Takes down a write that ends now; `None` if its caller gave up.
-fn note(world: &World, instance: &Instance, write: Write, told: Option<&Result<(), WriteError>>) {
+fn note(world: &World, instance: &Instance, write: Write, result: Option<&Result<(), WriteError>>) {
     let end = world.recorder.now();
-    let outcome = match told {
-        Some(Ok(())) => Told::Done,
-        Some(Err(error)) if error.is_deferred() => Told::Deferred,
-        _ => Told::Unknown,
+    let outcome = match result {
+        Some(Ok(())) => WriteOutcome::Done,
+        Some(Err(error)) if error.is_deferred() => WriteOutcome::Deferred,
+        _ => WriteOutcome::Unknown,
     };
-    let everywhere = write.everywhere && matches!(told, Some(Ok(())));
-    if outcome == Told::Done {
+    let everywhere = write.everywhere && matches!(result, Some(Ok(())));
+    if outcome == WriteOutcome::Done {
         instance.untold.lock().unwrap().remove(&write.key);
     }
     world.recorder.write(|history| {
@@ -294,30 +294,30 @@ fn invalidation(world: &World, instance: &Instance, key: u64) -> Write {
         key,
         version: world.source.current(key),
         end: At::ZERO,
-        outcome: Told::Unknown,
+        outcome: WriteOutcome::Unknown,
         everywhere: false,
         lagging: world.config.lag_ms > 0,
     }
 }
 
 /// Tells the caches of what an instance had committed before it died, as whoever replaces it has to.
-pub(crate) async fn tell_again(world: Arc<World>, dead: Arc<Instance>, mut rng: Rng) {
+pub(crate) async fn invalidate_again(world: Arc<World>, dead: Arc<Instance>, mut rng: Rng) {
     let untold: Vec<u64> = dead.untold.lock().unwrap().keys().copied().collect();
     for key in untold {
-        let turn = world.source.turn(key);
-        let _turn = turn.lock_owned().await;
+        let lock = world.source.write_lock(key);
+        let _lock = lock.lock_owned().await;
         let instance = awake(&world, &mut rng).await;
         let write = invalidation(&world, &instance, key);
         instance.untold.lock().unwrap().insert(key, write.version);
-        let told = invalidate(&world, &instance, key).await;
-        note(&world, &instance, write, Some(&told));
+        let result = invalidate(&world, &instance, key).await;
+        note(&world, &instance, write, Some(&result));
     }
 }
 
 /// Shuts an instance down. What it could not tell in time is left to others, as if it had died.
 pub(crate) async fn close(world: Arc<World>, instance: Arc<Instance>, rng: Rng) {
     instance.cache.close().await;
-    tell_again(world, instance, rng).await;
+    invalidate_again(world, instance, rng).await;
 }
 
 /// Clears the namespace through an instance: an invalidation of every key.
@@ -325,10 +325,10 @@ pub(crate) async fn clear(world: Arc<World>, instance: Arc<Instance>) {
     let writes: Vec<_> = (0..world.config.keys)
         .map(|key| invalidation(&world, &instance, key))
         .collect();
-    let told = instance.cache.clear().await;
-    let outcome = match &told {
-        Ok(()) => Told::Done,
-        Err(_) => Told::Deferred,
+    let result = instance.cache.clear().await;
+    let outcome = match &result {
+        Ok(()) => WriteOutcome::Done,
+        Err(_) => WriteOutcome::Deferred,
     };
     let end = world.recorder.now();
     for write in writes {

@@ -120,25 +120,25 @@ impl Connection {
 
     /// Has the store do something, and waits for its reply, without an end: only the caller knows how long.
     ///
-    /// `serve` is told whether the caller has given up by then; `loss` says what it is called when
-    /// the reply gets lost.
+    /// `serve` gets whether the caller was cancelled by then; `loss` names the fault that is counted when the reply
+    /// is lost.
     pub(crate) async fn ask<T: Send + 'static>(
         self: &Arc<Self>,
         serve: impl FnOnce(bool) -> BoxFuture<'static, T> + Send + 'static,
         loss: fn(&T) -> Option<Fault>,
     ) -> Result<T, L2Error> {
-        let (tell, told) = oneshot::channel();
+        let (sender, answer) = oneshot::channel();
         let this = Arc::clone(self);
         self.send_up(async move {
-            let reply = serve(tell.is_closed()).await;
+            let reply = serve(sender.is_closed()).await;
             let (store, link) = (Arc::clone(&this.store), Arc::clone(&this.link));
             let published = store.published();
             let count = loss(&reply);
             let arrived = this.send_down(move || {
-                if link.heard() > published {
+                if link.received() > published {
                     link.recorder.count(Fault::Overtaken);
                 }
-                if let (Err(_), Some(loss)) = (tell.send(reply), count) {
+                if let (Err(_), Some(loss)) = (sender.send(reply), count) {
                     link.recorder.count(loss);
                 }
             });
@@ -147,7 +147,7 @@ impl Connection {
             }
         });
         let reply = async {
-            match told.await {
+            match answer.await {
                 Ok(reply) => reply,
                 Err(_) => pending().await,
             }

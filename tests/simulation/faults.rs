@@ -30,15 +30,15 @@ faults! {
     HalfOpen,
     /// The connection for requests is cut.
     Cut,
-    /// Nothing comes over the listener's connection, and nothing says so.
-    ListenerSilent,
+    /// Nothing comes over the subscriber's connection, and nothing says so.
+    SubscriberSilent,
     /// Nothing goes over it either way.
-    ListenerHalfOpen,
-    /// The listener's connection is cut.
-    ListenerCut,
-    /// Some messages are lost, while beats come through.
+    SubscriberHalfOpen,
+    /// The subscriber's connection is cut.
+    SubscriberCut,
+    /// Some messages are lost, while heartbeats come through.
     MessagesLost,
-    /// The listener is not read from, and what does not fit its queue is dropped.
+    /// The subscriber is not read from, and what does not fit its queue is dropped.
     SlowSubscriber,
     /// The instance's process stands still.
     Paused,

@@ -12,7 +12,7 @@ impl Config {
     #[expect(clippy::too_many_lines, reason = "a list of worlds")]
     pub(crate) fn against(rule: u8, seed: u64) -> Self {
         let base = Self::small();
-        let listener_lapses = vec![(Fault::ListenerSilent, 1), (Fault::ListenerHalfOpen, 1)];
+        let subscriber_lapses = vec![(Fault::SubscriberSilent, 1), (Fault::SubscriberHalfOpen, 1)];
         match rule {
             // Loads that a write overtakes.
             1 => Self {
@@ -47,7 +47,7 @@ impl Config {
                 load_ms: 400..=900,
                 write_rest_ms: 500,
                 fault_every_ms: 200,
-                faults: listener_lapses,
+                faults: subscriber_lapses,
                 ..base
             },
             // Values that are always about to be refreshed.
@@ -56,21 +56,21 @@ impl Config {
                 load_ms: 20..=150,
                 ..base
             },
-            // Connections of listeners that are always made anew, slowly.
+            // Connections of subscribers that are always made anew, slowly.
             7 => Self {
                 delay_ms: 5..=60,
                 fault_every_ms: 250,
-                faults: vec![(Fault::ListenerCut, 1)],
+                faults: vec![(Fault::SubscriberCut, 1)],
                 ..base
             },
             8 => Self {
-                faults: listener_lapses,
+                faults: subscriber_lapses,
                 ..base
             },
             9 => Self {
                 fault_every_ms: 250,
                 write_rest_ms: 400,
-                faults: vec![(Fault::MessagesLost, 1), (Fault::ListenerCut, 1)],
+                faults: vec![(Fault::MessagesLost, 1), (Fault::SubscriberCut, 1)],
                 ..base
             },
             10 => Self {
@@ -106,7 +106,7 @@ impl Config {
                     (Fault::StoreRolledBack, 3),
                     (Fault::StoreEmptied, 1),
                     (Fault::FailedOver, 4),
-                    (Fault::ListenerSilent, 1),
+                    (Fault::SubscriberSilent, 1),
                 ],
                 ..base
             },
@@ -136,7 +136,7 @@ impl Config {
                 fault_every_ms: 150,
                 faults: vec![
                     (Fault::ClockStepped, 2),
-                    (Fault::ListenerSilent, 1),
+                    (Fault::SubscriberSilent, 1),
                     (Fault::SlowNetwork, 1),
                 ],
                 ..base

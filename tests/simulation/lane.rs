@@ -63,7 +63,7 @@ struct Line {
     /// Held while a connection is made.
     making: Mutex<()>,
     silent: AtomicU32,
-    /// The life that the listener has joined.
+    /// The life that the subscriber has joined.
     joined: AtomicU64,
 }
 
@@ -409,8 +409,8 @@ impl Lane for FarLane {
     fn subscribe(&self, me: MemberInfo) -> Reply<'_, (LaneClock, Box<dyn Subscription>)> {
         async move {
             let connection = Connection::new(&self.link, &self.store, Wire::Subscription);
-            let listening = subscription::subscribe(&connection, &self.namespace, me);
-            timeout(self.timeout, listening)
+            let subscribing = subscription::subscribe(&connection, &self.namespace, me);
+            timeout(self.timeout, subscribing)
                 .await
                 .unwrap_or_else(|_| Err(L2Error::timed_out(self.timeout)))
         }

@@ -33,7 +33,7 @@ pub(crate) struct Link {
     pub(crate) recorder: Arc<Recorder>,
     state: Mutex<State>,
     /// Up to where the instance has heard what the store published.
-    heard: AtomicU64,
+    received: AtomicU64,
 }
 
 struct State {
@@ -59,7 +59,7 @@ impl Link {
                 faults: BTreeMap::new(),
                 connections: Vec::new(),
             }),
-            heard: AtomicU64::new(0),
+            received: AtomicU64::new(0),
         }
     }
 
@@ -112,8 +112,10 @@ impl Link {
         let faults: &[Fault] = match (wire, way) {
             (Wire::Data, Way::Up) => &[Fault::RequestsVanish, Fault::HalfOpen],
             (Wire::Data, Way::Down) => &[Fault::RepliesVanish, Fault::HalfOpen],
-            (Wire::Subscription, Way::Up) => &[Fault::ListenerHalfOpen],
-            (Wire::Subscription, Way::Down) => &[Fault::ListenerHalfOpen, Fault::ListenerSilent],
+            (Wire::Subscription, Way::Up) => &[Fault::SubscriberHalfOpen],
+            (Wire::Subscription, Way::Down) => {
+                &[Fault::SubscriberHalfOpen, Fault::SubscriberSilent]
+            }
         };
         let everywhere = [Fault::Partitioned, Fault::Death];
         faults
@@ -167,11 +169,11 @@ impl Link {
         connections.map(|(_, cut)| cut.clone()).collect()
     }
 
-    pub(crate) fn heard(&self) -> u64 {
-        self.heard.load(SeqCst)
+    pub(crate) fn received(&self) -> u64 {
+        self.received.load(SeqCst)
     }
 
-    pub(crate) fn hears(&self, published: u64) {
-        self.heard.fetch_max(published, SeqCst);
+    pub(crate) fn receives(&self, published: u64) {
+        self.received.fetch_max(published, SeqCst);
     }
 }

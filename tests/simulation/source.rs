@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex as Turn;
+use tokio::sync::Mutex as WriteLock;
 use tokio::time::{Instant, sleep};
 
 use crate::config::Config;
@@ -28,15 +28,15 @@ pub(crate) struct Source {
 }
 
 struct Row {
-    /// Held over a commit and the call that tells the cache.
-    turn: Arc<Turn<()>>,
+    /// Held over a commit and the call of the cache that follows it.
+    write_lock: Arc<WriteLock<()>>,
     commits: Mutex<Vec<(Instant, u64)>>,
 }
 
 impl Source {
     pub(crate) fn new(keys: u64, recorder: Arc<Recorder>) -> Self {
         let row = |_| Row {
-            turn: Arc::default(),
+            write_lock: Arc::default(),
             commits: Mutex::new(vec![(Instant::now(), 1)]),
         };
         Self {
@@ -45,8 +45,8 @@ impl Source {
         }
     }
 
-    pub(crate) fn turn(&self, key: u64) -> Arc<Turn<()>> {
-        Arc::clone(&self.row(key).turn)
+    pub(crate) fn write_lock(&self, key: u64) -> Arc<WriteLock<()>> {
+        Arc::clone(&self.row(key).write_lock)
     }
 
     pub(crate) fn commit(&self, key: u64) -> u64 {

@@ -215,7 +215,7 @@ impl Store {
         payload: &[u8],
         hold: Duration,
     ) -> Result<WriteAck, L2Error> {
-        let told = lane.invalidate(keys, payload, hold).await?;
+        let ack = lane.invalidate(keys, payload, hold).await?;
         self.changed(keys);
         if !hold.is_zero() {
             for key in keys.iter().filter_map(|key| key.parse().ok()) {
@@ -223,7 +223,7 @@ impl Store {
                 self.recorder.disturbed(hold + self.late, None, Some(key));
             }
         }
-        Ok(told)
+        Ok(ack)
     }
 
     pub(crate) async fn clear(&self, lane: &dyn Lane, payload: &[u8]) -> Result<Stamp, L2Error> {

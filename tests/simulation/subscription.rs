@@ -1,4 +1,4 @@
-//! A listener's connection: messages and beats in one order, as long as they come through.
+//! A subscriber's connection: messages and heartbeats in one order, as long as they come through.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,8 +25,8 @@ pub(crate) async fn subscribe(
     namespace: &str,
     me: MemberInfo,
 ) -> Result<(LaneClock, Box<dyn Subscription>), L2Error> {
-    let (tell, heard) = mpsc::unbounded_channel();
-    let (beat, beats) = mpsc::unbounded_channel();
+    let (sender, events) = mpsc::unbounded_channel();
+    let (heartbeat, heartbeats) = mpsc::unbounded_channel();
     let (there, namespace) = (Arc::clone(connection), namespace.to_owned());
     let subscribe = move |_| {
         async move {
@@ -36,8 +36,8 @@ pub(crate) async fn subscribe(
             tokio::spawn(
                 StoreEnd {
                     inner,
-                    beats,
-                    tell,
+                    heartbeats,
+                    sender,
                     connection: there,
                 }
                 .run(),
@@ -48,20 +48,20 @@ pub(crate) async fn subscribe(
     };
     let clock = connection.ask(subscribe, |_| None).await??;
     let cut = connection.cut.clone();
-    let listener = InstanceEnd {
+    let subscription = InstanceEnd {
         connection: Arc::clone(connection),
-        heard,
-        beat,
+        events,
+        heartbeat,
         cut: async move { cut.cancelled_owned().await }.boxed(),
     };
-    Ok((clock, Box::new(listener)))
+    Ok((clock, Box::new(subscription)))
 }
 
 /// The store's end.
 struct StoreEnd {
     inner: Box<dyn Subscription>,
-    beats: mpsc::UnboundedReceiver<Applied>,
-    tell: mpsc::UnboundedSender<EventResult>,
+    heartbeats: mpsc::UnboundedReceiver<Applied>,
+    sender: mpsc::UnboundedSender<EventResult>,
     connection: Arc<Connection>,
 }
 
@@ -72,21 +72,21 @@ impl StoreEnd {
             tokio::select! {
                 biased;
                 () = cut.cancelled() => return,
-                beat = self.beats.recv() => match beat {
+                beat = self.heartbeats.recv() => match beat {
                     Some(applied) => self.inner.heartbeat(applied),
                     None => return,
                 },
-                heard = self.inner.next() => match heard {
-                    Some(heard) => self.forward(heard).await,
+                event = self.inner.next() => match event {
+                    Some(event) => self.forward(event).await,
                     None => return self.refuse().await,
                 },
             }
         }
     }
 
-    /// A replica says nothing until it is asked for a beat. A store that has restarted has cut the connection.
+    /// A replica says nothing until it is asked for a heartbeat. A store that has restarted has cut the connection.
     async fn refuse(mut self) {
-        if self.beats.recv().await.is_some() {
+        if self.heartbeats.recv().await.is_some() {
             self.send(Err(L2Error::refused(ReadOnly)));
         }
     }
@@ -100,30 +100,30 @@ impl StoreEnd {
         }
         self.send(first);
         let mut kept = 1;
-        while let Some(Some(heard)) = self.inner.next().now_or_never() {
-            if matches!(heard, Ok(Event::Message(_))) {
+        while let Some(Some(event)) = self.inner.next().now_or_never() {
+            if matches!(event, Ok(Event::Message(_))) {
                 kept += 1;
             }
-            if kept <= QUEUE || !matches!(heard, Ok(Event::Message(_))) {
-                self.send(heard);
+            if kept <= QUEUE || !matches!(event, Ok(Event::Message(_))) {
+                self.send(event);
             }
         }
     }
 
-    fn send(&self, heard: EventResult) {
+    fn send(&self, event: EventResult) {
         let link = &self.connection.link;
-        let is_message = matches!(heard, Ok(Event::Message(_)));
-        let may_be_lost = is_message || matches!(heard, Ok(Event::LeaseEnded(_)));
+        let is_message = matches!(event, Ok(Event::Message(_)));
+        let may_be_lost = is_message || matches!(event, Ok(Event::LeaseEnded(_)));
         if may_be_lost && link.has(Fault::MessagesLost) && link.chance(0.5) {
             return;
         }
-        let (tell, hears) = (self.tell.clone(), Arc::clone(link));
+        let (sender, receives) = (self.sender.clone(), Arc::clone(link));
         let published = self.connection.store.published();
         self.connection.send_down(move || {
             if is_message {
-                hears.hears(published);
+                receives.receives(published);
             }
-            let _ = tell.send(heard);
+            let _ = sender.send(event);
         });
     }
 }
@@ -131,16 +131,16 @@ impl StoreEnd {
 /// The instance's end.
 struct InstanceEnd {
     connection: Arc<Connection>,
-    heard: mpsc::UnboundedReceiver<EventResult>,
-    beat: mpsc::UnboundedSender<Applied>,
+    events: mpsc::UnboundedReceiver<EventResult>,
+    heartbeat: mpsc::UnboundedSender<Applied>,
     cut: BoxFuture<'static, ()>,
 }
 
 impl Subscription for InstanceEnd {
     fn heartbeat(&mut self, applied: Applied) {
-        let beat = self.beat.clone();
+        let heartbeat = self.heartbeat.clone();
         self.connection.send_up(async move {
-            let _ = beat.send(applied);
+            let _ = heartbeat.send(applied);
         });
     }
 }
@@ -154,7 +154,7 @@ impl Stream for InstanceEnd {
             self.cut = futures::future::ready(()).boxed();
             return Poll::Ready(Some(Err(L2Error::closed())));
         }
-        self.heard.poll_recv(cx)
+        self.events.poll_recv(cx)
     }
 }
 

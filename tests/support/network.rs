@@ -61,8 +61,8 @@ struct Wires {
     lost: Mutex<HashMap<(Step, Way), Loss>>,
     asked: Mutex<HashMap<Step, usize>>,
     events: watch::Sender<Events>,
-    refuse_beats: AtomicBool,
-    delay_beats: AtomicBool,
+    refuse_heartbeats: AtomicBool,
+    delay_heartbeats: AtomicBool,
     delayed: AtomicUsize,
     drop_messages: AtomicBool,
     dropped: AtomicUsize,
@@ -74,13 +74,13 @@ struct Wires {
     reconnect: AtomicBool,
     /// Whether the next `get` finds a version that the lane has not issued.
     forge: AtomicBool,
-    listening: watch::Sender<usize>,
+    subscribed: watch::Sender<usize>,
 }
 
 /// How many are lost, and what their callers hear.
 type Loss = (usize, fn() -> L2Error);
 
-/// What happens on the listener's connection.
+/// What happens on the subscriber's connection.
 #[derive(Clone, Copy, Default)]
 struct Events {
     /// Nothing comes through, and nothing says so.
@@ -103,8 +103,8 @@ impl Network {
             lost: Mutex::default(),
             asked: Mutex::default(),
             events: watch::Sender::default(),
-            refuse_beats: AtomicBool::new(false),
-            delay_beats: AtomicBool::new(false),
+            refuse_heartbeats: AtomicBool::new(false),
+            delay_heartbeats: AtomicBool::new(false),
             delayed: AtomicUsize::new(0),
             drop_messages: AtomicBool::new(false),
             dropped: AtomicUsize::new(0),
@@ -112,7 +112,7 @@ impl Network {
             stuck: Mutex::default(),
             reconnect: AtomicBool::new(false),
             forge: AtomicBool::new(false),
-            listening: watch::Sender::default(),
+            subscribed: watch::Sender::default(),
         };
         Self {
             store: Arc::new(store),
@@ -155,22 +155,22 @@ impl Network {
             .unwrap_or(0)
     }
 
-    /// Drops messages, while beats come through.
+    /// Drops messages, while heartbeats come through.
     pub(crate) fn drop_messages(&self, drop: bool) {
         self.wires.drop_messages.store(drop, SeqCst);
     }
 
-    /// Answers beats with an error.
-    pub(crate) fn refuse_beats(&self) {
-        self.wires.refuse_beats.store(true, SeqCst);
+    /// Answers heartbeats with an error.
+    pub(crate) fn refuse_heartbeats(&self) {
+        self.wires.refuse_heartbeats.store(true, SeqCst);
     }
 
-    /// Lets each beat be overtaken by the message that comes after it.
-    pub(crate) fn delay_beats(&self, delay: bool) {
-        self.wires.delay_beats.store(delay, SeqCst);
+    /// Lets each heartbeat be overtaken by the message that comes after it.
+    pub(crate) fn delay_heartbeats(&self, delay: bool) {
+        self.wires.delay_heartbeats.store(delay, SeqCst);
     }
 
-    /// How many beats were held back.
+    /// How many heartbeats were held back.
     pub(crate) fn delayed(&self) -> usize {
         self.wires.delayed.load(SeqCst)
     }
@@ -180,14 +180,14 @@ impl Network {
         self.wires.dropped.load(SeqCst)
     }
 
-    /// Makes the listener's connection half-open, or whole again.
+    /// Makes the subscriber's connection half-open, or whole again.
     pub(crate) fn silence(&self, silent: bool) {
         self.wires
             .events
             .send_modify(|events| events.silent = silent);
     }
 
-    /// Lets the next `n` messages or beats through a connection that is silent.
+    /// Lets the next `n` messages or heartbeats through a connection that is silent.
     pub(crate) fn let_through(&self, n: usize) {
         self.wires.let_through.store(n, SeqCst);
         self.wires.events.send_modify(|_| {});
@@ -211,18 +211,18 @@ impl Network {
         self.wires.forge.store(true, SeqCst);
     }
 
-    /// Cuts the listener's connection.
+    /// Cuts the subscriber's connection.
     pub(crate) fn cut(&self) {
         self.wires.events.send_modify(|events| events.cuts += 1);
     }
 
-    /// Waits until so many listeners are connected.
-    pub(crate) async fn listeners(&self, n: usize) {
-        let mut listening = self.wires.listening.subscribe();
-        let reached = timeout(LIMIT, listening.wait_for(|now| *now == n))
+    /// Waits until so many subscribers are connected.
+    pub(crate) async fn subscribers(&self, n: usize) {
+        let mut subscribed = self.wires.subscribed.subscribe();
+        let reached = timeout(LIMIT, subscribed.wait_for(|now| *now == n))
             .await
             .map(|_| ());
-        reached.unwrap_or_else(|_| panic!("there are not {n} listeners within {LIMIT:?}"));
+        reached.unwrap_or_else(|_| panic!("there are not {n} subscribers within {LIMIT:?}"));
     }
 
     async fn carry<T>(
@@ -474,14 +474,14 @@ impl Lane for Wired {
             let cuts = events.borrow().cuts;
             self.network
                 .wires
-                .listening
-                .send_modify(|listening| *listening += 1);
+                .subscribed
+                .send_modify(|subscribed| *subscribed += 1);
             let network = self.network.clone();
             let listener: Box<dyn Subscription> = Box::new(WiredListener {
                 inner,
                 network,
                 cuts,
-                beat: None,
+                heartbeat: None,
                 event: changed(events),
             });
             Ok((clock, listener))
@@ -494,7 +494,7 @@ struct WiredListener {
     inner: Box<dyn Subscription>,
     network: Network,
     cuts: usize,
-    beat: Option<LaneClock>,
+    heartbeat: Option<LaneClock>,
     event: BoxFuture<'static, watch::Receiver<Events>>,
 }
 
@@ -529,29 +529,37 @@ impl Stream for WiredListener {
             if events.silent && let_through == 0 {
                 return Poll::Pending;
             }
-            let heard = self.inner.poll_next_unpin(cx);
+            let event = self.inner.poll_next_unpin(cx);
             let wires = &self.network.wires;
-            match heard {
+            match event {
                 Poll::Ready(Some(Ok(Event::Message(_)))) if wires.drop_messages.load(SeqCst) => {
                     wires.dropped.fetch_add(1, SeqCst);
                 }
-                Poll::Ready(Some(Ok(Event::Heartbeat(_)))) if wires.refuse_beats.load(SeqCst) => {
-                    return Poll::Ready(Some(Err(L2Error::unexpected("no beats here"))));
+                Poll::Ready(Some(Ok(Event::Heartbeat(_))))
+                    if wires.refuse_heartbeats.load(SeqCst) =>
+                {
+                    return Poll::Ready(Some(Err(L2Error::unexpected("no heartbeats here"))));
                 }
                 Poll::Ready(Some(Ok(Event::Heartbeat(clock))))
-                    if wires.delay_beats.load(SeqCst) =>
+                    if wires.delay_heartbeats.load(SeqCst) =>
                 {
                     wires.delayed.fetch_add(1, SeqCst);
-                    self.beat = Some(clock);
+                    self.heartbeat = Some(clock);
                 }
-                Poll::Ready(heard) => {
+                Poll::Ready(event) => {
                     wires
                         .let_through
                         .store(let_through.saturating_sub(1), SeqCst);
-                    return Poll::Ready(heard);
+                    return Poll::Ready(event);
                 }
-                Poll::Pending if !wires.delay_beats.load(SeqCst) && self.beat.is_some() => {
-                    return Poll::Ready(self.beat.take().map(|clock| Ok(Event::Heartbeat(clock))));
+                Poll::Pending
+                    if !wires.delay_heartbeats.load(SeqCst) && self.heartbeat.is_some() =>
+                {
+                    return Poll::Ready(
+                        self.heartbeat
+                            .take()
+                            .map(|clock| Ok(Event::Heartbeat(clock))),
+                    );
                 }
                 Poll::Pending => return Poll::Pending,
             }
@@ -563,8 +571,8 @@ impl Drop for WiredListener {
     fn drop(&mut self) {
         self.network
             .wires
-            .listening
-            .send_modify(|listening| *listening -= 1);
+            .subscribed
+            .send_modify(|subscribed| *subscribed -= 1);
     }
 }
 

@@ -10,7 +10,7 @@ use crate::store::*;
 use crate::support::eventually::eventually;
 
 conformance! {
-    nobody_leads_during_a_hold
+    no_lease_is_granted_during_a_hold
     a_hold_ends_the_lease
     a_longer_hold_is_not_cut_short
     a_shorter_hold_is_made_longer
@@ -23,18 +23,18 @@ const SHORT: Duration = Duration::from_millis(50);
 
 async fn hold(lane: &dyn Lane, keys: &[&str], hold: Duration) {
     let payload = payload_of(Kind::Invalidate, keys);
-    let told = lane.invalidate(keys, &payload, hold).await;
-    told.expect("the keys are invalidated");
+    let invalidated = lane.invalidate(keys, &payload, hold).await;
+    invalidated.expect("the keys are invalidated");
 }
 
 /// Waits until so much of the store's own time has passed.
 async fn pass(lane: &dyn Lane, time: Duration) {
-    let begin = listen(lane).await.0.now;
+    let begin = subscribe(lane).await.0.now;
     let end = begin + u64::try_from(time.as_millis()).unwrap();
-    eventually("time passes", async || listen(lane).await.0.now > end).await;
+    eventually("time passes", async || subscribe(lane).await.0.now > end).await;
 }
 
-async fn nobody_leads_during_a_hold(store: impl Store) {
+async fn no_lease_is_granted_during_a_hold(store: impl Store) {
     let lane = store.lane();
     insert(&*lane, "a", b"v").await;
     hold(&*lane, &["a", "b"], LONG).await;

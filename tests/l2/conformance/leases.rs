@@ -24,8 +24,8 @@ conformance! {
     a_lease_expires
     a_lease_is_renewed_by_its_owner_only
     a_lease_can_be_given_back
-    who_waits_for_a_lease_hears_of_its_end
-    the_end_of_a_lease_that_nobody_waits_for_is_not_told
+    a_load_that_waits_for_a_lease_is_notified_of_its_end
+    the_end_of_a_lease_that_no_load_waits_for_is_not_published
     a_fill_needs_the_lease
     a_fill_ends_the_lease
     a_fill_after_an_invalidation_is_rejected
@@ -211,9 +211,9 @@ async fn a_lease_can_be_given_back(store: impl Store) {
     granted(&*lane, "k").await;
 }
 
-async fn who_waits_for_a_lease_hears_of_its_end(store: impl Store) {
+async fn a_load_that_waits_for_a_lease_is_notified_of_its_end(store: impl Store) {
     let lane = store.lane();
-    let (_, mut listener) = listen(&*lane).await;
+    let (_, mut subscription) = subscribe(&*lane).await;
     for (key, want) in [("k", Want::Any), ("ü", Want::Nothing)] {
         let lease = granted(&*lane, key).await;
         for _ in 0..3 {
@@ -223,24 +223,24 @@ async fn who_waits_for_a_lease_hears_of_its_end(store: impl Store) {
         assert!(renewed(&*lane, key, lease).await);
         assert!(!renewed(&*lane, key, NO_LEASE).await);
         assert_waits(&acquire_lease(&*lane, key).await, LONG);
-        assert!(ended_leases(&mut *listener).await.is_empty());
+        assert!(ended_leases(&mut *subscription).await.is_empty());
         filled(&*lane, key, lease, b"v").await;
-        assert_eq!(ended_leases(&mut *listener).await, [key]);
+        assert_eq!(ended_leases(&mut *subscription).await, [key]);
         invalidate(&*lane, &[key]).await;
         let lease = granted(&*lane, key).await;
         assert_waits(&acquire_lease(&*lane, key).await, LONG);
         assert!(given_back(&*lane, key, lease).await);
-        assert_eq!(ended_leases(&mut *listener).await, [key]);
+        assert_eq!(ended_leases(&mut *subscription).await, [key]);
         // And the next one is a new one.
         let lease = granted(&*lane, key).await;
         filled(&*lane, key, lease, b"v").await;
-        assert!(ended_leases(&mut *listener).await.is_empty());
+        assert!(ended_leases(&mut *subscription).await.is_empty());
     }
 }
 
-async fn the_end_of_a_lease_that_nobody_waits_for_is_not_told(store: impl Store) {
+async fn the_end_of_a_lease_that_no_load_waits_for_is_not_published(store: impl Store) {
     let lane = store.lane();
-    let (_, mut listener) = listen(&*lane).await;
+    let (_, mut subscription) = subscribe(&*lane).await;
     let lease = granted(&*lane, "k").await;
     let stamp = filled(&*lane, "k", lease, b"v").await;
     let lease = granted(&*lane, "k2").await;
@@ -251,15 +251,15 @@ async fn the_end_of_a_lease_that_nobody_waits_for_is_not_told(store: impl Store)
     let LeaseReply::Granted(lease) = led else {
         panic!("{led:?}");
     };
-    assert!(ended_leases(&mut *listener).await.is_empty());
+    assert!(ended_leases(&mut *subscription).await.is_empty());
     assert_waits(&lead_for(&*lane, "k", LONG, refresh).await, LONG);
     filled(&*lane, "k", lease, b"v").await;
-    assert_eq!(ended_leases(&mut *listener).await, ["k"]);
+    assert_eq!(ended_leases(&mut *subscription).await, ["k"]);
 }
 
 async fn a_fill_needs_the_lease(store: impl Store) {
     let lane = store.lane();
-    let (clock, _listener) = listen(&*lane).await;
+    let (clock, _subscription) = subscribe(&*lane).await;
     let none = Lease {
         epoch: clock.epoch,
         ..NO_LEASE

@@ -12,10 +12,10 @@ use crate::store::*;
 use crate::support::eventually::eventually;
 
 conformance! {
-    a_beat_never_overtakes_a_message
+    a_heartbeat_never_overtakes_a_message
     no_message_is_lost_while_it_subscribes
-    what_is_heard_to_be_gone_is_gone
-    what_is_heard_to_be_cleared_is_not_usable
+    a_value_is_gone_when_its_message_is_received
+    no_value_is_usable_when_the_message_of_a_clear_is_received
 }
 
 /// Invalidates until dropped.
@@ -40,39 +40,39 @@ impl Drop for Writer {
     }
 }
 
-async fn a_beat_never_overtakes_a_message(store: impl Store) {
+async fn a_heartbeat_never_overtakes_a_message(store: impl Store) {
     const MESSAGES: u64 = 6000;
     let lane = store.lane();
-    let (clock, mut listener) = listen(&*lane).await;
-    // The listener's queue never fills up, so that every message counts.
+    let (clock, mut subscription) = subscribe(&*lane).await;
+    // The subscriber's queue never fills up, so that every message counts.
     let room = Arc::new(Semaphore::new(900));
     let _writers = [(); 3].map(|()| Writer::start(store.lane(), Arc::clone(&room)));
-    let (mut last, mut beats, mut asked) = (clock.seq, 0, None);
+    let (mut last, mut heartbeats, mut asked) = (clock.seq, 0, None);
     while last < clock.seq + MESSAGES {
-        match heard(&mut *listener).await {
+        match next_event(&mut *subscription).await {
             Event::Message(message) => {
                 assert_eq!(message.seq, last + 1);
                 last = message.seq;
                 room.add_permits(1);
             }
             Event::Heartbeat(now) => {
-                let since = asked.take().expect("a beat was asked for");
+                let since = asked.take().expect("a heartbeat was asked for");
                 assert!(
                     since <= now.seq && now.seq <= last,
-                    "a beat names {}, asked for after {since}, and {last} is the last one heard",
+                    "a heartbeat names {}, asked for after {since}, and {last} is the last one heard",
                     now.seq
                 );
                 assert_eq!(now.epoch, clock.epoch);
-                beats += 1;
+                heartbeats += 1;
             }
             Event::LeaseEnded(key) => panic!("nobody waits for {key}"),
         }
         if asked.is_none() && last.is_multiple_of(5) {
-            listener.heartbeat(NOTHING);
+            subscription.heartbeat(NOTHING);
             asked = Some(last);
         }
         if last.is_multiple_of(1000) {
-            // Falls behind, so that the beat finds many messages before it.
+            // Falls behind, so that the heartbeat finds many messages before it.
             eventually("the writers have no room left", async || {
                 room.available_permits() == 0
             })
@@ -80,7 +80,10 @@ async fn a_beat_never_overtakes_a_message(store: impl Store) {
         }
     }
     // Each waits for what the queue holds, and is asked for after five more.
-    assert!(beats >= MESSAGES / 905, "only {beats} beats came through");
+    assert!(
+        heartbeats >= MESSAGES / 905,
+        "only {heartbeats} heartbeats came through"
+    );
 }
 
 async fn no_message_is_lost_while_it_subscribes<S: Store>(store: S) {
@@ -88,7 +91,7 @@ async fn no_message_is_lost_while_it_subscribes<S: Store>(store: S) {
     let room = Arc::new(Semaphore::new(0));
     let _writers = [(); 2].map(|()| Writer::start(store.lane(), Arc::clone(&room)));
     for round in 0..S::SUBSCRIPTIONS {
-        // Enough to keep them busy, and too little to fill the listener's queue.
+        // Enough to keep them busy, and too little to fill the subscriber's queue.
         room.add_permits(50 - room.available_permits());
         let writing = async {
             while room.available_permits() > 45 {
@@ -96,24 +99,24 @@ async fn no_message_is_lost_while_it_subscribes<S: Store>(store: S) {
             }
         };
         timeout(LIMIT, writing).await.expect("they write");
-        let (clock, mut listener) = listen(&*lane).await;
+        let (clock, mut subscription) = subscribe(&*lane).await;
         // They may be done by now: one more, at least, comes after it.
         room.add_permits(1);
         // What was told before the clock was read may be heard, too.
-        let mut next = message(&mut *listener).await.seq;
+        let mut next = message(&mut *subscription).await.seq;
         assert!(next <= clock.seq + 1, "lost one in round {round}");
         while next <= clock.seq {
-            assert_eq!(message(&mut *listener).await.seq, next + 1);
+            assert_eq!(message(&mut *subscription).await.seq, next + 1);
             next += 1;
         }
     }
 }
 
 /// Two steps in place of one, and somebody can keep the old value after having heard that it is old.
-async fn what_is_heard_to_be_gone_is_gone(store: impl Store) {
+async fn a_value_is_gone_when_its_message_is_received(store: impl Store) {
     const ROUNDS: u64 = 500;
     let reader = store.lane();
-    let (clock, mut listener) = listen(&*reader).await;
+    let (clock, mut subscription) = subscribe(&*reader).await;
     let room = Arc::new(Semaphore::new(1));
     let writer = {
         let (lane, room) = (store.lane(), Arc::clone(&room));
@@ -127,28 +130,28 @@ async fn what_is_heard_to_be_gone_is_gone(store: impl Store) {
         })
     };
     for n in 1..=ROUNDS * 2 {
-        let heard = message(&mut *listener).await;
-        assert_eq!(heard.seq, clock.seq + n);
+        let received = message(&mut *subscription).await;
+        assert_eq!(received.seq, clock.seq + n);
         let found = get(&*reader, "k").await;
-        match heard.kind {
-            Kind::Insert => assert_eq!(found.as_deref().map(stamp_of).unwrap().ver, heard.ver),
-            _ => assert_eq!(found, None, "{heard:?}"),
+        match received.kind {
+            Kind::Insert => assert_eq!(found.as_deref().map(stamp_of).unwrap().ver, received.ver),
+            _ => assert_eq!(found, None, "{received:?}"),
         }
         room.add_permits(1);
     }
     writer.await.expect("the writer ends well");
 }
 
-async fn what_is_heard_to_be_cleared_is_not_usable(store: impl Store) {
+async fn no_value_is_usable_when_the_message_of_a_clear_is_received(store: impl Store) {
     let (reader, writer) = (store.lane(), store.lane());
-    let (_, mut listener) = listen(&*reader).await;
+    let (_, mut subscription) = subscribe(&*reader).await;
     for _ in 0..50 {
         insert(&*writer, "k", b"v").await;
-        assert_eq!(message(&mut *listener).await.kind, Kind::Insert);
+        assert_eq!(message(&mut *subscription).await.kind, Kind::Insert);
         let (cleared, found) = tokio::join!(clear(&*writer), async {
-            let heard = message(&mut *listener).await;
-            assert_eq!(heard.kind, Kind::Clear);
-            (heard, usable(&*reader, "k").await)
+            let received = message(&mut *subscription).await;
+            assert_eq!(received.kind, Kind::Clear);
+            (received, usable(&*reader, "k").await)
         });
         assert_eq!(found.0.epoch, cleared.epoch);
         assert_eq!(found.1, None);

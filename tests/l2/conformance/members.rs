@@ -9,7 +9,7 @@ use crate::store::*;
 
 conformance! {
     a_subscriber_is_a_member_at_once
-    a_heartbeat_tells_how_far_it_is
+    a_heartbeat_notes_what_the_member_has_applied
     an_instance_that_leaves_is_no_member
     a_silent_instance_stays_a_member
     only_a_member_that_is_still_silent_is_forgotten
@@ -39,26 +39,29 @@ async fn a_subscriber_is_a_member_at_once(store: impl Store) {
     let lane = store.lane();
     assert_eq!(members(&*lane).await, []);
     invalidate(&*lane, &["k"]).await;
-    let (_, _first) = listen(&*lane).await;
+    let (_, _first) = subscribe(&*lane).await;
     let (_, _second) = store.lane().subscribe(OTHER).await.unwrap();
     let expected = [(ME, NOTHING), (OTHER, NOTHING)];
     assert_eq!(members(&*store.lane()).await, expected);
     // Also when it subscribes again.
-    let (_, _third) = listen(&*lane).await;
+    let (_, _third) = subscribe(&*lane).await;
     assert_eq!(members(&*lane).await, expected);
 }
 
-async fn a_heartbeat_tells_how_far_it_is(store: impl Store) {
+async fn a_heartbeat_notes_what_the_member_has_applied(store: impl Store) {
     let lane = store.lane();
-    let (clock, mut listener) = listen(&*lane).await;
+    let (clock, mut subscription) = subscribe(&*lane).await;
     let mut heartbeat = lane.members().await.unwrap().list[0].heartbeat;
     for seq in [1, 2, 2, 3] {
         let applied = Applied {
             epoch: clock.epoch,
             seq,
         };
-        listener.heartbeat(applied);
-        assert!(matches!(heard(&mut *listener).await, Event::Heartbeat(_)));
+        subscription.heartbeat(applied);
+        assert!(matches!(
+            next_event(&mut *subscription).await,
+            Event::Heartbeat(_)
+        ));
         let member = lane.members().await.unwrap().list[0];
         assert_eq!((member.info, member.applied), (ME, applied));
         assert_ne!(member.heartbeat, heartbeat, "each has a name of its own");
@@ -68,7 +71,7 @@ async fn a_heartbeat_tells_how_far_it_is(store: impl Store) {
 
 async fn an_instance_that_leaves_is_no_member(store: impl Store) {
     let lane = store.lane();
-    let (_, _first) = listen(&*lane).await;
+    let (_, _first) = subscribe(&*lane).await;
     let (_, _second) = lane.subscribe(OTHER).await.unwrap();
     lane.leave(ME.id).await.unwrap();
     lane.leave(ME.id).await.unwrap();
@@ -81,8 +84,8 @@ async fn a_silent_instance_stays_a_member(store: impl Store) {
     let (_, silent) = lane.subscribe(OTHER).await.unwrap();
     drop(silent);
     tokio::time::sleep(30 * OTHER.max_staleness).await;
-    let (_, mut listener) = listen(&*lane).await;
-    beat(&mut *listener).await;
+    let (_, mut subscription) = subscribe(&*lane).await;
+    heartbeat(&mut *subscription).await;
     assert_eq!(members(&*lane).await, [(ME, NOTHING), (OTHER, NOTHING)]);
     let ack = invalidate_awaited(&*lane).await;
     assert_eq!(ack.longest_staleness, ME.max_staleness);
@@ -90,10 +93,10 @@ async fn a_silent_instance_stays_a_member(store: impl Store) {
 
 async fn only_a_member_that_is_still_silent_is_forgotten(store: impl Store) {
     let lane = store.lane();
-    let (_, mut listener) = listen(&*lane).await;
+    let (_, mut subscription) = subscribe(&*lane).await;
     let (_, _other) = lane.subscribe(OTHER).await.unwrap();
     let before = lane.members().await.unwrap().list;
-    beat(&mut *listener).await;
+    heartbeat(&mut *subscription).await;
     for member in before {
         lane.forget(member).await.unwrap();
         // Once more, and of one that is not there.
@@ -104,18 +107,18 @@ async fn only_a_member_that_is_still_silent_is_forgotten(store: impl Store) {
     let me = lane.members().await.unwrap().list[0];
     lane.forget(me).await.unwrap();
     assert_eq!(members(&*lane).await, []);
-    beat(&mut *listener).await;
+    heartbeat(&mut *subscription).await;
     assert_eq!(members(&*lane).await, [(ME, NOTHING)]);
 }
 
 async fn an_awaited_invalidation_names_the_list(store: impl Store) {
     let lane = store.lane();
-    let (_, mut listener) = listen(&*lane).await;
+    let (_, mut subscription) = subscribe(&*lane).await;
     let ack = invalidate_awaited(&*lane).await;
     assert_eq!(ack.longest_staleness, ME.max_staleness);
     for step in ["none", "a heartbeat", "a clear", "a subscription"] {
         match step {
-            "a heartbeat" => drop(beat(&mut *listener).await),
+            "a heartbeat" => drop(heartbeat(&mut *subscription).await),
             "a clear" => drop(clear(&*lane).await),
             "a subscription" => drop(store.lane().subscribe(OTHER).await.unwrap()),
             _ => {}

@@ -7,18 +7,18 @@ use super::conformance;
 use crate::store::*;
 
 conformance! {
-    every_change_is_heard_as_it_was_sent
-    a_fill_tells_nobody
-    all_listeners_hear_the_same
+    every_change_is_received_as_it_was_sent
+    a_fill_publishes_nothing
+    all_subscriptions_receive_the_same
     numbers_have_no_holes
-    a_beat_of_a_quiet_lane_is_its_clock
-    a_beat_comes_after_all_that_was_told_before
+    a_heartbeat_of_a_quiet_lane_is_its_clock
+    a_heartbeat_comes_after_all_messages_before_it
     a_full_queue_shows_as_a_hole
 }
 
-async fn every_change_is_heard_as_it_was_sent(store: impl Store) {
+async fn every_change_is_received_as_it_was_sent(store: impl Store) {
     let lane = store.lane();
-    let (clock, mut listener) = listen(&*lane).await;
+    let (clock, mut subscription) = subscribe(&*lane).await;
     let sent = [
         (
             insert(&*lane, "ü:1", b"v").await,
@@ -43,40 +43,40 @@ async fn every_change_is_heard_as_it_was_sent(store: impl Store) {
             origin: ORIGIN,
             keys: keys.iter().map(|key| (*key).into()).collect(),
         };
-        assert_eq!(message(&mut *listener).await, expected);
+        assert_eq!(message(&mut *subscription).await, expected);
     }
-    let (rest, after) = beat(&mut *listener).await;
+    let (rest, after) = heartbeat(&mut *subscription).await;
     assert_eq!(rest, []);
     assert_eq!((after.epoch, after.seq), (sent[3].0.epoch, clock.seq + 4));
 }
 
-async fn a_fill_tells_nobody(store: impl Store) {
+async fn a_fill_publishes_nothing(store: impl Store) {
     let lane = store.lane();
-    let (clock, mut listener) = listen(&*lane).await;
+    let (clock, mut subscription) = subscribe(&*lane).await;
     let lease = granted(&*lane, "k").await;
     assert!(renewed(&*lane, "k", lease).await);
     filled(&*lane, "k", lease, b"v").await;
     fill(&*lane, "k", lease, b"v").await;
     acquire_lease(&*lane, "k").await;
-    let (messages, now) = beat(&mut *listener).await;
+    let (messages, now) = heartbeat(&mut *subscription).await;
     assert_eq!((messages, now.seq), (vec![], clock.seq));
     invalidate(&*lane, &["k"]).await;
-    assert_eq!(message(&mut *listener).await.seq, clock.seq + 1);
+    assert_eq!(message(&mut *subscription).await.seq, clock.seq + 1);
 }
 
-async fn all_listeners_hear_the_same(store: impl Store) {
+async fn all_subscriptions_receive_the_same(store: impl Store) {
     let (lane, other) = (store.lane(), store.lane());
-    let (_, mut first) = listen(&*lane).await;
-    let (_, gone) = listen(&*lane).await;
-    let (_, mut second) = listen(&*other).await;
+    let (_, mut first) = subscribe(&*lane).await;
+    let (_, gone) = subscribe(&*lane).await;
+    let (_, mut second) = subscribe(&*other).await;
     drop(gone);
     for n in 0..10 {
         let key = format!("k{n}");
         invalidate(&*lane, &[&key]).await;
     }
-    let heard = beat(&mut *first).await.0;
-    assert_eq!(heard.len(), 10);
-    assert_eq!(beat(&mut *second).await.0, heard);
+    let received = heartbeat(&mut *first).await.0;
+    assert_eq!(received.len(), 10);
+    assert_eq!(heartbeat(&mut *second).await.0, received);
 }
 
 fn numbers(first: u64, count: u64) -> Vec<u64> {
@@ -85,7 +85,7 @@ fn numbers(first: u64, count: u64) -> Vec<u64> {
 
 async fn numbers_have_no_holes(store: impl Store) {
     let lane = store.lane();
-    let (clock, mut listener) = listen(&*lane).await;
+    let (clock, mut subscription) = subscribe(&*lane).await;
     let writers = (0..4).map(|writer| {
         let lane = store.lane();
         tokio::spawn(async move {
@@ -99,18 +99,18 @@ async fn numbers_have_no_holes(store: impl Store) {
     for writer in join_all(writers).await {
         writer.expect("the writer ends well");
     }
-    let (messages, now) = beat(&mut *listener).await;
+    let (messages, now) = heartbeat(&mut *subscription).await;
     let seqs: Vec<u64> = messages.iter().map(|message| message.seq).collect();
     assert_eq!(seqs, numbers(clock.seq + 1, 400));
     assert_eq!(now.seq, clock.seq + 400);
     assert!(messages.is_sorted_by_key(|message| message.ver));
 }
 
-async fn a_beat_of_a_quiet_lane_is_its_clock(store: impl Store) {
+async fn a_heartbeat_of_a_quiet_lane_is_its_clock(store: impl Store) {
     let lane = store.lane();
-    let (mut last, mut listener) = listen(&*lane).await;
+    let (mut last, mut subscription) = subscribe(&*lane).await;
     for _ in 0..10 {
-        let (messages, now) = beat(&mut *listener).await;
+        let (messages, now) = heartbeat(&mut *subscription).await;
         assert_eq!(messages, []);
         assert_eq!((now.epoch, now.seq), (last.epoch, last.seq));
         assert!(now.now >= last.now);
@@ -119,12 +119,12 @@ async fn a_beat_of_a_quiet_lane_is_its_clock(store: impl Store) {
 }
 
 /// More of them than one turn of the scheduler hands out.
-async fn a_beat_comes_after_all_that_was_told_before(store: impl Store) {
+async fn a_heartbeat_comes_after_all_messages_before_it(store: impl Store) {
     let lane = store.lane();
-    let (clock, mut listener) = listen(&*lane).await;
+    let (clock, mut subscription) = subscribe(&*lane).await;
     for round in 1..=3 {
         join_all((0..800).map(|_| invalidate(&*lane, &["k"]))).await;
-        let (messages, now) = beat(&mut *listener).await;
+        let (messages, now) = heartbeat(&mut *subscription).await;
         assert_eq!(messages.len(), 800);
         assert_eq!(now.seq, clock.seq + round * 800);
     }
@@ -132,14 +132,14 @@ async fn a_beat_comes_after_all_that_was_told_before(store: impl Store) {
 
 async fn a_full_queue_shows_as_a_hole<S: Store>(store: S) {
     let lane = store.lane();
-    let (clock, mut listener) = listen(&*lane).await;
+    let (clock, mut subscription) = subscribe(&*lane).await;
     let batches = S::QUEUE / 50;
     for _ in 0..batches {
         join_all((0..100).map(|_| invalidate(&*lane, &["k"]))).await;
     }
 
-    // The beat tells of all, and comes after those that are left.
-    let (kept, now) = beat(&mut *listener).await;
+    // The heartbeat tells of all, and comes after those that are left.
+    let (kept, now) = heartbeat(&mut *subscription).await;
     let (first, last) = (clock.seq + 1, clock.seq + batches * 100);
     assert_eq!(now.seq, last);
     assert!((kept.len() as u64) < batches * 100, "all were kept");
@@ -148,5 +148,5 @@ async fn a_full_queue_shows_as_a_hole<S: Store>(store: S) {
 
     // And it goes on, after the hole.
     invalidate(&*lane, &["k"]).await;
-    assert_eq!(message(&mut *listener).await.seq, last + 1);
+    assert_eq!(message(&mut *subscription).await.seq, last + 1);
 }

@@ -10,8 +10,8 @@ use crate::store::*;
 const AT_A_TIME: usize = 1024;
 
 conformance! {
-    what_was_told_is_told_again
-    no_more_is_told_than_at_a_time
+    messages_are_replayed_as_they_were_published
+    a_replay_returns_a_bounded_number_of_messages
     a_clear_empties_the_log
 }
 
@@ -19,30 +19,30 @@ async fn replay(lane: &dyn Lane, first: u64) -> Vec<Message> {
     lane.replay(first).await.expect("the log is read")
 }
 
-async fn what_was_told_is_told_again(store: impl Store) {
+async fn messages_are_replayed_as_they_were_published(store: impl Store) {
     let lane = store.lane();
     assert_eq!(replay(&*lane, 0).await, []);
-    let (clock, mut listener) = listen(&*lane).await;
+    let (clock, mut subscription) = subscribe(&*lane).await;
     insert(&*lane, "ü", b"v").await;
     invalidate(&*lane, &["a", "", "{b}"]).await;
     let awaited = payload_of(Kind::InvalidateAwaited, &["c"]);
-    let told = lane.invalidate(&["c"], &awaited, LONG).await.unwrap();
-    let (told_live, now) = beat(&mut *listener).await;
-    assert_eq!((told_live.len(), told.seq), (3, now.seq));
-    assert_eq!(told_live[2].kind, Kind::InvalidateAwaited);
-    assert_eq!(told_live[2].ver, told.stamp.ver);
+    let ack = lane.invalidate(&["c"], &awaited, LONG).await.unwrap();
+    let (published, now) = heartbeat(&mut *subscription).await;
+    assert_eq!((published.len(), ack.seq), (3, now.seq));
+    assert_eq!(published[2].kind, Kind::InvalidateAwaited);
+    assert_eq!(published[2].ver, ack.stamp.ver);
 
     // By anybody, as often as it is asked for.
     for lane in [lane, store.lane()] {
-        assert_eq!(replay(&*lane, 0).await, told_live);
+        assert_eq!(replay(&*lane, 0).await, published);
         for skipped in 0..=3 {
             let first = clock.seq + 1 + skipped as u64;
-            assert_eq!(replay(&*lane, first).await, told_live[skipped..]);
+            assert_eq!(replay(&*lane, first).await, published[skipped..]);
         }
     }
 }
 
-async fn no_more_is_told_than_at_a_time(store: impl Store) {
+async fn a_replay_returns_a_bounded_number_of_messages(store: impl Store) {
     let lane = store.lane();
     join_all((0..AT_A_TIME + 3).map(|_| invalidate(&*lane, &["k"]))).await;
     let first = replay(&*lane, 1).await;
@@ -58,7 +58,7 @@ async fn a_clear_empties_the_log(store: impl Store) {
     invalidate(&*lane, &["a"]).await;
     let cleared = clear(&*lane).await;
     invalidate(&*lane, &["b"]).await;
-    let told = replay(&*lane, 1).await;
-    let numbers: Vec<_> = told.iter().map(|one| (one.epoch, one.seq)).collect();
+    let replayed = replay(&*lane, 1).await;
+    let numbers: Vec<_> = replayed.iter().map(|one| (one.epoch, one.seq)).collect();
     assert_eq!(numbers, [(cleared.epoch, 3)]);
 }

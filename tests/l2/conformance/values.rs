@@ -15,7 +15,7 @@ conformance! {
     a_key_that_was_never_stored_is_nothing
     an_inserted_value_is_read_with_its_stamp
     a_filled_value_is_read_with_its_stamp
-    the_first_use_tells_the_clock_once
+    the_first_use_reports_the_clock_once
     a_connection_to_another_life_is_not_kept
     versions_rise_and_the_epoch_stays
     an_insert_after_its_deadline_changes_nothing
@@ -24,7 +24,7 @@ conformance! {
     a_value_expires_in_less_than_a_second
     a_value_past_its_hard_ttl_is_not_usable
     invalidate_removes_values_and_leases
-    invalidate_of_nothing_is_told_too
+    invalidate_of_nothing_is_published_too
     a_thousand_keys_go_at_once
     clear_makes_every_value_a_miss
     keys_of_any_text_are_kept_apart
@@ -50,28 +50,28 @@ async fn assert_stored(lane: &dyn Lane, key: &str, payload: &[u8], stamp: Stamp)
 
 async fn an_inserted_value_is_read_with_its_stamp(store: impl Store) {
     let lane = store.lane();
-    let (before, mut listener) = listen(&*lane).await;
+    let (before, mut subscription) = subscribe(&*lane).await;
     let first = insert(&*lane, "k", b"first").await;
     assert_stored(&*lane, "k", b"first", first).await;
     let second = insert(&*lane, "k", b"second").await;
     assert_stored(&*lane, "k", b"second", second).await;
-    let (_, after) = beat(&mut *listener).await;
+    let (_, after) = heartbeat(&mut *subscription).await;
     assert!(before.now <= first.written_at && second.written_at <= after.now);
 }
 
 async fn a_filled_value_is_read_with_its_stamp(store: impl Store) {
     let lane = store.lane();
-    let (before, mut listener) = listen(&*lane).await;
+    let (before, mut subscription) = subscribe(&*lane).await;
     let lease = granted(&*lane, "k").await;
     assert_eq!(lease.epoch, before.epoch);
     let stamp = filled(&*lane, "k", lease, b"loaded").await;
     assert_stored(&*lane, "k", b"loaded", stamp).await;
-    let (_, after) = beat(&mut *listener).await;
+    let (_, after) = heartbeat(&mut *subscription).await;
     assert!((before.now..=after.now).contains(&stamp.written_at));
 }
 
-async fn the_first_use_tells_the_clock_once(store: impl Store) {
-    let (known, _listener) = listen(&*store.lane()).await;
+async fn the_first_use_reports_the_clock_once(store: impl Store) {
+    let (known, _subscription) = subscribe(&*store.lane()).await;
     let met: Arc<Mutex<Vec<LaneClock>>> = Arc::default();
     let on_connect = {
         let met = Arc::clone(&met);
@@ -99,8 +99,8 @@ async fn a_connection_to_another_life_is_not_kept(store: impl Store) {
         assert_eq!(met.lock().unwrap().len(), connections);
     };
     used(1).await;
-    let (clock, mut listener) = listen(&*lane).await;
-    assert_eq!(beat(&mut *listener).await.1.life, clock.life);
+    let (clock, mut subscription) = subscribe(&*lane).await;
+    assert_eq!(heartbeat(&mut *subscription).await.1.life, clock.life);
     assert_eq!(met.lock().unwrap()[0].life, clock.life);
     for _ in 0..2 {
         assert!(lane.keep_only(clock.life));
@@ -138,7 +138,7 @@ async fn versions_rise_and_the_epoch_stays(store: impl Store) {
 
 async fn an_insert_after_its_deadline_changes_nothing(store: impl Store) {
     let lane = store.lane();
-    let (clock, mut listener) = listen(&*lane).await;
+    let (clock, mut subscription) = subscribe(&*lane).await;
     let lease = granted(&*lane, "k").await;
     let (payload, value) = (payload_of(Kind::Insert, &["k"]), sealed(b"late"));
     let late = lane
@@ -148,7 +148,7 @@ async fn an_insert_after_its_deadline_changes_nothing(store: impl Store) {
     assert!(error.is_refused(), "{error:?}");
 
     assert_eq!(get(&*lane, "k").await, None);
-    let (messages, now) = beat(&mut *listener).await;
+    let (messages, now) = heartbeat(&mut *subscription).await;
     assert_eq!((messages, now.seq), (vec![], clock.seq));
     // The lease was left alone, too.
     let stamp = filled(&*lane, "k", lease, b"loaded").await;
@@ -162,20 +162,20 @@ async fn an_insert_after_its_deadline_changes_nothing(store: impl Store) {
 
 async fn an_insert_before_its_deadline_is_stored(store: impl Store) {
     let lane = store.lane();
-    let (clock, mut listener) = listen(&*lane).await;
+    let (clock, mut subscription) = subscribe(&*lane).await;
     let (payload, value) = (payload_of(Kind::Insert, &["k"]), sealed(b"in time"));
     let deadline = clock.now + 600_000;
     let inserted = lane
         .insert(&[("k", &value)], &payload, Some(deadline))
         .await;
     assert_stored(&*lane, "k", b"in time", inserted.expect("it is in time")).await;
-    assert_eq!(message(&mut *listener).await.seq, clock.seq + 1);
+    assert_eq!(message(&mut *subscription).await.seq, clock.seq + 1);
 }
 
 async fn many_values_are_inserted_in_one_step(store: impl Store) {
     let lane = store.lane();
     let lease = granted(&*lane, "k7").await;
-    let (clock, mut listener) = listen(&*lane).await;
+    let (clock, mut subscription) = subscribe(&*lane).await;
     let names: Vec<String> = (0..256).map(|n| format!("k{n}")).collect();
     let keys: Vec<&str> = names.iter().map(String::as_str).collect();
     let values: Vec<_> = keys.iter().map(|key| sealed(key.as_bytes())).collect();
@@ -191,9 +191,9 @@ async fn many_values_are_inserted_in_one_step(store: impl Store) {
     for key in &keys {
         assert_stored(&*lane, key, key.as_bytes(), stamp).await;
     }
-    let told = message(&mut *listener).await;
-    assert_eq!((told.seq, told.ver), (clock.seq + 1, stamp.ver));
-    assert_eq!(told.keys, keys);
+    let published = message(&mut *subscription).await;
+    assert_eq!((published.seq, published.ver), (clock.seq + 1, stamp.ver));
+    assert_eq!(published.keys, keys);
     let filled = fill(&*lane, "k7", lease, b"loaded").await;
     assert!(matches!(filled, Fill::Rejected(_)), "its lease has ended");
 }
@@ -217,7 +217,7 @@ async fn a_value_expires_in_less_than_a_second(store: impl Store) {
         assert_eq!(usable(&*lane, key).await, None);
     }
     // By the store's own time, it was there neither too long nor too short.
-    let (now, _listener) = listen(&*lane).await;
+    let (now, _subscription) = subscribe(&*lane).await;
     assert!(now.now >= written + 80);
 }
 
@@ -255,12 +255,12 @@ async fn invalidate_removes_values_and_leases(store: impl Store) {
     filled(&*lane, "kept led", kept, b"v").await;
 }
 
-async fn invalidate_of_nothing_is_told_too(store: impl Store) {
+async fn invalidate_of_nothing_is_published_too(store: impl Store) {
     let lane = store.lane();
-    let (clock, mut listener) = listen(&*lane).await;
+    let (clock, mut subscription) = subscribe(&*lane).await;
     let stamp = invalidate(&*lane, &["never stored"]).await;
-    let heard = message(&mut *listener).await;
-    assert_eq!((heard.seq, heard.ver), (clock.seq + 1, stamp.ver));
+    let received = message(&mut *subscription).await;
+    assert_eq!((received.seq, received.ver), (clock.seq + 1, stamp.ver));
     // A load that began before it must not be taken for a newer one.
     let lease = granted(&*lane, "never stored").await;
     assert!(filled(&*lane, "never stored", lease, b"v").await.ver > stamp.ver);
@@ -277,7 +277,7 @@ async fn a_thousand_keys_go_at_once(store: impl Store) {
     for led in join_all(forced).await {
         assert!(matches!(led, LeaseReply::Granted(_)), "{led:?}");
     }
-    let (_, mut listener) = listen(&*lane).await;
+    let (_, mut subscription) = subscribe(&*lane).await;
     invalidate(&*lane, &keys).await;
     let left = join_all(keys.iter().map(|key| get(&*lane, key))).await;
     assert!(left.iter().all(Option::is_none));
@@ -287,18 +287,18 @@ async fn a_thousand_keys_go_at_once(store: impl Store) {
             .iter()
             .all(|led| matches!(led, LeaseReply::Granted(_)))
     );
-    assert_eq!(message(&mut *listener).await.keys, keys);
+    assert_eq!(message(&mut *subscription).await.keys, keys);
 }
 
 async fn clear_makes_every_value_a_miss(store: impl Store) {
     let lane = store.lane();
     let old = insert(&*lane, "a", b"old").await;
     insert(&*lane, "b", b"old").await;
-    let (before, _listener) = listen(&*lane).await;
+    let (before, _subscription) = subscribe(&*lane).await;
     let stamp = clear(&*lane).await;
     assert_eq!(usable(&*lane, "a").await, None);
     assert_eq!(usable(&*lane, "b").await, None);
-    let (after, _listener) = listen(&*lane).await;
+    let (after, _subscription) = subscribe(&*lane).await;
     assert_eq!((after.epoch, after.seq), (stamp.epoch, before.seq + 1));
 
     let lease = granted(&*lane, "a").await;
@@ -333,14 +333,14 @@ const ODD_KEYS: [&str; 16] = [
 
 async fn keys_of_any_text_are_kept_apart(store: impl Store) {
     let lane = store.lane();
-    let (_, mut listener) = listen(&*lane).await;
+    let (_, mut subscription) = subscribe(&*lane).await;
     for key in ODD_KEYS {
         insert(&*lane, key, key.as_bytes()).await;
     }
     for key in ODD_KEYS {
         let bytes = usable(&*lane, key).await.expect("there is a value");
         assert_eq!(&bytes[84..], key.as_bytes());
-        assert_eq!(message(&mut *listener).await.keys, [key]);
+        assert_eq!(message(&mut *subscription).await.keys, [key]);
         let led = lead_for(&*lane, key, LONG, Want::Nothing).await;
         assert!(matches!(led, LeaseReply::Granted(_)), "{key:?}: {led:?}");
     }
@@ -358,11 +358,11 @@ async fn namespaces_are_kept_apart(store: impl Store) {
     let lanes = names.map(|name| lane_of(store.l2(), name));
     let stamp = insert(&*lanes[0], "k", b"v").await;
     let lease = granted(&*lanes[0], "led").await;
-    let mut listeners = Vec::new();
+    let mut subscriptions = Vec::new();
     let mut epochs = HashSet::from([stamp.epoch]);
     for other in &lanes[1..] {
-        let (clock, listener) = listen(&**other).await;
-        listeners.push((clock, listener));
+        let (clock, subscription) = subscribe(&**other).await;
+        subscriptions.push((clock, subscription));
         assert!(epochs.insert(clock.epoch), "an epoch of its own");
         assert_eq!(clock.seq, 0);
         assert_eq!(get(&**other, "k").await, None);
@@ -373,16 +373,16 @@ async fn namespaces_are_kept_apart(store: impl Store) {
     }
     assert_stored(&*lanes[0], "k", b"v", stamp).await;
     filled(&*lanes[0], "led", lease, b"v").await;
-    for (clock, mut listener) in listeners {
-        let (messages, now) = beat(&mut *listener).await;
+    for (clock, mut subscription) in subscriptions {
+        let (messages, now) = heartbeat(&mut *subscription).await;
         assert_eq!((messages.len(), now.seq), (2, clock.seq + 2));
     }
 }
 
 async fn lanes_of_one_namespace_are_one(store: impl Store) {
     let (a, b) = (store.lane(), store.lane());
-    let (before, _listener) = listen(&*a).await;
-    let (same, mut listener) = listen(&*b).await;
+    let (before, _subscription) = subscribe(&*a).await;
+    let (same, mut subscription) = subscribe(&*b).await;
     assert_eq!((before.epoch, before.seq), (same.epoch, same.seq));
     let stamp = insert(&*a, "k", b"v").await;
     assert_stored(&*b, "k", b"v", stamp).await;
@@ -391,7 +391,7 @@ async fn lanes_of_one_namespace_are_one(store: impl Store) {
     assert!(matches!(led, LeaseReply::Wait(_)), "{led:?}");
     let stamp = filled(&*b, "led", lease, b"v").await;
     assert_stored(&*a, "led", b"v", stamp).await;
-    let (messages, _) = beat(&mut *listener).await;
+    let (messages, _) = heartbeat(&mut *subscription).await;
     assert_eq!(messages.len(), 1);
 }
 

@@ -96,7 +96,7 @@ async fn a_key_that_is_refused_is_no_concern_of_the_others() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_gives_up_disturbs_nobody() {
+async fn a_cancelled_call_does_not_affect_others() {
     let store = Redis::start().await;
     let lane = store.lane();
     for key in numbered(0..MANY) {
@@ -228,7 +228,7 @@ fn a_crowd_is_answered_on_another_runtime() {
 
 /// While a runtime is there and not driven, reads that wait for the task on it time out.
 #[test]
-fn a_runtime_that_stands_still_holds_up_nobody_after_its_end() {
+fn a_runtime_that_stands_still_delays_no_caller_after_its_end() {
     let store = runtime().block_on(Redis::start());
     let (lane, _) = watched_lane(&store.l2, SHORT);
     let still = runtime();
@@ -352,7 +352,7 @@ async fn a_pool_of_one_serves_the_first_connection() {
 
 /// To wait for the answer takes a runtime, but not to ask.
 #[test]
-fn who_asks_need_not_be_on_a_runtime() {
+fn a_caller_need_not_be_on_a_runtime() {
     let runtime = runtime();
     let store = runtime.block_on(Redis::start());
     let lane = store.lane();

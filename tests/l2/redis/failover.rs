@@ -143,7 +143,7 @@ async fn no_connection_stays_with_another_life() {
         "they are as good as before, by themselves"
     );
 
-    let (clock, _listener) = listen(&*lane).await;
+    let (clock, _subscription) = subscribe(&*lane).await;
     assert!(!lane.keep_only(clock.life));
     assert!(lane.keep_only(clock.life), "both are gone");
     eventually("there are two others", async || {

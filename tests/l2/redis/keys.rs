@@ -22,7 +22,7 @@ async fn the_names_of_the_keys_are_those_of_the_protocol() {
     lane.invalidate(&["held"], &payload_of(Kind::Invalidate, &["held"]), LONG)
         .await
         .unwrap();
-    let (_, _listener) = listen(&*lane).await;
+    let (_, _subscription) = subscribe(&*lane).await;
 
     let keys: BTreeSet<String> = run(&mut raw, &["KEYS", "*"]).await;
     let expected = [
@@ -204,8 +204,8 @@ async fn databases_of_one_server_do_not_mix() {
     let url = format!("{}/1", store.server.url());
     let other = RedisL2::open(&url).expect("the URL is good");
     let (zero, one) = (store.lane(), lane_of(&other, NAMESPACE));
-    let (zero_clock, mut zero_hears) = listen(&*zero).await;
-    let (one_clock, mut one_hears) = listen(&*one).await;
+    let (zero_clock, mut zero_hears) = subscribe(&*zero).await;
+    let (one_clock, mut one_hears) = subscribe(&*one).await;
     assert_ne!(zero_clock.epoch, one_clock.epoch);
     insert(&*zero, "k", b"zero").await;
     insert(&*one, "k", b"one").await;
@@ -214,11 +214,15 @@ async fn databases_of_one_server_do_not_mix() {
         let bytes = usable(&**lane, "k").await.expect("there is a value");
         assert_eq!(&bytes[84..], payload);
     }
-    let (messages, clock) = beat(&mut *zero_hears).await;
+    let (messages, clock) = heartbeat(&mut *zero_hears).await;
     assert_eq!((messages.len(), clock.seq), (1, 1));
-    let (messages, clock) = beat(&mut *one_hears).await;
+    let (messages, clock) = heartbeat(&mut *one_hears).await;
     assert_eq!((messages.len(), clock.seq), (2, 2));
-    assert!(messages.iter().all(|heard| heard.epoch == one_clock.epoch));
+    assert!(
+        messages
+            .iter()
+            .all(|received| received.epoch == one_clock.epoch)
+    );
 }
 
 #[tokio::test]

@@ -42,14 +42,14 @@ async fn a_lost_clock_does_not_break_the_log() {
         invalidate(&*lane, &["k"]).await;
     }
     let _: i64 = run(&mut raw, &["DEL", &own_key("clock")]).await;
-    let (clock, mut listener) = listen(&*lane).await;
+    let (clock, mut subscription) = subscribe(&*lane).await;
     assert_eq!(clock.seq, 0);
     let inserted = insert(&*lane, "k", b"v").await;
     let invalidated = invalidate(&*lane, &["k"]).await;
     assert_eq!((inserted.ver, invalidated.ver), (1, 2));
     for seq in 1..=2 {
-        let heard = message(&mut *listener).await;
-        assert_eq!((heard.epoch, heard.seq), (clock.epoch, seq));
+        let received = message(&mut *subscription).await;
+        assert_eq!((received.epoch, received.seq), (clock.epoch, seq));
     }
     let log: Vec<(String, Vec<Vec<u8>>)> =
         run(&mut raw, &["XRANGE", &own_key("log"), "-", "+"]).await;
@@ -59,7 +59,7 @@ async fn a_lost_clock_does_not_break_the_log() {
 
 /// Who reads the log knows by the epoch what is of a life that is over.
 #[tokio::test]
-async fn a_log_of_another_life_is_told_apart() {
+async fn a_log_of_another_epoch_is_recognized() {
     let store = Redis::start().await;
     let (lane, mut raw) = (store.lane(), store.server.connection().await);
     let mut old = invalidate(&*lane, &["k"]).await;
@@ -69,13 +69,13 @@ async fn a_log_of_another_life_is_told_apart() {
     // What nobody of this crate wrote leaves a hole.
     let _: String = run(&mut raw, &["XADD", &own_key("log"), "4-0", "m", "junk"]).await;
     let _: i64 = run(&mut raw, &["DEL", &own_key("clock")]).await;
-    let (clock, _listener) = listen(&*lane).await;
-    let told = lane.replay(1).await.unwrap();
-    assert_eq!(told.len(), 3);
-    assert!(told.iter().all(|message| message.epoch == old.epoch));
+    let (clock, _subscription) = subscribe(&*lane).await;
+    let replayed = lane.replay(1).await.unwrap();
+    assert_eq!(replayed.len(), 3);
+    assert!(replayed.iter().all(|message| message.epoch == old.epoch));
     invalidate(&*lane, &["k"]).await;
-    let told = lane.replay(1).await.unwrap();
-    assert_eq!((told.len(), told[0].epoch), (1, clock.epoch));
+    let replayed = lane.replay(1).await.unwrap();
+    assert_eq!((replayed.len(), replayed[0].epoch), (1, clock.epoch));
     let _: i64 = run(&mut raw, &["DEL", &own_key("log")]).await;
     assert_eq!(lane.replay(1).await.unwrap(), []);
 }
@@ -98,26 +98,26 @@ async fn a_damaged_clock_starts_a_new_epoch() {
 async fn flushall_starts_a_new_epoch() {
     let store = Redis::start().await;
     let (lane, mut raw) = (store.lane(), store.server.connection().await);
-    let (_, mut listener) = listen(&*lane).await;
+    let (_, mut subscription) = subscribe(&*lane).await;
     let old = insert(&*lane, "k", b"old").await;
-    message(&mut *listener).await;
+    message(&mut *subscription).await;
     let lease = granted(&*lane, "led").await;
     let _: () = run(&mut raw, &["FLUSHALL"]).await;
     // Whoever listened learns that this is not the life that it joined.
-    listener.heartbeat(NOTHING);
-    let heard = listener.next().await;
-    assert!(matches!(heard, Some(Err(_))), "{heard:?}");
+    subscription.heartbeat(NOTHING);
+    let received = subscription.next().await;
+    assert!(matches!(received, Some(Err(_))), "{received:?}");
 
     assert_eq!(get(&*lane, "k").await, None);
     let rejected = fill(&*lane, "led", lease, b"stale").await;
     assert_eq!(rejected, Fill::Rejected(None));
-    let (clock, mut listener) = listen(&*lane).await;
+    let (clock, mut subscription) = subscribe(&*lane).await;
     assert_eq!(clock.seq, 0);
     let new = insert(&*lane, "k", b"new").await;
     assert_ne!(new.epoch, old.epoch);
     assert_eq!((new.epoch, new.ver), (clock.epoch, 1));
-    assert_eq!(message(&mut *listener).await.seq, 1);
-    beat(&mut *listener).await;
+    assert_eq!(message(&mut *subscription).await.seq, 1);
+    heartbeat(&mut *subscription).await;
 }
 
 #[tokio::test]
@@ -132,15 +132,15 @@ async fn every_step_survives_forgotten_scripts() {
     }
     // Twice, since the first time loads them.
     for _ in 0..2 {
-        let (_, mut listener) = forgotten!(listen(&*lane));
+        let (_, mut subscription) = forgotten!(subscribe(&*lane));
         let lease = forgotten!(granted(&*lane, "k"));
         assert!(forgotten!(renewed(&*lane, "k", lease)));
         forgotten!(filled(&*lane, "k", lease, b"v"));
         forgotten!(insert(&*lane, "k", b"v"));
         forgotten!(invalidate(&*lane, &["k"]));
         forgotten!(clear(&*lane));
-        let (messages, _) = forgotten!(beat(&mut *listener));
-        assert_eq!(messages.len(), 3, "each was told once");
+        let (messages, _) = forgotten!(heartbeat(&mut *subscription));
+        assert_eq!(messages.len(), 3, "each was published once");
     }
 }
 
@@ -169,26 +169,26 @@ async fn a_restart_from_a_snapshot_starts_a_new_epoch() {
     let now = met.last();
     assert_ne!(now.epoch, old.epoch);
     assert_eq!(now.seq, 1);
-    let (clock, mut listener) = listen(&*lane).await;
+    let (clock, mut subscription) = subscribe(&*lane).await;
     assert_eq!((clock.epoch, clock.seq), (now.epoch, 1));
     let stamp = invalidate(&*lane, &["k"]).await;
     assert_eq!((stamp.epoch, stamp.ver), (now.epoch, old.ver + 1));
-    assert_eq!(message(&mut *listener).await.seq, 2);
-    let (again, _) = listen(&*store.lane()).await;
+    assert_eq!(message(&mut *subscription).await.seq, 2);
+    let (again, _) = subscribe(&*store.lane()).await;
     assert_eq!(again.epoch, now.epoch);
 }
 
 #[tokio::test]
-async fn a_listener_is_the_first_after_a_restart() {
+async fn a_subscriber_is_the_first_after_a_restart() {
     let mut store = Redis::start_with(&["--save", "3600 1"]).await;
     let lane = store.lane();
     let old = insert(&*lane, "k", b"old").await;
     let mut raw = store.server.connection().await;
     let _: () = run(&mut raw, &["SAVE"]).await;
     store.server.restart().await;
-    let (clock, mut listener) = listen(&*store.lane()).await;
+    let (clock, mut subscription) = subscribe(&*store.lane()).await;
     assert_ne!(clock.epoch, old.epoch);
-    assert_eq!(beat(&mut *listener).await.1.epoch, clock.epoch);
+    assert_eq!(heartbeat(&mut *subscription).await.1.epoch, clock.epoch);
 }
 
 /// Without a restart, connections come and go, and nobody's cache turns cold.
@@ -199,10 +199,13 @@ async fn a_new_connection_alone_keeps_the_epoch() {
     for _ in 0..10 {
         let lane = store.lane();
         assert!(usable(&*lane, "k").await.is_some());
-        let (clock, mut listener) = listen(&*lane).await;
+        let (clock, mut subscription) = subscribe(&*lane).await;
         assert_eq!(clock.epoch, stamp.epoch);
-        listener.heartbeat(NOTHING);
-        assert!(matches!(heard(&mut *listener).await, Event::Heartbeat(_)));
+        subscription.heartbeat(NOTHING);
+        assert!(matches!(
+            next_event(&mut *subscription).await,
+            Event::Heartbeat(_)
+        ));
     }
 }
 

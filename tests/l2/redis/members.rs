@@ -17,11 +17,13 @@ const OTHER: MemberInfo = MemberInfo {
 };
 
 /// The answer to one heartbeat.
-async fn answer(listener: &mut dyn Subscription) -> Result<(), L2Error> {
-    listener.heartbeat(NOTHING);
+async fn answer(subscription: &mut dyn Subscription) -> Result<(), L2Error> {
+    subscription.heartbeat(NOTHING);
     loop {
-        let heard = timeout(LIMIT, listener.next()).await.expect("it answers");
-        if let Event::Heartbeat(_) = heard.expect("the connection is there")? {
+        let received = timeout(LIMIT, subscription.next())
+            .await
+            .expect("it answers");
+        if let Event::Heartbeat(_) = received.expect("the connection is there")? {
             return Ok(());
         }
     }
@@ -52,17 +54,17 @@ async fn invalidate_awaited(lane: &dyn Lane) -> WriteAck {
 async fn an_instance_that_cannot_be_noted_gets_no_answer() {
     let store = Redis::start().await;
     let (lane, mut raw) = (store.lane(), store.server.connection().await);
-    let (_, mut listener) = listen(&*lane).await;
-    answer(&mut *listener).await.unwrap();
+    let (_, mut subscription) = subscribe(&*lane).await;
+    answer(&mut *subscription).await.unwrap();
     let _: () = run(&mut raw, &["ACL", "SETUSER", "default", "-hset"]).await;
-    let refused = answer(&mut *listener).await;
+    let refused = answer(&mut *subscription).await;
     assert!(refused.is_err_and(|error| error.is_refused()));
     let refused = lane.subscribe(ME).await.map(|_| ());
     assert!(refused.is_err_and(|error| error.is_refused()));
 
     let _: () = run(&mut raw, &["ACL", "SETUSER", "default", "+hset"]).await;
-    let (_, mut listener) = listen(&*lane).await;
-    answer(&mut *listener).await.unwrap();
+    let (_, mut subscription) = subscribe(&*lane).await;
+    answer(&mut *subscription).await.unwrap();
 }
 
 /// The list is as old as some member has measured, and never older than it is.
@@ -75,12 +77,12 @@ async fn the_age_of_the_list_is_measured_by_its_members() {
     let mut reached = Duration::ZERO;
     // The second instance begins where the first has ended.
     for until in [50, 100].map(Duration::from_millis) {
-        let (_, mut listener) = listen(&*lane).await;
+        let (_, mut subscription) = subscribe(&*lane).await;
         let age = invalidate_awaited(&*lane).await.members_age;
         assert!((reached..=begin.elapsed()).contains(&age), "{age:?}");
         let grows = async {
             while reached < until {
-                answer(&mut *listener).await.unwrap();
+                answer(&mut *subscription).await.unwrap();
                 reached = invalidate_awaited(&*lane).await.members_age;
                 assert!(reached <= begin.elapsed(), "{reached:?}");
             }
@@ -88,8 +90,8 @@ async fn the_age_of_the_list_is_measured_by_its_members() {
         timeout(LIMIT, grows).await.expect("the list grows older");
     }
     // One that was slow to measure does not make it younger.
-    let (_, mut listener) = listen(&*lane).await;
-    answer(&mut *listener).await.unwrap();
+    let (_, mut subscription) = subscribe(&*lane).await;
+    answer(&mut *subscription).await.unwrap();
     assert!(invalidate_awaited(&*lane).await.members_age >= reached);
 }
 
@@ -98,7 +100,7 @@ async fn the_age_of_the_list_is_measured_by_its_members() {
 async fn the_list_needs_no_wall_clock() {
     let store = Redis::start().await;
     let (lane, mut raw) = (store.lane(), store.server.connection().await);
-    let (_, _listener) = listen(&*lane).await;
+    let (_, _subscription) = subscribe(&*lane).await;
     // Connected before: a new connection reads the clock for the deadlines of inserts.
     assert_eq!(lane.members().await.unwrap().list.len(), 1);
     let _: () = run(&mut raw, &["ACL", "SETUSER", "default", "-time"]).await;
@@ -134,10 +136,10 @@ async fn a_list_that_was_lost_or_damaged_gets_another_generation() {
         .into_iter()
         .flat_map(|loss| [(loss, true), (loss, false)])
     {
-        let (_, mut listener) = listen(&*lane).await;
+        let (_, mut subscription) = subscribe(&*lane).await;
         let (_, mut other) = lane.subscribe(OTHER).await.unwrap();
         let _: i64 = run(&mut raw, &["HSET", &own_key("live"), "list", "1:1000000"]).await;
-        let (_, mut listener_of_old) = listen(&*lane).await;
+        let (_, mut listener_of_old) = subscribe(&*lane).await;
         answer(&mut *listener_of_old).await.unwrap();
         let before = invalidate_awaited(&*lane).await;
         assert!(before.members_age >= Duration::from_secs(1000));
@@ -153,7 +155,7 @@ async fn a_list_that_was_lost_or_damaged_gets_another_generation() {
         assert_eq!(after.members_age, Duration::ZERO, "{loss:?}");
         assert_ne!(after.generation, before.generation, "{loss:?}");
         assert_eq!(after.stamp.epoch, before.stamp.epoch, "values are kept");
-        for member in [&mut listener, &mut other, &mut listener_of_old] {
+        for member in [&mut subscription, &mut other, &mut listener_of_old] {
             let refused = answer(&mut **member).await;
             assert!(refused.is_err_and(|error| error.is_refused()), "{loss:?}");
         }
@@ -166,17 +168,17 @@ async fn a_list_that_was_lost_or_damaged_gets_another_generation() {
 
 /// A heartbeat alone does not heal the list: the instance has to learn of it.
 #[tokio::test]
-async fn who_finds_the_list_lost_subscribes_again() {
+async fn an_instance_that_finds_the_list_lost_subscribes_again() {
     let store = Redis::start().await;
     let (lane, mut raw) = (store.lane(), store.server.connection().await);
     for ((loss, _), n) in LOSSES.into_iter().zip(1..) {
-        let (_, mut listener) = listen(&*lane).await;
+        let (_, mut subscription) = subscribe(&*lane).await;
         harm(&mut raw, loss).await;
         let is_found = loss[0] != "HSET" || loss[2] == "list";
-        let refused = answer(&mut *listener).await;
+        let refused = answer(&mut *subscription).await;
         assert_eq!(refused.is_err(), is_found, "{n}: {loss:?}");
-        let (_, mut listener) = listen(&*lane).await;
-        answer(&mut *listener).await.unwrap();
+        let (_, mut subscription) = subscribe(&*lane).await;
+        answer(&mut *subscription).await.unwrap();
         assert!(
             lane.members().await.unwrap().list.len() <= 2,
             "{n}: {loss:?}"
@@ -210,13 +212,13 @@ async fn a_hold_replaces_a_key_of_another_type() {
 async fn entries_are_written_as_documented() {
     let store = Redis::start().await;
     let (lane, mut raw) = (store.lane(), store.server.connection().await);
-    let (clock, mut listener) = listen(&*lane).await;
+    let (clock, mut subscription) = subscribe(&*lane).await;
     let applied = larder::l2::Applied {
         epoch: clock.epoch,
         seq: 3,
     };
-    listener.heartbeat(applied);
-    heard(&mut *listener).await;
+    subscription.heartbeat(applied);
+    next_event(&mut *subscription).await;
     let member = lane.members().await.unwrap().list[0];
     let mut get = cmd("HGET");
     get.arg(own_key("live")).arg(ME.id);

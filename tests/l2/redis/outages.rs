@@ -62,10 +62,10 @@ async fn works_again(lane: &dyn Lane) {
     .await;
 }
 
-/// Reads until the listener ends or fails.
-async fn ends(listener: &mut dyn Subscription) {
+/// Reads until the subscriber ends or fails.
+async fn ends(subscription: &mut dyn Subscription) {
     loop {
-        let next = timeout(LIMIT, listener.next()).await;
+        let next = timeout(LIMIT, subscription.next()).await;
         match next.expect("the end is noticed in time") {
             Some(Ok(_)) => {}
             Some(Err(_)) | None => return,
@@ -131,7 +131,7 @@ async fn an_insert_that_was_stuck_does_not_land() {
     let (lane, met) = watched_lane(&store.l2, SHORT);
     works_again(&*lane).await;
     invalidate(&*lane, &["k"]).await;
-    let (clock, _listener) = listen(&*lane).await;
+    let (clock, _subscription) = subscribe(&*lane).await;
     assert!(clock.now >= met.last().now);
     store.server.pause();
     let stuck = |key: &'static str, deadline| {
@@ -193,7 +193,7 @@ async fn steps_of_a_killed_server_fail_fast() {
     let mut store = Redis::start().await;
     let (lane, _) = watched_lane(&store.l2, LIMIT);
     works_again(&*lane).await;
-    let (_, mut listener) = listen(&*lane).await;
+    let (_, mut subscription) = subscribe(&*lane).await;
     store.server.kill();
     let many = async {
         for _ in 0..20 {
@@ -208,7 +208,7 @@ async fn steps_of_a_killed_server_fail_fast() {
         timeout(LIMIT, many).await.is_ok(),
         "they waited for the server"
     );
-    ends(&mut *listener).await;
+    ends(&mut *subscription).await;
     store.server.restart().await;
     works_again(&*lane).await;
 }
@@ -279,50 +279,53 @@ async fn a_cut_data_connection_is_replaced() {
 }
 
 #[tokio::test]
-async fn a_cut_listener_ends() {
+async fn a_cut_subscription_ends() {
     let store = Redis::start().await;
     let lane = store.lane();
     let mut raw = store.server.connection().await;
     for with_beat in [false, true] {
-        let (_, mut listener) = listen(&*lane).await;
+        let (_, mut subscription) = subscribe(&*lane).await;
         insert(&*lane, "k", b"v").await;
-        assert!(matches!(heard(&mut *listener).await, Event::Message(_)));
+        assert!(matches!(
+            next_event(&mut *subscription).await,
+            Event::Message(_)
+        ));
         let cut: i64 = run(&mut raw, &["CLIENT", "KILL", "TYPE", "pubsub"]).await;
         assert_eq!(cut, 1);
         if with_beat {
-            listener.heartbeat(NOTHING);
+            subscription.heartbeat(NOTHING);
         }
-        ends(&mut *listener).await;
+        ends(&mut *subscription).await;
     }
     // The other connection was left alone.
     get(&*lane, "k").await;
 }
 
 #[tokio::test]
-async fn a_listener_that_may_no_longer_listen_ends() {
+async fn a_subscription_without_its_permission_ends() {
     let store = Redis::start().await;
     let mut raw = store.server.connection().await;
-    let (_, mut listener) = listen(&*store.lane()).await;
+    let (_, mut subscription) = subscribe(&*store.lane()).await;
     // Taking the right to the channel away makes the server cut those who listen on it.
     let _: () = run(&mut raw, &["ACL", "SETUSER", "default", "resetchannels"]).await;
-    ends(&mut *listener).await;
+    ends(&mut *subscription).await;
     assert!(store.lane().subscribe(ME).await.is_err());
     let _: () = run(&mut raw, &["ACL", "SETUSER", "default", "allchannels"]).await;
-    let (_, mut listener) = listen(&*store.lane()).await;
-    beat(&mut *listener).await;
+    let (_, mut subscription) = subscribe(&*store.lane()).await;
+    heartbeat(&mut *subscription).await;
 }
 
-/// A beat to a server that has stopped answering neither fails nor holds messages back for good.
+/// A heartbeat to a server that has stopped answering neither fails nor holds messages back for good.
 #[tokio::test]
-async fn a_beat_survives_a_pause() {
+async fn a_heartbeat_survives_a_pause() {
     let mut store = Redis::start().await;
-    let (clock, mut listener) = listen(&*store.lane()).await;
+    let (clock, mut subscription) = subscribe(&*store.lane()).await;
     store.server.pause();
-    listener.heartbeat(NOTHING);
-    let silence = timeout(SHORT, listener.next()).await;
+    subscription.heartbeat(NOTHING);
+    let silence = timeout(SHORT, subscription.next()).await;
     assert!(silence.is_err(), "{silence:?}");
     store.server.resume();
-    let Event::Heartbeat(now) = heard(&mut *listener).await else {
+    let Event::Heartbeat(now) = next_event(&mut *subscription).await else {
         panic!("a message that nobody sent");
     };
     assert_eq!((now.epoch, now.seq), (clock.epoch, clock.seq));

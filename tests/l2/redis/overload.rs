@@ -27,7 +27,7 @@ async fn a_full_server_still_removes() {
         insert(&*lane, key, b"v").await;
     }
     let lease = granted(&*lane, "led").await;
-    let (clock, mut listener) = listen(&*lane).await;
+    let (clock, mut subscription) = subscribe(&*lane).await;
     fill_up(&store).await;
 
     let payload = payload_of(Kind::Insert, &["a"]);
@@ -39,13 +39,13 @@ async fn a_full_server_still_removes() {
 
     invalidate(&*lane, &["a"]).await;
     assert_eq!(get(&*lane, "a").await, None);
-    let (messages, now) = beat(&mut *listener).await;
+    let (messages, now) = heartbeat(&mut *subscription).await;
     assert_eq!((messages.len(), now.seq), (1, clock.seq + 1));
     assert_eq!(messages[0].keys, ["a"]);
 
     clear(&*lane).await;
     assert_eq!(usable(&*lane, "b").await, None);
-    assert_eq!(message(&mut *listener).await.kind, Kind::Clear);
+    assert_eq!(message(&mut *subscription).await.kind, Kind::Clear);
 }
 
 #[tokio::test]
@@ -55,16 +55,19 @@ async fn a_full_server_can_be_joined() {
     let (lane, met) = watched_lane(&store.l2, LIMIT);
     assert_eq!(get(&*lane, "k").await, None);
     assert_eq!(met.all().len(), 1);
-    let (_, mut listener) = listen(&*lane).await;
+    let (_, mut subscription) = subscribe(&*lane).await;
     invalidate(&*lane, &["k"]).await;
-    assert_eq!(message(&mut *listener).await.seq, 1);
+    assert_eq!(message(&mut *subscription).await.seq, 1);
     // It can be noted how far the instance is, or its heartbeats would fail.
     let applied = Applied {
         epoch: met.last().epoch,
         seq: 1,
     };
-    listener.heartbeat(applied);
-    assert!(matches!(heard(&mut *listener).await, Event::Heartbeat(_)));
+    subscription.heartbeat(applied);
+    assert!(matches!(
+        next_event(&mut *subscription).await,
+        Event::Heartbeat(_)
+    ));
     let members = lane.members().await.unwrap().list;
     assert_eq!((members[0].info, members[0].applied), (ME, applied));
     // No lease without memory to note it in; whoever wanted it loads all the same.

@@ -20,12 +20,12 @@ async fn role(raw: &mut MultiplexedConnection) -> String {
     role.expect("a server has a role").to_owned()
 }
 
-/// Whether the next beat is refused; messages before it do not matter.
-async fn beat_is_refused(listener: &mut dyn Subscription) -> bool {
-    listener.heartbeat(NOTHING);
+/// Whether the next heartbeat is refused; messages before it do not matter.
+async fn heartbeat_is_refused(subscription: &mut dyn Subscription) -> bool {
+    subscription.heartbeat(NOTHING);
     loop {
-        let next = timeout(LIMIT, listener.next()).await;
-        match next.expect("the beat is answered") {
+        let next = timeout(LIMIT, subscription.next()).await;
+        match next.expect("the heartbeat is answered") {
             Some(Ok(Event::Heartbeat(_))) => return false,
             Some(Ok(_)) => {}
             Some(Err(_)) | None => return true,
@@ -71,20 +71,26 @@ async fn a_primary_that_was_a_replica_meanwhile_starts_a_new_epoch() {
     let mut raw = store.server.connection().await;
     let lane = store.lane();
     let old = insert(&*lane, "k", b"old").await;
-    let (_, mut listener) = listen(&*lane).await;
-    assert!(!beat_is_refused(&mut *listener).await);
+    let (_, mut subscription) = subscribe(&*lane).await;
+    assert!(!heartbeat_is_refused(&mut *subscription).await);
 
     let _: () = run(&mut raw, &["REPLICAOF", "127.0.0.1", NOBODY]).await;
     assert_eq!(role(&mut raw).await, "slave");
-    assert!(beat_is_refused(&mut *listener).await, "of a replica");
+    assert!(
+        heartbeat_is_refused(&mut *subscription).await,
+        "of a replica"
+    );
     assert!(store.lane().get("k").await.is_err());
 
     let _: () = run(&mut raw, &["REPLICAOF", "NO", "ONE"]).await;
     assert_eq!(role(&mut raw).await, "master");
-    assert!(beat_is_refused(&mut *listener).await, "of another life");
-    let (clock, mut listener) = listen(&*store.lane()).await;
+    assert!(
+        heartbeat_is_refused(&mut *subscription).await,
+        "of another life"
+    );
+    let (clock, mut subscription) = subscribe(&*store.lane()).await;
     assert_ne!(clock.epoch, old.epoch);
-    assert!(!beat_is_refused(&mut *listener).await);
+    assert!(!heartbeat_is_refused(&mut *subscription).await);
     assert_eq!(usable(&*lane, "k").await, None);
 }
 
@@ -106,29 +112,29 @@ async fn a_primary_that_was_demoted_gives_no_value_on_an_open_connection() {
 
 /// It may have been replaced already, and nobody has told it.
 #[tokio::test]
-async fn a_primary_that_misses_its_replicas_gives_no_beat() {
+async fn a_primary_that_misses_its_replicas_answers_no_heartbeat() {
     let store = Redis::start().await;
     let mut raw = store.server.connection().await;
-    let (_, mut listener) = listen(&*store.lane()).await;
-    assert!(!beat_is_refused(&mut *listener).await);
+    let (_, mut subscription) = subscribe(&*store.lane()).await;
+    assert!(!heartbeat_is_refused(&mut *subscription).await);
     let _: () = run(&mut raw, &["CONFIG", "SET", "min-replicas-to-write", "1"]).await;
-    assert!(beat_is_refused(&mut *listener).await);
+    assert!(heartbeat_is_refused(&mut *subscription).await);
     let lane = store.lane();
     let refused = lane.clear(&payload_of(Kind::Clear, &[])).await;
     assert!(refused.is_err_and(|error| error.is_refused()));
     let _: () = run(&mut raw, &["CONFIG", "SET", "min-replicas-to-write", "0"]).await;
-    assert!(!beat_is_refused(&mut *listener).await);
+    assert!(!heartbeat_is_refused(&mut *subscription).await);
 }
 
 /// Where no life is noted, none can be the one that was joined.
 #[tokio::test]
-async fn a_clock_without_a_life_gives_no_beat() {
+async fn a_clock_without_a_life_answers_no_heartbeat() {
     let store = Redis::start().await;
     let mut raw = store.server.connection().await;
-    let (before, mut listener) = listen(&*store.lane()).await;
+    let (before, mut subscription) = subscribe(&*store.lane()).await;
     let _: i64 = run(&mut raw, &["HDEL", &own_key("clock"), "run"]).await;
-    assert!(beat_is_refused(&mut *listener).await);
-    let (after, mut listener) = listen(&*store.lane()).await;
+    assert!(heartbeat_is_refused(&mut *subscription).await);
+    let (after, mut subscription) = subscribe(&*store.lane()).await;
     assert_ne!(before.epoch, after.epoch);
-    assert!(!beat_is_refused(&mut *listener).await);
+    assert!(!heartbeat_is_refused(&mut *subscription).await);
 }

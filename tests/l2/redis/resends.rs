@@ -27,7 +27,7 @@ async fn start() -> (Redis, Detour, Arc<dyn Lane>, Met) {
 #[tokio::test]
 async fn an_insert_that_is_sent_twice_is_done_when_the_first_copy_cannot_land() {
     let (_store, mut detour, lane, met) = start().await;
-    let (clock, _listener) = listen(&*lane).await;
+    let (clock, _subscription) = subscribe(&*lane).await;
     detour.lose(Loss::HeldUp);
     let (value, payload) = (sealed(b"v"), payload_of(Kind::Insert, &["k"]));
     let deadline = Some(clock.now + 1000);
@@ -49,7 +49,7 @@ async fn an_insert_whose_first_copy_can_land_much_later_is_in_doubt() {
     let l2 = RedisL2::open(&detour.url).unwrap();
     let (lane, _) = watched_lane(&l2, LIMIT);
     insert(&*lane, "warm", b"v").await;
-    let (clock, _listener) = listen(&*lane).await;
+    let (clock, _subscription) = subscribe(&*lane).await;
     let in_time = u64::try_from(LIMIT.as_millis()).unwrap() * 2;
     detour.lose(Loss::HeldUp);
     let (value, payload) = (sealed(b"v"), payload_of(Kind::Insert, &["k"]));
@@ -75,7 +75,7 @@ async fn a_lease_that_has_ended_is_not_brought_back_by_a_late_copy() {
 
 /// Otherwise all would wait until it expires, as nobody loads.
 #[tokio::test]
-async fn a_lease_whose_grant_was_lost_is_had_by_who_asked() {
+async fn a_lease_whose_grant_was_lost_belongs_to_the_load_that_asked() {
     let (store, detour, lane, met) = start().await;
     detour.lose(Loss::OfReply);
     let lease = granted(&*lane, "k").await;

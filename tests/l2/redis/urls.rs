@@ -104,8 +104,8 @@ async fn refusals(url: &str) -> [L2Error; 3] {
 async fn a_wrong_password_is_an_error_that_does_not_show_it() {
     let store = Redis::start_with(&["--requirepass", "the-right-one"]).await;
     insert(&*store.lane(), "k", b"v").await;
-    let (_, mut listener) = listen(&*store.lane()).await;
-    beat(&mut *listener).await;
+    let (_, mut subscription) = subscribe(&*store.lane()).await;
+    heartbeat(&mut *subscription).await;
     let port = store.server.port();
     for login in [
         format!(":{SECRET}@"),

@@ -5,8 +5,8 @@ use std::hash::Hash;
 use std::time::Duration;
 
 use super::{
-    At, Disturbance, History, Invariant, Level, Load, Outcome, Read, Seen, Step, Terms, Told,
-    Violation, Write,
+    At, Disturbance, History, Invariant, Level, Load, Outcome, Read, Seen, Step, Terms, Violation,
+    Write, WriteOutcome,
 };
 
 impl History {
@@ -37,7 +37,7 @@ impl History {
         let done = || {
             self.writes
                 .iter()
-                .filter(|write| write.outcome == Told::Done)
+                .filter(|write| write.outcome == WriteOutcome::Done)
         };
         let writes = Floors::new(done(), |write| write.key);
         let waited_for = Floors::new(done().filter(|write| write.everywhere), |write| write.key);
@@ -113,11 +113,11 @@ impl History {
     }
 
     fn read_your_writes(&self) -> Vec<Violation> {
-        let told = self
+        let known = self
             .writes
             .iter()
-            .filter(|write| write.outcome != Told::Unknown);
-        let writes = Floors::new(told, |write| (write.instance, write.key));
+            .filter(|write| write.outcome != WriteOutcome::Unknown);
+        let writes = Floors::new(known, |write| (write.instance, write.key));
         self.proven()
             .filter_map(|(read, seen)| {
                 let write = writes.before(&(read.instance, read.key), read.start)?;

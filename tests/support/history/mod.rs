@@ -82,7 +82,7 @@ pub(crate) struct Write {
     /// The source's number of what was committed before the cache was told.
     pub(crate) version: u64,
     pub(crate) end: At,
-    pub(crate) outcome: Told,
+    pub(crate) outcome: WriteOutcome,
     /// Whether the cache was to return only when what is older is gone from everywhere.
     pub(crate) everywhere: bool,
     /// Whether loads may still read what is older for a while, from a replica: of such a key, only stored
@@ -91,7 +91,7 @@ pub(crate) struct Write {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Told {
+pub(crate) enum WriteOutcome {
     /// L2 has accepted it.
     Done,
     /// L2 could not be told, and the instance promised to do it later.
