@@ -1,4 +1,4 @@
-//! Every asynchronous call, given up wherever it can wait: afterwards the cache is whole.
+//! Every asynchronous call, cancelled at every point at which it can wait: afterwards the cache works as before.
 
 use std::collections::HashSet;
 use std::future::poll_fn;
@@ -32,7 +32,7 @@ mod redis {
 /// Nothing that these tests wait for takes so long. On the store in memory it is over at once when
 /// nothing moves any more.
 const LIMIT: Duration = Duration::from_secs(10);
-/// A call that makes no progress for so long waits for somebody else.
+/// A call that makes no progress for so long waits for something outside of it.
 const IDLE: Duration = Duration::from_secs(1);
 const HOLD: Duration = Duration::from_millis(1);
 const SOFT_TTL: Duration = Duration::from_secs(1);
@@ -207,7 +207,7 @@ impl Cell {
         }
     }
 
-    /// The call. What it tells of is true before it is made, as it should be.
+    /// The call. A write comes after the change of the source, as in an application.
     fn call(&self) -> BoxFuture<'static, ()> {
         if self.call.writes() {
             self.truth.set("new");
@@ -215,7 +215,7 @@ impl Cell {
         self.call.of(&self.a, &self.truth)
     }
 
-    /// The call has been given up; `overtaken` if the key is invalidated at the same time.
+    /// The call has been cancelled; `overtaken` if the key is invalidated at the same time.
     async fn ends_whole(self, overtaken: bool) {
         let Self { name, a, b, .. } = &self;
         if overtaken {
@@ -270,7 +270,7 @@ fn rows(fleet: &Fleet) -> Vec<(Call, Scene)> {
 
 /// Polls a call when it is woken, as a runtime does, and drops it after so many polls; or when it ends
 /// or nothing wakes it any more, which shows in the number of polls.
-async fn give_up(mut call: BoxFuture<'static, ()>, after: usize) -> usize {
+async fn cancel(mut call: BoxFuture<'static, ()>, after: usize) -> usize {
     let mut polls = 0;
     let polling = poll_fn(|cx| {
         if polls < after {
@@ -291,8 +291,8 @@ async fn cancelling_after_any_poll_affects_no_other_caller(fleet: Fleet) {
             for polls in 0.. {
                 let mut cell = Cell::set(&fleet, (call, scene)).await;
                 cell.name = format!("{} after {polls} polls", cell.name);
-                let polled = give_up(cell.call(), polls).await;
-                // A write that was never polled is not made: then somebody else makes it.
+                let polled = cancel(cell.call(), polls).await;
+                // A write that was never polled is not made: then another caller makes it.
                 cell.ends_whole(overtaken || call.writes() && polled == 0)
                     .await;
                 if polled < polls {

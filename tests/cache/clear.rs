@@ -48,11 +48,11 @@ async fn everything_is_gone_here_at_once_and_there_by_message(fleet: Fleet) {
         fleet.instance_with(without_heartbeats).await,
     );
     fill(&[&a, &b], "old").await;
-    // Whatever it hears, and when.
+    // Whatever it receives, and when.
     wire.silence(true);
     a.clear().await.unwrap();
     assert!(is_empty(&a).await);
-    eventually("b hears of it", || async {
+    eventually("b receives it", || async {
         b.get_local("a").is_none() && b.get_local("c").is_none()
     })
     .await;
@@ -100,7 +100,7 @@ async fn loads_under_way_are_not_stored(fleet: Fleet) {
     assert_eq!(*b.get("a").await.unwrap(), "new");
 }
 
-/// Whether or not L2 could be told.
+/// Whether or not L2 accepts the clear.
 async fn reads_under_way_are_not_kept(fleet: Fleet) {
     for lost in [0, usize::MAX] {
         let (a, wire) = fleet.instance_with(without_heartbeats).await;
@@ -115,7 +115,7 @@ async fn reads_under_way_are_not_kept(fleet: Fleet) {
         wire.lose(Step::Clear, Way::Request, lost);
         assert_eq!(a.clear().await.is_ok(), lost == 0);
         gate.open();
-        // It asks again, and L2 knows what it was told.
+        // It asks again, and L2 answers by what it has accepted.
         assert_eq!(reading.await.unwrap().is_none(), lost == 0);
         assert!(is_empty(&a).await);
         a.close().await;

@@ -201,7 +201,7 @@ async fn an_own_message_does_not_evict_the_own_newer_value(fleet: Fleet) {
     assert_eq!(*entry, "3");
 }
 
-/// Rule 11: no version to come is newer than one that somebody has written to the store by hand.
+/// Rule 11: no later version exceeds one that another program has written to the store.
 async fn a_version_that_was_never_issued_goes_with_the_next_invalidation(fleet: Fleet) {
     let (writer, _) = fleet.instance().await;
     writer.insert("k", "old".to_owned()).await.unwrap();
@@ -367,7 +367,7 @@ async fn a_lost_invalidation_reaches_the_store_later(fleet: Fleet) {
         *entry, "new",
         "never the old one, though L2 may still have it"
     );
-    eventually("b hears of it all the same", || async {
+    eventually("b receives it all the same", || async {
         b.get_local("k").is_none()
     })
     .await;

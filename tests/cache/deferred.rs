@@ -1,4 +1,4 @@
-//! Rule 14 step by step: what L2 could not be told is not used until it has been told.
+//! Rule 14 step by step: a key whose write is deferred is not used until its invalidation is sent.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ async fn pair(fleet: &Fleet, set: impl FnOnce(Set) -> Set) -> ((Texts, Network),
     )
 }
 
-/// Fails, and whatever else L2 is told of invalidations is lost too, until it is delivered.
+/// Fails, and so does every other invalidation, until `deliver` is called.
 async fn fail_to_invalidate(cache: &Texts, wire: &Network, key: &str) {
     wire.lose(Step::Invalidate, Way::Request, usize::MAX);
     assert!(cache.invalidate(key).await.unwrap_err().is_deferred());
@@ -33,10 +33,10 @@ async fn fail_to_invalidate(cache: &Texts, wire: &Network, key: &str) {
 /// Has an instance deliver what it can, by a new session of its subscriber.
 async fn deliver(cache: &Texts, wire: &Network) {
     wire.lose(Step::Invalidate, Way::Request, 0);
-    let listens = wire.asked(Step::Listen);
+    let subscriptions = wire.asked(Step::Listen);
     wire.cut();
-    eventually("it listens anew", || async {
-        wire.asked(Step::Listen) > listens
+    eventually("it subscribes anew", || async {
+        wire.asked(Step::Listen) > subscriptions
     })
     .await;
     cache.ready().await;
@@ -208,7 +208,7 @@ async fn what_fails_during_a_delivery_is_not_settled_by_it() {
     eventually("the key is used", || stores(&a, "k")).await;
 }
 
-/// The write that is accepted began first, so it says nothing of the one that failed.
+/// The write that is accepted began first, so it does not settle the one that failed.
 #[tokio::test]
 async fn a_key_that_fails_twice_takes_one_place() {
     let fleet = Fleet::memory();
@@ -243,7 +243,7 @@ async fn when_there_is_no_place_no_key_is_used() {
     assert!(b.get("other").await.is_some());
 }
 
-/// While L2 is being told, L1 does not answer with what is on its way out.
+/// While a write is on its way to L2, L1 does not answer with the value that it replaces.
 #[tokio::test]
 async fn a_write_shows_in_l1_in_the_order_of_l2() {
     let fleet = Fleet::memory();
@@ -267,7 +267,7 @@ async fn a_write_shows_in_l1_in_the_order_of_l2() {
     });
     gate.arrived(1).await;
     b.invalidate("k").await.unwrap();
-    eventually("a hears of it", || async {
+    eventually("a receives it", || async {
         a.stats().invalidations_received == 1
     })
     .await;
@@ -276,7 +276,7 @@ async fn a_write_shows_in_l1_in_the_order_of_l2() {
     assert!(a.get_local("k").is_none() && a.get("k").await.is_none());
 }
 
-/// Rule 14: the key bypasses both levels until L2 has been told, whoever was already on the way.
+/// Rule 14: the key bypasses both levels until the invalidation is sent, also for calls already under way.
 #[tokio::test]
 async fn a_load_that_comes_late_does_not_use_a_deferred_key() {
     let fleet = Fleet::memory();
@@ -304,7 +304,7 @@ async fn a_load_that_comes_late_does_not_use_a_deferred_key() {
     assert_eq!(*truth.through(&a, "k").await.unwrap(), "new");
 }
 
-/// What could not be told is told as soon as L2 answers, also while nobody can listen.
+/// Deferred invalidations are sent as soon as L2 answers, also while the instance cannot subscribe.
 #[tokio::test]
 async fn deferred_writes_are_sent_without_a_subscription() {
     let fleet = Fleet::memory();

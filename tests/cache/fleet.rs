@@ -16,7 +16,7 @@ pub(crate) type Set = Builder<String, String>;
 /// Longer than any test.
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 
-/// No heartbeat comes, unless somebody doubts.
+/// No heartbeat is sent, unless a proof is requested.
 pub(crate) fn without_heartbeats(builder: Set) -> Set {
     builder.max_staleness(HOUR)
 }
@@ -77,7 +77,7 @@ impl Fleet {
         }
     }
 
-    /// An instance that is listening.
+    /// An instance that has subscribed.
     pub(crate) async fn instance(&self) -> (Texts, Network) {
         self.instance_with(|builder| builder).await
     }
@@ -88,7 +88,7 @@ impl Fleet {
         (cache, network)
     }
 
-    /// An instance that may not be listening yet.
+    /// An instance that may not have subscribed yet.
     pub(crate) fn build(&self, set: impl FnOnce(Set) -> Set) -> (Texts, Network) {
         let network = match self {
             Self::Memory { l2, .. } => Network::new(l2.clone()),

@@ -34,7 +34,7 @@ async fn a_value_of_an_unknown_epoch_stays_out_of_l1() {
     assert_eq!(truth.loads(), 1);
 }
 
-/// Has an instance clear the namespace, as it cannot tell which keys it has changed.
+/// Has an instance clear the namespace: it has more deferred keys than fit.
 async fn clear(fleet: &Fleet) {
     let (cache, wire) = fleet
         .instance_with(|b| without_heartbeats(b).max_deferred(1))
@@ -52,7 +52,7 @@ async fn clear(fleet: &Fleet) {
 async fn a_message_of_another_epoch_is_no_proof() {
     let fleet = Fleet::memory();
     let (a, wire) = fleet.instance_with(without_heartbeats).await;
-    // By a load, which nobody is told of.
+    // By a load, which publishes no message.
     Source::new("v").through(&a, "k").await.unwrap();
     wire.silence(true);
     clear(&fleet).await;
@@ -171,7 +171,7 @@ async fn a_proof_is_as_old_as_its_question() {
     assert!(!a.health().is_listener_live());
 }
 
-/// The store's time is never underestimated, though it is told in whole milliseconds and comes late.
+/// The store's time is never underestimated, though it comes in whole milliseconds and late.
 #[tokio::test]
 async fn a_copy_never_outlives_the_value_by_part_of_a_millisecond() {
     let fleet = Fleet::memory();
@@ -201,7 +201,7 @@ async fn a_copy_never_outlives_the_value_by_part_of_a_millisecond() {
     assert!(steps > 500, "{steps}");
 }
 
-/// What a heartbeat has told of is not missed a second time.
+/// A message that a heartbeat has shown to be lost is not replayed a second time.
 #[tokio::test]
 async fn one_lost_message_costs_one_replay() {
     let fleet = Fleet::memory();
@@ -229,16 +229,16 @@ async fn one_lost_message_costs_one_replay() {
     assert_eq!((stats.replays, stats.l1_flushes), (1, flushes));
 }
 
-/// Rule 8: a connection that says nothing is given up, and another one made.
+/// Rule 8: a connection over which nothing comes is discarded, and another one made.
 #[tokio::test]
 async fn a_half_open_connection_is_replaced() {
     let fleet = Fleet::memory();
     let bound = Duration::from_millis(100);
     let (a, wire) = fleet.instance_with(|b| b.max_staleness(bound)).await;
-    let listens = wire.asked(Step::Listen);
+    let subscriptions = wire.asked(Step::Listen);
     wire.silence(true);
-    eventually("it listens anew", || async {
-        wire.asked(Step::Listen) > listens
+    eventually("it subscribes anew", || async {
+        wire.asked(Step::Listen) > subscriptions
     })
     .await;
     wire.silence(false);
@@ -274,7 +274,7 @@ async fn close_waits_for_the_task() {
     );
 }
 
-/// A fill is refused in favour of a value that nobody here can vouch for.
+/// A fill is rejected in favour of a value that this instance cannot prove to be current.
 #[tokio::test]
 async fn a_refused_fill_gives_no_value_that_may_be_over() {
     // The subscriber has lapsed.

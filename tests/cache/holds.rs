@@ -64,7 +64,7 @@ async fn an_insert_is_stored_during_a_hold(fleet: Fleet) {
     assert!(!stores(&b, "k").await, "the hold goes on");
 }
 
-/// Fails to tell L2, also when it tries again.
+/// The invalidation fails, also when it is sent again.
 async fn deferred(cache: &Texts, wire: &Network, key: &str, hold: Duration) {
     for step in [Step::Invalidate, Step::Clear] {
         wire.lose(step, Way::Request, usize::MAX);
@@ -107,7 +107,7 @@ async fn a_deferred_hold_is_sent_later(fleet: Fleet) {
     assert!(!stores(&a, "k").await);
 }
 
-/// The plain one is told at once, and says nothing of the hold.
+/// The plain invalidation is accepted at once, and does not settle the hold.
 async fn a_deferred_hold_is_not_forgotten_for_a_plain_invalidation(fleet: Fleet) {
     let (a, wire) = fleet.instance_with(without_heartbeats).await;
     let (b, _) = fleet.instance().await;
@@ -118,7 +118,7 @@ async fn a_deferred_hold_is_not_forgotten_for_a_plain_invalidation(fleet: Fleet)
     eventually("the hold is sent", || async { !stores(&b, "k").await }).await;
 }
 
-/// Though they are told together with others.
+/// Though it is sent together with others.
 async fn a_deferred_hold_is_for_its_key_only(fleet: Fleet) {
     let (a, wire) = fleet.instance_with(without_heartbeats).await;
     let (b, _) = fleet.instance().await;
@@ -225,7 +225,7 @@ async fn holds_that_have_no_place_end_with_another_clear() {
     assert_eq!(wire.asked(Step::Clear), clears + 1);
 }
 
-/// The same, when nobody knew the time of L2 yet.
+/// The same, when the time of L2 is not known yet.
 #[tokio::test]
 async fn holds_that_have_no_place_do_not_need_the_time_to_be_known() {
     let fleet = Fleet::redis().await;

@@ -110,7 +110,7 @@ async fn an_instance_that_subscribes_again_is_waited_for_until_it_has_caught_up(
 
     subscribe.open();
     replay.arrived(1).await;
-    // Whoever comes now joins the load that began before.
+    // A caller that comes now joins the load that began before.
     still_waits(&waiting, &asks).await;
     replay.open();
     ends(waiting).await.unwrap();
@@ -127,12 +127,12 @@ async fn a_cancelled_wait_still_invalidates(fleet: Fleet) {
     );
     Source::new("old").through(&b, "k").await.unwrap();
     let gate = wire.close(Step::Invalidate, Way::Request);
-    let giving_up = wait(&a, "k");
+    let cancelled = wait(&a, "k");
     gate.arrived(1).await;
-    giving_up.abort();
-    assert!(giving_up.await.is_err());
+    cancelled.abort();
+    assert!(cancelled.await.is_err());
     gate.open();
-    eventually("b hears of it", || async { b.get_local("k").is_none() }).await;
+    eventually("b receives it", || async { b.get_local("k").is_none() }).await;
 }
 
 async fn a_deferred_invalidation_is_not_waited_for(fleet: Fleet) {
@@ -143,14 +143,14 @@ async fn a_deferred_invalidation_is_not_waited_for(fleet: Fleet) {
     let error = ends(wait(&a, "k")).await.unwrap_err();
     assert!(error.is_deferred());
     assert_eq!(wire.asked(Step::Members), 0);
-    eventually("b hears of it", || async { b.get_local("k").is_none() }).await;
+    eventually("b receives it", || async { b.get_local("k").is_none() }).await;
 }
 
 async fn with_bound(fleet: &Fleet, bound: Duration) -> (Texts, Network) {
     fleet.instance_with(|b: Set| b.max_staleness(bound)).await
 }
 
-/// Who says nothing does not use what it holds after its `max_staleness`.
+/// An instance that sends no heartbeat does not use its L1 after its `max_staleness`.
 #[tokio::test]
 async fn a_silent_instance_is_waited_for_until_it_has_no_proof() {
     let fleet = Fleet::memory();
@@ -181,7 +181,7 @@ async fn a_step_of_the_stores_clock_does_not_shorten_the_wait() {
         with_bound(&fleet, MINUTE).await,
     );
     Source::new("old").through(&b, "k").await.unwrap();
-    // It hears everything too late.
+    // It receives everything too late.
     wire.silence(true);
     for step in [HOUR, 24 * HOUR] {
         store_clock.advance(step);
@@ -220,7 +220,7 @@ async fn an_instance_that_crashed_is_forgotten() {
     assert_eq!(asks.asked(Step::Members), asked + 1, "it is not listed");
 }
 
-/// The longest of those who are behind, and of no others.
+/// The longest of the members that are behind, and of no others.
 #[tokio::test]
 async fn each_is_waited_for_as_long_as_its_own_bound() {
     let fleet = Fleet::memory();
@@ -244,7 +244,7 @@ async fn each_is_waited_for_as_long_as_its_own_bound() {
     ends(waiting).await.unwrap();
 }
 
-/// L2 has accepted the invalidation, and cannot say who has heard of it: the longest time is waited for.
+/// L2 has accepted the invalidation, and cannot list the members: the call takes the longest time.
 #[tokio::test]
 async fn when_l2_fails_during_the_wait_it_takes_the_longest_time() {
     let fleet = Fleet::memory();
@@ -256,7 +256,7 @@ async fn when_l2_fails_during_the_wait_it_takes_the_longest_time() {
     truth.through(&b, "k").await.unwrap();
     wire.lose(Step::Members, Way::Reply, usize::MAX);
     let waiting = wait(&a, "k");
-    eventually("b hears of it", || async { b.get_local("k").is_none() }).await;
+    eventually("b receives it", || async { b.get_local("k").is_none() }).await;
     still_waits(&waiting, &wire).await;
     fleet.advance(MINUTE + MS);
     still_waits(&waiting, &wire).await;
@@ -290,7 +290,7 @@ async fn an_instance_that_the_store_has_lost_is_waited_for() {
     assert!(b.get_local("k").is_none());
 }
 
-/// A store that has restarted knows nobody, and those who have not noticed yet go on with what they hold.
+/// A store that has restarted knows no members, and instances that have not noticed yet go on using L1.
 #[tokio::test]
 async fn a_list_of_another_life_ends_no_wait() {
     let fleet = Fleet::memory();

@@ -1,4 +1,4 @@
-//! Who may load, and when: in an instance and in the fleet, by a clock that waits when the test does.
+//! Which load may run, and when: in an instance and in the fleet, by a clock that waits when the test does.
 
 use std::io;
 use std::time::Duration;
@@ -57,7 +57,7 @@ async fn a_wait_for_a_permit_counts_for_the_time_of_the_load() {
     let start = Instant::now();
     let first = truth.behind(&stuck).spawn(&cache, "a");
     sleep(4 * SECOND).await;
-    // It has its turn after 6 s, and loads for 4.
+    // It gets its permit after 6 s, and loads for 4.
     let second = truth.behind(&stuck).spawn(&cache, "b");
     for load in [first, second] {
         assert!(load.await.unwrap().unwrap_err().is_timeout());
@@ -66,21 +66,21 @@ async fn a_wait_for_a_permit_counts_for_the_time_of_the_load() {
     let stats = cache.stats();
     assert_eq!((stats.loads, stats.load_failures), (2, 2));
 
-    // Nobody has taken a turn away.
+    // All permits have been returned.
     truth.through(&cache, "d").await.unwrap();
     assert_eq!(start.elapsed().as_secs(), 14);
 }
 
-/// Whoever waited: the load goes on, and so does the row.
+/// The loads of cancelled callers go on, and after them those that wait for a permit.
 #[tokio::test(start_paused = true)]
 async fn cancelled_callers_and_failed_loaders_return_their_permits() {
     let cache = instance(|b| b.max_concurrent_loads(1));
     let (truth, gate) = (Source::new("v"), Gate::new());
     let first = truth.behind(&gate).spawn(&cache, "a");
     gate.arrived(1).await;
-    let gives_up = truth.behind(&gate).spawn(&cache, "b");
+    let cancelled = truth.behind(&gate).spawn(&cache, "b");
     sleep(SECOND).await;
-    gives_up.abort();
+    cancelled.abort();
     first.abort();
     let panics = cache.get_or_load("p", || async {
         Err::<String, _>(Source::new("v").load().await.unwrap_err())

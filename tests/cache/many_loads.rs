@@ -212,7 +212,7 @@ async fn what_another_instance_fails_to_load_is_loaded_by_a_second_call(fleet: F
     assert_eq!(b.stats().loads, 2);
 }
 
-/// Two of whom each has what the other waits for would wait until their leases were given up.
+/// Otherwise two loads, each of which has the lease that the other waits for, would wait until the leases expire.
 async fn a_load_that_waits_for_one_key_does_not_delay_the_others(fleet: Fleet) {
     let hour = Duration::from_secs(3600);
     let patient = |b: Set| b.lease_wait(hour).lease_ttl(hour).load_timeout(hour);

@@ -106,7 +106,7 @@ async fn an_available_l1_answers_when_cut_off(fleet: Fleet) {
     assert!(a.get_local("absent").is_none() && a.get("absent").await.is_none());
 }
 
-/// Somebody has to find out that L2 is gone, and need not load for that.
+/// The first caller finds out that L2 is gone, and need not load for that.
 async fn an_available_l1_answers_when_l2_turns_out_not_to(fleet: Fleet) {
     let (a, wire) = instance(&fleet, available).await;
     wire.close(Step::Listen, Way::Request);
@@ -214,7 +214,7 @@ async fn an_available_l1_answers_with_nothing_that_has_expired() {
     assert!(a.get_local("k").is_none() && a.get("k").await.is_none());
 }
 
-/// It hears of another epoch on the way to L2, and all that it holds is of the former.
+/// It finds another epoch on the way to L2, and all that it holds is of the former.
 #[tokio::test]
 async fn an_available_l1_answers_with_nothing_of_another_epoch() {
     let fleet = Fleet::memory();
@@ -225,14 +225,14 @@ async fn an_available_l1_answers_with_nothing_of_another_epoch() {
     wire.lose(Step::Get, Way::Request, 0);
     wire.lose(Step::LeaseReply, Way::Request, 0);
     assert_unproven(a.get_local("k"));
-    // Its proof is void, so it does not read what lies there, but asks.
+    // Its proof is void, so it does not read the value as it is stored, but has the server compare epochs.
     fleet.restart();
     assert!(a.get("absent").await.is_none());
     cut_off(&a, &wire).await;
     assert!(a.get_local("k").is_none() && a.get("k").await.is_none());
 }
 
-/// It may not listen, and that is no reason to answer with what L2 knows better.
+/// It may not subscribe, and that is no reason to answer from L1 while L2 has the current value.
 #[tokio::test]
 async fn an_available_l1_answers_with_nothing_while_l2_does() {
     let mut fleet = Fleet::redis().await;
@@ -264,7 +264,7 @@ async fn an_available_l1_answers_with_nothing_while_l2_does() {
     for _ in 0..3 {
         assert!(a.get_local("k").is_none());
         assert_eq!(*a.get("k").await.unwrap(), "new");
-        // So that it was a failed attempt to listen that L2 was last asked for.
+        // So that the last request to L2 was a failed attempt to subscribe.
         eventually("it tries again", || async { !a.health().is_l2_up() }).await;
     }
     assert_eq!(a.stats().unproven_served, 0);

@@ -105,7 +105,7 @@ async fn a_server_that_returns_older_resurrects_nothing() {
     let mut redis = fleet.server().connection().await;
     let back: bool = redis.exists("{test:text.0}:k").await.unwrap();
     assert!(back, "or this test proves nothing");
-    // Whoever reads first after the restart, and however often.
+    // Whichever look-up is the first after the restart, and however often.
     for _ in 0..50 {
         assert!(a.get("k").await.is_none());
         tokio::task::yield_now().await;
@@ -195,7 +195,7 @@ async fn a_subscriber_whose_connection_is_killed_subscribes_again_and_catches_up
         .await
         .unwrap();
     a.invalidate("k").await.unwrap();
-    eventually("b hears of it, or reads of it later", || async {
+    eventually("b receives it, or replays it later", || async {
         b.health().is_ok() && b.get_local("k").is_none() && b.get_local("other").is_some()
     })
     .await;
@@ -361,7 +361,7 @@ async fn a_pool_of_ones_own() {
     assert_eq!(*b.get("k").await.unwrap(), "1");
     assert_eq!(pool.status().available, 0, "the one connection is kept");
     b.insert("k", "2".to_owned()).await.unwrap();
-    eventually("a hears of it", || async { a.get_local("k").is_none() }).await;
+    eventually("a receives it", || async { a.get_local("k").is_none() }).await;
     assert_eq!(*a.get("k").await.unwrap(), "2");
 }
 
@@ -404,7 +404,7 @@ async fn closing_delivers_what_was_deferred() {
     assert!(a.invalidate("k").await.unwrap_err().is_deferred());
     a.close().await;
     assert_eq!(a.stats().invalidations_sent, 1);
-    eventually("b hears of it", || async { b.get_local("k").is_none() }).await;
+    eventually("b receives it", || async { b.get_local("k").is_none() }).await;
     assert!(b.get("k").await.is_none());
 }
 
@@ -428,7 +428,7 @@ async fn messages_whose_numbers_went_back_are_noticed() {
     let () = redis.hset(clock, "at", at).await.unwrap();
     truth.set("new");
     a.invalidate("k").await.unwrap();
-    eventually("b hears", || async {
+    eventually("b receives it", || async {
         *truth.through(&b, "k").await.unwrap() == "new"
     })
     .await;
@@ -500,7 +500,7 @@ async fn a_user_with_few_rights_is_enough() {
     for _ in 0..100 {
         a.invalidate("k").await.unwrap();
     }
-    eventually("b hears", || async { b.get_local("k").is_none() }).await;
+    eventually("b receives it", || async { b.get_local("k").is_none() }).await;
     wire.drop_messages(true);
     a.invalidate_and_hold("k", Duration::from_millis(1))
         .await

@@ -1,4 +1,4 @@
-//! Who stays in L1 when not all can: moka decides, though it is told of few hits.
+//! Which entries stay in L1 when not all can: moka decides, though it sees few of the hits.
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};

@@ -37,7 +37,7 @@ async fn a_refused_reply_does_not_push_a_newer_value_out() {
     assert_eq!(*a.get_local("k").unwrap(), "new");
 }
 
-/// A refresh tells nobody: its own instance must not go back to a reply that is older.
+/// A refresh publishes no message: its own instance must not go back to a reply that is older.
 #[tokio::test]
 async fn a_reply_older_than_a_refresh_stays_out_of_l1() {
     let fleet = Fleet::memory();
@@ -100,7 +100,7 @@ async fn a_message_overtakes_a_reply_that_is_being_stored() {
     );
 }
 
-/// Rule 4, for a refresh: who comes after the invalidation does not wait for it.
+/// Rule 4, for a refresh: a caller that comes after the invalidation does not wait for it.
 #[tokio::test]
 async fn a_refresh_that_was_overtaken_does_not_keep_others_from_refreshing() {
     let fleet = Fleet::memory();
@@ -175,7 +175,7 @@ async fn a_reply_under_way_when_an_invalidation_is_deferred_stays_out_of_l1() {
     assert!(a.get_local("k").is_none());
 }
 
-/// Rule 9: nobody knows which flights the lost message was about.
+/// Rule 9: any key may have been the one of the lost message.
 #[tokio::test]
 async fn no_caller_joins_what_began_before_a_gap() {
     let fleet = Fleet::memory();
@@ -183,7 +183,7 @@ async fn no_caller_joins_what_began_before_a_gap() {
         fleet.instance().await,
         fleet.instance_with(without_heartbeats).await,
     );
-    // Or it could be told what it has missed.
+    // Otherwise it could replay what it has missed.
     wire.lose(Step::Replay, Way::Reply, 1);
     a.insert("read", "old".to_owned()).await.unwrap();
     a.insert("kept", "kept".to_owned()).await.unwrap();
@@ -209,7 +209,7 @@ async fn no_caller_joins_what_began_before_a_gap() {
     read.open();
     assert_eq!(*late_load.await.unwrap().unwrap(), "new");
     assert!(late_read.await.unwrap().is_none());
-    // Reads that were under way ask again, as what they were told may be of another life.
+    // Reads that were under way ask again, as their answers may be of another epoch.
     assert!(early_read.await.unwrap().is_none());
     assert_eq!(*kept.await.unwrap().unwrap(), "kept");
     load.open();
@@ -218,7 +218,7 @@ async fn no_caller_joins_what_began_before_a_gap() {
     assert!(b.get_local("read").is_none());
 }
 
-/// Rule 5: who cannot know what a flight has missed joins only a young one.
+/// Rule 5: without a proof, callers join only what began less than `max_staleness` ago.
 #[tokio::test]
 async fn a_deaf_instance_joins_only_young_flights() {
     let fleet = Fleet::memory();
@@ -391,7 +391,7 @@ async fn a_load_under_way_is_refresh_enough() {
     slow.await.unwrap().unwrap();
 }
 
-/// A late message of the past does not undo what a later answer has told.
+/// The late message of an earlier change does not lower the floor that a later answer has raised.
 #[tokio::test]
 async fn an_old_message_does_not_lower_what_an_answer_has_raised() {
     let fleet = Fleet::memory();
@@ -435,7 +435,7 @@ async fn what_is_gone_takes_no_memory() {
     eventually("L1 is empty", || async { a.stats().l1_entries == 0 }).await;
 }
 
-/// An insert that its own sender has given up on lands after a newer one.
+/// An insert on which its own instance has timed out is stored after a newer one.
 #[tokio::test]
 async fn the_message_of_an_own_insert_that_arrives_late_is_applied() {
     let fleet = Fleet::memory();
@@ -596,7 +596,7 @@ async fn what_cannot_be_read_is_replaced_whenever_it_shows() {
     assert_eq!(wire.asked(Step::LeaseReply), 2);
 }
 
-/// While another instance replaces it, what it stores is waited for, and not what nobody can read.
+/// While another instance replaces it, the loads wait for the new value, and not for the one that cannot be read.
 #[tokio::test]
 async fn what_cannot_be_read_is_replaced_by_one_instance() {
     let fleet = Fleet::memory();
@@ -648,7 +648,7 @@ async fn a_lease_is_renewed_before_it_ends() {
     loading.await.unwrap().unwrap();
 }
 
-/// Without room in L1 it is handed out all the same, and then nobody may join an older read.
+/// Without room in L1 it is handed out all the same, and then no caller may join an older read.
 #[tokio::test]
 async fn no_caller_joins_a_read_that_is_older_than_what_was_handed_out() {
     let fleet = Fleet::memory();
@@ -670,7 +670,7 @@ async fn no_caller_joins_a_read_that_is_older_than_what_was_handed_out() {
     assert_eq!(*early.await.unwrap().unwrap(), "old");
 }
 
-/// L2 was cleared in between, which this instance has yet to hear of: the versions of the two do not compare.
+/// L2 was cleared in between, which this instance does not know yet: the versions of the two do not compare.
 #[tokio::test]
 async fn a_value_of_a_later_epoch_takes_the_place_of_what_l1_has() {
     let fleet = Fleet::memory();

@@ -1,4 +1,4 @@
-//! Rule 9: what was missed is read from the log, and if that cannot tell, all of L1 goes.
+//! Rule 9: what was missed is read from the log, and if the log does not have it, all of L1 goes.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::fleet::{Fleet, Set, Source, Texts, over_both_stores, received, withou
 use crate::support::eventually::eventually;
 use crate::support::network::{Gate, Network, Step, Way};
 
-/// What a lane gives out at a time; the last that was heard comes first.
+/// How many missed messages a lane returns at a time; the last one that was applied comes first.
 const MOST: usize = 1023;
 const LIMIT: Duration = Duration::from_secs(10);
 const LOG: &str = "{test:text.0}!log";
@@ -261,7 +261,7 @@ async fn a_log_that_is_gone_is_one_flush() {
     pair.a.invalidate("missed").await.unwrap();
     let mut redis = fleet.server().connection().await;
     let () = redis.del(LOG).await.unwrap();
-    // What is told now is all that the log has.
+    // The message that is published now is all that the log has.
     pair.a.invalidate("other").await.unwrap();
     pair.back(&gate).await;
     pair.assert_flushed_once();

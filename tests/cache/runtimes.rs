@@ -15,7 +15,7 @@ use crate::write_batching::{numbered, pairs, value};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// Driven by who blocks on it, and by nobody else.
+/// Driven only by the thread that blocks on it.
 fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()
 }
@@ -98,7 +98,7 @@ fn a_clear_whose_runtime_ends_is_sent_later() {
     assert_eq!(a.stats().writes_deferred, 1);
 }
 
-/// There is nobody to tell, then or later.
+/// There is no L2 to send it to, then or later.
 #[test]
 fn a_clear_without_l2_whose_runtime_ends() {
     let cache: Texts = Cache::builder("test:alone").build().unwrap();
@@ -113,7 +113,7 @@ fn a_clear_without_l2_whose_runtime_ends() {
     });
 }
 
-/// What carries the writes ends with its runtime: what it had not told is deferred, and later writes have
+/// The writer's task ends with its runtime: the writes that it had not sent are deferred, and later writes have
 /// another.
 #[test]
 fn a_runtime_that_ends_amid_writes_harms_no_later_one() {
@@ -147,7 +147,7 @@ fn a_runtime_that_ends_amid_writes_harms_no_later_one() {
         wire.close(Step::Invalidate, Way::Request).open();
         wire.close(Step::Invalidate, Way::Reply).open();
         runtime().block_on(async {
-            // The last proof ends, and who listens begins anew.
+            // The last proof ends, and the subscriber is started anew.
             fleet.advance(Duration::from_secs(3));
             eventually("all are gone", async || {
                 a.ready().await;
@@ -163,7 +163,7 @@ fn a_runtime_that_ends_amid_writes_harms_no_later_one() {
     }
 }
 
-/// What others are being told is not forgotten with what was left to it.
+/// Writes that were already sent keep their order.
 #[test]
 fn a_runtime_that_ends_changes_no_order() {
     let (cache, wire) = Fleet::memory().build(|builder| builder);
@@ -177,7 +177,7 @@ fn a_runtime_that_ends_changes_no_order() {
         gate.arrived(1).await;
         let other = cache.insert("other", "v".to_owned());
         std::thread::scope(|scope| {
-            // What is to carry it gets no turn there.
+            // The task is not polled there.
             scope.spawn(|| assert!(ends.block_on(async { other.now_or_never() }).is_none()));
         });
         ends.shutdown_background();
@@ -215,7 +215,7 @@ fn a_read_on_a_runtime_that_ends_delays_no_other_caller() {
     assert!(here.block_on(alone).is_some());
 }
 
-/// What the end of a runtime cuts off there is not remembered, as nobody would ever be told.
+/// A write that the end of a runtime cuts off is not deferred, as there is no L2 to send it to.
 #[test]
 fn without_l2_a_runtime_that_ends_leaves_the_key_usable() {
     let cache: Texts = Cache::builder("test:text").build().unwrap();

@@ -1,4 +1,4 @@
-//! One load for all who ask: in an instance, in the fleet, and whatever happens to those who wait.
+//! One load for all callers: in an instance, in the fleet, and whatever happens to the callers that wait.
 
 use std::time::Duration;
 
@@ -119,7 +119,7 @@ async fn a_failing_loader_fails_all_waiting_callers_and_the_key_works_next_time(
         async move { fail(&a, &gate).await }
     });
     gate.arrived(1).await;
-    // Somebody with another kind of loader waits for the same flight.
+    // A caller with another kind of loader waits for the same load.
     let second = truth.spawn(&a, "k");
     tokio::task::yield_now().await;
     gate.open();
@@ -131,7 +131,7 @@ async fn a_failing_loader_fails_all_waiting_callers_and_the_key_works_next_time(
         assert!(error.downcast_ref::<std::io::Error>().is_none());
         let source = std::error::Error::source(&error).unwrap();
         assert_eq!(source.to_string(), "no such thing");
-        // Who hears of it and tries again does not meet the failed load again.
+        // A caller that gets the error and tries again does not join the failed load.
         assert_eq!(*truth.through(&a, "k").await.unwrap(), "v");
     }
     assert_eq!((a.stats().load_failures, truth.loads()), (1, 1));
@@ -280,7 +280,7 @@ async fn l1_alone_loads_once_too() {
     }
     assert_eq!(truth.loads(), 1);
 
-    // Instant loads: whoever comes a moment later finds the value in L1.
+    // Instant loads: a caller that comes a moment later finds the value in L1.
     let truth = Source::new("v");
     let calls: Vec<_> = (0..1000).map(|_| truth.spawn(&cache, "instant")).collect();
     join_all(calls).await;

@@ -45,7 +45,7 @@ async fn the_stale_value_is_handed_out_at_once() {
         ("old", true, Level::L1)
     );
     gate.arrived(1).await;
-    // While the refresh is under way everyone gets the stale value, and nobody starts another.
+    // While the refresh is under way every caller gets the stale value, and none starts another.
     for _ in 0..100 {
         assert!(truth.through(&a, "k").await.unwrap().meta().is_stale());
     }
@@ -202,7 +202,7 @@ async fn an_invalidated_refresh_is_not_stored() {
 
     truth.set("new");
     b.invalidate("k").await.unwrap();
-    eventually("a hears of it", || async {
+    eventually("a receives it", || async {
         a.stats().invalidations_received == 1
     })
     .await;

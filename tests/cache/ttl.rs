@@ -71,7 +71,7 @@ async fn a_copy_never_outlives_the_value_on_redis() {
         unreachable!()
     };
     let mut redis = server.connection().await;
-    // Whenever L1 has it, the server has it: asked in this order, the other way round would not tell.
+    // Whenever L1 has it, the server has it: asked in this order, as the other order would prove nothing.
     let mut gone = false;
     while !gone {
         let in_l1 = [&a, &b].iter().any(|cache| cache.get_local("k").is_some());

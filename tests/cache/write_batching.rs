@@ -1,4 +1,4 @@
-//! Writes that come together are told together, and each has its own end.
+//! Writes that are called together share a batch, and each has its own result.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -307,7 +307,7 @@ async fn a_key_that_is_refused_is_refused_alone() {
     }
 }
 
-/// The server hangs: who finds no room, and who waits to be sent, is let go in time as well.
+/// The server hangs: calls that find no room, and writes that wait to be sent, end in time as well.
 #[tokio::test]
 async fn a_crowd_before_a_hanging_server_is_let_go() {
     let mut server = RedisServer::start().await;
@@ -340,7 +340,7 @@ async fn a_crowd_before_a_hanging_server_is_let_go() {
     .await;
 }
 
-/// Though nobody waited for the first, and there is one of the second's kind that came before both.
+/// Though no caller waited for the first, and there is one of the second's kind that came before both.
 async fn of_two_writes_of_a_key_the_second_counts(fleet: Fleet) {
     let (a, _) = fleet.instance().await;
     let mut other = Box::pin(a.invalidate("x"));
@@ -408,7 +408,7 @@ async fn no_call_overtakes_one_that_waits_for_room(fleet: Fleet) {
     assert!(first.is_some(), "they were carried through");
 }
 
-/// There is nobody to tell, so nothing is owed to anybody.
+/// There is no L2, so no write has a deadline.
 #[tokio::test]
 async fn without_l2_no_write_comes_too_late() {
     let clock = Clock::manual();

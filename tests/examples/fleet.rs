@@ -39,7 +39,7 @@ impl<const N: usize> Fleet<N> {
         }
     }
 
-    /// Waits until each instance says that Redis answers and that it hears of changes.
+    /// Waits until each instance reports that Redis answers and that it is subscribed.
     pub(crate) async fn all_well(&self) {
         for instance in &self.instances {
             eventually("the instance is well", || async {

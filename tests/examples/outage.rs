@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::fleet::Fleet;
 use crate::support::redis_server::RedisServer;
 
-/// So that an instance soon gives up on a Redis that hangs.
+/// So that an instance soon stops waiting for a Redis that hangs.
 const BOUND: &str = "--max-staleness-ms=600";
 
 #[tokio::test]
@@ -137,7 +137,7 @@ async fn subscribers_that_are_cut_off_come_back() {
         .await
         .unwrap();
     assert_eq!(killed, 3);
-    // It may or may not be heard: either way nobody shows the old one for long.
+    // Its message may or may not arrive: either way no instance shows the old value for long.
     b.put(1, "Darjeeling").await;
     fleet.all_see(1, 2).await;
 

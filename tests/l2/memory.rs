@@ -96,7 +96,7 @@ async fn a_restart_is_reported_before_the_next_step() {
     let stamp = insert(&*lane, "k", b"v").await;
     l2.restore(&l2.snapshot());
     for _ in 0..3 {
-        // Told when the step is made, and not only when its answer is taken.
+        // Reported when the step is made, and not only when its answer is polled.
         drop(lane.get("k"));
         let met = met.lock().unwrap();
         assert_eq!(met.len(), 2);
@@ -105,7 +105,7 @@ async fn a_restart_is_reported_before_the_next_step() {
     }
 }
 
-/// Somebody else's step does not pass the one that found out.
+/// The step of another task does not pass the one that found out.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_step_uses_a_connection_before_it_is_reported() {
     let l2 = MemoryL2::new();
@@ -163,7 +163,7 @@ async fn a_restart_begins_another_list_of_members() {
     };
     let (_, _former) = subscribe(&*lane).await;
     let first = awaited().await;
-    // Before the first life there was nobody to lose.
+    // Before the first life there were no members to lose.
     assert_eq!(first.members_age, Duration::MAX);
     l2.restore(&l2.snapshot());
     clock.advance(3600 * SECOND);
@@ -176,7 +176,11 @@ async fn a_restart_begins_another_list_of_members() {
         let (_, mut subscription) = subscribe(&*lane).await;
         assert_eq!(awaited().await.members_age, age);
         tokio::time::advance(SECOND).await;
-        assert_eq!(awaited().await.members_age, age, "nobody has measured it");
+        assert_eq!(
+            awaited().await.members_age,
+            age,
+            "no member has measured it"
+        );
         heartbeat(&mut *subscription).await;
         age += SECOND;
         assert_eq!(awaited().await.members_age, age);

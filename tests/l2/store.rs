@@ -14,14 +14,14 @@ use twox_hash::XxHash3_64;
 use crate::support::redis_server::RedisServer;
 
 pub(crate) const NAMESPACE: &str = "test:values";
-/// The instance that listens.
+/// The instance that subscribes.
 pub(crate) const ME: MemberInfo = MemberInfo {
     id: 5,
     max_staleness: Duration::from_secs(2),
 };
 /// What an instance has applied that does not care.
 pub(crate) const NOTHING: Applied = Applied { epoch: 0, seq: 0 };
-/// A lease that nobody has: tokens are random.
+/// A lease that no load has: tokens are random.
 pub(crate) const NO_LEASE: Lease = Lease { token: 7, epoch: 1 };
 pub(crate) const ORIGIN: u64 = 0x0123_4567_89ab_cdef;
 /// Longer than any test, so that nothing expires by chance.
@@ -236,7 +236,7 @@ pub(crate) async fn message(subscription: &mut dyn Subscription) -> Message {
     }
 }
 
-/// Asks for a heartbeat, and for the keys whose leases were told to have ended before it.
+/// Asks for a heartbeat, and returns the keys of the notices before it.
 pub(crate) async fn ended_leases(subscription: &mut dyn Subscription) -> Vec<Key> {
     subscription.heartbeat(NOTHING);
     let mut keys = Vec::new();
@@ -249,7 +249,7 @@ pub(crate) async fn ended_leases(subscription: &mut dyn Subscription) -> Vec<Key
     }
 }
 
-/// Asks for a heartbeat, and for all messages before it.
+/// Asks for a heartbeat, and returns all messages before it.
 pub(crate) async fn heartbeat(subscription: &mut dyn Subscription) -> (Vec<Message>, LaneClock) {
     subscription.heartbeat(NOTHING);
     let mut messages = Vec::new();

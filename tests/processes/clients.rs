@@ -4,7 +4,7 @@ use crate::rig::{LONG, Rig, SHORT, forget_clock};
 use crate::support::eventually::eventually;
 use crate::support::proxy::Kind;
 
-/// Nobody can subscribe again at once, so messages are lost; writes go on over the other connections.
+/// No instance can subscribe again at once, so messages are lost; writes go on over the other connections.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "one of many: see the top of main.rs"]
 async fn subscribers_are_killed() {
@@ -24,7 +24,7 @@ async fn subscribers_are_killed() {
     }
     // And with nothing in the way.
     let _: usize = rig.redis("CLIENT KILL TYPE pubsub").await;
-    eventually("all listen again", async || {
+    eventually("all are subscribed again", async || {
         rig.connections(Kind::Subscription) >= before + 3 * rig.instances.len()
     })
     .await;
@@ -112,7 +112,7 @@ async fn scripts_are_flushed() {
     }
     assert_eq!(rig.epoch().await, epoch, "nothing was lost");
     let verdict = rig.finish().await;
-    assert_eq!(verdict.deferred(), 0, "nobody has noticed");
+    assert_eq!(verdict.deferred(), 0, "no instance has noticed");
 }
 
 /// The values are still there, under versions that the new clock will give out again.

@@ -1,9 +1,9 @@
-//! A replica takes over: behind as it may be, and one instance is told late; or as planned, and some connections
-//! stay with the old primary.
+//! A replica takes over: behind as it may be, and the address of one instance moves late; or as planned, and some
+//! connections stay with the old primary.
 //!
-//! The guarantees are for one live primary. So the old one is out of office before the new one takes
-//! over; in between there is none. Who is not told goes on asking the old one: its answers are no proof
-//! of anything, and it may take no writes.
+//! The guarantees are for one live primary. So the old one takes no writes any more before the new one takes over; in
+//! between there is no primary. An instance whose address has not moved goes on asking the old one: its answers are no
+//! proof of anything.
 
 use std::time::Duration;
 
@@ -17,8 +17,8 @@ use crate::traffic::KEYS;
 
 /// How far a replica lags behind, at least.
 const LAG: Duration = Duration::from_millis(300);
-/// A port on which nobody answers.
-const NOBODY: &str = "1";
+/// A port on which no server answers.
+const CLOSED_PORT: &str = "1";
 
 /// What keeps the old primary from being a second one.
 enum Fence {
@@ -55,7 +55,9 @@ async fn fail_over(fence: Fence) {
     let old = rig.epoch().await;
     match fence {
         Fence::Demoted => {
-            let _: () = rig.redis(&format!("REPLICAOF 127.0.0.1 {NOBODY}")).await;
+            let _: () = rig
+                .redis(&format!("REPLICAOF 127.0.0.1 {CLOSED_PORT}"))
+                .await;
         }
         Fence::Alone => {
             let _: () = rig.redis("CONFIG SET min-replicas-max-lag 1").await;
@@ -111,7 +113,7 @@ async fn a_replica_is_promoted_past_a_primary_that_is_alone() {
 }
 
 /// Nothing is lost: the old primary hands over when the new one has everything, and follows it from then on.
-/// The address leads to the new one, but who is connected stays with the old one, which goes on answering reads.
+/// The address leads to the new one, but open connections stay with the old one, which goes on answering reads.
 /// There and back.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_planned_failover_leaves_connections_behind() {

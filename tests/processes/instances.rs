@@ -20,7 +20,7 @@ const GAPS: usize = 3;
 const TRIES: usize = 5;
 
 /// For so long that its memory may not be used when it wakes. What it has missed comes later: only its
-/// own clock can tell it.
+/// own clock shows how long it slept.
 #[tokio::test(flavor = "multi_thread")]
 async fn stopped_and_woken() {
     let rig = Rig::start().await;
@@ -75,9 +75,9 @@ async fn flooded_with_messages() {
 }
 
 /// Stops the last instance until all of the flood, with messages about writes in its midst, lies in the buffers
-/// of its connection. When it wakes, its one thread reads what lies there before it looks into the queue.
+/// of its connection. When it wakes, its one thread reads those buffers before it looks into the queue.
 ///
-/// False if it was stopped between a heartbeat and the answer: then it may have given the connection up instead.
+/// False if it was stopped between a heartbeat and the answer: then it may have closed the connection instead.
 async fn a_flood_leaves_a_gap(rig: &Rig) -> bool {
     let (instance, proxy) = (&rig.instances[2], &rig.proxies[2]);
     let replays = instance.stat("replays").await;

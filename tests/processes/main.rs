@@ -7,7 +7,7 @@
 //!
 //! ```sh
 //! cargo build --all-features --example instance
-//! cargo test --all-features --test processes -- --include-ignored a_listener_in_a_black_hole
+//! cargo test --all-features --test processes -- --include-ignored a_subscriber_in_a_black_hole
 //! ```
 
 // A failed step ends the test.

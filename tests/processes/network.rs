@@ -27,7 +27,7 @@ async fn everything_is_late() {
     rig.finish().await;
 }
 
-/// Half-open: the subscriber of one instance hears nothing, and nothing tells it so.
+/// Half-open: the subscriber of one instance receives nothing, and no error.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "one of many: see the top of main.rs"]
 async fn a_subscriber_in_a_black_hole() {
@@ -72,7 +72,7 @@ async fn late_answers_and_then_none() {
     rig.finish().await;
 }
 
-/// An instance that hears all and can tell nothing, or gets no answers.
+/// An instance that receives all messages and whose requests, or their answers, are lost.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "one of many: see the top of main.rs"]
 async fn data_in_a_black_hole() {

@@ -31,7 +31,7 @@ const CLOCK: &str = "{catalog:product.0}!clock";
 pub(crate) const EVENTS: &str = "{catalog:product.0}!events";
 
 pub(crate) struct Rig {
-    // Dropped from the top: who asks, who answers, and what that needs.
+    // Dropped from the top: clients, instances, and the servers that those need.
     pub(crate) traffic: Traffic,
     pub(crate) instances: Vec<Arc<Instance>>,
     pub(crate) proxies: Vec<Proxy>,
@@ -161,7 +161,7 @@ impl Rig {
         position.expect("there is a clock").1
     }
 
-    /// Waits until somebody has started another life of the lane.
+    /// Waits until an instance has started another epoch of the lane.
     pub(crate) async fn epoch_is_not(&self, old: u64) {
         eventually("there is a new epoch", async || {
             let position = position(&self.redis).await;
@@ -186,7 +186,7 @@ impl Rig {
         self.recovered().await;
         let recorder = self.traffic.stop().await;
 
-        // Who answers from memory has told Redis all that it had to tell.
+        // An instance that answers from memory has sent Redis all that it had deferred.
         for (index, instance) in self.instances.iter().enumerate() {
             for key in KEYS {
                 eventually("the instance remembers", async || {
@@ -196,7 +196,7 @@ impl Rig {
                 .await;
             }
         }
-        // By now all must have heard of it.
+        // By now all must have applied it.
         sleep(self.max_staleness).await;
         Verdict::of(&recorder, &self.instances, &self.db, self.max_staleness).await
     }

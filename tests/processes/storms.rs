@@ -74,7 +74,7 @@ async fn storm(seed: u64) {
     }
     assert!(
         rig.connections(Kind::Subscription) > before,
-        "nobody has noticed it"
+        "no instance has noticed it"
     );
     rig.finish().await;
 }
@@ -90,6 +90,6 @@ async fn more_storms() {
     for seed in 2..7 {
         storm(seed).await;
     }
-    // And one that nobody has seen yet.
+    // And one of a seed that was not run before.
     storm(fastrand::u64(..)).await;
 }

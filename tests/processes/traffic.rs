@@ -87,7 +87,7 @@ impl Traffic {
         self.recorder.clone()
     }
 
-    /// Nobody writes through this instance as long as what is returned lives. One that is stopped with
+    /// No client writes through this instance as long as the guard lives. An instance that is stopped with
     /// the database's lock in its hand would stop all writers.
     pub(crate) async fn no_writes_through(&self, instance: usize) -> OwnedMutexGuard<()> {
         Arc::clone(&self.gates[instance]).lock_owned().await
@@ -165,7 +165,7 @@ impl Recorder {
     }
 
     pub(crate) fn note<T>(&self, note: impl FnOnce(&mut History) -> T) -> T {
-        note(&mut self.history.lock().expect("nobody panics with it"))
+        note(&mut self.history.lock().expect("no thread panics with it"))
     }
 }
 

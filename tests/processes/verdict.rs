@@ -85,7 +85,7 @@ impl Verdict {
         );
         assert!(hits * 4 >= all, "too few of them from L1: {summary}");
         let unproven = self.count(|seen| seen.unproven);
-        assert_eq!(unproven, 0, "nobody has asked for these: {summary}");
+        assert_eq!(unproven, 0, "no instance may answer these: {summary}");
     }
 
     /// What clients saw of a key in the last second up to then.

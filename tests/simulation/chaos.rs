@@ -72,7 +72,7 @@ fn strike(world: &Arc<World>, fault: Fault, rng: &mut Rng) {
             world.struck(fault, Duration::ZERO, here);
             instance.link.begin(fault, FOR_EVER);
             world.place(slot, rng);
-            // What it had committed and not told is told by those who survive.
+            // The instances that survive invalidate what it had committed and not invalidated.
             tokio::spawn(clients::invalidate_again(
                 Arc::clone(world),
                 instance,

@@ -1,4 +1,4 @@
-//! Those who use the caches.
+//! The clients of the caches.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -188,7 +188,7 @@ pub(crate) async fn write(world: Arc<World>, mut rng: Rng) {
 async fn change_many(world: &World, instance: &Instance, keys: &BTreeSet<u64>, rng: &mut Rng) {
     let committed = keys.iter().map(|key| {
         let version = world.source.commit(*key);
-        instance.untold.lock().unwrap().insert(*key, version);
+        instance.uninvalidated.lock().unwrap().insert(*key, version);
         (key, version, invalidation(world, instance, *key))
     });
     let committed: Vec<_> = committed.collect();
@@ -201,7 +201,7 @@ async fn change_many(world: &World, instance: &Instance, keys: &BTreeSet<u64>, r
     } else if world.config.lag_ms == 0 && rng.bool() {
         instance.cache.invalidate_many(keys).await
     } else {
-        // Each by itself, which is told together all the same.
+        // Each by itself, which the writer sends together all the same.
         let result = keys.iter().map(|key| invalidate(world, instance, *key));
         join_all(result).await.into_iter().collect()
     };
@@ -228,14 +228,14 @@ async fn awake(world: &World, rng: &mut Rng) -> Arc<Instance> {
 async fn change(world: &World, instance: &Instance, key: u64, rng: &mut Rng) {
     let version = world.source.commit(key);
     let mut write = invalidation(world, instance, key);
-    instance.untold.lock().unwrap().insert(key, version);
+    instance.uninvalidated.lock().unwrap().insert(key, version);
     let kind = rng.f64();
     let patience = (rng.f64() < world.config.cancelled).then(|| rng.u64(0..=20));
     let result = if kind < world.config.inserts {
         let value = Versioned { key, version };
         let result = instance.cache.insert(&key, value).await;
         if result.is_err() {
-            // It may still arrive: as long as that, nobody else writes.
+            // It may still arrive: for so long, no other client writes.
             sleep(world.config.l2_timeout()).await;
         }
         Some(result)
@@ -265,7 +265,7 @@ async fn invalidate(world: &World, instance: &Instance, key: u64) -> Result<(), 
     }
 }
 
-/// Takes down a write that ends now; `None` if its caller gave up.
+/// Records a write that ends now; `None` if its caller was cancelled.
 fn note(world: &World, instance: &Instance, write: Write, result: Option<&Result<(), WriteError>>) {
     let end = world.recorder.now();
     let outcome = match result {
@@ -275,7 +275,7 @@ fn note(world: &World, instance: &Instance, write: Write, result: Option<&Result
     };
     let everywhere = write.everywhere && matches!(result, Some(Ok(())));
     if outcome == WriteOutcome::Done {
-        instance.untold.lock().unwrap().remove(&write.key);
+        instance.uninvalidated.lock().unwrap().remove(&write.key);
     }
     world.recorder.write(|history| {
         history.writes.push(Write {
@@ -287,7 +287,7 @@ fn note(world: &World, instance: &Instance, write: Write, result: Option<&Result
     });
 }
 
-/// An invalidation, before it is told.
+/// An invalidation, before it is called.
 fn invalidation(world: &World, instance: &Instance, key: u64) -> Write {
     Write {
         instance: instance.index,
@@ -300,21 +300,25 @@ fn invalidation(world: &World, instance: &Instance, key: u64) -> Write {
     }
 }
 
-/// Tells the caches of what an instance had committed before it died, as whoever replaces it has to.
+/// Invalidates what an instance had committed before it died, as the instance that replaces it has to.
 pub(crate) async fn invalidate_again(world: Arc<World>, dead: Arc<Instance>, mut rng: Rng) {
-    let untold: Vec<u64> = dead.untold.lock().unwrap().keys().copied().collect();
-    for key in untold {
+    let uninvalidated: Vec<u64> = dead.uninvalidated.lock().unwrap().keys().copied().collect();
+    for key in uninvalidated {
         let lock = world.source.write_lock(key);
         let _lock = lock.lock_owned().await;
         let instance = awake(&world, &mut rng).await;
         let write = invalidation(&world, &instance, key);
-        instance.untold.lock().unwrap().insert(key, write.version);
+        instance
+            .uninvalidated
+            .lock()
+            .unwrap()
+            .insert(key, write.version);
         let result = invalidate(&world, &instance, key).await;
         note(&world, &instance, write, Some(&result));
     }
 }
 
-/// Shuts an instance down. What it could not tell in time is left to others, as if it had died.
+/// Shuts an instance down. What it could not invalidate in time is left to others, as if it had died.
 pub(crate) async fn close(world: Arc<World>, instance: Arc<Instance>, rng: Rng) {
     instance.cache.close().await;
     invalidate_again(world, instance, rng).await;

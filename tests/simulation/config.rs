@@ -24,7 +24,7 @@ pub(crate) struct Config {
     pub(crate) inserts: f64,
     /// The share of writes that are invalidations everywhere, waited for.
     pub(crate) waited_for: f64,
-    /// The share of callers who give up.
+    /// The share of calls that are cancelled.
     pub(crate) cancelled: f64,
     /// That of every other instance; the rest have twice as long, if it is `uneven`.
     pub(crate) max_staleness_ms: u64,

@@ -17,7 +17,7 @@ use crate::store::Store;
 
 type Packet = BoxFuture<'static, ()>;
 
-/// What a replica says to whoever would write.
+/// The error of a replica for a write.
 #[derive(Debug)]
 pub(crate) struct ReadOnly;
 
@@ -87,7 +87,7 @@ impl Connection {
             .ok_or_else(L2Error::closed)
     }
 
-    /// Sends something to the store. It may arrive when nobody waits for it any more, or never.
+    /// Sends something to the store. It may arrive when no caller waits for it any more, or never.
     pub(crate) fn send_up(self: &Arc<Self>, packet: impl Future<Output = ()> + Send + 'static) {
         if self.link.loses(self.wire, Way::Up) {
             return;

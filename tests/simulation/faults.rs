@@ -20,9 +20,9 @@ macro_rules! faults {
 faults! {
     /// Every packet of an instance takes long, often longer than it is waited for.
     SlowNetwork,
-    /// Requests are held up and arrive all at once, in order, after their senders gave up.
+    /// Requests are held up and arrive all at once, in order, after their senders have timed out.
     Congestion,
-    /// Requests vanish, and nothing says so.
+    /// Requests vanish without an error.
     RequestsVanish,
     /// Requests are done, and their replies vanish.
     RepliesVanish,
@@ -30,7 +30,7 @@ faults! {
     HalfOpen,
     /// The connection for requests is cut.
     Cut,
-    /// Nothing comes over the subscriber's connection, and nothing says so.
+    /// Nothing comes over the subscriber's connection, and no error.
     SubscriberSilent,
     /// Nothing goes over it either way.
     SubscriberHalfOpen,
@@ -59,7 +59,7 @@ faults! {
     /// A replica of the store takes over. The old store becomes a replica of the new one and lags behind it; some
     /// connections for requests stay there.
     FailedOver,
-    /// Somebody clears the namespace.
+    /// An instance clears the namespace.
     Cleared,
     /// A load takes longer than values may be believed.
     SlowLoad,
@@ -69,11 +69,11 @@ faults! {
     PanickedLoad,
     /// A loader never comes back.
     HungLoad,
-    /// A caller gives up a look-up.
+    /// A look-up is cancelled.
     CancelledRead,
-    /// A caller gives up an invalidation.
+    /// An invalidation is cancelled.
     CancelledWrite,
-    /// Seen: a write reached the store after its sender had given up.
+    /// Seen: a write reached the store after its sender had stopped waiting.
     LateWrite,
     /// Seen: a lease was granted, and the grant was lost.
     GrantLost,

@@ -19,7 +19,7 @@ impl Config {
                 load_ms: 20..=150,
                 ..base
             },
-            // Peers who read between what may be two steps, and rarely anything that would put it right.
+            // Peers that read between what may be two steps, and rarely anything that would put it right.
             2 => Self {
                 instances: 5,
                 write_rest_ms: 400,
@@ -40,7 +40,7 @@ impl Config {
                 load_ms: 50..=600,
                 ..base
             },
-            // The same, while nobody hears of it.
+            // The same, while no instance receives messages.
             5 => Self {
                 instances: 2,
                 max_staleness_ms: 60,
@@ -93,7 +93,7 @@ impl Config {
                 ],
                 ..base
             },
-            // Callers who give up, and loaders that panic.
+            // Calls that are cancelled, and loaders that panic.
             12 => Self {
                 cancelled: 0.4,
                 bad_loads: 0.1,
@@ -110,8 +110,8 @@ impl Config {
                 ],
                 ..base
             },
-            // Writes that the store cannot be told of, and more of them than fit; inserts that arrive when others
-            // have written since.
+            // Writes that do not reach the store, and more of them than can be deferred; inserts that arrive when
+            // others have written since.
             14 => Self {
                 instances: 4,
                 writers: 6,
@@ -129,7 +129,7 @@ impl Config {
             },
             // Replicas that lag for longer than values are believed.
             15 => base.lagging(600),
-            // Invalidations that are waited for, while instances cannot hear of them and the store's clock is stepped.
+            // Invalidations that are waited for, while instances do not receive them and the store's clock is stepped.
             _ => Self {
                 max_staleness_ms: 1000,
                 waited_for: 0.8,
@@ -145,7 +145,7 @@ impl Config {
     }
 
     /// Many read one key, which L1 has no room for: of two reads under way, one may have been overtaken by an
-    /// insert, and whoever comes when the other has ended must not join it.
+    /// insert, and a caller that comes when the other has ended must not join it.
     pub(crate) fn without_room() -> Self {
         Self {
             keys: 1,

@@ -22,7 +22,7 @@ use crate::link::{Link, Wire};
 use crate::store::Store;
 use crate::subscription;
 
-/// A connection that lets so many requests in a row time out is given up, as on Redis.
+/// A connection that lets so many requests in a row time out is discarded, as on Redis.
 const SILENT_AFTER: u32 = 3;
 
 /// One instance's way to the store.

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::faults::Fault;
 use crate::recorder::Recorder;
 
-/// Which of the connections of an instance: those for requests, or the one that listens.
+/// Which of the connections of an instance: those for requests, or the subscriber's.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Wire {
     Data,
@@ -32,7 +32,7 @@ pub(crate) struct Link {
     pub(crate) config: Arc<Config>,
     pub(crate) recorder: Arc<Recorder>,
     state: Mutex<State>,
-    /// Up to where the instance has heard what the store published.
+    /// Up to where the instance has received what the store published.
     received: AtomicU64,
 }
 

@@ -63,7 +63,7 @@ impl Source {
         self.as_of(key, Duration::ZERO)
     }
 
-    /// What a replica says that lags so far behind. Always as far: it does not go back, and so nobody who
+    /// The version on a replica that lags so far behind. Always as far: it does not go back, and so no load that
     /// reads from it may.
     fn as_of(&self, key: u64, lag: Duration) -> u64 {
         let commits = self.row(key).commits.lock().unwrap();

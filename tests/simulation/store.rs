@@ -279,7 +279,7 @@ impl Store {
             let (at, version) = (self.recorder.now(), self.source.current(key));
             self.recorder
                 .write(|history| history.steps.push(Step::Invalidated { at, key, version }));
-            // A load that has its lease from before this may begin when it hears of that, and run on.
+            // A load whose lease was granted before this may begin when the grant arrives, and run on.
             self.recorder.disturbed(self.late, None, Some(key));
         }
     }

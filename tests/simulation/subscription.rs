@@ -84,7 +84,7 @@ impl StoreEnd {
         }
     }
 
-    /// A replica says nothing until it is asked for a heartbeat. A store that has restarted has cut the connection.
+    /// A replica sends nothing until it is asked for a heartbeat. A store that has restarted has cut the connection.
     async fn refuse(mut self) {
         if self.heartbeats.recv().await.is_some() {
             self.send(Err(L2Error::refused(ReadOnly)));

@@ -69,8 +69,8 @@ pub(crate) struct Instance {
     pub(crate) index: usize,
     pub(crate) cache: Cache<u64, Versioned>,
     pub(crate) link: Arc<Link>,
-    /// Commits that the store may not have been told of yet, by key: they are lost if the process dies.
-    pub(crate) untold: Mutex<BTreeMap<u64, u64>>,
+    /// Commits whose invalidation L2 may not have accepted yet, by key: they are lost if the process dies.
+    pub(crate) uninvalidated: Mutex<BTreeMap<u64, u64>>,
 }
 
 pub(crate) struct World {
@@ -78,7 +78,7 @@ pub(crate) struct World {
     pub(crate) recorder: Arc<Recorder>,
     pub(crate) source: Arc<Source>,
     pub(crate) store: Arc<Store>,
-    /// Those who are alive.
+    /// The instances that are alive.
     fleet: Mutex<Vec<Arc<Instance>>>,
     /// All that ever were.
     born: Mutex<usize>,
@@ -113,7 +113,7 @@ impl World {
         for client in clients {
             client.await.unwrap();
         }
-        // Refreshes and loads whose callers gave up go on for a while.
+        // Refreshes and loads whose callers were cancelled go on for a while.
         sleep(world.config.recovery() + world.config.answered_within()).await;
         clients::rest(&world).await;
         let (history, counts) = world.recorder.take();
@@ -183,7 +183,7 @@ impl World {
             index,
             cache: self.cache(&link, Clock::from_fn(time(self.start, rng))),
             link,
-            untold: Mutex::default(),
+            uninvalidated: Mutex::default(),
         }
     }
 

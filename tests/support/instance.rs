@@ -57,13 +57,13 @@ pub(crate) async fn start_all(
 }
 
 impl Instance {
-    /// Waits until it says where it listens.
+    /// Waits until it prints its address.
     async fn new(mut program: Program) -> Self {
         let line = program.line().await;
         let url = line
             .trim_end()
             .split_once(": listening on ")
-            .unwrap_or_else(|| panic!("it does not say where it listens: {line:?}"))
+            .unwrap_or_else(|| panic!("it does not print its address: {line:?}"))
             .1
             .to_owned();
         let client = Client::builder()
@@ -180,7 +180,7 @@ impl Answer {
         self.body["version"].as_u64()
     }
 
-    /// The message of an error; panics when it is not told as JSON.
+    /// The message of an error; panics when it is not JSON.
     pub(crate) fn error(&self) -> &str {
         assert_eq!(self.header("content-type"), "application/json", "{self:?}");
         self.body["error"]

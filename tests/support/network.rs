@@ -20,8 +20,8 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 const LIMIT: Duration = Duration::from_secs(10);
-/// Who only wants to see the lane's clock.
-const NOBODY: MemberInfo = MemberInfo {
+/// A member that only reads the lane's clock.
+const OBSERVER: MemberInfo = MemberInfo {
     id: 1,
     max_staleness: Duration::from_millis(1),
 };
@@ -68,7 +68,7 @@ struct Wires {
     dropped: AtomicUsize,
     /// How much still comes through while the connection is silent.
     let_through: AtomicUsize,
-    /// Where inserts get stuck, while their callers hear of a timeout.
+    /// Where inserts get stuck, while their callers get a timeout.
     stuck: Mutex<Option<Gate>>,
     /// Whether the next `get` finds its connection gone.
     reconnect: AtomicBool,
@@ -77,13 +77,13 @@ struct Wires {
     subscribed: watch::Sender<usize>,
 }
 
-/// How many are lost, and what their callers hear.
+/// How many are lost, and which error their callers get.
 type Loss = (usize, fn() -> L2Error);
 
 /// What happens on the subscriber's connection.
 #[derive(Clone, Copy, Default)]
 struct Events {
-    /// Nothing comes through, and nothing says so.
+    /// Nothing comes through, and no error.
     silent: bool,
     cuts: usize,
 }
@@ -205,8 +205,8 @@ impl Network {
         self.wires.reconnect.store(true, SeqCst);
     }
 
-    /// Gives the value that the next `get` finds the highest version there is, as if somebody had written it to the
-    /// store by hand.
+    /// Gives the value that the next `get` finds the highest version there is, as if another program had written it to
+    /// the store.
     pub(crate) fn forge(&self) {
         self.wires.forge.store(true, SeqCst);
     }
@@ -313,7 +313,7 @@ impl L2 for Network {
     }
 }
 
-/// Values that outlive whoever had them inserted.
+/// Values that outlive the caller of the insert.
 pub(crate) fn owned(values: &[(&str, &EncodedValue)]) -> Vec<(String, EncodedValue)> {
     let values = values.iter();
     values
@@ -336,7 +336,7 @@ impl Wired {
     /// What a lane does before it uses a new connection.
     async fn connect(&self) -> Result<(), L2Error> {
         if self.network.wires.reconnect.swap(false, SeqCst) {
-            let (clock, _) = self.lane.subscribe(NOBODY).await?;
+            let (clock, _) = self.lane.subscribe(OBSERVER).await?;
             (self.on_connect)(&clock);
         }
         Ok(())
@@ -477,20 +477,20 @@ impl Lane for Wired {
                 .subscribed
                 .send_modify(|subscribed| *subscribed += 1);
             let network = self.network.clone();
-            let listener: Box<dyn Subscription> = Box::new(WiredListener {
+            let subscription: Box<dyn Subscription> = Box::new(WiredSubscription {
                 inner,
                 network,
                 cuts,
                 heartbeat: None,
                 event: changed(events),
             });
-            Ok((clock, listener))
+            Ok((clock, subscription))
         }
         .boxed()
     }
 }
 
-struct WiredListener {
+struct WiredSubscription {
     inner: Box<dyn Subscription>,
     network: Network,
     cuts: usize,
@@ -506,14 +506,14 @@ fn changed(mut events: watch::Receiver<Events>) -> BoxFuture<'static, watch::Rec
     .boxed()
 }
 
-impl Subscription for WiredListener {
+impl Subscription for WiredSubscription {
     fn heartbeat(&mut self, applied: Applied) {
         self.network.count(Step::Beat);
         self.inner.heartbeat(applied);
     }
 }
 
-impl Stream for WiredListener {
+impl Stream for WiredSubscription {
     type Item = Result<Event, L2Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -567,7 +567,7 @@ impl Stream for WiredListener {
     }
 }
 
-impl Drop for WiredListener {
+impl Drop for WiredSubscription {
     fn drop(&mut self) {
         self.network
             .wires

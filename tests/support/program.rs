@@ -20,9 +20,9 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// A running example; killed when dropped.
 pub(crate) struct Program {
     child: Child,
-    // Kept open: who prints to a closed one fails.
+    // Kept open: a program that prints to a closed one fails.
     stdout: BufReader<ChildStdout>,
-    // A file and not a pipe: all of it is there when a test fails, whoever was to read it.
+    // A file and not a pipe: all of it is there when a test fails.
     log: PathBuf,
 }
 
@@ -87,7 +87,7 @@ impl Program {
     }
 
     fn id(&self) -> u32 {
-        // There is one only until it was waited for; later it may belong to somebody else.
+        // There is one only until it was waited for; later it may belong to another process.
         self.child.id().expect("it still runs")
     }
 
@@ -109,7 +109,7 @@ impl Drop for Program {
     fn drop(&mut self) {
         // An error means that it has ended already.
         _ = self.child.start_kill();
-        // Waited for, so that nobody writes to the test's directory any more.
+        // Waited for, so that no process writes to the test's directory any more.
         let deadline = Instant::now() + LIMIT;
         while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(1));

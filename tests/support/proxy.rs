@@ -27,7 +27,7 @@ pub(crate) enum Line {
     Throttled(u32),
     /// Nothing arrives until the line is open again; then all of it does.
     Held,
-    /// Nothing arrives, nobody is told, and a connection that has lost a byte carries none ever again.
+    /// Nothing arrives, neither end gets an error, and a connection that has lost a byte carries none ever again.
     BlackHole,
     /// So many bytes more, and the connection is cut: most likely within a frame.
     CutAfter(usize),

@@ -45,7 +45,7 @@ impl RedisServer {
             if server.answers().await {
                 return server;
             }
-            // Most likely somebody took the port a moment ago: try another.
+            // Most likely another process took the port a moment ago: try another.
             log = server.dir.log();
         }
         panic!("redis-server ended {ATTEMPTS} times at its start; the last time it said:\n{log}");
@@ -76,7 +76,7 @@ impl RedisServer {
             .expect("the test's own Redis server accepts a connection")
     }
 
-    /// Ends it as `kill -9` does: nothing is saved, nobody is told.
+    /// Ends it as `kill -9` does: nothing is saved, and no client is notified.
     pub(crate) fn kill(&mut self) {
         self.process.kill();
     }
@@ -232,7 +232,7 @@ impl Process {
     }
 
     fn signal(&mut self, name: &str) {
-        // An id whose process was waited for may belong to somebody else by now.
+        // An id whose process was waited for may belong to another one by now.
         assert!(!self.has_ended(), "redis-server is not running");
         signal::send(self.id(), name);
     }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-/// Sends a signal, e.g. `TERM`. An id whose process was waited for may belong to somebody else by now.
+/// Sends a signal, e.g. `TERM`. An id whose process was waited for may belong to another one by now.
 pub(crate) fn send(id: u32, name: &str) {
     // The shell's own kill: the program of that name is not installed everywhere.
     let sent = Command::new("sh")

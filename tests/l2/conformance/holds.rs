@@ -43,7 +43,7 @@ async fn no_lease_is_granted_during_a_hold(store: impl Store) {
         assert_eq!(acquire_lease(&*store.lane(), key).await, LeaseReply::Hold);
         let forced = lead_for(&*lane, key, LONG, Want::Nothing).await;
         assert_eq!(forced, LeaseReply::Hold);
-        // Who wants no lease need not know.
+        // A request without a lease does not see the hold.
         assert_eq!(usable(&*lane, key).await, None);
     }
     granted(&*lane, "other").await;
@@ -104,7 +104,7 @@ async fn a_hold_ends(store: impl Store) {
     let lane = store.lane();
     hold(&*lane, &["k"], SHORT).await;
     let led = RefCell::new(LeaseReply::Hold);
-    eventually("somebody leads", async || {
+    eventually("a lease is granted", async || {
         let answer = acquire_lease(&*lane, "k").await;
         led.replace(answer);
         *led.borrow() != LeaseReply::Hold

@@ -1,4 +1,4 @@
-//! Who may fill: one load per key, and none that an invalidation has overtaken.
+//! Which load may fill: one per key, and none that an invalidation has overtaken.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -114,7 +114,7 @@ async fn a_value_that_was_seen_can_be_refreshed(store: impl Store) {
     assert_waits(&second, LONG);
     let new = filled(&*lane, "k", lease, b"new").await;
 
-    // Whoever comes late gets what the first has loaded, and does not load again.
+    // A late request gets what the first has loaded, and does not load again.
     let late = lead_for(&*lane, "k", LONG, Want::NewerThan(old.ver)).await;
     let LeaseReply::Hit(bytes) = late else {
         panic!("no hit, but {late:?}");
@@ -270,7 +270,7 @@ async fn a_fill_needs_the_lease(store: impl Store) {
     let elsewhere = fill(&*lane, "other", lease, b"v").await;
     assert_eq!(elsewhere, Fill::Rejected(None));
     assert_eq!(get(&*lane, "k").await, None);
-    // Those who had no right did not take it from the one who has it.
+    // The requests without the lease did not take it from the load that has it.
     filled(&*lane, "k", lease, b"v").await;
     let current = get(&*lane, "k").await;
     assert_eq!(fill(&*lane, "k", none, b"x").await, Fill::Rejected(current));

@@ -1,4 +1,4 @@
-//! What is told while others write as fast as they can: the order on which everything else rests.
+//! What a subscription receives while others write as fast as they can: the order on which everything else rests.
 
 use std::sync::Arc;
 
@@ -59,13 +59,13 @@ async fn a_heartbeat_never_overtakes_a_message(store: impl Store) {
                 let since = asked.take().expect("a heartbeat was asked for");
                 assert!(
                     since <= now.seq && now.seq <= last,
-                    "a heartbeat names {}, asked for after {since}, and {last} is the last one heard",
+                    "a heartbeat names {}, asked for after {since}, and {last} is the last one received",
                     now.seq
                 );
                 assert_eq!(now.epoch, clock.epoch);
                 heartbeats += 1;
             }
-            Event::LeaseEnded(key) => panic!("nobody waits for {key}"),
+            Event::LeaseEnded(key) => panic!("no load waits for {key}"),
         }
         if asked.is_none() && last.is_multiple_of(5) {
             subscription.heartbeat(NOTHING);
@@ -102,7 +102,7 @@ async fn no_message_is_lost_while_it_subscribes<S: Store>(store: S) {
         let (clock, mut subscription) = subscribe(&*lane).await;
         // They may be done by now: one more, at least, comes after it.
         room.add_permits(1);
-        // What was told before the clock was read may be heard, too.
+        // A message of before the clock was read may be received, too.
         let mut next = message(&mut *subscription).await.seq;
         assert!(next <= clock.seq + 1, "lost one in round {round}");
         while next <= clock.seq {
@@ -112,7 +112,7 @@ async fn no_message_is_lost_while_it_subscribes<S: Store>(store: S) {
     }
 }
 
-/// Two steps in place of one, and somebody can keep the old value after having heard that it is old.
+/// With two steps in place of one, an instance could keep the old value after it has applied the message.
 async fn a_value_is_gone_when_its_message_is_received(store: impl Store) {
     const ROUNDS: u64 = 500;
     let reader = store.lane();

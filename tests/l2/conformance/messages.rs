@@ -1,4 +1,4 @@
-//! What is told: every change, once, in order.
+//! What is published: every change, once, in order.
 
 use futures::future::join_all;
 use larder::l2::{Kind, Message};
@@ -118,7 +118,7 @@ async fn a_heartbeat_of_a_quiet_lane_is_its_clock(store: impl Store) {
     }
 }
 
-/// More of them than one turn of the scheduler hands out.
+/// More of them than tokio hands out before it makes the task yield.
 async fn a_heartbeat_comes_after_all_messages_before_it(store: impl Store) {
     let lane = store.lane();
     let (clock, mut subscription) = subscribe(&*lane).await;
@@ -138,7 +138,7 @@ async fn a_full_queue_shows_as_a_hole<S: Store>(store: S) {
         join_all((0..100).map(|_| invalidate(&*lane, &["k"]))).await;
     }
 
-    // The heartbeat tells of all, and comes after those that are left.
+    // The heartbeat names the last of all, and comes after those that are left.
     let (kept, now) = heartbeat(&mut *subscription).await;
     let (first, last) = (clock.seq + 1, clock.seq + batches * 100);
     assert_eq!(now.seq, last);

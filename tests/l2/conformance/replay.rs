@@ -1,4 +1,4 @@
-//! What was told before can be told again, for those who missed it.
+//! Messages can be replayed, for instances that have missed them.
 
 use futures::future::join_all;
 use larder::l2::{Kind, Lane, Message};
@@ -52,7 +52,7 @@ async fn a_replay_returns_a_bounded_number_of_messages(store: impl Store) {
     assert_eq!((rest.len(), rest[0].seq), (3, AT_A_TIME as u64 + 1));
 }
 
-/// Nobody goes on from before it.
+/// No instance replays messages from before it.
 async fn a_clear_empties_the_log(store: impl Store) {
     let lane = store.lane();
     invalidate(&*lane, &["a"]).await;

@@ -231,7 +231,7 @@ async fn a_value_past_its_hard_ttl_is_not_usable(store: impl Store) {
         usable(&*lane, "k").await.is_none()
     })
     .await;
-    // It is kept all the same, for those who can use nothing better.
+    // It is kept all the same.
     assert_eq!(get(&*lane, "k").await.as_deref().map(stamp_of), Some(stamp));
     let lease = granted(&*lane, "k").await;
     let stamp = filled(&*lane, "k", lease, b"new").await;
@@ -306,7 +306,7 @@ async fn clear_makes_every_value_a_miss(store: impl Store) {
     let new = filled(&*lane, "a", lease, b"new").await;
     assert_stored(&*lane, "a", b"new", new).await;
     assert!(old.ver < stamp.ver && stamp.ver < new.ver);
-    // Whoever has seen the old version of another epoch has not seen this one.
+    // An instance that has seen the same version of another epoch has not seen this value.
     let newer = Want::NewerThan(old.ver);
     let led = lead_for(&*lane, "a", Duration::ZERO, newer).await;
     assert!(matches!(led, LeaseReply::Hit(_)), "{led:?}");

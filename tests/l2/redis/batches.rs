@@ -148,7 +148,7 @@ async fn a_crowd_before_a_hanging_server_is_let_go_in_time() {
     let mut longest = Duration::ZERO;
     for read in reads {
         let (answer, took) = read.await.unwrap();
-        let error = answer.expect_err("nobody answers");
+        let error = answer.expect_err("no server answers");
         assert!(error.is_timeout(), "{error:?}");
         longest = longest.max(took);
     }

@@ -72,7 +72,7 @@ impl Detour {
         caught.expect("it is caught in time").expect("it was sent")
     }
 
-    /// The nth connection carries nothing from now on, and nobody is told.
+    /// The nth connection carries nothing from now on, and neither end gets an error.
     pub(super) fn silence(&self, nth: usize) {
         self.silent.lock().unwrap()[nth].store(true, SeqCst);
     }

@@ -16,8 +16,8 @@ use crate::support::eventually::eventually;
 use crate::support::proxy::Proxy;
 use crate::support::redis_server::RedisServer;
 
-/// A port on which nobody answers.
-const NOBODY: &str = "1";
+/// A port on which no server answers.
+const CLOSED_PORT: &str = "1";
 const IN_STEP: &str = "master_link_status:up";
 
 struct Failover {
@@ -80,7 +80,7 @@ async fn replicates(server: &RedisServer) {
 async fn a_write_finds_the_new_primary() {
     let failover = Failover::start().await;
     let (lane, met) = failover.lane().await;
-    failover.take_place(NOBODY).await;
+    failover.take_place(CLOSED_PORT).await;
     let stamp = invalidate(&*lane, &["k"]).await;
     assert_eq!(met.all().len(), 2, "another connection");
     assert_ne!(met.all()[0].life, met.last().life);
@@ -94,7 +94,7 @@ async fn a_write_finds_the_new_primary() {
 async fn an_insert_finds_the_new_primary() {
     let failover = Failover::start().await;
     let (lane, met) = failover.lane().await;
-    failover.take_place(NOBODY).await;
+    failover.take_place(CLOSED_PORT).await;
     let stamp = insert(&*lane, "k", b"new").await;
     assert_eq!(stamp.epoch, met.last().epoch);
     assert_eq!(get(&*lane, "k").await.as_deref().map(stamp_of), Some(stamp));
@@ -111,7 +111,7 @@ async fn a_read_finds_the_new_primary() {
         &["CONFIG", "SET", "replica-serve-stale-data", "no"],
     )
     .await;
-    failover.take_place(NOBODY).await;
+    failover.take_place(CLOSED_PORT).await;
     let stored = get(&*lane, "k").await;
     assert!(stored.is_some(), "it was replicated");
     assert_eq!(met.all().len(), 2, "another connection");
@@ -170,7 +170,7 @@ async fn a_pool_that_leads_to_the_old_primary_is_not_asked_for_ever() {
     assert!(idle.iter().all(Result::is_ok));
     drop(idle);
     assert_eq!(pool.status().available, 4);
-    failover.take_place(NOBODY).await;
+    failover.take_place(CLOSED_PORT).await;
     let l2 = RedisL2::with_pool(pool.clone(), &url).unwrap();
     let (lane, met) = watched_lane(&l2, Duration::from_secs(2));
     insert(&*lane, "k", b"v").await;

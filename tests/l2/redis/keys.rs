@@ -145,7 +145,7 @@ async fn a_key_of_another_type_is_no_value() {
     assert_eq!(get(&*lane, "invalidated").await, None);
 }
 
-/// Bytes that nobody of this crate wrote, or that were cut.
+/// Bytes that this crate did not write, or that were cut.
 fn hostile(good: &[u8], n: usize) -> Vec<u8> {
     let mut noise: Vec<u8> = (0..fastrand::usize(..200))
         .map(|_| fastrand::u8(..))

@@ -57,7 +57,7 @@ async fn a_lost_clock_does_not_break_the_log() {
     assert_eq!(ids, ["1-0", "2-0"]);
 }
 
-/// Who reads the log knows by the epoch what is of a life that is over.
+/// The epoch of a message in the log shows whether it is of an epoch that has ended.
 #[tokio::test]
 async fn a_log_of_another_epoch_is_recognized() {
     let store = Redis::start().await;
@@ -66,7 +66,7 @@ async fn a_log_of_another_epoch_is_recognized() {
     for _ in 0..2 {
         old = invalidate(&*lane, &["k"]).await;
     }
-    // What nobody of this crate wrote leaves a hole.
+    // An entry that this crate did not write leaves a hole.
     let _: String = run(&mut raw, &["XADD", &own_key("log"), "4-0", "m", "junk"]).await;
     let _: i64 = run(&mut raw, &["DEL", &own_key("clock")]).await;
     let (clock, _subscription) = subscribe(&*lane).await;
@@ -103,7 +103,7 @@ async fn flushall_starts_a_new_epoch() {
     message(&mut *subscription).await;
     let lease = granted(&*lane, "led").await;
     let _: () = run(&mut raw, &["FLUSHALL"]).await;
-    // Whoever listened learns that this is not the life that it joined.
+    // The subscriber learns that this is not the epoch that it joined.
     subscription.heartbeat(NOTHING);
     let received = subscription.next().await;
     assert!(matches!(received, Some(Err(_))), "{received:?}");
@@ -165,7 +165,7 @@ async fn a_restart_from_a_snapshot_starts_a_new_epoch() {
     let rejected = fill(&*lane, "led", lease, b"stale").await;
     assert_eq!(rejected, Fill::Rejected(None));
 
-    // The new epoch was there with the new connection, and is that of all who come later.
+    // The new epoch was there with the new connection, and stays for all later ones.
     let now = met.last();
     assert_ne!(now.epoch, old.epoch);
     assert_eq!(now.seq, 1);
@@ -191,7 +191,7 @@ async fn a_subscriber_is_the_first_after_a_restart() {
     assert_eq!(heartbeat(&mut *subscription).await.1.epoch, clock.epoch);
 }
 
-/// Without a restart, connections come and go, and nobody's cache turns cold.
+/// Without a restart, connections come and go, and no cache turns cold.
 #[tokio::test]
 async fn a_new_connection_alone_keeps_the_epoch() {
     let store = Redis::start().await;

@@ -49,7 +49,7 @@ async fn invalidate_awaited(lane: &dyn Lane) -> WriteAck {
     invalidated.expect("the key is invalidated")
 }
 
-/// An instance that nobody would wait for must not use its L1.
+/// An instance that no caller would wait for must not use its L1.
 #[tokio::test]
 async fn an_instance_that_cannot_be_noted_gets_no_answer() {
     let store = Redis::start().await;
@@ -127,7 +127,7 @@ const LOSSES: [(&[&str], usize); 12] = [
     (&["HSET", "LIVE", "", ""], 2),
 ];
 
-/// Whoever waits learns that members may have been lost, and they join the new list.
+/// A caller that waits learns that members may have been lost, and those join the new list.
 #[tokio::test]
 async fn a_list_that_was_lost_or_damaged_gets_another_generation() {
     let store = Redis::start().await;

@@ -17,7 +17,7 @@ use crate::support::eventually::eventually;
 
 const SHORT: Duration = Duration::from_millis(200);
 
-/// Every step but `listen`, once.
+/// Every step but `subscribe`, once.
 async fn every_step(lane: &dyn Lane) -> Vec<(&'static str, Result<(), L2Error>)> {
     let (value, lease) = (sealed(b"v"), NO_LEASE);
     let ask = LeaseRequest {
@@ -109,7 +109,7 @@ async fn steps_of_a_paused_server_time_out() {
         let answers = timeout(LIMIT, every_step(&*lane)).await;
         let answers = answers.expect("each step has an end");
         for (step, answer) in answers {
-            let error = answer.expect_err("nobody answers");
+            let error = answer.expect_err("no server answers");
             // Later on it is known to be silent, and need not be asked.
             assert!(error.is_timeout(), "{step} in round {round}: {error:?}");
         }
@@ -124,7 +124,7 @@ async fn steps_of_a_paused_server_time_out() {
     assert!(met.all().len() > 1, "the silent connection was kept");
 }
 
-/// Its sender has given up, and may have told everyone otherwise.
+/// Its instance has timed out, and may have invalidated the key since.
 #[tokio::test]
 async fn an_insert_that_was_stuck_does_not_land() {
     let mut store = Redis::start().await;
@@ -140,7 +140,9 @@ async fn an_insert_that_was_stuck_does_not_land() {
             let payload = payload_of(Kind::Insert, &[key]);
             let value = sealed(b"stuck");
             let answer = timeout(LIMIT, lane.insert(&[(key, &value)], &payload, deadline)).await;
-            let error = answer.expect("it has an end").expect_err("nobody answers");
+            let error = answer
+                .expect("it has an end")
+                .expect_err("no server answers");
             assert!(error.is_timeout(), "{error:?}");
         }
     };
@@ -198,7 +200,7 @@ async fn steps_of_a_killed_server_fail_fast() {
     let many = async {
         for _ in 0..20 {
             for (step, answer) in every_step(&*lane).await {
-                assert!(answer.is_err(), "{step} was answered by nobody");
+                assert!(answer.is_err(), "{step} was answered without a server");
             }
             assert!(lane.subscribe(ME).await.is_err());
         }
@@ -236,7 +238,7 @@ async fn a_crowd_survives_a_restart() {
     assert!(met.all().len() <= 4, "each was replaced once");
 }
 
-/// Its caller had given up by then; the next one comes when the server is long back.
+/// Its caller had timed out by then; the next one comes long after the server is back.
 #[tokio::test]
 async fn an_old_failure_to_connect_is_not_the_answer() {
     let mut store = Redis::start().await;
@@ -244,7 +246,7 @@ async fn an_old_failure_to_connect_is_not_the_answer() {
     works_again(&*lane).await;
     store.server.kill();
     assert!(lane.get("k").await.is_err());
-    // Begins to connect, as soon as it does not fail at once any more, and gives up.
+    // Begins to connect, as soon as it does not fail at once any more, and times out.
     eventually("it connects anew", async || {
         lane.get("k").now_or_never().is_none()
     })
@@ -306,7 +308,7 @@ async fn a_subscription_without_its_permission_ends() {
     let store = Redis::start().await;
     let mut raw = store.server.connection().await;
     let (_, mut subscription) = subscribe(&*store.lane()).await;
-    // Taking the right to the channel away makes the server cut those who listen on it.
+    // Without the permission for the channel, the server closes the connections of its subscribers.
     let _: () = run(&mut raw, &["ACL", "SETUSER", "default", "resetchannels"]).await;
     ends(&mut *subscription).await;
     assert!(store.lane().subscribe(ME).await.is_err());
@@ -326,7 +328,7 @@ async fn a_heartbeat_survives_a_pause() {
     assert!(silence.is_err(), "{silence:?}");
     store.server.resume();
     let Event::Heartbeat(now) = next_event(&mut *subscription).await else {
-        panic!("a message that nobody sent");
+        panic!("a message that was not sent");
     };
     assert_eq!((now.epoch, now.seq), (clock.epoch, clock.seq));
 }

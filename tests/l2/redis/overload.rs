@@ -70,7 +70,7 @@ async fn a_full_server_can_be_joined() {
     ));
     let members = lane.members().await.unwrap().list;
     assert_eq!((members[0].info, members[0].applied), (ME, applied));
-    // No lease without memory to note it in; whoever wanted it loads all the same.
+    // No lease without memory to store it in; the load runs all the same.
     let ask = LeaseRequest {
         ttl: LONG,
         want: Want::Any,

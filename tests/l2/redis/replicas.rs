@@ -11,8 +11,8 @@ use super::{own_key, run, value_key, watched_lane};
 use crate::store::*;
 use crate::support::eventually::eventually;
 
-/// A port on which nobody answers.
-const NOBODY: &str = "1";
+/// A port on which no server answers.
+const CLOSED_PORT: &str = "1";
 
 async fn role(raw: &mut MultiplexedConnection) -> String {
     let info: String = run(raw, &["INFO", "replication"]).await;
@@ -74,7 +74,7 @@ async fn a_primary_that_was_a_replica_meanwhile_starts_a_new_epoch() {
     let (_, mut subscription) = subscribe(&*lane).await;
     assert!(!heartbeat_is_refused(&mut *subscription).await);
 
-    let _: () = run(&mut raw, &["REPLICAOF", "127.0.0.1", NOBODY]).await;
+    let _: () = run(&mut raw, &["REPLICAOF", "127.0.0.1", CLOSED_PORT]).await;
     assert_eq!(role(&mut raw).await, "slave");
     assert!(
         heartbeat_is_refused(&mut *subscription).await,
@@ -94,7 +94,7 @@ async fn a_primary_that_was_a_replica_meanwhile_starts_a_new_epoch() {
     assert_eq!(usable(&*lane, "k").await, None);
 }
 
-/// The connection is as good as before, and so is what lies there; but it is not for this server to say.
+/// The connection works, and the server has the data; but it is no longer the primary, so its answer is an error.
 #[tokio::test]
 async fn a_primary_that_was_demoted_gives_no_value_on_an_open_connection() {
     let store = Redis::start().await;
@@ -102,7 +102,7 @@ async fn a_primary_that_was_demoted_gives_no_value_on_an_open_connection() {
     let lane = store.lane();
     insert(&*lane, "k", b"old").await;
     assert!(usable(&*lane, "k").await.is_some());
-    let _: () = run(&mut raw, &["REPLICAOF", "127.0.0.1", NOBODY]).await;
+    let _: () = run(&mut raw, &["REPLICAOF", "127.0.0.1", CLOSED_PORT]).await;
     let ask = LeaseRequest {
         ttl: Duration::ZERO,
         want: Want::Any,
@@ -110,7 +110,7 @@ async fn a_primary_that_was_demoted_gives_no_value_on_an_open_connection() {
     assert!(lane.acquire_lease("k", ask).await.is_err());
 }
 
-/// It may have been replaced already, and nobody has told it.
+/// It may have been replaced already without knowing it.
 #[tokio::test]
 async fn a_primary_that_misses_its_replicas_answers_no_heartbeat() {
     let store = Redis::start().await;

@@ -41,7 +41,7 @@ async fn an_insert_that_is_sent_twice_is_done_when_the_first_copy_cannot_land() 
     assert_eq!(get(&*lane, "k").await, None, "it was refused");
 }
 
-/// Who cannot wait until then must not say that it is done.
+/// A caller that cannot wait until then must not get `Ok`.
 #[tokio::test]
 async fn an_insert_whose_first_copy_can_land_much_later_is_in_doubt() {
     let store = Redis::start().await;
@@ -58,7 +58,7 @@ async fn an_insert_whose_first_copy_can_land_much_later_is_in_doubt() {
     assert!(inserted.is_err_and(|error| error.is_unreachable()));
 }
 
-/// The load that was told to store has read what is old by now.
+/// The load to which the lease was granted may have read what is old by now.
 #[tokio::test]
 async fn a_lease_that_has_ended_is_not_brought_back_by_a_late_copy() {
     let (store, mut detour, lane, met) = start().await;
@@ -73,7 +73,7 @@ async fn a_lease_that_has_ended_is_not_brought_back_by_a_late_copy() {
     assert_eq!(get(&*lane, "k").await, None);
 }
 
-/// Otherwise all would wait until it expires, as nobody loads.
+/// Otherwise all loads would wait until it expires, as none has it.
 #[tokio::test]
 async fn a_lease_whose_grant_was_lost_belongs_to_the_load_that_asked() {
     let (store, detour, lane, met) = start().await;

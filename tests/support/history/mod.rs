@@ -1,14 +1,14 @@
 //! What happened in a run, as clients and the store saw it, and what must hold of it.
 //!
 //! The source numbers the values of each key: 1, 2, 3 and so on. Every cached value carries its number,
-//! so a reader can tell how old it is, whatever the cache says.
+//! so a reader knows how old it is, whatever the cache reports.
 
 mod check;
 
 use std::fmt;
 use std::time::Duration;
 
-/// When, since the run began, by the clock of whoever records.
+/// When, since the run began, by the clock of the recording process.
 pub(crate) type At = Duration;
 
 /// What must hold of every run.
@@ -25,7 +25,7 @@ pub(crate) enum Invariant {
     I4ReadYourWrites,
     /// Nothing is newer than the source.
     I5NotFromTheFuture,
-    /// One load of a key at a time, unless something happened to the key, or to those who load it.
+    /// One load of a key at a time, unless something happened to the key, or to an instance that loads it.
     I6OneLoad,
     /// Every read is answered in time, and fails only if its loader does.
     I7Answered,
@@ -52,7 +52,7 @@ pub(crate) enum Outcome {
     LoaderFailed,
     /// It failed for another reason.
     Failed(String),
-    /// Its caller gave up.
+    /// Its caller was cancelled.
     Cancelled,
 }
 
@@ -74,12 +74,12 @@ pub(crate) enum Level {
     Loader,
 }
 
-/// A change in the source that was then told to the cache: as a new value, or as an invalidation.
+/// A change in the source that was then passed to the cache: as an insert, or as an invalidation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Write {
     pub(crate) instance: usize,
     pub(crate) key: u64,
-    /// The source's number of what was committed before the cache was told.
+    /// The source's number of what was committed before the call of the cache.
     pub(crate) version: u64,
     pub(crate) end: At,
     pub(crate) outcome: WriteOutcome,
@@ -94,9 +94,9 @@ pub(crate) struct Write {
 pub(crate) enum WriteOutcome {
     /// L2 has accepted it.
     Done,
-    /// L2 could not be told, and the instance promised to do it later.
+    /// L2 did not accept it, and the instance will send an invalidation later.
     Deferred,
-    /// The caller gave up, or it failed in a way that promises nothing.
+    /// The caller was cancelled, or it failed in a way that promises nothing.
     Unknown,
 }
 
@@ -112,7 +112,7 @@ pub(crate) struct Load {
 /// What the store did, in its own order; only a simulation can see it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Step {
-    /// It was told that what is older than `version` is not current any more.
+    /// It invalidated what is older than `version`.
     Invalidated { at: At, key: u64, version: u64 },
     /// It stored what a load or an insert had brought.
     Stored { at: At, key: u64, version: u64 },
