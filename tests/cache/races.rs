@@ -220,7 +220,7 @@ async fn no_caller_joins_what_began_before_a_gap() {
 
 /// Rule 5: without a proof, callers join only what began less than `max_staleness` ago.
 #[tokio::test]
-async fn a_deaf_instance_joins_only_young_flights() {
+async fn an_instance_without_a_proof_joins_only_what_began_lately() {
     let fleet = Fleet::memory();
     let ((a, _), (b, wire)) = (
         fleet.instance().await,

@@ -309,7 +309,7 @@ async fn a_key_that_is_refused_is_refused_alone() {
 
 /// The server hangs: calls that find no room, and writes that wait to be sent, end in time as well.
 #[tokio::test]
-async fn a_crowd_before_a_hanging_server_is_let_go() {
+async fn writes_to_a_hanging_server_end_in_time() {
     let mut server = RedisServer::start().await;
     let short = Duration::from_millis(200);
     let cache: Texts = Cache::builder("test:text")

@@ -127,7 +127,7 @@ async fn a_cancelled_call_does_not_affect_others() {
 /// Reads that come over time, many more than are sent or queued. None waits longer than its limit, wherever it
 /// waits: for capacity, in the queue or for the server.
 #[tokio::test]
-async fn a_crowd_before_a_hanging_server_is_let_go_in_time() {
+async fn calls_to_a_hanging_server_end_in_time() {
     let mut store = Redis::start().await;
     let (lane, met) = watched_lane(&store.l2, SHORT);
     eventually("it works", async || lane.get("k").await.is_ok()).await;
