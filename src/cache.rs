@@ -46,7 +46,7 @@ use crate::stats::{Health, Stats};
 /// # Runtime
 ///
 /// The asynchronous methods need a Tokio runtime with its timer enabled. [`build`](crate::Builder::build) starts a
-/// background task, the subscriber, which hears what other instances change. Without a runtime, the first
+/// background task, the subscriber, which receives what other instances change. Without a runtime, the first
 /// asynchronous call starts it. It ends with [`close`](Self::close), or when the last handle is dropped.
 ///
 /// A cache may be used from several runtimes. What a call starts runs on the runtime of that call. When a runtime
@@ -111,7 +111,7 @@ where
     ///
     /// Returns `None` if L1 does not have the key, and also:
     ///
-    /// - while this instance cannot prove that it has heard of all changes, see [`Health::is_listener_live`]. In
+    /// - while this instance cannot prove that it has applied all changes, see [`Health::is_listener_live`]. In
     ///   [`Mode::Available`](crate::Mode::Available) it then returns an unproven entry, if L2 did not answer the last
     ///   request;
     /// - for a key over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES).
@@ -615,7 +615,7 @@ where
         self.engine().clear().await
     }
 
-    /// Resolves when this instance uses its L1: it is subscribed, and has proved that it has heard of all changes.
+    /// Resolves when this instance uses its L1: it is subscribed, and has proved that it has applied all changes.
     /// Also resolves when the cache is closed.
     ///
     /// Calling it is optional: until then look-ups go to L2 and to the loader. It does not resolve while L2 cannot be
@@ -642,7 +642,7 @@ where
         self.engine().stats()
     }
 
-    /// Whether L2 answers, and whether this instance hears of changes. Costs no request: it reports what was last
+    /// Whether L2 answers, and whether this instance may use its L1. Costs no request: it reports what was last
     /// seen.
     ///
     /// For a readiness probe, [`Health::is_ok`]; it passes without any call to the cache, if

@@ -119,7 +119,7 @@ pub trait CacheKey {
 
     /// What a lone key would write, if it holds that already, so that a look-up need not copy it.
     ///
-    /// Only this crate's keys can have it, as nobody else can name the argument: it must be the very
+    /// Only this crate's keys can have it, as no other crate can name the argument: it must be the very
     /// text of [`write_key`](Self::write_key).
     #[doc(hidden)]
     fn as_written(&self, _: sealed::Sealed) -> Option<&str> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::clock::Clock;
 use crate::error::BuildError;
 
-/// What L1 may answer while this instance cannot prove that it has heard of all changes, because its connection to L2
+/// What L1 may answer while this instance cannot prove that it has applied all changes, because its connection to L2
 /// is lost or silent for longer than [`max_staleness`](crate::Builder::max_staleness).
 ///
 /// ```
@@ -31,7 +31,8 @@ pub enum Mode {
     Strict,
     /// If L2 does not answer either: its entries, for `limit` after the last proof has expired, flagged by
     /// [`Meta::is_unproven`](crate::Meta::is_unproven). Such an entry may have been invalidated by another instance
-    /// longer than `max_staleness` ago, but not by this one, and not by a clear that this one called or heard of.
+    /// longer than `max_staleness` ago, but not by this one, and not by a clear that this one called or whose message
+    /// it received.
     Available {
         /// How long after the last proof has expired L1 may answer. From 1 ms to 100 years.
         limit: Duration,

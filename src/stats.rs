@@ -103,7 +103,7 @@ counters! {
     unproven_served,
     /// Keys that this instance invalidated or inserted, and L2 accepted. A clear counts once.
     invalidations_sent,
-    /// Keys that other instances invalidated or inserted, as this instance heard and applied it.
+    /// Keys that other instances invalidated or inserted, as this instance received and applied it.
     invalidations_received,
     /// Times that messages were missed, and read from the log in L2.
     replays,
@@ -138,7 +138,7 @@ impl Health {
         self.l2_up
     }
 
-    /// Whether this instance can prove that it has heard of all changes by others. While it cannot, L1 is not used,
+    /// Whether this instance can prove that it has applied all changes by others. While it cannot, L1 is not used,
     /// see [`Mode`](crate::Mode). `false` until the subscriber is connected, and after
     /// [`close`](crate::Cache::close). Without an L2 it is `true` until then.
     #[must_use]
@@ -154,7 +154,7 @@ impl Health {
         self.started
     }
 
-    /// Whether L2 is up and this instance hears of changes: what a readiness probe asks.
+    /// Whether L2 is up and this instance may use its L1: what a readiness probe asks.
     #[must_use]
     pub fn is_ok(&self) -> bool {
         self.l2_up && self.listener_live
