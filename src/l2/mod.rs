@@ -149,7 +149,7 @@ pub trait Subscription: Stream<Item = Result<Event, L2Error>> + Send + Unpin {
 pub struct MemberInfo {
     /// A random number that no other instance has.
     pub id: u64,
-    /// For how long it may use its L1 after the last heartbeat that was answered.
+    /// For how long it may use its L1 after it sent the last heartbeat that was answered.
     pub max_staleness: Duration,
 }
 
