@@ -1,7 +1,7 @@
 //! Which members of the lane are silent: they have ended without a word.
 //!
 //! The lane lists its members; this instance judges with its own monotonic clock, since the store's can be stepped. It
-//! knows nothing of what a member has applied.
+//! knows nothing of what a member has applied. Serves rule 16.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -31,7 +31,7 @@ impl Attendance {
             let id = member.info.id;
             let same = before
                 .get(&id)
-                .filter(|(beat, _)| *beat == member.heartbeat);
+                .filter(|(heartbeat, _)| *heartbeat == member.heartbeat);
             let since = same.map_or(arrived, |(_, since)| *since);
             seen.insert(id, (member.heartbeat, since));
             let longest = member.info.max_staleness.saturating_mul(SILENT_AFTER);

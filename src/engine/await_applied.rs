@@ -1,4 +1,4 @@
-//! Waiting until an invalidation has reached every instance.
+//! Waiting until an invalidation has reached every instance (rule 16).
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ pub(super) async fn await_applied<V>(ctx: &Context<V>, ack: WriteAck) {
     }
 }
 
-/// The longest `max_staleness` of the members that have not applied a message yet, if the lane can tell.
+/// The longest `max_staleness` of the members that have not applied a message yet, if the lane knows.
 async fn longest_behind<V>(ctx: &Context<V>, ack: WriteAck) -> Option<Duration> {
     let members = members(ctx).await.ok()?;
     if members.generation != ack.generation {

@@ -1,4 +1,4 @@
-//! A write on its way to L2: what it changes, and who waits for its end.
+//! A write on its way to L2: what it changes, and the caller that waits for its end.
 //!
 //! A write that is dropped before L2 has accepted it is deferred, as when the runtime of its task ends (rule 14).
 
@@ -18,7 +18,7 @@ use crate::l1::OpGuard;
 use crate::l2::{EncodedValue, Kind, WriteAck};
 use crate::wire::envelope::Head;
 
-/// How a write ended; an invalidation says which message tells of it.
+/// How a write ended. Of an invalidation, which message was published.
 pub(super) type WriteResult = Result<Option<WriteAck>, WriteError>;
 
 /// What happens to a key, or to all of them.

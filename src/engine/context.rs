@@ -20,7 +20,7 @@ pub(super) struct Context<V> {
     pub(super) lane: Box<dyn Lane>,
     /// Every answer of the lane passes through it.
     pub(super) health: L2Health,
-    /// When the members of the lane were last heard of.
+    /// Since when the entry of each member of the lane has been the same.
     pub(super) attendance: Attendance,
     pub(super) convert: Convert<V>,
     /// Invalidations that L2 has yet to be sent.

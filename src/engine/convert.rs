@@ -21,7 +21,7 @@ use crate::wire::envelope::{self, Head, Stamp};
 
 pub(super) struct Convert<V> {
     codec: ValueCodec<V>,
-    /// Tells values of this type from others under the same keys.
+    /// Distinguishes values of this type from others under the same keys.
     type_tag: u64,
     options: Arc<Options>,
     counters: Arc<Counters>,

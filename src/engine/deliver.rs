@@ -57,7 +57,7 @@ async fn deliver<V: Send + Sync + 'static>(
     Ok(())
 }
 
-/// Has L2 begin a new epoch, in one step that also tells the other instances.
+/// Has L2 begin a new epoch, in one step that also publishes it.
 pub(super) async fn send_clear<V>(ctx: &Context<V>) -> Result<Stamp, L2Error> {
     let payload = message::payload(Kind::Clear, ctx.instance, &[]);
     ctx.health.observe(ctx.lane.clear(&payload).await)

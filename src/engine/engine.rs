@@ -38,14 +38,14 @@ use crate::wire::codec::ValueCodec;
 /// How often a caller of `ready` looks whether the subscriber is still there.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// A running instance. Its tasks hold what they need of it; when the last handle goes, they are told to stop.
+/// A running instance. Its tasks hold what they need of it, and are stopped with the last handle.
 pub(crate) struct Engine<V: Send + Sync + 'static> {
     ctx: Arc<Context<V>>,
     lookup: Arc<Lookup<V>>,
     loads: Arc<Loads<V>>,
     refreshes: Arc<Refreshes<V>>,
     writes: Writes<V>,
-    /// The task that hears what other instances changed, once it has been started.
+    /// The task of the subscriber, once it has been started.
     subscriber: Mutex<Option<JoinHandle<()>>>,
     stop: CancellationToken,
     key_warnings: Throttle,
@@ -62,7 +62,7 @@ pub(crate) struct Parts<V> {
 }
 
 impl<V: Send + Sync + 'static> Engine<V> {
-    /// Puts the parts together. Starts to listen at once if there is a runtime, otherwise at the first call.
+    /// Puts the parts together. Starts the subscriber at once if there is a runtime, otherwise at the first call.
     pub(crate) fn new(parts: Parts<V>) -> Self {
         let Parts {
             options,
@@ -116,7 +116,7 @@ impl<V: Send + Sync + 'static> Engine<V> {
             ctx,
         };
         if Handle::try_current().is_ok() {
-            engine.ensure_listening(engine.now());
+            engine.ensure_subscribed(engine.now());
         }
         engine
     }
@@ -126,7 +126,7 @@ impl<V: Send + Sync + 'static> Engine<V> {
     }
 
     /// Starts the subscriber, if it is not running and should be. Called where L1 alone did not answer.
-    fn ensure_listening(&self, now: Tick) {
+    fn ensure_subscribed(&self, now: Tick) {
         if self.ctx.l1.freshness().is_live_at(now) {
             return;
         }
@@ -148,12 +148,12 @@ impl<V: Send + Sync + 'static> Engine<V> {
     }
 
     pub(crate) async fn get(&self, key: Key, now: Tick) -> Option<Entry<V>> {
-        self.ensure_listening(now);
+        self.ensure_subscribed(now);
         self.lookup.get(key, now).await
     }
 
     pub(crate) async fn get_many(&self, keys: &[Key], now: Tick) -> Vec<Option<Entry<V>>> {
-        self.ensure_listening(now);
+        self.ensure_subscribed(now);
         self.lookup.get_many(keys).await
     }
 
@@ -163,7 +163,7 @@ impl<V: Send + Sync + 'static> Engine<V> {
         now: Tick,
         loader: impl FnOnce() -> Loader<V>,
     ) -> Result<Entry<V>, LoadError> {
-        self.ensure_listening(now);
+        self.ensure_subscribed(now);
         self.loads.get_or_load(key, now, loader).await
     }
 
@@ -173,7 +173,7 @@ impl<V: Send + Sync + 'static> Engine<V> {
         now: Tick,
         loader: impl Fn(&[usize]) -> Loader<V>,
     ) -> Result<Vec<Option<Entry<V>>>, LoadError> {
-        self.ensure_listening(now);
+        self.ensure_subscribed(now);
         self.loads.get_many_or_load(keys, loader).await
     }
 
@@ -189,7 +189,7 @@ impl<V: Send + Sync + 'static> Engine<V> {
         &self,
         values: impl IntoIterator<Item = (Key, V)>,
     ) -> Result<(), WriteError> {
-        self.ensure_listening(self.now());
+        self.ensure_subscribed(self.now());
         self.writes.insert(values).await
     }
 
@@ -198,23 +198,23 @@ impl<V: Send + Sync + 'static> Engine<V> {
         keys: impl IntoIterator<Item = Key>,
         hold: Duration,
     ) -> Result<(), WriteError> {
-        self.ensure_listening(self.now());
+        self.ensure_subscribed(self.now());
         self.writes.invalidate(keys, hold).await
     }
 
     pub(crate) async fn invalidate_and_wait(&self, key: Key) -> Result<(), WriteError> {
-        self.ensure_listening(self.now());
+        self.ensure_subscribed(self.now());
         self.writes.invalidate_and_wait(key).await
     }
 
     pub(crate) async fn clear(&self) -> Result<(), WriteError> {
-        self.ensure_listening(self.now());
+        self.ensure_subscribed(self.now());
         self.writes.clear().await
     }
 
     pub(crate) async fn ready(&self) {
         loop {
-            self.ensure_listening(self.now());
+            self.ensure_subscribed(self.now());
             tokio::select! {
                 biased;
                 () = self.ctx.l1.freshness().live() => return,
@@ -237,7 +237,7 @@ impl<V: Send + Sync + 'static> Engine<V> {
         }
     }
 
-    /// Tells the tasks to stop.
+    /// Stops the tasks.
     pub(crate) fn stop(&self) {
         self.stop.cancel();
         self.ctx.l1.freshness().end();

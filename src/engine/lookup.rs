@@ -133,7 +133,7 @@ impl<V: Send + Sync + 'static> Lookup<V> {
             let answers = self.ctx.lane.get_many(&asked).await;
             let now = self.ctx.now();
             for ((op, outcome), answer) in unanswered(&mut reads).zip(answers) {
-                *outcome = self.as_it_lies(op, answer, now);
+                *outcome = self.plain_outcome(op, answer, now);
             }
         }
         let mut rest: Vec<_> = unanswered(&mut reads).collect();
@@ -186,7 +186,7 @@ impl<V: Send + Sync + 'static> Lookup<V> {
         if self.ctx.l1.freshness().is_live_at(now) {
             let answer = self.ctx.lane.get(op.key()).await;
             let now = self.ctx.now();
-            if let Some(outcome) = self.as_it_lies(op, answer, now) {
+            if let Some(outcome) = self.plain_outcome(op, answer, now) {
                 return (outcome, now);
             }
         }
@@ -201,9 +201,9 @@ impl<V: Send + Sync + 'static> Lookup<V> {
             .then_some(ReadOutcome::Unavailable)
     }
 
-    /// The outcome of a plain read, which was sent while the known epoch was proven: the value itself tells whether it
+    /// The outcome of a plain read, which was sent while the known epoch was proven: the value itself says whether it
     /// is of that epoch (rule 11). `None` if there was a flush since.
-    fn as_it_lies(&self, op: &Op, answer: ReadResult, now: Tick) -> Option<ReadOutcome<V>> {
+    fn plain_outcome(&self, op: &Op, answer: ReadResult, now: Tick) -> Option<ReadOutcome<V>> {
         let bytes = match self.ctx.health.observe(answer) {
             Ok(Some(bytes)) => bytes,
             Ok(None) => return Some(ReadOutcome::Miss),

@@ -9,7 +9,7 @@ use super::context::Context;
 use crate::error::L2Error;
 use crate::l2::Members;
 
-/// The members of the lane without those who are silent, which are removed from its list.
+/// The members of the lane without the silent ones, which are removed from its list (rule 16).
 pub(super) async fn members<V>(ctx: &Context<V>) -> Result<Members, L2Error> {
     let asked = ctx.now();
     let mut members = ctx.health.observe(ctx.lane.members().await)?;

@@ -1,4 +1,4 @@
-//! Insert, invalidate and clear: L2 first, in one step that also tells the other instances; then L1.
+//! Insert, invalidate and clear: L2 first, in one step that also publishes the change; then L1.
 
 use std::iter::once;
 use std::sync::Arc;

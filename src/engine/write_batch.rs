@@ -153,7 +153,7 @@ async fn insert<V: Send + Sync + 'static>(
     ctx: &Context<V>,
     group: &mut Group<V>,
 ) -> Result<Stamp, L2Error> {
-    // Without an answer by then, its sender tells L2 otherwise: it must not land after that (rule 14).
+    // Without an answer by then it is deferred: it must not land after the invalidation that replaces it (rule 14).
     let by = ctx.now().saturating_add(nanos(ctx.options.l2_timeout));
     let deadline = ctx.l1.freshness().lane_time(by);
     for write in &mut group.writes {

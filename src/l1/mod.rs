@@ -25,7 +25,7 @@ mod slot;
 mod store;
 mod sync;
 
-pub(crate) use self::freshness::ProofRequest;
+pub(crate) use self::freshness::{Freshness, ProofRequest};
 pub(crate) use self::hasher::{Hasher, hasher};
 pub(crate) use self::in_flight::{Join, JoinRead, OpGuard, Started};
 pub(crate) use self::key_state::Op;
@@ -37,7 +37,6 @@ pub(crate) use self::store::Weigher;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::freshness::Freshness;
 use self::in_flight::InFlight;
 use self::store::Store;
 use crate::ablation::{Rule, without};

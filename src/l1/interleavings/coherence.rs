@@ -15,7 +15,7 @@ fn shows_none_before(world: &World, ver: u64) -> bool {
 fn nothing_older_than_a_message_is_shown_after_it() {
     in_every_order(|world| {
         let reader = world.spawn(|world| world.read());
-        let listener = world.spawn(|world| {
+        let subscriber = world.spawn(|world| {
             let ver = world.hear_of_a_write();
             assert!(shows_none_before(&world, ver));
             let op = world.begin();
@@ -25,7 +25,7 @@ fn nothing_older_than_a_message_is_shown_after_it() {
         });
         world.read();
         reader.join().unwrap();
-        listener.join().unwrap();
+        subscriber.join().unwrap();
         assert!(shows_none_before(&world, 2));
         assert!(world.is_tidy());
     });
@@ -41,13 +41,13 @@ fn nothing_older_than_a_write_is_shown_after_it() {
             world.l1.publish_inserted(&op, &fresh(mark));
             assert!(shows_none_before(&world, mark.1));
         });
-        let listener = world.spawn(|world| {
+        let subscriber = world.spawn(|world| {
             let ver = world.hear_of_a_write();
             assert!(shows_none_before(&world, ver));
         });
         world.read();
         writer.join().unwrap();
-        listener.join().unwrap();
+        subscriber.join().unwrap();
         assert!(shows_none_before(&world, 3));
         assert!(world.is_tidy());
     });
@@ -61,13 +61,13 @@ fn nothing_older_than_an_insert_is_shown_after_its_message() {
         let op = world.begin();
         let mark = world.write();
         let writer = world.spawn(move |world| world.l1.publish_inserted(&op, &fresh(mark)));
-        let listener = world.spawn(move |world| {
+        let subscriber = world.spawn(move |world| {
             world.l1.apply_own_insert([&*world.key], mark.0, mark.1);
             assert!(shows_none_before(&world, mark.1));
         });
         world.promote();
         writer.join().unwrap();
-        listener.join().unwrap();
+        subscriber.join().unwrap();
         assert_eq!(world.shown(), Some(mark));
         assert!(world.is_tidy());
     });
@@ -121,14 +121,14 @@ fn nothing_older_than_a_message_is_in_the_hot_table_after_it() {
                 Some(ver) => world.publish(&op, (EPOCH, ver)),
                 None => world.promote(),
             });
-            let listener = world.spawn(|world| {
+            let subscriber = world.spawn(|world| {
                 let ver = world.hear_of_a_write();
                 // Others go on here without that being an interruption.
                 thread::yield_now();
                 assert!(shows_none_before(&world, ver));
             });
             reader.join().unwrap();
-            listener.join().unwrap();
+            subscriber.join().unwrap();
             assert!(shows_none_before(&world, 2));
             assert!(world.is_tidy());
         });
@@ -187,13 +187,13 @@ fn nothing_from_before_a_key_was_forgotten_is_shown_after_it() {
 fn nothing_of_a_former_epoch_is_shown_after_a_flush() {
     in_every_order(|world| {
         let reader = world.spawn(|world| world.read());
-        let listener = world.spawn(|world| {
+        let subscriber = world.spawn(|world| {
             world.l1.flush(NEXT_EPOCH);
             assert_eq!(world.shown(), None);
         });
         world.read();
         reader.join().unwrap();
-        listener.join().unwrap();
+        subscriber.join().unwrap();
         assert_eq!(world.shown(), None);
     });
 }

@@ -60,7 +60,7 @@ fn read_through(world: &World) -> SharedResult<ReadOutcome<u64>> {
 }
 
 /// A caller that asks after a message, or after the gap in which it was lost, gets nothing older.
-fn nobody_joins_what_is_older<F: 'static>(ask: fn(&World) -> F, answer: fn(F) -> u64) {
+fn no_caller_joins_what_is_older<F: 'static>(ask: fn(&World) -> F, answer: fn(F) -> u64) {
     for change in [World::hear_of_a_write, World::miss_a_write] {
         in_every_order(move |world| {
             let early = world.spawn(move |world| ask(&world));
@@ -74,16 +74,16 @@ fn nobody_joins_what_is_older<F: 'static>(ask: fn(&World) -> F, answer: fn(F) ->
 }
 
 #[test]
-fn nobody_joins_an_older_load() {
-    nobody_joins_what_is_older(load, |load| {
+fn no_caller_joins_an_older_load() {
+    no_caller_joins_what_is_older(load, |load| {
         let found = load.peek().unwrap().unwrap();
         found.unwrap().0.ver
     });
 }
 
 #[test]
-fn nobody_joins_an_older_read() {
-    nobody_joins_what_is_older(
+fn no_caller_joins_an_older_read() {
+    no_caller_joins_what_is_older(
         |world| {
             // A read that is alone cannot be joined.
             let other = world.begin();
@@ -152,7 +152,7 @@ fn of_two_refreshes_one_begins() {
 
 /// A caller that tries again after a load has failed does not join the same load, whatever else is under way.
 #[test]
-fn nobody_joins_what_has_ended() {
+fn no_caller_joins_what_has_ended() {
     in_every_order(|world| {
         let other = world.spawn(|world| drop(world.begin()));
         for _ in 0..2 {

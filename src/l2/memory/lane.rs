@@ -83,11 +83,11 @@ impl MemoryLane {
         hold: Duration,
     ) -> Reply<'a, WriteAck> {
         async move {
-            let told = self.step(|state, now| state.announce(payload, now)).await?;
+            let ack = self.step(|state, now| state.announce(payload, now)).await?;
             tokio::time::sleep(Duration::from_millis(2)).await;
             self.step(|state, now| state.remove(keys, hold, now))
                 .await?;
-            Ok(told)
+            Ok(ack)
         }
         .boxed()
     }

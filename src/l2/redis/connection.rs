@@ -356,13 +356,13 @@ impl Connections {
 ///
 /// NOREPLICAS is none of these: a primary that misses its replicas may get them back. If it was replaced, its
 /// heartbeats fail as well, and the subscriber finds the new one.
-pub(super) fn tells_no_primary(kind: ServerErrorKind) -> bool {
+pub(super) fn is_no_primary(kind: ServerErrorKind) -> bool {
     use ServerErrorKind::{BusyLoading, MasterDown, ReadOnly};
     matches!(kind, ReadOnly | MasterDown | BusyLoading)
 }
 
 fn is_not_primary(error: &RedisError) -> bool {
-    matches!(error.kind(), ErrorKind::Server(kind) if tells_no_primary(kind))
+    matches!(error.kind(), ErrorKind::Server(kind) if is_no_primary(kind))
 }
 
 /// Takes a connection from the pool, and asks with RUN which life of the server it leads to.

@@ -45,7 +45,7 @@ pub(super) struct RedisLane {
     /// Reads of single values, put together.
     pub(super) batches: ReadBatcher,
     /// Makes the connections that subscribe.
-    pub(super) listener: Client,
+    pub(super) subscriber: Client,
     /// How long each step may take.
     pub(super) timeout: Duration,
 }
@@ -382,6 +382,13 @@ impl Lane for RedisLane {
     }
 
     fn subscribe(&self, me: MemberInfo) -> Reply<'_, (LaneClock, Box<dyn Subscription>)> {
-        pubsub::subscribe(&self.listener, &self.names, &self.scripts, self.timeout, me).boxed()
+        pubsub::subscribe(
+            &self.subscriber,
+            &self.names,
+            &self.scripts,
+            self.timeout,
+            me,
+        )
+        .boxed()
     }
 }

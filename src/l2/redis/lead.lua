@@ -13,17 +13,18 @@ end
 if ARGV[2] == '0' then
   return {'MISS', false, 0}
 end
--- A hold without a TTL is not one of this crate.
+-- A hold or lease without a TTL is not one of this crate.
 if hold and redis.call('PTTL', KEYS[3]) >= 0 then
   return {'HOLD', false, 0}
 end
 -- A lease of another epoch fills nothing any more: this load need not wait for it.
 local held, mark = read_lease(stored)
-if string.find(held, lease(epoch, ''), 1, true) == 1 then
+local left = redis.call('PTTL', KEYS[2])
+if left >= 0 and string.find(held, lease(epoch, ''), 1, true) == 1 then
   if mark == '' then
     redis.call('SET', KEYS[2], held .. '+', 'KEEPTTL')
   end
-  return {'WAIT', held, math.max(redis.call('PTTL', KEYS[2]), 0)}
+  return {'WAIT', held, left}
 end
 -- No other copy of the request has this token (rule 1).
 redis.call('SET', KEYS[2], lease(epoch, ARGV[1]), 'PX', ARGV[2])

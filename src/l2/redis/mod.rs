@@ -53,7 +53,7 @@ const POOL_SIZE: usize = 1024;
 #[derive(Clone)]
 pub struct RedisL2 {
     pool: Pool,
-    listener: Client,
+    subscriber: Client,
 }
 
 impl RedisL2 {
@@ -94,9 +94,9 @@ impl RedisL2 {
             .redis_settings()
             .clone()
             .set_protocol(ProtocolVersion::RESP3);
-        let listener =
+        let subscriber =
             Client::open(info.set_redis_settings(settings)).map_err(|error| bad_url(&error))?;
-        Ok(Self { pool, listener })
+        Ok(Self { pool, subscriber })
     }
 }
 
@@ -111,7 +111,7 @@ impl L2 for RedisL2 {
     fn lane(&self, namespace: &str, timeout: Duration, on_connect: OnConnect) -> Box<dyn Lane> {
         let names = Names::new(
             namespace,
-            self.listener.get_connection_info().redis_settings().db(),
+            self.subscriber.get_connection_info().redis_settings().db(),
         );
         let scripts = Arc::new(Scripts::new());
         let source = Arc::new(Source {
@@ -130,7 +130,7 @@ impl L2 for RedisL2 {
             requests,
             scripts,
             connections,
-            listener: self.listener.clone(),
+            subscriber: self.subscriber.clone(),
             timeout,
         })
     }

@@ -156,7 +156,7 @@ impl RedisSubscription {
         pipeline
             .arg(self.joined.generation)
             .arg(self.joined.age_now());
-        pipeline.cmd("EVAL_RO").arg(&self.scripts.beat);
+        pipeline.cmd("EVAL_RO").arg(&self.scripts.heartbeat);
         pipeline.arg(1).arg(&self.names.clock).arg(nonce);
         pipeline
     }
@@ -229,10 +229,10 @@ impl Stream for RedisSubscription {
                 return Poll::Ready(None);
             };
             let message = message::open(&payload).map(Event::Message);
-            let heard = message.or_else(|| message::lease_ended(&payload).map(Event::LeaseEnded));
+            let event = message.or_else(|| message::lease_ended(&payload).map(Event::LeaseEnded));
             // A message that this release cannot read is skipped, which leaves a hole in the numbers.
-            if let Some(heard) = heard {
-                return Poll::Ready(Some(Ok(heard)));
+            if let Some(event) = event {
+                return Poll::Ready(Some(Ok(event)));
             }
         }
     }

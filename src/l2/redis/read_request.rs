@@ -14,7 +14,7 @@ use deadpool_redis::redis::{Cmd, Value, pipe};
 use futures::{StreamExt, stream};
 use tokio::time::Instant;
 
-use super::connection::{Connections, tells_no_primary};
+use super::connection::{Connections, is_no_primary};
 use super::error::l2_error;
 use super::names::Names;
 use crate::l2::{L2Error, ReadResult};
@@ -142,7 +142,7 @@ impl ReadRequests {
         let send = |mut connection: MultiplexedConnection| async move {
             match connection.send_packed_command(command).await? {
                 // Not an answer about a key: this connection is of no use.
-                Value::ServerError(error) if error.kind().is_some_and(tells_no_primary) => {
+                Value::ServerError(error) if error.kind().is_some_and(is_no_primary) => {
                     Err(error.into())
                 }
                 value => Ok(value),

@@ -14,11 +14,11 @@ pub(super) struct Scripts {
     pub(super) run: Script,
     pub(super) members: Script,
     pub(super) forget: Script,
-    /// Sent with `EVAL`: it shares a pipeline with `beat`, where a script that the server has forgotten could not be
+    /// Sent with `EVAL`: it shares a pipeline with `heartbeat`, where a script that the server has forgotten could not be
     /// loaded first.
     pub(super) note: String,
     /// Sent with `EVAL_RO`, for which the client has no type.
-    pub(super) beat: String,
+    pub(super) heartbeat: String,
 }
 
 /// A write that removes data must work when memory is full, or a full Redis would keep stale values. A script with this
@@ -44,7 +44,7 @@ impl Scripts {
             members: script(&[EVEN_WHEN_FULL, LIST, include_str!("members.lua")]),
             forget: script(&[EVEN_WHEN_FULL, include_str!("forget.lua")]),
             note: [EVEN_WHEN_FULL, LIST, include_str!("note.lua")].concat(),
-            beat: [CLOCK, LIFE, include_str!("beat.lua")].concat(),
+            heartbeat: [CLOCK, LIFE, include_str!("heartbeat.lua")].concat(),
         }
     }
 }

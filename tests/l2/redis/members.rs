@@ -194,6 +194,19 @@ async fn a_hold_without_an_end_is_none() {
     granted(&*lane, "k").await;
 }
 
+/// As after a PERSIST: it would keep all loads waiting for good.
+#[tokio::test]
+async fn a_lease_without_an_end_is_none() {
+    let store = Redis::start().await;
+    let (lane, mut raw) = (store.lane(), store.server.connection().await);
+    let endless = granted(&*lane, "k").await;
+    let _: i64 = run(&mut raw, &["PERSIST", &own_key("lease:k")]).await;
+    let lease = granted(&*lane, "k").await;
+    assert_ne!(endless.token, lease.token);
+    let left: i64 = run(&mut raw, &["PTTL", &own_key("lease:k")]).await;
+    assert!(left > 0, "{left}");
+}
+
 /// A key of another type under a hold's name does not count as a longer hold.
 #[tokio::test]
 async fn a_hold_replaces_a_key_of_another_type() {

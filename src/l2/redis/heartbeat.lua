@@ -1,4 +1,4 @@
--- BEAT  clock | nonce  ->  nonce, in order, epoch seq now life; reads only
+-- HEARTBEAT  clock | nonce  ->  nonce, in order, epoch seq now life; reads only
 -- The lane's clock, as the answer to a heartbeat (rule 8). Not in order: a missing or damaged clock, a life of the
 -- server that no RUN has registered, a replica, or a primary without the replicas that it must have.
 local run, info = life()
