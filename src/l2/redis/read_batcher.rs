@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::read_request::ReadRequests;
-use crate::l2::{L2Error, ReadResult};
+use crate::l2::{Key, L2Error, ReadResult};
 use crate::lock::lock;
 use crate::pacing::{Pacing, share};
 
@@ -55,7 +55,7 @@ struct Queue {
 }
 
 struct Read {
-    key: Box<str>,
+    key: Key,
     entered: Instant,
     answer: oneshot::Sender<ReadResult>,
 }
@@ -327,7 +327,7 @@ mod tests {
         for size in [256, 256, 256, 232] {
             let batch = crowd.take();
             assert_eq!(batch.len(), size);
-            all.extend(batch.into_iter().map(|read| read.key.into_string()));
+            all.extend(batch.into_iter().map(|read| read.key.to_string()));
         }
         assert!(all.into_iter().eq((0..1000).map(|n| n.to_string())));
     }
