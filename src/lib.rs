@@ -13,7 +13,7 @@
 //! | `engine` | carries out each call; the only place that knows the order of the levels |
 //! | `entry` | what a look-up returns |
 //! | `l1` | the entries of this process: what may be returned, joined and stored |
-//! | [`l2`] | the shared store: on Redis, in memory, or none; beside `l1`, neither knows the other |
+//! | [`l2`] | the shared store: on Redis, or in memory; beside `l1`, neither knows the other |
 //! | `options`, `error` | what users set, and the errors that they get |
 //! | `stats`, `throttle`, `pacing`, `shared_result` | counters, log lines, the size of batches, one result for many callers |
 //! | `wire` | bytes: envelopes, messages and [codecs](codec); does no I/O |

@@ -124,18 +124,13 @@ impl<V: Send + Sync + 'static> Write<V> {
         let ctx = &*self.ctx;
         ctx.counters.writes_deferred.bump();
         // Where L2 is this instance's own, it is enough to change L1.
-        let may_defer = !without(Rule::Deferred) && !ctx.l1.freshness().is_alone();
-        // L1 after it was deferred, or a read that begins in between could bring the old value back.
-        if let Some(key) = self.key() {
-            if may_defer {
-                ctx.deferred.defer(key, self.deferral);
-            }
-            ctx.l1.forget(key);
-        } else {
-            if may_defer {
-                ctx.deferred.defer_all();
-            }
-            ctx.l1.clear();
+        if !without(Rule::Deferred) && !ctx.l1.freshness().is_alone() {
+            ctx.deferred.defer(self.key(), self.deferral);
+        }
+        // After it was deferred, or a read that begins in between could bring the old value back.
+        match self.key() {
+            Some(key) => ctx.l1.forget(key),
+            None => ctx.l1.clear(),
         }
         ctx.l1.freshness().request_proof();
         self.answer(Err(WriteError::deferred(error.clone())));

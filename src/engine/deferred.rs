@@ -36,26 +36,34 @@ struct Pending {
 pub(super) struct Invalidation {
     /// When it was deferred, among the writes.
     order: u64,
-    /// In ms of the lane's time: until then an insert that was given up may still land.
-    settles_after: u64,
-    /// By this instance's time, about when that is.
-    settled_at: Tick,
-    /// By this instance's time: sending it before is of no use.
-    not_before: Tick,
-    /// For how long after it was sent L2 shall store no loads.
-    hold: Duration,
     /// The lowest is sent first: what waits longest, but what L2 refused goes behind all others.
     turn: u64,
+    /// By this instance's time: sending it before is of no use.
+    not_before: Tick,
+    /// Of all writes that it replaces.
+    deferral: Deferral,
 }
 
-/// What is deferred of one write.
+/// What has to be known of a write that is deferred.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Deferral {
     /// In ms of the lane's time: until then the write itself may still land.
     pub(super) settles_after: u64,
     /// By this instance's time, about when that is.
     pub(super) settled_at: Tick,
+    /// For how long after the invalidation L2 shall store no loads.
     pub(super) hold: Duration,
+}
+
+impl Deferral {
+    /// Of both writes.
+    fn and(self, other: Self) -> Self {
+        Self {
+            settles_after: self.settles_after.max(other.settles_after),
+            settled_at: self.settled_at.max(other.settled_at),
+            hold: self.hold.max(other.hold),
+        }
+    }
 }
 
 /// What to send L2 next.
@@ -68,10 +76,10 @@ impl Invalidation {
     /// It was sent, and accepted at `accepted_at` of the lane's time. Returns whether nothing of it can land after
     /// that. Otherwise it has to be sent once more, when that is over.
     fn is_settled(&mut self, accepted_at: u64, now: Tick) -> bool {
-        let left = self.settles_after.saturating_add(1);
-        let left = Duration::from_millis(left.saturating_sub(accepted_at));
-        self.not_before = now.saturating_add(nanos(left));
-        accepted_at > self.settles_after
+        let settles_after = self.deferral.settles_after;
+        let left = settles_after.saturating_add(1).saturating_sub(accepted_at);
+        self.not_before = now.saturating_add(nanos(Duration::from_millis(left)));
+        accepted_at > settles_after
     }
 }
 
@@ -79,8 +87,10 @@ impl Delivery {
     /// The hold of all its keys.
     pub(super) fn hold(&self) -> Duration {
         match self {
-            Self::All(all) => all.hold,
-            Self::Keys(keys) => keys.first().map_or(Duration::ZERO, |(_, one)| one.hold),
+            Self::All(all) => all.deferral.hold,
+            Self::Keys(keys) => keys
+                .first()
+                .map_or(Duration::ZERO, |(_, one)| one.deferral.hold),
         }
     }
 
@@ -99,18 +109,16 @@ impl Delivery {
 impl Pending {
     /// Makes one clear of everything, together with one more.
     ///
-    /// A clear costs the whole fleet its L1 and L2, so it is sent once: not before every insert that was given up
-    /// has settled.
-    fn merge(&mut self, last: &Invalidation) {
+    /// A clear costs the whole fleet its L1 and L2, so it is sent once: not before every insert among the deferred
+    /// writes has settled.
+    fn merge(&mut self, last: Invalidation) {
         let former = self.keys.values().chain(&self.all);
-        let mut all = former.fold(*last, |all, one| Invalidation {
-            settles_after: all.settles_after.max(one.settles_after),
-            settled_at: all.settled_at.max(one.settled_at),
-            hold: all.hold.max(one.hold),
-            ..all
+        let deferral = former.fold(last.deferral, |all, one| all.and(one.deferral));
+        self.all = Some(Invalidation {
+            deferral,
+            not_before: deferral.settled_at,
+            ..last
         });
-        all.not_before = all.settled_at;
-        self.all = Some(all);
         self.keys = BTreeMap::new();
     }
 }
@@ -130,44 +138,25 @@ impl Deferred {
         self.order.fetch_add(1, Ordering::SeqCst)
     }
 
-    pub(super) fn defer(&self, key: &Key, deferral: Deferral) {
+    /// Defers the invalidation of a key, or of all keys there are.
+    pub(super) fn defer(&self, key: Option<&Key>, deferral: Deferral) {
         let mut pending = self.lock();
-        let former = pending.keys.get(key);
+        let former = key.and_then(|key| pending.keys.get(key)).copied();
         let order = self.next_order();
-        let Deferral {
-            settles_after,
-            settled_at,
-            hold,
-        } = deferral;
         let invalidation = Invalidation {
             order,
-            // An earlier write of the key may be on its way still.
-            settles_after: former.map_or(0, |one| one.settles_after).max(settles_after),
-            settled_at: former.map_or(0, |one| one.settled_at).max(settled_at),
-            not_before: 0,
-            hold: former.map_or(Duration::ZERO, |one| one.hold).max(hold),
             turn: former.map_or(order, |one| one.turn),
-        };
-        let room = former.is_some() || pending.keys.len() < self.capacity;
-        if room && pending.all.is_none() {
-            pending.keys.insert(key.clone(), invalidation);
-        } else {
-            pending.merge(&invalidation);
-        }
-        self.any.store(true, Ordering::SeqCst);
-    }
-
-    /// As if all keys there are had been deferred.
-    pub(super) fn defer_all(&self) {
-        let invalidation = Invalidation {
-            order: self.next_order(),
-            settles_after: 0,
-            settled_at: 0,
             not_before: 0,
-            hold: Duration::ZERO,
-            turn: 0,
+            // An earlier write of the key may be on its way still.
+            deferral: former.map_or(deferral, |one| one.deferral.and(deferral)),
         };
-        self.lock().merge(&invalidation);
+        let has_room = former.is_some() || pending.keys.len() < self.capacity;
+        match key {
+            Some(key) if has_room && pending.all.is_none() => {
+                pending.keys.insert(key.clone(), invalidation);
+            }
+            _ => pending.merge(invalidation),
+        }
         self.any.store(true, Ordering::SeqCst);
     }
 
@@ -195,7 +184,9 @@ impl Deferred {
         let due = pending.keys.iter();
         let due = due.filter(|(_, one)| now >= one.not_before);
         let (_, first) = due.clone().min_by_key(|(_, one)| one.turn)?;
-        let mut due: Vec<_> = due.filter(|(_, one)| one.hold == first.hold).collect();
+        let mut due: Vec<_> = due
+            .filter(|(_, one)| one.deferral.hold == first.deferral.hold)
+            .collect();
         if due.len() > BATCH {
             due.select_nth_unstable_by_key(BATCH, |(_, one)| one.turn);
         }
@@ -234,10 +225,10 @@ impl Deferred {
                         return false;
                     }
                     // A clear holds nothing off, so it is repeated when the hold is over.
-                    let hold = std::mem::take(&mut all.hold);
+                    let hold = std::mem::take(&mut all.deferral.hold);
                     if !hold.is_zero() {
                         let held_until = accepted_at.saturating_add(millis(hold));
-                        all.settles_after = all.settles_after.max(held_until);
+                        all.deferral.settles_after = all.deferral.settles_after.max(held_until);
                     }
                     all.is_settled(accepted_at, now)
                 });
@@ -264,7 +255,9 @@ impl Deferred {
         }
         let mut pending = self.lock();
         if pending.keys.get(key).is_some_and(|one| {
-            one.order < order && accepted_at > one.settles_after && one.hold <= hold
+            one.order < order
+                && accepted_at > one.deferral.settles_after
+                && one.deferral.hold <= hold
         }) {
             pending.keys.remove(key);
         }
@@ -289,7 +282,7 @@ mod tests {
 
     const MS: u64 = 1_000_000;
 
-    fn insert_given_up(settles_after: u64, settled_at: Tick) -> Deferral {
+    fn late_insert(settles_after: u64, settled_at: Tick) -> Deferral {
         Deferral {
             settles_after,
             settled_at,
@@ -300,8 +293,8 @@ mod tests {
     #[test]
     fn a_clear_is_sent_once_however_early_its_inserts_were_given_up() {
         let deferred = Deferred::new(1);
-        deferred.defer(&"a".into(), insert_given_up(500, 450 * MS));
-        deferred.defer(&"b".into(), insert_given_up(700, 650 * MS));
+        deferred.defer(Some(&"a".into()), late_insert(500, 450 * MS));
+        deferred.defer(Some(&"b".into()), late_insert(700, 650 * MS));
         assert!(
             deferred.next(649 * MS).is_none(),
             "an insert may still land"
@@ -314,7 +307,7 @@ mod tests {
     #[test]
     fn what_was_sent_too_early_is_sent_once_more_and_not_before_that_is_of_use() {
         let deferred = Deferred::new(2);
-        deferred.defer(&"a".into(), insert_given_up(500, 450 * MS));
+        deferred.defer(Some(&"a".into()), late_insert(500, 450 * MS));
         let first = deferred.next(100 * MS).unwrap();
         deferred.settle(&first, 120, 110 * MS);
         assert!(deferred.holds("a"));
@@ -328,7 +321,7 @@ mod tests {
     fn an_earlier_write_does_not_settle_a_later_one() {
         let deferred = Deferred::new(2);
         let earlier = deferred.next_order();
-        deferred.defer(&"a".into(), Deferral::default());
+        deferred.defer(Some(&"a".into()), Deferral::default());
         deferred.overtaken("a", earlier, 1, Duration::ZERO);
         assert!(deferred.holds("a"));
         deferred.overtaken("a", deferred.next_order(), 1, Duration::ZERO);
