@@ -94,6 +94,51 @@ async fn a_read_that_finds_another_life_of_the_store_is_not_believed() {
     .await;
 }
 
+/// Rule 13: a heartbeat finds that requests went to another server than the one that sends the messages. What they have
+/// brought may be older than the messages say, though none was missed.
+#[tokio::test]
+async fn what_was_read_from_another_server_than_the_heartbeats_come_from_leaves_l1() {
+    let fleet = Fleet::memory();
+    let (a, wire) = fleet.instance().await;
+    let truth = Source::new("v");
+    truth.through(&a, "k").await.unwrap();
+    assert!(a.get_local("k").is_some());
+    let subscriptions = wire.asked(Step::Listen);
+    wire.mislead();
+    eventually("it subscribes anew", || async {
+        wire.asked(Step::Listen) > subscriptions
+    })
+    .await;
+    a.ready().await;
+    assert!(a.get_local("k").is_none());
+    assert!(a.get("k").await.is_some(), "it is read again");
+    assert!(a.get_local("k").is_some());
+}
+
+/// The same when it subscribes: that proves nothing of what was read before.
+#[tokio::test]
+async fn what_was_read_from_another_server_than_the_new_subscription_leaves_l1() {
+    let fleet = Fleet::memory();
+    let (a, wire) = fleet.instance_with(without_heartbeats).await;
+    let truth = Source::new("v");
+    truth.through(&a, "k").await.unwrap();
+    assert!(a.get_local("k").is_some());
+    let heartbeats = wire.asked(Step::Beat);
+    wire.mislead();
+    wire.silence(true);
+    wire.cut();
+    eventually("it has subscribed anew, and sends a heartbeat", || async {
+        wire.asked(Step::Beat) > heartbeats
+    })
+    .await;
+    assert!(!a.health().is_listener_live());
+    assert!(a.get_local("k").is_none());
+    wire.silence(false);
+    a.ready().await;
+    assert!(a.get_local("k").is_none());
+    assert!(a.get("k").await.is_some(), "it is read again");
+}
+
 /// A heartbeat that was asked for before there was a doubt does not end it.
 #[tokio::test]
 async fn a_proof_is_not_older_than_a_doubt() {

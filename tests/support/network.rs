@@ -74,6 +74,8 @@ struct Wires {
     reconnect: AtomicBool,
     /// Whether the next `get` finds a version that the lane has not issued.
     forge: AtomicBool,
+    /// Whether requests turn out to have gone to another server than the subscription, once.
+    mislead: AtomicBool,
     subscribed: watch::Sender<usize>,
 }
 
@@ -112,6 +114,7 @@ impl Network {
             stuck: Mutex::default(),
             reconnect: AtomicBool::new(false),
             forge: AtomicBool::new(false),
+            mislead: AtomicBool::new(false),
             subscribed: watch::Sender::default(),
         };
         Self {
@@ -209,6 +212,12 @@ impl Network {
     /// the store.
     pub(crate) fn forge(&self) {
         self.wires.forge.store(true, SeqCst);
+    }
+
+    /// The next time that the instance compares them, its requests have gone to another server than the one that it
+    /// is subscribed to.
+    pub(crate) fn mislead(&self) {
+        self.wires.mislead.store(true, SeqCst);
     }
 
     /// Cuts the subscriber's connection.
@@ -461,7 +470,8 @@ impl Lane for Wired {
     }
 
     fn keep_only(&self, life: u64) -> bool {
-        self.lane.keep_only(life)
+        let is_misled = self.network.wires.mislead.swap(false, SeqCst);
+        self.lane.keep_only(life) && !is_misled
     }
 
     fn subscribe(&self, me: MemberInfo) -> Reply<'_, (LaneClock, Box<dyn Subscription>)> {

@@ -13,7 +13,7 @@ use larder::l2::Lane;
 use super::{Met, run, watched_lane};
 use crate::store::*;
 use crate::support::eventually::eventually;
-use crate::support::proxy::Proxy;
+use crate::support::proxy::{Kind, Proxy};
 use crate::support::redis_server::RedisServer;
 
 /// A port on which no server answers.
@@ -153,6 +153,37 @@ async fn no_connection_stays_with_another_life() {
     .await;
     assert!(met.all()[2..].iter().all(|met| met.life == clock.life));
     assert!(lane.keep_only(clock.life), "these may stay");
+}
+
+/// A connection that is being made while the subscriber moves may lead to the server that it has left.
+#[tokio::test]
+async fn no_connection_that_is_being_made_stays_with_another_life() {
+    let mut failover = Failover::start().await;
+    let l2 = RedisL2::open(&failover.address.url()).unwrap();
+    let (lane, met) = watched_lane(&l2, LIMIT);
+    failover.old.pause();
+    let early = tokio::spawn({
+        let lane = Arc::clone(&lane);
+        async move { lane.get("k").await }
+    });
+    eventually("it connects to the old primary", async || {
+        failover.address.connections(Kind::Data) == 1
+    })
+    .await;
+    let mut raw = failover.new.connection().await;
+    let _: () = run(&mut raw, &["REPLICAOF", "NO", "ONE"]).await;
+    failover.address.lead_to(failover.new.port());
+    let (clock, _listener) = listen(&*lane).await;
+    assert!(lane.keep_only(clock.life), "nothing was read yet");
+    failover.old.resume();
+    // Answered or not: this one began before.
+    _ = early.await.unwrap();
+    let mut raw = failover.old.connection().await;
+    let port = failover.new.port().to_string();
+    let _: () = run(&mut raw, &["REPLICAOF", "127.0.0.1", &port]).await;
+    replicates(&failover.old).await;
+    get(&*lane, "k").await;
+    assert_eq!(met.last().life, clock.life, "another connection");
 }
 
 fn pool(url: &str) -> Pool {
