@@ -1,18 +1,52 @@
-//! Tasks begin at the first asynchronous use, and end with the cache.
+//! Tasks begin when the cache is built, or at the first asynchronous use where there was no runtime; they end with it.
 
-use crate::fleet::{Fleet, Source, over_both_stores};
-use crate::support::network::{Gate, Step};
+use larder::Cache;
+use tokio::runtime::Builder;
+
+use crate::fleet::{Fleet, Source, Texts, over_both_stores};
+use crate::support::eventually::eventually;
+use crate::support::network::Gate;
 
 over_both_stores!(
-    tasks_begin_at_the_first_use_and_end_with_the_last_handle,
+    an_instance_that_nobody_uses_becomes_ready,
+    tasks_end_with_the_last_handle,
     close_ends_the_tasks_and_l1,
 );
 
-async fn tasks_begin_at_the_first_use_and_end_with_the_last_handle(fleet: Fleet) {
+/// A readiness probe lets no traffic in before that.
+async fn an_instance_that_nobody_uses_becomes_ready(fleet: Fleet) {
     let (cache, wire) = fleet.build(|builder| builder);
+    assert!(cache.health().is_started());
+    eventually("it is ready", || async { cache.health().is_ok() }).await;
+    assert!(cache.health().is_listener_live());
+    wire.listeners(1).await;
+}
+
+#[test]
+fn without_a_runtime_the_first_asynchronous_use_starts_the_tasks() {
+    let (cache, wire) = Fleet::memory().build(|builder| builder);
     assert!(cache.get_local("k").is_none());
-    assert_eq!(wire.asked(Step::Listen), 0);
-    assert!(cache.get("k").await.is_none());
+    let health = cache.health();
+    assert!(!health.is_started() && !health.is_ok());
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        assert!(cache.get("k").await.is_none());
+        assert!(cache.health().is_started());
+        wire.subscribers(1).await;
+    });
+}
+
+/// It has nothing to subscribe to.
+#[tokio::test]
+async fn without_l2_an_instance_is_ready_until_it_is_closed() {
+    let alone: Texts = Cache::builder("test:alone").build().unwrap();
+    assert!(alone.health().is_started() && alone.health().is_ok());
+    alone.close().await;
+    assert!(!alone.health().is_started() && !alone.health().is_ok());
+}
+
+async fn tasks_end_with_the_last_handle(fleet: Fleet) {
+    let (cache, wire) = fleet.instance().await;
     wire.subscribers(1).await;
     let clone = cache.clone();
     drop(cache);
@@ -31,8 +65,9 @@ async fn close_ends_the_tasks_and_l1(fleet: Fleet) {
     assert!(cache.get_local("k").is_none());
     assert_eq!(*cache.get("k").await.unwrap(), "v", "L2 is still there");
     assert!(cache.get_local("k").is_none(), "and is not copied any more");
-    assert!(!cache.health().is_listener_live());
+    assert!(!cache.health().is_listener_live() && !cache.health().is_started());
     cache.ready().await;
+    assert!(!cache.health().is_started());
     cache.close().await;
 }
 
