@@ -219,6 +219,26 @@ fn takes_what_is_nested_100_deep<C: Codec>() {
 }
 
 /// What decoding gives does not matter, only that it ends.
+/// Each element takes 136 bytes, and one when it is encoded.
+fn takes_so_much_memory<C: Codec>() {
+    type Sparse = Vec<Option<[u64; 16]>>;
+    let sparse = |elements| encode::<C, Sparse>(&vec![None; elements]);
+    let taken = C::decode::<Sparse>(&sparse(500_000));
+    assert_eq!(
+        taken
+            .map(|elements| elements.len())
+            .map_err(|error| why(&error)),
+        Ok(500_000)
+    );
+    let refused = C::decode::<Sparse>(&sparse(1_200_000));
+    let refused = refused.map(|elements| elements.len());
+    assert!(
+        refused.is_err_and(|error| error.to_string().contains("too much memory")),
+        "{}",
+        C::NAME
+    );
+}
+
 fn try_many_types<C: Codec>(bytes: &[u8]) {
     let _ = C::decode::<Rich>(bytes);
     let _ = C::decode::<Shape>(bytes);
@@ -396,6 +416,11 @@ macro_rules! trusting_codec {
                     refuses::<$codec, (Vec<Vec<()>>, Vec<()>)>(&[&[0], &bytes[..]].concat());
                 }
             }
+
+            #[test]
+            fn elements_that_take_too_much_memory_are_refused() {
+                takes_so_much_memory::<$codec>();
+            }
         }
     };
 }
@@ -500,6 +525,11 @@ mod messagepack_only {
         let keys: BTreeMap<(u8, Option<String>), Shape> =
             [((1, Some("k".into())), Shape::Unit)].into();
         comes_back::<MessagePack, _>(&keys);
+    }
+
+    #[test]
+    fn elements_that_take_too_much_memory_are_refused() {
+        takes_so_much_memory::<MessagePack>();
     }
 
     #[test]

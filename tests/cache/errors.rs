@@ -54,6 +54,20 @@ async fn a_key_that_is_too_long_is_refused() {
     assert_eq!(*a.get_local("").unwrap(), "v");
 }
 
+/// Another instance allows more. What is not decoded takes no memory.
+#[tokio::test]
+async fn a_stored_value_that_is_too_large_is_a_miss() {
+    let fleet = Fleet::memory();
+    let (other, _) = fleet.instance().await;
+    let (a, _) = fleet.instance_with(|b| b.max_value_size(100)).await;
+    other.insert("k", "v".repeat(101)).await.unwrap();
+    assert!(a.get("k").await.is_none());
+    assert_eq!(a.stats().decode_errors, 1);
+    let loaded = Source::new("small").through(&a, "k").await.unwrap();
+    assert!(loaded.meta().version().is_some(), "it is replaced");
+    assert_eq!(*a.get("k").await.unwrap(), "small");
+}
+
 #[tokio::test]
 async fn a_value_that_is_too_large_is_not_stored() {
     let (a, _) = Fleet::memory()
