@@ -1,19 +1,30 @@
 //! What reaches the log at WARN: one line for a cause, however many requests meet it, and no key or value.
 
 #![allow(
+    clippy::expect_used,
     clippy::indexing_slicing,
+    clippy::panic,
     clippy::unwrap_used,
     reason = "a failed step ends the test"
 )]
 
+#[path = "support/mod.rs"]
+mod support;
+
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use larder::codec::Bincode;
-use larder::{Cache, MemoryL2, Stats};
+use larder::{Cache, MemoryL2, RedisL2, Stats};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tracing::Level;
+
+use crate::support::damage::{DAMAGE, damage};
+use crate::support::eventually::eventually;
+use crate::support::network::{Network, Step};
+use crate::support::redis_server::RedisServer;
 
 const REQUESTS: u64 = 1_000;
 const SECRET: &str = "hunter2";
@@ -32,9 +43,30 @@ impl Write for Log {
     }
 }
 
+impl Log {
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
+    }
+
+    fn count(&self, what: &str) -> usize {
+        self.text().matches(what).count()
+    }
+}
+
 /// What is logged at WARN and above, on one thread, while this runs.
 fn warnings(run: impl Future<Output = ()>) -> Vec<String> {
     let log = Log::default();
+    record(&log, run);
+    let log = log.text();
+    assert!(!log.contains(SECRET), "{log}");
+    log.lines().map(str::to_owned).collect()
+}
+
+/// Writes to the log what is logged at WARN and above, on one thread, while this runs.
+///
+/// All tests of this binary log to a subscriber of this level. Were there one that has none, its thread could be the
+/// first to come to a line, which would then be taken for one that nobody wants.
+fn record(log: &Log, run: impl Future<Output = ()>) {
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(Level::WARN)
@@ -43,10 +75,6 @@ fn warnings(run: impl Future<Output = ()>) -> Vec<String> {
     let runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = { runtime }.enable_all().build().unwrap();
     tracing::subscriber::with_default(subscriber, || runtime.block_on(run));
-    let log = log.0.lock().unwrap();
-    let log = String::from_utf8_lossy(&log);
-    assert!(!log.contains(SECRET), "{log}");
-    log.lines().map(str::to_owned).collect()
 }
 
 fn cache<V>(l2: &MemoryL2) -> Cache<String, V>
@@ -132,4 +160,43 @@ fn values_that_do_not_decode() {
         assert_eq!(numbers.stats().decode_errors, REQUESTS);
     });
     assert_once(&seen, "a stored value cannot be read");
+}
+
+/// However many requests meet it.
+#[test]
+fn damage_of_the_clock() {
+    const LINE: &str = "cleared or damaged";
+    let log = &Log::default();
+    record(log, async {
+        let server = RedisServer::start().await;
+        let mut redis = server.connection().await;
+        let wire = Network::new(RedisL2::open(&server.url()).unwrap());
+        let cache = Cache::<String, String>::builder("test:logs").l2(wire.clone());
+        let cache = cache.max_staleness(Duration::from_millis(200));
+        let cache = cache.l2_timeout(Duration::from_secs(10)).build().unwrap();
+        cache.ready().await;
+        // The number of lanes is read when an instance connects.
+        let is_found = |rest: &[&[u8]]| rest.first() != Some(&&b"lanes"[..]);
+        let of_clock = DAMAGE.iter().filter(|(_, key, _)| *key == "clock");
+        for (harm, events) in of_clock.filter(|(_, _, rest)| is_found(rest)).zip(1..) {
+            damage(&mut redis, "test:logs", *harm).await;
+            for n in 0..20 {
+                cache.insert(SECRET, n.to_string()).await.unwrap();
+                cache.invalidate(SECRET).await.unwrap();
+            }
+            eventually(&format!("{harm:?} is found"), || async {
+                log.count(LINE) >= events
+            })
+            .await;
+            // A clear starts an epoch as well, and is no damage.
+            cache.clear().await.unwrap();
+            let beats = wire.asked(Step::Beat);
+            eventually("it goes on", || async {
+                wire.asked(Step::Beat) > beats + 3
+            })
+            .await;
+            assert_eq!(log.count(LINE), events, "{harm:?}");
+        }
+    });
+    assert_eq!(log.count(SECRET), 0, "{}", log.text());
 }

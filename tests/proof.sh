@@ -33,7 +33,7 @@ part() {
         ;;
     tests)
         PROPTEST_CASES=${PROPTEST_CASES:-5000} run --test codec --test key
-        run --test cache -- --ignored --test-threads 1
+        run --test cache -- --ignored
         ;;
     table) run_with_cfg ablation --test simulation -- --ignored --nocapture the_table ;;
     *)

@@ -1,15 +1,13 @@
 //! Bytes in Redis that are not a value of this cache: a miss, counted, and overwritten.
 
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use larder::deadpool_redis::redis::aio::MultiplexedConnection;
-use larder::deadpool_redis::redis::{AsyncCommands, Value, cmd};
+use larder::deadpool_redis::redis::{AsyncCommands, cmd};
 use larder::{Cache, Source as Level};
 use tokio::time::timeout;
-use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::fleet::{Fleet, Set, Source};
+use crate::support::damage::{DAMAGE, damage};
 use crate::support::eventually::eventually;
 use crate::support::network::{Gate, Step};
 
@@ -216,66 +214,6 @@ async fn what_cannot_be_read_is_replaced_once() {
 
 const MS: Duration = Duration::from_millis(1);
 const LIMIT: Duration = Duration::from_secs(10);
-/// Epoch, seq and ver, 8 bytes each.
-const HUGE: &[u8] = &[0xff; 24];
-const NO_EPOCH: &[u8] = &[0; 24];
-const HUGE_SEQ: &[u8] = b"\0\0\0\0\0\0\0\x07\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\x07";
-const HUGE_VER: &[u8] = b"\0\0\0\0\0\0\0\x07\0\0\0\0\0\0\0\x07\0\x20\0\0\0\0\0\0";
-
-/// What may be done to the keys of a lane itself: a command, the name of the key and the rest.
-const DAMAGE: &[(&str, &str, &[&[u8]])] = &[
-    ("DEL", "clock", &[]),
-    ("SET", "clock", &[b"x"]),
-    ("LPUSH", "clock", &[b"x"]),
-    ("HDEL", "clock", &[b"at"]),
-    ("HSET", "clock", &[b"at", b"cut"]),
-    ("HSET", "clock", &[b"at", HUGE]),
-    ("HSET", "clock", &[b"at", NO_EPOCH]),
-    ("HSET", "clock", &[b"at", HUGE_SEQ]),
-    ("HSET", "clock", &[b"at", HUGE_VER]),
-    ("HDEL", "clock", &[b"run"]),
-    ("HSET", "clock", &[b"run", b"\xff"]),
-    ("HDEL", "clock", &[b"lanes"]),
-    ("HSET", "clock", &[b"lanes", b"x"]),
-    ("HSET", "clock", &[b"lanes", b"0"]),
-    ("HSET", "clock", &[b"lanes", b"1.5"]),
-    ("HSET", "clock", &[b"lanes", b"99999999999999999999"]),
-    ("DEL", "live", &[]),
-    ("SET", "live", &[b"x"]),
-    ("ZADD", "live", &[b"1", b"x"]),
-    ("HDEL", "live", &[b"list"]),
-    ("HSET", "live", &[b"list", b"\xff"]),
-    ("HSET", "live", &[b"\xff", b"\xff"]),
-    ("HSET", "live", &[b"7", b"1:2:3"]),
-    ("HSET", "live", &[b"7", b"1:2:99999999999999999999:3"]),
-    ("DEL", "log", &[]),
-    ("SET", "log", &[b"x"]),
-    ("HSET", "log", &[b"m", b"x"]),
-    ("XADD", "log", &[b"9007199254740993-0", b"m", b"x"]),
-    (
-        "XADD",
-        "log",
-        &[b"18446744073709551615-18446744073709551615", b"m", b"x"],
-    ),
-];
-
-async fn damage(redis: &mut MultiplexedConnection, damage: (&str, &str, &[&[u8]])) {
-    let (command, key, rest) = damage;
-    let key = format!("{{test:text.0}}!{key}");
-    let is_hash = cmd("TYPE")
-        .arg(&key)
-        .query_async::<String>(redis)
-        .await
-        .unwrap()
-        == "hash";
-    if is_hash != command.starts_with('H') {
-        let _: i64 = redis.del(&key).await.unwrap();
-    }
-    let mut harm = cmd(command);
-    harm.arg(key).arg(rest);
-    let _: Value = harm.query_async(redis).await.unwrap();
-}
-
 /// Whatever is done to the lane's own keys, instances that run and instances that start go on with each other.
 #[tokio::test]
 async fn a_damaged_lane_heals() {
@@ -292,7 +230,7 @@ async fn a_damaged_lane_heals() {
     for (n, harm) in DAMAGE.iter().enumerate() {
         let context = format!("{n}: {harm:?}");
         a.insert("k", "before".to_owned()).await.unwrap();
-        damage(&mut redis, *harm).await;
+        damage(&mut redis, "test:text", *harm).await;
         // Now by a write of an instance that runs, now by one that starts.
         if n % 2 == 0 {
             a.insert("k", "after".to_owned()).await.expect(&context);
@@ -322,68 +260,5 @@ async fn a_damaged_lane_heals() {
             }
         }
         c.close().await;
-    }
-}
-
-/// Where traces are written to.
-#[derive(Clone, Default)]
-struct Traces(Arc<Mutex<Vec<u8>>>);
-
-impl Traces {
-    fn count(&self, text: &str) -> usize {
-        let written = self.0.lock().unwrap();
-        String::from_utf8_lossy(&written).matches(text).count()
-    }
-}
-
-impl std::io::Write for Traces {
-    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(line);
-        Ok(line.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-/// However many requests find it, damage is one line.
-#[tokio::test]
-#[ignore = "captures the log, so no other test may run beside it: sh tests/proof.sh tests"]
-async fn damage_is_traced_once() {
-    let traces = Traces::default();
-    let written = traces.clone();
-    let _traced = tracing_subscriber::fmt()
-        .with_writer(move || written.clone())
-        .set_default();
-    let fleet = Fleet::redis().await;
-    let Fleet::Redis { server, .. } = &fleet else {
-        unreachable!()
-    };
-    let mut redis = server.connection().await;
-    let (a, wire) = fleet.instance_with(|b| b.max_staleness(200 * MS)).await;
-    let mut events = 0;
-    // The number of lanes is read when an instance connects.
-    let is_found = |rest: &[&[u8]]| rest.first() != Some(&&b"lanes"[..]);
-    let of_clock = DAMAGE.iter().filter(|(_, key, _)| *key == "clock");
-    for harm in of_clock.filter(|(_, _, rest)| is_found(rest)) {
-        damage(&mut redis, *harm).await;
-        for n in 0..20 {
-            a.insert("k", n.to_string()).await.unwrap();
-            a.invalidate("k").await.unwrap();
-        }
-        events += 1;
-        eventually(&format!("{harm:?} is found"), || async {
-            traces.count("cleared or damaged") >= events
-        })
-        .await;
-        // A clear starts an epoch as well, and is no damage.
-        a.clear().await.unwrap();
-        let beats = wire.asked(Step::Beat);
-        eventually("it goes on", || async {
-            wire.asked(Step::Beat) > beats + 3
-        })
-        .await;
-        assert_eq!(traces.count("cleared or damaged"), events, "{harm:?}");
     }
 }

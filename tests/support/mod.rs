@@ -9,6 +9,7 @@
     dead_code
 )]
 
+pub(crate) mod damage;
 pub(crate) mod eventually;
 pub(crate) mod instance;
 pub(crate) mod network;
