@@ -262,3 +262,30 @@ async fn a_damaged_lane_heals() {
         c.close().await;
     }
 }
+
+/// A store of one's own may say so. Numbers do not go on from there, so what comes then is not the next message.
+#[tokio::test]
+async fn a_clock_that_cannot_go_on_heals() {
+    let fleet = Fleet::memory();
+    let ((a, wire), (b, _)) = (fleet.instance().await, fleet.instance().await);
+    let (listens, delayed) = (wire.asked(Step::Listen), wire.delayed());
+    wire.exhaust_clock();
+    // A message comes before the first beat does away with the number.
+    wire.delay_beats(true);
+    wire.cut();
+    eventually("it has subscribed anew", || async {
+        wire.asked(Step::Listen) > listens && wire.delayed() > delayed
+    })
+    .await;
+    b.insert("k", "v".to_owned()).await.unwrap();
+    wire.delay_beats(false);
+    a.ready().await;
+    eventually("a reads it", || async {
+        a.get("k").await.is_some() && a.get_local("k").is_some()
+    })
+    .await;
+    b.invalidate("k").await.unwrap();
+    eventually("a drops it", || async { a.get_local("k").is_none() }).await;
+    let listens_now = wire.asked(Step::Listen);
+    assert_eq!(listens_now, listens + 1, "the subscriber has gone on");
+}

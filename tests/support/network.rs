@@ -74,6 +74,8 @@ struct Wires {
     reconnect: AtomicBool,
     /// Whether the next `get` finds a version that the lane has not issued.
     forge: AtomicBool,
+    /// Whether the next subscription finds the highest number of a message that there is.
+    exhaust: AtomicBool,
     /// Whether requests turn out to have gone to another server than the subscription, once.
     mislead: AtomicBool,
     subscribed: watch::Sender<usize>,
@@ -114,6 +116,7 @@ impl Network {
             stuck: Mutex::default(),
             reconnect: AtomicBool::new(false),
             forge: AtomicBool::new(false),
+            exhaust: AtomicBool::new(false),
             mislead: AtomicBool::new(false),
             subscribed: watch::Sender::default(),
         };
@@ -212,6 +215,11 @@ impl Network {
     /// the store.
     pub(crate) fn forge(&self) {
         self.wires.forge.store(true, SeqCst);
+    }
+
+    /// The lane's clock, as the next subscription finds it, says that the highest number of a message has been used.
+    pub(crate) fn exhaust_clock(&self) {
+        self.wires.exhaust.store(true, SeqCst);
     }
 
     /// The next time that the instance compares them, its requests have gone to another server than the one that it
@@ -476,10 +484,13 @@ impl Lane for Wired {
 
     fn subscribe(&self, me: MemberInfo) -> Reply<'_, (LaneClock, Box<dyn Subscription>)> {
         async move {
-            let (clock, inner) = self
+            let (mut clock, inner) = self
                 .network
                 .carry(Step::Listen, async move { self.lane.subscribe(me).await })
                 .await?;
+            if self.network.wires.exhaust.swap(false, SeqCst) {
+                clock.seq = u64::MAX;
+            }
             let events = self.network.wires.events.subscribe();
             let cuts = events.borrow().cuts;
             self.network

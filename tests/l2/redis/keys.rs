@@ -239,3 +239,27 @@ async fn a_namespace_of_more_lanes_is_refused() {
     // Another namespace on the same server is not touched by that.
     insert(&*lane_of(&store.l2, "other"), "k", b"v").await;
 }
+
+/// Somebody has written it by hand. In L1 it would outlive invalidations, as no version to come is newer.
+#[tokio::test]
+async fn a_version_that_was_never_issued_is_no_hit() {
+    let store = Redis::start().await;
+    let (lane, mut raw) = (store.lane(), store.server.connection().await);
+    for above in [1, u64::MAX >> 1] {
+        let stamp = insert(&*lane, "k", b"v").await;
+        assert!(usable(&*lane, "k").await.is_some());
+        let mut bytes = get(&*lane, "k").await.unwrap().to_vec();
+        let ver = stamp.ver + above;
+        let sum = stamp.epoch + ver + stamp.written_at;
+        bytes[12..20].copy_from_slice(&ver.to_be_bytes());
+        bytes[28..36].copy_from_slice(&sum.to_be_bytes());
+        let mut set = cmd("SET");
+        set.arg(value_key("k")).arg(bytes);
+        let () = set.query_async(&mut raw).await.unwrap();
+        assert_eq!(usable(&*lane, "k").await, None, "{above} above");
+        let lease = granted(&*lane, "k").await;
+        let stamp = filled(&*lane, "k", lease, b"loaded").await;
+        let stored = usable(&*lane, "k").await.unwrap();
+        assert_eq!(stamp_of(&stored), stamp);
+    }
+}
