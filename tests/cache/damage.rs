@@ -271,14 +271,14 @@ async fn a_clock_that_cannot_go_on_heals() {
     let (listens, delayed) = (wire.asked(Step::Listen), wire.delayed());
     wire.exhaust_clock();
     // A message comes before the first beat does away with the number.
-    wire.delay_beats(true);
+    wire.delay_heartbeats(true);
     wire.cut();
     eventually("it has subscribed anew", || async {
         wire.asked(Step::Listen) > listens && wire.delayed() > delayed
     })
     .await;
     b.insert("k", "v".to_owned()).await.unwrap();
-    wire.delay_beats(false);
+    wire.delay_heartbeats(false);
     a.ready().await;
     eventually("a reads it", || async {
         a.get("k").await.is_some() && a.get_local("k").is_some()

@@ -19,7 +19,7 @@ async fn an_instance_that_nobody_uses_becomes_ready(fleet: Fleet) {
     assert!(cache.health().is_started());
     eventually("it is ready", || async { cache.health().is_ok() }).await;
     assert!(cache.health().is_listener_live());
-    wire.listeners(1).await;
+    wire.subscribers(1).await;
 }
 
 #[test]

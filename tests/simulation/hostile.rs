@@ -57,8 +57,9 @@ impl Config {
                 ..base
             },
             // Connections of subscribers that are always made anew, slowly.
+            // Two round trips, to connect and to ask, take less than `l2_timeout`.
             7 => Self {
-                delay_ms: 5..=60,
+                delay_ms: 5..=45,
                 fault_every_ms: 250,
                 faults: vec![(Fault::SubscriberCut, 1)],
                 ..base

@@ -306,7 +306,10 @@ impl Lane for FarLane {
                 async move { lane.acquire_lease(&key, ask).await }.boxed()
             };
             let answer = self.ask(serve, grant, false).await;
-            self.note_wait(key, &answer);
+            // A refresh only reads when its wait is over, beside a load that may wait still.
+            if !ask.ttl.is_zero() {
+                self.note_wait(key, &answer);
+            }
             answer
         }
         .boxed()

@@ -173,7 +173,7 @@ async fn no_connection_that_is_being_made_stays_with_another_life() {
     let mut raw = failover.new.connection().await;
     let _: () = run(&mut raw, &["REPLICAOF", "NO", "ONE"]).await;
     failover.address.lead_to(failover.new.port());
-    let (clock, _listener) = listen(&*lane).await;
+    let (clock, _subscription) = subscribe(&*lane).await;
     assert!(lane.keep_only(clock.life), "nothing was read yet");
     failover.old.resume();
     // Answered or not: this one began before.
