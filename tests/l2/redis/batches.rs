@@ -212,9 +212,13 @@ fn a_crowd_moves_from_runtime_to_runtime() {
 #[test]
 fn a_crowd_is_answered_on_another_runtime() {
     let store = runtime().block_on(Redis::start());
-    let lane = store.lane();
+    let (lane, met) = watched_lane(&store.l2, LIMIT);
     let driven = Builder::new_multi_thread();
     let driven = { driven }.worker_threads(1).enable_all().build().unwrap();
+    // The task and both connections stay here, or they would end with one of the others, amid a read.
+    driven.block_on(eventually("there are two connections", async || {
+        all_answered(&crowd(&lane, numbered(0..100)).await) && met.all().len() == 2
+    }));
     for _ in 0..3 {
         let there = driven.spawn({
             let lane = Arc::clone(&lane);
