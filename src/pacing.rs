@@ -28,8 +28,6 @@ pub(crate) struct Pacing {
     near: Semaphore,
     /// One permit for each batch that may still be under way, near or far.
     free: Semaphore,
-    /// How many batches may be under way, near or far.
-    most: usize,
 }
 
 /// The right to send one batch; the batch is under way until this is dropped.
@@ -45,30 +43,26 @@ impl Pacing {
         Self {
             near: Semaphore::new(NEAR),
             free: Semaphore::new(most),
-            most,
         }
     }
 
-    /// The next turn, if it is there at once: for the rest of a crowd of which a batch has just been taken.
-    pub(crate) fn try_turn(&self) -> Option<Turn<'_>> {
-        let under_way = self.free.try_acquire().ok()?;
-        let near = self.near.try_acquire().ok()?;
-        Some(Turn { near, under_way })
-    }
-
-    /// Waits until the next batch may be sent; the caller decides afterwards what the batch holds.
-    ///
-    /// If other batches are under way it yields to the runtime once, so that callers that are about to ask join this
-    /// batch. If none is, it returns at once. May be dropped at any time.
+    /// Waits until the next batch may be sent; the caller decides afterwards what the batch holds. May be dropped at
+    /// any time.
     pub(crate) async fn turn(&self) -> Turn<'_> {
-        let is_idle = self.free.available_permits() == self.most;
         let under_way = permit(&self.free).await;
         let near = permit(&self.near).await;
-        if !is_idle {
-            yield_now().await;
-        }
         Turn { near, under_way }
     }
+}
+
+/// Lets the runtime run what is ready, before a batch is taken. Callers that are about to ask join the batch then, and
+/// the batch before it is on its way to the server: two that are sent together are also answered together, and the
+/// server has nothing to do meanwhile.
+///
+/// Measured with 64 callers on one thread: without it a batch has 16 writes instead of 26, and reads and writes are
+/// 0.6 to 0.8 times as many a second.
+pub(crate) async fn gather() {
+    yield_now().await;
 }
 
 impl Turn<'_> {
@@ -113,19 +107,6 @@ mod tests {
     use tokio::time::{Instant, sleep};
 
     use super::*;
-
-    #[tokio::test]
-    async fn the_first_batch_leaves_at_once_and_the_second_after_a_yield() {
-        let pacing = Pacing::new(64);
-        let first = pacing.turn().now_or_never();
-        assert!(first.is_some(), "nothing is under way");
-        let mut second = pin!(pacing.turn());
-        assert!(second.as_mut().now_or_never().is_none());
-        assert!(second.now_or_never().is_some());
-        assert!(pacing.turn().now_or_never().is_none(), "one still is");
-        drop(first);
-        assert!(pacing.turn().now_or_never().is_some(), "none is");
-    }
 
     #[tokio::test(start_paused = true)]
     async fn near_batches_wait_for_one_another() {

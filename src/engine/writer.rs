@@ -19,7 +19,7 @@ use crate::clock::{Tick, nanos};
 use crate::error::L2Error;
 use crate::key::Key;
 use crate::lock::lock;
-use crate::pacing::{Pacing, Turn};
+use crate::pacing::{Pacing, Turn, gather};
 
 /// What all writes that wait or are under way may weigh together.
 const CAPACITY: u32 = 16 * 1024;
@@ -107,24 +107,27 @@ async fn run<V: Send + Sync + 'static>(
         tokio::select! {
             biased;
             Some(Ended { keys, weight }) = under_way.next() => order.end(&keys, weight),
-            call = calls.recv(), if is_open => match call {
+            // Calls that come while others are ready are taken with the turn: each would make it begin anew.
+            call = calls.recv(), if is_open && !order.is_ready() => match call {
                 Some(call) => order.push(call),
                 None => is_open = false,
             },
-            turn = pacing.turn(), if order.is_ready() => {
+            turn = next_turn(pacing), if order.is_ready() => {
                 while let Ok(call) = calls.try_recv() {
                     order.push(call);
                 }
-                // A crowd is shared between the batches at once, or what is left would be shared again and again.
-                let mut turn = Some(turn);
-                while let Some(turn) = turn.take().or_else(|| pacing.try_turn())
-                    && let Some(batch) = order.take()
-                {
+                if let Some(batch) = order.take() {
                     under_way.push(send(ctx, turn, batch, accepted_at).boxed());
                 }
             },
         }
     }
+}
+
+async fn next_turn(pacing: &Pacing) -> Turn<'_> {
+    let turn = pacing.turn().await;
+    gather().await;
+    turn
 }
 
 /// A batch that was sent and has ended.

@@ -23,7 +23,7 @@ use tokio::time::{Instant, timeout_at};
 use super::read_request::ReadRequests;
 use crate::l2::{Key, L2Error, ReadResult};
 use crate::lock::lock;
-use crate::pacing::{Pacing, share};
+use crate::pacing::{Pacing, gather, share};
 
 /// Reads under way at a time that their callers send themselves. With so few there is nothing to join, and the
 /// batcher task would only add its wake-up.
@@ -204,8 +204,9 @@ async fn run(requests: Arc<ReadRequests>, reads: mpsc::Receiver<Read>, taken: Ar
     let pacing = &Pacing::new(IN_FLIGHT);
     let threads = Handle::current().metrics().num_workers();
     let batches = stream::unfold(reads, |mut reads| async move {
-        let first = reads.recv().await?;
         let turn = pacing.turn().await;
+        let first = reads.recv().await?;
+        gather().await;
         let batch = take(first, &mut reads, requests.most(), taken);
         Some(((turn, batch), reads))
     });
