@@ -90,8 +90,11 @@ impl<V> HotTable<V> {
     /// The same if its key was the last to be cleared from the cell, and nothing has come since. Returns whether the
     /// cell has not been cleared since.
     ///
-    /// Any other key waits for a hit that is sampled, though its cell be empty: moka, which is told of few of the hits
-    /// here, has to hear of the first ones to tell what should stay.
+    /// Any other key waits for a hit that is sampled, though its cell is empty: moka records few of the hits here, and
+    /// needs the first ones to choose what stays.
+    ///
+    /// Measured: hits take 0.85 of the time that they take without invalidations if a tenth of the calls are
+    /// invalidations, and 1.1 to 1.3 of it if every key waits (`cargo bench --bench ratios -- "10 %"`).
     pub(super) fn refill(&self, slot: &Arc<Slot<V>>, clears: u64) -> bool {
         let hash = self.hash(&slot.key);
         let place = self.place(hash);
