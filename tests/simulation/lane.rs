@@ -10,7 +10,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use larder::l2::{
     Bytes, EncodedValue, Fill, L2, L2Error, Lane, LaneClock, Lease, LeaseReply, LeaseRequest,
-    Member, MemberInfo, Members, Message, OnConnect, ReadResult, Reply, Stamp, Subscription,
+    Member, MemberInfo, Members, Message, OnConnect, ReadResult, Reply, Stamp, Subscription, Want,
     WriteAck,
 };
 use tokio::sync::Mutex;
@@ -306,8 +306,8 @@ impl Lane for FarLane {
                 async move { lane.acquire_lease(&key, ask).await }.boxed()
             };
             let answer = self.ask(serve, grant, false).await;
-            // A refresh only reads when its wait is over, beside a load that may wait still.
-            if !ask.ttl.is_zero() {
+            // Not of a refresh, which asks with the version that it has, nor of a read: a load may wait beside them.
+            if !ask.ttl.is_zero() && !matches!(ask.want, Want::NewerThan(_)) {
                 self.note_wait(key, &answer);
             }
             answer

@@ -19,7 +19,7 @@ fn load(world: &World) -> SharedResult<LoadOutcome<u64>> {
     }
 }
 
-fn join_read(world: &World) -> JoinRead<'_, u64> {
+fn join_read(world: &World) -> JoinRead<u64> {
     world.l1.join_read(&world.key, world.now)
 }
 
