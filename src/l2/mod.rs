@@ -6,7 +6,6 @@
 //! Architecture invariant: an L2 stores values, orders changes and publishes them. It knows nothing of L1, of what is in
 //! flight, or of loaders.
 
-mod expiring;
 mod memory;
 mod redis;
 

@@ -2,8 +2,9 @@
 //!
 //! - here: the store, and how it restarts
 //! - [`lane`]: one instance's connections to it
-//! - [`state`]: what it holds of one namespace
+//! - [`state`]: what it holds of one namespace; [`expiring`]: the map that its values and leases are in
 
+mod expiring;
 mod lane;
 mod state;
 
@@ -142,6 +143,7 @@ impl MemoryL2 {
             restarted: server.restarted,
             is_private: server.is_private,
         };
+        // Mostly it is there, and its name need not be copied.
         if let Some(state) = server.lanes.get_mut(namespace) {
             return act(state, now);
         }
@@ -170,7 +172,14 @@ mod tests {
             body: Vec::new(),
             ttl: Duration::from_secs(60),
         };
-        for overtaken_by in ["nothing", "insert", "invalidation", "another", "itself"] {
+        for overtaken_by in [
+            "nothing",
+            "insert",
+            "invalidation",
+            "clear",
+            "another",
+            "itself",
+        ] {
             let Ok(LeaseReply::Granted(lease)) = lane.acquire_lease("k", ASK).await else {
                 panic!("it is granted");
             };
@@ -181,6 +190,7 @@ mod tests {
                     let ack = lane.invalidate(&["k"], b"", Duration::ZERO).await;
                     ack.unwrap().stamp.ver
                 }
+                "clear" => lane.clear(b"").await.unwrap().ver,
                 "another" => {
                     let asked = lane.acquire_lease("k", ASK).await.unwrap();
                     assert!(matches!(asked, LeaseReply::Granted(_)), "{asked:?}");

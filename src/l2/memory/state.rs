@@ -7,8 +7,8 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::expiring::Expiring;
 use crate::ablation::{Rule, without};
-use crate::l2::expiring::Expiring;
 use crate::l2::{
     Applied, EncodedValue, Event, Fill, Kind, LaneClock, Lease, LeaseReply, LeaseRequest, Member,
     MemberInfo, Members, Message, Stamp, Want, WriteAck, random,
@@ -283,7 +283,9 @@ impl State {
     }
 
     pub(super) fn clear(&mut self, payload: &[u8], now: Now) -> Stamp {
-        if !now.is_private {
+        if now.is_private {
+            self.data.leases.retain(|held| *held == Held::Off);
+        } else {
             self.data.epoch = random();
         }
         self.data.values = Expiring::default();
