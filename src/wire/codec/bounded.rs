@@ -19,7 +19,6 @@
 use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
-use std::mem::take;
 
 use serde::de::{
     DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess, VariantAccess, Visitor,
@@ -146,22 +145,25 @@ impl<'b> Bounds<'b> {
         Ok(self)
     }
 
-    /// Enters a sequence or map, which claims this many elements or does not say how many it has.
     #[inline]
-    fn elements<A, E: Error>(self, claimed: Option<usize>, inner: A) -> Result<Elements<'b, A>, E> {
-        let mut bounds = self.enter()?;
-        let mut uncharged = 0;
-        if let Some(claimed) = claimed.filter(|_| self.counts) {
-            bounds.counts = false;
-            // Before the type makes room for so many.
-            bounds.budget.charge(claimed.saturating_mul(FACTOR))?;
-            uncharged = claimed;
+    fn elements<A, E: Error>(self, inner: A) -> Result<Elements<'b, A>, E> {
+        let bounds = self.enter()?;
+        Ok(Elements { inner, bounds })
+    }
+
+    /// Charges an element of type `T` that came: its size, and `least` bytes at least.
+    #[inline]
+    fn charge_element<T, E: Error>(&self, least: usize) -> Result<(), E> {
+        if self.counts {
+            self.budget.charge(size_of::<T>().max(least))?;
         }
-        Ok(Elements {
-            inner,
-            bounds,
-            uncharged,
-        })
+        Ok(())
+    }
+
+    /// Collections make room for as many elements as they are told to expect: not for more than may come.
+    #[inline]
+    fn hint(&self, hint: Option<usize>) -> Option<usize> {
+        hint.map(|elements| elements.min(self.budget.left.get() / FACTOR))
     }
 }
 
@@ -189,16 +191,11 @@ impl<P, D> Input<'_, P, D> {
     }
 }
 
-/// A sequence or map access of serde, within bounds.
-///
-/// The elements are charged all at once with the first, as only then their size is known, and as room for all of them
-/// may be made at once. If the format does not say how many there are, each is charged when it came. Those of a struct
-/// or tuple are not charged: the whole was.
+/// A sequence or map access of serde, within bounds. Each element is charged when it came; those of a struct or tuple
+/// are not, as the whole was.
 struct Elements<'b, A> {
     inner: A,
     bounds: Bounds<'b>,
-    /// Claimed elements or entries of which [`FACTOR`] bytes are charged, and not yet their whole size.
-    uncharged: usize,
 }
 
 macro_rules! pass_on {
@@ -333,13 +330,13 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Bounded<'_, V> {
 
     #[inline]
     fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<V::Value, A::Error> {
-        let elements = self.bounds.elements(seq.size_hint(), seq)?;
+        let elements = self.bounds.elements(seq)?;
         self.inner.visit_seq(elements)
     }
 
     #[inline]
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<V::Value, A::Error> {
-        let elements = self.bounds.elements(map.size_hint(), map)?;
+        let elements = self.bounds.elements(map)?;
         self.inner.visit_map(elements)
     }
 
@@ -368,24 +365,16 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Elements<'_, A> {
         &mut self,
         seed: S,
     ) -> Result<Option<S::Value>, A::Error> {
-        let size = size_of::<S::Value>();
-        if size > FACTOR && self.uncharged > 0 {
-            let elements = take(&mut self.uncharged);
-            self.bounds
-                .budget
-                .charge(elements.saturating_mul(size - FACTOR))?;
-        }
-        let seed = self.bounds.on(seed);
-        let element = self.inner.next_element_seed(seed);
-        if self.bounds.counts && matches!(element, Ok(Some(_))) {
-            self.bounds.budget.charge(size.max(FACTOR))?;
+        let element = self.inner.next_element_seed(self.bounds.on(seed));
+        if let Ok(Some(_)) = element {
+            self.bounds.charge_element::<S::Value, _>(FACTOR)?;
         }
         element
     }
 
     #[inline]
     fn size_hint(&self) -> Option<usize> {
-        self.inner.size_hint()
+        self.bounds.hint(self.inner.size_hint())
     }
 }
 
@@ -397,38 +386,23 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Elements<'_, A> {
         &mut self,
         seed: S,
     ) -> Result<Option<S::Value>, A::Error> {
-        let size = size_of::<S::Value>();
-        if size > FACTOR && self.uncharged > 0 {
-            // The values of these entries are still uncharged.
-            self.bounds
-                .budget
-                .charge(self.uncharged.saturating_mul(size - FACTOR))?;
-        }
-        let seed = self.bounds.on(seed);
-        let key = self.inner.next_key_seed(seed);
-        if self.bounds.counts && matches!(key, Ok(Some(_))) {
-            self.bounds.budget.charge(size.max(FACTOR))?;
+        let key = self.inner.next_key_seed(self.bounds.on(seed));
+        if let Ok(Some(_)) = key {
+            self.bounds.charge_element::<S::Value, _>(FACTOR)?;
         }
         key
     }
 
     #[inline]
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, A::Error> {
-        let (size, budget) = (size_of::<S::Value>(), self.bounds.budget);
-        if self.uncharged > 0 {
-            budget.charge(take(&mut self.uncharged).saturating_mul(size))?;
-        }
-        let seed = self.bounds.on(seed);
-        let value = self.inner.next_value_seed(seed);
-        if self.bounds.counts {
-            budget.charge(size)?;
-        }
-        value
+        let value = self.inner.next_value_seed(self.bounds.on(seed))?;
+        self.bounds.charge_element::<S::Value, _>(0)?;
+        Ok(value)
     }
 
     #[inline]
     fn size_hint(&self) -> Option<usize> {
-        self.inner.size_hint()
+        self.bounds.hint(self.inner.size_hint())
     }
 }
 
