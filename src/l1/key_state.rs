@@ -16,6 +16,8 @@ use crate::shared_result::SharedResult;
 /// One operation on a key: a read, a load, a refresh or an insert.
 pub(crate) struct Op {
     pub(super) key: Key,
+    /// Of the key, in the table of what is in flight.
+    pub(super) hash: u64,
     /// Operations that may be on one key are numbered in the order in which they began.
     pub(super) id: u64,
     /// A load or a refresh. It stores nothing once it is detached from its key (rule 4).
@@ -38,6 +40,7 @@ impl Op {
 
 /// The state of one key, from the beginning of its first operation to the end of its last.
 pub(super) struct KeyState<V> {
+    pub(super) key: Key,
     /// How many operations are under way.
     ops: usize,
     /// The generation that the floor belongs to: versions compare only within one epoch.
@@ -68,8 +71,9 @@ pub(super) struct Joinable<T> {
 }
 
 impl<V> KeyState<V> {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(key: &Key) -> Self {
         Self {
+            key: key.clone(),
             ops: 0,
             generation: 0,
             floor: 0,
