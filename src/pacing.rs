@@ -8,11 +8,13 @@
 //! Reads and writes use the same rules, each with a [`Pacing`] of its own. This module must not know what a batch
 //! is, which requests it holds, in which order they go or when they time out.
 
+use std::future::poll_fn;
+use std::mem::replace;
 use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::task::yield_now;
 use tokio::time::timeout;
 
 /// Batches under way at a time while the server is near: one is on the server while the answers of the other are
@@ -55,14 +57,22 @@ impl Pacing {
     }
 }
 
-/// Lets the runtime run what is ready, before a batch is taken. Callers that are about to ask join the batch then, and
-/// the batch before it is on its way to the server: two that are sent together are also answered together, and the
-/// server has nothing to do meanwhile.
+/// Lets the callers run that were woken before this, which may ask again: they join the next batch then. To be awaited
+/// when a batch was answered, before the next one is taken, and before another answer: two batches that are answered
+/// together are sent together the next time, and the server has nothing to do meanwhile.
 ///
-/// Measured with 64 callers on one thread: without it a batch has 16 writes instead of 26, and reads and writes are
-/// 0.6 to 0.8 times as many a second.
+/// tokio's own `yield_now` also lets everything else run, and reads the sockets first. Measured on one thread: with it,
+/// 64 callers do 0.8 of the writes; with neither, 64 callers do 0.4 to 0.5 of the writes, and 256 do 0.9 of the reads.
 pub(crate) async fn gather() {
-    yield_now().await;
+    let mut has_yielded = false;
+    poll_fn(|cx| {
+        if replace(&mut has_yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 impl Turn<'_> {

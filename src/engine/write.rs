@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::await_applied::await_applied;
-use super::change::{Change, Write, WriteResult};
+use super::change::{Change, Insert, Write, WriteResult};
 use super::context::Context;
 use super::writer::Writer;
 use crate::error::{L2Error, WriteError};
@@ -49,13 +49,13 @@ impl<V: Send + Sync + 'static> Writes<V> {
         }
         let changes = encoded.into_iter().map(|(key, value, head, encoded)| {
             let order = ctx.deferred.next_order();
-            let change = Change::Insert {
+            let insert = Insert {
                 op: ctx.l1.begin(&key),
                 value: Some(value),
                 head,
                 encoded,
             };
-            Write::new(ctx, key, order, change)
+            Write::new(ctx, key, order, Change::Insert(Box::new(insert)))
         });
         self.write(changes).await.map(|_| ())
     }

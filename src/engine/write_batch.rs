@@ -63,7 +63,7 @@ impl<V: Send + Sync + 'static> Group<V> {
 
     fn values(&self) -> Vec<(&str, &EncodedValue)> {
         let values = self.writes.iter().filter_map(|write| match &write.change {
-            Change::Insert { encoded, .. } => Some((&*write.key, encoded)),
+            Change::Insert(insert) => Some((&*write.key, &insert.encoded)),
             Change::Remove { .. } | Change::Clear => None,
         });
         values.collect()
@@ -187,12 +187,10 @@ fn accept<V: Send + Sync + 'static>(
     match &mut write.change {
         // The new epoch comes with the next heartbeat; until then nothing older is served or stored.
         Change::Clear => return ctx.l1.clear(),
-        Change::Insert {
-            op, value, head, ..
-        } => {
-            if let Some(value) = value.take() {
-                let fresh = ctx.convert.fresh(&write.key, value, stamp, head, now);
-                ctx.l1.publish_inserted(op, &fresh);
+        Change::Insert(insert) => {
+            if let Some(value) = insert.value.take() {
+                let fresh = (ctx.convert).fresh(&write.key, value, stamp, &insert.head, now);
+                ctx.l1.publish_inserted(&insert.op, &fresh);
             }
         }
         Change::Remove { .. } if without(Rule::OwnMessages) => {}

@@ -106,28 +106,31 @@ async fn run<V: Send + Sync + 'static>(
     while is_open || !under_way.is_empty() || order.is_ready() {
         tokio::select! {
             biased;
-            Some(Ended { keys, weight }) = under_way.next() => order.end(&keys, weight),
             // Calls that come while others are ready are taken with the turn: each would make it begin anew.
             call = calls.recv(), if is_open && !order.is_ready() => match call {
                 Some(call) => order.push(call),
                 None => is_open = false,
             },
-            turn = next_turn(pacing), if order.is_ready() => {
+            turn = pacing.turn(), if order.is_ready() => {
                 while let Ok(call) = calls.try_recv() {
                     order.push(call);
                 }
                 if let Some(batch) = order.take() {
-                    under_way.push(send(ctx, turn, batch, accepted_at).boxed());
+                    let mut sending = send(ctx, turn, batch, accepted_at).boxed();
+                    // Sent at once: the batch before it may have been answered, and would be taken first.
+                    match (&mut sending).now_or_never() {
+                        Some(Ended { keys, weight }) => order.end(&keys, weight),
+                        None => under_way.push(sending),
+                    }
                 }
+            },
+            Some(Ended { keys, weight }) = under_way.next() => {
+                order.end(&keys, weight);
+                // Its callers write again, and the next batch is sent, before the answer to the other one is taken.
+                gather().await;
             },
         }
     }
-}
-
-async fn next_turn(pacing: &Pacing) -> Turn<'_> {
-    let turn = pacing.turn().await;
-    gather().await;
-    turn
 }
 
 /// A batch that was sent and has ended.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{Cmd, Value, pipe};
 use futures::{StreamExt, stream};
@@ -23,8 +23,6 @@ use crate::l2::{L2Error, ReadResult};
 const KEYS: usize = 256;
 /// About how many bytes an answer should bring, judged by the last one: a value waits for its whole request.
 const BYTES: usize = 256 * 1024;
-/// Values of at most this size are copied out of the answer: see [`opened`].
-const SMALL: usize = 1024;
 /// Requests of one call that are under way at a time.
 const AT_ONCE: usize = 8;
 
@@ -33,7 +31,7 @@ pub(super) struct ReadRequests {
     /// How long a read may take.
     limit: Duration,
     /// The first also carries all other requests of the lane. The second is made when a read begins while the first
-    /// is busy.
+    /// is busy. With one alone, 64 callers on one thread read 0.64 as many a second.
     lines: [Line; 2],
     /// How many bytes a key had on average, the last time.
     bytes_each: AtomicUsize,
@@ -212,20 +210,9 @@ fn all(keys: usize, error: &L2Error) -> Vec<ReadResult> {
     vec![Err(error.clone()); keys]
 }
 
-/// The values of one answer. Small ones share one buffer: they are dropped by other threads than the one that read
-/// them, and to free memory of another thread for each costs more than to copy it.
+/// The values of one answer.
 fn opened(values: Vec<Value>) -> Vec<ReadResult> {
-    let small = if values.len() > 1 { SMALL } else { 0 };
-    let copied = |value: &Value| match value {
-        Value::BulkString(bytes) if bytes.len() <= small => bytes.len(),
-        _ => 0,
-    };
-    let mut shared = BytesMut::with_capacity(values.iter().map(copied).sum());
     let answer = |value| match value {
-        Value::BulkString(bytes) if bytes.len() <= small => {
-            shared.extend_from_slice(&bytes);
-            Ok(Some(shared.split().freeze()))
-        }
         Value::BulkString(bytes) => Ok(Some(bytes.into())),
         Value::Nil => Ok(None),
         // The answer of GET for a value that is not a string.
