@@ -190,9 +190,9 @@ fn damage_of_the_clock() {
             .await;
             // A clear starts an epoch as well, and is no damage.
             cache.clear().await.unwrap();
-            let beats = wire.asked(Step::Beat);
+            let beats = wire.asked(Step::Heartbeat);
             eventually("it goes on", || async {
-                wire.asked(Step::Beat) > beats + 3
+                wire.asked(Step::Heartbeat) > beats + 3
             })
             .await;
             assert_eq!(log.count(LINE), events, "{harm:?}");

@@ -92,7 +92,7 @@ const MATRIX: [(Call, Scene); 17] = [
 /// Where requests of these calls can be held. No call subscribes: a task does, from when the cache is built.
 const STEPS: [Step; 7] = [
     Step::Get,
-    Step::LeaseReply,
+    Step::AcquireLease,
     Step::Fill,
     Step::Insert,
     Step::Invalidate,

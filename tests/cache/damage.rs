@@ -203,7 +203,7 @@ async fn what_cannot_be_read_is_replaced_once() {
     gate.arrived(1).await;
     let waiting = truth.spawn(&b, "k");
     eventually("b has to wait", || async {
-        wire.asked(Step::LeaseReply) >= 1
+        wire.asked(Step::AcquireLease) >= 1
     })
     .await;
     gate.open();
@@ -268,13 +268,13 @@ async fn a_damaged_lane_heals() {
 async fn a_clock_that_cannot_go_on_heals() {
     let fleet = Fleet::memory();
     let ((a, wire), (b, _)) = (fleet.instance().await, fleet.instance().await);
-    let (listens, delayed) = (wire.asked(Step::Listen), wire.delayed());
+    let (listens, delayed) = (wire.asked(Step::Subscribe), wire.delayed());
     wire.exhaust_clock();
     // A message comes before the first beat does away with the number.
     wire.delay_heartbeats(true);
     wire.cut();
     eventually("it has subscribed anew", || async {
-        wire.asked(Step::Listen) > listens && wire.delayed() > delayed
+        wire.asked(Step::Subscribe) > listens && wire.delayed() > delayed
     })
     .await;
     b.insert("k", "v".to_owned()).await.unwrap();
@@ -286,6 +286,6 @@ async fn a_clock_that_cannot_go_on_heals() {
     .await;
     b.invalidate("k").await.unwrap();
     eventually("a drops it", || async { a.get_local("k").is_none() }).await;
-    let listens_now = wire.asked(Step::Listen);
+    let listens_now = wire.asked(Step::Subscribe);
     assert_eq!(listens_now, listens + 1, "the subscriber has gone on");
 }

@@ -33,10 +33,10 @@ async fn fail_to_invalidate(cache: &Texts, wire: &Network, key: &str) {
 /// Has an instance deliver what it can, by a new session of its subscriber.
 async fn deliver(cache: &Texts, wire: &Network) {
     wire.lose(Step::Invalidate, Way::Request, 0);
-    let subscriptions = wire.asked(Step::Listen);
+    let subscriptions = wire.asked(Step::Subscribe);
     wire.cut();
     eventually("it subscribes anew", || async {
-        wire.asked(Step::Listen) > subscriptions
+        wire.asked(Step::Subscribe) > subscriptions
     })
     .await;
     cache.ready().await;
@@ -94,7 +94,7 @@ async fn an_insert_that_lands_after_its_invalidation_is_invalidated_again() {
 async fn an_invalidation_that_was_sent_too_early_is_not_sent_again_at_once() {
     let fleet = Fleet::memory();
     let (a, wire) = fleet.build(|b| without_heartbeats(b).l2_timeout(DEADLINE));
-    let subscribe = wire.close(Step::Listen, Way::Request);
+    let subscribe = wire.close(Step::Subscribe, Way::Request);
     assert!(a.get("k").await.is_none());
     subscribe.arrived(1).await;
     fleet.advance(DEADLINE * 2);
@@ -102,7 +102,7 @@ async fn an_invalidation_that_was_sent_too_early_is_not_sent_again_at_once() {
     wire.silence(true);
     subscribe.open();
     a.ready().await;
-    wire.lose(Step::Listen, Way::Request, usize::MAX);
+    wire.lose(Step::Subscribe, Way::Request, usize::MAX);
     // Passed often, it lets others run.
     wire.close(Step::Invalidate, Way::Request).open();
     wire.lose(Step::Insert, Way::Request, 1);
@@ -311,7 +311,7 @@ async fn deferred_writes_are_sent_without_a_subscription() {
     let (a, wire) = fleet.build(|b| b);
     let (b, _) = fleet.instance().await;
     b.insert("k", "old".to_owned()).await.unwrap();
-    wire.lose(Step::Listen, Way::Request, usize::MAX);
+    wire.lose(Step::Subscribe, Way::Request, usize::MAX);
     wire.lose(Step::Invalidate, Way::Request, 1);
     assert!(a.invalidate("k").await.unwrap_err().is_deferred());
     eventually("the invalidation is sent", || async {

@@ -103,10 +103,10 @@ async fn what_was_read_from_another_server_than_the_heartbeats_come_from_leaves_
     let truth = Source::new("v");
     truth.through(&a, "k").await.unwrap();
     assert!(a.get_local("k").is_some());
-    let subscriptions = wire.asked(Step::Listen);
+    let subscriptions = wire.asked(Step::Subscribe);
     wire.mislead();
     eventually("it subscribes anew", || async {
-        wire.asked(Step::Listen) > subscriptions
+        wire.asked(Step::Subscribe) > subscriptions
     })
     .await;
     a.ready().await;
@@ -123,12 +123,12 @@ async fn what_was_read_from_another_server_than_the_new_subscription_leaves_l1()
     let truth = Source::new("v");
     truth.through(&a, "k").await.unwrap();
     assert!(a.get_local("k").is_some());
-    let heartbeats = wire.asked(Step::Beat);
+    let heartbeats = wire.asked(Step::Heartbeat);
     wire.mislead();
     wire.silence(true);
     wire.cut();
     eventually("it has subscribed anew, and sends a heartbeat", || async {
-        wire.asked(Step::Beat) > heartbeats
+        wire.asked(Step::Heartbeat) > heartbeats
     })
     .await;
     assert!(!a.health().is_listener_live());
@@ -147,7 +147,7 @@ async fn a_proof_is_not_older_than_a_doubt() {
     wire.silence(true);
     a.ready().await;
     eventually("the first heartbeat is asked for", || async {
-        wire.asked(Step::Beat) == 1
+        wire.asked(Step::Heartbeat) == 1
     })
     .await;
     clear(&fleet).await;
@@ -157,7 +157,7 @@ async fn a_proof_is_not_older_than_a_doubt() {
 
     wire.let_through(1);
     eventually("it is answered, and another asked for", || async {
-        wire.asked(Step::Beat) == 2
+        wire.asked(Step::Heartbeat) == 2
     })
     .await;
     assert!(!a.health().is_listener_live());
@@ -190,14 +190,14 @@ async fn a_proof_is_as_old_as_its_question() {
     let (b, _) = fleet.instance_with(without_heartbeats).await;
     let (a, wire) = fleet.build(without_heartbeats);
     wire.silence(true);
-    let gate = wire.close(Step::Listen, Way::Reply);
+    let gate = wire.close(Step::Subscribe, Way::Reply);
     assert!(a.get("k").await.is_none());
     gate.arrived(1).await;
     fleet.advance(HOUR / 2);
     gate.open();
     a.ready().await;
     eventually("the first heartbeat is asked for", || async {
-        wire.asked(Step::Beat) == 1
+        wire.asked(Step::Heartbeat) == 1
     })
     .await;
     fleet.advance(ALMOST_HALF);
@@ -225,7 +225,7 @@ async fn a_copy_never_outlives_the_value_by_part_of_a_millisecond() {
     let (store, _) = fleet.instance_with(|b| set(b).l1_capacity(0)).await;
     let (a, wire) = fleet.build(set);
     wire.silence(true);
-    let gate = wire.close(Step::Listen, Way::Reply);
+    let gate = wire.close(Step::Subscribe, Way::Reply);
     assert!(a.get("k").await.is_none());
     gate.arrived(1).await;
     fleet.advance(30 * MS);
@@ -263,9 +263,9 @@ async fn one_lost_message_costs_one_replay() {
     })
     .await;
     wire.drop_messages(false);
-    let heartbeats = wire.asked(Step::Beat);
+    let heartbeats = wire.asked(Step::Heartbeat);
     eventually("two more heartbeats have come", || async {
-        wire.asked(Step::Beat) > heartbeats + 2
+        wire.asked(Step::Heartbeat) > heartbeats + 2
     })
     .await;
     a.invalidate("k").await.unwrap();
@@ -280,10 +280,10 @@ async fn a_half_open_connection_is_replaced() {
     let fleet = Fleet::memory();
     let bound = Duration::from_millis(100);
     let (a, wire) = fleet.instance_with(|b| b.max_staleness(bound)).await;
-    let subscriptions = wire.asked(Step::Listen);
+    let subscriptions = wire.asked(Step::Subscribe);
     wire.silence(true);
     eventually("it subscribes anew", || async {
-        wire.asked(Step::Listen) > subscriptions
+        wire.asked(Step::Subscribe) > subscriptions
     })
     .await;
     wire.silence(false);
@@ -302,7 +302,7 @@ fn a_cache_subscribes_again_on_the_next_runtime() {
             .unwrap();
         runtime.block_on(async {
             cache.ready().await;
-            assert_eq!(wire.asked(Step::Listen), round);
+            assert_eq!(wire.asked(Step::Subscribe), round);
         });
         fleet.advance(HOUR);
     }

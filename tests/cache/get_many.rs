@@ -31,7 +31,7 @@ async fn insert(cache: &Texts, keys: &[&str]) {
 }
 
 fn lose_all(wire: &Network, n: usize) {
-    for step in [Step::Get, Step::LeaseReply] {
+    for step in [Step::Get, Step::AcquireLease] {
         wire.lose(step, Way::Request, n);
     }
 }
@@ -82,11 +82,11 @@ async fn without_proof_the_server_compares_epochs(fleet: Fleet) {
     a.clear().await.unwrap();
     insert(&a, &["new"]).await;
     let (b, wire) = fleet.build(|builder| builder);
-    wire.lose(Step::Listen, Way::Request, usize::MAX);
+    wire.lose(Step::Subscribe, Way::Request, usize::MAX);
     let entries = b.get_many(["old", "new", "none"]).await;
     assert_eq!(texts(&entries), [None, Some("of new"), None]);
     assert_eq!(
-        (wire.asked(Step::Get), wire.asked(Step::LeaseReply)),
+        (wire.asked(Step::Get), wire.asked(Step::AcquireLease)),
         (0, 3)
     );
 }
@@ -128,7 +128,7 @@ async fn without_l2_it_has_what_l1_has(fleet: Fleet) {
         let keys = ["none", "k", "deferred"];
         assert_eq!(texts(&a.get_many(keys).await), [None, Some("of k"), None]);
 
-        wire.close(Step::Listen, Way::Request);
+        wire.close(Step::Subscribe, Way::Request);
         wire.cut();
         wire.subscribers(0).await;
         lose_all(&wire, usize::MAX);

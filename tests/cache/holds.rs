@@ -230,11 +230,11 @@ async fn holds_that_have_no_place_end_with_another_clear() {
 async fn holds_that_have_no_place_do_not_need_the_time_to_be_known() {
     let fleet = Fleet::redis().await;
     let (a, wire) = fleet.build(|b| without_heartbeats(b).max_deferred(1));
-    wire.lose(Step::Listen, Way::Request, usize::MAX);
+    wire.lose(Step::Subscribe, Way::Request, usize::MAX);
     deferred(&a, &wire, "k", HOUR).await;
     deferred(&a, &wire, "other", Duration::ZERO).await;
     wire.lose(Step::Clear, Way::Request, 0);
-    wire.lose(Step::Listen, Way::Request, 0);
+    wire.lose(Step::Subscribe, Way::Request, 0);
     eventually("it is cleared", || async { wire.asked(Step::Clear) > 0 }).await;
     a.ready().await;
     for _ in 0..100 {

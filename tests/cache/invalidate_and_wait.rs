@@ -100,7 +100,7 @@ async fn an_instance_that_subscribes_again_is_waited_for_until_it_has_caught_up(
     let (truth, load) = (Source::new("old"), Gate::new());
     let early = truth.behind(&load).spawn(&b, "k");
     load.arrived(1).await;
-    let subscribe = wire.close(Step::Listen, Way::Request);
+    let subscribe = wire.close(Step::Subscribe, Way::Request);
     let replay = wire.close(Step::Replay, Way::Reply);
     wire.cut();
     wire.subscribers(0).await;

@@ -167,14 +167,14 @@ async fn of_many_leases_only_those_that_have_ended_are_asked_for_again() {
     });
     sleep(SECOND).await;
     for (gate, load) in gates.iter().zip(loads) {
-        let before = wire.asked(Step::LeaseReply);
+        let before = wire.asked(Step::AcquireLease);
         gate.open();
         load.await.unwrap().unwrap();
         // Everybody goes on until there is nothing to do, and no time passes.
         for _ in 0..100 {
             yield_now().await;
         }
-        assert_eq!(wire.asked(Step::LeaseReply) - before, 1);
+        assert_eq!(wire.asked(Step::AcquireLease) - before, 1);
     }
     let found = waiting.await.unwrap().unwrap();
     assert!(found.into_iter().all(|entry| entry.is_some()));

@@ -113,7 +113,7 @@ async fn what_is_missing_is_loaded_by_one_call(fleet: Fleet) {
     assert_eq!(levels(&found), [loader, l2, None, l1, loader, loader]);
     assert_eq!(table.calls(), [["k1", "none", "k2"]]);
     assert_eq!(
-        (wire.asked(Step::LeaseReply), wire.asked(Step::Fill)),
+        (wire.asked(Step::AcquireLease), wire.asked(Step::Fill)),
         (3, 2)
     );
     let stats = a.stats();

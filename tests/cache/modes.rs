@@ -27,12 +27,12 @@ fn available(builder: Set) -> Set {
 
 const REQUESTS: [Step; 7] = [
     Step::Get,
-    Step::LeaseReply,
+    Step::AcquireLease,
     Step::Fill,
     Step::Insert,
     Step::Invalidate,
     Step::Clear,
-    Step::Listen,
+    Step::Subscribe,
 ];
 
 /// Takes all of L2 away, and waits until that is noticed.
@@ -109,17 +109,17 @@ async fn an_available_l1_answers_when_cut_off(fleet: Fleet) {
 /// The first caller finds out that L2 is gone, and need not load for that.
 async fn an_available_l1_answers_when_l2_turns_out_not_to(fleet: Fleet) {
     let (a, wire) = instance(&fleet, available).await;
-    wire.close(Step::Listen, Way::Request);
+    wire.close(Step::Subscribe, Way::Request);
     wire.cut();
     wire.subscribers(0).await;
     let truth = Source::new("new");
     for round in 0..2 {
-        for step in [Step::Get, Step::LeaseReply] {
+        for step in [Step::Get, Step::AcquireLease] {
             wire.lose(step, Way::Request, 0);
         }
         assert!(a.get("absent").await.is_none() && a.health().is_l2_up());
         assert!(a.get_local("k").is_none(), "L2 can be asked");
-        for step in [Step::Get, Step::LeaseReply] {
+        for step in [Step::Get, Step::AcquireLease] {
             wire.lose(step, Way::Request, 1);
         }
         if round == 0 {
@@ -223,7 +223,7 @@ async fn an_available_l1_answers_with_nothing_of_another_epoch() {
     cut_off(&a, &wire).await;
     b.clear().await.unwrap();
     wire.lose(Step::Get, Way::Request, 0);
-    wire.lose(Step::LeaseReply, Way::Request, 0);
+    wire.lose(Step::AcquireLease, Way::Request, 0);
     assert_unproven(a.get_local("k"));
     // Its proof is void, so it does not read the value as it is stored, but has the server compare epochs.
     fleet.restart();

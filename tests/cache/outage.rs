@@ -580,7 +580,7 @@ async fn a_subscriber_whose_heartbeats_are_refused_backs_off() {
     wire.refuse_heartbeats();
     assert!(a.get("k").await.is_none());
     tokio::time::sleep(Duration::from_secs(20)).await;
-    let sessions = wire.asked(Step::Listen);
+    let sessions = wire.asked(Step::Subscribe);
     assert!((10..50).contains(&sessions), "{sessions} sessions in 20 s");
     a.insert("k", "v".to_owned()).await.unwrap();
     assert_eq!(*a.get("k").await.unwrap(), "v", "L2 is of use all the same");

@@ -238,7 +238,7 @@ async fn an_instance_without_a_proof_joins_only_what_began_lately() {
     gate.arrived(2).await;
     fleet.advance(HOUR);
     let joins = truth.spawn(&b, "k");
-    let leads = wire.close(Step::LeaseReply, Way::Reply);
+    let leads = wire.close(Step::AcquireLease, Way::Reply);
     leads.arrived(1).await;
     leads.open();
     for _ in 0..100 {
@@ -351,7 +351,7 @@ async fn a_refresh_is_not_started_twice() {
     let gate = Gate::new();
     truth.behind(&gate).through(&a, "k").await.unwrap();
     gate.arrived(1).await;
-    let leads = wire.asked(Step::LeaseReply);
+    let leads = wire.asked(Step::AcquireLease);
     for _ in 0..3 {
         fleet.advance(10 * MS);
         let stale = truth.through(&a, "k").await.unwrap();
@@ -359,7 +359,7 @@ async fn a_refresh_is_not_started_twice() {
         assert!(truth.through(&a, "k").await.unwrap().meta().is_stale());
         tokio::task::yield_now().await;
     }
-    assert_eq!(wire.asked(Step::LeaseReply), leads);
+    assert_eq!(wire.asked(Step::AcquireLease), leads);
     gate.open();
     eventually("it is refreshed", || async { a.stats().refreshes == 1 }).await;
     assert_eq!(truth.loads(), 2);
@@ -381,12 +381,12 @@ async fn a_load_under_way_is_refresh_enough() {
     fleet.advance(Duration::from_secs(2));
     truth.through(&b, "k").await.unwrap();
     fleet.advance(101 * MS);
-    let leads = wire.asked(Step::LeaseReply);
+    let leads = wire.asked(Step::AcquireLease);
     for _ in 0..3 {
         assert!(truth.through(&a, "k").await.unwrap().meta().is_stale());
         tokio::task::yield_now().await;
     }
-    assert_eq!(wire.asked(Step::LeaseReply), leads);
+    assert_eq!(wire.asked(Step::AcquireLease), leads);
     gate.open();
     slow.await.unwrap().unwrap();
 }
@@ -460,7 +460,7 @@ async fn a_fresh_hit_asks_for_no_lease() {
     let truth = Source::new("w");
     assert_eq!(*truth.through(&b, "k").await.unwrap(), "v");
     assert_eq!(
-        (wire.asked(Step::Get), wire.asked(Step::LeaseReply)),
+        (wire.asked(Step::Get), wire.asked(Step::AcquireLease)),
         (1, 0)
     );
 
@@ -483,7 +483,7 @@ async fn what_another_instance_has_loaded_comes_to_l1() {
     gate.arrived(1).await;
     let waiting = truth.spawn(&b, "k");
     eventually("b has to wait", || async {
-        wire.asked(Step::LeaseReply) >= 1
+        wire.asked(Step::AcquireLease) >= 1
     })
     .await;
     gate.open();
@@ -530,11 +530,11 @@ async fn all_ttls_vary_by_the_jitter_and_no_more() {
 async fn no_call_waits_for_a_silent_store_twice() {
     let fleet = Fleet::memory();
     let (a, wire) = fleet.build(without_heartbeats);
-    wire.close(Step::Listen, Way::Request);
-    wire.lose(Step::LeaseReply, Way::Request, 1);
+    wire.close(Step::Subscribe, Way::Request);
+    wire.lose(Step::AcquireLease, Way::Request, 1);
     let loaded = Source::new("v").through(&a, "k").await.unwrap();
     assert_eq!(loaded.meta().version(), None);
-    assert_eq!(wire.asked(Step::LeaseReply), 0);
+    assert_eq!(wire.asked(Step::AcquireLease), 0);
     let loaded = Source::new("v").through(&a, "k").await.unwrap();
     assert!(loaded.meta().version().is_some());
 }
@@ -548,16 +548,16 @@ async fn what_cannot_be_read_is_not_asked_for_twice() {
     let (live, wire) = fleet.instance().await;
     Source::new("v").through(&live, "k").await.unwrap();
     assert_eq!(
-        (wire.asked(Step::Get), wire.asked(Step::LeaseReply)),
+        (wire.asked(Step::Get), wire.asked(Step::AcquireLease)),
         (1, 1)
     );
 
     other.insert("k", "unreadable".to_owned()).await.unwrap();
     let (deaf, wire) = fleet.build(without_heartbeats);
-    wire.close(Step::Listen, Way::Request);
+    wire.close(Step::Subscribe, Way::Request);
     Source::new("v").through(&deaf, "k").await.unwrap();
     assert_eq!(
-        (wire.asked(Step::Get), wire.asked(Step::LeaseReply)),
+        (wire.asked(Step::Get), wire.asked(Step::AcquireLease)),
         (0, 2)
     );
     assert_eq!(
@@ -571,11 +571,11 @@ async fn what_cannot_be_read_is_not_asked_for_twice() {
 async fn a_load_that_cannot_ask_for_a_lease_is_not_stored() {
     let fleet = Fleet::memory();
     let (a, wire) = fleet.instance_with(without_heartbeats).await;
-    wire.lose(Step::LeaseReply, Way::Request, 1);
+    wire.lose(Step::AcquireLease, Way::Request, 1);
     let loaded = Source::new("v").through(&a, "k").await.unwrap();
     assert_eq!(loaded.meta().version(), None);
     assert_eq!(
-        (wire.asked(Step::Get), wire.asked(Step::LeaseReply)),
+        (wire.asked(Step::Get), wire.asked(Step::AcquireLease)),
         (1, 0)
     );
 }
@@ -586,14 +586,14 @@ async fn what_cannot_be_read_is_replaced_whenever_it_shows() {
     let fleet = Fleet::memory();
     let (other, _) = fleet.instance_with(|b| b.type_tag("another")).await;
     let (a, wire) = fleet.instance().await;
-    let gate = wire.close(Step::LeaseReply, Way::Request);
+    let gate = wire.close(Step::AcquireLease, Way::Request);
     let loading = Source::new("v").spawn(&a, "k");
     gate.arrived(1).await;
     other.insert("k", "unreadable".to_owned()).await.unwrap();
     gate.open();
     let loaded = loading.await.unwrap().unwrap();
     assert!(loaded.meta().version().is_some());
-    assert_eq!(wire.asked(Step::LeaseReply), 2);
+    assert_eq!(wire.asked(Step::AcquireLease), 2);
 }
 
 /// While another instance replaces it, the loads wait for the new value, and not for the one that cannot be read.
@@ -606,7 +606,7 @@ async fn what_cannot_be_read_is_replaced_by_one_instance() {
     let (truth, gate) = (Source::new("v"), Gate::new());
     let loading = truth.behind(&gate).spawn(&a, "k");
     gate.arrived(1).await;
-    let told_to_wait = wire.close(Step::LeaseReply, Way::Reply);
+    let told_to_wait = wire.close(Step::AcquireLease, Way::Reply);
     let waiting = truth.spawn(&b, "k");
     told_to_wait.arrived(1).await;
     gate.open();
@@ -630,7 +630,7 @@ async fn a_late_caller_finds_in_l1_what_was_loaded_meanwhile() {
     gate.open();
     first.await.unwrap().unwrap();
     assert_eq!(second.await.unwrap().meta().source(), Level::L1);
-    assert_eq!((truth.loads(), wire.asked(Step::LeaseReply)), (1, 1));
+    assert_eq!((truth.loads(), wire.asked(Step::AcquireLease)), (1, 1));
 }
 
 /// In time that only passes when nothing else happens.
@@ -676,7 +676,7 @@ async fn a_value_of_a_later_epoch_takes_the_place_of_what_l1_has() {
     let fleet = Fleet::memory();
     let (a, wire) = fleet.instance_with(without_heartbeats).await;
     let (b, _) = fleet.instance().await;
-    let gate = wire.close(Step::LeaseReply, Way::Request);
+    let gate = wire.close(Step::AcquireLease, Way::Request);
     let reader = Source::new("loaded").spawn(&a, "k");
     gate.arrived(1).await;
     a.insert("k", "old".to_owned()).await.unwrap();

@@ -53,7 +53,7 @@ fn a_cache_on_redis_moves_from_runtime_to_runtime() {
 #[test]
 fn ready_outlives_the_runtime_of_the_subscriber() {
     let (cache, wire) = Fleet::memory().build(|builder| builder);
-    let gate = wire.close(Step::Listen, Way::Request);
+    let gate = wire.close(Step::Subscribe, Way::Request);
     let (ends, driven) = (runtime(), runtime());
     assert!(
         ends.block_on(async { cache.ready().now_or_never() })

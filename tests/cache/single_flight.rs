@@ -51,7 +51,7 @@ async fn the_levels_answer_in_order(fleet: Fleet) {
     assert_eq!(
         (
             wire.asked(Step::Get),
-            wire.asked(Step::LeaseReply),
+            wire.asked(Step::AcquireLease),
             wire.asked(Step::Fill)
         ),
         (2, 1, 1)
@@ -161,7 +161,7 @@ async fn a_failed_load_gives_its_lease_back(fleet: Fleet) {
     fail(&a, &gate).await.unwrap_err();
     let loaded = Source::new("v").through(&b, "k").await.unwrap();
     assert!(loaded.meta().version().is_some());
-    assert_eq!(wire.asked(Step::LeaseReply), 1, "b did not have to wait");
+    assert_eq!(wire.asked(Step::AcquireLease), 1, "b did not have to wait");
 }
 
 async fn a_load_that_another_instance_never_ends_is_not_waited_for(fleet: Fleet) {
@@ -223,7 +223,7 @@ async fn a_dead_leader_is_replaced() {
     wire.lose(Step::Fill, Way::Request, usize::MAX);
 
     let waiting = truth.spawn(&b, "k");
-    let asks = other.close(Step::LeaseReply, Way::Request);
+    let asks = other.close(Step::AcquireLease, Way::Request);
     asks.arrived(1).await;
     assert_eq!(truth.loads(), 1, "b waits");
     fleet.advance(Duration::from_secs(2));

@@ -86,7 +86,7 @@ async fn the_fleet_refreshes_once() {
     gate.arrived(1).await;
     assert!(truth.through(&b, "k").await.unwrap().meta().is_stale());
     eventually("b finds the lease taken", || async {
-        wire.asked(Step::LeaseReply) == 1
+        wire.asked(Step::AcquireLease) == 1
     })
     .await;
     gate.open();
@@ -98,7 +98,7 @@ async fn the_fleet_refreshes_once() {
     .await;
     assert_eq!(truth.loads(), 2);
     assert_eq!(b.stats().loads, 0);
-    assert_eq!(wire.asked(Step::LeaseReply), 2, "one read");
+    assert_eq!(wire.asked(Step::AcquireLease), 2, "one read");
 }
 
 #[tokio::test]
@@ -257,7 +257,7 @@ async fn a_refresh_by_another_instance_is_waited_for() {
             truth.through(&b, "k").await.unwrap();
             tokio::task::yield_now().await;
         }
-        assert_eq!(wire.asked(Step::LeaseReply), 1);
+        assert_eq!(wire.asked(Step::AcquireLease), 1);
         fleet.advance(50 * MS);
     }
     gate.open();
@@ -280,10 +280,10 @@ async fn a_refresh_of_another_instance_that_fails_is_tried_again() {
     a.get_or_load("k", fails).await.unwrap();
     gate.arrived(1).await;
     truth.through(&b, "k").await.unwrap();
-    eventually("b waits", || async { wire.asked(Step::LeaseReply) == 1 }).await;
+    eventually("b waits", || async { wire.asked(Step::AcquireLease) == 1 }).await;
     gate.open();
     eventually("b has looked", || async {
-        wire.asked(Step::LeaseReply) == 2
+        wire.asked(Step::AcquireLease) == 2
     })
     .await;
     truth.set("new");
@@ -312,7 +312,7 @@ async fn what_another_instance_has_refreshed_comes_to_l1() {
         b.get_local("k").is_some_and(|entry| *entry == "new")
     })
     .await;
-    assert_eq!((wire.asked(Step::LeaseReply), truth.loads()), (1, 2));
+    assert_eq!((wire.asked(Step::AcquireLease), truth.loads()), (1, 2));
 }
 
 /// A store that does not answer is not asked with every call, nor is one that refuses the value.
@@ -323,9 +323,9 @@ async fn a_refresh_that_cannot_be_stored_backs_off() {
     let truth = Source::new("old");
     truth.through(&a, "k").await.unwrap();
     fleet.advance(101 * MS);
-    for (failures, step) in [(1, Step::LeaseReply), (2, Step::Fill)] {
+    for (failures, step) in [(1, Step::AcquireLease), (2, Step::Fill)] {
         wire.lose(step, Way::Request, 1);
-        let asked = wire.asked(Step::LeaseReply);
+        let asked = wire.asked(Step::AcquireLease);
         for _ in 0..10 {
             assert!(truth.through(&a, "k").await.unwrap().meta().is_stale());
             tokio::task::yield_now().await;
@@ -334,7 +334,7 @@ async fn a_refresh_that_cannot_be_stored_backs_off() {
             a.stats().refresh_failures == failures
         })
         .await;
-        assert!(wire.asked(Step::LeaseReply) <= asked + 1);
+        assert!(wire.asked(Step::AcquireLease) <= asked + 1);
         fleet.advance(401 * MS);
     }
     assert_eq!(a.stats().refreshes, 0);
@@ -416,9 +416,9 @@ async fn a_refresh_that_finds_something_unreadable_replaces_it() {
         }
     }
     assert!(
-        wire.asked(Step::LeaseReply) <= 4,
+        wire.asked(Step::AcquireLease) <= 4,
         "{}",
-        wire.asked(Step::LeaseReply)
+        wire.asked(Step::AcquireLease)
     );
     assert_eq!(*a.get_local("k").unwrap(), "new");
 }

@@ -30,7 +30,7 @@ const OBSERVER: MemberInfo = MemberInfo {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Step {
     Get,
-    LeaseReply,
+    AcquireLease,
     Fill,
     Renew,
     Insert,
@@ -38,8 +38,8 @@ pub(crate) enum Step {
     Clear,
     Replay,
     Members,
-    Listen,
-    Beat,
+    Subscribe,
+    Heartbeat,
 }
 
 /// On the way to the store, or back.
@@ -392,7 +392,7 @@ impl Lane for Wired {
 
     fn acquire_lease<'a>(&'a self, key: &'a str, ask: LeaseRequest) -> Reply<'a, LeaseReply> {
         self.network
-            .carry(Step::LeaseReply, async move {
+            .carry(Step::AcquireLease, async move {
                 self.lane.acquire_lease(key, ask).await
             })
             .boxed()
@@ -486,7 +486,10 @@ impl Lane for Wired {
         async move {
             let (mut clock, inner) = self
                 .network
-                .carry(Step::Listen, async move { self.lane.subscribe(me).await })
+                .carry(
+                    Step::Subscribe,
+                    async move { self.lane.subscribe(me).await },
+                )
                 .await?;
             if self.network.wires.exhaust.swap(false, SeqCst) {
                 clock.seq = u64::MAX;
@@ -529,7 +532,7 @@ fn changed(mut events: watch::Receiver<Events>) -> BoxFuture<'static, watch::Rec
 
 impl Subscription for WiredSubscription {
     fn heartbeat(&mut self, applied: Applied) {
-        self.network.count(Step::Beat);
+        self.network.count(Step::Heartbeat);
         self.inner.heartbeat(applied);
     }
 }
