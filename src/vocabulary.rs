@@ -1,4 +1,9 @@
-//! Types that L1 and L2 have in common, so that neither needs to know the other.
+//! Types that L1 and L2 have in common, so that neither needs to know the other; and what a value has to be.
+
+/// A value that can be cached: threads share it, and it borrows nothing.
+pub(crate) trait Value: Send + Sync + 'static {}
+
+impl<V: Send + Sync + 'static> Value for V {}
 
 /// A lane's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,6 +16,7 @@ use crate::error::{L2Error, WriteError};
 use crate::key::Key;
 use crate::l1::OpGuard;
 use crate::l2::{EncodedValue, Kind, WriteAck};
+use crate::vocabulary::Value;
 use crate::wire::envelope::Head;
 
 /// How a write ended. Of an invalidation, which message was published.
@@ -55,7 +56,7 @@ impl<V> Change<V> {
 }
 
 /// A change on its way to L2.
-pub(super) struct Write<V: Send + Sync + 'static> {
+pub(super) struct Write<V: Value> {
     ctx: Arc<Context<V>>,
     /// Empty for a clear.
     pub(super) key: Key,
@@ -72,7 +73,7 @@ pub(super) struct Write<V: Send + Sync + 'static> {
     answer: Option<oneshot::Sender<WriteResult>>,
 }
 
-impl<V: Send + Sync + 'static> Write<V> {
+impl<V: Value> Write<V> {
     pub(super) fn new(
         ctx: &Arc<Context<V>>,
         key: Key,
@@ -159,7 +160,7 @@ fn weight<V>(key: &str, change: &Change<V>) -> u32 {
     u32::try_from(1 + stored + key.len() / 64).unwrap_or(u32::MAX)
 }
 
-impl<V: Send + Sync + 'static> Ordered for Write<V> {
+impl<V: Value> Ordered for Write<V> {
     fn key(&self) -> Option<&Key> {
         match self.change {
             Change::Insert(_) | Change::Remove { .. } => Some(&self.key),
@@ -180,7 +181,7 @@ impl<V: Send + Sync + 'static> Ordered for Write<V> {
     }
 }
 
-impl<V: Send + Sync + 'static> Drop for Write<V> {
+impl<V: Value> Drop for Write<V> {
     fn drop(&mut self) {
         if self.answer.is_some() {
             self.deferred(&L2Error::closed());

@@ -15,7 +15,7 @@ use crate::l2::EncodedValue;
 use crate::options::Options;
 use crate::stats::Counters;
 use crate::throttle::Throttle;
-use crate::vocabulary::Want;
+use crate::vocabulary::{Value, Want};
 use crate::wire::codec::{EncodeError, ValueCodec};
 use crate::wire::envelope::{self, Head, Stamp};
 
@@ -31,7 +31,7 @@ pub(super) struct Convert<V> {
     encode_warnings: Throttle,
 }
 
-impl<V: Send + Sync + 'static> Convert<V> {
+impl<V: Value> Convert<V> {
     pub(super) fn new(
         codec: ValueCodec<V>,
         type_tag: u64,

@@ -6,11 +6,12 @@ use tracing::debug;
 use super::context::Context;
 use super::deferred::Delivery;
 use crate::error::L2Error;
+use crate::vocabulary::Value;
 use crate::wire::envelope::Stamp;
 use crate::wire::message::{self, Kind};
 
 /// Sends L2 all that is deferred and due. What does not get through is tried again later.
-pub(super) async fn deliver_deferred<V: Send + Sync + 'static>(ctx: &Context<V>) {
+pub(super) async fn deliver_deferred<V: Value>(ctx: &Context<V>) {
     while let Some(delivery) = ctx.deferred.next(ctx.now()) {
         match deliver(ctx, &delivery).await {
             Ok(()) => {}
@@ -28,10 +29,7 @@ pub(super) async fn deliver_deferred<V: Send + Sync + 'static>(ctx: &Context<V>)
     }
 }
 
-async fn deliver<V: Send + Sync + 'static>(
-    ctx: &Context<V>,
-    delivery: &Delivery,
-) -> Result<(), L2Error> {
+async fn deliver<V: Value>(ctx: &Context<V>, delivery: &Delivery) -> Result<(), L2Error> {
     let stamp = match delivery {
         Delivery::All(_) => {
             let stamp = send_clear(ctx).await?;

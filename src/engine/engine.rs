@@ -16,10 +16,9 @@ use super::convert::Convert;
 use super::deferred::Deferred;
 use super::deliver::deliver_deferred;
 use super::l2_health::L2Health;
-use super::lease::Leases;
 use super::load::Loads;
 use super::loader::{Loader, LoaderCalls};
-use super::lookup::Lookup;
+use super::lookup;
 use super::refresh::Refreshes;
 use super::subscriber;
 use super::write::Writes;
@@ -33,15 +32,15 @@ use crate::lock::lock;
 use crate::options::Options;
 use crate::stats::{Counters, Health, Stats};
 use crate::throttle::Throttle;
+use crate::vocabulary::Value;
 use crate::wire::codec::ValueCodec;
 
 /// How often a caller of `ready` looks whether the subscriber is still there.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// A running instance. Its tasks hold what they need of it, and are stopped with the last handle.
-pub(crate) struct Engine<V: Send + Sync + 'static> {
+pub(crate) struct Engine<V: Value> {
     ctx: Arc<Context<V>>,
-    lookup: Arc<Lookup<V>>,
     loads: Arc<Loads<V>>,
     refreshes: Arc<Refreshes<V>>,
     writes: Writes<V>,
@@ -61,7 +60,7 @@ pub(crate) struct Parts<V> {
     pub(crate) l2: Option<Box<dyn L2>>,
 }
 
-impl<V: Send + Sync + 'static> Engine<V> {
+impl<V: Value> Engine<V> {
     /// Puts the parts together. Starts the subscriber at once if there is a runtime, otherwise at the first call.
     pub(crate) fn new(parts: Parts<V>) -> Self {
         let Parts {
@@ -101,14 +100,11 @@ impl<V: Send + Sync + 'static> Engine<V> {
             lane,
             counters,
         });
-        let lookup = Arc::new(Lookup::new(&ctx));
-        let leases = Arc::new(Leases::new(&ctx));
-        let calls = Arc::new(LoaderCalls::new(&ctx, &leases));
-        let refreshes = Arc::new(Refreshes::new(&ctx, &leases, &calls));
+        let calls = Arc::new(LoaderCalls::new(&ctx));
+        let refreshes = Arc::new(Refreshes::new(&ctx, &calls));
         let engine = Self {
-            loads: Arc::new(Loads::new(&ctx, &lookup, &leases, &calls, &refreshes)),
+            loads: Arc::new(Loads::new(&ctx, &calls, &refreshes)),
             writes: Writes::new(&ctx),
-            lookup,
             refreshes,
             subscriber: Mutex::default(),
             stop: CancellationToken::new(),
@@ -140,21 +136,21 @@ impl<V: Send + Sync + 'static> Engine<V> {
     }
 
     pub(crate) fn get_local(&self, key: &str, now: Tick) -> Option<Entry<V>> {
-        self.lookup.get_local(key, now)
+        lookup::get_local(&self.ctx, key, now)
     }
 
     pub(crate) fn get_instead(&self, key: &str) -> Option<Entry<V>> {
-        self.lookup.get_instead(key)
+        lookup::get_instead(&self.ctx, key)
     }
 
     pub(crate) async fn get(&self, key: Key, now: Tick) -> Option<Entry<V>> {
         self.ensure_subscribed(now);
-        self.lookup.get(key, now).await
+        lookup::get(&self.ctx, key, now).await
     }
 
     pub(crate) async fn get_many(&self, keys: &[Key], now: Tick) -> Vec<Option<Entry<V>>> {
         self.ensure_subscribed(now);
-        self.lookup.get_many(keys).await
+        lookup::get_many(&self.ctx, keys).await
     }
 
     pub(crate) async fn get_or_load(

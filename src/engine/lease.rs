@@ -12,6 +12,7 @@ use crate::key::Key;
 use crate::l1::{Op, Slot};
 use crate::l2::{Fill, Lease, LeaseReply, LeaseRequest, Want};
 use crate::source::Source;
+use crate::vocabulary::Value;
 
 /// What came of asking for the lease.
 pub(super) enum Acquired<V> {
@@ -28,140 +29,122 @@ pub(super) enum Acquired<V> {
 /// A key, and the lease on it, if there is one.
 pub(super) type Leased<'a> = (&'a Key, Option<Lease>);
 
-/// Asks for leases, keeps them, uses them and gives them back.
-pub(super) struct Leases<V> {
-    ctx: Arc<Context<V>>,
+/// What one load asks for the lease with, each time.
+pub(super) fn request<V: Value>(ctx: &Context<V>, want: Want) -> LeaseRequest {
+    LeaseRequest {
+        ttl: ctx.options.lease_ttl,
+        want,
+    }
 }
 
-impl<V: Send + Sync + 'static> Leases<V> {
-    pub(super) fn new(ctx: &Arc<Context<V>>) -> Self {
-        Self {
-            ctx: Arc::clone(ctx),
-        }
+/// Asks for the lease; again at once, until then, if what L2 has cannot be read.
+pub(super) async fn acquire<V: Value>(
+    ctx: &Context<V>,
+    op: &Op,
+    request: Option<&mut LeaseRequest>,
+    until: Instant,
+) -> Acquired<V> {
+    // An earlier load may have ended since the caller's look-up.
+    if let Some(slot) = ctx.l1.get(op.key(), ctx.now()) {
+        return Acquired::Found(slot, Source::L1);
     }
-
-    /// What one load asks for the lease with, each time.
-    pub(super) fn request(&self, want: Want) -> LeaseRequest {
-        LeaseRequest {
-            ttl: self.ctx.options.lease_ttl,
-            want,
-        }
+    let Some(request) = request else {
+        return Acquired::Unstored;
+    };
+    // As an operation that begins now: a write may have been deferred since the look-up.
+    if ctx.deferred.holds(op.key()) {
+        return Acquired::Unstored;
     }
-
-    /// Asks for the lease; again at once, until then, if what L2 has cannot be read.
-    pub(super) async fn acquire(
-        &self,
-        op: &Op,
-        request: Option<&mut LeaseRequest>,
-        until: Instant,
-    ) -> Acquired<V> {
-        let ctx = &*self.ctx;
-        // An earlier load may have ended since the caller's look-up.
-        if let Some(slot) = ctx.l1.get(op.key(), ctx.now()) {
-            return Acquired::Found(slot, Source::L1);
+    loop {
+        let reply = ctx.lane.acquire_lease(op.key(), *request).await;
+        match ctx.health.observe(reply) {
+            Ok(LeaseReply::Hit(bytes)) => match ctx.convert.open(op.key(), &bytes, ctx.now()) {
+                Ok(fresh) => {
+                    ctx.l1.publish(op, &fresh);
+                    return Acquired::Found(fresh.slot, Source::L2);
+                }
+                Err(instead) => request.want = instead,
+            },
+            Ok(LeaseReply::Granted(lease)) => return Acquired::Lease(lease),
+            Ok(LeaseReply::Wait(longest)) => {
+                if request.want == Want::Nothing {
+                    // What the other load fills may well be readable.
+                    request.want = Want::Any;
+                }
+                return Acquired::Wait(longest);
+            }
+            Ok(LeaseReply::Hold | LeaseReply::Miss) | Err(_) => return Acquired::Unstored,
         }
-        let Some(request) = request else {
+        if Instant::now() >= until {
             return Acquired::Unstored;
-        };
-        // As an operation that begins now: a write may have been deferred since the look-up.
-        if ctx.deferred.holds(op.key()) {
-            return Acquired::Unstored;
-        }
-        loop {
-            let reply = ctx.lane.acquire_lease(op.key(), *request).await;
-            match ctx.health.observe(reply) {
-                Ok(LeaseReply::Hit(bytes)) => match ctx.convert.open(op.key(), &bytes, ctx.now()) {
-                    Ok(fresh) => {
-                        ctx.l1.publish(op, &fresh);
-                        return Acquired::Found(fresh.slot, Source::L2);
-                    }
-                    Err(instead) => request.want = instead,
-                },
-                Ok(LeaseReply::Granted(lease)) => return Acquired::Lease(lease),
-                Ok(LeaseReply::Wait(longest)) => {
-                    if request.want == Want::Nothing {
-                        // What the other load fills may well be readable.
-                        request.want = Want::Any;
-                    }
-                    return Acquired::Wait(longest);
-                }
-                Ok(LeaseReply::Hold | LeaseReply::Miss) | Err(_) => return Acquired::Unstored,
-            }
-            if Instant::now() >= until {
-                return Acquired::Unstored;
-            }
         }
     }
+}
 
-    /// Renews leases for as long as this is polled. A lease that was lost shows when it is used.
-    pub(super) async fn keep(&self, leases: &[Leased<'_>]) -> Infallible {
-        let ttl = self.ctx.options.lease_ttl;
-        loop {
-            sleep(ttl / 3).await;
-            let renewals = leases.iter().map(|&leased| self.renew(leased, ttl));
-            join_all(renewals).await;
+/// Renews leases for as long as this is polled. A lease that was lost shows when it is used.
+pub(super) async fn keep<V: Value>(ctx: &Context<V>, leases: &[Leased<'_>]) -> Infallible {
+    let ttl = ctx.options.lease_ttl;
+    loop {
+        sleep(ttl / 3).await;
+        let renewals = leases.iter().map(|&leased| renew(ctx, leased, ttl));
+        join_all(renewals).await;
+    }
+}
+
+/// Ends a lease. If that fails, it ends by itself.
+pub(super) async fn give_back<V: Value>(ctx: &Context<V>, leased: Leased<'_>) {
+    renew(ctx, leased, Duration::ZERO).await;
+}
+
+async fn renew<V: Value>(ctx: &Context<V>, (key, lease): Leased<'_>, ttl: Duration) {
+    if let Some(lease) = lease {
+        let renewed = ctx.lane.renew_lease(key, lease.token, ttl).await;
+        let _ = ctx.health.observe(renewed);
+    }
+}
+
+/// Stores a loaded value in L2, if its lease still stands, and then in L1. Returns what is there in the end.
+pub(super) async fn fill<V: Value>(
+    ctx: &Context<V>,
+    op: &Op,
+    lease: Option<Lease>,
+    value: V,
+) -> (Arc<Slot<V>>, Source) {
+    let unstored = |value| {
+        let slot = ctx.convert.unstored(op.key(), value, ctx.now());
+        (slot, Source::Loader)
+    };
+    let Some(held) = lease else {
+        return unstored(value);
+    };
+    let Ok((head, encoded)) = ctx.convert.seal(&value) else {
+        give_back(ctx, (op.key(), lease)).await;
+        return unstored(value);
+    };
+    let filled = ctx.lane.fill(op.key(), held, &encoded).await;
+    match ctx.health.observe(filled) {
+        Ok(Fill::Stored(stamp)) => {
+            let fresh = (ctx.convert).fresh(op.key(), value, stamp, &head, ctx.now());
+            ctx.l1.publish_filled(op, &fresh);
+            (fresh.slot, Source::Loader)
         }
-    }
-
-    /// Ends a lease. If that fails, it ends by itself.
-    pub(super) async fn give_back(&self, leased: Leased<'_>) {
-        self.renew(leased, Duration::ZERO).await;
-    }
-
-    async fn renew(&self, (key, lease): Leased<'_>, ttl: Duration) {
-        if let Some(lease) = lease {
-            let renewed = self.ctx.lane.renew_lease(key, lease.token, ttl).await;
-            let _ = self.ctx.health.observe(renewed);
-        }
-    }
-
-    /// Stores a loaded value in L2, if its lease still stands, and then in L1. Returns what is there in the end.
-    pub(super) async fn fill(
-        &self,
-        op: &Op,
-        lease: Option<Lease>,
-        value: V,
-    ) -> (Arc<Slot<V>>, Source) {
-        let ctx = &*self.ctx;
-        let unstored = |value| {
-            let slot = ctx.convert.unstored(op.key(), value, ctx.now());
-            (slot, Source::Loader)
-        };
-        let Some(held) = lease else {
-            return unstored(value);
-        };
-        let Ok((head, encoded)) = ctx.convert.seal(&value) else {
-            self.give_back((op.key(), lease)).await;
-            return unstored(value);
-        };
-        let filled = ctx.lane.fill(op.key(), held, &encoded).await;
-        match ctx.health.observe(filled) {
-            Ok(Fill::Stored(stamp)) => {
-                let fresh = (ctx.convert).fresh(op.key(), value, stamp, &head, ctx.now());
-                ctx.l1.publish_filled(op, &fresh);
-                (fresh.slot, Source::Loader)
+        // The key was written during the load. What is there now is newer than what was loaded.
+        Ok(Fill::Rejected(Some(bytes))) => match ctx.convert.open(op.key(), &bytes, ctx.now()) {
+            Ok(fresh)
+                if ctx.l1.freshness().is_live() && ctx.l1.is_usable(op, &fresh, ctx.now()) =>
+            {
+                ctx.l1.publish(op, &fresh);
+                (fresh.slot, Source::L2)
             }
-            // The key was written during the load. What is there now is newer than what was loaded.
-            Ok(Fill::Rejected(Some(bytes))) => {
-                match ctx.convert.open(op.key(), &bytes, ctx.now()) {
-                    Ok(fresh)
-                        if ctx.l1.freshness().is_live()
-                            && ctx.l1.is_usable(op, &fresh, ctx.now()) =>
-                    {
-                        ctx.l1.publish(op, &fresh);
-                        (fresh.slot, Source::L2)
-                    }
-                    _ => unstored(value),
-                }
+            _ => unstored(value),
+        },
+        Ok(Fill::Rejected(None)) => unstored(value),
+        Err(error) => {
+            // A store that is full refuses: other instances need not wait for a fill that will not come.
+            if error.is_refused() {
+                give_back(ctx, (op.key(), lease)).await;
             }
-            Ok(Fill::Rejected(None)) => unstored(value),
-            Err(error) => {
-                // A store that is full refuses: other instances need not wait for a fill that will not come.
-                if error.is_refused() {
-                    self.give_back((op.key(), lease)).await;
-                }
-                unstored(value)
-            }
+            unstored(value)
         }
     }
 }

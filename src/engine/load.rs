@@ -14,9 +14,9 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument, Span, debug};
 
 use super::context::Context;
-use super::lease::{Acquired, Leases};
+use super::lease::{self, Acquired};
 use super::loader::{Loader, LoaderCalls, Loading};
-use super::lookup::Lookup;
+use super::lookup;
 use super::refresh::Refreshes;
 use crate::ablation::{Rule, without};
 use crate::clock::Tick;
@@ -27,6 +27,7 @@ use crate::l1::{Join, LeaseWaiter, LoadOutcome, OpGuard, Started};
 use crate::l2::{Lease, LeaseRequest, Want};
 use crate::retry_delays::poll_delays;
 use crate::shared_result::{ResultSender, SharedResult};
+use crate::vocabulary::Value;
 
 /// How many lease requests or fills of one load are under way at a time.
 const AT_ONCE: usize = 64;
@@ -55,24 +56,18 @@ impl<V> Led<V> {
 /// Loads what both levels lack.
 pub(super) struct Loads<V> {
     ctx: Arc<Context<V>>,
-    lookup: Arc<Lookup<V>>,
-    leases: Arc<Leases<V>>,
     calls: Arc<LoaderCalls<V>>,
     refreshes: Arc<Refreshes<V>>,
 }
 
-impl<V: Send + Sync + 'static> Loads<V> {
+impl<V: Value> Loads<V> {
     pub(super) fn new(
         ctx: &Arc<Context<V>>,
-        lookup: &Arc<Lookup<V>>,
-        leases: &Arc<Leases<V>>,
         calls: &Arc<LoaderCalls<V>>,
         refreshes: &Arc<Refreshes<V>>,
     ) -> Self {
         Self {
             ctx: Arc::clone(ctx),
-            lookup: Arc::clone(lookup),
-            leases: Arc::clone(leases),
             calls: Arc::clone(calls),
             refreshes: Arc::clone(refreshes),
         }
@@ -85,11 +80,11 @@ impl<V: Send + Sync + 'static> Loads<V> {
         now: Tick,
         loader: impl FnOnce() -> Loader<V>,
     ) -> Result<Entry<V>, LoadError> {
-        if let Some(entry) = self.lookup.get_instead(&key) {
+        if let Some(entry) = lookup::get_instead(&self.ctx, &key) {
             return Ok(entry);
         }
-        let (outcome, now) = self.lookup.read(&key, now).await;
-        let want = match self.lookup.answer(&key, outcome, now) {
+        let (outcome, now) = lookup::read(&self.ctx, &key, now).await;
+        let want = match lookup::answer(&self.ctx, &key, outcome, now) {
             Ok(entry) => {
                 if entry.is_due() {
                     self.refreshes
@@ -109,7 +104,7 @@ impl<V: Send + Sync + 'static> Loads<V> {
             }
             // The load of many keys returns no value for a key that its loader does not know; this loader may.
             if let Some((slot, source)) = result_of(flight).await? {
-                return Ok(self.lookup.hand_out(slot, self.ctx.now(), source));
+                return Ok(lookup::hand_out(&self.ctx, slot, self.ctx.now(), source));
             }
         }
     }
@@ -122,18 +117,18 @@ impl<V: Send + Sync + 'static> Loads<V> {
     ) -> Result<Vec<Option<Entry<V>>>, LoadError> {
         let mut entries: Vec<_> = keys
             .iter()
-            .map(|key| self.lookup.get_instead(key))
+            .map(|key| lookup::get_instead(&self.ctx, key))
             .collect();
         let lacking = keys.into_iter().enumerate();
         let lacking: Vec<_> = lacking
             .filter(|(place, _)| entries.get(*place).is_some_and(Option::is_none))
             .collect();
         let asked: Vec<Key> = lacking.iter().map(|(_, key)| key.clone()).collect();
-        let outcomes = self.lookup.read_many(&asked).await;
+        let outcomes = lookup::read_many(&self.ctx, &asked).await;
         let now = self.ctx.now();
         let (mut due, mut missing) = (Vec::new(), Vec::new());
         for ((place, key), outcome) in lacking.into_iter().zip(outcomes) {
-            match self.lookup.answer(&key, outcome, now) {
+            match lookup::answer(&self.ctx, &key, outcome, now) {
                 Ok(entry) => {
                     if entry.is_due() {
                         due.push((place, key, entry.slot().ver));
@@ -165,7 +160,7 @@ impl<V: Send + Sync + 'static> Loads<V> {
                         fill(
                             &mut entries,
                             place,
-                            self.lookup.hand_out(slot, self.ctx.now(), source),
+                            lookup::hand_out(&self.ctx, slot, self.ctx.now(), source),
                         );
                     }
                     // The loader of another call did not know the key; this one may.
@@ -185,7 +180,7 @@ impl<V: Send + Sync + 'static> Loads<V> {
             Join::Started(Started { op, sender, result }) => {
                 let led = Led {
                     op,
-                    ask: want.map(|want| self.leases.request(want)),
+                    ask: want.map(|want| lease::request(&self.ctx, want)),
                     number,
                     sender,
                 };
@@ -222,7 +217,7 @@ impl<V: Send + Sync + 'static> Loads<V> {
                     asked = self.due(&mut waiting, &awaited, look_at).await;
                 }
                 let turns: Vec<_> = (asked.iter_mut())
-                    .map(|Led { op, ask, .. }| self.leases.acquire(op, ask.as_mut(), until))
+                    .map(|Led { op, ask, .. }| lease::acquire(&self.ctx, op, ask.as_mut(), until))
                     .collect();
                 stream::iter(turns)
                     .buffered(AT_ONCE)
@@ -307,9 +302,9 @@ impl<V: Send + Sync + 'static> Loads<V> {
             let otherwise = otherwise.clone();
             async move {
                 let outcome = match value {
-                    Some(value) => Ok(Some(self.leases.fill(&led.op, lease, value).await)),
+                    Some(value) => Ok(Some(lease::fill(&self.ctx, &led.op, lease, value).await)),
                     None => {
-                        self.leases.give_back((led.op.key(), lease)).await;
+                        lease::give_back(&self.ctx, (led.op.key(), lease)).await;
                         otherwise
                     }
                 };

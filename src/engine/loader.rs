@@ -13,9 +13,10 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use super::context::Context;
-use super::lease::{Leased, Leases};
+use super::lease::{self, Leased};
 use crate::error::LoadError;
 use crate::key::{CacheKey, Key, KeyWriter};
+use crate::vocabulary::Value;
 
 /// Loads some of the keys that it was made for, named by their numbers. Returns no value for a key that the user's
 /// loader does not know.
@@ -92,17 +93,15 @@ impl<V: Send + 'static> Loader<V> {
 /// Runs loaders within their limits.
 pub(super) struct LoaderCalls<V> {
     ctx: Arc<Context<V>>,
-    leases: Arc<Leases<V>>,
     /// One for each loader that may run now.
     permits: Semaphore,
 }
 
-impl<V: Send + Sync + 'static> LoaderCalls<V> {
-    pub(super) fn new(ctx: &Arc<Context<V>>, leases: &Arc<Leases<V>>) -> Self {
+impl<V: Value> LoaderCalls<V> {
+    pub(super) fn new(ctx: &Arc<Context<V>>) -> Self {
         Self {
             permits: Semaphore::new(ctx.options.max_concurrent_loads),
             ctx: Arc::clone(ctx),
-            leases: Arc::clone(leases),
         }
     }
 
@@ -124,7 +123,7 @@ impl<V: Send + Sync + 'static> LoaderCalls<V> {
         let loaded = tokio::select! {
             biased;
             loaded = timeout(limit, load) => loaded,
-            never = self.leases.keep(keys) => match never {},
+            never = lease::keep(ctx, keys) => match never {},
         };
         let loaded = match loaded {
             Ok(Ok(Ok(mut values))) => {

@@ -11,13 +11,14 @@ use tracing::{Instrument, Span, warn};
 
 use super::backoff::RefreshBackoff;
 use super::context::Context;
-use super::lease::Leases;
+use super::lease;
 use super::loader::{Loader, LoaderCalls};
 #[cfg(larder_ablation)]
 use crate::ablation::{Rule, without};
 use crate::key::Key;
 use crate::l1::{LeaseWaiter, OpGuard};
 use crate::l2::{Lease, LeaseReply, LeaseRequest, Want};
+use crate::vocabulary::Value;
 #[cfg(larder_ablation)]
 use crate::wire::message::{self, Kind};
 
@@ -43,21 +44,15 @@ enum Ask {
 /// Replaces stale values in the background.
 pub(super) struct Refreshes<V> {
     ctx: Arc<Context<V>>,
-    leases: Arc<Leases<V>>,
     calls: Arc<LoaderCalls<V>>,
     backoff: RefreshBackoff,
 }
 
-impl<V: Send + Sync + 'static> Refreshes<V> {
-    pub(super) fn new(
-        ctx: &Arc<Context<V>>,
-        leases: &Arc<Leases<V>>,
-        calls: &Arc<LoaderCalls<V>>,
-    ) -> Self {
+impl<V: Value> Refreshes<V> {
+    pub(super) fn new(ctx: &Arc<Context<V>>, calls: &Arc<LoaderCalls<V>>) -> Self {
         Self {
             backoff: RefreshBackoff::new(ctx.options.clock.clone()),
             ctx: Arc::clone(ctx),
-            leases: Arc::clone(leases),
             calls: Arc::clone(calls),
         }
     }
@@ -136,7 +131,12 @@ impl<V: Send + Sync + 'static> Refreshes<V> {
                 for (refresh, _) in &turns {
                     self.refresh_failed(refresh.op.key());
                 }
-                join_all(leases.into_iter().map(|held| self.leases.give_back(held))).await;
+                join_all(
+                    leases
+                        .into_iter()
+                        .map(|held| lease::give_back(&self.ctx, held)),
+                )
+                .await;
             }
         }
     }
@@ -148,7 +148,7 @@ impl<V: Send + Sync + 'static> Refreshes<V> {
         if ctx.deferred.holds(key) {
             return Ask::Over;
         }
-        let mut request = self.leases.request(Want::NewerThan(refresh.seen));
+        let mut request = lease::request(&self.ctx, Want::NewerThan(refresh.seen));
         loop {
             let reply = ctx.lane.acquire_lease(key, request).await;
             match ctx.health.observe(reply) {
@@ -208,9 +208,9 @@ impl<V: Send + Sync + 'static> Refreshes<V> {
         let Some(value) = value else {
             // The loader does not know the key any more.
             self.refresh_failed(op.key());
-            return self.leases.give_back((op.key(), Some(lease))).await;
+            return lease::give_back(&self.ctx, (op.key(), Some(lease))).await;
         };
-        let (slot, _) = self.leases.fill(&op, Some(lease), value).await;
+        let (slot, _) = lease::fill(&self.ctx, &op, Some(lease), value).await;
         if slot.ver == 0 {
             return self.refresh_failed(op.key());
         }

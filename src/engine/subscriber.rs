@@ -27,9 +27,10 @@ use crate::l2::{
     Applied, Event, Kind, L2Error, LONGEST_PAUSE, LaneClock, MemberInfo, Message, Subscription,
     reconnects,
 };
+use crate::vocabulary::Value;
 
 /// Runs until `stop` is cancelled.
-pub(super) async fn run<V: Send + Sync + 'static>(ctx: Arc<Context<V>>, stop: CancellationToken) {
+pub(super) async fn run<V: Value>(ctx: Arc<Context<V>>, stop: CancellationToken) {
     tokio::select! {
         biased;
         () = stop.cancelled() => {}
@@ -41,7 +42,7 @@ pub(super) async fn run<V: Send + Sync + 'static>(ctx: Arc<Context<V>>, stop: Ca
 }
 
 /// Subscribes, and subscribes again whenever the subscription ends.
-async fn keep_subscribed<V: Send + Sync + 'static>(ctx: &Context<V>) -> Infallible {
+async fn keep_subscribed<V: Value>(ctx: &Context<V>) -> Infallible {
     let mut pauses = reconnects();
     let (mut is_failing, mut last) = (false, None);
     loop {
@@ -92,7 +93,7 @@ struct Asked {
     give_up: Instant,
 }
 
-impl<'a, V: Send + Sync + 'static> Session<'a, V> {
+impl<'a, V: Value> Session<'a, V> {
     fn new(ctx: &'a Context<V>, last: Option<u64>) -> Self {
         Self {
             ctx,

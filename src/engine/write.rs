@@ -14,15 +14,16 @@ use crate::error::{L2Error, WriteError};
 use crate::key::Key;
 use crate::l2::Kind;
 use crate::options::LONGEST;
+use crate::vocabulary::Value;
 use crate::wire::codec::EncodeError;
 
 /// The calls that change something.
-pub(super) struct Writes<V: Send + Sync + 'static> {
+pub(super) struct Writes<V: Value> {
     ctx: Arc<Context<V>>,
     writer: Writer<V>,
 }
 
-impl<V: Send + Sync + 'static> Writes<V> {
+impl<V: Value> Writes<V> {
     pub(super) fn new(ctx: &Arc<Context<V>>) -> Self {
         Self {
             ctx: Arc::clone(ctx),

@@ -13,18 +13,18 @@ use crate::clock::{Tick, nanos};
 use crate::error::L2Error;
 use crate::key::Key;
 use crate::l2::{EncodedValue, LeaseRequest, WriteAck};
-use crate::vocabulary::Want;
+use crate::vocabulary::{Value, Want};
 use crate::wire::envelope::Stamp;
 use crate::wire::message::{self, Kind};
 
 /// Writes that L2 can be sent in one step: of one sort. Two of them are of one key only if both remove it, as in the
 /// whole batch.
-struct Group<V: Send + Sync + 'static> {
+struct Group<V: Value> {
     sort: (Kind, std::time::Duration),
     writes: Vec<Write<V>>,
 }
 
-impl<V: Send + Sync + 'static> Group<V> {
+impl<V: Value> Group<V> {
     fn of(write: Write<V>) -> Self {
         Self {
             sort: write.change.sort(),
@@ -71,10 +71,7 @@ impl<V: Send + Sync + 'static> Group<V> {
 }
 
 /// Sends a batch. Returns whether L2 has accepted any of it.
-pub(super) async fn send<V: Send + Sync + 'static>(
-    ctx: &Context<V>,
-    writes: Vec<Write<V>>,
-) -> bool {
+pub(super) async fn send<V: Value>(ctx: &Context<V>, writes: Vec<Write<V>>) -> bool {
     let mut groups = Group::all(writes);
     // Before all of them: they are sent one after the other then, with nothing to wait for in between.
     let clock = &match needs_clock(ctx, &groups) {
@@ -94,7 +91,7 @@ pub(super) async fn send<V: Send + Sync + 'static>(
     join_all(sent).boxed().await.contains(&true)
 }
 
-async fn send_group<V: Send + Sync + 'static>(
+async fn send_group<V: Value>(
     ctx: &Context<V>,
     group: Group<V>,
     clock: &Result<(), L2Error>,
@@ -111,7 +108,7 @@ async fn send_group<V: Send + Sync + 'static>(
 }
 
 /// Sends writes in one step, and ends them; those of several that L2 refuses are given back.
-async fn try_to_send<V: Send + Sync + 'static>(
+async fn try_to_send<V: Value>(
     ctx: &Context<V>,
     mut group: Group<V>,
     clock: &Result<(), L2Error>,
@@ -149,10 +146,7 @@ async fn try_to_send<V: Send + Sync + 'static>(
     }
 }
 
-async fn insert<V: Send + Sync + 'static>(
-    ctx: &Context<V>,
-    group: &mut Group<V>,
-) -> Result<Stamp, L2Error> {
+async fn insert<V: Value>(ctx: &Context<V>, group: &mut Group<V>) -> Result<Stamp, L2Error> {
     // Without an answer by then it is deferred: it must not land after the invalidation that replaces it (rule 14).
     let by = ctx.now().saturating_add(nanos(ctx.options.l2_timeout));
     let deadline = ctx.l1.freshness().lane_time(by);
@@ -164,10 +158,7 @@ async fn insert<V: Send + Sync + 'static>(
     ctx.health.observe(inserted)
 }
 
-async fn invalidate<V: Send + Sync + 'static>(
-    ctx: &Context<V>,
-    group: &Group<V>,
-) -> Result<WriteAck, L2Error> {
+async fn invalidate<V: Value>(ctx: &Context<V>, group: &Group<V>) -> Result<WriteAck, L2Error> {
     let (kind, hold) = group.sort;
     let keys = group.keys();
     let payload = message::payload(kind, ctx.instance, &keys);
@@ -176,12 +167,7 @@ async fn invalidate<V: Send + Sync + 'static>(
 }
 
 /// Applies a write that L2 has accepted to this instance.
-fn accept<V: Send + Sync + 'static>(
-    ctx: &Context<V>,
-    write: &mut Write<V>,
-    stamp: Stamp,
-    now: Tick,
-) {
+fn accept<V: Value>(ctx: &Context<V>, write: &mut Write<V>, stamp: Stamp, now: Tick) {
     ctx.counters.invalidations_sent.bump();
     let (_, hold) = write.change.sort();
     match &mut write.change {
@@ -202,7 +188,7 @@ fn accept<V: Send + Sync + 'static>(
 
 /// A key of those that may not be inserted until the lane's time is known, since they must not be accepted after a
 /// time of the lane's.
-fn needs_clock<V: Send + Sync + 'static>(ctx: &Context<V>, groups: &[Group<V>]) -> Option<Key> {
+fn needs_clock<V: Value>(ctx: &Context<V>, groups: &[Group<V>]) -> Option<Key> {
     let mut inserts = groups.iter().filter(|group| group.sort.0 == Kind::Insert);
     let key = &inserts.find_map(|group| group.writes.first())?.key;
     let is_known =

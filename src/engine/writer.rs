@@ -20,6 +20,7 @@ use crate::error::L2Error;
 use crate::key::Key;
 use crate::lock::lock;
 use crate::pacing::{Pacing, Turn, gather};
+use crate::vocabulary::Value;
 
 /// What all writes that wait or are under way may weigh together.
 const CAPACITY: u32 = 16 * 1024;
@@ -27,7 +28,7 @@ const CAPACITY: u32 = 16 * 1024;
 const UNDER_WAY: usize = 2;
 
 /// The way to the writer's task.
-pub(super) struct Writer<V: Send + Sync + 'static> {
+pub(super) struct Writer<V: Value> {
     ctx: Arc<Context<V>>,
     /// Bounded by `capacity`. `None` before the first call.
     queue: Mutex<Option<mpsc::UnboundedSender<Call<V>>>>,
@@ -37,7 +38,7 @@ pub(super) struct Writer<V: Send + Sync + 'static> {
 /// The writes of one call.
 type Call<V> = Vec<Write<V>>;
 
-impl<V: Send + Sync + 'static> Writer<V> {
+impl<V: Value> Writer<V> {
     pub(super) fn new(ctx: &Arc<Context<V>>) -> Self {
         Self {
             ctx: Arc::clone(ctx),
@@ -93,10 +94,7 @@ impl<V: Send + Sync + 'static> Writer<V> {
     }
 }
 
-async fn run<V: Send + Sync + 'static>(
-    ctx: Arc<Context<V>>,
-    mut calls: mpsc::UnboundedReceiver<Call<V>>,
-) {
+async fn run<V: Value>(ctx: Arc<Context<V>>, mut calls: mpsc::UnboundedReceiver<Call<V>>) {
     let (ctx, pacing) = (&*ctx, &Pacing::new(UNDER_WAY));
     let accepted_at = &AtomicU64::new(0);
     // What it holds is deferred when it is dropped.
@@ -139,7 +137,7 @@ struct Ended {
     weight: u32,
 }
 
-async fn send<V: Send + Sync + 'static>(
+async fn send<V: Value>(
     ctx: &Context<V>,
     turn: Turn<'_>,
     mut writes: Vec<Write<V>>,

@@ -42,6 +42,7 @@ use self::store::Store;
 use crate::ablation::{Rule, without};
 use crate::clock::{Clock, Tick};
 use crate::key::Key;
+use crate::vocabulary::Value;
 
 /// The entries of this instance, what is under way for them, and the proof that they may be served.
 pub(crate) struct L1<V> {
@@ -51,7 +52,7 @@ pub(crate) struct L1<V> {
     freshness: Arc<Freshness>,
 }
 
-impl<V: Send + Sync + 'static> L1<V> {
+impl<V: Value> L1<V> {
     pub(crate) fn new(
         capacity: u64,
         weigher: Option<Weigher<V>>,

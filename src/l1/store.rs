@@ -15,6 +15,7 @@ use super::hot_table::{HotTable, is_sampled};
 #[cfg(larder_interleavings)]
 use super::interleavings::{Bounded, bounded};
 use crate::key::Key;
+use crate::vocabulary::Value;
 
 /// What an entry weighs.
 pub(crate) type Weigher<V> = Arc<dyn Fn(&str, &V) -> u32 + Send + Sync>;
@@ -29,7 +30,7 @@ pub(super) struct Store<V> {
 /// How many entries the hot table has when there is a weigher: few, as each may be large.
 const WEIGHED: u64 = 64;
 
-impl<V: Send + Sync + 'static> Store<V> {
+impl<V: Value> Store<V> {
     pub(super) fn new(capacity: u64, weigher: Option<Weigher<V>>) -> Self {
         let hot = weigher.as_ref().map_or(capacity, |_| WEIGHED);
         Self {
@@ -134,13 +135,11 @@ mod moka {
     use crate::l1::Slot;
     use crate::l1::hasher::{Hasher, hasher};
     use crate::l1::store::Weigher;
+    use crate::vocabulary::Value;
 
     pub(super) type Bounded<V> = Cache<Key, Arc<Slot<V>>, Hasher>;
 
-    pub(super) fn bounded<V: Send + Sync + 'static>(
-        capacity: u64,
-        weigher: Option<Weigher<V>>,
-    ) -> Bounded<V> {
+    pub(super) fn bounded<V: Value>(capacity: u64, weigher: Option<Weigher<V>>) -> Bounded<V> {
         let mut entries = Cache::builder().max_capacity(capacity);
         if let Some(weigher) = weigher {
             entries = entries.weigher(move |key: &Key, slot: &Arc<Slot<V>>| {
