@@ -5,7 +5,7 @@
 //! cargo run --example quickstart -- --redis redis://127.0.0.1:6379
 //! ```
 //!
-//! It prints what happens, and fails if anything else does.
+//! It prints each step, and fails if a step does not do what it is meant to show.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -34,7 +34,7 @@ struct Product {
     price_cents: u64,
 }
 
-/// The slow truth behind the cache: one product, whose name can change.
+/// The slow database behind the cache: one product, whose name can change.
 #[derive(Clone, Default)]
 struct Database {
     renamed: Arc<AtomicU32>,
@@ -106,7 +106,7 @@ async fn run(args: Args) -> Outcome {
         Some(url) => Shared::Redis(RedisL2::open(&url)?),
         None => Shared::Memory(MemoryL2::new()),
     };
-    // A name of its own for each run, so that nothing is left over from the last.
+    // Each run has a namespace of its own, so that it finds no keys of an earlier run.
     let run = std::process::id();
     let db = Database::default();
     let namespace = format!("quickstart-{run}:product");
@@ -140,8 +140,8 @@ async fn run(args: Args) -> Outcome {
 }
 
 async fn levels(db: &Database, a: &Products, b: &Products) -> Outcome {
-    println!("1. Nobody has product 42 yet");
-    for (who, instance, expected) in [
+    println!("1. Product 42 is not cached yet");
+    for (name, instance, expected) in [
         ("a", a, Source::Loader),
         ("b", b, Source::L2),
         ("b", b, Source::L1),
@@ -154,7 +154,7 @@ async fn levels(db: &Database, a: &Products, b: &Products) -> Outcome {
             _ => "loaded from the database",
         };
         println!(
-            "   {who} asks: {:?}, {from}, {:?}",
+            "   {name} looks it up: {:?}, {from}, {:?}",
             product.name,
             asked.elapsed()
         );
@@ -166,7 +166,7 @@ async fn levels(db: &Database, a: &Products, b: &Products) -> Outcome {
 }
 
 async fn stampede(db: &Database, instances: [&Products; 3]) -> Outcome {
-    println!("2. A hundred callers ask all three for product 7 at once");
+    println!("2. A hundred callers look up product 7 at once, on all three instances");
     let before = db.queries();
     let callers = (0..100)
         .zip(instances.into_iter().cycle())
@@ -192,8 +192,8 @@ async fn update(db: &Database, [a, b, c]: [&Products; 3]) -> Outcome {
     db.rename();
     a.invalidate(&42).await?;
     let invalidated = Instant::now();
-    for (who, instance) in [("b", b), ("c", c)] {
-        // The old copy goes when the message is there: typically at once.
+    for (name, instance) in [("b", b), ("c", c)] {
+        // The old copy is evicted when the message arrives: usually at once.
         while instance.get_local(&42).is_some() {
             assert!(
                 invalidated.elapsed() < Duration::from_secs(2),
@@ -202,13 +202,13 @@ async fn update(db: &Database, [a, b, c]: [&Products; 3]) -> Outcome {
             tokio::task::yield_now().await;
         }
         println!(
-            "   {who} has dropped its copy, {:?} later",
+            "   {name} has dropped its copy, {:?} later",
             invalidated.elapsed()
         );
     }
-    for (who, instance) in [("b", b), ("c", c)] {
+    for (name, instance) in [("b", b), ("c", c)] {
         let product = look_up(db, instance, 42).await?;
-        println!("   {who} says {:?}", product.name);
+        println!("   {name} returns {:?}", product.name);
         assert_eq!(product.name, "Teapot, edition 2");
     }
     assert_eq!(look_up(db, a, 42).await?.name, "Teapot, edition 2");
@@ -226,7 +226,7 @@ async fn soft_ttl(db: &Database, instance: &Products) -> Outcome {
     let asked = Instant::now();
     let stale = look_up(db, instance, 42).await?;
     println!(
-        "   the next caller has {:?} after {:?}, flagged stale={}; it did not wait",
+        "   the next caller gets {:?} after {:?}, flagged stale={}; it did not wait",
         stale.name,
         asked.elapsed(),
         stale.meta().is_stale()

@@ -14,7 +14,7 @@ use crate::product::Product;
 
 /// One instance of a small product service: SQLite behind, a two-level cache in front of it.
 ///
-/// Start several with the same --db and --redis to get a fleet: a PUT on one of them is seen by all.
+/// Start several with the same --db and --redis to get a fleet: all of them see a PUT on any one.
 /// RUST_LOG sets what is logged to stderr (default: warn), e.g. RUST_LOG=larder=debug.
 #[derive(Parser)]
 #[command(name = "instance", version)]
@@ -31,7 +31,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", default_value = "products.sqlite")]
     pub(crate) db: PathBuf,
 
-    /// Time added to each product the database loads, so that the cache shows
+    /// Time added to each product the database loads, so that cache hits are noticeable
     #[arg(
         long,
         value_name = "MS",
@@ -40,11 +40,11 @@ pub(crate) struct Args {
     )]
     db_latency_ms: u64,
 
-    /// The longest an instance that is cut off from Redis may answer from its own memory
+    /// How long an instance that is cut off from Redis may answer from its own memory
     #[arg(long, value_name = "MS", default_value_t = 2_000)]
     max_staleness_ms: u64,
 
-    /// For how much longer it may, flagged, if Redis does not answer [default: no longer]
+    /// How much longer it may do so, with flagged answers, if Redis does not answer [default: no longer]
     #[arg(long, value_name = "MS")]
     available_ms: Option<u64>,
 

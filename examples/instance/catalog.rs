@@ -16,7 +16,7 @@ pub(crate) struct Catalog {
     writes: TaskTracker,
 }
 
-/// A write the database has, and whether the caches were told.
+/// A write that the database has committed, and the outcome of its invalidation.
 pub(crate) struct Written<T> {
     pub(crate) stored: T,
     pub(crate) invalidated: Result<(), WriteError>,
@@ -56,20 +56,20 @@ impl Catalog {
         self.write(id, async move { db.put(id, draft).await }).await
     }
 
-    /// Whether there was one to delete.
+    /// Returns whether there was a product to delete.
     pub(crate) async fn delete(&self, id: u64) -> Result<Written<bool>, NotWritten> {
         let db = self.db.clone();
         self.write(id, async move { db.delete(id).await }).await
     }
 
-    /// Waits for the writes whose clients have gone away.
+    /// Waits for the writes whose clients have disconnected.
     pub(crate) async fn finish_writes(&self) {
         self.writes.close();
         self.writes.wait().await;
     }
 
-    /// Commits, then invalidates. Both in a task of their own: a client that disconnects cancels its
-    /// request, and that must never fall between the two.
+    /// Commits, then invalidates, both in a task of their own: a client that disconnects cancels its
+    /// request, and the cancellation must never fall between the two.
     async fn write<T, F>(&self, id: u64, commit: F) -> Result<Written<T>, NotWritten>
     where
         F: Future<Output = Result<T, DbError>> + Send + 'static,

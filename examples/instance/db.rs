@@ -74,8 +74,8 @@ impl Database {
 
     pub(crate) async fn load(&self, id: u64) -> Result<Option<Product>, DbError> {
         let product = self.readers.run(move |db| load(db, id)).await;
-        // After the read and not before: a write can now overtake this answer on its way to the
-        // cache, as it can with a database across a network.
+        // The latency is after the read, not before: a write can now overtake this answer on its way
+        // to the cache, as it can with a database across a network.
         tokio::time::sleep(self.latency).await;
         product
     }
@@ -85,7 +85,7 @@ impl Database {
         self.writer.run(move |db| put(db, id, draft)).await
     }
 
-    /// Whether there was one to delete.
+    /// Returns whether there was a product to delete.
     pub(crate) async fn delete(&self, id: u64) -> Result<bool, DbError> {
         self.writer.run(move |db| delete(db, id)).await
     }
@@ -109,7 +109,7 @@ fn put(db: &mut Connection, id: u64, draft: Draft) -> rusqlite::Result<Product> 
     let version = write
         .prepare_cached(PUT)?
         .query_row((id, &draft.name, draft.price_cents), |row| row.get(0))?;
-    // By hand, because a failed commit must not look like a stored product.
+    // An explicit commit, because a failed one must not look like a stored product.
     write.commit()?;
     Ok(Product {
         id,
@@ -126,7 +126,7 @@ fn delete(db: &mut Connection, id: u64) -> rusqlite::Result<bool> {
     Ok(deleted > 0)
 }
 
-/// Makes the file ready for use, whoever else does the same at this moment.
+/// Makes the file ready for use. Other instances may do the same at this moment.
 fn set_up(path: &Path) -> Result<(), String> {
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent).map_err(|error| error.to_string())?;
@@ -150,7 +150,7 @@ fn create(path: &Path) -> rusqlite::Result<String> {
     let db = Connection::open(path)?;
     let mode = db.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))?;
     db.execute(SCHEMA, ())?;
-    // Another application's table of this name is found now and not by the first request.
+    // Fails now, and not at the first request, if another application has a table of this name.
     db.prepare(LOAD)?;
     Ok(mode)
 }

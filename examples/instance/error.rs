@@ -1,4 +1,4 @@
-//! What a client is told when a request fails: a status and `{"error": "..."}`.
+//! What a client receives when a request fails: a status and `{"error": "..."}`.
 
 use axum::Json;
 use axum::extract::rejection::{BytesRejection, PathRejection};
@@ -28,7 +28,7 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, format!("there is no product {id}"))
     }
 
-    /// The details are for the log; the client can only try again.
+    /// The details go to the log; the client can only try again.
     fn unavailable(error: &dyn std::error::Error) -> Self {
         tracing::error!(%error, "the database did not answer");
         Self::new(

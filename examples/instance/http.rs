@@ -16,7 +16,7 @@ use crate::catalog::Catalog;
 use crate::error::ApiError;
 use crate::product::{Draft, Product, parse_id};
 
-/// Far more than a product needs, in bytes.
+/// The largest body in bytes, far more than a product needs.
 const BODY_LIMIT: usize = 16 * 1024;
 
 pub(crate) fn router(catalog: Catalog) -> Router {
@@ -47,7 +47,7 @@ async fn put_product(
     Id(id): Id,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
-    // Whatever the content type says: only JSON is understood here anyway.
+    // The content type is ignored: the service accepts JSON only.
     let draft = Draft::parse(&body?)?;
     let written = catalog.put(id, draft).await?;
     let header = invalidation_header(written.invalidated)?;
@@ -121,7 +121,7 @@ async fn wrong_method(method: Method, uri: Uri) -> ApiError {
     )
 }
 
-/// Where the answer came from, how old it is, and whether others can get it from Redis.
+/// Where the answer came from, how old it is, and whether other instances can read it from Redis.
 fn cache_headers(entry: &Entry<Option<Product>>) -> [(&'static str, String); 5] {
     let meta = entry.meta();
     let source = match meta.source() {
@@ -138,7 +138,7 @@ fn cache_headers(entry: &Entry<Option<Product>>) -> [(&'static str, String); 5] 
     ]
 }
 
-/// `deferred` when the write is stored and Redis is to be told as soon as it is back.
+/// `deferred` when the write is stored, and the invalidation is sent as soon as Redis is back.
 fn invalidation_header(
     invalidated: Result<(), WriteError>,
 ) -> Result<[(&'static str, &'static str); 1], ApiError> {

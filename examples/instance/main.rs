@@ -1,6 +1,6 @@
 //! One instance of a small product service: HTTP in front, `SQLite` behind, larder between them.
 //!
-//! Start several on one database and one Redis, write to one of them, and watch the others follow.
+//! Start several on one database and one Redis, write to one of them, and see the change on the others.
 //! `examples/README.md` walks through it.
 
 mod args;
@@ -29,7 +29,7 @@ use crate::args::Args;
 use crate::catalog::Catalog;
 use crate::db::Database;
 
-/// How long the start waits for Redis before it serves without it.
+/// How long a starting instance waits for Redis before it serves without it.
 const REDIS_AT_START: Duration = Duration::from_secs(1);
 
 /// How long each step of the shutdown may take: open requests, unfinished writes, the cache.
@@ -51,7 +51,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> Result<(), Box<dyn Error>> {
-    // Before anything can be waited for, so that a signal is never missed.
+    // Before the first await, so that no signal is missed.
     let stop = signal::stop()?;
 
     let listener = TcpListener::bind(&args.listen)
@@ -63,7 +63,7 @@ async fn run(args: Args) -> Result<(), Box<dyn Error>> {
     let db = Database::open(args.db.clone(), args.db_latency()).await?;
     let catalog = Catalog::new(db, cache.clone());
 
-    // With Redis there, the first request is cached already; without it, the service runs anyway.
+    // If Redis answers, the first request is cached already; if not, the service runs without it.
     if timeout(REDIS_AT_START, cache.ready()).await.is_err() {
         tracing::warn!("Redis does not answer yet; serving from the database until it does");
     }
@@ -107,7 +107,7 @@ async fn serve(
     })
 }
 
-/// Says where the instance listens: with port 0 nobody knows otherwise.
+/// Prints the address that the instance listens on: with port 0 it is not known before.
 fn announce(name: &str, address: SocketAddr) {
     let mut out = std::io::stdout().lock();
     // A closed stdout is no reason to stop serving.

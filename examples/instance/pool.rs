@@ -46,7 +46,7 @@ impl Pool {
         let shared = Arc::clone(&self.shared);
         let permit = Arc::clone(&shared.permits).acquire_owned().await?;
         let done = spawn_blocking(move || {
-            // Held here and not outside: the work goes on when nobody waits for it any more.
+            // Held in the closure, not outside: the work goes on even if the caller is cancelled.
             let _permit = permit;
             let mut connection = shared.take()?;
             let done = work(&mut connection);
@@ -64,7 +64,7 @@ impl Shared {
     }
 
     fn put_back(&self, connection: Connection) {
-        // One with an open transaction would hold the others up.
+        // A connection with an open transaction would block the others.
         if connection.is_autocommit() {
             self.lock().push(connection);
         }

@@ -1,4 +1,4 @@
-//! A product, what a client may send for one, and which ids there are.
+//! A product, the body that a client sends for one, and the valid ids.
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -62,7 +62,7 @@ fn name<'de, D: Deserializer<'de>>(input: D) -> Result<String, D::Error> {
 }
 
 fn price_cents<'de, D: Deserializer<'de>>(input: D) -> Result<u64, D::Error> {
-    // By way of any JSON value, because "expected u64" would not help anybody.
+    // Parsed as any JSON value first, because "expected u64" would not help the client.
     Value::deserialize(input)?
         .as_u64()
         .filter(|price| *price <= LARGEST)
