@@ -1,4 +1,4 @@
-//! A value becomes bytes, and comes back.
+//! Encoding and decoding a value.
 
 use std::hint::black_box;
 

@@ -1,4 +1,4 @@
-//! More and more instances, all in this process and on one Redis.
+//! Growing numbers of instances, all in this process and on one Redis.
 
 use std::cell::LazyCell;
 use std::convert::Infallible;
@@ -18,7 +18,7 @@ fn start(redis: &Redis, namespace: &str, instances: usize) -> Vec<Cache<u64, u64
     (0..instances).map(instance).collect()
 }
 
-/// Until one of them knows that all have dropped what it has invalidated.
+/// The time until an instance knows that all instances have dropped a key that it has invalidated.
 pub(crate) fn invalidation(c: &mut Criterion) {
     let redis = Redis::start();
     let mut group = c.benchmark_group("invalidate everywhere by instances");
@@ -35,7 +35,7 @@ pub(crate) fn invalidation(c: &mut Criterion) {
     }
 }
 
-/// Until all of them have a key that was missing, which one of them loads.
+/// The time until all instances have a missing key, which one of them loads.
 pub(crate) fn load(c: &mut Criterion) {
     let redis = Redis::start();
     let mut group = c.benchmark_group("load by instances");

@@ -8,7 +8,7 @@ use larder::Cache;
 
 use crate::timing;
 
-/// Of a cache without a second level, which takes no part in a hit.
+/// A filled cache without L2, which takes no part in a hit.
 fn filled(entries: u64) -> Cache<u64, u64> {
     let cache = Cache::builder("bench:l1")
         .l1_capacity(entries * 2)
@@ -26,7 +26,7 @@ fn filled(entries: u64) -> Cache<u64, u64> {
     cache
 }
 
-/// Not one after the other, as the processor would foresee.
+/// Hits in scattered order, as the processor would predict consecutive keys.
 fn hits(cache: &Cache<u64, u64>, entries: u64, first: u64, times: u64) {
     for i in first..first + times {
         let key = i.wrapping_mul(0x9E37_79B9_7F4A_7C15) % entries;

@@ -20,7 +20,7 @@ impl Call for Hit {
     }
 }
 
-/// Values of so many bytes under so many keys. There is no L1, so that each look-up goes to L2.
+/// A cache with `keys` values of `size` bytes. It has no L1, so that each look-up goes to L2.
 fn filled(redis: &Redis, keys: u64, size: usize) -> Hit {
     let cache = redis.cache(&format!("bench:l2:{size}"), |cache| cache.l1_capacity(0));
     redis.runtime.block_on(async {

@@ -16,7 +16,7 @@ use crate::support::redis::Redis;
 use crate::support::user::User;
 use crate::timing;
 
-/// Asks for a key that nobody has asked for before.
+/// Looks up a key that no caller has looked up before.
 #[derive(Clone)]
 struct Miss {
     cache: Cache<u64, User>,
@@ -50,7 +50,7 @@ pub(crate) fn miss(c: &mut Criterion) {
     }
 }
 
-/// All callers ask one instance for the same missing key.
+/// All callers look up the same missing key in one instance.
 pub(crate) fn stampede(c: &mut Criterion) {
     let redis = Redis::start();
     let cache = redis.cache("bench:stampede", |cache| cache);
@@ -75,7 +75,7 @@ pub(crate) fn stampede(c: &mut Criterion) {
     }
 }
 
-/// From the look-up that finds a stale value to the new one being stored.
+/// The time from the look-up that finds a stale value until the new value is stored.
 pub(crate) fn refresh(c: &mut Criterion) {
     const SOFT: Duration = Duration::from_millis(1);
     let redis = Redis::start();
@@ -87,7 +87,7 @@ pub(crate) fn refresh(c: &mut Criterion) {
             let (start, before) = (Instant::now(), cache.stats().refreshes);
             get_or_load(&cache, 0).await;
             while cache.stats().refreshes == before {
-                // All others run on the runtime's own threads.
+                // All other tasks run on the runtime's own threads.
                 thread::yield_now();
             }
             start.elapsed()

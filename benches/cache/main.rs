@@ -1,7 +1,7 @@
-//! What each thing costs, and how that grows.
+//! The cost of each operation, and how it grows.
 //!
-//! `cargo bench --bench cache --all-features [-- FILTER]`. Compare figures of one run only, and see how far they
-//! spread: machines are noisy. How this compares with other ways, see `ratios`.
+//! `cargo bench --bench cache --all-features [-- FILTER]`. Compare figures of one run only, and note how far they
+//! spread: machines are noisy. For comparisons with other ways, see `ratios`.
 
 #![allow(
     clippy::unwrap_used,
@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use criterion::Criterion;
 
-/// Short: there are many, and a curve needs no digits.
+/// Short measurements: there are many, and a curve needs no exact figures.
 fn quick() -> Criterion {
     Criterion::default()
         .sample_size(10)

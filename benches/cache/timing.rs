@@ -1,4 +1,4 @@
-//! How criterion's question, how long so many times take, is put to callers and threads.
+//! Ways to run the iterations that criterion asks for: by callers, by threads, or one by one.
 
 use std::sync::Barrier;
 use std::thread;
@@ -9,7 +9,7 @@ use criterion::Bencher;
 use crate::support::callers::{Call, drive};
 use crate::support::redis::Redis;
 
-/// So many callers do it, each one time after the other.
+/// Each caller makes `times` calls, one after the other.
 pub(crate) fn callers(
     b: &mut Bencher<'_>,
     redis: &Redis,
@@ -23,7 +23,7 @@ pub(crate) fn callers(
     });
 }
 
-/// So many threads do it at the same time: `what` is told which thread it is, and how many times.
+/// All threads run `what` at the same time. Its arguments are the index of the thread and the number of iterations.
 pub(crate) fn threads(b: &mut Bencher<'_>, threads: u64, what: impl Fn(u64, u64) + Sync) {
     b.iter_custom(|times| {
         let barrier = &Barrier::new(usize::try_from(threads).unwrap());
@@ -48,7 +48,7 @@ pub(crate) fn threads(b: &mut Bencher<'_>, threads: u64, what: impl Fn(u64, u64)
     });
 }
 
-/// One after the other, and only what `once` says it took.
+/// Runs `once` again and again, and adds up the durations that it returns.
 pub(crate) fn each(b: &mut Bencher<'_>, redis: &Redis, mut once: impl AsyncFnMut() -> Duration) {
     b.iter_custom(|times| {
         redis.runtime.block_on(async {

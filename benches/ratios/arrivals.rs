@@ -1,8 +1,8 @@
 //! A hit in L1 while invalidations arrive: one for every nine hits.
 //!
-//! Nine hundred hits are timed; then a peer inserts a hundred of the keys, the messages are awaited, and the keys
-//! are read from L2 again, none of which is timed. In the other case all this happens to another cache. So what
-//! is compared is what arrivals leave behind for hits to do, not who has the processor.
+//! The bench times nine hundred hits. Then a peer inserts a hundred of the keys, and the reader awaits the messages
+//! and reads the keys from L2 again, none of which is timed. In the other case all this happens in another cache. So
+//! the comparison shows what arrivals add to later hits, and not how threads compete for the processor.
 
 use std::hint::black_box;
 use std::rc::Rc;
@@ -20,7 +20,7 @@ use crate::support::redis::Redis;
 const KEYS: u64 = 1_000;
 const HITS: u64 = 900;
 const ARRIVALS: u64 = 100;
-/// In each round.
+/// Bursts in each round.
 const BURSTS: u64 = 20;
 
 const HERE: &str = "they arrive here";
@@ -68,7 +68,7 @@ fn set_up() -> Vec<Contestant> {
 }
 
 impl Pair {
-    /// The peer inserts the key; the reader hears of it, and has it again.
+    /// The peer inserts the key; the reader evicts it, and reads it again.
     async fn renew(&self, key: u64) {
         self.peer.insert(&key, key).await.unwrap();
         while self.reader.get_local(&key).is_some() {
@@ -78,7 +78,7 @@ impl Pair {
     }
 }
 
-/// Nanoseconds per hit, by the median burst.
+/// Nanoseconds per hit in the median burst.
 async fn hits(reader: &Cache<u64, u64>, changed: &Pair) -> f64 {
     let mut bursts = Vec::new();
     for burst in 0..BURSTS {

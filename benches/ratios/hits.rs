@@ -11,10 +11,10 @@ pub(crate) const KEYS: usize = 1_000;
 const CAPACITY: u64 = 10_000;
 pub(crate) const TTL: Duration = Duration::from_secs(3600);
 
-/// Looks up so many keys, beginning with that of the first number.
+/// Looks up keys. The arguments are the number of the first key and the number of look-ups.
 pub(crate) type Hits = Box<dyn Fn(usize, usize) + Sync>;
 
-/// For a tool that counts what it takes.
+/// Runs one kind of hit, for a tool that counts instructions.
 pub(crate) fn repeat(name: &str, times: usize) {
     let (_, hits) = cases().into_iter().find(|case| case.0 == name).unwrap();
     hits(0, times);
@@ -115,7 +115,7 @@ fn runtime() -> Runtime {
     Builder::new_current_thread().enable_time().build().unwrap()
 }
 
-/// Not one after the other, as the processor would foresee.
+/// The keys in scattered order, as the processor would predict consecutive ones.
 fn order<K: Borrow<Q>, Q: ?Sized + 'static>(
     keys: &'static [K],
     first: usize,

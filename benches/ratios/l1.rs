@@ -1,4 +1,4 @@
-//! A hit in L1, beside one in moka.
+//! A hit in L1, compared with one in moka.
 
 use std::rc::Rc;
 use std::sync::Barrier;
@@ -28,7 +28,7 @@ pub(crate) fn group() -> Group {
                         goal,
                     });
                 };
-                // Who does not await compares with who does not.
+                // A call that does not await is compared only with another one that does not.
                 if way != "get_local" {
                     row("moka::future", Some(Goal::new(1.0, 0.7)));
                 }
@@ -59,7 +59,7 @@ fn set_up() -> Vec<Contestant> {
     all
 }
 
-/// Nanoseconds per hit, by the best of a few tries: the others were interrupted, or had to warm up. A try lasts
+/// Nanoseconds per hit, in the best of a few tries: the others were interrupted, or had to warm up. A try lasts
 /// from the first thread's start to the last one's end, so that in the best one all ran at the same time.
 fn time(threads: usize, hits: &Hits) -> f64 {
     let barrier = &Barrier::new(threads);

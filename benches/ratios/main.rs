@@ -1,11 +1,10 @@
-//! How fast this crate is, as ratios: each line of the table of goals, in one run.
+//! The speed of this crate, as ratios: each line of the table of goals, in one run.
 //!
-//! `cargo bench --bench ratios [-- FILTER] [--json FILE]`. What is compared takes turns, round after round, and
-//! each ratio is made within a round; so what else the machine does falls on both. Shown are medians, and the
-//! interval in which the median lies with 95 % certainty. `FILTER` is a part of a line, as
-//! in `"64 callers of one shared"`.
+//! `cargo bench --bench ratios [-- FILTER] [--json FILE]`. The contestants take turns in every round, and each ratio
+//! is computed within one round, so that other load on the machine affects both sides. The table shows medians with
+//! their 95 % confidence intervals. `FILTER` is a part of a line, as in `"64 callers of one shared"`.
 //!
-//! With `HIT` and `TIMES` it does one kind of hit that often, for `tests/instructions.sh`.
+//! With the variables `HIT` and `TIMES` set, it runs one kind of hit that many times, for `tests/instructions.sh`.
 
 #![allow(
     clippy::unwrap_used,
@@ -41,7 +40,7 @@ struct Arguments {
     /// Where to write all figures.
     #[arg(long)]
     json: Option<String>,
-    /// What cargo says to every bench.
+    /// An argument that cargo passes to every bench.
     #[arg(long, hide = true)]
     bench: bool,
 }

@@ -1,8 +1,7 @@
-//! How soon a peer has dropped what was invalidated, beside how soon a subscriber has a plain message, or one of
-//! the same script.
+//! How soon a peer evicts an invalidated key, compared with how soon a subscriber receives a plain message, or one
+//! that the same script publishes.
 //!
-//! A thread that is no part of the runtime looks again and again, and lets others run in between: the same for
-//! all.
+//! In all cases a thread outside the runtime polls, and yields between polls.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,7 +19,7 @@ use crate::support::callers::percentile;
 use crate::support::redis::Redis;
 use crate::writes::{Scripted, invalidate_script};
 
-/// In each round.
+/// Messages in each round.
 const MESSAGES: u64 = 300;
 const CHANNEL: &str = "plain";
 const LANE: &str = "{plain:messages.0}";
@@ -60,14 +59,14 @@ fn ours(redis: &Rc<Redis>) -> Contestant {
         percentiles(|key| {
             let writer = writer.clone();
             let start = Instant::now();
-            let told = redis
+            let invalidating = redis
                 .runtime
                 .spawn(async move { writer.invalidate(&key).await });
             while peer.get_local(&key).is_some() {
                 thread::yield_now();
             }
             let seen = start.elapsed();
-            redis.runtime.block_on(told).unwrap().unwrap();
+            redis.runtime.block_on(invalidating).unwrap().unwrap();
             seen
         })
     };
@@ -78,7 +77,7 @@ async fn fill(writer: &Cache<u64, u64>, peer: &Cache<u64, u64>) {
     for key in 0..MESSAGES {
         writer.insert(&key, key).await.unwrap();
     }
-    // Until the peer has taken the messages of all that.
+    // Until the peer has applied the messages of all inserts.
     writer.invalidate_and_wait(&MESSAGES).await.unwrap();
     for key in 0..MESSAGES {
         peer.get(&key).await.unwrap();
@@ -87,13 +86,13 @@ async fn fill(writer: &Cache<u64, u64>, peer: &Cache<u64, u64>) {
 
 fn plain(redis: &Rc<Redis>) -> Contestant {
     let publisher = redis.connection();
-    // Who tells listens too, as an instance does.
+    // The publishing side subscribes, too, as an instance does.
     let beside = subscriber(redis, CHANNEL, Arc::default());
-    told(PLAIN, redis, CHANNEL, move |number| {
+    published(PLAIN, redis, CHANNEL, move |number| {
         let (mut publisher, _still_there) = (publisher.clone(), &beside);
         async move {
             let mut publish = cmd("PUBLISH");
-            // As long as a message of ours.
+            // As long as a message of larder.
             publish.arg(CHANNEL).arg(format!("{number:045}"));
             publish.query_async::<()>(&mut publisher).await.unwrap();
         }
@@ -102,18 +101,18 @@ fn plain(redis: &Rc<Redis>) -> Contestant {
 
 fn script(redis: &Rc<Redis>) -> Contestant {
     let writer = Scripted::new(redis, LANE, invalidate_script(), None);
-    told(SCRIPT, redis, &format!("{LANE}!events"), move |number| {
+    published(SCRIPT, redis, &format!("{LANE}!events"), move |number| {
         let mut writer = writer.clone();
         async move { writer.call(number).await }
     })
 }
 
-/// Has numbers told, and waits for each to be heard on the channel.
-fn told<Telling: Future<Output = ()> + Send + 'static>(
+/// Publishes numbers, and waits until a subscriber of the channel has received each of them.
+fn published<Publishing: Future<Output = ()> + Send + 'static>(
     name: &str,
     redis: &Rc<Redis>,
     channel: &str,
-    tell: impl Fn(u64) -> Telling + 'static,
+    publish: impl Fn(u64) -> Publishing + 'static,
 ) -> Contestant {
     let redis = Rc::clone(redis);
     let seen = Arc::new(AtomicU64::new(0));
@@ -124,19 +123,19 @@ fn told<Telling: Future<Output = ()> + Send + 'static>(
         percentiles(|_| {
             last += 1;
             let start = Instant::now();
-            let told = redis.runtime.spawn(tell(last));
+            let publishing = redis.runtime.spawn(publish(last));
             while seen.load(Ordering::Relaxed) != last {
                 thread::yield_now();
             }
             let seen = start.elapsed();
-            redis.runtime.block_on(told).unwrap();
+            redis.runtime.block_on(publishing).unwrap();
             seen
         })
     };
     Contestant::new(name, round)
 }
 
-/// Notes the number that each message ends with.
+/// Keeps in `seen` the number that the last message ends with.
 fn subscriber(redis: &Redis, channel: &str, seen: Arc<AtomicU64>) -> MultiplexedConnection {
     redis.subscriber(channel, move |payload| {
         let start = payload.iter().rposition(|byte| !byte.is_ascii_digit());

@@ -1,4 +1,4 @@
-//! Hits in L2, decoded, beside what a service would write by hand.
+//! Hits in L2, decoded, compared with what a service would write by hand.
 
 use std::hint::black_box;
 use std::rc::Rc;
@@ -24,7 +24,7 @@ const OURS: &str = "larder";
 const SHARED: &str = "one shared connection";
 const CHECKOUT: &str = "a checkout for each GET";
 
-/// Keys that are asked for at once.
+/// Keys in one request.
 const MANY: u64 = 100;
 const OURS_MANY: &str = "larder, many";
 const MGET: &str = "one MGET";
@@ -175,7 +175,7 @@ impl Call for Mget {
             mget.arg(name(id));
         }
         let values: Vec<Vec<u8>> = mget.query_async(&mut self.0).await.unwrap();
-        // All at once, as whoever asks for many wants them.
+        // All are decoded before the first is used, as in a call of `get_many`.
         let users: Vec<User> = values.iter().map(|bytes| User::decode(bytes)).collect();
         for (id, user) in many(id).zip(black_box(users)) {
             assert_eq!(user.id, id);

@@ -11,7 +11,7 @@ pub(crate) struct Group {
     pub(crate) set_up: fn() -> Vec<Contestant>,
 }
 
-/// Something to be timed: what a round of it gives is one number per figure.
+/// Something to be timed. A round returns one number per figure.
 pub(crate) struct Contestant {
     pub(crate) name: String,
     pub(crate) round: Box<dyn FnMut() -> Vec<f64>>,
@@ -59,7 +59,7 @@ fn take_turns(contestants: &mut [Contestant]) -> Vec<Vec<Vec<f64>>> {
         let mut figures: Vec<_> = if round % 2 == 0 {
             contestants.iter_mut().map(|one| (one.round)()).collect()
         } else {
-            // Who went first goes last, so that going first is no advantage.
+            // The first contestant goes last, so that going first is no advantage.
             contestants
                 .iter_mut()
                 .rev()
@@ -71,7 +71,7 @@ fn take_turns(contestants: &mut [Contestant]) -> Vec<Vec<Vec<f64>>> {
         }
         rounds.push(figures);
     }
-    // In the first one everything was cold.
+    // Without the first round, in which everything was cold.
     rounds.split_off(1)
 }
 
@@ -93,7 +93,7 @@ fn outcome(row: &Row, ours: &[f64], other: Option<Vec<f64>>) -> Outcome {
     }
 }
 
-/// What stands by itself has to hold in every round.
+/// A figure that is compared with no other has to reach its goal in every round.
 fn worst(samples: &[f64]) -> Estimate {
     let high = samples.iter().copied().fold(f64::MIN, f64::max);
     let low = samples.iter().copied().fold(f64::MAX, f64::min);

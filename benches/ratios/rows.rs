@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::statistics::Estimate;
 
-/// The threads of the client, for lines that are measured on several numbers of them.
+/// How many threads the client has, for lines that are measured with each of these numbers.
 pub(crate) const THREADS: [u32; 2] = [1, 2];
 
 /// A line to be measured: one contestant's figure, as a multiple of another's or by itself.
@@ -16,7 +16,7 @@ pub(crate) struct Row {
     pub(crate) of: &'static str,
     pub(crate) ours: String,
     pub(crate) other: Option<String>,
-    /// Which of the figures that a round gives.
+    /// The index of the figure among those that a round returns.
     pub(crate) figure: usize,
     pub(crate) unit: &'static str,
     pub(crate) goal: Option<Goal>,
@@ -81,7 +81,7 @@ pub(crate) fn count(n: impl Into<u64>, what: &str) -> String {
     format!("{n} {what}{s}")
 }
 
-/// What stands above the outcomes.
+/// The header of the table.
 pub(crate) fn head() -> String {
     format!(
         "{:<42} {:<24} {:>9} {:>9} {:<5} {:>7} {:<13} {:>8} {:>6}",

@@ -17,7 +17,7 @@ use crate::support::user::User;
 
 const INSTANCES: usize = 4;
 const CALLERS: usize = 200;
-/// How long the source takes.
+/// How long a load takes.
 const LOAD: Duration = Duration::from_millis(10);
 
 const ALL: &str = "all";
@@ -66,7 +66,7 @@ fn set_up() -> Vec<Contestant> {
     ]
 }
 
-/// How many loads there were, and how many milliseconds it took until all had an answer.
+/// How many loads there were, and how many milliseconds it took until all callers had an answer.
 async fn stampede(instances: &[Cache<u64, User>], callers: usize, key: u64) -> Vec<f64> {
     let loads = Arc::new(AtomicU32::new(0));
     let start = Instant::now();

@@ -1,8 +1,8 @@
-//! Medians, and how sure they are.
+//! Medians and their confidence intervals.
 
 use serde::Serialize;
 
-/// The median of some samples, and the interval in which that of all possible ones lies with 95 % certainty.
+/// The median of some samples, with its 95 % confidence interval.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Estimate {
     pub(crate) median: f64,
@@ -24,9 +24,9 @@ impl Estimate {
     }
 }
 
-/// How many of so many sorted samples lie outside of the interval, at each end.
+/// How many of the sorted samples lie outside the interval, at each end.
 ///
-/// Each sample is below the median as often as a tossed coin shows heads, whatever their distribution is.
+/// Each sample is below the true median with a probability of one half, whatever the distribution is.
 fn outside(samples: usize) -> usize {
     let mut chance = 0.5_f64.powi(i32::try_from(samples).unwrap());
     let (mut sum, mut outside) = (0.0, 0);

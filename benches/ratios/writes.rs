@@ -1,4 +1,4 @@
-//! Inserts and invalidations, beside the same scripts called one by one.
+//! Inserts and invalidations, compared with the same scripts called one by one.
 
 use std::hint::black_box;
 use std::rc::Rc;
@@ -19,10 +19,10 @@ const KEYS: u64 = 10_000;
 const ROUND: Duration = Duration::from_millis(150);
 const HOUR: Duration = Duration::from_secs(3600);
 const CALLERS: [u64; 2] = [1, 64];
-/// Who put the keys there before a round, which is not timed.
+/// How many callers insert the keys before a round, which is not timed.
 const FILLERS: u64 = 64;
 const NAMESPACE: &str = "bench:inserts";
-/// What comes before the body of a stored value.
+/// The length of the stamp, which comes before the body of a stored value.
 const STAMP: usize = 36;
 
 const INSERTS: &str = "inserts";
@@ -75,7 +75,7 @@ fn contestants(threads: u32) -> Vec<Contestant> {
     let (inserts, removals) = (cache(NAMESPACE, 0), cache("bench:removal", 0));
     let kept = cache("bench:kept", 2 * KEYS);
     let body = Some(body(&redis, &inserts));
-    // By hand, in lanes of their own.
+    // The calls by hand use lanes of their own.
     let hand = |lane| Scripted::new(&redis, lane, insert_script(), body.clone());
     let (insert, refill) = (hand("{plain:inserts.0}"), hand("{plain:removal.0}"));
     let remove = Scripted {
@@ -87,8 +87,8 @@ fn contestants(threads: u32) -> Vec<Contestant> {
         .max_capacity(2 * KEYS)
         .time_to_live(HOUR)
         .build();
-    // What is written is there already, so that there is something to replace, or to remove: how that comes
-    // there, then what is timed.
+    // For each kind, the call that inserts the keys before a round, so that there is a value to replace or to
+    // remove; and the call that is timed.
     let replace = |way: Way| (way.clone(), way);
     let kinds = [
         (
@@ -118,7 +118,7 @@ fn contestants(threads: u32) -> Vec<Contestant> {
     all
 }
 
-/// What is stored of a value, without the stamp.
+/// The stored bytes of a value, without the stamp.
 fn body(redis: &Redis, cache: &Cache<u64, User>) -> Arc<[u8]> {
     let mut connection = redis.connection();
     let stored: Vec<u8> = redis.runtime.block_on(async {
@@ -147,7 +147,7 @@ enum Way {
     Insert(Cache<u64, User>),
     Invalidate(Cache<u64, User>),
     Scripted(Scripted),
-    /// And has it in a cache of its own then.
+    /// The script, then an insert into moka.
     Kept(Scripted, moka::sync::Cache<String, Arc<User>>),
 }
 
@@ -181,15 +181,15 @@ pub(crate) fn invalidate_script() -> Script {
     ))
 }
 
-/// One call of a script for each write, over a shared connection, as a user would write it by hand. An instance of
-/// his hears of it all the same.
+/// One call of a script for each write, over a shared connection, as a user would write it by hand. A subscriber
+/// receives the messages, as another instance would.
 #[derive(Clone)]
 pub(crate) struct Scripted {
     lane: &'static str,
     connection: MultiplexedConnection,
-    _hearing: MultiplexedConnection,
+    _subscriber: MultiplexedConnection,
     script: Arc<Script>,
-    /// Inserted, or else the key is invalidated.
+    /// The value to insert; without one, the key is invalidated.
     body: Option<Arc<[u8]>>,
 }
 
@@ -203,7 +203,7 @@ impl Scripted {
         Self {
             lane,
             connection: redis.connection(),
-            _hearing: redis.subscriber(&format!("{lane}!events"), |message| {
+            _subscriber: redis.subscriber(&format!("{lane}!events"), |message| {
                 black_box(message);
             }),
             script: Arc::new(script),
@@ -231,7 +231,7 @@ impl Scripted {
     }
 }
 
-/// Of a message, as in `src/wire/message.rs`.
+/// The tail of a message, as in `src/wire/message.rs`.
 fn tail(inserts: bool, id: u64) -> Vec<u8> {
     let key = id.to_string();
     let mut tail = vec![u8::from(inserts)];

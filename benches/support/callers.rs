@@ -1,4 +1,4 @@
-//! Callers who each do one thing after the other.
+//! Callers that each make one call after the other.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ pub(crate) trait Call: Clone + Send + 'static {
     fn call(&mut self, key: u64) -> impl Future<Output = ()> + Send;
 }
 
-/// What came of some callers' calls.
+/// The durations of the calls that some callers made.
 pub(crate) struct Done {
     /// From the first call to the end of the last one.
     pub(crate) lasted: Duration,
@@ -18,7 +18,8 @@ pub(crate) struct Done {
     pub(crate) calls: Vec<Duration>,
 }
 
-/// Calls with keys below `keys` until `goes_on` says no for the number of calls that a caller has made.
+/// Each caller makes calls with keys below `keys`, until `goes_on` returns false for the number of calls that it has
+/// made and the time since the start.
 pub(crate) async fn drive(
     way: &impl Call,
     callers: u64,
@@ -32,7 +33,7 @@ pub(crate) async fn drive(
         tokio::spawn(async move {
             let (mut calls, mut nth, mut last) = (Vec::new(), 0, start.elapsed());
             while goes_on(nth, last) {
-                // Far apart, so that callers do not share reads.
+                // The keys of two callers are far apart, so that callers do not share reads.
                 way.call((caller * (keys / callers) + nth) % keys).await;
                 let now = start.elapsed();
                 calls.push(now.saturating_sub(last));
@@ -54,13 +55,13 @@ impl Done {
         self.calls.len() as f64 / self.lasted.as_secs_f64()
     }
 
-    /// In microseconds: how long so many of a hundred calls took at most.
+    /// The duration, in microseconds, that `percent` % of the calls took at most.
     pub(crate) fn percentile(&self, percent: usize) -> f64 {
         percentile(&self.calls, percent)
     }
 }
 
-/// Of durations in order, in microseconds.
+/// A percentile of sorted durations, in microseconds.
 pub(crate) fn percentile(sorted: &[Duration], percent: usize) -> f64 {
     let nth = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
     sorted.get(nth).unwrap().as_secs_f64() * 1e6

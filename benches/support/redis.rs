@@ -1,4 +1,4 @@
-//! A Redis server, a runtime, and ways to reach the one from the other.
+//! A Redis server, a runtime, and clients of the server on that runtime.
 
 use std::convert::Infallible;
 
@@ -35,13 +35,13 @@ impl Redis {
         Self { runtime, server }
     }
 
-    /// As all caches reach it.
+    /// The server's address, with the TCP settings of a cache.
     fn info(&self) -> ConnectionInfo {
         let info = self.server.url().into_connection_info().unwrap();
         info.set_tcp_settings(TcpSettings::default().set_nodelay(true))
     }
 
-    /// One connection for all who clone it.
+    /// One connection, which all its clones share.
     pub(crate) fn connection(&self) -> MultiplexedConnection {
         let client = Client::open(self.info()).unwrap();
         self.runtime
@@ -49,19 +49,20 @@ impl Redis {
             .unwrap()
     }
 
-    /// A connection that is subscribed to a channel, for as long as it is kept, and hands on what it hears.
+    /// A connection that is subscribed to a channel for as long as it is kept, and calls `on_message` with each
+    /// payload.
     pub(crate) fn subscriber(
         &self,
         channel: &str,
-        hear: impl Fn(&[u8]) + Send + Sync + 'static,
+        on_message: impl Fn(&[u8]) + Send + Sync + 'static,
     ) -> MultiplexedConnection {
-        let hear = move |push: PushInfo| {
+        let on_push = move |push: PushInfo| {
             if let Some(Value::BulkString(payload)) = push.data.get(1) {
-                hear(payload);
+                on_message(payload);
             }
             Ok::<_, Infallible>(())
         };
-        let config = AsyncConnectionConfig::new().set_push_sender(hear);
+        let config = AsyncConnectionConfig::new().set_push_sender(on_push);
         let info = self.info();
         let settings = info.redis_settings().clone();
         let settings = settings.set_protocol(ProtocolVersion::RESP3);
@@ -79,7 +80,7 @@ impl Redis {
         pool.max_size(16).build().unwrap()
     }
 
-    /// An instance that hears of changes.
+    /// An instance that is ready, and so receives invalidations.
     pub(crate) fn cache<K, V>(
         &self,
         namespace: &str,

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
-/// Measures larder beside what one would use instead of it, and prints a table in Markdown.
+/// Measures larder and its alternatives, and prints a table in Markdown.
 #[derive(Parser)]
 pub struct Args {
-    /// Only try everything out, in a few seconds; the figures are worth nothing
+    /// Only check that everything runs, in a few seconds; the figures mean nothing
     #[arg(long)]
     pub quick: bool,
 

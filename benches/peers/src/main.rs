@@ -1,8 +1,8 @@
-//! Measures larder beside what one would use instead of it.
+//! Measures larder and its alternatives.
 //!
 //! `cargo run --release` from this directory; it starts a Redis of its own, and so needs `redis-server`. All ways
-//! take turns in every round, and each is compared with what moka and deadpool-redis do together when written by
-//! hand, in the same round: what else the machine does falls on all alike.
+//! take turns in every round. Each one is compared, within the round, with moka and deadpool-redis combined by hand, so
+//! that other load on the machine affects both.
 
 mod args;
 mod output;

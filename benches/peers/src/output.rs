@@ -44,7 +44,8 @@ fn ratio(row: &Row, line: &Line) -> Option<Median> {
     median(&ratios)
 }
 
-/// The best ways with two levels in this row: usually one. By their ratio, which is surer, if there is one.
+/// Whether a way is the best one with two levels in this row; several can be. Compares ratios, which are more reliable,
+/// or medians if there are no ratios.
 fn is_best(row: &Row, line: &Line) -> bool {
     let middle = |line: &Line| match &line.outcome {
         Outcome::Figures(figures) if line.two_levels => {

@@ -1,4 +1,4 @@
-//! What the rows ask of a way to cache.
+//! What the rows need from a way to cache.
 
 use std::ops::Deref;
 use std::time::Duration;
@@ -20,7 +20,7 @@ pub const CONNECTIONS: usize = 16;
 pub trait Peer: Clone + Send + Sync + 'static {
     const NAME: &'static str;
 
-    /// Made before it is used, so that nobody is measured while writing keys.
+    /// Made before the timed calls, so that writing keys is not measured.
     type Key: Clone + Send + Sync + 'static;
     type Hit: Deref<Target = User> + Send;
 
@@ -39,7 +39,7 @@ pub trait TwoLevels: Peer {
     /// Whether it keeps values in the process at all.
     const HAS_L1: bool = true;
 
-    /// One instance, as one process of a fleet would have it, of the cache of this name.
+    /// One instance of the cache of this name, as one process of a fleet would have it.
     fn start(redis: &str, name: &str) -> impl Future<Output = Self> + Send;
 
     fn get_or_load<F, Fut>(
@@ -51,6 +51,6 @@ pub trait TwoLevels: Peer {
         F: FnOnce() -> Fut + Send + 'static,
         Fut: Future<Output = User> + Send + 'static;
 
-    /// Removes it for the whole fleet, as far as this way can.
+    /// Removes the key for the whole fleet, as far as this way can.
     fn invalidate(&self, key: &Self::Key) -> impl Future<Output = ()> + Send;
 }

@@ -1,4 +1,4 @@
-//! Medians, and how far they can be trusted.
+//! Medians and their confidence intervals.
 
 /// A median and its 95 % interval.
 pub struct Median {
@@ -7,8 +7,8 @@ pub struct Median {
     pub high: f64,
 }
 
-/// The interval is that of the order statistics, which holds whatever the figures are distributed like. Of fewer
-/// than six figures there is none, and it is all of their range. None of no figures.
+/// The interval is that of the order statistics, which holds for any distribution. Fewer than six figures have no such
+/// interval; the result is their whole range. `None` if there are no figures.
 pub fn median(figures: &[f64]) -> Option<Median> {
     let mut sorted = figures.to_vec();
     sorted.sort_by(f64::total_cmp);

@@ -1,4 +1,4 @@
-//! Rounds in which all take turns.
+//! Rounds in which all entrants take turns.
 
 /// A row of the table: what one thing costs each way.
 pub struct Row {
@@ -19,7 +19,7 @@ pub enum Unit {
     Milliseconds,
     PerSecond,
     Loads,
-    /// There is nothing to count, only something to say.
+    /// There are no figures, only words.
     Words,
 }
 
@@ -32,7 +32,7 @@ pub struct Line {
 pub enum Outcome {
     /// One figure of each round.
     Figures(Vec<f64>),
-    /// Why there are none, or what was seen.
+    /// Why there are no figures, or what was observed.
     Said(String),
 }
 
@@ -40,14 +40,14 @@ pub enum Outcome {
 pub struct Entrant<'a, const ROWS: usize> {
     pub name: &'static str,
     pub two_levels: bool,
-    /// Measures one round; or why this way cannot.
+    /// Measures one round; or the reason why this way cannot be measured.
     pub round: Result<Round<'a, ROWS>, String>,
 }
 
 /// One figure for each row.
 pub type Round<'a, const ROWS: usize> = Box<dyn FnMut() -> [f64; ROWS] + 'a>;
 
-/// Measures all of them once in every round, each time beginning with another one.
+/// Measures all entrants once in every round. Each round begins with another entrant.
 pub fn take_turns<const ROWS: usize>(
     titles: [Title; ROWS],
     rounds: usize,
@@ -57,11 +57,11 @@ pub fn take_turns<const ROWS: usize>(
     let mut figures = vec![[const { Vec::new() }; ROWS]; count];
     for round in 0..rounds {
         for turn in 0..count {
-            let who = (round + turn) % count;
-            let Ok(measure) = &mut entrants[who].round else {
+            let entrant = (round + turn) % count;
+            let Ok(measure) = &mut entrants[entrant].round else {
                 continue;
             };
-            for (figures, figure) in figures[who].iter_mut().zip(measure()) {
+            for (figures, figure) in figures[entrant].iter_mut().zip(measure()) {
                 figures.push(figure);
             }
         }

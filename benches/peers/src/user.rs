@@ -26,7 +26,7 @@ impl User {
     }
 }
 
-/// A hit of those who decode a value for every caller, where others share it.
+/// A hit of a way that decodes the value for every caller, where others share one value.
 pub struct Decoded(pub User);
 
 impl Deref for Decoded {

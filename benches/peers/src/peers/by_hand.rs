@@ -1,4 +1,4 @@
-//! moka and deadpool-redis, the way one writes it by hand: what all others are compared with.
+//! moka and deadpool-redis, combined by hand: the way that all others are compared with.
 
 use std::sync::Arc;
 

@@ -5,8 +5,8 @@ use cached::{AsyncRedisCache, ConcurrentCachedAsync};
 use crate::peer::{Peer, TTL, TwoLevels};
 use crate::user::{Decoded, User};
 
-/// With `L1`, the client library keeps the server's replies, and the server tells it what has changed; how many
-/// it keeps, 10 000, cannot be set. It keeps encoded bytes, which every hit decodes.
+/// With `L1`, the client library keeps the server's replies, and the server notifies it of changes. It keeps
+/// 10 000 replies, a number that cannot be set, as encoded bytes, which every hit decodes.
 #[derive(Clone)]
 pub struct Cached<const L1: bool>(AsyncRedisCache<String, User>);
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::peer::{CAPACITY, Peer, TTL, TwoLevels};
 use crate::user::{Decoded, User};
 
-/// Its `minimal` preset, "speed first", of which a lost connection is not made anew; with the locks of its
+/// Its `minimal` preset, "speed first", which does not restore a lost connection; with the locks of its
 /// feature `reliability`, by which instances share loads. Its first level holds bytes, which every hit decodes.
 #[derive(Clone)]
 pub struct CacheKit(Arc<cachekit::CacheKit>);

@@ -62,7 +62,7 @@ impl Peer for Hitbox {
     async fn get(&self, key: &CacheKey) -> Option<Decoded> {
         let mut context = Self::context();
         let found = self.levels.get::<User>(key, &mut context).await.unwrap()?;
-        // What its `CacheFuture` does, too.
+        // `CacheFuture` does the same.
         if context.read_mode() == ReadMode::Refill {
             let filled = self.levels.set::<User>(key, &found, &mut context);
             filled.await.unwrap();
@@ -86,8 +86,8 @@ impl TwoLevels for Hitbox {
             .build();
         let l2 = RedisBackend::builder().connection(ConnectionMode::single(redis));
         let l2 = l2.build().unwrap();
-        // It connects when it is first used, and is copied for each use: unless it is connected before, every
-        // copy connects anew.
+        // The backend connects when it is first used, and is copied for each use: unless it is connected before,
+        // every copy connects anew.
         l2.read(&CacheKey::from_str(name, "none")).await.unwrap();
         let policy = PolicyConfig::builder()
             .ttl(TTL)
@@ -161,7 +161,7 @@ impl Extractor for TheKey {
     }
 }
 
-/// Loads once, and then is used up.
+/// A source that can load only once.
 struct Source<F>(Option<F>);
 
 impl<F, Fut> Upstream<Asked> for Source<F>

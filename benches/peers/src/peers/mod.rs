@@ -22,7 +22,7 @@ pub use self::moka_sync::MokaSync;
 pub use self::multi_tier_cache::MultiTierCache;
 pub use self::quick_cache::QuickCache;
 
-/// Those that are not measured, and why.
+/// The ways that are not measured, and why.
 pub const ABSENT: &[(&str, &str)] = &[(
     "oxcache",
     "not built: 0.4 needs regex 1.13 or later, hitbox needs an earlier one, and 0.5.0-rc.12 needs Rust 1.97",
@@ -43,7 +43,7 @@ macro_rules! with_two_levels {
     };
 }
 
-/// Calls a function for each way without.
+/// Calls a function for each way without Redis.
 macro_rules! with_one_level {
     ($row:ident($($argument:expr),*)) => {
         vec![

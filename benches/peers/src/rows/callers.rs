@@ -1,4 +1,4 @@
-//! Callers who each do one thing after the other, all at the same time.
+//! Callers that run at the same time, and each make one call after the other.
 
 use std::time::Instant;
 
@@ -6,8 +6,8 @@ use futures::future::join_all;
 
 use crate::peer::TwoLevels;
 
-/// Prepares something for each id below `count`, divides that among so many callers, and says how many were done
-/// a second.
+/// Prepares the argument of a call for each id below `count`, divides the arguments among the callers, and returns how
+/// many calls were made per second.
 pub async fn rate<P, T, Fut>(
     peer: &P,
     callers: u64,

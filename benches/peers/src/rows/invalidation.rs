@@ -1,4 +1,4 @@
-//! How soon an instance drops from its L1 what another one has invalidated.
+//! How soon an instance drops from its L1 a key that another instance has invalidated.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,11 +12,11 @@ use crate::statistics::median;
 use crate::turns::{Entrant, Row, Title, Unit, take_turns};
 use crate::user::User;
 
-/// In a round.
+/// Invalidations in a round.
 const TIMES: u64 = 20;
-/// After this it counts as not dropped.
+/// After this time a key counts as not dropped.
 pub const LIMIT: Duration = Duration::from_millis(300);
-/// How often that must happen, as a subscription may still be on its way at first.
+/// How many keys are tried before that, as a subscription may not be active yet for the first one.
 const TRIES: u64 = 3;
 
 pub fn rows(bench: &Bench<'_>) -> Vec<Row> {
@@ -54,7 +54,7 @@ fn entrant<'a, P: TwoLevels>(bench: &'a Bench<'a>) -> Entrant<'a, 1> {
     })))
 }
 
-/// How long after the call of `invalidate` there it was gone here, unless that took too long.
+/// The time from the call of `invalidate` there until the key was gone here; `None` if that took too long.
 async fn drops<P: TwoLevels>(here: &P, there: &P, id: u64) -> Option<Duration> {
     let key = here.key(id);
     there.insert(&key, User::new(id)).await;
@@ -68,7 +68,7 @@ async fn drops<P: TwoLevels>(here: &P, there: &P, id: u64) -> Option<Duration> {
     gone.then_some(took)
 }
 
-/// Waits until this key is gone; false if that takes too long.
+/// Waits until this key is gone. Returns false if that takes too long.
 pub async fn is_gone<P: TwoLevels>(here: &P, key: &P::Key) -> bool {
     let start = Instant::now();
     while here.get(key).await.is_some() {
@@ -76,7 +76,7 @@ pub async fn is_gone<P: TwoLevels>(here: &P, key: &P::Key) -> bool {
             return false;
         }
         yield_now().await;
-        // There are fewer cores than threads, and the others are to do what this waits for.
+        // There are fewer cores than threads, and other threads do the work that this one waits for.
         thread::yield_now();
     }
     true

@@ -1,7 +1,7 @@
 //! A hit in Redis, decoded.
 //!
-//! In every round a new instance, whose L1 is empty, is asked for each key once; the values were written before,
-//! by another one. This can be done with all ways, where not all let L1 be turned off.
+//! In every round a new instance, whose L1 is empty, looks up each key once; another instance has written the values
+//! before. This works for all ways, while not all of them can turn L1 off.
 
 use crate::peer::TwoLevels;
 use crate::peers::with_two_levels;
@@ -33,7 +33,7 @@ fn entrant<'a, P: TwoLevels>(bench: &'a Bench<'a>, callers: u64, keys: u64) -> E
     let round = move || {
         bench.runtime.block_on(async {
             let reader: P = bench.start(NAME).await;
-            // This one is not asked for again.
+            // The timed calls do not look up this key.
             reader.get(&reader.key(keys)).await.unwrap();
             [hits(&reader, callers, keys).await]
         })
@@ -45,7 +45,7 @@ fn entrant<'a, P: TwoLevels>(bench: &'a Bench<'a>, callers: u64, keys: u64) -> E
     }
 }
 
-/// Asks for all ids below `count`, and says how many a second.
+/// Looks up all ids below `count`, and returns how many per second.
 async fn hits<P: TwoLevels>(reader: &P, callers: u64, count: u64) -> f64 {
     let prepare = |id| (id, reader.key(id));
     let call = |reader: P, keys: Vec<(u64, P::Key)>| async move {

@@ -18,7 +18,7 @@ use crate::turns::Row;
 /// What all rows need.
 pub struct Bench<'a> {
     pub runtime: &'a Runtime,
-    /// How many it has.
+    /// How many threads the runtime has.
     threads: &'a str,
     server: &'a RedisServer,
     pub rounds: usize,
@@ -50,7 +50,7 @@ impl<'a> Bench<'a> {
         P::start(&self.server.url(), &format!("{row}-{way}")).await
     }
 
-    /// How many keys Redis has been asked for and had.
+    /// How many look-ups of keys Redis has answered with a value.
     pub fn redis_hits(&self) -> u64 {
         let info = self.runtime.block_on(async {
             let mut connection = self.server.connection().await;
@@ -63,13 +63,13 @@ impl<'a> Bench<'a> {
         hits.unwrap().parse().unwrap()
     }
 
-    /// So many, or a tenth of them.
+    /// `full`, or a tenth of it in a quick run.
     pub fn times(&self, full: u64) -> u64 {
         if self.quick { full / 10 } else { full }
     }
 }
 
-/// By a runtime of one thread, and by one of two.
+/// Measures all rows, some of them on a runtime of one thread and on one of two.
 pub fn all(one: &Bench<'_>, two: &Bench<'_>) -> Vec<Row> {
     let mut rows = Vec::new();
     rows.extend(l1::rows(two));
@@ -81,10 +81,10 @@ pub fn all(one: &Bench<'_>, two: &Bench<'_>) -> Vec<Row> {
     rows
 }
 
-/// Has an instance read from L2 what is there, so that its L1 holds it.
+/// Makes an instance read a stored key from L2, so that its L1 holds the key.
 ///
-/// With what is usually called, as `get` does not always keep what it finds, and not with an insert of its own,
-/// as not all can read that back.
+/// Calls `get_or_load`, as services do, because `get` does not always keep what it finds; and not `insert`, because not
+/// all ways can read back what they inserted themselves.
 async fn bring_to_l1<P: TwoLevels>(peer: &P, id: u64) {
     let load = move || async move { panic!("{} does not find key {id} in L2", P::NAME) };
     peer.get_or_load(&peer.key(id), load).await;

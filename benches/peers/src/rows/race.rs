@@ -1,7 +1,7 @@
 //! Whether an invalidated value stays gone.
 //!
 //! The ordinary race: A misses and reads v1 from the source, slowly; B commits v2 and invalidates; A's load ends.
-//! What it has read is old, and should not be in the cache afterwards.
+//! The value that A has read is old, and should not be in the cache afterwards.
 
 use tokio::sync::oneshot;
 
@@ -15,7 +15,7 @@ use crate::user::User;
 const NAME: &str = "race";
 const KEY: u64 = 1;
 const MARKER: u64 = 2;
-/// What v1 says; v2 is never loaded.
+/// The id in v1; v2 is never loaded.
 const V1: u64 = 101;
 
 pub fn rows(bench: &Bench<'_>) -> Vec<Row> {
@@ -38,7 +38,7 @@ fn line<P: TwoLevels>(bench: &Bench<'_>) -> Line {
 
 async fn race<P: TwoLevels>(bench: &Bench<'_>) -> &'static str {
     let (a, b): (P, P) = (bench.start(NAME).await, bench.start(NAME).await);
-    // A holds this one, so that it can be seen when it has heard of what comes before it.
+    // A holds a marker, too: once it is gone from A, A has also applied the invalidations before it.
     b.insert(&b.key(MARKER), User::new(MARKER)).await;
     bring_to_l1(&a, MARKER).await;
 
@@ -58,7 +58,7 @@ async fn race<P: TwoLevels>(bench: &Bench<'_>) -> &'static str {
     // Here B commits v2.
     b.invalidate(&b.key(KEY)).await;
     b.invalidate(&b.key(MARKER)).await;
-    // Of those who do not tell, A never hears.
+    // Ways that send no invalidations leave the marker in A; the wait for it is limited.
     is_gone(&a, &a.key(MARKER)).await;
     end.send(()).unwrap();
     loading.await.unwrap();
@@ -67,7 +67,7 @@ async fn race<P: TwoLevels>(bench: &Bench<'_>) -> &'static str {
     if c.get(&c.key(KEY)).await.is_some() {
         "is back in L2, for all"
     } else if a.get(&a.key(KEY)).await.is_some() {
-        "is back in L1, for those who ask this instance"
+        "is back in L1, for callers of this instance"
     } else {
         "stays gone"
     }

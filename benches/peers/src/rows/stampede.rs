@@ -1,4 +1,4 @@
-//! Many callers at once who all miss the same key.
+//! Many callers that miss the same key at the same time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -14,7 +14,7 @@ use crate::turns::{Entrant, Row, Title, Unit, take_turns};
 use crate::user::User;
 
 const CALLERS: usize = 200;
-/// What one load takes.
+/// How long one load takes.
 const LOAD: Duration = Duration::from_millis(5);
 
 pub fn rows(bench: &Bench<'_>) -> Vec<Row> {
@@ -45,7 +45,7 @@ fn entrant<'a, P: TwoLevels>(bench: &'a Bench<'a>, instances: usize) -> Entrant<
         let id = ids.next().unwrap();
         bench.runtime.block_on(stampede(&fleet, id))
     };
-    // The first one connects.
+    // The first round connects.
     round();
     Entrant {
         name: P::NAME,

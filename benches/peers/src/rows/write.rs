@@ -1,4 +1,4 @@
-//! Inserts, of keys that are there already.
+//! Inserts of keys that exist already.
 
 use crate::peer::TwoLevels;
 use crate::peers::with_two_levels;
@@ -29,7 +29,7 @@ fn entrant<'a, P: TwoLevels>(bench: &'a Bench<'a>) -> Entrant<'a, 1> {
     }
 }
 
-/// Inserts all ids below `count`, and says how many a second.
+/// Inserts all ids below `count`, and returns how many per second.
 pub async fn inserts<P: TwoLevels>(peer: &P, count: u64) -> f64 {
     let prepare = |id| (peer.key(id), User::new(id));
     let call = |peer: P, users: Vec<(P::Key, User)>| async move {
