@@ -2,7 +2,6 @@
 //!
 //! Knows nothing of the order of batches, nor of those that wait.
 
-use futures::FutureExt;
 use futures::future::join_all;
 
 use super::change::{Change, Write};
@@ -34,13 +33,6 @@ impl<V: Value> Group<V> {
 
     /// As few as there can be, in the order of what is first in each.
     fn all(writes: Vec<Write<V>>) -> Vec<Self> {
-        let mut sorts = writes.iter().map(|write| write.change.sort());
-        if let Some(sort) = sorts.next()
-            && sorts.all(|other| other == sort)
-        {
-            // So it is mostly. Writes are large, so they stay in the list that they are in.
-            return vec![Self { sort, writes }];
-        }
         let mut groups: Vec<Self> = Vec::new();
         for write in writes {
             let sort = write.change.sort();
@@ -72,23 +64,16 @@ impl<V: Value> Group<V> {
 
 /// Sends a batch. Returns whether L2 has accepted any of it.
 pub(super) async fn send<V: Value>(ctx: &Context<V>, writes: Vec<Write<V>>) -> bool {
-    let mut groups = Group::all(writes);
+    let groups = Group::all(writes);
     // Before all of them: they are sent one after the other then, with nothing to wait for in between.
     let clock = &match needs_clock(ctx, &groups) {
-        // Once in a lane's life, so it does not make room for this in every batch.
-        Some(key) => read_clock(ctx, key).boxed().await,
+        Some(key) => read_clock(ctx, key).await,
         None => Ok(()),
     };
-    // Mostly there is one. The memory for several is taken when it is needed.
-    if groups.len() == 1
-        && let Some(group) = groups.pop()
-    {
-        return send_group(ctx, group, clock).await;
-    }
     let sent = groups
         .into_iter()
         .map(|group| send_group(ctx, group, clock));
-    join_all(sent).boxed().await.contains(&true)
+    join_all(sent).await.contains(&true)
 }
 
 async fn send_group<V: Value>(
@@ -104,7 +89,7 @@ async fn send_group<V: Value>(
     let each = refused
         .into_iter()
         .map(async |write| matches!(try_to_send(ctx, Group::of(write), clock).await, Ok(true)));
-    join_all(each).boxed().await.contains(&true)
+    join_all(each).await.contains(&true)
 }
 
 /// Sends writes in one step, and ends them; those of several that L2 refuses are given back.

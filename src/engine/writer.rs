@@ -3,7 +3,6 @@
 //! Calls put their writes into its queue, and it carries them through, whether or not the callers wait. Should the
 //! task end, as with its runtime, what it held is deferred, and the next call starts another.
 
-use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -156,12 +155,8 @@ async fn send<V: Value>(
             late.defer(&L2Error::timed_out(ctx.options.l2_timeout));
         }
     }
-    if !writes.is_empty() {
-        // Pinned here, or the pacing would make room for it a second time.
-        let sending = pin!(write_batch::send(ctx, writes));
-        if turn.run(sending).await {
-            accepted_at.store(ctx.now(), Ordering::Relaxed);
-        }
+    if !writes.is_empty() && turn.run(write_batch::send(ctx, writes)).await {
+        accepted_at.store(ctx.now(), Ordering::Relaxed);
     }
     ended
 }

@@ -395,9 +395,7 @@ impl State {
             Want::NewerThan(seen) => stamp.ver != seen,
             Want::Nothing => false,
         };
-        // A version that the lane has not issued would outlive invalidations in L1 (rule 11).
-        let of_now = stamp.epoch == self.data.epoch && stamp.ver <= self.data.ver;
-        let of_now = of_now || without(Rule::Epochs);
+        let of_now = stamp.epoch == self.data.epoch || without(Rule::Epochs);
         let live = of_now && now.at < stamp.written_at.saturating_add(hard_ttl_ms);
         (wanted && live).then(|| bytes.clone())
     }

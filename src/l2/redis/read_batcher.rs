@@ -81,15 +81,27 @@ impl ReadBatcher {
 
     /// Reads what is stored under a key, within the limit of a request. May be dropped at any time.
     pub(super) fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, ReadResult> {
-        // A future for each way, so that the one that most reads of a crowd take is small.
-        if let Some(answered) = self.join(key) {
-            return self.joined(key, answered).boxed();
+        async move {
+            // The batcher task keeps the time, not a timer for each read: it runs on this runtime, so it runs if this
+            // does. If it has ended with its runtime, this future is now on another.
+            if let Some(answered) = self.join(key)
+                && let Ok(answer) = answered.await
+            {
+                return answer;
+            }
+            // Apart, so that the future of a read that joins others is small.
+            self.send_or_wait(key).boxed().await
         }
+        .boxed()
+    }
+
+    async fn send_or_wait(&self, key: &str) -> ReadResult {
         let deadline = Instant::now() + self.requests.limit();
-        match self.try_alone() {
-            Some(alone) => self.send_alone(key, deadline, alone).boxed(),
-            None => self.wait(key, deadline).boxed(),
-        }
+        let Some(_alone) = self.try_alone() else {
+            return self.wait(key, deadline).await;
+        };
+        let mut answers = self.requests.fetch(&[key], deadline).await;
+        answers.pop().unwrap_or_else(|| Err(L2Error::closed()))
     }
 
     /// Enters a read where others wait or are under way, if there is capacity and the batcher task runs on this
@@ -107,31 +119,14 @@ impl ReadBatcher {
         Some(answered)
     }
 
-    /// The batcher task keeps the time, not a timer for each read: it runs on this runtime, so it runs if this does.
-    async fn joined(&self, key: &str, answered: oneshot::Receiver<ReadResult>) -> ReadResult {
-        match answered.await {
-            Ok(answer) => answer,
-            // The task has ended with its runtime, and this future is now on another.
-            Err(_) => {
-                let deadline = Instant::now() + self.requests.limit();
-                self.wait(key, deadline).boxed().await
-            }
-        }
-    }
-
     fn try_alone(&self) -> Option<Alone<'_>> {
         let others = self.alone.fetch_add(1, Ordering::Relaxed);
         let alone = Alone(&self.alone);
         (others < ALONE).then_some(alone)
     }
 
-    async fn send_alone(&self, key: &str, deadline: Instant, _alone: Alone<'_>) -> ReadResult {
-        let mut answers = self.requests.fetch(&[key], deadline).await;
-        answers.pop().unwrap_or_else(|| Err(L2Error::closed()))
-    }
-
-    /// The same with a timer of its own, for a caller that has to wait for capacity, or on another runtime than the
-    /// batcher task's, which may not run.
+    /// Waits for capacity and for the answer, with a timer: for a caller that finds the queue full, or that is on
+    /// another runtime than the batcher task's, which may not run.
     async fn wait(&self, key: &str, deadline: Instant) -> ReadResult {
         let answer = async {
             // Once more if the batcher task ends with its runtime meanwhile.
