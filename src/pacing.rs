@@ -1,12 +1,12 @@
-//! The pacing of batches: when the next batch of requests leaves, and how much of what waits it takes.
+//! The pacing of batches: when the next batch of requests leaves, and how many of those that wait it takes.
 //!
 //! While the server is near, [`NEAR`] batches are under way at a time, and requests that arrive meanwhile
 //! gather for the next one: the busier the server, the larger the batches. Nothing is delayed by a clock. A
 //! batch that is not answered within [`FAR`] no longer holds up the next: the server is far away, and more
 //! batches under way hide the distance.
 //!
-//! Reads and writes use the same rules, each with a [`Pacing`] of its own. This module must not know what a batch
-//! is, which requests it holds, in which order they go or when they time out.
+//! Reads and writes share these rules, but for one: of writes there are never more than [`NEAR`] batches under way.
+//! This module must not know what a batch is, which requests it holds, in which order they go or when they time out.
 
 use std::future::poll_fn;
 use std::mem::replace;
@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 /// Batches under way at a time while the server is near: one is on the server while the answers of the other are
 /// handed out and the next one gathers.
-const NEAR: usize = 2;
+pub(crate) const NEAR: usize = 2;
 /// A batch that takes longer than this gives its turn up to the next.
 const FAR: Duration = Duration::from_millis(1);
 
@@ -57,9 +57,9 @@ impl Pacing {
     }
 }
 
-/// Lets the callers run that were woken before this, which may ask again: they join the next batch then. To be awaited
-/// when a batch was answered, before the next one is taken, and before another answer: two batches that are answered
-/// together are sent together the next time, and the server has nothing to do meanwhile.
+/// Lets the callers run that were woken before this, and that may ask again: they join the next batch then. To be
+/// awaited before a batch is taken. The writer also awaits it before it takes the answer to another batch: two batches
+/// that are answered together are sent together the next time, and the server has nothing to do meanwhile.
 ///
 /// tokio's own `yield_now` also lets everything else run, and reads the sockets first. Measured on one thread: with it,
 /// 64 callers do 0.8 of the writes; with neither, 64 callers do 0.4 to 0.5 of the writes, and 256 do 0.9 of the reads.
@@ -114,6 +114,8 @@ mod tests {
 
     use futures::FutureExt;
     use futures::stream::{FuturesUnordered, StreamExt};
+    use tokio::sync::{mpsc, oneshot};
+    use tokio::task::yield_now;
     use tokio::time::{Instant, sleep};
 
     use super::*;
@@ -172,6 +174,23 @@ mod tests {
         drop(pacing.turn().await.run(pending::<()>()));
         drop(pacing.turn().await);
         assert!(pacing.turn().now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn callers_that_were_woken_run_before_the_next_batch_is_taken() {
+        let (answer, answered) = oneshot::channel();
+        let (asks, mut asked) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            answered.await.unwrap();
+            asks.send(()).unwrap();
+        });
+        yield_now().await;
+        let batch = tokio::spawn(async move {
+            answer.send(()).unwrap();
+            gather().await;
+            asked.try_recv()
+        });
+        assert_eq!(batch.await.unwrap(), Ok(()));
     }
 
     #[test]

@@ -18,13 +18,11 @@ use crate::clock::{Tick, nanos};
 use crate::error::L2Error;
 use crate::key::Key;
 use crate::lock::lock;
-use crate::pacing::{Pacing, Turn, gather};
+use crate::pacing::{NEAR, gather};
 use crate::vocabulary::Value;
 
 /// What all writes that wait or are under way may weigh together.
 const CAPACITY: u32 = 16 * 1024;
-/// Batches under way at a time.
-const UNDER_WAY: usize = 2;
 
 /// The way to the writer's task.
 pub(super) struct Writer<V: Value> {
@@ -51,6 +49,9 @@ impl<V: Value> Writer<V> {
     ///
     /// A call that weighs more than all of the capacity goes when nothing else is left.
     pub(super) async fn submit(&self, mut writes: Call<V>) {
+        if writes.is_empty() {
+            return;
+        }
         let weights = writes.iter().map(Write::weight);
         let weight = weights.fold(0, u32::saturating_add).min(CAPACITY);
         let Some(mut capacity) = self.capacity(weight).await else {
@@ -65,7 +66,7 @@ impl<V: Value> Writer<V> {
         self.send(writes);
     }
 
-    /// In the order of the calls. It is never closed, so there is always some in the end.
+    /// Waits for capacity, in the order of the calls. The semaphore is never closed, so this does not fail.
     async fn capacity(&self, weight: u32) -> Option<OwnedSemaphorePermit> {
         let capacity = || Arc::clone(&self.capacity);
         // First without waiting, which a runtime takes for a reason to let other tasks run.
@@ -94,8 +95,7 @@ impl<V: Value> Writer<V> {
 }
 
 async fn run<V: Value>(ctx: Arc<Context<V>>, mut calls: mpsc::UnboundedReceiver<Call<V>>) {
-    let (ctx, pacing) = (&*ctx, &Pacing::new(UNDER_WAY));
-    let accepted_at = &AtomicU64::new(0);
+    let (ctx, accepted_at) = (&*ctx, &AtomicU64::new(0));
     // What it holds is deferred when it is dropped.
     let mut order = WriteOrder::new();
     let mut under_way = FuturesUnordered::new();
@@ -103,29 +103,28 @@ async fn run<V: Value>(ctx: Arc<Context<V>>, mut calls: mpsc::UnboundedReceiver<
     while is_open || !under_way.is_empty() || order.is_ready() {
         tokio::select! {
             biased;
-            // Calls that come while others are ready are taken with the turn: each would make it begin anew.
-            call = calls.recv(), if is_open && !order.is_ready() => match call {
-                Some(call) => order.push(call),
-                None => is_open = false,
-            },
-            turn = pacing.turn(), if order.is_ready() => {
-                while let Ok(call) = calls.try_recv() {
-                    order.push(call);
-                }
-                if let Some(batch) = order.take() {
-                    let mut sending = send(ctx, turn, batch, accepted_at).boxed();
-                    // Sent at once: the batch before it may have been answered, and would be taken first.
-                    match (&mut sending).now_or_never() {
-                        Some(Ended { keys, weight }) => order.end(&keys, weight),
-                        None => under_way.push(sending),
-                    }
-                }
-            },
             Some(Ended { keys, weight }) = under_way.next() => {
                 order.end(&keys, weight);
                 // Its callers write again, and the next batch is sent, before the answer to the other one is taken.
                 gather().await;
             },
+            call = calls.recv(), if is_open && !order.is_ready() => match call {
+                Some(call) => order.push(call),
+                None => is_open = false,
+            },
+        }
+        while let Ok(call) = calls.try_recv() {
+            order.push(call);
+        }
+        while under_way.len() < NEAR
+            && let Some(batch) = order.take()
+        {
+            let mut sending = send(ctx, batch, accepted_at).boxed();
+            // Sent now, as the answer to the other batch may be there, and would be taken first.
+            match (&mut sending).now_or_never() {
+                Some(Ended { keys, weight }) => order.end(&keys, weight),
+                None => under_way.push(sending),
+            }
         }
     }
 }
@@ -138,7 +137,6 @@ struct Ended {
 
 async fn send<V: Value>(
     ctx: &Context<V>,
-    turn: Turn<'_>,
     mut writes: Vec<Write<V>>,
     accepted_at: &AtomicU64,
 ) -> Ended {
@@ -155,7 +153,7 @@ async fn send<V: Value>(
             late.defer(&L2Error::timed_out(ctx.options.l2_timeout));
         }
     }
-    if !writes.is_empty() && turn.run(write_batch::send(ctx, writes)).await {
+    if !writes.is_empty() && write_batch::send(ctx, writes).await {
         accepted_at.store(ctx.now(), Ordering::Relaxed);
     }
     ended
