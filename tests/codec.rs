@@ -417,6 +417,15 @@ macro_rules! trusting_codec {
                 }
             }
 
+            /// A list makes room before its first element is read, which may be such a list itself.
+            #[test]
+            fn lengths_at_every_level_take_no_more_memory_than_allowed() {
+                let bytes = $length(1 << 15).repeat(128);
+                let allowed = 64 * bytes.len() as u64 + (64 << 20);
+                let taken = allocation_counter::measure(|| drop(refuses::<$codec, Tree>(&bytes)));
+                assert!(taken.bytes_max < allowed, "{taken:?}");
+            }
+
             #[test]
             fn elements_that_take_too_much_memory_are_refused() {
                 takes_so_much_memory::<$codec>();

@@ -145,12 +145,6 @@ impl<'b> Bounds<'b> {
         Ok(self)
     }
 
-    #[inline]
-    fn elements<A, E: Error>(self, inner: A) -> Result<Elements<'b, A>, E> {
-        let bounds = self.enter()?;
-        Ok(Elements { inner, bounds })
-    }
-
     /// Charges an element of type `T` that came: its size, and `least` bytes at least.
     #[inline]
     fn charge_element<T, E: Error>(&self, least: usize) -> Result<(), E> {
@@ -160,10 +154,12 @@ impl<'b> Bounds<'b> {
         Ok(())
     }
 
-    /// Collections make room for as many elements as they are told to expect: not for more than may come.
+    /// A collection makes room for as many elements as it expects, before any of them is charged. So do those in its
+    /// first element, down to the deepest level: together they expect no more than may come.
     #[inline]
     fn hint(&self, hint: Option<usize>) -> Option<usize> {
-        hint.map(|elements| elements.min(self.budget.left.get() / FACTOR))
+        let most = self.budget.left.get() / FACTOR / usize::from(MAX_LEVELS);
+        hint.map(|elements| elements.min(most))
     }
 }
 
@@ -330,14 +326,14 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Bounded<'_, V> {
 
     #[inline]
     fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<V::Value, A::Error> {
-        let elements = self.bounds.elements(seq)?;
-        self.inner.visit_seq(elements)
+        let bounds = self.bounds.enter()?;
+        self.inner.visit_seq(Elements { inner: seq, bounds })
     }
 
     #[inline]
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<V::Value, A::Error> {
-        let elements = self.bounds.elements(map)?;
-        self.inner.visit_map(elements)
+        let bounds = self.bounds.enter()?;
+        self.inner.visit_map(Elements { inner: map, bounds })
     }
 
     #[inline]
