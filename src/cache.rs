@@ -291,8 +291,8 @@ where
     ///
     /// Each key is loaded as by [`get_or_load`](Self::get_or_load): once in the whole fleet, to its end, and shared
     /// with callers that ask for it alone. So the loader is not asked for keys that another call or instance is
-    /// loading; if those do not bring a key, it is called once more. Another call, in the background, refreshes what
-    /// is stale.
+    /// loading; it is called again for those that these loads do not bring. Another call, in the background, refreshes
+    /// what is stale.
     ///
     /// Cost: three allocations if L1 has all keys, one round trip if L2 has the rest, and three if some are loaded.
     ///
@@ -370,9 +370,9 @@ where
 
     /// Stores a value in both levels, whatever was there, and evicts the key from the L1 of all other instances.
     ///
-    /// For values whose home is this cache. Where a database is the truth, write there and call
-    /// [`invalidate`](Self::invalidate): two instances that insert different values at the same time end in either
-    /// order.
+    /// For values that are kept only in the cache. For values of a database, write there and call
+    /// [`invalidate`](Self::invalidate): if two instances insert different values at the same time, either may be the
+    /// one that stays.
     ///
     /// Cost: one round trip, shared with what else this instance writes at the moment. The call also waits for
     /// earlier writes of the key, and for room in the writer's queue.
@@ -409,7 +409,8 @@ where
     ///
     /// Not atomic: readers see the values appear in parts. Holds all encoded values in memory until it returns.
     ///
-    /// Cost: one round trip for every 256 keys or 256 KiB, two of them at a time.
+    /// Cost: one round trip for every 256 keys, two of them at a time; for fewer keys if these are longer than 64 bytes,
+    /// or if the values are large: a KiB of a value counts as much as a key.
     ///
     /// # Errors
     ///
@@ -486,9 +487,9 @@ where
     /// Removes many keys, each as by [`invalidate`](Self::invalidate). [`insert_many`](Self::insert_many) has an
     /// example.
     ///
-    /// Not atomic: this instance drops all of them at once, other instances in parts.
+    /// Not atomic: keys are dropped one after the other, here and in other instances.
     ///
-    /// Cost: one round trip for every 256 keys, two of them at a time.
+    /// Cost: one round trip for every 256 keys, two of them at a time; for fewer keys if these are longer than 64 bytes.
     ///
     /// # Errors
     ///
@@ -535,7 +536,7 @@ where
     /// b.ready().await;
     /// assert!(b.get("alice").await.is_some(), "b has a copy in L1 from now on");
     ///
-    /// // The database says that she is none any more.
+    /// // The database says that Alice is not an admin any more.
     /// a.invalidate_and_wait("alice").await?;
     /// assert!(b.get_local("alice").is_none());
     /// # Ok(()) }
@@ -636,7 +637,8 @@ where
         self.engine().ready().await;
     }
 
-    /// Counters of this instance since it was built, and the size of its L1. Reads a few atomics per thread.
+    /// Counters of this instance since it was built, and the size of its L1. Reads a few atomics per thread, and has
+    /// moka do its pending work, which may drop values.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.engine().stats()

@@ -90,8 +90,8 @@ counters! {
     loads,
     /// Calls of a loader that failed, panicked or timed out, including refreshes.
     load_failures,
-    /// Loaded values that were not stored: L2 failed, the key was invalidated during the load, or a hold was in
-    /// place.
+    /// Loaded values that were not stored: L2 failed, the key was changed during the load, a hold was in place, another
+    /// instance had the lease for longer than `lease_wait`, or the value could not be encoded.
     loads_not_stored,
     /// Background refreshes of a key that stored a new value.
     refreshes,

@@ -10,7 +10,7 @@ use crate::retry_delays::retry_delays;
 const CAPACITY: u64 = 10_000;
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// Keys whose refresh failed, or is done by another instance.
+/// Keys whose refresh failed, is done by another instance, or may not be stored for now.
 pub(super) struct RefreshBackoff {
     keys: moka::sync::Cache<Key, (usize, Tick)>,
     clock: Clock,

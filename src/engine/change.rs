@@ -24,8 +24,7 @@ pub(super) type WriteResult = Result<Option<WriteAck>, WriteError>;
 
 /// What happens to a key, or to all of them.
 pub(super) enum Change<V> {
-    /// Behind a pointer: a write is moved from list to list, and with the value in it a cache that keeps inserts in L1
-    /// does a tenth fewer.
+    /// Behind a pointer, as writes are moved from list to list.
     Insert(Box<Insert<V>>),
     Remove {
         kind: Kind,
@@ -45,7 +44,7 @@ pub(super) struct Insert<V> {
 }
 
 impl<V> Change<V> {
-    /// What the changes have in common that L2 is sent in one step: the kind of the message, and the hold.
+    /// Changes with the same sort can be sent in one step: the kind of the message, and the hold.
     pub(super) fn sort(&self) -> (Kind, Duration) {
         match self {
             Self::Insert(_) => (Kind::Insert, Duration::ZERO),
@@ -64,7 +63,7 @@ pub(super) struct Write<V: Value> {
     /// The number of its call, among the writes and deferrals of this instance.
     pub(super) order: u64,
     pub(super) called_at: Tick,
-    /// Until when it may land, since it was sent.
+    /// What has to be known of it if it is deferred.
     deferral: Deferral,
     weight: u32,
     ends_call: bool,

@@ -1,6 +1,6 @@
-//! What the flows of one instance have in common: its levels, and what it knows of them.
+//! What the parts of one instance have in common: its levels, and what it knows of them.
 //!
-//! Architecture invariant: no logic in here. A flow that needs a state of its own keeps it to itself.
+//! Architecture invariant: no logic in here. A part that needs a state of its own keeps it to itself.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ pub(super) struct Context<V> {
     pub(super) options: Arc<Options>,
     pub(super) l1: Arc<L1<V>>,
     pub(super) lane: Box<dyn Lane>,
-    /// Every answer of the lane passes through it.
+    /// Every answer to a request passes through it, but for the last one, as the instance leaves.
     pub(super) health: L2Health,
     /// Since when the entry of each member of the lane has been the same.
     pub(super) attendance: Attendance,

@@ -1,6 +1,6 @@
 //! Between the values of users and the bytes of L2, and between the times of both.
 //!
-//! Knows no flow and sends nothing.
+//! Does not know which call it serves, and sends nothing.
 
 use std::error::Error;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! Invalidations that L2 has yet to be sent: bounded, the newest per key (rule 14).
 //!
-//! A pure set: [`deliver`](super::deliver) sends what is due.
+//! Sends nothing: [`deliver`](super::deliver) does.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

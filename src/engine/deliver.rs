@@ -17,7 +17,7 @@ pub(super) async fn deliver_deferred<V: Value>(ctx: &Context<V>) {
             Ok(()) => {}
             Err(error) if error.is_refused() => {
                 ctx.deferred.put_back(&delivery);
-                // It may be the fault of one key, which shall not keep the others.
+                // It may be the fault of one key, which must not block the others.
                 let each = delivery.each();
                 let each = join_all(each.iter().map(|one| deliver(ctx, one))).await;
                 if each.iter().all(Result::is_err) {

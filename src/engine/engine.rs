@@ -121,7 +121,7 @@ impl<V: Value> Engine<V> {
         self.ctx.now()
     }
 
-    /// Starts the subscriber, if it is not running and should be. Called where L1 alone did not answer.
+    /// Starts the subscriber, if it is not running and should be. Called by each call that L1 alone does not answer.
     fn ensure_subscribed(&self, now: Tick) {
         if self.ctx.l1.freshness().is_live_at(now) {
             return;
@@ -233,7 +233,7 @@ impl<V: Value> Engine<V> {
         }
     }
 
-    /// Stops the tasks.
+    /// Stops the subscriber.
     pub(crate) fn stop(&self) {
         self.stop.cancel();
         self.ctx.l1.freshness().end();

@@ -1,4 +1,4 @@
-//! How L2 answered last: counted, traced once per cause, and asked before a caller waits for it.
+//! How L2 answered last: errors are counted, and traced at WARN once in five seconds; asked before a caller waits for L2.
 
 use std::error::Error;
 use std::sync::Arc;

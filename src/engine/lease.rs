@@ -16,7 +16,7 @@ use crate::vocabulary::Value;
 
 /// What came of asking for the lease.
 pub(super) enum Acquired<V> {
-    /// Another load has ended meanwhile, and its value is here or in L2.
+    /// Another load, refresh or insert has ended meanwhile, and its value is here or in L2.
     Found(Arc<Slot<V>>, Source),
     /// The lease is granted: load, then fill.
     Lease(Lease),
@@ -37,7 +37,7 @@ pub(super) fn request<V: Value>(ctx: &Context<V>, want: Want) -> LeaseRequest {
     }
 }
 
-/// Asks for the lease; again at once, until then, if what L2 has cannot be read.
+/// Asks for the lease. If the stored value cannot be read, asks again at once, until the time `until`.
 pub(super) async fn acquire<V: Value>(
     ctx: &Context<V>,
     op: &Op,
@@ -103,7 +103,8 @@ async fn renew<V: Value>(ctx: &Context<V>, (key, lease): Leased<'_>, ttl: Durati
     }
 }
 
-/// Stores a loaded value in L2, if its lease still stands, and then in L1. Returns what is there in the end.
+/// Stores a loaded value in L2, if its lease still stands, and then in L1. Returns the value for the callers: the loaded
+/// one, or a newer one that is stored already.
 pub(super) async fn fill<V: Value>(
     ctx: &Context<V>,
     op: &Op,

@@ -201,7 +201,7 @@ impl<V: Value> Loads<V> {
     }
 
     /// Asks for the leases in rounds. After each round it calls the loader with the keys whose leases were granted.
-    /// They never wait for the others, or two instances could wait for each other.
+    /// Such a key does not wait for the other keys, or two instances could wait for each other.
     ///
     /// A key whose lease another instance has is asked for again when that lease ends, and from time to time, as the
     /// notice of its end may be lost.

@@ -1,14 +1,14 @@
 //! What happens on a call, level by level: the only place that knows their order.
 //!
-//! - [`engine`]: starts, stops and wires all of this; one line for each call
+//! - [`engine`]: starts, stops and wires all of this; passes each call on
 //! - [`lookup`]: L1, then L2
 //! - [`load`]: what L2 lacks: the fill [`lease`], the user's [`loader`], the fill
-//! - [`refresh`]: the same in the background, for what is stale
+//! - [`refresh`]: the same in the background, for what is stale; [`backoff`]: when a refresh that failed is tried again
 //! - [`write`]: insert, invalidate, clear: a [`change`] goes to the [`writer`], which keeps the [`write_order`] and sends
 //!   each [`write_batch`]
 //! - [`deferred`], [`deliver`]: invalidations that L2 could not be sent, and their delivery
-//! - [`attendance`]: which members of the lane are silent
-//! - [`await_applied`]: waiting until every instance has applied an invalidation
+//! - [`await_applied`]: waiting until every instance has applied an invalidation; [`members`]: the instances to wait for;
+//!   [`attendance`]: which of them are silent
 //! - [`subscriber`]: what other instances changed comes in, and the proof that nothing was missed
 //! - [`context`], [`convert`], [`l2_health`]: what these have in common
 

@@ -74,7 +74,7 @@ async fn keep_subscribed<V: Value>(ctx: &Context<V>) -> Infallible {
 /// One subscription, until it ends.
 struct Session<'a, V> {
     ctx: &'a Context<V>,
-    /// The number of the last message that was applied. `None` at first: all that L1 holds may be too old.
+    /// The number of the last message that was applied. `None` before the first subscription.
     last: Option<u64>,
     /// The heartbeat that is not answered yet.
     asked: Option<Asked>,
@@ -88,7 +88,7 @@ struct Session<'a, V> {
 /// A heartbeat on its way.
 struct Asked {
     proof: ProofRequest,
-    /// The last message that had been applied by then: the lane was there at least.
+    /// The last message that had been applied when it was sent: the lane had reached that number at least.
     last: Option<u64>,
     give_up: Instant,
 }
@@ -199,7 +199,8 @@ impl<'a, V: Value> Session<'a, V> {
         });
     }
 
-    /// Takes a message. If it is not the next one, others were lost (rules 9 and 10).
+    /// Takes a message. If its number is above the next one, others were lost (rules 9 and 10); if it is below, the
+    /// message was replayed already.
     async fn take(&mut self, message: &Message) -> Result<(), L2Error> {
         if message.epoch != self.freshness().epoch() {
             if message.kind == Kind::Clear {
@@ -281,7 +282,7 @@ impl<'a, V: Value> Session<'a, V> {
 
     /// Makes sure that all messages of the lane up to here have been applied, or that L1 holds nothing older.
     ///
-    /// The lane had come to number `from` before. If its clock says less, or names another epoch, its numbers are not
+    /// The lane is known to have reached number `from`. If its clock says less, or names another epoch, its numbers are not
     /// those that this instance knows.
     async fn reach(&mut self, lane: &LaneClock, from: Option<u64>) -> Result<(), L2Error> {
         let known = self.freshness().epoch();

@@ -1,4 +1,5 @@
-//! Insert, invalidate and clear: L2 first, in one step that also publishes the change; then L1.
+//! Insert, invalidate and clear: L2 first, in one step that also publishes the change; then L1. An invalidation evicts
+//! the key from L1 before, too.
 
 use std::iter::once;
 use std::sync::Arc;
@@ -38,7 +39,7 @@ impl<V: Value> Writes<V> {
     ) -> Result<(), WriteError> {
         let ctx = &self.ctx;
         let values = values.into_iter();
-        // With room for just so many, here and below: there is mostly one, and a list that grows begins with four.
+        // With the exact capacity, here and below: there is mostly one value, and a list that grows begins with four.
         let mut encoded = Vec::with_capacity(values.size_hint().0);
         // All of them, before anything is changed.
         for (key, value) in values {

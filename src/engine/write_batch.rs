@@ -85,7 +85,7 @@ async fn send_group<V: Value>(
         Ok(is_accepted) => return is_accepted,
         Err(refused) => refused,
     };
-    // It may be the fault of one key, which shall not keep the others.
+    // It may be the fault of one key, which must not block the others.
     let each = refused
         .into_iter()
         .map(async |write| matches!(try_to_send(ctx, Group::of(write), clock).await, Ok(true)));
@@ -114,8 +114,8 @@ async fn try_to_send<V: Value>(
             for write in &mut group.writes {
                 accept(ctx, write, stamp, now);
             }
-            // All at once: callers that are woken one at a time put the threads to sleep in between, and come back
-            // alone.
+            // All at once: if callers are woken one at a time, threads go idle in between, and the next writes arrive in
+            // separate batches.
             for write in group.writes {
                 write.done(ack);
             }
@@ -171,8 +171,8 @@ fn accept<V: Value>(ctx: &Context<V>, write: &mut Write<V>, stamp: Stamp, now: T
         .overtaken(&write.key, write.order, stamp.written_at, hold);
 }
 
-/// A key of those that may not be inserted until the lane's time is known, since they must not be accepted after a
-/// time of the lane's.
+/// Some key of the batch, if it has inserts and the lane's time is not known yet: an insert needs a deadline in that
+/// time.
 fn needs_clock<V: Value>(ctx: &Context<V>, groups: &[Group<V>]) -> Option<Key> {
     let mut inserts = groups.iter().filter(|group| group.sort.0 == Kind::Insert);
     let key = &inserts.find_map(|group| group.writes.first())?.key;

@@ -31,9 +31,9 @@ pub(crate) struct Freshness {
     live_until: AtomicU64,
     /// Until when the last proof would have held: [`lapse`](Self::lapse) does not change it.
     proven_until: AtomicU64,
-    /// Counts flushes: what belongs to an earlier one is not served, joined or stored.
+    /// Counts flushes and revoked proofs: what belongs to an earlier generation is not served, joined or stored.
     generation: AtomicU64,
-    /// The lane's epoch, as of the last proof; zero when unknown.
+    /// The lane's epoch, as the subscriber last found it; zero when unknown.
     epoch: AtomicU64,
     /// The highest version that the lane is known to have issued in this epoch.
     issued: AtomicU64,
@@ -191,12 +191,12 @@ impl Freshness {
         self.live_until.load(Ordering::Acquire) == NEVER
     }
 
-    /// The lane's epoch, as of the last proof; zero when unknown.
+    /// The lane's epoch, as the subscriber last found it; zero when unknown.
     pub(crate) fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)
     }
 
-    /// Counts flushes, from one.
+    /// Counts flushes and revoked proofs, from one.
     pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }

@@ -24,8 +24,8 @@ use super::sync::{CELLS, Mutex, MutexGuard, SHARDS, lock};
 
 pub(super) struct HotTable<V> {
     cells: Box<[Cell<Slot<V>>]>,
-    /// Of each cell, the hash of the key that was last cleared from it, until its entry is back. Apart from the
-    /// cells, as no hit needs it; locked as they are.
+    /// Of each cell, the hash of the key that was last cleared from it, until its entry is back. In a list of its own, as
+    /// no hit reads it; written under the lock of the cell.
     cleared: Box<[AtomicU64]>,
     /// Each counts how often one of its cells was cleared, and is locked to write to them. No entry is dropped under a
     /// lock: its value may do anything then.

@@ -1,12 +1,13 @@
 //! The first level: what this process holds, and when it may be served and stored.
 //!
-//! [`L1`] owns coherence: each change of a key goes through one of its methods, which raises the key's floor, detaches
-//! what is in flight and evicts what is older. No other layer can do one without the others.
+//! [`L1`] owns coherence: each change of a key that L2 has accepted goes through one of its methods, which raises the
+//! key's floor, detaches what is in flight and evicts what is older. No other layer can raise a floor without evicting.
 //!
 //! - [`store`]: the entries, bounded by moka, and the [`hot_table`] in front of it
 //! - [`in_flight`]: what is under way on each key ([`key_state`]): which operations may still store, and single flight
 //! - [`freshness`]: the proof that nothing was missed, by which entries may be served
 //! - [`lease_waiters`]: waiting for the leases of other instances
+//! - [`slot`]: an entry; [`outcome`]: how a read or load ended; [`cell`], [`hasher`], [`sync`]: what these are made of
 //!
 //! Knows nothing of L2 and of the engine: does no I/O, starts no task, and waits only for notifications.
 
@@ -187,8 +188,8 @@ impl<V: Value> L1<V> {
         });
     }
 
-    /// The same for the message of an insert of this instance, which replaces what is older, or forgets the key, as soon
-    /// as it has the answer.
+    /// The same for the message of an insert of this instance. It only hides what is older: the insert itself replaces
+    /// that, or forgets the key, when its answer arrives.
     pub(crate) fn apply_own_insert<'a>(
         &self,
         keys: impl IntoIterator<Item = &'a str>,
@@ -255,7 +256,7 @@ impl<V: Value> L1<V> {
         self.reclaim();
     }
 
-    /// Drops everything, and serves nothing until there is another proof.
+    /// Drops everything. Unless no other instance shares the lane, serves nothing until there is another proof.
     pub(crate) fn clear(&self) {
         self.freshness.revoke();
         self.reclaim();

@@ -1,7 +1,8 @@
 //! The second level: a store that all instances share.
 //!
-//! [`RedisL2`] and [`MemoryL2`] implement the same two traits and pass the same tests. An [`L2`] opens
-//! a [`Lane`] for a cache's namespace; every step of a lane is atomic and, on Redis, one round trip.
+//! [`RedisL2`] and [`MemoryL2`] implement the same traits and pass the same tests. An [`L2`] opens a [`Lane`] for a
+//! cache's namespace. Every step of a lane that changes something is atomic. On Redis a step is one round trip, but for
+//! a read of more keys than fit a request, a script that the server has to load first, and a request that is sent again.
 //!
 //! Architecture invariant: an L2 stores values, orders changes and publishes them. It knows nothing of L1, of what is in
 //! flight, or of loaders.

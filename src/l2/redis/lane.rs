@@ -38,7 +38,7 @@ const LONGEST_DOUBT: u32 = 2;
 pub(super) struct RedisLane {
     pub(super) names: Names,
     pub(super) scripts: Arc<Scripts>,
-    /// For all that is not a read of a value.
+    /// For all but plain reads of values.
     pub(super) connections: Arc<Connections>,
     /// Reads values over these connections, and over a second one.
     pub(super) requests: Arc<ReadRequests>,

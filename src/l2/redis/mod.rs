@@ -3,12 +3,12 @@
 //! - here: what it takes to reach a server
 //! - [`lane`]: the steps, each a script or a command; [`scripts`]: the `.lua` files; [`call`]: one call of a script
 //! - [`read_batcher`]: reads that share a request; [`read_request`]: over which connection it goes
-//! - [`connection`]: a connection that all callers share
+//! - [`connection`]: a connection that all callers share, of which a cache has up to two
 //! - [`pubsub`]: the subscriber's connection, for messages and heartbeats
 //! - [`members`]: how a member is written down; [`names`]: the names of a lane's keys
 //! - [`error`]: the client's errors as those of the crate
 //!
-//! Knows nothing of L1, nor of what the stored bytes mean.
+//! Knows nothing of L1, nor of values: the scripts look at stamps and TTLs only.
 
 mod call;
 mod connection;

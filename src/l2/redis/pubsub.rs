@@ -142,7 +142,7 @@ struct RedisSubscription {
 }
 
 impl RedisSubscription {
-    /// Notes how far this instance is, and reads the lane's clock.
+    /// The requests of a heartbeat: to note how far this instance is, and to read the lane's clock.
     fn requests(&self, nonce: u64, applied: Applied) -> Pipeline {
         let me = Member {
             info: self.me,

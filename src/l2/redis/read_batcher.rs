@@ -82,8 +82,8 @@ impl ReadBatcher {
     /// Reads what is stored under a key, within the limit of a request. May be dropped at any time.
     pub(super) fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, ReadResult> {
         async move {
-            // The batcher task keeps the time, not a timer for each read: it runs on this runtime, so it runs if this
-            // does. If it has ended with its runtime, this future is now on another.
+            // The batcher task keeps the time, not a timer for each read: it runs on the runtime that this was first
+            // polled on. If it has ended with that runtime, this is now on another.
             if let Some(answered) = self.join(key)
                 && let Ok(answer) = answered.await
             {
