@@ -10,7 +10,7 @@
 //! | --- | --- |
 //! | `builder` | collects and checks the options |
 //! | `cache` | the public handle: one method per call |
-//! | `engine` | carries out each call; knows the order of the levels |
+//! | `engine` | carries out each call: L1, then L2, then the loader |
 //! | `entry` | what a look-up returns |
 //! | `l1` | the entries of this process: what may be returned, joined and stored |
 //! | [`l2`] | the shared store: on Redis, or in memory; beside `l1`, neither knows the other |

@@ -247,12 +247,12 @@ impl<V: Value> Engine<V> {
             let _ = subscriber.await;
         }
         let ctx = &*self.ctx;
-        let last_words = async {
+        let leaving = async {
             deliver_deferred(ctx).await;
             // Otherwise the lane forgets this instance after a while.
             let _ = ctx.lane.leave(ctx.instance).await;
         };
-        let _ = timeout(ctx.options.l2_timeout.saturating_mul(2), last_words).await;
+        let _ = timeout(ctx.options.l2_timeout.saturating_mul(2), leaving).await;
         match ctx.deferred.len() {
             0 => {}
             lost => warn!(

@@ -1,4 +1,4 @@
-//! What happens on a call, level by level: the only place that knows their order.
+//! Carries out each call: L1, then L2, then the loader.
 //!
 //! - [`engine`]: starts, stops and wires all of this; passes each call on
 //! - [`lookup`]: L1, then L2

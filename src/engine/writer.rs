@@ -100,7 +100,7 @@ async fn run<V: Value>(ctx: Arc<Context<V>>, mut calls: mpsc::UnboundedReceiver<
     let mut order = WriteOrder::new();
     let mut under_way = FuturesUnordered::new();
     let mut is_open = true;
-    while is_open || !under_way.is_empty() || order.is_ready() {
+    while is_open || !under_way.is_empty() {
         tokio::select! {
             biased;
             Some(Ended { keys, weight }) = under_way.next() => {
@@ -108,6 +108,7 @@ async fn run<V: Value>(ctx: Arc<Context<V>>, mut calls: mpsc::UnboundedReceiver<
                 // Its callers write again, and the next batch is sent, before the answer to the other one is taken.
                 gather().await;
             },
+            // While more is ready than may be under way, calls stay in the queue, for the next batch.
             call = calls.recv(), if is_open && !order.is_ready() => match call {
                 Some(call) => order.push(call),
                 None => is_open = false,

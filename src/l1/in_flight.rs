@@ -76,8 +76,8 @@ pub(crate) struct InFlight<V> {
     freshness: Arc<Freshness>,
 }
 
-/// A read of L2 comes here four times and hashes its key once: with a `HashMap`, which hashes the key each time, 256
-/// callers on one thread read 5 % less.
+/// A read of L2 comes here four times and hashes its key once. With a `HashMap`, which hashes the key each time, a read
+/// takes 3 % more instructions, and an insert 5 % more.
 struct Shard<V> {
     /// The number of the next operation.
     next: u64,

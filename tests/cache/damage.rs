@@ -270,7 +270,7 @@ async fn a_clock_that_cannot_go_on_heals() {
     let ((a, wire), (b, _)) = (fleet.instance().await, fleet.instance().await);
     let (listens, delayed) = (wire.asked(Step::Subscribe), wire.delayed());
     wire.exhaust_clock();
-    // A message comes before the first beat does away with the number.
+    // A message comes before the first heartbeat does away with the number.
     wire.delay_heartbeats(true);
     wire.cut();
     eventually("it has subscribed anew", || async {

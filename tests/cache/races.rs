@@ -606,12 +606,12 @@ async fn what_cannot_be_read_is_replaced_by_one_instance() {
     let (truth, gate) = (Source::new("v"), Gate::new());
     let loading = truth.behind(&gate).spawn(&a, "k");
     gate.arrived(1).await;
-    let told_to_wait = wire.close(Step::AcquireLease, Way::Reply);
+    let wait_reply = wire.close(Step::AcquireLease, Way::Reply);
     let waiting = truth.spawn(&b, "k");
-    told_to_wait.arrived(1).await;
+    wait_reply.arrived(1).await;
     gate.open();
     loading.await.unwrap().unwrap();
-    told_to_wait.open();
+    wait_reply.open();
     assert_eq!(waiting.await.unwrap().unwrap().meta().source(), Level::L2);
     assert_eq!(truth.loads(), 1);
 }

@@ -1,6 +1,6 @@
 //! The crate's view of the store: a lane over connections that fail, with time limits as on Redis.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex as StdMutex};
@@ -23,7 +23,7 @@ use crate::store::Store;
 use crate::subscription;
 
 /// A connection that lets so many requests in a row time out is discarded, as on Redis.
-const SILENT_AFTER: u32 = 3;
+const HALF_OPEN_AFTER: u32 = 3;
 
 /// One instance's way to the store.
 pub(crate) struct Network {
@@ -40,7 +40,7 @@ impl L2 for Network {
             timeout,
             on_connect,
             lines: Default::default(),
-            waiting: StdMutex::default(),
+            waits: StdMutex::default(),
         })
     }
 }
@@ -54,7 +54,7 @@ struct FarLane {
     /// The first is everybody's. Values are read over either, as on Redis, and so in any order.
     lines: [Line; 2],
     /// Loads that wait for another's, by key.
-    waiting: StdMutex<HashMap<String, Waiting>>,
+    waits: StdMutex<HashMap<String, VecDeque<Instant>>>,
 }
 
 #[derive(Default)]
@@ -90,14 +90,6 @@ impl Line {
         let other = |live: &mut Live| live.life != life;
         self.current.lock().unwrap().take_if(other).is_none()
     }
-}
-
-/// Since when the load of a key waits for another's.
-#[derive(Clone, Copy)]
-struct Waiting {
-    since: Instant,
-    last: Instant,
-    noted: bool,
 }
 
 impl fmt::Debug for FarLane {
@@ -159,7 +151,8 @@ impl FarLane {
             line.silent.store(0, SeqCst);
             return answer;
         }
-        if line.silent.fetch_add(1, SeqCst) + 1 >= SILENT_AFTER && line.making.try_lock().is_ok() {
+        if line.silent.fetch_add(1, SeqCst) + 1 >= HALF_OPEN_AFTER && line.making.try_lock().is_ok()
+        {
             *line.current.lock().unwrap() = None;
             line.silent.store(0, SeqCst);
         }
@@ -222,29 +215,20 @@ impl FarLane {
         Ok(connection)
     }
 
-    /// Takes down when a load has waited for another's for as long as it may.
+    /// Takes down when a load may have waited for another's for as long as it may. Several loads of one key may wait in
+    /// one instance, if a write has detached the first: any of them can be the one that asks now.
     fn note_wait(&self, key: &str, answer: &Result<LeaseReply, L2Error>) {
-        let mut waiting = self.waiting.lock().unwrap();
         if !matches!(answer, Ok(LeaseReply::Wait(_))) {
-            waiting.remove(key);
             return;
         }
         // A pause may be as long as the rest, so that there is no other attempt.
         let (now, longest_pause) = (Instant::now(), Duration::from_millis(150) + self.timeout);
-        let anew = Waiting {
-            since: now,
-            last: now,
-            noted: false,
-        };
-        let wait = waiting.entry(key.to_owned()).or_insert(anew);
         let limit = self.link.config.lease_wait();
-        if wait.since + limit <= now || wait.last + longest_pause + self.timeout < now {
-            // That load waits no more; this is the next one.
-            *wait = anew;
-        }
-        wait.last = now;
-        if !wait.noted && wait.since.elapsed() + longest_pause >= limit {
-            wait.noted = true;
+        let mut waits = self.waits.lock().unwrap();
+        let waits = waits.entry(key.to_owned()).or_default();
+        waits.retain(|began| now <= *began + limit + self.timeout);
+        waits.push_back(now);
+        if waits[0] + limit <= now + longest_pause {
             let recorder = &self.link.recorder;
             recorder.count(Fault::WaitedTooLong);
             recorder.disturbed(

@@ -72,7 +72,7 @@ impl StoreEnd {
             tokio::select! {
                 biased;
                 () = cut.cancelled() => return,
-                beat = self.heartbeats.recv() => match beat {
+                heartbeat = self.heartbeats.recv() => match heartbeat {
                     Some(applied) => self.inner.heartbeat(applied),
                     None => return,
                 },

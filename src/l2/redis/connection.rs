@@ -27,7 +27,7 @@ use crate::shared_result::{SharedResult, shared_result};
 /// How long it may take to make a connection, the wait for the pool included.
 const CONNECT: Duration = Duration::from_secs(2);
 /// After this many timeouts in a row a connection is taken to be half-open.
-const SILENT_AFTER: u32 = 3;
+const HALF_OPEN_AFTER: u32 = 3;
 /// The number of lanes of a namespace on a single server.
 pub(super) const LANES: u64 = 1;
 
@@ -328,7 +328,7 @@ impl Connections {
                 })
             }
             Err(_) => {
-                let silent = live.silent.fetch_add(1, Ordering::Relaxed) + 1 >= SILENT_AFTER;
+                let silent = live.silent.fetch_add(1, Ordering::Relaxed) + 1 >= HALF_OPEN_AFTER;
                 if silent && self.discard(id, live) {
                     self.failures.fetch_add(1, Ordering::Relaxed);
                 }
