@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 use crate::cache::Cache;
 use crate::clock::Clock;
-use crate::engine::{Engine, Parts};
+use crate::engine::{Engine, Parts, TtlOf};
 use crate::error::BuildError;
 use crate::l1::Weigher;
 use crate::l2::{L2, L2Error, RedisL2};
@@ -42,6 +42,7 @@ use crate::wire::envelope;
 pub struct Builder<K, V> {
     options: Options,
     weigher: Option<Weigher<V>>,
+    ttl_of: Option<TtlOf<V>>,
     codec: ValueCodec<V>,
     type_tag: Option<String>,
     l2: Result<Option<Box<dyn L2>>, L2Error>,
@@ -70,6 +71,7 @@ where
         Self {
             options: Options::new(namespace),
             weigher: None,
+            ttl_of: None,
             codec: ValueCodec::new::<Bincode>(),
             type_tag: None,
             l2: Ok(None),
@@ -144,9 +146,39 @@ where
         self
     }
 
+    /// A TTL from the value itself, instead of [`l2_ttl`](Self::l2_ttl): the expiry of a token, or a short one for an
+    /// absence. `None`: `l2_ttl`. [`Loaded::ttl`](crate::Loaded::ttl) comes before it.
+    ///
+    /// Called for each value that is loaded or inserted, so it should be fast. The jitter only shortens what it returns.
+    /// If it returns zero or panics, the load or insert fails with an error that
+    /// [is a misuse](crate::LoadError::is_misuse).
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use larder::Cache;
+    ///
+    /// // That a user does not exist is cached too, though not for long.
+    /// let users: Cache<u64, Option<String>> = Cache::builder("docs:user")
+    ///     .l2_ttl(Duration::from_secs(3600))
+    ///     .ttl_of(|user| user.is_none().then_some(Duration::from_secs(10)))
+    ///     .build()?;
+    /// let user = users.get_or_load(&7, || async { Ok::<_, std::io::Error>(None) }).await?;
+    /// assert!(user.is_none());
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub fn ttl_of(self, ttl_of: impl Fn(&V) -> Option<Duration> + Send + Sync + 'static) -> Self {
+        Self {
+            ttl_of: Some(Arc::new(ttl_of)),
+            ..self
+        }
+    }
+
     /// The age from which a value is stale: it is still returned, flagged by
     /// [`Meta::is_stale`](crate::Meta::is_stale), while [`get_or_load`](Cache::get_or_load) refreshes it in the
-    /// background. Default: never. Shorter than [`l2_ttl`](Self::l2_ttl).
+    /// background. Default: never. Shorter than [`l2_ttl`](Self::l2_ttl). It has no effect on a value whose own TTL is
+    /// not longer.
     pub fn soft_ttl(mut self, ttl: Duration) -> Self {
         self.options.soft_ttl = Some(ttl);
         self
@@ -280,6 +312,7 @@ where
         let Self {
             options,
             weigher,
+            ttl_of,
             codec,
             type_tag,
             l2,
@@ -291,6 +324,7 @@ where
         Ok(Cache::new(Engine::new(Parts {
             options,
             weigher,
+            ttl_of,
             codec,
             type_tag,
             l2,

@@ -10,11 +10,14 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::TryFutureExt;
+
 use crate::clock::Tick;
 use crate::engine::{Engine, Loader};
 use crate::entry::Entry;
 use crate::error::{LoadError, WriteError};
 use crate::key::{CacheKey, Key, KeyTooLong, KeyWriter};
+use crate::loaded::Loaded;
 use crate::stats::{Health, Stats};
 
 /// A two-level cache of values `V` under keys `K`: L1 in this process, and L2, a store that all instances of the
@@ -266,19 +269,52 @@ where
         Fut: Future<Output = Result<V, E>> + Send + 'static,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
+        let load = || Loader::one(|_| loader().map_ok(Loaded::new));
+        self.get_or_load_by(key, load).await
+    }
+
+    /// Looks a key up as [`get_or_load`](Self::get_or_load) does, with a loader that also says how its value is to be
+    /// stored: with a TTL of its own, or not at all. See [`Loaded`].
+    ///
+    /// The loader is given the previous value, if there is one: the stale one that it is called to refresh. With that it
+    /// can ask the source for changes only, and return [`Loaded::unchanged`].
+    ///
+    /// Cost: as [`get_or_load`](Self::get_or_load). An unchanged value costs one small request more if L2 has lost it.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_or_load`](Self::get_or_load), and if what the loader returned
+    /// [is a misuse](LoadError::is_misuse).
+    pub async fn get_or_load_with<Q, F, Fut, E>(
+        &self,
+        key: &Q,
+        loader: F,
+    ) -> Result<Entry<V>, LoadError>
+    where
+        K: Borrow<Q>,
+        Q: CacheKey + ?Sized,
+        F: FnOnce(Option<Entry<V>>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<Loaded<V>, E>> + Send + 'static,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        self.get_or_load_by(key, || Loader::one(loader)).await
+    }
+
+    async fn get_or_load_by<Q: CacheKey + ?Sized>(
+        &self,
+        key: &Q,
+        loader: impl FnOnce() -> Loader<V>,
+    ) -> Result<Entry<V>, LoadError> {
         let now = self.engine().now();
         match self.look_up(key, now)? {
             Found::Here(entry) => {
                 if entry.is_due() {
-                    let stale = [(0, written(key)?, entry.slot().ver)];
-                    self.engine().refresh(stale, |_| Loader::one(loader));
+                    let stale = [(0, written(key)?, entry.clone())];
+                    self.engine().refresh(stale, |_| loader());
                 }
                 Ok(entry)
             }
-            Found::NotHere(key) => {
-                let loader = || Loader::one(loader);
-                self.engine().get_or_load(key, now, loader).await
-            }
+            Found::NotHere(key) => self.engine().get_or_load(key, now, loader).await,
         }
     }
 
@@ -331,13 +367,80 @@ where
         Values: IntoIterator<Item = (K, V)>,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
+        let loader = move |missing: Vec<(K, Option<Entry<V>>)>| {
+            let loaded = loader(missing.into_iter().map(|(key, _)| key).collect());
+            loaded.map_ok(|values| {
+                values
+                    .into_iter()
+                    .map(|(key, value)| (key, Loaded::new(value)))
+            })
+        };
+        self.get_many_or_load_by(keys.into_iter().collect(), loader)
+            .await
+    }
+
+    /// Looks many keys up as [`get_many_or_load`](Self::get_many_or_load) does, with a loader that also says how each
+    /// value is to be stored, as that of [`get_or_load_with`](Self::get_or_load_with). The loader is given each key with
+    /// its previous value, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_or_load_with`](Self::get_or_load_with), if any key fails. Values that were loaded all the same are kept
+    /// for the next call.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use larder::{Cache, Loaded};
+    ///
+    /// let rates: Cache<u64, u64> = Cache::builder("docs:rates").build()?;
+    /// let found = rates
+    ///     .get_many_or_load_with(&[1, 2], |missing| async move {
+    ///         let rate = |n| Loaded::new(n * 100).ttl(Duration::from_secs(60));
+    ///         Ok::<_, std::io::Error>(missing.into_iter().map(move |(n, _)| (n, rate(n))))
+    ///     })
+    ///     .await?;
+    /// let found: Vec<u64> = found.into_iter().flatten().map(|rate| *rate).collect();
+    /// assert_eq!(found, [100, 200]);
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub async fn get_many_or_load_with<'a, Q, F, Fut, Values, E>(
+        &self,
+        keys: impl IntoIterator<Item = &'a Q>,
+        loader: F,
+    ) -> Result<Vec<Option<Entry<V>>>, LoadError>
+    where
+        K: Borrow<Q> + Send + 'static,
+        Q: CacheKey + ToOwned<Owned = K> + ?Sized + 'a,
+        F: Fn(Vec<(K, Option<Entry<V>>)>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Values, E>> + Send + 'static,
+        Values: IntoIterator<Item = (K, Loaded<V>)>,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        self.get_many_or_load_by(keys.into_iter().collect(), loader)
+            .await
+    }
+
+    async fn get_many_or_load_by<Q, F, Fut, Values, E>(
+        &self,
+        keys: Vec<&Q>,
+        loader: F,
+    ) -> Result<Vec<Option<Entry<V>>>, LoadError>
+    where
+        Q: CacheKey + ToOwned<Owned = K> + ?Sized,
+        K: Borrow<Q> + Send + 'static,
+        F: Fn(Vec<(K, Option<Entry<V>>)>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Values, E>> + Send + 'static,
+        Values: IntoIterator<Item = (K, Loaded<V>)>,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
         let loader = Arc::new(loader);
         let loader = |keys: &[&Q], places: &[usize]| {
             let keys = places.iter().filter_map(|&place| keys.get(place));
             let keys = keys.map(|&key| key.to_owned()).collect();
             Loader::many(keys, Arc::clone(&loader))
         };
-        let keys: Vec<&Q> = keys.into_iter().collect();
         let now = self.engine().now();
         let mut entries = Vec::with_capacity(keys.len());
         let (mut due, mut lacking, mut missing) = (Vec::new(), Vec::new(), Vec::new());
@@ -345,7 +448,7 @@ where
             entries.push(match self.look_up(key, now)? {
                 Found::Here(entry) => {
                     if entry.is_due() {
-                        due.push((place, written(key)?, entry.slot().ver));
+                        due.push((place, written(key)?, entry.clone()));
                     }
                     Some(entry)
                 }
@@ -402,6 +505,35 @@ where
         Q: CacheKey + ?Sized,
     {
         let key = written(key)?;
+        let value = Loaded::new(value);
+        self.engine().insert([(key, value)]).await
+    }
+
+    /// Stores a value as [`insert`](Self::insert) does, with options of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`insert`](Self::insert), and if what is to be stored [is a misuse](WriteError::is_misuse): a TTL of zero,
+    /// `unchanged()` or `no_store()`.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use larder::{Cache, Loaded};
+    ///
+    /// let codes: Cache<String, u32> = Cache::builder("docs:code").build()?;
+    /// let code = Loaded::new(123_456).ttl(Duration::from_secs(300));
+    /// codes.insert_with("alice", code).await?;
+    /// assert_eq!(codes.get("alice").await.as_deref(), Some(&123_456));
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub async fn insert_with<Q>(&self, key: &Q, value: Loaded<V>) -> Result<(), WriteError>
+    where
+        K: Borrow<Q>,
+        Q: CacheKey + ?Sized,
+    {
+        let key = written(key)?;
         self.engine().insert([(key, value)]).await
     }
 
@@ -439,8 +571,38 @@ where
         Q: CacheKey + ?Sized + 'a,
     {
         let entries = entries.into_iter();
-        let entries = entries.map(|(key, value)| Ok((written(key)?, value)));
-        let entries = entries.collect::<Result<BTreeMap<_, _>, KeyTooLong>>()?;
+        let entries = written_many(entries.map(|(key, value)| (key, Loaded::new(value))))?;
+        self.engine().insert(entries).await
+    }
+
+    /// Stores many values as [`insert_many`](Self::insert_many) does, each with options of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`insert_many`](Self::insert_many) and [`insert_with`](Self::insert_with). If any value
+    /// [is a misuse](WriteError::is_misuse), nothing was changed.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use larder::{Cache, Loaded};
+    ///
+    /// let codes: Cache<String, u32> = Cache::builder("docs:codes").build()?;
+    /// let code = |code| Loaded::new(code).ttl(Duration::from_secs(300));
+    /// codes.insert_many_with([("alice", code(1)), ("bob", code(2))]).await?;
+    /// assert_eq!(codes.get("bob").await.as_deref(), Some(&2));
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub async fn insert_many_with<'a, Q>(
+        &self,
+        entries: impl IntoIterator<Item = (&'a Q, Loaded<V>)>,
+    ) -> Result<(), WriteError>
+    where
+        K: Borrow<Q>,
+        Q: CacheKey + ?Sized + 'a,
+    {
+        let entries = written_many(entries)?;
         self.engine().insert(entries).await
     }
 
@@ -705,6 +867,15 @@ where
 enum Found<V> {
     Here(Entry<V>),
     NotHere(Key),
+}
+
+/// The last value of each key.
+fn written_many<'a, Q: CacheKey + ?Sized + 'a, T>(
+    entries: impl IntoIterator<Item = (&'a Q, T)>,
+) -> Result<BTreeMap<Key, T>, KeyTooLong> {
+    let entries = entries.into_iter();
+    let entries = entries.map(|(key, value)| Ok((written(key)?, value)));
+    entries.collect()
 }
 
 fn written<Q: CacheKey + ?Sized>(key: &Q) -> Result<Key, KeyTooLong> {

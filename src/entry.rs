@@ -49,14 +49,14 @@ impl<V> Entry<V> {
         !self.unproven && self.at >= self.slot.soft_at
     }
 
-    pub(crate) fn slot(&self) -> &Slot<V> {
+    pub(crate) fn slot(&self) -> &Arc<Slot<V>> {
         &self.slot
     }
 
     /// The value. The same as dereferencing the entry.
     #[must_use]
     pub fn value(&self) -> &V {
-        &self.slot.value
+        self.slot.value()
     }
 
     /// Where the value came from, and how fresh it was when it was returned.

@@ -11,7 +11,7 @@
 //! | `builder` | collects and checks the options |
 //! | `cache` | the public handle: one method per call |
 //! | `engine` | carries out each call: L1, then L2, then the loader |
-//! | `entry` | what a look-up returns |
+//! | `entry`, `loaded` | what a look-up returns, and what a loader does |
 //! | `l1` | the entries of this process: what may be returned, joined and stored |
 //! | [`l2`] | the shared store: on Redis, or in memory; beside `l1`, neither knows the other |
 //! | `options`, `error` | what users set, and the errors that they get |
@@ -37,6 +37,7 @@ mod error;
 mod key;
 mod l1;
 pub mod l2;
+mod loaded;
 mod lock;
 mod options;
 mod pacing;
@@ -56,6 +57,7 @@ pub use crate::entry::{Entry, Meta};
 pub use crate::error::{BuildError, LoadError, WriteError};
 pub use crate::key::{CacheKey, KeyWriter, MAX_KEY_BYTES, redis_key};
 pub use crate::l2::{L2Error, MemoryL2, MemorySnapshot, RedisL2};
+pub use crate::loaded::Loaded;
 pub use crate::options::Mode;
 pub use crate::source::Source;
 pub use crate::stats::{Health, Stats};

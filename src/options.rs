@@ -180,6 +180,11 @@ impl Options {
     pub(crate) fn jittered(&self, ttl: Duration) -> Duration {
         ttl.mul_f64(1.0 + self.jitter * (2.0 * fastrand::f64() - 1.0))
     }
+
+    /// The TTL of one entry, shorter by up to the jitter.
+    pub(crate) fn shortened(&self, ttl: Duration) -> Duration {
+        ttl.mul_f64(1.0 - self.jitter * fastrand::f64())
+    }
 }
 
 fn check_namespace(namespace: &str) -> Result<(), BuildError> {

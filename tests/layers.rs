@@ -16,7 +16,7 @@ const LAYERS: [&[&str]; 10] = [
     &["builder"],
     &["cache"],
     &["engine"],
-    &["entry"],
+    &["entry", "loaded"],
     &["l1", "l2"],
     &["options"],
     &["error"],

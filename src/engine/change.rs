@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::context::Context;
+use super::convert::Terms;
 use super::deferred::Deferral;
 use super::write_order::Ordered;
 use crate::ablation::{Rule, without};
@@ -17,7 +18,6 @@ use crate::key::Key;
 use crate::l1::OpGuard;
 use crate::l2::{EncodedValue, Kind, WriteAck};
 use crate::vocabulary::Value;
-use crate::wire::envelope::Head;
 
 /// How a write ended. Of an invalidation, which message was published.
 pub(super) type WriteResult = Result<Option<WriteAck>, WriteError>;
@@ -39,7 +39,7 @@ pub(super) struct Insert<V> {
     pub(super) op: OpGuard<V>,
     /// Until L2 has it.
     pub(super) value: Option<V>,
-    pub(super) head: Head,
+    pub(super) terms: Terms,
     pub(super) encoded: EncodedValue,
 }
 

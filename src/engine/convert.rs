@@ -3,24 +3,39 @@
 //! Does not know which call it serves, and sends nothing.
 
 use std::error::Error;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::{debug, warn};
 
-use crate::clock::{Tick, millis, nanos};
+use crate::clock::{Tick, nanos};
+use crate::error::Misuse;
 use crate::key::Key;
-use crate::l1::{Fresh, L1, NEVER, Slot, UNSTORED};
-use crate::l2::EncodedValue;
-use crate::options::Options;
+use crate::l1::{Fresh, Held, L1, NEVER, Slot, SlotHead, UNSTORED};
+use crate::l2::{EncodedValue, Ttls};
+use crate::loaded::OwnTtls;
+use crate::options::{LONGEST, Options};
 use crate::stats::Counters;
 use crate::throttle::Throttle;
 use crate::vocabulary::{Value, Want};
 use crate::wire::codec::{EncodeError, ValueCodec};
-use crate::wire::envelope::{self, Head, Stamp};
+use crate::wire::envelope::{self, Head, Life, Stamp};
+
+/// A TTL from the value itself.
+pub(crate) type TtlOf<V> = Arc<dyn Fn(&V) -> Option<Duration> + Send + Sync>;
+
+/// How long one value lives.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    pub(super) ttls: Ttls,
+    /// How long each L1 holds it at most.
+    l1_ttl: Option<Duration>,
+}
 
 pub(super) struct Convert<V> {
     codec: ValueCodec<V>,
+    ttl_of: Option<TtlOf<V>>,
     /// Distinguishes values of this type from others under the same keys.
     type_tag: u64,
     options: Arc<Options>,
@@ -34,6 +49,7 @@ pub(super) struct Convert<V> {
 impl<V: Value> Convert<V> {
     pub(super) fn new(
         codec: ValueCodec<V>,
+        ttl_of: Option<TtlOf<V>>,
         type_tag: u64,
         options: &Arc<Options>,
         counters: &Arc<Counters>,
@@ -41,6 +57,7 @@ impl<V: Value> Convert<V> {
     ) -> Self {
         Self {
             codec,
+            ttl_of,
             type_tag,
             options: Arc::clone(options),
             counters: Arc::clone(counters),
@@ -65,7 +82,10 @@ impl<V: Value> Convert<V> {
                     envelope.payload,
                     self.options.max_value_size,
                 )
-                .map(|value| self.fresh(key, value, envelope.stamp, &envelope.head, now))
+                .map(|value| {
+                    let (life, l1_ttl) = (envelope.life, envelope.head.l1_ttl);
+                    self.slot(key, Held::Here(value), envelope.stamp, life, l1_ttl, now)
+                })
                 .map_err(Box::from),
             Err(damage) => Err(damage.into()),
         };
@@ -86,18 +106,38 @@ impl<V: Value> Convert<V> {
         debug!(namespace, key, error, "a stored value cannot be read");
     }
 
-    /// Encodes a value for L2, with TTLs of its own.
-    pub(super) fn seal(&self, value: &V) -> Result<(Head, EncodedValue), EncodeError> {
-        let ttl = self.options.jittered(self.options.l2_ttl);
-        let soft_ttl = self
-            .options
-            .soft_ttl
-            .map(|soft_ttl| self.options.jittered(soft_ttl));
+    /// How long a value lives that is written now, with what was set for it alone.
+    pub(super) fn terms(&self, value: &V, own: &OwnTtls) -> Result<Terms, Misuse> {
+        let options = &*self.options;
+        let ttl_of = || {
+            let ttl_of = || self.ttl_of.as_ref().and_then(|ttl_of| ttl_of(value));
+            catch_unwind(AssertUnwindSafe(ttl_of)).map_err(|_| Misuse::TtlOfPanicked)
+        };
+        let hard = match own.ttl {
+            Some(ttl) => Some(ttl),
+            None => ttl_of()?,
+        };
+        let hard = match hard {
+            Some(Duration::ZERO) => return Err(Misuse::ZeroTtl),
+            Some(ttl) => options.shortened(ttl.min(LONGEST)),
+            None => options.jittered(options.l2_ttl),
+        };
+        let soft = match own.soft_ttl {
+            Some(soft) => Some(options.shortened(soft.min(LONGEST))),
+            None => options.soft_ttl.map(|soft| options.jittered(soft)),
+        };
+        Ok(Terms {
+            ttls: Ttls { hard, soft },
+            l1_ttl: own.l1_ttl.map(|ttl| ttl.min(LONGEST)),
+        })
+    }
+
+    /// Encodes a value for L2.
+    pub(super) fn seal(&self, value: &V, terms: &Terms) -> Result<EncodedValue, EncodeError> {
         let head = Head {
             codec: self.codec.id(),
             type_tag: self.type_tag,
-            soft_ttl_ms: soft_ttl.map_or(0, millis),
-            hard_ttl_ms: millis(ttl),
+            l1_ttl: terms.l1_ttl,
         };
         let mut body = envelope::begin(&head);
         let encoded = self
@@ -105,7 +145,10 @@ impl<V: Value> Convert<V> {
             .encode(value, &mut body, self.options.max_value_size);
         encoded.inspect_err(|error| self.cannot_store(error))?;
         let body = envelope::seal(body);
-        Ok((head, EncodedValue { body, ttl }))
+        Ok(EncodedValue {
+            body,
+            ttls: terms.ttls,
+        })
     }
 
     fn cannot_store(&self, error: &EncodeError) {
@@ -118,48 +161,75 @@ impl<V: Value> Convert<V> {
         debug!(namespace, error, "a value cannot be stored");
     }
 
-    /// A value with a stamp, its times translated to this process's clock.
+    /// A value that L2 has just stored.
     pub(super) fn fresh(
         &self,
         key: &Key,
-        value: V,
+        value: Held<V>,
         stamp: Stamp,
-        head: &Head,
+        terms: &Terms,
         now: Tick,
     ) -> Fresh<V> {
+        let life = terms.ttls.from(stamp.written_at);
+        self.slot(key, value, stamp, life, terms.l1_ttl, now)
+    }
+
+    /// A value with a stamp, its times translated to this process's clock.
+    fn slot(
+        &self,
+        key: &Key,
+        value: Held<V>,
+        stamp: Stamp,
+        life: Life,
+        own_l1_ttl: Option<Duration>,
+        now: Tick,
+    ) -> Fresh<V> {
+        let Stamp {
+            epoch,
+            ver,
+            written_at,
+        } = stamp;
         // The lane's time is overestimated, so a value seems older than it is, and goes early.
         let age = self
             .l1
             .freshness()
             .lane_time(now)
-            .map_or(0, |lane_now| lane_now.saturating_sub(stamp.written_at));
+            .map_or(0, |lane_now| lane_now.saturating_sub(written_at));
         let born_at = now.saturating_sub(nanos(Duration::from_millis(age)));
-        let after = |ms: u64| born_at.saturating_add(nanos(Duration::from_millis(ms)));
-        let soft_at = if head.soft_ttl_ms == 0 {
-            NEVER
-        } else {
-            after(head.soft_ttl_ms)
+        let at = |time: u64| {
+            let after = Duration::from_millis(time.saturating_sub(written_at));
+            born_at.saturating_add(nanos(after))
         };
-        let l1_ttl = self.options.l1_ttl.map_or(NEVER, |ttl| {
-            now.saturating_add(nanos(self.options.jittered(ttl)))
-        });
-        let slot = Slot::new(
-            key.clone(),
-            value,
-            stamp.ver,
+        let gone_at = at(life.expires_at);
+        let l1_ttl = self.options.l1_ttl.map(|ttl| self.options.jittered(ttl));
+        let expires_at = match l1_ttl.into_iter().chain(own_l1_ttl).min() {
+            Some(Duration::ZERO) => 0,
+            Some(ttl) => now.saturating_add(nanos(ttl)).min(gone_at),
+            None => gone_at,
+        };
+        let head = SlotHead {
+            epoch,
+            ver,
             born_at,
-            soft_at,
-            l1_ttl.min(after(head.hard_ttl_ms)),
-        );
+            soft_at: life.stale_at.map_or(NEVER, at),
+            expires_at,
+        };
         Fresh {
-            slot: Arc::new(slot),
-            epoch: stamp.epoch,
+            slot: Arc::new(Slot::new(key.clone(), value, head)),
+            gone_at,
         }
     }
 
     /// A value that L2 does not hold, for the callers that waited for it and for no other.
-    pub(super) fn unstored(&self, key: &Key, value: V, now: Tick) -> Arc<Slot<V>> {
+    pub(super) fn unstored(&self, key: &Key, value: Held<V>, now: Tick) -> Arc<Slot<V>> {
         self.counters.loads_not_stored.bump();
-        Arc::new(Slot::new(key.clone(), value, UNSTORED, now, NEVER, now))
+        let head = SlotHead {
+            epoch: 0,
+            ver: UNSTORED,
+            born_at: now,
+            soft_at: NEVER,
+            expires_at: now,
+        };
+        Arc::new(Slot::new(key.clone(), value, head))
     }
 }

@@ -12,7 +12,7 @@ use tracing::warn;
 
 use super::attendance::Attendance;
 use super::context::Context;
-use super::convert::Convert;
+use super::convert::{Convert, TtlOf};
 use super::deferred::Deferred;
 use super::deliver::deliver_deferred;
 use super::l2_health::L2Health;
@@ -28,6 +28,7 @@ use crate::error::{LoadError, WriteError};
 use crate::key::{Key, KeyTooLong};
 use crate::l1::{L1, Weigher};
 use crate::l2::{L2, MemoryL2, OnConnect, random};
+use crate::loaded::Loaded;
 use crate::lock::lock;
 use crate::options::Options;
 use crate::stats::{Counters, Health, Stats};
@@ -43,7 +44,7 @@ pub(crate) struct Engine<V: Value> {
     ctx: Arc<Context<V>>,
     loads: Arc<Loads<V>>,
     refreshes: Arc<Refreshes<V>>,
-    writes: Writes<V>,
+    writes: Arc<Writes<V>>,
     /// The task of the subscriber, once it has been started.
     subscriber: Mutex<Option<JoinHandle<()>>>,
     stop: CancellationToken,
@@ -54,6 +55,7 @@ pub(crate) struct Engine<V: Value> {
 pub(crate) struct Parts<V> {
     pub(crate) options: Options,
     pub(crate) weigher: Option<Weigher<V>>,
+    pub(crate) ttl_of: Option<TtlOf<V>>,
     pub(crate) codec: ValueCodec<V>,
     pub(crate) type_tag: u64,
     /// `None` for L1 alone.
@@ -66,6 +68,7 @@ impl<V: Value> Engine<V> {
         let Parts {
             options,
             weigher,
+            ttl_of,
             codec,
             type_tag,
             l2,
@@ -92,7 +95,7 @@ impl<V: Value> Engine<V> {
         let ctx = Arc::new(Context {
             health: L2Health::new(&options, &counters),
             attendance: Attendance::default(),
-            convert: Convert::new(codec, type_tag, &options, &counters, &l1),
+            convert: Convert::new(codec, ttl_of, type_tag, &options, &counters, &l1),
             deferred: Deferred::new(options.max_deferred),
             instance: random(),
             options,
@@ -101,10 +104,11 @@ impl<V: Value> Engine<V> {
             counters,
         });
         let calls = Arc::new(LoaderCalls::new(&ctx));
-        let refreshes = Arc::new(Refreshes::new(&ctx, &calls));
+        let writes = Arc::new(Writes::new(&ctx));
+        let refreshes = Arc::new(Refreshes::new(&ctx, &calls, &writes));
         let engine = Self {
             loads: Arc::new(Loads::new(&ctx, &calls, &refreshes)),
-            writes: Writes::new(&ctx),
+            writes,
             refreshes,
             subscriber: Mutex::default(),
             stop: CancellationToken::new(),
@@ -175,7 +179,7 @@ impl<V: Value> Engine<V> {
 
     pub(crate) fn refresh(
         &self,
-        stale: impl IntoIterator<Item = (usize, Key, u64)>,
+        stale: impl IntoIterator<Item = (usize, Key, Entry<V>)>,
         loader: impl FnOnce(&[usize]) -> Loader<V>,
     ) {
         self.refreshes.start(stale, loader);
@@ -183,7 +187,7 @@ impl<V: Value> Engine<V> {
 
     pub(crate) async fn insert(
         &self,
-        values: impl IntoIterator<Item = (Key, V)>,
+        values: impl IntoIterator<Item = (Key, Loaded<V>)>,
     ) -> Result<(), WriteError> {
         self.ensure_subscribed(self.now());
         self.writes.insert(values).await

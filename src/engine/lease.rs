@@ -8,9 +8,12 @@ use futures::future::join_all;
 use tokio::time::{Instant, sleep};
 
 use super::context::Context;
+use super::convert::Terms;
+use crate::error::{LoadError, Misuse};
 use crate::key::Key;
-use crate::l1::{Op, Slot};
+use crate::l1::{Held, Op, Slot};
 use crate::l2::{Fill, Lease, LeaseReply, LeaseRequest, Want};
+use crate::loaded::Loaded;
 use crate::source::Source;
 use crate::vocabulary::Value;
 
@@ -103,49 +106,98 @@ async fn renew<V: Value>(ctx: &Context<V>, (key, lease): Leased<'_>, ttl: Durati
     }
 }
 
-/// Stores a loaded value in L2, if its lease still stands, and then in L1. Returns the value for the callers: the loaded
-/// one, or a newer one that is stored already.
-pub(super) async fn fill<V: Value>(
+/// Stores what a loader returned in L2, if its lease still stands, and then in L1. Returns the value for the callers: the
+/// loaded one, or a newer one that is stored already.
+pub(super) async fn store<V: Value>(
     ctx: &Context<V>,
     op: &Op,
     lease: Option<Lease>,
-    value: V,
-) -> (Arc<Slot<V>>, Source) {
-    let unstored = |value| {
-        let slot = ctx.convert.unstored(op.key(), value, ctx.now());
-        (slot, Source::Loader)
+    loaded: Loaded<V>,
+    previous: Option<&Arc<Slot<V>>>,
+) -> Result<(Arc<Slot<V>>, Source), LoadError> {
+    let Loaded {
+        value,
+        is_stored,
+        ttls,
+    } = loaded;
+    let held = match (value, previous) {
+        (Some(value), _) => Ok(Held::Here(value)),
+        (None, Some(previous)) => Ok(Held::There(Arc::clone(previous))),
+        (None, None) => Err(Misuse::NothingPrevious),
     };
-    let Some(held) = lease else {
-        return unstored(value);
+    let accepted = held.and_then(|held| {
+        let terms = ctx.convert.terms(held.value(), &ttls)?;
+        Ok((held, terms))
+    });
+    let (held, terms) = match accepted {
+        Ok(accepted) => accepted,
+        Err(misuse) => {
+            give_back(ctx, (op.key(), lease)).await;
+            ctx.counters.load_failures.bump();
+            return Err(LoadError::misuse(misuse));
+        }
     };
-    let Ok((head, encoded)) = ctx.convert.seal(&value) else {
-        give_back(ctx, (op.key(), lease)).await;
-        return unstored(value);
+    let filled = match lease {
+        Some(lease) if is_stored => fill(ctx, op, lease, &held, &terms).await,
+        _ => {
+            give_back(ctx, (op.key(), lease)).await;
+            None
+        }
     };
-    let filled = ctx.lane.fill(op.key(), held, &encoded).await;
-    match ctx.health.observe(filled) {
-        Ok(Fill::Stored(stamp)) => {
-            let fresh = (ctx.convert).fresh(op.key(), value, stamp, &head, ctx.now());
+    let now = ctx.now();
+    Ok(match filled {
+        Some(Fill::Stored(stamp)) => {
+            let fresh = ctx.convert.fresh(op.key(), held, stamp, &terms, now);
             ctx.l1.publish_filled(op, &fresh);
             (fresh.slot, Source::Loader)
         }
         // The key was written during the load. What is there now is newer than what was loaded.
-        Ok(Fill::Rejected(Some(bytes))) => match ctx.convert.open(op.key(), &bytes, ctx.now()) {
-            Ok(fresh)
-                if ctx.l1.freshness().is_live() && ctx.l1.is_usable(op, &fresh, ctx.now()) =>
-            {
-                ctx.l1.publish(op, &fresh);
-                (fresh.slot, Source::L2)
-            }
-            _ => unstored(value),
-        },
-        Ok(Fill::Rejected(None)) => unstored(value),
-        Err(error) => {
-            // A store that is full refuses: other instances need not wait for a fill that will not come.
-            if error.is_refused() {
-                give_back(ctx, (op.key(), lease)).await;
-            }
-            unstored(value)
+        Some(Fill::Rejected(Some(bytes)))
+            if let Ok(fresh) = ctx.convert.open(op.key(), &bytes, now)
+                && ctx.l1.freshness().is_live()
+                && ctx.l1.is_usable(op, &fresh, now) =>
+        {
+            ctx.l1.publish(op, &fresh);
+            (fresh.slot, Source::L2)
         }
+        Some(Fill::Rejected(_)) | None => {
+            let slot = ctx.convert.unstored(op.key(), held, now);
+            (slot, Source::Loader)
+        }
+    })
+}
+
+/// Sends L2 a value under its lease. `None` if L2 has not accepted it; then the lease is given back where that helps.
+async fn fill<V: Value>(
+    ctx: &Context<V>,
+    op: &Op,
+    lease: Lease,
+    held: &Held<V>,
+    terms: &Terms,
+) -> Option<Fill> {
+    let key = op.key();
+    let sent = async {
+        if let Held::There(slot) = held
+            && slot.epoch == lease.epoch
+        {
+            let sent = ctx.lane.revalidate(key, lease, slot.ver, terms.ttls).await;
+            if let Some(fill) = ctx.health.observe(sent)? {
+                return Ok(Some(fill));
+            }
+        }
+        let Ok(encoded) = ctx.convert.seal(held.value(), terms) else {
+            return Ok(None);
+        };
+        let filled = ctx.lane.fill(key, lease, &encoded).await;
+        ctx.health.observe(filled).map(Some)
+    };
+    match sent.await {
+        Ok(Some(fill)) => return Some(fill),
+        // A store that is full refuses: other instances need not wait for a fill that will not come.
+        Ok(None) => {}
+        Err(error) if error.is_refused() => {}
+        Err(_) => return None,
     }
+    give_back(ctx, (key, Some(lease))).await;
+    None
 }

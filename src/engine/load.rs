@@ -54,7 +54,7 @@ impl<V> Led<V> {
 }
 
 /// Loads what both levels lack.
-pub(super) struct Loads<V> {
+pub(super) struct Loads<V: Value> {
     ctx: Arc<Context<V>>,
     calls: Arc<LoaderCalls<V>>,
     refreshes: Arc<Refreshes<V>>,
@@ -88,7 +88,7 @@ impl<V: Value> Loads<V> {
             Ok(entry) => {
                 if entry.is_due() {
                     self.refreshes
-                        .start([(0, key, entry.slot().ver)], |_| loader());
+                        .start([(0, key, entry.clone())], |_| loader());
                 }
                 return Ok(entry);
             }
@@ -131,7 +131,7 @@ impl<V: Value> Loads<V> {
             match lookup::answer(&self.ctx, &key, outcome, now) {
                 Ok(entry) => {
                     if entry.is_due() {
-                        due.push((place, key, entry.slot().ver));
+                        due.push((place, key, entry.clone()));
                     }
                     fill(&mut entries, place, entry);
                 }
@@ -260,7 +260,7 @@ impl<V: Value> Loads<V> {
                 ready.extend(waiting.drain(..).map(|led| (led, None)));
             }
             if !ready.is_empty() {
-                let load = loader.load(ready.iter().map(|(led, _)| led.number).collect());
+                let load = loader.load(ready.iter().map(|(led, _)| (led.number, None)).collect());
                 loads.push(self.load(ready, load));
             }
             if waiting.is_empty() {
@@ -302,7 +302,10 @@ impl<V: Value> Loads<V> {
             let otherwise = otherwise.clone();
             async move {
                 let outcome = match value {
-                    Some(value) => Ok(Some(lease::fill(&self.ctx, &led.op, lease, value).await)),
+                    Some(loaded) => {
+                        let stored = lease::store(&self.ctx, &led.op, lease, loaded, None);
+                        stored.await.map(Some)
+                    }
                     None => {
                         lease::give_back(&self.ctx, (led.op.key(), lease)).await;
                         otherwise

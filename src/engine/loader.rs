@@ -14,40 +14,48 @@ use tracing::debug;
 
 use super::context::Context;
 use super::lease::{self, Leased};
+use crate::entry::Entry;
 use crate::error::LoadError;
 use crate::key::{CacheKey, Key, KeyWriter};
+use crate::loaded::Loaded;
 use crate::vocabulary::Value;
 
-/// Loads some of the keys that it was made for, named by their numbers. Returns no value for a key that the user's
-/// loader does not know.
-pub(crate) struct Loader<V>(Box<dyn FnMut(Vec<usize>) -> Loading<V> + Send>);
+/// Loads some of the keys that it was made for, named by their numbers and given with what is there. Returns no value
+/// for a key that the user's loader does not know.
+pub(crate) struct Loader<V>(Box<dyn FnMut(Asked<V>) -> Loading<V> + Send>);
+
+/// The keys of one call.
+pub(super) type Asked<V> = Vec<(usize, Previous<V>)>;
+
+/// The value of a key before its load: stale, or `None`.
+pub(super) type Previous<V> = Option<Entry<V>>;
 
 /// A call of a loader: it begins when this is polled.
 pub(super) type Loading<V> =
-    BoxFuture<'static, Result<Vec<Option<V>>, Box<dyn Error + Send + Sync>>>;
+    BoxFuture<'static, Result<Vec<Option<Loaded<V>>>, Box<dyn Error + Send + Sync>>>;
 
-impl<V: Send + 'static> Loader<V> {
+impl<V: Value> Loader<V> {
     /// Calls it.
-    pub(super) fn load(&mut self, numbers: Vec<usize>) -> Loading<V> {
-        (self.0)(numbers)
+    pub(super) fn load(&mut self, keys: Asked<V>) -> Loading<V> {
+        (self.0)(keys)
     }
 
     /// For one key, which is asked for once.
     pub(crate) fn one<F, Fut, E>(loader: F) -> Self
     where
-        F: FnOnce() -> Fut + Send + 'static,
-        Fut: Future<Output = Result<V, E>> + Send + 'static,
+        F: FnOnce(Previous<V>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<Loaded<V>, E>> + Send + 'static,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         let mut loader = Some(loader);
-        Self(Box::new(move |_| {
+        Self(Box::new(move |keys| {
             let loader = loader.take();
             async move {
-                let Some(loader) = loader else {
+                let (Some(loader), Some((_, previous))) = (loader, keys.into_iter().next()) else {
                     return Ok(Vec::new());
                 };
-                let value = loader().await.map_err(Into::into)?;
-                Ok(vec![Some(value)])
+                let loaded = loader(previous).await.map_err(Into::into)?;
+                Ok(vec![Some(loaded)])
             }
             .boxed()
         }))
@@ -57,25 +65,27 @@ impl<V: Send + 'static> Loader<V> {
     pub(crate) fn many<K, F, Fut, Values, E>(keys: Vec<K>, loader: Arc<F>) -> Self
     where
         K: CacheKey + Send + 'static,
-        F: Fn(Vec<K>) -> Fut + Send + Sync + 'static,
+        F: Fn(Vec<(K, Previous<V>)>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Values, E>> + Send + 'static,
-        Values: IntoIterator<Item = (K, V)>,
+        Values: IntoIterator<Item = (K, Loaded<V>)>,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         let mut keys: Vec<Option<K>> = keys.into_iter().map(Some).collect();
-        Self(Box::new(move |numbers| {
-            let missing = numbers.iter().map(|&number| keys.get_mut(number)?.take());
-            let missing: Vec<K> = missing.flatten().collect();
+        Self(Box::new(move |asked| {
+            let missing = asked
+                .into_iter()
+                .filter_map(|(number, previous)| Some((keys.get_mut(number)?.take()?, previous)));
+            let missing: Vec<_> = missing.collect();
             let loader = Arc::clone(&loader);
             async move {
                 // Keys need not be comparable: their texts are.
                 let places: HashMap<Key, usize> =
-                    (missing.iter().enumerate().filter_map(|(place, key)| {
+                    (missing.iter().enumerate().filter_map(|(place, (key, _))| {
                         let mut out = KeyWriter::new();
                         Some((out.write(key).ok()?.into(), place))
                     }))
                     .collect();
-                let mut values: Vec<Option<V>> = missing.iter().map(|_| None).collect();
+                let mut values: Vec<Option<Loaded<V>>> = missing.iter().map(|_| None).collect();
                 for (key, value) in loader(missing).await.map_err(Into::into)? {
                     let mut out = KeyWriter::new();
                     let place = out.write(&key).ok().and_then(|key| places.get(key));
@@ -111,7 +121,7 @@ impl<V: Value> LoaderCalls<V> {
         &self,
         loads: Loading<V>,
         keys: &[Leased<'_>],
-    ) -> Result<Vec<Option<V>>, LoadError> {
+    ) -> Result<Vec<Option<Loaded<V>>>, LoadError> {
         let ctx = &*self.ctx;
         let limit = ctx.options.load_timeout;
         let load = async {

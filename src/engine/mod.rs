@@ -38,5 +38,6 @@ mod write_batch;
 mod write_order;
 mod writer;
 
+pub(crate) use self::convert::TtlOf;
 pub(crate) use self::engine::{Engine, Parts};
 pub(crate) use self::loader::Loader;

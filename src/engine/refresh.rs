@@ -13,11 +13,15 @@ use super::backoff::RefreshBackoff;
 use super::context::Context;
 use super::lease;
 use super::loader::{Loader, LoaderCalls};
+use super::write::Writes;
 #[cfg(larder_ablation)]
 use crate::ablation::{Rule, without};
+use crate::entry::Entry;
+use crate::error::LoadError;
 use crate::key::Key;
-use crate::l1::{LeaseWaiter, OpGuard};
+use crate::l1::{LeaseWaiter, OpGuard, UNSTORED};
 use crate::l2::{Lease, LeaseReply, LeaseRequest, Want};
+use crate::loaded::Loaded;
 use crate::vocabulary::Value;
 #[cfg(larder_ablation)]
 use crate::wire::message::{self, Kind};
@@ -25,8 +29,8 @@ use crate::wire::message::{self, Kind};
 /// The refresh of one key.
 struct Refresh<V> {
     op: OpGuard<V>,
-    /// The version that is to be replaced.
-    seen: u64,
+    /// The value that is to be replaced.
+    previous: Entry<V>,
     /// The number by which the loader knows the key.
     number: usize,
 }
@@ -42,35 +46,52 @@ enum Ask {
 }
 
 /// Replaces stale values in the background.
-pub(super) struct Refreshes<V> {
+pub(super) struct Refreshes<V: Value> {
     ctx: Arc<Context<V>>,
     calls: Arc<LoaderCalls<V>>,
+    writes: Arc<Writes<V>>,
     backoff: RefreshBackoff,
 }
 
+impl<V: Value> Refresh<V> {
+    /// What is asked for: another version than the one that is to be replaced.
+    fn want(&self) -> Want {
+        Want::NewerThan(self.previous.slot().ver)
+    }
+}
+
 impl<V: Value> Refreshes<V> {
-    pub(super) fn new(ctx: &Arc<Context<V>>, calls: &Arc<LoaderCalls<V>>) -> Self {
+    pub(super) fn new(
+        ctx: &Arc<Context<V>>,
+        calls: &Arc<LoaderCalls<V>>,
+        writes: &Arc<Writes<V>>,
+    ) -> Self {
         Self {
             backoff: RefreshBackoff::new(ctx.options.clock.clone()),
             ctx: Arc::clone(ctx),
             calls: Arc::clone(calls),
+            writes: Arc::clone(writes),
         }
     }
 
-    /// Starts one background refresh of stale values, given with their places and versions. Leaves out keys that are
+    /// Starts one background refresh of stale values, given with their places. Leaves out keys that are
     /// being refreshed or whose refresh has just failed. `loader` makes the loader for the keys at these places.
     pub(super) fn start(
         self: &Arc<Self>,
-        stale: impl IntoIterator<Item = (usize, Key, u64)>,
+        stale: impl IntoIterator<Item = (usize, Key, Entry<V>)>,
         loader: impl FnOnce(&[usize]) -> Loader<V>,
     ) {
         let (mut refreshes, mut places) = (Vec::new(), Vec::new());
-        for (place, key, seen) in stale {
+        for (place, key, previous) in stale {
             if self.backoff.may_try(&key)
                 && let Some(op) = self.ctx.l1.begin_refresh(&key)
             {
                 let number = places.len();
-                refreshes.push(Refresh { op, seen, number });
+                refreshes.push(Refresh {
+                    op,
+                    previous,
+                    number,
+                });
                 places.push(place);
             }
         }
@@ -111,23 +132,20 @@ impl<V: Value> Refreshes<V> {
         if turns.is_empty() {
             return;
         }
-        let numbers = turns.iter().map(|(refresh, _)| refresh.number).collect();
+        let asked = (turns.iter())
+            .map(|(refresh, _)| (refresh.number, Some(refresh.previous.clone())))
+            .collect();
         let leases: Vec<_> = (turns.iter())
             .map(|(refresh, lease)| (refresh.op.key(), Some(*lease)))
             .collect();
-        match self.calls.run(loader.load(numbers), &leases).await {
+        match self.calls.run(loader.load(asked), &leases).await {
             Ok(values) => {
                 let ends = (turns.into_iter().zip(values))
-                    .map(|((refresh, lease), value)| self.put_in_place(refresh.op, lease, value));
+                    .map(|((refresh, lease), loaded)| self.put_in_place(refresh, lease, loaded));
                 join_all(ends).await;
             }
             Err(error) => {
-                warn!(
-                    namespace = self.ctx.options.namespace.as_str(),
-                    keys = turns.len(),
-                    error = &error as &dyn Error,
-                    "a refresh failed; what is stale is kept"
-                );
+                self.warn(turns.len(), &error);
                 for (refresh, _) in &turns {
                     self.refresh_failed(refresh.op.key());
                 }
@@ -148,7 +166,7 @@ impl<V: Value> Refreshes<V> {
         if ctx.deferred.holds(key) {
             return Ask::Over;
         }
-        let mut request = lease::request(&self.ctx, Want::NewerThan(refresh.seen));
+        let mut request = lease::request(&self.ctx, refresh.want());
         loop {
             let reply = ctx.lane.acquire_lease(key, request).await;
             match ctx.health.observe(reply) {
@@ -193,7 +211,7 @@ impl<V: Value> Refreshes<V> {
     /// Reads the value that the other instance has stored.
     async fn take_stored(&self, refresh: &Refresh<V>) {
         let (ctx, key) = (&*self.ctx, refresh.op.key());
-        let request = LeaseRequest::read_only(Want::NewerThan(refresh.seen));
+        let request = LeaseRequest::read_only(refresh.want());
         let reply = ctx.lane.acquire_lease(key, request).await;
         if let Ok(LeaseReply::Hit(bytes)) = ctx.health.observe(reply)
             && let Ok(fresh) = ctx.convert.open(key, &bytes, ctx.now())
@@ -204,32 +222,63 @@ impl<V: Value> Refreshes<V> {
         self.backoff.yielded(key);
     }
 
-    async fn put_in_place(&self, op: OpGuard<V>, lease: Lease, value: Option<V>) {
-        let Some(value) = value else {
+    async fn put_in_place(&self, refresh: Refresh<V>, lease: Lease, loaded: Option<Loaded<V>>) {
+        let Refresh { op, previous, .. } = refresh;
+        let key = op.key();
+        let Some(loaded) = loaded else {
             // The loader does not know the key any more.
-            self.refresh_failed(op.key());
-            return lease::give_back(&self.ctx, (op.key(), Some(lease))).await;
+            self.refresh_failed(key);
+            return lease::give_back(&self.ctx, (key, Some(lease))).await;
         };
-        let (slot, _) = lease::fill(&self.ctx, &op, Some(lease), value).await;
-        if slot.ver == 0 {
-            return self.refresh_failed(op.key());
+        let is_stored = loaded.is_stored;
+        let stored = lease::store(&self.ctx, &op, Some(lease), loaded, Some(previous.slot())).await;
+        let is_done = match stored {
+            // What was stored is not to be served any more.
+            Ok(_) if !is_stored => {
+                let removed = self.writes.invalidate([key.clone()], Duration::ZERO);
+                removed.await.is_ok()
+            }
+            Ok((slot, _)) => slot.ver != UNSTORED,
+            Err(error) => {
+                self.warn(1, &error);
+                false
+            }
+        };
+        if !is_done {
+            return self.refresh_failed(key);
         }
         self.ctx.counters.refreshes.bump();
-        self.backoff.succeeded(op.key());
+        self.backoff.succeeded(key);
+    }
+
+    fn warn(&self, keys: usize, error: &LoadError) {
+        warn!(
+            namespace = self.ctx.options.namespace.as_str(),
+            keys,
+            error = error as &dyn Error,
+            "a refresh failed; what is stale is kept"
+        );
     }
 
     #[cfg(larder_ablation)]
     async fn replace_without_lease(&self, refreshes: Vec<Refresh<V>>, mut loader: Loader<V>) {
-        let numbers = refreshes.iter().map(|refresh| refresh.number).collect();
+        let asked = (refreshes.iter())
+            .map(|refresh| (refresh.number, Some(refresh.previous.clone())))
+            .collect();
         let keys: Vec<_> = (refreshes.iter())
             .map(|refresh| (refresh.op.key(), None))
             .collect();
-        let Ok(values) = self.calls.run(loader.load(numbers), &keys).await else {
+        let Ok(values) = self.calls.run(loader.load(asked), &keys).await else {
             return;
         };
         for (refresh, value) in refreshes.iter().zip(values) {
-            if let Some(value) = value
-                && let Ok((_, sealed)) = self.ctx.convert.seal(&value)
+            if let Some(Loaded {
+                value: Some(value),
+                ttls,
+                ..
+            }) = value
+                && let Ok(terms) = self.ctx.convert.terms(&value, &ttls)
+                && let Ok(sealed) = self.ctx.convert.seal(&value, &terms)
             {
                 let key: &str = refresh.op.key();
                 let payload = message::payload(Kind::Insert, self.ctx.instance, &[key]);

@@ -11,9 +11,10 @@ use super::await_applied::await_applied;
 use super::change::{Change, Insert, Write, WriteResult};
 use super::context::Context;
 use super::writer::Writer;
-use crate::error::{L2Error, WriteError};
+use crate::error::{L2Error, Misuse, WriteError};
 use crate::key::Key;
 use crate::l2::Kind;
+use crate::loaded::Loaded;
 use crate::options::LONGEST;
 use crate::vocabulary::Value;
 use crate::wire::codec::EncodeError;
@@ -35,26 +36,31 @@ impl<V: Value> Writes<V> {
     /// Stores values in both levels.
     pub(super) async fn insert(
         &self,
-        values: impl IntoIterator<Item = (Key, V)>,
+        values: impl IntoIterator<Item = (Key, Loaded<V>)>,
     ) -> Result<(), WriteError> {
         let ctx = &self.ctx;
         let values = values.into_iter();
         // With the exact capacity, here and below: there is mostly one value, and a list that grows begins with four.
         let mut encoded = Vec::with_capacity(values.size_hint().0);
         // All of them, before anything is changed.
-        for (key, value) in values {
-            let (head, body) = ctx.convert.seal(&value).map_err(|error| match error {
+        for (key, loaded) in values {
+            let value = loaded.value.filter(|_| loaded.is_stored);
+            let value = value.ok_or_else(|| WriteError::misuse(Misuse::NothingToInsert))?;
+            let terms = ctx.convert.terms(&value, &loaded.ttls);
+            let terms = terms.map_err(WriteError::misuse)?;
+            let sealed = ctx.convert.seal(&value, &terms);
+            let body = sealed.map_err(|error| match error {
                 EncodeError::TooLarge { max, .. } => WriteError::too_large(max),
                 EncodeError::Failed(error) => WriteError::encode(error),
             })?;
-            encoded.push((key, value, head, body));
+            encoded.push((key, value, terms, body));
         }
-        let changes = encoded.into_iter().map(|(key, value, head, encoded)| {
+        let changes = encoded.into_iter().map(|(key, value, terms, encoded)| {
             let order = ctx.deferred.next_order();
             let insert = Insert {
                 op: ctx.l1.begin(&key),
                 value: Some(value),
-                head,
+                terms,
                 encoded,
             };
             Write::new(ctx, key, order, Change::Insert(Box::new(insert)))

@@ -11,6 +11,7 @@ use crate::ablation::{Rule, without};
 use crate::clock::{Tick, nanos};
 use crate::error::L2Error;
 use crate::key::Key;
+use crate::l1::Held;
 use crate::l2::{EncodedValue, LeaseRequest, WriteAck};
 use crate::vocabulary::{Value, Want};
 use crate::wire::envelope::Stamp;
@@ -160,7 +161,8 @@ fn accept<V: Value>(ctx: &Context<V>, write: &mut Write<V>, stamp: Stamp, now: T
         Change::Clear => return ctx.l1.clear(),
         Change::Insert(insert) => {
             if let Some(value) = insert.value.take() {
-                let fresh = (ctx.convert).fresh(&write.key, value, stamp, &insert.head, now);
+                let fresh =
+                    (ctx.convert).fresh(&write.key, Held::Here(value), stamp, &insert.terms, now);
                 ctx.l1.publish_inserted(&insert.op, &fresh);
             }
         }

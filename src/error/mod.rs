@@ -14,6 +14,23 @@ use crate::wire::codec::CodecError;
 
 type Shared = Arc<dyn Error + Send + Sync>;
 
+/// What cannot be done with a [`Loaded`](crate::Loaded), and what can.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Misuse {
+    #[error(
+        "the loader returned Loaded::unchanged() for a key of which it was given no previous value; return Loaded::new()"
+    )]
+    NothingPrevious,
+    #[error(
+        "the TTL of a value is zero; a loader returns no_store() with a value that must not be kept"
+    )]
+    ZeroTtl,
+    #[error("ttl_of panicked")]
+    TtlOfPanicked,
+    #[error("an insert stores a value: unchanged() and no_store() are for loaders")]
+    NothingToInsert,
+}
+
 /// Why [`Builder::build`](crate::Builder::build) refused the options. Names the option, and says what would work.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error(transparent)]
@@ -80,6 +97,8 @@ enum LoadKind {
     #[error("the runtime that ran the load was shut down; the next call loads again")]
     Stopped,
     #[error(transparent)]
+    Misuse(Misuse),
+    #[error(transparent)]
     Key(KeyTooLong),
 }
 
@@ -102,6 +121,10 @@ impl LoadError {
 
     pub(crate) fn stopped() -> Self {
         Self(LoadKind::Stopped)
+    }
+
+    pub(crate) fn misuse(misuse: Misuse) -> Self {
+        Self(LoadKind::Misuse(misuse))
     }
 
     /// The loader's own error, or one in its chain of sources, if it has this type.
@@ -138,6 +161,13 @@ impl LoadError {
         matches!(self.0, LoadKind::TimedOut(_))
     }
 
+    /// Whether the loader returned a [`Loaded`](crate::Loaded) that makes no sense: `unchanged()` without a previous
+    /// value, or a TTL of zero. The error says which.
+    #[must_use]
+    pub fn is_misuse(&self) -> bool {
+        matches!(self.0, LoadKind::Misuse(_))
+    }
+
     /// Whether the key is over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES). The loader was not called.
     #[must_use]
     pub fn is_key_too_long(&self) -> bool {
@@ -168,6 +198,8 @@ enum WriteKind {
     #[error("the value could not be encoded")]
     Encode(#[source] CodecError),
     #[error(transparent)]
+    Misuse(Misuse),
+    #[error(transparent)]
     Key(KeyTooLong),
 }
 
@@ -184,6 +216,10 @@ impl WriteError {
         Self(WriteKind::Encode(error))
     }
 
+    pub(crate) fn misuse(misuse: Misuse) -> Self {
+        Self(WriteKind::Misuse(misuse))
+    }
+
     /// Whether the write was deferred, because L2 could not be reached or refused it. This instance has evicted the
     /// old value. It invalidates the key in L2 as soon as L2 answers, and neither reads nor stores it until then;
     /// other instances may return the old value meanwhile. The value of a deferred [`insert`](crate::Cache::insert)
@@ -197,6 +233,13 @@ impl WriteError {
     #[must_use]
     pub fn is_value_too_large(&self) -> bool {
         matches!(self.0, WriteKind::TooLarge(_))
+    }
+
+    /// Whether the [`Loaded`](crate::Loaded) makes no sense for an insert: `unchanged()`, `no_store()`, or a TTL of zero.
+    /// The error says which. Nothing was changed.
+    #[must_use]
+    pub fn is_misuse(&self) -> bool {
+        matches!(self.0, WriteKind::Misuse(_))
     }
 
     /// Whether the value's `Serialize` or the codec returned an error. Nothing was changed.

@@ -229,7 +229,7 @@ pub(super) fn is_sampled(nth: u64) -> bool {
 mod tests {
     use std::sync::Arc;
 
-    use super::super::{NEVER, Slot};
+    use super::super::{Held, NEVER, Slot, SlotHead};
     use super::{FEW, HotTable, SAMPLED, is_sampled};
 
     #[test]
@@ -254,7 +254,14 @@ mod tests {
     fn only_what_was_cleared_comes_back_without_a_sampled_hit() {
         const KEY: &str = "k";
         let hot = HotTable::new(FEW as u64);
-        let slot = || Arc::new(Slot::new(KEY.into(), 0, 1, 0, NEVER, NEVER));
+        let head = SlotHead {
+            epoch: 1,
+            ver: 1,
+            born_at: 0,
+            soft_at: NEVER,
+            expires_at: NEVER,
+        };
+        let slot = || Arc::new(Slot::new(KEY.into(), Held::Here(0), head));
         let refill = |clears| {
             let held = slot();
             (hot.refill(&held, clears), held)

@@ -32,7 +32,7 @@ pub(crate) use self::in_flight::{Join, JoinRead, OpGuard, Started};
 pub(crate) use self::key_state::Op;
 pub(crate) use self::lease_waiters::LeaseWaiter;
 pub(crate) use self::outcome::{LoadOutcome, ReadOutcome};
-pub(crate) use self::slot::{Fresh, NEVER, Slot, UNSTORED};
+pub(crate) use self::slot::{Fresh, Held, NEVER, Slot, SlotHead, UNSTORED};
 pub(crate) use self::store::Weigher;
 
 use std::sync::Arc;
@@ -138,7 +138,7 @@ impl<V: Value> L1<V> {
     /// known when the operation began, there was no flush since, and the value has not expired.
     pub(crate) fn is_usable(&self, op: &Op, fresh: &Fresh<V>, now: Tick) -> bool {
         let of_now = fresh.epoch == op.epoch() || without(Rule::Epochs);
-        self.is_current(op) && of_now && now < fresh.expires_at
+        self.is_current(op) && of_now && now < fresh.gone_at
     }
 
     /// Stores a value that was read from L2, unless its key has changed since the operation began. It is handed out all
@@ -282,9 +282,13 @@ impl<V: Value> L1<V> {
     /// moka's insert can wait for its own housekeeping, so no lock is held over it: the entry goes in invisible, and
     /// becomes visible in the critical section in which changes raise floors (rule 3).
     fn try_store(&self, op: &Op, fresh: &Fresh<V>) -> bool {
-        let Some(store) = &self.store else {
+        let Some(store) = self.store.as_ref().filter(|_| fresh.is_for_l1()) else {
             // As if it were evicted at once: nothing older may be stored after it, or joined.
-            return self.in_flight.reveal(op, fresh);
+            let is_revealed = self.in_flight.reveal(op, fresh);
+            if is_revealed {
+                self.remove_if(op.key(), |slot| slot.ver < fresh.ver);
+            }
+            return is_revealed;
         };
         if !self.in_flight.may_store(op, fresh) {
             return false;

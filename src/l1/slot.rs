@@ -22,35 +22,75 @@ const HIDDEN: u64 = 0;
 pub(crate) struct Slot<V> {
     /// The generation that may see it, or `HIDDEN`.
     generation: AtomicU64,
-    /// From when on it is gone from L1: by its own TTL, or because it is gone from L2.
+    /// From when on it is gone from L1: by its TTL there, or because it is gone from L2. Zero if L1 must not hold it.
     pub(crate) expires_at: Tick,
     pub(super) key: Key,
     /// From when on it is stale, though it may be served.
     pub(crate) soft_at: Tick,
     /// When it was written.
     pub(crate) born_at: Tick,
+    /// The epoch that the version belongs to. L1 compares it before it stores the value, and not again.
+    pub(crate) epoch: u64,
     pub(crate) ver: u64,
-    pub(crate) value: V,
+    value: Held<V>,
+}
+
+/// A value, or the slot that holds it: a value that is stored again under another version is not copied.
+#[derive(Debug)]
+pub(crate) enum Held<V> {
+    Here(V),
+    There(Arc<Slot<V>>),
+}
+
+impl<V> Held<V> {
+    #[inline]
+    pub(crate) fn value(&self) -> &V {
+        match self {
+            Self::Here(value) => value,
+            Self::There(slot) => slot.value(),
+        }
+    }
+}
+
+/// The version of a slot, and its times.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SlotHead {
+    pub(crate) epoch: u64,
+    pub(crate) ver: u64,
+    pub(crate) born_at: Tick,
+    pub(crate) soft_at: Tick,
+    pub(crate) expires_at: Tick,
 }
 
 impl<V> Slot<V> {
-    pub(crate) fn new(
-        key: Key,
-        value: V,
-        ver: u64,
-        born_at: Tick,
-        soft_at: Tick,
-        expires_at: Tick,
-    ) -> Self {
+    pub(crate) fn new(key: Key, value: Held<V>, head: SlotHead) -> Self {
         Self {
             generation: AtomicU64::new(HIDDEN),
-            expires_at,
+            expires_at: head.expires_at,
             key,
-            soft_at,
-            born_at,
-            ver,
-            value,
+            soft_at: head.soft_at,
+            born_at: head.born_at,
+            epoch: head.epoch,
+            ver: head.ver,
+            value: match value {
+                // However often it is stored again, the way to the value is one step.
+                Held::There(slot) => match &slot.value {
+                    Held::There(holder) => Held::There(Arc::clone(holder)),
+                    Held::Here(_) => Held::There(slot),
+                },
+                here @ Held::Here(_) => here,
+            },
         }
+    }
+
+    #[inline]
+    pub(crate) fn value(&self) -> &V {
+        self.value.value()
+    }
+
+    /// Whether L1 may hold it at all.
+    pub(super) fn is_for_l1(&self) -> bool {
+        self.expires_at != 0
     }
 
     pub(super) fn is_of(&self, generation: u64) -> bool {
@@ -66,11 +106,12 @@ impl<V> Slot<V> {
     }
 }
 
-/// A value of L2, with the epoch in which it was written. L1 compares that before it stores the value, and not again.
+/// A value of L2.
 #[derive(Debug)]
 pub(crate) struct Fresh<V> {
     pub(crate) slot: Arc<Slot<V>>,
-    pub(crate) epoch: u64,
+    /// From when on the value is gone from L2. L1 may hold it for a shorter time, or not at all.
+    pub(crate) gone_at: Tick,
 }
 
 impl<V> Clone for Fresh<V> {
@@ -87,5 +128,34 @@ impl<V> Deref for Fresh<V> {
 
     fn deref(&self) -> &Slot<V> {
         &self.slot
+    }
+}
+
+#[cfg(all(test, not(larder_interleavings)))]
+mod tests {
+    use std::sync::Arc;
+
+    use super::{Held, NEVER, Slot, SlotHead};
+
+    /// Or a value that is revalidated for days would keep a slot for each time.
+    #[test]
+    fn however_often_a_value_is_stored_again_only_its_first_slot_is_kept() {
+        let slot = |value| {
+            let head = SlotHead {
+                epoch: 1,
+                ver: 1,
+                born_at: 0,
+                soft_at: NEVER,
+                expires_at: NEVER,
+            };
+            Arc::new(Slot::new("k".into(), value, head))
+        };
+        let first = slot(Held::Here(7));
+        let second = slot(Held::There(Arc::clone(&first)));
+        let third = slot(Held::There(Arc::clone(&second)));
+        let seconds = Arc::downgrade(&second);
+        drop((first, second));
+        assert!(seconds.upgrade().is_none());
+        assert_eq!(*third.value(), 7);
     }
 }

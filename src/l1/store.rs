@@ -143,7 +143,7 @@ mod moka {
         let mut entries = Cache::builder().max_capacity(capacity);
         if let Some(weigher) = weigher {
             entries = entries.weigher(move |key: &Key, slot: &Arc<Slot<V>>| {
-                let weigh = || weigher(key, &slot.value);
+                let weigh = || weigher(key, slot.value());
                 // An entry of unknown weight does not fit. The panic itself has been reported by its hook.
                 catch_unwind(AssertUnwindSafe(weigh)).unwrap_or(u32::MAX)
             });

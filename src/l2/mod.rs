@@ -25,7 +25,7 @@ pub use crate::error::L2Error;
 pub use crate::key::Key;
 pub(crate) use crate::random::random;
 pub use crate::vocabulary::{LaneClock, Want};
-pub use crate::wire::envelope::Stamp;
+pub use crate::wire::envelope::{Stamp, Ttls};
 pub use crate::wire::message::{Kind, Message};
 
 /// The answer of a lane, within its time limit.
@@ -73,6 +73,18 @@ pub trait Lane: Send + Sync + fmt::Debug {
 
     /// Stores a loaded value if the lease still stands, and ends the lease.
     fn fill<'a>(&'a self, key: &'a str, lease: Lease, value: &'a EncodedValue) -> Reply<'a, Fill>;
+
+    /// Stores the value again that it holds in the version `seen`, with a new stamp and new TTLs, if the lease still
+    /// stands; and ends the lease. For a load which found that the source has not changed: the value is not sent.
+    ///
+    /// `None` if the lease stands, and the store does not hold that version.
+    fn revalidate<'a>(
+        &'a self,
+        key: &'a str,
+        lease: Lease,
+        seen: u64,
+        ttls: Ttls,
+    ) -> Reply<'a, Option<Fill>>;
 
     /// Keeps a lease for another `ttl`, or gives it back if that is zero. `false` if there is no lease with this
     /// token.
@@ -271,8 +283,8 @@ pub enum Fill {
 pub struct EncodedValue {
     /// All but the stamp.
     pub body: Vec<u8>,
-    /// How long the store keeps it.
-    pub ttl: Duration,
+    /// How long it lives.
+    pub ttls: Ttls,
 }
 
 pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(1);

@@ -1,26 +1,33 @@
 //! What is stored under a key in L2: a stamp, a body's head, and the encoded value.
 //!
 //! ```text
-//!  0  magic "LRD", format 1
-//!  4  stamp: epoch, ver, written-at in ms of L2's time, the sum of the three   4 × u64
-//! 36  codec u8, flags u8, zero u16
-//! 40  type tag u64
-//! 48  source version u64, 0 = none
-//! 56  soft TTL in ms u64, 0 = none
-//! 64  hard TTL in ms u64
+//!  0  magic "LRD", format 2
+//!  4  stamp: epoch, ver, and in ms of L2's time written-at, stale-at (0 = never), expires-at;
+//!     the sum of the five                                                      6 × u64
+//! 52  codec u8, flags u8, zero u16
+//! 56  type tag u64
+//! 64  TTL in L1 in ms u64, 2^64 - 1 = none of its own
 //! 72  payload length u32
-//! 76  checksum u64: XXH3 of the payload, seeded with XXH3 of bytes 36..76
+//! 76  checksum u64: XXH3 of the payload, seeded with XXH3 of bytes 52..76
 //! 84  payload
 //! ```
 //! All numbers are big-endian. L2 issues the stamp when it writes, in the same step that orders the
-//! write, so the writer sends only the body, from 36 on. The sum is the stamp's own check: a script
-//! can add, but not hash, at no cost.
+//! write, so the writer sends only the body, from 52 on. A step that changes how long a value lives writes
+//! the stamp anew, and leaves the body alone. The sum is the stamp's own check: a script can add, but not
+//! hash, at no cost.
+
+use std::time::Duration;
 
 use twox_hash::XxHash3_64;
 
-pub(crate) const MAGIC: [u8; 4] = *b"LRD\x01";
+use crate::clock::millis;
+
+pub(crate) const MAGIC: [u8; 4] = *b"LRD\x02";
 const HEAD: usize = 84;
-const BODY: usize = 36;
+const BODY: usize = 52;
+/// In the body.
+const LENGTH: usize = 20;
+const CHECKSUM: usize = 24;
 
 /// When L2 accepted a write, in the order of all writes of one lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,19 +40,50 @@ pub struct Stamp {
     pub written_at: u64,
 }
 
+/// How long a value lives after it was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ttls {
+    /// How long it is valid, and how long the store keeps it.
+    pub hard: Duration,
+    /// From which age on it is stale. `None`: never.
+    pub soft: Option<Duration>,
+}
+
+impl Ttls {
+    /// For a value that is written at this time of L2.
+    pub(crate) fn from(self, written_at: u64) -> Life {
+        let after = |ttl| written_at.saturating_add(millis(ttl));
+        Life {
+            stale_at: self.soft.map(after),
+            expires_at: after(self.hard),
+        }
+    }
+}
+
+/// Until when a value is fresh and valid, in milliseconds of L2's own time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Life {
+    pub(crate) stale_at: Option<u64>,
+    pub(crate) expires_at: u64,
+}
+
 /// The part of the head that the writing instance knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Head {
     pub(crate) codec: u8,
     pub(crate) type_tag: u64,
-    pub(crate) soft_ttl_ms: u64,
-    pub(crate) hard_ttl_ms: u64,
+    /// How long L1 may hold the value. Zero: L1 does not store it. `None`: as the options of each instance say.
+    pub(crate) l1_ttl: Option<Duration>,
 }
+
+/// Stands for no TTL in L1.
+const NONE: u64 = u64::MAX;
 
 /// A stored value, taken apart and checked.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Envelope<'a> {
     pub(crate) stamp: Stamp,
+    pub(crate) life: Life,
     pub(crate) head: Head,
     pub(crate) payload: &'a [u8],
 }
@@ -68,9 +106,7 @@ pub(crate) fn begin(head: &Head) -> Vec<u8> {
     let mut body = Vec::with_capacity(HEAD - BODY + 256);
     body.extend_from_slice(&[head.codec, 0, 0, 0]);
     body.extend_from_slice(&head.type_tag.to_be_bytes());
-    body.extend_from_slice(&0_u64.to_be_bytes());
-    body.extend_from_slice(&head.soft_ttl_ms.to_be_bytes());
-    body.extend_from_slice(&head.hard_ttl_ms.to_be_bytes());
+    body.extend_from_slice(&head.l1_ttl.map_or(NONE, millis).to_be_bytes());
     body.extend_from_slice(&[0; 12]);
     body
 }
@@ -81,11 +117,11 @@ pub(crate) const PAYLOAD_IN_BODY: usize = HEAD - BODY;
 /// Fills in the length and the checksum of a body whose payload is complete.
 pub(crate) fn seal(mut body: Vec<u8>) -> Vec<u8> {
     let length = u32::try_from(body.len().saturating_sub(PAYLOAD_IN_BODY)).unwrap_or(u32::MAX);
-    if let Some(field) = body.get_mut(36..40) {
+    if let Some(field) = body.get_mut(LENGTH..CHECKSUM) {
         field.copy_from_slice(&length.to_be_bytes());
     }
     let sum = checksum(&body);
-    if let Some(field) = body.get_mut(40..48) {
+    if let Some(field) = body.get_mut(CHECKSUM..PAYLOAD_IN_BODY) {
         field.copy_from_slice(&sum.to_be_bytes());
     }
     body
@@ -93,31 +129,37 @@ pub(crate) fn seal(mut body: Vec<u8>) -> Vec<u8> {
 
 /// The checksum of a body: all but the field that holds it.
 fn checksum(body: &[u8]) -> u64 {
-    let (head, rest) = body.split_at(40.min(body.len()));
+    let (head, rest) = body.split_at(CHECKSUM.min(body.len()));
     let payload = rest.get(8..).unwrap_or_default();
     // The head is short and fixed: its hash seeds that of the payload, so neither is copied.
     XxHash3_64::oneshot_with_seed(XxHash3_64::oneshot(head), payload)
 }
 
 /// Puts a stamp before a body, as the scripts do.
-pub(crate) fn stamped(stamp: Stamp, body: &[u8]) -> Vec<u8> {
-    let Stamp {
-        epoch,
-        ver,
-        written_at,
-    } = stamp;
+pub(crate) fn stamped(stamp: Stamp, life: Life, body: &[u8]) -> Vec<u8> {
+    let fields = [
+        stamp.epoch,
+        stamp.ver,
+        stamp.written_at,
+        life.stale_at.unwrap_or(0),
+        life.expires_at,
+    ];
     let mut bytes = Vec::with_capacity(BODY + body.len());
     bytes.extend_from_slice(&MAGIC);
-    for field in [
-        epoch,
-        ver,
-        written_at,
-        epoch.wrapping_add(ver).wrapping_add(written_at),
-    ] {
+    for field in fields.into_iter().chain([sum(fields)]) {
         bytes.extend_from_slice(&field.to_be_bytes());
     }
     bytes.extend_from_slice(body);
     bytes
+}
+
+/// Puts another stamp before the body of stored bytes.
+pub(crate) fn restamped(stamp: Stamp, life: Life, stored: &[u8]) -> Vec<u8> {
+    stamped(stamp, life, stored.get(BODY..).unwrap_or_default())
+}
+
+fn sum(fields: [u64; 5]) -> u64 {
+    fields.into_iter().fold(0, u64::wrapping_add)
 }
 
 /// Takes stored bytes apart. Costs one pass over the payload.
@@ -134,20 +176,13 @@ pub(crate) fn open(bytes: &[u8]) -> Result<Envelope<'_>, Damage> {
             .and_then(|b| b.try_into().ok())
             .map_or(0, u64::from_be_bytes)
     };
-    let stamp = Stamp {
-        epoch: number(4),
-        ver: number(12),
-        written_at: number(20),
-    };
+    let fields = [4, 12, 20, 28, 36].map(number);
+    let [epoch, ver, written_at, stale_at, expires_at] = fields;
     let length = number(72) >> 32;
     if usize::try_from(length) != Ok(payload.len()) {
         return Err(Damage::Length);
     }
-    let sum = stamp
-        .epoch
-        .wrapping_add(stamp.ver)
-        .wrapping_add(stamp.written_at);
-    if sum != number(28) || checksum(body) != number(76) {
+    if sum(fields) != number(44) || checksum(body) != number(76) {
         return Err(Damage::Checksum);
     }
     let [codec, flags, ..] = *body else {
@@ -156,23 +191,30 @@ pub(crate) fn open(bytes: &[u8]) -> Result<Envelope<'_>, Damage> {
     if flags != 0 {
         return Err(Damage::Flags);
     }
-    let head = Head {
-        codec,
-        type_tag: number(40),
-        soft_ttl_ms: number(56),
-        hard_ttl_ms: number(64),
-    };
+    let l1_ttl = number(64);
     Ok(Envelope {
-        stamp,
-        head,
+        stamp: Stamp {
+            epoch,
+            ver,
+            written_at,
+        },
+        life: Life {
+            stale_at: (stale_at != 0).then_some(stale_at),
+            expires_at,
+        },
+        head: Head {
+            codec,
+            type_tag: number(56),
+            l1_ttl: (l1_ttl != NONE).then(|| Duration::from_millis(l1_ttl)),
+        },
         payload,
     })
 }
 
-/// The stamp and hard TTL of stored bytes, if they are a live value: what the scripts look at.
-pub(crate) fn peek(bytes: &[u8]) -> Option<(Stamp, u64)> {
+/// The stamp of stored bytes, and until when they are valid, if they are a value: what the scripts look at.
+pub(crate) fn peek(bytes: &[u8]) -> Option<(Stamp, Life)> {
     let envelope = open(bytes).ok()?;
-    Some((envelope.stamp, envelope.head.hard_ttl_ms))
+    Some((envelope.stamp, envelope.life))
 }
 
 /// A tag for a type's name, which distinguishes values of one type from those of another.
@@ -192,14 +234,17 @@ mod tests {
     const HEAD_FIELDS: Head = Head {
         codec: 1,
         type_tag: 42,
-        soft_ttl_ms: 5,
-        hard_ttl_ms: 10,
+        l1_ttl: Some(Duration::from_millis(5)),
+    };
+    const LIFE: Life = Life {
+        stale_at: Some(1_700_000_000_020),
+        expires_at: 1_700_000_000_040,
     };
 
     fn sample() -> Vec<u8> {
         let mut body = begin(&HEAD_FIELDS);
         body.extend_from_slice(b"payload");
-        stamped(STAMP, &seal(body))
+        stamped(STAMP, LIFE, &seal(body))
     }
 
     #[test]
@@ -210,6 +255,7 @@ mod tests {
             envelope,
             Ok(Envelope {
                 stamp: STAMP,
+                life: LIFE,
                 head: HEAD_FIELDS,
                 payload: b"payload"
             })
@@ -241,18 +287,18 @@ mod tests {
     #[test]
     fn the_layout_is_frozen() {
         let bytes = sample();
-        assert_eq!(&bytes[..4], b"LRD\x01");
+        assert_eq!(&bytes[..4], b"LRD\x02");
         assert_eq!(bytes[4..12], 7_u64.to_be_bytes());
         assert_eq!(bytes[12..20], 9_u64.to_be_bytes());
         assert_eq!(bytes[20..28], 1_700_000_000_000_u64.to_be_bytes());
-        assert_eq!(bytes[28..36], 1_700_000_000_016_u64.to_be_bytes());
-        assert_eq!(bytes[36..40], [1, 0, 0, 0]);
-        assert_eq!(bytes[40..48], 42_u64.to_be_bytes());
-        assert_eq!(bytes[48..56], [0; 8]);
-        assert_eq!(bytes[56..64], 5_u64.to_be_bytes());
-        assert_eq!(bytes[64..72], 10_u64.to_be_bytes());
+        assert_eq!(bytes[28..36], 1_700_000_000_020_u64.to_be_bytes());
+        assert_eq!(bytes[36..44], 1_700_000_000_040_u64.to_be_bytes());
+        assert_eq!(bytes[44..52], 5_100_000_000_076_u64.to_be_bytes());
+        assert_eq!(bytes[52..56], [1, 0, 0, 0]);
+        assert_eq!(bytes[56..64], 42_u64.to_be_bytes());
+        assert_eq!(bytes[64..72], 5_u64.to_be_bytes());
         assert_eq!(bytes[72..76], 7_u32.to_be_bytes());
-        assert_eq!(bytes[76..84], 0x3b31_fe37_6ee6_7feb_u64.to_be_bytes());
+        assert_eq!(bytes[76..84], 0x1766_272a_2a9c_ad1b_u64.to_be_bytes());
         assert_eq!(&bytes[84..], b"payload");
     }
 }

@@ -17,6 +17,7 @@ mod clear;
 mod coherence;
 mod damage;
 mod deferred;
+mod entry_options;
 mod errors;
 mod fleet;
 mod freshness;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use larder::deadpool_redis::redis::{AsyncCommands, cmd};
-use larder::{Cache, RedisL2};
+use larder::{Cache, Loaded, RedisL2};
 
 use crate::fleet::{Fleet, Source, Texts, stores};
 use crate::support::eventually::eventually;
@@ -481,7 +481,7 @@ async fn a_user_with_few_rights_is_enough() {
     let server = RedisServer::start().await;
     let mut redis = server.connection().await;
     let rights = "on >hunter2 ~{test:text.0}* &{test:text.0}!events +eval +evalsha +eval_ro +script|load \
-         +subscribe +publish +get +mget +set +del +hmget +hget +hgetall +hset +hdel \
+         +subscribe +publish +get +mget +set +del +getrange +setrange +hmget +hget +hgetall +hset +hdel \
          +xadd +xtrim +xrange +time +type +info +pttl +pexpire";
     let mut acl = cmd("ACL");
     acl.arg("SETUSER").arg("app");
@@ -495,7 +495,11 @@ async fn a_user_with_few_rights_is_enough() {
     let truth = Source::new("old");
     truth.through(&a, "k").await.unwrap();
     truth.through(&b, "k").await.unwrap();
-    a.insert("other", "v".to_owned()).await.unwrap();
+    let soon = Loaded::new("v".to_owned()).soft_ttl(Duration::ZERO);
+    a.insert_with("other", soon).await.unwrap();
+    let unchanged = |_| async { Ok::<_, std::io::Error>(Loaded::unchanged()) };
+    a.get_or_load_with("other", unchanged).await.unwrap();
+    eventually("it is refreshed", || async { a.stats().refreshes == 1 }).await;
     // As many as it takes until the log is trimmed.
     for _ in 0..100 {
         a.invalidate("k").await.unwrap();

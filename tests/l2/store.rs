@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use larder::l2::{
     Applied, Bytes, EncodedValue, Event, Fill, Key, Kind, L2, Lane, LaneClock, Lease, LeaseReply,
-    LeaseRequest, MemberInfo, MemoryL2, Message, RedisL2, Stamp, Subscription, Want,
+    LeaseRequest, MemberInfo, MemoryL2, Message, RedisL2, Stamp, Subscription, Ttls, Want,
 };
 use tokio::time::timeout;
 use twox_hash::XxHash3_64;
@@ -92,14 +92,13 @@ pub(crate) fn lane_of(l2: &dyn L2, namespace: &str) -> Arc<dyn Lane> {
 
 /// A value as the crate would store it, that lives for [`LONG`].
 pub(crate) fn sealed(payload: &[u8]) -> EncodedValue {
-    sealed_for(payload, LONG, LONG)
+    sealed_for(payload, LONG)
 }
 
-/// A value that is good for `hard` and kept for `ttl`.
-pub(crate) fn sealed_for(payload: &[u8], hard: Duration, ttl: Duration) -> EncodedValue {
+/// A value that lives for `ttl`.
+pub(crate) fn sealed_for(payload: &[u8], ttl: Duration) -> EncodedValue {
     let mut body = vec![1, 0, 0, 0];
-    let hard = u64::try_from(hard.as_millis()).unwrap();
-    for number in [42, 0, 0, hard] {
+    for number in [42, u64::MAX] {
         body.extend_from_slice(&number.to_be_bytes());
     }
     let length = u32::try_from(payload.len()).unwrap();
@@ -107,15 +106,23 @@ pub(crate) fn sealed_for(payload: &[u8], hard: Duration, ttl: Duration) -> Encod
     let sum = XxHash3_64::oneshot_with_seed(XxHash3_64::oneshot(&body), payload);
     body.extend_from_slice(&sum.to_be_bytes());
     body.extend_from_slice(payload);
-    EncodedValue { body, ttl }
+    EncodedValue {
+        body,
+        ttls: ttls(ttl),
+    }
+}
+
+pub(crate) fn ttls(hard: Duration) -> Ttls {
+    Ttls { hard, soft: None }
 }
 
 /// The stamp that stored bytes begin with.
 pub(crate) fn stamp_of(bytes: &[u8]) -> Stamp {
-    assert_eq!(&bytes[..4], b"LRD\x01");
+    assert_eq!(&bytes[..4], b"LRD\x02");
     let number = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap());
-    let (epoch, ver, written_at) = (number(4), number(12), number(20));
-    assert_eq!(number(28), epoch + ver + written_at, "the stamp's own sum");
+    let [epoch, ver, written_at, stale_at, expires_at] = [4, 12, 20, 28, 36].map(number);
+    let sum = epoch + ver + written_at + stale_at + expires_at;
+    assert_eq!(number(44), sum, "the stamp's own sum");
     Stamp {
         epoch,
         ver,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use futures::future::{join_all, try_join_all};
-use larder::{Entry, LoadError, Source as From, WriteError};
+use larder::{Entry, LoadError, Loaded, Source as From, WriteError};
 use tokio::time::{sleep, timeout};
 
 use crate::config::Config;
@@ -86,28 +86,21 @@ async fn look_up_many(world: &World, instance: &Instance, rng: &mut Rng) {
     let keys: Vec<u64> = plans.keys().copied().collect();
     let (source, config) = (Arc::clone(&world.source), Arc::clone(&world.config));
     let (index, plans) = (instance.index, Arc::new(plans));
-    let loader = move |missing: Vec<u64>| {
-        let loads: Vec<_> = missing
-            .into_iter()
-            .map(|key| {
-                load(
-                    Arc::clone(&source),
-                    Arc::clone(&config),
-                    index,
-                    key,
-                    plans[&key],
-                )
-            })
-            .collect();
-        async move {
-            let found = try_join_all(loads).await?;
-            Ok::<_, SourceDown>(found.into_iter().map(|value| (value.key, value)))
-        }
+    let loader = move |missing: Vec<(u64, Option<Entry<Versioned>>)>| {
+        let load = |(key, previous)| {
+            let (source, config) = (Arc::clone(&source), Arc::clone(&config));
+            let plan = plans[&key];
+            async move {
+                let loaded = load(source, config, index, key, previous, plan).await?;
+                Ok::<_, SourceDown>((key, loaded))
+            }
+        };
+        try_join_all(missing.into_iter().map(load).collect::<Vec<_>>())
     };
     let loads = rng.bool();
     let start = world.recorder.now();
     let found = if loads {
-        instance.cache.get_many_or_load(&keys, loader).await
+        instance.cache.get_many_or_load_with(&keys, loader).await
     } else {
         Ok(instance.cache.get_many(&keys).await)
     };
@@ -126,8 +119,8 @@ async fn get_or_load(
 ) -> Result<Entry<Versioned>, LoadError> {
     let (source, config) = (Arc::clone(&world.source), Arc::clone(&world.config));
     let index = instance.index;
-    let loader = move || load(source, config, index, key, plan);
-    let entry = instance.cache.get_or_load(&key, loader).await?;
+    let loader = move |previous| load(source, config, index, key, previous, plan);
+    let entry = instance.cache.get_or_load_with(&key, loader).await?;
     assert_eq!(entry.key, key, "a value came back under another key");
     Ok(entry)
 }
@@ -232,8 +225,11 @@ async fn change(world: &World, instance: &Instance, key: u64, rng: &mut Rng) {
     let kind = rng.f64();
     let patience = (rng.f64() < world.config.cancelled).then(|| rng.u64(0..=20));
     let result = if kind < world.config.inserts {
-        let value = Versioned { key, version };
-        let result = instance.cache.insert(&key, value).await;
+        let mut value = Loaded::new(Versioned { key, version });
+        if rng.u8(0..4) == 0 {
+            value = value.ttl(Duration::from_millis(rng.u64(20..=3000)));
+        }
+        let result = instance.cache.insert_with(&key, value).await;
         if result.is_err() {
             // It may still arrive: for so long, no other client writes.
             sleep(world.config.l2_timeout()).await;

@@ -73,6 +73,10 @@ faults! {
     CancelledRead,
     /// An invalidation is cancelled.
     CancelledWrite,
+    /// A loader's value must not be stored.
+    NotStored,
+    /// Seen: a load found the value unchanged that the store had.
+    Revalidated,
     /// Seen: a write reached the store after its sender had stopped waiting.
     LateWrite,
     /// Seen: a lease was granted, and the grant was lost.

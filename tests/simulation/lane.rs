@@ -10,8 +10,8 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use larder::l2::{
     Bytes, EncodedValue, Fill, L2, L2Error, Lane, LaneClock, Lease, LeaseReply, LeaseRequest,
-    Member, MemberInfo, Members, Message, OnConnect, ReadResult, Reply, Stamp, Subscription, Want,
-    WriteAck,
+    Member, MemberInfo, Members, Message, OnConnect, ReadResult, Reply, Stamp, Subscription, Ttls,
+    Want, WriteAck,
 };
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
@@ -304,6 +304,21 @@ impl Lane for FarLane {
         let serve = move |store: Arc<Store>, lane: Arc<dyn Lane>| {
             let (key, value) = (key.clone(), value.clone());
             async move { store.fill(&*lane, &key, lease, &value).await }.boxed()
+        };
+        self.ask(serve, no_loss, true).boxed()
+    }
+
+    fn revalidate<'a>(
+        &'a self,
+        key: &'a str,
+        lease: Lease,
+        seen: u64,
+        ttls: Ttls,
+    ) -> Reply<'a, Option<Fill>> {
+        let (key, held) = (key.to_owned(), lease);
+        let serve = move |store: Arc<Store>, lane: Arc<dyn Lane>| {
+            let key = key.clone();
+            async move { store.revalidate(&*lane, &key, held, seen, ttls).await }.boxed()
         };
         self.ask(serve, no_loss, true).boxed()
     }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fastrand::Rng;
+use larder::{Entry, Loaded};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex as WriteLock;
 use tokio::time::{Instant, sleep};
@@ -91,6 +92,11 @@ pub(crate) struct Plan {
     lag: Duration,
     after: Duration,
     end: End,
+    /// TTLs of the value's own.
+    ttl: Option<Duration>,
+    soft_ttl: Option<Duration>,
+    l1_ttl: Option<Duration>,
+    is_stored: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -117,7 +123,15 @@ impl Plan {
             share if share < 1.0 => End::Hangs,
             _ => End::Well,
         };
+        let mut own = |share, ms| {
+            let ms = rng.u64(ms);
+            (rng.f64() < share).then(|| Duration::from_millis(ms))
+        };
         Self {
+            ttl: own(0.1, 20..=3000),
+            soft_ttl: own(0.1, 1..=1000),
+            l1_ttl: own(0.1, 0..=50),
+            is_stored: own(0.03, 0..=0).is_none(),
             before: Duration::from_millis(before),
             lag: Duration::from_millis(config.lag_ms),
             after: Duration::from_millis(takes - before),
@@ -131,7 +145,34 @@ impl Plan {
         lag: Duration::ZERO,
         after: Duration::from_millis(1),
         end: End::Well,
+        ttl: None,
+        soft_ttl: None,
+        l1_ttl: None,
+        is_stored: true,
     };
+
+    /// What a loader returns that has found this version.
+    fn loaded(&self, value: Versioned, previous: Option<&Versioned>) -> Loaded<Versioned> {
+        let mut loaded = if previous.is_some_and(|previous| previous.version == value.version) {
+            Loaded::unchanged()
+        } else {
+            Loaded::new(value)
+        };
+        if let Some(ttl) = self.ttl {
+            loaded = loaded.ttl(ttl);
+        }
+        if let Some(ttl) = self.soft_ttl {
+            loaded = loaded.soft_ttl(ttl);
+        }
+        if let Some(ttl) = self.l1_ttl {
+            loaded = loaded.l1_ttl(ttl);
+        }
+        if self.is_stored {
+            loaded
+        } else {
+            loaded.no_store()
+        }
+    }
 }
 
 /// Why a loader failed: because it was meant to.
@@ -155,8 +196,9 @@ pub(crate) async fn load(
     config: Arc<Config>,
     instance: usize,
     key: u64,
+    previous: Option<Entry<Versioned>>,
     plan: Plan,
-) -> Result<Versioned, SourceDown> {
+) -> Result<Loaded<Versioned>, SourceDown> {
     let recorder = Arc::clone(&source.recorder);
     if plan.before + plan.after > config.max_staleness() {
         recorder.count(Fault::SlowLoad);
@@ -174,7 +216,12 @@ pub(crate) async fn load(
     let version = source.as_of(key, plan.lag);
     sleep(plan.after).await;
     match plan.end {
-        End::Well => return Ok(Versioned { key, version }),
+        End::Well => {
+            if !plan.is_stored {
+                recorder.count(Fault::NotStored);
+            }
+            return Ok(plan.loaded(Versioned { key, version }, previous.as_deref()));
+        }
         End::Fails => recorder.count(Fault::FailedLoad),
         End::Panics => {
             recorder.count(Fault::PanickedLoad);

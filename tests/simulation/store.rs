@@ -6,18 +6,21 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fastrand::Rng;
-use larder::l2::{EncodedValue, Fill, L2, L2Error, Lane, LaneClock, Lease, Stamp, WriteAck};
+use larder::l2::{EncodedValue, Fill, L2, L2Error, Lane, LaneClock, Lease, Stamp, Ttls, WriteAck};
 use larder::{Clock, MemoryL2, MemorySnapshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::faults::Fault;
 use crate::history::Step;
 use crate::link::{Link, Wire};
 use crate::recorder::Recorder;
 use crate::source::{Source, Versioned};
 
 /// Where the payload begins in a sealed body.
-const PAYLOAD: usize = 48;
+const PAYLOAD: usize = 32;
+/// Where the body begins in a stored value.
+const STAMP: usize = 52;
 
 pub(crate) struct Store {
     memory: MemoryL2,
@@ -187,7 +190,25 @@ impl Store {
     ) -> Result<Fill, L2Error> {
         let fill = lane.fill(key, lease, value).await?;
         if matches!(fill, Fill::Stored(_)) {
-            self.stored(value);
+            self.stored(&value.body);
+        }
+        Ok(fill)
+    }
+
+    pub(crate) async fn revalidate(
+        &self,
+        lane: &dyn Lane,
+        key: &str,
+        lease: Lease,
+        seen: u64,
+        ttls: Ttls,
+    ) -> Result<Option<Fill>, L2Error> {
+        // Nothing comes in between: the store in memory answers at once.
+        let stored = lane.get(key).await?;
+        let fill = lane.revalidate(key, lease, seen, ttls).await?;
+        if let (Some(Fill::Stored(_)), Some(stored)) = (&fill, stored) {
+            self.recorder.count(Fault::Revalidated);
+            self.stored(&stored[STAMP..]);
         }
         Ok(fill)
     }
@@ -202,7 +223,7 @@ impl Store {
         let stamp = lane.insert(values, payload, deadline).await?;
         let keys: Vec<&str> = values.iter().map(|(key, _)| *key).collect();
         for (_, value) in values {
-            self.stored(value);
+            self.stored(&value.body);
         }
         self.changed(&keys);
         Ok(stamp)
@@ -260,9 +281,9 @@ impl Store {
         self.changed_all();
     }
 
-    fn stored(&self, value: &EncodedValue) {
+    fn stored(&self, body: &[u8]) {
         self.replicate();
-        let Some(Versioned { key, version }) = unseal(value) else {
+        let Some(Versioned { key, version }) = unseal(body) else {
             return;
         };
         let at = self.recorder.now();
@@ -290,8 +311,8 @@ impl Store {
     }
 }
 
-fn unseal(value: &EncodedValue) -> Option<Versioned> {
-    let payload = value.body.get(PAYLOAD..)?;
+fn unseal(body: &[u8]) -> Option<Versioned> {
+    let payload = body.get(PAYLOAD..)?;
     let decoded = bincode::serde::decode_from_slice(payload, bincode::config::standard());
     decoded.ok().map(|(value, _)| value)
 }

@@ -14,7 +14,7 @@ use futures::{FutureExt, Stream, StreamExt};
 use larder::l2::{
     Applied, Bytes, EncodedValue, Event, Fill, L2, L2Error, Lane, LaneClock, Lease, LeaseReply,
     LeaseRequest, Member, MemberInfo, Members, Message, OnConnect, ReadResult, Reply, Stamp,
-    Subscription, WriteAck,
+    Subscription, Ttls, WriteAck,
 };
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -406,6 +406,20 @@ impl Lane for Wired {
             .boxed()
     }
 
+    fn revalidate<'a>(
+        &'a self,
+        key: &'a str,
+        lease: Lease,
+        seen: u64,
+        ttls: Ttls,
+    ) -> Reply<'a, Option<Fill>> {
+        self.network
+            .carry(Step::Fill, async move {
+                self.lane.revalidate(key, lease, seen, ttls).await
+            })
+            .boxed()
+    }
+
     fn renew_lease<'a>(&'a self, key: &'a str, token: u64, ttl: Duration) -> Reply<'a, bool> {
         self.network
             .carry(Step::Renew, async move {
@@ -600,14 +614,15 @@ impl Drop for WiredSubscription {
     }
 }
 
-/// A stored value with the highest version there is: its stamp is epoch, version, time and their sum.
+/// A stored value with the highest version there is: its stamp is epoch, version, three times and their sum.
 fn forged(bytes: &[u8]) -> Bytes {
     let mut bytes = bytes.to_vec();
     let number =
         |at: usize, bytes: &[u8]| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap());
-    let (epoch, at) = (number(4, &bytes), number(20, &bytes));
-    let sum = epoch.wrapping_add(u64::MAX).wrapping_add(at);
+    let [epoch, at, stale_at, expires_at] = [4, 20, 28, 36].map(|at| number(at, &bytes));
+    let fields = [epoch, u64::MAX, at, stale_at, expires_at];
+    let sum = fields.into_iter().fold(0, u64::wrapping_add);
     bytes[12..20].copy_from_slice(&u64::MAX.to_be_bytes());
-    bytes[28..36].copy_from_slice(&sum.to_be_bytes());
+    bytes[44..52].copy_from_slice(&sum.to_be_bytes());
     bytes.into()
 }

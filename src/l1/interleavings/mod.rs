@@ -156,7 +156,7 @@ impl World {
     /// The entry that is served.
     fn shown(&self) -> Option<Mark> {
         let slot = self.l1.get(KEY, self.now)?;
-        Some((slot.value, slot.ver))
+        Some((*slot.value(), slot.ver))
     }
 
     /// Whether L1 has exactly what it shows.
@@ -167,9 +167,15 @@ impl World {
 
 /// A value of this epoch and version.
 fn fresh((epoch, ver): Mark) -> Fresh<u64> {
-    let slot = Slot::new(KEY.into(), epoch, ver, 0, NEVER, NEVER);
-    Fresh {
-        slot: Arc::new(slot),
+    let head = SlotHead {
         epoch,
+        ver,
+        born_at: 0,
+        soft_at: NEVER,
+        expires_at: NEVER,
+    };
+    Fresh {
+        slot: Arc::new(Slot::new(KEY.into(), Held::Here(epoch), head)),
+        gone_at: NEVER,
     }
 }

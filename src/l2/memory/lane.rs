@@ -18,7 +18,7 @@ use crate::ablation::{Rule, without};
 use crate::l2::{
     Applied, EncodedValue, Event, Fill, L2, L2Error, Lane, LaneClock, Lease, LeaseReply,
     LeaseRequest, Member, MemberInfo, Members, Message, OnConnect, ReadResult, Reply, Stamp,
-    Subscription, WriteAck,
+    Subscription, Ttls, WriteAck,
 };
 use crate::lock::lock;
 
@@ -120,6 +120,16 @@ impl Lane for MemoryLane {
 
     fn fill<'a>(&'a self, key: &'a str, lease: Lease, value: &'a EncodedValue) -> Reply<'a, Fill> {
         self.step(|state, now| state.fill(key, lease, value, now))
+    }
+
+    fn revalidate<'a>(
+        &'a self,
+        key: &'a str,
+        lease: Lease,
+        seen: u64,
+        ttls: Ttls,
+    ) -> Reply<'a, Option<Fill>> {
+        self.step(|state, now| state.revalidate(key, lease, seen, ttls, now))
     }
 
     fn renew_lease<'a>(&'a self, key: &'a str, token: u64, ttl: Duration) -> Reply<'a, bool> {

@@ -157,7 +157,7 @@ mod tests {
 
     use super::MemoryL2;
     use crate::clock::Clock;
-    use crate::l2::{EncodedValue, Fill, L2, LeaseReply, LeaseRequest, Want};
+    use crate::l2::{EncodedValue, Fill, L2, LeaseReply, LeaseRequest, Ttls, Want};
 
     const ASK: LeaseRequest = LeaseRequest {
         ttl: Duration::from_secs(60),
@@ -170,7 +170,10 @@ mod tests {
         let lane = store.lane("ns", Duration::ZERO, Box::new(|_| {}));
         let value = &EncodedValue {
             body: Vec::new(),
-            ttl: Duration::from_secs(60),
+            ttls: Ttls {
+                hard: Duration::from_secs(60),
+                soft: None,
+            },
         };
         for overtaken_by in [
             "nothing",

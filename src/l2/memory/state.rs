@@ -11,7 +11,7 @@ use super::expiring::Expiring;
 use crate::ablation::{Rule, without};
 use crate::l2::{
     Applied, EncodedValue, Event, Fill, Kind, LaneClock, Lease, LeaseReply, LeaseRequest, Member,
-    MemberInfo, Members, Message, Stamp, Want, WriteAck, random,
+    MemberInfo, Members, Message, Stamp, Ttls, Want, WriteAck, random,
 };
 use crate::options::LONGEST;
 use crate::wire::{envelope, message};
@@ -193,22 +193,54 @@ impl State {
     }
 
     pub(super) fn fill(&mut self, key: &str, lease: Lease, value: &EncodedValue, now: Now) -> Fill {
+        let Some(awaited) = self.standing(key, lease, now) else {
+            return Fill::Rejected(self.get(key, now));
+        };
+        self.use_up(key, awaited);
+        let stamp = self.stamp(now);
+        self.store(key, value, stamp, now);
+        Fill::Stored(stamp)
+    }
+
+    pub(super) fn revalidate(
+        &mut self,
+        key: &str,
+        lease: Lease,
+        seen: u64,
+        ttls: Ttls,
+        now: Now,
+    ) -> Option<Fill> {
+        let Some(awaited) = self.standing(key, lease, now) else {
+            return Some(Fill::Rejected(self.get(key, now)));
+        };
+        let stored = self.data.values.get(key, now.at).filter(|bytes| {
+            let of = envelope::peek(bytes).map(|(stamp, _)| (stamp.epoch, stamp.ver));
+            of == Some((self.data.epoch, seen))
+        });
+        let stored = stored.cloned();
+        if stored.is_none() && !now.is_private {
+            return None;
+        }
+        self.use_up(key, awaited);
+        let stamp = self.stamp(now);
+        if let Some(stored) = stored {
+            let bytes = envelope::restamped(stamp, ttls.from(stamp.written_at), &stored);
+            (self.data.values).insert(key, bytes.into(), now.at, ttls.hard);
+        }
+        Some(Fill::Stored(stamp))
+    }
+
+    /// Whether another load waits for the end of a lease; `None` if the lease does not stand any more (rule 1).
+    fn standing(&self, key: &str, lease: Lease, now: Now) -> Option<bool> {
         let held = self.data.leases.get(key, now.at).copied();
         let awaited = match held {
             Some(Held::By {
                 lease: held,
                 awaited,
-            }) if held == lease => Some(awaited),
+            }) if held == lease && self.data.epoch == lease.epoch => Some(awaited),
             _ => None,
         };
-        let stands = awaited.is_some() && self.data.epoch == lease.epoch;
-        if !stands && !without(Rule::FillLease) {
-            return Fill::Rejected(self.get(key, now));
-        }
-        self.use_up(key, awaited == Some(true));
-        let stamp = self.stamp(now);
-        self.store(key, value, stamp, now);
-        Fill::Stored(stamp)
+        awaited.or_else(|| without(Rule::FillLease).then_some(false))
     }
 
     pub(super) fn renew_lease(&mut self, key: &str, token: u64, ttl: Duration, now: Now) -> bool {
@@ -366,8 +398,9 @@ impl State {
         if now.is_private {
             return;
         }
-        let bytes = envelope::stamped(stamp, &value.body).into();
-        self.data.values.insert(key, bytes, now.at, value.ttl);
+        let life = value.ttls.from(stamp.written_at);
+        let bytes = envelope::stamped(stamp, life, &value.body).into();
+        self.data.values.insert(key, bytes, now.at, value.ttls.hard);
     }
 
     fn end_lease(&mut self, key: &str, hold: Duration, now: Now) {
@@ -389,14 +422,14 @@ impl State {
 
     fn usable(&self, key: &str, want: Want, now: Now) -> Option<Bytes> {
         let bytes = self.data.values.get(key, now.at)?;
-        let (stamp, hard_ttl_ms) = envelope::peek(bytes)?;
+        let (stamp, life) = envelope::peek(bytes)?;
         let wanted = match want {
             Want::Any => true,
             Want::NewerThan(seen) => stamp.ver != seen,
             Want::Nothing => false,
         };
         let of_now = stamp.epoch == self.data.epoch || without(Rule::Epochs);
-        let live = of_now && now.at < stamp.written_at.saturating_add(hard_ttl_ms);
+        let live = of_now && now.at < life.expires_at;
         (wanted && live).then(|| bytes.clone())
     }
 

@@ -39,9 +39,21 @@ local function clock(key, rnd)
   return tonumber(rnd), 0, 0
 end
 
--- The stamp that precedes a stored body. Its last number is the sum of the others, as a check.
-local function stamp(epoch, ver, at)
-  return 'LRD\1' .. struct.pack('>I8I8I8I8', epoch, ver, at, epoch + ver + at)
+-- The stamp that precedes a stored body, for a value that lives for so many ms, and is stale after so many ('': never).
+-- Its last number is the sum of the others, as a check.
+local function stamp(epoch, ver, at, ttl, soft)
+  local stale_at = soft == '' and 0 or at + soft
+  local expires_at = at + ttl
+  local sum = epoch + ver + at + stale_at + expires_at
+  return 'LRD\2' .. struct.pack('>I8I8I8I8I8I8', epoch, ver, at, stale_at, expires_at, sum)
+end
+
+-- Epoch and ver of a stored value, and when it expires; nil if it is not a value.
+local function read_stamp(v)
+  if type(v) == 'string' and #v >= 84 and string.sub(v, 1, 4) == 'LRD\2' and string.byte(v, 54) == 0 then
+    local epoch, ver, _, _, expires_at = struct.unpack('>I8I8I8I8I8', v, 5)
+    return epoch, ver, expires_at
+  end
 end
 
 -- Orders one write: advances the clock, appends the message to the log and publishes it.

@@ -1,7 +1,7 @@
--- FILL  value lease clock | token epoch body ttl rnd channel key  ->  answer, value, stamp
+-- FILL  value lease clock | token epoch body ttl soft rnd channel key  ->  answer, value, stamp
 -- The lease's epoch must be the present one: a restart can bring back a lease that an invalidation had deleted, and a
 -- clear deletes none (rule 1).
-local epoch, seq, ver = clock(KEYS[3], ARGV[5])
+local epoch, seq, ver = clock(KEYS[3], ARGV[6])
 local held, mark = read_lease(redis.pcall('GET', KEYS[2]))
 if epoch ~= tonumber(ARGV[2]) or held ~= lease(epoch, ARGV[1]) then
   local v = redis.pcall('GET', KEYS[1])
@@ -11,6 +11,6 @@ local at = time()
 ver = ver + 1
 -- A fill takes a version and publishes no message: no instance holds a value that the fill makes old.
 set_position(KEYS[3], epoch, seq, ver)
-redis.call('SET', KEYS[1], stamp(epoch, ver, at) .. ARGV[3], 'PX', ARGV[4])
-end_lease(KEYS[2], mark, ARGV[6], ARGV[7])
+redis.call('SET', KEYS[1], stamp(epoch, ver, at, ARGV[4], ARGV[5]) .. ARGV[3], 'PX', ARGV[4])
+end_lease(KEYS[2], mark, ARGV[7], ARGV[8])
 return {'OK', false, struct.pack('>I8I8I8', epoch, ver, at)}

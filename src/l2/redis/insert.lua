@@ -1,14 +1,14 @@
--- INSERT  clock log value... lease... | channel rnd payload deadline (body ttl)...  ->  stamp, or nothing if it is late
+-- INSERT  clock log value... lease... | channel rnd payload deadline (body ttl soft)...  ->  stamp, or nothing if it is late
 -- After the deadline it stores nothing (rule 14).
 local at = time()
 if ARGV[4] ~= '' and at > tonumber(ARGV[4]) then
   return false
 end
 local epoch, ver = publish(KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3])
-local stamped = stamp(epoch, ver, at)
 local values = (#KEYS - 2) / 2
 for i = 1, values do
-  redis.call('SET', KEYS[2 + i], stamped .. ARGV[3 + 2 * i], 'PX', ARGV[4 + 2 * i])
+  local body, ttl, soft = ARGV[2 + 3 * i], ARGV[3 + 3 * i], ARGV[4 + 3 * i]
+  redis.call('SET', KEYS[2 + i], stamp(epoch, ver, at, ttl, soft) .. body, 'PX', ttl)
 end
 redis.call('DEL', unpack(KEYS, 3 + values))
 return struct.pack('>I8I8I8', epoch, ver, at)

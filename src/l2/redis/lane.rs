@@ -25,7 +25,8 @@ use super::scripts::Scripts;
 use crate::clock::millis;
 use crate::l2::{
     EncodedValue, Fill, L2Error, Lane, LaneClock, Lease, LeaseReply, LeaseRequest, Member,
-    MemberInfo, Members, Message, ReadResult, Reply, Stamp, Subscription, Want, WriteAck, random,
+    MemberInfo, Members, Message, ReadResult, Reply, Stamp, Subscription, Ttls, Want, WriteAck,
+    random,
 };
 use crate::wire::message;
 
@@ -118,7 +119,8 @@ impl RedisLane {
         call.arg(&self.names.events).arg(random()).arg(payload);
         call.arg(deadline.map_or_else(String::new, |at| at.to_string()));
         for (_, value) in values {
-            call.arg(&value.body).arg(millis(value.ttl));
+            call.arg(&value.body);
+            ttls(&mut call, value.ttls);
         }
         call
     }
@@ -126,6 +128,18 @@ impl RedisLane {
 
 /// An entry's id, then names and values in turn: there is one of each.
 type LogEntry = (String, Vec<(String, Vec<u8>)>);
+
+/// What happened, the value that is stored instead, and the new stamp.
+type FillAnswer = (String, Option<Bytes>, Option<Bytes>);
+
+/// Two arguments: the TTL, and the soft TTL or nothing.
+fn ttls(call: &mut Call<'_>, ttls: Ttls) {
+    call.arg(millis(ttls.hard));
+    match ttls.soft {
+        Some(soft) => call.arg(millis(soft)),
+        None => call.arg(""),
+    };
+}
 
 /// Reads a lease as the store keeps it: `epoch:token`.
 fn read_lease(held: &[u8]) -> Option<Lease> {
@@ -195,22 +209,48 @@ impl Lane for RedisLane {
                 call.arg(self.names.value(name, key))
                     .arg(self.names.lease(name, key))
                     .arg(&self.names.clock);
-                call.arg(lease.token)
-                    .arg(lease.epoch)
-                    .arg(&value.body)
-                    .arg(millis(value.ttl))
-                    .arg(random())
-                    .arg(&self.names.events)
-                    .arg(key);
+                call.arg(lease.token).arg(lease.epoch).arg(&value.body);
+                ttls(&mut call, value.ttls);
+                call.arg(random()).arg(&self.names.events).arg(key);
                 call
             };
-            let (answer, bytes, stamped) = self
-                .run::<(String, Option<Bytes>, Option<Bytes>)>(call)
-                .await?;
+            let (answer, bytes, stamped) = self.run::<FillAnswer>(call).await?;
             match (answer.as_str(), stamped) {
                 ("OK", Some(stamped)) => Ok(Fill::Stored(stamp(&stamped)?)),
                 ("REJECTED", _) => Ok(Fill::Rejected(bytes)),
                 _ => Err(L2Error::unexpected("its answer to FILL makes no sense")),
+            }
+        }
+        .boxed()
+    }
+
+    fn revalidate<'a>(
+        &'a self,
+        key: &'a str,
+        lease: Lease,
+        seen: u64,
+        new: Ttls,
+    ) -> Reply<'a, Option<Fill>> {
+        async move {
+            let call = || {
+                let mut call = Call::new(&self.scripts.revalidate, 3);
+                let name = &mut String::new();
+                call.arg(self.names.value(name, key))
+                    .arg(self.names.lease(name, key))
+                    .arg(&self.names.clock);
+                call.arg(lease.token).arg(lease.epoch).arg(seen);
+                ttls(&mut call, new);
+                call.arg(random()).arg(&self.names.events).arg(key);
+                call
+            };
+            let (answer, bytes, stamped) = self.run::<FillAnswer>(call).await?;
+            match (answer.as_str(), stamped) {
+                ("OK", Some(stamped)) => Ok(Some(Fill::Stored(stamp(&stamped)?))),
+                ("ABSENT", _) => Ok(None),
+                ("REJECTED", _) => Ok(Some(Fill::Rejected(bytes))),
+                _ => Err(L2Error::unexpected(
+                    "its answer to REVALIDATE makes no sense",
+                )),
             }
         }
         .boxed()

@@ -2,11 +2,10 @@
 local epoch, _, issued = clock(KEYS[4], ARGV[4])
 -- MGET answers nil for a value of another type.
 local v, stored, hold = unpack(redis.call('MGET', KEYS[1], KEYS[2], KEYS[3]))
-if v and ARGV[3] ~= '*' and #v >= 84 and string.sub(v, 1, 4) == 'LRD\1' and string.byte(v, 38) == 0 then
-  local of, ver, at = struct.unpack('>I8I8I8', v, 5)
-  local hard = struct.unpack('>I8', v, 65)
+if ARGV[3] ~= '*' then
+  local of, ver, expires_at = read_stamp(v)
   -- A version that the lane has not issued would outlive invalidations in L1 (rule 11).
-  if of == epoch and ver <= issued and time() < at + hard and ver ~= tonumber(ARGV[3]) then
+  if of == epoch and ver <= issued and time() < expires_at and ver ~= tonumber(ARGV[3]) then
     return {'HIT', v, 0}
   end
 end

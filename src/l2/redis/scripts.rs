@@ -7,6 +7,7 @@ use deadpool_redis::redis::Script;
 pub(super) struct Scripts {
     pub(super) lead: Script,
     pub(super) fill: Script,
+    pub(super) revalidate: Script,
     pub(super) renew: Script,
     pub(super) insert: Script,
     pub(super) invalidate: Script,
@@ -36,6 +37,7 @@ impl Scripts {
         Self {
             lead: script(&[EVEN_WHEN_FULL, CLOCK, LEASE, include_str!("lead.lua")]),
             fill: script(&[CLOCK, LEASE, include_str!("fill.lua")]),
+            revalidate: script(&[CLOCK, LEASE, include_str!("revalidate.lua")]),
             renew: script(&[LEASE, include_str!("renew.lua")]),
             insert: script(&[CLOCK, include_str!("insert.lua")]),
             invalidate: script(&[EVEN_WHEN_FULL, CLOCK, LIST, invalidate]),

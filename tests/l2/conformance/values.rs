@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::join_all;
-use larder::l2::{Fill, Kind, Lane, LaneClock, LeaseReply, ReadResult, Stamp, Want};
+use larder::l2::{Fill, Kind, Lane, LaneClock, LeaseReply, ReadResult, Stamp, Ttls, Want};
 
 use super::conformance;
 use crate::store::*;
@@ -22,7 +22,9 @@ conformance! {
     an_insert_before_its_deadline_is_stored
     many_values_are_inserted_in_one_step
     a_value_expires_in_less_than_a_second
-    a_value_past_its_hard_ttl_is_not_usable
+    a_revalidated_value_gets_a_new_stamp
+    only_the_seen_version_is_revalidated
+    revalidation_needs_its_lease
     invalidate_removes_values_and_leases
     invalidate_of_nothing_is_published_too
     a_thousand_keys_go_at_once
@@ -44,7 +46,7 @@ async fn a_key_that_was_never_stored_is_nothing(store: impl Store) {
 async fn assert_stored(lane: &dyn Lane, key: &str, payload: &[u8], stamp: Stamp) {
     let bytes = get(lane, key).await.expect("there is a value");
     assert_eq!(stamp_of(&bytes), stamp);
-    assert_eq!(bytes[36..], sealed(payload).body, "{key:?}");
+    assert_eq!(bytes[52..], sealed(payload).body, "{key:?}");
     assert_eq!(usable(lane, key).await, Some(bytes));
 }
 
@@ -201,7 +203,7 @@ async fn many_values_are_inserted_in_one_step(store: impl Store) {
 async fn a_value_expires_in_less_than_a_second(store: impl Store) {
     let lane = store.lane();
     let ttl = Duration::from_millis(80);
-    let value = sealed_for(b"v", ttl, ttl);
+    let value = sealed_for(b"v", ttl);
     let payload = payload_of(Kind::Insert, &["inserted"]);
     let inserted = lane.insert(&[("inserted", &value)], &payload, None).await;
     let written = inserted.expect("it is inserted").written_at;
@@ -221,21 +223,79 @@ async fn a_value_expires_in_less_than_a_second(store: impl Store) {
     assert!(now.now >= written + 80);
 }
 
-async fn a_value_past_its_hard_ttl_is_not_usable(store: impl Store) {
+/// The times in a stamp: when it was written, when it turns stale (0: never), when it expires.
+fn times_of(bytes: &[u8]) -> [u64; 3] {
+    [20, 28, 36].map(|at| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap()))
+}
+
+async fn a_revalidated_value_gets_a_new_stamp(store: impl Store) {
     let lane = store.lane();
-    let value = sealed_for(b"v", Duration::from_millis(50), LONG);
-    let payload = payload_of(Kind::Insert, &["k"]);
-    let inserted = lane.insert(&[("k", &value)], &payload, None).await;
-    let stamp = inserted.expect("it is inserted");
-    eventually("the value is past its time", async || {
-        usable(&*lane, "k").await.is_none()
-    })
-    .await;
-    // It is kept all the same.
-    assert_eq!(get(&*lane, "k").await.as_deref().map(stamp_of), Some(stamp));
-    let lease = granted(&*lane, "k").await;
-    let stamp = filled(&*lane, "k", lease, b"new").await;
-    assert_stored(&*lane, "k", b"new", stamp).await;
+    let first = insert(&*lane, "k", b"value").await;
+    let lease = lead_for(&*lane, "k", LONG, Want::NewerThan(first.ver)).await;
+    let LeaseReply::Granted(lease) = lease else {
+        panic!("no lease, but {lease:?}");
+    };
+    let new = Ttls {
+        hard: Duration::from_secs(60),
+        soft: Some(Duration::from_secs(20)),
+    };
+    let answer = lane.revalidate("k", lease, first.ver, new).await.unwrap();
+    let Some(Fill::Stored(stamp)) = answer else {
+        panic!("it is not stored, but {answer:?}");
+    };
+    assert!(stamp.ver > first.ver && stamp.epoch == first.epoch);
+    assert_stored(&*lane, "k", b"value", stamp).await;
+    let bytes = get(&*lane, "k").await.unwrap();
+    let at = stamp.written_at;
+    assert_eq!(times_of(&bytes), [at, at + 20_000, at + 60_000]);
+    assert!(!renewed(&*lane, "k", lease).await, "the lease is used up");
+}
+
+async fn only_the_seen_version_is_revalidated(store: impl Store) {
+    let lane = store.lane();
+    let stored = insert(&*lane, "other", b"value").await;
+    for (key, seen) in [("missing", stored.ver), ("other", stored.ver + 1)] {
+        let lease = lead_for(&*lane, key, LONG, Want::Nothing).await;
+        let LeaseReply::Granted(lease) = lease else {
+            panic!("no lease, but {lease:?}");
+        };
+        let answer = lane.revalidate(key, lease, seen, ttls(LONG)).await;
+        assert_eq!(answer.unwrap(), None, "{key}");
+        assert!(renewed(&*lane, key, lease).await, "the lease still stands");
+    }
+    assert_stored(&*lane, "other", b"value", stored).await;
+}
+
+async fn revalidation_needs_its_lease(store: impl Store) {
+    let lane = store.lane();
+    let first = insert(&*lane, "k", b"value").await;
+    let lead = async || lead_for(&*lane, "k", LONG, Want::NewerThan(first.ver)).await;
+    let LeaseReply::Granted(lease) = lead().await else {
+        panic!("no lease");
+    };
+    given_back(&*lane, "k", lease).await;
+    let answer = lane.revalidate("k", lease, first.ver, ttls(LONG)).await;
+    let Some(Fill::Rejected(Some(bytes))) = answer.unwrap() else {
+        panic!("it is stored without a lease");
+    };
+    assert_eq!(stamp_of(&bytes), first);
+    // An invalidation during the load.
+    let LeaseReply::Granted(lease) = lead().await else {
+        panic!("no lease");
+    };
+    invalidate(&*lane, &["k"]).await;
+    let answer = lane.revalidate("k", lease, first.ver, ttls(LONG)).await;
+    assert_eq!(answer.unwrap(), Some(Fill::Rejected(None)));
+    assert_eq!(get(&*lane, "k").await, None);
+    // A clear leaves values where they are.
+    let second = insert(&*lane, "k", b"value").await;
+    let LeaseReply::Granted(lease) = lead_for(&*lane, "k", LONG, Want::Nothing).await else {
+        panic!("no lease");
+    };
+    clear(&*lane).await;
+    let answer = lane.revalidate("k", lease, second.ver, ttls(LONG)).await;
+    assert!(matches!(answer.unwrap(), Some(Fill::Rejected(_))));
+    assert_eq!(usable(&*lane, "k").await, None);
 }
 
 async fn invalidate_removes_values_and_leases(store: impl Store) {

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use std::time::Duration;
+
 use deadpool_redis::redis::cmd;
 use futures::StreamExt;
 use futures::stream;
@@ -9,6 +11,7 @@ use larder::l2::{Fill, Kind, LeaseReply, RedisL2, Want};
 
 use super::{own_key, run, value_key, watched_lane};
 use crate::store::*;
+use crate::support::eventually::eventually;
 
 type Entries = Vec<(String, HashMap<String, Vec<u8>>)>;
 
@@ -42,6 +45,44 @@ async fn the_names_of_the_keys_are_those_of_the_protocol() {
     assert_eq!(fields, expected.map(str::to_owned).into());
     let fields: BTreeSet<String> = run(&mut raw, &["HKEYS", &own_key("live")]).await;
     assert_eq!(fields, ["list", "5"].map(str::to_owned).into());
+}
+
+#[tokio::test]
+async fn a_revalidated_value_stays_in_redis_for_its_new_ttl() {
+    let store = Redis::start().await;
+    let (lane, mut raw) = (store.lane(), store.server.connection().await);
+    let stored = insert(&*lane, "k", b"v").await;
+    let lease = lead_for(&*lane, "k", LONG, Want::NewerThan(stored.ver)).await;
+    let LeaseReply::Granted(lease) = lease else {
+        panic!("no lease, but {lease:?}");
+    };
+    let new = ttls(2 * LONG);
+    let answer = lane.revalidate("k", lease, stored.ver, new).await;
+    assert!(matches!(answer.unwrap(), Some(Fill::Stored(_))));
+    let left: i64 = run(&mut raw, &["PTTL", &value_key("k")]).await;
+    let long = i64::try_from(LONG.as_millis()).unwrap();
+    assert!((long + 1..=2 * long).contains(&left), "{left}");
+}
+
+/// As after a restore by another program, or on a server whose clock was stepped.
+#[tokio::test]
+async fn a_value_that_outlives_its_ttl_is_not_usable() {
+    let store = Redis::start().await;
+    let (lane, mut raw) = (store.lane(), store.server.connection().await);
+    let value = sealed_for(b"v", Duration::from_millis(50));
+    let payload = payload_of(Kind::Insert, &["k"]);
+    let inserted = lane.insert(&[("k", &value)], &payload, None).await.unwrap();
+    let persisted: i64 = run(&mut raw, &["PERSIST", &value_key("k")]).await;
+    assert_eq!(persisted, 1);
+    eventually("the value is past its time", async || {
+        usable(&*lane, "k").await.is_none()
+    })
+    .await;
+    let bytes = get(&*lane, "k").await;
+    assert_eq!(bytes.as_deref().map(stamp_of), Some(inserted));
+    let lease = granted(&*lane, "k").await;
+    filled(&*lane, "k", lease, b"new").await;
+    assert!(usable(&*lane, "k").await.is_some());
 }
 
 #[tokio::test]
@@ -153,12 +194,12 @@ fn hostile(good: &[u8], n: usize) -> Vec<u8> {
     match n % 5 {
         0 => noise,
         1 => good[..fastrand::usize(..good.len())].to_vec(),
-        2 => [b"LRD\x01", &noise[..]].concat(),
+        2 => [b"LRD\x02", &noise[..]].concat(),
         3 => {
             // All but the numbers in the head and the payload.
             noise.resize(200, 0xff);
-            let head = [&good[..36], &noise[..]].concat();
-            [&head[..37], &[0], &head[38..]].concat()
+            let head = [&good[..52], &noise[..]].concat();
+            [&head[..53], &[0], &head[54..]].concat()
         }
         _ => {
             let mut bytes = good.to_vec();

@@ -1,0 +1,134 @@
+//! What a loader returns, or an insert stores: a value, and how long it lives.
+
+use std::time::Duration;
+
+/// A value with options of its own, as a loader of [`get_or_load_with`](crate::Cache::get_or_load_with) returns it and
+/// [`insert_with`](crate::Cache::insert_with) takes it.
+///
+/// What is not set here comes from the [`Builder`](crate::Builder).
+///
+/// ```
+/// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::Duration;
+/// use larder::{Cache, Loaded};
+///
+/// struct Token { text: String, expires_in: Duration }
+/// # async fn log_in() -> Result<Token, std::io::Error> {
+/// #     Ok(Token { text: "8f2c".to_owned(), expires_in: Duration::from_secs(300) })
+/// # }
+///
+/// let tokens: Cache<String, String> = Cache::builder("docs:token").build()?;
+/// let token = tokens
+///     .get_or_load_with("billing", |_| async {
+///         let token = log_in().await?;
+///         // It is not used in its last ten seconds.
+///         let ttl = token.expires_in.saturating_sub(Duration::from_secs(10));
+///         Ok::<_, std::io::Error>(Loaded::new(token.text).ttl(ttl))
+///     })
+///     .await?;
+/// assert_eq!(*token, "8f2c");
+/// # Ok(()) }
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "a loader has to return it"]
+pub struct Loaded<V> {
+    /// `None`: the previous one.
+    pub(crate) value: Option<V>,
+    pub(crate) is_stored: bool,
+    pub(crate) ttls: OwnTtls,
+}
+
+/// The TTLs that were set for one entry.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct OwnTtls {
+    pub(crate) ttl: Option<Duration>,
+    pub(crate) soft_ttl: Option<Duration>,
+    pub(crate) l1_ttl: Option<Duration>,
+}
+
+impl<V> Loaded<V> {
+    /// This value, to be stored in both levels.
+    pub fn new(value: V) -> Self {
+        Self {
+            value: Some(value),
+            is_stored: true,
+            ttls: OwnTtls::default(),
+        }
+    }
+
+    /// The previous value, which the source has not changed, as by an HTTP status 304: it gets a new life, and new TTLs.
+    ///
+    /// The value is neither encoded nor sent to L2 again, unless L2 has lost it. For a loader that was given a previous
+    /// value; otherwise the load fails with an error that [is a misuse](crate::LoadError::is_misuse).
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use larder::{Cache, Entry, Loaded};
+    /// use serde::{Deserialize, Serialize};
+    ///
+    /// #[derive(Serialize, Deserialize)]
+    /// struct Page { etag: String, body: String }
+    /// # enum Answer { NotModified, Page(Page) }
+    /// # async fn fetch(if_none_match: Option<&str>) -> Result<Answer, std::io::Error> {
+    /// #     Ok(Answer::Page(Page { etag: "v1".to_owned(), body: "…".to_owned() }))
+    /// # }
+    ///
+    /// let pages: Cache<String, Page> = Cache::builder("docs:page")
+    ///     .soft_ttl(Duration::from_secs(60))
+    ///     .build()?;
+    /// let load = |previous: Option<Entry<Page>>| async move {
+    ///     let etag = previous.as_ref().map(|page| page.etag.as_str());
+    ///     Ok::<_, std::io::Error>(match fetch(etag).await? {
+    ///         Answer::NotModified => Loaded::unchanged(),
+    ///         Answer::Page(page) => Loaded::new(page),
+    ///     })
+    /// };
+    /// let page = pages.get_or_load_with("/", load).await?;
+    /// assert_eq!(page.body, "…");
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub fn unchanged() -> Self {
+        Self {
+            value: None,
+            is_stored: true,
+            ttls: OwnTtls::default(),
+        }
+    }
+
+    /// How long this value is valid, in both levels, instead of what [`ttl_of`](crate::Builder::ttl_of) and
+    /// [`l2_ttl`](crate::Builder::l2_ttl) say.
+    ///
+    /// The [`jitter`](crate::Builder::jitter) only shortens it, so a token does not outlive its expiry. At most 100
+    /// years; what is longer counts as that. Zero is [a misuse](crate::LoadError::is_misuse): for a value that must not
+    /// be kept there is [`no_store`](Self::no_store).
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttls.ttl = Some(ttl);
+        self
+    }
+
+    /// The age from which this value is stale, instead of the builder's [`soft_ttl`](crate::Builder::soft_ttl).
+    ///
+    /// The jitter only shortens it. If it is not shorter than the value's TTL, the value is never stale.
+    pub fn soft_ttl(mut self, ttl: Duration) -> Self {
+        self.ttls.soft_ttl = Some(ttl);
+        self
+    }
+
+    /// How long each L1 keeps this value at most. Zero: no L1 stores it, so that every look-up asks L2.
+    ///
+    /// It only shortens: what the builder's [`l1_ttl`](crate::Builder::l1_ttl) says, and the value's TTL, hold too.
+    pub fn l1_ttl(mut self, ttl: Duration) -> Self {
+        self.ttls.l1_ttl = Some(ttl);
+        self
+    }
+
+    /// Hands the value out to the callers that wait for this load, and stores it in neither level. If it is the load of
+    /// a refresh, the stale value is removed from both levels, in all instances.
+    pub fn no_store(mut self) -> Self {
+        self.is_stored = false;
+        self
+    }
+}
