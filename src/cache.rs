@@ -69,7 +69,8 @@ use crate::stats::{Health, Stats};
 ///
 /// # Values
 ///
-/// L1 drops values while it does other work. Their `Drop` must not panic, and must not call [`stats`](Self::stats).
+/// L1 drops values while moka does other work, with locks held. Their `Drop` must not panic, and must not call a cache: it
+/// could wait for itself.
 pub struct Cache<K, V>
 where
     V: Send + Sync + 'static,
@@ -318,17 +319,17 @@ where
         }
     }
 
-    /// Looks many keys up in L1, then in L2, and otherwise calls `loader` once with all keys that are missing. Stores
-    /// what it returns in both.
+    /// Looks many keys up in L1, then in L2, and otherwise calls `loader` once with all keys that are missing: once for
+    /// every 1 024 of them. Stores what it returns in both.
     ///
     /// Returns one result per key, in the order of the keys: `None` for a key that the loader did not return. That is
     /// not cached; to cache it, use a `V` that can be empty, such as an `Option`. Values for keys that the loader was
     /// not asked for are ignored.
     ///
     /// Each key is loaded as by [`get_or_load`](Self::get_or_load): once in the whole fleet, to its end, and shared
-    /// with callers that ask for it alone. So the loader is not asked for keys that another call or instance is
-    /// loading; it is called again for those that these loads do not bring. Another call, in the background, refreshes
-    /// what is stale.
+    /// with callers that ask for it alone. So the loader is not asked for keys that another call of this instance is
+    /// loading: if that does not find a key, neither does this call. It is called again for keys that another instance was
+    /// loading and did not find. Another call, in the background, refreshes what is stale.
     ///
     /// Cost: three allocations if L1 has all keys, one round trip if L2 has the rest, and three if some are loaded.
     ///

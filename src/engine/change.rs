@@ -67,6 +67,8 @@ pub(super) struct Write<V: Value> {
     deferral: Deferral,
     weight: u32,
     ends_call: bool,
+    /// Whether it delivers what was deferred.
+    is_delivery: bool,
     /// What it takes of the writer's capacity.
     capacity: Option<OwnedSemaphorePermit>,
     answer: Option<oneshot::Sender<WriteResult>>,
@@ -93,6 +95,7 @@ impl<V: Value> Write<V> {
                 ..Deferral::default()
             },
             ends_call: false,
+            is_delivery: false,
             capacity: None,
             answer: Some(answer),
         };
@@ -102,6 +105,12 @@ impl<V: Value> Write<V> {
     /// Marks the last write of a call.
     pub(super) fn end_call(&mut self) {
         self.ends_call = true;
+    }
+
+    /// Marks a write that delivers what was deferred: should it fail, that is nothing new.
+    pub(super) fn deliver(mut self) -> Self {
+        self.is_delivery = true;
+        self
     }
 
     pub(super) fn take_capacity(&mut self, from: &mut OwnedSemaphorePermit) {
@@ -127,6 +136,10 @@ impl<V: Value> Write<V> {
 
     fn deferred(&mut self, error: &L2Error) {
         let ctx = &*self.ctx;
+        if self.is_delivery {
+            ctx.deferred.defer(self.key(), self.deferral);
+            return self.answer(Err(WriteError::deferred(error.clone())));
+        }
         ctx.counters.writes_deferred.bump();
         // Where L2 is this instance's own, it is enough to change L1.
         if !without(Rule::Deferred) && !ctx.l1.freshness().is_alone() {

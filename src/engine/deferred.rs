@@ -1,6 +1,6 @@
 //! Invalidations that L2 has yet to be sent: bounded, the newest per key (rule 14).
 //!
-//! Sends nothing: [`deliver`](super::deliver) does.
+//! Sends nothing: [`write`](super::write) does.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -34,10 +34,8 @@ struct Pending {
 /// An invalidation of a key, or of all of them, that is to be sent.
 #[derive(Clone, Copy)]
 pub(super) struct Invalidation {
-    /// When it was deferred, among the writes.
+    /// When it was deferred, among the writes. The lowest is sent first; what L2 refuses is deferred again.
     order: u64,
-    /// The lowest is sent first: what waits longest, but what L2 refused goes behind all others.
-    turn: u64,
     /// By this instance's time: sending it before is of no use.
     not_before: Tick,
     /// Of all writes that it replaces.
@@ -68,41 +66,20 @@ impl Deferral {
 
 /// What to send L2 next.
 pub(super) enum Delivery {
-    Keys(Vec<(Key, Invalidation)>),
-    All(Invalidation),
+    /// The invalidation of some keys, with one hold.
+    Keys(Vec<Key>, Duration),
+    /// A clear.
+    All,
 }
 
 impl Invalidation {
-    /// It was sent, and accepted at `accepted_at` of the lane's time. Returns whether nothing of it can land after
+    /// L2 accepted it, or a later write in its place, at `accepted_at` of the lane's time. Returns whether nothing of it can land after
     /// that. Otherwise it has to be sent once more, when that is over.
     fn is_settled(&mut self, accepted_at: u64, now: Tick) -> bool {
         let settles_after = self.deferral.settles_after;
         let left = settles_after.saturating_add(1).saturating_sub(accepted_at);
         self.not_before = now.saturating_add(nanos(Duration::from_millis(left)));
         accepted_at > settles_after
-    }
-}
-
-impl Delivery {
-    /// The hold of all its keys.
-    pub(super) fn hold(&self) -> Duration {
-        match self {
-            Self::All(all) => all.deferral.hold,
-            Self::Keys(keys) => keys
-                .first()
-                .map_or(Duration::ZERO, |(_, one)| one.deferral.hold),
-        }
-    }
-
-    /// Each of several keys by itself.
-    pub(super) fn each(&self) -> Vec<Self> {
-        match self {
-            Self::Keys(keys) if keys.len() > 1 => {
-                let each = keys.iter().cloned();
-                each.map(|one| Self::Keys(vec![one])).collect()
-            }
-            _ => Vec::new(),
-        }
     }
 }
 
@@ -142,10 +119,8 @@ impl Deferred {
     pub(super) fn defer(&self, key: Option<&Key>, deferral: Deferral) {
         let mut pending = self.lock();
         let former = key.and_then(|key| pending.keys.get(key)).copied();
-        let order = self.next_order();
         let invalidation = Invalidation {
-            order,
-            turn: former.map_or(order, |one| one.turn),
+            order: self.next_order(),
             not_before: 0,
             // An earlier write of the key may be on its way still.
             deferral: former.map_or(deferral, |one| one.deferral.and(deferral)),
@@ -175,53 +150,53 @@ impl Deferred {
         pending.keys.len() + usize::from(pending.all.is_some())
     }
 
-    /// What is to be sent now, with one hold for all of it.
-    pub(super) fn next(&self, now: Tick) -> Option<Delivery> {
+    /// What is to be sent now, of what was deferred before `order`.
+    pub(super) fn next(&self, now: Tick, order: u64) -> Option<Delivery> {
         let pending = self.lock();
+        let is_due = |one: &Invalidation| now >= one.not_before && one.order < order;
         if let Some(all) = pending.all {
-            return (now >= all.not_before).then_some(Delivery::All(all));
+            return is_due(&all).then_some(Delivery::All);
         }
         let due = pending.keys.iter();
-        let due = due.filter(|(_, one)| now >= one.not_before);
-        let (_, first) = due.clone().min_by_key(|(_, one)| one.turn)?;
-        let mut due: Vec<_> = due
-            .filter(|(_, one)| one.deferral.hold == first.deferral.hold)
-            .collect();
+        let due = due.filter(|(_, one)| is_due(one));
+        let (_, first) = due.clone().min_by_key(|(_, one)| one.order)?;
+        let hold = first.deferral.hold;
+        let mut due: Vec<_> = due.filter(|(_, one)| one.deferral.hold == hold).collect();
         if due.len() > BATCH {
-            due.select_nth_unstable_by_key(BATCH, |(_, one)| one.turn);
+            due.select_nth_unstable_by_key(BATCH, |(_, one)| one.order);
         }
-        let keys = due
-            .into_iter()
-            .take(BATCH)
-            .map(|(key, invalidation)| (key.clone(), *invalidation))
-            .collect();
-        Some(Delivery::Keys(keys))
+        let keys = due.into_iter().take(BATCH).map(|(key, _)| key.clone());
+        Some(Delivery::Keys(keys.collect(), hold))
     }
 
-    /// L2 refused a delivery: the others shall not wait for it.
-    pub(super) fn put_back(&self, delivery: &Delivery) {
-        let Delivery::Keys(keys) = delivery else {
+    /// L2 accepted a write of a key, or a clear, that was called at `order`; at `accepted_at` of the lane's time, and with
+    /// this hold. It settles what was deferred before that call, but for a longer hold, and unless a deferred write may
+    /// land after it: then that is invalidated once more when it has.
+    pub(super) fn overtaken(
+        &self,
+        key: Option<&Key>,
+        order: u64,
+        accepted_at: u64,
+        hold: Duration,
+        now: Tick,
+    ) {
+        if !self.any.load(Ordering::SeqCst) {
             return;
-        };
-        let turn = self.next_order();
-        let mut pending = self.lock();
-        for (key, sent) in keys {
-            if let Some(one) = pending.keys.get_mut(key)
-                && one.order == sent.order
-            {
-                one.turn = turn;
-            }
         }
-    }
-
-    /// L2 accepted a delivery at `accepted_at` of the lane's time: what was not deferred again since is settled,
-    /// unless its own write may land after that.
-    pub(super) fn settle(&self, delivery: &Delivery, accepted_at: u64, now: Tick) {
         let mut pending = self.lock();
-        match delivery {
-            Delivery::All(sent) => {
+        match key {
+            Some(key) => {
+                if let Some(one) = pending.keys.get_mut(key)
+                    && one.order < order
+                    && one.deferral.hold <= hold
+                    && one.is_settled(accepted_at, now)
+                {
+                    pending.keys.remove(key);
+                }
+            }
+            None => {
                 pending.all.take_if(|all| {
-                    if all.order != sent.order {
+                    if all.order >= order {
                         return false;
                     }
                     // A clear holds nothing off, so it is repeated when the hold is over.
@@ -233,33 +208,6 @@ impl Deferred {
                     all.is_settled(accepted_at, now)
                 });
             }
-            Delivery::Keys(keys) => {
-                for (key, sent) in keys {
-                    if let Some(one) = pending.keys.get_mut(key)
-                        && one.order == sent.order
-                        && one.is_settled(accepted_at, now)
-                    {
-                        pending.keys.remove(key);
-                    }
-                }
-            }
-        }
-        self.note(&pending);
-    }
-
-    /// L2 accepted a write of a key, called at `order`, at `accepted_at` of the lane's time and with this hold: it
-    /// settles what was deferred before it, but for a longer hold.
-    pub(super) fn overtaken(&self, key: &str, order: u64, accepted_at: u64, hold: Duration) {
-        if !self.any.load(Ordering::SeqCst) {
-            return;
-        }
-        let mut pending = self.lock();
-        if pending.keys.get(key).is_some_and(|one| {
-            one.order < order
-                && accepted_at > one.deferral.settles_after
-                && one.deferral.hold <= hold
-        }) {
-            pending.keys.remove(key);
         }
         self.note(&pending);
     }
@@ -290,41 +238,60 @@ mod tests {
         }
     }
 
+    /// Whether anything is to be sent now.
+    fn is_due(deferred: &Deferred, now: Tick) -> bool {
+        deferred.next(now, u64::MAX).is_some()
+    }
+
     #[test]
     fn a_clear_is_sent_once_however_early_its_inserts_were_given_up() {
         let deferred = Deferred::new(1);
         deferred.defer(Some(&"a".into()), late_insert(500, 450 * MS));
         deferred.defer(Some(&"b".into()), late_insert(700, 650 * MS));
-        assert!(
-            deferred.next(649 * MS).is_none(),
-            "an insert may still land"
-        );
-        let clear = deferred.next(650 * MS).unwrap();
-        deferred.settle(&clear, 701, 660 * MS);
+        assert!(!is_due(&deferred, 649 * MS), "an insert may still land");
+        assert!(is_due(&deferred, 650 * MS));
+        let order = deferred.next_order();
+        deferred.overtaken(None, order, 701, Duration::ZERO, 660 * MS);
         assert_eq!(deferred.len(), 0);
     }
 
     #[test]
     fn what_was_sent_too_early_is_sent_once_more_and_not_before_that_is_of_use() {
         let deferred = Deferred::new(2);
-        deferred.defer(Some(&"a".into()), late_insert(500, 450 * MS));
-        let first = deferred.next(100 * MS).unwrap();
-        deferred.settle(&first, 120, 110 * MS);
+        let key = Key::from("a");
+        deferred.defer(Some(&key), late_insert(500, 450 * MS));
+        assert!(is_due(&deferred, 100 * MS));
+        let order = deferred.next_order();
+        deferred.overtaken(Some(&key), order, 120, Duration::ZERO, 110 * MS);
         assert!(deferred.holds("a"));
-        assert!(deferred.next(490 * MS).is_none());
-        let again = deferred.next(491 * MS).unwrap();
-        deferred.settle(&again, 501, 500 * MS);
+        assert!(!is_due(&deferred, 490 * MS));
+        assert!(is_due(&deferred, 491 * MS));
+        let order = deferred.next_order();
+        deferred.overtaken(Some(&key), order, 501, Duration::ZERO, 500 * MS);
         assert!(!deferred.holds("a"));
     }
 
     #[test]
     fn an_earlier_write_does_not_settle_a_later_one() {
         let deferred = Deferred::new(2);
+        let key = Key::from("a");
         let earlier = deferred.next_order();
-        deferred.defer(Some(&"a".into()), Deferral::default());
-        deferred.overtaken("a", earlier, 1, Duration::ZERO);
+        deferred.defer(Some(&key), Deferral::default());
+        deferred.overtaken(Some(&key), earlier, 1, Duration::ZERO, 0);
         assert!(deferred.holds("a"));
-        deferred.overtaken("a", deferred.next_order(), 1, Duration::ZERO);
+        let later = deferred.next_order();
+        deferred.overtaken(Some(&key), later, 1, Duration::ZERO, 0);
         assert!(!deferred.holds("a"));
+    }
+
+    /// Or a delivery that L2 refuses would be sent again and again.
+    #[test]
+    fn what_is_deferred_again_is_not_part_of_the_same_delivery() {
+        let deferred = Deferred::new(2);
+        deferred.defer(Some(&"a".into()), Deferral::default());
+        let order = deferred.next_order();
+        assert!(deferred.next(0, order).is_some());
+        deferred.defer(Some(&"a".into()), Deferral::default());
+        assert!(deferred.next(0, order).is_none());
     }
 }

@@ -14,7 +14,6 @@ use super::attendance::Attendance;
 use super::context::Context;
 use super::convert::{Convert, TtlOf};
 use super::deferred::Deferred;
-use super::deliver::deliver_deferred;
 use super::l2_health::L2Health;
 use super::load::Loads;
 use super::loader::{Loader, LoaderCalls};
@@ -134,7 +133,8 @@ impl<V: Value> Engine<V> {
         // It ends with the runtime that it was started on.
         let has_ended = subscriber.as_ref().is_none_or(JoinHandle::is_finished);
         if has_ended && !self.stop.is_cancelled() {
-            let task = subscriber::run(Arc::clone(&self.ctx), self.stop.clone());
+            let (ctx, writes) = (Arc::clone(&self.ctx), Arc::clone(&self.writes));
+            let task = subscriber::run(ctx, writes, self.stop.clone());
             *subscriber = Some(tokio::spawn(task));
         }
     }
@@ -252,7 +252,7 @@ impl<V: Value> Engine<V> {
         }
         let ctx = &*self.ctx;
         let leaving = async {
-            deliver_deferred(ctx).await;
+            self.writes.deliver_deferred().await;
             // Otherwise the lane forgets this instance after a while.
             let _ = ctx.lane.leave(ctx.instance).await;
         };

@@ -2,7 +2,6 @@
 //!
 //! Knows the order of the steps (look-up, lease, loader, fill), and none of the steps themselves.
 
-use std::collections::HashSet;
 use std::future::pending;
 use std::mem;
 use std::sync::Arc;
@@ -31,6 +30,8 @@ use crate::vocabulary::Value;
 
 /// How many lease requests or fills of one load are under way at a time.
 const AT_ONCE: usize = 64;
+/// How many keys are loaded by one call of a loader: their leases are not renewed before it begins and after it ends.
+const PART: usize = 1024;
 
 /// The result of a load under way, for the callers that wait for it.
 type Flight<V> = SharedResult<LoadOutcome<V>>;
@@ -139,34 +140,22 @@ impl<V: Value> Loads<V> {
             }
         }
         self.refreshes.start(due, &loader);
-        let mut ours = HashSet::new();
-        while !missing.is_empty() {
-            let (mut led, mut led_at, mut flights) = (Vec::new(), Vec::new(), Vec::new());
-            for (place, key, want) in mem::take(&mut missing) {
-                let (flight, new) = self.join(&key, want, led.len());
-                if let Some(new) = new {
-                    led.push(new);
-                    led_at.push(place);
-                    ours.insert(key.clone());
-                }
-                flights.push((flight, place, key, want));
+        let (mut led, mut led_at, mut flights) = (Vec::new(), Vec::new(), Vec::new());
+        for (place, key, want) in missing {
+            let (flight, new) = self.join(&key, want, led.len());
+            if let Some(new) = new {
+                led.push(new);
+                led_at.push(place);
             }
-            if !led.is_empty() {
-                self.spawn(led, loader(&led_at)).await;
-            }
-            for (flight, place, key, want) in flights {
-                match result_of(flight).await? {
-                    Some((slot, source)) => {
-                        fill(
-                            &mut entries,
-                            place,
-                            lookup::hand_out(&self.ctx, slot, self.ctx.now(), source),
-                        );
-                    }
-                    // The loader of another call did not know the key; this one may.
-                    None if !ours.contains(&key) => missing.push((place, key, want)),
-                    None => {}
-                }
+            flights.push((flight, place));
+        }
+        if !led.is_empty() {
+            self.spawn(led, loader(&led_at)).await;
+        }
+        for (flight, place) in flights {
+            if let Some((slot, source)) = result_of(flight).await? {
+                let entry = lookup::hand_out(&self.ctx, slot, self.ctx.now(), source);
+                fill(&mut entries, place, entry);
             }
         }
         Ok(entries)
@@ -192,7 +181,7 @@ impl<V: Value> Loads<V> {
     /// Runs loads in a task of their own: cancelling one call does not affect other callers (rule 12).
     async fn spawn(self: &Arc<Self>, led: Vec<Led<V>>, loader: Loader<V>) {
         let loads = Arc::clone(self);
-        let task = async move { loads.run(led, loader).await };
+        let task = async move { loads.run_all(led, loader).await };
         if without(Rule::OwnTask) {
             task.await;
         } else {
@@ -200,12 +189,21 @@ impl<V: Value> Loads<V> {
         }
     }
 
+    /// Loads some keys after the other, so that the leases of no part run out while those of others are asked for or used.
+    async fn run_all(&self, mut led: Vec<Led<V>>, mut loader: Loader<V>) {
+        while led.len() > PART {
+            let rest = led.split_off(PART);
+            self.run(mem::replace(&mut led, rest), &mut loader).await;
+        }
+        self.run(led, &mut loader).await;
+    }
+
     /// Asks for the leases in rounds. After each round it calls the loader with the keys whose leases were granted.
     /// Such a key does not wait for the other keys, or two instances could wait for each other.
     ///
     /// A key whose lease another instance has is asked for again when that lease ends, and from time to time, as the
     /// notice of its end may be lost.
-    async fn run(&self, led: Vec<Led<V>>, mut loader: Loader<V>) {
+    async fn run(&self, led: Vec<Led<V>>, loader: &mut Loader<V>) {
         let until = Instant::now() + self.ctx.options.lease_wait;
         let (mut asked, mut waiting) = (led, Vec::new());
         let (mut pauses, mut look_at) = (poll_delays(), None);

@@ -6,7 +6,7 @@
 //! - [`refresh`]: the same in the background, for what is stale; [`backoff`]: when a refresh that failed is tried again
 //! - [`write`]: insert, invalidate, clear: a [`change`] goes to the [`writer`], which keeps the [`write_order`] and sends
 //!   each [`write_batch`]
-//! - [`deferred`], [`deliver`]: invalidations that L2 could not be sent, and their delivery
+//! - [`deferred`]: invalidations that L2 could not be sent, until `write` delivers them
 //! - [`await_applied`]: waiting until every instance has applied an invalidation; [`members`]: the instances to wait for;
 //!   [`attendance`]: which of them are silent
 //! - [`subscriber`]: what other instances changed comes in, and the proof that nothing was missed
@@ -19,7 +19,6 @@ mod change;
 mod context;
 mod convert;
 mod deferred;
-mod deliver;
 #[expect(
     clippy::module_inception,
     reason = "it is what the layer is named after"

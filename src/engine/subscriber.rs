@@ -10,43 +10,77 @@
 
 use std::convert::Infallible;
 use std::error::Error;
-use std::future::pending;
 use std::sync::Arc;
 
-use futures::{FutureExt, StreamExt};
+use futures::StreamExt;
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::context::Context;
-use super::deliver::deliver_deferred;
 use super::members::forget_silent_members;
+use super::write::Writes;
 use crate::ablation::{Rule, without};
 use crate::l1::{Freshness, ProofRequest};
 use crate::l2::{
-    Applied, Event, Kind, L2Error, LONGEST_PAUSE, LaneClock, MemberInfo, Message, Subscription,
-    reconnects,
+    Applied, Event, Kind, L2Error, LONGEST_PAUSE, LaneClock, LeaseRequest, MemberInfo, Message,
+    Subscription, Want, reconnects,
 };
 use crate::vocabulary::Value;
 
 /// Runs until `stop` is cancelled.
-pub(super) async fn run<V: Value>(ctx: Arc<Context<V>>, stop: CancellationToken) {
+pub(super) async fn run<V: Value>(
+    ctx: Arc<Context<V>>,
+    writes: Arc<Writes<V>>,
+    stop: CancellationToken,
+) {
+    // If the runtime ends, the next call starts another: at once, as there is no proof.
+    let _lapse = Lapse(ctx.l1.freshness());
+    let l2_may_answer = Notify::new();
     tokio::select! {
         biased;
         () = stop.cancelled() => {}
         never = forget_silent_members(&ctx) => match never {},
-        never = keep_subscribed(&ctx) => match never {},
+        never = keep_subscribed(&ctx, &l2_may_answer) => match never {},
+        never = keep_delivering(&ctx, &writes, &l2_may_answer) => match never {},
     }
     // The last proof may have come after the caller that stopped this had ended them all.
     ctx.l1.freshness().end();
 }
 
+/// Ends the proof when it is dropped.
+struct Lapse<'a>(&'a Freshness);
+
+impl Drop for Lapse<'_> {
+    fn drop(&mut self) {
+        self.0.lapse();
+    }
+}
+
+/// Delivers what is deferred, and finds out whether a silent L2 answers requests again.
+async fn keep_delivering<V: Value>(
+    ctx: &Context<V>,
+    writes: &Writes<V>,
+    l2_may_answer: &Notify,
+) -> Infallible {
+    loop {
+        l2_may_answer.notified().await;
+        writes.deliver_deferred().await;
+        if !ctx.health.does_answer() {
+            // An error has been traced.
+            let request = LeaseRequest::read_only(Want::Nothing);
+            let _ = (ctx.health).observe(ctx.lane.acquire_lease("", request).await);
+        }
+    }
+}
+
 /// Subscribes, and subscribes again whenever the subscription ends.
-async fn keep_subscribed<V: Value>(ctx: &Context<V>) -> Infallible {
+async fn keep_subscribed<V: Value>(ctx: &Context<V>, l2_may_answer: &Notify) -> Infallible {
     let mut pauses = reconnects();
     let (mut is_failing, mut last) = (false, None);
     loop {
-        let mut session = Session::new(ctx, last);
+        let mut session = Session::new(ctx, last, l2_may_answer);
         let error = session.run().await;
         ctx.l1.freshness().lapse();
         last = session.last;
@@ -62,18 +96,17 @@ async fn keep_subscribed<V: Value>(ctx: &Context<V>) -> Infallible {
             );
         }
         is_failing = true;
-        tokio::select! {
-            biased;
-            () = sleep(pauses.next().unwrap_or(LONGEST_PAUSE)) => {}
-            // Requests may get through though messages do not.
-            () = deliver_deferred(ctx).then(|()| pending()) => {}
-        }
+        // Requests may get through though messages do not.
+        l2_may_answer.notify_one();
+        sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
     }
 }
 
 /// One subscription, until it ends.
 struct Session<'a, V> {
     ctx: &'a Context<V>,
+    /// Notified when L2 has answered.
+    l2_may_answer: &'a Notify,
     /// The number of the last message that was applied. `None` before the first subscription.
     last: Option<u64>,
     /// The heartbeat that is not answered yet.
@@ -94,9 +127,10 @@ struct Asked {
 }
 
 impl<'a, V: Value> Session<'a, V> {
-    fn new(ctx: &'a Context<V>, last: Option<u64>) -> Self {
+    fn new(ctx: &'a Context<V>, last: Option<u64>, l2_may_answer: &'a Notify) -> Self {
         Self {
             ctx,
+            l2_may_answer,
             last,
             asked: None,
             is_answered: false,
@@ -265,7 +299,7 @@ impl<'a, V: Value> Session<'a, V> {
         // Not what has been applied by now: later messages may have come before this answer was looked at.
         self.reach(lane, asked.last).await?;
         self.freshness().prove(lane, asked.proof);
-        deliver_deferred(self.ctx).await;
+        self.l2_may_answer.notify_one();
         Ok(())
     }
 

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tracing::debug;
 
 use super::await_applied::await_applied;
 use super::change::{Change, Insert, Write, WriteResult};
 use super::context::Context;
+use super::deferred::Delivery;
 use super::writer::Writer;
 use crate::error::{L2Error, Misuse, WriteError};
 use crate::key::Key;
@@ -102,6 +104,38 @@ impl<V: Value> Writes<V> {
             Write::new(ctx, key, order, Change::Remove { kind, hold })
         }))
         .await
+    }
+
+    /// Sends L2 what is deferred and due, by writes that are called now: so it comes after all writes of its keys that
+    /// were called before (rule 14). What does not get through is deferred again.
+    pub(super) async fn deliver_deferred(&self) {
+        let ctx = &self.ctx;
+        let began = ctx.deferred.next_order();
+        while let Some(delivery) = ctx.deferred.next(ctx.now(), began) {
+            let order = ctx.deferred.next_order();
+            let write = |key, change| {
+                let (write, answer) = Write::new(ctx, key, order, change);
+                (write.deliver(), answer)
+            };
+            let delivered = match delivery {
+                Delivery::All => self.write(once(write("".into(), Change::Clear))).await,
+                Delivery::Keys(keys, hold) => {
+                    let kind = Kind::Invalidate;
+                    let writes = keys.into_iter();
+                    let writes = writes.map(|key| write(key, Change::Remove { kind, hold }));
+                    self.write(writes).await
+                }
+            };
+            match delivered {
+                Ok(_) => debug!(
+                    namespace = ctx.options.namespace.as_str(),
+                    "deferred invalidations were delivered"
+                ),
+                // It may be the fault of one key, for which the others do not wait.
+                Err(error) if error.is_refused() => {}
+                Err(_) => return,
+            }
+        }
     }
 
     /// Has the writer carry writes through, whether or not the caller stays: a caller that is cancelled between the

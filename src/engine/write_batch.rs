@@ -6,7 +6,7 @@ use futures::future::join_all;
 
 use super::change::{Change, Write};
 use super::context::Context;
-use super::deliver::send_clear;
+use super::write_order::Ordered;
 use crate::ablation::{Rule, without};
 use crate::clock::{Tick, nanos};
 use crate::error::L2Error;
@@ -104,7 +104,7 @@ async fn try_to_send<V: Value>(
             Ok(()) => insert(ctx, &mut group).await.map(|stamp| (stamp, None)),
             Err(error) => Err(error.clone()),
         },
-        (Kind::Clear, _) => send_clear(ctx).await.map(|stamp| (stamp, None)),
+        (Kind::Clear, _) => clear(ctx).await.map(|stamp| (stamp, None)),
         _ => invalidate(ctx, &group)
             .await
             .map(|ack| (ack.stamp, Some(ack))),
@@ -152,13 +152,19 @@ async fn invalidate<V: Value>(ctx: &Context<V>, group: &Group<V>) -> Result<Writ
     ctx.health.observe(invalidated)
 }
 
+/// Has L2 begin a new epoch, in one step that also publishes it.
+async fn clear<V: Value>(ctx: &Context<V>) -> Result<Stamp, L2Error> {
+    let payload = message::payload(Kind::Clear, ctx.instance, &[]);
+    ctx.health.observe(ctx.lane.clear(&payload).await)
+}
+
 /// Applies a write that L2 has accepted to this instance.
 fn accept<V: Value>(ctx: &Context<V>, write: &mut Write<V>, stamp: Stamp, now: Tick) {
     ctx.counters.invalidations_sent.bump();
     let (_, hold) = write.change.sort();
     match &mut write.change {
         // The new epoch comes with the next heartbeat; until then nothing older is served or stored.
-        Change::Clear => return ctx.l1.clear(),
+        Change::Clear => ctx.l1.clear(),
         Change::Insert(insert) => {
             if let Some(value) = insert.value.take() {
                 let fresh =
@@ -169,8 +175,8 @@ fn accept<V: Value>(ctx: &Context<V>, write: &mut Write<V>, stamp: Stamp, now: T
         Change::Remove { .. } if without(Rule::OwnMessages) => {}
         Change::Remove { .. } => ctx.l1.apply([&*write.key], stamp.epoch, stamp.ver),
     }
-    ctx.deferred
-        .overtaken(&write.key, write.order, stamp.written_at, hold);
+    let (key, accepted_at) = (write.key(), stamp.written_at);
+    (ctx.deferred).overtaken(key, write.order, accepted_at, hold, now);
 }
 
 /// Some key of the batch, if it has inserts and the lane's time is not known yet: an insert needs a deadline in that

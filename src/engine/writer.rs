@@ -30,6 +30,8 @@ pub(super) struct Writer<V: Value> {
     /// Bounded by `capacity`. `None` before the first call.
     queue: Mutex<Option<mpsc::UnboundedSender<Call<V>>>>,
     capacity: Arc<Semaphore>,
+    /// Held by the call that is next, until it is in the queue: calls that wait for capacity go on in any order.
+    next: tokio::sync::Mutex<()>,
 }
 
 /// The writes of one call.
@@ -41,11 +43,12 @@ impl<V: Value> Writer<V> {
             ctx: Arc::clone(ctx),
             queue: Mutex::default(),
             capacity: Arc::new(Semaphore::new(CAPACITY as usize)),
+            next: tokio::sync::Mutex::default(),
         }
     }
 
-    /// Hands the writes of a call to the task: at once if there is capacity. A caller that is cancelled while it
-    /// waits for that has its writes deferred.
+    /// Hands the writes of a call to the task, in the order of the calls (rule 14): at once if there is capacity. A caller
+    /// that is cancelled while it waits for that has its writes deferred.
     ///
     /// A call that weighs more than all of the capacity goes when nothing else is left.
     pub(super) async fn submit(&self, mut writes: Call<V>) {
@@ -54,6 +57,7 @@ impl<V: Value> Writer<V> {
         }
         let weights = writes.iter().map(Write::weight);
         let weight = weights.fold(0, u32::saturating_add).min(CAPACITY);
+        let _next = self.next().await;
         let Some(mut capacity) = self.capacity(weight).await else {
             return;
         };
@@ -66,10 +70,18 @@ impl<V: Value> Writer<V> {
         self.send(writes);
     }
 
-    /// Waits for capacity, in the order of the calls. The semaphore is never closed, so this does not fail.
+    /// Waits until every call before this one is in the queue.
+    async fn next(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        // First without waiting, which a runtime takes for a reason to let other tasks run. It fails if others wait.
+        match self.next.try_lock() {
+            Ok(next) => next,
+            Err(_) => self.next.lock().await,
+        }
+    }
+
+    /// Waits for capacity. The semaphore is never closed, so this does not fail.
     async fn capacity(&self, weight: u32) -> Option<OwnedSemaphorePermit> {
         let capacity = || Arc::clone(&self.capacity);
-        // First without waiting, which a runtime takes for a reason to let other tasks run.
         match capacity().try_acquire_many_owned(weight) {
             Ok(permit) => Some(permit),
             Err(_) => capacity().acquire_many_owned(weight).await.ok(),

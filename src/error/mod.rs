@@ -220,6 +220,11 @@ impl WriteError {
         Self(WriteKind::Misuse(misuse))
     }
 
+    /// Whether L2 has answered, with an error.
+    pub(crate) fn is_refused(&self) -> bool {
+        matches!(&self.0, WriteKind::Deferred(error) if error.is_refused())
+    }
+
     /// Whether the write was deferred, because L2 could not be reached or refused it. This instance has evicted the
     /// old value. It invalidates the key in L2 as soon as L2 answers, and neither reads nor stores it until then;
     /// other instances may return the old value meanwhile. The value of a deferred [`insert`](crate::Cache::insert)

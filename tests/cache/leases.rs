@@ -1,6 +1,7 @@
 //! Which load may run, and when: in an instance and in the fleet, by a clock that waits when the test does.
 
 use std::io;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -183,4 +184,27 @@ async fn of_many_leases_only_those_that_have_ended_are_asked_for_again() {
     let found = waiting.await.unwrap().unwrap();
     assert!(found.into_iter().all(|entry| entry.is_some()));
     assert_eq!(truth.loads(), KEYS.len());
+}
+
+/// The leases of so many keys would run out while those of the last are asked for.
+#[tokio::test(start_paused = true)]
+async fn so_many_keys_are_loaded_in_parts_that_are_stored() {
+    let [(a, wire)] = instances(|b| b.lease_ttl(SECOND));
+    a.ready().await;
+    wire.set_latency(SECOND / 50);
+    let keys: Vec<String> = (0..5000).map(|n| format!("k{n}")).collect();
+    let calls = Arc::new(Mutex::new(Vec::new()));
+    let loader = {
+        let calls = Arc::clone(&calls);
+        move |keys: Vec<String>| {
+            calls.lock().unwrap().push(keys.clone());
+            async { Ok::<_, io::Error>(keys.into_iter().map(|key| (key, "v".to_owned()))) }
+        }
+    };
+    let found = a.get_many_or_load(&keys, loader).await.unwrap();
+    assert!(found.iter().all(Option::is_some));
+    assert_eq!(a.stats().loads_not_stored, 0);
+    let calls = calls.lock().unwrap();
+    assert_eq!(calls.concat(), keys);
+    assert!(calls.iter().all(|call| call.len() <= 1024));
 }

@@ -1,11 +1,13 @@
 //! Tasks begin when the cache is built, or at the first asynchronous use where there was no runtime; they end with it.
 
+use std::time::Duration;
+
 use larder::Cache;
 use tokio::runtime::Builder;
 
 use crate::fleet::{Fleet, Source, Texts, over_both_stores};
 use crate::support::eventually::eventually;
-use crate::support::network::Gate;
+use crate::support::network::{Gate, Step, Way};
 
 over_both_stores!(
     an_instance_that_nobody_uses_becomes_ready,
@@ -86,4 +88,19 @@ async fn a_loader_may_use_the_cache() {
         .unwrap();
     assert_eq!(*entry, "v again");
     drop(Gate::new());
+}
+
+/// An instance that a probe has taken out of service has no calls that would show that L2 is back.
+#[tokio::test]
+async fn health_recovers_without_any_call() {
+    let (cache, wire) = Fleet::memory()
+        .instance_with(|b| {
+            b.max_staleness(Duration::from_millis(1500))
+                .clock(larder::Clock::system())
+        })
+        .await;
+    wire.lose(Step::Get, Way::Request, 1);
+    assert!(cache.get("k").await.is_none());
+    assert!(!cache.health().is_l2_up());
+    eventually("it is well again", || async { cache.health().is_ok() }).await;
 }

@@ -397,24 +397,23 @@ async fn without_a_store_to_ask_all_is_loaded_by_one_call() {
     assert_eq!(a.stats().loads_not_stored, 2);
 }
 
-/// Its own loader may know more than that of the call whose load it has joined.
+/// Each of them has its own loader; one call of one is enough, as it is for a value or an error.
 #[tokio::test]
-async fn what_another_call_does_not_find_is_looked_for_again() {
+async fn what_a_load_does_not_find_is_nothing_for_all_who_wait_for_it() {
     let fleet = Fleet::memory();
     let (a, _) = fleet.instance().await;
-    let (empty, gate) = (Table::default(), Gate::new());
-    let first = empty.behind(&gate).spawn(&a, &["no row"]);
+    let (table, gate) = (Table::default(), Gate::new());
+    let calls: Vec<_> = (0..100)
+        .map(|_| table.behind(&gate).spawn(&a, &["no row"]))
+        .collect();
     gate.arrived(1).await;
-    let more = |keys: Vec<String>| async move {
-        Ok::<_, io::Error>(keys.into_iter().map(|key| (key, "new".to_owned())))
-    };
-    let second = tokio::spawn({
-        let a = a.clone();
-        async move { a.get_many_or_load(["no row", "no row"], more).await }
-    });
+    // A loader of one key has a value for it.
+    let one = Source::new("of one").spawn(&a, "no row");
     tokio::task::yield_now().await;
     gate.open();
-    assert_eq!(texts(&first.await.unwrap().unwrap()), [None]);
-    let second = second.await.unwrap().unwrap();
-    assert_eq!(texts(&second), [Some("new"), Some("new")]);
+    for call in calls {
+        assert_eq!(texts(&call.await.unwrap().unwrap()), [None]);
+    }
+    assert_eq!(table.calls().len(), 1);
+    assert_eq!(*one.await.unwrap().unwrap(), "of one");
 }

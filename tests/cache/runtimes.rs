@@ -34,6 +34,39 @@ fn a_cache_moves_from_runtime_to_runtime() {
     }
 }
 
+/// Also while the last proof would still hold: what other instances change is received, and what is deferred is sent.
+#[test]
+fn the_next_call_on_another_runtime_takes_over_at_once() {
+    let fleet = Fleet::memory();
+    let (cache, wire) = fleet.build(without_heartbeats);
+    let ends = runtime();
+    ends.block_on(cache.ready());
+    let driven = runtime();
+    let other = driven.block_on(async { fleet.instance().await.0 });
+    ends.block_on(async {
+        other.insert("k", "old".to_owned()).await.unwrap();
+        wire.lose(Step::Invalidate, Way::Request, 1);
+        cache.invalidate("k").await.unwrap_err();
+        wire.lose(Step::Invalidate, Way::Request, usize::MAX);
+    });
+    drop(ends);
+    wire.lose(Step::Invalidate, Way::Request, 0);
+    driven.block_on(async {
+        cache.get("other").await;
+        eventually("it is delivered", || async {
+            other.get("k").await.is_none()
+        })
+        .await;
+        cache.ready().await;
+        cache.insert("k", "new".to_owned()).await.unwrap();
+        other.invalidate("k").await.unwrap();
+        eventually("the message is received", || async {
+            cache.get_local("k").is_none()
+        })
+        .await;
+    });
+}
+
 /// The same over Redis, whose connection dies with the runtime: nothing is lost or deferred for that.
 #[test]
 fn a_cache_on_redis_moves_from_runtime_to_runtime() {

@@ -6,11 +6,12 @@ use std::time::Duration;
 use futures::future::join_all;
 use futures::{FutureExt, poll};
 use larder::{Cache, Clock, MAX_KEY_BYTES};
+use tokio::task::{JoinHandle, yield_now};
 use tokio::time::{self, Instant, timeout};
 
-use crate::fleet::{Fleet, HOUR, Texts, over_both_stores, without_heartbeats};
+use crate::fleet::{Fleet, HOUR, Texts, over_both_stores, stores, without_heartbeats};
 use crate::support::eventually::eventually;
-use crate::support::network::{Step, Way};
+use crate::support::network::{Gate, Network, Step, Way};
 use crate::support::redis_server::RedisServer;
 
 over_both_stores!(
@@ -407,6 +408,82 @@ async fn no_call_overtakes_one_that_waits_for_room(fleet: Fleet) {
     assert_eq!(value(&a, last).await, None);
     let first = value(&a, &keys[0]).await;
     assert!(first.is_some(), "they were carried through");
+}
+
+/// As much as the writer's queue holds, and the gate that holds it.
+async fn fill_queue(cache: &Texts, wire: &Network) -> (Gate, JoinHandle<()>) {
+    let gate = wire.close(Step::Insert, Way::Request);
+    let filling = tokio::spawn({
+        let cache = cache.clone();
+        let keys: Vec<String> = (0..16 * 1024).map(|n| format!("filler {n}")).collect();
+        async move { cache.insert_many(pairs(&keys, "v")).await.unwrap() }
+    });
+    gate.arrived(2).await;
+    (gate, filling)
+}
+
+/// Rule 14: what is deferred is delivered after all writes that were called before, also after those that wait for
+/// room in the queue.
+#[tokio::test]
+async fn a_deferred_invalidation_comes_after_an_insert_that_waits_for_room() {
+    let fleet = Fleet::memory();
+    let (a, wire) = fleet.instance_with(without_heartbeats).await;
+    let (b, _) = fleet.instance().await;
+    let (gate, filling) = fill_queue(&a, &wire).await;
+    let mut insert = Box::pin(a.insert("k", "old".to_owned()));
+    assert!(poll!(&mut insert).is_pending());
+    assert!(a.invalidate("k").now_or_never().is_none(), "it waits too");
+    assert_eq!(a.stats().writes_deferred, 1);
+
+    // The next heartbeat has it delivered.
+    let subscriptions = wire.asked(Step::Subscribe);
+    wire.cut();
+    eventually("it subscribes anew", || async {
+        wire.asked(Step::Subscribe) > subscriptions
+    })
+    .await;
+    a.ready().await;
+    for _ in 0..100 {
+        yield_now().await;
+    }
+    gate.open();
+    filling.await.unwrap();
+    insert.await.unwrap();
+    eventually("the key is used again", || stores(&a, "k")).await;
+    assert_eq!(value(&b, "k").await.as_deref(), Some("loaded"));
+}
+
+/// All of them get room at the same moment, on several threads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn calls_that_wait_for_room_keep_their_order() {
+    let fleet = Fleet::memory();
+    let (a, wire) = fleet.instance_with(without_heartbeats).await;
+    let (b, _) = fleet.instance().await;
+    let (gate, filling) = fill_queue(&a, &wire).await;
+    let keys = numbered(1000);
+    let mut waiting = Vec::new();
+    for key in &keys {
+        for is_insert in [true, false] {
+            let (a, key) = (a.clone(), key.clone());
+            let mut call = async move {
+                if is_insert {
+                    a.insert(&key, "old".to_owned()).await.unwrap();
+                } else {
+                    a.invalidate(&key).await.unwrap();
+                }
+            }
+            .boxed();
+            assert!(poll!(&mut call).is_pending());
+            waiting.push(tokio::spawn(call));
+        }
+    }
+    gate.open();
+    filling.await.unwrap();
+    for call in waiting {
+        call.await.unwrap();
+    }
+    let left = b.get_many(&keys).await;
+    assert_eq!(left.iter().flatten().count(), 0);
 }
 
 /// There is no L2, so no write has a deadline.

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -17,7 +17,7 @@ use larder::l2::{
     Subscription, Ttls, WriteAck,
 };
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 const LIMIT: Duration = Duration::from_secs(10);
 /// A member that only reads the lane's clock.
@@ -75,6 +75,8 @@ struct Wires {
     /// Whether the next `get` finds a version that the lane has not issued.
     forge: AtomicBool,
     /// Whether the next subscription finds the highest number of a message that there is.
+    /// How long each request takes.
+    latency_ms: AtomicU64,
     exhaust: AtomicBool,
     /// Whether requests turn out to have gone to another server than the subscription, once.
     mislead: AtomicBool,
@@ -117,6 +119,7 @@ impl Network {
             reconnect: AtomicBool::new(false),
             forge: AtomicBool::new(false),
             exhaust: AtomicBool::new(false),
+            latency_ms: AtomicU64::new(0),
             mislead: AtomicBool::new(false),
             subscribed: watch::Sender::default(),
         };
@@ -142,6 +145,12 @@ impl Network {
         let silence = || L2Error::timed_out(Duration::from_millis(1));
         let mut lost = self.wires.lost.lock().unwrap();
         lost.insert((step, way), (n, silence));
+    }
+
+    /// Each request takes so long from now on.
+    pub(crate) fn set_latency(&self, latency: Duration) {
+        let ms = u64::try_from(latency.as_millis()).unwrap();
+        self.wires.latency_ms.store(ms, SeqCst);
     }
 
     /// The next `n` such requests find no connection.
@@ -249,6 +258,10 @@ impl Network {
     ) -> Result<T, L2Error> {
         self.pass(step, Way::Request).await?;
         self.count(step);
+        match self.wires.latency_ms.load(SeqCst) {
+            0 => {}
+            ms => sleep(Duration::from_millis(ms)).await,
+        }
         let reply = request.await;
         self.pass(step, Way::Reply).await?;
         reply
