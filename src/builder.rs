@@ -161,7 +161,7 @@ where
     /// // That a user does not exist is cached too, though not for long.
     /// let users: Cache<u64, Option<String>> = Cache::builder("docs:user")
     ///     .l2_ttl(Duration::from_secs(3600))
-    ///     .ttl_of(|user| user.is_none().then_some(Duration::from_secs(10)))
+    ///     .ttl_of(|user: &Option<String>| user.is_none().then_some(Duration::from_secs(10)))
     ///     .build()?;
     /// let user = users.get_or_load(&7, || async { Ok::<_, std::io::Error>(None) }).await?;
     /// assert!(user.is_none());

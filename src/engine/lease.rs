@@ -145,26 +145,26 @@ pub(super) async fn store<V: Value>(
         }
     };
     let now = ctx.now();
-    Ok(match filled {
+    match filled {
         Some(Fill::Stored(stamp)) => {
             let fresh = ctx.convert.fresh(op.key(), held, stamp, &terms, now);
             ctx.l1.publish_filled(op, &fresh);
-            (fresh.slot, Source::Loader)
+            return Ok((fresh.slot, Source::Loader));
         }
         // The key was written during the load. What is there now is newer than what was loaded.
-        Some(Fill::Rejected(Some(bytes)))
+        Some(Fill::Rejected(Some(bytes))) => {
             if let Ok(fresh) = ctx.convert.open(op.key(), &bytes, now)
                 && ctx.l1.freshness().is_live()
-                && ctx.l1.is_usable(op, &fresh, now) =>
-        {
-            ctx.l1.publish(op, &fresh);
-            (fresh.slot, Source::L2)
+                && ctx.l1.is_usable(op, &fresh, now)
+            {
+                ctx.l1.publish(op, &fresh);
+                return Ok((fresh.slot, Source::L2));
+            }
         }
-        Some(Fill::Rejected(_)) | None => {
-            let slot = ctx.convert.unstored(op.key(), held, now);
-            (slot, Source::Loader)
-        }
-    })
+        Some(Fill::Rejected(None)) | None => {}
+    }
+    let slot = ctx.convert.unstored(op.key(), held, now);
+    Ok((slot, Source::Loader))
 }
 
 /// Sends L2 a value under its lease. `None` if L2 has not accepted it; then the lease is given back where that helps.

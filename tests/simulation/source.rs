@@ -131,7 +131,9 @@ impl Plan {
             ttl: own(0.1, 20..=3000),
             soft_ttl: own(0.1, 1..=1000),
             l1_ttl: own(0.1, 0..=50),
-            is_stored: own(0.03, 0..=0).is_none(),
+            // A refresh that must not be stored removes the value without a hold: where replicas lag, what is loaded
+            // after that may be older than the commit, whose own invalidation is still to come.
+            is_stored: own(0.03, 0..=0).is_none() || config.lag_ms != 0,
             before: Duration::from_millis(before),
             lag: Duration::from_millis(config.lag_ms),
             after: Duration::from_millis(takes - before),
