@@ -5,6 +5,8 @@
 
 use std::borrow::{Borrow, Cow};
 use std::fmt::{self, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZero;
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -55,18 +57,29 @@ impl fmt::Display for Key {
 
 /// A key that can write itself as the text of a Redis key.
 ///
-/// Strings, `char`, `bool`, integers, tuples of up to eight keys, and
-/// references, boxes and `Arc`s of keys are keys already. A lone string is
-/// written as it is. The parts of a compound key are joined with `:`, and a `:`
-/// or `\` inside a part gets a backslash, so two different keys never share a
-/// text:
+/// These are keys already:
 ///
-/// | key              | text      |
-/// |------------------|-----------|
-/// | `"a:b"`          | `a:b`     |
-/// | `(1, 2)`         | `1:2`     |
-/// | `("a", "b:c")`   | `a:b\:c`  |
-/// | `("a:b", "c")`   | `a\:b:c`  |
+/// - strings, `char`, `bool`, integers, also as `NonZero`, and IP addresses; with the feature `uuid`, `uuid::Uuid`;
+/// - tuples of up to eight keys, arrays and `Option`s of keys, and `()`;
+/// - references, boxes and `Arc`s of keys.
+///
+/// A lone string is written as it is. The parts of a compound key are joined with `:`, and a `:` or `\` inside a part
+/// gets a backslash, so two different keys of one type never share a text:
+///
+/// | key                             | text               |
+/// |---------------------------------|--------------------|
+/// | `"a:b"`                         | `a:b`              |
+/// | `(1, 2)`                        | `1:2`              |
+/// | `("a", "b:c")`                  | `a:b\:c`           |
+/// | `("a:b", "c")`                  | `a\:b:c`           |
+/// | `None`                          | `none`             |
+/// | `Some(7)`                       | `some:7`           |
+/// | `("a", Some(7))`                | `a:some\:7`        |
+/// | `[1, 2]`: its length first      | `2:1:2`            |
+/// | `()`                            | the empty text     |
+/// | `Ipv6Addr::LOCALHOST`           | `::1`              |
+///
+/// Values in Redis are found by these texts, so no version of this crate changes them.
 ///
 /// # Your own key types
 ///
@@ -320,7 +333,7 @@ macro_rules! display {
     )*};
 }
 
-display!(char, bool);
+display!(char, bool, IpAddr, Ipv4Addr, Ipv6Addr);
 
 /// The text of these is what `Display` gives too, which would take an eighth more instructions for a hit.
 macro_rules! integer {
@@ -337,6 +350,60 @@ macro_rules! integer {
 
 integer!(i8, i16, i32, i64, i128, isize);
 integer!(u8, u16, u32, u64, u128, usize);
+
+/// The text is that of the integer.
+macro_rules! non_zero {
+    ($($type:ty),*) => {$(
+        impl CacheKey for NonZero<$type> {
+            fn write_key(&self, out: &mut KeyWriter) {
+                self.get().write_key(out);
+            }
+        }
+    )*};
+}
+
+non_zero!(i8, i16, i32, i64, i128, isize);
+non_zero!(u8, u16, u32, u64, u128, usize);
+
+/// 36 characters, in lower case, with hyphens.
+#[cfg(feature = "uuid")]
+#[cfg_attr(docsrs, doc(cfg(feature = "uuid")))]
+impl CacheKey for uuid::Uuid {
+    fn write_key(&self, out: &mut KeyWriter) {
+        let mut text = uuid::Uuid::encode_buffer();
+        // Digits, letters and hyphens need no escaping.
+        out.push(self.hyphenated().encode_lower(&mut text));
+    }
+}
+
+/// `none`, or `some` and the key as two parts.
+impl<T: CacheKey> CacheKey for Option<T> {
+    fn write_key(&self, out: &mut KeyWriter) {
+        match self {
+            None => out.part("none"),
+            Some(key) => {
+                out.part("some");
+                out.part(key);
+            }
+        }
+    }
+}
+
+/// The length, then the elements as parts.
+// The length is there so that a slice or `Vec` can become a key and write the same: an array is `Borrow` of a slice.
+impl<T: CacheKey, const N: usize> CacheKey for [T; N] {
+    fn write_key(&self, out: &mut KeyWriter) {
+        out.part(&N);
+        for key in self {
+            out.part(key);
+        }
+    }
+}
+
+/// Writes nothing.
+impl CacheKey for () {
+    fn write_key(&self, _: &mut KeyWriter) {}
+}
 
 /// A tuple writes its fields as parts.
 macro_rules! tuple {

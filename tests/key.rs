@@ -5,6 +5,8 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt::Debug;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::{NonZeroI8, NonZeroU64, NonZeroU128};
 use std::sync::Arc;
 
 use larder::{CacheKey, KeyWriter, MAX_KEY_BYTES, redis_key};
@@ -92,6 +94,100 @@ fn a_list_that_writes_its_length_is_sound() {
     assert_eq!(text(&Tags(vec!["a:b".into(), "c".into()])), r"2:a\:b:c");
 }
 
+/// Redis holds values under these texts, also when the next version of the crate looks for them: none may ever change.
+#[test]
+fn texts_are_frozen() {
+    let v6 = Ipv6Addr::from_bits(0x2001_0db8_0000_0000_0000_0000_0000_0007);
+    let mapped = Ipv4Addr::LOCALHOST.to_ipv6_mapped();
+    let texts = [
+        (text("a:b\\c"), r"a:b\c"),
+        (text(&':'), ":"),
+        (text(&(':', '\\')), r"\::\\"),
+        (text(&true), "true"),
+        (text(&-7), "-7"),
+        (text(&("a:b", 7, "c")), r"a\:b:7:c"),
+        (text(&(("a", ":"), 7)), r"a\:\\\::7"),
+        (text(&NonZeroU64::MIN), "1"),
+        (text(&NonZeroI8::MIN), "-128"),
+        (
+            text(&NonZeroU128::MAX),
+            "340282366920938463463374607431768211455",
+        ),
+        (text(&Ipv4Addr::LOCALHOST), "127.0.0.1"),
+        (text(&IpAddr::V4(Ipv4Addr::LOCALHOST)), "127.0.0.1"),
+        (text(&v6), "2001:db8::7"),
+        (text(&IpAddr::V6(v6)), "2001:db8::7"),
+        (text(&mapped), "::ffff:127.0.0.1"),
+        (text(&Ipv6Addr::UNSPECIFIED), "::"),
+        (text(&("a", v6)), r"a:2001\:db8\:\:7"),
+        (text(&None::<u64>), "none"),
+        (text(&Some(7)), "some:7"),
+        (text(&Some("")), "some:"),
+        (text(&Some("none")), "some:none"),
+        (text(&Some("a:b")), r"some:a\:b"),
+        (text(&Some(None::<u64>)), "some:none"),
+        (text(&("a", Some(7))), r"a:some\:7"),
+        (text(&("a", None::<u64>)), "a:none"),
+        (text(&[""; 0]), "0"),
+        (text(&[""]), "1:"),
+        (text(&[1, 2]), "2:1:2"),
+        (text(&[["a:b"], ["c"]]), r"2:1\:a\\\:b:1\:c"),
+        (text(&([1, 2],)), r"2\:1\:2"),
+        (text(&()), ""),
+        (text(&((), 7)), ":7"),
+        (text(&Some(())), "some:"),
+    ];
+    for (text, frozen) in texts {
+        assert_eq!(text, frozen);
+    }
+}
+
+#[cfg(feature = "uuid")]
+#[test]
+fn texts_of_uuids_are_frozen() {
+    let uuid = uuid::Uuid::from_u128(0x00AB_CDEF);
+    assert_eq!(text(&uuid), "00000000-0000-0000-0000-000000abcdef");
+    assert_eq!(text(&(uuid, 7)), "00000000-0000-0000-0000-000000abcdef:7");
+}
+
+/// What an array or an option holds must not look like its end, like another element, or like `None`.
+#[test]
+fn all_small_arrays_and_options_differ() {
+    let strings = || [":", "\\", "", "none", "some", "some:"].into_iter();
+    let options = || strings().map(Some).chain([None]);
+    assert_all_differ(options());
+    assert_all_differ(options().map(Some).chain([None]));
+    assert_all_differ(options().flat_map(|a| options().map(move |b| (a, b))));
+    assert_all_differ(options().flat_map(|a| strings().map(move |b| (b, a))));
+    assert_all_differ(strings().flat_map(|a| strings().map(move |b| [a, b])));
+    assert_all_differ(
+        pairs_of(1)
+            .flat_map(|(a, b)| pairs_of(1).map(move |(c, d)| [[a.clone(), b.clone()], [c, d]])),
+    );
+}
+
+/// Arrays of different lengths are of different types, so they meet in one cache only within a key such as this.
+#[derive(Debug)]
+enum OneOrTwo {
+    One([String; 1]),
+    Two([String; 2]),
+}
+
+impl CacheKey for OneOrTwo {
+    fn write_key(&self, out: &mut KeyWriter) {
+        match self {
+            Self::One(array) => array.write_key(out),
+            Self::Two(array) => array.write_key(out),
+        }
+    }
+}
+
+#[test]
+fn arrays_of_different_lengths_differ() {
+    let ones = strings(3).into_iter().map(|a| OneOrTwo::One([a]));
+    assert_all_differ(ones.chain(pairs_of(2).map(|(a, b)| OneOrTwo::Two([a, b]))));
+}
+
 fn rich() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         Just(":"),
@@ -102,6 +198,11 @@ fn rich() -> impl Strategy<Value = String> {
         Just("\u{e9}")
     ];
     prop::collection::vec(piece, 0..6).prop_map(|pieces| pieces.concat())
+}
+
+fn maybe() -> impl Strategy<Value = Option<String>> {
+    let word = prop_oneof![Just("none"), Just("some")].prop_map(str::to_owned);
+    prop::option::of(prop_oneof![rich(), word])
 }
 
 fn differ<K: CacheKey + PartialEq>(a: &K, b: &K) -> bool {
@@ -135,6 +236,43 @@ proptest! {
     }
 
     #[test]
+    fn options(a in maybe(), b in maybe(), c in maybe(), d in maybe()) {
+        prop_assert!(differ(&a, &b));
+        prop_assert!(differ(&Some(a.clone()), &Some(b.clone())));
+        prop_assert!(differ(&(a, b), &(c, d)));
+    }
+
+    #[test]
+    fn nested_options(a in prop::option::of(maybe()), b in prop::option::of(maybe())) {
+        prop_assert!(differ(&a, &b));
+    }
+
+    #[test]
+    fn arrays(a in [rich(), rich(), rich()], b in [rich(), rich(), rich()], n in 0..2_u8, m in 0..2_u8) {
+        prop_assert!(differ(&a, &b));
+        prop_assert!(differ(&(a.clone(), n), &(b.clone(), m)));
+        prop_assert!(differ(&[a.clone(), b.clone()], &[b, a]));
+    }
+
+    #[test]
+    fn addresses(a: IpAddr, b: IpAddr, n: u64) {
+        prop_assert!(differ(&a, &b));
+        prop_assert!(differ(&(a, n), &(b, n)));
+        prop_assert_eq!(text(&a).parse::<IpAddr>().ok(), Some(a));
+    }
+
+    #[test]
+    fn integers_that_are_not_zero(a: NonZeroU64, b: NonZeroU64) {
+        prop_assert!(differ(&a, &b));
+        prop_assert_eq!(text(&a), text(&a.get()));
+    }
+
+    #[test]
+    fn units(a in rich(), b in rich()) {
+        prop_assert!(differ(&((), a), &((), b)));
+    }
+
+    #[test]
     fn borrowed_and_owned_forms_write_the_same(s in rich(), n in any::<i64>()) {
         let expected = text(&(s.as_str(), n));
         prop_assert_eq!(text(&(s.clone(), n)), expected.as_str());
@@ -151,5 +289,15 @@ proptest! {
         prop_assert_eq!(redis_key(&s).is_some(), s.len() <= MAX_KEY_BYTES);
         let escaped = s.len() + s.matches(':').count() + 2;
         prop_assert_eq!(redis_key(&(&s, 1)).is_some(), escaped <= MAX_KEY_BYTES);
+    }
+}
+
+#[cfg(feature = "uuid")]
+proptest! {
+    #[test]
+    fn uuids(a: u128, b: u128) {
+        let (a, b) = (uuid::Uuid::from_u128(a), uuid::Uuid::from_u128(b));
+        prop_assert!(differ(&a, &b));
+        prop_assert_eq!(text(&a), a.to_string());
     }
 }

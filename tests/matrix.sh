@@ -12,10 +12,10 @@ skip() {
   $*"
 }
 
-for feature in "" json postcard messagepack; do
+for feature in "" json postcard messagepack uuid; do
     step "features: ${feature:-none}"
     cargo clippy --locked --all-targets --features "$feature" -- -D warnings
-    cargo test --locked --features "$feature" --lib --test codec
+    cargo test --locked --features "$feature" --lib --test codec --test key
 done
 
 msrv=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
