@@ -2,7 +2,6 @@
 //!
 //! Knows nothing of L2 and of runtimes.
 
-use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::fmt;
@@ -18,13 +17,14 @@ use crate::entry::Entry;
 use crate::error::{LoadError, WriteError};
 use crate::key::{CacheKey, Key, KeyTooLong, KeyWriter};
 use crate::loaded::Loaded;
+use crate::lookup_by::{KeyFrom, LookupBy};
 use crate::stats::{Health, Stats};
 
 /// A two-level cache of values `V` under keys `K`: L1 in this process, and L2, a store that all instances of the
 /// service share.
 ///
-/// A handle: clones are cheap and share everything. Keys are looked up borrowed, `&str` for `String`, and values are
-/// returned shared, as [`Entry`].
+/// A handle: clones are cheap and share everything. Keys are looked up borrowed, `&str` for `String` and
+/// `&(tenant, 7)` for `(String, u64)`, see [`LookupBy`]. Values are returned shared, as [`Entry`].
 ///
 /// ```
 /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -122,9 +122,9 @@ where
     ///
     /// A stale entry is returned, flagged. Does not allocate, except for the counters at the first hit of each
     /// thread.
-    pub fn get_local<Q>(&self, key: &Q) -> Option<Entry<V>>
+    pub fn get_local<Q, M>(&self, key: &Q) -> Option<Entry<V>>
     where
-        K: Borrow<Q>,
+        K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized,
     {
         let mut out = KeyWriter::new();
@@ -151,9 +151,9 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub async fn get<Q>(&self, key: &Q) -> Option<Entry<V>>
+    pub async fn get<Q, M>(&self, key: &Q) -> Option<Entry<V>>
     where
-        K: Borrow<Q>,
+        K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized,
     {
         let now = self.engine().now();
@@ -186,12 +186,12 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub async fn get_many<'a, Q>(
+    pub async fn get_many<'a, Q, M>(
         &self,
         keys: impl IntoIterator<Item = &'a Q>,
     ) -> Vec<Option<Entry<V>>>
     where
-        K: Borrow<Q>,
+        K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized + 'a,
     {
         let (engine, now) = (self.engine(), self.engine().now());
@@ -262,9 +262,13 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub async fn get_or_load<Q, F, Fut, E>(&self, key: &Q, loader: F) -> Result<Entry<V>, LoadError>
+    pub async fn get_or_load<Q, M, F, Fut, E>(
+        &self,
+        key: &Q,
+        loader: F,
+    ) -> Result<Entry<V>, LoadError>
     where
-        K: Borrow<Q>,
+        K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized,
         F: FnOnce() -> Fut + Send + 'static,
         Fut: Future<Output = Result<V, E>> + Send + 'static,
@@ -286,13 +290,13 @@ where
     ///
     /// As [`get_or_load`](Self::get_or_load), and if what the loader returned
     /// [is a misuse](LoadError::is_misuse).
-    pub async fn get_or_load_with<Q, F, Fut, E>(
+    pub async fn get_or_load_with<Q, M, F, Fut, E>(
         &self,
         key: &Q,
         loader: F,
     ) -> Result<Entry<V>, LoadError>
     where
-        K: Borrow<Q>,
+        K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized,
         F: FnOnce(Option<Entry<V>>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<Loaded<V>, E>> + Send + 'static,
@@ -355,14 +359,14 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub async fn get_many_or_load<'a, Q, F, Fut, Values, E>(
+    pub async fn get_many_or_load<'a, Q, M, F, Fut, Values, E>(
         &self,
         keys: impl IntoIterator<Item = &'a Q>,
         loader: F,
     ) -> Result<Vec<Option<Entry<V>>>, LoadError>
     where
-        K: Borrow<Q> + Send + 'static,
-        Q: CacheKey + ToOwned<Owned = K> + ?Sized + 'a,
+        K: KeyFrom<Q, M> + Send + 'static,
+        Q: CacheKey + ?Sized + 'a,
         F: Fn(Vec<K>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Values, E>> + Send + 'static,
         Values: IntoIterator<Item = (K, V)>,
@@ -406,14 +410,14 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub async fn get_many_or_load_with<'a, Q, F, Fut, Values, E>(
+    pub async fn get_many_or_load_with<'a, Q, M, F, Fut, Values, E>(
         &self,
         keys: impl IntoIterator<Item = &'a Q>,
         loader: F,
     ) -> Result<Vec<Option<Entry<V>>>, LoadError>
     where
-        K: Borrow<Q> + Send + 'static,
-        Q: CacheKey + ToOwned<Owned = K> + ?Sized + 'a,
+        K: KeyFrom<Q, M> + Send + 'static,
+        Q: CacheKey + ?Sized + 'a,
         F: Fn(Vec<(K, Option<Entry<V>>)>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Values, E>> + Send + 'static,
         Values: IntoIterator<Item = (K, Loaded<V>)>,
@@ -423,14 +427,14 @@ where
             .await
     }
 
-    async fn get_many_or_load_by<Q, F, Fut, Values, E>(
+    async fn get_many_or_load_by<Q, M, F, Fut, Values, E>(
         &self,
         keys: Vec<&Q>,
         loader: F,
     ) -> Result<Vec<Option<Entry<V>>>, LoadError>
     where
-        Q: CacheKey + ToOwned<Owned = K> + ?Sized,
-        K: Borrow<Q> + Send + 'static,
+        K: KeyFrom<Q, M> + Send + 'static,
+        Q: CacheKey + ?Sized,
         F: Fn(Vec<(K, Option<Entry<V>>)>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Values, E>> + Send + 'static,
         Values: IntoIterator<Item = (K, Loaded<V>)>,
@@ -439,7 +443,7 @@ where
         let loader = Arc::new(loader);
         let loader = |keys: &[&Q], places: &[usize]| {
             let keys = places.iter().filter_map(|&place| keys.get(place));
-            let keys = keys.map(|&key| key.to_owned()).collect();
+            let keys = keys.map(|&key| K::key_from(key)).collect();
             Loader::many(keys, Arc::clone(&loader))
         };
         let now = self.engine().now();
@@ -500,9 +504,9 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub async fn insert<Q>(&self, key: &Q, value: V) -> Result<(), WriteError>
+    pub async fn insert<Q, M>(&self, key: &Q, value: V) -> Result<(), WriteError>
     where
-        K: Borrow<Q>,
+        K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized,
     {
         let key = written(key)?;
@@ -529,9 +533,9 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub async fn insert_with<Q>(&self, key: &Q, value: Loaded<V>) -> Result<(), WriteError>
+    pub async fn insert_with<Q, M>(&self, key: &Q, value: Loaded<V>) -> Result<(), WriteError>
     where
-        K: Borrow<Q>,
+        K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized,
     {
         let key = written(key)?;
@@ -563,12 +567,12 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub async fn insert_many<'a, Q>(
+    pub async fn insert_many<'a, Q, M>(
         &self,
         entries: impl IntoIterator<Item = (&'a Q, V)>,
     ) -> Result<(), WriteError>
     where
-        K: Borrow<Q>,
+        K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized + 'a,
     {
         let entries = entries.into_iter();
@@ -595,12 +599,12 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub async fn insert_many_with<'a, Q>(
+    pub async fn insert_many_with<'a, Q, M>(
         &self,
         entries: impl IntoIterator<Item = (&'a Q, Loaded<V>)>,
     ) -> Result<(), WriteError>
     where
-        K: Borrow<Q>,
+        K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized + 'a,
     {
         let entries = written_many(entries)?;
@@ -638,9 +642,9 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub async fn invalidate<Q>(&self, key: &Q) -> Result<(), WriteError>
+    pub async fn invalidate<Q, M>(&self, key: &Q) -> Result<(), WriteError>
     where
-        K: Borrow<Q>,
+        K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized,
     {
         let key = written(key)?;
@@ -658,12 +662,12 @@ where
     ///
     /// As [`invalidate`](Self::invalidate). If one key is too long, nothing was changed. [`WriteError::is_deferred`]
     /// if any of the invalidations was deferred.
-    pub async fn invalidate_many<'a, Q>(
+    pub async fn invalidate_many<'a, Q, M>(
         &self,
         keys: impl IntoIterator<Item = &'a Q>,
     ) -> Result<(), WriteError>
     where
-        K: Borrow<Q>,
+        K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized + 'a,
     {
         let keys = keys.into_iter().map(written);
@@ -705,9 +709,9 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub async fn invalidate_and_wait<Q>(&self, key: &Q) -> Result<(), WriteError>
+    pub async fn invalidate_and_wait<Q, M>(&self, key: &Q) -> Result<(), WriteError>
     where
-        K: Borrow<Q>,
+        K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized,
     {
         let key = written(key)?;
@@ -744,9 +748,9 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub async fn invalidate_and_hold<Q>(&self, key: &Q, hold: Duration) -> Result<(), WriteError>
+    pub async fn invalidate_and_hold<Q, M>(&self, key: &Q, hold: Duration) -> Result<(), WriteError>
     where
-        K: Borrow<Q>,
+        K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized,
     {
         let key = written(key)?;

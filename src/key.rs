@@ -96,7 +96,8 @@ impl fmt::Display for Key {
 ///   part, then the elements as parts.
 ///
 /// Use either text or parts within one type, not both. A type that is looked up
-/// by a borrowed form (`String` by `str`) must write the same text as that form.
+/// by a borrowed form (`String` by `str`) must write the same text as that form;
+/// [`LookupBy`](crate::LookupBy) has an example.
 ///
 /// ```
 /// use larder::{CacheKey, KeyWriter};

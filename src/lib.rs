@@ -17,7 +17,7 @@
 //! | `options`, `error` | what users set, and the errors that they get |
 //! | `stats`, `throttle`, `pacing`, `shared_result` | counters, log lines, the size of batches, one result for many callers |
 //! | `wire` | bytes: envelopes, messages and [codecs](codec); does no I/O |
-//! | `key`, `clock`, `source`, `vocabulary`, `lock`, `random`, `retry_delays`, `ablation` | what all layers use |
+//! | `key`, `lookup_by`, `clock`, `source`, `vocabulary`, `lock`, `random`, `retry_delays`, `ablation` | what all layers use |
 //!
 //! The [protocol] has the rules that `engine`, `l1` and `l2` keep together, and says what each is for. `ablation` turns
 //! one of them off, for the test that shows what breaks without it.
@@ -39,6 +39,7 @@ mod l1;
 pub mod l2;
 mod loaded;
 mod lock;
+mod lookup_by;
 mod options;
 mod pacing;
 mod random;
@@ -58,6 +59,7 @@ pub use crate::error::{BuildError, LoadError, WriteError};
 pub use crate::key::{CacheKey, KeyWriter, MAX_KEY_BYTES, redis_key};
 pub use crate::l2::{L2Error, MemoryL2, MemorySnapshot, RedisL2};
 pub use crate::loaded::Loaded;
+pub use crate::lookup_by::{KeyFrom, LookupBy};
 pub use crate::options::Mode;
 pub use crate::source::Source;
 pub use crate::stats::{Health, Stats};

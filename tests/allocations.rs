@@ -39,19 +39,23 @@ fn a_hit_in_l1_allocates_nothing() {
             assert!(pairs.get_local(&pair).is_some());
         }
     });
+    let borrowed = (1, pair.1.as_str());
     let load = || async { Ok::<_, std::io::Error>(String::new()) };
     let hits = |n: usize| {
         for _ in 0..n {
             assert!(texts.get_local("key").is_some());
             assert!(numbers.get_local(&7).is_some());
             assert!(pairs.get_local(&pair).is_some());
+            assert!(pairs.get_local(&borrowed).is_some());
             runtime.block_on(async {
                 assert!(texts.get("key").await.is_some());
                 assert!(numbers.get(&7).await.is_some());
                 assert!(pairs.get(&pair).await.is_some());
+                assert!(pairs.get(&borrowed).await.is_some());
                 assert!(texts.get_or_load("key", load).await.is_ok());
                 assert!(numbers.get_or_load(&7, load).await.is_ok());
                 assert!(pairs.get_or_load(&pair, load).await.is_ok());
+                assert!(pairs.get_or_load(&borrowed, load).await.is_ok());
             });
         }
     };

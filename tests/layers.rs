@@ -27,6 +27,7 @@ const LAYERS: [&[&str]; 10] = [
         "clock",
         "key",
         "lock",
+        "lookup_by",
         "random",
         "retry_delays",
         "source",

@@ -26,6 +26,7 @@ mod holds;
 mod invalidate_and_wait;
 mod leases;
 mod lifecycle;
+mod lookup_by;
 mod many_loads;
 mod modes;
 mod options;
