@@ -13,6 +13,7 @@ use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::engine::{Engine, Parts, TtlOf};
 use crate::error::BuildError;
+use crate::key::CacheKey;
 use crate::l1::Weigher;
 use crate::l2::{L2, L2Error, RedisL2};
 use crate::options::{Mode, Options};
@@ -51,6 +52,7 @@ pub struct Builder<K, V> {
 
 impl<K, V> Cache<K, V>
 where
+    K: CacheKey,
     V: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
     /// Starts to build a cache whose keys in Redis begin with `{namespace.0}`. By convention a namespace is
@@ -58,6 +60,12 @@ where
     ///
     /// All instances that share values use the same namespace. Caches of different things must not. At most 256
     /// bytes, without braces and control characters.
+    ///
+    /// A `K` that is no [`CacheKey`] is an error of the compiler here:
+    ///
+    /// ```compile_fail,E0277
+    /// let cache: larder::Cache<Vec<u8>, u32> = larder::Cache::builder("docs:bytes").build().unwrap();
+    /// ```
     pub fn builder(namespace: impl Into<String>) -> Builder<K, V> {
         Builder::new(namespace.into())
     }

@@ -124,6 +124,12 @@ impl fmt::Display for Key {
 /// assert_eq!(larder::redis_key(&page).as_deref(), Some("article:news:7"));
 /// assert_eq!(larder::redis_key(&Page::Home).as_deref(), Some("home"));
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be the key of a cache",
+    label = "`CacheKey` is not implemented for `{Self}`",
+    note = "keys are strings, integers, UUIDs (feature `uuid`), IP addresses, tuples, arrays and options of keys",
+    note = "for a type of your own, implement `larder::CacheKey`: write each field with `out.part(&self.field)`"
+)]
 pub trait CacheKey {
     /// Writes the key to `out`.
     ///
