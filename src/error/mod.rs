@@ -131,6 +131,33 @@ impl LoadError {
     ///
     /// Callers that pass loaders with different error types can share one load. So the type is named here, and not in
     /// the signature.
+    ///
+    /// # Loaders that return `anyhow::Error`
+    ///
+    /// An `anyhow::Error` becomes a boxed error of a private type, which hides the type of the error that it was made
+    /// from. What that error has as sources is found; so is the error itself if `context` was added to it. To have it
+    /// found in all cases, convert it in the loader:
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::io;
+    /// use larder::Cache;
+    ///
+    /// async fn read_price(_id: &str) -> anyhow::Result<u32> {
+    ///     Err(io::Error::from(io::ErrorKind::NotFound))?
+    /// }
+    ///
+    /// let prices: Cache<String, u32> = Cache::builder("docs:prices").build()?;
+    /// let load = || async {
+    ///     let price = read_price("tea").await;
+    ///     price.map_err(anyhow::Error::reallocate_into_boxed_dyn_error_without_backtrace)
+    /// };
+    /// let error = prices.get_or_load("tea", load).await.err().ok_or("it is not there")?;
+    /// let cause = error.downcast_ref::<io::Error>().ok_or("it is the loader's own")?;
+    /// assert_eq!(cause.kind(), io::ErrorKind::NotFound);
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
     #[must_use]
     pub fn downcast_ref<E: Error + 'static>(&self) -> Option<&E> {
         match &self.0 {

@@ -1,5 +1,7 @@
 //! Bad input gets an error that says what to do, and loses nothing.
 
+use std::io;
+
 use larder::{Cache, LoadError, MAX_KEY_BYTES, WriteError};
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -52,6 +54,47 @@ async fn a_key_that_is_too_long_is_refused() {
     // The empty key is one like any other.
     assert_eq!(*truth.through(&a, "").await.unwrap(), "v");
     assert_eq!(*a.get_local("").unwrap(), "v");
+}
+
+/// What the documentation says of loaders that return `anyhow::Error`.
+#[tokio::test]
+async fn errors_within_an_anyhow_error_are_found() {
+    #[derive(Debug, thiserror::Error)]
+    #[error("outer")]
+    struct Outer(#[source] io::Error);
+
+    async fn found(make: fn() -> anyhow::Error, is_converted: bool) -> Option<io::ErrorKind> {
+        let cache: Cache<u64, u64> = Cache::builder("test:anyhow").build().unwrap();
+        let error = if is_converted {
+            let convert = anyhow::Error::reallocate_into_boxed_dyn_error_without_backtrace;
+            let load = move || async move { Err(convert(make())) };
+            cache.get_or_load(&1, load).await
+        } else {
+            cache
+                .get_or_load(&1, move || async move { Err(make()) })
+                .await
+        };
+        let error = error.unwrap_err();
+        error.downcast_ref().map(io::Error::kind)
+    }
+    fn not_found() -> io::Error {
+        io::ErrorKind::NotFound.into()
+    }
+
+    let plain = || anyhow::Error::from(not_found());
+    let as_source = || anyhow::Error::from(Outer(not_found()));
+    let in_context = || anyhow::Error::from(not_found()).context("outer");
+    let in_two = || {
+        anyhow::Error::from(not_found())
+            .context("inner")
+            .context("outer")
+    };
+    for make in [as_source, in_context, in_two] {
+        assert_eq!(found(make, false).await, Some(io::ErrorKind::NotFound));
+    }
+    for make in [plain, as_source, in_context, in_two] {
+        assert_eq!(found(make, true).await, Some(io::ErrorKind::NotFound));
+    }
 }
 
 /// Another instance allows more. What is not decoded takes no memory.
