@@ -15,8 +15,9 @@ const START: Tick = 1 << 60;
 /// The time by which values expire and turn stale. Monotonic, and read once per look-up.
 ///
 /// The default is the system's monotonic clock. A test that wants an hour to pass at once builds its cache, and its
-/// [`MemoryL2`](crate::MemoryL2), with one [`Clock::manual`]. A step longer than `max_staleness` also ends the proof
-/// that L1 is current: L1 is used again after [`ready`](crate::Cache::ready).
+/// [`MemoryL2`](crate::MemoryL2), with one [`Clock::manual`], or with [`Clock::tokio`] if it pauses tokio's time. A step
+/// longer than `max_staleness` also ends the proof that L1 is current: L1 is used again after
+/// [`ready`](crate::Cache::ready).
 ///
 /// ```
 /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -41,6 +42,7 @@ pub struct Clock(Kind);
 #[derive(Clone)]
 enum Kind {
     System(Instant),
+    Tokio(tokio::time::Instant),
     Manual(Arc<AtomicU64>),
     Other(Arc<dyn Fn() -> Duration + Send + Sync>),
 }
@@ -58,9 +60,38 @@ impl Clock {
         Self(Kind::Manual(Arc::new(AtomicU64::new(START))))
     }
 
+    /// Tokio's clock, which stands still and jumps with `tokio::time::pause` and `advance`: delays, time limits and
+    /// expiry then agree. While tokio's time is not paused it is the system's clock.
+    ///
+    /// For tests with `#[tokio::test(start_paused = true)]` and a [`MemoryL2`](crate::MemoryL2). A paused time is that of
+    /// one runtime; threads outside of it read the system's clock. With Redis do not pause it: tokio's time jumps while
+    /// tasks wait for an answer, so requests time out.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use larder::{Cache, Clock, MemoryL2};
+    ///
+    /// tokio::time::pause();
+    /// let cache: Cache<u64, String> = Cache::builder("docs:clock")
+    ///     .l2(MemoryL2::with_clock(Clock::tokio()))
+    ///     .clock(Clock::tokio())
+    ///     .l2_ttl(Duration::from_secs(60))
+    ///     .build()?;
+    /// cache.insert(&1, "one".to_owned()).await?;
+    /// tokio::time::sleep(Duration::from_secs(3600)).await; // takes no time
+    /// assert!(cache.get(&1).await.is_none(), "it has expired");
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    #[must_use]
+    pub fn tokio() -> Self {
+        Self(Kind::Tokio(tokio::time::Instant::now()))
+    }
+
     /// A clock that reads `time`: the time since some fixed moment. It must never go back.
     ///
-    /// For simulations: with the time that `tokio::time::pause` stops, delays and expiry agree.
+    /// For simulations in which instances have clocks of their own.
     pub fn from_fn(time: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
         Self(Kind::Other(Arc::new(time)))
     }
@@ -75,6 +106,7 @@ impl Clock {
     pub(crate) fn now(&self) -> Tick {
         match &self.0 {
             Kind::System(start) => START + nanos(start.elapsed()),
+            Kind::Tokio(start) => START + nanos(start.elapsed()),
             Kind::Manual(now) => now.load(Ordering::SeqCst),
             Kind::Other(time) => START + nanos(time()),
         }
@@ -91,6 +123,7 @@ impl fmt::Debug for Clock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
             Kind::System(_) => "Clock::system",
+            Kind::Tokio(_) => "Clock::tokio",
             Kind::Manual(_) => "Clock::manual",
             Kind::Other(_) => "Clock::from_fn",
         })

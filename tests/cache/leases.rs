@@ -17,8 +17,13 @@ const KEYS: [&str; 5] = ["a", "b", "c", "d", "e"];
 
 /// Instances on a store whose time is that of the runtime.
 fn instances<const N: usize>(set: impl Fn(Set) -> Set) -> [(Texts, Network); N] {
-    let start = Instant::now();
-    let clock = Clock::from_fn(move || start.elapsed());
+    instances_with(&Clock::tokio(), set)
+}
+
+fn instances_with<const N: usize>(
+    clock: &Clock,
+    set: impl Fn(Set) -> Set,
+) -> [(Texts, Network); N] {
     let l2 = MemoryL2::with_clock(clock.clone());
     [(); N].map(|()| {
         let network = Network::new(l2.clone());
@@ -99,19 +104,27 @@ async fn cancelled_callers_and_failed_loaders_return_their_permits() {
     }
 }
 
-/// The time of `Clock::from_fn` is the one by which values expire.
+/// The time of `Clock::tokio` and of `Clock::from_fn` is the one by which values expire.
 #[tokio::test(start_paused = true)]
 async fn values_expire_by_the_time_that_is_given() {
-    let cache = instance(|b| b.jitter(0.0).l2_ttl(60 * SECOND).soft_ttl(30 * SECOND));
-    cache.insert("k", "v".to_owned()).await.unwrap();
-    sleep(29 * SECOND).await;
-    assert!(!cache.get("k").await.unwrap().meta().is_stale());
-    sleep(SECOND).await;
-    let entry = cache.get("k").await.unwrap();
-    assert!(entry.meta().is_stale() && entry.meta().age() >= 30 * SECOND);
-    sleep(30 * SECOND).await;
-    assert!(cache.get_local("k").is_none() && cache.get("k").await.is_none());
-    assert_eq!(format!("{:?}", Clock::from_fn(|| SECOND)), "Clock::from_fn");
+    let start = Instant::now();
+    for (clock, name) in [
+        (Clock::tokio(), "Clock::tokio"),
+        (Clock::from_fn(move || start.elapsed()), "Clock::from_fn"),
+    ] {
+        assert_eq!(format!("{clock:?}"), name);
+        let [(cache, _)] = instances_with(&clock, |b| {
+            b.jitter(0.0).l2_ttl(60 * SECOND).soft_ttl(30 * SECOND)
+        });
+        cache.insert("k", "v".to_owned()).await.unwrap();
+        sleep(29 * SECOND).await;
+        assert!(!cache.get("k").await.unwrap().meta().is_stale());
+        sleep(SECOND).await;
+        let entry = cache.get("k").await.unwrap();
+        assert!(entry.meta().is_stale() && entry.meta().age() >= 30 * SECOND);
+        sleep(30 * SECOND).await;
+        assert!(cache.get_local("k").is_none() && cache.get("k").await.is_none());
+    }
 }
 
 #[tokio::test(start_paused = true)]
