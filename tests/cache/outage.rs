@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use larder::deadpool_redis::redis::{AsyncCommands, cmd};
-use larder::{Cache, Loaded, RedisL2};
+use larder::{Cache, Clock, Loaded, MemoryL2, RedisL2};
+use tokio::time::sleep;
 
 use crate::fleet::{Fleet, Source, Texts, stores};
 use crate::support::eventually::eventually;
@@ -43,6 +44,45 @@ async fn without_a_server_the_loader_answers() {
     assert!(error.is_deferred() && std::error::Error::source(&error).is_some());
     assert!(!cache.health().is_l2_up() && !cache.health().is_listener_live());
     assert!(cache.stats().l2_errors > 0);
+}
+
+/// What `MemoryL2::set_reachable` is for: a service's own test of what it does without L2.
+#[tokio::test(start_paused = true)]
+async fn an_outage_of_the_store_in_memory() {
+    let l2 = MemoryL2::with_clock(Clock::tokio());
+    let [a, b] = [(); 2].map(|()| -> Texts {
+        let builder = Cache::builder("test:text").clock(Clock::tokio());
+        let builder = builder.l2(l2.clone()).max_staleness(BOUND);
+        builder.build().unwrap()
+    });
+    let truth = Source::new("old");
+    for cache in [&a, &b] {
+        cache.ready().await;
+        truth.through(cache, "k").await.unwrap();
+    }
+    assert_eq!(truth.loads(), 1);
+
+    l2.set_reachable(false);
+    truth.set("new");
+    assert!(a.invalidate("k").await.unwrap_err().is_deferred());
+    sleep(BOUND).await;
+    for cache in [&a, &b] {
+        assert!(cache.get("k").await.is_none());
+        let loaded = truth.through(cache, "k").await.unwrap();
+        assert_eq!((loaded.as_str(), loaded.meta().version()), ("new", None));
+        assert!(!cache.health().is_l2_up() && !cache.health().is_listener_live());
+    }
+
+    l2.set_reachable(true);
+    for cache in [&a, &b] {
+        cache.ready().await;
+    }
+    eventually("a has sent what it had deferred", async || {
+        stores(&a, "k").await
+    })
+    .await;
+    assert_eq!(*b.get("k").await.unwrap(), "loaded");
+    assert!(a.health().is_ok() && b.health().is_ok());
 }
 
 #[tokio::test]

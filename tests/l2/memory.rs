@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt};
-use larder::l2::{Fill, Kind, L2, Lane, LaneClock, LeaseReply};
+use larder::l2::{Fill, Kind, L2, Lane, LaneClock, LeaseReply, LeaseRequest, Want};
 use larder::{Clock, MemoryL2, MemorySnapshot};
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::timeout;
@@ -132,6 +132,96 @@ async fn no_step_uses_a_connection_before_it_is_reported() {
     assert!(passed.is_err(), "it passed");
     open.send(()).unwrap();
     assert!(first.await.unwrap() && second.await.unwrap());
+}
+
+#[tokio::test]
+async fn in_an_outage_every_step_fails_and_nothing_is_lost() {
+    let l2 = MemoryL2::new();
+    let lane = lane_of(&l2, NAMESPACE);
+    let stamp = insert(&*lane, "k", b"v").await;
+    let lease = granted(&*lane, "led").await;
+    for _ in 0..2 {
+        l2.set_reachable(false);
+        for lane in [Arc::clone(&lane), lane_of(&l2, NAMESPACE)] {
+            let (value, ask) = (
+                &sealed(b"v"),
+                LeaseRequest {
+                    ttl: LONG,
+                    want: Want::Any,
+                },
+            );
+            let many = lane.get_many(&["k", "l"]).await;
+            assert_eq!(many.len(), 2);
+            let errors = [
+                lane.get("k").await.err(),
+                lane.acquire_lease("k", ask).await.err(),
+                lane.fill("led", lease, value).await.err(),
+                lane.revalidate("led", lease, 1, ttls(LONG)).await.err(),
+                lane.renew_lease("led", lease.token, LONG).await.err(),
+                lane.insert(&[("k", value)], b"", None).await.err(),
+                lane.invalidate(&["k"], b"", Duration::ZERO).await.err(),
+                lane.clear(b"").await.err(),
+                lane.replay(1).await.err(),
+                lane.members().await.err(),
+                lane.leave(ME.id).await.err(),
+                lane.subscribe(ME).await.err(),
+            ];
+            for error in errors.into_iter().chain(many.into_iter().map(Result::err)) {
+                assert!(error.unwrap().is_unreachable());
+            }
+        }
+    }
+    // Of a clone, too.
+    l2.clone().set_reachable(true);
+    assert_eq!(get(&*lane, "k").await.as_deref().map(stamp_of), Some(stamp));
+    assert!(renewed(&*lane, "led", lease).await);
+}
+
+#[tokio::test]
+async fn an_outage_breaks_subscriptions() {
+    let l2 = MemoryL2::new();
+    let lane = lane_of(&l2, NAMESPACE);
+    let ((_, mut silent), (_, mut beating)) = (subscribe(&*lane).await, subscribe(&*lane).await);
+    l2.set_reachable(false);
+    assert!(silent.next().await.is_none());
+    beating.heartbeat(NOTHING);
+    assert!(beating.next().await.is_none());
+    let (_, mut late) = {
+        l2.set_reachable(true);
+        let subscribed = subscribe(&*lane).await;
+        l2.set_reachable(false);
+        l2.set_reachable(true);
+        subscribed
+    };
+    // The connection is gone, though the store is back.
+    late.heartbeat(NOTHING);
+    assert!(late.next().await.is_none());
+    let (_, mut subscription) = subscribe(&*lane).await;
+    insert(&*lane, "k", b"v").await;
+    assert_eq!(message(&mut *subscription).await.kind, Kind::Insert);
+}
+
+#[tokio::test]
+async fn after_an_outage_each_lane_connects_again() {
+    let l2 = MemoryL2::new();
+    let met: Arc<Mutex<Vec<LaneClock>>> = Arc::default();
+    let seen = Arc::clone(&met);
+    let on_connect = Box::new(move |clock: &LaneClock| seen.lock().unwrap().push(*clock));
+    let lane = l2.lane(NAMESPACE, LIMIT, on_connect);
+    for connections in 1..4 {
+        assert_eq!(get(&*lane, "k").await, None);
+        assert_eq!(get(&*lane, "k").await, None);
+        assert_eq!(met.lock().unwrap().len(), connections);
+        l2.set_reachable(false);
+        assert!(lane.get("k").await.is_err());
+        l2.set_reachable(true);
+    }
+    let met = met.lock().unwrap();
+    assert!(met.iter().all(|clock| clock.life == met[0].life));
+    assert!(
+        met.iter().all(|clock| clock.epoch == met[0].epoch),
+        "it has lost nothing"
+    );
 }
 
 #[tokio::test]

@@ -26,14 +26,33 @@ pub(super) struct MemoryLane {
     store: MemoryL2,
     namespace: String,
     on_connect: OnConnect,
-    /// The life of the store that this is connected to; zero if it is not connected.
-    run: Mutex<u64>,
+    /// `None` if this is not connected.
+    connection: Mutex<Option<Connection>>,
+}
+
+/// What a connection does not outlive.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Connection {
+    /// The life of the store.
+    run: u64,
+    /// How many outages it had before.
+    outages: u64,
+}
+
+impl Connection {
+    fn new(now: Now) -> Self {
+        Self {
+            run: now.run,
+            outages: now.outages,
+        }
+    }
 }
 
 impl L2 for MemoryL2 {
     fn lane(&self, namespace: &str, _timeout: Duration, on_connect: OnConnect) -> Box<dyn Lane> {
         let lane = MemoryLane::new(self.clone(), namespace.to_owned(), on_connect);
-        lane.connect();
+        // If the store is away, the first request connects.
+        let _ = lane.connect();
         Box::new(lane)
     }
 }
@@ -44,33 +63,37 @@ impl MemoryLane {
             store,
             namespace,
             on_connect,
-            run: Mutex::new(0),
+            connection: Mutex::new(None),
         }
     }
 
-    /// Connects again if the store has restarted, or if the connection was discarded. Returns the life that this is
-    /// connected to.
-    pub(super) fn connect(&self) -> u64 {
+    /// Connects again if the store has restarted, if it was away, or if the connection was discarded.
+    fn connect(&self) -> Result<Connection, L2Error> {
         // Held during the call: no other step uses the connection before.
-        let mut run = lock(&self.run);
-        let found = self.store.step(&self.namespace, |state, now| {
-            (*run != now.run).then(|| (now.run, state.meet(now)))
-        });
-        if let Some((found, clock)) = found {
+        let mut connection = lock(&self.connection);
+        let (found, clock) = self.store.step(&self.namespace, |state, now| {
+            let found = Connection::new(now);
+            (found, (*connection != Some(found)).then(|| state.meet(now)))
+        })?;
+        if let Some(clock) = clock {
             (self.on_connect)(&clock);
-            *run = found;
+            *connection = Some(found);
         }
-        *run
+        Ok(found)
     }
 
     /// Does one step of the lane.
     fn step<'a, T: Send + 'a>(&self, step: impl FnOnce(&mut State, Now) -> T) -> Reply<'a, T> {
-        let run = self.connect();
+        ready(self.try_step(step)).boxed()
+    }
+
+    fn try_step<T>(&self, step: impl FnOnce(&mut State, Now) -> T) -> Result<T, L2Error> {
+        let connection = self.connect()?;
         let answer = self.store.step(&self.namespace, |state, now| {
-            // The store may have restarted in between, which cuts connections.
-            (now.run == run).then(|| step(state, now))
-        });
-        ready(answer.ok_or_else(L2Error::closed)).boxed()
+            // The connection may have been cut in between.
+            (Connection::new(now) == connection).then(|| step(state, now))
+        })?;
+        answer.ok_or_else(L2Error::closed)
     }
 }
 
@@ -185,38 +208,38 @@ impl Lane for MemoryLane {
     }
 
     fn keep_only(&self, life: u64) -> bool {
-        let mut run = lock(&self.run);
-        let is_other = *run != 0 && *run != life;
+        let mut connection = lock(&self.connection);
+        let is_other = connection.is_some_and(|connection| connection.run != life);
         if is_other {
-            *run = 0;
+            *connection = None;
         }
         !is_other
     }
 
     fn subscribe(&self, me: MemberInfo) -> Reply<'_, (LaneClock, Box<dyn Subscription>)> {
-        let (run, subscribed) = self.store.step(&self.namespace, |state, now| {
-            (now.run, state.subscribe(me, now))
+        let subscribe = |state: &mut State, now| (Connection::new(now), state.subscribe(me, now));
+        let subscribed = self.store.step(&self.namespace, subscribe);
+        let subscribed = subscribed.map(|(connection, (clock, joined, messages))| {
+            let subscription: Box<dyn Subscription> = Box::new(MemorySubscription {
+                store: self.store.clone(),
+                namespace: self.namespace.clone(),
+                connection,
+                me,
+                joined,
+                messages,
+                ahead: 0,
+                answer: None,
+            });
+            (clock, subscription)
         });
-        let (clock, joined, messages) = subscribed;
-        let subscription: Box<dyn Subscription> = Box::new(MemorySubscription {
-            store: self.store.clone(),
-            namespace: self.namespace.clone(),
-            run,
-            me,
-            joined,
-            messages,
-            ahead: 0,
-            answer: None,
-        });
-        ready(Ok((clock, subscription))).boxed()
+        ready(subscribed).boxed()
     }
 }
 
 struct MemorySubscription {
     store: MemoryL2,
     namespace: String,
-    /// The life of the store that this is connected to.
-    run: u64,
+    connection: Connection,
     me: MemberInfo,
     joined: Joined,
     messages: mpsc::Receiver<Event>,
@@ -228,13 +251,14 @@ struct MemorySubscription {
 
 impl Subscription for MemorySubscription {
     fn heartbeat(&mut self, applied: Applied) {
-        self.answer = self.store.step(&self.namespace, |state, now| {
-            // A connection to a former life gets no answer.
-            (now.run == self.run).then(|| {
+        let answer = self.store.step(&self.namespace, |state, now| {
+            // A connection that was cut gets no answer.
+            (Connection::new(now) == self.connection).then(|| {
                 state.note(self.me, applied, self.joined, now);
                 state.clock(now)
             })
         });
+        self.answer = answer.ok().flatten();
         self.ahead = self.messages.len();
     }
 }

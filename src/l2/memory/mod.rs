@@ -1,6 +1,6 @@
 //! An L2 inside the process: the same steps as on Redis, each under one lock. Knows no network.
 //!
-//! - here: the store, and how it restarts
+//! - here: the store, how it restarts, and its outages
 //! - [`lane`]: one instance's connections to it
 //! - [`state`]: what it holds of one namespace; [`expiring`]: the map that its values and leases are in
 
@@ -10,10 +10,11 @@ mod state;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io;
 use std::sync::{Arc, Mutex};
 
 use self::state::{Data, Now, State};
-use super::random;
+use super::{L2Error, random};
 use crate::clock::Clock;
 use crate::lock::lock;
 
@@ -47,6 +48,9 @@ struct Server {
     restarted: bool,
     /// Whether it is for one instance that has no L2: see [`MemoryL2::without_values`].
     is_private: bool,
+    is_reachable: bool,
+    /// How often it became unreachable, which cuts all connections.
+    outages: u64,
     /// By namespace.
     lanes: BTreeMap<String, State>,
 }
@@ -81,6 +85,8 @@ impl MemoryL2 {
             run: random(),
             restarted: false,
             is_private,
+            is_reachable: true,
+            outages: 0,
             lanes: BTreeMap::new(),
         };
         Self {
@@ -112,6 +118,41 @@ impl MemoryL2 {
             .map(|(namespace, data)| (namespace.clone(), State::from(data.clone())))
             .collect();
     }
+
+    /// Begins or ends an outage, for all clones: while the store cannot be reached, every request fails at once, as
+    /// when a Redis refuses connections. Subscriptions break. What is stored stays, and expires in its time.
+    ///
+    /// For tests of what a service does without L2. After the outage caches connect again by themselves, within about a
+    /// second; [`ready`](crate::Cache::ready) waits for that.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use larder::{Cache, MemoryL2};
+    ///
+    /// let l2 = MemoryL2::new();
+    /// let cache: Cache<u64, String> = Cache::builder("docs:outage").l2(l2.clone()).build()?;
+    /// cache.insert(&1, "one".to_owned()).await?;
+    ///
+    /// l2.set_reachable(false);
+    /// let error = cache.invalidate(&1).await.err().ok_or("L2 is away")?;
+    /// assert!(error.is_deferred());
+    /// assert!(!cache.health().is_l2_up());
+    ///
+    /// l2.set_reachable(true);
+    /// cache.ready().await;
+    /// cache.invalidate(&1).await?;
+    /// assert!(cache.health().is_ok());
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub fn set_reachable(&self, is_reachable: bool) {
+        let mut server = lock(&self.server);
+        server.is_reachable = is_reachable;
+        if !is_reachable {
+            server.outages += 1;
+            server.lanes.values_mut().for_each(State::cut);
+        }
+    }
 }
 
 impl Default for MemoryL2 {
@@ -134,20 +175,31 @@ impl fmt::Debug for MemorySnapshot {
 
 impl MemoryL2 {
     /// Does something with what is held of a namespace, as one step.
-    fn step<T>(&self, namespace: &str, act: impl FnOnce(&mut State, Now) -> T) -> T {
+    fn step<T>(
+        &self,
+        namespace: &str,
+        act: impl FnOnce(&mut State, Now) -> T,
+    ) -> Result<T, L2Error> {
         let at = self.clock.now() / 1_000_000;
         let mut server = lock(&self.server);
+        if !server.is_reachable {
+            return Err(L2Error::unreachable(io::Error::from(
+                io::ErrorKind::ConnectionRefused,
+            )));
+        }
         let now = Now {
             at,
             run: server.run,
+            outages: server.outages,
             restarted: server.restarted,
             is_private: server.is_private,
         };
         // Mostly it is there, and its name need not be copied.
         if let Some(state) = server.lanes.get_mut(namespace) {
-            return act(state, now);
+            return Ok(act(state, now));
         }
-        act(server.lanes.entry(namespace.to_owned()).or_default(), now)
+        let state = server.lanes.entry(namespace.to_owned()).or_default();
+        Ok(act(state, now))
     }
 }
 

@@ -31,6 +31,8 @@ pub(super) struct Now {
     /// As of [`Server`].
     pub(super) run: u64,
     /// As of [`Server`].
+    pub(super) outages: u64,
+    /// As of [`Server`].
     pub(super) restarted: bool,
     /// As of [`Server`].
     pub(super) is_private: bool,
@@ -47,7 +49,7 @@ impl Now {
 #[derive(Default)]
 pub(super) struct State {
     pub(super) data: Data,
-    /// The queues of the subscriptions. A restart closes them.
+    /// The queues of the subscriptions. A restart or an outage closes them.
     subscribers: Vec<mpsc::Sender<Event>>,
 }
 
@@ -383,6 +385,11 @@ impl State {
         };
         self.note(me, Applied::NOTHING, joined, now);
         (clock, joined, messages)
+    }
+
+    /// Breaks all subscriptions.
+    pub(super) fn cut(&mut self) {
+        self.subscribers.clear();
     }
 
     fn stamp(&mut self, now: Now) -> Stamp {
