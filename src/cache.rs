@@ -804,6 +804,19 @@ where
         self.engine().ready().await;
     }
 
+    /// The namespace that [`builder`](Self::builder) was given, such as `catalog:product`. For log lines and metrics of
+    /// code that has several caches.
+    ///
+    /// ```
+    /// let prices: larder::Cache<String, u32> = larder::Cache::builder("docs:prices").build()?;
+    /// assert_eq!(prices.namespace(), "docs:prices");
+    /// # Ok::<(), larder::BuildError>(())
+    /// ```
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        self.engine().namespace()
+    }
+
     /// Counters of this instance since it was built, and the size of its L1. Reads a few atomics per thread, and has
     /// moka do its pending work, which may drop values.
     #[must_use]

@@ -104,3 +104,9 @@ async fn health_recovers_without_any_call() {
     assert!(!cache.health().is_l2_up());
     eventually("it is well again", || async { cache.health().is_ok() }).await;
 }
+
+#[test]
+fn a_cache_knows_its_namespace() {
+    let cache: Texts = Cache::builder("test:text").build().unwrap();
+    assert_eq!(cache.namespace(), "test:text");
+}
