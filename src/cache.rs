@@ -327,7 +327,7 @@ where
     /// every 1 024 of them. Stores what it returns in both.
     ///
     /// Returns one result per key, in the order of the keys: `None` for a key that the loader did not return. That is
-    /// not cached; to cache it, use a `V` that can be empty, such as an `Option`. Values for keys that the loader was
+    /// not cached; to cache it, use an `Option` as `V`, see [`Entry::transpose`]. Values for keys that the loader was
     /// not asked for are ignored.
     ///
     /// Each key is loaded as by [`get_or_load`](Self::get_or_load): once in the whole fleet, to its end, and shared

@@ -72,6 +72,49 @@ impl<V> Entry<V> {
     }
 }
 
+impl<T> Entry<Option<T>> {
+    /// `None` if the value is, and otherwise an entry that dereferences to what is in it. For caches that also store
+    /// that something does not exist.
+    ///
+    /// Nothing is copied: the result shares the value as this entry does, and has its [`meta`](Self::meta).
+    ///
+    /// # What does not exist, with a TTL of its own
+    ///
+    /// [`ttl_of`](crate::Builder::ttl_of) gives it a shorter one:
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::io;
+    /// use std::time::Duration;
+    /// use larder::{Cache, LoadError, SomeEntry};
+    ///
+    /// type Names = Cache<u64, Option<String>>;
+    ///
+    /// async fn find(names: &Names, id: u64) -> Result<Option<SomeEntry<String>>, LoadError> {
+    ///     let name = names.get_or_load(&id, move || select_name(id)).await?;
+    ///     Ok(name.transpose())
+    /// }
+    ///
+    /// async fn select_name(id: u64) -> Result<Option<String>, io::Error> {
+    ///     Ok((id == 7).then(|| "tea".to_owned()))
+    /// }
+    ///
+    /// let names: Names = Cache::builder("docs:name")
+    ///     .ttl_of(|name: &Option<String>| name.is_none().then_some(Duration::from_secs(30)))
+    ///     .build()?;
+    /// let tea = find(&names, 7).await?.ok_or("it exists")?;
+    /// assert_eq!(tea.len(), 3);
+    /// assert!(find(&names, 8).await?.is_none());
+    /// assert!(names.get_local(&8).is_some(), "L1 has that it does not exist, for 30 s");
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    #[must_use]
+    pub fn transpose(self) -> Option<SomeEntry<T>> {
+        self.value().is_some().then_some(SomeEntry(self))
+    }
+}
+
 impl<V> Clone for Entry<V> {
     fn clone(&self) -> Self {
         Self {
@@ -106,6 +149,68 @@ impl<V: fmt::Debug> fmt::Debug for Entry<V> {
 }
 
 impl<V: fmt::Display> fmt::Display for Entry<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.value().fmt(f)
+    }
+}
+
+/// A cached value that is `Some`, shared with the cache: it dereferences to the `T` in it.
+/// [`Entry::transpose`] returns it.
+///
+/// It is no `Entry<T>`, as what it shares with the cache is an `Option<T>`. So nothing is copied or allocated to make it.
+///
+/// Cloning one costs a reference count, however large the value is.
+// With a trait object in `Entry` instead, every hit took 2 to 8 % more instructions.
+pub struct SomeEntry<T>(Entry<Option<T>>);
+
+impl<T> SomeEntry<T> {
+    /// The value. The same as dereferencing the entry.
+    #[must_use]
+    pub fn value(&self) -> &T {
+        match self.0.value() {
+            Some(value) => value,
+            None => unreachable!("`transpose` has seen that it is there, and it is shared"),
+        }
+    }
+
+    /// Where the value came from, and how fresh it was when it was returned.
+    #[must_use]
+    pub fn meta(&self) -> Meta {
+        self.0.meta()
+    }
+}
+
+impl<T> Clone for SomeEntry<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<T> Deref for SomeEntry<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.value()
+    }
+}
+
+/// Serializes as its value.
+impl<T: Serialize> Serialize for SomeEntry<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.value().serialize(serializer)
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for SomeEntry<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SomeEntry")
+            .field("value", self.value())
+            .field("meta", &self.meta())
+            .finish()
+    }
+}
+
+impl<T: fmt::Display> fmt::Display for SomeEntry<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.value().fmt(f)
     }

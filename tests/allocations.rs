@@ -28,15 +28,17 @@ fn a_hit_in_l1_allocates_nothing() {
     let texts: Cache<String, String> = Cache::builder("test:texts").build().unwrap();
     let numbers: Cache<u64, String> = Cache::builder("test:numbers").build().unwrap();
     let pairs: Cache<(u64, String), String> = Cache::builder("test:pairs").build().unwrap();
+    let names: Cache<u64, Option<String>> = Cache::builder("test:names").build().unwrap();
     let pair = (1, "a:b".to_owned());
     runtime.block_on(async {
         texts.insert("key", "value".to_owned()).await.unwrap();
         numbers.insert(&7, "value".to_owned()).await.unwrap();
         pairs.insert(&pair, "value".to_owned()).await.unwrap();
+        names.insert(&7, Some("value".to_owned())).await.unwrap();
         // moka sets its housekeeping up at the first look-ups, and does it now and then later.
         for _ in 0..2_000 {
             assert!(texts.get_local("key").is_some() && numbers.get_local(&7).is_some());
-            assert!(pairs.get_local(&pair).is_some());
+            assert!(pairs.get_local(&pair).is_some() && names.get_local(&7).is_some());
         }
     });
     let borrowed = (1, pair.1.as_str());
@@ -47,6 +49,7 @@ fn a_hit_in_l1_allocates_nothing() {
             assert!(numbers.get_local(&7).is_some());
             assert!(pairs.get_local(&pair).is_some());
             assert!(pairs.get_local(&borrowed).is_some());
+            assert!(names.get_local(&7).unwrap().transpose().is_some());
             runtime.block_on(async {
                 assert!(texts.get("key").await.is_some());
                 assert!(numbers.get(&7).await.is_some());

@@ -23,6 +23,7 @@ fn handles_can_be_shared_and_sent() {
     check::<Cache<String, String>>();
     check::<Cache<u64, std::sync::atomic::AtomicU64>>();
     check::<larder::Entry<String>>();
+    check::<larder::SomeEntry<String>>();
     check::<larder::MemoryL2>();
     check::<larder::RedisL2>();
     check::<larder::Clock>();

@@ -12,6 +12,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod absent;
 mod cancellation;
 mod clear;
 mod coherence;
