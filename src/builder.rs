@@ -46,6 +46,7 @@ pub struct Builder<K, V> {
     ttl_of: Option<TtlOf<V>>,
     codec: ValueCodec<V>,
     type_tag: Option<String>,
+    schema_version: u32,
     l2: Result<Option<Box<dyn L2>>, L2Error>,
     keys: PhantomData<fn(&K)>,
 }
@@ -82,6 +83,7 @@ where
             ttl_of: None,
             codec: ValueCodec::new::<Bincode>(),
             type_tag: None,
+            schema_version: 0,
             l2: Ok(None),
             keys: PhantomData,
         }
@@ -291,13 +293,39 @@ where
     /// A name for the type and layout of the values. Default: the full path of `V`. Values with another tag are
     /// misses.
     ///
-    /// Change it when `V` changes so that its old encoding would be misread: bincode and postcard do not notice an
-    /// added field. Set it if programs that share values know the type by different paths.
+    /// Set it if programs that share values know the type by different paths. For a type whose fields change there is
+    /// [`schema_version`](Self::schema_version).
     pub fn type_tag(self, tag: impl Into<String>) -> Self {
         Self {
             type_tag: Some(tag.into()),
             ..self
         }
+    }
+
+    /// The version of the layout of `V`. Default: 0. Values that were stored with another version are misses.
+    ///
+    /// Raise it when the fields of `V`, or of a type in it, change in number, order or type: bincode and postcard store
+    /// them without names, and may read old bytes as wrong values. The codecs `Json` and `MessagePack` store the names; there it is
+    /// needed only if serde would refuse the old value, or a field has changed its meaning.
+    ///
+    /// While a deploy runs, instances of both versions replace each other's values, so keys are loaded more often.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use larder::{Cache, MemoryL2};
+    ///
+    /// let l2 = MemoryL2::new();
+    /// // Width and height; in the next release height and width.
+    /// let old: Cache<u64, (u32, u32)> = Cache::builder("docs:size").l2(l2.clone()).build()?;
+    /// let new: Cache<u64, (u32, u32)> = Cache::builder("docs:size").l2(l2).schema_version(1).build()?;
+    /// old.insert(&7, (640, 480)).await?;
+    /// assert!(new.get(&7).await.is_none());
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub fn schema_version(mut self, version: u32) -> Self {
+        self.schema_version = version;
+        self
     }
 
     /// The clock by which values expire. Default: the system's monotonic clock. For tests and simulations.
@@ -323,12 +351,14 @@ where
             ttl_of,
             codec,
             type_tag,
+            schema_version,
             l2,
             keys: _,
         } = self;
         options.check()?;
         let l2 = l2?;
-        let type_tag = envelope::type_tag(type_tag.as_deref().unwrap_or(type_name::<V>()));
+        let type_tag = type_tag.as_deref().unwrap_or(type_name::<V>());
+        let type_tag = envelope::type_tag(type_tag, schema_version);
         Ok(Cache::new(Engine::new(Parts {
             options,
             weigher,

@@ -14,7 +14,7 @@ use futures::TryFutureExt;
 use crate::clock::Tick;
 use crate::engine::{Engine, Loader};
 use crate::entry::Entry;
-use crate::error::{LoadError, WriteError};
+use crate::error::{CommitError, LoadError, WriteError};
 use crate::key::{CacheKey, Key, KeyTooLong, KeyWriter};
 use crate::loaded::Loaded;
 use crate::lookup_by::{KeyFrom, LookupBy};
@@ -649,6 +649,53 @@ where
     {
         let key = written(key)?;
         self.engine().invalidate([key], Duration::ZERO).await
+    }
+
+    /// Runs a commit of the database, and then removes the key as [`invalidate`](Self::invalidate) does: as one task that
+    /// goes on if the caller is cancelled in between.
+    ///
+    /// `commit` is a future that does the write and returns what it returned; it begins when the call is first polled. The
+    /// key is invalidated after an error or a panic, too, as the commit may have landed all the same. If the runtime ends
+    /// meanwhile, the invalidation is deferred.
+    ///
+    /// Cost: a task, and the round trip of an invalidation.
+    ///
+    /// # Errors
+    ///
+    /// [`CommitError`] tells a commit that failed from one that succeeded and whose key was not invalidated; of the latter
+    /// it has the result.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// # async fn update_price() -> Result<u64, std::io::Error> { Ok(1) }
+    /// let prices: larder::Cache<String, u32> = larder::Cache::builder("docs:prices").build()?;
+    /// prices.insert("tea", 450).await?;
+    /// let rows = prices.invalidate_after("tea", update_price()).await?;
+    /// assert_eq!(rows, 1);
+    /// assert!(prices.get("tea").await.is_none());
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub async fn invalidate_after<Q, M, T, E>(
+        &self,
+        key: &Q,
+        commit: impl Future<Output = Result<T, E>> + Send + 'static,
+    ) -> Result<T, CommitError<T, E>>
+    where
+        K: LookupBy<Q, M>,
+        Q: CacheKey + ?Sized,
+        T: Send + 'static,
+        E: Send + 'static,
+    {
+        match written(key) {
+            Ok(key) => self.engine().invalidate_after(key, commit).await,
+            // Nothing is cached under such a key.
+            Err(error) => {
+                let value = commit.await.map_err(CommitError::Failed)?;
+                let error = error.into();
+                Err(CommitError::NotInvalidated { value, error })
+            }
+        }
     }
 
     /// Removes many keys, each as by [`invalidate`](Self::invalidate). [`insert_many`](Self::insert_many) has an

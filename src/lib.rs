@@ -55,7 +55,7 @@ pub use crate::builder::Builder;
 pub use crate::cache::Cache;
 pub use crate::clock::Clock;
 pub use crate::entry::{Entry, Meta, SomeEntry};
-pub use crate::error::{BuildError, LoadError, WriteError};
+pub use crate::error::{BuildError, CommitError, LoadError, WriteError};
 pub use crate::key::{CacheKey, KeyWriter, MAX_KEY_BYTES, redis_key};
 pub use crate::l2::{L2Error, MemoryL2, MemorySnapshot, RedisL2};
 pub use crate::loaded::Loaded;

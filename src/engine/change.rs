@@ -107,6 +107,13 @@ impl<V: Value> Write<V> {
         self.ends_call = true;
     }
 
+    /// Its call is now.
+    pub(super) fn call(mut self) -> Self {
+        self.order = self.ctx.deferred.next_order();
+        self.called_at = self.ctx.now();
+        self
+    }
+
     /// Marks a write that delivers what was deferred: should it fail, that is nothing new.
     pub(super) fn deliver(mut self) -> Self {
         self.is_delivery = true;

@@ -23,7 +23,7 @@ use super::subscriber;
 use super::write::Writes;
 use crate::clock::Tick;
 use crate::entry::Entry;
-use crate::error::{LoadError, WriteError};
+use crate::error::{CommitError, LoadError, WriteError};
 use crate::key::{Key, KeyTooLong};
 use crate::l1::{L1, Weigher};
 use crate::l2::{L2, MemoryL2, OnConnect, random};
@@ -200,6 +200,25 @@ impl<V: Value> Engine<V> {
     ) -> Result<(), WriteError> {
         self.ensure_subscribed(self.now());
         self.writes.invalidate(keys, hold).await
+    }
+
+    pub(crate) async fn invalidate_after<T, E>(
+        &self,
+        key: Key,
+        commit: impl Future<Output = Result<T, E>> + Send + 'static,
+    ) -> Result<T, CommitError<T, E>>
+    where
+        T: Send + 'static,
+        E: Send + 'static,
+    {
+        self.ensure_subscribed(self.now());
+        match self.writes.invalidate_after(key, commit).await {
+            Ok((Ok(Ok(value)), Ok(()))) => Ok(value),
+            Ok((Ok(Ok(value)), Err(error))) => Err(CommitError::NotInvalidated { value, error }),
+            Ok((Ok(Err(error)), _)) => Err(CommitError::Failed(error)),
+            Ok((Err(panic), _)) => Err(CommitError::panicked(&*panic)),
+            Err(_) => Err(CommitError::Stopped),
+        }
     }
 
     pub(crate) async fn invalidate_and_wait(&self, key: Key) -> Result<(), WriteError> {

@@ -2,11 +2,15 @@
 //! the key from L1 before, too.
 
 use std::iter::once;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
+use futures::FutureExt;
 use tokio::sync::oneshot;
-use tracing::debug;
+use tokio::task::JoinError;
+use tracing::{Instrument, Span, debug};
 
 use super::await_applied::await_applied;
 use super::change::{Change, Insert, Write, WriteResult};
@@ -20,6 +24,9 @@ use crate::loaded::Loaded;
 use crate::options::LONGEST;
 use crate::vocabulary::Value;
 use crate::wire::codec::EncodeError;
+
+/// What a commit returned, or its panic; and how the invalidation after it ended.
+pub(super) type Committed<T> = (thread::Result<T>, Result<(), WriteError>);
 
 /// The calls that change something.
 pub(super) struct Writes<V: Value> {
@@ -88,6 +95,27 @@ impl<V: Value> Writes<V> {
             await_applied(&self.ctx, ack).await;
         }
         Ok(())
+    }
+
+    /// Runs a commit, and invalidates the key then, however it has ended: it may have landed. Both in a task of their own,
+    /// so that a caller that is cancelled does not come between them. An error if the runtime has ended meanwhile.
+    pub(super) async fn invalidate_after<T: Send + 'static>(
+        self: &Arc<Self>,
+        key: Key,
+        commit: impl Future<Output = T> + Send + 'static,
+    ) -> Result<Committed<T>, JoinError> {
+        let writes = Arc::clone(self);
+        let (kind, hold) = (Kind::Invalidate, Duration::ZERO);
+        // If the runtime ends during the commit this is dropped, and so deferred.
+        let (write, answer) = Write::new(&self.ctx, key, 0, Change::Remove { kind, hold });
+        let task = async move {
+            let committed = AssertUnwindSafe(commit).catch_unwind().await;
+            let write = write.call();
+            writes.ctx.l1.evict(&write.key);
+            let invalidated = writes.write(once((write, answer))).await;
+            (committed, invalidated.map(|_| ()))
+        };
+        tokio::spawn(task.instrument(Span::current())).await
     }
 
     async fn remove(

@@ -1,5 +1,6 @@
 //! The errors that users get: opaque, so that they can grow, and cheap to clone.
 
+mod commit;
 mod l2;
 
 use std::any::Any;
@@ -8,11 +9,18 @@ use std::iter::successors;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::commit::CommitError;
 pub use self::l2::L2Error;
 use crate::key::KeyTooLong;
 use crate::wire::codec::CodecError;
 
 type Shared = Arc<dyn Error + Send + Sync>;
+
+fn panic_message(payload: &(dyn Any + Send)) -> Arc<str> {
+    let text = payload.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("its message is not a string").into()
+}
 
 /// What cannot be done with a [`Loaded`](crate::Loaded), and what can.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -108,11 +116,7 @@ impl LoadError {
     }
 
     pub(crate) fn panicked(payload: &(dyn Any + Send)) -> Self {
-        let text = payload.downcast_ref::<&str>().copied();
-        let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-        Self(LoadKind::Panicked(
-            text.unwrap_or("its message is not a string").into(),
-        ))
+        Self(LoadKind::Panicked(panic_message(payload)))
     }
 
     pub(crate) fn timed_out(after: Duration) -> Self {

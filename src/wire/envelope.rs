@@ -217,9 +217,9 @@ pub(crate) fn peek(bytes: &[u8]) -> Option<(Stamp, Life)> {
     Some((envelope.stamp, envelope.life))
 }
 
-/// A tag for a type's name, which distinguishes values of one type from those of another.
-pub(crate) fn type_tag(name: &str) -> u64 {
-    XxHash3_64::oneshot(name.as_bytes())
+/// A tag for a type's name and the version of its layout, which distinguishes values of one type from those of another.
+pub(crate) fn type_tag(name: &str, schema_version: u32) -> u64 {
+    XxHash3_64::oneshot_with_seed(schema_version.into(), name.as_bytes())
 }
 
 #[cfg(test)]

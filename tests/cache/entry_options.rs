@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use larder::{Cache, Entry, LoadError, Loaded, Source as Level};
 
-use crate::fleet::{Fleet, HOUR, Texts};
+use crate::fleet::{Fleet, HOUR, Source, Texts};
 use crate::support::eventually::eventually;
 use crate::support::network::{Network, Step};
 
@@ -464,4 +464,27 @@ async fn many_values_say_each_for_itself() {
         fleet.advance(100 * MS);
         assert_eq!(now().await, [text("a1"), text("b2"), None]);
     }
+}
+
+/// A deploy that changes the layout of a type never reads the old one.
+#[tokio::test]
+async fn values_of_another_schema_version_are_misses() {
+    let fleet = Fleet::memory();
+    let ((old, _), (new, _)) = (
+        fleet.instance_with(|b| b.schema_version(1)).await,
+        fleet.instance_with(|b| b.schema_version(2)).await,
+    );
+    let (again, _) = fleet.instance_with(|b| b.schema_version(1)).await;
+    let (unset, _) = fleet.instance().await;
+    old.insert("k", "old".to_owned()).await.unwrap();
+    assert!(again.get("k").await.is_some());
+    assert!(new.get("k").await.is_none() && unset.get("k").await.is_none());
+    let truth = Source::new("new");
+    assert_eq!(*truth.through(&new, "k").await.unwrap(), "new");
+    assert!(again.get("k").await.is_none_or(|entry| *entry == "old"));
+    old.invalidate("k").await.unwrap();
+    eventually("the invalidation is for both", || async {
+        new.get("k").await.is_none()
+    })
+    .await;
 }

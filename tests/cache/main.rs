@@ -24,6 +24,7 @@ mod fleet;
 mod freshness;
 mod get_many;
 mod holds;
+mod invalidate_after;
 mod invalidate_and_wait;
 mod leases;
 mod lifecycle;

@@ -1,0 +1,53 @@
+//! How a commit can end whose key is invalidated after it.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use super::{WriteError, panic_message};
+
+/// Why [`Cache::invalidate_after`](crate::Cache::invalidate_after) did not both commit and invalidate. In every case the
+/// key is invalidated, or will be as soon as L2 answers.
+///
+/// ```
+/// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+/// use larder::{Cache, CommitError};
+///
+/// # async fn update_price() -> Result<u64, std::io::Error> { Ok(1) }
+/// let prices: Cache<String, u32> = Cache::builder("docs:prices").build()?;
+/// let rows = match prices.invalidate_after("tea", update_price()).await {
+///     // The change is committed: the request has succeeded, whether or not the key has been invalidated already.
+///     Ok(rows) | Err(CommitError::NotInvalidated { value: rows, .. }) => rows,
+///     Err(error) => return Err(error.into()),
+/// };
+/// assert_eq!(rows, 1);
+/// # Ok(()) }
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+/// ```
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CommitError<T, E> {
+    /// The commit returned this error.
+    #[error("the commit failed")]
+    Failed(#[source] E),
+    /// The commit panicked, with this message.
+    #[error("the commit panicked: {0}")]
+    Panicked(Arc<str>),
+    /// The runtime of the call was shut down during the commit, which may have landed or not.
+    #[error("the runtime that ran the commit was shut down; it may have landed")]
+    Stopped,
+    /// The commit returned `value`, and its key was not invalidated.
+    #[error("the commit succeeded, and its key was not invalidated")]
+    NotInvalidated {
+        /// What the commit returned.
+        value: T,
+        /// Why not: mostly it [is deferred](WriteError::is_deferred), so there is nothing to do.
+        #[source]
+        error: WriteError,
+    },
+}
+
+impl<T, E> CommitError<T, E> {
+    pub(crate) fn panicked(payload: &(dyn Any + Send)) -> Self {
+        Self::Panicked(panic_message(payload))
+    }
+}
