@@ -23,7 +23,7 @@ use std::time::Duration;
 use loom::sync::Mutex;
 use loom::thread::{self, JoinHandle};
 
-use super::{Fresh, Join, L1, LoadOutcome, NEVER, Op, OpGuard, ProofRequest, Slot};
+use super::{Fresh, Held, Join, L1, LoadOutcome, NEVER, Op, OpGuard, ProofRequest, Slot, SlotHead};
 use crate::clock::{Clock, Tick};
 use crate::key::Key;
 use crate::vocabulary::LaneClock;
