@@ -305,6 +305,44 @@ where
         self.get_or_load_by(key, || Loader::one(loader)).await
     }
 
+    /// Loads a key now, whatever is there, and stores the value in both levels in its place, in all instances.
+    ///
+    /// For data that has changed at the source and is to be in the cache before it is asked for. The old value stays until
+    /// the new one is stored; so after a change that must not be served any more, [`invalidate`](Self::invalidate) first.
+    ///
+    /// It joins no load that began before the call, in this instance or another one; a load of the key that is under way
+    /// does not store its value any more. Look-ups do not wait for it. If the key is invalidated or inserted meanwhile, or
+    /// L2 fails, the value is returned and not stored; its [`version`](crate::Meta::version) is `None`. It runs in a task
+    /// of its own, and goes on if the caller is cancelled.
+    ///
+    /// Cost: two round trips and the loader. Each call loads: many at once are not made one.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_or_load`](Self::get_or_load). What is stored stays.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// let prices: larder::Cache<String, u32> = larder::Cache::builder("docs:prices").build()?;
+    /// prices.insert("tea", 450).await?;
+    /// let price = prices.refresh("tea", || async { Ok::<_, std::io::Error>(470) }).await?;
+    /// assert_eq!(*price, 470);
+    /// assert_eq!(prices.get("tea").await.as_deref(), Some(&470));
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub async fn refresh<Q, M, F, Fut, E>(&self, key: &Q, loader: F) -> Result<Entry<V>, LoadError>
+    where
+        K: LookupBy<Q, M>,
+        Q: CacheKey + ?Sized,
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<V, E>> + Send + 'static,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let loader = Loader::one(|_| loader().map_ok(Loaded::new));
+        self.engine().load_anew(written(key)?, loader).await
+    }
+
     async fn get_or_load_by<Q: CacheKey + ?Sized>(
         &self,
         key: &Q,

@@ -28,4 +28,7 @@ pub enum Want {
     NewerThan(u64),
     /// None: what is stored cannot be read.
     Nothing,
+    /// None: the value is to be loaded anew. The lease of a load that is under way is taken over, so that its fill is
+    /// rejected.
+    Anew,
 }

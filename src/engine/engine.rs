@@ -177,6 +177,15 @@ impl<V: Value> Engine<V> {
         self.loads.get_many_or_load(keys, loader).await
     }
 
+    pub(crate) async fn load_anew(
+        &self,
+        key: Key,
+        loader: Loader<V>,
+    ) -> Result<Entry<V>, LoadError> {
+        self.ensure_subscribed(self.now());
+        self.loads.load_anew(key, loader).await
+    }
+
     pub(crate) fn refresh(
         &self,
         stale: impl IntoIterator<Item = (usize, Key, Entry<V>)>,

@@ -16,6 +16,7 @@ use crate::l2::{Fill, Lease, LeaseReply, LeaseRequest, Want};
 use crate::loaded::Loaded;
 use crate::source::Source;
 use crate::vocabulary::Value;
+use crate::wire::message::{self, Kind};
 
 /// What came of asking for the lease.
 pub(super) enum Acquired<V> {
@@ -27,6 +28,16 @@ pub(super) enum Acquired<V> {
     Unstored,
     /// Another instance has the lease, for at most so long.
     Wait(Duration),
+}
+
+/// What a loaded value takes the place of.
+pub(super) enum Replaces<'a, V> {
+    /// No value that an instance may hold.
+    Nothing,
+    /// This one, which is stale. Other instances may hold it, and refresh it when it is asked for there.
+    Stale(&'a Arc<Slot<V>>),
+    /// Any value, in all instances, as an insert does.
+    Any,
 }
 
 /// A key, and the lease on it, if there is one.
@@ -113,17 +124,17 @@ pub(super) async fn store<V: Value>(
     op: &Op,
     lease: Option<Lease>,
     loaded: Loaded<V>,
-    previous: Option<&Arc<Slot<V>>>,
+    replaces: Replaces<'_, V>,
 ) -> Result<(Arc<Slot<V>>, Source), LoadError> {
     let Loaded {
         value,
         is_stored,
         ttls,
     } = loaded;
-    let held = match (value, previous) {
+    let held = match (value, &replaces) {
         (Some(value), _) => Ok(Held::Here(value)),
-        (None, Some(previous)) => Ok(Held::There(Arc::clone(previous))),
-        (None, None) => Err(Misuse::NothingPrevious),
+        (None, Replaces::Stale(previous)) => Ok(Held::There(Arc::clone(previous))),
+        (None, Replaces::Nothing | Replaces::Any) => Err(Misuse::NothingPrevious),
     };
     let accepted = held.and_then(|held| {
         let terms = ctx.convert.terms(held.value(), &ttls)?;
@@ -138,7 +149,10 @@ pub(super) async fn store<V: Value>(
         }
     };
     let filled = match lease {
-        Some(lease) if is_stored => fill(ctx, op, lease, &held, &terms).await,
+        Some(lease) if is_stored => {
+            let publishes = matches!(replaces, Replaces::Any);
+            fill(ctx, op, lease, &held, &terms, publishes).await
+        }
         _ => {
             give_back(ctx, (op.key(), lease)).await;
             None
@@ -148,9 +162,14 @@ pub(super) async fn store<V: Value>(
     match filled {
         Some(Fill::Stored(stamp)) => {
             let fresh = ctx.convert.fresh(op.key(), held, stamp, &terms, now);
-            ctx.l1.publish_filled(op, &fresh);
+            match replaces {
+                Replaces::Any => ctx.l1.publish_inserted(op, &fresh),
+                Replaces::Nothing | Replaces::Stale(_) => ctx.l1.publish_filled(op, &fresh),
+            }
             return Ok((fresh.slot, Source::Loader));
         }
+        // The value is still there that was to be replaced, or another.
+        Some(Fill::Rejected(Some(_))) if matches!(replaces, Replaces::Any) => {}
         // The key was written during the load. What is there now is newer than what was loaded.
         Some(Fill::Rejected(Some(bytes))) => {
             if let Ok(fresh) = ctx.convert.open(op.key(), &bytes, now)
@@ -174,6 +193,7 @@ async fn fill<V: Value>(
     lease: Lease,
     held: &Held<V>,
     terms: &Terms,
+    publishes: bool,
 ) -> Option<Fill> {
     let key = op.key();
     let sent = async {
@@ -188,7 +208,9 @@ async fn fill<V: Value>(
         let Ok(encoded) = ctx.convert.seal(held.value(), terms) else {
             return Ok(None);
         };
-        let filled = ctx.lane.fill(key, lease, &encoded).await;
+        let payload = publishes.then(|| message::payload(Kind::Insert, ctx.instance, &[key]));
+        let filled = ctx.lane.fill(key, lease, &encoded, payload.as_deref());
+        let filled = filled.await;
         ctx.health.observe(filled).map(Some)
     };
     match sent.await {

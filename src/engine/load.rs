@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument, Span, debug};
 
 use super::context::Context;
-use super::lease::{self, Acquired};
+use super::lease::{self, Acquired, Replaces};
 use super::loader::{Loader, LoaderCalls, Loading};
 use super::lookup;
 use super::refresh::Refreshes;
@@ -23,7 +23,7 @@ use crate::entry::Entry;
 use crate::error::LoadError;
 use crate::key::Key;
 use crate::l1::{Join, LeaseWaiter, LoadOutcome, OpGuard, Started};
-use crate::l2::{Lease, LeaseRequest, Want};
+use crate::l2::{Lease, LeaseReply, LeaseRequest, Want};
 use crate::retry_delays::poll_delays;
 use crate::shared_result::{ResultSender, SharedResult};
 use crate::vocabulary::Value;
@@ -159,6 +159,47 @@ impl<V: Value> Loads<V> {
             }
         }
         Ok(entries)
+    }
+
+    /// Loads a key, whatever is there and whoever loads it: joins no load, and takes the lease over from another one. The
+    /// load is an operation as an insert is: what it stores replaces what any instance holds.
+    pub(super) async fn load_anew(
+        self: &Arc<Self>,
+        key: Key,
+        mut loader: Loader<V>,
+    ) -> Result<Entry<V>, LoadError> {
+        let loads = Arc::clone(self);
+        let task = async move {
+            let ctx = &*loads.ctx;
+            let op = ctx.l1.begin(&key);
+            let lease = if ctx.deferred.holds(&key) {
+                None
+            } else {
+                let request = lease::request(ctx, Want::Anew);
+                let reply = ctx.lane.acquire_lease(&key, request).await;
+                match ctx.health.observe(reply) {
+                    Ok(LeaseReply::Granted(lease)) => Some(lease),
+                    _ => None,
+                }
+            };
+            let loaded = (loads.calls)
+                .run(loader.load(vec![(0, None)]), &[(&key, lease)])
+                .await;
+            let loaded = match loaded {
+                Ok(mut loaded) => loaded.pop().flatten(),
+                Err(error) => {
+                    lease::give_back(ctx, (&key, lease)).await;
+                    return Err(error);
+                }
+            };
+            // A loader of one key has a value for it.
+            let loaded = loaded.ok_or_else(LoadError::stopped)?;
+            let (slot, source) = lease::store(ctx, &op, lease, loaded, Replaces::Any).await?;
+            Ok(lookup::hand_out(ctx, slot, ctx.now(), source))
+        };
+        let loaded = tokio::spawn(task.instrument(Span::current())).await;
+        // Its panic is caught, so it has ended with its runtime.
+        loaded.unwrap_or_else(|_| Err(LoadError::stopped()))
     }
 
     /// Joins the load of a key, or begins one, which the caller has to run.
@@ -301,7 +342,8 @@ impl<V: Value> Loads<V> {
             async move {
                 let outcome = match value {
                     Some(loaded) => {
-                        let stored = lease::store(&self.ctx, &led.op, lease, loaded, None);
+                        let stored =
+                            lease::store(&self.ctx, &led.op, lease, loaded, Replaces::Nothing);
                         stored.await.map(Some)
                     }
                     None => {

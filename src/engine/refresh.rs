@@ -11,7 +11,7 @@ use tracing::{Instrument, Span, warn};
 
 use super::backoff::RefreshBackoff;
 use super::context::Context;
-use super::lease;
+use super::lease::{self, Replaces};
 use super::loader::{Loader, LoaderCalls};
 use super::write::Writes;
 #[cfg(larder_ablation)]
@@ -231,13 +231,16 @@ impl<V: Value> Refreshes<V> {
             return lease::give_back(&self.ctx, (key, Some(lease))).await;
         };
         let is_stored = loaded.is_stored;
-        let stored = lease::store(&self.ctx, &op, Some(lease), loaded, Some(previous.slot())).await;
+        let replaces = Replaces::Stale(previous.slot());
+        let stored = lease::store(&self.ctx, &op, Some(lease), loaded, replaces).await;
         let is_done = match stored {
             // What was stored is not to be served any more.
             Ok(_) if !is_stored => {
                 let removed = self.writes.invalidate([key.clone()], Duration::ZERO);
                 removed.await.is_ok()
             }
+            // Another load, which must not wait for this one, has taken the lease over.
+            Ok((slot, _)) if slot.ver == previous.slot().ver => return self.backoff.yielded(key),
             Ok((slot, _)) => slot.ver != UNSTORED,
             Err(error) => {
                 self.warn(1, &error);

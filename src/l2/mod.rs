@@ -71,8 +71,15 @@ pub trait Lane: Send + Sync + fmt::Debug {
     /// used or given back.
     fn acquire_lease<'a>(&'a self, key: &'a str, ask: LeaseRequest) -> Reply<'a, LeaseReply>;
 
-    /// Stores a loaded value if the lease still stands, and ends the lease.
-    fn fill<'a>(&'a self, key: &'a str, lease: Lease, value: &'a EncodedValue) -> Reply<'a, Fill>;
+    /// Stores a loaded value if the lease still stands, and ends the lease. With a `payload` it also publishes that, for a
+    /// load that replaces a value which other instances may hold.
+    fn fill<'a>(
+        &'a self,
+        key: &'a str,
+        lease: Lease,
+        value: &'a EncodedValue,
+        payload: Option<&'a [u8]>,
+    ) -> Reply<'a, Fill>;
 
     /// Stores the value again that it holds in the version `seen`, with a new stamp and new TTLs, if the lease still
     /// stands; and ends the lease. For a load which found that the source has not changed: the value is not sent.

@@ -28,6 +28,7 @@ mod invalidate_after;
 mod invalidate_and_wait;
 mod leases;
 mod lifecycle;
+mod load_anew;
 mod lookup_by;
 mod many_loads;
 mod modes;

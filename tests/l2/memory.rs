@@ -155,7 +155,7 @@ async fn in_an_outage_every_step_fails_and_nothing_is_lost() {
             let errors = [
                 lane.get("k").await.err(),
                 lane.acquire_lease("k", ask).await.err(),
-                lane.fill("led", lease, value).await.err(),
+                lane.fill("led", lease, value, None).await.err(),
                 lane.revalidate("led", lease, 1, ttls(LONG)).await.err(),
                 lane.renew_lease("led", lease.token, LONG).await.err(),
                 lane.insert(&[("k", value)], b"", None).await.err(),

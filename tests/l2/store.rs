@@ -211,7 +211,7 @@ pub(crate) async fn usable(lane: &dyn Lane, key: &str) -> Option<Bytes> {
 }
 
 pub(crate) async fn fill(lane: &dyn Lane, key: &str, lease: Lease, payload: &[u8]) -> Fill {
-    let filled = lane.fill(key, lease, &sealed(payload)).await;
+    let filled = lane.fill(key, lease, &sealed(payload), None).await;
     filled.expect("the fill is answered")
 }
 

@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 use crate::config::Config;
 use crate::faults::Fault;
 use crate::history::{At, Level, Outcome, Read, Rest, Seen, Write, WriteOutcome};
-use crate::source::{Plan, SourceDown, Versioned, load};
+use crate::source::{self, Plan, SourceDown, Versioned, load};
 use crate::world::{Instance, World};
 
 /// Reads in one slot of the fleet until the world is over.
@@ -40,9 +40,11 @@ async fn look_up(world: &World, instance: &Instance, rng: &mut Rng) {
     let patience = (rng.f64() < world.config.cancelled)
         .then(|| Duration::from_millis(rng.u64(0..=world.config.load_timeout_ms / 8)));
     let how = rng.u8(0..10);
+    let anew = rng.f64() < world.config.refreshes;
     let start = world.recorder.now();
     let outcome = async {
         match how {
+            _ if anew => loaded(refresh(world, instance, key, plan).await),
             0..=2 => found(instance.cache.get_local(&key)),
             3..=4 => found(instance.cache.get(&key).await),
             _ => loaded(get_or_load(world, instance, key, plan).await),
@@ -122,6 +124,29 @@ async fn get_or_load(
     let loader = move |previous| load(source, config, index, key, previous, plan);
     let entry = instance.cache.get_or_load_with(&key, loader).await?;
     assert_eq!(entry.key, key, "a value came back under another key");
+    Ok(entry)
+}
+
+/// Joins no load that began before: what it returns is not older than the source is now.
+async fn refresh(
+    world: &World,
+    instance: &Instance,
+    key: u64,
+    plan: Plan,
+) -> Result<Entry<Versioned>, LoadError> {
+    let (source, config) = (Arc::clone(&world.source), Arc::clone(&world.config));
+    world.recorder.count(Fault::LoadedAnew);
+    // The load whose lease it takes over may still be under way when the next one begins.
+    let lasts = Duration::from_millis(config.load_timeout_ms) + config.recovery();
+    world.recorder.disturbed(lasts, None, Some(key));
+    let (index, current) = (instance.index, world.source.current(key));
+    let loader = move || source::read(source, config, index, key, plan);
+    let entry = instance.cache.refresh(&key, loader).await?;
+    assert_eq!(entry.key, key, "a value came back under another key");
+    if world.config.lag_ms == 0 {
+        let version = entry.version;
+        assert!(version >= current, "version {version} after {current}");
+    }
     Ok(entry)
 }
 

@@ -24,6 +24,8 @@ pub(crate) struct Config {
     pub(crate) inserts: f64,
     /// The share of writes that are invalidations everywhere, waited for.
     pub(crate) waited_for: f64,
+    /// The share of look-ups that load anew, whatever is there.
+    pub(crate) refreshes: f64,
     /// The share of calls that are cancelled.
     pub(crate) cancelled: f64,
     /// That of every other instance; the rest have twice as long, if it is `uneven`.
@@ -76,6 +78,7 @@ impl Config {
             write_rest_ms: rng.u64(150..=1500),
             inserts: *rng.choice(&[0.0, 0.1, 0.3]).unwrap(),
             waited_for: *rng.choice(&[0.0, 0.1]).unwrap(),
+            refreshes: if seed.is_multiple_of(3) { 0.01 } else { 0.0 },
             cancelled: *rng.choice(&[0.0, 0.02, 0.1]).unwrap(),
             max_staleness_ms,
             uneven: rng.u8(0..4) == 0,

@@ -75,6 +75,8 @@ faults! {
     CancelledWrite,
     /// A loader's value must not be stored.
     NotStored,
+    /// A key is loaded anew, whatever is there and whoever loads it.
+    LoadedAnew,
     /// Seen: a load found the value unchanged that the store had.
     Revalidated,
     /// Seen: a write reached the store after its sender had stopped waiting.

@@ -173,6 +173,7 @@ impl Config {
             write_rest_ms: 150,
             inserts: 0.0,
             waited_for: 0.0,
+            refreshes: 0.0,
             cancelled: 0.0,
             max_staleness_ms: 300,
             uneven: false,

@@ -299,11 +299,22 @@ impl Lane for FarLane {
         .boxed()
     }
 
-    fn fill<'a>(&'a self, key: &'a str, lease: Lease, value: &'a EncodedValue) -> Reply<'a, Fill> {
+    fn fill<'a>(
+        &'a self,
+        key: &'a str,
+        lease: Lease,
+        value: &'a EncodedValue,
+        payload: Option<&'a [u8]>,
+    ) -> Reply<'a, Fill> {
+        let payload = payload.map(<[u8]>::to_owned);
         let (key, value) = (key.to_owned(), value.clone());
         let serve = move |store: Arc<Store>, lane: Arc<dyn Lane>| {
-            let (key, value) = (key.clone(), value.clone());
-            async move { store.fill(&*lane, &key, lease, &value).await }.boxed()
+            let (key, value, payload) = (key.clone(), value.clone(), payload.clone());
+            async move {
+                let payload = payload.as_deref();
+                store.fill(&*lane, &key, lease, &value, payload).await
+            }
+            .boxed()
         };
         self.ask(serve, no_loss, true).boxed()
     }

@@ -192,7 +192,7 @@ impl std::error::Error for SourceDown {}
 /// What panicking loaders say, so that nothing else is kept quiet.
 pub(crate) const PANIC: &str = "a loader panics, as planned";
 
-/// Reads a key's number, at some time during the load.
+/// Reads a key's number, and says how it is to be stored.
 pub(crate) async fn load(
     source: Arc<Source>,
     config: Arc<Config>,
@@ -201,6 +201,22 @@ pub(crate) async fn load(
     previous: Option<Entry<Versioned>>,
     plan: Plan,
 ) -> Result<Loaded<Versioned>, SourceDown> {
+    let recorder = Arc::clone(&source.recorder);
+    let value = read(source, config, instance, key, plan).await?;
+    if !plan.is_stored {
+        recorder.count(Fault::NotStored);
+    }
+    Ok(plan.loaded(value, previous.as_deref()))
+}
+
+/// Reads a key's number, at some time during the load.
+pub(crate) async fn read(
+    source: Arc<Source>,
+    config: Arc<Config>,
+    instance: usize,
+    key: u64,
+    plan: Plan,
+) -> Result<Versioned, SourceDown> {
     let recorder = Arc::clone(&source.recorder);
     if plan.before + plan.after > config.max_staleness() {
         recorder.count(Fault::SlowLoad);
@@ -218,12 +234,7 @@ pub(crate) async fn load(
     let version = source.as_of(key, plan.lag);
     sleep(plan.after).await;
     match plan.end {
-        End::Well => {
-            if !plan.is_stored {
-                recorder.count(Fault::NotStored);
-            }
-            return Ok(plan.loaded(Versioned { key, version }, previous.as_deref()));
-        }
+        End::Well => return Ok(Versioned { key, version }),
         End::Fails => recorder.count(Fault::FailedLoad),
         End::Panics => {
             recorder.count(Fault::PanickedLoad);

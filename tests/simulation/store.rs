@@ -187,8 +187,9 @@ impl Store {
         key: &str,
         lease: Lease,
         value: &EncodedValue,
+        payload: Option<&[u8]>,
     ) -> Result<Fill, L2Error> {
-        let fill = lane.fill(key, lease, value).await?;
+        let fill = lane.fill(key, lease, value, payload).await?;
         if matches!(fill, Fill::Stored(_)) {
             self.stored(&value.body);
         }

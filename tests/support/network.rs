@@ -411,10 +411,16 @@ impl Lane for Wired {
             .boxed()
     }
 
-    fn fill<'a>(&'a self, key: &'a str, lease: Lease, value: &'a EncodedValue) -> Reply<'a, Fill> {
+    fn fill<'a>(
+        &'a self,
+        key: &'a str,
+        lease: Lease,
+        value: &'a EncodedValue,
+        payload: Option<&'a [u8]>,
+    ) -> Reply<'a, Fill> {
         self.network
             .carry(Step::Fill, async move {
-                self.lane.fill(key, lease, value).await
+                self.lane.fill(key, lease, value, payload).await
             })
             .boxed()
     }

@@ -141,8 +141,14 @@ impl Lane for MemoryLane {
         self.step(|state, now| state.acquire_lease(key, ask, now))
     }
 
-    fn fill<'a>(&'a self, key: &'a str, lease: Lease, value: &'a EncodedValue) -> Reply<'a, Fill> {
-        self.step(|state, now| state.fill(key, lease, value, now))
+    fn fill<'a>(
+        &'a self,
+        key: &'a str,
+        lease: Lease,
+        value: &'a EncodedValue,
+        payload: Option<&'a [u8]>,
+    ) -> Reply<'a, Fill> {
+        self.step(|state, now| state.fill(key, lease, value, payload, now))
     }
 
     fn revalidate<'a>(

@@ -258,7 +258,7 @@ mod tests {
                 }
                 _ => 0,
             };
-            let filled = lane.fill("k", lease, value).await.unwrap();
+            let filled = lane.fill("k", lease, value, None).await.unwrap();
             let stands = matches!(&filled, Fill::Stored(stamp) if stamp.ver > before);
             assert_eq!(stands, overtaken_by == "nothing", "{overtaken_by}");
             assert_eq!(lane.get("k").await.unwrap(), None, "no value is stored");

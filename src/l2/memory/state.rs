@@ -157,8 +157,11 @@ impl State {
         if ask.ttl.is_zero() {
             return LeaseReply::Miss;
         }
+        // Loads that wait for the end of a lease that is taken over wait for the end of this one.
+        let mut awaited = false;
         match self.data.leases.get(key, now.at) {
             Some(Held::Off) => return LeaseReply::Hold,
+            Some(&Held::By { awaited: is, .. }) if ask.want == Want::Anew => awaited = is,
             Some(&Held::By {
                 lease: held,
                 awaited,
@@ -184,23 +187,30 @@ impl State {
             token,
             epoch: self.data.epoch,
         };
-        let held = Held::By {
-            lease,
-            awaited: false,
-        };
+        let held = Held::By { lease, awaited };
         self.data
             .leases
             .insert(key, held, now.at, now.lease_ttl(ask.ttl));
         LeaseReply::Granted(lease)
     }
 
-    pub(super) fn fill(&mut self, key: &str, lease: Lease, value: &EncodedValue, now: Now) -> Fill {
+    pub(super) fn fill(
+        &mut self,
+        key: &str,
+        lease: Lease,
+        value: &EncodedValue,
+        payload: Option<&[u8]>,
+        now: Now,
+    ) -> Fill {
         let Some(awaited) = self.standing(key, lease, now) else {
             return Fill::Rejected(self.get(key, now));
         };
         self.use_up(key, awaited);
         let stamp = self.stamp(now);
         self.store(key, value, stamp, now);
+        if let Some(payload) = payload {
+            self.publish(stamp.ver, payload, now);
+        }
         Fill::Stored(stamp)
     }
 
@@ -433,7 +443,7 @@ impl State {
         let wanted = match want {
             Want::Any => true,
             Want::NewerThan(seen) => stamp.ver != seen,
-            Want::Nothing => false,
+            Want::Nothing | Want::Anew => false,
         };
         let of_now = stamp.epoch == self.data.epoch || without(Rule::Epochs);
         let live = of_now && now.at < life.expires_at;

@@ -1,4 +1,4 @@
--- FILL  value lease clock | token epoch body ttl soft rnd channel key  ->  answer, value, stamp
+-- FILL  value lease clock log | token epoch body ttl soft rnd channel key payload  ->  answer, value, stamp
 -- The lease's epoch must be the present one: a restart can bring back a lease that an invalidation had deleted, and a
 -- clear deletes none (rule 1).
 local epoch, seq, ver = clock(KEYS[3], ARGV[6])
@@ -8,9 +8,13 @@ if epoch ~= tonumber(ARGV[2]) or held ~= lease(epoch, ARGV[1]) then
   return {'REJECTED', type(v) == 'string' and v, false}
 end
 local at = time()
-ver = ver + 1
--- A fill takes a version and publishes no message: no instance holds a value that the fill makes old.
-set_position(KEYS[3], epoch, seq, ver)
+if ARGV[9] ~= '' then
+  epoch, ver = publish(KEYS[3], KEYS[4], ARGV[7], ARGV[6], ARGV[9])
+else
+  -- A fill takes a version and publishes no message: no instance holds a value that the fill makes old.
+  ver = ver + 1
+  set_position(KEYS[3], epoch, seq, ver)
+end
 redis.call('SET', KEYS[1], stamp(epoch, ver, at, ARGV[4], ARGV[5]) .. ARGV[3], 'PX', ARGV[4])
 end_lease(KEYS[2], mark, ARGV[7], ARGV[8])
 return {'OK', false, struct.pack('>I8I8I8', epoch, ver, at)}

@@ -94,6 +94,7 @@ impl RedisLane {
             Want::Any => call.arg(""),
             Want::NewerThan(seen) => call.arg(seen),
             Want::Nothing => call.arg("*"),
+            Want::Anew => call.arg("!"),
         };
         call.arg(random());
         call
@@ -200,18 +201,26 @@ impl Lane for RedisLane {
         .boxed()
     }
 
-    fn fill<'a>(&'a self, key: &'a str, lease: Lease, value: &'a EncodedValue) -> Reply<'a, Fill> {
+    fn fill<'a>(
+        &'a self,
+        key: &'a str,
+        lease: Lease,
+        value: &'a EncodedValue,
+        payload: Option<&'a [u8]>,
+    ) -> Reply<'a, Fill> {
         async move {
             let call = || {
                 let size = iter::once(value.body.len());
-                let mut call = Call::with_values(&self.scripts.fill, 3, size);
+                let mut call = Call::with_values(&self.scripts.fill, 4, size);
                 let name = &mut String::new();
                 call.arg(self.names.value(name, key))
                     .arg(self.names.lease(name, key))
-                    .arg(&self.names.clock);
+                    .arg(&self.names.clock)
+                    .arg(&self.names.log);
                 call.arg(lease.token).arg(lease.epoch).arg(&value.body);
                 ttls(&mut call, value.ttls);
                 call.arg(random()).arg(&self.names.events).arg(key);
+                call.arg(payload.unwrap_or_default());
                 call
             };
             let (answer, bytes, stamped) = self.run::<FillAnswer>(call).await?;

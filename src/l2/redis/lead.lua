@@ -2,7 +2,7 @@
 local epoch, _, issued = clock(KEYS[4], ARGV[4])
 -- MGET answers nil for a value of another type.
 local v, stored, hold = unpack(redis.call('MGET', KEYS[1], KEYS[2], KEYS[3]))
-if ARGV[3] ~= '*' then
+if ARGV[3] ~= '*' and ARGV[3] ~= '!' then
   local of, ver, expires_at = read_stamp(v)
   -- A version that the lane has not issued would outlive invalidations in L1 (rule 11).
   if of == epoch and ver <= issued and time() < expires_at and ver ~= tonumber(ARGV[3]) then
@@ -19,12 +19,14 @@ end
 -- A lease of another epoch fills nothing any more: this load need not wait for it.
 local held, mark = read_lease(stored)
 local left = redis.call('PTTL', KEYS[2])
-if left >= 0 and string.find(held, lease(epoch, ''), 1, true) == 1 then
+if left < 0 or string.find(held, lease(epoch, ''), 1, true) ~= 1 then
+  mark = ''
+elseif ARGV[3] ~= '!' then
   if mark == '' then
     redis.call('SET', KEYS[2], held .. '+', 'KEEPTTL')
   end
   return {'WAIT', held, left}
 end
--- No other copy of the request has this token (rule 1).
-redis.call('SET', KEYS[2], lease(epoch, ARGV[1]), 'PX', ARGV[2])
+-- No other copy of the request has this token (rule 1). Loads that wait for a lease that is taken over wait for this one.
+redis.call('SET', KEYS[2], lease(epoch, ARGV[1]) .. mark, 'PX', ARGV[2])
 return {'LEAD', false, epoch}

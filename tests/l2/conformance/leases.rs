@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use larder::l2::{Fill, Lane, Lease, LeaseReply, Want};
+use larder::l2::{Fill, Kind, Lane, Lease, LeaseReply, Want};
 
 use super::conformance;
 use crate::store::*;
@@ -33,6 +33,87 @@ conformance! {
     a_fill_after_a_clear_is_rejected
     a_fill_of_another_epoch_is_rejected
     a_lease_of_another_epoch_is_not_waited_for
+    a_lease_is_taken_over
+    what_waits_for_a_lease_waits_for_the_one_that_took_it_over
+    a_hold_is_not_taken_over
+    a_fill_with_a_payload_is_published
+}
+
+async fn anew(lane: &dyn Lane, key: &str) -> LeaseReply {
+    lead_for(lane, key, LONG, Want::Anew).await
+}
+
+/// Whatever is stored.
+async fn a_lease_is_taken_over(store: impl Store) {
+    let lane = store.lane();
+    let old = insert(&*lane, "k", b"old").await;
+    let LeaseReply::Granted(first) = anew(&*lane, "k").await else {
+        panic!("no lease");
+    };
+    let LeaseReply::Granted(second) = anew(&*store.lane(), "k").await else {
+        panic!("no lease");
+    };
+    assert_ne!(first.token, second.token);
+    assert!(!renewed(&*lane, "k", first).await);
+    let Fill::Rejected(Some(stored)) = fill(&*lane, "k", first, b"first").await else {
+        panic!("the fill is not rejected");
+    };
+    assert_eq!(stamp_of(&stored), old, "it stays");
+    let stamp = filled(&*lane, "k", second, b"second").await;
+    assert_eq!(
+        usable(&*lane, "k").await.as_deref().map(stamp_of),
+        Some(stamp)
+    );
+}
+
+async fn what_waits_for_a_lease_waits_for_the_one_that_took_it_over(store: impl Store) {
+    let lane = store.lane();
+    let (_, mut subscription) = subscribe(&*lane).await;
+    granted(&*lane, "k").await;
+    assert_waits(&acquire_lease(&*lane, "k").await, LONG);
+    let LeaseReply::Granted(second) = anew(&*lane, "k").await else {
+        panic!("no lease");
+    };
+    assert!(ended_leases(&mut *subscription).await.is_empty());
+    filled(&*lane, "k", second, b"v").await;
+    let ended = ended_leases(&mut *subscription).await;
+    assert_eq!(ended, ["k"]);
+    // A lease that no load waits for leaves no such mark.
+    granted(&*lane, "other").await;
+    let LeaseReply::Granted(second) = anew(&*lane, "other").await else {
+        panic!("no lease");
+    };
+    filled(&*lane, "other", second, b"v").await;
+    assert!(ended_leases(&mut *subscription).await.is_empty());
+}
+
+async fn a_hold_is_not_taken_over(store: impl Store) {
+    let lane = store.lane();
+    let payload = payload_of(Kind::Invalidate, &["k"]);
+    lane.invalidate(&["k"], &payload, LONG).await.unwrap();
+    assert_eq!(anew(&*lane, "k").await, LeaseReply::Hold);
+}
+
+async fn a_fill_with_a_payload_is_published(store: impl Store) {
+    let lane = store.lane();
+    let (clock, mut subscription) = subscribe(&*lane).await;
+    let payload = payload_of(Kind::Insert, &["k"]);
+    let lease = granted(&*lane, "k").await;
+    let value = sealed(b"v");
+    let answer = lane.fill("k", lease, &value, Some(&payload)).await;
+    let Fill::Stored(stamp) = answer.unwrap() else {
+        panic!("it is not stored");
+    };
+    let published = message(&mut *subscription).await;
+    assert_eq!((published.seq, published.ver), (clock.seq + 1, stamp.ver));
+    assert_eq!((published.kind, published.keys.len()), (Kind::Insert, 1));
+    // A fill that is rejected, and one without a payload, publish nothing.
+    let answer = lane.fill("k", lease, &value, Some(&payload)).await;
+    assert!(matches!(answer.unwrap(), Fill::Rejected(Some(_))));
+    let lease = granted(&*lane, "other").await;
+    filled(&*lane, "other", lease, b"v").await;
+    assert!(heartbeat(&mut *subscription).await.0.is_empty());
+    assert_eq!(lane.replay(0).await.unwrap(), [published]);
 }
 
 #[track_caller]

@@ -208,7 +208,7 @@ async fn a_value_expires_in_less_than_a_second(store: impl Store) {
     let inserted = lane.insert(&[("inserted", &value)], &payload, None).await;
     let written = inserted.expect("it is inserted").written_at;
     let lease = granted(&*lane, "filled").await;
-    lane.fill("filled", lease, &value)
+    lane.fill("filled", lease, &value, None)
         .await
         .expect("it is filled");
     for key in ["inserted", "filled"] {

@@ -32,7 +32,10 @@ async fn every_step(lane: &dyn Lane) -> Vec<(&'static str, Result<(), L2Error>)>
     vec![
         ("get", lane.get("k").await.map(|_| ())),
         ("lead", lane.acquire_lease("k", ask).await.map(|_| ())),
-        ("fill", lane.fill("k", lease, &value).await.map(|_| ())),
+        (
+            "fill",
+            lane.fill("k", lease, &value, None).await.map(|_| ()),
+        ),
         (
             "renew",
             lane.renew_lease("k", lease.token, LONG).await.map(|_| ()),

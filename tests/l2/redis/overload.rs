@@ -33,7 +33,7 @@ async fn a_full_server_still_removes() {
     let payload = payload_of(Kind::Insert, &["a"]);
     let inserted = lane.insert(&[("a", &sealed(b"new"))], &payload, None).await;
     assert!(inserted.is_err_and(|error| error.is_refused()));
-    let filled = lane.fill("led", lease, &sealed(b"v")).await;
+    let filled = lane.fill("led", lease, &sealed(b"v"), None).await;
     assert!(filled.is_err_and(|error| error.is_refused()));
     assert!(usable(&*lane, "a").await.is_some(), "reading goes on");
 
