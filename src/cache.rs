@@ -353,7 +353,7 @@ where
             Found::Here(entry) => {
                 if entry.is_due() {
                     let stale = [(0, written(key)?, entry.clone())];
-                    self.engine().refresh(stale, |_| loader());
+                    self.engine().refresh_in_background(stale, |_| loader());
                 }
                 Ok(entry)
             }
@@ -502,7 +502,8 @@ where
                 }
             });
         }
-        self.engine().refresh(due, |places| loader(&keys, places));
+        self.engine()
+            .refresh_in_background(due, |places| loader(&keys, places));
         if !missing.is_empty() {
             let loader = |places: &[usize]| loader(&lacking, places);
             let found = self.engine().get_many_or_load(missing, now, loader).await?;

@@ -186,7 +186,7 @@ impl<V: Value> Engine<V> {
         self.loads.load_anew(key, loader).await
     }
 
-    pub(crate) fn refresh(
+    pub(crate) fn refresh_in_background(
         &self,
         stale: impl IntoIterator<Item = (usize, Key, Entry<V>)>,
         loader: impl FnOnce(&[usize]) -> Loader<V>,

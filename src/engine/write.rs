@@ -140,6 +140,7 @@ impl<V: Value> Writes<V> {
         let ctx = &self.ctx;
         let began = ctx.deferred.next_order();
         while let Some(delivery) = ctx.deferred.next(ctx.now(), began) {
+            let before = ctx.deferred.len();
             let order = ctx.deferred.next_order();
             let write = |key, change| {
                 let (write, answer) = Write::new(ctx, key, order, change);
@@ -159,8 +160,8 @@ impl<V: Value> Writes<V> {
                     namespace = ctx.options.namespace.as_str(),
                     "deferred invalidations were delivered"
                 ),
-                // It may be the fault of one key, for which the others do not wait.
-                Err(error) if error.is_refused() => {}
+                // It is the fault of some keys, for which the others do not wait.
+                Err(error) if error.is_refused() && ctx.deferred.len() < before => {}
                 Err(_) => return,
             }
         }

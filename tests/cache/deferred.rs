@@ -375,3 +375,31 @@ async fn a_clear_waits_for_inserts_that_may_still_land_and_is_sent_once() {
     eventually("it is used", || stores(&a, "k")).await;
     assert_eq!(wire.asked(Step::Clear), 1);
 }
+
+/// Once in each heartbeat a batch of them is tried, and each of its keys: not all that there are.
+#[tokio::test]
+async fn a_store_that_refuses_everything_is_asked_little() {
+    let fleet = Fleet::memory();
+    let ((a, wire), _) = pair(&fleet, |b| b).await;
+    let keys: Vec<String> = (0..1000).map(|n| n.to_string()).collect();
+    wire.refuse(Step::Invalidate, usize::MAX);
+    a.invalidate_many(&keys).await.unwrap_err();
+    let refused = a.stats().l2_errors;
+    let subscriptions = wire.asked(Step::Subscribe);
+    wire.cut();
+    eventually("it subscribes anew", || async {
+        wire.asked(Step::Subscribe) > subscriptions
+    })
+    .await;
+    a.ready().await;
+    let mut errors = 0;
+    eventually("no more are sent", || {
+        let is_still = a.stats().l2_errors == errors;
+        errors = a.stats().l2_errors;
+        async move { is_still }
+    })
+    .await;
+    // When the subscription ended, and when the first heartbeat was answered.
+    let again = errors - refused;
+    assert!((257..=2 * 257 + 1).contains(&again), "{again}");
+}

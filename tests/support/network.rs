@@ -147,6 +147,13 @@ impl Network {
         lost.insert((step, way), (n, silence));
     }
 
+    /// The next `n` such requests are answered with an error.
+    pub(crate) fn refuse(&self, step: Step, n: usize) {
+        let refused = || L2Error::refused(std::io::Error::other("refused"));
+        let mut lost = self.wires.lost.lock().unwrap();
+        lost.insert((step, Way::Request), (n, refused));
+    }
+
     /// Each request takes so long from now on.
     pub(crate) fn set_latency(&self, latency: Duration) {
         let ms = u64::try_from(latency.as_millis()).unwrap();
