@@ -38,8 +38,12 @@ async fn data_connections_are_killed() {
     let rig = Rig::start().await;
     let before = rig.connections(Kind::Data);
     for _ in 0..10 {
-        let killed: usize = rig.redis("CLIENT KILL TYPE normal").await;
-        assert!(killed > 0);
+        // On a busy machine they may not be connected again at once.
+        eventually("some are killed", async || {
+            let killed: usize = rig.redis("CLIENT KILL TYPE normal").await;
+            killed > 0
+        })
+        .await;
         rig.go_on(SHORT).await;
     }
     assert!(rig.connections(Kind::Data) >= before + 10);
