@@ -274,8 +274,21 @@ where
         Fut: Future<Output = Result<V, E>> + Send + 'static,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        let load = || Loader::one(|_| loader().map_ok(Loaded::new));
-        self.get_or_load_by(key, load).await
+        let now = self.engine().now();
+        match self.look_up(key, now)? {
+            Found::Here(entry) => {
+                if entry.is_due() {
+                    self.refresh_stale(key, &entry, || {
+                        Loader::one(|_| loader().map_ok(Loaded::new))
+                    })?;
+                }
+                Ok(entry)
+            }
+            Found::NotHere(key) => {
+                let loader = || Loader::one(|_| loader().map_ok(Loaded::new));
+                self.engine().get_or_load(key, now, loader).await
+            }
+        }
     }
 
     /// Looks a key up as [`get_or_load`](Self::get_or_load) does, with a loader that also says how its value is to be
@@ -302,7 +315,19 @@ where
         Fut: Future<Output = Result<Loaded<V>, E>> + Send + 'static,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        self.get_or_load_by(key, || Loader::one(loader)).await
+        let now = self.engine().now();
+        match self.look_up(key, now)? {
+            Found::Here(entry) => {
+                if entry.is_due() {
+                    self.refresh_stale(key, &entry, || Loader::one(loader))?;
+                }
+                Ok(entry)
+            }
+            Found::NotHere(key) => {
+                let loader = || Loader::one(loader);
+                self.engine().get_or_load(key, now, loader).await
+            }
+        }
     }
 
     /// Loads a key now, whatever is there, and stores the value in both levels in its place, in all instances.
@@ -343,22 +368,16 @@ where
         self.engine().load_anew(written(key)?, loader).await
     }
 
-    async fn get_or_load_by<Q: CacheKey + ?Sized>(
+    /// Has a stale entry refreshed in the background.
+    fn refresh_stale<Q: CacheKey + ?Sized>(
         &self,
         key: &Q,
+        entry: &Entry<V>,
         loader: impl FnOnce() -> Loader<V>,
-    ) -> Result<Entry<V>, LoadError> {
-        let now = self.engine().now();
-        match self.look_up(key, now)? {
-            Found::Here(entry) => {
-                if entry.is_due() {
-                    let stale = [(0, written(key)?, entry.clone())];
-                    self.engine().refresh_in_background(stale, |_| loader());
-                }
-                Ok(entry)
-            }
-            Found::NotHere(key) => self.engine().get_or_load(key, now, loader).await,
-        }
+    ) -> Result<(), KeyTooLong> {
+        let stale = [(0, written(key)?, entry.clone())];
+        self.engine().refresh_in_background(stale, |_| loader());
+        Ok(())
     }
 
     /// Looks many keys up in L1, then in L2, and otherwise calls `loader` once with all keys that are missing: once for
