@@ -336,11 +336,12 @@ where
     /// the new one is stored; so after a change that must not be served any more, [`invalidate`](Self::invalidate) first.
     ///
     /// It joins no load that began before the call, in this instance or another one; a load of the key that is under way
-    /// does not store its value any more. Look-ups do not wait for it. If the key is invalidated or inserted meanwhile, or
-    /// L2 fails, the value is returned and not stored; its [`version`](crate::Meta::version) is `None`. It runs in a task
-    /// of its own, and goes on if the caller is cancelled.
+    /// does not store its value any more. While there is an old value, look-ups do not wait for it. If the key is
+    /// invalidated, inserted or refreshed again meanwhile, or L2 fails, the value is returned and not stored; its
+    /// [`version`](crate::Meta::version) is `None`. It runs in a task of its own, and goes on if the caller is cancelled.
     ///
-    /// Cost: two round trips and the loader. Each call loads: many at once are not made one.
+    /// Cost: two round trips and the loader. Each call loads: many at once are not made one. Only what the last of them
+    /// loads is stored, and nothing if that fails; so do not refresh a key more often than its loader takes.
     ///
     /// # Errors
     ///
@@ -745,15 +746,7 @@ where
         T: Send + 'static,
         E: Send + 'static,
     {
-        match written(key) {
-            Ok(key) => self.engine().invalidate_after(key, commit).await,
-            // Nothing is cached under such a key.
-            Err(error) => {
-                let value = commit.await.map_err(CommitError::Failed)?;
-                let error = error.into();
-                Err(CommitError::NotInvalidated { value, error })
-            }
-        }
+        self.engine().invalidate_after(written(key), commit).await
     }
 
     /// Removes many keys, each as by [`invalidate`](Self::invalidate). [`insert_many`](Self::insert_many) has an

@@ -31,7 +31,12 @@ fi
 
 step "licences and advisories"
 if cargo deny --version >/dev/null 2>&1; then
-    cargo deny --locked --all-features check
+    cargo deny --locked --all-features check bans licenses sources
+    if cargo deny --all-features fetch db; then
+        cargo deny --locked --all-features check advisories
+    else
+        skip "advisories: their database cannot be fetched"
+    fi
 else
     skip "licences and advisories: there is no cargo-deny (cargo install --locked cargo-deny)"
 fi

@@ -8,7 +8,6 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::context::Context;
-use super::convert::Terms;
 use super::deferred::Deferral;
 use super::write_order::Ordered;
 use crate::ablation::{Rule, without};
@@ -39,7 +38,6 @@ pub(super) struct Insert<V> {
     pub(super) op: OpGuard<V>,
     /// Until L2 has it.
     pub(super) value: Option<V>,
-    pub(super) terms: Terms,
     pub(super) encoded: EncodedValue,
 }
 

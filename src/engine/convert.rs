@@ -25,14 +25,6 @@ use crate::wire::envelope::{self, Head, Life, Stamp};
 /// A TTL from the value itself.
 pub(crate) type TtlOf<V> = Arc<dyn Fn(&V) -> Option<Duration> + Send + Sync>;
 
-/// How long one value lives.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Terms {
-    pub(super) ttls: Ttls,
-    /// How long each L1 holds it at most.
-    l1_ttl: Option<Duration>,
-}
-
 pub(super) struct Convert<V> {
     codec: ValueCodec<V>,
     ttl_of: Option<TtlOf<V>>,
@@ -82,10 +74,7 @@ impl<V: Value> Convert<V> {
                     envelope.payload,
                     self.options.max_value_size,
                 )
-                .map(|value| {
-                    let (life, l1_ttl) = (envelope.life, envelope.head.l1_ttl);
-                    self.slot(key, Held::Here(value), envelope.stamp, life, l1_ttl, now)
-                })
+                .map(|value| self.slot(key, Held::Here(value), envelope.stamp, envelope.life, now))
                 .map_err(Box::from),
             Err(damage) => Err(damage.into()),
         };
@@ -107,7 +96,7 @@ impl<V: Value> Convert<V> {
     }
 
     /// How long a value lives that is written now, with what was set for it alone.
-    pub(super) fn terms(&self, value: &V, own: &OwnTtls) -> Result<Terms, Misuse> {
+    pub(super) fn ttls(&self, value: &V, own: &OwnTtls) -> Result<Ttls, Misuse> {
         let options = &*self.options;
         let ttl_of = || {
             let ttl_of = || self.ttl_of.as_ref().and_then(|ttl_of| ttl_of(value));
@@ -126,18 +115,18 @@ impl<V: Value> Convert<V> {
             Some(soft) => Some(options.shortened(soft.min(LONGEST))),
             None => options.soft_ttl.map(|soft| options.jittered(soft)),
         };
-        Ok(Terms {
-            ttls: Ttls { hard, soft },
-            l1_ttl: own.l1_ttl.map(|ttl| ttl.min(LONGEST)),
+        Ok(Ttls {
+            hard,
+            soft,
+            l1: own.l1_ttl.map(|ttl| ttl.min(LONGEST)),
         })
     }
 
     /// Encodes a value for L2.
-    pub(super) fn seal(&self, value: &V, terms: &Terms) -> Result<EncodedValue, EncodeError> {
+    pub(super) fn seal(&self, value: &V, ttls: Ttls) -> Result<EncodedValue, EncodeError> {
         let head = Head {
             codec: self.codec.id(),
             type_tag: self.type_tag,
-            l1_ttl: terms.l1_ttl,
         };
         let mut body = envelope::begin(&head);
         let encoded = self
@@ -145,10 +134,7 @@ impl<V: Value> Convert<V> {
             .encode(value, &mut body, self.options.max_value_size);
         encoded.inspect_err(|error| self.cannot_store(error))?;
         let body = envelope::seal(body);
-        Ok(EncodedValue {
-            body,
-            ttls: terms.ttls,
-        })
+        Ok(EncodedValue { body, ttls })
     }
 
     fn cannot_store(&self, error: &EncodeError) {
@@ -167,23 +153,15 @@ impl<V: Value> Convert<V> {
         key: &Key,
         value: Held<V>,
         stamp: Stamp,
-        terms: &Terms,
+        ttls: Ttls,
         now: Tick,
     ) -> Fresh<V> {
-        let life = terms.ttls.from(stamp.written_at);
-        self.slot(key, value, stamp, life, terms.l1_ttl, now)
+        let life = ttls.from(stamp.written_at);
+        self.slot(key, value, stamp, life, now)
     }
 
     /// A value with a stamp, its times translated to this process's clock.
-    fn slot(
-        &self,
-        key: &Key,
-        value: Held<V>,
-        stamp: Stamp,
-        life: Life,
-        own_l1_ttl: Option<Duration>,
-        now: Tick,
-    ) -> Fresh<V> {
+    fn slot(&self, key: &Key, value: Held<V>, stamp: Stamp, life: Life, now: Tick) -> Fresh<V> {
         let Stamp {
             epoch,
             ver,
@@ -202,7 +180,7 @@ impl<V: Value> Convert<V> {
         };
         let gone_at = at(life.expires_at);
         let l1_ttl = self.options.l1_ttl.map(|ttl| self.options.jittered(ttl));
-        let expires_at = match l1_ttl.into_iter().chain(own_l1_ttl).min() {
+        let expires_at = match l1_ttl.into_iter().chain(life.l1_ttl).min() {
             Some(Duration::ZERO) => 0,
             Some(ttl) => now.saturating_add(nanos(ttl)).min(gone_at),
             None => gone_at,

@@ -213,7 +213,7 @@ impl<V: Value> Engine<V> {
 
     pub(crate) async fn invalidate_after<T, E>(
         &self,
-        key: Key,
+        key: Result<Key, KeyTooLong>,
         commit: impl Future<Output = Result<T, E>> + Send + 'static,
     ) -> Result<T, CommitError<T, E>>
     where

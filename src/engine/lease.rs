@@ -8,11 +8,10 @@ use futures::future::join_all;
 use tokio::time::{Instant, sleep};
 
 use super::context::Context;
-use super::convert::Terms;
 use crate::error::{LoadError, Misuse};
 use crate::key::Key;
 use crate::l1::{Held, Op, Slot};
-use crate::l2::{Fill, Lease, LeaseReply, LeaseRequest, Want};
+use crate::l2::{Fill, Lease, LeaseReply, LeaseRequest, Ttls, Want};
 use crate::loaded::Loaded;
 use crate::source::Source;
 use crate::vocabulary::Value;
@@ -137,10 +136,10 @@ pub(super) async fn store<V: Value>(
         (None, Replaces::Nothing | Replaces::Any) => Err(Misuse::NothingPrevious),
     };
     let accepted = held.and_then(|held| {
-        let terms = ctx.convert.terms(held.value(), &ttls)?;
-        Ok((held, terms))
+        let ttls = ctx.convert.ttls(held.value(), &ttls)?;
+        Ok((held, ttls))
     });
-    let (held, terms) = match accepted {
+    let (held, ttls) = match accepted {
         Ok(accepted) => accepted,
         Err(misuse) => {
             give_back(ctx, (op.key(), lease)).await;
@@ -151,7 +150,7 @@ pub(super) async fn store<V: Value>(
     let filled = match lease {
         Some(lease) if is_stored => {
             let publishes = matches!(replaces, Replaces::Any);
-            fill(ctx, op, lease, &held, &terms, publishes).await
+            fill(ctx, op, lease, &held, ttls, publishes).await
         }
         _ => {
             give_back(ctx, (op.key(), lease)).await;
@@ -161,7 +160,7 @@ pub(super) async fn store<V: Value>(
     let now = ctx.now();
     match filled {
         Some(Fill::Stored(stamp)) => {
-            let fresh = ctx.convert.fresh(op.key(), held, stamp, &terms, now);
+            let fresh = ctx.convert.fresh(op.key(), held, stamp, ttls, now);
             match replaces {
                 Replaces::Any => ctx.l1.publish_inserted(op, &fresh),
                 Replaces::Nothing | Replaces::Stale(_) => ctx.l1.publish_filled(op, &fresh),
@@ -192,7 +191,7 @@ async fn fill<V: Value>(
     op: &Op,
     lease: Lease,
     held: &Held<V>,
-    terms: &Terms,
+    ttls: Ttls,
     publishes: bool,
 ) -> Option<Fill> {
     let key = op.key();
@@ -200,12 +199,12 @@ async fn fill<V: Value>(
         if let Held::There(slot) = held
             && slot.epoch == lease.epoch
         {
-            let sent = ctx.lane.revalidate(key, lease, slot.ver, terms.ttls).await;
+            let sent = ctx.lane.revalidate(key, lease, slot.ver, ttls).await;
             if let Some(fill) = ctx.health.observe(sent)? {
                 return Ok(Some(fill));
             }
         }
-        let Ok(encoded) = ctx.convert.seal(held.value(), terms) else {
+        let Ok(encoded) = ctx.convert.seal(held.value(), ttls) else {
             return Ok(None);
         };
         let payload = publishes.then(|| message::payload(Kind::Insert, ctx.instance, &[key]));

@@ -280,8 +280,8 @@ impl<V: Value> Refreshes<V> {
                 ttls,
                 ..
             }) = value
-                && let Ok(terms) = self.ctx.convert.terms(&value, &ttls)
-                && let Ok(sealed) = self.ctx.convert.seal(&value, &terms)
+                && let Ok(ttls) = self.ctx.convert.ttls(&value, &ttls)
+                && let Ok(sealed) = self.ctx.convert.seal(&value, ttls)
             {
                 let key: &str = refresh.op.key();
                 let payload = message::payload(Kind::Insert, self.ctx.instance, &[key]);

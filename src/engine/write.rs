@@ -18,7 +18,7 @@ use super::context::Context;
 use super::deferred::Delivery;
 use super::writer::Writer;
 use crate::error::{L2Error, Misuse, WriteError};
-use crate::key::Key;
+use crate::key::{Key, KeyTooLong};
 use crate::l2::Kind;
 use crate::loaded::Loaded;
 use crate::options::LONGEST;
@@ -55,21 +55,19 @@ impl<V: Value> Writes<V> {
         for (key, loaded) in values {
             let value = loaded.value.filter(|_| loaded.is_stored);
             let value = value.ok_or_else(|| WriteError::misuse(Misuse::NothingToInsert))?;
-            let terms = ctx.convert.terms(&value, &loaded.ttls);
-            let terms = terms.map_err(WriteError::misuse)?;
-            let sealed = ctx.convert.seal(&value, &terms);
+            let ttls = ctx.convert.ttls(&value, &loaded.ttls);
+            let sealed = ctx.convert.seal(&value, ttls.map_err(WriteError::misuse)?);
             let body = sealed.map_err(|error| match error {
                 EncodeError::TooLarge { max, .. } => WriteError::too_large(max),
                 EncodeError::Failed(error) => WriteError::encode(error),
             })?;
-            encoded.push((key, value, terms, body));
+            encoded.push((key, value, body));
         }
-        let changes = encoded.into_iter().map(|(key, value, terms, encoded)| {
+        let changes = encoded.into_iter().map(|(key, value, encoded)| {
             let order = ctx.deferred.next_order();
             let insert = Insert {
                 op: ctx.l1.begin(&key),
                 value: Some(value),
-                terms,
                 encoded,
             };
             Write::new(ctx, key, order, Change::Insert(Box::new(insert)))
@@ -101,19 +99,27 @@ impl<V: Value> Writes<V> {
     /// so that a caller that is cancelled does not come between them. An error if the runtime has ended meanwhile.
     pub(super) async fn invalidate_after<T: Send + 'static>(
         self: &Arc<Self>,
-        key: Key,
+        key: Result<Key, KeyTooLong>,
         commit: impl Future<Output = T> + Send + 'static,
     ) -> Result<Committed<T>, JoinError> {
         let writes = Arc::clone(self);
-        let (kind, hold) = (Kind::Invalidate, Duration::ZERO);
         // If the runtime ends during the commit this is dropped, and so deferred.
-        let (write, answer) = Write::new(&self.ctx, key, 0, Change::Remove { kind, hold });
+        let write = key.map(|key| {
+            let (kind, hold) = (Kind::Invalidate, Duration::ZERO);
+            Write::new(&self.ctx, key, 0, Change::Remove { kind, hold })
+        });
         let task = async move {
             let committed = AssertUnwindSafe(commit).catch_unwind().await;
-            let write = write.call();
-            writes.ctx.l1.evict(&write.key);
-            let invalidated = writes.write(once((write, answer))).await;
-            (committed, invalidated.map(|_| ()))
+            let invalidated = match write {
+                Ok((write, answer)) => {
+                    let write = write.call();
+                    writes.ctx.l1.evict(&write.key);
+                    writes.write(once((write, answer))).await.map(|_| ())
+                }
+                // Nothing is cached under such a key.
+                Err(error) => Err(error.into()),
+            };
+            (committed, invalidated)
         };
         tokio::spawn(task.instrument(Span::current())).await
     }

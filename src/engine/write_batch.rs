@@ -167,8 +167,13 @@ fn accept<V: Value>(ctx: &Context<V>, write: &mut Write<V>, stamp: Stamp, now: T
         Change::Clear => ctx.l1.clear(),
         Change::Insert(insert) => {
             if let Some(value) = insert.value.take() {
-                let fresh =
-                    (ctx.convert).fresh(&write.key, Held::Here(value), stamp, &insert.terms, now);
+                let fresh = (ctx.convert).fresh(
+                    &write.key,
+                    Held::Here(value),
+                    stamp,
+                    insert.encoded.ttls,
+                    now,
+                );
                 ctx.l1.publish_inserted(&insert.op, &fresh);
             }
         }

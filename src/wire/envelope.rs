@@ -2,17 +2,16 @@
 //!
 //! ```text
 //!  0  magic "LRD", format 2
-//!  4  stamp: epoch, ver, and in ms of L2's time written-at, stale-at (0 = never), expires-at;
-//!     the sum of the five                                                      6 × u64
-//! 52  codec u8, flags u8, zero u16
-//! 56  type tag u64
-//! 64  TTL in L1 in ms u64, 2^64 - 1 = none of its own
+//!  4  stamp: epoch, ver; in ms of L2's time written-at, stale-at (0 = never), expires-at;
+//!     TTL in L1 in ms plus 1 (0 = none of its own); the sum of the six         7 × u64
+//! 60  codec u8, flags u8, zero u16
+//! 64  type tag u64
 //! 72  payload length u32
-//! 76  checksum u64: XXH3 of the payload, seeded with XXH3 of bytes 52..76
+//! 76  checksum u64: XXH3 of the payload, seeded with XXH3 of bytes 60..76
 //! 84  payload
 //! ```
 //! All numbers are big-endian. L2 issues the stamp when it writes, in the same step that orders the
-//! write, so the writer sends only the body, from 52 on. A step that changes how long a value lives writes
+//! write, so the writer sends only the body, from 60 on. A step that changes how long a value lives writes
 //! the stamp anew, and leaves the body alone. The sum is the stamp's own check: a script can add, but not
 //! hash, at no cost.
 
@@ -24,10 +23,10 @@ use crate::clock::millis;
 
 pub(crate) const MAGIC: [u8; 4] = *b"LRD\x02";
 const HEAD: usize = 84;
-const BODY: usize = 52;
+const BODY: usize = 60;
 /// In the body.
-const LENGTH: usize = 20;
-const CHECKSUM: usize = 24;
+const LENGTH: usize = 12;
+const CHECKSUM: usize = 16;
 
 /// When L2 accepted a write, in the order of all writes of one lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +46,8 @@ pub struct Ttls {
     pub hard: Duration,
     /// From which age on it is stale. `None`: never.
     pub soft: Option<Duration>,
+    /// How long each L1 may hold it. Zero: not at all. `None`: as the options of each instance say.
+    pub l1: Option<Duration>,
 }
 
 impl Ttls {
@@ -56,15 +57,18 @@ impl Ttls {
         Life {
             stale_at: self.soft.map(after),
             expires_at: after(self.hard),
+            l1_ttl: self.l1,
         }
     }
 }
 
-/// Until when a value is fresh and valid, in milliseconds of L2's own time.
+/// Until when a value is fresh and valid, in milliseconds of L2's own time; and how long L1 may hold it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Life {
     pub(crate) stale_at: Option<u64>,
     pub(crate) expires_at: u64,
+    /// As in [`Ttls`].
+    pub(crate) l1_ttl: Option<Duration>,
 }
 
 /// The part of the head that the writing instance knows.
@@ -72,12 +76,7 @@ pub(crate) struct Life {
 pub(crate) struct Head {
     pub(crate) codec: u8,
     pub(crate) type_tag: u64,
-    /// How long L1 may hold the value. Zero: L1 does not store it. `None`: as the options of each instance say.
-    pub(crate) l1_ttl: Option<Duration>,
 }
-
-/// Stands for no TTL in L1.
-const NONE: u64 = u64::MAX;
 
 /// A stored value, taken apart and checked.
 #[derive(Debug, PartialEq, Eq)]
@@ -106,7 +105,6 @@ pub(crate) fn begin(head: &Head) -> Vec<u8> {
     let mut body = Vec::with_capacity(HEAD - BODY + 256);
     body.extend_from_slice(&[head.codec, 0, 0, 0]);
     body.extend_from_slice(&head.type_tag.to_be_bytes());
-    body.extend_from_slice(&head.l1_ttl.map_or(NONE, millis).to_be_bytes());
     body.extend_from_slice(&[0; 12]);
     body
 }
@@ -143,6 +141,7 @@ pub(crate) fn stamped(stamp: Stamp, life: Life, body: &[u8]) -> Vec<u8> {
         stamp.written_at,
         life.stale_at.unwrap_or(0),
         life.expires_at,
+        life.l1_ttl.map_or(0, |ttl| millis(ttl).saturating_add(1)),
     ];
     let mut bytes = Vec::with_capacity(BODY + body.len());
     bytes.extend_from_slice(&MAGIC);
@@ -158,7 +157,7 @@ pub(crate) fn restamped(stamp: Stamp, life: Life, stored: &[u8]) -> Vec<u8> {
     stamped(stamp, life, stored.get(BODY..).unwrap_or_default())
 }
 
-fn sum(fields: [u64; 5]) -> u64 {
+fn sum(fields: [u64; 6]) -> u64 {
     fields.into_iter().fold(0, u64::wrapping_add)
 }
 
@@ -176,13 +175,13 @@ pub(crate) fn open(bytes: &[u8]) -> Result<Envelope<'_>, Damage> {
             .and_then(|b| b.try_into().ok())
             .map_or(0, u64::from_be_bytes)
     };
-    let fields = [4, 12, 20, 28, 36].map(number);
-    let [epoch, ver, written_at, stale_at, expires_at] = fields;
+    let fields = [4, 12, 20, 28, 36, 44].map(number);
+    let [epoch, ver, written_at, stale_at, expires_at, l1_ttl] = fields;
     let length = number(72) >> 32;
     if usize::try_from(length) != Ok(payload.len()) {
         return Err(Damage::Length);
     }
-    if sum(fields) != number(44) || checksum(body) != number(76) {
+    if sum(fields) != number(52) || checksum(body) != number(76) {
         return Err(Damage::Checksum);
     }
     let [codec, flags, ..] = *body else {
@@ -191,7 +190,6 @@ pub(crate) fn open(bytes: &[u8]) -> Result<Envelope<'_>, Damage> {
     if flags != 0 {
         return Err(Damage::Flags);
     }
-    let l1_ttl = number(64);
     Ok(Envelope {
         stamp: Stamp {
             epoch,
@@ -201,11 +199,11 @@ pub(crate) fn open(bytes: &[u8]) -> Result<Envelope<'_>, Damage> {
         life: Life {
             stale_at: (stale_at != 0).then_some(stale_at),
             expires_at,
+            l1_ttl: l1_ttl.checked_sub(1).map(Duration::from_millis),
         },
         head: Head {
             codec,
-            type_tag: number(56),
-            l1_ttl: (l1_ttl != NONE).then(|| Duration::from_millis(l1_ttl)),
+            type_tag: number(64),
         },
         payload,
     })
@@ -234,11 +232,11 @@ mod tests {
     const HEAD_FIELDS: Head = Head {
         codec: 1,
         type_tag: 42,
-        l1_ttl: Some(Duration::from_millis(5)),
     };
     const LIFE: Life = Life {
         stale_at: Some(1_700_000_000_020),
         expires_at: 1_700_000_000_040,
+        l1_ttl: Some(Duration::from_millis(5)),
     };
 
     fn sample() -> Vec<u8> {
@@ -293,12 +291,12 @@ mod tests {
         assert_eq!(bytes[20..28], 1_700_000_000_000_u64.to_be_bytes());
         assert_eq!(bytes[28..36], 1_700_000_000_020_u64.to_be_bytes());
         assert_eq!(bytes[36..44], 1_700_000_000_040_u64.to_be_bytes());
-        assert_eq!(bytes[44..52], 5_100_000_000_076_u64.to_be_bytes());
-        assert_eq!(bytes[52..56], [1, 0, 0, 0]);
-        assert_eq!(bytes[56..64], 42_u64.to_be_bytes());
-        assert_eq!(bytes[64..72], 5_u64.to_be_bytes());
+        assert_eq!(bytes[44..52], 6_u64.to_be_bytes());
+        assert_eq!(bytes[52..60], 5_100_000_000_082_u64.to_be_bytes());
+        assert_eq!(bytes[60..64], [1, 0, 0, 0]);
+        assert_eq!(bytes[64..72], 42_u64.to_be_bytes());
         assert_eq!(bytes[72..76], 7_u32.to_be_bytes());
-        assert_eq!(bytes[76..84], 0x1766_272a_2a9c_ad1b_u64.to_be_bytes());
+        assert_eq!(bytes[76..84], 0xc72c_8daf_d7a0_3c67_u64.to_be_bytes());
         assert_eq!(&bytes[84..], b"payload");
     }
 }

@@ -488,3 +488,38 @@ async fn values_of_another_schema_version_are_misses() {
     })
     .await;
 }
+
+/// All TTLs are new, in every instance: those that are not set come from the builder.
+#[tokio::test]
+async fn an_unchanged_value_has_its_new_l1_ttl_everywhere() {
+    let fleet = Fleet::memory();
+    let options = |b: crate::fleet::Set| b.jitter(0.0).soft_ttl(100 * MS).max_staleness(HOUR);
+    let (a, _) = fleet.instance_with(options).await;
+    a.insert("k", "v".to_owned()).await.unwrap();
+    let l1_ttls = [Some(Duration::ZERO), None, Some(10 * MS), None];
+    for (refreshes, l1_ttl) in (1..).zip(l1_ttls) {
+        fleet.advance(150 * MS);
+        let unchanged = Loaded::unchanged();
+        let unchanged = match l1_ttl {
+            Some(ttl) => unchanged.l1_ttl(ttl),
+            None => unchanged,
+        };
+        load(&a, "k", unchanged).await;
+        eventually("it is refreshed", || async {
+            a.stats().refreshes == refreshes
+        })
+        .await;
+        let (b, _) = fleet.instance_with(options).await;
+        for cache in [&a, &b] {
+            assert!(cache.get("k").await.is_some());
+            assert_eq!(
+                cache.get_local("k").is_some(),
+                l1_ttl != Some(Duration::ZERO)
+            );
+        }
+        fleet.advance(10 * MS);
+        for cache in [&a, &b] {
+            assert_eq!(cache.get_local("k").is_some(), l1_ttl.is_none());
+        }
+    }
+}

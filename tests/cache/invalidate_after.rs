@@ -156,6 +156,34 @@ async fn the_commit_of_a_key_that_is_too_long_is_run() {
         .await
         .unwrap_err();
     assert!(matches!(error, CommitError::Failed(_)));
+    let commit = async { panics() };
+    let error = cache
+        .invalidate_after(long.as_str(), commit)
+        .await
+        .unwrap_err();
+    assert!(matches!(error, CommitError::Panicked(_)));
+    // It goes on without its caller, too.
+    let (gate, done) = (Gate::new(), Gate::new());
+    let commit = {
+        let (gate, done) = (gate.clone(), done.clone());
+        async move {
+            gate.pass().await;
+            done.pass().await;
+            Ok::<_, io::Error>(())
+        }
+    };
+    assert!(
+        cache
+            .invalidate_after(long.as_str(), commit)
+            .now_or_never()
+            .is_none()
+    );
+    gate.open();
+    done.arrived(1).await;
+}
+
+fn panics() -> io::Result<()> {
+    panic!("as planned")
 }
 
 #[tokio::test]

@@ -98,9 +98,7 @@ pub(crate) fn sealed(payload: &[u8]) -> EncodedValue {
 /// A value that lives for `ttl`.
 pub(crate) fn sealed_for(payload: &[u8], ttl: Duration) -> EncodedValue {
     let mut body = vec![1, 0, 0, 0];
-    for number in [42, u64::MAX] {
-        body.extend_from_slice(&number.to_be_bytes());
-    }
+    body.extend_from_slice(&42_u64.to_be_bytes());
     let length = u32::try_from(payload.len()).unwrap();
     body.extend_from_slice(&length.to_be_bytes());
     let sum = XxHash3_64::oneshot_with_seed(XxHash3_64::oneshot(&body), payload);
@@ -113,16 +111,21 @@ pub(crate) fn sealed_for(payload: &[u8], ttl: Duration) -> EncodedValue {
 }
 
 pub(crate) fn ttls(hard: Duration) -> Ttls {
-    Ttls { hard, soft: None }
+    Ttls {
+        hard,
+        soft: None,
+        l1: None,
+    }
 }
 
 /// The stamp that stored bytes begin with.
 pub(crate) fn stamp_of(bytes: &[u8]) -> Stamp {
     assert_eq!(&bytes[..4], b"LRD\x02");
     let number = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap());
-    let [epoch, ver, written_at, stale_at, expires_at] = [4, 12, 20, 28, 36].map(number);
-    let sum = epoch + ver + written_at + stale_at + expires_at;
-    assert_eq!(number(44), sum, "the stamp's own sum");
+    let [epoch, ver, written_at, stale_at, expires_at, l1_ttl] =
+        [4, 12, 20, 28, 36, 44].map(number);
+    let sum = epoch + ver + written_at + stale_at + expires_at + l1_ttl;
+    assert_eq!(number(52), sum, "the stamp's own sum");
     Stamp {
         epoch,
         ver,

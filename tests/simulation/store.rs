@@ -18,9 +18,9 @@ use crate::recorder::Recorder;
 use crate::source::{Source, Versioned};
 
 /// Where the payload begins in a sealed body.
-const PAYLOAD: usize = 32;
+const PAYLOAD: usize = 24;
 /// Where the body begins in a stored value.
-const STAMP: usize = 52;
+const STAMP: usize = 60;
 
 pub(crate) struct Store {
     memory: MemoryL2,

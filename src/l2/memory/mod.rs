@@ -225,6 +225,7 @@ mod tests {
             ttls: Ttls {
                 hard: Duration::from_secs(60),
                 soft: None,
+                l1: None,
             },
         };
         for overtaken_by in [

@@ -133,13 +133,15 @@ type LogEntry = (String, Vec<(String, Vec<u8>)>);
 /// What happened, the value that is stored instead, and the new stamp.
 type FillAnswer = (String, Option<Bytes>, Option<Bytes>);
 
-/// Two arguments: the TTL, and the soft TTL or nothing.
+/// Three arguments: the TTL; the soft TTL or nothing; the TTL in L1 or nothing.
 fn ttls(call: &mut Call<'_>, ttls: Ttls) {
     call.arg(millis(ttls.hard));
-    match ttls.soft {
-        Some(soft) => call.arg(millis(soft)),
-        None => call.arg(""),
-    };
+    for ttl in [ttls.soft, ttls.l1] {
+        match ttl {
+            Some(ttl) => call.arg(millis(ttl)),
+            None => call.arg(""),
+        };
+    }
 }
 
 /// Reads a lease as the store keeps it: `epoch:token`.

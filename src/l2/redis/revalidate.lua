@@ -1,6 +1,6 @@
--- REVALIDATE  value lease clock | token epoch seen ttl soft rnd channel key  ->  answer, value, stamp
+-- REVALIDATE  value lease clock | token epoch seen ttl soft l1 rnd channel key  ->  answer, value, stamp
 -- As FILL, with the value that is stored already: if it is still the version `seen`, it gets a new stamp.
-local epoch, seq, ver = clock(KEYS[3], ARGV[6])
+local epoch, seq, ver = clock(KEYS[3], ARGV[7])
 local held, mark = read_lease(redis.pcall('GET', KEYS[2]))
 if epoch ~= tonumber(ARGV[2]) or held ~= lease(epoch, ARGV[1]) then
   local v = redis.pcall('GET', KEYS[1])
@@ -13,7 +13,7 @@ end
 local at = time()
 ver = ver + 1
 set_position(KEYS[3], epoch, seq, ver)
-redis.call('SETRANGE', KEYS[1], 0, stamp(epoch, ver, at, ARGV[4], ARGV[5]))
+redis.call('SETRANGE', KEYS[1], 0, stamp(epoch, ver, at, ARGV[4], ARGV[5], ARGV[6]))
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
-end_lease(KEYS[2], mark, ARGV[7], ARGV[8])
+end_lease(KEYS[2], mark, ARGV[8], ARGV[9])
 return {'OK', false, struct.pack('>I8I8I8', epoch, ver, at)}

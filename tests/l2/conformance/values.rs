@@ -46,7 +46,7 @@ async fn a_key_that_was_never_stored_is_nothing(store: impl Store) {
 async fn assert_stored(lane: &dyn Lane, key: &str, payload: &[u8], stamp: Stamp) {
     let bytes = get(lane, key).await.expect("there is a value");
     assert_eq!(stamp_of(&bytes), stamp);
-    assert_eq!(bytes[52..], sealed(payload).body, "{key:?}");
+    assert_eq!(bytes[60..], sealed(payload).body, "{key:?}");
     assert_eq!(usable(lane, key).await, Some(bytes));
 }
 
@@ -223,9 +223,9 @@ async fn a_value_expires_in_less_than_a_second(store: impl Store) {
     assert!(now.now >= written + 80);
 }
 
-/// The times in a stamp: when it was written, when it turns stale (0: never), when it expires.
-fn times_of(bytes: &[u8]) -> [u64; 3] {
-    [20, 28, 36].map(|at| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap()))
+/// The times in a stamp: when it was written, when it turns stale (0: never), when it expires; and the TTL in L1, plus 1.
+fn times_of(bytes: &[u8]) -> [u64; 4] {
+    [20, 28, 36, 44].map(|at| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap()))
 }
 
 async fn a_revalidated_value_gets_a_new_stamp(store: impl Store) {
@@ -238,6 +238,7 @@ async fn a_revalidated_value_gets_a_new_stamp(store: impl Store) {
     let new = Ttls {
         hard: Duration::from_secs(60),
         soft: Some(Duration::from_secs(20)),
+        l1: Some(Duration::ZERO),
     };
     let answer = lane.revalidate("k", lease, first.ver, new).await.unwrap();
     let Some(Fill::Stored(stamp)) = answer else {
@@ -247,7 +248,7 @@ async fn a_revalidated_value_gets_a_new_stamp(store: impl Store) {
     assert_stored(&*lane, "k", b"value", stamp).await;
     let bytes = get(&*lane, "k").await.unwrap();
     let at = stamp.written_at;
-    assert_eq!(times_of(&bytes), [at, at + 20_000, at + 60_000]);
+    assert_eq!(times_of(&bytes), [at, at + 20_000, at + 60_000, 1]);
     assert!(!renewed(&*lane, "k", lease).await, "the lease is used up");
 }
 

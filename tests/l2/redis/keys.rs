@@ -198,8 +198,8 @@ fn hostile(good: &[u8], n: usize) -> Vec<u8> {
         3 => {
             // All but the numbers in the head and the payload.
             noise.resize(200, 0xff);
-            let head = [&good[..52], &noise[..]].concat();
-            [&head[..53], &[0], &head[54..]].concat()
+            let head = [&good[..60], &noise[..]].concat();
+            [&head[..61], &[0], &head[62..]].concat()
         }
         _ => {
             let mut bytes = good.to_vec();
