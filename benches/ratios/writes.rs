@@ -23,7 +23,7 @@ const CALLERS: [u64; 2] = [1, 64];
 const FILLERS: u64 = 64;
 const NAMESPACE: &str = "bench:inserts";
 /// The length of the stamp, which comes before the body of a stored value.
-const STAMP: usize = 36;
+const STAMP: usize = 60;
 
 const INSERTS: &str = "inserts";
 const INVALIDATIONS: &str = "invalidations";
@@ -224,7 +224,7 @@ impl Scripted {
             .arg(1)
             .arg(tail(self.body.is_some(), id));
         match &self.body {
-            Some(body) => call.arg("").arg(&**body).arg(3_600_000),
+            Some(body) => call.arg("").arg(&**body).arg(3_600_000).arg("").arg(""),
             None => call.arg(0).arg(10),
         };
         let _: Value = call.invoke_async(&mut self.connection).await.unwrap();
