@@ -305,8 +305,8 @@ where
     /// The version of the layout of `V`. Default: 0. Values that were stored with another version are misses.
     ///
     /// Raise it when the fields of `V`, or of a type in it, change in number, order or type: bincode and postcard store
-    /// them without names, and may read old bytes as wrong values. The codecs `Json` and `MessagePack` store the names; there it is
-    /// needed only if serde would refuse the old value, or a field has changed its meaning.
+    /// them without names, and may read old bytes as wrong values. The codecs `Json` and `MessagePack` store the names;
+    /// there it is needed only if serde would refuse the old value, or a field has changed its meaning.
     ///
     /// While a deploy runs, instances of both versions replace each other's values, so keys are loaded more often.
     ///

@@ -274,20 +274,16 @@ where
         Fut: Future<Output = Result<V, E>> + Send + 'static,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
+        let loader = || Loader::plain(loader);
         let now = self.engine().now();
         match self.look_up(key, now)? {
             Found::Here(entry) => {
                 if entry.is_due() {
-                    self.refresh_stale(key, &entry, || {
-                        Loader::one(|_| loader().map_ok(Loaded::new))
-                    })?;
+                    self.refresh_stale(key, &entry, loader)?;
                 }
                 Ok(entry)
             }
-            Found::NotHere(key) => {
-                let loader = || Loader::one(|_| loader().map_ok(Loaded::new));
-                self.engine().get_or_load(key, now, loader).await
-            }
+            Found::NotHere(key) => self.engine().get_or_load(key, now, loader).await,
         }
     }
 
@@ -315,18 +311,17 @@ where
         Fut: Future<Output = Result<Loaded<V>, E>> + Send + 'static,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
+        // As above, and written out: with a future that both await, a hit takes 2.5 % more instructions.
+        let loader = || Loader::one(loader);
         let now = self.engine().now();
         match self.look_up(key, now)? {
             Found::Here(entry) => {
                 if entry.is_due() {
-                    self.refresh_stale(key, &entry, || Loader::one(loader))?;
+                    self.refresh_stale(key, &entry, loader)?;
                 }
                 Ok(entry)
             }
-            Found::NotHere(key) => {
-                let loader = || Loader::one(loader);
-                self.engine().get_or_load(key, now, loader).await
-            }
+            Found::NotHere(key) => self.engine().get_or_load(key, now, loader).await,
         }
     }
 
@@ -365,7 +360,7 @@ where
         Fut: Future<Output = Result<V, E>> + Send + 'static,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        let loader = Loader::one(|_| loader().map_ok(Loaded::new));
+        let loader = Loader::plain(loader);
         self.engine().load_anew(written(key)?, loader).await
     }
 
@@ -438,8 +433,9 @@ where
                     .map(|(key, value)| (key, Loaded::new(value)))
             })
         };
-        self.get_many_or_load_by(keys.into_iter().collect(), loader)
-            .await
+        // As a list: the future of a user's iterator may not be `Send` when it is part of another one.
+        let keys: Vec<&Q> = keys.into_iter().collect();
+        self.get_many_or_load_with(keys, loader).await
     }
 
     /// Looks many keys up as [`get_many_or_load`](Self::get_many_or_load) does, with a loader that also says how each
@@ -481,23 +477,7 @@ where
         Values: IntoIterator<Item = (K, Loaded<V>)>,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        self.get_many_or_load_by(keys.into_iter().collect(), loader)
-            .await
-    }
-
-    async fn get_many_or_load_by<Q, M, F, Fut, Values, E>(
-        &self,
-        keys: Vec<&Q>,
-        loader: F,
-    ) -> Result<Vec<Option<Entry<V>>>, LoadError>
-    where
-        K: KeyFrom<Q, M> + Send + 'static,
-        Q: CacheKey + ?Sized,
-        F: Fn(Vec<(K, Option<Entry<V>>)>) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<Values, E>> + Send + 'static,
-        Values: IntoIterator<Item = (K, Loaded<V>)>,
-        E: Into<Box<dyn Error + Send + Sync>>,
-    {
+        let keys: Vec<&Q> = keys.into_iter().collect();
         let loader = Arc::new(loader);
         let loader = |keys: &[&Q], places: &[usize]| {
             let keys = places.iter().filter_map(|&place| keys.get(place));

@@ -105,15 +105,16 @@ impl<V: Value> Write<V> {
         self.ends_call = true;
     }
 
-    /// Its call is now.
-    pub(super) fn call(mut self) -> Self {
+    /// Numbers and times a write that was made before its call as one that is called now.
+    pub(super) fn called_now(mut self) -> Self {
         self.order = self.ctx.deferred.next_order();
         self.called_at = self.ctx.now();
         self
     }
 
-    /// Marks a write that delivers what was deferred: should it fail, that is nothing new.
-    pub(super) fn deliver(mut self) -> Self {
+    /// Marks a write that delivers what was deferred. If it fails, it is deferred again, and neither counted nor a reason
+    /// to ask for a heartbeat at once: a store that refuses it would be asked again and again.
+    pub(super) fn delivering(mut self) -> Self {
         self.is_delivery = true;
         self
     }

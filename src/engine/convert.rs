@@ -12,7 +12,7 @@ use tracing::{debug, warn};
 use crate::clock::{Tick, nanos};
 use crate::error::Misuse;
 use crate::key::Key;
-use crate::l1::{Fresh, Held, L1, NEVER, Slot, SlotHead, UNSTORED};
+use crate::l1::{Fresh, L1, NEVER, Slot, SlotHead, SlotValue, UNSTORED};
 use crate::l2::{EncodedValue, Ttls};
 use crate::loaded::OwnTtls;
 use crate::options::{LONGEST, Options};
@@ -74,7 +74,15 @@ impl<V: Value> Convert<V> {
                     envelope.payload,
                     self.options.max_value_size,
                 )
-                .map(|value| self.slot(key, Held::Here(value), envelope.stamp, envelope.life, now))
+                .map(|value| {
+                    self.slot(
+                        key,
+                        SlotValue::Own(value),
+                        envelope.stamp,
+                        envelope.life,
+                        now,
+                    )
+                })
                 .map_err(Box::from),
             Err(damage) => Err(damage.into()),
         };
@@ -151,17 +159,24 @@ impl<V: Value> Convert<V> {
     pub(super) fn fresh(
         &self,
         key: &Key,
-        value: Held<V>,
+        value: SlotValue<V>,
         stamp: Stamp,
         ttls: Ttls,
         now: Tick,
     ) -> Fresh<V> {
-        let life = ttls.from(stamp.written_at);
+        let life = ttls.life(stamp.written_at);
         self.slot(key, value, stamp, life, now)
     }
 
     /// A value with a stamp, its times translated to this process's clock.
-    fn slot(&self, key: &Key, value: Held<V>, stamp: Stamp, life: Life, now: Tick) -> Fresh<V> {
+    fn slot(
+        &self,
+        key: &Key,
+        value: SlotValue<V>,
+        stamp: Stamp,
+        life: Life,
+        now: Tick,
+    ) -> Fresh<V> {
         let Stamp {
             epoch,
             ver,
@@ -199,7 +214,7 @@ impl<V: Value> Convert<V> {
     }
 
     /// A value that L2 does not hold, for the callers that waited for it and for no other.
-    pub(super) fn unstored(&self, key: &Key, value: Held<V>, now: Tick) -> Arc<Slot<V>> {
+    pub(super) fn unstored(&self, key: &Key, value: SlotValue<V>, now: Tick) -> Arc<Slot<V>> {
         self.counters.loads_not_stored.bump();
         let head = SlotHead {
             epoch: 0,

@@ -73,8 +73,8 @@ pub(super) enum Delivery {
 }
 
 impl Invalidation {
-    /// L2 accepted it, or a later write in its place, at `accepted_at` of the lane's time. Returns whether nothing of it can land after
-    /// that. Otherwise it has to be sent once more, when that is over.
+    /// L2 accepted it, or a later write in its place, at `accepted_at` of the lane's time. Returns whether none of the
+    /// writes that it replaces can land after that. Otherwise it has to be sent once more, when that is over.
     fn is_settled(&mut self, accepted_at: u64, now: Tick) -> bool {
         let settles_after = self.deferral.settles_after;
         let left = settles_after.saturating_add(1).saturating_sub(accepted_at);

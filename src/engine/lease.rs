@@ -8,9 +8,9 @@ use futures::future::join_all;
 use tokio::time::{Instant, sleep};
 
 use super::context::Context;
-use crate::error::{LoadError, Misuse};
+use crate::error::{L2Error, LoadError, Misuse};
 use crate::key::Key;
-use crate::l1::{Held, Op, Slot};
+use crate::l1::{Op, Slot, SlotValue};
 use crate::l2::{Fill, Lease, LeaseReply, LeaseRequest, Ttls, Want};
 use crate::loaded::Loaded;
 use crate::source::Source;
@@ -94,6 +94,13 @@ pub(super) async fn acquire<V: Value>(
     }
 }
 
+/// Asks L2 for nothing that it stores: for what the answer, or the connection that it takes, says of L2.
+pub(super) async fn ask_nothing<V>(ctx: &Context<V>, key: &str) -> Result<(), L2Error> {
+    let request = LeaseRequest::read_only(Want::Nothing);
+    let reply = ctx.lane.acquire_lease(key, request).await;
+    ctx.health.observe(reply).map(|_| ())
+}
+
 /// Renews leases for as long as this is polled. A lease that was lost shows when it is used.
 pub(super) async fn keep<V: Value>(ctx: &Context<V>, leases: &[Leased<'_>]) -> Infallible {
     let ttl = ctx.options.lease_ttl;
@@ -130,17 +137,17 @@ pub(super) async fn store<V: Value>(
         is_stored,
         ttls,
     } = loaded;
-    let held = match (value, &replaces) {
-        (Some(value), _) => Ok(Held::Here(value)),
-        (None, Replaces::Stale(previous)) => Ok(Held::There(Arc::clone(previous))),
+    let value = match (value, &replaces) {
+        (Some(value), _) => Ok(SlotValue::Own(value)),
+        (None, Replaces::Stale(previous)) => Ok(SlotValue::Shared(Arc::clone(previous))),
         (None, Replaces::Nothing | Replaces::Any) => Err(Misuse::NothingPrevious),
     };
-    let accepted = held.and_then(|held| {
-        let ttls = ctx.convert.ttls(held.value(), &ttls)?;
-        Ok((held, ttls))
+    let with_ttls = value.and_then(|value| {
+        let ttls = ctx.convert.ttls(value.value(), &ttls)?;
+        Ok((value, ttls))
     });
-    let (held, ttls) = match accepted {
-        Ok(accepted) => accepted,
+    let (value, ttls) = match with_ttls {
+        Ok(with_ttls) => with_ttls,
         Err(misuse) => {
             give_back(ctx, (op.key(), lease)).await;
             ctx.counters.load_failures.bump();
@@ -150,7 +157,7 @@ pub(super) async fn store<V: Value>(
     let filled = match lease {
         Some(lease) if is_stored => {
             let publishes = matches!(replaces, Replaces::Any);
-            fill(ctx, op, lease, &held, ttls, publishes).await
+            fill(ctx, op, lease, &value, ttls, publishes).await
         }
         _ => {
             give_back(ctx, (op.key(), lease)).await;
@@ -160,7 +167,7 @@ pub(super) async fn store<V: Value>(
     let now = ctx.now();
     match filled {
         Some(Fill::Stored(stamp)) => {
-            let fresh = ctx.convert.fresh(op.key(), held, stamp, ttls, now);
+            let fresh = ctx.convert.fresh(op.key(), value, stamp, ttls, now);
             match replaces {
                 Replaces::Any => ctx.l1.publish_inserted(op, &fresh),
                 Replaces::Nothing | Replaces::Stale(_) => ctx.l1.publish_filled(op, &fresh),
@@ -169,7 +176,7 @@ pub(super) async fn store<V: Value>(
         }
         // The value is still there that was to be replaced, or another.
         Some(Fill::Rejected(Some(_))) if matches!(replaces, Replaces::Any) => {}
-        // The key was written during the load. What is there now is newer than what was loaded.
+        // The lease was lost. What is there was written since, or it is still the stale value.
         Some(Fill::Rejected(Some(bytes))) => {
             if let Ok(fresh) = ctx.convert.open(op.key(), &bytes, now)
                 && ctx.l1.freshness().is_live()
@@ -181,7 +188,7 @@ pub(super) async fn store<V: Value>(
         }
         Some(Fill::Rejected(None)) | None => {}
     }
-    let slot = ctx.convert.unstored(op.key(), held, now);
+    let slot = ctx.convert.unstored(op.key(), value, now);
     Ok((slot, Source::Loader))
 }
 
@@ -190,13 +197,13 @@ async fn fill<V: Value>(
     ctx: &Context<V>,
     op: &Op,
     lease: Lease,
-    held: &Held<V>,
+    value: &SlotValue<V>,
     ttls: Ttls,
     publishes: bool,
 ) -> Option<Fill> {
     let key = op.key();
     let sent = async {
-        if let Held::There(slot) = held
+        if let SlotValue::Shared(slot) = value
             && slot.epoch == lease.epoch
         {
             let sent = ctx.lane.revalidate(key, lease, slot.ver, ttls).await;
@@ -204,7 +211,7 @@ async fn fill<V: Value>(
                 return Ok(Some(fill));
             }
         }
-        let Ok(encoded) = ctx.convert.seal(held.value(), ttls) else {
+        let Ok(encoded) = ctx.convert.seal(value.value(), ttls) else {
             return Ok(None);
         };
         let payload = publishes.then(|| message::payload(Kind::Insert, ctx.instance, &[key]));

@@ -198,7 +198,7 @@ impl<V: Value> Loads<V> {
             Ok(lookup::hand_out(ctx, slot, ctx.now(), source))
         };
         let loaded = tokio::spawn(task.instrument(Span::current())).await;
-        // Its panic is caught, so it has ended with its runtime.
+        // The loader's panic is caught, so a task without a result has ended with its runtime.
         loaded.unwrap_or_else(|_| Err(LoadError::stopped()))
     }
 

@@ -6,8 +6,8 @@ use std::error::Error;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use futures::FutureExt;
 use futures::future::BoxFuture;
+use futures::{FutureExt, TryFutureExt};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tracing::debug;
@@ -38,6 +38,16 @@ impl<V: Value> Loader<V> {
     /// Calls it.
     pub(super) fn load(&mut self, keys: Asked<V>) -> Loading<V> {
         (self.0)(keys)
+    }
+
+    /// For one key, from a loader that says nothing but the value.
+    pub(crate) fn plain<F, Fut, E>(loader: F) -> Self
+    where
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<V, E>> + Send + 'static,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        Self::one(|_| loader().map_ok(Loaded::new))
     }
 
     /// For one key, which is asked for once.

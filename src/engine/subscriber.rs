@@ -19,13 +19,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::context::Context;
+use super::lease::ask_nothing;
 use super::members::forget_silent_members;
 use super::write::Writes;
 use crate::ablation::{Rule, without};
 use crate::l1::{Freshness, ProofRequest};
 use crate::l2::{
-    Applied, Event, Kind, L2Error, LONGEST_PAUSE, LaneClock, LeaseRequest, MemberInfo, Message,
-    Subscription, Want, reconnects,
+    Applied, Event, Kind, L2Error, LONGEST_PAUSE, LaneClock, MemberInfo, Message, Subscription,
+    reconnects,
 };
 use crate::vocabulary::Value;
 
@@ -69,8 +70,7 @@ async fn keep_delivering<V: Value>(
         writes.deliver_deferred().await;
         if !ctx.health.does_answer() {
             // An error has been traced.
-            let request = LeaseRequest::read_only(Want::Nothing);
-            let _ = (ctx.health).observe(ctx.lane.acquire_lease("", request).await);
+            let _ = ask_nothing(ctx, "").await;
         }
     }
 }

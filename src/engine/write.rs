@@ -112,7 +112,7 @@ impl<V: Value> Writes<V> {
             let committed = AssertUnwindSafe(commit).catch_unwind().await;
             let invalidated = match write {
                 Ok((write, answer)) => {
-                    let write = write.call();
+                    let write = write.called_now();
                     writes.ctx.l1.evict(&write.key);
                     writes.write(once((write, answer))).await.map(|_| ())
                 }
@@ -150,7 +150,7 @@ impl<V: Value> Writes<V> {
             let order = ctx.deferred.next_order();
             let write = |key, change| {
                 let (write, answer) = Write::new(ctx, key, order, change);
-                (write.deliver(), answer)
+                (write.delivering(), answer)
             };
             let delivered = match delivery {
                 Delivery::All => self.write(once(write("".into(), Change::Clear))).await,

@@ -6,14 +6,15 @@ use futures::future::join_all;
 
 use super::change::{Change, Write};
 use super::context::Context;
+use super::lease::ask_nothing;
 use super::write_order::Ordered;
 use crate::ablation::{Rule, without};
 use crate::clock::{Tick, nanos};
 use crate::error::L2Error;
 use crate::key::Key;
-use crate::l1::Held;
-use crate::l2::{EncodedValue, LeaseRequest, WriteAck};
-use crate::vocabulary::{Value, Want};
+use crate::l1::SlotValue;
+use crate::l2::{EncodedValue, WriteAck};
+use crate::vocabulary::Value;
 use crate::wire::envelope::Stamp;
 use crate::wire::message::{self, Kind};
 
@@ -68,7 +69,8 @@ pub(super) async fn send<V: Value>(ctx: &Context<V>, writes: Vec<Write<V>>) -> b
     let groups = Group::all(writes);
     // Before all of them: they are sent one after the other then, with nothing to wait for in between.
     let clock = &match needs_clock(ctx, &groups) {
-        Some(key) => read_clock(ctx, key).await,
+        // Connecting is what reads it, and nothing has been asked of L2 yet.
+        Some(key) => ask_nothing(ctx, &key).await,
         None => Ok(()),
     };
     let sent = groups
@@ -169,7 +171,7 @@ fn accept<V: Value>(ctx: &Context<V>, write: &mut Write<V>, stamp: Stamp, now: T
             if let Some(value) = insert.value.take() {
                 let fresh = (ctx.convert).fresh(
                     &write.key,
-                    Held::Here(value),
+                    SlotValue::Own(value),
                     stamp,
                     insert.encoded.ttls,
                     now,
@@ -192,11 +194,4 @@ fn needs_clock<V: Value>(ctx: &Context<V>, groups: &[Group<V>]) -> Option<Key> {
     let is_known =
         ctx.l1.freshness().lane_time(ctx.now()).is_some() || ctx.l1.freshness().is_alone();
     (!is_known).then(|| key.clone())
-}
-
-async fn read_clock<V>(ctx: &Context<V>, key: Key) -> Result<(), L2Error> {
-    // Connecting is what reads it, and nothing has been asked of L2 yet.
-    let request = LeaseRequest::read_only(Want::Nothing);
-    let read = ctx.lane.acquire_lease(&key, request).await;
-    ctx.health.observe(read).map(|_| ())
 }

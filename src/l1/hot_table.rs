@@ -229,7 +229,7 @@ pub(super) fn is_sampled(nth: u64) -> bool {
 mod tests {
     use std::sync::Arc;
 
-    use super::super::{Held, NEVER, Slot, SlotHead};
+    use super::super::{NEVER, Slot, SlotHead, SlotValue};
     use super::{FEW, HotTable, SAMPLED, is_sampled};
 
     #[test]
@@ -261,7 +261,7 @@ mod tests {
             soft_at: NEVER,
             expires_at: NEVER,
         };
-        let slot = || Arc::new(Slot::new(KEY.into(), Held::Here(0), head));
+        let slot = || Arc::new(Slot::new(KEY.into(), SlotValue::Own(0), head));
         let refill = |clears| {
             let held = slot();
             (hot.refill(&held, clears), held)

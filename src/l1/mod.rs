@@ -32,7 +32,7 @@ pub(crate) use self::in_flight::{Join, JoinRead, OpGuard, Started};
 pub(crate) use self::key_state::Op;
 pub(crate) use self::lease_waiters::LeaseWaiter;
 pub(crate) use self::outcome::{LoadOutcome, ReadOutcome};
-pub(crate) use self::slot::{Fresh, Held, NEVER, Slot, SlotHead, UNSTORED};
+pub(crate) use self::slot::{Fresh, NEVER, Slot, SlotHead, SlotValue, UNSTORED};
 pub(crate) use self::store::Weigher;
 
 use std::sync::Arc;

@@ -32,22 +32,22 @@ pub(crate) struct Slot<V> {
     /// The epoch that the version belongs to. L1 compares it before it stores the value, and not again.
     pub(crate) epoch: u64,
     pub(crate) ver: u64,
-    value: Held<V>,
+    value: SlotValue<V>,
 }
 
 /// A value, or the slot that holds it: a value that is stored again under another version is not copied.
 #[derive(Debug)]
-pub(crate) enum Held<V> {
-    Here(V),
-    There(Arc<Slot<V>>),
+pub(crate) enum SlotValue<V> {
+    Own(V),
+    Shared(Arc<Slot<V>>),
 }
 
-impl<V> Held<V> {
+impl<V> SlotValue<V> {
     #[inline]
     pub(crate) fn value(&self) -> &V {
         match self {
-            Self::Here(value) => value,
-            Self::There(slot) => slot.value(),
+            Self::Own(value) => value,
+            Self::Shared(slot) => slot.value(),
         }
     }
 }
@@ -63,7 +63,7 @@ pub(crate) struct SlotHead {
 }
 
 impl<V> Slot<V> {
-    pub(crate) fn new(key: Key, value: Held<V>, head: SlotHead) -> Self {
+    pub(crate) fn new(key: Key, value: SlotValue<V>, head: SlotHead) -> Self {
         Self {
             generation: AtomicU64::new(HIDDEN),
             expires_at: head.expires_at,
@@ -74,11 +74,11 @@ impl<V> Slot<V> {
             ver: head.ver,
             value: match value {
                 // However often it is stored again, the way to the value is one step.
-                Held::There(slot) => match &slot.value {
-                    Held::There(holder) => Held::There(Arc::clone(holder)),
-                    Held::Here(_) => Held::There(slot),
+                SlotValue::Shared(slot) => match &slot.value {
+                    SlotValue::Shared(holder) => SlotValue::Shared(Arc::clone(holder)),
+                    SlotValue::Own(_) => SlotValue::Shared(slot),
                 },
-                here @ Held::Here(_) => here,
+                own @ SlotValue::Own(_) => own,
             },
         }
     }
@@ -135,7 +135,7 @@ impl<V> Deref for Fresh<V> {
 mod tests {
     use std::sync::Arc;
 
-    use super::{Held, NEVER, Slot, SlotHead};
+    use super::{NEVER, Slot, SlotHead, SlotValue};
 
     /// Or a value that is revalidated for days would keep a slot for each time.
     #[test]
@@ -150,9 +150,9 @@ mod tests {
             };
             Arc::new(Slot::new("k".into(), value, head))
         };
-        let first = slot(Held::Here(7));
-        let second = slot(Held::There(Arc::clone(&first)));
-        let third = slot(Held::There(Arc::clone(&second)));
+        let first = slot(SlotValue::Own(7));
+        let second = slot(SlotValue::Shared(Arc::clone(&first)));
+        let third = slot(SlotValue::Shared(Arc::clone(&second)));
         let seconds = Arc::downgrade(&second);
         drop((first, second));
         assert!(seconds.upgrade().is_none());

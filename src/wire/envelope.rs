@@ -52,7 +52,7 @@ pub struct Ttls {
 
 impl Ttls {
     /// For a value that is written at this time of L2.
-    pub(crate) fn from(self, written_at: u64) -> Life {
+    pub(crate) fn life(self, written_at: u64) -> Life {
         let after = |ttl| written_at.saturating_add(millis(ttl));
         Life {
             stale_at: self.soft.map(after),

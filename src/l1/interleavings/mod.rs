@@ -23,7 +23,9 @@ use std::time::Duration;
 use loom::sync::Mutex;
 use loom::thread::{self, JoinHandle};
 
-use super::{Fresh, Held, Join, L1, LoadOutcome, NEVER, Op, OpGuard, ProofRequest, Slot, SlotHead};
+use super::{
+    Fresh, Join, L1, LoadOutcome, NEVER, Op, OpGuard, ProofRequest, Slot, SlotHead, SlotValue,
+};
 use crate::clock::{Clock, Tick};
 use crate::key::Key;
 use crate::vocabulary::LaneClock;
@@ -175,7 +177,7 @@ fn fresh((epoch, ver): Mark) -> Fresh<u64> {
         expires_at: NEVER,
     };
     Fresh {
-        slot: Arc::new(Slot::new(KEY.into(), Held::Here(epoch), head)),
+        slot: Arc::new(Slot::new(KEY.into(), SlotValue::Own(epoch), head)),
         gone_at: NEVER,
     }
 }

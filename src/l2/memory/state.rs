@@ -236,7 +236,7 @@ impl State {
         self.use_up(key, awaited);
         let stamp = self.stamp(now);
         if let Some(stored) = stored {
-            let bytes = envelope::restamped(stamp, ttls.from(stamp.written_at), &stored);
+            let bytes = envelope::restamped(stamp, ttls.life(stamp.written_at), &stored);
             (self.data.values).insert(key, bytes.into(), now.at, ttls.hard);
         }
         Some(Fill::Stored(stamp))
@@ -415,7 +415,7 @@ impl State {
         if now.is_private {
             return;
         }
-        let life = value.ttls.from(stamp.written_at);
+        let life = value.ttls.life(stamp.written_at);
         let bytes = envelope::stamped(stamp, life, &value.body).into();
         self.data.values.insert(key, bytes, now.at, value.ttls.hard);
     }

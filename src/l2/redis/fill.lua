@@ -1,11 +1,8 @@
 -- FILL  value lease clock log | token epoch body ttl soft l1 rnd channel key payload  ->  answer, value, stamp
--- The lease's epoch must be the present one: a restart can bring back a lease that an invalidation had deleted, and a
--- clear deletes none (rule 1).
 local epoch, seq, ver = clock(KEYS[3], ARGV[7])
-local held, mark = read_lease(redis.pcall('GET', KEYS[2]))
-if epoch ~= tonumber(ARGV[2]) or held ~= lease(epoch, ARGV[1]) then
-  local v = redis.pcall('GET', KEYS[1])
-  return {'REJECTED', type(v) == 'string' and v, false}
+local mark = standing(KEYS[2], epoch, ARGV[2], ARGV[1])
+if not mark then
+  return rejected(KEYS[1])
 end
 local at = time()
 if ARGV[10] ~= '' then

@@ -133,6 +133,20 @@ type LogEntry = (String, Vec<(String, Vec<u8>)>);
 /// What happened, the value that is stored instead, and the new stamp.
 type FillAnswer = (String, Option<Bytes>, Option<Bytes>);
 
+fn senseless() -> L2Error {
+    L2Error::unexpected("its answer to a fill makes no sense")
+}
+
+/// Reads the answer of FILL or REVALIDATE. `None` if the value to revalidate is absent.
+fn fill_answer((answer, bytes, stamped): FillAnswer) -> Result<Option<Fill>, L2Error> {
+    match (answer.as_str(), stamped) {
+        ("OK", Some(stamped)) => Ok(Some(Fill::Stored(stamp(&stamped)?))),
+        ("REJECTED", _) => Ok(Some(Fill::Rejected(bytes))),
+        ("ABSENT", _) => Ok(None),
+        _ => Err(senseless()),
+    }
+}
+
 /// Three arguments: the TTL; the soft TTL or nothing; the TTL in L1 or nothing.
 fn ttls(call: &mut Call<'_>, ttls: Ttls) {
     call.arg(millis(ttls.hard));
@@ -225,12 +239,8 @@ impl Lane for RedisLane {
                 call.arg(payload.unwrap_or_default());
                 call
             };
-            let (answer, bytes, stamped) = self.run::<FillAnswer>(call).await?;
-            match (answer.as_str(), stamped) {
-                ("OK", Some(stamped)) => Ok(Fill::Stored(stamp(&stamped)?)),
-                ("REJECTED", _) => Ok(Fill::Rejected(bytes)),
-                _ => Err(L2Error::unexpected("its answer to FILL makes no sense")),
-            }
+            let answer = self.run(call).await?;
+            fill_answer(answer)?.ok_or_else(senseless)
         }
         .boxed()
     }
@@ -254,15 +264,8 @@ impl Lane for RedisLane {
                 call.arg(random()).arg(&self.names.events).arg(key);
                 call
             };
-            let (answer, bytes, stamped) = self.run::<FillAnswer>(call).await?;
-            match (answer.as_str(), stamped) {
-                ("OK", Some(stamped)) => Ok(Some(Fill::Stored(stamp(&stamped)?))),
-                ("ABSENT", _) => Ok(None),
-                ("REJECTED", _) => Ok(Some(Fill::Rejected(bytes))),
-                _ => Err(L2Error::unexpected(
-                    "its answer to REVALIDATE makes no sense",
-                )),
-            }
+            let answer = self.run(call).await?;
+            fill_answer(answer)
         }
         .boxed()
     }

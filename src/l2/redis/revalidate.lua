@@ -1,10 +1,9 @@
 -- REVALIDATE  value lease clock | token epoch seen ttl soft l1 rnd channel key  ->  answer, value, stamp
 -- As FILL, with the value that is stored already: if it is still the version `seen`, it gets a new stamp.
 local epoch, seq, ver = clock(KEYS[3], ARGV[7])
-local held, mark = read_lease(redis.pcall('GET', KEYS[2]))
-if epoch ~= tonumber(ARGV[2]) or held ~= lease(epoch, ARGV[1]) then
-  local v = redis.pcall('GET', KEYS[1])
-  return {'REJECTED', type(v) == 'string' and v, false}
+local mark = standing(KEYS[2], epoch, ARGV[2], ARGV[1])
+if not mark then
+  return rejected(KEYS[1])
 end
 local of, stored = read_stamp(redis.pcall('GETRANGE', KEYS[1], 0, 83))
 if of ~= epoch or stored ~= tonumber(ARGV[3]) then
