@@ -8,8 +8,9 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use crate::clock::Tick;
-use crate::l1::Slot;
+use crate::l1::{Slot, UNSTORED};
 use crate::source::Source;
+use crate::vocabulary::Version;
 
 /// A cached value, shared with the cache: it dereferences to `V`.
 ///
@@ -67,7 +68,10 @@ impl<V> Entry<V> {
             is_stale: self.is_stale(),
             is_unproven: self.unproven,
             age: Duration::from_nanos(self.at.saturating_sub(self.slot.born_at)),
-            version: (self.slot.ver != 0).then_some(self.slot.ver),
+            version: (self.slot.ver != UNSTORED).then_some(Version {
+                epoch: self.slot.epoch,
+                ver: self.slot.ver,
+            }),
         }
     }
 }
@@ -223,7 +227,7 @@ pub struct Meta {
     is_stale: bool,
     is_unproven: bool,
     age: Duration,
-    version: Option<u64>,
+    version: Option<Version>,
 }
 
 impl Meta {
@@ -254,11 +258,10 @@ impl Meta {
         self.age
     }
 
-    /// The version under which L2 stores the value: a later write of the key has a higher one. `None` for a value
-    /// that was loaded and not stored. Versions start again after Redis has lost its data, so compare them for a
-    /// short time only.
+    /// Names the write that stored this value: each write of a key has another version. `None` for a value that was
+    /// loaded and not stored.
     #[must_use]
-    pub fn version(&self) -> Option<u64> {
+    pub fn version(&self) -> Option<Version> {
         self.version
     }
 }

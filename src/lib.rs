@@ -63,6 +63,7 @@ pub use crate::lookup_by::{KeyFrom, LookupBy};
 pub use crate::options::Mode;
 pub use crate::source::Source;
 pub use crate::stats::{Health, Stats};
+pub use crate::vocabulary::Version;
 /// The Redis client and pool that this crate is built with, for [`Builder::redis_pool`].
 pub use deadpool_redis;
 

@@ -19,6 +19,21 @@ pub struct LaneClock {
     pub now: u64,
 }
 
+/// Names one write of a key: [`Meta::version`](crate::Meta::version) of the entry that it stored, for
+/// [`insert_if`](crate::Cache::insert_if).
+///
+/// Each write of a key has another one, also after a restart of Redis. Which of two is the later does not show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Version {
+    pub(crate) epoch: u64,
+    pub(crate) ver: u64,
+}
+
+impl Version {
+    /// That there is no value.
+    pub const ABSENT: Self = Self { epoch: 0, ver: 0 };
+}
+
 /// Which stored values a [`Lane::acquire_lease`](crate::l2::Lane::acquire_lease) is content with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Want {

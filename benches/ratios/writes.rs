@@ -23,7 +23,13 @@ const CALLERS: [u64; 2] = [1, 64];
 const FILLERS: u64 = 64;
 const NAMESPACE: &str = "bench:inserts";
 /// The length of the stamp, which comes before the body of a stored value.
-const STAMP: usize = 60;
+const STAMP: usize = 68;
+/// The TTLs of a value: an hour, and nothing else.
+const AN_HOUR: [u8; 40] = {
+    let mut ttls = [0; 40];
+    [ttls[5], ttls[6], ttls[7]] = [0x36, 0xee, 0x80];
+    ttls
+};
 
 const INSERTS: &str = "inserts";
 const INVALIDATIONS: &str = "invalidations";
@@ -224,7 +230,7 @@ impl Scripted {
             .arg(1)
             .arg(tail(self.body.is_some(), id));
         match &self.body {
-            Some(body) => call.arg("").arg(&**body).arg(3_600_000).arg("").arg(""),
+            Some(body) => call.arg("").arg(&**body).arg(&AN_HOUR[..]),
             None => call.arg(0).arg(10),
         };
         let _: Value = call.invoke_async(&mut self.connection).await.unwrap();

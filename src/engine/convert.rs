@@ -12,7 +12,7 @@ use tracing::{debug, warn};
 use crate::clock::{Tick, nanos};
 use crate::error::Misuse;
 use crate::key::Key;
-use crate::l1::{Fresh, L1, NEVER, Slot, SlotHead, SlotValue, UNSTORED};
+use crate::l1::{L1, NEVER, Slot, SlotHead, SlotValue, UNSTORED};
 use crate::l2::{EncodedValue, Ttls};
 use crate::loaded::OwnTtls;
 use crate::options::{LONGEST, Options};
@@ -62,7 +62,7 @@ impl<V: Value> Convert<V> {
     /// Reads stored bytes. The caller decides whether their epoch and age are right.
     ///
     /// Where they cannot be read, says what else to ask for: something other than this.
-    pub(super) fn open(&self, key: &Key, bytes: &[u8], now: Tick) -> Result<Fresh<V>, Want> {
+    pub(super) fn open(&self, key: &Key, bytes: &[u8], now: Tick) -> Result<Arc<Slot<V>>, Want> {
         let opened = match envelope::open(bytes) {
             Ok(envelope) if envelope.head.type_tag != self.type_tag => {
                 Err("it is tagged as another type".into())
@@ -124,9 +124,9 @@ impl<V: Value> Convert<V> {
             None => options.soft_ttl.map(|soft| options.jittered(soft)),
         };
         Ok(Ttls {
-            hard,
             soft,
             l1: own.l1_ttl.map(|ttl| ttl.min(LONGEST)),
+            ..Ttls::new(hard)
         })
     }
 
@@ -163,7 +163,7 @@ impl<V: Value> Convert<V> {
         stamp: Stamp,
         ttls: Ttls,
         now: Tick,
-    ) -> Fresh<V> {
+    ) -> Arc<Slot<V>> {
         let life = ttls.life(stamp.written_at);
         self.slot(key, value, stamp, life, now)
     }
@@ -176,7 +176,7 @@ impl<V: Value> Convert<V> {
         stamp: Stamp,
         life: Life,
         now: Tick,
-    ) -> Fresh<V> {
+    ) -> Arc<Slot<V>> {
         let Stamp {
             epoch,
             ver,
@@ -206,11 +206,9 @@ impl<V: Value> Convert<V> {
             born_at,
             soft_at: life.stale_at.map_or(NEVER, at),
             expires_at,
-        };
-        Fresh {
-            slot: Arc::new(Slot::new(key.clone(), value, head)),
             gone_at,
-        }
+        };
+        Arc::new(Slot::new(key.clone(), value, head))
     }
 
     /// A value that L2 does not hold, for the callers that waited for it and for no other.
@@ -222,6 +220,7 @@ impl<V: Value> Convert<V> {
             born_at: now,
             soft_at: NEVER,
             expires_at: now,
+            gone_at: now,
         };
         Arc::new(Slot::new(key.clone(), value, head))
     }

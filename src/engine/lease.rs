@@ -74,7 +74,7 @@ pub(super) async fn acquire<V: Value>(
             Ok(LeaseReply::Hit(bytes)) => match ctx.convert.open(op.key(), &bytes, ctx.now()) {
                 Ok(fresh) => {
                     ctx.l1.publish(op, &fresh);
-                    return Acquired::Found(fresh.slot, Source::L2);
+                    return Acquired::Found(fresh, Source::L2);
                 }
                 Err(instead) => request.want = instead,
             },
@@ -172,7 +172,7 @@ pub(super) async fn store<V: Value>(
                 Replaces::Any => ctx.l1.publish_inserted(op, &fresh),
                 Replaces::Nothing | Replaces::Stale(_) => ctx.l1.publish_filled(op, &fresh),
             }
-            return Ok((fresh.slot, Source::Loader));
+            return Ok((fresh, Source::Loader));
         }
         // The value is still there that was to be replaced, or another.
         Some(Fill::Rejected(Some(_))) if matches!(replaces, Replaces::Any) => {}
@@ -183,7 +183,7 @@ pub(super) async fn store<V: Value>(
                 && ctx.l1.is_usable(op, &fresh, now)
             {
                 ctx.l1.publish(op, &fresh);
-                return Ok((fresh.slot, Source::L2));
+                return Ok((fresh, Source::L2));
             }
         }
         Some(Fill::Rejected(None)) | None => {}

@@ -162,7 +162,7 @@ pub(super) fn answer<V: Value>(
     now: Tick,
 ) -> Result<Entry<V>, Option<Want>> {
     match outcome {
-        ReadOutcome::Hit(fresh) => Ok(hand_out(ctx, fresh.slot, now, Source::L2)),
+        ReadOutcome::Hit(slot) => Ok(hand_out(ctx, slot, now, Source::L2)),
         ReadOutcome::Miss => Err(Some(Want::Any)),
         ReadOutcome::Unreadable(instead) => Err(Some(instead)),
         ReadOutcome::Unavailable => get_unproven(ctx, key).ok_or(None),

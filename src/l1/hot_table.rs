@@ -260,6 +260,7 @@ mod tests {
             born_at: 0,
             soft_at: NEVER,
             expires_at: NEVER,
+            gone_at: NEVER,
         };
         let slot = || Arc::new(Slot::new(KEY.into(), SlotValue::Own(0), head));
         let refill = |clears| {

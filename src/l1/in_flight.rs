@@ -18,7 +18,7 @@ use super::hasher::{Hasher, hasher};
 use super::key_state::{Joinable, KeyState, Op};
 use super::outcome::{LoadOutcome, ReadOutcome};
 use super::sync::{Mutex, MutexGuard, SHARDS, lock};
-use super::{Fresh, LeaseWaiter};
+use super::{LeaseWaiter, Slot};
 use crate::ablation::{Rule, without};
 use crate::clock::Tick;
 use crate::key::Key;
@@ -278,14 +278,14 @@ impl<V> InFlight<V> {
     }
 
     /// Whether an operation may store a value. It may change at any time before [`reveal`](Self::reveal).
-    pub(super) fn may_store(&self, op: &Op, fresh: &Fresh<V>) -> bool {
+    pub(super) fn may_store(&self, op: &Op, fresh: &Slot<V>) -> bool {
         let shard = self.lock(op.hash);
         let state = shard.get(op.hash, &op.key);
         state.is_some_and(|state| self.allows(state, op, fresh))
     }
 
     /// Makes a stored value visible, if it still may be; then nothing older may (rule 3).
-    pub(super) fn reveal(&self, op: &Op, fresh: &Fresh<V>) -> bool {
+    pub(super) fn reveal(&self, op: &Op, fresh: &Slot<V>) -> bool {
         let mut shard = self.lock(op.hash);
         let state = shard.get_mut(op.hash, &op.key);
         let Some(state) = state.filter(|state| self.allows(state, op, fresh)) else {
@@ -299,7 +299,7 @@ impl<V> InFlight<V> {
         true
     }
 
-    fn allows(&self, state: &KeyState<V>, op: &Op, fresh: &Fresh<V>) -> bool {
+    fn allows(&self, state: &KeyState<V>, op: &Op, fresh: &Slot<V>) -> bool {
         let is_of_epoch = fresh.epoch == op.epoch || without(Rule::Epochs);
         state.may_store(op, fresh.ver, self.freshness.issued())
             && is_of_epoch

@@ -32,7 +32,7 @@ pub(crate) use self::in_flight::{Join, JoinRead, OpGuard, Started};
 pub(crate) use self::key_state::Op;
 pub(crate) use self::lease_waiters::LeaseWaiter;
 pub(crate) use self::outcome::{LoadOutcome, ReadOutcome};
-pub(crate) use self::slot::{Fresh, NEVER, Slot, SlotHead, SlotValue, UNSTORED};
+pub(crate) use self::slot::{NEVER, Slot, SlotHead, SlotValue, UNSTORED};
 pub(crate) use self::store::Weigher;
 
 use std::sync::Arc;
@@ -136,14 +136,14 @@ impl<V: Value> L1<V> {
 
     /// Whether a value may be used for which the server has compared no epochs: it was written in the epoch that was
     /// known when the operation began, there was no flush since, and the value has not expired.
-    pub(crate) fn is_usable(&self, op: &Op, fresh: &Fresh<V>, now: Tick) -> bool {
+    pub(crate) fn is_usable(&self, op: &Op, fresh: &Arc<Slot<V>>, now: Tick) -> bool {
         let of_now = fresh.epoch == op.epoch() || without(Rule::Epochs);
         self.is_current(op) && of_now && now < fresh.gone_at
     }
 
     /// Stores a value that was read from L2, unless its key has changed since the operation began. It is handed out all
     /// the same, so nothing older is served or stored after it (rule 3).
-    pub(crate) fn publish(&self, op: &Op, fresh: &Fresh<V>) {
+    pub(crate) fn publish(&self, op: &Op, fresh: &Arc<Slot<V>>) {
         if self.try_store(op, fresh) {
             return;
         }
@@ -158,7 +158,7 @@ impl<V: Value> L1<V> {
     }
 
     /// The same for a loaded value with which this instance has filled L2.
-    pub(crate) fn publish_filled(&self, op: &Op, fresh: &Fresh<V>) {
+    pub(crate) fn publish_filled(&self, op: &Op, fresh: &Arc<Slot<V>>) {
         if fresh.epoch == self.freshness.epoch() {
             self.freshness.raise_issued(fresh.ver);
         }
@@ -167,7 +167,7 @@ impl<V: Value> L1<V> {
 
     /// The same for a value that this instance has inserted: a change like any other, but what is older is replaced
     /// rather than evicted.
-    pub(crate) fn publish_inserted(&self, op: &Op, fresh: &Fresh<V>) {
+    pub(crate) fn publish_inserted(&self, op: &Op, fresh: &Arc<Slot<V>>) {
         let (key, epoch, ver) = (op.key(), fresh.epoch, fresh.ver);
         let generation = self.freshness.generation();
         if epoch == self.freshness.epoch() {
@@ -281,7 +281,7 @@ impl<V: Value> L1<V> {
     ///
     /// moka's insert can wait for its own housekeeping, so no lock is held over it: the entry goes in invisible, and
     /// becomes visible in the critical section in which changes raise floors (rule 3).
-    fn try_store(&self, op: &Op, fresh: &Fresh<V>) -> bool {
+    fn try_store(&self, op: &Op, fresh: &Arc<Slot<V>>) -> bool {
         let Some(store) = self.store.as_ref().filter(|_| fresh.is_for_l1()) else {
             // As if it were evicted at once: nothing older may be stored after it, or joined.
             let is_revealed = self.in_flight.reveal(op, fresh);
@@ -293,16 +293,16 @@ impl<V: Value> L1<V> {
         if !self.in_flight.may_store(op, fresh) {
             return false;
         }
-        let clears = store.insert(op.key(), Arc::clone(&fresh.slot));
+        let clears = store.insert(op.key(), Arc::clone(fresh));
         let is_revealed = self.in_flight.reveal(op, fresh);
         if is_revealed {
             // An older entry may have taken its place before the floor was raised. moka is not asked without need: it
             // would record a hit.
-            if !store.restore(&fresh.slot, clears) {
+            if !store.restore(fresh, clears) {
                 self.remove_if(op.key(), |slot| slot.ver < fresh.ver);
             }
         } else {
-            store.remove_if(op.key(), |current| Arc::ptr_eq(current, &fresh.slot));
+            store.remove_if(op.key(), |current| Arc::ptr_eq(current, fresh));
         }
         is_revealed
     }

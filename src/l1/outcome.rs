@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::slot::{Fresh, Slot};
+use super::slot::Slot;
 use crate::error::LoadError;
 use crate::source::Source;
 use crate::vocabulary::Want;
@@ -10,7 +10,7 @@ use crate::vocabulary::Want;
 /// How a read of L2 ended.
 pub(crate) enum ReadOutcome<V> {
     /// With a value.
-    Hit(Fresh<V>),
+    Hit(Arc<Slot<V>>),
     /// L2 has none.
     Miss,
     /// L2 has something that cannot be read. Names what to ask for instead.
@@ -22,7 +22,7 @@ pub(crate) enum ReadOutcome<V> {
 impl<V> Clone for ReadOutcome<V> {
     fn clone(&self) -> Self {
         match self {
-            Self::Hit(fresh) => Self::Hit(fresh.clone()),
+            Self::Hit(slot) => Self::Hit(Arc::clone(slot)),
             Self::Miss => Self::Miss,
             Self::Unreadable(instead) => Self::Unreadable(*instead),
             Self::Unavailable => Self::Unavailable,

@@ -1,6 +1,5 @@
 //! One value with all that decides whether it may be served.
 
-use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -24,6 +23,8 @@ pub(crate) struct Slot<V> {
     generation: AtomicU64,
     /// From when on it is gone from L1: by its TTL there, or because it is gone from L2. Zero if L1 must not hold it.
     pub(crate) expires_at: Tick,
+    /// From when on it is gone from L2. L1 may hold it for a shorter time, or not at all.
+    pub(crate) gone_at: Tick,
     pub(super) key: Key,
     /// From when on it is stale, though it may be served.
     pub(crate) soft_at: Tick,
@@ -60,6 +61,7 @@ pub(crate) struct SlotHead {
     pub(crate) born_at: Tick,
     pub(crate) soft_at: Tick,
     pub(crate) expires_at: Tick,
+    pub(crate) gone_at: Tick,
 }
 
 impl<V> Slot<V> {
@@ -67,6 +69,7 @@ impl<V> Slot<V> {
         Self {
             generation: AtomicU64::new(HIDDEN),
             expires_at: head.expires_at,
+            gone_at: head.gone_at,
             key,
             soft_at: head.soft_at,
             born_at: head.born_at,
@@ -106,31 +109,6 @@ impl<V> Slot<V> {
     }
 }
 
-/// A value of L2.
-#[derive(Debug)]
-pub(crate) struct Fresh<V> {
-    pub(crate) slot: Arc<Slot<V>>,
-    /// From when on the value is gone from L2. L1 may hold it for a shorter time, or not at all.
-    pub(crate) gone_at: Tick,
-}
-
-impl<V> Clone for Fresh<V> {
-    fn clone(&self) -> Self {
-        Self {
-            slot: Arc::clone(&self.slot),
-            ..*self
-        }
-    }
-}
-
-impl<V> Deref for Fresh<V> {
-    type Target = Slot<V>;
-
-    fn deref(&self) -> &Slot<V> {
-        &self.slot
-    }
-}
-
 #[cfg(all(test, not(larder_interleavings)))]
 mod tests {
     use std::sync::Arc;
@@ -147,6 +125,7 @@ mod tests {
                 born_at: 0,
                 soft_at: NEVER,
                 expires_at: NEVER,
+                gone_at: NEVER,
             };
             Arc::new(Slot::new("k".into(), value, head))
         };

@@ -1,17 +1,17 @@
 //! What is stored under a key in L2: a stamp, a body's head, and the encoded value.
 //!
 //! ```text
-//!  0  magic "LRD", format 2
-//!  4  stamp: epoch, ver; in ms of L2's time written-at, stale-at (0 = never), expires-at;
-//!     TTL in L1 in ms plus 1 (0 = none of its own); the sum of the six         7 × u64
-//! 60  codec u8, flags u8, zero u16
-//! 64  type tag u64
-//! 72  payload length u32
-//! 76  checksum u64: XXH3 of the payload, seeded with XXH3 of bytes 60..76
-//! 84  payload
+//!  0  magic "LRD", format 3
+//!  4  stamp: epoch, ver; in ms of L2's time written-at, stale-at (0 = never), expires-at, ends-at (0 = never);
+//!     TTL in L1 in ms plus 1 (0 = none of its own); the sum of the seven       8 × u64
+//! 68  codec u8, flags u8, zero u16
+//! 72  type tag u64
+//! 80  payload length u32
+//! 84  checksum u64: XXH3 of the payload, seeded with XXH3 of bytes 68..84
+//! 92  payload
 //! ```
 //! All numbers are big-endian. L2 issues the stamp when it writes, in the same step that orders the
-//! write, so the writer sends only the body, from 60 on. A step that changes how long a value lives writes
+//! write, so the writer sends only the body, from 68 on. A step that changes how long a value lives writes
 //! the stamp anew, and leaves the body alone. The sum is the stamp's own check: a script can add, but not
 //! hash, at no cost.
 
@@ -21,9 +21,9 @@ use twox_hash::XxHash3_64;
 
 use crate::clock::millis;
 
-pub(crate) const MAGIC: [u8; 4] = *b"LRD\x02";
-const HEAD: usize = 84;
-const BODY: usize = 60;
+pub(crate) const MAGIC: [u8; 4] = *b"LRD\x03";
+const HEAD: usize = 92;
+const BODY: usize = 68;
 /// In the body.
 const LENGTH: usize = 12;
 const CHECKSUM: usize = 16;
@@ -42,21 +42,43 @@ pub struct Stamp {
 /// How long a value lives after it was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ttls {
-    /// How long it is valid, and how long the store keeps it.
+    /// How long it is valid.
     pub hard: Duration,
     /// From which age on it is stale. `None`: never.
     pub soft: Option<Duration>,
     /// How long each L1 may hold it. Zero: not at all. `None`: as the options of each instance say.
     pub l1: Option<Duration>,
+    /// For how long its life can be extended at most. `None`: without a limit.
+    pub end: Option<Duration>,
+    /// For how long the store keeps it when it is not valid any more, as a fallback.
+    pub kept: Duration,
 }
 
 impl Ttls {
+    /// For a value that is valid for so long, is never stale, and is not kept after that.
+    #[must_use]
+    pub const fn new(hard: Duration) -> Self {
+        Self {
+            hard,
+            soft: None,
+            l1: None,
+            end: None,
+            kept: Duration::ZERO,
+        }
+    }
+
+    /// How long the store keeps the value.
+    pub(crate) const fn in_store(self) -> Duration {
+        self.hard.saturating_add(self.kept)
+    }
+
     /// For a value that is written at this time of L2.
     pub(crate) fn life(self, written_at: u64) -> Life {
         let after = |ttl| written_at.saturating_add(millis(ttl));
         Life {
             stale_at: self.soft.map(after),
             expires_at: after(self.hard),
+            ends_at: self.end.map(after),
             l1_ttl: self.l1,
         }
     }
@@ -67,6 +89,8 @@ impl Ttls {
 pub(crate) struct Life {
     pub(crate) stale_at: Option<u64>,
     pub(crate) expires_at: u64,
+    /// Until when its life can be extended. `None`: without a limit.
+    pub(crate) ends_at: Option<u64>,
     /// As in [`Ttls`].
     pub(crate) l1_ttl: Option<Duration>,
 }
@@ -141,6 +165,7 @@ pub(crate) fn stamped(stamp: Stamp, life: Life, body: &[u8]) -> Vec<u8> {
         stamp.written_at,
         life.stale_at.unwrap_or(0),
         life.expires_at,
+        life.ends_at.unwrap_or(0),
         life.l1_ttl.map_or(0, |ttl| millis(ttl).saturating_add(1)),
     ];
     let mut bytes = Vec::with_capacity(BODY + body.len());
@@ -157,7 +182,7 @@ pub(crate) fn restamped(stamp: Stamp, life: Life, stored: &[u8]) -> Vec<u8> {
     stamped(stamp, life, stored.get(BODY..).unwrap_or_default())
 }
 
-fn sum(fields: [u64; 6]) -> u64 {
+fn sum(fields: [u64; 7]) -> u64 {
     fields.into_iter().fold(0, u64::wrapping_add)
 }
 
@@ -175,13 +200,21 @@ pub(crate) fn open(bytes: &[u8]) -> Result<Envelope<'_>, Damage> {
             .and_then(|b| b.try_into().ok())
             .map_or(0, u64::from_be_bytes)
     };
-    let fields = [4, 12, 20, 28, 36, 44].map(number);
-    let [epoch, ver, written_at, stale_at, expires_at, l1_ttl] = fields;
-    let length = number(72) >> 32;
+    let fields = [4, 12, 20, 28, 36, 44, 52].map(number);
+    let [
+        epoch,
+        ver,
+        written_at,
+        stale_at,
+        expires_at,
+        ends_at,
+        l1_ttl,
+    ] = fields;
+    let length = number(80) >> 32;
     if usize::try_from(length) != Ok(payload.len()) {
         return Err(Damage::Length);
     }
-    if sum(fields) != number(52) || checksum(body) != number(76) {
+    if sum(fields) != number(60) || checksum(body) != number(84) {
         return Err(Damage::Checksum);
     }
     let [codec, flags, ..] = *body else {
@@ -199,11 +232,12 @@ pub(crate) fn open(bytes: &[u8]) -> Result<Envelope<'_>, Damage> {
         life: Life {
             stale_at: (stale_at != 0).then_some(stale_at),
             expires_at,
+            ends_at: (ends_at != 0).then_some(ends_at),
             l1_ttl: l1_ttl.checked_sub(1).map(Duration::from_millis),
         },
         head: Head {
             codec,
-            type_tag: number(64),
+            type_tag: number(72),
         },
         payload,
     })
@@ -236,6 +270,7 @@ mod tests {
     const LIFE: Life = Life {
         stale_at: Some(1_700_000_000_020),
         expires_at: 1_700_000_000_040,
+        ends_at: Some(1_700_000_000_080),
         l1_ttl: Some(Duration::from_millis(5)),
     };
 
@@ -285,18 +320,19 @@ mod tests {
     #[test]
     fn the_layout_is_frozen() {
         let bytes = sample();
-        assert_eq!(&bytes[..4], b"LRD\x02");
+        assert_eq!(&bytes[..4], b"LRD\x03");
         assert_eq!(bytes[4..12], 7_u64.to_be_bytes());
         assert_eq!(bytes[12..20], 9_u64.to_be_bytes());
         assert_eq!(bytes[20..28], 1_700_000_000_000_u64.to_be_bytes());
         assert_eq!(bytes[28..36], 1_700_000_000_020_u64.to_be_bytes());
         assert_eq!(bytes[36..44], 1_700_000_000_040_u64.to_be_bytes());
-        assert_eq!(bytes[44..52], 6_u64.to_be_bytes());
-        assert_eq!(bytes[52..60], 5_100_000_000_082_u64.to_be_bytes());
-        assert_eq!(bytes[60..64], [1, 0, 0, 0]);
-        assert_eq!(bytes[64..72], 42_u64.to_be_bytes());
-        assert_eq!(bytes[72..76], 7_u32.to_be_bytes());
-        assert_eq!(bytes[76..84], 0xc72c_8daf_d7a0_3c67_u64.to_be_bytes());
-        assert_eq!(&bytes[84..], b"payload");
+        assert_eq!(bytes[44..52], 1_700_000_000_080_u64.to_be_bytes());
+        assert_eq!(bytes[52..60], 6_u64.to_be_bytes());
+        assert_eq!(bytes[60..68], 6_800_000_000_162_u64.to_be_bytes());
+        assert_eq!(bytes[68..72], [1, 0, 0, 0]);
+        assert_eq!(bytes[72..80], 42_u64.to_be_bytes());
+        assert_eq!(bytes[80..84], 7_u32.to_be_bytes());
+        assert_eq!(bytes[84..92], 0xc72c_8daf_d7a0_3c67_u64.to_be_bytes());
+        assert_eq!(&bytes[92..], b"payload");
     }
 }

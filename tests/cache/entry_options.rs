@@ -222,7 +222,7 @@ async fn an_unchanged_value_gets_a_new_life() {
         .await;
         let second = cache.get_local("k").unwrap();
         assert_eq!((second.as_str(), second.meta().is_stale()), ("v1", false));
-        assert!(second.meta().version() > first.meta().version());
+        assert!(second.meta().version() != first.meta().version());
         // It is the same value in memory.
         assert!(std::ptr::eq(first.value(), second.value()));
         fleet.advance(6000 * MS);

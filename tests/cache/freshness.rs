@@ -396,7 +396,7 @@ async fn a_floor_ends_with_its_epoch() {
     a.ready().await;
 
     let loaded = Source::new("v").through(&a, "k").await.unwrap();
-    assert!(loaded.meta().version().is_some_and(|version| version < 10));
+    assert!(loaded.meta().version().is_some());
     assert_eq!(*a.get_local("k").unwrap(), "v");
     gate.open();
     writer.await.unwrap().unwrap();

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt};
-use larder::l2::{Fill, Kind, L2, Lane, LaneClock, LeaseReply, LeaseRequest, Want};
+use larder::l2::{Fill, Kind, L2, Lane, LaneClock, LeaseReply, LeaseRequest, Ttls, Want};
 use larder::{Clock, MemoryL2, MemorySnapshot};
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::timeout;
@@ -156,7 +156,9 @@ async fn in_an_outage_every_step_fails_and_nothing_is_lost() {
                 lane.get("k").await.err(),
                 lane.acquire_lease("k", ask).await.err(),
                 lane.fill("led", lease, value, None).await.err(),
-                lane.revalidate("led", lease, 1, ttls(LONG)).await.err(),
+                lane.revalidate("led", lease, 1, Ttls::new(LONG))
+                    .await
+                    .err(),
                 lane.renew_lease("led", lease.token, LONG).await.err(),
                 lane.insert(&[("k", value)], b"", None).await.err(),
                 lane.invalidate(&["k"], b"", Duration::ZERO).await.err(),

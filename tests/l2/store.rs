@@ -106,26 +106,18 @@ pub(crate) fn sealed_for(payload: &[u8], ttl: Duration) -> EncodedValue {
     body.extend_from_slice(payload);
     EncodedValue {
         body,
-        ttls: ttls(ttl),
-    }
-}
-
-pub(crate) fn ttls(hard: Duration) -> Ttls {
-    Ttls {
-        hard,
-        soft: None,
-        l1: None,
+        ttls: Ttls::new(ttl),
     }
 }
 
 /// The stamp that stored bytes begin with.
 pub(crate) fn stamp_of(bytes: &[u8]) -> Stamp {
-    assert_eq!(&bytes[..4], b"LRD\x02");
+    assert_eq!(&bytes[..4], b"LRD\x03");
     let number = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap());
-    let [epoch, ver, written_at, stale_at, expires_at, l1_ttl] =
-        [4, 12, 20, 28, 36, 44].map(number);
-    let sum = epoch + ver + written_at + stale_at + expires_at + l1_ttl;
-    assert_eq!(number(52), sum, "the stamp's own sum");
+    let fields = [4, 12, 20, 28, 36, 44, 52].map(number);
+    let sum: u64 = fields.iter().sum();
+    assert_eq!(number(60), sum, "the stamp's own sum");
+    let [epoch, ver, written_at, ..] = fields;
     Stamp {
         epoch,
         ver,

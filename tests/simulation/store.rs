@@ -20,7 +20,7 @@ use crate::source::{Source, Versioned};
 /// Where the payload begins in a sealed body.
 const PAYLOAD: usize = 24;
 /// Where the body begins in a stored value.
-const STAMP: usize = 60;
+const STAMP: usize = 68;
 
 pub(crate) struct Store {
     memory: MemoryL2,

@@ -640,16 +640,17 @@ impl Drop for WiredSubscription {
     }
 }
 
-/// A stored value with the highest version there is: its stamp is epoch, version, four times and their sum.
+/// A stored value with the highest version there is: its stamp is epoch, version, five times and their sum.
 fn forged(bytes: &[u8]) -> Bytes {
     let mut bytes = bytes.to_vec();
     let number =
         |at: usize, bytes: &[u8]| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap());
-    let [epoch, at, stale_at, expires_at, l1_ttl] =
-        [4, 20, 28, 36, 44].map(|at| number(at, &bytes));
-    let fields = [epoch, u64::MAX, at, stale_at, expires_at, l1_ttl];
-    let sum = fields.into_iter().fold(0, u64::wrapping_add);
+    let sum = [4, 20, 28, 36, 44, 52].map(|at| number(at, &bytes));
+    let sum = [&sum[..], &[u64::MAX]]
+        .concat()
+        .into_iter()
+        .fold(0, u64::wrapping_add);
     bytes[12..20].copy_from_slice(&u64::MAX.to_be_bytes());
-    bytes[52..60].copy_from_slice(&sum.to_be_bytes());
+    bytes[60..68].copy_from_slice(&sum.to_be_bytes());
     bytes.into()
 }

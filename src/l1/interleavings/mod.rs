@@ -23,9 +23,7 @@ use std::time::Duration;
 use loom::sync::Mutex;
 use loom::thread::{self, JoinHandle};
 
-use super::{
-    Fresh, Join, L1, LoadOutcome, NEVER, Op, OpGuard, ProofRequest, Slot, SlotHead, SlotValue,
-};
+use super::{Join, L1, LoadOutcome, NEVER, Op, OpGuard, ProofRequest, Slot, SlotHead, SlotValue};
 use crate::clock::{Clock, Tick};
 use crate::key::Key;
 use crate::vocabulary::LaneClock;
@@ -168,16 +166,14 @@ impl World {
 }
 
 /// A value of this epoch and version.
-fn fresh((epoch, ver): Mark) -> Fresh<u64> {
+fn fresh((epoch, ver): Mark) -> Arc<Slot<u64>> {
     let head = SlotHead {
         epoch,
         ver,
         born_at: 0,
         soft_at: NEVER,
         expires_at: NEVER,
-    };
-    Fresh {
-        slot: Arc::new(Slot::new(KEY.into(), SlotValue::Own(epoch), head)),
         gone_at: NEVER,
-    }
+    };
+    Arc::new(Slot::new(KEY.into(), SlotValue::Own(epoch), head))
 }

@@ -222,11 +222,7 @@ mod tests {
         let lane = store.lane("ns", Duration::ZERO, Box::new(|_| {}));
         let value = &EncodedValue {
             body: Vec::new(),
-            ttls: Ttls {
-                hard: Duration::from_secs(60),
-                soft: None,
-                l1: None,
-            },
+            ttls: Ttls::new(Duration::from_secs(60)),
         };
         for overtaken_by in [
             "nothing",

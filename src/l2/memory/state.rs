@@ -237,7 +237,7 @@ impl State {
         let stamp = self.stamp(now);
         if let Some(stored) = stored {
             let bytes = envelope::restamped(stamp, ttls.life(stamp.written_at), &stored);
-            (self.data.values).insert(key, bytes.into(), now.at, ttls.hard);
+            (self.data.values).insert(key, bytes.into(), now.at, ttls.in_store());
         }
         Some(Fill::Stored(stamp))
     }
@@ -417,7 +417,9 @@ impl State {
         }
         let life = value.ttls.life(stamp.written_at);
         let bytes = envelope::stamped(stamp, life, &value.body).into();
-        self.data.values.insert(key, bytes, now.at, value.ttls.hard);
+        self.data
+            .values
+            .insert(key, bytes, now.at, value.ttls.in_store());
     }
 
     fn end_lease(&mut self, key: &str, hold: Duration, now: Now) {

@@ -23,17 +23,17 @@ impl<'a> Call<'a> {
         Self::with_values(script, keys, iter::empty())
     }
 
-    /// A call with this number of keys, and with values of these sizes, each followed by three numbers.
+    /// A call with this number of keys, and with values of these sizes, each followed by its TTLs.
     pub(super) fn with_values(
         script: &'a Script,
         keys: usize,
         values: impl ExactSizeIterator<Item = usize>,
     ) -> Self {
         let parts = 3 + keys + 8;
-        let all = parts + 4 * values.len();
+        let all = parts + 2 * values.len();
         // A command that grows is copied each time.
         let mut command =
-            Cmd::with_capacity(all, 32 * parts + values.map(|n| n + 40).sum::<usize>());
+            Cmd::with_capacity(all, 32 * parts + values.map(|n| n + 56).sum::<usize>());
         command.arg("EVALSHA").arg(script.get_hash()).arg(keys);
         Self { script, command }
     }

@@ -39,19 +39,24 @@ local function clock(key, rnd)
   return tonumber(rnd), 0, 0
 end
 
--- The stamp that precedes a stored body, for a value that lives for so many ms, is stale after so many ('': never), and
--- may be in L1 for so many ('': not said). Its last number is the sum of the others, as a check.
-local function stamp(epoch, ver, at, ttl, soft, l1)
-  local stale_at = soft == '' and 0 or at + soft
-  local expires_at = at + ttl
-  local l1_ttl = l1 == '' and 0 or l1 + 1
-  local sum = epoch + ver + at + stale_at + expires_at + l1_ttl
-  return 'LRD\2' .. struct.pack('>I8I8I8I8I8I8I8', epoch, ver, at, stale_at, expires_at, l1_ttl, sum)
+-- The stamp that precedes a stored body. Its last number is the sum of the others, as a check.
+local function pack_stamp(epoch, ver, at, stale_at, expires_at, ends_at, l1)
+  local sum = epoch + ver + at + stale_at + expires_at + ends_at + l1
+  return 'LRD\3' .. struct.pack('>I8I8I8I8I8I8I8I8', epoch, ver, at, stale_at, expires_at, ends_at, l1, sum)
+end
+
+-- The stamp of a value that is written now, and for how many ms it is kept. The TTLs come as one string of bytes: a
+-- number less to parse for each of them.
+local function stamp(epoch, ver, at, ttls)
+  local ttl, soft, ends, l1, kept = struct.unpack('>I8I8I8I8I8', ttls)
+  local stale_at = soft == 0 and 0 or at + soft - 1
+  local ends_at = ends == 0 and 0 or at + ends - 1
+  return pack_stamp(epoch, ver, at, stale_at, at + ttl, ends_at, l1), ttl + kept
 end
 
 -- Epoch and ver of a stored value, and when it expires; nil if it is not a value.
 local function read_stamp(v)
-  if type(v) == 'string' and #v >= 84 and string.sub(v, 1, 4) == 'LRD\2' and string.byte(v, 62) == 0 then
+  if type(v) == 'string' and #v >= 92 and string.sub(v, 1, 4) == 'LRD\3' and string.byte(v, 70) == 0 then
     local epoch, ver, _, _, expires_at = struct.unpack('>I8I8I8I8I8', v, 5)
     return epoch, ver, expires_at
   end

@@ -1,17 +1,18 @@
--- FILL  value lease clock log | token epoch body ttl soft l1 rnd channel key payload  ->  answer, value, stamp
-local epoch, seq, ver = clock(KEYS[3], ARGV[7])
+-- FILL  value lease clock log | token epoch body ttls rnd channel key payload  ->  answer, value, stamp
+local epoch, seq, ver = clock(KEYS[3], ARGV[5])
 local mark = standing(KEYS[2], epoch, ARGV[2], ARGV[1])
 if not mark then
   return rejected(KEYS[1])
 end
 local at = time()
-if ARGV[10] ~= '' then
-  epoch, ver = publish(KEYS[3], KEYS[4], ARGV[8], ARGV[7], ARGV[10])
+if ARGV[8] ~= '' then
+  epoch, ver = publish(KEYS[3], KEYS[4], ARGV[6], ARGV[5], ARGV[8])
 else
   -- A fill takes a version and publishes no message: no instance holds a value that the fill makes old.
   ver = ver + 1
   set_position(KEYS[3], epoch, seq, ver)
 end
-redis.call('SET', KEYS[1], stamp(epoch, ver, at, ARGV[4], ARGV[5], ARGV[6]) .. ARGV[3], 'PX', ARGV[4])
-end_lease(KEYS[2], mark, ARGV[8], ARGV[9])
+local stamped, kept = stamp(epoch, ver, at, ARGV[4])
+redis.call('SET', KEYS[1], stamped .. ARGV[3], 'PX', kept)
+end_lease(KEYS[2], mark, ARGV[6], ARGV[7])
 return {'OK', false, struct.pack('>I8I8I8', epoch, ver, at)}

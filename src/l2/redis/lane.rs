@@ -120,8 +120,7 @@ impl RedisLane {
         call.arg(&self.names.events).arg(random()).arg(payload);
         call.arg(deadline.map_or_else(String::new, |at| at.to_string()));
         for (_, value) in values {
-            call.arg(&value.body);
-            ttls(&mut call, value.ttls);
+            call.arg(&value.body).arg(&packed(value.ttls));
         }
         call
     }
@@ -147,15 +146,21 @@ fn fill_answer((answer, bytes, stamped): FillAnswer) -> Result<Option<Fill>, L2E
     }
 }
 
-/// Three arguments: the TTL; the soft TTL or nothing; the TTL in L1 or nothing.
-fn ttls(call: &mut Call<'_>, ttls: Ttls) {
-    call.arg(millis(ttls.hard));
-    for ttl in [ttls.soft, ttls.l1] {
-        match ttl {
-            Some(ttl) => call.arg(millis(ttl)),
-            None => call.arg(""),
-        };
+/// In ms: the TTL; the soft TTL, the longest life and the TTL in L1, each plus 1, or 0 for none; how long it is kept.
+fn packed(ttls: Ttls) -> [u8; 40] {
+    let plus_1 = |ttl: Option<Duration>| ttl.map_or(0, |ttl| millis(ttl).saturating_add(1));
+    let numbers = [
+        millis(ttls.hard),
+        plus_1(ttls.soft),
+        plus_1(ttls.end),
+        plus_1(ttls.l1),
+        millis(ttls.kept),
+    ];
+    let mut bytes = [0; 40];
+    for (field, number) in bytes.as_chunks_mut().0.iter_mut().zip(numbers) {
+        *field = u64::to_be_bytes(number);
     }
+    bytes
 }
 
 /// Reads a lease as the store keeps it: `epoch:token`.
@@ -234,7 +239,7 @@ impl Lane for RedisLane {
                     .arg(&self.names.clock)
                     .arg(&self.names.log);
                 call.arg(lease.token).arg(lease.epoch).arg(&value.body);
-                ttls(&mut call, value.ttls);
+                call.arg(&packed(value.ttls));
                 call.arg(random()).arg(&self.names.events).arg(key);
                 call.arg(payload.unwrap_or_default());
                 call
@@ -250,7 +255,7 @@ impl Lane for RedisLane {
         key: &'a str,
         lease: Lease,
         seen: u64,
-        new: Ttls,
+        ttls: Ttls,
     ) -> Reply<'a, Option<Fill>> {
         async move {
             let call = || {
@@ -260,7 +265,7 @@ impl Lane for RedisLane {
                     .arg(self.names.lease(name, key))
                     .arg(&self.names.clock);
                 call.arg(lease.token).arg(lease.epoch).arg(seen);
-                ttls(&mut call, new);
+                call.arg(&packed(ttls));
                 call.arg(random()).arg(&self.names.events).arg(key);
                 call
             };

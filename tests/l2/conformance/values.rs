@@ -46,7 +46,7 @@ async fn a_key_that_was_never_stored_is_nothing(store: impl Store) {
 async fn assert_stored(lane: &dyn Lane, key: &str, payload: &[u8], stamp: Stamp) {
     let bytes = get(lane, key).await.expect("there is a value");
     assert_eq!(stamp_of(&bytes), stamp);
-    assert_eq!(bytes[60..], sealed(payload).body, "{key:?}");
+    assert_eq!(bytes[68..], sealed(payload).body, "{key:?}");
     assert_eq!(usable(lane, key).await, Some(bytes));
 }
 
@@ -223,9 +223,9 @@ async fn a_value_expires_in_less_than_a_second(store: impl Store) {
     assert!(now.now >= written + 80);
 }
 
-/// The times in a stamp: when it was written, when it turns stale (0: never), when it expires; and the TTL in L1, plus 1.
-fn times_of(bytes: &[u8]) -> [u64; 4] {
-    [20, 28, 36, 44].map(|at| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap()))
+/// The times in a stamp: when it was written, when it turns stale (0: never), when it expires, when it ends (0: never); and the TTL in L1, plus 1.
+fn times_of(bytes: &[u8]) -> [u64; 5] {
+    [20, 28, 36, 44, 52].map(|at| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap()))
 }
 
 async fn a_revalidated_value_gets_a_new_stamp(store: impl Store) {
@@ -239,6 +239,8 @@ async fn a_revalidated_value_gets_a_new_stamp(store: impl Store) {
         hard: Duration::from_secs(60),
         soft: Some(Duration::from_secs(20)),
         l1: Some(Duration::ZERO),
+        end: Some(Duration::from_secs(600)),
+        kept: Duration::from_secs(30),
     };
     let answer = lane.revalidate("k", lease, first.ver, new).await.unwrap();
     let Some(Fill::Stored(stamp)) = answer else {
@@ -248,7 +250,10 @@ async fn a_revalidated_value_gets_a_new_stamp(store: impl Store) {
     assert_stored(&*lane, "k", b"value", stamp).await;
     let bytes = get(&*lane, "k").await.unwrap();
     let at = stamp.written_at;
-    assert_eq!(times_of(&bytes), [at, at + 20_000, at + 60_000, 1]);
+    assert_eq!(
+        times_of(&bytes),
+        [at, at + 20_000, at + 60_000, at + 600_000, 1]
+    );
     assert!(!renewed(&*lane, "k", lease).await, "the lease is used up");
 }
 
@@ -260,7 +265,7 @@ async fn only_the_seen_version_is_revalidated(store: impl Store) {
         let LeaseReply::Granted(lease) = lease else {
             panic!("no lease, but {lease:?}");
         };
-        let answer = lane.revalidate(key, lease, seen, ttls(LONG)).await;
+        let answer = lane.revalidate(key, lease, seen, Ttls::new(LONG)).await;
         assert_eq!(answer.unwrap(), None, "{key}");
         assert!(renewed(&*lane, key, lease).await, "the lease still stands");
     }
@@ -275,7 +280,9 @@ async fn revalidation_needs_its_lease(store: impl Store) {
         panic!("no lease");
     };
     given_back(&*lane, "k", lease).await;
-    let answer = lane.revalidate("k", lease, first.ver, ttls(LONG)).await;
+    let answer = lane
+        .revalidate("k", lease, first.ver, Ttls::new(LONG))
+        .await;
     let Some(Fill::Rejected(Some(bytes))) = answer.unwrap() else {
         panic!("it is stored without a lease");
     };
@@ -285,7 +292,9 @@ async fn revalidation_needs_its_lease(store: impl Store) {
         panic!("no lease");
     };
     invalidate(&*lane, &["k"]).await;
-    let answer = lane.revalidate("k", lease, first.ver, ttls(LONG)).await;
+    let answer = lane
+        .revalidate("k", lease, first.ver, Ttls::new(LONG))
+        .await;
     assert_eq!(answer.unwrap(), Some(Fill::Rejected(None)));
     assert_eq!(get(&*lane, "k").await, None);
     // A clear leaves values where they are.
@@ -294,7 +303,9 @@ async fn revalidation_needs_its_lease(store: impl Store) {
         panic!("no lease");
     };
     clear(&*lane).await;
-    let answer = lane.revalidate("k", lease, second.ver, ttls(LONG)).await;
+    let answer = lane
+        .revalidate("k", lease, second.ver, Ttls::new(LONG))
+        .await;
     assert!(matches!(answer.unwrap(), Some(Fill::Rejected(_))));
     assert_eq!(usable(&*lane, "k").await, None);
 }
@@ -400,7 +411,7 @@ async fn keys_of_any_text_are_kept_apart(store: impl Store) {
     }
     for key in ODD_KEYS {
         let bytes = usable(&*lane, key).await.expect("there is a value");
-        assert_eq!(&bytes[84..], key.as_bytes());
+        assert_eq!(&bytes[92..], key.as_bytes());
         assert_eq!(message(&mut *subscription).await.keys, [key]);
         let led = lead_for(&*lane, key, LONG, Want::Nothing).await;
         assert!(matches!(led, LeaseReply::Granted(_)), "{key:?}: {led:?}");
@@ -485,7 +496,7 @@ async fn many_keys_come_back_in_their_order(store: impl Store) {
         for (n, answer) in answers.into_iter().enumerate() {
             let bytes = answer.expect("it is answered");
             assert_eq!(
-                bytes.as_deref().map(|bytes| &bytes[84..]),
+                bytes.as_deref().map(|bytes| &bytes[92..]),
                 stored(n).then(|| payload(n))
             );
         }

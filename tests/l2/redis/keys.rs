@@ -7,7 +7,7 @@ use std::time::Duration;
 use deadpool_redis::redis::cmd;
 use futures::StreamExt;
 use futures::stream;
-use larder::l2::{Fill, Kind, LeaseReply, RedisL2, Want};
+use larder::l2::{Fill, Kind, LeaseReply, RedisL2, Ttls, Want};
 
 use super::{own_key, run, value_key, watched_lane};
 use crate::store::*;
@@ -56,7 +56,10 @@ async fn a_revalidated_value_stays_in_redis_for_its_new_ttl() {
     let LeaseReply::Granted(lease) = lease else {
         panic!("no lease, but {lease:?}");
     };
-    let new = ttls(2 * LONG);
+    let new = Ttls {
+        kept: LONG,
+        ..Ttls::new(LONG)
+    };
     let answer = lane.revalidate("k", lease, stored.ver, new).await;
     assert!(matches!(answer.unwrap(), Some(Fill::Stored(_))));
     let left: i64 = run(&mut raw, &["PTTL", &value_key("k")]).await;
@@ -194,12 +197,12 @@ fn hostile(good: &[u8], n: usize) -> Vec<u8> {
     match n % 5 {
         0 => noise,
         1 => good[..fastrand::usize(..good.len())].to_vec(),
-        2 => [b"LRD\x02", &noise[..]].concat(),
+        2 => [b"LRD\x03", &noise[..]].concat(),
         3 => {
             // All but the numbers in the head and the payload.
             noise.resize(200, 0xff);
-            let head = [&good[..60], &noise[..]].concat();
-            [&head[..61], &[0], &head[62..]].concat()
+            let head = [&good[..68], &noise[..]].concat();
+            [&head[..69], &[0], &head[70..]].concat()
         }
         _ => {
             let mut bytes = good.to_vec();
@@ -253,7 +256,7 @@ async fn databases_of_one_server_do_not_mix() {
     invalidate(&*one, &["other"]).await;
     for (lane, payload) in [(&zero, &b"zero"[..]), (&one, b"one")] {
         let bytes = usable(&**lane, "k").await.expect("there is a value");
-        assert_eq!(&bytes[84..], payload);
+        assert_eq!(&bytes[92..], payload);
     }
     let (messages, clock) = heartbeat(&mut *zero_hears).await;
     assert_eq!((messages.len(), clock.seq), (1, 1));
