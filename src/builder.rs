@@ -150,9 +150,10 @@ where
         self
     }
 
-    /// How long a value is valid after it was written, in L2 and in every L1. Default: one hour.
+    /// How long a value is valid after it was written, in L2 and in every L1. Default: one hour; with
+    /// [`sliding`](Self::sliding) no limit.
     pub fn l2_ttl(mut self, ttl: Duration) -> Self {
-        self.options.l2_ttl = ttl;
+        self.options.l2_ttl = Some(ttl);
         self
     }
 
@@ -183,6 +184,35 @@ where
             ttl_of: Some(Arc::new(ttl_of)),
             ..self
         }
+    }
+
+    /// Keeps a value for as long as it is read: it expires when it was not read for `idle`, in any instance. For sessions.
+    /// Default: off. Shorter than [`l2_ttl`](Self::l2_ttl) if that is set.
+    ///
+    /// A value lives for `idle` to 1.25 `idle` after its last read, and no longer than its own TTL
+    /// ([`Loaded::ttl`](crate::Loaded::ttl), [`ttl_of`](Self::ttl_of)) or else `l2_ttl`, if that is set. A read that finds
+    /// less than `idle` left has the life extended in the background: one small request, at most once in a quarter of
+    /// `idle` for each key and instance (for the last 10 000 keys). It extends only the value that was read: what was
+    /// removed stays gone. If L2 does not answer, the life is not extended.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use larder::Cache;
+    ///
+    /// // Logged out after half an hour without a request, and after a day at the latest.
+    /// let sessions: Cache<String, u64> = Cache::builder("docs:session")
+    ///     .sliding(Duration::from_secs(30 * 60))
+    ///     .l2_ttl(Duration::from_secs(24 * 3600))
+    ///     .build()?;
+    /// sessions.insert("8f2c", 7).await?;
+    /// assert_eq!(sessions.get("8f2c").await.as_deref(), Some(&7));
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub fn sliding(mut self, idle: Duration) -> Self {
+        self.options.sliding = Some(idle);
+        self
     }
 
     /// The age from which a value is stale: it is still returned, flagged by

@@ -19,6 +19,7 @@ use crate::key::{CacheKey, Key, KeyTooLong, KeyWriter};
 use crate::loaded::Loaded;
 use crate::lookup_by::{KeyFrom, LookupBy};
 use crate::stats::{Health, Stats};
+use crate::vocabulary::Version;
 
 /// A two-level cache of values `V` under keys `K`: L1 in this process, and L2, a store that all instances of the
 /// service share.
@@ -648,6 +649,128 @@ where
     {
         let entries = written_many(entries)?;
         self.engine().insert(entries).await
+    }
+
+    /// Stores a value as [`insert`](Self::insert) does, if nobody has changed the key since `version` was read. Returns
+    /// whether it was stored: of any number of callers with the same version, in all instances, one gets `true`.
+    ///
+    /// `version` is what [`Meta::version`](crate::Meta::version) of the entry says, or [`Version::ABSENT`] to store a value
+    /// only where there is none. A load, a refresh, an [`expire`](Self::expire) and a [`touch`](Self::touch) that shortens
+    /// the life change the version too. After `false` this instance has dropped its copy, so [`get`](Self::get) reads what
+    /// is stored now.
+    ///
+    /// `ABSENT` says nothing of the past: a value that was inserted and removed since the caller looked is as absent as one
+    /// that never was.
+    ///
+    /// Cost: one round trip, which no other key shares.
+    ///
+    /// # Errors
+    ///
+    /// As [`insert`](Self::insert). [`WriteError::is_deferred`] if L2 did not answer: the value is stored or not, and this
+    /// instance invalidates the key as soon as L2 answers.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use larder::{Cache, Version};
+    ///
+    /// let carts: Cache<String, Vec<String>> = Cache::builder("docs:cart").build()?;
+    /// assert!(carts.insert_if("alice", Vec::new(), Version::ABSENT).await?);
+    /// loop {
+    ///     let cart = carts.get("alice").await.ok_or("it is there")?;
+    ///     let mut items = cart.to_vec();
+    ///     items.push("tea".to_owned());
+    ///     let Some(version) = cart.meta().version() else { continue };
+    ///     if carts.insert_if("alice", items, version).await? {
+    ///         break;
+    ///     }
+    /// }
+    /// assert_eq!(*carts.get("alice").await.ok_or("it is there")?, ["tea"]);
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub async fn insert_if<Q, M>(
+        &self,
+        key: &Q,
+        value: V,
+        version: Version,
+    ) -> Result<bool, WriteError>
+    where
+        K: LookupBy<Q, M>,
+        Q: CacheKey + ?Sized,
+    {
+        let key = written(key)?;
+        self.engine().insert_if(key, value, version).await
+    }
+
+    /// Gives what is stored under a key a new TTL, in both levels. Returns `false` if there is no valid value: it never
+    /// brings one back.
+    ///
+    /// The value, its age and its soft TTL stay as they are. Other instances that hold a value whose life is shortened
+    /// evict it when the message arrives, within `max_staleness` at the latest; of a longer life they learn when their own
+    /// copy expires. In a cache with [`sliding`](crate::Builder::sliding), `ttl` is the longest life, as that of an insert.
+    /// The jitter only shortens `ttl`.
+    ///
+    /// Cost: one round trip. Nothing is encoded or sent but the key. It does not wait for writes of the key that this
+    /// instance has called and not awaited.
+    ///
+    /// # Errors
+    ///
+    /// - [`WriteError::is_unconfirmed`]: L2 did not answer. The value has the new TTL or the former one; the new one may
+    ///   still come until `l2_timeout` after the call. The call can be repeated.
+    /// - [`WriteError::is_misuse`]: `ttl` is zero.
+    /// - The key is over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES).
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    ///
+    /// let carts: larder::Cache<String, u32> = larder::Cache::builder("docs:cart").build()?;
+    /// assert!(!carts.touch("alice", Duration::from_secs(600)).await?);
+    /// carts.insert("alice", 3).await?;
+    /// assert!(carts.touch("alice", Duration::from_secs(600)).await?);
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub async fn touch<Q, M>(&self, key: &Q, ttl: Duration) -> Result<bool, WriteError>
+    where
+        K: LookupBy<Q, M>,
+        Q: CacheKey + ?Sized,
+    {
+        self.engine().touch(written(key)?, ttl).await
+    }
+
+    /// Makes what is stored under a key stale from now on: look-ups still return it, flagged, and
+    /// [`get_or_load`](Self::get_or_load) refreshes it. For data that should be loaded anew soon, and whose old value may
+    /// be shown until then; otherwise [`invalidate`](Self::invalidate).
+    ///
+    /// After `Ok` the value is stale in this instance; in others when the message arrives, and within
+    /// [`max_staleness`](crate::Builder::max_staleness) at the latest. Loads and refreshes of the key that began earlier are
+    /// not stored. A key without a value stays so.
+    ///
+    /// Cost: one round trip, shared with what else this instance writes at the moment.
+    ///
+    /// # Errors
+    ///
+    /// - [`WriteError::is_deferred`]: L2 could not be reached. This instance does not use the key in L1 or L2 until it has
+    ///   made the value stale there, which it does as soon as L2 answers.
+    /// - The key is over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES). Nothing was changed.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// let pages: larder::Cache<String, String> = larder::Cache::builder("docs:page").build()?;
+    /// pages.insert("/", "Welcome".to_owned()).await?;
+    /// pages.expire("/").await?;
+    /// let page = pages.get("/").await.ok_or("it is still there")?;
+    /// assert!(page.meta().is_stale());
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub async fn expire<Q, M>(&self, key: &Q) -> Result<(), WriteError>
+    where
+        K: LookupBy<Q, M>,
+        Q: CacheKey + ?Sized,
+    {
+        self.engine().expire(written(key)?).await
     }
 
     /// Removes a key from both levels, in all instances. Loads of the key that began earlier are never stored.

@@ -68,10 +68,7 @@ impl<V> Entry<V> {
             is_stale: self.is_stale(),
             is_unproven: self.unproven,
             age: Duration::from_nanos(self.at.saturating_sub(self.slot.born_at)),
-            version: (self.slot.ver != UNSTORED).then_some(Version {
-                epoch: self.slot.epoch,
-                ver: self.slot.ver,
-            }),
+            version: (self.slot.ver != UNSTORED).then(|| self.slot.version()),
         }
     }
 }

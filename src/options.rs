@@ -45,7 +45,9 @@ pub(crate) struct Options {
     pub(crate) namespace: String,
     pub(crate) l1_capacity: u64,
     pub(crate) l1_ttl: Option<Duration>,
-    pub(crate) l2_ttl: Duration,
+    /// [`DEFAULT_TTL`] unless set; with `sliding`, unlimited.
+    pub(crate) l2_ttl: Option<Duration>,
+    pub(crate) sliding: Option<Duration>,
     pub(crate) soft_ttl: Option<Duration>,
     pub(crate) jitter: f64,
     pub(crate) max_staleness: Duration,
@@ -81,7 +83,8 @@ impl Options {
             namespace,
             l1_capacity: 10_000,
             l1_ttl: None,
-            l2_ttl: Duration::from_secs(3600),
+            l2_ttl: None,
+            sliding: None,
             soft_ttl: None,
             jitter: 0.1,
             max_staleness: Duration::from_secs(2),
@@ -104,6 +107,7 @@ impl Options {
             l1_capacity: _,
             l1_ttl,
             l2_ttl,
+            sliding,
             soft_ttl,
             jitter,
             max_staleness,
@@ -120,7 +124,8 @@ impl Options {
         check_namespace(namespace)?;
         let durations = [
             ("l1_ttl", *l1_ttl),
-            ("l2_ttl", Some(*l2_ttl)),
+            ("l2_ttl", *l2_ttl),
+            ("sliding", *sliding),
             ("soft_ttl", *soft_ttl),
             ("max_staleness", Some(*max_staleness)),
             ("the limit of Mode::Available", mode.limit()),
@@ -136,14 +141,22 @@ impl Options {
                 "lease_wait must be at most 100 years, and not {lease_wait:?}"
             ));
         }
-        if let Some(soft_ttl) = soft_ttl
+        let l2_ttl = &l2_ttl.or(sliding.is_none().then_some(DEFAULT_TTL));
+        if let (Some(soft_ttl), Some(l2_ttl)) = (soft_ttl, l2_ttl)
             && soft_ttl >= l2_ttl
         {
             return refuse(format!(
                 "soft_ttl ({soft_ttl:?}) must be shorter than l2_ttl ({l2_ttl:?}): a value turns stale before it expires"
             ));
         }
-        if let Some(l1_ttl) = l1_ttl
+        if let (Some(sliding), Some(l2_ttl)) = (sliding, l2_ttl)
+            && sliding >= l2_ttl
+        {
+            return refuse(format!(
+                "sliding ({sliding:?}) must be shorter than l2_ttl ({l2_ttl:?}), which is the longest life of a value"
+            ));
+        }
+        if let (Some(l1_ttl), Some(l2_ttl)) = (l1_ttl, l2_ttl)
             && l1_ttl > l2_ttl
         {
             return refuse(format!(
@@ -205,6 +218,8 @@ fn check_namespace(namespace: &str) -> Result<(), BuildError> {
     Ok(())
 }
 
+/// How long a value is valid unless something else is said.
+pub(crate) const DEFAULT_TTL: Duration = Duration::from_secs(3600);
 /// A hundred years: what is longer is a mistake, and would overflow somewhere.
 pub(crate) const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 const SHORTEST: Duration = Duration::from_millis(1);

@@ -15,11 +15,22 @@ use crate::clock::Tick;
 use crate::error::{L2Error, WriteError};
 use crate::key::Key;
 use crate::l1::OpGuard;
-use crate::l2::{EncodedValue, Kind, WriteAck};
+use crate::l2::{EncodedValue, Kind, Version, WriteAck};
 use crate::vocabulary::Value;
 
-/// How a write ended. Of an invalidation, which message was published.
-pub(super) type WriteResult = Result<Option<WriteAck>, WriteError>;
+/// How a write ended.
+pub(super) type WriteResult = Result<Accepted, WriteError>;
+
+/// What L2 did with a write that it has accepted.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Accepted {
+    /// It was carried out.
+    Done,
+    /// The same for an invalidation, of which this message was published.
+    Published(WriteAck),
+    /// Nothing: it was for another version of the value.
+    Unchanged,
+}
 
 /// What happens to a key, or to all of them.
 pub(super) enum Change<V> {
@@ -29,6 +40,19 @@ pub(super) enum Change<V> {
         kind: Kind,
         hold: Duration,
     },
+    /// What is stored is stale from now on.
+    Expire,
+    Clear,
+}
+
+/// Changes of one sort can be sent in one step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sort {
+    Insert,
+    /// Each in a step of its own, as it may be refused.
+    InsertIf,
+    Remove(Kind, Duration),
+    Expire,
     Clear,
 }
 
@@ -39,15 +63,31 @@ pub(super) struct Insert<V> {
     /// Until L2 has it.
     pub(super) value: Option<V>,
     pub(super) encoded: EncodedValue,
+    /// It is stored only if this version is there.
+    pub(super) only_if: Option<Version>,
 }
 
 impl<V> Change<V> {
-    /// Changes with the same sort can be sent in one step: the kind of the message, and the hold.
-    pub(super) fn sort(&self) -> (Kind, Duration) {
+    pub(super) fn sort(&self) -> Sort {
         match self {
-            Self::Insert(_) => (Kind::Insert, Duration::ZERO),
-            Self::Remove { kind, hold } => (*kind, *hold),
-            Self::Clear => (Kind::Clear, Duration::ZERO),
+            Self::Insert(insert) if insert.only_if.is_some() => Sort::InsertIf,
+            Self::Insert(_) => Sort::Insert,
+            Self::Remove { kind, hold } => Sort::Remove(*kind, *hold),
+            Self::Expire => Sort::Expire,
+            Self::Clear => Sort::Clear,
+        }
+    }
+
+    /// What has to be known of it if it is deferred before it was sent.
+    pub(super) fn deferral(&self) -> Deferral {
+        let hold = match self {
+            Self::Remove { hold, .. } => *hold,
+            Self::Insert(_) | Self::Expire | Self::Clear => Duration::ZERO,
+        };
+        Deferral {
+            hold,
+            keeps_value: matches!(self, Self::Expire),
+            ..Deferral::default()
         }
     }
 }
@@ -80,18 +120,14 @@ impl<V: Value> Write<V> {
         change: Change<V>,
     ) -> (Self, oneshot::Receiver<WriteResult>) {
         let (answer, answered) = oneshot::channel();
-        let (_, hold) = change.sort();
         let write = Self {
             ctx: Arc::clone(ctx),
             weight: weight(&key, &change),
             key,
+            deferral: change.deferral(),
             change,
             order,
             called_at: ctx.now(),
-            deferral: Deferral {
-                hold,
-                ..Deferral::default()
-            },
             ends_call: false,
             is_delivery: false,
             capacity: None,
@@ -131,8 +167,8 @@ impl<V: Value> Write<V> {
     }
 
     /// L2 has accepted it.
-    pub(super) fn done(mut self, ack: Option<WriteAck>) {
-        self.answer(Ok(ack));
+    pub(super) fn done(mut self, accepted: Accepted) {
+        self.answer(Ok(accepted));
     }
 
     /// L2 has to be sent an invalidation in its place, as soon as it answers.
@@ -173,7 +209,7 @@ impl<V: Value> Write<V> {
 fn weight<V>(key: &str, change: &Change<V>) -> u32 {
     let stored = match change {
         Change::Insert(insert) => insert.encoded.body.len() / 1024,
-        Change::Remove { .. } | Change::Clear => 0,
+        Change::Remove { .. } | Change::Expire | Change::Clear => 0,
     };
     u32::try_from(1 + stored + key.len() / 64).unwrap_or(u32::MAX)
 }
@@ -181,7 +217,7 @@ fn weight<V>(key: &str, change: &Change<V>) -> u32 {
 impl<V: Value> Ordered for Write<V> {
     fn key(&self) -> Option<&Key> {
         match self.change {
-            Change::Insert(_) | Change::Remove { .. } => Some(&self.key),
+            Change::Insert(_) | Change::Remove { .. } | Change::Expire => Some(&self.key),
             Change::Clear => None,
         }
     }

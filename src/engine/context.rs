@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::attendance::Attendance;
 use super::convert::Convert;
 use super::deferred::Deferred;
+use super::extensions::Extensions;
 use super::l2_health::L2Health;
 use crate::clock::Tick;
 use crate::l1::L1;
@@ -23,6 +24,8 @@ pub(super) struct Context<V> {
     /// Since when the entry of each member of the lane has been the same.
     pub(super) attendance: Attendance,
     pub(super) convert: Convert<V>,
+    /// Until when the life of which key is not extended again.
+    pub(super) extensions: Extensions,
     /// Invalidations that L2 has yet to be sent.
     pub(super) deferred: Deferred,
     pub(super) counters: Arc<Counters>,

@@ -15,7 +15,7 @@ use crate::key::Key;
 use crate::l1::{L1, NEVER, Slot, SlotHead, SlotValue, UNSTORED};
 use crate::l2::{EncodedValue, Ttls};
 use crate::loaded::OwnTtls;
-use crate::options::{LONGEST, Options};
+use crate::options::{DEFAULT_TTL, LONGEST, Options};
 use crate::stats::Counters;
 use crate::throttle::Throttle;
 use crate::vocabulary::{Value, Want};
@@ -116,8 +116,8 @@ impl<V: Value> Convert<V> {
         };
         let hard = match hard {
             Some(Duration::ZERO) => return Err(Misuse::ZeroTtl),
-            Some(ttl) => options.shortened(ttl.min(LONGEST)),
-            None => options.jittered(options.l2_ttl),
+            Some(ttl) => Some(options.shortened(ttl.min(LONGEST))),
+            None => options.l2_ttl.map(|ttl| options.jittered(ttl)),
         };
         let soft = match own.soft_ttl {
             Some(soft) => Some(options.shortened(soft.min(LONGEST))),
@@ -126,8 +126,37 @@ impl<V: Value> Convert<V> {
         Ok(Ttls {
             soft,
             l1: own.l1_ttl.map(|ttl| ttl.min(LONGEST)),
-            ..Ttls::new(hard)
+            ..self.until(hard)
         })
+    }
+
+    /// The TTLs of a value with a new life from now on.
+    pub(super) fn touched(&self, ttl: Duration) -> Result<Ttls, Misuse> {
+        if ttl.is_zero() {
+            return Err(Misuse::TouchedToZero);
+        }
+        Ok(self.until(Some(self.options.shortened(ttl.min(LONGEST)))))
+    }
+
+    /// The TTLs of a value that lives so long; where reads extend lives, so long at most.
+    fn until(&self, ttl: Option<Duration>) -> Ttls {
+        match self.options.sliding {
+            Some(idle) => {
+                let ttls = Self::idle_ttls(idle);
+                Ttls {
+                    hard: ttl.map_or(ttls.hard, |end| ttls.hard.min(end)),
+                    end: ttl,
+                    ..ttls
+                }
+            }
+            None => Ttls::new(ttl.unwrap_or(DEFAULT_TTL)),
+        }
+    }
+
+    /// The TTLs of a value after a read that extends its life.
+    pub(super) fn idle_ttls(idle: Duration) -> Ttls {
+        // A quarter more: so each instance extends it once in a quarter.
+        Ttls::new(idle.saturating_add(idle / 4))
     }
 
     /// Encodes a value for L2.
@@ -169,7 +198,7 @@ impl<V: Value> Convert<V> {
     }
 
     /// A value with a stamp, its times translated to this process's clock.
-    fn slot(
+    pub(super) fn slot(
         &self,
         key: &Key,
         value: SlotValue<V>,
@@ -207,8 +236,31 @@ impl<V: Value> Convert<V> {
             soft_at: life.stale_at.map_or(NEVER, at),
             expires_at,
             gone_at,
+            ends_at: NEVER,
+            look_at: NEVER,
         };
+        let head = self.head_until(head, gone_at, life.ends_at.map_or(NEVER, at));
         Arc::new(Slot::new(key.clone(), value, head))
+    }
+
+    /// The same head for a value that lives until another time.
+    pub(super) fn head_until(&self, head: SlotHead, gone_at: Tick, ends_at: Tick) -> SlotHead {
+        let extend_at = match self.options.sliding {
+            Some(idle) if gone_at < ends_at => gone_at.saturating_sub(nanos(idle)),
+            _ => NEVER,
+        };
+        let is_bounded_in_l1 = head.expires_at < head.gone_at;
+        SlotHead {
+            expires_at: if is_bounded_in_l1 {
+                head.expires_at.min(gone_at)
+            } else {
+                gone_at
+            },
+            gone_at,
+            ends_at,
+            look_at: head.soft_at.min(extend_at),
+            ..head
+        }
     }
 
     /// A value that L2 does not hold, for the callers that waited for it and for no other.
@@ -221,6 +273,8 @@ impl<V: Value> Convert<V> {
             soft_at: NEVER,
             expires_at: now,
             gone_at: now,
+            ends_at: now,
+            look_at: NEVER,
         };
         Arc::new(Slot::new(key.clone(), value, head))
     }

@@ -51,12 +51,15 @@ pub(super) struct Deferral {
     pub(super) settled_at: Tick,
     /// For how long after the invalidation L2 shall store no loads.
     pub(super) hold: Duration,
+    /// It is enough to make the value stale: it need not be removed.
+    pub(super) keeps_value: bool,
 }
 
 impl Deferral {
     /// Of both writes.
     fn and(self, other: Self) -> Self {
         Self {
+            keeps_value: self.keeps_value && other.keeps_value,
             settles_after: self.settles_after.max(other.settles_after),
             settled_at: self.settled_at.max(other.settled_at),
             hold: self.hold.max(other.hold),
@@ -68,6 +71,8 @@ impl Deferral {
 pub(super) enum Delivery {
     /// The invalidation of some keys, with one hold.
     Keys(Vec<Key>, Duration),
+    /// Some keys whose values are to be stale.
+    Expire(Vec<Key>),
     /// A clear.
     All,
 }
@@ -160,24 +165,31 @@ impl Deferred {
         let due = pending.keys.iter();
         let due = due.filter(|(_, one)| is_due(one));
         let (_, first) = due.clone().min_by_key(|(_, one)| one.order)?;
-        let hold = first.deferral.hold;
-        let mut due: Vec<_> = due.filter(|(_, one)| one.deferral.hold == hold).collect();
+        let sort = |one: &Invalidation| (one.deferral.hold, one.deferral.keeps_value);
+        let (hold, keeps_value) = sort(first);
+        let mut due: Vec<_> = due.filter(|(_, one)| sort(one) == sort(first)).collect();
         if due.len() > BATCH {
             due.select_nth_unstable_by_key(BATCH, |(_, one)| one.order);
         }
         let keys = due.into_iter().take(BATCH).map(|(key, _)| key.clone());
-        Some(Delivery::Keys(keys.collect(), hold))
+        let keys = keys.collect();
+        Some(if keeps_value {
+            Delivery::Expire(keys)
+        } else {
+            Delivery::Keys(keys, hold)
+        })
     }
 
-    /// L2 accepted a write of a key, or a clear, that was called at `order`; at `accepted_at` of the lane's time, and with
-    /// this hold. It settles what was deferred before that call, but for a longer hold, and unless a deferred write may
-    /// land after it: then that is invalidated once more when it has.
+    /// L2 accepted a write of a key, or a clear, that was called at `order`; at `accepted_at` of the lane's time. `by` is
+    /// what would have been deferred of it. It settles what was deferred before that call, but for a longer hold, and for
+    /// a removal if it keeps the value; and unless a deferred write may land after it: then that is invalidated once more
+    /// when it has.
     pub(super) fn overtaken(
         &self,
         key: Option<&Key>,
         order: u64,
         accepted_at: u64,
-        hold: Duration,
+        by: Deferral,
         now: Tick,
     ) {
         if !self.any.load(Ordering::SeqCst) {
@@ -188,7 +200,8 @@ impl Deferred {
             Some(key) => {
                 if let Some(one) = pending.keys.get_mut(key)
                     && one.order < order
-                    && one.deferral.hold <= hold
+                    && one.deferral.hold <= by.hold
+                    && (one.deferral.keeps_value || !by.keeps_value)
                     && one.is_settled(accepted_at, now)
                 {
                     pending.keys.remove(key);
@@ -234,7 +247,7 @@ mod tests {
         Deferral {
             settles_after,
             settled_at,
-            hold: Duration::ZERO,
+            ..Deferral::default()
         }
     }
 
@@ -251,7 +264,7 @@ mod tests {
         assert!(!is_due(&deferred, 649 * MS), "an insert may still land");
         assert!(is_due(&deferred, 650 * MS));
         let order = deferred.next_order();
-        deferred.overtaken(None, order, 701, Duration::ZERO, 660 * MS);
+        deferred.overtaken(None, order, 701, Deferral::default(), 660 * MS);
         assert_eq!(deferred.len(), 0);
     }
 
@@ -262,12 +275,12 @@ mod tests {
         deferred.defer(Some(&key), late_insert(500, 450 * MS));
         assert!(is_due(&deferred, 100 * MS));
         let order = deferred.next_order();
-        deferred.overtaken(Some(&key), order, 120, Duration::ZERO, 110 * MS);
+        deferred.overtaken(Some(&key), order, 120, Deferral::default(), 110 * MS);
         assert!(deferred.holds("a"));
         assert!(!is_due(&deferred, 490 * MS));
         assert!(is_due(&deferred, 491 * MS));
         let order = deferred.next_order();
-        deferred.overtaken(Some(&key), order, 501, Duration::ZERO, 500 * MS);
+        deferred.overtaken(Some(&key), order, 501, Deferral::default(), 500 * MS);
         assert!(!deferred.holds("a"));
     }
 
@@ -277,10 +290,37 @@ mod tests {
         let key = Key::from("a");
         let earlier = deferred.next_order();
         deferred.defer(Some(&key), Deferral::default());
-        deferred.overtaken(Some(&key), earlier, 1, Duration::ZERO, 0);
+        deferred.overtaken(Some(&key), earlier, 1, Deferral::default(), 0);
         assert!(deferred.holds("a"));
         let later = deferred.next_order();
-        deferred.overtaken(Some(&key), later, 1, Duration::ZERO, 0);
+        deferred.overtaken(Some(&key), later, 1, Deferral::default(), 0);
+        assert!(!deferred.holds("a"));
+    }
+
+    #[test]
+    fn what_only_makes_stale_does_not_settle_a_removal() {
+        let deferred = Deferred::new(2);
+        let (key, expire) = (
+            Key::from("a"),
+            Deferral {
+                keeps_value: true,
+                ..Deferral::default()
+            },
+        );
+        let is_expire = |deferred: &Deferred| match deferred.next(0, u64::MAX) {
+            Some(Delivery::Expire(_)) => true,
+            Some(Delivery::Keys(..)) => false,
+            _ => panic!("keys are to be sent"),
+        };
+        deferred.defer(Some(&key), expire);
+        assert!(is_expire(&deferred));
+        deferred.defer(Some(&key), Deferral::default());
+        deferred.defer(Some(&key), expire);
+        assert!(!is_expire(&deferred));
+        let order = deferred.next_order();
+        deferred.overtaken(Some(&key), order, 1, expire, 0);
+        assert!(deferred.holds("a"));
+        deferred.overtaken(Some(&key), order, 1, Deferral::default(), 0);
         assert!(!deferred.holds("a"));
     }
 

@@ -14,12 +14,14 @@ use super::attendance::Attendance;
 use super::context::Context;
 use super::convert::{Convert, TtlOf};
 use super::deferred::Deferred;
+use super::extensions::Extensions;
 use super::l2_health::L2Health;
 use super::load::Loads;
 use super::loader::{Loader, LoaderCalls};
 use super::lookup;
 use super::refresh::Refreshes;
 use super::subscriber;
+use super::touch::touch;
 use super::write::Writes;
 use crate::clock::Tick;
 use crate::entry::Entry;
@@ -32,7 +34,7 @@ use crate::lock::lock;
 use crate::options::Options;
 use crate::stats::{Counters, Health, Stats};
 use crate::throttle::Throttle;
-use crate::vocabulary::Value;
+use crate::vocabulary::{Value, Version};
 use crate::wire::codec::ValueCodec;
 
 /// How often a caller of `ready` looks whether the subscriber is still there.
@@ -95,6 +97,7 @@ impl<V: Value> Engine<V> {
             health: L2Health::new(&options, &counters),
             attendance: Attendance::default(),
             convert: Convert::new(codec, ttl_of, type_tag, &options, &counters, &l1),
+            extensions: Extensions::new(options.clock.clone()),
             deferred: Deferred::new(options.max_deferred),
             instance: random(),
             options,
@@ -200,6 +203,26 @@ impl<V: Value> Engine<V> {
     ) -> Result<(), WriteError> {
         self.ensure_subscribed(self.now());
         self.writes.insert(values).await
+    }
+
+    pub(crate) async fn insert_if(
+        &self,
+        key: Key,
+        value: V,
+        version: Version,
+    ) -> Result<bool, WriteError> {
+        self.ensure_subscribed(self.now());
+        self.writes.insert_if(key, value, version).await
+    }
+
+    pub(crate) async fn touch(&self, key: Key, ttl: Duration) -> Result<bool, WriteError> {
+        self.ensure_subscribed(self.now());
+        touch(&self.ctx, key, ttl).await
+    }
+
+    pub(crate) async fn expire(&self, key: Key) -> Result<(), WriteError> {
+        self.ensure_subscribed(self.now());
+        self.writes.expire(key).await
     }
 
     pub(crate) async fn invalidate(

@@ -170,7 +170,7 @@ impl<V: Value> Loads<V> {
     ) -> Result<Entry<V>, LoadError> {
         let loads = Arc::clone(self);
         let task = async move {
-            let ctx = &*loads.ctx;
+            let ctx = &loads.ctx;
             let op = ctx.l1.begin(&key);
             let lease = if ctx.deferred.holds(&key) {
                 None

@@ -9,7 +9,8 @@ use futures::future::join_all;
 use tracing::{Instrument, Span};
 
 use super::context::Context;
-use crate::clock::Tick;
+use super::touch::extend;
+use crate::clock::{Tick, nanos};
 use crate::entry::Entry;
 use crate::key::Key;
 use crate::l1::{Join, JoinRead, Op, ReadOutcome, Slot, Started};
@@ -21,7 +22,7 @@ use crate::vocabulary::Value;
 const COMPARED: usize = 64;
 
 /// L1 alone. Does not wait, and does not allocate.
-pub(super) fn get_local<V: Value>(ctx: &Context<V>, key: &str, now: Tick) -> Option<Entry<V>> {
+pub(super) fn get_local<V: Value>(ctx: &Arc<Context<V>>, key: &str, now: Tick) -> Option<Entry<V>> {
     let slot = ctx.l1.get(key, now)?;
     let before = ctx.counters.l1_hits.bump();
     ctx.l1.note_hit(key, now, before);
@@ -30,15 +31,29 @@ pub(super) fn get_local<V: Value>(ctx: &Context<V>, key: &str, now: Tick) -> Opt
 
 /// Hands a value out, and counts if it is stale.
 pub(super) fn hand_out<V: Value>(
-    ctx: &Context<V>,
+    ctx: &Arc<Context<V>>,
     slot: Arc<Slot<V>>,
     now: Tick,
     source: Source,
 ) -> Entry<V> {
+    if now >= slot.look_at {
+        look_at(ctx, &slot, now);
+    }
+    Entry::new(slot, now, source)
+}
+
+/// Takes note that an entry was read that is stale, or whose life is to be extended.
+#[cold]
+fn look_at<V: Value>(ctx: &Arc<Context<V>>, slot: &Arc<Slot<V>>, now: Tick) {
     if now >= slot.soft_at {
         ctx.counters.stale_served.bump();
     }
-    Entry::new(slot, now, source)
+    if let Some(idle) = ctx.options.sliding
+        && slot.gone_at < slot.ends_at
+        && now >= slot.gone_at.saturating_sub(nanos(idle))
+    {
+        extend(ctx, slot, idle);
+    }
 }
 
 /// L1 alone, without a proof that its entries are current: only in [`Mode::Available`](crate::Mode::Available).
@@ -69,7 +84,10 @@ pub(super) async fn get<V: Value>(ctx: &Arc<Context<V>>, key: Key, now: Tick) ->
 }
 
 /// L2, for keys that L1 did not have, in their order.
-pub(super) async fn get_many<V: Value>(ctx: &Context<V>, keys: &[Key]) -> Vec<Option<Entry<V>>> {
+pub(super) async fn get_many<V: Value>(
+    ctx: &Arc<Context<V>>,
+    keys: &[Key],
+) -> Vec<Option<Entry<V>>> {
     let outcomes = read_many(ctx, keys).await;
     let now = ctx.now();
     keys.iter()
@@ -156,7 +174,7 @@ pub(super) async fn read_many<V: Value>(ctx: &Context<V>, keys: &[Key]) -> Vec<R
 /// What follows from a read of L2: an entry to hand out, or a load. For the load, which stored values are still
 /// wanted; `None` if L2 is not to be asked.
 pub(super) fn answer<V: Value>(
-    ctx: &Context<V>,
+    ctx: &Arc<Context<V>>,
     key: &Key,
     outcome: ReadOutcome<V>,
     now: Tick,

@@ -6,11 +6,13 @@
 //! - [`refresh`]: the same in the background, for what is stale; [`backoff`]: when a refresh that failed is tried again
 //! - [`write`]: insert, invalidate, clear: a [`change`] goes to the [`writer`], which keeps the [`write_order`] and sends
 //!   each [`write_batch`]
+//! - [`touch`]: a new life for what is there, by a call or by each read; [`extensions`]: when a read may extend it
+//!   again
 //! - [`deferred`]: invalidations that L2 could not be sent, until `write` delivers them
 //! - [`await_applied`]: waiting until every instance has applied an invalidation; [`members`]: the instances to wait for;
 //!   [`attendance`]: which of them are silent
 //! - [`subscriber`]: what other instances changed comes in, and the proof that nothing was missed
-//! - [`context`], [`convert`], [`l2_health`]: what these have in common
+//! - [`context`], [`convert`], [`deadline`], [`l2_health`]: what these have in common
 
 mod attendance;
 mod await_applied;
@@ -18,12 +20,14 @@ mod backoff;
 mod change;
 mod context;
 mod convert;
+mod deadline;
 mod deferred;
 #[expect(
     clippy::module_inception,
     reason = "it is what the layer is named after"
 )]
 mod engine;
+mod extensions;
 mod l2_health;
 mod lease;
 mod load;
@@ -32,6 +36,7 @@ mod lookup;
 mod members;
 mod refresh;
 mod subscriber;
+mod touch;
 mod write;
 mod write_batch;
 mod write_order;

@@ -1,4 +1,4 @@
-//! Insert, invalidate and clear: L2 first, in one step that also publishes the change; then L1. An invalidation evicts
+//! Insert, invalidate, expire and clear: L2 first, in one step that also publishes the change; then L1. An invalidation evicts
 //! the key from L1 before, too.
 
 use std::iter::once;
@@ -13,13 +13,13 @@ use tokio::task::JoinError;
 use tracing::{Instrument, Span, debug};
 
 use super::await_applied::await_applied;
-use super::change::{Change, Insert, Write, WriteResult};
+use super::change::{Accepted, Change, Insert, Write, WriteResult};
 use super::context::Context;
 use super::deferred::Delivery;
 use super::writer::Writer;
 use crate::error::{L2Error, Misuse, WriteError};
 use crate::key::{Key, KeyTooLong};
-use crate::l2::Kind;
+use crate::l2::{Kind, Version};
 use crate::loaded::Loaded;
 use crate::options::LONGEST;
 use crate::vocabulary::Value;
@@ -47,6 +47,27 @@ impl<V: Value> Writes<V> {
         &self,
         values: impl IntoIterator<Item = (Key, Loaded<V>)>,
     ) -> Result<(), WriteError> {
+        self.store(values, None).await.map(|_| ())
+    }
+
+    /// Stores a value if the one that is there has this version. Returns whether it was stored.
+    pub(super) async fn insert_if(
+        &self,
+        key: Key,
+        value: V,
+        version: Version,
+    ) -> Result<bool, WriteError> {
+        let stored = self
+            .store([(key, Loaded::new(value))], Some(version))
+            .await?;
+        Ok(matches!(stored, Accepted::Done))
+    }
+
+    async fn store(
+        &self,
+        values: impl IntoIterator<Item = (Key, Loaded<V>)>,
+        only_if: Option<Version>,
+    ) -> WriteResult {
         let ctx = &self.ctx;
         let values = values.into_iter();
         // With the exact capacity, here and below: there is mostly one value, and a list that grows begins with four.
@@ -69,10 +90,11 @@ impl<V: Value> Writes<V> {
                 op: ctx.l1.begin(&key),
                 value: Some(value),
                 encoded,
+                only_if,
             };
             Write::new(ctx, key, order, Change::Insert(Box::new(insert)))
         });
-        self.write(changes).await.map(|_| ())
+        self.write(changes).await
     }
 
     /// Removes keys from both levels, here and everywhere, and keeps loads from being stored for as long as `hold`.
@@ -89,10 +111,17 @@ impl<V: Value> Writes<V> {
     /// As [`invalidate`](Self::invalidate), and then waits until every instance has applied it.
     pub(super) async fn invalidate_and_wait(&self, key: Key) -> Result<(), WriteError> {
         let removed = self.remove([key], Kind::InvalidateAwaited, Duration::ZERO);
-        if let Some(ack) = removed.await? {
+        if let Accepted::Published(ack) = removed.await? {
             await_applied(&self.ctx, ack).await;
         }
         Ok(())
+    }
+
+    /// Makes keys stale in both levels, here and everywhere.
+    pub(super) async fn expire(&self, key: Key) -> Result<(), WriteError> {
+        let order = self.ctx.deferred.next_order();
+        let expire = Write::new(&self.ctx, key, order, Change::Expire);
+        self.write(once(expire)).await.map(|_| ())
     }
 
     /// Runs a commit, and invalidates the key then, however it has ended: it may have landed. Both in a task of their own,
@@ -160,6 +189,10 @@ impl<V: Value> Writes<V> {
                     let writes = writes.map(|key| write(key, Change::Remove { kind, hold }));
                     self.write(writes).await
                 }
+                Delivery::Expire(keys) => {
+                    let writes = keys.into_iter().map(|key| write(key, Change::Expire));
+                    self.write(writes).await
+                }
             };
             match delivered {
                 Ok(_) => debug!(
@@ -186,7 +219,7 @@ impl<V: Value> Writes<V> {
             answers.push(answer);
         }
         self.writer.submit(all).await;
-        let mut result = Ok(None);
+        let mut result = Ok(Accepted::Done);
         for answer in answers {
             let answer = answer.await.unwrap_or_else(|_| Err(stopped()));
             result = result.and(answer);

@@ -4,16 +4,17 @@
 
 use futures::future::join_all;
 
-use super::change::{Change, Write};
+use super::change::{Accepted, Change, Insert, Sort, Write};
 use super::context::Context;
+use super::deadline::{deadline, is_clock_known};
 use super::lease::ask_nothing;
 use super::write_order::Ordered;
 use crate::ablation::{Rule, without};
-use crate::clock::{Tick, nanos};
+use crate::clock::Tick;
 use crate::error::L2Error;
 use crate::key::Key;
 use crate::l1::SlotValue;
-use crate::l2::{EncodedValue, WriteAck};
+use crate::l2::Version;
 use crate::vocabulary::Value;
 use crate::wire::envelope::Stamp;
 use crate::wire::message::{self, Kind};
@@ -21,7 +22,7 @@ use crate::wire::message::{self, Kind};
 /// Writes that L2 can be sent in one step: of one sort. Two of them are of one key only if both remove it, as in the
 /// whole batch.
 struct Group<V: Value> {
-    sort: (Kind, std::time::Duration),
+    sort: Sort,
     writes: Vec<Write<V>>,
 }
 
@@ -39,8 +40,8 @@ impl<V: Value> Group<V> {
         for write in writes {
             let sort = write.change.sort();
             match groups.iter_mut().find(|group| group.sort == sort) {
-                Some(group) => group.writes.push(write),
-                None => groups.push(Self::of(write)),
+                Some(group) if sort != Sort::InsertIf => group.writes.push(write),
+                _ => groups.push(Self::of(write)),
             }
         }
         groups
@@ -48,19 +49,28 @@ impl<V: Value> Group<V> {
 
     fn keys(&self) -> Vec<&str> {
         let mut keys: Vec<_> = self.writes.iter().map(|write| &*write.key).collect();
-        if self.sort.0 != Kind::Insert {
+        if self.sort != Sort::Insert {
             keys.sort_unstable();
             keys.dedup();
         }
         keys
     }
 
-    fn values(&self) -> Vec<(&str, &EncodedValue)> {
-        let values = self.writes.iter().filter_map(|write| match &write.change {
-            Change::Insert(insert) => Some((&*write.key, &insert.encoded)),
-            Change::Remove { .. } | Change::Clear => None,
-        });
-        values.collect()
+    fn inserts(&self) -> impl Iterator<Item = (&str, &Insert<V>)> {
+        self.writes.iter().filter_map(|write| match &write.change {
+            Change::Insert(insert) => Some((&*write.key, &**insert)),
+            Change::Remove { .. } | Change::Expire | Change::Clear => None,
+        })
+    }
+
+    fn payload(&self, ctx: &Context<V>) -> Vec<u8> {
+        let kind = match self.sort {
+            Sort::Insert | Sort::InsertIf => Kind::Insert,
+            Sort::Remove(kind, _) => kind,
+            Sort::Expire => Kind::Invalidate,
+            Sort::Clear => return message::payload(Kind::Clear, ctx.instance, &[]),
+        };
+        message::payload(kind, ctx.instance, &self.keys())
     }
 }
 
@@ -101,18 +111,8 @@ async fn try_to_send<V: Value>(
     mut group: Group<V>,
     clock: &Result<(), L2Error>,
 ) -> Result<bool, Vec<Write<V>>> {
-    let sent = match group.sort {
-        (Kind::Insert, _) => match clock {
-            Ok(()) => insert(ctx, &mut group).await.map(|stamp| (stamp, None)),
-            Err(error) => Err(error.clone()),
-        },
-        (Kind::Clear, _) => clear(ctx).await.map(|stamp| (stamp, None)),
-        _ => invalidate(ctx, &group)
-            .await
-            .map(|ack| (ack.stamp, Some(ack))),
-    };
-    match sent {
-        Ok((stamp, ack)) => {
+    match step(ctx, &mut group, clock).await {
+        Ok(Some((stamp, accepted))) => {
             let now = ctx.now();
             for write in &mut group.writes {
                 accept(ctx, write, stamp, now);
@@ -120,7 +120,17 @@ async fn try_to_send<V: Value>(
             // All at once: if callers are woken one at a time, threads go idle in between, and the next writes arrive in
             // separate batches.
             for write in group.writes {
-                write.done(ack);
+                write.done(accepted);
+            }
+            Ok(true)
+        }
+        Ok(None) => {
+            for write in group.writes {
+                // Or the caller, which looks for the version that is there, would find its own copy again.
+                if !ctx.l1.freshness().is_alone() {
+                    ctx.l1.evict(&write.key);
+                }
+                write.done(Accepted::Unchanged);
             }
             Ok(true)
         }
@@ -134,36 +144,69 @@ async fn try_to_send<V: Value>(
     }
 }
 
-async fn insert<V: Value>(ctx: &Context<V>, group: &mut Group<V>) -> Result<Stamp, L2Error> {
-    // Without an answer by then it is deferred: it must not land after the invalidation that replaces it (rule 14).
-    let by = ctx.now().saturating_add(nanos(ctx.options.l2_timeout));
-    let deadline = ctx.l1.freshness().lane_time(by);
-    for write in &mut group.writes {
-        write.may_land_until(deadline.unwrap_or(0), by);
-    }
-    let payload = message::payload(Kind::Insert, ctx.instance, &group.keys());
-    let inserted = ctx.lane.insert(&group.values(), &payload, deadline).await;
-    ctx.health.observe(inserted)
-}
-
-async fn invalidate<V: Value>(ctx: &Context<V>, group: &Group<V>) -> Result<WriteAck, L2Error> {
-    let (kind, hold) = group.sort;
-    let keys = group.keys();
-    let payload = message::payload(kind, ctx.instance, &keys);
-    let invalidated = ctx.lane.invalidate(&keys, &payload, hold).await;
-    ctx.health.observe(invalidated)
-}
-
-/// Has L2 begin a new epoch, in one step that also publishes it.
-async fn clear<V: Value>(ctx: &Context<V>) -> Result<Stamp, L2Error> {
-    let payload = message::payload(Kind::Clear, ctx.instance, &[]);
-    ctx.health.observe(ctx.lane.clear(&payload).await)
+/// Sends writes of one sort. `None` if nothing was changed, as another version is stored.
+async fn step<V: Value>(
+    ctx: &Context<V>,
+    group: &mut Group<V>,
+    clock: &Result<(), L2Error>,
+) -> Result<Option<(Stamp, Accepted)>, L2Error> {
+    let deadline = match group.sort {
+        Sort::Insert | Sort::InsertIf => {
+            clock.clone()?;
+            // Without an answer by then it is deferred: it must not land after the invalidation that replaces it (rule
+            // 14).
+            let (deadline, by) = deadline(ctx);
+            for write in &mut group.writes {
+                write.may_land_until(deadline.unwrap_or(0), by);
+            }
+            deadline
+        }
+        Sort::Remove(..) | Sort::Expire | Sort::Clear => None,
+    };
+    let payload = &*group.payload(ctx);
+    let sent = match group.sort {
+        Sort::Insert => {
+            let values: Vec<_> = group
+                .inserts()
+                .map(|(key, insert)| (key, &insert.encoded))
+                .collect();
+            let inserted = ctx.lane.insert(&values, payload, deadline).await;
+            inserted.map(|stamp| Some((stamp, Accepted::Done)))
+        }
+        Sort::InsertIf => {
+            let mut inserts = group.inserts();
+            let Some((key, insert)) = inserts.next() else {
+                return Ok(None);
+            };
+            let version = insert.only_if.unwrap_or(Version::ABSENT);
+            if ctx.l1.freshness().is_alone() && ctx.l1.version(key, ctx.now()) != version {
+                return Ok(None);
+            }
+            let value = &insert.encoded;
+            let inserted = ctx.lane.insert_if(key, value, version, payload, deadline);
+            let inserted = inserted.await;
+            inserted.map(|stamp| Some((stamp?, Accepted::Done)))
+        }
+        Sort::Remove(_, hold) => {
+            let removed = ctx.lane.invalidate(&group.keys(), payload, hold).await;
+            removed.map(|ack| Some((ack.stamp, Accepted::Published(ack))))
+        }
+        Sort::Expire => {
+            let expired = ctx.lane.expire(&group.keys(), payload).await;
+            expired.map(|stamp| Some((stamp, Accepted::Done)))
+        }
+        // A new epoch, in one step that also publishes it.
+        Sort::Clear => {
+            let cleared = ctx.lane.clear(payload).await;
+            cleared.map(|stamp| Some((stamp, Accepted::Done)))
+        }
+    };
+    ctx.health.observe(sent)
 }
 
 /// Applies a write that L2 has accepted to this instance.
 fn accept<V: Value>(ctx: &Context<V>, write: &mut Write<V>, stamp: Stamp, now: Tick) {
     ctx.counters.invalidations_sent.bump();
-    let (_, hold) = write.change.sort();
     match &mut write.change {
         // The new epoch comes with the next heartbeat; until then nothing older is served or stored.
         Change::Clear => ctx.l1.clear(),
@@ -179,19 +222,21 @@ fn accept<V: Value>(ctx: &Context<V>, write: &mut Write<V>, stamp: Stamp, now: T
                 ctx.l1.publish_inserted(&insert.op, &fresh);
             }
         }
-        Change::Remove { .. } if without(Rule::OwnMessages) => {}
-        Change::Remove { .. } => ctx.l1.apply([&*write.key], stamp.epoch, stamp.ver),
+        Change::Expire if ctx.l1.freshness().is_alone() => ctx.l1.make_stale(&write.key, now),
+        Change::Remove { .. } | Change::Expire if without(Rule::OwnMessages) => {}
+        Change::Remove { .. } | Change::Expire => {
+            ctx.l1.apply([&*write.key], stamp.epoch, stamp.ver);
+        }
     }
-    let (key, accepted_at) = (write.key(), stamp.written_at);
-    (ctx.deferred).overtaken(key, write.order, accepted_at, hold, now);
+    let (by, accepted_at) = (write.change.deferral(), stamp.written_at);
+    (ctx.deferred).overtaken(write.key(), write.order, accepted_at, by, now);
 }
 
 /// Some key of the batch, if it has inserts and the lane's time is not known yet: an insert needs a deadline in that
 /// time.
 fn needs_clock<V: Value>(ctx: &Context<V>, groups: &[Group<V>]) -> Option<Key> {
-    let mut inserts = groups.iter().filter(|group| group.sort.0 == Kind::Insert);
+    let is_insert = |group: &&Group<V>| matches!(group.sort, Sort::Insert | Sort::InsertIf);
+    let mut inserts = groups.iter().filter(is_insert);
     let key = &inserts.find_map(|group| group.writes.first())?.key;
-    let is_known =
-        ctx.l1.freshness().lane_time(ctx.now()).is_some() || ctx.l1.freshness().is_alone();
-    (!is_known).then(|| key.clone())
+    (!is_clock_known(ctx)).then(|| key.clone())
 }

@@ -33,6 +33,10 @@ pub(crate) enum Misuse {
         "the TTL of a value is zero; a loader returns no_store() with a value that must not be kept"
     )]
     ZeroTtl,
+    #[error(
+        "touch gives a value a TTL, which cannot be zero; expire makes it stale, and invalidate removes it"
+    )]
+    TouchedToZero,
     #[error("ttl_of panicked")]
     TtlOfPanicked,
     #[error("an insert stores a value: unchanged() and no_store() are for loaders")]
@@ -224,6 +228,8 @@ enum WriteKind {
         "L2 has not accepted the write; the invalidation will be retried, and this instance does not use the affected keys until then"
     )]
     Deferred(#[source] L2Error),
+    #[error("L2 did not confirm the new TTL; the value has either the new one or the former one")]
+    Unconfirmed(#[source] L2Error),
     #[error("the encoded value is over max_value_size, which is {0} bytes; raise it or store less")]
     TooLarge(usize),
     #[error("the value could not be encoded")]
@@ -237,6 +243,10 @@ enum WriteKind {
 impl WriteError {
     pub(crate) fn deferred(error: L2Error) -> Self {
         Self(WriteKind::Deferred(error))
+    }
+
+    pub(crate) fn unconfirmed(error: L2Error) -> Self {
+        Self(WriteKind::Unconfirmed(error))
     }
 
     pub(crate) fn too_large(limit: usize) -> Self {
@@ -263,6 +273,12 @@ impl WriteError {
     #[must_use]
     pub fn is_deferred(&self) -> bool {
         matches!(self.0, WriteKind::Deferred(_))
+    }
+
+    /// Whether L2 did not confirm a [`touch`](crate::Cache::touch): the value has either the new TTL or the former one.
+    #[must_use]
+    pub fn is_unconfirmed(&self) -> bool {
+        matches!(self.0, WriteKind::Unconfirmed(_))
     }
 
     /// Whether the value is over [`max_value_size`](crate::Builder::max_value_size). Nothing was changed.

@@ -261,6 +261,8 @@ mod tests {
             soft_at: NEVER,
             expires_at: NEVER,
             gone_at: NEVER,
+            ends_at: NEVER,
+            look_at: NEVER,
         };
         let slot = || Arc::new(Slot::new(KEY.into(), SlotValue::Own(0), head));
         let refill = |clears| {

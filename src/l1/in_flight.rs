@@ -252,6 +252,11 @@ impl<V> InFlight<V> {
         self.detach(key, KeyState::bar);
     }
 
+    /// Detaches what is in flight for a key.
+    pub(super) fn detach_all(&self, key: &str) {
+        self.detach(key, |_, _| {});
+    }
+
     /// A value that was not stored is handed out, see [`KeyState::hand_out_unstored`]. Detaches what is in flight.
     pub(super) fn hand_out_unstored(&self, op: &Op, ver: u64, generation: u64) {
         self.detach(&op.key, |state, next| {

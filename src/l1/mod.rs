@@ -43,7 +43,7 @@ use self::store::Store;
 use crate::ablation::{Rule, without};
 use crate::clock::{Clock, Tick};
 use crate::key::Key;
-use crate::vocabulary::Value;
+use crate::vocabulary::{Value, Version};
 
 /// The entries of this instance, what is under way for them, and the proof that they may be served.
 pub(crate) struct L1<V> {
@@ -236,6 +236,37 @@ impl<V: Value> L1<V> {
     /// be issued before the entry was stored, and is compared here after the entry was found.
     fn is_outdated(&self, slot: &Slot<V>, ver: u64) -> bool {
         slot.ver < ver || slot.ver > self.freshness.issued()
+    }
+
+    /// The version of the entry of a key, where no other instance shares the lane.
+    pub(crate) fn version(&self, key: &str, now: Tick) -> Version {
+        self.held(key, now)
+            .map_or(Version::ABSENT, |slot| slot.version())
+    }
+
+    /// Makes the entry of a key stale, where L1 alone holds it; what is in flight for the key stores nothing.
+    pub(crate) fn make_stale(&self, key: &Key, now: Tick) {
+        let op = self.begin(key);
+        // First: no load that began before stores its value after this has looked.
+        self.in_flight.detach_all(key);
+        if let Some(slot) = self.held(key, now)
+            && now < slot.soft_at
+        {
+            let head = SlotHead {
+                soft_at: now,
+                look_at: now,
+                ..slot.head()
+            };
+            self.replace(&op, &slot, head);
+        }
+    }
+
+    /// Puts a slot with the same value and other times in the place of one, unless the key has changed since the operation
+    /// began.
+    pub(crate) fn replace(&self, op: &Op, slot: &Arc<Slot<V>>, head: SlotHead) {
+        let value = SlotValue::Shared(Arc::clone(slot));
+        let slot = Arc::new(Slot::new(op.key().clone(), value, head));
+        self.try_store(op, &slot);
     }
 
     /// Drops a key whose change has no version yet, and keeps operations that are under way from storing it (rule 14).

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use super::sync::AtomicU64;
 use crate::clock::Tick;
 use crate::key::Key;
+use crate::vocabulary::Version;
 
 /// The version of a value that L2 does not hold.
 pub(crate) const UNSTORED: u64 = 0;
@@ -28,6 +29,10 @@ pub(crate) struct Slot<V> {
     pub(super) key: Key,
     /// From when on it is stale, though it may be served.
     pub(crate) soft_at: Tick,
+    /// From when on a hit has more to do than to count: because it is stale, or because its life is to be extended.
+    pub(crate) look_at: Tick,
+    /// Until when its life can be extended.
+    pub(crate) ends_at: Tick,
     /// When it was written.
     pub(crate) born_at: Tick,
     /// The epoch that the version belongs to. L1 compares it before it stores the value, and not again.
@@ -62,6 +67,8 @@ pub(crate) struct SlotHead {
     pub(crate) soft_at: Tick,
     pub(crate) expires_at: Tick,
     pub(crate) gone_at: Tick,
+    pub(crate) ends_at: Tick,
+    pub(crate) look_at: Tick,
 }
 
 impl<V> Slot<V> {
@@ -70,6 +77,8 @@ impl<V> Slot<V> {
             generation: AtomicU64::new(HIDDEN),
             expires_at: head.expires_at,
             gone_at: head.gone_at,
+            ends_at: head.ends_at,
+            look_at: head.look_at,
             key,
             soft_at: head.soft_at,
             born_at: head.born_at,
@@ -89,6 +98,30 @@ impl<V> Slot<V> {
     #[inline]
     pub(crate) fn value(&self) -> &V {
         self.value.value()
+    }
+
+    pub(crate) fn head(&self) -> SlotHead {
+        SlotHead {
+            epoch: self.epoch,
+            ver: self.ver,
+            born_at: self.born_at,
+            soft_at: self.soft_at,
+            expires_at: self.expires_at,
+            gone_at: self.gone_at,
+            ends_at: self.ends_at,
+            look_at: self.look_at,
+        }
+    }
+
+    pub(crate) fn key(&self) -> &Key {
+        &self.key
+    }
+
+    pub(crate) fn version(&self) -> Version {
+        Version {
+            epoch: self.epoch,
+            ver: self.ver,
+        }
     }
 
     /// Whether L1 may hold it at all.
@@ -126,6 +159,8 @@ mod tests {
                 soft_at: NEVER,
                 expires_at: NEVER,
                 gone_at: NEVER,
+                ends_at: NEVER,
+                look_at: NEVER,
             };
             Arc::new(Slot::new("k".into(), value, head))
         };

@@ -24,8 +24,8 @@ pub use self::redis::RedisL2;
 pub use crate::error::L2Error;
 pub use crate::key::Key;
 pub(crate) use crate::random::random;
-pub use crate::vocabulary::{LaneClock, Want};
-pub use crate::wire::envelope::{Stamp, Ttls};
+pub use crate::vocabulary::{LaneClock, Version, Want};
+pub use crate::wire::envelope::{Life, Stamp, Ttls};
 pub use crate::wire::message::{Kind, Message};
 
 /// The answer of a lane, within its time limit.
@@ -109,6 +109,19 @@ pub trait Lane: Send + Sync + fmt::Debug {
         deadline: Option<u64>,
     ) -> Reply<'a, Stamp>;
 
+    /// Stores a value as [`insert`](Self::insert) does, if the usable value that is stored has this version, or if there is
+    /// none and the version is [`Version::ABSENT`]. `None` if it is another one: then nothing is changed.
+    ///
+    /// A copy of the request that is sent again answers what the first one did.
+    fn insert_if<'a>(
+        &'a self,
+        key: &'a str,
+        value: &'a EncodedValue,
+        version: Version,
+        payload: &'a [u8],
+        deadline: Option<u64>,
+    ) -> Reply<'a, Option<Stamp>>;
+
     /// Removes values and leases of keys, and publishes that. For as long as `hold`, no load of them is stored; a hold
     /// that lasts longer is not cut short. The `payload` says whether the caller waits for all members.
     fn invalidate<'a>(
@@ -117,6 +130,23 @@ pub trait Lane: Send + Sync + fmt::Debug {
         payload: &'a [u8],
         hold: Duration,
     ) -> Reply<'a, WriteAck>;
+
+    /// Makes the values of keys stale from now on, removes their leases, and publishes that. A late copy makes stale what
+    /// was stored since.
+    fn expire<'a>(&'a self, keys: &'a [&'a str], payload: &'a [u8]) -> Reply<'a, Stamp>;
+
+    /// Changes how long the usable value of a key lives. Publishes that if it lives shorter: then other instances read it
+    /// anew, as it gets a new version. `None` if there is no usable value.
+    ///
+    /// After `deadline` it is refused, and once this has answered every copy of the request is, as with
+    /// [`insert`](Self::insert): it could undo a later change.
+    fn touch<'a>(
+        &'a self,
+        key: &'a str,
+        life: NewLife,
+        payload: &'a [u8],
+        deadline: Option<u64>,
+    ) -> Reply<'a, Option<Touched>>;
 
     /// Starts a new epoch, so that every stored value is a miss, and publishes that. Each copy of the request starts
     /// another epoch, so that a late one cannot bring back what was stored since.
@@ -283,6 +313,26 @@ pub enum Fill {
     Stored(Stamp),
     /// The lease was gone. The value that is stored instead, if any, unchecked.
     Rejected(Option<Bytes>),
+}
+
+/// How long a value is to live from now on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NewLife {
+    /// So long, whatever was said before. The soft TTL and the TTL in L1 stay as they are.
+    Renewed(Ttls),
+    /// So long at least, but not beyond its end; and only if it has this version.
+    Extended(Ttls, Version),
+}
+
+/// The answer to a [`Lane::touch`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Touched {
+    /// The version that the value had before.
+    pub former: u64,
+    /// Its stamp now. It is another version only if the value lives shorter than before.
+    pub stamp: Stamp,
+    /// Its times now.
+    pub life: Life,
 }
 
 /// A value ready to be stored.

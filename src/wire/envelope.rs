@@ -20,6 +20,7 @@ use std::time::Duration;
 use twox_hash::XxHash3_64;
 
 use crate::clock::millis;
+use crate::vocabulary::Version;
 
 pub(crate) const MAGIC: [u8; 4] = *b"LRD\x03";
 const HEAD: usize = 92;
@@ -37,6 +38,17 @@ pub struct Stamp {
     pub ver: u64,
     /// When, in milliseconds of L2's own time.
     pub written_at: u64,
+}
+
+impl Stamp {
+    /// The version of the value, with its epoch.
+    #[must_use]
+    pub const fn version(self) -> Version {
+        Version {
+            epoch: self.epoch,
+            ver: self.ver,
+        }
+    }
 }
 
 /// How long a value lives after it was written.
@@ -86,13 +98,15 @@ impl Ttls {
 
 /// Until when a value is fresh and valid, in milliseconds of L2's own time; and how long L1 may hold it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Life {
-    pub(crate) stale_at: Option<u64>,
-    pub(crate) expires_at: u64,
+pub struct Life {
+    /// From when on it is stale. `None`: never.
+    pub stale_at: Option<u64>,
+    /// From when on it is not valid.
+    pub expires_at: u64,
     /// Until when its life can be extended. `None`: without a limit.
-    pub(crate) ends_at: Option<u64>,
+    pub ends_at: Option<u64>,
     /// As in [`Ttls`].
-    pub(crate) l1_ttl: Option<Duration>,
+    pub l1_ttl: Option<Duration>,
 }
 
 /// The part of the head that the writing instance knows.
@@ -186,6 +200,40 @@ fn sum(fields: [u64; 7]) -> u64 {
     fields.into_iter().fold(0, u64::wrapping_add)
 }
 
+/// Reads the stamp that bytes begin with, and checks it.
+pub(crate) fn read_stamp(bytes: &[u8]) -> Option<(Stamp, Life)> {
+    let (magic, rest) = bytes.split_first_chunk::<4>()?;
+    let (fields, _) = rest.as_chunks();
+    let (&fields, &[check, ..]) = fields.split_first_chunk::<7>()? else {
+        return None;
+    };
+    let fields = fields.map(u64::from_be_bytes);
+    if *magic != MAGIC || sum(fields) != u64::from_be_bytes(check) {
+        return None;
+    }
+    let [
+        epoch,
+        ver,
+        written_at,
+        stale_at,
+        expires_at,
+        ends_at,
+        l1_ttl,
+    ] = fields;
+    let stamp = Stamp {
+        epoch,
+        ver,
+        written_at,
+    };
+    let life = Life {
+        stale_at: (stale_at != 0).then_some(stale_at),
+        expires_at,
+        ends_at: (ends_at != 0).then_some(ends_at),
+        l1_ttl: l1_ttl.checked_sub(1).map(Duration::from_millis),
+    };
+    Some((stamp, life))
+}
+
 /// Takes stored bytes apart. Costs one pass over the payload.
 pub(crate) fn open(bytes: &[u8]) -> Result<Envelope<'_>, Damage> {
     if bytes.get(..4) != Some(&MAGIC) {
@@ -200,21 +248,11 @@ pub(crate) fn open(bytes: &[u8]) -> Result<Envelope<'_>, Damage> {
             .and_then(|b| b.try_into().ok())
             .map_or(0, u64::from_be_bytes)
     };
-    let fields = [4, 12, 20, 28, 36, 44, 52].map(number);
-    let [
-        epoch,
-        ver,
-        written_at,
-        stale_at,
-        expires_at,
-        ends_at,
-        l1_ttl,
-    ] = fields;
-    let length = number(80) >> 32;
-    if usize::try_from(length) != Ok(payload.len()) {
+    if usize::try_from(number(80) >> 32) != Ok(payload.len()) {
         return Err(Damage::Length);
     }
-    if sum(fields) != number(60) || checksum(body) != number(84) {
+    let (stamp, life) = read_stamp(bytes).ok_or(Damage::Checksum)?;
+    if checksum(body) != number(84) {
         return Err(Damage::Checksum);
     }
     let [codec, flags, ..] = *body else {
@@ -224,17 +262,8 @@ pub(crate) fn open(bytes: &[u8]) -> Result<Envelope<'_>, Damage> {
         return Err(Damage::Flags);
     }
     Ok(Envelope {
-        stamp: Stamp {
-            epoch,
-            ver,
-            written_at,
-        },
-        life: Life {
-            stale_at: (stale_at != 0).then_some(stale_at),
-            expires_at,
-            ends_at: (ends_at != 0).then_some(ends_at),
-            l1_ttl: l1_ttl.checked_sub(1).map(Duration::from_millis),
-        },
+        stamp,
+        life,
         head: Head {
             codec,
             type_tag: number(72),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use larder::l2::{
     Applied, Bytes, EncodedValue, Event, Fill, Key, Kind, L2, Lane, LaneClock, Lease, LeaseReply,
-    LeaseRequest, MemberInfo, MemoryL2, Message, RedisL2, Stamp, Subscription, Ttls, Want,
+    LeaseRequest, Life, MemberInfo, MemoryL2, Message, RedisL2, Stamp, Subscription, Ttls, Want,
 };
 use tokio::time::timeout;
 use twox_hash::XxHash3_64;
@@ -123,6 +123,19 @@ pub(crate) fn stamp_of(bytes: &[u8]) -> Stamp {
         ver,
         written_at,
     }
+}
+
+/// The stamp that stored bytes begin with, and the times in it.
+pub(crate) fn times_of(bytes: &[u8]) -> (Stamp, Life) {
+    let number = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap());
+    let some = |n: u64| (n != 0).then_some(n);
+    let life = Life {
+        stale_at: some(number(28)),
+        expires_at: number(36),
+        ends_at: some(number(44)),
+        l1_ttl: number(52).checked_sub(1).map(Duration::from_millis),
+    };
+    (stamp_of(bytes), life)
 }
 
 /// The sender's part of a message.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use futures::future::{join_all, try_join_all};
-use larder::{Entry, LoadError, Loaded, Source as From, WriteError};
+use larder::{Entry, LoadError, Loaded, Source as From, Version, WriteError};
 use tokio::time::{sleep, timeout};
 
 use crate::config::Config;
@@ -41,6 +41,9 @@ async fn look_up(world: &World, instance: &Instance, rng: &mut Rng) {
         .then(|| Duration::from_millis(rng.u64(0..=world.config.load_timeout_ms / 8)));
     let how = rng.u8(0..10);
     let anew = rng.f64() < world.config.refreshes;
+    if rng.f64() < world.config.touches {
+        touch(instance, key, rng).await;
+    }
     let start = world.recorder.now();
     let outcome = async {
         match how {
@@ -58,6 +61,16 @@ async fn look_up(world: &World, instance: &Instance, rng: &mut Rng) {
         }),
     };
     note_reads(world, instance, start, [(key, outcome)]);
+}
+
+/// Whatever becomes of it: what is stored stays, or is loaded anew.
+async fn touch(instance: &Instance, key: u64, rng: &mut Rng) {
+    if rng.bool() {
+        let _ = instance.cache.expire(&key).await;
+    } else {
+        let ttl = Duration::from_millis(rng.u64(20..=5000));
+        let _ = instance.cache.touch(&key, ttl).await;
+    }
 }
 
 /// Takes down look-ups that end now.
@@ -260,6 +273,8 @@ async fn change(world: &World, instance: &Instance, key: u64, rng: &mut Rng) {
             sleep(world.config.l2_timeout()).await;
         }
         Some(result)
+    } else if kind < world.config.inserts + world.config.competitions {
+        Some(compete(world, instance, key, version, rng).await)
     } else if kind > 1.0 - world.config.waited_for {
         write.everywhere = true;
         Some(instance.cache.invalidate_and_wait(&key).await)
@@ -274,6 +289,40 @@ async fn change(world: &World, instance: &Instance, key: u64, rng: &mut Rng) {
         world.recorder.count(Fault::CancelledWrite);
     }
     note(world, instance, write, result.as_ref());
+}
+
+/// Two instances insert the value on the condition that what one of them has read is still there.
+async fn compete(
+    world: &World,
+    instance: &Instance,
+    key: u64,
+    version: u64,
+    rng: &mut Rng,
+) -> Result<(), WriteError> {
+    world.recorder.count(Fault::Competed);
+    let seen = instance.cache.get(&key).await;
+    let seen = seen.and_then(|entry| entry.meta().version());
+    let seen = seen.unwrap_or(Version::ABSENT);
+    let other = awake(world, rng).await;
+    let insert = async |instance: &Instance| {
+        let value = Versioned { key, version };
+        instance.cache.insert_if(&key, value, seen).await
+    };
+    let (ours, theirs) = futures::join!(insert(instance), insert(&other));
+    // Where nothing was there, the first value may have been lost before the second one came.
+    assert!(
+        seen == Version::ABSENT || !matches!((&ours, &theirs), (Ok(true), Ok(true))),
+        "both have stored a value in the place of {seen:?}"
+    );
+    if ours.is_err() || theirs.is_err() {
+        // One may still arrive: for so long, no other client writes.
+        sleep(world.config.l2_timeout()).await;
+    }
+    if ours? {
+        return Ok(());
+    }
+    // The other one has won, or somebody else has.
+    instance.cache.invalidate(&key).await
 }
 
 async fn invalidate(world: &World, instance: &Instance, key: u64) -> Result<(), WriteError> {

@@ -26,6 +26,12 @@ pub(crate) struct Config {
     pub(crate) waited_for: f64,
     /// The share of look-ups that load anew, whatever is there.
     pub(crate) refreshes: f64,
+    /// The share of look-ups before which the key is touched or expired.
+    pub(crate) touches: f64,
+    /// The share of writes that are inserts on a condition, by two instances at once.
+    pub(crate) competitions: f64,
+    /// For how long entries live without a read.
+    pub(crate) sliding_ms: Option<u64>,
     /// The share of calls that are cancelled.
     pub(crate) cancelled: f64,
     /// That of every other instance; the rest have twice as long, if it is `uneven`.
@@ -79,6 +85,9 @@ impl Config {
             inserts: *rng.choice(&[0.0, 0.1, 0.3]).unwrap(),
             waited_for: *rng.choice(&[0.0, 0.1]).unwrap(),
             refreshes: if seed.is_multiple_of(3) { 0.01 } else { 0.0 },
+            touches: if seed % 3 == 1 { 0.02 } else { 0.0 },
+            competitions: if seed % 4 == 2 { 0.2 } else { 0.0 },
+            sliding_ms: (seed % 5 == 3).then_some(if seed.is_multiple_of(2) { 300 } else { 1200 }),
             cancelled: *rng.choice(&[0.0, 0.02, 0.1]).unwrap(),
             max_staleness_ms,
             uneven: rng.u8(0..4) == 0,
@@ -117,6 +126,7 @@ impl Config {
     pub(crate) fn lagging(mut self, lag_ms: u64) -> Self {
         self.lag_ms = lag_ms;
         self.inserts = 0.0;
+        self.competitions = 0.0;
         self.waited_for = 0.0;
         self.max_deferred = 10_000;
         self.faults.retain(|(fault, _)| {

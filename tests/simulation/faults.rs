@@ -77,6 +77,14 @@ faults! {
     NotStored,
     /// A key is loaded anew, whatever is there and whoever loads it.
     LoadedAnew,
+    /// Seen: the store made a value stale, or ended its leases, on request.
+    Expired,
+    /// Seen: the store gave a value a new TTL on request.
+    Touched,
+    /// Seen: the store extended the life of a value that was read.
+    Extended,
+    /// Several instances store a value at the same time, on the condition that one version is there.
+    Competed,
     /// Seen: a load found the value unchanged that the store had.
     Revalidated,
     /// Seen: a write reached the store after its sender had stopped waiting.

@@ -10,8 +10,8 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use larder::l2::{
     Bytes, EncodedValue, Fill, L2, L2Error, Lane, LaneClock, Lease, LeaseReply, LeaseRequest,
-    Member, MemberInfo, Members, Message, OnConnect, ReadResult, Reply, Stamp, Subscription, Ttls,
-    Want, WriteAck,
+    Member, MemberInfo, Members, Message, NewLife, OnConnect, ReadResult, Reply, Stamp,
+    Subscription, Touched, Ttls, Version, Want, WriteAck,
 };
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
@@ -381,6 +381,62 @@ impl Lane for FarLane {
                 store.invalidate(&*lane, &keys, &payload, hold).await
             }
             .boxed()
+        };
+        self.ask(serve, no_loss, true).boxed()
+    }
+
+    fn insert_if<'a>(
+        &'a self,
+        key: &'a str,
+        value: &'a EncodedValue,
+        version: Version,
+        payload: &'a [u8],
+        deadline: Option<u64>,
+    ) -> Reply<'a, Option<Stamp>> {
+        let (key, value, payload) = (key.to_owned(), value.clone(), payload.to_owned());
+        // What the first copy of the request did, as on Redis: the second one says the same.
+        let done = Arc::new(StdMutex::new(None));
+        let serve = move |store: Arc<Store>, lane: Arc<dyn Lane>| {
+            let (key, value, payload) = (key.clone(), value.clone(), payload.clone());
+            let done = Arc::clone(&done);
+            async move {
+                let (value, payload) = (&value, &payload);
+                let inserted = store.insert_if(&*lane, &key, value, version, payload, deadline);
+                let stamp = inserted.await?;
+                let mut done = done.lock().unwrap();
+                *done = done.or(stamp);
+                Ok(*done)
+            }
+            .boxed()
+        };
+        self.ask(serve, no_loss, true).boxed()
+    }
+
+    fn expire<'a>(&'a self, keys: &'a [&'a str], payload: &'a [u8]) -> Reply<'a, Stamp> {
+        let keys: Vec<String> = keys.iter().map(|key| (*key).to_owned()).collect();
+        let payload = payload.to_owned();
+        let serve = move |store: Arc<Store>, lane: Arc<dyn Lane>| {
+            let (keys, payload) = (keys.clone(), payload.clone());
+            async move {
+                let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+                store.expire(&*lane, &keys, &payload).await
+            }
+            .boxed()
+        };
+        self.ask(serve, no_loss, true).boxed()
+    }
+
+    fn touch<'a>(
+        &'a self,
+        key: &'a str,
+        life: NewLife,
+        payload: &'a [u8],
+        deadline: Option<u64>,
+    ) -> Reply<'a, Option<Touched>> {
+        let (key, payload) = (key.to_owned(), payload.to_owned());
+        let serve = move |store: Arc<Store>, lane: Arc<dyn Lane>| {
+            let (key, payload) = (key.clone(), payload.clone());
+            async move { store.touch(&*lane, &key, life, &payload, deadline).await }.boxed()
         };
         self.ask(serve, no_loss, true).boxed()
     }

@@ -6,7 +6,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fastrand::Rng;
-use larder::l2::{EncodedValue, Fill, L2, L2Error, Lane, LaneClock, Lease, Stamp, Ttls, WriteAck};
+use larder::l2::{
+    EncodedValue, Fill, L2, L2Error, Lane, LaneClock, Lease, NewLife, Stamp, Touched, Ttls,
+    Version, WriteAck,
+};
 use larder::{Clock, MemoryL2, MemorySnapshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -228,6 +231,64 @@ impl Store {
         }
         self.changed(&keys);
         Ok(stamp)
+    }
+
+    pub(crate) async fn insert_if(
+        &self,
+        lane: &dyn Lane,
+        key: &str,
+        value: &EncodedValue,
+        version: Version,
+        payload: &[u8],
+        deadline: Option<u64>,
+    ) -> Result<Option<Stamp>, L2Error> {
+        let inserted = lane.insert_if(key, value, version, payload, deadline);
+        let stamp = inserted.await?;
+        if stamp.is_some() {
+            self.stored(&value.body);
+            self.changed(&[key]);
+        }
+        Ok(stamp)
+    }
+
+    pub(crate) async fn expire(
+        &self,
+        lane: &dyn Lane,
+        keys: &[&str],
+        payload: &[u8],
+    ) -> Result<Stamp, L2Error> {
+        let stamp = lane.expire(keys, payload).await?;
+        self.recorder.count(Fault::Expired);
+        self.replicate();
+        self.published.fetch_add(1, SeqCst);
+        for key in keys.iter().filter_map(|key| key.parse().ok()) {
+            // A load whose lease has ended may run on beside the next one.
+            self.recorder.disturbed(self.late, None, Some(key));
+        }
+        Ok(stamp)
+    }
+
+    pub(crate) async fn touch(
+        &self,
+        lane: &dyn Lane,
+        key: &str,
+        life: NewLife,
+        payload: &[u8],
+        deadline: Option<u64>,
+    ) -> Result<Option<Touched>, L2Error> {
+        let touched = lane.touch(key, life, payload, deadline).await?;
+        if let Some(touched) = touched {
+            let what = match life {
+                NewLife::Renewed(_) => Fault::Touched,
+                NewLife::Extended(..) => Fault::Extended,
+            };
+            self.recorder.count(what);
+            self.replicate();
+            if touched.stamp.ver != touched.former {
+                self.published.fetch_add(1, SeqCst);
+            }
+        }
+        Ok(touched)
     }
 
     pub(crate) async fn invalidate(

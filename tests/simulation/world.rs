@@ -207,6 +207,9 @@ impl World {
         if let Some(ttl) = config.l1_ttl_ms {
             builder = builder.l1_ttl(ms(ttl));
         }
+        if let Some(idle) = config.sliding_ms {
+            builder = builder.sliding(ms(idle));
+        }
         if let Some(ttl) = config.soft_ttl_ms {
             builder = builder.soft_ttl(ms(ttl));
         }

@@ -13,8 +13,8 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt};
 use larder::l2::{
     Applied, Bytes, EncodedValue, Event, Fill, L2, L2Error, Lane, LaneClock, Lease, LeaseReply,
-    LeaseRequest, Member, MemberInfo, Members, Message, OnConnect, ReadResult, Reply, Stamp,
-    Subscription, Ttls, WriteAck,
+    LeaseRequest, Member, MemberInfo, Members, Message, NewLife, OnConnect, ReadResult, Reply,
+    Stamp, Subscription, Touched, Ttls, Version, WriteAck,
 };
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -34,7 +34,10 @@ pub(crate) enum Step {
     Fill,
     Renew,
     Insert,
+    InsertIf,
     Invalidate,
+    Expire,
+    Touch,
     Clear,
     Replay,
     Members,
@@ -487,6 +490,44 @@ impl Lane for Wired {
         self.network
             .carry(Step::Invalidate, async move {
                 self.lane.invalidate(keys, payload, hold).await
+            })
+            .boxed()
+    }
+
+    fn insert_if<'a>(
+        &'a self,
+        key: &'a str,
+        value: &'a EncodedValue,
+        version: Version,
+        payload: &'a [u8],
+        deadline: Option<u64>,
+    ) -> Reply<'a, Option<Stamp>> {
+        self.network
+            .carry(Step::InsertIf, async move {
+                let inserted = self.lane.insert_if(key, value, version, payload, deadline);
+                inserted.await
+            })
+            .boxed()
+    }
+
+    fn expire<'a>(&'a self, keys: &'a [&'a str], payload: &'a [u8]) -> Reply<'a, Stamp> {
+        self.network
+            .carry(Step::Expire, async move {
+                self.lane.expire(keys, payload).await
+            })
+            .boxed()
+    }
+
+    fn touch<'a>(
+        &'a self,
+        key: &'a str,
+        life: NewLife,
+        payload: &'a [u8],
+        deadline: Option<u64>,
+    ) -> Reply<'a, Option<Touched>> {
+        self.network
+            .carry(Step::Touch, async move {
+                self.lane.touch(key, life, payload, deadline).await
             })
             .boxed()
     }

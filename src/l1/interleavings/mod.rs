@@ -174,6 +174,8 @@ fn fresh((epoch, ver): Mark) -> Arc<Slot<u64>> {
         soft_at: NEVER,
         expires_at: NEVER,
         gone_at: NEVER,
+        ends_at: NEVER,
+        look_at: NEVER,
     };
     Arc::new(Slot::new(KEY.into(), SlotValue::Own(epoch), head))
 }

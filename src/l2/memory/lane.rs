@@ -13,12 +13,11 @@ use tokio::sync::mpsc;
 
 use super::MemoryL2;
 use super::state::{Joined, Now, State};
-#[cfg(larder_ablation)]
 use crate::ablation::{Rule, without};
 use crate::l2::{
     Applied, EncodedValue, Event, Fill, L2, L2Error, Lane, LaneClock, Lease, LeaseReply,
-    LeaseRequest, Member, MemberInfo, Members, Message, OnConnect, ReadResult, Reply, Stamp,
-    Subscription, Ttls, WriteAck,
+    LeaseRequest, Member, MemberInfo, Members, Message, NewLife, OnConnect, ReadResult, Reply,
+    Stamp, Subscription, Touched, Ttls, Version, WriteAck,
 };
 use crate::lock::lock;
 
@@ -85,6 +84,20 @@ impl MemoryLane {
     /// Does one step of the lane.
     fn step<'a, T: Send + 'a>(&self, step: impl FnOnce(&mut State, Now) -> T) -> Reply<'a, T> {
         ready(self.try_step(step)).boxed()
+    }
+
+    /// The same, unless it comes after its deadline (rule 14).
+    fn by_deadline<'a, T: Send + 'a>(
+        &'a self,
+        deadline: Option<u64>,
+        step: impl FnOnce(&mut State, Now) -> T,
+    ) -> Reply<'a, T> {
+        let late = || L2Error::unexpected("the write came after its deadline");
+        let done = self.try_step(|state, now| {
+            let is_late = deadline.is_some_and(|deadline| now.at > deadline);
+            (!is_late || without(Rule::Deadline)).then(|| step(state, now))
+        });
+        ready(done.and_then(|done| done.ok_or_else(late))).boxed()
     }
 
     fn try_step<T>(&self, step: impl FnOnce(&mut State, Now) -> T) -> Result<T, L2Error> {
@@ -171,10 +184,20 @@ impl Lane for MemoryLane {
         payload: &'a [u8],
         deadline: Option<u64>,
     ) -> Reply<'a, Stamp> {
-        let late = || L2Error::unexpected("the insert came after its deadline");
-        self.step(|state, now| state.insert(values, payload, deadline, now))
-            .map(move |stamp| stamp?.ok_or_else(late))
-            .boxed()
+        self.by_deadline(deadline, |state, now| state.insert(values, payload, now))
+    }
+
+    fn insert_if<'a>(
+        &'a self,
+        key: &'a str,
+        value: &'a EncodedValue,
+        version: Version,
+        payload: &'a [u8],
+        deadline: Option<u64>,
+    ) -> Reply<'a, Option<Stamp>> {
+        self.by_deadline(deadline, move |state, now| {
+            state.insert_if(key, value, version, payload, now)
+        })
     }
 
     fn invalidate<'a>(
@@ -190,6 +213,22 @@ impl Lane for MemoryLane {
         self.step(|state, now| {
             state.remove(keys, hold, now);
             state.announce(payload, now)
+        })
+    }
+
+    fn expire<'a>(&'a self, keys: &'a [&'a str], payload: &'a [u8]) -> Reply<'a, Stamp> {
+        self.step(|state, now| state.expire(keys, payload, now))
+    }
+
+    fn touch<'a>(
+        &'a self,
+        key: &'a str,
+        life: NewLife,
+        payload: &'a [u8],
+        deadline: Option<u64>,
+    ) -> Reply<'a, Option<Touched>> {
+        self.by_deadline(deadline, move |state, now| {
+            state.touch(key, life, payload, now)
         })
     }
 

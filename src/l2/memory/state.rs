@@ -10,8 +10,9 @@ use tokio::time::Instant;
 use super::expiring::Expiring;
 use crate::ablation::{Rule, without};
 use crate::l2::{
-    Applied, EncodedValue, Event, Fill, Kind, LaneClock, Lease, LeaseReply, LeaseRequest, Member,
-    MemberInfo, Members, Message, Stamp, Ttls, Want, WriteAck, random,
+    Applied, EncodedValue, Event, Fill, Kind, LaneClock, Lease, LeaseReply, LeaseRequest, Life,
+    Member, MemberInfo, Members, Message, NewLife, Stamp, Touched, Ttls, Version, Want, WriteAck,
+    random,
 };
 use crate::options::LONGEST;
 use crate::wire::{envelope, message};
@@ -225,19 +226,16 @@ impl State {
         let Some(awaited) = self.standing(key, lease, now) else {
             return Some(Fill::Rejected(self.get(key, now)));
         };
-        let stored = self.data.values.get(key, now.at).filter(|bytes| {
-            let of = envelope::peek(bytes).map(|(stamp, _)| (stamp.epoch, stamp.ver));
-            of == Some((self.data.epoch, seen))
-        });
-        let stored = stored.cloned();
+        let stored = self.stored(key, now);
+        let stored = stored.filter(|(_, stamp, _)| stamp.ver == seen);
         if stored.is_none() && !now.is_private {
             return None;
         }
         self.use_up(key, awaited);
         let stamp = self.stamp(now);
-        if let Some(stored) = stored {
-            let bytes = envelope::restamped(stamp, ttls.life(stamp.written_at), &stored);
-            (self.data.values).insert(key, bytes.into(), now.at, ttls.in_store());
+        if let Some((bytes, ..)) = stored {
+            let life = ttls.life(stamp.written_at);
+            self.restamp(key, &bytes, stamp, life, ttls.in_store(), now);
         }
         Some(Fill::Stored(stamp))
     }
@@ -281,24 +279,122 @@ impl State {
         }
     }
 
-    /// `None` when it arrives after its deadline.
     pub(super) fn insert(
         &mut self,
         values: &[(&str, &EncodedValue)],
         payload: &[u8],
-        deadline: Option<u64>,
         now: Now,
-    ) -> Option<Stamp> {
-        if deadline.is_some_and(|deadline| now.at > deadline) && !without(Rule::Deadline) {
-            return None;
-        }
+    ) -> Stamp {
         let stamp = self.stamp(now);
         for (key, value) in values {
             self.end_lease(key, Duration::ZERO, now);
             self.store(key, value, stamp, now);
         }
         self.publish(stamp.ver, payload, now);
-        Some(stamp)
+        stamp
+    }
+
+    /// In a private store the caller knows what is there.
+    pub(super) fn insert_if(
+        &mut self,
+        key: &str,
+        value: &EncodedValue,
+        version: Version,
+        payload: &[u8],
+        now: Now,
+    ) -> Option<Stamp> {
+        let stored = self.usable(key, Want::Any, now);
+        let stored = stored.and_then(|bytes| envelope::read_stamp(&bytes));
+        let stored = stored.map_or(Version::ABSENT, |(stamp, _)| stamp.version());
+        let matches = stored == version || now.is_private;
+        matches.then(|| self.insert(&[(key, value)], payload, now))
+    }
+
+    pub(super) fn expire(&mut self, keys: &[&str], payload: &[u8], now: Now) -> Stamp {
+        let stamp = self.stamp(now);
+        for key in keys {
+            if let Some((bytes, of, mut life)) = self.stored(key, now) {
+                life.stale_at = Some(life.stale_at.map_or(now.at, |at| at.min(now.at)));
+                let of = Stamp {
+                    ver: stamp.ver,
+                    ..of
+                };
+                self.restamp(
+                    key,
+                    &bytes,
+                    of,
+                    life,
+                    self.data.values.remaining(key, now.at),
+                    now,
+                );
+            }
+            self.end_lease(key, Duration::ZERO, now);
+        }
+        self.publish(stamp.ver, payload, now);
+        stamp
+    }
+
+    pub(super) fn touch(
+        &mut self,
+        key: &str,
+        new: NewLife,
+        payload: &[u8],
+        now: Now,
+    ) -> Option<Touched> {
+        let (bytes, mut stamp, mut life) = self.stored(key, now)?;
+        if now.at >= life.expires_at {
+            return None;
+        }
+        let (former, former_end) = (stamp.ver, life.expires_at);
+        let kept = match new {
+            NewLife::Renewed(ttls) => {
+                let new = ttls.life(now.at);
+                (life.expires_at, life.ends_at) = (new.expires_at, new.ends_at);
+                ttls.kept
+            }
+            NewLife::Extended(ttls, seen) => {
+                if seen != stamp.version() {
+                    return None;
+                }
+                let new = ttls.life(now.at).expires_at;
+                let new = life.ends_at.map_or(new, |end| new.min(end));
+                life.expires_at = life.expires_at.max(new);
+                ttls.kept
+            }
+        };
+        if life.expires_at < former_end {
+            // Instances hold it for longer: by the message they read it anew.
+            stamp.ver = self.stamp(now).ver;
+            self.publish(stamp.ver, payload, now);
+        }
+        let left = Duration::from_millis(life.expires_at.saturating_sub(now.at));
+        self.restamp(key, &bytes, stamp, life, left.saturating_add(kept), now);
+        Some(Touched {
+            former,
+            stamp,
+            life,
+        })
+    }
+
+    /// A value of this epoch, be it valid or not.
+    fn stored(&self, key: &str, now: Now) -> Option<(Bytes, Stamp, Life)> {
+        let bytes = self.data.values.get(key, now.at)?;
+        let (stamp, life) = envelope::peek(bytes)?;
+        (stamp.epoch == self.data.epoch).then(|| (bytes.clone(), stamp, life))
+    }
+
+    /// Gives a stored value another stamp, and keeps it for so long.
+    fn restamp(
+        &mut self,
+        key: &str,
+        bytes: &Bytes,
+        stamp: Stamp,
+        life: Life,
+        kept: Duration,
+        now: Now,
+    ) {
+        let bytes = envelope::restamped(stamp, life, bytes);
+        self.data.values.insert(key, bytes.into(), now.at, kept);
     }
 
     pub(super) fn remove(&mut self, keys: &[&str], hold: Duration, now: Now) {

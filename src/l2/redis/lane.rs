@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use deadpool_redis::redis::aio::MultiplexedConnection;
-use deadpool_redis::redis::{Client, Cmd, FromRedisValue, cmd};
+use deadpool_redis::redis::{Client, Cmd, FromRedisValue, RedisResult, cmd};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::time::sleep;
@@ -25,10 +25,10 @@ use super::scripts::Scripts;
 use crate::clock::millis;
 use crate::l2::{
     EncodedValue, Fill, L2Error, Lane, LaneClock, Lease, LeaseReply, LeaseRequest, Member,
-    MemberInfo, Members, Message, ReadResult, Reply, Stamp, Subscription, Ttls, Want, WriteAck,
-    random,
+    MemberInfo, Members, Message, NewLife, ReadResult, Reply, Stamp, Subscription, Touched, Ttls,
+    Version, Want, WriteAck, random,
 };
-use crate::wire::message;
+use crate::wire::{envelope, message};
 
 /// Messages read from the log at a time.
 const REPLAY: usize = 1024;
@@ -81,6 +81,48 @@ impl RedisLane {
             .await
     }
 
+    /// Sends what must not arrive late: the script refuses it after the deadline, and until then this does not return while
+    /// a copy may be on its way. `read` reads the answer, and when the store has given it.
+    async fn before<T, Sent>(
+        &self,
+        deadline: Option<u64>,
+        send: impl Fn(MultiplexedConnection) -> Sent + Sync,
+        read: impl Fn(&[u8]) -> Result<(T, u64), L2Error> + Sync,
+    ) -> Result<T, L2Error>
+    where
+        Sent: Future<Output = RedisResult<Option<Vec<u8>>>> + Send,
+        T: Send,
+    {
+        let late = || L2Error::unexpected("the write came after its deadline");
+        let once = || async {
+            let answer = self.connections.once(self.timeout, &send).await?;
+            let answer = answer.ok_or_else(late).and_then(|answer| read(&answer));
+            answer.map_err(Failure::Final)
+        };
+        let answer = match (once().await, deadline) {
+            (Err(Failure::NotExecuted(_)), _) => once().await,
+            (Err(Failure::InDoubt(error)), Some(deadline)) => {
+                // Whatever becomes of the second copy, the first may have been executed or not.
+                let Ok((answer, at)) = once().await else {
+                    return Err(error);
+                };
+                // The first copy may still be on its way. It must not arrive after the caller was answered: it could
+                // undo an invalidation that follows (rule 14).
+                let in_doubt = deadline.saturating_sub(at).saturating_add(1);
+                let in_doubt = Duration::from_millis(in_doubt);
+                if in_doubt > self.timeout * LONGEST_DOUBT {
+                    return Err(error);
+                }
+                sleep(in_doubt).await;
+                return Ok(answer);
+            }
+            (answer, _) => answer,
+        };
+        answer
+            .map(|(answer, _)| answer)
+            .map_err(Failure::into_error)
+    }
+
     /// LEAD, for one copy of the request: no two may have the same token.
     fn lead(&self, key: &str, ask: LeaseRequest, token: u64) -> Call<'_> {
         let mut call = Call::new(&self.scripts.lead, 4);
@@ -118,7 +160,7 @@ impl RedisLane {
             call.arg(self.names.lease(name, key));
         }
         call.arg(&self.names.events).arg(random()).arg(payload);
-        call.arg(deadline.map_or_else(String::new, |at| at.to_string()));
+        call.arg(written(deadline));
         for (_, value) in values {
             call.arg(&value.body).arg(&packed(value.ttls));
         }
@@ -170,6 +212,32 @@ fn read_lease(held: &[u8]) -> Option<Lease> {
         token: token.parse().ok()?,
         epoch: epoch.parse().ok()?,
     })
+}
+
+/// A deadline as an argument.
+fn written(deadline: Option<u64>) -> String {
+    deadline.map_or_else(String::new, |at| at.to_string())
+}
+
+/// Reads the answer of TOUCH, and when it was given.
+fn touched(answer: &[u8]) -> Result<(Option<Touched>, u64), L2Error> {
+    if let Ok([at]) = numbers(answer) {
+        return Ok((None, at));
+    }
+    let touched = || {
+        let (&[at, former], stamp) = (answer.get(..16)?.as_chunks().0, answer.get(16..)?) else {
+            return None;
+        };
+        let (stamp, life) = envelope::read_stamp(stamp)?;
+        let former = u64::from_be_bytes(former);
+        let touched = Touched {
+            former,
+            stamp,
+            life,
+        };
+        Some((Some(touched), u64::from_be_bytes(at)))
+    };
+    touched().ok_or_else(|| L2Error::unexpected("its answer to TOUCH makes no sense"))
 }
 
 fn stamp(packed: &[u8]) -> Result<Stamp, L2Error> {
@@ -301,33 +369,98 @@ impl Lane for RedisLane {
         async move {
             let send = |mut connection: MultiplexedConnection| {
                 let call = self.insertion(values, payload, deadline);
-                async move { call.run::<Option<Vec<u8>>>(&mut connection).await }
+                async move { call.run(&mut connection).await }
             };
-            let late = || L2Error::unexpected("the insert came after its deadline");
-            let once = || async {
-                let stamped = self.connections.once(self.timeout, send).await?;
-                let stamped = stamped.ok_or_else(late).and_then(|packed| stamp(&packed));
-                stamped.map_err(Failure::Final)
+            let read = |answer: &[u8]| {
+                let stamp = stamp(answer)?;
+                Ok((stamp, stamp.written_at))
             };
-            match (once().await, deadline) {
-                (Err(Failure::NotExecuted(_)), _) => once().await.map_err(Failure::into_error),
-                (Err(Failure::InDoubt(error)), Some(deadline)) => {
-                    // Whatever becomes of the second copy, the first may have been executed or not.
-                    let Ok(stamp) = once().await else {
-                        return Err(error);
-                    };
-                    // The first copy may still be on its way. It must not arrive after the caller was
-                    // answered: it could undo an invalidation that follows (rule 14).
-                    let in_doubt = deadline.saturating_sub(stamp.written_at).saturating_add(1);
-                    let in_doubt = Duration::from_millis(in_doubt);
-                    if in_doubt > self.timeout * LONGEST_DOUBT {
-                        return Err(error);
-                    }
-                    sleep(in_doubt).await;
-                    Ok(stamp)
+            self.before(deadline, send, read).await
+        }
+        .boxed()
+    }
+
+    fn insert_if<'a>(
+        &'a self,
+        key: &'a str,
+        value: &'a EncodedValue,
+        version: Version,
+        payload: &'a [u8],
+        deadline: Option<u64>,
+    ) -> Reply<'a, Option<Stamp>> {
+        async move {
+            // The same in each copy: by it the second knows that the first has stored the value.
+            let this = random();
+            let send = |mut connection: MultiplexedConnection| {
+                let size = iter::once(value.body.len());
+                let mut call = Call::with_values(&self.scripts.insert_if, 5, size);
+                let name = &mut String::new();
+                call.arg(self.names.value(name, key))
+                    .arg(self.names.lease(name, key))
+                    .arg(&self.names.clock)
+                    .arg(&self.names.log)
+                    .arg(self.names.done(name, this));
+                call.arg(&self.names.events).arg(random()).arg(payload);
+                call.arg(written(deadline));
+                call.arg(&value.body).arg(&packed(value.ttls));
+                call.arg(version.epoch).arg(version.ver);
+                async move { call.run(&mut connection).await }
+            };
+            let read = |answer: &[u8]| {
+                if let Ok([at]) = numbers(answer) {
+                    return Ok((None, at));
                 }
-                (answer, _) => answer.map_err(Failure::into_error),
-            }
+                let stamp = stamp(answer)?;
+                Ok((Some(stamp), stamp.written_at))
+            };
+            self.before(deadline, send, read).await
+        }
+        .boxed()
+    }
+
+    fn expire<'a>(&'a self, keys: &'a [&'a str], payload: &'a [u8]) -> Reply<'a, Stamp> {
+        async move {
+            let call = || {
+                let mut call = Call::new(&self.scripts.expire, 2 + 2 * keys.len());
+                let name = &mut String::new();
+                call.arg(&self.names.clock).arg(&self.names.log);
+                for key in keys {
+                    call.arg(self.names.value(name, key))
+                        .arg(self.names.lease(name, key));
+                }
+                call.arg(&self.names.events).arg(random()).arg(payload);
+                call
+            };
+            stamp(&self.run::<Vec<u8>>(call).await?)
+        }
+        .boxed()
+    }
+
+    fn touch<'a>(
+        &'a self,
+        key: &'a str,
+        life: NewLife,
+        payload: &'a [u8],
+        deadline: Option<u64>,
+    ) -> Reply<'a, Option<Touched>> {
+        async move {
+            let send = |mut connection: MultiplexedConnection| {
+                let mut call = Call::new(&self.scripts.touch, 3);
+                let name = &mut String::new();
+                call.arg(self.names.value(name, key))
+                    .arg(&self.names.clock)
+                    .arg(&self.names.log);
+                call.arg(&self.names.events).arg(random()).arg(payload);
+                match life {
+                    NewLife::Renewed(ttls) => call.arg(&packed(ttls)).arg("").arg(""),
+                    NewLife::Extended(ttls, seen) => {
+                        call.arg(&packed(ttls)).arg(seen.epoch).arg(seen.ver)
+                    }
+                };
+                call.arg(written(deadline));
+                async move { call.run(&mut connection).await }
+            };
+            self.before(deadline, send, touched).await
         }
         .boxed()
     }

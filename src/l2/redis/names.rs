@@ -40,6 +40,11 @@ impl Names {
         self.write(name, "!hold:", key)
     }
 
+    /// Of one call, named by a random number.
+    pub(super) fn done<'n>(&self, name: &'n mut String, call: u64) -> &'n str {
+        self.write(name, "!done:", &call.to_string())
+    }
+
     fn write<'n>(&self, name: &'n mut String, mark: &str, key: &str) -> &'n str {
         name.clear();
         for part in [&self.tag, mark, key] {

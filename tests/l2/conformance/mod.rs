@@ -2,6 +2,7 @@
 
 mod holds;
 mod leases;
+mod life;
 mod listening;
 mod members;
 mod messages;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::join_all;
-use larder::l2::{Fill, Kind, Lane, LaneClock, LeaseReply, ReadResult, Stamp, Ttls, Want};
+use larder::l2::{Fill, Kind, Lane, LaneClock, LeaseReply, Life, ReadResult, Stamp, Ttls, Want};
 
 use super::conformance;
 use crate::store::*;
@@ -223,11 +223,6 @@ async fn a_value_expires_in_less_than_a_second(store: impl Store) {
     assert!(now.now >= written + 80);
 }
 
-/// The times in a stamp: when it was written, when it turns stale (0: never), when it expires, when it ends (0: never); and the TTL in L1, plus 1.
-fn times_of(bytes: &[u8]) -> [u64; 5] {
-    [20, 28, 36, 44, 52].map(|at| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap()))
-}
-
 async fn a_revalidated_value_gets_a_new_stamp(store: impl Store) {
     let lane = store.lane();
     let first = insert(&*lane, "k", b"value").await;
@@ -250,10 +245,13 @@ async fn a_revalidated_value_gets_a_new_stamp(store: impl Store) {
     assert_stored(&*lane, "k", b"value", stamp).await;
     let bytes = get(&*lane, "k").await.unwrap();
     let at = stamp.written_at;
-    assert_eq!(
-        times_of(&bytes),
-        [at, at + 20_000, at + 60_000, at + 600_000, 1]
-    );
+    let life = Life {
+        stale_at: Some(at + 20_000),
+        expires_at: at + 60_000,
+        ends_at: Some(at + 600_000),
+        l1_ttl: new.l1,
+    };
+    assert_eq!(times_of(&bytes), (stamp, life));
     assert!(!renewed(&*lane, "k", lease).await, "the lease is used up");
 }
 

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use larder::RedisL2;
 use larder::l2::{Fill, Kind, Lane, LeaseReply};
+use larder::{RedisL2, Version};
 
 use super::detour::{Detour, Loss};
 use super::{Met, watched_lane};
@@ -99,4 +99,25 @@ async fn what_was_cleared_is_not_brought_back_by_a_late_copy_of_a_clear() {
     assert_eq!(usable(&*lane, "k").await, None);
     late.arrive().await;
     assert_eq!(usable(&*lane, "k").await, None, "it is cleared");
+}
+
+/// The second copy finds another version than the one that the caller has seen: its own.
+#[tokio::test]
+async fn an_insert_on_a_condition_that_is_sent_twice_knows_its_own_success() {
+    let (store, detour, lane, met) = start().await;
+    let (clock, _subscription) = subscribe(&*lane).await;
+    let (value, payload) = (sealed(b"v"), payload_of(Kind::Insert, &["k"]));
+    let deadline = Some(clock.now + 1000);
+    // So that the server knows the script, too.
+    let insert_if = async |key, deadline| {
+        let inserted = lane.insert_if(key, &value, Version::ABSENT, &payload, deadline);
+        inserted.await.unwrap()
+    };
+    insert_if("warm", None).await;
+    detour.lose(Loss::OfReply);
+    let stored = insert_if("k", deadline).await;
+    assert_eq!(met.all().len(), 2, "another connection");
+    let bytes = get(&*store.lane(), "k").await.expect("it is stored");
+    assert_eq!(Some(stamp_of(&bytes)), stored);
+    assert_eq!(insert_if("k", None).await, None, "another call");
 }

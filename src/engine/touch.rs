@@ -1,0 +1,139 @@
+//! A new life for what is there: by a call, and by each read of a cache whose entries live on while they are read.
+//!
+//! Neither brings anything back: L2 changes the times of a value that it holds, and of no other.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tracing::{Instrument, Span};
+
+use super::context::Context;
+use super::convert::Convert;
+use super::deadline::{deadline, is_clock_known};
+use super::lease::ask_nothing;
+use crate::clock::{Tick, nanos};
+use crate::error::{L2Error, WriteError};
+use crate::key::Key;
+use crate::l1::{NEVER, Op, Slot, SlotValue};
+use crate::l2::{NewLife, Touched};
+use crate::vocabulary::Value;
+use crate::wire::message::{self, Kind};
+
+/// Gives the value of a key a new TTL. Returns whether there is a value.
+pub(super) async fn touch<V: Value>(
+    ctx: &Context<V>,
+    key: Key,
+    ttl: Duration,
+) -> Result<bool, WriteError> {
+    let ttls = ctx.convert.touched(ttl).map_err(WriteError::misuse)?;
+    let op = ctx.l1.begin(&key);
+    if ctx.l1.freshness().is_alone() {
+        let now = ctx.now();
+        let after = |ttl| now.saturating_add(nanos(ttl));
+        let ends_at = ttls.end.map_or(NEVER, after);
+        return Ok(replace_times(ctx, &op, now, |_| {
+            (after(ttls.hard), ends_at)
+        }));
+    }
+    if ctx.deferred.holds(&key) {
+        return Ok(false);
+    }
+    if !is_clock_known(ctx) {
+        // Connecting is what reads it.
+        let asked = ask_nothing(ctx, &key).await;
+        asked.map_err(WriteError::unconfirmed)?;
+    }
+    let (deadline, _) = deadline(ctx);
+    let touched = send(ctx, &op, NewLife::Renewed(ttls), deadline).await;
+    touched.map_err(WriteError::unconfirmed)
+}
+
+/// Has L2 change how long a value lives, and then L1. Returns whether there is a value.
+async fn send<V: Value>(
+    ctx: &Context<V>,
+    op: &Op,
+    life: NewLife,
+    deadline: Option<u64>,
+) -> Result<bool, L2Error> {
+    let key = op.key();
+    let payload = message::payload(Kind::Invalidate, ctx.instance, &[key]);
+    let touched = ctx.lane.touch(key, life, &payload, deadline).await;
+    let Some(touched) = ctx.health.observe(touched)? else {
+        return Ok(false);
+    };
+    apply(ctx, op, &touched);
+    Ok(true)
+}
+
+/// Applies a change of the times of a value that L2 has accepted.
+fn apply<V: Value>(ctx: &Context<V>, op: &Op, touched: &Touched) {
+    let Touched {
+        former,
+        stamp,
+        life,
+    } = *touched;
+    let (key, now) = (op.key(), ctx.now());
+    if stamp.ver != former {
+        // A shorter life: as other instances do.
+        return ctx.l1.apply([&**key], stamp.epoch, stamp.ver);
+    }
+    if let Some(slot) = ctx.l1.get(key, now)
+        && slot.version() == stamp.version()
+    {
+        let value = SlotValue::Shared(slot);
+        let slot = ctx.convert.slot(key, value, stamp, life, now);
+        ctx.l1.publish(op, &slot);
+    }
+}
+
+/// Changes until when an entry lives, and until when its life can be extended, where L1 alone holds it. Returns whether
+/// there is one.
+fn replace_times<V: Value>(
+    ctx: &Context<V>,
+    op: &Op,
+    now: Tick,
+    new: impl FnOnce(&Slot<V>) -> (Tick, Tick),
+) -> bool {
+    let Some(slot) = ctx.l1.get(op.key(), now) else {
+        return false;
+    };
+    let (gone_at, ends_at) = new(&slot);
+    let head = ctx.convert.head_until(slot.head(), gone_at, ends_at);
+    ctx.l1.replace(op, &slot, head);
+    true
+}
+
+/// Extends the life of an entry that was read, if less than the idle time is left of it: in the background, and each key
+/// once in a quarter of the idle time.
+#[cold]
+pub(super) fn extend<V: Value>(ctx: &Arc<Context<V>>, slot: &Arc<Slot<V>>, idle: Duration) {
+    let key = slot.key();
+    if !ctx.extensions.is_due(key, idle / 4) {
+        return;
+    }
+    let ttls = Convert::<V>::idle_ttls(idle);
+    if ctx.l1.freshness().is_alone() {
+        let op = ctx.l1.begin(key);
+        let now = ctx.now();
+        replace_times(ctx, &op, now, |slot| {
+            let gone_at = now.saturating_add(nanos(ttls.hard)).min(slot.ends_at);
+            (gone_at.max(slot.gone_at), slot.ends_at)
+        });
+        return;
+    }
+    // Without a runtime the next look-up that has one does it.
+    let Ok(runtime) = Handle::try_current() else {
+        return;
+    };
+    let (ctx, seen) = (Arc::clone(ctx), slot.version());
+    let key = key.clone();
+    let extending = async move {
+        let op = ctx.l1.begin(&key);
+        if !ctx.deferred.holds(&key) {
+            // An error has been traced. The next read after a while tries again.
+            let _ = send(&ctx, &op, NewLife::Extended(ttls, seen), None).await;
+        }
+    };
+    runtime.spawn(extending.instrument(Span::current()));
+}

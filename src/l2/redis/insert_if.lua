@@ -1,0 +1,23 @@
+-- INSERT_IF  value lease clock log done | channel rnd payload deadline body ttls epoch ver
+--   ->  stamp, or the time if another version is stored; nothing if it is late
+-- Each call has a key `done` of its own, by which a copy that is sent again knows the success of the first one.
+local at = time()
+if ARGV[4] ~= '' and at > tonumber(ARGV[4]) then
+  return false
+end
+local epoch, _, issued = clock(KEYS[3], ARGV[2])
+local of, ver, expires_at = read_stamp(redis.pcall('GETRANGE', KEYS[1], 0, 91))
+if of ~= epoch or ver > issued or at >= expires_at then
+  of, ver = 0, 0
+end
+if of ~= tonumber(ARGV[7]) or ver ~= tonumber(ARGV[8]) then
+  return redis.call('GET', KEYS[5]) or struct.pack('>I8', at)
+end
+epoch, ver = publish(KEYS[3], KEYS[4], ARGV[1], ARGV[2], ARGV[3])
+local stamped, kept = stamp(epoch, ver, at, ARGV[6])
+redis.call('SET', KEYS[1], stamped .. ARGV[5], 'PX', kept)
+redis.call('DEL', KEYS[2])
+local answer = struct.pack('>I8I8I8', epoch, ver, at)
+-- After the deadline no copy asks for it.
+redis.call('SET', KEYS[5], answer, 'PX', ARGV[4] == '' and 60000 or ARGV[4] - at + 1)
+return answer

@@ -1,0 +1,187 @@
+//! `insert_if`: of any number of callers that have seen the same version, one stores its value.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use larder::{Cache, Version};
+
+use crate::fleet::{Fleet, HOUR, Source, Texts, over_both_stores, received};
+use crate::support::eventually::eventually;
+use crate::support::network::{Step, Way};
+
+over_both_stores!(
+    it_stores_in_the_place_of_the_version_that_was_seen,
+    where_nothing_is_one_of_many_wins,
+    every_change_makes_a_version_old,
+    the_loser_reads_what_the_winner_stored,
+    an_unknown_outcome_is_deferred,
+    counting_together_loses_nothing,
+);
+
+fn version_of(entry: Option<larder::Entry<String>>) -> Version {
+    entry.unwrap().meta().version().unwrap()
+}
+
+async fn it_stores_in_the_place_of_the_version_that_was_seen(fleet: Fleet) {
+    let ((a, _), (b, _)) = (fleet.instance().await, fleet.instance().await);
+    a.insert("k", "1".to_owned()).await.unwrap();
+    let seen = version_of(b.get("k").await);
+    assert!(b.insert_if("k", "2".to_owned(), seen).await.unwrap());
+    assert_eq!(*b.get_local("k").expect("L1 has it"), "2");
+    received(&a, 1).await;
+    assert_eq!(*a.get("k").await.unwrap(), "2");
+    assert!(!a.insert_if("k", "3".to_owned(), seen).await.unwrap());
+    assert!(
+        !a.insert_if("k", "3".to_owned(), Version::ABSENT)
+            .await
+            .unwrap()
+    );
+    for cache in [&a, &b] {
+        assert_eq!(*cache.get("k").await.unwrap(), "2");
+    }
+}
+
+async fn where_nothing_is_one_of_many_wins(fleet: Fleet) {
+    let mut instances = Vec::new();
+    for _ in 0..3 {
+        instances.push(fleet.instance().await.0);
+    }
+    let claims = (0..60).map(|n| {
+        let cache = instances[n % 3].clone();
+        async move { cache.insert_if("k", n.to_string(), Version::ABSENT).await }
+    });
+    let claims: Vec<bool> = join_all(claims)
+        .await
+        .into_iter()
+        .map(Result::unwrap)
+        .collect();
+    let winners: Vec<usize> = (0..60).filter(|n| claims[*n]).collect();
+    assert_eq!(winners.len(), 1, "{winners:?}");
+    for cache in &instances {
+        eventually("all know who won", || async {
+            cache
+                .get("k")
+                .await
+                .is_some_and(|entry| *entry == winners[0].to_string())
+        })
+        .await;
+    }
+}
+
+async fn every_change_makes_a_version_old(fleet: Fleet) {
+    let (a, _) = fleet.instance().await;
+    let change = async |n: u8| match n {
+        0 => a.insert("k", "new".to_owned()).await.unwrap(),
+        1 => a.invalidate("k").await.unwrap(),
+        2 => a.clear().await.unwrap(),
+        3 => a.expire("k").await.unwrap(),
+        4 => {
+            let truth = Source::new("new");
+            a.refresh("k", || truth.load()).await.unwrap();
+        }
+        _ => assert!(a.touch("k", Duration::from_secs(60)).await.unwrap()),
+    };
+    for n in 0..=5 {
+        a.insert("k", "old".to_owned()).await.unwrap();
+        let seen = version_of(a.get("k").await);
+        change(n).await;
+        assert!(
+            !a.insert_if("k", "newer".to_owned(), seen).await.unwrap(),
+            "{n}"
+        );
+        assert_ne!(
+            a.get("k").await.map(|entry| entry.to_string()),
+            Some("newer".to_owned())
+        );
+    }
+}
+
+async fn the_loser_reads_what_the_winner_stored(fleet: Fleet) {
+    let (a, wire) = fleet.instance_with(|b| b.max_staleness(HOUR)).await;
+    let (b, _) = fleet.instance().await;
+    a.insert("k", "1".to_owned()).await.unwrap();
+    let seen = version_of(a.get("k").await);
+    wire.drop_messages(true);
+    assert!(b.insert_if("k", "2".to_owned(), seen).await.unwrap());
+    assert!(!a.insert_if("k", "3".to_owned(), seen).await.unwrap());
+    assert_eq!(*a.get("k").await.unwrap(), "2", "not its own old copy");
+}
+
+/// The answer is lost: nobody knows whether it was stored.
+async fn an_unknown_outcome_is_deferred(fleet: Fleet) {
+    let (a, wire) = fleet.instance().await;
+    let (b, _) = fleet.instance().await;
+    wire.lose(Step::InsertIf, Way::Reply, 1);
+    let error = a.insert_if("k", "v".to_owned(), Version::ABSENT).await;
+    assert!(error.unwrap_err().is_deferred());
+    eventually("it is invalidated", || async { b.get("k").await.is_none() }).await;
+    eventually("the key is used again", || async {
+        a.insert_if("k", "v".to_owned(), Version::ABSENT)
+            .await
+            .unwrap()
+    })
+    .await;
+    assert_eq!(*b.get("k").await.unwrap(), "v");
+}
+
+async fn counting_together_loses_nothing(fleet: Fleet) {
+    let ((a, _), (b, _)) = (fleet.instance().await, fleet.instance().await);
+    let count = async |cache: &Texts| {
+        for _ in 0..20 {
+            loop {
+                let entry = cache.get("n").await;
+                let seen = entry
+                    .as_ref()
+                    .map_or(Version::ABSENT, |entry| entry.meta().version().unwrap());
+                let next = entry.map_or(0, |entry| entry.parse::<u64>().unwrap()) + 1;
+                if cache.insert_if("n", next.to_string(), seen).await.unwrap() {
+                    break;
+                }
+            }
+        }
+    };
+    futures::join!(count(&a), count(&b), count(&a));
+    assert_eq!(*a.get("n").await.unwrap(), "60");
+}
+
+#[tokio::test]
+async fn past_its_ttl_a_value_is_absent() {
+    let fleet = Fleet::memory();
+    let (a, _) = fleet
+        .instance_with(|b| b.jitter(0.0).max_staleness(HOUR))
+        .await;
+    let ttl = Duration::from_millis(100);
+    a.insert_with("k", larder::Loaded::new("1".to_owned()).ttl(ttl))
+        .await
+        .unwrap();
+    let seen = version_of(a.get("k").await);
+    assert!(
+        !a.insert_if("k", "2".to_owned(), Version::ABSENT)
+            .await
+            .unwrap()
+    );
+    fleet.advance(ttl);
+    assert!(!a.insert_if("k", "2".to_owned(), seen).await.unwrap());
+    assert!(
+        a.insert_if("k", "2".to_owned(), Version::ABSENT)
+            .await
+            .unwrap()
+    );
+}
+
+#[tokio::test]
+async fn without_an_l2_one_of_many_wins() {
+    let alone: Texts = Cache::builder("test:alone").build().unwrap();
+    let claims = (0..20).map(|n: u8| alone.insert_if("k", n.to_string(), Version::ABSENT));
+    let claims = join_all(claims).await.into_iter().map(Result::unwrap);
+    assert_eq!(claims.filter(|won| *won).count(), 1);
+    let seen = version_of(alone.get("k").await);
+    assert!(alone.insert_if("k", "new".to_owned(), seen).await.unwrap());
+    assert!(
+        !alone
+            .insert_if("k", "newer".to_owned(), seen)
+            .await
+            .unwrap()
+    );
+    assert_eq!(*alone.get("k").await.unwrap(), "new");
+}

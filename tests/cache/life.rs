@@ -1,0 +1,395 @@
+//! A new life for what is there: `touch`, `expire`, and entries that live on while they are read.
+
+use std::time::Duration;
+
+use larder::{Cache, Clock, Entry, Source as Level};
+
+use crate::fleet::{
+    Fleet, HOUR, Set, Source, Texts, over_both_stores, received, without_heartbeats,
+};
+use crate::support::eventually::eventually;
+use crate::support::network::{Gate, Step, Way};
+
+const MS: Duration = Duration::from_millis(1);
+
+over_both_stores!(
+    a_shorter_life_holds_in_every_instance,
+    a_longer_life_holds_here_at_once,
+    touch_brings_nothing_back,
+    a_touched_value_keeps_its_age_and_its_soft_ttl,
+    an_expired_value_is_stale_in_every_instance,
+    a_load_that_began_before_is_not_stored_as_fresh,
+    nothing_is_made_stale_where_nothing_is,
+    a_read_does_not_bring_back_what_another_instance_removed,
+    a_read_extends_no_other_value,
+);
+
+fn still(builder: Set) -> Set {
+    without_heartbeats(builder).jitter(0.0)
+}
+
+async fn pair(fleet: &Fleet) -> (Texts, Texts) {
+    (
+        fleet.instance_with(still).await.0,
+        fleet.instance_with(still).await.0,
+    )
+}
+
+async fn expire_elsewhere(cache: &Texts, key: &str) {
+    eventually("it is gone from L1", || async {
+        cache.get_local(key).is_none()
+    })
+    .await;
+}
+
+async fn a_shorter_life_holds_in_every_instance(fleet: Fleet) {
+    let (a, b) = pair(&fleet).await;
+    a.insert("k", "v".to_owned()).await.unwrap();
+    b.get("k").await.unwrap();
+    assert!(a.touch("k", 300 * MS).await.unwrap());
+    received(&b, 2).await;
+    for cache in [&a, &b] {
+        assert_eq!(*cache.get("k").await.expect("it still lives"), "v");
+    }
+    if let Fleet::Memory { .. } = fleet {
+        fleet.advance(300 * MS);
+    }
+    eventually("it is gone everywhere", || async {
+        a.get("k").await.is_none() && b.get("k").await.is_none()
+    })
+    .await;
+}
+
+async fn a_longer_life_holds_here_at_once(fleet: Fleet) {
+    let set = |b: Set| still(b).l2_ttl(400 * MS);
+    let (a, wire) = fleet.instance_with(set).await;
+    let (b, _) = fleet.instance_with(set).await;
+    a.insert("k", "v".to_owned()).await.unwrap();
+    let version = b.get("k").await.unwrap().meta().version();
+    assert!(a.touch("k", HOUR).await.unwrap());
+    let (reads, received) = (wire.asked(Step::Get), b.stats().invalidations_received);
+    if let Fleet::Memory { .. } = fleet {
+        fleet.advance(500 * MS);
+    }
+    // Its own copy ends when it was to; what L2 has lives on.
+    expire_elsewhere(&b, "k").await;
+    let there = b.get("k").await.expect("it lives on");
+    assert_eq!(
+        (there.meta().source(), there.meta().version()),
+        (Level::L2, version)
+    );
+    let here = a.get_local("k").expect("L1 knows");
+    assert_eq!(here.meta().version(), version, "its version stays");
+    assert_eq!(wire.asked(Step::Get), reads);
+    assert_eq!(
+        b.stats().invalidations_received,
+        received,
+        "nobody evicts it"
+    );
+}
+
+async fn touch_brings_nothing_back(fleet: Fleet) {
+    let (a, b) = pair(&fleet).await;
+    assert!(!a.touch("k", HOUR).await.unwrap());
+    a.insert("k", "v".to_owned()).await.unwrap();
+    b.get("k").await.unwrap();
+    a.invalidate("k").await.unwrap();
+    assert!(!b.touch("k", HOUR).await.unwrap());
+    assert!(!a.touch("k", HOUR).await.unwrap());
+    assert!(a.get("k").await.is_none() && b.get("k").await.is_none());
+    a.insert("k", "v".to_owned()).await.unwrap();
+    a.clear().await.unwrap();
+    assert!(!b.touch("k", HOUR).await.unwrap());
+    assert!(a.get("k").await.is_none());
+}
+
+async fn a_touched_value_keeps_its_age_and_its_soft_ttl(fleet: Fleet) {
+    let set = |b: Set| still(b).soft_ttl(100 * MS).l2_ttl(HOUR);
+    let (a, _) = fleet.instance_with(set).await;
+    let (b, _) = fleet.instance_with(set).await;
+    a.insert("k", "v".to_owned()).await.unwrap();
+    if let Fleet::Memory { .. } = fleet {
+        fleet.advance(100 * MS);
+    }
+    let is_stale = |entry: Option<Entry<String>>| entry.unwrap().meta().is_stale();
+    eventually("it is stale", || async { is_stale(a.get("k").await) }).await;
+    for ttl in [2 * HOUR, HOUR / 2] {
+        assert!(a.touch("k", ttl).await.unwrap());
+        for cache in [&a, &b] {
+            let meta = cache.get("k").await.unwrap().meta();
+            assert!(meta.is_stale() && meta.age() >= 100 * MS, "{meta:?}");
+        }
+    }
+}
+
+async fn an_expired_value_is_stale_in_every_instance(fleet: Fleet) {
+    let (a, b) = pair(&fleet).await;
+    let truth = Source::new("old");
+    for cache in [&a, &b] {
+        truth.through(cache, "k").await.unwrap();
+        assert!(!cache.get_local("k").unwrap().meta().is_stale());
+    }
+    a.expire("k").await.unwrap();
+    received(&b, 1).await;
+    for cache in [&a, &b] {
+        let entry = cache.get("k").await.expect("it is still there");
+        assert_eq!((entry.as_str(), entry.meta().is_stale()), ("old", true));
+    }
+    truth.set("new");
+    assert_eq!(*truth.through(&b, "k").await.unwrap(), "old");
+    eventually("it is refreshed", || async {
+        *truth.through(&b, "k").await.unwrap() == "new"
+    })
+    .await;
+    assert_eq!(truth.loads(), 2);
+}
+
+async fn a_load_that_began_before_is_not_stored_as_fresh(fleet: Fleet) {
+    let (a, b) = pair(&fleet).await;
+    for cache in [&a, &b] {
+        b.invalidate("k").await.unwrap();
+        let (truth, gate) = (Source::new("old"), Gate::new());
+        let loading = truth.behind(&gate).spawn(cache, "k");
+        gate.arrived(1).await;
+        a.expire("k").await.unwrap();
+        gate.open();
+        let handed_out = loading.await.unwrap().unwrap();
+        assert_eq!(handed_out.meta().version(), None);
+        assert!(cache.get("k").await.is_none());
+    }
+}
+
+async fn nothing_is_made_stale_where_nothing_is(fleet: Fleet) {
+    let (a, b) = pair(&fleet).await;
+    a.expire("k").await.unwrap();
+    assert!(a.get("k").await.is_none() && b.get("k").await.is_none());
+    let loaded = Source::new("v").through(&b, "k").await.unwrap();
+    assert!(loaded.meta().version().is_some());
+    assert!(!b.get("k").await.unwrap().meta().is_stale());
+}
+
+/// It is made stale and not removed, when the store answers again; a removal of the key beside it removes it.
+#[tokio::test]
+async fn a_deferred_expiry_keeps_the_value() {
+    for removes in [false, true] {
+        let fleet = Fleet::memory();
+        let (a, wire) = fleet.instance_with(still).await;
+        let (b, _) = fleet.instance_with(still).await;
+        a.insert("k", "v".to_owned()).await.unwrap();
+        for step in [Step::Expire, Step::Invalidate] {
+            wire.lose(step, Way::Request, usize::MAX);
+        }
+        assert!(a.expire("k").await.unwrap_err().is_deferred());
+        if removes {
+            assert!(a.invalidate("k").await.unwrap_err().is_deferred());
+            assert!(a.expire("k").await.unwrap_err().is_deferred());
+        }
+        assert!(a.get("k").await.is_none(), "it is not used");
+        assert!(!b.get("k").await.unwrap().meta().is_stale());
+        for step in [Step::Expire, Step::Invalidate] {
+            wire.lose(step, Way::Request, 0);
+        }
+        wire.cut();
+        let delivered = |entry: Option<Entry<String>>| match entry {
+            Some(entry) => !removes && entry.meta().is_stale(),
+            None => removes,
+        };
+        eventually("it is delivered", || async { delivered(b.get("k").await) }).await;
+        eventually("it is used again", || async { delivered(a.get("k").await) }).await;
+    }
+}
+
+#[tokio::test]
+async fn a_touch_that_is_not_answered_says_so() {
+    let fleet = Fleet::memory();
+    let (a, wire) = fleet.instance_with(still).await;
+    a.insert("k", "v".to_owned()).await.unwrap();
+    wire.lose(Step::Touch, Way::Request, 1);
+    let error = a.touch("k", HOUR).await.unwrap_err();
+    assert!(error.is_unconfirmed() && !error.is_deferred(), "{error}");
+    assert!(a.touch("k", HOUR).await.unwrap());
+    let error = a.touch("k", Duration::ZERO).await.unwrap_err();
+    assert!(error.is_misuse(), "{error}");
+}
+
+/// The caller is gone when the answer comes: the message shortens the life here, too.
+#[tokio::test]
+async fn a_cancelled_touch_does_not_leave_a_longer_life_in_l1() {
+    let fleet = Fleet::memory();
+    let (a, wire) = fleet.instance_with(still).await;
+    a.insert("k", "v".to_owned()).await.unwrap();
+    let gate = wire.close(Step::Touch, Way::Reply);
+    let caller = a.clone();
+    let touching = tokio::spawn(async move { caller.touch("k", 100 * MS).await });
+    gate.arrived(1).await;
+    touching.abort();
+    assert!(touching.await.unwrap_err().is_cancelled());
+    expire_elsewhere(&a, "k").await;
+    assert!(a.get("k").await.is_some());
+    fleet.advance(100 * MS);
+    assert!(a.get_local("k").is_none() && a.get("k").await.is_none());
+}
+
+/// Without an L2, where L1 alone holds the values.
+#[tokio::test]
+async fn l1_alone_does_the_same() {
+    let clock = Clock::manual();
+    let alone: Texts = Cache::builder("test:life")
+        .clock(clock.clone())
+        .jitter(0.0)
+        .l2_ttl(1000 * MS)
+        .build()
+        .unwrap();
+    assert!(!alone.touch("k", HOUR).await.unwrap());
+    alone.expire("k").await.unwrap();
+    alone.insert("k", "v".to_owned()).await.unwrap();
+
+    assert!(alone.touch("k", 2000 * MS).await.unwrap());
+    clock.advance(1999 * MS);
+    assert!(alone.get("k").await.is_some());
+    assert!(alone.touch("k", 100 * MS).await.unwrap());
+    clock.advance(100 * MS);
+    assert!(alone.get("k").await.is_none());
+    assert!(!alone.touch("k", HOUR).await.unwrap(), "it is over");
+
+    let truth = Source::new("old");
+    truth.through(&alone, "k").await.unwrap();
+    alone.expire("k").await.unwrap();
+    let entry = alone.get("k").await.expect("it is still there");
+    assert!(entry.meta().is_stale());
+    truth.set("new");
+    eventually("it is refreshed", || async {
+        *truth.through(&alone, "k").await.unwrap() == "new"
+    })
+    .await;
+    assert!(!alone.get("k").await.unwrap().meta().is_stale());
+
+    let gate = Gate::new();
+    alone.expire("k").await.unwrap();
+    truth.set("newer");
+    assert_eq!(
+        *truth.behind(&gate).through(&alone, "k").await.unwrap(),
+        "new"
+    );
+    gate.arrived(1).await;
+    alone.expire("k").await.unwrap();
+    gate.open();
+    eventually("another refresh can begin", || async {
+        alone.stats().refreshes == 1
+            && alone
+                .get("k")
+                .await
+                .is_none_or(|entry| entry.meta().is_stale())
+    })
+    .await;
+}
+
+/// Long enough for a test on a busy machine.
+const IDLE: Duration = Duration::from_secs(2);
+
+fn sliding(builder: Set) -> Set {
+    still(builder).sliding(IDLE)
+}
+
+/// Of each `idle / 4` there is one request, however often the key is read.
+#[tokio::test]
+async fn a_value_lives_while_it_is_read() {
+    let fleet = Fleet::memory();
+    let (a, wire) = fleet.instance_with(sliding).await;
+    let (b, _) = fleet.instance_with(sliding).await;
+    a.insert("k", "v".to_owned()).await.unwrap();
+    let began = wire.asked(Step::Touch);
+    for n in 1..=20 {
+        fleet.advance(IDLE / 4);
+        for _ in 0..10 {
+            assert!(a.get_local("k").is_some(), "{n}");
+        }
+        eventually("it is extended", || async {
+            wire.asked(Step::Touch) == began + n && a.get_local("k").is_some()
+        })
+        .await;
+    }
+    assert!(a.stats().l2_misses == 0 && wire.asked(Step::Get) == 0);
+    let version = a.get_local("k").unwrap().meta().version();
+    assert_eq!(b.get("k").await.unwrap().meta().version(), version);
+
+    fleet.advance(IDLE);
+    assert!(b.get_local("k").is_some(), "from the last read on");
+    fleet.advance(IDLE / 4);
+    assert!(a.get("k").await.is_none() && b.get("k").await.is_none());
+}
+
+#[tokio::test]
+async fn a_value_that_is_read_ends_with_its_longest_life() {
+    let fleet = Fleet::memory();
+    let set = |b: Set| still(b).sliding(400 * MS).l2_ttl(1000 * MS);
+    let (a, wire) = fleet.instance_with(set).await;
+    a.insert("k", "v".to_owned()).await.unwrap();
+    let own = larder::Loaded::new("own".to_owned()).ttl(700 * MS);
+    a.insert_with("own", own).await.unwrap();
+    for n in 1..10 {
+        fleet.advance(100 * MS);
+        assert!(a.get("k").await.is_some(), "{n}");
+        assert_eq!(a.get("own").await.is_some(), n < 7, "{n}");
+        // Until it reaches the end.
+        let expected = n.min(5) + n.min(2);
+        eventually("it is extended", || async {
+            wire.asked(Step::Touch) == expected
+        })
+        .await;
+    }
+    fleet.advance(100 * MS);
+    assert!(a.get("k").await.is_none());
+}
+
+/// Reads a key until that extends its life, which begins with less than the idle time left.
+async fn read_until_extended(fleet: &Fleet, cache: &Texts, gate: &Gate) {
+    if let Fleet::Memory { .. } = fleet {
+        fleet.advance(IDLE / 2);
+    }
+    let reading = async {
+        loop {
+            assert!(cache.get_local("k").is_some());
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        () = gate.arrived(1) => {}
+        () = reading => {}
+    }
+}
+
+/// Read, removed by another instance, extended: in this order.
+async fn a_read_does_not_bring_back_what_another_instance_removed(fleet: Fleet) {
+    let (a, wire) = fleet.instance_with(sliding).await;
+    let (b, _) = fleet.instance_with(sliding).await;
+    a.insert("k", "alice".to_owned()).await.unwrap();
+    let gate = wire.close(Step::Touch, Way::Request);
+    read_until_extended(&fleet, &a, &gate).await;
+    b.invalidate("k").await.unwrap();
+    received(&a, 1).await;
+    let answer = wire.close(Step::Touch, Way::Reply);
+    gate.open();
+    answer.arrived(1).await;
+    answer.open();
+    for cache in [&a, &b] {
+        assert!(cache.get("k").await.is_none());
+    }
+}
+
+async fn a_read_extends_no_other_value(fleet: Fleet) {
+    let (a, wire) = fleet.instance_with(sliding).await;
+    let (b, _) = fleet.instance_with(still).await;
+    a.insert("k", "alice".to_owned()).await.unwrap();
+    let gate = wire.close(Step::Touch, Way::Request);
+    read_until_extended(&fleet, &a, &gate).await;
+    // Another session, which is not to live for long.
+    b.insert_with("k", larder::Loaded::new("bob".to_owned()).ttl(100 * MS))
+        .await
+        .unwrap();
+    gate.open();
+    if let Fleet::Memory { .. } = fleet {
+        fleet.advance(100 * MS);
+    }
+    eventually("it has ended", || async { b.get("k").await.is_none() }).await;
+}

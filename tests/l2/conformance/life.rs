@@ -1,0 +1,301 @@
+//! How stored values are made stale, given another life, and replaced on a condition.
+
+use std::time::Duration;
+
+use larder::l2::{Fill, Key, Kind, Lane, Life, NewLife, Stamp, Touched, Ttls, Version, Want};
+
+use super::conformance;
+use crate::store::*;
+use crate::support::eventually::eventually;
+
+conformance! {
+    an_expired_value_is_stale_from_now_on
+    an_earlier_time_of_staleness_stays
+    expire_ends_leases_and_is_published
+    what_is_no_value_is_not_made_stale
+    a_longer_life_is_not_published
+    a_shorter_life_is_a_new_version
+    an_extension_is_never_shorter_and_ends_at_the_end
+    an_extension_is_for_one_version
+    what_is_absent_is_not_touched
+    a_touched_value_is_kept_beyond_its_life
+    a_touch_after_its_deadline_changes_nothing
+    a_value_is_replaced_if_its_version_is_there
+    a_value_is_inserted_if_none_is_there
+    an_insert_on_a_condition_after_its_deadline_changes_nothing
+}
+
+async fn insert_for(lane: &dyn Lane, key: &str, ttls: Ttls) -> Stamp {
+    let mut value = sealed(b"value");
+    value.ttls = ttls;
+    let payload = payload_of(Kind::Insert, &[key]);
+    lane.insert(&[(key, &value)], &payload, None).await.unwrap()
+}
+
+async fn expire(lane: &dyn Lane, keys: &[&str]) -> Stamp {
+    let payload = payload_of(Kind::Invalidate, keys);
+    lane.expire(keys, &payload).await.unwrap()
+}
+
+async fn touch(lane: &dyn Lane, key: &str, life: NewLife) -> Option<Touched> {
+    let payload = payload_of(Kind::Invalidate, &[key]);
+    lane.touch(key, life, &payload, None).await.unwrap()
+}
+
+async fn insert_if(lane: &dyn Lane, key: &str, payload: &[u8], version: Version) -> Option<Stamp> {
+    let (value, message) = (sealed(payload), payload_of(Kind::Insert, &[key]));
+    let inserted = lane.insert_if(key, &value, version, &message, None);
+    inserted.await.unwrap()
+}
+
+async fn version_of(lane: &dyn Lane, key: &str) -> Version {
+    let bytes = get(lane, key).await.expect("there is a value");
+    stamp_of(&bytes).version()
+}
+
+fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+const TTLS: Ttls = Ttls {
+    soft: Some(Duration::from_secs(30)),
+    l1: Some(Duration::from_secs(5)),
+    ..Ttls::new(Duration::from_secs(60))
+};
+
+async fn an_expired_value_is_stale_from_now_on(store: impl Store) {
+    let lane = store.lane();
+    let inserted = insert_for(&*lane, "k", TTLS).await;
+    let expired = expire(&*lane, &["k", "missing"]).await;
+    assert!(expired.ver > inserted.ver && expired.epoch == inserted.epoch);
+    let bytes = usable(&*lane, "k").await.expect("it is still usable");
+    let (stamp, life) = times_of(&bytes);
+    let written_at = inserted.written_at;
+    assert_eq!((stamp.ver, stamp.written_at), (expired.ver, written_at));
+    let expected = Life {
+        stale_at: Some(expired.written_at),
+        expires_at: written_at + 60_000,
+        ends_at: None,
+        l1_ttl: TTLS.l1,
+    };
+    assert_eq!(life, expected);
+    assert_eq!(get(&*lane, "missing").await, None);
+}
+
+async fn an_earlier_time_of_staleness_stays(store: impl Store) {
+    let lane = store.lane();
+    insert_for(&*lane, "k", TTLS).await;
+    let first = expire(&*lane, &["k"]).await;
+    let second = expire(&*lane, &["k"]).await;
+    let (stamp, life) = times_of(&get(&*lane, "k").await.unwrap());
+    assert_eq!(
+        (stamp.ver, life.stale_at),
+        (second.ver, Some(first.written_at))
+    );
+}
+
+async fn expire_ends_leases_and_is_published(store: impl Store) {
+    let lane = store.lane();
+    let lease = granted(&*lane, "k").await;
+    let (_, mut subscription) = subscribe(&*lane).await;
+    let expired = expire(&*lane, &["k"]).await;
+    let message = message(&mut *subscription).await;
+    assert_eq!((message.ver, message.kind), (expired.ver, Kind::Invalidate));
+    assert_eq!(message.keys, vec![Key::from("k")]);
+    assert_eq!(fill(&*lane, "k", lease, b"old").await, Fill::Rejected(None));
+}
+
+async fn what_is_no_value_is_not_made_stale(store: impl Store) {
+    let lane = store.lane();
+    insert_for(&*lane, "k", TTLS).await;
+    clear(&*lane).await;
+    let before = get(&*lane, "k").await;
+    expire(&*lane, &["k"]).await;
+    assert_eq!(get(&*lane, "k").await, before, "it is of another epoch");
+    assert_eq!(touch(&*lane, "k", NewLife::Renewed(TTLS)).await, None);
+    assert_eq!(usable(&*lane, "k").await, None);
+}
+
+async fn a_longer_life_is_not_published(store: impl Store) {
+    let lane = store.lane();
+    let inserted = insert_for(&*lane, "k", TTLS).await;
+    let (before, mut subscription) = subscribe(&*lane).await;
+    let end = Some(secs(1000));
+    let new = Ttls {
+        end,
+        ..Ttls::new(secs(600))
+    };
+    let touched = touch(&*lane, "k", NewLife::Renewed(new)).await.unwrap();
+    assert_eq!((touched.former, touched.stamp), (inserted.ver, inserted));
+    let (messages, after) = heartbeat(&mut *subscription).await;
+    assert_eq!((messages.len(), after.seq), (0, before.seq));
+    let bytes = usable(&*lane, "k").await.unwrap();
+    assert_eq!(times_of(&bytes), (touched.stamp, touched.life));
+    let at = touched.life.expires_at - 600_000;
+    assert!((before.now..=after.now).contains(&at));
+    let expected = Life {
+        stale_at: Some(inserted.written_at + 30_000),
+        expires_at: at + 600_000,
+        ends_at: Some(at + 1_000_000),
+        l1_ttl: TTLS.l1,
+    };
+    assert_eq!(touched.life, expected);
+}
+
+async fn a_shorter_life_is_a_new_version(store: impl Store) {
+    let lane = store.lane();
+    let inserted = insert_for(&*lane, "k", TTLS).await;
+    let (_, mut subscription) = subscribe(&*lane).await;
+    let touched = touch(&*lane, "k", NewLife::Renewed(Ttls::new(secs(10))))
+        .await
+        .unwrap();
+    let message = message(&mut *subscription).await;
+    assert_eq!(touched.former, inserted.ver);
+    assert!(touched.stamp.ver > inserted.ver);
+    assert_eq!(
+        (message.ver, message.keys),
+        (touched.stamp.ver, vec![Key::from("k")])
+    );
+    assert_eq!(
+        touched.stamp.written_at, inserted.written_at,
+        "its age stays"
+    );
+    let (stamp, life) = times_of(&usable(&*lane, "k").await.unwrap());
+    assert_eq!((stamp, life), (touched.stamp, touched.life));
+    assert!(life.expires_at < inserted.written_at + 60_000);
+}
+
+async fn an_extension_is_never_shorter_and_ends_at_the_end(store: impl Store) {
+    let lane = store.lane();
+    let end = Some(secs(100));
+    let inserted = insert_for(&*lane, "k", Ttls { end, ..TTLS }).await;
+    let at = inserted.written_at;
+    for (ttl, expires_at) in [(secs(10), at + 60_000), (secs(1000), at + 100_000)] {
+        let life = NewLife::Extended(Ttls::new(ttl), inserted.version());
+        let touched = touch(&*lane, "k", life).await.unwrap();
+        assert_eq!(touched.stamp, inserted, "its version stays");
+        assert_eq!(touched.life.expires_at, expires_at);
+        assert_eq!(touched.life.ends_at, Some(at + 100_000));
+    }
+}
+
+async fn an_extension_is_for_one_version(store: impl Store) {
+    let lane = store.lane();
+    let first = insert_for(&*lane, "k", TTLS).await;
+    let second = insert_for(&*lane, "k", TTLS).await;
+    let life = NewLife::Extended(Ttls::new(secs(600)), first.version());
+    assert_eq!(touch(&*lane, "k", life).await, None);
+    let (stamp, life) = times_of(&usable(&*lane, "k").await.unwrap());
+    assert_eq!(
+        (stamp, life.expires_at),
+        (second, second.written_at + 60_000)
+    );
+}
+
+async fn what_is_absent_is_not_touched(store: impl Store) {
+    let lane = store.lane();
+    let life = NewLife::Renewed(TTLS);
+    assert_eq!(touch(&*lane, "k", life).await, None);
+    let inserted = insert_for(&*lane, "k", TTLS).await;
+    invalidate(&*lane, &["k"]).await;
+    for life in [life, NewLife::Extended(TTLS, inserted.version())] {
+        assert_eq!(touch(&*lane, "k", life).await, None);
+        assert_eq!(get(&*lane, "k").await, None);
+    }
+}
+
+/// Past its TTL it is not touched, and not usable.
+async fn a_touched_value_is_kept_beyond_its_life(store: impl Store) {
+    let lane = store.lane();
+    insert_for(&*lane, "k", TTLS).await;
+    let short = Ttls {
+        kept: secs(60),
+        ..Ttls::new(Duration::from_millis(50))
+    };
+    touch(&*lane, "k", NewLife::Renewed(short)).await.unwrap();
+    eventually("its life is over", async || {
+        usable(&*lane, "k").await.is_none()
+    })
+    .await;
+    assert!(get(&*lane, "k").await.is_some(), "it is kept");
+    assert_eq!(touch(&*lane, "k", NewLife::Renewed(TTLS)).await, None);
+    assert!(
+        insert_if(&*lane, "k", b"new", Version::ABSENT)
+            .await
+            .is_some()
+    );
+}
+
+async fn a_touch_after_its_deadline_changes_nothing(store: impl Store) {
+    let lane = store.lane();
+    let inserted = insert_for(&*lane, "k", TTLS).await;
+    let payload = payload_of(Kind::Invalidate, &["k"]);
+    let past = Some(inserted.written_at - 1);
+    let life = NewLife::Renewed(Ttls::new(secs(600)));
+    assert!(
+        lane.touch("k", life, &payload, past)
+            .await
+            .unwrap_err()
+            .is_refused()
+    );
+    let (_, life) = times_of(&usable(&*lane, "k").await.unwrap());
+    assert_eq!(life.expires_at, inserted.written_at + 60_000);
+}
+
+async fn a_value_is_replaced_if_its_version_is_there(store: impl Store) {
+    let lane = store.lane();
+    let first = insert(&*lane, "k", b"first").await;
+    let lead = lead_for(&*lane, "k", LONG, Want::NewerThan(first.ver)).await;
+    let (_, mut subscription) = subscribe(&*lane).await;
+    let second = insert_if(&*lane, "k", b"second", first.version())
+        .await
+        .unwrap();
+    assert!(second.ver > first.ver);
+    assert_eq!(message(&mut *subscription).await.ver, second.ver);
+    let larder::l2::LeaseReply::Granted(lease) = lead else {
+        panic!("no lease, but {lead:?}");
+    };
+    assert!(!renewed(&*lane, "k", lease).await, "its lease has ended");
+    for other in [first.version(), Version::ABSENT] {
+        assert_eq!(insert_if(&*lane, "k", b"third", other).await, None);
+    }
+    let bytes = usable(&*lane, "k").await.unwrap();
+    assert_eq!(stamp_of(&bytes), second);
+    assert_eq!(bytes[92..], *b"second");
+    let (messages, _) = heartbeat(&mut *subscription).await;
+    assert!(messages.is_empty());
+}
+
+async fn a_value_is_inserted_if_none_is_there(store: impl Store) {
+    let lane = store.lane();
+    let first = insert(&*lane, "other", b"value").await;
+    assert_eq!(insert_if(&*lane, "k", b"new", first.version()).await, None);
+    assert_eq!(get(&*lane, "k").await, None);
+    assert!(
+        insert_if(&*lane, "k", b"new", Version::ABSENT)
+            .await
+            .is_some()
+    );
+    let former = version_of(&*lane, "k").await;
+    clear(&*lane).await;
+    assert_eq!(
+        insert_if(&*lane, "k", b"newer", former).await,
+        None,
+        "it is of another epoch"
+    );
+    assert!(
+        insert_if(&*lane, "k", b"newer", Version::ABSENT)
+            .await
+            .is_some()
+    );
+}
+
+async fn an_insert_on_a_condition_after_its_deadline_changes_nothing(store: impl Store) {
+    let lane = store.lane();
+    let first = insert(&*lane, "k", b"first").await;
+    let (value, payload) = (sealed(b"second"), payload_of(Kind::Insert, &["k"]));
+    let past = Some(first.written_at - 1);
+    let late = lane.insert_if("k", &value, first.version(), &payload, past);
+    assert!(late.await.unwrap_err().is_refused());
+    assert_eq!(version_of(&*lane, "k").await, first.version());
+}
