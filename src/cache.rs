@@ -655,8 +655,8 @@ where
     /// whether it was stored: of any number of callers with the same version, in all instances, one gets `true`.
     ///
     /// `version` is what [`Meta::version`](crate::Meta::version) of the entry says, or [`Version::ABSENT`] to store a value
-    /// only where there is none. A load, a refresh, an [`expire`](Self::expire) and a [`touch`](Self::touch) that shortens
-    /// the life change the version too. After `false` this instance has dropped its copy, so [`get`](Self::get) reads what
+    /// only where there is none. A load and a refresh change the version too; an
+    /// [`expire`](Self::expire) and a [`touch`](Self::touch) leave it. After `false` this instance has dropped its copy, so [`get`](Self::get) reads what
     /// is stored now.
     ///
     /// `ABSENT` says nothing of the past: a value that was inserted and removed since the caller looked is as absent as one

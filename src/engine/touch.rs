@@ -69,14 +69,14 @@ async fn send<V: Value>(
 /// Applies a change of the times of a value that L2 has accepted.
 fn apply<V: Value>(ctx: &Context<V>, op: &Op, touched: &Touched) {
     let Touched {
-        former,
+        change,
         stamp,
         life,
     } = *touched;
     let (key, now) = (op.key(), ctx.now());
-    if stamp.ver != former {
+    if let Some(change) = change {
         // A shorter life: as other instances do.
-        return ctx.l1.apply([&**key], stamp.epoch, stamp.ver);
+        return ctx.l1.apply([&**key], stamp.epoch, change);
     }
     if let Some(slot) = ctx.l1.get(key, now)
         && slot.version() == stamp.version()

@@ -131,12 +131,13 @@ pub trait Lane: Send + Sync + fmt::Debug {
         hold: Duration,
     ) -> Reply<'a, WriteAck>;
 
-    /// Makes the values of keys stale from now on, removes their leases, and publishes that. A late copy makes stale what
+    /// Makes the values of keys stale from now on, removes their leases, and publishes that, with the version of the answer.
+    /// The values keep theirs. A late copy makes stale what
     /// was stored since.
     fn expire<'a>(&'a self, keys: &'a [&'a str], payload: &'a [u8]) -> Reply<'a, Stamp>;
 
-    /// Changes how long the usable value of a key lives. Publishes that if it lives shorter: then other instances read it
-    /// anew, as it gets a new version. `None` if there is no usable value.
+    /// Changes how long the usable value of a key lives. Publishes that if it lives shorter: then instances read it
+    /// anew. `None` if there is no usable value.
     ///
     /// After `deadline` it is refused, and once this has answered every copy of the request is, as with
     /// [`insert`](Self::insert): it could undo a later change.
@@ -327,9 +328,9 @@ pub enum NewLife {
 /// The answer to a [`Lane::touch`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Touched {
-    /// The version that the value had before.
-    pub former: u64,
-    /// Its stamp now. It is another version only if the value lives shorter than before.
+    /// The version of the change, if it was published: the value lives shorter than before.
+    pub change: Option<u64>,
+    /// Its stamp, with the version that it had before.
     pub stamp: Stamp,
     /// Its times now.
     pub life: Life,

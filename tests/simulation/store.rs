@@ -284,7 +284,7 @@ impl Store {
             };
             self.recorder.count(what);
             self.replicate();
-            if touched.stamp.ver != touched.former {
+            if touched.change.is_some() {
                 self.published.fetch_add(1, SeqCst);
             }
         }

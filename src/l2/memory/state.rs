@@ -315,10 +315,6 @@ impl State {
         for key in keys {
             if let Some((bytes, of, mut life)) = self.stored(key, now) {
                 life.stale_at = Some(life.stale_at.map_or(now.at, |at| at.min(now.at)));
-                let of = Stamp {
-                    ver: stamp.ver,
-                    ..of
-                };
                 self.restamp(
                     key,
                     &bytes,
@@ -341,11 +337,11 @@ impl State {
         payload: &[u8],
         now: Now,
     ) -> Option<Touched> {
-        let (bytes, mut stamp, mut life) = self.stored(key, now)?;
+        let (bytes, stamp, mut life) = self.stored(key, now)?;
         if now.at >= life.expires_at {
             return None;
         }
-        let (former, former_end) = (stamp.ver, life.expires_at);
+        let former_end = life.expires_at;
         let kept = match new {
             NewLife::Renewed(ttls) => {
                 let new = ttls.life(now.at);
@@ -362,15 +358,16 @@ impl State {
                 ttls.kept
             }
         };
-        if life.expires_at < former_end {
+        let change = (life.expires_at < former_end).then(|| {
             // Instances hold it for longer: by the message they read it anew.
-            stamp.ver = self.stamp(now).ver;
-            self.publish(stamp.ver, payload, now);
-        }
+            let change = self.stamp(now).ver;
+            self.publish(change, payload, now);
+            change
+        });
         let left = Duration::from_millis(life.expires_at.saturating_sub(now.at));
         self.restamp(key, &bytes, stamp, life, left.saturating_add(kept), now);
         Some(Touched {
-            former,
+            change,
             stamp,
             life,
         })

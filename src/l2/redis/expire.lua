@@ -1,6 +1,6 @@
 -- EXPIRE  clock log (value lease)... | channel rnd payload  ->  stamp
--- The values are stale from now on, and no load that has a lease now stores anything. Each value gets the version of the
--- message, by which instances read it anew.
+-- The values are stale from now on, and no load that has a lease now stores anything. By the message, instances read the
+-- values anew.
 local _, _, issued = clock(KEYS[1], ARGV[2])
 local epoch, ver = publish(KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3])
 local at = time()
@@ -12,7 +12,7 @@ for i = 3, #KEYS, 2 do
     if stale_at == 0 or stale_at > at then
       stale_at = at
     end
-    redis.call('SETRANGE', KEYS[i], 0, pack_stamp(epoch, ver, written_at, stale_at, expires_at, ends_at, l1))
+    redis.call('SETRANGE', KEYS[i], 0, pack_stamp(epoch, stored, written_at, stale_at, expires_at, ends_at, l1))
   end
   redis.call('DEL', KEYS[i + 1])
 end

@@ -225,13 +225,13 @@ fn touched(answer: &[u8]) -> Result<(Option<Touched>, u64), L2Error> {
         return Ok((None, at));
     }
     let touched = || {
-        let (&[at, former], stamp) = (answer.get(..16)?.as_chunks().0, answer.get(16..)?) else {
+        let (&[at, change], stamp) = (answer.get(..16)?.as_chunks().0, answer.get(16..)?) else {
             return None;
         };
         let (stamp, life) = envelope::read_stamp(stamp)?;
-        let former = u64::from_be_bytes(former);
+        let change = u64::from_be_bytes(change);
         let touched = Touched {
-            former,
+            change: (change != 0).then_some(change),
             stamp,
             life,
         };

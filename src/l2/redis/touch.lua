@@ -1,5 +1,6 @@
 -- TOUCH  value clock log | channel rnd payload ttls epoch ver deadline
---   ->  the time; then the former version and the new stamp, if there is something to touch; nothing if it is late
+--   ->  the time; then the version of the change or 0, and the new stamp, if there is something to touch; nothing if it
+--   is late
 -- Without an epoch: a new life for what is there. With one: an extension, for no other version than this one, never
 -- shorter, and not beyond the end.
 local at = time()
@@ -8,25 +9,26 @@ if ARGV[7] ~= '' and at > tonumber(ARGV[7]) then
 end
 local epoch, _, issued = clock(KEYS[2], ARGV[2])
 local head = redis.pcall('GETRANGE', KEYS[1], 0, 91)
-local of, former, expires_at = read_stamp(head)
-if of ~= epoch or former > issued or at >= expires_at then
+local of, ver, expires_at = read_stamp(head)
+if of ~= epoch or ver > issued or at >= expires_at then
   return struct.pack('>I8', at)
 end
 local written_at, stale_at, _, ends_at, l1 = struct.unpack('>I8I8I8I8I8', head, 21)
 local ttl, _, ends, _, kept = struct.unpack('>I8I8I8I8I8', ARGV[4])
-local expires, ver = at + ttl, former
+local expires = at + ttl
 if ARGV[5] == '' then
   ends_at = ends == 0 and 0 or at + ends - 1
-elseif tonumber(ARGV[5]) ~= of or tonumber(ARGV[6]) ~= former then
+elseif tonumber(ARGV[5]) ~= of or tonumber(ARGV[6]) ~= ver then
   return struct.pack('>I8', at)
 else
   expires = math.max(expires_at, ends_at == 0 and expires or math.min(expires, ends_at))
 end
+local change = 0
 if expires < expires_at then
   -- Instances hold it for longer: by the message they read it anew.
-  epoch, ver = publish(KEYS[2], KEYS[3], ARGV[1], ARGV[2], ARGV[3])
+  _, change = publish(KEYS[2], KEYS[3], ARGV[1], ARGV[2], ARGV[3])
 end
 local stamped = pack_stamp(epoch, ver, written_at, stale_at, expires, ends_at, l1)
 redis.call('SETRANGE', KEYS[1], 0, stamped)
 redis.call('PEXPIRE', KEYS[1], expires - at + kept)
-return struct.pack('>I8I8', at, former) .. stamped
+return struct.pack('>I8I8', at, change) .. stamped
