@@ -274,6 +274,10 @@ impl<'a, V: Value> Session<'a, V> {
             return;
         }
         let (epoch, ver) = (message.epoch, message.ver);
+        if matches!(message.kind, Kind::Unknown(_)) {
+            // Another release may have changed any key.
+            ctx.l1.flush(epoch);
+        }
         let keys = message.keys.iter().map(|key| &**key);
         if is_own && message.kind == Kind::Insert {
             ctx.l1.apply_own_insert(keys, epoch, ver);

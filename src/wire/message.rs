@@ -40,6 +40,7 @@ pub struct Message {
 
 /// What happened to the keys of a [`Message`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Kind {
     /// Their values are no longer current.
     Invalidate,
@@ -49,6 +50,8 @@ pub enum Kind {
     Clear,
     /// As `Invalidate`, and the caller waits until all members have applied it.
     InvalidateAwaited,
+    /// A kind of another release, by its number. What happened to which keys is not known: the message has none.
+    Unknown(u8),
 }
 
 /// The sender's part of a message.
@@ -60,6 +63,7 @@ pub(crate) fn payload(kind: Kind, origin: u64, keys: &[&str]) -> Vec<u8> {
         Kind::Insert => 1,
         Kind::Clear => 2,
         Kind::InvalidateAwaited => 3,
+        Kind::Unknown(number) => number,
     });
     bytes.extend_from_slice(&origin.to_be_bytes());
     bytes.extend_from_slice(&length(keys.len()));
@@ -81,11 +85,12 @@ pub(crate) fn kind(payload: &[u8]) -> Option<Kind> {
         1 => Some(Kind::Insert),
         2 => Some(Kind::Clear),
         3 => Some(Kind::InvalidateAwaited),
-        _ => None,
+        &number => Some(Kind::Unknown(number)),
     }
 }
 
-/// Reads a message; `None` for one of another release or a damaged one, which counts as a lost one.
+/// Reads a message; `None` for a damaged one, or one of another format, which counts as a lost one. What follows the
+/// origin in a message of an unknown kind may have any form.
 pub(crate) fn open(bytes: &[u8]) -> Option<Message> {
     let mut rest = bytes.strip_prefix(&MAGIC)?;
     let mut number = || rest.try_get_u64().ok();
@@ -96,6 +101,16 @@ pub(crate) fn open(bytes: &[u8]) -> Option<Message> {
     let kind = kind(rest)?;
     rest.advance(1);
     let origin = rest.try_get_u64().ok()?;
+    if matches!(kind, Kind::Unknown(_)) {
+        return Some(Message {
+            epoch,
+            seq,
+            ver,
+            kind,
+            origin,
+            keys: Vec::new(),
+        });
+    }
     let many = rest.try_get_u16().ok()?;
     // With room for all, but for no more than there can be.
     let mut keys = Vec::with_capacity(usize::from(many).min(rest.len() / 2));
@@ -173,6 +188,25 @@ mod tests {
             bytes[11..19].copy_from_slice(&u64::to_be_bytes(seq));
             assert_eq!(open(&bytes).is_some(), is_one, "{seq}");
         }
+    }
+
+    /// Of a release to come: whatever it says of the change, its numbers count.
+    #[test]
+    fn a_message_of_an_unknown_kind_has_numbers_and_no_keys() {
+        let mut bytes = sample();
+        bytes[27] = 200;
+        let unknown = Message {
+            epoch: 3,
+            seq: 5,
+            ver: 8,
+            kind: Kind::Unknown(200),
+            origin: 13,
+            keys: Vec::new(),
+        };
+        for length in [36, 37, bytes.len() - 1, bytes.len()] {
+            assert_eq!(open(&bytes[..length]), Some(unknown.clone()), "{length}");
+        }
+        assert_eq!(open(&bytes[..35]), None, "it has no origin");
     }
 
     /// The layout is shared with other releases: this test fails when it drifts.

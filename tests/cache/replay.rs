@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use larder::deadpool_redis::redis::{AsyncCommands, cmd};
+use larder::l2::{L2, Lane};
 
 use crate::fleet::{Fleet, Set, Source, Texts, over_both_stores, received, without_heartbeats};
 use crate::support::eventually::eventually;
@@ -25,6 +26,8 @@ over_both_stores!(
     messages_that_come_during_a_replay_are_applied_once,
     a_fill_overtaken_by_a_replay_stays_out_of_l1,
     no_caller_joins_a_load_that_a_replay_has_overtaken,
+    a_message_of_an_unknown_kind_is_one_flush,
+    a_replayed_message_of_an_unknown_kind_is_one_flush,
 );
 
 /// One that writes, and one that holds copies of what it may miss and of what it must not lose.
@@ -305,4 +308,63 @@ async fn a_lost_clock_is_one_flush() {
     pair.assert_flushed_once();
     pair.a.ready().await;
     pair.assert_goes_on().await;
+}
+
+/// Publishes a message as another release would: of a kind that this one does not know, with a body of another form.
+async fn publish_unknown(fleet: &Fleet) {
+    let l2: &dyn L2 = match fleet {
+        Fleet::Memory { l2, .. } => l2,
+        Fleet::Redis { l2, .. } => l2,
+    };
+    let lane: Box<dyn Lane> = l2.lane("test:text", LIMIT, Box::new(|_| ()));
+    let payload = [&[200], &7_u64.to_be_bytes()[..], b"?"].concat();
+    let sent = lane.invalidate(&["unnamed"], &payload, Duration::ZERO);
+    sent.await.unwrap();
+}
+
+/// Its numbers count: the next heartbeat and the next message need no replay.
+async fn assert_flushed_once_and_goes_on(pair: &Pair, replays: u64) {
+    let stats = pair.b.stats();
+    assert_eq!(
+        (stats.replays, stats.l1_flushes),
+        (replays, pair.flushes + 1)
+    );
+    assert!(pair.b.get_local("kept").is_none());
+    assert!(pair.b.health().is_ok());
+    let found = pair.b.get("kept").await.unwrap();
+    assert_eq!(found.meta().source(), larder::Source::L2);
+    assert!(pair.b.get_local("kept").is_some());
+    // Each has `b` send a heartbeat, the second when the first was answered.
+    for _ in 0..2 {
+        let heartbeats = pair.wire.asked(Step::Heartbeat);
+        let a = pair.a.clone();
+        let awaited = tokio::spawn(async move { a.invalidate_and_wait("other").await });
+        eventually("it sends a heartbeat", || async {
+            pair.wire.asked(Step::Heartbeat) > heartbeats
+        })
+        .await;
+        awaited.abort();
+    }
+    assert!(pair.b.get_local("kept").is_some());
+    pair.assert_goes_on().await;
+}
+
+async fn a_message_of_an_unknown_kind_is_one_flush(fleet: Fleet) {
+    let pair = pair(&fleet).await;
+    publish_unknown(&fleet).await;
+    eventually("it is received", || async {
+        pair.b.get_local("kept").is_none()
+    })
+    .await;
+    assert_flushed_once_and_goes_on(&pair, 0).await;
+}
+
+async fn a_replayed_message_of_an_unknown_kind_is_one_flush(fleet: Fleet) {
+    let pair = pair(&fleet).await;
+    let gate = pair.cut_off().await;
+    pair.a.invalidate("missed").await.unwrap();
+    publish_unknown(&fleet).await;
+    pair.back(&gate).await;
+    assert!(pair.b.get_local("missed").is_none());
+    assert_flushed_once_and_goes_on(&pair, 1).await;
 }

@@ -146,6 +146,8 @@ pub(crate) fn payload_of(kind: Kind, keys: &[&str]) -> Vec<u8> {
         Kind::Insert => 1,
         Kind::Clear => 2,
         Kind::InvalidateAwaited => 3,
+        Kind::Unknown(number) => number,
+        other => panic!("{other:?} has no number"),
     }];
     bytes.extend_from_slice(&ORIGIN.to_be_bytes());
     bytes.extend_from_slice(&length(keys.len()));

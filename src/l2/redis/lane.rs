@@ -527,7 +527,7 @@ impl Lane for RedisLane {
             range.arg("COUNT").arg(REPLAY);
             let entries: Vec<LogEntry> = self.ask(&range).await?;
             let payloads = entries.into_iter().flat_map(|(_, fields)| fields);
-            // A message that this release cannot read is skipped, which leaves a hole in the numbers.
+            // A message that is damaged, or of another format, is skipped, which leaves a hole in the numbers.
             Ok(payloads
                 .filter_map(|(_, payload)| message::open(&payload))
                 .collect())
