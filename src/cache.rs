@@ -958,6 +958,68 @@ where
         self.engine().invalidate([key], hold).await
     }
 
+    /// Removes all values whose key begins with `prefix` from both levels, in all instances, and returns how many were
+    /// removed from L2; without an L2, from L1. For caches whose keys are strings, or can be borrowed as `str`.
+    ///
+    /// Keys are compared as they are: no character of the prefix has a special meaning. A value that is only in the L1 of
+    /// an instance, as it has just expired in L2 or was evicted there, is removed and not counted. An empty prefix removes
+    /// all values; [`clear`](Self::clear) costs less.
+    ///
+    /// Comes after all writes that this instance called before it. A load or refresh that began before the call is never
+    /// stored; what is inserted, or begins to load, later stays. Until the call returns, look-ups may still find old
+    /// values in L2, and other instances in their L1, as with an [`invalidate`](Self::invalidate) under way. Once the call
+    /// has returned they do not, within the same limits as after an `invalidate`.
+    ///
+    /// Loads under way of keys with other prefixes are not stored either: their callers get the value, and the next
+    /// look-up loads again.
+    ///
+    /// # Cost
+    ///
+    /// One `SCAN` for about a thousand keys of the Redis *database*, of whatever namespace, and a round trip to remove
+    /// what it has found, one after the other: a database with ten million keys takes ten thousand round trips, of about
+    /// a millisecond of Redis's time each. No request blocks Redis for longer. Each has the time limit `l2_timeout`, and the
+    /// call as a whole has none. This instance walks its L1 twice, and each other one once. For sets of keys that change
+    /// often, use a cache with a namespace of its own, and [`clear`](Self::clear).
+    ///
+    /// # Cancellation
+    ///
+    /// The call runs in a task of its own, and goes on if its caller is cancelled.
+    ///
+    /// # Errors
+    ///
+    /// - [`WriteError::is_deferred`]: L2 could not be reached, or failed on the way. Some of the values may be removed
+    ///   already. This instance has emptied its L1, uses no key of L2, and clears the whole namespace as soon as L2
+    ///   answers.
+    /// - The prefix is over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES), so no key has it. Nothing was changed.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use larder::{Cache, MemoryL2};
+    ///
+    /// let prices: Cache<String, u32> = Cache::builder("docs:prices").l2(MemoryL2::new()).build()?;
+    /// prices.insert_many([("eu:tea", 4), ("eu:milk", 2), ("us:tea", 5)]).await?;
+    /// assert_eq!(prices.invalidate_prefix("eu:").await?, 2);
+    /// assert!(prices.get("eu:tea").await.is_none());
+    /// assert!(prices.get("us:tea").await.is_some());
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    ///
+    /// Keys of other types have no prefix that means something:
+    ///
+    /// ```compile_fail
+    /// async fn remove(prices: &larder::Cache<(String, u64), u32>) {
+    ///     let _ = prices.invalidate_prefix("eu:").await;
+    /// }
+    /// ```
+    pub async fn invalidate_prefix<M>(&self, prefix: &str) -> Result<u64, WriteError>
+    where
+        K: LookupBy<str, M>,
+    {
+        let prefix = written(prefix)?;
+        self.engine().invalidate_prefix(prefix).await
+    }
+
     /// Removes all keys of the namespace from both levels, in all instances. Loads that began earlier are never
     /// stored.
     ///

@@ -15,7 +15,7 @@ use crate::clock::Tick;
 use crate::error::{L2Error, WriteError};
 use crate::key::Key;
 use crate::l1::OpGuard;
-use crate::l2::{EncodedValue, Kind, Version, WriteAck};
+use crate::l2::{EncodedValue, Kind, Stamp, Version, WriteAck};
 use crate::vocabulary::Value;
 
 /// How a write ended.
@@ -28,6 +28,8 @@ pub(super) enum Accepted {
     Done,
     /// The same for an invalidation, of which this message was published.
     Published(WriteAck),
+    /// No load that began before is stored, and what is written later has a higher version than this.
+    LeasesEnded(Stamp),
     /// Nothing: it was for another version of the value.
     Unchanged,
 }
@@ -43,6 +45,9 @@ pub(super) enum Change<V> {
     /// What is stored is stale from now on.
     Expire,
     Clear,
+    /// The first step of the removal of all keys with a prefix: loads that are under way are not stored. It changes no
+    /// key, and comes in its place among the writes of this instance like a clear.
+    EndLeases,
 }
 
 /// Changes of one sort can be sent in one step.
@@ -54,6 +59,7 @@ pub(super) enum Sort {
     Remove(Kind, Duration),
     Expire,
     Clear,
+    EndLeases,
 }
 
 /// A value to be stored.
@@ -75,6 +81,7 @@ impl<V> Change<V> {
             Self::Remove { kind, hold } => Sort::Remove(*kind, *hold),
             Self::Expire => Sort::Expire,
             Self::Clear => Sort::Clear,
+            Self::EndLeases => Sort::EndLeases,
         }
     }
 
@@ -82,7 +89,7 @@ impl<V> Change<V> {
     pub(super) fn deferral(&self) -> Deferral {
         let hold = match self {
             Self::Remove { hold, .. } => *hold,
-            Self::Insert(_) | Self::Expire | Self::Clear => Duration::ZERO,
+            Self::Insert(_) | Self::Expire | Self::Clear | Self::EndLeases => Duration::ZERO,
         };
         Deferral {
             hold,
@@ -95,7 +102,7 @@ impl<V> Change<V> {
 /// A change on its way to L2.
 pub(super) struct Write<V: Value> {
     ctx: Arc<Context<V>>,
-    /// Empty for a clear.
+    /// Empty if it is about more than one.
     pub(super) key: Key,
     pub(super) change: Change<V>,
     /// The number of its call, among the writes and deferrals of this instance.
@@ -209,7 +216,7 @@ impl<V: Value> Write<V> {
 fn weight<V>(key: &str, change: &Change<V>) -> u32 {
     let stored = match change {
         Change::Insert(insert) => insert.encoded.body.len() / 1024,
-        Change::Remove { .. } | Change::Expire | Change::Clear => 0,
+        Change::Remove { .. } | Change::Expire | Change::Clear | Change::EndLeases => 0,
     };
     u32::try_from(1 + stored + key.len() / 64).unwrap_or(u32::MAX)
 }
@@ -218,7 +225,7 @@ impl<V: Value> Ordered for Write<V> {
     fn key(&self) -> Option<&Key> {
         match self.change {
             Change::Insert(_) | Change::Remove { .. } | Change::Expire => Some(&self.key),
-            Change::Clear => None,
+            Change::Clear | Change::EndLeases => None,
         }
     }
 

@@ -258,6 +258,11 @@ impl<V: Value> Engine<V> {
         self.writes.invalidate_and_wait(key).await
     }
 
+    pub(crate) async fn invalidate_prefix(&self, prefix: Key) -> Result<u64, WriteError> {
+        self.ensure_subscribed(self.now());
+        self.writes.invalidate_prefix(prefix).await
+    }
+
     pub(crate) async fn clear(&self) -> Result<(), WriteError> {
         self.ensure_subscribed(self.now());
         self.writes.clear().await

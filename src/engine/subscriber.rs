@@ -278,6 +278,12 @@ impl<'a, V: Value> Session<'a, V> {
             // Another release may have changed any key.
             ctx.l1.flush(epoch);
         }
+        if message.kind == Kind::Prefix {
+            for prefix in &message.keys {
+                ctx.l1.apply_prefix(prefix, epoch, ver, ctx.now());
+            }
+            return;
+        }
         let keys = message.keys.iter().map(|key| &**key);
         if is_own && message.kind == Kind::Insert {
             ctx.l1.apply_own_insert(keys, epoch, ver);

@@ -24,6 +24,7 @@ use crate::loaded::Loaded;
 use crate::options::LONGEST;
 use crate::vocabulary::Value;
 use crate::wire::codec::EncodeError;
+use crate::wire::message;
 
 /// What a commit returned, or its panic; and how the invalidation after it ended.
 pub(super) type Committed<T> = (thread::Result<T>, Result<(), WriteError>);
@@ -151,6 +152,73 @@ impl<V: Value> Writes<V> {
             (committed, invalidated)
         };
         tokio::spawn(task.instrument(Span::current())).await
+    }
+
+    /// Removes all keys that begin with `prefix` from both levels, here and everywhere. Returns how many values were removed
+    /// from L2; if there is none, from L1.
+    ///
+    /// After the first step, which keeps its place among the writes of this instance, L2 stores no load that began before
+    /// it, and whatever is written gets a higher version than the step was given. So what has a lower one can be removed
+    /// key by key, and is not stored again meanwhile. The message comes last: an instance that has applied it cannot read
+    /// an old value from L2 any more.
+    pub(super) async fn invalidate_prefix(
+        self: &Arc<Self>,
+        prefix: Key,
+    ) -> Result<u64, WriteError> {
+        let ctx = &self.ctx;
+        let order = ctx.deferred.next_order();
+        let from_l1 = ctx.l1.evict_prefix(&prefix, ctx.now());
+        let (first, answer) = Write::new(ctx, "".into(), order, Change::EndLeases);
+        // In its place among the writes before a task can run, and deferred if the caller is cancelled here.
+        self.writer.submit(vec![first]).await;
+        let writes = Arc::clone(self);
+        let task = async move { writes.remove_prefix(&prefix, answer, from_l1).await };
+        let removed = tokio::spawn(task.instrument(Span::current())).await;
+        removed.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    async fn remove_prefix(
+        &self,
+        prefix: &str,
+        first: oneshot::Receiver<WriteResult>,
+        from_l1: u64,
+    ) -> Result<u64, WriteError> {
+        let ctx = &self.ctx;
+        // Deferred unless all steps succeed, also if the runtime ends meanwhile.
+        let (instead, _) = Write::new(ctx, "".into(), 0, Change::Clear);
+        let first = first.await.unwrap_or_else(|_| Err(stopped()));
+        let before = match first {
+            Ok(Accepted::LeasesEnded(stamp)) => stamp,
+            // It has deferred a clear by itself.
+            first => {
+                instead.done(Accepted::Unchanged);
+                return Err(first.err().unwrap_or_else(stopped));
+            }
+        };
+        let removed = async {
+            let removed = ctx.lane.remove_prefix(prefix, before).await;
+            let removed = ctx.health.observe(removed)?;
+            let payload = message::payload(Kind::Prefix, ctx.instance, &[prefix]);
+            let published = ctx.lane.invalidate(&[], &payload, Duration::ZERO).await;
+            ctx.health.observe(published).map(|_| removed)
+        };
+        match removed.await {
+            Ok(from_l2) => {
+                instead.done(Accepted::Done);
+                ctx.counters.invalidations_sent.bump();
+                let (epoch, ver) = (before.epoch, before.ver);
+                let from_l1 = from_l1 + ctx.l1.apply_prefix(prefix, epoch, ver, ctx.now());
+                Ok(if ctx.l1.freshness().is_alone() {
+                    from_l1
+                } else {
+                    from_l2
+                })
+            }
+            Err(error) => {
+                instead.defer(&error);
+                Err(WriteError::deferred(error))
+            }
+        }
     }
 
     async fn remove(

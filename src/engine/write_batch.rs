@@ -59,7 +59,7 @@ impl<V: Value> Group<V> {
     fn inserts(&self) -> impl Iterator<Item = (&str, &Insert<V>)> {
         self.writes.iter().filter_map(|write| match &write.change {
             Change::Insert(insert) => Some((&*write.key, &**insert)),
-            Change::Remove { .. } | Change::Expire | Change::Clear => None,
+            Change::Remove { .. } | Change::Expire | Change::Clear | Change::EndLeases => None,
         })
     }
 
@@ -69,6 +69,8 @@ impl<V: Value> Group<V> {
             Sort::Remove(kind, _) => kind,
             Sort::Expire => Kind::Invalidate,
             Sort::Clear => return message::payload(Kind::Clear, ctx.instance, &[]),
+            // It publishes nothing.
+            Sort::EndLeases => return Vec::new(),
         };
         message::payload(kind, ctx.instance, &self.keys())
     }
@@ -161,7 +163,7 @@ async fn step<V: Value>(
             }
             deadline
         }
-        Sort::Remove(..) | Sort::Expire | Sort::Clear => None,
+        Sort::Remove(..) | Sort::Expire | Sort::Clear | Sort::EndLeases => None,
     };
     let payload = &*group.payload(ctx);
     let sent = match group.sort {
@@ -200,13 +202,16 @@ async fn step<V: Value>(
             let cleared = ctx.lane.clear(payload).await;
             cleared.map(|stamp| Some((stamp, Accepted::Done)))
         }
+        Sort::EndLeases => {
+            let ended = ctx.lane.end_leases().await;
+            ended.map(|stamp| Some((stamp, Accepted::LeasesEnded(stamp))))
+        }
     };
     ctx.health.observe(sent)
 }
 
 /// Applies a write that L2 has accepted to this instance.
 fn accept<V: Value>(ctx: &Context<V>, write: &mut Write<V>, stamp: Stamp, now: Tick) {
-    ctx.counters.invalidations_sent.bump();
     match &mut write.change {
         // The new epoch comes with the next heartbeat; until then nothing older is served or stored.
         Change::Clear => ctx.l1.clear(),
@@ -222,12 +227,14 @@ fn accept<V: Value>(ctx: &Context<V>, write: &mut Write<V>, stamp: Stamp, now: T
                 ctx.l1.publish_inserted(&insert.op, &fresh);
             }
         }
+        Change::EndLeases => return,
         Change::Expire if ctx.l1.freshness().is_alone() => ctx.l1.make_stale(&write.key, now),
         Change::Remove { .. } | Change::Expire if without(Rule::OwnMessages) => {}
         Change::Remove { .. } | Change::Expire => {
             ctx.l1.apply([&*write.key], stamp.epoch, stamp.ver);
         }
     }
+    ctx.counters.invalidations_sent.bump();
     let (by, accepted_at) = (write.change.deferral(), stamp.written_at);
     (ctx.deferred).overtaken(write.key(), write.order, accepted_at, by, now);
 }

@@ -15,7 +15,7 @@ const BATCH: u32 = 256;
 
 /// What the order needs to know of a write.
 pub(super) trait Ordered {
-    /// `None` for a clear.
+    /// `None` for a clear, or for what keeps its place among the writes as a clear does.
     fn key(&self) -> Option<&Key>;
 
     /// Removals of one key may share a batch, since their order does not matter. An insert shares its batch with

@@ -123,10 +123,15 @@ impl<V> HotTable<V> {
 
     /// The same for all keys.
     pub(super) fn clear_all(&self) {
+        self.clear_where(|_| true);
+    }
+
+    /// The same for the entries that meet the condition.
+    pub(super) fn clear_where(&self, condition: impl Fn(&Arc<Slot<V>>) -> bool) {
         for first in (0..self.cells.len()).step_by(SWEPT) {
             let mut clears = self.lock(first);
             *clears += 1;
-            let former = self.take_from(first, |_| true);
+            let former = self.take_from(first, &condition);
             drop(clears);
             drop(former);
         }

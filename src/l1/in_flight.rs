@@ -247,6 +247,18 @@ impl<V> InFlight<V> {
         });
     }
 
+    /// The same for all keys that begin with `prefix`. Looks at every key with operations under way.
+    pub(super) fn raise_prefix(&self, prefix: &str, ver: u64, generation: u64) {
+        self.detach_prefix(prefix, |state, next| {
+            state.raise(ver, generation, self.freshness.issued(), next);
+        });
+    }
+
+    /// As [`bar`](Self::bar), for all keys that begin with `prefix`.
+    pub(super) fn bar_prefix(&self, prefix: &str) {
+        self.detach_prefix(prefix, KeyState::bar);
+    }
+
     /// Applies a change of a key whose version is unknown, see [`KeyState::bar`], and detaches what is in flight.
     pub(super) fn bar(&self, key: &str) {
         self.detach(key, KeyState::bar);
@@ -280,6 +292,29 @@ impl<V> InFlight<V> {
         drop(shard);
         drop(flights);
         notify(waiters, key);
+    }
+
+    /// The same for all keys that begin with `prefix`: one critical section for those of each shard. An operation that is
+    /// registered between two of them began after its key was changed in L2.
+    fn detach_prefix(&self, prefix: &str, change: impl Fn(&mut KeyState<V>, u64)) {
+        for shard in &self.shards {
+            let mut shard = lock(shard);
+            let next = shard.next;
+            let under_way = shard.states.iter_mut();
+            let changed = under_way.filter(|state| state.key.starts_with(prefix));
+            let mut detached = Vec::new();
+            for state in changed {
+                change(state, next);
+                if !without(Rule::Detach) {
+                    detached.push((state.key.clone(), state.detach()));
+                }
+            }
+            drop(shard);
+            for (key, (flights, waiters)) in detached {
+                drop(flights);
+                notify(waiters, &key);
+            }
+        }
     }
 
     /// Whether an operation may store a value. It may change at any time before [`reveal`](Self::reveal).

@@ -35,6 +35,7 @@ pub(crate) use self::outcome::{LoadOutcome, ReadOutcome};
 pub(crate) use self::slot::{NEVER, Slot, SlotHead, SlotValue, UNSTORED};
 pub(crate) use self::store::Weigher;
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -226,6 +227,40 @@ impl<V: Value> L1<V> {
                 self.forget(key);
             }
         }
+    }
+
+    /// As [`apply`](Self::apply), for all keys that begin with `prefix`. Walks all entries. Returns how many could be served
+    /// at `now`, and cannot any more.
+    pub(crate) fn apply_prefix(&self, prefix: &str, epoch: u64, ver: u64, now: Tick) -> u64 {
+        let generation = self.freshness.generation();
+        if epoch == self.freshness.epoch() {
+            self.freshness.raise_issued(ver);
+            // First the floors, as in `apply_with`.
+            self.in_flight.raise_prefix(prefix, ver, generation);
+            self.remove_prefix(prefix, now, |slot| self.is_outdated(slot, ver))
+        } else {
+            self.in_flight.bar_prefix(prefix);
+            self.evict_prefix(prefix, now)
+        }
+    }
+
+    /// As [`evict`](Self::evict), for all keys that begin with `prefix`. Walks all entries. Returns how many could be served
+    /// at `now`.
+    pub(crate) fn evict_prefix(&self, prefix: &str, now: Tick) -> u64 {
+        self.remove_prefix(prefix, now, |_| true)
+    }
+
+    fn remove_prefix(&self, prefix: &str, now: Tick, condition: impl Fn(&Slot<V>) -> bool) -> u64 {
+        let removed = Cell::new(0);
+        if let Some(store) = &self.store {
+            store.remove_prefix(prefix, |slot| {
+                let is_removed = condition(slot);
+                let is_counted = is_removed && self.is_visible(slot, now);
+                removed.set(removed.get() + u64::from(is_counted));
+                is_removed
+            });
+        }
+        removed.get()
     }
 
     /// Whether a change of this version, which has been issued, makes an entry old (rule 11).

@@ -113,6 +113,17 @@ impl<V: Value> Store<V> {
         is_there.then(|| self.bounded.get(key))?.filter(condition)
     }
 
+    /// Removes the entries that meet the condition, of all keys that begin with `prefix`. Walks all entries; those that
+    /// come meanwhile may be missed.
+    pub(super) fn remove_prefix(&self, prefix: &str, condition: impl Fn(&Slot<V>) -> bool) {
+        for slot in self.bounded.iter().map(|(_, slot)| slot) {
+            if slot.key.starts_with(prefix) && condition(&slot) {
+                self.bounded.invalidate(&slot.key);
+            }
+        }
+        self.hot.clear_where(|slot| slot.key.starts_with(prefix));
+    }
+
     pub(super) fn clear(&self) {
         self.bounded.invalidate_all();
         self.hot.clear_all();

@@ -123,7 +123,8 @@ pub trait Lane: Send + Sync + fmt::Debug {
     ) -> Reply<'a, Option<Stamp>>;
 
     /// Removes values and leases of keys, and publishes that. For as long as `hold`, no load of them is stored; a hold
-    /// that lasts longer is not cut short. The `payload` says whether the caller waits for all members.
+    /// that lasts longer is not cut short. The `payload` says whether the caller waits for all members. Without keys it
+    /// only publishes.
     fn invalidate<'a>(
         &'a self,
         keys: &'a [&'a str],
@@ -152,6 +153,22 @@ pub trait Lane: Send + Sync + fmt::Debug {
     /// Starts a new epoch, so that every stored value is a miss, and publishes that. Each copy of the request starts
     /// another epoch, so that a late one cannot bring back what was stored since.
     fn clear<'a>(&'a self, payload: &'a [u8]) -> Reply<'a, Stamp>;
+
+    /// Ends all leases, of whatever key, and issues a version that no value gets, in one step. So a value with a higher
+    /// version was stored later, and not by a load whose lease was granted before. Publishes nothing: loads that wait
+    /// for a lease find out when they ask again.
+    ///
+    /// A late copy ends the leases of later loads, whose values are not stored then.
+    fn end_leases(&self) -> Reply<'_, Stamp>;
+
+    /// Removes the values whose key begins with `prefix`, byte by byte, and whose version is below that of `before`,
+    /// in the same epoch. Returns how many of them were usable. What was stored later stays; what is no usable value may
+    /// be removed, too, and is not counted.
+    ///
+    /// In as many steps as there have to be, one after the other, each with the time limit of a step. A value that is
+    /// there from the beginning to the end is not missed. A late copy of a step finds nothing to remove: no value gets
+    /// such a version again.
+    fn remove_prefix<'a>(&'a self, prefix: &'a str, before: Stamp) -> Reply<'a, u64>;
 
     /// The messages from number `first` on, as far as the lane still has them and as many as it gives at a time.
     fn replay(&self, first: u64) -> Reply<'_, Vec<Message>>;

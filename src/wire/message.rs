@@ -50,6 +50,8 @@ pub enum Kind {
     Clear,
     /// As `Invalidate`, and the caller waits until all members have applied it.
     InvalidateAwaited,
+    /// As `Invalidate`, of all keys that begin with the text that stands for the key.
+    Prefix,
     /// A kind of another release, by its number. What happened to which keys is not known: the message has none.
     Unknown(u8),
 }
@@ -63,6 +65,8 @@ pub(crate) fn payload(kind: Kind, origin: u64, keys: &[&str]) -> Vec<u8> {
         Kind::Insert => 1,
         Kind::Clear => 2,
         Kind::InvalidateAwaited => 3,
+        // 4 is kept for another kind.
+        Kind::Prefix => 5,
         Kind::Unknown(number) => number,
     });
     bytes.extend_from_slice(&origin.to_be_bytes());
@@ -85,6 +89,7 @@ pub(crate) fn kind(payload: &[u8]) -> Option<Kind> {
         1 => Some(Kind::Insert),
         2 => Some(Kind::Clear),
         3 => Some(Kind::InvalidateAwaited),
+        5 => Some(Kind::Prefix),
         &number => Some(Kind::Unknown(number)),
     }
 }

@@ -27,6 +27,7 @@ mod holds;
 mod insert_if;
 mod invalidate_after;
 mod invalidate_and_wait;
+mod invalidate_prefix;
 mod leases;
 mod life;
 mod lifecycle;

@@ -522,7 +522,7 @@ async fn a_user_with_few_rights_is_enough() {
     let mut redis = server.connection().await;
     let rights = "on >hunter2 ~{test:text.0}* &{test:text.0}!events +eval +evalsha +eval_ro +script|load \
          +subscribe +publish +get +mget +set +del +getrange +setrange +hmget +hget +hgetall +hset +hdel \
-         +xadd +xtrim +xrange +time +type +info +pttl +pexpire";
+         +xadd +xtrim +xrange +time +type +info +pttl +pexpire +scan";
     let mut acl = cmd("ACL");
     acl.arg("SETUSER").arg("app");
     rights.split_whitespace().for_each(|right| {
@@ -552,6 +552,8 @@ async fn a_user_with_few_rights_is_enough() {
     eventually("b reads the log", || async { b.stats().replays > 0 }).await;
     wire.drop_messages(false);
     a.invalidate_and_wait("other").await.unwrap();
+    a.insert("k", "new".to_owned()).await.unwrap();
+    assert_eq!(a.invalidate_prefix("k").await.unwrap(), 1);
     a.clear().await.unwrap();
     eventually("a heartbeat is answered", || async { b.health().is_ok() }).await;
     b.close().await;

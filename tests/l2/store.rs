@@ -146,6 +146,7 @@ pub(crate) fn payload_of(kind: Kind, keys: &[&str]) -> Vec<u8> {
         Kind::Insert => 1,
         Kind::Clear => 2,
         Kind::InvalidateAwaited => 3,
+        Kind::Prefix => 5,
         Kind::Unknown(number) => number,
         other => panic!("{other:?} has no number"),
     }];

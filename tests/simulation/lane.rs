@@ -450,6 +450,20 @@ impl Lane for FarLane {
         self.ask(serve, no_loss, true).boxed()
     }
 
+    fn end_leases(&self) -> Reply<'_, Stamp> {
+        let serve = |_, lane: Arc<dyn Lane>| async move { lane.end_leases().await }.boxed();
+        self.ask(serve, no_loss, true).boxed()
+    }
+
+    fn remove_prefix<'a>(&'a self, prefix: &'a str, before: Stamp) -> Reply<'a, u64> {
+        let prefix = prefix.to_owned();
+        let serve = move |_, lane: Arc<dyn Lane>| {
+            let prefix = prefix.clone();
+            async move { lane.remove_prefix(&prefix, before).await }.boxed()
+        };
+        self.ask(serve, no_loss, true).boxed()
+    }
+
     fn replay(&self, first: u64) -> Reply<'_, Vec<Message>> {
         let serve = move |_, lane: Arc<dyn Lane>| async move { lane.replay(first).await }.boxed();
         self.ask(serve, no_loss, false).boxed()

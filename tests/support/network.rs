@@ -39,6 +39,8 @@ pub(crate) enum Step {
     Expire,
     Touch,
     Clear,
+    EndLeases,
+    RemovePrefix,
     Replay,
     Members,
     Subscribe,
@@ -535,6 +537,20 @@ impl Lane for Wired {
     fn clear<'a>(&'a self, payload: &'a [u8]) -> Reply<'a, Stamp> {
         self.network
             .carry(Step::Clear, async move { self.lane.clear(payload).await })
+            .boxed()
+    }
+
+    fn end_leases(&self) -> Reply<'_, Stamp> {
+        self.network
+            .carry(Step::EndLeases, async move { self.lane.end_leases().await })
+            .boxed()
+    }
+
+    fn remove_prefix<'a>(&'a self, prefix: &'a str, before: Stamp) -> Reply<'a, u64> {
+        self.network
+            .carry(Step::RemovePrefix, async move {
+                self.lane.remove_prefix(prefix, before).await
+            })
             .boxed()
     }
 

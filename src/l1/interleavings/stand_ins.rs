@@ -20,6 +20,11 @@ impl<V> Bounded<V> {
         lock(&self.0).get(key).cloned()
     }
 
+    pub(in crate::l1) fn iter(&self) -> impl Iterator<Item = (Key, Arc<Slot<V>>)> {
+        let entries = lock(&self.0).clone();
+        entries.into_iter()
+    }
+
     pub(in crate::l1) fn contains_key(&self, key: &str) -> bool {
         lock(&self.0).contains_key(key)
     }

@@ -54,6 +54,11 @@ impl<T> Expiring<T> {
         self.entries.insert(key.into(), (value, end));
     }
 
+    /// Of all entries that have not made room yet.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &Box<str>> {
+        self.entries.keys()
+    }
+
     /// Removes what does not meet the condition.
     pub(super) fn retain(&mut self, condition: impl Fn(&T) -> bool) {
         let entries = &mut self.entries;

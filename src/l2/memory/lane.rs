@@ -236,6 +236,14 @@ impl Lane for MemoryLane {
         self.step(|state, now| state.clear(payload, now))
     }
 
+    fn end_leases(&self) -> Reply<'_, Stamp> {
+        self.step(State::end_leases)
+    }
+
+    fn remove_prefix<'a>(&'a self, prefix: &'a str, before: Stamp) -> Reply<'a, u64> {
+        self.step(|state, now| state.remove_prefix(prefix, before, now))
+    }
+
     fn replay(&self, first: u64) -> Reply<'_, Vec<Message>> {
         self.step(|state, _| state.replay(first))
     }

@@ -430,6 +430,33 @@ impl State {
         self.announce(payload, now).stamp
     }
 
+    pub(super) fn end_leases(&mut self, now: Now) -> Stamp {
+        self.data.leases.retain(|held| *held == Held::Off);
+        self.stamp(now)
+    }
+
+    pub(super) fn remove_prefix(&mut self, prefix: &str, before: Stamp, now: Now) -> u64 {
+        let stored = self
+            .data
+            .values
+            .keys()
+            .filter(|key| key.starts_with(prefix));
+        let stored: Vec<Box<str>> = stored.cloned().collect();
+        let mut removed = 0;
+        for key in stored {
+            let usable = self.usable(&key, Want::Any, now);
+            let stamp = usable
+                .and_then(|bytes| envelope::peek(&bytes))
+                .map(|(stamp, _)| stamp);
+            let is_later = |stamp: Stamp| stamp.epoch != before.epoch || stamp.ver >= before.ver;
+            if !stamp.is_some_and(is_later) {
+                self.data.values.remove(&key);
+                removed += u64::from(stamp.is_some());
+            }
+        }
+        removed
+    }
+
     pub(super) fn replay(&self, first: u64) -> Vec<Message> {
         let from_there = self.data.log.iter().filter(|message| message.seq >= first);
         from_there.take(REPLAY).cloned().collect()

@@ -1,6 +1,6 @@
 -- FILL  value lease clock log | token epoch body ttls rnd channel key payload  ->  answer, value, stamp
 local epoch, seq, ver = clock(KEYS[3], ARGV[5])
-local mark = standing(KEYS[2], epoch, ARGV[2], ARGV[1])
+local mark = standing(KEYS[2], KEYS[3], epoch, ARGV[2], ARGV[1])
 if not mark then
   return rejected(KEYS[1])
 end

@@ -1,8 +1,11 @@
 -- INVALIDATE  clock log live (value lease)... [hold]... | channel rnd payload hold
 --   ->  stamp seq longest_staleness generation age
--- One step (rule 2). No lease is granted for `hold` ms (rule 15); a hold that lasts longer stays.
+-- One step (rule 2); without keys it only publishes. No lease is granted for `hold` ms (rule 15); a hold that lasts
+-- longer stays.
 local holds = ARGV[4] == '0' and 0 or (#KEYS - 3) / 3
-redis.call('DEL', unpack(KEYS, 4, #KEYS - holds))
+if #KEYS > 3 then
+  redis.call('DEL', unpack(KEYS, 4, #KEYS - holds))
+end
 for i = #KEYS - holds + 1, #KEYS do
   -- LEAD ignores a hold of another type.
   if redis.pcall('GET', KEYS[i]) ~= '' or redis.call('PTTL', KEYS[i]) < tonumber(ARGV[4]) then

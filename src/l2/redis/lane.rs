@@ -32,6 +32,8 @@ use crate::wire::{envelope, message};
 
 /// Messages read from the log at a time.
 const REPLAY: usize = 1024;
+/// Keys that a step of a SCAN looks at, or about as many.
+const SCANNED: usize = 1000;
 /// For how many timeouts a caller waits for an insert whose first copy may still arrive; after that it is an error.
 const LONGEST_DOUBT: u32 = 2;
 
@@ -205,9 +207,10 @@ fn packed(ttls: Ttls) -> [u8; 40] {
     bytes
 }
 
-/// Reads a lease as the store keeps it: `epoch:token`.
+/// Reads a lease as the store keeps it: `epoch:token` or `epoch:period:token`.
 fn read_lease(held: &[u8]) -> Option<Lease> {
     let (epoch, token) = str::from_utf8(held).ok()?.split_once(':')?;
+    let (_period, token) = token.split_once(':').unwrap_or(("", token));
     Some(Lease {
         token: token.parse().ok()?,
         epoch: epoch.parse().ok()?,
@@ -516,6 +519,48 @@ impl Lane for RedisLane {
                 call
             };
             stamp(&self.run::<Vec<u8>>(call).await?)
+        }
+        .boxed()
+    }
+
+    fn end_leases(&self) -> Reply<'_, Stamp> {
+        async move {
+            let call = || {
+                let mut call = Call::new(&self.scripts.end_leases, 1);
+                call.arg(&self.names.clock).arg(random());
+                call
+            };
+            stamp(&self.run::<Vec<u8>>(call).await?)
+        }
+        .boxed()
+    }
+
+    fn remove_prefix<'a>(&'a self, prefix: &'a str, before: Stamp) -> Reply<'a, u64> {
+        async move {
+            let pattern = self.names.values_under(prefix);
+            let (mut cursor, mut removed) = (0_u64, 0);
+            loop {
+                let mut scan = cmd("SCAN");
+                scan.arg(cursor).arg("MATCH").arg(&pattern);
+                scan.arg("COUNT").arg(SCANNED);
+                let (next, names): (u64, Vec<Vec<u8>>) = self.ask(&scan).await?;
+                for names in names.chunks(SCANNED) {
+                    let call = || {
+                        let mut call = Call::new(&self.scripts.remove, 1 + names.len());
+                        call.arg(&self.names.clock);
+                        for name in names {
+                            call.arg(name);
+                        }
+                        call.arg(before.epoch).arg(before.ver);
+                        call
+                    };
+                    removed += self.run::<u64>(call).await?;
+                }
+                if next == 0 {
+                    return Ok(removed);
+                }
+                cursor = next;
+            }
         }
         .boxed()
     }

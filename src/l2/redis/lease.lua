@@ -1,6 +1,12 @@
--- A lease as it is stored: `epoch:token`. A '+' after it means that another load waits for its end.
-local function lease(epoch, token)
-  return string.format('%.0f:', epoch) .. token
+-- A lease as it is stored: `epoch:token`, or `epoch:period:token` once UNLEASE has begun another period in the epoch:
+-- a lease of another period is none. A '+' after it means that another load waits for its end.
+local function lease(clock, epoch, token)
+  local prefix = string.format('%.0f:', epoch)
+  local period = redis.pcall('HGET', clock, 'leases')
+  if type(period) == 'string' and string.find(period, prefix, 1, true) == 1 then
+    prefix = period .. ':'
+  end
+  return prefix .. token
 end
 
 -- The lease without that mark, and the mark.
@@ -10,9 +16,9 @@ end
 
 -- The mark of a lease, if it is still the one of this epoch and token. The epoch must also be the present one: a restart
 -- can bring back a lease that an invalidation had deleted, and a clear deletes none (rule 1).
-local function standing(key, present, epoch, token)
+local function standing(key, clock, present, epoch, token)
   local held, mark = read_lease(redis.pcall('GET', key))
-  return present == tonumber(epoch) and held == lease(present, token) and mark or nil
+  return present == tonumber(epoch) and held == lease(clock, present, token) and mark or nil
 end
 
 -- The answer to a fill whose lease does not stand: the value that is stored.

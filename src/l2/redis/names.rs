@@ -45,6 +45,19 @@ impl Names {
         self.write(name, "!done:", &call.to_string())
     }
 
+    /// A pattern of `SCAN` that matches the values whose key begins with `prefix`, and nothing else.
+    pub(super) fn values_under(&self, prefix: &str) -> String {
+        let mut pattern = String::new();
+        for char in [&self.tag, ":", prefix].into_iter().flat_map(str::chars) {
+            if matches!(char, '*' | '?' | '[' | ']' | '\\' | '^' | '-') {
+                pattern.push('\\');
+            }
+            pattern.push(char);
+        }
+        pattern.push('*');
+        pattern
+    }
+
     fn write<'n>(&self, name: &'n mut String, mark: &str, key: &str) -> &'n str {
         name.clear();
         for part in [&self.tag, mark, key] {

@@ -1,7 +1,7 @@
 -- REVALIDATE  value lease clock | token epoch seen ttls rnd channel key  ->  answer, value, stamp
 -- As FILL, with the value that is stored already: if it is still the version `seen`, it gets a new stamp.
 local epoch, seq, ver = clock(KEYS[3], ARGV[5])
-local mark = standing(KEYS[2], epoch, ARGV[2], ARGV[1])
+local mark = standing(KEYS[2], KEYS[3], epoch, ARGV[2], ARGV[1])
 if not mark then
   return rejected(KEYS[1])
 end

@@ -6,6 +6,7 @@ mod life;
 mod listening;
 mod members;
 mod messages;
+mod prefixes;
 mod replay;
 mod values;
 

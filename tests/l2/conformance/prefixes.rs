@@ -1,0 +1,150 @@
+//! The steps of the removal of all keys with a prefix.
+
+use std::time::Duration;
+
+use larder::l2::{Fill, Kind, LeaseReply, Stamp};
+
+use super::conformance;
+use crate::store::*;
+
+conformance! {
+    the_version_is_above_those_before_and_below_those_after
+    leases_from_before_fill_nothing_and_later_ones_do
+    a_lease_from_before_is_not_waited_for
+    only_what_has_the_prefix_and_a_lower_version_is_removed
+    what_is_of_another_epoch_is_removed_and_not_counted
+    a_prefix_is_published_without_a_key_of_its_own
+}
+
+async fn end_leases(lane: &dyn larder::l2::Lane) -> Stamp {
+    lane.end_leases().await.expect("the leases are ended")
+}
+
+async fn remove(lane: &dyn larder::l2::Lane, prefix: &str, before: Stamp) -> u64 {
+    let removed = lane.remove_prefix(prefix, before).await;
+    removed.expect("the values are removed")
+}
+
+async fn the_version_is_above_those_before_and_below_those_after(store: impl Store) {
+    let lane = store.lane();
+    let (clock, mut subscription) = subscribe(&*lane).await;
+    let first = insert(&*lane, "k", b"v").await;
+    let issued = end_leases(&*lane).await;
+    let last = invalidate(&*lane, &["k"]).await;
+    assert_eq!((issued.epoch, last.epoch), (first.epoch, first.epoch));
+    assert!(first.ver < issued.ver && issued.ver < last.ver);
+    let (messages, now) = heartbeat(&mut *subscription).await;
+    assert_eq!(
+        (messages.len(), now.seq),
+        (2, clock.seq + 2),
+        "it has no message"
+    );
+}
+
+async fn leases_from_before_fill_nothing_and_later_ones_do(store: impl Store) {
+    let lane = store.lane();
+    for _ in 0..2 {
+        let before = granted(&*lane, "k").await;
+        end_leases(&*lane).await;
+        assert_eq!(
+            fill(&*lane, "k", before, b"old").await,
+            Fill::Rejected(None)
+        );
+        let after = granted(&*lane, "k").await;
+        assert!(renewed(&*lane, "k", after).await);
+        filled(&*lane, "k", after, b"new").await;
+        let stamp = stamp_of(&get(&*lane, "k").await.unwrap());
+        let again = granted_anew(&*lane, "k").await;
+        let ttls = sealed(b"").ttls;
+        let kept = lane.revalidate("k", again, stamp.ver, ttls).await.unwrap();
+        assert!(matches!(kept, Some(Fill::Stored(_))), "{kept:?}");
+        clear(&*lane).await;
+        let of_next_epoch = granted(&*lane, "k").await;
+        filled(&*lane, "k", of_next_epoch, b"new").await;
+        invalidate(&*lane, &["k"]).await;
+    }
+}
+
+async fn granted_anew(lane: &dyn larder::l2::Lane, key: &str) -> larder::l2::Lease {
+    match lead_for(lane, key, LONG, larder::l2::Want::Anew).await {
+        LeaseReply::Granted(lease) => lease,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn a_lease_from_before_is_not_waited_for(store: impl Store) {
+    let lane = store.lane();
+    for _ in 0..2 {
+        granted(&*lane, "k").await;
+        assert!(matches!(
+            acquire_lease(&*lane, "k").await,
+            LeaseReply::Wait(_)
+        ));
+        end_leases(&*lane).await;
+        let lease = granted(&*lane, "k").await;
+        assert!(matches!(
+            acquire_lease(&*lane, "k").await,
+            LeaseReply::Wait(_)
+        ));
+        assert!(given_back(&*lane, "k", lease).await);
+    }
+    // A hold is none.
+    let payload = payload_of(Kind::Invalidate, &["held"]);
+    lane.invalidate(&["held"], &payload, LONG).await.unwrap();
+    end_leases(&*lane).await;
+    assert_eq!(acquire_lease(&*lane, "held").await, LeaseReply::Hold);
+}
+
+async fn only_what_has_the_prefix_and_a_lower_version_is_removed(store: impl Store) {
+    let lane = store.lane();
+    for key in ["eu:a", "eu:b", "eu", "us:a"] {
+        insert(&*lane, key, b"old").await;
+    }
+    let before = end_leases(&*lane).await;
+    insert(&*lane, "eu:b", b"new").await;
+    insert(&*lane, "eu:c", b"new").await;
+    assert_eq!(remove(&*lane, "eu:", before).await, 1);
+    assert_eq!(get(&*lane, "eu:a").await, None);
+    for key in ["eu:b", "eu:c", "eu", "us:a"] {
+        assert!(usable(&*lane, key).await.is_some(), "{key}");
+    }
+    assert_eq!(
+        remove(&*lane, "eu:", before).await,
+        0,
+        "a copy that is late"
+    );
+}
+
+async fn what_is_of_another_epoch_is_removed_and_not_counted(store: impl Store) {
+    let lane = store.lane();
+    insert(&*lane, "eu:a", b"old").await;
+    let former = end_leases(&*lane).await;
+    clear(&*lane).await;
+    insert(&*lane, "eu:b", b"new").await;
+    assert_eq!(remove(&*lane, "eu:", former).await, 0);
+    assert_eq!(get(&*lane, "eu:a").await, None);
+    assert!(
+        usable(&*lane, "eu:b").await.is_some(),
+        "it was stored later"
+    );
+    let now = end_leases(&*lane).await;
+    assert_eq!(remove(&*lane, "eu:", now).await, 1);
+}
+
+async fn a_prefix_is_published_without_a_key_of_its_own(store: impl Store) {
+    let lane = store.lane();
+    let (_, mut subscription) = subscribe(&*lane).await;
+    insert(&*lane, "eu:", b"v").await;
+    let payload = payload_of(Kind::Prefix, &["eu:"]);
+    let ack = lane
+        .invalidate(&[], &payload, Duration::ZERO)
+        .await
+        .unwrap();
+    message(&mut *subscription).await;
+    let received = message(&mut *subscription).await;
+    assert_eq!((received.kind, received.ver), (Kind::Prefix, ack.stamp.ver));
+    assert_eq!(received.keys, ["eu:"]);
+    assert!(usable(&*lane, "eu:").await.is_some());
+    let replayed = lane.replay(ack.seq).await.unwrap();
+    assert_eq!(replayed, [received]);
+}
