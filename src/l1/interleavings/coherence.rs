@@ -31,6 +31,28 @@ fn nothing_older_than_a_message_is_shown_after_it() {
     });
 }
 
+/// The same, of the message that names a prefix.
+#[test]
+fn nothing_older_than_the_message_of_a_prefix_is_shown_after_it() {
+    in_every_order(|world| {
+        let reader = world.spawn(|world| world.read());
+        let subscriber = world.spawn(|world| {
+            let ver = world.hear_of_a_prefix();
+            assert!(shows_none_before(&world, ver));
+            let op = world.begin();
+            assert!(shows_none_before(&world, ver));
+            world.publish(&op, world.ask());
+            assert!(shows_none_before(&world, ver));
+        });
+        world.read();
+        world.promote();
+        reader.join().unwrap();
+        subscriber.join().unwrap();
+        assert!(shows_none_before(&world, 2));
+        assert!(world.is_tidy());
+    });
+}
+
 /// The same on the instance that writes.
 #[test]
 fn nothing_older_than_a_write_is_shown_after_it() {

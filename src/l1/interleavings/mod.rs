@@ -115,6 +115,13 @@ impl World {
         ver
     }
 
+    /// The same, of all keys that begin like it.
+    fn hear_of_a_prefix(&self) -> u64 {
+        let (epoch, ver) = self.write();
+        self.l1.apply_prefix(KEY, epoch, ver, self.now);
+        ver
+    }
+
     /// The same, but the message is lost, and the instance notices only that one was lost.
     fn miss_a_write(&self) -> u64 {
         let (epoch, ver) = self.write();

@@ -13,7 +13,7 @@ fn load(world: &World) -> SharedResult<LoadOutcome<u64>> {
             let mark = world.ask();
             world.publish(&load.op, mark);
             drop(load.op);
-            (load.sender).send(Ok(Some((fresh(mark).slot, Source::Loader))));
+            (load.sender).send(Ok(Some((fresh(mark), Source::Loader))));
             load.result
         }
     }
