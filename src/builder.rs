@@ -224,6 +224,122 @@ where
         self
     }
 
+    /// How long a value is kept past its TTL, in L2 and in L1, for the case that it cannot be loaded anew. Default: 0,
+    /// not at all.
+    ///
+    /// Only a load that has failed or timed out hands such a value out, flagged by
+    /// [`Meta::is_fallback`](crate::Meta::is_fallback): to all callers that waited for it, and for
+    /// [`fallback_throttle`](Self::fallback_throttle) to those that come after. To [`get`](Cache::get) and
+    /// [`get_many`](Cache::get_many) the key is a miss. What was invalidated or cleared is never handed out.
+    /// [`refresh`](Cache::refresh) returns its error.
+    ///
+    /// The loader of [`get_or_load_with`](Cache::get_or_load_with) is given such a value as the previous one.
+    ///
+    /// Each instance keeps what it writes for its own `stale_if_error`, and hands out what has expired no longer ago than
+    /// that. While an instance cannot prove that its L1 is current, fallbacks come from L2; if that does not answer, then
+    /// in [`Mode::Available`] from L1, flagged as unproven, too.
+    ///
+    /// Cost: room in L2 for as much longer. A load that fails looks the fallback up, which takes a round trip if L1 does
+    /// not have it. A load of a key whose value has expired receives the old value from L2.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::io;
+    /// use std::time::Duration;
+    /// use larder::{Cache, Clock, MemoryL2};
+    ///
+    /// let clock = Clock::manual();
+    /// let prices: Cache<String, u32> = Cache::builder("docs:prices")
+    ///     .l2(MemoryL2::with_clock(clock.clone()))
+    ///     .clock(clock.clone())
+    ///     .l2_ttl(Duration::from_secs(60))
+    ///     .stale_if_error(Duration::from_secs(3600))
+    ///     .build()?;
+    /// prices.insert("tea", 450).await?;
+    /// clock.advance(Duration::from_secs(600));
+    /// assert!(prices.get("tea").await.is_none());
+    /// let down = || async { Err(io::Error::other("the database is down")) };
+    /// let price = prices.get_or_load("tea", down).await?;
+    /// assert_eq!((*price, price.meta().is_fallback()), (450, true));
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub fn stale_if_error(mut self, kept: Duration) -> Self {
+        self.options.stale_if_error = kept;
+        self
+    }
+
+    /// How long a key is not loaded again after a load has failed and a fallback was handed out; callers get the fallback
+    /// at once meanwhile. Default: 1 s. Varies by the [`jitter`](Self::jitter).
+    ///
+    /// With [`stale_wait`](Self::stale_wait) it is also the shortest pause after a refresh that failed.
+    pub fn fallback_throttle(mut self, pause: Duration) -> Self {
+        self.options.fallback_throttle = pause;
+        self
+    }
+
+    /// How long a caller that finds a value past its [soft TTL](Self::soft_ttl) waits for the refresh before it gets the
+    /// stale one. Default: 0, it gets the stale value at once. `Duration::MAX`: it waits for the fresh value however long
+    /// the load takes, at most [`load_timeout`](Self::load_timeout) or so.
+    ///
+    /// If the refresh fails, the caller gets the stale value, flagged by
+    /// [`Meta::is_fallback`](crate::Meta::is_fallback). Callers of one instance wait for the same refresh, and the fleet
+    /// refreshes a key once. If the value is invalidated meanwhile, its caller waits on, as for a key that is missing.
+    ///
+    /// For [`get_or_load`](Cache::get_or_load) and the like; [`get`](Cache::get) never waits for a load.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use larder::{Cache, Clock, MemoryL2};
+    ///
+    /// let clock = Clock::manual();
+    /// let prices: Cache<String, u32> = Cache::builder("docs:prices")
+    ///     .l2(MemoryL2::with_clock(clock.clone()))
+    ///     .clock(clock.clone())
+    ///     .soft_ttl(Duration::from_secs(60))
+    ///     .stale_wait(Duration::from_secs(1))
+    ///     .build()?;
+    /// prices.insert("tea", 450).await?;
+    /// clock.advance(Duration::from_secs(600));
+    /// let price = prices.get_or_load("tea", || async { Ok::<_, std::io::Error>(470) }).await?;
+    /// assert_eq!((*price, price.meta().is_stale()), (470, false));
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub fn stale_wait(mut self, wait: Duration) -> Self {
+        self.options.stale_wait = wait;
+        self
+    }
+
+    /// How long the callers of a key get the error of its last load, without another load. Default: 0, each call loads
+    /// again. The [`jitter`](Self::jitter) only shortens it.
+    ///
+    /// For loads that fail without a fallback. An instance remembers the errors of 10 000 keys, each for itself. An insert,
+    /// an invalidation or a refresh of the key ends it, and so does a clear; also those of other instances, when their
+    /// message arrives. A value that is in L2 comes before the error.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::io;
+    /// use std::time::Duration;
+    /// use larder::Cache;
+    ///
+    /// let prices: Cache<String, u32> = Cache::builder("docs:prices")
+    ///     .error_ttl(Duration::from_secs(5))
+    ///     .build()?;
+    /// let down = || async { Err(io::Error::other("the database is down")) };
+    /// assert!(prices.get_or_load("tea", down).await.is_err());
+    /// assert!(prices.get_or_load("tea", down).await.is_err());
+    /// assert_eq!(prices.stats().loads, 1);
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub fn error_ttl(mut self, ttl: Duration) -> Self {
+        self.options.error_ttl = ttl;
+        self
+    }
+
     /// The share by which TTLs vary at random, so that values that were stored together do not expire together.
     /// Default: 0.1, which is ±10 %. From 0 to 0.5.
     pub fn jitter(mut self, share: f64) -> Self {
@@ -269,8 +385,9 @@ where
         self
     }
 
-    /// How long one call of a loader may take. Default: 30 s. Then its callers get
-    /// [`LoadError::is_timeout`](crate::LoadError::is_timeout), and the loader's future is dropped.
+    /// How long one call of a loader may take. Default: 30 s. Then its callers get a fallback, see
+    /// [`stale_if_error`](Self::stale_if_error), or [`LoadError::is_timeout`](crate::LoadError::is_timeout); and the
+    /// loader's future is dropped, as soon as it does not block its thread.
     pub fn load_timeout(mut self, timeout: Duration) -> Self {
         self.options.load_timeout = timeout;
         self

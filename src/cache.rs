@@ -280,7 +280,8 @@ where
         match self.look_up(key, now)? {
             Found::Here(entry) => {
                 if entry.is_due() {
-                    self.refresh_stale(key, &entry, loader)?;
+                    let key = written(key)?;
+                    return self.engine().refresh_stale(key, entry, loader).await;
                 }
                 Ok(entry)
             }
@@ -318,7 +319,8 @@ where
         match self.look_up(key, now)? {
             Found::Here(entry) => {
                 if entry.is_due() {
-                    self.refresh_stale(key, &entry, loader)?;
+                    let key = written(key)?;
+                    return self.engine().refresh_stale(key, entry, loader).await;
                 }
                 Ok(entry)
             }
@@ -363,18 +365,6 @@ where
     {
         let loader = Loader::plain(loader);
         self.engine().load_anew(written(key)?, loader).await
-    }
-
-    /// Has a stale entry refreshed in the background.
-    fn refresh_stale<Q: CacheKey + ?Sized>(
-        &self,
-        key: &Q,
-        entry: &Entry<V>,
-        loader: impl FnOnce() -> Loader<V>,
-    ) -> Result<(), KeyTooLong> {
-        let stale = [(0, written(key)?, entry.clone())];
-        self.engine().refresh_in_background(stale, |_| loader());
-        Ok(())
     }
 
     /// Looks many keys up in L1, then in L2, and otherwise calls `loader` once with all keys that are missing: once for
@@ -503,14 +493,21 @@ where
                 }
             });
         }
-        self.engine()
-            .refresh_in_background(due, |places| loader(&keys, places));
+        let refreshed = |places: &[usize]| loader(&keys, places);
+        let awaited = self.engine().start_refreshes(due, refreshed);
         if !missing.is_empty() {
             let loader = |places: &[usize]| loader(&lacking, places);
             let found = self.engine().get_many_or_load(missing, now, loader).await?;
             let gaps = entries.iter_mut().filter(|entry| entry.is_none());
             for (gap, found) in gaps.zip(found) {
                 *gap = found;
+            }
+        }
+        if !awaited.is_empty() {
+            for (place, current) in self.engine().await_refreshes(awaited, refreshed).await? {
+                if let Some(entry) = entries.get_mut(place) {
+                    *entry = current;
+                }
             }
         }
         Ok(entries)

@@ -21,6 +21,7 @@ pub struct Entry<V> {
     at: Tick,
     source: Source,
     unproven: bool,
+    fallback: bool,
 }
 
 impl<V> Entry<V> {
@@ -30,6 +31,7 @@ impl<V> Entry<V> {
             at,
             source,
             unproven: false,
+            fallback: false,
         }
     }
 
@@ -41,8 +43,16 @@ impl<V> Entry<V> {
         }
     }
 
+    /// The same entry, in place of a value that could not be loaded.
+    pub(crate) fn into_fallback(self) -> Self {
+        Self {
+            fallback: true,
+            ..self
+        }
+    }
+
     pub(crate) fn is_stale(&self) -> bool {
-        self.unproven || self.is_due()
+        self.unproven || self.fallback || self.is_due()
     }
 
     /// Whether the value should be refreshed.
@@ -67,6 +77,7 @@ impl<V> Entry<V> {
             source: self.source,
             is_stale: self.is_stale(),
             is_unproven: self.unproven,
+            is_fallback: self.fallback,
             age: Duration::from_nanos(self.at.saturating_sub(self.slot.born_at)),
             version: (self.slot.ver != UNSTORED).then(|| self.slot.version()),
         }
@@ -223,6 +234,7 @@ pub struct Meta {
     source: Source,
     is_stale: bool,
     is_unproven: bool,
+    is_fallback: bool,
     age: Duration,
     version: Option<Version>,
 }
@@ -235,7 +247,7 @@ impl Meta {
     }
 
     /// Whether the value's soft TTL had passed, so that another instance may have refreshed it already; or whether it
-    /// [is unproven](Self::is_unproven).
+    /// [is a fallback](Self::is_fallback) or [is unproven](Self::is_unproven).
     #[must_use]
     pub fn is_stale(&self) -> bool {
         self.is_stale
@@ -246,6 +258,15 @@ impl Meta {
     #[must_use]
     pub fn is_unproven(&self) -> bool {
         self.is_unproven
+    }
+
+    /// Whether the value was returned because a newer one could not be loaded: it is past its TTL, see
+    /// [`Builder::stale_if_error`](crate::Builder::stale_if_error), or past its soft TTL, and its caller has waited for
+    /// its refresh, see [`Builder::stale_wait`](crate::Builder::stale_wait). It has not been invalidated. A previous value
+    /// that a loader is given is flagged like this, too, if it is past its TTL.
+    #[must_use]
+    pub fn is_fallback(&self) -> bool {
+        self.is_fallback
     }
 
     /// How long ago the value was written to L2, or loaded if it was not written. Never less than that; more by at

@@ -49,6 +49,10 @@ pub(crate) struct Options {
     pub(crate) l2_ttl: Option<Duration>,
     pub(crate) sliding: Option<Duration>,
     pub(crate) soft_ttl: Option<Duration>,
+    pub(crate) stale_if_error: Duration,
+    pub(crate) fallback_throttle: Duration,
+    pub(crate) stale_wait: Duration,
+    pub(crate) error_ttl: Duration,
     pub(crate) jitter: f64,
     pub(crate) max_staleness: Duration,
     pub(crate) mode: Mode,
@@ -86,6 +90,10 @@ impl Options {
             l2_ttl: None,
             sliding: None,
             soft_ttl: None,
+            stale_if_error: Duration::ZERO,
+            fallback_throttle: Duration::from_secs(1),
+            stale_wait: Duration::ZERO,
+            error_ttl: Duration::ZERO,
             jitter: 0.1,
             max_staleness: Duration::from_secs(2),
             mode: Mode::Strict,
@@ -109,6 +117,10 @@ impl Options {
             l2_ttl,
             sliding,
             soft_ttl,
+            stale_if_error,
+            fallback_throttle,
+            stale_wait,
+            error_ttl,
             jitter,
             max_staleness,
             mode,
@@ -136,9 +148,22 @@ impl Options {
         for (name, duration) in durations {
             check_duration(name, duration)?;
         }
-        if *lease_wait > LONGEST {
+        let at_most = [
+            ("stale_if_error", *stale_if_error),
+            ("fallback_throttle", *fallback_throttle),
+            ("error_ttl", *error_ttl),
+            ("lease_wait", *lease_wait),
+        ];
+        for (name, duration) in at_most {
+            if duration > LONGEST {
+                return refuse(format!(
+                    "{name} must be at most 100 years, and not {duration:?}"
+                ));
+            }
+        }
+        if *stale_wait > LONGEST && *stale_wait != Duration::MAX {
             return refuse(format!(
-                "lease_wait must be at most 100 years, and not {lease_wait:?}"
+                "stale_wait must be at most 100 years, or Duration::MAX, and not {stale_wait:?}"
             ));
         }
         let l2_ttl = &l2_ttl.or(sliding.is_none().then_some(DEFAULT_TTL));

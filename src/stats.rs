@@ -97,8 +97,11 @@ counters! {
     refreshes,
     /// Background refreshes of a key that stored none: the loader or L2 failed.
     refresh_failures,
-    /// Entries returned after their soft TTL, flagged as stale.
+    /// Entries returned after their soft TTL, flagged as stale; with [`stale_wait`](crate::Builder::stale_wait) also those
+    /// whose caller then waited for a fresh value.
     stale_served,
+    /// Entries returned because a load failed, flagged as fallbacks.
+    fallbacks_served,
     /// Entries returned by an L1 that was cut off from L2, flagged as unproven.
     unproven_served,
     /// Keys that this instance invalidated or inserted, and L2 accepted. A clear counts once.

@@ -46,4 +46,6 @@ pub enum Want {
     /// None: the value is to be loaded anew. The lease of a load that is under way is taken over, so that its fill is
     /// rejected.
     Anew,
+    /// Any one of this epoch, also one that is kept past its TTL: a load has failed.
+    Kept,
 }

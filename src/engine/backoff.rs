@@ -1,8 +1,9 @@
-//! When a refresh that failed may be tried again.
+//! When a key whose load or refresh failed may be tried again, and what its callers get until then.
 
 use std::time::Duration;
 
 use crate::clock::{Clock, Tick, nanos};
+use crate::error::LoadError;
 use crate::key::Key;
 use crate::retry_delays::retry_delays;
 
@@ -10,13 +11,33 @@ use crate::retry_delays::retry_delays;
 const CAPACITY: u64 = 10_000;
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// Keys whose refresh failed, is done by another instance, or may not be stored for now.
-pub(super) struct RefreshBackoff {
-    keys: moka::sync::Cache<Key, (usize, Tick)>,
+/// Keys whose load or refresh failed; and those whose refresh is done by another instance, or may not be stored for now.
+pub(super) struct Backoff {
+    keys: moka::sync::Cache<Key, Pause>,
     clock: Clock,
 }
 
-impl RefreshBackoff {
+/// Until when a key is not tried again.
+#[derive(Clone)]
+struct Pause {
+    until: Tick,
+    /// How often in a row its refresh failed.
+    failures: usize,
+    after: After,
+}
+
+/// Why a key is not tried again.
+#[derive(Clone)]
+enum After {
+    /// A refresh did not replace the stale value, which is still there.
+    Refresh,
+    /// A load failed, and its callers got a fallback.
+    Fallback,
+    /// A load failed, and its callers got this error. It ends with the generation of L1: a clear ends it.
+    Error { error: LoadError, generation: u64 },
+}
+
+impl Backoff {
     pub(super) fn new(clock: Clock) -> Self {
         Self {
             keys: moka::sync::Cache::new(CAPACITY),
@@ -24,33 +45,77 @@ impl RefreshBackoff {
         }
     }
 
-    pub(super) fn may_try(&self, key: &str) -> bool {
-        self.keys
-            .get(key)
-            .is_none_or(|(_, until)| self.clock.now() >= until)
+    pub(super) fn may_refresh(&self, key: &str) -> bool {
+        self.now(key).is_none()
     }
 
-    pub(super) fn succeeded(&self, key: &Key) {
+    /// Whether the last refresh or load of a key failed, and it is not tried again yet.
+    pub(super) fn has_failed(&self, key: &str) -> bool {
+        let failed = |pause: Pause| pause.failures > 0 || !matches!(pause.after, After::Refresh);
+        self.now(key).is_some_and(failed)
+    }
+
+    /// Whether the callers of a key get a fallback, without a load.
+    pub(super) fn is_throttled(&self, key: &str) -> bool {
+        self.now(key)
+            .is_some_and(|pause| matches!(pause.after, After::Fallback))
+    }
+
+    /// The error that the callers of a key get, without a load.
+    pub(super) fn error(&self, key: &str, now: u64) -> Option<LoadError> {
+        match self.now(key)?.after {
+            After::Error { error, generation } if generation == now => Some(error),
+            _ => None,
+        }
+    }
+
+    /// The key was stored or changed: it may be tried at once.
+    pub(super) fn forget(&self, key: &str) {
         self.keys.invalidate(key);
     }
 
-    /// Waits twice as long after each failure in a row, with jitter.
-    pub(super) fn failed(&self, key: &Key) {
-        let failures = self.keys.get(key).map_or(0, |(failures, _)| failures);
+    /// A refresh failed. The next one waits twice as long after each failure in a row, with jitter, and at least so long.
+    pub(super) fn refresh_failed(&self, key: &Key, at_least: Duration) {
+        let failures = self.keys.get(key).map_or(0, |pause| pause.failures);
         let mut pauses = retry_delays(Duration::from_millis(200), LONGEST);
         let pause = pauses.nth(failures.min(16)).unwrap_or(LONGEST);
-        self.wait(key, failures + 1, pause);
+        self.wait(key, failures + 1, pause.max(at_least), After::Refresh);
     }
 
     /// Another instance refreshes the key.
     pub(super) fn yielded(&self, key: &Key) {
-        self.wait(key, 0, Duration::from_millis(50));
+        self.wait(key, 0, Duration::from_millis(50), After::Refresh);
     }
 
-    fn wait(&self, key: &Key, failures: usize, pause: Duration) {
-        self.keys.insert(
-            key.clone(),
-            (failures, self.clock.now().saturating_add(nanos(pause))),
-        );
+    /// A load failed, and there is a fallback.
+    pub(super) fn fell_back(&self, key: &Key, pause: Duration) {
+        self.wait(key, 0, pause, After::Fallback);
+    }
+
+    /// A load failed, and there is no fallback.
+    pub(super) fn load_failed(
+        &self,
+        key: &Key,
+        error: LoadError,
+        generation: u64,
+        pause: Duration,
+    ) {
+        self.wait(key, 0, pause, After::Error { error, generation });
+    }
+
+    /// The pause that a key is in.
+    fn now(&self, key: &str) -> Option<Pause> {
+        let pause = self.keys.get(key)?;
+        (self.clock.now() < pause.until).then_some(pause)
+    }
+
+    fn wait(&self, key: &Key, failures: usize, pause: Duration, after: After) {
+        let until = self.clock.now().saturating_add(nanos(pause));
+        let pause = Pause {
+            until,
+            failures,
+            after,
+        };
+        self.keys.insert(key.clone(), pause);
     }
 }

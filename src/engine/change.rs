@@ -196,7 +196,10 @@ impl<V: Value> Write<V> {
         }
         // After it was deferred, or a read that begins in between could bring the old value back.
         match self.key() {
-            Some(key) => ctx.l1.forget(key),
+            Some(key) => {
+                ctx.l1.forget(key);
+                ctx.backoff.forget(key);
+            }
             None => ctx.l1.clear(),
         }
         ctx.l1.freshness().request_proof();

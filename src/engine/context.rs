@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use super::attendance::Attendance;
+use super::backoff::Backoff;
 use super::convert::Convert;
 use super::deferred::Deferred;
 use super::extensions::Extensions;
@@ -28,6 +29,8 @@ pub(super) struct Context<V> {
     pub(super) extensions: Extensions,
     /// Invalidations that L2 has yet to be sent.
     pub(super) deferred: Deferred,
+    /// Keys whose load or refresh failed.
+    pub(super) backoff: Backoff,
     pub(super) counters: Arc<Counters>,
     /// The id of this instance, as its messages name it.
     pub(super) instance: u64,

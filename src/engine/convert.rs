@@ -142,21 +142,28 @@ impl<V: Value> Convert<V> {
     fn until(&self, ttl: Option<Duration>) -> Ttls {
         match self.options.sliding {
             Some(idle) => {
-                let ttls = Self::idle_ttls(idle);
+                let ttls = self.idle_ttls(idle);
                 Ttls {
                     hard: ttl.map_or(ttls.hard, |end| ttls.hard.min(end)),
                     end: ttl,
                     ..ttls
                 }
             }
-            None => Ttls::new(ttl.unwrap_or(DEFAULT_TTL)),
+            None => self.kept_for(ttl.unwrap_or(DEFAULT_TTL)),
         }
     }
 
     /// The TTLs of a value after a read that extends its life.
-    pub(super) fn idle_ttls(idle: Duration) -> Ttls {
+    pub(super) fn idle_ttls(&self, idle: Duration) -> Ttls {
         // A quarter more: so each instance extends it once in a quarter.
-        Ttls::new(idle.saturating_add(idle / 4))
+        self.kept_for(idle.saturating_add(idle / 4))
+    }
+
+    fn kept_for(&self, hard: Duration) -> Ttls {
+        Ttls {
+            kept: self.options.stale_if_error,
+            ..Ttls::new(hard)
+        }
     }
 
     /// Encodes a value for L2.

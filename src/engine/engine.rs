@@ -11,12 +11,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::attendance::Attendance;
+use super::backoff::Backoff;
 use super::context::Context;
 use super::convert::{Convert, TtlOf};
 use super::deferred::Deferred;
 use super::extensions::Extensions;
 use super::l2_health::L2Health;
-use super::load::Loads;
+use super::load::{Awaited, Loads};
 use super::loader::{Loader, LoaderCalls};
 use super::lookup;
 use super::refresh::Refreshes;
@@ -44,7 +45,6 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 pub(crate) struct Engine<V: Value> {
     ctx: Arc<Context<V>>,
     loads: Arc<Loads<V>>,
-    refreshes: Arc<Refreshes<V>>,
     writes: Arc<Writes<V>>,
     /// The task of the subscriber, once it has been started.
     subscriber: Mutex<Option<JoinHandle<()>>>,
@@ -99,6 +99,7 @@ impl<V: Value> Engine<V> {
             convert: Convert::new(codec, ttl_of, type_tag, &options, &counters, &l1),
             extensions: Extensions::new(options.clock.clone()),
             deferred: Deferred::new(options.max_deferred),
+            backoff: Backoff::new(options.clock.clone()),
             instance: random(),
             options,
             l1,
@@ -109,9 +110,8 @@ impl<V: Value> Engine<V> {
         let writes = Arc::new(Writes::new(&ctx));
         let refreshes = Arc::new(Refreshes::new(&ctx, &calls, &writes));
         let engine = Self {
-            loads: Arc::new(Loads::new(&ctx, &calls, &refreshes)),
+            loads: Arc::new(Loads::new(&ctx, &calls, &refreshes, &writes)),
             writes,
-            refreshes,
             subscriber: Mutex::default(),
             stop: CancellationToken::new(),
             key_warnings: Throttle::default(),
@@ -189,12 +189,29 @@ impl<V: Value> Engine<V> {
         self.loads.load_anew(key, loader).await
     }
 
-    pub(crate) fn refresh_in_background(
+    pub(crate) async fn refresh_stale(
+        &self,
+        key: Key,
+        stale: Entry<V>,
+        loader: impl FnOnce() -> Loader<V>,
+    ) -> Result<Entry<V>, LoadError> {
+        self.loads.refresh_stale(key, stale, loader).await
+    }
+
+    pub(crate) fn start_refreshes(
         &self,
         stale: impl IntoIterator<Item = (usize, Key, Entry<V>)>,
         loader: impl FnOnce(&[usize]) -> Loader<V>,
-    ) {
-        self.refreshes.start(stale, loader);
+    ) -> Vec<Awaited<V>> {
+        self.loads.start_refreshes(stale, loader)
+    }
+
+    pub(crate) async fn await_refreshes(
+        &self,
+        awaited: Vec<Awaited<V>>,
+        loader: impl Fn(&[usize]) -> Loader<V>,
+    ) -> Result<Vec<(usize, Option<Entry<V>>)>, LoadError> {
+        self.loads.await_refreshes(awaited, loader).await
     }
 
     pub(crate) async fn insert(

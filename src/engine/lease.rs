@@ -8,6 +8,7 @@ use futures::future::join_all;
 use tokio::time::{Instant, sleep};
 
 use super::context::Context;
+use crate::entry::Entry;
 use crate::error::{L2Error, LoadError, Misuse};
 use crate::key::Key;
 use crate::l1::{Op, Slot, SlotValue};
@@ -21,8 +22,8 @@ use crate::wire::message::{self, Kind};
 pub(super) enum Acquired<V> {
     /// Another load, refresh or insert has ended meanwhile, and its value is here or in L2.
     Found(Arc<Slot<V>>, Source),
-    /// The lease is granted: load, then fill.
-    Lease(Lease),
+    /// The lease is granted: load, then fill. With the value that is kept past its TTL, if there is one.
+    Lease(Lease, Option<Entry<V>>),
     /// Load, and store nothing.
     Unstored,
     /// Another instance has the lease, for at most so long.
@@ -78,7 +79,12 @@ pub(super) async fn acquire<V: Value>(
                 }
                 Err(instead) => request.want = instead,
             },
-            Ok(LeaseReply::Granted(lease)) => return Acquired::Lease(lease),
+            Ok(LeaseReply::Granted(lease)) => {
+                return Acquired::Lease(lease, previous(ctx, op.key(), None));
+            }
+            Ok(LeaseReply::Replace(lease, kept)) => {
+                return Acquired::Lease(lease, previous(ctx, op.key(), Some(&kept)));
+            }
             Ok(LeaseReply::Wait(longest)) => {
                 if request.want == Want::Nothing {
                     // What the other load fills may well be readable.
@@ -92,6 +98,21 @@ pub(super) async fn acquire<V: Value>(
             return Acquired::Unstored;
         }
     }
+}
+
+/// The value that a load replaces: what L2 has kept past its TTL, or else L1.
+fn previous<V: Value>(ctx: &Context<V>, key: &Key, kept: Option<&[u8]>) -> Option<Entry<V>> {
+    let (now, longest) = (ctx.now(), ctx.options.stale_if_error);
+    if longest.is_zero() {
+        return None;
+    }
+    let in_l2 = kept.and_then(|bytes| ctx.convert.open(key, bytes, now).ok());
+    let (slot, source) = match in_l2 {
+        Some(slot) => (slot, Source::L2),
+        None => (ctx.l1.get_kept(key, now, longest)?, Source::L1),
+    };
+    let previous = slot.is_kept(now, longest);
+    previous.then(|| Entry::new(slot, now, source).into_fallback())
 }
 
 /// Asks L2 for nothing that it stores: for what the answer, or the connection that it takes, says of L2.

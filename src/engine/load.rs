@@ -2,30 +2,35 @@
 //!
 //! Knows the order of the steps (look-up, lease, loader, fill), and none of the steps themselves.
 
+use std::error::Error;
 use std::future::pending;
 use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::try_join_all;
 use futures::stream::FuturesUnordered;
 use futures::{StreamExt, stream};
 use tokio::time::{Instant, timeout_at};
-use tracing::{Instrument, Span, debug};
+use tracing::{Instrument, Span, debug, warn};
 
 use super::context::Context;
 use super::lease::{self, Acquired, Replaces};
 use super::loader::{Loader, LoaderCalls, Loading};
 use super::lookup;
 use super::refresh::Refreshes;
+use super::write::Writes;
 use crate::ablation::{Rule, without};
 use crate::clock::Tick;
 use crate::entry::Entry;
 use crate::error::LoadError;
 use crate::key::Key;
-use crate::l1::{Join, LeaseWaiter, LoadOutcome, OpGuard, Started};
+use crate::l1::{Join, LeaseWaiter, LoadOutcome, Op, OpGuard, Outcome, OutcomeKind, Started};
 use crate::l2::{Lease, LeaseReply, LeaseRequest, Want};
+use crate::loaded::Loaded;
 use crate::retry_delays::poll_delays;
 use crate::shared_result::{ResultSender, SharedResult};
+use crate::throttle::Throttle;
 use crate::vocabulary::Value;
 
 /// How many lease requests or fills of one load are under way at a time.
@@ -54,11 +59,33 @@ impl<V> Led<V> {
     }
 }
 
+/// A load of one key whose turn it is to call the loader.
+struct Turn<V> {
+    led: Led<V>,
+    lease: Option<Lease>,
+    /// The value that is kept past its TTL.
+    previous: Option<Entry<V>>,
+}
+
+/// A stale value whose refresh a caller waits for.
+pub(crate) struct Awaited<V> {
+    /// Where the caller wants it.
+    place: usize,
+    key: Key,
+    entry: Entry<V>,
+    /// `None` if it is not refreshed.
+    refresh: Option<Flight<V>>,
+    /// `None`: it waits without a limit.
+    until: Option<Instant>,
+}
+
 /// Loads what both levels lack.
 pub(super) struct Loads<V: Value> {
     ctx: Arc<Context<V>>,
     calls: Arc<LoaderCalls<V>>,
     refreshes: Arc<Refreshes<V>>,
+    writes: Arc<Writes<V>>,
+    warnings: Throttle,
 }
 
 impl<V: Value> Loads<V> {
@@ -66,11 +93,14 @@ impl<V: Value> Loads<V> {
         ctx: &Arc<Context<V>>,
         calls: &Arc<LoaderCalls<V>>,
         refreshes: &Arc<Refreshes<V>>,
+        writes: &Arc<Writes<V>>,
     ) -> Self {
         Self {
             ctx: Arc::clone(ctx),
             calls: Arc::clone(calls),
             refreshes: Arc::clone(refreshes),
+            writes: Arc::clone(writes),
+            warnings: Throttle::default(),
         }
     }
 
@@ -84,30 +114,211 @@ impl<V: Value> Loads<V> {
         if let Some(entry) = lookup::get_instead(&self.ctx, &key) {
             return Ok(entry);
         }
+        if let Some(entry) = self.throttled(&key).await {
+            return Ok(entry);
+        }
         let (outcome, now) = lookup::read(&self.ctx, &key, now).await;
-        let want = match lookup::answer(&self.ctx, &key, outcome, now) {
-            Ok(entry) => {
-                if entry.is_due() {
-                    self.refreshes
-                        .start([(0, key, entry.clone())], |_| loader());
-                }
-                return Ok(entry);
-            }
-            Err(want) => want,
-        };
+        match lookup::answer(&self.ctx, &key, outcome, now) {
+            Ok(entry) if entry.is_due() => self.refresh_stale(key, entry, loader).await,
+            Ok(entry) => Ok(entry),
+            Err(want) => one(self.load_missing(key, want, loader).await),
+        }
+    }
+
+    /// The loader, for what both levels lack. `None` if it is one for many keys and does not know the key.
+    async fn load_missing(
+        self: &Arc<Self>,
+        key: Key,
+        want: Option<Want>,
+        loader: impl FnOnce() -> Loader<V>,
+    ) -> Result<Option<Entry<V>>, LoadError> {
+        if let Some(error) = self.recent_error(&key) {
+            return Err(error);
+        }
         let mut loader = Some(loader);
         loop {
             let (flight, led) = self.join(&key, want, 0);
+            let is_own = led.is_some();
             if let Some(led) = led
                 && let Some(loader) = loader.take()
             {
                 self.spawn(vec![led], loader()).await;
             }
             // The load of many keys returns no value for a key that its loader does not know; this loader may.
-            if let Some((slot, source)) = result_of(flight).await? {
-                return Ok(lookup::hand_out(&self.ctx, slot, self.ctx.now(), source));
+            match result_of(flight).await? {
+                Some(loaded) => {
+                    let entry = lookup::hand_out_loaded(&self.ctx, loaded, self.ctx.now());
+                    return Ok(Some(entry));
+                }
+                None if is_own => return Ok(None),
+                None => {}
             }
         }
+    }
+
+    /// Has a stale value refreshed, and waits for that as long as the option says.
+    pub(super) async fn refresh_stale(
+        self: &Arc<Self>,
+        key: Key,
+        stale: Entry<V>,
+        loader: impl FnOnce() -> Loader<V>,
+    ) -> Result<Entry<V>, LoadError> {
+        if self.ctx.options.stale_wait.is_zero() {
+            self.refreshes
+                .start([(0, key, stale.clone())], |_| loader());
+            return Ok(stale);
+        }
+        let loader = loader();
+        let mut awaited = self.start_refreshes([(0, key, stale)], |_| loader.clone());
+        // There is one, as the option is not zero.
+        let awaited = awaited.pop().ok_or_else(LoadError::stopped)?;
+        // Boxed, so that the future of a look-up does not become larger.
+        one(Box::pin(self.await_refresh(awaited, || loader)).await)
+    }
+
+    /// Has stale values refreshed, given with their places. Returns those whose refresh the caller waits for.
+    pub(super) fn start_refreshes(
+        &self,
+        stale: impl IntoIterator<Item = (usize, Key, Entry<V>)>,
+        loader: impl FnOnce(&[usize]) -> Loader<V>,
+    ) -> Vec<Awaited<V>> {
+        let wait = self.ctx.options.stale_wait;
+        if wait.is_zero() {
+            self.refreshes.start(stale, loader);
+            return Vec::new();
+        }
+        let until = Instant::now().checked_add(wait);
+        let stale: Vec<_> = stale.into_iter().collect();
+        let refreshes = self.refreshes.start(stale.iter().cloned(), loader);
+        let awaited = stale.into_iter().zip(refreshes);
+        let awaited = awaited.map(|((place, key, entry), refresh)| Awaited {
+            place,
+            key,
+            entry,
+            refresh,
+            until,
+        });
+        awaited.collect()
+    }
+
+    /// Waits for refreshes. Returns what their caller gets, with the places. `loader` makes the loader for the key at a
+    /// place.
+    pub(super) async fn await_refreshes(
+        self: &Arc<Self>,
+        awaited: Vec<Awaited<V>>,
+        loader: impl Fn(&[usize]) -> Loader<V>,
+    ) -> Result<Vec<(usize, Option<Entry<V>>)>, LoadError> {
+        let loader = &loader;
+        let ends = awaited.into_iter().map(async |awaited| {
+            let place = awaited.place;
+            let current = self.await_refresh(awaited, || loader(&[place])).await?;
+            Ok((place, current))
+        });
+        try_join_all(ends).await
+    }
+
+    /// Waits for a refresh, and then looks the key up again: what was found before may have been invalidated meanwhile.
+    async fn await_refresh(
+        self: &Arc<Self>,
+        awaited: Awaited<V>,
+        loader: impl FnOnce() -> Loader<V>,
+    ) -> Result<Option<Entry<V>>, LoadError> {
+        let ctx = &self.ctx;
+        let Awaited {
+            key, entry, until, ..
+        } = awaited;
+        let Some(refresh) = awaited.refresh else {
+            let has_failed = ctx.backoff.has_failed(&key);
+            return Ok(Some(match has_failed {
+                true => lookup::as_fallback(ctx, entry),
+                false => entry,
+            }));
+        };
+        // Not needed any more, and perhaps large.
+        drop(entry);
+        let ended = match until {
+            Some(until) => timeout_at(until, refresh.clone().wait()).await.ok(),
+            None => Some(refresh.clone().wait().await),
+        };
+        let has_ended = ended.is_some();
+        if let Some(Some(Ok(Some(loaded)))) = ended {
+            return Ok(Some(lookup::hand_out_loaded(ctx, loaded, ctx.now())));
+        }
+        if let Some(entry) = self.look_up_again(&key).await {
+            return Ok(Some(if has_ended && entry.is_due() {
+                lookup::as_fallback(ctx, entry)
+            } else {
+                entry
+            }));
+        }
+        // It is gone: its callers wait for the load as for that of any missing key.
+        match refresh.wait().await {
+            Some(Ok(Some(loaded))) => Ok(Some(lookup::hand_out_loaded(ctx, loaded, ctx.now()))),
+            Some(Err(error)) => match lookup::fallback(ctx, &key).await {
+                Some(found) => Ok(Some(lookup::hand_out_loaded(ctx, found, ctx.now()))),
+                None => Err(error),
+            },
+            Some(Ok(None)) | None => self.load_missing(key, Some(Want::Any), loader).await,
+        }
+    }
+
+    async fn look_up_again(&self, key: &Key) -> Option<Entry<V>> {
+        let now = self.ctx.now();
+        match lookup::get_local(&self.ctx, key, now) {
+            Some(entry) => Some(entry),
+            None => lookup::get(&self.ctx, key.clone(), now).await,
+        }
+    }
+
+    /// The fallback of a key whose load has just failed: it is not tried again yet.
+    async fn throttled(&self, key: &Key) -> Option<Entry<V>> {
+        let ctx = &self.ctx;
+        if ctx.options.stale_if_error.is_zero() || !ctx.backoff.is_throttled(key) {
+            return None;
+        }
+        let found = lookup::fallback(ctx, key).await?;
+        Some(lookup::hand_out_loaded(ctx, found, ctx.now()))
+    }
+
+    /// The error of a load that failed a moment ago and is not tried again yet.
+    fn recent_error(&self, key: &str) -> Option<LoadError> {
+        if self.ctx.options.error_ttl.is_zero() {
+            return None;
+        }
+        let generation = self.ctx.l1.freshness().generation();
+        self.ctx.backoff.error(key, generation)
+    }
+
+    /// What the callers of a load that failed get: a fallback, or otherwise the error. The next callers get the same for
+    /// a while.
+    async fn failed(&self, op: &Op, error: LoadError) -> LoadOutcome<V> {
+        let (ctx, key) = (&*self.ctx, op.key());
+        let options = &*ctx.options;
+        let Some(found) = lookup::fallback(ctx, key).await else {
+            if !options.error_ttl.is_zero() {
+                let generation = ctx.l1.freshness().generation();
+                let pause = options.shortened(options.error_ttl);
+                (ctx.backoff).load_failed(key, error.clone(), generation, pause);
+                // In this order: a change of the key that comes in between ends it. A caller that comes after a change
+                // does not get the error of a load that began before (rule 4).
+                if !ctx.l1.is_attached(op) {
+                    ctx.backoff.forget(key);
+                }
+            }
+            return Err(error);
+        };
+        if found.kind != OutcomeKind::Fresh {
+            let pause = options.jittered(options.fallback_throttle);
+            ctx.backoff.fell_back(key, pause);
+            if self.warnings.allows(ctx.now()) {
+                warn!(
+                    namespace = options.namespace.as_str(),
+                    error = &error as &dyn Error,
+                    "loads fail; older values are handed out"
+                );
+            }
+        }
+        Ok(Some(found))
     }
 
     /// The same for many keys, in their order. `loader` makes the loader for the keys at these places.
@@ -116,10 +327,13 @@ impl<V: Value> Loads<V> {
         keys: Vec<Key>,
         loader: impl Fn(&[usize]) -> Loader<V>,
     ) -> Result<Vec<Option<Entry<V>>>, LoadError> {
-        let mut entries: Vec<_> = keys
-            .iter()
-            .map(|key| lookup::get_instead(&self.ctx, key))
-            .collect();
+        let mut entries = Vec::with_capacity(keys.len());
+        for key in &keys {
+            entries.push(match lookup::get_instead(&self.ctx, key) {
+                Some(entry) => Some(entry),
+                None => self.throttled(key).await,
+            });
+        }
         let lacking = keys.into_iter().enumerate();
         let lacking: Vec<_> = lacking
             .filter(|(place, _)| entries.get(*place).is_some_and(Option::is_none))
@@ -139,9 +353,15 @@ impl<V: Value> Loads<V> {
                 Err(want) => missing.push((place, key, want)),
             }
         }
-        self.refreshes.start(due, &loader);
+        let awaited = self.start_refreshes(due, &loader);
         let (mut led, mut led_at, mut flights) = (Vec::new(), Vec::new(), Vec::new());
+        let mut failed = Ok(());
         for (place, key, want) in missing {
+            if let Some(error) = self.recent_error(&key) {
+                // The other keys are loaded all the same.
+                failed = Err(error);
+                continue;
+            }
             let (flight, new) = self.join(&key, want, led.len());
             if let Some(new) = new {
                 led.push(new);
@@ -153,12 +373,17 @@ impl<V: Value> Loads<V> {
             self.spawn(led, loader(&led_at)).await;
         }
         for (flight, place) in flights {
-            if let Some((slot, source)) = result_of(flight).await? {
-                let entry = lookup::hand_out(&self.ctx, slot, self.ctx.now(), source);
+            if let Some(loaded) = result_of(flight).await? {
+                let entry = lookup::hand_out_loaded(&self.ctx, loaded, self.ctx.now());
                 fill(&mut entries, place, entry);
             }
         }
-        Ok(entries)
+        for (place, current) in self.await_refreshes(awaited, &loader).await? {
+            if let Some(slot) = entries.get_mut(place) {
+                *slot = current;
+            }
+        }
+        failed.map(|()| entries)
     }
 
     /// Loads a key, whatever is there and whoever loads it: joins no load, and takes the lease over from another one. The
@@ -166,12 +391,13 @@ impl<V: Value> Loads<V> {
     pub(super) async fn load_anew(
         self: &Arc<Self>,
         key: Key,
-        mut loader: Loader<V>,
+        loader: Loader<V>,
     ) -> Result<Entry<V>, LoadError> {
         let loads = Arc::clone(self);
         let task = async move {
             let ctx = &loads.ctx;
             let op = ctx.l1.begin(&key);
+            ctx.backoff.forget(&key);
             let lease = if ctx.deferred.holds(&key) {
                 None
             } else {
@@ -231,12 +457,12 @@ impl<V: Value> Loads<V> {
     }
 
     /// Loads some keys after the other, so that the leases of no part run out while those of others are asked for or used.
-    async fn run_all(&self, mut led: Vec<Led<V>>, mut loader: Loader<V>) {
+    async fn run_all(&self, mut led: Vec<Led<V>>, loader: Loader<V>) {
         while led.len() > PART {
             let rest = led.split_off(PART);
-            self.run(mem::replace(&mut led, rest), &mut loader).await;
+            self.run(mem::replace(&mut led, rest), &loader).await;
         }
-        self.run(led, &mut loader).await;
+        self.run(led, &loader).await;
     }
 
     /// Asks for the leases in rounds. After each round it calls the loader with the keys whose leases were granted.
@@ -244,7 +470,7 @@ impl<V: Value> Loads<V> {
     ///
     /// A key whose lease another instance has is asked for again when that lease ends, and from time to time, as the
     /// notice of its end may be lost.
-    async fn run(&self, led: Vec<Led<V>>, loader: &mut Loader<V>) {
+    async fn run(&self, led: Vec<Led<V>>, loader: &Loader<V>) {
         let until = Instant::now() + self.ctx.options.lease_wait;
         let (mut asked, mut waiting) = (led, Vec::new());
         let (mut pauses, mut look_at) = (poll_delays(), None);
@@ -281,9 +507,15 @@ impl<V: Value> Loads<V> {
             let mut ready = Vec::new();
             for (led, turn) in mem::take(&mut asked).into_iter().zip(turns) {
                 match turn {
-                    Acquired::Found(slot, source) => led.end(Ok(Some((slot, source)))),
-                    Acquired::Lease(lease) => ready.push((led, Some(lease))),
-                    Acquired::Unstored => ready.push((led, None)),
+                    Acquired::Found(slot, source) => {
+                        led.end(Ok(Some(Outcome::fresh(slot, source))));
+                    }
+                    Acquired::Lease(lease, previous) => ready.push(Turn {
+                        led,
+                        lease: Some(lease),
+                        previous,
+                    }),
+                    Acquired::Unstored => ready.push(Turn::unstored(led)),
                     Acquired::Wait(left) => {
                         pause = pause.min(left.max(Duration::from_millis(1)));
                         waiting.push(led);
@@ -296,11 +528,13 @@ impl<V: Value> Loads<V> {
                     keys = waiting.len(),
                     "another load has taken too long; loading without storing"
                 );
-                ready.extend(waiting.drain(..).map(|led| (led, None)));
+                ready.extend(waiting.drain(..).map(Turn::unstored));
             }
             if !ready.is_empty() {
-                let load = loader.load(ready.iter().map(|(led, _)| (led.number, None)).collect());
-                loads.push(self.load(ready, load));
+                let asked = (ready.iter())
+                    .map(|turn| (turn.led.number, turn.previous.clone()))
+                    .collect();
+                loads.push(self.load(ready, loader.load(asked)));
             }
             if waiting.is_empty() {
                 break;
@@ -328,30 +562,30 @@ impl<V: Value> Loads<V> {
     }
 
     /// Runs a loader, stores what it returns, and hands the results to the callers.
-    async fn load(&self, led: Vec<(Led<V>, Option<Lease>)>, loads: Loading<V>) {
-        let keys: Vec<_> = (led.iter())
-            .map(|(led, lease)| (led.op.key(), *lease))
+    async fn load(&self, turns: Vec<Turn<V>>, loads: Loading<V>) {
+        let keys: Vec<_> = (turns.iter())
+            .map(|turn| (turn.led.op.key(), turn.lease))
             .collect();
         let (mut values, otherwise) = match self.calls.run(loads, &keys).await {
             Ok(values) => (values, Ok(None)),
             Err(error) => (Vec::new(), Err(error)),
         };
-        values.resize_with(led.len(), || None);
-        let ends = led.into_iter().zip(values).map(|((led, lease), value)| {
+        values.resize_with(turns.len(), || None);
+        let ends = turns.into_iter().zip(values).map(|(turn, value)| {
             let otherwise = otherwise.clone();
             async move {
                 let outcome = match value {
-                    Some(loaded) => {
-                        let stored =
-                            lease::store(&self.ctx, &led.op, lease, loaded, Replaces::Nothing);
-                        stored.await.map(Some)
-                    }
+                    Some(loaded) => self.store(&turn, loaded).await,
                     None => {
-                        lease::give_back(&self.ctx, (led.op.key(), lease)).await;
+                        lease::give_back(&self.ctx, (turn.led.op.key(), turn.lease)).await;
                         otherwise
                     }
                 };
-                led.end(outcome);
+                let outcome = match outcome {
+                    Err(error) => self.failed(&turn.led.op, error).await,
+                    outcome => outcome,
+                };
+                turn.led.end(outcome);
             }
         });
         stream::iter(ends)
@@ -359,6 +593,44 @@ impl<V: Value> Loads<V> {
             .collect::<()>()
             .await;
     }
+
+    async fn store(&self, turn: &Turn<V>, loaded: Loaded<V>) -> LoadOutcome<V> {
+        let Turn {
+            led,
+            lease,
+            previous,
+        } = turn;
+        let replaces = match previous {
+            Some(previous) => Replaces::Stale(previous.slot()),
+            None => Replaces::Nothing,
+        };
+        let is_stored = loaded.is_stored;
+        let stored = lease::store(&self.ctx, &led.op, *lease, loaded, replaces).await;
+        let (slot, source) = stored?;
+        if !is_stored && previous.is_some() {
+            // What is kept is older than this value: it is no fallback any more. If L2 fails, this is deferred.
+            let removed = self
+                .writes
+                .invalidate([led.op.key().clone()], Duration::ZERO);
+            let _ = removed.await;
+        }
+        Ok(Some(Outcome::fresh(slot, source)))
+    }
+}
+
+impl<V> Turn<V> {
+    fn unstored(led: Led<V>) -> Self {
+        Self {
+            led,
+            lease: None,
+            previous: None,
+        }
+    }
+}
+
+/// A loader of one key has a value for it.
+fn one<V>(loaded: Result<Option<Entry<V>>, LoadError>) -> Result<Entry<V>, LoadError> {
+    loaded.and_then(|entry| entry.ok_or_else(LoadError::stopped))
 }
 
 async fn result_of<V>(flight: Flight<V>) -> LoadOutcome<V> {

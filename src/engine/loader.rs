@@ -3,14 +3,14 @@
 
 use std::collections::HashMap;
 use std::error::Error;
-use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use futures::future::BoxFuture;
 use futures::{FutureExt, TryFutureExt};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
-use tracing::debug;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{Instrument, Span, debug};
 
 use super::context::Context;
 use super::lease::{self, Leased};
@@ -18,16 +18,25 @@ use crate::entry::Entry;
 use crate::error::LoadError;
 use crate::key::{CacheKey, Key, KeyWriter};
 use crate::loaded::Loaded;
+use crate::lock::lock;
 use crate::vocabulary::Value;
 
 /// Loads some of the keys that it was made for, named by their numbers and given with what is there. Returns no value
 /// for a key that the user's loader does not know.
-pub(crate) struct Loader<V>(Box<dyn FnMut(Asked<V>) -> Loading<V> + Send>);
+///
+/// Clones are one loader: a key that one of them was asked for is not loaded by another.
+pub(crate) struct Loader<V>(Arc<Mutex<dyn FnMut(Asked<V>) -> Loading<V> + Send>>);
+
+impl<V> Clone for Loader<V> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
 
 /// The keys of one call.
 pub(super) type Asked<V> = Vec<(usize, Previous<V>)>;
 
-/// The value of a key before its load: stale, or `None`.
+/// The value of a key before its load: stale, kept past its TTL, or `None`.
 pub(super) type Previous<V> = Option<Entry<V>>;
 
 /// A call of a loader: it begins when this is polled.
@@ -35,9 +44,10 @@ pub(super) type Loading<V> =
     BoxFuture<'static, Result<Vec<Option<Loaded<V>>>, Box<dyn Error + Send + Sync>>>;
 
 impl<V: Value> Loader<V> {
-    /// Calls it.
-    pub(super) fn load(&mut self, keys: Asked<V>) -> Loading<V> {
-        (self.0)(keys)
+    /// Calls it. The user's code begins when the call is polled, without the lock.
+    pub(super) fn load(&self, keys: Asked<V>) -> Loading<V> {
+        let mut loader = lock(&self.0);
+        (*loader)(keys)
     }
 
     /// For one key, from a loader that says nothing but the value.
@@ -58,7 +68,7 @@ impl<V: Value> Loader<V> {
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         let mut loader = Some(loader);
-        Self(Box::new(move |keys| {
+        Self(Arc::new(Mutex::new(move |keys: Asked<V>| {
             let loader = loader.take();
             async move {
                 let (Some(loader), Some((_, previous))) = (loader, keys.into_iter().next()) else {
@@ -68,7 +78,7 @@ impl<V: Value> Loader<V> {
                 Ok(vec![Some(loaded)])
             }
             .boxed()
-        }))
+        })))
     }
 
     /// For these keys, each of which is asked for once.
@@ -81,7 +91,7 @@ impl<V: Value> Loader<V> {
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         let mut keys: Vec<Option<K>> = keys.into_iter().map(Some).collect();
-        Self(Box::new(move |asked| {
+        Self(Arc::new(Mutex::new(move |asked: Asked<V>| {
             let missing = asked
                 .into_iter()
                 .filter_map(|(number, previous)| Some((keys.get_mut(number)?.take()?, previous)));
@@ -106,7 +116,7 @@ impl<V: Value> Loader<V> {
                 Ok(values)
             }
             .boxed()
-        }))
+        })))
     }
 }
 
@@ -114,13 +124,13 @@ impl<V: Value> Loader<V> {
 pub(super) struct LoaderCalls<V> {
     ctx: Arc<Context<V>>,
     /// One for each loader that may run now.
-    permits: Semaphore,
+    permits: Arc<Semaphore>,
 }
 
 impl<V: Value> LoaderCalls<V> {
     pub(super) fn new(ctx: &Arc<Context<V>>) -> Self {
         Self {
-            permits: Semaphore::new(ctx.options.max_concurrent_loads),
+            permits: Arc::new(Semaphore::new(ctx.options.max_concurrent_loads)),
             ctx: Arc::clone(ctx),
         }
     }
@@ -134,15 +144,21 @@ impl<V: Value> LoaderCalls<V> {
     ) -> Result<Vec<Option<Loaded<V>>>, LoadError> {
         let ctx = &*self.ctx;
         let limit = ctx.options.load_timeout;
-        let load = async {
-            // Never closed, so an error is no reason not to load.
-            let _permit = self.permits.acquire().await;
-            ctx.counters.loads.bump();
-            AssertUnwindSafe(loads).catch_unwind().await
+        let (permits, counted) = (Arc::clone(&self.permits), Arc::clone(&ctx.counters));
+        let load = async move {
+            // Never closed, so an error is no reason not to load. It is held until the loader has ended, also if that is
+            // after the time limit.
+            let _permit = permits.acquire_owned().await;
+            counted.loads.bump();
+            loads.await
         };
+        // In a task of its own, which is aborted when this ends: a loader that blocks its thread does not block the callers
+        // that wait for it.
+        let load = tokio::spawn(load.instrument(Span::current()));
+        let load = timeout(limit, AbortOnDropHandle::new(load));
         let loaded = tokio::select! {
             biased;
-            loaded = timeout(limit, load) => loaded,
+            loaded = load => loaded,
             never = lease::keep(ctx, keys) => match never {},
         };
         let loaded = match loaded {
@@ -151,7 +167,11 @@ impl<V: Value> LoaderCalls<V> {
                 return Ok(values);
             }
             Ok(Ok(Err(error))) => LoadError::loader(error),
-            Ok(Err(panic)) => LoadError::panicked(&*panic),
+            Ok(Err(ended)) => match ended.try_into_panic() {
+                Ok(panic) => LoadError::panicked(&*panic),
+                // With its runtime.
+                Err(_) => LoadError::stopped(),
+            },
             Err(_) => LoadError::timed_out(limit),
         };
         ctx.counters.load_failures.bump();

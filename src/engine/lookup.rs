@@ -13,7 +13,7 @@ use super::touch::extend;
 use crate::clock::{Tick, nanos};
 use crate::entry::Entry;
 use crate::key::Key;
-use crate::l1::{Join, JoinRead, Op, ReadOutcome, Slot, Started};
+use crate::l1::{Join, JoinRead, Op, Outcome, OutcomeKind, ReadOutcome, Slot, Started};
 use crate::l2::{LeaseReply, LeaseRequest, ReadResult, Want};
 use crate::source::Source;
 use crate::vocabulary::Value;
@@ -54,6 +54,90 @@ fn look_at<V: Value>(ctx: &Arc<Context<V>>, slot: &Arc<Slot<V>>, now: Tick) {
     {
         extend(ctx, slot, idle);
     }
+}
+
+/// Hands out the value that a load has ended with.
+pub(super) fn hand_out_loaded<V: Value>(
+    ctx: &Arc<Context<V>>,
+    Outcome { slot, source, kind }: Outcome<V>,
+    now: Tick,
+) -> Entry<V> {
+    match kind {
+        OutcomeKind::Fresh => hand_out(ctx, slot, now, source),
+        OutcomeKind::Fallback => as_fallback(ctx, Entry::new(slot, now, source)),
+        OutcomeKind::UnprovenFallback => {
+            ctx.counters.unproven_served.bump();
+            as_fallback(ctx, Entry::unproven(slot, now))
+        }
+    }
+}
+
+/// Hands an entry out in place of a value that could not be loaded.
+pub(super) fn as_fallback<V: Value>(ctx: &Context<V>, entry: Entry<V>) -> Entry<V> {
+    ctx.counters.fallbacks_served.bump();
+    entry.into_fallback()
+}
+
+/// What is handed out in place of a value that could not be loaded: a value that is valid, or whose TTL has not passed
+/// for longer than `stale_if_error`.
+///
+/// It is looked up when the load has failed, by the rules of any other look-up: so it is nothing that was invalidated or
+/// cleared until then.
+pub(super) async fn fallback<V: Value>(ctx: &Context<V>, key: &Key) -> Option<Outcome<V>> {
+    let kept = ctx.options.stale_if_error;
+    // Of a deferred key both levels may be old (rule 14).
+    if kept.is_zero() || ctx.deferred.holds(key) {
+        return None;
+    }
+    let now = ctx.now();
+    if let Some(slot) = ctx.l1.get_kept(key, now, kept) {
+        let valid_until = slot.expires_at;
+        return Some(instead(slot, Source::L1, now, valid_until));
+    }
+    if !ctx.health.does_answer()
+        && let Some(found) = unproven_fallback(ctx, key)
+    {
+        return Some(found);
+    }
+    let op = ctx.l1.begin(key);
+    // The server compares epochs: there may be no proof (rule 11).
+    let ask = LeaseRequest::read_only(Want::Kept);
+    let reply = ctx.lane.acquire_lease(key, ask).await;
+    match ctx.health.observe(reply) {
+        Ok(LeaseReply::Hit(bytes)) => {
+            let now = ctx.now();
+            let slot = ctx.convert.open(key, &bytes, now).ok()?;
+            if !slot.is_kept(now, kept) {
+                return None;
+            }
+            ctx.l1.publish(&op, &slot);
+            let valid_until = slot.gone_at;
+            Some(instead(slot, Source::L2, now, valid_until))
+        }
+        Ok(_) => None,
+        Err(_) => unproven_fallback(ctx, key),
+    }
+}
+
+/// A value that was found after a load has failed. It may be one that is as good as loaded.
+fn instead<V>(slot: Arc<Slot<V>>, source: Source, now: Tick, valid_until: Tick) -> Outcome<V> {
+    let kind = if now < slot.soft_at.min(valid_until) {
+        OutcomeKind::Fresh
+    } else {
+        OutcomeKind::Fallback
+    };
+    Outcome { slot, source, kind }
+}
+
+/// The fallback that L1 has, without a proof that it is current: only in [`Mode::Available`](crate::Mode::Available).
+fn unproven_fallback<V: Value>(ctx: &Context<V>, key: &str) -> Option<Outcome<V>> {
+    let (kept, limit) = (ctx.options.stale_if_error, ctx.options.mode.limit()?);
+    let slot = ctx.l1.get_kept_unproven(key, ctx.now(), kept, limit)?;
+    Some(Outcome {
+        slot,
+        source: Source::L1,
+        kind: OutcomeKind::UnprovenFallback,
+    })
 }
 
 /// L1 alone, without a proof that its entries are current: only in [`Mode::Available`](crate::Mode::Available).

@@ -9,7 +9,6 @@ use futures::future::{join, join_all};
 use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument, Span, warn};
 
-use super::backoff::RefreshBackoff;
 use super::context::Context;
 use super::lease::{self, Replaces};
 use super::loader::{Loader, LoaderCalls};
@@ -19,9 +18,11 @@ use crate::ablation::{Rule, without};
 use crate::entry::Entry;
 use crate::error::LoadError;
 use crate::key::Key;
-use crate::l1::{LeaseWaiter, OpGuard, UNSTORED};
+use crate::l1::{Join, LeaseWaiter, LoadOutcome, OpGuard, Outcome, Slot, Started, UNSTORED};
 use crate::l2::{Lease, LeaseReply, LeaseRequest, Want};
 use crate::loaded::Loaded;
+use crate::shared_result::{ResultSender, SharedResult};
+use crate::source::Source;
 use crate::vocabulary::Value;
 #[cfg(larder_ablation)]
 use crate::wire::message::{self, Kind};
@@ -33,14 +34,18 @@ struct Refresh<V> {
     previous: Entry<V>,
     /// The number by which the loader knows the key.
     number: usize,
+    /// For the callers that wait. They get no result if it is not known why there is no value.
+    sender: ResultSender<LoadOutcome<V>>,
 }
 
 /// What came of asking for the lease of a refresh.
-enum Ask {
+enum Ask<V> {
     /// It is granted.
     Load(Lease),
     /// Another instance has it, for at most so long unless it is renewed.
     Wait(Duration),
+    /// L2 has a newer value.
+    Found(Arc<Slot<V>>),
     /// Nothing is left to be done.
     Over,
 }
@@ -50,13 +55,18 @@ pub(super) struct Refreshes<V: Value> {
     ctx: Arc<Context<V>>,
     calls: Arc<LoaderCalls<V>>,
     writes: Arc<Writes<V>>,
-    backoff: RefreshBackoff,
 }
 
 impl<V: Value> Refresh<V> {
     /// What is asked for: another version than the one that is to be replaced.
     fn want(&self) -> Want {
         Want::NewerThan(self.previous.slot().ver)
+    }
+
+    fn end(self, outcome: LoadOutcome<V>) {
+        // First: a caller that has the result and tries again must not join this refresh.
+        drop(self.op);
+        self.sender.send(outcome);
     }
 }
 
@@ -67,7 +77,6 @@ impl<V: Value> Refreshes<V> {
         writes: &Arc<Writes<V>>,
     ) -> Self {
         Self {
-            backoff: RefreshBackoff::new(ctx.options.clock.clone()),
             ctx: Arc::clone(ctx),
             calls: Arc::clone(calls),
             writes: Arc::clone(writes),
@@ -76,30 +85,38 @@ impl<V: Value> Refreshes<V> {
 
     /// Starts one background refresh of stale values, given with their places. Leaves out keys that are
     /// being refreshed or whose refresh has just failed. `loader` makes the loader for the keys at these places.
+    ///
+    /// Returns the results for callers that wait, in the order of the values; `None` for a value that is not refreshed.
     pub(super) fn start(
         self: &Arc<Self>,
         stale: impl IntoIterator<Item = (usize, Key, Entry<V>)>,
         loader: impl FnOnce(&[usize]) -> Loader<V>,
-    ) {
-        let (mut refreshes, mut places) = (Vec::new(), Vec::new());
+    ) -> Vec<Option<SharedResult<LoadOutcome<V>>>> {
+        let (mut refreshes, mut places, mut results) = (Vec::new(), Vec::new(), Vec::new());
         for (place, key, previous) in stale {
-            if self.backoff.may_try(&key)
-                && let Some(op) = self.ctx.l1.begin_refresh(&key)
-            {
-                let number = places.len();
-                refreshes.push(Refresh {
-                    op,
-                    previous,
-                    number,
-                });
-                places.push(place);
-            }
+            let may_refresh = self.ctx.backoff.may_refresh(&key);
+            let joined = may_refresh.then(|| self.ctx.l1.join_refresh(&key, self.ctx.now()));
+            results.push(match joined.flatten() {
+                Some(Join::Started(Started { op, sender, result })) => {
+                    refreshes.push(Refresh {
+                        op,
+                        previous,
+                        number: places.len(),
+                        sender,
+                    });
+                    places.push(place);
+                    Some(result)
+                }
+                Some(Join::Joined(result)) => Some(result),
+                None => None,
+            });
         }
         if !refreshes.is_empty() {
             let (refreshing, loader) = (Arc::clone(self), loader(&places));
             let task = async move { refreshing.replace(refreshes, loader).await };
             tokio::spawn(task.instrument(Span::current()));
         }
+        results
     }
 
     /// Takes the values that other instances have stored or are loading, and loads the rest in one call.
@@ -117,6 +134,7 @@ impl<V: Value> Refreshes<V> {
                     longest = longest.max(left);
                     others.push(refresh);
                 }
+                Ask::Found(slot) => refresh.end(Ok(Some(Outcome::fresh(slot, Source::L2)))),
                 Ask::Over => {}
             }
         }
@@ -128,7 +146,7 @@ impl<V: Value> Refreshes<V> {
     }
 
     /// Loads the keys whose leases were granted, in one call, and stores the values.
-    async fn load(&self, turns: Vec<(Refresh<V>, Lease)>, mut loader: Loader<V>) {
+    async fn load(&self, turns: Vec<(Refresh<V>, Lease)>, loader: Loader<V>) {
         if turns.is_empty() {
             return;
         }
@@ -155,12 +173,15 @@ impl<V: Value> Refreshes<V> {
                         .map(|held| lease::give_back(&self.ctx, held)),
                 )
                 .await;
+                for (refresh, _) in turns {
+                    refresh.end(Err(error.clone()));
+                }
             }
         }
     }
 
     /// Asks for the lease of a refresh; takes the newer value instead, if L2 has one.
-    async fn ask(&self, refresh: &Refresh<V>) -> Ask {
+    async fn ask(&self, refresh: &Refresh<V>) -> Ask<V> {
         let (ctx, key) = (&*self.ctx, refresh.op.key());
         // As an operation that begins now: a write may have been deferred since the look-up.
         if ctx.deferred.holds(key) {
@@ -170,9 +191,14 @@ impl<V: Value> Refreshes<V> {
         loop {
             let reply = ctx.lane.acquire_lease(key, request).await;
             match ctx.health.observe(reply) {
-                Ok(LeaseReply::Granted(lease)) => return Ask::Load(lease),
+                Ok(LeaseReply::Granted(lease) | LeaseReply::Replace(lease, _)) => {
+                    return Ask::Load(lease);
+                }
                 Ok(LeaseReply::Hit(bytes)) => match ctx.convert.open(key, &bytes, ctx.now()) {
-                    Ok(fresh) => ctx.l1.publish(&refresh.op, &fresh),
+                    Ok(fresh) => {
+                        ctx.l1.publish(&refresh.op, &fresh);
+                        return Ask::Found(fresh);
+                    }
                     // A value that cannot be read is replaced.
                     Err(instead) if instead != request.want => {
                         request.want = instead;
@@ -181,7 +207,7 @@ impl<V: Value> Refreshes<V> {
                     Err(_) => self.refresh_failed(key),
                 },
                 Ok(LeaseReply::Wait(longest)) => return Ask::Wait(longest),
-                Ok(LeaseReply::Hold | LeaseReply::Miss) => self.backoff.yielded(key),
+                Ok(LeaseReply::Hold | LeaseReply::Miss) => self.ctx.backoff.yielded(key),
                 Err(_) => self.refresh_failed(key),
             }
             return Ask::Over;
@@ -204,27 +230,27 @@ impl<V: Value> Refreshes<V> {
                 // The lease has run out, or the notice of its end was lost.
                 Err(_) => take(&mut refreshes),
             };
-            join_all(ended.iter().map(|refresh| self.take_stored(refresh))).await;
+            join_all((ended.into_iter()).map(|refresh| self.take_stored(refresh))).await;
         }
     }
 
     /// Reads the value that the other instance has stored.
-    async fn take_stored(&self, refresh: &Refresh<V>) {
+    async fn take_stored(&self, refresh: Refresh<V>) {
         let (ctx, key) = (&*self.ctx, refresh.op.key());
         let request = LeaseRequest::read_only(refresh.want());
         let reply = ctx.lane.acquire_lease(key, request).await;
         if let Ok(LeaseReply::Hit(bytes)) = ctx.health.observe(reply)
             && let Ok(fresh) = ctx.convert.open(key, &bytes, ctx.now())
         {
-            return ctx.l1.publish(&refresh.op, &fresh);
+            ctx.l1.publish(&refresh.op, &fresh);
+            return refresh.end(Ok(Some(Outcome::fresh(fresh, Source::L2))));
         }
         // The load of the other instance has failed. The next caller may try.
-        self.backoff.yielded(key);
+        self.ctx.backoff.yielded(key);
     }
 
     async fn put_in_place(&self, refresh: Refresh<V>, lease: Lease, loaded: Option<Loaded<V>>) {
-        let Refresh { op, previous, .. } = refresh;
-        let key = op.key();
+        let (key, previous) = (refresh.op.key(), &refresh.previous);
         let Some(loaded) = loaded else {
             // The loader does not know the key any more.
             self.refresh_failed(key);
@@ -232,26 +258,30 @@ impl<V: Value> Refreshes<V> {
         };
         let is_stored = loaded.is_stored;
         let replaces = Replaces::Stale(previous.slot());
-        let stored = lease::store(&self.ctx, &op, Some(lease), loaded, replaces).await;
-        let is_done = match stored {
+        let stored = lease::store(&self.ctx, &refresh.op, Some(lease), loaded, replaces).await;
+        let is_done = match &stored {
             // What was stored is not to be served any more.
             Ok(_) if !is_stored => {
                 let removed = self.writes.invalidate([key.clone()], Duration::ZERO);
                 removed.await.is_ok()
             }
             // Another load, which must not wait for this one, has taken the lease over.
-            Ok((slot, _)) if slot.ver == previous.slot().ver => return self.backoff.yielded(key),
+            Ok((slot, _)) if slot.ver == previous.slot().ver => {
+                return self.ctx.backoff.yielded(key);
+            }
             Ok((slot, _)) => slot.ver != UNSTORED,
             Err(error) => {
-                self.warn(1, &error);
+                self.warn(1, error);
                 false
             }
         };
-        if !is_done {
-            return self.refresh_failed(key);
+        if is_done {
+            self.ctx.counters.refreshes.bump();
+            self.ctx.backoff.forget(key);
+        } else {
+            self.refresh_failed(key);
         }
-        self.ctx.counters.refreshes.bump();
-        self.backoff.succeeded(key);
+        refresh.end(stored.map(|(slot, source)| Some(Outcome::fresh(slot, source))));
     }
 
     fn warn(&self, keys: usize, error: &LoadError) {
@@ -264,7 +294,7 @@ impl<V: Value> Refreshes<V> {
     }
 
     #[cfg(larder_ablation)]
-    async fn replace_without_lease(&self, refreshes: Vec<Refresh<V>>, mut loader: Loader<V>) {
+    async fn replace_without_lease(&self, refreshes: Vec<Refresh<V>>, loader: Loader<V>) {
         let asked = (refreshes.iter())
             .map(|refresh| (refresh.number, Some(refresh.previous.clone())))
             .collect();
@@ -296,6 +326,12 @@ impl<V: Value> Refreshes<V> {
 
     fn refresh_failed(&self, key: &Key) {
         self.ctx.counters.refresh_failures.bump();
-        self.backoff.failed(key);
+        // For callers that wait for it, it is a load like any other.
+        let at_least = if self.ctx.options.stale_wait.is_zero() {
+            Duration::ZERO
+        } else {
+            (self.ctx.options).jittered(self.ctx.options.fallback_throttle)
+        };
+        self.ctx.backoff.refresh_failed(key, at_least);
     }
 }

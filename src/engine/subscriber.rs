@@ -290,6 +290,9 @@ impl<'a, V: Value> Session<'a, V> {
         } else {
             ctx.l1.apply(keys, epoch, ver);
         }
+        for key in &message.keys {
+            ctx.backoff.forget(key);
+        }
     }
 
     /// Takes the answer to a heartbeat: each message that it counts has been applied, or was lost (rules 8 and 9).

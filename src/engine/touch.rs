@@ -9,7 +9,6 @@ use tokio::runtime::Handle;
 use tracing::{Instrument, Span};
 
 use super::context::Context;
-use super::convert::Convert;
 use super::deadline::{deadline, is_clock_known};
 use super::lease::ask_nothing;
 use crate::clock::{Tick, nanos};
@@ -112,7 +111,7 @@ pub(super) fn extend<V: Value>(ctx: &Arc<Context<V>>, slot: &Arc<Slot<V>>, idle:
     if !ctx.extensions.is_due(key, idle / 4) {
         return;
     }
-    let ttls = Convert::<V>::idle_ttls(idle);
+    let ttls = ctx.convert.idle_ttls(idle);
     if ctx.l1.freshness().is_alone() {
         let op = ctx.l1.begin(key);
         let now = ctx.now();

@@ -235,6 +235,9 @@ fn accept<V: Value>(ctx: &Context<V>, write: &mut Write<V>, stamp: Stamp, now: T
         }
     }
     ctx.counters.invalidations_sent.bump();
+    if let Some(key) = write.key() {
+        ctx.backoff.forget(key);
+    }
     let (by, accepted_at) = (write.change.deferral(), stamp.written_at);
     (ctx.deferred).overtaken(write.key(), write.order, accepted_at, by, now);
 }

@@ -142,17 +142,30 @@ impl<V> InFlight<V> {
         }
     }
 
-    /// Registers a refresh, unless the key is being refreshed or loaded already.
-    pub(super) fn begin_refresh(self: &Arc<Self>, key: &Key) -> Option<OpGuard<V>> {
+    /// Joins the refresh or load that is under way for a key, or begins a refresh. `None` if one is under way that the
+    /// caller may not join.
+    pub(super) fn join_refresh(
+        self: &Arc<Self>,
+        key: &Key,
+        now: Tick,
+    ) -> Option<Join<V, LoadOutcome<V>>> {
         let hash = self.hash(key);
-        let mut shard = self.lock(hash);
+        let shard = self.lock(hash);
         let state = shard.get(hash, key);
-        if state.is_some_and(|state| state.refresh.is_some() || state.load.is_some()) {
-            return None;
+        let flight = state.and_then(|state| state.refresh.as_ref().or(state.load.as_ref()));
+        if flight.is_some() {
+            return self.joinable(flight, now).map(Join::Joined);
         }
-        let (op, state) = self.register(&mut shard, hash, key, true);
-        state.refresh = Some(op.id);
-        Some(self.guard(op))
+        let started = self.start(shard, (hash, key), now, true, |it| &mut it.refresh);
+        Some(Join::Started(started))
+    }
+
+    /// Whether a load or refresh is still the one of its key: nothing has changed the key, and nothing was flushed, since
+    /// it began.
+    pub(super) fn is_attached(&self, op: &Op) -> bool {
+        let shard = self.lock(op.hash);
+        let state = shard.get(op.hash, &op.key);
+        state.is_some_and(|state| state.is_attached(op)) && self.is_current(op)
     }
 
     /// The result of a read or load in flight, if a caller may join it: it began after the last flush and, while there

@@ -55,8 +55,8 @@ pub(super) struct KeyState<V> {
     pub(super) read: Option<Joinable<ReadOutcome<V>>>,
     /// The load that callers may join.
     pub(super) load: Option<Joinable<LoadOutcome<V>>>,
-    /// The number of the refresh that is under way.
-    pub(super) refresh: Option<u64>,
+    /// The refresh that callers may join.
+    pub(super) refresh: Option<Joinable<LoadOutcome<V>>>,
     /// Notified when the lease ends that another instance has on the key.
     waiters: Vec<Arc<LeaseWaiter>>,
 }
@@ -98,10 +98,10 @@ impl<V> KeyState<V> {
     /// lock.
     pub(super) fn end(&mut self, op: u64) -> (bool, impl Sized + use<V>) {
         self.ops -= 1;
-        self.refresh.take_if(|id| *id == op);
         let read = self.read.take_if(|read| read.id == op);
         let load = self.load.take_if(|load| load.id == op);
-        (self.ops == 0, (read, load))
+        let refresh = self.refresh.take_if(|refresh| refresh.id == op);
+        (self.ops == 0, (read, load, refresh))
     }
 
     /// The key was changed, and the change has the version `ver`: operations store nothing older (rule 3). Those that
@@ -152,19 +152,23 @@ impl<V> KeyState<V> {
     /// Whether an operation may store a value of this version.
     pub(super) fn may_store(&self, op: &Op, ver: u64, issued: u64) -> bool {
         // A load began before what detached it, whatever version its value was given since.
-        let is_attached = !op.is_load
-            || self.refresh == Some(op.id)
-            || self.load.as_ref().is_some_and(|load| load.id == op.id);
+        let is_attached = !op.is_load || self.is_attached(op);
         let is_barred = op.id < self.barred_below;
         let is_issued = ver <= issued || op.id >= self.changed_below;
         is_attached && (!is_barred && ver >= self.floor && is_issued || without(Rule::Floors))
     }
 
+    /// Whether nothing has detached a load or refresh from its key since it began.
+    pub(super) fn is_attached(&self, op: &Op) -> bool {
+        let mut flights = [&self.load, &self.refresh].into_iter().flatten();
+        flights.any(|flight| flight.id == op.id)
+    }
+
     /// Keeps later callers from joining what is in flight (rule 4). Returns what is to be dropped without the lock, and
     /// the waiters to be notified: every change of a key ends its lease, too.
     pub(super) fn detach(&mut self) -> (impl Sized + use<V>, Vec<Arc<LeaseWaiter>>) {
-        self.refresh = None;
-        ((self.read.take(), self.load.take()), self.take_waiters())
+        let flights = (self.read.take(), self.load.take(), self.refresh.take());
+        (flights, self.take_waiters())
     }
 
     pub(super) fn add_waiter(&mut self, waiter: &Arc<LeaseWaiter>) {

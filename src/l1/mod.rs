@@ -31,7 +31,7 @@ pub(crate) use self::hasher::{Hasher, hasher};
 pub(crate) use self::in_flight::{Join, JoinRead, OpGuard, Started};
 pub(crate) use self::key_state::Op;
 pub(crate) use self::lease_waiters::LeaseWaiter;
-pub(crate) use self::outcome::{LoadOutcome, ReadOutcome};
+pub(crate) use self::outcome::{LoadOutcome, Outcome, OutcomeKind, ReadOutcome};
 pub(crate) use self::slot::{NEVER, Slot, SlotHead, SlotValue, UNSTORED};
 pub(crate) use self::store::Weigher;
 
@@ -91,6 +91,33 @@ impl<V: Value> L1<V> {
             .filter(|_| self.freshness.was_live(now, limit))
     }
 
+    /// The entry that may be handed out at `now` as a fallback: one that may be served but for its TTL, which may have
+    /// passed up to `kept` ago.
+    pub(crate) fn get_kept(&self, key: &str, now: Tick, kept: Duration) -> Option<Arc<Slot<V>>> {
+        self.held_for(key, now, kept)
+            .filter(|_| self.freshness.is_live_at(now))
+    }
+
+    /// The same, if the proof that it is current ran out less than `limit` before `now`.
+    pub(crate) fn get_kept_unproven(
+        &self,
+        key: &str,
+        now: Tick,
+        kept: Duration,
+        limit: Duration,
+    ) -> Option<Arc<Slot<V>>> {
+        self.held_for(key, now, kept)
+            .filter(|_| self.freshness.was_live(now, limit))
+    }
+
+    fn held_for(&self, key: &str, now: Tick, kept: Duration) -> Option<Arc<Slot<V>>> {
+        let store = self.store.as_ref()?;
+        let generation = self.freshness.generation();
+        store.get(key, |slot| {
+            slot.is_of(generation) && slot.is_kept(now, kept)
+        })
+    }
+
     /// Takes note of a hit, and of how many there were before it.
     #[inline]
     pub(crate) fn note_hit(&self, key: &str, now: Tick, before: u64) {
@@ -125,9 +152,16 @@ impl<V: Value> L1<V> {
         self.in_flight.join_load(key, now)
     }
 
-    /// Registers a refresh, unless the key is being refreshed or loaded already.
-    pub(crate) fn begin_refresh(&self, key: &Key) -> Option<OpGuard<V>> {
-        self.in_flight.begin_refresh(key)
+    /// Joins the refresh or load that is under way for a key, or begins a refresh. `None` if one is under way that the
+    /// caller may not join.
+    pub(crate) fn join_refresh(&self, key: &Key, now: Tick) -> Option<Join<V, LoadOutcome<V>>> {
+        self.in_flight.join_refresh(key, now)
+    }
+
+    /// Whether a load or refresh is still the one of its key: nothing has changed the key, and nothing was flushed, since
+    /// it began.
+    pub(crate) fn is_attached(&self, op: &Op) -> bool {
+        self.in_flight.is_attached(op)
     }
 
     /// Whether nothing was flushed since an operation began.

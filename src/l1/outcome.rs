@@ -30,5 +30,43 @@ impl<V> Clone for ReadOutcome<V> {
     }
 }
 
-/// How a load ended, and which source had the value. `None` if the loader of many keys knows no such key.
-pub(crate) type LoadOutcome<V> = Result<Option<(Arc<Slot<V>>, Source)>, LoadError>;
+/// How a load or refresh ended. `None` if the loader of many keys knows no such key.
+pub(crate) type LoadOutcome<V> = Result<Option<Outcome<V>>, LoadError>;
+
+/// The value that the callers of a load get.
+pub(crate) struct Outcome<V> {
+    pub(crate) slot: Arc<Slot<V>>,
+    /// Which source had it.
+    pub(crate) source: Source,
+    pub(crate) kind: OutcomeKind,
+}
+
+/// Whether the value is what was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OutcomeKind {
+    /// It was loaded, or is as good.
+    Fresh,
+    /// The load failed. This one was there before, and was looked up afterwards.
+    Fallback,
+    /// The same, from an L1 that has no proof.
+    UnprovenFallback,
+}
+
+impl<V> Outcome<V> {
+    pub(crate) fn fresh(slot: Arc<Slot<V>>, source: Source) -> Self {
+        Self {
+            slot,
+            source,
+            kind: OutcomeKind::Fresh,
+        }
+    }
+}
+
+impl<V> Clone for Outcome<V> {
+    fn clone(&self) -> Self {
+        Self {
+            slot: Arc::clone(&self.slot),
+            ..*self
+        }
+    }
+}

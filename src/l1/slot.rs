@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::sync::AtomicU64;
-use crate::clock::Tick;
+use crate::clock::{Tick, nanos};
 use crate::key::Key;
 use crate::vocabulary::Version;
 
@@ -122,6 +123,11 @@ impl<V> Slot<V> {
             epoch: self.epoch,
             ver: self.ver,
         }
+    }
+
+    /// Whether its TTL has not passed, or not longer than `kept` before `now`.
+    pub(crate) fn is_kept(&self, now: Tick, kept: Duration) -> bool {
+        now < self.gone_at.saturating_add(nanos(kept))
     }
 
     /// Whether L1 may hold it at all.

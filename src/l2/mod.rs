@@ -303,10 +303,12 @@ impl LeaseRequest {
 /// The answer to a [`Lane::acquire_lease`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LeaseReply {
-    /// A usable value, of this epoch and not expired.
+    /// A usable value, of this epoch and not expired. For [`Want::Kept`] it may have expired.
     Hit(Bytes),
     /// The lease is granted: load, then fill.
     Granted(Lease),
+    /// The same to a request for [`Want::Any`], while the store keeps a value of this epoch that has expired.
+    Replace(Lease, Bytes),
     /// Another load has the lease, for at most this long.
     Wait(Duration),
     /// Nothing may be stored for now: load, and do not fill.

@@ -151,7 +151,10 @@ impl World {
     }
 
     fn refresh(&self) -> Option<OpGuard<u64>> {
-        self.l1.begin_refresh(&self.key)
+        match self.l1.join_refresh(&self.key, self.now) {
+            Some(Join::Started(refresh)) => Some(refresh.op),
+            Some(Join::Joined(_)) | None => None,
+        }
     }
 
     /// A hit that is recorded: its entry comes into the hot table.

@@ -1,7 +1,7 @@
 //! Which reads and loads are joined.
 
 use super::{World, fresh, in_every_order};
-use crate::l1::{Join, JoinRead, LoadOutcome, Op, OpGuard, ReadOutcome, Started};
+use crate::l1::{Join, JoinRead, LoadOutcome, Op, OpGuard, Outcome, ReadOutcome, Started};
 use crate::shared_result::{SharedResult, shared_result};
 use crate::source::Source;
 
@@ -13,7 +13,8 @@ fn load(world: &World) -> SharedResult<LoadOutcome<u64>> {
             let mark = world.ask();
             world.publish(&load.op, mark);
             drop(load.op);
-            (load.sender).send(Ok(Some((fresh(mark), Source::Loader))));
+            let outcome = Outcome::fresh(fresh(mark), Source::Loader);
+            load.sender.send(Ok(Some(outcome)));
             load.result
         }
     }
@@ -77,7 +78,7 @@ fn no_caller_joins_what_is_older<F: 'static>(ask: fn(&World) -> F, answer: fn(F)
 fn no_caller_joins_an_older_load() {
     no_caller_joins_what_is_older(load, |load| {
         let found = load.peek().unwrap().unwrap();
-        found.unwrap().0.ver
+        found.unwrap().slot.ver
     });
 }
 

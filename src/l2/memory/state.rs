@@ -192,7 +192,10 @@ impl State {
         self.data
             .leases
             .insert(key, held, now.at, now.lease_ttl(ask.ttl));
-        LeaseReply::Granted(lease)
+        match self.kept(key, ask.want, now) {
+            Some(kept) => LeaseReply::Replace(lease, kept),
+            None => LeaseReply::Granted(lease),
+        }
     }
 
     pub(super) fn fill(
@@ -375,9 +378,8 @@ impl State {
 
     /// A value of this epoch, be it valid or not.
     fn stored(&self, key: &str, now: Now) -> Option<(Bytes, Stamp, Life)> {
-        let bytes = self.data.values.get(key, now.at)?;
-        let (stamp, life) = envelope::peek(bytes)?;
-        (stamp.epoch == self.data.epoch).then(|| (bytes.clone(), stamp, life))
+        let (bytes, stamp, life) = self.of_now(key, now)?;
+        Some((bytes.clone(), stamp, life))
     }
 
     /// Gives a stored value another stamp, and keeps it for so long.
@@ -560,16 +562,29 @@ impl State {
     }
 
     fn usable(&self, key: &str, want: Want, now: Now) -> Option<Bytes> {
+        let (bytes, stamp, life) = self.of_now(key, now)?;
+        let is_valid = now.at < life.expires_at;
+        let is_wanted = match want {
+            Want::Any => is_valid,
+            Want::NewerThan(seen) => is_valid && stamp.ver != seen,
+            Want::Nothing | Want::Anew => false,
+            Want::Kept => true,
+        };
+        is_wanted.then(|| bytes.clone())
+    }
+
+    /// The value that has expired, for a load that replaces it.
+    fn kept(&self, key: &str, want: Want, now: Now) -> Option<Bytes> {
+        let (bytes, ..) = self.of_now(key, now).filter(|_| want == Want::Any)?;
+        Some(bytes.clone())
+    }
+
+    /// What is stored under a key in this epoch.
+    fn of_now(&self, key: &str, now: Now) -> Option<(&Bytes, Stamp, Life)> {
         let bytes = self.data.values.get(key, now.at)?;
         let (stamp, life) = envelope::peek(bytes)?;
-        let wanted = match want {
-            Want::Any => true,
-            Want::NewerThan(seen) => stamp.ver != seen,
-            Want::Nothing | Want::Anew => false,
-        };
-        let of_now = stamp.epoch == self.data.epoch || without(Rule::Epochs);
-        let live = of_now && now.at < life.expires_at;
-        (wanted && live).then(|| bytes.clone())
+        let is_of_now = stamp.epoch == self.data.epoch || without(Rule::Epochs);
+        is_of_now.then_some((bytes, stamp, life))
     }
 
     fn publish(&mut self, ver: u64, payload: &[u8], now: Now) -> u64 {

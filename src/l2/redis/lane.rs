@@ -139,6 +139,7 @@ impl RedisLane {
             Want::NewerThan(seen) => call.arg(seen),
             Want::Nothing => call.arg("*"),
             Want::Anew => call.arg("!"),
+            Want::Kept => call.arg("~"),
         };
         call.arg(random());
         call
@@ -279,7 +280,11 @@ impl Lane for RedisLane {
             let granted = |token, epoch| Ok(LeaseReply::Granted(Lease { token, epoch }));
             match (answer.as_str(), value) {
                 ("HIT", Some(bytes)) => Ok(LeaseReply::Hit(bytes)),
-                ("LEAD", _) => granted(token, number),
+                ("LEAD", None) => granted(token, number),
+                ("LEAD", Some(kept)) => {
+                    let epoch = number;
+                    Ok(LeaseReply::Replace(Lease { token, epoch }, kept))
+                }
                 ("WAIT", Some(held)) => match read_lease(&held) {
                     // The lost answer was a grant. That copy has arrived, so it cannot arrive later.
                     Some(lease) if lease.token == lost => granted(lost, lease.epoch),

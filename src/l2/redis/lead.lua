@@ -2,11 +2,16 @@
 local epoch, _, issued = clock(KEYS[4], ARGV[4])
 -- MGET answers nil for a value of another type.
 local v, stored, hold = unpack(redis.call('MGET', KEYS[1], KEYS[2], KEYS[3]))
+local kept = false
 if ARGV[3] ~= '*' and ARGV[3] ~= '!' then
   local of, ver, expires_at = read_stamp(v)
   -- A version that the lane has not issued would outlive invalidations in L1 (rule 11).
-  if of == epoch and ver <= issued and time() < expires_at and ver ~= tonumber(ARGV[3]) then
-    return {'HIT', v, 0}
+  if of == epoch and ver <= issued and ver ~= tonumber(ARGV[3]) then
+    if ARGV[3] == '~' or time() < expires_at then
+      return {'HIT', v, 0}
+    end
+    -- The value that a load of a key replaces which has expired. A refresh knows it already.
+    kept = ARGV[3] == '' and v
   end
 end
 if ARGV[2] == '0' then
@@ -29,4 +34,4 @@ elseif ARGV[3] ~= '!' then
 end
 -- No other copy of the request has this token (rule 1). Loads that wait for a lease that is taken over wait for this one.
 redis.call('SET', KEYS[2], lease(KEYS[4], epoch, ARGV[1]) .. mark, 'PX', ARGV[2])
-return {'LEAD', false, epoch}
+return {'LEAD', kept, epoch}
