@@ -228,10 +228,10 @@ impl<V: Value> Loads<V> {
             key, entry, until, ..
         } = awaited;
         let Some(refresh) = awaited.refresh else {
-            let has_failed = ctx.backoff.has_failed(&key);
-            return Ok(Some(match has_failed {
-                true => lookup::as_fallback(ctx, entry),
-                false => entry,
+            return Ok(Some(if ctx.backoff.has_failed(&key) {
+                lookup::as_fallback(ctx, entry)
+            } else {
+                entry
             }));
         };
         // Not needed any more, and perhaps large.

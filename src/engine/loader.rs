@@ -25,7 +25,9 @@ use crate::vocabulary::Value;
 /// for a key that the user's loader does not know.
 ///
 /// Clones are one loader: a key that one of them was asked for is not loaded by another.
-pub(crate) struct Loader<V>(Arc<Mutex<dyn FnMut(Asked<V>) -> Loading<V> + Send>>);
+pub(crate) struct Loader<V>(Arc<Mutex<Call<V>>>);
+
+type Call<V> = dyn FnMut(Asked<V>) -> Loading<V> + Send;
 
 impl<V> Clone for Loader<V> {
     fn clone(&self) -> Self {
