@@ -229,7 +229,11 @@ where
     /// store. The load runs in a task of its own and goes on if its callers are cancelled.
     ///
     /// An entry past its soft TTL is returned at once, flagged as stale, while one instance of the fleet loads the
-    /// key anew in the background. If that fails the stale value stays, and the next attempt comes after a delay.
+    /// key anew in the background. If that fails the stale value stays, and the next attempt comes after a delay. With
+    /// [`stale_wait`](crate::Builder::stale_wait) the caller waits for the new value first.
+    ///
+    /// If the load fails, the callers get a value that is past its TTL, if there is one that was kept for that, see
+    /// [`stale_if_error`](crate::Builder::stale_if_error).
     ///
     /// If L2 fails, the loaded value is returned and not stored; its [`version`](crate::Meta::version) is `None`. A
     /// loader must not look up its own key in the same cache: it would wait for itself until `load_timeout`.
@@ -245,7 +249,7 @@ where
     /// - The runtime of the load ended.
     /// - The key is over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES).
     ///
-    /// No error is cached: the next call loads again.
+    /// The next call loads again, unless [`error_ttl`](crate::Builder::error_ttl) is set.
     ///
     /// A loader that is an `async` block has to name its error type, as in `Ok::<_, io::Error>(…)`. A boxed error has
     /// to be `Send + Sync`.
@@ -292,8 +296,9 @@ where
     /// Looks a key up as [`get_or_load`](Self::get_or_load) does, with a loader that also says how its value is to be
     /// stored: with a TTL of its own, or not at all. See [`Loaded`].
     ///
-    /// The loader is given the previous value, if there is one: the stale one that it is called to refresh. With that it
-    /// can ask the source for changes only, and return [`Loaded::unchanged`].
+    /// The loader is given the previous value, if there is one: the stale one that it is called to refresh, or one that is
+    /// kept past its TTL, see [`stale_if_error`](crate::Builder::stale_if_error). With that it can ask the source for
+    /// changes only, and return [`Loaded::unchanged`].
     ///
     /// Cost: as [`get_or_load`](Self::get_or_load). An unchanged value costs one small request more if L2 has lost it.
     ///

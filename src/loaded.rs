@@ -125,8 +125,8 @@ impl<V> Loaded<V> {
         self
     }
 
-    /// Hands the value out to the callers that wait for this load, and stores it in neither level. If it is the load of
-    /// a refresh, the stale value is removed from both levels, in all instances.
+    /// Hands the value out to the callers that wait for this load, and stores it in neither level. If the loader was given
+    /// a previous value, that is removed from both levels, in all instances.
     pub fn no_store(mut self) -> Self {
         self.is_stored = false;
         self

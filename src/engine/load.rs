@@ -1,5 +1,8 @@
 //! Loads what L2 lacks: single flight in this instance, and in the fleet by the fill lease (rules 1 and 12).
 //!
+//! If the load fails, its callers get a fallback, which is looked up then, or the error; and for a while so do those that
+//! come after.
+//!
 //! Knows the order of the steps (look-up, lease, loader, fill), and none of the steps themselves.
 
 use std::error::Error;

@@ -3,7 +3,8 @@
 //! - [`engine`]: starts, stops and wires all of this; passes each call on
 //! - [`lookup`]: L1, then L2
 //! - [`load`]: what L2 lacks: the fill [`lease`], the user's [`loader`], the fill
-//! - [`refresh`]: the same in the background, for what is stale; [`backoff`]: when a refresh that failed is tried again
+//! - [`refresh`]: the same in the background, for what is stale
+//! - [`backoff`]: when a key whose load or refresh failed is tried again, and what its callers get until then
 //! - [`write`]: insert, invalidate, clear: a [`change`] goes to the [`writer`], which keeps the [`write_order`] and sends
 //!   each [`write_batch`]
 //! - [`touch`]: a new life for what is there, by a call or by each read; [`extensions`]: when a read may extend it

@@ -42,6 +42,16 @@ fn options_that_cannot_work_are_refused_by_name() {
         (refused(|b| b.load_timeout(zero)), "load_timeout"),
         (refused(|b| b.lease_ttl(zero)), "lease_ttl"),
         (refused(|b| b.lease_wait(Duration::MAX)), "lease_wait"),
+        (
+            refused(|b| b.stale_if_error(Duration::MAX)),
+            "stale_if_error",
+        ),
+        (
+            refused(|b| b.fallback_throttle(Duration::MAX)),
+            "fallback_throttle",
+        ),
+        (refused(|b| b.error_ttl(Duration::MAX)), "error_ttl"),
+        (refused(|b| b.stale_wait(Duration::MAX / 2)), "stale_wait"),
         (refused(|b| b.jitter(-0.1)), "jitter"),
         (refused(|b| b.jitter(0.6)), "jitter"),
         (refused(|b| b.jitter(f64::NAN)), "jitter"),
@@ -124,4 +134,10 @@ fn options_for_l2_do_no_harm_without_one() {
         .soft_ttl(Duration::from_secs(300))
         .build();
     assert!(cache.unwrap().health().is_ok());
+}
+
+#[test]
+fn a_caller_may_wait_without_a_limit() {
+    let patient = Texts::builder("test:options").stale_wait(Duration::MAX);
+    assert!(patient.build().is_ok());
 }

@@ -181,6 +181,7 @@ fn seen(answer: &Answer) -> Seen {
         },
         stored: answer.is_stored(),
         unproven: answer.is_unproven(),
+        fallback: false,
     }
 }
 

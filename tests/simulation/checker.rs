@@ -38,6 +38,7 @@ fn read(instance: usize, start: u64, end: u64, version: u64) -> Read {
             level: Level::L1,
             stored: true,
             unproven: false,
+            fallback: false,
         }),
     }
 }

@@ -81,6 +81,12 @@ fn note_reads(
     outcomes: impl IntoIterator<Item = (u64, Outcome)>,
 ) {
     let end = world.recorder.now();
+    let outcomes: Vec<_> = outcomes.into_iter().collect();
+    for (_, outcome) in &outcomes {
+        if matches!(outcome, Outcome::Value(seen) if seen.fallback) {
+            world.recorder.count(Fault::FellBack);
+        }
+    }
     let reads = outcomes.into_iter().map(|(key, outcome)| Read {
         instance: instance.index,
         key,
@@ -188,6 +194,7 @@ fn seen(entry: &Entry<Versioned>) -> Seen {
         },
         stored: meta.version().is_some(),
         unproven: meta.is_unproven(),
+        fallback: meta.is_fallback(),
     }
 }
 

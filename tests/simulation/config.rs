@@ -47,6 +47,11 @@ pub(crate) struct Config {
     /// Where it is shorter than a request takes, entries are gone again while there are others under way.
     pub(crate) l1_ttl_ms: Option<u64>,
     pub(crate) soft_ttl_ms: Option<u64>,
+    /// For how long values are kept past their TTL. Loads fail more often then.
+    pub(crate) stale_if_error_ms: u64,
+    /// How long a caller waits for the refresh of a stale value.
+    pub(crate) stale_wait: Duration,
+    pub(crate) error_ttl_ms: u64,
     pub(crate) lease_ttl_ms: u64,
     pub(crate) lease_wait_ms: u64,
     pub(crate) load_timeout_ms: u64,
@@ -97,6 +102,9 @@ impl Config {
             l1_capacity: 10_000,
             l1_ttl_ms: (rng.u8(0..4) == 0).then(|| rng.u64(200..=1400)),
             soft_ttl_ms: (rng.u8(0..3) == 0).then(|| rng.u64(100..=1200)),
+            stale_if_error_ms: 0,
+            stale_wait: Duration::ZERO,
+            error_ttl_ms: 0,
             lease_ttl_ms: *rng.choice(&[400, 1000, 2000]).unwrap(),
             lease_wait_ms: *rng.choice(&[1000, 2000, 5000]).unwrap(),
             load_timeout_ms: rng.u64(slow_load * 2..=slow_load * 2 + 4000),
@@ -115,9 +123,28 @@ impl Config {
             1 => drawn.l1_ttl_ms = Some(rng.u64(1..=30)),
             _ => {}
         }
+        drawn.falling_back(&mut Rng::with_seed(seed ^ 0xfa11_bacc));
         match seed % 8 {
             7 => drawn.lagging(rng.u64(20..=1500)),
             _ => drawn,
+        }
+    }
+
+    /// Of some worlds, with what is handed out when loads fail. Its draws are its own, so that they change no other.
+    fn falling_back(&mut self, rng: &mut Rng) {
+        if rng.bool() {
+            self.stale_if_error_ms = *rng.choice(&[200, 2000, 60_000]).unwrap();
+            self.bad_loads = self.bad_loads.max(*rng.choice(&[0.02, 0.1, 0.4]).unwrap());
+            self.l2_ttl_ms = *rng.choice(&[300, 1500]).unwrap();
+            self.soft_ttl_ms = self.soft_ttl_ms.map(|ttl| ttl.min(self.l2_ttl_ms / 2));
+            self.l1_ttl_ms = self.l1_ttl_ms.map(|ttl| ttl.min(self.l2_ttl_ms));
+        }
+        if self.soft_ttl_ms.is_some() && rng.bool() {
+            let ms = Duration::from_millis(rng.u64(1..=200));
+            self.stale_wait = *rng.choice(&[ms, Duration::MAX]).unwrap();
+        }
+        if rng.u8(0..4) == 0 {
+            self.error_ttl_ms = rng.u64(10..=1000);
         }
     }
 
@@ -168,10 +195,25 @@ impl Config {
         )
     }
 
+    /// What is looked up after a load has failed, or after a refresh: then perhaps there is a load to wait for all the
+    /// same.
+    fn falls_back_within_ms(&self) -> u64 {
+        let looked_up = if self.stale_if_error_ms > 0 { 3 } else { 0 };
+        let refreshed = match self.stale_wait {
+            Duration::ZERO => 0,
+            _ => 5 * self.l2_timeout_ms + self.lease_wait_ms + self.load_timeout_ms,
+        };
+        looked_up * self.l2_timeout_ms + refreshed
+    }
+
     /// A look-up reads L2, waits for another's load, then loads and stores.
     pub(crate) fn answered_within(&self) -> Duration {
         Duration::from_millis(
-            3 * self.l2_timeout_ms + self.lease_wait_ms + self.load_timeout_ms + 10,
+            3 * self.l2_timeout_ms
+                + self.lease_wait_ms
+                + self.load_timeout_ms
+                + self.falls_back_within_ms()
+                + 10,
         )
     }
 }

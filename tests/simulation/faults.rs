@@ -85,6 +85,8 @@ faults! {
     Extended,
     /// Several instances store a value at the same time, on the condition that one version is there.
     Competed,
+    /// Seen: a look-up got an older value, as the load had failed.
+    FellBack,
     /// Seen: a load found the value unchanged that the store had.
     Revalidated,
     /// Seen: a write reached the store after its sender had stopped waiting.

@@ -1,5 +1,7 @@
 //! Worlds that leave no way around one rule of the protocol.
 
+use std::time::Duration;
+
 use crate::config::Config;
 use crate::faults::Fault;
 
@@ -186,6 +188,9 @@ impl Config {
             l1_capacity: 10_000,
             l1_ttl_ms: None,
             soft_ttl_ms: None,
+            stale_if_error_ms: 0,
+            stale_wait: Duration::ZERO,
+            error_ttl_ms: 0,
             lease_ttl_ms: 1000,
             lease_wait_ms: 2000,
             load_timeout_ms: 3000,

@@ -213,6 +213,10 @@ impl World {
         if let Some(ttl) = config.soft_ttl_ms {
             builder = builder.soft_ttl(ms(ttl));
         }
+        builder = builder
+            .stale_if_error(ms(config.stale_if_error_ms))
+            .stale_wait(config.stale_wait)
+            .error_ttl(ms(config.error_ttl_ms));
         if let Some(limit) = config.available_ms {
             builder = builder.mode(Mode::Available { limit: ms(limit) });
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use larder::l2::{Fill, Kind, Lane, Lease, LeaseReply, Want};
+use larder::l2::{Fill, Kind, Lane, Lease, LeaseReply, Stamp, Ttls, Want};
 
 use super::conformance;
 use crate::store::*;
@@ -37,6 +37,9 @@ conformance! {
     what_waits_for_a_lease_waits_for_the_one_that_took_it_over
     a_hold_is_not_taken_over
     a_fill_with_a_payload_is_published
+    a_value_past_its_ttl_is_kept
+    a_kept_value_comes_with_the_lease
+    a_kept_value_goes_like_any_other
 }
 
 async fn anew(lane: &dyn Lane, key: &str) -> LeaseReply {
@@ -114,6 +117,83 @@ async fn a_fill_with_a_payload_is_published(store: impl Store) {
     filled(&*lane, "other", lease, b"v").await;
     assert!(heartbeat(&mut *subscription).await.0.is_empty());
     assert_eq!(lane.replay(0).await.unwrap(), [published]);
+}
+
+/// A value that has expired, and is kept after that.
+async fn insert_kept(lane: &dyn Lane, key: &str) -> Stamp {
+    let mut value = sealed_for(b"old", Duration::from_millis(1));
+    value.ttls.kept = LONG;
+    let message = payload_of(Kind::Insert, &[key]);
+    let inserted = lane.insert(&[(key, &value)], &message, None).await;
+    eventually("it expires", async || usable(lane, key).await.is_none()).await;
+    inserted.expect("the value is inserted")
+}
+
+/// What is stored, valid or not, without asking for a lease.
+async fn kept(lane: &dyn Lane, key: &str) -> Option<Stamp> {
+    match lead_for(lane, key, Duration::ZERO, Want::Kept).await {
+        LeaseReply::Hit(bytes) => Some(stamp_of(&bytes)),
+        LeaseReply::Miss => None,
+        other => panic!("asked for a value of {key:?} only, and got {other:?}"),
+    }
+}
+
+async fn a_value_past_its_ttl_is_kept(store: impl Store) {
+    let lane = store.lane();
+    let old = insert_kept(&*lane, "k").await;
+    assert_eq!(kept(&*lane, "k").await, Some(old));
+    assert_eq!(usable(&*lane, "k").await, None);
+    // Only to those that ask for it.
+    for want in [Want::Any, Want::NewerThan(old.ver - 1), Want::Nothing] {
+        let led = lead_for(&*lane, "k", Duration::ZERO, want).await;
+        assert_eq!(led, LeaseReply::Miss, "{want:?}");
+    }
+    // A valid one will do as well.
+    let new = insert(&*lane, "k", b"new").await;
+    assert_eq!(kept(&*lane, "k").await, Some(new));
+    assert_eq!(kept(&*lane, "other").await, None);
+    // It waits for no lease, and leaves none.
+    granted(&*lane, "led").await;
+    assert_eq!(kept(&*lane, "led").await, None);
+    granted(&*lane, "other").await;
+}
+
+async fn a_kept_value_comes_with_the_lease(store: impl Store) {
+    let lane = store.lane();
+    let old = insert_kept(&*lane, "k").await;
+    let led = acquire_lease(&*lane, "k").await;
+    let LeaseReply::Replace(lease, bytes) = led else {
+        panic!("no lease with a value, but {led:?}");
+    };
+    assert_eq!(stamp_of(&bytes), old);
+    assert_waits(&acquire_lease(&*lane, "k").await, LONG);
+    let ttls = Ttls::new(LONG);
+    let answer = lane.revalidate("k", lease, old.ver, ttls).await;
+    let Ok(Some(Fill::Stored(stamp))) = answer else {
+        panic!("it has expired, and is still there: {answer:?}");
+    };
+    let bytes = usable(&*lane, "k").await.expect("it is valid again");
+    assert_eq!(stamp_of(&bytes), stamp);
+    // Not with a lease that is asked for in another way.
+    for (key, want) in [("a", Want::Nothing), ("b", Want::Anew)] {
+        insert_kept(&*lane, key).await;
+        let led = lead_for(&*lane, key, LONG, want).await;
+        assert!(matches!(led, LeaseReply::Granted(_)), "{want:?}: {led:?}");
+    }
+}
+
+async fn a_kept_value_goes_like_any_other(store: impl Store) {
+    let lane = store.lane();
+    insert_kept(&*lane, "k").await;
+    invalidate(&*lane, &["k"]).await;
+    assert_eq!(kept(&*lane, "k").await, None);
+    let led = acquire_lease(&*lane, "k").await;
+    assert!(matches!(led, LeaseReply::Granted(_)), "{led:?}");
+    insert_kept(&*lane, "k").await;
+    clear(&*lane).await;
+    assert_eq!(kept(&*lane, "k").await, None);
+    let led = acquire_lease(&*lane, "k").await;
+    assert!(matches!(led, LeaseReply::Granted(_)), "{led:?}");
 }
 
 #[track_caller]
