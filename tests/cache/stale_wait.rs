@@ -143,9 +143,12 @@ async fn a_value_that_is_invalidated_meanwhile_is_not_handed_out() {
                         let load = move || async move {
                             gate.pass().await;
                             let loaded = truth.load().await;
-                            loaded.and_then(|value| match fails {
-                                true => Err(io::Error::other("down")),
-                                false => Ok(value),
+                            loaded.and_then(|value| {
+                                if fails {
+                                    Err(io::Error::other("down"))
+                                } else {
+                                    Ok(value)
+                                }
                             })
                         };
                         a.get_or_load("k", load).await
@@ -162,9 +165,10 @@ async fn a_value_that_is_invalidated_meanwhile_is_not_handed_out() {
                 let ended = load.await.unwrap();
                 // If the wait was over before the invalidation, the caller has the stale value.
                 if wait == Duration::MAX {
-                    match fails {
-                        true => assert!(ended.unwrap_err().is_loader()),
-                        false => assert_eq!(*ended.unwrap(), "new"),
+                    if fails {
+                        assert!(ended.unwrap_err().is_loader());
+                    } else {
+                        assert_eq!(*ended.unwrap(), "new");
                     }
                 }
                 assert!(a.get_local("k").is_none());
