@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use larder::codec::Bincode;
-use larder::{Cache, MemoryL2, RedisL2, Stats};
+use larder::{Cache, Clock, MemoryL2, RedisL2, Stats};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tracing::Level;
@@ -121,6 +121,29 @@ fn values_that_are_too_large() {
         assert_eq!(cache.stats().encode_errors, REQUESTS);
     });
     assert_once(&seen, "a value cannot be stored");
+}
+
+#[test]
+fn loads_that_fail() {
+    let seen = warnings(async {
+        let clock = Clock::manual();
+        let cache: Cache<String, String> = Cache::builder("test:logs")
+            .clock(clock.clone())
+            .l2_ttl(Duration::from_secs(1))
+            .stale_if_error(Duration::from_secs(3600))
+            .fallback_throttle(Duration::ZERO)
+            .build()
+            .unwrap();
+        cache.insert(SECRET, SECRET.to_owned()).await.unwrap();
+        clock.advance(Duration::from_secs(60));
+        for _ in 0..REQUESTS {
+            let down = || async { Err(io::Error::other(SECRET)) };
+            let entry = cache.get_or_load(SECRET, down).await.unwrap();
+            assert!(entry.meta().is_fallback());
+        }
+        assert_eq!(cache.stats().load_failures, REQUESTS);
+    });
+    assert_once(&seen, "loads fail");
 }
 
 #[test]

@@ -5,7 +5,6 @@
 //!
 //! Knows the order of the steps (look-up, lease, loader, fill), and none of the steps themselves.
 
-use std::error::Error;
 use std::future::pending;
 use std::mem;
 use std::sync::Arc;
@@ -314,9 +313,10 @@ impl<V: Value> Loads<V> {
             let pause = options.jittered(options.fallback_throttle);
             ctx.backoff.fell_back(key, pause);
             if self.warnings.allows(ctx.now()) {
+                // Its sources are traced where the load has failed.
                 warn!(
                     namespace = options.namespace.as_str(),
-                    error = &error as &dyn Error,
+                    reason = %error,
                     "loads fail; older values are handed out"
                 );
             }
