@@ -73,17 +73,20 @@ async fn a_lease_that_has_ended_is_not_brought_back_by_a_late_copy() {
     assert_eq!(get(&*lane, "k").await, None);
 }
 
-/// Otherwise all loads would wait until it expires, as none has it.
+/// Otherwise all loads would wait until it expires, as none has it. Also of a lease that names its period.
 #[tokio::test]
 async fn a_lease_whose_grant_was_lost_belongs_to_the_load_that_asked() {
     let (store, detour, lane, met) = start().await;
-    detour.lose(Loss::OfReply);
-    let lease = granted(&*lane, "k").await;
-    assert_eq!(met.all().len(), 2, "another connection");
-    let other = acquire_lease(&*store.lane(), "k").await;
-    assert!(matches!(other, LeaseReply::Wait(_)), "{other:?}");
-    assert!(renewed(&*lane, "k", lease).await);
-    filled(&*lane, "k", lease, b"v").await;
+    for (connections, key) in [(2, "k"), (3, "of the next period")] {
+        detour.lose(Loss::OfReply);
+        let lease = granted(&*lane, key).await;
+        assert_eq!(met.all().len(), connections, "another connection");
+        let other = acquire_lease(&*store.lane(), key).await;
+        assert!(matches!(other, LeaseReply::Wait(_)), "{other:?}");
+        assert!(renewed(&*lane, key, lease).await);
+        filled(&*lane, key, lease, b"v").await;
+        lane.end_leases().await.unwrap();
+    }
 }
 
 /// What was stored before another clear has the epoch that the first copy would begin anew.
