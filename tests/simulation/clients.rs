@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 use crate::config::Config;
 use crate::faults::Fault;
 use crate::history::{At, Level, Outcome, Read, Rest, Seen, Write, WriteOutcome};
-use crate::source::{self, Plan, SourceDown, Versioned, load};
+use crate::source::{self, Number, Plan, SourceDown, Versioned, load};
 use crate::world::{Instance, World};
 
 /// Reads in one slot of the fleet until the world is over.
@@ -107,13 +107,14 @@ async fn look_up_many(world: &World, instance: &Instance, rng: &mut Rng) {
     let keys: Vec<u64> = plans.keys().copied().collect();
     let (source, config) = (Arc::clone(&world.source), Arc::clone(&world.config));
     let (index, plans) = (instance.index, Arc::new(plans));
-    let loader = move |missing: Vec<(u64, Option<Entry<Versioned>>)>| {
-        let load = |(key, previous)| {
+    let loader = move |missing: Vec<(Number, Option<Entry<Versioned>>)>| {
+        let load = |(number, previous)| {
+            let Number(key) = number;
             let (source, config) = (Arc::clone(&source), Arc::clone(&config));
             let plan = plans[&key];
             async move {
                 let loaded = load(source, config, index, key, previous, plan).await?;
-                Ok::<_, SourceDown>((key, loaded))
+                Ok::<_, SourceDown>((number, loaded))
             }
         };
         try_join_all(missing.into_iter().map(load).collect::<Vec<_>>())
@@ -205,6 +206,10 @@ pub(crate) async fn write(world: Arc<World>, mut rng: Rng) {
         if world.is_over() {
             return;
         }
+        if world.config.prefixes > 0.0 && rng.f64() < world.config.prefixes {
+            change_prefix(&world, &mut rng).await;
+            continue;
+        }
         // Some write several keys at once. In their order, so that no two wait for each other's locks.
         let several = if rng.u8(0..4) == 0 { 5 } else { 1 };
         let keys: BTreeSet<u64> = (0..several)
@@ -219,6 +224,29 @@ pub(crate) async fn write(world: Arc<World>, mut rng: Rng) {
             Some(key) if keys.len() == 1 => change(&world, &instance, *key, &mut rng).await,
             _ => change_many(&world, &instance, &keys, &mut rng).await,
         }
+    }
+}
+
+/// Commits a change of every key that begins with a digit, then calls the cache once.
+async fn change_prefix(world: &World, rng: &mut Rng) {
+    let prefix = rng.u64(0..world.config.keys).to_string();
+    let prefix = &prefix[..1];
+    let all = (0..world.config.keys).filter(|key| key.to_string().starts_with(prefix));
+    let mut locks = Vec::new();
+    for key in all.clone() {
+        locks.push(world.source.write_lock(key).lock_owned().await);
+    }
+    let instance = awake(world, rng).await;
+    let committed = all.map(|key| {
+        let version = world.source.commit(key);
+        instance.uninvalidated.lock().unwrap().insert(key, version);
+        invalidation(world, &instance, key)
+    });
+    let committed: Vec<_> = committed.collect();
+    world.recorder.count(Fault::PrefixInvalidated);
+    let result = instance.cache.invalidate_prefix(prefix).await.map(|_| ());
+    for write in committed {
+        note(world, &instance, write, Some(&result));
     }
 }
 

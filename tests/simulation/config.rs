@@ -24,6 +24,8 @@ pub(crate) struct Config {
     pub(crate) inserts: f64,
     /// The share of writes that are invalidations everywhere, waited for.
     pub(crate) waited_for: f64,
+    /// The share of writes that invalidate all keys with a prefix.
+    pub(crate) prefixes: f64,
     /// The share of look-ups that load anew, whatever is there.
     pub(crate) refreshes: f64,
     /// The share of look-ups before which the key is touched or expired.
@@ -89,6 +91,7 @@ impl Config {
             write_rest_ms: rng.u64(150..=1500),
             inserts: *rng.choice(&[0.0, 0.1, 0.3]).unwrap(),
             waited_for: *rng.choice(&[0.0, 0.1]).unwrap(),
+            prefixes: if seed % 8 < 3 { 0.05 } else { 0.0 },
             refreshes: if seed.is_multiple_of(3) { 0.01 } else { 0.0 },
             touches: if seed % 3 == 1 { 0.02 } else { 0.0 },
             competitions: if seed % 4 == 2 { 0.2 } else { 0.0 },
@@ -155,6 +158,7 @@ impl Config {
         self.inserts = 0.0;
         self.competitions = 0.0;
         self.waited_for = 0.0;
+        self.prefixes = 0.0;
         self.max_deferred = 10_000;
         self.faults.retain(|(fault, _)| {
             !matches!(

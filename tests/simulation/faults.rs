@@ -87,6 +87,8 @@ faults! {
     Competed,
     /// Seen: a look-up got an older value, as the load had failed.
     FellBack,
+    /// All keys with a prefix are invalidated.
+    PrefixInvalidated,
     /// Seen: a load found the value unchanged that the store had.
     Revalidated,
     /// Seen: a write reached the store after its sender had stopped waiting.

@@ -175,6 +175,7 @@ impl Config {
             write_rest_ms: 150,
             inserts: 0.0,
             waited_for: 0.0,
+            prefixes: 0.0,
             refreshes: 0.0,
             touches: 0.0,
             competitions: 0.0,

@@ -451,15 +451,17 @@ impl Lane for FarLane {
     }
 
     fn end_leases(&self) -> Reply<'_, Stamp> {
-        let serve = |_, lane: Arc<dyn Lane>| async move { lane.end_leases().await }.boxed();
+        let serve = |store: Arc<Store>, lane: Arc<dyn Lane>| {
+            async move { store.end_leases(&*lane).await }.boxed()
+        };
         self.ask(serve, no_loss, true).boxed()
     }
 
     fn remove_prefix<'a>(&'a self, prefix: &'a str, before: Stamp) -> Reply<'a, u64> {
         let prefix = prefix.to_owned();
-        let serve = move |_, lane: Arc<dyn Lane>| {
+        let serve = move |store: Arc<Store>, lane: Arc<dyn Lane>| {
             let prefix = prefix.clone();
-            async move { lane.remove_prefix(&prefix, before).await }.boxed()
+            async move { store.remove_prefix(&*lane, &prefix, before).await }.boxed()
         };
         self.ask(serve, no_loss, true).boxed()
     }

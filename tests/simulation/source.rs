@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fastrand::Rng;
-use larder::{Entry, Loaded};
+use larder::{CacheKey, Entry, KeyFrom, KeyWriter, Loaded, LookupBy};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex as WriteLock;
 use tokio::time::{Instant, sleep};
@@ -21,6 +21,27 @@ pub(crate) struct Versioned {
     pub(crate) key: u64,
     pub(crate) version: u64,
 }
+
+/// A key of the caches: looked up by its number, and written as that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Number(pub(crate) u64);
+
+impl CacheKey for Number {
+    fn write_key(&self, out: &mut KeyWriter) {
+        out.text(&self.0.to_string());
+    }
+}
+
+impl LookupBy<u64> for Number {}
+
+impl KeyFrom<u64> for Number {
+    fn key_from(number: &u64) -> Self {
+        Self(*number)
+    }
+}
+
+/// By the text, for prefixes.
+impl LookupBy<str> for Number {}
 
 /// A database, with replicas that may lag.
 pub(crate) struct Source {

@@ -315,6 +315,32 @@ impl Store {
         Ok(stamp)
     }
 
+    /// After this, too, whatever has its lease from before is refused, of every key.
+    pub(crate) async fn end_leases(&self, lane: &dyn Lane) -> Result<Stamp, L2Error> {
+        let stamp = lane.end_leases().await?;
+        self.replicate();
+        for key in 0..self.source.len() {
+            self.ended(key);
+        }
+        Ok(stamp)
+    }
+
+    pub(crate) async fn remove_prefix(
+        &self,
+        lane: &dyn Lane,
+        prefix: &str,
+        before: Stamp,
+    ) -> Result<u64, L2Error> {
+        let removed = lane.remove_prefix(prefix, before).await?;
+        self.replicate();
+        // Those that have found a value until now load.
+        let all = 0..self.source.len();
+        for key in all.filter(|key| key.to_string().starts_with(prefix)) {
+            self.recorder.disturbed(self.late, None, Some(key));
+        }
+        Ok(removed)
+    }
+
     /// Steps the store's clock forward, as an administrator or NTP does.
     pub(crate) fn step_clock(&self, by: Duration) {
         self.stepped.fetch_add(by.as_secs(), SeqCst);
@@ -359,12 +385,17 @@ impl Store {
         self.replicate();
         self.published.fetch_add(1, SeqCst);
         for key in keys.iter().filter_map(|key| key.parse().ok()) {
-            let (at, version) = (self.recorder.now(), self.source.current(key));
-            self.recorder
-                .write(|history| history.steps.push(Step::Invalidated { at, key, version }));
-            // A load whose lease was granted before this may begin when the grant arrives, and run on.
-            self.recorder.disturbed(self.late, None, Some(key));
+            self.ended(key);
         }
+    }
+
+    /// No load of this key that has its lease from before is stored any more.
+    fn ended(&self, key: u64) {
+        let (at, version) = (self.recorder.now(), self.source.current(key));
+        self.recorder
+            .write(|history| history.steps.push(Step::Invalidated { at, key, version }));
+        // A load whose lease was granted before this may begin when the grant arrives, and run on.
+        self.recorder.disturbed(self.late, None, Some(key));
     }
 
     fn changed_all(&self) {

@@ -16,7 +16,7 @@ use crate::history::{History, Terms, Violation};
 use crate::lane::Network;
 use crate::link::Link;
 use crate::recorder::Recorder;
-use crate::source::{PANIC, Source, Versioned};
+use crate::source::{Number, PANIC, Source, Versioned};
 use crate::store::Store;
 use crate::{chaos, clients};
 
@@ -67,7 +67,7 @@ fn quiet_planned_panics() {
 /// One process of the fleet.
 pub(crate) struct Instance {
     pub(crate) index: usize,
-    pub(crate) cache: Cache<u64, Versioned>,
+    pub(crate) cache: Cache<Number, Versioned>,
     pub(crate) link: Arc<Link>,
     /// Commits whose invalidation L2 may not have accepted yet, by key: they are lost if the process dies.
     pub(crate) uninvalidated: Mutex<BTreeMap<u64, u64>>,
@@ -187,7 +187,7 @@ impl World {
         }
     }
 
-    fn cache(&self, link: &Arc<Link>, clock: Clock) -> Cache<u64, Versioned> {
+    fn cache(&self, link: &Arc<Link>, clock: Clock) -> Cache<Number, Versioned> {
         let config = &self.config;
         let ms = Duration::from_millis;
         let mut builder = Cache::builder("simulation:row")
