@@ -57,7 +57,7 @@ impl<V> Entry<V> {
 
     /// Whether the value should be refreshed.
     pub(crate) fn is_due(&self) -> bool {
-        !self.unproven && self.at >= self.slot.soft_at
+        !self.unproven && self.at >= self.slot.soft_at()
     }
 
     pub(crate) fn slot(&self) -> &Arc<Slot<V>> {

@@ -166,28 +166,7 @@ impl Options {
                 "stale_wait must be at most 100 years, or Duration::MAX, and not {stale_wait:?}"
             ));
         }
-        let l2_ttl = &l2_ttl.or(sliding.is_none().then_some(DEFAULT_TTL));
-        if let (Some(soft_ttl), Some(l2_ttl)) = (soft_ttl, l2_ttl)
-            && soft_ttl >= l2_ttl
-        {
-            return refuse(format!(
-                "soft_ttl ({soft_ttl:?}) must be shorter than l2_ttl ({l2_ttl:?}): a value turns stale before it expires"
-            ));
-        }
-        if let (Some(sliding), Some(l2_ttl)) = (sliding, l2_ttl)
-            && sliding >= l2_ttl
-        {
-            return refuse(format!(
-                "sliding ({sliding:?}) must be shorter than l2_ttl ({l2_ttl:?}), which is the longest life of a value"
-            ));
-        }
-        if let (Some(l1_ttl), Some(l2_ttl)) = (l1_ttl, l2_ttl)
-            && l1_ttl > l2_ttl
-        {
-            return refuse(format!(
-                "l1_ttl ({l1_ttl:?}) must not be longer than l2_ttl ({l2_ttl:?}): L1 holds copies of what is in L2"
-            ));
-        }
+        self.check_order_of_ttls()?;
         if *max_staleness < SHORTEST_STALENESS {
             return refuse(format!(
                 "max_staleness must be at least {SHORTEST_STALENESS:?}, and not {max_staleness:?}: L2 is asked three times in it"
@@ -210,6 +189,39 @@ impl Options {
         }
         if *max_deferred == 0 {
             return refuse("max_deferred must be at least 1");
+        }
+        Ok(())
+    }
+
+    /// Refuses TTLs that another one makes pointless.
+    fn check_order_of_ttls(&self) -> Result<(), BuildError> {
+        // Without a limit, where reads extend the life of a value.
+        let l2_ttl = self
+            .l2_ttl
+            .or(self.sliding.is_none().then_some(DEFAULT_TTL));
+        let Some(l2_ttl) = l2_ttl else {
+            return Ok(());
+        };
+        if let Some(soft_ttl) = self.soft_ttl
+            && soft_ttl >= l2_ttl
+        {
+            return refuse(format!(
+                "soft_ttl ({soft_ttl:?}) must be shorter than l2_ttl ({l2_ttl:?}): a value turns stale before it expires"
+            ));
+        }
+        if let Some(sliding) = self.sliding
+            && sliding >= l2_ttl
+        {
+            return refuse(format!(
+                "sliding ({sliding:?}) must be shorter than l2_ttl ({l2_ttl:?}), which is the longest life of a value"
+            ));
+        }
+        if let Some(l1_ttl) = self.l1_ttl
+            && l1_ttl > l2_ttl
+        {
+            return refuse(format!(
+                "l1_ttl ({l1_ttl:?}) must not be longer than l2_ttl ({l2_ttl:?}): L1 holds copies of what is in L2"
+            ));
         }
         Ok(())
     }

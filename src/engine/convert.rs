@@ -244,7 +244,7 @@ impl<V: Value> Convert<V> {
             expires_at,
             gone_at,
             ends_at: NEVER,
-            look_at: NEVER,
+            extend_at: NEVER,
         };
         let head = self.head_until(head, gone_at, life.ends_at.map_or(NEVER, at));
         Arc::new(Slot::new(key.clone(), value, head))
@@ -265,7 +265,7 @@ impl<V: Value> Convert<V> {
             },
             gone_at,
             ends_at,
-            look_at: head.soft_at.min(extend_at),
+            extend_at,
             ..head
         }
     }
@@ -280,8 +280,8 @@ impl<V: Value> Convert<V> {
             soft_at: NEVER,
             expires_at: now,
             gone_at: now,
-            ends_at: now,
-            look_at: NEVER,
+            ends_at: NEVER,
+            extend_at: NEVER,
         };
         Arc::new(Slot::new(key.clone(), value, head))
     }

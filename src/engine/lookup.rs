@@ -45,11 +45,11 @@ pub(super) fn hand_out<V: Value>(
 /// Takes note that an entry was read that is stale, or whose life is to be extended.
 #[cold]
 fn look_at<V: Value>(ctx: &Arc<Context<V>>, slot: &Arc<Slot<V>>, now: Tick) {
-    if now >= slot.soft_at {
+    if now >= slot.soft_at() {
         ctx.counters.stale_served.bump();
     }
     if let Some(idle) = ctx.options.sliding
-        && slot.gone_at < slot.ends_at
+        && slot.gone_at < slot.ends_at()
         && now >= slot.gone_at.saturating_sub(nanos(idle))
     {
         extend(ctx, slot, idle);
@@ -121,7 +121,7 @@ pub(super) async fn fallback<V: Value>(ctx: &Context<V>, key: &Key) -> Option<Ou
 
 /// A value that was found after a load has failed. It may be one that is as good as loaded.
 fn instead<V>(slot: Arc<Slot<V>>, source: Source, now: Tick, valid_until: Tick) -> Outcome<V> {
-    let kind = if now < slot.soft_at.min(valid_until) {
+    let kind = if now < slot.soft_at().min(valid_until) {
         OutcomeKind::Fresh
     } else {
         OutcomeKind::Fallback

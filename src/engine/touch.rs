@@ -116,8 +116,8 @@ pub(super) fn extend<V: Value>(ctx: &Arc<Context<V>>, slot: &Arc<Slot<V>>, idle:
         let op = ctx.l1.begin(key);
         let now = ctx.now();
         replace_times(ctx, &op, now, |slot| {
-            let gone_at = now.saturating_add(nanos(ttls.hard)).min(slot.ends_at);
-            (gone_at.max(slot.gone_at), slot.ends_at)
+            let gone_at = now.saturating_add(nanos(ttls.hard)).min(slot.ends_at());
+            (gone_at.max(slot.gone_at), slot.ends_at())
         });
         return;
     }

@@ -267,7 +267,7 @@ mod tests {
             expires_at: NEVER,
             gone_at: NEVER,
             ends_at: NEVER,
-            look_at: NEVER,
+            extend_at: NEVER,
         };
         let slot = || Arc::new(Slot::new(KEY.into(), SlotValue::Own(0), head));
         let refill = |clears| {

@@ -319,11 +319,10 @@ impl<V: Value> L1<V> {
         // First: no load that began before stores its value after this has looked.
         self.in_flight.detach_all(key);
         if let Some(slot) = self.held(key, now)
-            && now < slot.soft_at
+            && now < slot.soft_at()
         {
             let head = SlotHead {
                 soft_at: now,
-                look_at: now,
                 ..slot.head()
             };
             self.replace(&op, &slot, head);

@@ -28,18 +28,24 @@ pub(crate) struct Slot<V> {
     /// From when on it is gone from L2. L1 may hold it for a shorter time, or not at all.
     pub(crate) gone_at: Tick,
     pub(super) key: Key,
-    /// From when on it is stale, though it may be served.
-    pub(crate) soft_at: Tick,
     /// From when on a hit has more to do than to count: because it is stale, or because its life is to be extended.
     pub(crate) look_at: Tick,
-    /// Until when its life can be extended.
-    pub(crate) ends_at: Tick,
+    /// `None` if its life cannot be extended.
+    extended: Option<Box<Extended>>,
     /// When it was written.
     pub(crate) born_at: Tick,
     /// The epoch that the version belongs to. L1 compares it before it stores the value, and not again.
     pub(crate) epoch: u64,
     pub(crate) ver: u64,
     value: SlotValue<V>,
+}
+
+/// What else there is to know of an entry whose life can be extended. Few caches have such entries, so the others do not
+/// keep room for it.
+#[derive(Clone, Copy, Debug)]
+struct Extended {
+    soft_at: Tick,
+    ends_at: Tick,
 }
 
 /// A value, or the slot that holds it: a value that is stored again under another version is not copied.
@@ -68,8 +74,9 @@ pub(crate) struct SlotHead {
     pub(crate) soft_at: Tick,
     pub(crate) expires_at: Tick,
     pub(crate) gone_at: Tick,
+    /// From when on a read extends its life, until it reaches its end.
+    pub(crate) extend_at: Tick,
     pub(crate) ends_at: Tick,
-    pub(crate) look_at: Tick,
 }
 
 impl<V> Slot<V> {
@@ -78,10 +85,14 @@ impl<V> Slot<V> {
             generation: AtomicU64::new(HIDDEN),
             expires_at: head.expires_at,
             gone_at: head.gone_at,
-            ends_at: head.ends_at,
-            look_at: head.look_at,
+            look_at: head.soft_at.min(head.extend_at),
+            extended: (head.extend_at != NEVER || head.ends_at != NEVER).then(|| {
+                Box::new(Extended {
+                    soft_at: head.soft_at,
+                    ends_at: head.ends_at,
+                })
+            }),
             key,
-            soft_at: head.soft_at,
             born_at: head.born_at,
             epoch: head.epoch,
             ver: head.ver,
@@ -106,12 +117,23 @@ impl<V> Slot<V> {
             epoch: self.epoch,
             ver: self.ver,
             born_at: self.born_at,
-            soft_at: self.soft_at,
+            soft_at: self.soft_at(),
             expires_at: self.expires_at,
             gone_at: self.gone_at,
-            ends_at: self.ends_at,
-            look_at: self.look_at,
+            extend_at: NEVER,
+            ends_at: self.ends_at(),
         }
+    }
+
+    /// From when on it is stale, though it may be served.
+    #[inline]
+    pub(crate) fn soft_at(&self) -> Tick {
+        (self.extended.as_ref()).map_or(self.look_at, |extended| extended.soft_at)
+    }
+
+    /// Until when its life can be extended.
+    pub(crate) fn ends_at(&self) -> Tick {
+        (self.extended.as_ref()).map_or(NEVER, |extended| extended.ends_at)
     }
 
     pub(crate) fn key(&self) -> &Key {
@@ -165,8 +187,8 @@ mod tests {
                 soft_at: NEVER,
                 expires_at: NEVER,
                 gone_at: NEVER,
+                extend_at: NEVER,
                 ends_at: NEVER,
-                look_at: NEVER,
             };
             Arc::new(Slot::new("k".into(), value, head))
         };

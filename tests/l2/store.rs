@@ -195,7 +195,7 @@ pub(crate) async fn lead_for(lane: &dyn Lane, key: &str, ttl: Duration, want: Wa
 
 pub(crate) async fn granted(lane: &dyn Lane, key: &str) -> Lease {
     match acquire_lease(lane, key).await {
-        LeaseReply::Granted(lease) => lease,
+        LeaseReply::Granted(lease) | LeaseReply::Replace(lease, _) => lease,
         other => panic!("no lease on {key:?}, but {other:?}"),
     }
 }

@@ -185,7 +185,7 @@ fn fresh((epoch, ver): Mark) -> Arc<Slot<u64>> {
         expires_at: NEVER,
         gone_at: NEVER,
         ends_at: NEVER,
-        look_at: NEVER,
+        extend_at: NEVER,
     };
     Arc::new(Slot::new(KEY.into(), SlotValue::Own(epoch), head))
 }

@@ -233,7 +233,7 @@ async fn no_bytes_under_a_key_stand_in_the_way() {
             assert_eq!(hit, bytes);
             led = lead_for(&*lane, "k", LONG, Want::Nothing).await;
         }
-        let LeaseReply::Granted(lease) = led else {
+        let (LeaseReply::Granted(lease) | LeaseReply::Replace(lease, _)) = led else {
             panic!("{led:?} for {bytes:?}");
         };
         let stamp = filled(&*lane, "k", lease, b"new").await;
