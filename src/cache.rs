@@ -283,11 +283,15 @@ where
         let now = self.engine().now();
         match self.look_up(key, now)? {
             Found::Here(entry) => {
-                if entry.is_due() {
-                    let key = written(key)?;
-                    return self.engine().refresh_stale(key, entry, loader).await;
+                if !entry.is_due() {
+                    return Ok(entry);
                 }
-                Ok(entry)
+                let refreshed = self.engine().refresh_stale(written(key)?, &entry, loader);
+                let Some(current) = refreshed else {
+                    return Ok(entry);
+                };
+                drop(entry);
+                current.await
             }
             Found::NotHere(key) => self.engine().get_or_load(key, now, loader).await,
         }
@@ -323,11 +327,15 @@ where
         let now = self.engine().now();
         match self.look_up(key, now)? {
             Found::Here(entry) => {
-                if entry.is_due() {
-                    let key = written(key)?;
-                    return self.engine().refresh_stale(key, entry, loader).await;
+                if !entry.is_due() {
+                    return Ok(entry);
                 }
-                Ok(entry)
+                let refreshed = self.engine().refresh_stale(written(key)?, &entry, loader);
+                let Some(current) = refreshed else {
+                    return Ok(entry);
+                };
+                drop(entry);
+                current.await
             }
             Found::NotHere(key) => self.engine().get_or_load(key, now, loader).await,
         }

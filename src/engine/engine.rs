@@ -17,7 +17,7 @@ use super::convert::{Convert, TtlOf};
 use super::deferred::Deferred;
 use super::extensions::Extensions;
 use super::l2_health::L2Health;
-use super::load::{Awaited, Loads};
+use super::load::{Awaited, Current, Loads};
 use super::loader::{Loader, LoaderCalls};
 use super::lookup;
 use super::refresh::Refreshes;
@@ -189,13 +189,13 @@ impl<V: Value> Engine<V> {
         self.loads.load_anew(key, loader).await
     }
 
-    pub(crate) async fn refresh_stale(
+    pub(crate) fn refresh_stale(
         &self,
         key: Key,
-        stale: Entry<V>,
+        stale: &Entry<V>,
         loader: impl FnOnce() -> Loader<V>,
-    ) -> Result<Entry<V>, LoadError> {
-        self.loads.refresh_stale(key, stale, loader).await
+    ) -> Option<Current<V>> {
+        self.loads.refresh_stale(key, stale, loader)
     }
 
     pub(crate) fn start_refreshes(

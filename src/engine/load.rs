@@ -10,9 +10,9 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::try_join_all;
+use futures::future::{BoxFuture, try_join_all};
 use futures::stream::FuturesUnordered;
-use futures::{StreamExt, stream};
+use futures::{FutureExt, StreamExt, stream};
 use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument, Span, debug, warn};
 
@@ -69,6 +69,9 @@ struct Turn<V> {
     previous: Option<Entry<V>>,
 }
 
+/// What a caller gets that waits for the refresh of a stale value.
+pub(crate) type Current<V> = BoxFuture<'static, Result<Entry<V>, LoadError>>;
+
 /// A stale value whose refresh a caller waits for.
 pub(crate) struct Awaited<V> {
     /// Where the caller wants it.
@@ -121,7 +124,10 @@ impl<V: Value> Loads<V> {
         }
         let (outcome, now) = lookup::read(&self.ctx, &key, now).await;
         match lookup::answer(&self.ctx, &key, outcome, now) {
-            Ok(entry) if entry.is_due() => self.refresh_stale(key, entry, loader).await,
+            Ok(entry) if entry.is_due() => match self.refresh_stale(key, &entry, loader) {
+                Some(current) => current.await,
+                None => Ok(entry),
+            },
             Ok(entry) => Ok(entry),
             Err(want) => one(self.load_missing(key, want, loader).await),
         }
@@ -158,24 +164,24 @@ impl<V: Value> Loads<V> {
         }
     }
 
-    /// Has a stale value refreshed, and waits for that as long as the option says.
-    pub(super) async fn refresh_stale(
+    /// Has a stale value refreshed. Returns what its caller waits for, if the option says that it does. Boxed, so that the
+    /// future of a look-up does not become larger: a hit in L1 takes 2 % more instructions otherwise.
+    pub(super) fn refresh_stale(
         self: &Arc<Self>,
         key: Key,
-        stale: Entry<V>,
+        stale: &Entry<V>,
         loader: impl FnOnce() -> Loader<V>,
-    ) -> Result<Entry<V>, LoadError> {
+    ) -> Option<Current<V>> {
+        let stale = [(0, key, stale.clone())];
         if self.ctx.options.stale_wait.is_zero() {
-            self.refreshes
-                .start([(0, key, stale.clone())], |_| loader());
-            return Ok(stale);
+            self.refreshes.start(stale, |_| loader());
+            return None;
         }
         let loader = loader();
-        let mut awaited = self.start_refreshes([(0, key, stale)], |_| loader.clone());
-        // There is one, as the option is not zero.
-        let awaited = awaited.pop().ok_or_else(LoadError::stopped)?;
-        // Boxed, so that the future of a look-up does not become larger.
-        one(Box::pin(self.await_refresh(awaited, || loader)).await)
+        let awaited = self.start_refreshes(stale, |_| loader.clone()).pop()?;
+        let loads = Arc::clone(self);
+        let current = async move { one(loads.await_refresh(awaited, || loader).await) };
+        Some(current.boxed())
     }
 
     /// Has stale values refreshed, given with their places. Returns those whose refresh the caller waits for.
