@@ -141,6 +141,7 @@ impl Config {
             self.l2_ttl_ms = *rng.choice(&[300, 1500]).unwrap();
             self.soft_ttl_ms = self.soft_ttl_ms.map(|ttl| ttl.min(self.l2_ttl_ms / 2));
             self.l1_ttl_ms = self.l1_ttl_ms.map(|ttl| ttl.min(self.l2_ttl_ms));
+            self.sliding_ms = self.sliding_ms.map(|idle| idle.min(self.l2_ttl_ms / 2));
         }
         if self.soft_ttl_ms.is_some() && rng.bool() {
             let ms = Duration::from_millis(rng.u64(1..=200));
