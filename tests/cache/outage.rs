@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use larder::deadpool_redis::redis::{AsyncCommands, cmd};
-use larder::{Cache, Clock, Loaded, MemoryL2, RedisL2};
+use larder::{Cache, Clock, Loaded, MemoryL2, RedisL2, Version};
 use tokio::time::sleep;
 
 use crate::fleet::{Fleet, Source, Texts, stores};
@@ -515,31 +515,54 @@ async fn a_pool_that_is_too_small_is_named_as_the_cause() {
     .await;
 }
 
+/// The rights that the README names, for every cache, or also for one call.
+fn rights(call: Option<&str>) -> String {
+    let readme = include_str!("../../README.md");
+    let text = match call {
+        None => {
+            let (_, block) = readme.split_once("```text\n+eval").unwrap();
+            format!("+eval{}", block.split_once("```").unwrap().0)
+        }
+        Some(call) => {
+            let (_, table) = readme.split_once("| also for | rights |").unwrap();
+            let row = table.lines().find(|row| row.contains(call)).unwrap();
+            row.rsplit('|').nth(1).unwrap().replace('`', "")
+        }
+    };
+    text.replace("catalog:product", "test:text")
+}
+
+async fn grant(server: &RedisServer, rights: &str) {
+    let mut acl = cmd("ACL");
+    acl.arg("SETUSER").arg("app").arg("on").arg(">hunter2");
+    acl.arg(rights.split_whitespace().collect::<Vec<_>>());
+    let () = acl
+        .query_async(&mut server.connection().await)
+        .await
+        .unwrap();
+}
+
+/// A server with a user that has the rights for every cache.
+async fn with_few_rights() -> Fleet {
+    let server = RedisServer::start().await;
+    grant(&server, &rights(None)).await;
+    let l2 = RedisL2::open(&format!("redis://app:hunter2@127.0.0.1:{}", server.port())).unwrap();
+    Fleet::Redis { server, l2 }
+}
+
 /// The rights that the README names are enough.
 #[tokio::test]
 async fn a_user_with_few_rights_is_enough() {
-    let server = RedisServer::start().await;
-    let mut redis = server.connection().await;
-    let rights = "on >hunter2 ~{test:text.0}* &{test:text.0}!events +eval +evalsha +eval_ro +script|load \
-         +subscribe +publish +get +mget +set +del +getrange +setrange +hmget +hget +hgetall +hset +hdel \
-         +xadd +xtrim +xrange +time +type +info +pttl +pexpire +scan";
-    let mut acl = cmd("ACL");
-    acl.arg("SETUSER").arg("app");
-    rights.split_whitespace().for_each(|right| {
-        acl.arg(right);
-    });
-    let () = acl.query_async(&mut redis).await.unwrap();
-    let l2 = RedisL2::open(&format!("redis://app:hunter2@127.0.0.1:{}", server.port())).unwrap();
-    let fleet = Fleet::Redis { server, l2 };
+    let fleet = with_few_rights().await;
     let ((a, _), (b, wire)) = (fleet.instance().await, fleet.instance().await);
     let truth = Source::new("old");
     truth.through(&a, "k").await.unwrap();
     truth.through(&b, "k").await.unwrap();
     let soon = Loaded::new("v".to_owned()).soft_ttl(Duration::ZERO);
     a.insert_with("other", soon).await.unwrap();
-    let unchanged = |_| async { Ok::<_, std::io::Error>(Loaded::unchanged()) };
-    a.get_or_load_with("other", unchanged).await.unwrap();
+    truth.through(&a, "other").await.unwrap();
     eventually("it is refreshed", || async { a.stats().refreshes == 1 }).await;
+    a.refresh("other", || truth.load()).await.unwrap();
     // As many as it takes until the log is trimmed.
     for _ in 0..100 {
         a.invalidate("k").await.unwrap();
@@ -552,12 +575,62 @@ async fn a_user_with_few_rights_is_enough() {
     eventually("b reads the log", || async { b.stats().replays > 0 }).await;
     wire.drop_messages(false);
     a.invalidate_and_wait("other").await.unwrap();
-    a.insert("k", "new".to_owned()).await.unwrap();
-    assert_eq!(a.invalidate_prefix("k").await.unwrap(), 1);
     a.clear().await.unwrap();
     eventually("a heartbeat is answered", || async { b.health().is_ok() }).await;
     b.close().await;
     assert_eq!((a.stats().l2_errors, b.stats().l2_errors), (0, 0));
+}
+
+/// Some calls need more, and the README says what.
+#[tokio::test]
+async fn a_call_that_needs_more_rights_works_with_them() {
+    let long = Duration::from_secs(60);
+    let work = async |call: &str, cache: &Texts| match call {
+        "expire" => cache.expire("k").await.is_ok(),
+        "touch" => cache.touch("k", long).await.is_ok(),
+        "insert_if" => {
+            let inserted = cache.insert_if("k", "v".to_owned(), Version::ABSENT).await;
+            inserted.is_ok()
+        }
+        "invalidate_prefix" => cache.invalidate_prefix("k").await.is_ok(),
+        _ => {
+            let before = cache.stats();
+            let soon = Loaded::new("v".to_owned()).soft_ttl(Duration::ZERO);
+            cache.insert_with("k", soon).await.unwrap();
+            let unchanged = |_| async { Ok::<_, std::io::Error>(Loaded::unchanged()) };
+            cache.get_or_load_with("k", unchanged).await.unwrap();
+            eventually("the refresh ends", || async {
+                let now = cache.stats();
+                now.refreshes + now.refresh_failures > before.refreshes + before.refresh_failures
+            })
+            .await;
+            cache.stats().refreshes > before.refreshes
+        }
+    };
+    for call in [
+        "Loaded::unchanged",
+        "expire",
+        "touch",
+        "insert_if",
+        "invalidate_prefix",
+    ] {
+        let fleet = with_few_rights().await;
+        let Fleet::Redis { server, .. } = &fleet else {
+            panic!("it is a Redis");
+        };
+        let more = rights(Some(call));
+        for right in more.split_whitespace() {
+            let (cache, _) = fleet.instance().await;
+            cache.insert("k", "v".to_owned()).await.unwrap();
+            // A value that cannot be compared is sent.
+            if (call, right) != ("Loaded::unchanged", "+getrange") {
+                assert!(!work(call, &cache).await, "{call} without {right}");
+            }
+            grant(server, right).await;
+        }
+        let (cache, _) = fleet.instance().await;
+        assert!(work(call, &cache).await, "{call} with {more}");
+    }
 }
 
 /// An instance on Redis that soon tries again what was deferred.

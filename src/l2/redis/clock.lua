@@ -54,6 +54,15 @@ local function stamp(epoch, ver, at, ttls)
   return pack_stamp(epoch, ver, at, stale_at, at + ttl, ends_at, l1), ttl + kept
 end
 
+-- What a stored value begins with. A key of another type has none; any other error, such as a missing right, is one.
+local function head_of(key)
+  local v = redis.pcall('GETRANGE', key, 0, 91)
+  if type(v) == 'table' and not string.find(v.err, 'WRONGTYPE', 1, true) then
+    error(v)
+  end
+  return v
+end
+
 -- Epoch and ver of a stored value, and when it expires; nil if it is not a value.
 local function read_stamp(v)
   if type(v) == 'string' and #v >= 92 and string.sub(v, 1, 4) == 'LRD\3' and string.byte(v, 70) == 0 then

@@ -5,7 +5,7 @@ local _, _, issued = clock(KEYS[1], ARGV[2])
 local epoch, ver = publish(KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3])
 local at = time()
 for i = 3, #KEYS, 2 do
-  local head = redis.pcall('GETRANGE', KEYS[i], 0, 91)
+  local head = head_of(KEYS[i])
   local of, stored = read_stamp(head)
   if of == epoch and stored <= issued then
     local written_at, stale_at, expires_at, ends_at, l1 = struct.unpack('>I8I8I8I8I8', head, 21)

@@ -6,7 +6,7 @@ if ARGV[4] ~= '' and at > tonumber(ARGV[4]) then
   return false
 end
 local epoch, _, issued = clock(KEYS[3], ARGV[2])
-local of, ver, expires_at = read_stamp(redis.pcall('GETRANGE', KEYS[1], 0, 91))
+local of, ver, expires_at = read_stamp(head_of(KEYS[1]))
 if of ~= epoch or ver > issued or at >= expires_at then
   of, ver = 0, 0
 end

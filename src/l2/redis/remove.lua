@@ -5,7 +5,7 @@ local present = position(KEYS[1])
 local at, before = time(), tonumber(ARGV[1])
 local removed = 0
 for i = 2, #KEYS do
-  local epoch, ver, expires_at = read_stamp(redis.pcall('GETRANGE', KEYS[i], 0, 91))
+  local epoch, ver, expires_at = read_stamp(head_of(KEYS[i]))
   local usable = epoch and epoch == present and at < expires_at
   if not usable or (epoch == before and ver < tonumber(ARGV[2])) then
     redis.call('DEL', KEYS[i])

@@ -5,7 +5,7 @@ local mark = standing(KEYS[2], KEYS[3], epoch, ARGV[2], ARGV[1])
 if not mark then
   return rejected(KEYS[1])
 end
-local of, stored = read_stamp(redis.pcall('GETRANGE', KEYS[1], 0, 91))
+local of, stored = read_stamp(head_of(KEYS[1]))
 if of ~= epoch or stored ~= tonumber(ARGV[3]) then
   return {'ABSENT', false, false}
 end

@@ -8,7 +8,7 @@ if ARGV[7] ~= '' and at > tonumber(ARGV[7]) then
   return false
 end
 local epoch, _, issued = clock(KEYS[2], ARGV[2])
-local head = redis.pcall('GETRANGE', KEYS[1], 0, 91)
+local head = head_of(KEYS[1])
 local of, ver, expires_at = read_stamp(head)
 if of ~= epoch or ver > issued or at >= expires_at then
   return struct.pack('>I8', at)
