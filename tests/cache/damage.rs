@@ -289,3 +289,31 @@ async fn a_clock_that_cannot_go_on_heals() {
     let listens_now = wire.asked(Step::Subscribe);
     assert_eq!(listens_now, listens + 1, "the subscriber has gone on");
 }
+
+/// A change of the times writes a stamp anew: it must not make a damaged one good.
+#[tokio::test]
+async fn other_times_do_not_repair_a_damaged_stamp() {
+    let fleet = Fleet::redis().await;
+    let Fleet::Redis { server, .. } = &fleet else {
+        unreachable!()
+    };
+    let mut redis = server.connection().await;
+    let (a, _) = fleet.instance().await;
+    let (reader, _) = fleet.instance_with(|b| b.l1_capacity(0)).await;
+    for at in 12..68 {
+        for expires in [true, false] {
+            a.insert("k", "v".to_owned()).await.unwrap();
+            let mut bytes: Vec<u8> = redis.get(STORED).await.unwrap();
+            bytes[at] ^= 1 << (at % 8);
+            let () = redis.set(STORED, &bytes).await.unwrap();
+            assert!(reader.get("k").await.is_none(), "{at}");
+            if expires {
+                reader.expire("k").await.unwrap();
+            } else {
+                let touched = reader.touch("k", Duration::from_secs(60)).await.unwrap();
+                assert!(!touched, "{at}");
+            }
+            assert!(reader.get("k").await.is_none(), "{at}, {expires}");
+        }
+    }
+}

@@ -1,9 +1,14 @@
 -- INSERT_IF  value lease clock log done | channel rnd payload deadline body ttls epoch ver
 --   ->  stamp, or the time if another version is stored; nothing if it is late
--- Each call has a key `done` of its own, by which a copy that is sent again knows the success of the first one.
+-- Each call has a key `done` of its own, by which a copy that is sent again knows the success of another one. It looks
+-- there first: what the other one stored may be gone since, and would be stored again where nothing is to be.
 local at = time()
 if ARGV[4] ~= '' and at > tonumber(ARGV[4]) then
   return false
+end
+local done = redis.call('GET', KEYS[5])
+if done then
+  return done
 end
 local epoch, _, issued = clock(KEYS[3], ARGV[2])
 local of, ver, expires_at = read_stamp(head_of(KEYS[1]))
@@ -11,7 +16,7 @@ if of ~= epoch or ver > issued or at >= expires_at then
   of, ver = 0, 0
 end
 if of ~= tonumber(ARGV[7]) or ver ~= tonumber(ARGV[8]) then
-  return redis.call('GET', KEYS[5]) or struct.pack('>I8', at)
+  return struct.pack('>I8', at)
 end
 epoch, ver = publish(KEYS[3], KEYS[4], ARGV[1], ARGV[2], ARGV[3])
 local stamped, kept = stamp(epoch, ver, at, ARGV[6])

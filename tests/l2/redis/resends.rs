@@ -8,6 +8,7 @@ use larder::{RedisL2, Version};
 use super::detour::{Detour, Loss};
 use super::{Met, watched_lane};
 use crate::store::*;
+use crate::support::eventually::eventually;
 
 /// A server, the way to it, and a lane that has a connection.
 async fn start() -> (Redis, Detour, Arc<dyn Lane>, Met) {
@@ -123,4 +124,31 @@ async fn an_insert_on_a_condition_that_is_sent_twice_knows_its_own_success() {
     let bytes = get(&*store.lane(), "k").await.expect("it is stored");
     assert_eq!(Some(stamp_of(&bytes)), stored);
     assert_eq!(insert_if("k", None).await, None, "another call");
+}
+
+/// It would store a second time what was removed since.
+#[tokio::test]
+async fn an_insert_on_a_condition_stores_once_however_often_it_arrives() {
+    let (store, mut detour, lane, _) = start().await;
+    let (clock, _subscription) = subscribe(&*lane).await;
+    let (value, payload) = (sealed(b"v"), payload_of(Kind::Insert, &["k"]));
+    let deadline = Some(clock.now + 1000);
+    let absent = Version::ABSENT;
+    let warm = lane.insert_if("warm", &value, absent, &payload, None);
+    warm.await.unwrap();
+    detour.lose(Loss::HeldUp);
+    let inserting = lane.insert_if("k", &value, absent, &payload, deadline);
+    let removed = async {
+        let late = detour.caught().await;
+        let other = store.lane();
+        eventually("the second copy is executed", async || {
+            get(&*other, "k").await.is_some()
+        })
+        .await;
+        invalidate(&*other, &["k"]).await;
+        late.arrive().await;
+        assert_eq!(get(&*other, "k").await, None);
+    };
+    let (inserted, ()) = futures::join!(inserting, removed);
+    assert!(inserted.unwrap().is_some());
 }
