@@ -128,9 +128,10 @@ async fn try_to_send<V: Value>(
         }
         Ok(None) => {
             for write in group.writes {
-                // Or the caller, which looks for the version that is there, would find its own copy again.
+                // Or the caller, which looks for the version that is there, would find its own copy again, or what a read
+                // brings that began before.
                 if !ctx.l1.freshness().is_alone() {
-                    ctx.l1.evict(&write.key);
+                    ctx.l1.forget(&write.key);
                 }
                 write.done(Accepted::Unchanged);
             }

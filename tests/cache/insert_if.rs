@@ -15,6 +15,7 @@ over_both_stores!(
     every_change_makes_a_version_old,
     another_life_leaves_the_version,
     the_loser_reads_what_the_winner_stored,
+    the_loser_does_not_get_what_was_read_before,
     an_unknown_outcome_is_deferred,
     counting_together_loses_nothing,
 );
@@ -115,6 +116,25 @@ async fn the_loser_reads_what_the_winner_stored(fleet: Fleet) {
     assert!(b.insert_if("k", "2".to_owned(), seen).await.unwrap());
     assert!(!a.insert_if("k", "3".to_owned(), seen).await.unwrap());
     assert_eq!(*a.get("k").await.unwrap(), "2", "not its own old copy");
+}
+
+/// A read that began before must not bring the old value back.
+async fn the_loser_does_not_get_what_was_read_before(fleet: Fleet) {
+    let (a, wire) = fleet.instance_with(|b| b.max_staleness(HOUR)).await;
+    let (b, _) = fleet.instance().await;
+    b.insert("k", "1".to_owned()).await.unwrap();
+    let seen = version_of(b.get("k").await);
+    received(&a, 1).await;
+    wire.drop_messages(true);
+    let gate = wire.close(Step::Get, Way::Reply);
+    let reader = a.clone();
+    let reading = tokio::spawn(async move { reader.get("k").await });
+    gate.arrived(1).await;
+    assert!(b.insert_if("k", "2".to_owned(), seen).await.unwrap());
+    assert!(!a.insert_if("k", "3".to_owned(), seen).await.unwrap());
+    gate.open();
+    assert_eq!(*reading.await.unwrap().unwrap(), "1");
+    assert_eq!(*a.get("k").await.unwrap(), "2");
 }
 
 /// The answer is lost: nobody knows whether it was stored.
