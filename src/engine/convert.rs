@@ -117,6 +117,8 @@ impl<V: Value> Convert<V> {
         let hard = match hard {
             Some(Duration::ZERO) => return Err(Misuse::ZeroTtl),
             Some(ttl) => Some(options.shortened(ttl.min(LONGEST))),
+            // Where reads extend lives it is the longest life there may be.
+            None if options.sliding.is_some() => options.l2_ttl.map(|ttl| options.shortened(ttl)),
             None => options.l2_ttl.map(|ttl| options.jittered(ttl)),
         };
         let soft = match own.soft_ttl {

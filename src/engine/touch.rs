@@ -26,15 +26,15 @@ pub(super) async fn touch<V: Value>(
     ttl: Duration,
 ) -> Result<bool, WriteError> {
     let ttls = ctx.convert.touched(ttl).map_err(WriteError::misuse)?;
-    let op = ctx.l1.begin(&key);
     if ctx.l1.freshness().is_alone() {
         let now = ctx.now();
         let after = |ttl| now.saturating_add(nanos(ttl));
         let ends_at = ttls.end.map_or(NEVER, after);
-        return Ok(replace_times(ctx, &op, now, |_| {
+        return Ok(replace_times(ctx, &key, now, |_| {
             (after(ttls.hard), ends_at)
         }));
     }
+    let op = ctx.l1.begin(&key);
     if ctx.deferred.holds(&key) {
         return Ok(false);
     }
@@ -77,30 +77,28 @@ fn apply<V: Value>(ctx: &Context<V>, op: &Op, touched: &Touched) {
         // A shorter life: as other instances do.
         return ctx.l1.apply([&**key], stamp.epoch, change);
     }
-    if let Some(slot) = ctx.l1.get(key, now)
-        && slot.version() == stamp.version()
-    {
-        let value = SlotValue::Shared(slot);
-        let slot = ctx.convert.slot(key, value, stamp, life, now);
-        ctx.l1.publish(op, &slot);
-    }
+    let held = ctx.l1.get(key, now);
+    let Some(slot) = held.filter(|slot| slot.version() == stamp.version()) else {
+        // What is here, if anything, is an older version.
+        return ctx.l1.apply([&**key], stamp.epoch, stamp.ver);
+    };
+    let value = SlotValue::Shared(slot);
+    let slot = ctx.convert.slot(key, value, stamp, life, now);
+    ctx.l1.publish(op, &slot);
 }
 
 /// Changes until when an entry lives, and until when its life can be extended, where L1 alone holds it. Returns whether
 /// there is one.
 fn replace_times<V: Value>(
     ctx: &Context<V>,
-    op: &Op,
+    key: &str,
     now: Tick,
-    new: impl FnOnce(&Slot<V>) -> (Tick, Tick),
+    new: impl Fn(&Slot<V>) -> (Tick, Tick),
 ) -> bool {
-    let Some(slot) = ctx.l1.get(op.key(), now) else {
-        return false;
-    };
-    let (gone_at, ends_at) = new(&slot);
-    let head = ctx.convert.head_until(slot.head(), gone_at, ends_at);
-    ctx.l1.replace(op, &slot, head);
-    true
+    ctx.l1.replace_times(key, now, |slot| {
+        let (gone_at, ends_at) = new(slot);
+        Some(ctx.convert.head_until(slot.head(), gone_at, ends_at))
+    })
 }
 
 /// Extends the life of an entry that was read, if less than the idle time is left of it: in the background, and each key
@@ -108,21 +106,20 @@ fn replace_times<V: Value>(
 #[cold]
 pub(super) fn extend<V: Value>(ctx: &Arc<Context<V>>, slot: &Arc<Slot<V>>, idle: Duration) {
     let key = slot.key();
-    if !ctx.extensions.is_due(key, idle / 4) {
+    let is_alone = ctx.l1.freshness().is_alone();
+    let runtime = Handle::try_current().ok().filter(|_| !is_alone);
+    // Without a runtime the next look-up that has one does it.
+    let is_possible = is_alone || runtime.is_some();
+    if !is_possible || !ctx.extensions.is_due(key, idle / 4) {
         return;
     }
     let ttls = ctx.convert.idle_ttls(idle);
-    if ctx.l1.freshness().is_alone() {
-        let op = ctx.l1.begin(key);
+    let Some(runtime) = runtime else {
         let now = ctx.now();
-        replace_times(ctx, &op, now, |slot| {
+        replace_times(ctx, key, now, |slot| {
             let gone_at = now.saturating_add(nanos(ttls.hard)).min(slot.ends_at());
             (gone_at.max(slot.gone_at), slot.ends_at())
         });
-        return;
-    }
-    // Without a runtime the next look-up that has one does it.
-    let Ok(runtime) = Handle::try_current() else {
         return;
     };
     let (ctx, seen) = (Arc::clone(ctx), slot.version());

@@ -315,26 +315,45 @@ impl<V: Value> L1<V> {
 
     /// Makes the entry of a key stale, where L1 alone holds it; what is in flight for the key stores nothing.
     pub(crate) fn make_stale(&self, key: &Key, now: Tick) {
-        let op = self.begin(key);
         // First: no load that began before stores its value after this has looked.
         self.in_flight.detach_all(key);
-        if let Some(slot) = self.held(key, now)
-            && now < slot.soft_at()
-        {
-            let head = SlotHead {
+        self.replace_times(key, now, |slot| {
+            (now < slot.soft_at()).then(|| SlotHead {
                 soft_at: now,
                 ..slot.head()
-            };
-            self.replace(&op, &slot, head);
-        }
+            })
+        });
     }
 
-    /// Puts a slot with the same value and other times in the place of one, unless the key has changed since the operation
-    /// began.
-    pub(crate) fn replace(&self, op: &Op, slot: &Arc<Slot<V>>, head: SlotHead) {
-        let value = SlotValue::Shared(Arc::clone(slot));
-        let slot = Arc::new(Slot::new(op.key().clone(), value, head));
-        self.try_store(op, &slot);
+    /// Puts a slot with the same value and other times in the place of the entry of a key, where L1 alone holds it; of
+    /// several such changes at once none is lost, and the entry stays visible. Returns whether there is one. `new` gives
+    /// `None` for an entry that may stay as it is.
+    ///
+    /// The new slot takes the place of this slot only, so it cannot bring back what was removed or replaced meanwhile.
+    pub(crate) fn replace_times(
+        &self,
+        key: &str,
+        now: Tick,
+        new: impl Fn(&Slot<V>) -> Option<SlotHead>,
+    ) -> bool {
+        let Some(store) = &self.store else {
+            return false;
+        };
+        loop {
+            let Some(slot) = self.held(key, now) else {
+                return false;
+            };
+            let Some(head) = new(&slot) else {
+                return true;
+            };
+            let value = SlotValue::Shared(Arc::clone(&slot));
+            let fresh = Arc::new(Slot::new(slot.key().clone(), value, head));
+            fresh.reveal_as(&slot);
+            if store.replace(&slot, &fresh) {
+                return true;
+            }
+            // Another change came first, or moka has evicted the slot, which the hot table still had.
+        }
     }
 
     /// Drops a key whose change has no version yet, and keeps operations that are under way from storing it (rule 14).

@@ -165,6 +165,11 @@ impl<V> Slot<V> {
         self.generation.store(generation, Ordering::Release);
     }
 
+    /// Makes it visible to those that may see another one.
+    pub(super) fn reveal_as(&self, other: &Self) {
+        self.reveal(other.generation.load(Ordering::Acquire));
+    }
+
     pub(super) fn hide(&self) {
         self.reveal(HIDDEN);
     }

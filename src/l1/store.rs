@@ -9,11 +9,11 @@
 use std::sync::Arc;
 
 #[cfg(not(larder_interleavings))]
-use self::moka::{Bounded, bounded};
+use self::moka::{Bounded, bounded, replace};
 use super::Slot;
 use super::hot_table::{HotTable, is_sampled};
 #[cfg(larder_interleavings)]
-use super::interleavings::{Bounded, bounded};
+use super::interleavings::{Bounded, bounded, replace};
 use crate::key::Key;
 use crate::vocabulary::Value;
 
@@ -83,6 +83,18 @@ impl<V: Value> Store<V> {
         self.hot.refill(slot, clears)
     }
 
+    /// Puts a slot in the place of another one of the same key, if that is still there. Returns whether it was.
+    pub(super) fn replace(&self, old: &Arc<Slot<V>>, new: &Arc<Slot<V>>) -> bool {
+        let key = old.key();
+        let clears = self.hot.clears(key);
+        let is_replaced = replace(&self.bounded, old, new);
+        self.hot.clear(key);
+        if is_replaced {
+            self.hot.refill(new, clears + 1);
+        }
+        is_replaced
+    }
+
     /// Removes the entry of a key if it meets the condition. An entry that takes its place in between is lost: a miss.
     pub(super) fn remove_if(&self, key: &str, condition: impl Fn(&Arc<Slot<V>>) -> bool) {
         if self.bounded_if(key, condition).is_some() {
@@ -140,6 +152,7 @@ mod moka {
     use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::sync::Arc;
 
+    use moka::ops::compute::{CompResult, Op};
     use moka::sync::Cache;
 
     use crate::key::Key;
@@ -160,5 +173,23 @@ mod moka {
             });
         }
         entries.build_with_hasher(hasher())
+    }
+
+    /// Puts a slot in the place of another one, in one step.
+    pub(super) fn replace<V: Value>(
+        entries: &Bounded<V>,
+        old: &Arc<Slot<V>>,
+        new: &Arc<Slot<V>>,
+    ) -> bool {
+        let entry = entries.entry(old.key().clone());
+        let outcome = entry.and_compute_with(|current| {
+            let is_there = current.is_some_and(|current| Arc::ptr_eq(current.value(), old));
+            if is_there {
+                Op::Put(Arc::clone(new))
+            } else {
+                Op::Nop
+            }
+        });
+        matches!(outcome, CompResult::ReplacedWith(_))
     }
 }

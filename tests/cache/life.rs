@@ -1,5 +1,6 @@
 //! A new life for what is there: `touch`, `expire`, and entries that live on while they are read.
 
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use larder::{Cache, Clock, Entry, Source as Level};
@@ -22,6 +23,7 @@ over_both_stores!(
     nothing_is_made_stale_where_nothing_is,
     a_read_does_not_bring_back_what_another_instance_removed,
     a_read_extends_no_other_value,
+    a_ttl_of_any_length_and_any_key_will_do,
 );
 
 fn still(builder: Set) -> Set {
@@ -109,10 +111,14 @@ async fn a_touched_value_keeps_its_age_and_its_soft_ttl(fleet: Fleet) {
     let (b, _) = fleet.instance_with(set).await;
     a.insert("k", "v".to_owned()).await.unwrap();
     if let Fleet::Memory { .. } = fleet {
-        fleet.advance(100 * MS);
+        fleet.advance(300 * MS);
     }
-    let is_stale = |entry: Option<Entry<String>>| entry.unwrap().meta().is_stale();
-    eventually("it is stale", || async { is_stale(a.get("k").await) }).await;
+    // Well past its soft TTL: what an instance knows of the lane's time differs by some milliseconds.
+    let age = |entry: Option<Entry<String>>| entry.unwrap().meta().age();
+    eventually("it is stale", || async {
+        age(a.get("k").await) >= 300 * MS
+    })
+    .await;
     for ttl in [2 * HOUR, HOUR / 2] {
         assert!(a.touch("k", ttl).await.unwrap());
         for cache in [&a, &b] {
@@ -197,6 +203,20 @@ async fn a_deferred_expiry_keeps_the_value() {
         eventually("it is delivered", || async { delivered(b.get("k").await) }).await;
         eventually("it is used again", || async { delivered(a.get("k").await) }).await;
     }
+}
+
+/// The first touch has shortened the life, so the second one does not; what L1 has is older than both.
+#[tokio::test]
+async fn a_touch_that_is_repeated_holds_here_at_once() {
+    let fleet = Fleet::memory();
+    let (a, wire) = fleet.instance_with(still).await;
+    a.insert("k", "v".to_owned()).await.unwrap();
+    wire.drop_messages(true);
+    wire.lose(Step::Touch, Way::Reply, 1);
+    assert!(a.touch("k", 100 * MS).await.unwrap_err().is_unconfirmed());
+    assert!(a.touch("k", 100 * MS).await.unwrap());
+    fleet.advance(100 * MS);
+    assert!(a.get_local("k").is_none() && a.get("k").await.is_none());
 }
 
 #[tokio::test]
@@ -392,4 +412,145 @@ async fn a_read_extends_no_other_value(fleet: Fleet) {
         fleet.advance(100 * MS);
     }
     eventually("it has ended", || async { b.get("k").await.is_none() }).await;
+}
+
+/// A thread without a runtime cannot extend a life: it leaves that to the next look-up.
+#[tokio::test]
+async fn a_read_without_a_runtime_does_not_use_up_the_extension() {
+    let fleet = Fleet::memory();
+    let (a, wire) = fleet.instance_with(sliding).await;
+    a.insert("k", "v".to_owned()).await.unwrap();
+    fleet.advance(IDLE / 2);
+    let reader = a.clone();
+    let read = std::thread::spawn(move || reader.get_local("k").is_some());
+    assert!(read.join().unwrap());
+    assert!(a.get_local("k").is_some());
+    eventually("it is extended", || async { wire.asked(Step::Touch) == 1 }).await;
+}
+
+/// The jitter may end it earlier, not later.
+#[tokio::test]
+async fn no_value_that_is_read_outlives_l2_ttl() {
+    let clock = Clock::manual();
+    let alone: Texts = Cache::builder("test:life")
+        .clock(clock.clone())
+        .jitter(0.5)
+        .sliding(100 * MS)
+        .l2_ttl(1000 * MS)
+        .build()
+        .unwrap();
+    let keys: Vec<String> = (0..20).map(|n| n.to_string()).collect();
+    for key in &keys {
+        alone.insert(key, "v".to_owned()).await.unwrap();
+    }
+    for _ in 0..100 {
+        clock.advance(10 * MS);
+        for key in &keys {
+            alone.get_local(key);
+        }
+    }
+    for key in &keys {
+        assert!(alone.get_local(key).is_none(), "{key}");
+    }
+}
+
+async fn a_ttl_of_any_length_and_any_key_will_do(fleet: Fleet) {
+    let (a, b) = pair(&fleet).await;
+    let keys = [
+        "k",
+        "",
+        "{x}",
+        "!lease:k",
+        "a b\n\r\0",
+        "\u{fffd}é",
+        "%s%n*?[a]",
+    ];
+    for key in keys {
+        a.insert(key, "v".to_owned()).await.unwrap();
+        assert!(a.touch(key, Duration::MAX).await.unwrap(), "{key:?}");
+        for cache in [&a, &b] {
+            assert_eq!(*cache.get(key).await.expect("it lives on"), "v");
+        }
+        a.expire(key).await.unwrap();
+        assert!(a.get(key).await.unwrap().meta().is_stale(), "{key:?}");
+        assert!(a.touch(key, Duration::from_nanos(1)).await.unwrap());
+        if let Fleet::Memory { .. } = fleet {
+            fleet.advance(MS);
+        }
+        eventually("it is gone", || async {
+            a.get(key).await.is_none() && b.get(key).await.is_none()
+        })
+        .await;
+    }
+}
+
+/// Without an L2: of calls at the same time each has its effect.
+#[test]
+fn l1_alone_loses_none_of_two_changes_at_once() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let alone: Texts = Cache::builder("test:life").build().unwrap();
+        for n in 0..3000 {
+            alone.insert("k", "v".to_owned()).await.unwrap();
+            let calls = [alone.clone(), alone.clone()];
+            let [touching, expiring] = calls;
+            let touching =
+                tokio::spawn(async move { touching.touch("k", 2 * HOUR).await.unwrap() });
+            let expiring = tokio::spawn(async move { expiring.expire("k").await.unwrap() });
+            touching.await.unwrap();
+            expiring.await.unwrap();
+            assert!(alone.get("k").await.unwrap().meta().is_stale(), "{n}");
+        }
+    });
+}
+
+/// Without an L2, too.
+#[tokio::test]
+async fn l1_alone_does_not_store_a_load_that_began_before() {
+    let alone: Texts = Cache::builder("test:life").build().unwrap();
+    let (truth, gate) = (Source::new("old"), Gate::new());
+    let loading = truth.behind(&gate).spawn(&alone, "k");
+    gate.arrived(1).await;
+    alone.expire("k").await.unwrap();
+    gate.open();
+    assert_eq!(loading.await.unwrap().unwrap().meta().version(), None);
+    assert!(alone.get("k").await.is_none());
+}
+
+/// Without an L2: a read that comes while another one extends the life finds the value.
+#[test]
+fn l1_alone_does_not_lose_a_value_while_its_life_is_extended() {
+    let clock = Clock::manual();
+    let alone: Texts = Cache::builder("test:life")
+        .clock(clock.clone())
+        .sliding(IDLE)
+        .build()
+        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    runtime.block_on(alone.insert("k", "v".to_owned())).unwrap();
+    let (meet, misses) = (std::sync::Barrier::new(2), AtomicUsize::new(0));
+    let read = |advances: bool| {
+        for _ in 0..1000 {
+            meet.wait();
+            for _ in 0..20 {
+                let is_there = alone.get_local("k").is_some();
+                misses.fetch_add(usize::from(!is_there), SeqCst);
+            }
+            meet.wait();
+            if advances {
+                clock.advance(IDLE / 2);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| read(false));
+        scope.spawn(|| read(true));
+    });
+    assert_eq!(misses.into_inner(), 0);
 }

@@ -15,6 +15,17 @@ pub(in crate::l1) fn bounded<V>(_capacity: u64, _weigher: Option<Weigher<V>>) ->
     Bounded(Mutex::new(HashMap::new()))
 }
 
+pub(in crate::l1) fn replace<V>(
+    entries: &Bounded<V>,
+    old: &Arc<Slot<V>>,
+    new: &Arc<Slot<V>>,
+) -> bool {
+    let mut entries = lock(&entries.0);
+    let current = entries.get_mut(old.key());
+    let current = current.filter(|current| Arc::ptr_eq(current, old));
+    current.map(|current| *current = Arc::clone(new)).is_some()
+}
+
 impl<V> Bounded<V> {
     pub(in crate::l1) fn get(&self, key: &str) -> Option<Arc<Slot<V>>> {
         lock(&self.0).get(key).cloned()
