@@ -23,6 +23,7 @@ over_both_stores!(
     nothing_is_made_stale_where_nothing_is,
     a_read_does_not_bring_back_what_another_instance_removed,
     a_read_extends_no_other_value,
+    a_touch_does_not_make_an_old_copy_current,
     a_ttl_of_any_length_and_any_key_will_do,
 );
 
@@ -553,4 +554,109 @@ fn l1_alone_does_not_lose_a_value_while_its_life_is_extended() {
         scope.spawn(|| read(true));
     });
     assert_eq!(misses.into_inner(), 0);
+}
+
+/// It gives another value a new life than the one that this instance holds.
+async fn a_touch_does_not_make_an_old_copy_current(fleet: Fleet) {
+    let (a, wire) = fleet.instance_with(still).await;
+    let (b, _) = fleet.instance_with(still).await;
+    a.insert("k", "old".to_owned()).await.unwrap();
+    wire.drop_messages(true);
+    b.insert("k", "new".to_owned()).await.unwrap();
+    assert!(a.touch("k", 2 * HOUR).await.unwrap());
+    assert_eq!(*a.get("k").await.unwrap(), "new");
+}
+
+/// A value that this instance must not use.
+#[tokio::test]
+async fn what_is_deferred_is_not_touched() {
+    let fleet = Fleet::memory();
+    let (a, wire) = fleet.instance_with(still).await;
+    a.insert("k", "v".to_owned()).await.unwrap();
+    wire.lose(Step::Invalidate, Way::Request, usize::MAX);
+    assert!(a.invalidate("k").await.unwrap_err().is_deferred());
+    assert!(!a.touch("k", HOUR).await.unwrap());
+    assert_eq!(wire.asked(Step::Touch), 0);
+}
+
+/// It could undo a shorter life that was asked for later.
+#[tokio::test]
+async fn a_touch_that_is_held_up_changes_nothing() {
+    let fleet = Fleet::memory();
+    let (a, wire) = fleet.instance_with(|b| still(b).l2_timeout(100 * MS)).await;
+    a.insert("k", "v".to_owned()).await.unwrap();
+    let gate = wire.close(Step::Touch, Way::Request);
+    let caller = a.clone();
+    let touching = tokio::spawn(async move { caller.touch("k", 2 * HOUR).await });
+    gate.arrived(1).await;
+    fleet.advance(200 * MS);
+    gate.open();
+    assert!(touching.await.unwrap().unwrap_err().is_unconfirmed());
+    fleet.advance(HOUR);
+    assert!(a.get("k").await.is_none());
+}
+
+#[tokio::test]
+async fn a_stale_value_is_extended_no_sooner_and_counts_as_stale() {
+    let fleet = Fleet::memory();
+    let set = |b: Set| {
+        still(b)
+            .sliding(400 * MS)
+            .soft_ttl(50 * MS)
+            .l2_ttl(500 * MS)
+    };
+    let (a, wire) = fleet.instance_with(set).await;
+    a.insert("k", "v".to_owned()).await.unwrap();
+    for n in 1..5 {
+        fleet.advance(50 * MS);
+        assert!(a.get_local("k").unwrap().meta().is_stale());
+        tokio::task::yield_now().await;
+        assert_eq!(a.stats().stale_served, n);
+    }
+    assert_eq!(wire.asked(Step::Touch), 0, "it has reached its end");
+
+    let set = |b: Set| still(b).sliding(400 * MS).soft_ttl(300 * MS);
+    let (b, wire) = fleet.instance_with(set).await;
+    b.insert("k", "v".to_owned()).await.unwrap();
+    fleet.advance(200 * MS);
+    assert!(b.get_local("k").is_some());
+    eventually("it is extended", || async { wire.asked(Step::Touch) == 1 }).await;
+    assert_eq!(b.stats().stale_served, 0, "it is not stale yet");
+}
+
+#[tokio::test]
+async fn a_value_that_is_read_ends_with_its_own_ttl_though_that_is_short() {
+    let fleet = Fleet::memory();
+    let (a, _) = fleet.instance_with(sliding).await;
+    let own = larder::Loaded::new("v".to_owned()).ttl(IDLE / 2);
+    a.insert_with("k", own).await.unwrap();
+    fleet.advance(IDLE / 2);
+    assert!(a.get("k").await.is_none());
+}
+
+/// Without an L2.
+#[tokio::test]
+async fn in_l1_alone_a_touched_value_ends_as_it_is_said() {
+    let clock = Clock::manual();
+    let build = |set: fn(Set) -> Set| -> Texts {
+        let builder = Cache::builder("test:life").clock(clock.clone()).jitter(0.0);
+        set(builder).build().unwrap()
+    };
+    let alone = build(|b| b.l1_ttl(500 * MS));
+    for (ttl, lives) in [(HOUR, 500), (100 * MS, 100)] {
+        alone.insert("k", "v".to_owned()).await.unwrap();
+        assert!(alone.touch("k", ttl).await.unwrap());
+        clock.advance((lives - 1) * MS);
+        assert!(alone.get("k").await.is_some(), "{ttl:?}");
+        clock.advance(MS);
+        assert!(alone.get("k").await.is_none(), "{ttl:?}");
+    }
+
+    let alone = build(|b| b.sliding(400 * MS));
+    alone.insert("k", "v".to_owned()).await.unwrap();
+    assert!(alone.touch("k", 700 * MS).await.unwrap());
+    for n in 1..=7 {
+        clock.advance(100 * MS);
+        assert_eq!(alone.get("k").await.is_some(), n < 7, "{n}");
+    }
 }

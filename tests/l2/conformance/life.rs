@@ -53,6 +53,13 @@ async fn version_of(lane: &dyn Lane, key: &str) -> Version {
     stamp_of(&bytes).version()
 }
 
+fn of_another_epoch(stamp: Stamp) -> Stamp {
+    Stamp {
+        epoch: stamp.epoch + 1,
+        ..stamp
+    }
+}
+
 fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
 }
@@ -65,7 +72,8 @@ const TTLS: Ttls = Ttls {
 
 async fn an_expired_value_is_stale_from_now_on(store: impl Store) {
     let lane = store.lane();
-    let inserted = insert_for(&*lane, "k", TTLS).await;
+    let end = Some(secs(100));
+    let inserted = insert_for(&*lane, "k", Ttls { end, ..TTLS }).await;
     let expired = expire(&*lane, &["k", "missing"]).await;
     assert!(expired.ver > inserted.ver && expired.epoch == inserted.epoch);
     let bytes = usable(&*lane, "k").await.expect("it is still usable");
@@ -75,7 +83,7 @@ async fn an_expired_value_is_stale_from_now_on(store: impl Store) {
     let expected = Life {
         stale_at: Some(expired.written_at),
         expires_at: written_at + 60_000,
-        ends_at: None,
+        ends_at: Some(written_at + 100_000),
         l1_ttl: TTLS.l1,
     };
     assert_eq!(life, expected);
@@ -86,12 +94,16 @@ async fn an_earlier_time_of_staleness_stays(store: impl Store) {
     let lane = store.lane();
     let inserted = insert_for(&*lane, "k", TTLS).await;
     let first = expire(&*lane, &["k"]).await;
-    expire(&*lane, &["k"]).await;
-    let (stamp, life) = times_of(&get(&*lane, "k").await.unwrap());
-    assert_eq!(
-        (stamp.ver, life.stale_at),
-        (inserted.ver, Some(first.written_at))
-    );
+    eventually("it is made stale at a later time", async || {
+        let second = expire(&*lane, &["k"]).await;
+        let (stamp, life) = times_of(&get(&*lane, "k").await.unwrap());
+        assert_eq!(
+            (stamp.ver, life.stale_at),
+            (inserted.ver, Some(first.written_at))
+        );
+        second.written_at > first.written_at
+    })
+    .await;
 }
 
 async fn expire_ends_leases_and_is_published(store: impl Store) {
@@ -178,8 +190,10 @@ async fn an_extension_is_for_one_version(store: impl Store) {
     let lane = store.lane();
     let first = insert_for(&*lane, "k", TTLS).await;
     let second = insert_for(&*lane, "k", TTLS).await;
-    let life = NewLife::Extended(Ttls::new(secs(600)), first.version());
-    assert_eq!(touch(&*lane, "k", life).await, None);
+    for other in [first, of_another_epoch(second)] {
+        let life = NewLife::Extended(Ttls::new(secs(600)), other.version());
+        assert_eq!(touch(&*lane, "k", life).await, None);
+    }
     let (stamp, life) = times_of(&usable(&*lane, "k").await.unwrap());
     assert_eq!(
         (stamp, life.expires_at),
@@ -251,7 +265,8 @@ async fn a_value_is_replaced_if_its_version_is_there(store: impl Store) {
         panic!("no lease, but {lead:?}");
     };
     assert!(!renewed(&*lane, "k", lease).await, "its lease has ended");
-    for other in [first.version(), Version::ABSENT] {
+    let other_epoch = of_another_epoch(second).version();
+    for other in [first.version(), other_epoch, Version::ABSENT] {
         assert_eq!(insert_if(&*lane, "k", b"third", other).await, None);
     }
     let bytes = usable(&*lane, "k").await.unwrap();
