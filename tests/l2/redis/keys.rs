@@ -7,7 +7,7 @@ use std::time::Duration;
 use deadpool_redis::redis::cmd;
 use futures::StreamExt;
 use futures::stream;
-use larder::l2::{Fill, Kind, LeaseReply, RedisL2, Ttls, Want};
+use larder::l2::{Fill, Kind, LeaseReply, NewLife, RedisL2, Stamp, Ttls, Version, Want};
 
 use super::{own_key, run, value_key, watched_lane};
 use crate::store::*;
@@ -305,5 +305,49 @@ async fn a_version_that_was_never_issued_is_no_hit() {
         let stamp = filled(&*lane, "k", lease, b"loaded").await;
         let stored = usable(&*lane, "k").await.unwrap();
         assert_eq!(stamp_of(&stored), stamp);
+    }
+}
+
+/// A version that the lane has not issued, or a key of another type, is no value: nothing is made stale, extended or
+/// replaced there.
+#[tokio::test]
+async fn what_is_no_value_of_the_lane_is_absent_when_times_and_versions_are_compared() {
+    let store = Redis::start().await;
+    let (lane, mut raw) = (store.lane(), store.server.connection().await);
+    let message = payload_of(Kind::Invalidate, &["k"]);
+    for is_planted in [true, false] {
+        let inserted = insert(&*lane, "k", b"v").await;
+        let mut bytes = get(&*lane, "k").await.unwrap().to_vec();
+        let planted = Stamp {
+            ver: inserted.ver + 1000,
+            ..inserted
+        };
+        let number = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap());
+        let sum = number(60) + 1000;
+        bytes[12..20].copy_from_slice(&planted.ver.to_be_bytes());
+        bytes[60..68].copy_from_slice(&sum.to_be_bytes());
+        if is_planted {
+            let set = cmd("SET").arg(value_key("k")).arg(&bytes).clone();
+            let () = set.query_async(&mut raw).await.unwrap();
+        } else {
+            let _: i64 = run(&mut raw, &["DEL", &value_key("k")]).await;
+            let _: i64 = run(&mut raw, &["LPUSH", &value_key("k"), "x"]).await;
+        }
+        for life in [
+            NewLife::Renewed(Ttls::new(LONG)),
+            NewLife::Extended(Ttls::new(LONG), planted.version()),
+        ] {
+            assert_eq!(lane.touch("k", life, &message, None).await.unwrap(), None);
+        }
+        lane.expire(&["k"], &message).await.unwrap();
+        if is_planted {
+            assert_eq!(get(&*lane, "k").await.unwrap(), bytes);
+        }
+        let (value, message) = (sealed(b"new"), payload_of(Kind::Insert, &["k"]));
+        for (version, is_stored) in [(planted.version(), false), (Version::ABSENT, true)] {
+            let inserted = lane.insert_if("k", &value, version, &message, None).await;
+            assert_eq!(inserted.unwrap().is_some(), is_stored);
+        }
+        assert_eq!(get(&*lane, "k").await.unwrap()[92..], *b"new");
     }
 }
