@@ -670,7 +670,11 @@ where
     /// is stored now.
     ///
     /// `ABSENT` says nothing of the past: a value that was inserted and removed since the caller looked is as absent as one
-    /// that never was.
+    /// that never was. A value that this instance cannot read, such as one of another type, is not absent: look-ups return
+    /// `None`, and it is neither replaced nor seen until it expires or the key is invalidated.
+    ///
+    /// Without an L2 the version is that of the entry in L1: `expire` and `touch` do not change it, and what L1 has evicted
+    /// or had no room for is absent.
     ///
     /// Cost: one round trip, which no other key shares.
     ///

@@ -278,6 +278,7 @@ async fn l1_alone_does_the_same() {
     alone.expire("k").await.unwrap();
     let entry = alone.get("k").await.expect("it is still there");
     assert!(entry.meta().is_stale());
+    assert_eq!(alone.stats().stale_served, 1);
     truth.set("new");
     eventually("it is refreshed", || async {
         *truth.through(&alone, "k").await.unwrap() == "new"
@@ -620,8 +621,12 @@ async fn a_stale_value_is_extended_no_sooner_and_counts_as_stale() {
     b.insert("k", "v".to_owned()).await.unwrap();
     fleet.advance(200 * MS);
     assert!(b.get_local("k").is_some());
+    b.insert("stale", "v".to_owned()).await.unwrap();
+    b.expire("stale").await.unwrap();
+    assert!(b.get("stale").await.unwrap().meta().is_stale());
     eventually("it is extended", || async { wire.asked(Step::Touch) == 1 }).await;
-    assert_eq!(b.stats().stale_served, 0, "it is not stale yet");
+    assert_eq!(b.stats().stale_served, 1, "the other one is not stale yet");
+    assert_eq!(wire.asked(Step::Touch), 1, "it has the idle time left");
 }
 
 #[tokio::test]
