@@ -16,6 +16,7 @@ over_both_stores!(
     another_life_leaves_the_version,
     the_loser_reads_what_the_winner_stored,
     the_loser_does_not_get_what_was_read_before,
+    of_many_keys_at_once_each_is_for_itself,
     an_unknown_outcome_is_deferred,
     counting_together_loses_nothing,
 );
@@ -214,4 +215,44 @@ async fn without_an_l2_one_of_many_wins() {
             .unwrap()
     );
     assert_eq!(*alone.get("k").await.unwrap(), "new");
+}
+
+async fn of_many_keys_at_once_each_is_for_itself(fleet: Fleet) {
+    let ((a, _), (b, _)) = (fleet.instance().await, fleet.instance().await);
+    let keys: Vec<String> = (0..20).map(|n| n.to_string()).collect();
+    for key in keys.iter().step_by(2) {
+        b.insert(key, "there".to_owned()).await.unwrap();
+    }
+    let claims = keys
+        .iter()
+        .map(|key| a.insert_if(key, "new".to_owned(), Version::ABSENT));
+    let claims = join_all(claims).await;
+    for (n, (key, claim)) in keys.iter().zip(claims).enumerate() {
+        assert_eq!(claim.unwrap(), n % 2 == 1, "{key}");
+        let expected = if n % 2 == 1 { "new" } else { "there" };
+        assert_eq!(*a.get(key).await.unwrap(), expected);
+    }
+}
+
+/// It could undo an invalidation that is called later.
+#[tokio::test]
+async fn an_insert_on_a_condition_that_is_held_up_stores_nothing() {
+    let fleet = Fleet::memory();
+    let limit = Duration::from_millis(100);
+    let (a, wire) = fleet
+        .instance_with(|b| b.max_staleness(HOUR).l2_timeout(limit))
+        .await;
+    let (b, _) = fleet.instance_with(|b| b.max_staleness(HOUR)).await;
+    let gate = wire.close(Step::InsertIf, Way::Request);
+    let caller = a.clone();
+    let inserting = tokio::spawn(async move {
+        let inserted = caller.insert_if("k", "v".to_owned(), Version::ABSENT);
+        inserted.await
+    });
+    gate.arrived(1).await;
+    fleet.advance(2 * limit);
+    wire.lose(Step::Invalidate, Way::Request, usize::MAX);
+    gate.open();
+    assert!(inserting.await.unwrap().unwrap_err().is_deferred());
+    assert!(b.get("k").await.is_none());
 }

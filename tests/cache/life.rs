@@ -665,3 +665,14 @@ async fn in_l1_alone_a_touched_value_ends_as_it_is_said() {
         assert_eq!(alone.get("k").await.is_some(), n < 7, "{n}");
     }
 }
+
+/// Here the answer makes it stale, and not the message.
+#[tokio::test]
+async fn an_expired_value_is_stale_here_at_once() {
+    let fleet = Fleet::memory();
+    let (a, wire) = fleet.instance_with(still).await;
+    a.insert("k", "v".to_owned()).await.unwrap();
+    wire.drop_messages(true);
+    a.expire("k").await.unwrap();
+    assert!(a.get("k").await.unwrap().meta().is_stale());
+}

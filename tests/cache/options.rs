@@ -28,6 +28,8 @@ fn options_that_cannot_work_are_refused_by_name() {
         (refused(|b| b.l1_ttl(zero)), "l1_ttl"),
         (refused(|b| b.l2_ttl(zero)), "l2_ttl"),
         (refused(|b| b.soft_ttl(zero)), "soft_ttl"),
+        (refused(|b| b.sliding(zero)), "sliding"),
+        (refused(|b| b.sliding(minute).l2_ttl(minute)), "sliding"),
         (refused(|b| b.soft_ttl(minute).l2_ttl(second)), "soft_ttl"),
         (refused(|b| b.soft_ttl(minute).l2_ttl(minute)), "soft_ttl"),
         (refused(|b| b.l1_ttl(minute).l2_ttl(second)), "l1_ttl"),
