@@ -665,23 +665,24 @@ where
     /// whether it was stored: of any number of callers with the same version, in all instances, one gets `true`.
     ///
     /// `version` is what [`Meta::version`](crate::Meta::version) of the entry says, or [`Version::ABSENT`] to store a value
-    /// only where there is none. A load and a refresh change the version too; an
-    /// [`expire`](Self::expire) and a [`touch`](Self::touch) leave it. After `false` this instance has dropped its copy, so [`get`](Self::get) reads what
+    /// only where there is none. A load and a refresh change the version too; an [`expire`](Self::expire) and a
+    /// [`touch`](Self::touch) leave it. After `false` this instance has dropped its copy, so [`get`](Self::get) reads what
     /// is stored now.
     ///
     /// `ABSENT` says nothing of the past: a value that was inserted and removed since the caller looked is as absent as one
     /// that never was. A value that this instance cannot read, such as one of another type, is not absent: look-ups return
     /// `None`, and it is neither replaced nor seen until it expires or the key is invalidated.
     ///
-    /// Without an L2 the version is that of the entry in L1: `expire` and `touch` do not change it, and what L1 has evicted
-    /// or had no room for is absent.
+    /// Without an L2, what L1 has evicted or had no room for is absent.
     ///
     /// Cost: one round trip, which no other key shares.
     ///
     /// # Errors
     ///
-    /// As [`insert`](Self::insert). [`WriteError::is_deferred`] if L2 did not answer: the value is stored or not, and this
-    /// instance invalidates the key as soon as L2 answers.
+    /// - [`WriteError::is_deferred`]: L2 did not answer. The value is stored or not, and this instance invalidates the key
+    ///   as soon as L2 answers.
+    /// - Otherwise nothing was changed: L2 refused the write ([`WriteError::is_refused`]), or it failed as an
+    ///   [`insert`](Self::insert) may.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -731,6 +732,7 @@ where
     ///
     /// - [`WriteError::is_unconfirmed`]: L2 did not answer. The value has the new TTL or the former one; the new one may
     ///   still come until `l2_timeout` after the call. The call can be repeated.
+    /// - [`WriteError::is_refused`]: L2 refused it. The value has the former TTL.
     /// - [`WriteError::is_misuse`]: `ttl` is zero.
     /// - The key is over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES).
     ///

@@ -178,6 +178,11 @@ impl<V: Value> Write<V> {
         self.answer(Ok(accepted));
     }
 
+    /// L2 has refused it, and changed nothing.
+    pub(super) fn refuse(mut self, error: &L2Error) {
+        self.answer(Err(WriteError::refused(error.clone())));
+    }
+
     /// L2 has to be sent an invalidation in its place, as soon as it answers.
     pub(super) fn defer(mut self, error: &L2Error) {
         self.deferred(error);

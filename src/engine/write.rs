@@ -268,7 +268,7 @@ impl<V: Value> Writes<V> {
                     "deferred invalidations were delivered"
                 ),
                 // It is the fault of some keys, for which the others do not wait.
-                Err(error) if error.is_refused() && ctx.deferred.len() < before => {}
+                Err(error) if error.is_deferred_refusal() && ctx.deferred.len() < before => {}
                 Err(_) => return,
             }
         }

@@ -140,7 +140,12 @@ async fn try_to_send<V: Value>(
         Err(error) if error.is_refused() && group.writes.len() > 1 => Err(group.writes),
         Err(error) => {
             for write in group.writes {
-                write.defer(&error);
+                // What is stored stays. Any other write has to be made up for: its caller takes the value for gone.
+                if group.sort == Sort::InsertIf && error.is_refused() {
+                    write.refuse(&error);
+                } else {
+                    write.defer(&error);
+                }
             }
             Ok(false)
         }

@@ -228,6 +228,8 @@ enum WriteKind {
         "L2 has not accepted the write; the invalidation will be retried, and this instance does not use the affected keys until then"
     )]
     Deferred(#[source] L2Error),
+    #[error("L2 refused the write, and nothing was changed")]
+    Refused(#[source] L2Error),
     #[error("L2 did not confirm the new TTL; the value has either the new one or the former one")]
     Unconfirmed(#[source] L2Error),
     #[error("the encoded value is over max_value_size, which is {0} bytes; raise it or store less")]
@@ -245,7 +247,15 @@ impl WriteError {
         Self(WriteKind::Deferred(error))
     }
 
+    pub(crate) fn refused(error: L2Error) -> Self {
+        Self(WriteKind::Refused(error))
+    }
+
+    /// L2 has not done it, or not said so.
     pub(crate) fn unconfirmed(error: L2Error) -> Self {
+        if error.is_refused() {
+            return Self::refused(error);
+        }
         Self(WriteKind::Unconfirmed(error))
     }
 
@@ -261,9 +271,16 @@ impl WriteError {
         Self(WriteKind::Misuse(misuse))
     }
 
-    /// Whether L2 has answered, with an error.
-    pub(crate) fn is_refused(&self) -> bool {
+    /// Whether it was deferred because L2 has answered with an error.
+    pub(crate) fn is_deferred_refusal(&self) -> bool {
         matches!(&self.0, WriteKind::Deferred(error) if error.is_refused())
+    }
+
+    /// Whether L2 refused an [`insert_if`](crate::Cache::insert_if) or a [`touch`](crate::Cache::touch), as when its memory
+    /// is full. Nothing was changed. Other writes that L2 refuses are [deferred](Self::is_deferred).
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        matches!(self.0, WriteKind::Refused(_))
     }
 
     /// Whether the write was deferred, because L2 could not be reached or refused it. This instance has evicted the

@@ -253,6 +253,23 @@ async fn an_insert_on_a_condition_that_is_held_up_stores_nothing() {
     fleet.advance(2 * limit);
     wire.lose(Step::Invalidate, Way::Request, usize::MAX);
     gate.open();
-    assert!(inserting.await.unwrap().unwrap_err().is_deferred());
+    assert!(inserting.await.unwrap().unwrap_err().is_refused());
     assert!(b.get("k").await.is_none());
+}
+
+/// What is stored stays: it is known that nothing was changed.
+#[tokio::test]
+async fn what_is_refused_changes_nothing() {
+    let fleet = Fleet::memory();
+    let (a, wire) = fleet.instance().await;
+    a.insert("k", "old".to_owned()).await.unwrap();
+    let seen = version_of(a.get("k").await);
+    wire.refuse(Step::InsertIf, 1);
+    let error = a.insert_if("k", "new".to_owned(), seen).await.unwrap_err();
+    assert!(error.is_refused() && !error.is_deferred(), "{error}");
+    assert_eq!(*a.get("k").await.unwrap(), "old");
+    wire.refuse(Step::Touch, 1);
+    let error = a.touch("k", HOUR).await.unwrap_err();
+    assert!(error.is_refused(), "{error}");
+    assert!(a.insert_if("k", "new".to_owned(), seen).await.unwrap());
 }

@@ -592,7 +592,7 @@ async fn a_touch_that_is_held_up_changes_nothing() {
     gate.arrived(1).await;
     fleet.advance(200 * MS);
     gate.open();
-    assert!(touching.await.unwrap().unwrap_err().is_unconfirmed());
+    assert!(touching.await.unwrap().unwrap_err().is_refused());
     fleet.advance(HOUR);
     assert!(a.get("k").await.is_none());
 }
