@@ -50,6 +50,12 @@ pub enum Rule {
     HoldOff,
     /// 16: the store leaves out members that are silent by its own clock.
     MemberTime,
+    /// 17: the removal of all keys with a prefix ends no leases.
+    PrefixLeases,
+    /// 18: a fallback comes from L1 whether or not there is a freshness proof.
+    FallbackProof,
+    /// 19: an extension stores what was read.
+    ExtendOnly,
 }
 
 /// Whether a rule is turned off.
@@ -73,7 +79,7 @@ mod switch {
 
     impl Rule {
         /// All of them, in the order of the protocol.
-        pub const ALL: [Self; 20] = [
+        pub const ALL: [Self; 23] = [
             Self::FillLease,
             Self::LeaseTokens,
             Self::OneStep,
@@ -94,6 +100,9 @@ mod switch {
             Self::Deadline,
             Self::HoldOff,
             Self::MemberTime,
+            Self::PrefixLeases,
+            Self::FallbackProof,
+            Self::ExtendOnly,
         ];
     }
 

@@ -11,6 +11,8 @@ use tracing::{Instrument, Span};
 use super::context::Context;
 use super::deadline::{deadline, is_clock_known};
 use super::lease::ask_nothing;
+#[cfg(larder_ablation)]
+use crate::ablation::{Rule, without};
 use crate::clock::{Tick, nanos};
 use crate::error::{L2Error, WriteError};
 use crate::key::Key;
@@ -122,9 +124,14 @@ pub(super) fn extend<V: Value>(ctx: &Arc<Context<V>>, slot: &Arc<Slot<V>>, idle:
         });
         return;
     };
-    let (ctx, seen) = (Arc::clone(ctx), slot.version());
-    let key = key.clone();
+    let (ctx, seen, key) = (Arc::clone(ctx), slot.version(), key.clone());
+    #[cfg(larder_ablation)]
+    let slot = Arc::clone(slot);
     let extending = async move {
+        #[cfg(larder_ablation)]
+        if without(Rule::ExtendOnly) {
+            return store_again(&ctx, &key, &slot, ttls).await;
+        }
         let op = ctx.l1.begin(&key);
         if !ctx.deferred.holds(&key) {
             // An error has been traced. The next read after a while tries again.
@@ -132,4 +139,12 @@ pub(super) fn extend<V: Value>(ctx: &Arc<Context<V>>, slot: &Arc<Slot<V>>, idle:
         }
     };
     runtime.spawn(extending.instrument(Span::current()));
+}
+
+#[cfg(larder_ablation)]
+async fn store_again<V: Value>(ctx: &Context<V>, key: &str, slot: &Slot<V>, ttls: crate::l2::Ttls) {
+    if let Ok(sealed) = ctx.convert.seal(slot.value(), ttls) {
+        let payload = message::payload(Kind::Insert, ctx.instance, &[key]);
+        let _ = ctx.lane.insert(&[(key, &sealed)], &payload, None).await;
+    }
 }

@@ -41,6 +41,9 @@ fn expected(rule: Rule) -> (u8, Invariant) {
         Rule::Deadline => (14, I2NoResurrection),
         Rule::HoldOff => (15, I2NoResurrection),
         Rule::MemberTime => (16, I1Bound),
+        Rule::PrefixLeases => (17, I2NoResurrection),
+        Rule::FallbackProof => (18, I1Bound),
+        Rule::ExtendOnly => (19, I2NoResurrection),
     }
 }
 

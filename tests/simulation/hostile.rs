@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::faults::Fault;
 
 /// The number of rules.
-pub(crate) const RULES: u8 = 16;
+pub(crate) const RULES: u8 = 19;
 
 impl Config {
     /// A small world in which this rule is all that stands between a reader and a stale value. Short, so that
@@ -132,6 +132,31 @@ impl Config {
             },
             // Replicas that lag for longer than values are believed.
             15 => base.lagging(600),
+            // Invalidations of all keys at once, which loads do not outlive.
+            17 => Self {
+                load_ms: 20..=150,
+                write_rest_ms: 100,
+                prefixes: 0.9,
+                ..base
+            },
+            // Loads that fail where a value has expired, while instances do not receive messages.
+            18 => Self {
+                max_staleness_ms: 100,
+                l2_ttl_ms: 300,
+                stale_if_error_ms: 10_000,
+                bad_loads: 0.6,
+                fault_every_ms: 250,
+                faults: subscriber_lapses,
+                ..base
+            },
+            // Extensions that are under way when the value is invalidated.
+            19 => Self {
+                sliding_ms: Some(80),
+                read_rest_ms: 4,
+                write_rest_ms: 60,
+                delay_ms: 0..=30,
+                ..base
+            },
             // Invalidations that are waited for, while instances do not receive them and the store's clock is stepped.
             _ => Self {
                 max_staleness_ms: 1000,
