@@ -124,7 +124,7 @@ pub(super) fn extend<V: Value>(ctx: &Arc<Context<V>>, slot: &Arc<Slot<V>>, idle:
         });
         return;
     };
-    let (ctx, seen, key) = (Arc::clone(ctx), slot.version(), key.clone());
+    let (ctx, key) = (Arc::clone(ctx), key.clone());
     #[cfg(larder_ablation)]
     let slot = Arc::clone(slot);
     let extending = async move {
@@ -135,7 +135,7 @@ pub(super) fn extend<V: Value>(ctx: &Arc<Context<V>>, slot: &Arc<Slot<V>>, idle:
         let op = ctx.l1.begin(&key);
         if !ctx.deferred.holds(&key) {
             // An error has been traced. The next read after a while tries again.
-            let _ = send(&ctx, &op, NewLife::Extended(ttls, seen), None).await;
+            let _ = send(&ctx, &op, NewLife::Extended(ttls), None).await;
         }
     };
     runtime.spawn(extending.instrument(Span::current()));

@@ -340,8 +340,8 @@ pub enum Fill {
 pub enum NewLife {
     /// So long, whatever was said before. The soft TTL and the TTL in L1 stay as they are.
     Renewed(Ttls),
-    /// So long at least, but not beyond its end; and only if it has this version.
-    Extended(Ttls, Version),
+    /// So long at least, but not beyond its end.
+    Extended(Ttls),
 }
 
 /// The answer to a [`Lane::touch`].

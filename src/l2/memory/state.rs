@@ -351,10 +351,7 @@ impl State {
                 (life.expires_at, life.ends_at) = (new.expires_at, new.ends_at);
                 ttls.kept
             }
-            NewLife::Extended(ttls, seen) => {
-                if seen != stamp.version() {
-                    return None;
-                }
+            NewLife::Extended(ttls) => {
                 let new = ttls.life(now.at).expires_at;
                 let new = life.ends_at.map_or(new, |end| new.min(end));
                 life.expires_at = life.expires_at.max(new);

@@ -459,12 +459,11 @@ impl Lane for RedisLane {
                     .arg(&self.names.clock)
                     .arg(&self.names.log);
                 call.arg(&self.names.events).arg(random()).arg(payload);
-                match life {
-                    NewLife::Renewed(ttls) => call.arg(&packed(ttls)).arg("").arg(""),
-                    NewLife::Extended(ttls, seen) => {
-                        call.arg(&packed(ttls)).arg(seen.epoch).arg(seen.ver)
-                    }
+                let (ttls, extends) = match life {
+                    NewLife::Renewed(ttls) => (ttls, 0),
+                    NewLife::Extended(ttls) => (ttls, 1),
                 };
+                call.arg(&packed(ttls)).arg(extends);
                 call.arg(written(deadline));
                 async move { call.run(&mut connection).await }
             };

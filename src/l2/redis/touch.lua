@@ -1,10 +1,9 @@
--- TOUCH  value clock log | channel rnd payload ttls epoch ver deadline
+-- TOUCH  value clock log | channel rnd payload ttls extends deadline
 --   ->  the time; then the version of the change or 0, and the new stamp, if there is something to touch; nothing if it
 --   is late
--- Without an epoch: a new life for what is there. With one: an extension, for no other version than this one, never
--- shorter, and not beyond the end.
+-- A new life for what is there; or if it `extends` one ('1'), never a shorter one, and not beyond the end.
 local at = time()
-if ARGV[7] ~= '' and at > tonumber(ARGV[7]) then
+if ARGV[6] ~= '' and at > tonumber(ARGV[6]) then
   return false
 end
 local epoch, _, issued = clock(KEYS[2], ARGV[2])
@@ -16,10 +15,8 @@ end
 local written_at, stale_at, _, ends_at, l1 = struct.unpack('>I8I8I8I8I8', head, 21)
 local ttl, _, ends, _, kept = struct.unpack('>I8I8I8I8I8', ARGV[4])
 local expires = at + ttl
-if ARGV[5] == '' then
+if ARGV[5] ~= '1' then
   ends_at = ends == 0 and 0 or at + ends - 1
-elseif tonumber(ARGV[5]) ~= of or tonumber(ARGV[6]) ~= ver then
-  return struct.pack('>I8', at)
 else
   expires = math.max(expires_at, ends_at == 0 and expires or math.min(expires, ends_at))
 end

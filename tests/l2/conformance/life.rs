@@ -16,7 +16,6 @@ conformance! {
     a_longer_life_is_not_published
     a_shorter_life_is_published
     an_extension_is_never_shorter_and_ends_at_the_end
-    an_extension_is_for_one_version
     what_is_absent_is_not_touched
     a_touched_value_is_kept_beyond_its_life
     a_touch_after_its_deadline_changes_nothing
@@ -178,7 +177,7 @@ async fn an_extension_is_never_shorter_and_ends_at_the_end(store: impl Store) {
     let inserted = insert_for(&*lane, "k", Ttls { end, ..TTLS }).await;
     let at = inserted.written_at;
     for (ttl, expires_at) in [(secs(10), at + 60_000), (secs(1000), at + 100_000)] {
-        let life = NewLife::Extended(Ttls::new(ttl), inserted.version());
+        let life = NewLife::Extended(Ttls::new(ttl));
         let touched = touch(&*lane, "k", life).await.unwrap();
         assert_eq!(touched.stamp, inserted, "its version stays");
         assert_eq!(touched.life.expires_at, expires_at);
@@ -186,28 +185,13 @@ async fn an_extension_is_never_shorter_and_ends_at_the_end(store: impl Store) {
     }
 }
 
-async fn an_extension_is_for_one_version(store: impl Store) {
-    let lane = store.lane();
-    let first = insert_for(&*lane, "k", TTLS).await;
-    let second = insert_for(&*lane, "k", TTLS).await;
-    for other in [first, of_another_epoch(second)] {
-        let life = NewLife::Extended(Ttls::new(secs(600)), other.version());
-        assert_eq!(touch(&*lane, "k", life).await, None);
-    }
-    let (stamp, life) = times_of(&usable(&*lane, "k").await.unwrap());
-    assert_eq!(
-        (stamp, life.expires_at),
-        (second, second.written_at + 60_000)
-    );
-}
-
 async fn what_is_absent_is_not_touched(store: impl Store) {
     let lane = store.lane();
     let life = NewLife::Renewed(TTLS);
     assert_eq!(touch(&*lane, "k", life).await, None);
-    let inserted = insert_for(&*lane, "k", TTLS).await;
+    insert_for(&*lane, "k", TTLS).await;
     invalidate(&*lane, &["k"]).await;
-    for life in [life, NewLife::Extended(TTLS, inserted.version())] {
+    for life in [life, NewLife::Extended(TTLS)] {
         assert_eq!(touch(&*lane, "k", life).await, None);
         assert_eq!(get(&*lane, "k").await, None);
     }

@@ -335,7 +335,7 @@ async fn what_is_no_value_of_the_lane_is_absent_when_times_and_versions_are_comp
         }
         for life in [
             NewLife::Renewed(Ttls::new(LONG)),
-            NewLife::Extended(Ttls::new(LONG), planted.version()),
+            NewLife::Extended(Ttls::new(LONG)),
         ] {
             assert_eq!(lane.touch("k", life, &message, None).await.unwrap(), None);
         }
