@@ -40,6 +40,15 @@ pub(super) enum Replaces<'a, V> {
     Any,
 }
 
+/// What became of a loaded value.
+pub(super) struct Ended<V> {
+    /// The value for the callers: the loaded one, or a newer one that is stored already.
+    pub(super) slot: Arc<Slot<V>>,
+    pub(super) source: Source,
+    /// The lease was lost, to a change of the key or to another load.
+    pub(super) is_overtaken: bool,
+}
+
 /// A key, and the lease on it, if there is one.
 pub(super) type Leased<'a> = (&'a Key, Option<Lease>);
 
@@ -144,15 +153,14 @@ async fn renew<V: Value>(ctx: &Context<V>, (key, lease): Leased<'_>, ttl: Durati
     }
 }
 
-/// Stores what a loader returned in L2, if its lease still stands, and then in L1. Returns the value for the callers: the
-/// loaded one, or a newer one that is stored already.
+/// Stores what a loader returned in L2, if its lease still stands, and then in L1.
 pub(super) async fn store<V: Value>(
     ctx: &Context<V>,
     op: &Op,
     lease: Option<Lease>,
     loaded: Loaded<V>,
     replaces: Replaces<'_, V>,
-) -> Result<(Arc<Slot<V>>, Source), LoadError> {
+) -> Result<Ended<V>, LoadError> {
     let Loaded {
         value,
         is_stored,
@@ -186,6 +194,12 @@ pub(super) async fn store<V: Value>(
         }
     };
     let now = ctx.now();
+    let is_overtaken = matches!(filled, Some(Fill::Rejected(_)));
+    let ended = |slot, source| Ended {
+        slot,
+        source,
+        is_overtaken,
+    };
     match filled {
         Some(Fill::Stored(stamp)) => {
             let fresh = ctx.convert.fresh(op.key(), value, stamp, ttls, now);
@@ -193,24 +207,29 @@ pub(super) async fn store<V: Value>(
                 Replaces::Any => ctx.l1.publish_inserted(op, &fresh),
                 Replaces::Nothing | Replaces::Stale(_) => ctx.l1.publish_filled(op, &fresh),
             }
-            return Ok((fresh, Source::Loader));
+            return Ok(ended(fresh, Source::Loader));
         }
         // The value is still there that was to be replaced, or another.
         Some(Fill::Rejected(Some(_))) if matches!(replaces, Replaces::Any) => {}
         // The lease was lost. What is there was written since, or it is still the stale value.
         Some(Fill::Rejected(Some(bytes))) => {
+            let is_old = |fresh: &Slot<V>| match &replaces {
+                Replaces::Stale(previous) => fresh.version() == previous.version(),
+                Replaces::Nothing | Replaces::Any => false,
+            };
             if let Ok(fresh) = ctx.convert.open(op.key(), &bytes, now)
+                && !is_old(&fresh)
                 && ctx.l1.freshness().is_live()
                 && ctx.l1.is_usable(op, &fresh, now)
             {
                 ctx.l1.publish(op, &fresh);
-                return Ok((fresh, Source::L2));
+                return Ok(ended(fresh, Source::L2));
             }
         }
         Some(Fill::Rejected(None)) | None => {}
     }
     let slot = ctx.convert.unstored(op.key(), value, now);
-    Ok((slot, Source::Loader))
+    Ok(ended(slot, Source::Loader))
 }
 
 /// Sends L2 a value under its lease. `None` if L2 has not accepted it; then the lease is given back where that helps.

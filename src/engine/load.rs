@@ -429,8 +429,8 @@ impl<V: Value> Loads<V> {
             };
             // A loader of one key has a value for it.
             let loaded = loaded.ok_or_else(LoadError::stopped)?;
-            let (slot, source) = lease::store(ctx, &op, lease, loaded, Replaces::Any).await?;
-            Ok(lookup::hand_out(ctx, slot, ctx.now(), source))
+            let ended = lease::store(ctx, &op, lease, loaded, Replaces::Any).await?;
+            Ok(lookup::hand_out(ctx, ended.slot, ctx.now(), ended.source))
         };
         let loaded = tokio::spawn(task.instrument(Span::current())).await;
         // The loader's panic is caught, so a task without a result has ended with its runtime.
@@ -615,7 +615,7 @@ impl<V: Value> Loads<V> {
         };
         let is_stored = loaded.is_stored;
         let stored = lease::store(&self.ctx, &led.op, *lease, loaded, replaces).await;
-        let (slot, source) = stored?;
+        let ended = stored?;
         if !is_stored && previous.is_some() {
             // What is kept is older than this value: it is no fallback any more. If L2 fails, this is deferred.
             let removed = self
@@ -623,7 +623,7 @@ impl<V: Value> Loads<V> {
                 .invalidate([led.op.key().clone()], Duration::ZERO);
             let _ = removed.await;
         }
-        Ok(Some(Outcome::fresh(slot, source)))
+        Ok(Some(Outcome::fresh(ended.slot, ended.source)))
     }
 }
 

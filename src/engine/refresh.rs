@@ -265,11 +265,7 @@ impl<V: Value> Refreshes<V> {
                 let removed = self.writes.invalidate([key.clone()], Duration::ZERO);
                 removed.await.is_ok()
             }
-            // Another load, which must not wait for this one, has taken the lease over.
-            Ok((slot, _)) if slot.ver == previous.slot().ver => {
-                return self.ctx.backoff.yielded(key);
-            }
-            Ok((slot, _)) => slot.ver != UNSTORED,
+            Ok(ended) => ended.slot.ver != UNSTORED,
             Err(error) => {
                 self.warn(1, error);
                 false
@@ -278,10 +274,13 @@ impl<V: Value> Refreshes<V> {
         if is_done {
             self.ctx.counters.refreshes.bump();
             self.ctx.backoff.forget(key);
+        } else if matches!(&stored, Ok(ended) if ended.is_overtaken) {
+            // What has changed the key, or another load, may store a value at once.
+            self.ctx.backoff.yielded(key);
         } else {
             self.refresh_failed(key);
         }
-        refresh.end(stored.map(|(slot, source)| Some(Outcome::fresh(slot, source))));
+        refresh.end(stored.map(|ended| Some(Outcome::fresh(ended.slot, ended.source))));
     }
 
     fn warn(&self, keys: usize, error: &LoadError) {

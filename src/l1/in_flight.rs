@@ -310,23 +310,23 @@ impl<V> InFlight<V> {
     /// The same for all keys that begin with `prefix`: one critical section for those of each shard. An operation that is
     /// registered between two of them began after its key was changed in L2.
     fn detach_prefix(&self, prefix: &str, change: impl Fn(&mut KeyState<V>, u64)) {
+        let mut detached = Vec::new();
         for shard in &self.shards {
             let mut shard = lock(shard);
             let next = shard.next;
             let under_way = shard.states.iter_mut();
-            let changed = under_way.filter(|state| state.key.starts_with(prefix));
-            let mut detached = Vec::new();
-            for state in changed {
+            for state in under_way.filter(|state| state.key.starts_with(prefix)) {
                 change(state, next);
                 if !without(Rule::Detach) {
                     detached.push((state.key.clone(), state.detach()));
                 }
             }
-            drop(shard);
-            for (key, (flights, waiters)) in detached {
-                drop(flights);
-                notify(waiters, &key);
-            }
+        }
+        // In an order that does not depend on hashes, so that a simulated run can be repeated.
+        detached.sort_by(|(one, _), (other, _)| one.cmp(other));
+        for (key, (flights, waiters)) in detached {
+            drop(flights);
+            notify(waiters, &key);
         }
     }
 

@@ -209,7 +209,7 @@ async fn an_invalidated_refresh_is_not_stored() {
     gate.open();
 
     eventually("the refresh ends", || async {
-        a.stats().refresh_failures == 1
+        a.stats().loads_not_stored == 1
     })
     .await;
     assert!(a.get_local("k").is_none());

@@ -253,3 +253,21 @@ async fn a_fresh_value_is_not_waited_for() {
         assert_eq!(truth.loads(), 1);
     }
 }
+
+/// The lease of its refresh has ended, and the value that it was to replace is still there.
+#[tokio::test]
+async fn a_caller_gets_what_was_loaded_though_it_cannot_be_stored() {
+    let fleet = Fleet::memory();
+    let ((a, _), (b, _)) = (instance(&fleet).await, instance(&fleet).await);
+    let (truth, gate) = (Source::new("old"), Gate::new());
+    stale(&fleet, &a, &truth).await;
+    let waiting = truth.behind(&gate).spawn(&a, "k");
+    gate.arrived(1).await;
+    b.expire("k").await.unwrap();
+    gate.open();
+    let entry = waiting.await.unwrap().unwrap();
+    assert_fresh(&entry);
+    assert_eq!(entry.meta().version(), None);
+    assert_eq!(*b.get("k").await.expect("it is still there"), "old");
+    assert_eq!(a.stats().refresh_failures, 0);
+}
