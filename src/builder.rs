@@ -192,8 +192,8 @@ where
     /// A value lives for `idle` to 1.25 `idle` after its last read, and no longer than its own TTL
     /// ([`Loaded::ttl`](crate::Loaded::ttl), [`ttl_of`](Self::ttl_of)) or else `l2_ttl`, if that is set. A read that finds
     /// less than `idle` left has the life extended in the background: one small request, at most once in a quarter of
-    /// `idle` for each key and instance (for the last 10 000 keys). It extends what is there: what was removed
-    /// stays gone. If L2 does not answer, the life is not extended.
+    /// `idle` for each key and instance, as long as no more than 10 000 keys are read. It extends what is there: what was
+    /// removed stays gone. If L2 does not answer, the life is not extended.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {

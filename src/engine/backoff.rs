@@ -46,25 +46,25 @@ impl Backoff {
     }
 
     pub(super) fn may_refresh(&self, key: &str) -> bool {
-        self.now(key).is_none()
+        self.pause(key).is_none()
     }
 
     /// Whether the last refresh or load of a key failed, and it is not tried again yet.
     pub(super) fn has_failed(&self, key: &str) -> bool {
         let failed = |pause: Pause| pause.failures > 0 || !matches!(pause.after, After::Refresh);
-        self.now(key).is_some_and(failed)
+        self.pause(key).is_some_and(failed)
     }
 
     /// Whether the callers of a key get a fallback, without a load.
     pub(super) fn is_throttled(&self, key: &str) -> bool {
-        self.now(key)
+        self.pause(key)
             .is_some_and(|pause| matches!(pause.after, After::Fallback))
     }
 
-    /// The error that the callers of a key get, without a load.
-    pub(super) fn error(&self, key: &str, now: u64) -> Option<LoadError> {
-        match self.now(key)?.after {
-            After::Error { error, generation } if generation == now => Some(error),
+    /// The error that the callers of a key get, without a load; `current` is the generation of L1.
+    pub(super) fn error(&self, key: &str, current: u64) -> Option<LoadError> {
+        match self.pause(key)?.after {
+            After::Error { error, generation } if generation == current => Some(error),
             _ => None,
         }
     }
@@ -104,7 +104,7 @@ impl Backoff {
     }
 
     /// The pause that a key is in.
-    fn now(&self, key: &str) -> Option<Pause> {
+    fn pause(&self, key: &str) -> Option<Pause> {
         let pause = self.keys.get(key)?;
         (self.clock.now() < pause.until).then_some(pause)
     }

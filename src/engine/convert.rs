@@ -254,10 +254,6 @@ impl<V: Value> Convert<V> {
 
     /// The same head for a value that lives until another time.
     pub(super) fn head_until(&self, head: SlotHead, gone_at: Tick, ends_at: Tick) -> SlotHead {
-        let extend_at = match self.options.sliding {
-            Some(idle) if gone_at < ends_at => gone_at.saturating_sub(nanos(idle)),
-            _ => NEVER,
-        };
         let is_bounded_in_l1 = head.expires_at < head.gone_at;
         SlotHead {
             expires_at: if is_bounded_in_l1 {
@@ -267,8 +263,16 @@ impl<V: Value> Convert<V> {
             },
             gone_at,
             ends_at,
-            extend_at,
+            extend_at: self.extend_at(gone_at, ends_at),
             ..head
+        }
+    }
+
+    /// From when on a read extends the life of a value that lives until `gone_at`: with less than the idle time left.
+    pub(super) fn extend_at(&self, gone_at: Tick, ends_at: Tick) -> Tick {
+        match self.options.sliding {
+            Some(idle) if gone_at < ends_at => gone_at.saturating_sub(nanos(idle)),
+            _ => NEVER,
         }
     }
 

@@ -10,7 +10,7 @@ use tracing::{Instrument, Span};
 
 use super::context::Context;
 use super::touch::extend;
-use crate::clock::{Tick, nanos};
+use crate::clock::Tick;
 use crate::entry::Entry;
 use crate::key::Key;
 use crate::l1::{Join, JoinRead, Op, Outcome, OutcomeKind, ReadOutcome, Slot, Started};
@@ -49,8 +49,7 @@ fn look_at<V: Value>(ctx: &Arc<Context<V>>, slot: &Arc<Slot<V>>, now: Tick) {
         ctx.counters.stale_served.bump();
     }
     if let Some(idle) = ctx.options.sliding
-        && slot.gone_at < slot.ends_at()
-        && now >= slot.gone_at.saturating_sub(nanos(idle))
+        && now >= ctx.convert.extend_at(slot.gone_at, slot.ends_at())
     {
         extend(ctx, slot, idle);
     }

@@ -83,8 +83,8 @@ impl<V: Value> Refreshes<V> {
         }
     }
 
-    /// Starts one background refresh of stale values, given with their places. Leaves out keys that are
-    /// being refreshed or whose refresh has just failed. `loader` makes the loader for the keys at these places.
+    /// Starts one background refresh of stale values, given with their places. Joins refreshes that are under way, and leaves
+    /// out keys whose refresh has just failed. `loader` makes the loader for the keys at these places.
     ///
     /// Returns the results for callers that wait, in the order of the values; `None` for a value that is not refreshed.
     pub(super) fn start(

@@ -1,5 +1,5 @@
-//! Insert, invalidate, expire and clear: L2 first, in one step that also publishes the change; then L1. An invalidation evicts
-//! the key from L1 before, too.
+//! Insert, invalidate, expire and clear: L2 first, in one step that also publishes the change; then L1. An invalidation
+//! evicts the key from L1 before, too.
 
 use std::iter::once;
 use std::panic::AssertUnwindSafe;
@@ -118,7 +118,7 @@ impl<V: Value> Writes<V> {
         Ok(())
     }
 
-    /// Makes keys stale in both levels, here and everywhere.
+    /// Makes the value of a key stale in both levels, here and everywhere.
     pub(super) async fn expire(&self, key: Key) -> Result<(), WriteError> {
         let order = self.ctx.deferred.next_order();
         let expire = Write::new(&self.ctx, key, order, Change::Expire);

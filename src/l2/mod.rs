@@ -133,8 +133,7 @@ pub trait Lane: Send + Sync + fmt::Debug {
     ) -> Reply<'a, WriteAck>;
 
     /// Makes the values of keys stale from now on, removes their leases, and publishes that, with the version of the answer.
-    /// The values keep theirs. A late copy makes stale what
-    /// was stored since.
+    /// The values keep theirs. A late copy makes stale what was stored since.
     fn expire<'a>(&'a self, keys: &'a [&'a str], payload: &'a [u8]) -> Reply<'a, Stamp>;
 
     /// Changes how long the usable value of a key lives. Publishes that if it lives shorter: then instances read it

@@ -306,9 +306,8 @@ impl State {
         payload: &[u8],
         now: Now,
     ) -> Option<Stamp> {
-        let stored = self.usable(key, Want::Any, now);
-        let stored = stored.and_then(|bytes| envelope::read_stamp(&bytes));
-        let stored = stored.map_or(Version::ABSENT, |(stamp, _)| stamp.version());
+        let stored = self.valid(key, now);
+        let stored = stored.map_or(Version::ABSENT, |(_, stamp, _)| stamp.version());
         let matches = stored == version || now.is_private;
         matches.then(|| self.insert(&[(key, value)], payload, now))
     }
@@ -340,10 +339,7 @@ impl State {
         payload: &[u8],
         now: Now,
     ) -> Option<Touched> {
-        let (bytes, stamp, mut life) = self.stored(key, now)?;
-        if now.at >= life.expires_at {
-            return None;
-        }
+        let (bytes, stamp, mut life) = self.valid(key, now)?;
         let former_end = life.expires_at;
         let kept = match new {
             NewLife::Renewed(ttls) => {
@@ -371,6 +367,12 @@ impl State {
             stamp,
             life,
         })
+    }
+
+    /// A value of this epoch that has not expired.
+    fn valid(&self, key: &str, now: Now) -> Option<(Bytes, Stamp, Life)> {
+        let stored = self.stored(key, now);
+        stored.filter(|(.., life)| now.at < life.expires_at)
     }
 
     /// A value of this epoch, be it valid or not.
@@ -445,10 +447,7 @@ impl State {
         let stored: Vec<Box<str>> = stored.cloned().collect();
         let mut removed = 0;
         for key in stored {
-            let usable = self.usable(&key, Want::Any, now);
-            let stamp = usable
-                .and_then(|bytes| envelope::peek(&bytes))
-                .map(|(stamp, _)| stamp);
+            let stamp = self.valid(&key, now).map(|(_, stamp, _)| stamp);
             let is_later = |stamp: Stamp| stamp.epoch != before.epoch || stamp.ver >= before.ver;
             if !stamp.is_some_and(is_later) {
                 self.data.values.remove(&key);

@@ -63,13 +63,13 @@ local function head_of(key)
   return v
 end
 
--- Epoch and ver of a stored value, and when it expires; nil if it is not a value. The sum is compared, as a script that
--- changes the times writes it anew: it would make a damaged stamp good.
+-- Epoch and ver of a stored value, when it expires, and the other numbers of its stamp; nil if it is not a value. The sum
+-- is compared, as a script that changes the times writes it anew: it would make a damaged stamp good.
 local function read_stamp(v)
   if type(v) == 'string' and #v >= 92 and string.sub(v, 1, 4) == 'LRD\3' and string.byte(v, 70) == 0 then
     local epoch, ver, at, stale_at, expires_at, ends_at, l1, sum = struct.unpack('>I8I8I8I8I8I8I8I8', v, 5)
     if epoch + ver + at + stale_at + expires_at + ends_at + l1 == sum then
-      return epoch, ver, expires_at
+      return epoch, ver, expires_at, at, stale_at, ends_at, l1
     end
   end
 end

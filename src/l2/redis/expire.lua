@@ -5,10 +5,8 @@ local _, _, issued = clock(KEYS[1], ARGV[2])
 local epoch, ver = publish(KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3])
 local at = time()
 for i = 3, #KEYS, 2 do
-  local head = head_of(KEYS[i])
-  local of, stored = read_stamp(head)
+  local of, stored, expires_at, written_at, stale_at, ends_at, l1 = read_stamp(head_of(KEYS[i]))
   if of == epoch and stored <= issued then
-    local written_at, stale_at, expires_at, ends_at, l1 = struct.unpack('>I8I8I8I8I8', head, 21)
     if stale_at == 0 or stale_at > at then
       stale_at = at
     end

@@ -34,7 +34,7 @@ use crate::wire::{envelope, message};
 const REPLAY: usize = 1024;
 /// Keys that a step of a SCAN looks at, or about as many.
 const SCANNED: usize = 1000;
-/// For how many timeouts a caller waits for an insert whose first copy may still arrive; after that it is an error.
+/// For how many timeouts a caller waits for a write whose first copy may still arrive; after that it is an error.
 const LONGEST_DOUBT: u32 = 2;
 
 /// One namespace on a Redis server.

@@ -7,12 +7,10 @@ if ARGV[6] ~= '' and at > tonumber(ARGV[6]) then
   return false
 end
 local epoch, _, issued = clock(KEYS[2], ARGV[2])
-local head = head_of(KEYS[1])
-local of, ver, expires_at = read_stamp(head)
+local of, ver, expires_at, written_at, stale_at, ends_at, l1 = read_stamp(head_of(KEYS[1]))
 if of ~= epoch or ver > issued or at >= expires_at then
   return struct.pack('>I8', at)
 end
-local written_at, stale_at, _, ends_at, l1 = struct.unpack('>I8I8I8I8I8', head, 21)
 local ttl, _, ends, _, kept = struct.unpack('>I8I8I8I8I8', ARGV[4])
 local expires = at + ttl
 if ARGV[5] ~= '1' then
