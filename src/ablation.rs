@@ -56,6 +56,12 @@ pub enum Rule {
     FallbackProof,
     /// 19: an extension stores what was read.
     ExtendOnly,
+    /// 20: a load is stored though a tag of its value was invalidated since it began.
+    TagFills,
+    /// 20: the state of a tag is not told of its invalidations.
+    TagFloors,
+    /// 20: a tag whose marker is lost counts as one that was never invalidated.
+    TagMarkers,
 }
 
 /// Whether a rule is turned off.
@@ -79,7 +85,7 @@ mod switch {
 
     impl Rule {
         /// All of them, in the order of the protocol.
-        pub const ALL: [Self; 23] = [
+        pub const ALL: [Self; 26] = [
             Self::FillLease,
             Self::LeaseTokens,
             Self::OneStep,
@@ -103,6 +109,9 @@ mod switch {
             Self::PrefixLeases,
             Self::FallbackProof,
             Self::ExtendOnly,
+            Self::TagFills,
+            Self::TagFloors,
+            Self::TagMarkers,
         ];
     }
 

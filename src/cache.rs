@@ -380,6 +380,29 @@ where
         self.engine().load_anew(written(key)?, loader).await
     }
 
+    /// Loads a key now as [`refresh`](Self::refresh) does, with a loader that also says how its value is to be stored: with a
+    /// TTL or tags of its own. See [`Loaded`]. It is given no previous value, so [`Loaded::unchanged`]
+    /// [is a misuse](LoadError::is_misuse).
+    ///
+    /// # Errors
+    ///
+    /// As [`get_or_load_with`](Self::get_or_load_with). What is stored stays.
+    pub async fn refresh_with<Q, M, F, Fut, E>(
+        &self,
+        key: &Q,
+        loader: F,
+    ) -> Result<Entry<V>, LoadError>
+    where
+        K: LookupBy<Q, M>,
+        Q: CacheKey + ?Sized,
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<Loaded<V>, E>> + Send + 'static,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let loader = Loader::one(|_| loader());
+        self.engine().load_anew(written(key)?, loader).await
+    }
+
     /// Looks many keys up in L1, then in L2, and otherwise calls `loader` once with all keys that are missing: once for
     /// every 1 024 of them. Stores what it returns in both.
     ///
@@ -713,8 +736,27 @@ where
         K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized,
     {
+        self.insert_if_with(key, Loaded::new(value), version).await
+    }
+
+    /// Stores a value as [`insert_if`](Self::insert_if) does, with a TTL or tags of its own, see [`Loaded`].
+    ///
+    /// # Errors
+    ///
+    /// As [`insert_if`](Self::insert_if), and if [it is a misuse](WriteError::is_misuse) of [`Loaded`]: nothing was
+    /// changed.
+    pub async fn insert_if_with<Q, M>(
+        &self,
+        key: &Q,
+        loaded: Loaded<V>,
+        version: Version,
+    ) -> Result<bool, WriteError>
+    where
+        K: LookupBy<Q, M>,
+        Q: CacheKey + ?Sized,
+    {
         let key = written(key)?;
-        self.engine().insert_if(key, value, version).await
+        self.engine().insert_if(key, loaded, version).await
     }
 
     /// Gives what is stored under a key a new TTL, in both levels. Returns `false` if there is no valid value: it never
@@ -986,6 +1028,8 @@ where
     /// values in L2, and other instances in their L1, as with an [`invalidate`](Self::invalidate) under way. Once the call
     /// has returned they do not, within the same limits as after an `invalidate`.
     ///
+    /// The number includes values of which a tag was invalidated and that are still stored.
+    ///
     /// Loads under way of keys with other prefixes are not stored either: their callers get the value, and the next
     /// look-up loads again.
     ///
@@ -1034,6 +1078,67 @@ where
     {
         let prefix = written(prefix)?;
         self.engine().invalidate_prefix(prefix).await
+    }
+
+    /// Removes all values that have a tag from both levels, in all instances, however many they are. Values get tags by
+    /// [`Loaded::tags`], which has an example.
+    ///
+    /// Once this has returned, this instance does not return a value with the tag that was there before, and other
+    /// instances do so for [`max_staleness`](crate::Builder::max_staleness) at most. A load or refresh that began before
+    /// and returns a value with the tag is never stored; its callers get the value. Loads of values without the tag are
+    /// stored.
+    ///
+    /// What it removes stays in the memory of L2 until its TTL ends, unreadable. If L2 loses what it knows of a tag, as under
+    /// memory pressure, values with the tag are misses.
+    ///
+    /// Comes after all writes that this instance called before it, and before all that it calls later: these wait.
+    ///
+    /// Cost: one round trip, and for each other instance one message. Callers do not join reads and loads that were under
+    /// way in their instance: these may return the tag.
+    ///
+    /// # Errors
+    ///
+    /// - [`WriteError::is_deferred`]: L2 could not be reached. This instance uses no value with the tag from either level,
+    ///   and L2 is sent the invalidation as soon as it answers.
+    /// - The tag is over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES), so no value has it. Nothing was changed.
+    pub async fn invalidate_tag<T>(&self, tag: &T) -> Result<(), WriteError>
+    where
+        T: CacheKey + ?Sized,
+    {
+        self.engine().invalidate_tags([written(tag)?]).await
+    }
+
+    /// Removes all values that have one of these tags, as [`invalidate_tag`](Self::invalidate_tag) does.
+    ///
+    /// Cost: one round trip for every 256 tags, one after the other; for fewer tags if these are longer than 64 bytes.
+    ///
+    /// # Errors
+    ///
+    /// As [`invalidate_tag`](Self::invalidate_tag). If one tag is too long, nothing was changed.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use larder::{Cache, Loaded};
+    ///
+    /// let users: Cache<u64, String> = Cache::builder("docs:users").build()?;
+    /// users.insert_with(&1, Loaded::new("Ann".to_owned()).tags(["tenant:7", "role:admin"])).await?;
+    /// users.insert_with(&2, Loaded::new("Bob".to_owned()).tags(["tenant:8"])).await?;
+    /// users.invalidate_tags(["tenant:7", "tenant:9"]).await?;
+    /// assert!(users.get(&1).await.is_none());
+    /// assert!(users.get(&2).await.is_some());
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub async fn invalidate_tags<T>(
+        &self,
+        tags: impl IntoIterator<Item = T>,
+    ) -> Result<(), WriteError>
+    where
+        T: CacheKey,
+    {
+        let tags = tags.into_iter().map(|tag| written(&tag));
+        let tags = tags.collect::<Result<BTreeSet<_>, KeyTooLong>>()?;
+        self.engine().invalidate_tags(tags).await
     }
 
     /// Removes all keys of the namespace from both levels, in all instances. Loads that began earlier are never

@@ -58,7 +58,7 @@ pub use crate::entry::{Entry, Meta, SomeEntry};
 pub use crate::error::{BuildError, CommitError, LoadError, WriteError};
 pub use crate::key::{CacheKey, KeyWriter, MAX_KEY_BYTES, redis_key};
 pub use crate::l2::{L2Error, MemoryL2, MemorySnapshot, RedisL2};
-pub use crate::loaded::Loaded;
+pub use crate::loaded::{Loaded, MAX_TAGS};
 pub use crate::lookup_by::{KeyFrom, LookupBy};
 pub use crate::options::Mode;
 pub use crate::source::Source;

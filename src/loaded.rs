@@ -2,6 +2,12 @@
 
 use std::time::Duration;
 
+use crate::error::Misuse;
+use crate::key::{CacheKey, Key, KeyWriter};
+
+/// How many tags a value may have.
+pub const MAX_TAGS: usize = 16;
+
 /// A value with options of its own, as a loader of [`get_or_load_with`](crate::Cache::get_or_load_with) returns it and
 /// [`insert_with`](crate::Cache::insert_with) takes it.
 ///
@@ -37,6 +43,9 @@ pub struct Loaded<V> {
     pub(crate) value: Option<V>,
     pub(crate) is_stored: bool,
     pub(crate) ttls: OwnTtls,
+    /// Sorted, each of them once. `None` if none were set: then those of an unchanged value stay. Boxed, so that values
+    /// without tags take no more room.
+    pub(crate) tags: Option<Box<Result<Vec<Key>, Misuse>>>,
 }
 
 /// The TTLs that were set for one entry.
@@ -54,6 +63,7 @@ impl<V> Loaded<V> {
             value: Some(value),
             is_stored: true,
             ttls: OwnTtls::default(),
+            tags: None,
         }
     }
 
@@ -95,6 +105,7 @@ impl<V> Loaded<V> {
             value: None,
             is_stored: true,
             ttls: OwnTtls::default(),
+            tags: None,
         }
     }
 
@@ -122,6 +133,50 @@ impl<V> Loaded<V> {
     /// It only shortens: what the builder's [`l1_ttl`](crate::Builder::l1_ttl) says, and the value's TTL, hold too.
     pub fn l1_ttl(mut self, ttl: Duration) -> Self {
         self.ttls.l1_ttl = Some(ttl);
+        self
+    }
+
+    /// Tags of this value, by which [`invalidate_tag`](crate::Cache::invalidate_tag) finds it: up to [`MAX_TAGS`], each of
+    /// them a text like that of a key, see [`CacheKey`]. A second call replaces them. Without a call an
+    /// [`unchanged`](Self::unchanged) value keeps the tags that it has.
+    ///
+    /// More tags, or one that is longer than [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES), are
+    /// [a misuse](crate::LoadError::is_misuse).
+    ///
+    /// Cost: a hit in L1 compares two numbers more. A hit in L2 takes one more small request, unless this instance knows all
+    /// its tags from other values. A tag that values have takes about 180 bytes in Redis, which expire with the last of
+    /// them; and in L1 about 100 bytes and the name, and 70 bytes for each value.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use larder::{Cache, Loaded};
+    ///
+    /// let users: Cache<u64, String> = Cache::builder("docs:tags").build()?;
+    /// let load = |_| async { Ok::<_, std::io::Error>(Loaded::new("Ann".to_owned()).tags(["tenant:7"])) };
+    /// users.get_or_load_with(&1, load).await?;
+    /// users.insert_with(&2, Loaded::new("Bob".to_owned()).tags([("tenant", 7)])).await?;
+    ///
+    /// users.invalidate_tag("tenant:7").await?;
+    /// assert!(users.get(&1).await.is_none());
+    /// assert!(users.get(&2).await.is_none());
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub fn tags<T: CacheKey>(mut self, tags: impl IntoIterator<Item = T>) -> Self {
+        let name = |tag: T| {
+            let mut out = KeyWriter::new();
+            let name = out.write(&tag).map(Key::from);
+            name.map_err(|_| Misuse::TagTooLong)
+        };
+        let names: Result<Vec<Key>, Misuse> = tags.into_iter().map(name).collect();
+        self.tags = Some(Box::new(names.and_then(|mut names| {
+            names.sort_unstable();
+            names.dedup();
+            if names.len() > MAX_TAGS {
+                return Err(Misuse::TooManyTags);
+            }
+            Ok(names)
+        })));
         self
     }
 

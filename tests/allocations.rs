@@ -11,7 +11,7 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use larder::Cache;
+use larder::{Cache, Loaded};
 use tokio::runtime::{Builder, Runtime};
 
 fn runtime() -> Runtime {
@@ -32,12 +32,15 @@ fn a_hit_in_l1_allocates_nothing() {
     let pair = (1, "a:b".to_owned());
     runtime.block_on(async {
         texts.insert("key", "value".to_owned()).await.unwrap();
+        let tagged = Loaded::new("value".to_owned()).tags(["a", "b"]);
+        texts.insert_with("tagged", tagged).await.unwrap();
         numbers.insert(&7, "value".to_owned()).await.unwrap();
         pairs.insert(&pair, "value".to_owned()).await.unwrap();
         names.insert(&7, Some("value".to_owned())).await.unwrap();
         // moka sets its housekeeping up at the first look-ups, and does it now and then later.
         for _ in 0..2_000 {
             assert!(texts.get_local("key").is_some() && numbers.get_local(&7).is_some());
+            assert!(texts.get_local("tagged").is_some());
             assert!(pairs.get_local(&pair).is_some() && names.get_local(&7).is_some());
         }
     });
@@ -46,6 +49,7 @@ fn a_hit_in_l1_allocates_nothing() {
     let hits = |n: usize| {
         for _ in 0..n {
             assert!(texts.get_local("key").is_some());
+            assert!(texts.get_local("tagged").is_some());
             assert!(numbers.get_local(&7).is_some());
             assert!(pairs.get_local(&pair).is_some());
             assert!(pairs.get_local(&borrowed).is_some());
@@ -86,7 +90,7 @@ fn inserts_take_room_for_as_many_as_they_are() {
         .build()
         .unwrap();
     // How many come together, and the bytes for one, of which the value has 128 each time that it is written down.
-    for (crowd, limit) in [(1, 4_350), (64, 3_700)] {
+    for (crowd, limit) in [(1, 4_370), (64, 3_700)] {
         let insert = || {
             runtime.block_on(async {
                 for _ in 0..ROUNDS {
@@ -155,4 +159,33 @@ fn an_entry_takes_little_more_than_in_moka() {
             "{more} bytes more than in moka after {hits} hits of {prefix:?}"
         );
     }
+}
+
+/// What tags take in L1: of all entries the same one, or each its own.
+#[test]
+fn tags_take_little() {
+    const ENTRIES: u32 = 5_000;
+    let runtime = runtime();
+    let mut kept = Vec::new();
+    let mut bytes = |tag: &dyn Fn(u32) -> Option<String>| {
+        let mut cache: Option<Cache<u32, u64>> = None;
+        let all = allocation_counter::measure(|| {
+            let builder = Cache::builder("test:tags").l1_capacity(ENTRIES.into());
+            let cache = cache.insert(builder.build().unwrap());
+            runtime.block_on(async {
+                for key in 0..ENTRIES {
+                    let loaded = Loaded::new(7).tags(tag(key));
+                    cache.insert_with(&key, loaded).await.unwrap();
+                }
+            });
+            assert_eq!(cache.stats().l1_entries, u64::from(ENTRIES));
+        });
+        kept.push(cache);
+        all.bytes_current / i64::from(ENTRIES)
+    };
+    let none = bytes(&|_| None);
+    let shared = bytes(&|_| Some("tenant:7".to_owned())) - none;
+    let own = bytes(&|key| Some(format!("tenant:{key:08}:long"))) - none;
+    assert!((1..=70).contains(&shared), "{shared} bytes");
+    assert!((1..=200).contains(&own), "{own} bytes");
 }

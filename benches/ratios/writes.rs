@@ -174,6 +174,7 @@ impl Call for Way {
 fn insert_script() -> Script {
     Script::new(concat!(
         include_str!("../../src/l2/redis/clock.lua"),
+        include_str!("../../src/l2/redis/tags.lua"),
         include_str!("../../src/l2/redis/insert.lua"),
     ))
 }

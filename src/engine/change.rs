@@ -8,13 +8,13 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::context::Context;
-use super::deferred::Deferral;
+use super::deferred::{Deferral, Target};
 use super::write_order::Ordered;
 use crate::ablation::{Rule, without};
 use crate::clock::Tick;
 use crate::error::{L2Error, WriteError};
 use crate::key::Key;
-use crate::l1::OpGuard;
+use crate::l1::{OpGuard, Tags};
 use crate::l2::{EncodedValue, Kind, Stamp, Version, WriteAck};
 use crate::vocabulary::Value;
 
@@ -44,6 +44,9 @@ pub(super) enum Change<V> {
     },
     /// What is stored is stale from now on.
     Expire,
+    /// Values that have the tag which stands for the key are no longer current. They may have any key, so it comes in its
+    /// place among the writes of this instance like a clear.
+    Tag,
     Clear,
     /// The first step of the removal of all keys with a prefix: loads that are under way are not stored. It changes no
     /// key, and comes in its place among the writes of this instance like a clear.
@@ -58,6 +61,7 @@ pub(super) enum Sort {
     InsertIf,
     Remove(Kind, Duration),
     Expire,
+    Tags,
     Clear,
     EndLeases,
 }
@@ -69,6 +73,8 @@ pub(super) struct Insert<V> {
     /// Until L2 has it.
     pub(super) value: Option<V>,
     pub(super) encoded: EncodedValue,
+    /// Registered since the call, too.
+    pub(super) tags: Tags,
     /// It is stored only if this version is there.
     pub(super) only_if: Option<Version>,
 }
@@ -80,6 +86,7 @@ impl<V> Change<V> {
             Self::Insert(_) => Sort::Insert,
             Self::Remove { kind, hold } => Sort::Remove(*kind, *hold),
             Self::Expire => Sort::Expire,
+            Self::Tag => Sort::Tags,
             Self::Clear => Sort::Clear,
             Self::EndLeases => Sort::EndLeases,
         }
@@ -89,7 +96,9 @@ impl<V> Change<V> {
     pub(super) fn deferral(&self) -> Deferral {
         let hold = match self {
             Self::Remove { hold, .. } => *hold,
-            Self::Insert(_) | Self::Expire | Self::Clear | Self::EndLeases => Duration::ZERO,
+            Self::Insert(_) | Self::Expire | Self::Tag | Self::Clear | Self::EndLeases => {
+                Duration::ZERO
+            }
         };
         Deferral {
             hold,
@@ -102,7 +111,7 @@ impl<V> Change<V> {
 /// A change on its way to L2.
 pub(super) struct Write<V: Value> {
     ctx: Arc<Context<V>>,
-    /// Empty if it is about more than one.
+    /// Or a tag. Empty if it is about all keys.
     pub(super) key: Key,
     pub(super) change: Change<V>,
     /// The number of its call, among the writes and deferrals of this instance.
@@ -173,6 +182,15 @@ impl<V: Value> Write<V> {
         self.deferral.settled_at = at;
     }
 
+    /// What is invalidated if it is deferred.
+    pub(super) fn target(&self) -> Target<'_> {
+        match self.change {
+            Change::Insert(_) | Change::Remove { .. } | Change::Expire => Target::Key(&self.key),
+            Change::Tag => Target::Tag(&self.key),
+            Change::Clear | Change::EndLeases => Target::All,
+        }
+    }
+
     /// L2 has accepted it.
     pub(super) fn done(mut self, accepted: Accepted) {
         self.answer(Ok(accepted));
@@ -191,21 +209,22 @@ impl<V: Value> Write<V> {
     fn deferred(&mut self, error: &L2Error) {
         let ctx = &*self.ctx;
         if self.is_delivery {
-            ctx.deferred.defer(self.key(), self.deferral);
+            ctx.deferred.defer(self.target(), self.deferral);
             return self.answer(Err(WriteError::deferred(error.clone())));
         }
         ctx.counters.writes_deferred.bump();
         // Where L2 is this instance's own, it is enough to change L1.
         if !without(Rule::Deferred) && !ctx.l1.freshness().is_alone() {
-            ctx.deferred.defer(self.key(), self.deferral);
+            ctx.deferred.defer(self.target(), self.deferral);
         }
         // After it was deferred, or a read that begins in between could bring the old value back.
-        match self.key() {
-            Some(key) => {
+        match self.target() {
+            Target::Key(key) => {
                 ctx.l1.forget(key);
                 ctx.backoff.forget(key);
             }
-            None => ctx.l1.clear(),
+            Target::Tag(tag) => ctx.l1.forget_tag(tag),
+            Target::All => ctx.l1.clear(),
         }
         ctx.l1.freshness().request_proof();
         self.answer(Err(WriteError::deferred(error.clone())));
@@ -224,17 +243,25 @@ impl<V: Value> Write<V> {
 fn weight<V>(key: &str, change: &Change<V>) -> u32 {
     let stored = match change {
         Change::Insert(insert) => insert.encoded.body.len() / 1024,
-        Change::Remove { .. } | Change::Expire | Change::Clear | Change::EndLeases => 0,
+        Change::Remove { .. }
+        | Change::Expire
+        | Change::Tag
+        | Change::Clear
+        | Change::EndLeases => 0,
     };
     u32::try_from(1 + stored + key.len() / 64).unwrap_or(u32::MAX)
 }
 
 impl<V: Value> Ordered for Write<V> {
     fn key(&self) -> Option<&Key> {
-        match self.change {
-            Change::Insert(_) | Change::Remove { .. } | Change::Expire => Some(&self.key),
-            Change::Clear | Change::EndLeases => None,
+        match self.target() {
+            Target::Key(key) => Some(key),
+            Target::Tag(_) | Target::All => None,
         }
+    }
+
+    fn is_tag(&self) -> bool {
+        matches!(self.change, Change::Tag)
     }
 
     fn is_insert(&self) -> bool {

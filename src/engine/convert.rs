@@ -12,7 +12,7 @@ use tracing::{debug, warn};
 use crate::clock::{Tick, nanos};
 use crate::error::Misuse;
 use crate::key::Key;
-use crate::l1::{L1, NEVER, Slot, SlotHead, SlotValue, UNSTORED};
+use crate::l1::{L1, NEVER, Slot, SlotHead, SlotValue, Tags, UNSTORED};
 use crate::l2::{EncodedValue, Ttls};
 use crate::loaded::OwnTtls;
 use crate::options::{DEFAULT_TTL, LONGEST, Options};
@@ -59,7 +59,7 @@ impl<V: Value> Convert<V> {
         }
     }
 
-    /// Reads stored bytes. The caller decides whether their epoch and age are right.
+    /// Reads stored bytes. The caller decides whether their epoch and age are right, and [its tags](super::tags) valid.
     ///
     /// Where they cannot be read, says what else to ask for: something other than this.
     pub(super) fn open(&self, key: &Key, bytes: &[u8], now: Tick) -> Result<Arc<Slot<V>>, Want> {
@@ -80,6 +80,7 @@ impl<V: Value> Convert<V> {
                         SlotValue::Own(value),
                         envelope.stamp,
                         envelope.life,
+                        self.l1.tags(&envelope.tags),
                         now,
                     )
                 })
@@ -169,7 +170,12 @@ impl<V: Value> Convert<V> {
     }
 
     /// Encodes a value for L2.
-    pub(super) fn seal(&self, value: &V, ttls: Ttls) -> Result<EncodedValue, EncodeError> {
+    pub(super) fn seal(
+        &self,
+        value: &V,
+        ttls: Ttls,
+        tags: &[Key],
+    ) -> Result<EncodedValue, EncodeError> {
         let head = Head {
             codec: self.codec.id(),
             type_tag: self.type_tag,
@@ -179,7 +185,7 @@ impl<V: Value> Convert<V> {
             .codec
             .encode(value, &mut body, self.options.max_value_size);
         encoded.inspect_err(|error| self.cannot_store(error))?;
-        let body = envelope::seal(body);
+        let body = envelope::seal(body, tags);
         Ok(EncodedValue { body, ttls })
     }
 
@@ -200,10 +206,11 @@ impl<V: Value> Convert<V> {
         value: SlotValue<V>,
         stamp: Stamp,
         ttls: Ttls,
+        tags: Tags,
         now: Tick,
     ) -> Arc<Slot<V>> {
         let life = ttls.life(stamp.written_at);
-        self.slot(key, value, stamp, life, now)
+        self.slot(key, value, stamp, life, tags, now)
     }
 
     /// A value with a stamp, its times translated to this process's clock.
@@ -213,6 +220,7 @@ impl<V: Value> Convert<V> {
         value: SlotValue<V>,
         stamp: Stamp,
         life: Life,
+        tags: Tags,
         now: Tick,
     ) -> Arc<Slot<V>> {
         let Stamp {
@@ -249,7 +257,7 @@ impl<V: Value> Convert<V> {
             extend_at: NEVER,
         };
         let head = self.head_until(head, gone_at, life.ends_at.map_or(NEVER, at));
-        Arc::new(Slot::new(key.clone(), value, head))
+        Arc::new(Slot::new(key.clone(), value, head, tags))
     }
 
     /// The same head for a value that lives until another time.
@@ -289,6 +297,6 @@ impl<V: Value> Convert<V> {
             ends_at: NEVER,
             extend_at: NEVER,
         };
-        Arc::new(Slot::new(key.clone(), value, head))
+        Arc::new(Slot::new(key.clone(), value, head, Tags::default()))
     }
 }

@@ -14,7 +14,16 @@ use crate::lock::lock;
 /// Keys delivered in one go.
 const BATCH: usize = 256;
 
-/// Keys that have to be invalidated in L2. Until then, this instance uses them in neither level.
+/// What is to be invalidated.
+#[derive(Clone, Copy)]
+pub(super) enum Target<'a> {
+    Key(&'a Key),
+    Tag(&'a Key),
+    /// All keys.
+    All,
+}
+
+/// Keys and tags that have to be invalidated in L2. Until then, this instance uses them in neither level.
 pub(super) struct Deferred {
     capacity: usize,
     pending: Mutex<Pending>,
@@ -27,7 +36,8 @@ pub(super) struct Deferred {
 #[derive(Default)]
 struct Pending {
     keys: BTreeMap<Key, Invalidation>,
-    /// More keys than fit: all keys, then, by one clear.
+    tags: BTreeMap<Key, Invalidation>,
+    /// More than fit: all keys, then, by one clear.
     all: Option<Invalidation>,
 }
 
@@ -73,6 +83,8 @@ pub(super) enum Delivery {
     Keys(Vec<Key>, Duration),
     /// Some keys whose values are to be stale.
     Expire(Vec<Key>),
+    /// The invalidation of some tags.
+    Tags(Vec<Key>),
     /// A clear.
     All,
 }
@@ -94,7 +106,8 @@ impl Pending {
     /// A clear costs the whole fleet its L1 and L2, so it is sent once: not before every insert among the deferred
     /// writes has settled.
     fn merge(&mut self, last: Invalidation) {
-        let former = self.keys.values().chain(&self.all);
+        let former = self.keys.values().chain(self.tags.values());
+        let former = former.chain(&self.all);
         let deferral = former.fold(last.deferral, |all, one| all.and(one.deferral));
         self.all = Some(Invalidation {
             deferral,
@@ -102,6 +115,7 @@ impl Pending {
             ..last
         });
         self.keys = BTreeMap::new();
+        self.tags = BTreeMap::new();
     }
 }
 
@@ -120,20 +134,30 @@ impl Deferred {
         self.order.fetch_add(1, Ordering::SeqCst)
     }
 
-    /// Defers the invalidation of a key, or of all keys there are.
-    pub(super) fn defer(&self, key: Option<&Key>, deferral: Deferral) {
+    /// Defers an invalidation.
+    pub(super) fn defer(&self, target: Target<'_>, deferral: Deferral) {
         let mut pending = self.lock();
-        let former = key.and_then(|key| pending.keys.get(key)).copied();
+        let pending = &mut *pending;
+        let (name, all) = match target {
+            Target::Key(key) => (Some(key), &pending.keys),
+            Target::Tag(tag) => (Some(tag), &pending.tags),
+            Target::All => (None, &pending.keys),
+        };
+        let former = name.and_then(|name| all.get(name)).copied();
         let invalidation = Invalidation {
             order: self.next_order(),
             not_before: 0,
             // An earlier write of the key may be on its way still.
             deferral: former.map_or(deferral, |one| one.deferral.and(deferral)),
         };
-        let has_room = former.is_some() || pending.keys.len() < self.capacity;
-        match key {
-            Some(key) if has_room && pending.all.is_none() => {
+        let many = pending.keys.len() + pending.tags.len();
+        let has_room = pending.all.is_none() && (former.is_some() || many < self.capacity);
+        match target {
+            Target::Key(key) if has_room => {
                 pending.keys.insert(key.clone(), invalidation);
+            }
+            Target::Tag(tag) if has_room => {
+                pending.tags.insert(tag.clone(), invalidation);
             }
             _ => pending.merge(invalidation),
         }
@@ -149,10 +173,15 @@ impl Deferred {
         pending.all.is_some() || pending.keys.contains_key(key)
     }
 
-    /// How many keys are pending; all of them count as one.
+    /// Whether values with a tag must not be used until L2 has been sent its invalidation.
+    pub(super) fn holds_tag(&self, tag: &str) -> bool {
+        self.any.load(Ordering::SeqCst) && self.lock().tags.contains_key(tag)
+    }
+
+    /// How many keys and tags are pending; all of them count as one.
     pub(super) fn len(&self) -> usize {
         let pending = self.lock();
-        pending.keys.len() + usize::from(pending.all.is_some())
+        pending.keys.len() + pending.tags.len() + usize::from(pending.all.is_some())
     }
 
     /// What is to be sent now, of what was deferred before `order`.
@@ -162,31 +191,39 @@ impl Deferred {
         if let Some(all) = pending.all {
             return is_due(&all).then_some(Delivery::All);
         }
-        let due = pending.keys.iter();
-        let due = due.filter(|(_, one)| is_due(one));
-        let (_, first) = due.clone().min_by_key(|(_, one)| one.order)?;
-        let sort = |one: &Invalidation| (one.deferral.hold, one.deferral.keeps_value);
-        let (hold, keeps_value) = sort(first);
-        let mut due: Vec<_> = due.filter(|(_, one)| sort(one) == sort(first)).collect();
+        let keys = pending.keys.iter().map(|(key, one)| (key, one, false));
+        let tags = pending.tags.iter().map(|(tag, one)| (tag, one, true));
+        let due = keys.chain(tags).filter(|(_, one, _)| is_due(one));
+        let sort = |one: &Invalidation, is_tag| {
+            let Deferral {
+                hold, keeps_value, ..
+            } = one.deferral;
+            (is_tag, hold, keeps_value)
+        };
+        let (_, first, is_tag) = due.clone().min_by_key(|(_, one, _)| one.order)?;
+        let sort_of_first = sort(first, is_tag);
+        let is_alike =
+            |(_, one, is_tag): &(&Key, &Invalidation, bool)| sort(one, *is_tag) == sort_of_first;
+        let mut due: Vec<_> = due.filter(is_alike).collect();
         if due.len() > BATCH {
-            due.select_nth_unstable_by_key(BATCH, |(_, one)| one.order);
+            due.select_nth_unstable_by_key(BATCH, |(_, one, _)| one.order);
         }
-        let keys = due.into_iter().take(BATCH).map(|(key, _)| key.clone());
-        let keys = keys.collect();
-        Some(if keeps_value {
-            Delivery::Expire(keys)
-        } else {
-            Delivery::Keys(keys, hold)
+        let names = due.into_iter().take(BATCH).map(|(name, ..)| name.clone());
+        let names = names.collect();
+        Some(match sort_of_first {
+            (true, ..) => Delivery::Tags(names),
+            (false, _, true) => Delivery::Expire(names),
+            (false, hold, false) => Delivery::Keys(names, hold),
         })
     }
 
-    /// L2 accepted a write of a key, or a clear, that was called at `order`; at `accepted_at` of the lane's time. `by` is
-    /// what would have been deferred of it. It settles what was deferred before that call, but for a longer hold, and for
-    /// a removal if it keeps the value; and unless a deferred write may land after it: then that is invalidated once more
-    /// when it has.
+    /// L2 accepted a write of a key, the invalidation of a tag, or a clear, that was called at `order`; at `accepted_at` of
+    /// the lane's time. `by` is what would have been deferred of it. It settles what was deferred before that call, but
+    /// for a longer hold, and for a removal if it keeps the value; and unless a deferred write may land after it: then
+    /// that is invalidated once more when it has.
     pub(super) fn overtaken(
         &self,
-        key: Option<&Key>,
+        target: Target<'_>,
         order: u64,
         accepted_at: u64,
         by: Deferral,
@@ -196,8 +233,13 @@ impl Deferred {
             return;
         }
         let mut pending = self.lock();
-        match key {
-            Some(key) => {
+        match target {
+            Target::Tag(tag) => {
+                if pending.tags.get(tag).is_some_and(|one| one.order < order) {
+                    pending.tags.remove(tag);
+                }
+            }
+            Target::Key(key) => {
                 if let Some(one) = pending.keys.get_mut(key)
                     && one.order < order
                     && one.deferral.hold <= by.hold
@@ -207,7 +249,7 @@ impl Deferred {
                     pending.keys.remove(key);
                 }
             }
-            None => {
+            Target::All => {
                 pending.all.take_if(|all| {
                     if all.order >= order {
                         return false;
@@ -227,7 +269,7 @@ impl Deferred {
 
     fn note(&self, pending: &Pending) {
         self.any.store(
-            pending.all.is_some() || !pending.keys.is_empty(),
+            pending.all.is_some() || !pending.keys.is_empty() || !pending.tags.is_empty(),
             Ordering::SeqCst,
         );
     }
@@ -259,12 +301,12 @@ mod tests {
     #[test]
     fn a_clear_is_sent_once_however_early_its_inserts_were_given_up() {
         let deferred = Deferred::new(1);
-        deferred.defer(Some(&"a".into()), late_insert(500, 450 * MS));
-        deferred.defer(Some(&"b".into()), late_insert(700, 650 * MS));
+        deferred.defer(Target::Key(&"a".into()), late_insert(500, 450 * MS));
+        deferred.defer(Target::Key(&"b".into()), late_insert(700, 650 * MS));
         assert!(!is_due(&deferred, 649 * MS), "an insert may still land");
         assert!(is_due(&deferred, 650 * MS));
         let order = deferred.next_order();
-        deferred.overtaken(None, order, 701, Deferral::default(), 660 * MS);
+        deferred.overtaken(Target::All, order, 701, Deferral::default(), 660 * MS);
         assert_eq!(deferred.len(), 0);
     }
 
@@ -272,15 +314,15 @@ mod tests {
     fn what_was_sent_too_early_is_sent_once_more_and_not_before_that_is_of_use() {
         let deferred = Deferred::new(2);
         let key = Key::from("a");
-        deferred.defer(Some(&key), late_insert(500, 450 * MS));
+        deferred.defer(Target::Key(&key), late_insert(500, 450 * MS));
         assert!(is_due(&deferred, 100 * MS));
         let order = deferred.next_order();
-        deferred.overtaken(Some(&key), order, 120, Deferral::default(), 110 * MS);
+        deferred.overtaken(Target::Key(&key), order, 120, Deferral::default(), 110 * MS);
         assert!(deferred.holds("a"));
         assert!(!is_due(&deferred, 490 * MS));
         assert!(is_due(&deferred, 491 * MS));
         let order = deferred.next_order();
-        deferred.overtaken(Some(&key), order, 501, Deferral::default(), 500 * MS);
+        deferred.overtaken(Target::Key(&key), order, 501, Deferral::default(), 500 * MS);
         assert!(!deferred.holds("a"));
     }
 
@@ -289,11 +331,11 @@ mod tests {
         let deferred = Deferred::new(2);
         let key = Key::from("a");
         let earlier = deferred.next_order();
-        deferred.defer(Some(&key), Deferral::default());
-        deferred.overtaken(Some(&key), earlier, 1, Deferral::default(), 0);
+        deferred.defer(Target::Key(&key), Deferral::default());
+        deferred.overtaken(Target::Key(&key), earlier, 1, Deferral::default(), 0);
         assert!(deferred.holds("a"));
         let later = deferred.next_order();
-        deferred.overtaken(Some(&key), later, 1, Deferral::default(), 0);
+        deferred.overtaken(Target::Key(&key), later, 1, Deferral::default(), 0);
         assert!(!deferred.holds("a"));
     }
 
@@ -312,26 +354,57 @@ mod tests {
             Some(Delivery::Keys(..)) => false,
             _ => panic!("keys are to be sent"),
         };
-        deferred.defer(Some(&key), expire);
+        deferred.defer(Target::Key(&key), expire);
         assert!(is_expire(&deferred));
-        deferred.defer(Some(&key), Deferral::default());
-        deferred.defer(Some(&key), expire);
+        deferred.defer(Target::Key(&key), Deferral::default());
+        deferred.defer(Target::Key(&key), expire);
         assert!(!is_expire(&deferred));
         let order = deferred.next_order();
-        deferred.overtaken(Some(&key), order, 1, expire, 0);
+        deferred.overtaken(Target::Key(&key), order, 1, expire, 0);
         assert!(deferred.holds("a"));
-        deferred.overtaken(Some(&key), order, 1, Deferral::default(), 0);
+        deferred.overtaken(Target::Key(&key), order, 1, Deferral::default(), 0);
         assert!(!deferred.holds("a"));
+    }
+
+    /// Or those that L2 refuses would hold the others up.
+    #[test]
+    fn keys_and_tags_are_sent_in_the_order_in_which_they_were_deferred() {
+        let deferred = Deferred::new(3);
+        let sent = |deferred: &Deferred| match deferred.next(0, u64::MAX) {
+            Some(Delivery::Keys(keys, _)) => format!("keys {keys:?}"),
+            Some(Delivery::Tags(tags)) => format!("tags {tags:?}"),
+            _ => panic!("keys or tags are to be sent"),
+        };
+        let (key, tag, other) = (Key::from("k"), Key::from("t"), Key::from("u"));
+        deferred.defer(Target::Tag(&tag), Deferral::default());
+        deferred.defer(Target::Key(&key), Deferral::default());
+        deferred.defer(Target::Tag(&other), Deferral::default());
+        assert!(deferred.holds_tag("t") && deferred.holds("k") && !deferred.holds("t"));
+        assert!(sent(&deferred).starts_with("tags"));
+        for tag in [&tag, &other] {
+            // It was refused.
+            deferred.defer(Target::Tag(tag), Deferral::default());
+        }
+        assert!(sent(&deferred).starts_with("keys"));
+        let order = deferred.next_order();
+        deferred.overtaken(Target::Tag(&tag), order, 1, Deferral::default(), 0);
+        assert!(!deferred.holds_tag("t") && deferred.holds_tag("u"));
+        // One more than there is room for.
+        for name in ["v", "w"] {
+            deferred.defer(Target::Tag(&name.into()), Deferral::default());
+        }
+        assert!(matches!(deferred.next(0, u64::MAX), Some(Delivery::All)));
+        assert_eq!(deferred.len(), 1);
     }
 
     /// Or a delivery that L2 refuses would be sent again and again.
     #[test]
     fn what_is_deferred_again_is_not_part_of_the_same_delivery() {
         let deferred = Deferred::new(2);
-        deferred.defer(Some(&"a".into()), Deferral::default());
+        deferred.defer(Target::Key(&"a".into()), Deferral::default());
         let order = deferred.next_order();
         assert!(deferred.next(0, order).is_some());
-        deferred.defer(Some(&"a".into()), Deferral::default());
+        deferred.defer(Target::Key(&"a".into()), Deferral::default());
         assert!(deferred.next(0, order).is_none());
     }
 }

@@ -225,11 +225,11 @@ impl<V: Value> Engine<V> {
     pub(crate) async fn insert_if(
         &self,
         key: Key,
-        value: V,
+        loaded: Loaded<V>,
         version: Version,
     ) -> Result<bool, WriteError> {
         self.ensure_subscribed(self.now());
-        self.writes.insert_if(key, value, version).await
+        self.writes.insert_if(key, loaded, version).await
     }
 
     pub(crate) async fn touch(&self, key: Key, ttl: Duration) -> Result<bool, WriteError> {
@@ -278,6 +278,14 @@ impl<V: Value> Engine<V> {
     pub(crate) async fn invalidate_prefix(&self, prefix: Key) -> Result<u64, WriteError> {
         self.ensure_subscribed(self.now());
         self.writes.invalidate_prefix(prefix).await
+    }
+
+    pub(crate) async fn invalidate_tags(
+        &self,
+        tags: impl IntoIterator<Item = Key>,
+    ) -> Result<(), WriteError> {
+        self.ensure_subscribed(self.now());
+        self.writes.invalidate_tags(tags).await
     }
 
     pub(crate) async fn clear(&self) -> Result<(), WriteError> {

@@ -8,6 +8,7 @@ use futures::future::join_all;
 use tokio::time::{Instant, sleep};
 
 use super::context::Context;
+use super::tags;
 use crate::entry::Entry;
 use crate::error::{L2Error, LoadError, Misuse};
 use crate::key::Key;
@@ -81,18 +82,20 @@ pub(super) async fn acquire<V: Value>(
     loop {
         let reply = ctx.lane.acquire_lease(op.key(), *request).await;
         match ctx.health.observe(reply) {
-            Ok(LeaseReply::Hit(bytes)) => match ctx.convert.open(op.key(), &bytes, ctx.now()) {
-                Ok(fresh) => {
-                    ctx.l1.publish(op, &fresh);
-                    return Acquired::Found(fresh, Source::L2);
+            Ok(LeaseReply::Hit(bytes)) => {
+                match tags::open(ctx, op.key(), &bytes, ctx.now()).await {
+                    Ok(fresh) => {
+                        ctx.l1.publish(op, &fresh);
+                        return Acquired::Found(fresh, Source::L2);
+                    }
+                    Err(instead) => request.want = instead,
                 }
-                Err(instead) => request.want = instead,
-            },
+            }
             Ok(LeaseReply::Granted(lease)) => {
-                return Acquired::Lease(lease, previous(ctx, op.key(), None));
+                return Acquired::Lease(lease, previous(ctx, op.key(), None).await);
             }
             Ok(LeaseReply::Replace(lease, kept)) => {
-                return Acquired::Lease(lease, previous(ctx, op.key(), Some(&kept)));
+                return Acquired::Lease(lease, previous(ctx, op.key(), Some(&kept)).await);
             }
             Ok(LeaseReply::Wait(longest)) => {
                 if request.want == Want::Nothing {
@@ -110,12 +113,15 @@ pub(super) async fn acquire<V: Value>(
 }
 
 /// The value that a load replaces: what L2 has kept past its TTL, or else L1.
-fn previous<V: Value>(ctx: &Context<V>, key: &Key, kept: Option<&[u8]>) -> Option<Entry<V>> {
+async fn previous<V: Value>(ctx: &Context<V>, key: &Key, kept: Option<&[u8]>) -> Option<Entry<V>> {
     let (now, longest) = (ctx.now(), ctx.options.stale_if_error);
     if longest.is_zero() {
         return None;
     }
-    let in_l2 = kept.and_then(|bytes| ctx.convert.open(key, bytes, now).ok());
+    let in_l2 = match kept {
+        Some(bytes) => tags::open(ctx, key, bytes, now).await.ok(),
+        None => None,
+    };
     let (slot, source) = match in_l2 {
         Some(slot) => (slot, Source::L2),
         None => (ctx.l1.get_kept(key, now, longest)?, Source::L1),
@@ -165,28 +171,44 @@ pub(super) async fn store<V: Value>(
         value,
         is_stored,
         ttls,
+        tags,
     } = loaded;
     let value = match (value, &replaces) {
         (Some(value), _) => Ok(SlotValue::Own(value)),
         (None, Replaces::Stale(previous)) => Ok(SlotValue::Shared(Arc::clone(previous))),
         (None, Replaces::Nothing | Replaces::Any) => Err(Misuse::NothingPrevious),
     };
-    let with_ttls = value.and_then(|value| {
+    let is_retagged = tags.is_some();
+    let with_options = value.and_then(|value| {
         let ttls = ctx.convert.ttls(value.value(), &ttls)?;
-        Ok((value, ttls))
+        let tags = match (tags, &value) {
+            (Some(tags), _) => (*tags)?,
+            (None, SlotValue::Shared(previous)) => previous.tags().names(),
+            (None, SlotValue::Own(_)) => Vec::new(),
+        };
+        Ok((value, ttls, tags))
     });
-    let (value, ttls) = match with_ttls {
-        Ok(with_ttls) => with_ttls,
+    let (value, ttls, names) = match with_options {
+        Ok(with_options) => with_options,
         Err(misuse) => {
             give_back(ctx, (op.key(), lease)).await;
             ctx.counters.load_failures.bump();
             return Err(LoadError::misuse(misuse));
         }
     };
+    // Before it is sent, and before what is deferred is looked at: what is deferred later makes these void.
+    let tags = ctx.l1.tags(&names);
+    let is_held = names.iter().any(|tag| ctx.deferred.holds_tag(tag));
     let filled = match lease {
-        Some(lease) if is_stored => {
-            let publishes = matches!(replaces, Replaces::Any);
-            fill(ctx, op, lease, &value, ttls, publishes).await
+        Some(lease) if is_stored && !is_held => {
+            let fill = Filling {
+                value: &value,
+                ttls,
+                tags: &names,
+                is_retagged,
+                publishes: matches!(replaces, Replaces::Any),
+            };
+            fill.send(ctx, op, lease).await
         }
         _ => {
             give_back(ctx, (op.key(), lease)).await;
@@ -202,7 +224,7 @@ pub(super) async fn store<V: Value>(
     };
     match filled {
         Some(Fill::Stored(stamp)) => {
-            let fresh = ctx.convert.fresh(op.key(), value, stamp, ttls, now);
+            let fresh = (ctx.convert).fresh(op.key(), value, stamp, ttls, tags, now);
             match replaces {
                 Replaces::Any => ctx.l1.publish_inserted(op, &fresh),
                 Replaces::Nothing | Replaces::Stale(_) => ctx.l1.publish_filled(op, &fresh),
@@ -217,7 +239,7 @@ pub(super) async fn store<V: Value>(
                 Replaces::Stale(previous) => fresh.version() == previous.version(),
                 Replaces::Nothing | Replaces::Any => false,
             };
-            if let Ok(fresh) = ctx.convert.open(op.key(), &bytes, now)
+            if let Ok(fresh) = tags::open(ctx, op.key(), &bytes, now).await
                 && !is_old(&fresh)
                 && ctx.l1.freshness().is_live()
                 && ctx.l1.is_usable(op, &fresh, now)
@@ -232,40 +254,47 @@ pub(super) async fn store<V: Value>(
     Ok(ended(slot, Source::Loader))
 }
 
-/// Sends L2 a value under its lease. `None` if L2 has not accepted it; then the lease is given back where that helps.
-async fn fill<V: Value>(
-    ctx: &Context<V>,
-    op: &Op,
-    lease: Lease,
-    value: &SlotValue<V>,
+/// What a fill stores.
+struct Filling<'a, V> {
+    value: &'a SlotValue<V>,
     ttls: Ttls,
+    tags: &'a [Key],
+    /// Whether a value that has not changed gets other tags.
+    is_retagged: bool,
     publishes: bool,
-) -> Option<Fill> {
-    let key = op.key();
-    let sent = async {
-        if let SlotValue::Shared(slot) = value
-            && slot.epoch == lease.epoch
-        {
-            let sent = ctx.lane.revalidate(key, lease, slot.ver, ttls).await;
-            if let Some(fill) = ctx.health.observe(sent)? {
-                return Ok(Some(fill));
+}
+
+impl<V: Value> Filling<'_, V> {
+    /// Sends L2 a value under its lease. `None` if L2 has not accepted it; then the lease is given back where that helps.
+    async fn send(&self, ctx: &Context<V>, op: &Op, lease: Lease) -> Option<Fill> {
+        let (key, ttls, tags) = (op.key(), self.ttls, self.tags);
+        let sent = async {
+            if let SlotValue::Shared(slot) = self.value
+                && slot.epoch == lease.epoch
+                && !self.is_retagged
+            {
+                let sent = ctx.lane.revalidate(key, lease, slot.ver, ttls, tags).await;
+                if let Some(fill) = ctx.health.observe(sent)? {
+                    return Ok(Some(fill));
+                }
             }
-        }
-        let Ok(encoded) = ctx.convert.seal(value.value(), ttls) else {
-            return Ok(None);
+            let Ok(encoded) = ctx.convert.seal(self.value.value(), ttls, tags) else {
+                return Ok(None);
+            };
+            let payload = || message::payload(Kind::Insert, ctx.instance, &[key]);
+            let payload = self.publishes.then(payload);
+            let filled = ctx.lane.fill(key, lease, &encoded, payload.as_deref());
+            let filled = filled.await;
+            ctx.health.observe(filled).map(Some)
         };
-        let payload = publishes.then(|| message::payload(Kind::Insert, ctx.instance, &[key]));
-        let filled = ctx.lane.fill(key, lease, &encoded, payload.as_deref());
-        let filled = filled.await;
-        ctx.health.observe(filled).map(Some)
-    };
-    match sent.await {
-        Ok(Some(fill)) => return Some(fill),
-        // A store that is full refuses: other instances need not wait for a fill that will not come.
-        Ok(None) => {}
-        Err(error) if error.is_refused() => {}
-        Err(_) => return None,
+        match sent.await {
+            Ok(Some(fill)) => return Some(fill),
+            // A store that is full refuses: other instances need not wait for a fill that will not come.
+            Ok(None) => {}
+            Err(error) if error.is_refused() => {}
+            Err(_) => return None,
+        }
+        give_back(ctx, (key, Some(lease))).await;
+        None
     }
-    give_back(ctx, (key, Some(lease))).await;
-    None
 }

@@ -5,10 +5,12 @@
 
 use std::sync::Arc;
 
+use futures::FutureExt;
 use futures::future::join_all;
 use tracing::{Instrument, Span};
 
 use super::context::Context;
+use super::tags;
 use super::touch::extend;
 use crate::clock::Tick;
 use crate::entry::Entry;
@@ -105,7 +107,7 @@ pub(super) async fn fallback<V: Value>(ctx: &Context<V>, key: &Key) -> Option<Ou
     match ctx.health.observe(reply) {
         Ok(LeaseReply::Hit(bytes)) => {
             let now = ctx.now();
-            let slot = ctx.convert.open(key, &bytes, now).ok()?;
+            let slot = tags::open(ctx, key, &bytes, now).await.ok()?;
             if !slot.is_kept(now, kept) {
                 return None;
             }
@@ -246,6 +248,11 @@ pub(super) async fn read_many<V: Value>(ctx: &Context<V>, keys: &[Key]) -> Vec<R
             break;
         }
     }
+    tags::check(
+        ctx,
+        reads.iter_mut().filter_map(|(_, outcome)| outcome.as_mut()),
+    )
+    .await;
     let ends = reads.into_iter().map(|(op, outcome)| {
         let outcome = outcome.unwrap_or(ReadOutcome::Unavailable);
         settle(ctx, &op, &outcome);
@@ -271,7 +278,13 @@ pub(super) fn answer<V: Value>(
 }
 
 async fn read_l2<V: Value>(ctx: &Context<V>, op: &Op, now: Tick) -> (ReadOutcome<V>, Tick) {
-    let (outcome, now) = ask_l2(ctx, op, now).await;
+    let (mut outcome, now) = ask_l2(ctx, op, now).await;
+    if let ReadOutcome::Hit(slot) = &outcome
+        && slot.has_tags()
+    {
+        // Boxed: the future of a look-up without tags does not become larger.
+        tags::check(ctx, [&mut outcome]).boxed().await;
+    }
     settle(ctx, op, &outcome);
     (outcome, now)
 }

@@ -13,6 +13,7 @@
 //! - [`await_applied`]: waiting until every instance has applied an invalidation; [`members`]: the instances to wait for;
 //!   [`attendance`]: which of them are silent
 //! - [`subscriber`]: what other instances changed comes in, and the proof that nothing was missed
+//! - [`tags`]: whether the tags of a value that L2 holds leave it valid
 //! - [`context`], [`convert`], [`deadline`], [`l2_health`]: what these have in common
 
 mod attendance;
@@ -37,6 +38,7 @@ mod lookup;
 mod members;
 mod refresh;
 mod subscriber;
+mod tags;
 mod touch;
 mod write;
 mod write_batch;

@@ -12,6 +12,7 @@ use tracing::{Instrument, Span, warn};
 use super::context::Context;
 use super::lease::{self, Replaces};
 use super::loader::{Loader, LoaderCalls};
+use super::tags;
 use super::write::Writes;
 #[cfg(larder_ablation)]
 use crate::ablation::{Rule, without};
@@ -194,7 +195,7 @@ impl<V: Value> Refreshes<V> {
                 Ok(LeaseReply::Granted(lease) | LeaseReply::Replace(lease, _)) => {
                     return Ask::Load(lease);
                 }
-                Ok(LeaseReply::Hit(bytes)) => match ctx.convert.open(key, &bytes, ctx.now()) {
+                Ok(LeaseReply::Hit(bytes)) => match tags::open(ctx, key, &bytes, ctx.now()).await {
                     Ok(fresh) => {
                         ctx.l1.publish(&refresh.op, &fresh);
                         return Ask::Found(fresh);
@@ -240,7 +241,7 @@ impl<V: Value> Refreshes<V> {
         let request = LeaseRequest::read_only(refresh.want());
         let reply = ctx.lane.acquire_lease(key, request).await;
         if let Ok(LeaseReply::Hit(bytes)) = ctx.health.observe(reply)
-            && let Ok(fresh) = ctx.convert.open(key, &bytes, ctx.now())
+            && let Ok(fresh) = tags::open(ctx, key, &bytes, ctx.now()).await
         {
             ctx.l1.publish(&refresh.op, &fresh);
             return refresh.end(Ok(Some(Outcome::fresh(fresh, Source::L2))));
@@ -310,7 +311,7 @@ impl<V: Value> Refreshes<V> {
                 ..
             }) = value
                 && let Ok(ttls) = self.ctx.convert.ttls(&value, &ttls)
-                && let Ok(sealed) = self.ctx.convert.seal(&value, ttls)
+                && let Ok(sealed) = self.ctx.convert.seal(&value, ttls, &[])
             {
                 let key: &str = refresh.op.key();
                 let payload = message::payload(Kind::Insert, self.ctx.instance, &[key]);

@@ -285,6 +285,9 @@ impl<'a, V: Value> Session<'a, V> {
             return;
         }
         let keys = message.keys.iter().map(|key| &**key);
+        if message.kind == Kind::Tags {
+            return ctx.l1.apply_tags(keys, epoch, ver);
+        }
         if is_own && message.kind == Kind::Insert {
             ctx.l1.apply_own_insert(keys, epoch, ver);
         } else {

@@ -84,8 +84,8 @@ fn apply<V: Value>(ctx: &Context<V>, op: &Op, touched: &Touched) {
         // What is here, if anything, is an older version.
         return ctx.l1.apply([&**key], stamp.epoch, stamp.ver);
     };
-    let value = SlotValue::Shared(slot);
-    let slot = ctx.convert.slot(key, value, stamp, life, now);
+    let (tags, value) = (slot.tags(), SlotValue::Shared(slot));
+    let slot = ctx.convert.slot(key, value, stamp, life, tags, now);
     ctx.l1.publish(op, &slot);
 }
 
@@ -143,7 +143,7 @@ pub(super) fn extend<V: Value>(ctx: &Arc<Context<V>>, slot: &Arc<Slot<V>>, idle:
 
 #[cfg(larder_ablation)]
 async fn store_again<V: Value>(ctx: &Context<V>, key: &str, slot: &Slot<V>, ttls: crate::l2::Ttls) {
-    if let Ok(sealed) = ctx.convert.seal(slot.value(), ttls) {
+    if let Ok(sealed) = ctx.convert.seal(slot.value(), ttls, &[]) {
         let payload = message::payload(Kind::Insert, ctx.instance, &[key]);
         let _ = ctx.lane.insert(&[(key, &sealed)], &payload, None).await;
     }

@@ -55,12 +55,10 @@ impl<V: Value> Writes<V> {
     pub(super) async fn insert_if(
         &self,
         key: Key,
-        value: V,
+        loaded: Loaded<V>,
         version: Version,
     ) -> Result<bool, WriteError> {
-        let stored = self
-            .store([(key, Loaded::new(value))], Some(version))
-            .await?;
+        let stored = self.store([(key, loaded)], Some(version)).await?;
         Ok(matches!(stored, Accepted::Done))
     }
 
@@ -78,19 +76,22 @@ impl<V: Value> Writes<V> {
             let value = loaded.value.filter(|_| loaded.is_stored);
             let value = value.ok_or_else(|| WriteError::misuse(Misuse::NothingToInsert))?;
             let ttls = ctx.convert.ttls(&value, &loaded.ttls);
-            let sealed = ctx.convert.seal(&value, ttls.map_err(WriteError::misuse)?);
+            let tags = loaded.tags.map_or_else(|| Ok(Vec::new()), |tags| *tags);
+            let tags = tags.map_err(WriteError::misuse)?;
+            let sealed = (ctx.convert).seal(&value, ttls.map_err(WriteError::misuse)?, &tags);
             let body = sealed.map_err(|error| match error {
                 EncodeError::TooLarge { max, .. } => WriteError::too_large(max),
                 EncodeError::Failed(error) => WriteError::encode(error),
             })?;
-            encoded.push((key, value, body));
+            encoded.push((key, value, body, ctx.l1.tags(&tags)));
         }
-        let changes = encoded.into_iter().map(|(key, value, encoded)| {
+        let changes = encoded.into_iter().map(|(key, value, encoded, tags)| {
             let order = ctx.deferred.next_order();
             let insert = Insert {
                 op: ctx.l1.begin(&key),
                 value: Some(value),
                 encoded,
+                tags,
                 only_if,
             };
             Write::new(ctx, key, order, Change::Insert(Box::new(insert)))
@@ -123,6 +124,18 @@ impl<V: Value> Writes<V> {
         let order = self.ctx.deferred.next_order();
         let expire = Write::new(&self.ctx, key, order, Change::Expire);
         self.write(once(expire)).await.map(|_| ())
+    }
+
+    /// Makes all values with one of these tags misses, in both levels, here and everywhere.
+    pub(super) async fn invalidate_tags(
+        &self,
+        tags: impl IntoIterator<Item = Key>,
+    ) -> Result<(), WriteError> {
+        // One number for all: they can be sent in one step.
+        let order = self.ctx.deferred.next_order();
+        let tags = tags.into_iter();
+        let changes = tags.map(|tag| Write::new(&self.ctx, tag, order, Change::Tag));
+        self.write(changes).await.map(|_| ())
     }
 
     /// Runs a commit, and invalidates the key then, however it has ended: it may have landed. Both in a task of their own,
@@ -255,6 +268,10 @@ impl<V: Value> Writes<V> {
                     let kind = Kind::Invalidate;
                     let writes = keys.into_iter();
                     let writes = writes.map(|key| write(key, Change::Remove { kind, hold }));
+                    self.write(writes).await
+                }
+                Delivery::Tags(tags) => {
+                    let writes = tags.into_iter().map(|tag| write(tag, Change::Tag));
                     self.write(writes).await
                 }
                 Delivery::Expire(keys) => {

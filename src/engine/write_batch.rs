@@ -2,6 +2,8 @@
 //!
 //! Knows nothing of the order of batches, nor of those that wait.
 
+use std::mem;
+
 use futures::future::join_all;
 
 use super::change::{Accepted, Change, Insert, Sort, Write};
@@ -59,7 +61,11 @@ impl<V: Value> Group<V> {
     fn inserts(&self) -> impl Iterator<Item = (&str, &Insert<V>)> {
         self.writes.iter().filter_map(|write| match &write.change {
             Change::Insert(insert) => Some((&*write.key, &**insert)),
-            Change::Remove { .. } | Change::Expire | Change::Clear | Change::EndLeases => None,
+            Change::Remove { .. }
+            | Change::Expire
+            | Change::Tag
+            | Change::Clear
+            | Change::EndLeases => None,
         })
     }
 
@@ -68,6 +74,7 @@ impl<V: Value> Group<V> {
             Sort::Insert | Sort::InsertIf => Kind::Insert,
             Sort::Remove(kind, _) => kind,
             Sort::Expire => Kind::Invalidate,
+            Sort::Tags => Kind::Tags,
             Sort::Clear => return message::payload(Kind::Clear, ctx.instance, &[]),
             // It publishes nothing.
             Sort::EndLeases => return Vec::new(),
@@ -169,7 +176,7 @@ async fn step<V: Value>(
             }
             deadline
         }
-        Sort::Remove(..) | Sort::Expire | Sort::Clear | Sort::EndLeases => None,
+        Sort::Remove(..) | Sort::Expire | Sort::Tags | Sort::Clear | Sort::EndLeases => None,
     };
     let payload = &*group.payload(ctx);
     let sent = match group.sort {
@@ -203,6 +210,10 @@ async fn step<V: Value>(
             let expired = ctx.lane.expire(&group.keys(), payload).await;
             expired.map(|stamp| Some((stamp, Accepted::Done)))
         }
+        Sort::Tags => {
+            let invalidated = ctx.lane.invalidate_tags(&group.keys(), payload).await;
+            invalidated.map(|stamp| Some((stamp, Accepted::Done)))
+        }
         // A new epoch, in one step that also publishes it.
         Sort::Clear => {
             let cleared = ctx.lane.clear(payload).await;
@@ -228,6 +239,7 @@ fn accept<V: Value>(ctx: &Context<V>, write: &mut Write<V>, stamp: Stamp, now: T
                     SlotValue::Own(value),
                     stamp,
                     insert.encoded.ttls,
+                    mem::take(&mut insert.tags),
                     now,
                 );
                 ctx.l1.publish_inserted(&insert.op, &fresh);
@@ -235,7 +247,8 @@ fn accept<V: Value>(ctx: &Context<V>, write: &mut Write<V>, stamp: Stamp, now: T
         }
         Change::EndLeases => return,
         Change::Expire if ctx.l1.freshness().is_alone() => ctx.l1.make_stale(&write.key, now),
-        Change::Remove { .. } | Change::Expire if without(Rule::OwnMessages) => {}
+        Change::Remove { .. } | Change::Expire | Change::Tag if without(Rule::OwnMessages) => {}
+        Change::Tag => ctx.l1.apply_tags([&*write.key], stamp.epoch, stamp.ver),
         Change::Remove { .. } | Change::Expire => {
             ctx.l1.apply([&*write.key], stamp.epoch, stamp.ver);
         }
@@ -245,7 +258,7 @@ fn accept<V: Value>(ctx: &Context<V>, write: &mut Write<V>, stamp: Stamp, now: T
         ctx.backoff.forget(key);
     }
     let (by, accepted_at) = (write.change.deferral(), stamp.written_at);
-    (ctx.deferred).overtaken(write.key(), write.order, accepted_at, by, now);
+    (ctx.deferred).overtaken(write.target(), write.order, accepted_at, by, now);
 }
 
 /// Some key of the batch, if it has inserts and the lane's time is not known yet: an insert needs a deadline in that

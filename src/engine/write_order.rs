@@ -2,7 +2,8 @@
 //!
 //! Writes of one key reach L2 in the order in which they were called, so that an insert that was called first cannot
 //! undo an invalidation (rule 14). Batches that are under way have no key in common. A clear comes after all that was
-//! called before it, and before all that is called later.
+//! called before it, and before all that is called later; so do invalidations of tags, but for those that were called one
+//! after the other.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -17,6 +18,9 @@ const BATCH: u32 = 256;
 pub(super) trait Ordered {
     /// `None` for a clear, or for what keeps its place among the writes as a clear does.
     fn key(&self) -> Option<&Key>;
+
+    /// Has no key, and may be sent with others like it.
+    fn is_tag(&self) -> bool;
 
     /// Removals of one key may share a batch, since their order does not matter. An insert shares its batch with
     /// no other write of its key: both would get the same version.
@@ -82,7 +86,7 @@ impl<W: Ordered> WriteOrder<W> {
         while self.is_ready() {
             if self.is_clear_next() {
                 self.is_clear_under_way = true;
-                return self.waiting.pop_front().map(|clear| vec![clear]);
+                return Some(self.take_clear());
             }
             let writes = self.take_writes();
             if !writes.is_empty() {
@@ -90,6 +94,22 @@ impl<W: Ordered> WriteOrder<W> {
             }
         }
         None
+    }
+
+    /// Takes what is next, which has no key; with it, if that is a tag, the tags that follow.
+    fn take_clear(&mut self) -> Vec<W> {
+        let mut batch: Vec<W> = self.waiting.pop_front().into_iter().collect();
+        let mut weight: u32 = batch.iter().map(W::weight).sum();
+        if batch.iter().all(W::is_tag) {
+            while let Some(next) = self.waiting.front()
+                && next.is_tag()
+                && weight + next.weight() <= BATCH
+            {
+                weight += next.weight();
+                batch.extend(self.waiting.pop_front());
+            }
+        }
+        batch
     }
 
     fn is_clear_next(&self) -> bool {
@@ -160,7 +180,7 @@ impl<W: Ordered> WriteOrder<W> {
 mod tests {
     use super::*;
 
-    /// An insert is a capital letter, and a clear is "!".
+    /// An insert is a capital letter, a clear is "!", and a tag is a digit.
     struct Letter {
         name: char,
         key: Key,
@@ -179,7 +199,11 @@ mod tests {
 
     impl Ordered for Letter {
         fn key(&self) -> Option<&Key> {
-            (self.name != '!').then_some(&self.key)
+            self.name.is_alphabetic().then_some(&self.key)
+        }
+
+        fn is_tag(&self) -> bool {
+            self.name.is_numeric()
         }
 
         fn is_insert(&self) -> bool {
@@ -210,7 +234,7 @@ mod tests {
     }
 
     fn end(order: &mut Order, batch: &str) {
-        let keys = batch.chars().filter(|name| *name != '!');
+        let keys = batch.chars().filter(|name| name.is_alphabetic());
         let keys: Vec<Key> = keys.map(|name| Letter::new(name).key).collect();
         order.end(&keys, u32::try_from(batch.len()).unwrap());
     }
@@ -233,6 +257,7 @@ mod tests {
             ("ABbbaC", "ABC ab b"),
             ("a!b", "a ! b"),
             ("!!a", "! ! a"),
+            ("A12!3aB4", "A 12 ! 3 aB 4"),
             ("AA!Aa!", "A A ! A a !"),
         ] {
             let mut order = Order::new();

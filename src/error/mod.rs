@@ -37,6 +37,10 @@ pub(crate) enum Misuse {
         "touch gives a value a TTL, which cannot be zero; expire makes it stale, and invalidate removes it"
     )]
     TouchedToZero,
+    #[error("a tag is longer than {max} bytes", max = crate::key::MAX_KEY_BYTES)]
+    TagTooLong,
+    #[error("a value has more than {max} tags", max = crate::loaded::MAX_TAGS)]
+    TooManyTags,
     #[error("ttl_of panicked")]
     TtlOfPanicked,
     #[error("an insert stores a value: unchanged() and no_store() are for loaders")]

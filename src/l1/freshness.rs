@@ -33,6 +33,8 @@ pub(crate) struct Freshness {
     proven_until: AtomicU64,
     /// Counts flushes and revoked proofs: what belongs to an earlier generation is not served, joined or stored.
     generation: AtomicU64,
+    /// Counts invalidations of tags that were applied, from one.
+    tag_changes: AtomicU64,
     /// The lane's epoch, as the subscriber last found it; zero when unknown.
     epoch: AtomicU64,
     /// The highest version that the lane is known to have issued in this epoch.
@@ -63,6 +65,7 @@ impl Freshness {
             live_until: AtomicU64::new(0),
             proven_until: AtomicU64::new(0),
             generation: AtomicU64::new(1),
+            tag_changes: AtomicU64::new(1),
             epoch: AtomicU64::new(0),
             issued: AtomicU64::new(0),
             lane_ahead: AtomicU64::new(UNKNOWN),
@@ -199,6 +202,17 @@ impl Freshness {
     /// Counts flushes and revoked proofs, from one.
     pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
+    }
+
+    /// Counts invalidations of tags that were applied: an entry with tags is looked at again after each, and what began
+    /// before is not joined.
+    pub(super) fn tag_changes(&self) -> u64 {
+        self.tag_changes.load(Ordering::Acquire)
+    }
+
+    /// An invalidation of tags has been applied.
+    pub(super) fn tags_changed(&self) {
+        self.tag_changes.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Makes all that this instance holds or is fetching invisible, in one step (rule 9).

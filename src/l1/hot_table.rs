@@ -234,7 +234,7 @@ pub(super) fn is_sampled(nth: u64) -> bool {
 mod tests {
     use std::sync::Arc;
 
-    use super::super::{NEVER, Slot, SlotHead, SlotValue};
+    use super::super::{NEVER, Slot, SlotHead, SlotValue, Tags};
     use super::{FEW, HotTable, SAMPLED, is_sampled};
 
     #[test]
@@ -269,7 +269,14 @@ mod tests {
             ends_at: NEVER,
             extend_at: NEVER,
         };
-        let slot = || Arc::new(Slot::new(KEY.into(), SlotValue::Own(0), head));
+        let slot = || {
+            Arc::new(Slot::new(
+                KEY.into(),
+                SlotValue::Own(0),
+                head,
+                Tags::default(),
+            ))
+        };
         let refill = |clears| {
             let held = slot();
             (hot.refill(&held, clears), held)

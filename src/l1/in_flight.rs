@@ -168,11 +168,13 @@ impl<V> InFlight<V> {
         state.is_some_and(|state| state.is_attached(op)) && self.is_current(op)
     }
 
-    /// The result of a read or load in flight, if a caller may join it: it began after the last flush and, while there
-    /// is no proof that no message was missed, less than `max_staleness` ago (rule 5).
+    /// The result of a read or load in flight, if a caller may join it: it began after the last flush, after the last
+    /// invalidation of any tag, as it may end with a value that has it (rule 20), and, while there is no proof that no
+    /// message was missed, less than `max_staleness` ago (rule 5).
     fn joinable<T>(&self, flight: Option<&Joinable<T>>, now: Tick) -> Option<SharedResult<T>> {
         let flight = flight?;
-        let is_current = flight.generation == self.freshness.generation();
+        let is_current = flight.generation == self.freshness.generation()
+            && flight.tag_changes == self.freshness.tag_changes();
         let is_recent = || flight.began >= self.freshness.joinable_from(now);
         let may_join = is_current
             && (is_recent() || self.freshness.is_live() || without(Rule::NoUnprovenJoins));
@@ -189,10 +191,12 @@ impl<V> InFlight<V> {
         place: impl FnOnce(&mut KeyState<V>) -> &mut Option<Joinable<T>>,
     ) -> Started<V, T> {
         let (op, state) = self.register(&mut shard, hash, key, is_load);
+        let tag_changes = self.freshness.tag_changes();
         let (sender, result) = shared_result();
         let former = place(state).replace(Joinable {
             id: op.id,
             generation: op.generation,
+            tag_changes,
             began: now,
             result: result.clone(),
         });

@@ -66,6 +66,8 @@ pub(super) struct Joinable<T> {
     /// The number of its operation.
     pub(super) id: u64,
     pub(super) generation: u64,
+    /// How many invalidations of tags had been applied when it began.
+    pub(super) tag_changes: u64,
     pub(super) began: Tick,
     pub(super) result: SharedResult<T>,
 }

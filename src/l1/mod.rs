@@ -5,6 +5,7 @@
 //!
 //! - [`store`]: the entries, bounded by moka, and the [`hot_table`] in front of it
 //! - [`in_flight`]: what is under way on each key ([`key_state`]): which operations may still store, and single flight
+//! - [`tags`]: which tags the entries have, and when these were invalidated
 //! - [`freshness`]: the proof that nothing was missed, by which entries may be served
 //! - [`lease_waiters`]: waiting for the leases of other instances
 //! - [`slot`]: an entry; [`outcome`]: how a read or load ended; [`cell`], [`hasher`], [`sync`]: what these are made of
@@ -25,6 +26,7 @@ mod outcome;
 mod slot;
 mod store;
 mod sync;
+mod tags;
 
 pub(crate) use self::freshness::{Freshness, ProofRequest};
 pub(crate) use self::hasher::{Hasher, hasher};
@@ -34,6 +36,7 @@ pub(crate) use self::lease_waiters::LeaseWaiter;
 pub(crate) use self::outcome::{LoadOutcome, Outcome, OutcomeKind, ReadOutcome};
 pub(crate) use self::slot::{NEVER, Slot, SlotHead, SlotValue, UNSTORED};
 pub(crate) use self::store::Weigher;
+pub(crate) use self::tags::{TagState, Tags};
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -41,6 +44,7 @@ use std::time::Duration;
 
 use self::in_flight::InFlight;
 use self::store::Store;
+use self::tags::TagTable;
 use crate::ablation::{Rule, without};
 use crate::clock::{Clock, Tick};
 use crate::key::Key;
@@ -51,6 +55,7 @@ pub(crate) struct L1<V> {
     /// `None` where there is no room: moka would take each entry in, only to put it out again.
     store: Option<Store<V>>,
     in_flight: Arc<InFlight<V>>,
+    tags: TagTable,
     freshness: Arc<Freshness>,
 }
 
@@ -65,6 +70,7 @@ impl<V: Value> L1<V> {
         Self {
             store: (capacity > 0).then(|| Store::new(capacity, weigher)),
             in_flight: Arc::new(InFlight::new(&freshness)),
+            tags: TagTable::new(),
             freshness,
         }
     }
@@ -112,10 +118,7 @@ impl<V: Value> L1<V> {
 
     fn held_for(&self, key: &str, now: Tick, kept: Duration) -> Option<Arc<Slot<V>>> {
         let store = self.store.as_ref()?;
-        let generation = self.freshness.generation();
-        store.get(key, |slot| {
-            slot.is_of(generation) && slot.is_kept(now, kept)
-        })
+        store.get(key, |slot| self.is_of_now(slot) && slot.is_kept(now, kept))
     }
 
     /// Takes note of a hit, and of how many there were before it.
@@ -134,7 +137,12 @@ impl<V: Value> L1<V> {
 
     #[inline]
     fn is_visible(&self, slot: &Slot<V>, now: Tick) -> bool {
-        slot.is_of(self.freshness.generation()) && now < slot.expires_at
+        self.is_of_now(slot) && now < slot.expires_at
+    }
+
+    #[inline]
+    fn is_of_now(&self, slot: &Slot<V>) -> bool {
+        slot.is_of(self.freshness.generation(), || self.freshness.tag_changes())
     }
 
     /// Registers an operation on a key, before it sends anything (rule 3).
@@ -278,6 +286,41 @@ impl<V: Value> L1<V> {
         }
     }
 
+    /// Registers tags, before anything that has them is sent to L2, or asked of it (rule 20).
+    pub(crate) fn tags(&self, names: &[Key]) -> Tags {
+        self.tags.register(names, self.freshness.generation())
+    }
+
+    /// Applies an invalidation of tags that L2 has accepted: what has one of them and is older is not served any more, and
+    /// what is in flight is not joined, as its tags are not known (rule 20).
+    pub(crate) fn apply_tags<'a>(
+        &self,
+        tags: impl IntoIterator<Item = &'a str>,
+        epoch: u64,
+        ver: u64,
+    ) {
+        // The generation first, as in `apply_with`.
+        let generation = self.freshness.generation();
+        let is_comparable = epoch == self.freshness.epoch();
+        if is_comparable {
+            self.freshness.raise_issued(ver);
+        }
+        for tag in tags {
+            if is_comparable {
+                self.tags.raise(tag, ver, generation);
+            } else {
+                self.tags.forget(tag);
+            }
+        }
+        self.freshness.tags_changed();
+    }
+
+    /// Drops what has a tag whose invalidation has no version yet (rule 14).
+    pub(crate) fn forget_tag(&self, tag: &str) {
+        self.tags.forget(tag);
+        self.freshness.tags_changed();
+    }
+
     /// As [`evict`](Self::evict), for all keys that begin with `prefix`. Walks all entries. Returns how many could be served
     /// at `now`.
     pub(crate) fn evict_prefix(&self, prefix: &str, now: Tick) -> u64 {
@@ -347,7 +390,7 @@ impl<V: Value> L1<V> {
                 return true;
             };
             let value = SlotValue::Shared(Arc::clone(&slot));
-            let fresh = Arc::new(Slot::new(slot.key().clone(), value, head));
+            let fresh = Arc::new(Slot::new(slot.key().clone(), value, head, slot.tags()));
             fresh.reveal_as(&slot);
             if store.replace(&slot, &fresh) {
                 return true;

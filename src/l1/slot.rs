@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::sync::AtomicU64;
+use super::tags::Tags;
 use crate::clock::{Tick, nanos};
 use crate::key::Key;
 use crate::vocabulary::Version;
@@ -17,6 +18,8 @@ pub(crate) const NEVER: Tick = Tick::MAX;
 
 /// The generation of an entry that is not visible; the first real one is 1.
 const HIDDEN: u64 = 0;
+/// Is added to the generation of an entry with tags, so that the others need no look at theirs.
+const TAGGED: u64 = 1 << 63;
 
 /// A value, its key, its version, and its times by this process's clock.
 #[derive(Debug)]
@@ -30,8 +33,8 @@ pub(crate) struct Slot<V> {
     pub(super) key: Key,
     /// From when on a hit has more to do than to count: because it is stale, or because its life is to be extended.
     pub(crate) look_at: Tick,
-    /// `None` if its life cannot be extended.
-    extended: Option<Box<Extended>>,
+    /// `None` if its life cannot be extended and it has no tags.
+    more: Option<Box<More>>,
     /// When it was written.
     pub(crate) born_at: Tick,
     /// The epoch that the version belongs to. L1 compares it before it stores the value, and not again.
@@ -40,12 +43,15 @@ pub(crate) struct Slot<V> {
     value: SlotValue<V>,
 }
 
-/// What else there is to know of an entry whose life can be extended. Few caches have such entries, so the others do not
-/// keep room for it.
-#[derive(Clone, Copy, Debug)]
-struct Extended {
+/// What else there is to know of an entry whose life can be extended, or that has tags. Few caches have such entries, so
+/// the others do not keep room for it.
+#[derive(Debug)]
+struct More {
     soft_at: Tick,
     ends_at: Tick,
+    tags: Tags,
+    /// How many invalidations of tags had been applied when these tags were last found valid.
+    checked: AtomicU64,
 }
 
 /// A value, or the slot that holds it: a value that is stored again under another version is not copied.
@@ -80,16 +86,19 @@ pub(crate) struct SlotHead {
 }
 
 impl<V> Slot<V> {
-    pub(crate) fn new(key: Key, value: SlotValue<V>, head: SlotHead) -> Self {
+    pub(crate) fn new(key: Key, value: SlotValue<V>, head: SlotHead, tags: Tags) -> Self {
+        let is_plain = head.extend_at == NEVER && head.ends_at == NEVER && tags.is_empty();
         Self {
             generation: AtomicU64::new(HIDDEN),
             expires_at: head.expires_at,
             gone_at: head.gone_at,
             look_at: head.soft_at.min(head.extend_at),
-            extended: (head.extend_at != NEVER || head.ends_at != NEVER).then(|| {
-                Box::new(Extended {
+            more: (!is_plain).then(|| {
+                Box::new(More {
                     soft_at: head.soft_at,
                     ends_at: head.ends_at,
+                    tags,
+                    checked: AtomicU64::new(0),
                 })
             }),
             key,
@@ -128,12 +137,20 @@ impl<V> Slot<V> {
     /// From when on it is stale, though it may be served.
     #[inline]
     pub(crate) fn soft_at(&self) -> Tick {
-        (self.extended.as_ref()).map_or(self.look_at, |extended| extended.soft_at)
+        (self.more.as_ref()).map_or(self.look_at, |more| more.soft_at)
     }
 
     /// Until when its life can be extended.
     pub(crate) fn ends_at(&self) -> Tick {
-        (self.extended.as_ref()).map_or(NEVER, |extended| extended.ends_at)
+        (self.more.as_ref()).map_or(NEVER, |more| more.ends_at)
+    }
+
+    pub(crate) fn has_tags(&self) -> bool {
+        (self.more.as_ref()).is_some_and(|more| !more.tags.is_empty())
+    }
+
+    pub(crate) fn tags(&self) -> Tags {
+        (self.more.as_ref()).map_or_else(Tags::default, |more| more.tags.clone())
     }
 
     pub(crate) fn key(&self) -> &Key {
@@ -157,21 +174,42 @@ impl<V> Slot<V> {
         self.expires_at != 0
     }
 
-    pub(super) fn is_of(&self, generation: u64) -> bool {
-        self.generation.load(Ordering::Acquire) == generation
+    /// Whether it is visible in a generation; `changes` counts the invalidations of tags that have been applied.
+    #[inline]
+    pub(super) fn is_of(&self, generation: u64, changes: impl FnOnce() -> u64) -> bool {
+        let of = self.generation.load(Ordering::Acquire);
+        of == generation || of == generation | TAGGED && self.has_valid_tags(changes())
+    }
+
+    fn has_valid_tags(&self, changes: u64) -> bool {
+        let Some(more) = &self.more else {
+            return true;
+        };
+        if more.checked.load(Ordering::Relaxed) == changes {
+            return true;
+        }
+        // A tag that is invalidated after this was counted is looked at again.
+        let is_valid = more.tags.allow(self.ver);
+        if is_valid {
+            more.checked.store(changes, Ordering::Relaxed);
+        }
+        is_valid
     }
 
     pub(super) fn reveal(&self, generation: u64) {
+        let tagged = if self.has_tags() { TAGGED } else { 0 };
+        self.generation
+            .store(generation | tagged, Ordering::Release);
+    }
+
+    /// Makes it visible to those that may see another one, with the same tags.
+    pub(super) fn reveal_as(&self, other: &Self) {
+        let generation = other.generation.load(Ordering::Acquire);
         self.generation.store(generation, Ordering::Release);
     }
 
-    /// Makes it visible to those that may see another one.
-    pub(super) fn reveal_as(&self, other: &Self) {
-        self.reveal(other.generation.load(Ordering::Acquire));
-    }
-
     pub(super) fn hide(&self) {
-        self.reveal(HIDDEN);
+        self.generation.store(HIDDEN, Ordering::Release);
     }
 }
 
@@ -179,7 +217,7 @@ impl<V> Slot<V> {
 mod tests {
     use std::sync::Arc;
 
-    use super::{NEVER, Slot, SlotHead, SlotValue};
+    use super::{NEVER, Slot, SlotHead, SlotValue, Tags};
 
     /// Or a value that is revalidated for days would keep a slot for each time.
     #[test]
@@ -195,7 +233,7 @@ mod tests {
                 extend_at: NEVER,
                 ends_at: NEVER,
             };
-            Arc::new(Slot::new("k".into(), value, head))
+            Arc::new(Slot::new("k".into(), value, head, Tags::default()))
         };
         let first = slot(SlotValue::Own(7));
         let second = slot(SlotValue::Shared(Arc::clone(&first)));

@@ -84,13 +84,14 @@ pub trait Lane: Send + Sync + fmt::Debug {
     /// Stores the value again that it holds in the version `seen`, with a new stamp and new TTLs, if the lease still
     /// stands; and ends the lease. For a load which found that the source has not changed: the value is not sent.
     ///
-    /// `None` if the lease stands, and the store does not hold that version.
+    /// `tags` are those of the value. `None` if the lease stands, and the store does not hold that version.
     fn revalidate<'a>(
         &'a self,
         key: &'a str,
         lease: Lease,
         seen: u64,
         ttls: Ttls,
+        tags: &'a [Key],
     ) -> Reply<'a, Option<Fill>>;
 
     /// Keeps a lease for another `ttl`, or gives it back if that is zero. `false` if there is no lease with this
@@ -148,6 +149,16 @@ pub trait Lane: Send + Sync + fmt::Debug {
         payload: &'a [u8],
         deadline: Option<u64>,
     ) -> Reply<'a, Option<Touched>>;
+
+    /// Makes all values with one of these tags misses, however many they are, and publishes that. No load that began before
+    /// and returns such a value is stored: as to its lease, the fill is rejected.
+    ///
+    /// A late copy does the same to what was stored since.
+    fn invalidate_tags<'a>(&'a self, tags: &'a [&'a str], payload: &'a [u8]) -> Reply<'a, Stamp>;
+
+    /// The version of the last invalidation of each tag. `None` if the store does not know it: then values with the tag
+    /// are misses. It knows it for as long as it holds a value with the tag, unless it has lost it.
+    fn tag_versions<'a>(&'a self, tags: &'a [&'a str]) -> Reply<'a, Vec<Option<TagVersion>>>;
 
     /// Starts a new epoch, so that every stored value is a miss, and publishes that. Each copy of the request starts
     /// another epoch, so that a late one cannot bring back what was stored since.
@@ -332,6 +343,15 @@ pub enum Fill {
     Stored(Stamp),
     /// The lease was gone. The value that is stored instead, if any, unchecked.
     Rejected(Option<Bytes>),
+}
+
+/// The last invalidation of a tag, as a [`Lane`] knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TagVersion {
+    /// The epoch in which the store has known it since.
+    pub epoch: u64,
+    /// Its version: values with the tag up to that are not valid. Zero if there was none.
+    pub ver: u64,
 }
 
 /// How long a value is to live from now on.

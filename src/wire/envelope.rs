@@ -4,11 +4,11 @@
 //!  0  magic "LRD", format 3
 //!  4  stamp: epoch, ver; in ms of L2's time written-at, stale-at (0 = never), expires-at, ends-at (0 = never);
 //!     TTL in L1 in ms plus 1 (0 = none of its own); the sum of the seven       8 × u64
-//! 68  codec u8, flags u8, zero u16
+//! 68  codec u8, flags u8, length of the tags u16
 //! 72  type tag u64
 //! 80  payload length u32
-//! 84  checksum u64: XXH3 of the payload, seeded with XXH3 of bytes 68..84
-//! 92  payload
+//! 84  checksum u64: XXH3 of all that follows, seeded with XXH3 of bytes 68..84
+//! 92  payload, then the tags: for each, length u16, bytes
 //! ```
 //! All numbers are big-endian. L2 issues the stamp when it writes, in the same step that orders the
 //! write, so the writer sends only the body, from 68 on. A step that changes how long a value lives writes
@@ -20,12 +20,15 @@ use std::time::Duration;
 use twox_hash::XxHash3_64;
 
 use crate::clock::millis;
+use crate::key::Key;
 use crate::vocabulary::Version;
 
 pub(crate) const MAGIC: [u8; 4] = *b"LRD\x03";
 const HEAD: usize = 92;
 const BODY: usize = 68;
 /// In the body.
+const TAGS: usize = 2;
+const TYPE_TAG: usize = 4;
 const LENGTH: usize = 12;
 const CHECKSUM: usize = 16;
 
@@ -123,6 +126,7 @@ pub(crate) struct Envelope<'a> {
     pub(crate) life: Life,
     pub(crate) head: Head,
     pub(crate) payload: &'a [u8],
+    pub(crate) tags: Vec<Key>,
 }
 
 /// Why bytes are not a value.
@@ -150,11 +154,22 @@ pub(crate) fn begin(head: &Head) -> Vec<u8> {
 /// Where the payload starts in a body.
 pub(crate) const PAYLOAD_IN_BODY: usize = HEAD - BODY;
 
-/// Fills in the length and the checksum of a body whose payload is complete.
-pub(crate) fn seal(mut body: Vec<u8>) -> Vec<u8> {
-    let length = u32::try_from(body.len().saturating_sub(PAYLOAD_IN_BODY)).unwrap_or(u32::MAX);
+/// Ends a body whose payload is complete: appends the tags, which are few enough for their length to fit, and fills in
+/// the lengths and the checksum.
+pub(crate) fn seal(mut body: Vec<u8>, tags: &[Key]) -> Vec<u8> {
+    let payload = body.len().saturating_sub(PAYLOAD_IN_BODY);
+    for tag in tags {
+        let length = u16::try_from(tag.len()).unwrap_or(u16::MAX);
+        body.extend_from_slice(&length.to_be_bytes());
+        body.extend_from_slice(tag.as_bytes());
+    }
+    let tags = body.len().saturating_sub(PAYLOAD_IN_BODY + payload);
+    let (payload, tags) = (u32::try_from(payload), u16::try_from(tags));
     if let Some(field) = body.get_mut(LENGTH..CHECKSUM) {
-        field.copy_from_slice(&length.to_be_bytes());
+        field.copy_from_slice(&payload.unwrap_or(u32::MAX).to_be_bytes());
+    }
+    if let Some(field) = body.get_mut(TAGS..TYPE_TAG) {
+        field.copy_from_slice(&tags.unwrap_or(u16::MAX).to_be_bytes());
     }
     let sum = checksum(&body);
     if let Some(field) = body.get_mut(CHECKSUM..PAYLOAD_IN_BODY) {
@@ -163,12 +178,38 @@ pub(crate) fn seal(mut body: Vec<u8>) -> Vec<u8> {
     body
 }
 
+/// The tags of a body that has been sealed.
+pub(crate) fn tags_of(body: &[u8]) -> Vec<Key> {
+    let length = body.get(TAGS..TYPE_TAG).map_or(0, |field| {
+        field.iter().fold(0, |n, byte| n << 8 | usize::from(*byte))
+    });
+    let tags = body.len().checked_sub(length).and_then(|at| body.get(at..));
+    tags.and_then(open_tags).unwrap_or_default()
+}
+
+/// The tags of what is stored.
+pub(crate) fn stored_tags(bytes: &[u8]) -> Vec<Key> {
+    bytes.get(BODY..).map(tags_of).unwrap_or_default()
+}
+
+/// Reads tags as they follow a payload.
+pub(crate) fn open_tags(mut bytes: &[u8]) -> Option<Vec<Key>> {
+    let mut tags = Vec::new();
+    while !bytes.is_empty() {
+        let (length, rest) = bytes.split_first_chunk::<2>()?;
+        let (tag, rest) = rest.split_at_checked(u16::from_be_bytes(*length).into())?;
+        tags.push(std::str::from_utf8(tag).ok()?.into());
+        bytes = rest;
+    }
+    Some(tags)
+}
+
 /// The checksum of a body: all but the field that holds it.
 fn checksum(body: &[u8]) -> u64 {
     let (head, rest) = body.split_at(CHECKSUM.min(body.len()));
-    let payload = rest.get(8..).unwrap_or_default();
-    // The head is short and fixed: its hash seeds that of the payload, so neither is copied.
-    XxHash3_64::oneshot_with_seed(XxHash3_64::oneshot(head), payload)
+    let rest = rest.get(8..).unwrap_or_default();
+    // The head is short and fixed: its hash seeds that of the rest, so neither is copied.
+    XxHash3_64::oneshot_with_seed(XxHash3_64::oneshot(head), rest)
 }
 
 /// Puts a stamp before a body, as the scripts do.
@@ -234,12 +275,12 @@ pub(crate) fn read_stamp(bytes: &[u8]) -> Option<(Stamp, Life)> {
     Some((stamp, life))
 }
 
-/// Takes stored bytes apart. Costs one pass over the payload.
+/// Takes stored bytes apart. Costs one pass over them, and allocates for tags only.
 pub(crate) fn open(bytes: &[u8]) -> Result<Envelope<'_>, Damage> {
     if bytes.get(..4) != Some(&MAGIC) {
         return Err(Damage::Format);
     }
-    let (Some(body), Some(payload)) = (bytes.get(BODY..), bytes.get(HEAD..)) else {
+    let (Some(body), Some(rest)) = (bytes.get(BODY..), bytes.get(HEAD..)) else {
         return Err(Damage::Length);
     };
     let number = |at: usize| {
@@ -248,9 +289,11 @@ pub(crate) fn open(bytes: &[u8]) -> Result<Envelope<'_>, Damage> {
             .and_then(|b| b.try_into().ok())
             .map_or(0, u64::from_be_bytes)
     };
-    if usize::try_from(number(80) >> 32) != Ok(payload.len()) {
-        return Err(Damage::Length);
-    }
+    let tags = usize::try_from(number(70) >> 48);
+    let payload = tags.ok().and_then(|tags| rest.len().checked_sub(tags));
+    let payload = payload.filter(|payload| usize::try_from(number(80) >> 32) == Ok(*payload));
+    let parts = payload.and_then(|payload| rest.split_at_checked(payload));
+    let (payload, tags) = parts.ok_or(Damage::Length)?;
     let (stamp, life) = read_stamp(bytes).ok_or(Damage::Checksum)?;
     if checksum(body) != number(84) {
         return Err(Damage::Checksum);
@@ -269,6 +312,7 @@ pub(crate) fn open(bytes: &[u8]) -> Result<Envelope<'_>, Damage> {
             type_tag: number(72),
         },
         payload,
+        tags: open_tags(tags).ok_or(Damage::Length)?,
     })
 }
 
@@ -303,30 +347,36 @@ mod tests {
         l1_ttl: Some(Duration::from_millis(5)),
     };
 
-    fn sample() -> Vec<u8> {
+    fn sample(tags: &[Key]) -> Vec<u8> {
         let mut body = begin(&HEAD_FIELDS);
         body.extend_from_slice(b"payload");
-        stamped(STAMP, LIFE, &seal(body))
+        stamped(STAMP, LIFE, &seal(body, tags))
+    }
+
+    fn tags() -> Vec<Key> {
+        vec!["a".into(), "".into(), "\u{fc}".into()]
     }
 
     #[test]
     fn what_is_sealed_opens() {
-        let bytes = sample();
-        let envelope = open(&bytes);
-        assert_eq!(
-            envelope,
-            Ok(Envelope {
+        for tags in [Vec::new(), tags()] {
+            let bytes = sample(&tags);
+            let body = bytes.get(BODY..).unwrap();
+            assert_eq!(tags_of(body), tags);
+            let envelope = Envelope {
                 stamp: STAMP,
                 life: LIFE,
                 head: HEAD_FIELDS,
-                payload: b"payload"
-            })
-        );
+                payload: b"payload",
+                tags,
+            };
+            assert_eq!(open(&bytes), Ok(envelope));
+        }
     }
 
     #[test]
     fn every_flipped_bit_is_noticed() {
-        let good = sample();
+        let good = sample(&tags());
         for bit in 0..good.len() * 8 {
             let mut bad = good.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
@@ -336,7 +386,7 @@ mod tests {
 
     #[test]
     fn every_other_length_is_noticed() {
-        let good = sample();
+        let good = sample(&tags());
         for length in 0..good.len() {
             assert!(open(&good[..length]).is_err(), "cut to {length}");
         }
@@ -348,7 +398,7 @@ mod tests {
     /// The layout is shared with other releases: this test fails when it drifts.
     #[test]
     fn the_layout_is_frozen() {
-        let bytes = sample();
+        let bytes = sample(&[]);
         assert_eq!(&bytes[..4], b"LRD\x03");
         assert_eq!(bytes[4..12], 7_u64.to_be_bytes());
         assert_eq!(bytes[12..20], 9_u64.to_be_bytes());
@@ -363,5 +413,9 @@ mod tests {
         assert_eq!(bytes[80..84], 7_u32.to_be_bytes());
         assert_eq!(bytes[84..92], 0xc72c_8daf_d7a0_3c67_u64.to_be_bytes());
         assert_eq!(&bytes[92..], b"payload");
+        let tagged = sample(&tags());
+        assert_eq!(tagged[68..72], [1, 0, 0, 9]);
+        assert_eq!(tagged[80..84], 7_u32.to_be_bytes());
+        assert_eq!(&tagged[92..], b"payload\0\x01a\0\0\0\x02\xc3\xbc");
     }
 }

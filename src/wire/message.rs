@@ -52,6 +52,8 @@ pub enum Kind {
     InvalidateAwaited,
     /// As `Invalidate`, of all keys that begin with the text that stands for the key.
     Prefix,
+    /// The values that carry the tags which stand for the keys are no longer current.
+    Tags,
     /// A kind of another release, by its number. What happened to which keys is not known: the message has none.
     Unknown(u8),
 }
@@ -65,7 +67,7 @@ pub(crate) fn payload(kind: Kind, origin: u64, keys: &[&str]) -> Vec<u8> {
         Kind::Insert => 1,
         Kind::Clear => 2,
         Kind::InvalidateAwaited => 3,
-        // 4 is kept for another kind.
+        Kind::Tags => 4,
         Kind::Prefix => 5,
         Kind::Unknown(number) => number,
     });
@@ -89,6 +91,7 @@ pub(crate) fn kind(payload: &[u8]) -> Option<Kind> {
         1 => Some(Kind::Insert),
         2 => Some(Kind::Clear),
         3 => Some(Kind::InvalidateAwaited),
+        4 => Some(Kind::Tags),
         5 => Some(Kind::Prefix),
         &number => Some(Kind::Unknown(number)),
     }

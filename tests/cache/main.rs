@@ -46,5 +46,6 @@ mod runtimes;
 mod single_flight;
 mod soft_ttl;
 mod stale_wait;
+mod tags;
 mod ttl;
 mod write_batching;

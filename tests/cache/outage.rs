@@ -563,6 +563,10 @@ async fn a_user_with_few_rights_is_enough() {
     truth.through(&a, "other").await.unwrap();
     eventually("it is refreshed", || async { a.stats().refreshes == 1 }).await;
     a.refresh("other", || truth.load()).await.unwrap();
+    let tagged = Loaded::new("v".to_owned()).tags(["t"]);
+    a.insert_with("tagged", tagged).await.unwrap();
+    assert!(b.get("tagged").await.is_some());
+    a.invalidate_tag("t").await.unwrap();
     // As many as it takes until the log is trimmed.
     for _ in 0..100 {
         a.invalidate("k").await.unwrap();

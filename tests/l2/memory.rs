@@ -156,7 +156,7 @@ async fn in_an_outage_every_step_fails_and_nothing_is_lost() {
                 lane.get("k").await.err(),
                 lane.acquire_lease("k", ask).await.err(),
                 lane.fill("led", lease, value, None).await.err(),
-                lane.revalidate("led", lease, 1, Ttls::new(LONG))
+                lane.revalidate("led", lease, 1, Ttls::new(LONG), &[])
                     .await
                     .err(),
                 lane.renew_lease("led", lease.token, LONG).await.err(),

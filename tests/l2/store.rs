@@ -6,7 +6,8 @@ use std::time::Duration;
 use futures::StreamExt;
 use larder::l2::{
     Applied, Bytes, EncodedValue, Event, Fill, Key, Kind, L2, Lane, LaneClock, Lease, LeaseReply,
-    LeaseRequest, Life, MemberInfo, MemoryL2, Message, RedisL2, Stamp, Subscription, Ttls, Want,
+    LeaseRequest, Life, MemberInfo, MemoryL2, Message, RedisL2, Stamp, Subscription, TagVersion,
+    Ttls, Want,
 };
 use tokio::time::timeout;
 use twox_hash::XxHash3_64;
@@ -97,13 +98,25 @@ pub(crate) fn sealed(payload: &[u8]) -> EncodedValue {
 
 /// A value that lives for `ttl`.
 pub(crate) fn sealed_for(payload: &[u8], ttl: Duration) -> EncodedValue {
-    let mut body = vec![1, 0, 0, 0];
+    tagged(payload, ttl, &[])
+}
+
+/// A value with tags.
+pub(crate) fn tagged(payload: &[u8], ttl: Duration, tags: &[&str]) -> EncodedValue {
+    let mut trailer = Vec::new();
+    for tag in tags {
+        trailer.extend_from_slice(&u16::try_from(tag.len()).unwrap().to_be_bytes());
+        trailer.extend_from_slice(tag.as_bytes());
+    }
+    let mut body = vec![1, 0];
+    body.extend_from_slice(&u16::try_from(trailer.len()).unwrap().to_be_bytes());
     body.extend_from_slice(&42_u64.to_be_bytes());
     let length = u32::try_from(payload.len()).unwrap();
     body.extend_from_slice(&length.to_be_bytes());
-    let sum = XxHash3_64::oneshot_with_seed(XxHash3_64::oneshot(&body), payload);
+    let rest = [payload, &trailer].concat();
+    let sum = XxHash3_64::oneshot_with_seed(XxHash3_64::oneshot(&body), &rest);
     body.extend_from_slice(&sum.to_be_bytes());
-    body.extend_from_slice(payload);
+    body.extend_from_slice(&rest);
     EncodedValue {
         body,
         ttls: Ttls::new(ttl),
@@ -146,6 +159,7 @@ pub(crate) fn payload_of(kind: Kind, keys: &[&str]) -> Vec<u8> {
         Kind::Insert => 1,
         Kind::Clear => 2,
         Kind::InvalidateAwaited => 3,
+        Kind::Tags => 4,
         Kind::Prefix => 5,
         Kind::Unknown(number) => number,
         other => panic!("{other:?} has no number"),
@@ -171,6 +185,29 @@ pub(crate) async fn invalidate(lane: &dyn Lane, keys: &[&str]) -> Stamp {
     let payload = payload_of(Kind::Invalidate, keys);
     let invalidated = lane.invalidate(keys, &payload, Duration::ZERO).await;
     invalidated.expect("the keys are invalidated").stamp
+}
+
+pub(crate) async fn insert_tagged(
+    lane: &dyn Lane,
+    key: &str,
+    ttl: Duration,
+    tags: &[&str],
+) -> Stamp {
+    let (value, payload) = (tagged(b"v", ttl, tags), payload_of(Kind::Insert, &[key]));
+    let inserted = lane.insert(&[(key, &value)], &payload, None).await;
+    inserted.expect("it is stored")
+}
+
+pub(crate) async fn invalidate_tags(lane: &dyn Lane, tags: &[&str]) -> Stamp {
+    let payload = payload_of(Kind::Tags, tags);
+    let invalidated = lane.invalidate_tags(tags, &payload).await;
+    invalidated.expect("the tags are invalidated")
+}
+
+/// When a tag was invalidated last, as the store says.
+pub(crate) async fn tag_version(lane: &dyn Lane, tag: &str) -> Option<TagVersion> {
+    let versions = lane.tag_versions(&[tag]).await;
+    versions.expect("the store says it").remove(0)
 }
 
 pub(crate) async fn clear(lane: &dyn Lane) -> Stamp {

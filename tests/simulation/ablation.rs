@@ -44,6 +44,9 @@ fn expected(rule: Rule) -> (u8, Invariant) {
         Rule::PrefixLeases => (17, I2NoResurrection),
         Rule::FallbackProof => (18, I1Bound),
         Rule::ExtendOnly => (19, I2NoResurrection),
+        Rule::TagFills => (20, I2NoResurrection),
+        Rule::TagFloors => (20, I1Bound),
+        Rule::TagMarkers => (20, I1Bound),
     }
 }
 

@@ -105,6 +105,10 @@ fn strike(world: &Arc<World>, fault: Fault, rng: &mut Rng) {
                 world.store.end_replica(life);
             });
         }
+        Fault::MarkerLost => {
+            world.struck(fault, Duration::ZERO, None);
+            world.store.lose_tag(rng);
+        }
         Fault::Cleared => {
             world.struck(fault, Duration::ZERO, None);
             tokio::spawn(clients::clear(Arc::clone(world), instance));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use futures::future::{join_all, try_join_all};
-use larder::{Entry, LoadError, Loaded, Source as From, Version, WriteError};
+use larder::{Entry, LoadError, Source as From, Version, WriteError};
 use tokio::time::{sleep, timeout};
 
 use crate::config::Config;
@@ -160,8 +160,11 @@ async fn refresh(
     let lasts = Duration::from_millis(config.load_timeout_ms) + config.recovery();
     world.recorder.disturbed(lasts, None, Some(key));
     let (index, current) = (instance.index, world.source.current(key));
-    let loader = move || source::read(source, config, index, key, plan);
-    let entry = instance.cache.refresh(&key, loader).await?;
+    let loader = async move || {
+        let value = source::read(Arc::clone(&source), config, index, key, plan).await?;
+        Ok::<_, SourceDown>(source.loaded(value))
+    };
+    let entry = instance.cache.refresh_with(&key, loader).await?;
     assert_eq!(entry.key, key, "a value came back under another key");
     if world.config.lag_ms == 0 {
         let version = entry.version;
@@ -210,6 +213,10 @@ pub(crate) async fn write(world: Arc<World>, mut rng: Rng) {
             change_prefix(&world, &mut rng).await;
             continue;
         }
+        if world.config.tags > 0.0 && rng.f64() < world.config.tags {
+            change_tag(&world, &mut rng).await;
+            continue;
+        }
         // Some write several keys at once. In their order, so that no two wait for each other's locks.
         let several = if rng.u8(0..4) == 0 { 5 } else { 1 };
         let keys: BTreeSet<u64> = (0..several)
@@ -224,6 +231,28 @@ pub(crate) async fn write(world: Arc<World>, mut rng: Rng) {
             Some(key) if keys.len() == 1 => change(&world, &instance, *key, &mut rng).await,
             _ => change_many(&world, &instance, &keys, &mut rng).await,
         }
+    }
+}
+
+/// Commits a change of every key with a tag, then calls the cache once.
+async fn change_tag(world: &World, rng: &mut Rng) {
+    let tag = format!("t:{}", rng.u8(0..3));
+    let all = world.source.tagged(&tag);
+    let mut locks = Vec::new();
+    for key in &all {
+        locks.push(world.source.write_lock(*key).lock_owned().await);
+    }
+    let instance = awake(world, rng).await;
+    let committed = all.into_iter().map(|key| {
+        let version = world.source.commit(key);
+        instance.uninvalidated.lock().unwrap().insert(key, version);
+        invalidation(world, &instance, key)
+    });
+    let committed: Vec<_> = committed.collect();
+    world.recorder.count(Fault::TagInvalidated);
+    let result = instance.cache.invalidate_tag(&tag).await;
+    for write in committed {
+        note(world, &instance, write, Some(&result));
     }
 }
 
@@ -261,9 +290,9 @@ async fn change_many(world: &World, instance: &Instance, keys: &BTreeSet<u64>, r
     let result = if rng.f64() < world.config.inserts {
         let entries = committed.iter().map(|(key, version, _)| {
             let (key, version) = (*key, *version);
-            (key, Versioned { key: *key, version })
+            (key, world.source.loaded(Versioned { key: *key, version }))
         });
-        instance.cache.insert_many(entries).await
+        instance.cache.insert_many_with(entries).await
     } else if world.config.lag_ms == 0 && rng.bool() {
         instance.cache.invalidate_many(keys).await
     } else {
@@ -298,7 +327,7 @@ async fn change(world: &World, instance: &Instance, key: u64, rng: &mut Rng) {
     let kind = rng.f64();
     let patience = (rng.f64() < world.config.cancelled).then(|| rng.u64(0..=20));
     let result = if kind < world.config.inserts {
-        let mut value = Loaded::new(Versioned { key, version });
+        let mut value = world.source.loaded(Versioned { key, version });
         if rng.u8(0..4) == 0 {
             value = value.ttl(Duration::from_millis(rng.u64(20..=3000)));
         }
@@ -340,8 +369,8 @@ async fn compete(
     let seen = seen.unwrap_or(Version::ABSENT);
     let other = awake(world, rng).await;
     let insert = async |instance: &Instance| {
-        let value = Versioned { key, version };
-        instance.cache.insert_if(&key, value, seen).await
+        let value = world.source.loaded(Versioned { key, version });
+        instance.cache.insert_if_with(&key, value, seen).await
     };
     let (ours, theirs) = futures::join!(insert(instance), insert(&other));
     // Where nothing was there, the first value may have been lost before the second one came.

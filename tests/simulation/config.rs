@@ -26,6 +26,8 @@ pub(crate) struct Config {
     pub(crate) waited_for: f64,
     /// The share of writes that invalidate all keys with a prefix.
     pub(crate) prefixes: f64,
+    /// The share of writes that invalidate a tag. If there are any, values have tags.
+    pub(crate) tags: f64,
     /// The share of look-ups that load anew, whatever is there.
     pub(crate) refreshes: f64,
     /// The share of look-ups before which the key is touched or expired.
@@ -92,6 +94,11 @@ impl Config {
             inserts: *rng.choice(&[0.0, 0.1, 0.3]).unwrap(),
             waited_for: *rng.choice(&[0.0, 0.1]).unwrap(),
             prefixes: if seed % 8 < 3 { 0.05 } else { 0.0 },
+            tags: if (seed / 8).is_multiple_of(2) {
+                0.1
+            } else {
+                0.0
+            },
             refreshes: if seed.is_multiple_of(3) { 0.01 } else { 0.0 },
             touches: if seed % 3 == 1 { 0.02 } else { 0.0 },
             competitions: if seed % 4 == 2 { 0.2 } else { 0.0 },
@@ -160,6 +167,7 @@ impl Config {
         self.competitions = 0.0;
         self.waited_for = 0.0;
         self.prefixes = 0.0;
+        self.tags = 0.0;
         self.max_deferred = 10_000;
         self.faults.retain(|(fault, _)| {
             !matches!(
@@ -246,5 +254,6 @@ fn all_faults() -> Vec<(Fault, u32)> {
         (Fault::ClockStepped, 2),
         (Fault::FailedOver, 3),
         (Fault::Cleared, 3),
+        (Fault::MarkerLost, 3),
     ]
 }

@@ -89,6 +89,10 @@ faults! {
     FellBack,
     /// All keys with a prefix are invalidated.
     PrefixInvalidated,
+    /// All values with a tag are invalidated.
+    TagInvalidated,
+    /// The store loses what it knows of a tag.
+    MarkerLost,
     /// Seen: a load found the value unchanged that the store had.
     Revalidated,
     /// Seen: a write reached the store after its sender had stopped waiting.

@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::faults::Fault;
 
 /// The number of rules.
-pub(crate) const RULES: u8 = 19;
+pub(crate) const RULES: u8 = 20;
 
 impl Config {
     /// A small world in which this rule is all that stands between a reader and a stale value. Short, so that
@@ -157,6 +157,18 @@ impl Config {
                 delay_ms: 0..=30,
                 ..base
             },
+            // Invalidations of tags, which loads and reads do not outlive; of some the store loses what it knows.
+            20 => Self {
+                keys: 6,
+                load_ms: 20..=150,
+                delay_ms: 0..=40,
+                write_rest_ms: 100,
+                tags: 0.9,
+                l1_ttl_ms: Some(200),
+                fault_every_ms: 100,
+                faults: vec![(Fault::MarkerLost, 1)],
+                ..base
+            },
             // Invalidations that are waited for, while instances do not receive them and the store's clock is stepped.
             _ => Self {
                 max_staleness_ms: 1000,
@@ -201,6 +213,7 @@ impl Config {
             inserts: 0.0,
             waited_for: 0.0,
             prefixes: 0.0,
+            tags: 0.0,
             refreshes: 0.0,
             touches: 0.0,
             competitions: 0.0,

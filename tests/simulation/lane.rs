@@ -9,9 +9,9 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use larder::l2::{
-    Bytes, EncodedValue, Fill, L2, L2Error, Lane, LaneClock, Lease, LeaseReply, LeaseRequest,
+    Bytes, EncodedValue, Fill, Key, L2, L2Error, Lane, LaneClock, Lease, LeaseReply, LeaseRequest,
     Member, MemberInfo, Members, Message, NewLife, OnConnect, ReadResult, Reply, Stamp,
-    Subscription, Touched, Ttls, Version, Want, WriteAck,
+    Subscription, TagVersion, Touched, Ttls, Version, Want, WriteAck,
 };
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
@@ -290,8 +290,10 @@ impl Lane for FarLane {
                 async move { lane.acquire_lease(&key, ask).await }.boxed()
             };
             let answer = self.ask(serve, grant, false).await;
-            // Not of a refresh, which asks with the version that it has, nor of a read: a load may wait beside them.
-            if !ask.ttl.is_zero() && !matches!(ask.want, Want::NewerThan(_)) {
+            // Not of a refresh, which asks with the version that it has, nor of a read: a load may wait beside them. Where
+            // there are tags, a load asks like this, too, if the tag of what is there was invalidated.
+            let is_refresh = matches!(ask.want, Want::NewerThan(_)) && self.link.config.tags == 0.0;
+            if !ask.ttl.is_zero() && !is_refresh {
                 self.note_wait(key, &answer);
             }
             answer
@@ -325,11 +327,16 @@ impl Lane for FarLane {
         lease: Lease,
         seen: u64,
         ttls: Ttls,
+        tags: &'a [Key],
     ) -> Reply<'a, Option<Fill>> {
-        let (key, held) = (key.to_owned(), lease);
+        let (key, held, tags) = (key.to_owned(), lease, tags.to_owned());
         let serve = move |store: Arc<Store>, lane: Arc<dyn Lane>| {
-            let key = key.clone();
-            async move { store.revalidate(&*lane, &key, held, seen, ttls).await }.boxed()
+            let (key, tags) = (key.clone(), tags.clone());
+            async move {
+                let sent = store.revalidate(&*lane, &key, held, seen, ttls, &tags);
+                sent.await
+            }
+            .boxed()
         };
         self.ask(serve, no_loss, true).boxed()
     }
@@ -439,6 +446,34 @@ impl Lane for FarLane {
             async move { store.touch(&*lane, &key, life, &payload, deadline).await }.boxed()
         };
         self.ask(serve, no_loss, true).boxed()
+    }
+
+    fn invalidate_tags<'a>(&'a self, tags: &'a [&'a str], payload: &'a [u8]) -> Reply<'a, Stamp> {
+        let tags: Vec<String> = tags.iter().map(|tag| (*tag).to_owned()).collect();
+        let payload = payload.to_owned();
+        let serve = move |store: Arc<Store>, lane: Arc<dyn Lane>| {
+            let (tags, payload) = (tags.clone(), payload.clone());
+            async move {
+                let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
+                store.invalidate_tags(&*lane, &tags, &payload).await
+            }
+            .boxed()
+        };
+        self.ask(serve, no_loss, true).boxed()
+    }
+
+    fn tag_versions<'a>(&'a self, tags: &'a [&'a str]) -> Reply<'a, Vec<Option<TagVersion>>> {
+        let tags: Vec<String> = tags.iter().map(|tag| (*tag).to_owned()).collect();
+        let serve = move |store: Arc<Store>, lane: Arc<dyn Lane>| {
+            let tags = tags.clone();
+            async move {
+                let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
+                store.tag_versions(&*lane, &tags).await
+            }
+            .boxed()
+        };
+        // The markers are read over the connection of all that is no plain read.
+        self.ask(serve, no_loss, false).boxed()
     }
 
     fn clear<'a>(&'a self, payload: &'a [u8]) -> Reply<'a, Stamp> {

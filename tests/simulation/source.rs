@@ -1,5 +1,6 @@
 //! The truth behind the caches: each key has a number that grows with every commit.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -46,6 +47,7 @@ impl LookupBy<str> for Number {}
 /// A database, with replicas that may lag.
 pub(crate) struct Source {
     rows: Vec<Row>,
+    is_tagged: bool,
     recorder: Arc<Recorder>,
 }
 
@@ -56,13 +58,14 @@ struct Row {
 }
 
 impl Source {
-    pub(crate) fn new(keys: u64, recorder: Arc<Recorder>) -> Self {
+    pub(crate) fn new(config: &Config, recorder: Arc<Recorder>) -> Self {
         let row = |_| Row {
             write_lock: Arc::default(),
             commits: Mutex::new(vec![(Instant::now(), 1)]),
         };
         Self {
-            rows: (0..keys).map(row).collect(),
+            rows: (0..config.keys).map(row).collect(),
+            is_tagged: config.tags > 0.0,
             recorder,
         }
     }
@@ -95,6 +98,26 @@ impl Source {
             .rev()
             .find(|(at, _)| *at + lag <= now)
             .map_or(1, |(_, version)| *version)
+    }
+
+    /// The tags of a key. One of four keys has none, and some have two.
+    pub(crate) fn tags(&self, key: u64) -> Vec<String> {
+        let tags = [key % 4, key % 3].into_iter().filter(|tag| *tag != 3);
+        let tags: BTreeSet<u64> = tags.filter(|_| self.is_tagged && key % 4 != 3).collect();
+        tags.into_iter().map(|tag| format!("t:{tag}")).collect()
+    }
+
+    /// The keys with a tag.
+    pub(crate) fn tagged(&self, tag: &str) -> Vec<u64> {
+        let keys = 0..self.len();
+        keys.filter(|key| self.tags(*key).iter().any(|one| one == tag))
+            .collect()
+    }
+
+    /// What is stored of a key.
+    pub(crate) fn loaded(&self, value: Versioned) -> Loaded<Versioned> {
+        let tags = self.tags(value.key);
+        Loaded::new(value).tags(tags)
     }
 
     pub(crate) fn len(&self) -> u64 {
@@ -175,11 +198,16 @@ impl Plan {
     };
 
     /// What a loader returns that has found this version.
-    fn loaded(&self, value: Versioned, previous: Option<&Versioned>) -> Loaded<Versioned> {
+    fn loaded(
+        &self,
+        source: &Source,
+        value: Versioned,
+        previous: Option<&Versioned>,
+    ) -> Loaded<Versioned> {
         let mut loaded = if previous.is_some_and(|previous| previous.version == value.version) {
             Loaded::unchanged()
         } else {
-            Loaded::new(value)
+            source.loaded(value)
         };
         if let Some(ttl) = self.ttl {
             loaded = loaded.ttl(ttl);
@@ -223,11 +251,11 @@ pub(crate) async fn load(
     plan: Plan,
 ) -> Result<Loaded<Versioned>, SourceDown> {
     let recorder = Arc::clone(&source.recorder);
-    let value = read(source, config, instance, key, plan).await?;
+    let value = read(Arc::clone(&source), config, instance, key, plan).await?;
     if !plan.is_stored {
         recorder.count(Fault::NotStored);
     }
-    Ok(plan.loaded(value, previous.as_deref()))
+    Ok(plan.loaded(&source, value, previous.as_deref()))
 }
 
 /// Reads a key's number, at some time during the load.

@@ -1,14 +1,14 @@
 //! The store that all instances share: the real one, with an eye on what it does.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fastrand::Rng;
 use larder::l2::{
-    EncodedValue, Fill, L2, L2Error, Lane, LaneClock, Lease, NewLife, Stamp, Touched, Ttls,
-    Version, WriteAck,
+    EncodedValue, Fill, Key, L2, L2Error, Lane, LaneClock, Lease, NewLife, Stamp, TagVersion,
+    Touched, Ttls, Version, WriteAck,
 };
 use larder::{Clock, MemoryL2, MemorySnapshot};
 use tokio::time::Instant;
@@ -36,6 +36,8 @@ pub(crate) struct Store {
     snapshots: Mutex<Vec<MemorySnapshot>>,
     /// What the store was before it failed over, while some connections still lead there.
     replica: Mutex<Option<Replica>>,
+    /// The tags of which it says that it knows nothing.
+    lost_tags: Mutex<BTreeSet<String>>,
     /// Counts restarts and failovers.
     life: AtomicU64,
     /// Counts messages.
@@ -94,6 +96,7 @@ impl Store {
             recorder,
             links: Mutex::default(),
             replica: Mutex::default(),
+            lost_tags: Mutex::default(),
             life: AtomicU64::new(0),
             published: AtomicU64::new(0),
             late: 3 * packet,
@@ -206,10 +209,11 @@ impl Store {
         lease: Lease,
         seen: u64,
         ttls: Ttls,
+        tags: &[Key],
     ) -> Result<Option<Fill>, L2Error> {
         // Nothing comes in between: the store in memory answers at once.
         let stored = lane.get(key).await?;
-        let fill = lane.revalidate(key, lease, seen, ttls).await?;
+        let fill = lane.revalidate(key, lease, seen, ttls, tags).await?;
         if let (Some(Fill::Stored(_)), Some(stored)) = (&fill, stored) {
             self.recorder.count(Fault::Revalidated);
             self.stored(&stored[STAMP..]);
@@ -341,6 +345,42 @@ impl Store {
         Ok(removed)
     }
 
+    /// Every load of values with these tags that began before is refused after this.
+    pub(crate) async fn invalidate_tags(
+        &self,
+        lane: &dyn Lane,
+        tags: &[&str],
+        payload: &[u8],
+    ) -> Result<Stamp, L2Error> {
+        let stamp = lane.invalidate_tags(tags, payload).await?;
+        self.replicate();
+        self.published.fetch_add(1, SeqCst);
+        let keys: BTreeSet<u64> = (tags.iter().flat_map(|tag| self.source.tagged(tag))).collect();
+        for key in keys {
+            self.ended(key);
+        }
+        Ok(stamp)
+    }
+
+    pub(crate) async fn tag_versions(
+        &self,
+        lane: &dyn Lane,
+        tags: &[&str],
+    ) -> Result<Vec<Option<TagVersion>>, L2Error> {
+        let versions = lane.tag_versions(tags).await?;
+        let lost = self.lost_tags.lock().unwrap();
+        let known = versions.into_iter().zip(tags);
+        Ok(known
+            .map(|(version, tag)| version.filter(|_| !lost.contains(*tag)))
+            .collect())
+    }
+
+    /// What the store knows of some tag is lost, until a value with it is stored.
+    pub(crate) fn lose_tag(&self, rng: &mut Rng) {
+        let tag = format!("t:{}", rng.u8(0..3));
+        self.lost_tags.lock().unwrap().insert(tag);
+    }
+
     /// Steps the store's clock forward, as an administrator or NTP does.
     pub(crate) fn step_clock(&self, by: Duration) {
         self.stepped.fetch_add(by.as_secs(), SeqCst);
@@ -377,6 +417,9 @@ impl Store {
         let at = self.recorder.now();
         self.recorder
             .write(|history| history.steps.push(Step::Stored { at, key, version }));
+        for tag in self.source.tags(key) {
+            self.lost_tags.lock().unwrap().remove(&tag);
+        }
     }
 
     /// After a change, whatever has its lease from before it is refused; and what has it from after it

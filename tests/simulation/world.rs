@@ -122,7 +122,7 @@ impl World {
 
     fn new(config: Arc<Config>, rng: &mut Rng) -> Arc<Self> {
         let recorder = Arc::new(Recorder::new());
-        let source = Arc::new(Source::new(config.keys, Arc::clone(&recorder)));
+        let source = Arc::new(Source::new(&config, Arc::clone(&recorder)));
         let start = Instant::now();
         let store = Store::new(
             time(start, rng),

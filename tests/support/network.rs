@@ -12,9 +12,9 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt};
 use larder::l2::{
-    Applied, Bytes, EncodedValue, Event, Fill, L2, L2Error, Lane, LaneClock, Lease, LeaseReply,
-    LeaseRequest, Member, MemberInfo, Members, Message, NewLife, OnConnect, ReadResult, Reply,
-    Stamp, Subscription, Touched, Ttls, Version, WriteAck,
+    Applied, Bytes, EncodedValue, Event, Fill, Key, L2, L2Error, Lane, LaneClock, Lease,
+    LeaseReply, LeaseRequest, Member, MemberInfo, Members, Message, NewLife, OnConnect, ReadResult,
+    Reply, Stamp, Subscription, TagVersion, Touched, Ttls, Version, WriteAck,
 };
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -41,6 +41,8 @@ pub(crate) enum Step {
     Clear,
     EndLeases,
     RemovePrefix,
+    InvalidateTags,
+    TagVersions,
     Replay,
     Members,
     Subscribe,
@@ -443,10 +445,11 @@ impl Lane for Wired {
         lease: Lease,
         seen: u64,
         ttls: Ttls,
+        tags: &'a [Key],
     ) -> Reply<'a, Option<Fill>> {
         self.network
             .carry(Step::Fill, async move {
-                self.lane.revalidate(key, lease, seen, ttls).await
+                self.lane.revalidate(key, lease, seen, ttls, tags).await
             })
             .boxed()
     }
@@ -530,6 +533,22 @@ impl Lane for Wired {
         self.network
             .carry(Step::Touch, async move {
                 self.lane.touch(key, life, payload, deadline).await
+            })
+            .boxed()
+    }
+
+    fn invalidate_tags<'a>(&'a self, tags: &'a [&'a str], payload: &'a [u8]) -> Reply<'a, Stamp> {
+        self.network
+            .carry(Step::InvalidateTags, async move {
+                self.lane.invalidate_tags(tags, payload).await
+            })
+            .boxed()
+    }
+
+    fn tag_versions<'a>(&'a self, tags: &'a [&'a str]) -> Reply<'a, Vec<Option<TagVersion>>> {
+        self.network
+            .carry(Step::TagVersions, async move {
+                self.lane.tag_versions(tags).await
             })
             .boxed()
     }

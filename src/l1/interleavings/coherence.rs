@@ -53,6 +53,49 @@ fn nothing_older_than_the_message_of_a_prefix_is_shown_after_it() {
     });
 }
 
+/// Rule 20. Another instance invalidates the tag of what is there; one reply is from before, and one may be from after.
+#[test]
+fn nothing_with_a_tag_is_shown_after_its_invalidation() {
+    for is_missed in [false, true] {
+        in_every_order(move |world| {
+            let reader = world.spawn(|world| world.read_tagged());
+            let subscriber = world.spawn(move |world| {
+                if is_missed {
+                    world.miss_a_tag();
+                } else {
+                    world.hear_of_a_tag();
+                }
+                assert_eq!(world.shown(), None);
+                world.read_tagged();
+                assert_eq!(world.shown(), None);
+            });
+            world.read_tagged();
+            world.shown();
+            reader.join().unwrap();
+            subscriber.join().unwrap();
+            assert_eq!(world.shown(), None);
+        });
+    }
+}
+
+/// A hit may compare the tags of an entry while they are invalidated, and find them valid.
+#[test]
+fn what_a_hit_has_found_valid_is_looked_at_again() {
+    in_every_order(|world| {
+        world.read_tagged();
+        assert!(world.shown().is_some());
+        let hit = world.spawn(|world| {
+            world.shown();
+        });
+        let other = world.spawn(|world| world.l1.apply_tags(["another"], EPOCH, 2));
+        world.hear_of_a_tag();
+        assert_eq!(world.shown(), None);
+        hit.join().unwrap();
+        other.join().unwrap();
+        assert_eq!(world.shown(), None);
+    });
+}
+
 /// The same on the instance that writes.
 #[test]
 fn nothing_older_than_a_write_is_shown_after_it() {

@@ -23,12 +23,16 @@ use std::time::Duration;
 use loom::sync::Mutex;
 use loom::thread::{self, JoinHandle};
 
-use super::{Join, L1, LoadOutcome, NEVER, Op, OpGuard, ProofRequest, Slot, SlotHead, SlotValue};
+use super::{
+    Join, L1, LoadOutcome, NEVER, Op, OpGuard, ProofRequest, Slot, SlotHead, SlotValue, Tags,
+};
 use crate::clock::{Clock, Tick};
 use crate::key::Key;
 use crate::vocabulary::LaneClock;
 
 const KEY: &str = "k";
+/// The tag that some values have.
+const TAG: &str = "t";
 /// The epoch that an instance knows at first, and the one after it.
 const EPOCH: u64 = 1;
 const NEXT_EPOCH: u64 = 2;
@@ -48,6 +52,8 @@ struct World {
     now: Tick,
     key: Key,
     stored: Arc<Mutex<Mark>>,
+    /// The version with which the tag was invalidated last.
+    marker: Arc<Mutex<u64>>,
 }
 
 /// Runs a test in every order.
@@ -74,6 +80,7 @@ impl World {
             now,
             key: KEY.into(),
             stored: Arc::new(Mutex::new((EPOCH, 1))),
+            marker: Arc::new(Mutex::new(0)),
         };
         world.l1.flush(EPOCH);
         world.prove(world.l1.freshness().ask());
@@ -120,6 +127,46 @@ impl World {
         let (epoch, ver) = self.write();
         self.l1.apply_prefix(KEY, epoch, ver, self.now);
         ver
+    }
+
+    /// A look-up of a value with the tag. It asks for the marker, unless the instance knows the tag.
+    fn read_tagged(&self) {
+        let op = self.begin();
+        let (epoch, ver) = self.ask();
+        let tags = self.l1.tags(&[TAG.into()]);
+        let fresh = tagged((epoch, ver), tags.clone());
+        let state = tags.iter().next().unwrap();
+        if !state.is_known() {
+            let marker = *self.marker.lock().unwrap();
+            if marker > ver {
+                return;
+            }
+            state.learn(marker);
+        }
+        if tags.allow(ver) && self.l1.is_usable(&op, &fresh, self.now) {
+            self.l1.publish(&op, &fresh);
+        }
+    }
+
+    /// The tag is invalidated, and the message comes. Returns the version.
+    fn hear_of_a_tag(&self) -> u64 {
+        let (epoch, ver) = self.write_tag();
+        self.l1.apply_tags([TAG], epoch, ver);
+        ver
+    }
+
+    /// The same, but the message is lost, and the instance notices only that one was lost.
+    fn miss_a_tag(&self) -> u64 {
+        let (epoch, ver) = self.write_tag();
+        self.l1.flush(epoch);
+        ver
+    }
+
+    fn write_tag(&self) -> Mark {
+        let (epoch, stored) = *self.stored.lock().unwrap();
+        let mut marker = self.marker.lock().unwrap();
+        *marker = stored.max(*marker) + 1;
+        (epoch, *marker)
     }
 
     /// The same, but the message is lost, and the instance notices only that one was lost.
@@ -176,7 +223,11 @@ impl World {
 }
 
 /// A value of this epoch and version.
-fn fresh((epoch, ver): Mark) -> Arc<Slot<u64>> {
+fn fresh(mark: Mark) -> Arc<Slot<u64>> {
+    tagged(mark, Tags::default())
+}
+
+fn tagged((epoch, ver): Mark, tags: Tags) -> Arc<Slot<u64>> {
     let head = SlotHead {
         epoch,
         ver,
@@ -187,5 +238,5 @@ fn fresh((epoch, ver): Mark) -> Arc<Slot<u64>> {
         ends_at: NEVER,
         extend_at: NEVER,
     };
-    Arc::new(Slot::new(KEY.into(), SlotValue::Own(epoch), head))
+    Arc::new(Slot::new(KEY.into(), SlotValue::Own(epoch), head, tags))
 }

@@ -15,9 +15,9 @@ use super::MemoryL2;
 use super::state::{Joined, Now, State};
 use crate::ablation::{Rule, without};
 use crate::l2::{
-    Applied, EncodedValue, Event, Fill, L2, L2Error, Lane, LaneClock, Lease, LeaseReply,
+    Applied, EncodedValue, Event, Fill, Key, L2, L2Error, Lane, LaneClock, Lease, LeaseReply,
     LeaseRequest, Member, MemberInfo, Members, Message, NewLife, OnConnect, ReadResult, Reply,
-    Stamp, Subscription, Touched, Ttls, Version, WriteAck,
+    Stamp, Subscription, TagVersion, Touched, Ttls, Version, WriteAck,
 };
 use crate::lock::lock;
 
@@ -170,8 +170,9 @@ impl Lane for MemoryLane {
         lease: Lease,
         seen: u64,
         ttls: Ttls,
+        tags: &'a [Key],
     ) -> Reply<'a, Option<Fill>> {
-        self.step(|state, now| state.revalidate(key, lease, seen, ttls, now))
+        self.step(|state, now| state.revalidate(key, lease, seen, ttls, tags, now))
     }
 
     fn renew_lease<'a>(&'a self, key: &'a str, token: u64, ttl: Duration) -> Reply<'a, bool> {
@@ -230,6 +231,14 @@ impl Lane for MemoryLane {
         self.by_deadline(deadline, move |state, now| {
             state.touch(key, life, payload, now)
         })
+    }
+
+    fn invalidate_tags<'a>(&'a self, tags: &'a [&'a str], payload: &'a [u8]) -> Reply<'a, Stamp> {
+        self.step(|state, now| state.invalidate_tags(tags, payload, now))
+    }
+
+    fn tag_versions<'a>(&'a self, tags: &'a [&'a str]) -> Reply<'a, Vec<Option<TagVersion>>> {
+        self.step(|state, now| state.tag_versions(tags, now))
     }
 
     fn clear<'a>(&'a self, payload: &'a [u8]) -> Reply<'a, Stamp> {

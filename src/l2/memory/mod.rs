@@ -2,11 +2,13 @@
 //!
 //! - here: the store, how it restarts, and its outages
 //! - [`lane`]: one instance's connections to it
-//! - [`state`]: what it holds of one namespace; [`expiring`]: the map that its values and leases are in
+//! - [`state`]: what it holds of one namespace; [`tags`]: when tags were invalidated;
+//!   [`expiring`]: the map that these are in
 
 mod expiring;
 mod lane;
 mod state;
+mod tags;
 
 use std::collections::BTreeMap;
 use std::fmt;

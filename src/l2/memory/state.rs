@@ -8,11 +8,12 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::expiring::Expiring;
+use super::tags::Tags;
 use crate::ablation::{Rule, without};
 use crate::l2::{
-    Applied, EncodedValue, Event, Fill, Kind, LaneClock, Lease, LeaseReply, LeaseRequest, Life,
-    Member, MemberInfo, Members, Message, NewLife, Stamp, Touched, Ttls, Version, Want, WriteAck,
-    random,
+    Applied, EncodedValue, Event, Fill, Key, Kind, LaneClock, Lease, LeaseReply, LeaseRequest,
+    Life, Member, MemberInfo, Members, Message, NewLife, Stamp, TagVersion, Touched, Ttls, Version,
+    Want, WriteAck, random,
 };
 use crate::options::LONGEST;
 use crate::wire::{envelope, message};
@@ -70,6 +71,7 @@ pub(super) struct Data {
     age: Duration,
     values: Expiring<Bytes>,
     leases: Expiring<Held>,
+    tags: Tags,
     log: VecDeque<Message>,
     members: BTreeMap<u64, Noted>,
 }
@@ -86,6 +88,8 @@ struct Noted {
 enum Held {
     By {
         lease: Lease,
+        /// The last version that was issued when it was granted.
+        began: u64,
         /// Whether another load waits for its end.
         awaited: bool,
     },
@@ -165,12 +169,14 @@ impl State {
             Some(&Held::By { awaited: is, .. }) if ask.want == Want::Anew => awaited = is,
             Some(&Held::By {
                 lease: held,
+                began,
                 awaited,
             }) if held.epoch == self.data.epoch && !now.is_private => {
                 let left = self.data.leases.remaining(key, now.at);
                 if !awaited {
                     let held = Held::By {
                         lease: held,
+                        began,
                         awaited: true,
                     };
                     self.data.leases.insert(key, held, now.at, left);
@@ -188,7 +194,11 @@ impl State {
             token,
             epoch: self.data.epoch,
         };
-        let held = Held::By { lease, awaited };
+        let held = Held::By {
+            lease,
+            began: self.data.ver,
+            awaited,
+        };
         self.data
             .leases
             .insert(key, held, now.at, now.lease_ttl(ask.ttl));
@@ -206,10 +216,10 @@ impl State {
         payload: Option<&[u8]>,
         now: Now,
     ) -> Fill {
-        let Some(awaited) = self.standing(key, lease, now) else {
+        let tags = envelope::tags_of(&value.body);
+        if !self.may_fill(key, lease, &tags, now) {
             return Fill::Rejected(self.get(key, now));
-        };
-        self.use_up(key, awaited);
+        }
         let stamp = self.stamp(now);
         self.store(key, value, stamp, now);
         if let Some(payload) = payload {
@@ -224,17 +234,17 @@ impl State {
         lease: Lease,
         seen: u64,
         ttls: Ttls,
+        tags: &[Key],
         now: Now,
     ) -> Option<Fill> {
-        let Some(awaited) = self.standing(key, lease, now) else {
-            return Some(Fill::Rejected(self.get(key, now)));
-        };
         let stored = self.stored(key, now);
         let stored = stored.filter(|(_, stamp, _)| stamp.ver == seen);
-        if stored.is_none() && !now.is_private {
+        if stored.is_none() && !now.is_private && self.standing(key, lease, now).is_some() {
             return None;
         }
-        self.use_up(key, awaited);
+        if !self.may_fill(key, lease, tags, now) {
+            return Some(Fill::Rejected(self.get(key, now)));
+        }
         let stamp = self.stamp(now);
         if let Some((bytes, ..)) = stored {
             let life = ttls.life(stamp.written_at);
@@ -243,22 +253,36 @@ impl State {
         Some(Fill::Stored(stamp))
     }
 
-    /// Whether another load waits for the end of a lease; `None` if the lease does not stand any more (rule 1).
-    fn standing(&self, key: &str, lease: Lease, now: Now) -> Option<bool> {
+    /// Uses a lease up, if it stands. Whether a value with these tags may be stored: not if one of them was invalidated
+    /// since the lease was granted (rules 1 and 20).
+    fn may_fill(&mut self, key: &str, lease: Lease, tags: &[Key], now: Now) -> bool {
+        let Some((began, awaited)) = self.standing(key, lease, now) else {
+            return false;
+        };
+        self.use_up(key, awaited);
+        let (all, epoch) = (&self.data.tags, self.data.epoch);
+        let is_overtaken = |tag: &Key| all.invalidated(tag, epoch, now.at) > began;
+        without(Rule::TagFills) || !tags.iter().any(is_overtaken)
+    }
+
+    /// When a lease was granted, and whether another load waits for its end; `None` if it does not stand any more
+    /// (rule 1).
+    fn standing(&self, key: &str, lease: Lease, now: Now) -> Option<(u64, bool)> {
         let held = self.data.leases.get(key, now.at).copied();
-        let awaited = match held {
+        let standing = match held {
             Some(Held::By {
                 lease: held,
+                began,
                 awaited,
-            }) if held == lease && self.data.epoch == lease.epoch => Some(awaited),
+            }) if held == lease && self.data.epoch == lease.epoch => Some((began, awaited)),
             _ => None,
         };
-        awaited.or_else(|| without(Rule::FillLease).then_some(false))
+        standing.or_else(|| without(Rule::FillLease).then_some((self.data.ver, false)))
     }
 
     pub(super) fn renew_lease(&mut self, key: &str, token: u64, ttl: Duration, now: Now) -> bool {
         let held = self.data.leases.get(key, now.at).copied();
-        let Some(held @ Held::By { lease, awaited }) = held else {
+        let Some(held @ Held::By { lease, awaited, .. }) = held else {
             return false;
         };
         if lease.token != token {
@@ -306,7 +330,7 @@ impl State {
         payload: &[u8],
         now: Now,
     ) -> Option<Stamp> {
-        let stored = self.valid(key, now);
+        let stored = self.usable_now(key, now);
         let stored = stored.map_or(Version::ABSENT, |(_, stamp, _)| stamp.version());
         let matches = stored == version || now.is_private;
         matches.then(|| self.insert(&[(key, value)], payload, now))
@@ -339,7 +363,7 @@ impl State {
         payload: &[u8],
         now: Now,
     ) -> Option<Touched> {
-        let (bytes, stamp, mut life) = self.valid(key, now)?;
+        let (bytes, stamp, mut life) = self.usable_now(key, now)?;
         let former_end = life.expires_at;
         let kept = match new {
             NewLife::Renewed(ttls) => {
@@ -369,6 +393,18 @@ impl State {
         })
     }
 
+    /// A value that is valid, and whose tags are.
+    fn usable_now(&self, key: &str, now: Now) -> Option<(Bytes, Stamp, Life)> {
+        let valid = self.valid(key, now)?;
+        let (bytes, stamp, _) = &valid;
+        let tags = envelope::stored_tags(bytes);
+        let is_valid = |tag: &Key| {
+            let marked = self.data.tags.marked(tag, now.at);
+            marked.is_some_and(|at| at.epoch == stamp.epoch && at.ver < stamp.ver)
+        };
+        tags.iter().all(is_valid).then_some(valid)
+    }
+
     /// A value of this epoch that has not expired.
     fn valid(&self, key: &str, now: Now) -> Option<(Bytes, Stamp, Life)> {
         let stored = self.stored(key, now);
@@ -391,6 +427,7 @@ impl State {
         kept: Duration,
         now: Now,
     ) {
+        self.keep_tags(&envelope::stored_tags(bytes), kept, now);
         let bytes = envelope::restamped(stamp, life, bytes);
         self.data.values.insert(key, bytes.into(), now.at, kept);
     }
@@ -429,6 +466,29 @@ impl State {
         self.data.values = Expiring::default();
         self.data.log.clear();
         self.announce(payload, now).stamp
+    }
+
+    pub(super) fn invalidate_tags(&mut self, tags: &[&str], payload: &[u8], now: Now) -> Stamp {
+        let stamp = self.stamp(now);
+        for tag in tags {
+            let (epoch, ver) = (stamp.epoch, stamp.ver);
+            (self.data.tags).invalidate(tag, TagVersion { epoch, ver }, now.at);
+        }
+        self.publish(stamp.ver, payload, now);
+        stamp
+    }
+
+    pub(super) fn tag_versions(&self, tags: &[&str], now: Now) -> Vec<Option<TagVersion>> {
+        let marked = tags.iter().map(|tag| self.data.tags.marked(tag, now.at));
+        marked.collect()
+    }
+
+    /// Has the markers of tags exist for as long as a value that is kept for so long.
+    fn keep_tags(&mut self, tags: &[Key], kept: Duration, now: Now) {
+        for tag in tags {
+            let epoch = self.data.epoch;
+            self.data.tags.keep(tag, epoch, now.at, kept);
+        }
     }
 
     pub(super) fn end_leases(&mut self, now: Now) -> Stamp {
@@ -535,6 +595,8 @@ impl State {
         if now.is_private {
             return;
         }
+        let tags = envelope::tags_of(&value.body);
+        self.keep_tags(&tags, value.ttls.in_store(), now);
         let life = value.ttls.life(stamp.written_at);
         let bytes = envelope::stamped(stamp, life, &value.body).into();
         self.data

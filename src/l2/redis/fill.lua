@@ -1,7 +1,13 @@
--- FILL  value lease clock log | token epoch body ttls rnd channel key payload  ->  answer, value, stamp
+-- FILL  value lease clock log marker... | token epoch body ttls rnd channel key payload  ->  answer, value, stamp
 local epoch, seq, ver = clock(KEYS[3], ARGV[5])
-local mark = standing(KEYS[2], KEYS[3], epoch, ARGV[2], ARGV[1])
+local mark, began_at = standing(KEYS[2], KEYS[3], epoch, ARGV[2], ARGV[1])
 if not mark then
+  return rejected(KEYS[1])
+end
+-- No value is stored that was loaded before an invalidation of one of its tags (rule 20).
+local tags = #KEYS > 4 and invalidated(KEYS[3], 5, #KEYS, epoch, ver)
+if tags and any_after(tags, began_at) then
+  end_lease(KEYS[2], mark, ARGV[6], ARGV[7])
   return rejected(KEYS[1])
 end
 local at = time()
@@ -14,5 +20,8 @@ else
 end
 local stamped, kept = stamp(epoch, ver, at, ARGV[4])
 redis.call('SET', KEYS[1], stamped .. ARGV[3], 'PX', kept)
+if tags then
+  keep_markers(tags, epoch, kept)
+end
 end_lease(KEYS[2], mark, ARGV[6], ARGV[7])
 return {'OK', false, struct.pack('>I8I8I8', epoch, ver, at)}

@@ -1,5 +1,6 @@
--- INSERT_IF  value lease clock log done | channel rnd payload deadline body ttls epoch ver
---   ->  stamp, or the time if another version is stored; nothing if it is late
+-- INSERT_IF  value lease clock log done marker... | channel rnd payload deadline body ttls epoch ver tags
+--   ->  stamp, or the time if another version is stored; nothing if it is late; 'T', the time and the tags of the stored
+--   value if they are others than `tags`, which have these markers
 -- Each call has a key `done` of its own, by which a copy that is sent again knows the success of another one. It looks
 -- there first: what the other one stored may be gone since, and would be stored again where nothing is to be.
 local at = time()
@@ -11,9 +12,18 @@ if done then
   return done
 end
 local epoch, _, issued = clock(KEYS[3], ARGV[2])
-local of, ver, expires_at = read_stamp(head_of(KEYS[1]))
+local head = head_of(KEYS[1])
+local of, ver, expires_at = read_stamp(head)
 if of ~= epoch or ver > issued or at >= expires_at then
   of, ver = 0, 0
+else
+  local tags = tags_of(KEYS[1], head)
+  if tags ~= ARGV[9] then
+    return 'T' .. struct.pack('>I8', at) .. tags
+  end
+  if not is_valid(6, epoch, ver) then
+    of, ver = 0, 0
+  end
 end
 if of ~= tonumber(ARGV[7]) or ver ~= tonumber(ARGV[8]) then
   return struct.pack('>I8', at)

@@ -23,10 +23,11 @@ use super::read_batcher::ReadBatcher;
 use super::read_request::ReadRequests;
 use super::scripts::Scripts;
 use crate::clock::millis;
+use crate::key::Key;
 use crate::l2::{
     EncodedValue, Fill, L2Error, Lane, LaneClock, Lease, LeaseReply, LeaseRequest, Member,
-    MemberInfo, Members, Message, NewLife, ReadResult, Reply, Stamp, Subscription, Touched, Ttls,
-    Version, Want, WriteAck, random,
+    MemberInfo, Members, Message, NewLife, ReadResult, Reply, Stamp, Subscription, TagVersion,
+    Touched, Ttls, Version, Want, WriteAck, random,
 };
 use crate::wire::{envelope, message};
 
@@ -36,6 +37,10 @@ const REPLAY: usize = 1024;
 const SCANNED: usize = 1000;
 /// For how many timeouts a caller waits for a write whose first copy may still arrive; after that it is an error.
 const LONGEST_DOUBT: u32 = 2;
+/// How often a script is sent that has to be told the tags of the value that is stored, if these change each time.
+const TAGS_CHANGE: usize = 4;
+/// Markers of tags that a request reads at most.
+const MARKERS: usize = 1024;
 
 /// One namespace on a Redis server.
 pub(super) struct RedisLane {
@@ -125,6 +130,48 @@ impl RedisLane {
             .map_err(Failure::into_error)
     }
 
+    /// The same for a script that has to be told the tags of the value that is stored: it is sent again with those that it
+    /// answers. `send` is given them as they are stored, and their names.
+    async fn before_with_tags<T, Sent>(
+        &self,
+        deadline: Option<u64>,
+        send: impl Fn(MultiplexedConnection, &[u8], &[Key]) -> Sent + Sync,
+        read: impl Fn(&[u8]) -> Result<(T, u64), L2Error> + Sync,
+    ) -> Result<T, L2Error>
+    where
+        Sent: Future<Output = RedisResult<Option<Vec<u8>>>> + Send,
+        T: Send,
+    {
+        let read = |answer: &[u8]| match answer.split_first() {
+            // Any other answer begins with a time, which is not that late.
+            Some((b'T', tags)) => {
+                let at = tags.get(..8).ok_or_else(senseless)?;
+                let [at] = numbers(at)?;
+                Ok((Told::Tags(tags.get(8..).unwrap_or_default().to_vec()), at))
+            }
+            _ => read(answer).map(|(answer, at)| (Told::Answer(answer), at)),
+        };
+        let mut stored = Vec::new();
+        for _ in 0..TAGS_CHANGE {
+            // Of a damaged value the tags cannot be read.
+            let tags = envelope::open_tags(&stored).ok_or_else(senseless)?;
+            let send = |connection| send(connection, &stored, &tags);
+            match self.before(deadline, send, read).await? {
+                Told::Answer(answer) => return Ok(answer),
+                Told::Tags(tags) => stored = tags,
+            }
+        }
+        Err(L2Error::unexpected("the tags of a value changed each time"))
+    }
+
+    /// Declares the markers of tags.
+    fn markers(&self, call: &mut Call<'_>, tags: &[Key]) {
+        let name = &mut String::new();
+        for tag in tags {
+            call.arg(self.names.marker(name, tag));
+        }
+    }
+
     /// LEAD, for one copy of the request: no two may have the same token.
     fn lead(&self, key: &str, ask: LeaseRequest, token: u64) -> Call<'_> {
         let mut call = Call::new(&self.scripts.lead, 4);
@@ -153,7 +200,11 @@ impl RedisLane {
         deadline: Option<u64>,
     ) -> Call<'_> {
         let sizes = values.iter().map(|(_, value)| value.body.len());
-        let mut call = Call::with_values(&self.scripts.insert, 2 + 2 * values.len(), sizes);
+        let tags: Vec<_> = (values.iter())
+            .flat_map(|(_, value)| envelope::tags_of(&value.body))
+            .collect();
+        let keys = 2 + 2 * values.len() + tags.len();
+        let mut call = Call::with_values(&self.scripts.insert, keys, sizes);
         let name = &mut String::new();
         call.arg(&self.names.clock).arg(&self.names.log);
         for (key, _) in values {
@@ -162,6 +213,7 @@ impl RedisLane {
         for (key, _) in values {
             call.arg(self.names.lease(name, key));
         }
+        self.markers(&mut call, &tags);
         call.arg(&self.names.events).arg(random()).arg(payload);
         call.arg(written(deadline));
         for (_, value) in values {
@@ -171,6 +223,14 @@ impl RedisLane {
     }
 }
 
+/// What a script answers that has to be told the tags of the value that is stored.
+enum Told<T> {
+    /// It was told them.
+    Answer(T),
+    /// These are the tags, as they are stored.
+    Tags(Vec<u8>),
+}
+
 /// An entry's id, then names and values in turn: there is one of each.
 type LogEntry = (String, Vec<(String, Vec<u8>)>);
 
@@ -178,7 +238,7 @@ type LogEntry = (String, Vec<(String, Vec<u8>)>);
 type FillAnswer = (String, Option<Bytes>, Option<Bytes>);
 
 fn senseless() -> L2Error {
-    L2Error::unexpected("its answer to a fill makes no sense")
+    L2Error::unexpected("a script's answer makes no sense")
 }
 
 /// Reads the answer of FILL or REVALIDATE. `None` if the value to revalidate is absent.
@@ -208,10 +268,10 @@ fn packed(ttls: Ttls) -> [u8; 40] {
     bytes
 }
 
-/// Reads a lease as the store keeps it: `epoch:token` or `epoch:period:token`.
+/// Reads a lease as the store keeps it: `epoch:began:token`.
 fn read_lease(held: &[u8]) -> Option<Lease> {
     let (epoch, token) = str::from_utf8(held).ok()?.split_once(':')?;
-    let (_period, token) = token.split_once(':').unwrap_or(("", token));
+    let (_began, token) = token.split_once(':')?;
     Some(Lease {
         token: token.parse().ok()?,
         epoch: epoch.parse().ok()?,
@@ -306,14 +366,17 @@ impl Lane for RedisLane {
         payload: Option<&'a [u8]>,
     ) -> Reply<'a, Fill> {
         async move {
+            let tags = &envelope::tags_of(&value.body);
             let call = || {
                 let size = iter::once(value.body.len());
-                let mut call = Call::with_values(&self.scripts.fill, 4, size);
+                let keys = 4 + tags.len();
+                let mut call = Call::with_values(&self.scripts.fill, keys, size);
                 let name = &mut String::new();
                 call.arg(self.names.value(name, key))
                     .arg(self.names.lease(name, key))
                     .arg(&self.names.clock)
                     .arg(&self.names.log);
+                self.markers(&mut call, tags);
                 call.arg(lease.token).arg(lease.epoch).arg(&value.body);
                 call.arg(&packed(value.ttls));
                 call.arg(random()).arg(&self.names.events).arg(key);
@@ -332,14 +395,16 @@ impl Lane for RedisLane {
         lease: Lease,
         seen: u64,
         ttls: Ttls,
+        tags: &'a [Key],
     ) -> Reply<'a, Option<Fill>> {
         async move {
             let call = || {
-                let mut call = Call::new(&self.scripts.revalidate, 3);
+                let mut call = Call::new(&self.scripts.revalidate, 3 + tags.len());
                 let name = &mut String::new();
                 call.arg(self.names.value(name, key))
                     .arg(self.names.lease(name, key))
                     .arg(&self.names.clock);
+                self.markers(&mut call, tags);
                 call.arg(lease.token).arg(lease.epoch).arg(seen);
                 call.arg(&packed(ttls));
                 call.arg(random()).arg(&self.names.events).arg(key);
@@ -399,19 +464,21 @@ impl Lane for RedisLane {
         async move {
             // The same in each copy: by it the second knows that the first has stored the value.
             let this = random();
-            let send = |mut connection: MultiplexedConnection| {
+            let send = |mut connection: MultiplexedConnection, stored: &[u8], tags: &[Key]| {
                 let size = iter::once(value.body.len());
-                let mut call = Call::with_values(&self.scripts.insert_if, 5, size);
+                let keys = 5 + tags.len();
+                let mut call = Call::with_values(&self.scripts.insert_if, keys, size);
                 let name = &mut String::new();
                 call.arg(self.names.value(name, key))
                     .arg(self.names.lease(name, key))
                     .arg(&self.names.clock)
                     .arg(&self.names.log)
                     .arg(self.names.done(name, this));
+                self.markers(&mut call, tags);
                 call.arg(&self.names.events).arg(random()).arg(payload);
                 call.arg(written(deadline));
                 call.arg(&value.body).arg(&packed(value.ttls));
-                call.arg(version.epoch).arg(version.ver);
+                call.arg(version.epoch).arg(version.ver).arg(stored);
                 async move { call.run(&mut connection).await }
             };
             let read = |answer: &[u8]| {
@@ -421,7 +488,7 @@ impl Lane for RedisLane {
                 let stamp = stamp(answer)?;
                 Ok((Some(stamp), stamp.written_at))
             };
-            self.before(deadline, send, read).await
+            self.before_with_tags(deadline, send, read).await
         }
         .boxed()
     }
@@ -452,22 +519,23 @@ impl Lane for RedisLane {
         deadline: Option<u64>,
     ) -> Reply<'a, Option<Touched>> {
         async move {
-            let send = |mut connection: MultiplexedConnection| {
-                let mut call = Call::new(&self.scripts.touch, 3);
+            let send = |mut connection: MultiplexedConnection, stored: &[u8], tags: &[Key]| {
+                let mut call = Call::new(&self.scripts.touch, 3 + tags.len());
                 let name = &mut String::new();
                 call.arg(self.names.value(name, key))
                     .arg(&self.names.clock)
                     .arg(&self.names.log);
+                self.markers(&mut call, tags);
                 call.arg(&self.names.events).arg(random()).arg(payload);
                 let (ttls, extends) = match life {
                     NewLife::Renewed(ttls) => (ttls, 0),
                     NewLife::Extended(ttls) => (ttls, 1),
                 };
                 call.arg(&packed(ttls)).arg(extends);
-                call.arg(written(deadline));
+                call.arg(written(deadline)).arg(stored);
                 async move { call.run(&mut connection).await }
             };
-            self.before(deadline, send, touched).await
+            self.before_with_tags(deadline, send, touched).await
         }
         .boxed()
     }
@@ -510,6 +578,43 @@ impl Lane for RedisLane {
                 generation,
                 members_age: Duration::from_millis(age),
             })
+        }
+        .boxed()
+    }
+
+    fn invalidate_tags<'a>(&'a self, tags: &'a [&'a str], payload: &'a [u8]) -> Reply<'a, Stamp> {
+        async move {
+            let call = || {
+                let mut call = Call::new(&self.scripts.invalidate_tags, 2 + tags.len());
+                let name = &mut String::new();
+                call.arg(&self.names.clock).arg(&self.names.log);
+                for tag in tags {
+                    call.arg(self.names.marker(name, tag));
+                }
+                call.arg(&self.names.events).arg(random()).arg(payload);
+                call
+            };
+            stamp(&self.run::<Vec<u8>>(call).await?)
+        }
+        .boxed()
+    }
+
+    fn tag_versions<'a>(&'a self, tags: &'a [&'a str]) -> Reply<'a, Vec<Option<TagVersion>>> {
+        async move {
+            let mut versions = Vec::with_capacity(tags.len());
+            for tags in tags.chunks(MARKERS) {
+                let mut markers = cmd("MGET");
+                let name = &mut String::new();
+                for tag in tags {
+                    markers.arg(self.names.marker(name, tag));
+                }
+                let markers: Vec<Option<Vec<u8>>> = self.ask(&markers).await?;
+                versions.extend(markers.into_iter().map(|marker| {
+                    let [epoch, ver] = numbers(&marker?).ok()?;
+                    Some(TagVersion { epoch, ver })
+                }));
+            }
+            Ok(versions)
         }
         .boxed()
     }

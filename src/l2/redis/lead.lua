@@ -21,10 +21,10 @@ end
 if hold and redis.call('PTTL', KEYS[3]) >= 0 then
   return {'HOLD', false, 0}
 end
--- A lease of another epoch or period fills nothing any more: this load need not wait for it.
+-- A lease that has ended, or one of another epoch, fills nothing any more: this load need not wait for it.
 local held, mark = read_lease(stored)
 local left = redis.call('PTTL', KEYS[2])
-if left < 0 or string.find(held, lease(KEYS[4], epoch, ''), 1, true) ~= 1 then
+if left < 0 or not began(KEYS[4], epoch, held) then
   mark = ''
 elseif ARGV[3] ~= '!' then
   if mark == '' then
@@ -33,5 +33,5 @@ elseif ARGV[3] ~= '!' then
   return {'WAIT', held, left}
 end
 -- No other copy of the request has this token (rule 1). Loads that wait for a lease that is taken over wait for this one.
-redis.call('SET', KEYS[2], lease(KEYS[4], epoch, ARGV[1]) .. mark, 'PX', ARGV[2])
+redis.call('SET', KEYS[2], lease(epoch, issued, ARGV[1]) .. mark, 'PX', ARGV[2])
 return {'LEAD', kept, epoch}

@@ -1,12 +1,7 @@
--- A lease as it is stored: `epoch:token`, or `epoch:period:token` once UNLEASE has begun another period in the epoch:
--- a lease of another period is none. A '+' after it means that another load waits for its end.
-local function lease(clock, epoch, token)
-  local prefix = string.format('%.0f:', epoch)
-  local period = redis.pcall('HGET', clock, 'leases')
-  if type(period) == 'string' and string.find(period, prefix, 1, true) == 1 then
-    prefix = period .. ':'
-  end
-  return prefix .. token
+-- A lease as it is stored: `epoch:began:token`, with the last version that the lane had issued when it was granted. A '+'
+-- after it means that another load waits for its end.
+local function lease(epoch, began, token)
+  return string.format('%.0f:%.0f:%s', epoch, began, token)
 end
 
 -- The lease without that mark, and the mark.
@@ -14,14 +9,33 @@ local function read_lease(stored)
   return string.match(type(stored) == 'string' and stored or '', '^(.-)(%+?)$')
 end
 
--- The mark of a lease, if it is still the one of this epoch and token. The epoch must also be the present one: a restart
--- can bring back a lease that an invalidation had deleted, and a clear deletes none (rule 1).
-local function standing(key, clock, present, epoch, token)
-  local held, mark = read_lease(redis.pcall('GET', key))
-  return present == tonumber(epoch) and held == lease(clock, present, token) and mark or nil
+-- When a lease of the present epoch began, and its token. Nil if it is none, or if UNLEASE has ended all leases since.
+local function began(clock, present, held)
+  local epoch, at, token = string.match(held, '^(%d+):(%d+):(%d+)$')
+  if tonumber(epoch) ~= present then
+    return nil
+  end
+  local ended = redis.call('HGET', clock, 'leases')
+  if ended and #ended == 16 then
+    local of, ver = struct.unpack('>I8I8', ended)
+    if of == present and tonumber(at) < ver then
+      return nil
+    end
+  end
+  return tonumber(at), token
 end
 
--- The answer to a fill whose lease does not stand: the value that is stored.
+-- The mark of a lease, if it is still the one of this epoch and token, and when it began. The epoch must also be the
+-- present one: a restart can bring back a lease that an invalidation had deleted, and a clear deletes none (rule 1).
+local function standing(key, clock, present, epoch, token)
+  local held, mark = read_lease(redis.pcall('GET', key))
+  local at, of = began(clock, present, held)
+  if at and present == tonumber(epoch) and of == token then
+    return mark, at
+  end
+end
+
+-- The answer to a fill that is not stored: the value that is.
 local function rejected(key)
   local v = redis.pcall('GET', key)
   return {'REJECTED', type(v) == 'string' and v, false}

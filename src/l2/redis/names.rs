@@ -40,6 +40,11 @@ impl Names {
         self.write(name, "!hold:", key)
     }
 
+    /// Of a tag: says when it was last invalidated.
+    pub(super) fn marker<'n>(&self, name: &'n mut String, tag: &str) -> &'n str {
+        self.write(name, "!tag:", tag)
+    }
+
     /// Of one call, named by a random number.
     pub(super) fn done<'n>(&self, name: &'n mut String, call: u64) -> &'n str {
         self.write(name, "!done:", &call.to_string())

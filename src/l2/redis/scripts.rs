@@ -12,6 +12,7 @@ pub(super) struct Scripts {
     pub(super) insert: Script,
     pub(super) insert_if: Script,
     pub(super) invalidate: Script,
+    pub(super) invalidate_tags: Script,
     pub(super) expire: Script,
     pub(super) touch: Script,
     pub(super) clear: Script,
@@ -34,21 +35,24 @@ const CLOCK: &str = include_str!("clock.lua");
 const LEASE: &str = include_str!("lease.lua");
 const LIFE: &str = include_str!("life.lua");
 const LIST: &str = include_str!("list.lua");
+const TAGS: &str = include_str!("tags.lua");
 
 impl Scripts {
     pub(super) fn new() -> Self {
         let script = |parts: &[&str]| Script::new(&parts.concat());
         let invalidate = include_str!("invalidate.lua");
+        let invalidate_tags = include_str!("invalidate_tags.lua");
         Self {
             lead: script(&[EVEN_WHEN_FULL, CLOCK, LEASE, include_str!("lead.lua")]),
-            fill: script(&[CLOCK, LEASE, include_str!("fill.lua")]),
-            revalidate: script(&[CLOCK, LEASE, include_str!("revalidate.lua")]),
+            fill: script(&[CLOCK, LEASE, TAGS, include_str!("fill.lua")]),
+            revalidate: script(&[CLOCK, LEASE, TAGS, include_str!("revalidate.lua")]),
             renew: script(&[LEASE, include_str!("renew.lua")]),
-            insert: script(&[CLOCK, include_str!("insert.lua")]),
-            insert_if: script(&[CLOCK, include_str!("insert_if.lua")]),
+            insert: script(&[CLOCK, TAGS, include_str!("insert.lua")]),
+            insert_if: script(&[CLOCK, TAGS, include_str!("insert_if.lua")]),
             expire: script(&[EVEN_WHEN_FULL, CLOCK, include_str!("expire.lua")]),
-            touch: script(&[EVEN_WHEN_FULL, CLOCK, include_str!("touch.lua")]),
+            touch: script(&[EVEN_WHEN_FULL, CLOCK, TAGS, include_str!("touch.lua")]),
             invalidate: script(&[EVEN_WHEN_FULL, CLOCK, LIST, invalidate]),
+            invalidate_tags: script(&[EVEN_WHEN_FULL, CLOCK, TAGS, invalidate_tags]),
             clear: script(&[EVEN_WHEN_FULL, CLOCK, include_str!("clear.lua")]),
             end_leases: script(&[EVEN_WHEN_FULL, CLOCK, include_str!("unlease.lua")]),
             remove: script(&[EVEN_WHEN_FULL, CLOCK, include_str!("remove.lua")]),

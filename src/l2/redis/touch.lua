@@ -1,14 +1,22 @@
--- TOUCH  value clock log | channel rnd payload ttls extends deadline
+-- TOUCH  value clock log marker... | channel rnd payload ttls extends deadline tags
 --   ->  the time; then the version of the change or 0, and the new stamp, if there is something to touch; nothing if it
---   is late
+--   is late; 'T', the time and the tags of the stored value if they are others than `tags`, which have these markers
 -- A new life for what is there; or if it `extends` one ('1'), never a shorter one, and not beyond the end.
 local at = time()
 if ARGV[6] ~= '' and at > tonumber(ARGV[6]) then
   return false
 end
 local epoch, _, issued = clock(KEYS[2], ARGV[2])
-local of, ver, expires_at, written_at, stale_at, ends_at, l1 = read_stamp(head_of(KEYS[1]))
+local head = head_of(KEYS[1])
+local of, ver, expires_at, written_at, stale_at, ends_at, l1 = read_stamp(head)
 if of ~= epoch or ver > issued or at >= expires_at then
+  return struct.pack('>I8', at)
+end
+local tags = tags_of(KEYS[1], head)
+if tags ~= ARGV[7] then
+  return 'T' .. struct.pack('>I8', at) .. tags
+end
+if not is_valid(4, epoch, ver) then
   return struct.pack('>I8', at)
 end
 local ttl, _, ends, _, kept = struct.unpack('>I8I8I8I8I8', ARGV[4])
@@ -25,5 +33,9 @@ if expires < expires_at then
 end
 local stamped = pack_stamp(epoch, ver, written_at, stale_at, expires, ends_at, l1)
 redis.call('SETRANGE', KEYS[1], 0, stamped)
-redis.call('PEXPIRE', KEYS[1], expires - at + kept)
+kept = expires - at + kept
+redis.call('PEXPIRE', KEYS[1], kept)
+for i = 4, #KEYS do
+  redis.call('PEXPIRE', KEYS[i], kept, 'GT')
+end
 return struct.pack('>I8I8', at, change) .. stamped

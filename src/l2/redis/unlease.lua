@@ -1,7 +1,7 @@
 -- UNLEASE  clock | rnd  ->  stamp
--- Another period makes every lease void, however many there are. The version is that of no value: what has a lower one was
--- stored before, and what has a higher one was not loaded under a lease from before.
+-- All leases that were granted before are void, however many there are. The version is that of no value: what has a lower
+-- one was stored before, and what has a higher one was not loaded under a lease from before.
 local epoch, seq, ver = clock(KEYS[1], ARGV[1])
 set_position(KEYS[1], epoch, seq, ver + 1)
-redis.call('HSET', KEYS[1], 'leases', string.format('%.0f:', epoch) .. ARGV[1])
+redis.call('HSET', KEYS[1], 'leases', struct.pack('>I8I8', epoch, ver + 1))
 return struct.pack('>I8I8I8', epoch, ver + 1, time())

@@ -168,7 +168,7 @@ async fn a_kept_value_comes_with_the_lease(store: impl Store) {
     assert_eq!(stamp_of(&bytes), old);
     assert_waits(&acquire_lease(&*lane, "k").await, LONG);
     let ttls = Ttls::new(LONG);
-    let answer = lane.revalidate("k", lease, old.ver, ttls).await;
+    let answer = lane.revalidate("k", lease, old.ver, ttls, &[]).await;
     let Ok(Some(Fill::Stored(stamp))) = answer else {
         panic!("it has expired, and is still there: {answer:?}");
     };

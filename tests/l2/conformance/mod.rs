@@ -8,6 +8,7 @@ mod members;
 mod messages;
 mod prefixes;
 mod replay;
+mod tags;
 mod values;
 
 /// Makes a test for each store of each body.

@@ -56,7 +56,10 @@ async fn leases_from_before_fill_nothing_and_later_ones_do(store: impl Store) {
         let stamp = stamp_of(&get(&*lane, "k").await.unwrap());
         let again = granted_anew(&*lane, "k").await;
         let ttls = sealed(b"").ttls;
-        let kept = lane.revalidate("k", again, stamp.ver, ttls).await.unwrap();
+        let kept = lane
+            .revalidate("k", again, stamp.ver, ttls, &[])
+            .await
+            .unwrap();
         assert!(matches!(kept, Some(Fill::Stored(_))), "{kept:?}");
         clear(&*lane).await;
         let of_next_epoch = granted(&*lane, "k").await;

@@ -237,7 +237,10 @@ async fn a_revalidated_value_gets_a_new_stamp(store: impl Store) {
         end: Some(Duration::from_secs(600)),
         kept: Duration::from_secs(30),
     };
-    let answer = lane.revalidate("k", lease, first.ver, new).await.unwrap();
+    let answer = lane
+        .revalidate("k", lease, first.ver, new, &[])
+        .await
+        .unwrap();
     let Some(Fill::Stored(stamp)) = answer else {
         panic!("it is not stored, but {answer:?}");
     };
@@ -263,7 +266,9 @@ async fn only_the_seen_version_is_revalidated(store: impl Store) {
         let LeaseReply::Granted(lease) = lease else {
             panic!("no lease, but {lease:?}");
         };
-        let answer = lane.revalidate(key, lease, seen, Ttls::new(LONG)).await;
+        let answer = lane
+            .revalidate(key, lease, seen, Ttls::new(LONG), &[])
+            .await;
         assert_eq!(answer.unwrap(), None, "{key}");
         assert!(renewed(&*lane, key, lease).await, "the lease still stands");
     }
@@ -279,7 +284,7 @@ async fn revalidation_needs_its_lease(store: impl Store) {
     };
     given_back(&*lane, "k", lease).await;
     let answer = lane
-        .revalidate("k", lease, first.ver, Ttls::new(LONG))
+        .revalidate("k", lease, first.ver, Ttls::new(LONG), &[])
         .await;
     let Some(Fill::Rejected(Some(bytes))) = answer.unwrap() else {
         panic!("it is stored without a lease");
@@ -291,7 +296,7 @@ async fn revalidation_needs_its_lease(store: impl Store) {
     };
     invalidate(&*lane, &["k"]).await;
     let answer = lane
-        .revalidate("k", lease, first.ver, Ttls::new(LONG))
+        .revalidate("k", lease, first.ver, Ttls::new(LONG), &[])
         .await;
     assert_eq!(answer.unwrap(), Some(Fill::Rejected(None)));
     assert_eq!(get(&*lane, "k").await, None);
@@ -302,7 +307,7 @@ async fn revalidation_needs_its_lease(store: impl Store) {
     };
     clear(&*lane).await;
     let answer = lane
-        .revalidate("k", lease, second.ver, Ttls::new(LONG))
+        .revalidate("k", lease, second.ver, Ttls::new(LONG), &[])
         .await;
     assert!(matches!(answer.unwrap(), Some(Fill::Rejected(_))));
     assert_eq!(usable(&*lane, "k").await, None);

@@ -60,7 +60,7 @@ async fn a_revalidated_value_stays_in_redis_for_its_new_ttl() {
         kept: LONG,
         ..Ttls::new(LONG)
     };
-    let answer = lane.revalidate("k", lease, stored.ver, new).await;
+    let answer = lane.revalidate("k", lease, stored.ver, new, &[]).await;
     assert!(matches!(answer.unwrap(), Some(Fill::Stored(_))));
     let left: i64 = run(&mut raw, &["PTTL", &value_key("k")]).await;
     let long = i64::try_from(LONG.as_millis()).unwrap();
@@ -350,4 +350,46 @@ async fn what_is_no_value_of_the_lane_is_absent_when_times_and_versions_are_comp
         }
         assert_eq!(get(&*lane, "k").await.unwrap()[92..], *b"new");
     }
+}
+
+/// Written by another program, or left from before: what is no marker of now counts as none, and is replaced.
+#[tokio::test]
+async fn a_marker_that_makes_no_sense_is_made_anew() {
+    let store = Redis::start().await;
+    let (lane, mut raw) = (&*store.lane(), store.server.connection().await);
+    let marker = format!("{{{NAMESPACE}.0}}!tag:a");
+    let stored = insert_tagged(lane, "k", LONG, &["a"]).await;
+    let of = |epoch: u64, ver: u64| [epoch.to_be_bytes(), ver.to_be_bytes()].concat();
+    let far = 1 << 52;
+    for senseless in [
+        b"".to_vec(),
+        b"17 bytes are long".to_vec(),
+        of(stored.epoch + 1, 0),
+        of(stored.epoch, far),
+        of(u64::MAX, u64::MAX),
+    ] {
+        let mut set = larder::deadpool_redis::redis::cmd("SET");
+        let () = set
+            .arg(&marker)
+            .arg(&senseless)
+            .query_async(&mut raw)
+            .await
+            .unwrap();
+        let lease = granted(lane, "other").await;
+        let value = tagged(b"v", LONG, &["a"]);
+        let filled = lane.fill("other", lease, &value, None).await.unwrap();
+        assert!(matches!(filled, Fill::Stored(_)), "{senseless:?}");
+        let made = tag_version(lane, "a").await;
+        assert_eq!(made.map(|at| (at.epoch, at.ver)), Some((stored.epoch, 0)));
+        invalidate(lane, &["other"]).await;
+    }
+    let () = run(&mut raw, &["DEL", &marker]).await;
+    let _: i64 = run(&mut raw, &["RPUSH", &marker, "a list"]).await;
+    assert_eq!(tag_version(lane, "a").await, None);
+    let at = invalidate_tags(lane, &["a"]).await;
+    insert_tagged(lane, "k", LONG, &["a"]).await;
+    assert_eq!(
+        tag_version(lane, "a").await.map(|made| made.ver),
+        Some(at.ver)
+    );
 }

@@ -1,0 +1,111 @@
+//! Whether the tags of a value that L2 holds leave it valid (rule 20).
+//!
+//! While this instance has a freshness proof, messages say it for each tag of which L2 was asked once. Otherwise L2 is
+//! asked: once for all values of a look-up.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::context::Context;
+use crate::ablation::{Rule, without};
+use crate::clock::Tick;
+use crate::key::Key;
+use crate::l1::{ReadOutcome, Slot, TagState};
+use crate::l2::{TagVersion, Want};
+use crate::vocabulary::Value;
+
+/// Reads stored bytes, and checks their tags. The caller decides whether their epoch and age are right.
+///
+/// Where there is no value that may be used, says what else to ask for: something other than this.
+pub(super) async fn open<V: Value>(
+    ctx: &Context<V>,
+    key: &Key,
+    bytes: &[u8],
+    now: Tick,
+) -> Result<Arc<Slot<V>>, Want> {
+    let slot = ctx.convert.open(key, bytes, now)?;
+    if !slot.has_tags() {
+        return Ok(slot);
+    }
+    let markers = ask_unknown(ctx, [&*slot]).await;
+    match refused(ctx, &slot, markers.as_ref()) {
+        Some(instead) => Err(instead),
+        None => Ok(slot),
+    }
+}
+
+/// Checks the tags of values that were read: those that are not valid, or of which that cannot be found out, are to be
+/// replaced.
+pub(super) async fn check<V: Value>(
+    ctx: &Context<V>,
+    outcomes: impl IntoIterator<Item = &mut ReadOutcome<V>>,
+) {
+    let tagged = outcomes.into_iter().filter_map(|outcome| match outcome {
+        ReadOutcome::Hit(slot) if slot.has_tags() => Some((Arc::clone(slot), outcome)),
+        _ => None,
+    });
+    let tagged: Vec<_> = tagged.collect();
+    let markers = ask_unknown(ctx, tagged.iter().map(|(slot, _)| &**slot)).await;
+    for (slot, outcome) in tagged {
+        if let Some(instead) = refused(ctx, &slot, markers.as_ref()) {
+            *outcome = ReadOutcome::Unreadable(instead);
+        }
+    }
+}
+
+/// What L2 says of tags; those that are missing here need not be asked for.
+type Markers = BTreeMap<Key, Option<TagVersion>>;
+
+/// Asks L2 for the tags of which messages do not say whether they were invalidated. `None` without an answer.
+async fn ask_unknown<'a, V: Value>(
+    ctx: &Context<V>,
+    slots: impl IntoIterator<Item = &'a Slot<V>>,
+) -> Option<Markers> {
+    let is_live = ctx.l1.freshness().is_live();
+    let is_unknown = |tag: &Arc<TagState>| !is_live || !tag.is_known();
+    let mut unknown = Markers::new();
+    for slot in slots {
+        let tags = slot.tags();
+        let tags = tags.iter().filter(|tag| is_unknown(tag));
+        unknown.extend(tags.map(|tag| (tag.name().clone(), None)));
+    }
+    if unknown.is_empty() {
+        return Some(unknown);
+    }
+    let names: Vec<&str> = unknown.keys().map(|name| &**name).collect();
+    let versions = ctx.lane.tag_versions(&names).await;
+    let versions = ctx.health.observe(versions).ok()?;
+    Some(unknown.into_keys().zip(versions).collect())
+}
+
+/// What to ask for instead of a value that is not valid by its tags.
+fn refused<V: Value>(ctx: &Context<V>, slot: &Slot<V>, markers: Option<&Markers>) -> Option<Want> {
+    if markers.is_some_and(|markers| is_valid(ctx, slot, markers)) {
+        return None;
+    }
+    ctx.counters.l2_misses.bump();
+    Some(Want::NewerThan(slot.ver))
+}
+
+fn is_valid<V: Value>(ctx: &Context<V>, slot: &Slot<V>, markers: &Markers) -> bool {
+    let tags = slot.tags();
+    // The floors are of the epoch that this instance knows.
+    let is_of_known = slot.epoch == ctx.l1.freshness().epoch();
+    let mut is_valid = true;
+    for tag in tags.iter() {
+        match markers.get(tag.name()) {
+            None => {}
+            Some(Some(at)) if at.epoch == slot.epoch => {
+                is_valid &= at.ver < slot.ver;
+                if is_of_known {
+                    tag.learn(at.ver);
+                }
+            }
+            // Its marker is lost: nobody knows when it was invalidated.
+            Some(_) => is_valid &= without(Rule::TagMarkers),
+        }
+        // Of what is deferred both levels may be old (rule 14).
+        is_valid &= !ctx.deferred.holds_tag(tag.name());
+    }
+    is_valid && tags.allow(slot.ver)
+}

@@ -1,0 +1,162 @@
+//! The tags of values in L1: when each was invalidated last, as far as this instance knows (rule 20).
+//!
+//! A tag has one state at least for as long as an entry or an operation has it. It is registered here before anything of it
+//! is asked of L2, so that no message is missed after that.
+//!
+//! Knows nothing of entries and epochs.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::hasher::{Hasher, hasher};
+use super::sync::{AtomicU64, Mutex, lock};
+use crate::ablation::{Rule, without};
+use crate::key::Key;
+
+/// Size of the table from which on states that no entry has any more are looked for.
+const SWEEP_FROM: usize = 64;
+
+/// What is known of one tag.
+pub(crate) struct TagState {
+    name: Key,
+    /// The version of its last invalidation, as far as it is known. Values up to that are not valid.
+    floor: AtomicU64,
+    /// 1 if there was no later one by the time at which L2 was asked: from then on messages say it.
+    is_known: AtomicU64,
+}
+
+impl TagState {
+    fn new(name: &Key) -> Self {
+        Self {
+            name: name.clone(),
+            floor: AtomicU64::new(0),
+            is_known: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn name(&self) -> &Key {
+        &self.name
+    }
+
+    /// Whether messages alone say if values with the tag are valid, while this instance has a freshness proof.
+    pub(crate) fn is_known(&self) -> bool {
+        self.is_known.load(Ordering::Acquire) != 0
+    }
+
+    /// L2 said that it was last invalidated with this version, after this state was registered.
+    pub(crate) fn learn(&self, ver: u64) {
+        self.raise(ver);
+        self.is_known.store(1, Ordering::Release);
+    }
+
+    fn raise(&self, ver: u64) {
+        if !without(Rule::TagFloors) {
+            self.floor.fetch_max(ver, Ordering::AcqRel);
+        }
+    }
+
+    fn allows(&self, ver: u64) -> bool {
+        ver > self.floor.load(Ordering::Acquire)
+    }
+}
+
+impl fmt::Debug for TagState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TagState").finish_non_exhaustive()
+    }
+}
+
+/// The tags of one value. Most have none.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tags(Option<Arc<[Arc<TagState>]>>);
+
+impl Tags {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<TagState>> {
+        self.0.iter().flat_map(|states| states.iter())
+    }
+
+    pub(crate) fn names(&self) -> Vec<Key> {
+        self.iter().map(|state| state.name.clone()).collect()
+    }
+
+    /// Whether none of the tags is known to have been invalidated since a value of this version was written.
+    pub(crate) fn allow(&self, ver: u64) -> bool {
+        self.iter().all(|state| state.allows(ver))
+    }
+}
+
+/// The states of all tags that entries and operations of one generation have.
+pub(super) struct TagTable(Mutex<States>);
+
+struct States {
+    generation: u64,
+    by_name: HashMap<Key, Arc<TagState>, Hasher>,
+    sweep_at: usize,
+}
+
+impl TagTable {
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(States {
+            generation: 0,
+            by_name: HashMap::with_hasher(hasher()),
+            sweep_at: SWEEP_FROM,
+        }))
+    }
+
+    /// Registers tags in a generation. What is of a former one is not told of any invalidation any more.
+    pub(super) fn register(&self, names: &[Key], generation: u64) -> Tags {
+        if names.is_empty() {
+            return Tags::default();
+        }
+        let mut states = lock(&self.0);
+        if states.generation < generation {
+            states.generation = generation;
+            states.by_name.clear();
+        }
+        let is_former = generation < states.generation;
+        let tags = names.iter().map(|name| {
+            if is_former {
+                // An operation of that generation stores nothing.
+                return Arc::new(TagState::new(name));
+            }
+            let state = states.by_name.entry(name.clone());
+            Arc::clone(state.or_insert_with(|| Arc::new(TagState::new(name))))
+        });
+        let tags = Tags(Some(tags.collect()));
+        states.sweep();
+        tags
+    }
+
+    /// Applies an invalidation of a tag. One of a former generation is of no use.
+    pub(super) fn raise(&self, name: &str, ver: u64, generation: u64) {
+        let states = lock(&self.0);
+        if states.generation == generation
+            && let Some(state) = states.by_name.get(name)
+        {
+            state.raise(ver);
+        }
+    }
+
+    /// Applies one whose version is not known: nothing that has the tag now is valid any more.
+    pub(super) fn forget(&self, name: &str) {
+        let forgotten = lock(&self.0).by_name.remove(name);
+        if let Some(state) = forgotten {
+            state.floor.store(u64::MAX, Ordering::Release);
+        }
+    }
+}
+
+impl States {
+    fn sweep(&mut self) {
+        if self.by_name.len() >= self.sweep_at {
+            self.by_name.retain(|_, state| Arc::strong_count(state) > 1);
+            self.sweep_at = SWEEP_FROM.max(2 * self.by_name.len());
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! When tags were invalidated: the markers of those that values have, and the list of the last ones (rule 20).
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::expiring::Expiring;
+use crate::l2::TagVersion;
+
+/// How many tags are listed.
+const LISTED: usize = 64;
+
+#[derive(Clone, Default)]
+pub(super) struct Tags {
+    /// Of a tag that values have: the version of its last invalidation.
+    markers: Expiring<TagVersion>,
+    /// The tags that were invalidated last, with or without a marker. The latest is at the end.
+    list: VecDeque<(Box<str>, u64)>,
+    /// The version of the last invalidation that the list lacks.
+    lacking: u64,
+}
+
+impl Tags {
+    /// What the marker of a tag says.
+    pub(super) fn marked(&self, tag: &str, now: u64) -> Option<TagVersion> {
+        self.markers.get(tag, now).copied()
+    }
+
+    /// The version of the last invalidation of a tag; without a marker that, or a later one.
+    pub(super) fn invalidated(&self, tag: &str, epoch: u64, now: u64) -> u64 {
+        let marked = self.marked(tag, now).filter(|at| at.epoch == epoch);
+        let listed = || self.list.iter().find(|(one, _)| **one == *tag);
+        match marked {
+            Some(at) => at.ver,
+            None => listed().map_or(self.lacking, |(_, ver)| *ver),
+        }
+    }
+
+    pub(super) fn invalidate(&mut self, tag: &str, version: TagVersion, now: u64) {
+        let left = self.markers.remaining(tag, now);
+        if !left.is_zero() {
+            self.markers.insert(tag, version, now, left);
+        }
+        self.list.retain(|(one, _)| **one != *tag);
+        self.list.push_back((tag.into(), version.ver));
+        if self.list.len() > LISTED
+            && let Some((_, ver)) = self.list.pop_front()
+        {
+            self.lacking = ver;
+        }
+    }
+
+    /// Has the marker of a tag exist for at least so long.
+    pub(super) fn keep(&mut self, tag: &str, epoch: u64, now: u64, kept: Duration) {
+        let ver = self.invalidated(tag, epoch, now);
+        let kept = kept.max(self.markers.remaining(tag, now));
+        self.markers
+            .insert(tag, TagVersion { epoch, ver }, now, kept);
+    }
+}

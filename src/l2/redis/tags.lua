@@ -1,0 +1,127 @@
+-- The marker of a tag holds the version of the tag's last invalidation, and its epoch. It exists for as long as any value
+-- with the tag; without it these values are misses. The clock lists the tags that were invalidated last, whether or not
+-- they have a marker: so a marker that is missing can be made again (rule 20).
+
+-- How many tags the clock lists.
+local LISTED = 64
+
+-- The versions that the markers KEYS[first..last] hold; false where there is none of this epoch, or only one that the
+-- lane has not issued.
+local function markers(first, last, epoch, issued)
+  local held = redis.call('MGET', unpack(KEYS, first, last))
+  for i, marker in ipairs(held) do
+    local of, ver
+    if marker and #marker == 16 then
+      of, ver = struct.unpack('>I8I8', marker)
+    end
+    held[i] = of == epoch and ver <= issued and ver
+  end
+  return held
+end
+
+-- The list: 16 letters of a hash and the version for each tag, the latest at the end; and the version of the last one that
+-- it lacks.
+local function listed(clock, epoch)
+  local list = redis.call('HGET', clock, 'tags')
+  if list and #list >= 16 then
+    local of, lacking = struct.unpack('>I8I8', list)
+    if of == epoch then
+      return string.sub(list, 17), lacking
+    end
+  end
+  return '', 0
+end
+
+local function short(marker)
+  return string.sub(redis.sha1hex(marker), 1, 16)
+end
+
+-- Takes note that these tags were invalidated with this version.
+local function list_tags(clock, first, last, epoch, ver)
+  local list, lacking = listed(clock, epoch)
+  for i = first, last do
+    local tag = short(KEYS[i])
+    local at = string.find(list, tag, 1, true)
+    if at then
+      list = string.sub(list, 1, at - 1) .. string.sub(list, at + 24)
+    end
+    list = list .. tag .. struct.pack('>I8', ver)
+  end
+  local over = #list - 24 * LISTED
+  if over > 0 then
+    lacking = struct.unpack('>I8', list, over - 7)
+    list = string.sub(list, over + 1)
+  end
+  redis.call('HSET', clock, 'tags', struct.pack('>I8I8', epoch, lacking) .. list)
+end
+
+-- When each of these tags was invalidated last: by its marker; where there is none the version is that of the last
+-- invalidation or a later one.
+local function invalidated(clock, first, last, epoch, issued)
+  local tags = {}
+  local list, lacking
+  for i, ver in ipairs(markers(first, last, epoch, issued)) do
+    local key = KEYS[first + i - 1]
+    if not ver and not list then
+      list, lacking = listed(clock, epoch)
+    end
+    local at = not ver and string.find(list, short(key), 1, true)
+    tags[i] = {
+      marker = key,
+      exists = ver,
+      ver = ver or at and struct.unpack('>I8', list, at + 16) or lacking
+    }
+  end
+  return tags
+end
+
+-- Whether one of the tags was invalidated after this version.
+local function any_after(tags, ver)
+  for _, tag in ipairs(tags) do
+    if tag.ver > ver then
+      return true
+    end
+  end
+  return false
+end
+
+-- Has the markers exist for as long as a value that is kept for so many ms, and makes those that are missing.
+local function keep_markers(tags, epoch, kept)
+  for _, tag in ipairs(tags) do
+    if tag.exists then
+      redis.call('PEXPIRE', tag.marker, kept, 'GT')
+    else
+      redis.call('SET', tag.marker, struct.pack('>I8I8', epoch, tag.ver), 'PX', kept)
+    end
+  end
+end
+
+-- The tags of a stored value, as they follow its payload.
+local function tags_of(key, head)
+  local length = struct.unpack('>I2', head, 71)
+  return length == 0 and '' or redis.call('GETRANGE', key, -length, -1)
+end
+
+-- Whether a value of this version is valid by the markers KEYS[first..]: all are there, and none is later.
+local function is_valid(first, epoch, ver)
+  if #KEYS < first then
+    return true
+  end
+  for _, at in ipairs(markers(first, #KEYS, epoch, ver)) do
+    if not at then
+      return false
+    end
+  end
+  return true
+end
+
+-- Of how many tags the markers follow in KEYS, for a body.
+local function count_tags(body)
+  local length = struct.unpack('>I2', body, 3)
+  local at, count = #body - length + 1, 0
+  while at < #body do
+    at = at + 2 + struct.unpack('>I2', body, at)
+    count = count + 1
+  end
+  return count
+end

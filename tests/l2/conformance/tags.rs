@@ -1,0 +1,254 @@
+//! Values with tags, and the invalidation of these.
+
+use std::time::Duration;
+
+use larder::l2::{Fill, Key, Kind, Lane, LeaseReply, NewLife, TagVersion, Ttls, Version, Want};
+
+use super::conformance;
+use crate::store::*;
+use crate::support::eventually::eventually;
+
+conformance! {
+    a_tag_is_known_while_it_has_a_value
+    what_was_loaded_before_and_has_the_tag_is_not_stored
+    what_was_unchanged_before_and_has_the_tag_is_not_stored
+    a_tag_that_has_no_value_is_remembered_for_loads_under_way
+    of_many_tags_that_have_no_values_none_is_forgotten
+    values_that_are_inserted_together_have_tags_of_their_own
+    an_invalid_value_is_absent
+    a_tag_lives_as_long_as_a_value_that_is_touched
+    a_tag_of_another_epoch_is_not_that_of_this_one
+    tags_are_published_and_logged
+    any_text_is_a_tag
+}
+
+/// Longer than a step takes, and not long to wait for.
+const SHORT: Duration = Duration::from_millis(200);
+
+async fn fill_tagged(lane: &dyn Lane, key: &str, lease: larder::l2::Lease, tags: &[&str]) -> Fill {
+    let value = tagged(b"v", LONG, tags);
+    lane.fill(key, lease, &value, None).await.unwrap()
+}
+
+async fn stored_tagged(lane: &dyn Lane, key: &str, tags: &[&str]) -> u64 {
+    let lease = granted(lane, key).await;
+    match fill_tagged(lane, key, lease, tags).await {
+        Fill::Stored(stamp) => stamp.ver,
+        rejected @ Fill::Rejected(_) => panic!("{rejected:?}"),
+    }
+}
+
+async fn touch(lane: &dyn Lane, key: &str) -> bool {
+    let (life, payload) = (
+        NewLife::Renewed(Ttls::new(LONG)),
+        payload_of(Kind::Invalidate, &[key]),
+    );
+    let touched = lane.touch(key, life, &payload, None).await;
+    touched.unwrap().is_some()
+}
+
+async fn a_tag_is_known_while_it_has_a_value(store: impl Store) {
+    let lane = &*store.lane();
+    assert_eq!(tag_version(lane, "a").await, None);
+    let first = invalidate_tags(lane, &["a"]).await;
+    assert_eq!(tag_version(lane, "a").await, None, "it has no value");
+    let stamp = insert_tagged(lane, "k", SHORT, &["a", "b"]).await;
+    let of = |ver| {
+        let epoch = stamp.epoch;
+        Some(TagVersion { epoch, ver })
+    };
+    assert_eq!(tag_version(lane, "a").await, of(first.ver));
+    let versions = lane.tag_versions(&["b", "c", "a"]).await.unwrap();
+    assert_eq!(versions, [of(0), None, of(first.ver)]);
+    let second = invalidate_tags(lane, &["a", "c"]).await;
+    let versions = lane.tag_versions(&["b", "c", "a"]).await.unwrap();
+    assert_eq!(versions, [of(0), None, of(second.ver)]);
+    assert!(first.ver < stamp.ver && stamp.ver < second.ver);
+    eventually("its value has expired", async || {
+        tag_version(lane, "a").await.is_none()
+    })
+    .await;
+}
+
+async fn what_was_loaded_before_and_has_the_tag_is_not_stored(store: impl Store) {
+    let lane = &*store.lane();
+    // First without a value that has the tag, then with one.
+    for _ in 0..2 {
+        let mut leases = Vec::new();
+        for key in ["a", "b", "none", "both"] {
+            invalidate(lane, &[key]).await;
+            leases.push(granted(lane, key).await);
+        }
+        invalidate_tags(lane, &["a"]).await;
+        let rejected = Fill::Rejected(None);
+        assert_eq!(fill_tagged(lane, "a", leases[0], &["a"]).await, rejected);
+        assert_eq!(
+            fill_tagged(lane, "both", leases[3], &["b", "a"]).await,
+            rejected
+        );
+        for (key, lease, tags) in [("b", leases[1], &["b"][..]), ("none", leases[2], &[])] {
+            let stored = fill_tagged(lane, key, lease, tags).await;
+            assert!(matches!(stored, Fill::Stored(_)), "{key}");
+        }
+        // The lease of the one that was rejected has ended.
+        stored_tagged(lane, "a", &["a"]).await;
+    }
+}
+
+async fn what_was_unchanged_before_and_has_the_tag_is_not_stored(store: impl Store) {
+    let lane = &*store.lane();
+    let old = insert_tagged(lane, "k", LONG, &["a"]).await;
+    let (tags, ttls) = ([Key::from("a")], Ttls::new(LONG));
+    let refresh = async || match lead_for(lane, "k", LONG, Want::NewerThan(old.ver)).await {
+        LeaseReply::Granted(lease) => lease,
+        other => panic!("{other:?}"),
+    };
+    let lease = refresh().await;
+    invalidate_tags(lane, &["a"]).await;
+    let sent = lane.revalidate("k", lease, old.ver, ttls, &tags).await;
+    let Some(Fill::Rejected(Some(bytes))) = sent.unwrap() else {
+        panic!("it began before");
+    };
+    assert_eq!(stamp_of(&bytes), old);
+    let lease = refresh().await;
+    let sent = lane.revalidate("k", lease, old.ver, ttls, &tags).await;
+    assert!(
+        matches!(sent.unwrap(), Some(Fill::Stored(_))),
+        "it began later"
+    );
+    let now = stamp_of(&get(lane, "k").await.unwrap());
+    assert!(tag_version(lane, "a").await.unwrap().ver < now.ver);
+}
+
+async fn a_tag_that_has_no_value_is_remembered_for_loads_under_way(store: impl Store) {
+    let lane = &*store.lane();
+    let (before, other) = (granted(lane, "k").await, granted(lane, "other").await);
+    let invalidated = invalidate_tags(lane, &["a"]).await;
+    // What makes the tag known again does not make the load a later one.
+    insert_tagged(lane, "of another key", LONG, &["a"]).await;
+    assert_eq!(tag_version(lane, "a").await.unwrap().ver, invalidated.ver);
+    let sent = fill_tagged(lane, "k", before, &["a"]).await;
+    assert_eq!(sent, Fill::Rejected(None));
+    let sent = fill_tagged(lane, "other", other, &["b"]).await;
+    assert!(matches!(sent, Fill::Stored(_)), "it has another tag");
+}
+
+async fn of_many_tags_that_have_no_values_none_is_forgotten(store: impl Store) {
+    let lane = &*store.lane();
+    let names: Vec<String> = (0..300).map(|n| format!("tag {n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let before = granted(lane, "k").await;
+    invalidate_tags(lane, &names[..1]).await;
+    let last = invalidate_tags(lane, &names[1..]).await;
+    let sent = fill_tagged(lane, "k", before, &names[..1]).await;
+    assert_eq!(sent, Fill::Rejected(None));
+    for name in [names[0], names[299]] {
+        let ver = stored_tagged(lane, name, &[name]).await;
+        let known = tag_version(lane, name).await.unwrap().ver;
+        assert!(known <= last.ver && last.ver < ver, "{name}");
+    }
+    let during = granted(lane, "k").await;
+    invalidate_tags(lane, &names[1..3]).await;
+    let sent = fill_tagged(lane, "k", during, &["never invalidated"]).await;
+    assert!(matches!(sent, Fill::Stored(_)));
+}
+
+async fn values_that_are_inserted_together_have_tags_of_their_own(store: impl Store) {
+    let lane = &*store.lane();
+    let values = [
+        ("none", tagged(b"v", LONG, &[])),
+        ("short", tagged(b"v", SHORT, &["a", "b"])),
+        ("no more", tagged(b"v", SHORT, &[])),
+        ("long", tagged(b"v", LONG, &["b"])),
+    ];
+    let values: Vec<_> = values.iter().map(|(key, value)| (*key, value)).collect();
+    let keys = ["none", "short", "no more", "long"];
+    let payload = payload_of(Kind::Insert, &keys);
+    lane.insert(&values, &payload, None).await.unwrap();
+    assert!(tag_version(lane, "a").await.is_some());
+    eventually("the short one has expired", async || {
+        tag_version(lane, "a").await.is_none()
+    })
+    .await;
+    assert!(tag_version(lane, "b").await.is_some());
+    assert!(usable(lane, "none").await.is_some());
+    // A lease of any of them is gone.
+    assert_eq!(usable(lane, "short").await, None);
+}
+
+async fn an_invalid_value_is_absent(store: impl Store) {
+    let lane = &*store.lane();
+    let value = tagged(b"new", LONG, &["a", "b"]);
+    let payload = payload_of(Kind::Insert, &["k"]);
+    let insert_if = async |version| {
+        let inserted = lane.insert_if("k", &value, version, &payload, None);
+        inserted.await.unwrap()
+    };
+    let first = insert_tagged(lane, "k", LONG, &["a", "b"]).await;
+    assert!(touch(lane, "k").await);
+    assert_eq!(insert_if(Version::ABSENT).await, None);
+    let second = insert_if(first.version()).await.expect("it is valid");
+    invalidate_tags(lane, &["b"]).await;
+    assert!(!touch(lane, "k").await);
+    assert_eq!(insert_if(second.version()).await, None);
+    let third = insert_if(Version::ABSENT).await.expect("it is absent");
+    assert!(touch(lane, "k").await);
+    assert_eq!(insert_if(Version::ABSENT).await, None);
+    assert!(insert_if(third.version()).await.is_some());
+}
+
+async fn a_tag_lives_as_long_as_a_value_that_is_touched(store: impl Store) {
+    let lane = &*store.lane();
+    insert_tagged(lane, "k", SHORT, &["a"]).await;
+    assert!(touch(lane, "k").await);
+    insert_tagged(lane, "other", SHORT, &["b"]).await;
+    eventually("the other one has expired", async || {
+        tag_version(lane, "b").await.is_none()
+    })
+    .await;
+    assert!(tag_version(lane, "a").await.is_some());
+    assert!(touch(lane, "k").await);
+}
+
+async fn a_tag_of_another_epoch_is_not_that_of_this_one(store: impl Store) {
+    let lane = &*store.lane();
+    let first = insert_tagged(lane, "k", LONG, &["a"]).await;
+    invalidate_tags(lane, &["a"]).await;
+    clear(lane).await;
+    let ver = stored_tagged(lane, "k", &["a"]).await;
+    let known = tag_version(lane, "a").await.unwrap();
+    assert!(known.epoch != first.epoch && known.ver < ver);
+    assert!(touch(lane, "k").await);
+}
+
+async fn tags_are_published_and_logged(store: impl Store) {
+    let lane = &*store.lane();
+    let (_, mut subscription) = subscribe(lane).await;
+    let stamp = invalidate_tags(lane, &["a", "b"]).await;
+    let received = message(&mut *subscription).await;
+    assert_eq!((received.kind, received.ver), (Kind::Tags, stamp.ver));
+    assert_eq!(
+        (received.epoch, &*received.keys),
+        (stamp.epoch, &["a".into(), "b".into()][..])
+    );
+    let replayed = lane.replay(received.seq).await.unwrap();
+    assert_eq!(replayed, [received]);
+}
+
+async fn any_text_is_a_tag(store: impl Store) {
+    let lane = &*store.lane();
+    let long = "x".repeat(1024);
+    let names = ["", "!", "a:b", "{x}", "*", "\u{fc}\u{0}", &long];
+    let stamp = insert_tagged(lane, "k", LONG, &names).await;
+    assert!(touch(lane, "k").await);
+    for name in names {
+        assert_eq!(tag_version(lane, name).await.unwrap().ver, 0);
+    }
+    let known = lane.tag_versions(&["x", "a", "!tag:"]).await.unwrap();
+    assert_eq!(known, [None; 3]);
+    for name in names {
+        let at = invalidate_tags(lane, &[name]).await;
+        assert!(tag_version(lane, name).await.unwrap().ver == at.ver && at.ver > stamp.ver);
+    }
+    assert!(!touch(lane, "k").await);
+}
