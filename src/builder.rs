@@ -273,6 +273,19 @@ where
     /// at once meanwhile. Default: 1 s. Varies by the [`jitter`](Self::jitter).
     ///
     /// With [`stale_wait`](Self::stale_wait) it is also the shortest pause after a refresh that failed.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    ///
+    /// let prices: larder::Cache<String, u32> = larder::Cache::builder("docs:prices")
+    ///     .l2_ttl(Duration::from_secs(60))
+    ///     .stale_if_error(Duration::from_secs(3600))
+    ///     .fallback_throttle(Duration::from_secs(5))
+    ///     .build()?;
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
     pub fn fallback_throttle(mut self, pause: Duration) -> Self {
         self.options.fallback_throttle = pause;
         self
@@ -388,6 +401,20 @@ where
     /// How long one call of a loader may take. Default: 30 s. Then its callers get a fallback, see
     /// [`stale_if_error`](Self::stale_if_error), or [`LoadError::is_timeout`](crate::LoadError::is_timeout); and the
     /// loader's future is dropped, as soon as it does not block its thread.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    ///
+    /// let prices: larder::Cache<String, u32> = larder::Cache::builder("docs:prices")
+    ///     .load_timeout(Duration::from_millis(10))
+    ///     .build()?;
+    /// let hangs = || std::future::pending::<Result<u32, std::io::Error>>();
+    /// let error = prices.get_or_load("tea", hangs).await.err().ok_or("it hangs")?;
+    /// assert!(error.is_timeout());
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
     pub fn load_timeout(mut self, timeout: Duration) -> Self {
         self.options.load_timeout = timeout;
         self

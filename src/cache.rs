@@ -123,6 +123,16 @@ where
     ///
     /// A stale entry is returned, flagged. Does not allocate, except for the counters at the first hit of each
     /// thread.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// let stock: larder::Cache<String, u32> = larder::Cache::builder("docs:stock").build()?;
+    /// assert!(stock.get_local("tea").is_none());
+    /// stock.insert("tea", 7).await?;
+    /// assert_eq!(stock.get_local("tea").as_deref(), Some(&7));
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
     pub fn get_local<Q, M>(&self, key: &Q) -> Option<Entry<V>>
     where
         K: LookupBy<Q, M>,
@@ -310,6 +320,21 @@ where
     ///
     /// As [`get_or_load`](Self::get_or_load), and if what the loader returned
     /// [is a misuse](LoadError::is_misuse).
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use larder::{Cache, Loaded};
+    ///
+    /// let rates: Cache<String, f64> = Cache::builder("docs:rates").build()?;
+    /// // A rate says itself until when it holds.
+    /// let load = |_| async {
+    ///     Ok::<_, std::io::Error>(Loaded::new(1.08).ttl(Duration::from_secs(90)))
+    /// };
+    /// assert_eq!(*rates.get_or_load_with("EUR/USD", load).await?, 1.08);
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
     pub async fn get_or_load_with<Q, M, F, Fut, E>(
         &self,
         key: &Q,
@@ -387,6 +412,19 @@ where
     /// # Errors
     ///
     /// As [`get_or_load_with`](Self::get_or_load_with). What is stored stays.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use larder::{Cache, Loaded};
+    ///
+    /// let users: Cache<u64, String> = Cache::builder("docs:users").build()?;
+    /// let load = || async { Ok::<_, std::io::Error>(Loaded::new("Ann".to_owned()).tags(["tenant:7"])) };
+    /// assert_eq!(*users.refresh_with(&1, load).await?, "Ann");
+    /// users.invalidate_tag("tenant:7").await?;
+    /// assert!(users.get(&1).await.is_none());
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
     pub async fn refresh_with<Q, M, F, Fut, E>(
         &self,
         key: &Q,
@@ -745,6 +783,20 @@ where
     ///
     /// As [`insert_if`](Self::insert_if), and if [it is a misuse](WriteError::is_misuse) of [`Loaded`]: nothing was
     /// changed.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use larder::{Cache, Loaded, Version};
+    ///
+    /// // Of many workers, one runs a job; if it dies, another one may after a minute.
+    /// let jobs: Cache<String, u32> = Cache::builder("docs:jobs").build()?;
+    /// let mine = || Loaded::new(17).ttl(Duration::from_secs(60));
+    /// assert!(jobs.insert_if_with("nightly", mine(), Version::ABSENT).await?);
+    /// assert!(!jobs.insert_if_with("nightly", mine(), Version::ABSENT).await?);
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
     pub async fn insert_if_with<Q, M>(
         &self,
         key: &Q,
@@ -1101,6 +1153,24 @@ where
     /// - [`WriteError::is_deferred`]: L2 could not be reached. This instance uses no value with the tag from either level,
     ///   and L2 is sent the invalidation as soon as it answers.
     /// - The tag is over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES), so no value has it. Nothing was changed.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use larder::{Cache, Loaded, MemoryL2};
+    ///
+    /// let l2 = MemoryL2::new();
+    /// let a: Cache<u64, String> = Cache::builder("docs:tagged").l2(l2.clone()).build()?;
+    /// let b: Cache<u64, String> = Cache::builder("docs:tagged").l2(l2).build()?;
+    /// for id in 0..100 {
+    ///     let user = Loaded::new(format!("user {id}")).tags([("tenant", id % 2)]);
+    ///     a.insert_with(&id, user).await?;
+    /// }
+    /// b.invalidate_tag(&("tenant", 1)).await?;
+    /// assert!(b.get(&1).await.is_none());
+    /// assert!(b.get(&2).await.is_some());
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
     pub async fn invalidate_tag<T>(&self, tag: &T) -> Result<(), WriteError>
     where
         T: CacheKey + ?Sized,

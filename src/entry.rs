@@ -264,6 +264,8 @@ impl Meta {
     /// [`Builder::stale_if_error`](crate::Builder::stale_if_error), or past its soft TTL, and its caller has waited for
     /// its refresh, see [`Builder::stale_wait`](crate::Builder::stale_wait). It has not been invalidated. A previous value
     /// that a loader is given is flagged like this, too, if it is past its TTL.
+    ///
+    /// [`Builder::stale_if_error`](crate::Builder::stale_if_error) has an example.
     #[must_use]
     pub fn is_fallback(&self) -> bool {
         self.is_fallback
@@ -278,6 +280,8 @@ impl Meta {
 
     /// Names the write that stored this value: each write of a key has another version. `None` for a value that was
     /// loaded and not stored.
+    ///
+    /// [`Cache::insert_if`](crate::Cache::insert_if) has an example.
     #[must_use]
     pub fn version(&self) -> Option<Version> {
         self.version

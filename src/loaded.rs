@@ -123,6 +123,19 @@ impl<V> Loaded<V> {
     /// The age from which this value is stale, instead of the builder's [`soft_ttl`](crate::Builder::soft_ttl).
     ///
     /// The jitter only shortens it. If it is not shorter than the value's TTL, the value is never stale.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use larder::{Cache, Loaded};
+    ///
+    /// let prices: Cache<String, u32> = Cache::builder("docs:prices").build()?;
+    /// let price = Loaded::new(450).ttl(Duration::from_secs(600)).soft_ttl(Duration::from_secs(60));
+    /// prices.insert_with("tea", price).await?;
+    /// assert!(!prices.get("tea").await.ok_or("it is there")?.meta().is_stale());
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
     pub fn soft_ttl(mut self, ttl: Duration) -> Self {
         self.ttls.soft_ttl = Some(ttl);
         self
@@ -131,6 +144,19 @@ impl<V> Loaded<V> {
     /// How long each L1 keeps this value at most. Zero: no L1 stores it, so that every look-up asks L2.
     ///
     /// It only shortens: what the builder's [`l1_ttl`](crate::Builder::l1_ttl) says, and the value's TTL, hold too.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use larder::{Cache, Loaded, MemoryL2, Source};
+    ///
+    /// let stock: Cache<String, u32> = Cache::builder("docs:stock").l2(MemoryL2::new()).build()?;
+    /// // What is asked for rarely, and is large, need not take room in each instance.
+    /// stock.insert_with("tea", Loaded::new(7).l1_ttl(Duration::ZERO)).await?;
+    /// assert_eq!(stock.get("tea").await.ok_or("L2 has it")?.meta().source(), Source::L2);
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
     pub fn l1_ttl(mut self, ttl: Duration) -> Self {
         self.ttls.l1_ttl = Some(ttl);
         self
@@ -182,6 +208,21 @@ impl<V> Loaded<V> {
 
     /// Hands the value out to the callers that wait for this load, and stores it in neither level. If the loader was given
     /// a previous value, that is removed from both levels, in all instances.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use larder::{Cache, Loaded};
+    ///
+    /// let carts: Cache<String, Vec<String>> = Cache::builder("docs:cart").build()?;
+    /// let load = |_| async {
+    ///     // Not worth keeping.
+    ///     Ok::<_, std::io::Error>(Loaded::new(Vec::new()).no_store())
+    /// };
+    /// assert!(carts.get_or_load_with("alice", load).await?.is_empty());
+    /// assert!(carts.get("alice").await.is_none());
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
     pub fn no_store(mut self) -> Self {
         self.is_stored = false;
         self
