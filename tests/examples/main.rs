@@ -8,6 +8,7 @@
     clippy::unwrap_used
 )]
 
+mod calls;
 mod fleet;
 mod outage;
 mod quickstart;

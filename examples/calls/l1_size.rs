@@ -1,0 +1,38 @@
+//! How much memory L1 takes: a number of entries, or with `l1_weigher` a number of bytes, for values of very different
+//! sizes. What L1 has no room for is still in L2.
+
+use std::error::Error;
+
+use larder::{Cache, MemoryL2, Source};
+
+pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
+    let l2 = MemoryL2::new();
+    let thumbnails: Cache<u64, Vec<u8>> = Cache::builder("photos:thumbnail")
+        .l1_capacity(10_000) // bytes, as the weigher counts them
+        .l1_weigher(|key, image: &Vec<u8>| {
+            u32::try_from(key.len() + image.len()).unwrap_or(u32::MAX)
+        })
+        .l2(l2.clone())
+        .build()?;
+    thumbnails.ready().await;
+    let ids: Vec<u64> = (0..20).collect();
+    thumbnails
+        .insert_many(ids.iter().map(|id| (id, vec![0; 3_000])))
+        .await?;
+    let kept = thumbnails.stats().l1_entries;
+    assert!((1..=3).contains(&kept), "three fit in, and not {kept}");
+    let found = thumbnails.get_many(&ids).await;
+    assert!(found.iter().all(Option::is_some), "L2 has them all");
+
+    // A job that reads everything once has no use for an L1.
+    let job: Cache<u64, Vec<u8>> = Cache::builder("photos:thumbnail")
+        .l1_capacity(0)
+        .l2(l2)
+        .build()?;
+    job.ready().await;
+    for _ in 0..2 {
+        let image = job.get(&7).await.ok_or("it is in L2")?;
+        assert_eq!(image.meta().source(), Source::L2);
+    }
+    Ok(())
+}

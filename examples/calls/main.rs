@@ -1,0 +1,96 @@
+//! One small example of each call and of the usual options. No server is needed:
+//!
+//! ```sh
+//! cargo run --example calls
+//! cargo run --example calls -- touch
+//! ```
+//!
+//! Each example is a file of its own, and fails if the cache does not do what it is meant to show. Several instances
+//! are several caches over one `MemoryL2`; in a service they are processes, and L2 is Redis.
+//!
+//! Tokio's time is paused here: a `sleep` of an hour takes no time. A cache that is built with `Clock::tokio()` goes by
+//! that time. With a service's runtime both go by the real one.
+
+mod clear;
+mod expire;
+mod fallbacks;
+mod get;
+mod get_local;
+mod get_many;
+mod get_or_load;
+mod get_or_load_with;
+mod insert;
+mod insert_if;
+mod insert_with;
+mod invalidate;
+mod invalidate_after;
+mod invalidate_and_hold;
+mod invalidate_and_wait;
+mod invalidate_prefix;
+mod l1_size;
+mod limits;
+mod operation;
+mod refresh;
+mod sliding;
+mod stale_wait;
+mod staleness;
+mod stores;
+mod tags;
+mod touch;
+mod ttls;
+
+use std::env;
+use std::error::Error;
+use std::process::ExitCode;
+
+use futures::FutureExt as _;
+use futures::future::LocalBoxFuture;
+use tokio::runtime::Builder;
+
+type Outcome = Result<(), Box<dyn Error>>;
+type Example = (&'static str, fn() -> LocalBoxFuture<'static, Outcome>);
+
+macro_rules! examples {
+    ($($name:ident)*) => {
+        &[$((stringify!($name), || $name::run().boxed_local())),*]
+    };
+}
+
+/// In the order of the README's tables.
+const EXAMPLES: &[Example] = examples! {
+    get_or_load get_or_load_with refresh get get_many get_local
+    invalidate invalidate_after invalidate_and_wait invalidate_and_hold
+    insert insert_with insert_if expire touch
+    tags invalidate_prefix clear operation
+    stores l1_size ttls stale_wait fallbacks sliding staleness limits
+};
+
+fn main() -> ExitCode {
+    let wanted: Vec<String> = env::args().skip(1).collect();
+    let is_known = |name: &String| EXAMPLES.iter().any(|(known, _)| known == name);
+    if let Some(unknown) = wanted.iter().find(|name| !is_known(name)) {
+        eprintln!("there is no example {unknown:?}; there are:");
+        for (name, _) in EXAMPLES {
+            eprintln!("  {name}");
+        }
+        return ExitCode::FAILURE;
+    }
+    for (name, example) in EXAMPLES {
+        if !wanted.is_empty() && !wanted.iter().any(|wanted| wanted == name) {
+            continue;
+        }
+        if let Err(error) = run(*example) {
+            eprintln!("{name}: {error}");
+            return ExitCode::FAILURE;
+        }
+        println!("{name}: as promised");
+    }
+    ExitCode::SUCCESS
+}
+
+/// Runs it in a runtime of its own, so that nothing of another example is under way.
+fn run(example: fn() -> LocalBoxFuture<'static, Outcome>) -> Outcome {
+    let mut runtime = Builder::new_current_thread();
+    let runtime = runtime.enable_all().start_paused(true).build()?;
+    runtime.block_on(example())
+}

@@ -1,0 +1,45 @@
+//! For the life of a service: wait for the cache at the start, answer probes, export counters, and close it at the end
+//! so that no invalidation is lost.
+
+use std::error::Error;
+use std::time::Duration;
+
+use larder::{Cache, MemoryL2};
+use tokio::time::timeout;
+
+pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
+    let l2 = MemoryL2::new();
+    let plans: Cache<u64, String> = Cache::builder("billing:plan").l2(l2.clone()).build()?;
+
+    // Start: with a time limit, as the service also works without Redis.
+    if timeout(Duration::from_secs(2), plans.ready())
+        .await
+        .is_err()
+    {
+        eprintln!("started without Redis");
+    }
+    assert_eq!(readiness(&plans), 200);
+
+    plans.insert(&7, "gold".to_owned()).await?;
+    plans.get(&7).await.ok_or("it is there")?;
+    assert_eq!(
+        (plans.namespace(), plans.stats().l1_hits),
+        ("billing:plan", 1)
+    );
+
+    l2.set_reachable(false);
+    let deferred = plans.invalidate(&7).await.err().ok_or("L2 is away")?;
+    assert!(deferred.is_deferred());
+    assert_eq!(readiness(&plans), 503);
+
+    // End: what was deferred is sent, if Redis is back by then.
+    l2.set_reachable(true);
+    plans.close().await;
+    let next: Cache<u64, String> = Cache::builder("billing:plan").l2(l2).build()?;
+    assert!(next.get(&7).await.is_none());
+    Ok(())
+}
+
+fn readiness(plans: &Cache<u64, String>) -> u16 {
+    if plans.health().is_ok() { 200 } else { 503 }
+}

@@ -1,0 +1,50 @@
+//! The examples of each call check what they show by themselves: here all of them have to get to their end.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use crate::support::program::run;
+
+#[tokio::test]
+async fn each_does_as_promised() {
+    let shown = run("calls", &[]).await;
+    assert_eq!(
+        (shown.code, shown.stderr.as_str()),
+        (Some(0), ""),
+        "{shown:?}"
+    );
+    let named = shown.stdout.lines().map(|line| {
+        let name = line.strip_suffix(": as promised");
+        name.unwrap_or_else(|| panic!("{line:?}")).to_owned()
+    });
+    assert_eq!(named.collect::<BTreeSet<_>>(), files());
+}
+
+#[tokio::test]
+async fn one_can_be_chosen() {
+    let shown = run("calls", &["touch"]).await;
+    assert_eq!(
+        (shown.code, shown.stdout.as_str()),
+        (Some(0), "touch: as promised\n")
+    );
+}
+
+#[tokio::test]
+async fn an_unknown_one_is_an_error_that_lists_them() {
+    let ended = run("calls", &["brew"]).await;
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), ""));
+    assert!(
+        ended.stderr.contains("brew") && ended.stderr.contains("  touch\n"),
+        "{ended:?}"
+    );
+}
+
+/// The names of the examples: each has a file.
+fn files() -> BTreeSet<String> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/calls");
+    let files = fs::read_dir(directory).unwrap();
+    let paths = files.map(|file| file.unwrap().path());
+    let names = paths.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned());
+    names.filter(|name| name != "main").collect()
+}
