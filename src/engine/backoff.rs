@@ -74,6 +74,13 @@ impl Backoff {
         self.keys.invalidate(key);
     }
 
+    /// The same for all keys that begin with `prefix`.
+    pub(super) fn forget_prefix(&self, prefix: &str) {
+        for (key, _) in self.keys.iter().filter(|(key, _)| key.starts_with(prefix)) {
+            self.keys.invalidate(&*key);
+        }
+    }
+
     /// A refresh failed. The next one waits twice as long after each failure in a row, with jitter, and at least so long.
     pub(super) fn refresh_failed(&self, key: &Key, at_least: Duration) {
         let failures = self.keys.get(key).map_or(0, |pause| pause.failures);

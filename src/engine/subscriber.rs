@@ -281,6 +281,7 @@ impl<'a, V: Value> Session<'a, V> {
         if message.kind == Kind::Prefix {
             for prefix in &message.keys {
                 ctx.l1.apply_prefix(prefix, epoch, ver, ctx.now());
+                ctx.backoff.forget_prefix(prefix);
             }
             return;
         }

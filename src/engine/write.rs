@@ -221,6 +221,7 @@ impl<V: Value> Writes<V> {
                 ctx.counters.invalidations_sent.bump();
                 let (epoch, ver) = (before.epoch, before.ver);
                 let from_l1 = from_l1 + ctx.l1.apply_prefix(prefix, epoch, ver, ctx.now());
+                ctx.backoff.forget_prefix(prefix);
                 Ok(if ctx.l1.freshness().is_alone() {
                     from_l1
                 } else {

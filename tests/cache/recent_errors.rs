@@ -173,3 +173,29 @@ async fn of_many_keys_one_has_failed() {
         assert!(cache.get("k").await.is_none());
     }
 }
+
+#[tokio::test]
+async fn the_removal_of_a_prefix_ends_it() {
+    for (_, cache) in fleets().await {
+        assert!(fail(&cache, "eu:tea").await.is_err());
+        assert!(fail(&cache, "us:tea").await.is_err());
+        cache.invalidate_prefix("eu:").await.unwrap();
+        let truth = Source::new("v");
+        assert!(truth.through(&cache, "eu:tea").await.is_ok());
+        assert!(truth.through(&cache, "us:tea").await.is_err());
+    }
+}
+
+#[tokio::test]
+async fn the_removal_of_a_prefix_by_another_instance_ends_it() {
+    let fleet = Fleet::memory();
+    let (a, _) = fleet.instance_with(remembering).await;
+    let (b, _) = fleet.instance_with(remembering).await;
+    assert!(fail(&a, "eu:tea").await.is_err());
+    b.invalidate_prefix("eu:").await.unwrap();
+    let truth = Source::new("v");
+    eventually("the error has ended", || async {
+        truth.through(&a, "eu:tea").await.is_ok()
+    })
+    .await;
+}
