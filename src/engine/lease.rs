@@ -229,6 +229,7 @@ pub(super) async fn store<V: Value>(
                 Replaces::Any => ctx.l1.publish_inserted(op, &fresh),
                 Replaces::Nothing | Replaces::Stale(_) => ctx.l1.publish_filled(op, &fresh),
             }
+            ctx.backoff.forget(op.key());
             return Ok(ended(fresh, Source::Loader));
         }
         // The value is still there that was to be replaced, or another.

@@ -199,3 +199,43 @@ async fn the_removal_of_a_prefix_by_another_instance_ends_it() {
     })
     .await;
 }
+
+/// Also that of a load which began before the refresh, and failed during it.
+#[tokio::test]
+async fn a_refresh_that_is_stored_ends_it() {
+    let set = |b| remembering(b).l2_ttl(100 * MS).error_ttl(HOUR);
+    let fleet = Fleet::memory();
+    let Fleet::Memory { clock, .. } = &fleet else {
+        unreachable!("it is in memory")
+    };
+    let alone = set(Cache::builder("test:alone").clock(clock.clone()));
+    let alone = alone.build().unwrap();
+    let (with_l2, _) = fleet.instance_with(set).await;
+    for cache in [with_l2, alone] {
+        let (before, during) = (Gate::new(), Gate::new());
+        let load = {
+            let (cache, gate) = (cache.clone(), before.clone());
+            tokio::spawn(async move {
+                let down = || async move {
+                    gate.pass().await;
+                    Err::<String, _>(io::Error::other("down"))
+                };
+                cache.get_or_load("k", down).await
+            })
+        };
+        before.arrived(1).await;
+        let truth = Source::new("v");
+        let refresh = tokio::spawn({
+            let (cache, truth) = (cache.clone(), truth.behind(&during));
+            async move { cache.refresh("k", || truth.load()).await }
+        });
+        during.arrived(1).await;
+        before.open();
+        assert!(load.await.unwrap().is_err());
+        during.open();
+        refresh.await.unwrap().unwrap();
+        fleet.advance(101 * MS);
+        assert!(cache.get("k").await.is_none(), "it has expired");
+        assert!(truth.through(&cache, "k").await.is_ok());
+    }
+}

@@ -271,3 +271,19 @@ async fn a_caller_gets_what_was_loaded_though_it_cannot_be_stored() {
     assert_eq!(*b.get("k").await.expect("it is still there"), "old");
     assert_eq!(a.stats().refresh_failures, 0);
 }
+
+/// The source answers again: the next value is refreshed when it is stale.
+#[tokio::test]
+async fn a_load_that_is_stored_ends_the_pause_after_a_refresh() {
+    for (fleet, cache) in fleets(|b| b.fallback_throttle(HOUR)).await {
+        let truth = Source::new("old");
+        stale(&fleet, &cache, &truth).await;
+        let down = || async { Err(io::Error::other("down")) };
+        let entry = cache.get_or_load("k", down).await.unwrap();
+        assert!(entry.meta().is_fallback());
+        fleet.advance(10_000 * MS);
+        truth.set("old");
+        stale(&fleet, &cache, &truth).await;
+        assert_fresh(&truth.through(&cache, "k").await.unwrap());
+    }
+}
