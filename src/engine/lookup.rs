@@ -101,6 +101,10 @@ pub(super) async fn fallback<V: Value>(ctx: &Context<V>, key: &Key) -> Option<Ou
         return Some(found);
     }
     let op = ctx.l1.begin(key);
+    // As an operation that begins now: a write may have been deferred since.
+    if ctx.deferred.holds(key) {
+        return None;
+    }
     // The server compares epochs: there may be no proof (rule 11).
     let ask = LeaseRequest::read_only(Want::Kept);
     let reply = ctx.lane.acquire_lease(key, ask).await;

@@ -2,10 +2,13 @@
 
 use std::future::pending;
 use std::io;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
 use std::time::Duration;
 
-use larder::{Cache, Entry, LoadError, Loaded, Mode, Source as Level};
+use larder::{Cache, Clock, Entry, LoadError, Loaded, Mode, Source as Level};
+use tokio::runtime::Handle;
 
 use crate::fleet::{Fleet, HOUR, Set, Source, Texts, over_both_stores, received};
 use crate::support::eventually::eventually;
@@ -468,4 +471,64 @@ async fn a_loader_that_blocks_its_thread_blocks_no_caller() {
         cache.get("k").await.is_none(),
         "what came late is not stored"
     );
+}
+
+/// The look-up of the fallback finds a value that this instance has invalidated meanwhile, whenever that is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_is_found_is_not_kept_if_a_write_is_deferred_meanwhile() {
+    let mut deferrals = 0;
+    for reading in 0..8 {
+        let fleet = Fleet::memory();
+        let (readings, (reached, reaches)) = (Arc::new(AtomicUsize::new(0)), mpsc::channel());
+        let reached = Arc::new(Mutex::new(Some(reached)));
+        // Waits, when it is read for the nth time, until the write has been deferred.
+        let clock = Clock::from_fn({
+            let (readings, reached) = (Arc::clone(&readings), Arc::clone(&reached));
+            move || {
+                if readings.load(SeqCst) > 0 && readings.fetch_sub(1, SeqCst) == 1 {
+                    let (done, waits) = mpsc::channel::<()>();
+                    if let Some(reached) = reached.lock().unwrap().as_ref() {
+                        reached.send(done).unwrap();
+                    }
+                    let _ = waits.recv();
+                }
+                Duration::ZERO
+            }
+        });
+        let (a, wire) = fleet.instance_with(|b| keeping(b).clock(clock)).await;
+        let (b, _) = instance(&fleet).await;
+        let answers = wire.close(Step::Renew, Way::Reply);
+        let load = {
+            let (a, b) = (a.clone(), b.clone());
+            tokio::spawn(async move {
+                let down = || async move {
+                    b.insert("k", "old".to_owned()).await.unwrap();
+                    Err(io::Error::other("down"))
+                };
+                a.get_or_load("k", down).await
+            })
+        };
+        // The load has failed, and gives its lease back.
+        answers.arrived(1).await;
+        received(&a, 1).await;
+        wire.refuse(Step::Invalidate, usize::MAX);
+        let deferring = thread::spawn({
+            let (a, runtime) = (a.clone(), Handle::current());
+            move || {
+                let done = reaches.recv();
+                done.map(|_done| runtime.block_on(a.invalidate("k")))
+            }
+        });
+        readings.store(reading + 1, SeqCst);
+        answers.open();
+        let _ = load.await.unwrap();
+        readings.store(0, SeqCst);
+        drop(reached.lock().unwrap().take());
+        if let Ok(deferred) = deferring.join().unwrap() {
+            assert!(deferred.unwrap_err().is_deferred());
+            assert!(a.get_local("k").is_none(), "{reading}");
+            deferrals += 1;
+        }
+    }
+    assert!(deferrals > 0);
 }
