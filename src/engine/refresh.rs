@@ -1,11 +1,14 @@
 //! Stale-while-revalidate: replaces values past their soft TTL in the background, once in the fleet (rule 6).
 
 use std::error::Error;
+use std::future::pending;
 use std::mem::take;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
 use futures::future::{join, join_all};
+use futures::stream::FuturesUnordered;
 use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument, Span, warn};
 
@@ -126,6 +129,20 @@ impl<V: Value> Refreshes<V> {
         if without(Rule::RefreshLease) {
             return self.replace_without_lease(refreshes, loader).await;
         }
+        let (ours, others, longest) = self.ask_all(refreshes).await;
+        join(
+            self.load(ours, loader.clone()),
+            self.take_from_others(others, longest, loader),
+        )
+        .await;
+    }
+
+    /// Asks for the leases. Returns the refreshes whose leases were granted; those that other instances have the leases
+    /// of; and for how long, at most.
+    async fn ask_all(
+        &self,
+        refreshes: Vec<Refresh<V>>,
+    ) -> (Vec<(Refresh<V>, Lease)>, Vec<Refresh<V>>, Duration) {
         let asks = join_all(refreshes.iter().map(|refresh| self.ask(refresh))).await;
         let (mut ours, mut others, mut longest) = (Vec::new(), Vec::new(), Duration::ZERO);
         for (refresh, ask) in refreshes.into_iter().zip(asks) {
@@ -139,11 +156,7 @@ impl<V: Value> Refreshes<V> {
                 Ask::Over => {}
             }
         }
-        join(
-            self.load(ours, loader),
-            self.take_from_others(others, longest),
-        )
-        .await;
+        (ours, others, longest)
     }
 
     /// Loads the keys whose leases were granted, in one call, and stores the values.
@@ -217,22 +230,50 @@ impl<V: Value> Refreshes<V> {
 
     /// Waits for the refreshes that other instances have the leases of, and takes the value of each when it is
     /// stored: one read, and no load. So one refresh serves every instance that asked for the key.
-    async fn take_from_others(&self, mut refreshes: Vec<Refresh<V>>, longest: Duration) {
-        let until = Instant::now() + longest.min(self.ctx.options.lease_wait);
+    ///
+    /// If there are callers that wait, a lease that is renewed is waited for as long as a load may take, and one that has
+    /// run out is taken.
+    async fn take_from_others(
+        &self,
+        mut refreshes: Vec<Refresh<V>>,
+        longest: Duration,
+        loader: Loader<V>,
+    ) {
+        let options = &*self.ctx.options;
+        let begun = Instant::now();
+        let mut until = begun + longest.min(options.lease_wait);
         let waiter = Arc::new(LeaseWaiter::default());
+        let mut loads = FuturesUnordered::new();
         while !refreshes.is_empty() {
             for refresh in &refreshes {
                 self.ctx.l1.await_lease(&refresh.op, &waiter);
             }
-            let ended: Vec<_> = match timeout_at(until, waiter.ended()).await {
+            let loading = async {
+                while loads.next().await.is_some() {}
+                pending().await
+            };
+            let ended = tokio::select! {
+                biased;
+                ended = timeout_at(until, waiter.ended()) => ended,
+                never = loading => never,
+            };
+            let ended: Vec<_> = match ended {
                 Ok(ended) => refreshes
                     .extract_if(.., |refresh| ended.contains(refresh.op.key()))
                     .collect(),
+                Err(_) if begun.elapsed() < options.stale_wait.min(options.load_timeout) => {
+                    let asked = take(&mut refreshes);
+                    let (ours, others, longest) = self.ask_all(asked).await;
+                    loads.push(self.load(ours, loader.clone()));
+                    (refreshes, until) = (others, Instant::now() + longest);
+                    continue;
+                }
                 // The lease has run out, or the notice of its end was lost.
                 Err(_) => take(&mut refreshes),
             };
             join_all((ended.into_iter()).map(|refresh| self.take_stored(refresh))).await;
         }
+        while loads.next().await.is_some() {}
     }
 
     /// Reads the value that the other instance has stored.

@@ -287,3 +287,55 @@ async fn a_load_that_is_stored_ends_the_pause_after_a_refresh() {
         assert_fresh(&truth.through(&cache, "k").await.unwrap());
     }
 }
+
+/// Longer than its lease lasts without being renewed, and than callers wait for the load of a missing key.
+#[tokio::test]
+async fn a_slow_refresh_of_another_instance_is_waited_for() {
+    let set = |b| patient(b).lease_ttl(30 * MS).lease_wait(30 * MS);
+    let fleet = Fleet::memory();
+    let ((a, wire), (b, of_b)) = (
+        fleet.instance_with(set).await,
+        fleet.instance_with(set).await,
+    );
+    let (truth, gate) = (Source::new("old"), Gate::new());
+    stale(&fleet, &a, &truth).await;
+    let refreshing = truth.behind(&gate).spawn(&a, "k");
+    gate.arrived(1).await;
+    let waiting = truth.spawn(&b, "k");
+    eventually("the lease was renewed and asked for again", || async {
+        wire.asked(Step::Renew) > 3 && of_b.asked(Step::AcquireLease) > 3
+    })
+    .await;
+    assert!(!waiting.is_finished());
+    gate.open();
+    assert_fresh(&refreshing.await.unwrap().unwrap());
+    assert_fresh(&waiting.await.unwrap().unwrap());
+    assert_eq!(truth.loads(), 2);
+}
+
+/// Its lease runs out, and the instance that waits takes over.
+#[tokio::test]
+async fn the_refresh_of_an_instance_that_is_gone_is_taken_over() {
+    let set = |b| patient(b).lease_ttl(30 * MS);
+    let fleet = Fleet::memory();
+    let ((a, wire), (b, _)) = (
+        fleet.instance_with(set).await,
+        fleet.instance_with(set).await,
+    );
+    let (truth, gate) = (Source::new("old"), Gate::new());
+    stale(&fleet, &a, &truth).await;
+    let refreshing = truth.behind(&gate).spawn(&a, "k");
+    gate.arrived(1).await;
+    wire.lose(Step::Renew, Way::Request, usize::MAX);
+    let waiting = truth.spawn(&b, "k");
+    eventually("its lease has run out", || async {
+        fleet.advance(MS);
+        waiting.is_finished()
+    })
+    .await;
+    let entry = waiting.await.unwrap().unwrap();
+    assert_fresh(&entry);
+    assert!(entry.meta().version().is_some());
+    gate.open();
+    refreshing.await.unwrap().unwrap();
+}
