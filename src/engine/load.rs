@@ -119,7 +119,7 @@ impl<V: Value> Loads<V> {
         if let Some(entry) = lookup::get_instead(&self.ctx, &key) {
             return Ok(entry);
         }
-        if let Some(entry) = self.throttled(&key).await {
+        if let Some(entry) = self.throttled(&key, true).await {
             return Ok(entry);
         }
         let (outcome, now) = lookup::read(&self.ctx, &key, now).await;
@@ -262,7 +262,7 @@ impl<V: Value> Loads<V> {
         // It is gone: its callers wait for the load as for that of any missing key.
         match refresh.wait().await {
             Some(Ok(Some(loaded))) => Ok(Some(lookup::hand_out_loaded(ctx, loaded, ctx.now()))),
-            Some(Err(error)) => match lookup::fallback(ctx, &key).await {
+            Some(Err(error)) => match lookup::fallback(ctx, &key, true).await {
                 Some(found) => Ok(Some(lookup::hand_out_loaded(ctx, found, ctx.now()))),
                 None => Err(error),
             },
@@ -279,12 +279,12 @@ impl<V: Value> Loads<V> {
     }
 
     /// The fallback of a key whose load has just failed: it is not tried again yet.
-    async fn throttled(&self, key: &Key) -> Option<Entry<V>> {
+    async fn throttled(&self, key: &Key, though_silent: bool) -> Option<Entry<V>> {
         let ctx = &self.ctx;
         if ctx.options.stale_if_error.is_zero() || !ctx.backoff.is_throttled(key) {
             return None;
         }
-        let found = lookup::fallback(ctx, key).await?;
+        let found = lookup::fallback(ctx, key, though_silent).await?;
         Some(lookup::hand_out_loaded(ctx, found, ctx.now()))
     }
 
@@ -299,10 +299,10 @@ impl<V: Value> Loads<V> {
 
     /// What the callers of a load that failed get: a fallback, or otherwise the error. The next callers get the same for
     /// a while.
-    async fn failed(&self, op: &Op, error: LoadError) -> LoadOutcome<V> {
+    async fn failed(&self, op: &Op, error: LoadError, though_silent: bool) -> LoadOutcome<V> {
         let (ctx, key) = (&*self.ctx, op.key());
         let options = &*ctx.options;
-        let Some(found) = lookup::fallback(ctx, key).await else {
+        let Some(found) = lookup::fallback(ctx, key, though_silent).await else {
             if !options.error_ttl.is_zero() {
                 let generation = ctx.l1.freshness().generation();
                 let pause = options.shortened(options.error_ttl);
@@ -338,9 +338,11 @@ impl<V: Value> Loads<V> {
     ) -> Result<Vec<Option<Entry<V>>>, LoadError> {
         let mut entries = Vec::with_capacity(keys.len());
         for key in &keys {
+            // Only the first finds out whether L2 is silent still.
+            let is_first = entries.is_empty();
             entries.push(match lookup::get_instead(&self.ctx, key) {
                 Some(entry) => Some(entry),
-                None => self.throttled(key).await,
+                None => self.throttled(key, is_first).await,
             });
         }
         let lacking = keys.into_iter().enumerate();
@@ -580,7 +582,10 @@ impl<V: Value> Loads<V> {
             Err(error) => (Vec::new(), Err(error)),
         };
         values.resize_with(turns.len(), || None);
-        let ends = turns.into_iter().zip(values).map(|(turn, value)| {
+        let ends = turns.into_iter().zip(values).enumerate();
+        let ends = ends.map(|(place, (turn, value))| {
+            // Those that begin first find out whether L2 is silent still.
+            let is_first = place < AT_ONCE;
             let otherwise = otherwise.clone();
             async move {
                 let outcome = match value {
@@ -591,7 +596,7 @@ impl<V: Value> Loads<V> {
                     }
                 };
                 let outcome = match outcome {
-                    Err(error) => self.failed(&turn.led.op, error).await,
+                    Err(error) => self.failed(&turn.led.op, error, is_first).await,
                     outcome => outcome,
                 };
                 turn.led.end(outcome);

@@ -83,8 +83,13 @@ pub(super) fn as_fallback<V: Value>(ctx: &Context<V>, entry: Entry<V>) -> Entry<
 /// for longer than `stale_if_error`.
 ///
 /// It is looked up when the load has failed, by the rules of any other look-up: so it is nothing that was invalidated or
-/// cleared until then.
-pub(super) async fn fallback<V: Value>(ctx: &Context<V>, key: &Key) -> Option<Outcome<V>> {
+/// cleared until then. An L2 that did not answer last is asked only if `though_silent`: of many keys, each would wait for
+/// it.
+pub(super) async fn fallback<V: Value>(
+    ctx: &Context<V>,
+    key: &Key,
+    though_silent: bool,
+) -> Option<Outcome<V>> {
     let kept = ctx.options.stale_if_error;
     // Of a deferred key both levels may be old (rule 14).
     if kept.is_zero() || ctx.deferred.holds(key) {
@@ -95,10 +100,11 @@ pub(super) async fn fallback<V: Value>(ctx: &Context<V>, key: &Key) -> Option<Ou
         let valid_until = slot.expires_at;
         return Some(instead(slot, Source::L1, now, valid_until));
     }
-    if !ctx.health.does_answer()
-        && let Some(found) = unproven_fallback(ctx, key)
-    {
-        return Some(found);
+    if !ctx.health.does_answer() {
+        let found = unproven_fallback(ctx, key);
+        if found.is_some() || !though_silent {
+            return found;
+        }
     }
     let op = ctx.l1.begin(key);
     // As an operation that begins now: a write may have been deferred since.

@@ -532,3 +532,39 @@ async fn what_is_found_is_not_kept_if_a_write_is_deferred_meanwhile() {
     }
     assert!(deferrals > 0);
 }
+
+/// Each would wait for `l2_timeout`.
+#[tokio::test]
+async fn of_many_keys_few_are_asked_for_in_an_l2_that_is_silent() {
+    const MANY: usize = 1000;
+    const FEW: usize = 100;
+    let fleet = Fleet::memory();
+    let set = |b| keeping(b).l1_capacity(0).fallback_throttle(HOUR);
+    let (a, wire) = fleet.instance_with(set).await;
+    let keys: Vec<String> = (0..MANY).map(|n| n.to_string()).collect();
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    expired(&fleet, &a, &keys).await;
+    let silence = |n| {
+        for step in [Step::Get, Step::AcquireLease, Step::Renew] {
+            wire.lose(step, Way::Reply, n);
+        }
+    };
+    let down = |_| async { Err::<Vec<(String, String)>, _>(io::Error::other("down")) };
+    let asked = || wire.asked(Step::AcquireLease);
+
+    silence(usize::MAX);
+    let error = a.get_many_or_load(keys.clone(), down).await.unwrap_err();
+    assert!(error.is_loader());
+    assert!(asked() < FEW, "after the load: {}", asked());
+
+    silence(0);
+    for entry in a.get_many_or_load(keys.clone(), down).await.unwrap() {
+        assert_fallback(Ok(entry.unwrap()), Level::L2);
+    }
+    silence(usize::MAX);
+    let before = asked();
+    let error = a.get_many_or_load(keys, down).await.unwrap_err();
+    assert!(error.is_loader());
+    let more = asked() - before;
+    assert!(more < FEW, "before and after the load: {more}");
+}
