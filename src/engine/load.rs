@@ -153,7 +153,7 @@ impl<V: Value> Loads<V> {
                 self.spawn(vec![led], loader()).await;
             }
             // The load of many keys returns no value for a key that its loader does not know; this loader may.
-            match result_of(flight).await? {
+            match self.result_of(&key, flight).await? {
                 Some(loaded) => {
                     let entry = lookup::hand_out_loaded(&self.ctx, loaded, self.ctx.now());
                     return Ok(Some(entry));
@@ -161,6 +161,18 @@ impl<V: Value> Loads<V> {
                 None if is_own => return Ok(None),
                 None => {}
             }
+        }
+    }
+
+    /// What a load of a key has ended with.
+    async fn result_of(&self, key: &Key, flight: Flight<V>) -> LoadOutcome<V> {
+        match flight.wait().await {
+            Some(outcome) => outcome,
+            // The runtime of its task has ended. Boxed, so that the futures of look-ups do not become larger.
+            None => match lookup::fallback(&self.ctx, key, true).boxed().await {
+                Some(found) => Ok(Some(found)),
+                None => Err(LoadError::stopped()),
+            },
         }
     }
 
@@ -378,13 +390,13 @@ impl<V: Value> Loads<V> {
                 led.push(new);
                 led_at.push(place);
             }
-            flights.push((flight, place));
+            flights.push((flight, place, key));
         }
         if !led.is_empty() {
             self.spawn(led, loader(&led_at)).await;
         }
-        for (flight, place) in flights {
-            if let Some(loaded) = result_of(flight).await? {
+        for (flight, place, key) in flights {
+            if let Some(loaded) = self.result_of(&key, flight).await? {
                 let entry = lookup::hand_out_loaded(&self.ctx, loaded, self.ctx.now());
                 fill(&mut entries, place, entry);
             }
@@ -645,14 +657,6 @@ impl<V> Turn<V> {
 /// A loader of one key has a value for it.
 fn one<V>(loaded: Result<Option<Entry<V>>, LoadError>) -> Result<Entry<V>, LoadError> {
     loaded.and_then(|entry| entry.ok_or_else(LoadError::stopped))
-}
-
-async fn result_of<V>(flight: Flight<V>) -> LoadOutcome<V> {
-    // There is no result if the runtime of the task has ended.
-    flight
-        .wait()
-        .await
-        .unwrap_or_else(|| Err(LoadError::stopped()))
 }
 
 fn fill<V>(entries: &mut [Option<Entry<V>>], place: usize, entry: Entry<V>) {

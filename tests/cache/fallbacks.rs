@@ -568,3 +568,40 @@ async fn of_many_keys_few_are_asked_for_in_an_l2_that_is_silent() {
     let more = asked() - before;
     assert!(more < FEW, "before and after the load: {more}");
 }
+
+/// A caller on another runtime, which has joined it.
+#[test]
+fn a_load_that_ends_with_its_runtime_hands_out_the_expired_value() {
+    let runtime = || {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().build().unwrap()
+    };
+    for many in [false, true] {
+        let (fleet, ends, stays, gate) = (Fleet::memory(), runtime(), runtime(), Gate::new());
+        let (a, _) = stays.block_on(instance(&fleet));
+        stays.block_on(expired(&fleet, &a, &["k"]));
+        ends.block_on(async {
+            let loading = Source::new("new").behind(&gate).spawn(&a, "k");
+            gate.arrived(1).await;
+            drop(loading);
+        });
+        let joins = stays.spawn({
+            let a = a.clone();
+            async move {
+                if many {
+                    let down = |_| async { Err::<Vec<(String, String)>, _>(io::Error::other("-")) };
+                    let found = a.get_many_or_load(["k"], down).await;
+                    found.map(|mut found| found.remove(0).unwrap())
+                } else {
+                    fail(&a, "k").await
+                }
+            }
+        });
+        stays.block_on(eventually("it has joined", || async {
+            a.stats().l2_misses == 3
+        }));
+        drop(ends);
+        assert_fallback(stays.block_on(joins).unwrap(), Level::L1);
+        assert_eq!((a.stats().loads, a.stats().load_failures), (1, 0));
+    }
+}
