@@ -446,7 +446,7 @@ where
         self
     }
 
-    /// How many keys may wait for L2 to come back and be invalidated then. Default: 10 000. If there are more, the
+    /// How many keys and tags may wait for L2 to come back and be invalidated then. Default: 10 000. If there are more, the
     /// whole namespace is cleared instead; until then this instance uses no key of it.
     pub fn max_deferred(mut self, keys: usize) -> Self {
         self.options.max_deferred = keys;

@@ -163,8 +163,10 @@ impl<V> Loaded<V> {
     }
 
     /// Tags of this value, by which [`invalidate_tag`](crate::Cache::invalidate_tag) finds it: up to [`MAX_TAGS`], each of
-    /// them a text like that of a key, see [`CacheKey`]. A second call replaces them. Without a call an
-    /// [`unchanged`](Self::unchanged) value keeps the tags that it has.
+    /// them written as a key is, see [`CacheKey`]: `("tenant", 7)` is the tag `tenant:7`. A second call adds tags.
+    ///
+    /// A value that is stored without tags has none, whatever the value had that it replaces. But an
+    /// [`unchanged`](Self::unchanged) value keeps its tags, unless this is called.
     ///
     /// More tags, or one that is longer than [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES), are
     /// [a misuse](crate::LoadError::is_misuse).
@@ -189,13 +191,13 @@ impl<V> Loaded<V> {
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
     pub fn tags<T: CacheKey>(mut self, tags: impl IntoIterator<Item = T>) -> Self {
-        let name = |tag: T| {
-            let mut out = KeyWriter::new();
-            let name = out.write(&tag).map(Key::from);
-            name.map_err(|_| Misuse::TagTooLong)
-        };
-        let names: Result<Vec<Key>, Misuse> = tags.into_iter().map(name).collect();
-        self.tags = Some(Box::new(names.and_then(|mut names| {
+        let former = self.tags.map_or_else(|| Ok(Vec::new()), |former| *former);
+        self.tags = Some(Box::new(former.and_then(|mut names| {
+            for tag in tags {
+                let mut out = KeyWriter::new();
+                let name = out.write(&tag).map_err(|_| Misuse::TagTooLong)?;
+                names.push(name.into());
+            }
             names.sort_unstable();
             names.dedup();
             if names.len() > MAX_TAGS {

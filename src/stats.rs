@@ -110,7 +110,7 @@ counters! {
     invalidations_received,
     /// Times that messages were missed, and read from the log in L2.
     replays,
-    /// Keys whose insert or invalidation was deferred because L2 did not accept it. A clear counts once.
+    /// Keys and tags whose insert or invalidation was deferred because L2 did not accept it. A clear counts once.
     writes_deferred,
     /// Requests that L2 refused or did not answer in time, and connections of the subscriber that broke.
     l2_errors,

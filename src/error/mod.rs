@@ -201,7 +201,7 @@ impl LoadError {
     }
 
     /// Whether the loader returned a [`Loaded`](crate::Loaded) that makes no sense: `unchanged()` without a previous
-    /// value, or a TTL of zero. The error says which.
+    /// value, a TTL of zero, or too many or too long tags. The error says which.
     #[must_use]
     pub fn is_misuse(&self) -> bool {
         matches!(self.0, LoadKind::Misuse(_))
@@ -308,8 +308,8 @@ impl WriteError {
         matches!(self.0, WriteKind::TooLarge(_))
     }
 
-    /// Whether the [`Loaded`](crate::Loaded) makes no sense for an insert: `unchanged()`, `no_store()`, or a TTL of zero.
-    /// The error says which. Nothing was changed.
+    /// Whether the [`Loaded`](crate::Loaded) makes no sense for an insert: `unchanged()`, `no_store()`, a TTL of
+    /// zero, or too many or too long tags. The error says which. Nothing was changed.
     #[must_use]
     pub fn is_misuse(&self) -> bool {
         matches!(self.0, WriteKind::Misuse(_))

@@ -777,13 +777,15 @@ async fn what_cannot_be_a_tag_is_an_error() {
     assert!(error.is_key_too_long());
     assert!(a.invalidate_tag(&long).await.unwrap_err().is_key_too_long());
     assert_eq!(wire.asked(Step::InvalidateTags), 0);
-    // The last call counts, and each name once.
-    let mut twice = many[1..].to_vec();
-    twice.extend_from_within(..);
-    twice[0].clone_from(&most);
-    twice[16].clone_from(&most);
-    let loaded = Loaded::new("v".to_owned()).tags(&many).tags(&twice);
+    // Each name counts once, and each call adds.
+    let twice = [&many[1..MAX_TAGS], &many[1..MAX_TAGS]].concat();
+    let loaded = Loaded::new("v".to_owned()).tags(&twice).tags([&most]);
     a.insert_with("k", loaded).await.unwrap();
+    let one_more = Loaded::new("v".to_owned())
+        .tags(&twice)
+        .tags([&most, "one more"]);
+    let error = a.insert_with("other", one_more).await.unwrap_err();
+    assert!(error.is_misuse());
     let (b, _) = fleet.instance().await;
     assert!(b.get("k").await.is_some());
     a.invalidate_tag(&many[0]).await.unwrap();

@@ -382,11 +382,12 @@ async fn compete(
         // One may still arrive: for so long, no other client writes.
         sleep(world.config.l2_timeout()).await;
     }
-    if ours? {
-        return Ok(());
+    match ours {
+        Ok(true) => Ok(()),
+        Err(error) if error.is_deferred() => Err(error),
+        // The other one has won, or somebody else has; or nothing was changed.
+        Ok(false) | Err(_) => instance.cache.invalidate(&key).await,
     }
-    // The other one has won, or somebody else has.
-    instance.cache.invalidate(&key).await
 }
 
 async fn invalidate(world: &World, instance: &Instance, key: u64) -> Result<(), WriteError> {
