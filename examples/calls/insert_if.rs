@@ -2,8 +2,9 @@
 //! read again. With `Version::ABSENT`, of those that want to be the first.
 
 use std::error::Error;
+use std::time::Duration;
 
-use larder::{Cache, MemoryL2, Version};
+use larder::{Cache, Loaded, MemoryL2, Version};
 
 type Seats = Cache<String, Vec<String>>;
 
@@ -26,6 +27,17 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     seats.sort_unstable();
     assert_eq!(seats, ["F4", "F5"]);
     assert!(!book(&b, "F4").await?, "it is taken");
+
+    // A box office that has a show to itself for a minute, whatever becomes of it.
+    let mine = || Loaded::new(Vec::new()).ttl(Duration::from_secs(60));
+    assert!(
+        a.insert_if_with("dune:lock", mine(), Version::ABSENT)
+            .await?
+    );
+    assert!(
+        !b.insert_if_with("dune:lock", mine(), Version::ABSENT)
+            .await?
+    );
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::time::Duration;
 
-use larder::{Cache, MemoryL2};
+use larder::{Cache, Loaded, MemoryL2};
 use tokio::time::sleep;
 
 type Ranking = Vec<String>;
@@ -28,6 +28,13 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     sleep(Duration::from_millis(1)).await; // a network hop
     let shown = web.get("club").await.ok_or("it is there already")?;
     assert_eq!(*shown, ["Ann", "Bea"]);
+
+    // With a loader that also says for how long its value is valid: until the next games.
+    let until_monday = async || {
+        let ranking = ranking(["Ann", "Bea"]).await?;
+        Ok::<_, Infallible>(Loaded::new(ranking).ttl(Duration::from_secs(3 * 86_400)))
+    };
+    assert_eq!(importer.refresh_with("club", until_monday).await?.len(), 2);
     Ok(())
 }
 

@@ -40,6 +40,35 @@ async fn an_unknown_one_is_an_error_that_lists_them() {
     );
 }
 
+/// Each row of the README's tables leads to an example of all that it names.
+#[test]
+fn each_row_of_the_readme_leads_to_its_example() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = include_str!("../../README.md");
+    for table in ["| call | does |", "| option | default | sets |"] {
+        let (_, rows) = readme.split_once(table).unwrap();
+        let rows = rows
+            .lines()
+            .skip(2)
+            .take_while(|line| line.starts_with('|'));
+        let mut many = 0;
+        for row in rows {
+            let named = row.split('|').nth(1).unwrap();
+            let (_, path) = named.split_once("](").unwrap();
+            let example = fs::read_to_string(root.join(path.split_once(')').unwrap().0)).unwrap();
+            for name in named.split('`').skip(1).step_by(2) {
+                let call = format!("{}(", name.trim_start_matches("Loaded::"));
+                assert!(
+                    example.contains(&call),
+                    "{row} leads to no example of {name}"
+                );
+            }
+            many += 1;
+        }
+        assert!(many > 8, "{many} rows of {table}");
+    }
+}
+
 /// The names of the examples: each has a file.
 fn files() -> BTreeSet<String> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/calls");
