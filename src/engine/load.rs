@@ -1,21 +1,25 @@
 //! Loads what L2 lacks: single flight in this instance, and in the fleet by the fill lease (rules 1 and 12).
 //!
-//! If the load fails, its callers get a fallback, which is looked up then, or the error; and for a while so do those that
-//! come after.
+//! - here: the order of the steps
+//! - [`fallbacks`]: what callers get if the load fails, and those that come after it for a while
+//! - [`stale_wait`]: waiting for the refresh of a stale value
 //!
 //! Knows the order of the steps (look-up, lease, loader, fill), and none of the steps themselves.
+
+mod fallbacks;
+mod stale_wait;
 
 use std::future::pending;
 use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::{BoxFuture, try_join_all};
 use futures::stream::FuturesUnordered;
-use futures::{FutureExt, StreamExt, stream};
+use futures::{StreamExt, stream};
 use tokio::time::{Instant, timeout_at};
-use tracing::{Instrument, Span, debug, warn};
+use tracing::{Instrument, Span, debug};
 
+pub(crate) use self::stale_wait::{Awaited, Current};
 use super::context::Context;
 use super::lease::{self, Acquired, Replaces};
 use super::loader::{Loader, LoaderCalls, Loading};
@@ -27,7 +31,7 @@ use crate::clock::Tick;
 use crate::entry::Entry;
 use crate::error::LoadError;
 use crate::key::Key;
-use crate::l1::{Join, LeaseWaiter, LoadOutcome, Op, OpGuard, Outcome, OutcomeKind, Started};
+use crate::l1::{Join, LeaseWaiter, LoadOutcome, OpGuard, Outcome, Started};
 use crate::l2::{Lease, LeaseReply, LeaseRequest, Want};
 use crate::loaded::Loaded;
 use crate::retry_delays::poll_delays;
@@ -67,21 +71,6 @@ struct Turn<V> {
     lease: Option<Lease>,
     /// The value that is kept past its TTL.
     previous: Option<Entry<V>>,
-}
-
-/// What a caller gets that waits for the refresh of a stale value.
-pub(crate) type Current<V> = BoxFuture<'static, Result<Entry<V>, LoadError>>;
-
-/// A stale value whose refresh a caller waits for.
-pub(crate) struct Awaited<V> {
-    /// Where the caller wants it.
-    place: usize,
-    key: Key,
-    entry: Entry<V>,
-    /// `None` if it is not refreshed.
-    refresh: Option<Flight<V>>,
-    /// `None`: it waits without a limit.
-    until: Option<Instant>,
 }
 
 /// Loads what both levels lack.
@@ -162,184 +151,6 @@ impl<V: Value> Loads<V> {
                 None => {}
             }
         }
-    }
-
-    /// What a load of a key has ended with.
-    async fn result_of(&self, key: &Key, flight: Flight<V>) -> LoadOutcome<V> {
-        match flight.wait().await {
-            Some(outcome) => outcome,
-            // The runtime of its task has ended. Boxed, so that the futures of look-ups do not become larger.
-            None => match lookup::fallback(&self.ctx, key, true).boxed().await {
-                Some(found) => Ok(Some(found)),
-                None => Err(LoadError::stopped()),
-            },
-        }
-    }
-
-    /// Has a stale value refreshed. Returns what its caller waits for, if the option says that it does. Boxed, so that the
-    /// future of a look-up does not become larger: a hit in L1 takes 2 % more instructions otherwise.
-    pub(super) fn refresh_stale(
-        self: &Arc<Self>,
-        key: Key,
-        stale: &Entry<V>,
-        loader: impl FnOnce() -> Loader<V>,
-    ) -> Option<Current<V>> {
-        let stale = [(0, key, stale.clone())];
-        if self.ctx.options.stale_wait.is_zero() {
-            self.refreshes.start(stale, |_| loader());
-            return None;
-        }
-        let loader = loader();
-        let awaited = self.start_refreshes(stale, |_| loader.clone()).pop()?;
-        let loads = Arc::clone(self);
-        let current = async move { one(loads.await_refresh(awaited, || loader).await) };
-        Some(current.boxed())
-    }
-
-    /// Has stale values refreshed, given with their places. Returns those whose refresh the caller waits for.
-    pub(super) fn start_refreshes(
-        &self,
-        stale: impl IntoIterator<Item = (usize, Key, Entry<V>)>,
-        loader: impl FnOnce(&[usize]) -> Loader<V>,
-    ) -> Vec<Awaited<V>> {
-        let wait = self.ctx.options.stale_wait;
-        if wait.is_zero() {
-            self.refreshes.start(stale, loader);
-            return Vec::new();
-        }
-        let until = Instant::now().checked_add(wait);
-        let stale: Vec<_> = stale.into_iter().collect();
-        let refreshes = self.refreshes.start(stale.iter().cloned(), loader);
-        let awaited = stale.into_iter().zip(refreshes);
-        let awaited = awaited.map(|((place, key, entry), refresh)| Awaited {
-            place,
-            key,
-            entry,
-            refresh,
-            until,
-        });
-        awaited.collect()
-    }
-
-    /// Waits for refreshes. Returns what their caller gets, with the places. `loader` makes the loader for the key at a
-    /// place.
-    pub(super) async fn await_refreshes(
-        self: &Arc<Self>,
-        awaited: Vec<Awaited<V>>,
-        loader: impl Fn(&[usize]) -> Loader<V>,
-    ) -> Result<Vec<(usize, Option<Entry<V>>)>, LoadError> {
-        let loader = &loader;
-        let ends = awaited.into_iter().map(async |awaited| {
-            let place = awaited.place;
-            let current = self.await_refresh(awaited, || loader(&[place])).await?;
-            Ok((place, current))
-        });
-        try_join_all(ends).await
-    }
-
-    /// Waits for a refresh, and then looks the key up again: what was found before may have been invalidated meanwhile.
-    async fn await_refresh(
-        self: &Arc<Self>,
-        awaited: Awaited<V>,
-        loader: impl FnOnce() -> Loader<V>,
-    ) -> Result<Option<Entry<V>>, LoadError> {
-        let ctx = &self.ctx;
-        let Awaited {
-            key, entry, until, ..
-        } = awaited;
-        let Some(refresh) = awaited.refresh else {
-            return Ok(Some(if ctx.backoff.has_failed(&key) {
-                lookup::as_fallback(ctx, entry)
-            } else {
-                entry
-            }));
-        };
-        // Not needed any more, and perhaps large.
-        drop(entry);
-        let ended = match until {
-            Some(until) => timeout_at(until, refresh.clone().wait()).await.ok(),
-            None => Some(refresh.clone().wait().await),
-        };
-        let has_ended = ended.is_some();
-        if let Some(Some(Ok(Some(loaded)))) = ended {
-            return Ok(Some(lookup::hand_out_loaded(ctx, loaded, ctx.now())));
-        }
-        if let Some(entry) = self.look_up_again(&key).await {
-            return Ok(Some(if has_ended && entry.is_due() {
-                lookup::as_fallback(ctx, entry)
-            } else {
-                entry
-            }));
-        }
-        // It is gone: its callers wait for the load as for that of any missing key.
-        match refresh.wait().await {
-            Some(Ok(Some(loaded))) => Ok(Some(lookup::hand_out_loaded(ctx, loaded, ctx.now()))),
-            Some(Err(error)) => match lookup::fallback(ctx, &key, true).await {
-                Some(found) => Ok(Some(lookup::hand_out_loaded(ctx, found, ctx.now()))),
-                None => Err(error),
-            },
-            Some(Ok(None)) | None => self.load_missing(key, Some(Want::Any), loader).await,
-        }
-    }
-
-    async fn look_up_again(&self, key: &Key) -> Option<Entry<V>> {
-        let now = self.ctx.now();
-        match lookup::get_local(&self.ctx, key, now) {
-            Some(entry) => Some(entry),
-            None => lookup::get(&self.ctx, key.clone(), now).await,
-        }
-    }
-
-    /// The fallback of a key whose load has just failed: it is not tried again yet.
-    async fn throttled(&self, key: &Key, though_silent: bool) -> Option<Entry<V>> {
-        let ctx = &self.ctx;
-        if ctx.options.stale_if_error.is_zero() || !ctx.backoff.is_throttled(key) {
-            return None;
-        }
-        let found = lookup::fallback(ctx, key, though_silent).await?;
-        Some(lookup::hand_out_loaded(ctx, found, ctx.now()))
-    }
-
-    /// The error of a load that failed a moment ago and is not tried again yet.
-    fn recent_error(&self, key: &str) -> Option<LoadError> {
-        if self.ctx.options.error_ttl.is_zero() {
-            return None;
-        }
-        let generation = self.ctx.l1.freshness().generation();
-        self.ctx.backoff.error(key, generation)
-    }
-
-    /// What the callers of a load that failed get: a fallback, or otherwise the error. The next callers get the same for
-    /// a while.
-    async fn failed(&self, op: &Op, error: LoadError, though_silent: bool) -> LoadOutcome<V> {
-        let (ctx, key) = (&*self.ctx, op.key());
-        let options = &*ctx.options;
-        let Some(found) = lookup::fallback(ctx, key, though_silent).await else {
-            if !options.error_ttl.is_zero() {
-                let generation = ctx.l1.freshness().generation();
-                let pause = options.shortened(options.error_ttl);
-                (ctx.backoff).load_failed(key, error.clone(), generation, pause);
-                // In this order: a change of the key that comes in between ends it. A caller that comes after a change
-                // does not get the error of a load that began before (rule 4).
-                if !ctx.l1.is_attached(op) {
-                    ctx.backoff.forget(key);
-                }
-            }
-            return Err(error);
-        };
-        if found.kind != OutcomeKind::Fresh {
-            let pause = options.jittered(options.fallback_throttle);
-            ctx.backoff.fell_back(key, pause);
-            if self.warnings.allows(ctx.now()) {
-                // Its sources are traced where the load has failed.
-                warn!(
-                    namespace = options.namespace.as_str(),
-                    reason = %error,
-                    "loads fail; older values are handed out"
-                );
-            }
-        }
-        Ok(Some(found))
     }
 
     /// The same for many keys, in their order. `loader` makes the loader for the keys at these places.

@@ -1,0 +1,84 @@
+//! What callers get if a load fails: a fallback, which is looked up then, or the error; and for a while so do those that
+//! come after.
+
+use futures::FutureExt;
+use tracing::warn;
+
+use super::{Flight, Loads};
+use crate::engine::lookup;
+use crate::entry::Entry;
+use crate::error::LoadError;
+use crate::key::Key;
+use crate::l1::{LoadOutcome, Op, OutcomeKind};
+use crate::vocabulary::Value;
+
+impl<V: Value> Loads<V> {
+    /// What a load of a key has ended with.
+    pub(super) async fn result_of(&self, key: &Key, flight: Flight<V>) -> LoadOutcome<V> {
+        match flight.wait().await {
+            Some(outcome) => outcome,
+            // The runtime of its task has ended. Boxed, so that the futures of look-ups do not become larger.
+            None => match lookup::fallback(&self.ctx, key, true).boxed().await {
+                Some(found) => Ok(Some(found)),
+                None => Err(LoadError::stopped()),
+            },
+        }
+    }
+
+    /// The fallback of a key whose load has just failed: it is not tried again yet.
+    pub(super) async fn throttled(&self, key: &Key, though_silent: bool) -> Option<Entry<V>> {
+        let ctx = &self.ctx;
+        if ctx.options.stale_if_error.is_zero() || !ctx.backoff.is_throttled(key) {
+            return None;
+        }
+        let found = lookup::fallback(ctx, key, though_silent).await?;
+        Some(lookup::hand_out_loaded(ctx, found, ctx.now()))
+    }
+
+    /// The error of a load that failed a moment ago and is not tried again yet.
+    pub(super) fn recent_error(&self, key: &str) -> Option<LoadError> {
+        if self.ctx.options.error_ttl.is_zero() {
+            return None;
+        }
+        let generation = self.ctx.l1.freshness().generation();
+        self.ctx.backoff.error(key, generation)
+    }
+
+    /// What the callers of a load that failed get: a fallback, or otherwise the error. The next callers get the same for
+    /// a while.
+    pub(super) async fn failed(
+        &self,
+        op: &Op,
+        error: LoadError,
+        though_silent: bool,
+    ) -> LoadOutcome<V> {
+        let (ctx, key) = (&*self.ctx, op.key());
+        let options = &*ctx.options;
+        let Some(found) = lookup::fallback(ctx, key, though_silent).await else {
+            if !options.error_ttl.is_zero() {
+                let generation = ctx.l1.freshness().generation();
+                let pause = options.shortened(options.error_ttl);
+                (ctx.backoff).load_failed(key, error.clone(), generation, pause);
+                // In this order: a change of the key that comes in between ends it. A caller that comes after a change
+                // does not get the error of a load that began before (rule 4).
+                if !ctx.l1.is_attached(op) {
+                    ctx.backoff.forget(key);
+                }
+            }
+            return Err(error);
+        };
+        if found.kind != OutcomeKind::Fresh {
+            let pause = options.jittered(options.fallback_throttle);
+            ctx.backoff.fell_back(key, pause);
+            if self.warnings.allows(ctx.now()) {
+                // Its sources are traced where the load has failed.
+                warn!(
+                    namespace = options.namespace.as_str(),
+                    reason = %error,
+                    "loads fail; older values are handed out"
+                );
+            }
+        }
+        Ok(Some(found))
+    }
+}
