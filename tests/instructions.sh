@@ -17,7 +17,7 @@ per_hit() { echo $((($(executed "$1" 60000) - $(executed "$1" 20000)) / 40000));
 moka=$(per_hit "moka::sync")
 echo "moka::sync: $moka"
 verdict=0
-for hit in "get_local" "get_local, integers" "get" "get_or_load"; do
+for hit in "get_local" "get_local, integers" "get_local, tags" "get" "get_or_load"; do
     ours=$(per_hit "$hit")
     echo "$hit: $ours"
     if [ "$ours" -gt $((moka * limit / 100)) ]; then

@@ -4,7 +4,7 @@ use std::borrow::Borrow;
 use std::hint::black_box;
 use std::time::Duration;
 
-use larder::{Cache, CacheKey};
+use larder::{Cache, CacheKey, Loaded};
 use tokio::runtime::{Builder, Runtime};
 
 pub(crate) const KEYS: usize = 1_000;
@@ -25,8 +25,9 @@ pub(crate) fn cases() -> Vec<(String, Hits)> {
     let texts: &[String] = texts.leak();
     let numbers: &[usize] = (0..KEYS).collect::<Vec<_>>().leak();
     let mut cases = moka(texts);
-    cases.extend(ours::<_, str>("", texts));
-    cases.extend(ours::<_, usize>(", integers", numbers));
+    cases.extend(ours::<_, str>("", texts, &[]));
+    cases.extend(ours::<_, usize>(", integers", numbers, &[]));
+    cases.extend(ours::<_, str>(", tags", texts, &["one", "another"]));
     cases
 }
 
@@ -61,7 +62,7 @@ fn moka(keys: &'static [String]) -> Vec<(String, Hits)> {
     ]
 }
 
-fn ours<K, Q>(of_what: &str, keys: &'static [K]) -> Vec<(String, Hits)>
+fn ours<K, Q>(of_what: &str, keys: &'static [K], tags: &[&str]) -> Vec<(String, Hits)>
 where
     K: CacheKey + Borrow<Q> + Sync + 'static,
     Q: CacheKey + ?Sized + 'static,
@@ -72,8 +73,9 @@ where
         .build()
         .unwrap();
     for (value, key) in keys.iter().enumerate() {
+        let value = Loaded::new(value).tags(tags);
         runtime()
-            .block_on(cache.insert(key.borrow(), value))
+            .block_on(cache.insert_with(key.borrow(), value))
             .unwrap();
     }
     let (local, get, load) = (cache.clone(), cache.clone(), cache);

@@ -15,7 +15,7 @@ const TRIES: usize = 5;
 pub(crate) fn group() -> Group {
     let mut rows = Vec::new();
     for threads in THREADS {
-        for keys in ["", ", integers"] {
+        for keys in ["", ", integers", ", tags"] {
             for way in ["get", "get_or_load", "get_local"] {
                 let mut row = |of, goal| {
                     rows.push(Row {
