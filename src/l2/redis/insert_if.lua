@@ -1,6 +1,6 @@
--- INSERT_IF  value lease clock log done marker... | channel rnd payload deadline body ttls epoch ver tags
+-- INSERT_IF  value lease clock log done marker... marker... | channel rnd payload deadline body ttls epoch ver tags
 --   ->  stamp, or the time if another version is stored; nothing if it is late; 'T', the time and the tags of the stored
---   value if they are others than `tags`, which have these markers
+--   value if they are others than `tags`, which have the last markers; the first are those of the new value
 -- Each call has a key `done` of its own, by which a copy that is sent again knows the success of another one. It looks
 -- there first: what the other one stored may be gone since, and would be stored again where nothing is to be.
 local at = time()
@@ -12,6 +12,7 @@ if done then
   return done
 end
 local epoch, _, issued = clock(KEYS[3], ARGV[2])
+local own = 5 + count_tags(ARGV[5])
 local head = head_of(KEYS[1])
 local of, ver, expires_at = read_stamp(head)
 if of ~= epoch or ver > issued or at >= expires_at then
@@ -21,7 +22,7 @@ else
   if tags ~= ARGV[9] then
     return 'T' .. struct.pack('>I8', at) .. tags
   end
-  if not is_valid(6, epoch, ver) then
+  if not is_valid(own + 1, epoch, ver) then
     of, ver = 0, 0
   end
 end
@@ -31,6 +32,9 @@ end
 epoch, ver = publish(KEYS[3], KEYS[4], ARGV[1], ARGV[2], ARGV[3])
 local stamped, kept = stamp(epoch, ver, at, ARGV[6])
 redis.call('SET', KEYS[1], stamped .. ARGV[5], 'PX', kept)
+if own > 5 then
+  keep_markers(invalidated(KEYS[3], 6, own, epoch), epoch, kept)
+end
 redis.call('DEL', KEYS[2])
 local answer = struct.pack('>I8I8I8', epoch, ver, at)
 -- After the deadline no copy asks for it.

@@ -464,9 +464,10 @@ impl Lane for RedisLane {
         async move {
             // The same in each copy: by it the second knows that the first has stored the value.
             let this = random();
+            let own = &envelope::tags_of(&value.body);
             let send = |mut connection: MultiplexedConnection, stored: &[u8], tags: &[Key]| {
                 let size = iter::once(value.body.len());
-                let keys = 5 + tags.len();
+                let keys = 5 + own.len() + tags.len();
                 let mut call = Call::with_values(&self.scripts.insert_if, keys, size);
                 let name = &mut String::new();
                 call.arg(self.names.value(name, key))
@@ -474,6 +475,7 @@ impl Lane for RedisLane {
                     .arg(&self.names.clock)
                     .arg(&self.names.log)
                     .arg(self.names.done(name, this));
+                self.markers(&mut call, own);
                 self.markers(&mut call, tags);
                 call.arg(&self.names.events).arg(random()).arg(payload);
                 call.arg(written(deadline));

@@ -16,6 +16,7 @@ conformance! {
     of_many_tags_that_have_no_values_none_is_forgotten
     values_that_are_inserted_together_have_tags_of_their_own
     an_invalid_value_is_absent
+    what_is_inserted_on_a_condition_has_tags
     a_tag_lives_as_long_as_a_value_that_is_touched
     a_tag_of_another_epoch_is_not_that_of_this_one
     tags_are_published_and_logged
@@ -195,6 +196,34 @@ async fn an_invalid_value_is_absent(store: impl Store) {
     assert!(touch(lane, "k").await);
     assert_eq!(insert_if(Version::ABSENT).await, None);
     assert!(insert_if(third.version()).await.is_some());
+}
+
+async fn what_is_inserted_on_a_condition_has_tags(store: impl Store) {
+    let lane = &*store.lane();
+    let payload = payload_of(Kind::Insert, &["k"]);
+    let insert_if = async |version, ttl, tags: &[&str]| {
+        let value = tagged(b"v", ttl, tags);
+        let inserted = lane.insert_if("k", &value, version, &payload, None);
+        inserted.await.unwrap().expect("that version is there")
+    };
+    invalidate_tags(lane, &["b"]).await;
+    // In the place of none, of a value with other tags, of one with the same, and of one without.
+    let mut stored = Version::ABSENT;
+    for tags in [&["a"][..], &["b", "c"], &["b", "c"], &[], &["d"]] {
+        stored = insert_if(stored, LONG, tags).await.version();
+        for tag in tags {
+            assert!(tag_version(lane, tag).await.is_some(), "{tag}");
+        }
+        assert!(touch(lane, "k").await, "{tags:?}");
+    }
+    // For as long as it lives.
+    insert_tagged(lane, "other", SHORT, &["e", "f"]).await;
+    insert_if(stored, LONG, &["f"]).await;
+    eventually("the other one has expired", async || {
+        tag_version(lane, "e").await.is_none()
+    })
+    .await;
+    assert!(touch(lane, "k").await && tag_version(lane, "f").await.is_some());
 }
 
 async fn a_tag_lives_as_long_as_a_value_that_is_touched(store: impl Store) {
