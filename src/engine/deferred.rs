@@ -175,7 +175,12 @@ impl Deferred {
 
     /// Whether values with a tag must not be used until L2 has been sent its invalidation.
     pub(super) fn holds_tag(&self, tag: &str) -> bool {
-        self.any.load(Ordering::SeqCst) && self.lock().tags.contains_key(tag)
+        if !self.any.load(Ordering::SeqCst) {
+            return false;
+        }
+        let pending = self.lock();
+        // What has become one clear of everything was about tags, too.
+        pending.all.is_some() || pending.tags.contains_key(tag)
     }
 
     /// How many keys and tags are pending; all of them count as one.

@@ -25,6 +25,8 @@ over_both_stores!(
     a_missed_message_is_replayed,
     a_deferred_invalidation_holds_the_tag_and_is_delivered,
     a_load_that_ends_while_the_tag_is_held_is_not_stored,
+    what_is_under_way_is_not_kept_when_too_much_is_deferred,
+    a_tag_that_is_refused_does_not_hold_up_keys,
     a_cancelled_call_goes_on,
     an_invalid_value_is_absent,
     an_unchanged_value_keeps_its_tags_or_gets_others,
@@ -441,6 +443,57 @@ async fn a_load_that_ends_while_the_tag_is_held_is_not_stored(fleet: Fleet) {
     for cache in [&a, &b] {
         assert_eq!(left(cache, &["k"]).await, [""; 0]);
     }
+}
+
+/// What does not fit in the list is deferred as one clear, which is about all tags.
+async fn what_is_under_way_is_not_kept_when_too_much_is_deferred(fleet: Fleet) {
+    let (a, wire) = fleet
+        .instance_with(|builder| without_heartbeats(builder).max_deferred(1))
+        .await;
+    let (b, _) = fleet.instance_with(without_heartbeats).await;
+    insert(&b, "k", &["t"]).await;
+    let (truth, source) = (Source::new("old"), Gate::new());
+    let loading = spawn(&a, "loaded", &truth.behind(&source), &["t"]);
+    source.arrived(1).await;
+    let gate = wire.close(Step::Get, Way::Reply);
+    let reading = tokio::spawn({
+        let a = a.clone();
+        async move { a.get("k").await }
+    });
+    gate.arrived(1).await;
+    for step in [Step::InvalidateTags, Step::Clear] {
+        wire.lose(step, Way::Request, usize::MAX);
+    }
+    for tag in ["other", "t"] {
+        assert!(a.invalidate_tag(tag).await.unwrap_err().is_deferred());
+    }
+    gate.open();
+    source.open();
+    reading.await.unwrap();
+    assert_eq!(loading.await.unwrap().meta().version(), None);
+    a.ready().await;
+    assert!(a.get_local("k").is_none() && a.get_local("loaded").is_none());
+    assert!(b.get("loaded").await.is_none());
+}
+
+async fn a_tag_that_is_refused_does_not_hold_up_keys(fleet: Fleet) {
+    let ((a, wire), (b, _)) = pair(&fleet).await;
+    insert(&b, "k", &[]).await;
+    wire.refuse(Step::InvalidateTags, usize::MAX);
+    assert!(a.invalidate_tag("t").await.unwrap_err().is_deferred());
+    wire.lose(Step::Invalidate, Way::Request, usize::MAX);
+    assert!(a.invalidate("k").await.unwrap_err().is_deferred());
+    wire.lose(Step::Invalidate, Way::Request, 0);
+    // Each new session delivers what it can.
+    eventually("the key is delivered", || async {
+        wire.cut();
+        a.ready().await;
+        b.get("k").await.is_none()
+    })
+    .await;
+    eventually("it is used", || stores(&a, "k")).await;
+    insert(&b, "tagged", &["t"]).await;
+    assert!(a.get("tagged").await.is_none());
 }
 
 async fn a_cancelled_call_goes_on(fleet: Fleet) {
