@@ -62,7 +62,9 @@ async fn ask_unknown<'a, V: Value>(
     slots: impl IntoIterator<Item = &'a Slot<V>>,
 ) -> Option<Markers> {
     let is_live = ctx.l1.freshness().is_live();
-    let is_unknown = |tag: &Arc<TagState>| !is_live || !tag.is_known();
+    // In this order: a proof that came after a flush says nothing of what was known before that.
+    let generation = ctx.l1.freshness().generation();
+    let is_unknown = |tag: &Arc<TagState>| !is_live || !tag.is_known(generation);
     let mut unknown = Markers::new();
     for slot in slots {
         let tags = slot.tags();

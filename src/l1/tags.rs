@@ -21,6 +21,8 @@ const SWEEP_FROM: usize = 64;
 /// What is known of one tag.
 pub(crate) struct TagState {
     name: Key,
+    /// In which it was registered: only in this is it told of invalidations.
+    generation: u64,
     /// The version of its last invalidation, as far as it is known. Values up to that are not valid.
     floor: AtomicU64,
     /// 1 if there was no later one by the time at which L2 was asked: from then on messages say it.
@@ -28,9 +30,10 @@ pub(crate) struct TagState {
 }
 
 impl TagState {
-    fn new(name: &Key) -> Self {
+    fn new(name: &Key, generation: u64) -> Self {
         Self {
             name: name.clone(),
+            generation,
             floor: AtomicU64::new(0),
             is_known: AtomicU64::new(0),
         }
@@ -40,9 +43,10 @@ impl TagState {
         &self.name
     }
 
-    /// Whether messages alone say if values with the tag are valid, while this instance has a freshness proof.
-    pub(crate) fn is_known(&self) -> bool {
-        self.is_known.load(Ordering::Acquire) != 0
+    /// Whether messages alone say if values with the tag are valid, while this instance is in this generation and has a
+    /// freshness proof.
+    pub(crate) fn is_known(&self, generation: u64) -> bool {
+        generation == self.generation && self.is_known.load(Ordering::Acquire) != 0
     }
 
     /// L2 said that it was last invalidated with this version, after this state was registered.
@@ -123,10 +127,10 @@ impl TagTable {
         let tags = names.iter().map(|name| {
             if is_former {
                 // An operation of that generation stores nothing.
-                return Arc::new(TagState::new(name));
+                return Arc::new(TagState::new(name, generation));
             }
             let state = states.by_name.entry(name.clone());
-            Arc::clone(state.or_insert_with(|| Arc::new(TagState::new(name))))
+            Arc::clone(state.or_insert_with(|| Arc::new(TagState::new(name, generation))))
         });
         let tags = Tags(Some(tags.collect()));
         states.sweep();

@@ -27,6 +27,7 @@ over_both_stores!(
     a_load_that_ends_while_the_tag_is_held_is_not_stored,
     what_is_under_way_is_not_kept_when_too_much_is_deferred,
     a_tag_that_is_refused_does_not_hold_up_keys,
+    what_was_known_before_a_flush_does_not_count,
     a_cancelled_call_goes_on,
     an_invalid_value_is_absent,
     an_unchanged_value_keeps_its_tags_or_gets_others,
@@ -494,6 +495,36 @@ async fn a_tag_that_is_refused_does_not_hold_up_keys(fleet: Fleet) {
     eventually("it is used", || stores(&a, "k")).await;
     insert(&b, "tagged", &["t"]).await;
     assert!(a.get("tagged").await.is_none());
+}
+
+/// It had heard of no invalidation until then, and will not hear of those that it has missed.
+async fn what_was_known_before_a_flush_does_not_count(fleet: Fleet) {
+    let ((a, wire), (b, _)) = pair(&fleet).await;
+    insert(&b, "k", &["t"]).await;
+    assert!(a.get("k").await.is_some());
+    let subscribe = wire.close(Step::Subscribe, Way::Request);
+    wire.refuse(Step::Replay, usize::MAX);
+    wire.cut();
+    wire.subscribers(0).await;
+    b.invalidate_tag("t").await.unwrap();
+    // So many that some are asked for after the others.
+    let mut keys: Vec<String> = (0..64).map(|n| n.to_string()).collect();
+    keys.insert(0, "k".to_owned());
+    let first = wire.close(Step::AcquireLease, Way::Reply);
+    let reading = tokio::spawn({
+        let a = a.clone();
+        async move { a.get_many(&keys).await }
+    });
+    first.arrived(64).await;
+    let last = wire.close(Step::AcquireLease, Way::Reply);
+    first.open();
+    last.arrived(1).await;
+    let flushes = a.stats().l1_flushes;
+    subscribe.open();
+    a.ready().await;
+    assert_eq!(a.stats().l1_flushes, flushes + 1);
+    last.open();
+    assert!(reading.await.unwrap()[0].is_none());
 }
 
 async fn a_cancelled_call_goes_on(fleet: Fleet) {
