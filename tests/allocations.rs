@@ -37,6 +37,8 @@ fn a_hit_in_l1_allocates_nothing() {
         numbers.insert(&7, "value".to_owned()).await.unwrap();
         pairs.insert(&pair, "value".to_owned()).await.unwrap();
         names.insert(&7, Some("value".to_owned())).await.unwrap();
+        let tagged = Loaded::new("value".to_owned()).tags(["a", "b"]);
+        texts.insert_with("tagged", tagged).await.unwrap();
         // moka sets its housekeeping up at the first look-ups, and does it now and then later.
         for _ in 0..2_000 {
             assert!(texts.get_local("key").is_some() && numbers.get_local(&7).is_some());
@@ -66,6 +68,9 @@ fn a_hit_in_l1_allocates_nothing() {
             });
         }
     };
+    assert_eq!(allocations(|| hits(10)), 0);
+    // The next hit looks at the tags again.
+    runtime.block_on(async { texts.invalidate_tag("another").await.unwrap() });
     assert_eq!(allocations(|| hits(10)), 0);
 }
 

@@ -342,6 +342,14 @@ mod tests {
         let later = deferred.next_order();
         deferred.overtaken(Target::Key(&key), later, 1, Deferral::default(), 0);
         assert!(!deferred.holds("a"));
+        // The same for a tag.
+        let earlier = deferred.next_order();
+        deferred.defer(Target::Tag(&key), Deferral::default());
+        deferred.overtaken(Target::Tag(&key), earlier, 1, Deferral::default(), 0);
+        assert!(deferred.holds_tag("a") && !deferred.holds("a"));
+        let later = deferred.next_order();
+        deferred.overtaken(Target::Tag(&key), later, 1, Deferral::default(), 0);
+        assert!(!deferred.holds_tag("a") && deferred.len() == 0);
     }
 
     #[test]

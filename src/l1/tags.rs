@@ -164,3 +164,51 @@ impl States {
         }
     }
 }
+
+#[cfg(all(test, not(larder_interleavings)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_generation_knows_nothing_of_those_before() {
+        let (table, names) = (TagTable::new(), ["t".into()]);
+        let former = table.register(&names, 1);
+        table.raise("t", 10, 1);
+        for tag in former.iter() {
+            tag.learn(10);
+            assert!(tag.is_known(1) && !tag.is_known(2));
+        }
+        assert!(former.allow(11) && !former.allow(10));
+        // Versions of another epoch may be lower.
+        let now = table.register(&names, 2);
+        assert!(now.allow(1) && now.iter().all(|tag| !tag.is_known(2)));
+        // What comes late is not of this generation.
+        table.raise("t", 20, 1);
+        let late = table.register(&names, 1);
+        assert!(now.allow(1) && late.iter().all(|tag| !tag.is_known(2)));
+        table.raise("t", 5, 2);
+        assert!(!now.allow(5) && former.allow(11) && late.allow(5));
+    }
+
+    #[test]
+    fn what_is_forgotten_is_not_valid_again() {
+        let (table, names) = (TagTable::new(), ["t".into()]);
+        let before = table.register(&names, 1);
+        table.forget("t");
+        table.raise("t", 10, 1);
+        let after = table.register(&names, 1);
+        assert!(!before.allow(u64::MAX - 1) && after.allow(1));
+    }
+
+    #[test]
+    fn what_no_entry_has_any_more_makes_room() {
+        let table = TagTable::new();
+        let kept = table.register(&["kept".into()], 1);
+        for n in 0..10 * SWEEP_FROM {
+            table.register(&[n.to_string().as_str().into()], 1);
+        }
+        assert!(lock(&table.0).by_name.len() <= 2 * SWEEP_FROM);
+        table.raise("kept", 10, 1);
+        assert!(!kept.allow(10));
+    }
+}

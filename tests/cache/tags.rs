@@ -30,6 +30,10 @@ over_both_stores!(
     what_was_known_before_a_flush_does_not_count,
     a_cancelled_call_goes_on,
     an_invalid_value_is_absent,
+    a_value_that_is_touched_keeps_its_tags,
+    a_tag_is_invalid_here_at_once_whatever_the_epoch,
+    what_was_stored_during_a_look_up_and_is_invalid_is_not_kept,
+    what_has_taken_the_place_of_a_load_and_is_invalid_is_not_kept,
     an_unchanged_value_keeps_its_tags_or_gets_others,
     tags_of_another_epoch_are_not_of_this_one,
     an_instance_that_cannot_ask_has_a_miss,
@@ -570,6 +574,102 @@ async fn an_invalid_value_is_absent(fleet: Fleet) {
     }
 }
 
+async fn a_value_that_is_touched_keeps_its_tags(fleet: Fleet) {
+    let ((a, _), (b, _)) = pair(&fleet).await;
+    insert(&a, "k", &["t"]).await;
+    assert!(a.touch("k", Duration::from_secs(1_000_000)).await.unwrap());
+    assert!(a.get_local("k").is_some());
+    b.invalidate_tag("t").await.unwrap();
+    eventually("it is gone", || async { a.get_local("k").is_none() }).await;
+}
+
+/// The instance has not heard of a clear yet, by which its versions are not those of the answer.
+async fn a_tag_is_invalid_here_at_once_whatever_the_epoch(fleet: Fleet) {
+    let ((a, wire), (b, _)) = pair(&fleet).await;
+    insert(&a, "k", &["t"]).await;
+    insert(&a, "other", &["u"]).await;
+    wire.silence(true);
+    b.clear().await.unwrap();
+    b.ready().await;
+    a.invalidate_tag("t").await.unwrap();
+    assert!(a.get_local("k").is_none() && a.get_local("other").is_some());
+}
+
+async fn what_was_stored_during_a_look_up_and_is_invalid_is_not_kept(fleet: Fleet) {
+    let ((a, wire), (b, _)) = pair(&fleet).await;
+    wire.silence(true);
+    let gate = wire.close(Step::AcquireLease, Way::Request);
+    let loading = spawn(&a, "k", &Source::new("new"), &["u"]);
+    gate.arrived(1).await;
+    insert(&b, "k", &["t"]).await;
+    a.invalidate_tag("t").await.unwrap();
+    gate.open();
+    assert_eq!(loading.await.unwrap().as_str(), "new");
+    assert_eq!(a.get("k").await.unwrap().as_str(), "new");
+}
+
+async fn what_has_taken_the_place_of_a_load_and_is_invalid_is_not_kept(fleet: Fleet) {
+    let ((a, wire), (b, _)) = pair(&fleet).await;
+    wire.silence(true);
+    let (truth, gate) = (Source::new("new"), Gate::new());
+    let loading = spawn(&a, "k", &truth.behind(&gate), &["u"]);
+    gate.arrived(1).await;
+    insert(&b, "k", &["t"]).await;
+    a.invalidate_tag("t").await.unwrap();
+    gate.open();
+    let loaded = loading.await.unwrap();
+    assert_eq!((loaded.as_str(), loaded.meta().version()), ("new", None));
+    assert!(a.get("k").await.is_none());
+}
+
+/// Before an instance asks for the lease, and while another one has it.
+#[tokio::test]
+async fn what_others_have_refreshed_and_is_invalid_is_not_kept() {
+    let fleet = Fleet::redis().await;
+    for waits in [false, true] {
+        let (a, wire) = fleet.instance_with(without_heartbeats).await;
+        let (b, _) = fleet.instance_with(without_heartbeats).await;
+        let stale = tagged("stale", &["u"]).soft_ttl(Duration::from_nanos(1));
+        a.insert_with("k", stale).await.unwrap();
+        let (truth, gate) = (Source::new("old"), Gate::new());
+        // The refresh of b gives the value another tag, and publishes no message.
+        eventually("b refreshes it", || async {
+            load(&b, "k", truth.behind(&gate), &["t"]).await;
+            truth.loads() > 0
+        })
+        .await;
+        gate.arrived(1).await;
+        let new = Source::new("new");
+        if waits {
+            let asked = wire.asked(Step::AcquireLease);
+            load(&a, "k", new.clone(), &["t"]).await;
+            eventually("a waits", || async {
+                wire.asked(Step::AcquireLease) > asked
+            })
+            .await;
+        }
+        let asking = wire.close(Step::AcquireLease, Way::Request);
+        gate.open();
+        eventually("it is refreshed", || async {
+            b.get("k").await.unwrap().as_str() == "old"
+        })
+        .await;
+        if !waits {
+            load(&a, "k", new.clone(), &["t"]).await;
+        }
+        asking.arrived(1).await;
+        a.invalidate_tag("t").await.unwrap();
+        asking.open();
+        eventually("a has the new value", || async {
+            let entry = load(&a, "k", new.clone(), &["t"]).await;
+            assert_ne!(entry.as_str(), "old");
+            entry.as_str() == "new"
+        })
+        .await;
+        a.invalidate("k").await.unwrap();
+    }
+}
+
 async fn an_unchanged_value_keeps_its_tags_or_gets_others(fleet: Fleet) {
     let ((a, wire), (b, _)) = pair(&fleet).await;
     for (key, tags, of_now, of_then) in [
@@ -673,6 +773,44 @@ async fn a_tag_whose_marker_is_lost_fails_closed() {
     assert_eq!(left(&c, &["other"]).await, ["other"]);
 }
 
+/// Nor does the marker of another epoch make a tag known: what Redis keeps of this one may have been invalidated.
+#[tokio::test]
+async fn what_is_known_of_a_tag_is_of_one_epoch() {
+    let fleet = Fleet::redis().await;
+    let ((a, wire), (b, _)) = pair(&fleet).await;
+    insert(&b, "k", &["t"]).await;
+    b.invalidate_tag("t").await.unwrap();
+    received(&a, 2).await;
+    insert(&a, "held", &["t"]).await;
+    wire.silence(true);
+    b.clear().await.unwrap();
+    b.ready().await;
+    insert(&b, "of the next", &["t"]).await;
+    let found = load(&a, "of the next", Source::new("new"), &["t"]).await;
+    assert_eq!(found.as_str(), "old");
+    assert!(a.get_local("held").is_some(), "it has not heard of that");
+    assert!(a.get("k").await.is_none());
+}
+
+/// Versions begin anew with another epoch, and what was noted of tags is not of it.
+#[tokio::test]
+async fn a_damaged_clock_leaves_tags_usable() {
+    let mut fleet = Fleet::redis().await;
+    let (a, _) = fleet.instance().await;
+    for _ in 0..20 {
+        insert(&a, "k", &["t"]).await;
+        a.invalidate_tags(["t", "u"]).await.unwrap();
+    }
+    let mut raw = fleet.server().connection().await;
+    let damaged: u32 = redis(&mut raw, &["HDEL", "{test:text.0}!clock", "at"]).await;
+    assert_eq!(damaged, 1);
+    let (b, _) = fleet.instance().await;
+    let loaded = load(&b, "k", Source::new("new"), &["t", "u"]).await;
+    assert!(loaded.meta().version().is_some());
+    let (c, _) = fleet.instance().await;
+    assert_eq!(left(&c, &["k"]).await, ["k"]);
+}
+
 async fn redis<T: larder::deadpool_redis::redis::FromRedisValue>(
     connection: &mut larder::deadpool_redis::redis::aio::MultiplexedConnection,
     words: &[&str],
@@ -751,10 +889,12 @@ async fn what_was_invalidated_is_no_fallback() {
         })
         .await;
         let loader = async |previous: Option<Entry<String>>| {
-            assert!(previous.is_none(), "it is not what is there");
-            Err::<Loaded<String>, _>(std::io::Error::other("down"))
+            // A panic would be an error, too.
+            let found = previous.map_or("nothing".to_owned(), |previous| (*previous).clone());
+            Ok::<_, std::io::Error>(Loaded::new(found).no_store())
         };
-        assert!(cache.get_or_load_with("k", loader).await.is_err());
+        let found = cache.get_or_load_with("k", loader).await.unwrap();
+        assert_eq!(found.as_str(), "nothing");
     }
 }
 

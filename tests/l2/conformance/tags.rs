@@ -18,6 +18,8 @@ conformance! {
     an_invalid_value_is_absent
     what_is_inserted_on_a_condition_has_tags
     a_tag_lives_as_long_as_a_value_that_is_touched
+    a_tag_lives_as_long_as_a_value_that_is_revalidated
+    a_tag_lives_as_long_as_the_longest_of_its_values
     a_tag_of_another_epoch_is_not_that_of_this_one
     tags_are_published_and_logged
     any_text_is_a_tag
@@ -237,6 +239,42 @@ async fn a_tag_lives_as_long_as_a_value_that_is_touched(store: impl Store) {
     .await;
     assert!(tag_version(lane, "a").await.is_some());
     assert!(touch(lane, "k").await);
+}
+
+async fn a_tag_lives_as_long_as_a_value_that_is_revalidated(store: impl Store) {
+    let lane = &*store.lane();
+    let old = insert_tagged(lane, "k", SHORT, &["a"]).await;
+    let LeaseReply::Granted(lease) = lead_for(lane, "k", LONG, Want::NewerThan(old.ver)).await
+    else {
+        panic!("it is the version that is there");
+    };
+    let (tags, ttls) = ([Key::from("a")], Ttls::new(LONG));
+    let sent = lane.revalidate("k", lease, old.ver, ttls, &tags).await;
+    assert!(matches!(sent.unwrap(), Some(Fill::Stored(_))));
+    insert_tagged(lane, "other", SHORT, &["b"]).await;
+    eventually("the other one has expired", async || {
+        tag_version(lane, "b").await.is_none()
+    })
+    .await;
+    assert!(tag_version(lane, "a").await.is_some());
+    assert!(touch(lane, "k").await);
+}
+
+async fn a_tag_lives_as_long_as_the_longest_of_its_values(store: impl Store) {
+    let lane = &*store.lane();
+    insert_tagged(lane, "long", LONG, &["a", "b"]).await;
+    insert_tagged(lane, "short", SHORT, &["a", "c"]).await;
+    insert_tagged(lane, "touched", LONG, &["b"]).await;
+    let life = NewLife::Renewed(Ttls::new(SHORT));
+    let payload = payload_of(Kind::Invalidate, &["touched"]);
+    let touched = lane.touch("touched", life, &payload, None).await.unwrap();
+    assert!(touched.is_some());
+    insert_tagged(lane, "other", SHORT, &["c"]).await;
+    eventually("the short ones have expired", async || {
+        tag_version(lane, "c").await.is_none()
+    })
+    .await;
+    assert!(touch(lane, "long").await);
 }
 
 async fn a_tag_of_another_epoch_is_not_that_of_this_one(store: impl Store) {
