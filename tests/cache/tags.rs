@@ -6,7 +6,9 @@ use std::time::Duration;
 use larder::{Cache, Entry, Loaded, MAX_TAGS, Mode, Version};
 use tokio::task::JoinHandle;
 
-use crate::fleet::{Fleet, Set, Source, Texts, over_both_stores, received, without_heartbeats};
+use crate::fleet::{
+    Fleet, Set, Source, Texts, over_both_stores, received, stores, without_heartbeats,
+};
 use crate::support::eventually::eventually;
 use crate::support::network::{Gate, Network, Step, Way};
 
@@ -809,6 +811,27 @@ async fn a_damaged_clock_leaves_tags_usable() {
     assert!(loaded.meta().version().is_some());
     let (c, _) = fleet.instance().await;
     assert_eq!(left(&c, &["k"]).await, ["k"]);
+}
+
+/// No instance can read it, so it is absent: for a caller that inserts on a condition, too.
+#[tokio::test]
+async fn a_value_whose_tags_are_damaged_is_absent() {
+    let mut fleet = Fleet::redis().await;
+    let (a, _) = fleet.instance().await;
+    let (b, _) = fleet.instance().await;
+    let mut raw = fleet.server().connection().await;
+    // The length of the tags: too few bytes, some of the payload, more than there are.
+    for length in ["\0\x02", "\0\x05", "\x7f\x7f"] {
+        insert(&a, "k", &["t"]).await;
+        let set = ["SETRANGE", "{test:text.0}:k", "70", length];
+        let _: u32 = redis(&mut raw, &set).await;
+        assert!(b.get("k").await.is_none());
+        assert!(!b.touch("k", Duration::from_secs(60)).await.unwrap());
+        let new = || tagged("new", &["u"]);
+        assert!(b.insert_if_with("k", new(), Version::ABSENT).await.unwrap());
+        assert_eq!(left(&b, &["k"]).await, ["k"]);
+        a.invalidate("k").await.unwrap();
+    }
 }
 
 async fn redis<T: larder::deadpool_redis::redis::FromRedisValue>(

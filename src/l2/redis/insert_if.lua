@@ -19,10 +19,10 @@ if of ~= epoch or ver > issued or at >= expires_at then
   of, ver = 0, 0
 else
   local tags = tags_of(KEYS[1], head)
-  if tags ~= ARGV[9] then
+  if tags and tags ~= ARGV[9] then
     return 'T' .. struct.pack('>I8', at) .. tags
   end
-  if not is_valid(own + 1, epoch, ver) then
+  if not tags or not is_valid(own + 1, epoch, ver) then
     of, ver = 0, 0
   end
 end
@@ -33,7 +33,7 @@ epoch, ver = publish(KEYS[3], KEYS[4], ARGV[1], ARGV[2], ARGV[3])
 local stamped, kept = stamp(epoch, ver, at, ARGV[6])
 redis.call('SET', KEYS[1], stamped .. ARGV[5], 'PX', kept)
 if own > 5 then
-  keep_markers(invalidated(KEYS[3], 6, own, epoch), epoch, kept)
+  keep_markers(invalidated(KEYS[3], 6, own, epoch, ver), epoch, kept)
 end
 redis.call('DEL', KEYS[2])
 local answer = struct.pack('>I8I8I8', epoch, ver, at)

@@ -96,10 +96,19 @@ local function keep_markers(tags, epoch, kept)
   end
 end
 
--- The tags of a stored value, as they follow its payload.
+-- How many tags a value may have.
+local MOST = 16
+
+-- The tags of a stored value, as they follow its payload; nil if they are damaged.
 local function tags_of(key, head)
   local length = struct.unpack('>I2', head, 71)
-  return length == 0 and '' or redis.call('GETRANGE', key, -length, -1)
+  local tags = length == 0 and '' or redis.call('GETRANGE', key, -length, -1)
+  local at, count = 1, 0
+  while at < #tags and count < MOST do
+    at = at + 2 + struct.unpack('>I2', tags, at)
+    count = count + 1
+  end
+  return at == #tags + 1 and tags or nil
 end
 
 -- Whether a value of this version is valid by the markers KEYS[first..]: all are there, and none is later.

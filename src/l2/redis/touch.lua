@@ -13,10 +13,10 @@ if of ~= epoch or ver > issued or at >= expires_at then
   return struct.pack('>I8', at)
 end
 local tags = tags_of(KEYS[1], head)
-if tags ~= ARGV[7] then
+if tags and tags ~= ARGV[7] then
   return 'T' .. struct.pack('>I8', at) .. tags
 end
-if not is_valid(4, epoch, ver) then
+if not tags or not is_valid(4, epoch, ver) then
   return struct.pack('>I8', at)
 end
 local ttl, _, ends, _, kept = struct.unpack('>I8I8I8I8I8', ARGV[4])
