@@ -736,7 +736,7 @@ where
     ///
     /// Without an L2, what L1 has evicted or had no room for is absent.
     ///
-    /// Cost: one round trip, which no other key shares.
+    /// Cost: one round trip, two if the value that is stored has tags. No other key shares them.
     ///
     /// # Errors
     ///
@@ -819,8 +819,8 @@ where
     /// copy expires. In a cache with [`sliding`](crate::Builder::sliding), `ttl` is the longest life, as that of an insert.
     /// The jitter only shortens `ttl`.
     ///
-    /// Cost: one round trip. Nothing is encoded or sent but the key. It does not wait for writes of the key that this
-    /// instance has called and not awaited.
+    /// Cost: one round trip, two for a value with tags. Nothing is encoded or sent but the key. It does not wait for writes
+    /// of the key that this instance has called and not awaited.
     ///
     /// # Errors
     ///
@@ -1145,8 +1145,8 @@ where
     ///
     /// Comes after all writes that this instance called before it, and before all that it calls later: these wait.
     ///
-    /// Cost: one round trip, and for each other instance one message. Callers do not join reads and loads that were under
-    /// way in their instance: these may return the tag.
+    /// Cost: one round trip, and for each other instance one message. Callers that come later wait for loads that are under
+    /// way in their instance, and load anew if these return the tag.
     ///
     /// # Errors
     ///

@@ -65,6 +65,15 @@ impl<V> Led<V> {
     }
 }
 
+/// How a caller takes part in a load.
+struct Joining<V> {
+    flight: Flight<V>,
+    /// It has begun the load, and has to run it.
+    led: Option<Led<V>>,
+    /// Some tag was invalidated since the load began: its outcome may not count.
+    is_late: bool,
+}
+
 /// A load of one key whose turn it is to call the loader.
 struct Turn<V> {
     led: Led<V>,
@@ -132,17 +141,23 @@ impl<V: Value> Loads<V> {
         if let Some(error) = self.recent_error(&key) {
             return Err(error);
         }
-        let mut loader = Some(loader);
+        let (mut loader, mut may_be_late) = (Some(loader), true);
         loop {
-            let (flight, led) = self.join(&key, want, 0);
+            let Joining {
+                flight,
+                led,
+                is_late,
+            } = self.join(&key, want, 0, may_be_late);
             let is_own = led.is_some();
             if let Some(led) = led
                 && let Some(loader) = loader.take()
             {
                 self.spawn(vec![led], loader()).await;
             }
-            // The load of many keys returns no value for a key that its loader does not know; this loader may.
+            // The load of many keys returns no value for a key that its loader does not know; this loader may. A value of a
+            // load that a caller has joined late may be that of a tag from before.
             match self.result_of(&key, flight).await? {
+                Some(loaded) if is_late && !loaded.counts_late() => may_be_late = false,
                 Some(loaded) => {
                     let entry = lookup::hand_out_loaded(&self.ctx, loaded, self.ctx.now());
                     return Ok(Some(entry));
@@ -188,7 +203,8 @@ impl<V: Value> Loads<V> {
             }
         }
         let awaited = self.start_refreshes(due, &loader);
-        let (mut led, mut led_at, mut flights) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut led, mut led_at) = (Vec::new(), Vec::new());
+        let (mut flights, mut again) = (Vec::new(), Vec::new());
         let mut failed = Ok(());
         for (place, key, want) in missing {
             if let Some(error) = self.recent_error(&key) {
@@ -196,19 +212,29 @@ impl<V: Value> Loads<V> {
                 failed = Err(error);
                 continue;
             }
-            let (flight, new) = self.join(&key, want, led.len());
-            if let Some(new) = new {
+            let joining = self.join(&key, want, led.len(), true);
+            if let Some(new) = joining.led {
                 led.push(new);
                 led_at.push(place);
             }
-            flights.push((flight, place, key));
+            flights.push((joining.flight, joining.is_late, place, key));
         }
         if !led.is_empty() {
             self.spawn(led, loader(&led_at)).await;
         }
-        for (flight, place, key) in flights {
+        for (flight, is_late, place, key) in flights {
             if let Some(loaded) = self.result_of(&key, flight).await? {
+                if is_late && !loaded.counts_late() {
+                    again.push((place, key));
+                    continue;
+                }
                 let entry = lookup::hand_out_loaded(&self.ctx, loaded, self.ctx.now());
+                fill(&mut entries, place, entry);
+            }
+        }
+        for (place, key) in again {
+            let loading = self.load_missing(key, Some(Want::Any), || loader(&[place]));
+            if let Some(entry) = loading.await? {
                 fill(&mut entries, place, entry);
             }
         }
@@ -263,10 +289,15 @@ impl<V: Value> Loads<V> {
     }
 
     /// Joins the load of a key, or begins one, which the caller has to run.
-    fn join(&self, key: &Key, want: Option<Want>, number: usize) -> (Flight<V>, Option<Led<V>>) {
+    fn join(&self, key: &Key, want: Option<Want>, number: usize, may_be_late: bool) -> Joining<V> {
         let now = self.ctx.now();
-        match self.ctx.l1.join_load(key, now) {
-            Join::Joined(flight) => (flight, None),
+        let (join, is_late) = self.ctx.l1.join_load(key, now, may_be_late);
+        match join {
+            Join::Joined(flight) => Joining {
+                flight,
+                led: None,
+                is_late,
+            },
             Join::Started(Started { op, sender, result }) => {
                 let led = Led {
                     op,
@@ -274,7 +305,11 @@ impl<V: Value> Loads<V> {
                     number,
                     sender,
                 };
-                (result, Some(led))
+                Joining {
+                    flight: result,
+                    led: Some(led),
+                    is_late,
+                }
             }
         }
     }

@@ -131,15 +131,28 @@ impl<V> InFlight<V> {
         })
     }
 
-    /// Joins the load that is under way for a key, or begins one.
-    pub(super) fn join_load(self: &Arc<Self>, key: &Key, now: Tick) -> Join<V, LoadOutcome<V>> {
+    /// Joins the load that is under way for a key, or begins one. Also says whether some tag was invalidated since it
+    /// began, which happens only if `may_be_late`.
+    ///
+    /// If each such caller loaded for itself, a key that takes long to load would be loaded again after each invalidation
+    /// of whatever tag.
+    pub(super) fn join_load(
+        self: &Arc<Self>,
+        key: &Key,
+        now: Tick,
+        may_be_late: bool,
+    ) -> (Join<V, LoadOutcome<V>>, bool) {
         let hash = self.hash(key);
         let shard = self.lock(hash);
         let load = shard.get(hash, key).and_then(|state| state.load.as_ref());
-        match self.joinable(load, now) {
-            Some(result) => Join::Joined(result),
-            None => Join::Started(self.start(shard, (hash, key), now, true, |it| &mut it.load)),
+        if let Some(result) = self.joinable(load, now) {
+            return (Join::Joined(result), false);
         }
+        if may_be_late && let Some(result) = self.joinable_late(load, now) {
+            return (Join::Joined(result), true);
+        }
+        let started = self.start(shard, (hash, key), now, true, |it| &mut it.load);
+        (Join::Started(started), false)
     }
 
     /// Joins the refresh or load that is under way for a key, or begins a refresh. `None` if one is under way that the
@@ -172,9 +185,14 @@ impl<V> InFlight<V> {
     /// invalidation of any tag, as it may end with a value that has it (rule 20), and, while there is no proof that no
     /// message was missed, less than `max_staleness` ago (rule 5).
     fn joinable<T>(&self, flight: Option<&Joinable<T>>, now: Tick) -> Option<SharedResult<T>> {
+        let changes = self.freshness.tag_changes();
+        self.joinable_late(flight.filter(|flight| flight.tag_changes == changes), now)
+    }
+
+    /// The same, whatever tags were invalidated since it began.
+    fn joinable_late<T>(&self, flight: Option<&Joinable<T>>, now: Tick) -> Option<SharedResult<T>> {
         let flight = flight?;
-        let is_current = flight.generation == self.freshness.generation()
-            && flight.tag_changes == self.freshness.tag_changes();
+        let is_current = flight.generation == self.freshness.generation();
         let is_recent = || flight.began >= self.freshness.joinable_from(now);
         let may_join = is_current
             && (is_recent() || self.freshness.is_live() || without(Rule::NoUnprovenJoins));

@@ -155,9 +155,15 @@ impl<V: Value> L1<V> {
         self.in_flight.join_read(key, now)
     }
 
-    /// Joins the load that is under way for a key, or begins one.
-    pub(crate) fn join_load(&self, key: &Key, now: Tick) -> Join<V, LoadOutcome<V>> {
-        self.in_flight.join_load(key, now)
+    /// Joins the load that is under way for a key, or begins one. Also says whether some tag was invalidated since it
+    /// began, which happens only if `may_be_late`: then [its outcome](Outcome::counts_late) may not count.
+    pub(crate) fn join_load(
+        &self,
+        key: &Key,
+        now: Tick,
+        may_be_late: bool,
+    ) -> (Join<V, LoadOutcome<V>>, bool) {
+        self.in_flight.join_load(key, now, may_be_late)
     }
 
     /// Joins the refresh or load that is under way for a key, or begins a refresh. `None` if one is under way that the

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::slot::Slot;
+use super::slot::{Slot, UNSTORED};
 use crate::error::LoadError;
 use crate::source::Source;
 use crate::vocabulary::Want;
@@ -53,6 +53,12 @@ pub(crate) enum OutcomeKind {
 }
 
 impl<V> Outcome<V> {
+    /// Whether a caller that came when some tag had been invalidated since the load began may have the value: it was
+    /// stored, as nothing is that has the tag (rule 20), and none of its tags was invalidated since.
+    pub(crate) fn counts_late(&self) -> bool {
+        self.slot.ver != UNSTORED && self.slot.tags().allow(self.slot.ver)
+    }
+
     pub(crate) fn fresh(slot: Arc<Slot<V>>, source: Source) -> Self {
         Self {
             slot,

@@ -20,6 +20,8 @@ over_both_stores!(
     a_load_that_began_before_is_stored_only_without_the_tag,
     a_refresh_that_began_before_is_not_stored,
     a_caller_that_comes_later_joins_no_load_from_before,
+    a_caller_that_comes_later_joins_a_load_of_other_tags,
+    callers_of_many_keys_that_come_later_get_no_value_from_before,
     a_caller_that_comes_later_joins_no_read_from_before,
     a_read_under_way_is_not_kept,
     a_marker_that_was_read_before_does_not_count,
@@ -278,6 +280,67 @@ async fn a_caller_that_comes_later_joins_no_load_from_before(fleet: Fleet) {
     assert_eq!(second.as_str(), "new");
     assert!(second.meta().version().is_some());
     assert_eq!(a.get("k").await.unwrap().as_str(), "new");
+}
+
+async fn a_caller_that_comes_later_joins_a_load_of_other_tags(fleet: Fleet) {
+    let (a, _) = fleet.instance_with(without_heartbeats).await;
+    joins_a_load_of_other_tags(&a).await;
+}
+
+/// So that a key which takes long to load is loaded once, however often whatever tag is invalidated meanwhile.
+async fn joins_a_load_of_other_tags(cache: &Texts) {
+    let (truth, gate) = (Source::new("v"), Gate::new());
+    let behind = truth.behind(&gate);
+    let mut loads = vec![spawn(cache, "k", &behind, &["u"])];
+    gate.arrived(1).await;
+    for _ in 0..10 {
+        cache.invalidate_tag("t").await.unwrap();
+        loads.push(spawn(cache, "k", &behind, &["u"]));
+    }
+    // Time enough to begin loads.
+    assert!(cache.get("other").await.is_none());
+    gate.open();
+    for load in loads {
+        let entry = load.await.unwrap();
+        assert!(entry.as_str() == "v" && entry.meta().version().is_some());
+    }
+    assert_eq!(truth.loads(), 1);
+}
+
+async fn callers_of_many_keys_that_come_later_get_no_value_from_before(fleet: Fleet) {
+    let (a, _) = fleet.instance_with(without_heartbeats).await;
+    let (truth, gate) = (Source::new("old"), Gate::new());
+    let behind = truth.behind(&gate);
+    let firsts = [("with", &["t"][..]), ("without", &["u"])];
+    let firsts = firsts.map(|(key, tags)| spawn(&a, key, &behind, tags));
+    gate.arrived(2).await;
+    truth.set("new");
+    a.invalidate_tag("t").await.unwrap();
+    let (cache, source) = (a.clone(), truth.clone());
+    let many = tokio::spawn(async move {
+        let loader = move |missing: Vec<(String, Option<Entry<String>>)>| {
+            let source = source.clone();
+            async move {
+                let mut values = Vec::new();
+                for (key, _) in missing {
+                    values.push((key, tagged(&source.clone().load().await?, &["t"])));
+                }
+                Ok::<_, std::io::Error>(values)
+            }
+        };
+        let keys = ["with", "without", "other"];
+        cache.get_many_or_load_with(keys, loader).await.unwrap()
+    });
+    // Time enough to join.
+    assert!(a.get("none").await.is_none());
+    gate.open();
+    for first in firsts {
+        assert_eq!(first.await.unwrap().as_str(), "old");
+    }
+    let many: Vec<_> = many.await.unwrap();
+    let many = many.iter().map(|entry| entry.as_deref().unwrap().as_str());
+    assert_eq!(many.collect::<Vec<_>>(), ["new", "old", "new"]);
+    assert_eq!(truth.loads(), 4);
 }
 
 async fn a_caller_that_comes_later_joins_no_read_from_before(fleet: Fleet) {
@@ -971,6 +1034,8 @@ async fn without_l2_it_is_the_same() {
     );
     alone.invalidate_tag("u").await.unwrap();
     assert_eq!(left(&alone, &keys).await, ["k", "without"]);
+    alone.clear().await.unwrap();
+    joins_a_load_of_other_tags(&alone).await;
     assert!(alone.health().is_ok());
 }
 

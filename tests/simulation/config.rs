@@ -219,6 +219,15 @@ impl Config {
         looked_up * self.l2_timeout_ms + refreshed
     }
 
+    /// A caller that has waited for a load may find that a tag was invalidated meanwhile; a marker is one request more.
+    fn loads_again_within_ms(&self) -> u64 {
+        if self.tags > 0.0 {
+            4 * self.l2_timeout_ms + self.lease_wait_ms + self.load_timeout_ms
+        } else {
+            0
+        }
+    }
+
     /// A look-up reads L2, waits for another's load, then loads and stores.
     pub(crate) fn answered_within(&self) -> Duration {
         Duration::from_millis(
@@ -226,6 +235,7 @@ impl Config {
                 + self.lease_wait_ms
                 + self.load_timeout_ms
                 + self.falls_back_within_ms()
+                + self.loads_again_within_ms()
                 + 10,
         )
     }

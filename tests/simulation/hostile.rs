@@ -157,7 +157,8 @@ impl Config {
                 delay_ms: 0..=30,
                 ..base
             },
-            // Invalidations of tags, which loads and reads do not outlive; of some the store loses what it knows.
+            // Invalidations of tags, which loads and reads do not outlive; of some the store loses what it knows, and new
+            // instances have nothing else.
             20 => Self {
                 keys: 6,
                 load_ms: 20..=150,
@@ -166,7 +167,7 @@ impl Config {
                 tags: 0.9,
                 l1_ttl_ms: Some(200),
                 fault_every_ms: 100,
-                faults: vec![(Fault::MarkerLost, 1)],
+                faults: vec![(Fault::MarkerLost, 3), (Fault::Closed, 1)],
                 ..base
             },
             // Invalidations that are waited for, while instances do not receive them and the store's clock is stepped.

@@ -136,7 +136,7 @@ impl World {
         let tags = self.l1.tags(&[TAG.into()]);
         let fresh = tagged((epoch, ver), tags.clone());
         let state = tags.iter().next().unwrap();
-        if !state.is_known() {
+        if !state.is_known(self.l1.freshness().generation()) {
             let marker = *self.marker.lock().unwrap();
             if marker > ver {
                 return;
@@ -194,7 +194,7 @@ impl World {
     }
 
     fn join_load(&self) -> Join<u64, LoadOutcome<u64>> {
-        self.l1.join_load(&self.key, self.now)
+        self.l1.join_load(&self.key, self.now, false).0
     }
 
     fn refresh(&self) -> Option<OpGuard<u64>> {
