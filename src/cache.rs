@@ -1138,7 +1138,8 @@ where
     /// Once this has returned, this instance does not return a value with the tag that was there before, and other
     /// instances do so for [`max_staleness`](crate::Builder::max_staleness) at most. A load or refresh that began before
     /// and returns a value with the tag is never stored; its callers get the value. Loads of values without the tag are
-    /// stored.
+    /// stored, with one exception: if more than 64 tags are invalidated during a load, its value is stored only if it has
+    /// no tags, or if other values have the same.
     ///
     /// What it removes stays in the memory of L2 until its TTL ends, unreadable. If L2 loses what it knows of a tag, as under
     /// memory pressure, values with the tag are misses.
