@@ -20,7 +20,7 @@ use crate::stats::Counters;
 use crate::throttle::Throttle;
 use crate::vocabulary::{Value, Want};
 use crate::wire::codec::{EncodeError, ValueCodec};
-use crate::wire::envelope::{self, Head, Life, Stamp};
+use crate::wire::envelope::{self, Head, Life, Place, Stamp};
 
 /// A TTL from the value itself.
 pub(crate) type TtlOf<V> = Arc<dyn Fn(&V) -> Option<Duration> + Send + Sync>;
@@ -30,6 +30,7 @@ pub(super) struct Convert<V> {
     ttl_of: Option<TtlOf<V>>,
     /// Distinguishes values of this type from others under the same keys.
     type_tag: u64,
+    namespace: Place,
     options: Arc<Options>,
     counters: Arc<Counters>,
     /// Knows how far the lane's time is.
@@ -51,6 +52,7 @@ impl<V: Value> Convert<V> {
             codec,
             ttl_of,
             type_tag,
+            namespace: Place::namespace(&options.namespace),
             options: Arc::clone(options),
             counters: Arc::clone(counters),
             l1: Arc::clone(l1),
@@ -63,7 +65,7 @@ impl<V: Value> Convert<V> {
     ///
     /// Where they cannot be read, says what else to ask for: something other than this.
     pub(super) fn open(&self, key: &Key, bytes: &[u8], now: Tick) -> Result<Arc<Slot<V>>, Want> {
-        let opened = match envelope::open(bytes) {
+        let opened = match envelope::open(bytes, self.namespace.key(key)) {
             Ok(envelope) if envelope.head.type_tag != self.type_tag => {
                 Err("it is tagged as another type".into())
             }
@@ -89,7 +91,8 @@ impl<V: Value> Convert<V> {
         };
         opened.map_err(|error: Box<dyn Error + Send + Sync>| {
             self.cannot_read(key, &*error, now);
-            envelope::peek(bytes).map_or(Want::Nothing, |(stamp, _)| Want::NewerThan(stamp.ver))
+            envelope::read_stamp(bytes)
+                .map_or(Want::Nothing, |(stamp, _)| Want::NewerThan(stamp.ver))
         })
     }
 
@@ -172,6 +175,7 @@ impl<V: Value> Convert<V> {
     /// Encodes a value for L2.
     pub(super) fn seal(
         &self,
+        key: &str,
         value: &V,
         ttls: Ttls,
         tags: &[Key],
@@ -185,7 +189,7 @@ impl<V: Value> Convert<V> {
             .codec
             .encode(value, &mut body, self.options.max_value_size);
         encoded.inspect_err(|error| self.cannot_store(error))?;
-        let body = envelope::seal(body, tags);
+        let body = envelope::seal(body, tags, self.namespace.key(key));
         Ok(EncodedValue { body, ttls })
     }
 

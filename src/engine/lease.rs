@@ -279,7 +279,7 @@ impl<V: Value> Filling<'_, V> {
                     return Ok(Some(fill));
                 }
             }
-            let Ok(encoded) = ctx.convert.seal(self.value.value(), ttls, tags) else {
+            let Ok(encoded) = ctx.convert.seal(key, self.value.value(), ttls, tags) else {
                 return Ok(None);
             };
             let payload = || message::payload(Kind::Insert, ctx.instance, &[key]);

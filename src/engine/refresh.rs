@@ -352,7 +352,7 @@ impl<V: Value> Refreshes<V> {
                 ..
             }) = value
                 && let Ok(ttls) = self.ctx.convert.ttls(&value, &ttls)
-                && let Ok(sealed) = self.ctx.convert.seal(&value, ttls, &[])
+                && let Ok(sealed) = self.ctx.convert.seal(refresh.op.key(), &value, ttls, &[])
             {
                 let key: &str = refresh.op.key();
                 let payload = message::payload(Kind::Insert, self.ctx.instance, &[key]);

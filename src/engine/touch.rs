@@ -143,7 +143,7 @@ pub(super) fn extend<V: Value>(ctx: &Arc<Context<V>>, slot: &Arc<Slot<V>>, idle:
 
 #[cfg(larder_ablation)]
 async fn store_again<V: Value>(ctx: &Context<V>, key: &str, slot: &Slot<V>, ttls: crate::l2::Ttls) {
-    if let Ok(sealed) = ctx.convert.seal(slot.value(), ttls, &[]) {
+    if let Ok(sealed) = ctx.convert.seal(key, slot.value(), ttls, &[]) {
         let payload = message::payload(Kind::Insert, ctx.instance, &[key]);
         let _ = ctx.lane.insert(&[(key, &sealed)], &payload, None).await;
     }

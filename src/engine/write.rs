@@ -78,7 +78,7 @@ impl<V: Value> Writes<V> {
             let ttls = ctx.convert.ttls(&value, &loaded.ttls);
             let tags = loaded.tags.map_or_else(|| Ok(Vec::new()), |tags| *tags);
             let tags = tags.map_err(WriteError::misuse)?;
-            let sealed = (ctx.convert).seal(&value, ttls.map_err(WriteError::misuse)?, &tags);
+            let sealed = (ctx.convert).seal(&key, &value, ttls.map_err(WriteError::misuse)?, &tags);
             let body = sealed.map_err(|error| match error {
                 EncodeError::TooLarge { max, .. } => WriteError::too_large(max),
                 EncodeError::Failed(error) => WriteError::encode(error),

@@ -7,9 +7,11 @@
 //! 68  codec u8, flags u8, length of the tags u16
 //! 72  type tag u64
 //! 80  payload length u32
-//! 84  checksum u64: XXH3 of all that follows, seeded with XXH3 of bytes 68..84
+//! 84  checksum u64: XXH3 of all that follows, seeded with XXH3 of bytes 68..84, which is seeded with that of the place
 //! 92  payload, then the tags: for each, length u16, bytes
 //! ```
+//! The place is the namespace and the key: bytes that were copied to another key are damaged there.
+//!
 //! All numbers are big-endian. L2 issues the stamp when it writes, in the same step that orders the
 //! write, so the writer sends only the body, from 68 on. A step that changes how long a value lives writes
 //! the stamp anew, and leaves the body alone. The sum is the stamp's own check: a script can add, but not
@@ -136,7 +138,7 @@ pub(crate) enum Damage {
     Format,
     #[error("truncated or overlong")]
     Length,
-    #[error("the checksum does not match")]
+    #[error("the checksum does not match: it is damaged, or belongs to another key")]
     Checksum,
     #[error("marked as something other than a value")]
     Flags,
@@ -151,12 +153,27 @@ pub(crate) fn begin(head: &Head) -> Vec<u8> {
     body
 }
 
+/// Where a value belongs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place(u64);
+
+impl Place {
+    /// No key of it.
+    pub(crate) fn namespace(namespace: &str) -> Self {
+        Self(XxHash3_64::oneshot(namespace.as_bytes()))
+    }
+
+    pub(crate) fn key(self, key: &str) -> Self {
+        Self(XxHash3_64::oneshot_with_seed(self.0, key.as_bytes()))
+    }
+}
+
 /// Where the payload starts in a body.
 pub(crate) const PAYLOAD_IN_BODY: usize = HEAD - BODY;
 
 /// Ends a body whose payload is complete: appends the tags, which are few enough for their length to fit, and fills in
 /// the lengths and the checksum.
-pub(crate) fn seal(mut body: Vec<u8>, tags: &[Key]) -> Vec<u8> {
+pub(crate) fn seal(mut body: Vec<u8>, tags: &[Key], place: Place) -> Vec<u8> {
     let payload = body.len().saturating_sub(PAYLOAD_IN_BODY);
     for tag in tags {
         let length = u16::try_from(tag.len()).unwrap_or(u16::MAX);
@@ -171,7 +188,7 @@ pub(crate) fn seal(mut body: Vec<u8>, tags: &[Key]) -> Vec<u8> {
     if let Some(field) = body.get_mut(TAGS..TYPE_TAG) {
         field.copy_from_slice(&tags.unwrap_or(u16::MAX).to_be_bytes());
     }
-    let sum = checksum(&body);
+    let sum = checksum(&body, place);
     if let Some(field) = body.get_mut(CHECKSUM..PAYLOAD_IN_BODY) {
         field.copy_from_slice(&sum.to_be_bytes());
     }
@@ -205,11 +222,12 @@ pub(crate) fn open_tags(mut bytes: &[u8]) -> Option<Vec<Key>> {
 }
 
 /// The checksum of a body: all but the field that holds it.
-fn checksum(body: &[u8]) -> u64 {
+fn checksum(body: &[u8], place: Place) -> u64 {
     let (head, rest) = body.split_at(CHECKSUM.min(body.len()));
     let rest = rest.get(8..).unwrap_or_default();
     // The head is short and fixed: its hash seeds that of the rest, so neither is copied.
-    XxHash3_64::oneshot_with_seed(XxHash3_64::oneshot(head), rest)
+    let head = XxHash3_64::oneshot_with_seed(place.0, head);
+    XxHash3_64::oneshot_with_seed(head, rest)
 }
 
 /// Puts a stamp before a body, as the scripts do.
@@ -276,7 +294,7 @@ pub(crate) fn read_stamp(bytes: &[u8]) -> Option<(Stamp, Life)> {
 }
 
 /// Takes stored bytes apart. Costs one pass over them, and allocates for tags only.
-pub(crate) fn open(bytes: &[u8]) -> Result<Envelope<'_>, Damage> {
+pub(crate) fn open(bytes: &[u8], place: Place) -> Result<Envelope<'_>, Damage> {
     if bytes.get(..4) != Some(&MAGIC) {
         return Err(Damage::Format);
     }
@@ -295,7 +313,7 @@ pub(crate) fn open(bytes: &[u8]) -> Result<Envelope<'_>, Damage> {
     let parts = payload.and_then(|payload| rest.split_at_checked(payload));
     let (payload, tags) = parts.ok_or(Damage::Length)?;
     let (stamp, life) = read_stamp(bytes).ok_or(Damage::Checksum)?;
-    if checksum(body) != number(84) {
+    if checksum(body, place) != number(84) {
         return Err(Damage::Checksum);
     }
     let [codec, flags, ..] = *body else {
@@ -314,12 +332,6 @@ pub(crate) fn open(bytes: &[u8]) -> Result<Envelope<'_>, Damage> {
         payload,
         tags: open_tags(tags).ok_or(Damage::Length)?,
     })
-}
-
-/// The stamp of stored bytes, and until when they are valid, if they are a value: what the scripts look at.
-pub(crate) fn peek(bytes: &[u8]) -> Option<(Stamp, Life)> {
-    let envelope = open(bytes).ok()?;
-    Some((envelope.stamp, envelope.life))
 }
 
 /// A tag for a type's name and the version of its layout, which distinguishes values of one type from those of another.
@@ -350,7 +362,11 @@ mod tests {
     fn sample(tags: &[Key]) -> Vec<u8> {
         let mut body = begin(&HEAD_FIELDS);
         body.extend_from_slice(b"payload");
-        stamped(STAMP, LIFE, &seal(body, tags))
+        stamped(STAMP, LIFE, &seal(body, tags, place()))
+    }
+
+    fn place() -> Place {
+        Place::namespace("ns").key("k")
     }
 
     fn tags() -> Vec<Key> {
@@ -370,7 +386,7 @@ mod tests {
                 payload: b"payload",
                 tags,
             };
-            assert_eq!(open(&bytes), Ok(envelope));
+            assert_eq!(open(&bytes, place()), Ok(envelope));
         }
     }
 
@@ -380,7 +396,7 @@ mod tests {
         for bit in 0..good.len() * 8 {
             let mut bad = good.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
-            assert!(open(&bad).is_err(), "bit {bit}");
+            assert!(open(&bad, place()).is_err(), "bit {bit}");
         }
     }
 
@@ -388,11 +404,24 @@ mod tests {
     fn every_other_length_is_noticed() {
         let good = sample(&tags());
         for length in 0..good.len() {
-            assert!(open(&good[..length]).is_err(), "cut to {length}");
+            assert!(open(&good[..length], place()).is_err(), "cut to {length}");
         }
         let mut longer = good;
         longer.push(0);
-        assert_eq!(open(&longer), Err(Damage::Length));
+        assert_eq!(open(&longer, place()), Err(Damage::Length));
+    }
+
+    #[test]
+    fn a_value_of_another_key_or_namespace_is_noticed() {
+        let bytes = sample(&[]);
+        for other in [
+            Place::namespace("ns").key("K"),
+            Place::namespace("ns").key(""),
+            Place::namespace("n").key("sk"),
+            Place::namespace("ns2").key("k"),
+        ] {
+            assert_eq!(open(&bytes, other), Err(Damage::Checksum));
+        }
     }
 
     /// The layout is shared with other releases: this test fails when it drifts.
@@ -411,7 +440,7 @@ mod tests {
         assert_eq!(bytes[68..72], [1, 0, 0, 0]);
         assert_eq!(bytes[72..80], 42_u64.to_be_bytes());
         assert_eq!(bytes[80..84], 7_u32.to_be_bytes());
-        assert_eq!(bytes[84..92], 0xc72c_8daf_d7a0_3c67_u64.to_be_bytes());
+        assert_eq!(bytes[84..92], 0x240b_821f_4068_1401_u64.to_be_bytes());
         assert_eq!(&bytes[92..], b"payload");
         let tagged = sample(&tags());
         assert_eq!(tagged[68..72], [1, 0, 0, 9]);

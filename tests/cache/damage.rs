@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use larder::deadpool_redis::redis::{AsyncCommands, cmd};
-use larder::{Cache, Source as Level};
+use larder::{Cache, Loaded, Source as Level};
 use tokio::time::timeout;
 
 use crate::fleet::{Fleet, Set, Source};
@@ -65,6 +65,39 @@ async fn damaged_bytes_are_a_miss_and_are_overwritten() {
         writer.invalidate("k").await.unwrap();
         let stored: bool = redis.exists(STORED).await.unwrap();
         assert!(!stored);
+    }
+}
+
+/// By a script that moves keys, or a mistake in one: what is under a key belongs to another.
+#[tokio::test]
+async fn bytes_of_another_key_or_namespace_are_damaged() {
+    let fleet = Fleet::redis().await;
+    let Fleet::Redis { server, l2 } = &fleet else {
+        unreachable!()
+    };
+    let mut redis = server.connection().await;
+    let (writer, _) = fleet.instance().await;
+    let elsewhere: Cache<String, String> = Cache::builder("test:elsewhere")
+        .l2(l2.clone())
+        .build()
+        .unwrap();
+    let value = |text: &str| Loaded::new(text.to_owned()).tags(["t"]);
+    writer.insert_with("alice", value("alice")).await.unwrap();
+    writer.insert_with("k", value("bob")).await.unwrap();
+    elsewhere
+        .insert("alice", "of elsewhere".to_owned())
+        .await
+        .unwrap();
+    let sources = [STORED, "{test:elsewhere.0}:alice"];
+    for from in sources {
+        let bytes: Vec<u8> = redis.get(from).await.unwrap();
+        let () = redis.set("{test:text.0}:alice", &bytes).await.unwrap();
+        let (reader, _) = fleet.instance().await;
+        assert!(reader.get("alice").await.is_none(), "{from}");
+        assert_eq!(reader.stats().decode_errors, 1);
+        let loaded = Source::new("loaded").through(&reader, "alice").await;
+        assert_eq!(*loaded.unwrap(), "loaded");
+        assert_eq!(reader.get("k").await.as_deref().unwrap(), "bob");
     }
 }
 

@@ -642,7 +642,7 @@ impl State {
     /// What is stored under a key in this epoch.
     fn of_now(&self, key: &str, now: Now) -> Option<(&Bytes, Stamp, Life)> {
         let bytes = self.data.values.get(key, now.at)?;
-        let (stamp, life) = envelope::peek(bytes)?;
+        let (stamp, life) = envelope::read_stamp(bytes)?;
         let is_of_now = stamp.epoch == self.data.epoch || without(Rule::Epochs);
         is_of_now.then_some((bytes, stamp, life))
     }
