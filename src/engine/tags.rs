@@ -27,15 +27,13 @@ pub(super) async fn open<V: Value>(
     if !slot.has_tags() {
         return Ok(slot);
     }
-    let markers = ask_unknown(ctx, [&*slot]).await;
-    match refused(ctx, &slot, markers.as_ref()) {
-        Some(instead) => Err(instead),
-        None => Ok(slot),
+    match ask_unknown(ctx, [&*slot]).await {
+        Some(markers) if is_valid(ctx, &slot, &markers) => Ok(slot),
+        _ => Err(refuse(ctx, &slot)),
     }
 }
 
-/// Checks the tags of values that were read: those that are not valid, or of which that cannot be found out, are to be
-/// replaced.
+/// Checks the tags of values that were read: those that are not valid are to be replaced.
 pub(super) async fn check<V: Value>(
     ctx: &Context<V>,
     outcomes: impl IntoIterator<Item = &mut ReadOutcome<V>>,
@@ -47,8 +45,10 @@ pub(super) async fn check<V: Value>(
     let tagged: Vec<_> = tagged.collect();
     let markers = ask_unknown(ctx, tagged.iter().map(|(slot, _)| &**slot)).await;
     for (slot, outcome) in tagged {
-        if let Some(instead) = refused(ctx, &slot, markers.as_ref()) {
-            *outcome = ReadOutcome::Unreadable(instead);
+        match &markers {
+            None => *outcome = ReadOutcome::Unavailable,
+            Some(markers) if is_valid(ctx, &slot, markers) => {}
+            Some(_) => *outcome = ReadOutcome::Unreadable(refuse(ctx, &slot)),
         }
     }
 }
@@ -81,12 +81,9 @@ async fn ask_unknown<'a, V: Value>(
 }
 
 /// What to ask for instead of a value that is not valid by its tags.
-fn refused<V: Value>(ctx: &Context<V>, slot: &Slot<V>, markers: Option<&Markers>) -> Option<Want> {
-    if markers.is_some_and(|markers| is_valid(ctx, slot, markers)) {
-        return None;
-    }
+fn refuse<V: Value>(ctx: &Context<V>, slot: &Slot<V>) -> Want {
     ctx.counters.l2_misses.bump();
-    Some(Want::NewerThan(slot.ver))
+    Want::NewerThan(slot.ver)
 }
 
 fn is_valid<V: Value>(ctx: &Context<V>, slot: &Slot<V>, markers: &Markers) -> bool {

@@ -1007,6 +1007,28 @@ async fn what_was_invalidated_is_not_handed_out_unproven() {
     gate.open();
 }
 
+/// L2 answers the read, and then no more: that is an outage like any other.
+#[tokio::test]
+async fn an_available_instance_that_cannot_ask_answers_from_l1() {
+    let fleet = Fleet::memory();
+    let (a, wire) = fleet
+        .instance_with(|builder| {
+            builder.mode(Mode::Available {
+                limit: Duration::from_secs(3600),
+            })
+        })
+        .await;
+    insert(&a, "k", &["t"]).await;
+    let gate = wire.close(Step::Subscribe, Way::Request);
+    wire.cut();
+    wire.subscribers(0).await;
+    wire.lose(Step::TagVersions, Way::Request, 1);
+    let entry = a.get("k").await.unwrap();
+    assert!(entry.meta().is_unproven());
+    assert_eq!(wire.asked(Step::AcquireLease), 1, "L2 was asked first");
+    gate.open();
+}
+
 #[tokio::test]
 async fn without_l2_it_is_the_same() {
     let alone: Texts = Cache::builder("test:alone").build().unwrap();
