@@ -101,6 +101,18 @@ impl Invalidation {
 }
 
 impl Pending {
+    /// Where a key or a tag is, with its name. `None` for all keys.
+    fn named<'p, 't>(
+        &'p mut self,
+        target: Target<'t>,
+    ) -> Option<(&'p mut BTreeMap<Key, Invalidation>, &'t Key)> {
+        match target {
+            Target::Key(key) => Some((&mut self.keys, key)),
+            Target::Tag(tag) => Some((&mut self.tags, tag)),
+            Target::All => None,
+        }
+    }
+
     /// Makes one clear of everything, together with one more.
     ///
     /// A clear costs the whole fleet its L1 and L2, so it is sent once: not before every insert among the deferred
@@ -137,13 +149,8 @@ impl Deferred {
     /// Defers an invalidation.
     pub(super) fn defer(&self, target: Target<'_>, deferral: Deferral) {
         let mut pending = self.lock();
-        let pending = &mut *pending;
-        let (name, all) = match target {
-            Target::Key(key) => (Some(key), &pending.keys),
-            Target::Tag(tag) => (Some(tag), &pending.tags),
-            Target::All => (None, &pending.keys),
-        };
-        let former = name.and_then(|name| all.get(name)).copied();
+        let former = pending.named(target);
+        let former = former.and_then(|(all, name)| all.get(name).copied());
         let invalidation = Invalidation {
             order: self.next_order(),
             not_before: 0,
@@ -152,12 +159,9 @@ impl Deferred {
         };
         let many = pending.keys.len() + pending.tags.len();
         let has_room = pending.all.is_none() && (former.is_some() || many < self.capacity);
-        match target {
-            Target::Key(key) if has_room => {
-                pending.keys.insert(key.clone(), invalidation);
-            }
-            Target::Tag(tag) if has_room => {
-                pending.tags.insert(tag.clone(), invalidation);
+        match pending.named(target) {
+            Some((all, name)) if has_room => {
+                all.insert(name.clone(), invalidation);
             }
             _ => pending.merge(invalidation),
         }
@@ -166,21 +170,21 @@ impl Deferred {
 
     /// Whether a key must not be used until L2 has been sent its invalidation.
     pub(super) fn holds(&self, key: &str) -> bool {
-        if !self.any.load(Ordering::SeqCst) {
-            return false;
-        }
-        let pending = self.lock();
-        pending.all.is_some() || pending.keys.contains_key(key)
+        self.has(|pending| pending.keys.contains_key(key))
     }
 
     /// Whether values with a tag must not be used until L2 has been sent its invalidation.
     pub(super) fn holds_tag(&self, tag: &str) -> bool {
+        self.has(|pending| pending.tags.contains_key(tag))
+    }
+
+    /// Whether this is pending, or all keys are, which may have been keys and tags before.
+    fn has(&self, is_pending: impl FnOnce(&Pending) -> bool) -> bool {
         if !self.any.load(Ordering::SeqCst) {
             return false;
         }
         let pending = self.lock();
-        // What has become one clear of everything was about tags, too.
-        pending.all.is_some() || pending.tags.contains_key(tag)
+        pending.all.is_some() || is_pending(&pending)
     }
 
     /// How many keys and tags are pending; all of them count as one.
@@ -199,17 +203,11 @@ impl Deferred {
         let keys = pending.keys.iter().map(|(key, one)| (key, one, false));
         let tags = pending.tags.iter().map(|(tag, one)| (tag, one, true));
         let due = keys.chain(tags).filter(|(_, one, _)| is_due(one));
-        let sort = |one: &Invalidation, is_tag| {
-            let Deferral {
-                hold, keeps_value, ..
-            } = one.deferral;
-            (is_tag, hold, keeps_value)
+        let sort = |&(_, one, is_tag): &(_, &Invalidation, bool)| {
+            (is_tag, one.deferral.hold, one.deferral.keeps_value)
         };
-        let (_, first, is_tag) = due.clone().min_by_key(|(_, one, _)| one.order)?;
-        let sort_of_first = sort(first, is_tag);
-        let is_alike =
-            |(_, one, is_tag): &(&Key, &Invalidation, bool)| sort(one, *is_tag) == sort_of_first;
-        let mut due: Vec<_> = due.filter(is_alike).collect();
+        let sort_of_first = sort(&due.clone().min_by_key(|(_, one, _)| one.order)?);
+        let mut due: Vec<_> = due.filter(|one| sort(one) == sort_of_first).collect();
         if due.len() > BATCH {
             due.select_nth_unstable_by_key(BATCH, |(_, one, _)| one.order);
         }
@@ -238,23 +236,18 @@ impl Deferred {
             return;
         }
         let mut pending = self.lock();
-        match target {
-            Target::Tag(tag) => {
-                if pending.tags.get(tag).is_some_and(|one| one.order < order) {
-                    pending.tags.remove(tag);
-                }
-            }
-            Target::Key(key) => {
-                if let Some(one) = pending.keys.get_mut(key)
+        match pending.named(target) {
+            Some((all, name)) => {
+                if let Some(one) = all.get_mut(name)
                     && one.order < order
                     && one.deferral.hold <= by.hold
                     && (one.deferral.keeps_value || !by.keeps_value)
                     && one.is_settled(accepted_at, now)
                 {
-                    pending.keys.remove(key);
+                    all.remove(name);
                 }
             }
-            Target::All => {
+            None => {
                 pending.all.take_if(|all| {
                     if all.order >= order {
                         return false;
