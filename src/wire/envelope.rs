@@ -197,10 +197,12 @@ pub(crate) fn seal(mut body: Vec<u8>, tags: &[Key], place: Place) -> Vec<u8> {
 
 /// The tags of a body that has been sealed.
 pub(crate) fn tags_of(body: &[u8]) -> Vec<Key> {
-    let length = body.get(TAGS..TYPE_TAG).map_or(0, |field| {
-        field.iter().fold(0, |n, byte| n << 8 | usize::from(*byte))
-    });
-    let tags = body.len().checked_sub(length).and_then(|at| body.get(at..));
+    let length = body
+        .get(TAGS..TYPE_TAG)
+        .and_then(|field| field.try_into().ok());
+    let length = length.map_or(0, u16::from_be_bytes);
+    let at = body.len().checked_sub(length.into());
+    let tags = at.and_then(|at| body.get(at..));
     tags.and_then(open_tags).unwrap_or_default()
 }
 

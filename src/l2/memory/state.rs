@@ -330,7 +330,7 @@ impl State {
         payload: &[u8],
         now: Now,
     ) -> Option<Stamp> {
-        let stored = self.usable_now(key, now);
+        let stored = self.valid_with_tags(key, now);
         let stored = stored.map_or(Version::ABSENT, |(_, stamp, _)| stamp.version());
         let matches = stored == version || now.is_private;
         matches.then(|| self.insert(&[(key, value)], payload, now))
@@ -363,7 +363,7 @@ impl State {
         payload: &[u8],
         now: Now,
     ) -> Option<Touched> {
-        let (bytes, stamp, mut life) = self.usable_now(key, now)?;
+        let (bytes, stamp, mut life) = self.valid_with_tags(key, now)?;
         let former_end = life.expires_at;
         let kept = match new {
             NewLife::Renewed(ttls) => {
@@ -393,8 +393,8 @@ impl State {
         })
     }
 
-    /// A value that is valid, and whose tags are.
-    fn usable_now(&self, key: &str, now: Now) -> Option<(Bytes, Stamp, Life)> {
+    /// A valid value of which no tag was invalidated since.
+    fn valid_with_tags(&self, key: &str, now: Now) -> Option<(Bytes, Stamp, Life)> {
         let valid = self.valid(key, now)?;
         let (bytes, stamp, _) = &valid;
         let tags = envelope::stored_tags(bytes);
@@ -470,8 +470,8 @@ impl State {
 
     pub(super) fn invalidate_tags(&mut self, tags: &[&str], payload: &[u8], now: Now) -> Stamp {
         let stamp = self.stamp(now);
+        let Stamp { epoch, ver, .. } = stamp;
         for tag in tags {
-            let (epoch, ver) = (stamp.epoch, stamp.ver);
             (self.data.tags).invalidate(tag, TagVersion { epoch, ver }, now.at);
         }
         self.publish(stamp.ver, payload, now);
@@ -485,8 +485,8 @@ impl State {
 
     /// Has the markers of tags exist for as long as a value that is kept for so long.
     fn keep_tags(&mut self, tags: &[Key], kept: Duration, now: Now) {
+        let epoch = self.data.epoch;
         for tag in tags {
-            let epoch = self.data.epoch;
             self.data.tags.keep(tag, epoch, now.at, kept);
         }
     }

@@ -5,8 +5,8 @@ if not mark then
   return rejected(KEYS[1])
 end
 -- No value is stored that was loaded before an invalidation of one of its tags (rule 20).
-local tags = #KEYS > 4 and invalidated(KEYS[3], 5, #KEYS, epoch, ver)
-if tags and any_after(tags, began_at) then
+local tags = invalidated(KEYS[3], 5, #KEYS, epoch, ver)
+if any_after(tags, began_at) then
   end_lease(KEYS[2], mark, ARGV[6], ARGV[7])
   return rejected(KEYS[1])
 end
@@ -20,8 +20,6 @@ else
 end
 local stamped, kept = stamp(epoch, ver, at, ARGV[4])
 redis.call('SET', KEYS[1], stamped .. ARGV[3], 'PX', kept)
-if tags then
-  keep_markers(tags, epoch, kept)
-end
+keep_markers(tags, epoch, kept)
 end_lease(KEYS[2], mark, ARGV[6], ARGV[7])
 return {'OK', false, struct.pack('>I8I8I8', epoch, ver, at)}

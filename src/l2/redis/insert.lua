@@ -14,9 +14,7 @@ for i = 1, values do
   redis.call('SET', KEYS[2 + i], stamped .. ARGV[3 + 2 * i], 'PX', kept)
   if marker <= #KEYS then
     local last = marker + count_tags(ARGV[3 + 2 * i]) - 1
-    if last >= marker then
-      keep_markers(invalidated(KEYS[1], marker, last, epoch, ver), epoch, kept)
-    end
+    keep_markers(invalidated(KEYS[1], marker, last, epoch, ver), epoch, kept)
     marker = last + 1
   end
 end

@@ -32,9 +32,7 @@ end
 epoch, ver = publish(KEYS[3], KEYS[4], ARGV[1], ARGV[2], ARGV[3])
 local stamped, kept = stamp(epoch, ver, at, ARGV[6])
 redis.call('SET', KEYS[1], stamped .. ARGV[5], 'PX', kept)
-if own > 5 then
-  keep_markers(invalidated(KEYS[3], 6, own, epoch, ver), epoch, kept)
-end
+keep_markers(invalidated(KEYS[3], 6, own, epoch, ver), epoch, kept)
 redis.call('DEL', KEYS[2])
 local answer = struct.pack('>I8I8I8', epoch, ver, at)
 -- After the deadline no copy asks for it.

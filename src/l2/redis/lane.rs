@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::iter;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -165,7 +166,7 @@ impl RedisLane {
     }
 
     /// Declares the markers of tags.
-    fn markers(&self, call: &mut Call<'_>, tags: &[Key]) {
+    fn markers(&self, call: &mut Call<'_>, tags: &[impl Deref<Target = str>]) {
         let name = &mut String::new();
         for tag in tags {
             call.arg(self.names.marker(name, tag));
@@ -588,11 +589,8 @@ impl Lane for RedisLane {
         async move {
             let call = || {
                 let mut call = Call::new(&self.scripts.invalidate_tags, 2 + tags.len());
-                let name = &mut String::new();
                 call.arg(&self.names.clock).arg(&self.names.log);
-                for tag in tags {
-                    call.arg(self.names.marker(name, tag));
-                }
+                self.markers(&mut call, tags);
                 call.arg(&self.names.events).arg(random()).arg(payload);
                 call
             };

@@ -5,8 +5,8 @@ local mark, began_at = standing(KEYS[2], KEYS[3], epoch, ARGV[2], ARGV[1])
 if not mark then
   return rejected(KEYS[1])
 end
-local tags = #KEYS > 3 and invalidated(KEYS[3], 4, #KEYS, epoch, ver)
-if tags and any_after(tags, began_at) then
+local tags = invalidated(KEYS[3], 4, #KEYS, epoch, ver)
+if any_after(tags, began_at) then
   end_lease(KEYS[2], mark, ARGV[6], ARGV[7])
   return rejected(KEYS[1])
 end
@@ -20,8 +20,6 @@ set_position(KEYS[3], epoch, seq, ver)
 local stamped, kept = stamp(epoch, ver, at, ARGV[4])
 redis.call('SETRANGE', KEYS[1], 0, stamped)
 redis.call('PEXPIRE', KEYS[1], kept)
-if tags then
-  keep_markers(tags, epoch, kept)
-end
+keep_markers(tags, epoch, kept)
 end_lease(KEYS[2], mark, ARGV[6], ARGV[7])
 return {'OK', false, struct.pack('>I8I8I8', epoch, ver, at)}

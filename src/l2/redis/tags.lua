@@ -6,8 +6,11 @@
 local LISTED = 64
 
 -- The versions that the markers KEYS[first..last] hold; false where there is none of this epoch, or only one that the
--- lane has not issued.
+-- lane has not issued. Without keys there are none.
 local function markers(first, last, epoch, issued)
+  if first > last then
+    return {}
+  end
   local held = redis.call('MGET', unpack(KEYS, first, last))
   for i, marker in ipairs(held) do
     local of, ver
@@ -99,23 +102,25 @@ end
 -- How many tags a value may have.
 local MOST = 16
 
+-- How many tags there are from a place in a text to its end; nil if they are damaged.
+local function count(text, at)
+  local many = 0
+  while at < #text and many < MOST do
+    at = at + 2 + struct.unpack('>I2', text, at)
+    many = many + 1
+  end
+  return at == #text + 1 and many or nil
+end
+
 -- The tags of a stored value, as they follow its payload; nil if they are damaged.
 local function tags_of(key, head)
   local length = struct.unpack('>I2', head, 71)
   local tags = length == 0 and '' or redis.call('GETRANGE', key, -length, -1)
-  local at, count = 1, 0
-  while at < #tags and count < MOST do
-    at = at + 2 + struct.unpack('>I2', tags, at)
-    count = count + 1
-  end
-  return at == #tags + 1 and tags or nil
+  return count(tags, 1) and tags
 end
 
 -- Whether a value of this version is valid by the markers KEYS[first..]: all are there, and none is later.
 local function is_valid(first, epoch, ver)
-  if #KEYS < first then
-    return true
-  end
   for _, at in ipairs(markers(first, #KEYS, epoch, ver)) do
     if not at then
       return false
@@ -126,11 +131,5 @@ end
 
 -- Of how many tags the markers follow in KEYS, for a body.
 local function count_tags(body)
-  local length = struct.unpack('>I2', body, 3)
-  local at, count = #body - length + 1, 0
-  while at < #body do
-    at = at + 2 + struct.unpack('>I2', body, at)
-    count = count + 1
-  end
-  return count
+  return count(body, #body - struct.unpack('>I2', body, 3) + 1)
 end
