@@ -45,7 +45,7 @@ pub struct Loaded<V> {
     pub(crate) ttls: OwnTtls,
     /// Sorted, each of them once. `None` if none were set: then those of an unchanged value stay. Boxed, so that values
     /// without tags take no more room.
-    pub(crate) tags: Option<Box<Result<Vec<Key>, Misuse>>>,
+    pub(crate) tags: OwnTags,
 }
 
 /// The TTLs that were set for one entry.
@@ -54,6 +54,14 @@ pub(crate) struct OwnTtls {
     pub(crate) ttl: Option<Duration>,
     pub(crate) soft_ttl: Option<Duration>,
     pub(crate) l1_ttl: Option<Duration>,
+}
+
+/// The tags that were set for one entry, or what is wrong with them.
+pub(crate) type OwnTags = Option<Box<Result<Vec<Key>, Misuse>>>;
+
+/// Their names: none if none were set.
+pub(crate) fn names(tags: OwnTags) -> Result<Vec<Key>, Misuse> {
+    tags.map_or_else(|| Ok(Vec::new()), |tags| *tags)
 }
 
 impl<V> Loaded<V> {
@@ -191,8 +199,7 @@ impl<V> Loaded<V> {
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
     pub fn tags<T: CacheKey>(mut self, tags: impl IntoIterator<Item = T>) -> Self {
-        let former = self.tags.map_or_else(|| Ok(Vec::new()), |former| *former);
-        self.tags = Some(Box::new(former.and_then(|mut names| {
+        self.tags = Some(Box::new(names(self.tags).and_then(|mut names| {
             for tag in tags {
                 let mut out = KeyWriter::new();
                 let name = out.write(&tag).map_err(|_| Misuse::TagTooLong)?;

@@ -70,7 +70,7 @@ struct Joining<V> {
     flight: Flight<V>,
     /// It has begun the load, and has to run it.
     led: Option<Led<V>>,
-    /// Some tag was invalidated since the load began: its outcome may not count.
+    /// Some tag was invalidated since the load began: its value may have that tag, and be old.
     is_late: bool,
 }
 
@@ -154,10 +154,9 @@ impl<V: Value> Loads<V> {
             {
                 self.spawn(vec![led], loader()).await;
             }
-            // The load of many keys returns no value for a key that its loader does not know; this loader may. A value of a
-            // load that a caller has joined late may be that of a tag from before.
+            // The load of many keys returns no value for a key that its loader does not know; this loader may.
             match self.result_of(&key, flight).await? {
-                Some(loaded) if is_late && !loaded.counts_late() => may_be_late = false,
+                Some(loaded) if is_late && !loaded.is_usable_late() => may_be_late = false,
                 Some(loaded) => {
                     let entry = lookup::hand_out_loaded(&self.ctx, loaded, self.ctx.now());
                     return Ok(Some(entry));
@@ -224,7 +223,7 @@ impl<V: Value> Loads<V> {
         }
         for (flight, is_late, place, key) in flights {
             if let Some(loaded) = self.result_of(&key, flight).await? {
-                if is_late && !loaded.counts_late() {
+                if is_late && !loaded.is_usable_late() {
                     again.push((place, key));
                     continue;
                 }
@@ -292,12 +291,8 @@ impl<V: Value> Loads<V> {
     fn join(&self, key: &Key, want: Option<Want>, number: usize, may_be_late: bool) -> Joining<V> {
         let now = self.ctx.now();
         let (join, is_late) = self.ctx.l1.join_load(key, now, may_be_late);
-        match join {
-            Join::Joined(flight) => Joining {
-                flight,
-                led: None,
-                is_late,
-            },
+        let (flight, led) = match join {
+            Join::Joined(flight) => (flight, None),
             Join::Started(Started { op, sender, result }) => {
                 let led = Led {
                     op,
@@ -305,12 +300,13 @@ impl<V: Value> Loads<V> {
                     number,
                     sender,
                 };
-                Joining {
-                    flight: result,
-                    led: Some(led),
-                    is_late,
-                }
+                (result, Some(led))
             }
+        };
+        Joining {
+            flight,
+            led,
+            is_late,
         }
     }
 

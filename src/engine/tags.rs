@@ -100,7 +100,7 @@ fn is_valid<V: Value>(ctx: &Context<V>, slot: &Slot<V>, markers: &Markers) -> bo
                     tag.learn(at.ver);
                 }
             }
-            // Its marker is lost: nobody knows when it was invalidated.
+            // Its marker is lost, and with it when the tag was invalidated.
             Some(_) => is_valid &= without(Rule::TagMarkers),
         }
         // Of what is deferred both levels may be old (rule 14).

@@ -20,7 +20,7 @@ use super::writer::Writer;
 use crate::error::{L2Error, Misuse, WriteError};
 use crate::key::{Key, KeyTooLong};
 use crate::l2::{Kind, Version};
-use crate::loaded::Loaded;
+use crate::loaded::{Loaded, names};
 use crate::options::LONGEST;
 use crate::vocabulary::Value;
 use crate::wire::codec::EncodeError;
@@ -76,8 +76,7 @@ impl<V: Value> Writes<V> {
             let value = loaded.value.filter(|_| loaded.is_stored);
             let value = value.ok_or_else(|| WriteError::misuse(Misuse::NothingToInsert))?;
             let ttls = ctx.convert.ttls(&value, &loaded.ttls);
-            let tags = loaded.tags.map_or_else(|| Ok(Vec::new()), |tags| *tags);
-            let tags = tags.map_err(WriteError::misuse)?;
+            let tags = names(loaded.tags).map_err(WriteError::misuse)?;
             let sealed = (ctx.convert).seal(&key, &value, ttls.map_err(WriteError::misuse)?, &tags);
             let body = sealed.map_err(|error| match error {
                 EncodeError::TooLarge { max, .. } => WriteError::too_large(max),
@@ -131,10 +130,10 @@ impl<V: Value> Writes<V> {
         &self,
         tags: impl IntoIterator<Item = Key>,
     ) -> Result<(), WriteError> {
-        // One number for all: they can be sent in one step.
-        let order = self.ctx.deferred.next_order();
-        let tags = tags.into_iter();
-        let changes = tags.map(|tag| Write::new(&self.ctx, tag, order, Change::Tag));
+        let changes = tags.into_iter().map(|tag| {
+            let order = self.ctx.deferred.next_order();
+            Write::new(&self.ctx, tag, order, Change::Tag)
+        });
         self.write(changes).await.map(|_| ())
     }
 

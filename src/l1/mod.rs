@@ -156,7 +156,7 @@ impl<V: Value> L1<V> {
     }
 
     /// Joins the load that is under way for a key, or begins one. Also says whether some tag was invalidated since it
-    /// began, which happens only if `may_be_late`: then [its outcome](Outcome::counts_late) may not count.
+    /// began, which happens only if `may_be_late`: then its outcome may not be [usable](Outcome::is_usable_late).
     pub(crate) fn join_load(
         &self,
         key: &Key,

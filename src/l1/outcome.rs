@@ -55,7 +55,7 @@ pub(crate) enum OutcomeKind {
 impl<V> Outcome<V> {
     /// Whether a caller that came when some tag had been invalidated since the load began may have the value: it was
     /// stored, as nothing is that has the tag (rule 20), and none of its tags was invalidated since.
-    pub(crate) fn counts_late(&self) -> bool {
+    pub(crate) fn is_usable_late(&self) -> bool {
         self.slot.ver != UNSTORED && self.slot.tags().allow(self.slot.ver)
     }
 

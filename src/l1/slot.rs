@@ -204,12 +204,11 @@ impl<V> Slot<V> {
 
     /// Makes it visible to those that may see another one, with the same tags.
     pub(super) fn reveal_as(&self, other: &Self) {
-        let generation = other.generation.load(Ordering::Acquire);
-        self.generation.store(generation, Ordering::Release);
+        self.reveal(other.generation.load(Ordering::Acquire));
     }
 
     pub(super) fn hide(&self) {
-        self.generation.store(HIDDEN, Ordering::Release);
+        self.reveal(HIDDEN);
     }
 }
 

@@ -3,10 +3,16 @@
 use std::ops::RangeInclusive;
 
 #[cfg(not(larder_interleavings))]
-pub(super) use std::sync::{Mutex, MutexGuard, atomic::AtomicU64};
+pub(super) use std::sync::{
+    Mutex, MutexGuard,
+    atomic::{AtomicBool, AtomicU64},
+};
 
 #[cfg(larder_interleavings)]
-pub(super) use loom::sync::{Mutex, MutexGuard, atomic::AtomicU64};
+pub(super) use loom::sync::{
+    Mutex, MutexGuard,
+    atomic::{AtomicBool, AtomicU64},
+};
 
 #[cfg(not(larder_interleavings))]
 pub(super) use crate::lock::lock;

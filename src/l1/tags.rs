@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::hasher::{Hasher, hasher};
-use super::sync::{AtomicU64, Mutex, lock};
+use super::sync::{AtomicBool, AtomicU64, Mutex, lock};
 use crate::ablation::{Rule, without};
 use crate::key::Key;
 
@@ -25,8 +25,8 @@ pub(crate) struct TagState {
     generation: u64,
     /// The version of its last invalidation, as far as it is known. Values up to that are not valid.
     floor: AtomicU64,
-    /// 1 if there was no later one by the time at which L2 was asked: from then on messages say it.
-    is_known: AtomicU64,
+    /// Whether L2 was asked, and had no later one: from then on messages say it.
+    is_known: AtomicBool,
 }
 
 impl TagState {
@@ -35,7 +35,7 @@ impl TagState {
             name: name.clone(),
             generation,
             floor: AtomicU64::new(0),
-            is_known: AtomicU64::new(0),
+            is_known: AtomicBool::new(false),
         }
     }
 
@@ -46,13 +46,13 @@ impl TagState {
     /// Whether messages alone say if values with the tag are valid, while this instance is in this generation and has a
     /// freshness proof.
     pub(crate) fn is_known(&self, generation: u64) -> bool {
-        generation == self.generation && self.is_known.load(Ordering::Acquire) != 0
+        generation == self.generation && self.is_known.load(Ordering::Acquire)
     }
 
     /// L2 said that it was last invalidated with this version, after this state was registered.
     pub(crate) fn learn(&self, ver: u64) {
         self.raise(ver);
-        self.is_known.store(1, Ordering::Release);
+        self.is_known.store(true, Ordering::Release);
     }
 
     fn raise(&self, ver: u64) {
