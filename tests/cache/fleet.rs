@@ -200,3 +200,22 @@ pub(crate) async fn stores(cache: &Texts, key: &str) -> bool {
     let loaded = Source::new("loaded").through(cache, key).await.unwrap();
     loaded.meta().version().is_some()
 }
+
+/// Which of these keys have a value in L2, or in the L1 of this instance.
+pub(crate) async fn left<'k>(cache: &Texts, keys: &[&'k str]) -> Vec<&'k str> {
+    let mut left = Vec::new();
+    for key in keys {
+        if cache.get(*key).await.is_some() {
+            left.push(*key);
+        }
+    }
+    left
+}
+
+/// Two instances that send no heartbeats: what one hears of the other are messages.
+pub(crate) async fn pair(fleet: &Fleet) -> ((Texts, Network), (Texts, Network)) {
+    (
+        fleet.instance_with(without_heartbeats).await,
+        fleet.instance_with(without_heartbeats).await,
+    )
+}

@@ -7,9 +7,11 @@ use std::time::Duration;
 use larder::{Cache, MemoryL2, WriteError};
 use tokio::task::JoinHandle;
 
-use crate::fleet::{Fleet, Source, Texts, over_both_stores, stores, without_heartbeats};
+use crate::fleet::{
+    Fleet, Source, Texts, left, over_both_stores, pair, stores, without_heartbeats,
+};
 use crate::support::eventually::eventually;
-use crate::support::network::{Gate, Network, Step, Way};
+use crate::support::network::{Gate, Step, Way};
 
 /// The steps of a call, in their order.
 const STEPS: [Step; 3] = [Step::EndLeases, Step::RemovePrefix, Step::Invalidate];
@@ -36,28 +38,9 @@ async fn insert(cache: &Texts, keys: &[&str]) {
     }
 }
 
-/// Which of these keys have a value in L2, or in the L1 of this instance.
-async fn left<'k>(cache: &Texts, keys: &[&'k str]) -> Vec<&'k str> {
-    let mut left = Vec::new();
-    for key in keys {
-        if cache.get(*key).await.is_some() {
-            left.push(*key);
-        }
-    }
-    left
-}
-
 fn spawn(cache: &Texts, prefix: &'static str) -> JoinHandle<Result<u64, WriteError>> {
     let cache = cache.clone();
     tokio::spawn(async move { cache.invalidate_prefix(prefix).await })
-}
-
-/// Two instances that send no heartbeats: what one hears of the other are messages.
-async fn pair(fleet: &Fleet) -> ((Texts, Network), (Texts, Network)) {
-    (
-        fleet.instance_with(without_heartbeats).await,
-        fleet.instance_with(without_heartbeats).await,
-    )
 }
 
 async fn all_keys_with_the_prefix_are_gone_everywhere_and_counted(fleet: Fleet) {

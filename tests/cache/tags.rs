@@ -7,10 +7,10 @@ use larder::{Cache, Entry, Loaded, MAX_TAGS, Mode, Version};
 use tokio::task::JoinHandle;
 
 use crate::fleet::{
-    Fleet, Set, Source, Texts, over_both_stores, received, stores, without_heartbeats,
+    Fleet, Set, Source, Texts, left, over_both_stores, pair, received, stores, without_heartbeats,
 };
 use crate::support::eventually::eventually;
-use crate::support::network::{Gate, Network, Step, Way};
+use crate::support::network::{Gate, Step, Way};
 
 over_both_stores!(
     all_values_with_the_tag_are_gone_everywhere_and_no_others,
@@ -69,25 +69,6 @@ fn spawn(
 ) -> JoinHandle<Entry<String>> {
     let (cache, source) = (cache.clone(), source.clone());
     tokio::spawn(async move { load(&cache, key, source, tags).await })
-}
-
-/// Which of these keys have a value in L2, or in the L1 of this instance.
-async fn left<'k>(cache: &Texts, keys: &[&'k str]) -> Vec<&'k str> {
-    let mut left = Vec::new();
-    for key in keys {
-        if cache.get(*key).await.is_some() {
-            left.push(*key);
-        }
-    }
-    left
-}
-
-/// Two instances that send no heartbeats: what one hears of the other are messages.
-async fn pair(fleet: &Fleet) -> ((Texts, Network), (Texts, Network)) {
-    (
-        fleet.instance_with(without_heartbeats).await,
-        fleet.instance_with(without_heartbeats).await,
-    )
 }
 
 async fn all_values_with_the_tag_are_gone_everywhere_and_no_others(fleet: Fleet) {
