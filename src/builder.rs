@@ -15,7 +15,7 @@ use crate::engine::{Engine, Parts, TtlOf};
 use crate::error::BuildError;
 use crate::key::CacheKey;
 use crate::l1::Weigher;
-use crate::l2::{L2, L2Error, RedisL2};
+use crate::l2::{L2, L2Error, RedisL2, Server};
 use crate::options::{Mode, Options};
 use crate::wire::codec::{Bincode, Codec, ValueCodec};
 use crate::wire::envelope;
@@ -89,13 +89,14 @@ where
         }
     }
 
-    /// Uses the Redis server at `redis://[user][:password@]host[:port][/db]` as L2.
+    /// Uses the Redis server at `redis://[user][:password@]host[:port][/db]` as L2. [`Server`] says what else can be
+    /// given, for TLS and unix sockets.
     ///
-    /// The cache makes a connection pool of its own. Short for `.l2(RedisL2::open(url)?)`. For several caches over
+    /// The cache makes a connection pool of its own. Short for `.l2(RedisL2::open(server)?)`. For several caches over
     /// one pool, give each a clone of one [`RedisL2`]. A URL that cannot be used is reported by
     /// [`build`](Self::build).
-    pub fn redis(self, url: impl AsRef<str>) -> Self {
-        let l2 = RedisL2::open(url.as_ref());
+    pub fn redis(self, server: impl Into<Server>) -> Self {
+        let l2 = RedisL2::open(server);
         Self {
             l2: l2.map(|l2| Some(Box::new(l2) as _)),
             ..self
@@ -104,10 +105,10 @@ where
 
     /// Uses Redis as L2 through a pool of your own. The cache keeps up to two of its connections for good.
     ///
-    /// A pool cannot give out a connection to subscribe on, so this also takes the URL of the same server and
-    /// database. Short for `.l2(RedisL2::with_pool(pool, url)?)`, which says how to set the pool up.
-    pub fn redis_pool(self, pool: deadpool_redis::Pool, url: impl AsRef<str>) -> Self {
-        let l2 = RedisL2::with_pool(pool, url.as_ref());
+    /// A pool cannot give out a connection to subscribe on, so this also takes the same server and database. Short for
+    /// `.l2(RedisL2::with_pool(pool, server)?)`, which says how to set the pool up.
+    pub fn redis_pool(self, pool: deadpool_redis::Pool, server: impl Into<Server>) -> Self {
+        let l2 = RedisL2::with_pool(pool, server);
         Self {
             l2: l2.map(|l2| Some(Box::new(l2) as _)),
             ..self
@@ -517,7 +518,7 @@ where
     /// # Errors
     ///
     /// If an option cannot work, such as a soft TTL that is not shorter than the hard one, or a malformed URL. The
-    /// error names the option and says what would work; it never shows a password.
+    /// error names all such options and says what would work; it never shows a password.
     pub fn build(self) -> Result<Cache<K, V>, BuildError> {
         let Self {
             options,
@@ -529,8 +530,11 @@ where
             l2,
             keys: _,
         } = self;
-        options.check()?;
-        let l2 = l2?;
+        let mistakes = options.mistakes();
+        let l2 = match l2 {
+            Ok(l2) if mistakes.is_empty() => l2,
+            l2 => return Err(BuildError::new(&options.namespace, mistakes, l2.err())),
+        };
         let type_tag = type_tag.as_deref().unwrap_or(type_name::<V>());
         let type_tag = envelope::type_tag(type_tag, schema_version);
         Ok(Cache::new(Engine::new(Parts {

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use crate::clock::Clock;
-use crate::error::BuildError;
 
 /// What L1 may answer while this instance cannot prove that it has applied all changes, because its connection to L2
 /// is lost or silent for longer than [`max_staleness`](crate::Builder::max_staleness).
@@ -108,8 +107,8 @@ impl Options {
         }
     }
 
-    /// Refuses options that cannot work, and says what would.
-    pub(crate) fn check(&self) -> Result<(), BuildError> {
+    /// The options that cannot work, and what would. Empty if there are none.
+    pub(crate) fn mistakes(&self) -> Vec<String> {
         let Self {
             namespace,
             l1_capacity: _,
@@ -133,20 +132,28 @@ impl Options {
             max_deferred,
             clock: _,
         } = self;
-        check_namespace(namespace)?;
-        let durations = [
+        let mut mistakes: Vec<_> = mistake_in_namespace(namespace).into_iter().collect();
+        let at_least_1_ms = [
             ("l1_ttl", *l1_ttl),
             ("l2_ttl", *l2_ttl),
             ("sliding", *sliding),
             ("soft_ttl", *soft_ttl),
-            ("max_staleness", Some(*max_staleness)),
             ("the limit of Mode::Available", mode.limit()),
             ("l2_timeout", Some(*l2_timeout)),
             ("load_timeout", Some(*load_timeout)),
             ("lease_ttl", Some(*lease_ttl)),
         ];
-        for (name, duration) in durations {
-            check_duration(name, duration)?;
+        for (name, duration) in at_least_1_ms {
+            if let Some(duration) = duration.filter(|duration| !works(*duration)) {
+                mistakes.push(format!(
+                    "{name} must be from 1 ms to 100 years, and not {duration:?}"
+                ));
+            }
+        }
+        if !(SHORTEST_STALENESS..=LONGEST).contains(max_staleness) {
+            mistakes.push(format!(
+                "max_staleness must be from {SHORTEST_STALENESS:?} to 100 years, and not {max_staleness:?}: L2 is asked three times in it"
+            ));
         }
         let at_most = [
             ("stale_if_error", *stale_if_error),
@@ -156,74 +163,67 @@ impl Options {
         ];
         for (name, duration) in at_most {
             if duration > LONGEST {
-                return refuse(format!(
+                mistakes.push(format!(
                     "{name} must be at most 100 years, and not {duration:?}"
                 ));
             }
         }
         if *stale_wait > LONGEST && *stale_wait != Duration::MAX {
-            return refuse(format!(
+            mistakes.push(format!(
                 "stale_wait must be at most 100 years, or Duration::MAX, and not {stale_wait:?}"
             ));
         }
-        self.check_order_of_ttls()?;
-        if *max_staleness < SHORTEST_STALENESS {
-            return refuse(format!(
-                "max_staleness must be at least {SHORTEST_STALENESS:?}, and not {max_staleness:?}: L2 is asked three times in it"
-            ));
-        }
+        mistakes.extend(self.mistakes_in_order_of_ttls());
         if !(0.0..=0.5).contains(jitter) {
-            return refuse(format!(
+            mistakes.push(format!(
                 "jitter must be from 0.0 to 0.5, as a share of the TTL, and not {jitter}"
             ));
         }
         if !(1..=MAX_VALUE_BYTES).contains(max_value_size) {
-            return refuse(format!(
+            mistakes.push(format!(
                 "max_value_size must be from 1 to {MAX_VALUE_BYTES} bytes, and not {max_value_size}"
             ));
         }
         if !(1..=MOST_LOADS).contains(max_concurrent_loads) {
-            return refuse(format!(
+            mistakes.push(format!(
                 "max_concurrent_loads must be from 1 to {MOST_LOADS}, and not {max_concurrent_loads}"
             ));
         }
         if *max_deferred == 0 {
-            return refuse("max_deferred must be at least 1");
+            mistakes.push("max_deferred must be at least 1".to_owned());
         }
-        Ok(())
+        mistakes
     }
 
-    /// Refuses TTLs that another one makes pointless.
-    fn check_order_of_ttls(&self) -> Result<(), BuildError> {
+    /// TTLs that another one makes pointless.
+    fn mistakes_in_order_of_ttls(&self) -> Vec<String> {
+        let mut mistakes = Vec::new();
         // Without a limit, where reads extend the life of a value.
         let l2_ttl = self
             .l2_ttl
             .or(self.sliding.is_none().then_some(DEFAULT_TTL));
-        let Some(l2_ttl) = l2_ttl else {
-            return Ok(());
+        // What cannot work by itself says nothing of the others.
+        let Some(l2_ttl) = l2_ttl.filter(|ttl| works(*ttl)) else {
+            return mistakes;
         };
-        if let Some(soft_ttl) = self.soft_ttl
-            && soft_ttl >= l2_ttl
-        {
-            return refuse(format!(
+        let [soft_ttl, sliding, l1_ttl] =
+            [self.soft_ttl, self.sliding, self.l1_ttl].map(|ttl| ttl.filter(|ttl| works(*ttl)));
+        if let Some(soft_ttl) = soft_ttl.filter(|ttl| *ttl >= l2_ttl) {
+            mistakes.push(format!(
                 "soft_ttl ({soft_ttl:?}) must be shorter than l2_ttl ({l2_ttl:?}): a value turns stale before it expires"
             ));
         }
-        if let Some(sliding) = self.sliding
-            && sliding >= l2_ttl
-        {
-            return refuse(format!(
+        if let Some(sliding) = sliding.filter(|ttl| *ttl >= l2_ttl) {
+            mistakes.push(format!(
                 "sliding ({sliding:?}) must be shorter than l2_ttl ({l2_ttl:?}), which is the longest life of a value"
             ));
         }
-        if let Some(l1_ttl) = self.l1_ttl
-            && l1_ttl > l2_ttl
-        {
-            return refuse(format!(
+        if let Some(l1_ttl) = l1_ttl.filter(|ttl| *ttl > l2_ttl) {
+            mistakes.push(format!(
                 "l1_ttl ({l1_ttl:?}) must not be longer than l2_ttl ({l2_ttl:?}): L1 holds copies of what is in L2"
             ));
         }
-        Ok(())
+        mistakes
     }
 
     /// A TTL, longer or shorter by up to the jitter, so that values that were stored together do not expire together.
@@ -237,22 +237,20 @@ impl Options {
     }
 }
 
-fn check_namespace(namespace: &str) -> Result<(), BuildError> {
+fn mistake_in_namespace(namespace: &str) -> Option<String> {
     const EXAMPLE: &str = "name it after the service and what it holds, like catalog:product";
-    if namespace.is_empty() {
-        return refuse(format!("the namespace is empty; {EXAMPLE}"));
-    }
-    if namespace.contains(['{', '}']) {
-        return refuse(format!(
-            "the namespace {namespace:?} has a brace, which Redis Cluster gives a meaning; {EXAMPLE}"
-        ));
-    }
-    if namespace.len() > 256 || namespace.contains(char::is_control) {
-        return refuse(format!(
-            "the namespace is over 256 bytes or has control characters; {EXAMPLE}"
-        ));
-    }
-    Ok(())
+    let what = if namespace.is_empty() {
+        "is empty"
+    } else if namespace.contains(['{', '}']) {
+        "has a brace, which Redis Cluster gives a meaning"
+    } else if namespace.len() > 256 {
+        "is over 256 bytes"
+    } else if namespace.contains(char::is_control) {
+        "has a control character"
+    } else {
+        return None;
+    };
+    Some(format!("the namespace {what}; {EXAMPLE}"))
 }
 
 /// How long a value is valid unless something else is said.
@@ -262,15 +260,6 @@ pub(crate) const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 const SHORTEST: Duration = Duration::from_millis(1);
 const SHORTEST_STALENESS: Duration = Duration::from_millis(10);
 
-fn check_duration(name: &str, duration: Option<Duration>) -> Result<(), BuildError> {
-    match duration {
-        Some(duration) if !(SHORTEST..=LONGEST).contains(&duration) => refuse(format!(
-            "{name} must be from 1 ms to 100 years, and not {duration:?}"
-        )),
-        _ => Ok(()),
-    }
-}
-
-fn refuse<T>(what: impl Into<String>) -> Result<T, BuildError> {
-    Err(BuildError::option(what))
+fn works(duration: Duration) -> bool {
+    (SHORTEST..=LONGEST).contains(&duration)
 }

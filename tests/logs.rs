@@ -193,7 +193,7 @@ fn damage_of_the_clock() {
     record(log, async {
         let server = RedisServer::start().await;
         let mut redis = server.connection().await;
-        let wire = Network::new(RedisL2::open(&server.url()).unwrap());
+        let wire = Network::new(RedisL2::open(server.url()).unwrap());
         let cache = Cache::<String, String>::builder("test:logs").l2(wire.clone());
         let cache = cache.max_staleness(Duration::from_millis(200));
         let cache = cache.l2_timeout(Duration::from_secs(10)).build().unwrap();

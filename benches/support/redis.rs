@@ -90,7 +90,7 @@ impl Redis {
         K: larder::CacheKey,
         V: Serialize + DeserializeOwned + Send + Sync + 'static,
     {
-        let l2 = RedisL2::open(&self.server.url()).unwrap();
+        let l2 = RedisL2::open(self.server.url()).unwrap();
         let cache = set(Cache::builder(namespace)).l2(l2).build().unwrap();
         self.runtime.block_on(cache.ready());
         cache

@@ -21,10 +21,10 @@ enum Kind {
     Unexpected(&'static str),
     #[error("the connection to L2 is closed")]
     Closed,
-    #[error("the Redis URL cannot be used ({0}); give one like redis://user:password@host:6379/0")]
-    BadUrl(&'static str),
-    #[error("the connection pool could not be built: {0}")]
-    Pool(String),
+    #[error("no TLS with L2: {0}")]
+    Tls(&'static str, #[source] Arc<dyn Error + Send + Sync>),
+    #[error("{0}")]
+    BadConfig(Arc<str>),
 }
 
 impl L2Error {
@@ -56,26 +56,26 @@ impl L2Error {
         Self(Kind::Closed)
     }
 
-    /// `what` must not show any part of the URL.
-    pub(crate) fn bad_url(what: &'static str) -> Self {
-        Self(Kind::BadUrl(what))
+    pub(crate) fn tls(what: &'static str, source: impl Error + Send + Sync + 'static) -> Self {
+        Self(Kind::Tls(what, Arc::new(source)))
     }
 
-    pub(crate) fn pool(error: &impl Error) -> Self {
-        Self(Kind::Pool(error.to_string()))
+    /// `what` must not show any part of a URL.
+    pub(crate) fn bad_config(what: impl Into<Arc<str>>) -> Self {
+        Self(Kind::BadConfig(what.into()))
     }
 
-    /// Whether the URL of the store cannot be used.
+    /// Whether the store cannot work as it was set up: the URL is malformed, for instance, or TLS is not built in.
     #[must_use]
-    pub fn is_bad_url(&self) -> bool {
-        matches!(self.0, Kind::BadUrl(_))
+    pub fn is_bad_config(&self) -> bool {
+        matches!(self.0, Kind::BadConfig(_))
     }
 
-    /// Whether the store could not be reached, or the connection broke. A request that had been sent may have been
+    /// Whether the store could not be reached, TLS with it failed, or the connection broke. A request that had been sent may have been
     /// executed.
     #[must_use]
     pub fn is_unreachable(&self) -> bool {
-        matches!(self.0, Kind::Unreachable(_) | Kind::Closed)
+        matches!(self.0, Kind::Unreachable(_) | Kind::Tls(..) | Kind::Closed)
     }
 
     /// Whether the store did not answer in time. The request may have been executed, or may still be.

@@ -5,6 +5,7 @@ mod l2;
 
 use std::any::Any;
 use std::error::Error;
+use std::fmt;
 use std::iter::successors;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,36 +48,74 @@ pub(crate) enum Misuse {
     NothingToInsert,
 }
 
-/// Why [`Builder::build`](crate::Builder::build) refused the options. Names the option, and says what would work.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error(transparent)]
-pub struct BuildError(BuildKind);
+/// Why [`Builder::build`](crate::Builder::build) refused to build a cache: all options that cannot work, by their names, and
+/// what would. Never shows a URL or a password.
+///
+/// ```
+/// use std::time::Duration;
+/// use larder::Cache;
+///
+/// let cache: Result<Cache<u64, String>, _> = Cache::builder("catalog:product")
+///     .soft_ttl(Duration::from_secs(60))
+///     .l2_ttl(Duration::from_secs(30))
+///     .jitter(2.0)
+///     .build();
+/// let error = cache.err().ok_or("it was built")?;
+/// assert_eq!(error.mistakes().count(), 2);
+/// let said = "cannot build the cache \"catalog:product\": \
+///     (1) soft_ttl (60s) must be shorter than l2_ttl (30s): a value turns stale before it expires \
+///     (2) jitter must be from 0.0 to 0.5, as a share of the TTL, and not 2";
+/// assert_eq!(error.to_string(), said);
+/// # Ok::<(), &str>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct BuildError(Arc<Mistakes>);
 
-#[derive(Clone, Debug, thiserror::Error)]
-enum BuildKind {
-    #[error("{0}")]
-    Option(String),
-    #[error(transparent)]
-    L2(L2Error),
+#[derive(Debug)]
+struct Mistakes {
+    namespace: String,
+    all: Vec<String>,
+    /// The last of them, if it is one of the store.
+    l2: Option<L2Error>,
 }
 
 impl BuildError {
-    pub(crate) fn option(what: impl Into<String>) -> Self {
-        Self(BuildKind::Option(what.into()))
+    /// For a cache whose options, or whose store, cannot work.
+    pub(crate) fn new(namespace: &str, mut mistakes: Vec<String>, l2: Option<L2Error>) -> Self {
+        mistakes.extend(l2.iter().map(ToString::to_string));
+        Self(Arc::new(Mistakes {
+            namespace: namespace.to_owned(),
+            all: mistakes,
+            l2,
+        }))
     }
 
-    /// Whether the Redis URL cannot be used.
+    /// What cannot work, one by one.
+    pub fn mistakes(&self) -> impl Iterator<Item = &str> {
+        self.0.all.iter().map(String::as_str)
+    }
+
+    /// Whether the store cannot work as it was set up, as with a malformed Redis URL.
     #[must_use]
-    pub fn is_redis_url(&self) -> bool {
-        matches!(&self.0, BuildKind::L2(error) if error.is_bad_url())
+    pub fn is_bad_l2_config(&self) -> bool {
+        self.0.l2.is_some()
     }
 }
 
-impl From<L2Error> for BuildError {
-    fn from(error: L2Error) -> Self {
-        Self(BuildKind::L2(error))
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Mistakes { namespace, all, .. } = &*self.0;
+        write!(f, "cannot build the cache {namespace:?}:")?;
+        match all.as_slice() {
+            [mistake] => write!(f, " {mistake}"),
+            all => (1..)
+                .zip(all)
+                .try_for_each(|(number, mistake)| write!(f, " ({number}) {mistake}")),
+        }
     }
 }
+
+impl Error for BuildError {}
 
 /// Why [`Cache::get_or_load`](crate::Cache::get_or_load) has no value. Cheap to clone: all callers that waited for
 /// the load share one.

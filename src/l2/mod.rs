@@ -20,7 +20,7 @@ use futures::future::BoxFuture;
 use crate::retry_delays::retry_delays;
 
 pub use self::memory::{MemoryL2, MemorySnapshot};
-pub use self::redis::RedisL2;
+pub use self::redis::{RedisL2, Server};
 pub use crate::error::L2Error;
 pub use crate::key::Key;
 pub(crate) use crate::random::random;

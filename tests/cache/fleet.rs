@@ -42,7 +42,7 @@ impl Fleet {
 
     pub(crate) async fn redis() -> Self {
         let server = RedisServer::start().await;
-        let l2 = RedisL2::open(&server.url()).unwrap();
+        let l2 = RedisL2::open(server.url()).unwrap();
         Self::Redis { server, l2 }
     }
 

@@ -76,11 +76,35 @@ fn options_that_cannot_work_are_refused_by_name() {
     ];
     for (error, name) in cases {
         assert!(
-            error.to_string().starts_with(name),
+            error.mistakes().all(|mistake| mistake.starts_with(name)),
             "{error} does not begin with {name}"
         );
-        assert!(!error.is_redis_url());
+        assert_eq!(error.mistakes().count(), 1, "{error}");
+        assert!(!error.is_bad_l2_config());
     }
+}
+
+#[test]
+fn all_mistakes_are_named_at_once() {
+    let error = Texts::builder("catalog:product")
+        .l2_ttl(Duration::from_secs(30))
+        .soft_ttl(Duration::from_secs(60))
+        .l1_ttl(Duration::ZERO)
+        .max_deferred(0)
+        .redis("http://127.0.0.1")
+        .build()
+        .map(|_| ())
+        .unwrap_err();
+    let named = ["l1_ttl", "soft_ttl", "max_deferred", "the Redis URL"];
+    let mistakes: Vec<_> = error.mistakes().collect();
+    assert_eq!(mistakes.len(), named.len(), "{error}");
+    for (mistake, name) in mistakes.iter().zip(named) {
+        assert!(mistake.starts_with(name), "{error}");
+    }
+    let said = error.to_string();
+    assert!(said.starts_with("cannot build the cache \"catalog:product\": (1) l1_ttl "));
+    assert!(said.contains(" (4) the Redis URL "), "{said}");
+    assert!(error.is_bad_l2_config());
 }
 
 #[test]
@@ -107,12 +131,12 @@ fn redis_urls_that_cannot_work_are_refused_without_showing_the_password() {
         "redis://user:hunter2@127.0.0.1:99999",
         "redis://user:hunter2@127.0.0.1/database",
         "redis://user:hunter2@",
-        "rediss://user:hunter2@127.0.0.1",
+        "rediss://user:hunter2@127.0.0.1#hunter2",
         "redis://user:hunter2@127.0.0.1?protocol=hunter2",
     ];
     for url in urls {
         let error = refused(|b| b.redis(url));
-        assert!(error.is_redis_url(), "{url}: {error}");
+        assert!(error.is_bad_l2_config(), "{url}: {error}");
         for shown in [error.to_string(), format!("{error:?}")] {
             assert!(!shown.contains("hunter2"), "{url}: {shown}");
         }

@@ -130,7 +130,7 @@ async fn a_server_that_dies_and_returns_empty() {
 #[tokio::test]
 async fn a_server_that_returns_older_resurrects_nothing() {
     let server = RedisServer::start_with(&["--save", "3600 1", "--dbfilename", "dump.rdb"]).await;
-    let l2 = RedisL2::open(&server.url()).unwrap();
+    let l2 = RedisL2::open(server.url()).unwrap();
     let mut fleet = Fleet::Redis { server, l2 };
     let (a, _) = fleet.instance().await;
     let truth = Source::new("old");
@@ -478,7 +478,7 @@ async fn messages_whose_numbers_went_back_are_noticed() {
 #[tokio::test]
 async fn many_caches_share_one_store() {
     let server = RedisServer::start().await;
-    let l2 = RedisL2::open(&server.url()).unwrap();
+    let l2 = RedisL2::open(server.url()).unwrap();
     let mut caches = Vec::new();
     for n in 0..20 {
         let cache: Texts = Cache::builder(format!("test:{n}"))
@@ -503,7 +503,7 @@ async fn a_pool_that_is_too_small_is_named_as_the_cause() {
         .max_size(1)
         .build()
         .unwrap();
-    let l2 = RedisL2::with_pool(pool, &server.url()).unwrap();
+    let l2 = RedisL2::with_pool(pool, server.url()).unwrap();
     let first: Texts = Cache::builder("test:first").l2(l2.clone()).build().unwrap();
     let second: Texts = Cache::builder("test:second").l2(l2).build().unwrap();
     first.insert("k", "v".to_owned()).await.unwrap();
@@ -546,7 +546,7 @@ async fn grant(server: &RedisServer, rights: &str) {
 async fn with_few_rights() -> Fleet {
     let server = RedisServer::start().await;
     grant(&server, &rights(None)).await;
-    let l2 = RedisL2::open(&format!("redis://app:hunter2@127.0.0.1:{}", server.port())).unwrap();
+    let l2 = RedisL2::open(format!("redis://app:hunter2@127.0.0.1:{}", server.port())).unwrap();
     Fleet::Redis { server, l2 }
 }
 

@@ -69,7 +69,7 @@ pub(crate) struct Redis {
 impl Redis {
     pub(crate) async fn start_with(extra: &[&str]) -> Self {
         let server = RedisServer::start_with(extra).await;
-        let l2 = RedisL2::open(&server.url()).expect("the server's URL is good");
+        let l2 = RedisL2::open(server.url()).expect("the server's URL is good");
         Self { server, l2 }
     }
 }

@@ -258,15 +258,15 @@ fn within_limit(mut condition: impl FnMut() -> bool) -> bool {
 }
 
 /// A port no other test uses, kept while the server is down, too.
-struct ReservedPort {
-    number: u16,
+pub(crate) struct ReservedPort {
+    pub(crate) number: u16,
     // The UDP port of the same number marks it as taken. Redis needs the TCP port only, and the
     // kernel gives the mark back even when the tests crash.
     _mark: UdpSocket,
 }
 
 impl ReservedPort {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         (0..1_000)
             .find_map(|_| Self::try_new(fastrand::u16(PORTS)))
             .expect("a port of 127.0.0.1 is free")

@@ -12,6 +12,7 @@ use std::time::Duration;
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{ErrorKind, RedisError, RedisResult, ServerErrorKind};
 use deadpool_redis::{Connection, Pool, PoolError};
+use futures::future::join;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
 use twox_hash::XxHash3_64;
@@ -404,7 +405,9 @@ async fn check_out(
     let mut pooled = pooled
         .map_err(|_| Failure::Final(not_in_time(&source.pool)))?
         .map_err(|error| Failure::Final(pool_error(error)))?;
-    let found = timeout_at(deadline, run(&mut pooled, &source.scripts, &source.names)).await;
+    let naming = source.names.client.give_to(pooled.clone());
+    let running = run(&mut pooled, &source.scripts, &source.names);
+    let found = timeout_at(deadline, async { join(naming, running).await.1 }).await;
     let failed = match found {
         Ok(Ok((clock, lanes))) => match check_lanes(lanes) {
             Ok(()) => return Ok((pooled, clock)),

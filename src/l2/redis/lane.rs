@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use deadpool_redis::redis::aio::MultiplexedConnection;
-use deadpool_redis::redis::{Client, Cmd, FromRedisValue, RedisResult, cmd};
+use deadpool_redis::redis::{Cmd, FromRedisValue, RedisResult, cmd};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::time::sleep;
@@ -23,6 +23,7 @@ use super::pubsub;
 use super::read_batcher::ReadBatcher;
 use super::read_request::ReadRequests;
 use super::scripts::Scripts;
+use super::server::Connector;
 use crate::clock::millis;
 use crate::key::Key;
 use crate::l2::{
@@ -54,7 +55,7 @@ pub(super) struct RedisLane {
     /// Reads of single values, put together.
     pub(super) batches: ReadBatcher,
     /// Makes the connections that subscribe.
-    pub(super) subscriber: Client,
+    pub(super) connector: Arc<Connector>,
     /// How long each step may take.
     pub(super) timeout: Duration,
 }
@@ -729,7 +730,7 @@ impl Lane for RedisLane {
 
     fn subscribe(&self, me: MemberInfo) -> Reply<'_, (LaneClock, Box<dyn Subscription>)> {
         pubsub::subscribe(
-            &self.subscriber,
+            &self.connector,
             &self.names,
             &self.scripts,
             self.timeout,

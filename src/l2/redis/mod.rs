@@ -1,16 +1,18 @@
 //! L2 on Redis, through a deadpool pool.
 //!
-//! - here: what it takes to reach a server
+//! - [`server`]: which server, and how connections to it are made; [`tls`]: whether TLS can work
 //! - [`lane`]: the steps, each a script or a command; [`scripts`]: the `.lua` files; [`call`]: one call of a script
 //! - [`read_batcher`]: reads that share a request; [`read_request`]: over which connection it goes
 //! - [`connection`]: a connection that all callers share, of which a cache has up to two
 //! - [`pubsub`]: the subscriber's connection, for messages and heartbeats
-//! - [`members`]: how a member is written down; [`names`]: the names of a lane's keys
+//! - [`members`]: how a member is written down; [`names`]: the names of a lane's keys; [`client_name`]: that of
+//!   its connections
 //! - [`error`]: the client's errors as those of the crate
 //!
 //! Knows nothing of L1, nor of values: the scripts look at stamps and TTLs only.
 
 mod call;
+mod client_name;
 mod connection;
 mod error;
 mod lane;
@@ -20,28 +22,26 @@ mod pubsub;
 mod read_batcher;
 mod read_request;
 mod scripts;
+mod server;
+#[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
+mod tls;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_redis::redis::{
-    AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo, ProtocolVersion,
-    io::tcp::TcpSettings,
-};
-use deadpool_redis::{Manager, Pool, Runtime};
+use deadpool_redis::Pool;
+use deadpool_redis::redis::StreamingCredentialsProvider;
 
 use self::connection::{Connections, Source};
-use self::error::bad_url;
 use self::lane::RedisLane;
 use self::names::Names;
 use self::read_batcher::ReadBatcher;
 use self::read_request::ReadRequests;
 use self::scripts::Scripts;
+pub use self::server::Server;
+use self::server::{Connector, Credentials};
 use super::{L2, L2Error, Lane, OnConnect};
-
-/// The size of a pool that this module makes. No process reaches it: each lane takes two connections, once.
-const POOL_SIZE: usize = 1024;
 
 /// The second level on a Redis server, version 7.0 or later, or Valkey.
 ///
@@ -50,53 +50,108 @@ const POOL_SIZE: usize = 1024;
 /// takes a second one for reads, so that a large value does not delay the reads behind it. For its subscription it
 /// opens another connection, outside the pool. So a pool of your own needs two connections to spare for each cache;
 /// with one, a cache works without the second.
+///
+/// In `CLIENT LIST` these connections have the name `larder:NAMESPACE`.
 #[derive(Clone)]
 pub struct RedisL2 {
+    /// Of requests.
     pool: Pool,
-    subscriber: Client,
+    /// Whether `pool` belongs to the user, and is not made by `connector`.
+    is_given: bool,
+    /// Of subscriptions.
+    connector: Arc<Connector>,
 }
 
 impl RedisL2 {
-    /// A store behind `redis://[user][:password@]host[:port][/db]`, with a pool of its own.
+    /// A store on this server, with a pool of its own. [`Server`] says what can be given: a URL such as
+    /// `redis://[user][:password@]host[:port][/db]`, a `ConnectionInfo` or a `Client` of the redis crate.
     ///
     /// Does not connect: that happens at the first use.
     ///
     /// # Errors
     ///
-    /// [`L2Error::is_bad_url`] when the URL cannot be used. The error does not show the URL.
-    pub fn open(url: &str) -> Result<Self, L2Error> {
-        let info = connection_info(url)?;
-        let manager = Manager::new_with_config(info.clone(), connection_config())
-            .map_err(|error| bad_url(&error))?;
-        let pool = Pool::builder(manager)
-            .max_size(POOL_SIZE)
-            .runtime(Runtime::Tokio1)
-            .build()
-            .map_err(|error| L2Error::pool(&error))?;
-        Self::new(pool, info)
+    /// [`L2Error::is_bad_config`] when connections to it cannot work. The error does not show the URL.
+    pub fn open(server: impl Into<Server>) -> Result<Self, L2Error> {
+        let connector = server.into().connector()?;
+        Ok(Self {
+            pool: connector.pool()?,
+            is_given: false,
+            connector: Arc::new(connector),
+        })
     }
 
-    /// A store behind a pool of your own; the URL is for the connection that subscribes, which a pool cannot
+    /// A store behind a pool of your own; the server is for the connection that subscribes, which a pool cannot
     /// provide.
     ///
-    /// Both must lead to the same server and database. Set `TCP_NODELAY` in the pool's manager: the
-    /// client's default leaves it off.
+    /// Both must lead to the same server and database, and the pool must log in and set up TLS by itself. Set
+    /// `TCP_NODELAY` in the pool's manager: the client's default leaves it off.
     ///
     /// # Errors
     ///
-    /// [`L2Error::is_bad_url`] when the URL cannot be used. The error does not show the URL.
-    pub fn with_pool(pool: Pool, url: &str) -> Result<Self, L2Error> {
-        Self::new(pool, connection_info(url)?)
+    /// [`L2Error::is_bad_config`] when connections to the server cannot work. The error does not show the URL.
+    pub fn with_pool(pool: Pool, server: impl Into<Server>) -> Result<Self, L2Error> {
+        Ok(Self {
+            pool,
+            is_given: true,
+            connector: Arc::new(server.into().connector()?),
+        })
     }
 
-    fn new(pool: Pool, info: ConnectionInfo) -> Result<Self, L2Error> {
-        let settings = info
-            .redis_settings()
-            .clone()
-            .set_protocol(ProtocolVersion::RESP3);
-        let subscriber =
-            Client::open(info.set_redis_settings(settings)).map_err(|error| bad_url(&error))?;
-        Ok(Self { pool, subscriber })
+    /// Takes user and password from a provider, for passwords and tokens that change while the service runs.
+    ///
+    /// Each new connection logs in with the first credentials of a stream of its own, and again with each that follows, so
+    /// a stream has to begin with the current ones. The wait for these counts as part of connecting. If Redis refuses
+    /// credentials that follow, the connection keeps the login that it has.
+    ///
+    /// A pool of your own is not affected: give its manager the same provider.
+    ///
+    /// # Errors
+    ///
+    /// [`L2Error::is_bad_config`] when the pool cannot be built.
+    ///
+    /// ```
+    /// use std::pin::Pin;
+    ///
+    /// use futures::{Stream, stream};
+    /// use larder::RedisL2;
+    /// use larder::deadpool_redis::redis::{BasicAuth, RedisResult, StreamingCredentialsProvider};
+    /// use tokio::sync::watch;
+    ///
+    /// /// The password that another task of the service reads whenever it changes.
+    /// struct Rotated(watch::Receiver<String>);
+    ///
+    /// impl StreamingCredentialsProvider for Rotated {
+    ///     fn subscribe(&self) -> Pin<Box<dyn Stream<Item = RedisResult<BasicAuth>> + Send>> {
+    ///         let mut password = self.0.clone();
+    ///         password.mark_changed();
+    ///         Box::pin(stream::unfold(password, |mut password| async {
+    ///             password.changed().await.ok()?;
+    ///             let login = BasicAuth::new("catalog".into(), password.borrow_and_update().clone());
+    ///             Some((Ok(login), password))
+    ///         }))
+    ///     }
+    /// }
+    ///
+    /// let (_task, password) = watch::channel("secret".to_owned());
+    /// let l2 = RedisL2::open("redis://127.0.0.1:6379")?.credentials(Rotated(password))?;
+    /// # Ok::<(), larder::L2Error>(())
+    /// ```
+    pub fn credentials(
+        self,
+        provider: impl StreamingCredentialsProvider + 'static,
+    ) -> Result<Self, L2Error> {
+        let credentials = Credentials(Arc::new(provider));
+        let connector = self.connector.with_credentials(credentials);
+        let pool = if self.is_given {
+            self.pool
+        } else {
+            connector.pool()?
+        };
+        Ok(Self {
+            pool,
+            connector: Arc::new(connector),
+            ..self
+        })
     }
 }
 
@@ -109,10 +164,7 @@ impl fmt::Debug for RedisL2 {
 
 impl L2 for RedisL2 {
     fn lane(&self, namespace: &str, timeout: Duration, on_connect: OnConnect) -> Box<dyn Lane> {
-        let names = Names::new(
-            namespace,
-            self.subscriber.get_connection_info().redis_settings().db(),
-        );
+        let names = Names::new(namespace, self.connector.database());
         let scripts = Arc::new(Scripts::new());
         let source = Arc::new(Source {
             pool: self.pool.clone(),
@@ -130,24 +182,8 @@ impl L2 for RedisL2 {
             requests,
             scripts,
             connections,
-            subscriber: self.subscriber.clone(),
+            connector: Arc::clone(&self.connector),
             timeout,
         })
     }
-}
-
-fn connection_info(url: &str) -> Result<ConnectionInfo, L2Error> {
-    let info = url
-        .into_connection_info()
-        .map_err(|error| bad_url(&error))?;
-    Ok(info.set_tcp_settings(TcpSettings::default().set_nodelay(true)))
-}
-
-fn connection_config() -> AsyncConnectionConfig {
-    // Time limits are kept by the lane, for pools of any make.
-    AsyncConnectionConfig::new()
-        .set_connection_timeout(None)
-        .set_response_timeout(None)
-        .set_pipeline_buffer_size(1024)
-        .set_write_backpressure_boundary(64 * 1024)
 }

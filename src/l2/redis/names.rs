@@ -1,5 +1,9 @@
 //! The names of one lane's keys.
 
+use std::sync::Arc;
+
+use super::client_name::ClientName;
+
 #[derive(Clone)]
 pub(super) struct Names {
     pub(super) tag: String,
@@ -7,6 +11,7 @@ pub(super) struct Names {
     pub(super) log: String,
     pub(super) live: String,
     pub(super) events: String,
+    pub(super) client: Arc<ClientName>,
 }
 
 impl Names {
@@ -23,6 +28,7 @@ impl Names {
             log: format!("{tag}!log"),
             live: format!("{tag}!live"),
             events: format!("{tag}!events{database}"),
+            client: Arc::new(ClientName::new(namespace)),
             tag,
         }
     }

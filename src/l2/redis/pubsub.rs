@@ -10,10 +10,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
-use deadpool_redis::redis::{
-    AsyncConnectionConfig, Client, Pipeline, PushInfo, PushKind, RedisResult, Value,
-};
-use futures::future::BoxFuture;
+use deadpool_redis::redis::{Pipeline, PushInfo, PushKind, RedisResult, Value};
+use futures::future::{BoxFuture, join};
 use futures::{FutureExt, Stream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
@@ -23,6 +21,7 @@ use super::error::l2_error;
 use super::members;
 use super::names::Names;
 use super::scripts::Scripts;
+use super::server::Connector;
 use crate::l2::{Applied, Event, L2Error, LaneClock, Member, MemberInfo, Subscription, random};
 use crate::lock::lock;
 use crate::wire::message;
@@ -32,22 +31,18 @@ const QUEUE: usize = 4096;
 
 /// Subscribes, then reads the clock: what changes between the two is received as a message (rule 7).
 pub(super) async fn subscribe(
-    client: &Client,
+    connector: &Connector,
     names: &Names,
     scripts: &Arc<Scripts>,
     limit: Duration,
     me: MemberInfo,
 ) -> Result<(LaneClock, Box<dyn Subscription>), L2Error> {
     let (queue, messages) = mpsc::channel(QUEUE);
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(None)
-        .set_response_timeout(None)
-        .set_push_sender(push_sender(queue));
     let opening = async {
-        let mut connection = client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await?;
-        connection.subscribe(&names.events).await?;
+        let mut connection = connector.subscriber(push_sender(queue)).await?;
+        let (mut subscribing, naming) =
+            (connection.clone(), names.client.give_to(connection.clone()));
+        join(subscribing.subscribe(&names.events), naming).await.0?;
         let as_new = Member {
             info: me,
             applied: Applied::NOTHING,

@@ -299,7 +299,7 @@ fn a_runtime_that_ends_while_it_connects_harms_no_later_one() {
 async fn a_large_value_does_not_hold_up_small_ones() {
     let server = RedisServer::start().await;
     let proxy = Proxy::start(server.port()).await;
-    let l2 = RedisL2::open(&proxy.url()).unwrap();
+    let l2 = RedisL2::open(proxy.url()).unwrap();
     let (lane, met) = watched_lane(&l2, LIMIT);
     insert(&*lane, "large", &vec![7; 8 << 20]).await;
     insert(&*lane, "small", b"v").await;

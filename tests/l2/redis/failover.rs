@@ -42,7 +42,7 @@ impl Failover {
 
     /// A lane with a connection, to the old primary.
     async fn lane(&self) -> (Arc<dyn Lane>, Met) {
-        let l2 = RedisL2::open(&self.address.url()).unwrap();
+        let l2 = RedisL2::open(self.address.url()).unwrap();
         let (lane, met) = watched_lane(&l2, LIMIT);
         insert(&*lane, "k", b"old").await;
         (lane, met)
@@ -85,7 +85,7 @@ async fn a_write_finds_the_new_primary() {
     assert_eq!(met.all().len(), 2, "another connection");
     assert_ne!(met.all()[0].life, met.last().life);
     assert_eq!(stamp.epoch, met.last().epoch);
-    let new = RedisL2::open(&failover.new.url()).unwrap();
+    let new = RedisL2::open(failover.new.url()).unwrap();
     assert_eq!(get(&*lane_of(&new, NAMESPACE), "k").await, None);
 }
 
@@ -159,7 +159,7 @@ async fn no_connection_stays_with_another_life() {
 #[tokio::test]
 async fn no_connection_that_is_being_made_stays_with_another_life() {
     let mut failover = Failover::start().await;
-    let l2 = RedisL2::open(&failover.address.url()).unwrap();
+    let l2 = RedisL2::open(failover.address.url()).unwrap();
     let (lane, met) = watched_lane(&l2, LIMIT);
     failover.old.pause();
     let early = tokio::spawn({

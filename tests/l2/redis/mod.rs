@@ -5,11 +5,14 @@ mod detour;
 mod failover;
 mod keys;
 mod lives;
+mod logins;
 mod members;
 mod outages;
 mod overload;
 mod replicas;
 mod resends;
+#[cfg(feature = "tls")]
+mod tls;
 mod urls;
 
 use std::sync::{Arc, Mutex};

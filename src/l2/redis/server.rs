@@ -1,0 +1,287 @@
+//! Where a server is and how connections to it are made: address, database, user and TLS. What cannot work is found
+//! out here, before anything connects.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use deadpool_redis::redis::aio::{AsyncPushSender, MultiplexedConnection};
+use deadpool_redis::redis::io::tcp::TcpSettings;
+use deadpool_redis::redis::{
+    AsyncConnectionConfig, BasicAuth, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo,
+    ProtocolVersion, RedisResult, StreamingCredentialsProvider,
+};
+use deadpool_redis::{Manager, Pool, Runtime};
+use futures::Stream;
+
+use super::tls;
+use crate::l2::L2Error;
+
+/// The size of a pool that this module makes. No process reaches it: each lane takes two connections, once.
+const POOL_SIZE: usize = 1024;
+/// Those that the client knows.
+const SCHEMES: [&str; 7] = [
+    "redis",
+    "rediss",
+    "valkey",
+    "valkeys",
+    "redis+unix",
+    "valkey+unix",
+    "unix",
+];
+
+/// A Redis server and how to log in: made from a URL, or from a [`ConnectionInfo`] or [`Client`] of the redis crate.
+///
+/// ```
+/// use larder::RedisL2;
+/// use larder::deadpool_redis::redis::{ConnectionAddr, IntoConnectionInfo};
+///
+/// // A URL: over TCP, TLS (feature `tls`) or a unix socket.
+/// RedisL2::open("redis://user:password@127.0.0.1:6379/0")?;
+/// RedisL2::open("redis+unix:///run/redis.sock?db=1&user=catalog&pass=secret")?;
+///
+/// // What a URL cannot say, such as a password from a file.
+/// let info = ("127.0.0.1", 6379).into_connection_info().map_err(|_| "an address and a port are enough")?;
+/// let login = info.redis_settings().clone().set_username("catalog").set_password("secret");
+/// RedisL2::open(info.set_redis_settings(login))?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # TLS
+///
+/// With the feature `tls`, `rediss://` connects by TLS 1.2 or 1.3 and trusts the certificate authorities of the system.
+/// A [`Client`] carries others, and a certificate that the server asks for:
+///
+/// ```
+/// # #[cfg(feature = "tls")]
+/// # fn demo() -> Result<(), Box<dyn std::error::Error>> {
+/// use larder::RedisL2;
+/// use larder::deadpool_redis::redis::{Client, ClientTlsConfig, TlsCertificates};
+///
+/// let certificates = TlsCertificates {
+///     root_cert: Some(std::fs::read("ca.pem")?),
+///     client_tls: Some(ClientTlsConfig {
+///         client_cert: std::fs::read("catalog.pem")?,
+///         client_key: std::fs::read("catalog.key")?,
+///     }),
+/// };
+/// let client = Client::build_with_tls("rediss://redis.internal:6380", certificates)?;
+/// let l2 = RedisL2::open(client)?;
+/// # Ok(()) }
+/// ```
+///
+/// The server's certificate must name the host of the URL.
+///
+/// The cryptography is rustls's default of the process if there is one. If there is none, `ring` becomes it when the
+/// first such server is opened. So an application that chooses another one does that before:
+/// `CryptoProvider::install_default` succeeds once in a process.
+#[derive(Clone)]
+pub struct Server(Result<ConnectionInfo, L2Error>);
+
+impl From<&str> for Server {
+    fn from(url: &str) -> Self {
+        Self(parse(url))
+    }
+}
+
+impl From<&String> for Server {
+    fn from(url: &String) -> Self {
+        Self(parse(url))
+    }
+}
+
+impl From<String> for Server {
+    fn from(url: String) -> Self {
+        Self(parse(&url))
+    }
+}
+
+impl From<ConnectionInfo> for Server {
+    fn from(info: ConnectionInfo) -> Self {
+        Self(Ok(info))
+    }
+}
+
+impl From<Client> for Server {
+    fn from(client: Client) -> Self {
+        Self(Ok(client.get_connection_info().clone()))
+    }
+}
+
+/// Never shows where the server is: it comes with a password.
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").finish_non_exhaustive()
+    }
+}
+
+/// Reads a URL. The errors of the client hold parts of it, so they are left out.
+fn parse(url: &str) -> Result<ConnectionInfo, L2Error> {
+    const EXAMPLE: &str = "give one like redis://user:password@host:6379/0";
+    let refuse = |what: &str| Err(L2Error::bad_config(format!("the Redis URL {what}")));
+    let Some((scheme, rest)) = url.split_once(':') else {
+        return refuse(&format!("has no scheme; {EXAMPLE}"));
+    };
+    let scheme = scheme.to_ascii_lowercase();
+    if !SCHEMES.contains(&scheme.as_str()) {
+        return refuse(&format!(
+            "begins with none of redis://, rediss://, valkey://, valkeys://, redis+unix:// and unix://; {EXAMPLE}"
+        ));
+    }
+    if let "rediss" | "valkeys" = scheme.as_str()
+        && let Some(missing) = tls::MISSING
+    {
+        return refuse(missing);
+    }
+    let authority = rest.trim_start_matches('/').split(['/', '?', '#']).next();
+    let hosts = authority.map(|authority| authority.rsplit('@').next().unwrap_or(authority));
+    if hosts.is_some_and(|hosts| hosts.contains(',')) {
+        return refuse(
+            "names several hosts; give one primary, as Redis Cluster and Sentinel are not supported",
+        );
+    }
+    url.into_connection_info().or_else(|_| {
+        refuse(&format!(
+            "is malformed; {EXAMPLE}, with special characters in the user and the password percent-encoded"
+        ))
+    })
+}
+
+impl Server {
+    /// Makes connections to it, unless that cannot work.
+    pub(super) fn connector(self) -> Result<Connector, L2Error> {
+        let info = self.0?;
+        if info.redis_settings().db() < 0 {
+            let what = "the number of the Redis database is negative; the first one is 0";
+            return Err(L2Error::bad_config(what));
+        }
+        if let ConnectionAddr::TcpTls { host, .. } = info.addr() {
+            tls::check(host, info.addr())?;
+        }
+        // The client leaves TCP_NODELAY off.
+        let tcp = TcpSettings::clone(info.tcp_settings()).set_nodelay(true);
+        Ok(Connector {
+            info: info.set_tcp_settings(tcp),
+            credentials: None,
+        })
+    }
+}
+
+/// Makes connections to a server.
+pub(super) struct Connector {
+    info: ConnectionInfo,
+    credentials: Option<Credentials>,
+}
+
+impl Connector {
+    pub(super) fn with_credentials(&self, credentials: Credentials) -> Self {
+        Self {
+            credentials: Some(credentials),
+            info: self.info.clone(),
+        }
+    }
+
+    pub(super) fn database(&self) -> i64 {
+        self.info.redis_settings().db()
+    }
+
+    pub(super) fn pool(&self) -> Result<Pool, L2Error> {
+        let config = self
+            .config()
+            .set_pipeline_buffer_size(1024)
+            .set_write_backpressure_boundary(64 * 1024);
+        let manager = Manager::new_with_config(self.info.clone(), config);
+        let manager = manager.map_err(|error| L2Error::bad_config(error.to_string()))?;
+        let pool = Pool::builder(manager)
+            .max_size(POOL_SIZE)
+            .runtime(Runtime::Tokio1);
+        pool.build()
+            .map_err(|error| L2Error::bad_config(error.to_string()))
+    }
+
+    /// A connection whose messages are given to `receive`.
+    pub(super) async fn subscriber(
+        &self,
+        receive: impl AsyncPushSender,
+    ) -> RedisResult<MultiplexedConnection> {
+        let settings = self.info.redis_settings().clone();
+        let settings = settings.set_protocol(ProtocolVersion::RESP3);
+        let client = Client::open(self.info.clone().set_redis_settings(settings))?;
+        let config = self.config().set_push_sender(receive);
+        client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await
+    }
+
+    fn config(&self) -> AsyncConnectionConfig {
+        // Time limits are kept by the lane, for pools of any make.
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(None)
+            .set_response_timeout(None);
+        match &self.credentials {
+            Some(credentials) => config.set_credentials_provider(credentials.clone()),
+            None => config,
+        }
+    }
+}
+
+/// A provider of credentials that all connections share.
+#[derive(Clone)]
+pub(super) struct Credentials(pub(super) Arc<dyn StreamingCredentialsProvider>);
+
+impl StreamingCredentialsProvider for Credentials {
+    fn subscribe(&self) -> Pin<Box<dyn Stream<Item = RedisResult<BasicAuth>> + Send + 'static>> {
+        self.0.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reason(url: &str) -> String {
+        let connector = Server::from(url).connector();
+        connector.map_or_else(|error| error.to_string(), |_| "good".to_owned())
+    }
+
+    #[test]
+    fn urls_that_cannot_be_used_are_told_apart() {
+        let cases = [
+            ("localhost:6379", "begins with none of"),
+            ("http://localhost", "begins with none of"),
+            ("redis-sentinel://localhost", "begins with none of"),
+            ("localhost", "has no scheme"),
+            ("redis://a:6379,b:6379/0", "several hosts"),
+            ("redis://user:p,q@a,b", "several hosts"),
+            ("redis://user:p,q@host:port", "is malformed"),
+            ("redis://host/first", "is malformed"),
+            ("redis://host/-1", "is negative"),
+            ("redis+unix://", "is malformed"),
+            ("REDIS://user:p,q@host/1", "good"),
+            ("redis+unix:///run/a,b.sock", "good"),
+        ];
+        for (url, what) in cases {
+            assert!(reason(url).contains(what), "{url}: {}", reason(url));
+        }
+    }
+
+    #[cfg(not(feature = "tls"))]
+    #[test]
+    fn tls_that_is_not_built_in_is_named() {
+        for url in ["rediss://host", "valkeys://host"] {
+            assert!(reason(url).contains("feature `tls`"), "{}", reason(url));
+        }
+    }
+
+    #[cfg(feature = "tls")]
+    #[test]
+    fn tls_that_cannot_work_is_found_out() {
+        assert_eq!(reason("rediss://host"), "good");
+        assert_eq!(reason("rediss://127.0.0.1"), "good");
+        // The client was built without it.
+        let insecure = reason("rediss://host#insecure");
+        assert!(insecure.contains("TLS settings"), "{insecure}");
+        let no_name = reason("rediss://-host");
+        assert!(no_name.contains("name in a certificate"), "{no_name}");
+    }
+}

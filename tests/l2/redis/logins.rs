@@ -1,0 +1,185 @@
+//! Users and sockets: who a connection belongs to, by which way it comes, and that no secret is shown.
+
+use std::io::{self, Write};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+
+use futures::{Stream, stream};
+use larder::Cache;
+use larder::deadpool_redis::redis::{BasicAuth, RedisResult, StreamingCredentialsProvider};
+use larder::l2::RedisL2;
+use tokio::sync::watch;
+use tracing::Level;
+
+use super::*;
+use crate::support::eventually::eventually;
+use crate::support::redis_server::RedisServer;
+
+const FIRST: &str = "s3cr3t-first";
+const SECOND: &str = "s3cr3t-second";
+
+/// A user and a password, which change.
+struct Rotated(watch::Receiver<(&'static str, &'static str)>);
+
+impl StreamingCredentialsProvider for Rotated {
+    fn subscribe(&self) -> Pin<Box<dyn Stream<Item = RedisResult<BasicAuth>> + Send>> {
+        let mut login = self.0.clone();
+        login.mark_changed();
+        Box::pin(stream::unfold(login, |mut login| async {
+            login.changed().await.ok()?;
+            let (user, password) = *login.borrow_and_update();
+            Some((Ok(BasicAuth::new(user.into(), password.into())), login))
+        }))
+    }
+}
+
+async fn allow(server: &RedisServer, user: &str, password: &str) {
+    let mut raw = server.connection().await;
+    let password = format!(">{password}");
+    let rights = ["ACL", "SETUSER", user, "on", &password, "~*", "&*", "+@all"];
+    let () = run(&mut raw, &rights).await;
+}
+
+/// The value of a field, for each connection of larder.
+async fn connected(server: &RedisServer, field: &str) -> Vec<String> {
+    let mut raw = server.connection().await;
+    let list: String = run(&mut raw, &["CLIENT", "LIST"]).await;
+    let lines = list.lines().filter(|line| line.contains(" name=larder:"));
+    let field = format!("{field}=");
+    let fields = lines.filter_map(|line| line.split(' ').find_map(|f| f.strip_prefix(&*field)));
+    fields.map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn connections_follow_credentials_that_change() {
+    let server = RedisServer::start().await;
+    allow(&server, "first", FIRST).await;
+    let (changes, login) = watch::channel(("first", FIRST));
+    let l2 = RedisL2::open(format!("redis://nobody:wrong@127.0.0.1:{}", server.port()));
+    let l2 = l2.unwrap().credentials(Rotated(login)).unwrap();
+    let lane = lane_of(&l2, NAMESPACE);
+    let (_, mut subscription) = subscribe(&*lane).await;
+    insert(&*lane, "k", b"v").await;
+    assert_eq!(message(&mut *subscription).await.keys.len(), 1);
+    assert_eq!(connected(&server, "user").await, ["first"; 2]);
+
+    allow(&server, "second", SECOND).await;
+    changes.send(("second", SECOND)).unwrap();
+    eventually("both connections log in anew", || async {
+        connected(&server, "user").await == ["second"; 2]
+    })
+    .await;
+    // Redis cuts the connections of a user that is removed.
+    let () = run(&mut server.connection().await, &["ACL", "DELUSER", "first"]).await;
+    insert(&*lane, "k", b"w").await;
+    assert_eq!(message(&mut *subscription).await.keys.len(), 1);
+}
+
+#[tokio::test]
+async fn a_new_connection_logs_in_with_the_latest_credentials() {
+    let server = RedisServer::start().await;
+    allow(&server, "user", FIRST).await;
+    let (changes, login) = watch::channel(("user", FIRST));
+    let l2 = RedisL2::open(server.url()).unwrap();
+    let l2 = l2.credentials(Rotated(login)).unwrap();
+    changes.send(("user", SECOND)).unwrap();
+    let lane = lane_of(&l2, NAMESPACE);
+    assert!(lane.get("k").await.unwrap_err().is_refused());
+
+    let server = RedisServer::start().await;
+    allow(&server, "user", SECOND).await;
+    let (_changes, login) = watch::channel(("user", SECOND));
+    let l2 = RedisL2::open(server.url()).unwrap();
+    let lane = lane_of(&l2.credentials(Rotated(login)).unwrap(), NAMESPACE);
+    insert(&*lane, "k", b"v").await;
+    assert_eq!(connected(&server, "user").await, ["user"]);
+}
+
+#[tokio::test]
+async fn a_unix_socket_is_a_way_too() {
+    let socket = std::env::temp_dir().join(format!("larder-{:016x}.sock", fastrand::u64(..)));
+    let path = socket.to_str().unwrap();
+    let server = RedisServer::start_with(&["--unixsocket", path]).await;
+    for scheme in ["unix", "redis+unix"] {
+        let l2 = RedisL2::open(format!("{scheme}://{path}?db=3")).unwrap();
+        let lane = lane_of(&l2, NAMESPACE);
+        let (_, mut subscription) = subscribe(&*lane).await;
+        insert(&*lane, "k", b"v").await;
+        assert_eq!(message(&mut *subscription).await.keys.len(), 1);
+        assert_eq!(connected(&server, "db").await, ["3"; 2]);
+        drop((lane, subscription, l2));
+        eventually("they are closed", || async {
+            connected(&server, "db").await.is_empty()
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn connections_say_whose_they_are() {
+    let server = RedisServer::start().await;
+    let l2 = RedisL2::open(server.url()).unwrap();
+    for (namespace, name) in [
+        ("catalog:product", "larder:catalog:product"),
+        ("straße 7", "larder:stra_e_7"),
+    ] {
+        let lane = lane_of(&l2, namespace);
+        let _subscription = subscribe(&*lane).await;
+        insert(&*lane, "k", b"v").await;
+        let names = connected(&server, "name").await;
+        assert_eq!(names.iter().filter(|other| *other == name).count(), 2);
+    }
+}
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn no_level_of_the_log_shows_a_secret() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(Level::TRACE)
+        .with_writer(move || writer.clone())
+        .finish();
+    let runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = { runtime }.enable_all().build().unwrap();
+    let run = async {
+        let server = RedisServer::start().await;
+        allow(&server, "user", FIRST).await;
+        let (changes, login) = watch::channel(("user", FIRST));
+        let wrong = format!("redis://user:{SECOND}@127.0.0.1:{}", server.port());
+        let right = RedisL2::open(server.url()).unwrap();
+        let right = right.credentials(Rotated(login)).unwrap();
+        for l2 in [right, RedisL2::open(wrong).unwrap()] {
+            let cache: Cache<String, String> =
+                Cache::builder("test:logins").l2(l2).build().unwrap();
+            _ = cache.insert("k", "v".to_owned()).await;
+            assert!(
+                cache
+                    .get_or_load("k", || async { Ok::<_, io::Error>("v".to_owned()) })
+                    .await
+                    .is_ok()
+            );
+            _ = changes.send(("user", SECOND));
+            cache.close().await;
+        }
+    };
+    tracing::subscriber::with_default(subscriber, || runtime.block_on(run));
+    let log = String::from_utf8_lossy(&log.0.lock().unwrap()).into_owned();
+    assert!(log.contains("WRONGPASS"), "{log}");
+    for secret in [FIRST, SECOND] {
+        assert!(!log.contains(secret), "{log}");
+    }
+}

@@ -1,0 +1,234 @@
+//! TLS, with certificates of the test's own: both connections use it, and say why they cannot.
+
+use std::error::Error;
+use std::fs;
+
+use larder::Cache;
+use larder::deadpool_redis::redis::{
+    AsyncConnectionConfig, Client, ClientTlsConfig, TlsCertificates,
+};
+use larder::deadpool_redis::{Manager, Pool, Runtime};
+use larder::l2::{Key, L2Error, RedisL2};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
+
+use super::*;
+use crate::support::redis_server::{RedisServer, ReservedPort};
+
+/// A certificate and its key, in PEM.
+struct Signed {
+    certificate: String,
+    key: String,
+}
+
+struct Authority {
+    certificate: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let name = format!("authority {:016x}", fastrand::u64(..));
+        let mut params = CertificateParams::new([]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let certificate = params.self_signed(&key).unwrap().pem();
+        let issuer = Issuer::new(params, key);
+        Self {
+            certificate,
+            issuer,
+        }
+    }
+
+    fn sign(&self, name: &str) -> Signed {
+        self.sign_with(&params(name))
+    }
+
+    fn sign_expired(&self, name: &str) -> Signed {
+        let mut params = params(name);
+        params.not_before = date_time_ymd(2020, 1, 1);
+        params.not_after = date_time_ymd(2021, 1, 1);
+        self.sign_with(&params)
+    }
+
+    fn sign_with(&self, params: &CertificateParams) -> Signed {
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
+        Signed {
+            certificate,
+            key: key.serialize_pem(),
+        }
+    }
+}
+
+fn params(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params
+}
+
+/// A server that speaks TLS at one port, and is asked by the test itself at another.
+struct TlsServer {
+    _plain: RedisServer,
+    port: ReservedPort,
+}
+
+impl TlsServer {
+    async fn start(authority: &Authority, signed: &Signed, asks_for_certificates: bool) -> Self {
+        let port = ReservedPort::new();
+        let dir = std::env::temp_dir().join(format!("larder-tls-{:016x}", fastrand::u64(..)));
+        fs::create_dir(&dir).unwrap();
+        let write = |name: &str, pem: &str| {
+            let path = dir.join(name);
+            fs::write(&path, pem).unwrap();
+            path.to_str().unwrap().to_owned()
+        };
+        let plain = RedisServer::start_with(&[
+            "--tls-port",
+            &port.number.to_string(),
+            "--tls-cert-file",
+            &write("server.pem", &signed.certificate),
+            "--tls-key-file",
+            &write("server.key", &signed.key),
+            "--tls-ca-cert-file",
+            &write("ca.pem", &authority.certificate),
+            "--tls-auth-clients",
+            if asks_for_certificates { "yes" } else { "no" },
+        ])
+        .await;
+        fs::remove_dir_all(&dir).unwrap();
+        Self {
+            _plain: plain,
+            port,
+        }
+    }
+
+    fn url(&self, host: &str) -> String {
+        format!("rediss://{host}:{}", self.port.number)
+    }
+}
+
+fn trusting(authority: &Authority, own: Option<&Signed>) -> TlsCertificates {
+    TlsCertificates {
+        root_cert: Some(authority.certificate.clone().into_bytes()),
+        client_tls: own.map(|signed| ClientTlsConfig {
+            client_cert: signed.certificate.clone().into_bytes(),
+            client_key: signed.key.clone().into_bytes(),
+        }),
+    }
+}
+
+fn client(url: &str, certificates: TlsCertificates) -> Client {
+    Client::build_with_tls(url, certificates).unwrap()
+}
+
+/// Both connections work: one that sends requests, and one that receives messages.
+async fn works(l2: &RedisL2) {
+    let (a, b) = (lane_of(l2, NAMESPACE), lane_of(l2, NAMESPACE));
+    let (_, mut subscription) = subscribe(&*a).await;
+    insert(&*b, "k", b"v").await;
+    assert_eq!(message(&mut *subscription).await.keys, [Key::from("k")]);
+    assert!(a.get("k").await.unwrap().is_some());
+}
+
+/// Why each of the two connections cannot be made.
+async fn refusals(l2: &RedisL2) -> [L2Error; 2] {
+    let lane = lane_of(l2, NAMESPACE);
+    let subscribed = lane.subscribe(ME).await.map(|_| ());
+    [
+        lane.get("k")
+            .await
+            .map(|_| ())
+            .expect_err("no TLS, no value"),
+        subscribed.expect_err("no TLS, no messages"),
+    ]
+}
+
+async fn refused(l2: &RedisL2, what: &str) {
+    for error in refusals(l2).await {
+        assert!(error.to_string().contains(what), "{error:?}");
+        assert!(error.is_unreachable(), "{error:?}");
+        assert!(error.source().is_some(), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_private_authority_is_trusted_on_both_connections() {
+    let authority = Authority::new();
+    let server = TlsServer::start(&authority, &authority.sign("127.0.0.1"), false).await;
+    let client = client(&server.url("127.0.0.1"), trusting(&authority, None));
+    works(&RedisL2::open(client.clone()).unwrap()).await;
+
+    let info = client.get_connection_info().clone();
+    works(&RedisL2::open(info.clone()).unwrap()).await;
+
+    let manager = Manager::new_with_config(info, AsyncConnectionConfig::new()).unwrap();
+    let pool = Pool::builder(manager).runtime(Runtime::Tokio1);
+    works(&RedisL2::with_pool(pool.build().unwrap(), client.clone()).unwrap()).await;
+
+    let cache: Cache<String, u32> = Cache::builder("test:tls").redis(client).build().unwrap();
+    cache.ready().await;
+    assert!(cache.health().is_ok());
+}
+
+#[tokio::test]
+async fn a_client_certificate_is_given_when_the_server_asks() {
+    let authority = Authority::new();
+    let server = TlsServer::start(&authority, &authority.sign("127.0.0.1"), true).await;
+    let url = server.url("127.0.0.1");
+    let own = authority.sign("catalog");
+    let with_one = client(&url, trusting(&authority, Some(&own)));
+    works(&RedisL2::open(with_one).unwrap()).await;
+
+    let without = client(&url, trusting(&authority, None));
+    let what = "asks for a client certificate";
+    refused(&RedisL2::open(without).unwrap(), what).await;
+
+    let foreign = Authority::new().sign("catalog");
+    let foreign = client(&url, trusting(&authority, Some(&foreign)));
+    let what = "does not accept the client certificate";
+    refused(&RedisL2::open(foreign).unwrap(), what).await;
+
+    let expired = authority.sign_expired("catalog");
+    let expired = client(&url, trusting(&authority, Some(&expired)));
+    let what = "client certificate has expired";
+    refused(&RedisL2::open(expired).unwrap(), what).await;
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_be_trusted_is_refused_and_the_reason_named() {
+    let authority = Authority::new();
+    let server = TlsServer::start(&authority, &authority.sign("127.0.0.1"), false).await;
+
+    let by_another = trusting(&Authority::new(), None);
+    let l2 = RedisL2::open(client(&server.url("127.0.0.1"), by_another)).unwrap();
+    refused(&l2, "no trusted authority").await;
+
+    let by_that_of_the_system = RedisL2::open(server.url("127.0.0.1")).unwrap();
+    refused(&by_that_of_the_system, "no trusted authority").await;
+
+    let other_name = client(&server.url("localhost"), trusting(&authority, None));
+    refused(&RedisL2::open(other_name).unwrap(), "another host").await;
+
+    let expired = authority.sign_expired("127.0.0.1");
+    let expired = TlsServer::start(&authority, &expired, false).await;
+    let l2 = client(&expired.url("127.0.0.1"), trusting(&authority, None));
+    refused(&RedisL2::open(l2).unwrap(), "has expired").await;
+}
+
+#[test]
+fn certificates_that_cannot_work_are_refused_before_connecting() {
+    let authority = Authority::new();
+    let (own, other) = (authority.sign("catalog"), authority.sign("catalog"));
+    let mixed = Signed {
+        certificate: own.certificate,
+        key: other.key,
+    };
+    let url = "rediss://127.0.0.1:1";
+    let client = client(url, trusting(&authority, Some(&mixed)));
+    let error = RedisL2::open(client.clone()).map(|_| ()).unwrap_err();
+    assert!(error.is_bad_config(), "{error:?}");
+    assert!(error.to_string().contains("TLS settings"), "{error}");
+    let error = Cache::<u64, u64>::builder("test:tls").redis(client).build();
+    assert!(error.map(|_| ()).unwrap_err().is_bad_l2_config());
+}
