@@ -393,7 +393,8 @@ where
     /// How long one request to L2 may take, including connecting. Default: 500 ms.
     ///
     /// A call may make several requests one after the other, so it can take longer. After a timeout a look-up goes on
-    /// to the loader, and a write is deferred.
+    /// to the loader, and a write is deferred. After three timeouts no call waits for L2 until it answers a probe, see
+    /// [`Health::is_breaker_open`](crate::Health::is_breaker_open).
     pub fn l2_timeout(mut self, timeout: Duration) -> Self {
         self.options.l2_timeout = timeout;
         self

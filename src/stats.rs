@@ -112,8 +112,12 @@ counters! {
     replays,
     /// Keys and tags whose insert or invalidation was deferred because L2 did not accept it. A clear counts once.
     writes_deferred,
-    /// Requests that L2 refused or did not answer in time, and connections of the subscriber that broke.
+    /// Requests to L2 that it refused or did not answer in time, and connections of the subscriber that broke.
     l2_errors,
+    /// Requests that were not sent, because the circuit breaker was open.
+    l2_skipped,
+    /// Times that the circuit breaker opened, because L2 had not answered several requests.
+    l2_breaker_opened,
     /// Stored values that could not be decoded: damaged, or of another format, codec or type.
     decode_errors,
     /// Look-ups by [`get`](crate::Cache::get) and [`get_many`](crate::Cache::get_many) that were a miss because their
@@ -128,8 +132,13 @@ counters! {
 ///
 /// An instance that does not still answers look-ups, from L2 or from the loader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is the answer to a question of its own"
+)]
 pub struct Health {
     pub(crate) l2_up: bool,
+    pub(crate) breaker_open: bool,
     pub(crate) listener_live: bool,
     pub(crate) started: bool,
 }
@@ -139,6 +148,14 @@ impl Health {
     #[must_use]
     pub fn is_l2_up(&self) -> bool {
         self.l2_up
+    }
+
+    /// Whether the circuit breaker is open: L2 has not answered several requests, so none are sent, and no call waits for
+    /// it, until it answers a probe. Probes are sent one at a time in the background, after pauses that grow from 20 ms
+    /// to a second.
+    #[must_use]
+    pub fn is_breaker_open(&self) -> bool {
+        self.breaker_open
     }
 
     /// Whether this instance can prove that it has applied all changes by others. While it cannot, L1 is not used,

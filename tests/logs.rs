@@ -23,7 +23,7 @@ use tracing::Level;
 
 use crate::support::damage::{DAMAGE, damage};
 use crate::support::eventually::eventually;
-use crate::support::network::{Network, Step};
+use crate::support::network::{Network, Step, Way};
 use crate::support::redis_server::RedisServer;
 
 const REQUESTS: u64 = 1_000;
@@ -64,12 +64,16 @@ fn warnings(run: impl Future<Output = ()>) -> Vec<String> {
 
 /// Writes to the log what is logged at WARN and above, on one thread, while this runs.
 ///
-/// All tests of this binary log to a subscriber of this level. Were there one that has none, its thread could be the
+/// All tests of this binary log to a subscriber of this level, or a lower one. Were there one that has none, its thread could be the
 /// first to come to a line, which would then be taken for one that nobody wants.
 fn record(log: &Log, run: impl Future<Output = ()>) {
+    record_from(Level::WARN, log, run);
+}
+
+fn record_from(level: Level, log: &Log, run: impl Future<Output = ()>) {
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt()
-        .with_max_level(Level::WARN)
+        .with_max_level(level)
         .with_writer(move || writer.clone())
         .finish();
     let runtime = tokio::runtime::Builder::new_current_thread();
@@ -220,6 +224,53 @@ fn damage_of_the_clock() {
             .await;
             assert_eq!(log.count(LINE), events, "{harm:?}");
         }
+    });
+    assert_eq!(log.count(SECRET), 0, "{}", log.text());
+}
+
+/// A line when it begins and one when it is over, which says how long it was and how many requests failed.
+#[test]
+fn an_outage() {
+    let log = &Log::default();
+    record_from(Level::INFO, log, async {
+        let (clock, l2) = (Clock::manual(), MemoryL2::new());
+        let wire = Network::new(l2);
+        let cache = Cache::<String, String>::builder("test:logs").l2(wire.clone());
+        let cache = cache.max_staleness(Duration::from_secs(3600));
+        let cache = cache.clock(clock.clone()).build().unwrap();
+        cache.ready().await;
+        for outage in 1..=3 {
+            for step in [Step::Get, Step::AcquireLease] {
+                wire.lose(step, Way::Reply, usize::MAX);
+            }
+            assert!(cache.get(SECRET).await.is_none());
+            clock.advance(Duration::from_secs(60));
+            for _ in 0..REQUESTS {
+                assert!(cache.get(SECRET).await.is_none());
+            }
+            let skipped = cache.stats().l2_skipped;
+            for step in [Step::Get, Step::AcquireLease] {
+                wire.lose(step, Way::Reply, 0);
+            }
+            eventually("a probe is answered", || async {
+                cache.health().is_l2_up()
+            })
+            .await;
+            assert_eq!(
+                log.count("a request to L2 failed"),
+                outage,
+                "{}",
+                log.text()
+            );
+            assert_eq!(log.count("does again"), outage - 1, "it may come back yet");
+            clock.advance(Duration::from_secs(6));
+            assert!(cache.get(SECRET).await.is_none());
+            assert_eq!(log.count("does again"), outage);
+            assert_eq!(log.count("failing_for=60s"), outage, "{}", log.text());
+            assert!(skipped >= (REQUESTS - 3) * outage as u64);
+        }
+        let lines = log.text().lines().count();
+        assert!(lines < 10, "{}", log.text());
     });
     assert_eq!(log.count(SECRET), 0, "{}", log.text());
 }

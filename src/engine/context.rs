@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use super::attendance::Attendance;
 use super::backoff::Backoff;
+use super::breaker::Breaker;
 use super::convert::Convert;
 use super::deferred::Deferred;
 use super::extensions::Extensions;
-use super::l2_health::L2Health;
 use crate::clock::Tick;
 use crate::l1::L1;
 use crate::l2::Lane;
@@ -20,8 +20,8 @@ pub(super) struct Context<V> {
     pub(super) options: Arc<Options>,
     pub(super) l1: Arc<L1<V>>,
     pub(super) lane: Box<dyn Lane>,
-    /// Every answer to a request passes through it, but for the last one, as the instance leaves.
-    pub(super) health: L2Health,
+    /// Every request to the lane passes through it, but for the last one, as the instance leaves.
+    pub(super) breaker: Breaker,
     /// Since when the entry of each member of the lane has been the same.
     pub(super) attendance: Attendance,
     pub(super) convert: Convert<V>,

@@ -12,11 +12,11 @@ use tracing::warn;
 
 use super::attendance::Attendance;
 use super::backoff::Backoff;
+use super::breaker::Breaker;
 use super::context::Context;
 use super::convert::{Convert, TtlOf};
 use super::deferred::Deferred;
 use super::extensions::Extensions;
-use super::l2_health::L2Health;
 use super::load::{Awaited, Current, Loads};
 use super::loader::{Loader, LoaderCalls};
 use super::lookup;
@@ -94,7 +94,7 @@ impl<V: Value> Engine<V> {
         let l2 = l2.unwrap_or_else(|| Box::new(MemoryL2::without_values(options.clock.clone())));
         let lane = l2.lane(&options.namespace, options.l2_timeout, on_connect);
         let ctx = Arc::new(Context {
-            health: L2Health::new(&options, &counters),
+            breaker: Breaker::new(&options, &counters),
             attendance: Attendance::default(),
             convert: Convert::new(codec, ttl_of, type_tag, &options, &counters, &l1),
             extensions: Extensions::new(options.clock.clone()),
@@ -361,7 +361,8 @@ impl<V: Value> Engine<V> {
 
     pub(crate) fn health(&self) -> Health {
         Health {
-            l2_up: self.ctx.health.is_up(),
+            l2_up: self.ctx.breaker.is_up(),
+            breaker_open: self.ctx.breaker.is_open(),
             listener_live: self.ctx.l1.freshness().is_live(),
             started: self.ctx.l1.freshness().is_alone() || lock(&self.subscriber).is_some(),
         }

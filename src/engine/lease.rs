@@ -80,8 +80,8 @@ pub(super) async fn acquire<V: Value>(
         return Acquired::Unstored;
     }
     loop {
-        let reply = ctx.lane.acquire_lease(op.key(), *request).await;
-        match ctx.health.observe(reply) {
+        let reply = ctx.lane.acquire_lease(op.key(), *request);
+        match ctx.breaker.send(reply).await {
             Ok(LeaseReply::Hit(bytes)) => {
                 match tags::open(ctx, op.key(), &bytes, ctx.now()).await {
                     Ok(fresh) => {
@@ -133,8 +133,8 @@ async fn previous<V: Value>(ctx: &Context<V>, key: &Key, kept: Option<&[u8]>) ->
 /// Asks L2 for nothing that it stores: for what the answer, or the connection that it takes, says of L2.
 pub(super) async fn ask_nothing<V>(ctx: &Context<V>, key: &str) -> Result<(), L2Error> {
     let request = LeaseRequest::read_only(Want::Nothing);
-    let reply = ctx.lane.acquire_lease(key, request).await;
-    ctx.health.observe(reply).map(|_| ())
+    let reply = ctx.lane.acquire_lease(key, request);
+    ctx.breaker.send(reply).await.map(|_| ())
 }
 
 /// Renews leases for as long as this is polled. A lease that was lost shows when it is used.
@@ -154,8 +154,8 @@ pub(super) async fn give_back<V: Value>(ctx: &Context<V>, leased: Leased<'_>) {
 
 async fn renew<V: Value>(ctx: &Context<V>, (key, lease): Leased<'_>, ttl: Duration) {
     if let Some(lease) = lease {
-        let renewed = ctx.lane.renew_lease(key, lease.token, ttl).await;
-        let _ = ctx.health.observe(renewed);
+        let renewing = ctx.lane.renew_lease(key, lease.token, ttl);
+        let _ = ctx.breaker.send(renewing).await;
     }
 }
 
@@ -274,8 +274,8 @@ impl<V: Value> Filling<'_, V> {
                 && slot.epoch == lease.epoch
                 && !self.is_retagged
             {
-                let sent = ctx.lane.revalidate(key, lease, slot.ver, ttls, tags).await;
-                if let Some(fill) = ctx.health.observe(sent)? {
+                let sending = ctx.lane.revalidate(key, lease, slot.ver, ttls, tags);
+                if let Some(fill) = ctx.breaker.send(sending).await? {
                     return Ok(Some(fill));
                 }
             }
@@ -284,9 +284,8 @@ impl<V: Value> Filling<'_, V> {
             };
             let payload = || message::payload(Kind::Insert, ctx.instance, &[key]);
             let payload = self.publishes.then(payload);
-            let filled = ctx.lane.fill(key, lease, &encoded, payload.as_deref());
-            let filled = filled.await;
-            ctx.health.observe(filled).map(Some)
+            let filling = ctx.lane.fill(key, lease, &encoded, payload.as_deref());
+            ctx.breaker.send(filling).await.map(Some)
         };
         match sent.await {
             Ok(Some(fill)) => return Some(fill),

@@ -117,7 +117,7 @@ impl<V: Value> Loads<V> {
         if let Some(entry) = lookup::get_instead(&self.ctx, &key) {
             return Ok(entry);
         }
-        if let Some(entry) = self.throttled(&key, true).await {
+        if let Some(entry) = self.throttled(&key).await {
             return Ok(entry);
         }
         let (outcome, now) = lookup::read(&self.ctx, &key, now).await;
@@ -175,11 +175,9 @@ impl<V: Value> Loads<V> {
     ) -> Result<Vec<Option<Entry<V>>>, LoadError> {
         let mut entries = Vec::with_capacity(keys.len());
         for key in &keys {
-            // Only the first finds out whether L2 is silent still.
-            let is_first = entries.is_empty();
             entries.push(match lookup::get_instead(&self.ctx, key) {
                 Some(entry) => Some(entry),
-                None => self.throttled(key, is_first).await,
+                None => self.throttled(key).await,
             });
         }
         let lacking = keys.into_iter().enumerate();
@@ -261,8 +259,8 @@ impl<V: Value> Loads<V> {
                 None
             } else {
                 let request = lease::request(ctx, Want::Anew);
-                let reply = ctx.lane.acquire_lease(&key, request).await;
-                match ctx.health.observe(reply) {
+                let reply = ctx.lane.acquire_lease(&key, request);
+                match ctx.breaker.send(reply).await {
                     Ok(LeaseReply::Granted(lease)) => Some(lease),
                     _ => None,
                 }
@@ -436,10 +434,8 @@ impl<V: Value> Loads<V> {
             Err(error) => (Vec::new(), Err(error)),
         };
         values.resize_with(turns.len(), || None);
-        let ends = turns.into_iter().zip(values).enumerate();
-        let ends = ends.map(|(place, (turn, value))| {
-            // Those that begin first find out whether L2 is silent still.
-            let is_first = place < AT_ONCE;
+        let ends = turns.into_iter().zip(values);
+        let ends = ends.map(|(turn, value)| {
             let otherwise = otherwise.clone();
             async move {
                 let outcome = match value {
@@ -450,7 +446,7 @@ impl<V: Value> Loads<V> {
                     }
                 };
                 let outcome = match outcome {
-                    Err(error) => self.failed(&turn.led.op, error, is_first).await,
+                    Err(error) => self.failed(&turn.led.op, error).await,
                     outcome => outcome,
                 };
                 turn.led.end(outcome);

@@ -83,13 +83,8 @@ pub(super) fn as_fallback<V: Value>(ctx: &Context<V>, entry: Entry<V>) -> Entry<
 /// for longer than `stale_if_error`.
 ///
 /// It is looked up when the load has failed, by the rules of any other look-up: so it is nothing that was invalidated or
-/// cleared until then. An L2 that did not answer last is asked only if `though_silent`: of many keys, each would wait for
-/// it.
-pub(super) async fn fallback<V: Value>(
-    ctx: &Context<V>,
-    key: &Key,
-    though_silent: bool,
-) -> Option<Outcome<V>> {
+/// cleared until then.
+pub(super) async fn fallback<V: Value>(ctx: &Context<V>, key: &Key) -> Option<Outcome<V>> {
     let kept = ctx.options.stale_if_error;
     // Of a deferred key both levels may be old (rule 14).
     if kept.is_zero() || ctx.deferred.holds(key) {
@@ -100,12 +95,6 @@ pub(super) async fn fallback<V: Value>(
         let valid_until = slot.expires_at;
         return Some(instead(slot, Source::L1, now, valid_until));
     }
-    if !ctx.health.does_answer() {
-        let found = unproven_fallback(ctx, key);
-        if found.is_some() || !though_silent {
-            return found;
-        }
-    }
     let op = ctx.l1.begin(key);
     // As an operation that begins now: a write may have been deferred since.
     if ctx.deferred.holds(key) {
@@ -113,8 +102,8 @@ pub(super) async fn fallback<V: Value>(
     }
     // The server compares epochs: there may be no proof (rule 11).
     let ask = LeaseRequest::read_only(Want::Kept);
-    let reply = ctx.lane.acquire_lease(key, ask).await;
-    match ctx.health.observe(reply) {
+    let reply = ctx.lane.acquire_lease(key, ask);
+    match ctx.breaker.send(reply).await {
         Ok(LeaseReply::Hit(bytes)) => {
             let now = ctx.now();
             let slot = tags::open(ctx, key, &bytes, now).await.ok()?;
@@ -161,9 +150,9 @@ fn get_unproven<V: Value>(ctx: &Context<V>, key: &str) -> Option<Entry<V>> {
     Some(Entry::unproven(slot, now))
 }
 
-/// The same, before a caller waits for an L2 that is known not to answer.
+/// The same, before a caller waits for an L2 that did not answer last.
 pub(super) fn get_instead<V: Value>(ctx: &Context<V>, key: &str) -> Option<Entry<V>> {
-    if ctx.health.does_answer() {
+    if !ctx.breaker.is_silent() {
         return None;
     }
     get_unproven(ctx, key)
@@ -239,7 +228,8 @@ pub(super) async fn read_many<V: Value>(ctx: &Context<V>, keys: &[Key]) -> Vec<R
         let asked: Vec<&str> = asked
             .filter_map(|(key, (_, outcome))| outcome.is_none().then_some(&**key))
             .collect();
-        let answers = ctx.lane.get_many(&asked).await;
+        let request = ctx.lane.get_many(&asked);
+        let answers = ctx.breaker.send_reads(asked.len(), request).await;
         let now = ctx.now();
         for ((op, outcome), answer) in unanswered(&mut reads).zip(answers) {
             *outcome = plain_outcome(ctx, op, answer, now);
@@ -304,7 +294,7 @@ async fn ask_l2<V: Value>(ctx: &Context<V>, op: &Op, now: Tick) -> (ReadOutcome<
         return (outcome, now);
     }
     if ctx.l1.freshness().is_live_at(now) {
-        let answer = ctx.lane.get(op.key()).await;
+        let answer = ctx.breaker.send(ctx.lane.get(op.key())).await;
         let now = ctx.now();
         if let Some(outcome) = plain_outcome(ctx, op, answer, now) {
             return (outcome, now);
@@ -328,7 +318,7 @@ fn plain_outcome<V: Value>(
     answer: ReadResult,
     now: Tick,
 ) -> Option<ReadOutcome<V>> {
-    let bytes = match ctx.health.observe(answer) {
+    let bytes = match answer {
         Ok(Some(bytes)) => bytes,
         Ok(None) => return Some(ReadOutcome::Miss),
         Err(_) => return Some(ReadOutcome::Unavailable),
@@ -345,10 +335,8 @@ fn plain_outcome<V: Value>(
 /// A read in which the server compares epochs, for an instance without a proof (rule 11).
 async fn compared<V: Value>(ctx: &Context<V>, op: &Op) -> ReadOutcome<V> {
     let ask = LeaseRequest::read_only(Want::Any);
-    match ctx
-        .health
-        .observe(ctx.lane.acquire_lease(op.key(), ask).await)
-    {
+    let reply = ctx.lane.acquire_lease(op.key(), ask);
+    match ctx.breaker.send(reply).await {
         Ok(LeaseReply::Hit(bytes)) => (ctx.convert)
             .open(op.key(), &bytes, ctx.now())
             .map_or_else(ReadOutcome::Unreadable, ReadOutcome::Hit),

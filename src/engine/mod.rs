@@ -19,6 +19,7 @@
 mod attendance;
 mod await_applied;
 mod backoff;
+mod breaker;
 mod change;
 mod context;
 mod convert;
@@ -30,7 +31,6 @@ mod deferred;
 )]
 mod engine;
 mod extensions;
-mod l2_health;
 mod lease;
 mod load;
 mod loader;

@@ -203,8 +203,8 @@ impl<V: Value> Refreshes<V> {
         }
         let mut request = lease::request(&self.ctx, refresh.want());
         loop {
-            let reply = ctx.lane.acquire_lease(key, request).await;
-            match ctx.health.observe(reply) {
+            let reply = ctx.lane.acquire_lease(key, request);
+            match ctx.breaker.send(reply).await {
                 Ok(LeaseReply::Granted(lease) | LeaseReply::Replace(lease, _)) => {
                     return Ask::Load(lease);
                 }
@@ -280,8 +280,8 @@ impl<V: Value> Refreshes<V> {
     async fn take_stored(&self, refresh: Refresh<V>) {
         let (ctx, key) = (&*self.ctx, refresh.op.key());
         let request = LeaseRequest::read_only(refresh.want());
-        let reply = ctx.lane.acquire_lease(key, request).await;
-        if let Ok(LeaseReply::Hit(bytes)) = ctx.health.observe(reply)
+        let reply = ctx.lane.acquire_lease(key, request);
+        if let Ok(LeaseReply::Hit(bytes)) = ctx.breaker.send(reply).await
             && let Ok(fresh) = tags::open(ctx, key, &bytes, ctx.now()).await
         {
             ctx.l1.publish(&refresh.op, &fresh);

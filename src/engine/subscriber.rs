@@ -19,14 +19,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::context::Context;
-use super::lease::ask_nothing;
 use super::members::forget_silent_members;
 use super::write::Writes;
 use crate::ablation::{Rule, without};
 use crate::l1::{Freshness, ProofRequest};
 use crate::l2::{
-    Applied, Event, Kind, L2Error, LONGEST_PAUSE, LaneClock, MemberInfo, Message, Subscription,
-    reconnects,
+    Applied, Event, Kind, L2Error, LONGEST_PAUSE, LaneClock, LeaseRequest, MemberInfo, Message,
+    Subscription, Want, reconnects,
 };
 use crate::vocabulary::Value;
 
@@ -59,19 +58,34 @@ impl Drop for Lapse<'_> {
     }
 }
 
-/// Delivers what is deferred, and finds out whether a silent L2 answers requests again.
+/// Delivers what is deferred, and finds out when L2 answers requests again.
 async fn keep_delivering<V: Value>(
     ctx: &Context<V>,
     writes: &Writes<V>,
     l2_may_answer: &Notify,
 ) -> Infallible {
+    let _probing = ctx.breaker.probing();
     loop {
-        l2_may_answer.notified().await;
-        writes.deliver_deferred().await;
-        if !ctx.health.does_answer() {
-            // An error has been traced.
-            let _ = ask_nothing(ctx, "").await;
+        tokio::select! {
+            () = l2_may_answer.notified() => {}
+            () = ctx.breaker.silence() => probe(ctx, l2_may_answer).await,
         }
+        ctx.breaker.settle();
+        writes.deliver_deferred().await;
+    }
+}
+
+/// Asks L2 again and again, one request at a time, until it answers.
+async fn probe<V: Value>(ctx: &Context<V>, l2_may_answer: &Notify) {
+    let mut pauses = reconnects();
+    while ctx.breaker.is_silent() {
+        tokio::select! {
+            () = l2_may_answer.notified() => {}
+            () = sleep(pauses.next().unwrap_or(LONGEST_PAUSE)) => {}
+        }
+        let nothing = LeaseRequest::read_only(Want::Nothing);
+        // An error has been traced.
+        let _ = (ctx.breaker).observe(ctx.lane.acquire_lease("", nothing).await);
     }
 }
 
@@ -161,7 +175,7 @@ impl<'a, V: Value> Session<'a, V> {
             id: ctx.instance,
             max_staleness: ctx.options.max_staleness,
         };
-        let (lane, subscription) = ctx.health.observe(ctx.lane.subscribe(me).await)?;
+        let (lane, subscription) = ctx.breaker.observe(ctx.lane.subscribe(me).await)?;
         // Before L1 is flushed: nothing that is read from here on comes from another server.
         self.keep_only(&lane);
         let from = self.last;
@@ -363,7 +377,7 @@ impl<'a, V: Value> Session<'a, V> {
         if seq <= last {
             return Ok(true);
         }
-        let missed = match self.ctx.health.observe(self.ctx.lane.replay(last).await) {
+        let missed = match self.ctx.breaker.observe(self.ctx.lane.replay(last).await) {
             Ok(missed) => missed,
             Err(error) if error.is_unreachable() => return Err(error),
             Err(_) => return Ok(false),

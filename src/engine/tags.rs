@@ -75,8 +75,7 @@ async fn ask_unknown<'a, V: Value>(
         return Some(unknown);
     }
     let names: Vec<&str> = unknown.keys().map(|name| &**name).collect();
-    let versions = ctx.lane.tag_versions(&names).await;
-    let versions = ctx.health.observe(versions).ok()?;
+    let versions = ctx.breaker.send(ctx.lane.tag_versions(&names)).await.ok()?;
     Some(unknown.into_keys().zip(versions).collect())
 }
 

@@ -59,8 +59,8 @@ async fn send<V: Value>(
 ) -> Result<bool, L2Error> {
     let key = op.key();
     let payload = message::payload(Kind::Invalidate, ctx.instance, &[key]);
-    let touched = ctx.lane.touch(key, life, &payload, deadline).await;
-    let Some(touched) = ctx.health.observe(touched)? else {
+    let touching = ctx.lane.touch(key, life, &payload, deadline);
+    let Some(touched) = ctx.breaker.send(touching).await? else {
         return Ok(false);
     };
     apply(ctx, op, &touched);

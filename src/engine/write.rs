@@ -208,11 +208,11 @@ impl<V: Value> Writes<V> {
             }
         };
         let removed = async {
-            let removed = ctx.lane.remove_prefix(prefix, before).await;
-            let removed = ctx.health.observe(removed)?;
+            let removing = ctx.lane.remove_prefix(prefix, before);
+            let removed = ctx.breaker.send(removing).await?;
             let payload = message::payload(Kind::Prefix, ctx.instance, &[prefix]);
-            let published = ctx.lane.invalidate(&[], &payload, Duration::ZERO).await;
-            ctx.health.observe(published).map(|_| removed)
+            let publishing = ctx.lane.invalidate(&[], &payload, Duration::ZERO);
+            ctx.breaker.send(publishing).await.map(|_| removed)
         };
         match removed.await {
             Ok(from_l2) => {

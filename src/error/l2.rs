@@ -19,6 +19,8 @@ enum Kind {
     Refused(#[source] Arc<dyn Error + Send + Sync>),
     #[error("L2 cannot be used: {0}")]
     Unexpected(&'static str),
+    #[error("L2 did not answer several times, and is not asked until it answers a probe")]
+    Skipped,
     #[error("the connection to L2 is closed")]
     Closed,
     #[error("no TLS with L2: {0}")]
@@ -60,6 +62,10 @@ impl L2Error {
         Self(Kind::Tls(what, Arc::new(source)))
     }
 
+    pub(crate) fn skipped() -> Self {
+        Self(Kind::Skipped)
+    }
+
     /// `what` must not show any part of a URL.
     pub(crate) fn bad_config(what: impl Into<Arc<str>>) -> Self {
         Self(Kind::BadConfig(what.into()))
@@ -75,7 +81,10 @@ impl L2Error {
     /// executed.
     #[must_use]
     pub fn is_unreachable(&self) -> bool {
-        matches!(self.0, Kind::Unreachable(_) | Kind::Tls(..) | Kind::Closed)
+        matches!(
+            self.0,
+            Kind::Unreachable(_) | Kind::Tls(..) | Kind::Skipped | Kind::Closed
+        )
     }
 
     /// Whether the store did not answer in time. The request may have been executed, or may still be.

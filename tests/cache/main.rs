@@ -13,6 +13,7 @@
 mod support;
 
 mod absent;
+mod breaker;
 mod cancellation;
 mod clear;
 mod coherence;

@@ -18,7 +18,7 @@ impl<V: Value> Loads<V> {
         match flight.wait().await {
             Some(outcome) => outcome,
             // The runtime of its task has ended. Boxed, so that the futures of look-ups do not become larger.
-            None => match lookup::fallback(&self.ctx, key, true).boxed().await {
+            None => match lookup::fallback(&self.ctx, key).boxed().await {
                 Some(found) => Ok(Some(found)),
                 None => Err(LoadError::stopped()),
             },
@@ -26,12 +26,12 @@ impl<V: Value> Loads<V> {
     }
 
     /// The fallback of a key whose load has just failed: it is not tried again yet.
-    pub(super) async fn throttled(&self, key: &Key, though_silent: bool) -> Option<Entry<V>> {
+    pub(super) async fn throttled(&self, key: &Key) -> Option<Entry<V>> {
         let ctx = &self.ctx;
         if ctx.options.stale_if_error.is_zero() || !ctx.backoff.is_throttled(key) {
             return None;
         }
-        let found = lookup::fallback(ctx, key, though_silent).await?;
+        let found = lookup::fallback(ctx, key).await?;
         Some(lookup::hand_out_loaded(ctx, found, ctx.now()))
     }
 
@@ -46,15 +46,10 @@ impl<V: Value> Loads<V> {
 
     /// What the callers of a load that failed get: a fallback, or otherwise the error. The next callers get the same for
     /// a while.
-    pub(super) async fn failed(
-        &self,
-        op: &Op,
-        error: LoadError,
-        though_silent: bool,
-    ) -> LoadOutcome<V> {
+    pub(super) async fn failed(&self, op: &Op, error: LoadError) -> LoadOutcome<V> {
         let (ctx, key) = (&*self.ctx, op.key());
         let options = &*ctx.options;
-        let Some(found) = lookup::fallback(ctx, key, though_silent).await else {
+        let Some(found) = lookup::fallback(ctx, key).await else {
             if !options.error_ttl.is_zero() {
                 let generation = ctx.l1.freshness().generation();
                 let pause = options.shortened(options.error_ttl);

@@ -129,7 +129,7 @@ impl<V: Value> Loads<V> {
         // It is gone: its callers wait for the load as for that of any missing key.
         match refresh.wait().await {
             Some(Ok(Some(loaded))) => Ok(Some(lookup::hand_out_loaded(ctx, loaded, ctx.now()))),
-            Some(Err(error)) => match lookup::fallback(ctx, &key, true).await {
+            Some(Err(error)) => match lookup::fallback(ctx, &key).await {
                 Some(found) => Ok(Some(lookup::hand_out_loaded(ctx, found, ctx.now()))),
                 None => Err(error),
             },

@@ -1,0 +1,259 @@
+//! The circuit breaker before L2: each request passes through it. When requests have failed repeatedly none is sent, and
+//! so no call waits, until a probe was answered. Also says how L2 answers: in the health, in the counters, and in a line
+//! at the begin and at the end of each trouble.
+
+use std::error::Error;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tracing::{debug, info, warn};
+
+use crate::clock::{Tick, nanos};
+use crate::error::L2Error;
+use crate::l2::ReadResult;
+use crate::lock::lock;
+use crate::options::Options;
+use crate::stats::Counters;
+
+/// It opens when this many more requests were not answered than were. Few, as a probe soon closes it again.
+const OPENS_AT: u32 = 3;
+/// A trouble is over when no request has failed for so long. One that comes and goes is one trouble.
+const CALM: Duration = Duration::from_secs(5);
+
+pub(super) struct Breaker {
+    /// Whether every request is sent, and the last ones did what they were asked. Then nothing else here is looked at.
+    is_calm: AtomicBool,
+    /// Whether the last request was not answered.
+    is_silent: AtomicBool,
+    is_open: AtomicBool,
+    /// Whether L2 is probed while it is silent. If not, nothing would close the breaker.
+    is_probed: AtomicBool,
+    /// Notified when a request was not answered.
+    silence: Notify,
+    /// Requests that were not sent, in this trouble.
+    skipped: AtomicU64,
+    trouble: Mutex<Option<Trouble>>,
+    options: Arc<Options>,
+    counters: Arc<Counters>,
+}
+
+/// From the first request that failed until L2 is calm again.
+struct Trouble {
+    began: Tick,
+    /// When a request failed last.
+    last: Tick,
+    failed: u64,
+    /// By how many the requests that were not answered outnumber those that were.
+    unanswered: u32,
+    /// Whether the last request did what it was asked.
+    is_up: bool,
+    /// The error that was traced last, and when.
+    said: (String, Tick),
+}
+
+impl Breaker {
+    pub(super) fn new(options: &Arc<Options>, counters: &Arc<Counters>) -> Self {
+        Self {
+            is_calm: AtomicBool::new(true),
+            is_silent: AtomicBool::new(false),
+            is_open: AtomicBool::new(false),
+            is_probed: AtomicBool::new(false),
+            silence: Notify::new(),
+            skipped: AtomicU64::new(0),
+            trouble: Mutex::default(),
+            options: Arc::clone(options),
+            counters: Arc::clone(counters),
+        }
+    }
+
+    /// Sends a request, and takes note of how it ended.
+    ///
+    /// Cancel safe: a request that is dropped says nothing.
+    pub(super) async fn send<T>(
+        &self,
+        request: impl Future<Output = Result<T, L2Error>>,
+    ) -> Result<T, L2Error> {
+        self.admit()?;
+        self.observe(request.await)
+    }
+
+    /// The same for reads of several keys in one request.
+    pub(super) async fn send_reads(
+        &self,
+        keys: usize,
+        request: impl Future<Output = Vec<ReadResult>>,
+    ) -> Vec<ReadResult> {
+        if let Err(error) = self.admit() {
+            return vec![Err(error); keys];
+        }
+        let answers = request.await;
+        match answers.iter().find_map(|answer| answer.as_ref().err()) {
+            Some(error) => self.note_error(error),
+            None => _ = self.observe(Ok(())),
+        }
+        answers
+    }
+
+    /// Whether requests are not sent for now.
+    pub(super) fn is_open(&self) -> bool {
+        self.is_open.load(Ordering::Relaxed)
+    }
+
+    /// Whether L2 did what it was last asked to do.
+    pub(super) fn is_up(&self) -> bool {
+        self.is_calm.load(Ordering::Relaxed)
+            || lock(&self.trouble).as_ref().is_none_or(|now| now.is_up)
+    }
+
+    /// Whether the last request was not answered.
+    pub(super) fn is_silent(&self) -> bool {
+        self.is_silent.load(Ordering::Relaxed)
+    }
+
+    /// Returns when the last request was not answered.
+    pub(super) async fn silence(&self) {
+        while !self.is_silent() {
+            self.silence.notified().await;
+        }
+    }
+
+    /// Promises that L2 is probed while it is silent, until this is dropped.
+    pub(super) fn probing(&self) -> Probing<'_> {
+        self.is_probed.store(true, Ordering::Relaxed);
+        Probing(self)
+    }
+
+    /// Ends a trouble in which no request has failed for a while.
+    pub(super) fn settle(&self) {
+        if !self.is_calm.load(Ordering::Relaxed) {
+            self.end_if_calm(&mut lock(&self.trouble));
+        }
+    }
+
+    fn admit(&self) -> Result<(), L2Error> {
+        if self.is_open() && self.is_probed.load(Ordering::Relaxed) {
+            self.skipped.fetch_add(1, Ordering::Relaxed);
+            self.counters.l2_skipped.bump();
+            return Err(L2Error::skipped());
+        }
+        Ok(())
+    }
+
+    /// Takes note of how a request ended that was sent though this may be open: a probe, or one that no caller waits for.
+    pub(super) fn observe<T>(&self, answer: Result<T, L2Error>) -> Result<T, L2Error> {
+        match &answer {
+            // Only a load: this is on the way of every answer.
+            Ok(_) if self.is_calm.load(Ordering::Relaxed) => {}
+            Ok(_) => {
+                let mut trouble = lock(&self.trouble);
+                if let Some(now) = trouble.as_mut() {
+                    now.is_up = true;
+                    self.note_answer(now);
+                }
+                self.end_if_calm(&mut trouble);
+            }
+            Err(error) => self.note_error(error),
+        }
+        answer
+    }
+
+    fn note_error(&self, error: &L2Error) {
+        self.counters.l2_errors.bump();
+        let now = self.options.clock.now();
+        let mut trouble = lock(&self.trouble);
+        self.is_calm.store(false, Ordering::Relaxed);
+        let trouble = trouble.get_or_insert_with(|| Trouble::begin(now));
+        trouble.is_up = false;
+        trouble.last = now;
+        trouble.failed += 1;
+        self.trace(trouble, error, now);
+        if error.is_refused() {
+            // A refusal is an answer: no caller has waited for it.
+            return self.note_answer(trouble);
+        }
+        self.is_silent.store(true, Ordering::Relaxed);
+        self.silence.notify_one();
+        trouble.unanswered = trouble.unanswered.saturating_add(1).min(OPENS_AT);
+        if trouble.unanswered == OPENS_AT && !self.is_open.swap(true, Ordering::Relaxed) {
+            self.counters.l2_breaker_opened.bump();
+            debug!(
+                namespace = self.options.namespace.as_str(),
+                "the circuit breaker opens: L2 is not asked until it answers a probe"
+            );
+        }
+    }
+
+    fn note_answer(&self, trouble: &mut Trouble) {
+        self.is_silent.store(false, Ordering::Relaxed);
+        trouble.unanswered = trouble.unanswered.saturating_sub(1);
+        if self.is_open.swap(false, Ordering::Relaxed) {
+            trouble.unanswered = 0;
+            debug!(
+                namespace = self.options.namespace.as_str(),
+                "the circuit breaker closes: L2 has answered"
+            );
+        }
+    }
+
+    /// The first error of a trouble at WARN, and another one later.
+    fn trace(&self, trouble: &mut Trouble, error: &L2Error, now: Tick) {
+        let namespace = self.options.namespace.as_str();
+        let text = error
+            .source()
+            .map_or_else(|| error.to_string(), ToString::to_string);
+        let is_new = text != trouble.said.0;
+        let is_due = trouble.failed == 1 || now.saturating_sub(trouble.said.1) >= nanos(CALM);
+        let error = error as &dyn Error;
+        if is_new && is_due {
+            trouble.said = (text, now);
+            warn!(
+                namespace,
+                error, "a request to L2 failed; going on without L2"
+            );
+        } else {
+            debug!(namespace, error, "a request to L2 failed");
+        }
+    }
+
+    fn end_if_calm(&self, trouble: &mut Option<Trouble>) {
+        let now = self.options.clock.now();
+        let is_over = |trouble: &mut Trouble| {
+            trouble.is_up && now.saturating_sub(trouble.last) >= nanos(CALM)
+        };
+        let Some(over) = trouble.take_if(is_over) else {
+            return;
+        };
+        self.is_calm.store(true, Ordering::Relaxed);
+        info!(
+            namespace = self.options.namespace.as_str(),
+            failing_for = ?Duration::from_nanos(over.last.saturating_sub(over.began)),
+            failed = over.failed,
+            skipped = self.skipped.swap(0, Ordering::Relaxed),
+            "L2 does again what it is asked"
+        );
+    }
+}
+
+impl Trouble {
+    fn begin(now: Tick) -> Self {
+        Self {
+            began: now,
+            last: now,
+            failed: 0,
+            unanswered: 0,
+            is_up: false,
+            said: (String::new(), now),
+        }
+    }
+}
+
+/// The promise that a silent L2 is probed.
+pub(super) struct Probing<'a>(&'a Breaker);
+
+impl Drop for Probing<'_> {
+    fn drop(&mut self) {
+        self.0.is_probed.store(false, Ordering::Relaxed);
+    }
+}
