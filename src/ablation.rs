@@ -62,6 +62,8 @@ pub enum Rule {
     TagFloors,
     /// 20: a tag whose marker is lost counts as one that was never invalidated.
     TagMarkers,
+    /// 21: a message with a number that was received before is ignored.
+    SeenNumbers,
 }
 
 /// Whether a rule is turned off.
@@ -85,7 +87,7 @@ mod switch {
 
     impl Rule {
         /// All of them, in the order of the protocol.
-        pub const ALL: [Self; 26] = [
+        pub const ALL: [Self; 27] = [
             Self::FillLease,
             Self::LeaseTokens,
             Self::OneStep,
@@ -112,6 +114,7 @@ mod switch {
             Self::TagFills,
             Self::TagFloors,
             Self::TagMarkers,
+            Self::SeenNumbers,
         ];
     }
 

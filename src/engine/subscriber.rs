@@ -10,7 +10,9 @@
 
 use std::convert::Infallible;
 use std::error::Error;
+use std::mem::take;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use tokio::sync::Notify;
@@ -28,6 +30,9 @@ use crate::l2::{
     Subscription, Want, reconnects,
 };
 use crate::vocabulary::Value;
+
+/// The time between two heartbeats at least, of which the second is out of turn.
+const OUT_OF_TURN: Duration = Duration::from_millis(50);
 
 /// Runs until `stop` is cancelled.
 pub(super) async fn run<V: Value>(
@@ -67,6 +72,7 @@ async fn keep_delivering<V: Value>(
     let _probing = ctx.breaker.probing();
     loop {
         tokio::select! {
+            biased;
             () = l2_may_answer.notified() => {}
             () = ctx.breaker.silence() => probe(ctx, l2_may_answer).await,
         }
@@ -80,6 +86,7 @@ async fn probe<V: Value>(ctx: &Context<V>, l2_may_answer: &Notify) {
     let mut pauses = reconnects();
     while ctx.breaker.is_silent() {
         tokio::select! {
+            biased;
             () = l2_may_answer.notified() => {}
             () = sleep(pauses.next().unwrap_or(LONGEST_PAUSE)) => {}
         }
@@ -92,12 +99,12 @@ async fn probe<V: Value>(ctx: &Context<V>, l2_may_answer: &Notify) {
 /// Subscribes, and subscribes again whenever the subscription ends.
 async fn keep_subscribed<V: Value>(ctx: &Context<V>, l2_may_answer: &Notify) -> Infallible {
     let mut pauses = reconnects();
-    let (mut is_failing, mut last) = (false, None);
+    let (mut is_failing, mut reached) = (false, Reached::default());
     loop {
-        let mut session = Session::new(ctx, last, l2_may_answer);
+        let mut session = Session::new(ctx, reached, l2_may_answer);
         let error = session.run().await;
         ctx.l1.freshness().lapse();
-        last = session.last;
+        reached = session.reached;
         // Only an answered heartbeat is a success: a connection that fails before one may fail each time.
         if session.is_answered {
             pauses = reconnects();
@@ -116,20 +123,35 @@ async fn keep_subscribed<V: Value>(ctx: &Context<V>, l2_may_answer: &Notify) -> 
     }
 }
 
+/// How far an instance is in the messages of this epoch.
+#[derive(Clone, Copy, Default)]
+struct Reached {
+    /// The number of the last message that was applied, with all before it. `None` before the first subscription.
+    last: Option<u64>,
+    /// The number that the lane itself has named last. Any publisher can make up the numbers of messages (rule 21).
+    confirmed: Option<u64>,
+    /// The number of the last message that was counted.
+    counted: u64,
+}
+
 /// One subscription, until it ends.
 struct Session<'a, V> {
     ctx: &'a Context<V>,
     /// Notified when L2 has answered.
     l2_may_answer: &'a Notify,
-    /// The number of the last message that was applied. `None` before the first subscription.
-    last: Option<u64>,
+    reached: Reached,
+    /// Whether the caller of an invalidation waits until this instance has applied it.
+    is_awaited: bool,
     /// The heartbeat that is not answered yet.
     asked: Option<Asked>,
     /// Whether a heartbeat was answered.
     is_answered: bool,
+    last_heartbeat: Instant,
     next_heartbeat: Instant,
     /// The epoch that a clear has announced.
     cleared: Option<u64>,
+    /// When L1 was last suspended because of a message of an unknown epoch.
+    suspended: Option<Instant>,
 }
 
 /// A heartbeat on its way.
@@ -141,15 +163,23 @@ struct Asked {
 }
 
 impl<'a, V: Value> Session<'a, V> {
-    fn new(ctx: &'a Context<V>, last: Option<u64>, l2_may_answer: &'a Notify) -> Self {
+    fn new(ctx: &'a Context<V>, reached: Reached, l2_may_answer: &'a Notify) -> Self {
+        let now = Instant::now();
         Self {
             ctx,
             l2_may_answer,
-            last,
+            // What was received since the lane has named a number may have been made up, and hide what is lost now.
+            reached: Reached {
+                last: reached.confirmed,
+                ..reached
+            },
+            is_awaited: false,
             asked: None,
             is_answered: false,
-            next_heartbeat: Instant::now(),
+            last_heartbeat: now,
+            next_heartbeat: now,
             cleared: None,
+            suspended: None,
         }
     }
 
@@ -178,9 +208,9 @@ impl<'a, V: Value> Session<'a, V> {
         let (lane, subscription) = ctx.breaker.observe(ctx.lane.subscribe(me).await)?;
         // Before L1 is flushed: nothing that is read from here on comes from another server.
         self.keep_only(&lane);
-        let from = self.last;
+        let from = self.reached.last;
         if without(Rule::CatchUp) && from.is_some() {
-            self.last = Some(lane.seq);
+            self.reached.last = Some(lane.seq);
         }
         self.reach(&lane, from).await?;
         self.freshness().prove(&lane, proof);
@@ -215,7 +245,10 @@ impl<'a, V: Value> Session<'a, V> {
                 Ok(())
             }
             event = subscription.next() => match event.unwrap_or_else(|| Err(L2Error::closed()))? {
-                Event::Message(message) => self.take(&message).await,
+                Event::Message(message) => {
+                    self.take(&message);
+                    Ok(())
+                }
                 Event::LeaseEnded(key) => {
                     self.ctx.l1.lease_ended(&key);
                     Ok(())
@@ -237,54 +270,80 @@ impl<'a, V: Value> Session<'a, V> {
         let (now, max_staleness) = (Instant::now(), self.ctx.options.max_staleness);
         self.asked = Some(Asked {
             proof: self.freshness().ask(),
-            last: self.last,
+            last: self.reached.last,
             give_up: now + max_staleness,
         });
+        self.last_heartbeat = now;
         self.next_heartbeat = now + max_staleness / 3;
         subscription.heartbeat(Applied {
             epoch: self.freshness().epoch(),
-            seq: self.last.unwrap_or(0),
+            seq: self.reached.confirmed.unwrap_or(0),
         });
     }
 
-    /// Takes a message. If its number is above the next one, others were lost (rules 9 and 10); if it is below, the
-    /// message was replayed already.
-    async fn take(&mut self, message: &Message) -> Result<(), L2Error> {
+    /// Has a heartbeat sent soon, though none is due: a message says something that only the lane can confirm. Not more
+    /// often than this, however many messages do.
+    fn ask_out_of_turn(&mut self) {
+        let pause = OUT_OF_TURN.min(self.ctx.options.max_staleness / 30);
+        self.next_heartbeat = self.next_heartbeat.min(self.last_heartbeat + pause);
+    }
+
+    /// Only the lane knows whether the epoch of a message has begun. L1 is not used until it has answered, and empties only if
+    /// it has; unless messages of this kind have just suspended L1, and may be made up (rule 21).
+    fn ask_for_epoch(&mut self) {
+        let pause = self.ctx.options.max_staleness / 3;
+        if self.suspended.is_some_and(|at| at.elapsed() < pause) {
+            return self.ask_out_of_turn();
+        }
+        self.suspended = Some(Instant::now());
+        self.freshness().lapse();
+        self.freshness().request_proof();
+    }
+
+    /// Takes a message. It is applied whatever its number, as it only evicts what is older: a message that has the number
+    /// of an earlier one was replayed, or the earlier one was made up (rule 21). If its number is above the next one, others
+    /// were lost (rules 9 and 10), and the lane is asked.
+    fn take(&mut self, message: &Message) {
         if message.epoch != self.freshness().epoch() {
             if message.kind == Kind::Clear {
                 self.cleared = Some(message.epoch);
             }
-            // Only the lane knows which of the two epochs is over: it is asked before L1 is used again.
-            self.freshness().revoke();
-            return Ok(());
+            return self.ask_for_epoch();
         }
         if without(Rule::Overflow) {
-            self.last = message.seq.checked_sub(1);
+            self.reached.last = message.seq.checked_sub(1);
         }
         // The lane counts up to 2⁵³. A number beyond that is none, and the next proof is refused.
-        let next = self.last.map_or(0, |last| last.saturating_add(1));
-        if message.seq > next && !self.catch_up(message.seq).await? {
-            self.ctx.l1.flush(message.epoch);
-            self.apply(message);
+        let next = self.reached.last.map_or(0, |last| last.saturating_add(1));
+        if message.seq < next && without(Rule::SeenNumbers) {
+            return;
         }
+        self.apply(message);
         if message.seq == next {
-            self.apply(message);
+            self.reached.last = Some(next);
+            self.count(message);
+        } else if message.seq > next {
+            self.ask_out_of_turn();
         }
         if message.kind == Kind::InvalidateAwaited && message.origin != self.ctx.instance {
-            // Its caller waits for the heartbeat that says that it has been applied.
+            self.is_awaited = true;
             self.freshness().request_proof();
         }
-        Ok(())
     }
 
-    fn apply(&mut self, message: &Message) {
-        self.last = Some(message.seq);
+    fn count(&mut self, message: &Message) {
+        let is_new = message.seq > self.reached.counted;
+        self.reached.counted = message.seq.max(self.reached.counted);
+        if is_new && message.origin != self.ctx.instance {
+            let keys = message.keys.len() as u64;
+            self.ctx.counters.invalidations_received.add(keys);
+        }
+    }
+
+    fn apply(&self, message: &Message) {
         let ctx = self.ctx;
         let is_own = message.origin == ctx.instance;
-        if !is_own {
-            let keys = message.keys.len() as u64;
-            ctx.counters.invalidations_received.add(keys);
-        } else if without(Rule::OwnMessages) {
+        if is_own && without(Rule::OwnMessages) {
             return;
         }
         let (epoch, ver) = (message.epoch, message.ver);
@@ -325,11 +384,15 @@ impl<'a, V: Value> Session<'a, V> {
         }
         self.is_answered = true;
         if without(Rule::LostMessages) {
-            self.last = Some(lane.seq).max(self.last);
+            self.reached.last = Some(lane.seq).max(self.reached.last);
         }
         // Not what has been applied by now: later messages may have come before this answer was looked at.
         self.reach(lane, asked.last).await?;
         self.freshness().prove(lane, asked.proof);
+        if take(&mut self.is_awaited) {
+            // The caller waits for the heartbeat that says so.
+            self.freshness().request_proof();
+        }
         self.l2_may_answer.notify_one();
         Ok(())
     }
@@ -347,12 +410,17 @@ impl<'a, V: Value> Session<'a, V> {
 
     /// Makes sure that all messages of the lane up to here have been applied, or that L1 holds nothing older.
     ///
-    /// The lane is known to have reached number `from`. If its clock says less, or names another epoch, its numbers are not
-    /// those that this instance knows.
+    /// This instance has received messages up to number `from` when the lane was asked. If the lane's clock says less than it
+    /// has said before, or names another epoch, its numbers are not those that this instance knows.
     async fn reach(&mut self, lane: &LaneClock, from: Option<u64>) -> Result<(), L2Error> {
-        let known = self.freshness().epoch();
-        let same_life = lane.epoch == known && from.is_some_and(|from| from <= lane.seq);
+        let (known, confirmed) = (self.freshness().epoch(), self.reached.confirmed);
+        let same_life = lane.epoch == known && confirmed.is_some_and(|number| number <= lane.seq);
+        if same_life && from > Some(lane.seq) {
+            // Some messages were made up, and may have had the numbers of others that were lost.
+            self.reached.last = confirmed;
+        }
         if same_life && self.catch_up(lane.seq).await? {
+            self.reached.confirmed = Some(lane.seq);
             return Ok(());
         }
         if known != 0 && known != lane.epoch && self.cleared != Some(lane.epoch) {
@@ -362,7 +430,11 @@ impl<'a, V: Value> Session<'a, V> {
             );
         }
         self.ctx.l1.flush(lane.epoch);
-        self.last = Some(lane.seq);
+        self.reached = Reached {
+            last: Some(lane.seq),
+            confirmed: Some(lane.seq),
+            counted: lane.seq,
+        };
         Ok(())
     }
 
@@ -371,7 +443,7 @@ impl<'a, V: Value> Session<'a, V> {
     /// An error if the log cannot be reached. Requests have a connection of their own, and when both
     /// were lost, the subscription may be back first: L1 is worth keeping until the other is, too.
     async fn catch_up(&mut self, seq: u64) -> Result<bool, L2Error> {
-        let (epoch, Some(last)) = (self.freshness().epoch(), self.last) else {
+        let (epoch, Some(last)) = (self.freshness().epoch(), self.reached.last) else {
             return Ok(false);
         };
         if seq <= last {
@@ -390,6 +462,8 @@ impl<'a, V: Value> Session<'a, V> {
             }
             if next > last {
                 self.apply(message);
+                self.count(message);
+                self.reached.last = Some(next);
             }
             next = next.saturating_add(1);
         }

@@ -263,6 +263,8 @@ async fn when_l2_fails_during_the_wait_it_takes_the_longest_time() {
     fleet.advance(HOUR);
     ends(waiting).await.unwrap();
 
+    wire.lose(Step::Members, Way::Reply, 0);
+    eventually("L2 answers a probe", || async { a.health().is_l2_up() }).await;
     wire.lose(Step::Members, Way::Reply, 2);
     ends(wait(&a, "k")).await.unwrap();
 }

@@ -35,6 +35,7 @@ mod life;
 mod lifecycle;
 mod load_anew;
 mod lookup_by;
+mod made_up;
 mod many_loads;
 mod modes;
 mod options;

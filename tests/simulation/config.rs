@@ -134,6 +134,9 @@ impl Config {
             _ => {}
         }
         drawn.falling_back(&mut Rng::with_seed(seed ^ 0xfa11_bacc));
+        if seed.is_multiple_of(4) {
+            drawn.messages_made_up();
+        }
         match seed % 8 {
             7 => drawn.lagging(rng.u64(20..=1500)),
             _ => drawn,
@@ -238,6 +241,15 @@ impl Config {
                 + self.loads_again_within_ms()
                 + 10,
         )
+    }
+}
+
+impl Config {
+    /// A publisher makes messages up. What is lost besides, on a connection that goes on, it can hide: rule 21.
+    fn messages_made_up(&mut self) {
+        self.faults
+            .retain(|(fault, _)| !matches!(fault, Fault::MessagesLost | Fault::SlowSubscriber));
+        self.faults.push((Fault::MessagesMadeUp, 8));
     }
 }
 

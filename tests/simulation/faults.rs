@@ -38,6 +38,9 @@ faults! {
     SubscriberCut,
     /// Some messages are lost, while heartbeats come through.
     MessagesLost,
+    /// Another program publishes messages of its own: with the number of the message that comes next, with a number far
+    /// ahead, or of an epoch that there is not.
+    MessagesMadeUp,
     /// The subscriber is not read from, and what does not fit its queue is dropped.
     SlowSubscriber,
     /// The instance's process stands still.

@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::faults::Fault;
 
 /// The number of rules.
-pub(crate) const RULES: u8 = 20;
+pub(crate) const RULES: u8 = 21;
 
 impl Config {
     /// A small world in which this rule is all that stands between a reader and a stale value. Short, so that
@@ -168,6 +168,12 @@ impl Config {
                 l1_ttl_ms: Some(200),
                 fault_every_ms: 100,
                 faults: vec![(Fault::MarkerLost, 3), (Fault::Closed, 1)],
+                ..base
+            },
+            // A publisher that makes messages up, with the numbers of those that come next.
+            21 => Self {
+                write_rest_ms: 100,
+                faults: vec![(Fault::MessagesMadeUp, 1)],
                 ..base
             },
             // Invalidations that are waited for, while instances do not receive them and the store's clock is stepped.

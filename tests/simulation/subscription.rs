@@ -7,12 +7,15 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt};
-use larder::l2::{Applied, Event, L2Error, LaneClock, MemberInfo, Subscription};
+use larder::l2::{
+    Applied, Event, Key, Kind, L2Error, LaneClock, MemberInfo, Message, Subscription,
+};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use crate::connection::{Connection, ReadOnly};
 use crate::faults::Fault;
+use crate::link::Link;
 
 /// What a slow subscriber's queue holds, and no more.
 const QUEUE: usize = 2;
@@ -92,6 +95,12 @@ impl StoreEnd {
     }
 
     async fn forward(&mut self, first: EventResult) {
+        if let Ok(Event::Message(message)) = &first
+            && self.connection.link.has(Fault::MessagesMadeUp)
+        {
+            let made_up = made_up(message, &self.connection.link);
+            self.send(Ok(Event::Message(made_up)));
+        }
         if !self.connection.link.has(Fault::SlowSubscriber) {
             return self.send(first);
         }
@@ -126,6 +135,23 @@ impl StoreEnd {
             let _ = sender.send(event);
         });
     }
+}
+
+/// What a publisher may send that has seen all messages before this one.
+fn made_up(next: &Message, link: &Link) -> Message {
+    let mut message = Message {
+        kind: Kind::Invalidate,
+        origin: 1,
+        keys: vec![Key::from("made up")],
+        ..next.clone()
+    };
+    if link.chance(0.2) {
+        message.epoch += 1;
+    }
+    if link.chance(0.2) {
+        message.seq += 1000;
+    }
+    message
 }
 
 /// The instance's end.

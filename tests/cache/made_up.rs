@@ -1,0 +1,135 @@
+//! Rule 21: messages that another program makes up do not hide an invalidation, and do not empty L1.
+
+use larder::deadpool_redis::redis::aio::MultiplexedConnection;
+use larder::deadpool_redis::redis::{AsyncCommands, cmd};
+
+use crate::fleet::{Fleet, Source, Texts, pair, received};
+use crate::support::eventually::eventually;
+use crate::support::network::{Network, Step};
+
+/// Many more than heartbeats may be sent for.
+const MANY: u64 = 1000;
+
+/// What somebody knows who receives the messages, and may publish.
+struct Publisher {
+    redis: MultiplexedConnection,
+    epoch: u64,
+    seq: u64,
+    ver: u64,
+}
+
+impl Publisher {
+    async fn new(fleet: &Fleet) -> Self {
+        let Fleet::Redis { server, .. } = fleet else {
+            panic!("only Redis has other programs");
+        };
+        let mut redis = server.connection().await;
+        let at: Vec<u8> = redis.hget("{test:text.0}!clock", "at").await.unwrap();
+        let number = |at: &[u8]| u64::from_be_bytes(at.try_into().unwrap());
+        Self {
+            redis,
+            epoch: number(&at[..8]),
+            seq: number(&at[8..16]),
+            ver: number(&at[16..]),
+        }
+    }
+
+    /// Publishes that a key has changed which nobody has.
+    async fn publish(&mut self, epoch: u64, seq: u64) {
+        let mut message = b"LM\x01".to_vec();
+        for number in [epoch, seq, self.ver + 1] {
+            message.extend_from_slice(&number.to_be_bytes());
+        }
+        message.push(0);
+        message.extend_from_slice(&7_u64.to_be_bytes());
+        message.extend_from_slice(b"\0\x01\0\x07made up");
+        let mut publish = cmd("PUBLISH");
+        publish.arg("{test:text.0}!events").arg(message);
+        let receivers: u64 = publish.query_async(&mut self.redis).await.unwrap();
+        assert_eq!(receivers, 2);
+    }
+}
+
+struct Start {
+    a: Texts,
+    b: Texts,
+    wire: Network,
+    publisher: Publisher,
+    flushes: u64,
+}
+
+async fn start(fleet: &Fleet) -> Start {
+    let ((a, _), (b, wire)) = pair(fleet).await;
+    Source::new("old").through(&b, "k").await.unwrap();
+    a.invalidate("first").await.unwrap();
+    received(&b, 1).await;
+    let publisher = Publisher::new(fleet).await;
+    let flushes = b.stats().l1_flushes;
+    Start {
+        a,
+        b,
+        wire,
+        publisher,
+        flushes,
+    }
+}
+
+/// The number is taken when the real message comes.
+#[tokio::test]
+async fn the_next_number_hides_no_invalidation() {
+    let fleet = Fleet::redis().await;
+    let mut it = start(&fleet).await;
+    let (epoch, next) = (it.publisher.epoch, it.publisher.seq + 1);
+    it.publisher.publish(epoch, next).await;
+    received(&it.b, 2).await;
+    assert!(it.b.get_local("k").is_some());
+    it.a.invalidate("k").await.unwrap();
+    eventually("it is evicted", || async { it.b.get_local("k").is_none() }).await;
+    assert_eq!(it.b.stats().l1_flushes, it.flushes);
+}
+
+/// The lane has not given them: the instance goes back to what the lane has said.
+#[tokio::test]
+async fn numbers_that_are_not_given_do_not_empty_l1() {
+    let fleet = Fleet::redis().await;
+    let mut it = start(&fleet).await;
+    let (epoch, last) = (it.publisher.epoch, it.publisher.seq);
+    for n in 1..=3 {
+        it.publisher.publish(epoch, last + n).await;
+    }
+    received(&it.b, 4).await;
+    for _ in 0..2 {
+        // Has the lane asked.
+        let heartbeats = it.wire.asked(Step::Heartbeat);
+        it.publisher.publish(epoch, last + 1000).await;
+        eventually("a heartbeat is answered", || async {
+            it.wire.asked(Step::Heartbeat) > heartbeats
+        })
+        .await;
+    }
+    assert!(it.b.get_local("k").is_some());
+    it.a.invalidate("k").await.unwrap();
+    eventually("it is evicted", || async { it.b.get_local("k").is_none() }).await;
+    assert_eq!(it.b.stats().l1_flushes, it.flushes);
+}
+
+/// Nor does a crowd of them have as many heartbeats sent. L1 may wait for an answer now and then.
+#[tokio::test]
+async fn what_the_lane_does_not_confirm_does_not_empty_l1() {
+    for (epochs, numbers) in [(1, 0), (0, 1000)] {
+        let fleet = Fleet::redis().await;
+        let mut it = start(&fleet).await;
+        let (epoch, next) = (it.publisher.epoch + epochs, it.publisher.seq + 1 + numbers);
+        let heartbeats = it.wire.asked(Step::Heartbeat);
+        for _ in 0..MANY {
+            it.publisher.publish(epoch, next).await;
+        }
+        let asked = || it.wire.asked(Step::Heartbeat) - heartbeats;
+        eventually("the lane is asked", || async { asked() > 0 }).await;
+        assert!(asked() < 200, "{} heartbeats", asked());
+        eventually("L1 is used", || async { it.b.get_local("k").is_some() }).await;
+        it.a.invalidate("k").await.unwrap();
+        eventually("it is evicted", || async { it.b.get_local("k").is_none() }).await;
+        assert_eq!(it.b.stats().l1_flushes, it.flushes);
+    }
+}
