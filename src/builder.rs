@@ -362,7 +362,7 @@ where
     }
 
     /// How long after an invalidation by another instance this instance may still return the old value, whatever
-    /// messages are lost. Default: 2 s. At least 10 ms.
+    /// messages are lost. Default: 2 s. From 10 ms to 1 hour.
     ///
     /// The instance asks L2 three times in this period whether it has missed a message; each time is one small
     /// request per cache. If L2 does not answer, L1 is not used once this period is over, see [`mode`](Self::mode).

@@ -150,9 +150,9 @@ impl Options {
                 ));
             }
         }
-        if !(SHORTEST_STALENESS..=LONGEST).contains(max_staleness) {
+        if !(SHORTEST_STALENESS..=LONGEST_STALENESS).contains(max_staleness) {
             mistakes.push(format!(
-                "max_staleness must be from {SHORTEST_STALENESS:?} to 100 years, and not {max_staleness:?}: L2 is asked three times in it"
+                "max_staleness must be from 10 ms to 1 hour, and not {max_staleness:?}: L2 is asked three times in it, and others may wait as long"
             ));
         }
         let at_most = [
@@ -259,6 +259,8 @@ pub(crate) const DEFAULT_TTL: Duration = Duration::from_secs(3600);
 pub(crate) const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 const SHORTEST: Duration = Duration::from_millis(1);
 const SHORTEST_STALENESS: Duration = Duration::from_millis(10);
+/// No member can claim more: an invalidation that is waited for waits for up to this time.
+const LONGEST_STALENESS: Duration = Duration::from_secs(3600);
 
 fn works(duration: Duration) -> bool {
     (SHORTEST..=LONGEST).contains(&duration)

@@ -42,6 +42,9 @@ struct Refresh<V> {
     sender: ResultSender<LoadOutcome<V>>,
 }
 
+/// How many values that cannot be read a refresh tries to replace, if each is another one.
+const REPLACED: usize = 4;
+
 /// What came of asking for the lease of a refresh.
 enum Ask<V> {
     /// It is granted.
@@ -202,7 +205,7 @@ impl<V: Value> Refreshes<V> {
             return Ask::Over;
         }
         let mut request = lease::request(&self.ctx, refresh.want());
-        loop {
+        for _ in 0..REPLACED {
             let reply = ctx.lane.acquire_lease(key, request);
             match ctx.breaker.send(reply).await {
                 Ok(LeaseReply::Granted(lease) | LeaseReply::Replace(lease, _)) => {
@@ -226,6 +229,9 @@ impl<V: Value> Refreshes<V> {
             }
             return Ask::Over;
         }
+        // Somebody else stores one after the other.
+        self.refresh_failed(key);
+        Ask::Over
     }
 
     /// Waits for the refreshes that other instances have the leases of, and takes the value of each when it is

@@ -40,6 +40,10 @@ fn options_that_cannot_work_are_refused_by_name() {
             refused(|b| b.max_staleness(Duration::from_millis(9))),
             "max_staleness",
         ),
+        (
+            refused(|b| b.max_staleness(Duration::from_millis(3_600_001))),
+            "max_staleness",
+        ),
         (refused(|b| b.l2_timeout(zero)), "l2_timeout"),
         (refused(|b| b.load_timeout(zero)), "load_timeout"),
         (refused(|b| b.lease_ttl(zero)), "lease_ttl"),

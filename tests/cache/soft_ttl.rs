@@ -11,13 +11,13 @@ use crate::support::network::{Gate, Network, Step, Way};
 const MS: Duration = Duration::from_millis(1);
 
 async fn instance(fleet: &Fleet) -> (Texts, Network) {
-    let day = Duration::from_secs(24 * 3600);
+    let hour = Duration::from_secs(3600);
     fleet
         .instance_with(|b| {
             b.jitter(0.0)
                 .soft_ttl(100 * MS)
                 .l2_ttl(1000 * MS)
-                .max_staleness(day)
+                .max_staleness(hour)
         })
         .await
 }
@@ -400,7 +400,7 @@ async fn a_refresh_that_finds_something_unreadable_replaces_it() {
         b.jitter(0.0)
             .soft_ttl(100 * MS)
             .l2_ttl(1000 * MS)
-            .max_staleness(Duration::from_secs(24 * 3600))
+            .max_staleness(Duration::from_secs(3600))
     };
     let (a, wire) = fleet.instance_with(set).await;
     let (other, _) = fleet.instance_with(|b| set(b).type_tag("another")).await;
@@ -421,4 +421,35 @@ async fn a_refresh_that_finds_something_unreadable_replaces_it() {
         wire.asked(Step::AcquireLease)
     );
     assert_eq!(*a.get_local("k").unwrap(), "new");
+}
+
+/// Another program stores one after the other.
+#[tokio::test]
+async fn a_refresh_that_finds_ever_other_things_gives_up() {
+    let fleet = Fleet::memory();
+    let set = |b: larder::Builder<String, String>| {
+        b.jitter(0.0)
+            .soft_ttl(100 * MS)
+            .max_staleness(Duration::from_secs(3600))
+    };
+    let (a, wire) = fleet.instance_with(set).await;
+    let (other, _) = fleet.instance_with(|b| set(b).type_tag("another")).await;
+    let truth = Source::new("old");
+    truth.through(&a, "k").await.unwrap();
+    fleet.advance(101 * MS);
+    let mut gate = wire.close(Step::AcquireLease, Way::Request);
+    truth.through(&a, "k").await.unwrap();
+    for round in 1.. {
+        let failed = || a.stats().refresh_failures > 0;
+        tokio::select! {
+            () = gate.arrived(1) => {}
+            () = eventually("it gives up", || async { failed() }) => break,
+        }
+        assert!(round < 10, "it asks for ever");
+        other.insert("k", round.to_string()).await.unwrap();
+        let next = wire.close(Step::AcquireLease, Way::Request);
+        gate.open();
+        gate = next;
+    }
+    assert_eq!(truth.loads(), 1);
 }

@@ -35,8 +35,8 @@ end
 local function staleness_of(id, entry)
   local epoch, seq, staleness, heartbeat = string.match(entry, '^(%d+):(%d+):(%d+):(%d+)$')
   if whole(id, 2 ^ 53) and whole(epoch, 2 ^ 53) and whole(seq, 2 ^ 53) and whole(heartbeat, 2 ^ 53) then
-    -- No cache accepts more than 100 years.
-    return whole(staleness, 36600 * 86400000)
+    -- No cache accepts more than an hour.
+    return whole(staleness, 3600000)
   end
 end
 

@@ -112,7 +112,7 @@ async fn the_list_needs_no_wall_clock() {
 }
 
 /// What may happen to the list, and how many members are left.
-const LOSSES: [(&[&str], usize); 12] = [
+const LOSSES: [(&[&str], usize); 13] = [
     (&["DEL", "LIVE"], 0),
     (&["SET", "LIVE", "x"], 0),
     (&["LPUSH", "LIVE", "x"], 0),
@@ -123,6 +123,7 @@ const LOSSES: [(&[&str], usize); 12] = [
     (&["HSET", "LIVE", "list", "99999999999999999999:1"], 2),
     (&["HSET", "LIVE", "6", "junk"], 1),
     (&["HSET", "LIVE", "6", "1:2:99999999999999999999:3"], 1),
+    (&["HSET", "LIVE", "6", "1:2:3600001:3"], 1),
     (&["HSET", "LIVE", "six", "1:2:2000:3"], 2),
     (&["HSET", "LIVE", "", ""], 2),
 ];
