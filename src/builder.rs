@@ -17,7 +17,7 @@ use crate::key::CacheKey;
 use crate::l1::Weigher;
 use crate::l2::{L2, L2Error, RedisL2, Server};
 use crate::options::{Mode, Options};
-use crate::wire::codec::{Bincode, Codec, ValueCodec};
+use crate::wire::codec::{Bincode, CodecStack, ValueCodec};
 use crate::wire::envelope;
 
 /// Options for a [`Cache`]; made by [`Cache::builder`].
@@ -81,7 +81,7 @@ where
             options: Options::new(namespace),
             weigher: None,
             ttl_of: None,
-            codec: ValueCodec::new::<Bincode>(),
+            codec: ValueCodec::new(Bincode),
             type_tag: None,
             schema_version: 0,
             l2: Ok(None),
@@ -459,9 +459,9 @@ where
     ///
     /// Values are decoded with the codec that encoded them, if it is compiled in. So a fleet can change its codec one
     /// instance after the other, without a flush, once all of them are built with both.
-    pub fn codec<C: Codec>(self, _codec: C) -> Self {
+    pub fn codec(self, codec: impl CodecStack) -> Self {
         Self {
-            codec: ValueCodec::new::<C>(),
+            codec: ValueCodec::new(codec),
             ..self
         }
     }

@@ -14,15 +14,17 @@ use proptest::sample::Index;
 use serde::de::{DeserializeOwned, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-fn encode<C: Codec, T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
+fn encode<C: Codec + Default, T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
     let mut bytes = Vec::new();
-    C::encode(value, &mut bytes).expect("the value can be encoded");
+    C::default()
+        .encode(value, &mut bytes)
+        .expect("the value can be encoded");
     bytes
 }
 
-fn comes_back<C: Codec, T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T) {
+fn comes_back<C: Codec + Default, T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T) {
     let bytes = encode::<C, T>(value);
-    let back = C::decode::<T>(&bytes);
+    let back = C::default().decode::<T>(&bytes);
     assert_eq!(back.as_ref().map_err(why), Ok(value), "{}", C::NAME);
 }
 
@@ -32,8 +34,8 @@ fn why(error: &larder::codec::CodecError) -> String {
     source.map_or_else(|| error.to_string(), ToString::to_string)
 }
 
-fn refuses<C: Codec, T: DeserializeOwned>(bytes: &[u8]) -> String {
-    let Err(error) = C::decode::<T>(bytes) else {
+fn refuses<C: Codec + Default, T: DeserializeOwned>(bytes: &[u8]) -> String {
+    let Err(error) = C::default().decode::<T>(bytes) else {
         panic!("{} took bytes it must refuse", C::NAME);
     };
     why(&error)
@@ -211,7 +213,7 @@ fn deep(open: &[u8], middle: &[u8], close: &[u8]) -> Vec<u8> {
     [&open.repeat(DEEP), middle, &close.repeat(DEEP)].concat()
 }
 
-fn takes_what_is_nested_100_deep<C: Codec>() {
+fn takes_what_is_nested_100_deep<C: Codec + Default>() {
     comes_back::<C, _>(&list(100));
     comes_back::<C, _>(&chain(63));
     comes_back::<C, _>(&tree(100));
@@ -220,17 +222,17 @@ fn takes_what_is_nested_100_deep<C: Codec>() {
 
 /// What decoding gives does not matter, only that it ends.
 /// Each element takes 136 bytes, and one when it is encoded.
-fn takes_so_much_memory<C: Codec>() {
+fn takes_so_much_memory<C: Codec + Default>() {
     type Sparse = Vec<Option<[u64; 16]>>;
     let sparse = |elements| encode::<C, Sparse>(&vec![None; elements]);
-    let taken = C::decode::<Sparse>(&sparse(500_000));
+    let taken = C::default().decode::<Sparse>(&sparse(500_000));
     assert_eq!(
         taken
             .map(|elements| elements.len())
             .map_err(|error| why(&error)),
         Ok(500_000)
     );
-    let refused = C::decode::<Sparse>(&sparse(1_200_000));
+    let refused = C::default().decode::<Sparse>(&sparse(1_200_000));
     let refused = refused.map(|elements| elements.len());
     assert!(
         refused.is_err_and(|error| error.to_string().contains("too much memory")),
@@ -239,21 +241,21 @@ fn takes_so_much_memory<C: Codec>() {
     );
 }
 
-fn try_many_types<C: Codec>(bytes: &[u8]) {
-    let _ = C::decode::<Rich>(bytes);
-    let _ = C::decode::<Shape>(bytes);
-    let _ = C::decode::<List>(bytes);
-    let _ = C::decode::<Chain>(bytes);
-    let _ = C::decode::<Tree>(bytes);
-    let _ = C::decode::<Folder>(bytes);
-    let _ = C::decode::<String>(bytes);
-    let _ = C::decode::<Bytes>(bytes);
-    let _ = C::decode::<Vec<()>>(bytes);
-    let _ = C::decode::<Vec<Vec<String>>>(bytes);
-    let _ = C::decode::<HashMap<String, (char, f64)>>(bytes);
-    let _ = C::decode::<HashMap<(), ()>>(bytes);
-    let _ = C::decode::<Option<[Duration; 4]>>(bytes);
-    let _ = C::decode::<serde_json::Value>(bytes);
+fn try_many_types<C: Codec + Default>(bytes: &[u8]) {
+    let _ = C::default().decode::<Rich>(bytes);
+    let _ = C::default().decode::<Shape>(bytes);
+    let _ = C::default().decode::<List>(bytes);
+    let _ = C::default().decode::<Chain>(bytes);
+    let _ = C::default().decode::<Tree>(bytes);
+    let _ = C::default().decode::<Folder>(bytes);
+    let _ = C::default().decode::<String>(bytes);
+    let _ = C::default().decode::<Bytes>(bytes);
+    let _ = C::default().decode::<Vec<()>>(bytes);
+    let _ = C::default().decode::<Vec<Vec<String>>>(bytes);
+    let _ = C::default().decode::<HashMap<String, (char, f64)>>(bytes);
+    let _ = C::default().decode::<HashMap<(), ()>>(bytes);
+    let _ = C::default().decode::<Option<[Duration; 4]>>(bytes);
+    let _ = C::default().decode::<serde_json::Value>(bytes);
 }
 
 #[derive(Debug, Clone)]
@@ -469,7 +471,7 @@ mod json_only {
         let extra = deep(b"[", b"", b"]");
         let bytes = [b"{\"extra\":", &extra[..], b",\"next\":null}"].concat();
         assert_eq!(
-            Json::decode::<Chain>(&bytes).expect("it is skipped"),
+            Json.decode::<Chain>(&bytes).expect("it is skipped"),
             chain(0)
         );
     }
@@ -482,13 +484,13 @@ mod json_only {
 
     #[test]
     fn white_space_may_follow() {
-        assert_eq!(Json::decode::<u8>(b"7 \n").expect("one value"), 7);
+        assert_eq!(Json.decode::<u8>(b"7 \n").expect("one value"), 7);
     }
 
     #[test]
     fn keys_have_to_be_texts() {
         let keys: BTreeMap<(u8, u8), u8> = [((1, 2), 3)].into();
-        assert!(Json::encode(&keys, &mut Vec::new()).is_err());
+        assert!(Json.encode(&keys, &mut Vec::new()).is_err());
     }
 }
 
@@ -563,6 +565,6 @@ mod messagepack_only {
             kept: 1,
         };
         let bytes = encode::<MessagePack, _>(&old);
-        assert_eq!(MessagePack::decode::<New>(&bytes).expect("it fits"), new);
+        assert_eq!(MessagePack.decode::<New>(&bytes).expect("it fits"), new);
     }
 }

@@ -26,7 +26,7 @@ impl User {
 
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
-        Bincode::encode(self, &mut bytes).unwrap();
+        Bincode.encode(self, &mut bytes).unwrap();
         bytes
     }
 

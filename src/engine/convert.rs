@@ -19,7 +19,7 @@ use crate::options::{DEFAULT_TTL, LONGEST, Options};
 use crate::stats::Counters;
 use crate::throttle::Throttle;
 use crate::vocabulary::{Value, Want};
-use crate::wire::codec::{EncodeError, ValueCodec};
+use crate::wire::codec::{Context, EncodeError, ValueCodec};
 use crate::wire::envelope::{self, Head, Life, Place, Stamp};
 
 /// A TTL from the value itself.
@@ -74,6 +74,7 @@ impl<V: Value> Convert<V> {
                 .decode(
                     envelope.head.codec,
                     envelope.payload,
+                    &self.codec_context(key, &envelope.tags),
                     self.options.max_value_size,
                 )
                 .map(|value| {
@@ -94,6 +95,15 @@ impl<V: Value> Convert<V> {
             envelope::read_stamp(bytes)
                 .map_or(Want::Nothing, |(stamp, _)| Want::NewerThan(stamp.ver))
         })
+    }
+
+    fn codec_context<'a>(&'a self, key: &'a str, tags: &'a [Key]) -> Context<'a> {
+        Context {
+            namespace: &self.options.namespace,
+            key,
+            type_tag: self.type_tag,
+            tags,
+        }
     }
 
     fn cannot_read(&self, key: &Key, error: &(dyn Error + 'static), now: Tick) {
@@ -180,16 +190,16 @@ impl<V: Value> Convert<V> {
         ttls: Ttls,
         tags: &[Key],
     ) -> Result<EncodedValue, EncodeError> {
-        let head = Head {
-            codec: self.codec.id(),
-            type_tag: self.type_tag,
-        };
-        let mut body = envelope::begin(&head);
+        let mut body = envelope::begin();
+        let context = self.codec_context(key, tags);
         let encoded = self
             .codec
-            .encode(value, &mut body, self.options.max_value_size);
-        encoded.inspect_err(|error| self.cannot_store(error))?;
-        let body = envelope::seal(body, tags, self.namespace.key(key));
+            .encode(value, &context, &mut body, self.options.max_value_size);
+        let head = Head {
+            codec: encoded.inspect_err(|error| self.cannot_store(error))?,
+            type_tag: self.type_tag,
+        };
+        let body = envelope::seal(body, head, tags, self.namespace.key(key));
         Ok(EncodedValue { body, ttls })
     }
 

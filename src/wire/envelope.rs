@@ -145,11 +145,9 @@ pub(crate) enum Damage {
 }
 
 /// Begins a body; the payload is then appended to the returned buffer, and [`seal`] ends it.
-pub(crate) fn begin(head: &Head) -> Vec<u8> {
-    let mut body = Vec::with_capacity(HEAD - BODY + 256);
-    body.extend_from_slice(&[head.codec, 0, 0, 0]);
-    body.extend_from_slice(&head.type_tag.to_be_bytes());
-    body.extend_from_slice(&[0; 12]);
+pub(crate) fn begin() -> Vec<u8> {
+    let mut body = Vec::with_capacity(PAYLOAD_IN_BODY + 256);
+    body.extend_from_slice(&[0; PAYLOAD_IN_BODY]);
     body
 }
 
@@ -172,8 +170,8 @@ impl Place {
 pub(crate) const PAYLOAD_IN_BODY: usize = HEAD - BODY;
 
 /// Ends a body whose payload is complete: appends the tags, which are few enough for their length to fit, and fills in
-/// the lengths and the checksum.
-pub(crate) fn seal(mut body: Vec<u8>, tags: &[Key], place: Place) -> Vec<u8> {
+/// what comes before the payload.
+pub(crate) fn seal(mut body: Vec<u8>, head: Head, tags: &[Key], place: Place) -> Vec<u8> {
     let payload = body.len().saturating_sub(PAYLOAD_IN_BODY);
     for tag in tags {
         let length = u16::try_from(tag.len()).unwrap_or(u16::MAX);
@@ -182,11 +180,17 @@ pub(crate) fn seal(mut body: Vec<u8>, tags: &[Key], place: Place) -> Vec<u8> {
     }
     let tags = body.len().saturating_sub(PAYLOAD_IN_BODY + payload);
     let (payload, tags) = (u32::try_from(payload), u16::try_from(tags));
-    if let Some(field) = body.get_mut(LENGTH..CHECKSUM) {
-        field.copy_from_slice(&payload.unwrap_or(u32::MAX).to_be_bytes());
+    if let Some(field) = body.first_mut() {
+        *field = head.codec;
     }
     if let Some(field) = body.get_mut(TAGS..TYPE_TAG) {
         field.copy_from_slice(&tags.unwrap_or(u16::MAX).to_be_bytes());
+    }
+    if let Some(field) = body.get_mut(TYPE_TAG..LENGTH) {
+        field.copy_from_slice(&head.type_tag.to_be_bytes());
+    }
+    if let Some(field) = body.get_mut(LENGTH..CHECKSUM) {
+        field.copy_from_slice(&payload.unwrap_or(u32::MAX).to_be_bytes());
     }
     let sum = checksum(&body, place);
     if let Some(field) = body.get_mut(CHECKSUM..PAYLOAD_IN_BODY) {
@@ -362,9 +366,9 @@ mod tests {
     };
 
     fn sample(tags: &[Key]) -> Vec<u8> {
-        let mut body = begin(&HEAD_FIELDS);
+        let mut body = begin();
         body.extend_from_slice(b"payload");
-        stamped(STAMP, LIFE, &seal(body, tags, place()))
+        stamped(STAMP, LIFE, &seal(body, HEAD_FIELDS, tags, place()))
     }
 
     fn place() -> Place {

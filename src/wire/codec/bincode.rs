@@ -17,20 +17,24 @@ use super::{Codec, CodecError, bounded};
 /// to know what they are (`#[serde(flatten)]`, `#[serde(untagged)]`,
 /// `#[serde(tag = "...")]`) or leave fields out (`skip_serializing_if`) are
 /// written but cannot be read.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Bincode;
 
 impl Codec for Bincode {
     const ID: u8 = 1;
     const NAME: &'static str = "bincode";
 
-    fn encode<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(), CodecError> {
+    fn encode<T: Serialize + ?Sized>(
+        &self,
+        value: &T,
+        out: &mut Vec<u8>,
+    ) -> Result<(), CodecError> {
         encode_into_std_write(value, out, standard())
             .map(drop)
             .map_err(CodecError::new)
     }
 
-    fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    fn decode<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, CodecError> {
         // Without a limit of bincode's own: counting the bytes a second time costs a fifth.
         let (value, used) = bounded::decode(
             bytes.len(),

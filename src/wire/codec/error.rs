@@ -108,3 +108,19 @@ impl Error for CodecError {
         self.cause.source.as_deref().map(|source| source as _)
     }
 }
+
+/// Why a value was not encoded.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum EncodeError {
+    /// It takes too many bytes.
+    #[error("the value takes {size} bytes, and at most {max} are allowed")]
+    TooLarge {
+        /// So many.
+        size: usize,
+        /// As many as allowed.
+        max: usize,
+    },
+    /// The codec refused it.
+    #[error(transparent)]
+    Failed(#[from] CodecError),
+}

@@ -11,18 +11,22 @@ use super::{Codec, CodecError, bounded};
 /// Fields go by name, so fields can be added to a type (with `#[serde(default)]`)
 /// and removed. Map keys have to be strings, numbers, `bool`s or unit variants, a
 /// float that is not finite becomes `null`, and `Some(None)` comes back as `None`.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Json;
 
 impl Codec for Json {
     const ID: u8 = 2;
     const NAME: &'static str = "json";
 
-    fn encode<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(), CodecError> {
+    fn encode<T: Serialize + ?Sized>(
+        &self,
+        value: &T,
+        out: &mut Vec<u8>,
+    ) -> Result<(), CodecError> {
         serde_json::to_writer(out, value).map_err(CodecError::new)
     }
 
-    fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    fn decode<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, CodecError> {
         let mut input = serde_json::Deserializer::from_slice(bytes);
         let mut position = 0;
         let value = bounded::decode(

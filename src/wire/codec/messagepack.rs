@@ -13,19 +13,23 @@ use super::{Codec, CodecError, bounded};
 ///
 /// Fields can be added to a type (with `#[serde(default)]`) and removed.
 /// `Some(None)` comes back as `None`.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct MessagePack;
 
 impl Codec for MessagePack {
     const ID: u8 = 4;
     const NAME: &'static str = "messagepack";
 
-    fn encode<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(), CodecError> {
+    fn encode<T: Serialize + ?Sized>(
+        &self,
+        value: &T,
+        out: &mut Vec<u8>,
+    ) -> Result<(), CodecError> {
         let mut output = rmp_serde::Serializer::new(out).with_struct_map();
         value.serialize(&mut output).map_err(CodecError::new)
     }
 
-    fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    fn decode<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, CodecError> {
         let mut input = rmp_serde::Deserializer::from_read_ref(bytes);
         let value = bounded::decode(bytes.len(), |seed| seed.deserialize(&mut input), category)?;
         if !at_end(&mut input) {

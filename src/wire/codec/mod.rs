@@ -12,6 +12,7 @@ mod json;
 mod messagepack;
 #[cfg(feature = "postcard")]
 mod postcard;
+mod stack;
 mod value;
 
 use serde::Serialize;
@@ -19,13 +20,16 @@ use serde::de::DeserializeOwned;
 
 pub use self::bincode::Bincode;
 pub use self::error::CodecError;
+pub(crate) use self::error::EncodeError;
 #[cfg(feature = "json")]
 pub use self::json::Json;
 #[cfg(feature = "messagepack")]
 pub use self::messagepack::MessagePack;
 #[cfg(feature = "postcard")]
 pub use self::postcard::Postcard;
-pub(crate) use self::value::{EncodeError, ValueCodec};
+pub(crate) use self::stack::Context;
+pub use self::stack::{CodecStack, Unencrypted};
+pub(crate) use self::value::ValueCodec;
 
 /// A format for values: turns them into bytes and back.
 ///
@@ -55,7 +59,7 @@ pub(crate) use self::value::{EncodeError, ValueCodec};
 ///
 /// # Your own codec
 ///
-/// Implement the trait for a unit struct, with an [`ID`](Self::ID) from 128 on.
+/// Implement the trait, with an [`ID`](Self::ID) from 128 on.
 ///
 /// ```
 /// use larder::codec::{Codec, CodecError};
@@ -67,18 +71,18 @@ pub(crate) use self::value::{EncodeError, ValueCodec};
 ///     const ID: u8 = 128;
 ///     const NAME: &'static str = "pretty-json";
 ///
-///     fn encode<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(), CodecError> {
+///     fn encode<T: Serialize + ?Sized>(&self, value: &T, out: &mut Vec<u8>) -> Result<(), CodecError> {
 ///         serde_json::to_writer_pretty(out, value).map_err(CodecError::new)
 ///     }
 ///
-///     fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+///     fn decode<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, CodecError> {
 ///         serde_json::from_slice(bytes).map_err(CodecError::new)
 ///     }
 /// }
 ///
 /// let mut bytes = Vec::new();
-/// PrettyJson::encode(&[1, 2], &mut bytes)?;
-/// assert_eq!(PrettyJson::decode::<Vec<u8>>(&bytes)?, [1, 2]);
+/// PrettyJson.encode(&[1, 2], &mut bytes)?;
+/// assert_eq!(PrettyJson.decode::<Vec<u8>>(&bytes)?, [1, 2]);
 /// # Ok::<(), CodecError>(())
 /// ```
 pub trait Codec: Send + Sync + 'static {
@@ -97,7 +101,8 @@ pub trait Codec: Send + Sync + 'static {
     ///
     /// If the format cannot express the value. What was appended until then is
     /// of no use and may stay in `out`.
-    fn encode<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(), CodecError>;
+    fn encode<T: Serialize + ?Sized>(&self, value: &T, out: &mut Vec<u8>)
+    -> Result<(), CodecError>;
 
     /// Reads a value from `bytes`, all of them.
     ///
@@ -107,5 +112,5 @@ pub trait Codec: Send + Sync + 'static {
     ///
     /// If the bytes are not one value of this type, or go beyond what the codec
     /// is willing to read.
-    fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError>;
+    fn decode<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, CodecError>;
 }

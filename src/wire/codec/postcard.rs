@@ -12,20 +12,24 @@ use super::{Codec, CodecError, bounded};
 /// The same limits apply: values are read back by the very type that wrote them,
 /// and types that need to look at the bytes first, or leave fields out, cannot be
 /// read.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Postcard;
 
 impl Codec for Postcard {
     const ID: u8 = 3;
     const NAME: &'static str = "postcard";
 
-    fn encode<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(), CodecError> {
+    fn encode<T: Serialize + ?Sized>(
+        &self,
+        value: &T,
+        out: &mut Vec<u8>,
+    ) -> Result<(), CodecError> {
         postcard::to_io(value, out)
             .map(drop)
             .map_err(CodecError::new)
     }
 
-    fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    fn decode<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, CodecError> {
         let mut input = postcard::Deserializer::from_bytes(bytes);
         let value = bounded::decode(bytes.len(), |seed| seed.deserialize(&mut input), category);
         let left = input.finalize().unwrap_or_default().len();

@@ -1,0 +1,136 @@
+//! What a cache encodes with: a codec alone or in layers. Decodes with every codec that is compiled in.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::error::Category;
+use super::{Bincode, Codec, CodecError, EncodeError};
+use crate::key::Key;
+
+/// What [`Builder::codec`](crate::Builder::codec) takes: a [`Codec`], alone or in layers.
+///
+/// Every [`Codec`] is one. The layers come with features: `Compressed<C>`, `Encrypted<C>` and
+/// `Encrypted<Compressed<C>>`. For a format of your own implement [`Codec`]; this trait has no public methods.
+pub trait CodecStack: Send + Sync + 'static {
+    /// Appends the bytes of a value to `out`, and returns the id that names their format. On an error `out` may have
+    /// more bytes than before.
+    ///
+    /// # Errors
+    ///
+    /// If any layer makes more than `max` bytes of it, or refuses it.
+    #[doc(hidden)]
+    fn seal<T: Serialize + ?Sized>(
+        &self,
+        value: &T,
+        context: &Context<'_>,
+        out: &mut Vec<u8>,
+        max: usize,
+    ) -> Result<u8, EncodeError>;
+
+    /// Reads a value from bytes in the format with this id.
+    ///
+    /// # Errors
+    ///
+    /// If there are more than `max` bytes in any layer, or a layer refuses them.
+    #[doc(hidden)]
+    fn open<T: DeserializeOwned>(
+        &self,
+        id: u8,
+        bytes: &[u8],
+        context: &Context<'_>,
+        max: usize,
+    ) -> Result<T, CodecError>;
+}
+
+/// A [`CodecStack`] that does not encrypt, so that `Encrypted` can: a [`Codec`] or `Compressed`.
+pub trait Unencrypted: Send + Sync + 'static {
+    /// As [`CodecStack::seal`]. What it makes does not depend on the context.
+    #[doc(hidden)]
+    fn write<T: Serialize + ?Sized>(
+        &self,
+        value: &T,
+        out: &mut Vec<u8>,
+        max: usize,
+    ) -> Result<u8, EncodeError>;
+
+    /// As [`CodecStack::open`].
+    #[doc(hidden)]
+    fn read<T: DeserializeOwned>(&self, id: u8, bytes: &[u8], max: usize) -> Result<T, CodecError>;
+}
+
+/// What a value belongs to, besides its bytes.
+#[derive(Clone, Copy, Debug)]
+#[expect(dead_code, reason = "for layers")]
+pub struct Context<'a> {
+    pub(crate) namespace: &'a str,
+    pub(crate) key: &'a str,
+    /// Distinguishes values of one type from those of others.
+    pub(crate) type_tag: u64,
+    pub(crate) tags: &'a [Key],
+}
+
+impl<C: Unencrypted> CodecStack for C {
+    fn seal<T: Serialize + ?Sized>(
+        &self,
+        value: &T,
+        _: &Context<'_>,
+        out: &mut Vec<u8>,
+        max: usize,
+    ) -> Result<u8, EncodeError> {
+        self.write(value, out, max)
+    }
+
+    fn open<T: DeserializeOwned>(
+        &self,
+        id: u8,
+        bytes: &[u8],
+        _: &Context<'_>,
+        max: usize,
+    ) -> Result<T, CodecError> {
+        self.read(id, bytes, max)
+    }
+}
+
+impl<C: Codec> Unencrypted for C {
+    fn write<T: Serialize + ?Sized>(
+        &self,
+        value: &T,
+        out: &mut Vec<u8>,
+        max: usize,
+    ) -> Result<u8, EncodeError> {
+        let start = out.len();
+        self.encode(value, out)?;
+        let size = out.len().saturating_sub(start);
+        if size > max {
+            return Err(EncodeError::TooLarge { size, max });
+        }
+        Ok(C::ID)
+    }
+
+    fn read<T: DeserializeOwned>(&self, id: u8, bytes: &[u8], max: usize) -> Result<T, CodecError> {
+        let size = bytes.len();
+        if size > max {
+            return Err(Category::TooLarge { size, max }.into());
+        }
+        read_alone(self, id, bytes)
+    }
+}
+
+/// Reads bytes that are in no layer. The chosen codec comes first: a user's own codec may have any id.
+fn read_alone<C: Codec, T: DeserializeOwned>(
+    codec: &C,
+    id: u8,
+    bytes: &[u8],
+) -> Result<T, CodecError> {
+    match id {
+        id if id == C::ID => codec.decode(bytes),
+        Bincode::ID => Bincode.decode(bytes),
+        #[cfg(feature = "json")]
+        super::Json::ID => super::Json.decode(bytes),
+        #[cfg(feature = "postcard")]
+        super::Postcard::ID => super::Postcard.decode(bytes),
+        #[cfg(feature = "messagepack")]
+        super::MessagePack::ID => super::MessagePack.decode(bytes),
+        unknown => Err(Category::UnknownCodec(unknown).into()),
+    }
+}
