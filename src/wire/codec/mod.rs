@@ -5,9 +5,13 @@
 
 mod bincode;
 mod bounded;
+#[cfg(feature = "compression")]
+mod compressed;
 mod error;
 #[cfg(feature = "json")]
 mod json;
+#[cfg(feature = "compression")]
+mod lz4;
 #[cfg(feature = "messagepack")]
 mod messagepack;
 #[cfg(feature = "postcard")]
@@ -19,6 +23,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use self::bincode::Bincode;
+#[cfg(feature = "compression")]
+pub use self::compressed::Compressed;
 pub use self::error::CodecError;
 pub(crate) use self::error::EncodeError;
 #[cfg(feature = "json")]

@@ -4,6 +4,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::error::Category;
+#[cfg(feature = "compression")]
+use super::lz4;
 use super::{Bincode, Codec, CodecError, EncodeError};
 use crate::key::Key;
 
@@ -112,11 +114,19 @@ impl<C: Codec> Unencrypted for C {
         if size > max {
             return Err(Category::TooLarge { size, max }.into());
         }
-        read_alone(self, id, bytes)
+        match id {
+            id if id == C::ID => self.decode(bytes),
+            #[cfg(feature = "compression")]
+            lz4::ID => {
+                let (id, bytes) = lz4::decompress(bytes, max)?;
+                read_alone(self, id, &bytes)
+            }
+            id => read_alone(self, id, bytes),
+        }
     }
 }
 
-/// Reads bytes that are in no layer. The chosen codec comes first: a user's own codec may have any id.
+/// Reads bytes that are in no layer. The chosen codec comes first: one of a user's own may have any id.
 fn read_alone<C: Codec, T: DeserializeOwned>(
     codec: &C,
     id: u8,

@@ -1,0 +1,150 @@
+//! The layer that compresses.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{Codec, CodecError, EncodeError, Unencrypted, lz4};
+
+/// Compresses what a codec makes of larger values, by LZ4.
+///
+/// ```
+/// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+/// use larder::codec::{Bincode, Compressed};
+/// use larder::{Cache, MemoryL2};
+///
+/// let pages: Cache<String, String> = Cache::builder("docs:page")
+///     .l2(MemoryL2::new())
+///     .codec(Compressed::new(Bincode).threshold(4096))
+///     .build()?;
+/// let page = "<li>tea</li>".repeat(1000);
+/// pages.insert("/", page.clone()).await?;
+/// assert_eq!(*pages.get("/").await.ok_or("it was stored")?, page);
+/// # Ok(()) }
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+/// ```
+///
+/// A value is stored as the codec encodes it if that takes fewer bytes than the [`threshold`](Self::threshold), or if
+/// compressed it would take no fewer. So no value takes more room than without this layer.
+///
+/// LZ4 is the choice for speed: an L2 hit is decompressed by the task that asked for it. zstd would make values smaller
+/// yet, but takes longer, and its crate is built from C; the one used here, `lz4_flex`, is Rust without `unsafe`.
+///
+/// # Limits
+///
+/// [`max_value_size`](crate::Builder::max_value_size) bounds the value before it is compressed: a larger one is not
+/// stored, however small it would become. Bytes that say that they are larger when decompressed are a miss, and no
+/// memory is taken for them.
+///
+/// # Moving to it
+///
+/// Every instance that is built with the feature `compression` reads compressed values, whichever codec it writes with.
+/// So a fleet moves without a flush: build all instances with the feature first, then change the codec.
+///
+/// # Cost
+///
+/// To encode a value from the threshold on takes a table of 8 KiB, or 16 KiB from 64 KiB on, and room for up to 1.1
+/// times its size; to decode it, room for its size. A smaller value costs nothing more than with its codec alone.
+#[derive(Debug, Clone, Copy)]
+pub struct Compressed<C> {
+    codec: C,
+    threshold: usize,
+}
+
+impl<C: Codec> Compressed<C> {
+    /// Compresses what this codec encodes. It cannot be an `Encrypted` one, as what is encrypted cannot be compressed;
+    /// `Encrypted<Compressed<C>>` does it in this order.
+    pub const fn new(codec: C) -> Self {
+        Self {
+            codec,
+            threshold: 1024,
+        }
+    }
+
+    /// How many bytes a value must take, as the codec encodes it, to be compressed. Default: 1 KiB.
+    #[must_use]
+    pub const fn threshold(mut self, bytes: usize) -> Self {
+        self.threshold = bytes;
+        self
+    }
+}
+
+impl<C: Codec> Unencrypted for Compressed<C> {
+    fn write<T: Serialize + ?Sized>(
+        &self,
+        value: &T,
+        out: &mut Vec<u8>,
+        max: usize,
+    ) -> Result<u8, EncodeError> {
+        let start = out.len();
+        let id = self.codec.write(value, out, max)?;
+        let is_large = out.len().saturating_sub(start) >= self.threshold;
+        if is_large && lz4::compress(id, out, start) {
+            return Ok(lz4::ID);
+        }
+        Ok(id)
+    }
+
+    fn read<T: DeserializeOwned>(&self, id: u8, bytes: &[u8], max: usize) -> Result<T, CodecError> {
+        // Every codec reads what is compressed.
+        self.codec.read(id, bytes, max)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::codec::Bincode;
+
+    const MAX: usize = 1 << 20;
+
+    fn write(codec: &impl Unencrypted, text: &str) -> (u8, Vec<u8>) {
+        let mut out = Vec::new();
+        let id = codec.write(text, &mut out, MAX).unwrap();
+        (id, out)
+    }
+
+    #[test]
+    fn values_from_the_threshold_on_are_compressed() {
+        // One byte says how long the text is, three from 251 bytes on.
+        let codec = Compressed::new(Bincode).threshold(101);
+        assert_eq!(write(&codec, &"a".repeat(99)).0, Bincode::ID);
+        let (id, bytes) = write(&codec, &"a".repeat(100));
+        assert_eq!((id, bytes.len() < 30), (lz4::ID, true));
+        let by_default = Compressed::new(Bincode);
+        assert_eq!(write(&by_default, &"a".repeat(1020)).0, Bincode::ID);
+        assert_eq!(write(&by_default, &"a".repeat(1021)).0, lz4::ID);
+    }
+
+    #[test]
+    fn all_of_it_is_read_with_and_without_this_layer() {
+        let compressed = Compressed::new(Bincode).threshold(0);
+        for text in [String::new(), "short".into(), "long".repeat(1_000)] {
+            let (id, bytes) = write(&compressed, &text);
+            assert_eq!(compressed.read::<String>(id, &bytes, MAX).unwrap(), text);
+            assert_eq!(Bincode.read::<String>(id, &bytes, MAX).unwrap(), text);
+            let (id, bytes) = write(&Bincode, &text);
+            assert_eq!(compressed.read::<String>(id, &bytes, MAX).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn the_limit_is_for_the_value_before_it_is_compressed() {
+        let codec = Compressed::new(Bincode);
+        let text = "a".repeat(5_000);
+        let mut out = Vec::new();
+        let id = codec.write(&text, &mut out, 5_003).unwrap();
+        assert_eq!(codec.read::<String>(id, &out, 5_003).unwrap(), text);
+        let error = codec.read::<String>(id, &out, 5_002).unwrap_err();
+        assert!(error.to_string().contains("takes 5003 bytes"), "{error}");
+        let error = codec.write(&text, &mut Vec::new(), 5_002).unwrap_err();
+        assert!(matches!(error, EncodeError::TooLarge { size: 5_003, .. }));
+    }
+
+    #[test]
+    fn layers_in_layers_are_refused() {
+        let (_, mut bytes) = write(&Compressed::new(Bincode), &"a".repeat(2_000));
+        bytes[0] = lz4::ID;
+        let error = Bincode.read::<String>(lz4::ID, &bytes, MAX).unwrap_err();
+        assert_eq!(error.to_string(), "no codec with id 5 is compiled in");
+    }
+}
