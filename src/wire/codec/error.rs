@@ -40,6 +40,18 @@ pub(super) enum Category {
     TooMuchMemory,
     #[error("no codec with id {0} is compiled in")]
     UnknownCodec(u8),
+    #[cfg(feature = "encryption")]
+    #[error("it is encrypted, and this instance has no keys")]
+    NoKeys,
+    #[cfg(feature = "encryption")]
+    #[error("it is encrypted with a key that this instance does not have, of id {0}")]
+    UnknownKey(u32),
+    #[cfg(feature = "encryption")]
+    #[error("it was altered, or encrypted with another key, or for another entry")]
+    NotAuthentic,
+    #[cfg(feature = "encryption")]
+    #[error("it is not encrypted")]
+    Unencrypted,
     #[error("the type's own code panicked")]
     Panicked,
     /// Of encoding, and of a user's own codec.

@@ -7,6 +7,10 @@ mod bincode;
 mod bounded;
 #[cfg(feature = "compression")]
 mod compressed;
+#[cfg(feature = "encryption")]
+mod encrypted;
+#[cfg(feature = "encryption")]
+mod encryption_keys;
 mod error;
 #[cfg(feature = "json")]
 mod json;
@@ -25,6 +29,10 @@ use serde::de::DeserializeOwned;
 pub use self::bincode::Bincode;
 #[cfg(feature = "compression")]
 pub use self::compressed::Compressed;
+#[cfg(feature = "encryption")]
+pub use self::encrypted::Encrypted;
+#[cfg(feature = "encryption")]
+pub use self::encryption_keys::{EncryptionKeys, InvalidKey};
 pub use self::error::CodecError;
 pub(crate) use self::error::EncodeError;
 #[cfg(feature = "json")]

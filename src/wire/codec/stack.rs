@@ -60,9 +60,16 @@ pub trait Unencrypted: Send + Sync + 'static {
     fn read<T: DeserializeOwned>(&self, id: u8, bytes: &[u8], max: usize) -> Result<T, CodecError>;
 }
 
+/// Names the format of encrypted values next to every one of them.
+#[cfg(feature = "encryption")]
+pub(super) const ENCRYPTED: u8 = 6;
+
 /// What a value belongs to, besides its bytes.
 #[derive(Clone, Copy, Debug)]
-#[expect(dead_code, reason = "for layers")]
+#[cfg_attr(
+    not(feature = "encryption"),
+    expect(dead_code, reason = "only encryption asks")
+)]
 pub struct Context<'a> {
     pub(crate) namespace: &'a str,
     pub(crate) key: &'a str,
@@ -121,6 +128,8 @@ impl<C: Codec> Unencrypted for C {
                 let (id, bytes) = lz4::decompress(bytes, max)?;
                 read_alone(self, id, &bytes)
             }
+            #[cfg(feature = "encryption")]
+            ENCRYPTED => Err(Category::NoKeys.into()),
             id => read_alone(self, id, bytes),
         }
     }

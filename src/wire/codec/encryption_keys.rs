@@ -1,0 +1,210 @@
+//! The keys that values are encrypted with, and the bytes of encrypted values.
+//!
+//! ```text
+//!  0  id of the key u32
+//!  4  nonce
+//! 16  what is encrypted, then the tag of 16 bytes
+//! ```
+
+use std::fmt;
+use std::sync::Arc;
+
+use aes_gcm_siv::{AeadInOut, Aes256GcmSiv, KeyInit, Nonce, Tag};
+
+use super::error::Category;
+use super::{CodecError, Context};
+
+const KEY: usize = 32;
+const KEY_ID: usize = 4;
+const NONCE: usize = 12;
+const TAG: usize = 16;
+
+/// How many bytes come before what is encrypted.
+pub(super) const HEAD: usize = KEY_ID + NONCE;
+/// How many bytes an encrypted value takes besides what is encrypted.
+pub(super) const OVERHEAD: usize = HEAD + TAG;
+
+/// What the associated data begins with, so that other uses of a key do not make bytes that pass for a value.
+const DOMAIN: &[u8] = b"larder value 1";
+
+/// The keys of [`Encrypted`](super::Encrypted): one that encrypts, and others that are only read.
+///
+/// A key is 256 random bits, for AES-256-GCM-SIV. It has an id, which is stored with each value that it encrypts. Never
+/// give an id to another key while values under the old one may still be stored: they would be misses.
+///
+/// ```
+/// use larder::codec::EncryptionKeys;
+/// # fn secret(_: &str) -> [u8; 32] { [7; 32] }
+///
+/// let keys = EncryptionKeys::new(2, &secret("cache-key-2"))?.also_reads(1, &secret("cache-key-1"))?;
+/// assert_eq!(format!("{keys:?}"), "EncryptionKeys { writes: 2, also_reads: [1] }");
+/// # Ok::<(), larder::codec::InvalidKey>(())
+/// ```
+///
+/// Clones share the keys. Those that no clone needs any more are overwritten with zeros; what you made them of is yours
+/// to overwrite. `Debug` shows ids only.
+///
+/// # Changing keys
+///
+/// A value whose key an instance does not have is a miss. So that there are none, in three steps, each on all instances
+/// before the next one:
+///
+/// 1. `new(1, …).also_reads(2, …)`: all can read what the new key encrypts.
+/// 2. `new(2, …).also_reads(1, …)`: it encrypts.
+/// 3. `new(2, …)`, once the longest TTL has passed. With [`sliding`](crate::Builder::sliding), `touch` or
+///    `Loaded::unchanged` a value lives on under the key that it was written with; what is left of it is loaded anew.
+///
+/// If a key has become known to others, leave it out at once instead: what they write with it is refused then, and all
+/// values under it are misses.
+#[derive(Clone)]
+pub struct EncryptionKeys {
+    /// Encrypts.
+    writes: Arc<Key>,
+    /// Each with a pointer, so that none is copied when the list grows.
+    others: Vec<Arc<Key>>,
+}
+
+struct Key {
+    id: u32,
+    cipher: Aes256GcmSiv,
+}
+
+/// Why [`EncryptionKeys`] refuses a key.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error(transparent)]
+pub struct InvalidKey(Invalid);
+
+#[derive(Debug, Clone, thiserror::Error)]
+enum Invalid {
+    #[error("a key of AES-256 has 32 bytes, and not {0}")]
+    Length(usize),
+    #[error("two keys have the id {0}")]
+    SameId(u32),
+}
+
+impl EncryptionKeys {
+    /// Encrypts with this key, and reads what it has encrypted.
+    ///
+    /// # Errors
+    ///
+    /// If the key has not 32 bytes.
+    pub fn new(id: u32, key: &[u8]) -> Result<Self, InvalidKey> {
+        Ok(Self {
+            writes: Arc::new(Key::new(id, key)?),
+            others: Vec::new(),
+        })
+    }
+
+    /// Also reads what this key has encrypted: one that was used before, or one that will be.
+    ///
+    /// # Errors
+    ///
+    /// If the key has not 32 bytes, or another one has the same id.
+    pub fn also_reads(mut self, id: u32, key: &[u8]) -> Result<Self, InvalidKey> {
+        if self.find(id).is_some() {
+            return Err(InvalidKey(Invalid::SameId(id)));
+        }
+        self.others.push(Arc::new(Key::new(id, key)?));
+        Ok(self)
+    }
+
+    fn find(&self, id: u32) -> Option<&Key> {
+        let mut all = [&self.writes].into_iter().chain(&self.others);
+        all.find(|key| key.id == id).map(|key| &**key)
+    }
+
+    /// Encrypts what is in `out` from `start` on, behind [`HEAD`] bytes for the head.
+    pub(super) fn encrypt(
+        &self,
+        out: &mut Vec<u8>,
+        start: usize,
+        context: &Context<'_>,
+    ) -> Result<(), CodecError> {
+        let Key { id, cipher } = &*self.writes;
+        let mut nonce = [0; NONCE];
+        getrandom::fill(&mut nonce).map_err(CodecError::new)?;
+        let parts = out.get_mut(start..);
+        let parts = parts.and_then(|bytes| bytes.split_first_chunk_mut::<HEAD>());
+        let (head, plain) = parts.ok_or(Category::Refused)?;
+        let (key_id, nonce_field) = head.split_at_mut(KEY_ID);
+        key_id.copy_from_slice(&id.to_be_bytes());
+        nonce_field.copy_from_slice(&nonce);
+        let tag = cipher
+            .encrypt_inout_detached(
+                &Nonce::from(nonce),
+                &associated_data(*id, context),
+                plain.into(),
+            )
+            .map_err(|_| Category::Refused)?;
+        out.extend_from_slice(&tag);
+        Ok(())
+    }
+
+    /// Decrypts what [`encrypt`](Self::encrypt) made with any of the keys.
+    pub(super) fn decrypt(
+        &self,
+        bytes: &[u8],
+        context: &Context<'_>,
+    ) -> Result<Vec<u8>, CodecError> {
+        let parts = bytes
+            .split_first_chunk::<KEY_ID>()
+            .and_then(|(id, rest)| Some((id, rest.split_first_chunk::<NONCE>()?)))
+            .and_then(|(id, (nonce, rest))| Some((id, nonce, rest.split_last_chunk::<TAG>()?)));
+        let (id, nonce, (encrypted, tag)) = parts.ok_or(Category::Malformed)?;
+        let id = u32::from_be_bytes(*id);
+        let key = self.find(id).ok_or(Category::UnknownKey(id))?;
+        let mut plain = encrypted.to_vec();
+        key.cipher
+            .decrypt_inout_detached(
+                &Nonce::from(*nonce),
+                &associated_data(id, context),
+                plain.as_mut_slice().into(),
+                &Tag::from(*tag),
+            )
+            .map_err(|_| Category::NotAuthentic)?;
+        Ok(plain)
+    }
+}
+
+/// All that a value is bound to: it can be read in no other context. The lengths keep one part from passing for
+/// another.
+fn associated_data(key_id: u32, context: &Context<'_>) -> Vec<u8> {
+    let Context {
+        namespace,
+        key,
+        type_tag,
+        tags,
+    } = context;
+    let mut data = Vec::with_capacity(64 + namespace.len() + key.len());
+    data.extend_from_slice(DOMAIN);
+    data.extend_from_slice(&key_id.to_be_bytes());
+    data.extend_from_slice(&type_tag.to_be_bytes());
+    let texts = [namespace, key].into_iter().copied();
+    for text in texts.chain(tags.iter().map(|tag| &**tag)) {
+        data.extend_from_slice(&(text.len() as u64).to_be_bytes());
+        data.extend_from_slice(text.as_bytes());
+    }
+    data
+}
+
+impl Key {
+    fn new(id: u32, key: &[u8]) -> Result<Self, InvalidKey> {
+        let key: &[u8; KEY] = key
+            .try_into()
+            .map_err(|_| InvalidKey(Invalid::Length(key.len())))?;
+        Ok(Self {
+            id,
+            cipher: Aes256GcmSiv::new(key.into()),
+        })
+    }
+}
+
+impl fmt::Debug for EncryptionKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let others: Vec<_> = self.others.iter().map(|key| key.id).collect();
+        f.debug_struct("EncryptionKeys")
+            .field("writes", &self.writes.id)
+            .field("also_reads", &others)
+            .finish()
+    }
+}
