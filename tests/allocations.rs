@@ -196,3 +196,74 @@ fn tags_take_little() {
     assert!((1..=160).contains(&shared), "{shared} bytes");
     assert!((1..=320).contains(&own), "{own} bytes");
 }
+
+/// A small value that says that it is larger than allowed is refused before it takes memory.
+#[cfg(feature = "compression")]
+#[test]
+fn a_bomb_takes_little() {
+    use larder::codec::{Bincode, Compressed};
+    use larder::{Clock, MemoryL2};
+
+    const MIB: u64 = 1 << 20;
+    let runtime = runtime();
+    let clock = Clock::manual();
+    let l2 = MemoryL2::with_clock(clock.clone());
+    let build = |max_value_size| -> Cache<String, String> {
+        let builder = Cache::builder("test:bomb")
+            .l2(l2.clone())
+            .clock(clock.clone());
+        let builder = builder.codec(Compressed::new(Bincode)).l1_capacity(0);
+        builder.max_value_size(max_value_size).build().unwrap()
+    };
+    let (large, small) = (build(64 << 20), build(1 << 20));
+    runtime.block_on(async {
+        large.insert("k", "a".repeat(40 << 20)).await.unwrap();
+        // What a look-up takes the first time only.
+        assert!(small.get("other").await.is_none());
+    });
+    let look_up = |cache: &Cache<String, String>, is_found| {
+        let look_up = || {
+            let found = runtime.block_on(async { cache.get("k").await.is_some() });
+            assert_eq!(found, is_found);
+        };
+        allocation_counter::measure(look_up).bytes_max
+    };
+    let taken = look_up(&small, false);
+    assert_eq!(small.stats().decode_errors, 1);
+    // It takes 160 KiB when it is compressed.
+    assert!(taken < MIB, "{taken} bytes");
+    let taken = look_up(&large, true);
+    assert!(taken > 80 * MIB, "{taken} bytes");
+}
+
+/// What is encoded for L2 takes no more than without layers, unless there are any.
+#[cfg(feature = "compression")]
+#[test]
+fn a_layer_that_does_nothing_takes_nothing() {
+    use larder::MemoryL2;
+    use larder::codec::{Bincode, Compressed};
+
+    let runtime = runtime();
+    let inserts = |cache: &Cache<u64, [u64; 16]>| {
+        let insert = || {
+            runtime.block_on(async {
+                for _ in 0..100 {
+                    cache.insert(&7, [u64::MAX; 16]).await.unwrap();
+                }
+            });
+        };
+        insert();
+        allocation_counter::measure(insert).bytes_total / 100
+    };
+    let builder = || {
+        Cache::builder("test:layers")
+            .l2(MemoryL2::new())
+            .l1_capacity(0)
+    };
+    let alone = inserts(&builder().build().unwrap());
+    let layered = inserts(&builder().codec(Compressed::new(Bincode)).build().unwrap());
+    assert!(
+        (layered - 10..=layered + 10).contains(&alone),
+        "{alone} and {layered} bytes"
+    );
+}

@@ -189,6 +189,41 @@ fn values_that_do_not_decode() {
     assert_once(&seen, "a stored value cannot be read");
 }
 
+/// Neither do the keys show that values are encrypted with.
+#[cfg(feature = "encryption")]
+#[test]
+fn values_that_cannot_be_decrypted() {
+    use larder::codec::{Encrypted, EncryptionKeys};
+
+    let seen = warnings(async {
+        let l2 = MemoryL2::new();
+        let cache = |id, key: &str| -> Cache<String, String> {
+            let keys = EncryptionKeys::new(id, key.as_bytes()).unwrap();
+            let builder = Cache::builder("test:logs").l2(l2.clone()).l1_capacity(0);
+            builder
+                .codec(Encrypted::new(Bincode, keys))
+                .build()
+                .unwrap()
+        };
+        let key = &SECRET.repeat(5)[..32];
+        let writer = cache(1, key);
+        writer.insert(SECRET, SECRET.to_owned()).await.unwrap();
+        assert_eq!(writer.get(SECRET).await.as_deref().unwrap(), SECRET);
+        let reader = cache(1, &key.to_uppercase());
+        for _ in 0..REQUESTS {
+            assert!(reader.get(SECRET).await.is_none());
+        }
+        assert_eq!(reader.stats().decode_errors, REQUESTS);
+    });
+    assert_once(&seen, "a stored value cannot be read");
+    let shown = seen[0].to_lowercase();
+    // As text, and as the first bytes of "hunter2" in numbers.
+    for part in [SECRET, "104, 117, 110", "68756e"] {
+        assert!(!shown.contains(part), "{shown}");
+    }
+    assert!(shown.contains("altered"), "{shown}");
+}
+
 /// However many requests meet it.
 #[test]
 fn damage_of_the_clock() {

@@ -17,8 +17,12 @@ mod breaker;
 mod cancellation;
 mod clear;
 mod coherence;
+#[cfg(feature = "compression")]
+mod compression;
 mod damage;
 mod deferred;
+#[cfg(feature = "encryption")]
+mod encryption;
 mod entry_options;
 mod errors;
 mod fallbacks;

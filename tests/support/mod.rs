@@ -11,6 +11,7 @@
 
 pub(crate) mod damage;
 pub(crate) mod eventually;
+pub(crate) mod forgery;
 pub(crate) mod instance;
 pub(crate) mod network;
 pub(crate) mod program;
