@@ -378,7 +378,8 @@ where
         self
     }
 
-    /// The largest encoded value that is stored or decoded, in bytes. Default: 8 MiB. From 1 byte to 64 MiB.
+    /// The largest encoded value that is stored or decoded, in bytes. Default: 8 MiB. From 1 byte to 64 MiB. With
+    /// `codec::Compressed` it bounds values as they are before they are compressed.
     ///
     /// [`insert`](Cache::insert) refuses a larger value. A loaded value that is larger is returned and not stored. A
     /// larger value that L2 has already, because another instance allows more, is a miss.
@@ -455,10 +456,12 @@ where
         self
     }
 
-    /// The codec that encodes values. Default: [`Bincode`].
+    /// The codec that encodes values, alone or in a layer that compresses or encrypts, see [`codec`](crate::codec).
+    /// Default: [`Bincode`].
     ///
     /// Values are decoded with the codec that encoded them, if it is compiled in. So a fleet can change its codec one
-    /// instance after the other, without a flush, once all of them are built with both.
+    /// instance after the other, without a flush, once all of them are built with both. To encryption it moves in steps of
+    /// its own, see `codec::Encrypted`.
     pub fn codec(self, codec: impl CodecStack) -> Self {
         Self {
             codec: ValueCodec::new(codec),

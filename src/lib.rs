@@ -71,6 +71,9 @@ pub use deadpool_redis;
 pub mod protocol {}
 
 /// Codecs: how values become bytes, and how to add a format.
+///
+/// [`Builder::codec`] takes a [`Codec`](codec::Codec), alone or in layers. The layers come with features:
+/// `Compressed<C>` and `Encrypted<C>`, or both as `Encrypted<Compressed<C>>`.
 pub mod codec {
     pub use crate::wire::codec::*;
 }

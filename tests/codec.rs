@@ -568,3 +568,75 @@ mod messagepack_only {
         assert_eq!(MessagePack.decode::<New>(&bytes).expect("it fits"), new);
     }
 }
+
+/// Layers are reached through a cache only.
+#[cfg(any(feature = "compression", feature = "encryption"))]
+mod layers {
+    use larder::codec::CodecStack;
+    #[cfg(feature = "compression")]
+    use larder::codec::Compressed;
+    #[cfg(feature = "encryption")]
+    use larder::codec::{Encrypted, EncryptionKeys};
+    use larder::{Cache, MemoryL2};
+    use tokio::runtime::Builder;
+
+    use super::*;
+
+    fn comes_back<T>(stack: impl CodecStack, value: &T)
+    where
+        T: Serialize + DeserializeOwned + PartialEq + Debug + Clone + Send + Sync + 'static,
+    {
+        let cache: Cache<u8, T> = Cache::builder("test:layers")
+            .l2(MemoryL2::new())
+            .l1_capacity(0)
+            .codec(stack)
+            .build()
+            .expect("the options can work");
+        let runtime = Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(async {
+            let inserted = cache.insert(&7, value.clone()).await;
+            inserted.expect("it is stored");
+            assert_eq!(cache.get(&7).await.as_deref(), Some(value));
+        });
+    }
+
+    macro_rules! every_stack {
+        ($module:ident, $stack:expr) => {
+            mod $module {
+                use super::*;
+
+                #[test]
+                fn a_rich_value_comes_back() {
+                    comes_back($stack, &rich());
+                    comes_back($stack, &vec![rich(); 100]);
+                }
+
+                proptest! {
+                    #[test]
+                    fn anything_comes_back(bytes in prop::collection::vec(any::<u8>(), 0..3_000)) {
+                        comes_back($stack, &bytes);
+                        comes_back($stack, &bytes.repeat(4));
+                    }
+                }
+            }
+        };
+    }
+
+    #[cfg(feature = "compression")]
+    every_stack!(compressed, Compressed::new(Bincode).threshold(0));
+
+    #[cfg(feature = "encryption")]
+    every_stack!(
+        encrypted,
+        Encrypted::new(Bincode, EncryptionKeys::new(1, &[7; 32]).expect("a key"))
+    );
+
+    #[cfg(all(feature = "compression", feature = "encryption", feature = "json"))]
+    every_stack!(
+        both,
+        Encrypted::new(
+            Compressed::new(larder::codec::Json),
+            EncryptionKeys::new(1, &[7; 32]).expect("a key")
+        )
+    );
+}

@@ -10,7 +10,12 @@
 //! 84  checksum u64: XXH3 of all that follows, seeded with XXH3 of bytes 68..84, which is seeded with that of the place
 //! 92  payload, then the tags: for each, length u16, bytes
 //! ```
-//! The place is the namespace and the key: bytes that were copied to another key are damaged there.
+//! The place is the namespace and the key: bytes that were copied to another key are damaged there. The checksum is for
+//! damage and mistakes; anybody can make it anew.
+//!
+//! The codec is what has to be taken off first. 1 to 4 are codecs: bincode, JSON, postcard, `MessagePack`. 5 is a value
+//! that was compressed and 6 one that was encrypted; in their payload, each has the id of what is inside. From 128 on they
+//! are users' own.
 //!
 //! All numbers are big-endian. L2 issues the stamp when it writes, in the same step that orders the
 //! write, so the writer sends only the body, from 68 on. A step that changes how long a value lives writes

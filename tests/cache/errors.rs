@@ -15,6 +15,8 @@ fn errors_can_be_shared_and_sent() {
     check::<larder::BuildError>();
     check::<larder::L2Error>();
     check::<larder::codec::CodecError>();
+    #[cfg(feature = "encryption")]
+    check::<larder::codec::InvalidKey>();
 }
 
 #[test]

@@ -52,6 +52,9 @@ pub(crate) use self::value::ValueCodec;
 /// codec that is compiled in, so a fleet can move from one to another: build
 /// all services with both first, then change the one that is written.
 ///
+/// What a codec makes can go through layers: `Compressed`, with the feature `compression`, and `Encrypted`, with the
+/// feature `encryption`.
+///
 /// # What the crate's codecs refuse to read
 ///
 /// Bytes from Redis are not trusted. Besides bytes that do not fit the type,
@@ -61,15 +64,15 @@ pub(crate) use self::value::ValueCodec;
 /// - nesting deeper than 128 levels (JSON: 127), where every sequence, map, struct,
 ///   tuple, enum and `Some` is a level. A list of structs that each hold the next
 ///   in an `Option<Box<_>>` may have 64 of them;
-/// - more memory than 64 times the bytes, plus 64 MiB, for the elements of sequences and maps. An element counts for its
-///   size in memory, and for 64 bytes at least.
+/// - more memory than 64 times the bytes, plus 64 MiB, for the elements of sequences and maps. An element counts for
+///   its size in memory, and for 64 bytes at least.
 ///
 /// Encoding does not check this. A value beyond these limits is written but never
 /// read: every read takes it for broken and loads it again.
 ///
-/// So a stored value of at most [`max_value_size`](crate::Builder::max_value_size) bytes takes at most 64 times as much
-/// memory when it is decoded, plus 64 MiB; and as much again as its collections keep in reserve. What a type's own
-/// `Deserialize` does beyond asking for its parts is its own affair.
+/// So a stored value of at most [`max_value_size`](crate::Builder::max_value_size) bytes, once it is decompressed,
+/// takes at most 64 times as much memory when it is decoded, plus 64 MiB; and as much again as its collections keep in
+/// reserve. What a type's own `Deserialize` does beyond asking for its parts is its own affair.
 ///
 /// # Your own codec
 ///
