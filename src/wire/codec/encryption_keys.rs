@@ -41,8 +41,8 @@ const DOMAIN: &[u8] = b"larder value 1";
 /// # Ok::<(), larder::codec::InvalidKey>(())
 /// ```
 ///
-/// Clones share the keys. Those that no clone needs any more are overwritten with zeros; what you made them of is yours
-/// to overwrite. `Debug` shows ids only.
+/// Clones share the keys. When the last one is dropped they are overwritten with zeros, but for copies that the compiler
+/// has left on the stack; what you made them of is yours to overwrite. `Debug` shows ids only.
 ///
 /// # Changing keys
 ///
