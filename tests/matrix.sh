@@ -12,8 +12,7 @@ skip() {
   $*"
 }
 
-for feature in "" json postcard messagepack tls uuid; do
-for feature in "" json postcard messagepack compression encryption uuid; do
+for feature in "" json postcard messagepack compression encryption tls uuid; do
     step "features: ${feature:-none}"
     cargo clippy --locked --all-targets --features "$feature" -- -D warnings
     cargo test --locked --features "$feature" --lib --test codec --test key
