@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::{self, Debug};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use larder::codec::{Bincode, Codec};
@@ -22,7 +23,9 @@ fn encode<C: Codec + Default, T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
     bytes
 }
 
-fn comes_back<C: Codec + Default, T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T) {
+fn comes_back<C: Codec + Default, T: Serialize + DeserializeOwned + Send + PartialEq + Debug>(
+    value: &T,
+) {
     let bytes = encode::<C, T>(value);
     let back = C::default().decode::<T>(&bytes);
     assert_eq!(back.as_ref().map_err(why), Ok(value), "{}", C::NAME);
@@ -34,7 +37,7 @@ fn why(error: &larder::codec::CodecError) -> String {
     source.map_or_else(|| error.to_string(), ToString::to_string)
 }
 
-fn refuses<C: Codec + Default, T: DeserializeOwned>(bytes: &[u8]) -> String {
+fn refuses<C: Codec + Default, T: DeserializeOwned + Send>(bytes: &[u8]) -> String {
     let Err(error) = C::default().decode::<T>(bytes) else {
         panic!("{} took bytes it must refuse", C::NAME);
     };
@@ -299,6 +302,183 @@ fn apply(bytes: &mut Vec<u8>, damage: &Damage) {
     }
 }
 
+/// A tree, which measures what its decoding takes: values that are nested deep are decoded on another thread.
+struct Measured;
+
+static TAKEN: Mutex<Option<u64>> = Mutex::new(None);
+
+impl<'de> Deserialize<'de> for Measured {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        let mut decoded = Ok(());
+        let taken = allocation_counter::measure(|| decoded = Tree::deserialize(input).map(drop));
+        let mut most = TAKEN.lock().expect("no panic");
+        *most = (*most).max(Some(taken.bytes_max));
+        decoded.map(|()| Self)
+    }
+}
+
+/// The most memory that one [`Measured`] takes in there.
+fn memory_taken(decode: impl FnOnce()) -> u64 {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _turn = ONE_AT_A_TIME.lock().expect("no panic");
+    decode();
+    let taken = TAKEN.lock().expect("no panic").take();
+    taken.expect("something was decoded")
+}
+
+/// Types of a kilobyte that hold themselves: each level takes as much stack as levels do.
+mod large {
+    use super::*;
+
+    type Kilobyte = [[u64; 16]; 8];
+
+    pub(super) trait Nested: Serialize + DeserializeOwned + Send {
+        fn wrap(inner: Option<Self>) -> Self;
+    }
+
+    /// The nested one is in the field `next`, beside a kilobyte.
+    macro_rules! nested {
+        ($type:ident, |$next:ident, $fields:ident| $wrapped:expr) => {
+            impl Nested for $type {
+                fn wrap(inner: Option<Self>) -> Self {
+                    let $fields = Kilobyte::default();
+                    let $next = inner.map(Box::new);
+                    $wrapped
+                }
+            }
+        };
+    }
+
+    #[derive(Serialize, Deserialize)]
+    pub(super) struct Plain {
+        fields: Kilobyte,
+        next: Option<Box<Plain>>,
+    }
+
+    #[derive(Serialize, Deserialize)]
+    pub(super) enum Variants {
+        Struct {
+            fields: Kilobyte,
+            next: Option<Box<Variants>>,
+        },
+        Tuple(Kilobyte, Box<Variants>),
+        Newtype(Box<Variants>),
+    }
+
+    #[derive(Serialize, Deserialize)]
+    pub(super) struct List {
+        fields: Kilobyte,
+        list: Vec<List>,
+    }
+
+    #[derive(Serialize, Deserialize)]
+    pub(super) struct Map {
+        fields: Kilobyte,
+        map: BTreeMap<String, Map>,
+    }
+
+    // serde reads a value of these whole, then decodes it again from what it has read.
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(tag = "t")]
+    pub(super) enum Tagged {
+        Node {
+            fields: Kilobyte,
+            next: Option<Box<Tagged>>,
+        },
+        Other {
+            next: Box<Tagged>,
+        },
+    }
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(untagged)]
+    pub(super) enum Untagged {
+        Node {
+            fields: Kilobyte,
+            next: Option<Box<Untagged>>,
+        },
+        Other(u8),
+    }
+
+    #[derive(Serialize, Deserialize)]
+    pub(super) struct Flattened {
+        name: String,
+        #[serde(flatten)]
+        rest: Rest,
+    }
+
+    #[derive(Serialize, Deserialize)]
+    pub(super) struct Rest {
+        fields: Kilobyte,
+        next: Option<Box<Flattened>>,
+    }
+
+    nested!(Plain, |next, fields| Plain { fields, next });
+    nested!(Variants, |next, fields| match next {
+        Some(next) => Variants::Tuple(fields, next),
+        None => Variants::Struct { fields, next },
+    });
+    nested!(List, |next, fields| List {
+        fields,
+        list: next.into_iter().map(|next| *next).collect()
+    });
+    nested!(Map, |next, fields| Map {
+        fields,
+        map: next
+            .into_iter()
+            .map(|next| (String::new(), *next))
+            .collect()
+    });
+    nested!(Tagged, |next, fields| Tagged::Node { fields, next });
+    nested!(Untagged, |next, fields| Untagged::Node { fields, next });
+    nested!(Flattened, |next, fields| Flattened {
+        name: String::new(),
+        rest: Rest { fields, next }
+    });
+
+    /// A quarter of what a worker of Tokio has, unless it is set.
+    const STACK: usize = 512 << 10;
+
+    /// About the deepest that are decoded in place, and the deepest of all: a level is an `Option`, a list or an enum, and
+    /// a struct.
+    const DEPTHS: [usize; 15] = [0, 6, 7, 8, 14, 15, 16, 61, 62, 63, 64, 125, 126, 127, 128];
+
+    /// Decodes nested values, up to the deepest that is taken, and drops them.
+    fn fits_the_stack<C: Codec, T: Nested>() {
+        let values = DEPTHS.map(|depth| {
+            let value = nest(depth, T::wrap(None), |inner| T::wrap(Some(inner)));
+            encode::<C, T>(&value)
+        });
+        let thread = std::thread::Builder::new().stack_size(STACK);
+        let taken =
+            thread.spawn(move || values.map(|bytes| C::default().decode::<T>(&bytes).is_ok()));
+        let taken = taken.expect("a thread").join().expect("no panic");
+        let deepest = taken.iter().rposition(|taken| *taken);
+        let deepest = deepest.map_or(0, |at| DEPTHS[at]);
+        let name = std::any::type_name::<T>();
+        assert!(
+            (61..128).contains(&deepest),
+            "{}: {deepest} {name}",
+            C::NAME
+        );
+    }
+
+    pub(super) fn all_fit_the_stack<C: Codec>() {
+        fits_the_stack::<C, Plain>();
+        fits_the_stack::<C, Variants>();
+        fits_the_stack::<C, List>();
+        fits_the_stack::<C, Map>();
+    }
+
+    #[cfg(any(feature = "json", feature = "messagepack"))]
+    pub(super) fn all_that_are_read_whole_fit_the_stack<C: Codec>() {
+        fits_the_stack::<C, Tagged>();
+        fits_the_stack::<C, Untagged>();
+        fits_the_stack::<C, Flattened>();
+    }
+}
+
 /// The tests that are the same for every codec.
 macro_rules! every_codec {
     ($module:ident, $codec:ty) => {
@@ -341,6 +521,11 @@ macro_rules! every_codec {
                     refuses::<$codec, Option<bool>>(&with(encode::<$codec, _>(&Some(true))));
                     refuses::<$codec, Shape>(&with(encode::<$codec, _>(&Shape::Unit)));
                 }
+            }
+
+            #[test]
+            fn nested_values_take_a_quarter_of_a_stack() {
+                large::all_fit_the_stack::<$codec>();
             }
 
             #[test]
@@ -424,8 +609,8 @@ macro_rules! trusting_codec {
             fn lengths_at_every_level_take_no_more_memory_than_allowed() {
                 let bytes = $length(1 << 15).repeat(128);
                 let allowed = 64 * bytes.len() as u64 + (64 << 20);
-                let taken = allocation_counter::measure(|| drop(refuses::<$codec, Tree>(&bytes)));
-                assert!(taken.bytes_max < allowed, "{taken:?}");
+                let taken = memory_taken(|| drop(refuses::<$codec, Measured>(&bytes)));
+                assert!(taken < allowed, "{taken}");
             }
 
             #[test]
@@ -456,6 +641,11 @@ mod json_only {
     use larder::codec::Json;
 
     use super::*;
+
+    #[test]
+    fn nested_values_that_are_read_whole_take_a_quarter_of_a_stack() {
+        large::all_that_are_read_whole_fit_the_stack::<Json>();
+    }
 
     #[test]
     fn nesting_of_a_million_is_refused() {
@@ -502,6 +692,11 @@ mod messagepack_only {
     use larder::codec::MessagePack;
 
     use super::*;
+
+    #[test]
+    fn nested_values_that_are_read_whole_take_a_quarter_of_a_stack() {
+        large::all_that_are_read_whole_fit_the_stack::<MessagePack>();
+    }
 
     #[test]
     fn nesting_of_a_million_is_refused() {

@@ -34,13 +34,12 @@ impl Codec for Bincode {
             .map_err(CodecError::new)
     }
 
-    fn decode<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, CodecError> {
+    fn decode<T: DeserializeOwned + Send>(&self, bytes: &[u8]) -> Result<T, CodecError> {
         // Without a limit of bincode's own: counting the bytes a second time costs a fifth.
-        let (value, used) = bounded::decode(
-            bytes.len(),
-            |seed| seed_decode_from_slice(seed, bytes, standard()),
-            category,
-        )?;
+        let (value, used) = bounded::decode(bytes.len(), |seed| {
+            seed_decode_from_slice(seed, bytes, standard())
+                .map_err(|error| CodecError::of(category(&error), error))
+        })?;
         if used < bytes.len() {
             return Err(Category::TrailingBytes.into());
         }

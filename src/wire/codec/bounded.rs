@@ -15,10 +15,18 @@
 //!
 //! The contents of texts and byte strings are not charged: they are never longer than the bytes. Nor is the room that
 //! a collection keeps in reserve.
+//!
+//! How much stack a level takes depends on the type: with structs of a kilobyte it is up to 9 KiB, and up to 41 KiB
+//! without optimization. So a value of more than [`LEVELS_IN_PLACE`] levels is decoded on a thread of its own, with
+//! [`STACK`] bytes. A bound on the stack that is used at a level would not do: types with `#[serde(tag = "...")]`,
+//! `untagged` or `flatten` read their value whole at first, and then decode it again, level by level, from what they
+//! have read, which does not pass here.
 
 use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
+use std::panic::resume_unwind;
+use std::thread;
 
 use serde::de::{
     DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess, VariantAccess, Visitor,
@@ -26,9 +34,16 @@ use serde::de::{
 
 use super::error::{Category, CodecError};
 
-/// How deep a value may be nested. With optimization, structs of a kilobyte nested
-/// this deep take up to 512 KiB of stack, and a thread has 2 MiB by default.
+/// How deep a value may be nested.
 const MAX_LEVELS: u8 = 128;
+
+/// How deep a value may be nested to be decoded on the caller's stack. A worker of Tokio has 2 MiB of it, unless it is
+/// set: no more than a quarter of that is taken, also without optimization.
+const LEVELS_IN_PLACE: u8 = 16;
+
+/// Bytes of stack for a value that is nested deeper: 128 levels without optimization take 3.3 MiB. The system provides
+/// memory for what is used of it.
+const STACK: usize = 8 << 20;
 
 /// Bytes of memory allowed for each encoded byte. Ordinary types take up to 32: an empty `String` of 24 bytes encodes to one.
 const FACTOR: usize = 64;
@@ -36,30 +51,53 @@ const FACTOR: usize = 64;
 /// Bytes of memory allowed on top, for small values with much room in them, as a sparse list of large structs.
 const ALLOWANCE: usize = 64 << 20;
 
-/// Decodes a value that is encoded in `length` bytes. `read` lets the format deserialize into the seed, and `category`
-/// classifies its errors.
+/// Decodes a value that is encoded in `length` bytes. `read` has the format deserialize into the seed, each time from the
+/// first byte on.
 #[inline]
-pub(super) fn decode<T, R, E: Error + Send + Sync + 'static>(
+pub(super) fn decode<T, R: Send>(
     length: usize,
-    read: impl FnOnce(Bounded<'_, PhantomData<T>>) -> Result<R, E>,
-    category: impl FnOnce(&E) -> Category,
+    read: impl Fn(Bounded<'_, PhantomData<T>>) -> Result<R, CodecError> + Sync,
+) -> Result<R, CodecError> {
+    match attempt(length, LEVELS_IN_PLACE, &read) {
+        Err(error) if error.is_too_deep() => {
+            on_another_stack(|| attempt(length, MAX_LEVELS, &read), error)
+        }
+        attempt => attempt,
+    }
+}
+
+#[inline]
+fn attempt<T, R>(
+    length: usize,
+    levels: u8,
+    read: &impl Fn(Bounded<'_, PhantomData<T>>) -> Result<R, CodecError>,
 ) -> Result<R, CodecError> {
     let budget = Budget::new(length);
     let bounds = Bounds {
         budget: &budget,
-        levels: MAX_LEVELS,
+        levels,
         counts: true,
     };
-    match read(bounds.on(PhantomData)) {
-        Ok(value) => Ok(value),
-        Err(error) => {
-            let exceeded = budget.exceeded.get();
-            Err(CodecError::of(
-                exceeded.unwrap_or_else(|| category(&error)),
-                error,
-            ))
+    read(bounds.on(PhantomData)).map_err(|error| match budget.exceeded.get() {
+        Some(bound) => error.because(bound),
+        None => error,
+    })
+}
+
+/// Runs this on a thread that has [`STACK`] bytes of stack; without such a thread it is `error`.
+#[cold]
+#[inline(never)]
+fn on_another_stack<R: Send>(
+    decode: impl FnOnce() -> Result<R, CodecError> + Send,
+    error: CodecError,
+) -> Result<R, CodecError> {
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().name("larder-decode".into());
+        match thread.stack_size(STACK).spawn_scoped(scope, decode) {
+            Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
+            Err(_) => Err(error),
         }
-    }
+    })
 }
 
 /// What decoding one value may still take.

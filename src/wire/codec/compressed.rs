@@ -84,7 +84,12 @@ impl<C: Codec> Unencrypted for Compressed<C> {
         Ok(id)
     }
 
-    fn read<T: DeserializeOwned>(&self, id: u8, bytes: &[u8], max: usize) -> Result<T, CodecError> {
+    fn read<T: DeserializeOwned + Send>(
+        &self,
+        id: u8,
+        bytes: &[u8],
+        max: usize,
+    ) -> Result<T, CodecError> {
         // Every codec reads what is compressed.
         self.codec.read(id, bytes, max)
     }

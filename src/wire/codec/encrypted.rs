@@ -141,7 +141,7 @@ impl<C: Unencrypted> CodecStack for Encrypted<C> {
         Ok(ENCRYPTED)
     }
 
-    fn open<T: DeserializeOwned>(
+    fn open<T: DeserializeOwned + Send>(
         &self,
         id: u8,
         bytes: &[u8],

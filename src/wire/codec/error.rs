@@ -89,6 +89,18 @@ impl CodecError {
         }
     }
 
+    pub(super) fn is_too_deep(&self) -> bool {
+        self.cause.category == Category::TooDeep
+    }
+
+    /// The same failure, of this kind, while the error has one owner.
+    pub(super) fn because(mut self, category: Category) -> Self {
+        if let Some(cause) = Arc::get_mut(&mut self.cause) {
+            cause.category = category;
+        }
+        self
+    }
+
     /// Adds how many bytes had been read, while the error has one owner.
     #[cfg(any(feature = "json", feature = "postcard"))]
     pub(super) fn at(mut self, position: usize) -> Self {

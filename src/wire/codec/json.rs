@@ -26,24 +26,25 @@ impl Codec for Json {
         serde_json::to_writer(out, value).map_err(CodecError::new)
     }
 
-    fn decode<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, CodecError> {
-        let mut input = serde_json::Deserializer::from_slice(bytes);
-        let mut position = 0;
-        let value = bounded::decode(
-            bytes.len(),
-            |seed| seed.deserialize(&mut input),
-            |error| {
-                position = offset(bytes, error);
-                match error.classify() {
-                    serde_json::error::Category::Data => Category::UnexpectedType,
-                    _ => Category::Malformed,
-                }
-            },
-        );
-        let value = value.map_err(|error| error.at(position))?;
-        let end = input.end();
-        end.map_err(|error| CodecError::from(Category::TrailingBytes).at(offset(bytes, &error)))?;
-        Ok(value)
+    fn decode<T: DeserializeOwned + Send>(&self, bytes: &[u8]) -> Result<T, CodecError> {
+        bounded::decode(bytes.len(), |seed| {
+            let mut input = serde_json::Deserializer::from_slice(bytes);
+            let value = seed.deserialize(&mut input).map_err(|error| {
+                let position = offset(bytes, &error);
+                CodecError::of(category(&error), error).at(position)
+            })?;
+            input.end().map_err(|error| {
+                CodecError::from(Category::TrailingBytes).at(offset(bytes, &error))
+            })?;
+            Ok(value)
+        })
+    }
+}
+
+fn category(error: &serde_json::Error) -> Category {
+    match error.classify() {
+        serde_json::error::Category::Data => Category::UnexpectedType,
+        _ => Category::Malformed,
     }
 }
 

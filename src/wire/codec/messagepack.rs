@@ -29,13 +29,16 @@ impl Codec for MessagePack {
         value.serialize(&mut output).map_err(CodecError::new)
     }
 
-    fn decode<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, CodecError> {
-        let mut input = rmp_serde::Deserializer::from_read_ref(bytes);
-        let value = bounded::decode(bytes.len(), |seed| seed.deserialize(&mut input), category)?;
-        if !at_end(&mut input) {
-            return Err(Category::TrailingBytes.into());
-        }
-        Ok(value)
+    fn decode<T: DeserializeOwned + Send>(&self, bytes: &[u8]) -> Result<T, CodecError> {
+        bounded::decode(bytes.len(), |seed| {
+            let mut input = rmp_serde::Deserializer::from_read_ref(bytes);
+            let value = seed.deserialize(&mut input);
+            let value = value.map_err(|error| CodecError::of(category(&error), error))?;
+            if !at_end(&mut input) {
+                return Err(Category::TrailingBytes.into());
+            }
+            Ok(value)
+        })
     }
 }
 

@@ -63,9 +63,10 @@ pub(crate) use self::value::ValueCodec;
 /// - bytes left over after the value (after JSON, white space is no such byte);
 /// - nesting deeper than 128 levels (JSON: 127), where every sequence, map, struct,
 ///   tuple, enum and `Some` is a level. A list of structs that each hold the next
-///   in an `Option<Box<_>>` may have 64 of them;
-/// - more memory than 64 times the bytes, plus 64 MiB, for the elements of sequences and maps. An element counts for
-///   its size in memory, and for 64 bytes at least.
+///   in an `Option<Box<_>>` may have 64 of them. A value of more than 16 levels is decoded on a thread of its own with
+///   8 MiB of stack, so that a worker thread of 2 MiB is enough for structs of up to a kilobyte;
+/// - more memory than 64 times the bytes, plus 64 MiB, for the elements of sequences and maps. An element counts for its
+///   size in memory, and for 64 bytes at least.
 ///
 /// Encoding does not check this. A value beyond these limits is written but never
 /// read: every read takes it for broken and loads it again.
@@ -92,7 +93,7 @@ pub(crate) use self::value::ValueCodec;
 ///         serde_json::to_writer_pretty(out, value).map_err(CodecError::new)
 ///     }
 ///
-///     fn decode<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, CodecError> {
+///     fn decode<T: DeserializeOwned + Send>(&self, bytes: &[u8]) -> Result<T, CodecError> {
 ///         serde_json::from_slice(bytes).map_err(CodecError::new)
 ///     }
 /// }
@@ -129,5 +130,5 @@ pub trait Codec: Send + Sync + 'static {
     ///
     /// If the bytes are not one value of this type, or go beyond what the codec
     /// is willing to read.
-    fn decode<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, CodecError>;
+    fn decode<T: DeserializeOwned + Send>(&self, bytes: &[u8]) -> Result<T, CodecError>;
 }

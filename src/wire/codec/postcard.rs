@@ -29,14 +29,20 @@ impl Codec for Postcard {
             .map_err(CodecError::new)
     }
 
-    fn decode<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, CodecError> {
-        let mut input = postcard::Deserializer::from_bytes(bytes);
-        let value = bounded::decode(bytes.len(), |seed| seed.deserialize(&mut input), category);
-        let left = input.finalize().unwrap_or_default().len();
-        match value {
-            Ok(_) if left > 0 => Err(Category::TrailingBytes.into()),
-            value => value.map_err(|error: CodecError| error.at(bytes.len() - left)),
-        }
+    fn decode<T: DeserializeOwned + Send>(&self, bytes: &[u8]) -> Result<T, CodecError> {
+        bounded::decode(bytes.len(), |seed| {
+            let mut input = postcard::Deserializer::from_bytes(bytes);
+            let value = seed.deserialize(&mut input);
+            let left = input.finalize().unwrap_or_default().len();
+            match value {
+                Ok(_) if left > 0 => Err(Category::TrailingBytes.into()),
+                Ok(value) => Ok(value),
+                Err(error) => {
+                    let error = CodecError::of(category(&error), error);
+                    Err(error.at(bytes.len() - left))
+                }
+            }
+        })
     }
 }
 

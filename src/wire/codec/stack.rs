@@ -35,7 +35,7 @@ pub trait CodecStack: Send + Sync + 'static {
     ///
     /// If there are more than `max` bytes in any layer, or a layer refuses them.
     #[doc(hidden)]
-    fn open<T: DeserializeOwned>(
+    fn open<T: DeserializeOwned + Send>(
         &self,
         id: u8,
         bytes: &[u8],
@@ -57,7 +57,12 @@ pub trait Unencrypted: Send + Sync + 'static {
 
     /// As [`CodecStack::open`].
     #[doc(hidden)]
-    fn read<T: DeserializeOwned>(&self, id: u8, bytes: &[u8], max: usize) -> Result<T, CodecError>;
+    fn read<T: DeserializeOwned + Send>(
+        &self,
+        id: u8,
+        bytes: &[u8],
+        max: usize,
+    ) -> Result<T, CodecError>;
 }
 
 /// Names the format of encrypted values next to every one of them.
@@ -89,7 +94,7 @@ impl<C: Unencrypted> CodecStack for C {
         self.write(value, out, max)
     }
 
-    fn open<T: DeserializeOwned>(
+    fn open<T: DeserializeOwned + Send>(
         &self,
         id: u8,
         bytes: &[u8],
@@ -116,7 +121,12 @@ impl<C: Codec> Unencrypted for C {
         Ok(C::ID)
     }
 
-    fn read<T: DeserializeOwned>(&self, id: u8, bytes: &[u8], max: usize) -> Result<T, CodecError> {
+    fn read<T: DeserializeOwned + Send>(
+        &self,
+        id: u8,
+        bytes: &[u8],
+        max: usize,
+    ) -> Result<T, CodecError> {
         let size = bytes.len();
         if size > max {
             return Err(Category::TooLarge { size, max }.into());
@@ -136,7 +146,7 @@ impl<C: Codec> Unencrypted for C {
 }
 
 /// Reads bytes that are in no layer. The chosen codec comes first: one of a user's own may have any id.
-fn read_alone<C: Codec, T: DeserializeOwned>(
+fn read_alone<C: Codec, T: DeserializeOwned + Send>(
     codec: &C,
     id: u8,
     bytes: &[u8],

@@ -32,7 +32,7 @@ trait EncodeValue<V>: Send + Sync {
     ) -> Result<V, CodecError>;
 }
 
-impl<S: CodecStack, V: Serialize + DeserializeOwned> EncodeValue<V> for S {
+impl<S: CodecStack, V: Serialize + DeserializeOwned + Send> EncodeValue<V> for S {
     fn seal(
         &self,
         value: &V,
@@ -54,7 +54,7 @@ impl<S: CodecStack, V: Serialize + DeserializeOwned> EncodeValue<V> for S {
     }
 }
 
-impl<V: Serialize + DeserializeOwned> ValueCodec<V> {
+impl<V: Serialize + DeserializeOwned + Send> ValueCodec<V> {
     /// Encodes with these layers.
     pub(crate) fn new(stack: impl CodecStack) -> Self {
         Self(Box::new(stack))
@@ -138,7 +138,7 @@ mod tests {
             Bincode.encode(value, out)
         }
 
-        fn decode<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, CodecError> {
+        fn decode<T: DeserializeOwned + Send>(&self, bytes: &[u8]) -> Result<T, CodecError> {
             let bytes = bytes
                 .strip_prefix(b"!")
                 .ok_or_else(|| CodecError::new("no mark"))?;
@@ -196,6 +196,30 @@ mod tests {
         );
         let error = codec.decode(Bincode::ID, bytes, &CONTEXT, 5).unwrap_err();
         assert!(error.to_string().contains("takes 6 bytes"), "{error}");
+    }
+
+    /// What is nested deep is decoded on another thread.
+    #[test]
+    fn a_panic_in_the_types_own_code_is_an_error_at_any_depth() {
+        #[derive(serde::Serialize)]
+        struct Panics;
+        impl<'de> serde::Deserialize<'de> for Panics {
+            fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+                panic!("of the type")
+            }
+        }
+        #[derive(serde::Serialize, serde::Deserialize)]
+        struct Chain(Option<Box<Chain>>, Option<Panics>);
+
+        let codec = ValueCodec::<Chain>::new(Bincode);
+        for depth in [0, 3, 60] {
+            let bytes = [vec![1; depth], vec![0, 1]].concat();
+            let error = codec
+                .decode(Bincode::ID, &bytes, &CONTEXT, 100)
+                .map(drop)
+                .unwrap_err();
+            assert_eq!(error.to_string(), "the type's own code panicked", "{depth}");
+        }
     }
 
     #[test]
