@@ -126,3 +126,20 @@ impl Backoff {
         self.keys.insert(key.clone(), pause);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_so_many_keys_are_remembered() {
+        let backoff = Backoff::new(Clock::manual());
+        for n in 0..2 * CAPACITY {
+            let key = Key::from(&*n.to_string());
+            backoff.load_failed(&key, LoadError::stopped(), 1, LONGEST);
+        }
+        backoff.keys.run_pending_tasks();
+        let kept = backoff.keys.entry_count();
+        assert!((1..=CAPACITY).contains(&kept), "{kept}");
+    }
+}

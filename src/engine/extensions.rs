@@ -38,3 +38,19 @@ impl Extensions {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn extensions_of_so_many_keys_are_remembered() {
+        let extensions = Extensions::new(Clock::manual());
+        for n in 0..2 * CAPACITY {
+            assert!(extensions.is_due(&Key::from(&*n.to_string()), Duration::MAX));
+        }
+        extensions.keys.run_pending_tasks();
+        let kept = extensions.keys.entry_count();
+        assert!((1..=CAPACITY).contains(&kept), "{kept}");
+    }
+}

@@ -310,6 +310,18 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_weighs_so_much_however_many_are_called_together() {
+        let mut order = Order::new();
+        let mut call: Vec<Letter> = ('\u{4e00}'..).take(600).map(Letter::new).collect();
+        for write in &mut call {
+            write.ends_call = false;
+        }
+        order.push(call);
+        let sizes = [(); 3].map(|()| order.take().map_or(0, |batch| batch.len()));
+        assert_eq!(sizes, [256, 256, 88]);
+    }
+
+    #[test]
     fn a_batch_takes_its_share_of_a_crowd_and_does_not_split_a_call() {
         let mut order = Order::new();
         push(&mut order, "abcdefghij");

@@ -27,8 +27,11 @@ use std::time::Duration;
 use twox_hash::XxHash3_64;
 
 use crate::clock::millis;
-use crate::key::Key;
+use crate::key::{Key, MAX_KEY_BYTES};
 use crate::vocabulary::Version;
+
+/// How many tags a value may have.
+pub const MAX_TAGS: usize = 16;
 
 pub(crate) const MAGIC: [u8; 4] = *b"LRD\x03";
 const HEAD: usize = 92;
@@ -220,12 +223,16 @@ pub(crate) fn stored_tags(bytes: &[u8]) -> Vec<Key> {
     bytes.get(BODY..).map(tags_of).unwrap_or_default()
 }
 
-/// Reads tags as they follow a payload.
+/// Reads tags as they follow a payload; `None` if they are damaged, or more or longer than a value may have: each takes
+/// memory in L1, and a request for its marker.
 pub(crate) fn open_tags(mut bytes: &[u8]) -> Option<Vec<Key>> {
     let mut tags = Vec::new();
     while !bytes.is_empty() {
         let (length, rest) = bytes.split_first_chunk::<2>()?;
         let (tag, rest) = rest.split_at_checked(u16::from_be_bytes(*length).into())?;
+        if tags.len() == MAX_TAGS || tag.len() > MAX_KEY_BYTES {
+            return None;
+        }
         tags.push(std::str::from_utf8(tag).ok()?.into());
         bytes = rest;
     }
@@ -233,7 +240,7 @@ pub(crate) fn open_tags(mut bytes: &[u8]) -> Option<Vec<Key>> {
 }
 
 /// The checksum of a body: all but the field that holds it.
-fn checksum(body: &[u8], place: Place) -> u64 {
+pub(crate) fn checksum(body: &[u8], place: Place) -> u64 {
     let (head, rest) = body.split_at(CHECKSUM.min(body.len()));
     let rest = rest.get(8..).unwrap_or_default();
     // The head is short and fixed: its hash seeds that of the rest, so neither is copied.
@@ -266,7 +273,7 @@ pub(crate) fn restamped(stamp: Stamp, life: Life, stored: &[u8]) -> Vec<u8> {
     stamped(stamp, life, stored.get(BODY..).unwrap_or_default())
 }
 
-fn sum(fields: [u64; 7]) -> u64 {
+pub(crate) fn sum(fields: [u64; 7]) -> u64 {
     fields.into_iter().fold(0, u64::wrapping_add)
 }
 
@@ -398,6 +405,27 @@ mod tests {
                 tags,
             };
             assert_eq!(open(&bytes, place()), Ok(envelope));
+        }
+    }
+
+    #[test]
+    fn no_value_has_more_or_longer_tags_than_may_be() {
+        let most: Vec<Key> = (0..MAX_TAGS)
+            .map(|n| n.to_string().as_str().into())
+            .collect();
+        let many = [&most[..], &["more".into()]].concat();
+        let (long, longer): (Key, Key) = (
+            "x".repeat(1024).as_str().into(),
+            "x".repeat(1025).as_str().into(),
+        );
+        for (tags, is_value) in [
+            (most, true),
+            (many, false),
+            (vec![long], true),
+            (vec![longer], false),
+        ] {
+            let opened = open(&sample(&tags), place()).map(|envelope| envelope.tags);
+            assert_eq!(opened, is_value.then_some(tags).ok_or(Damage::Length));
         }
     }
 

@@ -120,7 +120,7 @@ fn namespaces_that_cannot_work_are_refused() {
             "{namespace:?}: {error}"
         );
     }
-    for namespace in ["catalog:product", "x", "a b", "größe"] {
+    for namespace in ["catalog:product", "x", "a b", "größe", &"n".repeat(256)] {
         assert!(Texts::builder(namespace).build().is_ok(), "{namespace:?}");
     }
 }
