@@ -8,6 +8,7 @@
 //!
 //! | modules | what they do |
 //! | --- | --- |
+//! | `fuzzing` | what holds for any bytes; not part of a usual build |
 //! | `builder` | collects and checks the options |
 //! | `cache` | the public handle: one method per call |
 //! | `engine` | carries out each call: L1, then L2, then the loader |
@@ -34,6 +35,9 @@ mod clock;
 mod engine;
 mod entry;
 mod error;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod key;
 mod l1;
 pub mod l2;

@@ -327,6 +327,7 @@ fn memory_taken(decode: impl FnOnce()) -> u64 {
 }
 
 /// Types of a kilobyte that hold themselves: each level takes as much stack as levels do.
+#[allow(clippy::large_enum_variant)]
 mod large {
     use super::*;
 
@@ -445,7 +446,7 @@ mod large {
     const DEPTHS: [usize; 15] = [0, 6, 7, 8, 14, 15, 16, 61, 62, 63, 64, 125, 126, 127, 128];
 
     /// Decodes nested values, up to the deepest that is taken, and drops them.
-    fn fits_the_stack<C: Codec, T: Nested>() {
+    fn fits_the_stack<C: Codec + Default, T: Nested>() {
         let values = DEPTHS.map(|depth| {
             let value = nest(depth, T::wrap(None), |inner| T::wrap(Some(inner)));
             encode::<C, T>(&value)
@@ -464,7 +465,7 @@ mod large {
         );
     }
 
-    pub(super) fn all_fit_the_stack<C: Codec>() {
+    pub(super) fn all_fit_the_stack<C: Codec + Default>() {
         fits_the_stack::<C, Plain>();
         fits_the_stack::<C, Variants>();
         fits_the_stack::<C, List>();
@@ -472,7 +473,7 @@ mod large {
     }
 
     #[cfg(any(feature = "json", feature = "messagepack"))]
-    pub(super) fn all_that_are_read_whole_fit_the_stack<C: Codec>() {
+    pub(super) fn all_that_are_read_whole_fit_the_stack<C: Codec + Default>() {
         fits_the_stack::<C, Tagged>();
         fits_the_stack::<C, Untagged>();
         fits_the_stack::<C, Flattened>();

@@ -1,5 +1,5 @@
 #!/bin/sh
-# What a change seldom breaks: other features, another compiler, licences, documentation, the tools of the benches,
+# What a change seldom breaks: other features, another compiler, licences, documentation, the tools of the benches, fuzzing,
 # instructions. Before a release, and when one of these has changed. What a machine cannot run is named and skipped.
 set -eu
 cd "$(dirname "$0")/.."
@@ -59,6 +59,14 @@ step "the benches of other caches"
     cargo update --workspace --locked
     cargo fmt --check
     cargo check --locked
+)
+
+# To run them: fuzz/README.md.
+step "the fuzz targets"
+(
+    cd fuzz
+    cargo fmt --check
+    RUSTFLAGS="--cfg fuzzing" cargo check --locked
 )
 
 step "instructions of a hit"

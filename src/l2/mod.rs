@@ -8,7 +8,7 @@
 //! flight, or of loaders.
 
 mod memory;
-mod redis;
+pub(crate) mod redis;
 
 use std::fmt;
 use std::time::Duration;

@@ -6,7 +6,7 @@ use crate::clock::millis;
 use crate::l2::{Applied, Member, MemberInfo};
 
 /// The entry of a member, stored under its id.
-pub(super) fn entry(member: &Member) -> String {
+pub(crate) fn entry(member: &Member) -> String {
     let Member {
         info,
         applied,
@@ -17,7 +17,7 @@ pub(super) fn entry(member: &Member) -> String {
 }
 
 /// Reads the entry of a member; `None` if it is not of this form.
-pub(super) fn parse(id: u64, entry: &str) -> Option<Member> {
+pub(crate) fn parse(id: u64, entry: &str) -> Option<Member> {
     let mut fields = entry.split(':').map(str::parse::<u64>);
     let mut field = || fields.next()?.ok();
     let (epoch, seq, staleness, heartbeat) = (field()?, field()?, field()?, field()?);

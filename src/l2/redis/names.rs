@@ -5,17 +5,17 @@ use std::sync::Arc;
 use super::client_name::ClientName;
 
 #[derive(Clone)]
-pub(super) struct Names {
-    pub(super) tag: String,
-    pub(super) clock: String,
-    pub(super) log: String,
-    pub(super) live: String,
-    pub(super) events: String,
+pub(crate) struct Names {
+    pub(crate) tag: String,
+    pub(crate) clock: String,
+    pub(crate) log: String,
+    pub(crate) live: String,
+    pub(crate) events: String,
     pub(super) client: Arc<ClientName>,
 }
 
 impl Names {
-    pub(super) fn new(namespace: &str, db: i64) -> Self {
+    pub(crate) fn new(namespace: &str, db: i64) -> Self {
         let tag = format!("{{{namespace}.0}}");
         // Channels are not part of a database: without its number, two databases would receive each other's messages.
         let database = if db == 0 {
@@ -34,30 +34,30 @@ impl Names {
     }
 
     /// The name of a user's key in Redis, written into `name`.
-    pub(super) fn value<'n>(&self, name: &'n mut String, key: &str) -> &'n str {
+    pub(crate) fn value<'n>(&self, name: &'n mut String, key: &str) -> &'n str {
         self.write(name, ":", key)
     }
 
-    pub(super) fn lease<'n>(&self, name: &'n mut String, key: &str) -> &'n str {
+    pub(crate) fn lease<'n>(&self, name: &'n mut String, key: &str) -> &'n str {
         self.write(name, "!lease:", key)
     }
 
-    pub(super) fn hold<'n>(&self, name: &'n mut String, key: &str) -> &'n str {
+    pub(crate) fn hold<'n>(&self, name: &'n mut String, key: &str) -> &'n str {
         self.write(name, "!hold:", key)
     }
 
     /// Of a tag: says when it was last invalidated.
-    pub(super) fn marker<'n>(&self, name: &'n mut String, tag: &str) -> &'n str {
+    pub(crate) fn marker<'n>(&self, name: &'n mut String, tag: &str) -> &'n str {
         self.write(name, "!tag:", tag)
     }
 
     /// Of one call, named by a random number.
-    pub(super) fn done<'n>(&self, name: &'n mut String, call: u64) -> &'n str {
+    pub(crate) fn done<'n>(&self, name: &'n mut String, call: u64) -> &'n str {
         self.write(name, "!done:", &call.to_string())
     }
 
     /// A pattern of `SCAN` that matches the values whose key begins with `prefix`, and nothing else.
-    pub(super) fn values_under(&self, prefix: &str) -> String {
+    pub(crate) fn values_under(&self, prefix: &str) -> String {
         let mut pattern = String::new();
         for char in [&self.tag, ":", prefix].into_iter().flat_map(str::chars) {
             if matches!(char, '*' | '?' | '[' | ']' | '\\' | '^' | '-') {

@@ -1,0 +1,108 @@
+//! Envelopes: what is stored under a key.
+
+use super::input::Input;
+use crate::key::Key;
+use crate::wire::envelope::{
+    Envelope, Head, Life, MAGIC, Place, Stamp, begin, checksum, open, open_tags, read_stamp,
+    restamped, seal, stamped, stored_tags, sum, tags_of,
+};
+
+const STAMP_AND_HEAD: usize = 92;
+const BODY: usize = 68;
+
+/// Bytes as they are, bytes whose checks are made to fit, and an envelope that is sealed and then damaged.
+pub fn envelope(bytes: &[u8]) {
+    let place = Place::namespace("fuzz").key("key");
+    whatever_it_is(bytes, place);
+    if let Some(mended) = mended(bytes, place) {
+        whatever_it_is(&mended, place);
+    }
+    sealed_and_damaged(&mut Input::new(bytes), place);
+}
+
+/// What opens seals to the same bytes, and a stamp that is read is written the same.
+fn whatever_it_is(bytes: &[u8], place: Place) {
+    let stamp = read_stamp(bytes);
+    if let Some((stamp, life)) = stamp {
+        assert_eq!(restamped(stamp, life, bytes), bytes, "the stamp");
+    }
+    // Both are lists of tags, or none: they say nothing of whether the rest is right.
+    let _ = (tags_of(bytes), open_tags(bytes));
+    let of_stored = stored_tags(bytes);
+    let Ok(envelope) = open(bytes, place) else {
+        return;
+    };
+    assert_eq!(stamp, Some((envelope.stamp, envelope.life)));
+    assert_eq!(of_stored, envelope.tags);
+    assert_eq!(sealed(&envelope, place), bytes, "the envelope");
+    for other in [
+        Place::namespace("fuzz").key("other"),
+        Place::namespace("other").key("key"),
+    ] {
+        assert!(open(bytes, other).is_err(), "it opens in another place");
+    }
+}
+
+fn sealed(envelope: &Envelope<'_>, place: Place) -> Vec<u8> {
+    let mut body = begin(&envelope.head);
+    body.extend_from_slice(envelope.payload);
+    let body = seal(body, &envelope.tags, place);
+    stamped(envelope.stamp, envelope.life, &body)
+}
+
+/// The bytes with the magic, the sum of the stamp and the checksum that they need. Lengths, flags and tags stay.
+fn mended(bytes: &[u8], place: Place) -> Option<Vec<u8>> {
+    let mut bytes = bytes.to_vec();
+    bytes.get_mut(..4)?.copy_from_slice(&MAGIC);
+    let (fields, _) = bytes.get(4..60)?.as_chunks();
+    let fields: [[u8; 8]; 7] = fields.try_into().ok()?;
+    let sum = sum(fields.map(u64::from_be_bytes));
+    bytes.get_mut(60..BODY)?.copy_from_slice(&sum.to_be_bytes());
+    let checksum = checksum(bytes.get(BODY..)?, place);
+    let field = bytes.get_mut(84..STAMP_AND_HEAD)?;
+    field.copy_from_slice(&checksum.to_be_bytes());
+    Some(bytes)
+}
+
+/// What is sealed opens as it was, and not with another byte in it, nor cut, nor longer.
+fn sealed_and_damaged(input: &mut Input<'_>, place: Place) {
+    let damage = (input.u64(), input.u8());
+    let stamp = Stamp {
+        epoch: input.u64(),
+        ver: input.u64(),
+        written_at: input.u64(),
+    };
+    let ms = |input: &mut Input<'_>| input.u64().max(1);
+    let life = Life {
+        stale_at: input.some(ms),
+        expires_at: input.u64(),
+        ends_at: input.some(ms),
+        l1_ttl: input.some(|input| std::time::Duration::from_millis(input.u64().min(u64::MAX - 1))),
+    };
+    let head = Head {
+        codec: input.u8(),
+        type_tag: input.u64(),
+    };
+    let tags = input.list(|input| Key::from(&*input.text()));
+    let envelope = Envelope {
+        stamp,
+        life,
+        head,
+        payload: input.rest(),
+        tags,
+    };
+    let bytes = sealed(&envelope, place);
+    assert_eq!(open(&bytes, place).as_ref(), Ok(&envelope));
+
+    let at = usize::try_from(damage.0 % bytes.len() as u64).expect("it is in the bytes");
+    let mut other = bytes.clone();
+    if let Some(byte) = other.get_mut(at) {
+        *byte ^= damage.1.max(1);
+    }
+    assert!(open(&other, place).is_err(), "another byte {at}");
+    let cut = bytes.get(..at).unwrap_or_default();
+    assert!(open(cut, place).is_err(), "cut to {at}");
+    let longer = [&*bytes, &[damage.1]].concat();
+    assert!(open(&longer, place).is_err(), "longer");
+    whatever_it_is(&other, place);
+}
