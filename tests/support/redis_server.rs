@@ -1,5 +1,7 @@
-//! A Redis server that belongs to one test.
+//! A Redis server that belongs to one test. `LARDER_REDIS` names the program, `redis-server` unless it is set: so the
+//! tests run with another release, or with Valkey.
 
+use std::env;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
@@ -161,6 +163,11 @@ impl RedisServer {
     }
 }
 
+/// The server that the tests run with.
+pub(crate) fn program() -> String {
+    env::var("LARDER_REDIS").unwrap_or_else(|_| "redis-server".to_owned())
+}
+
 /// The server's process; killed when dropped.
 struct Process {
     child: Child,
@@ -173,7 +180,8 @@ impl Process {
             .log_file()
             .and_then(|log| Ok((log.try_clone()?, log)))
             .expect("the server's directory is writable");
-        let child = Command::new("redis-server")
+        let program = program();
+        let child = Command::new(&program)
             .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
             .args(["--save", "", "--appendonly", "no"])
             .args(["--daemonize", "no", "--loglevel", "warning"])
@@ -190,10 +198,10 @@ impl Process {
                 paused: false,
             },
             Err(error) if error.kind() == ErrorKind::NotFound => panic!(
-                "these tests need redis-server; install it with \
+                "there is no {program}, which these tests need; install it with \
                  `apt-get install redis-server` or `brew install redis`"
             ),
-            Err(error) => panic!("cannot start redis-server: {error}"),
+            Err(error) => panic!("cannot start {program}: {error}"),
         }
     }
 
