@@ -4,28 +4,42 @@ use std::iter;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{
-    Cmd, ErrorKind, FromRedisValue, RedisResult, Script, ServerErrorKind, ToRedisArgs,
-    from_redis_value,
+    Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult, Script, ServerErrorKind, ToRedisArgs,
+    from_redis_value, make_extension_error,
 };
 
 use crate::l2::L2Error;
 
+/// A script, and its text: in that a command is looked up that the script could not call.
+#[derive(Debug)]
+pub(super) struct Lua {
+    text: String,
+    script: Script,
+}
+
+impl Lua {
+    pub(super) fn new(text: String) -> Self {
+        let script = Script::new(&text);
+        Self { text, script }
+    }
+}
+
 /// A script with its keys and then its arguments, written one after the other into the command that is sent.
 /// The client's own way to call a script allocates for each of them.
 pub(super) struct Call<'a> {
-    script: &'a Script,
+    lua: &'a Lua,
     command: Cmd,
 }
 
 impl<'a> Call<'a> {
     /// A call with this number of keys.
-    pub(super) fn new(script: &'a Script, keys: usize) -> Self {
-        Self::with_values(script, keys, iter::empty())
+    pub(super) fn new(lua: &'a Lua, keys: usize) -> Self {
+        Self::with_values(lua, keys, iter::empty())
     }
 
     /// A call with this number of keys, and with values of these sizes, each followed by its TTLs.
     pub(super) fn with_values(
-        script: &'a Script,
+        lua: &'a Lua,
         keys: usize,
         values: impl ExactSizeIterator<Item = usize>,
     ) -> Self {
@@ -34,8 +48,8 @@ impl<'a> Call<'a> {
         // A command that grows is copied each time.
         let mut command =
             Cmd::with_capacity(all, 32 * parts + values.map(|n| n + 56).sum::<usize>());
-        command.arg("EVALSHA").arg(script.get_hash()).arg(keys);
-        Self { script, command }
+        command.arg("EVALSHA").arg(lua.script.get_hash()).arg(keys);
+        Self { lua, command }
     }
 
     pub(super) fn arg(&mut self, part: impl ToRedisArgs) -> &mut Self {
@@ -53,7 +67,7 @@ impl<'a> Call<'a> {
         if let Err(error) = &answer
             && error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
         {
-            self.script.load_async(connection).await?;
+            self.lua.script.load_async(connection).await?;
             return self.send(connection).await;
         }
         answer
@@ -64,7 +78,35 @@ impl<'a> Call<'a> {
         connection: &mut MultiplexedConnection,
     ) -> RedisResult<T> {
         let answer = connection.send_packed_command(&self.command).await?;
-        Ok(from_redis_value(answer.extract_error()?)?)
+        let answer = answer.extract_error();
+        let answer = answer.map_err(|error| with_command(&self.lua.text, error))?;
+        Ok(from_redis_value(answer)?)
+    }
+}
+
+/// The error with which a script has ended, with the name of the command that it could not call: Redis 7.0 says only in
+/// which line it is.
+pub(super) fn with_command(script: &str, error: RedisError) -> RedisError {
+    let text = error.detail().unwrap_or_default();
+    let (code, before, after) = if text.contains("can't run this command") {
+        ("NOPERM", "no permissions to run the", "command")
+    } else if text.contains("command called from script") {
+        ("ERR", "unknown command", "")
+    } else {
+        return error;
+    };
+    let command = || {
+        let (_, number) = text.rsplit_once("user_script:")?;
+        let number: usize = number.trim_end_matches('.').parse().ok()?;
+        let line = script.lines().nth(number.checked_sub(1)?)?;
+        line.split_once("redis.call('")?.1.split('\'').next()
+    };
+    match command() {
+        Some(command) => {
+            let text = format!("{before} '{command}' {after}");
+            make_extension_error(code.to_owned(), Some(text))
+        }
+        None => error,
     }
 }
 

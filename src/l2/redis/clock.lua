@@ -10,7 +10,7 @@ end
 -- 2^53. The three share one field, in the layout in which a message begins: one field of bytes costs half as much to
 -- read and write as three of digits.
 local function position(key)
-  local at = redis.pcall('HGET', key, 'at')
+  local at = checked(redis.pcall('HGET', key, 'at'), 'HGET')
   if type(at) == 'string' and #at == 24 then
     local epoch, seq, ver = struct.unpack('>I8I8I8', at)
     if epoch > 0 and epoch < 2 ^ 53 and seq < 2 ^ 53 and ver < 2 ^ 53 then
@@ -54,13 +54,9 @@ local function stamp(epoch, ver, at, ttls)
   return pack_stamp(epoch, ver, at, stale_at, at + ttl, ends_at, l1), ttl + kept
 end
 
--- What a stored value begins with. A key of another type has none; any other error, such as a missing right, is one.
+-- What a stored value begins with. A key of another type has none.
 local function head_of(key)
-  local v = redis.pcall('GETRANGE', key, 0, 91)
-  if type(v) == 'table' and not string.find(v.err, 'WRONGTYPE', 1, true) then
-    error(v)
-  end
-  return v
+  return checked(redis.pcall('GETRANGE', key, 0, 91), 'GETRANGE')
 end
 
 -- Epoch and ver of a stored value, when it expires, and the other numbers of its stamp; nil if it is not a value. The sum

@@ -5,20 +5,21 @@
 //! [`Connections::keep_only`].
 
 use std::mem::replace;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{ErrorKind, RedisError, RedisResult, ServerErrorKind};
-use deadpool_redis::{Connection, Pool, PoolError};
+use deadpool_redis::{Connection, Pool, PoolError, TimeoutType};
 use futures::future::join;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
 use twox_hash::XxHash3_64;
 
 use super::call::Call;
-use super::error::l2_error;
+use super::error::{connect_error, l2_error, none_to_spare};
 use super::names::Names;
 use super::scripts::Scripts;
 use crate::l2::{L2Error, LONGEST_PAUSE, LaneClock, OnConnect, random, reconnects};
@@ -261,7 +262,7 @@ impl Connections {
         match timeout_at(until, attempt.outcome.clone().wait()).await {
             Ok(Some(connected)) => connected.map_err(|failed| failed.error),
             Ok(None) => Err(L2Error::closed()),
-            Err(_) => Err(L2Error::timed_out(patience)),
+            Err(_) => Err(not_in_time(&self.source.pool, patience)),
         }
     }
 
@@ -401,12 +402,14 @@ async fn check_out(
     if only_what_is_spare {
         limits.wait = Some(Duration::ZERO);
     }
-    let pooled = timeout_at(deadline, source.pool.timeout_get(&limits)).await;
+    // Not dropped before the pool was asked whether it had to wait.
+    let mut getting = pin!(source.pool.timeout_get(&limits));
+    let pooled = timeout_at(deadline, &mut getting).await;
     let mut pooled = pooled
-        .map_err(|_| Failure::Final(not_in_time(&source.pool)))?
+        .map_err(|_| Failure::Final(not_in_time(&source.pool, CONNECT)))?
         .map_err(|error| Failure::Final(pool_error(error)))?;
     let naming = source.names.client.give_to(pooled.clone());
-    let running = run(&mut pooled, &source.scripts, &source.names);
+    let running = run(&mut pooled, source);
     let found = timeout_at(deadline, async { join(naming, running).await.1 }).await;
     let failed = match found {
         Ok(Ok((clock, lanes))) => match check_lanes(lanes) {
@@ -424,10 +427,9 @@ async fn check_out(
 /// Runs RUN, as each new connection does before it is used: the lane's clock, and its number of lanes.
 async fn run(
     connection: &mut MultiplexedConnection,
-    scripts: &Scripts,
-    names: &Names,
+    source: &Source,
 ) -> RedisResult<(LaneClock, u64)> {
-    let run = run_call(scripts, names);
+    let run = run_call(&source.scripts, &source.names);
     let (epoch, seq, now, lanes, life): (u64, u64, u64, u64, String) = run.run(connection).await?;
     let life = self::life(&life);
     let clock = LaneClock {
@@ -463,20 +465,20 @@ pub(super) fn check_lanes(lanes: u64) -> Result<(), L2Error> {
     }
 }
 
-fn not_in_time(pool: &Pool) -> L2Error {
+/// The error of a connection that was not there in time.
+fn not_in_time(pool: &Pool, after: Duration) -> L2Error {
     let status = pool.status();
-    if status.available == 0 && status.size >= status.max_size {
-        L2Error::unexpected(
-            "the connection pool has none to spare; each cache keeps up to two, so raise its max_size",
-        )
+    if status.waiting > 0 && status.available == 0 && status.size >= status.max_size {
+        none_to_spare()
     } else {
-        L2Error::timed_out(CONNECT)
+        L2Error::timed_out(after)
     }
 }
 
 fn pool_error(error: PoolError) -> L2Error {
     match error {
-        PoolError::Backend(error) => l2_error(error),
+        PoolError::Backend(error) => connect_error(error),
+        PoolError::Timeout(TimeoutType::Wait) => none_to_spare(),
         error => L2Error::unreachable(error),
     }
 }

@@ -1,6 +1,9 @@
 //! How the client's errors look to the crate.
+//!
+//! The texts of the server, and those of the client, can quote keys and values: `unknown command 'EVALSHA', with args
+//! beginning with: …`. So no text is passed on as it is.
 
-use deadpool_redis::redis::RedisError;
+use deadpool_redis::redis::{ErrorKind, RedisError};
 
 use super::tls;
 use crate::l2::L2Error;
@@ -8,10 +11,217 @@ use crate::l2::L2Error;
 /// How an error of the client looks to the crate.
 pub(super) fn l2_error(error: RedisError) -> L2Error {
     if let Some(what) = tls::failure(&error) {
-        L2Error::tls(what, error)
-    } else if error.is_io_error() {
-        L2Error::unreachable(error)
+        return L2Error::tls(what, error);
+    }
+    if error.is_io_error() {
+        return L2Error::unreachable(error);
+    }
+    L2Error::refused(Refusal(match error.kind() {
+        ErrorKind::AuthenticationFailed => advice("WRONGPASS", ""),
+        ErrorKind::RESP3NotSupported => unknown("hello"),
+        ErrorKind::Server(_) | ErrorKind::Extension => advice(
+            error.code().unwrap_or_default(),
+            error.detail().unwrap_or_default(),
+        ),
+        kind => format!("the answer cannot be used ({kind:?})"),
+    }))
+}
+
+/// How an error of the client looks to the crate that came while a connection was made.
+pub(super) fn connect_error(error: RedisError) -> L2Error {
+    // The client loses what a server without a connection to spare says before it ends this one.
+    let is_ended = error.is_connection_dropped() && !error.is_connection_refusal();
+    if is_ended && tls::failure(&error).is_none() {
+        return L2Error::unreachable(EndedAtOnce(error));
+    }
+    l2_error(error)
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the server has ended the connection at once; it may have reached its maxclients")]
+struct EndedAtOnce(#[source] RedisError);
+
+/// The pool did not have a connection to give in time.
+pub(super) fn none_to_spare() -> L2Error {
+    L2Error::unreachable(NoneToSpare)
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("all connections of the pool are taken; each cache keeps up to two, so raise its max_size")]
+struct NoneToSpare;
+
+/// Why Redis refused a request, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Refusal(String);
+
+const NEEDED: &str =
+    "Redis 7.0 or later, or Valkey, is needed, and all commands under their own names";
+const RIGHTS: &str = "give it the rights that larder's README lists under \"In Redis\"";
+
+/// What to do about an error of the server.
+fn advice(code: &str, text: &str) -> String {
+    let known = match code {
+        "NOPERM" => return missing_right(text),
+        "ERR" => return general(text),
+        "OOM" => {
+            "its memory is full: raise maxmemory, or set a maxmemory-policy of volatile-*; invalidations still work"
+        }
+        "LOADING" => "it is loading its data, and answers when that is done",
+        "BUSY" => "a script of another program keeps it busy; SCRIPT KILL may end that",
+        "MISCONF" => "it takes no writes, as it could not save its data; its log says why",
+        "READONLY" | "MASTERDOWN" => "it is a replica; the URL must lead to the primary",
+        "NOREPLICAS" => "it takes no writes, as it has fewer replicas than min-replicas-to-write",
+        "NOAUTH" => "it demands a password; put one into the URL",
+        "WRONGPASS" => {
+            "it does not accept the user name and password of the URL; the user may also be disabled"
+        }
+        "MOVED" | "ASK" | "TRYAGAIN" | "CROSSSLOT" | "CLUSTERDOWN" => {
+            "it is part of a Redis Cluster, which is not supported"
+        }
+        _ => return format!("{code} {}", unquoted(text)),
+    };
+    format!("{code}: {known}")
+}
+
+/// About an error with the code `ERR`, which many errors share; among them are those of scripts without a right.
+fn general(text: &str) -> String {
+    let of_acl = [
+        "executing the script can't",
+        "ACL failure",
+        "no permissions",
+    ];
+    if of_acl.iter().any(|part| text.contains(part)) {
+        return missing_right(text);
+    }
+    let quoted = text.strip_prefix("unknown command ");
+    if let Some(command) = quoted.and_then(|text| text.split(['\'', '`']).nth(1)) {
+        return unknown(command);
+    }
+    // What a server before 7.0 says of the first line of a script.
+    if text.contains("unexpected symbol near '#'") {
+        return format!("the server cannot run the scripts: {NEEDED}");
+    }
+    format!("ERR {}", unquoted(text))
+}
+
+fn unknown(command: &str) -> String {
+    let command = command.to_lowercase();
+    format!("the server does not know {command}: {NEEDED}")
+}
+
+/// About an error of the ACL. A script's own commands are named by [`with_command`](super::call::with_command).
+fn missing_right(text: &str) -> String {
+    let between = |before, after| {
+        let (_, rest) = text.split_once(before)?;
+        Some(rest.split_once(after)?.0)
+    };
+    let command = between("run the '", "'").or_else(|| between("subcommand (", ")"));
+    let what = if let Some(command) = command {
+        format!("may not run {}", command.to_lowercase())
+    } else if text.contains("channel") {
+        "may not use the channel of this cache".to_owned()
     } else {
-        L2Error::refused(error)
+        "may not use a key of this cache".to_owned()
+    };
+    format!("NOPERM: the Redis user {what}; {RIGHTS}")
+}
+
+/// A text up to the first thing that it quotes.
+fn unquoted(text: &str) -> &str {
+    let quote = [" '", " `", " \""]
+        .iter()
+        .filter_map(|quote| text.find(quote));
+    text.get(..quote.min().unwrap_or(text.len()))
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::advice;
+
+    const RIGHT: &str = "NOPERM: the Redis user may not";
+
+    /// As Redis 7.0 says it, and as later releases and Valkey do; with what is quoted by some server or proxy.
+    #[test]
+    fn an_error_is_explained_and_nothing_of_the_request_is_shown() {
+        for (code, text, means) in [
+            (
+                "NOPERM",
+                "this user has no permissions to run the 'xadd' command",
+                "run xadd;",
+            ),
+            (
+                "NOPERM",
+                "User app has no permissions to run the 'script|load' command",
+                "run script|load;",
+            ),
+            (
+                "NOPERM",
+                "No permissions to access the 'hunter2' key",
+                "use a key",
+            ),
+            (
+                "NOPERM",
+                "this user has no permissions to access one of the keys used as arguments",
+                "use a key",
+            ),
+            (
+                "NOPERM",
+                "No permissions to access the 'hunter2' channel",
+                "use the channel",
+            ),
+            (
+                "ERR",
+                "ACL failure in script: User app has no permissions to run the 'hget' command script: on @user_script:1.",
+                "run hget;",
+            ),
+            (
+                "ERR",
+                "The user executing the script can't run this command or subcommand (HGET) script: 61c, on @user_script:9.",
+                "run hget;",
+            ),
+            (
+                "ERR",
+                "this user has no permissions to run the 'select' command",
+                "run select;",
+            ),
+        ] {
+            let said = advice(code, text);
+            assert!(said.starts_with(&format!("{RIGHT} {means}")), "{said}");
+            assert!(!said.contains("hunter2"), "{said}");
+        }
+        for (code, text, means) in [
+            (
+                "ERR",
+                "unknown command 'EVALSHA', with args beginning with: '61c' '4' 'hunter2' ",
+                "does not know evalsha: Redis 7.0",
+            ),
+            (
+                "ERR",
+                "unknown command `EVAL_RO`, with args beginning with: `hunter2`, ",
+                "does not know eval_ro: Redis 7.0",
+            ),
+            (
+                "ERR",
+                "Error compiling script (new function): user_script:1: unexpected symbol near '#' ",
+                "Redis 7.0",
+            ),
+            (
+                "ERR",
+                "wrong kind of thing: 'hunter2'",
+                "ERR wrong kind of thing:",
+            ),
+            ("NEW", "about \"hunter2\"", "NEW about"),
+            (
+                "WRONGPASS",
+                "invalid username-password pair or user is disabled.",
+                "user name and password",
+            ),
+        ] {
+            let said = advice(code, text);
+            assert!(said.contains(means), "{said}");
+            assert!(!said.contains("hunter2"), "{said}");
+        }
     }
 }

@@ -8,7 +8,7 @@ if #KEYS > 3 then
 end
 for i = #KEYS - holds + 1, #KEYS do
   -- LEAD ignores a hold of another type.
-  if redis.pcall('GET', KEYS[i]) ~= '' or redis.call('PTTL', KEYS[i]) < tonumber(ARGV[4]) then
+  if checked(redis.pcall('GET', KEYS[i]), 'GET') ~= '' or redis.call('PTTL', KEYS[i]) < tonumber(ARGV[4]) then
     redis.call('SET', KEYS[i], '', 'PX', ARGV[4])
   end
 end

@@ -28,7 +28,7 @@ end
 -- The mark of a lease, if it is still the one of this epoch and token, and when it began. The epoch must also be the
 -- present one: a restart can bring back a lease that an invalidation had deleted, and a clear deletes none (rule 1).
 local function standing(key, clock, present, epoch, token)
-  local held, mark = read_lease(redis.pcall('GET', key))
+  local held, mark = read_lease(checked(redis.pcall('GET', key), 'GET'))
   local at, of = began(clock, present, held)
   if at and present == tonumber(epoch) and of == token then
     return mark, at
@@ -37,7 +37,7 @@ end
 
 -- The answer to a fill that is not stored: the value that is.
 local function rejected(key)
-  local v = redis.pcall('GET', key)
+  local v = checked(redis.pcall('GET', key), 'GET')
   return {'REJECTED', type(v) == 'string' and v, false}
 end
 

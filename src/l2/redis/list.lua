@@ -10,7 +10,7 @@ end
 
 -- Generation and age; nil if the list is missing or damaged.
 local function list(live)
-  local stored = redis.pcall('HGET', live, 'list')
+  local stored = checked(redis.pcall('HGET', live, 'list'), 'HGET')
   local generation, age = string.match(type(stored) == 'string' and stored or '', '^(%d+):(%d+)$')
   generation, age = whole(generation, 2 ^ 53), whole(age, 2 ^ 53)
   if generation and age then
@@ -45,7 +45,7 @@ end
 local function members(live, rnd)
   local generation, age = list(live)
   local damaged, known, longest = not generation, {}, 0
-  local all = redis.pcall('HGETALL', live)
+  local all = checked(redis.pcall('HGETALL', live), 'HGETALL') or {}
   for i = 1, #all, 2 do
     local id, entry = all[i], all[i + 1]
     local staleness = id ~= 'list' and staleness_of(id, entry)

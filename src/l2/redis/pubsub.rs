@@ -10,14 +10,17 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
-use deadpool_redis::redis::{Pipeline, PushInfo, PushKind, RedisResult, Value};
+use deadpool_redis::redis::{
+    FromRedisValue, Pipeline, PushInfo, PushKind, RedisResult, Value, from_redis_value,
+};
 use futures::future::{BoxFuture, join};
 use futures::{FutureExt, Stream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
+use super::call::with_command;
 use super::connection::{check_lanes, life, run_call};
-use super::error::l2_error;
+use super::error::{connect_error, l2_error};
 use super::members;
 use super::names::Names;
 use super::scripts::Scripts;
@@ -56,7 +59,8 @@ pub(super) async fn subscribe(
     let opened = timeout(limit, opening)
         .await
         .map_err(|_| L2Error::timed_out(limit))?;
-    let ((epoch, seq, now, lanes, life, generation, age), connection) = opened.map_err(l2_error)?;
+    let ((epoch, seq, now, lanes, life, generation, age), connection) =
+        opened.map_err(connect_error)?;
     check_lanes(lanes)?;
     let subscription = RedisSubscription {
         connection,
@@ -145,6 +149,8 @@ impl RedisSubscription {
             heartbeat: nonce,
         };
         let mut pipeline = Pipeline::with_capacity(2);
+        // Each script has an answer of its own.
+        pipeline.ignore_errors();
         pipeline.cmd("EVAL").arg(&self.scripts.note);
         pipeline.arg(1).arg(&self.names.live);
         pipeline.arg(me.info.id).arg(members::entry(&me)).arg(nonce);
@@ -157,17 +163,25 @@ impl RedisSubscription {
     }
 }
 
+/// What a script has answered, or its error.
+fn answer_of<T: FromRedisValue>(script: &str, answer: Value) -> Result<T, L2Error> {
+    let answer = answer.extract_error();
+    let answer = answer.map_err(|error| l2_error(with_command(script, error)))?;
+    from_redis_value(answer).map_err(|error| l2_error(error.into()))
+}
+
 impl Subscription for RedisSubscription {
     fn heartbeat(&mut self, applied: Applied) {
         let nonce = random();
         let requests = self.requests(nonce, applied);
+        let scripts = Arc::clone(&self.scripts);
         let mut connection = self.connection.clone();
         let answer = async move {
-            let answers: (u64, (u64, bool, u64, u64, u64, String)) = requests
-                .query_async(&mut connection)
-                .await
-                .map_err(l2_error)?;
-            let (noted, (echo, in_order, epoch, seq, now, life)) = answers;
+            let answers = requests.query_async(&mut connection).await;
+            let (noted, lane): (Value, Value) = answers.map_err(l2_error)?;
+            let noted: u64 = answer_of(&scripts.note, noted)?;
+            let lane: (u64, bool, u64, u64, u64, String) = answer_of(&scripts.heartbeat, lane)?;
+            let (echo, in_order, epoch, seq, now, life) = lane;
             if !in_order || echo != nonce {
                 return Err(L2Error::unexpected(
                     "the server has restarted, has lost its data, does not take writes, or is no longer a primary in good standing",

@@ -1,5 +1,5 @@
 -- RENEW  lease | token ms channel key  ->  1 if the lease has this token
-local held, mark = read_lease(redis.pcall('GET', KEYS[1]))
+local held, mark = read_lease(checked(redis.pcall('GET', KEYS[1]), 'GET'))
 if string.match(held, ':(%d+)$') ~= ARGV[1] then
   return 0
 end

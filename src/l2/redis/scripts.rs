@@ -1,26 +1,26 @@
 //! The Lua scripts. Each is one atomic step, and every key that it touches is declared to it.
 
-use deadpool_redis::redis::Script;
+use super::call::Lua;
 
 /// All scripts that a lane runs.
 #[derive(Debug)]
 pub(super) struct Scripts {
-    pub(super) lead: Script,
-    pub(super) fill: Script,
-    pub(super) revalidate: Script,
-    pub(super) renew: Script,
-    pub(super) insert: Script,
-    pub(super) insert_if: Script,
-    pub(super) invalidate: Script,
-    pub(super) invalidate_tags: Script,
-    pub(super) expire: Script,
-    pub(super) touch: Script,
-    pub(super) clear: Script,
-    pub(super) end_leases: Script,
-    pub(super) remove: Script,
-    pub(super) run: Script,
-    pub(super) members: Script,
-    pub(super) forget: Script,
+    pub(super) lead: Lua,
+    pub(super) fill: Lua,
+    pub(super) revalidate: Lua,
+    pub(super) renew: Lua,
+    pub(super) insert: Lua,
+    pub(super) insert_if: Lua,
+    pub(super) invalidate: Lua,
+    pub(super) invalidate_tags: Lua,
+    pub(super) expire: Lua,
+    pub(super) touch: Lua,
+    pub(super) clear: Lua,
+    pub(super) end_leases: Lua,
+    pub(super) remove: Lua,
+    pub(super) run: Lua,
+    pub(super) members: Lua,
+    pub(super) forget: Lua,
     /// Sent with `EVAL`: it shares a pipeline with `heartbeat`, where a script that the server has forgotten could not be
     /// loaded first.
     pub(super) note: String,
@@ -31,6 +31,7 @@ pub(super) struct Scripts {
 /// A write that removes data must work when memory is full, or a full Redis would keep stale values. A script with this
 /// line is also refused by a replica, and by a primary without the replicas that it must have, even if it only reads.
 const EVEN_WHEN_FULL: &str = "#!lua flags=allow-oom\n";
+const CHECKED: &str = include_str!("checked.lua");
 const CLOCK: &str = include_str!("clock.lua");
 const LEASE: &str = include_str!("lease.lua");
 const LIFE: &str = include_str!("life.lua");
@@ -39,28 +40,58 @@ const TAGS: &str = include_str!("tags.lua");
 
 impl Scripts {
     pub(super) fn new() -> Self {
-        let script = |parts: &[&str]| Script::new(&parts.concat());
+        let text = |parts: &[&str]| [CHECKED, &parts.concat()].concat();
+        let script = |parts: &[&str]| Lua::new(text(parts));
+        let text_when_full = |parts: &[&str]| [EVEN_WHEN_FULL, &text(parts)].concat();
+        let script_when_full = |parts: &[&str]| Lua::new(text_when_full(parts));
         let invalidate = include_str!("invalidate.lua");
         let invalidate_tags = include_str!("invalidate_tags.lua");
         Self {
-            lead: script(&[EVEN_WHEN_FULL, CLOCK, LEASE, include_str!("lead.lua")]),
+            lead: script_when_full(&[CLOCK, LEASE, include_str!("lead.lua")]),
             fill: script(&[CLOCK, LEASE, TAGS, include_str!("fill.lua")]),
             revalidate: script(&[CLOCK, LEASE, TAGS, include_str!("revalidate.lua")]),
             renew: script(&[LEASE, include_str!("renew.lua")]),
             insert: script(&[CLOCK, TAGS, include_str!("insert.lua")]),
             insert_if: script(&[CLOCK, TAGS, include_str!("insert_if.lua")]),
-            expire: script(&[EVEN_WHEN_FULL, CLOCK, include_str!("expire.lua")]),
-            touch: script(&[EVEN_WHEN_FULL, CLOCK, TAGS, include_str!("touch.lua")]),
-            invalidate: script(&[EVEN_WHEN_FULL, CLOCK, LIST, invalidate]),
-            invalidate_tags: script(&[EVEN_WHEN_FULL, CLOCK, TAGS, invalidate_tags]),
-            clear: script(&[EVEN_WHEN_FULL, CLOCK, include_str!("clear.lua")]),
-            end_leases: script(&[EVEN_WHEN_FULL, CLOCK, include_str!("unlease.lua")]),
-            remove: script(&[EVEN_WHEN_FULL, CLOCK, include_str!("remove.lua")]),
-            run: script(&[EVEN_WHEN_FULL, CLOCK, LIFE, LIST, include_str!("run.lua")]),
-            members: script(&[EVEN_WHEN_FULL, LIST, include_str!("members.lua")]),
-            forget: script(&[EVEN_WHEN_FULL, include_str!("forget.lua")]),
-            note: [EVEN_WHEN_FULL, LIST, include_str!("note.lua")].concat(),
-            heartbeat: [CLOCK, LIFE, include_str!("heartbeat.lua")].concat(),
+            expire: script_when_full(&[CLOCK, include_str!("expire.lua")]),
+            touch: script_when_full(&[CLOCK, TAGS, include_str!("touch.lua")]),
+            invalidate: script_when_full(&[CLOCK, LIST, invalidate]),
+            invalidate_tags: script_when_full(&[CLOCK, TAGS, invalidate_tags]),
+            clear: script_when_full(&[CLOCK, include_str!("clear.lua")]),
+            end_leases: script_when_full(&[CLOCK, include_str!("unlease.lua")]),
+            remove: script_when_full(&[CLOCK, include_str!("remove.lua")]),
+            run: script_when_full(&[CLOCK, LIFE, LIST, include_str!("run.lua")]),
+            members: script_when_full(&[LIST, include_str!("members.lua")]),
+            forget: script_when_full(&[include_str!("forget.lua")]),
+            note: text_when_full(&[LIST, include_str!("note.lua")]),
+            heartbeat: text(&[CLOCK, LIFE, include_str!("heartbeat.lua")]),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::path::Path;
+
+    /// By its line in the script an error is given the name of the command.
+    #[test]
+    fn a_line_of_a_script_calls_one_command() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/l2/redis");
+        let paths = fs::read_dir(folder)
+            .unwrap()
+            .map(|file| file.unwrap().path());
+        let scripts = paths.filter(|path| path.extension().is_some_and(|end| end == "lua"));
+        let mut calls = 0;
+        for script in scripts.map(|path| fs::read_to_string(path).unwrap()) {
+            for line in script.lines().filter(|line| line.contains("redis.call")) {
+                let commands = line.split("redis.call(").skip(1);
+                let commands: BTreeSet<_> = commands.map(|call| call.split('\'').nth(1)).collect();
+                assert!(commands.len() == 1 && !commands.contains(&None), "{line}");
+                calls += 1;
+            }
+        }
+        assert!(calls > 40, "{calls}");
     }
 }
