@@ -16,6 +16,7 @@ use deadpool_redis::{Connection, Pool, PoolError, TimeoutType};
 use futures::future::join;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
+use tracing::warn;
 use twox_hash::XxHash3_64;
 
 use super::call::Call;
@@ -50,6 +51,21 @@ pub(super) struct Source {
     pub(super) names: Names,
     pub(super) scripts: Arc<Scripts>,
     pub(super) on_connect: OnConnect,
+    /// The life of the server of which it was said last that it may evict any key. Zero before that.
+    pub(super) warned_of: AtomicU64,
+}
+
+impl Source {
+    /// Warns, once in each life of the server, if that may evict keys without a TTL.
+    fn check_policy(&self, life: u64, policy: &str) {
+        if policy.starts_with("allkeys-") && self.warned_of.swap(life, Ordering::Relaxed) != life {
+            warn!(
+                namespace = self.names.namespace,
+                policy,
+                "Redis may evict the keys that the cache keeps for itself, which costs what is cached; set its maxmemory-policy to volatile-lru, another of volatile-*, or noeviction"
+            );
+        }
+    }
 }
 
 #[derive(Default)]
@@ -430,8 +446,10 @@ async fn run(
     source: &Source,
 ) -> RedisResult<(LaneClock, u64)> {
     let run = run_call(&source.scripts, &source.names);
-    let (epoch, seq, now, lanes, life): (u64, u64, u64, u64, String) = run.run(connection).await?;
+    let answer: (u64, u64, u64, u64, String, String) = run.run(connection).await?;
+    let (epoch, seq, now, lanes, life, policy) = answer;
     let life = self::life(&life);
+    source.check_policy(life, &policy);
     let clock = LaneClock {
         life,
         epoch,

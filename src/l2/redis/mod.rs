@@ -28,6 +28,7 @@ mod tls;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use deadpool_redis::Pool;
@@ -171,6 +172,7 @@ impl L2 for RedisL2 {
             names: names.clone(),
             scripts: Arc::clone(&scripts),
             on_connect,
+            warned_of: AtomicU64::new(0),
         });
         let connections = Arc::new(Connections::new(Arc::clone(&source), None));
         let spare = Arc::new(Connections::new(source, Some(Arc::clone(&connections))));

@@ -6,6 +6,7 @@ use super::client_name::ClientName;
 
 #[derive(Clone)]
 pub(crate) struct Names {
+    pub(super) namespace: String,
     pub(crate) tag: String,
     pub(crate) clock: String,
     pub(crate) log: String,
@@ -24,6 +25,7 @@ impl Names {
             format!("@{db}")
         };
         Self {
+            namespace: namespace.to_owned(),
             clock: format!("{tag}!clock"),
             log: format!("{tag}!log"),
             live: format!("{tag}!live"),

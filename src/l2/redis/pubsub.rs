@@ -53,13 +53,14 @@ pub(super) async fn subscribe(
         };
         let mut run = run_call(scripts, names);
         run.arg(me.id).arg(members::entry(&as_new));
-        let answer: (u64, u64, u64, u64, String, u64, u64) = run.run(&mut connection).await?;
+        let answer: (u64, u64, u64, u64, String, String, u64, u64) =
+            run.run(&mut connection).await?;
         RedisResult::Ok((answer, connection))
     };
     let opened = timeout(limit, opening)
         .await
         .map_err(|_| L2Error::timed_out(limit))?;
-    let ((epoch, seq, now, lanes, life, generation, age), connection) =
+    let ((epoch, seq, now, lanes, life, _policy, generation, age), connection) =
         opened.map_err(connect_error)?;
     check_lanes(lanes)?;
     let subscription = RedisSubscription {
