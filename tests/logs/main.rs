@@ -1,4 +1,5 @@
-//! What reaches the log at WARN: one line for a cause, however many requests meet it, and no key or value.
+//! What reaches the log at WARN: one line for a cause, however many requests meet it, and no key or value. And what a
+//! cache does while its Redis is in trouble, as the log has to name the cause.
 
 #![allow(
     clippy::expect_used,
@@ -8,8 +9,10 @@
     reason = "a failed step ends the test"
 )]
 
-#[path = "support/mod.rs"]
+mod rights;
+#[path = "../support/mod.rs"]
 mod support;
+mod trouble;
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
