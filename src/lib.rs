@@ -1,4 +1,5 @@
 //! [protocol]: crate::protocol
+//! [trouble]: crate::RedisL2#when-redis-is-in-trouble
 #![doc = include_str!("../README.md")]
 //!
 //! # Layout

@@ -7,7 +7,7 @@
 //! - [`pubsub`]: the subscriber's connection, for messages and heartbeats
 //! - [`members`]: how a member is written down; [`names`]: the names of a lane's keys; [`client_name`]: that of
 //!   its connections
-//! - [`error`]: the client's errors as those of the crate
+//! - [`error`]: the client's errors as those of the crate; `trouble.md`: what each means for a cache
 //!
 //! Knows nothing of L1, nor of values: the scripts look at stamps and TTLs only.
 
@@ -53,6 +53,7 @@ use super::{L2, L2Error, Lane, OnConnect};
 /// with one, a cache works without the second.
 ///
 /// In `CLIENT LIST` these connections have the name `larder:NAMESPACE`.
+#[doc = include_str!("trouble.md")]
 #[derive(Clone)]
 pub struct RedisL2 {
     /// Of requests.
