@@ -4,7 +4,8 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Why L2 did not do what it was asked. Cheap to clone; never shows a URL or a password.
+/// Why L2 did not do what it was asked, and for errors of Redis what helps. Cheap to clone; never shows a URL or a
+/// password, nor, in errors of [`RedisL2`](crate::RedisL2), keys and values.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct L2Error(Kind);
