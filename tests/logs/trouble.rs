@@ -414,7 +414,7 @@ fn a_command_that_was_renamed() {
     for command in ["EVALSHA", "EVAL_RO", "EVAL", "GET", "XADD", "PUBLISH"] {
         watched(async |log| {
             let server = RedisServer::start_with(&["--rename-command", command, ""]).await;
-            let cache = build(&server.url(), |b| b);
+            let cache = build(&server.url(), |b| b.max_staleness(UNHURRIED));
             let why = format!("does not know {}:", command.to_lowercase());
             says(log, &cache, &why).await;
         });
