@@ -8,6 +8,7 @@ use futures::future::join_all;
 use tokio::time::{Instant, sleep};
 
 use super::context::Context;
+use super::deadline::deadline;
 use super::tags;
 use crate::entry::Entry;
 use crate::error::{L2Error, LoadError, Misuse};
@@ -58,7 +59,22 @@ pub(super) fn request<V: Value>(ctx: &Context<V>, want: Want) -> LeaseRequest {
     LeaseRequest {
         ttl: ctx.options.lease_ttl,
         want,
+        deadline: None,
     }
+}
+
+/// Asks for the lease now. A server that executes the request when this has ended grants none.
+pub(super) async fn ask<V: Value>(
+    ctx: &Context<V>,
+    key: &str,
+    request: LeaseRequest,
+) -> Result<LeaseReply, L2Error> {
+    let (deadline, _) = deadline(ctx);
+    let request = LeaseRequest {
+        deadline,
+        ..request
+    };
+    ctx.breaker.send(ctx.lane.acquire_lease(key, request)).await
 }
 
 /// Asks for the lease. If the stored value cannot be read, asks again at once, until the time `until`.
@@ -80,8 +96,7 @@ pub(super) async fn acquire<V: Value>(
         return Acquired::Unstored;
     }
     loop {
-        let reply = ctx.lane.acquire_lease(op.key(), *request);
-        match ctx.breaker.send(reply).await {
+        match ask(ctx, op.key(), *request).await {
             Ok(LeaseReply::Hit(bytes)) => {
                 match tags::open(ctx, op.key(), &bytes, ctx.now()).await {
                     Ok(fresh) => {

@@ -259,8 +259,7 @@ impl<V: Value> Loads<V> {
                 None
             } else {
                 let request = lease::request(ctx, Want::Anew);
-                let reply = ctx.lane.acquire_lease(&key, request);
-                match ctx.breaker.send(reply).await {
+                match lease::ask(ctx, &key, request).await {
                     Ok(LeaseReply::Granted(lease)) => Some(lease),
                     _ => None,
                 }

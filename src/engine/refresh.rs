@@ -206,8 +206,7 @@ impl<V: Value> Refreshes<V> {
         }
         let mut request = lease::request(&self.ctx, refresh.want());
         for _ in 0..REPLACED {
-            let reply = ctx.lane.acquire_lease(key, request);
-            match ctx.breaker.send(reply).await {
+            match lease::ask(ctx, key, request).await {
                 Ok(LeaseReply::Granted(lease) | LeaseReply::Replace(lease, _)) => {
                     return Ask::Load(lease);
                 }

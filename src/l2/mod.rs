@@ -298,6 +298,9 @@ pub struct LeaseRequest {
     pub ttl: Duration,
     /// What of the stored value is wanted.
     pub want: Want,
+    /// In milliseconds of the store's time: after that no lease is granted, as the caller has stopped waiting for it. A
+    /// request that comes so late is answered as one without a `ttl`.
+    pub deadline: Option<u64>,
 }
 
 impl LeaseRequest {
@@ -306,6 +309,7 @@ impl LeaseRequest {
         Self {
             ttl: Duration::ZERO,
             want,
+            deadline: None,
         }
     }
 }

@@ -209,6 +209,25 @@ async fn a_load_without_a_store_is_shared_too(fleet: Fleet) {
     assert!(a.stats().l2_errors > 0);
 }
 
+/// By then its caller has gone: no load would use the lease, and all would wait for its end.
+#[tokio::test]
+async fn a_request_that_was_on_its_way_for_too_long_gets_no_lease() {
+    let fleet = Fleet::memory();
+    let (a, wire) = fleet.instance().await;
+    let (b, _) = fleet.instance().await;
+    let truth = Source::new("v");
+    let asks = wire.close(Step::AcquireLease, Way::Request);
+    let late = truth.spawn(&a, "k");
+    asks.arrived(1).await;
+    // Longer than `l2_timeout`.
+    fleet.advance(Duration::from_secs(1));
+    asks.open();
+    assert_eq!(late.await.unwrap().unwrap().meta().version(), None);
+    let loaded = truth.spawn(&b, "k").await.unwrap().unwrap();
+    assert!(loaded.meta().version().is_some());
+    assert_eq!(truth.loads(), 2);
+}
+
 /// The instance that has the lease dies; the others wait no longer than the lease lasts.
 #[tokio::test]
 async fn a_dead_leader_is_replaced() {
@@ -223,11 +242,12 @@ async fn a_dead_leader_is_replaced() {
     wire.lose(Step::Fill, Way::Request, usize::MAX);
 
     let waiting = truth.spawn(&b, "k");
-    let asks = other.close(Step::AcquireLease, Way::Request);
-    asks.arrived(1).await;
+    eventually("b asks for the lease", async || {
+        other.asked(Step::AcquireLease) > 0
+    })
+    .await;
     assert_eq!(truth.loads(), 1, "b waits");
     fleet.advance(Duration::from_secs(2));
-    asks.open();
     assert!(waiting.await.unwrap().unwrap().meta().version().is_some());
     gate.open();
     assert_eq!(dying.await.unwrap().unwrap().meta().version(), None);

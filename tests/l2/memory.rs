@@ -148,6 +148,7 @@ async fn in_an_outage_every_step_fails_and_nothing_is_lost() {
                 LeaseRequest {
                     ttl: LONG,
                     want: Want::Any,
+                    deadline: None,
                 },
             );
             let many = lane.get_many(&["k", "l"]).await;

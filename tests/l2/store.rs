@@ -225,9 +225,17 @@ pub(crate) async fn acquire_lease(lane: &dyn Lane, key: &str) -> LeaseReply {
 }
 
 pub(crate) async fn lead_for(lane: &dyn Lane, key: &str, ttl: Duration, want: Want) -> LeaseReply {
-    lane.acquire_lease(key, LeaseRequest { ttl, want })
-        .await
-        .expect("the lead is answered")
+    let deadline = None;
+    lane.acquire_lease(
+        key,
+        LeaseRequest {
+            ttl,
+            want,
+            deadline,
+        },
+    )
+    .await
+    .expect("the lead is answered")
 }
 
 pub(crate) async fn granted(lane: &dyn Lane, key: &str) -> Lease {

@@ -216,6 +216,7 @@ mod tests {
     const ASK: LeaseRequest = LeaseRequest {
         ttl: Duration::from_secs(60),
         want: Want::Any,
+        deadline: None,
     };
 
     #[tokio::test]

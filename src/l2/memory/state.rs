@@ -159,7 +159,8 @@ impl State {
         if let Some(bytes) = self.usable(key, ask.want, now) {
             return LeaseReply::Hit(bytes);
         }
-        if ask.ttl.is_zero() {
+        let is_late = ask.deadline.is_some_and(|deadline| now.at > deadline);
+        if ask.ttl.is_zero() || is_late {
             return LeaseReply::Miss;
         }
         // Loads that wait for the end of a lease that is taken over wait for the end of this one.

@@ -4,8 +4,7 @@
 use std::fmt;
 use std::iter;
 use std::ops::Deref;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,7 +12,7 @@ use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{Cmd, FromRedisValue, RedisResult, cmd};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::call::{Call, numbers};
 use super::connection::{Connections, Failure};
@@ -31,6 +30,7 @@ use crate::l2::{
     MemberInfo, Members, Message, NewLife, ReadResult, Reply, Stamp, Subscription, TagVersion,
     Touched, Ttls, Version, Want, WriteAck, random,
 };
+use crate::lock::lock;
 use crate::wire::{envelope, message};
 
 /// Messages read from the log at a time.
@@ -190,8 +190,20 @@ impl RedisLane {
             Want::Anew => call.arg("!"),
             Want::Kept => call.arg("~"),
         };
-        call.arg(random());
+        call.arg(random()).arg(written(ask.deadline));
         call
+    }
+
+    /// Gives back the lease that a request without an answer gets if the server executes it later: all instances would
+    /// wait for its end. Over the same connection, so the server executes this after that request.
+    fn give_back(&self, mut connection: MultiplexedConnection, key: &str, token: u64) {
+        let (scripts, names) = (Arc::clone(&self.scripts), self.names.clone());
+        let (key, limit) = (Key::from(key), self.timeout);
+        tokio::spawn(async move {
+            let call = renewal(&scripts, &names, &key, token, Duration::ZERO);
+            // Whatever comes of it, the lease ends by itself.
+            let _ = timeout(limit, call.run::<bool>(&mut connection)).await;
+        });
     }
 
     /// INSERT, for one copy of the request.
@@ -280,6 +292,24 @@ fn read_lease(held: &[u8]) -> Option<Lease> {
     })
 }
 
+/// RENEW, for one copy of the request. Without a `ttl` it gives the lease back.
+fn renewal<'s>(
+    scripts: &'s Scripts,
+    names: &Names,
+    key: &str,
+    token: u64,
+    ttl: Duration,
+) -> Call<'s> {
+    let mut call = Call::new(&scripts.renew, 1);
+    let name = &mut String::new();
+    call.arg(names.lease(name, key))
+        .arg(token)
+        .arg(millis(ttl))
+        .arg(&names.events)
+        .arg(key);
+    call
+}
+
 /// A deadline as an argument.
 fn written(deadline: Option<u64>) -> String {
     deadline.map_or_else(String::new, |at| at.to_string())
@@ -326,18 +356,26 @@ impl Lane for RedisLane {
 
     fn acquire_lease<'a>(&'a self, key: &'a str, ask: LeaseRequest) -> Reply<'a, LeaseReply> {
         async move {
-            // The token of the copy that was sent before this one, whose answer was lost.
-            let lost = AtomicU64::new(0);
+            // The connection and the token of the last copy that was sent.
+            let sent = Mutex::new(None);
             let send = |mut connection: MultiplexedConnection| {
                 let token = random();
-                let lost = lost.swap(token, Ordering::Relaxed);
+                let before = lock(&sent).replace((connection.clone(), token));
+                let lost = before.map_or(0, |(_, token)| token);
                 let call = self.lead(key, ask, token);
                 async move {
                     let answer = call.run(&mut connection).await?;
                     Ok((token, lost, answer))
                 }
             };
-            let (token, lost, answer) = self.connections.with(self.timeout, send).await?;
+            let answer = self.connections.with(self.timeout, send).await;
+            if answer.as_ref().is_err_and(L2Error::is_timeout)
+                && !ask.ttl.is_zero()
+                && let Some((connection, token)) = lock(&sent).take()
+            {
+                self.give_back(connection, key, token);
+            }
+            let (token, lost, answer) = answer?;
             let (answer, value, number): (String, Option<Bytes>, u64) = answer;
             let granted = |token, epoch| Ok(LeaseReply::Granted(Lease { token, epoch }));
             match (answer.as_str(), value) {
@@ -420,16 +458,7 @@ impl Lane for RedisLane {
 
     fn renew_lease<'a>(&'a self, key: &'a str, token: u64, ttl: Duration) -> Reply<'a, bool> {
         async move {
-            let call = || {
-                let mut call = Call::new(&self.scripts.renew, 1);
-                let name = &mut String::new();
-                call.arg(self.names.lease(name, key))
-                    .arg(token)
-                    .arg(millis(ttl))
-                    .arg(&self.names.events)
-                    .arg(key);
-                call
-            };
+            let call = || renewal(&self.scripts, &self.names, key, token, ttl);
             self.run(call).await
         }
         .boxed()

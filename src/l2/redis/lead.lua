@@ -1,4 +1,4 @@
--- LEAD  value lease hold clock | token ms want rnd  ->  answer, value or lease, number
+-- LEAD  value lease hold clock | token ms want rnd deadline  ->  answer, value or lease, number
 local epoch, _, issued = clock(KEYS[4], ARGV[4])
 -- MGET answers nil for a value of another type.
 local v, stored, hold = unpack(redis.call('MGET', KEYS[1], KEYS[2], KEYS[3]))
@@ -14,7 +14,8 @@ if ARGV[3] ~= '*' and ARGV[3] ~= '!' then
     kept = ARGV[3] == '' and v
   end
 end
-if ARGV[2] == '0' then
+-- After the deadline nobody would use the lease.
+if ARGV[2] == '0' or ARGV[5] ~= '' and time() > tonumber(ARGV[5]) then
   return {'MISS', false, 0}
 end
 -- A hold or lease without a TTL is not one of this crate.

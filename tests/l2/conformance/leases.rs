@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use larder::l2::{Fill, Kind, Lane, Lease, LeaseReply, Stamp, Ttls, Want};
+use larder::l2::{Fill, Kind, Lane, Lease, LeaseReply, LeaseRequest, Stamp, Ttls, Want};
 
 use super::conformance;
 use crate::store::*;
@@ -21,6 +21,7 @@ conformance! {
     a_value_that_was_seen_can_be_refreshed
     a_value_that_cannot_be_read_can_be_replaced
     without_a_ttl_no_lease_is_left
+    after_its_deadline_a_request_gets_no_lease
     a_lease_expires
     a_lease_is_renewed_by_its_owner_only
     a_lease_can_be_given_back
@@ -312,6 +313,25 @@ async fn without_a_ttl_no_lease_is_left(store: impl Store) {
     // Nor does it wait for, or end, the lease of another.
     assert_eq!(usable(&*lane, "k").await, None);
     filled(&*lane, "k", lease, b"v").await;
+}
+
+/// It was on its way for so long that its caller has gone.
+async fn after_its_deadline_a_request_gets_no_lease(store: impl Store) {
+    let lane = store.lane();
+    let (clock, _) = lane.subscribe(ME).await.expect("it answers");
+    let ask = |deadline| LeaseRequest {
+        ttl: LONG,
+        want: Want::Any,
+        deadline: Some(deadline),
+    };
+    let late = lane.acquire_lease("k", ask(clock.now - 1)).await;
+    assert_eq!(late.unwrap(), LeaseReply::Miss);
+    let in_time = lane.acquire_lease("k", ask(clock.now + 600_000)).await;
+    assert!(matches!(in_time, Ok(LeaseReply::Granted(_))), "{in_time:?}");
+    // A value is handed out all the same.
+    insert(&*lane, "stored", b"v").await;
+    let late = lane.acquire_lease("stored", ask(clock.now - 1)).await;
+    assert!(matches!(late, Ok(LeaseReply::Hit(_))), "{late:?}");
 }
 
 async fn a_lease_expires(store: impl Store) {

@@ -6,7 +6,9 @@ use std::time::Duration;
 use futures::future::join_all;
 use futures::{FutureExt, StreamExt};
 use larder::RedisL2;
-use larder::l2::{Event, Kind, L2, L2Error, Lane, LaneClock, LeaseRequest, Subscription, Want};
+use larder::l2::{
+    Event, Kind, L2, L2Error, Lane, LaneClock, LeaseReply, LeaseRequest, Subscription, Want,
+};
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::timeout;
 
@@ -14,6 +16,7 @@ use super::detour::Detour;
 use super::{run, watched_lane};
 use crate::store::*;
 use crate::support::eventually::eventually;
+use crate::support::proxy::{self, Line, Proxy, Way};
 
 const SHORT: Duration = Duration::from_millis(200);
 
@@ -23,6 +26,7 @@ async fn every_step(lane: &dyn Lane) -> Vec<(&'static str, Result<(), L2Error>)>
     let ask = LeaseRequest {
         ttl: Duration::ZERO,
         want: Want::Any,
+        deadline: None,
     };
     let insert = payload_of(Kind::Insert, &["k"]);
     let (invalidate, clear) = (
@@ -100,6 +104,40 @@ async fn a_connection_is_announced_before_it_is_used() {
     open.send(()).unwrap();
     assert_eq!(steps.await.unwrap(), (true, true));
     assert!(at_the_door.try_recv().is_err(), "it was announced twice");
+}
+
+/// No load uses the lease, and the loads of all instances would wait for its end.
+#[tokio::test]
+async fn a_lease_whose_grant_comes_too_late_is_given_back() {
+    let store = Redis::start().await;
+    let proxy = Proxy::start(store.server.port()).await;
+    let l2 = RedisL2::open(&proxy.url()).unwrap();
+    let (lane, _) = watched_lane(&l2, SHORT);
+    works_again(&*lane).await;
+    proxy.set(proxy::Kind::Data, Way::FromRedis, Line::Held);
+    // Enough for the connection to be given up as half-open.
+    let keys = ["a", "b", "c", "d"];
+    let answers = keys.map(|key| lead_once(&*lane, key));
+    for answer in join_all(answers).await {
+        let error = answer.expect_err("no answer comes");
+        assert!(error.is_timeout(), "{error:?}");
+    }
+    let other = store.lane();
+    for key in keys {
+        eventually("the lease is free", async || {
+            matches!(lead_once(&*other, key).await, Ok(LeaseReply::Granted(_)))
+        })
+        .await;
+    }
+}
+
+async fn lead_once(lane: &dyn Lane, key: &str) -> Result<LeaseReply, L2Error> {
+    let ask = LeaseRequest {
+        ttl: LONG,
+        want: Want::Any,
+        deadline: None,
+    };
+    lane.acquire_lease(key, ask).await
 }
 
 #[tokio::test]

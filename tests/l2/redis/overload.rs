@@ -74,6 +74,7 @@ async fn a_full_server_can_be_joined() {
     let ask = LeaseRequest {
         ttl: LONG,
         want: Want::Any,
+        deadline: None,
     };
     let led = lane.acquire_lease("k", ask).await;
     assert!(!matches!(led, Ok(LeaseReply::Hit(_))), "{led:?}");

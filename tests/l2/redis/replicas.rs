@@ -106,6 +106,7 @@ async fn a_primary_that_was_demoted_gives_no_value_on_an_open_connection() {
     let ask = LeaseRequest {
         ttl: Duration::ZERO,
         want: Want::Any,
+        deadline: None,
     };
     assert!(lane.acquire_lease("k", ask).await.is_err());
 }
