@@ -2,7 +2,10 @@
 //!
 //! `collect` takes what criterion has left in the target directory, and notes the machine, in `benches/data`.
 //! Without it, tables and plots are made anew from `benches/data` alone. See `benches/run.sh`.
+//!
+//! `chaos FIGURES PLOT` draws what `tests/chaos.sh` has measured, and nothing else.
 
+mod chaos;
 mod data;
 mod goals;
 mod growth;
@@ -18,13 +21,24 @@ use std::path::{Path, PathBuf};
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 fn main() -> Result<()> {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    if let [command, figures, plot] = &*arguments
+        && command == "chaos"
+    {
+        return chaos::draw(Path::new(figures), Path::new(plot));
+    }
     let benches = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    if env::args().nth(1).as_deref() == Some("collect") {
+    if arguments
+        .first()
+        .is_some_and(|command| command == "collect")
+    {
         data::write(&benches, "growth", &growth::collect(&criterion(&benches))?)?;
         data::write(&benches, "machine", &machine::this()?)?;
     }
     let growth: Vec<growth::Point> = data::read(&benches, "growth")?;
     plots::draw(&benches.join("plots"), &growth)?;
+    let plot = benches.join("plots/chaos.svg");
+    chaos::draw(&benches.join("data/chaos.json"), &plot)?;
     let parts = [
         ("machine", machine::table(&data::read(&benches, "machine")?)),
         (
