@@ -22,6 +22,8 @@ pub(crate) struct Recovery {
     pub(crate) took: Option<Duration>,
     /// Of all hot keys.
     pub(crate) loads: u64,
+    /// Requests to Redis that failed in the window: a load after one may not have been stored.
+    pub(crate) errors: u64,
     /// Keys that were loaded too often, and how often.
     pub(crate) too_often: Vec<(usize, u32)>,
 }
@@ -39,6 +41,7 @@ impl Recovery {
         Self {
             fault,
             took,
+            errors: 0,
             loads: loads.iter().map(|loads| u64::from(*loads)).sum(),
             too_often: too_often.map(|(key, (loads, _))| (key, *loads)).collect(),
         }

@@ -155,7 +155,8 @@ fn loads(run: &Run) -> Check {
         .map(|one| {
             let some: Vec<_> = one.too_often.iter().take(5).collect();
             let (name, keys) = (one.fault.name(), one.too_often.len());
-            format!("{name}: {keys} keys, such as {some:?} times")
+            let errors = one.errors;
+            format!("{name}: {keys} keys, such as {some:?} times, with {errors} errors of Redis")
         })
         .collect();
     Check {

@@ -171,9 +171,12 @@ impl<S: Service> Rig<S> {
                 .ok()
                 .map(|()| over.elapsed());
             source.take_by_key(index);
+            let errors = instance.service.errors();
             sleep(WINDOW).await;
             let loads = source.take_by_key(index);
-            vec![Recovery::new(fault, took, &loads, &fleet.changes())]
+            let mut recovery = Recovery::new(fault, took, &loads, &fleet.changes());
+            recovery.errors = instance.service.errors() - errors;
+            vec![recovery]
         }
     }
 

@@ -54,6 +54,9 @@ pub(crate) trait Service: Sized + Send + Sync + 'static {
     /// Whether it works with Redis.
     fn is_well(&self) -> bool;
 
+    /// How many requests to Redis have failed.
+    fn errors(&self) -> u64;
+
     /// How often it has dropped all that it held in memory.
     fn flushes(&self) -> u64;
 }
@@ -103,6 +106,10 @@ impl Service for Larder {
 
     fn is_well(&self) -> bool {
         self.cache.health().is_ok()
+    }
+
+    fn errors(&self) -> u64 {
+        self.cache.stats().l2_errors
     }
 
     fn flushes(&self) -> u64 {
@@ -194,6 +201,10 @@ impl Service for ByHand {
 
     fn is_well(&self) -> bool {
         true
+    }
+
+    fn errors(&self) -> u64 {
+        0
     }
 
     fn flushes(&self) -> u64 {
