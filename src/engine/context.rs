@@ -20,7 +20,7 @@ pub(super) struct Context<V> {
     pub(super) options: Arc<Options>,
     pub(super) l1: Arc<L1<V>>,
     pub(super) lane: Box<dyn Lane>,
-    /// Every request to the lane passes through it, but for the last one, as the instance leaves.
+    /// Every request to the lane passes through it.
     pub(super) breaker: Breaker,
     /// Since when the entry of each member of the lane has been the same.
     pub(super) attendance: Attendance,

@@ -335,7 +335,7 @@ impl<V: Value> Engine<V> {
         let leaving = async {
             self.writes.deliver_deferred().await;
             // Otherwise the lane forgets this instance after a while.
-            let _ = ctx.health.observe(ctx.lane.leave(ctx.instance).await);
+            let _ = ctx.breaker.observe(ctx.lane.leave(ctx.instance).await);
         };
         let _ = timeout(ctx.options.l2_timeout.saturating_mul(2), leaving).await;
         match ctx.deferred.len() {

@@ -16,7 +16,7 @@ pub fn builder(bytes: &[u8]) {
     match RedisL2::open(&url) {
         Ok(l2) => shows_nothing(&format!("{l2:?}")),
         Err(error) => {
-            assert!(error.is_bad_url(), "{error:?}");
+            assert!(error.is_bad_config(), "{error:?}");
             shows_nothing_of(&error);
         }
     }

@@ -36,7 +36,7 @@ pub fn memory_allowed(bytes: &[u8]) -> u64 {
     4 * (64 * bytes.len() as u64 + (64 << 20))
 }
 
-fn decode<C: Codec>(shape: u8, bytes: &[u8]) {
+fn decode<C: Codec + Default>(shape: u8, bytes: &[u8]) {
     match shape % 24 {
         0 => comes_back::<C, Rich>(bytes),
         1 => comes_back::<C, Shape>(bytes),
@@ -59,21 +59,21 @@ fn decode<C: Codec>(shape: u8, bytes: &[u8]) {
         18 => comes_back::<C, (i128, u128, i8, bool, Box<str>)>(bytes),
         19 => comes_back::<C, BTreeMap<(u8, Option<String>), Shape>>(bytes),
         // Floats and the order of a hash map: what comes back may be written differently.
-        20 => drop(C::decode::<(f32, f64, Vec<f64>)>(bytes)),
-        21 => drop(C::decode::<HashMap<String, (char, f64)>>(bytes)),
-        22 => drop(C::decode::<HashMap<(), ()>>(bytes)),
-        _ => drop(C::decode::<Loose>(bytes)),
+        20 => drop(C::default().decode::<(f32, f64, Vec<f64>)>(bytes)),
+        21 => drop(C::default().decode::<HashMap<String, (char, f64)>>(bytes)),
+        22 => drop(C::default().decode::<HashMap<(), ()>>(bytes)),
+        _ => drop(C::default().decode::<Loose>(bytes)),
     }
 }
 
-fn comes_back<C: Codec, T: Serialize + DeserializeOwned + Send>(bytes: &[u8]) {
-    let Ok(value) = C::decode::<T>(bytes) else {
+fn comes_back<C: Codec + Default, T: Serialize + DeserializeOwned + Send>(bytes: &[u8]) {
+    let Ok(value) = C::default().decode::<T>(bytes) else {
         return;
     };
     let Some(once) = encoded::<C, T>(value) else {
         return;
     };
-    let value = match C::decode::<T>(&once) {
+    let value = match C::default().decode::<T>(&once) {
         Ok(value) => value,
         // Fewer bytes than the ones that were decoded, so they allow less.
         Err(error) if once.len() < bytes.len() && error.to_string().contains("memory") => return,
@@ -83,9 +83,9 @@ fn comes_back<C: Codec, T: Serialize + DeserializeOwned + Send>(bytes: &[u8]) {
 }
 
 /// `None` where the format has no form for the value, as a key that is not a text in JSON.
-fn encoded<C: Codec, T: Serialize>(value: T) -> Option<Vec<u8>> {
+fn encoded<C: Codec + Default, T: Serialize>(value: T) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
-    C::encode(&value, &mut bytes).ok()?;
+    C::default().encode(&value, &mut bytes).ok()?;
     Some(bytes)
 }
 

@@ -44,9 +44,9 @@ fn whatever_it_is(bytes: &[u8], place: Place) {
 }
 
 fn sealed(envelope: &Envelope<'_>, place: Place) -> Vec<u8> {
-    let mut body = begin(&envelope.head);
+    let mut body = begin();
     body.extend_from_slice(envelope.payload);
-    let body = seal(body, &envelope.tags, place);
+    let body = seal(body, envelope.head, &envelope.tags, place);
     stamped(envelope.stamp, envelope.life, &body)
 }
 

@@ -578,7 +578,7 @@ fn a_pool_that_is_exhausted() {
         let manager = Manager::new(server.url()).unwrap();
         let pool = Pool::builder(manager).max_size(1).build().unwrap();
         let taken = pool.get().await.unwrap();
-        let l2 = RedisL2::with_pool(pool, &server.url()).unwrap();
+        let l2 = RedisL2::with_pool(pool, server.url()).unwrap();
         let cache: Texts = Cache::builder("test:trouble").l2(l2).build().unwrap();
         says(log, &cache, "raise its max_size").await;
         // Its subscription is no connection of the pool.
