@@ -12,7 +12,7 @@ use tracing::{debug, info, warn};
 
 use crate::clock::{Tick, nanos};
 use crate::error::L2Error;
-use crate::l2::ReadResult;
+use crate::l2::{ReadResult, Reply};
 use crate::lock::lock;
 use crate::options::Options;
 use crate::stats::Counters;
@@ -71,10 +71,7 @@ impl Breaker {
     /// Sends a request, and takes note of how it ended.
     ///
     /// Cancel safe: a request that is dropped says nothing.
-    pub(super) async fn send<T>(
-        &self,
-        request: impl Future<Output = Result<T, L2Error>>,
-    ) -> Result<T, L2Error> {
+    pub(super) async fn send<T>(&self, request: Reply<'_, T>) -> Result<T, L2Error> {
         self.admit()?;
         self.observe(request.await)
     }

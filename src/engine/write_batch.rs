@@ -179,54 +179,63 @@ async fn step<V: Value>(
         Sort::Remove(..) | Sort::Expire | Sort::Tags | Sort::Clear | Sort::EndLeases => None,
     };
     let payload = &*group.payload(ctx);
-    let sending = async {
-        match group.sort {
-            Sort::Insert => {
-                let values: Vec<_> = group
-                    .inserts()
-                    .map(|(key, insert)| (key, &insert.encoded))
-                    .collect();
-                let inserted = ctx.lane.insert(&values, payload, deadline).await;
-                inserted.map(|stamp| Some((stamp, Accepted::Done)))
-            }
-            Sort::InsertIf => {
-                let mut inserts = group.inserts();
-                let Some((key, insert)) = inserts.next() else {
-                    return Ok(None);
-                };
-                let version = insert.only_if.unwrap_or(Version::ABSENT);
-                if ctx.l1.freshness().is_alone() && ctx.l1.version(key, ctx.now()) != version {
-                    return Ok(None);
-                }
-                let value = &insert.encoded;
-                let inserted = ctx.lane.insert_if(key, value, version, payload, deadline);
-                let inserted = inserted.await;
-                inserted.map(|stamp| Some((stamp?, Accepted::Done)))
-            }
-            Sort::Remove(_, hold) => {
-                let removed = ctx.lane.invalidate(&group.keys(), payload, hold).await;
-                removed.map(|ack| Some((ack.stamp, Accepted::Published(ack))))
-            }
-            Sort::Expire => {
-                let expired = ctx.lane.expire(&group.keys(), payload).await;
-                expired.map(|stamp| Some((stamp, Accepted::Done)))
-            }
-            Sort::Tags => {
-                let invalidated = ctx.lane.invalidate_tags(&group.keys(), payload).await;
-                invalidated.map(|stamp| Some((stamp, Accepted::Done)))
-            }
-            // A new epoch, in one step that also publishes it.
-            Sort::Clear => {
-                let cleared = ctx.lane.clear(payload).await;
-                cleared.map(|stamp| Some((stamp, Accepted::Done)))
-            }
-            Sort::EndLeases => {
-                let ended = ctx.lane.end_leases().await;
-                ended.map(|stamp| Some((stamp, Accepted::LeasesEnded(stamp))))
-            }
+    match group.sort {
+        Sort::Insert => {
+            let values: Vec<_> = group
+                .inserts()
+                .map(|(key, insert)| (key, &insert.encoded))
+                .collect();
+            let inserted = ctx
+                .breaker
+                .send(ctx.lane.insert(&values, payload, deadline))
+                .await;
+            inserted.map(|stamp| Some((stamp, Accepted::Done)))
         }
-    };
-    ctx.breaker.send(sending).await
+        Sort::InsertIf => {
+            let mut inserts = group.inserts();
+            let Some((key, insert)) = inserts.next() else {
+                return Ok(None);
+            };
+            let version = insert.only_if.unwrap_or(Version::ABSENT);
+            if ctx.l1.freshness().is_alone() && ctx.l1.version(key, ctx.now()) != version {
+                return Ok(None);
+            }
+            let value = &insert.encoded;
+            let inserting = ctx.lane.insert_if(key, value, version, payload, deadline);
+            let inserted = ctx.breaker.send(inserting).await;
+            inserted.map(|stamp| Some((stamp?, Accepted::Done)))
+        }
+        Sort::Remove(_, hold) => {
+            let removed = ctx
+                .breaker
+                .send(ctx.lane.invalidate(&group.keys(), payload, hold))
+                .await;
+            removed.map(|ack| Some((ack.stamp, Accepted::Published(ack))))
+        }
+        Sort::Expire => {
+            let expired = ctx
+                .breaker
+                .send(ctx.lane.expire(&group.keys(), payload))
+                .await;
+            expired.map(|stamp| Some((stamp, Accepted::Done)))
+        }
+        Sort::Tags => {
+            let invalidated = ctx
+                .breaker
+                .send(ctx.lane.invalidate_tags(&group.keys(), payload))
+                .await;
+            invalidated.map(|stamp| Some((stamp, Accepted::Done)))
+        }
+        // A new epoch, in one step that also publishes it.
+        Sort::Clear => {
+            let cleared = ctx.breaker.send(ctx.lane.clear(payload)).await;
+            cleared.map(|stamp| Some((stamp, Accepted::Done)))
+        }
+        Sort::EndLeases => {
+            let ended = ctx.breaker.send(ctx.lane.end_leases()).await;
+            ended.map(|stamp| Some((stamp, Accepted::LeasesEnded(stamp))))
+        }
+    }
 }
 
 /// Applies a write that L2 has accepted to this instance.

@@ -155,7 +155,7 @@ async fn with_bound(fleet: &Fleet, bound: Duration) -> (Texts, Network) {
 async fn a_silent_instance_is_waited_for_until_it_has_no_proof() {
     let fleet = Fleet::memory();
     let ((a, asks), (b, wire)) = (
-        with_bound(&fleet, 2 * HOUR).await,
+        with_bound(&fleet, HOUR).await,
         with_bound(&fleet, MINUTE).await,
     );
     Source::new("old").through(&b, "k").await.unwrap();
@@ -225,9 +225,9 @@ async fn an_instance_that_crashed_is_forgotten() {
 async fn each_is_waited_for_as_long_as_its_own_bound() {
     let fleet = Fleet::memory();
     let ((a, asks), (_b, short), (_c, long)) = (
-        with_bound(&fleet, 2 * HOUR).await,
-        with_bound(&fleet, MINUTE).await,
         with_bound(&fleet, HOUR).await,
+        with_bound(&fleet, MINUTE).await,
+        with_bound(&fleet, HOUR / 2).await,
     );
     short.silence(true);
     let waiting = wait(&a, "k");
@@ -240,7 +240,7 @@ async fn each_is_waited_for_as_long_as_its_own_bound() {
     still_waits(&waiting, &asks).await;
     fleet.advance(MINUTE + MS);
     still_waits(&waiting, &asks).await;
-    fleet.advance(HOUR);
+    fleet.advance(HOUR / 2);
     ends(waiting).await.unwrap();
 }
 

@@ -34,7 +34,7 @@ impl ClientName {
         {
             warn!(
                 name = self.name,
-                "connections have no name in CLIENT LIST: the Redis user needs +client|setname for that"
+                "connections have no name in CLIENT LIST: the Redis user may not run client|setname; add +client|setname to its rights"
             );
         }
     }

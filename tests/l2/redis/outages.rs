@@ -111,7 +111,7 @@ async fn a_connection_is_announced_before_it_is_used() {
 async fn a_lease_whose_grant_comes_too_late_is_given_back() {
     let store = Redis::start().await;
     let proxy = Proxy::start(store.server.port()).await;
-    let l2 = RedisL2::open(&proxy.url()).unwrap();
+    let l2 = RedisL2::open(proxy.url()).unwrap();
     let (lane, _) = watched_lane(&l2, SHORT);
     works_again(&*lane).await;
     proxy.set(proxy::Kind::Data, Way::FromRedis, Line::Held);
