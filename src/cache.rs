@@ -87,7 +87,7 @@ struct Handle<V: Send + Sync + 'static> {
 
 impl<V: Send + Sync + 'static> Drop for Handle<V> {
     fn drop(&mut self) {
-        self.engine.stop();
+        self.engine.abandon();
     }
 }
 
@@ -1307,12 +1307,12 @@ where
     /// write.
     ///
     /// Waits until the subscriber has ended, then for deferred invalidations to be delivered, for up to twice
-    /// `l2_timeout`. What cannot be delivered by then is lost; one line at WARN says how many keys. Other instances
+    /// `l2_timeout` in all. What cannot be delivered by then is lost; one line at WARN says how many keys. Other instances
     /// do not wait for a closed one in [`invalidate_and_wait`](Self::invalidate_and_wait).
     ///
     /// A closed cache can still be used, but does not use its L1 any more. Loads and writes under way go on; writes
     /// that are deferred from then on are lost. Dropping the last handle without a call of this also stops the
-    /// subscriber, and loses what is deferred.
+    /// subscriber, at once, and loses what is deferred, which a line at WARN says as well.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {

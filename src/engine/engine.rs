@@ -327,18 +327,30 @@ impl<V: Value> Engine<V> {
     pub(crate) async fn close(&self) {
         self.stop();
         let subscriber = lock(&self.subscriber).take();
-        if let Some(subscriber) = subscriber {
-            // Its panic, if any, has been reported where it happened.
-            let _ = subscriber.await;
-        }
         let ctx = &*self.ctx;
         let leaving = async {
+            if let Some(subscriber) = subscriber {
+                // Its panic, if any, has been reported where it happened.
+                let _ = subscriber.await;
+            }
             self.writes.deliver_deferred().await;
             // Otherwise the lane forgets this instance after a while.
             let _ = ctx.breaker.observe(ctx.lane.leave(ctx.instance).await);
         };
         let _ = timeout(ctx.options.l2_timeout.saturating_mul(2), leaving).await;
-        match ctx.deferred.len() {
+        self.say_what_is_lost();
+    }
+
+    /// The last handle is dropped.
+    pub(crate) fn abandon(&self) {
+        if !self.stop.is_cancelled() {
+            self.stop();
+            self.say_what_is_lost();
+        }
+    }
+
+    fn say_what_is_lost(&self) {
+        match self.ctx.deferred.len() {
             0 => {}
             lost => warn!(
                 namespace = self.namespace(),

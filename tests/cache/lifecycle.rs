@@ -110,3 +110,16 @@ fn a_cache_knows_its_namespace() {
     let cache: Texts = Cache::builder("test:text").build().unwrap();
     assert_eq!(cache.namespace(), "test:text");
 }
+
+/// The subscriber cannot end, as nobody drives its runtime.
+#[test]
+fn close_ends_in_time_whatever_the_subscriber_does() {
+    let runtime = || Builder::new_current_thread().enable_all().build().unwrap();
+    let (idle, driven) = (runtime(), runtime());
+    let (cache, _) = idle.block_on(Fleet::memory().instance());
+    driven.block_on(async {
+        let closing = tokio::time::timeout(Duration::from_secs(60), cache.close());
+        assert!(closing.await.is_ok());
+        assert!(!cache.health().is_started() && !cache.health().is_listener_live());
+    });
+}

@@ -312,3 +312,27 @@ fn an_outage() {
     });
     assert_eq!(log.count(SECRET), 0, "{}", log.text());
 }
+
+/// However the cache ends.
+#[test]
+fn invalidations_that_are_lost() {
+    for closes in [true, false] {
+        let seen = warnings(async {
+            let wire = Network::new(MemoryL2::new());
+            let cache = Cache::<String, String>::builder("test:logs").l2(wire.clone());
+            let cache = cache.l2_timeout(Duration::from_millis(20)).build().unwrap();
+            cache.ready().await;
+            wire.refuse(Step::Invalidate, usize::MAX);
+            for key in ["a", "b"] {
+                assert!(cache.invalidate(key).await.unwrap_err().is_deferred());
+            }
+            if closes {
+                cache.close().await;
+            }
+        });
+        let lost: Vec<_> = (seen.iter())
+            .filter(|line| line.contains("lost=2"))
+            .collect();
+        assert_eq!(lost.len(), 1, "{seen:?}");
+    }
+}
