@@ -58,8 +58,8 @@ use super::{CodecError, CodecStack, Context, EncodeError, Unencrypted};
 /// # How much a key may encrypt
 ///
 /// Each value gets a random nonce of 96 bits. Should two get the same one, it shows only whether both are the same
-/// value of the same entry. A key may encrypt 2^35 values of up to 64 MiB, or 2^49 of up to 1 MiB (RFC 8452, section
-/// 9). If the whole fleet writes 10 000 values a second, the first takes 39 days, and the second 1 700 years.
+/// value of the same entry. Among 2^32 values two share a nonce with a probability below 2^-32: that is a cautious limit
+/// for a key. A fleet that writes 1 000 values a second gets there in 49 days.
 ///
 /// # Moving to it
 ///
