@@ -381,6 +381,7 @@ mod large {
     // serde reads a value of these whole, then decodes it again from what it has read.
 
     #[derive(Serialize, Deserialize)]
+    #[cfg_attr(not(any(feature = "json", feature = "messagepack")), allow(dead_code))]
     #[serde(tag = "t")]
     pub(super) enum Tagged {
         Node {
@@ -393,6 +394,7 @@ mod large {
     }
 
     #[derive(Serialize, Deserialize)]
+    #[cfg_attr(not(any(feature = "json", feature = "messagepack")), allow(dead_code))]
     #[serde(untagged)]
     pub(super) enum Untagged {
         Node {
@@ -403,6 +405,7 @@ mod large {
     }
 
     #[derive(Serialize, Deserialize)]
+    #[cfg_attr(not(any(feature = "json", feature = "messagepack")), allow(dead_code))]
     pub(super) struct Flattened {
         name: String,
         #[serde(flatten)]
