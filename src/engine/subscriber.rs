@@ -443,32 +443,35 @@ impl<'a, V: Value> Session<'a, V> {
     /// An error if the log cannot be reached. Requests have a connection of their own, and when both
     /// were lost, the subscription may be back first: L1 is worth keeping until the other is, too.
     async fn catch_up(&mut self, seq: u64) -> Result<bool, L2Error> {
-        let (epoch, Some(last)) = (self.freshness().epoch(), self.reached.last) else {
+        let (epoch, Some(mut last)) = (self.freshness().epoch(), self.reached.last) else {
             return Ok(false);
         };
         if seq <= last {
             return Ok(true);
         }
-        let missed = match self.ctx.breaker.observe(self.ctx.lane.replay(last).await) {
-            Ok(missed) => missed,
-            Err(error) if error.is_unreachable() => return Err(error),
-            Err(_) => return Ok(false),
-        };
-        // The first has been applied: so the log is of this life, and reaches back far enough.
-        let mut next = last.max(1);
-        for message in &missed {
-            if (message.epoch, message.seq) != (epoch, next) {
+        while last < seq {
+            let missed = match self.ctx.breaker.observe(self.ctx.lane.replay(last).await) {
+                Ok(missed) => missed,
+                Err(error) if error.is_unreachable() => return Err(error),
+                Err(_) => return Ok(false),
+            };
+            // The first has been applied: so the log is of this life, and reaches back far enough.
+            let mut next = last.max(1);
+            for message in &missed {
+                if (message.epoch, message.seq) != (epoch, next) {
+                    return Ok(false);
+                }
+                if next > last {
+                    self.apply(message);
+                    self.count(message);
+                    self.reached.last = Some(next);
+                }
+                next = next.saturating_add(1);
+            }
+            if next <= last.saturating_add(1) {
                 return Ok(false);
             }
-            if next > last {
-                self.apply(message);
-                self.count(message);
-                self.reached.last = Some(next);
-            }
-            next = next.saturating_add(1);
-        }
-        if next <= seq {
-            return Ok(false);
+            last = next.saturating_sub(1);
         }
         self.ctx.counters.replays.bump();
         Ok(true)

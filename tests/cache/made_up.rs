@@ -5,7 +5,7 @@ use larder::deadpool_redis::redis::{AsyncCommands, cmd};
 
 use crate::fleet::{Fleet, Source, Texts, pair, received};
 use crate::support::eventually::eventually;
-use crate::support::network::{Network, Step};
+use crate::support::network::{Network, Step, Way};
 
 /// Many more than heartbeats may be sent for.
 const MANY: u64 = 1000;
@@ -107,10 +107,31 @@ async fn numbers_that_are_not_given_do_not_empty_l1() {
         })
         .await;
     }
+    // A caller of `invalidate_and_wait` believes it.
+    assert_eq!(it.wire.applied(), last);
     assert!(it.b.get_local("k").is_some());
     it.a.invalidate("k").await.unwrap();
     eventually("it is evicted", || async { it.b.get_local("k").is_none() }).await;
     assert_eq!(it.b.stats().l1_flushes, it.flushes);
+}
+
+/// The lane gives them to other messages while the instance is cut off.
+#[tokio::test]
+async fn numbers_that_are_given_later_hide_nothing_from_a_new_subscription() {
+    let fleet = Fleet::redis().await;
+    let mut it = start(&fleet).await;
+    let (epoch, next) = (it.publisher.epoch, it.publisher.seq + 1);
+    it.publisher.publish(epoch, next).await;
+    received(&it.b, 2).await;
+    let gate = it.wire.close(Step::Subscribe, Way::Request);
+    it.wire.cut();
+    it.wire.subscribers(0).await;
+    it.a.invalidate("k").await.unwrap();
+    gate.open();
+    it.b.ready().await;
+    assert!(it.b.get_local("k").is_none());
+    let stats = it.b.stats();
+    assert_eq!((stats.replays, stats.l1_flushes), (1, it.flushes));
 }
 
 /// Nor does a crowd of them have as many heartbeats sent. L1 may wait for an answer now and then.

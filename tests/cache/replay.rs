@@ -9,8 +9,10 @@ use crate::fleet::{Fleet, Set, Source, Texts, over_both_stores, received, withou
 use crate::support::eventually::eventually;
 use crate::support::network::{Gate, Network, Step, Way};
 
-/// How many missed messages a lane returns at a time; the last one that was applied comes first.
-const MOST: usize = 1023;
+/// Missed messages that a lane returns in several steps.
+const STEPS: usize = 2500;
+/// More than a log keeps: 10 000, and what has come since it was trimmed last.
+const BEYOND_THE_LOG: usize = 10_300;
 const LIMIT: Duration = Duration::from_secs(10);
 const LOG: &str = "{test:text.0}!log";
 
@@ -20,7 +22,8 @@ type Entries = Vec<(String, Vec<(String, Vec<u8>)>)>;
 over_both_stores!(
     what_is_missed_while_cut_off_is_replayed,
     what_a_full_queue_drops_is_replayed,
-    what_no_replay_holds_is_one_flush,
+    many_missed_messages_are_replayed_in_steps,
+    what_the_log_does_not_hold_is_one_flush,
     a_replay_that_fails_is_one_flush,
     a_replay_waits_for_the_connection_of_requests,
     messages_that_come_during_a_replay_are_applied_once,
@@ -139,17 +142,19 @@ async fn invalidate_often(cache: &Texts, n: usize) {
     }
 }
 
-async fn what_no_replay_holds_is_one_flush(fleet: Fleet) {
+async fn many_missed_messages_are_replayed_in_steps(fleet: Fleet) {
     let pair = pair(&fleet).await;
     let gate = pair.cut_off().await;
-    invalidate_often(&pair.a, MOST).await;
+    invalidate_often(&pair.a, STEPS).await;
     pair.back(&gate).await;
     pair.assert_replayed();
     pair.assert_goes_on().await;
+}
 
-    let pair = self::pair(&fleet).await;
+async fn what_the_log_does_not_hold_is_one_flush(fleet: Fleet) {
+    let pair = pair(&fleet).await;
     let gate = pair.cut_off().await;
-    invalidate_often(&pair.a, MOST + 1).await;
+    invalidate_often(&pair.a, BEYOND_THE_LOG).await;
     pair.back(&gate).await;
     pair.assert_flushed_once();
     pair.assert_goes_on().await;

@@ -73,6 +73,8 @@ struct Wires {
     delayed: AtomicUsize,
     drop_messages: AtomicBool,
     dropped: AtomicUsize,
+    /// The highest number of a message that a heartbeat has named.
+    applied: AtomicU64,
     /// How much still comes through while the connection is silent.
     let_through: AtomicUsize,
     /// Where inserts get stuck, while their callers get a timeout.
@@ -81,9 +83,9 @@ struct Wires {
     reconnect: AtomicBool,
     /// Whether the next `get` finds a version that the lane has not issued.
     forge: AtomicBool,
-    /// Whether the next subscription finds the highest number of a message that there is.
     /// How long each request takes.
     latency_ms: AtomicU64,
+    /// Whether the next subscription finds the highest number of a message that there is.
     exhaust: AtomicBool,
     /// Whether requests turn out to have gone to another server than the subscription, once.
     mislead: AtomicBool,
@@ -121,6 +123,7 @@ impl Network {
             delayed: AtomicUsize::new(0),
             drop_messages: AtomicBool::new(false),
             dropped: AtomicUsize::new(0),
+            applied: AtomicU64::new(0),
             let_through: AtomicUsize::new(0),
             stuck: Mutex::default(),
             reconnect: AtomicBool::new(false),
@@ -207,6 +210,11 @@ impl Network {
     /// How many messages were dropped.
     pub(crate) fn dropped(&self) -> usize {
         self.wires.dropped.load(SeqCst)
+    }
+
+    /// The highest number of a message that the instance says it has applied.
+    pub(crate) fn applied(&self) -> u64 {
+        self.wires.applied.load(SeqCst)
     }
 
     /// Makes the subscriber's connection half-open, or whole again.
@@ -649,6 +657,7 @@ fn changed(mut events: watch::Receiver<Events>) -> BoxFuture<'static, watch::Rec
 impl Subscription for WiredSubscription {
     fn heartbeat(&mut self, applied: Applied) {
         self.network.count(Step::Heartbeat);
+        self.network.wires.applied.fetch_max(applied.seq, SeqCst);
         self.inner.heartbeat(applied);
     }
 }

@@ -20,8 +20,8 @@ use crate::wire::{envelope, message};
 
 /// Messages that the log keeps for instances that have missed some.
 const LOG: usize = 10_000;
-/// Messages that a replay returns at most.
-const REPLAY: usize = 1024;
+/// Messages that a replay returns at most: few, so that simulated instances catch up in several steps.
+const REPLAY: usize = 16;
 /// Messages that may wait for one subscriber. One more is dropped, which leaves a hole in the numbers.
 const QUEUE: usize = 1024;
 
