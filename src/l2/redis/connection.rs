@@ -150,8 +150,7 @@ impl Connections {
     ///
     /// INSERT is different, see [`once`](Self::once).
     ///
-    /// While the last attempt to connect has failed, it fails at once; while another one is under way,
-    /// after a tenth of the limit.
+    /// It fails at once while the last attempt to connect has failed, and no other one is due.
     pub(super) async fn with<T, Sent>(
         &self,
         limit: Duration,
@@ -268,17 +267,10 @@ impl Connections {
         limit: Duration,
         deadline: Instant,
     ) -> Result<Arc<Live>, L2Error> {
-        // While the server is known to be away, no caller waits long for it.
-        let patience = if self.failures.load(Ordering::Relaxed) == 0 {
-            limit
-        } else {
-            limit / 10
-        };
-        let until = deadline.min(Instant::now() + patience);
-        match timeout_at(until, attempt.outcome.clone().wait()).await {
+        match timeout_at(deadline, attempt.outcome.clone().wait()).await {
             Ok(Some(connected)) => connected.map_err(|failed| failed.error),
             Ok(None) => Err(L2Error::closed()),
-            Err(_) => Err(not_in_time(&self.source.pool, patience)),
+            Err(_) => Err(not_in_time(&self.source.pool, limit)),
         }
     }
 
@@ -347,24 +339,22 @@ impl Connections {
             }
             Err(_) => {
                 let silent = live.silent.fetch_add(1, Ordering::Relaxed) + 1 >= HALF_OPEN_AFTER;
-                if silent && self.discard(id, live) {
-                    self.failures.fetch_add(1, Ordering::Relaxed);
+                if silent {
+                    self.discard(id, live);
                 }
                 Err(Failure::Final(L2Error::timed_out(limit)))
             }
         }
     }
 
-    /// Discards a connection, so that neither this nor the pool hands it out again. `false` if it was no
-    /// longer the current one.
-    fn discard(&self, id: u64, live: &Live) -> bool {
-        let discarded = lock(&self.current)
+    /// Discards a connection, so that neither this nor the pool hands it out again.
+    fn discard(&self, id: u64, live: &Live) {
+        lock(&self.current)
             .attempt
             .take_if(|attempt| attempt.id == id);
         if let Some(pooled) = lock(&live.pooled).take() {
             drop(Connection::take(pooled));
         }
-        discarded.is_some()
     }
 }
 
