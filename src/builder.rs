@@ -1,22 +1,27 @@
 //! Collects the options of a cache, checks them and builds it.
 
 use std::any::type_name;
+use std::error::Error;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::TryFutureExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::cache::Cache;
 use crate::clock::Clock;
-use crate::engine::{Engine, Parts, TtlOf};
+use crate::engine::{Engine, Loader, Parts, TtlOf};
+use crate::entry::Entry;
 use crate::error::BuildError;
 use crate::key::CacheKey;
 use crate::l1::Weigher;
 use crate::l2::{L2, L2Error, RedisL2, Server};
+use crate::loaded::Loaded;
 use crate::options::{Mode, Options};
+use crate::patterns::{LoadingCache, ReadThrough};
 use crate::wire::codec::{Bincode, CodecStack, ValueCodec};
 use crate::wire::envelope;
 
@@ -507,6 +512,35 @@ where
         self
     }
 
+    /// Has misses of single keys that come within `window` of the first one loaded together, by one call of the loader that
+    /// is given to [`read_through_many`](Self::read_through_many), with `max` keys at most. Default: off, each is loaded by a
+    /// call of its own.
+    ///
+    /// `window` from 1 ms on, `max` from 1 to 1 024. Each miss takes up to `window` longer. A call is made at once when
+    /// there are `max` keys. A refresh of a stale value does not wait for others, and is a call of its own.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use larder::Cache;
+    ///
+    /// let squares = Cache::builder("docs:squares")
+    ///     .batch_loads(Duration::from_millis(5), 100)
+    ///     .read_through_many(|keys: Vec<u64>| async {
+    ///         Ok::<_, std::io::Error>(keys.into_iter().map(|n| (n, n * n)))
+    ///     })
+    ///     .build()?;
+    /// let (two, three) = tokio::try_join!(squares.get(&2), squares.get(&3))?;
+    /// assert_eq!((*two, *three), (4, 9));
+    /// assert_eq!(squares.stats().loads, 1);
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub fn batch_loads(mut self, window: Duration, max: usize) -> Self {
+        self.options.batch_loads = Some((window, max));
+        self
+    }
+
     /// The clock by which values expire. Default: the system's monotonic clock. For tests and simulations.
     pub fn clock(mut self, clock: Clock) -> Self {
         self.options.clock = clock;
@@ -524,6 +558,14 @@ where
     /// If an option cannot work, such as a soft TTL that is not shorter than the hard one, or a malformed URL. The
     /// error names all such options and says what would work; it never shows a password.
     pub fn build(self) -> Result<Cache<K, V>, BuildError> {
+        let is_batched = self.options.batch_loads.is_some();
+        self.build_with(is_batched.then(|| {
+            "batch_loads needs read_through_many: no other loader takes many keys".to_owned()
+        }))
+    }
+
+    /// The same, with what else cannot work.
+    fn build_with(self, mistake: Option<String>) -> Result<Cache<K, V>, BuildError> {
         let Self {
             options,
             weigher,
@@ -534,7 +576,8 @@ where
             l2,
             keys: _,
         } = self;
-        let mistakes = options.mistakes();
+        let mut mistakes = options.mistakes();
+        mistakes.extend(mistake);
         let l2 = match l2 {
             Ok(l2) if mistakes.is_empty() => l2,
             l2 => return Err(BuildError::new(&options.namespace, mistakes, l2.err())),
@@ -549,6 +592,186 @@ where
             type_tag,
             l2,
         })))
+    }
+}
+
+/// How a cache with a loader of its own is built.
+impl<K, V> Builder<K, V>
+where
+    K: CacheKey + Send + 'static,
+    V: Serialize + DeserializeOwned + Send + Sync + 'static,
+{
+    /// Gives the cache its loader: [`build`](LoadingBuilder::build) then returns a [`LoadingCache`], whose look-ups need
+    /// none. The last option before it.
+    ///
+    /// The loader is called as one that is given to [`get_or_load`](Cache::get_or_load), with the key.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use larder::{Cache, LoadingCache};
+    ///
+    /// async fn price_of(product: String) -> Result<u32, std::io::Error> {
+    ///     Ok(product.len() as u32 * 150)
+    /// }
+    ///
+    /// let prices: LoadingCache<String, u32> =
+    ///     Cache::builder("docs:prices").read_through(price_of).build()?;
+    /// assert_eq!(*prices.get("tea").await?, 450);
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub fn read_through<F, Fut, E>(self, loader: F) -> LoadingBuilder<K, V>
+    where
+        F: Fn(K) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<V, E>> + Send + 'static,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        self.read_through_with(move |key, _| loader(key).map_ok(Loaded::new))
+    }
+
+    /// As [`read_through`](Self::read_through), with a loader that is given the previous value, too, and says how its value
+    /// is to be stored. As one that is given to [`get_or_load_with`](Cache::get_or_load_with). To
+    /// [`reload`](LoadingCache::reload) no previous value is given.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use larder::{Cache, LoadingCache, Loaded};
+    ///
+    /// let users: LoadingCache<u64, String> = Cache::builder("docs:users")
+    ///     .read_through_with(|id, _previous| async move {
+    ///         Ok::<_, std::io::Error>(Loaded::new(format!("user {id}")).tags(["tenant:7"]))
+    ///     })
+    ///     .build()?;
+    /// assert_eq!(*users.get(&1).await?, "user 1");
+    /// users.invalidate_tag("tenant:7").await?;
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub fn read_through_with<F, Fut, E>(self, loader: F) -> LoadingBuilder<K, V>
+    where
+        F: Fn(K, Option<Entry<V>>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Loaded<V>, E>> + Send + 'static,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let loader = Arc::new(loader);
+        let loader_of = move |key| {
+            let loader = Arc::clone(&loader);
+            Loader::one(move |previous| loader(key, previous))
+        };
+        LoadingBuilder {
+            builder: self,
+            loader: ReadThrough::one(loader_of),
+        }
+    }
+
+    /// As [`read_through`](Self::read_through), with a loader of many keys: one call loads all keys that
+    /// [`get_many`](LoadingCache::get_many) misses, in parts of 1 024, and with [`batch_loads`](Self::batch_loads) also
+    /// those that single callers miss at about the same time.
+    ///
+    /// A key for which it returns no value is an error for the callers of that key, which
+    /// [says so](crate::LoadError::is_not_found), and is not cached. To cache an absence, use an `Option` as `V`. Values of
+    /// keys that it was not asked for are ignored.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use larder::{Cache, LoadingCache};
+    ///
+    /// let squares: LoadingCache<u64, u64> = Cache::builder("docs:squares")
+    ///     .read_through_many(|keys: Vec<u64>| async {
+    ///         Ok::<_, std::io::Error>(keys.into_iter().map(|n| (n, n * n)))
+    ///     })
+    ///     .build()?;
+    /// let found: Vec<u64> = squares.get_many(&[1, 2, 3]).await?.iter().map(|square| **square).collect();
+    /// assert_eq!(found, [1, 4, 9]);
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub fn read_through_many<F, Fut, Values, E>(self, loader: F) -> LoadingBuilder<K, V>
+    where
+        F: Fn(Vec<K>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Values, E>> + Send + 'static,
+        Values: IntoIterator<Item = (K, V)>,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        self.read_through_many_with(move |keys: Vec<(K, Option<Entry<V>>)>| {
+            let loaded = loader(keys.into_iter().map(|(key, _)| key).collect());
+            loaded.map_ok(|values| {
+                let values = values.into_iter();
+                values.map(|(key, value)| (key, Loaded::new(value)))
+            })
+        })
+    }
+
+    /// As [`read_through_many`](Self::read_through_many), with a loader that is given each key with its previous value, and
+    /// says how the values are to be stored. As one that is given to
+    /// [`get_many_or_load_with`](Cache::get_many_or_load_with).
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use larder::{Cache, LoadingCache, Loaded};
+    ///
+    /// let rates: LoadingCache<u64, u64> = Cache::builder("docs:rates")
+    ///     .read_through_many_with(|keys| async {
+    ///         let rate = |n| Loaded::new(n * 100).ttl(Duration::from_secs(60));
+    ///         Ok::<_, std::io::Error>(keys.into_iter().map(move |(n, _previous)| (n, rate(n))))
+    ///     })
+    ///     .build()?;
+    /// assert_eq!(*rates.get(&7).await?, 700);
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub fn read_through_many_with<F, Fut, Values, E>(self, loader: F) -> LoadingBuilder<K, V>
+    where
+        F: Fn(Vec<(K, Option<Entry<V>>)>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Values, E>> + Send + 'static,
+        Values: IntoIterator<Item = (K, Loaded<V>)>,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let loader = Arc::new(loader);
+        let loader_of = move |keys| Loader::many(keys, Arc::clone(&loader));
+        let batch = self.options.batch_loads;
+        LoadingBuilder {
+            builder: self,
+            loader: ReadThrough::many(loader_of, batch),
+        }
+    }
+}
+
+/// The options of a [`LoadingCache`], with its loader; made by [`Builder::read_through`] and
+/// [`Builder::read_through_many`].
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct LoadingBuilder<K, V> {
+    builder: Builder<K, V>,
+    loader: ReadThrough<K, V>,
+}
+
+impl<K, V> LoadingBuilder<K, V>
+where
+    K: CacheKey + Send + 'static,
+    V: Serialize + DeserializeOwned + Send + Sync + 'static,
+{
+    /// Checks the options and builds the cache, as [`Builder::build`] does.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`Builder::build`].
+    pub fn build(self) -> Result<LoadingCache<K, V>, BuildError> {
+        let Self { builder, loader } = self;
+        let cache = if loader.is_of_many() {
+            builder.build_with(None)
+        } else {
+            builder.build()
+        };
+        Ok(LoadingCache::new(cache?, loader))
+    }
+}
+
+impl<K, V> fmt::Debug for LoadingBuilder<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoadingBuilder")
+            .field("options", &self.builder.options)
+            .finish_non_exhaustive()
     }
 }
 

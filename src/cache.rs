@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures::TryFutureExt;
 
 use crate::clock::Tick;
-use crate::engine::{Engine, Loader};
+use crate::engine::{Begin, Engine, Loader};
 use crate::entry::Entry;
 use crate::error::{CommitError, LoadError, WriteError};
 use crate::key::{CacheKey, Key, KeyTooLong, KeyWriter};
@@ -347,14 +347,27 @@ where
         Fut: Future<Output = Result<Loaded<V>, E>> + Send + 'static,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        // As above, and written out: with a future that both await, a hit takes 2.5 % more instructions.
-        let loader = || Loader::one(loader);
+        self.get_or_load_by(key, || Loader::one(loader)).await
+    }
+
+    /// The same, however the key is loaded. [`get_or_load`](Self::get_or_load) is written out: with a future that both
+    /// await, a hit takes 2.5 % more instructions.
+    pub(crate) async fn get_or_load_by<Q, M>(
+        &self,
+        key: &Q,
+        load: impl Begin<V>,
+    ) -> Result<Entry<V>, LoadError>
+    where
+        K: LookupBy<Q, M>,
+        Q: CacheKey + ?Sized,
+    {
         let now = self.engine().now();
         match self.look_up(key, now)? {
             Found::Here(entry) => {
                 if !entry.is_due() {
                     return Ok(entry);
                 }
+                let loader = || load.loader();
                 let refreshed = self.engine().refresh_stale(written(key)?, &entry, loader);
                 let Some(current) = refreshed else {
                     return Ok(entry);
@@ -362,7 +375,7 @@ where
                 drop(entry);
                 current.await
             }
-            Found::NotHere(key) => self.engine().get_or_load(key, now, loader).await,
+            Found::NotHere(key) => self.engine().get_or_load(key, now, load).await,
         }
     }
 
@@ -401,8 +414,7 @@ where
         Fut: Future<Output = Result<V, E>> + Send + 'static,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        let loader = Loader::plain(loader);
-        self.engine().load_anew(written(key)?, loader).await
+        self.refresh_by(key, Loader::plain(loader)).await
     }
 
     /// Loads a key now as [`refresh`](Self::refresh) does, with a loader that also says how its value is to be stored: with a
@@ -437,7 +449,19 @@ where
         Fut: Future<Output = Result<Loaded<V>, E>> + Send + 'static,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        let loader = Loader::one(|_| loader());
+        self.refresh_by(key, Loader::one(|_| loader())).await
+    }
+
+    /// The same with any loader.
+    pub(crate) async fn refresh_by<Q, M>(
+        &self,
+        key: &Q,
+        loader: Loader<V>,
+    ) -> Result<Entry<V>, LoadError>
+    where
+        K: LookupBy<Q, M>,
+        Q: CacheKey + ?Sized,
+    {
         self.engine().load_anew(written(key)?, loader).await
     }
 
@@ -544,10 +568,23 @@ where
     {
         let keys: Vec<&Q> = keys.into_iter().collect();
         let loader = Arc::new(loader);
+        let loader_of = |keys| Loader::many(keys, Arc::clone(&loader));
+        self.get_many_or_load_by(keys, loader_of).await
+    }
+
+    /// The same, with what makes the loader of some keys.
+    pub(crate) async fn get_many_or_load_by<Q, M>(
+        &self,
+        keys: Vec<&Q>,
+        loader_of: impl Fn(Vec<K>) -> Loader<V>,
+    ) -> Result<Vec<Option<Entry<V>>>, LoadError>
+    where
+        K: KeyFrom<Q, M>,
+        Q: CacheKey + ?Sized,
+    {
         let loader = |keys: &[&Q], places: &[usize]| {
             let keys = places.iter().filter_map(|&place| keys.get(place));
-            let keys = keys.map(|&key| K::key_from(key)).collect();
-            Loader::many(keys, Arc::clone(&loader))
+            loader_of(keys.map(|&key| K::key_from(key)).collect())
         };
         let now = self.engine().now();
         let mut entries = Vec::with_capacity(keys.len());

@@ -11,6 +11,7 @@
 //! | --- | --- |
 //! | `fuzzing` | what holds for any bytes; not part of a usual build |
 //! | `builder` | collects and checks the options |
+//! | `patterns` | what services build around a cache |
 //! | `cache` | the public handle: one method per call |
 //! | `engine` | carries out each call: L1, then L2, then the loader |
 //! | `entry`, `loaded` | what a look-up returns, and what a loader does |
@@ -47,6 +48,7 @@ mod lock;
 mod lookup_by;
 mod options;
 mod pacing;
+mod patterns;
 mod random;
 mod retry_delays;
 mod shared_result;
@@ -56,7 +58,7 @@ mod throttle;
 mod vocabulary;
 mod wire;
 
-pub use crate::builder::Builder;
+pub use crate::builder::{Builder, LoadingBuilder};
 pub use crate::cache::Cache;
 pub use crate::clock::Clock;
 pub use crate::entry::{Entry, Meta, SomeEntry};
@@ -66,6 +68,7 @@ pub use crate::l2::{L2Error, MemoryL2, MemorySnapshot, RedisL2};
 pub use crate::loaded::{Loaded, MAX_TAGS};
 pub use crate::lookup_by::{KeyFrom, LookupBy};
 pub use crate::options::Mode;
+pub use crate::patterns::LoadingCache;
 pub use crate::source::Source;
 pub use crate::stats::{Health, Stats};
 pub use crate::vocabulary::Version;

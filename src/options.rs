@@ -62,6 +62,8 @@ pub(crate) struct Options {
     pub(crate) lease_ttl: Duration,
     pub(crate) lease_wait: Duration,
     pub(crate) max_deferred: usize,
+    /// How long single loads wait for others to be loaded with them, and how many there may be.
+    pub(crate) batch_loads: Option<(Duration, usize)>,
     pub(crate) clock: Clock,
 }
 
@@ -103,6 +105,7 @@ impl Options {
             lease_ttl: Duration::from_secs(2),
             lease_wait: Duration::from_secs(5),
             max_deferred: 10_000,
+            batch_loads: None,
             clock: Clock::system(),
         }
     }
@@ -130,6 +133,7 @@ impl Options {
             lease_ttl,
             lease_wait,
             max_deferred,
+            batch_loads,
             clock: _,
         } = self;
         let mut mistakes: Vec<_> = mistake_in_namespace(namespace).into_iter().collect();
@@ -142,6 +146,10 @@ impl Options {
             ("l2_timeout", Some(*l2_timeout)),
             ("load_timeout", Some(*load_timeout)),
             ("lease_ttl", Some(*lease_ttl)),
+            (
+                "the window of batch_loads",
+                batch_loads.map(|(window, _)| window),
+            ),
         ];
         for (name, duration) in at_least_1_ms {
             if let Some(duration) = duration.filter(|duration| !works(*duration)) {
@@ -187,6 +195,11 @@ impl Options {
         if !(1..=MOST_LOADS).contains(max_concurrent_loads) {
             mistakes.push(format!(
                 "max_concurrent_loads must be from 1 to {MOST_LOADS}, and not {max_concurrent_loads}"
+            ));
+        }
+        if let Some((_, max)) = batch_loads.filter(|(_, max)| !(1..=MOST_IN_A_LOAD).contains(max)) {
+            mistakes.push(format!(
+                "the max of batch_loads must be from 1 to {MOST_IN_A_LOAD} keys, and not {max}"
             ));
         }
         if *max_deferred == 0 {
@@ -257,6 +270,8 @@ fn mistake_in_namespace(namespace: &str) -> Option<String> {
 pub(crate) const DEFAULT_TTL: Duration = Duration::from_secs(3600);
 /// A hundred years: what is longer is a mistake, and would overflow somewhere.
 pub(crate) const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+/// How many keys are loaded by one call of a loader: their leases are not renewed before it begins and after it ends.
+pub(crate) const MOST_IN_A_LOAD: usize = 1024;
 const SHORTEST: Duration = Duration::from_millis(1);
 const SHORTEST_STALENESS: Duration = Duration::from_millis(10);
 /// No member can claim more: an invalidation that is waited for waits for up to this time.

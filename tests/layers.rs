@@ -12,9 +12,10 @@ use std::fs;
 use std::path::Path;
 
 /// From the top. A file imports from its own layer or from lower ones.
-const LAYERS: [&[&str]; 11] = [
+const LAYERS: [&[&str]; 12] = [
     &["fuzzing"],
     &["builder"],
+    &["patterns"],
     &["cache"],
     &["engine"],
     &["entry", "loaded"],

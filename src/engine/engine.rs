@@ -17,7 +17,7 @@ use super::context::Context;
 use super::convert::{Convert, TtlOf};
 use super::deferred::Deferred;
 use super::extensions::Extensions;
-use super::load::{Awaited, Current, Loads};
+use super::load::{Awaited, Begin, Current, Loads};
 use super::loader::{Loader, LoaderCalls};
 use super::lookup;
 use super::refresh::Refreshes;
@@ -164,10 +164,10 @@ impl<V: Value> Engine<V> {
         &self,
         key: Key,
         now: Tick,
-        loader: impl FnOnce() -> Loader<V>,
+        load: impl Begin<V>,
     ) -> Result<Entry<V>, LoadError> {
         self.ensure_subscribed(now);
-        self.loads.get_or_load(key, now, loader).await
+        self.loads.get_or_load(key, now, load).await
     }
 
     pub(crate) async fn get_many_or_load(

@@ -3,9 +3,11 @@
 //! - here: the order of the steps
 //! - [`fallbacks`]: what callers get if the load fails, and those that come after it for a while
 //! - [`stale_wait`]: waiting for the refresh of a stale value
+//! - [`batches`]: loads of single keys that become one call of a loader
 //!
 //! Knows the order of the steps (look-up, lease, loader, fill), and none of the steps themselves.
 
+mod batches;
 mod fallbacks;
 mod stale_wait;
 
@@ -19,6 +21,7 @@ use futures::{StreamExt, stream};
 use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument, Span, debug};
 
+pub(crate) use self::batches::Batches;
 pub(crate) use self::stale_wait::{Awaited, Current};
 use super::context::Context;
 use super::lease::{self, Acquired, Replaces};
@@ -34,6 +37,7 @@ use crate::key::Key;
 use crate::l1::{Join, LeaseWaiter, LoadOutcome, OpGuard, Outcome, Started};
 use crate::l2::{Lease, LeaseReply, LeaseRequest, Want};
 use crate::loaded::Loaded;
+use crate::options::MOST_IN_A_LOAD;
 use crate::retry_delays::poll_delays;
 use crate::shared_result::{ResultSender, SharedResult};
 use crate::throttle::Throttle;
@@ -41,14 +45,32 @@ use crate::vocabulary::Value;
 
 /// How many lease requests or fills of one load are under way at a time.
 const AT_ONCE: usize = 64;
-/// How many keys are loaded by one call of a loader: their leases are not renewed before it begins and after it ends.
-const PART: usize = 1024;
 
 /// The result of a load under way, for the callers that wait for it.
 type Flight<V> = SharedResult<LoadOutcome<V>>;
 
+/// How a key is loaded, if it has to be.
+pub(crate) trait Begin<V: Value> {
+    /// The loader of this key alone.
+    fn loader(self) -> Loader<V>;
+
+    /// Runs the load that a caller has begun.
+    fn begin(self, loads: &Arc<Loads<V>>, led: Led<V>) -> impl Future<Output = ()> + Send;
+}
+
+/// By a task of its own.
+impl<V: Value, F: FnOnce() -> Loader<V>> Begin<V> for F {
+    fn loader(self) -> Loader<V> {
+        self()
+    }
+
+    fn begin(self, loads: &Arc<Loads<V>>, led: Led<V>) -> impl Future<Output = ()> + Send {
+        loads.spawn(vec![led], self())
+    }
+}
+
 /// A load of one key, for the task that runs it.
-struct Led<V> {
+pub(crate) struct Led<V> {
     op: OpGuard<V>,
     /// The request for the lease; `None` if L2 is not to be asked.
     ask: Option<LeaseRequest>,
@@ -83,7 +105,7 @@ struct Turn<V> {
 }
 
 /// Loads what both levels lack.
-pub(super) struct Loads<V: Value> {
+pub(crate) struct Loads<V: Value> {
     ctx: Arc<Context<V>>,
     calls: Arc<LoaderCalls<V>>,
     refreshes: Arc<Refreshes<V>>,
@@ -112,7 +134,7 @@ impl<V: Value> Loads<V> {
         self: &Arc<Self>,
         key: Key,
         now: Tick,
-        loader: impl FnOnce() -> Loader<V>,
+        load: impl Begin<V>,
     ) -> Result<Entry<V>, LoadError> {
         if let Some(entry) = lookup::get_instead(&self.ctx, &key) {
             return Ok(entry);
@@ -122,12 +144,14 @@ impl<V: Value> Loads<V> {
         }
         let (outcome, now) = lookup::read(&self.ctx, &key, now).await;
         match lookup::answer(&self.ctx, &key, outcome, now) {
-            Ok(entry) if entry.is_due() => match self.refresh_stale(key, &entry, loader) {
-                Some(current) => current.await,
-                None => Ok(entry),
-            },
+            Ok(entry) if entry.is_due() => {
+                match self.refresh_stale(key, &entry, || load.loader()) {
+                    Some(current) => current.await,
+                    None => Ok(entry),
+                }
+            }
             Ok(entry) => Ok(entry),
-            Err(want) => one(self.load_missing(key, want, loader).await),
+            Err(want) => one(self.load_missing(key, want, load).await),
         }
     }
 
@@ -136,12 +160,12 @@ impl<V: Value> Loads<V> {
         self: &Arc<Self>,
         key: Key,
         want: Option<Want>,
-        loader: impl FnOnce() -> Loader<V>,
+        load: impl Begin<V>,
     ) -> Result<Option<Entry<V>>, LoadError> {
         if let Some(error) = self.recent_error(&key) {
             return Err(error);
         }
-        let (mut loader, mut may_be_late) = (Some(loader), true);
+        let (mut load, mut may_be_late) = (Some(load), true);
         loop {
             let Joining {
                 flight,
@@ -150,9 +174,9 @@ impl<V: Value> Loads<V> {
             } = self.join(&key, want, 0, may_be_late);
             let is_own = led.is_some();
             if let Some(led) = led
-                && let Some(loader) = loader.take()
+                && let Some(load) = load.take()
             {
-                self.spawn(vec![led], loader()).await;
+                load.begin(self, led).await;
             }
             // The load of many keys returns no value for a key that its loader does not know; this loader may.
             match self.result_of(&key, flight).await? {
@@ -274,8 +298,10 @@ impl<V: Value> Loads<V> {
                     return Err(error);
                 }
             };
-            // A loader of one key has a value for it.
-            let loaded = loaded.ok_or_else(LoadError::stopped)?;
+            let Some(loaded) = loaded else {
+                lease::give_back(ctx, (&key, lease)).await;
+                return Err(LoadError::not_found());
+            };
             let ended = lease::store(ctx, &op, lease, loaded, Replaces::Any).await?;
             Ok(lookup::hand_out(ctx, ended.slot, ctx.now(), ended.source))
         };
@@ -320,8 +346,8 @@ impl<V: Value> Loads<V> {
 
     /// Loads some keys after the other, so that the leases of no part run out while those of others are asked for or used.
     async fn run_all(&self, mut led: Vec<Led<V>>, loader: Loader<V>) {
-        while led.len() > PART {
-            let rest = led.split_off(PART);
+        while led.len() > MOST_IN_A_LOAD {
+            let rest = led.split_off(MOST_IN_A_LOAD);
             self.run(mem::replace(&mut led, rest), &loader).await;
         }
         self.run(led, &loader).await;
@@ -491,9 +517,9 @@ impl<V> Turn<V> {
     }
 }
 
-/// A loader of one key has a value for it.
+/// A loader of one key has a value for it; one of many keys may not.
 fn one<V>(loaded: Result<Option<Entry<V>>, LoadError>) -> Result<Entry<V>, LoadError> {
-    loaded.and_then(|entry| entry.ok_or_else(LoadError::stopped))
+    loaded.and_then(|entry| entry.ok_or_else(LoadError::not_found))
 }
 
 fn fill<V>(entries: &mut [Option<Entry<V>>], place: usize, entry: Entry<V>) {

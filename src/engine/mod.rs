@@ -14,7 +14,7 @@
 //!   [`attendance`]: which of them are silent
 //! - [`subscriber`]: what other instances changed comes in, and the proof that nothing was missed
 //! - [`tags`]: whether the tags of a value that L2 holds leave it valid
-//! - [`context`], [`convert`], [`deadline`], [`l2_health`]: what these have in common
+//! - [`context`], [`convert`], [`deadline`], [`breaker`]: what these have in common
 
 mod attendance;
 mod await_applied;
@@ -47,4 +47,5 @@ mod writer;
 
 pub(crate) use self::convert::TtlOf;
 pub(crate) use self::engine::{Engine, Parts};
+pub(crate) use self::load::{Batches, Begin};
 pub(crate) use self::loader::Loader;

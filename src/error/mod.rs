@@ -151,6 +151,8 @@ enum LoadKind {
     TimedOut(Duration),
     #[error("the runtime that ran the load was shut down; the next call loads again")]
     Stopped,
+    #[error("the loader of many keys returned no value for this one")]
+    NotFound,
     #[error(transparent)]
     Misuse(Misuse),
     #[error(transparent)]
@@ -172,6 +174,10 @@ impl LoadError {
 
     pub(crate) fn stopped() -> Self {
         Self(LoadKind::Stopped)
+    }
+
+    pub(crate) fn not_found() -> Self {
+        Self(LoadKind::NotFound)
     }
 
     pub(crate) fn misuse(misuse: Misuse) -> Self {
@@ -237,6 +243,13 @@ impl LoadError {
     #[must_use]
     pub fn is_timeout(&self) -> bool {
         matches!(self.0, LoadKind::TimedOut(_))
+    }
+
+    /// Whether the loader of many keys returned no value for this one, see
+    /// [`read_through_many`](crate::Builder::read_through_many).
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        matches!(self.0, LoadKind::NotFound)
     }
 
     /// Whether the loader returned a [`Loaded`](crate::Loaded) that makes no sense: `unchanged()` without a previous

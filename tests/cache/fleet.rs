@@ -93,6 +93,12 @@ impl Fleet {
 
     /// An instance that may not have subscribed yet.
     pub(crate) fn build(&self, set: impl FnOnce(Set) -> Set) -> (Texts, Network) {
+        let (builder, network) = self.builder();
+        (set(builder).build().unwrap(), network)
+    }
+
+    /// The options of an instance.
+    pub(crate) fn builder(&self) -> (Set, Network) {
         let network = match self {
             Self::Memory { l2, .. } => Network::new(l2.clone()),
             Self::Redis { l2, .. } => Network::new(l2.clone()),
@@ -102,7 +108,7 @@ impl Fleet {
             Self::Memory { clock, .. } => builder.clock(clock.clone()),
             Self::Redis { .. } => builder.l2_timeout(UNHURRIED),
         };
-        (set(builder).build().unwrap(), network)
+        (builder, network)
     }
 }
 

@@ -46,6 +46,7 @@ mod options;
 mod outage;
 mod popularity;
 mod races;
+mod read_through;
 mod recent_errors;
 mod replay;
 mod runtimes;

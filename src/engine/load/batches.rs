@@ -1,0 +1,126 @@
+//! Loads of single keys that come together, and become one call of a loader of many keys.
+
+use std::future::ready;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::mpsc::{self, Receiver, Sender};
+use tokio::time::{Instant, timeout_at};
+
+use super::{Begin, Led, Loads};
+use crate::engine::loader::Loader;
+use crate::lock::lock;
+use crate::vocabulary::Value;
+
+/// Makes the loader of these keys.
+type LoaderOf<K, V> = Arc<dyn Fn(Vec<K>) -> Loader<V> + Send + Sync>;
+
+/// Collects loads for so long, and so many at most, from the first of them on.
+pub(crate) struct Batches<K, V> {
+    window: Duration,
+    max: usize,
+    loader_of: LoaderOf<K, V>,
+    /// The batch that takes more loads. Its task has the other end.
+    open: Mutex<Option<Open<K, V>>>,
+}
+
+struct Open<K, V> {
+    loads: Sender<(K, Led<V>)>,
+    /// How many more there may be.
+    room: usize,
+}
+
+/// A load that joins a batch, if its key has to be loaded.
+struct InBatch<'a, K, V, F> {
+    batches: &'a Batches<K, V>,
+    key: F,
+}
+
+impl<K: Send + 'static, V: Value> Batches<K, V> {
+    pub(crate) fn new(window: Duration, max: usize, loader_of: LoaderOf<K, V>) -> Self {
+        Self {
+            window,
+            max,
+            loader_of,
+            open: Mutex::default(),
+        }
+    }
+
+    /// The load of a key.
+    pub(crate) fn load(&self, key: impl FnOnce() -> K) -> impl Begin<V> {
+        InBatch { batches: self, key }
+    }
+
+    /// Adds a load to the open batch. If there is none, or its runtime has ended, begins one.
+    fn add(&self, loads: &Arc<Loads<V>>, key: K, led: Led<V>) {
+        let mut open = lock(&self.open);
+        let mut one = (key, led);
+        if let Some(batch) = &mut *open {
+            match batch.loads.try_send(one) {
+                Ok(()) => {
+                    batch.room = batch.room.saturating_sub(1);
+                    if batch.room == 0 {
+                        // Its task gets no more, and need not wait for the end of the window.
+                        *open = None;
+                    }
+                    return;
+                }
+                Err(refused) => one = refused.into_inner(),
+            }
+        }
+        let (sender, receiver) = mpsc::channel(self.max);
+        // There is room for it.
+        let _ = sender.try_send(one);
+        *open = (self.max > 1).then_some(Open {
+            loads: sender,
+            room: self.max - 1,
+        });
+        drop(open);
+        let until = Instant::now() + self.window;
+        let (loads, loader_of) = (Arc::clone(loads), Arc::clone(&self.loader_of));
+        tokio::spawn(async move {
+            let (keys, led) = collect(receiver, until).await;
+            loads.run_all(led, loader_of(keys)).await;
+        });
+    }
+}
+
+/// What comes until the batch is full, or the time is over.
+async fn collect<K, V>(
+    mut receiver: Receiver<(K, Led<V>)>,
+    until: Instant,
+) -> (Vec<K>, Vec<Led<V>>) {
+    let (mut keys, mut all) = (Vec::new(), Vec::new());
+    loop {
+        let next = match timeout_at(until, receiver.recv()).await {
+            Ok(next) => next,
+            Err(_) => {
+                // From here on another batch takes them; those that came before are taken out.
+                receiver.close();
+                receiver.recv().await
+            }
+        };
+        let Some((key, mut led)) = next else {
+            return (keys, all);
+        };
+        led.number = keys.len();
+        keys.push(key);
+        all.push(led);
+    }
+}
+
+impl<K, V, F> Begin<V> for InBatch<'_, K, V, F>
+where
+    K: Send + 'static,
+    V: Value,
+    F: FnOnce() -> K,
+{
+    fn loader(self) -> Loader<V> {
+        (self.batches.loader_of)(vec![(self.key)()])
+    }
+
+    fn begin(self, loads: &Arc<Loads<V>>, led: Led<V>) -> impl Future<Output = ()> + Send {
+        self.batches.add(loads, (self.key)(), led);
+        ready(())
+    }
+}

@@ -1,0 +1,230 @@
+//! A cache that has its loader (read-through).
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::try_join_all;
+
+use crate::cache::Cache;
+use crate::engine::{Batches, Loader};
+use crate::entry::Entry;
+use crate::error::LoadError;
+use crate::key::CacheKey;
+use crate::lookup_by::KeyFrom;
+
+/// A [`Cache`] that has its loader: what is missing is loaded, so every look-up has a value or an error. Built by
+/// [`Builder::read_through`](crate::Builder::read_through) or
+/// [`Builder::read_through_many`](crate::Builder::read_through_many).
+///
+/// All that a `Cache` can do, this can do too, by `Deref`; [`get`](Self::get) and [`get_many`](Self::get_many) are those of
+/// this type. A clone of the cache alone is `Cache::clone(&loading)`. Clones share everything.
+///
+/// ```
+/// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::io;
+/// use larder::{Cache, LoadingCache};
+///
+/// let prices: LoadingCache<String, u32> = Cache::builder("docs:prices")
+///     .read_through(|product: String| async move {
+///         match product.as_str() {
+///             "tea" => Ok(450),
+///             _ => Err(io::Error::from(io::ErrorKind::NotFound)),
+///         }
+///     })
+///     .build()?;
+/// assert_eq!(*prices.get("tea").await?, 450);
+/// assert!(prices.get("milk").await.is_err_and(|error| error.is_loader()));
+/// prices.invalidate("tea").await?;
+/// assert_eq!(*prices.get("tea").await?, 450);
+/// assert_eq!(prices.stats().loads, 3);
+/// # Ok(()) }
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+/// ```
+pub struct LoadingCache<K, V>
+where
+    V: Send + Sync + 'static,
+{
+    cache: Cache<K, V>,
+    loader: Arc<ReadThrough<K, V>>,
+}
+
+/// How the missing keys of a cache are loaded.
+pub(crate) enum ReadThrough<K, V> {
+    /// By a call for each.
+    One(LoaderOf<K, V>),
+    /// By a call for those that are missing in one call of the cache.
+    Many(LoaderOf<Vec<K>, V>),
+    /// Single ones, too, that are missing at about the same time.
+    Batched(LoaderOf<Vec<K>, V>, Batches<K, V>),
+}
+
+/// Makes the loader for one or several keys.
+type LoaderOf<T, V> = Arc<dyn Fn(T) -> Loader<V> + Send + Sync>;
+
+impl<K, V> ReadThrough<K, V>
+where
+    K: Send + 'static,
+    V: Send + Sync + 'static,
+{
+    pub(crate) fn one(loader_of: impl Fn(K) -> Loader<V> + Send + Sync + 'static) -> Self {
+        Self::One(Arc::new(loader_of))
+    }
+
+    /// `batch` is how long single loads wait for others, and how many there may be.
+    pub(crate) fn many(
+        loader_of: impl Fn(Vec<K>) -> Loader<V> + Send + Sync + 'static,
+        batch: Option<(Duration, usize)>,
+    ) -> Self {
+        let loader_of: LoaderOf<Vec<K>, V> = Arc::new(loader_of);
+        match batch {
+            None => Self::Many(loader_of),
+            Some((window, max)) => {
+                let batches = Batches::new(window, max, Arc::clone(&loader_of));
+                Self::Batched(loader_of, batches)
+            }
+        }
+    }
+
+    pub(crate) fn is_of_many(&self) -> bool {
+        !matches!(self, Self::One(_))
+    }
+}
+
+impl<K, V> LoadingCache<K, V>
+where
+    K: CacheKey + Send + 'static,
+    V: Send + Sync + 'static,
+{
+    pub(crate) fn new(cache: Cache<K, V>, loader: ReadThrough<K, V>) -> Self {
+        Self {
+            cache,
+            loader: Arc::new(loader),
+        }
+    }
+
+    /// Looks a key up in L1, then in L2, and otherwise loads it. As [`Cache::get_or_load`] with the loader of this cache:
+    /// a key is loaded once in the whole fleet, and a stale value is returned at once while it is refreshed.
+    ///
+    /// Cost: that of [`Cache::get_or_load`]. The key is cloned only if it has to be loaded.
+    ///
+    /// # Errors
+    ///
+    /// As [`Cache::get_or_load`]; and [`LoadError::is_not_found`] if a loader of many keys has no value for this one.
+    pub async fn get<Q, M>(&self, key: &Q) -> Result<Entry<V>, LoadError>
+    where
+        K: KeyFrom<Q, M>,
+        Q: CacheKey + ?Sized,
+    {
+        match &*self.loader {
+            ReadThrough::One(loader_of) => {
+                let loader = || loader_of(K::key_from(key));
+                self.cache.get_or_load_by(key, loader).await
+            }
+            ReadThrough::Many(loader_of) => {
+                let loader = || loader_of(vec![K::key_from(key)]);
+                self.cache.get_or_load_by(key, loader).await
+            }
+            ReadThrough::Batched(_, batches) => {
+                let load = batches.load(|| K::key_from(key));
+                self.cache.get_or_load_by(key, load).await
+            }
+        }
+    }
+
+    /// Looks many keys up, and loads those that are missing. Returns one entry per key, in the order of the keys.
+    ///
+    /// Cost: with a loader of many keys that of [`Cache::get_many_or_load`]. With a loader of one key that of as many calls
+    /// of [`get`](Self::get) at once, each of which calls it; how many run at a time is bounded by
+    /// [`max_concurrent_loads`](crate::Builder::max_concurrent_loads).
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get), if any key has no value. Those that were loaded are kept for the next call.
+    pub async fn get_many<'a, Q, M>(
+        &self,
+        keys: impl IntoIterator<Item = &'a Q>,
+    ) -> Result<Vec<Entry<V>>, LoadError>
+    where
+        K: KeyFrom<Q, M>,
+        Q: CacheKey + ?Sized + 'a,
+    {
+        // As a list: the future of a user's iterator may not be `Send` when it is part of another one.
+        let keys: Vec<&Q> = keys.into_iter().collect();
+        match &*self.loader {
+            ReadThrough::One(_) => try_join_all(keys.into_iter().map(|key| self.get(key))).await,
+            ReadThrough::Many(loader_of) | ReadThrough::Batched(loader_of, _) => {
+                let loader_of = |keys| loader_of(keys);
+                let found = self.cache.get_many_or_load_by(keys, loader_of).await?;
+                let found = found.into_iter();
+                found
+                    .map(|entry| entry.ok_or_else(LoadError::not_found))
+                    .collect()
+            }
+        }
+    }
+
+    /// Loads a key now, whatever is there, and stores the value in both levels in its place. As [`Cache::refresh`], with
+    /// the loader of this cache.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get). What is stored stays.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::sync::atomic::{AtomicU32, Ordering};
+    /// use larder::{Cache, LoadingCache};
+    ///
+    /// static PRICE: AtomicU32 = AtomicU32::new(450);
+    ///
+    /// let prices: LoadingCache<String, u32> = Cache::builder("docs:prices")
+    ///     .read_through(|_| async { Ok::<_, std::io::Error>(PRICE.load(Ordering::Relaxed)) })
+    ///     .build()?;
+    /// assert_eq!(*prices.get("tea").await?, 450);
+    /// PRICE.store(470, Ordering::Relaxed);
+    /// assert_eq!(*prices.reload("tea").await?, 470);
+    /// assert_eq!(*prices.get("tea").await?, 470);
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub async fn reload<Q, M>(&self, key: &Q) -> Result<Entry<V>, LoadError>
+    where
+        K: KeyFrom<Q, M>,
+        Q: CacheKey + ?Sized,
+    {
+        let loader = match &*self.loader {
+            ReadThrough::One(loader_of) => loader_of(K::key_from(key)),
+            ReadThrough::Many(loader_of) | ReadThrough::Batched(loader_of, _) => {
+                loader_of(vec![K::key_from(key)])
+            }
+        };
+        self.cache.refresh_by(key, loader).await
+    }
+}
+
+impl<K, V: Send + Sync + 'static> Deref for LoadingCache<K, V> {
+    type Target = Cache<K, V>;
+
+    fn deref(&self) -> &Cache<K, V> {
+        &self.cache
+    }
+}
+
+impl<K, V: Send + Sync + 'static> Clone for LoadingCache<K, V> {
+    fn clone(&self) -> Self {
+        Self {
+            cache: self.cache.clone(),
+            loader: Arc::clone(&self.loader),
+        }
+    }
+}
+
+impl<K, V: Send + Sync + 'static> fmt::Debug for LoadingCache<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoadingCache")
+            .field("cache", &self.cache)
+            .finish_non_exhaustive()
+    }
+}
