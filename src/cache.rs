@@ -999,6 +999,97 @@ where
         self.engine().invalidate_after(written(key), commit).await
     }
 
+    /// Writes a value to the source, and then stores it in both levels, in place of what was there in any instance: as one
+    /// task that goes on if the caller is cancelled in between.
+    ///
+    /// `store` is given the value, and returns a future that writes it to the source. If that fails or panics, the key is
+    /// invalidated, as the write may have landed all the same. So it is if another change of the key comes at the same time:
+    /// the caches then have no value, and never that of a write that was not the last one. Until the source has the value,
+    /// look-ups return the old one or wait, as for a load.
+    ///
+    /// A value that cannot be stored, as it is over [`max_value_size`](crate::Builder::max_value_size), is in the source
+    /// after `Ok`, and not in the caches: the key is invalidated. If the runtime ends meanwhile, the invalidation is
+    /// deferred.
+    ///
+    /// Cost: a task, and two round trips, one of them before `store` begins.
+    ///
+    /// # Errors
+    ///
+    /// [`CommitError`] tells them apart:
+    ///
+    /// - [`NotBegun`](CommitError::NotBegun): the key is over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES). Nothing was changed.
+    /// - [`Failed`](CommitError::Failed), [`Panicked`](CommitError::Panicked): that was `store`. The key is invalidated.
+    /// - [`NotInvalidated`](CommitError::NotInvalidated): the source has the value, and L2 could not be reached. This
+    ///   instance does not use the key until it has sent L2 an invalidation, which it does as soon as L2 answers.
+    /// - [`Stopped`](CommitError::Stopped): the runtime was shut down.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use larder::{Cache, CommitError};
+    ///
+    /// # async fn update_price(_price: u32) -> Result<(), std::io::Error> { Ok(()) }
+    /// let prices: Cache<String, u32> = Cache::builder("docs:prices").build()?;
+    /// match prices.write_through("tea", 470, |&price| update_price(price)).await {
+    ///     // The source has it; the caches have it, or will not use the old value.
+    ///     Ok(()) | Err(CommitError::NotInvalidated { .. }) => {}
+    ///     Err(error) => return Err(error.into()),
+    /// }
+    /// assert_eq!(prices.get("tea").await.as_deref(), Some(&470));
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub async fn write_through<Q, M, Fut, E>(
+        &self,
+        key: &Q,
+        value: V,
+        store: impl FnOnce(&V) -> Fut,
+    ) -> Result<(), CommitError<(), E>>
+    where
+        K: LookupBy<Q, M>,
+        Q: CacheKey + ?Sized,
+        Fut: Future<Output = Result<(), E>> + Send + 'static,
+        E: Send + 'static,
+    {
+        self.write_through_with(key, Loaded::new(value), store)
+            .await
+    }
+
+    /// Writes a value through as [`write_through`](Self::write_through) does, with a TTL or tags of its own. See [`Loaded`].
+    ///
+    /// # Errors
+    ///
+    /// As [`write_through`](Self::write_through); and [`NotBegun`](CommitError::NotBegun) if the value cannot be stored as
+    /// `Loaded` says: its TTL is zero, its tags are too many or too long, or there is no value to be stored.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use larder::{Cache, Loaded};
+    ///
+    /// # async fn update_user(_name: String) -> Result<(), std::io::Error> { Ok(()) }
+    /// let users: Cache<u64, String> = Cache::builder("docs:users").build()?;
+    /// let ann = Loaded::new("Ann".to_owned()).tags(["tenant:7"]);
+    /// users.write_through_with(&1, ann, |name| update_user(name.clone())).await?;
+    /// users.invalidate_tag("tenant:7").await?;
+    /// assert!(users.get(&1).await.is_none());
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub async fn write_through_with<Q, M, Fut, E>(
+        &self,
+        key: &Q,
+        value: Loaded<V>,
+        store: impl FnOnce(&V) -> Fut,
+    ) -> Result<(), CommitError<(), E>>
+    where
+        K: LookupBy<Q, M>,
+        Q: CacheKey + ?Sized,
+        Fut: Future<Output = Result<(), E>> + Send + 'static,
+        E: Send + 'static,
+    {
+        let key = written(key).map_err(|error| CommitError::NotBegun(error.into()))?;
+        self.engine().write_through(key, value, store).await
+    }
+
     /// Removes many keys, each as by [`invalidate`](Self::invalidate). [`insert_many`](Self::insert_many) has an
     /// example.
     ///

@@ -13,6 +13,7 @@ use tracing::warn;
 use super::attendance::Attendance;
 use super::backoff::Backoff;
 use super::breaker::Breaker;
+use super::commit;
 use super::context::Context;
 use super::convert::{Convert, TtlOf};
 use super::deferred::Deferred;
@@ -261,13 +262,21 @@ impl<V: Value> Engine<V> {
         E: Send + 'static,
     {
         self.ensure_subscribed(self.now());
-        match self.writes.invalidate_after(key, commit).await {
-            Ok((Ok(Ok(value)), Ok(()))) => Ok(value),
-            Ok((Ok(Ok(value)), Err(error))) => Err(CommitError::NotInvalidated { value, error }),
-            Ok((Ok(Err(error)), _)) => Err(CommitError::Failed(error)),
-            Ok((Err(panic), _)) => Err(CommitError::panicked(&*panic)),
-            Err(_) => Err(CommitError::Stopped),
-        }
+        commit::invalidate_after(&self.ctx, &self.writes, key, commit).await
+    }
+
+    pub(crate) async fn write_through<Fut, E>(
+        &self,
+        key: Key,
+        loaded: Loaded<V>,
+        store: impl FnOnce(&V) -> Fut,
+    ) -> Result<(), CommitError<(), E>>
+    where
+        Fut: Future<Output = Result<(), E>> + Send + 'static,
+        E: Send + 'static,
+    {
+        self.ensure_subscribed(self.now());
+        commit::write_through(&self.ctx, &self.writes, key, loaded, store).await
     }
 
     pub(crate) async fn invalidate_and_wait(&self, key: Key) -> Result<(), WriteError> {

@@ -47,6 +47,7 @@ pub(super) struct Ended<V> {
     /// The value for the callers: the loaded one, or a newer one that is stored already.
     pub(super) slot: Arc<Slot<V>>,
     pub(super) source: Source,
+    pub(super) is_stored: bool,
     /// The lease was lost, to a change of the key or to another load.
     pub(super) is_overtaken: bool,
 }
@@ -128,6 +129,17 @@ pub(super) async fn acquire<V: Value>(
 }
 
 /// The value that a load replaces: what L2 has kept past its TTL, or else L1.
+/// Asks for the lease whatever is stored and whoever has it: what a load stores that began before is not stored any more.
+pub(super) async fn take_over<V: Value>(ctx: &Context<V>, key: &Key) -> Option<Lease> {
+    if ctx.deferred.holds(key) {
+        return None;
+    }
+    match ask(ctx, key, request(ctx, Want::Anew)).await {
+        Ok(LeaseReply::Granted(lease)) => Some(lease),
+        _ => None,
+    }
+}
+
 async fn previous<V: Value>(ctx: &Context<V>, key: &Key, kept: Option<&[u8]>) -> Option<Entry<V>> {
     let (now, longest) = (ctx.now(), ctx.options.stale_if_error);
     if longest.is_zero() {
@@ -231,10 +243,12 @@ pub(super) async fn store<V: Value>(
         }
     };
     let now = ctx.now();
+    let is_stored = matches!(filled, Some(Fill::Stored(_)));
     let is_overtaken = matches!(filled, Some(Fill::Rejected(_)));
     let ended = |slot, source| Ended {
         slot,
         source,
+        is_stored,
         is_overtaken,
     };
     match filled {

@@ -35,7 +35,7 @@ use crate::entry::Entry;
 use crate::error::LoadError;
 use crate::key::Key;
 use crate::l1::{Join, LeaseWaiter, LoadOutcome, OpGuard, Outcome, Started};
-use crate::l2::{Lease, LeaseReply, LeaseRequest, Want};
+use crate::l2::{Lease, LeaseRequest, Want};
 use crate::loaded::Loaded;
 use crate::options::MOST_IN_A_LOAD;
 use crate::retry_delays::poll_delays;
@@ -279,15 +279,7 @@ impl<V: Value> Loads<V> {
             let ctx = &loads.ctx;
             let op = ctx.l1.begin(&key);
             ctx.backoff.forget(&key);
-            let lease = if ctx.deferred.holds(&key) {
-                None
-            } else {
-                let request = lease::request(ctx, Want::Anew);
-                match lease::ask(ctx, &key, request).await {
-                    Ok(LeaseReply::Granted(lease)) => Some(lease),
-                    _ => None,
-                }
-            };
+            let lease = lease::take_over(ctx, &key).await;
             let loaded = (loads.calls)
                 .run(loader.load(vec![(0, None)]), &[(&key, lease)])
                 .await;

@@ -7,6 +7,7 @@
 //! - [`backoff`]: when a key whose load or refresh failed is tried again, and what its callers get until then
 //! - [`write`]: insert, invalidate, clear: a [`change`] goes to the [`writer`], which keeps the [`write_order`] and sends
 //!   each [`write_batch`]
+//! - [`commit`]: a commit of the source, and the write that has to follow it
 //! - [`touch`]: a new life for what is there, by a call or by each read; [`extensions`]: when a read may extend it
 //!   again
 //! - [`deferred`]: invalidations that L2 could not be sent, until `write` delivers them
@@ -21,6 +22,7 @@ mod await_applied;
 mod backoff;
 mod breaker;
 mod change;
+mod commit;
 mod context;
 mod convert;
 mod deadline;

@@ -2,14 +2,10 @@
 //! evicts the key from L1 before, too.
 
 use std::iter::once;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
-use futures::FutureExt;
 use tokio::sync::oneshot;
-use tokio::task::JoinError;
 use tracing::{Instrument, Span, debug};
 
 use super::await_applied::await_applied;
@@ -18,16 +14,13 @@ use super::context::Context;
 use super::deferred::Delivery;
 use super::writer::Writer;
 use crate::error::{L2Error, Misuse, WriteError};
-use crate::key::{Key, KeyTooLong};
+use crate::key::Key;
 use crate::l2::{Kind, Version};
 use crate::loaded::{Loaded, names};
 use crate::options::LONGEST;
 use crate::vocabulary::Value;
 use crate::wire::codec::EncodeError;
 use crate::wire::message;
-
-/// What a commit returned, or its panic; and how the invalidation after it ended.
-pub(super) type Committed<T> = (thread::Result<T>, Result<(), WriteError>);
 
 /// The calls that change something.
 pub(super) struct Writes<V: Value> {
@@ -135,35 +128,6 @@ impl<V: Value> Writes<V> {
             Write::new(&self.ctx, tag, order, Change::Tag)
         });
         self.write(changes).await.map(|_| ())
-    }
-
-    /// Runs a commit, and invalidates the key then, however it has ended: it may have landed. Both in a task of their own,
-    /// so that a caller that is cancelled does not come between them. An error if the runtime has ended meanwhile.
-    pub(super) async fn invalidate_after<T: Send + 'static>(
-        self: &Arc<Self>,
-        key: Result<Key, KeyTooLong>,
-        commit: impl Future<Output = T> + Send + 'static,
-    ) -> Result<Committed<T>, JoinError> {
-        let writes = Arc::clone(self);
-        // If the runtime ends during the commit this is dropped, and so deferred.
-        let write = key.map(|key| {
-            let (kind, hold) = (Kind::Invalidate, Duration::ZERO);
-            Write::new(&self.ctx, key, 0, Change::Remove { kind, hold })
-        });
-        let task = async move {
-            let committed = AssertUnwindSafe(commit).catch_unwind().await;
-            let invalidated = match write {
-                Ok((write, answer)) => {
-                    let write = write.called_now();
-                    writes.ctx.l1.evict(&write.key);
-                    writes.write(once((write, answer))).await.map(|_| ())
-                }
-                // Nothing is cached under such a key.
-                Err(error) => Err(error.into()),
-            };
-            (committed, invalidated)
-        };
-        tokio::spawn(task.instrument(Span::current())).await
     }
 
     /// Removes all keys that begin with `prefix` from both levels, here and everywhere. Returns how many values were removed
@@ -293,7 +257,7 @@ impl<V: Value> Writes<V> {
 
     /// Has the writer carry writes through, whether or not the caller stays: a caller that is cancelled between the
     /// database and the cache must not leave the old value behind. Returns the first error, if there is one.
-    async fn write(
+    pub(super) async fn write(
         &self,
         writes: impl Iterator<Item = (Write<V>, oneshot::Receiver<WriteResult>)>,
     ) -> WriteResult {

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use super::{WriteError, panic_message};
 
-/// Why [`Cache::invalidate_after`](crate::Cache::invalidate_after) did not both commit and invalidate. In every case the
-/// key is invalidated, or will be as soon as L2 answers.
+/// Why [`Cache::invalidate_after`](crate::Cache::invalidate_after) or
+/// [`Cache::write_through`](crate::Cache::write_through) did not both commit and bring the caches up to date. In every case
+/// the key is invalidated, or will be as soon as L2 answers.
 ///
 /// ```
 /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -26,6 +27,9 @@ use super::{WriteError, panic_message};
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CommitError<T, E> {
+    /// The commit was not begun, as what was to be cached after it cannot be: by its key or its options.
+    #[error("the commit was not begun")]
+    NotBegun(#[source] WriteError),
     /// The commit returned this error.
     #[error("the commit failed")]
     Failed(#[source] E),

@@ -56,3 +56,4 @@ mod stale_wait;
 mod tags;
 mod ttl;
 mod write_batching;
+mod write_through;

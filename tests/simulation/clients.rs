@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use futures::future::{join_all, try_join_all};
-use larder::{Entry, LoadError, Source as From, Version, WriteError};
+use larder::{CommitError, Entry, LoadError, Source as From, Version, WriteError};
 use tokio::time::{sleep, timeout};
 
 use crate::config::Config;
@@ -320,7 +320,10 @@ async fn awake(world: &World, rng: &mut Rng) -> Arc<Instance> {
 }
 
 /// Commits, then calls the cache. The caller holds the key's lock.
-async fn change(world: &World, instance: &Instance, key: u64, rng: &mut Rng) {
+async fn change(world: &Arc<World>, instance: &Arc<Instance>, key: u64, rng: &mut Rng) {
+    if world.config.written_through > 0.0 && rng.f64() < world.config.written_through {
+        return write_through(world, instance, key, rng).await;
+    }
     let version = world.source.commit(key);
     let mut write = invalidation(world, instance, key);
     instance.uninvalidated.lock().unwrap().insert(key, version);
@@ -353,6 +356,55 @@ async fn change(world: &World, instance: &Instance, key: u64, rng: &mut Rng) {
         world.recorder.count(Fault::CancelledWrite);
     }
     note(world, instance, write, result.as_ref());
+}
+
+/// Two instances have their caches write a number each to the source. The second one writes after the first; what they do to
+/// the stores and to each other comes in any order. The caller holds the key's lock.
+async fn write_through(world: &Arc<World>, instance: &Arc<Instance>, key: u64, rng: &mut Rng) {
+    world.recorder.count(Fault::WrittenThrough);
+    let other = awake(world, rng).await;
+    let current = world.source.current(key);
+    let write = async |instance: &Arc<Instance>, version: u64, takes: u64| {
+        let value = world.source.loaded(Versioned { key, version });
+        let (world, writer) = (Arc::clone(world), Arc::clone(instance));
+        let store = |_: &Versioned| async move {
+            sleep(Duration::from_millis(takes)).await;
+            writer.link.awake().await;
+            for _ in 0..100 {
+                if world.source.current(key) + 1 < version {
+                    sleep(Duration::from_millis(1)).await;
+                }
+            }
+            let lives = world.fleet().iter().any(|one| Arc::ptr_eq(one, &writer));
+            if !lives || world.source.current(key) + 1 != version {
+                return Err(SourceDown);
+            }
+            world.source.commit(key);
+            writer.uninvalidated.lock().unwrap().insert(key, version);
+            sleep(Duration::from_millis(takes / 2)).await;
+            Ok(())
+        };
+        instance.cache.write_through_with(&key, value, store).await
+    };
+    let (ours, theirs) = (rng.u64(0..=30), rng.u64(0..=30));
+    let (ours, theirs) = futures::join!(
+        write(instance, current + 1, ours),
+        write(&other, current + 2, theirs)
+    );
+    let results = [(instance, ours), (&other, theirs)];
+    for (version, (instance, result)) in (current + 1..).zip(results) {
+        let result = match result {
+            Ok(()) => Ok(()),
+            Err(CommitError::NotInvalidated { error, .. }) => Err(error),
+            // Nothing was committed.
+            Err(_) => continue,
+        };
+        let write = Write {
+            version,
+            ..invalidation(world, instance, key)
+        };
+        note(world, instance, write, Some(&result));
+    }
 }
 
 /// Two instances insert the value on the condition that what one of them has read is still there.

@@ -34,6 +34,8 @@ pub(crate) struct Config {
     pub(crate) touches: f64,
     /// The share of writes that are inserts on a condition, by two instances at once.
     pub(crate) competitions: f64,
+    /// The share of changes that write through the cache.
+    pub(crate) written_through: f64,
     /// For how long entries live without a read.
     pub(crate) sliding_ms: Option<u64>,
     /// The share of calls that are cancelled.
@@ -102,6 +104,7 @@ impl Config {
             refreshes: if seed.is_multiple_of(3) { 0.01 } else { 0.0 },
             touches: if seed % 3 == 1 { 0.02 } else { 0.0 },
             competitions: if seed % 4 == 2 { 0.2 } else { 0.0 },
+            written_through: if seed % 5 == 1 { 0.2 } else { 0.0 },
             sliding_ms: (seed % 5 == 3).then_some(if seed.is_multiple_of(2) { 300 } else { 1200 }),
             cancelled: *rng.choice(&[0.0, 0.02, 0.1]).unwrap(),
             max_staleness_ms,
@@ -168,6 +171,7 @@ impl Config {
         self.lag_ms = lag_ms;
         self.inserts = 0.0;
         self.competitions = 0.0;
+        self.written_through = 0.0;
         self.waited_for = 0.0;
         self.prefixes = 0.0;
         self.tags = 0.0;

@@ -88,6 +88,8 @@ faults! {
     Extended,
     /// Several instances store a value at the same time, on the condition that one version is there.
     Competed,
+    /// A client has the cache write to the source, and another one at the same time.
+    WrittenThrough,
     /// Seen: a look-up got an older value, as the load had failed.
     FellBack,
     /// All keys with a prefix are invalidated.

@@ -224,6 +224,7 @@ impl Config {
             refreshes: 0.0,
             touches: 0.0,
             competitions: 0.0,
+            written_through: 0.0,
             sliding_ms: None,
             cancelled: 0.0,
             max_staleness_ms: 300,

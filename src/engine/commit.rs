@@ -1,0 +1,119 @@
+//! A commit of the source, and the change of the caches that has to follow it: in a task of their own, so that no caller that
+//! is cancelled comes between them.
+
+use std::iter::once;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use tracing::{Instrument, Span};
+
+use super::change::{Accepted, Change, Write};
+use super::context::Context;
+use super::lease::{self, Replaces};
+use super::write::Writes;
+use crate::error::{CommitError, Misuse, WriteError};
+use crate::key::{Key, KeyTooLong};
+use crate::l2::Kind;
+use crate::loaded::{Loaded, names};
+use crate::vocabulary::Value;
+
+/// Runs a commit, and invalidates the key then, however it has ended: it may have landed.
+pub(super) async fn invalidate_after<V: Value, T, E>(
+    ctx: &Arc<Context<V>>,
+    writes: &Arc<Writes<V>>,
+    key: Result<Key, KeyTooLong>,
+    commit: impl Future<Output = Result<T, E>> + Send + 'static,
+) -> Result<T, CommitError<T, E>>
+where
+    T: Send + 'static,
+    E: Send + 'static,
+{
+    let commit = async { commit.await.map(|value| (value, false)) };
+    run(ctx, writes, key, commit).await
+}
+
+/// Runs a commit of this value, and then stores the value in both levels.
+///
+/// The lease is taken over before the commit begins, and renewed until it ends. So what is stored after the commit is the
+/// value of the last commit: any other change of the key, and any other commit of this kind, ends the lease. Then the key is
+/// invalidated instead, as after a commit that has failed. No load that began before is stored.
+pub(super) async fn write_through<V: Value, Fut, E>(
+    ctx: &Arc<Context<V>>,
+    writes: &Arc<Writes<V>>,
+    key: Key,
+    mut loaded: Loaded<V>,
+    store: impl FnOnce(&V) -> Fut,
+) -> Result<(), CommitError<(), E>>
+where
+    Fut: Future<Output = Result<(), E>> + Send + 'static,
+    E: Send + 'static,
+{
+    let refuse = |misuse| CommitError::NotBegun(WriteError::misuse(misuse));
+    let value = loaded.value.as_ref().filter(|_| loaded.is_stored);
+    let value = value.ok_or_else(|| refuse(Misuse::NothingToInsert))?;
+    let ttls = ctx.convert.ttls(value, &loaded.ttls);
+    ttls.map_err(refuse)?;
+    loaded.tags = Some(Box::new(Ok(names(loaded.tags.take()).map_err(refuse)?)));
+    let commit = store(value);
+    let (task_ctx, leased) = (Arc::clone(ctx), key.clone());
+    let commit = async move {
+        let (ctx, key) = (&*task_ctx, &leased);
+        let op = ctx.l1.begin(key);
+        let lease = lease::take_over(ctx, key).await;
+        let leases = [(key, lease)];
+        tokio::select! {
+            biased;
+            committed = commit => committed?,
+            never = lease::keep(ctx, &leases) => match never {},
+        }
+        let ended = lease::store(ctx, &op, lease, loaded, Replaces::Any).await;
+        let is_stored = ended.is_ok_and(|ended| ended.is_stored);
+        Ok(((), is_stored))
+    };
+    run(ctx, writes, Ok(key), commit).await
+}
+
+/// Runs a commit, and invalidates the key unless it says that the caches are up to date.
+async fn run<V: Value, T, E>(
+    ctx: &Arc<Context<V>>,
+    writes: &Arc<Writes<V>>,
+    key: Result<Key, KeyTooLong>,
+    commit: impl Future<Output = Result<(T, bool), E>> + Send + 'static,
+) -> Result<T, CommitError<T, E>>
+where
+    T: Send + 'static,
+    E: Send + 'static,
+{
+    // If the runtime ends during the commit this is dropped, and so deferred.
+    let write = key.map(|key| {
+        let (kind, hold) = (Kind::Invalidate, Duration::ZERO);
+        Write::new(ctx, key, 0, Change::Remove { kind, hold })
+    });
+    let (ctx, writes) = (Arc::clone(ctx), Arc::clone(writes));
+    let task = async move {
+        let committed = AssertUnwindSafe(commit).catch_unwind().await;
+        let invalidated = match write {
+            Ok((write, _)) if matches!(committed, Ok(Ok((_, true)))) => {
+                write.done(Accepted::Done);
+                Ok(())
+            }
+            Ok((write, answer)) => {
+                let write = write.called_now();
+                ctx.l1.evict(&write.key);
+                writes.write(once((write, answer))).await.map(|_| ())
+            }
+            // Nothing is cached under such a key.
+            Err(error) => Err(error.into()),
+        };
+        (committed, invalidated)
+    };
+    match tokio::spawn(task.instrument(Span::current())).await {
+        Ok((Ok(Ok((value, _))), Ok(()))) => Ok(value),
+        Ok((Ok(Ok((value, _))), Err(error))) => Err(CommitError::NotInvalidated { value, error }),
+        Ok((Ok(Err(error)), _)) => Err(CommitError::Failed(error)),
+        Ok((Err(panic), _)) => Err(CommitError::panicked(&*panic)),
+        Err(_) => Err(CommitError::Stopped),
+    }
+}
