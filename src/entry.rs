@@ -22,6 +22,8 @@ pub struct Entry<V> {
     source: Source,
     unproven: bool,
     fallback: bool,
+    /// It is to be refreshed though it is not stale.
+    ahead: bool,
 }
 
 impl<V> Entry<V> {
@@ -32,6 +34,7 @@ impl<V> Entry<V> {
             source,
             unproven: false,
             fallback: false,
+            ahead: false,
         }
     }
 
@@ -51,13 +54,25 @@ impl<V> Entry<V> {
         }
     }
 
+    /// The same entry, which is to be refreshed.
+    pub(crate) fn into_ahead(self) -> Self {
+        Self {
+            ahead: true,
+            ..self
+        }
+    }
+
     pub(crate) fn is_stale(&self) -> bool {
-        self.unproven || self.fallback || self.is_due()
+        self.unproven || self.fallback || self.is_past_soft_ttl()
+    }
+
+    fn is_past_soft_ttl(&self) -> bool {
+        self.at >= self.slot.look_at && self.at >= self.slot.soft_at()
     }
 
     /// Whether the value should be refreshed.
     pub(crate) fn is_due(&self) -> bool {
-        !self.unproven && self.at >= self.slot.soft_at()
+        !self.unproven && (self.ahead || self.is_past_soft_ttl())
     }
 
     pub(crate) fn slot(&self) -> &Arc<Slot<V>> {

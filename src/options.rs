@@ -48,6 +48,7 @@ pub(crate) struct Options {
     pub(crate) l2_ttl: Option<Duration>,
     pub(crate) sliding: Option<Duration>,
     pub(crate) soft_ttl: Option<Duration>,
+    pub(crate) refresh_ahead: Option<RefreshAhead>,
     pub(crate) stale_if_error: Duration,
     pub(crate) fallback_throttle: Duration,
     pub(crate) stale_wait: Duration,
@@ -91,6 +92,7 @@ impl Options {
             l2_ttl: None,
             sliding: None,
             soft_ttl: None,
+            refresh_ahead: None,
             stale_if_error: Duration::ZERO,
             fallback_throttle: Duration::from_secs(1),
             stale_wait: Duration::ZERO,
@@ -119,6 +121,7 @@ impl Options {
             l2_ttl,
             sliding,
             soft_ttl,
+            refresh_ahead,
             stale_if_error,
             fallback_throttle,
             stale_wait,
@@ -187,6 +190,15 @@ impl Options {
                 "jitter must be from 0.0 to 0.5, as a share of the TTL, and not {jitter}"
             ));
         }
+        match *refresh_ahead {
+            Some(RefreshAhead::From(share)) if !(share > 0.0 && share < 1.0) => mistakes.push(format!(
+                "refresh_ahead must be between 0.0 and 1.0, as a share of the time until a value is stale, and not {share}"
+            )),
+            Some(RefreshAhead::XFetch(beta)) if !(beta > 0.0 && beta <= 100.0) => mistakes.push(format!(
+                "the beta of xfetch must be above 0.0 and up to 100.0, and not {beta}"
+            )),
+            _ => {}
+        }
         if !(1..=MAX_VALUE_BYTES).contains(max_value_size) {
             mistakes.push(format!(
                 "max_value_size must be from 1 to {MAX_VALUE_BYTES} bytes, and not {max_value_size}"
@@ -248,6 +260,15 @@ impl Options {
     pub(crate) fn shortened(&self, ttl: Duration) -> Duration {
         ttl.mul_f64(1.0 - self.jitter * fastrand::f64())
     }
+}
+
+/// When a value that is read is refreshed before it is stale.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum RefreshAhead {
+    /// When this share of the time until then is over.
+    From(f64),
+    /// At random, the more likely the nearer that time is and the longer loads take.
+    XFetch(f64),
 }
 
 fn mistake_in_namespace(namespace: &str) -> Option<String> {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tracing::{debug, warn};
 
+use super::refresh_ahead::RefreshAhead;
 use crate::clock::{Tick, nanos};
 use crate::error::Misuse;
 use crate::key::Key;
@@ -28,6 +29,7 @@ pub(crate) type TtlOf<V> = Arc<dyn Fn(&V) -> Option<Duration> + Send + Sync>;
 pub(super) struct Convert<V> {
     codec: ValueCodec<V>,
     ttl_of: Option<TtlOf<V>>,
+    pub(super) ahead: RefreshAhead,
     /// Distinguishes values of this type from others under the same keys.
     type_tag: u64,
     namespace: Place,
@@ -52,6 +54,7 @@ impl<V: Value> Convert<V> {
             codec,
             ttl_of,
             type_tag,
+            ahead: RefreshAhead::new(options),
             namespace: Place::namespace(&options.namespace),
             options: Arc::clone(options),
             counters: Arc::clone(counters),
@@ -269,6 +272,7 @@ impl<V: Value> Convert<V> {
             gone_at,
             ends_at: NEVER,
             extend_at: NEVER,
+            refresh_at: NEVER,
         };
         let head = self.head_until(head, gone_at, life.ends_at.map_or(NEVER, at));
         Arc::new(Slot::new(key.clone(), value, head, tags))
@@ -286,6 +290,7 @@ impl<V: Value> Convert<V> {
             gone_at,
             ends_at,
             extend_at: self.extend_at(gone_at, ends_at),
+            refresh_at: (self.ahead).begins_at(head.born_at, head.soft_at.min(gone_at)),
             ..head
         }
     }
@@ -310,6 +315,7 @@ impl<V: Value> Convert<V> {
             gone_at: now,
             ends_at: NEVER,
             extend_at: NEVER,
+            refresh_at: NEVER,
         };
         Arc::new(Slot::new(key.clone(), value, head, Tags::default()))
     }

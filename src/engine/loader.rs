@@ -147,12 +147,15 @@ impl<V: Value> LoaderCalls<V> {
         let ctx = &*self.ctx;
         let limit = ctx.options.load_timeout;
         let (permits, counted) = (Arc::clone(&self.permits), Arc::clone(&ctx.counters));
+        let clock = ctx.options.clock.clone();
         let load = async move {
             // Never closed, so an error is no reason not to load. It is held until the loader has ended, also if that is
             // after the time limit.
             let _permit = permits.acquire_owned().await;
             counted.loads.bump();
-            loads.await
+            let began = clock.now();
+            let loaded = loads.await;
+            (loaded, clock.now().saturating_sub(began))
         };
         // In a task of its own, which is aborted when this ends: a loader that blocks its thread does not block the callers
         // that wait for it.
@@ -164,11 +167,12 @@ impl<V: Value> LoaderCalls<V> {
             never = lease::keep(ctx, keys) => match never {},
         };
         let loaded = match loaded {
-            Ok(Ok(Ok(mut values))) => {
+            Ok(Ok((Ok(mut values), took))) => {
+                ctx.convert.ahead.loaded_in(took);
                 values.resize_with(keys.len(), || None);
                 return Ok(values);
             }
-            Ok(Ok(Err(error))) => LoadError::loader(error),
+            Ok(Ok((Err(error), _))) => LoadError::loader(error),
             Ok(Err(ended)) => match ended.try_into_panic() {
                 Ok(panic) => LoadError::panicked(&*panic),
                 // With its runtime.

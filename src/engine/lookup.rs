@@ -39,22 +39,32 @@ pub(super) fn hand_out<V: Value>(
     source: Source,
 ) -> Entry<V> {
     if now >= slot.look_at {
-        look_at(ctx, &slot, now);
+        return look_at(ctx, slot, now, source);
     }
     Entry::new(slot, now, source)
 }
 
-/// Takes note that an entry was read that is stale, or whose life is to be extended.
+/// Hands out a value that is stale, may be refreshed ahead, or whose life is to be extended.
 #[cold]
-fn look_at<V: Value>(ctx: &Arc<Context<V>>, slot: &Arc<Slot<V>>, now: Tick) {
-    if now >= slot.soft_at() {
+fn look_at<V: Value>(
+    ctx: &Arc<Context<V>>,
+    slot: Arc<Slot<V>>,
+    now: Tick,
+    source: Source,
+) -> Entry<V> {
+    let deadline = slot.soft_at().min(slot.gone_at);
+    let is_stale = now >= slot.soft_at();
+    if is_stale {
         ctx.counters.stale_served.bump();
     }
     if let Some(idle) = ctx.options.sliding
         && now >= ctx.convert.extend_at(slot.gone_at, slot.ends_at())
     {
-        extend(ctx, slot, idle);
+        extend(ctx, &slot, idle);
     }
+    let is_ahead = !is_stale && now >= slot.refresh_at() && ctx.convert.ahead.is_due(now, deadline);
+    let entry = Entry::new(slot, now, source);
+    if is_ahead { entry.into_ahead() } else { entry }
 }
 
 /// Hands out the value that a load has ended with.

@@ -3,7 +3,7 @@
 //! - [`engine`]: starts, stops and wires all of this; passes each call on
 //! - [`lookup`]: L1, then L2
 //! - [`load`]: what L2 lacks: the fill [`lease`], the user's [`loader`], the fill
-//! - [`refresh`]: the same in the background, for what is stale
+//! - [`refresh`]: the same in the background, for what is stale, or is soon ([`refresh_ahead`])
 //! - [`backoff`]: when a key whose load or refresh failed is tried again, and what its callers get until then
 //! - [`write`]: insert, invalidate, clear: a [`change`] goes to the [`writer`], which keeps the [`write_order`] and sends
 //!   each [`write_batch`]
@@ -39,6 +39,7 @@ mod loader;
 mod lookup;
 mod members;
 mod refresh;
+mod refresh_ahead;
 mod subscriber;
 mod tags;
 mod touch;

@@ -268,6 +268,7 @@ mod tests {
             gone_at: NEVER,
             ends_at: NEVER,
             extend_at: NEVER,
+            refresh_at: NEVER,
         };
         let slot = || {
             Arc::new(Slot::new(

@@ -31,7 +31,8 @@ pub(crate) struct Slot<V> {
     /// From when on it is gone from L2. L1 may hold it for a shorter time, or not at all.
     pub(crate) gone_at: Tick,
     pub(super) key: Key,
-    /// From when on a hit has more to do than to count: because it is stale, or because its life is to be extended.
+    /// From when on a hit has more to do than to count: because it is stale or may be refreshed ahead, or because its life
+    /// is to be extended.
     pub(crate) look_at: Tick,
     /// `None` if its life cannot be extended and it has no tags.
     more: Option<Box<More>>,
@@ -48,6 +49,7 @@ pub(crate) struct Slot<V> {
 #[derive(Debug)]
 struct More {
     soft_at: Tick,
+    refresh_at: Tick,
     ends_at: Tick,
     tags: Tags,
     /// How many invalidations of tags had been applied when these tags were last found valid.
@@ -83,19 +85,23 @@ pub(crate) struct SlotHead {
     /// From when on a read extends its life, until it reaches its end.
     pub(crate) extend_at: Tick,
     pub(crate) ends_at: Tick,
+    /// From when on a read may refresh it though it is not stale.
+    pub(crate) refresh_at: Tick,
 }
 
 impl<V> Slot<V> {
     pub(crate) fn new(key: Key, value: SlotValue<V>, head: SlotHead, tags: Tags) -> Self {
-        let is_plain = head.extend_at == NEVER && head.ends_at == NEVER && tags.is_empty();
+        let look_at = (head.soft_at).min(head.extend_at).min(head.refresh_at);
+        let is_plain = look_at == head.soft_at && head.ends_at == NEVER && tags.is_empty();
         Self {
             generation: AtomicU64::new(HIDDEN),
             expires_at: head.expires_at,
             gone_at: head.gone_at,
-            look_at: head.soft_at.min(head.extend_at),
+            look_at,
             more: (!is_plain).then(|| {
                 Box::new(More {
                     soft_at: head.soft_at,
+                    refresh_at: head.refresh_at,
                     ends_at: head.ends_at,
                     tags,
                     checked: AtomicU64::new(0),
@@ -131,6 +137,7 @@ impl<V> Slot<V> {
             gone_at: self.gone_at,
             extend_at: NEVER,
             ends_at: self.ends_at(),
+            refresh_at: self.refresh_at(),
         }
     }
 
@@ -138,6 +145,11 @@ impl<V> Slot<V> {
     #[inline]
     pub(crate) fn soft_at(&self) -> Tick {
         (self.more.as_ref()).map_or(self.look_at, |more| more.soft_at)
+    }
+
+    /// From when on a read may refresh it.
+    pub(crate) fn refresh_at(&self) -> Tick {
+        (self.more.as_ref()).map_or(self.look_at, |more| more.refresh_at)
     }
 
     /// Until when its life can be extended.
@@ -231,6 +243,7 @@ mod tests {
                 gone_at: NEVER,
                 extend_at: NEVER,
                 ends_at: NEVER,
+                refresh_at: NEVER,
             };
             Arc::new(Slot::new("k".into(), value, head, Tags::default()))
         };

@@ -48,6 +48,7 @@ mod popularity;
 mod races;
 mod read_through;
 mod recent_errors;
+mod refresh_ahead;
 mod replay;
 mod runtimes;
 mod single_flight;

@@ -54,6 +54,8 @@ pub(crate) struct Config {
     pub(crate) l1_ttl_ms: Option<u64>,
     pub(crate) soft_ttl_ms: Option<u64>,
     /// For how long values are kept past their TTL. Loads fail more often then.
+    /// From which share of its time on a value that is read is refreshed.
+    pub(crate) refresh_ahead: Option<f64>,
     pub(crate) stale_if_error_ms: u64,
     /// How long a caller waits for the refresh of a stale value.
     pub(crate) stale_wait: Duration,
@@ -115,6 +117,7 @@ impl Config {
             l1_capacity: 10_000,
             l1_ttl_ms: (rng.u8(0..4) == 0).then(|| rng.u64(200..=1400)),
             soft_ttl_ms: (rng.u8(0..3) == 0).then(|| rng.u64(100..=1200)),
+            refresh_ahead: (seed % 7 == 2).then_some(0.5),
             stale_if_error_ms: 0,
             stale_wait: Duration::ZERO,
             error_ttl_ms: 0,

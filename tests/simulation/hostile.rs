@@ -235,6 +235,7 @@ impl Config {
             l1_capacity: 10_000,
             l1_ttl_ms: None,
             soft_ttl_ms: None,
+            refresh_ahead: None,
             stale_if_error_ms: 0,
             stale_wait: Duration::ZERO,
             error_ttl_ms: 0,

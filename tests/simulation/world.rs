@@ -210,6 +210,9 @@ impl World {
         if let Some(idle) = config.sliding_ms {
             builder = builder.sliding(ms(idle));
         }
+        if let Some(share) = config.refresh_ahead {
+            builder = builder.refresh_ahead(share);
+        }
         if let Some(ttl) = config.soft_ttl_ms {
             builder = builder.soft_ttl(ms(ttl));
         }

@@ -39,8 +39,9 @@ impl<V: Value> Loads<V> {
         stale: &Entry<V>,
         loader: impl FnOnce() -> Loader<V>,
     ) -> Option<Current<V>> {
+        let is_awaited = stale.is_stale() && !self.ctx.options.stale_wait.is_zero();
         let stale = [(0, key, stale.clone())];
-        if self.ctx.options.stale_wait.is_zero() {
+        if !is_awaited {
             self.refreshes.start(stale, |_| loader());
             return None;
         }
@@ -66,6 +67,8 @@ impl<V: Value> Loads<V> {
         let stale: Vec<_> = stale.into_iter().collect();
         let refreshes = self.refreshes.start(stale.iter().cloned(), loader);
         let awaited = stale.into_iter().zip(refreshes);
+        // For what is refreshed ahead no caller waits.
+        let awaited = awaited.filter(|((.., entry), _)| entry.is_stale());
         let awaited = awaited.map(|((place, key, entry), refresh)| Awaited {
             place,
             key,

@@ -237,6 +237,7 @@ fn tagged((epoch, ver): Mark, tags: Tags) -> Arc<Slot<u64>> {
         gone_at: NEVER,
         ends_at: NEVER,
         extend_at: NEVER,
+        refresh_at: NEVER,
     };
     Arc::new(Slot::new(KEY.into(), SlotValue::Own(epoch), head, tags))
 }

@@ -1,0 +1,133 @@
+//! When a value that is read is refreshed before it is stale.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::clock::{Tick, nanos};
+use crate::l1::NEVER;
+use crate::options::{Options, RefreshAhead as When};
+
+/// Earlier than this multiple of what is expected, one read in ten million would refresh a value: none does.
+const LONGEST: f64 = 16.0;
+/// The part of a new time in the mean of how long loads take.
+const WEIGHT: u64 = 8;
+
+pub(super) struct RefreshAhead {
+    options: Arc<Options>,
+    /// How long loads take, in the mean: nanoseconds. Zero before the first one.
+    load_takes: AtomicU64,
+}
+
+impl RefreshAhead {
+    pub(super) fn new(options: &Arc<Options>) -> Self {
+        Self {
+            options: Arc::clone(options),
+            load_takes: AtomicU64::new(0),
+        }
+    }
+
+    /// Takes note of how long a load has taken.
+    pub(super) fn loaded_in(&self, took: Tick) {
+        let mean = self.load_takes.load(Ordering::Relaxed);
+        let next = match mean {
+            0 => took,
+            mean => mean - mean / WEIGHT + took / WEIGHT,
+        };
+        // Of two at once, one may be lost.
+        self.load_takes.store(next, Ordering::Relaxed);
+    }
+
+    /// From when on a read of a value may refresh it, which was written at `born_at` and is stale or gone at `deadline`.
+    pub(super) fn begins_at(&self, born_at: Tick, deadline: Tick) -> Tick {
+        if deadline == NEVER {
+            return NEVER;
+        }
+        let before = match self.options.refresh_ahead {
+            None => return deadline,
+            Some(When::From(share)) => {
+                let life = Duration::from_nanos(deadline.saturating_sub(born_at));
+                nanos(life.mul_f64(1.0 - share))
+            }
+            Some(When::XFetch(beta)) => self.expected(beta * LONGEST),
+        };
+        deadline.saturating_sub(before).max(born_at)
+    }
+
+    /// Whether a read at `now`, when a refresh may begin, begins one.
+    pub(super) fn is_due(&self, now: Tick, deadline: Tick) -> bool {
+        match self.options.refresh_ahead {
+            None => false,
+            Some(When::From(_)) => true,
+            Some(When::XFetch(beta)) => {
+                let share = -(1.0 - fastrand::f64()).ln();
+                now.saturating_add(self.expected(beta * share)) >= deadline
+            }
+        }
+    }
+
+    /// So many times as long as a load takes.
+    fn expected(&self, times: f64) -> Tick {
+        let load = Duration::from_nanos(self.load_takes.load(Ordering::Relaxed));
+        nanos(Duration::try_from_secs_f64(load.as_secs_f64() * times).unwrap_or(Duration::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::{RefreshAhead, When};
+    use crate::l1::NEVER;
+    use crate::options::Options;
+
+    const SECOND: u64 = 1_000_000_000;
+    const DEADLINE: u64 = 1000 * SECOND;
+
+    fn ahead(when: Option<When>) -> RefreshAhead {
+        let mut options = Options::new("test".to_owned());
+        options.refresh_ahead = when;
+        RefreshAhead::new(&Arc::new(options))
+    }
+
+    #[test]
+    fn a_share_of_the_time_passes_before() {
+        let ahead = ahead(Some(When::From(0.8)));
+        assert_eq!(ahead.begins_at(500 * SECOND, DEADLINE), 900 * SECOND);
+        assert_eq!(ahead.begins_at(0, NEVER), NEVER);
+        assert!(ahead.is_due(900 * SECOND, DEADLINE));
+    }
+
+    #[test]
+    fn without_the_option_it_is_never_ahead() {
+        let ahead = ahead(None);
+        assert_eq!(ahead.begins_at(0, DEADLINE), DEADLINE);
+        assert!(!ahead.is_due(DEADLINE - 1, DEADLINE));
+    }
+
+    /// With a load of ten seconds, at the times at which the probability is e^-2, e^-1 and e^-0.1.
+    #[test]
+    fn xfetch_is_the_more_likely_the_nearer_the_end_is() {
+        let ahead = ahead(Some(When::XFetch(1.0)));
+        assert_eq!(ahead.begins_at(0, DEADLINE), DEADLINE, "no load is known");
+        ahead.loaded_in(10 * SECOND);
+        assert_eq!(ahead.begins_at(0, DEADLINE), 840 * SECOND);
+        assert_eq!(ahead.begins_at(990 * SECOND, DEADLINE), 990 * SECOND);
+        for (left, expected) in [(20, 1353), (10, 3679), (1, 9048)] {
+            let now = DEADLINE - left * SECOND;
+            let due = (0..10_000).filter(|_| ahead.is_due(now, DEADLINE)).count();
+            assert!(
+                due.abs_diff(expected) < 300,
+                "{due} of 10000 with {left} s left"
+            );
+        }
+    }
+
+    #[test]
+    fn the_time_of_loads_is_a_mean() {
+        let ahead = ahead(Some(When::XFetch(1.0)));
+        ahead.loaded_in(8 * SECOND);
+        ahead.loaded_in(16 * SECOND);
+        assert_eq!(ahead.expected(1.0), 9 * SECOND);
+    }
+}
