@@ -1,6 +1,6 @@
-//! The circuit breaker before L2: each request passes through it. When requests have failed repeatedly none is sent, and
-//! so no call waits, until a probe was answered. Also says how L2 answers: in the health, in the counters, and in a line
-//! at the begin and at the end of each trouble.
+//! The circuit breaker before L2. Closed, it sends each request. It opens when several requests were not answered: then
+//! requests fail at once, and no call waits, until L2 answers a probe. It also reports how L2 answers: in the health, in
+//! the counters, and in the log when trouble begins and when it is over.
 
 use std::error::Error;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,46 +17,46 @@ use crate::lock::lock;
 use crate::options::Options;
 use crate::stats::Counters;
 
-/// It opens when this many more requests were not answered than were. Few, as a probe soon closes it again.
+/// The breaker opens when [`Trouble::unanswered`] reaches this. It is low, as a probe soon closes the breaker again.
 const OPENS_AT: u32 = 3;
-/// A trouble is over when no request has failed for so long. One that comes and goes is one trouble.
-const CALM: Duration = Duration::from_secs(5);
+/// A trouble is over when no request has failed for this long. Failures that are closer together are one trouble.
+const OVER_AFTER: Duration = Duration::from_secs(5);
 
 pub(super) struct Breaker {
-    /// Whether every request is sent, and the last ones did what they were asked. Then nothing else here is looked at.
-    is_calm: AtomicBool,
+    /// Whether there is a `trouble`. Without one, an answer takes no lock.
+    in_trouble: AtomicBool,
     /// Whether the last request was not answered.
     is_silent: AtomicBool,
     is_open: AtomicBool,
-    /// Whether L2 is probed while it is silent. If not, nothing would close the breaker.
+    /// Whether L2 is probed while it is silent. If it is not, nothing would close the breaker, so requests are sent.
     is_probed: AtomicBool,
     /// Notified when a request was not answered.
     silence: Notify,
-    /// Requests that were not sent, in this trouble.
+    /// Requests that were not sent in this trouble.
     skipped: AtomicU64,
     trouble: Mutex<Option<Trouble>>,
     options: Arc<Options>,
     counters: Arc<Counters>,
 }
 
-/// From the first request that failed until L2 is calm again.
+/// Begins with a request that fails, and is over when none has failed for [`OVER_AFTER`].
 struct Trouble {
     began: Tick,
     /// When a request failed last.
     last: Tick,
     failed: u64,
-    /// By how many the requests that were not answered outnumber those that were.
+    /// Each request without an answer adds one, up to [`OPENS_AT`]; each answer takes one away.
     unanswered: u32,
-    /// Whether the last request did what it was asked.
+    /// Whether the last request succeeded.
     is_up: bool,
-    /// The error that was traced last, and when.
-    said: (String, Tick),
+    /// The error that was logged at WARN last, and when.
+    last_warning: (String, Tick),
 }
 
 impl Breaker {
     pub(super) fn new(options: &Arc<Options>, counters: &Arc<Counters>) -> Self {
         Self {
-            is_calm: AtomicBool::new(true),
+            in_trouble: AtomicBool::new(false),
             is_silent: AtomicBool::new(false),
             is_open: AtomicBool::new(false),
             is_probed: AtomicBool::new(false),
@@ -68,15 +68,15 @@ impl Breaker {
         }
     }
 
-    /// Sends a request, and takes note of how it ended.
+    /// Sends a request and counts its result, or fails at once while the breaker is open.
     ///
-    /// Cancel safe: a request that is dropped says nothing.
+    /// Cancel safe: a request that is dropped is not counted.
     pub(super) async fn send<T>(&self, request: Reply<'_, T>) -> Result<T, L2Error> {
         self.admit()?;
         self.observe(request.await)
     }
 
-    /// The same for reads of several keys in one request.
+    /// As [`send`](Self::send), for reads of several keys in one request.
     pub(super) async fn send_reads(
         &self,
         keys: usize,
@@ -93,14 +93,14 @@ impl Breaker {
         answers
     }
 
-    /// Whether requests are not sent for now.
+    /// Whether the breaker is open.
     pub(super) fn is_open(&self) -> bool {
         self.is_open.load(Ordering::Relaxed)
     }
 
-    /// Whether L2 did what it was last asked to do.
+    /// Whether the last request succeeded.
     pub(super) fn is_up(&self) -> bool {
-        self.is_calm.load(Ordering::Relaxed)
+        !self.in_trouble.load(Ordering::Relaxed)
             || lock(&self.trouble).as_ref().is_none_or(|now| now.is_up)
     }
 
@@ -116,7 +116,7 @@ impl Breaker {
         }
     }
 
-    /// Promises that L2 is probed while it is silent, until this is dropped.
+    /// Promises that L2 is probed while it is silent, until the returned guard is dropped.
     pub(super) fn probing(&self) -> Probing<'_> {
         self.is_probed.store(true, Ordering::Relaxed);
         Probing(self)
@@ -124,8 +124,8 @@ impl Breaker {
 
     /// Ends a trouble in which no request has failed for a while.
     pub(super) fn settle(&self) {
-        if !self.is_calm.load(Ordering::Relaxed) {
-            self.end_if_calm(&mut lock(&self.trouble));
+        if self.in_trouble.load(Ordering::Relaxed) {
+            self.end_if_over(&mut lock(&self.trouble));
         }
     }
 
@@ -138,18 +138,18 @@ impl Breaker {
         Ok(())
     }
 
-    /// Takes note of how a request ended that was sent though this may be open: a probe, or one that no caller waits for.
+    /// Counts the result of a request that is sent even while the breaker is open: a probe, or one that no caller waits for.
     pub(super) fn observe<T>(&self, answer: Result<T, L2Error>) -> Result<T, L2Error> {
         match &answer {
-            // Only a load: this is on the way of every answer.
-            Ok(_) if self.is_calm.load(Ordering::Relaxed) => {}
+            // Every answer passes here, so this takes no lock.
+            Ok(_) if !self.in_trouble.load(Ordering::Relaxed) => {}
             Ok(_) => {
                 let mut trouble = lock(&self.trouble);
                 if let Some(now) = trouble.as_mut() {
                     now.is_up = true;
                     self.note_answer(now);
                 }
-                self.end_if_calm(&mut trouble);
+                self.end_if_over(&mut trouble);
             }
             Err(error) => self.note_error(error),
         }
@@ -160,14 +160,14 @@ impl Breaker {
         self.counters.l2_errors.bump();
         let now = self.options.clock.now();
         let mut trouble = lock(&self.trouble);
-        self.is_calm.store(false, Ordering::Relaxed);
+        self.in_trouble.store(true, Ordering::Relaxed);
         let trouble = trouble.get_or_insert_with(|| Trouble::begin(now));
         trouble.is_up = false;
         trouble.last = now;
         trouble.failed += 1;
         self.trace(trouble, error, now);
         if error.is_refused() {
-            // A refusal is an answer: no caller has waited for it.
+            // A refusal is an answer, too.
             return self.note_answer(trouble);
         }
         self.is_silent.store(true, Ordering::Relaxed);
@@ -194,17 +194,19 @@ impl Breaker {
         }
     }
 
-    /// The first error of a trouble at WARN, and another one later.
+    /// Logs the first error of a trouble at WARN. Later ones are at WARN if they differ from the last such error, which
+    /// was logged [`OVER_AFTER`] before or earlier. All others are at DEBUG.
     fn trace(&self, trouble: &mut Trouble, error: &L2Error, now: Tick) {
         let namespace = self.options.namespace.as_str();
         let text = error
             .source()
             .map_or_else(|| error.to_string(), ToString::to_string);
-        let is_new = text != trouble.said.0;
-        let is_due = trouble.failed == 1 || now.saturating_sub(trouble.said.1) >= nanos(CALM);
+        let is_new = text != trouble.last_warning.0;
+        let is_due =
+            trouble.failed == 1 || now.saturating_sub(trouble.last_warning.1) >= nanos(OVER_AFTER);
         let error = error as &dyn Error;
         if is_new && is_due {
-            trouble.said = (text, now);
+            trouble.last_warning = (text, now);
             warn!(
                 namespace,
                 error, "a request to L2 failed; going on without L2"
@@ -214,15 +216,15 @@ impl Breaker {
         }
     }
 
-    fn end_if_calm(&self, trouble: &mut Option<Trouble>) {
+    fn end_if_over(&self, trouble: &mut Option<Trouble>) {
         let now = self.options.clock.now();
         let is_over = |trouble: &mut Trouble| {
-            trouble.is_up && now.saturating_sub(trouble.last) >= nanos(CALM)
+            trouble.is_up && now.saturating_sub(trouble.last) >= nanos(OVER_AFTER)
         };
         let Some(over) = trouble.take_if(is_over) else {
             return;
         };
-        self.is_calm.store(true, Ordering::Relaxed);
+        self.in_trouble.store(false, Ordering::Relaxed);
         info!(
             namespace = self.options.namespace.as_str(),
             failing_for = ?Duration::from_nanos(over.last.saturating_sub(over.began)),
@@ -241,12 +243,12 @@ impl Trouble {
             failed: 0,
             unanswered: 0,
             is_up: false,
-            said: (String::new(), now),
+            last_warning: (String::new(), now),
         }
     }
 }
 
-/// The promise that a silent L2 is probed.
+/// Stands for the promise of [`Breaker::probing`].
 pub(super) struct Probing<'a>(&'a Breaker);
 
 impl Drop for Probing<'_> {
