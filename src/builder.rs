@@ -49,7 +49,7 @@ pub struct Builder<K, V> {
     options: Options,
     weigher: Option<Weigher<V>>,
     ttl_of: Option<TtlOf<V>>,
-    codec: ValueCodec<V>,
+    codec: Box<dyn ValueCodec<V>>,
     type_tag: Option<String>,
     schema_version: u32,
     l2: Result<Option<Box<dyn L2>>, L2Error>,
@@ -86,7 +86,7 @@ where
             options: Options::new(namespace),
             weigher: None,
             ttl_of: None,
-            codec: ValueCodec::new(Bincode),
+            codec: Box::new(Bincode),
             type_tag: None,
             schema_version: 0,
             l2: Ok(None),
@@ -522,7 +522,7 @@ where
     /// its own, see `codec::Encrypted`.
     pub fn codec(self, codec: impl CodecStack) -> Self {
         Self {
-            codec: ValueCodec::new(codec),
+            codec: Box::new(codec),
             ..self
         }
     }

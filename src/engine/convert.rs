@@ -27,7 +27,7 @@ use crate::wire::envelope::{self, Head, Life, Place, Stamp};
 pub(crate) type TtlOf<V> = Arc<dyn Fn(&V) -> Option<Duration> + Send + Sync>;
 
 pub(super) struct Convert<V> {
-    codec: ValueCodec<V>,
+    codec: Box<dyn ValueCodec<V>>,
     ttl_of: Option<TtlOf<V>>,
     pub(super) ahead: RefreshAhead,
     /// Distinguishes values of this type from others under the same keys.
@@ -43,7 +43,7 @@ pub(super) struct Convert<V> {
 
 impl<V: Value> Convert<V> {
     pub(super) fn new(
-        codec: ValueCodec<V>,
+        codec: Box<dyn ValueCodec<V>>,
         ttl_of: Option<TtlOf<V>>,
         type_tag: u64,
         options: &Arc<Options>,

@@ -58,7 +58,7 @@ pub(crate) struct Parts<V> {
     pub(crate) options: Options,
     pub(crate) weigher: Option<Weigher<V>>,
     pub(crate) ttl_of: Option<TtlOf<V>>,
-    pub(crate) codec: ValueCodec<V>,
+    pub(crate) codec: Box<dyn ValueCodec<V>>,
     pub(crate) type_tag: u64,
     /// `None` for L1 alone.
     pub(crate) l2: Option<Box<dyn L2>>,

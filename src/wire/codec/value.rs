@@ -9,13 +9,15 @@ use serde::de::DeserializeOwned;
 use super::error::Category;
 use super::{CodecError, CodecStack, Context, EncodeError};
 
-/// Encodes and decodes values of type `V`.
-///
-/// Behind a pointer, so that the bounds on `V` are needed only where it is made.
-pub(crate) struct ValueCodec<V>(Box<dyn EncodeValue<V>>);
-
-trait EncodeValue<V>: Send + Sync {
-    fn seal(
+/// Encodes and decodes values of type `V`: a [`CodecStack`] for one type. As an object it hides the bounds on `V`, which
+/// are needed only where it is made.
+pub(crate) trait ValueCodec<V>: Send + Sync {
+    /// Appends the bytes of `value` to `out`, and returns the id of their format; leaves `out` as it was on an error.
+    ///
+    /// # Errors
+    ///
+    /// If the value takes more than `max` bytes, or a layer refuses it.
+    fn encode(
         &self,
         value: &V,
         context: &Context<'_>,
@@ -23,7 +25,12 @@ trait EncodeValue<V>: Send + Sync {
         max: usize,
     ) -> Result<u8, EncodeError>;
 
-    fn open(
+    /// Decodes bytes in the format with this id.
+    ///
+    /// # Errors
+    ///
+    /// If they are more than `max`, no format with this id is compiled in, or a layer refuses the bytes.
+    fn decode(
         &self,
         id: u8,
         bytes: &[u8],
@@ -32,42 +39,8 @@ trait EncodeValue<V>: Send + Sync {
     ) -> Result<V, CodecError>;
 }
 
-impl<S: CodecStack, V: Serialize + DeserializeOwned + Send> EncodeValue<V> for S {
-    fn seal(
-        &self,
-        value: &V,
-        context: &Context<'_>,
-        out: &mut Vec<u8>,
-        max: usize,
-    ) -> Result<u8, EncodeError> {
-        CodecStack::seal(self, value, context, out, max)
-    }
-
-    fn open(
-        &self,
-        id: u8,
-        bytes: &[u8],
-        context: &Context<'_>,
-        max: usize,
-    ) -> Result<V, CodecError> {
-        CodecStack::open(self, id, bytes, context, max)
-    }
-}
-
-impl<V: Serialize + DeserializeOwned + Send> ValueCodec<V> {
-    /// Encodes with these layers.
-    pub(crate) fn new(stack: impl CodecStack) -> Self {
-        Self(Box::new(stack))
-    }
-}
-
-impl<V> ValueCodec<V> {
-    /// Appends the bytes of `value` to `out`, and returns the id of their format; leaves `out` as it was on an error.
-    ///
-    /// # Errors
-    ///
-    /// If the value takes more than `max` bytes, or a layer refuses it.
-    pub(crate) fn encode(
+impl<S: CodecStack, V: Serialize + DeserializeOwned + Send> ValueCodec<V> for S {
+    fn encode(
         &self,
         value: &V,
         context: &Context<'_>,
@@ -75,26 +48,21 @@ impl<V> ValueCodec<V> {
         max: usize,
     ) -> Result<u8, EncodeError> {
         let start = out.len();
-        let result = catch_panic(|| self.0.seal(value, context, out, max));
+        let result = catch_panic(|| self.seal(value, context, out, max));
         if result.is_err() {
             out.truncate(start);
         }
         result
     }
 
-    /// Decodes bytes in the format with this id.
-    ///
-    /// # Errors
-    ///
-    /// If they are more than `max`, no format with this id is compiled in, or a layer refuses the bytes.
-    pub(crate) fn decode(
+    fn decode(
         &self,
         id: u8,
         bytes: &[u8],
         context: &Context<'_>,
         max: usize,
     ) -> Result<V, CodecError> {
-        catch_panic(|| self.0.open(id, bytes, context, max))
+        catch_panic(|| self.open(id, bytes, context, max))
     }
 }
 
@@ -104,7 +72,7 @@ fn catch_panic<T, E: From<CodecError>>(code: impl FnOnce() -> Result<T, E>) -> R
         .unwrap_or_else(|_| Err(CodecError::from(Category::Panicked).into()))
 }
 
-impl<V> fmt::Debug for ValueCodec<V> {
+impl<V> fmt::Debug for dyn ValueCodec<V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ValueCodec").finish_non_exhaustive()
     }
@@ -135,20 +103,20 @@ mod tests {
             out: &mut Vec<u8>,
         ) -> Result<(), CodecError> {
             out.push(b'!');
-            Bincode.encode(value, out)
+            Codec::encode(&Bincode, value, out)
         }
 
         fn decode<T: DeserializeOwned + Send>(&self, bytes: &[u8]) -> Result<T, CodecError> {
             let bytes = bytes
                 .strip_prefix(b"!")
                 .ok_or_else(|| CodecError::new("no mark"))?;
-            Bincode.decode(bytes)
+            Codec::decode(&Bincode, bytes)
         }
     }
 
     #[test]
     fn reads_its_own_and_the_crates_codecs() {
-        let codec = ValueCodec::<u8>::new(Own);
+        let codec: &dyn ValueCodec<u8> = &Own;
         let mut out = b"header".to_vec();
         let id = codec.encode(&7, &CONTEXT, &mut out, 2).unwrap();
         assert_eq!(out, b"header!\x07");
@@ -162,7 +130,7 @@ mod tests {
         fn moves_to<C: Codec>(other: &C) {
             let mut out = Vec::new();
             other.encode("text", &mut out).unwrap();
-            let codec = ValueCodec::<String>::new(Own);
+            let codec: &dyn ValueCodec<String> = &Own;
             assert_eq!(
                 codec.decode(C::ID, &out, &CONTEXT, 100).unwrap(),
                 "text",
@@ -181,14 +149,14 @@ mod tests {
 
     #[test]
     fn an_unknown_id_is_an_error() {
-        let codec = ValueCodec::<u8>::new(Bincode);
+        let codec: &dyn ValueCodec<u8> = &Bincode;
         let error = codec.decode(200, b"\x07", &CONTEXT, 1).unwrap_err();
         assert_eq!(error.to_string(), "no codec with id 200 is compiled in");
     }
 
     #[test]
     fn a_value_that_is_too_large_is_not_decoded() {
-        let codec = ValueCodec::<String>::new(Bincode);
+        let codec: &dyn ValueCodec<String> = &Bincode;
         let bytes = b"\x05value";
         assert_eq!(
             codec.decode(Bincode::ID, bytes, &CONTEXT, 6).unwrap(),
@@ -211,7 +179,7 @@ mod tests {
         #[derive(serde::Serialize, serde::Deserialize)]
         struct Chain(Option<Box<Chain>>, Option<Panics>);
 
-        let codec = ValueCodec::<Chain>::new(Bincode);
+        let codec: &dyn ValueCodec<Chain> = &Bincode;
         for depth in [0, 3, 60] {
             let bytes = [vec![1; depth], vec![0, 1]].concat();
             let error = codec
@@ -224,7 +192,7 @@ mod tests {
 
     #[test]
     fn a_value_that_is_too_large_leaves_nothing() {
-        let codec = ValueCodec::<String>::new(Bincode);
+        let codec: &dyn ValueCodec<String> = &Bincode;
         let mut out = b"header".to_vec();
         codec
             .encode(&"x".repeat(9), &CONTEXT, &mut out, 10)
@@ -249,7 +217,7 @@ mod tests {
                 Err(S::Error::custom("no more"))
             }
         }
-        let codec = ValueCodec::<Halfway>::new(Bincode);
+        let codec: &dyn ValueCodec<Halfway> = &Bincode;
         let mut out = b"header".to_vec();
         let error = codec.encode(&Halfway, &CONTEXT, &mut out, 10).unwrap_err();
         assert!(matches!(error, EncodeError::Failed(_)));
