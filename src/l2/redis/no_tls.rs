@@ -4,13 +4,17 @@ use deadpool_redis::redis::{ConnectionAddr, RedisError};
 
 use crate::l2::L2Error;
 
-/// Why this build cannot use TLS, if it cannot.
-pub(super) const MISSING: Option<&str> =
-    Some("asks for TLS, which is not built in: enable the feature `tls` of larder");
+const WHY: &str = "TLS with Redis is not built in: enable the feature `tls` of larder";
 
-pub(super) fn check(_host: &str, _addr: &ConnectionAddr) -> Result<(), L2Error> {
-    let what = "TLS with Redis is not built in: enable the feature `tls` of larder";
-    Err(L2Error::bad_config(what))
+/// Why this build cannot use TLS, if it cannot.
+pub(super) const MISSING: Option<&str> = Some(WHY);
+
+/// Refuses an address with TLS.
+pub(super) fn check(addr: &ConnectionAddr) -> Result<(), L2Error> {
+    match addr {
+        ConnectionAddr::TcpTls { .. } => Err(L2Error::bad_config(WHY)),
+        _ => Ok(()),
+    }
 }
 
 /// What a handshake that failed says, if the error is one.

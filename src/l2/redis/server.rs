@@ -1,5 +1,5 @@
-//! Where a server is and how connections to it are made: address, database, user and TLS. What cannot work is found
-//! out here, before anything connects.
+//! Where a server is and how connections to it are made: address, database, user and TLS. Settings that cannot work
+//! are refused here, before anything connects.
 
 use std::fmt;
 use std::pin::Pin;
@@ -8,8 +8,8 @@ use std::sync::Arc;
 use deadpool_redis::redis::aio::{AsyncPushSender, MultiplexedConnection};
 use deadpool_redis::redis::io::tcp::TcpSettings;
 use deadpool_redis::redis::{
-    AsyncConnectionConfig, BasicAuth, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo,
-    ProtocolVersion, RedisResult, StreamingCredentialsProvider,
+    AsyncConnectionConfig, BasicAuth, Client, ConnectionInfo, IntoConnectionInfo, ProtocolVersion,
+    RedisResult, StreamingCredentialsProvider,
 };
 use deadpool_redis::{Manager, Pool, Runtime};
 use futures::Stream;
@@ -17,9 +17,9 @@ use futures::Stream;
 use super::tls;
 use crate::l2::L2Error;
 
-/// The size of a pool that this module makes. No process reaches it: each lane takes two connections, once.
+/// The size of a pool that this module makes. No process reaches it, as each lane takes two connections and keeps them.
 const POOL_SIZE: usize = 1024;
-/// Those that the client knows.
+/// The schemes of URLs that the client knows.
 const SCHEMES: [&str; 7] = [
     "redis",
     "rediss",
@@ -108,7 +108,7 @@ impl From<Client> for Server {
     }
 }
 
-/// Never shows where the server is: it comes with a password.
+/// Does not show the address, as a password may come with it.
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Server").finish_non_exhaustive()
@@ -131,7 +131,7 @@ fn parse(url: &str) -> Result<ConnectionInfo, L2Error> {
     if let "rediss" | "valkeys" = scheme.as_str()
         && let Some(missing) = tls::MISSING
     {
-        return refuse(missing);
+        return Err(L2Error::bad_config(missing));
     }
     let authority = rest.trim_start_matches('/').split(['/', '?', '#']).next();
     let hosts = authority.map(|authority| authority.rsplit('@').next().unwrap_or(authority));
@@ -155,9 +155,7 @@ impl Server {
             let what = "the number of the Redis database is negative; the first one is 0";
             return Err(L2Error::bad_config(what));
         }
-        if let ConnectionAddr::TcpTls { host, .. } = info.addr() {
-            tls::check(host, info.addr())?;
-        }
+        tls::check(info.addr())?;
         // The client leaves TCP_NODELAY off.
         let tcp = TcpSettings::clone(info.tcp_settings()).set_nodelay(true);
         Ok(Connector {

@@ -15,20 +15,11 @@ use crate::l2::L2Error;
 /// Why this build cannot use TLS, if it cannot.
 pub(super) const MISSING: Option<&str> = None;
 
-/// Finds out whether the client can set up TLS as these settings say. Without this, each attempt to connect would fail,
-/// or panic if the process has no default provider of cryptography.
-pub(super) fn check(host: &str, addr: &ConnectionAddr) -> Result<(), L2Error> {
-    if CryptoProvider::get_default().is_none() {
-        // An error says that another thread has just done so.
-        _ = ring::default_provider().install_default();
-    }
-    if ServerName::try_from(host).is_err() {
-        let what = "the host of the Redis address cannot be the name in a certificate";
-        return Err(L2Error::bad_config(what));
-    }
-    // The client does not say whether its settings can work, but sets TLS up before it looks at the name, and looks at
-    // the name before it connects.
+/// Refuses an address whose TLS settings cannot work. Without this, each attempt to connect would fail, or panic if the
+/// process has no default provider of cryptography.
+pub(super) fn check(addr: &ConnectionAddr) -> Result<(), L2Error> {
     let ConnectionAddr::TcpTls {
+        host,
         insecure,
         tls_params,
         ..
@@ -36,6 +27,16 @@ pub(super) fn check(host: &str, addr: &ConnectionAddr) -> Result<(), L2Error> {
     else {
         return Ok(());
     };
+    if CryptoProvider::get_default().is_none() {
+        // It fails if another thread has just done the same.
+        _ = ring::default_provider().install_default();
+    }
+    if ServerName::try_from(host.as_str()).is_err() {
+        let what = "the host of the Redis address cannot be the name in a certificate";
+        return Err(L2Error::bad_config(what));
+    }
+    // The client has no check of its own. It sets TLS up before it looks at the host, and looks at the host before it
+    // connects: so with an empty host it gets as far as TLS, and no further.
     let nowhere = ConnectionAddr::TcpTls {
         host: String::new(),
         port: 0,
@@ -99,7 +100,7 @@ fn find<E: Error + 'static>(error: &RedisError) -> Option<&E> {
     successors(Some(first), |&error| inner(error)).find_map(|error| error.downcast_ref())
 }
 
-/// What an error was made of. A shared error and an `io::Error` pass over that when they are asked for their source.
+/// The error inside another one. `source` of a shared error and of an `io::Error` skips it.
 fn inner<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'static)> {
     if let Some(shared) = error.downcast_ref::<Arc<dyn Error + Send + Sync>>() {
         return Some(&**shared);
