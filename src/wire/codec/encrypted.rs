@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::encryption_keys::{EncryptionKeys, HEAD, OVERHEAD};
-use super::error::Category;
+use super::error::{Category, check_size};
 use super::stack::ENCRYPTED;
 use super::{CodecError, CodecStack, Context, EncodeError, Unencrypted};
 
@@ -154,10 +154,7 @@ impl<C: Unencrypted> CodecStack for Encrypted<C> {
             }
             return self.codec.read(id, bytes, max);
         }
-        let size = bytes.len();
-        if size > max {
-            return Err(Category::TooLarge { size, max }.into());
-        }
+        check_size(bytes.len(), max)?;
         let plain = self.keys.decrypt(bytes, context)?;
         let (id, bytes) = plain.split_first().ok_or(Category::Malformed)?;
         self.codec.read(*id, bytes, max)

@@ -59,6 +59,14 @@ pub(super) enum Category {
     Refused,
 }
 
+/// Refuses bytes that are more than `max`.
+pub(super) fn check_size(size: usize, max: usize) -> Result<(), Category> {
+    if size > max {
+        return Err(Category::TooLarge { size, max });
+    }
+    Ok(())
+}
+
 impl CodecError {
     /// Wraps the error of the library behind a codec, or a message. It is the [`source`](Error::source).
     ///

@@ -9,7 +9,7 @@
 use lz4_flex::block;
 
 use super::CodecError;
-use super::error::Category;
+use super::error::{Category, check_size};
 
 /// Names this format next to every value in it.
 pub(super) const ID: u8 = 5;
@@ -45,9 +45,7 @@ pub(super) fn decompress(bytes: &[u8], max: usize) -> Result<(u8, Vec<u8>), Code
         return Err(Category::Malformed.into());
     };
     let size = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
-    if size > max {
-        return Err(Category::TooLarge { size, max }.into());
-    }
+    check_size(size, max)?;
     match block::decompress(block, size) {
         Ok(plain) if plain.len() == size => Ok((id, plain)),
         _ => Err(Category::Malformed.into()),

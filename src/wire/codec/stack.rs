@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::error::Category;
+use super::error::{Category, check_size};
 #[cfg(feature = "compression")]
 use super::lz4;
 use super::{Bincode, Codec, CodecError, EncodeError};
@@ -127,10 +127,7 @@ impl<C: Codec> Unencrypted for C {
         bytes: &[u8],
         max: usize,
     ) -> Result<T, CodecError> {
-        let size = bytes.len();
-        if size > max {
-            return Err(Category::TooLarge { size, max }.into());
-        }
+        check_size(bytes.len(), max)?;
         match id {
             id if id == C::ID => self.decode(bytes),
             #[cfg(feature = "compression")]
