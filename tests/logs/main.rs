@@ -14,8 +14,7 @@ mod rights;
 mod support;
 mod trouble;
 
-use std::io::{self, Write};
-use std::sync::{Arc, Mutex};
+use std::io;
 use std::time::Duration;
 
 use larder::codec::Bincode;
@@ -26,35 +25,16 @@ use tracing::Level;
 
 use crate::support::damage::{DAMAGE, damage};
 use crate::support::eventually::eventually;
+use crate::support::log::Log;
 use crate::support::network::{Network, Step, Way};
 use crate::support::redis_server::RedisServer;
 
 const REQUESTS: u64 = 1_000;
 const SECRET: &str = "hunter2";
+/// How long a request to Redis may take: a busy machine is no reason to fail.
+const UNHURRIED: Duration = Duration::from_secs(5);
 
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(line);
-        Ok(line.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Log {
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
-    }
-
-    fn count(&self, what: &str) -> usize {
-        self.text().matches(what).count()
-    }
-}
+type Texts = Cache<String, String>;
 
 /// What is logged at WARN and above, on one thread, while this runs.
 fn warnings(run: impl Future<Output = ()>) -> Vec<String> {
@@ -67,21 +47,10 @@ fn warnings(run: impl Future<Output = ()>) -> Vec<String> {
 
 /// Writes to the log what is logged at WARN and above, on one thread, while this runs.
 ///
-/// All tests of this binary log to a subscriber of this level, or a lower one. Were there one that has none, its thread could be the
-/// first to come to a line, which would then be taken for one that nobody wants.
+/// All tests of this binary log to a subscriber of this level, or a lower one. Were there one that has none, its thread
+/// could be the first to come to a line, and the line would be disabled for all.
 fn record(log: &Log, run: impl Future<Output = ()>) {
-    record_from(Level::WARN, log, run);
-}
-
-fn record_from(level: Level, log: &Log, run: impl Future<Output = ()>) {
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(move || writer.clone())
-        .finish();
-    let runtime = tokio::runtime::Builder::new_current_thread();
-    let runtime = { runtime }.enable_all().build().unwrap();
-    tracing::subscriber::with_default(subscriber, || runtime.block_on(run));
+    log.record(Level::WARN, run);
 }
 
 fn cache<V>(l2: &MemoryL2) -> Cache<String, V>
@@ -270,7 +239,7 @@ fn damage_of_the_clock() {
 #[test]
 fn an_outage() {
     let log = &Log::default();
-    record_from(Level::INFO, log, async {
+    log.record(Level::INFO, async {
         let (clock, l2) = (Clock::manual(), MemoryL2::new());
         let wire = Network::new(l2);
         let cache = Cache::<String, String>::builder("test:logs").l2(wire.clone());

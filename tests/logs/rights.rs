@@ -9,16 +9,13 @@ use larder::deadpool_redis::redis::cmd;
 use larder::{Cache, Loaded, RedisL2, Version, WriteError};
 
 use crate::support::eventually::eventually;
+use crate::support::log::Log;
 use crate::support::network::Network;
 use crate::support::redis_server::RedisServer;
-use crate::{Log, SECRET, record};
-
-type Texts = Cache<String, String>;
+use crate::{SECRET, Texts, UNHURRIED, record};
 
 const LONG: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(60);
-/// How long a request to Redis may take: a busy machine is no reason to fail.
-const UNHURRIED: Duration = Duration::from_secs(5);
 
 /// The rights that the README names, those of single calls included.
 fn documented() -> Vec<String> {

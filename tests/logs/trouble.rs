@@ -15,14 +15,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 
 use crate::support::eventually::eventually;
+use crate::support::log::Log;
 use crate::support::redis_server::RedisServer;
-use crate::{Log, SECRET, record};
+use crate::{SECRET, Texts, UNHURRIED, record};
 
-type Texts = Cache<String, String>;
-
-/// A request to Redis may take longer than this while the machine is busy; only a Redis that is silent is given less.
-const UNHURRIED: Duration = Duration::from_secs(5);
-
+/// The limit for a request to a Redis that does not answer any.
 const HURRIED: Duration = Duration::from_millis(100);
 
 /// What a cache does while its server is in trouble.
@@ -134,6 +131,17 @@ async fn in_good_order(
     both
 }
 
+/// A server that is started with these arguments, a connection of the test's own, and two instances.
+async fn start(
+    arguments: &[&str],
+    set: impl Fn(Builder<String, String>) -> Builder<String, String>,
+) -> (RedisServer, MultiplexedConnection, [Texts; 2]) {
+    let server = RedisServer::start_with(arguments).await;
+    let redis = server.connection().await;
+    let both = in_good_order(&server.url(), set).await;
+    (server, redis, both)
+}
+
 /// What they do now.
 async fn row([cache, reader]: &[Texts; 2], expected: Row) {
     eventually("L1 is used or not", async || {
@@ -185,9 +193,7 @@ async fn is_well([cache, reader]: &[Texts; 2]) {
 #[test]
 fn a_full_memory() {
     watched(async |log| {
-        let server = RedisServer::start().await;
-        let mut redis = server.connection().await;
-        let both = in_good_order(&server.url(), |b| b).await;
+        let (_server, mut redis, both) = start(&[], |b| b).await;
         let () = run(&mut redis, "CONFIG SET maxmemory 1").await.unwrap();
         says(log, &both[0], "OOM: its memory is full").await;
         let expected = Row {
@@ -221,9 +227,7 @@ fn a_full_memory() {
 #[test]
 fn a_script_that_does_not_end() {
     watched(async |log| {
-        let server = RedisServer::start_with(&["--lua-time-limit", "10"]).await;
-        let mut redis = server.connection().await;
-        let both = in_good_order(&server.url(), |b| b).await;
+        let (server, mut redis, both) = start(&["--lua-time-limit", "10"], |b| b).await;
         let limit = Duration::from_secs(3600);
         let available = build(&server.url(), |b| b.mode(Mode::Available { limit }));
         available.ready().await;
@@ -250,9 +254,7 @@ fn a_script_that_does_not_end() {
 #[test]
 fn a_snapshot_that_cannot_be_saved() {
     watched(async |log| {
-        let server = RedisServer::start_with(&["--save", "3600 1"]).await;
-        let mut redis = server.connection().await;
-        let both = in_good_order(&server.url(), |b| b).await;
+        let (server, mut redis, both) = start(&["--save", "3600 1"], |b| b).await;
         // A file cannot take the place of a directory.
         let file = server.path().join("dump.rdb");
         fs::create_dir(&file).unwrap();
@@ -268,9 +270,7 @@ fn a_snapshot_that_cannot_be_saved() {
 #[test]
 fn a_primary_that_becomes_a_replica() {
     watched(async |log| {
-        let server = RedisServer::start().await;
-        let mut redis = server.connection().await;
-        let both = in_good_order(&server.url(), |b| b).await;
+        let (_server, mut redis, both) = start(&[], |b| b).await;
         let () = run(&mut redis, "REPLICAOF 127.0.0.1 1").await.unwrap();
         says(log, &both[0], "READONLY: it is a replica").await;
         row(&both, OFF).await;
@@ -282,9 +282,7 @@ fn a_primary_that_becomes_a_replica() {
 #[test]
 fn a_primary_without_its_replicas() {
     watched(async |log| {
-        let server = RedisServer::start().await;
-        let mut redis = server.connection().await;
-        let both = in_good_order(&server.url(), |b| b).await;
+        let (_server, mut redis, both) = start(&[], |b| b).await;
         let replicas = "CONFIG SET min-replicas-to-write";
         let () = run(&mut redis, &format!("{replicas} 1")).await.unwrap();
         says(log, &both[0], "NOREPLICAS: it takes no writes").await;
@@ -326,9 +324,7 @@ fn a_password_that_was_changed() {
 #[test]
 fn a_password_that_was_set() {
     watched(async |log| {
-        let server = RedisServer::start().await;
-        let mut redis = server.connection().await;
-        let both = in_good_order(&server.url(), |b| b).await;
+        let (_server, mut redis, both) = start(&[], |b| b).await;
         let () = run(&mut redis, "CONFIG SET requirepass x").await.unwrap();
         end_connections(&mut redis).await;
         says(log, &both[0], "NOAUTH: it demands a password").await;
@@ -341,9 +337,7 @@ fn a_password_that_was_set() {
 #[test]
 fn a_server_with_no_connection_to_spare() {
     watched(async |log| {
-        let server = RedisServer::start().await;
-        let mut redis = server.connection().await;
-        let both = in_good_order(&server.url(), |b| b).await;
+        let (_server, mut redis, both) = start(&[], |b| b).await;
         let () = run(&mut redis, "CONFIG SET maxclients 1").await.unwrap();
         end_connections(&mut redis).await;
         says(log, &both[0], "it may have reached its maxclients").await;
@@ -364,9 +358,7 @@ fn a_server_that_reads_its_data() {
             "1024",
         ];
         let arguments = [&slow[..], &["--enable-debug-command", "yes"]].concat();
-        let mut server = RedisServer::start_with(&arguments).await;
-        let mut redis = server.connection().await;
-        let both = in_good_order(&server.url(), |b| b).await;
+        let (mut server, mut redis, both) = start(&arguments, |b| b).await;
         let _: Value = run(&mut redis, "DEBUG POPULATE 10000").await.unwrap();
         let () = run(&mut redis, "SAVE").await.unwrap();
         server.restart().await;
@@ -383,9 +375,7 @@ fn a_server_that_reads_its_data() {
 #[test]
 fn a_pause() {
     watched(async |log| {
-        let server = RedisServer::start().await;
-        let mut redis = server.connection().await;
-        let both = in_good_order(&server.url(), |b| b.l2_timeout(HURRIED)).await;
+        let (_server, mut redis, both) = start(&[], |b| b.l2_timeout(HURRIED)).await;
         let () = run(&mut redis, "CLIENT PAUSE 3000 ALL").await.unwrap();
         says(log, &both[0], "did not answer").await;
         row(&both, OFF).await;
@@ -396,9 +386,7 @@ fn a_pause() {
 #[test]
 fn a_pause_of_writes() {
     watched(async |log| {
-        let server = RedisServer::start().await;
-        let mut redis = server.connection().await;
-        let both = in_good_order(&server.url(), |b| b.l2_timeout(HURRIED)).await;
+        let (_server, mut redis, both) = start(&[], |b| b.l2_timeout(HURRIED)).await;
         let pause = "CLIENT PAUSE 60000 WRITE";
         let () = run(&mut redis, pause).await.unwrap();
         says(log, &both[0], "did not answer").await;
@@ -479,9 +467,7 @@ fn a_server_that_is_too_old() {
 #[test]
 fn something_else_under_every_key() {
     watched(async |_| {
-        let server = RedisServer::start().await;
-        let mut redis = server.connection().await;
-        let both = in_good_order(&server.url(), |b| b).await;
+        let (server, mut redis, both) = start(&[], |b| b).await;
         let [cache, _] = &both;
         for harm in ["SET", "LPUSH", "SADD"] {
             let tagged = Loaded::new(SECRET.to_owned()).tags(["t"]);
@@ -504,8 +490,8 @@ fn something_else_under_every_key() {
             };
             let (damage, done) = oneshot::channel();
             let leased = key(&format!("leased:{harm}"));
-            let load = cache.get_or_load(&leased, || async { done.await.unwrap() });
-            let (load, ()) = tokio::join!(load, async {
+            let loading = cache.get_or_load(&leased, || async { done.await.unwrap() });
+            let (loaded, ()) = tokio::join!(loading, async {
                 eventually("there is a lease", || async {
                     let mut redis = server.connection().await;
                     let leases: Vec<String> = run(&mut redis, "KEYS *!lease:*").await.unwrap();
@@ -514,32 +500,25 @@ fn something_else_under_every_key() {
                 .await;
                 damage.send(damaged.await).unwrap();
             });
-            assert_eq!(*load.unwrap(), SECRET);
+            assert_eq!(*loaded.unwrap(), SECRET);
             for name in ["stored", "held", "gone"] {
-                load_eventually(cache, &key(name)).await;
+                let name = key(name);
+                eventually("it is loaded and stored", || load(cache, &name)).await;
             }
             cache.invalidate(&key("gone")).await.unwrap();
             is_well(&both).await;
             eventually("they are of use again", || async {
-                let types = ["clock", "log", "live"].map(|name| (name, "{test:trouble.0}!"));
                 let mut redis = server.connection().await;
                 let mut found = Vec::new();
-                for (name, before) in types {
-                    let kind: String = run(&mut redis, &format!("TYPE {before}{name}"))
-                        .await
-                        .unwrap();
-                    found.push(kind);
+                for name in ["clock", "log", "live"] {
+                    let kind = format!("TYPE {{test:trouble.0}}!{name}");
+                    found.push(run::<String>(&mut redis, &kind).await.unwrap());
                 }
                 found == ["hash", "stream", "hash"]
             })
             .await;
         }
     });
-}
-
-/// Waits until a key is loaded and stored.
-async fn load_eventually(cache: &Texts, key: &str) {
-    eventually("it is stored", || load(cache, key)).await;
 }
 
 /// Each of these is found with INFO, for which a right is documented.
@@ -554,9 +533,7 @@ fn a_policy_that_evicts_any_key() {
     ] {
         let is_bad = usize::from(policy.starts_with("allkeys"));
         watched(async |log| {
-            let mut server = RedisServer::start_with(&["--maxmemory-policy", policy]).await;
-            let both = in_good_order(&server.url(), |b| b).await;
-            let mut redis = server.connection().await;
+            let (mut server, mut redis, both) = start(&["--maxmemory-policy", policy], |b| b).await;
             row(&both, ALL).await;
             // Once for each cache, however often it connects.
             end_connections(&mut redis).await;
