@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use larder::Source as Level;
+use larder::{Builder, Source as Level};
 
 use crate::fleet::{Fleet, Source, Texts};
 use crate::support::eventually::eventually;
@@ -10,16 +10,16 @@ use crate::support::network::{Gate, Network, Step, Way};
 
 const MS: Duration = Duration::from_millis(1);
 
+fn set(builder: Builder<String, String>) -> Builder<String, String> {
+    builder
+        .jitter(0.0)
+        .soft_ttl(100 * MS)
+        .l2_ttl(1000 * MS)
+        .max_staleness(Duration::from_secs(3600))
+}
+
 async fn instance(fleet: &Fleet) -> (Texts, Network) {
-    let hour = Duration::from_secs(3600);
-    fleet
-        .instance_with(|b| {
-            b.jitter(0.0)
-                .soft_ttl(100 * MS)
-                .l2_ttl(1000 * MS)
-                .max_staleness(hour)
-        })
-        .await
+    fleet.instance_with(set).await
 }
 
 #[tokio::test]
@@ -396,13 +396,7 @@ async fn failures_before_a_success_do_not_count() {
 #[tokio::test]
 async fn a_refresh_that_finds_something_unreadable_replaces_it() {
     let fleet = Fleet::memory();
-    let set = |b: larder::Builder<String, String>| {
-        b.jitter(0.0)
-            .soft_ttl(100 * MS)
-            .l2_ttl(1000 * MS)
-            .max_staleness(Duration::from_secs(3600))
-    };
-    let (a, wire) = fleet.instance_with(set).await;
+    let (a, wire) = instance(&fleet).await;
     let (other, _) = fleet.instance_with(|b| set(b).type_tag("another")).await;
     let truth = Source::new("old");
     truth.through(&a, "k").await.unwrap();
@@ -427,12 +421,7 @@ async fn a_refresh_that_finds_something_unreadable_replaces_it() {
 #[tokio::test]
 async fn a_refresh_that_finds_ever_other_things_gives_up() {
     let fleet = Fleet::memory();
-    let set = |b: larder::Builder<String, String>| {
-        b.jitter(0.0)
-            .soft_ttl(100 * MS)
-            .max_staleness(Duration::from_secs(3600))
-    };
-    let (a, wire) = fleet.instance_with(set).await;
+    let (a, wire) = instance(&fleet).await;
     let (other, _) = fleet.instance_with(|b| set(b).type_tag("another")).await;
     let truth = Source::new("old");
     truth.through(&a, "k").await.unwrap();
