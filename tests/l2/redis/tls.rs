@@ -8,7 +8,7 @@ use larder::deadpool_redis::redis::{
     AsyncConnectionConfig, Client, ClientTlsConfig, TlsCertificates,
 };
 use larder::deadpool_redis::{Manager, Pool, Runtime};
-use larder::l2::{Key, L2Error, RedisL2};
+use larder::l2::{Key, RedisL2, Server};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 
 use super::*;
@@ -131,21 +131,12 @@ async fn works(l2: &RedisL2) {
     assert!(a.get("k").await.unwrap().is_some());
 }
 
-/// Why each of the two connections cannot be made.
-async fn refusals(l2: &RedisL2) -> [L2Error; 2] {
-    let lane = lane_of(l2, NAMESPACE);
-    let subscribed = lane.subscribe(ME).await.map(|_| ());
-    [
-        lane.get("k")
-            .await
-            .map(|_| ())
-            .expect_err("no TLS, no value"),
-        subscribed.expect_err("no TLS, no messages"),
-    ]
-}
-
-async fn refused(l2: &RedisL2, what: &str) {
-    for error in refusals(l2).await {
+/// Neither of the two connections can be made, and both say why.
+async fn refused(server: impl Into<Server>, what: &str) {
+    let lane = lane_of(&RedisL2::open(server).unwrap(), NAMESPACE);
+    let got = lane.get("k").await.map(drop);
+    let subscribed = lane.subscribe(ME).await.map(drop);
+    for error in [got.unwrap_err(), subscribed.unwrap_err()] {
         assert!(error.to_string().contains(what), "{error:?}");
         assert!(error.is_unreachable(), "{error:?}");
         assert!(error.source().is_some(), "{error:?}");
@@ -181,18 +172,15 @@ async fn a_client_certificate_is_given_when_the_server_asks() {
     works(&RedisL2::open(with_one).unwrap()).await;
 
     let without = client(&url, trusting(&authority, None));
-    let what = "asks for a client certificate";
-    refused(&RedisL2::open(without).unwrap(), what).await;
+    refused(without, "asks for a client certificate").await;
 
     let foreign = Authority::new().sign("catalog");
     let foreign = client(&url, trusting(&authority, Some(&foreign)));
-    let what = "does not accept the client certificate";
-    refused(&RedisL2::open(foreign).unwrap(), what).await;
+    refused(foreign, "does not accept the client certificate").await;
 
     let expired = authority.sign_expired("catalog");
     let expired = client(&url, trusting(&authority, Some(&expired)));
-    let what = "client certificate has expired";
-    refused(&RedisL2::open(expired).unwrap(), what).await;
+    refused(expired, "client certificate has expired").await;
 }
 
 #[tokio::test]
@@ -201,19 +189,19 @@ async fn a_server_that_cannot_be_trusted_is_refused_and_the_reason_named() {
     let server = TlsServer::start(&authority, &authority.sign("127.0.0.1"), false).await;
 
     let by_another = trusting(&Authority::new(), None);
-    let l2 = RedisL2::open(client(&server.url("127.0.0.1"), by_another)).unwrap();
-    refused(&l2, "no trusted authority").await;
+    let by_another = client(&server.url("127.0.0.1"), by_another);
+    refused(by_another, "no trusted authority").await;
 
-    let by_that_of_the_system = RedisL2::open(server.url("127.0.0.1")).unwrap();
-    refused(&by_that_of_the_system, "no trusted authority").await;
+    // Trusts the authorities of the system.
+    refused(server.url("127.0.0.1"), "no trusted authority").await;
 
     let other_name = client(&server.url("localhost"), trusting(&authority, None));
-    refused(&RedisL2::open(other_name).unwrap(), "another host").await;
+    refused(other_name, "another host").await;
 
     let expired = authority.sign_expired("127.0.0.1");
     let expired = TlsServer::start(&authority, &expired, false).await;
-    let l2 = client(&expired.url("127.0.0.1"), trusting(&authority, None));
-    refused(&RedisL2::open(l2).unwrap(), "has expired").await;
+    let to_expired = client(&expired.url("127.0.0.1"), trusting(&authority, None));
+    refused(to_expired, "has expired").await;
 }
 
 #[test]
