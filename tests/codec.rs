@@ -4,6 +4,9 @@
 #![allow(clippy::zero_sized_map_values)]
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
+#[path = "../src/fuzzing/shapes.rs"]
+mod shapes;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::{self, Debug};
 use std::sync::Mutex;
@@ -14,6 +17,8 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use serde::de::{DeserializeOwned, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::shapes::{Chain, Folder, Id, Links, List, Marker, Pair, Shape, Tree};
 
 fn encode<C: Codec + Default, T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -67,23 +72,6 @@ struct Rich {
     array: [u16; 3],
     wait: Duration,
 }
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-enum Shape {
-    Unit,
-    Newtype(String),
-    Tuple(u8, Option<i64>),
-    Struct { width: u32, inner: Box<Shape> },
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Id(u64);
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Pair(Id, String);
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Marker;
 
 /// A byte string, rather than a list of numbers.
 #[derive(Debug, Clone, PartialEq)]
@@ -156,31 +144,6 @@ fn rich() -> Rich {
     }
 }
 
-/// Nests by an enum.
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-enum List {
-    End,
-    Node(Box<List>),
-}
-
-/// Nests by an option in a newtype.
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct Links(Option<Box<Links>>);
-
-/// Nests by an option in a struct.
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct Chain {
-    next: Option<Box<Chain>>,
-}
-
-/// Nests by a sequence.
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct Tree(Vec<Tree>);
-
-/// Nests by a map.
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct Folder(BTreeMap<String, Folder>);
-
 const DEEP: usize = 1_000_000;
 
 fn nest<T>(depth: usize, innermost: T, wrap: impl Fn(T) -> T) -> T {
@@ -223,7 +186,6 @@ fn takes_what_is_nested_100_deep<C: Codec + Default>() {
     comes_back::<C, _>(&folder(100));
 }
 
-/// What decoding gives does not matter, only that it ends.
 /// Each element takes 136 bytes, and one when it is encoded.
 fn takes_so_much_memory<C: Codec + Default>() {
     type Sparse = Vec<Option<[u64; 16]>>;
@@ -244,6 +206,7 @@ fn takes_so_much_memory<C: Codec + Default>() {
     );
 }
 
+/// Whether the bytes decode does not matter, only that decoding ends.
 fn try_many_types<C: Codec + Default>(bytes: &[u8]) {
     let _ = C::default().decode::<Rich>(bytes);
     let _ = C::default().decode::<Shape>(bytes);

@@ -65,13 +65,13 @@ fn set(
         11 => builder.mode(Mode::Available {
             limit: input.duration(),
         }),
-        12 => builder.max_value_size(usize::try_from(input.u64()).unwrap_or(usize::MAX)),
+        12 => builder.max_value_size(input.usize()),
         13 => builder.l2_timeout(input.duration()),
         14 => builder.load_timeout(input.duration()),
-        15 => builder.max_concurrent_loads(usize::try_from(input.u64()).unwrap_or(usize::MAX)),
+        15 => builder.max_concurrent_loads(input.usize()),
         16 => builder.lease_ttl(input.duration()),
         17 => builder.lease_wait(input.duration()),
-        18 => builder.max_deferred(usize::try_from(input.u64()).unwrap_or(usize::MAX)),
+        18 => builder.max_deferred(input.usize()),
         19 => builder.type_tag(input.text()),
         _ => builder.schema_version(u32::from(input.u8())),
     }

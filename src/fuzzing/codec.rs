@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::input::Input;
+use super::shapes::{Chain, Folder, Id, Links, List, Marker, Pair, Shape, Tree};
 use crate::wire::codec::{Bincode, Codec};
 
 /// What decodes is encoded to bytes that decode, and to the same bytes again.
@@ -106,43 +107,6 @@ struct Rich {
     array: [u16; 3],
     wait: Duration,
 }
-
-#[derive(Serialize, Deserialize)]
-enum Shape {
-    Unit,
-    Newtype(String),
-    Tuple(u8, Option<i64>),
-    Struct { width: u32, inner: Box<Shape> },
-}
-
-#[derive(Serialize, Deserialize)]
-struct Id(u64);
-
-#[derive(Serialize, Deserialize)]
-struct Pair(Id, String);
-
-#[derive(Serialize, Deserialize)]
-struct Marker;
-
-#[derive(Serialize, Deserialize)]
-enum List {
-    End,
-    Node(Box<List>),
-}
-
-#[derive(Serialize, Deserialize)]
-struct Links(Option<Box<Links>>);
-
-#[derive(Serialize, Deserialize)]
-struct Chain {
-    next: Option<Box<Chain>>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Tree(Vec<Tree>);
-
-#[derive(Serialize, Deserialize)]
-struct Folder(BTreeMap<String, Folder>);
 
 /// A kilobyte at each level.
 #[derive(Serialize, Deserialize)]

@@ -23,6 +23,10 @@ impl<'a> Input<'a> {
         self.0.try_get_u64().unwrap_or(0)
     }
 
+    pub(super) fn usize(&mut self) -> usize {
+        usize::try_from(self.u64()).unwrap_or(usize::MAX)
+    }
+
     /// As many bytes as the next one says.
     pub(super) fn bytes(&mut self) -> &'a [u8] {
         let length = usize::from(self.u8()).min(self.0.len());
