@@ -16,7 +16,7 @@ struct Figures {
     runs: Vec<Run>,
 }
 
-/// A fault, and within it the time in which the source fails, too.
+/// When Redis fails, and when the source does.
 #[derive(Deserialize)]
 struct Slot {
     name: String,
@@ -24,7 +24,7 @@ struct Slot {
     source_fails: [f64; 2],
 }
 
-/// Of each second.
+/// The figures of one run, with one value for each second.
 #[derive(Deserialize)]
 struct Run {
     name: String,
@@ -51,7 +51,7 @@ struct Curve {
 const SIZE: (u32, u32) = (900, 1180);
 const REDIS_FAILS: RGBColor = RGBColor(250, 225, 190);
 const SOURCE_FAILS: RGBColor = RGBColor(240, 190, 190);
-/// Of one run, and of the other.
+/// The color of each run.
 const COLORS: [RGBColor; 2] = [RGBColor(20, 90, 170), RGBColor(200, 60, 30)];
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
@@ -77,32 +77,21 @@ fn charts(runs: &[Run]) -> Vec<Chart> {
         };
         runs.iter().zip(COLORS).map(of_run).collect()
     };
+    let log = |title, of| logarithmic(title, curves(of, 1.0));
     vec![
         Chart {
             title: "requests that succeeded, %",
             y: -2.0..105.0,
             curves: curves(|run| &run.available, 100.0),
         },
-        logarithmic(
-            "latency of all requests, p50, µs",
-            curves(|run| &run.p50_us, 1.0),
-        ),
-        logarithmic(
-            "latency of all requests, p99, µs",
-            curves(|run| &run.p99_us, 1.0),
-        ),
-        logarithmic(
-            "latency of L1 hits, p99, µs",
-            curves(|run| &run.l1_p99_us, 1.0),
-        ),
-        logarithmic(
-            "queries of the source a second",
-            curves(|run| &run.queries, 1.0),
-        ),
+        log("latency of all requests, p50, µs", |run| &run.p50_us),
+        log("latency of all requests, p99, µs", |run| &run.p99_us),
+        log("latency of L1 hits, p99, µs", |run| &run.l1_p99_us),
+        log("queries of the source a second", |run| &run.queries),
     ]
 }
 
-/// A chart that is logarithmic, as its range does not reach zero.
+/// A chart whose range does not reach zero, so it is drawn with a logarithmic axis.
 fn logarithmic(title: &'static str, curves: Vec<Curve>) -> Chart {
     let values = || curves.iter().flat_map(|curve| &curve.values).flatten();
     let positive = values().copied().filter(|y| *y > 0.0);
@@ -116,7 +105,7 @@ fn logarithmic(title: &'static str, curves: Vec<Curve>) -> Chart {
 }
 
 fn draw_chart(area: &Area<'_>, chart: &Chart, slots: &[Slot]) -> Result<()> {
-    // With room for the legend.
+    // The rest of the width is for the legend.
     let end = slots
         .last()
         .map_or(0.0, |last| 2.0 * last.seconds[1] - last.seconds[0]);
@@ -127,7 +116,7 @@ fn draw_chart(area: &Area<'_>, chart: &Chart, slots: &[Slot]) -> Result<()> {
         .margin(6)
         .x_label_area_size(28)
         .y_label_area_size(64);
-    // The two kinds of axes are of two types.
+    // Each kind of axis has a type of its own.
     macro_rules! draw {
         ($y:expr) => {{
             let mut drawn = builder.build_cartesian_2d(x, $y)?;
