@@ -264,8 +264,8 @@ where
     /// A read refreshes if `now - beta * load * ln(random)` is past the time at which the value is stale, where `load` is how
     /// long loads in this instance take in the mean, and `random` is from 0 to 1. So values that take long to load are
     /// refreshed earlier, and so are those that are read often. From Vattani, Chierichetti and Lowenstein, "Optimal
-    /// Probabilistic Cache Stampede Prevention", VLDB 2015, where it is called XFetch. Of a value that no call of this
-    /// instance has loaded yet, the time is unknown, and it is refreshed when it is stale.
+    /// Probabilistic Cache Stampede Prevention", VLDB 2015, which calls it `XFetch`. An instance that has loaded nothing yet
+    /// does not know how long a load takes, and refreshes values when they are stale.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {

@@ -190,15 +190,7 @@ impl Options {
                 "jitter must be from 0.0 to 0.5, as a share of the TTL, and not {jitter}"
             ));
         }
-        match *refresh_ahead {
-            Some(RefreshAhead::From(share)) if !(share > 0.0 && share < 1.0) => mistakes.push(format!(
-                "refresh_ahead must be between 0.0 and 1.0, as a share of the time until a value is stale, and not {share}"
-            )),
-            Some(RefreshAhead::XFetch(beta)) if !(beta > 0.0 && beta <= 100.0) => mistakes.push(format!(
-                "the beta of xfetch must be above 0.0 and up to 100.0, and not {beta}"
-            )),
-            _ => {}
-        }
+        mistakes.extend(refresh_ahead.and_then(RefreshAhead::mistake));
         if !(1..=MAX_VALUE_BYTES).contains(max_value_size) {
             mistakes.push(format!(
                 "max_value_size must be from 1 to {MAX_VALUE_BYTES} bytes, and not {max_value_size}"
@@ -269,6 +261,20 @@ pub(crate) enum RefreshAhead {
     From(f64),
     /// At random, the more likely the nearer that time is and the longer loads take.
     XFetch(f64),
+}
+
+impl RefreshAhead {
+    fn mistake(self) -> Option<String> {
+        match self {
+            Self::From(share) if !(share > 0.0 && share < 1.0) => Some(format!(
+                "refresh_ahead must be between 0.0 and 1.0, as a share of the time until a value is stale, and not {share}"
+            )),
+            Self::XFetch(beta) if !(beta > 0.0 && beta <= 100.0) => Some(format!(
+                "the beta of xfetch must be above 0.0 and up to 100.0, and not {beta}"
+            )),
+            Self::From(_) | Self::XFetch(_) => None,
+        }
+    }
 }
 
 fn mistake_in_namespace(namespace: &str) -> Option<String> {

@@ -29,7 +29,7 @@ async fn a_read_near_the_end_refreshes() {
     let source = Source::new("old");
     source.through(&a, "k").await.unwrap();
     source.set("new");
-    fleet.advance(8 * MINUTE - Duration::from_secs(1));
+    fleet.advance(7 * MINUTE + Duration::from_secs(59));
     for _ in 0..10 {
         source.through(&a, "k").await.unwrap();
     }
