@@ -30,7 +30,9 @@ mod invalidate_prefix;
 mod l1_size;
 mod limits;
 mod operation;
+mod read_through;
 mod refresh;
+mod refresh_ahead;
 mod sliding;
 mod stale_wait;
 mod staleness;
@@ -38,6 +40,7 @@ mod stores;
 mod tags;
 mod touch;
 mod ttls;
+mod write_through;
 
 use std::env;
 use std::error::Error;
@@ -58,11 +61,11 @@ macro_rules! examples {
 
 /// In the order of the README's tables.
 const EXAMPLES: &[Example] = examples! {
-    get_or_load get_or_load_with refresh get get_many get_local
-    invalidate invalidate_after invalidate_and_wait invalidate_and_hold
+    get_or_load get_or_load_with read_through refresh get get_many get_local
+    invalidate invalidate_after write_through invalidate_and_wait invalidate_and_hold
     insert insert_with insert_if expire touch
     tags invalidate_prefix clear operation
-    stores l1_size ttls stale_wait fallbacks sliding staleness limits
+    stores l1_size ttls refresh_ahead stale_wait fallbacks sliding staleness limits
 };
 
 fn main() -> ExitCode {
