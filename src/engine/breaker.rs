@@ -82,6 +82,10 @@ impl Breaker {
         keys: usize,
         request: impl Future<Output = Vec<ReadResult>>,
     ) -> Vec<ReadResult> {
+        if keys == 0 {
+            // Nothing is sent, which is no answer of L2.
+            return Vec::new();
+        }
         if let Err(error) = self.admit() {
             return vec![Err(error); keys];
         }

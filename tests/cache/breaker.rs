@@ -18,6 +18,7 @@ over_both_stores!(
     probes_are_sent_one_at_a_time,
     a_refusal_does_not_open_it,
     answers_make_up_for_what_was_not_answered,
+    what_is_not_asked_is_not_answered,
     a_cancelled_probe_is_followed_by_others,
 );
 
@@ -129,6 +130,17 @@ async fn answers_make_up_for_what_was_not_answered(fleet: Fleet) {
         }
     }
     assert_eq!(a.stats().l2_skipped, 0);
+}
+
+/// L2 is not asked for a key whose invalidation is deferred.
+async fn what_is_not_asked_is_not_answered(fleet: Fleet) {
+    let (a, wire) = instance(&fleet).await;
+    silence(&wire, usize::MAX);
+    assert!(a.invalidate("k").await.unwrap_err().is_deferred());
+    let asked = wire.asked(Step::Get);
+    assert!(a.get_many(["k"]).await[0].is_none());
+    assert!(!a.health().is_l2_up());
+    assert_eq!(wire.asked(Step::Get), asked);
 }
 
 /// With the runtime of the subscriber.
