@@ -12,7 +12,7 @@ use tracing::{debug, info, warn};
 
 use crate::clock::{Tick, nanos};
 use crate::error::L2Error;
-use crate::l2::{ReadResult, Reply};
+use crate::l2::{LONGEST_PAUSE, ReadResult, Reply};
 use crate::lock::lock;
 use crate::options::Options;
 use crate::stats::Counters;
@@ -28,8 +28,10 @@ pub(super) struct Breaker {
     /// Whether the last request was not answered.
     is_silent: AtomicBool,
     is_open: AtomicBool,
-    /// Whether L2 is probed while it is silent. If it is not, nothing would close the breaker, so requests are sent.
+    /// Whether there is a task that probes L2 while it is silent. If not, nothing would close the breaker.
     is_probed: AtomicBool,
+    /// By when that task has sent its next probe, unless its runtime is not driven. Then nothing would close it either.
+    probed_until: AtomicU64,
     /// Notified when a request was not answered.
     silence: Notify,
     /// Requests that were not sent in this trouble.
@@ -60,6 +62,7 @@ impl Breaker {
             is_silent: AtomicBool::new(false),
             is_open: AtomicBool::new(false),
             is_probed: AtomicBool::new(false),
+            probed_until: AtomicU64::new(0),
             silence: Notify::new(),
             skipped: AtomicU64::new(0),
             trouble: Mutex::default(),
@@ -126,6 +129,15 @@ impl Breaker {
         Probing(self)
     }
 
+    /// A probe is sent now, or after a pause.
+    pub(super) fn will_probe(&self) {
+        // Jitter adds up to as much again to a pause.
+        let within = LONGEST_PAUSE.saturating_add(self.options.l2_timeout);
+        let within = within.saturating_mul(2);
+        let until = self.options.clock.now().saturating_add(nanos(within));
+        self.probed_until.store(until, Ordering::Relaxed);
+    }
+
     /// Ends a trouble in which no request has failed for a while.
     pub(super) fn settle(&self) {
         if self.in_trouble.load(Ordering::Relaxed) {
@@ -134,12 +146,17 @@ impl Breaker {
     }
 
     fn admit(&self) -> Result<(), L2Error> {
-        if self.is_open() && self.is_probed.load(Ordering::Relaxed) {
+        if self.is_open() && self.will_be_probed() {
             self.skipped.fetch_add(1, Ordering::Relaxed);
             self.counters.l2_skipped.bump();
             return Err(L2Error::skipped());
         }
         Ok(())
+    }
+
+    fn will_be_probed(&self) -> bool {
+        let until = self.probed_until.load(Ordering::Relaxed);
+        self.is_probed.load(Ordering::Relaxed) && self.options.clock.now() < until
     }
 
     /// Counts the result of a request that is sent even while the breaker is open: a probe, or one that no caller waits for.
@@ -177,7 +194,9 @@ impl Breaker {
         self.is_silent.store(true, Ordering::Relaxed);
         self.silence.notify_one();
         trouble.unanswered = trouble.unanswered.saturating_add(1).min(OPENS_AT);
-        if trouble.unanswered == OPENS_AT && !self.is_open.swap(true, Ordering::Relaxed) {
+        if trouble.unanswered == OPENS_AT && !self.is_open() {
+            self.will_probe();
+            self.is_open.store(true, Ordering::Relaxed);
             self.counters.l2_breaker_opened.bump();
             debug!(
                 namespace = self.options.namespace.as_str(),

@@ -85,6 +85,7 @@ async fn keep_delivering<V: Value>(
 async fn probe<V: Value>(ctx: &Context<V>, l2_may_answer: &Notify) {
     let mut pauses = reconnects();
     while ctx.breaker.is_silent() {
+        ctx.breaker.will_probe();
         tokio::select! {
             biased;
             () = l2_may_answer.notified() => {}

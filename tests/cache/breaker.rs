@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::runtime::Builder;
+
 use crate::fleet::{Fleet, Source, Texts, over_both_stores, without_heartbeats};
 use crate::support::eventually::eventually;
 use crate::support::network::{Network, Step, Way};
@@ -154,6 +156,26 @@ async fn a_cancelled_probe_is_followed_by_others(fleet: Fleet) {
     assert!(a.get("k").await.is_none());
     assert!(!a.health().is_breaker_open(), "the request was a probe");
     assert!(wire.asked(Step::Get) + wire.asked(PROBE) > before);
+}
+
+/// The task that probes is on a runtime that nobody drives.
+#[test]
+fn it_does_not_stay_open_if_no_probes_are_sent() {
+    let runtime = || Builder::new_current_thread().enable_all().build().unwrap();
+    let (idle, driven) = (runtime(), runtime());
+    let fleet = Fleet::memory();
+    let (a, wire) = idle.block_on(instance(&fleet));
+    driven.block_on(async {
+        open(&a, &wire).await;
+        silence(&wire, 0);
+        let asked = wire.asked(Step::Get);
+        assert!(a.get("k").await.is_none());
+        assert_eq!(wire.asked(Step::Get), asked, "it may be driven again soon");
+        fleet.advance(Duration::from_secs(60));
+        assert!(a.get("k").await.is_none());
+        assert_eq!(wire.asked(Step::Get), asked + 1);
+        assert!(!a.health().is_breaker_open());
+    });
 }
 
 /// The pauses between probes grow to a second, and no further.
