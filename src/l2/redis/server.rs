@@ -30,7 +30,8 @@ const SCHEMES: [&str; 7] = [
     "unix",
 ];
 
-/// A Redis server and how to log in: made from a URL, or from a [`ConnectionInfo`] or [`Client`] of the redis crate.
+/// A Redis server and how to log in: made from a URL, or from a [`ConnectionInfo`] or [`Client`] of the redis crate. A user
+/// without a password logs in with an empty one, which Redis takes if the user has `nopass`.
 ///
 /// ```
 /// use larder::RedisL2;
@@ -156,10 +157,15 @@ impl Server {
             return Err(L2Error::bad_config(what));
         }
         tls::check(info.addr())?;
+        let mut login = info.redis_settings().clone();
+        if login.username().is_some() && login.password().is_none() {
+            // Without a password the client does not log in, so the connection would be one of the default user.
+            login = login.set_password("");
+        }
         // The client leaves TCP_NODELAY off.
         let tcp = TcpSettings::clone(info.tcp_settings()).set_nodelay(true);
         Ok(Connector {
-            info: info.set_tcp_settings(tcp),
+            info: info.set_redis_settings(login).set_tcp_settings(tcp),
             credentials: None,
         })
     }

@@ -95,6 +95,24 @@ async fn a_new_connection_logs_in_with_the_latest_credentials() {
     assert_eq!(connected(&server, "user").await, ["user"]);
 }
 
+/// And not the default user, who may have other rights.
+#[tokio::test]
+async fn a_user_without_a_password_logs_in() {
+    let server = RedisServer::start().await;
+    let rights = ["ACL", "SETUSER", "app", "on", "nopass", "~*", "&*", "+@all"];
+    let () = run(&mut server.connection().await, &rights).await;
+    let open = |user| RedisL2::open(format!("redis://{user}@127.0.0.1:{}", server.port())).unwrap();
+    let lane = lane_of(&open("app"), NAMESPACE);
+    let _subscription = subscribe(&*lane).await;
+    insert(&*lane, "k", b"v").await;
+    assert_eq!(connected(&server, "user").await, ["app"; 2]);
+
+    // A password that was written in the wrong place.
+    let lane = lane_of(&open(FIRST), NAMESPACE);
+    assert!(lane.get("k").await.unwrap_err().is_refused());
+    assert!(lane.subscribe(ME).await.err().unwrap().is_refused());
+}
+
 #[tokio::test]
 async fn a_unix_socket_is_a_way_too() {
     let socket = std::env::temp_dir().join(format!("larder-{:016x}.sock", fastrand::u64(..)));
