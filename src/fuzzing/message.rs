@@ -60,7 +60,9 @@ fn made_up(input: &mut Input<'_>) {
         keys: input.list(|input| Key::from(&*input.text())),
     };
     let bytes = written(&message);
-    assert_eq!(open(&bytes).as_ref(), Some(&message));
+    // One of a prefix has one.
+    let is_message = kind != Kind::Prefix || message.keys.len() == 1;
+    assert_eq!(open(&bytes).as_ref(), is_message.then_some(&message));
     assert_eq!(
         open(bytes.get(..cut % bytes.len()).unwrap_or_default()),
         None

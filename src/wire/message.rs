@@ -98,7 +98,8 @@ pub(crate) fn kind(payload: &[u8]) -> Option<Kind> {
 }
 
 /// Reads a message; `None` for a damaged one, or one of another format, which counts as a lost one. What follows the
-/// origin in a message of an unknown kind may have any form.
+/// origin in a message of an unknown kind may have any form. One of a prefix names one: to apply it takes a walk over all
+/// entries of L1.
 pub(crate) fn open(bytes: &[u8]) -> Option<Message> {
     let mut rest = bytes.strip_prefix(&MAGIC)?;
     let mut number = || rest.try_get_u64().ok();
@@ -120,6 +121,9 @@ pub(crate) fn open(bytes: &[u8]) -> Option<Message> {
         });
     }
     let many = rest.try_get_u16().ok()?;
+    if kind == Kind::Prefix && many != 1 {
+        return None;
+    }
     // With room for all, but for no more than there can be.
     let mut keys = Vec::with_capacity(usize::from(many).min(rest.len() / 2));
     for _ in 0..many {
@@ -195,6 +199,15 @@ mod tests {
             let mut bytes = sample();
             bytes[11..19].copy_from_slice(&u64::to_be_bytes(seq));
             assert_eq!(open(&bytes).is_some(), is_one, "{seq}");
+        }
+    }
+
+    #[test]
+    fn a_message_of_a_prefix_names_one() {
+        for keys in [&[][..], &["a"], &["a", "b"]] {
+            let bytes = [&sample()[..27], &payload(Kind::Prefix, 13, keys)].concat();
+            let names = open(&bytes).map(|message| message.keys.len());
+            assert_eq!(names, (keys.len() == 1).then_some(1), "{keys:?}");
         }
     }
 
