@@ -2,6 +2,7 @@
 //! are refused here, before anything connects.
 
 use std::fmt;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -9,10 +10,10 @@ use deadpool_redis::redis::aio::{AsyncPushSender, MultiplexedConnection};
 use deadpool_redis::redis::io::tcp::TcpSettings;
 use deadpool_redis::redis::{
     AsyncConnectionConfig, BasicAuth, Client, ConnectionInfo, IntoConnectionInfo, ProtocolVersion,
-    RedisResult, StreamingCredentialsProvider,
+    RedisError, RedisResult, StreamingCredentialsProvider,
 };
 use deadpool_redis::{Manager, Pool, Runtime};
-use futures::Stream;
+use futures::{FutureExt, Stream, StreamExt, stream};
 
 use super::tls;
 use crate::l2::L2Error;
@@ -233,9 +234,31 @@ impl Connector {
 #[derive(Clone)]
 pub(super) struct Credentials(pub(super) Arc<dyn StreamingCredentialsProvider>);
 
+/// What the provider says itself may show a secret.
+#[derive(Debug, thiserror::Error)]
+enum NoCredentials {
+    #[error("the provider of credentials has failed")]
+    Failed,
+    #[error("the provider of credentials has given none")]
+    Ended,
+}
+
+impl From<NoCredentials> for RedisError {
+    fn from(error: NoCredentials) -> Self {
+        io::Error::other(error).into()
+    }
+}
+
 impl StreamingCredentialsProvider for Credentials {
     fn subscribe(&self) -> Pin<Box<dyn Stream<Item = RedisResult<BasicAuth>> + Send + 'static>> {
-        self.0.subscribe()
+        let credentials = self.0.subscribe();
+        let credentials = credentials.map(|given| given.map_err(|_| NoCredentials::Failed.into()));
+        // Without this, the client takes a stream that ends at once for a refusal of Redis.
+        let first = credentials.into_future().map(|(first, others)| {
+            let first = first.unwrap_or_else(|| Err(NoCredentials::Ended.into()));
+            stream::iter([first]).chain(others)
+        });
+        first.flatten_stream().boxed()
     }
 }
 

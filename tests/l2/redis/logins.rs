@@ -1,11 +1,14 @@
 //! Users and sockets: who a connection belongs to, by which way it comes, and that no secret is shown.
 
+use std::error::Error;
 use std::io;
 use std::pin::Pin;
 
 use futures::{Stream, stream};
 use larder::Cache;
-use larder::deadpool_redis::redis::{BasicAuth, RedisResult, StreamingCredentialsProvider};
+use larder::deadpool_redis::redis::{
+    BasicAuth, ErrorKind, RedisError, RedisResult, StreamingCredentialsProvider,
+};
 use larder::l2::RedisL2;
 use tokio::sync::watch;
 use tracing::Level;
@@ -93,6 +96,49 @@ async fn a_new_connection_logs_in_with_the_latest_credentials() {
     let lane = lane_of(&l2.credentials(Rotated(login)).unwrap(), NAMESPACE);
     insert(&*lane, "k", b"v").await;
     assert_eq!(connected(&server, "user").await, ["user"]);
+}
+
+/// Gives what it has, and nothing after that.
+struct Gives(fn() -> Vec<RedisResult<BasicAuth>>);
+
+impl StreamingCredentialsProvider for Gives {
+    fn subscribe(&self) -> Pin<Box<dyn Stream<Item = RedisResult<BasicAuth>> + Send>> {
+        Box::pin(stream::iter((self.0)()))
+    }
+}
+
+#[tokio::test]
+async fn a_provider_that_fails_is_named() {
+    fn failed(kind: ErrorKind) -> Vec<RedisResult<BasicAuth>> {
+        vec![Err(RedisError::from((kind, "no token", SECOND.to_owned())))]
+    }
+    let lane_with = |server: &RedisServer, gives| {
+        let l2 = RedisL2::open(server.url()).unwrap();
+        lane_of(&l2.credentials(Gives(gives)).unwrap(), NAMESPACE)
+    };
+    let server = RedisServer::start().await;
+    let cases: [(fn() -> Vec<_>, _); 4] = [
+        (Vec::new, "has given none"),
+        (|| failed(ErrorKind::Client), "has failed"),
+        (|| failed(ErrorKind::AuthenticationFailed), "has failed"),
+        (|| vec![Err(io::Error::other(SECOND).into())], "has failed"),
+    ];
+    for (gives, what) in cases {
+        let lane = lane_with(&server, gives);
+        let of_request = lane.get("k").await.unwrap_err();
+        for error in [of_request, lane.subscribe(ME).await.err().unwrap()] {
+            let said = format!("{:?}: {}", error, error.source().unwrap());
+            assert!(said.contains(what) && !said.contains(SECOND), "{said}");
+        }
+    }
+    // Once it has given some, it may end.
+    allow(&server, "user", FIRST).await;
+    let lane = lane_with(&server, || {
+        vec![Ok(BasicAuth::new("user".into(), FIRST.into()))]
+    });
+    let _subscription = subscribe(&*lane).await;
+    insert(&*lane, "k", b"v").await;
+    assert_eq!(connected(&server, "user").await, ["user"; 2]);
 }
 
 /// And not the default user, who may have other rights.
