@@ -3,6 +3,7 @@
 //! the counters, and in the log when trouble begins and when it is over.
 
 use std::error::Error;
+use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -32,7 +33,9 @@ pub(super) struct Breaker {
     is_probed: AtomicBool,
     /// By when that task has sent its next probe, unless its runtime is not driven. Then nothing would close it either.
     probed_until: AtomicU64,
-    /// Notified when a request was not answered.
+    /// Whether a request was dropped before it was answered, and L2 not probed since.
+    is_doubted: AtomicBool,
+    /// Notified when a request was not answered, or dropped before that.
     silence: Notify,
     /// Requests that were not sent in this trouble.
     skipped: AtomicU64,
@@ -63,6 +66,7 @@ impl Breaker {
             is_open: AtomicBool::new(false),
             is_probed: AtomicBool::new(false),
             probed_until: AtomicU64::new(0),
+            is_doubted: AtomicBool::new(false),
             silence: Notify::new(),
             skipped: AtomicU64::new(0),
             trouble: Mutex::default(),
@@ -73,10 +77,13 @@ impl Breaker {
 
     /// Sends a request and counts its result, or fails at once while the breaker is open.
     ///
-    /// Cancel safe: a request that is dropped is not counted.
+    /// Cancel safe: if it is dropped L2 is probed, as nobody learns how long the request would have taken.
     pub(super) async fn send<T>(&self, request: Reply<'_, T>) -> Result<T, L2Error> {
         self.admit()?;
-        self.observe(request.await)
+        let pending = Pending(self);
+        let answer = request.await;
+        pending.end();
+        self.observe(answer)
     }
 
     /// As [`send`](Self::send), for reads of several keys in one request.
@@ -92,7 +99,9 @@ impl Breaker {
         if let Err(error) = self.admit() {
             return vec![Err(error); keys];
         }
+        let pending = Pending(self);
         let answers = request.await;
+        pending.end();
         match answers.iter().find_map(|answer| answer.as_ref().err()) {
             Some(error) => self.note_error(error),
             None => _ = self.observe(Ok(())),
@@ -116,9 +125,9 @@ impl Breaker {
         self.is_silent.load(Ordering::Relaxed)
     }
 
-    /// Returns when the last request was not answered.
+    /// Returns when L2 has to be probed: the last request was not answered, or one was dropped before it was.
     pub(super) async fn silence(&self) {
-        while !self.is_silent() {
+        while !self.is_silent() && !self.is_doubted.swap(false, Ordering::Relaxed) {
             self.silence.notified().await;
         }
     }
@@ -271,7 +280,23 @@ impl Trouble {
     }
 }
 
-/// Stands for the promise of [`Breaker::probing`].
+/// A request that is not answered yet.
+struct Pending<'a>(&'a Breaker);
+
+impl Pending<'_> {
+    fn end(self) {
+        mem::forget(self);
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.0.is_doubted.store(true, Ordering::Relaxed);
+        self.0.silence.notify_one();
+    }
+}
+
+/// The promise that a silent L2 is probed.
 pub(super) struct Probing<'a>(&'a Breaker);
 
 impl Drop for Probing<'_> {

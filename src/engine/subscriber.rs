@@ -84,7 +84,7 @@ async fn keep_delivering<V: Value>(
 /// Asks L2 again and again, one request at a time, until it answers.
 async fn probe<V: Value>(ctx: &Context<V>, l2_may_answer: &Notify) {
     let mut pauses = reconnects();
-    while ctx.breaker.is_silent() {
+    loop {
         ctx.breaker.will_probe();
         tokio::select! {
             biased;
@@ -94,6 +94,9 @@ async fn probe<V: Value>(ctx: &Context<V>, l2_may_answer: &Notify) {
         let nothing = LeaseRequest::read_only(Want::Nothing);
         // An error has been traced.
         let _ = (ctx.breaker).observe(ctx.lane.acquire_lease("", nothing).await);
+        if !ctx.breaker.is_silent() {
+            return;
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::FutureExt;
 use tokio::runtime::Builder;
 
 use crate::fleet::{Fleet, Source, Texts, over_both_stores, without_heartbeats};
@@ -21,6 +22,8 @@ over_both_stores!(
     a_refusal_does_not_open_it,
     answers_make_up_for_what_was_not_answered,
     what_is_not_asked_is_not_answered,
+    it_opens_though_callers_do_not_wait_that_long,
+    it_stays_closed_if_they_are_only_in_a_hurry,
     a_cancelled_probe_is_followed_by_others,
 );
 
@@ -143,6 +146,32 @@ async fn what_is_not_asked_is_not_answered(fleet: Fleet) {
     assert!(a.get_many(["k"]).await[0].is_none());
     assert!(!a.health().is_l2_up());
     assert_eq!(wire.asked(Step::Get), asked);
+}
+
+/// Calls a look-up and drops it before it is answered.
+fn give_up(cache: &Texts) {
+    assert!(cache.get("k").now_or_never().is_none());
+    assert!(cache.get_many(["k", "l"]).now_or_never().is_none());
+}
+
+async fn it_opens_though_callers_do_not_wait_that_long(fleet: Fleet) {
+    let (a, wire) = instance(&fleet).await;
+    let _never = wire.close(Step::Get, Way::Request);
+    wire.lose(PROBE, Way::Reply, usize::MAX);
+    give_up(&a);
+    eventually("it opens", || async { a.health().is_breaker_open() }).await;
+    assert!(a.get("k").await.is_none());
+}
+
+async fn it_stays_closed_if_they_are_only_in_a_hurry(fleet: Fleet) {
+    let (a, wire) = instance(&fleet).await;
+    let _never = wire.close(Step::Get, Way::Request);
+    for _ in 0..100 {
+        give_up(&a);
+    }
+    eventually("L2 is asked", || async { wire.asked(PROBE) > 0 }).await;
+    assert!(a.health().is_l2_up() && !a.health().is_breaker_open());
+    assert_eq!(a.stats().l2_errors, 0);
 }
 
 /// With the runtime of the subscriber.
