@@ -779,8 +779,8 @@ where
     ///
     /// - [`WriteError::is_deferred`]: L2 did not answer. The value is stored or not, and this instance invalidates the key
     ///   as soon as L2 answers.
-    /// - Otherwise nothing was changed: L2 refused the write ([`WriteError::is_refused`]), or it failed as an
-    ///   [`insert`](Self::insert) may.
+    /// - Otherwise nothing was changed: L2 refused the write or was not asked ([`WriteError::is_refused`]), or it failed as
+    ///   an [`insert`](Self::insert) may.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {

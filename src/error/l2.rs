@@ -94,6 +94,11 @@ impl L2Error {
         matches!(self.0, Kind::TimedOut(_))
     }
 
+    /// Whether the request was not sent: the circuit breaker is open.
+    pub(crate) fn is_skipped(&self) -> bool {
+        matches!(self.0, Kind::Skipped)
+    }
+
     /// Whether the store answered, with an error or with something that cannot be used.
     #[must_use]
     pub fn is_refused(&self) -> bool {

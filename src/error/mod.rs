@@ -284,7 +284,7 @@ enum WriteKind {
         "L2 has not accepted the write; the invalidation will be retried, and this instance does not use the affected keys until then"
     )]
     Deferred(#[source] L2Error),
-    #[error("L2 refused the write, and nothing was changed")]
+    #[error("the write was refused, and nothing was changed")]
     Refused(#[source] L2Error),
     #[error("L2 did not confirm the new TTL; the value has either the new one or the former one")]
     Unconfirmed(#[source] L2Error),
@@ -309,7 +309,7 @@ impl WriteError {
 
     /// L2 has not done it, or not said so.
     pub(crate) fn unconfirmed(error: L2Error) -> Self {
-        if error.is_refused() {
+        if error.is_refused() || error.is_skipped() {
             return Self::refused(error);
         }
         Self(WriteKind::Unconfirmed(error))
@@ -333,7 +333,8 @@ impl WriteError {
     }
 
     /// Whether L2 refused an [`insert_if`](crate::Cache::insert_if) or a [`touch`](crate::Cache::touch), as when its memory
-    /// is full. Nothing was changed. Other writes that L2 refuses are [deferred](Self::is_deferred).
+    /// is full, or was not asked, as the circuit breaker is open. Nothing was changed. Other writes that L2 refuses are
+    /// [deferred](Self::is_deferred).
     #[must_use]
     pub fn is_refused(&self) -> bool {
         matches!(self.0, WriteKind::Refused(_))

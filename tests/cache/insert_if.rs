@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use larder::{Cache, Version};
 
-use crate::fleet::{Fleet, HOUR, Source, Texts, over_both_stores, received};
+use crate::fleet::{Fleet, HOUR, Source, Texts, over_both_stores, received, without_heartbeats};
 use crate::support::eventually::eventually;
 use crate::support::network::{Step, Way};
 
@@ -271,5 +271,32 @@ async fn what_is_refused_changes_nothing() {
     wire.refuse(Step::Touch, 1);
     let error = a.touch("k", HOUR).await.unwrap_err();
     assert!(error.is_refused(), "{error}");
+    assert!(a.insert_if("k", "new".to_owned(), seen).await.unwrap());
+}
+
+/// Somebody else's value is not removed for a write that was not even sent.
+#[tokio::test]
+async fn what_is_not_sent_changes_nothing() {
+    let fleet = Fleet::memory();
+    let (a, wire) = fleet.instance_with(without_heartbeats).await;
+    let (b, _) = fleet.instance().await;
+    b.insert("k", "old".to_owned()).await.unwrap();
+    let seen = version_of(a.get("k").await);
+    for step in [Step::Get, Step::AcquireLease] {
+        wire.lose(step, Way::Reply, usize::MAX);
+    }
+    for _ in 0..3 {
+        assert!(a.get("other").await.is_none());
+    }
+    assert!(a.health().is_breaker_open());
+    let error = a.insert_if("k", "new".to_owned(), seen).await.unwrap_err();
+    assert!(error.is_refused() && !error.is_deferred(), "{error}");
+    let error = a.touch("k", HOUR).await.unwrap_err();
+    assert!(error.is_refused(), "{error}");
+
+    for step in [Step::Get, Step::AcquireLease] {
+        wire.lose(step, Way::Reply, 0);
+    }
+    eventually("L2 is asked", || async { !a.health().is_breaker_open() }).await;
     assert!(a.insert_if("k", "new".to_owned(), seen).await.unwrap());
 }
