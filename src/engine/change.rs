@@ -182,6 +182,11 @@ impl<V: Value> Write<V> {
         self.deferral.settled_at = at;
     }
 
+    /// It was not sent after all.
+    pub(super) fn cannot_land(&mut self) {
+        self.may_land_until(0, 0);
+    }
+
     /// What is invalidated if it is deferred.
     pub(super) fn target(&self) -> Target<'_> {
         match self.change {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use tokio::runtime::Builder;
 
-use crate::fleet::{Fleet, Source, Texts, over_both_stores, without_heartbeats};
+use crate::fleet::{Fleet, Source, Texts, over_both_stores, stores, without_heartbeats};
 use crate::support::eventually::eventually;
 use crate::support::network::{Network, Step, Way};
 
@@ -185,6 +185,19 @@ async fn a_cancelled_probe_is_followed_by_others(fleet: Fleet) {
     assert!(a.get("k").await.is_none());
     assert!(!a.health().is_breaker_open(), "the request was a probe");
     assert!(wire.asked(Step::Get) + wire.asked(PROBE) > before);
+}
+
+/// It cannot land later, so the first invalidation is enough.
+#[tokio::test]
+async fn an_insert_that_was_not_sent_is_made_up_for_at_once() {
+    let fleet = Fleet::memory();
+    let (a, wire) = instance(&fleet).await;
+    open(&a, &wire).await;
+    let error = a.insert("k", "v".to_owned()).await.unwrap_err();
+    assert!(error.is_deferred());
+    silence(&wire, 0);
+    eventually("the key is used again", || stores(&a, "k")).await;
+    assert_eq!(wire.asked(Step::Insert), 0);
 }
 
 /// The task that probes is on a runtime that nobody drives.
