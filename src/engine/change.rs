@@ -182,11 +182,6 @@ impl<V: Value> Write<V> {
         self.deferral.settled_at = at;
     }
 
-    /// It was not sent after all.
-    pub(super) fn cannot_land(&mut self) {
-        self.may_land_until(0, 0);
-    }
-
     /// What is invalidated if it is deferred.
     pub(super) fn target(&self) -> Target<'_> {
         match self.change {
@@ -204,6 +199,16 @@ impl<V: Value> Write<V> {
     /// L2 has refused it, and changed nothing.
     pub(super) fn refuse(mut self, error: &L2Error) {
         self.answer(Err(WriteError::refused(error.clone())));
+    }
+
+    /// L2 was not asked, so it cannot land.
+    pub(super) fn not_sent(mut self, error: &L2Error) {
+        self.may_land_until(0, 0);
+        // What is stored stays, which is somebody else's.
+        if self.change.sort() == Sort::InsertIf {
+            return self.refuse(error);
+        }
+        self.defer(error);
     }
 
     /// L2 has to be sent an invalidation in its place, as soon as it answers.

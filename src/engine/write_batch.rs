@@ -146,13 +146,11 @@ async fn try_to_send<V: Value>(
         }
         Err(error) if error.is_refused() && group.writes.len() > 1 => Err(group.writes),
         Err(error) => {
-            let is_unchanged = error.is_refused() || error.is_skipped();
-            for mut write in group.writes {
+            for write in group.writes {
                 if error.is_skipped() {
-                    write.cannot_land();
-                }
+                    write.not_sent(&error);
                 // What is stored stays. Any other write has to be made up for: its caller takes the value for gone.
-                if group.sort == Sort::InsertIf && is_unchanged {
+                } else if group.sort == Sort::InsertIf && error.is_refused() {
                     write.refuse(&error);
                 } else {
                     write.defer(&error);

@@ -163,7 +163,7 @@ async fn send<V: Value>(
     // the limit, those that have waited for as long do not wait for another.
     if is_over(accepted_at.load(Ordering::Relaxed)) && !ctx.l1.freshness().is_alone() {
         for late in writes.extract_if(.., |write| is_over(write.called_at)) {
-            late.defer(&L2Error::timed_out(ctx.options.l2_timeout));
+            late.not_sent(&L2Error::timed_out(ctx.options.l2_timeout));
         }
     }
     if !writes.is_empty() && write_batch::send(ctx, writes).await {

@@ -333,8 +333,8 @@ impl WriteError {
     }
 
     /// Whether L2 refused an [`insert_if`](crate::Cache::insert_if) or a [`touch`](crate::Cache::touch), as when its memory
-    /// is full, or was not asked, as the circuit breaker is open. Nothing was changed. Other writes that L2 refuses are
-    /// [deferred](Self::is_deferred).
+    /// is full, or was not asked, as when the circuit breaker is open. Nothing was changed. Other writes end as
+    /// [deferred](Self::is_deferred) then.
     #[must_use]
     pub fn is_refused(&self) -> bool {
         matches!(self.0, WriteKind::Refused(_))

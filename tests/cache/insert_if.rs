@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures::future::join_all;
+use futures::poll;
 use larder::{Cache, Version};
 
 use crate::fleet::{Fleet, HOUR, Source, Texts, over_both_stores, received, without_heartbeats};
@@ -298,5 +299,29 @@ async fn what_is_not_sent_changes_nothing() {
         wire.lose(step, Way::Reply, 0);
     }
     eventually("L2 is asked", || async { !a.health().is_breaker_open() }).await;
+    assert!(a.insert_if("k", "new".to_owned(), seen).await.unwrap());
+}
+
+/// Nor for one that has waited for others until it was too late.
+#[tokio::test]
+async fn what_has_waited_for_too_long_changes_nothing() {
+    let fleet = Fleet::memory();
+    let (a, wire) = fleet.instance_with(without_heartbeats).await;
+    a.insert("k", "old".to_owned()).await.unwrap();
+    let seen = version_of(a.get("k").await);
+    let gate = wire.close(Step::Invalidate, Way::Request);
+    for (n, key) in ["1", "2"].into_iter().enumerate() {
+        let a = a.clone();
+        tokio::spawn(async move { a.invalidate(key).await });
+        gate.arrived(n + 1).await;
+    }
+    let mut inserting = Box::pin(a.insert_if("k", "new".to_owned(), seen));
+    assert!(poll!(&mut inserting).is_pending());
+    fleet.advance(HOUR / 2);
+    wire.lose(Step::Invalidate, Way::Request, 2);
+    gate.open();
+    let error = inserting.await.unwrap_err();
+    assert!(error.is_refused() && !error.is_deferred(), "{error}");
+    assert_eq!(wire.asked(Step::InsertIf), 0);
     assert!(a.insert_if("k", "new".to_owned(), seen).await.unwrap());
 }
