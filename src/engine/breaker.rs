@@ -29,9 +29,8 @@ pub(super) struct Breaker {
     /// Whether the last request was not answered.
     is_silent: AtomicBool,
     is_open: AtomicBool,
-    /// Whether there is a task that probes L2 while it is silent. If not, nothing would close the breaker.
-    is_probed: AtomicBool,
-    /// By when that task has sent its next probe, unless its runtime is not driven. Then nothing would close it either.
+    /// By when the next probe is sent. Past that, as when the runtime of the task that probes is not driven, nothing would
+    /// close the breaker, so requests are sent. Zero without such a task.
     probed_until: AtomicU64,
     /// Whether a request was dropped before it was answered, and L2 not probed since.
     is_doubted: AtomicBool,
@@ -64,7 +63,6 @@ impl Breaker {
             in_trouble: AtomicBool::new(false),
             is_silent: AtomicBool::new(false),
             is_open: AtomicBool::new(false),
-            is_probed: AtomicBool::new(false),
             probed_until: AtomicU64::new(0),
             is_doubted: AtomicBool::new(false),
             silence: Notify::new(),
@@ -134,7 +132,7 @@ impl Breaker {
 
     /// Promises that L2 is probed while it is silent, until the returned guard is dropped.
     pub(super) fn probing(&self) -> Probing<'_> {
-        self.is_probed.store(true, Ordering::Relaxed);
+        self.will_probe();
         Probing(self)
     }
 
@@ -164,8 +162,7 @@ impl Breaker {
     }
 
     fn will_be_probed(&self) -> bool {
-        let until = self.probed_until.load(Ordering::Relaxed);
-        self.is_probed.load(Ordering::Relaxed) && self.options.clock.now() < until
+        self.options.clock.now() < self.probed_until.load(Ordering::Relaxed)
     }
 
     /// Counts the result of a request that is sent even while the breaker is open: a probe, or one that no caller waits for.
@@ -203,9 +200,10 @@ impl Breaker {
         self.is_silent.store(true, Ordering::Relaxed);
         self.silence.notify_one();
         trouble.unanswered = trouble.unanswered.saturating_add(1).min(OPENS_AT);
-        if trouble.unanswered == OPENS_AT && !self.is_open() {
-            self.will_probe();
-            self.is_open.store(true, Ordering::Relaxed);
+        if trouble.unanswered == OPENS_AT && !self.is_open.swap(true, Ordering::Relaxed) {
+            if self.probed_until.load(Ordering::Relaxed) != 0 {
+                self.will_probe();
+            }
             self.counters.l2_breaker_opened.bump();
             debug!(
                 namespace = self.options.namespace.as_str(),
@@ -301,6 +299,6 @@ pub(super) struct Probing<'a>(&'a Breaker);
 
 impl Drop for Probing<'_> {
     fn drop(&mut self) {
-        self.0.is_probed.store(false, Ordering::Relaxed);
+        self.0.probed_until.store(0, Ordering::Relaxed);
     }
 }
