@@ -20,7 +20,7 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     assert!(titles.get_local(&7).is_none());
 
     // One query for many: for those that one caller asks for, and for those that several ask for within 2 ms.
-    let loans: LoadingCache<u64, u32> = Cache::builder("library:loans")
+    let loans: LoadingCache<u64, u64> = Cache::builder("library:loans")
         .l2(MemoryL2::new())
         .batch_loads(Duration::from_millis(2), 100)
         .read_through_many(loans_of)
@@ -42,8 +42,8 @@ async fn title_of(id: u64) -> Result<String, io::Error> {
     Ok(format!("Book {id}"))
 }
 
-async fn loans_of(ids: Vec<u64>) -> Result<HashMap<u64, u32>, io::Error> {
+async fn loans_of(ids: Vec<u64>) -> Result<HashMap<u64, u64>, io::Error> {
     sleep(Duration::from_millis(5)).await; // SELECT book, count(*) FROM loan WHERE book = ANY($1) GROUP BY book
     let books = ids.into_iter().filter(|id| *id < 100);
-    Ok(books.map(|id| (id, 10 * id as u32)).collect())
+    Ok(books.map(|id| (id, 10 * id)).collect())
 }
