@@ -960,6 +960,13 @@ where
         self.engine().invalidate([key], Duration::ZERO).await
     }
 
+    /// The same, by the text of the key.
+    #[cfg(any(feature = "outbox-rusqlite", feature = "outbox-sqlx"))]
+    pub(crate) async fn invalidate_text(&self, key: &str) -> Result<(), WriteError> {
+        let key = written(key)?;
+        self.engine().invalidate([key], Duration::ZERO).await
+    }
+
     /// Runs a commit of the database, and then removes the key as [`invalidate`](Self::invalidate) does: as one task that
     /// goes on if the caller is cancelled in between.
     ///

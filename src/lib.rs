@@ -69,6 +69,12 @@ pub use crate::loaded::{Loaded, MAX_TAGS};
 pub use crate::lookup_by::{KeyFrom, LookupBy};
 pub use crate::options::Mode;
 pub use crate::patterns::LoadingCache;
+#[cfg(any(feature = "outbox-rusqlite", feature = "outbox-sqlx"))]
+#[cfg_attr(
+    docsrs,
+    doc(cfg(any(feature = "outbox-rusqlite", feature = "outbox-sqlx")))
+)]
+pub use crate::patterns::outbox;
 pub use crate::source::Source;
 pub use crate::stats::{Health, Stats};
 pub use crate::vocabulary::Version;

@@ -1,8 +1,11 @@
 //! What services build around a cache. Uses its public calls.
 //!
 //! - [`loading_cache`]: a cache that has its loader
+//! - `outbox`: invalidations that commit with the change that they are for
 
 mod loading_cache;
+#[cfg(any(feature = "outbox-rusqlite", feature = "outbox-sqlx"))]
+pub mod outbox;
 
 pub use self::loading_cache::LoadingCache;
 pub(crate) use self::loading_cache::ReadThrough;

@@ -1,0 +1,46 @@
+//! The table, for each database.
+
+/// The table, for `SQLite`: run it once, as part of your migrations or at the start. It does nothing if the table is
+/// there.
+// AUTOINCREMENT: without it SQLite gives the id of a deleted row to another one. A relay that has delivered the first
+// and deletes by id would delete the second, which nobody has delivered.
+pub const SQLITE_TABLE: &str = "\
+CREATE TABLE IF NOT EXISTS larder_outbox (
+    id         INTEGER PRIMARY KEY AUTOINCREMENT,
+    namespace  TEXT    NOT NULL,
+    kind       TEXT    NOT NULL,
+    name       TEXT    NOT NULL,
+    written_ms INTEGER NOT NULL
+);
+CREATE INDEX IF NOT EXISTS larder_outbox_by_namespace ON larder_outbox (namespace, id);
+";
+
+/// The table, for `PostgreSQL`. It does nothing if the table is there.
+#[cfg(feature = "outbox-sqlx")]
+#[cfg_attr(docsrs, doc(cfg(feature = "outbox-sqlx")))]
+pub const POSTGRES_TABLE: &str = "\
+CREATE TABLE IF NOT EXISTS larder_outbox (
+    id         BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    namespace  TEXT   NOT NULL,
+    kind       TEXT   NOT NULL,
+    name       TEXT   NOT NULL,
+    written_ms BIGINT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS larder_outbox_by_namespace ON larder_outbox (namespace, id);
+";
+
+/// The table, for `MySQL` 8 and `MariaDB` 10.3 or later, with `InnoDB`. It does nothing if the table is there.
+// The namespace is compared byte by byte: to the usual collations `shop` and `Shop` are the same, so one relay would
+// take, and delete, the rows of the other.
+#[cfg(feature = "outbox-sqlx")]
+#[cfg_attr(docsrs, doc(cfg(feature = "outbox-sqlx")))]
+pub const MYSQL_TABLE: &str = "\
+CREATE TABLE IF NOT EXISTS larder_outbox (
+    id         BIGINT         NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    namespace  VARBINARY(256) NOT NULL,
+    kind       VARCHAR(16)    CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
+    name       VARCHAR(1024)  CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
+    written_ms BIGINT         NOT NULL,
+    KEY larder_outbox_by_namespace (namespace, id)
+) ENGINE = InnoDB;
+";

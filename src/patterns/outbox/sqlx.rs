@@ -1,0 +1,267 @@
+//! The outbox in `PostgreSQL`, `MySQL`, `MariaDB` or `SQLite`, by [`sqlx`].
+
+use std::time::Duration;
+
+use ::sqlx::{
+    ColumnIndex, Database, Decode, Encode, Error, Executor, IntoArguments, Pool, QueryBuilder,
+    Row as _, Transaction, Type,
+};
+use futures::future::BoxFuture;
+use tokio::time::timeout;
+
+use super::error::OutboxError;
+use super::keys::KeyOf;
+use super::relay::{RelayBuilder, Table, WINDOW};
+use super::row::{Kind, NewRow, Row, now_ms, rows};
+use crate::cache::Cache;
+use crate::key::CacheKey;
+
+/// How long the relay waits for the database, with its pool.
+const LIMIT: Duration = Duration::from_secs(10);
+/// Rows of one statement: four parameters each, and SQLite before 3.32 takes 999.
+const ROWS: usize = 200;
+
+/// The outbox in a database that is used by [`sqlx`](::sqlx). The [module](super) says what it is for.
+///
+/// For any of the drivers of sqlx: `Postgres`, `MySql` and `Sqlite`. The feature of this crate turns none of them on,
+/// nor a runtime or TLS: choose them by the features of your own sqlx, which needs `runtime-tokio`. Not for the driver
+/// `Any`, which does not translate the placeholders of statements.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Outbox;
+
+impl Outbox {
+    /// Writes into the transaction that these keys are to be invalidated. If it commits, the relay of any instance
+    /// invalidates them, even if this process dies at once. If it is rolled back, nothing is.
+    ///
+    /// Call [`Cache::invalidate_many`] after the commit all the same: this changes nothing before the relay's next poll.
+    ///
+    /// Cost: one insert of all rows, for up to 200 keys.
+    ///
+    /// # Errors
+    ///
+    /// - [`OutboxError::is_database`]: the database has failed. Roll the transaction back.
+    /// - [`OutboxError::is_key_too_long`]: nothing was written for any of the keys.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use larder::outbox::SQLITE_TABLE;
+    /// use larder::outbox::sqlx::Outbox;
+    /// use larder::{Cache, MemoryL2};
+    ///
+    /// let prices: Cache<String, u32> = Cache::builder("docs:price").l2(MemoryL2::new()).build()?;
+    /// let db = sqlx::SqlitePool::connect("sqlite::memory:").await?;
+    /// sqlx::raw_sql(SQLITE_TABLE).execute(&db).await?;
+    ///
+    /// let mut tx = db.begin().await?;
+    /// // … the change itself
+    /// Outbox::invalidate(&mut tx, &prices, &["tea", "milk"]).await?;
+    /// tx.commit().await?;
+    /// prices.invalidate_many(["tea", "milk"]).await?;
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub async fn invalidate<DB, K, V, I, M>(
+        tx: &mut Transaction<'_, DB>,
+        cache: &Cache<K, V>,
+        keys: impl IntoIterator<Item = I>,
+    ) -> Result<(), OutboxError>
+    where
+        DB: OutboxDatabase,
+        K: CacheKey,
+        V: Send + Sync + 'static,
+        I: CacheKey + KeyOf<K, M>,
+    {
+        let rows = rows(Kind::Key, keys)?;
+        insert(tx, cache.namespace(), &rows).await
+    }
+
+    /// Writes into the transaction that all values with one of these tags are to be invalidated, as
+    /// [`invalidate`](Self::invalidate) does for keys.
+    ///
+    /// # Errors
+    ///
+    /// As [`invalidate`](Self::invalidate).
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use larder::outbox::SQLITE_TABLE;
+    /// use larder::outbox::sqlx::Outbox;
+    /// use larder::{Cache, MemoryL2};
+    ///
+    /// let users: Cache<u64, String> = Cache::builder("docs:user").l2(MemoryL2::new()).build()?;
+    /// let db = sqlx::SqlitePool::connect("sqlite::memory:").await?;
+    /// sqlx::raw_sql(SQLITE_TABLE).execute(&db).await?;
+    ///
+    /// let mut tx = db.begin().await?;
+    /// Outbox::invalidate_tags(&mut tx, &users, [("tenant", 7)]).await?;
+    /// tx.commit().await?;
+    /// users.invalidate_tag(&("tenant", 7)).await?;
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub async fn invalidate_tags<DB, K, V, T>(
+        tx: &mut Transaction<'_, DB>,
+        cache: &Cache<K, V>,
+        tags: impl IntoIterator<Item = T>,
+    ) -> Result<(), OutboxError>
+    where
+        DB: OutboxDatabase,
+        K: CacheKey,
+        V: Send + Sync + 'static,
+        T: CacheKey,
+    {
+        let rows = rows(Kind::Tag, tags)?;
+        insert(tx, cache.namespace(), &rows).await
+    }
+
+    /// A relay that delivers the rows of this cache's namespace. Start one for each cache, in every instance. `pool` must
+    /// be of the primary: a replica may not have the rows yet.
+    ///
+    /// Cost: a short read at each poll, and a short write when there are rows; no transaction or lock is held while Redis
+    /// is waited for. The relay waits for the database for 10 s at most, with that for a connection of the pool.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use larder::outbox::SQLITE_TABLE;
+    /// use larder::outbox::sqlx::Outbox;
+    /// use larder::{Cache, MemoryL2};
+    ///
+    /// let prices: Cache<String, u32> = Cache::builder("docs:price").l2(MemoryL2::new()).build()?;
+    /// # // In memory each connection has a database of its own.
+    /// # let one = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1);
+    /// # let db = one.connect("sqlite::memory:").await?;
+    /// # /*
+    /// let db = sqlx::PgPool::connect("postgres://…").await?;
+    /// # */
+    /// sqlx::raw_sql(SQLITE_TABLE).execute(&db).await?; // or POSTGRES_TABLE, MYSQL_TABLE
+    /// let relay = Outbox::relay(&prices, &db).interval(Duration::from_millis(50)).start()?;
+    ///
+    /// prices.insert("tea", 450).await?;
+    /// let mut tx = db.begin().await?;
+    /// Outbox::invalidate(&mut tx, &prices, &["tea"]).await?;
+    /// tx.commit().await?;
+    /// // Nothing else is called, as if the process had died here.
+    /// while relay.stats().delivered == 0 {
+    ///     tokio::time::sleep(Duration::from_millis(5)).await;
+    /// }
+    /// assert!(prices.get("tea").await.is_none());
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub fn relay<DB, K, V>(cache: &Cache<K, V>, pool: &Pool<DB>) -> RelayBuilder
+    where
+        DB: OutboxDatabase,
+        K: CacheKey + 'static,
+        V: Send + Sync + 'static,
+    {
+        RelayBuilder::new(cache, pool.clone())
+    }
+}
+
+async fn insert<DB: OutboxDatabase>(
+    tx: &mut Transaction<'_, DB>,
+    namespace: &str,
+    rows: &[NewRow],
+) -> Result<(), OutboxError> {
+    for rows in rows.chunks(ROWS) {
+        let inserted = DB::insert(tx, namespace, rows).await;
+        inserted.map_err(OutboxError::database)?;
+    }
+    Ok(())
+}
+
+impl<DB: OutboxDatabase> Table for Pool<DB> {
+    async fn read(&mut self, namespace: &str) -> Result<Vec<Row>, OutboxError> {
+        in_time(DB::read(self, namespace)).await
+    }
+
+    async fn delete(&mut self, ids: Vec<i64>) -> Result<(), OutboxError> {
+        in_time(DB::delete(self, &ids)).await
+    }
+}
+
+async fn in_time<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, OutboxError> {
+    let done = timeout(LIMIT, work).await.map_err(OutboxError::database)?;
+    done.map_err(OutboxError::database)
+}
+
+/// A driver of sqlx that can hold an outbox: `Postgres`, `MySql` and `Sqlite`. There is nothing to implement.
+///
+/// What it asks of a driver stands here, and not at each function.
+pub trait OutboxDatabase: Database {
+    #[doc(hidden)]
+    fn insert<'a>(
+        connection: &'a mut Self::Connection,
+        namespace: &'a str,
+        rows: &'a [NewRow],
+    ) -> BoxFuture<'a, Result<(), Error>>;
+
+    #[doc(hidden)]
+    fn read<'a>(pool: &'a Pool<Self>, namespace: &'a str)
+    -> BoxFuture<'a, Result<Vec<Row>, Error>>;
+
+    #[doc(hidden)]
+    fn delete<'a>(pool: &'a Pool<Self>, ids: &'a [i64]) -> BoxFuture<'a, Result<(), Error>>;
+}
+
+/// The statements are the same for all databases, but for the placeholders, which sqlx writes.
+impl<DB> OutboxDatabase for DB
+where
+    DB: Database,
+    for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
+    DB::Arguments: IntoArguments<DB>,
+    usize: ColumnIndex<DB::Row>,
+    i64: Type<DB> + for<'e> Encode<'e, DB> + for<'d> Decode<'d, DB>,
+    String: Type<DB> + for<'e> Encode<'e, DB> + for<'d> Decode<'d, DB>,
+{
+    fn insert<'a>(
+        connection: &'a mut DB::Connection,
+        namespace: &'a str,
+        rows: &'a [NewRow],
+    ) -> BoxFuture<'a, Result<(), Error>> {
+        let now = now_ms();
+        let mut insert = QueryBuilder::<DB>::new(
+            "INSERT INTO larder_outbox (namespace, kind, name, written_ms) ",
+        );
+        insert.push_values(rows, |mut values, row| {
+            values.push_bind(namespace.to_owned());
+            values.push_bind(row.kind.as_str().to_owned());
+            values.push_bind(row.name.clone());
+            values.push_bind(now);
+        });
+        Box::pin(async move { insert.build().execute(connection).await.map(|_| ()) })
+    }
+
+    fn read<'a>(pool: &'a Pool<DB>, namespace: &'a str) -> BoxFuture<'a, Result<Vec<Row>, Error>> {
+        let mut read = QueryBuilder::<DB>::new(
+            "SELECT id, kind, name, written_ms FROM larder_outbox WHERE namespace = ",
+        );
+        read.push_bind(namespace.to_owned());
+        read.push(" AND kind IN ('key', 'tag') ORDER BY id LIMIT ");
+        read.push(WINDOW);
+        Box::pin(async move {
+            let rows = read.build().fetch_all(pool).await?;
+            let rows = rows.iter().map(|row| {
+                Ok(Row {
+                    id: row.try_get(0)?,
+                    kind: Kind::read(&row.try_get::<String, _>(1)?),
+                    name: row.try_get(2)?,
+                    written_ms: row.try_get(3)?,
+                })
+            });
+            rows.collect()
+        })
+    }
+
+    fn delete<'a>(pool: &'a Pool<DB>, ids: &'a [i64]) -> BoxFuture<'a, Result<(), Error>> {
+        let mut delete = QueryBuilder::<DB>::new("DELETE FROM larder_outbox WHERE id IN (");
+        let mut list = delete.separated(", ");
+        for id in ids {
+            list.push_bind(*id);
+        }
+        delete.push(")");
+        Box::pin(async move { delete.build().execute(pool).await.map(|_| ()) })
+    }
+}

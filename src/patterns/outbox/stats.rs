@@ -1,0 +1,68 @@
+//! What a relay has counted.
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::row::now_ms;
+
+/// What a relay has counted since it was started: a snapshot by [`Relay::stats`](super::Relay::stats). Counters only
+/// grow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OutboxStats {
+    /// Times that the relay has read the table, and carried out what it found as far as possible. One that no longer
+    /// grows belongs to a relay whose database does not answer, or whose runtime has ended.
+    pub polls: u64,
+    /// Rows whose invalidation L2 has accepted, and that were deleted then.
+    pub delivered: u64,
+    /// Times that L2 did not accept the invalidation of a row. The row stays, and counts again at the next poll.
+    pub not_delivered: u64,
+    /// Polls that ended with an error of the database.
+    pub database_errors: u64,
+    /// How long the oldest row has been waiting of those that the last poll has read and not delivered; it grows until
+    /// the row is delivered, by this relay or another one. Zero if there are none. By the clocks of the machine that
+    /// has written the row and of this one.
+    pub lag: Duration,
+    /// How long the row had waited that was delivered last, also if its invalidation had been carried out before.
+    pub last_wait: Duration,
+}
+
+/// The counters behind it. Only the relay writes to them.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) polls: AtomicU64,
+    pub(super) delivered: AtomicU64,
+    pub(super) not_delivered: AtomicU64,
+    pub(super) database_errors: AtomicU64,
+    /// When the oldest row that waits was written; 0 if none waits.
+    pub(super) oldest_ms: AtomicI64,
+    pub(super) last_wait_ms: AtomicU64,
+}
+
+impl Counters {
+    pub(super) fn add(counter: &AtomicU64, n: usize) {
+        counter.fetch_add(u64::try_from(n).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    pub(super) fn snapshot(&self) -> OutboxStats {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let oldest = self.oldest_ms.load(Ordering::Relaxed);
+        OutboxStats {
+            polls: count(&self.polls),
+            delivered: count(&self.delivered),
+            not_delivered: count(&self.not_delivered),
+            database_errors: count(&self.database_errors),
+            lag: if oldest == 0 {
+                Duration::ZERO
+            } else {
+                Duration::from_millis(age_ms(oldest))
+            },
+            last_wait: Duration::from_millis(count(&self.last_wait_ms)),
+        }
+    }
+}
+
+/// How long ago that was. Zero if the writer's clock is ahead.
+pub(super) fn age_ms(written_ms: i64) -> u64 {
+    u64::try_from(now_ms().saturating_sub(written_ms)).unwrap_or(0)
+}
