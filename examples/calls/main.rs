@@ -5,7 +5,7 @@
 //! cargo run --example calls -- touch
 //! ```
 //!
-//! Each example is a file of its own, and fails if the cache does not do what it is meant to show. Several instances
+//! Those of optional features need the feature, as `--all-features`. Each example is a file of its own, and fails if the cache does not do what it is meant to show. Several instances
 //! are several caches over one `MemoryL2`; in a service they are processes, and L2 is Redis.
 //!
 //! Tokio's time is paused here: a `sleep` of an hour takes no time. A cache that is built with `Clock::tokio()` goes by
@@ -30,6 +30,8 @@ mod invalidate_prefix;
 mod l1_size;
 mod limits;
 mod operation;
+#[cfg(feature = "outbox-rusqlite")]
+mod outbox;
 mod read_through;
 mod refresh;
 mod refresh_ahead;
@@ -54,8 +56,8 @@ type Outcome = Result<(), Box<dyn Error>>;
 type Example = (&'static str, fn() -> LocalBoxFuture<'static, Outcome>);
 
 macro_rules! examples {
-    ($($name:ident)*) => {
-        &[$((stringify!($name), || $name::run().boxed_local())),*]
+    ($($(#[$if:meta])? $name:ident)*) => {
+        &[$($(#[$if])? (stringify!($name), || $name::run().boxed_local())),*]
     };
 }
 
@@ -63,6 +65,7 @@ macro_rules! examples {
 const EXAMPLES: &[Example] = examples! {
     get_or_load get_or_load_with read_through refresh get get_many get_local
     invalidate invalidate_after write_through invalidate_and_wait invalidate_and_hold
+    #[cfg(feature = "outbox-rusqlite")] outbox
     insert insert_with insert_if expire touch
     tags invalidate_prefix clear operation
     stores l1_size ttls refresh_ahead stale_wait fallbacks sliding staleness limits

@@ -9,6 +9,8 @@
     reason = "a failed step ends the test"
 )]
 
+#[cfg(feature = "outbox-rusqlite")]
+mod outbox;
 mod rights;
 #[path = "../support/mod.rs"]
 mod support;

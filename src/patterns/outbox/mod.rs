@@ -48,7 +48,7 @@ prices.invalidate(\"tea\").await?;
 //! > a read of the table and of a request to L2 for each 256 rows that were written before.
 //!
 //! It holds while some instance runs whose relay reaches the database and L2. After an outage of one of these, the relay
-//! tries again after pauses that grow to 10 s. What other instances return from their L1 is as after any
+//! tries again after pauses that grow to 10 s, or to the interval if that is longer. What other instances return from their L1 is as after any
 //! [`invalidate`](crate::Cache::invalidate): the old value for `max_staleness` at most.
 //!
 //! - *Rolled back*: the rows are gone with the change, and nothing is invalidated.

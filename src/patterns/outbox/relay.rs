@@ -262,8 +262,8 @@ where
             ids.sort_unstable();
             self.table.delete(ids).await?;
             Counters::add(&self.counters.delivered, delivered.len());
-            if let Some(last) = delivered.last() {
-                let wait = age_ms(last.written_ms);
+            if let Some(oldest) = oldest_ms(&delivered) {
+                let wait = age_ms(oldest);
                 self.counters.last_wait_ms.store(wait, Ordering::Relaxed);
             }
         }
@@ -276,10 +276,14 @@ where
     }
 
     fn note_oldest(&self, waiting: &[Row]) {
-        let oldest = waiting.iter().map(|row| row.written_ms).min();
-        let oldest = oldest.unwrap_or(0);
+        let oldest = oldest_ms(waiting).unwrap_or(0);
         self.counters.oldest_ms.store(oldest, Ordering::Relaxed);
     }
+}
+
+/// When the oldest of them was written.
+fn oldest_ms(rows: &[Row]) -> Option<i64> {
+    rows.iter().map(|row| row.written_ms).min()
 }
 
 /// `Ok` once L2 has accepted it. What is only deferred, in the memory of this process, is an error.

@@ -23,7 +23,8 @@ pub struct OutboxStats {
     /// the row is delivered, by this relay or another one. Zero if there are none. By the clocks of the machine that
     /// has written the row and of this one.
     pub lag: Duration,
-    /// How long the row had waited that was delivered last, also if its invalidation had been carried out before.
+    /// How long the oldest row had waited of those that were delivered last. What its writer has invalidated by itself
+    /// has waited for the relay all the same.
     pub last_wait: Duration,
 }
 
