@@ -140,7 +140,7 @@ impl Outbox {
     /// }
     /// assert!(prices.get("tea").await.is_none());
     /// # drop((relay, db));
-    /// # std::fs::remove_dir_all(&dir)?;
+    /// # let _ = std::fs::remove_dir_all(&dir);
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
