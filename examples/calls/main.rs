@@ -3,9 +3,10 @@
 //! ```sh
 //! cargo run --example calls
 //! cargo run --example calls -- touch
+//! cargo run --all-features --example calls -- outbox
 //! ```
 //!
-//! Those of optional features need the feature, as `--all-features`. Each example is a file of its own, and fails if the cache does not do what it is meant to show. Several instances
+//! Each example is a file of its own, and fails if the cache does not do what it is meant to show. Several instances
 //! are several caches over one `MemoryL2`; in a service they are processes, and L2 is Redis.
 //!
 //! Tokio's time is paused here: a `sleep` of an hour takes no time. A cache that is built with `Clock::tokio()` goes by

@@ -6,35 +6,33 @@
 //! transaction itself says which keys are to be invalidated, as rows of one more table. A task in each instance, the
 //! relay, reads the rows, invalidates what they name, and deletes them.
 //!
-//! ```
+#![cfg_attr(feature = "outbox-rusqlite", doc = "```")]
+#![cfg_attr(not(feature = "outbox-rusqlite"), doc = "```ignore")]
 //! # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-#![cfg_attr(
-    feature = "outbox-rusqlite",
-    doc = "use larder::outbox::rusqlite::Outbox; // or larder::outbox::sqlx::Outbox, whose calls are asynchronous
-use larder::{Cache, MemoryL2};
-
-# let dir = std::env::temp_dir().join(format!(\"larder-docs-mod-{}\", std::process::id()));
-# std::fs::create_dir_all(&dir)?;
-# let path = dir.join(\"shop.sqlite\");
-let prices: Cache<String, u32> = Cache::builder(\"docs:price\").l2(MemoryL2::new()).build()?;
-let mut db = rusqlite::Connection::open(&path)?;
-db.execute_batch(Outbox::TABLE)?;
-db.execute_batch(\"CREATE TABLE price (id TEXT PRIMARY KEY, cents INTEGER)\")?;
-
-// Once in each instance, for as long as it runs.
-let file = path.clone();
-let relay = Outbox::relay(&prices, move || rusqlite::Connection::open(&file)).start()?;
-
-// At each change.
-let mut tx = db.transaction()?;
-tx.execute(\"INSERT OR REPLACE INTO price VALUES ('tea', 450)\", ())?;
-Outbox::invalidate(&mut tx, &prices, &[\"tea\"])?;
-tx.commit()?;
-// At once. If the process dies before this, the relay of any instance does it.
-prices.invalidate(\"tea\").await?;
-# drop((relay, db));
-# let _ = std::fs::remove_dir_all(&dir);"
-)]
+//! use larder::outbox::rusqlite::Outbox; // or larder::outbox::sqlx::Outbox, whose calls are asynchronous
+//! use larder::{Cache, MemoryL2};
+//!
+//! # let dir = std::env::temp_dir().join(format!("larder-docs-mod-{}", std::process::id()));
+//! # std::fs::create_dir_all(&dir)?;
+//! # let path = dir.join("shop.sqlite");
+//! let prices: Cache<String, u32> = Cache::builder("docs:price").l2(MemoryL2::new()).build()?;
+//! let mut db = rusqlite::Connection::open(&path)?;
+//! db.execute_batch(Outbox::TABLE)?;
+//! db.execute_batch("CREATE TABLE price (id TEXT PRIMARY KEY, cents INTEGER)")?;
+//!
+//! // Once in each instance, for as long as it runs.
+//! let file = path.clone();
+//! let relay = Outbox::relay(&prices, move || rusqlite::Connection::open(&file)).start()?;
+//!
+//! // At each change.
+//! let mut tx = db.transaction()?;
+//! tx.execute("INSERT OR REPLACE INTO price VALUES ('tea', 450)", ())?;
+//! Outbox::invalidate(&mut tx, &prices, &["tea"])?;
+//! tx.commit()?;
+//! // At once. If the process dies before this, the relay of any instance does it.
+//! prices.invalidate("tea").await?;
+//! # drop((relay, db));
+//! # let _ = std::fs::remove_dir_all(&dir);
 //! # Ok(()) }
 //! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
 //! ```
@@ -47,37 +45,39 @@ prices.invalidate(\"tea\").await?;
 //! > **the bound** is the relay's [interval](RelayBuilder::interval), 1 s unless set, and the time to deliver: that of
 //! > a read of the table and of a request to L2 for each 256 rows that were written before.
 //!
-//! It holds while some instance runs whose relay reaches the database and L2. After an outage of one of these, the relay
-//! tries again after pauses that grow to 10 s, or to the interval if that is longer. What other instances return from their L1 is as after any
-//! [`invalidate`](crate::Cache::invalidate): the old value for `max_staleness` at most.
+//! It holds while some instance runs whose relay reaches the database and L2. After an outage of one of these, the
+//! relay tries again after pauses that grow to 10 s, or to the interval if that is longer. What other instances return
+//! from their L1 is as after any [`invalidate`](crate::Cache::invalidate): the old value for `max_staleness` at most.
 //!
 //! - *Rolled back*: the rows are gone with the change, and nothing is invalidated.
 //! - *Between the commit and the invalidation* readers get the old value: for the time of one request if the caller
 //!   invalidates after the commit, and for the bound if it died.
-//! - *Twice*: a row stays when the caller has invalidated its key, so the relay does it once more. That removes what was
-//!   loaded in between, so a key may be loaded a second time after a change. To delete the row instead, the caller would
-//!   need another transaction for each change, while the relay deletes many at a time. A value that was
+//! - *Twice*: a row stays when the caller has invalidated its key, so the relay does it once more. That removes what
+//!   was loaded in between, so a key may be loaded a second time after a change. To delete the row instead, the caller
+//!   would need another transaction for each change, while the relay deletes many at a time. A value that was
 //!   [inserted](crate::Cache::insert) in between is removed as well.
 //! - *Deferred*: while L2 cannot be reached, `invalidate` is deferred in the memory of the process, and a crash loses
-//!   that. The row stays until L2 has accepted the invalidation.
+//!   that. The row stays until L2 has accepted the invalidation. Each relay that has tried drops the key from its own
+//!   L1 and does not use it meanwhile, in [`Mode::Available`](crate::Mode::Available) as well; up to 1 024 of these
+//!   keys count towards [`max_deferred`](crate::Builder::max_deferred).
 //!
 //! # The rows
 //!
 //! A row has an id, the namespace of the cache, `key` or `tag`, the text of the key as Redis shows it, and when it was
 //! written. The ids say nothing of the order of commits: a transaction may commit after another one with higher ids. So
-//! the relay remembers no position: it reads what is there, the lowest ids first. The time is that of the writer's clock,
-//! and is used for the [lag](OutboxStats::lag) alone. A relay leaves the rows of other namespaces where they are; rows of
-//! a namespace without a relay stay.
+//! the relay remembers no position: it reads what is there, the lowest ids first. The time is that of the writer's
+//! clock, and is used for the [lag](OutboxStats::lag) alone. A relay leaves the rows of other namespaces where they
+//! are; rows of a namespace without a relay stay.
 //!
-//! Each driver creates the same table, and can deliver what the other one has written. The definitions are constants, for
-//! your migrations: [`SQLITE_TABLE`], and with sqlx also `POSTGRES_TABLE` and `MYSQL_TABLE`.
+//! Each driver creates the same table, and can deliver what the other one has written. The definitions are constants,
+//! for your migrations: [`SQLITE_TABLE`], and with sqlx also `POSTGRES_TABLE` and `MYSQL_TABLE`.
 //!
 //! # Many relays
 //!
-//! Every instance runs one for each of its caches; they need not know each other. As their pauses vary at random, mostly
-//! one of them finds a row and the others find none. If several find it, they all deliver it, which changes nothing:
-//! invalidations can be repeated. Of a long backlog each takes 256 of the first 1 024 rows, at random. No lock is held
-//! while L2 is asked; `FOR UPDATE SKIP LOCKED` would need a transaction that is open for as long.
+//! Every instance runs one for each of its caches; they need not know each other. As their pauses vary at random,
+//! mostly one of them finds a row and the others find none. If several find it, they all deliver it, which changes
+//! nothing: invalidations can be repeated. Of a long backlog each takes 256 of the first 1 024 rows, at random. No lock
+//! is held while L2 is asked; `FOR UPDATE SKIP LOCKED` would need a transaction that is open for as long.
 //!
 //! # Needs
 //!

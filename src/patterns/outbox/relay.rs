@@ -1,5 +1,5 @@
-//! The task that delivers what is in the table: reads rows, has the cache invalidate what they name, deletes what L2 has
-//! accepted.
+//! The task that delivers what is in the table: reads rows, has the cache invalidate what they name, deletes what L2
+//! has accepted.
 //!
 //! Knows nothing of a database: [`Table`] is what a driver does.
 
@@ -76,8 +76,8 @@ impl RelayBuilder {
 
     /// The longest pause between two polls. Default: 1 s. From 1 ms to 1 hour.
     ///
-    /// Each pause is between half of this and all of it, at random, so that the relays of a fleet seldom poll at the same
-    /// moment.
+    /// Each pause is between half of this and all of it, at random, so that the relays of a fleet seldom poll at the
+    /// same moment.
     pub fn interval(mut self, interval: Duration) -> Self {
         self.interval = interval;
         self

@@ -30,7 +30,8 @@ impl Outbox {
     /// Writes into the transaction that these keys are to be invalidated. If it commits, the relay of any instance
     /// invalidates them, even if this process dies at once. If it is rolled back, nothing is.
     ///
-    /// Call [`Cache::invalidate_many`] after the commit all the same: this changes nothing before the relay's next poll.
+    /// Call [`Cache::invalidate_many`] after the commit all the same: this changes nothing before the relay's next
+    /// poll.
     ///
     /// Cost: one insert for each key, on the caller's thread.
     ///
