@@ -1,5 +1,6 @@
 //! What a relay says that cannot deliver: one line for a cause, and one when it is over.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use larder::outbox::SQLITE_TABLE;
 use larder::outbox::rusqlite::Outbox;
 use larder::{Cache, MemoryL2};
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::Connection;
 use tracing::Level;
 
 use super::{Log, SECRET, record_from};
@@ -28,12 +29,13 @@ fn an_outbox_that_is_not_delivered() {
         let missing = Arc::new(AtomicBool::new(true));
         let open = {
             let missing = Arc::clone(&missing);
-            move || match missing.load(SeqCst) {
-                true => Connection::open_with_flags(
-                    "/nowhere/at/all",
-                    OpenFlags::SQLITE_OPEN_READ_WRITE,
-                ),
-                false => Connection::open(&path),
+            move || {
+                let path = if missing.load(SeqCst) {
+                    Path::new("/nowhere/at/all")
+                } else {
+                    &path
+                };
+                Connection::open(path)
             }
         };
         let relay = Outbox::relay(&cache, open);

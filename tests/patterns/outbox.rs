@@ -454,7 +454,7 @@ async fn a_relay_that_is_dropped_delivers_nothing_more() {
 #[test]
 fn a_relay_that_cannot_run_is_a_misuse() {
     let cache: Prices = Cache::builder("test:price").build().unwrap();
-    let relay = || Outbox::relay(&cache, || Connection::open_in_memory());
+    let relay = || Outbox::relay(&cache, Connection::open_in_memory);
     let error = relay().start().unwrap_err();
     assert!(
         error.is_misuse() && error.to_string().contains("runtime"),
@@ -475,10 +475,14 @@ fn a_relay_that_cannot_run_is_a_misuse() {
 
 /// Each form of a list names the same text as the cache itself does.
 #[test]
+#[allow(
+    clippy::unnecessary_mut_passed,
+    reason = "it is how a transaction of sqlx is given"
+)]
 fn keys_are_given_as_to_the_cache() {
     let mut file = Connection::open_in_memory().unwrap();
     file.execute_batch(SQLITE_TABLE).unwrap();
-    let tx = file.transaction().unwrap();
+    let mut tx = file.transaction().unwrap();
     let texts: Cache<String, u32> = Cache::builder("test:text").build().unwrap();
     let owned = vec!["a".to_owned(), "b:c".to_owned()];
     let borrowed: Vec<&str> = owned.iter().map(String::as_str).collect();
@@ -489,11 +493,11 @@ fn keys_are_given_as_to_the_cache() {
     Outbox::invalidate(&tx, &texts, ["a", "b:c"]).unwrap();
     Outbox::invalidate(&tx, &texts, &["a", "b:c"]).unwrap();
     let numbers: Cache<u64, u32> = Cache::builder("test:number").build().unwrap();
-    Outbox::invalidate(&tx, &numbers, &[7]).unwrap();
+    Outbox::invalidate(&mut tx, &numbers, &[7]).unwrap();
     let pairs: Cache<(String, u64), u32> = Cache::builder("test:pair").build().unwrap();
     Outbox::invalidate(&tx, &pairs, &[("a:b", 7)]).unwrap();
     let fixed: Cache<&'static str, u32> = Cache::builder("test:fixed").build().unwrap();
-    Outbox::invalidate(&tx, &fixed, &["x"]).unwrap();
+    Outbox::invalidate(&tx, &fixed, ["x"]).unwrap();
     let none: [&str; 0] = [];
     Outbox::invalidate(&tx, &texts, none).unwrap();
 

@@ -25,9 +25,9 @@
 //! let relay = Outbox::relay(&prices, move || rusqlite::Connection::open(&file)).start()?;
 //!
 //! // At each change.
-//! let mut tx = db.transaction()?;
+//! let tx = db.transaction()?;
 //! tx.execute("INSERT OR REPLACE INTO price VALUES ('tea', 450)", ())?;
-//! Outbox::invalidate(&mut tx, &prices, &["tea"])?;
+//! Outbox::invalidate(&tx, &prices, &["tea"])?;
 //! tx.commit()?;
 //! // At once. If the process dies before this, the relay of any instance does it.
 //! prices.invalidate("tea").await?;

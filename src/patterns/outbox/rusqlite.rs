@@ -33,7 +33,7 @@ impl Outbox {
     /// Call [`Cache::invalidate_many`] after the commit all the same: this changes nothing before the relay's next
     /// poll.
     ///
-    /// Cost: one insert for each key, on the caller's thread.
+    /// Takes a `&mut Transaction` as well. Cost: one insert for each key, on the caller's thread.
     ///
     /// # Errors
     ///
@@ -49,9 +49,9 @@ impl Outbox {
     /// let mut db = rusqlite::Connection::open_in_memory()?;
     /// db.execute_batch(Outbox::TABLE)?;
     ///
-    /// let mut tx = db.transaction()?;
+    /// let tx = db.transaction()?;
     /// // … the change itself
-    /// Outbox::invalidate(&mut tx, &prices, &["tea", "milk"])?;
+    /// Outbox::invalidate(&tx, &prices, &["tea", "milk"])?;
     /// tx.commit()?;
     /// prices.invalidate_many(["tea", "milk"]).await?;
     /// # Ok(()) }
@@ -86,8 +86,8 @@ impl Outbox {
     /// let mut db = rusqlite::Connection::open_in_memory()?;
     /// db.execute_batch(Outbox::TABLE)?;
     ///
-    /// let mut tx = db.transaction()?;
-    /// Outbox::invalidate_tags(&mut tx, &users, [("tenant", 7)])?;
+    /// let tx = db.transaction()?;
+    /// Outbox::invalidate_tags(&tx, &users, [("tenant", 7)])?;
     /// tx.commit()?;
     /// users.invalidate_tag(&("tenant", 7)).await?;
     /// # Ok(()) }
@@ -132,8 +132,8 @@ impl Outbox {
     ///     .start()?;
     ///
     /// prices.insert("tea", 450).await?;
-    /// let mut tx = db.transaction()?;
-    /// Outbox::invalidate(&mut tx, &prices, &["tea"])?;
+    /// let tx = db.transaction()?;
+    /// Outbox::invalidate(&tx, &prices, &["tea"])?;
     /// tx.commit()?;
     /// // Nothing else is called, as if the process had died here.
     /// while relay.stats().delivered == 0 {

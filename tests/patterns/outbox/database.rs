@@ -30,8 +30,8 @@ pub(crate) enum End {
 pub(crate) struct Database {
     pool: Option<SqlitePool>,
     path: PathBuf,
-    /// `None` if the file is another process's.
-    _dir: Option<Dir>,
+    /// Removed when this is dropped. `None` if the file is another process's.
+    dir: Option<Dir>,
 }
 
 impl Database {
@@ -48,7 +48,7 @@ impl Database {
         let wal = file.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()));
         let () = wal.unwrap();
         let mut db = Self::at(driver, path).await;
-        db._dir = Some(dir);
+        db.dir = Some(dir);
         db
     }
 
@@ -57,7 +57,7 @@ impl Database {
         let mut db = Self {
             pool: None,
             path,
-            _dir: None,
+            dir: None,
         };
         if driver == Driver::Sqlx {
             db.pool = Some(db.pool().await);
@@ -96,8 +96,8 @@ impl Database {
             return;
         }
         let mut file = self.open();
-        let mut tx = file.transaction().unwrap();
-        Outbox::invalidate(&mut tx, cache, keys).unwrap();
+        let tx = file.transaction().unwrap();
+        Outbox::invalidate(&tx, cache, keys).unwrap();
         match end {
             End::Commit => tx.commit().unwrap(),
             End::RollBack => tx.rollback().unwrap(),
@@ -121,9 +121,9 @@ impl Database {
             return tx.commit().await.unwrap();
         }
         let mut file = self.open();
-        let mut tx = file.transaction().unwrap();
+        let tx = file.transaction().unwrap();
         tx.execute(update, ()).unwrap();
-        Outbox::invalidate(&mut tx, cache, &["tea"]).unwrap();
+        Outbox::invalidate(&tx, cache, &["tea"]).unwrap();
         before_commit.await;
         tx.commit().unwrap();
     }
@@ -142,8 +142,8 @@ impl Database {
             return tx.commit().await.unwrap();
         }
         let mut file = self.open();
-        let mut tx = file.transaction().unwrap();
-        Outbox::invalidate_tags(&mut tx, cache, [tag]).unwrap();
+        let tx = file.transaction().unwrap();
+        Outbox::invalidate_tags(&tx, cache, [tag]).unwrap();
         tx.commit().unwrap();
     }
 
