@@ -86,6 +86,10 @@
 mod error;
 mod keys;
 mod relay;
+#[allow(
+    unreachable_pub,
+    reason = "rows are in hidden methods of a trait that only sqlx needs"
+)]
 mod row;
 #[cfg(feature = "outbox-rusqlite")]
 #[cfg_attr(docsrs, doc(cfg(feature = "outbox-rusqlite")))]
