@@ -5,6 +5,8 @@ mod database;
 
 use std::time::Duration;
 
+use ::sqlx::Connection as _;
+use ::sqlx::sqlite::SqlitePoolOptions;
 use larder::outbox::rusqlite::Outbox;
 use larder::outbox::{OutboxStats, Relay, SQLITE_TABLE, sqlx};
 use larder::{Cache, Loaded, MAX_KEY_BYTES, MemoryL2, Mode};
@@ -471,6 +473,35 @@ fn a_relay_that_cannot_run_is_a_misuse() {
         );
     }
     drop(relay().interval(HOUR).start().unwrap());
+}
+
+/// A pool keeps a hundred statements for each connection, and most of them are its user's.
+#[tokio::test]
+async fn few_statements_are_kept() {
+    let db = Database::new(Driver::Sqlx).await;
+    let pool = SqlitePoolOptions::new().max_connections(1);
+    let pool = pool.connect(db.path().to_str().unwrap()).await.unwrap();
+    let cache: Prices = Cache::builder("test:price")
+        .l2(MemoryL2::new())
+        .build()
+        .unwrap();
+    let keys: Vec<String> = (0..60).map(|n| n.to_string()).collect();
+    let relay = sqlx::Outbox::relay(&cache, &pool);
+    let relay = relay.interval(INTERVAL).start().unwrap();
+    let mut all = 0;
+    for many in 1..=keys.len() {
+        let mut tx = pool.begin().await.unwrap();
+        sqlx::Outbox::invalidate(&mut tx, &cache, &keys[..many])
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+        all += many as u64;
+        stats_are(&relay, "all are delivered", |stats| stats.delivered == all).await;
+    }
+    let connection = pool.acquire().await.unwrap();
+    let kept = connection.cached_statements_size();
+    // An insert of one row, and the relay's read.
+    assert_eq!(kept, 2);
 }
 
 /// Each form of a list names the same text as the cache itself does.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ::sqlx::database::HasStatementCache;
 use ::sqlx::{
     ColumnIndex, Database, Decode, Encode, Error, Executor, IntoArguments, Pool, QueryBuilder,
     Row as _, Transaction, Type,
@@ -213,7 +214,7 @@ pub trait OutboxDatabase: Database {
 /// The statements are the same for all databases, but for the placeholders, which sqlx writes.
 impl<DB> OutboxDatabase for DB
 where
-    DB: Database,
+    DB: Database + HasStatementCache,
     for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
     DB::Arguments: IntoArguments<DB>,
     usize: ColumnIndex<DB::Row>,
@@ -235,7 +236,16 @@ where
             values.push_bind(row.name.clone());
             values.push_bind(now);
         });
-        Box::pin(async move { insert.build().execute(connection).await.map(|_| ()) })
+        // Statements for other numbers of rows would drive the user's own ones out of the cache of statements.
+        let is_usual = rows.len() == 1;
+        Box::pin(async move {
+            insert
+                .build()
+                .persistent(is_usual)
+                .execute(connection)
+                .await
+                .map(|_| ())
+        })
     }
 
     fn read<'a>(pool: &'a Pool<DB>, namespace: &'a str) -> BoxFuture<'a, Result<Vec<Row>, Error>> {
@@ -266,6 +276,13 @@ where
             list.push_bind(*id);
         }
         delete.push(")");
-        Box::pin(async move { delete.build().execute(pool).await.map(|_| ()) })
+        Box::pin(async move {
+            delete
+                .build()
+                .persistent(false)
+                .execute(pool)
+                .await
+                .map(|_| ())
+        })
     }
 }
