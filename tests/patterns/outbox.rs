@@ -475,6 +475,31 @@ fn a_relay_that_cannot_run_is_a_misuse() {
     drop(relay().interval(HOUR).start().unwrap());
 }
 
+/// As one behind a network that is gone: here no connection of the pool is free.
+#[tokio::test]
+async fn a_database_that_does_not_answer_is_not_waited_for_for_ever() {
+    let db = Database::new(Driver::Sqlx).await;
+    let pool = SqlitePoolOptions::new().max_connections(1);
+    let pool = pool
+        .acquire_timeout(HOUR)
+        .connect(db.path().to_str().unwrap())
+        .await
+        .unwrap();
+    let cache: Prices = Cache::builder("test:price")
+        .l2(MemoryL2::new())
+        .build()
+        .unwrap();
+    db.change(&cache, &["tea"], End::Commit).await;
+    let taken = pool.acquire().await.unwrap();
+    tokio::time::pause();
+    let relay = sqlx::Outbox::relay(&cache, &pool).start().unwrap();
+    tokio::time::sleep(Duration::from_secs(10) + INTERVAL).await;
+    assert_eq!(relay.stats().database_errors, 1);
+    tokio::time::resume();
+    drop(taken);
+    stats_are(&relay, "it is delivered", |stats| stats.delivered == 1).await;
+}
+
 /// A pool keeps a hundred statements for each connection, and most of them are its user's.
 #[tokio::test]
 async fn few_statements_are_kept() {

@@ -42,8 +42,8 @@
 //! Each row that was committed is delivered at least once: it is deleted when L2 has accepted the invalidation, and not
 //! before. So once a transaction has committed, its keys are invalidated within the bound, whichever processes die:
 //!
-//! > **the bound** is the relay's [interval](RelayBuilder::interval), 1 s unless set, and the time to deliver: that of
-//! > a read of the table and of a request to L2 for each 256 rows that were written before.
+//! > **the bound** is the relay's [interval](RelayBuilder::interval), 1 s unless set, and the time to deliver: for each
+//! > 256 rows that were written before, a read of the table, a request to L2 and a delete.
 //!
 //! It holds while some instance runs whose relay reaches the database and L2. After an outage of one of these, the
 //! relay tries again after pauses that grow to 10 s, or to the interval if that is longer. What other instances return

@@ -10,8 +10,8 @@ use super::row::now_ms;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OutboxStats {
-    /// Times that the relay has read the table, and carried out what it found as far as possible. One that no longer
-    /// grows belongs to a relay whose database does not answer, or whose runtime has ended.
+    /// Times that the relay has read the table, and has delivered what it found as far as L2 has accepted it. If it does
+    /// not grow, the database does not answer, or the runtime of the relay has ended.
     pub polls: u64,
     /// Rows whose invalidation L2 has accepted, and that were deleted then.
     pub delivered: u64,
