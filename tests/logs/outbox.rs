@@ -11,14 +11,15 @@ use larder::{Cache, MemoryL2};
 use rusqlite::Connection;
 use tracing::Level;
 
-use super::{Log, SECRET, record_from};
+use super::SECRET;
 use crate::support::eventually::eventually;
+use crate::support::log::Log;
 use crate::support::program::Dir;
 
 #[test]
 fn an_outbox_that_is_not_delivered() {
     let log = Log::default();
-    record_from(Level::INFO, &log, async {
+    log.record(Level::INFO, async {
         let dir = Dir::new();
         let path = dir.join("test.sqlite");
         let mut db = Connection::open(&path).unwrap();
