@@ -38,13 +38,13 @@ impl RefreshAhead {
         self.load_takes.store(next, Ordering::Relaxed);
     }
 
-    /// From when on a read of a value may refresh it, which was written at `born_at` and is stale or gone at `deadline`.
+    /// From when on a read of a value may refresh it ahead, which was written at `born_at` and is stale or gone at `deadline`.
     pub(super) fn begins_at(&self, born_at: Tick, deadline: Tick) -> Tick {
         if deadline == NEVER {
             return NEVER;
         }
         let before = match self.options.refresh_ahead {
-            None => return deadline,
+            None => return NEVER,
             Some(When::From(share)) => {
                 let life = Duration::from_nanos(deadline.saturating_sub(born_at));
                 nanos(life.mul_f64(1.0 - share))
@@ -101,7 +101,7 @@ mod tests {
     #[test]
     fn without_the_option_it_is_never_ahead() {
         let ahead = ahead(None);
-        assert_eq!(ahead.begins_at(0, DEADLINE), DEADLINE);
+        assert_eq!(ahead.begins_at(0, DEADLINE), NEVER);
         assert!(!ahead.is_due(DEADLINE - 1, DEADLINE));
     }
 
