@@ -2,10 +2,12 @@
 //!
 //! A write that is dropped before L2 has accepted it is deferred, as when the runtime of its task ends (rule 14).
 
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tracing::warn;
 
 use super::context::Context;
 use super::deferred::{Deferral, Target};
@@ -226,6 +228,13 @@ impl<V: Value> Write<V> {
         // Where L2 is this instance's own, it is enough to change L1.
         if !without(Rule::Deferred) && !ctx.l1.freshness().is_alone() {
             ctx.deferred.defer(self.target(), self.deferral);
+            if ctx.deferred.is_loss_to_be_said(ctx.now()) {
+                warn!(
+                    namespace = ctx.options.namespace.as_str(),
+                    error = error as &dyn Error,
+                    "a write could not be sent to L2, and its cache is closed; L2 may keep an old value until it expires"
+                );
+            }
         }
         // After it was deferred, or a read that begins in between could bring the old value back.
         match self.target() {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::clock::{Tick, millis, nanos};
 use crate::key::Key;
 use crate::lock::lock;
+use crate::throttle::Throttle;
 
 /// Keys delivered in one go.
 const BATCH: usize = 256;
@@ -31,6 +32,9 @@ pub(super) struct Deferred {
     any: AtomicBool,
     /// Numbers the calls of writes and the deferrals of an instance: which came first.
     order: AtomicU64,
+    /// Whether nothing is delivered any more, and what is deferred is lost.
+    is_closed: AtomicBool,
+    warnings: Throttle,
 }
 
 #[derive(Default)]
@@ -138,7 +142,20 @@ impl Deferred {
             pending: Mutex::default(),
             any: AtomicBool::new(false),
             order: AtomicU64::new(1),
+            is_closed: AtomicBool::new(false),
+            warnings: Throttle::default(),
         }
+    }
+
+    /// Ends the deliveries. Returns how many keys and tags are lost.
+    pub(super) fn close(&self) -> usize {
+        self.is_closed.store(true, Ordering::SeqCst);
+        self.len()
+    }
+
+    /// Whether a warning has to say that what was deferred now is lost. One in five seconds does, for the others too.
+    pub(super) fn is_loss_to_be_said(&self, now: Tick) -> bool {
+        self.is_closed.load(Ordering::SeqCst) && self.warnings.allows(now)
     }
 
     /// Numbers the call of a write, to compare with what is deferred later.

@@ -359,7 +359,7 @@ impl<V: Value> Engine<V> {
     }
 
     fn say_what_is_lost(&self) {
-        match self.ctx.deferred.len() {
+        match self.ctx.deferred.close() {
             0 => {}
             lost => warn!(
                 namespace = self.namespace(),

@@ -19,6 +19,7 @@ mod trouble;
 use std::io;
 use std::time::Duration;
 
+use futures::FutureExt;
 use larder::codec::Bincode;
 use larder::{Cache, Clock, MemoryL2, RedisL2, Stats};
 use serde::de::DeserializeOwned;
@@ -282,6 +283,34 @@ fn an_outage() {
         assert!(lines < 10, "{}", log.text());
     });
     assert_eq!(log.count(SECRET), 0, "{}", log.text());
+}
+
+/// Its caller has gone, and the cache with it.
+#[test]
+fn a_write_under_way_that_is_lost() {
+    for closes in [true, false] {
+        let log = Log::default();
+        record(&log, async {
+            let wire = Network::new(MemoryL2::new());
+            let cache = Cache::<String, String>::builder("test:logs").l2(wire.clone());
+            let cache = cache.build().unwrap();
+            cache.ready().await;
+            let gate = wire.close(Step::Invalidate, Way::Request);
+            wire.lose(Step::Invalidate, Way::Request, 1);
+            assert!(cache.invalidate(SECRET).now_or_never().is_none());
+            gate.arrived(1).await;
+            if closes {
+                cache.close().await;
+            }
+            drop(cache);
+            gate.open();
+            eventually("it is said", || async {
+                log.count("its cache is closed") == 1
+            })
+            .await;
+        });
+        assert_eq!(log.count(SECRET), 0, "{}", log.text());
+    }
 }
 
 /// However the cache ends.
