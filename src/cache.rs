@@ -1446,8 +1446,8 @@ where
     /// do not wait for a closed one in [`invalidate_and_wait`](Self::invalidate_and_wait).
     ///
     /// A closed cache can still be used, but does not use its L1 any more. Loads and writes under way go on; writes
-    /// that are deferred from then on are lost, and a line at WARN says so. Dropping the last handle without a call of this also stops the
-    /// subscriber, at once, and loses what is deferred, which a line at WARN says as well.
+    /// that are deferred from then on are lost, and a line at WARN says so. Dropping the last handle without a call of
+    /// this also stops the subscriber, at once, and loses what is deferred, which a line at WARN says as well.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
