@@ -28,7 +28,7 @@ use crate::lock::lock;
 use crate::shared_result::{SharedResult, shared_result};
 
 /// How long it may take to make a connection, the wait for the pool included.
-const CONNECT: Duration = Duration::from_secs(2);
+pub(super) const CONNECT: Duration = Duration::from_secs(2);
 /// After this many timeouts in a row a connection is taken to be half-open.
 const HALF_OPEN_AFTER: u32 = 3;
 /// The number of lanes of a namespace on a single server.

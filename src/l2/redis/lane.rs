@@ -758,13 +758,6 @@ impl Lane for RedisLane {
     }
 
     fn subscribe(&self, me: MemberInfo) -> Reply<'_, (LaneClock, Box<dyn Subscription>)> {
-        pubsub::subscribe(
-            &self.connector,
-            &self.names,
-            &self.scripts,
-            self.timeout,
-            me,
-        )
-        .boxed()
+        pubsub::subscribe(&self.connector, &self.names, &self.scripts, me).boxed()
     }
 }

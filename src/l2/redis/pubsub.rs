@@ -7,7 +7,6 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{
@@ -19,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
 use super::call::with_command;
-use super::connection::{check_lanes, life, run_call};
+use super::connection::{CONNECT, check_lanes, life, run_call};
 use super::error::{connect_error, l2_error};
 use super::members;
 use super::names::Names;
@@ -37,7 +36,6 @@ pub(super) async fn subscribe(
     connector: &Connector,
     names: &Names,
     scripts: &Arc<Scripts>,
-    limit: Duration,
     me: MemberInfo,
 ) -> Result<(LaneClock, Box<dyn Subscription>), L2Error> {
     let (queue, messages) = mpsc::channel(QUEUE);
@@ -57,9 +55,10 @@ pub(super) async fn subscribe(
             run.run(&mut connection).await?;
         RedisResult::Ok((answer, connection))
     };
-    let opened = timeout(limit, opening)
+    // Several round trips: more than a request may take.
+    let opened = timeout(CONNECT, opening)
         .await
-        .map_err(|_| L2Error::timed_out(limit))?;
+        .map_err(|_| L2Error::timed_out(CONNECT))?;
     let ((epoch, seq, now, lanes, life, _policy, generation, age), connection) =
         opened.map_err(connect_error)?;
     check_lanes(lanes)?;

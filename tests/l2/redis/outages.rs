@@ -131,6 +131,23 @@ async fn a_lease_whose_grant_comes_too_late_is_given_back() {
     }
 }
 
+/// To subscribe takes several round trips, each of which is as long as a request may take.
+#[tokio::test]
+async fn a_subscription_may_take_longer_than_a_request() {
+    let store = Redis::start().await;
+    let proxy = Proxy::start(store.server.port()).await;
+    proxy.set_all(Line::Slow(SHORT / 2));
+    let l2 = RedisL2::open(proxy.url()).unwrap();
+    let (lane, _) = watched_lane(&l2, SHORT);
+    let (_, mut subscription) = subscribe(&*lane).await;
+    proxy.heal();
+    invalidate(&*store.lane(), &["k"]).await;
+    assert!(matches!(
+        next_event(&mut *subscription).await,
+        Event::Message(_)
+    ));
+}
+
 async fn lead_once(lane: &dyn Lane, key: &str) -> Result<LeaseReply, L2Error> {
     let ask = LeaseRequest {
         ttl: LONG,
