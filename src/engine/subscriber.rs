@@ -444,8 +444,9 @@ impl<'a, V: Value> Session<'a, V> {
 
     /// Applies the messages up to number `seq` from the lane's log; `false` if the log does not have all of them.
     ///
-    /// An error if the log cannot be reached. Requests have a connection of their own, and when both
-    /// were lost, the subscription may be back first: L1 is worth keeping until the other is, too.
+    /// An error if L2 cannot be reached. Requests have a connection of their own, and when both were lost, the
+    /// subscription may be back first: L1 is worth keeping until the other is, too. `false` if L2 can be reached and does
+    /// not answer in time, which it may do again and again.
     async fn catch_up(&mut self, seq: u64) -> Result<bool, L2Error> {
         let (epoch, Some(mut last)) = (self.freshness().epoch(), self.reached.last) else {
             return Ok(false);
