@@ -20,7 +20,7 @@ use crate::key::CacheKey;
 use crate::l1::Weigher;
 use crate::l2::{L2, L2Error, RedisL2, Server};
 use crate::loaded::Loaded;
-use crate::options::{Mode, Options, RefreshAhead};
+use crate::options::{AheadBy, Mode, Options};
 use crate::patterns::{LoadingCache, ReadThrough};
 use crate::wire::codec::{Bincode, CodecStack, ValueCodec};
 use crate::wire::envelope;
@@ -253,7 +253,7 @@ where
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
     pub fn refresh_ahead(mut self, share: f64) -> Self {
-        self.options.refresh_ahead = Some(RefreshAhead::From(share));
+        self.options.refresh_ahead = Some(AheadBy::Share(share));
         self
     }
 
@@ -279,7 +279,7 @@ where
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
     pub fn xfetch(mut self, beta: f64) -> Self {
-        self.options.refresh_ahead = Some(RefreshAhead::XFetch(beta));
+        self.options.refresh_ahead = Some(AheadBy::XFetch(beta));
         self
     }
 
@@ -565,9 +565,8 @@ where
         self
     }
 
-    /// Has misses of single keys that come within `window` of the first one loaded together, by one call of the loader that
-    /// is given to [`read_through_many`](Self::read_through_many), with `max` keys at most. Default: off, each is loaded by a
-    /// call of its own.
+    /// Loads single keys together: those that callers miss within `window` after the first one, `max` at most, by one call of
+    /// the loader of [`read_through_many`](Self::read_through_many). Default: off, each is loaded by a call of its own.
     ///
     /// `window` from 1 ms on, `max` from 1 to 1 024. Each miss takes up to `window` longer. A call is made at once when
     /// there are `max` keys. A refresh of a stale value does not wait for others, and is a call of its own.
@@ -655,7 +654,7 @@ where
     V: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
     /// Gives the cache its loader: [`build`](LoadingBuilder::build) then returns a [`LoadingCache`], whose look-ups need
-    /// none. The last option before it.
+    /// none. Call it last: it returns another builder, which has no options.
     ///
     /// The loader is called as one that is given to [`get_or_load`](Cache::get_or_load), with the key.
     ///

@@ -48,7 +48,7 @@ pub(crate) struct Options {
     pub(crate) l2_ttl: Option<Duration>,
     pub(crate) sliding: Option<Duration>,
     pub(crate) soft_ttl: Option<Duration>,
-    pub(crate) refresh_ahead: Option<RefreshAhead>,
+    pub(crate) refresh_ahead: Option<AheadBy>,
     pub(crate) stale_if_error: Duration,
     pub(crate) fallback_throttle: Duration,
     pub(crate) stale_wait: Duration,
@@ -190,7 +190,7 @@ impl Options {
                 "jitter must be from 0.0 to 0.5, as a share of the TTL, and not {jitter}"
             ));
         }
-        mistakes.extend(refresh_ahead.and_then(RefreshAhead::mistake));
+        mistakes.extend(refresh_ahead.and_then(AheadBy::mistake));
         if !(1..=MAX_VALUE_BYTES).contains(max_value_size) {
             mistakes.push(format!(
                 "max_value_size must be from 1 to {MAX_VALUE_BYTES} bytes, and not {max_value_size}"
@@ -254,25 +254,25 @@ impl Options {
     }
 }
 
-/// When a value that is read is refreshed before it is stale.
+/// How long before a value is stale a read refreshes it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum RefreshAhead {
+pub(crate) enum AheadBy {
     /// When this share of the time until then is over.
-    From(f64),
+    Share(f64),
     /// At random, the more likely the nearer that time is and the longer loads take.
     XFetch(f64),
 }
 
-impl RefreshAhead {
+impl AheadBy {
     fn mistake(self) -> Option<String> {
         match self {
-            Self::From(share) if !(share > 0.0 && share < 1.0) => Some(format!(
+            Self::Share(share) if !(share > 0.0 && share < 1.0) => Some(format!(
                 "refresh_ahead must be between 0.0 and 1.0, as a share of the time until a value is stale, and not {share}"
             )),
             Self::XFetch(beta) if !(beta > 0.0 && beta <= 100.0) => Some(format!(
                 "the beta of xfetch must be above 0.0 and up to 100.0, and not {beta}"
             )),
-            Self::From(_) | Self::XFetch(_) => None,
+            Self::Share(_) | Self::XFetch(_) => None,
         }
     }
 }

@@ -62,7 +62,7 @@ fn look_at<V: Value>(
     {
         extend(ctx, &slot, idle);
     }
-    let is_ahead = !is_stale && now >= slot.refresh_at() && ctx.convert.ahead.is_due(now, deadline);
+    let is_ahead = !is_stale && (ctx.convert.ahead).is_due(slot.born_at, deadline, now);
     let entry = Entry::new(slot, now, source);
     if is_ahead { entry.into_ahead() } else { entry }
 }

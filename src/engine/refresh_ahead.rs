@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::clock::{Tick, nanos};
 use crate::l1::NEVER;
-use crate::options::{Options, RefreshAhead as When};
+use crate::options::{AheadBy, Options};
 
 /// Earlier than this multiple of what is expected, one read in ten million would refresh a value: none does.
 const LONGEST: f64 = 16.0;
@@ -45,21 +45,21 @@ impl RefreshAhead {
         }
         let before = match self.options.refresh_ahead {
             None => return NEVER,
-            Some(When::From(share)) => {
+            Some(AheadBy::Share(share)) => {
                 let life = Duration::from_nanos(deadline.saturating_sub(born_at));
                 nanos(life.mul_f64(1.0 - share))
             }
-            Some(When::XFetch(beta)) => self.expected(beta * LONGEST),
+            Some(AheadBy::XFetch(beta)) => self.expected(beta * LONGEST),
         };
         deadline.saturating_sub(before).max(born_at)
     }
 
-    /// Whether a read at `now`, when a refresh may begin, begins one.
-    pub(super) fn is_due(&self, now: Tick, deadline: Tick) -> bool {
+    /// Whether a read at `now` refreshes such a value.
+    pub(super) fn is_due(&self, born_at: Tick, deadline: Tick, now: Tick) -> bool {
         match self.options.refresh_ahead {
             None => false,
-            Some(When::From(_)) => true,
-            Some(When::XFetch(beta)) => {
+            Some(AheadBy::Share(_)) => now >= self.begins_at(born_at, deadline),
+            Some(AheadBy::XFetch(beta)) => {
                 let share = -(1.0 - fastrand::f64()).ln();
                 now.saturating_add(self.expected(beta * share)) >= deadline
             }
@@ -77,14 +77,14 @@ impl RefreshAhead {
 mod tests {
     use std::sync::Arc;
 
-    use super::{RefreshAhead, When};
+    use super::{AheadBy, RefreshAhead};
     use crate::l1::NEVER;
     use crate::options::Options;
 
     const SECOND: u64 = 1_000_000_000;
     const DEADLINE: u64 = 1000 * SECOND;
 
-    fn ahead(when: Option<When>) -> RefreshAhead {
+    fn ahead(when: Option<AheadBy>) -> RefreshAhead {
         let mut options = Options::new("test".to_owned());
         options.refresh_ahead = when;
         RefreshAhead::new(&Arc::new(options))
@@ -92,30 +92,33 @@ mod tests {
 
     #[test]
     fn a_share_of_the_time_passes_before() {
-        let ahead = ahead(Some(When::From(0.8)));
+        let ahead = ahead(Some(AheadBy::Share(0.8)));
         assert_eq!(ahead.begins_at(500 * SECOND, DEADLINE), 900 * SECOND);
         assert_eq!(ahead.begins_at(0, NEVER), NEVER);
-        assert!(ahead.is_due(900 * SECOND, DEADLINE));
+        assert!(ahead.is_due(500 * SECOND, DEADLINE, 900 * SECOND));
+        assert!(!ahead.is_due(500 * SECOND, DEADLINE, 900 * SECOND - 1));
     }
 
     #[test]
     fn without_the_option_it_is_never_ahead() {
         let ahead = ahead(None);
         assert_eq!(ahead.begins_at(0, DEADLINE), NEVER);
-        assert!(!ahead.is_due(DEADLINE - 1, DEADLINE));
+        assert!(!ahead.is_due(0, DEADLINE, DEADLINE - 1));
     }
 
     /// With a load of ten seconds, at the times at which the probability is e^-2, e^-1 and e^-0.1.
     #[test]
     fn xfetch_is_the_more_likely_the_nearer_the_end_is() {
-        let ahead = ahead(Some(When::XFetch(1.0)));
+        let ahead = ahead(Some(AheadBy::XFetch(1.0)));
         assert_eq!(ahead.begins_at(0, DEADLINE), DEADLINE, "no load is known");
         ahead.loaded_in(10 * SECOND);
         assert_eq!(ahead.begins_at(0, DEADLINE), 840 * SECOND);
         assert_eq!(ahead.begins_at(990 * SECOND, DEADLINE), 990 * SECOND);
         for (left, expected) in [(20, 1353), (10, 3679), (1, 9048)] {
             let now = DEADLINE - left * SECOND;
-            let due = (0..10_000).filter(|_| ahead.is_due(now, DEADLINE)).count();
+            let due = (0..10_000)
+                .filter(|_| ahead.is_due(0, DEADLINE, now))
+                .count();
             assert!(
                 due.abs_diff(expected) < 300,
                 "{due} of 10000 with {left} s left"
@@ -125,7 +128,7 @@ mod tests {
 
     #[test]
     fn the_time_of_loads_is_a_mean() {
-        let ahead = ahead(Some(When::XFetch(1.0)));
+        let ahead = ahead(Some(AheadBy::XFetch(1.0)));
         ahead.loaded_in(8 * SECOND);
         ahead.loaded_in(16 * SECOND);
         assert_eq!(ahead.expected(1.0), 9 * SECOND);

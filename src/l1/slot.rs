@@ -49,7 +49,6 @@ pub(crate) struct Slot<V> {
 #[derive(Debug)]
 struct More {
     soft_at: Tick,
-    refresh_at: Tick,
     ends_at: Tick,
     tags: Tags,
     /// How many invalidations of tags had been applied when these tags were last found valid.
@@ -101,7 +100,6 @@ impl<V> Slot<V> {
             more: (!is_plain).then(|| {
                 Box::new(More {
                     soft_at: head.soft_at,
-                    refresh_at: head.refresh_at,
                     ends_at: head.ends_at,
                     tags,
                     checked: AtomicU64::new(0),
@@ -137,7 +135,7 @@ impl<V> Slot<V> {
             gone_at: self.gone_at,
             extend_at: NEVER,
             ends_at: self.ends_at(),
-            refresh_at: self.refresh_at(),
+            refresh_at: NEVER,
         }
     }
 
@@ -145,11 +143,6 @@ impl<V> Slot<V> {
     #[inline]
     pub(crate) fn soft_at(&self) -> Tick {
         (self.more.as_ref()).map_or(self.look_at, |more| more.soft_at)
-    }
-
-    /// From when on a read may refresh it.
-    pub(crate) fn refresh_at(&self) -> Tick {
-        (self.more.as_ref()).map_or(self.look_at, |more| more.refresh_at)
     }
 
     /// Until when its life can be extended.
