@@ -29,6 +29,9 @@ pub(crate) struct Loader<V>(Arc<Mutex<Call<V>>>);
 
 type Call<V> = dyn FnMut(Asked<V>) -> Loading<V> + Send;
 
+/// Makes the loader of a key, or of a list of keys.
+pub(crate) type LoaderOf<T, V> = Arc<dyn Fn(T) -> Loader<V> + Send + Sync>;
+
 impl<V> Clone for Loader<V> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))

@@ -51,4 +51,4 @@ mod writer;
 pub(crate) use self::convert::TtlOf;
 pub(crate) use self::engine::{Engine, Parts};
 pub(crate) use self::load::{Batches, Begin};
-pub(crate) use self::loader::Loader;
+pub(crate) use self::loader::{Loader, LoaderOf};

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::future::try_join_all;
 
 use crate::cache::Cache;
-use crate::engine::{Batches, Loader};
+use crate::engine::{Batches, Loader, LoaderOf};
 use crate::entry::Entry;
 use crate::error::LoadError;
 use crate::key::CacheKey;
@@ -54,14 +54,10 @@ where
 pub(crate) enum ReadThrough<K, V> {
     /// By a call for each.
     One(LoaderOf<K, V>),
-    /// By a call for those that are missing in one call of the cache.
-    Many(LoaderOf<Vec<K>, V>),
-    /// Single ones, too, that are missing at about the same time.
-    Batched(LoaderOf<Vec<K>, V>, Batches<K, V>),
+    /// By a call for those that are missing in one call of the cache; with batches also for those that single callers miss
+    /// at about the same time.
+    Many(LoaderOf<Vec<K>, V>, Option<Batches<K, V>>),
 }
-
-/// Makes the loader for one or several keys.
-type LoaderOf<T, V> = Arc<dyn Fn(T) -> Loader<V> + Send + Sync>;
 
 impl<K, V> ReadThrough<K, V>
 where
@@ -78,17 +74,20 @@ where
         batch: Option<(Duration, usize)>,
     ) -> Self {
         let loader_of: LoaderOf<Vec<K>, V> = Arc::new(loader_of);
-        match batch {
-            None => Self::Many(loader_of),
-            Some((window, max)) => {
-                let batches = Batches::new(window, max, Arc::clone(&loader_of));
-                Self::Batched(loader_of, batches)
-            }
-        }
+        let batches = batch.map(|(window, max)| Batches::new(window, max, Arc::clone(&loader_of)));
+        Self::Many(loader_of, batches)
     }
 
     pub(crate) fn is_of_many(&self) -> bool {
-        !matches!(self, Self::One(_))
+        matches!(self, Self::Many(..))
+    }
+
+    /// The loader of one key.
+    fn loader(&self, key: K) -> Loader<V> {
+        match self {
+            Self::One(loader_of) => loader_of(key),
+            Self::Many(loader_of, _) => loader_of(vec![key]),
+        }
     }
 }
 
@@ -118,17 +117,13 @@ where
         Q: CacheKey + ?Sized,
     {
         match &*self.loader {
-            ReadThrough::One(loader_of) => {
-                let loader = || loader_of(K::key_from(key));
-                self.cache.get_or_load_by(key, loader).await
-            }
-            ReadThrough::Many(loader_of) => {
-                let loader = || loader_of(vec![K::key_from(key)]);
-                self.cache.get_or_load_by(key, loader).await
-            }
-            ReadThrough::Batched(_, batches) => {
+            ReadThrough::Many(_, Some(batches)) => {
                 let load = batches.load(|| K::key_from(key));
                 self.cache.get_or_load_by(key, load).await
+            }
+            alone => {
+                let loader = || alone.loader(K::key_from(key));
+                self.cache.get_or_load_by(key, loader).await
             }
         }
     }
@@ -154,7 +149,7 @@ where
         let keys: Vec<&Q> = keys.into_iter().collect();
         match &*self.loader {
             ReadThrough::One(_) => try_join_all(keys.into_iter().map(|key| self.get(key))).await,
-            ReadThrough::Many(loader_of) | ReadThrough::Batched(loader_of, _) => {
+            ReadThrough::Many(loader_of, _) => {
                 let loader_of = |keys| loader_of(keys);
                 let found = self.cache.get_many_or_load_by(keys, loader_of).await?;
                 let found = found.into_iter();
@@ -194,12 +189,7 @@ where
         K: KeyFrom<Q, M>,
         Q: CacheKey + ?Sized,
     {
-        let loader = match &*self.loader {
-            ReadThrough::One(loader_of) => loader_of(K::key_from(key)),
-            ReadThrough::Many(loader_of) | ReadThrough::Batched(loader_of, _) => {
-                loader_of(vec![K::key_from(key)])
-            }
-        };
+        let loader = self.loader.loader(K::key_from(key));
         self.cache.refresh_by(key, loader).await
     }
 }

@@ -8,18 +8,15 @@ use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::time::{Instant, timeout_at};
 
 use super::{Begin, Led, Loads};
-use crate::engine::loader::Loader;
+use crate::engine::loader::{Loader, LoaderOf};
 use crate::lock::lock;
 use crate::vocabulary::Value;
-
-/// Makes the loader of these keys.
-type LoaderOf<K, V> = Arc<dyn Fn(Vec<K>) -> Loader<V> + Send + Sync>;
 
 /// Collects loads for so long, and so many at most, from the first of them on.
 pub(crate) struct Batches<K, V> {
     window: Duration,
     max: usize,
-    loader_of: LoaderOf<K, V>,
+    loader_of: LoaderOf<Vec<K>, V>,
     /// The batch that takes more loads. Its task has the other end.
     open: Mutex<Option<Open<K, V>>>,
 }
@@ -37,7 +34,7 @@ struct InBatch<'a, K, V, F> {
 }
 
 impl<K: Send + 'static, V: Value> Batches<K, V> {
-    pub(crate) fn new(window: Duration, max: usize, loader_of: LoaderOf<K, V>) -> Self {
+    pub(crate) fn new(window: Duration, max: usize, loader_of: LoaderOf<Vec<K>, V>) -> Self {
         Self {
             window,
             max,
