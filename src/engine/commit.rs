@@ -11,12 +11,12 @@ use tracing::{Instrument, Span};
 
 use super::change::{Accepted, Change, Write};
 use super::context::Context;
-use super::lease::{self, Replaces};
+use super::lease::{self, Ready, Replaces};
 use super::write::Writes;
-use crate::error::{CommitError, Misuse, WriteError};
+use crate::error::{CommitError, WriteError};
 use crate::key::{Key, KeyTooLong};
 use crate::l2::Kind;
-use crate::loaded::{Loaded, names};
+use crate::loaded::Loaded;
 use crate::vocabulary::Value;
 
 /// Runs a commit, and invalidates the key then, however it has ended: it may have landed.
@@ -43,20 +43,18 @@ pub(super) async fn write_through<V: Value, Fut, E>(
     ctx: &Arc<Context<V>>,
     writes: &Arc<Writes<V>>,
     key: Key,
-    mut loaded: Loaded<V>,
+    loaded: Loaded<V>,
     store: impl FnOnce(&V) -> Fut,
 ) -> Result<(), CommitError<(), E>>
 where
     Fut: Future<Output = Result<(), E>> + Send + 'static,
     E: Send + 'static,
 {
-    let refuse = |misuse| CommitError::NotBegun(WriteError::misuse(misuse));
-    let value = loaded.value.as_ref().filter(|_| loaded.is_stored);
-    let value = value.ok_or_else(|| refuse(Misuse::NothingToInsert))?;
-    let ttls = ctx.convert.ttls(value, &loaded.ttls);
-    ttls.map_err(refuse)?;
-    loaded.tags = Some(Box::new(Ok(names(loaded.tags.take()).map_err(refuse)?)));
-    let commit = store(value);
+    let checked = ctx.convert.to_store(loaded);
+    let (value, ttls, tags) =
+        checked.map_err(|misuse| CommitError::NotBegun(WriteError::misuse(misuse)))?;
+    let commit = store(&value);
+    let ready = Ready::new(value, ttls, tags);
     let (task_ctx, leased) = (Arc::clone(ctx), key.clone());
     let commit = async move {
         let (ctx, key) = (&*task_ctx, &leased);
@@ -68,9 +66,8 @@ where
             committed = commit => committed?,
             never = lease::keep(ctx, &leases) => match never {},
         }
-        let ended = lease::store(ctx, &op, lease, loaded, Replaces::Any).await;
-        let is_stored = ended.is_ok_and(|ended| ended.is_stored);
-        Ok(((), is_stored))
+        let ended = lease::fill(ctx, &op, lease, ready, Replaces::Any).await;
+        Ok(((), ended.is_stored))
     };
     run(ctx, writes, Ok(key), commit).await
 }

@@ -15,7 +15,7 @@ use crate::error::Misuse;
 use crate::key::Key;
 use crate::l1::{L1, NEVER, Slot, SlotHead, SlotValue, Tags, UNSTORED};
 use crate::l2::{EncodedValue, Ttls};
-use crate::loaded::OwnTtls;
+use crate::loaded::{Loaded, OwnTtls, names};
 use crate::options::{DEFAULT_TTL, LONGEST, Options};
 use crate::stats::Counters;
 use crate::throttle::Throttle;
@@ -118,6 +118,15 @@ impl<V: Value> Convert<V> {
         }
         let key = &**key;
         debug!(namespace, key, error, "a stored value cannot be read");
+    }
+
+    /// What a call stores that is given a value: the value, how long it lives, and its tags.
+    pub(super) fn to_store(&self, loaded: Loaded<V>) -> Result<(V, Ttls, Vec<Key>), Misuse> {
+        let value = loaded.value.filter(|_| loaded.is_stored);
+        let value = value.ok_or(Misuse::NothingToInsert)?;
+        let tags = names(loaded.tags)?;
+        let ttls = self.ttls(&value, &loaded.ttls)?;
+        Ok((value, ttls, tags))
     }
 
     /// How long a value lives that is written now, with what was set for it alone.

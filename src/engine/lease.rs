@@ -42,6 +42,31 @@ pub(super) enum Replaces<'a, V> {
     Any,
 }
 
+/// A value with its options, which can be stored.
+pub(super) struct Ready<V> {
+    value: SlotValue<V>,
+    ttls: Ttls,
+    /// Its tags.
+    names: Vec<Key>,
+    /// Whether it gets other tags than the one that it is the same as.
+    is_retagged: bool,
+    /// Whether L2 gets it.
+    is_stored: bool,
+}
+
+impl<V> Ready<V> {
+    /// A new value, for both levels.
+    pub(super) fn new(value: V, ttls: Ttls, names: Vec<Key>) -> Self {
+        Self {
+            value: SlotValue::Own(value),
+            ttls,
+            names,
+            is_retagged: false,
+            is_stored: true,
+        }
+    }
+}
+
 /// What became of a loaded value.
 pub(super) struct Ended<V> {
     /// The value for the callers: the loaded one, or a newer one that is stored already.
@@ -206,23 +231,46 @@ pub(super) async fn store<V: Value>(
         (None, Replaces::Nothing | Replaces::Any) => Err(Misuse::NothingPrevious),
     };
     let is_retagged = tags.is_some();
-    let with_options = value.and_then(|value| {
+    let ready = value.and_then(|value| {
         let ttls = ctx.convert.ttls(value.value(), &ttls)?;
-        let tags = match (tags, &value) {
+        let names = match (tags, &value) {
             (Some(tags), _) => (*tags)?,
             (None, SlotValue::Shared(previous)) => previous.tags().names(),
             (None, SlotValue::Own(_)) => Vec::new(),
         };
-        Ok((value, ttls, tags))
+        Ok(Ready {
+            value,
+            ttls,
+            names,
+            is_retagged,
+            is_stored,
+        })
     });
-    let (value, ttls, names) = match with_options {
-        Ok(with_options) => with_options,
+    match ready {
+        Ok(ready) => Ok(fill(ctx, op, lease, ready, replaces).await),
         Err(misuse) => {
             give_back(ctx, (op.key(), lease)).await;
             ctx.counters.load_failures.bump();
-            return Err(LoadError::misuse(misuse));
+            Err(LoadError::misuse(misuse))
         }
-    };
+    }
+}
+
+/// Stores a value in L2, if the lease still stands, and then in L1.
+pub(super) async fn fill<V: Value>(
+    ctx: &Context<V>,
+    op: &Op,
+    lease: Option<Lease>,
+    ready: Ready<V>,
+    replaces: Replaces<'_, V>,
+) -> Ended<V> {
+    let Ready {
+        value,
+        ttls,
+        names,
+        is_retagged,
+        is_stored,
+    } = ready;
     // Before it is sent, and before what is deferred is looked at: what is deferred later makes these void.
     let tags = ctx.l1.tags(&names);
     let is_held = names.iter().any(|tag| ctx.deferred.holds_tag(tag));
@@ -259,7 +307,7 @@ pub(super) async fn store<V: Value>(
                 Replaces::Nothing | Replaces::Stale(_) => ctx.l1.publish_filled(op, &fresh),
             }
             ctx.backoff.forget(op.key());
-            return Ok(ended(fresh, Source::Loader));
+            return ended(fresh, Source::Loader);
         }
         // The value is still there that was to be replaced, or another.
         Some(Fill::Rejected(Some(_))) if matches!(replaces, Replaces::Any) => {}
@@ -275,13 +323,13 @@ pub(super) async fn store<V: Value>(
                 && ctx.l1.is_usable(op, &fresh, now)
             {
                 ctx.l1.publish(op, &fresh);
-                return Ok(ended(fresh, Source::L2));
+                return ended(fresh, Source::L2);
             }
         }
         Some(Fill::Rejected(None)) | None => {}
     }
     let slot = ctx.convert.unstored(op.key(), value, now);
-    Ok(ended(slot, Source::Loader))
+    ended(slot, Source::Loader)
 }
 
 /// What a fill stores.

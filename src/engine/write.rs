@@ -13,10 +13,10 @@ use super::change::{Accepted, Change, Insert, Write, WriteResult};
 use super::context::Context;
 use super::deferred::Delivery;
 use super::writer::Writer;
-use crate::error::{L2Error, Misuse, WriteError};
+use crate::error::{L2Error, WriteError};
 use crate::key::Key;
 use crate::l2::{Kind, Version};
-use crate::loaded::{Loaded, names};
+use crate::loaded::Loaded;
 use crate::options::LONGEST;
 use crate::vocabulary::Value;
 use crate::wire::codec::EncodeError;
@@ -66,11 +66,9 @@ impl<V: Value> Writes<V> {
         let mut encoded = Vec::with_capacity(values.size_hint().0);
         // All of them, before anything is changed.
         for (key, loaded) in values {
-            let value = loaded.value.filter(|_| loaded.is_stored);
-            let value = value.ok_or_else(|| WriteError::misuse(Misuse::NothingToInsert))?;
-            let ttls = ctx.convert.ttls(&value, &loaded.ttls);
-            let tags = names(loaded.tags).map_err(WriteError::misuse)?;
-            let sealed = (ctx.convert).seal(&key, &value, ttls.map_err(WriteError::misuse)?, &tags);
+            let checked = ctx.convert.to_store(loaded);
+            let (value, ttls, tags) = checked.map_err(WriteError::misuse)?;
+            let sealed = ctx.convert.seal(&key, &value, ttls, &tags);
             let body = sealed.map_err(|error| match error {
                 EncodeError::TooLarge { max, .. } => WriteError::too_large(max),
                 EncodeError::Failed(error) => WriteError::encode(error),
