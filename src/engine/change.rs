@@ -228,7 +228,7 @@ impl<V: Value> Write<V> {
         // Where L2 is this instance's own, it is enough to change L1.
         if !without(Rule::Deferred) && !ctx.l1.freshness().is_alone() {
             ctx.deferred.defer(self.target(), self.deferral);
-            if ctx.deferred.is_loss_to_be_said(ctx.now()) {
+            if ctx.deferred.should_warn_of_loss(ctx.now()) {
                 warn!(
                     namespace = ctx.options.namespace.as_str(),
                     error = error as &dyn Error,

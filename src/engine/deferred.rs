@@ -153,8 +153,8 @@ impl Deferred {
         self.len()
     }
 
-    /// Whether a warning has to say that what was deferred now is lost. One in five seconds does, for the others too.
-    pub(super) fn is_loss_to_be_said(&self, now: Tick) -> bool {
+    /// Whether to warn that an invalidation was lost which was deferred just now: if this is closed, once in five seconds.
+    pub(super) fn should_warn_of_loss(&self, now: Tick) -> bool {
         self.is_closed.load(Ordering::SeqCst) && self.warnings.allows(now)
     }
 

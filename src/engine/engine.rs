@@ -347,18 +347,18 @@ impl<V: Value> Engine<V> {
             let _ = ctx.breaker.observe(ctx.lane.leave(ctx.instance).await);
         };
         let _ = timeout(ctx.options.l2_timeout.saturating_mul(2), leaving).await;
-        self.say_what_is_lost();
+        self.warn_of_losses();
     }
 
     /// The last handle is dropped.
     pub(crate) fn abandon(&self) {
         if !self.stop.is_cancelled() {
             self.stop();
-            self.say_what_is_lost();
+            self.warn_of_losses();
         }
     }
 
-    fn say_what_is_lost(&self) {
+    fn warn_of_losses(&self) {
         match self.ctx.deferred.close() {
             0 => {}
             lost => warn!(
