@@ -37,6 +37,11 @@ async fn instance(redis: &str, namespace: &str, mode: Mode) -> Prices {
     cache
 }
 
+/// An instance on a store in memory.
+fn prices(l2: &MemoryL2) -> Prices {
+    Cache::builder("test:price").l2(l2.clone()).build().unwrap()
+}
+
 async fn stats_are(relay: &Relay, what: &str, are: impl Fn(OutboxStats) -> bool) {
     eventually(what, async || are(relay.stats())).await;
 }
@@ -96,10 +101,7 @@ async fn what_is_committed_is_invalidated_and_the_row_deleted() {
 async fn what_is_rolled_back_is_not_invalidated() {
     for driver in DRIVERS {
         let db = Database::new(driver).await;
-        let cache: Prices = Cache::builder("test:price")
-            .l2(MemoryL2::new())
-            .build()
-            .unwrap();
+        let cache = prices(&MemoryL2::new());
         cache.insert("tea", 1).await.unwrap();
         let relay = db.relay(&cache);
         db.change(&cache, &["tea"], End::RollBack).await;
@@ -223,10 +225,7 @@ async fn the_rows_of_other_namespaces_are_left_alone() {
 async fn ids_need_not_follow_commits() {
     for driver in DRIVERS {
         let db = Database::new(driver).await;
-        let cache: Prices = Cache::builder("test:price")
-            .l2(MemoryL2::new())
-            .build()
-            .unwrap();
+        let cache = prices(&MemoryL2::new());
         let relay = db.relay(&cache);
         for (delivered, id) in (1..).zip([100, 50, 51, 1]) {
             cache.insert("tea", 1).await.unwrap();
@@ -264,8 +263,7 @@ async fn relays_share_a_backlog_and_lose_none_of_it() {
     for driver in DRIVERS {
         let db = Database::new(driver).await;
         let l2 = MemoryL2::new();
-        let caches = [(); 3]
-            .map(|()| -> Prices { Cache::builder("test:price").l2(l2.clone()).build().unwrap() });
+        let caches = [(); 3].map(|()| prices(&l2));
         let keys: Vec<String> = (0..ROWS).map(|n| n.to_string()).collect();
         caches[0]
             .insert_many(keys.iter().map(|key| (key.as_str(), 1)))
@@ -297,8 +295,7 @@ async fn relays_take_different_rows_of_a_backlog() {
     const ROWS: usize = 1_000;
     let db = Database::new(Driver::Rusqlite).await;
     let l2 = MemoryL2::new();
-    let caches = [(); 2]
-        .map(|()| -> Prices { Cache::builder("test:price").l2(l2.clone()).build().unwrap() });
+    let caches = [(); 2].map(|()| prices(&l2));
     let keys: Vec<String> = (0..ROWS).map(|n| n.to_string()).collect();
     let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
     caches[0]
@@ -330,10 +327,7 @@ async fn relays_take_different_rows_of_a_backlog() {
 async fn a_database_that_fails_is_asked_again() {
     for driver in DRIVERS {
         let db = Database::without_table(driver).await;
-        let cache: Prices = Cache::builder("test:price")
-            .l2(MemoryL2::new())
-            .build()
-            .unwrap();
+        let cache = prices(&MemoryL2::new());
         cache.insert("tea", 1).await.unwrap();
         let relay = db.relay(&cache);
         stats_are(&relay, "it has failed", |stats| stats.database_errors > 1).await;
@@ -348,10 +342,7 @@ async fn a_database_that_fails_is_asked_again() {
 #[tokio::test]
 async fn a_relay_that_panics_while_it_opens_tries_again() {
     let db = Database::new(Driver::Rusqlite).await;
-    let cache: Prices = Cache::builder("test:price")
-        .l2(MemoryL2::new())
-        .build()
-        .unwrap();
+    let cache = prices(&MemoryL2::new());
     let mut left = std::sync::atomic::AtomicUsize::new(2);
     *left.get_mut() = 2;
     let path = db.path();
@@ -375,10 +366,7 @@ async fn a_relay_that_panics_while_it_opens_tries_again() {
 async fn rows_that_cannot_be_delivered_hold_up_nothing() {
     for driver in DRIVERS {
         let db = Database::new(driver).await;
-        let cache: Prices = Cache::builder("test:price")
-            .l2(MemoryL2::new())
-            .build()
-            .unwrap();
+        let cache = prices(&MemoryL2::new());
         let long = "x".repeat(MAX_KEY_BYTES + 1);
         db.write_rows([(1, "key", &*long), (2, "tag", &*long)]);
         db.write_rows((10..2_010).map(|id| (id, "of a later version", "tea")));
@@ -485,10 +473,7 @@ async fn a_database_that_does_not_answer_is_not_waited_for_for_ever() {
         .connect(db.path().to_str().unwrap())
         .await
         .unwrap();
-    let cache: Prices = Cache::builder("test:price")
-        .l2(MemoryL2::new())
-        .build()
-        .unwrap();
+    let cache = prices(&MemoryL2::new());
     db.change(&cache, &["tea"], End::Commit).await;
     let taken = pool.acquire().await.unwrap();
     tokio::time::pause();
@@ -506,10 +491,7 @@ async fn few_statements_are_kept() {
     let db = Database::new(Driver::Sqlx).await;
     let pool = SqlitePoolOptions::new().max_connections(1);
     let pool = pool.connect(db.path().to_str().unwrap()).await.unwrap();
-    let cache: Prices = Cache::builder("test:price")
-        .l2(MemoryL2::new())
-        .build()
-        .unwrap();
+    let cache = prices(&MemoryL2::new());
     let keys: Vec<String> = (0..60).map(|n| n.to_string()).collect();
     let relay = sqlx::Outbox::relay(&cache, &pool);
     let relay = relay.interval(INTERVAL).start().unwrap();
