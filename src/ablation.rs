@@ -64,6 +64,10 @@ pub enum Rule {
     TagMarkers,
     /// 21: a message with a number that was received before is ignored.
     SeenNumbers,
+    /// 22: a look-up with a token is answered by L1 like any other.
+    Tokens,
+    /// 22: a caller with a token takes part in loads like any other.
+    TokenLoads,
 }
 
 /// Whether a rule is turned off.
@@ -87,7 +91,7 @@ mod switch {
 
     impl Rule {
         /// All of them, in the order of the protocol.
-        pub const ALL: [Self; 27] = [
+        pub const ALL: [Self; 29] = [
             Self::FillLease,
             Self::LeaseTokens,
             Self::OneStep,
@@ -115,6 +119,8 @@ mod switch {
             Self::TagFloors,
             Self::TagMarkers,
             Self::SeenNumbers,
+            Self::Tokens,
+            Self::TokenLoads,
         ];
     }
 

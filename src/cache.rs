@@ -19,6 +19,7 @@ use crate::key::{CacheKey, Key, KeyTooLong, KeyWriter};
 use crate::loaded::Loaded;
 use crate::lookup_by::{KeyFrom, LookupBy};
 use crate::stats::{Health, Stats};
+use crate::token::Token;
 use crate::vocabulary::Version;
 
 /// A two-level cache of values `V` under keys `K`: L1 in this process, and L2, a store that all instances of the
@@ -108,7 +109,7 @@ where
     K: CacheKey,
     V: Send + Sync + 'static,
 {
-    fn engine(&self) -> &Engine<V> {
+    pub(crate) fn engine(&self) -> &Engine<V> {
         &self.handle.engine
     }
 
@@ -645,14 +646,14 @@ where
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
     /// let sessions: larder::Cache<String, String> = larder::Cache::builder("docs:session").build()?;
     /// match sessions.insert("8f2c", "alice".to_owned()).await {
-    ///     Ok(()) => {}
+    ///     Ok(_) => {}
     ///     Err(error) if error.is_deferred() => { /* not stored: log in again */ }
     ///     Err(error) => return Err(error.into()),
     /// }
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub async fn insert<Q, M>(&self, key: &Q, value: V) -> Result<(), WriteError>
+    pub async fn insert<Q, M>(&self, key: &Q, value: V) -> Result<Token, WriteError>
     where
         K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized,
@@ -681,7 +682,7 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub async fn insert_with<Q, M>(&self, key: &Q, value: Loaded<V>) -> Result<(), WriteError>
+    pub async fn insert_with<Q, M>(&self, key: &Q, value: Loaded<V>) -> Result<Token, WriteError>
     where
         K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized,
@@ -718,7 +719,7 @@ where
     pub async fn insert_many<'a, Q, M>(
         &self,
         entries: impl IntoIterator<Item = (&'a Q, V)>,
-    ) -> Result<(), WriteError>
+    ) -> Result<Token, WriteError>
     where
         K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized + 'a,
@@ -750,7 +751,7 @@ where
     pub async fn insert_many_with<'a, Q, M>(
         &self,
         entries: impl IntoIterator<Item = (&'a Q, Loaded<V>)>,
-    ) -> Result<(), WriteError>
+    ) -> Result<Token, WriteError>
     where
         K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized + 'a,
@@ -943,7 +944,7 @@ where
     /// let prices: larder::Cache<String, u32> = larder::Cache::builder("docs:prices").build()?;
     /// commit_new_price().await?;
     /// match prices.invalidate("tea").await {
-    ///     Ok(()) => {}
+    ///     Ok(_) => {}
     ///     // The cache retries by itself. The change is committed, so the request has succeeded.
     ///     Err(error) if error.is_deferred() => eprintln!("{error}"),
     ///     Err(error) => return Err(error.into()),
@@ -951,7 +952,7 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub async fn invalidate<Q, M>(&self, key: &Q) -> Result<(), WriteError>
+    pub async fn invalidate<Q, M>(&self, key: &Q) -> Result<Token, WriteError>
     where
         K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized,
@@ -962,7 +963,7 @@ where
 
     /// The same, by the text of the key.
     #[cfg(any(feature = "outbox-rusqlite", feature = "outbox-sqlx"))]
-    pub(crate) async fn invalidate_text(&self, key: &str) -> Result<(), WriteError> {
+    pub(crate) async fn invalidate_text(&self, key: &str) -> Result<Token, WriteError> {
         let key = written(key)?;
         self.engine().invalidate([key], Duration::ZERO).await
     }
@@ -1038,7 +1039,7 @@ where
     /// let prices: Cache<String, u32> = Cache::builder("docs:prices").build()?;
     /// match prices.write_through("tea", 470, |&price| update_price(price)).await {
     ///     // The source has it; the caches have it, or will not use the old value.
-    ///     Ok(()) | Err(CommitError::NotInvalidated { .. }) => {}
+    ///     Ok(_) | Err(CommitError::NotInvalidated { .. }) => {}
     ///     Err(error) => return Err(error.into()),
     /// }
     /// assert_eq!(prices.get("tea").await.as_deref(), Some(&470));
@@ -1050,7 +1051,7 @@ where
         key: &Q,
         value: V,
         store: impl FnOnce(&V) -> Fut,
-    ) -> Result<(), CommitError<(), E>>
+    ) -> Result<Token, CommitError<(), E>>
     where
         K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized,
@@ -1086,7 +1087,7 @@ where
         key: &Q,
         value: Loaded<V>,
         store: impl FnOnce(&V) -> Fut,
-    ) -> Result<(), CommitError<(), E>>
+    ) -> Result<Token, CommitError<(), E>>
     where
         K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized,
@@ -1111,7 +1112,7 @@ where
     pub async fn invalidate_many<'a, Q, M>(
         &self,
         keys: impl IntoIterator<Item = &'a Q>,
-    ) -> Result<(), WriteError>
+    ) -> Result<Token, WriteError>
     where
         K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized + 'a,
@@ -1155,7 +1156,7 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub async fn invalidate_and_wait<Q, M>(&self, key: &Q) -> Result<(), WriteError>
+    pub async fn invalidate_and_wait<Q, M>(&self, key: &Q) -> Result<Token, WriteError>
     where
         K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized,
@@ -1194,7 +1195,11 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub async fn invalidate_and_hold<Q, M>(&self, key: &Q, hold: Duration) -> Result<(), WriteError>
+    pub async fn invalidate_and_hold<Q, M>(
+        &self,
+        key: &Q,
+        hold: Duration,
+    ) -> Result<Token, WriteError>
     where
         K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized,
@@ -1307,7 +1312,7 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub async fn invalidate_tag<T>(&self, tag: &T) -> Result<(), WriteError>
+    pub async fn invalidate_tag<T>(&self, tag: &T) -> Result<Token, WriteError>
     where
         T: CacheKey + ?Sized,
     {
@@ -1338,7 +1343,7 @@ where
     pub async fn invalidate_tags<T>(
         &self,
         tags: impl IntoIterator<Item = T>,
-    ) -> Result<(), WriteError>
+    ) -> Result<Token, WriteError>
     where
         T: CacheKey,
     {
@@ -1369,7 +1374,7 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub async fn clear(&self) -> Result<(), WriteError> {
+    pub async fn clear(&self) -> Result<Token, WriteError> {
         self.engine().clear().await
     }
 
@@ -1486,7 +1491,7 @@ fn written_many<'a, Q: CacheKey + ?Sized + 'a, T>(
     entries.collect()
 }
 
-fn written<Q: CacheKey + ?Sized>(key: &Q) -> Result<Key, KeyTooLong> {
+pub(crate) fn written<Q: CacheKey + ?Sized>(key: &Q) -> Result<Key, KeyTooLong> {
     Ok(KeyWriter::new().write(key)?.into())
 }
 

@@ -20,7 +20,7 @@
 //! | `options`, `error` | what users set, and the errors that they get |
 //! | `stats`, `throttle`, `pacing`, `shared_result` | counters, log lines, the size of batches, one result for many callers |
 //! | `wire` | bytes: envelopes, messages and [codecs](codec); does no I/O |
-//! | `key`, `lookup_by`, `clock`, `source`, `vocabulary`, `lock`, `random`, `retry_delays`, `ablation` | what all layers use |
+//! | `key`, `lookup_by`, `clock`, `source`, `token`, `vocabulary`, `lock`, `random`, `retry_delays`, `ablation` | what all layers use |
 //!
 //! The [protocol] has the rules that `engine`, `l1` and `l2` keep together, and says what each is for. `ablation` turns
 //! one of them off, for the test that shows what breaks without it.
@@ -55,6 +55,7 @@ mod shared_result;
 mod source;
 mod stats;
 mod throttle;
+mod token;
 mod vocabulary;
 mod wire;
 
@@ -68,15 +69,16 @@ pub use crate::l2::{L2Error, MemoryL2, MemorySnapshot, RedisL2};
 pub use crate::loaded::{Loaded, MAX_TAGS};
 pub use crate::lookup_by::{KeyFrom, LookupBy};
 pub use crate::options::Mode;
-pub use crate::patterns::LoadingCache;
 #[cfg(any(feature = "outbox-rusqlite", feature = "outbox-sqlx"))]
 #[cfg_attr(
     docsrs,
     doc(cfg(any(feature = "outbox-rusqlite", feature = "outbox-sqlx")))
 )]
 pub use crate::patterns::outbox;
+pub use crate::patterns::{AtLeast, LoadingCache};
 pub use crate::source::Source;
 pub use crate::stats::{Health, Stats};
+pub use crate::token::{ParseTokenError, Token};
 pub use crate::vocabulary::Version;
 /// The Redis client and pool that this crate is built with, for [`Builder::redis_pool`].
 pub use deadpool_redis;

@@ -15,6 +15,8 @@ pub struct LaneClock {
     pub epoch: u64,
     /// The number of the last message.
     pub seq: u64,
+    /// The last version that was issued: no message up to `seq` has a higher one.
+    pub ver: u64,
     /// Milliseconds of the store's own time.
     pub now: u64,
 }

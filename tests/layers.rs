@@ -33,6 +33,7 @@ const LAYERS: [&[&str]; 12] = [
         "random",
         "retry_delays",
         "source",
+        "token",
         "vocabulary",
     ],
 ];

@@ -160,8 +160,8 @@ enum Way {
 impl Call for Way {
     async fn call(&mut self, id: u64) {
         match self {
-            Self::Insert(cache) => cache.insert(&id, User::new(id)).await.unwrap(),
-            Self::Invalidate(cache) => cache.invalidate(&id).await.unwrap(),
+            Self::Insert(cache) => drop(cache.insert(&id, User::new(id)).await.unwrap()),
+            Self::Invalidate(cache) => drop(cache.invalidate(&id).await.unwrap()),
             Self::Scripted(scripted) => scripted.call(id).await,
             Self::Kept(scripted, l1) => {
                 scripted.call(id).await;

@@ -23,7 +23,7 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
 
     update_articles(&[1]).await?;
     match a.invalidate(&1).await {
-        Ok(()) => {}
+        Ok(_) => {}
         // The cache sends it by itself when Redis is back. The editor's change is committed in any case.
         Err(error) if error.is_deferred() => eprintln!("{error}"),
         Err(error) => return Err(error.into()),

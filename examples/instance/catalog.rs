@@ -78,7 +78,7 @@ impl Catalog {
         let cache = self.cache.clone();
         let written = self.writes.spawn(async move {
             let stored = commit.await?;
-            let invalidated = cache.invalidate(&id).await;
+            let invalidated = cache.invalidate(&id).await.map(|_| ());
             Ok(Written {
                 stored,
                 invalidated,

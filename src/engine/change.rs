@@ -18,6 +18,7 @@ use crate::error::{L2Error, WriteError};
 use crate::key::Key;
 use crate::l1::{OpGuard, Tags};
 use crate::l2::{EncodedValue, Kind, Stamp, Version, WriteAck};
+use crate::token::Token;
 use crate::vocabulary::Value;
 
 /// How a write ended.
@@ -26,14 +27,34 @@ pub(super) type WriteResult = Result<Accepted, WriteError>;
 /// What L2 did with a write that it has accepted.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Accepted {
-    /// It was carried out.
-    Done,
+    /// It was carried out, as the write that this names.
+    Done(Token),
     /// The same for an invalidation, of which this message was published.
     Published(WriteAck),
     /// No load that began before is stored, and what is written later has a higher version than this.
     LeasesEnded(Stamp),
     /// Nothing: it was for another version of the value.
     Unchanged,
+}
+
+impl Accepted {
+    /// Names the write, if anything was changed.
+    pub(super) fn token(self) -> Option<Token> {
+        match self {
+            Self::Done(token) => Some(token),
+            Self::Published(ack) => Some(ack.stamp.version().into()),
+            Self::LeasesEnded(_) | Self::Unchanged => None,
+        }
+    }
+
+    /// Of two writes of one call.
+    pub(super) fn and(self, other: Self) -> Self {
+        match (self.token(), other.token()) {
+            (None, _) => other,
+            (Some(this), Some(other)) if this != other => Self::Done(this.and(other)),
+            _ => self,
+        }
+    }
 }
 
 /// What happens to a key, or to all of them.

@@ -17,6 +17,7 @@ use crate::error::{CommitError, WriteError};
 use crate::key::{Key, KeyTooLong};
 use crate::l2::Kind;
 use crate::loaded::Loaded;
+use crate::token::Token;
 use crate::vocabulary::Value;
 
 /// Runs a commit, and invalidates the key then, however it has ended: it may have landed.
@@ -30,8 +31,9 @@ where
     T: Send + 'static,
     E: Send + 'static,
 {
-    let commit = async { commit.await.map(|value| (value, false)) };
-    run(ctx, writes, key, commit).await
+    let commit = async { commit.await.map(|value| (value, None)) };
+    let (value, _) = run(ctx, writes, key, commit).await?;
+    Ok(value)
 }
 
 /// Runs a commit of this value, and then stores the value in both levels.
@@ -45,7 +47,7 @@ pub(super) async fn write_through<V: Value, Fut, E>(
     key: Key,
     loaded: Loaded<V>,
     store: impl FnOnce(&V) -> Fut,
-) -> Result<(), CommitError<(), E>>
+) -> Result<Token, CommitError<(), E>>
 where
     Fut: Future<Output = Result<(), E>> + Send + 'static,
     E: Send + 'static,
@@ -67,18 +69,20 @@ where
             never = lease::keep(ctx, &leases) => match never {},
         }
         let ended = lease::fill(ctx, &op, lease, ready, Replaces::Any).await;
-        Ok(((), ended.is_stored))
+        let stored = ended.is_stored.then(|| ended.slot.version().into());
+        Ok(((), stored))
     };
-    run(ctx, writes, Ok(key), commit).await
+    let ((), token) = run(ctx, writes, Ok(key), commit).await?;
+    Ok(token)
 }
 
-/// Runs a commit, and invalidates the key unless it says that the caches are up to date.
+/// Runs a commit, and invalidates the key unless it names the write that has brought the caches up to date.
 async fn run<V: Value, T, E>(
     ctx: &Arc<Context<V>>,
     writes: &Arc<Writes<V>>,
     key: Result<Key, KeyTooLong>,
-    commit: impl Future<Output = Result<(T, bool), E>> + Send + 'static,
-) -> Result<T, CommitError<T, E>>
+    commit: impl Future<Output = Result<(T, Option<Token>), E>> + Send + 'static,
+) -> Result<(T, Token), CommitError<T, E>>
 where
     T: Send + 'static,
     E: Send + 'static,
@@ -91,23 +95,28 @@ where
     let (ctx, writes) = (Arc::clone(ctx), Arc::clone(writes));
     let task = async move {
         let committed = AssertUnwindSafe(commit).catch_unwind().await;
-        let invalidated = match write {
-            Ok((write, _)) if matches!(committed, Ok(Ok((_, true)))) => {
-                write.done(Accepted::Done);
-                Ok(())
+        let stored = match &committed {
+            Ok(Ok((_, stored))) => *stored,
+            Ok(Err(_)) | Err(_) => None,
+        };
+        let changed = match (write, stored) {
+            (Ok((write, _)), Some(token)) => {
+                write.done(Accepted::Done(token));
+                Ok(token)
             }
-            Ok((write, answer)) => {
+            (Ok((write, answer)), None) => {
                 let write = write.called_now();
                 ctx.l1.evict(&write.key);
-                writes.write(once((write, answer))).await.map(|_| ())
+                let invalidated = writes.write(once((write, answer))).await;
+                invalidated.map(|accepted| writes.token(accepted))
             }
             // Nothing is cached under such a key.
-            Err(error) => Err(error.into()),
+            (Err(error), _) => Err(error.into()),
         };
-        (committed, invalidated)
+        (committed, changed)
     };
     match tokio::spawn(task.instrument(Span::current())).await {
-        Ok((Ok(Ok((value, _))), Ok(()))) => Ok(value),
+        Ok((Ok(Ok((value, _))), Ok(token))) => Ok((value, token)),
         Ok((Ok(Ok((value, _))), Err(error))) => Err(CommitError::NotInvalidated { value, error }),
         Ok((Ok(Err(error)), _)) => Err(CommitError::Failed(error)),
         Ok((Err(panic), _)) => Err(CommitError::panicked(&*panic)),

@@ -10,6 +10,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::at_least;
 use super::attendance::Attendance;
 use super::backoff::Backoff;
 use super::breaker::Breaker;
@@ -36,6 +37,7 @@ use crate::lock::lock;
 use crate::options::Options;
 use crate::stats::{Counters, Health, Stats};
 use crate::throttle::Throttle;
+use crate::token::Token;
 use crate::vocabulary::{Value, Version};
 use crate::wire::codec::ValueCodec;
 
@@ -171,6 +173,30 @@ impl<V: Value> Engine<V> {
         self.loads.get_or_load(key, now, load).await
     }
 
+    /// Whether any look-up is one with this token.
+    pub(crate) fn has_applied(&self, token: Token) -> bool {
+        self.ctx.l1.freshness().has_applied(token)
+    }
+
+    pub(crate) async fn get_many_at_least(
+        &self,
+        keys: &[Key],
+        token: Token,
+    ) -> Vec<Option<Entry<V>>> {
+        self.ensure_subscribed(self.now());
+        at_least::get_many(&self.ctx, keys, token).await
+    }
+
+    pub(crate) async fn get_or_load_at_least(
+        &self,
+        key: Key,
+        token: Token,
+        load: impl Begin<V>,
+    ) -> Result<Entry<V>, LoadError> {
+        self.ensure_subscribed(self.now());
+        at_least::get_or_load(&self.ctx, &self.loads, key, token, load).await
+    }
+
     pub(crate) async fn get_many_or_load(
         &self,
         keys: Vec<Key>,
@@ -218,7 +244,7 @@ impl<V: Value> Engine<V> {
     pub(crate) async fn insert(
         &self,
         values: impl IntoIterator<Item = (Key, Loaded<V>)>,
-    ) -> Result<(), WriteError> {
+    ) -> Result<Token, WriteError> {
         self.ensure_subscribed(self.now());
         self.writes.insert(values).await
     }
@@ -247,7 +273,7 @@ impl<V: Value> Engine<V> {
         &self,
         keys: impl IntoIterator<Item = Key>,
         hold: Duration,
-    ) -> Result<(), WriteError> {
+    ) -> Result<Token, WriteError> {
         self.ensure_subscribed(self.now());
         self.writes.invalidate(keys, hold).await
     }
@@ -270,7 +296,7 @@ impl<V: Value> Engine<V> {
         key: Key,
         loaded: Loaded<V>,
         store: impl FnOnce(&V) -> Fut,
-    ) -> Result<(), CommitError<(), E>>
+    ) -> Result<Token, CommitError<(), E>>
     where
         Fut: Future<Output = Result<(), E>> + Send + 'static,
         E: Send + 'static,
@@ -279,7 +305,7 @@ impl<V: Value> Engine<V> {
         commit::write_through(&self.ctx, &self.writes, key, loaded, store).await
     }
 
-    pub(crate) async fn invalidate_and_wait(&self, key: Key) -> Result<(), WriteError> {
+    pub(crate) async fn invalidate_and_wait(&self, key: Key) -> Result<Token, WriteError> {
         self.ensure_subscribed(self.now());
         self.writes.invalidate_and_wait(key).await
     }
@@ -292,12 +318,12 @@ impl<V: Value> Engine<V> {
     pub(crate) async fn invalidate_tags(
         &self,
         tags: impl IntoIterator<Item = Key>,
-    ) -> Result<(), WriteError> {
+    ) -> Result<Token, WriteError> {
         self.ensure_subscribed(self.now());
         self.writes.invalidate_tags(tags).await
     }
 
-    pub(crate) async fn clear(&self) -> Result<(), WriteError> {
+    pub(crate) async fn clear(&self) -> Result<Token, WriteError> {
         self.ensure_subscribed(self.now());
         self.writes.clear().await
     }

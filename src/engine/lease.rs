@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use super::context::Context;
 use super::deadline::deadline;
-use super::tags;
+use super::tags::{self, Proof};
 use crate::entry::Entry;
 use crate::error::{L2Error, LoadError, Misuse};
 use crate::key::Key;
@@ -17,6 +17,7 @@ use crate::l1::{Op, Slot, SlotValue};
 use crate::l2::{Fill, Lease, LeaseReply, LeaseRequest, Ttls, Want};
 use crate::loaded::Loaded;
 use crate::source::Source;
+use crate::token::Token;
 use crate::vocabulary::Value;
 use crate::wire::message::{self, Kind};
 
@@ -103,15 +104,19 @@ pub(super) async fn ask<V: Value>(
     ctx.breaker.send(ctx.lane.acquire_lease(key, request)).await
 }
 
-/// Asks for the lease. If the stored value cannot be read, asks again at once, until the time `until`.
+/// Asks for the lease. If the stored value cannot be read, asks again at once, until the time `until`. A value that L1 has is
+/// enough unless it is older than `at_least`.
 pub(super) async fn acquire<V: Value>(
     ctx: &Context<V>,
     op: &Op,
+    at_least: Option<Token>,
     request: Option<&mut LeaseRequest>,
     until: Instant,
 ) -> Acquired<V> {
     // An earlier load may have ended since the caller's look-up.
-    if let Some(slot) = ctx.l1.get(op.key(), ctx.now()) {
+    if let Some(slot) = ctx.l1.get(op.key(), ctx.now())
+        && at_least.is_none_or(|token| ctx.l1.is_at_least(&slot, token))
+    {
         return Acquired::Found(slot, Source::L1);
     }
     let Some(request) = request else {
@@ -124,7 +129,7 @@ pub(super) async fn acquire<V: Value>(
     loop {
         match ask(ctx, op.key(), *request).await {
             Ok(LeaseReply::Hit(bytes)) => {
-                match tags::open(ctx, op.key(), &bytes, ctx.now()).await {
+                match tags::open(ctx, Proof::Used, op.key(), &bytes, ctx.now()).await {
                     Ok(fresh) => {
                         ctx.l1.publish(op, &fresh);
                         return Acquired::Found(fresh, Source::L2);
@@ -153,7 +158,6 @@ pub(super) async fn acquire<V: Value>(
     }
 }
 
-/// The value that a load replaces: what L2 has kept past its TTL, or else L1.
 /// Asks for the lease whatever is stored and whoever has it: what a load stores that began before is not stored any more.
 pub(super) async fn take_over<V: Value>(ctx: &Context<V>, key: &Key) -> Option<Lease> {
     if ctx.deferred.holds(key) {
@@ -165,13 +169,14 @@ pub(super) async fn take_over<V: Value>(ctx: &Context<V>, key: &Key) -> Option<L
     }
 }
 
+/// The value that a load replaces: what L2 has kept past its TTL, or else L1.
 async fn previous<V: Value>(ctx: &Context<V>, key: &Key, kept: Option<&[u8]>) -> Option<Entry<V>> {
     let (now, longest) = (ctx.now(), ctx.options.stale_if_error);
     if longest.is_zero() {
         return None;
     }
     let in_l2 = match kept {
-        Some(bytes) => tags::open(ctx, key, bytes, now).await.ok(),
+        Some(bytes) => tags::open(ctx, Proof::Used, key, bytes, now).await.ok(),
         None => None,
     };
     let (slot, source) = match in_l2 {
@@ -317,7 +322,7 @@ pub(super) async fn fill<V: Value>(
                 Replaces::Stale(previous) => fresh.version() == previous.version(),
                 Replaces::Nothing | Replaces::Any => false,
             };
-            if let Ok(fresh) = tags::open(ctx, op.key(), &bytes, now).await
+            if let Ok(fresh) = tags::open(ctx, Proof::Used, op.key(), &bytes, now).await
                 && !is_old(&fresh)
                 && ctx.l1.freshness().is_live()
                 && ctx.l1.is_usable(op, &fresh, now)

@@ -4,11 +4,13 @@
 //! - [`fallbacks`]: what callers get if the load fails, and those that come after it for a while
 //! - [`stale_wait`]: waiting for the refresh of a stale value
 //! - [`batches`]: loads of single keys that become one call of a loader
+//! - [`since`]: callers that come with a token, and may not join every load
 //!
 //! Knows the order of the steps (look-up, lease, loader, fill), and none of the steps themselves.
 
 mod batches;
 mod fallbacks;
+mod since;
 mod stale_wait;
 
 use std::future::pending;
@@ -22,12 +24,15 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument, Span, debug};
 
 pub(crate) use self::batches::Batches;
+use self::since::Judged;
+pub(in crate::engine) use self::since::Since;
 pub(crate) use self::stale_wait::{Awaited, Current};
 use super::context::Context;
 use super::lease::{self, Acquired, Replaces};
 use super::loader::{Loader, LoaderCalls, Loading};
 use super::lookup;
 use super::refresh::Refreshes;
+use super::tags::Proof;
 use super::write::Writes;
 use crate::ablation::{Rule, without};
 use crate::clock::Tick;
@@ -41,6 +46,7 @@ use crate::options::MOST_IN_A_LOAD;
 use crate::retry_delays::poll_delays;
 use crate::shared_result::{ResultSender, SharedResult};
 use crate::throttle::Throttle;
+use crate::token::Token;
 use crate::vocabulary::Value;
 
 /// How many lease requests or fills of one load are under way at a time.
@@ -74,6 +80,8 @@ pub(crate) struct Led<V> {
     op: OpGuard<V>,
     /// The request for the lease; `None` if L2 is not to be asked.
     ask: Option<LeaseRequest>,
+    /// An older value that L1 has is none for the caller that has begun the load.
+    at_least: Option<Token>,
     /// The number by which the loader knows the key.
     number: usize,
     sender: ResultSender<LoadOutcome<V>>,
@@ -92,7 +100,7 @@ struct Joining<V> {
     flight: Flight<V>,
     /// It has begun the load, and has to run it.
     led: Option<Led<V>>,
-    /// Some tag was invalidated since the load began: its value may have that tag, and be old.
+    /// The load began before the call, or before some tag was invalidated: its value may be old.
     is_late: bool,
 }
 
@@ -139,7 +147,7 @@ impl<V: Value> Loads<V> {
         if let Some(entry) = lookup::get_instead(&self.ctx, &key) {
             return Ok(entry);
         }
-        if let Some(entry) = self.throttled(&key).await {
+        if let Some(entry) = self.throttled(&key, Proof::Used).await {
             return Ok(entry);
         }
         let (outcome, now) = lookup::read(&self.ctx, &key, now).await;
@@ -151,8 +159,22 @@ impl<V: Value> Loads<V> {
                 }
             }
             Ok(entry) => Ok(entry),
-            Err(want) => one(self.load_missing(key, want, load).await),
+            Err(want) => one(self.load_missing(key, want, load, Since::ANY).await),
         }
+    }
+
+    /// The loader, for what both levels lack for a caller with a token.
+    pub(super) async fn load_since(
+        self: &Arc<Self>,
+        key: Key,
+        want: Option<Want>,
+        load: impl Begin<V>,
+        since: Since,
+    ) -> Result<Entry<V>, LoadError> {
+        if let Some(entry) = self.throttled(&key, Proof::Unused).await {
+            return Ok(entry);
+        }
+        one(self.load_missing(key, want, load, since).await)
     }
 
     /// The loader, for what both levels lack. `None` if it is one for many keys and does not know the key.
@@ -161,6 +183,7 @@ impl<V: Value> Loads<V> {
         key: Key,
         want: Option<Want>,
         load: impl Begin<V>,
+        mut since: Since,
     ) -> Result<Option<Entry<V>>, LoadError> {
         if let Some(error) = self.recent_error(&key) {
             return Err(error);
@@ -171,7 +194,7 @@ impl<V: Value> Loads<V> {
                 flight,
                 led,
                 is_late,
-            } = self.join(&key, want, 0, may_be_late);
+            } = self.join(&key, want, 0, since, may_be_late);
             let is_own = led.is_some();
             if let Some(led) = led
                 && let Some(load) = load.take()
@@ -181,10 +204,16 @@ impl<V: Value> Loads<V> {
             // The load of many keys returns no value for a key that its loader does not know; this loader may.
             match self.result_of(&key, flight).await? {
                 Some(loaded) if is_late && !loaded.is_usable_late() => may_be_late = false,
-                Some(loaded) => {
-                    let entry = lookup::hand_out_loaded(&self.ctx, loaded, self.ctx.now());
-                    return Ok(Some(entry));
-                }
+                Some(loaded) => match since.judge(&self.ctx, loaded, is_late, is_own) {
+                    Judged::Usable(loaded) => {
+                        let entry = lookup::hand_out_loaded(&self.ctx, loaded, self.ctx.now());
+                        return Ok(Some(entry));
+                    }
+                    Judged::Failed(error) => {
+                        return self.fallback_since(&key, error).await.map(Some);
+                    }
+                    Judged::Again => may_be_late = false,
+                },
                 None if is_own => return Ok(None),
                 None => {}
             }
@@ -201,7 +230,7 @@ impl<V: Value> Loads<V> {
         for key in &keys {
             entries.push(match lookup::get_instead(&self.ctx, key) {
                 Some(entry) => Some(entry),
-                None => self.throttled(key).await,
+                None => self.throttled(key, Proof::Used).await,
             });
         }
         let lacking = keys.into_iter().enumerate();
@@ -209,7 +238,7 @@ impl<V: Value> Loads<V> {
             .filter(|(place, _)| entries.get(*place).is_some_and(Option::is_none))
             .collect();
         let asked: Vec<Key> = lacking.iter().map(|(_, key)| key.clone()).collect();
-        let outcomes = lookup::read_many(&self.ctx, &asked).await;
+        let outcomes = lookup::read_many(&self.ctx, &asked, Proof::Used).await;
         let now = self.ctx.now();
         let (mut due, mut missing) = (Vec::new(), Vec::new());
         for ((place, key), outcome) in lacking.into_iter().zip(outcomes) {
@@ -233,7 +262,7 @@ impl<V: Value> Loads<V> {
                 failed = Err(error);
                 continue;
             }
-            let joining = self.join(&key, want, led.len(), true);
+            let joining = self.join(&key, want, led.len(), Since::ANY, true);
             if let Some(new) = joining.led {
                 led.push(new);
                 led_at.push(place);
@@ -254,7 +283,7 @@ impl<V: Value> Loads<V> {
             }
         }
         for (place, key) in again {
-            let loading = self.load_missing(key, Some(Want::Any), || loader(&[place]));
+            let loading = self.load_missing(key, Some(Want::Any), || loader(&[place]), Since::ANY);
             if let Some(entry) = loading.await? {
                 fill(&mut entries, place, entry);
             }
@@ -303,15 +332,23 @@ impl<V: Value> Loads<V> {
     }
 
     /// Joins the load of a key, or begins one, which the caller has to run.
-    fn join(&self, key: &Key, want: Option<Want>, number: usize, may_be_late: bool) -> Joining<V> {
+    fn join(
+        &self,
+        key: &Key,
+        want: Option<Want>,
+        number: usize,
+        since: Since,
+        may_be_late: bool,
+    ) -> Joining<V> {
         let now = self.ctx.now();
-        let (join, is_late) = self.ctx.l1.join_load(key, now, may_be_late);
+        let (join, is_late) = (self.ctx.l1).join_load(key, now, since.began, may_be_late);
         let (flight, led) = match join {
             Join::Joined(flight) => (flight, None),
             Join::Started(Started { op, sender, result }) => {
                 let led = Led {
                     op,
                     ask: want.map(|want| lease::request(&self.ctx, want)),
+                    at_least: since.at_least,
                     number,
                     sender,
                 };
@@ -362,7 +399,12 @@ impl<V: Value> Loads<V> {
                     asked = self.due(&mut waiting, &awaited, look_at).await;
                 }
                 let turns: Vec<_> = (asked.iter_mut())
-                    .map(|Led { op, ask, .. }| lease::acquire(&self.ctx, op, ask.as_mut(), until))
+                    .map(|led| {
+                        let Led {
+                            op, ask, at_least, ..
+                        } = led;
+                        lease::acquire(&self.ctx, op, *at_least, ask.as_mut(), until)
+                    })
                     .collect();
                 stream::iter(turns)
                     .buffered(AT_ONCE)

@@ -10,7 +10,7 @@ use futures::future::join_all;
 use tracing::{Instrument, Span};
 
 use super::context::Context;
-use super::tags;
+use super::tags::{self, Proof};
 use super::touch::extend;
 use crate::clock::Tick;
 use crate::entry::Entry;
@@ -70,10 +70,11 @@ fn look_at<V: Value>(
 /// Hands out the value that a load has ended with.
 pub(super) fn hand_out_loaded<V: Value>(
     ctx: &Arc<Context<V>>,
-    Outcome { slot, source, kind }: Outcome<V>,
+    outcome: Outcome<V>,
     now: Tick,
 ) -> Entry<V> {
-    match kind {
+    let Outcome { slot, source, .. } = outcome;
+    match outcome.kind {
         OutcomeKind::Fresh => hand_out(ctx, slot, now, source),
         OutcomeKind::Fallback => as_fallback(ctx, Entry::new(slot, now, source)),
         OutcomeKind::UnprovenFallback => {
@@ -94,14 +95,20 @@ pub(super) fn as_fallback<V: Value>(ctx: &Context<V>, entry: Entry<V>) -> Entry<
 ///
 /// It is looked up when the load has failed, by the rules of any other look-up: so it is nothing that was invalidated or
 /// cleared until then.
-pub(super) async fn fallback<V: Value>(ctx: &Context<V>, key: &Key) -> Option<Outcome<V>> {
+pub(super) async fn fallback<V: Value>(
+    ctx: &Context<V>,
+    key: &Key,
+    proof: Proof,
+) -> Option<Outcome<V>> {
     let kept = ctx.options.stale_if_error;
     // Of a deferred key both levels may be old (rule 14).
     if kept.is_zero() || ctx.deferred.holds(key) {
         return None;
     }
     let now = ctx.now();
-    if let Some(slot) = ctx.l1.get_kept(key, now, kept) {
+    if proof == Proof::Used
+        && let Some(slot) = ctx.l1.get_kept(key, now, kept)
+    {
         let valid_until = slot.expires_at;
         return Some(instead(slot, Source::L1, now, valid_until));
     }
@@ -116,7 +123,7 @@ pub(super) async fn fallback<V: Value>(ctx: &Context<V>, key: &Key) -> Option<Ou
     match ctx.breaker.send(reply).await {
         Ok(LeaseReply::Hit(bytes)) => {
             let now = ctx.now();
-            let slot = tags::open(ctx, key, &bytes, now).await.ok()?;
+            let slot = tags::open(ctx, proof, key, &bytes, now).await.ok()?;
             if !slot.is_kept(now, kept) {
                 return None;
             }
@@ -124,8 +131,8 @@ pub(super) async fn fallback<V: Value>(ctx: &Context<V>, key: &Key) -> Option<Ou
             let valid_until = slot.gone_at;
             Some(instead(slot, Source::L2, now, valid_until))
         }
-        Ok(_) => None,
-        Err(_) => unproven_fallback(ctx, key),
+        Err(_) if proof == Proof::Used => unproven_fallback(ctx, key),
+        Ok(_) | Err(_) => None,
     }
 }
 
@@ -136,7 +143,12 @@ fn instead<V>(slot: Arc<Slot<V>>, source: Source, now: Tick, valid_until: Tick) 
     } else {
         OutcomeKind::Fallback
     };
-    Outcome { slot, source, kind }
+    Outcome {
+        slot,
+        source,
+        kind,
+        failed: None,
+    }
 }
 
 /// The fallback that L1 has, without a proof that it is current: only in [`Mode::Available`](crate::Mode::Available).
@@ -147,11 +159,12 @@ fn unproven_fallback<V: Value>(ctx: &Context<V>, key: &str) -> Option<Outcome<V>
         slot,
         source: Source::L1,
         kind: OutcomeKind::UnprovenFallback,
+        failed: None,
     })
 }
 
 /// L1 alone, without a proof that its entries are current: only in [`Mode::Available`](crate::Mode::Available).
-fn get_unproven<V: Value>(ctx: &Context<V>, key: &str) -> Option<Entry<V>> {
+pub(super) fn get_unproven<V: Value>(ctx: &Context<V>, key: &str) -> Option<Entry<V>> {
     let limit = ctx.options.mode.limit()?;
     let now = ctx.now();
     let slot = ctx.l1.get_unproven(key, now, limit)?;
@@ -182,7 +195,7 @@ pub(super) async fn get_many<V: Value>(
     ctx: &Arc<Context<V>>,
     keys: &[Key],
 ) -> Vec<Option<Entry<V>>> {
-    let outcomes = read_many(ctx, keys).await;
+    let outcomes = read_many(ctx, keys, Proof::Used).await;
     let now = ctx.now();
     keys.iter()
         .zip(outcomes)
@@ -226,14 +239,19 @@ pub(super) async fn read<V: Value>(
 /// outcomes are in the order of the keys, each of which may occur more than once.
 ///
 /// Others cannot join it, so it may be dropped at any time.
-pub(super) async fn read_many<V: Value>(ctx: &Context<V>, keys: &[Key]) -> Vec<ReadOutcome<V>> {
+pub(super) async fn read_many<V: Value>(
+    ctx: &Context<V>,
+    keys: &[Key],
+    proof: Proof,
+) -> Vec<ReadOutcome<V>> {
     let begin = |key| {
         let op = ctx.l1.begin(key);
         let barred = barred(ctx, &op);
         (op, barred)
     };
     let mut reads: Vec<(_, Option<ReadOutcome<V>>)> = keys.iter().map(begin).collect();
-    if ctx.l1.freshness().is_live() {
+    let is_proven = proof == Proof::Used && ctx.l1.freshness().is_live();
+    if is_proven {
         let asked = keys.iter().zip(&reads);
         let asked: Vec<&str> = asked
             .filter_map(|(key, (_, outcome))| outcome.is_none().then_some(&**key))
@@ -260,6 +278,7 @@ pub(super) async fn read_many<V: Value>(ctx: &Context<V>, keys: &[Key]) -> Vec<R
     }
     tags::check(
         ctx,
+        proof,
         reads.iter_mut().filter_map(|(_, outcome)| outcome.as_mut()),
     )
     .await;
@@ -293,7 +312,8 @@ async fn read_l2<V: Value>(ctx: &Context<V>, op: &Op, now: Tick) -> (ReadOutcome
         && slot.has_tags()
     {
         // Boxed: the future of a look-up without tags does not become larger.
-        tags::check(ctx, [&mut outcome]).boxed().await;
+        let check = tags::check(ctx, Proof::Used, [&mut outcome]);
+        check.boxed().await;
     }
     settle(ctx, op, &outcome);
     (outcome, now)

@@ -2,6 +2,7 @@
 //!
 //! - [`engine`]: starts, stops and wires all of this; passes each call on
 //! - [`lookup`]: L1, then L2
+//! - [`at_least`]: both, for a caller that knows of a change which this instance may not have applied yet
 //! - [`load`]: what L2 lacks: the fill [`lease`], the user's [`loader`], the fill
 //! - [`refresh`]: the same in the background, for what is stale, or is soon ([`refresh_ahead`])
 //! - [`backoff`]: when a key whose load or refresh failed is tried again, and what its callers get until then
@@ -17,6 +18,7 @@
 //! - [`tags`]: whether the tags of a value that L2 holds leave it valid
 //! - [`context`], [`convert`], [`deadline`], [`breaker`]: what these have in common
 
+mod at_least;
 mod attendance;
 mod await_applied;
 mod backoff;

@@ -15,7 +15,7 @@ use tracing::{Instrument, Span, warn};
 use super::context::Context;
 use super::lease::{self, Replaces};
 use super::loader::{Loader, LoaderCalls};
-use super::tags;
+use super::tags::{self, Proof};
 use super::write::Writes;
 #[cfg(larder_ablation)]
 use crate::ablation::{Rule, without};
@@ -210,18 +210,20 @@ impl<V: Value> Refreshes<V> {
                 Ok(LeaseReply::Granted(lease) | LeaseReply::Replace(lease, _)) => {
                     return Ask::Load(lease);
                 }
-                Ok(LeaseReply::Hit(bytes)) => match tags::open(ctx, key, &bytes, ctx.now()).await {
-                    Ok(fresh) => {
-                        ctx.l1.publish(&refresh.op, &fresh);
-                        return Ask::Found(fresh);
+                Ok(LeaseReply::Hit(bytes)) => {
+                    match tags::open(ctx, Proof::Used, key, &bytes, ctx.now()).await {
+                        Ok(fresh) => {
+                            ctx.l1.publish(&refresh.op, &fresh);
+                            return Ask::Found(fresh);
+                        }
+                        // A value that cannot be read is replaced.
+                        Err(instead) if instead != request.want => {
+                            request.want = instead;
+                            continue;
+                        }
+                        Err(_) => self.refresh_failed(key),
                     }
-                    // A value that cannot be read is replaced.
-                    Err(instead) if instead != request.want => {
-                        request.want = instead;
-                        continue;
-                    }
-                    Err(_) => self.refresh_failed(key),
-                },
+                }
                 Ok(LeaseReply::Wait(longest)) => return Ask::Wait(longest),
                 Ok(LeaseReply::Hold | LeaseReply::Miss) => self.ctx.backoff.yielded(key),
                 Err(_) => self.refresh_failed(key),
@@ -287,7 +289,7 @@ impl<V: Value> Refreshes<V> {
         let request = LeaseRequest::read_only(refresh.want());
         let reply = ctx.lane.acquire_lease(key, request);
         if let Ok(LeaseReply::Hit(bytes)) = ctx.breaker.send(reply).await
-            && let Ok(fresh) = tags::open(ctx, key, &bytes, ctx.now()).await
+            && let Ok(fresh) = tags::open(ctx, Proof::Used, key, &bytes, ctx.now()).await
         {
             ctx.l1.publish(&refresh.op, &fresh);
             return refresh.end(Ok(Some(Outcome::fresh(fresh, Source::L2))));

@@ -14,11 +14,21 @@ use crate::l1::{ReadOutcome, Slot, TagState};
 use crate::l2::{TagVersion, Want};
 use crate::vocabulary::Value;
 
+/// Whether a read relies on what the freshness proof says of epochs and tags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Proof {
+    /// Where there is one.
+    Used,
+    /// L2 is asked: the caller knows of a change that this instance may not have applied yet (rule 22).
+    Unused,
+}
+
 /// Reads stored bytes, and checks their tags. The caller decides whether their epoch and age are right.
 ///
 /// Where there is no value that may be used, says what else to ask for: something other than this.
 pub(super) async fn open<V: Value>(
     ctx: &Context<V>,
+    proof: Proof,
     key: &Key,
     bytes: &[u8],
     now: Tick,
@@ -27,7 +37,7 @@ pub(super) async fn open<V: Value>(
     if !slot.has_tags() {
         return Ok(slot);
     }
-    match ask_unknown(ctx, [&*slot]).await {
+    match ask_unknown(ctx, proof, [&*slot]).await {
         Some(markers) if is_valid(ctx, &slot, &markers) => Ok(slot),
         _ => Err(refuse(ctx, &slot)),
     }
@@ -36,6 +46,7 @@ pub(super) async fn open<V: Value>(
 /// Checks the tags of values that were read: those that are not valid are to be replaced.
 pub(super) async fn check<V: Value>(
     ctx: &Context<V>,
+    proof: Proof,
     outcomes: impl IntoIterator<Item = &mut ReadOutcome<V>>,
 ) {
     let tagged = outcomes.into_iter().filter_map(|outcome| match outcome {
@@ -43,7 +54,7 @@ pub(super) async fn check<V: Value>(
         _ => None,
     });
     let tagged: Vec<_> = tagged.collect();
-    let markers = ask_unknown(ctx, tagged.iter().map(|(slot, _)| &**slot)).await;
+    let markers = ask_unknown(ctx, proof, tagged.iter().map(|(slot, _)| &**slot)).await;
     for (slot, outcome) in tagged {
         match &markers {
             None => *outcome = ReadOutcome::Unavailable,
@@ -59,9 +70,10 @@ type Markers = BTreeMap<Key, Option<TagVersion>>;
 /// Asks L2 for the tags of which messages do not say whether they were invalidated. `None` without an answer.
 async fn ask_unknown<'a, V: Value>(
     ctx: &Context<V>,
+    proof: Proof,
     slots: impl IntoIterator<Item = &'a Slot<V>>,
 ) -> Option<Markers> {
-    let is_live = ctx.l1.freshness().is_live();
+    let is_live = proof == Proof::Used && ctx.l1.freshness().is_live();
     // In this order: a proof that came after a flush says nothing of what was known before that.
     let generation = ctx.l1.freshness().generation();
     let is_unknown = |tag: &Arc<TagState>| !is_live || !tag.is_known(generation);

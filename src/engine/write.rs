@@ -18,6 +18,7 @@ use crate::key::Key;
 use crate::l2::{Kind, Version};
 use crate::loaded::Loaded;
 use crate::options::LONGEST;
+use crate::token::Token;
 use crate::vocabulary::Value;
 use crate::wire::codec::EncodeError;
 use crate::wire::message;
@@ -40,8 +41,9 @@ impl<V: Value> Writes<V> {
     pub(super) async fn insert(
         &self,
         values: impl IntoIterator<Item = (Key, Loaded<V>)>,
-    ) -> Result<(), WriteError> {
-        self.store(values, None).await.map(|_| ())
+    ) -> Result<Token, WriteError> {
+        let stored = self.store(values, None).await?;
+        Ok(self.token(stored))
     }
 
     /// Stores a value if the one that is there has this version. Returns whether it was stored.
@@ -52,7 +54,7 @@ impl<V: Value> Writes<V> {
         version: Version,
     ) -> Result<bool, WriteError> {
         let stored = self.store([(key, loaded)], Some(version)).await?;
-        Ok(matches!(stored, Accepted::Done))
+        Ok(matches!(stored, Accepted::Done(_)))
     }
 
     async fn store(
@@ -94,19 +96,20 @@ impl<V: Value> Writes<V> {
         &self,
         keys: impl IntoIterator<Item = Key>,
         hold: Duration,
-    ) -> Result<(), WriteError> {
+    ) -> Result<Token, WriteError> {
         // What is longer overflows in Redis, which would refuse it again and again.
         let removed = self.remove(keys, Kind::Invalidate, hold.min(LONGEST));
-        removed.await.map(|_| ())
+        Ok(self.token(removed.await?))
     }
 
     /// As [`invalidate`](Self::invalidate), and then waits until every instance has applied it.
-    pub(super) async fn invalidate_and_wait(&self, key: Key) -> Result<(), WriteError> {
+    pub(super) async fn invalidate_and_wait(&self, key: Key) -> Result<Token, WriteError> {
         let removed = self.remove([key], Kind::InvalidateAwaited, Duration::ZERO);
-        if let Accepted::Published(ack) = removed.await? {
+        let removed = removed.await?;
+        if let Accepted::Published(ack) = removed {
             await_applied(&self.ctx, ack).await;
         }
-        Ok(())
+        Ok(self.token(removed))
     }
 
     /// Makes the value of a key stale in both levels, here and everywhere.
@@ -120,12 +123,13 @@ impl<V: Value> Writes<V> {
     pub(super) async fn invalidate_tags(
         &self,
         tags: impl IntoIterator<Item = Key>,
-    ) -> Result<(), WriteError> {
+    ) -> Result<Token, WriteError> {
         let changes = tags.into_iter().map(|tag| {
             let order = self.ctx.deferred.next_order();
             Write::new(&self.ctx, tag, order, Change::Tag)
         });
-        self.write(changes).await.map(|_| ())
+        let invalidated = self.write(changes).await?;
+        Ok(self.token(invalidated))
     }
 
     /// Removes all keys that begin with `prefix` from both levels, here and everywhere. Returns how many values were removed
@@ -178,7 +182,7 @@ impl<V: Value> Writes<V> {
         };
         match removed.await {
             Ok(from_l2) => {
-                instead.done(Accepted::Done);
+                instead.done(Accepted::Done(before.version().into()));
                 ctx.counters.invalidations_sent.bump();
                 let (epoch, ver) = (before.epoch, before.ver);
                 let from_l1 = from_l1 + ctx.l1.apply_prefix(prefix, epoch, ver, ctx.now());
@@ -266,19 +270,28 @@ impl<V: Value> Writes<V> {
             answers.push(answer);
         }
         self.writer.submit(all).await;
-        let mut result = Ok(Accepted::Done);
+        let mut result = Ok(Accepted::Unchanged);
         for answer in answers {
             let answer = answer.await.unwrap_or_else(|_| Err(stopped()));
-            result = result.and(answer);
+            result = result.and_then(|accepted| Ok(accepted.and(answer?)));
         }
         result
     }
 
     /// Empties both levels, here and everywhere.
-    pub(super) async fn clear(&self) -> Result<(), WriteError> {
+    pub(super) async fn clear(&self) -> Result<Token, WriteError> {
         let order = self.ctx.deferred.next_order();
         let clear = Write::new(&self.ctx, "".into(), order, Change::Clear);
-        self.write(once(clear)).await.map(|_| ())
+        let cleared = self.write(once(clear)).await?;
+        Ok(self.token(cleared))
+    }
+
+    /// Names a write. A call that had nothing to change gets a token that any instance meets.
+    pub(super) fn token(&self, accepted: Accepted) -> Token {
+        accepted.token().unwrap_or_else(|| Token {
+            epoch: self.ctx.l1.freshness().epoch(),
+            ver: 0,
+        })
     }
 }
 

@@ -191,7 +191,7 @@ async fn step<V: Value>(
                 .breaker
                 .send(ctx.lane.insert(&values, payload, deadline))
                 .await;
-            inserted.map(|stamp| Some((stamp, Accepted::Done)))
+            inserted.map(|stamp| Some(done(stamp)))
         }
         Sort::InsertIf => {
             let mut inserts = group.inserts();
@@ -205,7 +205,7 @@ async fn step<V: Value>(
             let value = &insert.encoded;
             let inserting = ctx.lane.insert_if(key, value, version, payload, deadline);
             let inserted = ctx.breaker.send(inserting).await;
-            inserted.map(|stamp| Some((stamp?, Accepted::Done)))
+            inserted.map(|stamp| Some(done(stamp?)))
         }
         Sort::Remove(_, hold) => {
             let removed = ctx
@@ -219,25 +219,30 @@ async fn step<V: Value>(
                 .breaker
                 .send(ctx.lane.expire(&group.keys(), payload))
                 .await;
-            expired.map(|stamp| Some((stamp, Accepted::Done)))
+            expired.map(|stamp| Some(done(stamp)))
         }
         Sort::Tags => {
             let invalidated = ctx
                 .breaker
                 .send(ctx.lane.invalidate_tags(&group.keys(), payload))
                 .await;
-            invalidated.map(|stamp| Some((stamp, Accepted::Done)))
+            invalidated.map(|stamp| Some(done(stamp)))
         }
         // A new epoch, in one step that also publishes it.
         Sort::Clear => {
             let cleared = ctx.breaker.send(ctx.lane.clear(payload)).await;
-            cleared.map(|stamp| Some((stamp, Accepted::Done)))
+            cleared.map(|stamp| Some(done(stamp)))
         }
         Sort::EndLeases => {
             let ended = ctx.breaker.send(ctx.lane.end_leases()).await;
             ended.map(|stamp| Some((stamp, Accepted::LeasesEnded(stamp))))
         }
     }
+}
+
+/// What L2 answers that has changed something.
+fn done(stamp: Stamp) -> (Stamp, Accepted) {
+    (stamp, Accepted::Done(stamp.version().into()))
 }
 
 /// Applies a write that L2 has accepted to this instance.

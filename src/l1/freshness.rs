@@ -14,6 +14,7 @@ use super::NEVER;
 use super::sync::{AtomicU64, Mutex, lock};
 use crate::ablation::{Rule, without};
 use crate::clock::{Clock, Tick, nanos};
+use crate::token::Token;
 use crate::vocabulary::LaneClock;
 
 /// The lane's time before it was first read.
@@ -39,6 +40,9 @@ pub(crate) struct Freshness {
     epoch: AtomicU64,
     /// The highest version that the lane is known to have issued in this epoch.
     issued: AtomicU64,
+    /// All changes up to this version, in this epoch, have been applied: the lane had issued no higher one when it was asked
+    /// for the last proof.
+    applied: AtomicU64,
     /// What to add to this instance's time, in nanoseconds, for an upper bound of the lane's.
     lane_ahead: AtomicU64,
     /// Counts what made a proof void. Under a lock, so that no proof that was asked for before outlives it.
@@ -68,6 +72,7 @@ impl Freshness {
             tag_changes: AtomicU64::new(1),
             epoch: AtomicU64::new(0),
             issued: AtomicU64::new(0),
+            applied: AtomicU64::new(0),
             lane_ahead: AtomicU64::new(UNKNOWN),
             revocations: Mutex::new(0),
             proof_wanted: Notify::new(),
@@ -130,6 +135,7 @@ impl Freshness {
         // The lane read its clock after that, so its time runs at most this far ahead.
         let ahead = Self::ahead(lane, asked.at);
         self.lane_ahead.store(ahead, Ordering::Release);
+        self.applied.store(lane.ver, Ordering::Release);
         self.proven_until.store(until, Ordering::Release);
         self.live_until.store(until, Ordering::Release);
         self.proven.send_replace(());
@@ -219,6 +225,7 @@ impl Freshness {
     pub(super) fn flush(&self, epoch: u64) {
         // In this order: a thread that sees the new generation sees the new epoch.
         self.issued.store(0, Ordering::Release);
+        self.applied.store(0, Ordering::Release);
         self.epoch.store(epoch, Ordering::Release);
         self.generation.fetch_add(1, Ordering::AcqRel);
     }
@@ -226,6 +233,17 @@ impl Freshness {
     /// The highest version that the lane is known to have issued in this epoch.
     pub(super) fn issued(&self) -> u64 {
         self.issued.load(Ordering::Acquire)
+    }
+
+    /// Whether the write that a token names has been applied here, with all changes before it (rule 22). To be asked before a
+    /// look-up: what that finds then is not older.
+    ///
+    /// Not by what messages say, as anybody who may publish can make them up (rule 21): only by what the lane has.
+    pub(crate) fn has_applied(&self, token: Token) -> bool {
+        // In this order: after a flush, with a version of the new epoch, it is true of a token of the former one, whose
+        // values are all gone.
+        let is_known = token.epoch == self.epoch();
+        self.is_alone() || is_known && token.ver <= self.applied.load(Ordering::Acquire)
     }
 
     /// The lane has issued a version, in this epoch. A flush that comes in between leaves a version of the former epoch:

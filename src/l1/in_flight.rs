@@ -131,8 +131,8 @@ impl<V> InFlight<V> {
         })
     }
 
-    /// Joins the load that is under way for a key, or begins one. Also says whether some tag was invalidated since it
-    /// began, which happens only if `may_be_late`.
+    /// Joins the load that is under way for a key, or begins one. Also says whether it began before `since`, or before some
+    /// tag was invalidated, which happens only if `may_be_late`.
     ///
     /// If each such caller loaded for itself, a key that takes long to load would be loaded again after each invalidation
     /// of whatever tag.
@@ -140,12 +140,14 @@ impl<V> InFlight<V> {
         self: &Arc<Self>,
         key: &Key,
         now: Tick,
+        since: Tick,
         may_be_late: bool,
     ) -> (Join<V, LoadOutcome<V>>, bool) {
         let hash = self.hash(key);
         let shard = self.lock(hash);
         let load = shard.get(hash, key).and_then(|state| state.load.as_ref());
-        if let Some(result) = self.joinable(load, now) {
+        let in_time = load.filter(|load| load.began >= since);
+        if let Some(result) = self.joinable(in_time, now) {
             return (Join::Joined(result), false);
         }
         if may_be_late && let Some(result) = self.joinable_late(load, now) {

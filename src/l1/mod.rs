@@ -48,6 +48,7 @@ use self::tags::TagTable;
 use crate::ablation::{Rule, without};
 use crate::clock::{Clock, Tick};
 use crate::key::Key;
+use crate::token::Token;
 use crate::vocabulary::{Value, Version};
 
 /// The entries of this instance, what is under way for them, and the proof that they may be served.
@@ -121,6 +122,13 @@ impl<V: Value> L1<V> {
         store.get(key, |slot| self.is_of_now(slot) && slot.is_kept(now, kept))
     }
 
+    /// Whether an entry was stored by the write that a token names, or later in the same epoch (rule 22).
+    pub(crate) fn is_at_least(&self, slot: &Slot<V>, token: Token) -> bool {
+        let is_after = slot.ver != UNSTORED && slot.epoch == token.epoch && slot.ver >= token.ver;
+        // A higher version may be none of the lane's (rule 11).
+        is_after && slot.ver <= self.freshness.issued()
+    }
+
     /// Takes note of a hit, and of how many there were before it.
     #[inline]
     pub(crate) fn note_hit(&self, key: &str, now: Tick, before: u64) {
@@ -155,15 +163,17 @@ impl<V: Value> L1<V> {
         self.in_flight.join_read(key, now)
     }
 
-    /// Joins the load that is under way for a key, or begins one. Also says whether some tag was invalidated since it
-    /// began, which happens only if `may_be_late`: then its outcome may not be [usable](Outcome::is_usable_late).
+    /// Joins the load that is under way for a key, or begins one. Also says whether it began before `since`, or before some
+    /// tag was invalidated, which happens only if `may_be_late`: then its outcome may not be
+    /// [usable](Outcome::is_usable_late).
     pub(crate) fn join_load(
         &self,
         key: &Key,
         now: Tick,
+        since: Tick,
         may_be_late: bool,
     ) -> (Join<V, LoadOutcome<V>>, bool) {
-        self.in_flight.join_load(key, now, may_be_late)
+        self.in_flight.join_load(key, now, since, may_be_late)
     }
 
     /// Joins the refresh or load that is under way for a key, or begins a refresh. `None` if one is under way that the

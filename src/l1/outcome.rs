@@ -39,6 +39,8 @@ pub(crate) struct Outcome<V> {
     /// Which source had it.
     pub(crate) source: Source,
     pub(crate) kind: OutcomeKind,
+    /// Why the load has failed, if this was looked up afterwards.
+    pub(crate) failed: Option<LoadError>,
 }
 
 /// Whether the value is what was asked for.
@@ -54,7 +56,8 @@ pub(crate) enum OutcomeKind {
 
 impl<V> Outcome<V> {
     /// Whether a caller that came when some tag had been invalidated since the load began may have the value: it was
-    /// stored, as nothing is that has the tag (rule 20), and none of its tags was invalidated since.
+    /// stored, as nothing is that has the tag (rule 20), and none of its tags was invalidated since. That is necessary for a
+    /// caller with a token, too, and not enough (rule 22).
     pub(crate) fn is_usable_late(&self) -> bool {
         self.slot.ver != UNSTORED && self.slot.tags().allow(self.slot.ver)
     }
@@ -64,6 +67,7 @@ impl<V> Outcome<V> {
             slot,
             source,
             kind: OutcomeKind::Fresh,
+            failed: None,
         }
     }
 }
@@ -72,6 +76,7 @@ impl<V> Clone for Outcome<V> {
     fn clone(&self) -> Self {
         Self {
             slot: Arc::clone(&self.slot),
+            failed: self.failed.clone(),
             ..*self
         }
     }

@@ -125,16 +125,18 @@ impl Call {
             match self {
                 Self::Get => drop(cache.get("k").await),
                 Self::GetOrLoad => drop(truth.through(&cache, "k").await.unwrap()),
-                Self::Insert => cache.insert("k", "new".to_owned()).await.unwrap(),
+                Self::Insert => drop(cache.insert("k", "new".to_owned()).await.unwrap()),
                 Self::InsertMany => {
                     let entries = ["other", "k"].map(|key| (key, "new".to_owned()));
                     cache.insert_many(entries).await.unwrap();
                 }
-                Self::InvalidateMany => cache.invalidate_many(["other", "k"]).await.unwrap(),
-                Self::Invalidate => cache.invalidate("k").await.unwrap(),
-                Self::InvalidateAndWait => cache.invalidate_and_wait("k").await.unwrap(),
-                Self::InvalidateAndHold => cache.invalidate_and_hold("k", HOLD).await.unwrap(),
-                Self::Clear => cache.clear().await.unwrap(),
+                Self::InvalidateMany => drop(cache.invalidate_many(["other", "k"]).await.unwrap()),
+                Self::Invalidate => drop(cache.invalidate("k").await.unwrap()),
+                Self::InvalidateAndWait => drop(cache.invalidate_and_wait("k").await.unwrap()),
+                Self::InvalidateAndHold => {
+                    cache.invalidate_and_hold("k", HOLD).await.unwrap();
+                }
+                Self::Clear => drop(cache.clear().await.unwrap()),
                 Self::Ready => cache.ready().await,
                 Self::Close => cache.close().await,
             }

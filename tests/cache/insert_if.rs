@@ -75,9 +75,9 @@ async fn where_nothing_is_one_of_many_wins(fleet: Fleet) {
 async fn every_change_makes_a_version_old(fleet: Fleet) {
     let (a, _) = fleet.instance().await;
     let change = async |n: u8| match n {
-        0 => a.insert("k", "new".to_owned()).await.unwrap(),
-        1 => a.invalidate("k").await.unwrap(),
-        2 => a.clear().await.unwrap(),
+        0 => drop(a.insert("k", "new".to_owned()).await.unwrap()),
+        1 => drop(a.invalidate("k").await.unwrap()),
+        2 => drop(a.clear().await.unwrap()),
         _ => {
             let truth = Source::new("new");
             a.refresh("k", || truth.load()).await.unwrap();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use larder::deadpool_redis::redis::cmd;
-use larder::{Cache, Clock, MemoryL2, MemorySnapshot, WriteError};
+use larder::{Cache, Clock, MemoryL2, MemorySnapshot, Token, WriteError};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -25,19 +25,19 @@ over_both_stores!(
 );
 
 /// In a task of its own, so that the test can go on.
-fn wait(cache: &Texts, key: &'static str) -> JoinHandle<Result<(), WriteError>> {
+fn wait(cache: &Texts, key: &'static str) -> JoinHandle<Result<Token, WriteError>> {
     let cache = cache.clone();
     tokio::spawn(async move { cache.invalidate_and_wait(key).await })
 }
 
 /// The end of a wait that nothing stands in the way of.
-async fn ends(waiting: JoinHandle<Result<(), WriteError>>) -> Result<(), WriteError> {
+async fn ends(waiting: JoinHandle<Result<Token, WriteError>>) -> Result<Token, WriteError> {
     let ended = timeout(LIMIT, waiting).await;
     ended.expect("the wait has an end").unwrap()
 }
 
 /// Lets it ask a few times more, and sees that it goes on waiting.
-async fn still_waits(waiting: &JoinHandle<Result<(), WriteError>>, wire: &Network) {
+async fn still_waits(waiting: &JoinHandle<Result<Token, WriteError>>, wire: &Network) {
     let asked = wire.asked(Step::Members);
     eventually("it asks again", || async {
         wire.asked(Step::Members) > asked + 2

@@ -151,7 +151,7 @@ async fn a_load_that_waits_for_another_instance_is_notified_of_its_end() {
         sleep(SECOND).await;
         let over = Instant::now();
         match end {
-            "removed" => a.invalidate("k").await.unwrap(),
+            "removed" => drop(a.invalidate("k").await.unwrap()),
             _ => gate.open(),
         }
         waiting.await.unwrap().unwrap();

@@ -418,7 +418,7 @@ async fn what_was_called_before_comes_before(fleet: Fleet) {
 }
 
 /// Invalidates `t` in a task of its own.
-fn invalidating(cache: &Texts) -> JoinHandle<Result<(), larder::WriteError>> {
+fn invalidating(cache: &Texts) -> JoinHandle<Result<larder::Token, larder::WriteError>> {
     let cache = cache.clone();
     tokio::spawn(async move { cache.invalidate_tag("t").await })
 }

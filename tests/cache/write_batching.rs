@@ -415,7 +415,9 @@ async fn fill_queue(cache: &Texts, wire: &Network) -> (Gate, JoinHandle<()>) {
     let filling = tokio::spawn({
         let cache = cache.clone();
         let keys: Vec<String> = (0..16 * 1024).map(|n| format!("filler {n}")).collect();
-        async move { cache.insert_many(pairs(&keys, "v")).await.unwrap() }
+        async move {
+            cache.insert_many(pairs(&keys, "v")).await.unwrap();
+        }
     });
     gate.arrived(2).await;
     (gate, filling)

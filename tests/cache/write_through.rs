@@ -4,7 +4,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use larder::{CommitError, Loaded};
+use larder::{CommitError, Loaded, Token};
 use tokio::runtime;
 use tokio::task::JoinHandle;
 
@@ -23,7 +23,7 @@ over_both_stores!(
     without_l2_the_key_is_not_used,
 );
 
-type Written = Result<(), CommitError<(), io::Error>>;
+type Written = Result<Token, CommitError<(), io::Error>>;
 
 /// What is written to.
 #[derive(Clone, Default)]

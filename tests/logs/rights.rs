@@ -112,18 +112,18 @@ async fn everything(namespace: &str, url: &str, is_said: impl Fn() -> bool) -> u
     })
     .await;
     failed += errors([
-        a.insert_with("tagged", tagged()).await,
+        a.insert_with("tagged", tagged()).await.map(drop),
         a.expire("k").await,
         a.touch("k", LONG).await.map(drop),
         a.insert_if("new", "v".to_owned(), Version::ABSENT)
             .await
             .map(drop),
-        a.invalidate_tag("t").await,
+        a.invalidate_tag("t").await.map(drop),
         a.invalidate_prefix("k").await.map(drop),
     ]);
     // As many as it takes until the log is trimmed.
     for _ in 0..100 {
-        failed += errors([a.invalidate("k").await]);
+        failed += errors([a.invalidate("k").await.map(drop)]);
     }
     wire.drop_messages(true);
     failed += errors([a.invalidate_and_hold("k", LONG).await]);

@@ -128,6 +128,7 @@ impl Recorder {
                 start,
                 end,
                 outcome: outcome.clone(),
+                knows: None,
             });
         });
         outcome

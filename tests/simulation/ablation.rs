@@ -48,6 +48,8 @@ fn expected(rule: Rule) -> (u8, Invariant) {
         Rule::TagFloors => (20, I1Bound),
         Rule::TagMarkers => (20, I1Bound),
         Rule::SeenNumbers => (21, I1Bound),
+        Rule::Tokens => (22, I9Tokens),
+        Rule::TokenLoads => (22, I9Tokens),
     }
 }
 

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::history::{
-    At, Commit, Disturbance, History, Invariant, Level, Load, Outcome, Read, Rest, Seen, Step,
-    Terms, Write, WriteOutcome,
+    At, Commit, Disturbance, History, Invariant, Known, Level, Load, Outcome, Read, Rest, Seen,
+    Step, Terms, Write, WriteOutcome,
 };
 
 const BOUND: Duration = Duration::from_millis(100);
@@ -40,6 +40,7 @@ fn read(instance: usize, start: u64, end: u64, version: u64) -> Read {
             unproven: false,
             fallback: false,
         }),
+        knows: None,
     }
 }
 
@@ -320,4 +321,25 @@ fn at_rest_all_agree_with_the_source() {
     assert_eq!(broken(&rest(Level::L1, None)), []);
     assert_eq!(broken(&rest(Level::L2, None)), []);
     assert_eq!(broken(&rest(Level::Loader, None)), [Invariant::I8AtRest]);
+}
+
+#[test]
+fn a_token_binds_to_its_write_and_to_what_came_before() {
+    let at = |called, key, version, instance| History {
+        writes: vec![write(0, 200, 2)],
+        ..reads([Read {
+            knows: Some(Known {
+                called: ms(called),
+                key,
+                version,
+            }),
+            ..seen(read(instance, 250, 250, 1), |seen| seen.unproven = true)
+        }])
+    };
+    // Another key was written, before and after the write of this one had returned.
+    assert_eq!(broken(&at(200, 8, 9, 1)), []);
+    assert_eq!(broken(&at(201, 8, 9, 1)), [Invariant::I9Tokens]);
+    // This one.
+    assert_eq!(broken(&at(150, 7, 1, 1)), []);
+    assert_eq!(broken(&at(150, 7, 2, 1)), [Invariant::I9Tokens]);
 }

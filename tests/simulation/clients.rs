@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use futures::future::{join_all, try_join_all};
-use larder::{CommitError, Entry, LoadError, Source as From, Version, WriteError};
+use larder::{CommitError, Entry, LoadError, Source as From, Token, Version, WriteError};
 use tokio::time::{sleep, timeout};
 
 use crate::config::Config;
 use crate::faults::Fault;
-use crate::history::{At, Level, Outcome, Read, Rest, Seen, Write, WriteOutcome};
+use crate::history::{At, Known, Level, Outcome, Read, Rest, Seen, Write, WriteOutcome};
 use crate::source::{self, Number, Plan, SourceDown, Versioned, load};
 use crate::world::{Instance, World};
 
@@ -44,8 +44,17 @@ async fn look_up(world: &World, instance: &Instance, rng: &mut Rng) {
     if rng.f64() < world.config.touches {
         touch(instance, key, rng).await;
     }
+    let known = if rng.f64() < world.config.tokens {
+        let tokens = world.tokens.lock().unwrap();
+        (!tokens.is_empty()).then(|| tokens[rng.usize(0..tokens.len())])
+    } else {
+        None
+    };
     let start = world.recorder.now();
     let outcome = async {
+        if let Some((token, ..)) = known {
+            return informed(world, instance, key, plan, token, how).await;
+        }
         match how {
             _ if anew => loaded(refresh(world, instance, key, plan).await),
             0..=2 => found(instance.cache.get_local(&key)),
@@ -60,7 +69,32 @@ async fn look_up(world: &World, instance: &Instance, rng: &mut Rng) {
             Outcome::Cancelled
         }),
     };
-    note_reads(world, instance, start, [(key, outcome)]);
+    let knows = known.map(|(_, writer, known)| {
+        if writer != instance.index {
+            world.recorder.count(Fault::Informed);
+        }
+        known
+    });
+    note_reads(world, instance, start, knows, [(key, outcome)]);
+}
+
+/// With the token of a write.
+async fn informed(
+    world: &World,
+    instance: &Instance,
+    key: u64,
+    plan: Plan,
+    token: Token,
+    how: u8,
+) -> Outcome {
+    let (source, config) = (Arc::clone(&world.source), Arc::clone(&world.config));
+    let (index, at_least) = (instance.index, instance.cache.at_least(&token));
+    let loader = move |previous| load(source, config, index, key, previous, plan);
+    match how {
+        0..=1 => found(at_least.get(&key).await),
+        2..=3 => found(at_least.get_many([&key, &0]).await.remove(0)),
+        _ => loaded(at_least.get_or_load_with(&key, loader).await),
+    }
 }
 
 /// Whatever becomes of it: what is stored stays, or is loaded anew.
@@ -78,6 +112,7 @@ fn note_reads(
     world: &World,
     instance: &Instance,
     start: At,
+    knows: Option<Known>,
     outcomes: impl IntoIterator<Item = (u64, Outcome)>,
 ) {
     let end = world.recorder.now();
@@ -93,6 +128,7 @@ fn note_reads(
         start,
         end,
         outcome,
+        knows,
     });
     world.recorder.write(|history| history.reads.extend(reads));
 }
@@ -130,7 +166,7 @@ async fn look_up_many(world: &World, instance: &Instance, rng: &mut Rng) {
         Ok(entries) => entries.into_iter().map(self::found).collect(),
         Err(error) => keys.iter().map(|_| loaded(Err(error.clone()))).collect(),
     };
-    note_reads(world, instance, start, keys.into_iter().zip(outcomes));
+    note_reads(world, instance, start, None, keys.into_iter().zip(outcomes));
 }
 
 async fn get_or_load(
@@ -250,7 +286,7 @@ async fn change_tag(world: &World, rng: &mut Rng) {
     });
     let committed: Vec<_> = committed.collect();
     world.recorder.count(Fault::TagInvalidated);
-    let result = instance.cache.invalidate_tag(&tag).await;
+    let result = instance.cache.invalidate_tag(&tag).await.map(Some);
     for write in committed {
         note(world, &instance, write, Some(&result));
     }
@@ -273,7 +309,7 @@ async fn change_prefix(world: &World, rng: &mut Rng) {
     });
     let committed: Vec<_> = committed.collect();
     world.recorder.count(Fault::PrefixInvalidated);
-    let result = instance.cache.invalidate_prefix(prefix).await.map(|_| ());
+    let result = instance.cache.invalidate_prefix(prefix).await.map(|_| None);
     for write in committed {
         note(world, &instance, write, Some(&result));
     }
@@ -292,13 +328,14 @@ async fn change_many(world: &World, instance: &Instance, keys: &BTreeSet<u64>, r
             let (key, version) = (*key, *version);
             (key, world.source.loaded(Versioned { key: *key, version }))
         });
-        instance.cache.insert_many_with(entries).await
+        instance.cache.insert_many_with(entries).await.map(Some)
     } else if world.config.lag_ms == 0 && rng.bool() {
-        instance.cache.invalidate_many(keys).await
+        instance.cache.invalidate_many(keys).await.map(Some)
     } else {
         // Each by itself, which the writer sends together all the same.
         let result = keys.iter().map(|key| invalidate(world, instance, *key));
-        join_all(result).await.into_iter().collect()
+        let results = join_all(result).await.into_iter();
+        results.collect::<Result<Vec<_>, _>>().map(|_| None)
     };
     if result.is_err() {
         sleep(world.config.l2_timeout()).await;
@@ -339,18 +376,19 @@ async fn change(world: &Arc<World>, instance: &Arc<Instance>, key: u64, rng: &mu
             // It may still arrive: for so long, no other client writes.
             sleep(world.config.l2_timeout()).await;
         }
-        Some(result)
+        Some(result.map(Some))
     } else if kind < world.config.inserts + world.config.competitions {
         Some(compete(world, instance, key, version, rng).await)
     } else if kind > 1.0 - world.config.waited_for {
         write.everywhere = true;
-        Some(instance.cache.invalidate_and_wait(&key).await)
+        Some(instance.cache.invalidate_and_wait(&key).await.map(Some))
     } else {
         let result = invalidate(world, instance, key);
         match patience {
             None => Some(result.await),
             Some(ms) => timeout(Duration::from_millis(ms), result).await.ok(),
         }
+        .map(|result| result.map(Some))
     };
     if result.is_none() {
         world.recorder.count(Fault::CancelledWrite);
@@ -394,7 +432,7 @@ async fn write_through(world: &Arc<World>, instance: &Arc<Instance>, key: u64, r
     let results = [(instance, ours), (&other, theirs)];
     for (version, (instance, result)) in (current + 1..).zip(results) {
         let result = match result {
-            Ok(()) => Ok(()),
+            Ok(token) => Ok(Some(token)),
             Err(CommitError::NotInvalidated { error, .. }) => Err(error),
             // Nothing was committed.
             Err(_) => continue,
@@ -414,7 +452,7 @@ async fn compete(
     key: u64,
     version: u64,
     rng: &mut Rng,
-) -> Result<(), WriteError> {
+) -> Result<Option<Token>, WriteError> {
     world.recorder.count(Fault::Competed);
     let seen = instance.cache.get(&key).await;
     let seen = seen.and_then(|entry| entry.meta().version());
@@ -435,14 +473,14 @@ async fn compete(
         sleep(world.config.l2_timeout()).await;
     }
     match ours {
-        Ok(true) => Ok(()),
+        Ok(true) => Ok(None),
         Err(error) if error.is_deferred() => Err(error),
         // The other one has won, or somebody else has; or nothing was changed.
-        Ok(false) | Err(_) => instance.cache.invalidate(&key).await,
+        Ok(false) | Err(_) => instance.cache.invalidate(&key).await.map(Some),
     }
 }
 
-async fn invalidate(world: &World, instance: &Instance, key: u64) -> Result<(), WriteError> {
+async fn invalidate(world: &World, instance: &Instance, key: u64) -> Result<Token, WriteError> {
     match world.config.lag_ms {
         0 => instance.cache.invalidate(&key).await,
         lag => {
@@ -453,14 +491,29 @@ async fn invalidate(world: &World, instance: &Instance, key: u64) -> Result<(), 
 }
 
 /// Records a write that ends now; `None` if its caller was cancelled.
-fn note(world: &World, instance: &Instance, write: Write, result: Option<&Result<(), WriteError>>) {
+fn note(
+    world: &World,
+    instance: &Instance,
+    write: Write,
+    result: Option<&Result<Option<Token>, WriteError>>,
+) {
     let end = world.recorder.now();
+    if let Some(Ok(Some(token))) = result {
+        let known = Known {
+            called: write.end,
+            key: write.key,
+            version: write.version,
+        };
+        let mut tokens = world.tokens.lock().unwrap();
+        tokens.truncate(3);
+        tokens.push_front((*token, instance.index, known));
+    }
     let outcome = match result {
-        Some(Ok(())) => WriteOutcome::Done,
+        Some(Ok(_)) => WriteOutcome::Done,
         Some(Err(error)) if error.is_deferred() => WriteOutcome::Deferred,
         _ => WriteOutcome::Unknown,
     };
-    let everywhere = write.everywhere && matches!(result, Some(Ok(())));
+    let everywhere = write.everywhere && matches!(result, Some(Ok(_)));
     if outcome == WriteOutcome::Done {
         instance.uninvalidated.lock().unwrap().remove(&write.key);
     }
@@ -480,7 +533,8 @@ fn invalidation(world: &World, instance: &Instance, key: u64) -> Write {
         instance: instance.index,
         key,
         version: world.source.current(key),
-        end: At::ZERO,
+        // Until it ends.
+        end: world.recorder.now(),
         outcome: WriteOutcome::Unknown,
         everywhere: false,
         lagging: world.config.lag_ms > 0,
@@ -500,7 +554,7 @@ pub(crate) async fn invalidate_again(world: Arc<World>, dead: Arc<Instance>, mut
             .lock()
             .unwrap()
             .insert(key, write.version);
-        let result = invalidate(&world, &instance, key).await;
+        let result = invalidate(&world, &instance, key).await.map(Some);
         note(&world, &instance, write, Some(&result));
     }
 }
@@ -518,7 +572,7 @@ pub(crate) async fn clear(world: Arc<World>, instance: Arc<Instance>) {
         .collect();
     let result = instance.cache.clear().await;
     let outcome = match &result {
-        Ok(()) => WriteOutcome::Done,
+        Ok(_) => WriteOutcome::Done,
         Err(_) => WriteOutcome::Deferred,
     };
     let end = world.recorder.now();

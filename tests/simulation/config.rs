@@ -36,6 +36,8 @@ pub(crate) struct Config {
     pub(crate) competitions: f64,
     /// The share of changes that write through the cache.
     pub(crate) written_through: f64,
+    /// The share of look-ups that are given the token of a write.
+    pub(crate) tokens: f64,
     /// For how long entries live without a read.
     pub(crate) sliding_ms: Option<u64>,
     /// The share of calls that are cancelled.
@@ -107,6 +109,7 @@ impl Config {
             touches: if seed % 3 == 1 { 0.02 } else { 0.0 },
             competitions: if seed % 4 == 2 { 0.2 } else { 0.0 },
             written_through: if seed % 5 == 1 { 0.2 } else { 0.0 },
+            tokens: if seed.is_multiple_of(2) { 0.05 } else { 0.0 },
             sliding_ms: (seed % 5 == 3).then_some(if seed.is_multiple_of(2) { 300 } else { 1200 }),
             cancelled: *rng.choice(&[0.0, 0.02, 0.1]).unwrap(),
             max_staleness_ms,
@@ -178,6 +181,7 @@ impl Config {
         self.waited_for = 0.0;
         self.prefixes = 0.0;
         self.tags = 0.0;
+        self.tokens = 0.0;
         self.max_deferred = 10_000;
         self.faults.retain(|(fault, _)| {
             !matches!(
@@ -229,9 +233,10 @@ impl Config {
         looked_up * self.l2_timeout_ms + refreshed
     }
 
-    /// A caller that has waited for a load may find that a tag was invalidated meanwhile; a marker is one request more.
+    /// A caller that has waited for a load may find that a tag was invalidated meanwhile, or that the load began before the
+    /// write whose token it has; a marker is one request more.
     fn loads_again_within_ms(&self) -> u64 {
-        if self.tags > 0.0 {
+        if self.tags > 0.0 || self.tokens > 0.0 {
             4 * self.l2_timeout_ms + self.lease_wait_ms + self.load_timeout_ms
         } else {
             0

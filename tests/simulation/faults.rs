@@ -90,6 +90,8 @@ faults! {
     Competed,
     /// A client has the cache write to the source, and another one at the same time.
     WrittenThrough,
+    /// Seen: a look-up with the token of another instance's write.
+    Informed,
     /// Seen: a look-up got an older value, as the load had failed.
     FellBack,
     /// All keys with a prefix are invalidated.

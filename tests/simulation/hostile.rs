@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::faults::Fault;
 
 /// The number of rules.
-pub(crate) const RULES: u8 = 21;
+pub(crate) const RULES: u8 = 22;
 
 impl Config {
     /// A small world in which this rule is all that stands between a reader and a stale value. Short, so that
@@ -176,6 +176,15 @@ impl Config {
                 faults: vec![(Fault::MessagesMadeUp, 1)],
                 ..base
             },
+            // Look-ups that know of a write before the message is here, and loads that began before it.
+            22 => Self {
+                tokens: 0.5,
+                max_staleness_ms: 1000,
+                load_ms: 20..=300,
+                delay_ms: 0..=40,
+                write_rest_ms: 60,
+                ..base
+            },
             // Invalidations that are waited for, while instances do not receive them and the store's clock is stepped.
             _ => Self {
                 max_staleness_ms: 1000,
@@ -225,6 +234,7 @@ impl Config {
             touches: 0.0,
             competitions: 0.0,
             written_through: 0.0,
+            tokens: 0.0,
             sliding_ms: None,
             cancelled: 0.0,
             max_staleness_ms: 300,

@@ -1,18 +1,18 @@
 //! A fleet, its source and its store, and one life of them in simulated time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
 use fastrand::Rng;
-use larder::{Cache, Clock, Mode};
+use larder::{Cache, Clock, Mode, Token};
 use tokio::runtime::Builder;
 use tokio::time::{Instant, sleep};
 
 use crate::config::Config;
 use crate::faults::{Counts, Fault};
-use crate::history::{History, Terms, Violation};
+use crate::history::{History, Known, Terms, Violation};
 use crate::lane::Network;
 use crate::link::Link;
 use crate::recorder::Recorder;
@@ -80,6 +80,8 @@ pub(crate) struct World {
     pub(crate) store: Arc<Store>,
     /// The instances that are alive.
     fleet: Mutex<Vec<Arc<Instance>>>,
+    /// Of the last writes that returned one, as users keep them.
+    pub(crate) tokens: Mutex<VecDeque<(Token, usize, Known)>>,
     /// All that ever were.
     born: Mutex<usize>,
     start: Instant,
@@ -136,6 +138,7 @@ impl World {
             source,
             store: Arc::new(store),
             fleet: Mutex::default(),
+            tokens: Mutex::default(),
             born: Mutex::default(),
             start,
             over: AtomicBool::new(false),

@@ -6,10 +6,11 @@ use tracing::warn;
 
 use super::{Flight, Loads};
 use crate::engine::lookup;
+use crate::engine::tags::Proof;
 use crate::entry::Entry;
 use crate::error::LoadError;
 use crate::key::Key;
-use crate::l1::{LoadOutcome, Op, OutcomeKind};
+use crate::l1::{LoadOutcome, Op, Outcome, OutcomeKind};
 use crate::vocabulary::Value;
 
 impl<V: Value> Loads<V> {
@@ -18,21 +19,33 @@ impl<V: Value> Loads<V> {
         match flight.wait().await {
             Some(outcome) => outcome,
             // The runtime of its task has ended. Boxed, so that the futures of look-ups do not become larger.
-            None => match lookup::fallback(&self.ctx, key).boxed().await {
-                Some(found) => Ok(Some(found)),
-                None => Err(LoadError::stopped()),
-            },
+            None => instead(
+                lookup::fallback(&self.ctx, key, Proof::Used).boxed().await,
+                LoadError::stopped(),
+            ),
         }
     }
 
     /// The fallback of a key whose load has just failed: it is not tried again yet.
-    pub(super) async fn throttled(&self, key: &Key) -> Option<Entry<V>> {
+    pub(super) async fn throttled(&self, key: &Key, proof: Proof) -> Option<Entry<V>> {
         let ctx = &self.ctx;
         if ctx.options.stale_if_error.is_zero() || !ctx.backoff.is_throttled(key) {
             return None;
         }
-        let found = lookup::fallback(ctx, key).await?;
+        let found = lookup::fallback(ctx, key, proof).await?;
         Some(lookup::hand_out_loaded(ctx, found, ctx.now()))
+    }
+
+    /// What a caller with a token gets if the load has failed: the fallback that the others got may be too old for it.
+    pub(super) async fn fallback_since(
+        &self,
+        key: &Key,
+        error: LoadError,
+    ) -> Result<Entry<V>, LoadError> {
+        let ctx = &self.ctx;
+        let found = lookup::fallback(ctx, key, Proof::Unused).await;
+        let found = found.ok_or(error)?;
+        Ok(lookup::hand_out_loaded(ctx, found, ctx.now()))
     }
 
     /// The error of a load that failed a moment ago and is not tried again yet.
@@ -49,7 +62,7 @@ impl<V: Value> Loads<V> {
     pub(super) async fn failed(&self, op: &Op, error: LoadError) -> LoadOutcome<V> {
         let (ctx, key) = (&*self.ctx, op.key());
         let options = &*ctx.options;
-        let Some(found) = lookup::fallback(ctx, key).await else {
+        let Some(found) = lookup::fallback(ctx, key, Proof::Used).await else {
             if !options.error_ttl.is_zero() {
                 let generation = ctx.l1.freshness().generation();
                 let pause = options.shortened(options.error_ttl);
@@ -74,6 +87,17 @@ impl<V: Value> Loads<V> {
                 );
             }
         }
-        Ok(Some(found))
+        instead(Some(found), error)
+    }
+}
+
+/// What was found after a load has failed, or the error.
+fn instead<V>(found: Option<Outcome<V>>, error: LoadError) -> LoadOutcome<V> {
+    match found {
+        Some(found) => Ok(Some(Outcome {
+            failed: Some(error),
+            ..found
+        })),
+        None => Err(error),
     }
 }

@@ -6,9 +6,10 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, try_join_all};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Flight, Loads, one};
+use super::{Flight, Loads, Since, one};
 use crate::engine::loader::Loader;
 use crate::engine::lookup;
+use crate::engine::tags::Proof;
 use crate::entry::Entry;
 use crate::error::LoadError;
 use crate::key::Key;
@@ -39,17 +40,26 @@ impl<V: Value> Loads<V> {
         stale: &Entry<V>,
         loader: impl FnOnce() -> Loader<V>,
     ) -> Option<Current<V>> {
-        let is_awaited = stale.is_stale() && !self.ctx.options.stale_wait.is_zero();
-        let stale = [(0, key, stale.clone())];
-        if !is_awaited {
-            self.refreshes.start(stale, |_| loader());
+        if !stale.is_stale() || self.ctx.options.stale_wait.is_zero() {
+            self.refresh_in_background(key, stale, loader);
             return None;
         }
-        let loader = loader();
+        let (stale, loader) = ([(0, key, stale.clone())], loader());
         let awaited = self.start_refreshes(stale, |_| loader.clone()).pop()?;
         let loads = Arc::clone(self);
         let current = async move { one(loads.await_refresh(awaited, || loader).await) };
         Some(current.boxed())
+    }
+
+    /// Has a stale value refreshed, for a caller that does not wait for it.
+    pub(in crate::engine) fn refresh_in_background(
+        &self,
+        key: Key,
+        stale: &Entry<V>,
+        loader: impl FnOnce() -> Loader<V>,
+    ) {
+        let stale = [(0, key, stale.clone())];
+        self.refreshes.start(stale, |_| loader());
     }
 
     /// Has stale values refreshed, given with their places. Returns those whose refresh the caller waits for.
@@ -132,11 +142,14 @@ impl<V: Value> Loads<V> {
         // It is gone: its callers wait for the load as for that of any missing key.
         match refresh.wait().await {
             Some(Ok(Some(loaded))) => Ok(Some(lookup::hand_out_loaded(ctx, loaded, ctx.now()))),
-            Some(Err(error)) => match lookup::fallback(ctx, &key).await {
+            Some(Err(error)) => match lookup::fallback(ctx, &key, Proof::Used).await {
                 Some(found) => Ok(Some(lookup::hand_out_loaded(ctx, found, ctx.now()))),
                 None => Err(error),
             },
-            Some(Ok(None)) | None => self.load_missing(key, Some(Want::Any), loader).await,
+            Some(Ok(None)) | None => {
+                self.load_missing(key, Some(Want::Any), loader, Since::ANY)
+                    .await
+            }
         }
     }
 

@@ -188,6 +188,7 @@ impl World {
             life: 1,
             epoch: self.l1.freshness().epoch(),
             seq: 0,
+            ver: 0,
             now: 0,
         };
         self.l1.freshness().prove(&lane, asked);

@@ -147,6 +147,7 @@ impl State {
             life: now.run,
             epoch: self.data.epoch,
             seq: self.data.seq,
+            ver: self.data.ver,
             now: now.at,
         }
     }

@@ -436,14 +436,15 @@ async fn run(
     source: &Source,
 ) -> RedisResult<(LaneClock, u64)> {
     let run = run_call(&source.scripts, &source.names);
-    let answer: (u64, u64, u64, u64, String, String) = run.run(connection).await?;
-    let (epoch, seq, now, lanes, life, policy) = answer;
+    let answer: (u64, u64, u64, u64, u64, String, String) = run.run(connection).await?;
+    let (epoch, seq, ver, now, lanes, life, policy) = answer;
     let life = self::life(&life);
     source.check_policy(life, &policy);
     let clock = LaneClock {
         life,
         epoch,
         seq,
+        ver,
         now,
     };
     Ok((clock, lanes))

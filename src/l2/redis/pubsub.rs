@@ -51,7 +51,7 @@ pub(super) async fn subscribe(
         };
         let mut run = run_call(scripts, names);
         run.arg(me.id).arg(members::entry(&as_new));
-        let answer: (u64, u64, u64, u64, String, String, u64, u64) =
+        let answer: (u64, u64, u64, u64, u64, String, String, u64, u64) =
             run.run(&mut connection).await?;
         RedisResult::Ok((answer, connection))
     };
@@ -59,7 +59,7 @@ pub(super) async fn subscribe(
     let opened = timeout(CONNECT, opening)
         .await
         .map_err(|_| L2Error::timed_out(CONNECT))?;
-    let ((epoch, seq, now, lanes, life, _policy, generation, age), connection) =
+    let ((epoch, seq, ver, now, lanes, life, _policy, generation, age), connection) =
         opened.map_err(connect_error)?;
     check_lanes(lanes)?;
     let subscription = RedisSubscription {
@@ -81,6 +81,7 @@ pub(super) async fn subscribe(
         life: self::life(&life),
         epoch,
         seq,
+        ver,
         now,
     };
     Ok((clock, Box::new(subscription)))
@@ -180,8 +181,9 @@ impl Subscription for RedisSubscription {
             let answers = requests.query_async(&mut connection).await;
             let (noted, lane): (Value, Value) = answers.map_err(l2_error)?;
             let noted: u64 = answer_of(&scripts.note, noted)?;
-            let lane: (u64, bool, u64, u64, u64, String) = answer_of(&scripts.heartbeat, lane)?;
-            let (echo, in_order, epoch, seq, now, life) = lane;
+            let lane: (u64, bool, u64, u64, u64, u64, String) =
+                answer_of(&scripts.heartbeat, lane)?;
+            let (echo, in_order, epoch, seq, ver, now, life) = lane;
             if !in_order || echo != nonce {
                 return Err(L2Error::unexpected(
                     "the server has restarted, has lost its data, does not take writes, or is no longer a primary in good standing",
@@ -198,6 +200,7 @@ impl Subscription for RedisSubscription {
                 life,
                 epoch,
                 seq,
+                ver,
                 now,
             })
         };

@@ -299,6 +299,6 @@ where
     match outcome {
         // No value has such a key or tag: the row was written by something else, and there is nothing to do for it.
         Err(error) if error.is_key_too_long() => Ok(()),
-        outcome => outcome,
+        outcome => outcome.map(|_| ()),
     }
 }

@@ -21,6 +21,7 @@ impl History {
             self.one_load(),
             self.answered(terms),
             self.at_rest(),
+            self.tokens(),
         ]
         .concat()
     }
@@ -52,6 +53,33 @@ impl History {
                     .find_map(|write| broken(Invariant::I1Bound, read, seen, write))
             })
             .collect()
+    }
+
+    /// Of all reads, also those that are flagged.
+    fn tokens(&self) -> Vec<Violation> {
+        let done = self.writes.iter();
+        let done = done.filter(|write| write.outcome == WriteOutcome::Done);
+        let writes = Floors::new(done, |write| write.key);
+        let informed = self.reads.iter().filter_map(|read| match read.outcome {
+            Outcome::Value(seen) => Some((read, seen, read.knows?)),
+            _ => None,
+        });
+        let wrong = informed.filter_map(|(read, seen, knows)| {
+            let before = writes.before(&read.key, knows.called);
+            let before = before.map_or(0, |write| write.version);
+            let itself = if knows.key == read.key {
+                knows.version
+            } else {
+                0
+            };
+            (seen.version < before.max(itself)).then(|| Violation {
+                invariant: Invariant::I9Tokens,
+                key: read.key,
+                at: read.end,
+                what: format!("{read:?}, though version {before} was written before"),
+            })
+        });
+        wrong.collect()
     }
 
     fn no_resurrection(&self) -> Vec<Violation> {

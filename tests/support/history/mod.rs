@@ -31,6 +31,9 @@ pub(crate) enum Invariant {
     I7Answered,
     /// At rest both levels hold what the source holds, or nothing.
     I8AtRest,
+    /// A look-up with the token of a write never gives what is older than that write, or than what had been invalidated
+    /// before it was called.
+    I9Tokens,
 }
 
 /// A look-up, as its caller saw it.
@@ -41,6 +44,18 @@ pub(crate) struct Read {
     pub(crate) start: At,
     pub(crate) end: At,
     pub(crate) outcome: Outcome,
+    /// The write whose token it was given.
+    pub(crate) knows: Option<Known>,
+}
+
+/// A write that has returned a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Known {
+    /// When it was called.
+    pub(crate) called: At,
+    /// What it wrote.
+    pub(crate) key: u64,
+    pub(crate) version: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,0 +1,76 @@
+//! Which loads a caller may join, and which results it may have, if it comes with a token (rule 22).
+
+use crate::ablation::{Rule, without};
+use crate::clock::Tick;
+use crate::engine::context::Context;
+use crate::error::LoadError;
+use crate::l1::Outcome;
+use crate::source::Source;
+use crate::token::Token;
+use crate::vocabulary::Value;
+
+/// What a caller knows that this instance may not have applied yet.
+#[derive(Clone, Copy)]
+pub(in crate::engine) struct Since {
+    /// When a load must have begun, at the earliest, not to be late for it.
+    pub(super) began: Tick,
+    /// What its result must not be older than.
+    pub(super) at_least: Option<Token>,
+}
+
+impl Since {
+    /// Nothing: every result will do.
+    pub(super) const ANY: Self = Self {
+        began: 0,
+        at_least: None,
+    };
+
+    /// A write that a token names. After `began` L2 was asked for the key, and had nothing or did not answer.
+    pub(in crate::engine) fn new(token: Token, began: Tick) -> Self {
+        if without(Rule::TokenLoads) {
+            return Self::ANY;
+        }
+        Self {
+            began,
+            at_least: Some(token),
+        }
+    }
+
+    /// Whether the caller may have a result: it was stored by that write or later, or it was loaded by a loader that was
+    /// called after L2 was asked. What the load of the caller itself has found in L2 was stored after that, too.
+    pub(super) fn judge<V: Value>(
+        &mut self,
+        ctx: &Context<V>,
+        loaded: Outcome<V>,
+        is_late: bool,
+        is_own: bool,
+    ) -> Judged<V> {
+        let is_enough = |token| ctx.l1.is_at_least(&loaded.slot, token);
+        if self.at_least.is_none_or(is_enough) {
+            return Judged::Usable(loaded);
+        }
+        match loaded.failed {
+            Some(error) => Judged::Failed(error),
+            None if !is_late && (is_own || loaded.source == Source::Loader) => {
+                Judged::Usable(loaded)
+            }
+            None => {
+                if !is_late {
+                    // Others that begin loads are content with what L1 has: the next one is the caller's own.
+                    self.began = Tick::MAX;
+                }
+                Judged::Again
+            }
+        }
+    }
+}
+
+/// What follows from the result of a load.
+pub(super) enum Judged<V> {
+    /// The caller gets it.
+    Usable(Outcome<V>),
+    /// It takes the place of a value that could not be loaded, and may be too old.
+    Failed(LoadError),
+    /// The caller joins or begins another load.
+    Again,
+}

@@ -1,0 +1,222 @@
+//! Look-ups that see a write of another instance.
+
+use std::error::Error;
+use std::fmt;
+
+use crate::cache::{Cache, written};
+use crate::engine::Loader;
+use crate::entry::Entry;
+use crate::error::LoadError;
+use crate::key::CacheKey;
+use crate::loaded::Loaded;
+use crate::lookup_by::LookupBy;
+use crate::token::Token;
+
+/// The look-ups of a [`Cache`] that answer with nothing older than a write, from [`Cache::at_least`].
+///
+/// ```
+/// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+/// use larder::{Cache, MemoryL2};
+///
+/// // Two instances, and a user whose requests may reach either.
+/// let l2 = MemoryL2::new();
+/// let a: Cache<u64, String> = Cache::builder("docs:names").l2(l2.clone()).build()?;
+/// let b: Cache<u64, String> = Cache::builder("docs:names").l2(l2).build()?;
+/// a.insert(&7, "Ann".to_owned()).await?;
+/// assert_eq!(b.get(&7).await.as_deref().map(String::as_str), Some("Ann"));
+///
+/// // A request that changes the name: its answer carries the token, such as in a cookie.
+/// let cookie = a.insert(&7, "Anna".to_owned()).await?.to_string();
+///
+/// // The next request sees the change, though `b` may not have heard of it.
+/// let token = cookie.parse()?;
+/// let name = b.at_least(&token).get(&7).await.ok_or("it was inserted")?;
+/// assert_eq!(*name, "Anna");
+/// # Ok(()) }
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+/// ```
+pub struct AtLeast<'a, K, V>
+where
+    V: Send + Sync + 'static,
+{
+    cache: &'a Cache<K, V>,
+    token: Token,
+}
+
+impl<K, V> Cache<K, V>
+where
+    K: CacheKey,
+    V: Send + Sync + 'static,
+{
+    /// The look-ups of this cache, as the user sees them who caused a write: none answers with what is older than the write
+    /// that `token` names, in whichever instance of the service that was (read your own writes). That holds for all keys:
+    /// what any instance had changed before that write is seen, too.
+    ///
+    /// Without a token other instances see a write one network hop later, as a rule, and within
+    /// [`max_staleness`](crate::Builder::max_staleness) in any case.
+    ///
+    /// Cost: once this instance has proved that it has applied the write, after a third of `max_staleness` at most, that of
+    /// any look-up. Until then an entry in L1 is an answer if it was stored by that write or later; otherwise one request to
+    /// L2 for each key, and one more for all of a call if values have tags. No call waits for the write to be applied.
+    ///
+    /// Tokens may come from users, so one that was made up does no harm: it costs at most these requests. A key that is in
+    /// neither level is loaded as for any other caller, once for all callers that ask at the time.
+    ///
+    /// If L2 does not answer, what L1 has is not returned unless it is new enough, in
+    /// [`Mode::Available`](crate::Mode::Available) too.
+    ///
+    /// A token is for the cache that it came from, or one of the same namespace. To have all instances see a write before a
+    /// call returns, use [`invalidate_and_wait`](Self::invalidate_and_wait).
+    #[must_use]
+    pub fn at_least(&self, token: &Token) -> AtLeast<'_, K, V> {
+        AtLeast {
+            cache: self,
+            token: *token,
+        }
+    }
+}
+
+impl<K, V> AtLeast<'_, K, V>
+where
+    K: CacheKey,
+    V: Send + Sync + 'static,
+{
+    /// Looks a key up as [`Cache::get`] does.
+    ///
+    /// Cost: see [`Cache::at_least`].
+    pub async fn get<Q, M>(&self, key: &Q) -> Option<Entry<V>>
+    where
+        K: LookupBy<Q, M>,
+        Q: CacheKey + ?Sized,
+    {
+        if self.cache.engine().has_applied(self.token) {
+            return self.cache.get(key).await;
+        }
+        self.get_many([key]).await.pop().flatten()
+    }
+
+    /// Looks many keys up as [`Cache::get_many`] does, in their order.
+    ///
+    /// Cost: see [`Cache::at_least`]; 64 requests are under way at a time.
+    pub async fn get_many<'k, Q, M>(
+        &self,
+        keys: impl IntoIterator<Item = &'k Q>,
+    ) -> Vec<Option<Entry<V>>>
+    where
+        K: LookupBy<Q, M>,
+        Q: CacheKey + ?Sized + 'k,
+    {
+        let engine = self.cache.engine();
+        if engine.has_applied(self.token) {
+            return self.cache.get_many(keys).await;
+        }
+        let (mut places, mut texts) = (Vec::new(), Vec::new());
+        let mut entries = Vec::new();
+        for (place, key) in keys.into_iter().enumerate() {
+            entries.push(None);
+            match written(key) {
+                Ok(key) => {
+                    places.push(place);
+                    texts.push(key);
+                }
+                Err(error) => engine.refuse_key(error),
+            }
+        }
+        let found = engine.get_many_at_least(&texts, self.token).await;
+        for (place, found) in places.into_iter().zip(found) {
+            if let Some(entry) = entries.get_mut(place) {
+                *entry = found;
+            }
+        }
+        entries
+    }
+
+    /// Looks a key up as [`Cache::get_or_load`] does, and otherwise calls `loader` and stores what it returns.
+    ///
+    /// A load that began before the call is joined, and its value returned if it was stored by that write or later;
+    /// otherwise the caller takes part in one that begins then. A stale value is returned at once, also with
+    /// [`stale_wait`](crate::Builder::stale_wait), and refreshed in the background.
+    ///
+    /// Cost: see [`Cache::at_least`], and that of the load.
+    ///
+    /// # Errors
+    ///
+    /// As [`Cache::get_or_load`]. What was kept for loads that fail is returned in place of an error only if it was stored by
+    /// the write or later, or if this instance has proved that it has applied the write.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// let names: larder::Cache<u64, String> = larder::Cache::builder("docs:names").build()?;
+    /// let token = names.invalidate(&7).await?;
+    /// let load = || async { Ok::<_, std::io::Error>("Anna".to_owned()) };
+    /// assert_eq!(*names.at_least(&token).get_or_load(&7, load).await?, "Anna");
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub async fn get_or_load<Q, M, F, Fut, E>(
+        &self,
+        key: &Q,
+        loader: F,
+    ) -> Result<Entry<V>, LoadError>
+    where
+        K: LookupBy<Q, M>,
+        Q: CacheKey + ?Sized,
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<V, E>> + Send + 'static,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let (engine, token) = (self.cache.engine(), self.token);
+        if engine.has_applied(token) {
+            return self.cache.get_or_load(key, loader).await;
+        }
+        let load = || Loader::plain(loader);
+        engine
+            .get_or_load_at_least(written(key)?, token, load)
+            .await
+    }
+
+    /// Looks a key up as [`Cache::get_or_load_with`] does: as [`get_or_load`](Self::get_or_load), with a loader that says how
+    /// its value is to be stored.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_or_load`](Self::get_or_load) and [`Cache::get_or_load_with`].
+    pub async fn get_or_load_with<Q, M, F, Fut, E>(
+        &self,
+        key: &Q,
+        loader: F,
+    ) -> Result<Entry<V>, LoadError>
+    where
+        K: LookupBy<Q, M>,
+        Q: CacheKey + ?Sized,
+        F: FnOnce(Option<Entry<V>>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<Loaded<V>, E>> + Send + 'static,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let (engine, token) = (self.cache.engine(), self.token);
+        if engine.has_applied(token) {
+            return self.cache.get_or_load_with(key, loader).await;
+        }
+        let load = || Loader::one(loader);
+        engine
+            .get_or_load_at_least(written(key)?, token, load)
+            .await
+    }
+}
+
+impl<K, V: Send + Sync + 'static> Clone for AtLeast<'_, K, V> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<K, V: Send + Sync + 'static> Copy for AtLeast<'_, K, V> {}
+
+impl<K, V: Send + Sync + 'static> fmt::Debug for AtLeast<'_, K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AtLeast")
+            .field("cache", self.cache)
+            .field("token", &self.token)
+            .finish()
+    }
+}
