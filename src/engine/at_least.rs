@@ -39,7 +39,7 @@ pub(super) async fn get_or_load<V: Value>(
     token: Token,
     load: impl Begin<V>,
 ) -> Result<Entry<V>, LoadError> {
-    let began = ctx.now();
+    let number = ctx.l1.next(&key);
     let found = look_up(ctx, std::slice::from_ref(&key), token).await.pop();
     match found.unwrap_or(Err(None)) {
         Ok(entry) => {
@@ -49,7 +49,7 @@ pub(super) async fn get_or_load<V: Value>(
             Ok(entry)
         }
         Err(want) => {
-            let since = Since::new(token, began);
+            let since = Since::new(token, number);
             loads.load_since(key, want, load, since).await
         }
     }

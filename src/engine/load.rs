@@ -341,7 +341,7 @@ impl<V: Value> Loads<V> {
         may_be_late: bool,
     ) -> Joining<V> {
         let now = self.ctx.now();
-        let (join, is_late) = (self.ctx.l1).join_load(key, now, since.began, may_be_late);
+        let (join, is_late) = (self.ctx.l1).join_load(key, now, since.number, may_be_late);
         let (flight, led) = match join {
             Join::Joined(flight) => (flight, None),
             Join::Started(Started { op, sender, result }) => {

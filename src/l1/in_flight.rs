@@ -117,6 +117,11 @@ impl<V> InFlight<V> {
         self.guard(op)
     }
 
+    /// The number of the next operation on a key: what has a lower one began before.
+    pub(super) fn next(&self, key: &str) -> u64 {
+        self.lock(self.hash(key)).next
+    }
+
     /// Joins the read that is under way for a key, or begins one.
     pub(super) fn join_read(self: &Arc<Self>, key: &Key, now: Tick) -> JoinRead<V> {
         let hash = self.hash(key);
@@ -131,8 +136,8 @@ impl<V> InFlight<V> {
         })
     }
 
-    /// Joins the load that is under way for a key, or begins one. Also says whether it began before `since`, or before some
-    /// tag was invalidated, which happens only if `may_be_late`.
+    /// Joins the load that is under way for a key, or begins one. Also says whether it is of a number below `since`, or began
+    /// before some tag was invalidated, which happens only if `may_be_late`.
     ///
     /// If each such caller loaded for itself, a key that takes long to load would be loaded again after each invalidation
     /// of whatever tag.
@@ -140,13 +145,13 @@ impl<V> InFlight<V> {
         self: &Arc<Self>,
         key: &Key,
         now: Tick,
-        since: Tick,
+        since: u64,
         may_be_late: bool,
     ) -> (Join<V, LoadOutcome<V>>, bool) {
         let hash = self.hash(key);
         let shard = self.lock(hash);
         let load = shard.get(hash, key).and_then(|state| state.load.as_ref());
-        let in_time = load.filter(|load| load.began >= since);
+        let in_time = load.filter(|load| load.id >= since);
         if let Some(result) = self.joinable(in_time, now) {
             return (Join::Joined(result), false);
         }

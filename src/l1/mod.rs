@@ -158,19 +158,24 @@ impl<V: Value> L1<V> {
         self.in_flight.begin(key)
     }
 
+    /// The number of the next operation on a key: what has a lower one began before.
+    pub(crate) fn next(&self, key: &str) -> u64 {
+        self.in_flight.next(key)
+    }
+
     /// Joins the read of L2 that is under way for a key, or begins one.
     pub(crate) fn join_read(&self, key: &Key, now: Tick) -> JoinRead<V> {
         self.in_flight.join_read(key, now)
     }
 
-    /// Joins the load that is under way for a key, or begins one. Also says whether it began before `since`, or before some
-    /// tag was invalidated, which happens only if `may_be_late`: then its outcome may not be
+    /// Joins the load that is under way for a key, or begins one. Also says whether it is of a [number](Self::next) below
+    /// `since`, or began before some tag was invalidated, which happens only if `may_be_late`: then its outcome may not be
     /// [usable](Outcome::is_usable_late).
     pub(crate) fn join_load(
         &self,
         key: &Key,
         now: Tick,
-        since: Tick,
+        since: u64,
         may_be_late: bool,
     ) -> (Join<V, LoadOutcome<V>>, bool) {
         self.in_flight.join_load(key, now, since, may_be_late)

@@ -13,6 +13,7 @@
 mod support;
 
 mod absent;
+mod at_least;
 mod breaker;
 mod cancellation;
 mod clear;

@@ -1,7 +1,6 @@
 //! Which loads a caller may join, and which results it may have, if it comes with a token (rule 22).
 
 use crate::ablation::{Rule, without};
-use crate::clock::Tick;
 use crate::engine::context::Context;
 use crate::error::LoadError;
 use crate::l1::Outcome;
@@ -12,8 +11,8 @@ use crate::vocabulary::Value;
 /// What a caller knows that this instance may not have applied yet.
 #[derive(Clone, Copy)]
 pub(in crate::engine) struct Since {
-    /// When a load must have begun, at the earliest, not to be late for it.
-    pub(super) began: Tick,
+    /// The lowest number of a load that the caller is not too late for.
+    pub(super) number: u64,
     /// What its result must not be older than.
     pub(super) at_least: Option<Token>,
 }
@@ -21,17 +20,18 @@ pub(in crate::engine) struct Since {
 impl Since {
     /// Nothing: every result will do.
     pub(super) const ANY: Self = Self {
-        began: 0,
+        number: 0,
         at_least: None,
     };
 
-    /// A write that a token names. After `began` L2 was asked for the key, and had nothing or did not answer.
-    pub(in crate::engine) fn new(token: Token, began: Tick) -> Self {
+    /// A write that a token names. Since this number was the next one, L2 was asked for the key, and had nothing or did not
+    /// answer.
+    pub(in crate::engine) fn new(token: Token, number: u64) -> Self {
         if without(Rule::TokenLoads) {
             return Self::ANY;
         }
         Self {
-            began,
+            number,
             at_least: Some(token),
         }
     }
@@ -57,7 +57,7 @@ impl Since {
             None => {
                 if !is_late {
                     // Others that begin loads are content with what L1 has: the next one is the caller's own.
-                    self.began = Tick::MAX;
+                    self.number = u64::MAX;
                 }
                 Judged::Again
             }
