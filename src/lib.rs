@@ -18,9 +18,9 @@
 //! | `l1` | the entries of this process: what may be returned, joined and stored |
 //! | [`l2`] | the shared store: on Redis, or in memory; beside `l1`, neither knows the other |
 //! | `options`, `error` | what users set, and the errors that they get |
-//! | `stats`, `throttle`, `pacing`, `shared_result` | counters, log lines, the size of batches, one result for many callers |
+//! | `stats`, `throttle`, `pacing`, `shared_result`, `token` | counters, log lines, the size of batches, one result for many callers, the name of a write |
 //! | `wire` | bytes: envelopes, messages and [codecs](codec); does no I/O |
-//! | `key`, `lookup_by`, `clock`, `source`, `token`, `vocabulary`, `lock`, `random`, `retry_delays`, `ablation` | what all layers use |
+//! | `key`, `lookup_by`, `clock`, `source`, `vocabulary`, `lock`, `random`, `retry_delays`, `ablation` | what all layers use |
 //!
 //! The [protocol] has the rules that `engine`, `l1` and `l2` keep together, and says what each is for. `ablation` turns
 //! one of them off, for the test that shows what breaks without it.

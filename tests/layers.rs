@@ -22,7 +22,7 @@ const LAYERS: [&[&str]; 12] = [
     &["l1", "l2"],
     &["options"],
     &["error"],
-    &["stats", "throttle", "pacing", "shared_result"],
+    &["stats", "throttle", "pacing", "shared_result", "token"],
     &["wire"],
     &[
         "ablation",
@@ -33,7 +33,6 @@ const LAYERS: [&[&str]; 12] = [
         "random",
         "retry_delays",
         "source",
-        "token",
         "vocabulary",
     ],
 ];
