@@ -631,6 +631,8 @@ where
     /// [`invalidate`](Self::invalidate): if two instances insert different values at the same time, either may be the
     /// one that stays.
     ///
+    /// Returns the token of the write, for look-ups by [`at_least`](Self::at_least).
+    ///
     /// Cost: one round trip, shared with what else this instance writes at the moment. The call also waits for
     /// earlier writes of the key, and for room in the writer's queue.
     ///
@@ -927,6 +929,9 @@ where
     /// old value any more. Other instances evict it when the message arrives, one network hop later; if it is lost,
     /// look-ups there that start later than their [`max_staleness`](crate::Builder::max_staleness) do not return the
     /// old value.
+    ///
+    /// Returns the token of the write: look-ups that are given it, by [`at_least`](Self::at_least), never return the
+    /// old value, in any instance.
     ///
     /// Cost: one round trip, shared with what else this instance writes at the moment.
     ///

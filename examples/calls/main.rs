@@ -12,6 +12,7 @@
 //! Tokio's time is paused here: a `sleep` of an hour takes no time. A cache that is built with `Clock::tokio()` goes by
 //! that time. With a service's runtime both go by the real one.
 
+mod at_least;
 mod clear;
 mod expire;
 mod fallbacks;
@@ -65,7 +66,7 @@ macro_rules! examples {
 /// In the order of the README's tables.
 const EXAMPLES: &[Example] = examples! {
     get_or_load get_or_load_with read_through refresh get get_many get_local
-    invalidate invalidate_after write_through invalidate_and_wait invalidate_and_hold
+    invalidate invalidate_after write_through invalidate_and_wait at_least invalidate_and_hold
     #[cfg(feature = "outbox-rusqlite")] outbox
     insert insert_with insert_if expire touch
     tags invalidate_prefix clear operation
