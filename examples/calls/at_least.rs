@@ -2,11 +2,13 @@
 
 use std::error::Error;
 use std::io;
+use std::time::Duration;
 
-use larder::{Cache, Token};
+use larder::{Cache, MemoryL2, Token};
+use tokio::time::sleep;
 
 pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
-    let l2 = larder::MemoryL2::new();
+    let l2 = MemoryL2::new();
     let a: Cache<u64, String> = Cache::builder("user:name").l2(l2.clone()).build()?;
     let b: Cache<u64, String> = Cache::builder("user:name").l2(l2).build()?;
     a.ready().await;
@@ -30,5 +32,6 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
 }
 
 async fn update_user(_id: u64, _name: &str) -> Result<(), io::Error> {
-    Ok(()) // UPDATE user SET name = $2 WHERE id = $1
+    sleep(Duration::from_millis(5)).await; // UPDATE user SET name = $2 WHERE id = $1
+    Ok(())
 }
