@@ -179,10 +179,12 @@ impl Config {
             // Look-ups that know of a write before the message is here, and loads that began before it.
             22 => Self {
                 tokens: 0.5,
-                max_staleness_ms: 1000,
-                load_ms: 20..=300,
+                max_staleness_ms: 2000,
+                load_ms: 100..=600,
                 delay_ms: 0..=40,
-                write_rest_ms: 60,
+                write_rest_ms: 100,
+                fault_every_ms: 250,
+                faults: vec![(Fault::SubscriberSilent, 1)],
                 ..base
             },
             // Invalidations that are waited for, while instances do not receive them and the store's clock is stepped.
