@@ -68,6 +68,8 @@ pub enum Rule {
     Tokens,
     /// 22: a caller with a token takes part in loads like any other.
     TokenLoads,
+    /// 23: a warm-up stores a value whether or not its key was changed since the call.
+    Warming,
 }
 
 /// Whether a rule is turned off.
@@ -91,7 +93,7 @@ mod switch {
 
     impl Rule {
         /// All of them, in the order of the protocol.
-        pub const ALL: [Self; 29] = [
+        pub const ALL: [Self; 30] = [
             Self::FillLease,
             Self::LeaseTokens,
             Self::OneStep,
@@ -121,6 +123,7 @@ mod switch {
             Self::SeenNumbers,
             Self::Tokens,
             Self::TokenLoads,
+            Self::Warming,
         ];
     }
 

@@ -18,7 +18,7 @@
 //! | `l1` | the entries of this process: what may be returned, joined and stored |
 //! | [`l2`] | the shared store: on Redis, or in memory; beside `l1`, neither knows the other |
 //! | `options`, `error` | what users set, and the errors that they get |
-//! | `stats`, `throttle`, `pacing`, `shared_result`, `token` | counters, log lines, the size of batches, one result for many callers, the name of a write |
+//! | `stats`, `throttle`, `pacing`, `shared_result`, `token`, `warming` | counters, log lines, the size of batches, one result for many callers, the name of a write, progress |
 //! | `wire` | bytes: envelopes, messages and [codecs](codec); does no I/O |
 //! | `key`, `lookup_by`, `clock`, `source`, `vocabulary`, `lock`, `random`, `retry_delays`, `ablation` | what all layers use |
 //!
@@ -57,6 +57,7 @@ mod stats;
 mod throttle;
 mod token;
 mod vocabulary;
+mod warming;
 mod wire;
 
 pub use crate::builder::{Builder, LoadingBuilder};
@@ -80,6 +81,7 @@ pub use crate::source::Source;
 pub use crate::stats::{Health, Stats};
 pub use crate::token::{ParseTokenError, Token};
 pub use crate::vocabulary::Version;
+pub use crate::warming::Warming;
 /// The Redis client and pool that this crate is built with, for [`Builder::redis_pool`].
 pub use deadpool_redis;
 

@@ -63,6 +63,13 @@ pub(crate) fn names(tags: OwnTags) -> Result<Vec<Key>, Misuse> {
     tags.map_or_else(|| Ok(Vec::new()), |tags| *tags)
 }
 
+/// As [`Loaded::new`].
+impl<V> From<V> for Loaded<V> {
+    fn from(value: V) -> Self {
+        Self::new(value)
+    }
+}
+
 impl<V> Loaded<V> {
     /// This value, to be stored in both levels.
     pub fn new(value: V) -> Self {

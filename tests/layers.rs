@@ -22,7 +22,14 @@ const LAYERS: [&[&str]; 12] = [
     &["l1", "l2"],
     &["options"],
     &["error"],
-    &["stats", "throttle", "pacing", "shared_result", "token"],
+    &[
+        "stats",
+        "throttle",
+        "pacing",
+        "shared_result",
+        "token",
+        "warming",
+    ],
     &["wire"],
     &[
         "ablation",

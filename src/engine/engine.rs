@@ -4,6 +4,7 @@ use std::error::Error;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::Stream;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -25,6 +26,7 @@ use super::lookup;
 use super::refresh::Refreshes;
 use super::subscriber;
 use super::touch::touch;
+use super::warm;
 use super::write::Writes;
 use crate::clock::Tick;
 use crate::entry::Entry;
@@ -39,6 +41,7 @@ use crate::stats::{Counters, Health, Stats};
 use crate::throttle::Throttle;
 use crate::token::Token;
 use crate::vocabulary::{Value, Version};
+use crate::warming::Warming;
 use crate::wire::codec::ValueCodec;
 
 /// How often a caller of `ready` looks whether the subscriber is still there.
@@ -247,6 +250,15 @@ impl<V: Value> Engine<V> {
     ) -> Result<Token, WriteError> {
         self.ensure_subscribed(self.now());
         self.writes.insert(values).await
+    }
+
+    pub(crate) async fn warm(
+        &self,
+        items: impl Stream<Item = (Result<Key, KeyTooLong>, Loaded<V>)>,
+        progress: impl FnMut(&Warming),
+    ) -> Result<Warming, WriteError> {
+        self.ensure_subscribed(self.now());
+        warm::warm(&self.ctx, items, progress).await
     }
 
     pub(crate) async fn insert_if(

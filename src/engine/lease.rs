@@ -66,6 +66,10 @@ impl<V> Ready<V> {
             is_stored: true,
         }
     }
+
+    pub(super) fn tags(&self) -> &[Key] {
+        &self.names
+    }
 }
 
 /// What became of a loaded value.

@@ -9,6 +9,7 @@
 //! - [`write`]: insert, invalidate, clear: a [`change`] goes to the [`writer`], which keeps the [`write_order`] and sends
 //!   each [`write_batch`]
 //! - [`commit`]: a commit of the source, and the write that has to follow it
+//! - [`warm`]: fills the cache with values that were read in bulk
 //! - [`touch`]: a new life for what is there, by a call or by each read; [`extensions`]: when a read may extend it
 //!   again
 //! - [`deferred`]: invalidations that L2 could not be sent, until `write` delivers them
@@ -45,6 +46,7 @@ mod refresh_ahead;
 mod subscriber;
 mod tags;
 mod touch;
+mod warm;
 mod write;
 mod write_batch;
 mod write_order;

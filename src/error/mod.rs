@@ -288,6 +288,10 @@ enum WriteKind {
     Refused(#[source] L2Error),
     #[error("L2 did not confirm the new TTL; the value has either the new one or the former one")]
     Unconfirmed(#[source] L2Error),
+    #[error(
+        "warming up was interrupted: the namespace was cleared, too much was changed meanwhile, or L2 did not answer; what is stored stays, so start again, with values that are read anew"
+    )]
+    Interrupted(#[source] Option<L2Error>),
     #[error("the encoded value is over max_value_size, which is {0} bytes; raise it or store less")]
     TooLarge(usize),
     #[error("the value could not be encoded")]
@@ -313,6 +317,11 @@ impl WriteError {
             return Self::refused(error);
         }
         Self(WriteKind::Unconfirmed(error))
+    }
+
+    /// Without an error of L2 if it is not known any more what was changed.
+    pub(crate) fn interrupted(error: Option<L2Error>) -> Self {
+        Self(WriteKind::Interrupted(error))
     }
 
     pub(crate) fn too_large(limit: usize) -> Self {
@@ -353,6 +362,13 @@ impl WriteError {
     #[must_use]
     pub fn is_unconfirmed(&self) -> bool {
         matches!(self.0, WriteKind::Unconfirmed(_))
+    }
+
+    /// Whether a [`warm`](crate::Cache::warm) came to no end: L2 did not answer, the namespace was cleared, or so much was
+    /// changed meanwhile that it is not known any more whether the rest is current. What is stored stays.
+    #[must_use]
+    pub fn is_interrupted(&self) -> bool {
+        matches!(self.0, WriteKind::Interrupted(_))
     }
 
     /// Whether the value is over [`max_value_size`](crate::Builder::max_value_size). Nothing was changed.

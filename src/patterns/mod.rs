@@ -2,12 +2,14 @@
 //!
 //! - [`at_least`]: look-ups that see a write of another instance
 //! - [`loading_cache`]: a cache that has its loader
+//! - [`warm`]: values that were read in bulk
 //! - `outbox`: invalidations that commit with the change that they are for
 
 mod at_least;
 mod loading_cache;
 #[cfg(any(feature = "outbox-rusqlite", feature = "outbox-sqlx"))]
 pub mod outbox;
+mod warm;
 
 pub use self::at_least::AtLeast;
 pub use self::loading_cache::LoadingCache;

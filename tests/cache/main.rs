@@ -57,5 +57,6 @@ mod soft_ttl;
 mod stale_wait;
 mod tags;
 mod ttl;
+mod warm;
 mod write_batching;
 mod write_through;

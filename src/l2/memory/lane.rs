@@ -212,6 +212,9 @@ impl Lane for MemoryLane {
             return self.invalidate_in_two_steps(keys, payload, hold);
         }
         self.step(|state, now| {
+            if keys.is_empty() {
+                state.keep_log();
+            }
             state.remove(keys, hold, now);
             state.announce(payload, now)
         })

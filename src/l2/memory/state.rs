@@ -63,6 +63,8 @@ pub(super) struct Data {
     seq: u64,
     /// The last version that was issued.
     ver: u64,
+    /// Whether a private store keeps messages.
+    is_logged: bool,
     /// The life of the store that this was last used in; zero before the first.
     run: u64,
     /// Names the list of members in this life.
@@ -441,6 +443,11 @@ impl State {
         }
     }
 
+    /// Somebody asks for a place in the log: from here on a private store keeps one, too.
+    pub(super) fn keep_log(&mut self) {
+        self.data.is_logged = true;
+    }
+
     /// Orders an invalidation, and publishes it.
     pub(super) fn announce(&mut self, payload: &[u8], now: Now) -> WriteAck {
         let stamp = self.stamp(now);
@@ -650,7 +657,7 @@ impl State {
     }
 
     fn publish(&mut self, ver: u64, payload: &[u8], now: Now) -> u64 {
-        if now.is_private {
+        if now.is_private && !self.data.is_logged {
             return 0;
         }
         self.data.seq += 1;

@@ -1,0 +1,97 @@
+//! Warm-up: a cache is filled before anybody asks.
+
+use futures::{Stream, StreamExt};
+
+use crate::cache::{Cache, written};
+use crate::error::WriteError;
+use crate::key::CacheKey;
+use crate::loaded::Loaded;
+use crate::warming::Warming;
+
+impl<K, V> Cache<K, V>
+where
+    K: CacheKey,
+    V: Send + Sync + 'static,
+{
+    /// Stores the values of a stream in both levels, unless their keys have values: for the time before a service takes
+    /// requests, and after Redis has lost its data.
+    ///
+    /// Each value counts as read from its source when this was called. What was inserted or invalidated since, by any
+    /// instance, is not overwritten; nor is what is there already, or is being loaded. So the values have to be read after
+    /// the call, as by a query that begins when the stream is first polled, or at least be no older than the call.
+    ///
+    /// Items are values, or [`Loaded`] values with TTLs and tags of their own. A value without tags is stored though a tag
+    /// was invalidated meanwhile, as a loaded one is.
+    ///
+    /// It can be stopped at any time, by dropping the future: what is stored stays. Keys that it was about to fill can be
+    /// loaded and not stored for [`lease_ttl`](crate::Builder::lease_ttl) at most. Started again, it leaves what is there.
+    ///
+    /// Cost: for each batch, of 1 024 values or what has come in 100 ms, four times as long as a request to L2 or a
+    /// little longer: a request for each key and one for each value, 64 of them at a time, and two for what was changed
+    /// meanwhile. Each batch sends the other instances one empty message. Holds one batch in memory. While no value comes, two
+    /// requests a second.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError::is_interrupted`]: L2 did not answer; or the namespace was cleared, or Redis restarted; or more than
+    /// 10 000 messages came between two batches, or 100 000 keys were changed since the call. Nothing more is stored. Start
+    /// again, with values that are read anew.
+    ///
+    /// A single value that cannot be stored is no error: [`Warming`] counts them.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use futures::stream;
+    /// use larder::Cache;
+    ///
+    /// let prices: Cache<String, u32> = Cache::builder("docs:prices").build()?;
+    /// prices.insert("tea", 470).await?;
+    ///
+    /// let rows = [("tea", 450), ("milk", 120)]; // SELECT name, price FROM product
+    /// let rows = stream::iter(rows).map(|(name, price)| (name.to_owned(), price));
+    /// let warming = prices.warm(rows).await?;
+    /// assert_eq!((warming.done, warming.stored, warming.present), (2, 1, 1));
+    /// assert_eq!(prices.get("tea").await.as_deref(), Some(&470));
+    /// assert_eq!(prices.get("milk").await.as_deref(), Some(&120));
+    /// # use futures::StreamExt;
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub async fn warm<T>(&self, items: impl Stream<Item = (K, T)>) -> Result<Warming, WriteError>
+    where
+        T: Into<Loaded<V>>,
+    {
+        self.warm_with(items, |_| {}).await
+    }
+
+    /// Warms up as [`warm`](Self::warm) does, and calls `progress` after each batch: for a log line or a progress bar.
+    ///
+    /// # Errors
+    ///
+    /// As [`warm`](Self::warm). A panic of `progress` ends the call.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use futures::stream;
+    /// use larder::Cache;
+    ///
+    /// let squares: Cache<u64, u64> = Cache::builder("docs:squares").build()?;
+    /// let all = stream::iter((0..2000).map(|n| (n, n * n)));
+    /// let mut shown = Vec::new();
+    /// squares.warm_with(all, |warming| shown.push((warming.done, warming.total))).await?;
+    /// assert_eq!(shown, [(1024, Some(2000)), (2000, Some(2000))]);
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub async fn warm_with<T>(
+        &self,
+        items: impl Stream<Item = (K, T)>,
+        progress: impl FnMut(&Warming),
+    ) -> Result<Warming, WriteError>
+    where
+        T: Into<Loaded<V>>,
+    {
+        let items = items.map(|(key, value)| (written(&key), value.into()));
+        self.engine().warm(items, progress).await
+    }
+}
