@@ -50,6 +50,7 @@ fn expected(rule: Rule) -> (u8, Invariant) {
         Rule::SeenNumbers => (21, I1Bound),
         Rule::Tokens => (22, I9Tokens),
         Rule::TokenLoads => (22, I9Tokens),
+        Rule::Warming => (23, I2NoResurrection),
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use futures::future::{join_all, try_join_all};
+use futures::{StreamExt, stream};
 use larder::{CommitError, Entry, LoadError, Source as From, Token, Version, WriteError};
 use tokio::time::{sleep, timeout};
 
@@ -249,6 +250,10 @@ pub(crate) async fn write(world: Arc<World>, mut rng: Rng) {
             change_prefix(&world, &mut rng).await;
             continue;
         }
+        if world.config.warming > 0.0 && rng.f64() < world.config.warming {
+            warm(&world, &mut rng).await;
+            continue;
+        }
         if world.config.tags > 0.0 && rng.f64() < world.config.tags {
             change_tag(&world, &mut rng).await;
             continue;
@@ -268,6 +273,21 @@ pub(crate) async fn write(world: Arc<World>, mut rng: Rng) {
             _ => change_many(&world, &instance, &keys, &mut rng).await,
         }
     }
+}
+
+/// Warms the cache of an instance up. Each value is read after the call has begun, and takes its time to arrive.
+async fn warm(world: &World, rng: &mut Rng) {
+    let instance = awake(world, rng).await;
+    let keys = (0..rng.usize(1..=8)).map(|_| (any_key(&world.config, rng), rng.u64(0..=60)));
+    let keys: Vec<_> = keys.collect();
+    let items = stream::iter(keys).then(|(key, takes)| async move {
+        let version = world.source.current(key);
+        sleep(Duration::from_millis(takes)).await;
+        (Number(key), world.source.loaded(Versioned { key, version }))
+    });
+    world.recorder.count(Fault::Warmed);
+    // It ends early if the store fails, or is cleared.
+    let _ = instance.cache.warm(items).await;
 }
 
 /// Commits a change of every key with a tag, then calls the cache once.

@@ -36,6 +36,8 @@ pub(crate) struct Config {
     pub(crate) competitions: f64,
     /// The share of changes that write through the cache.
     pub(crate) written_through: f64,
+    /// The share of writes in whose place an instance is warmed up.
+    pub(crate) warming: f64,
     /// The share of look-ups that are given the token of a write.
     pub(crate) tokens: f64,
     /// For how long entries live without a read.
@@ -109,6 +111,7 @@ impl Config {
             touches: if seed % 3 == 1 { 0.02 } else { 0.0 },
             competitions: if seed % 4 == 2 { 0.2 } else { 0.0 },
             written_through: if seed % 5 == 1 { 0.2 } else { 0.0 },
+            warming: if seed % 3 == 2 { 0.1 } else { 0.0 },
             tokens: if seed.is_multiple_of(2) { 0.05 } else { 0.0 },
             sliding_ms: (seed % 5 == 3).then_some(if seed.is_multiple_of(2) { 300 } else { 1200 }),
             cancelled: *rng.choice(&[0.0, 0.02, 0.1]).unwrap(),
@@ -182,6 +185,7 @@ impl Config {
         self.prefixes = 0.0;
         self.tags = 0.0;
         self.tokens = 0.0;
+        self.warming = 0.0;
         self.max_deferred = 10_000;
         self.faults.retain(|(fault, _)| {
             !matches!(

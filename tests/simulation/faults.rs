@@ -90,6 +90,8 @@ faults! {
     Competed,
     /// A client has the cache write to the source, and another one at the same time.
     WrittenThrough,
+    /// A cache is warmed up with values that are read slowly.
+    Warmed,
     /// Seen: a look-up with the token of another instance's write.
     Informed,
     /// Seen: a look-up got an older value, as the load had failed.

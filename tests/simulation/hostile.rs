@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::faults::Fault;
 
 /// The number of rules.
-pub(crate) const RULES: u8 = 22;
+pub(crate) const RULES: u8 = 23;
 
 impl Config {
     /// A small world in which this rule is all that stands between a reader and a stale value. Short, so that
@@ -187,6 +187,13 @@ impl Config {
                 faults: vec![(Fault::SubscriberSilent, 1)],
                 ..base
             },
+            // Values that are read long before their keys have leases.
+            23 => Self {
+                warming: 0.5,
+                writers: 6,
+                write_rest_ms: 60,
+                ..base
+            },
             // Invalidations that are waited for, while instances do not receive them and the store's clock is stepped.
             _ => Self {
                 max_staleness_ms: 1000,
@@ -236,6 +243,7 @@ impl Config {
             touches: 0.0,
             competitions: 0.0,
             written_through: 0.0,
+            warming: 0.0,
             tokens: 0.0,
             sliding_ms: None,
             cancelled: 0.0,
