@@ -44,6 +44,7 @@ mod stores;
 mod tags;
 mod touch;
 mod ttls;
+mod warm;
 mod write_through;
 
 use std::env;
@@ -68,7 +69,7 @@ const EXAMPLES: &[Example] = examples! {
     get_or_load get_or_load_with read_through refresh get get_many get_local
     invalidate invalidate_after write_through invalidate_and_wait at_least invalidate_and_hold
     #[cfg(feature = "outbox-rusqlite")] outbox
-    insert insert_with insert_if expire touch
+    insert insert_with warm insert_if expire touch
     tags invalidate_prefix clear operation
     stores l1_size ttls refresh_ahead stale_wait fallbacks sliding staleness limits
 };

@@ -1,0 +1,44 @@
+//! Values are stored before anybody asks for them, and none of them takes the place of a newer one.
+
+use std::error::Error;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt, stream};
+use indicatif::ProgressBar;
+use larder::{Cache, MemoryL2};
+use tokio::time::sleep;
+
+pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
+    let l2 = MemoryL2::new();
+    let a: Cache<u64, u32> = Cache::builder("catalog:price").l2(l2.clone()).build()?;
+    let b: Cache<u64, u32> = Cache::builder("catalog:price").l2(l2).build()?;
+    b.insert(&1, 470).await?;
+
+    // Shown if standard error is a terminal.
+    let bar = ProgressBar::new(0);
+    let warming = a
+        .warm_with(products(), |warming| {
+            bar.set_length(warming.total.unwrap_or(warming.done));
+            bar.set_position(warming.done);
+        })
+        .await?;
+    bar.finish();
+    assert_eq!((warming.stored, warming.present), (2999, 1));
+    assert_eq!(b.get(&2999).await.as_deref(), Some(&450));
+    assert_eq!(a.get(&1).await.as_deref(), Some(&470));
+
+    // Started again, it leaves what is there.
+    let again = a.warm(products()).await?;
+    assert_eq!((again.stored, again.present), (0, 3000));
+    Ok(())
+}
+
+/// Read when the stream is polled, so not before the call of `warm`.
+fn products() -> impl Stream<Item = (u64, u32)> {
+    stream::iter(0..3000).then(|id| async move {
+        if id % 1000 == 0 {
+            sleep(Duration::from_millis(20)).await; // SELECT id, price FROM product WHERE id >= $1 LIMIT 1000
+        }
+        (id, 450)
+    })
+}
