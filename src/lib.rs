@@ -76,6 +76,9 @@ pub use crate::options::Mode;
     doc(cfg(any(feature = "outbox-rusqlite", feature = "outbox-sqlx")))
 )]
 pub use crate::patterns::outbox;
+#[cfg(feature = "write-behind")]
+#[cfg_attr(docsrs, doc(cfg(feature = "write-behind")))]
+pub use crate::patterns::write_behind;
 pub use crate::patterns::{AtLeast, LoadingCache};
 pub use crate::source::Source;
 pub use crate::stats::{Health, Stats};

@@ -98,8 +98,25 @@ pub(super) struct Insert<V> {
     pub(super) encoded: EncodedValue,
     /// Registered since the call, too.
     pub(super) tags: Tags,
-    /// It is stored only if this version is there.
-    pub(super) only_if: Option<Version>,
+    /// What it is stored on.
+    pub(super) only_if: Option<Condition>,
+}
+
+/// What has to hold for a value to be stored.
+pub(super) enum Condition {
+    /// This version is there.
+    Version(Version),
+    /// The stream of writes has room for it, where it then waits for its source.
+    #[cfg(feature = "write-behind")]
+    Room(Queued),
+}
+
+/// What the stream of writes is given with a value.
+#[cfg(feature = "write-behind")]
+pub(crate) struct Queued {
+    pub(crate) encoded_key: Vec<u8>,
+    /// How many writes may wait.
+    pub(crate) most: u64,
 }
 
 impl<V> Change<V> {

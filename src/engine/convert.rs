@@ -100,6 +100,21 @@ impl<V: Value> Convert<V> {
         })
     }
 
+    /// Reads a value that waits for its source, which has no stamp. `None` if it cannot be read.
+    #[cfg(feature = "write-behind")]
+    pub(super) fn open_waiting(&self, key: &Key, body: &[u8]) -> Option<V> {
+        let (stamp, life) = (Stamp::default(), Ttls::new(Duration::ZERO).life(0));
+        let bytes = envelope::stamped(stamp, life, body);
+        let envelope = envelope::open(&bytes, self.namespace.key(key)).ok()?;
+        if envelope.head.type_tag != self.type_tag {
+            return None;
+        }
+        let context = self.codec_context(key, &envelope.tags);
+        let (codec, most) = (envelope.head.codec, self.options.max_value_size);
+        let decoded = self.codec.decode(codec, envelope.payload, &context, most);
+        decoded.ok()
+    }
+
     fn codec_context<'a>(&'a self, key: &'a str, tags: &'a [Key]) -> Context<'a> {
         Context {
             namespace: &self.options.namespace,

@@ -15,6 +15,8 @@ use super::at_least;
 use super::attendance::Attendance;
 use super::backoff::Backoff;
 use super::breaker::Breaker;
+#[cfg(feature = "write-behind")]
+use super::change::Queued;
 use super::commit;
 use super::context::Context;
 use super::convert::{Convert, TtlOf};
@@ -34,6 +36,8 @@ use crate::error::{CommitError, LoadError, WriteError};
 use crate::key::{Key, KeyTooLong};
 use crate::l1::{L1, Weigher};
 use crate::l2::{L2, MemoryL2, OnConnect, random};
+#[cfg(feature = "write-behind")]
+use crate::l2::{Waiting, WriteStream};
 use crate::loaded::Loaded;
 use crate::lock::lock;
 use crate::options::Options;
@@ -43,6 +47,8 @@ use crate::token::Token;
 use crate::vocabulary::{Value, Version};
 use crate::warming::Warming;
 use crate::wire::codec::ValueCodec;
+#[cfg(feature = "write-behind")]
+use crate::wire::message::{self, Kind};
 
 /// How often a caller of `ready` looks whether the subscriber is still there.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -250,6 +256,37 @@ impl<V: Value> Engine<V> {
     ) -> Result<Token, WriteError> {
         self.ensure_subscribed(self.now());
         self.writes.insert(values).await
+    }
+
+    /// The stream of writes, if L2 has one.
+    #[cfg(feature = "write-behind")]
+    pub(crate) fn write_stream(&self) -> Option<&dyn WriteStream> {
+        self.ctx.lane.write_stream()
+    }
+
+    /// Stores a value, and has it wait for its source. `None` if too many others do.
+    #[cfg(feature = "write-behind")]
+    pub(crate) async fn append(
+        &self,
+        key: Key,
+        value: &V,
+        queued: Queued,
+    ) -> Result<Option<Token>, WriteError> {
+        self.ensure_subscribed(self.now());
+        self.writes.append(key, value, queued).await
+    }
+
+    /// Reads a value that waits for its source.
+    #[cfg(feature = "write-behind")]
+    pub(crate) fn open_waiting(&self, waiting: &Waiting) -> Option<V> {
+        let key = Key::from(&*waiting.key);
+        self.ctx.convert.open_waiting(&key, &waiting.body)
+    }
+
+    /// The message by which these keys are invalidated.
+    #[cfg(feature = "write-behind")]
+    pub(crate) fn invalidation_of(&self, keys: &[&str]) -> Vec<u8> {
+        message::payload(Kind::Invalidate, self.ctx.instance, keys)
     }
 
     pub(crate) async fn warm(

@@ -52,6 +52,8 @@ mod write_batch;
 mod write_order;
 mod writer;
 
+#[cfg(feature = "write-behind")]
+pub(crate) use self::change::Queued;
 pub(crate) use self::convert::TtlOf;
 pub(crate) use self::engine::{Engine, Parts};
 pub(crate) use self::load::{Batches, Begin};

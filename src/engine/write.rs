@@ -9,14 +9,20 @@ use tokio::sync::oneshot;
 use tracing::{Instrument, Span, debug};
 
 use super::await_applied::await_applied;
-use super::change::{Accepted, Change, Insert, Write, WriteResult};
+#[cfg(feature = "write-behind")]
+use super::change::Queued;
+use super::change::{Accepted, Change, Condition, Insert, Write, WriteResult};
 use super::context::Context;
 use super::deferred::Delivery;
 use super::writer::Writer;
 use crate::error::{L2Error, WriteError};
 use crate::key::Key;
+#[cfg(feature = "write-behind")]
+use crate::l1::Tags;
 use crate::l2::{Kind, Version};
 use crate::loaded::Loaded;
+#[cfg(feature = "write-behind")]
+use crate::loaded::OwnTtls;
 use crate::options::LONGEST;
 use crate::token::Token;
 use crate::vocabulary::Value;
@@ -53,14 +59,39 @@ impl<V: Value> Writes<V> {
         loaded: Loaded<V>,
         version: Version,
     ) -> Result<bool, WriteError> {
-        let stored = self.store([(key, loaded)], Some(version)).await?;
+        let condition = Condition::Version(version);
+        let stored = self.store([(key, loaded)], Some(condition)).await?;
         Ok(matches!(stored, Accepted::Done(_)))
+    }
+
+    /// Stores a value, and has it wait for its source. `None` if too many others do.
+    #[cfg(feature = "write-behind")]
+    pub(super) async fn append(
+        &self,
+        key: Key,
+        value: &V,
+        queued: Queued,
+    ) -> Result<Option<Token>, WriteError> {
+        let ctx = &self.ctx;
+        let own = OwnTtls::default();
+        let ttls = ctx.convert.ttls(value, &own).map_err(WriteError::misuse)?;
+        let sealed = ctx.convert.seal(&key, value, ttls, &[]);
+        let insert = Insert {
+            op: ctx.l1.begin(&key),
+            value: None,
+            encoded: sealed.map_err(not_encoded)?,
+            tags: Tags::default(),
+            only_if: Some(Condition::Room(queued)),
+        };
+        let order = ctx.deferred.next_order();
+        let write = Write::new(ctx, key, order, Change::Insert(Box::new(insert)));
+        Ok(self.write(once(write)).await?.token())
     }
 
     async fn store(
         &self,
         values: impl IntoIterator<Item = (Key, Loaded<V>)>,
-        only_if: Option<Version>,
+        mut only_if: Option<Condition>,
     ) -> WriteResult {
         let ctx = &self.ctx;
         let values = values.into_iter();
@@ -71,12 +102,10 @@ impl<V: Value> Writes<V> {
             let checked = ctx.convert.to_store(loaded);
             let (value, ttls, tags) = checked.map_err(WriteError::misuse)?;
             let sealed = ctx.convert.seal(&key, &value, ttls, &tags);
-            let body = sealed.map_err(|error| match error {
-                EncodeError::TooLarge { max, .. } => WriteError::too_large(max),
-                EncodeError::Failed(error) => WriteError::encode(error),
-            })?;
+            let body = sealed.map_err(not_encoded)?;
             encoded.push((key, value, body, ctx.l1.tags(&tags)));
         }
+        // A condition is for one value.
         let changes = encoded.into_iter().map(|(key, value, encoded, tags)| {
             let order = ctx.deferred.next_order();
             let insert = Insert {
@@ -84,7 +113,7 @@ impl<V: Value> Writes<V> {
                 value: Some(value),
                 encoded,
                 tags,
-                only_if,
+                only_if: only_if.take(),
             };
             Write::new(ctx, key, order, Change::Insert(Box::new(insert)))
         });
@@ -292,6 +321,13 @@ impl<V: Value> Writes<V> {
             epoch: self.ctx.l1.freshness().epoch(),
             ver: 0,
         })
+    }
+}
+
+fn not_encoded(error: EncodeError) -> WriteError {
+    match error {
+        EncodeError::TooLarge { max, .. } => WriteError::too_large(max),
+        EncodeError::Failed(error) => WriteError::encode(error),
     }
 }
 

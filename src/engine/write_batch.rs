@@ -6,7 +6,7 @@ use std::mem;
 
 use futures::future::join_all;
 
-use super::change::{Accepted, Change, Insert, Sort, Write};
+use super::change::{Accepted, Change, Condition, Insert, Sort, Write};
 use super::context::Context;
 use super::deadline::{deadline, is_clock_known};
 use super::lease::ask_nothing;
@@ -16,7 +16,8 @@ use crate::clock::Tick;
 use crate::error::L2Error;
 use crate::key::Key;
 use crate::l1::SlotValue;
-use crate::l2::Version;
+#[cfg(feature = "write-behind")]
+use crate::l2::Append;
 use crate::vocabulary::Value;
 use crate::wire::envelope::Stamp;
 use crate::wire::message::{self, Kind};
@@ -198,13 +199,31 @@ async fn step<V: Value>(
             let Some((key, insert)) = inserts.next() else {
                 return Ok(None);
             };
-            let version = insert.only_if.unwrap_or(Version::ABSENT);
-            if ctx.l1.freshness().is_alone() && ctx.l1.version(key, ctx.now()) != version {
-                return Ok(None);
-            }
             let value = &insert.encoded;
-            let inserting = ctx.lane.insert_if(key, value, version, payload, deadline);
-            let inserted = ctx.breaker.send(inserting).await;
+            let inserted = match &insert.only_if {
+                #[cfg(feature = "write-behind")]
+                Some(Condition::Room(queued)) => {
+                    let append = Append {
+                        key,
+                        encoded_key: &queued.encoded_key,
+                        value,
+                        most: queued.most,
+                    };
+                    let stream = ctx.lane.write_stream();
+                    let stream = stream.ok_or_else(|| L2Error::unexpected("it has no stream"))?;
+                    let appending = stream.append(append, payload, deadline);
+                    ctx.breaker.send(appending).await
+                }
+                Some(Condition::Version(version)) => {
+                    let version = *version;
+                    if ctx.l1.freshness().is_alone() && ctx.l1.version(key, ctx.now()) != version {
+                        return Ok(None);
+                    }
+                    let inserting = ctx.lane.insert_if(key, value, version, payload, deadline);
+                    ctx.breaker.send(inserting).await
+                }
+                None => return Ok(None),
+            };
             inserted.map(|stamp| Some(done(stamp?)))
         }
         Sort::Remove(_, hold) => {
@@ -261,6 +280,9 @@ fn accept<V: Value>(ctx: &Context<V>, write: &mut Write<V>, stamp: Stamp, now: T
                     now,
                 );
                 ctx.l1.publish_inserted(&insert.op, &fresh);
+            } else {
+                // It was lent, and L1 reads it when it is asked for.
+                ctx.l1.apply([&*write.key], stamp.epoch, stamp.ver);
             }
         }
         Change::EndLeases => return,

@@ -9,6 +9,8 @@
 
 mod memory;
 pub(crate) mod redis;
+#[cfg(feature = "write-behind")]
+mod write_stream;
 
 use std::fmt;
 use std::time::Duration;
@@ -21,6 +23,9 @@ use crate::retry_delays::retry_delays;
 
 pub use self::memory::{MemoryL2, MemorySnapshot};
 pub use self::redis::{RedisL2, Server};
+#[cfg(feature = "write-behind")]
+#[cfg_attr(docsrs, doc(cfg(feature = "write-behind")))]
+pub use self::write_stream::{Append, Pending, Settled, StreamId, Waiting, WriteStream};
 pub use crate::error::L2Error;
 pub use crate::key::Key;
 pub(crate) use crate::random::random;
@@ -207,6 +212,12 @@ pub trait Lane: Send + Sync + fmt::Debug {
     /// Before it reads the clock, or in the same step, it makes this instance a member that has applied nothing: only a
     /// heartbeat says how far it is.
     fn subscribe(&self, me: MemberInfo) -> Reply<'_, (LaneClock, Box<dyn Subscription>)>;
+
+    /// The stream of writes for write-behind, if the store has one.
+    #[cfg(feature = "write-behind")]
+    fn write_stream(&self) -> Option<&dyn WriteStream> {
+        None
+    }
 }
 
 /// What a lane publishes, in the order in which it happened.

@@ -3,6 +3,7 @@
 //! - [`at_least`]: look-ups that see a write of another instance
 //! - [`loading_cache`]: a cache that has its loader
 //! - [`warm`]: values that were read in bulk
+//! - `write_behind`: writes that reach the source later
 //! - `outbox`: invalidations that commit with the change that they are for
 
 mod at_least;
@@ -10,6 +11,9 @@ mod loading_cache;
 #[cfg(any(feature = "outbox-rusqlite", feature = "outbox-sqlx"))]
 pub mod outbox;
 mod warm;
+
+#[cfg(feature = "write-behind")]
+pub mod write_behind;
 
 pub use self::at_least::AtLeast;
 pub use self::loading_cache::LoadingCache;

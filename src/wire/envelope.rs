@@ -43,7 +43,7 @@ const LENGTH: usize = 12;
 const CHECKSUM: usize = 16;
 
 /// When L2 accepted a write, in the order of all writes of one lane.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stamp {
     /// The epoch in which it was written; versions compare only within one.
     pub epoch: u64,

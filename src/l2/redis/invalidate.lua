@@ -8,7 +8,11 @@ if #KEYS > 3 then
 end
 for i = #KEYS - holds + 1, #KEYS do
   -- LEAD ignores a hold of another type.
-  if checked(redis.pcall('GET', KEYS[i]), 'GET') ~= '' or redis.call('PTTL', KEYS[i]) < tonumber(ARGV[4]) then
+  local now = checked(redis.pcall('GET', KEYS[i]), 'GET')
+  local id, till = read_mark(now)
+  if id then
+    write_mark(KEYS[i], id, math.max(till, time() + ARGV[4]))
+  elseif now ~= '' or redis.call('PTTL', KEYS[i]) < tonumber(ARGV[4]) then
     redis.call('SET', KEYS[i], '', 'PX', ARGV[4])
   end
 end

@@ -70,7 +70,7 @@ impl fmt::Debug for RedisLane {
 
 impl RedisLane {
     /// Runs a script. Each copy that is sent is written anew, with random numbers of its own.
-    async fn run<'a, T: FromRedisValue>(
+    pub(super) async fn run<'a, T: FromRedisValue>(
         &self,
         call: impl Fn() -> Call<'a> + Sync,
     ) -> Result<T, L2Error> {
@@ -82,7 +82,7 @@ impl RedisLane {
             .await
     }
 
-    async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, L2Error> {
+    pub(super) async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, L2Error> {
         self.connections
             .with(self.timeout, |mut connection| async move {
                 command.query_async(&mut connection).await
@@ -92,7 +92,7 @@ impl RedisLane {
 
     /// Sends what must not arrive late: the script refuses it after the deadline, and until then this does not return while
     /// a copy may be on its way. `read` reads the answer, and when the store has given it.
-    async fn before<T, Sent>(
+    pub(super) async fn before<T, Sent>(
         &self,
         deadline: Option<u64>,
         send: impl Fn(MultiplexedConnection) -> Sent + Sync,
@@ -251,7 +251,7 @@ type LogEntry = (String, Vec<(String, Vec<u8>)>);
 /// What happened, the value that is stored instead, and the new stamp.
 type FillAnswer = (String, Option<Bytes>, Option<Bytes>);
 
-fn senseless() -> L2Error {
+pub(super) fn senseless() -> L2Error {
     L2Error::unexpected("a script's answer makes no sense")
 }
 
@@ -266,7 +266,7 @@ fn fill_answer((answer, bytes, stamped): FillAnswer) -> Result<Option<Fill>, L2E
 }
 
 /// In ms: the TTL; the soft TTL, the longest life and the TTL in L1, each plus 1, or 0 for none; how long it is kept.
-fn packed(ttls: Ttls) -> [u8; 40] {
+pub(super) fn packed(ttls: Ttls) -> [u8; 40] {
     let plus_1 = |ttl: Option<Duration>| ttl.map_or(0, |ttl| millis(ttl).saturating_add(1));
     let numbers = [
         millis(ttls.hard),
@@ -311,7 +311,7 @@ fn renewal<'s>(
 }
 
 /// A deadline as an argument.
-fn written(deadline: Option<u64>) -> String {
+pub(super) fn written(deadline: Option<u64>) -> String {
     deadline.map_or_else(String::new, |at| at.to_string())
 }
 
@@ -336,7 +336,7 @@ fn touched(answer: &[u8]) -> Result<(Option<Touched>, u64), L2Error> {
     touched().ok_or_else(|| L2Error::unexpected("its answer to TOUCH makes no sense"))
 }
 
-fn stamp(packed: &[u8]) -> Result<Stamp, L2Error> {
+pub(super) fn stamp(packed: &[u8]) -> Result<Stamp, L2Error> {
     let [epoch, ver, written_at] = numbers(packed)?;
     Ok(Stamp {
         epoch,
@@ -755,6 +755,11 @@ impl Lane for RedisLane {
 
     fn keep_only(&self, life: u64) -> bool {
         self.requests.keep_only(life)
+    }
+
+    #[cfg(feature = "write-behind")]
+    fn write_stream(&self) -> Option<&dyn crate::l2::WriteStream> {
+        Some(self)
     }
 
     fn subscribe(&self, me: MemberInfo) -> Reply<'_, (LaneClock, Box<dyn Subscription>)> {

@@ -18,8 +18,9 @@ end
 if ARGV[2] == '0' or ARGV[5] ~= '' and time() > tonumber(ARGV[5]) then
   return {'MISS', false, 0}
 end
--- A hold or lease without a TTL is not one of this crate.
-if hold and redis.call('PTTL', KEYS[3]) >= 0 then
+-- A write that waits for its source holds as long as it waits. Any other hold, or a lease, without a TTL is not one of this
+-- crate.
+if hold and (read_mark(hold) or redis.call('PTTL', KEYS[3]) >= 0) then
   return {'HOLD', false, 0}
 end
 -- A lease that has ended, or one of another epoch, fills nothing any more: this load need not wait for it.

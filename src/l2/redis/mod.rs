@@ -25,6 +25,8 @@ mod scripts;
 mod server;
 #[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
 mod tls;
+#[cfg(feature = "write-behind")]
+mod write_stream;
 
 use std::fmt;
 use std::sync::Arc;

@@ -11,6 +11,12 @@ pub(crate) struct Names {
     pub(crate) clock: String,
     pub(crate) log: String,
     pub(crate) live: String,
+    #[cfg(feature = "write-behind")]
+    pub(super) writes: String,
+    #[cfg(feature = "write-behind")]
+    pub(super) dead: String,
+    #[cfg(feature = "write-behind")]
+    pub(super) worker: String,
     pub(crate) events: String,
     pub(super) client: Arc<ClientName>,
 }
@@ -29,6 +35,12 @@ impl Names {
             clock: format!("{tag}!clock"),
             log: format!("{tag}!log"),
             live: format!("{tag}!live"),
+            #[cfg(feature = "write-behind")]
+            writes: format!("{tag}!writes"),
+            #[cfg(feature = "write-behind")]
+            dead: format!("{tag}!dead"),
+            #[cfg(feature = "write-behind")]
+            worker: format!("{tag}!worker"),
             events: format!("{tag}!events{database}"),
             client: Arc::new(ClientName::new(namespace)),
             tag,

@@ -21,6 +21,16 @@ pub(super) struct Scripts {
     pub(super) run: Lua,
     pub(super) members: Lua,
     pub(super) forget: Lua,
+    #[cfg(feature = "write-behind")]
+    pub(super) append: Lua,
+    #[cfg(feature = "write-behind")]
+    pub(super) take: Lua,
+    #[cfg(feature = "write-behind")]
+    pub(super) settle: Lua,
+    #[cfg(feature = "write-behind")]
+    pub(super) requeue: Lua,
+    #[cfg(feature = "write-behind")]
+    pub(super) pending: Lua,
     /// Sent with `EVAL`: it shares a pipeline with `heartbeat`, where a script that the server has forgotten could not be
     /// loaded first.
     pub(super) note: String,
@@ -36,6 +46,7 @@ const CLOCK: &str = include_str!("clock.lua");
 const LEASE: &str = include_str!("lease.lua");
 const LIFE: &str = include_str!("life.lua");
 const LIST: &str = include_str!("list.lua");
+const MARK: &str = include_str!("mark.lua");
 const TAGS: &str = include_str!("tags.lua");
 
 impl Scripts {
@@ -47,7 +58,7 @@ impl Scripts {
         let invalidate = include_str!("invalidate.lua");
         let invalidate_tags = include_str!("invalidate_tags.lua");
         Self {
-            lead: script_when_full(&[CLOCK, LEASE, include_str!("lead.lua")]),
+            lead: script_when_full(&[CLOCK, LEASE, MARK, include_str!("lead.lua")]),
             fill: script(&[CLOCK, LEASE, TAGS, include_str!("fill.lua")]),
             revalidate: script(&[CLOCK, LEASE, TAGS, include_str!("revalidate.lua")]),
             renew: script(&[LEASE, include_str!("renew.lua")]),
@@ -55,7 +66,7 @@ impl Scripts {
             insert_if: script(&[CLOCK, TAGS, include_str!("insert_if.lua")]),
             expire: script_when_full(&[CLOCK, include_str!("expire.lua")]),
             touch: script_when_full(&[CLOCK, TAGS, include_str!("touch.lua")]),
-            invalidate: script_when_full(&[CLOCK, LIST, invalidate]),
+            invalidate: script_when_full(&[CLOCK, LIST, MARK, invalidate]),
             invalidate_tags: script_when_full(&[CLOCK, TAGS, invalidate_tags]),
             clear: script_when_full(&[CLOCK, include_str!("clear.lua")]),
             end_leases: script_when_full(&[CLOCK, include_str!("unlease.lua")]),
@@ -63,6 +74,16 @@ impl Scripts {
             run: script_when_full(&[CLOCK, LIFE, LIST, include_str!("run.lua")]),
             members: script_when_full(&[LIST, include_str!("members.lua")]),
             forget: script_when_full(&[include_str!("forget.lua")]),
+            #[cfg(feature = "write-behind")]
+            append: script(&[CLOCK, MARK, include_str!("append.lua")]),
+            #[cfg(feature = "write-behind")]
+            take: script_when_full(&[include_str!("take.lua")]),
+            #[cfg(feature = "write-behind")]
+            settle: script_when_full(&[CLOCK, MARK, include_str!("settle.lua")]),
+            #[cfg(feature = "write-behind")]
+            requeue: script_when_full(&[CLOCK, MARK, include_str!("requeue.lua")]),
+            #[cfg(feature = "write-behind")]
+            pending: script(&[CLOCK, include_str!("pending.lua")]),
             note: text_when_full(&[LIST, include_str!("note.lua")]),
             heartbeat: text(&[CLOCK, LIFE, include_str!("heartbeat.lua")]),
         }

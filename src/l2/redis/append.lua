@@ -1,0 +1,27 @@
+-- APPEND  value lease hold clock log writes dead done | channel rnd payload deadline body ttls most key id
+--   ->  stamp; the time if the stream is full; nothing if it is late
+-- The value, the entry of the stream and the mark come in one step, so a write is acknowledged with all of them or not at
+-- all. Dead letters count towards the bound. As with INSERT_IF, a copy that is sent again knows the success of another one.
+local at = time()
+if ARGV[4] ~= '' and at > tonumber(ARGV[4]) then
+  return false
+end
+local done = redis.call('GET', KEYS[8])
+if done then
+  return done
+end
+local length = redis.call('XLEN', KEYS[6])
+length = length + redis.call('XLEN', KEYS[7])
+if length >= tonumber(ARGV[7]) then
+  return struct.pack('>I8', at)
+end
+local id = redis.call('XADD', KEYS[6], '*', 'k', ARGV[8], 'i', ARGV[9], 'b', ARGV[5])
+write_mark(KEYS[3], id, held_till(KEYS[3], at))
+local epoch, ver = publish(KEYS[4], KEYS[5], ARGV[1], ARGV[2], ARGV[3])
+local stamped, kept = stamp(epoch, ver, at, ARGV[6])
+redis.call('SET', KEYS[1], stamped .. ARGV[5], 'PX', kept)
+redis.call('DEL', KEYS[2])
+local answer = struct.pack('>I8I8I8', epoch, ver, at)
+-- After the deadline no copy asks for it.
+redis.call('SET', KEYS[8], answer, 'PX', ARGV[4] == '' and 60000 or ARGV[4] - at + 1)
+return answer

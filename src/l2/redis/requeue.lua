@@ -1,0 +1,16 @@
+-- REQUEUE  dead writes value lease hold clock log | id channel rnd payload  ->  whether it waits again
+-- Puts a dead letter back into the stream, with the number that it had, unless a newer write of its key waits.
+local found = redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])[1]
+if not found then
+  return 0
+end
+redis.call('XDEL', KEYS[1], ARGV[1])
+if read_mark(checked(redis.pcall('GET', KEYS[5]), 'GET')) then
+  return 0
+end
+local at, fields = time(), found[2]
+local id = redis.call('XADD', KEYS[2], '*', unpack(fields, 1, 8))
+write_mark(KEYS[5], id, held_till(KEYS[5], at))
+redis.call('DEL', KEYS[3], KEYS[4])
+publish(KEYS[6], KEYS[7], ARGV[2], ARGV[3], ARGV[4])
+return 1

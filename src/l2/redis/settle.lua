@@ -1,0 +1,34 @@
+-- SETTLE  worker writes dead clock log (value lease hold)... | fence channel rnd payload reason keys last... id...
+--   ->  1, or 0 if the fence is another worker's
+-- Removes entries, with a reason to the dead letters; and invalidates their keys, unless a newer write of a key waits.
+-- `last` is the newest id of each key. The marks end in the same step: a load may be stored from here on.
+if checked(redis.pcall('GET', KEYS[1]), 'GET') ~= ARGV[1] then
+  return 0
+end
+local at, keys = time(), tonumber(ARGV[6])
+for i = 7 + keys, #ARGV do
+  local found = ARGV[5] ~= '' and redis.call('XRANGE', KEYS[2], ARGV[i], ARGV[i])[1]
+  if found then
+    local fields = found[2]
+    if fields[7] ~= 'v' then
+      fields[7], fields[8] = 'v', ARGV[i]
+    end
+    fields[9], fields[10] = 'e', ARGV[5]
+    redis.call('XADD', KEYS[3], '*', unpack(fields))
+  end
+  redis.call('XDEL', KEYS[2], ARGV[i])
+end
+for i = 1, keys do
+  local value, lease, hold = KEYS[3 + 3 * i], KEYS[4 + 3 * i], KEYS[5 + 3 * i]
+  local id, till = read_mark(checked(redis.pcall('GET', hold), 'GET'))
+  if not id or is_up_to(id, ARGV[6 + i]) then
+    if id and till > at then
+      redis.call('SET', hold, '', 'PX', till - at)
+    elseif id then
+      redis.call('DEL', hold)
+    end
+    redis.call('DEL', value, lease)
+  end
+end
+publish(KEYS[4], KEYS[5], ARGV[2], ARGV[3], ARGV[4])
+return 1

@@ -1,0 +1,11 @@
+-- TAKE  worker writes | fence ms most  ->  the first entries; nothing if another worker is alive
+-- The fence names the one worker that may settle; it is renewed each time.
+local fence = checked(redis.pcall('GET', KEYS[1]), 'GET')
+if fence and fence ~= ARGV[1] then
+  return false
+end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+if ARGV[3] == '0' then
+  return {}
+end
+return redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', ARGV[3])

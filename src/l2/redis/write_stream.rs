@@ -1,0 +1,201 @@
+//! The stream of writes, in Redis.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use deadpool_redis::redis::aio::MultiplexedConnection;
+use deadpool_redis::redis::cmd;
+use futures::FutureExt;
+
+use super::call::{Call, numbers};
+use super::lane::{RedisLane, packed, senseless, stamp, written};
+use crate::clock::millis;
+use crate::l2::{
+    Append, Bytes, L2Error, Pending, Reply, Settled, Stamp, StreamId, Waiting, WriteStream, random,
+};
+
+/// An entry's id, then names and values in turn: there is one of each.
+type Entry = (String, Vec<(String, Bytes)>);
+
+impl WriteStream for RedisLane {
+    fn append<'a>(
+        &'a self,
+        write: Append<'a>,
+        payload: &'a [u8],
+        deadline: Option<u64>,
+    ) -> Reply<'a, Option<Stamp>> {
+        async move {
+            // The same in each copy.
+            let this = random();
+            let send = |mut connection: MultiplexedConnection| {
+                let sizes = std::iter::once(write.value.body.len());
+                let mut call = Call::with_values(&self.scripts.append, 8, sizes);
+                let name = &mut String::new();
+                call.arg(self.names.value(name, write.key))
+                    .arg(self.names.lease(name, write.key))
+                    .arg(self.names.hold(name, write.key))
+                    .arg(&self.names.clock)
+                    .arg(&self.names.log)
+                    .arg(&self.names.writes)
+                    .arg(&self.names.dead)
+                    .arg(self.names.done(name, this));
+                call.arg(&self.names.events).arg(random()).arg(payload);
+                call.arg(written(deadline));
+                call.arg(&write.value.body).arg(&packed(write.value.ttls));
+                call.arg(write.most).arg(write.key).arg(write.encoded_key);
+                async move { call.run(&mut connection).await }
+            };
+            let read = |answer: &[u8]| {
+                if let Ok([at]) = numbers(answer) {
+                    return Ok((None, at));
+                }
+                let stamp = stamp(answer)?;
+                Ok((Some(stamp), stamp.written_at))
+            };
+            self.before(deadline, send, read).await
+        }
+        .boxed()
+    }
+
+    fn take(&self, fence: u64, ttl: Duration, most: usize) -> Reply<'_, Option<Vec<Waiting>>> {
+        async move {
+            let call = || {
+                let mut call = Call::new(&self.scripts.take, 2);
+                call.arg(&self.names.worker).arg(&self.names.writes);
+                call.arg(fence).arg(millis(ttl)).arg(most);
+                call
+            };
+            let entries: Option<Vec<Entry>> = self.run(call).await?;
+            entries.map(waiting).transpose()
+        }
+        .boxed()
+    }
+
+    fn settle<'a>(&'a self, fence: u64, settled: Settled<'a>) -> Reply<'a, bool> {
+        async move {
+            let mut keys: BTreeMap<&str, StreamId> = BTreeMap::new();
+            for write in settled.writes {
+                let last = keys.entry(&write.key).or_default();
+                *last = write.id.max(*last);
+            }
+            let call = || {
+                let mut call = Call::new(&self.scripts.settle, 5 + 3 * keys.len());
+                let name = &mut String::new();
+                call.arg(&self.names.worker)
+                    .arg(&self.names.writes)
+                    .arg(&self.names.dead)
+                    .arg(&self.names.clock)
+                    .arg(&self.names.log);
+                for key in keys.keys() {
+                    call.arg(self.names.value(name, key))
+                        .arg(self.names.lease(name, key))
+                        .arg(self.names.hold(name, key));
+                }
+                call.arg(fence).arg(&self.names.events).arg(random());
+                call.arg(settled.payload);
+                call.arg(settled.reason.unwrap_or_default());
+                call.arg(keys.len());
+                for last in keys.values() {
+                    call.arg(text(*last));
+                }
+                for write in settled.writes {
+                    call.arg(text(write.id));
+                }
+                call
+            };
+            self.run(call).await
+        }
+        .boxed()
+    }
+
+    fn dead_letters(&self, most: usize) -> Reply<'_, Vec<Waiting>> {
+        async move {
+            let mut range = cmd("XRANGE");
+            range.arg(&self.names.dead).arg("-").arg("+");
+            range.arg("COUNT").arg(most);
+            waiting(self.ask(&range).await?)
+        }
+        .boxed()
+    }
+
+    fn requeue<'a>(&'a self, letter: &'a Waiting, payload: &'a [u8]) -> Reply<'a, bool> {
+        async move {
+            let call = || {
+                let mut call = Call::new(&self.scripts.requeue, 7);
+                let name = &mut String::new();
+                call.arg(&self.names.dead)
+                    .arg(&self.names.writes)
+                    .arg(self.names.value(name, &letter.key))
+                    .arg(self.names.lease(name, &letter.key))
+                    .arg(self.names.hold(name, &letter.key))
+                    .arg(&self.names.clock)
+                    .arg(&self.names.log);
+                call.arg(text(letter.id)).arg(&self.names.events);
+                call.arg(random()).arg(payload);
+                call
+            };
+            self.run(call).await
+        }
+        .boxed()
+    }
+
+    fn pending(&self) -> Reply<'_, Pending> {
+        async move {
+            let call = || {
+                let mut call = Call::new(&self.scripts.pending, 3);
+                call.arg(&self.names.writes).arg(&self.names.dead);
+                call.arg(&self.names.worker);
+                call
+            };
+            let answer: (u64, String, String, u64, String, u64, bool) = self.run(call).await?;
+            let (length, first, last, dead_letters, last_dead, now, has_worker) = answer;
+            Ok(Pending {
+                length,
+                first: id(&first),
+                last: id(&last),
+                dead_letters,
+                last_dead: id(&last_dead),
+                now,
+                has_worker,
+            })
+        }
+        .boxed()
+    }
+}
+
+fn waiting(entries: Vec<Entry>) -> Result<Vec<Waiting>, L2Error> {
+    entries.into_iter().map(one).collect()
+}
+
+/// An entry that another program has written may lack anything: it becomes a dead letter.
+fn one((at, fields): Entry) -> Result<Waiting, L2Error> {
+    let field = |name: &str| {
+        let found = fields.iter().find(|(field, _)| field == name);
+        found.map(|(_, value)| value.clone())
+    };
+    let words = |name: &str| {
+        let bytes = field(name)?;
+        Some(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let id_here = id(&at).ok_or_else(senseless)?;
+    Ok(Waiting {
+        id: id_here,
+        version: words("v").and_then(|text| id(&text)).unwrap_or(id_here),
+        key: words("k").unwrap_or_default(),
+        encoded_key: field("i").unwrap_or_default(),
+        body: field("b").unwrap_or_default(),
+        reason: words("e"),
+    })
+}
+
+fn id(text: &str) -> Option<StreamId> {
+    let (ms, number) = text.split_once('-')?;
+    Some(StreamId {
+        ms: ms.parse().ok()?,
+        number: number.parse().ok()?,
+    })
+}
+
+fn text(StreamId { ms, number }: StreamId) -> String {
+    format!("{ms}-{number}")
+}

@@ -1,0 +1,109 @@
+//! Writes that wait in a store until a worker has written them to their source.
+
+use std::time::Duration;
+
+use super::{Bytes, EncodedValue, Reply, Stamp};
+
+/// The stream of writes of a [`Lane`](super::Lane), for write-behind.
+///
+/// While a write of a key waits, no lease is granted for it: the source does not have the write yet, so a load would store
+/// what is older.
+pub trait WriteStream: Send + Sync {
+    /// Stores a value as [`insert`](super::Lane::insert) does, and appends it to the stream, in one step. `None` if `most`
+    /// writes wait or are dead letters: then nothing is changed.
+    ///
+    /// After `deadline` it is refused, and once this has answered every copy of the request is. A copy that is sent again
+    /// answers what the first one did.
+    fn append<'a>(
+        &'a self,
+        write: Append<'a>,
+        payload: &'a [u8],
+        deadline: Option<u64>,
+    ) -> Reply<'a, Option<Stamp>>;
+
+    /// The first writes, as many as `most`, for the worker that `fence` names, and keeps other workers away for `ttl`. `None`
+    /// while another worker does that.
+    fn take(&self, fence: u64, ttl: Duration, most: usize) -> Reply<'_, Option<Vec<Waiting>>>;
+
+    /// Removes writes, and invalidates their keys unless a newer write waits. `false` if another worker has come meanwhile:
+    /// then nothing is changed. A late copy finds the writes gone; it may invalidate the keys once more.
+    fn settle<'a>(&'a self, fence: u64, settled: Settled<'a>) -> Reply<'a, bool>;
+
+    /// The first dead letters.
+    fn dead_letters(&self, most: usize) -> Reply<'_, Vec<Waiting>>;
+
+    /// Has a dead letter wait again, unless a newer write of its key waits: then it is removed. Returns which.
+    fn requeue<'a>(&'a self, letter: &'a Waiting, payload: &'a [u8]) -> Reply<'a, bool>;
+
+    /// How much waits.
+    fn pending(&self) -> Reply<'_, Pending>;
+}
+
+/// A write that is to be appended.
+#[derive(Clone, Copy, Debug)]
+pub struct Append<'a> {
+    /// The text of the key.
+    pub key: &'a str,
+    /// The key itself.
+    pub encoded_key: &'a [u8],
+    /// The value.
+    pub value: &'a EncodedValue,
+    /// How many writes may wait.
+    pub most: u64,
+}
+
+/// A write that waits, or is a dead letter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// Where it is in its stream.
+    pub id: StreamId,
+    /// Where it was when it was first appended.
+    pub version: StreamId,
+    /// The text of the key.
+    pub key: String,
+    /// The key itself.
+    pub encoded_key: Bytes,
+    /// The value without its stamp.
+    pub body: Bytes,
+    /// Why it is a dead letter.
+    pub reason: Option<String>,
+}
+
+/// The name of an entry of a stream: a time of the store in milliseconds, and a number. It rises.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StreamId {
+    /// The time, at which the store's clock was, or later.
+    pub ms: u64,
+    /// Of those of one time.
+    pub number: u64,
+}
+
+/// What a worker has done.
+#[derive(Clone, Copy, Debug)]
+pub struct Settled<'a> {
+    /// These writes, of which the last one of each key counts.
+    pub writes: &'a [&'a Waiting],
+    /// Why they are dead letters, if they are.
+    pub reason: Option<&'a str>,
+    /// The message to publish.
+    pub payload: &'a [u8],
+}
+
+/// How much waits in a stream of writes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pending {
+    /// How many writes.
+    pub length: u64,
+    /// The oldest.
+    pub first: Option<StreamId>,
+    /// The newest.
+    pub last: Option<StreamId>,
+    /// How many dead letters there are.
+    pub dead_letters: u64,
+    /// The newest of them.
+    pub last_dead: Option<StreamId>,
+    /// The store's time in milliseconds.
+    pub now: u64,
+    /// Whether a worker is alive.
+    pub has_worker: bool,
+}

@@ -1,0 +1,99 @@
+//! Why a write was not accepted, or a writer not built.
+
+use std::error::Error;
+use std::sync::Arc;
+
+use crate::error::{L2Error, WriteError};
+
+/// Why [write-behind](super) did not do what it was asked. Cheap to clone.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct WriteBehindError(Kind);
+
+#[derive(Clone, Debug, thiserror::Error)]
+enum Kind {
+    #[error(
+        "{0} writes wait for their source or are dead letters, and there is no room for more; nothing was changed"
+    )]
+    Full(u64),
+    #[error("write-behind needs Redis as L2: its writes wait in a stream there")]
+    Unsupported,
+    #[error("write-behind cannot be set up like this: {0}")]
+    Misuse(&'static str),
+    #[error("the key could not be encoded; nothing was changed")]
+    Key(#[source] Arc<dyn Error + Send + Sync>),
+    #[error(
+        "Redis did not confirm the write: it reaches the source or not, and its key is invalidated"
+    )]
+    Unknown(#[source] WriteError),
+    #[error("the write was not accepted; nothing was changed")]
+    Write(#[source] WriteError),
+    #[error("Redis did not answer")]
+    L2(#[source] L2Error),
+    #[error("some writes could not be written to the source, and are dead letters now")]
+    DeadLetters,
+}
+
+impl WriteBehindError {
+    pub(super) fn full(most: u64) -> Self {
+        Self(Kind::Full(most))
+    }
+
+    pub(super) fn unsupported() -> Self {
+        Self(Kind::Unsupported)
+    }
+
+    pub(super) fn misuse(problem: &'static str) -> Self {
+        Self(Kind::Misuse(problem))
+    }
+
+    pub(super) fn key(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self(Kind::Key(error.into().into()))
+    }
+
+    pub(super) fn write(error: WriteError) -> Self {
+        Self(if error.is_deferred() {
+            Kind::Unknown(error)
+        } else {
+            Kind::Write(error)
+        })
+    }
+
+    pub(super) fn l2(error: L2Error) -> Self {
+        Self(Kind::L2(error))
+    }
+
+    pub(super) fn dead_letters() -> Self {
+        Self(Kind::DeadLetters)
+    }
+
+    /// Whether too many writes wait. Nothing was changed: try again later.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        matches!(self.0, Kind::Full(_))
+    }
+
+    /// Whether the L2 of the cache has no stream: it is not Redis.
+    #[must_use]
+    pub fn is_unsupported(&self) -> bool {
+        matches!(self.0, Kind::Unsupported)
+    }
+
+    /// Whether an option cannot work, or there is no runtime. The error says which.
+    #[must_use]
+    pub fn is_misuse(&self) -> bool {
+        matches!(self.0, Kind::Misuse(_))
+    }
+
+    /// Whether it is not known if the write was accepted: it may reach the source.
+    #[must_use]
+    pub fn is_unknown(&self) -> bool {
+        matches!(self.0, Kind::Unknown(_))
+    }
+
+    /// Whether writes became dead letters during a [`flush`](super::WriteBehind::flush).
+    #[must_use]
+    pub fn is_dead_letter(&self) -> bool {
+        matches!(self.0, Kind::DeadLetters)
+    }
+}

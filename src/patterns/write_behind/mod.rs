@@ -1,0 +1,426 @@
+//! Write-behind: a write is acknowledged when Redis has it, and reaches its source a moment later, together with others.
+//!
+//! [`WriteBehind::insert`] stores a value in the cache and appends it to a stream in Redis, in one step. A worker takes
+//! writes from the stream, in batches, has [`store`](WriteBehindBuilder::store) write them to the source, and then
+//! invalidates their keys. Each instance has a worker; one of them at a time works.
+//!
+//! ```no_run
+//! # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+//! use larder::Cache;
+//! use larder::write_behind::{Write, WriteBehind};
+//!
+//! # async fn upsert(_: Vec<Write<String, u64>>) -> Result<(), std::io::Error> { Ok(()) }
+//! let views: Cache<String, u64> = Cache::builder("shop:views").redis("redis://127.0.0.1:6379").build()?;
+//! // Once in each instance, for as long as it runs.
+//! let views = WriteBehind::builder(views)
+//!     .store(|batch: Vec<Write<String, u64>>| upsert(batch))
+//!     .build()?;
+//! views.insert("tea", &1).await?;
+//! # Ok(()) }
+//! ```
+//!
+//! # What it promises
+//!
+//! - *Acknowledged* is a write when `insert` has returned `Ok`: value and entry are in Redis. Such a write is given to
+//!   `store` at least once, if Redis keeps it: see below.
+//! - *Newest wins.* A batch has each key once, with its newest value. Writes of one key come in their order.
+//! - *Twice, and late.* If a worker dies between `store` and the end of its batch, or is paused for longer than
+//!   [`claim_after`](WriteBehindBuilder::claim_after), another one takes the same writes. The one that was paused may still
+//!   be in `store` then, with values that are older by now. [`Write::version`] rises for each key, so a `store` that
+//!   compares it in the statement with which it writes refuses what comes late: `… WHERE version < $3`.
+//! - *While a write waits*, look-ups return it from the cache. If its value is gone there, as after a restart of Redis or
+//!   when its TTL ends, loads are handed to their callers and not stored: the source has an older value. After the
+//!   write has reached the source, its key is invalidated.
+//! - *A failure of `store`* is retried with growing pauses, up to [`attempts`](WriteBehindBuilder::attempts) times. Then
+//!   each write of the batch is tried by itself, and those that fail become dead letters. Their keys are invalidated; so
+//!   the cache has what the source has.
+//! - *Full.* If as many writes wait, dead letters included, as [`capacity`](WriteBehindBuilder::capacity) says, `insert`
+//!   returns an error, and nothing was changed.
+//! - *What Redis loses is lost*: with `appendfsync everysec` a crash of the server may take the last second of writes with
+//!   it, and without persistence all that wait. Use `appendfsync always`, and a policy that does not evict keys without a
+//!   TTL (`noeviction` or `volatile-*`). A failover loses what the replica has not received.
+//!
+//! # In Redis
+//!
+//! For a cache `shop:views`: the streams `{shop:views.0}!writes` and `{shop:views.0}!dead`, and
+//! `{shop:views.0}!worker`, which names the worker. While a write waits, `{shop:views.0}!hold:KEY` has no TTL. A user with
+//! few rights also needs `+xlen +xdel +xrevrange +exists`.
+
+mod error;
+mod stats;
+mod worker;
+
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use tokio::time::sleep;
+use tokio_util::task::AbortOnDropHandle;
+
+pub use self::error::WriteBehindError;
+use self::stats::Counters;
+pub use self::stats::WriteBehindStats;
+use self::worker::{Worker, read};
+use crate::cache::{Cache, written};
+use crate::engine::Queued;
+use crate::key::CacheKey;
+use crate::l2::{Pending, StreamId, WriteStream};
+use crate::lookup_by::KeyFrom;
+use crate::retry_delays::retry_delays;
+use crate::token::Token;
+
+/// How many writes share a batch at most: as many keys as a message names.
+const MOST_IN_A_BATCH: usize = 256;
+
+/// The function that writes a batch to the source.
+type Store<K, V> = Arc<dyn Fn(Vec<Write<K, V>>) -> BoxFuture<'static, StoreResult> + Send + Sync>;
+type StoreResult = Result<(), Box<dyn Error + Send + Sync>>;
+
+/// A write on its way to the source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Write<K, V> {
+    /// Its key.
+    pub key: K,
+    /// The value.
+    pub value: V,
+    /// Rises with each write of a key: a source that keeps it can refuse a write that comes late. Fits an `i64`.
+    ///
+    /// It is the time of Redis in milliseconds, shifted, and a number, so it rises also after Redis has lost the stream,
+    /// unless its clock was set back meanwhile.
+    pub version: u64,
+}
+
+/// A write that could not be written to the source.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct DeadLetter<K, V> {
+    /// The write; `None` if it cannot be read, as when its type has changed.
+    pub write: Option<Write<K, V>>,
+    /// The text of its key.
+    pub key: String,
+    /// The error of `store`.
+    pub reason: String,
+}
+
+/// Writes values to the cache now, and to their source a moment later. See the [module](self).
+///
+/// Dropping it ends its worker, wherever it is; another instance's worker, or the next one, goes on within
+/// [`claim_after`](WriteBehindBuilder::claim_after).
+#[must_use = "its worker ends when it is dropped"]
+pub struct WriteBehind<K, V>
+where
+    V: Send + Sync + 'static,
+{
+    cache: Cache<K, V>,
+    capacity: u64,
+    counters: Arc<Counters>,
+    wake: Arc<Notify>,
+    _worker: AbortOnDropHandle<()>,
+}
+
+impl<K, V> WriteBehind<K, V>
+where
+    K: CacheKey + Serialize + DeserializeOwned + Send + 'static,
+    V: Send + Sync + 'static,
+{
+    /// Begins with a cache, whose L2 has to be Redis.
+    pub fn builder(cache: Cache<K, V>) -> WriteBehindBuilder<K, V> {
+        WriteBehindBuilder {
+            cache,
+            store: None,
+            batch: MOST_IN_A_BATCH,
+            capacity: 100_000,
+            attempts: 20,
+            claim_after: Duration::from_secs(10),
+            store_timeout: Duration::from_secs(30),
+            interval: Duration::from_millis(200),
+        }
+    }
+
+    /// Stores a value in L2 and has it written to its source. Other instances evict the key from L1.
+    ///
+    /// Cost: one round trip, which no other write shares.
+    ///
+    /// # Errors
+    ///
+    /// - [`WriteBehindError::is_full`]: too many writes wait. Nothing was changed.
+    /// - [`WriteBehindError::is_unknown`]: Redis did not answer. The write may reach the source or not; the key is
+    ///   invalidated as soon as Redis answers.
+    /// - Otherwise nothing was changed: Redis refused the write or was not asked, or the key or value cannot be written.
+    pub async fn insert<Q, M>(&self, key: &Q, value: &V) -> Result<Token, WriteBehindError>
+    where
+        K: KeyFrom<Q, M>,
+        Q: CacheKey + ?Sized,
+    {
+        let own = K::key_from(key);
+        let encoded_key = bincode::serde::encode_to_vec(&own, bincode::config::standard());
+        let queued = Queued {
+            encoded_key: encoded_key.map_err(WriteBehindError::key)?,
+            most: self.capacity,
+        };
+        let key = written(key).map_err(|error| WriteBehindError::write(error.into()))?;
+        let appended = self.cache.engine().append(key, value, queued).await;
+        let token = appended.map_err(WriteBehindError::write)?;
+        let token = token.ok_or_else(|| WriteBehindError::full(self.capacity))?;
+        self.wake.notify_one();
+        Ok(token)
+    }
+
+    /// Waits until all writes that were acknowledged before the call, in any instance, have reached the source or are dead
+    /// letters. It waits for as long as that takes, also while the source fails: put a time limit on it.
+    ///
+    /// Cost: a round trip, and one more every now and then. Can be dropped at any time.
+    ///
+    /// # Errors
+    ///
+    /// - [`WriteBehindError::is_dead_letter`]: meanwhile some writes became dead letters.
+    /// - Redis does not answer.
+    pub async fn flush(&self) -> Result<(), WriteBehindError> {
+        let before = self.pending().await?;
+        let Some(last) = before.last else {
+            return Ok(());
+        };
+        self.wake.notify_one();
+        let mut pauses = retry_delays(Duration::from_millis(5), Duration::from_millis(200));
+        loop {
+            let now = self.pending().await?;
+            if now.first.is_none_or(|first| first > last) {
+                let is_dead = now.last_dead > before.last_dead;
+                return if is_dead {
+                    Err(WriteBehindError::dead_letters())
+                } else {
+                    Ok(())
+                };
+            }
+            sleep(pauses.next().unwrap_or(Duration::from_millis(200))).await;
+        }
+    }
+
+    /// The first dead letters, the oldest first.
+    ///
+    /// Cost: one round trip.
+    ///
+    /// # Errors
+    ///
+    /// Redis does not answer.
+    pub async fn dead_letters(
+        &self,
+        most: usize,
+    ) -> Result<Vec<DeadLetter<K, V>>, WriteBehindError> {
+        let letters = self.stream()?.dead_letters(most).await;
+        let letters = letters.map_err(WriteBehindError::l2)?.into_iter();
+        let letters = letters.map(|letter| DeadLetter {
+            write: read(&self.cache, &letter),
+            reason: letter.reason.clone().unwrap_or_default(),
+            key: letter.key,
+        });
+        Ok(letters.collect())
+    }
+
+    /// Has all dead letters wait for the source again, with the versions that they had; those of which a newer write of the
+    /// key waits are removed instead. Returns how many wait again.
+    ///
+    /// Cost: one round trip for each.
+    ///
+    /// # Errors
+    ///
+    /// Redis does not answer. Some letters may wait again.
+    pub async fn replay_dead_letters(&self) -> Result<u64, WriteBehindError> {
+        let last = self.pending().await?.last_dead;
+        let (stream, mut replayed) = (self.stream()?, 0);
+        loop {
+            let letters = stream.dead_letters(MOST_IN_A_BATCH).await;
+            let letters = letters.map_err(WriteBehindError::l2)?;
+            let before = letters.iter().filter(|letter| Some(letter.id) <= last);
+            let mut is_over = true;
+            for letter in before {
+                is_over = false;
+                let payload = self.cache.engine().invalidation_of(&[&letter.key]);
+                let waits = stream.requeue(letter, &payload).await;
+                replayed += u64::from(waits.map_err(WriteBehindError::l2)?);
+            }
+            if is_over {
+                self.wake.notify_one();
+                return Ok(replayed);
+            }
+        }
+    }
+
+    /// What waits, and what this instance's worker has done.
+    ///
+    /// Cost: one round trip.
+    ///
+    /// # Errors
+    ///
+    /// Redis does not answer.
+    pub async fn stats(&self) -> Result<WriteBehindStats, WriteBehindError> {
+        Ok(self.counters.snapshot(&self.pending().await?))
+    }
+
+    async fn pending(&self) -> Result<Pending, WriteBehindError> {
+        self.stream()?.pending().await.map_err(WriteBehindError::l2)
+    }
+
+    fn stream(&self) -> Result<&dyn WriteStream, WriteBehindError> {
+        let stream = self.cache.engine().write_stream();
+        stream.ok_or_else(WriteBehindError::unsupported)
+    }
+}
+
+impl<K, V: Send + Sync + 'static> fmt::Debug for WriteBehind<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WriteBehind")
+            .field("cache", &self.cache)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Sets up a [`WriteBehind`].
+#[must_use = "nothing is written before `build` is called"]
+pub struct WriteBehindBuilder<K, V>
+where
+    V: Send + Sync + 'static,
+{
+    cache: Cache<K, V>,
+    store: Option<Store<K, V>>,
+    batch: usize,
+    capacity: u64,
+    attempts: u32,
+    claim_after: Duration,
+    store_timeout: Duration,
+    interval: Duration,
+}
+
+impl<K, V> WriteBehindBuilder<K, V>
+where
+    K: CacheKey + Serialize + DeserializeOwned + Send + 'static,
+    V: Send + Sync + 'static,
+{
+    /// How a batch is written to the source: all of it, or an error. Each key is in it once. A batch may come again, so
+    /// writing it twice must do no harm; see the [module](self) for what comes late.
+    ///
+    /// A panic is an error like any other.
+    pub fn store<F, Fut, E>(mut self, store: F) -> Self
+    where
+        F: Fn(Vec<Write<K, V>>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        self.store = Some(Arc::new(move |batch| {
+            let storing = store(batch);
+            Box::pin(async move { storing.await.map_err(Into::into) })
+        }));
+        self
+    }
+
+    /// How many writes are taken from the stream at a time. Default: 256, which is the most.
+    pub fn batch(mut self, most: usize) -> Self {
+        self.batch = most;
+        self
+    }
+
+    /// How many writes may wait, dead letters included. Default: 100 000.
+    pub fn capacity(mut self, writes: u64) -> Self {
+        self.capacity = writes;
+        self
+    }
+
+    /// How often a batch is tried before each write is tried by itself, and becomes a dead letter if it fails. Default: 20,
+    /// which is about two minutes: the pauses grow to 10 s.
+    pub fn attempts(mut self, attempts: u32) -> Self {
+        self.attempts = attempts;
+        self
+    }
+
+    /// How long after its last sign of life a worker counts as dead, so that another one takes what it had taken. Default:
+    /// 10 s. From 100 ms to 1 hour.
+    pub fn claim_after(mut self, silence: Duration) -> Self {
+        self.claim_after = silence;
+        self
+    }
+
+    /// How long `store` may take. Then it is dropped, and counts as failed. Default: 30 s.
+    pub fn store_timeout(mut self, limit: Duration) -> Self {
+        self.store_timeout = limit;
+        self
+    }
+
+    /// How often a worker looks for writes of other instances; those of its own instance it takes at once. Default: 200 ms.
+    /// At least 1 ms.
+    pub fn interval(mut self, interval: Duration) -> Self {
+        self.interval = interval;
+        self
+    }
+
+    /// Starts the worker as a task on the current Tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// - [`WriteBehindError::is_unsupported`]: the L2 of the cache is not Redis.
+    /// - [`WriteBehindError::is_misuse`]: there is no `store`, an option cannot work, or there is no runtime.
+    pub fn build(self) -> Result<WriteBehind<K, V>, WriteBehindError> {
+        let Some(store) = self.store else {
+            return Err(WriteBehindError::misuse("store is not set"));
+        };
+        if self.cache.engine().write_stream().is_none() {
+            return Err(WriteBehindError::unsupported());
+        }
+        let claims = Duration::from_millis(100)..=Duration::from_secs(3600);
+        let problem = if !(1..=MOST_IN_A_BATCH).contains(&self.batch) {
+            Some("batch is from 1 to 256")
+        } else if self.capacity == 0 || self.attempts == 0 {
+            Some("capacity and attempts cannot be zero")
+        } else if !claims.contains(&self.claim_after) {
+            Some("claim_after is from 100 ms to 1 hour")
+        } else if self.store_timeout.is_zero() || self.interval < Duration::from_millis(1) {
+            Some("store_timeout cannot be zero, and interval is at least 1 ms")
+        } else {
+            None
+        };
+        if let Some(problem) = problem {
+            return Err(WriteBehindError::misuse(problem));
+        }
+        let runtime = Handle::try_current()
+            .map_err(|_| WriteBehindError::misuse("there is no Tokio runtime"))?;
+        let (counters, wake) = (Arc::new(Counters::default()), Arc::new(Notify::new()));
+        let worker = Worker {
+            cache: self.cache.clone(),
+            store,
+            batch: self.batch,
+            attempts: self.attempts,
+            claim_after: self.claim_after,
+            store_timeout: self.store_timeout,
+            interval: self.interval,
+            fence: crate::l2::random(),
+            counters: Arc::clone(&counters),
+            wake: Arc::clone(&wake),
+        };
+        Ok(WriteBehind {
+            cache: self.cache,
+            capacity: self.capacity,
+            counters,
+            wake,
+            _worker: AbortOnDropHandle::new(runtime.spawn(worker.run())),
+        })
+    }
+}
+
+impl<K, V: Send + Sync + 'static> fmt::Debug for WriteBehindBuilder<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WriteBehindBuilder")
+            .field("cache", &self.cache)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An id of the stream as one number.
+fn version(StreamId { ms, number }: StreamId) -> u64 {
+    (ms << 20) | number.min((1 << 20) - 1)
+}
