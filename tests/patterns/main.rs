@@ -12,3 +12,5 @@
 mod outbox;
 #[path = "../support/mod.rs"]
 mod support;
+#[cfg(feature = "write-behind")]
+mod write_behind;

@@ -29,3 +29,12 @@ local function is_up_to(id, last)
   end
   return tonumber(n) <= tonumber(last_n)
 end
+
+-- The fields of an entry of the stream. Another program may have left some out.
+local function fields(entry)
+  local named = {k = '', i = '', b = ''}
+  for i = 1, #entry[2], 2 do
+    named[entry[2][i]] = entry[2][i + 1]
+  end
+  return named
+end

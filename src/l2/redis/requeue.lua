@@ -8,8 +8,8 @@ redis.call('XDEL', KEYS[1], ARGV[1])
 if read_mark(checked(redis.pcall('GET', KEYS[5]), 'GET')) then
   return 0
 end
-local at, fields = time(), found[2]
-local id = redis.call('XADD', KEYS[2], '*', unpack(fields, 1, 8))
+local at, f = time(), fields(found)
+local id = redis.call('XADD', KEYS[2], '*', 'k', f.k, 'i', f.i, 'b', f.b, 'v', f.v or ARGV[1])
 write_mark(KEYS[5], id, held_till(KEYS[5], at))
 redis.call('DEL', KEYS[3], KEYS[4])
 publish(KEYS[6], KEYS[7], ARGV[2], ARGV[3], ARGV[4])

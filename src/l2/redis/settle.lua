@@ -9,12 +9,8 @@ local at, keys = time(), tonumber(ARGV[6])
 for i = 7 + keys, #ARGV do
   local found = ARGV[5] ~= '' and redis.call('XRANGE', KEYS[2], ARGV[i], ARGV[i])[1]
   if found then
-    local fields = found[2]
-    if fields[7] ~= 'v' then
-      fields[7], fields[8] = 'v', ARGV[i]
-    end
-    fields[9], fields[10] = 'e', ARGV[5]
-    redis.call('XADD', KEYS[3], '*', unpack(fields))
+    local f = fields(found)
+    redis.call('XADD', KEYS[3], '*', 'k', f.k, 'i', f.i, 'b', f.b, 'v', f.v or ARGV[i], 'e', ARGV[5])
   end
   redis.call('XDEL', KEYS[2], ARGV[i])
 end
