@@ -151,7 +151,7 @@ impl<V> Change<V> {
 /// A change on its way to L2.
 pub(super) struct Write<V: Value> {
     ctx: Arc<Context<V>>,
-    /// The key, or the tag. Empty if it is about all keys.
+    /// The key, the tag, or the prefix. Empty for a clear.
     pub(super) key: Key,
     pub(super) change: Change<V>,
     /// The number of its call, among the writes and deferrals of this instance.

@@ -289,13 +289,17 @@ impl<V: Value> Engine<V> {
         message::payload(Kind::Invalidate, self.ctx.instance, keys)
     }
 
-    pub(crate) async fn warm(
+    /// The call counts, and not when its future is polled.
+    pub(crate) fn warm(
         &self,
         items: impl Stream<Item = (Result<Key, KeyTooLong>, Loaded<V>)>,
         progress: impl FnMut(&Warming),
-    ) -> Result<Warming, WriteError> {
-        self.ensure_subscribed(self.now());
-        warm::warm(&self.ctx, items, progress).await
+    ) -> impl Future<Output = Result<Warming, WriteError>> {
+        let before = warm::place_before(&self.ctx);
+        async move {
+            self.ensure_subscribed(self.now());
+            warm::warm(&self.ctx, before, items, progress).await
+        }
     }
 
     pub(crate) async fn insert_if(

@@ -338,7 +338,8 @@ impl<'a, V: Value> Session<'a, V> {
     fn count(&mut self, message: &Message) {
         let is_new = message.seq > self.reached.counted;
         self.reached.counted = message.seq.max(self.reached.counted);
-        if is_new && message.origin != self.ctx.instance {
+        let is_change = message.kind != Kind::PrefixBegun;
+        if is_new && is_change && message.origin != self.ctx.instance {
             let keys = message.keys.len() as u64;
             self.ctx.counters.invalidations_received.add(keys);
         }
@@ -354,6 +355,9 @@ impl<'a, V: Value> Session<'a, V> {
         if matches!(message.kind, Kind::Unknown(_)) {
             // Another release may have changed any key.
             ctx.l1.flush(epoch);
+        }
+        if message.kind == Kind::PrefixBegun {
+            return;
         }
         if message.kind == Kind::Prefix {
             for prefix in &message.keys {

@@ -9,7 +9,7 @@ use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use futures::stream::{self, Fuse};
-use futures::{Stream, StreamExt};
+use futures::{FutureExt, Stream, StreamExt};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::context::Context;
@@ -40,14 +40,30 @@ const PREFIXES: usize = 100;
 /// A value of the stream, and the text of its key.
 type Item<V> = (Result<Key, KeyTooLong>, Loaded<V>);
 
-/// Stores the values of a stream whose keys have none. `progress` is called after each batch.
+/// A place in the log that a call comes after, without waiting. `None` while this instance has not heard of the lane.
+pub(super) fn place_before<V: Value>(ctx: &Context<V>) -> Option<Place> {
+    if ctx.l1.freshness().is_alone() {
+        // Nothing is sent, so it is there at once.
+        return place(ctx).now_or_never()?.ok();
+    }
+    let (epoch, seq) = ctx.l1.freshness().reached()?;
+    Some(Place { epoch, seq })
+}
+
+/// Stores the values of a stream whose keys have none, and were not changed since the place `before`. `progress` is called
+/// after each batch.
 pub(super) async fn warm<V: Value>(
     ctx: &Context<V>,
+    before: Option<Place>,
     items: impl Stream<Item = Item<V>>,
     mut progress: impl FnMut(&Warming),
 ) -> Result<Warming, WriteError> {
-    // Before any value is read.
-    let mut changes = Changes::since_now(ctx).await?;
+    let before = match before {
+        Some(before) => before,
+        // Before the stream is polled.
+        None => place(ctx).await?,
+    };
+    let mut changes = Changes::since(before);
     let (fewest, most) = items.size_hint();
     let mut warming = Warming {
         total: most.filter(|most| *most == fewest).map(|most| most as u64),
@@ -195,7 +211,7 @@ async fn fill<V: Value>(ctx: &Context<V>, leased: Leased<V>, changes: &Changes) 
 
 /// A place in the lane's log.
 #[derive(Clone, Copy)]
-struct Place {
+pub(super) struct Place {
     epoch: u64,
     seq: u64,
 }
@@ -224,14 +240,14 @@ struct Changes {
 }
 
 impl Changes {
-    async fn since_now<V: Value>(ctx: &Context<V>) -> Result<Self, WriteError> {
-        Ok(Self {
-            here: place(ctx).await?,
+    fn since(here: Place) -> Self {
+        Self {
+            here,
             hasher: hasher(),
             keys: HashSet::new(),
             tags: HashSet::new(),
             prefixes: Vec::new(),
-        })
+        }
     }
 
     /// Reads the log up to a place. An error if it does not reach from the last place to this one: anything may have been
@@ -243,12 +259,14 @@ impl Changes {
             let messages = messages.map_err(|error| WriteError::interrupted(Some(error)))?;
             let before = self.here.seq;
             // The first is the one at the place itself: so the log is of this life, and reaches back far enough.
-            for (next, message) in (before..).zip(messages) {
+            for (next, message) in (before.max(1)..).zip(messages) {
                 if (message.epoch, message.seq) != (self.here.epoch, next) {
                     return Err(WriteError::interrupted(None));
                 }
-                self.note(&message)?;
-                self.here.seq = next;
+                if next > before {
+                    self.note(&message)?;
+                    self.here.seq = next;
+                }
             }
             if self.here.seq == before {
                 return Err(WriteError::interrupted(None));
@@ -264,7 +282,7 @@ impl Changes {
     fn note(&mut self, message: &Message) -> Result<(), WriteError> {
         let hashes = message.keys.iter().map(|key| self.hasher.hash_one(&**key));
         match message.kind {
-            Kind::Prefix => self.prefixes.extend(message.keys.iter().cloned()),
+            Kind::Prefix | Kind::PrefixBegun => self.prefixes.extend(message.keys.iter().cloned()),
             Kind::Tags => self.tags.extend(hashes),
             Kind::Insert | Kind::Invalidate | Kind::InvalidateAwaited => self.keys.extend(hashes),
             Kind::Clear | Kind::Unknown(_) => return Err(WriteError::interrupted(None)),

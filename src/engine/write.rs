@@ -175,7 +175,7 @@ impl<V: Value> Writes<V> {
         let ctx = &self.ctx;
         let order = ctx.deferred.next_order();
         let from_l1 = ctx.l1.evict_prefix(&prefix, ctx.now());
-        let (first, answer) = Write::new(ctx, "".into(), order, Change::EndLeases);
+        let (first, answer) = Write::new(ctx, prefix.clone(), order, Change::EndLeases);
         // In its place among the writes before a task can run, and deferred if the caller is cancelled here.
         self.writer.submit(vec![first]).await;
         let writes = Arc::clone(self);

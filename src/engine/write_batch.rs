@@ -77,8 +77,7 @@ impl<V: Value> Group<V> {
             Sort::Expire => Kind::Invalidate,
             Sort::Tags => Kind::Tags,
             Sort::Clear => return message::payload(Kind::Clear, ctx.instance, &[]),
-            // It publishes nothing.
-            Sort::EndLeases => return Vec::new(),
+            Sort::EndLeases => Kind::PrefixBegun,
         };
         message::payload(kind, ctx.instance, &self.keys())
     }
@@ -253,7 +252,7 @@ async fn step<V: Value>(
             cleared.map(|stamp| Some(done(stamp)))
         }
         Sort::EndLeases => {
-            let ended = ctx.breaker.send(ctx.lane.end_leases()).await;
+            let ended = ctx.breaker.send(ctx.lane.end_leases(payload)).await;
             ended.map(|stamp| Some((stamp, Accepted::LeasesEnded(stamp))))
         }
     }

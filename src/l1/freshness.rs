@@ -43,6 +43,8 @@ pub(crate) struct Freshness {
     /// All changes up to this version, in this epoch, have been applied: the lane had issued no higher one when it was asked
     /// for the last proof.
     applied: AtomicU64,
+    /// The epoch and number of the last message that the lane had published then. `None` before that, in this epoch.
+    reached: Mutex<Option<(u64, u64)>>,
     /// What to add to this instance's time, in nanoseconds, for an upper bound of the lane's.
     lane_ahead: AtomicU64,
     /// Counts what made a proof void. Under a lock, so that no proof that was asked for before outlives it.
@@ -73,6 +75,7 @@ impl Freshness {
             epoch: AtomicU64::new(0),
             issued: AtomicU64::new(0),
             applied: AtomicU64::new(0),
+            reached: Mutex::new(None),
             lane_ahead: AtomicU64::new(UNKNOWN),
             revocations: Mutex::new(0),
             proof_wanted: Notify::new(),
@@ -136,6 +139,7 @@ impl Freshness {
         let ahead = Self::ahead(lane, asked.at);
         self.lane_ahead.store(ahead, Ordering::Release);
         self.applied.store(lane.ver, Ordering::Release);
+        *lock(&self.reached) = Some((lane.epoch, lane.seq));
         self.proven_until.store(until, Ordering::Release);
         self.live_until.store(until, Ordering::Release);
         self.proven.send_replace(());
@@ -226,6 +230,7 @@ impl Freshness {
         // In this order: a thread that sees the new generation sees the new epoch.
         self.issued.store(0, Ordering::Release);
         self.applied.store(0, Ordering::Release);
+        *lock(&self.reached) = None;
         self.epoch.store(epoch, Ordering::Release);
         self.generation.fetch_add(1, Ordering::AcqRel);
     }
@@ -244,6 +249,11 @@ impl Freshness {
         // values are all gone.
         let is_known = token.epoch == self.epoch();
         self.is_alone() || is_known && token.ver <= self.applied.load(Ordering::Acquire)
+    }
+
+    /// A message that the lane has published, by its epoch and number: the last one of which this instance had a proof.
+    pub(crate) fn reached(&self) -> Option<(u64, u64)> {
+        *lock(&self.reached)
     }
 
     /// The lane has issued a version, in this epoch. A flush that comes in between leaves a version of the former epoch:

@@ -170,11 +170,11 @@ pub trait Lane: Send + Sync + fmt::Debug {
     fn clear<'a>(&'a self, payload: &'a [u8]) -> Reply<'a, Stamp>;
 
     /// Ends all leases, of whatever key, and issues a version that no value gets, in one step. So a value with a higher
-    /// version was stored later, and not by a load whose lease was granted before. Publishes nothing: loads that wait
+    /// version was stored later, and not by a load whose lease was granted before. Publishes that; loads that wait
     /// for a lease find out when they ask again.
     ///
     /// A late copy ends the leases of later loads, whose values are not stored then.
-    fn end_leases(&self) -> Reply<'_, Stamp>;
+    fn end_leases<'a>(&'a self, payload: &'a [u8]) -> Reply<'a, Stamp>;
 
     /// Removes the values whose key begins with `prefix`, byte by byte, and whose version is below that of `before`,
     /// in the same epoch. Returns how many of them were usable. What was stored later stays; what is no usable value may

@@ -17,8 +17,9 @@ where
     /// requests, and after Redis has lost its data.
     ///
     /// Each value counts as read from its source when this was called. What was inserted or invalidated since, by any
-    /// instance, is not overwritten; nor is what is there already, or is being loaded. So the values have to be read after
-    /// the call, as by a query that begins when the stream is first polled, or at least be no older than the call.
+    /// instance, is not overwritten; nor is what is there already, or is being loaded. Before this instance is
+    /// [ready](Self::ready), a value counts as read when the stream is first polled: so have the stream read its values, or
+    /// wait until the instance is ready before you read them.
     ///
     /// Items are values, or [`Loaded`] values with TTLs and tags of their own. A value without tags is stored though a tag
     /// was invalidated meanwhile, as a loaded one is.
@@ -57,11 +58,14 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub async fn warm<T>(&self, items: impl Stream<Item = (K, T)>) -> Result<Warming, WriteError>
+    pub fn warm<T>(
+        &self,
+        items: impl Stream<Item = (K, T)>,
+    ) -> impl Future<Output = Result<Warming, WriteError>>
     where
         T: Into<Loaded<V>>,
     {
-        self.warm_with(items, |_| {}).await
+        self.warm_with(items, |_| {})
     }
 
     /// Warms up as [`warm`](Self::warm) does, and calls `progress` after each batch: for a log line or a progress bar.
@@ -83,15 +87,15 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub async fn warm_with<T>(
+    pub fn warm_with<T>(
         &self,
         items: impl Stream<Item = (K, T)>,
         progress: impl FnMut(&Warming),
-    ) -> Result<Warming, WriteError>
+    ) -> impl Future<Output = Result<Warming, WriteError>>
     where
         T: Into<Loaded<V>>,
     {
         let items = items.map(|(key, value)| (written(&key), value.into()));
-        self.engine().warm(items, progress).await
+        self.engine().warm(items, progress)
     }
 }

@@ -52,6 +52,9 @@ pub enum Kind {
     InvalidateAwaited,
     /// As `Invalidate`, of all keys that begin with the text that stands for the key.
     Prefix,
+    /// All leases have ended, as the keys that begin with one of these texts are about to be removed. Nothing has changed
+    /// yet.
+    PrefixBegun,
     /// The values that carry the tags which stand for the keys are no longer current.
     Tags,
     /// A kind of another release, by its number. What happened to which keys is not known: the message has none.
@@ -69,6 +72,7 @@ pub(crate) fn payload(kind: Kind, origin: u64, keys: &[&str]) -> Vec<u8> {
         Kind::InvalidateAwaited => 3,
         Kind::Tags => 4,
         Kind::Prefix => 5,
+        Kind::PrefixBegun => 6,
         Kind::Unknown(number) => number,
     });
     bytes.extend_from_slice(&origin.to_be_bytes());
@@ -93,6 +97,7 @@ pub(crate) fn kind(payload: &[u8]) -> Option<Kind> {
         3 => Some(Kind::InvalidateAwaited),
         4 => Some(Kind::Tags),
         5 => Some(Kind::Prefix),
+        6 => Some(Kind::PrefixBegun),
         &number => Some(Kind::Unknown(number)),
     }
 }

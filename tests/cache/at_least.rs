@@ -183,6 +183,10 @@ async fn once_it_is_applied_a_look_up_is_like_any_other(fleet: Fleet) {
     assert_eq!(entry.meta().source(), Level::L1);
     assert_eq!(text(b.at_least(&token).get("k").await).unwrap(), "new");
     assert_eq!(wire.asked(Step::AcquireLease), asked);
+    // A token of another epoch says nothing of this one.
+    let other = "1.77.1".parse().unwrap();
+    let entry = b.at_least(&other).get("l").await.unwrap();
+    assert_eq!(entry.meta().source(), Level::L2);
     // Not by what messages say, which anybody may publish.
     let token = put(&a, "other", "v").await;
     eventually("the message is applied", || async {
@@ -358,6 +362,19 @@ async fn a_token_that_was_made_up_costs_one_request(fleet: Fleet) {
     }
     assert_eq!(truth.loads(), 1);
     assert_eq!((b.stats().l1_flushes, b.health().is_ok()), (flushes, true));
+}
+
+/// Another program has written it: no version that the lane issues will ever exceed it.
+#[tokio::test]
+async fn a_version_that_was_never_issued_is_not_new_enough() {
+    let fleet = Fleet::memory();
+    let ((a, _), (b, wire)) = apart(&fleet, &[]).await;
+    put(&a, "k", "old").await;
+    wire.forge();
+    assert!(b.get("k").await.is_some() && b.get_local("k").is_some());
+    let token = put(&a, "k", "new").await;
+    let entry = b.at_least(&token).get("k").await.unwrap();
+    assert_eq!(*entry, "new");
 }
 
 #[tokio::test]

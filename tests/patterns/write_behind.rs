@@ -592,7 +592,7 @@ async fn an_encrypted_value_is_encrypted_in_the_stream() {
     let mut range = cmd("XRANGE");
     range.arg(key("!writes")).arg("-").arg("+");
     let range: larder::deadpool_redis::redis::Value = ask(&redis, &range).await;
-    let text = format!("{:?}", range);
+    let text = format!("{range:?}");
     assert!(
         text.contains("binary-data") && !text.contains("secret"),
         "{text}"

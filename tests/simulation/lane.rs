@@ -485,9 +485,11 @@ impl Lane for FarLane {
         self.ask(serve, no_loss, true).boxed()
     }
 
-    fn end_leases(&self) -> Reply<'_, Stamp> {
-        let serve = |store: Arc<Store>, lane: Arc<dyn Lane>| {
-            async move { store.end_leases(&*lane).await }.boxed()
+    fn end_leases<'a>(&'a self, payload: &'a [u8]) -> Reply<'a, Stamp> {
+        let payload = payload.to_owned();
+        let serve = move |store: Arc<Store>, lane: Arc<dyn Lane>| {
+            let payload = payload.clone();
+            async move { store.end_leases(&*lane, &payload).await }.boxed()
         };
         self.ask(serve, no_loss, true).boxed()
     }

@@ -320,8 +320,12 @@ impl Store {
     }
 
     /// After this, too, whatever has its lease from before is refused, of every key.
-    pub(crate) async fn end_leases(&self, lane: &dyn Lane) -> Result<Stamp, L2Error> {
-        let stamp = lane.end_leases().await?;
+    pub(crate) async fn end_leases(
+        &self,
+        lane: &dyn Lane,
+        payload: &[u8],
+    ) -> Result<Stamp, L2Error> {
+        let stamp = lane.end_leases(payload).await?;
         self.replicate();
         for key in 0..self.source.len() {
             self.ended(key);

@@ -567,9 +567,11 @@ impl Lane for Wired {
             .boxed()
     }
 
-    fn end_leases(&self) -> Reply<'_, Stamp> {
+    fn end_leases<'a>(&'a self, payload: &'a [u8]) -> Reply<'a, Stamp> {
         self.network
-            .carry(Step::EndLeases, async move { self.lane.end_leases().await })
+            .carry(Step::EndLeases, async move {
+                self.lane.end_leases(payload).await
+            })
             .boxed()
     }
 

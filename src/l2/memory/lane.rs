@@ -248,8 +248,8 @@ impl Lane for MemoryLane {
         self.step(|state, now| state.clear(payload, now))
     }
 
-    fn end_leases(&self) -> Reply<'_, Stamp> {
-        self.step(State::end_leases)
+    fn end_leases<'a>(&'a self, payload: &'a [u8]) -> Reply<'a, Stamp> {
+        self.step(|state, now| state.end_leases(payload, now))
     }
 
     fn remove_prefix<'a>(&'a self, prefix: &'a str, before: Stamp) -> Reply<'a, u64> {

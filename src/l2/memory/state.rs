@@ -500,11 +500,11 @@ impl State {
         }
     }
 
-    pub(super) fn end_leases(&mut self, now: Now) -> Stamp {
+    pub(super) fn end_leases(&mut self, payload: &[u8], now: Now) -> Stamp {
         if !without(Rule::PrefixLeases) {
             self.data.leases.retain(|held| *held == Held::Off);
         }
-        self.stamp(now)
+        self.announce(payload, now).stamp
     }
 
     pub(super) fn remove_prefix(&mut self, prefix: &str, before: Stamp, now: Now) -> u64 {

@@ -662,11 +662,12 @@ impl Lane for RedisLane {
         .boxed()
     }
 
-    fn end_leases(&self) -> Reply<'_, Stamp> {
+    fn end_leases<'a>(&'a self, payload: &'a [u8]) -> Reply<'a, Stamp> {
         async move {
             let call = || {
-                let mut call = Call::new(&self.scripts.end_leases, 1);
-                call.arg(&self.names.clock).arg(random());
+                let mut call = Call::new(&self.scripts.end_leases, 2);
+                call.arg(&self.names.clock).arg(&self.names.log);
+                call.arg(&self.names.events).arg(random()).arg(payload);
                 call
             };
             stamp(&self.run::<Vec<u8>>(call).await?)

@@ -17,7 +17,9 @@ conformance! {
 }
 
 async fn end_leases(lane: &dyn larder::l2::Lane) -> Stamp {
-    lane.end_leases().await.expect("the leases are ended")
+    let payload = payload_of(Kind::PrefixBegun, &["eu:"]);
+    let ended = lane.end_leases(&payload).await;
+    ended.expect("the leases are ended")
 }
 
 async fn remove(lane: &dyn larder::l2::Lane, prefix: &str, before: Stamp) -> u64 {

@@ -86,7 +86,8 @@ async fn a_lease_whose_grant_was_lost_belongs_to_the_load_that_asked() {
         assert!(matches!(other, LeaseReply::Wait(_)), "{other:?}");
         assert!(renewed(&*lane, key, lease).await);
         filled(&*lane, key, lease, b"v").await;
-        lane.end_leases().await.unwrap();
+        let begun = payload_of(Kind::PrefixBegun, &["k"]);
+        lane.end_leases(&begun).await.unwrap();
     }
 }
 
