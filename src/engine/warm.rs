@@ -258,15 +258,14 @@ impl Changes {
             let messages = ctx.breaker.send(reading).await;
             let messages = messages.map_err(|error| WriteError::interrupted(Some(error)))?;
             let before = self.here.seq;
-            // The first is the one at the place itself: so the log is of this life, and reaches back far enough.
-            for (next, message) in (before.max(1)..).zip(messages) {
+            // Each number after the last one, in this epoch: so the log is of this life, and lacks nothing.
+            let later = messages.iter().filter(|message| message.seq > before);
+            for (next, message) in (before + 1..).zip(later) {
                 if (message.epoch, message.seq) != (self.here.epoch, next) {
                     return Err(WriteError::interrupted(None));
                 }
-                if next > before {
-                    self.note(&message)?;
-                    self.here.seq = next;
-                }
+                self.note(message)?;
+                self.here.seq = next;
             }
             if self.here.seq == before {
                 return Err(WriteError::interrupted(None));
