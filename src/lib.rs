@@ -91,6 +91,9 @@ pub use deadpool_redis;
 #[doc = include_str!("protocol.md")]
 pub mod protocol {}
 
+#[doc = include_str!("other_languages.md")]
+pub mod other_languages {}
+
 /// Codecs: how values become bytes, and how to add a format.
 ///
 /// [`Builder::codec`] takes a [`Codec`](codec::Codec), alone or in layers. The layers come with features:

@@ -44,6 +44,7 @@ mod made_up;
 mod many_loads;
 mod modes;
 mod options;
+mod other_languages;
 mod outage;
 mod popularity;
 mod races;

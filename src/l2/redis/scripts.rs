@@ -47,7 +47,9 @@ const LEASE: &str = include_str!("lease.lua");
 const LIFE: &str = include_str!("life.lua");
 const LIST: &str = include_str!("list.lua");
 const MARK: &str = include_str!("mark.lua");
-const TAGS: &str = include_str!("tags.lua");
+const EPOCH: &str = include_str!("epoch.lua");
+const TAG_LIST: &str = include_str!("tag_list.lua");
+const TAGS: &str = concat!(include_str!("tag_list.lua"), include_str!("tags.lua"));
 
 impl Scripts {
     pub(super) fn new() -> Self {
@@ -67,8 +69,8 @@ impl Scripts {
             expire: script_when_full(&[CLOCK, include_str!("expire.lua")]),
             touch: script_when_full(&[CLOCK, TAGS, include_str!("touch.lua")]),
             invalidate: script_when_full(&[CLOCK, LIST, MARK, invalidate]),
-            invalidate_tags: script_when_full(&[CLOCK, TAGS, invalidate_tags]),
-            clear: script_when_full(&[CLOCK, include_str!("clear.lua")]),
+            invalidate_tags: script_when_full(&[CLOCK, TAG_LIST, invalidate_tags]),
+            clear: script_when_full(&[CLOCK, EPOCH, include_str!("clear.lua")]),
             end_leases: script_when_full(&[CLOCK, include_str!("unlease.lua")]),
             remove: script_when_full(&[CLOCK, include_str!("remove.lua")]),
             run: script_when_full(&[CLOCK, LIFE, LIST, include_str!("run.lua")]),
@@ -95,6 +97,39 @@ mod tests {
     use std::collections::BTreeSet;
     use std::fs;
     use std::path::Path;
+
+    use super::*;
+
+    /// What programs in other languages copy: the parts of the crate's own scripts in one file.
+    #[test]
+    fn the_script_for_other_languages_is_made_of_these_parts() {
+        let head = include_str!("elsewhere_head.lua");
+        let parts = [
+            EVEN_WHEN_FULL,
+            head,
+            CHECKED,
+            CLOCK,
+            EPOCH,
+            TAG_LIST,
+            include_str!("elsewhere.lua"),
+        ];
+        let script = parts.concat();
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let file = root.join("examples/other_languages/invalidate.lua");
+        if fs::read_to_string(&file).unwrap_or_default() != script {
+            let made = std::env::temp_dir().join("invalidate.lua");
+            fs::write(&made, &script).unwrap();
+            panic!(
+                "{} is another one: copy {} there",
+                file.display(),
+                made.display()
+            );
+        }
+        let page = include_str!("../../other_languages.md");
+        let sha = deadpool_redis::redis::Script::new(&script);
+        let sha = sha.get_hash();
+        assert!(page.contains(&format!("`{sha}`")), "the SHA1 is {sha}");
+    }
 
     /// By its line in the script an error is given the name of the command.
     #[test]

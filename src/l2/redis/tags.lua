@@ -2,9 +2,6 @@
 -- with the tag; without it these values are misses. The clock lists the tags that were invalidated last, whether or not
 -- they have a marker: so a marker that is missing can be made again (rule 20).
 
--- How many tags the clock lists.
-local LISTED = 64
-
 -- The versions that the markers KEYS[first..last] hold; false where there is none of this epoch, or only one that the
 -- lane has not issued. Without keys there are none.
 local function markers(first, last, epoch, issued)
@@ -20,42 +17,6 @@ local function markers(first, last, epoch, issued)
     held[i] = of == epoch and ver <= issued and ver
   end
   return held
-end
-
--- The list: 16 letters of a hash and the version for each tag, the latest at the end; and the version of the last one that
--- it lacks.
-local function listed(clock, epoch)
-  local list = redis.call('HGET', clock, 'tags')
-  if list and #list >= 16 then
-    local of, lacking = struct.unpack('>I8I8', list)
-    if of == epoch then
-      return string.sub(list, 17), lacking
-    end
-  end
-  return '', 0
-end
-
-local function short(marker)
-  return string.sub(redis.sha1hex(marker), 1, 16)
-end
-
--- Takes note that these tags were invalidated with this version.
-local function list_tags(clock, first, last, epoch, ver)
-  local list, lacking = listed(clock, epoch)
-  for i = first, last do
-    local tag = short(KEYS[i])
-    local at = string.find(list, tag, 1, true)
-    if at then
-      list = string.sub(list, 1, at - 1) .. string.sub(list, at + 24)
-    end
-    list = list .. tag .. struct.pack('>I8', ver)
-  end
-  local over = #list - 24 * LISTED
-  if over > 0 then
-    lacking = struct.unpack('>I8', list, over - 7)
-    list = string.sub(list, over + 1)
-  end
-  redis.call('HSET', clock, 'tags', struct.pack('>I8I8', epoch, lacking) .. list)
 end
 
 -- When each of these tags was invalidated last: by its marker; where there is none the version is that of the last

@@ -1,0 +1,263 @@
+#!lua flags=allow-oom
+-- Invalidates what larder caches, for programs in any language. https://docs.rs/larder, module other_languages.
+-- It is made of parts of the crate, which a test compares; copy the file as it is.
+--
+--   EVALSHA sha number-of-keys  {NS.0}!clock {NS.0}!log  [{NS.0}:KEY {NS.0}!lease:KEY]...  [{NS.0}!tag:TAG]...
+--     'invalidate' | 'clear'  number-of-the-database  random-text   ->  OK
+
+-- What redis.pcall has answered; nil instead of the error that the key is of another type. Any other error, such as
+-- that of a missing right, is raised: a script must not go on as if nothing were there. Redis 7.0 does not name the
+-- command in such an error.
+local function checked(answer, command)
+  if type(answer) ~= 'table' or not answer.err then
+    return answer
+  end
+  if not string.find(answer.err, 'WRONGTYPE', 1, true) then
+    error({err = answer.err .. ' (' .. command .. ')'})
+  end
+end
+
+-- Every script that reads or advances the lane's clock begins with this part.
+
+-- The server's time in ms. Redis keeps it constant while a script runs.
+local function time()
+  local t = redis.call('TIME')
+  return t[1] * 1000 + math.floor(t[2] / 1000)
+end
+
+-- Epoch, seq and ver of the lane, or nil if the clock is missing or damaged: Lua counts whole numbers without gaps below
+-- 2^53. The three share one field, in the layout in which a message begins: one field of bytes costs half as much to
+-- read and write as three of digits.
+local function position(key)
+  local at = checked(redis.pcall('HGET', key, 'at'), 'HGET')
+  if type(at) == 'string' and #at == 24 then
+    local epoch, seq, ver = struct.unpack('>I8I8I8', at)
+    if epoch > 0 and epoch < 2 ^ 53 and seq < 2 ^ 53 and ver < 2 ^ 53 then
+      return epoch, seq, ver
+    end
+  end
+end
+
+local function set_position(key, epoch, seq, ver)
+  local at = struct.pack('>I8I8I8', epoch, seq, ver)
+  redis.call('HSET', key, 'at', at)
+  return at
+end
+
+-- As position(), but a missing or damaged clock starts a new epoch. The epoch is a random number from the caller:
+-- Lua's own generator repeats itself after a restart.
+local function clock(key, rnd)
+  local epoch, seq, ver = position(key)
+  if epoch then
+    return epoch, seq, ver
+  end
+  if redis.call('TYPE', key).ok ~= 'hash' then
+    redis.call('DEL', key)
+  end
+  set_position(key, rnd, 0, 0)
+  return tonumber(rnd), 0, 0
+end
+
+-- The stamp that precedes a stored body. Its last number is the sum of the others, as a check.
+local function pack_stamp(epoch, ver, at, stale_at, expires_at, ends_at, l1)
+  local sum = epoch + ver + at + stale_at + expires_at + ends_at + l1
+  return 'LRD\3' .. struct.pack('>I8I8I8I8I8I8I8I8', epoch, ver, at, stale_at, expires_at, ends_at, l1, sum)
+end
+
+-- The stamp of a value that is written now, and for how many ms it is kept. The TTLs come as one string of bytes: a
+-- number less to parse for each of them.
+local function stamp(epoch, ver, at, ttls)
+  local ttl, soft, ends, l1, kept = struct.unpack('>I8I8I8I8I8', ttls)
+  local stale_at = soft == 0 and 0 or at + soft - 1
+  local ends_at = ends == 0 and 0 or at + ends - 1
+  return pack_stamp(epoch, ver, at, stale_at, at + ttl, ends_at, l1), ttl + kept
+end
+
+-- What a stored value begins with. A key of another type has none.
+local function head_of(key)
+  return checked(redis.pcall('GETRANGE', key, 0, 91), 'GETRANGE')
+end
+
+-- Epoch and ver of a stored value, when it expires, and the other numbers of its stamp; nil if it is not a value. The sum
+-- is compared, as a script that changes the times writes it anew: it would make a damaged stamp good.
+local function read_stamp(v)
+  if type(v) == 'string' and #v >= 92 and string.sub(v, 1, 4) == 'LRD\3' and string.byte(v, 70) == 0 then
+    local epoch, ver, at, stale_at, expires_at, ends_at, l1, sum = struct.unpack('>I8I8I8I8I8I8I8I8', v, 5)
+    if epoch + ver + at + stale_at + expires_at + ends_at + l1 == sum then
+      return epoch, ver, expires_at, at, stale_at, ends_at, l1
+    end
+  end
+end
+
+-- Orders one write: advances the clock, appends the message to the log and publishes it.
+local function publish(key, log, channel, rnd, payload)
+  local epoch, seq, ver = clock(key, rnd)
+  seq, ver = seq + 1, ver + 1
+  local message = 'LM\1' .. set_position(key, epoch, seq, ver) .. payload
+  if log then
+    local id = string.format('%.0f-0', seq)
+    local added = redis.pcall('XADD', log, id, 'm', message)
+    if type(added) == 'table' and added.err then
+      -- The log is of another type, or older than the clock: its last number is higher.
+      redis.call('DEL', log)
+      redis.call('XADD', log, id, 'm', message)
+    end
+    if seq % 100 == 0 then
+      redis.call('XTRIM', log, 'MAXLEN', '~', '10000')
+    end
+  end
+  redis.call('PUBLISH', channel, message)
+  return epoch, ver, seq
+end
+-- A new epoch makes every stored value and lease a miss, however many there are. The log is deleted as well: no instance
+-- replays messages from before a clear. The clear's own message is not logged, and every hundredth message trims the
+-- log, so a log that was kept could grow without bound if these were all clears.
+local function start_epoch(key, log, channel, rnd, payload)
+  redis.call('DEL', log)
+  local _, seq, ver = clock(key, rnd)
+  set_position(key, rnd, seq, ver)
+  return publish(key, nil, channel, rnd, payload)
+end
+-- The clock lists the tags that were invalidated last (rule 20). Other scripts with tags continue this part.
+
+-- How many tags the clock lists.
+local LISTED = 64
+
+-- The list: 16 letters of a hash and the version for each tag, the latest at the end; and the version of the last one that
+-- it lacks.
+local function listed(clock, epoch)
+  local list = redis.call('HGET', clock, 'tags')
+  if list and #list >= 16 then
+    local of, lacking = struct.unpack('>I8I8', list)
+    if of == epoch then
+      return string.sub(list, 17), lacking
+    end
+  end
+  return '', 0
+end
+
+local function short(marker)
+  return string.sub(redis.sha1hex(marker), 1, 16)
+end
+
+-- Takes note that these tags were invalidated with this version.
+local function list_tags(clock, first, last, epoch, ver)
+  local list, lacking = listed(clock, epoch)
+  for i = first, last do
+    local tag = short(KEYS[i])
+    local at = string.find(list, tag, 1, true)
+    if at then
+      list = string.sub(list, 1, at - 1) .. string.sub(list, at + 24)
+    end
+    list = list .. tag .. struct.pack('>I8', ver)
+  end
+  local over = #list - 24 * LISTED
+  if over > 0 then
+    lacking = struct.unpack('>I8', list, over - 7)
+    list = string.sub(list, over + 1)
+  end
+  redis.call('HSET', clock, 'tags', struct.pack('>I8I8', epoch, lacking) .. list)
+end
+
+-- Values with the tags of the markers KEYS[first..last] are misses from now on, however many there are, and no load that
+-- began before and returns one of them is stored. A tag without a marker has no values.
+local function invalidate_markers(clock, log, first, last, channel, rnd, payload)
+  local epoch, ver = publish(clock, log, channel, rnd, payload)
+  for i = first, last do
+    redis.call('SET', KEYS[i], struct.pack('>I8I8', epoch, ver), 'XX', 'KEEPTTL')
+  end
+  list_tags(clock, first, last, epoch, ver)
+  return epoch, ver
+end
+
+-- How many keys, and how many tags, one call takes: as many as one message of an instance names.
+local MOST_NAMES = 256
+local MAX_TEXT = 1024
+
+local function refuse(why)
+  error({err = 'ERR larder: ' .. why})
+end
+
+local lane = string.match(KEYS[1] or '', '^({[^{}]+%.0})!clock$')
+if not lane or KEYS[2] ~= lane .. '!log' then
+  refuse('the first two keys must be {NAMESPACE.0}!clock and {NAMESPACE.0}!log')
+end
+
+-- What follows the lane and this mark in the name of a key; nil if the name does not begin with them.
+local function text_after(mark, name)
+  local before = lane .. mark
+  if string.sub(name, 1, #before) ~= before then
+    return nil
+  end
+  local text = string.sub(name, #before + 1)
+  if #text > MAX_TEXT then
+    refuse('a key or tag is longer than 1024 bytes')
+  end
+  -- Instances could not read the message.
+  local rest = string.gsub(text, '[\194-\223][\128-\191]', '.')
+  rest = string.gsub(rest, '[\224-\239][\128-\191][\128-\191]', '.')
+  rest = string.gsub(rest, '[\240-\244][\128-\191][\128-\191][\128-\191]', '.')
+  if string.find(rest, '[\128-\255]') then
+    refuse('a key or tag is not UTF-8')
+  end
+  return text
+end
+
+local keys, tags = {}, {}
+local at = 3
+while at <= #KEYS and text_after(':', KEYS[at]) do
+  keys[#keys + 1] = text_after(':', KEYS[at])
+  if KEYS[at + 1] ~= lane .. '!lease:' .. keys[#keys] then
+    refuse('each {NAMESPACE.0}:KEY must be followed by {NAMESPACE.0}!lease:KEY')
+  end
+  at = at + 2
+end
+local first_marker = at
+while at <= #KEYS and text_after('!tag:', KEYS[at]) do
+  tags[#tags + 1] = text_after('!tag:', KEYS[at])
+  at = at + 1
+end
+if at <= #KEYS then
+  refuse('after the clock and the log come {NAMESPACE.0}:KEY with {NAMESPACE.0}!lease:KEY, then {NAMESPACE.0}!tag:TAG')
+end
+
+local what, database, random = ARGV[1], ARGV[2] or '', ARGV[3] or ''
+if what ~= 'invalidate' and what ~= 'clear' then
+  refuse('the first argument must be invalidate or clear')
+elseif what == 'clear' and #KEYS > 2 then
+  refuse('clear takes neither keys nor tags')
+elseif what == 'invalidate' and #KEYS == 2 then
+  refuse('there is nothing to invalidate: name keys or tags')
+elseif #keys > MOST_NAMES or #tags > MOST_NAMES then
+  refuse('one call takes up to 256 keys and 256 tags')
+elseif database ~= '0' and not string.match(database, '^[1-9]%d*$') then
+  refuse('the second argument must be the number of the database, such as 0')
+elseif #random < 8 then
+  refuse('the third argument must be a random text, such as a UUID')
+end
+
+local channel = lane .. '!events' .. (database == '0' and '' or '@' .. database)
+-- Another number for each run, also if the text is not random: of what was cleared nothing must come back.
+local now = redis.call('TIME')
+local rnd = tonumber(string.sub(redis.sha1hex(now[1] .. ':' .. now[2] .. ':' .. random), 1, 13), 16) + 1
+
+-- The message of an instance, with an origin that is none: see src/wire/message.rs.
+local function payload(kind, texts)
+  local message = {struct.pack('>BI8I2', kind, 0, #texts)}
+  for _, text in ipairs(texts) do
+    message[#message + 1] = struct.pack('>I2', #text) .. text
+  end
+  return table.concat(message)
+end
+
+if what == 'clear' then
+  start_epoch(KEYS[1], KEYS[2], channel, rnd, payload(2, {}))
+end
+if #keys > 0 then
+  redis.call('DEL', unpack(KEYS, 3, first_marker - 1))
+  publish(KEYS[1], KEYS[2], channel, rnd, payload(0, keys))
+end
+if #tags > 0 then
+  invalidate_markers(KEYS[1], KEYS[2], first_marker, #KEYS, channel, rnd, payload(4, tags))
+end
+return redis.status_reply('OK')
