@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 
 use crate::cache::Cache;
 use crate::clock::Clock;
-use crate::engine::{Engine, Loader, Parts, TtlOf};
+use crate::engine::{Engine, Listener, Loader, Parts, PublishTo, TtlOf};
 use crate::entry::Entry;
 use crate::error::BuildError;
 use crate::key::CacheKey;
@@ -22,6 +22,9 @@ use crate::l2::{L2, L2Error, RedisL2, Server};
 use crate::loaded::Loaded;
 use crate::options::{AheadBy, Mode, Options};
 use crate::patterns::{LoadingCache, ReadThrough};
+use crate::vocabulary::Invalidation;
+#[cfg(feature = "json")]
+use crate::wire::change_event;
 use crate::wire::codec::{Bincode, CodecStack, ValueCodec};
 use crate::wire::envelope;
 
@@ -53,6 +56,8 @@ pub struct Builder<K, V> {
     type_tag: Option<String>,
     schema_version: u32,
     l2: Result<Option<Box<dyn L2>>, L2Error>,
+    listeners: Vec<Listener>,
+    publish_to: Option<PublishTo>,
     keys: PhantomData<fn(&K)>,
 }
 
@@ -90,6 +95,8 @@ where
             type_tag: None,
             schema_version: 0,
             l2: Ok(None),
+            listeners: Vec::new(),
+            publish_to: None,
             keys: PhantomData,
         }
     }
@@ -593,6 +600,87 @@ where
         self
     }
 
+    /// Invalidates what other programs say on a channel of Redis (`PUBLISH`), such as `{"service":"catalog","key":"42"}`. The
+    /// parser makes [`Invalidation`]s of each message, or none of one that does not matter. Several calls add up, each with
+    /// a channel of its own.
+    ///
+    /// **Plain pub/sub has no log.** A message that no live instance hears is lost. What an instance hears it carries out as
+    /// its own [`invalidate`](Cache::invalidate), with all guarantees from then on; what L2 does not accept is deferred. A
+    /// program that can run a script in Redis has them from the start: see
+    /// [`other_languages`](crate::other_languages).
+    ///
+    /// Each instance hears the message, so n instances cost n invalidations. They are sent together, up to 256 messages at a
+    /// time. Up to 4 096 messages and 8 MiB wait; if there are more, the instance clears the cache instead, once for all of
+    /// them, and counts them in [`events_dropped`](crate::Stats::events_dropped).
+    ///
+    /// The parser runs in a task of its own, and must not block it. If it panics, nothing is invalidated; that is traced and
+    /// counted in [`parser_panics`](crate::Stats::parser_panics). A key, tag or prefix that is longer than
+    /// [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES) is ignored, as nothing is stored under it.
+    ///
+    /// The cache listens on the connection of its subscription. It uses its L1 only while it is connected, so it also needs the
+    /// right to subscribe to this channel. [`build`](Self::build) refuses it without an L2 that has channels: Redis, or
+    /// [`MemoryL2`](crate::MemoryL2).
+    ///
+    /// ```no_run
+    /// use larder::{Cache, Invalidation};
+    ///
+    /// let products: Cache<u64, String> = Cache::builder("catalog:product")
+    ///     .redis("redis://127.0.0.1:6379")
+    ///     .listen_to("product-changes", |payload| {
+    ///         // Messages such as `42`.
+    ///         let id = std::str::from_utf8(payload).ok();
+    ///         id.map(Invalidation::key).into_iter().collect()
+    ///     })
+    ///     .build()?;
+    /// # Ok::<(), larder::BuildError>(())
+    /// ```
+    pub fn listen_to<F>(mut self, channel: impl Into<String>, parser: F) -> Self
+    where
+        F: Fn(&[u8]) -> Vec<Invalidation> + Send + Sync + 'static,
+    {
+        self.listeners.push(Listener {
+            channel: channel.into().into(),
+            parse: Box::new(parser),
+        });
+        self
+    }
+
+    /// Publishes what this instance changes on a channel of Redis, as JSON, for other programs. Default: off. The last call
+    /// counts.
+    ///
+    /// | field | is |
+    /// | --- | --- |
+    /// | `namespace` | that of the cache |
+    /// | `change` | `insert`, `invalidate` (also for [`expire`](Cache::expire) and a [`touch`](Cache::touch) that shortens a life), `tags`, `prefix` or `clear` |
+    /// | `keys` | of `insert` and `invalidate`: the keys as Redis shows them, up to 256 |
+    /// | `tags` | of `tags`: the tags |
+    /// | `prefix` | of `prefix`: how the keys begin |
+    /// | `epoch`, `version` | order the changes: of two with one epoch, the later has the higher version |
+    ///
+    /// ```json
+    /// {"namespace":"shop:price","change":"invalidate","keys":["tea","milk"],"epoch":2817734612875,"version":7}
+    /// ```
+    ///
+    /// Never values. Values that are loaded are no change, and are not published.
+    ///
+    /// **Best effort**: plain pub/sub has no log, so an event that nobody hears is lost, and one may come twice. Each instance
+    /// publishes its own changes, when its subscription brings their messages back: all of them have to set this. Nobody
+    /// publishes the changes of a program that uses the script of [`other_languages`](crate::other_languages). Up to 1 024
+    /// events wait; what is dropped is counted in [`changes_dropped`](crate::Stats::changes_dropped), and delays nothing. The
+    /// right to publish on the channel is needed, and nothing else fails without it.
+    ///
+    /// [`build`](Self::build) refuses a channel to which this cache [listens](Self::listen_to): it would repeat its own
+    /// changes for ever. So would two caches that listen to each other's channels; have their parsers ignore events.
+    #[cfg(feature = "json")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "json")))]
+    pub fn publish_changes(mut self, channel: impl Into<String>) -> Self {
+        self.publish_to = Some(PublishTo {
+            channel: channel.into().into(),
+            write: change_event::write,
+        });
+        self
+    }
+
     /// The clock by which values expire. Default: the system's monotonic clock. For tests and simulations.
     pub fn clock(mut self, clock: Clock) -> Self {
         self.options.clock = clock;
@@ -626,10 +714,22 @@ where
             type_tag,
             schema_version,
             l2,
+            listeners,
+            publish_to,
             keys: _,
         } = self;
         let mut mistakes = options.mistakes();
         mistakes.extend(mistake);
+        let has_channels = match &l2 {
+            Ok(l2) => l2.as_ref().is_some_and(|l2| l2.has_channels()),
+            // It is a mistake of its own.
+            Err(_) => true,
+        };
+        mistakes.extend(mistakes_in_channels(
+            &listeners,
+            publish_to.as_ref(),
+            has_channels,
+        ));
         let l2 = match l2 {
             Ok(l2) if mistakes.is_empty() => l2,
             l2 => return Err(BuildError::new(&options.namespace, mistakes, l2.err())),
@@ -643,8 +743,42 @@ where
             codec,
             type_tag,
             l2,
+            listeners,
+            publish_to,
         })))
     }
+}
+
+/// Channels of other programs that cannot work, and why.
+fn mistakes_in_channels(
+    listeners: &[Listener],
+    publish_to: Option<&PublishTo>,
+    has_channels: bool,
+) -> Vec<String> {
+    let listened = listeners.iter().map(|one| ("listen_to", &one.channel));
+    let published = publish_to.map(|to| ("publish_changes", &to.channel));
+    let all: Vec<_> = listened.chain(published).collect();
+    let mut mistakes = Vec::new();
+    if let (false, Some((call, _))) = (has_channels, all.first()) {
+        mistakes.push(format!(
+            "{call} needs Redis as L2, or MemoryL2: there are no channels without them"
+        ));
+    }
+    for (place, (call, channel)) in all.iter().enumerate() {
+        if channel.is_empty() {
+            mistakes.push(format!("the channel of {call} has no name"));
+        } else if channel.contains(".0}!events") {
+            mistakes.push(format!(
+                "{channel:?} is a channel of a cache's own messages; {call} takes one of other programs"
+            ));
+        }
+        if all.iter().take(place).any(|(_, other)| other == channel) {
+            mistakes.push(format!(
+                "{channel:?} is given twice; a cache that listens to its own changes would repeat them for ever"
+            ));
+        }
+    }
+    mistakes
 }
 
 /// How a cache with a loader of its own is built.

@@ -1,3 +1,4 @@
+//! [other_languages]: crate::other_languages
 //! [protocol]: crate::protocol
 //! [trouble]: crate::RedisL2#when-redis-is-in-trouble
 #![doc = include_str!("../README.md")]
@@ -83,7 +84,7 @@ pub use crate::patterns::{AtLeast, LoadingCache};
 pub use crate::source::Source;
 pub use crate::stats::{Health, Stats};
 pub use crate::token::{ParseTokenError, Token};
-pub use crate::vocabulary::Version;
+pub use crate::vocabulary::{Invalidation, Version};
 pub use crate::warming::Warming;
 /// The Redis client and pool that this crate is built with, for [`Builder::redis_pool`].
 pub use deadpool_redis;

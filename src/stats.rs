@@ -108,6 +108,16 @@ counters! {
     invalidations_sent,
     /// Keys that other instances invalidated or inserted, as this instance received and applied it.
     invalidations_received,
+    /// Messages of other programs that this instance heard on the channels of [`listen_to`](crate::Builder::listen_to).
+    events_heard,
+    /// Those of them that came faster than this instance could invalidate. It cleared the cache instead, once for many.
+    events_dropped,
+    /// Those for which the parser panicked, so that nothing was invalidated.
+    parser_panics,
+    /// Changes of this instance that were published on the channel of `publish_changes`.
+    changes_published,
+    /// Changes of this instance that were not: they came faster than they could be published, or L2 did not take them.
+    changes_dropped,
     /// Times that messages were missed, and read from the log in L2.
     replays,
     /// Keys and tags whose insert or invalidation was deferred because L2 did not accept it. A clear counts once.

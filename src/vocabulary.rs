@@ -36,6 +36,59 @@ impl Version {
     pub const ABSENT: Self = Self { epoch: 0, ver: 0 };
 }
 
+/// What another program wants removed, as [`Builder::listen_to`](crate::Builder::listen_to) reads it from a message.
+///
+/// ```
+/// use larder::Invalidation;
+///
+/// /// Of messages such as `product 42`.
+/// fn parse(payload: &[u8]) -> Vec<Invalidation> {
+///     let text = std::str::from_utf8(payload).unwrap_or_default();
+///     let product = text.strip_prefix("product ");
+///     product.map(Invalidation::key).into_iter().collect()
+/// }
+/// assert_eq!(parse(b"product 42"), [Invalidation::key("42")]);
+/// assert_eq!(parse(b"customer 7"), []);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invalidation(pub(crate) What);
+
+/// What an [`Invalidation`] removes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum What {
+    Key(String),
+    Tag(String),
+    Prefix(String),
+    All,
+}
+
+impl Invalidation {
+    /// A key, by the text that Redis shows and [`redis_key`](crate::redis_key) returns: `tea`, `42`, or `eu:42` for
+    /// `("eu", 42)`.
+    #[must_use]
+    pub fn key(text: impl Into<String>) -> Self {
+        Self(What::Key(text.into()))
+    }
+
+    /// All values with a tag, by its text.
+    #[must_use]
+    pub fn tag(text: impl Into<String>) -> Self {
+        Self(What::Tag(text.into()))
+    }
+
+    /// All keys whose text begins so. Passes over the whole Redis database, so a tag is better for what happens often.
+    #[must_use]
+    pub fn prefix(text: impl Into<String>) -> Self {
+        Self(What::Prefix(text.into()))
+    }
+
+    /// Everything in the namespace.
+    #[must_use]
+    pub fn all() -> Self {
+        Self(What::All)
+    }
+}
+
 /// Which stored values a [`Lane::acquire_lease`](crate::l2::Lane::acquire_lease) is content with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Want {

@@ -10,6 +10,8 @@ use super::breaker::Breaker;
 use super::convert::Convert;
 use super::deferred::Deferred;
 use super::extensions::Extensions;
+use super::listener::Listeners;
+use super::publisher::Publisher;
 use crate::clock::Tick;
 use crate::l1::L1;
 use crate::l2::Lane;
@@ -31,6 +33,10 @@ pub(super) struct Context<V> {
     pub(super) deferred: Deferred,
     /// Keys whose load or refresh failed.
     pub(super) backoff: Backoff,
+    /// What other programs say on their channels.
+    pub(super) listeners: Arc<Listeners>,
+    /// What other programs are told, if anything.
+    pub(super) publisher: Option<Publisher>,
     pub(super) counters: Arc<Counters>,
     /// The id of this instance, as its messages name it.
     pub(super) instance: u64,

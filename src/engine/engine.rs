@@ -22,9 +22,11 @@ use super::context::Context;
 use super::convert::{Convert, TtlOf};
 use super::deferred::Deferred;
 use super::extensions::Extensions;
+use super::listener::{Listener, Listeners};
 use super::load::{Awaited, Begin, Current, Loads};
 use super::loader::{Loader, LoaderCalls};
 use super::lookup;
+use super::publisher::{PublishTo, Publisher};
 use super::refresh::Refreshes;
 use super::subscriber;
 use super::touch::touch;
@@ -73,6 +75,8 @@ pub(crate) struct Parts<V> {
     pub(crate) type_tag: u64,
     /// `None` for L1 alone.
     pub(crate) l2: Option<Box<dyn L2>>,
+    pub(crate) listeners: Vec<Listener>,
+    pub(crate) publish_to: Option<PublishTo>,
 }
 
 impl<V: Value> Engine<V> {
@@ -85,6 +89,8 @@ impl<V: Value> Engine<V> {
             codec,
             type_tag,
             l2,
+            listeners,
+            publish_to,
         } = parts;
         let (options, counters) = (Arc::new(options), Arc::new(Counters::default()));
         let l1 = Arc::new(L1::new(
@@ -111,6 +117,8 @@ impl<V: Value> Engine<V> {
             convert: Convert::new(codec, ttl_of, type_tag, &options, &counters, &l1),
             extensions: Extensions::new(options.clock.clone()),
             deferred: Deferred::new(options.max_deferred),
+            listeners: Arc::new(Listeners::new(listeners, &counters)),
+            publisher: publish_to.map(|to| Publisher::new(to, &counters)),
             backoff: Backoff::new(options.clock.clone()),
             instance: random(),
             options,

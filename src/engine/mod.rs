@@ -16,6 +16,7 @@
 //! - [`await_applied`]: waiting until every instance has applied an invalidation; [`members`]: the instances to wait for;
 //!   [`attendance`]: which of them are silent
 //! - [`subscriber`]: what other instances changed comes in, and the proof that nothing was missed
+//! - [`listener`]: what other programs invalidate; [`publisher`]: what they are told
 //! - [`tags`]: whether the tags of a value that L2 holds leave it valid
 //! - [`context`], [`convert`], [`deadline`], [`breaker`]: what these have in common
 
@@ -37,10 +38,12 @@ mod deferred;
 mod engine;
 mod extensions;
 mod lease;
+mod listener;
 mod load;
 mod loader;
 mod lookup;
 mod members;
+mod publisher;
 mod refresh;
 mod refresh_ahead;
 mod subscriber;
@@ -56,5 +59,7 @@ mod writer;
 pub(crate) use self::change::Queued;
 pub(crate) use self::convert::TtlOf;
 pub(crate) use self::engine::{Engine, Parts};
+pub(crate) use self::listener::Listener;
 pub(crate) use self::load::{Batches, Begin};
 pub(crate) use self::loader::{Loader, LoaderOf};
+pub(crate) use self::publisher::PublishTo;

@@ -18,10 +18,13 @@ use futures::StreamExt;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use super::context::Context;
+use super::listener;
 use super::members::forget_silent_members;
+use super::publisher;
 use super::write::Writes;
 use crate::ablation::{Rule, without};
 use crate::l1::{Freshness, ProofRequest};
@@ -43,6 +46,15 @@ pub(super) async fn run<V: Value>(
     // If the runtime ends, the next call starts another: at once, as there is no proof.
     let _lapse = Lapse(ctx.l1.freshness());
     let l2_may_answer = Notify::new();
+    // In tasks of their own: neither is to delay a heartbeat.
+    let _listening = (!ctx.listeners.is_empty()).then(|| {
+        let listening = listener::run(Arc::clone(&ctx), Arc::clone(&writes));
+        AbortOnDropHandle::new(tokio::spawn(listening))
+    });
+    let _publishing = ctx.publisher.is_some().then(|| {
+        let publishing = publisher::run(Arc::clone(&ctx));
+        AbortOnDropHandle::new(tokio::spawn(publishing))
+    });
     tokio::select! {
         biased;
         () = stop.cancelled() => {}
@@ -209,7 +221,14 @@ impl<'a, V: Value> Session<'a, V> {
             id: ctx.instance,
             max_staleness: ctx.options.max_staleness,
         };
-        let (lane, subscription) = ctx.breaker.observe(ctx.lane.subscribe(me).await)?;
+        let (lane, mut subscription) = ctx.breaker.observe(ctx.lane.subscribe(me).await)?;
+        if !ctx.listeners.is_empty() {
+            let channels = ctx.listeners.channels();
+            let listeners = Arc::clone(&ctx.listeners);
+            let on_heard = Arc::new(move |at, payload| listeners.hear(at, payload));
+            ctx.breaker
+                .observe(subscription.listen(&channels, on_heard).await)?;
+        }
         // Before L1 is flushed: nothing that is read from here on comes from another server.
         self.keep_only(&lane);
         let from = self.reached.last;
@@ -312,6 +331,8 @@ impl<'a, V: Value> Session<'a, V> {
             if message.kind == Kind::Clear {
                 self.cleared = Some(message.epoch);
             }
+            // When the lane confirms the epoch, it is counted with all before it.
+            self.tell_others(message);
             return self.ask_for_epoch();
         }
         if without(Rule::Overflow) {
@@ -342,6 +363,17 @@ impl<'a, V: Value> Session<'a, V> {
         if is_new && is_change && message.origin != self.ctx.instance {
             let keys = message.keys.len() as u64;
             self.ctx.counters.invalidations_received.add(keys);
+        } else if is_new {
+            self.tell_others(message);
+        }
+    }
+
+    /// Has a change of this instance published for other programs.
+    fn tell_others(&self, message: &Message) {
+        if let Some(publisher) = &self.ctx.publisher
+            && message.origin == self.ctx.instance
+        {
+            publisher.push(&self.ctx.options.namespace, message);
         }
     }
 

@@ -13,11 +13,13 @@ pub(crate) mod redis;
 mod write_stream;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use bytes::Bytes;
+use futures::FutureExt;
 use futures::Stream;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, ready};
 
 use crate::retry_delays::retry_delays;
 
@@ -50,10 +52,19 @@ pub trait L2: Send + Sync + 'static {
     /// whenever it has made a connection for requests, before that connection is used: the store may have restarted,
     /// gone back in time, or be another one.
     fn lane(&self, namespace: &str, timeout: Duration, on_connect: OnConnect) -> Box<dyn Lane>;
+
+    /// Whether there are channels of other programs: [`Subscription::listen`] and [`Lane::publish`] work.
+    fn has_channels(&self) -> bool {
+        false
+    }
 }
 
 /// Called with the clock that a new connection found.
 pub type OnConnect = Box<dyn Fn(&LaneClock) + Send + Sync>;
+
+/// Called with what was published on a channel of other programs, and the place of the channel in the list of those that
+/// are listened to. Must not wait.
+pub type OnHeard = Arc<dyn Fn(usize, Vec<u8>) + Send + Sync>;
 
 /// One cache's part of a store: the keys that share a clock.
 ///
@@ -218,6 +229,12 @@ pub trait Lane: Send + Sync + fmt::Debug {
     fn write_stream(&self) -> Option<&dyn WriteStream> {
         None
     }
+
+    /// Publishes on a channel of other programs, which is none of the lane's. Whether anybody hears it is not known. A copy
+    /// may be published, too, late.
+    fn publish<'a>(&'a self, _channel: &'a str, _payload: &'a [u8]) -> Reply<'a, ()> {
+        ready(Err(no_channels())).boxed()
+    }
 }
 
 /// What a lane publishes, in the order in which it happened.
@@ -230,6 +247,16 @@ pub trait Subscription: Stream<Item = Result<Event, L2Error>> + Send + Unpin {
     /// error if that could not be noted, or if the list of members has another generation than the one that this
     /// instance has joined.
     fn heartbeat(&mut self, applied: Applied);
+
+    /// Listens to channels of other programs, until the subscription ends. Called once at most. What is heard takes no place
+    /// among the lane's messages, so it cannot cause the loss of any.
+    fn listen<'a>(&'a mut self, _channels: &'a [Arc<str>], _on_heard: OnHeard) -> Reply<'a, ()> {
+        ready(Err(no_channels())).boxed()
+    }
+}
+
+fn no_channels() -> L2Error {
+    L2Error::unexpected("this store has no channels of other programs")
 }
 
 /// How an instance introduces itself to a lane.

@@ -38,6 +38,7 @@ mod invalidate_prefix;
 mod leases;
 mod life;
 mod lifecycle;
+mod listen_to;
 mod load_anew;
 mod lookup_by;
 mod made_up;
@@ -47,6 +48,8 @@ mod options;
 mod other_languages;
 mod outage;
 mod popularity;
+#[cfg(feature = "json")]
+mod publish_changes;
 mod races;
 mod read_through;
 mod recent_errors;

@@ -9,6 +9,7 @@
     reason = "a failed step ends the test"
 )]
 
+mod listen_to;
 #[cfg(feature = "outbox-rusqlite")]
 mod outbox;
 mod rights;

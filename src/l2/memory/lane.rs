@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -11,13 +11,13 @@ use futures::future::{BoxFuture, ready};
 use futures::{FutureExt, Stream};
 use tokio::sync::mpsc;
 
-use super::MemoryL2;
 use super::state::{Joined, Now, State};
+use super::{Listening, MemoryL2};
 use crate::ablation::{Rule, without};
 use crate::l2::{
     Applied, EncodedValue, Event, Fill, Key, L2, L2Error, Lane, LaneClock, Lease, LeaseReply,
-    LeaseRequest, Member, MemberInfo, Members, Message, NewLife, OnConnect, ReadResult, Reply,
-    Stamp, Subscription, TagVersion, Touched, Ttls, Version, WriteAck,
+    LeaseRequest, Member, MemberInfo, Members, Message, NewLife, OnConnect, OnHeard, ReadResult,
+    Reply, Stamp, Subscription, TagVersion, Touched, Ttls, Version, WriteAck,
 };
 use crate::lock::lock;
 
@@ -48,6 +48,10 @@ impl Connection {
 }
 
 impl L2 for MemoryL2 {
+    fn has_channels(&self) -> bool {
+        true
+    }
+
     fn lane(&self, namespace: &str, _timeout: Duration, on_connect: OnConnect) -> Box<dyn Lane> {
         let lane = MemoryLane::new(self.clone(), namespace.to_owned(), on_connect);
         // If the store is away, the first request connects.
@@ -272,6 +276,11 @@ impl Lane for MemoryLane {
         self.step(|state, _| state.leave(id))
     }
 
+    fn publish<'a>(&'a self, channel: &'a str, payload: &'a [u8]) -> Reply<'a, ()> {
+        let connected = self.connect().map(|_| self.store.publish(channel, payload));
+        ready(connected).boxed()
+    }
+
     fn keep_only(&self, life: u64) -> bool {
         let mut connection = lock(&self.connection);
         let is_other = connection.is_some_and(|connection| connection.run != life);
@@ -294,6 +303,7 @@ impl Lane for MemoryLane {
                 messages,
                 ahead: 0,
                 answer: None,
+                listening: None,
             });
             (clock, subscription)
         });
@@ -312,6 +322,8 @@ struct MemorySubscription {
     ahead: usize,
     /// The answer to a heartbeat, until the messages before it are handed out.
     answer: Option<LaneClock>,
+    /// Ends what this hears with it.
+    listening: Option<Arc<()>>,
 }
 
 impl Subscription for MemorySubscription {
@@ -325,6 +337,16 @@ impl Subscription for MemorySubscription {
         });
         self.answer = answer.ok().flatten();
         self.ahead = self.messages.len();
+    }
+
+    fn listen<'a>(&'a mut self, channels: &'a [Arc<str>], on_heard: OnHeard) -> Reply<'a, ()> {
+        let subscription = self.listening.insert(Arc::default());
+        lock(&self.store.server).listening.push(Listening {
+            subscription: Arc::downgrade(subscription),
+            channels: channels.to_vec(),
+            on_heard,
+        });
+        ready(Ok(())).boxed()
     }
 }
 

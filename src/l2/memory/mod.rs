@@ -13,10 +13,10 @@ mod tags;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 use self::state::{Data, Now, State};
-use super::{L2Error, random};
+use super::{L2Error, OnHeard, random};
 use crate::clock::Clock;
 use crate::lock::lock;
 
@@ -55,6 +55,15 @@ struct Server {
     outages: u64,
     /// By namespace.
     lanes: BTreeMap<String, State>,
+    /// Who listens to channels of other programs.
+    listening: Vec<Listening>,
+}
+
+/// A subscription, for as long as it is there, and the channels of other programs that it listens to.
+struct Listening {
+    subscription: Weak<()>,
+    channels: Vec<Arc<str>>,
+    on_heard: OnHeard,
 }
 
 /// What a [`MemoryL2`] held at some time, like a server's snapshot on disk. The default is empty.
@@ -90,6 +99,7 @@ impl MemoryL2 {
             is_reachable: true,
             outages: 0,
             lanes: BTreeMap::new(),
+            listening: Vec::new(),
         };
         Self {
             clock,
@@ -153,6 +163,45 @@ impl MemoryL2 {
         if !is_reachable {
             server.outages += 1;
             server.lanes.values_mut().for_each(State::cut);
+        }
+    }
+}
+
+impl MemoryL2 {
+    /// Publishes on a channel, as `PUBLISH` does in Redis, for tests of [`listen_to`](crate::Builder::listen_to). Caches
+    /// that are not subscribed do not hear it. During an outage nobody does.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use larder::{Cache, Invalidation, MemoryL2};
+    ///
+    /// let l2 = MemoryL2::new();
+    /// let prices: Cache<String, u32> = Cache::builder("docs:heard")
+    ///     .l2(l2.clone())
+    ///     .listen_to("changes", |_| vec![Invalidation::all()])
+    ///     .build()?;
+    /// prices.ready().await;
+    /// l2.publish("changes", b"the database was restored");
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub fn publish(&self, channel: &str, payload: &[u8]) {
+        let mut heard = Vec::new();
+        let mut server = lock(&self.server);
+        if !server.is_reachable {
+            return;
+        }
+        server.listening.retain(|one| {
+            let is_there = one.subscription.strong_count() > 0;
+            let at = one.channels.iter().position(|known| **known == *channel);
+            if is_there && let Some(at) = at {
+                heard.push((at, Arc::clone(&one.on_heard)));
+            }
+            is_there
+        });
+        drop(server);
+        for (at, on_heard) in heard {
+            on_heard(at, payload.to_vec());
         }
     }
 }

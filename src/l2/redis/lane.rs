@@ -754,6 +754,10 @@ impl Lane for RedisLane {
         async move { self.ask(cmd("HDEL").arg(&self.names.live).arg(id)).await }.boxed()
     }
 
+    fn publish<'a>(&'a self, channel: &'a str, payload: &'a [u8]) -> Reply<'a, ()> {
+        async move { self.ask(cmd("PUBLISH").arg(channel).arg(payload)).await }.boxed()
+    }
+
     fn keep_only(&self, life: u64) -> bool {
         self.requests.keep_only(life)
     }

@@ -168,6 +168,10 @@ impl fmt::Debug for RedisL2 {
 }
 
 impl L2 for RedisL2 {
+    fn has_channels(&self) -> bool {
+        true
+    }
+
     fn lane(&self, namespace: &str, timeout: Duration, on_connect: OnConnect) -> Box<dyn Lane> {
         let names = Names::new(namespace, self.connector.database());
         let scripts = Arc::new(Scripts::new());

@@ -5,7 +5,7 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll};
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
@@ -24,7 +24,9 @@ use super::members;
 use super::names::Names;
 use super::scripts::Scripts;
 use super::server::Connector;
-use crate::l2::{Applied, Event, L2Error, LaneClock, Member, MemberInfo, Subscription, random};
+use crate::l2::{
+    Applied, Event, L2Error, LaneClock, Member, MemberInfo, OnHeard, Reply, Subscription, random,
+};
 use crate::lock::lock;
 use crate::wire::message;
 
@@ -39,8 +41,11 @@ pub(super) async fn subscribe(
     me: MemberInfo,
 ) -> Result<(LaneClock, Box<dyn Subscription>), L2Error> {
     let (queue, messages) = mpsc::channel(QUEUE);
+    let others = Others::default();
     let opening = async {
-        let mut connection = connector.subscriber(push_sender(queue)).await?;
+        let mut connection = connector
+            .subscriber(push_sender(queue, Arc::clone(&others)))
+            .await?;
         let (mut subscribing, naming) =
             (connection.clone(), names.client.give_to(connection.clone()));
         join(subscribing.subscribe(&names.events), naming).await.0?;
@@ -65,6 +70,7 @@ pub(super) async fn subscribe(
     let subscription = RedisSubscription {
         connection,
         messages,
+        others,
         names: names.clone(),
         scripts: Arc::clone(scripts),
         me,
@@ -105,19 +111,38 @@ impl Joined {
     }
 }
 
+/// The channels of other programs, and who hears what is published there; once it is listened to them.
+type Others = Arc<OnceLock<(Vec<Arc<str>>, OnHeard)>>;
+
 /// Runs inside the connection's driver, so it only puts messages into the queue.
 fn push_sender(
     queue: mpsc::Sender<Vec<u8>>,
+    others: Others,
 ) -> impl Fn(PushInfo) -> Result<(), Infallible> + Send + Sync + 'static {
     // When the sender is dropped the queue ends, and with it the subscription.
     let queue = Mutex::new(Some(queue));
     move |push| {
         let mut queue = lock(&queue);
-        match (push.kind, push.data.into_iter().nth(1)) {
-            (PushKind::Message, Some(Value::BulkString(payload))) => {
-                let _ = queue.as_ref().map(|queue| queue.try_send(payload));
+        let mut data = push.data.into_iter();
+        match (push.kind, data.next(), data.next()) {
+            (
+                PushKind::Message,
+                Some(Value::BulkString(channel)),
+                Some(Value::BulkString(payload)),
+            ) => {
+                let others = others.get().and_then(|(channels, on_heard)| {
+                    let mut channels = channels.iter();
+                    let at = channels.position(|known| known.as_bytes() == channel)?;
+                    Some((at, on_heard))
+                });
+                match others {
+                    Some((at, on_heard)) => on_heard(at, payload),
+                    None => {
+                        let _ = queue.as_ref().map(|queue| queue.try_send(payload));
+                    }
+                }
             }
-            (PushKind::Subscribe, _) => {}
+            (PushKind::Subscribe, ..) => {}
             // The connection is lost, the server has ended the subscription, or the push is of an unexpected kind.
             _ => *queue = None,
         }
@@ -129,6 +154,7 @@ struct RedisSubscription {
     connection: MultiplexedConnection,
     /// What the connection's driver has received.
     messages: mpsc::Receiver<Vec<u8>>,
+    others: Others,
     names: Names,
     scripts: Arc<Scripts>,
     me: MemberInfo,
@@ -205,6 +231,24 @@ impl Subscription for RedisSubscription {
             })
         };
         self.under_way = Some(answer.boxed());
+    }
+
+    fn listen<'a>(&'a mut self, channels: &'a [Arc<str>], on_heard: OnHeard) -> Reply<'a, ()> {
+        // Before it subscribes: what comes then is no message of the lane.
+        let _ = self.others.set((channels.to_vec(), on_heard));
+        let mut connection = self.connection.clone();
+        async move {
+            let subscribing = async {
+                for channel in channels {
+                    connection.subscribe(&**channel).await?;
+                }
+                RedisResult::Ok(())
+            };
+            let subscribed = timeout(CONNECT, subscribing).await;
+            let subscribed = subscribed.map_err(|_| L2Error::timed_out(CONNECT))?;
+            subscribed.map_err(l2_error)
+        }
+        .boxed()
     }
 }
 

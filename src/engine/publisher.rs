@@ -1,0 +1,86 @@
+//! Publishes what this instance has changed, for other programs. Best effort, and in a task of its own: it delays nothing.
+
+use std::error::Error;
+use std::sync::Arc;
+
+use tokio::sync::{Mutex, mpsc};
+use tracing::warn;
+
+use super::context::Context;
+use crate::l2::Message;
+use crate::stats::Counters;
+use crate::throttle::Throttle;
+use crate::vocabulary::Value;
+
+/// How many events may wait.
+const MOST_WAIT: usize = 1024;
+
+/// Where changes are published, and how they are written.
+#[cfg_attr(not(feature = "json"), expect(dead_code, reason = "no format"))]
+pub(crate) struct PublishTo {
+    pub(crate) channel: Arc<str>,
+    pub(crate) write: fn(&str, &Message) -> Option<Vec<u8>>,
+}
+
+pub(super) struct Publisher {
+    to: PublishTo,
+    counters: Arc<Counters>,
+    queue: mpsc::Sender<Vec<u8>>,
+    /// Held by the task.
+    events: Mutex<mpsc::Receiver<Vec<u8>>>,
+    warnings: Throttle,
+}
+
+impl Publisher {
+    pub(super) fn new(to: PublishTo, counters: &Arc<Counters>) -> Self {
+        let (queue, events) = mpsc::channel(MOST_WAIT);
+        Self {
+            to,
+            counters: Arc::clone(counters),
+            queue,
+            events: Mutex::new(events),
+            warnings: Throttle::default(),
+        }
+    }
+
+    /// Has an own change published.
+    pub(super) fn push(&self, namespace: &str, message: &Message) {
+        let event = (self.to.write)(namespace, message);
+        if event.is_some_and(|event| self.queue.try_send(event).is_err()) {
+            self.counters.changes_dropped.bump();
+        }
+    }
+}
+
+/// Publishes what is pushed, one event after the other.
+pub(super) async fn run<V: Value>(ctx: Arc<Context<V>>) {
+    let Some(publisher) = &ctx.publisher else {
+        return;
+    };
+    let mut events = publisher.events.lock().await;
+    while let Some(event) = events.recv().await {
+        // Not through the breaker: whether others may be told says nothing of what the cache needs.
+        let published = if ctx.breaker.is_open() {
+            None
+        } else {
+            Some(ctx.lane.publish(&publisher.to.channel, &event).await)
+        };
+        match published {
+            Some(Ok(())) => {
+                ctx.counters.changes_published.bump();
+            }
+            failed => {
+                ctx.counters.changes_dropped.bump();
+                if let Some(Err(error)) = failed
+                    && publisher.warnings.allows(ctx.now())
+                {
+                    warn!(
+                        namespace = ctx.options.namespace.as_str(),
+                        error = &error as &dyn Error,
+                        "a change could not be published for other programs"
+                    );
+                }
+            }
+        }
+    }
+}
