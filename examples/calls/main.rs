@@ -3,7 +3,7 @@
 //! ```sh
 //! cargo run --example calls
 //! cargo run --example calls -- touch
-//! cargo run --all-features --example calls -- outbox
+//! cargo run --all-features --example calls -- outbox publish_changes
 //! ```
 //!
 //! Each example is a file of its own, and fails if the cache does not do what it is meant to show. Several instances
@@ -31,9 +31,12 @@ mod invalidate_and_wait;
 mod invalidate_prefix;
 mod l1_size;
 mod limits;
+mod listen_to;
 mod operation;
 #[cfg(feature = "outbox-rusqlite")]
 mod outbox;
+#[cfg(feature = "json")]
+mod publish_changes;
 mod read_through;
 mod refresh;
 mod refresh_ahead;
@@ -72,6 +75,7 @@ const EXAMPLES: &[Example] = examples! {
     insert insert_with warm insert_if expire touch
     tags invalidate_prefix clear operation
     stores l1_size ttls refresh_ahead stale_wait fallbacks sliding staleness limits
+    listen_to #[cfg(feature = "json")] publish_changes
 };
 
 fn main() -> ExitCode {

@@ -75,7 +75,11 @@ fn files() -> BTreeSet<String> {
     let files = fs::read_dir(directory).unwrap();
     let paths = files.map(|file| file.unwrap().path());
     let names = paths.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned());
-    let is_built = |name: &String| cfg!(feature = "outbox-rusqlite") || name != "outbox";
+    let is_built = |name: &String| match &**name {
+        "outbox" => cfg!(feature = "outbox-rusqlite"),
+        "publish_changes" => cfg!(feature = "json"),
+        _ => true,
+    };
     names
         .filter(|name| name != "main")
         .filter(is_built)
