@@ -9,7 +9,7 @@ use serde::Deserialize;
 use tokio::time::sleep;
 
 #[derive(Deserialize)]
-struct Change {
+struct Event {
     namespace: String,
     change: String,
     #[serde(default)]
@@ -18,14 +18,14 @@ struct Change {
 
 /// The page of each product that has changed.
 fn pages(event: &[u8]) -> Vec<Invalidation> {
-    match serde_json::from_slice::<Change>(event) {
-        Ok(Change {
+    match serde_json::from_slice::<Event>(event) {
+        Ok(Event {
             namespace, keys, ..
         }) if namespace == "shop:product" && !keys.is_empty() => {
             let pages = keys.into_iter().map(|id| format!("/products/{id}"));
             pages.map(Invalidation::key).collect()
         }
-        Ok(Change { change, .. }) if change == "clear" => vec![Invalidation::all()],
+        Ok(Event { change, .. }) if change == "clear" => vec![Invalidation::all()],
         _ => Vec::new(),
     }
 }

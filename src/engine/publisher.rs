@@ -16,7 +16,6 @@ use crate::vocabulary::Value;
 const MOST_WAIT: usize = 1024;
 
 /// Where changes are published, and how they are written.
-#[cfg_attr(not(feature = "json"), expect(dead_code, reason = "no format"))]
 pub(crate) struct PublishTo {
     pub(crate) channel: Arc<str>,
     pub(crate) write: fn(&str, &Message) -> Option<Vec<u8>>,
