@@ -118,6 +118,39 @@ async fn what_the_page_shows_works() {
 }
 
 #[tokio::test]
+async fn keys_and_tags_go_from_both_levels_in_one_step() {
+    let server = RedisServer::start().await;
+    let mut redis = server.connection().await;
+    let one = instance(&server.url());
+    one.ready().await;
+    one.insert_with("tea", tagged("tenant:7")).await.unwrap();
+    one.insert_with("coffee", tagged("tenant:8")).await.unwrap();
+    for key in ["milk", "water"] {
+        one.insert(key, "90".to_owned()).await.unwrap();
+    }
+    let in_l1 = |key| one.get_local(key).is_some();
+    eventually("all are in L1", async || {
+        ["tea", "coffee", "milk", "water"].into_iter().all(in_l1)
+    })
+    .await;
+    invalidate(&mut redis, &["milk"], &["tenant:7"]).await;
+    eventually("both have left L1", async || {
+        !in_l1("milk") && !in_l1("tea")
+    })
+    .await;
+    let another = instance(&server.url());
+    for (key, is_there) in [
+        ("tea", false),
+        ("milk", false),
+        ("coffee", true),
+        ("water", true),
+    ] {
+        assert_eq!(another.get(key).await.is_some(), is_there, "{key}");
+        assert_eq!(one.get(key).await.is_some(), is_there, "{key}");
+    }
+}
+
+#[tokio::test]
 async fn a_load_that_began_before_is_not_stored() {
     let server = RedisServer::start().await;
     let mut redis = server.connection().await;
