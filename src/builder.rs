@@ -613,7 +613,7 @@ where
     /// time. Up to 4 096 messages and 8 MiB wait; if there are more, the instance clears the cache instead, once for all of
     /// them, and counts them in [`events_dropped`](crate::Stats::events_dropped).
     ///
-    /// The parser runs in a task of its own, and must not block it. If it panics, nothing is invalidated; that is traced and
+    /// The parser runs on a thread of its own, so a slow one delays only what else is heard. If it panics, nothing is invalidated; that is traced and
     /// counted in [`parser_panics`](crate::Stats::parser_panics). A key, tag or prefix that is longer than
     /// [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES) is ignored, as nothing is stored under it.
     ///

@@ -1,24 +1,19 @@
-//! What other programs publish on channels of their own: parsed, and carried out as invalidations of this instance.
+//! What other programs publish on channels of their own, until it is carried out.
 //!
-//! In a task of its own, so that a slow parser delays no heartbeat. Payloads wait in a bounded queue. What does not fit
-//! cannot be named any more, so all that waits becomes one clear.
+//! Payloads wait in a bounded queue. What does not fit cannot be named any more, so all that waits becomes one clear.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use tokio::sync::Notify;
-use tracing::warn;
 
-use super::context::Context;
-use super::write::Writes;
-use crate::key::{Key, MAX_KEY_BYTES};
+use crate::clock::Tick;
 use crate::lock::lock;
 use crate::stats::Counters;
 use crate::throttle::Throttle;
-use crate::vocabulary::{Invalidation, Value, What};
+use crate::vocabulary::Invalidation;
 
 /// How many payloads may wait, and how many bytes they may have together.
 const MOST_WAIT: usize = 4096;
@@ -53,8 +48,10 @@ struct Waiting {
     is_over: bool,
 }
 
-enum Heard {
-    Some(Vec<(usize, Vec<u8>)>),
+pub(super) type Payloads = Vec<(usize, Vec<u8>)>;
+
+pub(super) enum Heard {
+    Some(Payloads),
     TooMany,
 }
 
@@ -99,7 +96,7 @@ impl Listeners {
         self.heard.notify_one();
     }
 
-    async fn next(&self) -> Heard {
+    pub(super) async fn next(&self) -> Heard {
         loop {
             if let Some(heard) = self.take() {
                 return heard;
@@ -119,77 +116,27 @@ impl Listeners {
         waiting.bytes = waiting.bytes.saturating_sub(bytes);
         (many > 0).then_some(Heard::Some(some))
     }
-}
 
-/// Carries out what is heard. What waits when this is dropped is carried out by the next one.
-pub(super) async fn run<V: Value>(ctx: Arc<Context<V>>, writes: Arc<Writes<V>>) {
-    let listeners = &*ctx.listeners;
-    loop {
-        let invalidations = match listeners.next().await {
-            Heard::Some(payloads) => parse(&ctx, &payloads),
-            Heard::TooMany => {
-                if listeners.overflows.allows(ctx.now()) {
-                    warn!(
-                        namespace = ctx.options.namespace.as_str(),
-                        "other programs publish faster than this instance can invalidate; it clears the cache instead"
-                    );
-                }
-                vec![Invalidation::all()]
-            }
-        };
-        invalidate(&writes, invalidations).await;
-    }
-}
-
-fn parse<V: Value>(ctx: &Context<V>, payloads: &[(usize, Vec<u8>)]) -> Vec<Invalidation> {
-    let listeners = &*ctx.listeners;
-    let mut invalidations = Vec::new();
-    for (number, payload) in payloads {
-        let Some(Listener { channel, parse }) = listeners.all.get(*number) else {
-            continue;
-        };
-        match catch_unwind(AssertUnwindSafe(|| parse(payload))) {
-            Ok(parsed) => invalidations.extend(parsed),
-            Err(_) => {
-                ctx.counters.parser_panics.bump();
-                if listeners.panics.allows(ctx.now()) {
-                    warn!(
-                        namespace = ctx.options.namespace.as_str(),
-                        channel = &**channel,
-                        "the parser of listen_to panicked; what the message says is not invalidated"
-                    );
-                }
+    /// What the payloads invalidate, and how many parsers panicked.
+    pub(super) fn parse(&self, payloads: &Payloads) -> (Vec<Invalidation>, u64) {
+        let (mut invalidations, mut panics) = (Vec::new(), 0);
+        for (number, payload) in payloads {
+            let Some(listener) = self.all.get(*number) else {
+                continue;
+            };
+            match catch_unwind(AssertUnwindSafe(|| (listener.parse)(payload))) {
+                Ok(parsed) => invalidations.extend(parsed),
+                Err(_) => panics += 1,
             }
         }
+        (invalidations, panics)
     }
-    invalidations
-}
 
-/// As calls of this instance. What L2 does not accept is deferred, counted and traced as theirs is.
-async fn invalidate<V: Value>(writes: &Arc<Writes<V>>, invalidations: Vec<Invalidation>) {
-    let [mut keys, mut tags, mut prefixes] = [const { BTreeSet::<Key>::new() }; 3];
-    for invalidation in invalidations {
-        let (set, text) = match &invalidation.0 {
-            What::All => {
-                let _ = writes.clear().await;
-                return;
-            }
-            What::Key(key) => (&mut keys, key),
-            What::Tag(tag) => (&mut tags, tag),
-            What::Prefix(prefix) => (&mut prefixes, prefix),
-        };
-        // Nothing is stored under what is longer.
-        if text.len() <= MAX_KEY_BYTES {
-            set.insert(text.as_str().into());
-        }
+    pub(super) fn may_warn_of_overflow(&self, now: Tick) -> bool {
+        self.overflows.allows(now)
     }
-    if !keys.is_empty() {
-        let _ = writes.invalidate(keys, Duration::ZERO).await;
-    }
-    if !tags.is_empty() {
-        let _ = writes.invalidate_tags(tags).await;
-    }
-    for prefix in prefixes {
-        let _ = writes.invalidate_prefix(prefix).await;
+
+    pub(super) fn may_warn_of_panics(&self, now: Tick) -> bool {
+        self.panics.allows(now)
     }
 }

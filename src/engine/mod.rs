@@ -16,7 +16,8 @@
 //! - [`await_applied`]: waiting until every instance has applied an invalidation; [`members`]: the instances to wait for;
 //!   [`attendance`]: which of them are silent
 //! - [`subscriber`]: what other instances changed comes in, and the proof that nothing was missed
-//! - [`listener`]: what other programs invalidate; [`publisher`]: what they are told
+//! - [`listen`]: what other programs invalidate, which a [`listener`] has heard; [`publish`]: what they are told, by a
+//!   [`publisher`]
 //! - [`tags`]: whether the tags of a value that L2 holds leave it valid
 //! - [`context`], [`convert`], [`deadline`], [`breaker`]: what these have in common
 
@@ -38,11 +39,13 @@ mod deferred;
 mod engine;
 mod extensions;
 mod lease;
+mod listen;
 mod listener;
 mod load;
 mod loader;
 mod lookup;
 mod members;
+mod publish;
 mod publisher;
 mod refresh;
 mod refresh_ahead;

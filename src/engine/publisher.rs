@@ -1,16 +1,13 @@
-//! Publishes what this instance has changed, for other programs. Best effort, and in a task of its own: it delays nothing.
+//! What this instance has changed, until other programs are told of it.
 
-use std::error::Error;
 use std::sync::Arc;
 
-use tokio::sync::{Mutex, mpsc};
-use tracing::warn;
+use tokio::sync::{Mutex, MutexGuard, mpsc};
 
-use super::context::Context;
+use crate::clock::Tick;
 use crate::l2::Message;
 use crate::stats::Counters;
 use crate::throttle::Throttle;
-use crate::vocabulary::Value;
 
 /// How many events may wait.
 const MOST_WAIT: usize = 1024;
@@ -49,37 +46,17 @@ impl Publisher {
             self.counters.changes_dropped.bump();
         }
     }
-}
 
-/// Publishes what is pushed, one event after the other.
-pub(super) async fn run<V: Value>(ctx: Arc<Context<V>>) {
-    let Some(publisher) = &ctx.publisher else {
-        return;
-    };
-    let mut events = publisher.events.lock().await;
-    while let Some(event) = events.recv().await {
-        // Not through the breaker: whether others may be told says nothing of what the cache needs.
-        let published = if ctx.breaker.is_open() {
-            None
-        } else {
-            Some(ctx.lane.publish(&publisher.to.channel, &event).await)
-        };
-        match published {
-            Some(Ok(())) => {
-                ctx.counters.changes_published.bump();
-            }
-            failed => {
-                ctx.counters.changes_dropped.bump();
-                if let Some(Err(error)) = failed
-                    && publisher.warnings.allows(ctx.now())
-                {
-                    warn!(
-                        namespace = ctx.options.namespace.as_str(),
-                        error = &error as &dyn Error,
-                        "a change could not be published for other programs"
-                    );
-                }
-            }
-        }
+    pub(super) fn channel(&self) -> &str {
+        &self.to.channel
+    }
+
+    /// The events, for one task at a time.
+    pub(super) async fn events(&self) -> MutexGuard<'_, mpsc::Receiver<Vec<u8>>> {
+        self.events.lock().await
+    }
+
+    pub(super) fn may_warn(&self, now: Tick) -> bool {
+        self.warnings.allows(now)
     }
 }

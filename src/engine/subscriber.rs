@@ -22,9 +22,9 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use super::context::Context;
-use super::listener;
+use super::listen;
 use super::members::forget_silent_members;
-use super::publisher;
+use super::publish;
 use super::write::Writes;
 use crate::ablation::{Rule, without};
 use crate::l1::{Freshness, ProofRequest};
@@ -48,11 +48,11 @@ pub(super) async fn run<V: Value>(
     let l2_may_answer = Notify::new();
     // In tasks of their own: neither is to delay a heartbeat.
     let _listening = (!ctx.listeners.is_empty()).then(|| {
-        let listening = listener::run(Arc::clone(&ctx), Arc::clone(&writes));
+        let listening = listen::run(Arc::clone(&ctx), Arc::clone(&writes));
         AbortOnDropHandle::new(tokio::spawn(listening))
     });
     let _publishing = ctx.publisher.is_some().then(|| {
-        let publishing = publisher::run(Arc::clone(&ctx));
+        let publishing = publish::run(Arc::clone(&ctx));
         AbortOnDropHandle::new(tokio::spawn(publishing))
     });
     tokio::select! {

@@ -226,7 +226,7 @@ async fn a_slow_parser_delays_no_heartbeat() {
         })
         .await;
     }
-    assert!(products.health().is_listener_live());
+    eventually("it is live", async || products.health().is_listener_live()).await;
     go.send(()).unwrap();
 }
 
