@@ -31,6 +31,8 @@ pub(crate) fn write(namespace: &str, message: &Message) -> Option<Vec<u8>> {
         version: message.ver,
     };
     match message.kind {
+        // A mark in the log.
+        Kind::Invalidate if message.keys.is_empty() => return None,
         Kind::Invalidate | Kind::InvalidateAwaited => event.keys = texts(),
         Kind::Insert => (event.change, event.keys) = ("insert", texts()),
         Kind::Clear => event.change = "clear",
@@ -39,7 +41,7 @@ pub(crate) fn write(namespace: &str, message: &Message) -> Option<Vec<u8>> {
             let prefix = message.keys.first().map(|prefix| &**prefix);
             (event.change, event.prefix) = ("prefix", prefix);
         }
-        Kind::Unknown(_) => return None,
+        Kind::PrefixBegun | Kind::Unknown(_) => return None,
     }
     serde_json::to_vec(&event).ok()
 }
