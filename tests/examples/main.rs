@@ -18,4 +18,6 @@ mod start;
 mod stop;
 #[path = "../support/mod.rs"]
 mod support;
+#[cfg(feature = "write-behind")]
+mod write_behind;
 mod writes;
