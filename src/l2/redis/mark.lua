@@ -38,3 +38,8 @@ local function fields(entry)
   end
   return named
 end
+
+-- The number by which the writes of a key are ordered: that of a dead letter which was put back is older than its id.
+local function number_of(f, id)
+  return string.match(f.v or '', '^%d+%-%d+$') or id
+end
