@@ -1,7 +1,8 @@
 -- APPEND  value lease hold clock log writes dead done | channel rnd payload deadline body ttls most key id
 --   ->  stamp; the time if the stream is full; nothing if it is late
 -- The value, the entry of the stream and the mark come in one step, so a write is acknowledged with all of them or not at
--- all. Dead letters count towards the bound. As with INSERT_IF, a copy that is sent again knows the success of another one.
+-- all. Dead letters count towards the bound. A copy that is sent again answers what the first
+-- one did, also if the stream was full.
 local at = time()
 if ARGV[4] ~= '' and at > tonumber(ARGV[4]) then
   return false
@@ -12,8 +13,12 @@ if done then
 end
 local length = redis.call('XLEN', KEYS[6])
 length = length + redis.call('XLEN', KEYS[7])
+local lasting = ARGV[4] == '' and 60000 or ARGV[4] - at + 1
 if length >= tonumber(ARGV[7]) then
-  return struct.pack('>I8', at)
+  -- As the caller is told: a copy that is late must not find room.
+  local full = struct.pack('>I8', at)
+  redis.call('SET', KEYS[8], full, 'PX', lasting)
+  return full
 end
 local id = redis.call('XADD', KEYS[6], '*', 'k', ARGV[8], 'i', ARGV[9], 'b', ARGV[5])
 write_mark(KEYS[3], id, held_till(KEYS[3], at))
@@ -23,5 +28,5 @@ redis.call('SET', KEYS[1], stamped .. ARGV[5], 'PX', kept)
 redis.call('DEL', KEYS[2])
 local answer = struct.pack('>I8I8I8', epoch, ver, at)
 -- After the deadline no copy asks for it.
-redis.call('SET', KEYS[8], answer, 'PX', ARGV[4] == '' and 60000 or ARGV[4] - at + 1)
+redis.call('SET', KEYS[8], answer, 'PX', lasting)
 return answer
