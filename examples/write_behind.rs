@@ -8,9 +8,11 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use larder::Cache;
 use larder::write_behind::{Write, WriteBehind};
+use tokio::time::sleep;
 
 /// The rows: a number of views, and the version of the write that brought it.
 #[derive(Clone, Default)]
@@ -20,6 +22,7 @@ impl Database {
     /// In one transaction; a batch may come twice, and an old one late.
     async fn upsert(self, batch: Vec<Write<String, u64>>) -> Result<(), io::Error> {
         println!("{} rows in one transaction", batch.len());
+        sleep(Duration::from_millis(5)).await;
         let mut rows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for write in batch {
             // INSERT … ON CONFLICT (page) DO UPDATE SET views = $2, version = $3 WHERE view.version < $3

@@ -106,9 +106,10 @@ pub(super) struct Insert<V> {
 pub(super) enum Condition {
     /// This version is there.
     Version(Version),
-    /// The stream of writes has room for it, where it then waits for its source.
+    /// The stream of writes has room for it, where it then waits for its source. Boxed, so that other inserts take no more
+    /// memory.
     #[cfg(feature = "write-behind")]
-    Room(Queued),
+    Room(Box<Queued>),
 }
 
 /// What the stream of writes is given with a value.

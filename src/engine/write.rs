@@ -81,7 +81,7 @@ impl<V: Value> Writes<V> {
             value: None,
             encoded: sealed.map_err(not_encoded)?,
             tags: Tags::default(),
-            only_if: Some(Condition::Room(queued)),
+            only_if: Some(Condition::Room(Box::new(queued))),
         };
         let order = ctx.deferred.next_order();
         let write = Write::new(ctx, key, order, Change::Insert(Box::new(insert)));

@@ -36,11 +36,10 @@ async fn the_version_is_above_those_before_and_below_those_after(store: impl Sto
     assert_eq!((issued.epoch, last.epoch), (first.epoch, first.epoch));
     assert!(first.ver < issued.ver && issued.ver < last.ver);
     let (messages, now) = heartbeat(&mut *subscription).await;
-    assert_eq!(
-        (messages.len(), now.seq),
-        (2, clock.seq + 2),
-        "it has no message"
-    );
+    assert_eq!((messages.len(), now.seq), (3, clock.seq + 3));
+    let begun = &messages[1];
+    assert_eq!((begun.kind, begun.ver), (Kind::PrefixBegun, issued.ver));
+    assert_eq!(&*begun.keys[0], "eu:");
 }
 
 async fn leases_from_before_fill_nothing_and_later_ones_do(store: impl Store) {
