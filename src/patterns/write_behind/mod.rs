@@ -30,7 +30,8 @@
 //!   compares it in the statement with which it writes refuses what comes late: `… WHERE version < $3`.
 //! - *While a write waits*, look-ups return it from the cache. If its value is gone there, as after a restart of Redis or
 //!   when its TTL ends, loads are handed to their callers and not stored: the source has an older value. After the
-//!   write has reached the source, its key is invalidated.
+//!   write has reached the source, its key is invalidated. An `invalidate` or `clear` of the cache meanwhile removes the
+//!   value from the cache, and the write still reaches the source.
 //! - *A failure of `store`* is retried with growing pauses, up to [`attempts`](WriteBehindBuilder::attempts) times. Then
 //!   each write of the batch is tried by itself, and those that fail become dead letters. Their keys are invalidated; so
 //!   the cache has what the source has.
@@ -39,6 +40,10 @@
 //! - *What Redis loses is lost*: with `appendfsync everysec` a crash of the server may take the last second of writes with
 //!   it, and without persistence all that wait. Use `appendfsync always`, and a policy that does not evict keys without a
 //!   TTL (`noeviction` or `volatile-*`). A failover loses what the replica has not received.
+//!
+//! One worker at a time is enough for the order of a key, and what it has taken stays at the head of the stream until it is
+//! written: so there is no consumer group, and nothing to claim. A worker that is silent for
+//! [`claim_after`](WriteBehindBuilder::claim_after) loses its fence, and the next one begins at the head.
 //!
 //! # In Redis
 //!
