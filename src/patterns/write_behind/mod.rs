@@ -54,13 +54,13 @@
 mod error;
 mod stats;
 mod worker;
+mod write;
 
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::BoxFuture;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::runtime::Handle;
@@ -72,35 +72,18 @@ pub use self::error::WriteBehindError;
 use self::stats::Counters;
 pub use self::stats::WriteBehindStats;
 use self::worker::{Worker, read};
+use self::write::Store;
+pub use self::write::Write;
 use crate::cache::{Cache, written};
 use crate::engine::Queued;
 use crate::key::CacheKey;
-use crate::l2::{Pending, StreamId, WriteStream};
+use crate::l2::{Pending, WriteStream};
 use crate::lookup_by::KeyFrom;
 use crate::retry_delays::retry_delays;
 use crate::token::Token;
 
 /// How many writes share a batch at most: as many keys as a message names.
 const MOST_IN_A_BATCH: usize = 256;
-
-/// The function that writes a batch to the source.
-type Store<K, V> = Arc<dyn Fn(Vec<Write<K, V>>) -> BoxFuture<'static, StoreResult> + Send + Sync>;
-type StoreResult = Result<(), Box<dyn Error + Send + Sync>>;
-
-/// A write on its way to the source.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Write<K, V> {
-    /// Its key.
-    pub key: K,
-    /// The value.
-    pub value: V,
-    /// Rises with each write of a key: a source that keeps it can refuse a write that comes late. Fits an `i64`.
-    ///
-    /// It is the time of Redis in milliseconds, shifted, and a number, so it rises also after Redis has lost the stream,
-    /// unless its clock was set back meanwhile.
-    pub version: u64,
-}
 
 /// A write that could not be written to the source.
 #[derive(Clone, Debug)]
@@ -423,9 +406,4 @@ impl<K, V: Send + Sync + 'static> fmt::Debug for WriteBehindBuilder<K, V> {
             .field("cache", &self.cache)
             .finish_non_exhaustive()
     }
-}
-
-/// An id of the stream as one number.
-fn version(StreamId { ms, number }: StreamId) -> u64 {
-    (ms << 20) | number.min((1 << 20) - 1)
 }

@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::stats::Counters;
-use super::{Store, Write, version};
+use super::write::{Store, Write, version};
 use crate::cache::Cache;
 use crate::key::CacheKey;
 use crate::l2::{L2Error, Settled, StreamId, Waiting, WriteStream};

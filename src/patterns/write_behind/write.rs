@@ -1,0 +1,33 @@
+//! A write on its way from the stream to the source.
+
+use std::error::Error;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+
+use crate::l2::StreamId;
+
+/// The function that writes a batch to the source.
+pub(super) type Store<K, V> =
+    Arc<dyn Fn(Vec<Write<K, V>>) -> BoxFuture<'static, StoreResult> + Send + Sync>;
+pub(super) type StoreResult = Result<(), Box<dyn Error + Send + Sync>>;
+
+/// A write on its way to the source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Write<K, V> {
+    /// Its key.
+    pub key: K,
+    /// The value.
+    pub value: V,
+    /// Rises with each write of a key: a source that keeps it can refuse a write that comes late. Fits an `i64`.
+    ///
+    /// It is the time of Redis in milliseconds, shifted, and a number, so it rises also after Redis has lost the stream,
+    /// unless its clock was set back meanwhile.
+    pub version: u64,
+}
+
+/// An id of the stream as one number.
+pub(super) fn version(StreamId { ms, number }: StreamId) -> u64 {
+    (ms << 20) | number.min((1 << 20) - 1)
+}
