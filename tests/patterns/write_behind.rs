@@ -589,6 +589,43 @@ async fn without_redis_or_with_odd_options_it_is_not_built() {
     );
 }
 
+/// Those that the README lists for every cache, and those of the module's page.
+#[tokio::test]
+async fn the_documented_rights_are_enough() {
+    let redis = RedisServer::start().await;
+    let readme = include_str!("../../README.md");
+    let (_, rights) = readme
+        .split_once("A Redis user with few rights needs")
+        .unwrap();
+    let rights = rights.split("```").nth(1).unwrap().replace("text\n", "");
+    let rights = rights.replace("catalog:product", "test:views");
+    let page = include_str!("../../src/patterns/write_behind/mod.rs");
+    let (_, more) = page.split_once("//! few rights also needs `").unwrap();
+    let more = more.split_once('`').unwrap().0;
+    let mut user = cmd("ACL");
+    user.arg("SETUSER").arg("views").arg("on").arg(">secret");
+    for right in rights.split_whitespace().chain(more.split_whitespace()) {
+        user.arg(right);
+    }
+    let _: () = ask(&redis, &user).await;
+    let url = redis.url().replace("redis://", "redis://views:secret@");
+    let cache: Views = Cache::builder("test:views").redis(url).build().unwrap();
+    let source = Source::new();
+    *source.poison.lock().unwrap() = Some("bad".to_owned());
+    let behind = source.builder(&cache).attempts(1).build().unwrap();
+    for key in ["good", "bad"] {
+        behind.insert(key, &1).await.unwrap();
+    }
+    eventually("one is a dead letter", async || {
+        behind.dead_letters(10).await.unwrap().len() == 1
+    })
+    .await;
+    *source.poison.lock().unwrap() = None;
+    assert_eq!(behind.replay_dead_letters().await.unwrap(), 1);
+    behind.flush().await.unwrap();
+    assert_eq!((source.row("good"), source.row("bad")), (Some(1), Some(1)));
+}
+
 #[cfg(feature = "encryption")]
 #[tokio::test]
 async fn an_encrypted_value_is_encrypted_in_the_stream() {

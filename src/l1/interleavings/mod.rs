@@ -195,7 +195,7 @@ impl World {
     }
 
     fn join_load(&self) -> Join<u64, LoadOutcome<u64>> {
-        self.l1.join_load(&self.key, self.now, false).0
+        self.l1.join_load(&self.key, self.now, 0, false).0
     }
 
     fn refresh(&self) -> Option<OpGuard<u64>> {
