@@ -39,7 +39,8 @@ async fn instance(redis: &str, namespace: &str, mode: Mode) -> Prices {
 
 /// An instance on a store in memory.
 fn prices(l2: &MemoryL2) -> Prices {
-    Cache::builder("test:price").l2(l2.clone()).build().unwrap()
+    let builder = Cache::builder("test:price").l2(l2.clone());
+    builder.l2_timeout(UNHURRIED).build().unwrap()
 }
 
 async fn stats_are(relay: &Relay, what: &str, are: impl Fn(OutboxStats) -> bool) {

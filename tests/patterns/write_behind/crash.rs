@@ -196,6 +196,8 @@ fn a_service_to_be_killed() {
                 Ok(_) => {
                     println!("has {key} {value}");
                     stdout().flush().unwrap();
+                    // Other tests run at the same time.
+                    sleep(MS).await;
                 }
                 Err(_) => sleep(5 * MS).await,
             }
