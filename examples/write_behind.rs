@@ -53,8 +53,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .build()?;
 
     for n in 1..=100 {
-        views.insert("tea", &n).await?;
-        views.insert("milk", &n).await?;
+        views.insert("tea", n).await?;
+        views.insert("milk", n).await?;
     }
     println!("200 writes are acknowledged");
     assert!(cache.get("tea").await.is_none_or(|views| *views == 100));

@@ -277,7 +277,7 @@ impl<V: Value> Engine<V> {
     pub(crate) async fn append(
         &self,
         key: Key,
-        value: &V,
+        value: V,
         queued: Queued,
     ) -> Result<Option<Token>, WriteError> {
         self.ensure_subscribed(self.now());

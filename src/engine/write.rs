@@ -17,12 +17,8 @@ use super::deferred::Delivery;
 use super::writer::Writer;
 use crate::error::{L2Error, WriteError};
 use crate::key::Key;
-#[cfg(feature = "write-behind")]
-use crate::l1::Tags;
 use crate::l2::{Kind, Version};
 use crate::loaded::Loaded;
-#[cfg(feature = "write-behind")]
-use crate::loaded::OwnTtls;
 use crate::options::LONGEST;
 use crate::token::Token;
 use crate::vocabulary::Value;
@@ -69,23 +65,12 @@ impl<V: Value> Writes<V> {
     pub(super) async fn append(
         &self,
         key: Key,
-        value: &V,
+        value: V,
         queued: Queued,
     ) -> Result<Option<Token>, WriteError> {
-        let ctx = &self.ctx;
-        let own = OwnTtls::default();
-        let ttls = ctx.convert.ttls(value, &own).map_err(WriteError::misuse)?;
-        let sealed = ctx.convert.seal(&key, value, ttls, &[]);
-        let insert = Insert {
-            op: ctx.l1.begin(&key),
-            value: None,
-            encoded: sealed.map_err(not_encoded)?,
-            tags: Tags::default(),
-            only_if: Some(Condition::Room(Box::new(queued))),
-        };
-        let order = ctx.deferred.next_order();
-        let write = Write::new(ctx, key, order, Change::Insert(Box::new(insert)));
-        Ok(self.write(once(write)).await?.token())
+        let condition = Condition::Room(Box::new(queued));
+        let stored = self.store([(key, Loaded::new(value))], Some(condition));
+        Ok(stored.await?.token())
     }
 
     async fn store(

@@ -164,7 +164,7 @@ async fn a_write_is_in_redis_when_it_is_acknowledged_and_then_in_the_source() {
         a.insert("tea", 1).await.unwrap();
         assert_eq!(b.get("tea").await.as_deref(), Some(&1));
 
-        behind.insert("tea", &2).await.unwrap();
+        behind.insert("tea", 2).await.unwrap();
         let waiting: u64 = ask(&redis, cmd("XLEN").arg(key("!writes"))).await;
         assert_eq!((waiting, source.row("tea")), (1, None));
         assert_eq!(a.get("tea").await.as_deref(), Some(&2));
@@ -203,10 +203,10 @@ async fn the_newest_value_of_each_key_is_written_in_order() {
     let (cache, source) = (instance(&redis).await, Source::new());
     source.close();
     let behind = source.behind(&cache);
-    behind.insert("a", &1).await.unwrap();
+    behind.insert("a", 1).await.unwrap();
     eventually("it is taken", async || source.calls() == 1).await;
     for (key, value) in [("a", 2), ("b", 1), ("a", 3), ("b", 2)] {
-        behind.insert(key, &value).await.unwrap();
+        behind.insert(key, value).await.unwrap();
     }
     source.open();
     behind.flush().await.unwrap();
@@ -232,9 +232,9 @@ async fn a_newer_write_stays_in_the_cache_when_an_older_one_is_stored() {
     let (cache, source) = (instance(&redis).await, Source::new());
     source.close();
     let behind = source.builder(&cache).batch(1).build().unwrap();
-    behind.insert("k", &1).await.unwrap();
+    behind.insert("k", 1).await.unwrap();
     eventually("it is taken", async || source.calls() == 1).await;
-    behind.insert("k", &2).await.unwrap();
+    behind.insert("k", 2).await.unwrap();
     let mut redis_says = redis.connection().await;
     source.allow(1);
     eventually("the first is settled", async || source.calls() == 2).await;
@@ -254,7 +254,7 @@ async fn while_a_write_waits_no_load_of_its_key_is_stored() {
     let source = Source::new();
     source.close();
     let behind = source.behind(&a);
-    behind.insert("k", &1).await.unwrap();
+    behind.insert("k", 1).await.unwrap();
     a.clear().await.unwrap();
     a.ready().await;
     for cache in [&a, &b] {
@@ -295,7 +295,7 @@ async fn a_load_that_began_before_is_not_stored() {
     begun.subscribe().wait_for(|begun| *begun).await.unwrap();
     source.close();
     let behind = source.behind(&cache);
-    behind.insert("k", &1).await.unwrap();
+    behind.insert("k", 1).await.unwrap();
     go_on.send_replace(true);
     loading.await.unwrap();
     assert_eq!(cache.get("k").await.as_deref(), Some(&1));
@@ -311,7 +311,7 @@ async fn a_hold_outlasts_the_write_that_took_its_place() {
         if holds_first {
             cache.invalidate_and_hold("k", HOUR).await.unwrap();
         }
-        behind.insert("k", &1).await.unwrap();
+        behind.insert("k", 1).await.unwrap();
         if !holds_first {
             cache.invalidate_and_hold("k", HOUR).await.unwrap();
         }
@@ -333,7 +333,7 @@ async fn what_fails_is_tried_again() {
     let (cache, source) = (instance(&redis).await, Source::new());
     source.failures.store(2, SeqCst);
     let behind = source.behind(&cache);
-    behind.insert("k", &1).await.unwrap();
+    behind.insert("k", 1).await.unwrap();
     behind.flush().await.unwrap();
     assert_eq!((source.row("k"), source.calls()), (Some(1), 3));
     let stats = behind.stats().await.unwrap();
@@ -351,7 +351,7 @@ async fn a_write_that_fails_each_time_becomes_a_dead_letter_and_takes_no_others_
     source.close();
     let behind = source.builder(&cache).attempts(2).build().unwrap();
     for key in ["good", "bad", "better"] {
-        behind.insert(key, &1).await.unwrap();
+        behind.insert(key, 1).await.unwrap();
     }
     source.open();
     let error = behind.flush().await.unwrap_err();
@@ -373,7 +373,7 @@ async fn a_write_that_fails_each_time_becomes_a_dead_letter_and_takes_no_others_
 
     // A newer one has been stored since: the source refuses the older one.
     *source.poison.lock().unwrap() = None;
-    behind.insert("bad", &2).await.unwrap();
+    behind.insert("bad", 2).await.unwrap();
     behind.flush().await.unwrap();
     assert_eq!(behind.replay_dead_letters().await.unwrap(), 1);
     behind.flush().await.unwrap();
@@ -390,11 +390,11 @@ async fn a_dead_letter_does_not_take_the_place_of_a_newer_write_that_waits() {
     let (cache, source) = (instance(&redis).await, Source::new());
     *source.poison.lock().unwrap() = Some("k".to_owned());
     let behind = source.builder(&cache).attempts(1).build().unwrap();
-    behind.insert("k", &1).await.unwrap();
+    behind.insert("k", 1).await.unwrap();
     has_dead_letters(&behind, 1).await;
     *source.poison.lock().unwrap() = None;
     source.close();
-    behind.insert("k", &2).await.unwrap();
+    behind.insert("k", 2).await.unwrap();
     assert_eq!(behind.replay_dead_letters().await.unwrap(), 0);
     source.open();
     behind.flush().await.unwrap();
@@ -409,7 +409,7 @@ async fn of_two_dead_letters_of_a_key_the_newer_one_is_stored() {
     *source.poison.lock().unwrap() = Some("k".to_owned());
     let behind = source.builder(&cache).attempts(1).build().unwrap();
     for value in [1, 2] {
-        behind.insert("k", &value).await.unwrap();
+        behind.insert("k", value).await.unwrap();
         has_dead_letters(&behind, usize::try_from(value).unwrap()).await;
     }
     *source.poison.lock().unwrap() = None;
@@ -439,7 +439,7 @@ async fn a_store_that_panics_or_hangs_has_failed() {
         .store_timeout(50 * MS)
         .build()
         .unwrap();
-    behind.insert("k", &1).await.unwrap();
+    behind.insert("k", 1).await.unwrap();
     behind.flush().await.unwrap();
     assert_eq!(calls.load(SeqCst), 4);
     assert_eq!(behind.stats().await.unwrap().failures, 3);
@@ -453,7 +453,7 @@ async fn what_a_dead_worker_had_taken_another_one_takes() {
     stuck.close();
     let dies = stuck.builder(&a).claim_after(300 * MS).build().unwrap();
     let lives = source.builder(&b).claim_after(300 * MS).build().unwrap();
-    dies.insert("k", &1).await.unwrap();
+    dies.insert("k", 1).await.unwrap();
     eventually("one has taken it", async || {
         stuck.calls() + source.calls() > 0
     })
@@ -474,7 +474,7 @@ async fn a_worker_that_was_silent_for_too_long_settles_nothing() {
     let (cache, source) = (instance(&redis).await, Source::new());
     source.close();
     let behind = source.behind(&cache);
-    behind.insert("k", &1).await.unwrap();
+    behind.insert("k", 1).await.unwrap();
     eventually("it is taken", async || source.calls() == 1).await;
     let _: () = ask(&redis, cmd("SET").arg(key("!worker")).arg("another")).await;
     source.open();
@@ -495,17 +495,17 @@ async fn a_full_stream_is_an_error_and_changes_nothing() {
     let (cache, source) = (instance(&redis).await, Source::new());
     source.close();
     let behind = source.builder(&cache).capacity(2).build().unwrap();
-    behind.insert("a", &1).await.unwrap();
-    behind.insert("b", &1).await.unwrap();
+    behind.insert("a", 1).await.unwrap();
+    behind.insert("b", 1).await.unwrap();
     for key in ["a", "c"] {
-        let error = behind.insert(key, &2).await.unwrap_err();
+        let error = behind.insert(key, 2).await.unwrap_err();
         assert!(error.is_full(), "{error:?}");
     }
     assert_eq!(cache.get("a").await.as_deref(), Some(&1));
     assert!(cache.get("c").await.is_none());
     source.open();
     behind.flush().await.unwrap();
-    behind.insert("c", &2).await.unwrap();
+    behind.insert("c", 2).await.unwrap();
     behind.flush().await.unwrap();
     assert_eq!((source.row("a"), source.row("c")), (Some(1), Some(2)));
 }
@@ -517,7 +517,7 @@ async fn a_caller_that_is_cancelled_loses_nothing_that_was_begun() {
     let behind = source.behind(&cache);
     {
         let key = "k".to_owned();
-        let insert = behind.insert(&key, &1);
+        let insert = behind.insert(&key, 1);
         assert!(futures::poll!(std::pin::pin!(insert)).is_pending());
     }
     eventually("it is written", async || source.row("k") == Some(1)).await;
@@ -537,7 +537,7 @@ async fn what_another_program_has_written_becomes_a_dead_letter() {
         .arg("x")
         .arg("y");
     let _: String = ask(&redis, &add).await;
-    behind.insert("k", &1).await.unwrap();
+    behind.insert("k", 1).await.unwrap();
     source.open();
     has_dead_letters(&behind, 1).await;
     eventually("the other one is written", async || {
@@ -614,7 +614,7 @@ async fn the_documented_rights_are_enough() {
     *source.poison.lock().unwrap() = Some("bad".to_owned());
     let behind = source.builder(&cache).attempts(1).build().unwrap();
     for key in ["good", "bad"] {
-        behind.insert(key, &1).await.unwrap();
+        behind.insert(key, 1).await.unwrap();
     }
     eventually("one is a dead letter", async || {
         behind.dead_letters(10).await.unwrap().len() == 1
@@ -654,7 +654,7 @@ async fn an_encrypted_value_is_encrypted_in_the_stream() {
         })
         .build()
         .unwrap();
-    behind.insert("k", &"a secret".to_owned()).await.unwrap();
+    behind.insert("k", "a secret".to_owned()).await.unwrap();
     let mut range = cmd("XRANGE");
     range.arg(key("!writes")).arg("-").arg("+");
     let range: larder::deadpool_redis::redis::Value = ask(&redis, &range).await;

@@ -15,7 +15,7 @@
 //! let views = WriteBehind::builder(views)
 //!     .store(|batch: Vec<Write<String, u64>>| upsert(batch))
 //!     .build()?;
-//! views.insert("tea", &1).await?;
+//! views.insert("tea", 1).await?;
 //! # Ok(()) }
 //! ```
 //!
@@ -132,7 +132,7 @@ where
         }
     }
 
-    /// Stores a value in L2 and has it written to its source. Other instances evict the key from L1.
+    /// Stores a value in both levels and has it written to its source. Other instances evict the key from L1.
     ///
     /// Cost: one round trip, which no other write shares.
     ///
@@ -142,7 +142,7 @@ where
     /// - [`WriteBehindError::is_unknown`]: Redis did not answer. The write may reach the source or not; the key is
     ///   invalidated as soon as Redis answers.
     /// - Otherwise nothing was changed: Redis refused the write or was not asked, or the key or value cannot be written.
-    pub async fn insert<Q, M>(&self, key: &Q, value: &V) -> Result<Token, WriteBehindError>
+    pub async fn insert<Q, M>(&self, key: &Q, value: V) -> Result<Token, WriteBehindError>
     where
         K: KeyFrom<Q, M>,
         Q: CacheKey + ?Sized,

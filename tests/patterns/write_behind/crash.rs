@@ -192,7 +192,7 @@ fn a_service_to_be_killed() {
             value += 1;
             let key = format!("{name}{}", value % KEYS);
             // What was not acknowledged may be written, too.
-            match behind.insert(&key, &value).await {
+            match behind.insert(&key, value).await {
                 Ok(_) => {
                     println!("has {key} {value}");
                     stdout().flush().unwrap();
