@@ -426,6 +426,12 @@ where
         self
     }
 
+    /// Whether the cache is used, until [`Cache::set_enabled`] says otherwise. Default: `true`.
+    pub fn enabled(mut self, is_enabled: bool) -> Self {
+        self.options.is_enabled = is_enabled;
+        self
+    }
+
     /// How long after an invalidation by another instance this instance may still return the old value, whatever
     /// messages are lost. Default: 2 s. From 10 ms to 1 hour.
     ///

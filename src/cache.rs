@@ -1448,6 +1448,45 @@ where
         self.engine().health()
     }
 
+    /// Switches the cache off or on, for all clones in this process: a kill switch, and a way to find out whether a fault
+    /// is the cache's. Other instances are not told.
+    ///
+    /// While it is off,
+    ///
+    /// - `get*` are misses, and no request of theirs is sent to L2;
+    /// - loads run, once at a time for each key of this instance, and what they return is not stored;
+    /// - `insert*`, `write_through` and [`warm`](Self::warm) store nothing. The first two invalidate their keys instead,
+    ///   and `insert_if` says `false`;
+    /// - [`touch`](Self::touch) says `false`; all other changes, such as `invalidate`, are sent as usual, and those of other
+    ///   instances are applied;
+    /// - a `WriteBehind::insert` is stored in L2, where it waits for its source, and not in L1.
+    ///
+    /// So what other instances read meanwhile is as current as ever, and so is what this one reads when it is switched on
+    /// again. Its L1 is empty then. Loads and inserts that are under way when it is switched off are not stored in L1.
+    ///
+    /// Takes no request. A line at INFO says so.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// let prices: larder::Cache<String, u32> = larder::Cache::builder("docs:prices").build()?;
+    /// prices.insert("tea", 4).await?;
+    /// prices.set_enabled(false);
+    /// assert!(prices.get("tea").await.is_none());
+    /// let price = prices.get_or_load("tea", || async { Ok::<_, std::io::Error>(5) }).await?;
+    /// assert_eq!(*price, 5);
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub fn set_enabled(&self, is_enabled: bool) {
+        self.engine().set_enabled(is_enabled);
+    }
+
+    /// Whether the cache is switched on. See [`set_enabled`](Self::set_enabled).
+    #[must_use]
+    pub fn is_enabled(&self) -> bool {
+        self.engine().is_enabled()
+    }
+
     /// Stops the subscriber of all clones, and sends L2 what is deferred. For an orderly shutdown, after the last
     /// write.
     ///

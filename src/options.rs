@@ -42,6 +42,7 @@ pub enum Mode {
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
     pub(crate) namespace: String,
+    pub(crate) is_enabled: bool,
     pub(crate) l1_capacity: u64,
     pub(crate) l1_ttl: Option<Duration>,
     /// [`DEFAULT_TTL`] unless set; with `sliding`, unlimited.
@@ -87,6 +88,7 @@ impl Options {
     pub(crate) fn new(namespace: String) -> Self {
         Self {
             namespace,
+            is_enabled: true,
             l1_capacity: 10_000,
             l1_ttl: None,
             l2_ttl: None,
@@ -116,6 +118,7 @@ impl Options {
     pub(crate) fn mistakes(&self) -> Vec<String> {
         let Self {
             namespace,
+            is_enabled: _,
             l1_capacity: _,
             l1_ttl,
             l2_ttl,

@@ -1,8 +1,10 @@
 //! What the parts of one instance have in common: its levels, and what it knows of them.
 //!
-//! Architecture invariant: no logic in here. A part that needs a state of its own keeps it to itself.
+//! Architecture invariant: no logic in here but what several parts ask of two of them. A part that needs a state of its own
+//! keeps it to itself.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::attendance::Attendance;
 use super::backoff::Backoff;
@@ -20,6 +22,8 @@ use crate::stats::Counters;
 
 pub(super) struct Context<V> {
     pub(super) options: Arc<Options>,
+    /// Whether the cache is switched off.
+    pub(super) is_off: AtomicBool,
     pub(super) l1: Arc<L1<V>>,
     pub(super) lane: Box<dyn Lane>,
     /// Every request to the lane passes through it.
@@ -45,5 +49,15 @@ pub(super) struct Context<V> {
 impl<V> Context<V> {
     pub(super) fn now(&self) -> Tick {
         self.options.clock.now()
+    }
+
+    pub(super) fn is_off(&self) -> bool {
+        self.is_off.load(Ordering::Acquire)
+    }
+
+    /// Whether neither level may be used for a key: a write of it is deferred (rule 14), or the cache is switched off. To be
+    /// asked after the operation has begun.
+    pub(super) fn bars(&self, key: &str) -> bool {
+        self.is_off() || self.deferred.holds(key)
     }
 }

@@ -1,6 +1,7 @@
 //! One instance: its parts, put together, started and stopped; and which part answers which call.
 
 use std::error::Error;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::at_least;
 use super::attendance::Attendance;
@@ -121,6 +122,7 @@ impl<V: Value> Engine<V> {
             publisher: publish_to.map(|to| Publisher::new(to, &counters)),
             backoff: Backoff::new(options.clock.clone()),
             instance: random(),
+            is_off: AtomicBool::new(!options.is_enabled),
             options,
             l1,
             lane,
@@ -454,6 +456,23 @@ impl<V: Value> Engine<V> {
                 "closed before deferred invalidations could be sent to L2; it may keep old values until they expire"
             ),
         }
+    }
+
+    pub(crate) fn is_enabled(&self) -> bool {
+        !self.ctx.is_off()
+    }
+
+    pub(crate) fn set_enabled(&self, is_enabled: bool) {
+        let was_off = self.ctx.is_off.swap(!is_enabled, Ordering::AcqRel);
+        if was_off == !is_enabled {
+            return;
+        }
+        if !is_enabled {
+            // After the switch: what began before belongs to the former generation of L1, and is not stored.
+            self.ctx.l1.empty();
+        }
+        let namespace = self.namespace();
+        info!(namespace, is_enabled, "the cache was switched");
     }
 
     pub(crate) fn namespace(&self) -> &str {

@@ -127,7 +127,7 @@ pub(super) async fn acquire<V: Value>(
         return Acquired::Unstored;
     };
     // As an operation that begins now: a write may have been deferred since the look-up.
-    if ctx.deferred.holds(op.key()) {
+    if ctx.bars(op.key()) {
         return Acquired::Unstored;
     }
     loop {
@@ -164,7 +164,7 @@ pub(super) async fn acquire<V: Value>(
 
 /// Asks for the lease whatever is stored and whoever has it: what a load stores that began before is not stored any more.
 pub(super) async fn take_over<V: Value>(ctx: &Context<V>, key: &Key) -> Option<Lease> {
-    if ctx.deferred.holds(key) {
+    if ctx.bars(key) {
         return None;
     }
     match ask(ctx, key, request(ctx, Want::Anew)).await {
@@ -282,7 +282,7 @@ pub(super) async fn fill<V: Value>(
     } = ready;
     // Before it is sent, and before what is deferred is looked at: what is deferred later makes these void.
     let tags = ctx.l1.tags(&names);
-    let is_held = names.iter().any(|tag| ctx.deferred.holds_tag(tag));
+    let is_held = ctx.is_off() || names.iter().any(|tag| ctx.deferred.holds_tag(tag));
     let filled = match lease {
         Some(lease) if is_stored && !is_held => {
             let fill = Filling {

@@ -102,7 +102,7 @@ pub(super) async fn fallback<V: Value>(
 ) -> Option<Outcome<V>> {
     let kept = ctx.options.stale_if_error;
     // Of a deferred key both levels may be old (rule 14).
-    if kept.is_zero() || ctx.deferred.holds(key) {
+    if kept.is_zero() || ctx.bars(key) {
         return None;
     }
     let now = ctx.now();
@@ -114,7 +114,7 @@ pub(super) async fn fallback<V: Value>(
     }
     let op = ctx.l1.begin(key);
     // As an operation that begins now: a write may have been deferred since.
-    if ctx.deferred.holds(key) {
+    if ctx.bars(key) {
         return None;
     }
     // The server compares epochs: there may be no proof (rule 11).
@@ -335,8 +335,7 @@ async fn ask_l2<V: Value>(ctx: &Context<V>, op: &Op, now: Tick) -> (ReadOutcome<
 
 /// The outcome of a read that must not be sent: a write of the key is deferred (rule 14).
 fn barred<V: Value>(ctx: &Context<V>, op: &Op) -> Option<ReadOutcome<V>> {
-    ctx.deferred
-        .holds(op.key())
+    ctx.bars(op.key())
         .then_some(ReadOutcome::Unavailable)
 }
 

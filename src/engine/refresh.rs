@@ -201,7 +201,7 @@ impl<V: Value> Refreshes<V> {
     async fn ask(&self, refresh: &Refresh<V>) -> Ask<V> {
         let (ctx, key) = (&*self.ctx, refresh.op.key());
         // As an operation that begins now: a write may have been deferred since the look-up.
-        if ctx.deferred.holds(key) {
+        if ctx.bars(key) {
             return Ask::Over;
         }
         let mut request = lease::request(&self.ctx, refresh.want());

@@ -37,7 +37,7 @@ pub(super) async fn touch<V: Value>(
         }));
     }
     let op = ctx.l1.begin(&key);
-    if ctx.deferred.holds(&key) {
+    if ctx.bars(&key) {
         return Ok(false);
     }
     if !is_clock_known(ctx) {
@@ -133,7 +133,7 @@ pub(super) fn extend<V: Value>(ctx: &Arc<Context<V>>, slot: &Arc<Slot<V>>, idle:
             return store_again(&ctx, &key, &slot, ttls).await;
         }
         let op = ctx.l1.begin(&key);
-        if !ctx.deferred.holds(&key) {
+        if !ctx.bars(&key) {
             // An error has been traced. The next read after a while tries again.
             let _ = send(&ctx, &op, NewLife::Extended(ttls), None).await;
         }

@@ -93,14 +93,25 @@ impl<V: Value> Writes<V> {
         // A condition is for one value.
         let changes = encoded.into_iter().map(|(key, value, encoded, tags)| {
             let order = ctx.deferred.next_order();
-            let insert = Insert {
-                op: ctx.l1.begin(&key),
-                value: Some(value),
-                encoded,
-                tags,
-                only_if: only_if.take(),
+            let (op, only_if) = (ctx.l1.begin(&key), only_if.take());
+            // After the operation has begun: if the cache is switched off later than this looks, L1 is emptied of it.
+            let is_off = ctx.is_off();
+            let has_to_wait = only_if.as_ref().is_some_and(Condition::is_room);
+            let change = if is_off && !has_to_wait {
+                Change::Remove {
+                    kind: Kind::Invalidate,
+                    hold: Duration::ZERO,
+                }
+            } else {
+                Change::Insert(Box::new(Insert {
+                    op,
+                    value: (!is_off).then_some(value),
+                    encoded,
+                    tags,
+                    only_if,
+                }))
             };
-            Write::new(ctx, key, order, Change::Insert(Box::new(insert)))
+            Write::new(ctx, key, order, change)
         });
         self.write(changes).await
     }

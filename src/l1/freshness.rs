@@ -235,6 +235,11 @@ impl Freshness {
         self.generation.fetch_add(1, Ordering::AcqRel);
     }
 
+    /// Makes all that this instance holds or is fetching invisible. What is stored later may be served: the proof stands.
+    pub(super) fn next_generation(&self) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
     /// The highest version that the lane is known to have issued in this epoch.
     pub(super) fn issued(&self) -> u64 {
         self.issued.load(Ordering::Acquire)

@@ -444,6 +444,13 @@ impl<V: Value> L1<V> {
         self.reclaim();
     }
 
+    /// Drops everything, and keeps what is under way from being stored. Nothing was missed: what is stored later may be
+    /// served at once.
+    pub(crate) fn empty(&self) {
+        self.freshness.next_generation();
+        self.reclaim();
+    }
+
     /// Has `waiter` notified, once, when the lease ends that another instance has on an operation's key.
     pub(crate) fn await_lease(&self, op: &Op, waiter: &Arc<LeaseWaiter>) {
         self.in_flight.await_lease(op, waiter);

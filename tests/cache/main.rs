@@ -59,6 +59,7 @@ mod runtimes;
 mod single_flight;
 mod soft_ttl;
 mod stale_wait;
+mod switched_off;
 mod tags;
 mod ttl;
 mod warm;

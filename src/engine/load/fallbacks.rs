@@ -50,7 +50,7 @@ impl<V: Value> Loads<V> {
 
     /// The error of a load that failed a moment ago and is not tried again yet.
     pub(super) fn recent_error(&self, key: &str) -> Option<LoadError> {
-        if self.ctx.options.error_ttl.is_zero() {
+        if self.ctx.options.error_ttl.is_zero() || self.ctx.is_off() {
             return None;
         }
         let generation = self.ctx.l1.freshness().generation();

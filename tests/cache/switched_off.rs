@@ -1,0 +1,187 @@
+//! The kill switch: an instance that is switched off stores nothing and returns nothing that is stored, and keeps the others up
+//! to date.
+
+use std::time::Duration;
+
+use larder::{Cache, Loaded, Mode, Version};
+
+use crate::fleet::{Fleet, HOUR, Source, over_both_stores, pair};
+use crate::support::eventually::eventually;
+use crate::support::network::{Gate, Step, Way};
+
+over_both_stores!(
+    look_ups_miss_and_ask_l2_for_nothing,
+    what_is_loaded_is_not_stored,
+    what_is_inserted_invalidates,
+    changes_are_sent_and_applied,
+    what_was_under_way_is_not_stored,
+    no_fallback_is_handed_out,
+);
+
+async fn look_ups_miss_and_ask_l2_for_nothing(fleet: Fleet) {
+    let ((a, _), (b, wire)) = pair(&fleet).await;
+    let token = a.insert("k", "v".to_owned()).await.unwrap();
+    assert!(b.get("k").await.is_some());
+    let clone = b.clone();
+    clone.set_enabled(false);
+    assert!(!b.is_enabled());
+    let asked = (wire.asked(Step::Get), wire.asked(Step::AcquireLease));
+    assert!(b.get_local("k").is_none());
+    assert!(b.get("k").await.is_none());
+    assert!(b.get_many(["k", "l"]).await.iter().all(Option::is_none));
+    let view = b.at_least(&token);
+    assert!(view.get("k").await.is_none());
+    assert!(view.get_many(["k"]).await.iter().all(Option::is_none));
+    assert!(!b.touch("k", HOUR).await.unwrap());
+    assert_eq!(
+        (wire.asked(Step::Get), wire.asked(Step::AcquireLease)),
+        asked
+    );
+    // Of the other instance nothing has changed.
+    assert!(a.get("k").await.is_some());
+    // It is still subscribed.
+    assert!(b.health().is_ok());
+    clone.set_enabled(true);
+    assert_eq!(b.get("k").await.unwrap().as_str(), "v");
+    assert!(b.get_local("k").is_some());
+}
+
+async fn what_is_loaded_is_not_stored(fleet: Fleet) {
+    let (a, wire) = fleet.instance_with(|b| b.enabled(false)).await;
+    let truth = Source::new("v");
+    for n in 1..=3 {
+        let entry = truth.through(&a, "k").await.unwrap();
+        assert_eq!(entry.as_str(), "v");
+        assert!(entry.meta().version().is_none());
+        assert_eq!(truth.loads(), n);
+    }
+    let many = a
+        .get_many_or_load(["k", "l"], |keys| async move {
+            let values = keys.into_iter().map(|key| (key, "many".to_owned()));
+            Ok::<Vec<_>, std::io::Error>(values.collect())
+        })
+        .await
+        .unwrap();
+    assert_eq!(many.len(), 2);
+    let source = truth.clone();
+    a.refresh("k", move || source.load()).await.unwrap();
+    let all = futures::stream::iter([("w".to_owned(), "warm".to_owned())]);
+    assert_eq!(a.warm(all).await.unwrap().stored, 0);
+    assert_eq!(wire.asked(Step::Fill), 0);
+    assert_eq!(wire.asked(Step::AcquireLease), 0);
+    a.set_enabled(true);
+    assert!(a.get_many(["k", "l", "w"]).await.iter().all(Option::is_none));
+    // And then it is.
+    truth.through(&a, "k").await.unwrap();
+    assert!(a.get_local("k").is_some());
+}
+
+async fn what_is_inserted_invalidates(fleet: Fleet) {
+    let ((a, _), (b, wire)) = pair(&fleet).await;
+    let keys = ["one", "many", "if", "through"];
+    for key in keys {
+        a.insert(key, "old".to_owned()).await.unwrap();
+    }
+    let version = b.get("if").await.unwrap().meta().version().unwrap();
+    b.set_enabled(false);
+    let new = || "new".to_owned();
+    b.insert("one", new()).await.unwrap();
+    let with = Loaded::new(new()).ttl(HOUR);
+    b.insert_many_with([("many", with)]).await.unwrap();
+    assert!(!b.insert_if("if", new(), version).await.unwrap());
+    let absent = Version::ABSENT;
+    assert!(!b.insert_if("absent", new(), absent).await.unwrap());
+    let stored = b.write_through("through", new(), |_| async { Ok::<_, std::io::Error>(()) });
+    stored.await.unwrap();
+    assert_eq!(wire.asked(Step::Insert) + wire.asked(Step::InsertIf), 0);
+    b.set_enabled(true);
+    let (fresh, _) = fleet.instance().await;
+    for key in keys {
+        eventually("the other instance hears of it", || async {
+            a.get(key).await.is_none()
+        })
+        .await;
+        assert!(b.get(key).await.is_none(), "{key}");
+        assert!(fresh.get(key).await.is_none(), "{key}");
+    }
+}
+
+async fn changes_are_sent_and_applied(fleet: Fleet) {
+    let ((a, _), (b, _)) = pair(&fleet).await;
+    for key in ["k", "l"] {
+        a.insert(key, "v".to_owned()).await.unwrap();
+        assert!(b.get(key).await.is_some());
+    }
+    b.set_enabled(false);
+    b.invalidate("k").await.unwrap();
+    eventually("it is sent", || async { a.get_local("k").is_none() }).await;
+    assert!(a.get("k").await.is_none());
+    let before = b.stats().invalidations_received;
+    a.invalidate("l").await.unwrap();
+    eventually("it is applied", || async {
+        b.stats().invalidations_received > before
+    })
+    .await;
+    b.set_enabled(true);
+    for key in ["k", "l"] {
+        assert!(b.get(key).await.is_none(), "{key}");
+    }
+}
+
+/// Loads and inserts that began before, and end after it.
+async fn what_was_under_way_is_not_stored(fleet: Fleet) {
+    let (a, wire) = fleet.instance().await;
+    let (truth, loads) = (Source::new("v"), Gate::new());
+    let load = truth.behind(&loads).spawn(&a, "loaded");
+    loads.arrived(1).await;
+    let replies = wire.close(Step::Insert, Way::Reply);
+    let insert = {
+        let a = a.clone();
+        tokio::spawn(async move { a.insert("inserted", "v".to_owned()).await })
+    };
+    replies.arrived(1).await;
+    a.set_enabled(false);
+    loads.open();
+    replies.open();
+    assert_eq!(load.await.unwrap().unwrap().as_str(), "v");
+    insert.await.unwrap().unwrap();
+    for key in ["loaded", "inserted"] {
+        assert!(a.get_local(key).is_none(), "{key}");
+        assert!(a.get(key).await.is_none(), "{key}");
+    }
+    assert_eq!(wire.asked(Step::Fill), 0);
+}
+
+async fn no_fallback_is_handed_out(fleet: Fleet) {
+    let set = |b: larder::Builder<String, String>| {
+        let mode = Mode::Available { limit: HOUR };
+        b.stale_if_error(HOUR).error_ttl(HOUR).mode(mode)
+    };
+    let (a, wire) = fleet.instance_with(set).await;
+    a.insert("k", "old".to_owned()).await.unwrap();
+    let fails = || async { Err::<String, _>(std::io::Error::other("no")) };
+    assert!(a.get_or_load("l", fails).await.is_err());
+    a.set_enabled(false);
+    wire.silence(true);
+    assert!(a.get("k").await.is_none());
+    assert!(a.get_or_load("k", fails).await.is_err());
+    // The error of the load that failed before is not handed out, either.
+    let truth = Source::new("v");
+    assert!(truth.through(&a, "l").await.is_ok());
+    wire.silence(false);
+}
+
+#[tokio::test]
+async fn l1_alone_can_be_switched_off() {
+    let cache: Cache<String, u32> = Cache::builder("test:alone").build().unwrap();
+    cache.insert("k", 1).await.unwrap();
+    cache.set_enabled(false);
+    assert!(cache.get("k").await.is_none());
+    cache.insert("k", 2).await.unwrap();
+    assert!(!cache.touch("k", Duration::from_secs(1)).await.unwrap());
+    cache.set_enabled(true);
+    cache.ready().await;
+    assert!(cache.get("k").await.is_none());
+    cache.insert("k", 3).await.unwrap();
+    assert_eq!(*cache.get_local("k").unwrap(), 3);
+}
