@@ -22,6 +22,7 @@ use crate::l2::{L2, L2Error, RedisL2, Server};
 use crate::loaded::Loaded;
 use crate::options::{AheadBy, Mode, Options};
 use crate::patterns::{LoadingCache, ReadThrough};
+use crate::settings::Settings;
 use crate::vocabulary::Invalidation;
 #[cfg(feature = "json")]
 use crate::wire::change_event;
@@ -423,6 +424,57 @@ where
     /// Default: 0.1, which is ±10 %. From 0 to 0.5.
     pub fn jitter(mut self, share: f64) -> Self {
         self.options.jitter = share;
+        self
+    }
+
+    /// Sets the options that come from a file or the environment, and leaves the others as they are. Call it before the
+    /// methods that are to have the last word.
+    ///
+    /// ```
+    /// use larder::{Cache, Settings};
+    ///
+    /// let settings = Settings::from_env("CACHE_")?;
+    /// let cache: Cache<u64, String> = Cache::builder("catalog:product").settings(&settings).build()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn settings(mut self, settings: &Settings) -> Self {
+        /// Calls the method of the name of each field that is set.
+        macro_rules! set {
+            ($($name:ident),*) => {{
+                let Settings { batch_loads, $($name,)* } = settings;
+                $(if let Some(value) = $name {
+                    self = self.$name(value.clone());
+                })*
+                if let Some((window, max)) = *batch_loads {
+                    self = self.batch_loads(window, max);
+                }
+            }};
+        }
+        set!(
+            redis,
+            enabled,
+            l1_capacity,
+            l1_ttl,
+            l2_ttl,
+            sliding,
+            soft_ttl,
+            refresh_ahead,
+            xfetch,
+            stale_if_error,
+            fallback_throttle,
+            stale_wait,
+            error_ttl,
+            jitter,
+            max_staleness,
+            mode,
+            max_value_size,
+            l2_timeout,
+            load_timeout,
+            max_concurrent_loads,
+            lease_ttl,
+            lease_wait,
+            max_deferred
+        );
         self
     }
 

@@ -12,6 +12,7 @@
 //! | --- | --- |
 //! | `fuzzing` | what holds for any bytes; not part of a usual build |
 //! | `builder` | collects and checks the options |
+//! | `settings` | options from a file or the environment |
 //! | `patterns` | what services build around a cache |
 //! | `cache` | the public handle: one method per call |
 //! | `engine` | carries out each call: L1, then L2, then the loader |
@@ -52,6 +53,7 @@ mod pacing;
 mod patterns;
 mod random;
 mod retry_delays;
+mod settings;
 mod shared_result;
 mod source;
 mod stats;
@@ -81,6 +83,7 @@ pub use crate::patterns::outbox;
 #[cfg_attr(docsrs, doc(cfg(feature = "write-behind")))]
 pub use crate::patterns::write_behind;
 pub use crate::patterns::{AtLeast, LoadingCache};
+pub use crate::settings::{Settings, SettingsError};
 pub use crate::source::Source;
 pub use crate::stats::{Health, Stats};
 pub use crate::token::{ParseTokenError, Token};

@@ -12,7 +12,7 @@ use std::fs;
 use std::path::Path;
 
 /// From the top. A file imports from its own layer or from lower ones.
-const LAYERS: [&[&str]; 12] = [
+const LAYERS: [&[&str]; 13] = [
     &["fuzzing"],
     &["builder"],
     &["patterns"],
@@ -20,6 +20,7 @@ const LAYERS: [&[&str]; 12] = [
     &["engine"],
     &["entry", "loaded"],
     &["l1", "l2"],
+    &["settings"],
     &["options"],
     &["error"],
     &[

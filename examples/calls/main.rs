@@ -40,6 +40,8 @@ mod publish_changes;
 mod read_through;
 mod refresh;
 mod refresh_ahead;
+mod set_enabled;
+mod settings;
 mod sliding;
 mod stale_wait;
 mod staleness;
@@ -73,8 +75,8 @@ const EXAMPLES: &[Example] = examples! {
     invalidate invalidate_after write_through invalidate_and_wait at_least invalidate_and_hold
     #[cfg(feature = "outbox-rusqlite")] outbox
     insert insert_with warm insert_if expire touch
-    tags invalidate_prefix clear operation
-    stores l1_size ttls refresh_ahead stale_wait fallbacks sliding staleness limits
+    tags invalidate_prefix clear set_enabled operation
+    settings stores l1_size ttls refresh_ahead stale_wait fallbacks sliding staleness limits
     listen_to #[cfg(feature = "json")] publish_changes
 };
 

@@ -464,7 +464,7 @@ impl<V: Value> Engine<V> {
 
     pub(crate) fn set_enabled(&self, is_enabled: bool) {
         let was_off = self.ctx.is_off.swap(!is_enabled, Ordering::AcqRel);
-        if was_off == !is_enabled {
+        if was_off != is_enabled {
             return;
         }
         if !is_enabled {

@@ -335,8 +335,7 @@ async fn ask_l2<V: Value>(ctx: &Context<V>, op: &Op, now: Tick) -> (ReadOutcome<
 
 /// The outcome of a read that must not be sent: a write of the key is deferred (rule 14).
 fn barred<V: Value>(ctx: &Context<V>, op: &Op) -> Option<ReadOutcome<V>> {
-    ctx.bars(op.key())
-        .then_some(ReadOutcome::Unavailable)
+    ctx.bars(op.key()).then_some(ReadOutcome::Unavailable)
 }
 
 /// The outcome of a plain read, which was sent while the known epoch was proven: the value itself says whether it

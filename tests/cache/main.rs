@@ -56,6 +56,7 @@ mod recent_errors;
 mod refresh_ahead;
 mod replay;
 mod runtimes;
+mod settings;
 mod single_flight;
 mod soft_ttl;
 mod stale_wait;

@@ -70,7 +70,12 @@ async fn what_is_loaded_is_not_stored(fleet: Fleet) {
     assert_eq!(wire.asked(Step::Fill), 0);
     assert_eq!(wire.asked(Step::AcquireLease), 0);
     a.set_enabled(true);
-    assert!(a.get_many(["k", "l", "w"]).await.iter().all(Option::is_none));
+    assert!(
+        a.get_many(["k", "l", "w"])
+            .await
+            .iter()
+            .all(Option::is_none)
+    );
     // And then it is.
     truth.through(&a, "k").await.unwrap();
     assert!(a.get_local("k").is_some());

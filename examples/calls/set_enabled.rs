@@ -1,0 +1,32 @@
+//! A kill switch: when something looks wrong, try without the cache.
+
+use std::error::Error;
+use std::io;
+
+use larder::{Cache, MemoryL2};
+
+pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
+    let prices: Cache<String, u32> = Cache::builder("shop:price").l2(MemoryL2::new()).build()?;
+    prices.insert("tea", 450).await?;
+
+    // For all clones in this process, as from an endpoint for operators.
+    prices.set_enabled(false);
+    assert!(!prices.is_enabled());
+    assert!(prices.get("tea").await.is_none());
+    let price = prices.get_or_load("tea", load).await?;
+    assert_eq!(*price, 475, "from the database each time");
+    // Changes go on to be sent, so that other instances have no old value.
+    prices.invalidate("tea").await?;
+
+    prices.set_enabled(true);
+    assert_eq!(*prices.get_or_load("tea", load).await?, 475);
+    assert!(prices.get("tea").await.is_some());
+
+    let off: Cache<String, u32> = Cache::builder("shop:price").enabled(false).build()?;
+    assert!(!off.is_enabled());
+    Ok(())
+}
+
+async fn load() -> Result<u32, io::Error> {
+    Ok(475)
+}

@@ -1,0 +1,19 @@
+//! Options that operators set: in a file, and in the environment.
+
+use std::error::Error;
+
+use larder::{Cache, Settings};
+
+pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
+    // With the format of your configuration, and as a part of it.
+    let file = r#"{ "l1_capacity": 50000, "l2_ttl": "1h", "soft_ttl": "5m" }"#;
+    let settings: Settings = serde_json::from_str(file)?;
+    // Or CACHE_L1_CAPACITY=50000 CACHE_L2_TTL=1h REDIS_HOST=… REDIS_PASSWORD=… with `Settings::from_env("CACHE_")?`.
+    let prices: Cache<String, u32> = Cache::builder("shop:price").settings(&settings).build()?;
+    prices.insert("tea", 450).await?;
+    assert_eq!(prices.get("tea").await.map(|price| *price), Some(450));
+
+    let typo = serde_json::from_str::<Settings>(r#"{ "l1_capactiy": 50000 }"#);
+    assert!(typo.is_err(), "an unknown field is an error");
+    Ok(())
+}

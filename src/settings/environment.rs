@@ -1,0 +1,245 @@
+//! Settings from the environment.
+
+use std::collections::HashMap;
+use std::env;
+use std::ffi::OsString;
+
+use super::redis_url::RedisParts;
+use super::{Settings, SettingsError};
+
+impl Settings {
+    /// Reads the options of which the environment has a variable: the prefix and the name in capitals, such as
+    /// `CACHE_L1_CAPACITY` and `CACHE_L2_TTL` for the prefix `CACHE_`. Their values are written as in a file. An empty one
+    /// counts as absent.
+    ///
+    /// If none of them is `CACHE_REDIS`, the server is that of `REDIS_URL`, or otherwise that of `REDIS_HOST` with
+    /// `REDIS_PORT`, `REDIS_USERNAME`, `REDIS_PASSWORD`, `REDIS_DB` and `REDIS_TLS` (`true` or `false`); without a host
+    /// there is none. These have no prefix, as other programs read them, too. A `REDIS_PORT` may be one of Kubernetes,
+    /// `tcp://10.0.0.1:6379`.
+    ///
+    /// ```
+    /// use larder::{Cache, Settings};
+    ///
+    /// let settings = Settings::from_env("CACHE_")?;
+    /// let cache: Cache<u64, String> = Cache::builder("catalog:product").settings(&settings).build()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// A variable that begins with the prefix is no option, or one of those above has a value that cannot be read. The
+    /// error names all such variables, and none of their values.
+    pub fn from_env(prefix: &str) -> Result<Self, SettingsError> {
+        Self::from_variables(prefix, env::vars_os())
+    }
+
+    fn from_variables(
+        prefix: &str,
+        all: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, SettingsError> {
+        let (mut settings, mut mistakes, mut redis) = (Self::default(), Vec::new(), HashMap::new());
+        if prefix.is_empty() {
+            let mistake = "without a prefix, other variables would be taken for options";
+            return Err(SettingsError::new(vec![mistake.to_owned()]));
+        }
+        for (name, value) in all {
+            // What is no text has another name than any option.
+            let Ok(name) = name.into_string() else {
+                continue;
+            };
+            let option = name.strip_prefix(prefix);
+            let part = name.strip_prefix("REDIS_");
+            if (option.is_none() && part.is_none()) || value.is_empty() {
+                continue;
+            }
+            let Ok(value) = value.into_string() else {
+                mistakes.push(format!("{name} is not UTF-8"));
+                continue;
+            };
+            match (option, part) {
+                (Some(option), _) => {
+                    let is_upper = !option.contains(char::is_lowercase);
+                    let set = settings.set(&option.to_lowercase(), &value);
+                    match set.filter(|_| is_upper) {
+                        Some(Ok(())) => {}
+                        Some(Err(expected)) => mistakes.push(format!("{name} must be {expected}")),
+                        None => mistakes.push(format!("{name} is not the name of an option")),
+                    }
+                }
+                (None, Some(part)) => {
+                    redis.insert(part.to_owned(), value);
+                }
+                (None, None) => {}
+            }
+        }
+        if settings.redis.is_none() {
+            settings.redis = server(&redis, &mut mistakes);
+        }
+        // The environment has no order.
+        mistakes.sort();
+        if mistakes.is_empty() {
+            Ok(settings)
+        } else {
+            Err(SettingsError::new(mistakes))
+        }
+    }
+}
+
+/// The URL of the server that the variables `REDIS_…` name.
+fn server(variables: &HashMap<String, String>, mistakes: &mut Vec<String>) -> Option<String> {
+    let get = |name| variables.get(name).map(String::as_str);
+    if let Some(url) = get("URL") {
+        return Some(url.to_owned());
+    }
+    let host = get("HOST")?;
+    let mut mistake = |what: &str| mistakes.push(what.to_owned());
+    let mut parts = RedisParts {
+        username: get("USERNAME"),
+        password: get("PASSWORD"),
+        ..RedisParts::default()
+    };
+    if let Some(text) = get("PORT") {
+        // Kubernetes sets it to `tcp://HOST:PORT` for a service that is called `redis`.
+        let port = text
+            .strip_prefix("tcp://")
+            .and_then(|address| address.rsplit_once(':'));
+        parts.port = port
+            .map_or(text, |(_, port)| port)
+            .parse()
+            .ok()
+            .filter(|port| *port != 0);
+        if parts.port.is_none() {
+            mistake("REDIS_PORT must be a port, from 1 to 65535");
+        }
+    }
+    if let Some(text) = get("DB") {
+        parts.database = text.parse().ok();
+        if parts.database.is_none() {
+            mistake("REDIS_DB must be the number of a database");
+        }
+    }
+    match get("TLS") {
+        Some("true" | "1") => parts.is_tls = true,
+        Some("false" | "0") | None => {}
+        Some(_) => mistake("REDIS_TLS must be true or false"),
+    }
+    let url = parts.url(host);
+    if url.is_none() {
+        mistake("REDIS_HOST must be the name or the address of a host");
+    }
+    url
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::Settings;
+    use crate::options::Mode;
+
+    fn from(variables: &[(&str, &str)]) -> Result<Settings, Vec<String>> {
+        let variables = variables
+            .iter()
+            .map(|(name, value)| (name.into(), value.into()));
+        let settings = Settings::from_variables("CACHE_", variables);
+        settings.map_err(|error| error.mistakes().map(str::to_owned).collect())
+    }
+
+    fn redis(variables: &[(&str, &str)]) -> Option<String> {
+        from(variables).unwrap().redis
+    }
+
+    #[test]
+    fn options_are_read() {
+        let settings = from(&[
+            ("PATH", "/bin"),
+            ("CACHE_L1_CAPACITY", "500"),
+            ("CACHE_L2_TTL", "1h"),
+            ("CACHE_JITTER", "0.2"),
+            ("CACHE_MODE", "available:60s"),
+            ("CACHE_BATCH_LOADS", "2ms,100"),
+            ("CACHE_ENABLED", "false"),
+            ("CACHE_SOFT_TTL", ""),
+        ]);
+        let settings = settings.unwrap();
+        let expected = Settings {
+            l1_capacity: Some(500),
+            l2_ttl: Some(Duration::from_secs(3600)),
+            jitter: Some(0.2),
+            mode: Some(Mode::Available {
+                limit: Duration::from_secs(60),
+            }),
+            batch_loads: Some((Duration::from_millis(2), 100)),
+            enabled: Some(false),
+            ..Settings::default()
+        };
+        assert_eq!(settings, expected);
+        assert_eq!(from(&[]).unwrap(), Settings::default());
+    }
+
+    #[test]
+    fn all_mistakes_are_named_without_the_values() {
+        let mistakes = from(&[
+            ("CACHE_L2_TTL", "secret"),
+            ("CACHE_l1_capacity", "5"),
+            ("CACHE_L1_CAPACTIY", "5"),
+            ("CACHE_", "5"),
+            ("REDIS_HOST", "cache"),
+            ("REDIS_PORT", "secret"),
+            ("REDIS_DB", "-1"),
+            ("REDIS_TLS", "yes"),
+        ]);
+        let mistakes = mistakes.unwrap_err();
+        assert_eq!(
+            mistakes,
+            [
+                "CACHE_ is not the name of an option",
+                "CACHE_L1_CAPACTIY is not the name of an option",
+                "CACHE_L2_TTL must be a duration with its unit, such as 250ms, 30s or 1h30m",
+                "CACHE_l1_capacity is not the name of an option",
+                "REDIS_DB must be the number of a database",
+                "REDIS_PORT must be a port, from 1 to 65535",
+                "REDIS_TLS must be true or false",
+            ]
+        );
+        assert_eq!(from(&[("REDIS_HOST", "a b")]).unwrap_err().len(), 1);
+        assert!(Settings::from_variables("", []).is_err());
+    }
+
+    #[test]
+    fn the_server_is_that_of_the_nearest_name() {
+        let (host, url) = (("REDIS_HOST", "cache"), ("REDIS_URL", "redis://url"));
+        let own = ("CACHE_REDIS", "redis://own");
+        let text = |text: &str| Some(text.to_owned());
+        assert_eq!(redis(&[host, url, own]), text("redis://own"));
+        assert_eq!(redis(&[host, url]), text("redis://url"));
+        assert_eq!(redis(&[host]), text("redis://cache"));
+        assert_eq!(
+            redis(&[("REDIS_PORT", "6379"), ("REDIS_PASSWORD", "p")]),
+            None
+        );
+        let port = ("REDIS_PORT", "tcp://10.0.0.1:7001");
+        assert_eq!(redis(&[host, port]), text("redis://cache:7001"));
+        let all = [
+            host,
+            ("REDIS_PASSWORD", "p@"),
+            ("REDIS_DB", "2"),
+            ("REDIS_TLS", "1"),
+            ("REDIS_SENTINEL", "x"),
+        ];
+        assert_eq!(redis(&all), text("rediss://:p%40@cache/2"));
+        assert_eq!(
+            redis(&[host, ("REDIS_PASSWORD", "")]),
+            text("redis://cache")
+        );
+    }
+
+    #[test]
+    fn the_password_is_not_shown() {
+        let settings = from(&[("REDIS_HOST", "cache"), ("REDIS_PASSWORD", "secret")]).unwrap();
+        assert_eq!(
+            format!("{settings:?}"),
+            r#"Settings { redis: "redis://:***@cache" }"#
+        );
+    }
+}

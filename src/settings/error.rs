@@ -1,0 +1,41 @@
+use std::fmt;
+use std::sync::Arc;
+
+/// Why [`Settings::from_env`](crate::Settings::from_env) has no settings. It names the variables, and shows no value.
+///
+/// ```
+/// # // The environment of this process is not changed: `PATH` is there on all systems.
+/// let error = larder::Settings::from_env("PAT").err().ok_or("PATH is an option?")?;
+/// assert_eq!(error.mistakes().count(), 1);
+/// assert_eq!(error.to_string(), "the environment cannot be used: PATH is not the name of an option");
+/// # Ok::<(), &str>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct SettingsError {
+    mistakes: Arc<[String]>,
+}
+
+impl SettingsError {
+    pub(super) fn new(mistakes: Vec<String>) -> Self {
+        Self {
+            mistakes: mistakes.into(),
+        }
+    }
+
+    /// What is wrong, one by one.
+    pub fn mistakes(&self) -> impl Iterator<Item = &str> {
+        self.mistakes.iter().map(String::as_str)
+    }
+}
+
+impl fmt::Display for SettingsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the environment cannot be used: {}",
+            self.mistakes.join("; ")
+        )
+    }
+}
+
+impl std::error::Error for SettingsError {}

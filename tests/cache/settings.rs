@@ -1,0 +1,119 @@
+//! Settings: each option that they name is the builder's, and what is written is read.
+
+use std::time::Duration;
+
+use larder::{Cache, Mode, Settings};
+use serde_json::{Value, from_value, json, to_value};
+
+fn all() -> Value {
+    json!({
+        "redis": "redis://:secret@127.0.0.1:1/2",
+        "enabled": false,
+        "l1_capacity": 7,
+        "l1_ttl": "1s",
+        "l2_ttl": "1h",
+        "sliding": "30m",
+        "soft_ttl": "1m30s",
+        "refresh_ahead": 0.8,
+        "xfetch": 1.5,
+        "stale_if_error": "1d",
+        "fallback_throttle": "250ms",
+        "stale_wait": "max",
+        "error_ttl": "2s",
+        "jitter": 0.25,
+        "max_staleness": "500ms",
+        "mode": "available:1m",
+        "max_value_size": "1000",
+        "l2_timeout": "100ms",
+        "load_timeout": "5s",
+        "max_concurrent_loads": "32",
+        "batch_loads": "2ms,100",
+        "lease_ttl": "3s",
+        "lease_wait": "4s",
+        "max_deferred": "9",
+    })
+}
+
+#[test]
+fn what_is_written_is_read() {
+    let settings: Settings = from_value(all()).unwrap();
+    assert_eq!(settings.l1_capacity, Some(7));
+    assert_eq!(settings.soft_ttl, Some(Duration::from_secs(90)));
+    assert_eq!(settings.stale_wait, Some(Duration::MAX));
+    let limit = Duration::from_secs(60);
+    assert_eq!(settings.mode, Some(Mode::Available { limit }));
+    assert_eq!(to_value(&settings).unwrap(), all());
+    assert_eq!(
+        from_value::<Settings>(json!({})).unwrap(),
+        Settings::default()
+    );
+    assert_eq!(to_value(Settings::default()).unwrap(), json!({}));
+    // Numbers may be text, as in sources that know nothing else.
+    let texts = json!({ "l1_capacity": "7", "jitter": "0.25", "enabled": "true", "l1_ttl": null });
+    let texts: Settings = from_value(texts).unwrap();
+    assert_eq!((texts.l1_capacity, texts.enabled), (Some(7), Some(true)));
+}
+
+#[test]
+fn what_is_unknown_or_has_no_unit_is_refused() {
+    let refused = |settings: Value| from_value::<Settings>(settings).unwrap_err().to_string();
+    assert!(refused(json!({ "l1_capactiy": 7 })).contains("l1_capactiy"));
+    assert!(refused(json!({ "l1_ttl": 60 })).contains("30s"));
+    assert!(refused(json!({ "l1_capacity": -1 })).contains("a whole number"));
+    assert!(refused(json!({ "mode": "available" })).contains("available:60s"));
+    // It may be a secret.
+    assert!(!refused(json!({ "l1_ttl": "secret" })).contains("secret"));
+    assert!(!refused(json!({ "redis": ["secret"] })).contains("secret"));
+}
+
+/// Each option arrives at the builder: a value that cannot work is an error with its name.
+#[test]
+fn each_option_is_that_of_the_builder() {
+    let cases = [
+        ("redis", json!("http://x"), "Redis"),
+        ("l1_ttl", json!("0s"), "l1_ttl"),
+        ("l2_ttl", json!("0s"), "l2_ttl"),
+        ("sliding", json!("0s"), "sliding"),
+        ("soft_ttl", json!("0s"), "soft_ttl"),
+        ("refresh_ahead", json!(2), "refresh_ahead"),
+        ("xfetch", json!(-1), "xfetch"),
+        ("stale_if_error", json!("max"), "stale_if_error"),
+        ("fallback_throttle", json!("max"), "fallback_throttle"),
+        ("stale_wait", json!("99999d"), "stale_wait"),
+        ("error_ttl", json!("max"), "error_ttl"),
+        ("jitter", json!(0.9), "jitter"),
+        ("max_staleness", json!("1ms"), "max_staleness"),
+        ("mode", json!("available:0s"), "Mode::Available"),
+        ("max_value_size", json!(0), "max_value_size"),
+        ("l2_timeout", json!("0s"), "l2_timeout"),
+        ("load_timeout", json!("0s"), "load_timeout"),
+        ("max_concurrent_loads", json!(0), "max_concurrent_loads"),
+        ("batch_loads", json!("2ms,10"), "batch_loads"),
+        ("lease_ttl", json!("0s"), "lease_ttl"),
+        ("lease_wait", json!("max"), "lease_wait"),
+        ("max_deferred", json!(0), "max_deferred"),
+    ];
+    for (name, value, said) in cases {
+        let settings: Settings = from_value(json!({ name: value })).unwrap();
+        let built = Cache::<String, String>::builder("test:settings").settings(&settings);
+        let error = built.build().map(|_| ()).unwrap_err();
+        assert!(error.to_string().contains(said), "{name}: {error}");
+        assert_eq!(error.mistakes().count(), 1, "{name}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn absent_ones_leave_the_builder_as_it_is() {
+    let settings: Settings = from_value(json!({ "enabled": false })).unwrap();
+    let built = Cache::<String, String>::builder("test:settings").l1_capacity(0);
+    let cache = built.settings(&settings).build().unwrap();
+    assert!(!cache.is_enabled());
+    cache.set_enabled(true);
+    cache.insert("k", "v".to_owned()).await.unwrap();
+    assert!(cache.get("k").await.is_none(), "there is no room in L1");
+    let settings: Settings = from_value(json!({ "l1_capacity": 10 })).unwrap();
+    let built = Cache::<String, String>::builder("test:settings").l1_capacity(0);
+    let cache = built.settings(&settings).build().unwrap();
+    cache.insert("k", "v".to_owned()).await.unwrap();
+    assert!(cache.get("k").await.is_some());
+}
