@@ -1424,6 +1424,38 @@ where
         self.engine().stats()
     }
 
+    /// The counters of all instances, summed up in L2: also of those that have ended. Without an L2 they are those of this
+    /// instance.
+    ///
+    /// Each instance adds what it has counted once a second, if there is anything, and when it is closed or dropped; this
+    /// adds that of this instance before it reads. So what others have counted is missing for up to a second, and what
+    /// an instance that was killed had counted since its last report for good. Nothing is counted twice. The sums begin
+    /// anew if Redis loses its data. `l1_entries` is that of this instance.
+    ///
+    /// Costs two requests to L2. Can be dropped at any time.
+    ///
+    /// # Errors
+    ///
+    /// L2 does not answer, or refuses.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use larder::{Cache, MemoryL2};
+    ///
+    /// let l2 = MemoryL2::new();
+    /// let a: Cache<u64, String> = Cache::builder("docs:global").l2(l2.clone()).build()?;
+    /// a.get_or_load(&1, || async { Ok::<_, std::io::Error>("one".to_owned()) }).await?;
+    /// a.close().await;
+    ///
+    /// let b: Cache<u64, String> = Cache::builder("docs:global").l2(l2).build()?;
+    /// assert_eq!(b.global_stats().await?.loads, 1);
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub async fn global_stats(&self) -> Result<Stats, crate::L2Error> {
+        self.engine().global_stats().await
+    }
+
     /// Whether L2 answers, and whether this instance may use its L1. Costs no request: it reports what was last
     /// seen.
     ///

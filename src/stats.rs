@@ -3,6 +3,7 @@
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use serde::Serialize;
 use thread_local::ThreadLocal;
 
 /// A counter that never resets.
@@ -34,10 +35,11 @@ macro_rules! counters {
             $(pub(crate) $name: Counter,)*
         }
 
-        /// What an instance has counted since it was built: a snapshot by [`Cache::stats`](crate::Cache::stats).
+        /// What an instance has counted since it was built: a snapshot by [`Cache::stats`](crate::Cache::stats); or what all
+        /// instances have counted, by [`Cache::global_stats`](crate::Cache::global_stats).
         ///
         /// Counters only grow. They are read one after the other, so they can differ by what happens meanwhile.
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
         #[non_exhaustive]
         pub struct Stats {
             $($(#[$doc])* pub $name: u64,)*
@@ -48,12 +50,70 @@ macro_rules! counters {
             pub l1_entries: u64,
         }
 
+        impl Stats {
+            /// Names and numbers, in the order of the fields.
+            pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+                let Self { $($name,)* l1_flushes, l1_entries } = *self;
+                [
+                    $((stringify!($name), $name),)*
+                    ("l1_flushes", l1_flushes),
+                    ("l1_entries", l1_entries),
+                ]
+                .into_iter()
+            }
+
+            /// The field of this name.
+            fn get_mut(&mut self, name: &str) -> Option<&mut u64> {
+                match name {
+                    $(stringify!($name) => Some(&mut self.$name),)*
+                    "l1_flushes" => Some(&mut self.l1_flushes),
+                    "l1_entries" => Some(&mut self.l1_entries),
+                    _ => None,
+                }
+            }
+        }
+
         impl Counters {
-            pub(crate) fn snapshot(&self, l1_flushes: u64, l1_entries: u64) -> Stats {
-                Stats { $($name: self.sum(|counted| &counted.$name),)* l1_flushes, l1_entries }
+            pub(crate) fn snapshot(&self, l1_flushes: u64) -> Stats {
+                Stats { $($name: self.sum(|counted| &counted.$name),)* l1_flushes, l1_entries: 0 }
             }
         }
     };
+}
+
+impl Stats {
+    /// What was counted since `before`, without what has not changed.
+    pub(crate) fn since(&self, before: &Self) -> Vec<(&'static str, u64)> {
+        let grown = self.iter().zip(before.iter());
+        grown
+            .map(|((name, now), (_, before))| (name, now.wrapping_sub(before)))
+            .filter(|(_, n)| *n > 0)
+            .collect()
+    }
+
+    /// Of numbers by name, without those that this version does not know.
+    pub(crate) fn from_sums(sums: Vec<(String, u64)>) -> Self {
+        let mut stats = Self::default();
+        for (name, sum) in sums {
+            if let Some(number) = stats.get_mut(&name) {
+                *number = sum;
+            }
+        }
+        stats
+    }
+
+    pub(crate) fn with_entries(self, l1_entries: u64) -> Self {
+        Self { l1_entries, ..self }
+    }
+}
+
+impl IntoIterator for &Stats {
+    type Item = (&'static str, u64);
+    type IntoIter = Box<dyn Iterator<Item = Self::Item>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        Box::new(self.iter())
+    }
 }
 
 /// The counters of one instance. It dereferences to those of the current thread.
@@ -210,7 +270,7 @@ mod tests {
                 });
             }
         });
-        let stats = counters.snapshot(7, 8);
+        let stats = counters.snapshot(7).with_entries(8);
         assert_eq!((stats.l1_hits, stats.l2_hits, stats.loads), (6, 6, 0));
         assert_eq!((stats.l1_flushes, stats.l1_entries), (7, 8));
     }

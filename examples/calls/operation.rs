@@ -27,6 +27,9 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
         ("billing:plan", 1)
     );
 
+    // Of all instances together.
+    assert_eq!(plans.global_stats().await?.l1_hits, 1);
+
     l2.set_reachable(false);
     let deferred = plans.invalidate(&7).await.err().ok_or("L2 is away")?;
     assert!(deferred.is_deferred());

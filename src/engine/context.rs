@@ -12,13 +12,15 @@ use super::breaker::Breaker;
 use super::convert::Convert;
 use super::deferred::Deferred;
 use super::extensions::Extensions;
+use super::fleet_stats::Reported;
 use super::listener::Listeners;
 use super::publisher::Publisher;
 use crate::clock::Tick;
 use crate::l1::L1;
 use crate::l2::Lane;
 use crate::options::Options;
-use crate::stats::Counters;
+use crate::stats::{Counters, Stats};
+use crate::vocabulary::Value;
 
 pub(super) struct Context<V> {
     pub(super) options: Arc<Options>,
@@ -42,6 +44,8 @@ pub(super) struct Context<V> {
     /// What other programs are told, if anything.
     pub(super) publisher: Option<Publisher>,
     pub(super) counters: Arc<Counters>,
+    /// What of it the fleet's counters have.
+    pub(super) reported: Reported,
     /// The id of this instance, as its messages name it.
     pub(super) instance: u64,
 }
@@ -49,6 +53,22 @@ pub(super) struct Context<V> {
 impl<V> Context<V> {
     pub(super) fn now(&self) -> Tick {
         self.options.clock.now()
+    }
+
+    pub(super) fn stats(&self) -> Stats
+    where
+        V: Value,
+    {
+        self.counted().with_entries(self.l1.len())
+    }
+
+    /// All but the number of entries, for which moka would have to do its pending work.
+    pub(super) fn counted(&self) -> Stats
+    where
+        V: Value,
+    {
+        let flushes = self.l1.freshness().generation() - 1;
+        self.counters.snapshot(flushes)
     }
 
     pub(super) fn is_off(&self) -> bool {

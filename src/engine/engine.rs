@@ -23,6 +23,7 @@ use super::context::Context;
 use super::convert::{Convert, TtlOf};
 use super::deferred::Deferred;
 use super::extensions::Extensions;
+use super::fleet_stats::{self, Reported};
 use super::listener::{Listener, Listeners};
 use super::load::{Awaited, Begin, Current, Loads};
 use super::loader::{Loader, LoaderCalls};
@@ -35,7 +36,7 @@ use super::warm;
 use super::write::Writes;
 use crate::clock::Tick;
 use crate::entry::Entry;
-use crate::error::{CommitError, LoadError, WriteError};
+use crate::error::{CommitError, L2Error, LoadError, WriteError};
 use crate::key::{Key, KeyTooLong};
 use crate::l1::{L1, Weigher};
 use crate::l2::{L2, MemoryL2, OnConnect, random};
@@ -127,6 +128,7 @@ impl<V: Value> Engine<V> {
             l1,
             lane,
             counters,
+            reported: Reported::default(),
         });
         let calls = Arc::new(LoaderCalls::new(&ctx));
         let writes = Arc::new(Writes::new(&ctx));
@@ -480,10 +482,12 @@ impl<V: Value> Engine<V> {
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        let l1 = &self.ctx.l1;
-        self.ctx
-            .counters
-            .snapshot(l1.freshness().generation() - 1, l1.len())
+        self.ctx.stats()
+    }
+
+    pub(crate) async fn global_stats(&self) -> Result<Stats, L2Error> {
+        self.ensure_subscribed(self.now());
+        fleet_stats::of_all(&self.ctx).await
     }
 
     pub(crate) fn health(&self) -> Health {

@@ -11,6 +11,7 @@
 //! - [`commit`]: a commit of the source, and the write that has to follow it
 //! - [`warm`]: fills the cache with values that were read in bulk
 //! - [`touch`]: a new life for what is there, by a call or by each read; [`extensions`]: when a read may extend it
+//! - [`fleet_stats`]: the counters of all instances together
 //!   again
 //! - [`deferred`]: invalidations that L2 could not be sent, until `write` delivers them
 //! - [`await_applied`]: waiting until every instance has applied an invalidation; [`members`]: the instances to wait for;
@@ -38,6 +39,7 @@ mod deferred;
 )]
 mod engine;
 mod extensions;
+mod fleet_stats;
 mod lease;
 mod listen;
 mod listener;

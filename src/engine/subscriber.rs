@@ -22,6 +22,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use super::context::Context;
+use super::fleet_stats;
 use super::listen;
 use super::members::forget_silent_members;
 use super::publish;
@@ -61,9 +62,12 @@ pub(super) async fn run<V: Value>(
         never = forget_silent_members(&ctx) => match never {},
         never = keep_subscribed(&ctx, &l2_may_answer) => match never {},
         never = keep_delivering(&ctx, &writes, &l2_may_answer) => match never {},
+        never = fleet_stats::keep_reporting(&ctx) => match never {},
     }
     // The last proof may have come after the caller that stopped this had ended them all.
     ctx.l1.freshness().end();
+    // Also when the last handle was dropped.
+    fleet_stats::report_last(&ctx).await;
 }
 
 /// Ends the proof when it is dropped.

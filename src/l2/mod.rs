@@ -7,6 +7,7 @@
 //! Architecture invariant: an L2 stores values, orders changes and publishes them. It knows nothing of L1, of what is in
 //! flight, or of loaders.
 
+mod fleet_counts;
 mod memory;
 pub(crate) mod redis;
 #[cfg(feature = "write-behind")]
@@ -23,6 +24,7 @@ use futures::future::{BoxFuture, ready};
 
 use crate::retry_delays::retry_delays;
 
+pub use self::fleet_counts::{FleetCounts, Report};
 pub use self::memory::{MemoryL2, MemorySnapshot};
 pub use self::redis::{RedisL2, Server};
 #[cfg(feature = "write-behind")]
@@ -223,6 +225,11 @@ pub trait Lane: Send + Sync + fmt::Debug {
     /// Before it reads the clock, or in the same step, it makes this instance a member that has applied nothing: only a
     /// heartbeat says how far it is.
     fn subscribe(&self, me: MemberInfo) -> Reply<'_, (LaneClock, Box<dyn Subscription>)>;
+
+    /// The counters of the whole fleet, if the store sums them up.
+    fn fleet_counts(&self) -> Option<&dyn FleetCounts> {
+        None
+    }
 
     /// The stream of writes for write-behind, if the store has one.
     #[cfg(feature = "write-behind")]

@@ -30,6 +30,7 @@ mod fallbacks;
 mod fleet;
 mod freshness;
 mod get_many;
+mod global_stats;
 mod holds;
 mod insert_if;
 mod invalidate_after;

@@ -12,9 +12,9 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt};
 use larder::l2::{
-    Applied, Bytes, EncodedValue, Event, Fill, Key, L2, L2Error, Lane, LaneClock, Lease,
-    LeaseReply, LeaseRequest, Member, MemberInfo, Members, Message, NewLife, OnConnect, ReadResult,
-    Reply, Stamp, Subscription, TagVersion, Touched, Ttls, Version, WriteAck,
+    Applied, Bytes, EncodedValue, Event, Fill, FleetCounts, Key, L2, L2Error, Lane, LaneClock,
+    Lease, LeaseReply, LeaseRequest, Member, MemberInfo, Members, Message, NewLife, OnConnect,
+    ReadResult, Reply, Report, Stamp, Subscription, TagVersion, Touched, Ttls, Version, WriteAck,
 };
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -45,6 +45,7 @@ pub(crate) enum Step {
     TagVersions,
     Replay,
     Members,
+    Count,
     Subscribe,
     Heartbeat,
 }
@@ -401,6 +402,20 @@ impl fmt::Debug for Wired {
     }
 }
 
+impl FleetCounts for Wired {
+    fn add<'a>(&'a self, report: Report<'a>) -> Reply<'a, bool> {
+        let counts = self.lane.fleet_counts().expect("it was there before");
+        self.network.carry(Step::Count, counts.add(report)).boxed()
+    }
+
+    fn sums(&self) -> Reply<'_, Vec<(String, u64)>> {
+        self.lane
+            .fleet_counts()
+            .expect("it was there before")
+            .sums()
+    }
+}
+
 impl Lane for Wired {
     fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Bytes>> {
         self.network
@@ -597,6 +612,11 @@ impl Lane for Wired {
 
     fn forget(&self, member: Member) -> Reply<'_, ()> {
         self.lane.forget(member)
+    }
+
+    fn fleet_counts(&self) -> Option<&dyn FleetCounts> {
+        let counts = self.lane.fleet_counts();
+        counts.map(|_| self as &dyn FleetCounts)
     }
 
     fn leave(&self, id: u64) -> Reply<'_, ()> {

@@ -15,9 +15,9 @@ use super::state::{Joined, Now, State};
 use super::{Listening, MemoryL2};
 use crate::ablation::{Rule, without};
 use crate::l2::{
-    Applied, EncodedValue, Event, Fill, Key, L2, L2Error, Lane, LaneClock, Lease, LeaseReply,
-    LeaseRequest, Member, MemberInfo, Members, Message, NewLife, OnConnect, OnHeard, ReadResult,
-    Reply, Stamp, Subscription, TagVersion, Touched, Ttls, Version, WriteAck,
+    Applied, EncodedValue, Event, Fill, FleetCounts, Key, L2, L2Error, Lane, LaneClock, Lease,
+    LeaseReply, LeaseRequest, Member, MemberInfo, Members, Message, NewLife, OnConnect, OnHeard,
+    ReadResult, Reply, Report, Stamp, Subscription, TagVersion, Touched, Ttls, Version, WriteAck,
 };
 use crate::lock::lock;
 
@@ -111,6 +111,16 @@ impl MemoryLane {
             (Connection::new(now) == connection).then(|| step(state, now))
         })?;
         answer.ok_or_else(L2Error::closed)
+    }
+}
+
+impl FleetCounts for MemoryLane {
+    fn add<'a>(&'a self, report: Report<'a>) -> Reply<'a, bool> {
+        self.step(move |state, now| state.count(report, now))
+    }
+
+    fn sums(&self) -> Reply<'_, Vec<(String, u64)>> {
+        self.step(|state, _| state.sums())
     }
 }
 
@@ -279,6 +289,10 @@ impl Lane for MemoryLane {
     fn publish<'a>(&'a self, channel: &'a str, payload: &'a [u8]) -> Reply<'a, ()> {
         let connected = self.connect().map(|_| self.store.publish(channel, payload));
         ready(connected).boxed()
+    }
+
+    fn fleet_counts(&self) -> Option<&dyn FleetCounts> {
+        Some(self)
     }
 
     fn keep_only(&self, life: u64) -> bool {

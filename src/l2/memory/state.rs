@@ -10,10 +10,11 @@ use tokio::time::Instant;
 use super::expiring::Expiring;
 use super::tags::Tags;
 use crate::ablation::{Rule, without};
+use crate::l2::fleet_counts::REMEMBERED;
 use crate::l2::{
     Applied, EncodedValue, Event, Fill, Key, Kind, LaneClock, Lease, LeaseReply, LeaseRequest,
-    Life, Member, MemberInfo, Members, Message, NewLife, Stamp, TagVersion, Touched, Ttls, Version,
-    Want, WriteAck, random,
+    Life, Member, MemberInfo, Members, Message, NewLife, Report, Stamp, TagVersion, Touched, Ttls,
+    Version, Want, WriteAck, random,
 };
 use crate::options::LONGEST;
 use crate::wire::{envelope, message};
@@ -76,6 +77,10 @@ pub(super) struct Data {
     tags: Tags,
     log: VecDeque<Message>,
     members: BTreeMap<u64, Noted>,
+    /// The sums of what instances have counted, by name.
+    sums: BTreeMap<&'static str, u64>,
+    /// The number of the last report of each instance.
+    reported: Expiring<u64>,
 }
 
 /// A member, and when its last heartbeat was, by the store's clock. Only the ablation of rule 16 uses that time.
@@ -564,6 +569,28 @@ impl State {
         if noted.is_some_and(|noted| noted.member == member) {
             self.leave(member.info.id);
         }
+    }
+
+    /// Adds a report, if it is not late and no copy. Returns whether it is not late.
+    pub(super) fn count(&mut self, report: Report<'_>, now: Now) -> bool {
+        if report.deadline.is_some_and(|deadline| now.at > deadline) {
+            return false;
+        }
+        let instance = report.instance.to_string();
+        let last = self.data.reported.get(&instance, now.at);
+        if last.is_none_or(|last| *last < report.number) {
+            for (name, n) in report.counted {
+                *self.data.sums.entry(name).or_default() += n;
+            }
+        }
+        let reported = &mut self.data.reported;
+        reported.insert(&instance, report.number, now.at, REMEMBERED);
+        true
+    }
+
+    pub(super) fn sums(&self) -> Vec<(String, u64)> {
+        let sums = self.data.sums.iter();
+        sums.map(|(name, sum)| ((*name).to_owned(), *sum)).collect()
     }
 
     pub(super) fn leave(&mut self, id: u64) {

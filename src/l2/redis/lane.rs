@@ -758,6 +758,10 @@ impl Lane for RedisLane {
         async move { self.ask(cmd("PUBLISH").arg(channel).arg(payload)).await }.boxed()
     }
 
+    fn fleet_counts(&self) -> Option<&dyn crate::l2::FleetCounts> {
+        Some(self)
+    }
+
     fn keep_only(&self, life: u64) -> bool {
         self.requests.keep_only(life)
     }

@@ -11,6 +11,7 @@ pub(crate) struct Names {
     pub(crate) clock: String,
     pub(crate) log: String,
     pub(crate) live: String,
+    pub(super) stats: String,
     #[cfg(feature = "write-behind")]
     pub(super) writes: String,
     #[cfg(feature = "write-behind")]
@@ -35,6 +36,7 @@ impl Names {
             clock: format!("{tag}!clock"),
             log: format!("{tag}!log"),
             live: format!("{tag}!live"),
+            stats: format!("{tag}!stats"),
             #[cfg(feature = "write-behind")]
             writes: format!("{tag}!writes"),
             #[cfg(feature = "write-behind")]
@@ -68,6 +70,11 @@ impl Names {
     /// Of one call, named by a random number.
     pub(crate) fn done<'n>(&self, name: &'n mut String, call: u64) -> &'n str {
         self.write(name, "!done:", &call.to_string())
+    }
+
+    /// Of an instance: its last report.
+    pub(super) fn reported<'n>(&self, name: &'n mut String, instance: u64) -> &'n str {
+        self.write(name, "!reported:", &instance.to_string())
     }
 
     /// A pattern of `SCAN` that matches the values whose key begins with `prefix`, and nothing else.

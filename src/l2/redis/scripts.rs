@@ -21,6 +21,7 @@ pub(super) struct Scripts {
     pub(super) run: Lua,
     pub(super) members: Lua,
     pub(super) forget: Lua,
+    pub(super) count: Lua,
     #[cfg(feature = "write-behind")]
     pub(super) append: Lua,
     #[cfg(feature = "write-behind")]
@@ -76,6 +77,7 @@ impl Scripts {
             run: script_when_full(&[CLOCK, LIFE, LIST, include_str!("run.lua")]),
             members: script_when_full(&[LIST, include_str!("members.lua")]),
             forget: script_when_full(&[include_str!("forget.lua")]),
+            count: script(&[CLOCK, include_str!("count.lua")]),
             #[cfg(feature = "write-behind")]
             append: script(&[CLOCK, MARK, include_str!("append.lua")]),
             #[cfg(feature = "write-behind")]

@@ -1,5 +1,6 @@
 //! What every second level must do. Each test is written once and run against each of them.
 
+mod fleet_counts;
 mod holds;
 mod leases;
 mod life;

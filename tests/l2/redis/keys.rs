@@ -7,7 +7,7 @@ use std::time::Duration;
 use deadpool_redis::redis::cmd;
 use futures::StreamExt;
 use futures::stream;
-use larder::l2::{Fill, Kind, LeaseReply, NewLife, RedisL2, Stamp, Ttls, Version, Want};
+use larder::l2::{Fill, Kind, LeaseReply, NewLife, RedisL2, Report, Stamp, Ttls, Version, Want};
 
 use super::{own_key, run, value_key, watched_lane};
 use crate::store::*;
@@ -392,4 +392,34 @@ async fn a_marker_that_makes_no_sense_is_made_anew() {
         tag_version(lane, "a").await.map(|made| made.ver),
         Some(at.ver)
     );
+}
+
+#[tokio::test]
+async fn the_counters_of_the_fleet_heal() {
+    let store = Redis::start().await;
+    let (lane, mut raw) = (store.lane(), store.server.connection().await);
+    let counts = lane.fleet_counts().unwrap();
+    let report = |number| Report {
+        instance: 5,
+        number,
+        deadline: None,
+        counted: &[("loads", 2)],
+    };
+    let stats = own_key("stats");
+    let reported = own_key("reported:5");
+    counts.add(report(1)).await.unwrap();
+    let left: i64 = run(&mut raw, &["PTTL", &reported]).await;
+    assert!((1..=3_600_000).contains(&left), "{left}");
+    // No number, and what no cache counts.
+    let _: i64 = run(&mut raw, &["HSET", &stats, "loads", "many", "x", "-1"]).await;
+    assert_eq!(counts.sums().await.unwrap(), []);
+    counts.add(report(2)).await.unwrap();
+    assert_eq!(counts.sums().await.unwrap(), [("loads".to_owned(), 2)]);
+    // Of another type.
+    for key in [&stats, &reported] {
+        let _: i64 = run(&mut raw, &["DEL", key]).await;
+        let _: i64 = run(&mut raw, &["LPUSH", key, "x"]).await;
+    }
+    counts.add(report(3)).await.unwrap();
+    assert_eq!(counts.sums().await.unwrap(), [("loads".to_owned(), 2)]);
 }

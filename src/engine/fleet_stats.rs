@@ -1,0 +1,116 @@
+//! The counters of the whole fleet: each instance adds to them what it has counted.
+//!
+//! A report whose answer did not arrive may have been added or not. It is sent again as it was, with the same number, and what
+//! was counted meanwhile waits for the next one: so nothing counts twice.
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tokio::time::{sleep, timeout};
+use tracing::warn;
+
+use super::context::Context;
+use super::deadline::deadline;
+use crate::clock::{Tick, nanos};
+use crate::l2::{FleetCounts, L2Error, Report};
+use crate::stats::Stats;
+use crate::throttle::Throttle;
+use crate::vocabulary::Value;
+
+const PAUSE: Duration = Duration::from_secs(1);
+/// For how long a report is sent again: L2 remembers its number for longer.
+const SENT_AGAIN: Duration = Duration::from_secs(1800);
+
+/// What of this instance's counters the fleet's have.
+#[derive(Default)]
+pub(super) struct Reported {
+    /// For one report at a time.
+    state: Mutex<State>,
+    warnings: Throttle,
+}
+
+#[derive(Default)]
+struct State {
+    /// What was certainly added, or is given up.
+    added: Stats,
+    /// How many reports there were.
+    number: u64,
+    /// The counters as they were when the last report was made, and when that was, if it is not certain that it was added.
+    in_doubt: Option<(Stats, Tick)>,
+}
+
+/// Adds to the fleet's counters from time to time.
+pub(super) async fn keep_reporting<V: Value>(ctx: &Context<V>) -> Infallible {
+    loop {
+        sleep(PAUSE).await;
+        if !ctx.breaker.is_open() {
+            try_to_report(ctx).await;
+        }
+    }
+}
+
+/// Adds what is left before this instance ends.
+pub(super) async fn report_last<V: Value>(ctx: &Context<V>) {
+    let _ = timeout(ctx.options.l2_timeout, try_to_report(ctx)).await;
+}
+
+async fn try_to_report<V: Value>(ctx: &Context<V>) {
+    let Some(counts) = ctx.lane.fleet_counts() else {
+        return;
+    };
+    let reported = report(ctx, counts).await;
+    if let Err(error) = reported
+        && ctx.reported.warnings.allows(ctx.now())
+    {
+        warn!(
+            namespace = ctx.options.namespace.as_str(),
+            error = &error as &dyn Error,
+            "what this instance counts is missing in the counters of the fleet"
+        );
+    }
+}
+
+/// The fleet's counters, with all that this instance has counted.
+pub(super) async fn of_all<V: Value>(ctx: &Context<V>) -> Result<Stats, L2Error> {
+    let Some(counts) = ctx.lane.fleet_counts() else {
+        return Ok(ctx.stats());
+    };
+    report(ctx, counts).await?;
+    let sums = counts.sums().await?;
+    Ok(Stats::from_sums(sums).with_entries(ctx.l1.len()))
+}
+
+/// Not through the breaker: whether counters are added says nothing of what the cache needs.
+async fn report<V: Value>(ctx: &Context<V>, counts: &dyn FleetCounts) -> Result<(), L2Error> {
+    let mut state = ctx.reported.state.lock().await;
+    // Again what is in doubt, and then what was counted since.
+    loop {
+        let now = ctx.now();
+        let is_again = state.in_doubt.is_some();
+        let (counted, first_sent) = *state.in_doubt.get_or_insert_with(|| (ctx.counted(), now));
+        let grown = counted.since(&state.added);
+        let is_given_up = now > first_sent.saturating_add(nanos(SENT_AGAIN));
+        if !grown.is_empty() && !is_given_up {
+            if !is_again {
+                state.number += 1;
+            }
+            let report = Report {
+                instance: ctx.instance,
+                number: state.number,
+                deadline: deadline(ctx).0,
+                counted: &grown,
+            };
+            let is_added = counts.add(report).await?;
+            if !is_added {
+                return Err(L2Error::unexpected("the report came after its deadline"));
+            }
+        }
+        state.added = counted;
+        state.in_doubt = None;
+        if !is_again {
+            return Ok(());
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The counters of the whole fleet: any instance answers for all, also for those that have ended, and nothing counts twice.
+
+use larder::{Cache, Stats};
+use serde_json::{Value, to_value};
+
+use crate::fleet::{Fleet, Source, Texts, over_both_stores, pair};
+use crate::support::eventually::eventually;
+use crate::support::network::{Step, Way};
+
+over_both_stores!(
+    any_instance_answers_for_all,
+    what_an_instance_has_counted_outlives_it,
+    nothing_counts_twice,
+);
+
+async fn loads(cache: &Texts) -> u64 {
+    cache.global_stats().await.unwrap().loads
+}
+
+async fn load(cache: &Texts, keys: &[&str]) {
+    for key in keys {
+        Source::new("v").through(cache, key).await.unwrap();
+    }
+}
+
+async fn any_instance_answers_for_all(fleet: Fleet) {
+    let ((a, _), (b, _)) = pair(&fleet).await;
+    assert_eq!(loads(&a).await, 0);
+    load(&a, &["a"]).await;
+    // Its own are there at once.
+    assert_eq!(loads(&a).await, 1);
+    load(&b, &["a", "b", "c"]).await;
+    a.invalidate("b").await.unwrap();
+    for cache in [&a, &b] {
+        eventually("b has reported, too", || async {
+            let all = cache.global_stats().await.unwrap();
+            (all.loads, all.l2_hits, all.invalidations_sent) == (3, 1, 1)
+        })
+        .await;
+    }
+    assert_eq!(
+        a.global_stats().await.unwrap().l1_entries,
+        a.stats().l1_entries
+    );
+}
+
+async fn what_an_instance_has_counted_outlives_it(fleet: Fleet) {
+    let ((a, _), (b, _)) = pair(&fleet).await;
+    let (c, _) = fleet.instance().await;
+    load(&a, &["a"]).await;
+    a.close().await;
+    assert_eq!(loads(&c).await, 1, "it was closed");
+    load(&b, &["b", "c"]).await;
+    drop(b);
+    eventually("it was dropped", || async { loads(&c).await == 3 }).await;
+    drop((a, c));
+    let (d, _) = fleet.instance().await;
+    assert_eq!(loads(&d).await, 3);
+    d.clear().await.unwrap();
+    assert_eq!(loads(&d).await, 3);
+}
+
+/// The answers of some reports are lost: these were added, and are sent again.
+async fn nothing_counts_twice(fleet: Fleet) {
+    let (a, wire) = fleet.instance().await;
+    wire.lose(Step::Count, Way::Reply, 3);
+    for (n, key) in (0..).zip(["a", "b", "c", "d", "e"]) {
+        load(&a, &[key]).await;
+        // While the answers are lost it is not known what was added.
+        if let Ok(all) = a.global_stats().await {
+            assert_eq!(all.loads, n + 1);
+        }
+    }
+    assert_eq!(loads(&a).await, 5);
+    wire.lose(Step::Count, Way::Request, 1);
+    load(&a, &["f"]).await;
+    assert!(a.global_stats().await.is_err());
+    assert_eq!(loads(&a).await, 6);
+}
+
+#[tokio::test]
+async fn without_l2_they_are_those_of_the_instance() {
+    let cache: Cache<String, u32> = Cache::builder("test:alone").build().unwrap();
+    cache.insert("k", 1).await.unwrap();
+    assert!(cache.get("k").await.is_some());
+    let all = cache.global_stats().await.unwrap();
+    assert_eq!(all, cache.stats());
+    assert_eq!((all.l1_hits, all.l1_entries), (1, 1));
+}
+
+#[test]
+fn they_have_names() {
+    let cache: Cache<String, u32> = Cache::builder("test:names").build().unwrap();
+    let stats: Stats = cache.stats();
+    let named: Vec<(&str, u64)> = stats.iter().collect();
+    assert!(named.contains(&("l1_hits", 0)) && named.contains(&("l1_entries", 0)));
+    let mut names = 0;
+    for (name, _) in &stats {
+        assert!(named.iter().any(|(other, _)| *other == name));
+        names += 1;
+    }
+    let Value::Object(written) = to_value(stats).unwrap() else {
+        panic!("it is an object");
+    };
+    assert_eq!((names, written.len()), (named.len(), named.len()));
+    assert_eq!(written.get("loads"), Some(&Value::from(0)));
+}
