@@ -95,6 +95,11 @@ pub use deadpool_redis;
 #[doc = include_str!("protocol.md")]
 pub mod protocol {}
 
+#[cfg(feature = "metrics")]
+#[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
+#[doc = include_str!("metrics.md")]
+pub mod metrics {}
+
 #[doc = include_str!("other_languages.md")]
 pub mod other_languages {}
 

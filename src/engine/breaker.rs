@@ -7,10 +7,14 @@ use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+#[cfg(feature = "metrics")]
+use std::time::Instant;
 
 use tokio::sync::Notify;
 use tracing::{debug, info, warn};
 
+#[cfg(feature = "metrics")]
+use super::metrics::Metrics;
 use crate::clock::{Tick, nanos};
 use crate::error::L2Error;
 use crate::l2::{LONGEST_PAUSE, ReadResult, Reply};
@@ -41,6 +45,8 @@ pub(super) struct Breaker {
     trouble: Mutex<Option<Trouble>>,
     options: Arc<Options>,
     counters: Arc<Counters>,
+    #[cfg(feature = "metrics")]
+    metrics: Metrics,
 }
 
 /// Begins with a request that fails, and is over when none has failed for [`OVER_AFTER`].
@@ -58,7 +64,11 @@ struct Trouble {
 }
 
 impl Breaker {
-    pub(super) fn new(options: &Arc<Options>, counters: &Arc<Counters>) -> Self {
+    pub(super) fn new(
+        options: &Arc<Options>,
+        counters: &Arc<Counters>,
+        #[cfg(feature = "metrics")] metrics: &Metrics,
+    ) -> Self {
         Self {
             in_trouble: AtomicBool::new(false),
             is_silent: AtomicBool::new(false),
@@ -70,6 +80,8 @@ impl Breaker {
             trouble: Mutex::default(),
             options: Arc::clone(options),
             counters: Arc::clone(counters),
+            #[cfg(feature = "metrics")]
+            metrics: metrics.clone(),
         }
     }
 
@@ -79,7 +91,11 @@ impl Breaker {
     pub(super) async fn send<T>(&self, request: Reply<'_, T>) -> Result<T, L2Error> {
         self.admit()?;
         let pending = Pending(self);
+        #[cfg(feature = "metrics")]
+        let sent = Instant::now();
         let answer = request.await;
+        #[cfg(feature = "metrics")]
+        self.metrics.requested(sent.elapsed(), answer.is_err());
         pending.end();
         self.observe(answer)
     }
@@ -98,7 +114,12 @@ impl Breaker {
             return vec![Err(error); keys];
         }
         let pending = Pending(self);
+        #[cfg(feature = "metrics")]
+        let sent = Instant::now();
         let answers = request.await;
+        #[cfg(feature = "metrics")]
+        self.metrics
+            .requested(sent.elapsed(), answers.iter().any(Result::is_err));
         pending.end();
         match answers.iter().find_map(|answer| answer.as_ref().err()) {
             Some(error) => self.note_error(error),

@@ -12,9 +12,11 @@ use super::breaker::Breaker;
 use super::convert::Convert;
 use super::deferred::Deferred;
 use super::extensions::Extensions;
-use super::fleet_stats::Reported;
 use super::listener::Listeners;
+#[cfg(feature = "metrics")]
+use super::metrics::Metrics;
 use super::publisher::Publisher;
+use super::reported::Reported;
 use crate::clock::Tick;
 use crate::l1::L1;
 use crate::l2::Lane;
@@ -46,6 +48,8 @@ pub(super) struct Context<V> {
     pub(super) counters: Arc<Counters>,
     /// What of it the fleet's counters have.
     pub(super) reported: Reported,
+    #[cfg(feature = "metrics")]
+    pub(super) metrics: Metrics,
     /// The id of this instance, as its messages name it.
     pub(super) instance: u64,
 }

@@ -1,5 +1,7 @@
 //! One instance: its parts, put together, started and stopped; and which part answers which call.
 
+#[cfg(feature = "metrics")]
+use std::convert::Infallible;
 use std::error::Error;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -10,6 +12,8 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
+#[cfg(feature = "metrics")]
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use super::at_least;
@@ -23,13 +27,18 @@ use super::context::Context;
 use super::convert::{Convert, TtlOf};
 use super::deferred::Deferred;
 use super::extensions::Extensions;
-use super::fleet_stats::{self, Reported};
+use super::fleet_stats;
 use super::listener::{Listener, Listeners};
 use super::load::{Awaited, Begin, Current, Loads};
 use super::loader::{Loader, LoaderCalls};
 use super::lookup;
+#[cfg(feature = "metrics")]
+use super::metrics::Metrics;
 use super::publisher::{PublishTo, Publisher};
+#[cfg(feature = "metrics")]
+use super::record;
 use super::refresh::Refreshes;
+use super::reported::Reported;
 use super::subscriber;
 use super::touch::touch;
 use super::warm;
@@ -64,6 +73,9 @@ pub(crate) struct Engine<V: Value> {
     writes: Arc<Writes<V>>,
     /// The task of the subscriber, once it has been started.
     subscriber: Mutex<Option<JoinHandle<()>>>,
+    /// The task that hands the counters over, once it has been started.
+    #[cfg(feature = "metrics")]
+    recording: Mutex<Option<AbortOnDropHandle<Infallible>>>,
     stop: CancellationToken,
     key_warnings: Throttle,
 }
@@ -113,8 +125,16 @@ impl<V: Value> Engine<V> {
         };
         let l2 = l2.unwrap_or_else(|| Box::new(MemoryL2::without_values(options.clock.clone())));
         let lane = l2.lane(&options.namespace, options.l2_timeout, on_connect);
+        let instance = random();
+        #[cfg(feature = "metrics")]
+        let metrics = Metrics::new(&options.namespace, instance);
         let ctx = Arc::new(Context {
-            breaker: Breaker::new(&options, &counters),
+            breaker: Breaker::new(
+                &options,
+                &counters,
+                #[cfg(feature = "metrics")]
+                &metrics,
+            ),
             attendance: Attendance::default(),
             convert: Convert::new(codec, ttl_of, type_tag, &options, &counters, &l1),
             extensions: Extensions::new(options.clock.clone()),
@@ -122,13 +142,15 @@ impl<V: Value> Engine<V> {
             listeners: Arc::new(Listeners::new(listeners, &counters)),
             publisher: publish_to.map(|to| Publisher::new(to, &counters)),
             backoff: Backoff::new(options.clock.clone()),
-            instance: random(),
+            instance,
             is_off: AtomicBool::new(!options.is_enabled),
             options,
             l1,
             lane,
             counters,
             reported: Reported::default(),
+            #[cfg(feature = "metrics")]
+            metrics,
         });
         let calls = Arc::new(LoaderCalls::new(&ctx));
         let writes = Arc::new(Writes::new(&ctx));
@@ -137,12 +159,16 @@ impl<V: Value> Engine<V> {
             loads: Arc::new(Loads::new(&ctx, &calls, &refreshes, &writes)),
             writes,
             subscriber: Mutex::default(),
+            #[cfg(feature = "metrics")]
+            recording: Mutex::default(),
             stop: CancellationToken::new(),
             key_warnings: Throttle::default(),
             ctx,
         };
         if Handle::try_current().is_ok() {
             engine.ensure_subscribed(engine.now());
+            #[cfg(feature = "metrics")]
+            engine.keep_recording();
         }
         engine
     }
@@ -163,7 +189,17 @@ impl<V: Value> Engine<V> {
             let (ctx, writes) = (Arc::clone(&self.ctx), Arc::clone(&self.writes));
             let task = subscriber::run(ctx, writes, self.stop.clone());
             *subscriber = Some(tokio::spawn(task));
+            #[cfg(feature = "metrics")]
+            self.keep_recording();
         }
+    }
+
+    /// As with the subscriber, it ends with the runtime that it was started on.
+    #[cfg(feature = "metrics")]
+    fn keep_recording(&self) {
+        let recording = record::keep_recording(Arc::clone(&self.ctx));
+        let recording = AbortOnDropHandle::new(tokio::spawn(recording));
+        *lock(&self.recording) = Some(recording);
     }
 
     pub(crate) fn get_local(&self, key: &str, now: Tick) -> Option<Entry<V>> {
@@ -438,11 +474,15 @@ impl<V: Value> Engine<V> {
             let _ = ctx.breaker.observe(ctx.lane.leave(ctx.instance).await);
         };
         let _ = timeout(ctx.options.l2_timeout.saturating_mul(2), leaving).await;
+        #[cfg(feature = "metrics")]
+        record::record(ctx);
         self.warn_of_losses();
     }
 
     /// The last handle is dropped.
     pub(crate) fn abandon(&self) {
+        #[cfg(feature = "metrics")]
+        record::record(&self.ctx);
         if !self.stop.is_cancelled() {
             self.stop();
             self.warn_of_losses();

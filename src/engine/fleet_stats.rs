@@ -7,39 +7,19 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::time::Duration;
 
-use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
 use super::context::Context;
 use super::deadline::deadline;
-use crate::clock::{Tick, nanos};
+use crate::clock::nanos;
 use crate::l2::{FleetCounts, L2Error, Report};
 use crate::stats::Stats;
-use crate::throttle::Throttle;
 use crate::vocabulary::Value;
 
 const PAUSE: Duration = Duration::from_secs(1);
 /// For how long a report is sent again: L2 remembers its number for longer.
 const SENT_AGAIN: Duration = Duration::from_secs(1800);
-
-/// What of this instance's counters the fleet's have.
-#[derive(Default)]
-pub(super) struct Reported {
-    /// For one report at a time.
-    state: Mutex<State>,
-    warnings: Throttle,
-}
-
-#[derive(Default)]
-struct State {
-    /// What was certainly added, or is given up.
-    added: Stats,
-    /// How many reports there were.
-    number: u64,
-    /// The counters as they were when the last report was made, and when that was, if it is not certain that it was added.
-    in_doubt: Option<(Stats, Tick)>,
-}
 
 /// Adds to the fleet's counters from time to time.
 pub(super) async fn keep_reporting<V: Value>(ctx: &Context<V>) -> Infallible {

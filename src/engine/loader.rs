@@ -4,6 +4,8 @@
 use std::collections::HashMap;
 use std::error::Error;
 use std::sync::{Arc, Mutex};
+#[cfg(feature = "metrics")]
+use std::time::Instant;
 
 use futures::future::BoxFuture;
 use futures::{FutureExt, TryFutureExt};
@@ -151,6 +153,8 @@ impl<V: Value> LoaderCalls<V> {
         let limit = ctx.options.load_timeout;
         let (permits, counted) = (Arc::clone(&self.permits), Arc::clone(&ctx.counters));
         let clock = ctx.options.clock.clone();
+        #[cfg(feature = "metrics")]
+        let called = Instant::now();
         let load = async move {
             // Never closed, so an error is no reason not to load. It is held until the loader has ended, also if that is
             // after the time limit.
@@ -169,6 +173,9 @@ impl<V: Value> LoaderCalls<V> {
             loaded = load => loaded,
             never = lease::keep(ctx, keys) => match never {},
         };
+        #[cfg(feature = "metrics")]
+        ctx.metrics
+            .loaded(called.elapsed(), !matches!(loaded, Ok(Ok((Ok(_), _)))));
         let loaded = match loaded {
             Ok(Ok((Ok(mut values), took))) => {
                 ctx.convert.ahead.loaded_in(took);

@@ -11,8 +11,9 @@
 //! - [`commit`]: a commit of the source, and the write that has to follow it
 //! - [`warm`]: fills the cache with values that were read in bulk
 //! - [`touch`]: a new life for what is there, by a call or by each read; [`extensions`]: when a read may extend it
-//! - [`fleet_stats`]: the counters of all instances together
 //!   again
+//! - [`fleet_stats`]: the counters of all instances together, and how far this one has [`reported`] its own
+//! - `metrics` and `record`: what is handed to the recorder of the process, with the feature of that name
 //! - [`deferred`]: invalidations that L2 could not be sent, until `write` delivers them
 //! - [`await_applied`]: waiting until every instance has applied an invalidation; [`members`]: the instances to wait for;
 //!   [`attendance`]: which of them are silent
@@ -47,10 +48,15 @@ mod load;
 mod loader;
 mod lookup;
 mod members;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod publish;
 mod publisher;
+#[cfg(feature = "metrics")]
+mod record;
 mod refresh;
 mod refresh_ahead;
+mod reported;
 mod subscriber;
 mod tags;
 mod touch;

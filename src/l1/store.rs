@@ -141,6 +141,12 @@ impl<V: Value> Store<V> {
         self.hot.clear_all();
     }
 
+    /// Of all entries together, as of the last time that moka did its pending work.
+    #[cfg(feature = "metrics")]
+    pub(super) fn weight(&self) -> u64 {
+        self.bounded.weighted_size()
+    }
+
     pub(super) fn len(&self) -> u64 {
         self.bounded.run_pending_tasks();
         self.bounded.entry_count()

@@ -1,0 +1,220 @@
+//! What is handed to the recorder of the process, and the dashboard that shows it.
+
+#![cfg(feature = "metrics")]
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a failed step ends the test"
+)]
+
+#[path = "support/mod.rs"]
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
+
+use larder::{Cache, Stats};
+use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
+use serde_json::Value;
+
+use crate::support::eventually::eventually;
+use crate::support::redis_server::RedisServer;
+
+/// There is one recorder in a process.
+static RECORDED: LazyLock<Snapshotter> = LazyLock::new(|| {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    recorder.install().unwrap();
+    snapshotter
+});
+
+/// Numbers by their names with their labels, but for the namespace, which has to be this one.
+type Recorded = BTreeMap<(String, Vec<(String, String)>), u64>;
+
+fn recorded(namespace: &str) -> Recorded {
+    let all = RECORDED.snapshot().into_vec();
+    let own = all.into_iter().filter_map(|(key, _, _, value)| {
+        let (name, labels) = key.key().clone().into_parts();
+        let mut labels: Vec<(String, String)> = labels
+            .into_iter()
+            .map(|label| (label.key().to_owned(), label.value().to_owned()))
+            .collect();
+        let at = labels.iter().position(|(_, value)| value == namespace)?;
+        labels.remove(at);
+        labels.sort();
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "gauges are small whole numbers here"
+        )]
+        let value = match value {
+            DebugValue::Counter(n) => n,
+            DebugValue::Gauge(value) => value.into_inner() as u64,
+            DebugValue::Histogram(all) => all.len() as u64,
+        };
+        Some(((name.as_str().to_owned(), labels), value))
+    });
+    own.collect()
+}
+
+/// Of one instance, by name and the one label that it may have besides.
+fn of_one(namespace: &str) -> BTreeMap<String, u64> {
+    let mut instances = BTreeSet::new();
+    let mut numbers = BTreeMap::new();
+    for ((name, labels), value) in recorded(namespace) {
+        let mut full = name;
+        for (label, value) in labels {
+            if label == "instance" {
+                instances.insert(value);
+            } else {
+                full = format!("{full} {label}={value}");
+            }
+        }
+        numbers.insert(full, value);
+    }
+    assert!(instances.len() <= 1, "{instances:?}");
+    assert!(
+        instances
+            .iter()
+            .all(|id| u64::from_str_radix(id, 16).is_ok())
+    );
+    numbers
+}
+
+/// All that is counted, by the names under which it is handed over.
+fn named(stats: &Stats) -> BTreeMap<String, u64> {
+    let named = stats.iter().filter_map(|(name, n)| {
+        let name = match name {
+            "l1_hits" => "larder_hits_total level=l1".to_owned(),
+            "l2_hits" => "larder_hits_total level=l2".to_owned(),
+            "l1_entries" => return None,
+            name => format!("larder_{name}_total"),
+        };
+        Some((name, n))
+    });
+    named.collect()
+}
+
+fn agrees(numbers: &BTreeMap<String, u64>, stats: &Stats) -> bool {
+    let named = named(stats);
+    let same = |(name, n): (&String, &u64)| numbers.get(name) == Some(n);
+    named.iter().all(same)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn counters_gauges_and_histograms_are_handed_over() {
+    LazyLock::force(&RECORDED);
+    let server = RedisServer::start().await;
+    let cache: Cache<String, u32> = Cache::builder("test:recorded")
+        .redis(server.url())
+        .build()
+        .unwrap();
+    cache.ready().await;
+    for _ in 0..2 {
+        let load = || async { Ok::<_, std::io::Error>(1) };
+        cache.get_or_load("k", load).await.unwrap();
+    }
+    let fail = || async { Err::<u32, _>(std::io::Error::other("no")) };
+    assert!(cache.get_or_load("l", fail).await.is_err());
+    cache.invalidate("k").await.unwrap();
+    cache.insert("m", 2).await.unwrap();
+    let (mut loads, mut requests) = ([0; 2], 0);
+    eventually("the counters are handed over", || {
+        let numbers = of_one("test:recorded");
+        // A snapshot takes what a histogram has out of it.
+        let taken = |name: &str| numbers.get(name).copied().unwrap_or_default();
+        loads[0] += taken("larder_load_duration_seconds outcome=ok");
+        loads[1] += taken("larder_load_duration_seconds outcome=error");
+        requests += taken("larder_l2_request_duration_seconds outcome=ok");
+        let gauges = [
+            ("larder_l1_entries", 1),
+            ("larder_deferred", 0),
+            ("larder_l2_up", 1),
+            ("larder_l2_breaker_open", 0),
+            ("larder_listener_live", 1),
+            ("larder_enabled", 1),
+        ];
+        let stats = cache.stats();
+        let is_done = agrees(&numbers, &stats)
+            && stats.l1_hits == 1
+            && gauges.iter().all(|(name, n)| taken(name) == *n);
+        async move { is_done }
+    })
+    .await;
+    assert_eq!(loads, [1, 1]);
+    assert!(requests >= 5, "{requests}");
+    cache.set_enabled(false);
+    // What was counted last is handed over when the cache is dropped.
+    cache.invalidate_many(["k", "l"]).await.unwrap();
+    let stats = cache.stats();
+    drop(cache);
+    assert!(agrees(&of_one("test:recorded"), &stats));
+    assert_eq!(of_one("test:recorded").get("larder_enabled"), Some(&0));
+}
+
+#[tokio::test]
+async fn l1_alone_and_a_closed_cache_are_handed_over() {
+    LazyLock::force(&RECORDED);
+    let cache: Cache<String, u32> = Cache::builder("test:alone").build().unwrap();
+    cache.insert("k", 1).await.unwrap();
+    assert!(cache.get("k").await.is_some());
+    eventually("the counters are handed over", || async {
+        agrees(&of_one("test:alone"), &cache.stats())
+    })
+    .await;
+    assert!(cache.get("k").await.is_some());
+    cache.close().await;
+    assert!(agrees(&of_one("test:alone"), &cache.stats()));
+}
+
+/// The names in the queries of the dashboard, without what a Prometheus adds to those of a histogram.
+fn in_the_dashboard() -> BTreeSet<String> {
+    let dashboard = include_str!("../examples/grafana/dashboard.json");
+    let dashboard: Value = serde_json::from_str(dashboard).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let targets = panels
+        .iter()
+        .flat_map(|panel| panel["targets"].as_array().unwrap());
+    let mut names = BTreeSet::new();
+    for target in targets {
+        let query = target["expr"].as_str().unwrap();
+        let words = query.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let own = words.filter(|word| word.starts_with("larder_"));
+        names.extend(own.map(|word| word.trim_end_matches("_bucket").to_owned()));
+    }
+    names
+}
+
+#[tokio::test]
+async fn the_dashboard_shows_all_of_them_and_nothing_else() {
+    LazyLock::force(&RECORDED);
+    let cache: Cache<String, u32> = Cache::builder("test:names").build().unwrap();
+    let load = || async { Ok::<_, std::io::Error>(1) };
+    cache.get_or_load("k", load).await.unwrap();
+    eventually("all are handed over", || async {
+        let mut names: BTreeSet<String> = recorded("test:names")
+            .into_keys()
+            .map(|(name, _)| name)
+            .collect();
+        // These are taken out by any snapshot.
+        names.insert("larder_load_duration_seconds".to_owned());
+        names.insert("larder_l2_request_duration_seconds".to_owned());
+        names.contains("larder_enabled") && {
+            assert_eq!(names, in_the_dashboard());
+            true
+        }
+    })
+    .await;
+    let page = include_str!("../src/metrics.md");
+    let is_on_the_page = |name: &String| {
+        let stem = name
+            .trim_start_matches("larder_")
+            .trim_end_matches("_total");
+        let is_counted = cache.stats().iter().any(|(field, _)| field == stem);
+        page.contains(&format!("`{name}`")) || is_counted && name.ends_with("_total")
+    };
+    let names = in_the_dashboard();
+    assert!(names.iter().all(is_on_the_page), "{names:?}");
+}
