@@ -22,8 +22,17 @@ pub struct Entry<V> {
     source: Source,
     unproven: bool,
     fallback: bool,
-    /// It is to be refreshed though it is not stale.
-    ahead: bool,
+    /// Though it is not stale.
+    wanted: Wanted,
+}
+
+/// What a loader is wanted for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Nothing,
+    Refresh,
+    /// The entry is to be compared with the source.
+    Comparison,
 }
 
 impl<V> Entry<V> {
@@ -34,7 +43,7 @@ impl<V> Entry<V> {
             source,
             unproven: false,
             fallback: false,
-            ahead: false,
+            wanted: Wanted::Nothing,
         }
     }
 
@@ -57,22 +66,34 @@ impl<V> Entry<V> {
     /// The same entry, which is to be refreshed.
     pub(crate) fn into_ahead(self) -> Self {
         Self {
-            ahead: true,
+            wanted: Wanted::Refresh,
             ..self
         }
+    }
+
+    /// The same entry, which is to be compared with the source.
+    pub(crate) fn into_sampled(self) -> Self {
+        Self {
+            wanted: Wanted::Comparison,
+            ..self
+        }
+    }
+
+    pub(crate) fn is_sampled(&self) -> bool {
+        self.wanted == Wanted::Comparison
     }
 
     pub(crate) fn is_stale(&self) -> bool {
         self.unproven || self.fallback || self.is_past_soft_ttl()
     }
 
-    fn is_past_soft_ttl(&self) -> bool {
+    pub(crate) fn is_past_soft_ttl(&self) -> bool {
         self.at >= self.slot.look_at && self.at >= self.slot.soft_at()
     }
 
-    /// Whether the value should be refreshed.
+    /// Whether a loader is wanted, to refresh the value or to compare it with the source.
     pub(crate) fn is_due(&self) -> bool {
-        !self.unproven && (self.ahead || self.is_past_soft_ttl())
+        !self.unproven && (self.wanted != Wanted::Nothing || self.is_past_soft_ttl())
     }
 
     pub(crate) fn slot(&self) -> &Arc<Slot<V>> {

@@ -56,6 +56,8 @@ pub(crate) struct Options {
     pub(crate) error_ttl: Duration,
     pub(crate) jitter: f64,
     pub(crate) max_staleness: Duration,
+    /// The share of hits that are compared with the source.
+    pub(crate) verify: f64,
     pub(crate) mode: Mode,
     pub(crate) max_value_size: usize,
     pub(crate) l2_timeout: Duration,
@@ -101,6 +103,7 @@ impl Options {
             error_ttl: Duration::ZERO,
             jitter: 0.1,
             max_staleness: Duration::from_secs(2),
+            verify: 0.0,
             mode: Mode::Strict,
             max_value_size: 8 << 20,
             l2_timeout: Duration::from_millis(500),
@@ -124,13 +127,14 @@ impl Options {
             l2_ttl,
             sliding,
             soft_ttl,
-            refresh_ahead,
+            refresh_ahead: _,
             stale_if_error,
             fallback_throttle,
             stale_wait,
             error_ttl,
-            jitter,
+            jitter: _,
             max_staleness,
+            verify: _,
             mode,
             max_value_size,
             l2_timeout,
@@ -188,12 +192,7 @@ impl Options {
             ));
         }
         mistakes.extend(self.mistakes_in_order_of_ttls());
-        if !(0.0..=0.5).contains(jitter) {
-            mistakes.push(format!(
-                "jitter must be from 0.0 to 0.5, as a share of the TTL, and not {jitter}"
-            ));
-        }
-        mistakes.extend(refresh_ahead.and_then(AheadBy::mistake));
+        mistakes.extend(self.mistakes_in_shares());
         if !(1..=MAX_VALUE_BYTES).contains(max_value_size) {
             mistakes.push(format!(
                 "max_value_size must be from 1 to {MAX_VALUE_BYTES} bytes, and not {max_value_size}"
@@ -213,6 +212,22 @@ impl Options {
             mistakes.push("max_deferred must be at least 1".to_owned());
         }
         mistakes
+    }
+
+    fn mistakes_in_shares(&self) -> Vec<String> {
+        let shares = [
+            ("jitter", self.jitter, 0.5, "TTL"),
+            ("verify", self.verify, 1.0, "hits"),
+        ];
+        let wrong = shares
+            .into_iter()
+            .filter(|(_, share, most, _)| !(0.0..=*most).contains(share));
+        let mistakes = wrong.map(|(name, share, most, of)| {
+            format!("{name} must be from 0.0 to {most:.1}, as a share of the {of}, and not {share}")
+        });
+        mistakes
+            .chain(self.refresh_ahead.and_then(AheadBy::mistake))
+            .collect()
     }
 
     /// TTLs that another one makes pointless.

@@ -193,6 +193,16 @@ counters! {
     /// Look-ups by [`get`](crate::Cache::get) and [`get_many`](crate::Cache::get_many) that were a miss because their
     /// key is over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES).
     keys_refused,
+    /// Hits that were compared with their source, and had its value. See [`verify`](crate::Builder::verify).
+    verified,
+    /// Hits that were to be compared with their source, but it did not answer, or the values could not be compared.
+    verify_failures,
+    /// Hits with another value than their source, which nothing had invalidated in time. The value was up to a minute old.
+    mismatches_under_1m,
+    /// The same; the value was older, up to an hour.
+    mismatches_under_1h,
+    /// The same; the value was older still.
+    mismatches_over_1h,
     /// Values that could not be stored: over [`max_value_size`](crate::Builder::max_value_size), or refused by the
     /// codec.
     encode_errors,

@@ -49,6 +49,7 @@ mod stores;
 mod tags;
 mod touch;
 mod ttls;
+mod verify;
 mod warm;
 mod write_through;
 
@@ -76,7 +77,7 @@ const EXAMPLES: &[Example] = examples! {
     #[cfg(feature = "outbox-rusqlite")] outbox
     insert insert_with warm insert_if expire touch
     tags invalidate_prefix clear set_enabled operation
-    settings stores l1_size ttls refresh_ahead stale_wait fallbacks sliding staleness limits
+    settings stores l1_size ttls refresh_ahead stale_wait fallbacks sliding staleness verify limits
     listen_to #[cfg(feature = "json")] publish_changes
 };
 

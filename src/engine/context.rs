@@ -17,6 +17,7 @@ use super::listener::Listeners;
 use super::metrics::Metrics;
 use super::publisher::Publisher;
 use super::reported::Reported;
+use super::verifier::Verifier;
 use crate::clock::Tick;
 use crate::l1::L1;
 use crate::l2::Lane;
@@ -43,6 +44,8 @@ pub(super) struct Context<V> {
     pub(super) backoff: Backoff,
     /// What other programs say on their channels.
     pub(super) listeners: Arc<Listeners>,
+    /// Which hits are compared with the source.
+    pub(super) verifier: Verifier<V>,
     /// What other programs are told, if anything.
     pub(super) publisher: Option<Publisher>,
     pub(super) counters: Arc<Counters>,

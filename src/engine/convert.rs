@@ -314,7 +314,12 @@ impl<V: Value> Convert<V> {
             gone_at,
             ends_at,
             extend_at: self.extend_at(gone_at, ends_at),
-            refresh_at: (self.ahead).begins_at(head.born_at, head.soft_at.min(gone_at)),
+            refresh_at: if self.options.verify > 0.0 {
+                // Each hit is looked at.
+                head.born_at
+            } else {
+                (self.ahead).begins_at(head.born_at, head.soft_at.min(gone_at))
+            },
             ..head
         }
     }

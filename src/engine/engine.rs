@@ -41,6 +41,7 @@ use super::refresh::Refreshes;
 use super::reported::Reported;
 use super::subscriber;
 use super::touch::touch;
+use super::verifier::{Same, Verifier};
 use super::warm;
 use super::write::Writes;
 use crate::clock::Tick;
@@ -91,6 +92,7 @@ pub(crate) struct Parts<V> {
     pub(crate) l2: Option<Box<dyn L2>>,
     pub(crate) listeners: Vec<Listener>,
     pub(crate) publish_to: Option<PublishTo>,
+    pub(crate) same: Same<V>,
 }
 
 impl<V: Value> Engine<V> {
@@ -105,6 +107,7 @@ impl<V: Value> Engine<V> {
             l2,
             listeners,
             publish_to,
+            same,
         } = parts;
         let (options, counters) = (Arc::new(options), Arc::new(Counters::default()));
         let l1 = Arc::new(L1::new(
@@ -141,6 +144,7 @@ impl<V: Value> Engine<V> {
             deferred: Deferred::new(options.max_deferred),
             listeners: Arc::new(Listeners::new(listeners, &counters)),
             publisher: publish_to.map(|to| Publisher::new(to, &counters)),
+            verifier: Verifier::new(options.verify, same),
             backoff: Backoff::new(options.clock.clone()),
             instance,
             is_off: AtomicBool::new(!options.is_enabled),

@@ -44,7 +44,7 @@ pub(super) fn hand_out<V: Value>(
     Entry::new(slot, now, source)
 }
 
-/// Hands out a value that is stale, may be refreshed ahead, or whose life is to be extended.
+/// Hands out a value that is stale, may be refreshed ahead or checked, or whose life is to be extended.
 #[cold]
 fn look_at<V: Value>(
     ctx: &Arc<Context<V>>,
@@ -63,8 +63,15 @@ fn look_at<V: Value>(
         extend(ctx, &slot, idle);
     }
     let is_ahead = !is_stale && (ctx.convert.ahead).is_due(slot.born_at, deadline, now);
+    let is_sampled = !is_stale && !is_ahead && ctx.verifier.takes();
     let entry = Entry::new(slot, now, source);
-    if is_ahead { entry.into_ahead() } else { entry }
+    if is_ahead {
+        entry.into_ahead()
+    } else if is_sampled {
+        entry.into_sampled()
+    } else {
+        entry
+    }
 }
 
 /// Hands out the value that a load has ended with.

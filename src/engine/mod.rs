@@ -12,6 +12,7 @@
 //! - [`warm`]: fills the cache with values that were read in bulk
 //! - [`touch`]: a new life for what is there, by a call or by each read; [`extensions`]: when a read may extend it
 //!   again
+//! - [`verify`]: compares a sample of hits with the source; [`verifier`]: which
 //! - [`fleet_stats`]: the counters of all instances together, and how far this one has [`reported`] its own
 //! - `metrics` and `record`: what is handed to the recorder of the process, with the feature of that name
 //! - [`deferred`]: invalidations that L2 could not be sent, until `write` delivers them
@@ -60,6 +61,8 @@ mod reported;
 mod subscriber;
 mod tags;
 mod touch;
+mod verifier;
+mod verify;
 mod warm;
 mod write;
 mod write_batch;
@@ -74,3 +77,4 @@ pub(crate) use self::listener::Listener;
 pub(crate) use self::load::{Batches, Begin};
 pub(crate) use self::loader::{Loader, LoaderOf};
 pub(crate) use self::publisher::PublishTo;
+pub(crate) use self::verifier::Same;

@@ -16,6 +16,7 @@ use super::context::Context;
 use super::lease::{self, Replaces};
 use super::loader::{Loader, LoaderCalls};
 use super::tags::{self, Proof};
+use super::verify::{self, Sample};
 use super::write::Writes;
 #[cfg(larder_ablation)]
 use crate::ablation::{Rule, without};
@@ -90,7 +91,8 @@ impl<V: Value> Refreshes<V> {
         }
     }
 
-    /// Starts one background refresh of stale values, given with their places. Joins refreshes that are under way, and leaves
+    /// Starts one background refresh of stale values, given with their places, and compares those with the source that were
+    /// sampled. Joins refreshes that are under way, and leaves
     /// out keys whose refresh has just failed. `loader` makes the loader for the keys at these places.
     ///
     /// Returns the results for callers that wait, in the order of the values; `None` for a value that is not refreshed.
@@ -100,7 +102,18 @@ impl<V: Value> Refreshes<V> {
         loader: impl FnOnce(&[usize]) -> Loader<V>,
     ) -> Vec<Option<SharedResult<LoadOutcome<V>>>> {
         let (mut refreshes, mut places, mut results) = (Vec::new(), Vec::new(), Vec::new());
+        let mut samples = Vec::new();
         for (place, key, previous) in stale {
+            if previous.is_sampled() {
+                samples.push(Sample {
+                    key,
+                    entry: previous,
+                    number: places.len(),
+                });
+                places.push(place);
+                results.push(None);
+                continue;
+            }
             let may_refresh = self.ctx.backoff.may_refresh(&key);
             let joined = may_refresh.then(|| self.ctx.l1.join_refresh(&key, self.ctx.now()));
             results.push(match joined.flatten() {
@@ -118,8 +131,13 @@ impl<V: Value> Refreshes<V> {
                 None => None,
             });
         }
+        if places.is_empty() {
+            return results;
+        }
+        let loader = loader(&places);
+        verify::start(&self.ctx, &self.calls, samples, &loader);
         if !refreshes.is_empty() {
-            let (refreshing, loader) = (Arc::clone(self), loader(&places));
+            let refreshing = Arc::clone(self);
             let task = async move { refreshing.replace(refreshes, loader).await };
             tokio::spawn(task.instrument(Span::current()));
         }

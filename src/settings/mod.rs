@@ -94,6 +94,7 @@ settings! {
     error_ttl: Duration,
     jitter: f64,
     max_staleness: Duration,
+    verify: f64,
     mode: Mode,
     max_value_size: usize,
     l2_timeout: Duration,

@@ -64,6 +64,7 @@ mod stale_wait;
 mod switched_off;
 mod tags;
 mod ttl;
+mod verify;
 mod warm;
 mod write_batching;
 mod write_through;

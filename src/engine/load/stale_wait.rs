@@ -133,7 +133,7 @@ impl<V: Value> Loads<V> {
             return Ok(Some(lookup::hand_out_loaded(ctx, loaded, ctx.now())));
         }
         if let Some(entry) = self.look_up_again(&key).await {
-            return Ok(Some(if has_ended && entry.is_due() {
+            return Ok(Some(if has_ended && entry.is_past_soft_ttl() {
                 lookup::as_fallback(ctx, entry)
             } else {
                 entry

@@ -1,0 +1,175 @@
+//! The online checker: hits are compared with the source, and what nobody has invalidated is counted.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
+
+use larder::{Builder, Cache, LoadingCache, MemoryL2, Stats};
+use tokio::time::sleep;
+
+use crate::fleet::{Fleet, Set, Source, Texts, over_both_stores};
+use crate::support::eventually::eventually;
+use crate::support::network::Step;
+
+const SOON: Duration = Duration::from_millis(20);
+
+over_both_stores!(
+    a_hit_that_agrees_is_counted,
+    a_change_that_nobody_invalidates_is_counted,
+    a_change_that_is_invalidated_is_none,
+    a_source_that_fails_is_counted,
+);
+
+fn checked(builder: Set) -> Set {
+    builder
+        .verify(1.0)
+        .max_staleness(SOON)
+        .l2_timeout(10 * SOON)
+}
+
+async fn counted(cache: &Texts, what: impl Fn(Stats) -> bool) {
+    eventually("the checker counts it", || async { what(cache.stats()) }).await;
+}
+
+fn mismatches(stats: &Stats) -> u64 {
+    stats.mismatches_under_1m + stats.mismatches_under_1h + stats.mismatches_over_1h
+}
+
+async fn a_hit_that_agrees_is_counted(fleet: Fleet) {
+    let (cache, wire) = fleet.instance_with(checked).await;
+    let truth = Source::new("v");
+    truth.through(&cache, "k").await.unwrap();
+    assert_eq!(truth.loads(), 1);
+    assert_eq!(cache.stats().verified, 0);
+    let fills = wire.asked(Step::Fill);
+    let hit = truth.through(&cache, "k").await.unwrap();
+    assert!(!hit.meta().is_stale());
+    counted(&cache, |stats| stats.verified == 1).await;
+    assert_eq!(truth.loads(), 2);
+    assert_eq!(wire.asked(Step::Fill), fills, "it is not stored");
+    // A hit without a loader cannot be checked.
+    assert!(cache.get("k").await.is_some());
+    // In L2, too.
+    let (other, _) = fleet.instance_with(checked).await;
+    truth.through(&other, "k").await.unwrap();
+    counted(&other, |stats| stats.verified == 1).await;
+    assert_eq!(truth.loads(), 3);
+    assert_eq!(mismatches(&cache.stats()) + mismatches(&other.stats()), 0);
+}
+
+async fn a_change_that_nobody_invalidates_is_counted(fleet: Fleet) {
+    let (cache, _) = fleet.instance_with(checked).await;
+    let truth = Source::new("old");
+    truth.through(&cache, "k").await.unwrap();
+    truth.set("new");
+    assert_eq!(truth.through(&cache, "k").await.unwrap().as_str(), "old");
+    counted(&cache, |stats| stats.mismatches_under_1m == 1).await;
+    assert_eq!(cache.stats().verified, 0);
+    // It is not mended.
+    assert_eq!(cache.get("k").await.unwrap().as_str(), "old");
+}
+
+async fn a_change_that_is_invalidated_is_none(fleet: Fleet) {
+    let (cache, _) = fleet.instance_with(checked).await;
+    let (other, _) = fleet.instance().await;
+    let truth = Source::new("old");
+    for key in ["gone", "kept"] {
+        truth.through(&cache, key).await.unwrap();
+    }
+    truth.set("new");
+    // The checker is faster than the invalidation.
+    truth.through(&cache, "gone").await.unwrap();
+    eventually("it has loaded the key", || async { truth.loads() == 3 }).await;
+    other.invalidate("gone").await.unwrap();
+    // This check begins later, so it ends later.
+    truth.through(&cache, "kept").await.unwrap();
+    counted(&cache, |stats| mismatches(&stats) > 0).await;
+    assert_eq!(mismatches(&cache.stats()), 1);
+}
+
+async fn a_source_that_fails_is_counted(fleet: Fleet) {
+    let (cache, _) = fleet.instance_with(checked).await;
+    cache.insert("k", "v".to_owned()).await.unwrap();
+    let fail = || async { Err::<String, _>(io::Error::other("no")) };
+    assert!(cache.get_or_load("k", fail).await.is_ok());
+    counted(&cache, |stats| stats.verify_failures == 1).await;
+}
+
+/// A cache of one level, whose source has another value each time.
+fn rising(
+    set: impl FnOnce(Builder<String, u32>) -> Builder<String, u32>,
+) -> (LoadingCache<String, u32>, Arc<AtomicU32>) {
+    let loads = Arc::new(AtomicU32::new(0));
+    let counter = Arc::clone(&loads);
+    let builder = Cache::builder("test:rising").l2(MemoryL2::new());
+    let cache = set(builder)
+        .read_through_many(move |keys: Vec<String>| {
+            let n = counter.fetch_add(1, SeqCst);
+            let known = keys.into_iter().filter(move |key| n == 0 || key != "gone");
+            let values = known.map(|key| (key, n)).collect::<Vec<_>>();
+            async move { Ok::<_, io::Error>(values) }
+        })
+        .build()
+        .unwrap();
+    (cache, loads)
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_the_option_nothing_is_loaded() {
+    let (cache, loads) = rising(|b| b);
+    for _ in 0..100 {
+        cache.get("k").await.unwrap();
+    }
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(loads.load(SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_share_of_the_hits_is_checked() {
+    let (cache, loads) = rising(|b| b.verify(0.1).verify_by(|_, _| true));
+    for _ in 0..2000 {
+        cache.get("k").await.unwrap();
+        // The checks run.
+        tokio::task::yield_now().await;
+    }
+    sleep(Duration::from_secs(60)).await;
+    let verified = cache.stats().verified;
+    assert_eq!(u64::from(loads.load(SeqCst)), verified + 1);
+    assert!((100..=320).contains(&verified), "{verified}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn values_are_compared_by_what_the_user_says() {
+    let (cache, _) = rising(|b| {
+        b.verify(1.0)
+            .verify_by(|cached, loaded| loaded - cached < 2)
+    });
+    for _ in 0..2 {
+        cache.get("k").await.unwrap();
+        sleep(Duration::from_secs(60)).await;
+    }
+    assert_eq!((cache.stats().verified, mismatches(&cache.stats())), (1, 0));
+    // Of two minutes, by then.
+    cache.get("k").await.unwrap();
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(cache.stats().verified, 1);
+    assert_eq!(mismatches(&cache.stats()), 1);
+
+    let (cache, _) = rising(|b| b.verify(1.0).verify_by(|_, _| panic!("of the user")));
+    for _ in 0..2 {
+        cache.get("k").await.unwrap();
+        sleep(Duration::from_secs(60)).await;
+    }
+    assert_eq!(cache.stats().verify_failures, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_source_does_not_have_any_more_is_counted() {
+    let (cache, _) = rising(|b| b.verify(1.0));
+    cache.get_many(["gone", "k"]).await.unwrap();
+    cache.get_many(["gone", "k"]).await.unwrap();
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(mismatches(&cache.stats()), 2);
+}
