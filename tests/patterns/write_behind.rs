@@ -1,6 +1,7 @@
 //! What is acknowledged reaches its source, and nothing older takes its place meanwhile.
 
 mod crash;
+mod hostile;
 
 use std::collections::BTreeMap;
 use std::future::pending;

@@ -81,6 +81,7 @@ use crate::l2::{Pending, WriteStream};
 use crate::lookup_by::KeyFrom;
 use crate::retry_delays::retry_delays;
 use crate::token::Token;
+use crate::wire::codec::{Bincode, Codec};
 
 /// How many writes share a batch at most: as many keys as a message names.
 const MOST_IN_A_BATCH: usize = 256;
@@ -147,10 +148,11 @@ where
         K: KeyFrom<Q, M>,
         Q: CacheKey + ?Sized,
     {
-        let own = K::key_from(key);
-        let encoded_key = bincode::serde::encode_to_vec(&own, bincode::config::standard());
+        let mut encoded_key = Vec::new();
+        let encoded = Bincode.encode(&K::key_from(key), &mut encoded_key);
+        encoded.map_err(WriteBehindError::key)?;
         let queued = Queued {
-            encoded_key: encoded_key.map_err(WriteBehindError::key)?,
+            encoded_key,
             most: self.capacity,
         };
         let key = written(key).map_err(|error| WriteBehindError::write(error.into()))?;

@@ -21,6 +21,7 @@ use crate::cache::Cache;
 use crate::key::CacheKey;
 use crate::l2::{L2Error, Settled, StreamId, Waiting, WriteStream};
 use crate::retry_delays::retry_delays;
+use crate::wire::codec::{Bincode, Codec};
 
 /// Pauses after a failure grow from this.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
@@ -77,17 +78,12 @@ impl From<L2Error> for Failure {
 /// The write that an entry holds. `None` if it cannot be read.
 pub(super) fn read<K, V>(cache: &Cache<K, V>, waiting: &Waiting) -> Option<Write<K, V>>
 where
-    K: CacheKey + DeserializeOwned,
+    K: CacheKey + DeserializeOwned + Send,
     V: Send + Sync + 'static,
 {
-    let config = bincode::config::standard();
-    let key = bincode::serde::decode_from_slice(&waiting.encoded_key, config).ok();
-    let (key, read): (K, usize) = key?;
-    let is_whole = read == waiting.encoded_key.len();
-    let value = cache.engine().open_waiting(waiting)?;
-    is_whole.then(|| Write {
-        key,
-        value,
+    Some(Write {
+        key: Bincode.decode(&waiting.encoded_key).ok()?,
+        value: cache.engine().open_waiting(waiting)?,
         version: version(waiting.version),
     })
 }
