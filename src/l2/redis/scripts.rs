@@ -32,6 +32,8 @@ pub(super) struct Scripts {
     pub(super) requeue: Lua,
     #[cfg(feature = "write-behind")]
     pub(super) pending: Lua,
+    #[cfg(feature = "write-behind")]
+    pub(super) letters: Lua,
     /// Sent with `EVAL`: it shares a pipeline with `heartbeat`, where a script that the server has forgotten could not be
     /// loaded first.
     pub(super) note: String,
@@ -44,6 +46,8 @@ pub(super) struct Scripts {
 const EVEN_WHEN_FULL: &str = "#!lua flags=allow-oom\n";
 const CHECKED: &str = include_str!("checked.lua");
 const CLOCK: &str = include_str!("clock.lua");
+#[cfg(feature = "write-behind")]
+const FIRST: &str = include_str!("first.lua");
 const LEASE: &str = include_str!("lease.lua");
 const LIFE: &str = include_str!("life.lua");
 const LIST: &str = include_str!("list.lua");
@@ -81,13 +85,15 @@ impl Scripts {
             #[cfg(feature = "write-behind")]
             append: script(&[CLOCK, MARK, include_str!("append.lua")]),
             #[cfg(feature = "write-behind")]
-            take: script_when_full(&[include_str!("take.lua")]),
+            take: script_when_full(&[FIRST, include_str!("take.lua")]),
             #[cfg(feature = "write-behind")]
             settle: script_when_full(&[CLOCK, MARK, include_str!("settle.lua")]),
             #[cfg(feature = "write-behind")]
             requeue: script_when_full(&[CLOCK, MARK, include_str!("requeue.lua")]),
             #[cfg(feature = "write-behind")]
             pending: script(&[CLOCK, include_str!("pending.lua")]),
+            #[cfg(feature = "write-behind")]
+            letters: script(&[FIRST, include_str!("letters.lua")]),
             note: text_when_full(&[LIST, include_str!("note.lua")]),
             heartbeat: text(&[CLOCK, LIFE, include_str!("heartbeat.lua")]),
         }

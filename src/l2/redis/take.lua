@@ -1,11 +1,8 @@
--- TAKE  worker writes | fence ms most  ->  the first entries; nothing if another worker is alive
+-- TAKE  worker writes | fence ms most bytes  ->  the first entries; nothing if another worker is alive
 -- The fence names the one worker that may settle; it is renewed each time.
 local fence = checked(redis.pcall('GET', KEYS[1]), 'GET')
 if fence and fence ~= ARGV[1] then
   return false
 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-if ARGV[3] == '0' then
-  return {}
-end
-return redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', ARGV[3])
+return first_entries(KEYS[2], tonumber(ARGV[3]), tonumber(ARGV[4]))

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
-use deadpool_redis::redis::cmd;
 use futures::FutureExt;
 
 use super::call::{Call, numbers};
@@ -13,6 +12,9 @@ use crate::clock::millis;
 use crate::l2::{
     Append, Bytes, L2Error, Pending, Reply, Settled, Stamp, StreamId, Waiting, WriteStream, random,
 };
+
+/// How many bytes an answer with entries has, but for the last of them.
+const MOST_BYTES: usize = 1 << 20;
 
 /// An entry's id, then names and values in turn: there is one of each.
 type Entry = (String, Vec<(String, Bytes)>);
@@ -62,7 +64,7 @@ impl WriteStream for RedisLane {
             let call = || {
                 let mut call = Call::new(&self.scripts.take, 2);
                 call.arg(&self.names.worker).arg(&self.names.writes);
-                call.arg(fence).arg(millis(ttl)).arg(most);
+                call.arg(fence).arg(millis(ttl)).arg(most).arg(MOST_BYTES);
                 call
             };
             let entries: Option<Vec<Entry>> = self.run(call).await?;
@@ -110,10 +112,12 @@ impl WriteStream for RedisLane {
 
     fn dead_letters(&self, most: usize) -> Reply<'_, Vec<Waiting>> {
         async move {
-            let mut range = cmd("XRANGE");
-            range.arg(&self.names.dead).arg("-").arg("+");
-            range.arg("COUNT").arg(most);
-            waiting(self.ask(&range).await?)
+            let call = || {
+                let mut call = Call::new(&self.scripts.letters, 1);
+                call.arg(&self.names.dead).arg(most).arg(MOST_BYTES);
+                call
+            };
+            waiting(self.run(call).await?)
         }
         .boxed()
     }

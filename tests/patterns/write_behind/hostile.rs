@@ -1,5 +1,7 @@
 //! What others do to the keys of write-behind, and users to its calls.
 
+use std::sync::atomic::AtomicBool;
+
 use super::*;
 
 async fn add(redis: &RedisServer, fields: &[(&str, &[u8])]) {
@@ -9,6 +11,15 @@ async fn add(redis: &RedisServer, fields: &[(&str, &[u8])]) {
         add.arg(*name).arg(*value);
     }
     let _: String = ask(redis, &add).await;
+}
+
+/// Has no worker take anything until [`let_work`].
+async fn let_wait(redis: &RedisServer) {
+    let _: () = ask(redis, cmd("SET").arg(key("!worker")).arg("another")).await;
+}
+
+async fn let_work(redis: &RedisServer) {
+    let _: u64 = ask(redis, cmd("DEL").arg(key("!worker"))).await;
 }
 
 /// A text of 2^60 bytes, if one believes it.
@@ -23,4 +34,47 @@ async fn a_key_that_claims_to_be_long_is_a_dead_letter() {
     behind.insert("k", &1).await.unwrap();
     behind.flush().await.unwrap();
     assert_eq!(source.row("k"), Some(1));
+}
+
+/// All of them in one answer might not come in time, however often they are asked for.
+#[tokio::test]
+async fn few_large_values_are_taken_at_a_time() {
+    let redis = RedisServer::start().await;
+    let cache: Cache<String, Vec<u8>> = Cache::builder("test:views")
+        .redis(redis.url())
+        .l2_timeout(UNHURRIED)
+        .build()
+        .unwrap();
+    let batches = Arc::new(Mutex::new(Vec::new()));
+    let source_is_down = Arc::new(AtomicBool::new(false));
+    let (into, is_down) = (Arc::clone(&batches), Arc::clone(&source_is_down));
+    let store = move |batch: Vec<Write<String, Vec<u8>>>| {
+        into.lock().unwrap().push(batch.len());
+        let is_down = is_down.load(SeqCst);
+        async move {
+            let failed = || io::Error::other("the source is down");
+            is_down.then(failed).map_or(Ok(()), Err)
+        }
+    };
+    let_wait(&redis).await;
+    let builder = WriteBehind::builder(cache).store(store);
+    let behind = builder.attempts(1).interval(10 * MS).build().unwrap();
+    let value = vec![7; 600 << 10];
+    for key in ["a", "b", "c", "d", "e"] {
+        behind.insert(key, &value).await.unwrap();
+    }
+    let_work(&redis).await;
+    behind.flush().await.unwrap();
+    assert_eq!(*batches.lock().unwrap(), [2, 2, 1]);
+
+    source_is_down.store(true, SeqCst);
+    for key in ["a", "b", "c"] {
+        behind.insert(key, &value).await.unwrap();
+    }
+    eventually("they are dead letters", async || {
+        behind.stats().await.unwrap().dead_letters == 3
+    })
+    .await;
+    assert_eq!(behind.dead_letters(10).await.unwrap().len(), 2);
+    assert_eq!(behind.replay_dead_letters().await.unwrap(), 3);
 }
