@@ -80,6 +80,7 @@ use crate::key::CacheKey;
 use crate::l2::{Pending, WriteStream};
 use crate::lookup_by::KeyFrom;
 use crate::retry_delays::retry_delays;
+use crate::throttle::Throttle;
 use crate::token::Token;
 use crate::wire::codec::{Bincode, Codec};
 
@@ -391,6 +392,7 @@ where
             fence: crate::l2::random(),
             counters: Arc::clone(&counters),
             wake: Arc::clone(&wake),
+            dead_letters: Throttle::default(),
         };
         Ok(WriteBehind {
             cache: self.cache,

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::mem::{Discriminant, discriminant};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use crate::cache::Cache;
 use crate::key::CacheKey;
 use crate::l2::{L2Error, Settled, StreamId, Waiting, WriteStream};
 use crate::retry_delays::retry_delays;
+use crate::throttle::Throttle;
 use crate::wire::codec::{Bincode, Codec};
 
 /// Pauses after a failure grow from this.
@@ -43,30 +45,34 @@ pub(super) struct Worker<K, V: Send + Sync + 'static> {
     pub(super) counters: Arc<Counters>,
     /// Notified when this instance has appended a write.
     pub(super) wake: Arc<Notify>,
+    /// Warnings of them.
+    pub(super) dead_letters: Throttle,
 }
 
 /// What came of a look at the stream.
 enum Worked {
-    /// There may be more.
-    Done,
+    /// Some writes have reached the source. There may be more.
+    Stored,
+    /// None of them has: they are dead letters. There may be more.
+    Buried,
     /// Nothing waits, or another worker works.
     Idle,
+}
+
+/// How often a batch has failed, by its first write.
+#[derive(Clone, Copy, Default)]
+struct Failing {
+    first: StreamId,
+    times: u32,
 }
 
 /// Why writes stay in the stream for now.
 enum Failure {
     L2(L2Error),
-    /// The error of `store`; and the first write, by which attempts are counted.
-    Store(String, StreamId),
-}
-
-impl Failure {
-    fn cause(&self) -> &'static str {
-        match self {
-            Self::L2(_) => "Redis",
-            Self::Store(..) => "store",
-        }
-    }
+    /// The error of `store`.
+    Store(String, Failing),
+    /// Another worker has the fence, or nobody.
+    Fence,
 }
 
 impl From<L2Error> for Failure {
@@ -94,42 +100,44 @@ where
     V: Send + Sync + 'static,
 {
     pub(super) async fn run(self) {
-        let (mut trouble, mut failing) = (None, (StreamId::default(), 0));
+        let Some(stream) = self.cache.engine().write_stream() else {
+            return;
+        };
+        let (mut trouble, mut failing) = (None, Failing::default());
         let mut retries = retry_delays(FIRST_RETRY, LONGEST_RETRY);
         loop {
-            let is_last = failing.1 + 1 >= self.attempts;
-            match self.work(is_last).await {
+            match self.work(stream, failing).await {
                 Ok(worked) => {
-                    failing = (StreamId::default(), 0);
-                    if trouble.take().is_some() {
-                        info!(
-                            namespace = self.cache.namespace(),
-                            "writes reach their source again"
-                        );
-                        retries = retry_delays(FIRST_RETRY, LONGEST_RETRY);
-                    }
+                    failing = Failing::default();
+                    retries = retry_delays(FIRST_RETRY, LONGEST_RETRY);
+                    self.end(&mut trouble, &worked);
                     if matches!(worked, Worked::Idle) {
                         // Whichever comes first.
                         let _ = timeout(self.interval, self.wake.notified()).await;
                     }
                 }
                 Err(failure) => {
-                    let cause = failure.cause();
-                    // One line for a cause: it is the same each time until it is over.
-                    if trouble.replace(cause) != Some(cause) {
-                        self.warn(&failure);
+                    self.begin(&mut trouble, &failure);
+                    if let Failure::Store(_, now) = failure {
+                        failing = now;
                     }
-                    if let Failure::Store(_, first) = failure {
-                        let before = if failing.0 == first { failing.1 } else { 0 };
-                        failing = (first, before + 1);
+                    let pause = sleep(retries.next().unwrap_or(LONGEST_RETRY));
+                    tokio::select! {
+                        () = pause => {}
+                        // Otherwise another worker would take over, and begin to count anew.
+                        () = self.keep_fence(stream) => {}
                     }
-                    sleep(retries.next().unwrap_or(LONGEST_RETRY)).await;
                 }
             }
         }
     }
 
-    fn warn(&self, failure: &Failure) {
+    /// Traces a failure, once for a cause: it is the same each time until it is over.
+    fn begin(&self, trouble: &mut Option<Discriminant<Failure>>, failure: &Failure) {
+        let cause = discriminant(failure);
+        if trouble.replace(cause) == Some(cause) {
+            return;
+        }
         let namespace = self.cache.namespace();
         match failure {
             Failure::L2(error) => warn!(
@@ -145,24 +153,36 @@ where
                 // It may quote the values.
                 debug!(namespace, reason, "store has failed");
             }
+            Failure::Fence => warn!(
+                namespace,
+                "this instance's worker was silent for too long, or Redis has lost its data; what it has written may be written again"
+            ),
         }
     }
 
-    /// Takes the first writes, and has them written. If this is the `last` attempt, those that fail by themselves become
+    fn end(&self, trouble: &mut Option<Discriminant<Failure>>, worked: &Worked) {
+        match worked {
+            Worked::Stored if trouble.take().is_some() => info!(
+                namespace = self.cache.namespace(),
+                "writes reach their source again"
+            ),
+            // If nothing waits, nobody knows.
+            Worked::Idle => *trouble = None,
+            Worked::Stored | Worked::Buried => {}
+        }
+    }
+
+    /// Takes the first writes, and has them written. If this is the last attempt, those that fail by themselves become
     /// dead letters.
-    async fn work(&self, is_last: bool) -> Result<Worked, Failure> {
-        let Some(stream) = self.cache.engine().write_stream() else {
-            return Ok(Worked::Idle);
-        };
+    async fn work(&self, stream: &dyn WriteStream, failing: Failing) -> Result<Worked, Failure> {
         let taken = stream.take(self.fence, self.claim_after, self.batch);
         let Some(waiting) = taken.await?.filter(|waiting| !waiting.is_empty()) else {
             return Ok(Worked::Idle);
         };
         tokio::select! {
             biased;
-            worked = self.write_all(stream, &waiting, is_last) => worked,
-            // Another worker has come.
-            () = self.keep_fence(stream) => Ok(Worked::Idle),
+            worked = self.write_all(stream, &waiting, failing) => worked,
+            () = self.keep_fence(stream) => Err(Failure::Fence),
         }
     }
 
@@ -180,7 +200,7 @@ where
         &self,
         stream: &dyn WriteStream,
         waiting: &[Waiting],
-        is_last: bool,
+        failing: Failing,
     ) -> Result<Worked, Failure> {
         // Each key once, with all its writes: the last one counts, and the others are settled with it.
         let mut keys: BTreeMap<&str, Vec<&Waiting>> = BTreeMap::new();
@@ -195,52 +215,57 @@ where
                     batch.push(write);
                 }
                 None => {
-                    self.settle(stream, &writes, Some("it cannot be read"))
-                        .await?;
+                    let reason = Some("it cannot be read");
+                    self.settle(stream, &writes, reason).await?;
                 }
             }
         }
         let Some(first) = waiting.first().filter(|_| !batch.is_empty()) else {
-            return Ok(Worked::Done);
+            return Ok(Worked::Buried);
+        };
+        let before = (failing.first == first.id).then_some(failing.times);
+        let failing = Failing {
+            first: first.id,
+            times: before.unwrap_or(0) + 1,
         };
         let stored = batch.len();
         match self.call(batch).await {
             Ok(()) => {
                 self.settle(stream, &good.concat(), None).await?;
                 Counters::add(&self.counters.stored, stored);
-                Ok(Worked::Done)
+                Ok(Worked::Stored)
             }
-            Err(reason) if !is_last => Err(Failure::Store(reason, first.id)),
+            Err(reason) if failing.times < self.attempts => Err(Failure::Store(reason, failing)),
             // One of them may be at fault, which is not to take the others along.
             Err(_) => {
+                let mut worked = Worked::Buried;
                 for writes in good {
-                    self.write_alone(stream, &writes).await?;
+                    if self.write_alone(stream, &writes).await? {
+                        worked = Worked::Stored;
+                    }
                 }
-                Ok(Worked::Done)
+                Ok(worked)
             }
         }
     }
 
+    /// Whether it has reached the source; otherwise it is a dead letter.
     async fn write_alone(
         &self,
         stream: &dyn WriteStream,
         writes: &[&Waiting],
-    ) -> Result<(), Failure> {
+    ) -> Result<bool, Failure> {
         let newest = writes.last().and_then(|newest| read(&self.cache, newest));
         let stored = match newest {
             Some(write) => self.call(vec![write]).await,
             None => Err("it cannot be read".to_owned()),
         };
         let reason = stored.err();
-        if reason.is_some() {
-            warn!(
-                namespace = self.cache.namespace(),
-                "a write could not be written to its source, and is a dead letter now"
-            );
-        } else {
+        self.settle(stream, writes, reason.as_deref()).await?;
+        if reason.is_none() {
             Counters::add(&self.counters.stored, 1);
         }
-        self.settle(stream, writes, reason.as_deref()).await
+        Ok(reason.is_none())
     }
 
     /// Calls `store`. The error is its text.
@@ -271,11 +296,13 @@ where
             reason,
             payload: &self.cache.engine().invalidation_of(&keys),
         };
-        let is_settled = stream.settle(self.fence, settled).await?;
-        if !is_settled {
+        if !stream.settle(self.fence, settled).await? {
+            return Err(Failure::Fence);
+        }
+        if reason.is_some() && self.dead_letters.allows(self.cache.engine().now()) {
             warn!(
                 namespace = self.cache.namespace(),
-                "this instance's worker was silent for too long; another one writes the same writes"
+                "writes could not be written to their source, and are dead letters now"
             );
         }
         Ok(())

@@ -78,3 +78,41 @@ async fn few_large_values_are_taken_at_a_time() {
     assert_eq!(behind.dead_letters(10).await.unwrap().len(), 2);
     assert_eq!(behind.replay_dead_letters().await.unwrap(), 3);
 }
+
+/// The worker whose pause is longer than its fence lasts would leave the batch to the other, which begins to count anew.
+#[tokio::test]
+async fn attempts_are_counted_also_if_others_could_take_over() {
+    let redis = RedisServer::start().await;
+    let (a, b) = (instance(&redis).await, instance(&redis).await);
+    let source = Source::new();
+    *source.poison.lock().unwrap() = Some("bad".to_owned());
+    let build = |cache| source.builder(cache).attempts(5).claim_after(100 * MS);
+    let (behind, _other) = (build(&a).build().unwrap(), build(&b).build().unwrap());
+    behind.insert("bad", &1).await.unwrap();
+    behind.flush().await.unwrap_err();
+    assert_eq!(source.calls(), 6, "and once by itself");
+}
+
+#[tokio::test]
+async fn a_worker_whose_fence_is_lost_writes_no_more() {
+    let redis = RedisServer::start().await;
+    let (cache, source) = (instance(&redis).await, Source::new());
+    let_wait(&redis).await;
+    let behind = source.builder(&cache).attempts(1).build().unwrap();
+    for key in ["a", "b", "c"] {
+        behind.insert(key, &1).await.unwrap();
+    }
+    source.failures.store(1, SeqCst);
+    source.allow(1);
+    let_work(&redis).await;
+    eventually("the first is tried alone", async || source.calls() == 2).await;
+    let_wait(&redis).await;
+    source.open();
+    eventually("it is stored", async || source.row("a") == Some(1)).await;
+    // It looks at the stream again and again.
+    tokio::time::sleep(100 * MS).await;
+    assert_eq!(source.calls(), 2);
+    let_work(&redis).await;
+    behind.flush().await.unwrap();
+    assert_eq!(source.row("c"), Some(1));
+}
