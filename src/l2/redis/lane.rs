@@ -176,12 +176,13 @@ impl RedisLane {
 
     /// LEAD, for one copy of the request: no two may have the same token.
     fn lead(&self, key: &str, ask: LeaseRequest, token: u64) -> Call<'_> {
-        let mut call = Call::new(&self.scripts.lead, 4);
+        let mut call = Call::new(&self.scripts.lead, 5);
         let name = &mut String::new();
         call.arg(self.names.value(name, key))
             .arg(self.names.lease(name, key))
             .arg(self.names.hold(name, key))
-            .arg(&self.names.clock);
+            .arg(&self.names.clock)
+            .arg(&self.names.writes);
         call.arg(token).arg(millis(ask.ttl));
         match ask.want {
             Want::Any => call.arg(""),

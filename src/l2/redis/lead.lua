@@ -1,4 +1,4 @@
--- LEAD  value lease hold clock | token ms want rnd deadline  ->  answer, value or lease, number
+-- LEAD  value lease hold clock writes | token ms want rnd deadline  ->  answer, value or lease, number
 local epoch, _, issued = clock(KEYS[4], ARGV[4])
 -- MGET answers nil for a value of another type.
 local v, stored, hold = unpack(redis.call('MGET', KEYS[1], KEYS[2], KEYS[3]))
@@ -18,9 +18,14 @@ end
 if ARGV[2] == '0' or ARGV[5] ~= '' and time() > tonumber(ARGV[5]) then
   return {'MISS', false, 0}
 end
--- A write that waits for its source holds as long as it waits. Any other hold, or a lease, without a TTL is not one of this
--- crate.
-if hold and (read_mark(hold) or redis.call('PTTL', KEYS[3]) >= 0) then
+-- A write that waits for its source holds as long as it waits. If it is not in its stream, that was deleted.
+local written, till = read_mark(hold)
+if written and #(checked(redis.pcall('XRANGE', KEYS[5], written, written), 'XRANGE') or {}) == 0 then
+  end_mark(KEYS[3], till, time())
+  written, hold = nil, till > time()
+end
+-- Any other hold, or a lease, without a TTL is not one of this crate.
+if hold and (written or redis.call('PTTL', KEYS[3]) >= 0) then
   return {'HOLD', false, 0}
 end
 -- A lease that has ended, or one of another epoch, fills nothing any more: this load need not wait for it.

@@ -9,6 +9,15 @@ local function write_mark(key, id, till)
   redis.call('SET', key, 'W' .. id .. ':' .. string.format('%.0f', till))
 end
 
+-- Ends a mark; what else holds loads off lasts on.
+local function end_mark(key, till, at)
+  if till > at then
+    redis.call('SET', key, '', 'PX', till - at)
+  else
+    redis.call('DEL', key)
+  end
+end
+
 -- Until when a key is held, whatever else stands there; 0 if it is not.
 local function held_till(key, at)
   local now = checked(redis.pcall('GET', key), 'GET')

@@ -12,7 +12,6 @@ pub(crate) struct Names {
     pub(crate) log: String,
     pub(crate) live: String,
     pub(super) stats: String,
-    #[cfg(feature = "write-behind")]
     pub(super) writes: String,
     #[cfg(feature = "write-behind")]
     pub(super) dead: String,
@@ -37,7 +36,6 @@ impl Names {
             log: format!("{tag}!log"),
             live: format!("{tag}!live"),
             stats: format!("{tag}!stats"),
-            #[cfg(feature = "write-behind")]
             writes: format!("{tag}!writes"),
             #[cfg(feature = "write-behind")]
             dead: format!("{tag}!dead"),

@@ -18,10 +18,8 @@ for i = 1, keys do
   local value, lease, hold = KEYS[3 + 3 * i], KEYS[4 + 3 * i], KEYS[5 + 3 * i]
   local id, till = read_mark(checked(redis.pcall('GET', hold), 'GET'))
   if not id or is_up_to(id, ARGV[6 + i]) then
-    if id and till > at then
-      redis.call('SET', hold, '', 'PX', till - at)
-    elseif id then
-      redis.call('DEL', hold)
+    if id then
+      end_mark(hold, till, at)
     end
     redis.call('DEL', value, lease)
   end

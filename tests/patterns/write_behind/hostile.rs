@@ -116,3 +116,23 @@ async fn a_worker_whose_fence_is_lost_writes_no_more() {
     behind.flush().await.unwrap();
     assert_eq!(source.row("c"), Some(1));
 }
+
+/// What it held off would be held off for ever.
+#[tokio::test]
+async fn when_the_stream_was_deleted_loads_are_stored_again() {
+    let redis = RedisServer::start().await;
+    let (cache, source) = (instance(&redis).await, Source::new());
+    source.close();
+    let behind = source.behind(&cache);
+    for key in ["k", "held"] {
+        behind.insert(key, &1).await.unwrap();
+    }
+    cache.invalidate("k").await.unwrap();
+    cache.invalidate_and_hold("held", HOUR).await.unwrap();
+    assert_eq!(load(&cache, &source, "k").await, (0, false));
+    let _: u64 = ask(&redis, cmd("DEL").arg(key("!writes"))).await;
+    assert_eq!(load(&cache, &source, "k").await, (0, true));
+    assert_eq!(load(&cache, &source, "held").await, (0, false));
+    let ttl: i64 = ask(&redis, cmd("PTTL").arg(key("!hold:held"))).await;
+    assert!((1..=3_600_000).contains(&ttl), "{ttl}");
+}
