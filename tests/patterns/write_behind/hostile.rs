@@ -136,3 +136,20 @@ async fn when_the_stream_was_deleted_loads_are_stored_again() {
     let ttl: i64 = ask(&redis, cmd("PTTL").arg(key("!hold:held"))).await;
     assert!((1..=3_600_000).contains(&ttl), "{ttl}");
 }
+
+/// Also if Redis finds out in the middle of the step.
+#[tokio::test]
+async fn what_redis_refuses_does_not_wait() {
+    let redis = RedisServer::start().await;
+    let mut user = cmd("ACL");
+    user.arg("SETUSER").arg("views").arg("on").arg(">secret");
+    user.arg("~*").arg("&*").arg("+@all").arg("-publish");
+    let _: () = ask(&redis, &user).await;
+    let url = redis.url().replace("redis://", "redis://views:secret@");
+    let cache: Views = Cache::builder("test:views").redis(url).build().unwrap();
+    let behind = Source::new().behind(&cache);
+    let error = behind.insert("k", &1).await.unwrap_err();
+    assert!(!error.is_unknown(), "{error:?}");
+    let waiting: u64 = ask(&redis, cmd("XLEN").arg(key("!writes"))).await;
+    assert_eq!(waiting, 0);
+}
