@@ -27,7 +27,24 @@ pub struct Write<K, V> {
     pub version: u64,
 }
 
-/// An id of the stream as one number.
+/// An id of the stream as one number. While the clock of Redis is behind the last id, only the number rises: it may go
+/// beyond its 20 bits, and then into those of the time.
 pub(super) fn version(StreamId { ms, number }: StreamId) -> u64 {
-    (ms << 20) | number.min((1 << 20) - 1)
+    (ms << 20).saturating_add(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_rises_also_while_the_clock_stands_still() {
+        let of = |ms, number| version(StreamId { ms, number });
+        let now = 1_800_000_000_000;
+        assert!(of(now, 0) < of(now, 1));
+        assert!(of(now, (1 << 20) - 1) < of(now, 1 << 20));
+        assert!(of(now, 1 << 20) < of(now, (1 << 20) + 1));
+        assert!(of(now, (1 << 20) - 1) < of(now + 1, 0));
+        assert!(i64::try_from(of(now, 1 << 30)).is_ok());
+    }
 }
