@@ -16,6 +16,8 @@ mod rights;
 #[path = "../support/mod.rs"]
 mod support;
 mod trouble;
+#[cfg(feature = "write-behind")]
+mod write_behind;
 
 use std::io;
 use std::time::Duration;

@@ -67,6 +67,9 @@ fn advice(code: &str, text: &str) -> String {
         "OOM" => {
             "its memory is full: raise maxmemory, or set a maxmemory-policy of volatile-*; invalidations still work"
         }
+        "WRONGTYPE" => {
+            "another program has put something of another type under a key of this cache: delete that key"
+        }
         "LOADING" => "it is loading its data, and answers when that is done",
         "BUSY" => "a script of another program keeps it busy; SCRIPT KILL may end that",
         "MISCONF" => "it takes no writes, as it could not save its data; its log says why",
@@ -203,6 +206,11 @@ mod tests {
                 "ERR",
                 "wrong kind of thing: 'hunter2'",
                 "ERR wrong kind of thing:",
+            ),
+            (
+                "WRONGTYPE",
+                "Operation against a key holding the wrong kind of value script: 61c, on @user_script:9.",
+                "delete that key",
             ),
             ("NEW", "about \"hunter2\"", "NEW about"),
             (

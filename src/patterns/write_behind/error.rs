@@ -28,7 +28,7 @@ enum Kind {
     Unknown(#[source] WriteError),
     #[error("the write was not accepted; nothing was changed")]
     Write(#[source] WriteError),
-    #[error("Redis did not answer")]
+    #[error("Redis did not answer, or refused")]
     L2(#[source] L2Error),
     #[error("some writes could not be written to the source, and are dead letters now")]
     DeadLetters,
