@@ -6,7 +6,7 @@ use larder::l2::{Fill, Kind, Lane, LeaseReply};
 use larder::{RedisL2, Version};
 
 use super::detour::{Detour, Loss};
-use super::{Met, watched_lane};
+use super::{Met, own_key, run, watched_lane};
 use crate::store::*;
 use crate::support::eventually::eventually;
 
@@ -152,4 +152,47 @@ async fn an_insert_on_a_condition_stores_once_however_often_it_arrives() {
     };
     let (inserted, ()) = futures::join!(inserting, removed);
     assert!(inserted.unwrap().is_some());
+}
+
+/// Its caller was told that nothing was changed; and a second entry would be newer than what was written since.
+#[cfg(feature = "write-behind")]
+#[tokio::test]
+async fn a_write_is_appended_once_or_never_however_often_it_arrives() {
+    use larder::l2::Append;
+
+    for most in [1, 0] {
+        let (store, mut detour, lane, _) = start().await;
+        let mut raw = store.server.connection().await;
+        let stream = lane.write_stream().unwrap();
+        let (clock, _subscription) = subscribe(&*lane).await;
+        let (value, payload) = (sealed(b"v"), payload_of(Kind::Insert, &["k"]));
+        let deadline = Some(clock.now + 1000);
+        let append = |key, most| Append {
+            key,
+            encoded_key: b"k",
+            value: &value,
+            most,
+        };
+        // So that the server knows the script, too.
+        let warm = stream.append(append("warm", 0), &payload, deadline);
+        assert_eq!(warm.await.unwrap(), None, "there is no room");
+        let done = own_key("done:*");
+        detour.lose(Loss::HeldUp);
+        let appending = stream.append(append("k", most), &payload, deadline);
+        let length = async |raw: &mut _| run::<u64>(raw, &["XLEN", &own_key("writes")]).await;
+        let freed = async {
+            let late = detour.caught().await;
+            eventually("the second copy is executed", async || {
+                let found: Vec<String> = run(&mut raw.clone(), &["KEYS", &done]).await;
+                found.len() == 2
+            })
+            .await;
+            assert_eq!(length(&mut raw).await, most);
+            let _: u64 = run(&mut raw, &["DEL", &own_key("writes")]).await;
+            late.arrive().await;
+            assert_eq!(length(&mut raw).await, 0);
+        };
+        let (appended, ()) = futures::join!(appending, freed);
+        assert_eq!(appended.unwrap().is_some(), most == 1);
+    }
 }
