@@ -709,8 +709,9 @@ where
     /// time. Up to 4 096 messages and 8 MiB wait; if there are more, the instance clears the cache instead, once for all of
     /// them, and counts them in [`events_dropped`](crate::Stats::events_dropped).
     ///
-    /// The parser runs on a thread of its own, so a slow one delays only what else is heard. If it panics, nothing is invalidated; that is traced and
-    /// counted in [`parser_panics`](crate::Stats::parser_panics). A key, tag or prefix that is longer than
+    /// The parser runs on a thread of its own, so a slow one delays only what else is heard; one that never returns also keeps
+    /// the runtime from ending. If it panics, nothing is invalidated; that is traced and counted in
+    /// [`parser_panics`](crate::Stats::parser_panics). A key, tag or prefix that is longer than
     /// [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES) is ignored, as nothing is stored under it.
     ///
     /// The cache listens on the connection of its subscription. It uses its L1 only while it is connected, so it also needs the

@@ -10,43 +10,50 @@ use tokio::task::spawn_blocking;
 use tracing::warn;
 
 use super::context::Context;
-use super::listener::Heard;
 use super::write::Writes;
 use crate::key::{Key, MAX_KEY_BYTES};
 use crate::vocabulary::{Invalidation, Value, What};
 
 /// Carries out what is heard. What waits when this is dropped is carried out by the next one.
 pub(super) async fn run<V: Value>(ctx: Arc<Context<V>>, writes: Arc<Writes<V>>) {
-    let namespace = ctx.options.namespace.as_str();
+    // Beside each other: a parser may take for ever.
+    tokio::select! {
+        () = carry_out(&ctx, &writes) => {}
+        () = make_up(&ctx, &writes) => {}
+    }
+}
+
+async fn carry_out<V: Value>(ctx: &Context<V>, writes: &Arc<Writes<V>>) {
     loop {
-        let invalidations = match ctx.listeners.next().await {
-            Heard::Some(payloads) => {
-                let listeners = Arc::clone(&ctx.listeners);
-                let parsing = spawn_blocking(move || listeners.parse(&payloads));
-                // Otherwise the runtime ends.
-                let Ok((invalidations, panics)) = parsing.await else {
-                    return;
-                };
-                ctx.counters.parser_panics.add(panics);
-                if panics > 0 && ctx.listeners.may_warn_of_panics(ctx.now()) {
-                    warn!(
-                        namespace,
-                        "the parser of listen_to panicked; what the message says is not invalidated"
-                    );
-                }
-                invalidations
-            }
-            Heard::TooMany => {
-                if ctx.listeners.may_warn_of_overflow(ctx.now()) {
-                    warn!(
-                        namespace,
-                        "other programs publish faster than this instance can invalidate; it clears the cache instead"
-                    );
-                }
-                vec![Invalidation::all()]
-            }
+        let payloads = ctx.listeners.next().await;
+        let listeners = Arc::clone(&ctx.listeners);
+        let parsing = spawn_blocking(move || listeners.parse(&payloads));
+        // Otherwise the runtime ends.
+        let Ok((invalidations, panics)) = parsing.await else {
+            return;
         };
-        invalidate(&writes, invalidations).await;
+        ctx.counters.parser_panics.add(panics);
+        if panics > 0 && ctx.listeners.may_warn_of_panics(ctx.now()) {
+            warn!(
+                namespace = ctx.options.namespace.as_str(),
+                "the parser of listen_to panicked; what the message says is not invalidated"
+            );
+        }
+        invalidate(writes, invalidations).await;
+    }
+}
+
+/// Clears for what did not fit, and cannot be named any more.
+async fn make_up<V: Value>(ctx: &Context<V>, writes: &Writes<V>) {
+    loop {
+        ctx.listeners.too_many().await;
+        if ctx.listeners.may_warn_of_overflow(ctx.now()) {
+            warn!(
+                namespace = ctx.options.namespace.as_str(),
+                "other programs publish faster than this instance can invalidate; it clears the cache instead"
+            );
+        }
+        let _ = writes.clear().await;
     }
 }
 

@@ -35,6 +35,7 @@ pub(super) struct Listeners {
     counters: Arc<Counters>,
     waiting: Mutex<Waiting>,
     heard: Notify,
+    dropped: Notify,
     panics: Throttle,
     overflows: Throttle,
 }
@@ -50,11 +51,6 @@ struct Waiting {
 
 pub(super) type Payloads = Vec<(usize, Vec<u8>)>;
 
-pub(super) enum Heard {
-    Some(Payloads),
-    TooMany,
-}
-
 impl Listeners {
     pub(super) fn new(all: Vec<Listener>, counters: &Arc<Counters>) -> Self {
         Self {
@@ -62,6 +58,7 @@ impl Listeners {
             counters: Arc::clone(counters),
             waiting: Mutex::default(),
             heard: Notify::new(),
+            dropped: Notify::new(),
             panics: Throttle::default(),
             overflows: Throttle::default(),
         }
@@ -88,33 +85,39 @@ impl Listeners {
                 ..Waiting::default()
             };
             self.counters.events_dropped.add(dropped);
+            self.dropped.notify_one();
         } else {
             waiting.bytes = bytes;
             waiting.payloads.push_back((listener, payload));
+            self.heard.notify_one();
         }
-        drop(waiting);
-        self.heard.notify_one();
     }
 
-    pub(super) async fn next(&self) -> Heard {
+    /// Waits for payloads.
+    pub(super) async fn next(&self) -> Payloads {
         loop {
-            if let Some(heard) = self.take() {
-                return heard;
+            let payloads = self.take();
+            if !payloads.is_empty() {
+                return payloads;
             }
             self.heard.notified().await;
         }
     }
 
-    fn take(&self) -> Option<Heard> {
+    fn take(&self) -> Payloads {
         let mut waiting = lock(&self.waiting);
-        if mem::take(&mut waiting.is_over) {
-            return Some(Heard::TooMany);
-        }
         let many = waiting.payloads.len().min(MOST_TOGETHER);
-        let some: Vec<_> = waiting.payloads.drain(..many).collect();
+        let some: Payloads = waiting.payloads.drain(..many).collect();
         let bytes: usize = some.iter().map(|(_, payload)| payload.len()).sum();
         waiting.bytes = waiting.bytes.saturating_sub(bytes);
-        (many > 0).then_some(Heard::Some(some))
+        some
+    }
+
+    /// Waits until a payload does not fit. From then on others have to be kept again.
+    pub(super) async fn too_many(&self) {
+        while !mem::take(&mut lock(&self.waiting).is_over) {
+            self.dropped.notified().await;
+        }
     }
 
     /// What the payloads invalidate, and how many parsers panicked.
