@@ -64,11 +64,13 @@ def main(url, namespace, *what):
     lane = Lane(script, namespace, int(urlsplit(url).path.strip("/") or 0))
     if what == ("clear",):
         return lane.clear()
-    kinds = [text.partition(":")[::2] for text in what]
-    lane.invalidate(
-        keys=[text for kind, text in kinds if kind == "key"],
-        tags=[text for kind, text in kinds if kind == "tag"],
-    )
+    names = {"key": [], "tag": []}
+    for text in what:
+        kind, _, name = text.partition(":")
+        if kind not in names:
+            sys.exit(f"{text}: begin it with key: or tag:, or say clear and nothing else")
+        names[kind].append(name)
+    lane.invalidate(keys=names["key"], tags=names["tag"])
 
 
 if __name__ == "__main__":

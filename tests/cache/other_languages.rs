@@ -117,6 +117,27 @@ async fn what_the_page_shows_works() {
     }
 }
 
+/// It would be taken for done.
+#[tokio::test]
+async fn the_program_refuses_what_it_does_not_understand() {
+    if !is_installed("python3") {
+        eprintln!("skipped, as there is no python3");
+        return;
+    }
+    let server = RedisServer::start().await;
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/other_languages");
+    for (words, is_understood) in [
+        (["key:tea", "tag:tenant:7"], true),
+        (["key:tea", "keys:milk"], false),
+        (["clear", "key:tea"], false),
+    ] {
+        let mut program = Command::new("python3");
+        program.args(["invalidate.py", &server.url(), "test:others"]);
+        let ended = program.args(words).current_dir(&folder).output().unwrap();
+        assert_eq!(ended.status.success(), is_understood, "{ended:?}");
+    }
+}
+
 #[tokio::test]
 async fn keys_and_tags_go_from_both_levels_in_one_step() {
     let server = RedisServer::start().await;
