@@ -35,6 +35,8 @@
 //! - *A failure of `store`* is retried with growing pauses, up to [`attempts`](WriteBehindBuilder::attempts) times. Then
 //!   each write of the batch is tried by itself, and those that fail become dead letters. Their keys are invalidated; so
 //!   the cache has what the source has.
+//! - *One way to write a key.* What [`insert`](crate::Cache::insert) or [`write_through`](crate::Cache::write_through) write
+//!   while a write of the key waits, that one overwrites in the source: they know nothing of its order.
 //! - *Full.* If as many writes wait, dead letters included, as [`capacity`](WriteBehindBuilder::capacity) says, `insert`
 //!   returns an error, and nothing was changed.
 //! - *What Redis loses is lost*: with `appendfsync everysec` a crash of the server may take the last second of writes with
@@ -48,7 +50,8 @@
 //! # In Redis
 //!
 //! For a cache `shop:views`: the streams `{shop:views.0}!writes` and `{shop:views.0}!dead`, and
-//! `{shop:views.0}!worker`, which names the worker. While a write waits, `{shop:views.0}!hold:KEY` has no TTL. A user with
+//! `{shop:views.0}!worker`, which names the worker. While a write waits, `{shop:views.0}!hold:KEY` has no TTL. To drop
+//! all that waits, or all dead letters, delete the stream; what a worker has taken is written all the same. A user with
 //! few rights also needs `+xlen +xdel +xrevrange +exists`.
 
 mod error;
@@ -99,7 +102,7 @@ pub struct DeadLetter<K, V> {
     pub reason: String,
 }
 
-/// Writes values to the cache now, and to their source a moment later. See the [module](self).
+/// Writes values to the cache now, and to their source a moment later. See the [module](self). Share it in an `Arc`.
 ///
 /// Dropping it ends its worker, wherever it is; another instance's worker, or the next one, goes on within
 /// [`claim_after`](WriteBehindBuilder::claim_after).
@@ -172,7 +175,7 @@ where
     /// # Errors
     ///
     /// - [`WriteBehindError::is_dead_letter`]: meanwhile some writes became dead letters.
-    /// - Redis does not answer.
+    /// - Redis does not answer, or refuses.
     pub async fn flush(&self) -> Result<(), WriteBehindError> {
         let before = self.pending().await?;
         let Some(last) = before.last else {
@@ -194,13 +197,13 @@ where
         }
     }
 
-    /// The first dead letters, the oldest first.
+    /// The first dead letters, the oldest first: no more than `most`, and no more once their values have 1 MiB together.
     ///
     /// Cost: one round trip.
     ///
     /// # Errors
     ///
-    /// Redis does not answer.
+    /// Redis does not answer, or refuses.
     pub async fn dead_letters(
         &self,
         most: usize,
@@ -216,13 +219,14 @@ where
     }
 
     /// Has all dead letters wait for the source again, with the versions that they had; those of which a newer write of the
-    /// key waits are removed instead. Returns how many wait again.
+    /// key waits are removed instead. A `store` that compares no versions puts an older value back by it. Returns how many
+    /// wait again.
     ///
     /// Cost: one round trip for each.
     ///
     /// # Errors
     ///
-    /// Redis does not answer. Some letters may wait again.
+    /// Redis does not answer, or refuses. Some letters may wait again.
     pub async fn replay_dead_letters(&self) -> Result<u64, WriteBehindError> {
         let last = self.pending().await?.last_dead;
         let (stream, mut replayed) = (self.stream()?, 0);
@@ -250,7 +254,7 @@ where
     ///
     /// # Errors
     ///
-    /// Redis does not answer.
+    /// Redis does not answer, or refuses.
     pub async fn stats(&self) -> Result<WriteBehindStats, WriteBehindError> {
         Ok(self.counters.snapshot(&self.pending().await?))
     }
@@ -311,7 +315,8 @@ where
         self
     }
 
-    /// How many writes are taken from the stream at a time. Default: 256, which is the most.
+    /// How many writes are taken from the stream at a time; fewer once their values have 1 MiB together. Default: 256, which is
+    /// the most.
     pub fn batch(mut self, most: usize) -> Self {
         self.batch = most;
         self
@@ -324,7 +329,8 @@ where
     }
 
     /// How often a batch is tried before each write is tried by itself, and becomes a dead letter if it fails. Default: 20,
-    /// which is about two minutes: the pauses grow to 10 s.
+    /// which is two to four minutes: the pauses grow to 10 s, and are random. With `u32::MAX` there are no dead letters, however
+    /// long the source is down; and a write that it always refuses stops all others.
     pub fn attempts(mut self, attempts: u32) -> Self {
         self.attempts = attempts;
         self
@@ -350,7 +356,7 @@ where
         self
     }
 
-    /// Starts the worker as a task on the current Tokio runtime.
+    /// Starts the worker as a task on the current Tokio runtime, with which it ends.
     ///
     /// # Errors
     ///

@@ -153,3 +153,23 @@ async fn what_redis_refuses_does_not_wait() {
     let waiting: u64 = ask(&redis, cmd("XLEN").arg(key("!writes"))).await;
     assert_eq!(waiting, 0);
 }
+
+#[tokio::test]
+async fn writes_by_other_calls_end_with_what_was_written_behind() {
+    let redis = RedisServer::start().await;
+    let (cache, source) = (instance(&redis).await, Source::new());
+    source.close();
+    let behind = source.behind(&cache);
+    behind.insert("k", &1).await.unwrap();
+    let through = cache.write_through("k", 2, |_| async { Ok::<_, io::Error>(()) });
+    through.await.unwrap();
+    assert!(cache.get("k").await.is_none(), "it was not stored");
+    assert_eq!(load(&cache, &source, "k").await, (0, false));
+    cache.insert("k", 3).await.unwrap();
+    assert_eq!(cache.get("k").await.as_deref(), Some(&3));
+    cache.invalidate_prefix("k").await.unwrap();
+    assert_eq!(load(&cache, &source, "k").await, (0, false));
+    source.open();
+    behind.flush().await.unwrap();
+    assert_eq!(load(&cache, &source, "k").await, (1, true));
+}
