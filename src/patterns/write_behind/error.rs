@@ -1,9 +1,7 @@
 //! Why a write was not accepted, or a writer not built.
 
-use std::error::Error;
-use std::sync::Arc;
-
 use crate::error::{L2Error, WriteError};
+use crate::wire::codec::CodecError;
 
 /// Why [write-behind](super) did not do what it was asked. Cheap to clone.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -21,7 +19,7 @@ enum Kind {
     #[error("write-behind cannot be set up like this: {0}")]
     Misuse(&'static str),
     #[error("the key could not be encoded; nothing was changed")]
-    Key(#[source] Arc<dyn Error + Send + Sync>),
+    Key(#[source] CodecError),
     #[error(
         "Redis did not confirm the write: it reaches the source or not, and its key is invalidated"
     )]
@@ -47,8 +45,8 @@ impl WriteBehindError {
         Self(Kind::Misuse(problem))
     }
 
-    pub(super) fn key(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self(Kind::Key(error.into().into()))
+    pub(super) fn key(error: CodecError) -> Self {
+        Self(Kind::Key(error))
     }
 
     pub(super) fn write(error: WriteError) -> Self {
