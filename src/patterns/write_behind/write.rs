@@ -27,6 +27,34 @@ pub struct Write<K, V> {
     pub version: u64,
 }
 
+impl<K, V> Write<K, V> {
+    /// A write for a test of a [`store`](super::WriteBehindBuilder::store).
+    ///
+    /// ```
+    /// use larder::write_behind::Write;
+    ///
+    /// async fn upsert(batch: Vec<Write<String, u64>>) -> Result<(), std::io::Error> {
+    /// #   let _ = batch;
+    ///     // …
+    ///     Ok(())
+    /// }
+    ///
+    /// # async fn test() {
+    /// let written = upsert(vec![Write::new("tea".to_owned(), 450, 1)]).await;
+    /// assert!(written.is_ok());
+    /// # }
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(test());
+    /// ```
+    #[must_use]
+    pub fn new(key: K, value: V, version: u64) -> Self {
+        Self {
+            key,
+            value,
+            version,
+        }
+    }
+}
+
 /// An id of the stream as one number. While the clock of Redis is behind the last id, only the number rises: it may go
 /// beyond its 20 bits, and then into those of the time.
 pub(super) fn version(StreamId { ms, number }: StreamId) -> u64 {
