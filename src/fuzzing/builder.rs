@@ -1,9 +1,11 @@
 //! The builder: any URL, any options.
 
 use std::error::Error;
+use std::fmt::Debug;
+use std::io;
 
 use super::input::Input;
-use crate::{Builder, Cache, Mode, RedisL2};
+use crate::{BuildError, Builder, Cache, Invalidation, MemoryL2, Mode, RedisL2};
 
 /// A password that no error shows. It is in the URL wherever the bytes have a `*`.
 const SECRET: &str = "s3cr3t-pa55";
@@ -20,16 +22,17 @@ pub fn builder(bytes: &[u8]) {
             shows_nothing_of(&error);
         }
     }
-    let namespace = input.text();
-    // An error may show a namespace, so that has no password in it.
+    let namespace = name(&mut input);
     let namespace = match options % 4 {
-        0 if !namespace.contains(SECRET) => namespace,
+        0 => namespace,
         _ => "fuzz".into(),
     };
     let mut builder: Builder<String, String> = Cache::builder(namespace);
-    if options.is_multiple_of(2) {
-        builder = builder.redis(&url);
-    }
+    builder = match options % 3 {
+        0 => builder.redis(&url),
+        1 => builder.l2(MemoryL2::new()),
+        _ => builder,
+    };
     // To make room for entries takes a thousand times as long as all the rest.
     if options < 250 {
         builder = builder.l1_capacity(0);
@@ -38,9 +41,38 @@ pub fn builder(bytes: &[u8]) {
         builder = set(builder, options, &mut input);
     }
     shows_nothing(&format!("{builder:?}"));
-    match builder.build() {
-        Ok(cache) => shows_nothing(&format!("{cache:?} {:?}", cache.health())),
+    match options % 5 {
+        0 => {
+            let load = |key| async { Ok::<_, io::Error>(key) };
+            is_built(builder.read_through(load).build());
+        }
+        1 => {
+            let load = |keys: Vec<String>| async {
+                let pairs = keys.into_iter().map(|key| (key.clone(), key));
+                Ok::<_, io::Error>(pairs)
+            };
+            is_built(builder.read_through_many(load).build());
+        }
+        _ => is_built(builder.build().inspect(|cache| {
+            shows_nothing(&format!("{:?}", cache.health()));
+        })),
+    }
+}
+
+fn is_built(built: Result<impl Debug, BuildError>) {
+    match built {
+        Ok(cache) => shows_nothing(&format!("{cache:?}")),
         Err(error) => shows_nothing_of(&error),
+    }
+}
+
+/// An error may show the name of a namespace or a channel, so it has no password in it.
+fn name(input: &mut Input<'_>) -> String {
+    let name = input.text();
+    if name.contains(SECRET) {
+        String::new()
+    } else {
+        name
     }
 }
 
@@ -49,7 +81,7 @@ fn set(
     options: u8,
     input: &mut Input<'_>,
 ) -> Builder<String, String> {
-    match input.u8() % 21 {
+    match input.u8() % 28 {
         0 if options < 250 => builder,
         0 => builder.l1_capacity(input.u64()),
         1 => builder.l1_ttl(input.duration()),
@@ -73,7 +105,18 @@ fn set(
         17 => builder.lease_wait(input.duration()),
         18 => builder.max_deferred(input.usize()),
         19 => builder.type_tag(input.text()),
-        _ => builder.schema_version(u32::from(input.u8())),
+        20 => builder.schema_version(u32::from(input.u8())),
+        21 => builder.refresh_ahead(f64::from_bits(input.u64())),
+        22 => builder.xfetch(f64::from_bits(input.u64())),
+        23 => builder.batch_loads(input.duration(), input.usize()),
+        24 => builder.listen_to(name(input), |_| vec![Invalidation::all()]),
+        #[cfg(feature = "json")]
+        25 => builder.publish_changes(name(input)),
+        26 => {
+            let ttl = input.duration();
+            builder.ttl_of(move |_| Some(ttl))
+        }
+        _ => builder.l1_weigher(|_, _| u32::MAX),
     }
 }
 
