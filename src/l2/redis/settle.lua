@@ -2,7 +2,8 @@
 --   ->  1, or 0 if the fence is another worker's
 -- Removes entries, with a reason to the dead letters; and invalidates their keys, unless a newer write of a key waits.
 -- `last` is the newest id of each key. The marks end in the same step: a load may be stored from here on.
-if checked(redis.pcall('GET', KEYS[1]), 'GET') ~= ARGV[1] then
+local fence = checked(redis.pcall('GET', KEYS[1]), 'GET')
+if fence and fence ~= ARGV[1] then
   return 0
 end
 local at, keys = time(), tonumber(ARGV[6])

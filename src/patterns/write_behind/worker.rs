@@ -71,7 +71,7 @@ enum Failure {
     L2(L2Error),
     /// The error of `store`.
     Store(String, Failing),
-    /// Another worker has the fence, or nobody.
+    /// Another worker has the fence.
     Fence,
 }
 
@@ -155,7 +155,7 @@ where
             }
             Failure::Fence => warn!(
                 namespace,
-                "this instance's worker was silent for too long, or Redis has lost its data; what it has written may be written again"
+                "this instance's worker was silent for too long; another one writes the same writes"
             ),
         }
     }

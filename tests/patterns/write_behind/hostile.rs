@@ -93,6 +93,27 @@ async fn attempts_are_counted_also_if_others_could_take_over() {
     assert_eq!(source.calls(), 6, "and once by itself");
 }
 
+/// The fence expires while the thread is blocked, and nobody else wants it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_blocks_is_settled_unless_another_worker_has_come() {
+    let redis = RedisServer::start().await;
+    let cache = instance(&redis).await;
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&calls);
+    let behind = WriteBehind::builder(cache)
+        .store(move |_: Batch| {
+            counted.fetch_add(1, SeqCst);
+            std::thread::sleep(400 * MS);
+            async { Ok::<_, io::Error>(()) }
+        })
+        .claim_after(100 * MS)
+        .build()
+        .unwrap();
+    behind.insert("k", &1).await.unwrap();
+    behind.flush().await.unwrap();
+    assert_eq!(calls.load(SeqCst), 1);
+}
+
 #[tokio::test]
 async fn a_worker_whose_fence_is_lost_writes_no_more() {
     let redis = RedisServer::start().await;
