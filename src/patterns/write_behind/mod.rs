@@ -139,7 +139,8 @@ where
 
     /// Stores a value in both levels and has it written to its source. Other instances evict the key from L1.
     ///
-    /// Cost: one round trip, which no other write shares.
+    /// Cost: one round trip, which no other write shares. A call that is dropped has been carried out or will be, or its key is
+    /// invalidated.
     ///
     /// # Errors
     ///
@@ -222,7 +223,7 @@ where
     /// key waits are removed instead. A `store` that compares no versions puts an older value back by it. Returns how many
     /// wait again.
     ///
-    /// Cost: one round trip for each.
+    /// Cost: one round trip for each. A call that is dropped leaves the others where they are.
     ///
     /// # Errors
     ///
