@@ -47,7 +47,10 @@ fn what_cannot_be_written_and_what_redis_refuses_is_a_line_each() {
         let value = SECRET.to_owned();
 
         for n in 1..=5 {
-            behind.insert(&format!("bad{n}"), &value).await.unwrap();
+            behind
+                .insert(&format!("bad{n}"), value.clone())
+                .await
+                .unwrap();
             eventually("it is a dead letter", async || {
                 behind.stats().await.unwrap().dead_letters == n
             })
@@ -60,34 +63,34 @@ fn what_cannot_be_written_and_what_redis_refuses_is_a_line_each() {
         run(&mut redis, &["SET", "{test:behind.0}!writes", "x"]).await;
         eventually("it is said", async || log.count("WRONGTYPE") > 0).await;
         for _ in 0..3 {
-            let refused = behind.insert("k", &value).await.unwrap_err();
+            let refused = behind.insert("k", value.clone()).await.unwrap_err();
             assert!(!refused.is_unknown() && !refused.is_full(), "{refused:?}");
             behind.stats().await.unwrap_err();
         }
         run(&mut redis, &["DEL", "{test:behind.0}!writes"]).await;
-        behind.insert("k", &value).await.unwrap();
+        behind.insert("k", value.clone()).await.unwrap();
         behind.flush().await.unwrap();
 
         run(&mut redis, &["RENAME", "{test:behind.0}!dead", "dead"]).await;
         run(&mut redis, &["SET", "{test:behind.0}!dead", "x"]).await;
-        behind.insert("k", &value).await.unwrap_err();
+        behind.insert("k", value.clone()).await.unwrap_err();
         behind.flush().await.unwrap_err();
         run(&mut redis, &["RENAME", "dead", "{test:behind.0}!dead"]).await;
 
         // A right is missing.
         run(&mut redis, &["ACL", "SETUSER", "app", "-xdel"]).await;
-        behind.insert("k", &value).await.unwrap();
+        behind.insert("k", value.clone()).await.unwrap();
         eventually("it is said", async || log.count("may not run xdel") > 0).await;
         let stats = behind.stats().await.unwrap();
         assert_eq!((stats.pending, stats.dead_letters), (1, 5));
         run(&mut redis, &rights).await;
         behind.flush().await.unwrap();
         run(&mut redis, &["ACL", "SETUSER", "app", "-xlen"]).await;
-        behind.insert("k", &value).await.unwrap_err();
+        behind.insert("k", value.clone()).await.unwrap_err();
         for right in ["-xrevrange", "-exists"] {
             run(&mut redis, &rights).await;
             run(&mut redis, &["ACL", "SETUSER", "app", right]).await;
-            behind.insert("k", &value).await.unwrap();
+            behind.insert("k", value.clone()).await.unwrap();
             behind.flush().await.unwrap_err();
         }
         run(&mut redis, &rights).await;

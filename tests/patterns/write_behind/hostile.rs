@@ -31,7 +31,7 @@ async fn a_key_that_claims_to_be_long_is_a_dead_letter() {
     let long = [&[253][..], &(1_u64 << 60).to_le_bytes()].concat();
     add(&redis, &[("k", b"odd"), ("i", &long), ("b", b"")]).await;
     has_dead_letters(&behind, 1).await;
-    behind.insert("k", &1).await.unwrap();
+    behind.insert("k", 1).await.unwrap();
     behind.flush().await.unwrap();
     assert_eq!(source.row("k"), Some(1));
 }
@@ -61,7 +61,7 @@ async fn few_large_values_are_taken_at_a_time() {
     let behind = builder.attempts(1).interval(10 * MS).build().unwrap();
     let value = vec![7; 600 << 10];
     for key in ["a", "b", "c", "d", "e"] {
-        behind.insert(key, &value).await.unwrap();
+        behind.insert(key, value.clone()).await.unwrap();
     }
     let_work(&redis).await;
     behind.flush().await.unwrap();
@@ -69,7 +69,7 @@ async fn few_large_values_are_taken_at_a_time() {
 
     source_is_down.store(true, SeqCst);
     for key in ["a", "b", "c"] {
-        behind.insert(key, &value).await.unwrap();
+        behind.insert(key, value.clone()).await.unwrap();
     }
     eventually("they are dead letters", async || {
         behind.stats().await.unwrap().dead_letters == 3
@@ -88,7 +88,7 @@ async fn attempts_are_counted_also_if_others_could_take_over() {
     *source.poison.lock().unwrap() = Some("bad".to_owned());
     let build = |cache| source.builder(cache).attempts(5).claim_after(100 * MS);
     let (behind, _other) = (build(&a).build().unwrap(), build(&b).build().unwrap());
-    behind.insert("bad", &1).await.unwrap();
+    behind.insert("bad", 1).await.unwrap();
     behind.flush().await.unwrap_err();
     assert_eq!(source.calls(), 6, "and once by itself");
 }
@@ -109,7 +109,7 @@ async fn a_store_that_blocks_is_settled_unless_another_worker_has_come() {
         .claim_after(100 * MS)
         .build()
         .unwrap();
-    behind.insert("k", &1).await.unwrap();
+    behind.insert("k", 1).await.unwrap();
     behind.flush().await.unwrap();
     assert_eq!(calls.load(SeqCst), 1);
 }
@@ -121,7 +121,7 @@ async fn a_worker_whose_fence_is_lost_writes_no_more() {
     let_wait(&redis).await;
     let behind = source.builder(&cache).attempts(1).build().unwrap();
     for key in ["a", "b", "c"] {
-        behind.insert(key, &1).await.unwrap();
+        behind.insert(key, 1).await.unwrap();
     }
     source.failures.store(1, SeqCst);
     source.allow(1);
@@ -146,7 +146,7 @@ async fn when_the_stream_was_deleted_loads_are_stored_again() {
     source.close();
     let behind = source.behind(&cache);
     for key in ["k", "held"] {
-        behind.insert(key, &1).await.unwrap();
+        behind.insert(key, 1).await.unwrap();
     }
     cache.invalidate("k").await.unwrap();
     cache.invalidate_and_hold("held", HOUR).await.unwrap();
@@ -169,7 +169,7 @@ async fn what_redis_refuses_does_not_wait() {
     let url = redis.url().replace("redis://", "redis://views:secret@");
     let cache: Views = Cache::builder("test:views").redis(url).build().unwrap();
     let behind = Source::new().behind(&cache);
-    let error = behind.insert("k", &1).await.unwrap_err();
+    let error = behind.insert("k", 1).await.unwrap_err();
     assert!(!error.is_unknown(), "{error:?}");
     let waiting: u64 = ask(&redis, cmd("XLEN").arg(key("!writes"))).await;
     assert_eq!(waiting, 0);
@@ -181,7 +181,7 @@ async fn writes_by_other_calls_end_with_what_was_written_behind() {
     let (cache, source) = (instance(&redis).await, Source::new());
     source.close();
     let behind = source.behind(&cache);
-    behind.insert("k", &1).await.unwrap();
+    behind.insert("k", 1).await.unwrap();
     let through = cache.write_through("k", 2, |_| async { Ok::<_, io::Error>(()) });
     through.await.unwrap();
     assert!(cache.get("k").await.is_none(), "it was not stored");
