@@ -10,8 +10,10 @@ use std::time::Duration;
 #[cfg(feature = "metrics")]
 use std::time::Instant;
 
+use futures::{FutureExt, TryFutureExt};
 use tokio::sync::Notify;
-use tracing::{debug, info, warn};
+use tracing::field::Empty;
+use tracing::{Instrument, Span, debug, debug_span, info, warn};
 
 #[cfg(feature = "metrics")]
 use super::metrics::Metrics;
@@ -43,6 +45,8 @@ pub(super) struct Breaker {
     /// Requests that were not sent in this trouble.
     skipped: AtomicU64,
     trouble: Mutex<Option<Trouble>>,
+    /// What L2 is, by the name that OpenTelemetry has for it.
+    system: &'static str,
     options: Arc<Options>,
     counters: Arc<Counters>,
     #[cfg(feature = "metrics")]
@@ -65,6 +69,7 @@ struct Trouble {
 
 impl Breaker {
     pub(super) fn new(
+        system: &'static str,
         options: &Arc<Options>,
         counters: &Arc<Counters>,
         #[cfg(feature = "metrics")] metrics: &Metrics,
@@ -78,6 +83,7 @@ impl Breaker {
             silence: Notify::new(),
             skipped: AtomicU64::new(0),
             trouble: Mutex::default(),
+            system,
             options: Arc::clone(options),
             counters: Arc::clone(counters),
             #[cfg(feature = "metrics")]
@@ -85,15 +91,20 @@ impl Breaker {
         }
     }
 
-    /// Sends a request and counts its result, or fails at once while the breaker is open.
+    /// Sends a request, in a span with the name of its operation, and counts its result, or fails at once while the breaker is open.
     ///
     /// Cancel safe: if it is dropped L2 is probed, as nobody learns how long the request would have taken.
-    pub(super) async fn send<T>(&self, request: Reply<'_, T>) -> Result<T, L2Error> {
+    pub(super) async fn send<T>(
+        &self,
+        operation: &'static str,
+        request: Reply<'_, T>,
+    ) -> Result<T, L2Error> {
         self.admit()?;
         let pending = Pending(self);
         #[cfg(feature = "metrics")]
         let sent = Instant::now();
-        let answer = request.await;
+        let request = request.inspect_err(note_in_span);
+        let answer = request.instrument(self.span(operation)).await;
         #[cfg(feature = "metrics")]
         self.metrics.requested(sent.elapsed(), answer.is_err());
         pending.end();
@@ -116,7 +127,12 @@ impl Breaker {
         let pending = Pending(self);
         #[cfg(feature = "metrics")]
         let sent = Instant::now();
-        let answers = request.await;
+        let request = request.inspect(|answers| {
+            if let Some(Err(error)) = answers.iter().find(|answer| answer.is_err()) {
+                note_in_span(error);
+            }
+        });
+        let answers = request.instrument(self.span("get_many")).await;
         #[cfg(feature = "metrics")]
         self.metrics
             .requested(sent.elapsed(), answers.iter().any(Result::is_err));
@@ -126,6 +142,20 @@ impl Breaker {
             None => _ = self.observe(Ok(())),
         }
         answers
+    }
+
+    /// The span of a request, with the names that OpenTelemetry has for those of a database.
+    fn span(&self, operation: &'static str) -> Span {
+        debug_span!(
+            "larder.l2",
+            otel.name = operation,
+            otel.kind = "client",
+            db.system.name = self.system,
+            db.operation.name = operation,
+            db.collection.name = self.options.namespace.as_str(),
+            otel.status_code = Empty,
+            error.type = Empty,
+        )
     }
 
     /// Whether the breaker is open.
@@ -322,4 +352,15 @@ impl Drop for Probing<'_> {
     fn drop(&mut self) {
         self.0.probed_until.store(0, Ordering::Relaxed);
     }
+}
+/// Says in the span of a request that it has failed.
+fn note_in_span(error: &L2Error) {
+    let span = Span::current();
+    span.record("otel.status_code", "ERROR");
+    let kind = if error.is_unreachable() {
+        "unreachable"
+    } else {
+        "refused"
+    };
+    span.record("error.type", kind);
 }

@@ -133,6 +133,7 @@ impl<V: Value> Engine<V> {
         let metrics = Metrics::new(&options.namespace, instance);
         let ctx = Arc::new(Context {
             breaker: Breaker::new(
+                lane.system(),
                 &options,
                 &counters,
                 #[cfg(feature = "metrics")]

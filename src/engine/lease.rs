@@ -105,7 +105,9 @@ pub(super) async fn ask<V: Value>(
         deadline,
         ..request
     };
-    ctx.breaker.send(ctx.lane.acquire_lease(key, request)).await
+    ctx.breaker
+        .send("acquire_lease", ctx.lane.acquire_lease(key, request))
+        .await
 }
 
 /// Asks for the lease. If the stored value cannot be read, asks again at once, until the time `until`. A value that L1 has is
@@ -195,7 +197,7 @@ async fn previous<V: Value>(ctx: &Context<V>, key: &Key, kept: Option<&[u8]>) ->
 pub(super) async fn ask_nothing<V>(ctx: &Context<V>, key: &str) -> Result<(), L2Error> {
     let request = LeaseRequest::read_only(Want::Nothing);
     let reply = ctx.lane.acquire_lease(key, request);
-    ctx.breaker.send(reply).await.map(|_| ())
+    ctx.breaker.send("acquire_lease", reply).await.map(|_| ())
 }
 
 /// Renews leases for as long as this is polled. A lease that was lost shows when it is used.
@@ -216,7 +218,7 @@ pub(super) async fn give_back<V: Value>(ctx: &Context<V>, leased: Leased<'_>) {
 async fn renew<V: Value>(ctx: &Context<V>, (key, lease): Leased<'_>, ttl: Duration) {
     if let Some(lease) = lease {
         let renewing = ctx.lane.renew_lease(key, lease.token, ttl);
-        let _ = ctx.breaker.send(renewing).await;
+        let _ = ctx.breaker.send("renew_lease", renewing).await;
     }
 }
 
@@ -361,7 +363,7 @@ impl<V: Value> Filling<'_, V> {
                 && !self.is_retagged
             {
                 let sending = ctx.lane.revalidate(key, lease, slot.ver, ttls, tags);
-                if let Some(fill) = ctx.breaker.send(sending).await? {
+                if let Some(fill) = ctx.breaker.send("revalidate", sending).await? {
                     return Ok(Some(fill));
                 }
             }
@@ -371,7 +373,7 @@ impl<V: Value> Filling<'_, V> {
             let payload = || message::payload(Kind::Insert, ctx.instance, &[key]);
             let payload = self.publishes.then(payload);
             let filling = ctx.lane.fill(key, lease, &encoded, payload.as_deref());
-            ctx.breaker.send(filling).await.map(Some)
+            ctx.breaker.send("fill", filling).await.map(Some)
         };
         match sent.await {
             Ok(Some(fill)) => return Some(fill),

@@ -12,7 +12,8 @@ use futures::{FutureExt, TryFutureExt};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{Instrument, Span, debug};
+use tracing::field::Empty;
+use tracing::{Instrument, debug, debug_span};
 
 use super::context::Context;
 use super::lease::{self, Leased};
@@ -155,6 +156,14 @@ impl<V: Value> LoaderCalls<V> {
         let clock = ctx.options.clock.clone();
         #[cfg(feature = "metrics")]
         let called = Instant::now();
+        let namespace = ctx.options.namespace.as_str();
+        let span = debug_span!(
+            "larder.load",
+            namespace,
+            keys = keys.len(),
+            otel.status_code = Empty,
+            error.type = Empty,
+        );
         let load = async move {
             // Never closed, so an error is no reason not to load. It is held until the loader has ended, also if that is
             // after the time limit.
@@ -166,7 +175,7 @@ impl<V: Value> LoaderCalls<V> {
         };
         // In a task of its own, which is aborted when this ends: a loader that blocks its thread does not block the callers
         // that wait for it.
-        let load = tokio::spawn(load.instrument(Span::current()));
+        let load = tokio::spawn(load.instrument(span.clone()));
         let load = timeout(limit, AbortOnDropHandle::new(load));
         let loaded = tokio::select! {
             biased;
@@ -190,13 +199,26 @@ impl<V: Value> LoaderCalls<V> {
             },
             Err(_) => LoadError::timed_out(limit),
         };
+        span.record("otel.status_code", "ERROR");
+        span.record("error.type", error_type(&loaded));
         ctx.counters.load_failures.bump();
         debug!(
-            namespace = ctx.options.namespace.as_str(),
+            namespace,
             keys = keys.len(),
             error = &loaded as &dyn Error,
             "a load failed"
         );
         Err(loaded)
+    }
+}
+
+/// A word for the span of a load that failed.
+fn error_type(error: &LoadError) -> &'static str {
+    if error.is_timeout() {
+        "timeout"
+    } else if error.is_panic() {
+        "panic"
+    } else {
+        "loader"
     }
 }

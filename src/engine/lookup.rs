@@ -127,7 +127,7 @@ pub(super) async fn fallback<V: Value>(
     // The server compares epochs: there may be no proof (rule 11).
     let ask = LeaseRequest::read_only(Want::Kept);
     let reply = ctx.lane.acquire_lease(key, ask);
-    match ctx.breaker.send(reply).await {
+    match ctx.breaker.send("acquire_lease", reply).await {
         Ok(LeaseReply::Hit(bytes)) => {
             let now = ctx.now();
             let slot = tags::open(ctx, proof, key, &bytes, now).await.ok()?;
@@ -331,7 +331,7 @@ async fn ask_l2<V: Value>(ctx: &Context<V>, op: &Op, now: Tick) -> (ReadOutcome<
         return (outcome, now);
     }
     if ctx.l1.freshness().is_live_at(now) {
-        let answer = ctx.breaker.send(ctx.lane.get(op.key())).await;
+        let answer = ctx.breaker.send("get", ctx.lane.get(op.key())).await;
         let now = ctx.now();
         if let Some(outcome) = plain_outcome(ctx, op, answer, now) {
             return (outcome, now);
@@ -371,7 +371,7 @@ fn plain_outcome<V: Value>(
 async fn compared<V: Value>(ctx: &Context<V>, op: &Op) -> ReadOutcome<V> {
     let ask = LeaseRequest::read_only(Want::Any);
     let reply = ctx.lane.acquire_lease(op.key(), ask);
-    match ctx.breaker.send(reply).await {
+    match ctx.breaker.send("acquire_lease", reply).await {
         Ok(LeaseReply::Hit(bytes)) => (ctx.convert)
             .open(op.key(), &bytes, ctx.now())
             .map_or_else(ReadOutcome::Unreadable, ReadOutcome::Hit),

@@ -12,10 +12,10 @@ use crate::l2::Members;
 /// The members of the lane without the silent ones, which are removed from its list (rule 16).
 pub(super) async fn members<V>(ctx: &Context<V>) -> Result<Members, L2Error> {
     let asked = ctx.now();
-    let mut members = ctx.breaker.send(ctx.lane.members()).await?;
+    let mut members = ctx.breaker.send("members", ctx.lane.members()).await?;
     for silent in ctx.attendance.strike(&mut members.list, asked, ctx.now()) {
         // The lane keeps it if it has sent a heartbeat meanwhile. An error has been traced, and is no obstacle.
-        let _ = ctx.breaker.send(ctx.lane.forget(silent)).await;
+        let _ = ctx.breaker.send("forget", ctx.lane.forget(silent)).await;
     }
     Ok(members)
 }

@@ -1,48 +1,128 @@
 //! What an instance measures, for the recorder that the process has installed for the [`metrics`] crate.
+//!
+//! The names and labels are put together once: a request to L2 allocates nothing for them.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use metrics::{Label, Unit, describe_counter, describe_gauge, describe_histogram, histogram};
+use metrics::{
+    Key, Label, Level, Metadata, Unit, describe_counter, describe_gauge, describe_histogram,
+    with_recorder,
+};
 
-/// The labels of an instance.
+use crate::stats::Stats;
+
+static METADATA: Metadata<'static> = Metadata::new("larder", Level::INFO, Some("larder"));
+
+/// The names of what an instance hands over, with its labels.
 #[derive(Clone)]
-pub(super) struct Metrics(Arc<[Label]>);
+pub(super) struct Metrics(Arc<Keys>);
+
+struct Keys {
+    /// In the order of the fields of [`Stats`]. `None` for what is no counter.
+    counters: Vec<Option<Key>>,
+    gauges: [Key; GAUGES.len()],
+    loads: ByOutcome,
+    requests: ByOutcome,
+}
+
+/// The names of a histogram.
+struct ByOutcome {
+    ok: Key,
+    error: Key,
+}
+
+/// With what they say.
+const GAUGES: [(&str, &str); 7] = [
+    ("larder_l1_entries", "entries in L1"),
+    ("larder_l1_weight", "what the entries in L1 weigh together"),
+    ("larder_deferred", "keys and tags whose change waits for L2"),
+    (
+        "larder_l2_up",
+        "whether L2 did what it was last asked to do",
+    ),
+    (
+        "larder_l2_breaker_open",
+        "whether requests to L2 are not sent for now",
+    ),
+    (
+        "larder_listener_live",
+        "whether the instance may use its L1",
+    ),
+    ("larder_enabled", "whether the cache is switched on"),
+];
+const LOADS: &str = "larder_load_duration_seconds";
+const REQUESTS: &str = "larder_l2_request_duration_seconds";
 
 impl Metrics {
     pub(super) fn new(namespace: &str, instance: u64) -> Self {
         describe();
-        let namespace = Label::new("namespace", namespace.to_owned());
-        let instance = Label::new("instance", format!("{instance:016x}"));
-        Self(Arc::new([namespace, instance]))
-    }
-
-    pub(super) fn labels(&self) -> Vec<Label> {
-        self.0.to_vec()
-    }
-
-    pub(super) fn labels_with(&self, name: &'static str, value: &'static str) -> Vec<Label> {
-        [self.labels(), vec![Label::new(name, value)]].concat()
+        let labels = [
+            Label::new("namespace", namespace.to_owned()),
+            Label::new("instance", format!("{instance:016x}")),
+        ];
+        let key = |name: String| Key::from_parts(name, labels.to_vec());
+        let with = |name: &str, label: Label| {
+            Key::from_parts(name.to_owned(), [&labels[..], &[label]].concat())
+        };
+        let by_outcome = |name: &str| ByOutcome {
+            ok: with(name, Label::new("outcome", "ok")),
+            error: with(name, Label::new("outcome", "error")),
+        };
+        let counters = Stats::default().iter().map(|(name, _)| match name {
+            "l1_hits" => Some(with("larder_hits_total", Label::new("level", "l1"))),
+            "l2_hits" => Some(with("larder_hits_total", Label::new("level", "l2"))),
+            // A gauge.
+            "l1_entries" => None,
+            name => Some(key(format!("larder_{name}_total"))),
+        });
+        Self(Arc::new(Keys {
+            counters: counters.collect(),
+            gauges: GAUGES.map(|(name, _)| key(name.to_owned())),
+            loads: by_outcome(LOADS),
+            requests: by_outcome(REQUESTS),
+        }))
     }
 
     /// A loader has run.
     pub(super) fn loaded(&self, took: Duration, has_failed: bool) {
-        let outcome = if has_failed { "error" } else { "ok" };
-        histogram!(
-            "larder_load_duration_seconds",
-            self.labels_with("outcome", outcome)
-        )
-        .record(took);
+        self.0.loads.record(took, has_failed);
     }
 
     /// A request to L2 was answered, or was not.
     pub(super) fn requested(&self, took: Duration, has_failed: bool) {
-        let outcome = if has_failed { "error" } else { "ok" };
-        histogram!(
-            "larder_l2_request_duration_seconds",
-            self.labels_with("outcome", outcome)
-        )
-        .record(took);
+        self.0.requests.record(took, has_failed);
+    }
+
+    /// All counters as they are.
+    pub(super) fn counted(&self, stats: &Stats) {
+        with_recorder(|recorder| {
+            for (key, (_, n)) in self.0.counters.iter().zip(stats.iter()) {
+                if let Some(key) = key {
+                    recorder.register_counter(key, &METADATA).absolute(n);
+                }
+            }
+        });
+    }
+
+    /// All gauges, in their order.
+    pub(super) fn are(&self, values: [f64; GAUGES.len()]) {
+        with_recorder(|recorder| {
+            for (key, value) in self.0.gauges.iter().zip(values) {
+                recorder.register_gauge(key, &METADATA).set(value);
+            }
+        });
+    }
+}
+
+impl ByOutcome {
+    fn record(&self, took: Duration, has_failed: bool) {
+        let key = if has_failed { &self.error } else { &self.ok };
+        with_recorder(|recorder| {
+            recorder
+                .register_histogram(key, &METADATA)
+                .record(took.as_secs_f64());
+        });
     }
 }
 
@@ -50,29 +130,16 @@ impl Metrics {
 fn describe() {
     describe_counter!("larder_hits_total", "look-ups that a level answered");
     describe_histogram!(
-        "larder_load_duration_seconds",
+        LOADS,
         Unit::Seconds,
         "calls of a loader, with the wait for a permit"
     );
     describe_histogram!(
-        "larder_l2_request_duration_seconds",
+        REQUESTS,
         Unit::Seconds,
-        "requests to L2"
+        "requests to L2, with the wait for a connection"
     );
-    describe_gauge!("larder_l1_entries", "entries in L1");
-    describe_gauge!("larder_l1_weight", "what the entries in L1 weigh together");
-    describe_gauge!("larder_deferred", "keys and tags whose change waits for L2");
-    describe_gauge!(
-        "larder_l2_up",
-        "whether L2 did what it was last asked to do"
-    );
-    describe_gauge!(
-        "larder_l2_breaker_open",
-        "whether requests to L2 are not sent for now"
-    );
-    describe_gauge!(
-        "larder_listener_live",
-        "whether the instance may use its L1"
-    );
-    describe_gauge!("larder_enabled", "whether the cache is switched on");
+    for (name, what) in GAUGES {
+        describe_gauge!(name, what);
+    }
 }

@@ -10,7 +10,7 @@ use futures::StreamExt;
 use futures::future::{join, join_all};
 use futures::stream::FuturesUnordered;
 use tokio::time::{Instant, timeout_at};
-use tracing::{Instrument, Span, warn};
+use tracing::{Instrument, debug_span, warn};
 
 use super::context::Context;
 use super::lease::{self, Replaces};
@@ -139,7 +139,12 @@ impl<V: Value> Refreshes<V> {
         if !refreshes.is_empty() {
             let refreshing = Arc::clone(self);
             let task = async move { refreshing.replace(refreshes, loader).await };
-            tokio::spawn(task.instrument(Span::current()));
+            let span = debug_span!(
+                "larder.refresh",
+                namespace = self.ctx.options.namespace.as_str(),
+                keys = places.len()
+            );
+            tokio::spawn(task.instrument(span));
         }
         results
     }
@@ -306,7 +311,7 @@ impl<V: Value> Refreshes<V> {
         let (ctx, key) = (&*self.ctx, refresh.op.key());
         let request = LeaseRequest::read_only(refresh.want());
         let reply = ctx.lane.acquire_lease(key, request);
-        if let Ok(LeaseReply::Hit(bytes)) = ctx.breaker.send(reply).await
+        if let Ok(LeaseReply::Hit(bytes)) = ctx.breaker.send("acquire_lease", reply).await
             && let Ok(fresh) = tags::open(ctx, Proof::Used, key, &bytes, ctx.now()).await
         {
             ctx.l1.publish(&refresh.op, &fresh);

@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{info, warn};
+use tracing::{Instrument, debug_span, info, warn};
 
 use super::context::Context;
 use super::fleet_stats;
@@ -210,7 +210,11 @@ impl<'a, V: Value> Session<'a, V> {
     /// Subscribes, and receives until an error ends the subscription.
     async fn run(&mut self) -> L2Error {
         let run = async {
-            let subscription = self.subscribe().await?;
+            let span = debug_span!(
+                "larder.subscribe",
+                namespace = self.ctx.options.namespace.as_str()
+            );
+            let subscription = self.subscribe().instrument(span).await?;
             self.receive(subscription).await
         };
         let Err(error) = run.await;

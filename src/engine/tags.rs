@@ -87,7 +87,11 @@ async fn ask_unknown<'a, V: Value>(
         return Some(unknown);
     }
     let names: Vec<&str> = unknown.keys().map(|name| &**name).collect();
-    let versions = ctx.breaker.send(ctx.lane.tag_versions(&names)).await.ok()?;
+    let versions = ctx
+        .breaker
+        .send("tag_versions", ctx.lane.tag_versions(&names))
+        .await
+        .ok()?;
     Some(unknown.into_keys().zip(versions).collect())
 }
 

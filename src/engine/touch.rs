@@ -60,7 +60,7 @@ async fn send<V: Value>(
     let key = op.key();
     let payload = message::payload(Kind::Invalidate, ctx.instance, &[key]);
     let touching = ctx.lane.touch(key, life, &payload, deadline);
-    let Some(touched) = ctx.breaker.send(touching).await? else {
+    let Some(touched) = ctx.breaker.send("touch", touching).await? else {
         return Ok(false);
     };
     apply(ctx, op, &touched);

@@ -220,7 +220,7 @@ pub(super) struct Place {
 async fn place<V: Value>(ctx: &Context<V>) -> Result<Place, WriteError> {
     let payload = message::payload(Kind::Invalidate, ctx.instance, &[]);
     let marking = ctx.lane.invalidate(&[], &payload, Duration::ZERO);
-    let ack = ctx.breaker.send(marking).await;
+    let ack = ctx.breaker.send("invalidate", marking).await;
     let ack = ack.map_err(|error| WriteError::interrupted(Some(error)))?;
     Ok(Place {
         epoch: ack.stamp.epoch,
@@ -255,7 +255,7 @@ impl Changes {
     async fn follow<V: Value>(&mut self, ctx: &Context<V>, to: Place) -> Result<(), WriteError> {
         while self.here.seq < to.seq {
             let reading = ctx.lane.replay(self.here.seq);
-            let messages = ctx.breaker.send(reading).await;
+            let messages = ctx.breaker.send("replay", reading).await;
             let messages = messages.map_err(|error| WriteError::interrupted(Some(error)))?;
             let before = self.here.seq;
             // Each number after the last one, in this epoch: so the log is of this life, and lacks nothing.

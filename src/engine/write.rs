@@ -200,10 +200,13 @@ impl<V: Value> Writes<V> {
         };
         let removed = async {
             let removing = ctx.lane.remove_prefix(prefix, before);
-            let removed = ctx.breaker.send(removing).await?;
+            let removed = ctx.breaker.send("remove_prefix", removing).await?;
             let payload = message::payload(Kind::Prefix, ctx.instance, &[prefix]);
             let publishing = ctx.lane.invalidate(&[], &payload, Duration::ZERO);
-            ctx.breaker.send(publishing).await.map(|_| removed)
+            ctx.breaker
+                .send("invalidate", publishing)
+                .await
+                .map(|_| removed)
         };
         match removed.await {
             Ok(from_l2) => {

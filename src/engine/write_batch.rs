@@ -189,7 +189,7 @@ async fn step<V: Value>(
                 .collect();
             let inserted = ctx
                 .breaker
-                .send(ctx.lane.insert(&values, payload, deadline))
+                .send("insert", ctx.lane.insert(&values, payload, deadline))
                 .await;
             inserted.map(|stamp| Some(done(stamp)))
         }
@@ -211,7 +211,7 @@ async fn step<V: Value>(
                     let stream = ctx.lane.write_stream();
                     let stream = stream.ok_or_else(|| L2Error::unexpected("it has no stream"))?;
                     let appending = stream.append(append, payload, deadline);
-                    ctx.breaker.send(appending).await
+                    ctx.breaker.send("append", appending).await
                 }
                 Some(Condition::Version(version)) => {
                     let version = *version;
@@ -219,7 +219,7 @@ async fn step<V: Value>(
                         return Ok(None);
                     }
                     let inserting = ctx.lane.insert_if(key, value, version, payload, deadline);
-                    ctx.breaker.send(inserting).await
+                    ctx.breaker.send("insert_if", inserting).await
                 }
                 None => return Ok(None),
             };
@@ -228,31 +228,40 @@ async fn step<V: Value>(
         Sort::Remove(_, hold) => {
             let removed = ctx
                 .breaker
-                .send(ctx.lane.invalidate(&group.keys(), payload, hold))
+                .send(
+                    "invalidate",
+                    ctx.lane.invalidate(&group.keys(), payload, hold),
+                )
                 .await;
             removed.map(|ack| Some((ack.stamp, Accepted::Published(ack))))
         }
         Sort::Expire => {
             let expired = ctx
                 .breaker
-                .send(ctx.lane.expire(&group.keys(), payload))
+                .send("expire", ctx.lane.expire(&group.keys(), payload))
                 .await;
             expired.map(|stamp| Some(done(stamp)))
         }
         Sort::Tags => {
             let invalidated = ctx
                 .breaker
-                .send(ctx.lane.invalidate_tags(&group.keys(), payload))
+                .send(
+                    "invalidate_tags",
+                    ctx.lane.invalidate_tags(&group.keys(), payload),
+                )
                 .await;
             invalidated.map(|stamp| Some(done(stamp)))
         }
         // A new epoch, in one step that also publishes it.
         Sort::Clear => {
-            let cleared = ctx.breaker.send(ctx.lane.clear(payload)).await;
+            let cleared = ctx.breaker.send("clear", ctx.lane.clear(payload)).await;
             cleared.map(|stamp| Some(done(stamp)))
         }
         Sort::EndLeases => {
-            let ended = ctx.breaker.send(ctx.lane.end_leases(payload)).await;
+            let ended = ctx
+                .breaker
+                .send("end_leases", ctx.lane.end_leases(payload))
+                .await;
             ended.map(|stamp| Some((stamp, Accepted::LeasesEnded(stamp))))
         }
     }

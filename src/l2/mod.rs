@@ -226,6 +226,11 @@ pub trait Lane: Send + Sync + fmt::Debug {
     /// heartbeat says how far it is.
     fn subscribe(&self, me: MemberInfo) -> Reply<'_, (LaneClock, Box<dyn Subscription>)>;
 
+    /// What the store is, as OpenTelemetry names it in `db.system.name`.
+    fn system(&self) -> &'static str {
+        "other"
+    }
+
     /// The counters of the whole fleet, if the store sums them up.
     fn fleet_counts(&self) -> Option<&dyn FleetCounts> {
         None

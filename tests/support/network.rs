@@ -614,6 +614,10 @@ impl Lane for Wired {
         self.lane.forget(member)
     }
 
+    fn system(&self) -> &'static str {
+        self.lane.system()
+    }
+
     fn fleet_counts(&self) -> Option<&dyn FleetCounts> {
         let counts = self.lane.fleet_counts();
         counts.map(|_| self as &dyn FleetCounts)

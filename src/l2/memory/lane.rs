@@ -291,6 +291,10 @@ impl Lane for MemoryLane {
         ready(connected).boxed()
     }
 
+    fn system(&self) -> &'static str {
+        "memory"
+    }
+
     fn fleet_counts(&self) -> Option<&dyn FleetCounts> {
         Some(self)
     }

@@ -759,6 +759,10 @@ impl Lane for RedisLane {
         async move { self.ask(cmd("PUBLISH").arg(channel).arg(payload)).await }.boxed()
     }
 
+    fn system(&self) -> &'static str {
+        "redis"
+    }
+
     fn fleet_counts(&self) -> Option<&dyn crate::l2::FleetCounts> {
         Some(self)
     }
