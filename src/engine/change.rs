@@ -31,6 +31,8 @@ pub(super) enum Accepted {
     Done(Token),
     /// The same for an invalidation, of which this message was published.
     Published(WriteAck),
+    /// A clear was, as the write that this names, with a message of this number.
+    Cleared(Stamp, u64),
     /// No load that began before is stored, and what is written later has a higher version than this.
     LeasesEnded(Stamp),
     /// Nothing: it was for another version of the value.
@@ -43,6 +45,7 @@ impl Accepted {
         match self {
             Self::Done(token) => Some(token),
             Self::Published(ack) => Some(ack.stamp.version().into()),
+            Self::Cleared(stamp, _) => Some(stamp.version().into()),
             Self::LeasesEnded(_) | Self::Unchanged => None,
         }
     }

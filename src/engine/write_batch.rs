@@ -124,7 +124,7 @@ async fn try_to_send<V: Value>(
         Ok(Some((stamp, accepted))) => {
             let now = ctx.now();
             for write in &mut group.writes {
-                accept(ctx, write, stamp, now);
+                accept(ctx, write, stamp, accepted, now);
             }
             // All at once: if callers are woken one at a time, threads go idle in between, and the next writes arrive in
             // separate batches.
@@ -255,7 +255,7 @@ async fn step<V: Value>(
         // A new epoch, in one step that also publishes it.
         Sort::Clear => {
             let cleared = ctx.breaker.send("clear", ctx.lane.clear(payload)).await;
-            cleared.map(|stamp| Some(done(stamp)))
+            cleared.map(|(stamp, seq)| Some((stamp, Accepted::Cleared(stamp, seq))))
         }
         Sort::EndLeases => {
             let ended = ctx
@@ -273,10 +273,21 @@ fn done(stamp: Stamp) -> (Stamp, Accepted) {
 }
 
 /// Applies a write that L2 has accepted to this instance.
-fn accept<V: Value>(ctx: &Context<V>, write: &mut Write<V>, stamp: Stamp, now: Tick) {
+fn accept<V: Value>(
+    ctx: &Context<V>,
+    write: &mut Write<V>,
+    stamp: Stamp,
+    accepted: Accepted,
+    now: Tick,
+) {
     match &mut write.change {
         // The new epoch comes with the next heartbeat; until then nothing older is served or stored.
-        Change::Clear => ctx.l1.clear(),
+        Change::Clear => {
+            ctx.l1.clear();
+            if let Accepted::Cleared(stamp, seq) = accepted {
+                ctx.l1.freshness().cleared(stamp.epoch, seq);
+            }
+        }
         Change::Insert(insert) => {
             if let Some(value) = insert.value.take() {
                 let fresh = (ctx.convert).fresh(

@@ -43,7 +43,8 @@ pub(crate) struct Freshness {
     /// All changes up to this version, in this epoch, have been applied: the lane had issued no higher one when it was asked
     /// for the last proof.
     applied: AtomicU64,
-    /// The epoch and number of the last message that the lane had published then. `None` before that, in this epoch.
+    /// The epoch and number of the last message that the lane had published then, or of a clear of this instance since. `None`
+    /// before that, in this epoch.
     reached: Mutex<Option<(u64, u64)>>,
     /// What to add to this instance's time, in nanoseconds, for an upper bound of the lane's.
     lane_ahead: AtomicU64,
@@ -256,7 +257,14 @@ impl Freshness {
         self.is_alone() || is_known && token.ver <= self.applied.load(Ordering::Acquire)
     }
 
-    /// A message that the lane has published, by its epoch and number: the last one of which this instance had a proof.
+    /// Takes note of the message of a clear of this instance: a new epoch begins with it, of which there is no proof yet. To be
+    /// called after [`revoke`](Self::revoke), so that no proof of the former one comes after it.
+    pub(crate) fn cleared(&self, epoch: u64, seq: u64) {
+        *lock(&self.reached) = Some((epoch, seq));
+    }
+
+    /// A message that the lane has published, by its epoch and number: the last one of which this instance had a proof, or that
+    /// of its own clear.
     pub(crate) fn reached(&self) -> Option<(u64, u64)> {
         *lock(&self.reached)
     }

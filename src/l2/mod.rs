@@ -179,8 +179,8 @@ pub trait Lane: Send + Sync + fmt::Debug {
     fn tag_versions<'a>(&'a self, tags: &'a [&'a str]) -> Reply<'a, Vec<Option<TagVersion>>>;
 
     /// Starts a new epoch, so that every stored value is a miss, and publishes that. Each copy of the request starts
-    /// another epoch, so that a late one cannot bring back what was stored since.
-    fn clear<'a>(&'a self, payload: &'a [u8]) -> Reply<'a, Stamp>;
+    /// another epoch, so that a late one cannot bring back what was stored since. Also answers the number of the message.
+    fn clear<'a>(&'a self, payload: &'a [u8]) -> Reply<'a, (Stamp, u64)>;
 
     /// Ends all leases, of whatever key, and issues a version that no value gets, in one step. So a value with a higher
     /// version was stored later, and not by a load whose lease was granted before. Publishes that; loads that wait

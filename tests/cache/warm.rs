@@ -26,6 +26,7 @@ over_both_stores!(
     a_prefix_whose_removal_is_under_way_is_not_overwritten,
     a_held_key_is_left,
     after_a_clear_nothing_more_is_stored,
+    a_clear_before_the_call_is_no_obstacle,
     what_cannot_be_stored_is_counted,
     a_stopped_warm_up_can_be_started_again,
     an_l2_that_does_not_answer_interrupts_it,
@@ -286,6 +287,34 @@ async fn a_stopped_warm_up_can_be_started_again(fleet: Fleet) {
     assert_eq!(warming.done, 5000);
     assert!(warming.present >= 2048, "{warming:?}");
     assert_eq!(warming.stored + warming.present, 5000);
+}
+
+/// Neither one that this instance has not heard of again yet: the usual order is to clear, and then to warm up.
+async fn a_clear_before_the_call_is_no_obstacle(fleet: Fleet) {
+    let ((a, _), (b, wire)) = pair(&fleet).await;
+    a.insert("k", "old".to_owned()).await.unwrap();
+    wire.drop_messages(true);
+    for n in 0..3 {
+        b.clear().await.unwrap();
+        let warming = b.warm(items(&[("k", "warm"), ("l", "warm")])).await;
+        assert_eq!(warming.unwrap().stored, 2, "{n}");
+        b.clear().await.unwrap();
+        // What is changed after the clear, and after the call, is not overwritten.
+        let (sender, warming) = begun(&b).await;
+        a.invalidate("k").await.unwrap();
+        put(&sender, "k");
+        put(&sender, "l");
+        drop(sender);
+        let warming = warmed(warming).await;
+        assert_eq!((warming.stored, warming.changed), (1, 1), "{n}");
+    }
+    // One after the call is an obstacle.
+    let (sender, warming) = begun(&b).await;
+    b.clear().await.unwrap();
+    put(&sender, "k");
+    drop(sender);
+    let ended = warming.await.unwrap();
+    assert!(ended.unwrap_err().is_interrupted());
 }
 
 async fn an_l2_that_does_not_answer_interrupts_it(fleet: Fleet) {

@@ -213,7 +213,7 @@ pub(crate) async fn tag_version(lane: &dyn Lane, tag: &str) -> Option<TagVersion
 
 pub(crate) async fn clear(lane: &dyn Lane) -> Stamp {
     let cleared = lane.clear(&payload_of(Kind::Clear, &[])).await;
-    cleared.expect("the lane is cleared")
+    cleared.expect("the lane is cleared").0
 }
 
 pub(crate) async fn get(lane: &dyn Lane, key: &str) -> Option<Bytes> {

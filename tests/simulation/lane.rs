@@ -476,7 +476,7 @@ impl Lane for FarLane {
         self.ask(serve, no_loss, false).boxed()
     }
 
-    fn clear<'a>(&'a self, payload: &'a [u8]) -> Reply<'a, Stamp> {
+    fn clear<'a>(&'a self, payload: &'a [u8]) -> Reply<'a, (Stamp, u64)> {
         let payload = payload.to_owned();
         let serve = move |store: Arc<Store>, lane: Arc<dyn Lane>| {
             let payload = payload.clone();

@@ -313,10 +313,14 @@ impl Store {
         Ok(ack)
     }
 
-    pub(crate) async fn clear(&self, lane: &dyn Lane, payload: &[u8]) -> Result<Stamp, L2Error> {
-        let stamp = lane.clear(payload).await?;
+    pub(crate) async fn clear(
+        &self,
+        lane: &dyn Lane,
+        payload: &[u8],
+    ) -> Result<(Stamp, u64), L2Error> {
+        let cleared = lane.clear(payload).await?;
         self.changed_all();
-        Ok(stamp)
+        Ok(cleared)
     }
 
     /// After this, too, whatever has its lease from before is refused, of every key.

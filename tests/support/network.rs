@@ -576,7 +576,7 @@ impl Lane for Wired {
             .boxed()
     }
 
-    fn clear<'a>(&'a self, payload: &'a [u8]) -> Reply<'a, Stamp> {
+    fn clear<'a>(&'a self, payload: &'a [u8]) -> Reply<'a, (Stamp, u64)> {
         self.network
             .carry(Step::Clear, async move { self.lane.clear(payload).await })
             .boxed()

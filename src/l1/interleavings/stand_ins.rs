@@ -55,6 +55,11 @@ impl<V> Bounded<V> {
     #[expect(clippy::unused_self, reason = "as moka's, which has some")]
     pub(in crate::l1) fn run_pending_tasks(&self) {}
 
+    #[cfg(feature = "metrics")]
+    pub(in crate::l1) fn weighted_size(&self) -> u64 {
+        self.entry_count()
+    }
+
     pub(in crate::l1) fn entry_count(&self) -> u64 {
         lock(&self.0).len() as u64
     }

@@ -258,7 +258,7 @@ impl Lane for MemoryLane {
         self.step(|state, now| state.tag_versions(tags, now))
     }
 
-    fn clear<'a>(&'a self, payload: &'a [u8]) -> Reply<'a, Stamp> {
+    fn clear<'a>(&'a self, payload: &'a [u8]) -> Reply<'a, (Stamp, u64)> {
         self.step(|state, now| state.clear(payload, now))
     }
 

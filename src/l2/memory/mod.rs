@@ -294,7 +294,7 @@ mod tests {
                     let ack = lane.invalidate(&["k"], b"", Duration::ZERO).await;
                     ack.unwrap().stamp.ver
                 }
-                "clear" => lane.clear(b"").await.unwrap().ver,
+                "clear" => lane.clear(b"").await.unwrap().0.ver,
                 "another" => {
                     let asked = lane.acquire_lease("k", ASK).await.unwrap();
                     assert!(matches!(asked, LeaseReply::Granted(_)), "{asked:?}");

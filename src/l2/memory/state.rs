@@ -471,7 +471,7 @@ impl State {
         }
     }
 
-    pub(super) fn clear(&mut self, payload: &[u8], now: Now) -> Stamp {
+    pub(super) fn clear(&mut self, payload: &[u8], now: Now) -> (Stamp, u64) {
         if now.is_private {
             self.data.leases.retain(|held| *held == Held::Off);
         } else {
@@ -479,7 +479,8 @@ impl State {
         }
         self.data.values = Expiring::default();
         self.data.log.clear();
-        self.announce(payload, now).stamp
+        let ack = self.announce(payload, now);
+        (ack.stamp, ack.seq)
     }
 
     pub(super) fn invalidate_tags(&mut self, tags: &[&str], payload: &[u8], now: Now) -> Stamp {

@@ -650,7 +650,7 @@ impl Lane for RedisLane {
         .boxed()
     }
 
-    fn clear<'a>(&'a self, payload: &'a [u8]) -> Reply<'a, Stamp> {
+    fn clear<'a>(&'a self, payload: &'a [u8]) -> Reply<'a, (Stamp, u64)> {
         async move {
             let call = || {
                 let mut call = Call::new(&self.scripts.clear, 2);
@@ -658,7 +658,13 @@ impl Lane for RedisLane {
                 call.arg(&self.names.events).arg(random()).arg(payload);
                 call
             };
-            stamp(&self.run::<Vec<u8>>(call).await?)
+            let [epoch, ver, written_at, seq] = numbers(&self.run::<Vec<u8>>(call).await?)?;
+            let stamp = Stamp {
+                epoch,
+                ver,
+                written_at,
+            };
+            Ok((stamp, seq))
         }
         .boxed()
     }
