@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::TryFutureExt;
+use futures::{Stream, TryFutureExt};
 
 use crate::clock::Tick;
 use crate::engine::{Begin, Engine, Loader};
@@ -1478,6 +1478,31 @@ where
     #[must_use]
     pub fn health(&self) -> Health {
         self.engine().health()
+    }
+
+    /// What happens in this instance from now on: loads, changes by this instance and by others, and the breaker. Hits
+    /// are none of it. For tests, debugging and side effects such as a log of changes; not for invalidations by other
+    /// means, as events may be missed.
+    ///
+    /// Up to 1 024 events wait for a listener; a slower one misses the oldest, and is told how many. The stream ends with
+    /// the cache. While nobody has ever listened, an event costs nothing.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use futures::StreamExt;
+    /// use larder::{Cache, CacheEvent};
+    ///
+    /// let prices: Cache<String, u32> = Cache::builder("docs:prices").build()?;
+    /// let mut events = prices.events();
+    /// prices.invalidate("tea").await?;
+    /// let event = events.next().await;
+    /// assert!(matches!(event, Some(CacheEvent::Invalidated { key, .. }) if key == "tea"));
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    #[must_use = "events that come while there is no stream are lost"]
+    pub fn events(&self) -> impl Stream<Item = crate::CacheEvent> + Send + Unpin + use<K, V> {
+        self.engine().events()
     }
 
     /// Switches the cache off or on, for all clones in this process: a kill switch, and a way to find out whether a fault

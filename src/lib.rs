@@ -19,6 +19,7 @@
 //! | `entry`, `loaded` | what a look-up returns, and what a loader does |
 //! | `l1` | the entries of this process: what may be returned, joined and stored |
 //! | [`l2`] | the shared store: on Redis, or in memory; beside `l1`, neither knows the other |
+//! | `events` | what happens in an instance |
 //! | `options`, `error` | what users set, and the errors that they get |
 //! | `stats`, `throttle`, `pacing`, `shared_result`, `token`, `warming` | counters, log lines, the size of batches, one result for many callers, the name of a write, progress |
 //! | `wire` | bytes: envelopes, messages and [codecs](codec); does no I/O |
@@ -39,6 +40,7 @@ mod clock;
 mod engine;
 mod entry;
 mod error;
+mod events;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -68,6 +70,7 @@ pub use crate::cache::Cache;
 pub use crate::clock::Clock;
 pub use crate::entry::{Entry, Meta, SomeEntry};
 pub use crate::error::{BuildError, CommitError, LoadError, WriteError};
+pub use crate::events::CacheEvent;
 pub use crate::key::{CacheKey, KeyWriter, MAX_KEY_BYTES, redis_key};
 pub use crate::l2::{L2Error, MemoryL2, MemorySnapshot, RedisL2};
 pub use crate::loaded::{Loaded, MAX_TAGS};

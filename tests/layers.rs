@@ -12,7 +12,7 @@ use std::fs;
 use std::path::Path;
 
 /// From the top. A file imports from its own layer or from lower ones.
-const LAYERS: [&[&str]; 13] = [
+const LAYERS: [&[&str]; 14] = [
     &["fuzzing"],
     &["builder"],
     &["patterns"],
@@ -21,6 +21,7 @@ const LAYERS: [&[&str]; 13] = [
     &["entry", "loaded"],
     &["l1", "l2"],
     &["settings"],
+    &["events"],
     &["options"],
     &["error"],
     &[

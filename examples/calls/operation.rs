@@ -4,7 +4,8 @@
 use std::error::Error;
 use std::time::Duration;
 
-use larder::{Cache, MemoryL2};
+use futures::StreamExt as _;
+use larder::{Cache, CacheEvent, MemoryL2};
 use tokio::time::timeout;
 
 pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
@@ -29,6 +30,12 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
 
     // Of all instances together.
     assert_eq!(plans.global_stats().await?.l1_hits, 1);
+
+    // What happens, as it happens.
+    let mut events = plans.events();
+    plans.insert(&8, "silver".to_owned()).await?;
+    let event = events.next().await.ok_or("the cache is there")?;
+    assert!(matches!(event, CacheEvent::Inserted { key, .. } if key == "8"));
 
     l2.set_reachable(false);
     let deferred = plans.invalidate(&7).await.err().ok_or("L2 is away")?;

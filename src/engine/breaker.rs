@@ -19,6 +19,7 @@ use tracing::{Instrument, Span, debug, debug_span, info, warn};
 use super::metrics::Metrics;
 use crate::clock::{Tick, nanos};
 use crate::error::L2Error;
+use crate::events::{CacheEvent, Events};
 use crate::l2::{LONGEST_PAUSE, ReadResult, Reply};
 use crate::lock::lock;
 use crate::options::Options;
@@ -49,6 +50,7 @@ pub(super) struct Breaker {
     system: &'static str,
     options: Arc<Options>,
     counters: Arc<Counters>,
+    events: Arc<Events>,
     #[cfg(feature = "metrics")]
     metrics: Metrics,
 }
@@ -72,6 +74,7 @@ impl Breaker {
         system: &'static str,
         options: &Arc<Options>,
         counters: &Arc<Counters>,
+        events: &Arc<Events>,
         #[cfg(feature = "metrics")] metrics: &Metrics,
     ) -> Self {
         Self {
@@ -86,6 +89,7 @@ impl Breaker {
             system,
             options: Arc::clone(options),
             counters: Arc::clone(counters),
+            events: Arc::clone(events),
             #[cfg(feature = "metrics")]
             metrics: metrics.clone(),
         }
@@ -256,6 +260,7 @@ impl Breaker {
                 self.will_probe();
             }
             self.counters.l2_breaker_opened.bump();
+            self.events.emit(|| CacheEvent::BreakerOpened);
             debug!(
                 namespace = self.options.namespace.as_str(),
                 "the circuit breaker opens: L2 is not asked until it answers a probe"
@@ -268,6 +273,7 @@ impl Breaker {
         trouble.unanswered = trouble.unanswered.saturating_sub(1);
         if self.is_open.swap(false, Ordering::Relaxed) {
             trouble.unanswered = 0;
+            self.events.emit(|| CacheEvent::BreakerClosed);
             debug!(
                 namespace = self.options.namespace.as_str(),
                 "the circuit breaker closes: L2 has answered"

@@ -19,6 +19,7 @@ use super::publisher::Publisher;
 use super::reported::Reported;
 use super::verifier::Verifier;
 use crate::clock::Tick;
+use crate::events::Events;
 use crate::l1::L1;
 use crate::l2::Lane;
 use crate::options::Options;
@@ -49,6 +50,7 @@ pub(super) struct Context<V> {
     /// What other programs are told, if anything.
     pub(super) publisher: Option<Publisher>,
     pub(super) counters: Arc<Counters>,
+    pub(super) events: Arc<Events>,
     /// What of it the fleet's counters have.
     pub(super) reported: Reported,
     #[cfg(feature = "metrics")]

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::Stream;
+use futures::stream::BoxStream;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -47,6 +48,7 @@ use super::write::Writes;
 use crate::clock::Tick;
 use crate::entry::Entry;
 use crate::error::{CommitError, L2Error, LoadError, WriteError};
+use crate::events::{CacheEvent, Events};
 use crate::key::{Key, KeyTooLong};
 use crate::l1::{L1, Weigher};
 use crate::l2::{L2, MemoryL2, OnConnect, random};
@@ -110,6 +112,7 @@ impl<V: Value> Engine<V> {
             same,
         } = parts;
         let (options, counters) = (Arc::new(options), Arc::new(Counters::default()));
+        let events = Arc::new(Events::default());
         let l1 = Arc::new(L1::new(
             options.l1_capacity,
             weigher,
@@ -136,6 +139,7 @@ impl<V: Value> Engine<V> {
                 lane.system(),
                 &options,
                 &counters,
+                &events,
                 #[cfg(feature = "metrics")]
                 &metrics,
             ),
@@ -153,6 +157,7 @@ impl<V: Value> Engine<V> {
             l1,
             lane,
             counters,
+            events,
             reported: Reported::default(),
             #[cfg(feature = "metrics")]
             metrics,
@@ -528,6 +533,10 @@ impl<V: Value> Engine<V> {
 
     pub(crate) fn stats(&self) -> Stats {
         self.ctx.stats()
+    }
+
+    pub(crate) fn events(&self) -> BoxStream<'static, CacheEvent> {
+        self.ctx.events.stream()
     }
 
     pub(crate) async fn global_stats(&self) -> Result<Stats, L2Error> {

@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 use std::error::Error;
 use std::sync::{Arc, Mutex};
-#[cfg(feature = "metrics")]
 use std::time::Instant;
 
 use futures::future::BoxFuture;
@@ -19,6 +18,7 @@ use super::context::Context;
 use super::lease::{self, Leased};
 use crate::entry::Entry;
 use crate::error::LoadError;
+use crate::events::CacheEvent;
 use crate::key::{CacheKey, Key, KeyWriter};
 use crate::loaded::Loaded;
 use crate::lock::lock;
@@ -154,7 +154,6 @@ impl<V: Value> LoaderCalls<V> {
         let limit = ctx.options.load_timeout;
         let (permits, counted) = (Arc::clone(&self.permits), Arc::clone(&ctx.counters));
         let clock = ctx.options.clock.clone();
-        #[cfg(feature = "metrics")]
         let called = Instant::now();
         let namespace = ctx.options.namespace.as_str();
         let span = debug_span!(
@@ -188,6 +187,10 @@ impl<V: Value> LoaderCalls<V> {
         let loaded = match loaded {
             Ok(Ok((Ok(mut values), took))) => {
                 ctx.convert.ahead.loaded_in(took);
+                ctx.events.emit(|| CacheEvent::Loaded {
+                    keys: texts(keys),
+                    took: called.elapsed(),
+                });
                 values.resize_with(keys.len(), || None);
                 return Ok(values);
             }
@@ -202,6 +205,10 @@ impl<V: Value> LoaderCalls<V> {
         span.record("otel.status_code", "ERROR");
         span.record("error.type", error_type(&loaded));
         ctx.counters.load_failures.bump();
+        ctx.events.emit(|| CacheEvent::LoadFailed {
+            keys: texts(keys),
+            error: loaded.clone(),
+        });
         debug!(
             namespace,
             keys = keys.len(),
@@ -210,6 +217,10 @@ impl<V: Value> LoaderCalls<V> {
         );
         Err(loaded)
     }
+}
+
+fn texts(keys: &[Leased<'_>]) -> Vec<String> {
+    keys.iter().map(|(key, _)| key.to_string()).collect()
 }
 
 /// A word for the span of a load that failed.

@@ -28,6 +28,7 @@ use super::members::forget_silent_members;
 use super::publish;
 use super::write::Writes;
 use crate::ablation::{Rule, without};
+use crate::events::CacheEvent;
 use crate::l1::{Freshness, ProofRequest};
 use crate::l2::{
     Applied, Event, Kind, L2Error, LONGEST_PAUSE, LaneClock, LeaseRequest, MemberInfo, Message,
@@ -168,8 +169,8 @@ struct Session<'a, V> {
     is_answered: bool,
     last_heartbeat: Instant,
     next_heartbeat: Instant,
-    /// The epoch that a clear has announced.
-    cleared: Option<u64>,
+    /// The epoch that a clear has announced, and whether it is one of this instance.
+    cleared: Option<(u64, bool)>,
     /// When L1 was last suspended because of a message of an unknown epoch.
     suspended: Option<Instant>,
 }
@@ -337,7 +338,7 @@ impl<'a, V: Value> Session<'a, V> {
     fn take(&mut self, message: &Message) {
         if message.epoch != self.freshness().epoch() {
             if message.kind == Kind::Clear {
-                self.cleared = Some(message.epoch);
+                self.cleared = Some((message.epoch, message.origin == self.ctx.instance));
             }
             // When the lane confirms the epoch, it is counted with all before it.
             self.tell_others(message);
@@ -371,8 +372,28 @@ impl<'a, V: Value> Session<'a, V> {
         if is_new && is_change && message.origin != self.ctx.instance {
             let keys = message.keys.len() as u64;
             self.ctx.counters.invalidations_received.add(keys);
+            self.tell_listeners(message);
         } else if is_new {
             self.tell_others(message);
+        }
+    }
+
+    /// Tells those who listen to events of a change by another instance.
+    fn tell_listeners(&self, message: &Message) {
+        let (events, is_own) = (&self.ctx.events, false);
+        for key in &message.keys {
+            events.emit(|| {
+                let key = key.to_string();
+                match message.kind {
+                    Kind::Insert => CacheEvent::Inserted { key, is_own },
+                    Kind::Tags => CacheEvent::TagInvalidated { tag: key, is_own },
+                    Kind::Prefix => CacheEvent::PrefixInvalidated {
+                        prefix: key,
+                        is_own,
+                    },
+                    _ => CacheEvent::Invalidated { key, is_own },
+                }
+            });
         }
     }
 
@@ -471,7 +492,12 @@ impl<'a, V: Value> Session<'a, V> {
             self.reached.confirmed = Some(lane.seq);
             return Ok(());
         }
-        if known != 0 && known != lane.epoch && self.cleared != Some(lane.epoch) {
+        let announced = self.cleared.filter(|(epoch, _)| *epoch == lane.epoch);
+        if announced.is_some_and(|(_, is_own)| !is_own) {
+            let is_own = false;
+            self.ctx.events.emit(|| CacheEvent::Cleared { is_own });
+        }
+        if known != 0 && known != lane.epoch && announced.is_none() {
             warn!(
                 namespace = self.ctx.options.namespace.as_str(),
                 "L2 was restarted, replaced, cleared or damaged: values from before are not used any more"

@@ -10,6 +10,7 @@ use super::context::Context;
 use super::loader::{Loader, LoaderCalls};
 use super::lookup;
 use crate::entry::Entry;
+use crate::events::CacheEvent;
 use crate::key::Key;
 use crate::l1::ReadOutcome;
 use crate::vocabulary::Value;
@@ -110,6 +111,11 @@ fn note_mismatch<V: Value>(ctx: &Context<V>, key: &Key, entry: &Entry<V>) {
     };
     counter.bump();
     let version = entry.slot().version();
+    ctx.events.emit(|| CacheEvent::Mismatch {
+        key: key.to_string(),
+        version,
+        age,
+    });
     let namespace = ctx.options.namespace.as_str();
     if ctx.verifier.warnings.allows(now) {
         let (epoch, ver) = (version.epoch, version.ver);

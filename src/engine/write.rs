@@ -16,6 +16,7 @@ use super::context::Context;
 use super::deferred::Delivery;
 use super::writer::Writer;
 use crate::error::{L2Error, WriteError};
+use crate::events::CacheEvent;
 use crate::key::Key;
 use crate::l2::{Kind, Version};
 use crate::loaded::Loaded;
@@ -212,6 +213,10 @@ impl<V: Value> Writes<V> {
             Ok(from_l2) => {
                 instead.done(Accepted::Done(before.version().into()));
                 ctx.counters.invalidations_sent.bump();
+                ctx.events.emit(|| CacheEvent::PrefixInvalidated {
+                    prefix: prefix.to_string(),
+                    is_own: true,
+                });
                 let (epoch, ver) = (before.epoch, before.ver);
                 let from_l1 = from_l1 + ctx.l1.apply_prefix(prefix, epoch, ver, ctx.now());
                 ctx.backoff.forget_prefix(prefix);

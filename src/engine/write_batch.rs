@@ -14,6 +14,7 @@ use super::write_order::Ordered;
 use crate::ablation::{Rule, without};
 use crate::clock::Tick;
 use crate::error::L2Error;
+use crate::events::CacheEvent;
 use crate::key::Key;
 use crate::l1::SlotValue;
 #[cfg(feature = "write-behind")]
@@ -313,6 +314,17 @@ fn accept<V: Value>(
         }
     }
     ctx.counters.invalidations_sent.bump();
+    ctx.events.emit(|| {
+        let (text, is_own) = (write.key.to_string(), true);
+        match &write.change {
+            Change::Insert(_) => CacheEvent::Inserted { key: text, is_own },
+            Change::Tag => CacheEvent::TagInvalidated { tag: text, is_own },
+            Change::Clear => CacheEvent::Cleared { is_own },
+            Change::Remove { .. } | Change::Expire | Change::EndLeases => {
+                CacheEvent::Invalidated { key: text, is_own }
+            }
+        }
+    });
     if let Some(key) = write.key() {
         ctx.backoff.forget(key);
     }

@@ -26,6 +26,7 @@ mod deferred;
 mod encryption;
 mod entry_options;
 mod errors;
+mod events;
 mod fallbacks;
 mod fleet;
 mod freshness;

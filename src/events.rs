@@ -1,0 +1,130 @@
+//! What happens in an instance, for those who listen.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures::stream::{BoxStream, StreamExt, unfold};
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
+
+use crate::error::LoadError;
+use crate::vocabulary::Version;
+
+/// How many events wait for a listener. After that it misses the oldest.
+const MOST_WAIT: usize = 1024;
+
+/// Something that has happened in an instance of a cache, see [`Cache::events`](crate::Cache::events).
+///
+/// Keys, tags and prefixes are texts as Redis shows them after the namespace.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum CacheEvent {
+    /// A loader has returned values, also as a refresh.
+    #[non_exhaustive]
+    Loaded {
+        /// The keys that were loaded by one call.
+        keys: Vec<String>,
+        /// How long that took, with the wait for a permit of `max_concurrent_loads`.
+        took: Duration,
+    },
+    /// A loader has failed, panicked or timed out.
+    #[non_exhaustive]
+    LoadFailed {
+        /// The keys of the call.
+        keys: Vec<String>,
+        /// Why.
+        error: LoadError,
+    },
+    /// A key has a new value in L2, by an insert.
+    #[non_exhaustive]
+    Inserted {
+        /// The key.
+        key: String,
+        /// Whether this instance has inserted it.
+        is_own: bool,
+    },
+    /// A key was invalidated, or made stale.
+    #[non_exhaustive]
+    Invalidated {
+        /// The key.
+        key: String,
+        /// Whether this instance has invalidated it.
+        is_own: bool,
+    },
+    /// All values with a tag were invalidated.
+    #[non_exhaustive]
+    TagInvalidated {
+        /// The tag.
+        tag: String,
+        /// Whether this instance has done so.
+        is_own: bool,
+    },
+    /// All keys that begin alike were invalidated.
+    #[non_exhaustive]
+    PrefixInvalidated {
+        /// What they begin with.
+        prefix: String,
+        /// Whether this instance has done so.
+        is_own: bool,
+    },
+    /// The cache was cleared.
+    #[non_exhaustive]
+    Cleared {
+        /// Whether this instance has cleared it.
+        is_own: bool,
+    },
+    /// L2 has not answered several requests: none are sent for now, but probes.
+    BreakerOpened,
+    /// L2 has answered a probe.
+    BreakerClosed,
+    /// A cached value is not that of its source, see [`Builder::verify`](crate::Builder::verify).
+    #[non_exhaustive]
+    Mismatch {
+        /// The key.
+        key: String,
+        /// The version that the cache has.
+        version: Version,
+        /// How old it is.
+        age: Duration,
+    },
+    /// The listener was too slow, and has missed so many events.
+    Missed(u64),
+}
+
+/// Hands events to those who listen. Nothing is made of an event while nobody has ever listened.
+#[derive(Debug)]
+pub(crate) struct Events {
+    has_listeners: AtomicBool,
+    sender: broadcast::Sender<CacheEvent>,
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        Self {
+            has_listeners: AtomicBool::new(false),
+            sender: broadcast::Sender::new(MOST_WAIT),
+        }
+    }
+}
+
+impl Events {
+    pub(crate) fn emit(&self, event: impl FnOnce() -> CacheEvent) {
+        if self.has_listeners.load(Ordering::Relaxed) {
+            // There may be none any more.
+            let _ = self.sender.send(event());
+        }
+    }
+
+    /// What happens from now on. Ends with the instance.
+    pub(crate) fn stream(&self) -> BoxStream<'static, CacheEvent> {
+        let receiver = self.sender.subscribe();
+        self.has_listeners.store(true, Ordering::Relaxed);
+        let next = async |mut receiver: broadcast::Receiver<CacheEvent>| match receiver.recv().await
+        {
+            Ok(event) => Some((event, receiver)),
+            Err(RecvError::Lagged(missed)) => Some((CacheEvent::Missed(missed), receiver)),
+            Err(RecvError::Closed) => None,
+        };
+        unfold(receiver, next).boxed()
+    }
+}
