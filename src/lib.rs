@@ -1,3 +1,4 @@
+//! [guide]: crate::guide
 //! [other_languages]: crate::other_languages
 //! [protocol]: crate::protocol
 //! [trouble]: crate::RedisL2#when-redis-is-in-trouble
@@ -105,6 +106,33 @@ pub mod metrics {}
 
 #[doc = include_str!("other_languages.md")]
 pub mod other_languages {}
+
+#[doc = include_str!("guide/mod.md")]
+pub mod guide {
+    #[doc = include_str!("guide/getting_started.md")]
+    pub mod getting_started {}
+
+    #[doc = include_str!("guide/ttls_and_codecs.md")]
+    pub mod ttls_and_codecs {}
+
+    #[doc = include_str!("guide/invalidation.md")]
+    pub mod invalidation {}
+
+    #[doc = include_str!("guide/patterns.md")]
+    pub mod patterns {}
+
+    #[doc = include_str!("guide/loaders.md")]
+    pub mod loaders {}
+
+    #[doc = include_str!("guide/operations.md")]
+    pub mod operations {}
+
+    #[doc = include_str!("guide/testing.md")]
+    pub mod testing {}
+
+    #[doc = include_str!("guide/migrating.md")]
+    pub mod migrating {}
+}
 
 /// Codecs: how values become bytes, and how to add a format.
 ///

@@ -1,0 +1,108 @@
+//! What the guide says of log lines and metrics is what the code has.
+
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a failed step ends the test"
+)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use larder::Stats;
+
+const OPERATIONS: &str = include_str!("../src/guide/operations.md");
+
+fn files(folder: &Path, end: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let all = paths.flat_map(|path| match path.is_dir() {
+        true => files(&path, end),
+        false => vec![path],
+    });
+    all.filter(|path| path.extension().is_some_and(|found| found == end))
+        .collect()
+}
+
+/// The texts of all lines at INFO and above: the last string of each call of a macro.
+fn messages() -> BTreeSet<String> {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut messages = BTreeSet::new();
+    for file in files(&src, "rs") {
+        let code = fs::read_to_string(&file).unwrap();
+        for level in ["info!(", "warn!(", "error!("] {
+            for call in code.split(level).skip(1) {
+                let message = last_string(call);
+                messages.insert(message.unwrap_or_else(|| panic!("{}: {call}", file.display())));
+            }
+        }
+    }
+    messages
+}
+
+/// The last string before the end of the call that the text begins in.
+fn last_string(call: &str) -> Option<String> {
+    let (mut depth, mut last) = (1, None);
+    let mut rest = call.chars();
+    while depth > 0 {
+        match rest.next()? {
+            '(' => depth += 1,
+            ')' => depth -= 1,
+            '"' => last = Some(rest.by_ref().take_while(|&c| c != '"').collect()),
+            _ => {}
+        }
+    }
+    last
+}
+
+/// The texts in the first column of the table of log lines.
+fn explained() -> BTreeSet<String> {
+    let (_, table) = OPERATIONS.split_once("# What each log line means").unwrap();
+    let rows = table.lines().filter_map(|line| line.strip_prefix("| `"));
+    rows.map(|row| row.split('`').next().unwrap().replace("\\|", "|"))
+        .collect()
+}
+
+#[test]
+fn each_log_line_is_explained() {
+    let (messages, explained) = (messages(), explained());
+    assert!(messages.len() > 20, "{messages:?}");
+    let missing: Vec<_> = messages.difference(&explained).collect();
+    assert!(missing.is_empty(), "not on the page: {missing:#?}");
+    let gone: Vec<_> = explained.difference(&messages).collect();
+    assert!(gone.is_empty(), "not in the code: {gone:#?}");
+}
+
+#[test]
+fn each_metric_of_an_alert_exists() {
+    let metrics = include_str!("../src/metrics.md");
+    let counted: BTreeSet<_> = Stats::default()
+        .iter()
+        .map(|(name, _)| format!("larder_{name}_total"))
+        .collect();
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let names: BTreeSet<_> = OPERATIONS
+        .split(|c| !is_part(c))
+        .filter(|word| word.starts_with("larder_"))
+        .collect();
+    assert!(names.len() > 10, "{names:?}");
+    for name in names {
+        let of_histogram = name.strip_suffix("_count").unwrap_or(name);
+        let is_listed = metrics.contains(&format!("`{of_histogram}`"));
+        assert!(is_listed || counted.contains(name), "{name}");
+    }
+}
+
+/// A page is read only if the guide has it, and is compiled only if it is a module.
+#[test]
+fn each_page_is_in_the_guide() {
+    let pages = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/guide");
+    for page in files(&pages, "md") {
+        let name = page.file_stem().unwrap().to_str().unwrap();
+        let included = format!("include_str!(\"guide/{name}.md\")");
+        assert!(include_str!("../src/lib.rs").contains(&included), "{name}");
+        let is_listed = include_str!("../src/guide/mod.md").contains(&format!("[`{name}`]"));
+        assert!(is_listed || name == "mod", "{name}");
+    }
+}
