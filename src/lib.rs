@@ -86,7 +86,7 @@ pub use crate::patterns::outbox;
 #[cfg(feature = "write-behind")]
 #[cfg_attr(docsrs, doc(cfg(feature = "write-behind")))]
 pub use crate::patterns::write_behind;
-pub use crate::patterns::{AtLeast, LoadingCache};
+pub use crate::patterns::{AtLeast, LoadingAtLeast, LoadingCache};
 pub use crate::settings::{Settings, SettingsError};
 pub use crate::source::Source;
 pub use crate::stats::{Health, Stats};

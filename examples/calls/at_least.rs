@@ -4,7 +4,7 @@ use std::error::Error;
 use std::io;
 use std::time::Duration;
 
-use larder::{Cache, MemoryL2, Token};
+use larder::{Cache, LoadingCache, MemoryL2, Token};
 use tokio::time::sleep;
 
 pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
@@ -28,6 +28,14 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
         Err(_) => b.get_or_load(&7, load).await?,
     };
     assert_eq!(*name, "Anna");
+
+    // A cache that has its loader needs none for that.
+    let names: LoadingCache<u64, String> = Cache::builder("user:name:c")
+        .l2(MemoryL2::new())
+        .read_through(|_| async { Ok::<_, io::Error>("Anna".to_owned()) })
+        .build()?;
+    let token = names.invalidate(&7).await?;
+    assert_eq!(*names.at_least(&token).get(&7).await?, "Anna");
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 
 use crate::cache::{Cache, written};
-use crate::engine::Loader;
+use crate::engine::{Begin, Loader};
 use crate::entry::Entry;
 use crate::error::LoadError;
 use crate::key::CacheKey;
@@ -165,14 +165,7 @@ where
         Fut: Future<Output = Result<V, E>> + Send + 'static,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        let (engine, token) = (self.cache.engine(), self.token);
-        if engine.has_applied(token) {
-            return self.cache.get_or_load(key, loader).await;
-        }
-        let load = || Loader::plain(loader);
-        engine
-            .get_or_load_at_least(written(key)?, token, load)
-            .await
+        self.get_or_load_by(key, || Loader::plain(loader)).await
     }
 
     /// Looks a key up as [`Cache::get_or_load_with`] does: as [`get_or_load`](Self::get_or_load), with a loader that says how
@@ -193,11 +186,23 @@ where
         Fut: Future<Output = Result<Loaded<V>, E>> + Send + 'static,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
+        self.get_or_load_by(key, || Loader::one(loader)).await
+    }
+
+    /// The same, however the key is loaded.
+    pub(crate) async fn get_or_load_by<Q, M>(
+        &self,
+        key: &Q,
+        load: impl Begin<V>,
+    ) -> Result<Entry<V>, LoadError>
+    where
+        K: LookupBy<Q, M>,
+        Q: CacheKey + ?Sized,
+    {
         let (engine, token) = (self.cache.engine(), self.token);
         if engine.has_applied(token) {
-            return self.cache.get_or_load_with(key, loader).await;
+            return self.cache.get_or_load_by(key, load).await;
         }
-        let load = || Loader::one(loader);
         engine
             .get_or_load_at_least(written(key)?, token, load)
             .await

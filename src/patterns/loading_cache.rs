@@ -13,13 +13,14 @@ use crate::entry::Entry;
 use crate::error::LoadError;
 use crate::key::CacheKey;
 use crate::lookup_by::KeyFrom;
+use crate::token::Token;
 
 /// A [`Cache`] that has its loader: what is missing is loaded, so every look-up has a value or an error. Built by
 /// [`Builder::read_through`](crate::Builder::read_through) or
 /// [`Builder::read_through_many`](crate::Builder::read_through_many).
 ///
-/// All that a `Cache` can do, this can do too, by `Deref`; [`get`](Self::get) and [`get_many`](Self::get_many) are those of
-/// this type. A clone of the cache alone is `Cache::clone(&loading)`. Clones share everything.
+/// All that a `Cache` can do, this can do too, by `Deref`; [`get`](Self::get), [`get_many`](Self::get_many) and
+/// [`at_least`](Self::at_least) are those of this type. A clone of the cache alone is `Cache::clone(&loading)`. Clones share everything.
 ///
 /// ```
 /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -128,6 +129,33 @@ where
         }
     }
 
+    /// The look-ups of this cache that answer with nothing older than the write that `token` names, on any instance. As
+    /// [`Cache::at_least`], with the loader of this cache.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use larder::{Cache, LoadingCache, Token};
+    ///
+    /// let names: LoadingCache<u64, String> = Cache::builder("docs:names")
+    ///     .read_through(|id| async move { Ok::<_, std::io::Error>(format!("user {id}")) })
+    ///     .build()?;
+    /// // A request that changes the name: its answer carries the token, such as in a cookie.
+    /// let cookie = names.invalidate(&7).await?.to_string();
+    ///
+    /// // The next request may reach another instance.
+    /// let token: Token = cookie.parse()?;
+    /// assert_eq!(*names.at_least(&token).get(&7).await?, "user 7");
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    #[must_use]
+    pub fn at_least(&self, token: &Token) -> LoadingAtLeast<'_, K, V> {
+        LoadingAtLeast {
+            cache: self,
+            token: *token,
+        }
+    }
+
     /// Looks many keys up, and loads those that are missing. Returns one entry per key, in the order of the keys.
     ///
     /// Cost: with a loader of many keys that of [`Cache::get_many_or_load`]. With a loader of one key that of as many calls
@@ -191,6 +219,89 @@ where
     {
         let loader = self.loader.loader(K::key_from(key));
         self.cache.refresh_by(key, loader).await
+    }
+}
+
+/// The look-ups of a [`LoadingCache`] that answer with nothing older than a write, from [`LoadingCache::at_least`].
+pub struct LoadingAtLeast<'a, K, V>
+where
+    V: Send + Sync + 'static,
+{
+    cache: &'a LoadingCache<K, V>,
+    token: Token,
+}
+
+impl<K, V> LoadingAtLeast<'_, K, V>
+where
+    K: CacheKey + Send + 'static,
+    V: Send + Sync + 'static,
+{
+    /// Looks a key up as [`LoadingCache::get`] does.
+    ///
+    /// Cost: see [`Cache::at_least`], and that of the load.
+    ///
+    /// # Errors
+    ///
+    /// As [`AtLeast::get_or_load`](crate::AtLeast::get_or_load); and [`LoadError::is_not_found`] if a loader of many keys
+    /// has no value for this one.
+    pub async fn get<Q, M>(&self, key: &Q) -> Result<Entry<V>, LoadError>
+    where
+        K: KeyFrom<Q, M>,
+        Q: CacheKey + ?Sized,
+    {
+        let view = self.cache.cache.at_least(&self.token);
+        match &*self.cache.loader {
+            ReadThrough::Many(_, Some(batches)) => {
+                let load = batches.load(|| K::key_from(key));
+                view.get_or_load_by(key, load).await
+            }
+            alone => {
+                let loader = || alone.loader(K::key_from(key));
+                view.get_or_load_by(key, loader).await
+            }
+        }
+    }
+
+    /// Looks many keys up as [`LoadingCache::get_many`] does, in their order.
+    ///
+    /// Cost: once this instance has proved that it has applied the write, that of [`LoadingCache::get_many`]. Until then
+    /// that of as many calls of [`get`](Self::get) at once: a loader of many keys is called for each key that is missing,
+    /// unless the cache has [`batch_loads`](crate::Builder::batch_loads).
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get), if any key has no value. Those that were loaded are kept for the next call.
+    pub async fn get_many<'k, Q, M>(
+        &self,
+        keys: impl IntoIterator<Item = &'k Q>,
+    ) -> Result<Vec<Entry<V>>, LoadError>
+    where
+        K: KeyFrom<Q, M>,
+        Q: CacheKey + ?Sized + 'k,
+    {
+        // As a list: the future of a user's iterator may not be `Send` when it is part of another one.
+        let keys: Vec<&Q> = keys.into_iter().collect();
+        if self.cache.engine().has_applied(self.token) {
+            return self.cache.get_many(keys).await;
+        }
+        try_join_all(keys.into_iter().map(|key| self.get(key))).await
+    }
+}
+
+impl<K, V: Send + Sync + 'static> Clone for LoadingAtLeast<'_, K, V> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<K, V: Send + Sync + 'static> Copy for LoadingAtLeast<'_, K, V> {}
+
+impl<K, V: Send + Sync + 'static> fmt::Debug for LoadingAtLeast<'_, K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoadingAtLeast")
+            .field("cache", self.cache)
+            .field("token", &self.token)
+            .finish()
     }
 }
 

@@ -16,5 +16,5 @@ mod warm;
 pub mod write_behind;
 
 pub use self::at_least::AtLeast;
-pub use self::loading_cache::LoadingCache;
 pub(crate) use self::loading_cache::ReadThrough;
+pub use self::loading_cache::{LoadingAtLeast, LoadingCache};

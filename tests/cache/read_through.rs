@@ -9,7 +9,7 @@ use futures::future::{join_all, try_join_all};
 use larder::{Cache, Entry, LoadError, Loaded, LoadingCache, Source};
 use tokio::runtime;
 
-use crate::fleet::{Fleet, HOUR, Set, over_both_stores, received};
+use crate::fleet::{Fleet, HOUR, Set, over_both_stores, received, without_heartbeats};
 use crate::support::eventually::eventually;
 use crate::support::network::Gate;
 
@@ -20,6 +20,7 @@ over_both_stores!(
     a_key_without_a_value_is_an_error_for_its_callers,
     single_misses_become_one_call,
     a_failed_batch_is_an_error_for_all_of_it,
+    a_token_is_for_every_kind_of_loader,
 );
 
 type Loading = LoadingCache<String, String>;
@@ -42,6 +43,10 @@ impl Calls {
 }
 
 fn of_one(fleet: &Fleet, calls: &Calls) -> Loading {
+    with_one(fleet.builder().0, calls)
+}
+
+fn with_one(builder: Set, calls: &Calls) -> Loading {
     let calls = calls.clone();
     let load = move |key: String| {
         calls.note(vec![key.clone()]);
@@ -52,10 +57,14 @@ fn of_one(fleet: &Fleet, calls: &Calls) -> Loading {
             }
         }
     };
-    fleet.builder().0.read_through(load).build().unwrap()
+    builder.read_through(load).build().unwrap()
 }
 
 fn of_many(fleet: &Fleet, calls: &Calls, set: impl FnOnce(Set) -> Set) -> Loading {
+    with_many(set(fleet.builder().0), calls)
+}
+
+fn with_many(builder: Set, calls: &Calls) -> Loading {
     let calls = calls.clone();
     let load = move |keys: Vec<String>| {
         calls.note(keys.clone());
@@ -67,7 +76,6 @@ fn of_many(fleet: &Fleet, calls: &Calls, set: impl FnOnce(Set) -> Set) -> Loadin
             Ok(known.map(|key| (key.clone(), key.to_uppercase())))
         }
     };
-    let builder = set(fleet.builder().0);
     builder.read_through_many(load).build().unwrap()
 }
 
@@ -115,6 +123,41 @@ async fn missing_keys_are_loaded_together_by_a_loader_of_many(fleet: Fleet) {
     assert_eq!(texts(&found), ["A", "B", "C", "A"]);
     assert_eq!(*cache.reload("c").await.unwrap(), "C");
     assert_eq!(calls.take(), [vec!["a", "c"], vec!["b"], vec!["c"]]);
+}
+
+async fn a_token_is_for_every_kind_of_loader(fleet: Fleet) {
+    let kinds: [fn(Set, &Calls) -> Loading; 3] = [with_one, with_many, |builder, calls| {
+        with_many(builder.batch_loads(Duration::from_millis(1), 100), calls)
+    }];
+    let (a, _) = fleet.instance().await;
+    for kind in kinds {
+        let (calls, (builder, wire)) = (Calls::default(), fleet.builder());
+        let b = kind(without_heartbeats(builder), &calls);
+        b.ready().await;
+        a.insert("k", "old".to_owned()).await.unwrap();
+        eventually("b keeps it", || async {
+            b.get("k").await.unwrap();
+            b.get_local("k").is_some()
+        })
+        .await;
+        wire.drop_messages(true);
+        let token = a.invalidate("k").await.unwrap();
+        assert_eq!(*b.get("k").await.unwrap(), "old");
+        let found = b.at_least(&token).get("k").await.unwrap();
+        assert_eq!(
+            (found.as_str(), calls.take()),
+            ("K", vec![vec!["k".to_owned()]])
+        );
+
+        let token = a.insert("k", "new".to_owned()).await.unwrap();
+        assert_eq!(*b.get("k").await.unwrap(), "K");
+        let found = b.at_least(&token).get_many(["l", "k", "l"]).await.unwrap();
+        assert_eq!(texts(&found), ["L", "new", "L"]);
+        assert_eq!(calls.take(), [["l"]]);
+        let error = b.at_least(&token).get_many(["k", "no l"]).await;
+        assert!(error.is_err());
+        a.clear().await.unwrap();
+    }
 }
 
 async fn a_key_without_a_value_is_an_error_for_its_callers(fleet: Fleet) {
