@@ -135,7 +135,8 @@ pub(super) async fn acquire<V: Value>(
     loop {
         match ask(ctx, op.key(), *request).await {
             Ok(LeaseReply::Hit(bytes)) => {
-                match tags::open(ctx, Proof::Used, op.key(), &bytes, ctx.now()).await {
+                // Unused, here and after a lost lease: callers with a token may have joined (rule 22).
+                match tags::open(ctx, Proof::Unused, op.key(), &bytes, ctx.now()).await {
                     Ok(fresh) => {
                         ctx.l1.publish(op, &fresh);
                         return Acquired::Found(fresh, Source::L2);
@@ -328,7 +329,7 @@ pub(super) async fn fill<V: Value>(
                 Replaces::Stale(previous) => fresh.version() == previous.version(),
                 Replaces::Nothing | Replaces::Any => false,
             };
-            if let Ok(fresh) = tags::open(ctx, Proof::Used, op.key(), &bytes, now).await
+            if let Ok(fresh) = tags::open(ctx, Proof::Unused, op.key(), &bytes, now).await
                 && !is_old(&fresh)
                 && ctx.l1.freshness().is_live()
                 && ctx.l1.is_usable(op, &fresh, now)

@@ -20,6 +20,8 @@ over_both_stores!(
     a_load_that_began_before_is_not_enough,
     a_stored_load_that_began_before_is,
     what_others_find_in_l1_is_not_enough,
+    what_others_find_in_l2_is_compared_with_its_tags,
+    callers_share_what_one_of_them_finds_in_l2,
     a_stale_value_is_refreshed_and_not_waited_for,
     a_fallback_is_looked_up_in_l2,
     without_l2_what_may_be_older_is_not_returned,
@@ -251,6 +253,54 @@ async fn what_others_find_in_l1_is_not_enough(fleet: Fleet) {
     assert!(b.get_local("k").is_some());
     lease.open();
     assert_eq!(*informed.await.unwrap().unwrap(), "new");
+}
+
+/// A value with a tag, of an epoch that this instance does not know yet.
+async fn what_others_find_in_l2_is_compared_with_its_tags(fleet: Fleet) {
+    let ((a, _), (b, wire)) = apart(&fleet, &["knows the tag"]).await;
+    a.clear().await.unwrap();
+    let old = Loaded::new("old".to_owned()).tags(["t"]);
+    a.insert_with("k", old).await.unwrap();
+    let token = a.invalidate_tag("t").await.unwrap();
+    let truth = Source::new("new");
+    let tags = wire.close(Step::TagVersions, Way::Reply);
+    let informed = spawn(&b, token, &truth);
+    tags.arrived(1).await;
+    let lease = wire.close(Step::AcquireLease, Way::Request);
+    let other = truth.spawn(&b, "k");
+    lease.arrived(1).await;
+    tags.open();
+    // It joins the load of the other caller.
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    lease.open();
+    assert_eq!(*informed.await.unwrap().unwrap(), "new");
+    other.await.unwrap().unwrap();
+}
+
+async fn callers_share_what_one_of_them_finds_in_l2(fleet: Fleet) {
+    const CALLERS: usize = 100;
+    let ((a, _), (b, wire)) = apart(&fleet, &[]).await;
+    let real = put(&a, "other", "v").await.to_string();
+    let future = format!("{real}ffffff").parse().unwrap();
+    let (truth, gate) = (Source::new("v"), Gate::new());
+    let first = truth.behind(&gate).spawn(&b, "k");
+    gate.arrived(1).await;
+    let before = wire.asked(Step::AcquireLease);
+    let informed: Vec<_> = (0..CALLERS).map(|_| spawn(&b, future, &truth)).collect();
+    eventually("all have asked L2", || async {
+        wire.asked(Step::AcquireLease) == before + CALLERS
+    })
+    .await;
+    gate.open();
+    first.await.unwrap().unwrap();
+    for caller in informed {
+        assert_eq!(*caller.await.unwrap().unwrap(), "v");
+    }
+    let asked = wire.asked(Step::AcquireLease) - before - CALLERS;
+    assert!(asked < CALLERS / 2, "{asked} asked again");
+    assert_eq!(truth.loads(), 1);
 }
 
 async fn a_stale_value_is_refreshed_and_not_waited_for(fleet: Fleet) {

@@ -36,8 +36,8 @@ impl Since {
         }
     }
 
-    /// Whether the caller may have a result: it was stored by that write or later, or it was loaded by a loader that was
-    /// called after L2 was asked. What the load of the caller itself has found in L2 was stored after that, too.
+    /// Whether the caller may have a result: it was stored by that write or later, or it comes from a load that began after
+    /// L2 was asked. What such a load has found in L1 is new enough only for the caller that has begun it.
     pub(super) fn judge<V: Value>(
         &mut self,
         ctx: &Context<V>,
@@ -51,9 +51,7 @@ impl Since {
         }
         match loaded.failed {
             Some(error) => Judged::Failed(error),
-            None if !is_late && (is_own || loaded.source == Source::Loader) => {
-                Judged::Usable(loaded)
-            }
+            None if !is_late && (is_own || loaded.source != Source::L1) => Judged::Usable(loaded),
             None => {
                 if !is_late {
                     // Others that begin loads are content with what L1 has: the next one is the caller's own.
