@@ -236,7 +236,8 @@ struct Changes {
     /// The hashes of keys.
     keys: HashSet<u64>,
     tags: HashSet<u64>,
-    prefixes: Vec<Key>,
+    /// Each is named twice: when its removal begins, and when it ends.
+    prefixes: HashSet<Key>,
 }
 
 impl Changes {
@@ -246,7 +247,7 @@ impl Changes {
             hasher: hasher(),
             keys: HashSet::new(),
             tags: HashSet::new(),
-            prefixes: Vec::new(),
+            prefixes: HashSet::new(),
         }
     }
 

@@ -27,18 +27,17 @@ where
     /// It can be stopped at any time, by dropping the future: what is stored stays. Keys that it was about to fill can be
     /// loaded and not stored for [`lease_ttl`](crate::Builder::lease_ttl) at most. Started again, it leaves what is there.
     ///
-    /// Cost: for each batch, of 1 024 values or what has come in 100 ms, four times as long as a request to L2 or a
-    /// little longer: a request for each key and one for each value, 64 of them at a time, and two for what was changed
-    /// meanwhile. Each batch sends the other instances one empty message. Holds one batch in memory. While no value comes, two
-    /// requests a second.
+    /// Cost: values are stored in batches, of 1 024 or of what has come in 100 ms. A batch sends L2 a request for each key and
+    /// one for each value that is stored, 64 of them at a time, and two for what was changed meanwhile; and it sends the other
+    /// instances one empty message. Holds one batch in memory. While no value comes, two requests a second.
     ///
     /// # Errors
     ///
-    /// [`WriteError::is_interrupted`]: L2 did not answer; or the namespace was cleared, or Redis restarted; or more than
-    /// 10 000 messages came between two batches, or 100 000 keys were changed since the call. Nothing more is stored. Start
-    /// again, with values that are read anew.
+    /// [`WriteError::is_interrupted`]: L2 did not answer; or the namespace was cleared, or Redis restarted, and this instance
+    /// had not heard of it before the call; or more than 10 000 messages came between two batches, or 100 000 keys or tags or
+    /// 100 prefixes were changed since the call. Nothing more is stored. Start again, with values that are read anew.
     ///
-    /// A single value that cannot be stored is no error: [`Warming`] counts them.
+    /// A single value that cannot be stored, such as one of [`Loaded::no_store`], is no error: [`Warming`] counts them.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {

@@ -438,6 +438,21 @@ async fn a_slow_stream_does_not_fall_behind() {
 }
 
 #[tokio::test]
+async fn as_many_prefixes_as_are_remembered_do_not() {
+    let fleet = Fleet::memory();
+    let ((a, _), (b, _)) = pair(&fleet).await;
+    let (sender, warming) = begun(&a).await;
+    for n in 0..100 {
+        b.invalidate_prefix(&format!("{n}:")).await.unwrap();
+    }
+    put(&sender, "99:tea");
+    put(&sender, "tea");
+    drop(sender);
+    let warming = warmed(warming).await;
+    assert_eq!((warming.stored, warming.changed), (1, 1));
+}
+
+#[tokio::test]
 async fn more_changes_than_are_remembered_interrupt_it() {
     let fleet = Fleet::memory();
     let ((a, _), (b, _)) = pair(&fleet).await;
