@@ -34,14 +34,17 @@ const FORM: &str = "1.";
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Token {
-    /// Zero is that of no write: no instance can prove that it has seen that.
+    /// Zero is that of no write.
     pub(crate) epoch: u64,
     pub(crate) ver: u64,
 }
 
 impl Token {
-    /// One that only a look-up of L2 can meet.
-    const UNPROVABLE: Self = Self { epoch: 0, ver: 0 };
+    /// One that only a look-up of L2 can meet; not an instance that does not know the epoch yet, either.
+    const UNPROVABLE: Self = Self {
+        epoch: 0,
+        ver: u64::MAX,
+    };
 
     /// Of two writes, in whatever order.
     pub(crate) fn and(self, other: Self) -> Self {

@@ -291,3 +291,18 @@ impl Freshness {
             .wrapping_sub(at)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writes_of_two_epochs_are_applied_nowhere() {
+        let freshness = Freshness::new(Clock::manual(), Duration::from_secs(2));
+        let [one, other] = [1, 2].map(|epoch| Token { epoch, ver: 1 });
+        assert!(
+            !freshness.has_applied(one.and(other)),
+            "not by one that has heard of none"
+        );
+    }
+}
