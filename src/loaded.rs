@@ -186,8 +186,9 @@ impl<V> Loaded<V> {
     /// [a misuse](crate::LoadError::is_misuse).
     ///
     /// Cost: a hit in L1 compares two numbers more. A hit in L2 takes one more small request, unless this instance knows all
-    /// its tags from other values. A tag that values have takes about 180 bytes in Redis, which expire with the last of
-    /// them; and in L1 about 100 bytes and the name, and 70 bytes for each value.
+    /// its tags from other values; always where a call has waited for another instance's load. A tag that values have takes
+    /// about 180 bytes in Redis, which expire with the last of them; and in L1 about 100 bytes and the name, and 70 bytes for
+    /// each value.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
