@@ -11,6 +11,7 @@
 //!
 //! | modules | what they do |
 //! | --- | --- |
+//! | `http` | caches HTTP responses; uses public calls only |
 //! | `fuzzing` | what holds for any bytes; not part of a usual build |
 //! | `builder` | collects and checks the options |
 //! | `settings` | options from a file or the environment |
@@ -45,6 +46,9 @@ mod events;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+#[cfg(feature = "http")]
+#[cfg_attr(docsrs, doc(cfg(feature = "http")))]
+pub mod http;
 mod key;
 mod l1;
 pub mod l2;

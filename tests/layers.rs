@@ -12,7 +12,8 @@ use std::fs;
 use std::path::Path;
 
 /// From the top. A file imports from its own layer or from lower ones.
-const LAYERS: [&[&str]; 14] = [
+const LAYERS: [&[&str]; 15] = [
+    &["http"],
     &["fuzzing"],
     &["builder"],
     &["patterns"],

@@ -1,0 +1,125 @@
+//! Responses from what is stored, and the headers that say how a response came about.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use ::http::header::{AGE, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
+use ::http::{Method, Response, StatusCode, request};
+use bytes::Bytes;
+use http_body::Body;
+
+use super::body::CacheBody;
+use super::conditional::{is_not_modified, number, strip_content};
+use super::stored::Stored;
+
+const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+/// How a response came about, for `Cache-Status` and `X-Cache`.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct How {
+    /// Why the inner service was asked; `None` for a hit.
+    pub(super) fwd: Option<&'static str>,
+    pub(super) fwd_status: Option<StatusCode>,
+    pub(super) is_stored: bool,
+    /// Another request has brought the response.
+    pub(super) is_collapsed: bool,
+    pub(super) is_stale: bool,
+    /// In seconds; negative for a stale response.
+    pub(super) ttl: Option<i64>,
+}
+
+impl How {
+    pub(super) fn forwarded(why: &'static str) -> Self {
+        Self {
+            fwd: Some(why),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn write(&self, name: &str, headers: &mut HeaderMap) {
+        let mut text = name.to_owned();
+        match self.fwd {
+            None => text.push_str("; hit"),
+            Some(why) => {
+                let _ = write!(text, "; fwd={why}");
+            }
+        }
+        if let Some(status) = self.fwd_status {
+            let _ = write!(text, "; fwd-status={}", status.as_u16());
+        }
+        if let Some(ttl) = self.ttl {
+            let _ = write!(text, "; ttl={ttl}");
+        }
+        if self.is_stored {
+            text.push_str("; stored");
+        }
+        if self.is_collapsed {
+            text.push_str("; collapsed");
+        }
+        // After those of caches that are nearer to the origin.
+        if let Ok(text) = HeaderValue::try_from(text) {
+            headers.append(CACHE_STATUS, text);
+        }
+        let short = match (self.is_stale, self.fwd) {
+            (true, _) => "STALE",
+            (false, None) => "HIT",
+            (false, Some(_)) => "MISS",
+        };
+        headers.insert(X_CACHE, HeaderValue::from_static(short));
+    }
+}
+
+/// How long a response of this age is fresh, in seconds.
+pub(super) fn ttl(stored: &Stored, age: Duration) -> i64 {
+    let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+    seconds(stored.terms.lifetime).saturating_sub(seconds(age))
+}
+
+/// The response to a request, from what is stored and was stored `resident` ago.
+pub(super) fn answer<B: Body>(
+    name: &str,
+    method: &Method,
+    request: &HeaderMap,
+    stored: &Stored,
+    resident: Duration,
+    how: How,
+) -> Response<CacheBody<B>> {
+    let age = stored.terms.age.saturating_add(resident);
+    let mut headers = stored.headers.clone();
+    headers.insert(AGE, number(age.as_secs()));
+    let how = How {
+        ttl: Some(ttl(stored, age)),
+        ..how
+    };
+    how.write(name, &mut headers);
+    let mut response = Response::new(CacheBody::memory(Bytes::new()));
+    if stored.status == StatusCode::OK && is_not_modified(request, &stored.headers) {
+        strip_content(&mut headers);
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+    } else {
+        *response.status_mut() = stored.status;
+        if *method == Method::HEAD {
+            headers.insert(CONTENT_LENGTH, number(stored.body.len() as u64));
+        } else {
+            *response.body_mut() = CacheBody::memory(stored.body.clone());
+        }
+    }
+    *response.headers_mut() = headers;
+    response
+}
+
+/// A response of the layer itself.
+pub(super) fn without_body<B: Body>(name: &str, status: StatusCode, how: How) -> Response<CacheBody<B>> {
+    let mut response = Response::new(CacheBody::memory(Bytes::new()));
+    *response.status_mut() = status;
+    how.write(name, response.headers_mut());
+    response
+}
+
+/// Whether a GET like this one is answered as a whole, so that what is stored can answer it.
+pub(super) fn is_plain(request: &request::Parts) -> bool {
+    use ::http::header::{IF_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE, UPGRADE};
+    let others = [RANGE, IF_RANGE, IF_MATCH, IF_UNMODIFIED_SINCE, UPGRADE];
+    !others.iter().any(|name| request.headers.contains_key(name))
+}

@@ -1,0 +1,119 @@
+//! Conditional requests: those of clients, and those that ask the inner service whether a stored response still holds.
+
+use ::http::header::{
+    CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap,
+    HeaderName, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, SET_COOKIE, TE,
+    TRAILER, TRANSFER_ENCODING, UPGRADE,
+};
+
+use super::directives::members;
+use super::policy::date;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const PROXY_AUTHENTICATION_INFO: HeaderName = HeaderName::from_static("proxy-authentication-info");
+
+pub(super) fn has_validator(headers: &HeaderMap) -> bool {
+    headers.contains_key(ETAG) || headers.contains_key(LAST_MODIFIED)
+}
+
+/// Whether the client has what is stored.
+pub(super) fn is_not_modified(request: &HeaderMap, stored: &HeaderMap) -> bool {
+    if request.contains_key(IF_NONE_MATCH) {
+        let Some(etag) = text(stored, &ETAG) else {
+            return request.get(IF_NONE_MATCH).is_some_and(|tags| tags == "*");
+        };
+        let lines = request.get_all(IF_NONE_MATCH).iter();
+        let lines = lines.filter_map(|line| line.to_str().ok());
+        return lines.flat_map(members).any(|tag| tag == "*" || is_same(tag, etag));
+    }
+    let since = date(request, &IF_MODIFIED_SINCE);
+    let modified = date(stored, &LAST_MODIFIED);
+    since.zip(modified).is_some_and(|(since, modified)| modified <= since)
+}
+
+/// By weak comparison.
+fn is_same(tag: &str, other: &str) -> bool {
+    opaque(tag) == opaque(other)
+}
+
+fn opaque(tag: &str) -> &str {
+    tag.strip_prefix("W/").unwrap_or(tag)
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok().map(str::trim)
+}
+
+/// Asks for the whole response, or whether the stored one still holds.
+pub(super) fn ask(request: &mut HeaderMap, stored: Option<&HeaderMap>) {
+    request.remove(IF_NONE_MATCH);
+    request.remove(IF_MODIFIED_SINCE);
+    let validators = [(ETAG, IF_NONE_MATCH), (LAST_MODIFIED, IF_MODIFIED_SINCE)];
+    for (validator, condition) in validators {
+        if let Some(value) = stored.and_then(|stored| stored.get(validator)) {
+            request.insert(condition, value.clone());
+        }
+    }
+}
+
+/// Whether a 304 is about what is stored.
+pub(super) fn is_about(not_modified: &HeaderMap, stored: &HeaderMap) -> bool {
+    match (text(not_modified, &ETAG), text(stored, &ETAG)) {
+        (Some(new), Some(old)) => is_same(new, old),
+        (Some(_), None) => false,
+        (None, _) => true,
+    }
+}
+
+/// The headers of a stored response after a 304.
+pub(super) fn merge(stored: &HeaderMap, not_modified: &HeaderMap) -> HeaderMap {
+    // What belongs to the bytes of the body stays.
+    let of_the_body = [CONTENT_LENGTH, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE];
+    let mut merged = stored.clone();
+    for name in not_modified.keys().filter(|name| !of_the_body.contains(name)) {
+        merged.remove(name);
+        for value in not_modified.get_all(name) {
+            merged.append(name, value.clone());
+        }
+    }
+    merged
+}
+
+/// What a 304 does not repeat, as the client has it.
+pub(super) fn strip_content(headers: &mut HeaderMap) {
+    for name in [CONTENT_LENGTH, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE] {
+        headers.remove(name);
+    }
+}
+
+/// What is of one connection, or of one client.
+pub(super) fn strip_unstored(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = (headers.get_all(CONNECTION).iter())
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .filter_map(|name| HeaderName::try_from(name.trim()).ok())
+        .collect();
+    let always = [
+        CONNECTION,
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+        PROXY_AUTHENTICATION_INFO,
+        TE,
+        TRAILER,
+        TRANSFER_ENCODING,
+        UPGRADE,
+        SET_COOKIE,
+    ];
+    for name in named.iter().chain(&always) {
+        headers.remove(name);
+    }
+}
+
+pub(super) fn content_length(headers: &HeaderMap) -> Option<u64> {
+    text(headers, &CONTENT_LENGTH)?.parse().ok()
+}
+
+pub(super) fn number(value: u64) -> HeaderValue {
+    HeaderValue::from(value)
+}

@@ -1,0 +1,102 @@
+//! `Cache-Control`, of requests and responses.
+
+use std::time::Duration;
+
+use ::http::header::{CACHE_CONTROL, HeaderMap, HeaderName};
+
+/// The longest time that a directive can name: larger numbers count as this one.
+const LONGEST: u64 = 1 << 31;
+
+/// The directives of a message, with names in lower case and arguments without quotes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Directives(Vec<(String, Option<String>)>);
+
+impl Directives {
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        Self::named(headers, &CACHE_CONTROL)
+    }
+
+    /// Those of any header with the syntax of `Cache-Control`.
+    pub(super) fn named(headers: &HeaderMap, name: &HeaderName) -> Self {
+        let lines = headers.get_all(name).iter();
+        let lines = lines.filter_map(|line| std::str::from_utf8(line.as_bytes()).ok());
+        Self(lines.flat_map(members).map(directive).collect())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|(other, _)| other == name)
+    }
+
+    pub(super) fn remove(&mut self, name: &str) {
+        self.0.retain(|(other, _)| other != name);
+    }
+
+    /// The argument in seconds. The first directive of the name counts; what is no number of seconds counts as zero, so
+    /// that the response is stale.
+    pub(super) fn seconds(&self, name: &str) -> Option<Duration> {
+        let (_, argument) = self.0.iter().find(|(other, _)| other == name)?;
+        let seconds = argument.as_deref().and_then(parse_seconds);
+        Some(seconds.unwrap_or_default())
+    }
+}
+
+/// A number of seconds: digits only.
+pub(super) fn parse_seconds(text: &str) -> Option<Duration> {
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let seconds = text.parse().unwrap_or(LONGEST).min(LONGEST);
+    Some(Duration::from_secs(seconds))
+}
+
+/// The members of a list, divided at commas that are not in quotes.
+pub(super) fn members(line: &str) -> impl Iterator<Item = &str> {
+    let mut rest = line;
+    std::iter::from_fn(move || {
+        loop {
+            if rest.is_empty() {
+                return None;
+            }
+            let (mut in_quotes, mut escaped) = (false, false);
+            let end = rest.bytes().position(|byte| {
+                if escaped {
+                    escaped = false;
+                    return false;
+                }
+                match byte {
+                    b'"' => in_quotes = !in_quotes,
+                    b'\\' if in_quotes => escaped = true,
+                    b',' => return !in_quotes,
+                    _ => {}
+                }
+                false
+            });
+            let (member, after) = match end {
+                Some(at) => (rest.get(..at), rest.get(at + 1..)),
+                None => (Some(rest), None),
+            };
+            rest = after.unwrap_or_default();
+            match member.map(str::trim) {
+                Some(member) if !member.is_empty() => return Some(member),
+                _ => {}
+            }
+        }
+    })
+}
+
+fn directive(member: &str) -> (String, Option<String>) {
+    let (name, argument) = match member.split_once('=') {
+        Some((name, argument)) => (name, Some(argument)),
+        None => (member, None),
+    };
+    let argument = argument.map(|argument| {
+        let inner = argument.strip_prefix('"');
+        let inner = inner.and_then(|inner| inner.strip_suffix('"'));
+        inner.unwrap_or(argument).to_owned()
+    });
+    (name.to_ascii_lowercase(), argument)
+}

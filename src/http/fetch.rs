@@ -1,0 +1,414 @@
+//! One request to the inner service, on behalf of all requests that wait for its response.
+
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use ::http::{Request, Response, StatusCode, request, response};
+use bytes::Bytes;
+use futures::FutureExt as _;
+use http_body::Body;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tower_service::Service;
+
+use super::answer::{How, answer};
+use super::body::{CacheBody, Partial};
+use super::conditional::{ask, content_length, has_validator, is_about, merge, strip_unstored};
+use super::keys::{select, variant_key};
+use super::policy::{terms, vary};
+use super::rules::Rules;
+use super::stored::{CachedResponse, Kind, Stored, Terms, Varies};
+use crate::{Cache, Entry, Loaded};
+
+/// For how long it is remembered on which headers a response depends.
+const VARIES_FOR: Duration = Duration::from_secs(24 * 3600);
+
+pub(super) struct Shared {
+    pub(super) cache: Cache<String, CachedResponse>,
+    pub(super) rules: Rules,
+}
+
+/// A request, and a service that is ready for it.
+pub(super) struct Call<S, R> {
+    pub(super) inner: S,
+    pub(super) request: Request<R>,
+}
+
+/// Where a response is stored.
+#[derive(Clone)]
+pub(super) struct Place {
+    /// The key of the resource.
+    pub(super) primary: String,
+    /// The key of one variant, if it has some.
+    pub(super) variant: Option<(String, Varies)>,
+}
+
+impl Place {
+    pub(super) fn key(&self) -> &str {
+        self.variant.as_ref().map_or(&self.primary, |(key, _)| key)
+    }
+}
+
+/// What the client of the request gets.
+pub(super) enum Reply<B: Body, E> {
+    Response(Response<CacheBody<B>>),
+    Error(E),
+    Panic(Box<dyn Any + Send>),
+}
+
+/// The loader of a cache has no value for those that wait: each of them asks for itself.
+#[derive(Debug, thiserror::Error)]
+#[error("the inner service has failed")]
+pub(super) struct Failed;
+
+type Verdict = Result<Loaded<CachedResponse>, Failed>;
+
+/// What becomes of a response.
+enum Outcome {
+    Stored(Stored, Vec<String>),
+    Uncacheable,
+    Failed,
+}
+
+/// Sends the request in a task of its own. `client` gets the response as soon as it is there; the result is for the cache.
+pub(super) async fn fetch<S, R, B>(
+    shared: Arc<Shared>,
+    call: Call<S, R>,
+    place: Place,
+    previous: Option<Entry<CachedResponse>>,
+    client: oneshot::Sender<Reply<B, S::Error>>,
+) -> Verdict
+where
+    S: Service<Request<R>, Response = Response<B>> + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+    R: Send + 'static,
+    B: Body + Send + 'static,
+    B::Error: Send,
+{
+    // The cache gives up on a load after a time, and the client does not.
+    let task = async move {
+        let (parts, body) = call.request.into_parts();
+        let attempt = Attempt::new(&shared.rules, &place, parts, previous);
+        let sent = attempt.send(call.inner, body);
+        let outcome = match AssertUnwindSafe(sent).catch_unwind().await {
+            Ok((reply, outcome)) => {
+                let _ = client.send(reply);
+                outcome
+            }
+            Err(panic) => {
+                let _ = client.send(Reply::Panic(panic));
+                Outcome::Failed
+            }
+        };
+        let request = attempt.request;
+        verdict(&shared, place, &request, outcome).await
+    };
+    let span = tracing::Span::current();
+    let task = tokio::spawn(tracing::Instrument::instrument(task, span));
+    task.await.unwrap_or(Err(Failed))
+}
+
+/// What the cache is told, after it was given what belongs under another key.
+async fn verdict(
+    shared: &Shared,
+    place: Place,
+    request: &request::Parts,
+    outcome: Outcome,
+) -> Verdict {
+    let (stored, tags) = match outcome {
+        Outcome::Stored(stored, tags) => (stored, tags),
+        Outcome::Uncacheable => return Ok(uncacheable(shared.rules.uncacheable_for)),
+        Outcome::Failed => return Err(Failed),
+    };
+    let names = vary(&stored.headers).unwrap_or_default();
+    if let Some((_, known)) = &place.variant {
+        if names.iter().all(|name| known.names.contains(name)) {
+            return Ok(loaded(stored, tags, known, request));
+        }
+        // It depends on more than was known. The next request finds out on what.
+        let _ = shared.cache.invalidate(place.primary.as_str()).await;
+        return Ok(uncacheable(Duration::ZERO));
+    }
+    let varies = Varies {
+        names,
+        generation: fastrand::u64(..),
+    };
+    let response = loaded(stored, tags, &varies, request);
+    if varies.names.is_empty() {
+        return Ok(response);
+    }
+    let key = variant_key(&place.primary, &varies, &request.headers);
+    let _ = shared.cache.insert_with(key.as_str(), response).await;
+    let response = CachedResponse(Kind::Varies(varies));
+    Ok(Loaded::new(response).ttl(VARIES_FOR).soft_ttl(VARIES_FOR))
+}
+
+fn loaded(
+    mut stored: Stored,
+    tags: Vec<String>,
+    varies: &Varies,
+    request: &request::Parts,
+) -> Loaded<CachedResponse> {
+    stored.selected = select(&varies.names, &request.headers);
+    let ttl = stored.terms.ttl();
+    let soft_ttl = stored.terms.fresh_for().max(Duration::from_millis(1));
+    let response = CachedResponse(Kind::Response(Box::new(stored)));
+    let loaded = Loaded::new(response).ttl(ttl).soft_ttl(soft_ttl);
+    if tags.is_empty() { loaded } else { loaded.tags(tags) }
+}
+
+/// Those that wait go on at once, and those that come soon do not wait for each other.
+fn uncacheable(remembered: Duration) -> Loaded<CachedResponse> {
+    let loaded = Loaded::new(CachedResponse(Kind::Uncacheable));
+    if remembered.is_zero() {
+        return loaded.no_store();
+    }
+    loaded.ttl(remembered).soft_ttl(remembered)
+}
+
+/// One request, and what is known of its response.
+struct Attempt<'a> {
+    rules: &'a Rules,
+    /// As the client has sent it.
+    request: request::Parts,
+    previous: Option<Entry<CachedResponse>>,
+    why: &'static str,
+}
+
+impl<'a> Attempt<'a> {
+    fn new(
+        rules: &'a Rules,
+        place: &Place,
+        request: request::Parts,
+        previous: Option<Entry<CachedResponse>>,
+    ) -> Self {
+        let is_usable = |entry: &Entry<CachedResponse>| {
+            (entry.stored()).is_some_and(|stored| is_selected(stored, &request))
+        };
+        let previous = previous.filter(is_usable);
+        let why = match (&previous, &place.variant) {
+            (Some(_), _) => "stale",
+            (None, Some(_)) => "vary-miss",
+            (None, None) => "uri-miss",
+        };
+        Self {
+            rules,
+            request,
+            previous,
+            why,
+        }
+    }
+
+    /// The previous response, if it may be used instead of an error.
+    fn instead(&self) -> Option<(&Stored, Duration)> {
+        let (stored, resident) = self.previous()?;
+        let age = stored.terms.age.saturating_add(resident);
+        stored.terms.answers_for_error(age).then_some((stored, resident))
+    }
+
+    fn previous(&self) -> Option<(&Stored, Duration)> {
+        let entry = self.previous.as_ref()?;
+        Some((entry.stored()?, entry.meta().age()))
+    }
+
+    async fn send<S, R, B>(&self, mut inner: S, body: R) -> (Reply<B, S::Error>, Outcome)
+    where
+        S: Service<Request<R>, Response = Response<B>>,
+        B: Body,
+    {
+        let mut parts = self.request.clone();
+        let previous = self.previous();
+        ask(&mut parts.headers, previous.map(|(stored, _)| &stored.headers));
+        let begun = Instant::now();
+        let response = inner.call(Request::from_parts(parts, body)).await;
+        let delay = begun.elapsed();
+        let response = match response {
+            Ok(response) => response,
+            Err(error) => {
+                let instead = self.instead().map(|instead| self.stale(instead, None));
+                let reply = instead.map_or(Reply::Error(error), Reply::Response);
+                return (reply, Outcome::Failed);
+            }
+        };
+        let status = response.status();
+        if let Some(instead) = self.instead().filter(|_| is_failure(status)) {
+            let reply = self.stale(instead, Some(status));
+            return (Reply::Response(reply), Outcome::Failed);
+        }
+        let (parts, body) = response.into_parts();
+        if let Some((stored, _)) = previous
+            && status == StatusCode::NOT_MODIFIED
+            && has_validator(&stored.headers)
+        {
+            return self.revalidated(stored, parts, delay);
+        }
+        let (response, outcome) = self.received(parts, body, delay).await;
+        (Reply::Response(response), outcome)
+    }
+
+    /// What is stored, instead of an error.
+    fn stale<B: Body>(
+        &self,
+        (stored, resident): (&Stored, Duration),
+        status: Option<StatusCode>,
+    ) -> Response<CacheBody<B>> {
+        let how = How {
+            fwd_status: status,
+            is_stale: true,
+            ..How::forwarded(self.why)
+        };
+        self.answer(stored, resident, how)
+    }
+
+    fn answer<B: Body>(&self, stored: &Stored, resident: Duration, how: How) -> Response<CacheBody<B>> {
+        let (method, headers) = (&self.request.method, &self.request.headers);
+        answer(&self.rules.name, method, headers, stored, resident, how)
+    }
+
+    /// The inner service says that what is stored still holds.
+    fn revalidated<B: Body, E>(
+        &self,
+        stored: &Stored,
+        parts: response::Parts,
+        delay: Duration,
+    ) -> (Reply<B, E>, Outcome) {
+        let is_about = is_about(&parts.headers, &stored.headers);
+        let mut merged = parts;
+        merged.status = stored.status;
+        let mut headers = merged.headers;
+        // Of the answer, and not of what is stored.
+        let age = headers.get(::http::header::AGE).cloned();
+        strip_unstored(&mut headers);
+        merged.headers = merge(&stored.headers, &headers);
+        if age.is_none() {
+            merged.headers.remove(::http::header::AGE);
+        }
+        let terms = terms(self.rules, &self.request, &mut merged, SystemTime::now(), delay);
+        let how = How {
+            fwd_status: Some(StatusCode::NOT_MODIFIED),
+            is_stored: is_about && terms.is_some(),
+            ..How::forwarded(self.why)
+        };
+        let tags = self.tags(&merged);
+        let stored = Stored {
+            status: stored.status,
+            headers: merged.headers,
+            body: stored.body.clone(),
+            selected: Vec::new(),
+            terms: terms.unwrap_or(stored.terms),
+        };
+        let reply = self.answer(&stored, Duration::ZERO, how);
+        let outcome = if how.is_stored {
+            Outcome::Stored(stored, tags)
+        } else {
+            Outcome::Uncacheable
+        };
+        (Reply::Response(reply), outcome)
+    }
+
+    /// A whole response, which is stored if it may be.
+    async fn received<B: Body>(
+        &self,
+        mut parts: response::Parts,
+        body: B,
+        delay: Duration,
+    ) -> (Response<CacheBody<B>>, Outcome) {
+        let now = SystemTime::now();
+        let terms = terms(self.rules, &self.request, &mut parts, now, delay);
+        let limit = self.rules.body_limit;
+        let fits = body.size_hint().lower() <= limit as u64;
+        let Some(terms) = terms.filter(|_| fits) else {
+            let outcome = if is_failure(parts.status) {
+                Outcome::Failed
+            } else {
+                Outcome::Uncacheable
+            };
+            return (self.unstored(parts, CacheBody::passed(body)), outcome);
+        };
+        let mut partial = Partial::new(body);
+        let _ = timeout(self.rules.body_timeout, partial.read_on(limit)).await;
+        let bytes = match partial.into_whole() {
+            Ok(bytes) if bytes.len() <= limit && is_complete(&parts, &bytes) => bytes,
+            Ok(bytes) => {
+                let body = CacheBody::memory(bytes);
+                return (self.unstored(parts, body), Outcome::Uncacheable);
+            }
+            Err(partial) => {
+                let outcome = if partial.has_failed() {
+                    Outcome::Failed
+                } else {
+                    Outcome::Uncacheable
+                };
+                return (self.unstored(parts, CacheBody::partial(partial)), outcome);
+            }
+        };
+        let tags = self.tags(&parts);
+        let stored = stored(&parts, &bytes, terms);
+        (self.stored(parts, &stored, bytes), Outcome::Stored(stored, tags))
+    }
+
+    fn tags(&self, response: &response::Parts) -> Vec<String> {
+        let rule = self.rules.tags.as_ref();
+        rule.map_or_else(Vec::new, |tags| tags(&self.request, response))
+    }
+
+    fn unstored<B: Body>(&self, mut parts: response::Parts, body: CacheBody<B>) -> Response<CacheBody<B>> {
+        let how = How {
+            fwd_status: Some(parts.status),
+            ..How::forwarded(self.why)
+        };
+        how.write(&self.rules.name, &mut parts.headers);
+        Response::from_parts(parts, body)
+    }
+
+    /// For the client whose request it was: also with what is not stored, such as `Set-Cookie`.
+    fn stored<B: Body>(
+        &self,
+        mut parts: response::Parts,
+        stored: &Stored,
+        bytes: Bytes,
+    ) -> Response<CacheBody<B>> {
+        let how = How {
+            fwd_status: Some(parts.status),
+            is_stored: true,
+            ..How::forwarded(self.why)
+        };
+        let is_conditional = super::conditional::is_not_modified(&self.request.headers, &stored.headers);
+        if parts.status == StatusCode::OK && is_conditional {
+            return self.answer(stored, Duration::ZERO, how);
+        }
+        how.write(&self.rules.name, &mut parts.headers);
+        Response::from_parts(parts, CacheBody::memory(bytes))
+    }
+}
+
+fn stored(parts: &response::Parts, bytes: &Bytes, terms: Terms) -> Stored {
+    let mut headers = parts.headers.clone();
+    strip_unstored(&mut headers);
+    Stored {
+        status: parts.status,
+        headers,
+        body: bytes.clone(),
+        selected: Vec::new(),
+        terms,
+    }
+}
+
+/// Whether a variant is the one that the request asks for: two may have keys with the same hash.
+pub(super) fn is_selected(stored: &Stored, request: &request::Parts) -> bool {
+    let names: Vec<String> = stored.selected.iter().map(|(name, _)| name.clone()).collect();
+    select(&names, &request.headers) == stored.selected
+}
+
+/// A response that was cut off is not stored.
+fn is_complete(parts: &response::Parts, bytes: &Bytes) -> bool {
+    content_length(&parts.headers).is_none_or(|length| length == bytes.len() as u64)
+}
+
+/// Those of RFC 5861.
+fn is_failure(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 500 | 502 | 503 | 504)
+}

@@ -1,0 +1,85 @@
+//! The keys of requests: from host, path and sorted query, and for a variant also from the headers that it depends on.
+
+use std::fmt::Write as _;
+
+use ::http::header::{HOST, HeaderMap};
+use ::http::{HeaderName, Uri, request};
+use twox_hash::XxHash3_64;
+
+use super::rules::Rules;
+use super::stored::Varies;
+use crate::MAX_KEY_BYTES;
+
+/// What a variant adds at most.
+const VARIANT_BYTES: usize = 34;
+
+/// The key of a GET of this resource. `None` if it is too long, or if a rule says so.
+pub(super) fn key_of(rules: &Rules, request: &request::Parts) -> Option<String> {
+    let mut key = (rules.prefix.as_ref()).map_or_else(String::new, |prefix| prefix(request));
+    match &rules.key {
+        Some(rule) => key.push_str(&rule(request)?),
+        None => write_usual(&mut key, request),
+    }
+    (key.len() + VARIANT_BYTES <= MAX_KEY_BYTES).then_some(key)
+}
+
+/// `GET example.com/path?a=1&b=2`. HEAD is answered from what a GET has stored.
+fn write_usual(key: &mut String, request: &request::Parts) {
+    key.push_str("GET ");
+    key.push_str(&host_of(&request.uri, &request.headers));
+    key.push_str(request.uri.path());
+    if let Some(query) = request.uri.query() {
+        let mut pairs: Vec<_> = query.split('&').collect();
+        // Stable: the order of values with one name may mean something.
+        pairs.sort_by_key(|pair| pair.split('=').next());
+        for (place, pair) in pairs.into_iter().enumerate() {
+            key.push(if place == 0 { '?' } else { '&' });
+            key.push_str(pair);
+        }
+    }
+}
+
+/// In lower case; empty if the request does not say.
+pub(super) fn host_of(uri: &Uri, headers: &HeaderMap) -> String {
+    let authority = uri.authority().map(|authority| {
+        let text = authority.as_str();
+        text.rsplit_once('@').map_or(text, |(_, host)| host)
+    });
+    let header = || headers.get(HOST).and_then(|host| host.to_str().ok());
+    let host = authority.or_else(header).unwrap_or_default();
+    host.to_ascii_lowercase()
+}
+
+/// What a request has in these headers.
+pub(super) fn select(names: &[String], headers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
+    let select = |name: &String| {
+        let mut value = Vec::new();
+        if let Ok(header) = HeaderName::try_from(name) {
+            for (place, line) in headers.get_all(header).iter().enumerate() {
+                if place > 0 {
+                    value.extend_from_slice(b", ");
+                }
+                value.extend_from_slice(line.as_bytes().trim_ascii());
+            }
+        }
+        (name.clone(), value)
+    };
+    names.iter().map(select).collect()
+}
+
+/// The key of one variant. Another variant with the same hash is told apart by what was selected, which is stored with it.
+pub(super) fn variant_key(primary: &str, varies: &Varies, headers: &HeaderMap) -> String {
+    let mut bytes = Vec::new();
+    for (name, value) in select(&varies.names, headers) {
+        for part in [name.as_bytes(), &value] {
+            bytes.extend_from_slice(&(part.len() as u64).to_le_bytes());
+            bytes.extend_from_slice(part);
+        }
+    }
+    let mut key = String::with_capacity(primary.len() + VARIANT_BYTES);
+    key.push_str(primary);
+    // A space is in no URI.
+    let hash = XxHash3_64::oneshot(&bytes);
+    let _ = write!(key, " {:016x}{hash:016x}", varies.generation);
+    key
+}

@@ -1,0 +1,220 @@
+//! The layer, and what it can be told.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::http::{request, response};
+use tower_layer::Layer;
+
+use super::fetch::Shared;
+use super::invalidations::Invalidations;
+use super::rules::Rules;
+use super::service::CacheService;
+use super::stored::CachedResponse;
+use crate::Cache;
+
+/// Caches the responses of a service. See the [module](super).
+///
+/// Cheap to clone. Layers with one cache share what is stored, also if their rules differ.
+#[derive(Clone)]
+#[must_use = "it does nothing until it is put around a service"]
+pub struct CacheLayer {
+    cache: Cache<String, CachedResponse>,
+    rules: Rules,
+}
+
+impl CacheLayer {
+    /// A layer that stores responses in `cache`, by the rules of RFC 9111 for a shared cache.
+    pub fn new(cache: Cache<String, CachedResponse>) -> Self {
+        Self {
+            cache,
+            rules: Rules::new(),
+        }
+    }
+
+    /// Which GET and HEAD requests are looked up and stored. Others go to the inner service. Default: all without
+    /// `Authorization`, `Range`, `If-Match`, `If-Range`, `If-Unmodified-Since`, `Upgrade` and a body; the rule is asked
+    /// for any request, and is needed besides.
+    ///
+    /// For a service that answers by cookies and does not say so:
+    ///
+    /// ```
+    /// # fn demo(layer: larder::http::CacheLayer) -> larder::http::CacheLayer {
+    /// layer.condition(|request| !request.headers.contains_key(http::header::COOKIE))
+    /// # }
+    /// ```
+    pub fn condition(
+        mut self,
+        condition: impl Fn(&request::Parts) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.rules.condition = Some(Arc::new(condition));
+        self
+    }
+
+    /// What keys begin with, such as the tenant. Default: nothing.
+    pub fn prefix(
+        mut self,
+        prefix: impl Fn(&request::Parts) -> String + Send + Sync + 'static,
+    ) -> Self {
+        self.rules.prefix = Some(Arc::new(prefix));
+        self
+    }
+
+    /// The key of a request, after the prefix; `None`: it is not cached. Default: `GET shop.example/products?a=1&b=2`, with
+    /// the host in lower case and the query sorted by names.
+    ///
+    /// It is also asked with the path of another request and the method GET, when that is to be invalidated. What a
+    /// response says in `Vary` is added to any key. A key that is longer than [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES) less
+    /// 34 is not cached.
+    pub fn key(
+        mut self,
+        key: impl Fn(&request::Parts) -> Option<String> + Send + Sync + 'static,
+    ) -> Self {
+        self.rules.key = Some(Arc::new(key));
+        self
+    }
+
+    /// Which responses may be stored, besides what RFC 9111 says. Default: all.
+    pub fn store_if(
+        mut self,
+        rule: impl Fn(&request::Parts, &response::Parts) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.rules.store_if = Some(Arc::new(rule));
+        self
+    }
+
+    /// Which responses are stored though they are private: those with `Set-Cookie`, `private` or `no-store`, and those to
+    /// requests with `Authorization` if these are [looked up](Self::authorized). Default: none.
+    ///
+    /// `Set-Cookie` itself is never stored: only the client whose request was sent to the inner service gets it.
+    pub fn store_private(
+        mut self,
+        rule: impl Fn(&request::Parts, &response::Parts) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.rules.store_private = Some(Arc::new(rule));
+        self
+    }
+
+    /// Whether requests with `Authorization` are handled as others. Default: no, they go to the inner service.
+    ///
+    /// Then what RFC 9111 says holds: their responses are stored if they are `public`, or have `s-maxage` or
+    /// `must-revalidate`; and they are answered from whatever is stored. Responses that depend on the user need a
+    /// [`key`](Self::key) or [`prefix`](Self::prefix) that does, too.
+    pub fn authorized(mut self, are_handled: bool) -> Self {
+        self.rules.looks_up_authorized = are_handled;
+        self
+    }
+
+    /// How long a response is fresh, instead of what it says itself; `None`: what it says. Zero: it is not fresh.
+    ///
+    /// It does not make private responses public: see [`store_private`](Self::store_private).
+    pub fn ttl(
+        mut self,
+        ttl: impl Fn(&request::Parts, &response::Parts) -> Option<Duration> + Send + Sync + 'static,
+    ) -> Self {
+        self.rules.ttl = Some(Arc::new(ttl));
+        self
+    }
+
+    /// Tags of a response, by which [`Cache::invalidate_tag`] and [`Invalidations::tag`] find it. Default: none. At most
+    /// [`MAX_TAGS`](crate::MAX_TAGS); with more, or with one that is too long, the response is not stored.
+    pub fn tags(
+        mut self,
+        tags: impl Fn(&request::Parts, &response::Parts) -> Vec<String> + Send + Sync + 'static,
+    ) -> Self {
+        self.rules.tags = Some(Arc::new(tags));
+        self
+    }
+
+    /// What a request with another method than GET, HEAD, OPTIONS and TRACE invalidates after it has succeeded, besides
+    /// its own URI and those in `Location` and `Content-Location` on the same host.
+    ///
+    /// ```
+    /// # fn demo(layer: larder::http::CacheLayer) -> larder::http::CacheLayer {
+    /// layer.invalidate(|request, _response, found| {
+    ///     if request.uri.path().starts_with("/products/") {
+    ///         found.path("/products");
+    ///         found.tag("search");
+    ///     }
+    /// })
+    /// # }
+    /// ```
+    pub fn invalidate(
+        mut self,
+        rule: impl Fn(&request::Parts, &response::Parts, &mut Invalidations) + Send + Sync + 'static,
+    ) -> Self {
+        self.rules.invalidate = Some(Arc::new(rule));
+        self
+    }
+
+    /// Whether clients can ask for fresher or staler responses, by `no-cache`, `max-age`, `min-fresh`, `max-stale` and
+    /// `Pragma: no-cache`. Default: no, as each such request costs the inner service one. RFC 9111 leaves it to the cache.
+    ///
+    /// `no-store` and `only-if-cached` are always obeyed. `max-stale` finds what is there within
+    /// `stale-while-revalidate`.
+    pub fn obey_requests(mut self, are_obeyed: bool) -> Self {
+        self.rules.obeys_requests = are_obeyed;
+        self
+    }
+
+    /// The longest body that is stored, in bytes. Default: 1 MiB. What is longer is streamed. The cache has a limit of its
+    /// own, [`max_value_size`](crate::Builder::max_value_size).
+    pub fn body_limit(mut self, bytes: usize) -> Self {
+        self.rules.body_limit = bytes;
+        self
+    }
+
+    /// How long a body that may be stored is read before it is sent on as it comes, and not stored. Default: 5 s.
+    pub fn body_timeout(mut self, timeout: Duration) -> Self {
+        self.rules.body_timeout = timeout;
+        self
+    }
+
+    /// `stale-while-revalidate` of responses that do not say it. Default: 0.
+    pub fn stale_while_revalidate(mut self, time: Duration) -> Self {
+        self.rules.while_revalidate = time;
+        self
+    }
+
+    /// `stale-if-error` of responses that do not say it. Default: 0. The cache must keep them, see
+    /// [`stale_if_error`](crate::Builder::stale_if_error).
+    pub fn stale_if_error(mut self, time: Duration) -> Self {
+        self.rules.if_error = time;
+        self
+    }
+
+    /// For how long it is remembered that a response could not be stored. Meanwhile requests with its key do not wait for
+    /// each other, and nothing is stored for them. Default: 5 s. Zero: requests that come while another one with the key is
+    /// under way always wait for it.
+    pub fn uncacheable_for(mut self, time: Duration) -> Self {
+        self.rules.uncacheable_for = time;
+        self
+    }
+
+    /// The name of this cache in `Cache-Status`: a token, or a quoted string. Default: `larder`.
+    pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.rules.name = name.into();
+        self
+    }
+}
+
+impl<S> Layer<S> for CacheLayer {
+    type Service = CacheService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        let shared = Shared {
+            cache: self.cache.clone(),
+            rules: self.rules.clone(),
+        };
+        CacheService::new(inner, Arc::new(shared))
+    }
+}
+
+impl fmt::Debug for CacheLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CacheLayer")
+            .field("name", &self.rules.name)
+            .finish_non_exhaustive()
+    }
+}

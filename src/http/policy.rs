@@ -1,0 +1,313 @@
+//! Which responses may be stored, for how long, and when a stored one may be used: RFC 9111 and RFC 5861.
+//!
+//! `http-cache-semantics` says what may be stored, and how long it is fresh. It is given headers in the form that it
+//! understands: directives in lower case, without quotes and once each, and dates of one format.
+
+use std::time::{Duration, SystemTime};
+
+use ::http::header::{
+    AGE, AUTHORIZATION, CACHE_CONTROL, CONTENT_RANGE, COOKIE, DATE, EXPIRES, HeaderMap, HeaderName,
+    HeaderValue, LAST_MODIFIED, PRAGMA, SET_COOKIE, VARY,
+};
+use ::http::{Method, Request, Response, StatusCode, request, response};
+use http_cache_semantics::{CacheOptions, CachePolicy};
+
+use super::directives::{Directives, members, parse_seconds};
+use super::rules::Rules;
+use super::stored::{Stored, Terms};
+use crate::Meta;
+
+/// Status codes whose meaning for caches is known.
+const UNDERSTOOD: [u16; 14] = [
+    200, 203, 204, 300, 301, 302, 303, 307, 308, 404, 405, 410, 414, 501,
+];
+
+/// For how long a response may be used, or `None` if it must not be stored. Sets its `Date` if it has none.
+pub(super) fn terms(
+    rules: &Rules,
+    request: &request::Parts,
+    response: &mut response::Parts,
+    now: SystemTime,
+    delay: Duration,
+) -> Option<Terms> {
+    if !Rules::says(rules.store_if.as_ref(), request, response, true) || !is_whole(response) {
+        return None;
+    }
+    let told = Rules::says(rules.store_private.as_ref(), request, response, false);
+    if !told && response.headers.contains_key(SET_COOKIE) {
+        return None;
+    }
+    let date = date(&response.headers, &DATE).unwrap_or_else(|| {
+        let text = httpdate::fmt_http_date(now);
+        if let Ok(text) = HeaderValue::try_from(text) {
+            response.headers.insert(DATE, text);
+        }
+        now
+    });
+    let mut directives = Directives::of(&response.headers);
+    let own_ttl = (rules.ttl.as_ref()).and_then(|ttl| ttl(request, response));
+    let is_understood = UNDERSTOOD.contains(&response.status.as_u16());
+    if directives.has("must-understand") {
+        if !is_understood {
+            return None;
+        }
+        directives.remove("no-store");
+    }
+    if told {
+        directives.remove("no-store");
+        directives.remove("private");
+    }
+    let is_explicit = own_ttl.is_some()
+        || ["max-age", "s-maxage", "public"].iter().any(|name| directives.has(name))
+        || response.headers.contains_key(EXPIRES);
+    // What was answered to one user, and does not say that it holds for others.
+    if !told && !is_explicit && request.headers.contains_key(COOKIE) {
+        return None;
+    }
+    let status = if is_understood || !is_explicit {
+        response.status
+    } else {
+        StatusCode::OK
+    };
+    let normal = Normal {
+        is_authorized: !told && request.headers.contains_key(AUTHORIZATION),
+        request,
+        response,
+        directives: &directives,
+        own_ttl,
+        date,
+        status,
+    };
+    let lifetime = normal.lifetime()?;
+    let terms = Terms {
+        age: initial_age(&response.headers, date, now, delay),
+        lifetime,
+        while_revalidate: directives.seconds("stale-while-revalidate").unwrap_or(rules.while_revalidate),
+        if_error: directives.seconds("stale-if-error").unwrap_or(rules.if_error),
+        must_revalidate: forbids_stale(&directives),
+    };
+    let has_validator = super::conditional::has_validator(&response.headers);
+    let is_of_use = !terms.fresh_for().is_zero() || !terms.after_fresh().is_zero() || has_validator;
+    is_of_use.then_some(terms)
+}
+
+/// Not a part of a response, and not one that is about another one.
+fn is_whole(response: &response::Parts) -> bool {
+    let status = response.status;
+    !status.is_informational()
+        && status != StatusCode::PARTIAL_CONTENT
+        && status != StatusCode::NOT_MODIFIED
+        && !response.headers.contains_key(CONTENT_RANGE)
+        && vary(&response.headers).is_some()
+}
+
+fn forbids_stale(directives: &Directives) -> bool {
+    // For a shared cache, s-maxage means the same: section 5.2.2.10 of RFC 9111.
+    let names = ["must-revalidate", "proxy-revalidate", "s-maxage", "no-cache"];
+    names.iter().any(|name| directives.has(name))
+}
+
+/// A response as `http-cache-semantics` is asked about it.
+struct Normal<'a> {
+    request: &'a request::Parts,
+    response: &'a response::Parts,
+    directives: &'a Directives,
+    own_ttl: Option<Duration>,
+    is_authorized: bool,
+    date: SystemTime,
+    status: StatusCode,
+}
+
+impl Normal<'_> {
+    /// Up to which age the response is fresh, or `None` if it must not be stored.
+    fn lifetime(&self) -> Option<Duration> {
+        let mut request = Request::new(());
+        *request.uri_mut() = self.request.uri.clone();
+        *request.method_mut() = Method::GET;
+        if self.is_authorized {
+            let hidden = HeaderValue::from_static("hidden");
+            request.headers_mut().insert(AUTHORIZATION, hidden);
+        }
+        let mut response = Response::new(());
+        *response.status_mut() = self.status;
+        *response.headers_mut() = self.headers();
+        let options = CacheOptions {
+            shared: true,
+            ..CacheOptions::default()
+        };
+        // At its date it has no age yet, so that all of its lifetime is left.
+        let policy = CachePolicy::new_options(&request, &response, self.date, options);
+        if !policy.is_storable() {
+            return None;
+        }
+        let lifetime = policy.time_to_live(self.date);
+        Some(self.own_ttl.unwrap_or(lifetime))
+    }
+
+    fn headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        let mut insert = |name: HeaderName, value: String| {
+            if let Ok(value) = HeaderValue::try_from(value) {
+                headers.insert(name, value);
+            }
+        };
+        insert(DATE, httpdate::fmt_http_date(self.date));
+        let from = &self.response.headers;
+        if from.contains_key(EXPIRES) {
+            // What is no date, or is there twice, means the past.
+            let expires = date(from, &EXPIRES).map(httpdate::fmt_http_date);
+            insert(EXPIRES, expires.unwrap_or_else(|| "0".to_owned()));
+        }
+        if let Some(modified) = date(from, &LAST_MODIFIED) {
+            insert(LAST_MODIFIED, httpdate::fmt_http_date(modified));
+        }
+        let mut directives = Vec::new();
+        // Not proxy-revalidate, which says nothing of a response that is fresh.
+        for name in ["no-store", "private", "public", "must-revalidate", "no-cache", "immutable"] {
+            if self.directives.has(name) {
+                directives.push(name.to_owned());
+            }
+        }
+        for name in ["max-age", "s-maxage"] {
+            if let Some(time) = self.directives.seconds(name) {
+                directives.push(format!("{name}={}", time.as_secs()));
+            }
+        }
+        if self.own_ttl.is_some() {
+            directives.push("public".to_owned());
+        }
+        if !directives.is_empty() || !self.directives.is_empty() {
+            insert(CACHE_CONTROL, directives.join(", "));
+        } else if Directives::named(from, &PRAGMA).has("no-cache") {
+            insert(PRAGMA, "no-cache".to_owned());
+        }
+        headers
+    }
+}
+
+/// The only date in a header.
+pub(super) fn date(headers: &HeaderMap, name: &HeaderName) -> Option<SystemTime> {
+    let mut lines = headers.get_all(name).iter();
+    let only = lines.next().filter(|_| lines.next().is_none())?;
+    httpdate::parse_http_date(only.to_str().ok()?).ok()
+}
+
+/// How old a response is when it comes: section 4.2.3 of RFC 9111.
+fn initial_age(headers: &HeaderMap, date: SystemTime, now: SystemTime, delay: Duration) -> Duration {
+    let line = headers.get(AGE).and_then(|age| age.to_str().ok());
+    let age = line.and_then(|line| members(line).next());
+    let age = age.and_then(parse_seconds).map(|age| age + delay);
+    let apparent = now.duration_since(date).unwrap_or_default();
+    age.unwrap_or_default().max(apparent)
+}
+
+/// The names that a response depends on: in lower case, sorted. `None` if nothing says when it may be used again.
+pub(super) fn vary(headers: &HeaderMap) -> Option<Vec<String>> {
+    let mut names = Vec::new();
+    for line in headers.get_all(VARY) {
+        for name in line.to_str().ok()?.split(',').map(str::trim) {
+            match name {
+                "*" => return None,
+                "" => {}
+                name => names.push(name.to_ascii_lowercase()),
+            }
+        }
+    }
+    names.sort_unstable();
+    names.dedup();
+    Some(names)
+}
+
+/// Whether a stored response answers a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Use {
+    Fresh,
+    /// Within what `stale-while-revalidate`, `stale-if-error` or the request allow.
+    Stale,
+    No,
+}
+
+/// What a request asks of a stored response.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Wishes {
+    pub(super) anew: bool,
+    pub(super) max_age: Option<Duration>,
+    pub(super) min_fresh: Option<Duration>,
+    pub(super) max_stale: Option<Duration>,
+}
+
+impl Wishes {
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        let directives = Directives::of(headers);
+        let pragma = || Directives::named(headers, &PRAGMA).has("no-cache");
+        // Without an argument it takes any staleness.
+        let max_stale = || match directives.seconds("max-stale") {
+            Some(Duration::ZERO) => Some(Duration::MAX),
+            other => other,
+        };
+        Self {
+            anew: directives.has("no-cache") || directives.is_empty() && pragma(),
+            max_age: directives.seconds("max-age"),
+            min_fresh: directives.seconds("min-fresh"),
+            max_stale: max_stale(),
+        }
+    }
+
+    /// Whether the request wants another response though this one is fresh.
+    fn refuse(&self, age: Duration, terms: &Terms) -> bool {
+        self.anew
+            || self.max_age.is_some_and(|limit| age > limit)
+            || (self.min_fresh).is_some_and(|fresh| terms.lifetime.saturating_sub(age) < fresh)
+    }
+}
+
+impl Terms {
+    /// For how long it may be used past its freshness, in the best case.
+    fn after_fresh(&self) -> Duration {
+        if self.must_revalidate {
+            return Duration::ZERO;
+        }
+        self.while_revalidate.max(self.if_error)
+    }
+
+    /// For how long it is used without waiting for the inner service.
+    pub(super) fn ttl(&self) -> Duration {
+        let stale = if self.must_revalidate {
+            Duration::ZERO
+        } else {
+            self.while_revalidate
+        };
+        // It is also kept if it may not be used without asking.
+        (self.fresh_for() + stale).max(Duration::from_millis(1))
+    }
+
+    /// Whether it may be used instead of an error.
+    pub(super) fn answers_for_error(&self, age: Duration) -> bool {
+        !self.must_revalidate && age < self.lifetime.saturating_add(self.if_error)
+    }
+}
+
+/// Whether `stored` may be used now.
+pub(super) fn judge(stored: &Stored, meta: &Meta, wishes: &Wishes) -> Use {
+    let terms = &stored.terms;
+    let age = terms.age.saturating_add(meta.age());
+    if meta.is_fallback() {
+        return if terms.answers_for_error(age) { Use::Stale } else { Use::No };
+    }
+    if age < terms.lifetime {
+        return match (wishes.refuse(age, terms), meta.is_unproven()) {
+            (true, _) => Use::No,
+            (false, true) => Use::Stale,
+            (false, false) => Use::Fresh,
+        };
+    }
+    if terms.must_revalidate || wishes.anew || wishes.max_age.is_some_and(|limit| age > limit) {
+        return Use::No;
+    }
+    let allowed = terms.while_revalidate.max(wishes.max_stale.unwrap_or_default());
+    if wishes.min_fresh.is_none() && age < terms.lifetime.saturating_add(allowed) {
+        Use::Stale
+    } else {
+        Use::No
+    }
+}

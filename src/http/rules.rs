@@ -1,0 +1,65 @@
+//! What a layer is told: which requests and responses it handles, and how.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::http::{request, response};
+
+use super::invalidations::Invalidations;
+
+type OfRequest<T> = Arc<dyn Fn(&request::Parts) -> T + Send + Sync>;
+type OfBoth<T> = Arc<dyn Fn(&request::Parts, &response::Parts) -> T + Send + Sync>;
+type Invalidate = Arc<dyn Fn(&request::Parts, &response::Parts, &mut Invalidations) + Send + Sync>;
+
+#[derive(Clone)]
+pub(super) struct Rules {
+    pub(super) name: Arc<str>,
+    pub(super) condition: Option<OfRequest<bool>>,
+    pub(super) prefix: Option<OfRequest<String>>,
+    pub(super) key: Option<OfRequest<Option<String>>>,
+    pub(super) store_if: Option<OfBoth<bool>>,
+    pub(super) store_private: Option<OfBoth<bool>>,
+    pub(super) ttl: Option<OfBoth<Option<Duration>>>,
+    pub(super) tags: Option<OfBoth<Vec<String>>>,
+    pub(super) invalidate: Option<Invalidate>,
+    pub(super) obeys_requests: bool,
+    pub(super) looks_up_authorized: bool,
+    pub(super) body_limit: usize,
+    pub(super) body_timeout: Duration,
+    pub(super) while_revalidate: Duration,
+    pub(super) if_error: Duration,
+    pub(super) uncacheable_for: Duration,
+}
+
+impl Rules {
+    pub(super) fn new() -> Self {
+        Self {
+            name: "larder".into(),
+            condition: None,
+            prefix: None,
+            key: None,
+            store_if: None,
+            store_private: None,
+            ttl: None,
+            tags: None,
+            invalidate: None,
+            obeys_requests: false,
+            looks_up_authorized: false,
+            body_limit: 1 << 20,
+            body_timeout: Duration::from_secs(5),
+            while_revalidate: Duration::ZERO,
+            if_error: Duration::ZERO,
+            uncacheable_for: Duration::from_secs(5),
+        }
+    }
+
+    /// Whether a rule of two messages says so; `otherwise` without a rule.
+    pub(super) fn says(
+        rule: Option<&OfBoth<bool>>,
+        request: &request::Parts,
+        response: &response::Parts,
+        otherwise: bool,
+    ) -> bool {
+        rule.map_or(otherwise, |rule| rule(request, response))
+    }
+}

@@ -1,0 +1,369 @@
+//! The service: looks a request up, and passes it on if what is stored does not answer it.
+
+use std::fmt;
+use std::panic::resume_unwind;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use ::http::header::AUTHORIZATION;
+use ::http::{Method, Request, Response, StatusCode, request};
+use http_body::Body;
+use tokio::sync::oneshot;
+use tower_service::Service;
+
+use super::answer::{How, answer, is_plain, without_body};
+use super::body::CacheBody;
+use super::directives::Directives;
+use super::fetch::{Call, Failed, Place, Reply, Shared, fetch, is_selected};
+use super::invalidations::Invalidations;
+use super::keys::{key_of, variant_key};
+use super::policy::{Use, Wishes, judge};
+use super::rules::Rules;
+use super::stored::{CachedResponse, Kind};
+use crate::{Entry, Source};
+
+/// A service with a cache before it, made by [`CacheLayer`](super::CacheLayer).
+#[derive(Clone)]
+pub struct CacheService<S> {
+    inner: S,
+    shared: Arc<Shared>,
+}
+
+impl<S> CacheService<S> {
+    pub(super) fn new(inner: S, shared: Arc<Shared>) -> Self {
+        Self { inner, shared }
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for CacheService<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CacheService")
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The future of a [`CacheService`].
+///
+/// It can be dropped at any time. A request to the inner service for which other requests wait, or whose response is to be
+/// stored, goes on.
+pub struct ResponseFuture<B: Body, E>(
+    Pin<Box<dyn Future<Output = Result<Response<CacheBody<B>>, E>> + Send>>,
+);
+
+impl<B: Body, E> Future for ResponseFuture<B, E> {
+    type Output = Result<Response<CacheBody<B>>, E>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(context)
+    }
+}
+
+impl<B: Body, E> fmt::Debug for ResponseFuture<B, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
+
+impl<S, R, B> Service<Request<R>> for CacheService<S>
+where
+    S: Service<Request<R>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+    R: Body + Send + 'static,
+    B: Body + Send + 'static,
+    B::Error: Send,
+{
+    type Response = Response<CacheBody<B>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<B, S::Error>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<R>) -> Self::Future {
+        // The one that is ready is used.
+        let next = self.inner.clone();
+        let inner = std::mem::replace(&mut self.inner, next);
+        let shared = Arc::clone(&self.shared);
+        ResponseFuture(Box::pin(handle(shared, Call { inner, request })))
+    }
+}
+
+/// The call, until somebody takes it: the load that it begins, or its client.
+struct Slot<S, R>(Arc<Mutex<Option<Call<S, R>>>>);
+
+impl<S, R> Slot<S, R> {
+    fn new(call: Call<S, R>) -> Self {
+        Self(Arc::new(Mutex::new(Some(call))))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Call<S, R>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self) -> Option<Call<S, R>> {
+        self.lock().take()
+    }
+
+    fn is_taken(&self) -> bool {
+        self.lock().is_none()
+    }
+
+    fn share(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+/// How a request is handled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Plan {
+    /// The inner service has it.
+    Bypass,
+    /// It is answered from what is stored, and its response is not stored.
+    LookUp,
+    Load,
+}
+
+fn plan<R: Body>(rules: &Rules, request: &request::Parts, body: &R, asked: &Directives) -> Plan {
+    let is_handled = rules.condition.as_ref().is_none_or(|rule| rule(request));
+    let is_hidden = !rules.looks_up_authorized && request.headers.contains_key(AUTHORIZATION);
+    if !is_handled || is_hidden || !is_plain(request) || !body.is_end_stream() {
+        return Plan::Bypass;
+    }
+    if request.method == Method::HEAD || asked.has("no-store") || asked.has("only-if-cached") {
+        return Plan::LookUp;
+    }
+    Plan::Load
+}
+
+async fn handle<S, R, B>(
+    shared: Arc<Shared>,
+    call: Call<S, R>,
+) -> Result<Response<CacheBody<B>>, S::Error>
+where
+    S: Service<Request<R>, Response = Response<B>> + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+    R: Body + Send + 'static,
+    B: Body + Send + 'static,
+    B::Error: Send,
+{
+    let rules = &shared.rules;
+    let (parts, body) = call.request.into_parts();
+    if !matches!(parts.method, Method::GET | Method::HEAD) {
+        let request = parts.clone();
+        let request_of = Request::from_parts(parts, body);
+        let call = Call { inner: call.inner, request: request_of };
+        return other_method(&shared, &request, call).await;
+    }
+    let asked = Directives::of(&parts.headers);
+    let plan = plan(rules, &parts, &body, &asked);
+    let key = (plan != Plan::Bypass).then(|| key_of(rules, &parts)).flatten();
+    let request = Request::from_parts(parts.clone(), body);
+    let call = Call { inner: call.inner, request };
+    let Some(primary) = key else {
+        return if asked.has("only-if-cached") {
+            Ok(not_cached(rules))
+        } else {
+            pass(rules, call, "bypass").await
+        };
+    };
+    let wishes = if rules.obeys_requests {
+        Wishes::of(&parts.headers)
+    } else {
+        Wishes::default()
+    };
+    let search = Search {
+        shared: &shared,
+        request: &parts,
+        wishes,
+        loads: plan == Plan::Load,
+        slot: Slot::new(call),
+    };
+    match search.run(primary).await {
+        Found::Response(response) => Ok(response),
+        Found::Reply(Reply::Response(response)) => Ok(response),
+        Found::Reply(Reply::Error(error)) => Err(error),
+        Found::Reply(Reply::Panic(panic)) => resume_unwind(panic),
+        Found::Nothing if asked.has("only-if-cached") => Ok(not_cached(rules)),
+        Found::Nothing => match search.slot.take() {
+            Some(call) => pass(rules, call, "miss").await,
+            // The runtime of the request is gone.
+            None => {
+                let how = How::forwarded("miss");
+                Ok(without_body(&rules.name, StatusCode::INTERNAL_SERVER_ERROR, how))
+            }
+        },
+    }
+}
+
+/// A request of which nothing is stored.
+async fn pass<S, R, B>(
+    rules: &Rules,
+    mut call: Call<S, R>,
+    why: &'static str,
+) -> Result<Response<CacheBody<B>>, S::Error>
+where
+    S: Service<Request<R>, Response = Response<B>>,
+    B: Body,
+{
+    let mut response = call.inner.call(call.request).await?;
+    let how = How {
+        fwd_status: Some(response.status()),
+        ..How::forwarded(why)
+    };
+    how.write(&rules.name, response.headers_mut());
+    Ok(response.map(CacheBody::passed))
+}
+
+/// A request that is not cached; if it changes something, then so does what is stored.
+async fn other_method<S, R, B>(
+    shared: &Shared,
+    request: &request::Parts,
+    call: Call<S, R>,
+) -> Result<Response<CacheBody<B>>, S::Error>
+where
+    S: Service<Request<R>, Response = Response<B>>,
+    B: Body,
+{
+    let response = pass(&shared.rules, call, "method").await?;
+    let status = response.status();
+    let has_changed = status.is_success() || status.is_redirection();
+    if request.method.is_safe() || !has_changed {
+        return Ok(response);
+    }
+    let (parts, body) = response.into_parts();
+    let invalidations = Invalidations::after(&shared.rules, request, &parts);
+    invalidations.carry_out(&shared.cache).await;
+    Ok(Response::from_parts(parts, body))
+}
+
+fn not_cached<B: Body>(rules: &Rules) -> Response<CacheBody<B>> {
+    let how = How::forwarded("miss");
+    without_body(&rules.name, StatusCode::GATEWAY_TIMEOUT, how)
+}
+
+enum Found<B: Body, E> {
+    /// From what is stored.
+    Response(Response<CacheBody<B>>),
+    /// From the inner service, by this very request.
+    Reply(Reply<B, E>),
+    /// The request has to ask by itself.
+    Nothing,
+}
+
+struct Search<'a, S, R> {
+    shared: &'a Arc<Shared>,
+    request: &'a request::Parts,
+    wishes: Wishes,
+    loads: bool,
+    slot: Slot<S, R>,
+}
+
+impl<S, R, B> Search<'_, S, R>
+where
+    S: Service<Request<R>, Response = Response<B>> + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+    R: Body + Send + 'static,
+    B: Body + Send + 'static,
+    B::Error: Send,
+{
+    /// Looks the resource up, and then the variant of it that the request selects.
+    async fn run(&self, primary: String) -> Found<B, S::Error> {
+        let mut place = Place {
+            primary,
+            variant: None,
+        };
+        loop {
+            let entry = match self.look_up(&place).await {
+                Ok(Some(entry)) => entry,
+                Ok(None) => return Found::Nothing,
+                Err(reply) => return Found::Reply(reply),
+            };
+            match &entry.value().0 {
+                Kind::Varies(varies) if place.variant.is_none() => {
+                    let key = variant_key(&place.primary, varies, &self.request.headers);
+                    place.variant = Some((key, varies.clone()));
+                }
+                _ => return self.answer(&entry).map_or(Found::Nothing, Found::Response),
+            }
+        }
+    }
+
+    fn judge(&self, entry: &Entry<CachedResponse>) -> Use {
+        let stored = entry.stored();
+        let stored = stored.filter(|stored| is_selected(stored, self.request));
+        stored.map_or(Use::No, |stored| judge(stored, &entry.meta(), &self.wishes))
+    }
+
+    fn answer(&self, entry: &Entry<CachedResponse>) -> Option<Response<CacheBody<B>>> {
+        let verdict = self.judge(entry);
+        let stored = entry.stored().filter(|_| verdict != Use::No)?;
+        let meta = entry.meta();
+        let is_collapsed = meta.source() == Source::Loader;
+        let how = How {
+            fwd: is_collapsed.then_some("uri-miss"),
+            is_collapsed,
+            is_stale: verdict == Use::Stale,
+            ..How::default()
+        };
+        let (name, method) = (&self.shared.rules.name, &self.request.method);
+        let headers = &self.request.headers;
+        Some(answer(name, method, headers, stored, meta.age(), how))
+    }
+
+    /// What is stored, or is loaded for the requests that wait for it. An error is the reply to this very request.
+    async fn look_up(&self, place: &Place) -> Result<Option<Entry<CachedResponse>>, Reply<B, S::Error>> {
+        let cache = &self.shared.cache;
+        let key = place.key();
+        if !self.loads {
+            return Ok(cache.get(key).await);
+        }
+        // What is fresh in this process costs no more than that.
+        if let Some(entry) = cache.get_local(key) {
+            let is_marker = entry.stored().is_none();
+            if is_marker && !entry.meta().is_stale() || self.judge(&entry) == Use::Fresh {
+                return Ok(Some(entry));
+            }
+        }
+        let (client, mut reply) = oneshot::channel();
+        let (slot, shared, to) = (self.slot.share(), Arc::clone(self.shared), place.clone());
+        let load = move |previous| async move {
+            let call = slot.take().ok_or(Failed)?;
+            fetch(shared, call, to, previous, client).await
+        };
+        let lookup = async {
+            if self.wishes.anew && place.variant.is_none() {
+                return cache.refresh_with(key, || load(None)).await;
+            }
+            cache.get_or_load_with(key, load).await
+        };
+        let found = tokio::select! {
+            biased;
+            Ok(reply) = &mut reply => return Err(reply),
+            found = lookup => found,
+        };
+        if let Ok(entry) = &found
+            && self.judge(entry) != Use::No
+        {
+            return Ok(Some(entry.clone()));
+        }
+        // The load was that of this request.
+        if self.slot.is_taken()
+            && let Ok(reply) = reply.await
+        {
+            return Err(reply);
+        }
+        if let Err(error) = &found
+            && error.is_misuse()
+        {
+            tracing::debug!(%error, "a response is not stored");
+        }
+        Ok(found.ok())
+    }
+}
+

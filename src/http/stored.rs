@@ -1,0 +1,195 @@
+//! What the cache holds for a request.
+
+use std::fmt;
+use std::time::Duration;
+
+use ::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use bytes::Bytes;
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A response that a [`CacheLayer`](super::CacheLayer) has stored: the value type of its cache.
+///
+/// Opaque, as what is stored beside the response belongs to the layer.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct CachedResponse(pub(super) Kind);
+
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) enum Kind {
+    Response(Box<Stored>),
+    /// The response depends on these headers of the request, and each variant has a key of its own.
+    Varies(Varies),
+    /// It is not stored: requests need not wait for each other.
+    Uncacheable,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Varies {
+    /// In lower case, sorted, each of them once.
+    pub(super) names: Vec<String>,
+    /// A part of the keys of the variants: when this is removed, none of them is found any more.
+    pub(super) generation: u64,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Stored {
+    #[serde(with = "status")]
+    pub(super) status: StatusCode,
+    #[serde(with = "headers")]
+    pub(super) headers: HeaderMap,
+    #[serde(with = "body")]
+    pub(super) body: Bytes,
+    /// What the request had in the headers that the response depends on.
+    pub(super) selected: Vec<(String, Vec<u8>)>,
+    pub(super) terms: Terms,
+}
+
+/// For how long a response may be used.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct Terms {
+    /// How old the response was when it was stored.
+    pub(super) age: Duration,
+    /// Up to which age it is fresh.
+    pub(super) lifetime: Duration,
+    /// For how long after that it may be used while it is loaded anew.
+    pub(super) while_revalidate: Duration,
+    /// For how long after `lifetime` it may be used instead of an error.
+    pub(super) if_error: Duration,
+    /// Not once it is stale, whatever else is said.
+    pub(super) must_revalidate: bool,
+}
+
+impl Terms {
+    /// For how much longer it is fresh.
+    pub(super) fn fresh_for(&self) -> Duration {
+        self.lifetime.saturating_sub(self.age)
+    }
+}
+
+impl CachedResponse {
+    pub(super) fn stored(&self) -> Option<&Stored> {
+        match &self.0 {
+            Kind::Response(stored) => Some(stored),
+            Kind::Varies(_) | Kind::Uncacheable => None,
+        }
+    }
+
+    /// About how many bytes it takes in L1, for [`l1_weigher`](crate::Builder::l1_weigher).
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let inner = match &self.0 {
+            Kind::Response(stored) => {
+                let headers = stored.headers.iter();
+                let headers = headers.map(|(name, value)| name.as_str().len() + value.len() + 64);
+                stored.body.len() + headers.sum::<usize>()
+            }
+            Kind::Varies(varies) => varies.names.iter().map(String::len).sum(),
+            Kind::Uncacheable => 0,
+        };
+        inner + 128
+    }
+}
+
+impl fmt::Debug for CachedResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("CachedResponse");
+        match &self.0 {
+            Kind::Response(stored) => shown
+                .field("status", &stored.status)
+                .field("body", &stored.body.len())
+                .field("terms", &stored.terms),
+            Kind::Varies(varies) => shown.field("varies", &varies.names),
+            Kind::Uncacheable => shown.field("uncacheable", &true),
+        };
+        shown.finish_non_exhaustive()
+    }
+}
+
+mod status {
+    use super::{Deserialize, Deserializer, Serializer, StatusCode};
+    use serde::de::Error as _;
+
+    pub(super) fn serialize<S: Serializer>(status: &StatusCode, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u16(status.as_u16())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<StatusCode, D::Error> {
+        StatusCode::from_u16(u16::deserialize(from)?).map_err(D::Error::custom)
+    }
+}
+
+/// As a list of names and values, in their order.
+mod headers {
+    use super::{Blob, Deserialize, Deserializer, HeaderMap, HeaderName, HeaderValue, Serializer};
+    use serde::de::Error as _;
+
+    pub(super) fn serialize<S: Serializer>(headers: &HeaderMap, to: S) -> Result<S::Ok, S::Error> {
+        let lines = headers.iter();
+        to.collect_seq(lines.map(|(name, value)| (name.as_str(), Blob(value.as_bytes()))))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<HeaderMap, D::Error> {
+        let lines = Vec::<(String, Blob<Vec<u8>>)>::deserialize(from)?;
+        let mut headers = HeaderMap::with_capacity(lines.len());
+        for (name, value) in lines {
+            let name = HeaderName::try_from(name).map_err(D::Error::custom)?;
+            let value = HeaderValue::try_from(value.0).map_err(D::Error::custom)?;
+            headers.append(name, value);
+        }
+        Ok(headers)
+    }
+}
+
+mod body {
+    use super::{Blob, Bytes, Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(body: &Bytes, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_bytes(body)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Bytes, D::Error> {
+        Blob::<Vec<u8>>::deserialize(from).map(|bytes| bytes.0.into())
+    }
+}
+
+/// Bytes that a codec writes at once, and not one by one.
+struct Blob<T>(T);
+
+impl Serialize for Blob<&[u8]> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_bytes(self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Blob<Vec<u8>> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_byte_buf(BlobVisitor)
+    }
+}
+
+struct BlobVisitor;
+
+impl<'de> Visitor<'de> for BlobVisitor {
+    type Value = Blob<Vec<u8>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("bytes")
+    }
+
+    fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Self::Value, E> {
+        Ok(Blob(bytes.to_owned()))
+    }
+
+    fn visit_byte_buf<E>(self, bytes: Vec<u8>) -> Result<Self::Value, E> {
+        Ok(Blob(bytes))
+    }
+
+    /// Of formats that have no bytes, such as JSON.
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let mut bytes = Vec::new();
+        while let Some(byte) = seq.next_element()? {
+            bytes.push(byte);
+        }
+        Ok(Blob(bytes))
+    }
+}
