@@ -1,0 +1,103 @@
+//! Bodies that are large, slow, or cut off.
+
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use futures::{StreamExt, stream};
+use http::Response;
+use http_body::Body as _;
+use larder::Clock;
+use larder::http::CacheLayer;
+use tower::{Layer, ServiceExt};
+
+use crate::origin::{Origin, builder, get, send};
+
+fn response(body: Body) -> Response<Body> {
+    let response = Response::builder().header("cache-control", "max-age=60");
+    response.body(body).unwrap()
+}
+
+fn chunks(count: usize) -> Body {
+    let chunk = || Ok::<_, std::io::Error>(Bytes::from(vec![b'x'; 100]));
+    Body::from_stream(stream::iter((0..count).map(move |_| chunk())))
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_is_passed_on_whole_and_not_stored() {
+    for (is_known, chunk_count, is_stored) in
+        [(false, 10, true), (false, 11, false), (true, 10, true), (true, 11, false)]
+    {
+        let origin = Origin::default();
+        let layer = CacheLayer::new(builder(&Clock::manual()).build().unwrap()).body_limit(1000);
+        let service = layer.layer(origin.answering(move |_, _| {
+            response(if is_known {
+                Body::from(vec![b'x'; chunk_count * 100])
+            } else {
+                chunks(chunk_count)
+            })
+        }));
+        for _ in 0..2 {
+            assert_eq!(send(&service, get("/")).await.body.len(), chunk_count * 100);
+        }
+        assert_eq!(origin.calls() == 1, is_stored, "{chunk_count} {is_known}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_without_an_end_is_passed_on_as_it_comes() {
+    let origin = Origin::default();
+    let layer = CacheLayer::new(builder(&Clock::manual()).build().unwrap());
+    let layer = layer.body_timeout(Duration::from_millis(50));
+    let service = layer.layer(origin.answering(|_, _| {
+        let first = stream::iter([Ok::<_, std::io::Error>(Bytes::from("first"))]);
+        response(Body::from_stream(first.chain(stream::pending())))
+    }));
+    for _ in 0..2 {
+        let got = service.clone().oneshot(get("/")).await.unwrap();
+        let mut body = Body::new(got.into_body()).into_data_stream();
+        assert_eq!(body.next().await.unwrap().unwrap(), "first");
+    }
+    assert_eq!(origin.calls(), 2);
+}
+
+#[tokio::test]
+async fn a_body_that_fails_is_passed_on_with_its_error_and_not_stored() {
+    let origin = Origin::default();
+    let layer = CacheLayer::new(builder(&Clock::manual()).build().unwrap());
+    let service = layer.layer(origin.answering(|_, _| {
+        let parts = [Ok(Bytes::from("first")), Err(std::io::Error::other("gone"))];
+        response(Body::from_stream(stream::iter(parts)))
+    }));
+    for n in 1..3 {
+        let got = service.clone().oneshot(get("/")).await.unwrap();
+        let mut body = Body::new(got.into_body()).into_data_stream();
+        assert_eq!(body.next().await.unwrap().unwrap(), "first");
+        assert!(body.next().await.unwrap().is_err());
+        assert_eq!(origin.calls(), n);
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_shorter_than_it_says_is_not_stored() {
+    let origin = Origin::default();
+    let layer = CacheLayer::new(builder(&Clock::manual()).build().unwrap());
+    let service = layer.layer(origin.answering(|_, _| {
+        let mut response = response(chunks(1));
+        response.headers_mut().insert("content-length", 200.into());
+        response
+    }));
+    send(&service, get("/")).await;
+    send(&service, get("/")).await;
+    assert_eq!(origin.calls(), 2);
+}
+
+#[tokio::test]
+async fn a_stored_body_knows_its_size() {
+    let origin = Origin::default();
+    let layer = CacheLayer::new(builder(&Clock::manual()).build().unwrap());
+    let service = layer.layer(origin.answering(|_, _| response(chunks(2))));
+    for _ in 0..2 {
+        let got = service.clone().oneshot(get("/")).await.unwrap();
+        assert_eq!(got.body().size_hint().exact(), Some(200));
+    }
+}

@@ -1,0 +1,97 @@
+//! Conditional requests of clients, and revalidation.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use http::{Response, StatusCode};
+use larder::Clock;
+
+use crate::origin::{Origin, get, layered, numbered, request, send, with};
+
+const S: Duration = Duration::from_secs(1);
+
+#[tokio::test]
+async fn a_client_that_has_it_gets_304() {
+    let (clock, origin) = (Clock::manual(), Origin::default());
+    let headers = [
+        ("cache-control", "max-age=60"),
+        ("etag", "\"a,b\""),
+        ("last-modified", "Mon, 01 Jan 2001 00:00:00 GMT"),
+    ];
+    let service = layered(&clock, origin.answering(move |n, _| numbered(n, &headers)));
+    for (name, value, is_304) in [
+        ("if-none-match", "\"a,b\"", true),
+        ("if-none-match", "\"x\", W/\"a,b\"", true),
+        ("if-none-match", "*", true),
+        ("if-none-match", "\"a\"", false),
+        ("if-modified-since", "Mon, 01 Jan 2001 00:00:00 GMT", true),
+        ("if-modified-since", "Sun, 31 Dec 2000 00:00:00 GMT", false),
+    ] {
+        let got = send(&service, with("/", &[(name, value)])).await;
+        let expected = if is_304 { (304, "") } else { (200, "1") };
+        assert_eq!((got.status.as_u16(), got.body.as_str()), expected, "{value}");
+    }
+    // The first of them, too: the inner service was asked for the whole.
+    assert_eq!(origin.calls(), 1);
+    assert!(!origin.last().headers.contains_key("if-none-match"));
+}
+
+#[tokio::test]
+async fn a_stale_one_is_revalidated() {
+    let (clock, origin) = (Clock::manual(), Origin::default());
+    let inner = origin.answering(|n, request| {
+        let headers = [("cache-control", "max-age=10"), ("etag", "\"v1\"")];
+        if request.headers.get("if-none-match").is_some_and(|tag| tag == "\"v1\"") {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            response.headers_mut().insert("cache-control", "max-age=20".parse().unwrap());
+            response.headers_mut().insert("x-new", "yes".parse().unwrap());
+            return response;
+        }
+        numbered(n, &headers)
+    });
+    let service = layered(&clock, inner);
+    send(&service, get("/")).await;
+    clock.advance(15 * S);
+    let got = send(&service, get("/")).await;
+    assert_eq!((got.status, got.body.as_str()), (StatusCode::OK, "1"));
+    assert_eq!(got.header("cache-status"), "larder; fwd=stale; fwd-status=304; ttl=20; stored");
+    clock.advance(15 * S);
+    let got = send(&service, get("/")).await;
+    assert_eq!((got.x_cache(), got.header("x-new"), got.header("age")), ("HIT", "yes", "15"));
+    assert_eq!(origin.calls(), 2);
+}
+
+#[tokio::test]
+async fn no_cache_is_revalidated_each_time() {
+    let (clock, origin) = (Clock::manual(), Origin::default());
+    let inner = origin.answering(|n, request| {
+        let mut response = numbered(n, &[("cache-control", "no-cache"), ("etag", "\"v1\"")]);
+        if request.headers.contains_key("if-none-match") {
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            *response.body_mut() = Body::empty();
+        }
+        response
+    });
+    let service = layered(&clock, inner);
+    for n in 1..4 {
+        assert_eq!(send(&service, get("/")).await.body, "1");
+        assert_eq!(origin.calls(), n);
+        clock.advance(S);
+    }
+}
+
+#[tokio::test]
+async fn head_is_answered_by_a_stored_get() {
+    let (clock, origin) = (Clock::manual(), Origin::default());
+    let service = layered(
+        &clock,
+        origin.answering(|n, _| numbered(n, &[("cache-control", "max-age=60")])),
+    );
+    let head = || request("HEAD", "/", &[]);
+    assert_eq!(send(&service, head()).await.x_cache(), "MISS");
+    assert_eq!(send(&service, get("/")).await.body, "2", "a HEAD stores nothing");
+    let got = send(&service, head()).await;
+    assert_eq!((got.body.as_str(), got.x_cache()), ("", "HIT"));
+    assert_eq!(got.header("content-length"), "1");
+}

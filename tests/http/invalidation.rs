@@ -1,0 +1,77 @@
+//! What requests that change something remove.
+
+use http::StatusCode;
+use larder::Clock;
+use larder::http::CacheLayer;
+use tower::Layer;
+
+use crate::origin::{Origin, Service, builder, get, numbered, request, send};
+
+fn service(origin: &Origin) -> Service {
+    let layer = CacheLayer::new(builder(&Clock::manual()).build().unwrap());
+    let layer = layer
+        .tags(|request, _| vec![format!("first{}", &request.uri.path()[..2])])
+        .invalidate(|request, _, found| {
+            if request.uri.path() == "/rule" {
+                found.path("/path?x=1");
+                found.key("GET shop.example/key");
+                found.tag("first/t");
+                found.prefix("GET shop.example/prefix");
+            }
+        });
+    layer.layer(origin.answering(|n, request| {
+        let mut headers = vec![("cache-control", "max-age=60")];
+        if request.method == "POST" {
+            headers.push(("location", "/created"));
+            headers.push(("content-location", "http://shop.example/content"));
+        }
+        if request.method == "PUT" {
+            headers.push(("location", "http://other.example/created"));
+        }
+        let mut response = numbered(n, &headers);
+        if request.method == "DELETE" {
+            *response.status_mut() = StatusCode::NOT_FOUND;
+        }
+        response
+    }))
+}
+
+async fn is_there(service: &Service, path: &str) -> bool {
+    send(service, get(path)).await.x_cache() == "HIT"
+}
+
+#[tokio::test]
+async fn its_own_uri_and_those_that_it_names() {
+    let origin = Origin::default();
+    let service = service(&origin);
+    let all = ["/x?a=1&b=2", "/created", "/content", "/other", "http://other.example/created"];
+    for path in all {
+        send(&service, get(path)).await;
+    }
+    send(&service, request("DELETE", "/x?b=2&a=1", &[])).await;
+    send(&service, request("OPTIONS", "/x?b=2&a=1", &[])).await;
+    assert!(is_there(&service, "/x?a=1&b=2").await, "a failure, and a safe method");
+    send(&service, request("PUT", "/y", &[])).await;
+    assert!(is_there(&service, "http://other.example/created").await, "another host");
+    let done = send(&service, request("POST", "/x?b=2&a=1", &[])).await;
+    assert_eq!(done.header("cache-status"), "larder; fwd=method; fwd-status=200");
+    for path in ["/x?a=1&b=2", "/created", "/content"] {
+        assert!(!is_there(&service, path).await, "{path}");
+    }
+    assert!(is_there(&service, "/other").await);
+}
+
+#[tokio::test]
+async fn what_rules_name() {
+    let origin = Origin::default();
+    let service = service(&origin);
+    let all = ["/path?x=1", "/key", "/tag", "/prefix/a", "/other"];
+    for path in all {
+        send(&service, get(path)).await;
+        assert!(is_there(&service, path).await, "{path}");
+    }
+    send(&service, request("PATCH", "/rule", &[])).await;
+    for path in all {
+        assert_eq!(is_there(&service, path).await, path == "/other", "{path}");
+    }
+}

@@ -1,0 +1,24 @@
+//! The HTTP layer: what it stores, whom it answers, and what it does when something fails.
+
+#![cfg(feature = "http")]
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a failed step ends the test"
+)]
+
+mod bodies;
+mod conditional;
+mod fleet;
+mod freshness;
+mod invalidation;
+mod origin;
+mod privacy;
+mod requests;
+mod sharing;
+mod suite;
+#[path = "../support/mod.rs"]
+mod support;
+mod vary;

@@ -1,0 +1,106 @@
+//! What is of one user is not stored.
+
+use larder::Clock;
+use larder::http::CacheLayer;
+use tower::Layer;
+
+use crate::origin::{Origin, builder, get, layered, numbered, send, with};
+
+#[tokio::test]
+async fn private_responses_are_not_stored() {
+    for headers in [
+        &[("cache-control", "max-age=60, private")][..],
+        &[("cache-control", "max-age=60, PRIVATE=\"x-user\"")],
+        &[("cache-control", "max-age=60, no-store")],
+        &[("cache-control", "max-age=60"), ("set-cookie", "id=7")],
+        &[("cache-control", "max-age=60"), ("vary", "*")],
+        &[],
+    ] {
+        let (clock, origin) = (Clock::manual(), Origin::default());
+        let service = layered(&clock, origin.answering(move |n, _| numbered(n, headers)));
+        for n in ["1", "2", "3"] {
+            let got = send(&service, get("/")).await;
+            assert_eq!((got.body.as_str(), got.x_cache()), (n, "MISS"), "{headers:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_request_with_authorization_is_not_answered_from_what_is_stored() {
+    let (clock, origin) = (Clock::manual(), Origin::default());
+    let service = layered(
+        &clock,
+        origin.answering(|n, _| numbered(n, &[("cache-control", "max-age=60")])),
+    );
+    let ann = || with("/", &[("authorization", "Bearer ann")]);
+    assert_eq!(send(&service, ann()).await.body, "1");
+    assert_eq!(send(&service, get("/")).await.body, "2");
+    assert_eq!(send(&service, ann()).await.body, "3");
+    assert_eq!(send(&service, get("/")).await.body, "2");
+}
+
+#[tokio::test]
+async fn a_layer_that_is_told_to_handle_authorization_stores_what_says_that_it_may() {
+    for (directives, is_stored) in [
+        ("max-age=60", false),
+        ("max-age=60, public", true),
+        ("s-maxage=60", true),
+        ("max-age=60, must-revalidate", true),
+    ] {
+        let (clock, origin) = (Clock::manual(), Origin::default());
+        let layer = CacheLayer::new(builder(&clock).build().unwrap()).authorized(true);
+        let service =
+            layer.layer(origin.answering(move |n, _| numbered(n, &[("cache-control", directives)])));
+        let ann = || with("/", &[("authorization", "Bearer ann")]);
+        send(&service, ann()).await;
+        let second = send(&service, ann()).await.body;
+        assert_eq!(second == "1", is_stored, "{directives}");
+    }
+}
+
+#[tokio::test]
+async fn private_responses_are_stored_if_a_rule_says_so_and_their_cookies_are_not() {
+    let (clock, origin) = (Clock::manual(), Origin::default());
+    let layer = CacheLayer::new(builder(&clock).build().unwrap()).store_private(|_, _| true);
+    let headers = [("cache-control", "private, max-age=60"), ("set-cookie", "id=7")];
+    let service = layer.layer(origin.answering(move |n, _| numbered(n, &headers)));
+    assert_eq!(send(&service, get("/")).await.header("set-cookie"), "id=7");
+    let second = send(&service, get("/")).await;
+    assert_eq!((second.body.as_str(), second.header("set-cookie")), ("1", ""));
+}
+
+#[tokio::test]
+async fn what_is_answered_to_a_cookie_is_stored_only_if_it_says_how_long_it_is_fresh() {
+    let (clock, origin) = (Clock::manual(), Origin::default());
+    let headers = [("last-modified", "Mon, 01 Jan 2001 00:00:00 GMT")];
+    let service = layered(&clock, origin.answering(move |n, _| numbered(n, &headers)));
+    let ann = || with("/ann", &[("cookie", "id=7")]);
+    send(&service, ann()).await;
+    assert_eq!(send(&service, ann()).await.body, "2");
+    send(&service, get("/")).await;
+    assert_eq!(send(&service, get("/")).await.body, "3", "without a cookie it is");
+}
+
+#[tokio::test]
+async fn a_request_that_forbids_it_is_not_stored() {
+    let (clock, origin) = (Clock::manual(), Origin::default());
+    let service = layered(
+        &clock,
+        origin.answering(|n, _| numbered(n, &[("cache-control", "max-age=60")])),
+    );
+    send(&service, with("/", &[("cache-control", "no-store")])).await;
+    assert_eq!(send(&service, get("/")).await.body, "2");
+}
+
+#[tokio::test]
+async fn a_condition_keeps_requests_away() {
+    let (clock, origin) = (Clock::manual(), Origin::default());
+    let layer = CacheLayer::new(builder(&clock).build().unwrap());
+    let service = layer
+        .condition(|request| !request.headers.contains_key("cookie"))
+        .layer(origin.answering(|n, _| numbered(n, &[("cache-control", "max-age=60")])));
+    send(&service, get("/")).await;
+    let got = send(&service, with("/", &[("cookie", "id=7")])).await;
+    assert_eq!(got.body, "2");
+    assert_eq!(got.header("cache-status"), "larder; fwd=bypass; fwd-status=200");
+}

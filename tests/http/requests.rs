@@ -1,0 +1,81 @@
+//! Which requests share a stored response.
+
+use axum::body::Body;
+use http::Request;
+use larder::Clock;
+use larder::http::CacheLayer;
+use tower::Layer;
+
+use crate::origin::{Origin, builder, get, layered, numbered, request, send, with};
+
+#[tokio::test]
+async fn hosts_and_paths_are_apart() {
+    let (clock, origin) = (Clock::manual(), Origin::default());
+    let service = layered(
+        &clock,
+        origin.answering(|n, _| numbered(n, &[("cache-control", "max-age=60")])),
+    );
+    let to = |host: &str, path: &str| {
+        let request = Request::builder().uri(path).header("host", host);
+        request.body(Body::empty()).unwrap()
+    };
+    assert_eq!(send(&service, to("a.example", "/")).await.body, "1");
+    assert_eq!(send(&service, to("b.example", "/")).await.body, "2");
+    assert_eq!(send(&service, to("A.example", "/")).await.body, "1");
+    assert_eq!(send(&service, to("a.example", "/A")).await.body, "3");
+    assert_eq!(send(&service, to("a.example", "/a")).await.body, "4");
+    assert_eq!(send(&service, get("http://a.example/a")).await.body, "4");
+    // The order of values of one name may mean something.
+    assert_eq!(send(&service, to("a.example", "/?x=1&x=2")).await.body, "5");
+    assert_eq!(send(&service, to("a.example", "/?x=2&x=1")).await.body, "6");
+}
+
+#[tokio::test]
+async fn ranges_and_preconditions_pass_by() {
+    let (clock, origin) = (Clock::manual(), Origin::default());
+    let service = layered(
+        &clock,
+        origin.answering(|n, _| numbered(n, &[("cache-control", "max-age=60")])),
+    );
+    send(&service, get("/")).await;
+    for (n, name) in ["range", "if-range", "if-match", "if-unmodified-since"].iter().enumerate() {
+        let got = send(&service, with("/", &[(name, "x")])).await;
+        assert_eq!(got.body, (n + 2).to_string());
+        assert!(origin.last().headers.contains_key(*name));
+    }
+    let mut fat = get("/");
+    *fat.body_mut() = Body::from("x");
+    assert_eq!(send(&service, fat).await.body, "6", "a GET with a body");
+    assert_eq!(send(&service, request("OPTIONS", "/", &[])).await.body, "7");
+    assert_eq!(send(&service, get("/")).await.body, "1");
+}
+
+#[tokio::test]
+async fn keys_and_prefixes_are_as_rules_say() {
+    let (clock, origin) = (Clock::manual(), Origin::default());
+    let cache = builder(&clock).build().unwrap();
+    let service = CacheLayer::new(cache.clone())
+        .prefix(|request| format!("{:?} ", request.headers.get("tenant")))
+        .key(|request| request.uri.path().strip_prefix("/api").map(str::to_owned))
+        .layer(origin.answering(|n, _| numbered(n, &[("cache-control", "max-age=60")])));
+    let of = |tenant, path| with(path, &[("tenant", tenant)]);
+    assert_eq!(send(&service, of("a", "/api/x?1")).await.body, "1");
+    assert_eq!(send(&service, of("a", "/api/x?2")).await.body, "1");
+    assert_eq!(send(&service, of("b", "/api/x")).await.body, "2");
+    assert_eq!(send(&service, of("a", "/other")).await.body, "3");
+    assert_eq!(send(&service, of("a", "/other")).await.body, "4");
+    assert!(cache.get("Some(\"a\") /x").await.is_some());
+}
+
+#[tokio::test]
+async fn a_key_that_is_too_long_is_not_cached() {
+    let (clock, origin) = (Clock::manual(), Origin::default());
+    let service = layered(
+        &clock,
+        origin.answering(|n, _| numbered(n, &[("cache-control", "max-age=60")])),
+    );
+    let path = format!("/{}", "x".repeat(1024));
+    for n in ["1", "2"] {
+        assert_eq!(send(&service, get(&path)).await.body, n);
+    }
+}

@@ -1,0 +1,209 @@
+//! Requests that come at the same time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::body::Body;
+use futures::FutureExt;
+use futures::future::join_all;
+use http::{Response, StatusCode};
+use larder::http::CacheLayer;
+use larder::{Clock, MemoryL2};
+use tokio::sync::Semaphore;
+use tower::{Layer, ServiceExt};
+
+use crate::origin::{Origin, Service, builder, get, layered, numbered, send};
+use crate::support::eventually::eventually;
+
+/// A service whose requests wait at a gate, and the most that were inside at once.
+fn gated(
+    origin: &Origin,
+    answer: impl Fn(usize) -> Response<Body> + Send + Sync + 'static,
+) -> (crate::origin::Inner, Arc<Semaphore>) {
+    let gate = Arc::new(Semaphore::new(0));
+    let (entry, answer) = (Arc::clone(&gate), Arc::new(answer));
+    let inner = origin.serving(move |n, _| {
+        let (entry, answer) = (Arc::clone(&entry), Arc::clone(&answer));
+        async move {
+            entry.acquire().await.unwrap().forget();
+            answer(n)
+        }
+        .boxed()
+    });
+    (inner, gate)
+}
+
+async fn hundred(service: &Service) -> Vec<tokio::task::JoinHandle<crate::origin::Got>> {
+    let tasks = (0..100).map(|_| {
+        let service = service.clone();
+        tokio::spawn(async move { send(&service, get("/")).await })
+    });
+    let tasks = tasks.collect();
+    // All of them are inside: each has looked the key up.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    tasks
+}
+
+#[tokio::test]
+async fn a_hundred_requests_share_one_response() {
+    let origin = Origin::default();
+    let (inner, gate) = gated(&origin, |n| numbered(n, &[("cache-control", "max-age=60")]));
+    let service = layered(&Clock::manual(), inner);
+    let tasks = hundred(&service).await;
+    gate.add_permits(1);
+    let got: Vec<_> = join_all(tasks).await.into_iter().map(Result::unwrap).collect();
+    assert!(got.iter().all(|got| got.body == "1"));
+    assert_eq!(origin.calls(), 1);
+    let collapsed = got.iter().filter(|got| got.header("cache-status").ends_with("; collapsed"));
+    assert_eq!(collapsed.count(), 99);
+}
+
+#[tokio::test]
+async fn an_uncacheable_response_is_shared_with_nobody_and_the_others_go_on_at_once() {
+    for remembered in [Duration::ZERO, Duration::from_secs(5)] {
+        let origin = Origin::default();
+        let (inner, gate) = gated(&origin, |n| numbered(n, &[("set-cookie", "id=7")]));
+        let cache = builder(&Clock::manual()).build().unwrap();
+        let service = CacheLayer::new(cache).uncacheable_for(remembered).layer(inner);
+        let tasks = hundred(&service).await;
+        assert_eq!(origin.calls(), 1);
+        gate.add_permits(1);
+        eventually("all are inside at the same time", async || origin.calls() == 100).await;
+        gate.add_permits(99);
+        let got = join_all(tasks).await.into_iter().map(Result::unwrap);
+        let mut bodies: Vec<usize> = got.map(|got| got.body.parse().unwrap()).collect();
+        bodies.sort_unstable();
+        assert!(bodies.into_iter().eq(1..=100), "each has its own");
+    }
+}
+
+#[tokio::test]
+async fn requests_do_not_wait_for_each_other_where_a_response_was_uncacheable() {
+    let origin = Origin::default();
+    let (inner, gate) = gated(&origin, |n| numbered(n, &[]));
+    let clock = Clock::manual();
+    let service = layered(&clock, inner);
+    gate.add_permits(1);
+    send(&service, get("/")).await;
+    let tasks = hundred(&service).await;
+    eventually("all are inside at the same time", async || origin.calls() == 101).await;
+    gate.add_permits(100);
+    join_all(tasks).await;
+    clock.advance(Duration::from_secs(6));
+    let tasks = hundred(&service).await;
+    assert_eq!(origin.calls(), 102, "after a time one of them tries again");
+    gate.add_permits(100);
+    join_all(tasks).await;
+}
+
+#[tokio::test]
+async fn the_client_whose_request_was_sent_goes_away() {
+    let origin = Origin::default();
+    let (inner, gate) = gated(&origin, |n| numbered(n, &[("cache-control", "max-age=60")]));
+    let service = layered(&Clock::manual(), inner);
+    let tasks = hundred(&service).await;
+    tasks[0].abort();
+    tokio::task::yield_now().await;
+    gate.add_permits(1);
+    for task in tasks.into_iter().skip(1) {
+        assert_eq!(task.await.unwrap().body, "1");
+    }
+    assert_eq!(origin.calls(), 1);
+}
+
+#[tokio::test]
+async fn a_service_that_fails_fails_for_each_by_itself() {
+    let origin = Origin::default();
+    let (inner, gate) = gated(&origin, |n| {
+        let mut response = numbered(n, &[]);
+        *response.status_mut() = StatusCode::BAD_GATEWAY;
+        response
+    });
+    let service = layered(&Clock::manual(), inner);
+    let tasks = hundred(&service).await;
+    gate.add_permits(1);
+    eventually("all are inside at the same time", async || origin.calls() == 100).await;
+    gate.add_permits(99);
+    let mut bodies: Vec<usize> = Vec::new();
+    for task in tasks {
+        let got = task.await.unwrap();
+        assert_eq!(got.status, StatusCode::BAD_GATEWAY);
+        bodies.push(got.body.parse().unwrap());
+    }
+    bodies.sort_unstable();
+    assert!(bodies.into_iter().eq(1..=100), "each has its own");
+}
+
+#[tokio::test]
+async fn a_panic_reaches_the_client_whose_request_it_was() {
+    let origin = Origin::default();
+    let panics = Arc::new(AtomicUsize::new(0));
+    let (inner, gate) = gated(&origin, |n| {
+        assert_ne!(n, 1, "the first panics");
+        numbered(n, &[("cache-control", "max-age=60")])
+    });
+    let service = layered(&Clock::manual(), inner);
+    let tasks = hundred(&service).await;
+    gate.add_permits(100);
+    for task in tasks {
+        if task.await.is_err_and(|error| error.is_panic()) {
+            panics.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    assert_eq!(panics.load(Ordering::SeqCst), 1);
+    send(&service, get("/")).await;
+}
+
+#[tokio::test]
+async fn a_response_that_takes_longer_than_a_load_may_is_not_lost() {
+    let origin = Origin::default();
+    let (inner, gate) = gated(&origin, |n| numbered(n, &[("cache-control", "max-age=60")]));
+    let cache = builder(&Clock::system()).load_timeout(Duration::from_millis(20));
+    let service = CacheLayer::new(cache.build().unwrap()).layer(inner);
+    let first = {
+        let service = service.clone();
+        tokio::spawn(async move { send(&service, get("/")).await })
+    };
+    eventually("it is inside", async || origin.calls() == 1).await;
+    let second = {
+        let service = service.clone();
+        tokio::spawn(async move { send(&service, get("/")).await })
+    };
+    eventually("the other one asks by itself", async || origin.calls() == 2).await;
+    gate.add_permits(2);
+    let bodies = [first.await.unwrap().body, second.await.unwrap().body];
+    assert!(bodies.contains(&"1".to_owned()) && bodies.contains(&"2".to_owned()), "{bodies:?}");
+}
+
+#[tokio::test]
+async fn an_invalidation_during_a_request_leaves_nothing_old() {
+    let origin = Origin::default();
+    let (inner, gate) = gated(&origin, |n| numbered(n, &[("cache-control", "max-age=60")]));
+    let cache = builder(&Clock::system()).l2(MemoryL2::new()).build().unwrap();
+    cache.ready().await;
+    let service = CacheLayer::new(cache.clone()).layer(inner);
+    let first = {
+        let service = service.clone();
+        tokio::spawn(async move { send(&service, get("/")).await })
+    };
+    eventually("it is inside", async || origin.calls() == 1).await;
+    cache.invalidate("GET shop.example/").await.unwrap();
+    gate.add_permits(10);
+    first.await.unwrap();
+    assert_ne!(send(&service, get("/")).await.body, "1");
+}
+
+#[tokio::test]
+async fn a_service_that_takes_one_request_at_a_time_is_not_stuck() {
+    let origin = Origin::default();
+    let inner = origin.answering(|n, _| numbered(n, &[("set-cookie", "x")]));
+    let limited = tower::limit::ConcurrencyLimit::new(inner, 1);
+    let layer = CacheLayer::new(builder(&Clock::manual()).build().unwrap());
+    let service = layer.layer(limited);
+    let sent = (0..20).map(|_| service.clone().oneshot(get("/")));
+    let got = tokio::time::timeout(Duration::from_secs(10), join_all(sent)).await;
+    assert!(got.unwrap().iter().all(Result::is_ok));
+}

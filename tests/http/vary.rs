@@ -1,0 +1,50 @@
+//! Responses that depend on headers of their requests.
+
+use larder::Clock;
+
+use crate::origin::{Origin, get, layered, numbered, request, send, with};
+
+const VARIES: [(&str, &str); 2] = [("cache-control", "max-age=60"), ("vary", "Accept-Language")];
+
+#[tokio::test]
+async fn each_variant_is_stored() {
+    let (clock, origin) = (Clock::manual(), Origin::default());
+    let service = layered(&clock, origin.answering(|n, _| numbered(n, &VARIES)));
+    let speaks = |language| with("/", &[("accept-language", language)]);
+    for _ in 0..2 {
+        assert_eq!(send(&service, speaks("en")).await.body, "1");
+        assert_eq!(send(&service, speaks("de")).await.body, "2");
+        assert_eq!(send(&service, get("/")).await.body, "3");
+    }
+    assert_eq!(send(&service, speaks("en")).await.x_cache(), "HIT");
+}
+
+#[tokio::test]
+async fn an_invalidation_removes_all_variants() {
+    let (clock, origin) = (Clock::manual(), Origin::default());
+    let service = layered(&clock, origin.answering(|n, _| numbered(n, &VARIES)));
+    let speaks = |language| with("/", &[("accept-language", language)]);
+    send(&service, speaks("en")).await;
+    send(&service, speaks("de")).await;
+    send(&service, request("POST", "/", &[])).await;
+    assert_eq!(send(&service, speaks("en")).await.body, "4");
+    assert_eq!(send(&service, speaks("de")).await.body, "5");
+}
+
+#[tokio::test]
+async fn a_resource_that_begins_to_depend_on_more_is_not_mixed_up() {
+    let (clock, origin) = (Clock::manual(), Origin::default());
+    let inner = origin.answering(|n, _| {
+        let names = if n == 1 { "a" } else { "a, b" };
+        numbered(n, &[("cache-control", "max-age=60"), ("vary", names)])
+    });
+    let service = layered(&clock, inner);
+    send(&service, with("/", &[("a", "1")])).await;
+    send(&service, with("/", &[("a", "2"), ("b", "1")])).await;
+    let other = send(&service, with("/", &[("a", "2"), ("b", "2")])).await;
+    assert_eq!(other.x_cache(), "MISS");
+    for (b, expected) in [("2", other.body.as_str()), ("1", "4"), ("1", "4")] {
+        let got = send(&service, with("/", &[("a", "2"), ("b", b)])).await;
+        assert_eq!(got.body, expected);
+    }
+}
