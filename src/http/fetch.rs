@@ -72,13 +72,16 @@ enum Outcome {
     Failed,
 }
 
+/// For the client, and whether it should wait for the cache: so that its next request finds what is stored.
+pub(super) type ToClient<B, E> = (Reply<B, E>, bool);
+
 /// Sends the request in a task of its own. `client` gets the response as soon as it is there; the result is for the cache.
 pub(super) async fn fetch<S, R, B>(
     shared: Arc<Shared>,
     call: Call<S, R>,
     place: Place,
     previous: Option<Entry<CachedResponse>>,
-    client: oneshot::Sender<Reply<B, S::Error>>,
+    client: oneshot::Sender<ToClient<B, S::Error>>,
 ) -> Verdict
 where
     S: Service<Request<R>, Response = Response<B>> + Send + 'static,
@@ -95,11 +98,12 @@ where
         let sent = attempt.send(call.inner, body);
         let outcome = match AssertUnwindSafe(sent).catch_unwind().await {
             Ok((reply, outcome)) => {
-                let _ = client.send(reply);
+                let is_stored = matches!(outcome, Outcome::Stored(..));
+                let _ = client.send((reply, is_stored));
                 outcome
             }
             Err(panic) => {
-                let _ = client.send(Reply::Panic(panic));
+                let _ = client.send((Reply::Panic(panic), false));
                 Outcome::Failed
             }
         };

@@ -21,7 +21,7 @@ use super::keys::{key_of, variant_key};
 use super::policy::{Use, Wishes, judge};
 use super::rules::Rules;
 use super::stored::{CachedResponse, Kind};
-use crate::{Entry, Source};
+use crate::{Entry, LoadError, Source};
 
 /// A service with a cache before it, made by [`CacheLayer`](super::CacheLayer).
 #[derive(Clone)]
@@ -342,11 +342,20 @@ where
             }
             cache.get_or_load_with(key, load).await
         };
+        tokio::pin!(lookup);
         let found = tokio::select! {
             biased;
-            Ok(reply) = &mut reply => return Err(reply),
-            found = lookup => found,
+            Ok((reply, is_stored)) = &mut reply => {
+                if is_stored {
+                    report(&lookup.await);
+                }
+                return Err(reply);
+            }
+            found = &mut lookup => found,
         };
+        if let Ok((reply, _)) = reply.try_recv() {
+            return Err(reply);
+        }
         if let Ok(entry) = &found
             && self.judge(entry) != Use::No
         {
@@ -354,16 +363,20 @@ where
         }
         // The load was that of this request.
         if self.slot.is_taken()
-            && let Ok(reply) = reply.await
+            && let Ok((reply, _)) = reply.await
         {
             return Err(reply);
         }
-        if let Err(error) = &found
-            && error.is_misuse()
-        {
-            tracing::debug!(%error, "a response is not stored");
-        }
+        report(&found);
         Ok(found.ok())
     }
 }
 
+/// Tags of a rule that cannot work. What fails in the inner service or in L2 is told elsewhere.
+fn report(found: &Result<Entry<CachedResponse>, LoadError>) {
+    if let Err(error) = found
+        && error.is_misuse()
+    {
+        tracing::debug!(%error, "a response is not stored");
+    }
+}

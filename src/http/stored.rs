@@ -120,12 +120,16 @@ mod status {
 
 /// As a list of names and values, in their order.
 mod headers {
-    use super::{Blob, Deserialize, Deserializer, HeaderMap, HeaderName, HeaderValue, Serializer};
+    use super::{
+        Blob, Deserialize, Deserializer, HeaderMap, HeaderName, HeaderValue, Serialize, Serializer,
+    };
     use serde::de::Error as _;
 
     pub(super) fn serialize<S: Serializer>(headers: &HeaderMap, to: S) -> Result<S::Ok, S::Error> {
         let lines = headers.iter();
-        to.collect_seq(lines.map(|(name, value)| (name.as_str(), Blob(value.as_bytes()))))
+        let lines = lines.map(|(name, value)| (name.as_str(), Blob(value.as_bytes())));
+        // Some codecs need the number first.
+        lines.collect::<Vec<_>>().serialize(to)
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<HeaderMap, D::Error> {

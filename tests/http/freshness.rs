@@ -132,7 +132,7 @@ async fn clients_get_fresher_ones_only_if_a_rule_says_so() {
             ("cache-control", "no-cache"),
             ("pragma", "no-cache"),
             ("cache-control", "max-age=0"),
-            ("cache-control", "min-fresh=50"),
+            ("cache-control", "min-fresh=59"),
         ] {
             clock.advance(S);
             let before = origin.calls();

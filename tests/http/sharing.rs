@@ -147,7 +147,7 @@ async fn a_panic_reaches_the_client_whose_request_it_was() {
     });
     let service = layered(&Clock::manual(), inner);
     let tasks = hundred(&service).await;
-    gate.add_permits(100);
+    gate.add_permits(101);
     for task in tasks {
         if task.await.is_err_and(|error| error.is_panic()) {
             panics.fetch_add(1, Ordering::SeqCst);
