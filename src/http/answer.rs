@@ -110,7 +110,11 @@ pub(super) fn answer<B: Body>(
 }
 
 /// A response of the layer itself.
-pub(super) fn without_body<B: Body>(name: &str, status: StatusCode, how: How) -> Response<CacheBody<B>> {
+pub(super) fn without_body<B: Body>(
+    name: &str,
+    status: StatusCode,
+    how: How,
+) -> Response<CacheBody<B>> {
     let mut response = Response::new(CacheBody::memory(Bytes::new()));
     *response.status_mut() = status;
     how.write(name, response.headers_mut());

@@ -1,9 +1,9 @@
 //! Conditional requests: those of clients, and those that ask the inner service whether a stored response still holds.
 
 use ::http::header::{
-    CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap,
-    HeaderName, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, SET_COOKIE, TE,
-    TRAILER, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG,
+    HeaderMap, HeaderName, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED,
+    SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 
 use super::directives::members;
@@ -25,11 +25,16 @@ pub(super) fn is_not_modified(request: &HeaderMap, stored: &HeaderMap) -> bool {
         };
         let lines = request.get_all(IF_NONE_MATCH).iter();
         let lines = lines.filter_map(|line| line.to_str().ok());
-        return lines.flat_map(members).any(|tag| tag == "*" || is_same(tag, etag));
+        return lines
+            .flat_map(members)
+            .any(|tag| tag == "*" || is_same(tag, etag));
     }
     let since = date(request, &IF_MODIFIED_SINCE);
-    let modified = date(stored, &LAST_MODIFIED);
-    since.zip(modified).is_some_and(|(since, modified)| modified <= since)
+    // What does not say when it was modified was so before it was sent.
+    let modified = date(stored, &LAST_MODIFIED).or_else(|| date(stored, &DATE));
+    since
+        .zip(modified)
+        .is_some_and(|(since, modified)| modified <= since)
 }
 
 /// By weak comparison.
@@ -69,9 +74,17 @@ pub(super) fn is_about(not_modified: &HeaderMap, stored: &HeaderMap) -> bool {
 /// The headers of a stored response after a 304.
 pub(super) fn merge(stored: &HeaderMap, not_modified: &HeaderMap) -> HeaderMap {
     // What belongs to the bytes of the body stays.
-    let of_the_body = [CONTENT_LENGTH, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE];
+    let of_the_body = [
+        CONTENT_LENGTH,
+        CONTENT_ENCODING,
+        CONTENT_RANGE,
+        CONTENT_TYPE,
+    ];
     let mut merged = stored.clone();
-    for name in not_modified.keys().filter(|name| !of_the_body.contains(name)) {
+    for name in not_modified
+        .keys()
+        .filter(|name| !of_the_body.contains(name))
+    {
         merged.remove(name);
         for value in not_modified.get_all(name) {
             merged.append(name, value.clone());
@@ -82,7 +95,12 @@ pub(super) fn merge(stored: &HeaderMap, not_modified: &HeaderMap) -> HeaderMap {
 
 /// What a 304 does not repeat, as the client has it.
 pub(super) fn strip_content(headers: &mut HeaderMap) {
-    for name in [CONTENT_LENGTH, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE] {
+    for name in [
+        CONTENT_LENGTH,
+        CONTENT_ENCODING,
+        CONTENT_RANGE,
+        CONTENT_TYPE,
+    ] {
         headers.remove(name);
     }
 }

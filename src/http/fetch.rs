@@ -161,7 +161,11 @@ fn loaded(
     let soft_ttl = stored.terms.fresh_for().max(Duration::from_millis(1));
     let response = CachedResponse(Kind::Response(Box::new(stored)));
     let loaded = Loaded::new(response).ttl(ttl).soft_ttl(soft_ttl);
-    if tags.is_empty() { loaded } else { loaded.tags(tags) }
+    if tags.is_empty() {
+        loaded
+    } else {
+        loaded.tags(tags)
+    }
 }
 
 /// Those that wait go on at once, and those that come soon do not wait for each other.
@@ -210,7 +214,10 @@ impl<'a> Attempt<'a> {
     fn instead(&self) -> Option<(&Stored, Duration)> {
         let (stored, resident) = self.previous()?;
         let age = stored.terms.age.saturating_add(resident);
-        stored.terms.answers_for_error(age).then_some((stored, resident))
+        stored
+            .terms
+            .answers_for_error(age)
+            .then_some((stored, resident))
     }
 
     fn previous(&self) -> Option<(&Stored, Duration)> {
@@ -225,7 +232,10 @@ impl<'a> Attempt<'a> {
     {
         let mut parts = self.request.clone();
         let previous = self.previous();
-        ask(&mut parts.headers, previous.map(|(stored, _)| &stored.headers));
+        ask(
+            &mut parts.headers,
+            previous.map(|(stored, _)| &stored.headers),
+        );
         let begun = Instant::now();
         let response = inner.call(Request::from_parts(parts, body)).await;
         let delay = begun.elapsed();
@@ -267,7 +277,12 @@ impl<'a> Attempt<'a> {
         self.answer(stored, resident, how)
     }
 
-    fn answer<B: Body>(&self, stored: &Stored, resident: Duration, how: How) -> Response<CacheBody<B>> {
+    fn answer<B: Body>(
+        &self,
+        stored: &Stored,
+        resident: Duration,
+        how: How,
+    ) -> Response<CacheBody<B>> {
         let (method, headers) = (&self.request.method, &self.request.headers);
         answer(&self.rules.name, method, headers, stored, resident, how)
     }
@@ -290,7 +305,13 @@ impl<'a> Attempt<'a> {
         if age.is_none() {
             merged.headers.remove(::http::header::AGE);
         }
-        let terms = terms(self.rules, &self.request, &mut merged, SystemTime::now(), delay);
+        let terms = terms(
+            self.rules,
+            &self.request,
+            &mut merged,
+            SystemTime::now(),
+            delay,
+        );
         let how = How {
             fwd_status: Some(StatusCode::NOT_MODIFIED),
             is_stored: is_about && terms.is_some(),
@@ -351,7 +372,10 @@ impl<'a> Attempt<'a> {
         };
         let tags = self.tags(&parts);
         let stored = stored(&parts, &bytes, terms);
-        (self.stored(parts, &stored, bytes), Outcome::Stored(stored, tags))
+        (
+            self.stored(parts, &stored, bytes),
+            Outcome::Stored(stored, tags),
+        )
     }
 
     fn tags(&self, response: &response::Parts) -> Vec<String> {
@@ -359,7 +383,11 @@ impl<'a> Attempt<'a> {
         rule.map_or_else(Vec::new, |tags| tags(&self.request, response))
     }
 
-    fn unstored<B: Body>(&self, mut parts: response::Parts, body: CacheBody<B>) -> Response<CacheBody<B>> {
+    fn unstored<B: Body>(
+        &self,
+        mut parts: response::Parts,
+        body: CacheBody<B>,
+    ) -> Response<CacheBody<B>> {
         let how = How {
             fwd_status: Some(parts.status),
             ..How::forwarded(self.why)
@@ -380,7 +408,8 @@ impl<'a> Attempt<'a> {
             is_stored: true,
             ..How::forwarded(self.why)
         };
-        let is_conditional = super::conditional::is_not_modified(&self.request.headers, &stored.headers);
+        let is_conditional =
+            super::conditional::is_not_modified(&self.request.headers, &stored.headers);
         if parts.status == StatusCode::OK && is_conditional {
             return self.answer(stored, Duration::ZERO, how);
         }
@@ -403,7 +432,11 @@ fn stored(parts: &response::Parts, bytes: &Bytes, terms: Terms) -> Stored {
 
 /// Whether a variant is the one that the request asks for: two may have keys with the same hash.
 pub(super) fn is_selected(stored: &Stored, request: &request::Parts) -> bool {
-    let names: Vec<String> = stored.selected.iter().map(|(name, _)| name.clone()).collect();
+    let names: Vec<String> = stored
+        .selected
+        .iter()
+        .map(|(name, _)| name.clone())
+        .collect();
     select(&names, &request.headers) == stored.selected
 }
 

@@ -42,7 +42,11 @@ impl Invalidations {
     }
 
     /// What a successful request removes: section 4.4 of RFC 9111, and what the rule says.
-    pub(super) fn after(rules: &Rules, request: &request::Parts, response: &response::Parts) -> Self {
+    pub(super) fn after(
+        rules: &Rules,
+        request: &request::Parts,
+        response: &response::Parts,
+    ) -> Self {
         let mut found = Self::default();
         if let Some(rule) = &rules.invalidate {
             rule(request, response, &mut found);
@@ -64,7 +68,9 @@ impl Invalidations {
     /// sent later by the cache, which traces and counts that.
     pub(super) async fn carry_out(self, cache: &Cache<String, CachedResponse>) {
         if !self.keys.is_empty() {
-            let _ = cache.invalidate_many(self.keys.iter().map(String::as_str)).await;
+            let _ = cache
+                .invalidate_many(self.keys.iter().map(String::as_str))
+                .await;
         }
         if !self.tags.is_empty() {
             let _ = cache.invalidate_tags(&self.tags).await;

@@ -1,4 +1,101 @@
-//! A tower layer that caches HTTP responses, for axum and hyper servers.
+//! A tower layer that caches HTTP responses, for axum and hyper servers: RFC 9111 as a shared cache, and RFC 5861.
+//!
+//! A [`CacheLayer`] stands before a service. It stores responses in a [`Cache`](crate::Cache), so all instances of the
+//! service share them, one request is sent to the service for many that come together, and an invalidated response is gone
+//! everywhere.
+//!
+//! ```
+//! # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::time::Duration;
+//! use axum::Router;
+//! use axum::http::header::CACHE_CONTROL;
+//! use axum::routing::get;
+//! use larder::Cache;
+//! use larder::http::{CacheLayer, CachedResponse};
+//! # use axum::{body::Body, http::Request};
+//! # use tower::ServiceExt;
+//!
+//! // In a service also `.redis("redis://127.0.0.1:6379")`.
+//! let cache: Cache<String, CachedResponse> = Cache::builder("shop:http")
+//!     // For how long responses are kept to be revalidated, or to be used while the service fails.
+//!     .stale_if_error(Duration::from_secs(3600))
+//!     .build()?;
+//! let app: Router = Router::new()
+//!     .route("/price", get(|| async { ([(CACHE_CONTROL, "max-age=60")], "450") }))
+//!     .layer(CacheLayer::new(cache));
+//!
+//! # let ask = || Request::get("/price").header("host", "shop.example").body(Body::empty()).unwrap();
+//! let first = app.clone().oneshot(ask()).await?;
+//! assert_eq!(first.headers()["x-cache"], "MISS");
+//! let second = app.oneshot(ask()).await?;
+//! assert_eq!(second.headers()["x-cache"], "HIT");
+//! # Ok(()) }
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+//! ```
+//!
+//! # What is stored
+//!
+//! Responses to GET, under a key from method, host, path and sorted query, and the headers that they name in `Vary`. HEAD
+//! is answered from them. A response is stored if RFC 9111 lets a shared cache do so, and
+//!
+//! - it has no `Set-Cookie`, `private` or `no-store`, unless [`store_private`](CacheLayer::store_private) says so;
+//! - its request had no `Authorization`, unless [`authorized`](CacheLayer::authorized) is set;
+//! - if its request had a `Cookie`: it says how long it is fresh, or that it is `public`;
+//! - its body is not over the [limit](CacheLayer::body_limit), comes in [time](CacheLayer::body_timeout), has no trailers, and
+//!   is whole.
+//!
+//! Requests with a range, a precondition or a body go to the service. Conditional requests are answered 304 from what is
+//! stored. A stale response with `ETag` or `Last-Modified` is revalidated, if the cache keeps it: see
+//! [`stale_if_error`](crate::Builder::stale_if_error). So is one with `no-cache`, each time.
+//!
+//! A service that answers by a header, such as `Cookie`, has to say so in `Vary` or `Cache-Control`, as for any shared
+//! cache. The host of the key is what the client sends: a server that is reached by any name should check it first.
+//!
+//! # Who waits for whom
+//!
+//! Requests for a response that is not there wait for the first of them. If its response proves uncacheable, nobody else
+//! gets it: the others go on at once, together, each with a request of its own. For
+//! [`uncacheable_for`](CacheLayer::uncacheable_for) requests with this key do not wait for each other then. The same holds
+//! if the service fails. While `stale-while-revalidate` allows it, nobody waits.
+//!
+//! # What says how it came about
+//!
+//! `X-Cache` is `HIT`, `MISS` or `STALE`; the last also in [`Mode::Available`](crate::Mode::Available) for a response that
+//! is not proven to be current. `Cache-Status` (RFC 9211) has more: `larder; hit; ttl=40`,
+//! `larder; fwd=uri-miss; fwd-status=200; stored`, `larder; fwd=uri-miss; ttl=60; collapsed`. `Age` is how old the
+//! response was when it came, and for how long it has been stored, by the monotonic clock of the cache.
+//!
+//! # What changes it
+//!
+//! A request with POST, PUT, PATCH, DELETE or another unsafe method that the service answers with 2xx or 3xx invalidates
+//! the response of its URI, and of those in `Location` and `Content-Location` on the same host, with all variants; and what
+//! [`invalidate`](CacheLayer::invalidate) names. That is done before its client gets the answer. Other instances follow
+//! within [`max_staleness`](crate::Builder::max_staleness). If Redis cannot be reached, the cache invalidates later, as
+//! [`Cache::invalidate`](crate::Cache::invalidate) says. The calls of the cache work, too: by key, tag or prefix.
+//!
+//! # Errors
+//!
+//! Those of the service, and no others. Without Redis requests go to the service, or are answered as the mode of the cache
+//! says. A panic of the service goes on in the request that it was sent for. A request with `only-if-cached` gets 504 if
+//! nothing is stored for it.
+//!
+//! # Cancellation
+//!
+//! The future of a request can be dropped. What it has sent to the service goes on, in a task of its own, if it may be
+//! stored. An invalidation that was begun is carried out; a client that goes away while the service still works on a POST
+//! cancels that as without the layer, and then nothing is invalidated.
+//!
+//! # Cost
+//!
+//! A hit in L1 takes no round trip, one in L2 one; twice that for a response with `Vary`. A miss takes three, and one more
+//! for a response with `Vary`; they are not on the way of a response that is not stored. A 304 of the service stores the
+//! response anew. An unsafe request takes one, one more for tags, and a pass over the database for each prefix. Each
+//! request allocates its future and a copy of the headers.
+//!
+//! # Not supported
+//!
+//! Storing parts of responses, responses to POST, `CDN-Cache-Control`, and pushing 1xx responses on. The results of the
+//! public [test suite](cache_tests) for HTTP caches say more.
 
 mod answer;
 mod body;
@@ -12,6 +109,9 @@ mod policy;
 mod rules;
 mod service;
 mod stored;
+
+#[doc = include_str!("cache_tests.md")]
+pub mod cache_tests {}
 
 pub use self::body::CacheBody;
 pub use self::invalidations::Invalidations;

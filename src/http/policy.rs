@@ -58,7 +58,9 @@ pub(super) fn terms(
         directives.remove("private");
     }
     let is_explicit = own_ttl.is_some()
-        || ["max-age", "s-maxage", "public"].iter().any(|name| directives.has(name))
+        || ["max-age", "s-maxage", "public"]
+            .iter()
+            .any(|name| directives.has(name))
         || response.headers.contains_key(EXPIRES);
     // What was answered to one user, and does not say that it holds for others.
     if !told && !is_explicit && request.headers.contains_key(COOKIE) {
@@ -82,8 +84,12 @@ pub(super) fn terms(
     let terms = Terms {
         age: initial_age(&response.headers, date, now, delay),
         lifetime,
-        while_revalidate: directives.seconds("stale-while-revalidate").unwrap_or(rules.while_revalidate),
-        if_error: directives.seconds("stale-if-error").unwrap_or(rules.if_error),
+        while_revalidate: directives
+            .seconds("stale-while-revalidate")
+            .unwrap_or(rules.while_revalidate),
+        if_error: directives
+            .seconds("stale-if-error")
+            .unwrap_or(rules.if_error),
         must_revalidate: forbids_stale(&directives),
     };
     let has_validator = super::conditional::has_validator(&response.headers);
@@ -103,7 +109,12 @@ fn is_whole(response: &response::Parts) -> bool {
 
 fn forbids_stale(directives: &Directives) -> bool {
     // For a shared cache, s-maxage means the same: section 5.2.2.10 of RFC 9111.
-    let names = ["must-revalidate", "proxy-revalidate", "s-maxage", "no-cache"];
+    let names = [
+        "must-revalidate",
+        "proxy-revalidate",
+        "s-maxage",
+        "no-cache",
+    ];
     names.iter().any(|name| directives.has(name))
 }
 
@@ -163,7 +174,14 @@ impl Normal<'_> {
         }
         let mut directives = Vec::new();
         // Not proxy-revalidate, which says nothing of a response that is fresh.
-        for name in ["no-store", "private", "public", "must-revalidate", "no-cache", "immutable"] {
+        for name in [
+            "no-store",
+            "private",
+            "public",
+            "must-revalidate",
+            "no-cache",
+            "immutable",
+        ] {
             if self.directives.has(name) {
                 directives.push(name.to_owned());
             }
@@ -193,7 +211,12 @@ pub(super) fn date(headers: &HeaderMap, name: &HeaderName) -> Option<SystemTime>
 }
 
 /// How old a response is when it comes: section 4.2.3 of RFC 9111.
-fn initial_age(headers: &HeaderMap, date: SystemTime, now: SystemTime, delay: Duration) -> Duration {
+fn initial_age(
+    headers: &HeaderMap,
+    date: SystemTime,
+    now: SystemTime,
+    delay: Duration,
+) -> Duration {
     let line = headers.get(AGE).and_then(|age| age.to_str().ok());
     let age = line.and_then(|line| members(line).next());
     let age = age.and_then(parse_seconds).map(|age| age + delay);
@@ -292,7 +315,11 @@ pub(super) fn judge(stored: &Stored, meta: &Meta, wishes: &Wishes) -> Use {
     let terms = &stored.terms;
     let age = terms.age.saturating_add(meta.age());
     if meta.is_fallback() {
-        return if terms.answers_for_error(age) { Use::Stale } else { Use::No };
+        return if terms.answers_for_error(age) {
+            Use::Stale
+        } else {
+            Use::No
+        };
     }
     if age < terms.lifetime {
         return match (wishes.refuse(age, terms), meta.is_unproven()) {
@@ -304,7 +331,9 @@ pub(super) fn judge(stored: &Stored, meta: &Meta, wishes: &Wishes) -> Use {
     if terms.must_revalidate || wishes.anew || wishes.max_age.is_some_and(|limit| age > limit) {
         return Use::No;
     }
-    let allowed = terms.while_revalidate.max(wishes.max_stale.unwrap_or_default());
+    let allowed = terms
+        .while_revalidate
+        .max(wishes.max_stale.unwrap_or_default());
     if wishes.min_fresh.is_none() && age < terms.lifetime.saturating_add(allowed) {
         Use::Stale
     } else {

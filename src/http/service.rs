@@ -156,14 +156,22 @@ where
     if !matches!(parts.method, Method::GET | Method::HEAD) {
         let request = parts.clone();
         let request_of = Request::from_parts(parts, body);
-        let call = Call { inner: call.inner, request: request_of };
+        let call = Call {
+            inner: call.inner,
+            request: request_of,
+        };
         return other_method(&shared, &request, call).await;
     }
     let asked = Directives::of(&parts.headers);
     let plan = plan(rules, &parts, &body, &asked);
-    let key = (plan != Plan::Bypass).then(|| key_of(rules, &parts)).flatten();
+    let key = (plan != Plan::Bypass)
+        .then(|| key_of(rules, &parts))
+        .flatten();
     let request = Request::from_parts(parts.clone(), body);
-    let call = Call { inner: call.inner, request };
+    let call = Call {
+        inner: call.inner,
+        request,
+    };
     let Some(primary) = key else {
         return if asked.has("only-if-cached") {
             Ok(not_cached(rules))
@@ -194,7 +202,11 @@ where
             // The runtime of the request is gone.
             None => {
                 let how = How::forwarded("miss");
-                Ok(without_body(&rules.name, StatusCode::INTERNAL_SERVER_ERROR, how))
+                Ok(without_body(
+                    &rules.name,
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    how,
+                ))
             }
         },
     }
@@ -317,7 +329,10 @@ where
     }
 
     /// What is stored, or is loaded for the requests that wait for it. An error is the reply to this very request.
-    async fn look_up(&self, place: &Place) -> Result<Option<Entry<CachedResponse>>, Reply<B, S::Error>> {
+    async fn look_up(
+        &self,
+        place: &Place,
+    ) -> Result<Option<Entry<CachedResponse>>, Reply<B, S::Error>> {
         let cache = &self.shared.cache;
         let key = place.key();
         if !self.loads {

@@ -10,6 +10,8 @@
 
 mod calls;
 mod fleet;
+#[cfg(feature = "http")]
+mod http;
 mod outage;
 mod quickstart;
 mod reads;

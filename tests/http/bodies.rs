@@ -24,9 +24,12 @@ fn chunks(count: usize) -> Body {
 
 #[tokio::test]
 async fn a_body_over_the_limit_is_passed_on_whole_and_not_stored() {
-    for (is_known, chunk_count, is_stored) in
-        [(false, 10, true), (false, 11, false), (true, 10, true), (true, 11, false)]
-    {
+    for (is_known, chunk_count, is_stored) in [
+        (false, 10, true),
+        (false, 11, false),
+        (true, 10, true),
+        (true, 11, false),
+    ] {
         let origin = Origin::default();
         let layer = CacheLayer::new(builder(&Clock::manual()).build().unwrap()).body_limit(1000);
         let service = layer.layer(origin.answering(move |_, _| {

@@ -29,7 +29,11 @@ async fn a_client_that_has_it_gets_304() {
     ] {
         let got = send(&service, with("/", &[(name, value)])).await;
         let expected = if is_304 { (304, "") } else { (200, "1") };
-        assert_eq!((got.status.as_u16(), got.body.as_str()), expected, "{value}");
+        assert_eq!(
+            (got.status.as_u16(), got.body.as_str()),
+            expected,
+            "{value}"
+        );
     }
     // The first of them, too: the inner service was asked for the whole.
     assert_eq!(origin.calls(), 1);
@@ -41,11 +45,19 @@ async fn a_stale_one_is_revalidated() {
     let (clock, origin) = (Clock::manual(), Origin::default());
     let inner = origin.answering(|n, request| {
         let headers = [("cache-control", "max-age=10"), ("etag", "\"v1\"")];
-        if request.headers.get("if-none-match").is_some_and(|tag| tag == "\"v1\"") {
+        if request
+            .headers
+            .get("if-none-match")
+            .is_some_and(|tag| tag == "\"v1\"")
+        {
             let mut response = Response::new(Body::empty());
             *response.status_mut() = StatusCode::NOT_MODIFIED;
-            response.headers_mut().insert("cache-control", "max-age=20".parse().unwrap());
-            response.headers_mut().insert("x-new", "yes".parse().unwrap());
+            response
+                .headers_mut()
+                .insert("cache-control", "max-age=20".parse().unwrap());
+            response
+                .headers_mut()
+                .insert("x-new", "yes".parse().unwrap());
             return response;
         }
         numbered(n, &headers)
@@ -55,10 +67,16 @@ async fn a_stale_one_is_revalidated() {
     clock.advance(15 * S);
     let got = send(&service, get("/")).await;
     assert_eq!((got.status, got.body.as_str()), (StatusCode::OK, "1"));
-    assert_eq!(got.header("cache-status"), "larder; fwd=stale; fwd-status=304; ttl=20; stored");
+    assert_eq!(
+        got.header("cache-status"),
+        "larder; fwd=stale; fwd-status=304; ttl=20; stored"
+    );
     clock.advance(15 * S);
     let got = send(&service, get("/")).await;
-    assert_eq!((got.x_cache(), got.header("x-new"), got.header("age")), ("HIT", "yes", "15"));
+    assert_eq!(
+        (got.x_cache(), got.header("x-new"), got.header("age")),
+        ("HIT", "yes", "15")
+    );
     assert_eq!(origin.calls(), 2);
 }
 
@@ -90,7 +108,11 @@ async fn head_is_answered_by_a_stored_get() {
     );
     let head = || request("HEAD", "/", &[]);
     assert_eq!(send(&service, head()).await.x_cache(), "MISS");
-    assert_eq!(send(&service, get("/")).await.body, "2", "a HEAD stores nothing");
+    assert_eq!(
+        send(&service, get("/")).await.body,
+        "2",
+        "a HEAD stores nothing"
+    );
     let got = send(&service, head()).await;
     assert_eq!((got.body.as_str(), got.x_cache()), ("", "HIT"));
     assert_eq!(got.header("content-length"), "1");

@@ -11,7 +11,9 @@ use crate::support::eventually::eventually;
 use crate::support::redis_server::RedisServer;
 
 fn cache(redis: &RedisServer) -> Builder<String, CachedResponse> {
-    Cache::builder("test:http").redis(redis.url()).max_staleness(Duration::from_millis(500))
+    Cache::builder("test:http")
+        .redis(redis.url())
+        .max_staleness(Duration::from_millis(500))
 }
 
 async fn instance(cache: Builder<String, CachedResponse>, origin: &Origin) -> Service {
@@ -19,13 +21,25 @@ async fn instance(cache: Builder<String, CachedResponse>, origin: &Origin) -> Se
     cache.ready().await;
     let layer = CacheLayer::new(cache).tags(|_, _| vec!["all".to_owned()]);
     layer.layer(origin.answering(|n, _| {
-        numbered(n, &[("cache-control", "max-age=60"), ("vary", "accept-language"), ("x-n", "ä")])
+        numbered(
+            n,
+            &[
+                ("cache-control", "max-age=60"),
+                ("vary", "accept-language"),
+                ("x-n", "ä"),
+            ],
+        )
     }))
 }
 
 #[tokio::test]
 async fn instances_share_what_is_stored_and_what_is_invalidated() {
-    for mode in [Mode::Strict, Mode::Available { limit: Duration::from_secs(60) }] {
+    for mode in [
+        Mode::Strict,
+        Mode::Available {
+            limit: Duration::from_secs(60),
+        },
+    ] {
         let redis = RedisServer::start().await;
         let origin = Origin::default();
         let a = instance(cache(&redis).mode(mode), &origin).await;
@@ -34,12 +48,21 @@ async fn instances_share_what_is_stored_and_what_is_invalidated() {
         let second = send(&b, get("/")).await;
         assert_eq!((second.body.as_str(), second.x_cache()), ("1", "HIT"));
         assert_eq!(second.headers.get("x-n"), first.headers.get("x-n"));
-        assert_eq!(send(&b, with("/", &[("accept-language", "de")])).await.body, "2");
-        assert_eq!(send(&a, with("/", &[("accept-language", "de")])).await.body, "2");
+        assert_eq!(
+            send(&b, with("/", &[("accept-language", "de")])).await.body,
+            "2"
+        );
+        assert_eq!(
+            send(&a, with("/", &[("accept-language", "de")])).await.body,
+            "2"
+        );
         // Request and invalidation are through before the answer.
         send(&b, request("POST", "/", &[])).await;
         assert_eq!(send(&b, get("/")).await.body, "4");
-        eventually("the other instance has it", async || send(&a, get("/")).await.body == "4").await;
+        eventually("the other instance has it", async || {
+            send(&a, get("/")).await.body == "4"
+        })
+        .await;
         assert_eq!(origin.calls(), 4);
     }
 }
@@ -64,7 +87,9 @@ async fn without_redis_the_inner_service_answers() {
 async fn without_redis_an_available_instance_says_that_it_is_stale() {
     let mut redis = RedisServer::start().await;
     let origin = Origin::default();
-    let mode = Mode::Available { limit: Duration::from_secs(60) };
+    let mode = Mode::Available {
+        limit: Duration::from_secs(60),
+    };
     let service = instance(cache(&redis).mode(mode), &origin).await;
     send(&service, get("/")).await;
     redis.kill();
@@ -75,5 +100,9 @@ async fn without_redis_an_available_instance_says_that_it_is_stale() {
     })
     .await;
     send(&service, request("POST", "/", &[])).await;
-    assert_ne!(send(&service, get("/")).await.body, "1", "it was invalidated here");
+    assert_ne!(
+        send(&service, get("/")).await.body,
+        "1",
+        "it was invalidated here"
+    );
 }

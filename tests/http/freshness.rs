@@ -38,7 +38,10 @@ async fn it_is_used_while_it_is_fresh() {
 #[tokio::test]
 async fn its_age_counts() {
     let (clock, origin) = (Clock::manual(), Origin::default());
-    let headers = [("cache-control", "max-age=60, s-maxage=\"100\""), ("age", "30")];
+    let headers = [
+        ("cache-control", "max-age=60, s-maxage=\"100\""),
+        ("age", "30"),
+    ];
     let service = layered(&clock, origin.answering(move |n, _| numbered(n, &headers)));
     send(&service, get("/")).await;
     clock.advance(69 * S);
@@ -54,7 +57,10 @@ async fn a_stale_one_is_used_while_it_is_loaded_anew() {
     let service = layered(
         &clock,
         origin.answering(|n, _| {
-            numbered(n, &[("cache-control", "max-age=10, stale-while-revalidate=20")])
+            numbered(
+                n,
+                &[("cache-control", "max-age=10, stale-while-revalidate=20")],
+            )
         }),
     );
     send(&service, get("/")).await;
@@ -95,7 +101,11 @@ async fn a_stale_one_is_used_instead_of_an_error_if_it_may_be() {
         send(&service, get("/")).await;
         clock.advance(15 * S);
         let got = send(&service, get("/")).await;
-        let expected = if is_used { ("1", "STALE") } else { ("down", "MISS") };
+        let expected = if is_used {
+            ("1", "STALE")
+        } else {
+            ("down", "MISS")
+        };
         assert_eq!((got.body.as_str(), got.x_cache()), expected, "{directives}");
         clock.advance(15 * S);
         let got = send(&service, get("/")).await;
@@ -140,7 +150,10 @@ async fn clients_get_fresher_ones_only_if_a_rule_says_so() {
             assert_eq!(origin.calls() > before, obeys, "{value}: {got:?}");
             if value == "no-cache" && header == "cache-control" && obeys {
                 let next = send(&service, get("/")).await;
-                assert_eq!((next.body.as_str(), next.x_cache()), (got.body.as_str(), "HIT"));
+                assert_eq!(
+                    (next.body.as_str(), next.x_cache()),
+                    (got.body.as_str(), "HIT")
+                );
                 clock.advance(20 * S);
             }
         }
@@ -155,7 +168,10 @@ async fn only_if_cached_never_asks() {
         origin.answering(|n, _| numbered(n, &[("cache-control", "max-age=60")])),
     );
     let only = || with("/", &[("cache-control", "only-if-cached")]);
-    assert_eq!(send(&service, only()).await.status, StatusCode::GATEWAY_TIMEOUT);
+    assert_eq!(
+        send(&service, only()).await.status,
+        StatusCode::GATEWAY_TIMEOUT
+    );
     assert_eq!(origin.calls(), 0);
     send(&service, get("/")).await;
     assert_eq!(send(&service, only()).await.body, "1");

@@ -44,17 +44,32 @@ async fn is_there(service: &Service, path: &str) -> bool {
 async fn its_own_uri_and_those_that_it_names() {
     let origin = Origin::default();
     let service = service(&origin);
-    let all = ["/x?a=1&b=2", "/created", "/content", "/other", "http://other.example/created"];
+    let all = [
+        "/x?a=1&b=2",
+        "/created",
+        "/content",
+        "/other",
+        "http://other.example/created",
+    ];
     for path in all {
         send(&service, get(path)).await;
     }
     send(&service, request("DELETE", "/x?b=2&a=1", &[])).await;
     send(&service, request("OPTIONS", "/x?b=2&a=1", &[])).await;
-    assert!(is_there(&service, "/x?a=1&b=2").await, "a failure, and a safe method");
+    assert!(
+        is_there(&service, "/x?a=1&b=2").await,
+        "a failure, and a safe method"
+    );
     send(&service, request("PUT", "/y", &[])).await;
-    assert!(is_there(&service, "http://other.example/created").await, "another host");
+    assert!(
+        is_there(&service, "http://other.example/created").await,
+        "another host"
+    );
     let done = send(&service, request("POST", "/x?b=2&a=1", &[])).await;
-    assert_eq!(done.header("cache-status"), "larder; fwd=method; fwd-status=200");
+    assert_eq!(
+        done.header("cache-status"),
+        "larder; fwd=method; fwd-status=200"
+    );
     for path in ["/x?a=1&b=2", "/created", "/content"] {
         assert!(!is_there(&service, path).await, "{path}");
     }

@@ -11,7 +11,8 @@ use larder::http::{CacheLayer, CacheService, CachedResponse};
 use larder::{Builder, Cache, Clock};
 use tower::{Layer, ServiceExt, util::BoxCloneSyncService};
 
-type Answer = Arc<dyn Fn(usize, request::Parts) -> BoxFuture<'static, Response<Body>> + Send + Sync>;
+type Answer =
+    Arc<dyn Fn(usize, request::Parts) -> BoxFuture<'static, Response<Body>> + Send + Sync>;
 pub(crate) type Inner = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
 pub(crate) type Service = CacheService<Inner>;
 
@@ -92,7 +93,9 @@ pub(crate) struct Got {
 
 impl Got {
     pub(crate) fn header(&self, name: &str) -> &str {
-        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+        self.headers
+            .get(name)
+            .map_or("", |value| value.to_str().unwrap())
     }
 
     pub(crate) fn x_cache(&self) -> &str {

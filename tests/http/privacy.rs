@@ -20,7 +20,11 @@ async fn private_responses_are_not_stored() {
         let service = layered(&clock, origin.answering(move |n, _| numbered(n, headers)));
         for n in ["1", "2", "3"] {
             let got = send(&service, get("/")).await;
-            assert_eq!((got.body.as_str(), got.x_cache()), (n, "MISS"), "{headers:?}");
+            assert_eq!(
+                (got.body.as_str(), got.x_cache()),
+                (n, "MISS"),
+                "{headers:?}"
+            );
         }
     }
 }
@@ -49,8 +53,8 @@ async fn a_layer_that_is_told_to_handle_authorization_stores_what_says_that_it_m
     ] {
         let (clock, origin) = (Clock::manual(), Origin::default());
         let layer = CacheLayer::new(builder(&clock).build().unwrap()).authorized(true);
-        let service =
-            layer.layer(origin.answering(move |n, _| numbered(n, &[("cache-control", directives)])));
+        let service = layer
+            .layer(origin.answering(move |n, _| numbered(n, &[("cache-control", directives)])));
         let ann = || with("/", &[("authorization", "Bearer ann")]);
         send(&service, ann()).await;
         let second = send(&service, ann()).await.body;
@@ -62,11 +66,17 @@ async fn a_layer_that_is_told_to_handle_authorization_stores_what_says_that_it_m
 async fn private_responses_are_stored_if_a_rule_says_so_and_their_cookies_are_not() {
     let (clock, origin) = (Clock::manual(), Origin::default());
     let layer = CacheLayer::new(builder(&clock).build().unwrap()).store_private(|_, _| true);
-    let headers = [("cache-control", "private, max-age=60"), ("set-cookie", "id=7")];
+    let headers = [
+        ("cache-control", "private, max-age=60"),
+        ("set-cookie", "id=7"),
+    ];
     let service = layer.layer(origin.answering(move |n, _| numbered(n, &headers)));
     assert_eq!(send(&service, get("/")).await.header("set-cookie"), "id=7");
     let second = send(&service, get("/")).await;
-    assert_eq!((second.body.as_str(), second.header("set-cookie")), ("1", ""));
+    assert_eq!(
+        (second.body.as_str(), second.header("set-cookie")),
+        ("1", "")
+    );
 }
 
 #[tokio::test]
@@ -78,7 +88,11 @@ async fn what_is_answered_to_a_cookie_is_stored_only_if_it_says_how_long_it_is_f
     send(&service, ann()).await;
     assert_eq!(send(&service, ann()).await.body, "2");
     send(&service, get("/")).await;
-    assert_eq!(send(&service, get("/")).await.body, "3", "without a cookie it is");
+    assert_eq!(
+        send(&service, get("/")).await.body,
+        "3",
+        "without a cookie it is"
+    );
 }
 
 #[tokio::test]
@@ -102,5 +116,8 @@ async fn a_condition_keeps_requests_away() {
     send(&service, get("/")).await;
     let got = send(&service, with("/", &[("cookie", "id=7")])).await;
     assert_eq!(got.body, "2");
-    assert_eq!(got.header("cache-status"), "larder; fwd=bypass; fwd-status=200");
+    assert_eq!(
+        got.header("cache-status"),
+        "larder; fwd=bypass; fwd-status=200"
+    );
 }

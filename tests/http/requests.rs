@@ -38,7 +38,10 @@ async fn ranges_and_preconditions_pass_by() {
         origin.answering(|n, _| numbered(n, &[("cache-control", "max-age=60")])),
     );
     send(&service, get("/")).await;
-    for (n, name) in ["range", "if-range", "if-match", "if-unmodified-since"].iter().enumerate() {
+    for (n, name) in ["range", "if-range", "if-match", "if-unmodified-since"]
+        .iter()
+        .enumerate()
+    {
         let got = send(&service, with("/", &[(name, "x")])).await;
         assert_eq!(got.body, (n + 2).to_string());
         assert!(origin.last().headers.contains_key(*name));

@@ -54,10 +54,16 @@ async fn a_hundred_requests_share_one_response() {
     let service = layered(&Clock::manual(), inner);
     let tasks = hundred(&service).await;
     gate.add_permits(1);
-    let got: Vec<_> = join_all(tasks).await.into_iter().map(Result::unwrap).collect();
+    let got: Vec<_> = join_all(tasks)
+        .await
+        .into_iter()
+        .map(Result::unwrap)
+        .collect();
     assert!(got.iter().all(|got| got.body == "1"));
     assert_eq!(origin.calls(), 1);
-    let collapsed = got.iter().filter(|got| got.header("cache-status").ends_with("; collapsed"));
+    let collapsed = got
+        .iter()
+        .filter(|got| got.header("cache-status").ends_with("; collapsed"));
     assert_eq!(collapsed.count(), 99);
 }
 
@@ -67,11 +73,16 @@ async fn an_uncacheable_response_is_shared_with_nobody_and_the_others_go_on_at_o
         let origin = Origin::default();
         let (inner, gate) = gated(&origin, |n| numbered(n, &[("set-cookie", "id=7")]));
         let cache = builder(&Clock::manual()).build().unwrap();
-        let service = CacheLayer::new(cache).uncacheable_for(remembered).layer(inner);
+        let service = CacheLayer::new(cache)
+            .uncacheable_for(remembered)
+            .layer(inner);
         let tasks = hundred(&service).await;
         assert_eq!(origin.calls(), 1);
         gate.add_permits(1);
-        eventually("all are inside at the same time", async || origin.calls() == 100).await;
+        eventually("all are inside at the same time", async || {
+            origin.calls() == 100
+        })
+        .await;
         gate.add_permits(99);
         let got = join_all(tasks).await.into_iter().map(Result::unwrap);
         let mut bodies: Vec<usize> = got.map(|got| got.body.parse().unwrap()).collect();
@@ -89,7 +100,10 @@ async fn requests_do_not_wait_for_each_other_where_a_response_was_uncacheable() 
     gate.add_permits(1);
     send(&service, get("/")).await;
     let tasks = hundred(&service).await;
-    eventually("all are inside at the same time", async || origin.calls() == 101).await;
+    eventually("all are inside at the same time", async || {
+        origin.calls() == 101
+    })
+    .await;
     gate.add_permits(100);
     join_all(tasks).await;
     clock.advance(Duration::from_secs(6));
@@ -125,7 +139,10 @@ async fn a_service_that_fails_fails_for_each_by_itself() {
     let service = layered(&Clock::manual(), inner);
     let tasks = hundred(&service).await;
     gate.add_permits(1);
-    eventually("all are inside at the same time", async || origin.calls() == 100).await;
+    eventually("all are inside at the same time", async || {
+        origin.calls() == 100
+    })
+    .await;
     gate.add_permits(99);
     let mut bodies: Vec<usize> = Vec::new();
     for task in tasks {
@@ -175,14 +192,20 @@ async fn a_response_that_takes_longer_than_a_load_may_is_not_lost() {
     eventually("the other one asks by itself", async || origin.calls() == 2).await;
     gate.add_permits(2);
     let bodies = [first.await.unwrap().body, second.await.unwrap().body];
-    assert!(bodies.contains(&"1".to_owned()) && bodies.contains(&"2".to_owned()), "{bodies:?}");
+    assert!(
+        bodies.contains(&"1".to_owned()) && bodies.contains(&"2".to_owned()),
+        "{bodies:?}"
+    );
 }
 
 #[tokio::test]
 async fn an_invalidation_during_a_request_leaves_nothing_old() {
     let origin = Origin::default();
     let (inner, gate) = gated(&origin, |n| numbered(n, &[("cache-control", "max-age=60")]));
-    let cache = builder(&Clock::system()).l2(MemoryL2::new()).build().unwrap();
+    let cache = builder(&Clock::system())
+        .l2(MemoryL2::new())
+        .build()
+        .unwrap();
     cache.ready().await;
     let service = CacheLayer::new(cache.clone()).layer(inner);
     let first = {

@@ -20,6 +20,10 @@ use tokio::process::{Child, Command};
 use crate::support::eventually::eventually;
 use crate::support::redis_server::RedisServer;
 
+const REQUIRED_PASS: usize = 140;
+const REQUIRED_FAIL: usize = 6;
+const OPTIMAL_PASS: usize = 72;
+
 /// Judges the results with the suite's own code: a line for each test, with its verdict and what was wrong.
 const JUDGE: &str = "
 import fs from 'fs'
@@ -59,8 +63,16 @@ async fn forward(
     let mut response = Response::new(Body::from(bytes));
     *response.status_mut() = status;
     *response.headers_mut() = headers;
-    for name in ["connection", "keep-alive", "transfer-encoding"] {
+    for name in ["keep-alive", "transfer-encoding"] {
         response.headers_mut().remove(name);
+    }
+    // What the origin says of its own connection. Names of headers are for the layer.
+    let headers = response.headers_mut();
+    if headers
+        .get("connection")
+        .is_some_and(|value| value == "close" || value == "keep-alive")
+    {
+        headers.remove("connection");
     }
     response
 }
@@ -73,7 +85,10 @@ fn failure() -> Response {
 
 fn npm(directory: &PathBuf, arguments: &[&str], settings: &[(&str, String)]) -> Command {
     let mut command = Command::new("npm");
-    command.current_dir(directory).args(["run", "--silent"]).args(arguments);
+    command
+        .current_dir(directory)
+        .args(["run", "--silent"])
+        .args(arguments);
     for (name, value) in settings {
         command.arg(format!("--{name}={value}"));
     }
@@ -83,12 +98,25 @@ fn npm(directory: &PathBuf, arguments: &[&str], settings: &[(&str, String)]) -> 
 
 async fn start_origin(directory: &PathBuf, port: u16) -> Child {
     let mut command = Command::new("node");
-    command.current_dir(directory).arg("test-engine/server/server.mjs");
-    command.env("npm_config_protocol", "http").env("npm_config_port", port.to_string());
-    command.env("npm_config_pidfile", env::temp_dir().join(format!("larder-suite-{port}")));
-    let child = command.kill_on_drop(true).stdout(Stdio::null()).spawn().unwrap();
+    command
+        .current_dir(directory)
+        .arg("test-engine/server/server.mjs");
+    command
+        .env("npm_config_protocol", "http")
+        .env("npm_config_port", port.to_string());
+    command.env(
+        "npm_config_pidfile",
+        env::temp_dir().join(format!("larder-suite-{port}")),
+    );
+    let child = command
+        .kill_on_drop(true)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
     eventually("the origin listens", async || {
-        tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok()
+        tokio::net::TcpStream::connect(("127.0.0.1", port))
+            .await
+            .is_ok()
     })
     .await;
     child
@@ -112,16 +140,29 @@ async fn its_results_are_those_that_are_documented() {
         .stale_if_error(Duration::from_secs(3600))
         .build()
         .unwrap();
-    let layer = CacheLayer::new(cache).uncacheable_for(Duration::ZERO).obey_requests(true);
+    let layer = CacheLayer::new(cache)
+        .uncacheable_for(Duration::ZERO)
+        .obey_requests(true);
     let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
     // The suite sends requests of which an origin has closed the connection.
-    let client = client.retry(reqwest::retry::never()).pool_max_idle_per_host(0).build().unwrap();
-    let app = Router::new().fallback(forward).with_state((client, origin)).layer(layer);
+    let client = client
+        .retry(reqwest::retry::never())
+        .pool_max_idle_per_host(0)
+        .build()
+        .unwrap();
+    let app = Router::new()
+        .fallback(forward)
+        .with_state((client, origin))
+        .layer(layer);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let server = tokio::spawn(async move { axum::serve(listener, app).await });
 
-    let results = npm(&directory, &["cli"], &[("base", format!("http://{address}"))]);
+    let results = npm(
+        &directory,
+        &["cli"],
+        &[("base", format!("http://{address}"))],
+    );
     let results = { results }.output().await.unwrap();
     assert!(results.status.success(), "{results:?}");
     let file = env::temp_dir().join(format!("larder-suite-{}.json", origin.port()));
@@ -148,4 +189,9 @@ async fn its_results_are_those_that_are_documented() {
         }
     }
     println!("{counts:?}");
+    let count = |kind, verdict| counts.get(&(kind, verdict)).copied().unwrap_or_default();
+    // As src/http/cache_tests.md says.
+    assert!(count("required", "pass") >= REQUIRED_PASS, "{counts:?}");
+    assert!(count("required", "fail") <= REQUIRED_FAIL, "{counts:?}");
+    assert!(count("optimal", "pass") >= OPTIMAL_PASS, "{counts:?}");
 }
