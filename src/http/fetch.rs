@@ -67,7 +67,7 @@ type Verdict = Result<Loaded<CachedResponse>, Failed>;
 
 /// What becomes of a response.
 enum Outcome {
-    Stored(Stored, Vec<String>),
+    Stored(Box<Stored>, Vec<String>),
     Uncacheable,
     Failed,
 }
@@ -151,7 +151,7 @@ async fn verdict(
 }
 
 fn loaded(
-    mut stored: Stored,
+    mut stored: Box<Stored>,
     tags: Vec<String>,
     varies: &Varies,
     request: &request::Parts,
@@ -159,7 +159,7 @@ fn loaded(
     stored.selected = select(&varies.names, &request.headers);
     let ttl = stored.terms.ttl();
     let soft_ttl = stored.terms.fresh_for().max(Duration::from_millis(1));
-    let response = CachedResponse(Kind::Response(Box::new(stored)));
+    let response = CachedResponse(Kind::Response(stored));
     let loaded = Loaded::new(response).ttl(ttl).soft_ttl(soft_ttl);
     if tags.is_empty() {
         loaded
@@ -327,7 +327,7 @@ impl<'a> Attempt<'a> {
         };
         let reply = self.answer(&stored, Duration::ZERO, how);
         let outcome = if how.is_stored {
-            Outcome::Stored(stored, tags)
+            Outcome::Stored(Box::new(stored), tags)
         } else {
             Outcome::Uncacheable
         };
@@ -374,7 +374,7 @@ impl<'a> Attempt<'a> {
         let stored = stored(&parts, &bytes, terms);
         (
             self.stored(parts, &stored, bytes),
-            Outcome::Stored(stored, tags),
+            Outcome::Stored(Box::new(stored), tags),
         )
     }
 

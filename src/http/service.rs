@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 
 use ::http::header::AUTHORIZATION;
 use ::http::{Method, Request, Response, StatusCode, request};
+use futures::future::BoxFuture;
 use http_body::Body;
 use tokio::sync::oneshot;
 use tower_service::Service;
@@ -48,9 +49,7 @@ impl<S: fmt::Debug> fmt::Debug for CacheService<S> {
 ///
 /// It can be dropped at any time. A request to the inner service for which other requests wait, or whose response is to be
 /// stored, goes on.
-pub struct ResponseFuture<B: Body, E>(
-    Pin<Box<dyn Future<Output = Result<Response<CacheBody<B>>, E>> + Send>>,
-);
+pub struct ResponseFuture<B: Body, E>(BoxFuture<'static, Result<Response<CacheBody<B>>, E>>);
 
 impl<B: Body, E> Future for ResponseFuture<B, E> {
     type Output = Result<Response<CacheBody<B>>, E>;
@@ -192,8 +191,7 @@ where
         slot: Slot::new(call),
     };
     match search.run(primary).await {
-        Found::Response(response) => Ok(response),
-        Found::Reply(Reply::Response(response)) => Ok(response),
+        Found::Response(response) | Found::Reply(Reply::Response(response)) => Ok(response),
         Found::Reply(Reply::Error(error)) => Err(error),
         Found::Reply(Reply::Panic(panic)) => resume_unwind(panic),
         Found::Nothing if asked.has("only-if-cached") => Ok(not_cached(rules)),

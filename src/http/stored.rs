@@ -109,6 +109,7 @@ mod status {
     use super::{Deserialize, Deserializer, Serializer, StatusCode};
     use serde::de::Error as _;
 
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
     pub(super) fn serialize<S: Serializer>(status: &StatusCode, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_u16(status.as_u16())
     }
