@@ -109,6 +109,7 @@ mod policy;
 mod rules;
 mod service;
 mod stored;
+mod unsafe_methods;
 
 #[doc = include_str!("cache_tests.md")]
 pub mod cache_tests {}

@@ -17,11 +17,11 @@ use super::answer::{How, answer, is_plain, without_body};
 use super::body::CacheBody;
 use super::directives::Directives;
 use super::fetch::{Call, Failed, Place, Reply, Shared, fetch, is_selected};
-use super::invalidations::Invalidations;
 use super::keys::{key_of, variant_key};
 use super::policy::{Use, Wishes, judge};
 use super::rules::Rules;
 use super::stored::{CachedResponse, Kind};
+use super::unsafe_methods::{after, carry_out};
 use crate::{Entry, LoadError, Source};
 
 /// A service with a cache before it, made by [`CacheLayer`](super::CacheLayer).
@@ -246,8 +246,8 @@ where
         return Ok(response);
     }
     let (parts, body) = response.into_parts();
-    let invalidations = Invalidations::after(&shared.rules, request, &parts);
-    invalidations.carry_out(&shared.cache).await;
+    let found = after(&shared.rules, request, &parts);
+    carry_out(found, &shared.cache).await;
     Ok(Response::from_parts(parts, body))
 }
 

@@ -77,6 +77,18 @@ async fn its_own_uri_and_those_that_it_names() {
 }
 
 #[tokio::test]
+async fn a_host_in_the_uri_is_that_of_the_paths_that_are_named() {
+    let origin = Origin::default();
+    let service = service(&origin);
+    for path in ["http://a.example/created", "http://b.example/created"] {
+        send(&service, get(path)).await;
+    }
+    send(&service, request("POST", "http://a.example/x", &[])).await;
+    assert!(!is_there(&service, "http://a.example/created").await);
+    assert!(is_there(&service, "http://b.example/created").await);
+}
+
+#[tokio::test]
 async fn what_rules_name() {
     let origin = Origin::default();
     let service = service(&origin);

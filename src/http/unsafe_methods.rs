@@ -1,0 +1,75 @@
+//! What a request with an unsafe method removes from the cache: section 4.4 of RFC 9111, and rules.
+
+use ::http::header::{CONTENT_LOCATION, HeaderName, LOCATION};
+use ::http::{Method, Uri, request, response};
+
+use super::invalidations::Invalidations;
+use super::keys::{host_of, key_of};
+use super::rules::Rules;
+use super::stored::CachedResponse;
+use crate::Cache;
+
+/// What a successful request removes: section 4.4 of RFC 9111, and what the rule says.
+pub(super) fn after(
+    rules: &Rules,
+    request: &request::Parts,
+    response: &response::Parts,
+) -> Invalidations {
+    let mut found = Invalidations::default();
+    if let Some(rule) = &rules.invalidate {
+        rule(request, response, &mut found);
+    }
+    let mut get = request.clone();
+    get.method = Method::GET;
+    found.keys.extend(key_of(rules, &get));
+    let named = [LOCATION, CONTENT_LOCATION].map(|name| target(request, response, &name));
+    let others = std::mem::take(&mut found.uris);
+    let others = others.iter().filter_map(|path| path.parse().ok());
+    for uri in named.into_iter().flatten().chain(others) {
+        get.uri = on_host_of(request, uri);
+        found.keys.extend(key_of(rules, &get));
+    }
+    found
+}
+
+/// One round trip for keys, one for tags, and a pass over the database for each prefix. What does not reach L2 now is
+/// sent later by the cache, which traces and counts that.
+pub(super) async fn carry_out(found: Invalidations, cache: &Cache<String, CachedResponse>) {
+    if !found.keys.is_empty() {
+        let _ = cache
+            .invalidate_many(found.keys.iter().map(String::as_str))
+            .await;
+    }
+    if !found.tags.is_empty() {
+        let _ = cache.invalidate_tags(&found.tags).await;
+    }
+    for prefix in &found.prefixes {
+        let _ = cache.invalidate_prefix(prefix).await;
+    }
+}
+
+/// Another resource of the same host that the response names.
+fn target(request: &request::Parts, response: &response::Parts, name: &HeaderName) -> Option<Uri> {
+    let text = response.headers.get(name)?.to_str().ok()?;
+    if text.starts_with('/') {
+        return text.parse().ok();
+    }
+    let uri: Option<Uri> = text.parse().ok();
+    if let Some(uri) = uri.filter(|uri| uri.scheme().is_some()) {
+        let host = host_of(&request.uri, &request.headers);
+        return (host_of(&uri, &request.headers) == host).then_some(uri);
+    }
+    // A relative path begins where that of the request ends.
+    let (folder, _) = request.uri.path().rsplit_once('/')?;
+    format!("{folder}/{text}").parse().ok()
+}
+
+/// A path, with the host of the request where that is in its URI, as by HTTP/2.
+fn on_host_of(request: &request::Parts, uri: Uri) -> Uri {
+    if uri.authority().is_some() || request.uri.authority().is_none() {
+        return uri;
+    }
+    let mut whole = request.uri.clone().into_parts();
+    whole.path_and_query = uri.path_and_query().cloned();
+    Uri::from_parts(whole).unwrap_or(uri)
+}
