@@ -17,9 +17,12 @@ const OPERATIONS: &str = include_str!("../src/guide/operations.md");
 fn files(folder: &Path, end: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap();
     let paths = entries.map(|entry| entry.unwrap().path());
-    let all = paths.flat_map(|path| match path.is_dir() {
-        true => files(&path, end),
-        false => vec![path],
+    let all = paths.flat_map(|path| {
+        if path.is_dir() {
+            files(&path, end)
+        } else {
+            vec![path]
+        }
     });
     all.filter(|path| path.extension().is_some_and(|found| found == end))
         .collect()
