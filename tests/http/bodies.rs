@@ -64,6 +64,19 @@ async fn a_stream_without_an_end_is_passed_on_as_it_comes() {
 }
 
 #[tokio::test]
+async fn no_more_than_the_limit_is_read_before_it_is_passed_on() {
+    let origin = Origin::default();
+    let layer = CacheLayer::new(builder(&Clock::manual()).build().unwrap());
+    let layer = layer.body_limit(1000).body_timeout(Duration::from_secs(20));
+    let service = layer.layer(origin.answering(|_, _| {
+        let stream = chunks(11).into_data_stream();
+        response(Body::from_stream(stream.chain(stream::pending())))
+    }));
+    let sent = tokio::time::timeout(Duration::from_secs(10), service.oneshot(get("/")));
+    assert!(sent.await.is_ok());
+}
+
+#[tokio::test]
 async fn a_body_that_fails_is_passed_on_with_its_error_and_not_stored() {
     let origin = Origin::default();
     let layer = CacheLayer::new(builder(&Clock::manual()).build().unwrap());
