@@ -1,6 +1,5 @@
 //! Stale-while-revalidate: replaces values past their soft TTL in the background, once in the fleet (rule 6).
 
-use std::error::Error;
 use std::future::pending;
 use std::mem::take;
 use std::sync::Arc;
@@ -28,6 +27,7 @@ use crate::l2::{Lease, LeaseReply, LeaseRequest, Want};
 use crate::loaded::Loaded;
 use crate::shared_result::{ResultSender, SharedResult};
 use crate::source::Source;
+use crate::throttle::Throttle;
 use crate::vocabulary::Value;
 #[cfg(larder_ablation)]
 use crate::wire::message::{self, Kind};
@@ -63,6 +63,7 @@ pub(super) struct Refreshes<V: Value> {
     ctx: Arc<Context<V>>,
     calls: Arc<LoaderCalls<V>>,
     writes: Arc<Writes<V>>,
+    warnings: Throttle,
 }
 
 impl<V: Value> Refresh<V> {
@@ -88,6 +89,7 @@ impl<V: Value> Refreshes<V> {
             ctx: Arc::clone(ctx),
             calls: Arc::clone(calls),
             writes: Arc::clone(writes),
+            warnings: Throttle::default(),
         }
     }
 
@@ -356,12 +358,15 @@ impl<V: Value> Refreshes<V> {
     }
 
     fn warn(&self, keys: usize, error: &LoadError) {
-        warn!(
-            namespace = self.ctx.options.namespace.as_str(),
-            keys,
-            error = error as &dyn Error,
-            "a refresh failed; what is stale is kept"
-        );
+        if self.warnings.allows(self.ctx.now()) {
+            // Its sources may quote a value. They are traced where the load has failed.
+            warn!(
+                namespace = self.ctx.options.namespace.as_str(),
+                keys,
+                reason = %error,
+                "a refresh failed; what is stale is kept"
+            );
+        }
     }
 
     #[cfg(larder_ablation)]

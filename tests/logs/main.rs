@@ -106,6 +106,32 @@ fn values_that_are_too_large() {
 }
 
 #[test]
+fn refreshes_that_fail() {
+    let seen = warnings(async {
+        let clock = Clock::manual();
+        let cache: Cache<String, String> = Cache::builder("test:logs")
+            .clock(clock.clone())
+            .soft_ttl(Duration::from_secs(1))
+            .build()
+            .unwrap();
+        for n in 1..=REQUESTS {
+            let key = format!("{SECRET}{n}");
+            cache.insert(&key, SECRET.to_owned()).await.unwrap();
+        }
+        clock.advance(Duration::from_secs(60));
+        for n in 1..=REQUESTS {
+            let key = format!("{SECRET}{n}");
+            let down = || async { Err(io::Error::other(SECRET)) };
+            let entry = cache.get_or_load(&key, down).await.unwrap();
+            assert!(entry.meta().is_stale());
+        }
+        let all = || async { cache.stats().refresh_failures == REQUESTS };
+        eventually("all refreshes have failed", all).await;
+    });
+    assert_once(&seen, "a refresh failed");
+}
+
+#[test]
 fn loads_that_fail() {
     let seen = warnings(async {
         let clock = Clock::manual();
