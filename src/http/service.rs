@@ -3,6 +3,7 @@
 use std::fmt;
 use std::panic::resume_unwind;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
@@ -107,8 +108,20 @@ impl<S, R> Slot<S, R> {
         self.lock().take()
     }
 
-    fn is_taken(&self) -> bool {
-        self.lock().is_none()
+    fn take_unless(&self, is_left: &AtomicBool) -> Option<Call<S, R>> {
+        let mut call = self.lock();
+        // Under the lock, as it is set.
+        if is_left.load(Ordering::Relaxed) {
+            return None;
+        }
+        call.take()
+    }
+
+    /// Whether a load has taken the call. If not, the one with this flag never does.
+    fn is_taken_or_leave(&self, is_left: &AtomicBool) -> bool {
+        let call = self.lock();
+        is_left.store(true, Ordering::Relaxed);
+        call.is_none()
     }
 
     fn share(&self) -> Self {
@@ -345,8 +358,11 @@ where
         }
         let (client, mut reply) = oneshot::channel();
         let (slot, shared, to) = (self.slot.share(), Arc::clone(self.shared), place.clone());
+        // Set when this request goes on by itself: a refresh in the background must not take its call then.
+        let is_left = Arc::new(AtomicBool::new(false));
+        let is_left_by = Arc::clone(&is_left);
         let load = move |previous| async move {
-            let call = slot.take().ok_or(Failed)?;
+            let call = slot.take_unless(&is_left_by).ok_or(Failed)?;
             fetch(shared, call, to, previous, client).await
         };
         let lookup = async {
@@ -356,15 +372,22 @@ where
             cache.get_or_load_with(key, load).await
         };
         tokio::pin!(lookup);
-        let found = tokio::select! {
-            biased;
-            Ok((reply, is_stored)) = &mut reply => {
-                if is_stored {
-                    report(&lookup.await);
-                }
-                return Err(reply);
+        let mut is_closed = false;
+        let found = loop {
+            tokio::select! {
+                biased;
+                sent = &mut reply, if !is_closed => match sent {
+                    Ok((reply, is_stored)) => {
+                        if is_stored {
+                            report(&lookup.await);
+                        }
+                        return Err(reply);
+                    }
+                    // The load is that of another request.
+                    Err(_) => is_closed = true,
+                },
+                found = &mut lookup => break found,
             }
-            found = &mut lookup => found,
         };
         if let Ok((reply, _)) = reply.try_recv() {
             return Err(reply);
@@ -374,8 +397,9 @@ where
         {
             return Ok(Some(entry.clone()));
         }
-        // The load was that of this request.
-        if self.slot.is_taken()
+        // The load is that of this request, and takes longer than the cache waits for it.
+        if self.slot.is_taken_or_leave(&is_left)
+            && !is_closed
             && let Ok((reply, _)) = reply.await
         {
             return Err(reply);
