@@ -171,3 +171,22 @@ async fn a_change_that_is_invalidated_is_none() {
     sleep(Duration::from_secs(60)).await;
     assert_eq!(mismatches(&cache.stats()), 1, "only that of the other key");
 }
+
+#[tokio::test(start_paused = true)]
+async fn so_many_hits_are_checked_at_a_time() {
+    let loads = Arc::new(AtomicU32::new(0));
+    let cache: Cache<u32, u32> = Cache::builder("test:many").verify(1.0).build().unwrap();
+    for key in 0..200 {
+        cache.insert(&key, key).await.unwrap();
+    }
+    for key in 0..200 {
+        let loads = Arc::clone(&loads);
+        let hang = move || async move {
+            loads.fetch_add(1, SeqCst);
+            std::future::pending::<Result<u32, io::Error>>().await
+        };
+        cache.get_or_load(&key, hang).await.unwrap();
+    }
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(loads.load(SeqCst), 64);
+}
