@@ -125,6 +125,11 @@ pub mod guide {
     #[doc = include_str!("guide/patterns.md")]
     pub mod patterns {}
 
+    #[cfg(feature = "http")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "http")))]
+    #[doc = include_str!("guide/http.md")]
+    pub mod http {}
+
     #[doc = include_str!("guide/loaders.md")]
     pub mod loaders {}
 
