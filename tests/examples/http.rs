@@ -22,6 +22,6 @@ async fn two_servers_share_a_response_until_it_changes() {
     ];
     assert_eq!(lines.len(), begins.len(), "{shown:?}");
     for (line, begin) in lines.iter().zip(begins) {
-        assert!(line.starts_with(&begin), "{line} {begin}");
+        assert!(line.starts_with(begin), "{line} {begin}");
     }
 }
