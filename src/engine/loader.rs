@@ -16,6 +16,7 @@ use tracing::{Instrument, debug, debug_span};
 
 use super::context::Context;
 use super::lease::{self, Leased};
+use super::spans::enabled;
 use crate::entry::Entry;
 use crate::error::LoadError;
 use crate::events::CacheEvent;
@@ -174,7 +175,7 @@ impl<V: Value> LoaderCalls<V> {
         };
         // In a task of its own, which is aborted when this ends: a loader that blocks its thread does not block the callers
         // that wait for it.
-        let load = tokio::spawn(load.instrument(span.clone()));
+        let load = tokio::spawn(load.instrument(enabled(span.clone())));
         let load = timeout(limit, AbortOnDropHandle::new(load));
         let loaded = tokio::select! {
             biased;

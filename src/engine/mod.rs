@@ -22,7 +22,7 @@
 //! - [`listen`]: what other programs invalidate, which a [`listener`] has heard; [`publish`]: what they are told, by a
 //!   [`publisher`]
 //! - [`tags`]: whether the tags of a value that L2 holds leave it valid
-//! - [`context`], [`convert`], [`deadline`], [`breaker`]: what these have in common
+//! - [`context`], [`convert`], [`deadline`], [`breaker`], [`spans`]: what these have in common
 
 mod at_least;
 mod attendance;
@@ -58,6 +58,7 @@ mod record;
 mod refresh;
 mod refresh_ahead;
 mod reported;
+mod spans;
 mod subscriber;
 mod tags;
 mod touch;

@@ -14,6 +14,7 @@ use tracing::{Instrument, debug_span, warn};
 use super::context::Context;
 use super::lease::{self, Replaces};
 use super::loader::{Loader, LoaderCalls};
+use super::spans::enabled;
 use super::tags::{self, Proof};
 use super::verify::{self, Sample};
 use super::write::Writes;
@@ -146,7 +147,7 @@ impl<V: Value> Refreshes<V> {
                 namespace = self.ctx.options.namespace.as_str(),
                 keys = places.len()
             );
-            tokio::spawn(task.instrument(span));
+            tokio::spawn(task.instrument(enabled(span)));
         }
         results
     }
