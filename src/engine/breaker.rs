@@ -10,7 +10,7 @@ use std::time::Duration;
 #[cfg(feature = "metrics")]
 use std::time::Instant;
 
-use futures::{FutureExt, TryFutureExt};
+use futures::FutureExt;
 use tokio::sync::Notify;
 use tracing::field::Empty;
 use tracing::{Instrument, Span, debug, debug_span, info, warn};
@@ -95,24 +95,15 @@ impl Breaker {
         }
     }
 
-    /// Sends a request, in a span with the name of its operation, and counts its result, or fails at once while the breaker is open.
+    /// Sends a request and counts its result, or fails at once while the breaker is open. The operation names its span.
     ///
     /// Cancel safe: if it is dropped L2 is probed, as nobody learns how long the request would have taken.
-    pub(super) async fn send<T>(
-        &self,
+    pub(super) fn send<'a, T: 'a>(
+        &'a self,
         operation: &'static str,
-        request: Reply<'_, T>,
-    ) -> Result<T, L2Error> {
-        self.admit()?;
-        let pending = Pending(self);
-        #[cfg(feature = "metrics")]
-        let sent = Instant::now();
-        let request = request.inspect_err(note_in_span);
-        let answer = request.instrument(self.span(operation)).await;
-        #[cfg(feature = "metrics")]
-        self.metrics.requested(sent.elapsed(), answer.is_err());
-        pending.end();
-        self.observe(answer)
+        request: Reply<'a, T>,
+    ) -> impl Future<Output = Result<T, L2Error>> {
+        self.request(operation, request, Err, |answer| answer.as_ref().err())
     }
 
     /// As [`send`](Self::send), for reads of several keys in one request.
@@ -125,27 +116,42 @@ impl Breaker {
             // Nothing is sent, which is no answer of L2.
             return Vec::new();
         }
+        let skipped = |error| vec![Err(error); keys];
+        self.request("get_many", request, skipped, |answers| {
+            answers.iter().find_map(|answer| answer.as_ref().err())
+        })
+        .await
+    }
+
+    /// As [`send`](Self::send), with an answer of which it is said how it is made and asked.
+    async fn request<T>(
+        &self,
+        operation: &'static str,
+        request: impl Future<Output = T>,
+        skipped: impl FnOnce(L2Error) -> T,
+        error_of: impl Fn(&T) -> Option<&L2Error> + Copy,
+    ) -> T {
         if let Err(error) = self.admit() {
-            return vec![Err(error); keys];
+            return skipped(error);
         }
         let pending = Pending(self);
         #[cfg(feature = "metrics")]
         let sent = Instant::now();
-        let request = request.inspect(|answers| {
-            if let Some(Err(error)) = answers.iter().find(|answer| answer.is_err()) {
+        let request = request.inspect(move |answer| {
+            if let Some(error) = error_of(answer) {
                 note_in_span(error);
             }
         });
-        let answers = request.instrument(self.span("get_many")).await;
-        #[cfg(feature = "metrics")]
-        self.metrics
-            .requested(sent.elapsed(), answers.iter().any(Result::is_err));
+        let answer = request.instrument(self.span(operation)).await;
         pending.end();
-        match answers.iter().find_map(|answer| answer.as_ref().err()) {
+        let error = error_of(&answer);
+        #[cfg(feature = "metrics")]
+        self.metrics.record_request(sent.elapsed(), error.is_some());
+        match error {
             Some(error) => self.note_error(error),
-            None => _ = self.observe(Ok(())),
+            None => self.note_success(),
         }
-        answers
+        answer
     }
 
     /// The span of a request, with the names that OpenTelemetry has for those of a database.
@@ -223,19 +229,23 @@ impl Breaker {
     /// Counts the result of a request that is sent even while the breaker is open: a probe, or one that no caller waits for.
     pub(super) fn observe<T>(&self, answer: Result<T, L2Error>) -> Result<T, L2Error> {
         match &answer {
-            // Every answer passes here, so this takes no lock.
-            Ok(_) if !self.in_trouble.load(Ordering::Relaxed) => {}
-            Ok(_) => {
-                let mut trouble = lock(&self.trouble);
-                if let Some(now) = trouble.as_mut() {
-                    now.is_up = true;
-                    self.note_answer(now);
-                }
-                self.end_if_over(&mut trouble);
-            }
+            Ok(_) => self.note_success(),
             Err(error) => self.note_error(error),
         }
         answer
+    }
+
+    fn note_success(&self) {
+        // Every answer passes here, so this takes no lock.
+        if !self.in_trouble.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut trouble = lock(&self.trouble);
+        if let Some(now) = trouble.as_mut() {
+            now.is_up = true;
+            self.note_answer(now);
+        }
+        self.end_if_over(&mut trouble);
     }
 
     fn note_error(&self, error: &L2Error) {
@@ -359,6 +369,7 @@ impl Drop for Probing<'_> {
         self.0.probed_until.store(0, Ordering::Relaxed);
     }
 }
+
 /// Says in the span of a request that it has failed.
 fn note_in_span(error: &L2Error) {
     let span = Span::current();

@@ -51,7 +51,7 @@ pub(super) struct Context<V> {
     pub(super) publisher: Option<Publisher>,
     pub(super) counters: Arc<Counters>,
     pub(super) events: Arc<Events>,
-    /// What of it the fleet's counters have.
+    /// What of the counters the fleet's have.
     pub(super) reported: Reported,
     #[cfg(feature = "metrics")]
     pub(super) metrics: Metrics,

@@ -184,7 +184,7 @@ impl<V: Value> LoaderCalls<V> {
         };
         #[cfg(feature = "metrics")]
         ctx.metrics
-            .loaded(called.elapsed(), !matches!(loaded, Ok(Ok((Ok(_), _)))));
+            .record_load(called.elapsed(), !matches!(loaded, Ok(Ok((Ok(_), _)))));
         let loaded = match loaded {
             Ok(Ok((Ok(mut values), took))) => {
                 ctx.convert.ahead.loaded_in(took);

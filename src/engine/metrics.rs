@@ -32,7 +32,7 @@ struct ByOutcome {
     error: Key,
 }
 
-/// With what they say.
+/// The names of the gauges, and what each says.
 const GAUGES: [(&str, &str); 7] = [
     ("larder_l1_entries", "entries in L1"),
     ("larder_l1_weight", "what the entries in L1 weigh together"),
@@ -85,17 +85,17 @@ impl Metrics {
     }
 
     /// A loader has run.
-    pub(super) fn loaded(&self, took: Duration, has_failed: bool) {
+    pub(super) fn record_load(&self, took: Duration, has_failed: bool) {
         self.0.loads.record(took, has_failed);
     }
 
     /// A request to L2 was answered, or was not.
-    pub(super) fn requested(&self, took: Duration, has_failed: bool) {
+    pub(super) fn record_request(&self, took: Duration, has_failed: bool) {
         self.0.requests.record(took, has_failed);
     }
 
     /// All counters as they are.
-    pub(super) fn counted(&self, stats: &Stats) {
+    pub(super) fn set_counters(&self, stats: &Stats) {
         with_recorder(|recorder| {
             for (key, (_, n)) in self.0.counters.iter().zip(stats.iter()) {
                 if let Some(key) = key {
@@ -105,8 +105,8 @@ impl Metrics {
         });
     }
 
-    /// All gauges, in their order.
-    pub(super) fn are(&self, values: [f64; GAUGES.len()]) {
+    /// All gauges, in the order of [`GAUGES`].
+    pub(super) fn set_gauges(&self, values: [f64; GAUGES.len()]) {
         with_recorder(|recorder| {
             for (key, value) in self.0.gauges.iter().zip(values) {
                 recorder.register_gauge(key, &METADATA).set(value);

@@ -23,11 +23,11 @@ pub(super) async fn keep_recording<V: Value>(ctx: Arc<Context<V>>) -> Infallible
 
 /// Hands over the counters, and the gauges as they are now.
 pub(super) fn record<V: Value>(ctx: &Context<V>) {
-    ctx.metrics.counted(&ctx.counted());
+    ctx.metrics.set_counters(&ctx.counted());
     let is = |yes| if yes { 1.0 } else { 0.0 };
     #[allow(clippy::cast_precision_loss, reason = "a recorder takes nothing else")]
     let number = |n: u64| n as f64;
-    ctx.metrics.are([
+    ctx.metrics.set_gauges([
         number(ctx.l1.len()),
         number(ctx.l1.weight()),
         number(ctx.deferred.len() as u64),

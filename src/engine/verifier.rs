@@ -33,7 +33,7 @@ impl<V> Verifier<V> {
 
     /// Whether this hit is checked.
     pub(super) fn takes(&self) -> bool {
-        fastrand::f64() < self.share
+        self.share > 0.0 && fastrand::f64() < self.share
     }
 
     /// Whether the source has the value that is cached. `None` if they cannot be compared.
