@@ -4,7 +4,7 @@ use std::fmt;
 use std::panic::resume_unwind;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use ::http::header::AUTHORIZATION;
@@ -23,6 +23,7 @@ use super::policy::{Use, Wishes, judge};
 use super::rules::Rules;
 use super::stored::{CachedResponse, Kind};
 use super::unsafe_methods::{after, carry_out};
+use crate::lock::lock;
 use crate::{Entry, LoadError, Source};
 
 /// A service with a cache before it, made by [`CacheLayer`](super::CacheLayer).
@@ -100,16 +101,12 @@ impl<S, R> Slot<S, R> {
         Self(Arc::new(Mutex::new(Some(call))))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Call<S, R>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn take(&self) -> Option<Call<S, R>> {
-        self.lock().take()
+        lock(&self.0).take()
     }
 
     fn take_unless(&self, is_left: &AtomicBool) -> Option<Call<S, R>> {
-        let mut call = self.lock();
+        let mut call = lock(&self.0);
         // Under the lock, as it is set.
         if is_left.load(Ordering::Relaxed) {
             return None;
@@ -119,7 +116,7 @@ impl<S, R> Slot<S, R> {
 
     /// Whether a load has taken the call. If not, the one with this flag never does.
     fn is_taken_or_leave(&self, is_left: &AtomicBool) -> bool {
-        let call = self.lock();
+        let call = lock(&self.0);
         is_left.store(true, Ordering::Relaxed);
         call.is_none()
     }
@@ -139,10 +136,10 @@ enum Plan {
     Load,
 }
 
-fn plan<R: Body>(rules: &Rules, request: &request::Parts, body: &R, asked: &Directives) -> Plan {
+fn plan(rules: &Rules, request: &request::Parts, has_body: bool, asked: &Directives) -> Plan {
     let is_handled = rules.condition.as_ref().is_none_or(|rule| rule(request));
     let is_hidden = !rules.looks_up_authorized && request.headers.contains_key(AUTHORIZATION);
-    if !is_handled || is_hidden || !is_plain(request) || !body.is_end_stream() {
+    if !is_handled || is_hidden || !is_plain(request) || has_body {
         return Plan::Bypass;
     }
     if request.method == Method::HEAD || asked.has("no-store") || asked.has("only-if-cached") {
@@ -165,25 +162,19 @@ where
 {
     let rules = &shared.rules;
     let (parts, body) = call.request.into_parts();
+    let has_body = !body.is_end_stream();
+    let call = Call {
+        inner: call.inner,
+        request: Request::from_parts(parts.clone(), body),
+    };
     if !matches!(parts.method, Method::GET | Method::HEAD) {
-        let request = parts.clone();
-        let request_of = Request::from_parts(parts, body);
-        let call = Call {
-            inner: call.inner,
-            request: request_of,
-        };
-        return other_method(&shared, &request, call).await;
+        return other_method(&shared, &parts, call).await;
     }
     let asked = Directives::of(&parts.headers);
-    let plan = plan(rules, &parts, &body, &asked);
+    let plan = plan(rules, &parts, has_body, &asked);
     let key = (plan != Plan::Bypass)
         .then(|| key_of(rules, &parts))
         .flatten();
-    let request = Request::from_parts(parts.clone(), body);
-    let call = Call {
-        inner: call.inner,
-        request,
-    };
     let Some(primary) = key else {
         return if asked.has("only-if-cached") {
             Ok(not_cached(rules))
