@@ -40,6 +40,15 @@ async fn in_mode(redis: &RedisServer, mode: Mode) -> Views {
     cache
 }
 
+/// Has no worker take anything until [`let_work`].
+async fn let_wait(redis: &RedisServer) {
+    let _: () = ask(redis, cmd("SET").arg(key("!worker")).arg("another")).await;
+}
+
+async fn let_work(redis: &RedisServer) {
+    let _: u64 = ask(redis, cmd("DEL").arg(key("!worker"))).await;
+}
+
 /// What is written to: takes a newer version only, as a statement with `WHERE version < $3` does.
 #[derive(Clone)]
 struct Source {
@@ -477,7 +486,7 @@ async fn a_worker_that_was_silent_for_too_long_settles_nothing() {
     let behind = source.behind(&cache);
     behind.insert("k", 1).await.unwrap();
     eventually("it is taken", async || source.calls() == 1).await;
-    let _: () = ask(&redis, cmd("SET").arg(key("!worker")).arg("another")).await;
+    let_wait(&redis).await;
     source.open();
     eventually("it is stored", async || source.row("k") == Some(1)).await;
     // It looks at the stream again and again.
@@ -485,7 +494,7 @@ async fn a_worker_that_was_silent_for_too_long_settles_nothing() {
     assert_eq!(behind.stats().await.unwrap().pending, 1);
     assert_eq!(load(&cache, &source, "k").await.0, 1);
     // The other one has died, without having done anything.
-    let _: u64 = ask(&redis, cmd("DEL").arg(key("!worker"))).await;
+    let_work(&redis).await;
     behind.flush().await.unwrap();
     assert_eq!(source.calls(), 2, "at least once");
 }

@@ -13,15 +13,6 @@ async fn add(redis: &RedisServer, fields: &[(&str, &[u8])]) {
     let _: String = ask(redis, &add).await;
 }
 
-/// Has no worker take anything until [`let_work`].
-async fn let_wait(redis: &RedisServer) {
-    let _: () = ask(redis, cmd("SET").arg(key("!worker")).arg("another")).await;
-}
-
-async fn let_work(redis: &RedisServer) {
-    let _: u64 = ask(redis, cmd("DEL").arg(key("!worker"))).await;
-}
-
 /// A text of 2^60 bytes, if one believes it.
 #[tokio::test]
 async fn a_key_that_claims_to_be_long_is_a_dead_letter() {
