@@ -46,6 +46,7 @@ mod events;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod hot_key;
 #[cfg(feature = "http")]
 #[cfg_attr(docsrs, doc(cfg(feature = "http")))]
 pub mod http;
@@ -76,6 +77,7 @@ pub use crate::clock::Clock;
 pub use crate::entry::{Entry, Meta, SomeEntry};
 pub use crate::error::{BuildError, CommitError, LoadError, WriteError};
 pub use crate::events::CacheEvent;
+pub use crate::hot_key::HotKey;
 pub use crate::key::{CacheKey, KeyWriter, MAX_KEY_BYTES, redis_key};
 pub use crate::l2::{L2Error, MemoryL2, MemorySnapshot, RedisL2};
 pub use crate::loaded::{Loaded, MAX_TAGS};

@@ -58,6 +58,7 @@ pub(crate) struct Options {
     pub(crate) max_staleness: Duration,
     /// The share of hits that are compared with the source.
     pub(crate) verify: f64,
+    pub(crate) track_hot_keys: bool,
     pub(crate) mode: Mode,
     pub(crate) max_value_size: usize,
     pub(crate) l2_timeout: Duration,
@@ -104,6 +105,7 @@ impl Options {
             jitter: 0.1,
             max_staleness: Duration::from_secs(2),
             verify: 0.0,
+            track_hot_keys: false,
             mode: Mode::Strict,
             max_value_size: 8 << 20,
             l2_timeout: Duration::from_millis(500),
@@ -135,6 +137,7 @@ impl Options {
             jitter: _,
             max_staleness,
             verify: _,
+            track_hot_keys: _,
             mode,
             max_value_size,
             l2_timeout,

@@ -26,6 +26,7 @@ const LAYERS: [&[&str]; 15] = [
     &["options"],
     &["error"],
     &[
+        "hot_key",
         "stats",
         "throttle",
         "pacing",

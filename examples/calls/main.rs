@@ -21,6 +21,7 @@ mod get_local;
 mod get_many;
 mod get_or_load;
 mod get_or_load_with;
+mod hot_keys;
 mod insert;
 mod insert_if;
 mod insert_with;
@@ -76,7 +77,7 @@ const EXAMPLES: &[Example] = examples! {
     invalidate invalidate_after write_through invalidate_and_wait at_least invalidate_and_hold
     #[cfg(feature = "outbox-rusqlite")] outbox
     insert insert_with warm insert_if expire touch
-    tags invalidate_prefix clear set_enabled operation
+    tags invalidate_prefix clear set_enabled operation hot_keys
     settings stores l1_size ttls refresh_ahead stale_wait fallbacks sliding staleness verify limits
     listen_to #[cfg(feature = "json")] publish_changes
 };

@@ -97,6 +97,7 @@ fn get_local<V: Value>(ctx: &Arc<Context<V>>, key: &Key, token: Token) -> Option
     if !ctx.l1.is_at_least(&slot, token) && !without(Rule::Tokens) {
         return None;
     }
-    ctx.counters.l1_hits.bump();
+    let before = ctx.counters.l1_hits.bump();
+    lookup::note_hit(ctx, &slot, now, before);
     Some(lookup::hand_out(ctx, slot, now, Source::L1))
 }

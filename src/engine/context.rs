@@ -12,6 +12,7 @@ use super::breaker::Breaker;
 use super::convert::Convert;
 use super::deferred::Deferred;
 use super::extensions::Extensions;
+use super::hot_keys::HotKeys;
 use super::listener::Listeners;
 #[cfg(feature = "metrics")]
 use super::metrics::Metrics;
@@ -45,6 +46,8 @@ pub(super) struct Context<V> {
     pub(super) backoff: Backoff,
     /// What other programs say on their channels.
     pub(super) listeners: Arc<Listeners>,
+    /// Which keys are looked up most.
+    pub(super) hot_keys: HotKeys,
     /// Which hits are compared with the source.
     pub(super) verifier: Verifier<V>,
     /// What other programs are told, if anything.

@@ -29,6 +29,7 @@ use super::convert::{Convert, TtlOf};
 use super::deferred::Deferred;
 use super::extensions::Extensions;
 use super::fleet_stats;
+use super::hot_keys::HotKeys;
 use super::listener::{Listener, Listeners};
 use super::load::{Awaited, Begin, Current, Loads};
 use super::loader::{Loader, LoaderCalls};
@@ -49,6 +50,7 @@ use crate::clock::Tick;
 use crate::entry::Entry;
 use crate::error::{CommitError, L2Error, LoadError, WriteError};
 use crate::events::{CacheEvent, Events};
+use crate::hot_key::HotKey;
 use crate::key::{Key, KeyTooLong};
 use crate::l1::{L1, Weigher};
 use crate::l2::{L2, MemoryL2, OnConnect, random};
@@ -149,6 +151,7 @@ impl<V: Value> Engine<V> {
             deferred: Deferred::new(options.max_deferred),
             listeners: Arc::new(Listeners::new(listeners, &counters)),
             publisher: publish_to.map(|to| Publisher::new(to, &counters)),
+            hot_keys: HotKeys::new(options.track_hot_keys),
             verifier: Verifier::new(options.verify, same),
             backoff: Backoff::new(options.clock.clone()),
             instance,
@@ -537,6 +540,10 @@ impl<V: Value> Engine<V> {
 
     pub(crate) fn events(&self) -> BoxStream<'static, CacheEvent> {
         self.ctx.events.stream()
+    }
+
+    pub(crate) fn hot_keys(&self, most: usize) -> Vec<HotKey> {
+        self.ctx.hot_keys.hottest(most)
     }
 
     pub(crate) async fn global_stats(&self) -> Result<Stats, L2Error> {

@@ -15,7 +15,7 @@ use super::touch::extend;
 use crate::clock::Tick;
 use crate::entry::Entry;
 use crate::key::Key;
-use crate::l1::{Join, JoinRead, Op, Outcome, OutcomeKind, ReadOutcome, Slot, Started};
+use crate::l1::{Join, JoinRead, Op, Outcome, OutcomeKind, ReadOutcome, Slot, Started, is_sampled};
 use crate::l2::{LeaseReply, LeaseRequest, ReadResult, Want};
 use crate::source::Source;
 use crate::vocabulary::Value;
@@ -27,8 +27,22 @@ const COMPARED: usize = 64;
 pub(super) fn get_local<V: Value>(ctx: &Arc<Context<V>>, key: &str, now: Tick) -> Option<Entry<V>> {
     let slot = ctx.l1.get(key, now)?;
     let before = ctx.counters.l1_hits.bump();
-    ctx.l1.note_hit(key, now, before);
+    note_hit(ctx, &slot, now, before);
     Some(hand_out(ctx, slot, now, Source::L1))
+}
+
+/// Takes note of a hit in L1, and of how many there were before it.
+#[inline]
+pub(super) fn note_hit<V: Value>(ctx: &Context<V>, slot: &Slot<V>, now: Tick, before: u64) {
+    if is_sampled(before) {
+        record_hit(ctx, slot.key(), now);
+    }
+}
+
+#[cold]
+fn record_hit<V: Value>(ctx: &Context<V>, key: &Key, now: Tick) {
+    ctx.l1.record_hit(key, now);
+    ctx.hot_keys.record(key);
 }
 
 /// Hands a value out, and counts if it is stale.
@@ -176,7 +190,7 @@ pub(super) fn get_unproven<V: Value>(ctx: &Context<V>, key: &str) -> Option<Entr
     let now = ctx.now();
     let slot = ctx.l1.get_unproven(key, now, limit)?;
     let before = ctx.counters.unproven_served.bump();
-    ctx.l1.note_hit(key, now, before);
+    note_hit(ctx, &slot, now, before);
     Some(Entry::unproven(slot, now))
 }
 
@@ -297,7 +311,7 @@ pub(super) async fn read_many<V: Value>(
     ends.collect()
 }
 
-/// What follows from a read of L2: an entry to hand out, or a load. For the load, which stored values are still
+/// What follows from a caller's read of L2: an entry to hand out, or a load. For the load, which stored values are still
 /// wanted; `None` if L2 is not to be asked.
 pub(super) fn answer<V: Value>(
     ctx: &Arc<Context<V>>,
@@ -305,6 +319,7 @@ pub(super) fn answer<V: Value>(
     outcome: ReadOutcome<V>,
     now: Tick,
 ) -> Result<Entry<V>, Option<Want>> {
+    ctx.hot_keys.note(key);
     match outcome {
         ReadOutcome::Hit(slot) => Ok(hand_out(ctx, slot, now, Source::L2)),
         ReadOutcome::Miss => Err(Some(Want::Any)),

@@ -13,6 +13,7 @@
 //! - [`touch`]: a new life for what is there, by a call or by each read; [`extensions`]: when a read may extend it
 //!   again
 //! - [`verify`]: compares a sample of hits with the source; [`verifier`]: which
+//! - [`hot_keys`]: which keys are looked up most
 //! - [`fleet_stats`]: the counters of all instances together, and how far this one has [`reported`] its own
 //! - `metrics` and `record`: what is handed to the recorder of the process, with the feature of that name
 //! - [`deferred`]: invalidations that L2 could not be sent, until `write` delivers them
@@ -42,6 +43,7 @@ mod deferred;
 mod engine;
 mod extensions;
 mod fleet_stats;
+mod hot_keys;
 mod lease;
 mod listen;
 mod listener;

@@ -223,7 +223,7 @@ const SAMPLED: u64 = 16;
 
 /// Whether the nth hit is recorded.
 #[inline]
-pub(super) fn is_sampled(nth: u64) -> bool {
+pub(crate) fn is_sampled(nth: u64) -> bool {
     // Mixed well, or a caller that asks for the same keys round and round would have the same ones recorded each time.
     const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
     let once = nth.wrapping_mul(ODD);

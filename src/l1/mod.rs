@@ -30,6 +30,7 @@ mod tags;
 
 pub(crate) use self::freshness::{Freshness, ProofRequest};
 pub(crate) use self::hasher::{Hasher, hasher};
+pub(crate) use self::hot_table::is_sampled;
 pub(crate) use self::in_flight::{Join, JoinRead, OpGuard, Started};
 pub(crate) use self::key_state::Op;
 pub(crate) use self::lease_waiters::LeaseWaiter;
@@ -129,11 +130,10 @@ impl<V: Value> L1<V> {
         is_after && slot.ver <= self.freshness.issued()
     }
 
-    /// Takes note of a hit, and of how many there were before it.
-    #[inline]
-    pub(crate) fn note_hit(&self, key: &str, now: Tick, before: u64) {
+    /// Records a hit that [is sampled](is_sampled).
+    pub(crate) fn record_hit(&self, key: &str, now: Tick) {
         if let Some(store) = &self.store {
-            store.note_hit(key, before, |slot| self.is_visible(slot, now));
+            store.promote(key, |slot| self.is_visible(slot, now));
         }
     }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 #[cfg(not(larder_interleavings))]
 use self::moka::{Bounded, bounded, replace};
 use super::Slot;
-use super::hot_table::{HotTable, is_sampled};
+use super::hot_table::HotTable;
 #[cfg(larder_interleavings)]
 use super::interleavings::{Bounded, bounded, replace};
 use crate::key::Key;
@@ -50,16 +50,7 @@ impl<V: Value> Store<V> {
             .or_else(|| self.bounded.get(key).filter(|slot| condition(slot)))
     }
 
-    /// Takes note of a hit, and of how many there were before it. One of a few is recorded.
-    #[inline]
-    pub(super) fn note_hit(&self, key: &str, before: u64, condition: impl Fn(&Slot<V>) -> bool) {
-        if is_sampled(before) {
-            self.promote(key, condition);
-        }
-    }
-
     /// Has moka record a hit, by which it decides what stays, and puts the entry in the hot table.
-    #[cold]
     pub(super) fn promote(&self, key: &str, condition: impl Fn(&Slot<V>) -> bool) {
         let clears = self.hot.clears(key);
         match self.bounded.get(key).filter(|slot| condition(slot)) {

@@ -95,6 +95,7 @@ settings! {
     jitter: f64,
     max_staleness: Duration,
     verify: f64,
+    track_hot_keys: bool,
     mode: Mode,
     max_value_size: usize,
     l2_timeout: Duration,

@@ -33,6 +33,7 @@ mod freshness;
 mod get_many;
 mod global_stats;
 mod holds;
+mod hot_keys;
 mod insert_if;
 mod invalidate_after;
 mod invalidate_and_wait;

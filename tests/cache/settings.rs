@@ -23,6 +23,7 @@ fn all() -> Value {
         "jitter": 0.25,
         "max_staleness": "500ms",
         "verify": 0.5,
+        "track_hot_keys": true,
         "mode": "available:1m",
         "max_value_size": "1000",
         "l2_timeout": "100ms",

@@ -1,0 +1,84 @@
+//! Which keys are looked up most, by a sample of the last look-ups.
+//!
+//! Nothing is counted until somebody asks: the sample is kept as it is.
+
+use std::cmp::Reverse;
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError, TryLockError};
+
+use crate::hot_key::HotKey;
+use crate::key::Key;
+use crate::l1::is_sampled;
+use crate::lock::lock;
+
+/// How many look-ups the sample has: a key with a share of 0.01 is in it 41 times, give or take 6.
+const SAMPLE: usize = 4_096;
+
+/// Empty if it is off.
+pub(super) struct HotKeys(Option<Sample>);
+
+struct Sample {
+    /// The oldest first.
+    keys: Mutex<VecDeque<Key>>,
+    /// How many look-ups there were that L1 did not answer.
+    others: AtomicU64,
+}
+
+impl HotKeys {
+    pub(super) fn new(is_on: bool) -> Self {
+        Self(is_on.then(|| Sample {
+            keys: Mutex::default(),
+            others: AtomicU64::new(0),
+        }))
+    }
+
+    /// Takes note of a look-up that L1 has not answered. Those that it has are sampled already, to be
+    /// [recorded](Self::record).
+    pub(super) fn note(&self, key: &Key) {
+        if let Some(sample) = &self.0
+            && is_sampled(sample.others.fetch_add(1, Ordering::Relaxed))
+        {
+            self.record(key);
+        }
+    }
+
+    /// Adds a look-up to the sample.
+    pub(super) fn record(&self, key: &Key) {
+        let Some(sample) = &self.0 else {
+            return;
+        };
+        let mut keys = match sample.keys.try_lock() {
+            Ok(keys) => keys,
+            Err(TryLockError::Poisoned(error)) => PoisonError::into_inner(error),
+            // No look-up waits for another one.
+            Err(TryLockError::WouldBlock) => return,
+        };
+        if keys.len() == SAMPLE {
+            keys.pop_front();
+        }
+        keys.push_back(key.clone());
+    }
+
+    /// The `most` keys that are in the sample most often.
+    pub(super) fn hottest(&self, most: usize) -> Vec<HotKey> {
+        let Some(sample) = &self.0 else {
+            return Vec::new();
+        };
+        let keys: Vec<Key> = lock(&sample.keys).iter().cloned().collect();
+        let mut times: HashMap<&str, u32> = HashMap::new();
+        for key in &keys {
+            *times.entry(key).or_default() += 1;
+        }
+        let mut hottest: Vec<_> = times.into_iter().collect();
+        hottest.sort_unstable_by_key(|&(key, times)| (Reverse(times), key));
+        hottest.truncate(most);
+        #[expect(clippy::cast_precision_loss, reason = "it is a few thousand at most")]
+        let of = keys.len() as f64;
+        let hot_key = |(key, times): (&str, u32)| HotKey {
+            key: key.to_owned(),
+            share: f64::from(times) / of,
+        };
+        hottest.into_iter().map(hot_key).collect()
+    }
+}
