@@ -146,6 +146,10 @@ counters! {
     l2_hits,
     /// Reads of L2 that found none. Callers that shared a read count once.
     l2_misses,
+    /// Bytes of the stored values that were read from L2.
+    l2_read_bytes,
+    /// Bytes of the values that were encoded to be stored in L2.
+    l2_written_bytes,
     /// Calls of a loader, including refreshes.
     loads,
     /// Calls of a loader that failed, panicked or timed out, including refreshes.

@@ -13,11 +13,13 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{LazyLock, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
+use std::time::Duration;
 
 use larder::{Cache, Stats};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use serde_json::Value;
+use tokio::sync::Notify;
 
 use crate::support::eventually::eventually;
 use crate::support::redis_server::RedisServer;
@@ -141,6 +143,8 @@ async fn counters_gauges_and_histograms_are_handed_over() {
         requests = taken("larder_l2_request_duration_seconds outcome=ok");
         let gauges = [
             ("larder_l1_entries", 1),
+            ("larder_loads_pending", 0),
+            ("larder_writes_pending", 0),
             ("larder_deferred", 0),
             ("larder_l2_up", 1),
             ("larder_l2_breaker_open", 0),
@@ -165,6 +169,55 @@ async fn counters_gauges_and_histograms_are_handed_over() {
     assert_eq!(of_one("test:recorded").get("larder_enabled"), Some(&0));
 }
 
+async fn handed_over(gauge: &str, value: u64) {
+    let what = format!("{gauge} is {value}");
+    eventually(&what, || async {
+        of_one("test:waiting").get(gauge) == Some(&value)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_is_handed_over() {
+    LazyLock::force(&RECORDED);
+    let mut server = RedisServer::start().await;
+    let cache: Cache<String, String> = Cache::builder("test:waiting")
+        .redis(server.url())
+        .max_concurrent_loads(1)
+        .l2_timeout(Duration::from_secs(30))
+        .build()
+        .unwrap();
+    cache.ready().await;
+    let open = Arc::new(Notify::new());
+    let load = async |key: &str| {
+        let open = Arc::clone(&open);
+        let load = || async move {
+            open.notified().await;
+            Ok::<_, std::io::Error>(String::new())
+        };
+        cache.get_or_load(key, load).await.unwrap();
+    };
+    let let_them_go = async {
+        handed_over("larder_loads_pending", 2).await;
+        open.notify_one();
+        open.notify_one();
+    };
+    tokio::join!(load("k"), load("l"), let_them_go);
+
+    // With a value of three KiB, and a little more.
+    server.pause();
+    let write = cache.insert("k", "v".repeat(3 * 1024));
+    let let_it_go = async {
+        handed_over("larder_writes_pending", 4).await;
+        server.resume();
+    };
+    let (written, ()) = tokio::join!(write, let_it_go);
+    written.unwrap();
+    for name in ["larder_loads_pending", "larder_writes_pending"] {
+        handed_over(name, 0).await;
+    }
+}
+
 #[tokio::test]
 async fn l1_alone_and_a_closed_cache_are_handed_over() {
     LazyLock::force(&RECORDED);
@@ -178,6 +231,7 @@ async fn l1_alone_and_a_closed_cache_are_handed_over() {
     assert!(cache.get("k").await.is_some());
     cache.close().await;
     assert!(agrees(&of_one("test:alone"), &cache.stats()));
+    assert_eq!(cache.stats().l2_written_bytes, 0, "there is no L2");
 }
 
 /// The names in the queries of the dashboard, without what a Prometheus adds to those of a histogram.

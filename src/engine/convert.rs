@@ -68,6 +68,7 @@ impl<V: Value> Convert<V> {
     ///
     /// Where they cannot be read, says what else to ask for: something other than this.
     pub(super) fn open(&self, key: &Key, bytes: &[u8], now: Tick) -> Result<Arc<Slot<V>>, Want> {
+        self.counters.l2_read_bytes.add(bytes.len() as u64);
         let opened = match envelope::open(bytes, self.namespace.key(key)) {
             Ok(envelope) if envelope.head.type_tag != self.type_tag => {
                 Err("it is tagged as another type".into())
@@ -227,6 +228,9 @@ impl<V: Value> Convert<V> {
             type_tag: self.type_tag,
         };
         let body = envelope::seal(body, head, tags, self.namespace.key(key));
+        if !self.l1.freshness().is_alone() {
+            self.counters.l2_written_bytes.add(body.len() as u64);
+        }
         Ok(EncodedValue { body, ttls })
     }
 

@@ -210,9 +210,15 @@ impl<V: Value> Engine<V> {
     /// As with the subscriber, it ends with the runtime that it was started on.
     #[cfg(feature = "metrics")]
     fn keep_recording(&self) {
-        let recording = record::keep_recording(Arc::clone(&self.ctx));
+        let (loads, writes) = (Arc::clone(&self.loads), Arc::clone(&self.writes));
+        let recording = record::keep_recording(Arc::clone(&self.ctx), loads, writes);
         let recording = AbortOnDropHandle::new(tokio::spawn(recording));
         *lock(&self.recording) = Some(recording);
+    }
+
+    #[cfg(feature = "metrics")]
+    fn record(&self) {
+        record::record(&self.ctx, &self.loads, &self.writes);
     }
 
     pub(crate) fn get_local(&self, key: &str, now: Tick) -> Option<Entry<V>> {
@@ -488,14 +494,14 @@ impl<V: Value> Engine<V> {
         };
         let _ = timeout(ctx.options.l2_timeout.saturating_mul(2), leaving).await;
         #[cfg(feature = "metrics")]
-        record::record(ctx);
+        self.record();
         self.warn_of_losses();
     }
 
     /// The last handle is dropped.
     pub(crate) fn abandon(&self) {
         #[cfg(feature = "metrics")]
-        record::record(&self.ctx);
+        self.record();
         if !self.stop.is_cancelled() {
             self.stop();
             self.warn_of_losses();

@@ -137,6 +137,12 @@ impl<V: Value> Loads<V> {
         }
     }
 
+    /// How many loaders run, or wait for their permit.
+    #[cfg(feature = "metrics")]
+    pub(super) fn pending(&self) -> usize {
+        self.calls.pending()
+    }
+
     /// L2 and then the loader, for what L1 did not have at `now`.
     pub(super) async fn get_or_load(
         self: &Arc<Self>,

@@ -144,6 +144,13 @@ impl<V: Value> LoaderCalls<V> {
         }
     }
 
+    /// How many loaders run, or wait for their permit.
+    #[cfg(feature = "metrics")]
+    pub(super) fn pending(&self) -> usize {
+        // Each holds the semaphore, by its permit or to wait for it.
+        Arc::strong_count(&self.permits) - 1
+    }
+
     /// Runs a call of a loader for these keys, and renews their leases meanwhile. Returns a value for each key, if the
     /// loader has one.
     pub(super) async fn run(

@@ -33,9 +33,17 @@ struct ByOutcome {
 }
 
 /// The names of the gauges, and what each says.
-const GAUGES: [(&str, &str); 7] = [
+const GAUGES: [(&str, &str); 9] = [
     ("larder_l1_entries", "entries in L1"),
     ("larder_l1_weight", "what the entries in L1 weigh together"),
+    (
+        "larder_loads_pending",
+        "loaders that run or wait for their permit",
+    ),
+    (
+        "larder_writes_pending",
+        "writes that L2 has not answered yet",
+    ),
     ("larder_deferred", "keys and tags whose change waits for L2"),
     (
         "larder_l2_up",

@@ -40,6 +40,12 @@ impl<V: Value> Writes<V> {
         }
     }
 
+    /// What the writes that L2 has not answered yet weigh together.
+    #[cfg(feature = "metrics")]
+    pub(super) fn pending(&self) -> usize {
+        self.writer.pending()
+    }
+
     /// Stores values in both levels.
     pub(super) async fn insert(
         &self,

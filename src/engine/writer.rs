@@ -70,6 +70,12 @@ impl<V: Value> Writer<V> {
         self.send(writes);
     }
 
+    /// What the writes that wait in the queue or are under way weigh together.
+    #[cfg(feature = "metrics")]
+    pub(super) fn pending(&self) -> usize {
+        CAPACITY as usize - self.capacity.available_permits()
+    }
+
     /// Waits until every call before this one is in the queue.
     async fn next(&self) -> tokio::sync::MutexGuard<'_, ()> {
         // First without waiting, which a runtime takes for a reason to let other tasks run. It fails if others wait.

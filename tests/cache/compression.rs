@@ -55,10 +55,16 @@ async fn it_takes_less_room_in_redis() {
     let size = async |redis: &mut _| Stored::read(redis, "test:text", "k").await.payload.len();
     cache.insert("k", "long".repeat(10_000)).await.unwrap();
     assert!(size(&mut redis).await < 1_000);
+    let written = cache.stats().l2_written_bytes;
+    assert!((1..1_000).contains(&written), "{written}");
     // Nothing repeats: as it is without this layer.
     let noise: String = (0..10_000).map(|_| fastrand::alphanumeric()).collect();
     cache.insert("k", noise).await.unwrap();
     assert_eq!(size(&mut redis).await, 10_003);
+    assert!((10_003..11_000).contains(&(cache.stats().l2_written_bytes - written)));
+    assert_eq!(cache.stats().l2_read_bytes, 0);
+    cache.get("k").await.unwrap();
+    assert!((10_003..11_000).contains(&cache.stats().l2_read_bytes));
 }
 
 /// By somebody who knows the format.
