@@ -1,9 +1,9 @@
-//! One small example of each call and of the usual options. No server is needed:
+//! One small example of each call, of the usual options and of features. No server is needed:
 //!
 //! ```sh
 //! cargo run --example calls
 //! cargo run --example calls -- touch
-//! cargo run --all-features --example calls -- outbox publish_changes
+//! cargo run --all-features --example calls -- outbox codecs
 //! ```
 //!
 //! Each example is a file of its own, and fails if the cache does not do what it is meant to show. Several instances
@@ -14,6 +14,10 @@
 
 mod at_least;
 mod clear;
+#[cfg(all(feature = "compression", feature = "encryption"))]
+mod codec_layers;
+#[cfg(all(feature = "json", feature = "postcard", feature = "messagepack"))]
+mod codecs;
 mod expire;
 mod fallbacks;
 mod get;
@@ -33,6 +37,8 @@ mod invalidate_prefix;
 mod l1_size;
 mod limits;
 mod listen_to;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod operation;
 #[cfg(feature = "outbox-rusqlite")]
 mod outbox;
@@ -48,8 +54,12 @@ mod stale_wait;
 mod staleness;
 mod stores;
 mod tags;
+#[cfg(feature = "tls")]
+mod tls;
 mod touch;
 mod ttls;
+#[cfg(feature = "uuid")]
+mod uuids;
 mod verify;
 mod warm;
 mod write_through;
@@ -80,6 +90,11 @@ const EXAMPLES: &[Example] = examples! {
     tags invalidate_prefix clear set_enabled operation hot_keys
     settings stores l1_size ttls refresh_ahead stale_wait fallbacks sliding staleness verify limits
     listen_to #[cfg(feature = "json")] publish_changes
+    #[cfg(all(feature = "json", feature = "postcard", feature = "messagepack"))] codecs
+    #[cfg(all(feature = "compression", feature = "encryption"))] codec_layers
+    #[cfg(feature = "tls")] tls
+    #[cfg(feature = "uuid")] uuids
+    #[cfg(feature = "metrics")] metrics
 };
 
 fn main() -> ExitCode {
