@@ -16,9 +16,10 @@ use std::time::Duration;
 
 use larder::{Cache, Clock, MemoryL2};
 use tokio::runtime::Builder;
-use tracing::field::{Field, Visit};
+use tracing::field::{Empty, Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Instrument, Subscriber, info_span};
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::{LookupSpan, Registry};
 
@@ -55,18 +56,23 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Spans {
     }
 }
 
-/// The spans of what runs, on one thread.
-fn spans(run: impl Future<Output = ()>) -> Vec<String> {
+/// The spans of what runs, on one thread, up to this level.
+fn spans_up_to(level: LevelFilter, run: impl Future<Output = ()>) -> Vec<String> {
     let spans = Spans::default();
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-    let subscriber = Registry::default().with(spans.clone());
+    let subscriber = Registry::default().with(spans.clone()).with(level);
     tracing::subscriber::with_default(subscriber, || {
-        runtime.block_on(run.instrument(info_span!("caller")));
+        let caller = info_span!("caller", otel.status_code = Empty, error.type = Empty);
+        runtime.block_on(run.instrument(caller));
     });
     let spans = spans.0.lock().unwrap();
     let lines: Vec<String> = spans.iter().map(|(_, line)| line.clone()).collect();
     assert!(!lines.iter().any(|line| line.contains(SECRET)), "{lines:?}");
     lines
+}
+
+fn spans(run: impl Future<Output = ()>) -> Vec<String> {
+    spans_up_to(LevelFilter::TRACE, run)
 }
 
 fn has(spans: &[String], parts: &[&str]) -> bool {
@@ -158,4 +164,21 @@ fn a_refresh_and_an_l2_that_is_away() {
         "error.type=\"unreachable\"",
     ];
     assert!(has(&spans, &away), "{spans:#?}");
+}
+
+/// The caller's span may have the same fields: an L2 that fails is no error of its request.
+#[test]
+fn without_spans_of_its_own_that_of_the_caller_says_nothing_of_l2() {
+    let spans = spans_up_to(LevelFilter::INFO, async {
+        let l2 = MemoryL2::new();
+        let cache: Cache<String, u32> =
+            Cache::builder("test:spans").l2(l2.clone()).build().unwrap();
+        cache.ready().await;
+        l2.set_reachable(false);
+        assert!(cache.get("k").await.is_none());
+        let fail = || async { Err::<u32, _>(std::io::Error::other("no")) };
+        assert!(cache.get_or_load("k", fail).await.is_err());
+        assert!(cache.stats().l2_errors > 0);
+    });
+    assert_eq!(spans, ["caller"]);
 }

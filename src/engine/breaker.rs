@@ -4,13 +4,13 @@
 
 use std::error::Error;
 use std::mem;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 #[cfg(feature = "metrics")]
 use std::time::Instant;
 
-use futures::FutureExt;
 use tokio::sync::Notify;
 use tracing::field::Empty;
 use tracing::{Instrument, Span, debug, debug_span, info, warn};
@@ -129,7 +129,7 @@ impl Breaker {
         operation: &'static str,
         request: impl Future<Output = T>,
         skipped: impl FnOnce(L2Error) -> T,
-        error_of: impl Fn(&T) -> Option<&L2Error> + Copy,
+        error_of: impl Fn(&T) -> Option<&L2Error>,
     ) -> T {
         if let Err(error) = self.admit() {
             return skipped(error);
@@ -137,14 +137,13 @@ impl Breaker {
         let pending = Pending(self);
         #[cfg(feature = "metrics")]
         let sent = Instant::now();
-        let request = request.inspect(move |answer| {
-            if let Some(error) = error_of(answer) {
-                note_in_span(error);
-            }
-        });
-        let answer = request.instrument(self.span(operation)).await;
+        let mut request = pin!(request.instrument(self.span(operation)));
+        let answer = request.as_mut().await;
         pending.end();
         let error = error_of(&answer);
+        if let Some(error) = error {
+            note_in_span(request.span(), error);
+        }
         #[cfg(feature = "metrics")]
         self.metrics.record_request(sent.elapsed(), error.is_some());
         match error {
@@ -370,9 +369,8 @@ impl Drop for Probing<'_> {
     }
 }
 
-/// Says in the span of a request that it has failed.
-fn note_in_span(error: &L2Error) {
-    let span = Span::current();
+/// Says in the span of a request that it has failed. If that is off, the current one is the caller's.
+fn note_in_span(span: &Span, error: &L2Error) {
     span.record("otel.status_code", "ERROR");
     let kind = if error.is_unreachable() {
         "unreachable"
