@@ -578,14 +578,14 @@ impl State {
             return false;
         }
         let instance = report.instance.to_string();
-        let last = self.data.reported.get(&instance, now.at);
+        let reported = &mut self.data.reported;
+        let last = reported.get(&instance, now.at);
         if last.is_none_or(|last| *last < report.number) {
+            reported.insert(&instance, report.number, now.at, REMEMBERED);
             for (name, n) in report.counted {
                 *self.data.sums.entry(name).or_default() += n;
             }
         }
-        let reported = &mut self.data.reported;
-        reported.insert(&instance, report.number, now.at, REMEMBERED);
         true
     }
 

@@ -1,5 +1,6 @@
 //! Counters of the whole fleet, in a hash.
 
+use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::cmd;
 use futures::FutureExt;
 
@@ -32,12 +33,21 @@ impl FleetCounts for RedisLane {
 
     fn sums(&self) -> Reply<'_, Vec<(String, u64)>> {
         async move {
-            let sums: Vec<(String, String)> =
-                self.ask(cmd("HGETALL").arg(&self.names.stats)).await?;
+            let ask = |mut connection: MultiplexedConnection| async move {
+                let mut command = cmd("HGETALL");
+                command.arg(&self.names.stats);
+                match command.query_async(&mut connection).await {
+                    // Of another type: the next report replaces it.
+                    Err(error) if error.code() == Some("WRONGTYPE") => Ok(Vec::new()),
+                    answer => answer,
+                }
+            };
+            let sums: Vec<(Vec<u8>, Vec<u8>)> = self.connections.with(self.timeout, ask).await?;
             // Another program may have written what is no number.
-            let numbers = sums
-                .into_iter()
-                .filter_map(|(name, sum)| Some((name, sum.parse().ok()?)));
+            let numbers = sums.into_iter().filter_map(|(name, sum)| {
+                let sum = str::from_utf8(&sum).ok()?.parse().ok()?;
+                Some((String::from_utf8(name).ok()?, sum))
+            });
             Ok(numbers.collect())
         }
         .boxed()

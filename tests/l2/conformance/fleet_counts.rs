@@ -54,8 +54,9 @@ async fn a_copy_of_a_report_counts_nothing(store: impl Store) {
         assert!(add(&*lane, 1, 1, &[("loads", 2)]).await);
     }
     assert!(add(&*lane, 1, 2, &[("loads", 1)]).await);
-    // Late, after the next one.
+    // Late, after the next one; and then of that one.
     assert!(add(&*lane, 1, 1, &[("loads", 2)]).await);
+    assert!(add(&*lane, 1, 2, &[("loads", 1)]).await);
     assert_eq!(sums(&*lane).await, named(&[("loads", 3)]));
 }
 

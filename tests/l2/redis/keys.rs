@@ -1,7 +1,7 @@
 //! What is in Redis, under which name, for how long, and what strange things may be there instead.
 
 use std::collections::{BTreeSet, HashMap};
-
+use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_redis::redis::cmd;
@@ -410,16 +410,63 @@ async fn the_counters_of_the_fleet_heal() {
     counts.add(report(1)).await.unwrap();
     let left: i64 = run(&mut raw, &["PTTL", &reported]).await;
     assert!((1..=3_600_000).contains(&left), "{left}");
-    // No number, and what no cache counts.
-    let _: i64 = run(&mut raw, &["HSET", &stats, "loads", "many", "x", "-1"]).await;
-    assert_eq!(counts.sums().await.unwrap(), []);
-    counts.add(report(2)).await.unwrap();
-    assert_eq!(counts.sums().await.unwrap(), [("loads".to_owned(), 2)]);
+    // No number that can be counted on from, and what no cache counts.
+    let senseless = [
+        "many",
+        "-1",
+        "1.5",
+        "inf",
+        "nan",
+        "1e300",
+        "18446744073709551615",
+    ];
+    for (number, senseless) in (2..).zip(senseless) {
+        let mut damage = cmd("HSET");
+        damage
+            .arg(&stats)
+            .arg("loads")
+            .arg(senseless)
+            .arg("x")
+            .arg(b"\xff");
+        let _: i64 = damage.query_async(&mut raw).await.unwrap();
+        counts.add(report(number)).await.unwrap();
+        assert_eq!(
+            counts.sums().await.unwrap(),
+            [("loads".to_owned(), 2)],
+            "{senseless}"
+        );
+    }
     // Of another type.
     for key in [&stats, &reported] {
         let _: i64 = run(&mut raw, &["DEL", key]).await;
         let _: i64 = run(&mut raw, &["LPUSH", key, "x"]).await;
     }
-    counts.add(report(3)).await.unwrap();
+    assert_eq!(counts.sums().await.unwrap(), []);
+    counts.add(report(9)).await.unwrap();
     assert_eq!(counts.sums().await.unwrap(), [("loads".to_owned(), 2)]);
+}
+
+/// A report that ends in an error is sent again.
+#[tokio::test]
+async fn a_report_that_is_refused_in_the_middle_counts_nothing() {
+    let store = Redis::start().await;
+    let mut raw = store.server.connection().await;
+    let rights = ["on", ">pw", "~*", "&*", "+@all", "-set"];
+    let user = [&["ACL", "SETUSER", "few"], &rights[..]].concat();
+    let () = run(&mut raw, &user).await;
+    let url = format!("redis://few:pw@127.0.0.1:{}", store.server.port());
+    let few = lane_of(&RedisL2::open(url).unwrap(), NAMESPACE);
+    let report = Report {
+        instance: 5,
+        number: 1,
+        deadline: None,
+        counted: &[("loads", 2)],
+    };
+    for lane in [&few, &few, &store.lane()] {
+        let is_known = Arc::ptr_eq(lane, &few);
+        let added = lane.fleet_counts().unwrap().add(report).await;
+        assert_eq!(added.is_err(), is_known);
+    }
+    let sums = store.lane().fleet_counts().unwrap().sums().await.unwrap();
+    assert_eq!(sums, [("loads".to_owned(), 2)]);
 }
