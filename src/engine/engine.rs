@@ -491,6 +491,8 @@ impl<V: Value> Engine<V> {
             self.writes.deliver_deferred().await;
             // Otherwise the lane forgets this instance after a while.
             let _ = ctx.breaker.observe(ctx.lane.leave(ctx.instance).await);
+            // What was counted since the subscriber has done so.
+            fleet_stats::report_last(ctx).await;
         };
         let _ = timeout(ctx.options.l2_timeout.saturating_mul(2), leaving).await;
         #[cfg(feature = "metrics")]

@@ -1,6 +1,6 @@
 //! The counters of the whole fleet: any instance answers for all, also for those that have ended, and nothing counts twice.
 
-use larder::{Cache, Stats};
+use larder::{Cache, MemoryL2, Stats};
 use serde_json::{Value, to_value};
 
 use crate::fleet::{Fleet, Source, Texts, over_both_stores, pair};
@@ -50,14 +50,17 @@ async fn what_an_instance_has_counted_outlives_it(fleet: Fleet) {
     load(&a, &["a"]).await;
     a.close().await;
     assert_eq!(loads(&c).await, 1, "it was closed");
+    load(&a, &["after"]).await;
+    a.close().await;
+    assert_eq!(loads(&c).await, 2, "it was closed again");
     load(&b, &["b", "c"]).await;
     drop(b);
-    eventually("it was dropped", || async { loads(&c).await == 3 }).await;
+    eventually("it was dropped", || async { loads(&c).await == 4 }).await;
     drop((a, c));
     let (d, _) = fleet.instance().await;
-    assert_eq!(loads(&d).await, 3);
+    assert_eq!(loads(&d).await, 4);
     d.clear().await.unwrap();
-    assert_eq!(loads(&d).await, 3);
+    assert_eq!(loads(&d).await, 4);
 }
 
 /// The answers of some reports are lost: these were added, and are sent again.
@@ -76,6 +79,19 @@ async fn nothing_counts_twice(fleet: Fleet) {
     load(&a, &["f"]).await;
     assert!(a.global_stats().await.is_err());
     assert_eq!(loads(&a).await, 6);
+}
+
+#[tokio::test]
+async fn what_is_delivered_at_the_end_counts() {
+    let l2 = MemoryL2::new();
+    let build = || Cache::<String, u32>::builder("test:end").l2(l2.clone());
+    let (a, b) = (build().build().unwrap(), build().build().unwrap());
+    a.ready().await;
+    l2.set_reachable(false);
+    assert!(a.invalidate("k").await.is_err());
+    l2.set_reachable(true);
+    a.close().await;
+    assert_eq!(b.global_stats().await.unwrap().invalidations_sent, 1);
 }
 
 #[tokio::test]
