@@ -5,6 +5,7 @@
 
 use std::convert::Infallible;
 use std::error::Error;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
@@ -40,15 +41,20 @@ async fn try_to_report<V: Value>(ctx: &Context<V>) {
     let Some(counts) = ctx.lane.fleet_counts() else {
         return;
     };
-    let reported = report(ctx, counts).await;
-    if let Err(error) = reported
-        && ctx.reported.warnings.allows(ctx.now())
-    {
-        warn!(
-            namespace = ctx.options.namespace.as_str(),
-            error = &error as &dyn Error,
-            "what this instance counts is missing in the counters of the fleet"
-        );
+    let is_told = &ctx.reported.is_told;
+    match report(ctx, counts).await {
+        Ok(()) => is_told.store(false, Ordering::Relaxed),
+        Err(error)
+            if !is_told.load(Ordering::Relaxed) && ctx.reported.warnings.allows(ctx.now()) =>
+        {
+            is_told.store(true, Ordering::Relaxed);
+            warn!(
+                namespace = ctx.options.namespace.as_str(),
+                error = &error as &dyn Error,
+                "what this instance counts is missing in the counters of the fleet"
+            );
+        }
+        Err(_) => {}
     }
 }
 

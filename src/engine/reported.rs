@@ -1,5 +1,7 @@
 //! How far an instance is in adding its counters to those of the fleet.
 
+use std::sync::atomic::AtomicBool;
+
 use tokio::sync::Mutex;
 
 use crate::clock::Tick;
@@ -11,6 +13,8 @@ use crate::throttle::Throttle;
 pub(super) struct Reported {
     /// For one report at a time.
     pub(super) state: Mutex<State>,
+    /// Whether reports fail, and the log says so.
+    pub(super) is_told: AtomicBool,
     pub(super) warnings: Throttle,
 }
 

@@ -105,6 +105,35 @@ fn values_that_are_too_large() {
     assert_once(&seen, "a value cannot be stored");
 }
 
+/// Such as those of a Redis whose memory is full, for hours.
+#[test]
+fn reports_that_fail() {
+    let seen = warnings(async {
+        tokio::time::pause();
+        let network = Network::new(MemoryL2::with_clock(Clock::tokio()));
+        let cache: Texts = Cache::builder("test:logs")
+            .l2(network.clone())
+            .clock(Clock::tokio())
+            .build()
+            .unwrap();
+        cache.ready().await;
+        for n in 1..=2 {
+            cache.get("k").await;
+            network.refuse(Step::Count, usize::MAX);
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            network.refuse(Step::Count, 0);
+            // What was refused, and then what follows.
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            assert_eq!(cache.global_stats().await.unwrap().l2_misses, n);
+        }
+    });
+    assert_eq!(seen.len(), 2, "{seen:?}");
+    assert!(
+        seen.iter()
+            .all(|line| line.contains("is missing in the counters of the fleet"))
+    );
+}
+
 #[test]
 fn refreshes_that_fail() {
     let seen = warnings(async {
