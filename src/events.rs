@@ -19,7 +19,7 @@ const MOST_WAIT: usize = 1024;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum CacheEvent {
-    /// A loader has returned values, also as a refresh.
+    /// A loader has returned values, also as a refresh or for [`Builder::verify`](crate::Builder::verify).
     #[non_exhaustive]
     Loaded {
         /// The keys that were loaded by one call.
@@ -35,7 +35,7 @@ pub enum CacheEvent {
         /// Why.
         error: LoadError,
     },
-    /// A key has a new value in L2, by an insert.
+    /// A key has a new value in L2, by an insert, `write_through` or `refresh`.
     #[non_exhaustive]
     Inserted {
         /// The key.
@@ -43,7 +43,7 @@ pub enum CacheEvent {
         /// Whether this instance has inserted it.
         is_own: bool,
     },
-    /// A key was invalidated, or made stale.
+    /// A key was invalidated or made stale, or another instance has given it a shorter life by `touch`.
     #[non_exhaustive]
     Invalidated {
         /// The key.

@@ -150,9 +150,9 @@ counters! {
     l2_read_bytes,
     /// Bytes of the values that were encoded to be stored in L2.
     l2_written_bytes,
-    /// Calls of a loader, including refreshes.
+    /// Calls of a loader, including refreshes and those of [`verify`](crate::Builder::verify).
     loads,
-    /// Calls of a loader that failed, panicked or timed out, including refreshes.
+    /// Those of them that failed, panicked or timed out.
     load_failures,
     /// Loaded values that were not stored: L2 failed, the key was changed during the load, a hold was in place, another
     /// instance had the lease for longer than `lease_wait`, or the value could not be encoded.
@@ -168,7 +168,8 @@ counters! {
     fallbacks_served,
     /// Entries returned by an L1 that was cut off from L2, flagged as unproven.
     unproven_served,
-    /// Keys that this instance invalidated or inserted, and L2 accepted. A clear counts once.
+    /// Keys that this instance invalidated or inserted, also by `write_through` or `refresh`, and L2 accepted. A clear
+    /// counts once.
     invalidations_sent,
     /// Keys that other instances invalidated or inserted, as this instance received and applied it.
     invalidations_received,

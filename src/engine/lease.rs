@@ -12,6 +12,7 @@ use super::deadline::deadline;
 use super::tags::{self, Proof};
 use crate::entry::Entry;
 use crate::error::{L2Error, LoadError, Misuse};
+use crate::events::CacheEvent;
 use crate::key::Key;
 use crate::l1::{Op, Slot, SlotValue};
 use crate::l2::{Fill, Lease, LeaseReply, LeaseRequest, Ttls, Want};
@@ -315,7 +316,14 @@ pub(super) async fn fill<V: Value>(
         Some(Fill::Stored(stamp)) => {
             let fresh = (ctx.convert).fresh(op.key(), value, stamp, ttls, tags, now);
             match replaces {
-                Replaces::Any => ctx.l1.publish_inserted(op, &fresh),
+                Replaces::Any => {
+                    ctx.l1.publish_inserted(op, &fresh);
+                    ctx.counters.invalidations_sent.bump();
+                    ctx.events.emit(|| CacheEvent::Inserted {
+                        key: op.key().to_string(),
+                        is_own: true,
+                    });
+                }
                 Replaces::Nothing | Replaces::Stale(_) => ctx.l1.publish_filled(op, &fresh),
             }
             ctx.backoff.forget(op.key());

@@ -60,7 +60,23 @@ async fn what_an_instance_does_and_hears_of_is_told(fleet: Fleet) {
         assert_eq!(next(&mut own).await, format!("{event} true"));
         assert_eq!(next(&mut others).await, format!("{event} false"));
     }
+    // These store a value by a lease, as a load does, and in the place of what is there, as an insert does.
+    let written = a.write_through("w", "v".to_owned(), |_| async { Ok::<_, io::Error>(()) });
+    written.await.unwrap();
+    a.refresh("w", || Source::new("new").load()).await.unwrap();
+    for event in ["inserted w true", "loaded [\"w\"]", "inserted w true"] {
+        assert_eq!(next(&mut own).await, event);
+    }
+    for _ in 0..2 {
+        assert_eq!(next(&mut others).await, "inserted w false");
+    }
     assert!(own.next().now_or_never().is_none());
+    let (sent, received) = (
+        a.stats().invalidations_sent,
+        b.stats().invalidations_received,
+    );
+    // A clear is no key, and received as the end of an epoch.
+    assert_eq!(sent, received + 1);
 }
 
 #[tokio::test(start_paused = true)]
