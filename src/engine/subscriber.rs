@@ -14,6 +14,7 @@ use std::mem::take;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrayvec::ArrayVec;
 use futures::StreamExt;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -38,6 +39,8 @@ use crate::vocabulary::Value;
 
 /// The time between two heartbeats at least, of which the second is out of turn.
 const OUT_OF_TURN: Duration = Duration::from_millis(50);
+/// How many clears may come before it is asked which epoch the lane is in. Of more, the oldest are not told.
+const CLEARS: usize = 16;
 
 /// Runs until `stop` is cancelled.
 pub(super) async fn run<V: Value>(
@@ -169,8 +172,8 @@ struct Session<'a, V> {
     is_answered: bool,
     last_heartbeat: Instant,
     next_heartbeat: Instant,
-    /// The epoch that a clear has announced, and whether it is one of this instance.
-    cleared: Option<(u64, bool)>,
+    /// The epochs that the last clears have announced, in their order, and whether each is one of this instance.
+    cleared: ArrayVec<(u64, bool), CLEARS>,
     /// When L1 was last suspended because of a message of an unknown epoch.
     suspended: Option<Instant>,
 }
@@ -199,7 +202,7 @@ impl<'a, V: Value> Session<'a, V> {
             is_answered: false,
             last_heartbeat: now,
             next_heartbeat: now,
-            cleared: None,
+            cleared: ArrayVec::new(),
             suspended: None,
         }
     }
@@ -338,7 +341,11 @@ impl<'a, V: Value> Session<'a, V> {
     fn take(&mut self, message: &Message) {
         if message.epoch != self.freshness().epoch() {
             if message.kind == Kind::Clear {
-                self.cleared = Some((message.epoch, message.origin == self.ctx.instance));
+                if self.cleared.is_full() {
+                    self.cleared.remove(0);
+                }
+                let is_own = message.origin == self.ctx.instance;
+                self.cleared.push((message.epoch, is_own));
             }
             // When the lane confirms the epoch, it is counted with all before it.
             self.tell_others(message);
@@ -492,10 +499,12 @@ impl<'a, V: Value> Session<'a, V> {
             self.reached.confirmed = Some(lane.seq);
             return Ok(());
         }
-        let announced = self.cleared.filter(|(epoch, _)| *epoch == lane.epoch);
-        if announced.is_some_and(|(_, is_own)| !is_own) {
-            let is_own = false;
-            self.ctx.events.emit(|| CacheEvent::Cleared { is_own });
+        // With those before it, whose epochs the lane has left again.
+        let announced = (self.cleared.iter()).position(|(epoch, _)| *epoch == lane.epoch);
+        for (_, is_own) in self.cleared.drain(..announced.map_or(0, |at| at + 1)) {
+            if !is_own {
+                self.ctx.events.emit(|| CacheEvent::Cleared { is_own });
+            }
         }
         if known != 0 && known != lane.epoch && announced.is_none() {
             warn!(

@@ -8,8 +8,12 @@ use larder::{Cache, CacheEvent, Loaded, MemoryL2};
 use tokio::time::{sleep, timeout};
 
 use crate::fleet::{Fleet, Source, over_both_stores, pair};
+use crate::support::eventually::eventually;
 
-over_both_stores!(what_an_instance_does_and_hears_of_is_told);
+over_both_stores!(
+    what_an_instance_does_and_hears_of_is_told,
+    one_clear_after_the_other_is_told,
+);
 
 /// The next event, in short.
 async fn next(events: &mut (impl Stream<Item = CacheEvent> + Unpin)) -> String {
@@ -77,6 +81,31 @@ async fn what_an_instance_does_and_hears_of_is_told(fleet: Fleet) {
     );
     // A clear is no key, and received as the end of an epoch.
     assert_eq!(sent, received + 1);
+}
+
+async fn one_clear_after_the_other_is_told(fleet: Fleet) {
+    let ((a, _), (b, wire)) = pair(&fleet).await;
+    let mut others = b.events();
+    // Both messages come before it is asked how far the lane is.
+    wire.silence(true);
+    a.clear().await.unwrap();
+    a.clear().await.unwrap();
+    wire.silence(false);
+    for _ in 0..2 {
+        assert_eq!(next(&mut others).await, "cleared false");
+    }
+    b.ready().await;
+    // The second comes before the answer that counts the first.
+    wire.delay_heartbeats(true);
+    let delayed = wire.delayed();
+    a.clear().await.unwrap();
+    eventually("the answer waits", async || wire.delayed() > delayed).await;
+    a.clear().await.unwrap();
+    a.insert("k", "v".to_owned()).await.unwrap();
+    wire.delay_heartbeats(false);
+    for _ in 0..2 {
+        assert_eq!(next(&mut others).await, "cleared false");
+    }
 }
 
 #[tokio::test(start_paused = true)]
