@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use larder::{Cache, Clock, MemoryL2};
 use tokio::runtime::Builder;
+use tokio::time::sleep;
 use tracing::field::{Empty, Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Instrument, Subscriber, info_span};
@@ -53,6 +54,11 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Spans {
         let mut spans = self.0.lock().unwrap();
         let span = spans.iter_mut().rfind(|(of, _)| *of == id.into_u64());
         values.record(&mut Line(&mut span.unwrap().1));
+    }
+
+    fn on_close(&self, id: Id, ctx: Context<'_, S>) {
+        let line = format!("closed {}", ctx.span(&id).unwrap().name());
+        self.0.lock().unwrap().push((id.into_u64(), line));
     }
 }
 
@@ -166,6 +172,31 @@ fn a_refresh_and_an_l2_that_is_away() {
     assert!(has(&spans, &away), "{spans:#?}");
 }
 
+/// What a backend shows as the time of the request: it waits for the load, and not for the changes that may be on their way.
+#[test]
+fn the_span_of_a_hit_that_is_compared_ends_with_the_load() {
+    let all = spans(async {
+        tokio::time::pause();
+        let cache: Cache<String, u32> = Cache::builder("test:spans").verify(1.0).build().unwrap();
+        cache.insert("k", 1).await.unwrap();
+        let load = || async { Ok::<_, std::io::Error>(2) };
+        let request = async { cache.get_or_load("k", load).await.unwrap() };
+        request.instrument(info_span!("request")).await;
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(
+            (cache.stats().loads, cache.stats().mismatches_under_1m),
+            (1, 0)
+        );
+        info_span!("soon").in_scope(|| ());
+        sleep(Duration::from_secs(60)).await;
+        assert_eq!(cache.stats().mismatches_under_1m, 1);
+    });
+    assert!(has(&all, &["larder.load < request < caller"]), "{all:#?}");
+    let place = |what: &str| all.iter().position(|line| line.starts_with(what));
+    assert!(place("closed request") < place("soon"), "{all:#?}");
+    assert!(place("closed request").is_some(), "{all:#?}");
+}
+
 /// The caller's span may have the same fields: an L2 that fails is no error of its request.
 #[test]
 fn without_spans_of_its_own_that_of_the_caller_says_nothing_of_l2() {
@@ -180,5 +211,5 @@ fn without_spans_of_its_own_that_of_the_caller_says_nothing_of_l2() {
         assert!(cache.get_or_load("k", fail).await.is_err());
         assert!(cache.stats().l2_errors > 0);
     });
-    assert_eq!(spans, ["caller"]);
+    assert_eq!(spans, ["caller", "closed caller"]);
 }

@@ -38,26 +38,27 @@ pub(super) fn start<V: Value>(
             return;
         };
         let (ctx, calls, loader) = (Arc::clone(ctx), Arc::clone(calls), loader.clone());
-        let check = async move {
-            check(&ctx, &calls, sample, loader).await;
+        let span = Span::current();
+        tokio::spawn(async move {
+            check(&ctx, &calls, sample, loader, span).await;
             drop(permit);
-        };
-        tokio::spawn(check.instrument(Span::current()));
+        });
     }
 }
 
 /// Loads the key anew, and stores nothing. If the source has another value now, its change was just made, or the cache has
-/// missed it: so the cache is looked at again when the change must have reached it.
+/// missed it: so the cache is looked at again when the change must have reached it. Only the load is in the span.
 async fn check<V: Value>(
     ctx: &Arc<Context<V>>,
     calls: &LoaderCalls<V>,
     sample: Sample<V>,
     loader: Loader<V>,
+    span: Span,
 ) {
     let Sample { key, entry, number } = sample;
     let keys = [(&key, None)];
     let loaded = calls.run(loader.load(vec![(number, None)]), &keys);
-    let Ok(mut loaded) = loaded.await else {
+    let Ok(mut loaded) = loaded.instrument(span).await else {
         ctx.counters.verify_failures.bump();
         return;
     };
