@@ -508,9 +508,12 @@ where
     /// WARN names the version; the key is named at DEBUG.
     ///
     /// It finds places where code changes the source and forgets to invalidate. Where values are allowed to be old until
-    /// their TTL, it counts these. Stale values are not checked.
+    /// their TTL, it counts these. Stale values are not checked. A source that is behind the cache, as a replica after a
+    /// [`write_through`](Cache::write_through), is counted, too.
     ///
-    /// Costs a load for each checked hit, at most 64 at a time; each hit takes some nanoseconds more. With 0.0 nothing.
+    /// Costs a load for each checked hit, at most 64 at a time, within [`load_timeout`](Self::load_timeout) and
+    /// [`max_concurrent_loads`](Self::max_concurrent_loads): a load that a caller waits for may come after it. Each hit
+    /// takes some nanoseconds more. With 0.0 nothing.
     ///
     /// ```
     /// # fn demo() -> Result<(), larder::BuildError> {

@@ -1458,8 +1458,9 @@ where
     ///
     /// Each instance adds what it has counted once a second, if there is anything, and when it is closed or dropped; this
     /// adds that of this instance before it reads. So what others have counted is missing for up to a second, and what
-    /// an instance that was killed had counted since its last report for good. Nothing is counted twice. The sums begin
-    /// anew if Redis loses its data. `l1_entries` is that of this instance.
+    /// an instance that was killed had counted since its last report for good; also that of one that is dropped as its
+    /// runtime ends, so [`close`](Self::close) it before. Nothing is counted twice. The sums begin anew if Redis loses its
+    /// data. `l1_entries` is that of this instance.
     ///
     /// Costs two requests to L2. Can be dropped at any time.
     ///
@@ -1510,11 +1511,11 @@ where
     }
 
     /// What happens in this instance from now on: loads, changes by this instance and by others, and the breaker. Hits
-    /// are none of it. For tests, debugging and side effects such as a log of changes; not for invalidations by other
+    /// are none of it, nor is what [`warm`](Self::warm) stores. For tests, debugging and side effects such as a log of changes; not for invalidations by other
     /// means, as events may be missed.
     ///
-    /// Up to 1 024 events wait for a listener; a slower one misses the oldest, and is told how many. The stream ends with
-    /// the cache. While nobody has ever listened, an event costs nothing.
+    /// Up to 1 024 events wait for a listener; a slower one misses the oldest, and is told how many. The stream ends when the
+    /// last clone of the cache was dropped, and the loads that it had begun have ended. While nobody has ever listened, an event costs nothing.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -1576,8 +1577,8 @@ where
     /// Stops the subscriber of all clones, and sends L2 what is deferred. For an orderly shutdown, after the last
     /// write.
     ///
-    /// Waits until the subscriber has ended, then for deferred invalidations to be delivered, for up to twice
-    /// `l2_timeout` in all. What cannot be delivered by then is lost; one line at WARN says how many keys. Other instances
+    /// Waits until the subscriber has ended, then for deferred invalidations to be delivered and for the last counts to be
+    /// added to [`global_stats`](Self::global_stats), for up to twice `l2_timeout` in all. What cannot be delivered by then is lost; one line at WARN says how many keys. Other instances
     /// do not wait for a closed one in [`invalidate_and_wait`](Self::invalidate_and_wait).
     ///
     /// A closed cache can still be used, but does not use its L1 any more. Loads and writes under way go on; writes
