@@ -94,7 +94,7 @@ fn inserts_take_room_for_as_many_as_they_are() {
         .build()
         .unwrap();
     // How many come together, and the bytes for one, of which the value has 128 each time that it is written down.
-    for (crowd, limit) in [(1, 4_650), (64, 3_750)] {
+    for (crowd, limit) in [(1, 4_700), (64, 3_750)] {
         let insert = || {
             runtime.block_on(async {
                 for _ in 0..ROUNDS {
