@@ -1511,11 +1511,12 @@ where
     }
 
     /// What happens in this instance from now on: loads, changes by this instance and by others, and the breaker. Hits
-    /// are none of it, nor is what [`warm`](Self::warm) stores. For tests, debugging and side effects such as a log of changes; not for invalidations by other
-    /// means, as events may be missed.
+    /// are none of it, nor is what [`warm`](Self::warm) stores. For tests, debugging and side effects such as a log of
+    /// changes; not for invalidations by other means, as events may be missed.
     ///
     /// Up to 1 024 events wait for a listener; a slower one misses the oldest, and is told how many. The stream ends when the
-    /// last clone of the cache was dropped, and the loads that it had begun have ended. While nobody has ever listened, an event costs nothing.
+    /// last clone of the cache was dropped, and the loads that it had begun have ended. While nobody has ever listened, an
+    /// event costs nothing.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -1578,8 +1579,9 @@ where
     /// write.
     ///
     /// Waits until the subscriber has ended, then for deferred invalidations to be delivered and for the last counts to be
-    /// added to [`global_stats`](Self::global_stats), for up to twice `l2_timeout` in all. What cannot be delivered by then is lost; one line at WARN says how many keys. Other instances
-    /// do not wait for a closed one in [`invalidate_and_wait`](Self::invalidate_and_wait).
+    /// added to [`global_stats`](Self::global_stats), for up to twice `l2_timeout` in all. What cannot be delivered by then
+    /// is lost; one line at WARN says how many keys. Other instances do not wait for a closed one in
+    /// [`invalidate_and_wait`](Self::invalidate_and_wait).
     ///
     /// A closed cache can still be used, but does not use its L1 any more. Loads and writes under way go on; writes
     /// that are deferred from then on are lost, and a line at WARN says so. Dropping the last handle without a call of
