@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use ::http::header::{HOST, HeaderMap};
+use ::http::uri::Authority;
 use ::http::{HeaderName, Uri, request};
 use twox_hash::XxHash3_64;
 
@@ -26,7 +27,8 @@ pub(super) fn key_of(rules: &Rules, request: &request::Parts) -> Option<String> 
 /// `GET example.com/path?a=1&b=2`. HEAD is answered from what a GET has stored.
 fn write_usual(key: &mut String, request: &request::Parts) {
     key.push_str("GET ");
-    key.push_str(&host_of(&request.uri, &request.headers));
+    let host = host_of(&request.uri, &request.headers);
+    key.push_str(&host.to_ascii_lowercase());
     key.push_str(request.uri.path());
     if let Some(query) = request.uri.query() {
         let mut pairs: Vec<_> = query.split('&').collect();
@@ -39,15 +41,23 @@ fn write_usual(key: &mut String, request: &request::Parts) {
     }
 }
 
-/// In lower case; empty if the request does not say.
-pub(super) fn host_of(uri: &Uri, headers: &HeaderMap) -> String {
+/// Empty if the request does not say.
+pub(super) fn host_of<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> &'a str {
     let authority = uri.authority().map(|authority| {
         let text = authority.as_str();
         text.rsplit_once('@').map_or(text, |(_, host)| host)
     });
     let header = || headers.get(HOST).and_then(|host| host.to_str().ok());
-    let host = authority.or_else(header).unwrap_or_default();
-    host.to_ascii_lowercase()
+    authority.or_else(header).unwrap_or_default()
+}
+
+/// Whether a request has one host, or none. Otherwise the inner service may answer for another host than that of the key;
+/// and a host with a slash would make the key that of another path.
+pub(super) fn has_clear_host(request: &request::Parts) -> bool {
+    let host = host_of(&request.uri, &request.headers);
+    let mut lines = request.headers.get_all(HOST).iter();
+    lines.all(|line| line.as_bytes().eq_ignore_ascii_case(host.as_bytes()))
+        && (host.is_empty() || Authority::try_from(host).is_ok())
 }
 
 /// What a request has in these headers.

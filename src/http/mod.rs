@@ -49,7 +49,8 @@
 //! [`stale_if_error`](crate::Builder::stale_if_error). So is one with `no-cache`, each time.
 //!
 //! A service that answers by a header, such as `Cookie`, has to say so in `Vary` or `Cache-Control`, as for any shared
-//! cache. The host of the key is what the client sends: a server that is reached by any name should check it first.
+//! cache. The host of the key is what the client sends: a server that is reached by any name should check it first. A
+//! request with two hosts, in its URI and `Host`, or with what is no host, goes to the service.
 //!
 //! # Who waits for whom
 //!

@@ -18,7 +18,7 @@ use super::answer::{How, answer, is_plain, without_body};
 use super::body::CacheBody;
 use super::directives::Directives;
 use super::fetch::{Call, Failed, Place, Reply, Shared, fetch, is_selected};
-use super::keys::{key_of, variant_key};
+use super::keys::{has_clear_host, key_of, variant_key};
 use super::policy::{Use, Wishes, judge};
 use super::rules::Rules;
 use super::stored::{CachedResponse, Kind};
@@ -139,7 +139,7 @@ enum Plan {
 fn plan(rules: &Rules, request: &request::Parts, has_body: bool, asked: &Directives) -> Plan {
     let is_handled = rules.condition.as_ref().is_none_or(|rule| rule(request));
     let is_hidden = !rules.looks_up_authorized && request.headers.contains_key(AUTHORIZATION);
-    if !is_handled || is_hidden || !is_plain(request) || has_body {
+    if !is_handled || is_hidden || !is_plain(request) || !has_clear_host(request) || has_body {
         return Plan::Bypass;
     }
     if request.method == Method::HEAD || asked.has("no-store") || asked.has("only-if-cached") {

@@ -57,7 +57,8 @@ fn target(request: &request::Parts, response: &response::Parts, name: &HeaderNam
     let uri: Option<Uri> = text.parse().ok();
     if let Some(uri) = uri.filter(|uri| uri.scheme().is_some()) {
         let host = host_of(&request.uri, &request.headers);
-        return (host_of(&uri, &request.headers) == host).then_some(uri);
+        let is_same = host_of(&uri, &request.headers).eq_ignore_ascii_case(host);
+        return is_same.then_some(uri);
     }
     // A relative path begins where that of the request ends.
     let (folder, _) = request.uri.path().rsplit_once('/')?;

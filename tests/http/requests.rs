@@ -24,10 +24,52 @@ async fn hosts_and_paths_are_apart() {
     assert_eq!(send(&service, to("A.example", "/")).await.body, "1");
     assert_eq!(send(&service, to("a.example", "/A")).await.body, "3");
     assert_eq!(send(&service, to("a.example", "/a")).await.body, "4");
-    assert_eq!(send(&service, get("http://a.example/a")).await.body, "4");
+    let whole = to("a.example", "http://a.example/a");
+    assert_eq!(send(&service, whole).await.body, "4");
     // The order of values of one name may mean something.
     assert_eq!(send(&service, to("a.example", "/?x=1&x=2")).await.body, "5");
     assert_eq!(send(&service, to("a.example", "/?x=2&x=1")).await.body, "6");
+}
+
+/// It would be stored under the key of another resource or host.
+#[tokio::test]
+async fn a_host_that_is_not_clear_is_not_cached() {
+    let (clock, origin) = (Clock::manual(), Origin::default());
+    let service = layered(
+        &clock,
+        origin.answering(|n, _| numbered(n, &[("cache-control", "max-age=60")])),
+    );
+    let to = |uri: &str, hosts: &[&[u8]]| {
+        let mut request = Request::builder().uri(uri);
+        for host in hosts {
+            request = request.header("host", *host);
+        }
+        request.body(Body::empty()).unwrap()
+    };
+    let unclear: [(&str, &[&[u8]]); 5] = [
+        ("/7", &[b"a.example/products"]),
+        ("/7", &[b"a.example?x="]),
+        ("/7", &[b"a\xff"]),
+        ("/7", &[b"a.example", b"b.example"]),
+        ("http://a.example/7", &[b"b.example"]),
+    ];
+    for (uri, hosts) in unclear {
+        let got = send(&service, to(uri, hosts)).await;
+        let passed = "larder; fwd=bypass; fwd-status=200";
+        assert_eq!(got.header("cache-status"), passed, "{uri} {hosts:?}");
+    }
+    let clear: [(&str, &[&[u8]]); 5] = [
+        ("/7", &[]),
+        ("/7", &[b"a.example:8080"]),
+        ("/7", &[b"[::1]:8080"]),
+        ("http://c.example/7", &[]),
+        ("http://User@D.example/7", &[b"d.example", b"D.example"]),
+    ];
+    for (uri, hosts) in clear {
+        send(&service, to(uri, hosts)).await;
+        let got = send(&service, to(uri, hosts)).await;
+        assert_eq!(got.x_cache(), "HIT", "{uri} {hosts:?}");
+    }
 }
 
 #[tokio::test]
