@@ -140,14 +140,16 @@ async fn verdict(
         names,
         generation: fastrand::u64(..),
     };
-    let response = loaded(stored, tags, &varies, request);
+    let response = loaded(stored, tags.clone(), &varies, request);
     if varies.names.is_empty() {
         return Ok(response);
     }
     let key = variant_key(&place.primary, &varies, &request.headers);
     let _ = shared.cache.insert_with(key.as_str(), response).await;
     let response = CachedResponse(Kind::Varies(varies));
-    Ok(Loaded::new(response).ttl(VARIES_FOR).soft_ttl(VARIES_FOR))
+    let response = Loaded::new(response).ttl(VARIES_FOR).soft_ttl(VARIES_FOR);
+    // The variant is inserted, and not loaded: only these tags say that one of them was invalidated meanwhile.
+    Ok(with_tags(response, tags))
 }
 
 fn loaded(
@@ -160,7 +162,10 @@ fn loaded(
     let ttl = stored.terms.ttl();
     let soft_ttl = stored.terms.fresh_for().max(Duration::from_millis(1));
     let response = CachedResponse(Kind::Response(stored));
-    let loaded = Loaded::new(response).ttl(ttl).soft_ttl(soft_ttl);
+    with_tags(Loaded::new(response).ttl(ttl).soft_ttl(soft_ttl), tags)
+}
+
+fn with_tags(loaded: Loaded<CachedResponse>, tags: Vec<String>) -> Loaded<CachedResponse> {
     if tags.is_empty() {
         loaded
     } else {

@@ -200,23 +200,36 @@ async fn a_response_that_takes_longer_than_a_load_may_is_not_lost() {
 
 #[tokio::test]
 async fn an_invalidation_during_a_request_leaves_nothing_old() {
-    let origin = Origin::default();
-    let (inner, gate) = gated(&origin, |n| numbered(n, &[("cache-control", "max-age=60")]));
-    let cache = builder(&Clock::system())
-        .l2(MemoryL2::new())
-        .build()
-        .unwrap();
-    cache.ready().await;
-    let service = CacheLayer::new(cache.clone()).layer(inner);
-    let first = {
-        let service = service.clone();
-        tokio::spawn(async move { send(&service, get("/")).await })
-    };
-    eventually("it is inside", async || origin.calls() == 1).await;
-    cache.invalidate("GET shop.example/").await.unwrap();
-    gate.add_permits(10);
-    first.await.unwrap();
-    assert_ne!(send(&service, get("/")).await.body, "1");
+    for (headers, by_tag) in [
+        (&[("cache-control", "max-age=60")][..], false),
+        (&[("cache-control", "max-age=60")], true),
+        (&[("cache-control", "max-age=60"), ("vary", "a")], false),
+        (&[("cache-control", "max-age=60"), ("vary", "a")], true),
+    ] {
+        let origin = Origin::default();
+        let (inner, gate) = gated(&origin, move |n| numbered(n, headers));
+        let cache = builder(&Clock::system())
+            .l2(MemoryL2::new())
+            .build()
+            .unwrap();
+        cache.ready().await;
+        let layer = CacheLayer::new(cache.clone()).tags(|_, _| vec!["all".to_owned()]);
+        let service = layer.layer(inner);
+        let first = {
+            let service = service.clone();
+            tokio::spawn(async move { send(&service, get("/")).await })
+        };
+        eventually("it is inside", async || origin.calls() == 1).await;
+        if by_tag {
+            cache.invalidate_tag("all").await.unwrap();
+        } else {
+            cache.invalidate("GET shop.example/").await.unwrap();
+        }
+        gate.add_permits(10);
+        first.await.unwrap();
+        let second = send(&service, get("/")).await.body;
+        assert_ne!(second, "1", "{headers:?}, by tag: {by_tag}");
+    }
 }
 
 #[tokio::test]
