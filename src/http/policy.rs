@@ -300,8 +300,9 @@ impl Terms {
         } else {
             self.while_revalidate
         };
+        let ttl = self.fresh_for().saturating_add(stale);
         // It is also kept if it may not be used without asking.
-        (self.fresh_for() + stale).max(Duration::from_millis(1))
+        ttl.max(Duration::from_millis(1))
     }
 
     /// Whether it may be used instead of an error.

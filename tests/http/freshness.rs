@@ -130,6 +130,19 @@ async fn a_rule_says_how_long_it_is_fresh() {
 }
 
 #[tokio::test]
+async fn times_without_an_end_do_no_harm() {
+    let (clock, origin) = (Clock::manual(), Origin::default());
+    let service = CacheLayer::new(builder(&clock).build().unwrap())
+        .ttl(|_, _| Some(Duration::MAX))
+        .stale_while_revalidate(Duration::MAX)
+        .stale_if_error(Duration::MAX)
+        .layer(origin.answering(|n, _| numbered(n, &[("age", "99999999999999999999999")])));
+    send(&service, get("/")).await;
+    clock.advance(100 * S);
+    assert_eq!(send(&service, get("/")).await.body, "1");
+}
+
+#[tokio::test]
 async fn clients_get_fresher_ones_only_if_a_rule_says_so() {
     for obeys in [false, true] {
         let (clock, origin) = (Clock::manual(), Origin::default());
