@@ -13,6 +13,7 @@ use futures::future::BoxFuture;
 use http_body::Body;
 use tokio::sync::oneshot;
 use tower_service::Service;
+use tracing::Instrument;
 
 use super::answer::{How, answer, is_plain, without_body};
 use super::body::CacheBody;
@@ -251,7 +252,9 @@ where
     }
     let (parts, body) = response.into_parts();
     let found = after(&shared.rules, request, &parts);
-    carry_out(found, &shared.cache).await;
+    // The change is done: all of what it invalidates is carried out, also if its client goes away meanwhile.
+    let carried_out = carry_out(found, shared.cache.clone());
+    let _ = tokio::spawn(carried_out.in_current_span()).await;
     Ok(Response::from_parts(parts, body))
 }
 

@@ -34,7 +34,7 @@ pub(super) fn after(
 
 /// One round trip for keys, one for tags, and a pass over the database for each prefix. What does not reach L2 now is
 /// sent later by the cache, which traces and counts that.
-pub(super) async fn carry_out(found: Invalidations, cache: &Cache<String, CachedResponse>) {
+pub(super) async fn carry_out(found: Invalidations, cache: Cache<String, CachedResponse>) {
     if !found.keys.is_empty() {
         let _ = cache
             .invalidate_many(found.keys.iter().map(String::as_str))

@@ -1,15 +1,20 @@
 //! What requests that change something remove.
 
 use http::StatusCode;
-use larder::Clock;
-use larder::http::CacheLayer;
-use tower::Layer;
+use larder::http::{CacheLayer, CachedResponse};
+use larder::{Cache, Clock};
+use tower::{Layer, ServiceExt};
 
 use crate::origin::{Origin, Service, builder, get, numbered, request, send};
+use crate::support::eventually::eventually;
+use crate::support::redis_server::RedisServer;
 
 fn service(origin: &Origin) -> Service {
-    let layer = CacheLayer::new(builder(&Clock::manual()).build().unwrap());
-    let layer = layer
+    over(origin, builder(&Clock::manual()).build().unwrap())
+}
+
+fn over(origin: &Origin, cache: Cache<String, CachedResponse>) -> Service {
+    let layer = CacheLayer::new(cache)
         .tags(|request, _| vec![format!("first{}", &request.uri.path()[..2])])
         .invalidate(|request, _, found| {
             if request.uri.path() == "/rule" {
@@ -100,5 +105,34 @@ async fn what_rules_name() {
     send(&service, request("PATCH", "/rule", &[])).await;
     for path in all {
         assert_eq!(is_there(&service, path).await, path == "/other", "{path}");
+    }
+}
+
+/// The handler is through, so what it has changed is invalidated.
+#[tokio::test]
+async fn a_client_that_goes_away_meanwhile_leaves_nothing_old() {
+    let (redis, origin) = (RedisServer::start().await, Origin::default());
+    let cache = Cache::builder("test:http").redis(redis.url());
+    let service = over(&origin, cache.build().unwrap());
+    let all = ["/rule", "/path?x=1", "/key", "/tag", "/prefix/a"];
+    for path in all {
+        send(&service, get(path)).await;
+    }
+    let mut change = service.clone().oneshot(request("PATCH", "/rule", &[]));
+    let calls = origin.calls();
+    while origin.calls() == calls {
+        assert!(futures::poll!(&mut change).is_pending());
+    }
+    drop(change);
+    for path in all {
+        eventually("it is gone", async || {
+            send(&service, get(path))
+                .await
+                .body
+                .parse::<usize>()
+                .unwrap()
+                > calls
+        })
+        .await;
     }
 }
