@@ -2,8 +2,8 @@
 
 use ::http::header::{
     CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG,
-    HeaderMap, HeaderName, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED,
-    SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    HeaderMap, HeaderName, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, TE,
+    TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 
 use super::directives::members;
@@ -105,8 +105,8 @@ pub(super) fn strip_content(headers: &mut HeaderMap) {
     }
 }
 
-/// What is of one connection, or of one client.
-pub(super) fn strip_unstored(headers: &mut HeaderMap) {
+/// What is of one connection.
+pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = (headers.get_all(CONNECTION).iter())
         .filter_map(|line| line.to_str().ok())
         .flat_map(|line| line.split(','))
@@ -121,7 +121,6 @@ pub(super) fn strip_unstored(headers: &mut HeaderMap) {
         TRAILER,
         TRANSFER_ENCODING,
         UPGRADE,
-        SET_COOKIE,
     ];
     for name in named.iter().chain(&always) {
         headers.remove(name);

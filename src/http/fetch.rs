@@ -5,6 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use ::http::header::{AGE, SET_COOKIE};
 use ::http::{Request, Response, StatusCode, request, response};
 use bytes::Bytes;
 use futures::FutureExt as _;
@@ -15,7 +16,7 @@ use tower_service::Service;
 
 use super::answer::{How, answer};
 use super::body::{CacheBody, Partial};
-use super::conditional::{ask, content_length, has_validator, is_about, merge, strip_unstored};
+use super::conditional::{ask, content_length, has_validator, is_about, merge, strip_hop_by_hop};
 use super::keys::{select, variant_key};
 use super::policy::{terms, vary};
 use super::rules::Rules;
@@ -258,11 +259,16 @@ impl<'a> Attempt<'a> {
             return (Reply::Response(reply), Outcome::Failed);
         }
         let (parts, body) = response.into_parts();
-        if let Some((stored, _)) = previous
+        if let Some((stored, resident)) = previous
             && status == StatusCode::NOT_MODIFIED
             && has_validator(&stored.headers)
         {
-            return self.revalidated(stored, parts, delay);
+            return if is_about(&parts.headers, &stored.headers) {
+                self.revalidated(stored, parts, delay)
+            } else {
+                let reply = self.answer(stored, resident, self.how(status));
+                (Reply::Response(reply), Outcome::Uncacheable)
+            };
         }
         let (response, outcome) = self.received(parts, body, delay).await;
         (Reply::Response(response), outcome)
@@ -299,16 +305,15 @@ impl<'a> Attempt<'a> {
         parts: response::Parts,
         delay: Duration,
     ) -> (Reply<B, E>, Outcome) {
-        let is_about = is_about(&parts.headers, &stored.headers);
         let mut merged = parts;
         merged.status = stored.status;
         let mut headers = merged.headers;
         // Of the answer, and not of what is stored.
-        let age = headers.get(::http::header::AGE).cloned();
-        strip_unstored(&mut headers);
+        let age = headers.get(AGE).cloned();
+        strip_hop_by_hop(&mut headers);
         merged.headers = merge(&stored.headers, &headers);
         if age.is_none() {
-            merged.headers.remove(::http::header::AGE);
+            merged.headers.remove(AGE);
         }
         let terms = terms(
             self.rules,
@@ -318,12 +323,11 @@ impl<'a> Attempt<'a> {
             delay,
         );
         let how = How {
-            fwd_status: Some(StatusCode::NOT_MODIFIED),
-            is_stored: is_about && terms.is_some(),
-            ..How::forwarded(self.why)
+            is_stored: terms.is_some(),
+            ..self.how(StatusCode::NOT_MODIFIED)
         };
         let tags = self.tags(&merged);
-        let stored = Stored {
+        let mut stored = Stored {
             status: stored.status,
             headers: merged.headers,
             body: stored.body.clone(),
@@ -331,6 +335,7 @@ impl<'a> Attempt<'a> {
             terms: terms.unwrap_or(stored.terms),
         };
         let reply = self.answer(&stored, Duration::ZERO, how);
+        stored.headers.remove(SET_COOKIE);
         let outcome = if how.is_stored {
             Outcome::Stored(Box::new(stored), tags)
         } else {
@@ -393,12 +398,16 @@ impl<'a> Attempt<'a> {
         mut parts: response::Parts,
         body: CacheBody<B>,
     ) -> Response<CacheBody<B>> {
-        let how = How {
-            fwd_status: Some(parts.status),
-            ..How::forwarded(self.why)
-        };
-        how.write(&self.rules.name, &mut parts.headers);
+        self.how(parts.status)
+            .write(&self.rules.name, &mut parts.headers);
         Response::from_parts(parts, body)
+    }
+
+    fn how(&self, status: StatusCode) -> How {
+        How {
+            fwd_status: Some(status),
+            ..How::forwarded(self.why)
+        }
     }
 
     /// For the client whose request it was: also with what is not stored, such as `Set-Cookie`.
@@ -409,13 +418,14 @@ impl<'a> Attempt<'a> {
         bytes: Bytes,
     ) -> Response<CacheBody<B>> {
         let how = How {
-            fwd_status: Some(parts.status),
             is_stored: true,
-            ..How::forwarded(self.why)
+            ..self.how(parts.status)
         };
         let is_conditional =
             super::conditional::is_not_modified(&self.request.headers, &stored.headers);
-        if parts.status == StatusCode::OK && is_conditional {
+        // A cookie goes with the whole response: what is stored has none.
+        let has_cookie = parts.headers.contains_key(SET_COOKIE);
+        if parts.status == StatusCode::OK && is_conditional && !has_cookie {
             return self.answer(stored, Duration::ZERO, how);
         }
         how.write(&self.rules.name, &mut parts.headers);
@@ -425,7 +435,8 @@ impl<'a> Attempt<'a> {
 
 fn stored(parts: &response::Parts, bytes: &Bytes, terms: Terms) -> Stored {
     let mut headers = parts.headers.clone();
-    strip_unstored(&mut headers);
+    strip_hop_by_hop(&mut headers);
+    headers.remove(SET_COOKIE);
     Stored {
         status: parts.status,
         headers,

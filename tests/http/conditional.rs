@@ -5,8 +5,10 @@ use std::time::Duration;
 use axum::body::Body;
 use http::{Response, StatusCode};
 use larder::Clock;
+use larder::http::CacheLayer;
+use tower::Layer;
 
-use crate::origin::{Origin, get, layered, numbered, request, send, with};
+use crate::origin::{Origin, builder, get, layered, numbered, request, send, with};
 
 const S: Duration = Duration::from_secs(1);
 
@@ -78,6 +80,62 @@ async fn a_stale_one_is_revalidated() {
         ("HIT", "yes", "15")
     );
     assert_eq!(origin.calls(), 2);
+}
+
+/// As with a 200: only the client whose request it was gets the cookie.
+#[tokio::test]
+async fn a_cookie_of_a_304_is_not_stored() {
+    for stores_private in [false, true] {
+        let (clock, origin) = (Clock::manual(), Origin::default());
+        let inner = origin.answering(|n, _| {
+            let headers = [("cache-control", "max-age=10"), ("etag", "\"v1\"")];
+            let mut response = numbered(n, &headers);
+            if n > 1 {
+                *response.status_mut() = StatusCode::NOT_MODIFIED;
+                *response.body_mut() = Body::empty();
+                let cookie = "id=7".parse().unwrap();
+                response.headers_mut().insert("set-cookie", cookie);
+            }
+            response
+        });
+        let layer = CacheLayer::new(builder(&clock).build().unwrap());
+        let layer = layer.store_private(move |_, _| stores_private);
+        let service = layer.layer(inner);
+        send(&service, get("/")).await;
+        clock.advance(15 * S);
+        let first = send(&service, get("/")).await;
+        assert_eq!(
+            (first.body.as_str(), first.header("set-cookie")),
+            ("1", "id=7")
+        );
+        let status = first.header("cache-status").to_owned();
+        assert_eq!(status.ends_with("; stored"), stores_private, "{status}");
+        if stores_private {
+            let second = send(&service, get("/")).await;
+            assert_eq!((second.x_cache(), second.header("set-cookie")), ("HIT", ""));
+        }
+    }
+}
+
+/// The inner service is wrong, but a client must not keep the old body as the new one.
+#[tokio::test]
+async fn a_304_about_another_response_changes_nothing() {
+    let (clock, origin) = (Clock::manual(), Origin::default());
+    let inner = origin.answering(|n, _| {
+        let etag = format!("\"v{n}\"");
+        let mut response = numbered(n, &[("cache-control", "max-age=10"), ("etag", &etag)]);
+        if n > 1 {
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            *response.body_mut() = Body::empty();
+        }
+        response
+    });
+    let service = layered(&clock, inner);
+    send(&service, get("/")).await;
+    clock.advance(15 * S);
+    let got = send(&service, get("/")).await;
+    assert_eq!((got.body.as_str(), got.header("etag")), ("1", "\"v1\""));
+    assert!(!got.header("cache-status").ends_with("stored"));
 }
 
 #[tokio::test]

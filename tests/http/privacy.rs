@@ -69,9 +69,12 @@ async fn private_responses_are_stored_if_a_rule_says_so_and_their_cookies_are_no
     let headers = [
         ("cache-control", "private, max-age=60"),
         ("set-cookie", "id=7"),
+        ("etag", "\"v1\""),
     ];
     let service = layer.layer(origin.answering(move |n, _| numbered(n, &headers)));
-    assert_eq!(send(&service, get("/")).await.header("set-cookie"), "id=7");
+    // Though the client has the body.
+    let first = send(&service, with("/", &[("if-none-match", "\"v1\"")])).await;
+    assert_eq!(first.header("set-cookie"), "id=7");
     let second = send(&service, get("/")).await;
     assert_eq!(
         (second.body.as_str(), second.header("set-cookie")),
