@@ -77,12 +77,13 @@ enum Outcome {
 pub(super) type ToClient<B, E> = (Reply<B, E>, bool);
 
 /// Sends the request in a task of its own. `client` gets the response as soon as it is there; the result is for the cache.
+/// The request is dropped if neither waits any more.
 pub(super) async fn fetch<S, R, B>(
     shared: Arc<Shared>,
     call: Call<S, R>,
     place: Place,
     previous: Option<Entry<CachedResponse>>,
-    client: oneshot::Sender<ToClient<B, S::Error>>,
+    mut client: oneshot::Sender<ToClient<B, S::Error>>,
 ) -> Verdict
 where
     S: Service<Request<R>, Response = Response<B>> + Send + 'static,
@@ -92,12 +93,21 @@ where
     B: Body + Send + 'static,
     B::Error: Send,
 {
-    // The cache gives up on a load after a time, and the client does not.
+    // The cache gives up on a load after a time, by dropping this future, and the client does not.
+    let (cache, has_given_up) = oneshot::channel::<()>();
     let task = async move {
         let (parts, body) = call.request.into_parts();
         let attempt = Attempt::new(&shared.rules, &place, parts, previous);
         let sent = attempt.send(call.inner, body);
-        let outcome = match AssertUnwindSafe(sent).catch_unwind().await {
+        let are_gone = async {
+            client.closed().await;
+            let _ = has_given_up.await;
+        };
+        let sent = tokio::select! {
+            sent = AssertUnwindSafe(sent).catch_unwind() => sent,
+            () = are_gone => return Err(Failed),
+        };
+        let outcome = match sent {
             Ok((reply, outcome)) => {
                 let is_stored = matches!(outcome, Outcome::Stored(..));
                 let _ = client.send((reply, is_stored));
@@ -113,7 +123,9 @@ where
     };
     let span = tracing::Span::current();
     let task = tokio::spawn(tracing::Instrument::instrument(task, span));
-    task.await.unwrap_or(Err(Failed))
+    let verdict = task.await.unwrap_or(Err(Failed));
+    drop(cache);
+    verdict
 }
 
 /// What the cache is told, after it was given what belongs under another key.

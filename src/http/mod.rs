@@ -83,7 +83,7 @@
 //! # Cancellation
 //!
 //! The future of a request can be dropped. What it has sent to the service goes on, in a task of its own, if it may be
-//! stored. An invalidation that was begun is carried out; a client that goes away while the service still works on a POST
+//! stored; but not for longer than [`load_timeout`](crate::Builder::load_timeout), after which nobody waits for it. An invalidation that was begun is carried out; a client that goes away while the service still works on a POST
 //! cancels that as without the layer, and then nothing is invalidated.
 //!
 //! # Cost

@@ -232,6 +232,30 @@ async fn an_invalidation_during_a_request_leaves_nothing_old() {
     }
 }
 
+/// Without the layer a server drops a request whose client is gone.
+#[tokio::test]
+async fn a_request_for_which_nobody_waits_any_more_is_dropped() {
+    let (origin, gate) = (Origin::default(), Arc::new(Semaphore::new(1)));
+    let permits = Arc::clone(&gate);
+    let inner = origin.serving(move |_, _| {
+        let permits = Arc::clone(&permits);
+        async move {
+            let _held = permits.acquire().await;
+            std::future::pending().await
+        }
+        .boxed()
+    });
+    let cache = builder(&Clock::system()).load_timeout(Duration::from_millis(20));
+    let service = CacheLayer::new(cache.build().unwrap()).layer(inner);
+    let client = {
+        let service = service.clone();
+        tokio::spawn(async move { send(&service, get("/")).await })
+    };
+    eventually("it is inside", async || gate.available_permits() == 0).await;
+    client.abort();
+    eventually("it is dropped", async || gate.available_permits() == 1).await;
+}
+
 #[tokio::test]
 async fn a_service_that_takes_one_request_at_a_time_is_not_stuck() {
     let origin = Origin::default();
