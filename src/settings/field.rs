@@ -131,7 +131,7 @@ impl Field for usize {
     }
 
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        serializer.serialize_u64(*self as u64)
     }
 }
 

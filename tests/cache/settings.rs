@@ -25,14 +25,14 @@ fn all() -> Value {
         "verify": 0.5,
         "track_hot_keys": true,
         "mode": "available:1m",
-        "max_value_size": "1000",
+        "max_value_size": 1000,
         "l2_timeout": "100ms",
         "load_timeout": "5s",
-        "max_concurrent_loads": "32",
+        "max_concurrent_loads": 32,
         "batch_loads": "2ms,100",
         "lease_ttl": "3s",
         "lease_wait": "4s",
-        "max_deferred": "9",
+        "max_deferred": 9,
     })
 }
 
