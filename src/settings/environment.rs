@@ -7,6 +7,9 @@ use std::ffi::OsString;
 use super::redis_url::RedisParts;
 use super::{Settings, SettingsError};
 
+/// The variables `REDIS_…` that are read: others are of other programs.
+const PARTS: [&str; 7] = ["URL", "HOST", "PORT", "USERNAME", "PASSWORD", "DB", "TLS"];
+
 impl Settings {
     /// Reads the options of which the environment has a variable: the prefix and the name in capitals, such as
     /// `CACHE_L1_CAPACITY` and `CACHE_L2_TTL` for the prefix `CACHE_`. Their values are written as in a file. An empty one
@@ -16,6 +19,10 @@ impl Settings {
     /// `REDIS_PORT`, `REDIS_USERNAME`, `REDIS_PASSWORD`, `REDIS_DB` and `REDIS_TLS` (`true` or `false`); without a host
     /// there is none. These have no prefix, as other programs read them, too. A `REDIS_PORT` may be one of Kubernetes,
     /// `tcp://10.0.0.1:6379`.
+    ///
+    /// Nothing else may begin with the prefix. Caches with options of their own have prefixes of which none begins with
+    /// another, such as `PRICES_CACHE_` and `USERS_CACHE_`; and Kubernetes sets `CACHE_PORT` and more for a service that is
+    /// called `cache`, unless the pod has `enableServiceLinks: false`.
     ///
     /// ```
     /// use larder::{Cache, Settings};
@@ -48,7 +55,9 @@ impl Settings {
                 continue;
             };
             let option = name.strip_prefix(prefix);
-            let part = name.strip_prefix("REDIS_");
+            let part = name
+                .strip_prefix("REDIS_")
+                .filter(|part| PARTS.contains(part));
             if (option.is_none() && part.is_none()) || value.is_empty() {
                 continue;
             }
@@ -232,6 +241,22 @@ mod tests {
             redis(&[host, ("REDIS_PASSWORD", "")]),
             text("redis://cache")
         );
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_text_matters_only_where_it_is_read() {
+        use std::ffi::OsString;
+        use std::os::unix::ffi::OsStringExt;
+
+        let from = |name: &str| {
+            let variables = [(name.into(), OsString::from_vec(vec![0xff]))];
+            Settings::from_variables("CACHE_", variables).map_err(|error| error.to_string())
+        };
+        assert_eq!(from("REDIS_OF_OTHERS"), Ok(Settings::default()));
+        for name in ["CACHE_L2_TTL", "REDIS_PASSWORD"] {
+            assert!(from(name).unwrap_err().contains(name));
+        }
     }
 
     #[test]
