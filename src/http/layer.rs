@@ -108,7 +108,13 @@ impl CacheLayer {
 
     /// How long a response is fresh, instead of what it says itself; `None`: what it says. Zero: it is not fresh.
     ///
-    /// It does not make private responses public: see [`store_private`](Self::store_private).
+    /// It is asked for those with status 200, 203, 204, 300, 301, 308, 404, 405, 410, 414 or 501, and for others that have
+    /// `max-age`, `s-maxage`, `public` or `Expires`: errors and temporary redirects are not stored by it.
+    ///
+    /// It does not make private responses public: see [`store_private`](Self::store_private). But one that says nothing is
+    /// stored then also if its request had a `Cookie`: a service that answers by cookies has to say so, or needs a
+    /// [`condition`](Self::condition). For streams that do not say `no-store` it should return `None`: they are read for
+    /// up to [`body_timeout`](Self::body_timeout) before the client gets anything.
     pub fn ttl(
         mut self,
         ttl: impl Fn(&request::Parts, &response::Parts) -> Option<Duration> + Send + Sync + 'static,
@@ -186,7 +192,8 @@ impl CacheLayer {
 
     /// For how long it is remembered that a response could not be stored. Meanwhile requests with its key do not wait for
     /// each other, and nothing is stored for them. Default: 5 s. Zero: requests that come while another one with the key is
-    /// under way always wait for it.
+    /// under way always wait for it, and those of several instances for one instance after the other, as
+    /// [described](super#who-waits-for-whom).
     pub fn uncacheable_for(mut self, time: Duration) -> Self {
         self.rules.uncacheable_for = time;
         self

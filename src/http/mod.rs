@@ -56,14 +56,19 @@
 //!
 //! Requests for a response that is not there wait for the first of them. If its response proves uncacheable, nobody else
 //! gets it: the others go on at once, together, each with a request of its own. For
-//! [`uncacheable_for`](CacheLayer::uncacheable_for) requests with this key do not wait for each other then. The same holds
-//! if the service fails. While `stale-while-revalidate` allows it, nobody waits.
+//! [`uncacheable_for`](CacheLayer::uncacheable_for) requests with this key do not wait for each other then. While
+//! `stale-while-revalidate` allows it, nobody waits.
+//!
+//! If the service fails, the others of its instance go on in the same way, and nothing is remembered. So the instances
+//! try one after the other, and a request waits for up to [`lease_wait`](crate::Builder::lease_wait), 5 s unless set,
+//! before it is sent: set less where the service is slow to fail.
 //!
 //! # What says how it came about
 //!
 //! `X-Cache` is `HIT`, `MISS` or `STALE`; the last also in [`Mode::Available`](crate::Mode::Available) for a response that
 //! is not proven to be current. `Cache-Status` (RFC 9211) has more: `larder; hit; ttl=40`,
-//! `larder; fwd=uri-miss; fwd-status=200; stored`, `larder; fwd=uri-miss; ttl=60; collapsed`. `Age` is how old the
+//! `larder; fwd=uri-miss; fwd-status=200; stored`, `larder; fwd=uri-miss; ttl=60; collapsed`. `stored` is said of what is
+//! given to the cache, also if that is switched off or cannot reach Redis. `Age` is how old the
 //! response was when it came, and for how long it has been stored, by the monotonic clock of the cache.
 //!
 //! # What changes it

@@ -22,6 +22,9 @@ const UNDERSTOOD: [u16; 14] = [
     200, 203, 204, 300, 301, 302, 303, 307, 308, 404, 405, 410, 414, 501,
 ];
 
+/// Those of responses that may be stored without saying so: section 15.1 of RFC 9110.
+const STORED_UNASKED: [u16; 11] = [200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501];
+
 /// For how long a response may be used, or `None` if it must not be stored. Sets its `Date` if it has none.
 pub(super) fn terms(
     rules: &Rules,
@@ -45,7 +48,14 @@ pub(super) fn terms(
         now
     });
     let mut directives = Directives::of(&response.headers);
-    let own_ttl = (rules.ttl.as_ref()).and_then(|ttl| ttl(request, response));
+    let says_so = ["max-age", "s-maxage", "public"]
+        .iter()
+        .any(|name| directives.has(name))
+        || response.headers.contains_key(EXPIRES);
+    // A rule that looks at no status must not keep an error, or a redirect to a login, for everybody.
+    let ttl_rule = (rules.ttl.as_ref())
+        .filter(|_| says_so || STORED_UNASKED.contains(&response.status.as_u16()));
+    let own_ttl = ttl_rule.and_then(|ttl| ttl(request, response));
     let is_understood = UNDERSTOOD.contains(&response.status.as_u16());
     if directives.has("must-understand") {
         if !is_understood {
@@ -57,11 +67,7 @@ pub(super) fn terms(
         directives.remove("no-store");
         directives.remove("private");
     }
-    let is_explicit = own_ttl.is_some()
-        || ["max-age", "s-maxage", "public"]
-            .iter()
-            .any(|name| directives.has(name))
-        || response.headers.contains_key(EXPIRES);
+    let is_explicit = says_so || own_ttl.is_some();
     // What was answered to one user, and does not say that it holds for others.
     if !told && !is_explicit && request.headers.contains_key(COOKIE) {
         return None;

@@ -129,6 +129,31 @@ async fn a_rule_says_how_long_it_is_fresh() {
     assert_eq!(send(&service, get("/")).await.body, "4");
 }
 
+/// A rule that looks at nothing must not keep an error, or a redirect to a login, for everybody.
+#[tokio::test]
+async fn a_rule_stores_no_errors_and_no_temporary_redirects_that_do_not_say_so() {
+    for (status, is_usual) in [(200, true), (404, true), (301, true)]
+        .into_iter()
+        .chain([302, 303, 307, 400, 401, 403, 429, 500, 503].map(|status| (status, false)))
+    {
+        for says_so in [false, true] {
+            let (clock, origin) = (Clock::manual(), Origin::default());
+            let inner = origin.answering(move |n, _| {
+                let headers = [("cache-control", "max-age=1")];
+                let mut response = numbered(n, if says_so { &headers } else { &[] });
+                *response.status_mut() = StatusCode::from_u16(status).unwrap();
+                response
+            });
+            let layer = CacheLayer::new(builder(&clock).build().unwrap());
+            let service = layer.ttl(|_, _| Some(30 * S)).layer(inner);
+            send(&service, get("/")).await;
+            clock.advance(20 * S);
+            let second = send(&service, get("/")).await.x_cache() == "HIT";
+            assert_eq!(second, is_usual || says_so, "{status}, {says_so}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn times_without_an_end_do_no_harm() {
     let (clock, origin) = (Clock::manual(), Origin::default());
