@@ -13,6 +13,8 @@ pub struct Invalidations {
 
 impl Invalidations {
     /// The stored response of a resource: its path and query, on the host of the request. All of its variants.
+    ///
+    /// As in a request: it begins with `/`, and is percent-encoded. What is no path is ignored, with a line at DEBUG.
     pub fn path(&mut self, path_and_query: impl Into<String>) {
         self.uris.push(path_and_query.into());
     }

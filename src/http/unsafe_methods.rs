@@ -24,7 +24,13 @@ pub(super) fn after(
     found.keys.extend(key_of(rules, &get));
     let named = [LOCATION, CONTENT_LOCATION].map(|name| target(request, response, &name));
     let others = std::mem::take(&mut found.uris);
-    let others = others.iter().filter_map(|path| path.parse().ok());
+    let others = others.iter().filter_map(|path| {
+        let uri: Option<Uri> = path.parse().ok().filter(|_| path.starts_with('/'));
+        if uri.is_none() {
+            tracing::debug!(path, "what is to be invalidated is no path");
+        }
+        uri
+    });
     for uri in named.into_iter().flatten().chain(others) {
         get.uri = on_host_of(request, uri);
         found.keys.extend(key_of(rules, &get));
