@@ -68,8 +68,8 @@
 //! `X-Cache` is `HIT`, `MISS` or `STALE`; the last also in [`Mode::Available`](crate::Mode::Available) for a response that
 //! is not proven to be current. `Cache-Status` (RFC 9211) has more: `larder; hit; ttl=40`,
 //! `larder; fwd=uri-miss; fwd-status=200; stored`, `larder; fwd=uri-miss; ttl=60; collapsed`. `stored` is said of what is
-//! given to the cache, also if that is switched off or cannot reach Redis. `Age` is how old the
-//! response was when it came, and for how long it has been stored, by the monotonic clock of the cache.
+//! given to the cache, also if that is switched off or cannot reach Redis. `Age` is how old the response was when it came,
+//! and for how long it has been stored, by the monotonic clock of the cache.
 //!
 //! # What changes it
 //!
