@@ -7,7 +7,7 @@ use super::invalidations::Invalidations;
 use super::keys::{host_of, key_of};
 use super::rules::Rules;
 use super::stored::CachedResponse;
-use crate::Cache;
+use crate::{Cache, MAX_KEY_BYTES};
 
 /// What a successful request removes: section 4.4 of RFC 9111, and what the rule says.
 pub(super) fn after(
@@ -40,7 +40,10 @@ pub(super) fn after(
 
 /// One round trip for keys, one for tags, and a pass over the database for each prefix. What does not reach L2 now is
 /// sent later by the cache, which traces and counts that.
-pub(super) async fn carry_out(found: Invalidations, cache: Cache<String, CachedResponse>) {
+pub(super) async fn carry_out(mut found: Invalidations, cache: Cache<String, CachedResponse>) {
+    // No response has a longer one, and the cache would refuse those beside it, too.
+    found.keys.retain(|key| key.len() <= MAX_KEY_BYTES);
+    found.tags.retain(|tag| tag.len() <= MAX_KEY_BYTES);
     if !found.keys.is_empty() {
         let _ = cache
             .invalidate_many(found.keys.iter().map(String::as_str))

@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 use larder::http::{CacheLayer, CachedResponse};
-use larder::{Cache, Clock};
+use larder::{Cache, Clock, MAX_KEY_BYTES};
 use tower::{Layer, ServiceExt};
 
 use crate::origin::{Origin, Service, builder, get, numbered, request, send};
@@ -22,6 +22,10 @@ fn over(origin: &Origin, cache: Cache<String, CachedResponse>) -> Service {
                 found.key("GET shop.example/key");
                 found.tag("first/t");
                 found.prefix("GET shop.example/prefix");
+                // No response has these.
+                found.path("no path");
+                found.key("x".repeat(MAX_KEY_BYTES + 1));
+                found.tag("x".repeat(MAX_KEY_BYTES + 1));
             }
         });
     layer.layer(origin.answering(|n, request| {
