@@ -1,6 +1,7 @@
 //! One request to the inner service, on behalf of all requests that wait for its response.
 
 use std::any::Any;
+use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -31,7 +32,7 @@ pub(super) struct Shared {
     pub(super) rules: Rules,
 }
 
-/// A request, and a service that is ready for it.
+/// A request, and the service that it is for.
 pub(super) struct Call<S, R> {
     pub(super) inner: S,
     pub(super) request: Request<R>,
@@ -254,8 +255,12 @@ impl<'a> Attempt<'a> {
             &mut parts.headers,
             previous.map(|(stored, _)| &stored.headers),
         );
+        let ready = poll_fn(|context| inner.poll_ready(context)).await;
         let begun = Instant::now();
-        let response = inner.call(Request::from_parts(parts, body)).await;
+        let response = match ready {
+            Ok(()) => inner.call(Request::from_parts(parts, body)).await,
+            Err(error) => Err(error),
+        };
         let delay = begun.elapsed();
         let response = match response {
             Ok(response) => response,

@@ -1,6 +1,7 @@
 //! The service: looks a request up, and passes it on if what is stored does not answer it.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::panic::resume_unwind;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -81,14 +82,14 @@ where
     type Error = S::Error;
     type Future = ResponseFuture<B, S::Error>;
 
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(context)
+    /// Always: what is stored is handed out while the inner service is busy.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<R>) -> Self::Future {
-        // The one that is ready is used.
-        let next = self.inner.clone();
-        let inner = std::mem::replace(&mut self.inner, next);
+        // Not ready yet: it is waited for before it is called.
+        let inner = self.inner.clone();
         let shared = Arc::clone(&self.shared);
         ResponseFuture(Box::pin(handle(shared, Call { inner, request })))
     }
@@ -225,6 +226,7 @@ where
     S: Service<Request<R>, Response = Response<B>>,
     B: Body,
 {
+    poll_fn(|context| call.inner.poll_ready(context)).await?;
     let mut response = call.inner.call(call.request).await?;
     let how = How {
         fwd_status: Some(response.status()),

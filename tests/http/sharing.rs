@@ -256,6 +256,30 @@ async fn a_request_for_which_nobody_waits_any_more_is_dropped() {
     eventually("it is dropped", async || gate.available_permits() == 1).await;
 }
 
+/// A limit behind the layer is for what the inner service gets.
+#[tokio::test]
+async fn what_is_stored_is_handed_out_while_the_service_is_busy() {
+    let origin = Origin::default();
+    let inner = origin.serving(|n, request| {
+        async move {
+            if request.uri.path() == "/slow" {
+                std::future::pending::<()>().await;
+            }
+            numbered(n, &[("cache-control", "max-age=60")])
+        }
+        .boxed()
+    });
+    let layer = CacheLayer::new(builder(&Clock::manual()).build().unwrap());
+    let service = layer.layer(tower::limit::ConcurrencyLimit::new(inner, 1));
+    service.clone().oneshot(get("/")).await.unwrap();
+    let slow = tokio::spawn(service.clone().oneshot(get("/slow")));
+    eventually("it is inside", async || origin.calls() == 2).await;
+    let hit = service.clone().oneshot(get("/"));
+    let hit = tokio::time::timeout(Duration::from_secs(10), hit).await;
+    assert_eq!(hit.unwrap().unwrap().headers()["x-cache"], "HIT");
+    slow.abort();
+}
+
 #[tokio::test]
 async fn a_service_that_takes_one_request_at_a_time_is_not_stuck() {
     let origin = Origin::default();
