@@ -1547,7 +1547,8 @@ where
     ///   and `insert_if` says `false`;
     /// - [`touch`](Self::touch) says `false`; all other changes, such as `invalidate`, are sent as usual, and those of other
     ///   instances are applied;
-    /// - a `WriteBehind::insert` is stored in L2, where it waits for its source, and not in L1.
+    /// - a `WriteBehind::insert` is stored in L2, where it waits for its source, and not in L1. Until then loads here
+    ///   return the older value that the source has.
     ///
     /// So what other instances read meanwhile is as current as ever, and so is what this one reads when it is switched on
     /// again. Its L1 is empty then. Loads and inserts that are under way when it is switched off are not stored in L1.
