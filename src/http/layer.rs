@@ -26,6 +26,9 @@ pub struct CacheLayer {
 
 impl CacheLayer {
     /// A layer that stores responses in `cache`, by the rules of RFC 9111 for a shared cache.
+    ///
+    /// Responses bring their own TTLs. Of the options of the builder, `stale_if_error` and `error_ttl` are of use here, and
+    /// [`verify`](crate::Builder::verify) is not: each response has another date.
     pub fn new(cache: Cache<String, CachedResponse>) -> Self {
         Self {
             cache,

@@ -59,9 +59,10 @@
 //! [`uncacheable_for`](CacheLayer::uncacheable_for) requests with this key do not wait for each other then. While
 //! `stale-while-revalidate` allows it, nobody waits.
 //!
-//! If the service fails, the others of its instance go on in the same way, and nothing is remembered. So the instances
-//! try one after the other, and a request waits for up to [`lease_wait`](crate::Builder::lease_wait), 5 s unless set,
-//! before it is sent: set less where the service is slow to fail.
+//! If the service fails, the others of its instance go on in the same way. That is remembered for
+//! [`error_ttl`](crate::Builder::error_ttl) of the cache, which is 0 unless set: then the instances try one after the other,
+//! and a request waits for up to [`lease_wait`](crate::Builder::lease_wait), 5 s, before it is sent. With a second, requests
+//! go on at once for so long after a failure.
 //!
 //! # What says how it came about
 //!

@@ -155,6 +155,33 @@ async fn a_service_that_fails_fails_for_each_by_itself() {
 }
 
 #[tokio::test]
+async fn requests_do_not_wait_for_each_other_where_the_service_has_failed() {
+    let origin = Origin::default();
+    let (inner, gate) = gated(&origin, |n| {
+        let mut response = numbered(n, &[]);
+        *response.status_mut() = StatusCode::BAD_GATEWAY;
+        response
+    });
+    let clock = Clock::manual();
+    let cache = builder(&clock).error_ttl(Duration::from_secs(1));
+    let service = CacheLayer::new(cache.build().unwrap()).layer(inner);
+    gate.add_permits(1);
+    send(&service, get("/")).await;
+    let tasks = hundred(&service).await;
+    eventually("all are inside at the same time", async || {
+        origin.calls() == 101
+    })
+    .await;
+    gate.add_permits(100);
+    join_all(tasks).await;
+    clock.advance(Duration::from_secs(2));
+    let tasks = hundred(&service).await;
+    assert_eq!(origin.calls(), 102, "after a time one of them tries again");
+    gate.add_permits(100);
+    join_all(tasks).await;
+}
+
+#[tokio::test]
 async fn a_panic_reaches_the_client_whose_request_it_was() {
     let origin = Origin::default();
     let panics = Arc::new(AtomicUsize::new(0));
