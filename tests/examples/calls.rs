@@ -108,19 +108,28 @@ fn files() -> BTreeSet<String> {
     let files = fs::read_dir(directory).unwrap();
     let paths = files.map(|file| file.unwrap().path());
     let names = paths.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned());
-    let is_built = |name: &String| match name.as_str() {
-        "outbox" => cfg!(feature = "outbox-rusqlite"),
-        "publish_changes" => cfg!(feature = "json"),
-        "codecs" => cfg!(all(
-            feature = "json",
-            feature = "postcard",
-            feature = "messagepack"
-        )),
-        "codec_layers" => cfg!(all(feature = "compression", feature = "encryption")),
-        "metrics" => cfg!(feature = "metrics"),
-        "tls" => cfg!(feature = "tls"),
-        "uuids" => cfg!(feature = "uuid"),
-        _ => true,
+    let of_features = [
+        ("outbox", cfg!(feature = "outbox-rusqlite")),
+        ("publish_changes", cfg!(feature = "json")),
+        (
+            "codecs",
+            cfg!(all(
+                feature = "json",
+                feature = "postcard",
+                feature = "messagepack"
+            )),
+        ),
+        (
+            "codec_layers",
+            cfg!(all(feature = "compression", feature = "encryption")),
+        ),
+        ("metrics", cfg!(feature = "metrics")),
+        ("tls", cfg!(feature = "tls")),
+        ("uuids", cfg!(feature = "uuid")),
+    ];
+    let is_built = |name: &String| {
+        let needs = of_features.iter().find(|(of, _)| of == name);
+        needs.is_none_or(|(_, is_on)| *is_on)
     };
     names
         .filter(|name| name != "main")

@@ -6,7 +6,9 @@ use larder::l2::{Fill, Kind, Lane, LeaseReply};
 use larder::{RedisL2, Version};
 
 use super::detour::{Detour, Loss};
-use super::{Met, own_key, run, watched_lane};
+use super::{Met, watched_lane};
+#[cfg(feature = "write-behind")]
+use super::{own_key, run};
 use crate::store::*;
 use crate::support::eventually::eventually;
 
