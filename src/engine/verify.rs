@@ -40,50 +40,61 @@ pub(super) fn start<V: Value>(
         let (ctx, calls, loader) = (Arc::clone(ctx), Arc::clone(calls), loader.clone());
         let span = Span::current();
         tokio::spawn(async move {
-            check(&ctx, &calls, sample, loader, span).await;
+            check(ctx, calls, sample, loader, span).await;
             drop(permit);
         });
     }
 }
 
 /// Loads the key anew, and stores nothing. If the source has another value now, its change was just made, or the cache has
-/// missed it: so the cache is looked at again when the change must have reached it. Only the load is in the span.
+/// missed it: so the cache is looked at again when the change must have reached it.
 async fn check<V: Value>(
-    ctx: &Arc<Context<V>>,
-    calls: &LoaderCalls<V>,
+    ctx: Arc<Context<V>>,
+    calls: Arc<LoaderCalls<V>>,
     sample: Sample<V>,
     loader: Loader<V>,
     span: Span,
 ) {
-    let Sample { key, entry, number } = sample;
-    let keys = [(&key, None)];
-    let loaded = calls.run(loader.load(vec![(number, None)]), &keys);
-    let Ok(mut loaded) = loaded.instrument(span).await else {
-        ctx.counters.verify_failures.bump();
-        return;
-    };
-    // A source that does not know the key any more has another value, too.
-    let is_same = match loaded.pop().flatten() {
-        None => Some(false),
-        Some(loaded) => loaded
-            .value
-            .and_then(|value| ctx.verifier.are_same(entry.value(), &value)),
-    };
-    match is_same {
+    // Only the load is in the span.
+    let compared = compare(&ctx, &calls, &sample, loader)
+        .instrument(span)
+        .await;
+    match compared {
         Some(true) => {
             ctx.counters.verified.bump();
-            return;
         }
-        Some(false) => {}
         None => {
             ctx.counters.verify_failures.bump();
-            return;
+        }
+        Some(false) => {
+            // An invalidation takes a request to L2, and then reaches all instances within the bound.
+            let bound = ctx.options.max_staleness + ctx.options.l2_timeout;
+            // A cache that is dropped meanwhile is not kept.
+            let held = Arc::downgrade(&ctx);
+            drop((ctx, calls));
+            sleep(bound).await;
+            if let Some(ctx) = held.upgrade()
+                && is_still_there(&ctx, &sample.key, &sample.entry).await
+            {
+                note_mismatch(&ctx, &sample.key, &sample.entry);
+            }
         }
     }
-    // An invalidation takes a request to L2, and then reaches all instances within the bound.
-    sleep(ctx.options.max_staleness + ctx.options.l2_timeout).await;
-    if is_still_there(ctx, &key, &entry).await {
-        note_mismatch(ctx, &key, &entry);
+}
+
+/// Whether the source has the value of the hit. `None` if it does not answer, or the two cannot be compared.
+async fn compare<V: Value>(
+    ctx: &Context<V>,
+    calls: &LoaderCalls<V>,
+    sample: &Sample<V>,
+    loader: Loader<V>,
+) -> Option<bool> {
+    let keys = [(&sample.key, None)];
+    let loaded = calls.run(loader.load(vec![(sample.number, None)]), &keys);
+    match loaded.await.ok()?.pop().flatten() {
+        // A source that does not know the key any more has another value, too.
+        None => Some(false),
+        Some(loaded) => ctx.verifier.are_same(sample.entry.value(), &loaded.value?),
     }
 }
 

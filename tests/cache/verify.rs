@@ -6,8 +6,9 @@ use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
+use futures::StreamExt;
 use larder::{Builder, Cache, LoadingCache, MemoryL2, Stats};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::fleet::{Fleet, Set, Source, Texts, over_both_stores};
 use crate::support::eventually::eventually;
@@ -76,6 +77,18 @@ async fn a_source_that_fails_is_counted(fleet: Fleet) {
     let fail = || async { Err::<String, _>(io::Error::other("no")) };
     assert!(cache.get_or_load("k", fail).await.is_ok());
     counted(&cache, |stats| stats.verify_failures == 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_that_waits_keeps_no_cache_alive() {
+    let (cache, loads) = rising(|b| b.verify(1.0).max_staleness(Duration::from_secs(3600)));
+    cache.get("k").await.unwrap();
+    let mut events = cache.events();
+    cache.get("k").await.unwrap();
+    eventually("it is loaded anew", || async { loads.load(SeqCst) == 2 }).await;
+    drop(cache);
+    let ends = async { while events.next().await.is_some() {} };
+    assert!(timeout(Duration::from_secs(60), ends).await.is_ok());
 }
 
 /// A cache of one level, whose source has another value each time.
