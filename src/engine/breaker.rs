@@ -212,7 +212,8 @@ impl Breaker {
         }
     }
 
-    fn admit(&self) -> Result<(), L2Error> {
+    /// Fails while the breaker is open and L2 is probed.
+    pub(super) fn admit(&self) -> Result<(), L2Error> {
         if self.is_open() && self.will_be_probed() {
             self.skipped.fetch_add(1, Ordering::Relaxed);
             self.counters.l2_skipped.bump();

@@ -63,6 +63,7 @@ pub(super) async fn of_all<V: Value>(ctx: &Context<V>) -> Result<Stats, L2Error>
     let Some(counts) = ctx.lane.fleet_counts() else {
         return Ok(ctx.stats());
     };
+    ctx.breaker.admit()?;
     report(ctx, counts).await?;
     let sums = counts.sums().await?;
     Ok(Stats::from_sums(sums).with_entries(ctx.l1.len()))

@@ -59,6 +59,9 @@ async fn after_three_requests_without_an_answer_no_more_are_sent(fleet: Fleet) {
     assert_eq!(wire.asked(Step::Get), asked);
     let stats = a.stats();
     assert_eq!((stats.l2_skipped, stats.l2_breaker_opened), (2000, 1));
+    let counts = wire.asked(Step::Count);
+    assert!(a.global_stats().await.is_err());
+    assert_eq!(wire.asked(Step::Count), counts);
     // What is not sent is no error, but for a few probes.
     assert!(stats.l2_errors < errors + 100);
 }
