@@ -319,12 +319,18 @@ pub(super) fn answer<V: Value>(
     outcome: ReadOutcome<V>,
     now: Tick,
 ) -> Result<Entry<V>, Option<Want>> {
+    // Which takes note of its hits itself.
+    if let ReadOutcome::Unavailable = outcome
+        && let Some(entry) = get_unproven(ctx, key)
+    {
+        return Ok(entry);
+    }
     ctx.hot_keys.note(key);
     match outcome {
         ReadOutcome::Hit(slot) => Ok(hand_out(ctx, slot, now, Source::L2)),
         ReadOutcome::Miss => Err(Some(Want::Any)),
         ReadOutcome::Unreadable(instead) => Err(Some(instead)),
-        ReadOutcome::Unavailable => get_unproven(ctx, key).ok_or(None),
+        ReadOutcome::Unavailable => Err(None),
     }
 }
 

@@ -33,6 +33,7 @@ impl<V: Value> Loads<V> {
             return None;
         }
         let found = lookup::fallback(ctx, key, proof).await?;
+        ctx.hot_keys.note(key);
         Some(lookup::hand_out_loaded(ctx, found, ctx.now()))
     }
 
