@@ -140,13 +140,13 @@ impl<V: Value> Refreshes<V> {
         let loader = loader(&places);
         verify::start(&self.ctx, &self.calls, samples, &loader);
         if !refreshes.is_empty() {
-            let refreshing = Arc::clone(self);
-            let task = async move { refreshing.replace(refreshes, loader).await };
             let span = debug_span!(
                 "larder.refresh",
                 namespace = self.ctx.options.namespace.as_str(),
-                keys = places.len()
+                keys = refreshes.len()
             );
+            let refreshing = Arc::clone(self);
+            let task = async move { refreshing.replace(refreshes, loader).await };
             tokio::spawn(task.instrument(enabled(span)));
         }
         results
