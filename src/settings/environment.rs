@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::env;
 use std::ffi::OsString;
 
+use super::field::Field;
 use super::redis_url::RedisParts;
 use super::{Settings, SettingsError};
 
@@ -127,10 +128,11 @@ fn server(variables: &HashMap<String, String>, mistakes: &mut Vec<String>) -> Op
             mistake("REDIS_DB must be the number of a database");
         }
     }
-    match get("TLS") {
-        Some("true" | "1") => parts.is_tls = true,
-        Some("false" | "0") | None => {}
-        Some(_) => mistake("REDIS_TLS must be true or false"),
+    if let Some(text) = get("TLS") {
+        match bool::from_text(text) {
+            Some(is_tls) => parts.is_tls = is_tls,
+            None => mistake("REDIS_TLS must be true or false"),
+        }
     }
     let url = parts.url(host);
     if url.is_none() {
