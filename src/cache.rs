@@ -1466,7 +1466,7 @@ where
     ///
     /// # Errors
     ///
-    /// L2 does not answer, or refuses.
+    /// L2 does not answer, or refuses. While the circuit breaker is open this fails at once.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -1553,7 +1553,7 @@ where
     /// So what other instances read meanwhile is as current as ever, and so is what this one reads when it is switched on
     /// again. Its L1 is empty then. Loads and inserts that are under way when it is switched off are not stored in L1.
     ///
-    /// Takes no request. A line at INFO says so.
+    /// Sends nothing to L2. A line at INFO says so.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {

@@ -11,19 +11,19 @@
 //!
 //! | modules | what they do |
 //! | --- | --- |
-//! | `http` | caches HTTP responses; uses public calls only |
+//! | `http` | caches HTTP responses; uses the public calls of a cache |
 //! | `fuzzing` | what holds for any bytes; not part of a usual build |
 //! | `builder` | collects and checks the options |
-//! | `settings` | options from a file or the environment |
 //! | `patterns` | what services build around a cache |
 //! | `cache` | the public handle: one method per call |
 //! | `engine` | carries out each call: L1, then L2, then the loader |
 //! | `entry`, `loaded` | what a look-up returns, and what a loader does |
 //! | `l1` | the entries of this process: what may be returned, joined and stored |
 //! | [`l2`] | the shared store: on Redis, or in memory; beside `l1`, neither knows the other |
+//! | `settings` | options from a file or the environment |
 //! | `events` | what happens in an instance |
 //! | `options`, `error` | what users set, and the errors that they get |
-//! | `stats`, `throttle`, `pacing`, `shared_result`, `token`, `warming` | counters, log lines, the size of batches, one result for many callers, the name of a write, progress |
+//! | `stats`, `hot_key`, `throttle`, `pacing`, `shared_result`, `token`, `warming` | counters, keys that are looked up often, log lines, the size of batches, one result for many callers, the name of a write, progress |
 //! | `wire` | bytes: envelopes, messages and [codecs](codec); does no I/O |
 //! | `key`, `lookup_by`, `clock`, `source`, `vocabulary`, `lock`, `random`, `retry_delays`, `ablation` | what all layers use |
 //!

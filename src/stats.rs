@@ -43,7 +43,8 @@ macro_rules! counters {
         #[non_exhaustive]
         pub struct Stats {
             $($(#[$doc])* pub $name: u64,)*
-            /// Times that all of L1 was dropped at once: when the subscriber started, by a clear, and whenever
+            /// Times that all of L1 was dropped at once: when the subscriber started, by a clear, when the cache was switched
+            /// off, and whenever
             /// messages may have been missed that the log in L2 no longer has.
             pub l1_flushes: u64,
             /// Entries in L1 now, including those that have expired and were not looked up since.
@@ -154,8 +155,9 @@ counters! {
     loads,
     /// Those of them that failed, panicked or timed out.
     load_failures,
-    /// Loaded values that were not stored: L2 failed, the key was changed during the load, a hold was in place, another
-    /// instance had the lease for longer than `lease_wait`, or the value could not be encoded.
+    /// Loaded values that were not stored: the loader said so, the cache is switched off, L2 failed, the key or one of its
+    /// tags was changed during the load, a hold was in place, another instance had the lease for longer than `lease_wait`,
+    /// or the value could not be encoded.
     loads_not_stored,
     /// Background refreshes of a key that stored a new value.
     refreshes,
