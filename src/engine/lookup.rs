@@ -319,7 +319,7 @@ pub(super) fn answer<V: Value>(
     outcome: ReadOutcome<V>,
     now: Tick,
 ) -> Result<Entry<V>, Option<Want>> {
-    // Which takes note of its hits itself.
+    // `get_unproven` takes note of its hits itself.
     if let ReadOutcome::Unavailable = outcome
         && let Some(entry) = get_unproven(ctx, key)
     {
