@@ -6,7 +6,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use ::http::header::{AGE, SET_COOKIE};
+use ::http::header::{AGE, DATE, SET_COOKIE};
 use ::http::{Request, Response, StatusCode, request, response};
 use bytes::Bytes;
 use futures::FutureExt as _;
@@ -325,12 +325,13 @@ impl<'a> Attempt<'a> {
         let mut merged = parts;
         merged.status = stored.status;
         let mut headers = merged.headers;
-        // Of the answer, and not of what is stored.
-        let age = headers.get(AGE).cloned();
         strip_hop_by_hop(&mut headers);
         merged.headers = merge(&stored.headers, &headers);
-        if age.is_none() {
-            merged.headers.remove(AGE);
+        // They say how old the answer is, and not what was stored. Without a date it is of now.
+        for name in [AGE, DATE] {
+            if !headers.contains_key(&name) {
+                merged.headers.remove(name);
+            }
         }
         let terms = terms(
             self.rules,

@@ -1,6 +1,6 @@
 //! Conditional requests of clients, and revalidation.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
 use http::{Response, StatusCode};
@@ -79,6 +79,36 @@ async fn a_stale_one_is_revalidated() {
         (got.x_cache(), got.header("x-new"), got.header("age")),
         ("HIT", "yes", "15")
     );
+    assert_eq!(origin.calls(), 2);
+}
+
+/// It comes now, and is not as old as what was stored.
+#[tokio::test]
+async fn a_304_without_a_date_makes_a_stored_response_fresh() {
+    let (clock, origin) = (Clock::manual(), Origin::default());
+    let date = httpdate::fmt_http_date(SystemTime::now() - 65 * S);
+    let inner = origin.answering(move |n, _| {
+        let headers = [
+            ("cache-control", "max-age=60"),
+            ("etag", "\"v1\""),
+            ("date", date.as_str()),
+        ];
+        if n == 1 {
+            return numbered(n, &headers);
+        }
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        response
+    });
+    let service = layered(&clock, inner);
+    send(&service, get("/")).await;
+    clock.advance(S);
+    let revalidated = send(&service, get("/")).await;
+    let status = revalidated.header("cache-status");
+    assert!(status.contains("fwd-status=304"), "{status}");
+    clock.advance(S);
+    let got = send(&service, get("/")).await;
+    assert_eq!((got.body.as_str(), got.x_cache()), ("1", "HIT"));
     assert_eq!(origin.calls(), 2);
 }
 
