@@ -197,9 +197,6 @@ impl Normal<'_> {
                 directives.push(format!("{name}={}", time.as_secs()));
             }
         }
-        if self.own_ttl.is_some() {
-            directives.push("public".to_owned());
-        }
         if !directives.is_empty() || !self.directives.is_empty() {
             insert(CACHE_CONTROL, directives.join(", "));
         } else if Directives::named(from, &PRAGMA).has("no-cache") {

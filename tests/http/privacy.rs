@@ -1,5 +1,7 @@
 //! What is of one user is not stored.
 
+use std::time::Duration;
+
 use larder::Clock;
 use larder::http::CacheLayer;
 use tower::Layer;
@@ -59,6 +61,21 @@ async fn a_layer_that_is_told_to_handle_authorization_stores_what_says_that_it_m
         send(&service, ann()).await;
         let second = send(&service, ann()).await.body;
         assert_eq!(second == "1", is_stored, "{directives}");
+    }
+}
+
+/// A rule that says for how long a response is fresh does not say that it is for others.
+#[tokio::test]
+async fn a_ttl_does_not_share_what_was_answered_to_authorization() {
+    for (directives, is_stored) in [("max-age=60", false), ("max-age=60, public", true)] {
+        let (clock, origin) = (Clock::manual(), Origin::default());
+        let service = CacheLayer::new(builder(&clock).build().unwrap())
+            .authorized(true)
+            .ttl(|_, _| Some(Duration::from_secs(60)))
+            .layer(origin.answering(move |n, _| numbered(n, &[("cache-control", directives)])));
+        send(&service, with("/", &[("authorization", "Bearer ann")])).await;
+        let bob = send(&service, with("/", &[("authorization", "Bearer bob")])).await;
+        assert_eq!(bob.body == "1", is_stored, "{directives}");
     }
 }
 
