@@ -381,6 +381,7 @@ impl<'a> Attempt<'a> {
             };
             return (self.unstored(parts, CacheBody::passed(body)), outcome);
         };
+        let begun = Instant::now();
         let mut partial = Partial::new(body);
         let _ = timeout(self.rules.body_timeout, partial.read_on(limit)).await;
         let bytes = match partial.into_whole() {
@@ -399,6 +400,10 @@ impl<'a> Attempt<'a> {
             }
         };
         let tags = self.tags(&parts);
+        let terms = Terms {
+            age: terms.age.saturating_add(begun.elapsed()),
+            ..terms
+        };
         let stored = stored(&parts, &bytes, terms);
         (
             self.stored(parts, &stored, bytes),

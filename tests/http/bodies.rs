@@ -63,6 +63,26 @@ async fn a_stream_without_an_end_is_passed_on_as_it_comes() {
     assert_eq!(origin.calls(), 2);
 }
 
+/// A response ages while its body comes.
+#[tokio::test]
+async fn the_time_for_which_a_body_is_read_counts_as_age() {
+    let (clock, origin) = (Clock::manual(), Origin::default());
+    let layer = CacheLayer::new(builder(&clock).build().unwrap());
+    let layer = layer.ttl(|_, _| Some(Duration::from_millis(20)));
+    let service = layer.layer(origin.answering(|_, _| {
+        let slow = stream::once(async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            Ok::<_, std::io::Error>(Bytes::from("x"))
+        });
+        response(Body::from_stream(slow))
+    }));
+    for calls in 1..=2 {
+        send(&service, get("/")).await;
+        assert_eq!(origin.calls(), calls);
+        clock.advance(Duration::from_millis(2));
+    }
+}
+
 #[tokio::test]
 async fn no_more_than_the_limit_is_read_before_it_is_passed_on() {
     let origin = Origin::default();
