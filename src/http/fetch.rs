@@ -45,11 +45,22 @@ pub(super) struct Place {
     pub(super) primary: String,
     /// The key of one variant, if it has some.
     pub(super) variant: Option<(String, Varies)>,
+    /// The request does not want what is stored here.
+    pub(super) is_refused: bool,
 }
 
 impl Place {
     pub(super) fn key(&self) -> &str {
         self.variant.as_ref().map_or(&self.primary, |(key, _)| key)
+    }
+
+    /// For `Cache-Status`.
+    pub(super) fn why_missing(&self) -> &'static str {
+        if self.variant.is_some() {
+            "vary-miss"
+        } else {
+            "uri-miss"
+        }
     }
 }
 
@@ -216,10 +227,10 @@ impl<'a> Attempt<'a> {
             (entry.stored()).is_some_and(|stored| is_selected(stored, &request))
         };
         let previous = previous.filter(is_usable);
-        let why = match (&previous, &place.variant) {
-            (Some(_), _) => "stale",
-            (None, Some(_)) => "vary-miss",
-            (None, None) => "uri-miss",
+        let why = match &previous {
+            Some(_) => "stale",
+            None if place.is_refused => "request",
+            None => place.why_missing(),
         };
         Self {
             rules,

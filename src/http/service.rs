@@ -296,6 +296,7 @@ where
         let mut place = Place {
             primary,
             variant: None,
+            is_refused: false,
         };
         loop {
             let entry = match self.look_up(&place).await {
@@ -308,7 +309,10 @@ where
                     let key = variant_key(&place.primary, varies, &self.request.headers);
                     place.variant = Some((key, varies.clone()));
                 }
-                _ => return self.answer(&entry).map_or(Found::Nothing, Found::Response),
+                _ => {
+                    let answer = self.answer(&place, &entry);
+                    return answer.map_or(Found::Nothing, Found::Response);
+                }
             }
         }
     }
@@ -319,13 +323,17 @@ where
         stored.map_or(Use::No, |stored| judge(stored, &entry.meta(), &self.wishes))
     }
 
-    fn answer(&self, entry: &Entry<CachedResponse>) -> Option<Response<CacheBody<B>>> {
+    fn answer(
+        &self,
+        place: &Place,
+        entry: &Entry<CachedResponse>,
+    ) -> Option<Response<CacheBody<B>>> {
         let verdict = self.judge(entry);
         let stored = entry.stored().filter(|_| verdict != Use::No)?;
         let meta = entry.meta();
         let is_collapsed = meta.source() == Source::Loader;
         let how = How {
-            fwd: is_collapsed.then_some("uri-miss"),
+            fwd: is_collapsed.then(|| place.why_missing()),
             is_collapsed,
             is_stale: verdict == Use::Stale,
             ..How::default()
@@ -352,8 +360,18 @@ where
                 return Ok(Some(entry));
             }
         }
+        let mut to = place.clone();
+        if self.wishes.anew
+            && let Some(entry) = cache.get(key).await
+        {
+            // Only responses are wanted anew, and not on which headers they depend, or that they are not stored.
+            if entry.stored().is_none() {
+                return Ok(Some(entry));
+            }
+            to.is_refused = true;
+        }
         let (client, mut reply) = oneshot::channel();
-        let (slot, shared, to) = (self.slot.share(), Arc::clone(self.shared), place.clone());
+        let (slot, shared) = (self.slot.share(), Arc::clone(self.shared));
         // Set when this request goes on by itself: a refresh in the background must not take its call then.
         let is_left = Arc::new(AtomicBool::new(false));
         let is_left_by = Arc::clone(&is_left);
@@ -362,7 +380,7 @@ where
             fetch(shared, call, to, previous, client).await
         };
         let lookup = async {
-            if self.wishes.anew && place.variant.is_none() {
+            if self.wishes.anew {
                 return cache.refresh_with(key, || load(None)).await;
             }
             cache.get_or_load_with(key, load).await

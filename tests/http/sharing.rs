@@ -13,7 +13,7 @@ use larder::{Clock, MemoryL2};
 use tokio::sync::Semaphore;
 use tower::{Layer, ServiceExt};
 
-use crate::origin::{Origin, Service, builder, get, layered, numbered, send};
+use crate::origin::{Origin, Service, builder, get, layered, numbered, send, with};
 use crate::support::eventually::eventually;
 
 /// A service whose requests wait at a gate, and the most that were inside at once.
@@ -65,6 +65,32 @@ async fn a_hundred_requests_share_one_response() {
         .iter()
         .filter(|got| got.header("cache-status").ends_with("; collapsed"));
     assert_eq!(collapsed.count(), 99);
+}
+
+#[tokio::test]
+async fn requests_for_a_variant_share_it() {
+    let origin = Origin::default();
+    let headers = [("cache-control", "max-age=60"), ("vary", "accept-language")];
+    let (inner, gate) = gated(&origin, move |n| numbered(n, &headers));
+    let service = layered(&Clock::manual(), inner);
+    gate.add_permits(1);
+    send(&service, get("/")).await;
+    let german = || send(&service, with("/", &[("accept-language", "de")]));
+    let open = async {
+        // Both of them are inside.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        gate.add_permits(1);
+    };
+    let (first, second, ()) = tokio::join!(german(), german(), open);
+    assert_eq!((first.body.as_str(), second.body.as_str()), ("2", "2"));
+    let statuses = [&first, &second].map(|got| got.header("cache-status"));
+    let expected = [
+        "larder; fwd=vary-miss; fwd-status=200; stored",
+        "larder; fwd=vary-miss; ttl=60; collapsed",
+    ];
+    assert_eq!(statuses, expected);
 }
 
 #[tokio::test]

@@ -1,8 +1,10 @@
 //! Responses that depend on headers of their requests.
 
-use larder::Clock;
+use larder::http::CacheLayer;
+use larder::{Clock, MemoryL2};
+use tower::Layer;
 
-use crate::origin::{Origin, get, layered, numbered, request, send, with};
+use crate::origin::{Origin, builder, get, layered, numbered, request, send, with};
 
 const VARIES: [(&str, &str); 2] = [("cache-control", "max-age=60"), ("vary", "Accept-Language")];
 
@@ -46,5 +48,35 @@ async fn a_resource_that_begins_to_depend_on_more_is_not_mixed_up() {
     for (b, expected) in [("2", other.body.as_str()), ("1", "4"), ("1", "4")] {
         let got = send(&service, with("/", &[("a", "2"), ("b", b)])).await;
         assert_eq!(got.body, expected);
+    }
+}
+
+#[tokio::test]
+async fn a_request_for_a_new_variant_replaces_that_one_alone() {
+    let (clock, origin, l2) = (Clock::manual(), Origin::default(), MemoryL2::new());
+    let inner = origin.answering(|n, _| numbered(n, &VARIES));
+    let instance = || {
+        let cache = builder(&clock).l2(l2.clone()).build().unwrap();
+        let layer = CacheLayer::new(cache).obey_requests(true);
+        layer.layer(inner.clone())
+    };
+    let speaks = |language| with("/", &[("accept-language", language)]);
+    let anew = |language| {
+        let no_cache = ("cache-control", "no-cache");
+        with("/", &[("accept-language", language), no_cache])
+    };
+    let first = instance();
+    assert_eq!(send(&first, speaks("en")).await.body, "1");
+    assert_eq!(send(&first, speaks("de")).await.body, "2");
+    // The first instance knows on what the response depends, and the second one has to read it.
+    for (service, n) in [(first, "3"), (instance(), "4")] {
+        let got = send(&service, anew("en")).await;
+        assert_eq!(got.body, n);
+        let expected = "larder; fwd=request; fwd-status=200; stored";
+        assert_eq!(got.header("cache-status"), expected);
+        for (language, n) in [("en", n), ("de", "2")] {
+            let got = send(&service, speaks(language)).await;
+            assert_eq!((got.body.as_str(), got.x_cache()), (n, "HIT"), "{language}");
+        }
     }
 }
