@@ -353,13 +353,6 @@ where
         if !self.loads {
             return Ok(cache.get(key).await);
         }
-        // What is fresh in this process costs no more than that.
-        if let Some(entry) = cache.get_local(key) {
-            let is_marker = entry.stored().is_none();
-            if is_marker && !entry.meta().is_stale() || self.judge(&entry) == Use::Fresh {
-                return Ok(Some(entry));
-            }
-        }
         let mut to = place.clone();
         if self.wishes.anew
             && let Some(entry) = cache.get(key).await

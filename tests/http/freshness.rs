@@ -77,6 +77,33 @@ async fn a_stale_one_is_used_while_it_is_loaded_anew() {
     assert_eq!(send(&service, get("/")).await.body, "3", "after the window");
 }
 
+/// As for values that a program asks for itself.
+#[tokio::test]
+async fn a_hit_is_counted_once_and_refreshed_ahead() {
+    let (clock, origin) = (Clock::manual(), Origin::default());
+    let cache = builder(&clock).refresh_ahead(0.5).build().unwrap();
+    let headers = [("cache-control", "max-age=10, stale-while-revalidate=20")];
+    let inner = origin.answering(move |n, _| numbered(n, &headers));
+    let service = CacheLayer::new(cache.clone()).layer(inner);
+    send(&service, get("/")).await;
+    clock.advance(8 * S);
+    assert_eq!(send(&service, get("/")).await.x_cache(), "HIT");
+    eventually("it is refreshed ahead", async || origin.calls() == 2).await;
+    eventually("the new one is stored", async || {
+        cache
+            .get("GET shop.example/")
+            .await
+            .is_some_and(|entry| entry.meta().age() < S)
+    })
+    .await;
+    clock.advance(15 * S);
+    let before = cache.stats();
+    assert_eq!(send(&service, get("/")).await.x_cache(), "STALE");
+    let after = cache.stats();
+    assert_eq!(after.l1_hits - before.l1_hits, 1);
+    assert_eq!(after.stale_served - before.stale_served, 1);
+}
+
 #[tokio::test]
 async fn a_stale_one_is_used_instead_of_an_error_if_it_may_be() {
     for (directives, is_used) in [
