@@ -36,11 +36,13 @@ impl CacheLayer {
         }
     }
 
-    /// Which GET and HEAD requests are looked up and stored. Others go to the inner service. Default: all without
-    /// `Authorization`, `Range`, `If-Match`, `If-Range`, `If-Unmodified-Since`, `Upgrade` and a body; the rule is asked
-    /// for any request, and is needed besides.
+    /// Which GET and HEAD requests the layer handles. Those for which the condition returns `false` go to the inner
+    /// service, each by itself, and their responses are not stored. Default: all.
     ///
-    /// For a service that answers by cookies and does not say so:
+    /// Whatever it returns, requests with `Authorization` (unless [`authorized`](Self::authorized) is set), `Range`,
+    /// `If-Match`, `If-Range`, `If-Unmodified-Since`, `Upgrade` or a body are not handled.
+    ///
+    /// For a service that answers by cookies and does not say so in `Vary`:
     ///
     /// ```
     /// # fn demo(layer: larder::http::CacheLayer) -> larder::http::CacheLayer {
@@ -56,6 +58,9 @@ impl CacheLayer {
     }
 
     /// What keys begin with, such as the tenant. Default: nothing.
+    ///
+    /// As [`key`](Self::key), it is also asked with the path of another request and the method GET, when that is to be
+    /// invalidated.
     pub fn prefix(
         mut self,
         prefix: impl Fn(&request::Parts) -> String + Send + Sync + 'static,
@@ -157,11 +162,11 @@ impl CacheLayer {
         self
     }
 
-    /// Whether clients can ask for fresher or staler responses, by `no-cache`, `max-age`, `min-fresh`, `max-stale` and
-    /// `Pragma: no-cache`. Default: no, as each such request costs the inner service one. RFC 9111 leaves it to the cache.
+    /// Whether clients can ask for fresher responses, by `no-cache`, `max-age`, `min-fresh` and `Pragma: no-cache`.
+    /// Default: no, as each such request costs the inner service one. RFC 9111 leaves it to the cache.
     ///
-    /// `no-store` and `only-if-cached` are always obeyed. `max-stale` finds what is there within
-    /// `stale-while-revalidate`.
+    /// The response to `no-cache` replaces what is stored; those to the others are not stored. `no-store` and
+    /// `only-if-cached` are always obeyed, and `max-stale` never is.
     pub fn obey_requests(mut self, are_obeyed: bool) -> Self {
         self.rules.obeys_requests = are_obeyed;
         self

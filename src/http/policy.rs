@@ -248,7 +248,7 @@ pub(super) fn vary(headers: &HeaderMap) -> Option<Vec<String>> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Use {
     Fresh,
-    /// Within what `stale-while-revalidate`, `stale-if-error` or the request allow.
+    /// Within what `stale-while-revalidate` or `stale-if-error` allow.
     Stale,
     No,
 }
@@ -259,23 +259,16 @@ pub(super) struct Wishes {
     pub(super) anew: bool,
     pub(super) max_age: Option<Duration>,
     pub(super) min_fresh: Option<Duration>,
-    pub(super) max_stale: Option<Duration>,
 }
 
 impl Wishes {
     pub(super) fn of(headers: &HeaderMap) -> Self {
         let directives = Directives::of(headers);
         let pragma = || Directives::named(headers, &PRAGMA).has("no-cache");
-        // Without an argument it takes any staleness.
-        let max_stale = || match directives.seconds("max-stale") {
-            Some(Duration::ZERO) => Some(Duration::MAX),
-            other => other,
-        };
         Self {
             anew: directives.has("no-cache") || directives.is_empty() && pragma(),
             max_age: directives.seconds("max-age"),
             min_fresh: directives.seconds("min-fresh"),
-            max_stale: max_stale(),
         }
     }
 
@@ -335,10 +328,7 @@ pub(super) fn judge(stored: &Stored, meta: &Meta, wishes: &Wishes) -> Use {
     if terms.must_revalidate || wishes.anew || wishes.max_age.is_some_and(|limit| age > limit) {
         return Use::No;
     }
-    let allowed = terms
-        .while_revalidate
-        .max(wishes.max_stale.unwrap_or_default());
-    if wishes.min_fresh.is_none() && age < terms.lifetime.saturating_add(allowed) {
+    if wishes.min_fresh.is_none() && age < terms.lifetime.saturating_add(terms.while_revalidate) {
         Use::Stale
     } else {
         Use::No
