@@ -64,7 +64,7 @@
 //! and a request waits for up to [`lease_wait`](crate::Builder::lease_wait), 5 s, before it is sent. With a second, requests
 //! go on at once for so long after a failure.
 //!
-//! # What says how it came about
+//! # Response headers
 //!
 //! `X-Cache` is `HIT`, `MISS` or `STALE`; the last also in [`Mode::Available`](crate::Mode::Available) for a response that
 //! is not proven to be current. `Cache-Status` (RFC 9211) has more: `larder; hit; ttl=40`,
@@ -72,7 +72,7 @@
 //! given to the cache, also if that is switched off or cannot reach Redis. `Age` is how old the response was when it came,
 //! and for how long it has been stored, by the monotonic clock of the cache.
 //!
-//! # What changes it
+//! # Invalidation
 //!
 //! A request with POST, PUT, PATCH, DELETE or another unsafe method that the service answers with 2xx or 3xx invalidates
 //! the response of its URI, and of those in `Location` and `Content-Location` on the same host, with all variants; and what
@@ -84,20 +84,21 @@
 //!
 //! Those of the service, and no others. Without Redis requests go to the service, or are answered as the mode of the cache
 //! says. A panic of the service goes on in the request that it was sent for. A request with `only-if-cached` gets 504 if
-//! nothing is stored for it.
+//! nothing is stored for it. A request that waits for its response while the runtime it was sent in ends gets 500.
 //!
 //! # Cancellation
 //!
 //! The future of a request can be dropped. What it has sent to the service goes on, in a task of its own, if it may be
-//! stored; but not for longer than [`load_timeout`](crate::Builder::load_timeout), after which nobody waits for it. An invalidation that was begun is carried out; a client that goes away while the service still works on a POST
-//! cancels that as without the layer, and then nothing is invalidated.
+//! stored; but not for longer than [`load_timeout`](crate::Builder::load_timeout), after which nobody waits for it. An
+//! invalidation that was begun is carried out; a client that goes away while the service still works on a POST cancels
+//! that as without the layer, and then nothing is invalidated.
 //!
 //! # Cost
 //!
 //! A hit in L1 takes no round trip, one in L2 one; twice that for a response with `Vary`. A miss takes three, and one more
 //! for a response with `Vary`; they are not on the way of a response that is not stored. A 304 of the service stores the
 //! response anew. An unsafe request takes one, one more for tags, and a pass over the database for each prefix. Each
-//! request allocates its future and a copy of the headers.
+//! request allocates its future, a copy of the headers, and what a load of its response would need.
 //!
 //! # Not supported
 //!
