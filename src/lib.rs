@@ -80,7 +80,7 @@ pub use crate::events::CacheEvent;
 pub use crate::hot_key::HotKey;
 pub use crate::key::{CacheKey, KeyWriter, MAX_KEY_BYTES, redis_key};
 pub use crate::l2::{L2Error, MemoryL2, MemorySnapshot, RedisL2};
-pub use crate::loaded::{Loaded, MAX_TAGS};
+pub use crate::loaded::Loaded;
 pub use crate::lookup_by::{KeyFrom, LookupBy};
 pub use crate::options::Mode;
 #[cfg(any(feature = "outbox-rusqlite", feature = "outbox-sqlx"))]
@@ -99,6 +99,7 @@ pub use crate::stats::{Health, Stats};
 pub use crate::token::{ParseTokenError, Token};
 pub use crate::vocabulary::{Invalidation, Version};
 pub use crate::warming::Warming;
+pub use crate::wire::envelope::MAX_TAGS;
 /// The Redis client and pool that this crate is built with, for [`Builder::redis_pool`].
 pub use deadpool_redis;
 

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use crate::error::Misuse;
 use crate::key::{CacheKey, Key, KeyWriter};
-
-pub use crate::wire::envelope::MAX_TAGS;
+use crate::wire::envelope::MAX_TAGS;
 
 /// A value with options of its own, as a loader of [`get_or_load_with`](crate::Cache::get_or_load_with) returns it and
 /// [`insert_with`](crate::Cache::insert_with) takes it.

@@ -40,7 +40,7 @@ pub(crate) enum Misuse {
     TouchedToZero,
     #[error("a tag is longer than {max} bytes", max = crate::key::MAX_KEY_BYTES)]
     TagTooLong,
-    #[error("a value has more than {max} tags", max = crate::loaded::MAX_TAGS)]
+    #[error("a value has more than {max} tags", max = crate::wire::envelope::MAX_TAGS)]
     TooManyTags,
     #[error("ttl_of panicked")]
     TtlOfPanicked,

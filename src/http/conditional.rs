@@ -1,5 +1,7 @@
 //! Conditional requests: those of clients, and those that ask the inner service whether a stored response still holds.
 
+use std::time::SystemTime;
+
 use ::http::header::{
     CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG,
     HeaderMap, HeaderName, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, TE,
@@ -7,7 +9,6 @@ use ::http::header::{
 };
 
 use super::directives::members;
-use super::policy::date;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -133,4 +134,11 @@ pub(super) fn content_length(headers: &HeaderMap) -> Option<u64> {
 
 pub(super) fn number(value: u64) -> HeaderValue {
     HeaderValue::from(value)
+}
+
+/// The only date in a header.
+pub(super) fn date(headers: &HeaderMap, name: &HeaderName) -> Option<SystemTime> {
+    let mut lines = headers.get_all(name).iter();
+    let only = lines.next().filter(|_| lines.next().is_none())?;
+    httpdate::parse_http_date(only.to_str().ok()?).ok()
 }

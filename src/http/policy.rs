@@ -12,6 +12,7 @@ use ::http::header::{
 use ::http::{Method, Request, Response, StatusCode, request, response};
 use http_cache_semantics::{CacheOptions, CachePolicy};
 
+use super::conditional::{date, has_validator};
 use super::directives::{Directives, members, parse_seconds};
 use super::rules::Rules;
 use super::stored::{Stored, Terms};
@@ -98,7 +99,7 @@ pub(super) fn terms(
             .unwrap_or(rules.if_error),
         must_revalidate: forbids_stale(&directives),
     };
-    let has_validator = super::conditional::has_validator(&response.headers);
+    let has_validator = has_validator(&response.headers);
     let is_of_use = !terms.fresh_for().is_zero() || !terms.after_fresh().is_zero() || has_validator;
     is_of_use.then_some(terms)
 }
@@ -204,13 +205,6 @@ impl Normal<'_> {
         }
         headers
     }
-}
-
-/// The only date in a header.
-pub(super) fn date(headers: &HeaderMap, name: &HeaderName) -> Option<SystemTime> {
-    let mut lines = headers.get_all(name).iter();
-    let only = lines.next().filter(|_| lines.next().is_none())?;
-    httpdate::parse_http_date(only.to_str().ok()?).ok()
 }
 
 /// How old a response is when it comes: section 4.2.3 of RFC 9111.
