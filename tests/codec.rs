@@ -216,10 +216,8 @@ fn try_many_types<C: Codec + Default>(bytes: &[u8]) {
     let _ = C::default().decode::<Folder>(bytes);
     let _ = C::default().decode::<String>(bytes);
     let _ = C::default().decode::<Bytes>(bytes);
-    let _ = C::default().decode::<Vec<()>>(bytes);
     let _ = C::default().decode::<Vec<Vec<String>>>(bytes);
     let _ = C::default().decode::<HashMap<String, (char, f64)>>(bytes);
-    let _ = C::default().decode::<HashMap<(), ()>>(bytes);
     let _ = C::default().decode::<Option<[Duration; 4]>>(bytes);
     let _ = C::default().decode::<serde_json::Value>(bytes);
 }
