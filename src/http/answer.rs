@@ -94,16 +94,19 @@ pub(super) fn answer<B: Body>(
     };
     how.write(name, &mut headers);
     let mut response = Response::new(CacheBody::memory(Bytes::new()));
+    let is_head = *method == Method::HEAD;
     if stored.status == StatusCode::OK && is_not_modified(request, &stored.headers) {
         strip_content(&mut headers);
         *response.status_mut() = StatusCode::NOT_MODIFIED;
     } else {
         *response.status_mut() = stored.status;
-        if *method == Method::HEAD {
-            headers.insert(CONTENT_LENGTH, number(stored.body.len() as u64));
-        } else {
+        if !is_head {
             *response.body_mut() = CacheBody::memory(stored.body.clone());
         }
+    }
+    // That of the GET, also with 304, as a server writes that of the empty body otherwise. With 204 there must be none.
+    if is_head && stored.status != StatusCode::NO_CONTENT {
+        headers.insert(CONTENT_LENGTH, number(stored.body.len() as u64));
     }
     *response.headers_mut() = headers;
     response

@@ -205,3 +205,29 @@ async fn head_is_answered_by_a_stored_get() {
     assert_eq!((got.body.as_str(), got.x_cache()), ("", "HIT"));
     assert_eq!(got.header("content-length"), "1");
 }
+
+#[tokio::test]
+async fn a_head_has_the_length_of_the_get() {
+    for (status, condition, expected) in [
+        (200, "", (200, "1")),
+        (200, "\"v1\"", (304, "1")),
+        (204, "", (204, "")),
+    ] {
+        let (clock, origin) = (Clock::manual(), Origin::default());
+        let inner = origin.answering(move |n, _| {
+            let headers = [("cache-control", "max-age=60"), ("etag", "\"v1\"")];
+            let mut response = numbered(n, &headers);
+            *response.status_mut() = StatusCode::from_u16(status).unwrap();
+            if status == 204 {
+                *response.body_mut() = Body::empty();
+            }
+            response
+        });
+        let service = layered(&clock, inner);
+        send(&service, get("/")).await;
+        let head = request("HEAD", "/", &[("if-none-match", condition)]);
+        let got = send(&service, head).await;
+        let length = got.header("content-length");
+        assert_eq!((got.status.as_u16(), length), expected);
+    }
+}
