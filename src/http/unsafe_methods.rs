@@ -57,21 +57,43 @@ pub(super) async fn carry_out(mut found: Invalidations, cache: Cache<String, Cac
     }
 }
 
-/// Another resource of the same host that the response names.
+/// Another resource of the same host that the response names: section 5.2 of RFC 3986.
 fn target(request: &request::Parts, response: &response::Parts, name: &HeaderName) -> Option<Uri> {
     let text = response.headers.get(name)?.to_str().ok()?;
-    if text.starts_with('/') {
-        return text.parse().ok();
-    }
+    // The scheme is no part of a key.
+    let with_scheme = text.starts_with("//").then(|| format!("http:{text}"));
+    let text = with_scheme.as_deref().unwrap_or(text);
     let uri: Option<Uri> = text.parse().ok();
     if let Some(uri) = uri.filter(|uri| uri.scheme().is_some()) {
         let host = host_of(&request.uri, &request.headers);
         let is_same = host_of(&uri, &request.headers).eq_ignore_ascii_case(host);
         return is_same.then_some(uri);
     }
-    // A relative path begins where that of the request ends.
-    let (folder, _) = request.uri.path().rsplit_once('/')?;
-    format!("{folder}/{text}").parse().ok()
+    let own = request.uri.path();
+    let whole = match text.as_bytes().first() {
+        Some(b'/') => text.to_owned(),
+        Some(b'?') => format!("{own}{text}"),
+        _ => format!("{}/{text}", own.rsplit_once('/')?.0),
+    };
+    let end = whole.find(['?', '#']).unwrap_or(whole.len());
+    let (path, rest) = whole.split_at(end);
+    format!("{}{rest}", without_dots(path)).parse().ok()
+}
+
+/// A path without the segments `.` and `..`.
+fn without_dots(path: &str) -> String {
+    let mut kept = Vec::new();
+    for segment in path.split('/').skip(1) {
+        if segment == ".." {
+            kept.pop();
+        } else if segment != "." {
+            kept.push(segment);
+        }
+    }
+    if path.ends_with("/.") || path.ends_with("/..") {
+        kept.push("");
+    }
+    format!("/{}", kept.join("/"))
 }
 
 /// A path, with the host of the request where that is in its URI, as by HTTP/2.

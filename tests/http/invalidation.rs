@@ -86,6 +86,33 @@ async fn its_own_uri_and_those_that_it_names() {
 }
 
 #[tokio::test]
+async fn references_are_resolved_as_a_client_does() {
+    for (reference, named) in [
+        ("../list", "/list"),
+        ("./list?a", "/shop/list?a"),
+        ("list/..", "/shop/"),
+        ("/x/./../../list", "/list"),
+        ("?page=2", "/shop/x?page=2"),
+        ("//SHOP.example/list", "/list"),
+        ("/list#7", "/list"),
+        ("list#7", "/shop/list"),
+    ] {
+        let origin = Origin::default();
+        let inner = origin.answering(move |n, _| {
+            numbered(
+                n,
+                &[("cache-control", "max-age=60"), ("location", reference)],
+            )
+        });
+        let service = crate::origin::layered(&Clock::manual(), inner);
+        send(&service, get(named)).await;
+        assert!(is_there(&service, named).await);
+        send(&service, request("POST", "/shop/x", &[])).await;
+        assert!(!is_there(&service, named).await, "{reference}");
+    }
+}
+
+#[tokio::test]
 async fn a_host_in_the_uri_is_that_of_the_paths_that_are_named() {
     let origin = Origin::default();
     let service = service(&origin);
