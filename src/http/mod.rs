@@ -80,6 +80,9 @@
 //! within [`max_staleness`](crate::Builder::max_staleness). If Redis cannot be reached, the cache invalidates later, as
 //! [`Cache::invalidate`](crate::Cache::invalidate) says. The calls of the cache work, too: by key, tag or prefix.
 //!
+//! A service may take several URIs for one resource, such as `/a` and `/%61`, or a host with and without its port. For the
+//! layer they are several: a change by one of them does not invalidate the others, unless a tag or a rule names them.
+//!
 //! # Errors
 //!
 //! Those of the service, and no others. Without Redis requests go to the service, or are answered as the mode of the cache
