@@ -14,6 +14,7 @@ mod conditional;
 mod fleet;
 mod freshness;
 mod invalidation;
+mod model;
 mod origin;
 mod privacy;
 mod requests;
