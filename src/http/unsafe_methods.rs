@@ -2,6 +2,7 @@
 
 use ::http::header::{CONTENT_LOCATION, HeaderName, LOCATION};
 use ::http::{Method, Uri, request, response};
+use url::{Position, Url};
 
 use super::invalidations::Invalidations;
 use super::keys::{host_of, key_of};
@@ -57,43 +58,19 @@ pub(super) async fn carry_out(mut found: Invalidations, cache: Cache<String, Cac
     }
 }
 
-/// Another resource of the same host that the response names: section 5.2 of RFC 3986.
+/// Another resource of the same host that the response names, as a client resolves the reference.
 fn target(request: &request::Parts, response: &response::Parts, name: &HeaderName) -> Option<Uri> {
-    let text = response.headers.get(name)?.to_str().ok()?;
-    // The scheme is no part of a key.
-    let with_scheme = text.starts_with("//").then(|| format!("http:{text}"));
-    let text = with_scheme.as_deref().unwrap_or(text);
-    let uri: Option<Uri> = text.parse().ok();
-    if let Some(uri) = uri.filter(|uri| uri.scheme().is_some()) {
-        let host = host_of(&request.uri, &request.headers);
-        let is_same = host_of(&uri, &request.headers).eq_ignore_ascii_case(host);
-        return is_same.then_some(uri);
-    }
-    let own = request.uri.path();
-    let whole = match text.as_bytes().first() {
-        Some(b'/') => text.to_owned(),
-        Some(b'?') => format!("{own}{text}"),
-        _ => format!("{}/{text}", own.rsplit_once('/')?.0),
+    let reference = response.headers.get(name)?.to_str().ok()?;
+    let host = match host_of(&request.uri, &request.headers) {
+        "" => "unknown.invalid",
+        host => host,
     };
-    let end = whole.find(['?', '#']).unwrap_or(whole.len());
-    let (path, rest) = whole.split_at(end);
-    format!("{}{rest}", without_dots(path)).parse().ok()
-}
-
-/// A path without the segments `.` and `..`.
-fn without_dots(path: &str) -> String {
-    let mut kept = Vec::new();
-    for segment in path.split('/').skip(1) {
-        if segment == ".." {
-            kept.pop();
-        } else if segment != "." {
-            kept.push(segment);
-        }
-    }
-    if path.ends_with("/.") || path.ends_with("/..") {
-        kept.push("");
-    }
-    format!("/{}", kept.join("/"))
+    // The scheme is no part of a key, and is not known here.
+    let own = Url::parse(&format!("http://{host}{}", request.uri.path())).ok()?;
+    let named = own.join(reference).ok()?;
+    let is_same = (named.host(), named.port()) == (own.host(), own.port());
+    let path = &named[Position::BeforePath..Position::AfterQuery];
+    path.parse().ok().filter(|_| is_same)
 }
 
 /// A path, with the host of the request where that is in its URI, as by HTTP/2.
