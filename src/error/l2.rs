@@ -78,8 +78,8 @@ impl L2Error {
         matches!(self.0, Kind::BadConfig(_))
     }
 
-    /// Whether the store could not be reached, TLS with it failed, or the connection broke. A request that had been sent may have been
-    /// executed.
+    /// Whether the store could not be reached, TLS with it failed, or the connection broke. A request that had been sent
+    /// may have been executed.
     #[must_use]
     pub fn is_unreachable(&self) -> bool {
         matches!(

@@ -20,7 +20,8 @@ use crate::token::Token;
 /// [`Builder::read_through_many`](crate::Builder::read_through_many).
 ///
 /// All that a `Cache` can do, this can do too, by `Deref`; [`get`](Self::get), [`get_many`](Self::get_many) and
-/// [`at_least`](Self::at_least) are those of this type. A clone of the cache alone is `Cache::clone(&loading)`. Clones share everything.
+/// [`at_least`](Self::at_least) are those of this type. A clone of the cache alone is `Cache::clone(&loading)`. Clones
+/// share everything.
 ///
 /// ```
 /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {

@@ -24,10 +24,11 @@ macro_rules! settings {
         ///
         /// # In a file
         ///
-        /// In a format that describes itself, such as JSON, TOML or YAML. An unknown field is an error, but not within `#[serde(flatten)]`, where serde
-        /// ignores it. Durations are written with a unit, `250ms`, `30s` or `1h30m` (`ms`, `s`, `m`, `h`, `d`, and `max` for
-        /// [`Duration::MAX`]); a mere number is an error, as it may be meant in any unit. A [`Mode`] is `strict` or
-        /// `available:60s`, and `batch_loads` is `2ms,100`. If both are there, `xfetch` counts, and not `refresh_ahead`.
+        /// In a format that describes itself, such as JSON, TOML or YAML. An unknown field is an error, but not within
+        /// `#[serde(flatten)]`, where serde ignores it. Durations are written with a unit, `250ms`, `30s` or `1h30m` (`ms`,
+        /// `s`, `m`, `h`, `d`, and `max` for [`Duration::MAX`]); a mere number is an error, as it may be meant in any unit.
+        /// A [`Mode`] is `strict` or `available:60s`, and `batch_loads` is `2ms,100`. If both are there, `xfetch` counts,
+        /// and not `refresh_ahead`.
         ///
         /// ```
         /// use larder::{Cache, Settings};
