@@ -46,6 +46,10 @@ fi
 step "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --locked --all-features --no-deps
 
+step "the benches"
+cargo bench --locked --bench cache -- --test
+cargo bench --locked --bench ratios -- --quick
+
 step "the report on benches"
 (
     cd benches/report

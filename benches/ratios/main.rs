@@ -1,8 +1,8 @@
 //! The speed of this crate, as ratios: each line of the table of goals, in one run.
 //!
-//! `cargo bench --bench ratios [-- FILTER] [--json FILE]`. The contestants take turns in every round, and each ratio
-//! is computed within one round, so that other load on the machine affects both sides. The table shows medians with
-//! their 95 % confidence intervals. `FILTER` is a part of a line, as in `"64 callers of one shared"`.
+//! `cargo bench --bench ratios [-- FILTER] [--json FILE] [--quick]`. The contestants take turns in every round, and each
+//! ratio is computed within one round, so that other load on the machine affects both sides. The table shows medians
+//! with their 95 % confidence intervals. `FILTER` is a part of a line, as in `"64 callers of one shared"`.
 //!
 //! With the variables `HIT` and `TIMES` set, it runs one kind of hit that many times, for `tests/instructions.sh`.
 
@@ -40,6 +40,9 @@ struct Arguments {
     /// Where to write all figures.
     #[arg(long)]
     json: Option<String>,
+    /// One round, to see that all of it works: the figures mean little.
+    #[arg(long)]
+    quick: bool,
     /// An argument that cargo passes to every bench.
     #[arg(long, hide = true)]
     bench: bool,
@@ -59,10 +62,11 @@ fn main() {
         messages::group,
         stampede::group,
     ];
+    let rounds = if arguments.quick { 1 } else { 21 };
     println!("{}", rows::head());
     let mut outcomes = Vec::new();
     for group in groups {
-        for outcome in group().run(&filter) {
+        for outcome in group().run(&filter, rounds) {
             println!("{outcome}");
             outcomes.push(outcome);
         }

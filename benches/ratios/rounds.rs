@@ -3,8 +3,6 @@
 use crate::rows::{Outcome, Row};
 use crate::statistics::Estimate;
 
-const ROUNDS: usize = 21;
-
 /// Lines that are measured together.
 pub(crate) struct Group {
     pub(crate) rows: Vec<Row>,
@@ -27,7 +25,7 @@ impl Contestant {
 }
 
 impl Group {
-    pub(crate) fn run(mut self, filter: &str) -> Vec<Outcome> {
+    pub(crate) fn run(mut self, filter: &str, rounds: usize) -> Vec<Outcome> {
         self.rows
             .retain(|row| format!("{} of {}", row.name, row.of).contains(filter));
         if self.rows.is_empty() {
@@ -39,7 +37,7 @@ impl Group {
                 |row: &Row| row.ours == one.name || row.other.as_ref() == Some(&one.name);
             self.rows.iter().any(is_wanted)
         });
-        let rounds = take_turns(&mut contestants);
+        let rounds = take_turns(&mut contestants, rounds);
         let outcome = |row: Row| {
             let figures = |name: &str| -> Vec<f64> {
                 let which = contestants.iter().position(|one| one.name == name).unwrap();
@@ -53,9 +51,9 @@ impl Group {
 }
 
 /// The figures of each round, in the order of the contestants.
-fn take_turns(contestants: &mut [Contestant]) -> Vec<Vec<Vec<f64>>> {
+fn take_turns(contestants: &mut [Contestant], count: usize) -> Vec<Vec<Vec<f64>>> {
     let mut rounds = Vec::new();
-    for round in 0..=ROUNDS {
+    for round in 0..=count {
         let mut figures: Vec<_> = if round % 2 == 0 {
             contestants.iter_mut().map(|one| (one.round)()).collect()
         } else {
@@ -84,7 +82,7 @@ fn outcome(row: &Row, ours: &[f64], other: Option<Vec<f64>>) -> Outcome {
         name: row.name.clone(),
         of: row.of,
         unit: row.unit,
-        rounds: ROUNDS,
+        rounds: ours.len(),
         ours: Estimate::of(ours.iter().copied()),
         other: other.map(Estimate::of),
         ratio,

@@ -173,7 +173,9 @@ impl Call for Way {
 
 fn insert_script() -> Script {
     Script::new(concat!(
+        include_str!("../../src/l2/redis/checked.lua"),
         include_str!("../../src/l2/redis/clock.lua"),
+        include_str!("../../src/l2/redis/tag_list.lua"),
         include_str!("../../src/l2/redis/tags.lua"),
         include_str!("../../src/l2/redis/insert.lua"),
     ))
@@ -182,6 +184,7 @@ fn insert_script() -> Script {
 pub(crate) fn invalidate_script() -> Script {
     Script::new(concat!(
         "#!lua flags=allow-oom\n",
+        include_str!("../../src/l2/redis/checked.lua"),
         include_str!("../../src/l2/redis/clock.lua"),
         include_str!("../../src/l2/redis/list.lua"),
         include_str!("../../src/l2/redis/invalidate.lua"),
