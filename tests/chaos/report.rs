@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::faults::{FAULT, FAULTS, Phase, SLOT};
 use crate::recovery::{LIMIT, WINDOW};
 use crate::run::Run;
-use crate::seen::{Seen, percentile, share};
+use crate::seen::{Second, Seen, percentile, share};
 
 /// How much longer the slowest hits in L1 may take in faults than in calm.
 const SLOWER: f64 = 2.0;
@@ -80,20 +80,20 @@ pub(crate) fn series(runs: &[Run]) -> Value {
         })
     });
     let runs = runs.iter().map(|run| {
-        let column = |of: fn(&Seen) -> Option<f64>| -> Vec<Option<f64>> {
+        let column = |of: fn(&Second) -> Option<f64>| -> Vec<Option<f64>> {
             let rounded = |n: f64| (n * 1e4).round() / 1e4;
             run.last_round
                 .iter()
-                .map(|seen| of(seen).map(rounded))
+                .map(|second| of(second).map(rounded))
                 .collect()
         };
         json!({
             "name": run.name,
-            "available": column(Seen::availability),
-            "p50_us": column(|seen| percentile(&seen.latency, 50.0)),
-            "p99_us": column(|seen| percentile(&seen.latency, 99.0)),
-            "l1_p99_us": column(|seen| percentile(&seen.l1, 99.0)),
-            "queries": column(|seen| Some(seen.a_second(seen.queries))),
+            "available": column(|second| second.available),
+            "p50_us": column(|second| second.p50_us),
+            "p99_us": column(|second| second.p99_us),
+            "l1_p99_us": column(|second| second.l1_p99_us),
+            "queries": column(|second| Some(second.queries)),
         })
     });
     json!({ "slots": slots.collect::<Vec<_>>(), "runs": runs.collect::<Vec<_>>() })

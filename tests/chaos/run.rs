@@ -12,7 +12,7 @@ use crate::clients::{Fleet, Instance};
 use crate::faults::{FAULT, FAULTS, Fault, Phase, ROUND, SLOT, WARM_UP};
 use crate::recovery::{LIMIT, Recovery, WINDOW};
 use crate::resources::Resources;
-use crate::seen::Seen;
+use crate::seen::{Second, Seen};
 use crate::services::Service;
 use crate::source::{Reader, Source};
 use crate::support::proxy::Proxy;
@@ -27,7 +27,7 @@ pub(crate) struct Run {
     pub(crate) name: &'static str,
     pub(crate) phases: Vec<(Phase, Seen)>,
     /// The seconds of the last round.
-    pub(crate) last_round: Vec<Seen>,
+    pub(crate) last_round: Vec<Second>,
     pub(crate) recoveries: Vec<Recovery>,
     /// After the warm-up, and at the end of each round.
     pub(crate) resources: Vec<Resources>,
@@ -111,7 +111,7 @@ impl<S: Service> Rig<S> {
                 run.last_round.clear();
             }
             run.note(Phase::at(second), &seen);
-            run.last_round.push(seen);
+            run.last_round.push(Second::of(&seen));
             let is_last = (second + 1).checked_sub(WARM_UP).map(|since| since % ROUND);
             if is_last == Some(0) {
                 println!("{}, {} s: {resources:?}", S::NAME, second + 1);

@@ -116,6 +116,27 @@ impl Seen {
     }
 }
 
+/// What is drawn of a second. Histograms would make this process grow, whose memory is checked.
+pub(crate) struct Second {
+    pub(crate) available: Option<f64>,
+    pub(crate) p50_us: Option<f64>,
+    pub(crate) p99_us: Option<f64>,
+    pub(crate) l1_p99_us: Option<f64>,
+    pub(crate) queries: f64,
+}
+
+impl Second {
+    pub(crate) fn of(seen: &Seen) -> Self {
+        Self {
+            available: seen.availability(),
+            p50_us: percentile(&seen.latency, 50.0),
+            p99_us: percentile(&seen.latency, 99.0),
+            l1_p99_us: percentile(&seen.l1, 99.0),
+            queries: seen.a_second(seen.queries),
+        }
+    }
+}
+
 /// The duration that `percent` % of what was recorded took at most, in microseconds.
 pub(crate) fn percentile(histogram: &Histogram<u64>, percent: f64) -> Option<f64> {
     let ns = histogram.value_at_percentile(percent);
