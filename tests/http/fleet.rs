@@ -106,3 +106,23 @@ async fn without_redis_an_available_instance_says_that_it_is_stale() {
         "it was invalidated here"
     );
 }
+
+#[tokio::test]
+async fn a_change_without_redis_reaches_the_other_instances_when_redis_is_back() {
+    let mut redis = RedisServer::start().await;
+    let origin = Origin::default();
+    let a = instance(cache(&redis), &origin).await;
+    let b = instance(cache(&redis), &origin).await;
+    send(&a, get("/")).await;
+    assert_eq!(send(&b, get("/")).await.x_cache(), "HIT");
+    redis.pause();
+    assert_eq!(send(&a, request("POST", "/", &[])).await.status, 200);
+    assert_ne!(send(&a, get("/")).await.body, "1");
+    redis.resume();
+    eventually("both have the new response", async || {
+        let (on_a, on_b) = (send(&a, get("/")).await, send(&b, get("/")).await);
+        assert_ne!(on_a.body, "1");
+        on_b.body == on_a.body && (on_a.x_cache(), on_b.x_cache()) == ("HIT", "HIT")
+    })
+    .await;
+}
