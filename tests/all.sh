@@ -1,5 +1,5 @@
 #!/bin/sh
-# What every change is tested with: five minutes at most on two cores once all is built, and ten with that. Needs
+# What every change is tested with: about five minutes on two cores once all is built, and six to build. Needs
 # Rust; installs redis-server when it is missing. What takes longer is in tests/proof.sh and tests/matrix.sh.
 set -eu
 cd "$(dirname "$0")/.."
