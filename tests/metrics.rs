@@ -13,62 +13,82 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use larder::{Cache, Stats};
-use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
+use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
+use metrics_util::registry::{AtomicStorage, Registry};
 use serde_json::Value;
 use tokio::sync::Notify;
 
 use crate::support::eventually::eventually;
 use crate::support::redis_server::RedisServer;
 
-/// There is one recorder in a process.
-static RECORDED: LazyLock<Snapshotter> = LazyLock::new(|| {
-    let recorder = DebuggingRecorder::new();
-    let snapshotter = recorder.snapshotter();
-    recorder.install().unwrap();
-    snapshotter
+/// There is one recorder in a process. All tests read it, so it must keep what one of them has read;
+/// `DebuggingRecorder` sets all to zero.
+static RECORDED: LazyLock<Arc<Recorded>> = LazyLock::new(|| {
+    let recorded = Arc::new(Recorded(Registry::atomic()));
+    metrics::set_global_recorder(Arc::clone(&recorded)).unwrap();
+    recorded
 });
 
-/// Numbers by their names with their labels.
-type Recorded = BTreeMap<(String, Vec<(String, String)>), u64>;
+struct Recorded(Registry<Key, AtomicStorage>);
 
-/// How often each was measured. A snapshot takes that out of the recorder, whichever test asks.
-static MEASURED: Mutex<Recorded> = Mutex::new(BTreeMap::new());
+impl Recorder for Recorded {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
 
-/// Those of this namespace, without its label.
-fn recorded(namespace: &str) -> Recorded {
-    let mut measured = MEASURED.lock().unwrap();
-    let mut own = Recorded::new();
-    for (key, _, _, value) in RECORDED.snapshot().into_vec() {
-        let (name, labels) = key.key().clone().into_parts();
-        let labels = labels.into_iter();
-        let labels: Vec<(String, String)> = labels
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+        let get = |counter: &Arc<_>| Counter::from_arc(Arc::clone(counter));
+        self.0.get_or_create_counter(key, get)
+    }
+
+    fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+        let get = |gauge: &Arc<_>| Gauge::from_arc(Arc::clone(gauge));
+        self.0.get_or_create_gauge(key, get)
+    }
+
+    fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
+        let get = |histogram: &Arc<_>| Histogram::from_arc(Arc::clone(histogram));
+        self.0.get_or_create_histogram(key, get)
+    }
+}
+
+/// Counters, gauges, and how often each histogram was written to.
+fn all_recorded() -> Vec<(Key, u64)> {
+    let mut all = Vec::new();
+    let registry = &RECORDED.0;
+    registry.visit_counters(|key, n| all.push((key.clone(), n.load(Ordering::SeqCst))));
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "gauges are small whole numbers here"
+    )]
+    registry.visit_gauges(|key, bits| {
+        let value = f64::from_bits(bits.load(Ordering::SeqCst));
+        all.push((key.clone(), value as u64));
+    });
+    registry.visit_histograms(|key, all_measured| {
+        all.push((key.clone(), all_measured.data().len() as u64));
+    });
+    all
+}
+
+/// Numbers of this namespace by their names, with their other labels.
+fn recorded(namespace: &str) -> BTreeMap<(String, Vec<(String, String)>), u64> {
+    let of_namespace = all_recorded().into_iter().filter_map(|(key, value)| {
+        let labels = key.labels();
+        let mut labels: Vec<(String, String)> = labels
             .map(|label| (label.key().to_owned(), label.value().to_owned()))
             .collect();
-        let name = (name.as_str().to_owned(), labels);
-        #[allow(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "gauges are small whole numbers here"
-        )]
-        let value = match value {
-            DebugValue::Counter(n) => n,
-            DebugValue::Gauge(value) => value.into_inner() as u64,
-            DebugValue::Histogram(new) => {
-                let all = measured.entry(name.clone()).or_default();
-                *all += new.len() as u64;
-                *all
-            }
-        };
-        own.insert(name, value);
-    }
-    let of_namespace = own.into_iter().filter_map(|((name, mut labels), value)| {
         let at = labels.iter().position(|(_, value)| value == namespace)?;
         labels.remove(at);
-        Some(((name, labels), value))
+        Some(((key.name().to_owned(), labels), value))
     });
     of_namespace.collect()
 }
@@ -154,7 +174,7 @@ async fn counters_gauges_and_histograms_are_handed_over() {
         let stats = cache.stats();
         let is_done = agrees(&numbers, &stats)
             && stats.l1_hits == 1
-            && gauges.iter().all(|(name, n)| taken(name) == *n);
+            && gauges.iter().all(|(name, n)| numbers.get(*name) == Some(n));
         async move { is_done }
     })
     .await;
