@@ -95,12 +95,14 @@ impl<V: Value> Writes<V> {
             let (value, ttls, tags) = checked.map_err(WriteError::misuse)?;
             let sealed = ctx.convert.seal(&key, &value, ttls, &tags);
             let body = sealed.map_err(not_encoded)?;
-            encoded.push((key, value, body, ctx.l1.tags(&tags)));
+            encoded.push((key, value, body, tags));
         }
         // A condition is for one value.
         let changes = encoded.into_iter().map(|(key, value, encoded, tags)| {
             let order = ctx.deferred.next_order();
             let (op, only_if) = (ctx.l1.begin(&key), only_if.take());
+            // Not before: in the generation of the operation, or of a later one, in which it stores nothing (rule 20).
+            let tags = ctx.l1.tags(&tags);
             // After the operation has begun: if the cache is switched off later than this looks, L1 is emptied of it.
             let is_off = ctx.is_off();
             let has_to_wait = only_if.as_ref().is_some_and(Condition::is_room);

@@ -386,6 +386,7 @@ impl<V> InFlight<V> {
         state.may_store(op, fresh.ver, self.freshness.issued())
             && is_of_epoch
             && self.is_current(op)
+            && fresh.has_tags_of(op.generation)
     }
 
     /// Whether nothing was flushed since an operation began.

@@ -154,6 +154,11 @@ impl<V> Slot<V> {
         (self.more.as_ref()).is_some_and(|more| !more.tags.is_empty())
     }
 
+    /// Whether its tags, if it has any, were registered in this generation, and so are told of every invalidation in it.
+    pub(super) fn has_tags_of(&self, generation: u64) -> bool {
+        (self.more.as_ref()).is_none_or(|more| more.tags.are_of(generation))
+    }
+
     pub(crate) fn tags(&self) -> Tags {
         (self.more.as_ref()).map_or_else(Tags::default, |more| more.tags.clone())
     }

@@ -1,7 +1,8 @@
 //! The tags of values in L1: when each was invalidated last, as far as this instance knows (rule 20).
 //!
 //! A tag has one state at least for as long as an entry or an operation has it. It is registered here before anything of it
-//! is asked of L2, so that no message is missed after that.
+//! is asked of L2, so that no message is missed after that. L1 stores no value whose tags were registered in another generation
+//! than that of its operation: nobody would tell them of an invalidation.
 //!
 //! Knows nothing of entries and epochs.
 
@@ -87,6 +88,11 @@ impl Tags {
 
     pub(crate) fn names(&self) -> Vec<Key> {
         self.iter().map(|state| state.name.clone()).collect()
+    }
+
+    /// Whether they were registered in this generation: the states of another one are not told of its invalidations.
+    pub(super) fn are_of(&self, generation: u64) -> bool {
+        self.iter().all(|state| state.generation == generation)
     }
 
     /// Whether none of the tags is known to have been invalidated since a value of this version was written.

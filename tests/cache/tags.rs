@@ -1,9 +1,10 @@
 //! Tags: all values that have one are gone by one call, here at once and elsewhere soon, and no others.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use larder::{Cache, Entry, Loaded, MAX_TAGS, Mode, Version};
+use larder::{Cache, Entry, Loaded, MAX_TAGS, MemoryL2, Mode, Version};
+use serde::{Deserialize, Serialize, Serializer};
 use tokio::task::JoinHandle;
 
 use crate::fleet::{
@@ -1107,4 +1108,39 @@ async fn what_cannot_be_a_tag_is_an_error() {
     assert!(a.get("k").await.is_some());
     a.invalidate_tag(&most).await.unwrap();
     assert!(a.get("k").await.is_none());
+}
+
+/// Encoding one of the values takes so long that another thread switches the cache off and on again.
+#[tokio::test]
+async fn what_was_inserted_while_l1_was_emptied_is_gone_with_its_tag() {
+    static CACHE: OnceLock<Cache<String, Slow>> = OnceLock::new();
+
+    #[derive(Clone, Debug, PartialEq, Deserialize)]
+    struct Slow(bool);
+
+    impl Serialize for Slow {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            if self.0 {
+                let cache = CACHE.get().unwrap();
+                cache.set_enabled(false);
+                cache.set_enabled(true);
+            }
+            serializer.serialize_newtype_struct("Slow", &self.0)
+        }
+    }
+
+    let cache = Cache::builder("slow").l2(MemoryL2::new()).build().unwrap();
+    let cache = CACHE.get_or_init(|| cache);
+    cache.ready().await;
+    let value = |is_slow| Loaded::new(Slow(is_slow)).tags(["t"]);
+    let values = [("a", value(false)), ("b", value(true))];
+    cache.insert_many_with(values).await.unwrap();
+    assert!(cache.get("a").await.is_some());
+
+    cache.invalidate_tag("t").await.unwrap();
+
+    for key in ["a", "b"] {
+        assert!(cache.get_local(key).is_none(), "{key}");
+        assert!(cache.get(key).await.is_none(), "{key}");
+    }
 }

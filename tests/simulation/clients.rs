@@ -348,6 +348,13 @@ async fn change_many(world: &World, instance: &Instance, keys: &BTreeSet<u64>, r
             let (key, version) = (*key, *version);
             (key, world.source.loaded(Versioned { key: *key, version }))
         });
+        if rng.f64() < world.config.switched {
+            let cache = instance.cache.clone();
+            source::while_encoding(rng.usize(0..keys.len()), move || {
+                cache.set_enabled(false);
+                cache.set_enabled(true);
+            });
+        }
         instance.cache.insert_many_with(entries).await.map(Some)
     } else if world.config.lag_ms == 0 && rng.bool() {
         instance.cache.invalidate_many(keys).await.map(Some)

@@ -22,6 +22,8 @@ pub(crate) struct Config {
     pub(crate) write_rest_ms: u64,
     /// The share of writes that are inserts.
     pub(crate) inserts: f64,
+    /// The share of inserts of many keys during which their instance is switched off and on again.
+    pub(crate) switched: f64,
     /// The share of writes that are invalidations everywhere, waited for.
     pub(crate) waited_for: f64,
     /// The share of writes that invalidate all keys with a prefix.
@@ -100,6 +102,7 @@ impl Config {
             read_rest_ms: rng.u64(40..=160),
             write_rest_ms: rng.u64(150..=1500),
             inserts: *rng.choice(&[0.0, 0.1, 0.3]).unwrap(),
+            switched: if seed % 3 == 1 { 0.3 } else { 0.0 },
             waited_for: *rng.choice(&[0.0, 0.1]).unwrap(),
             prefixes: if seed % 8 < 3 { 0.05 } else { 0.0 },
             tags: if (seed / 8).is_multiple_of(2) {

@@ -224,6 +224,19 @@ impl Config {
         }
     }
 
+    /// Values with tags are inserted together, and L1 is emptied while they are encoded: after the tags of some were
+    /// looked at, and before the insert of these begins.
+    pub(crate) fn switched_while_encoding() -> Self {
+        Self {
+            keys: 6,
+            inserts: 0.9,
+            switched: 0.9,
+            tags: 0.3,
+            write_rest_ms: 60,
+            ..Self::small()
+        }
+    }
+
     /// A world in which nothing goes wrong by itself.
     fn small() -> Self {
         Self {
@@ -236,6 +249,7 @@ impl Config {
             read_rest_ms: 10,
             write_rest_ms: 150,
             inserts: 0.0,
+            switched: 0.0,
             waited_for: 0.0,
             prefixes: 0.0,
             tags: 0.0,

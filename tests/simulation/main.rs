@@ -80,6 +80,15 @@ fn where_l1_has_no_room_no_promise_breaks() {
     evidence.assert_no_violations("", "where_l1_has_no_room");
 }
 
+/// The states of tags are told of invalidations only in the generation in which they were registered (rule 20).
+#[test]
+fn where_l1_is_emptied_during_an_insert_no_promise_breaks() {
+    let seeds = evidence::one_of(20).unwrap_or(0..2);
+    let evidence = Evidence::of(seeds, |_| Config::switched_while_encoding());
+    println!("switched while encoding\n{evidence}");
+    evidence.assert_no_violations("", "where_l1_is_emptied");
+}
+
 /// Where one rule matters most. `LARDER_RULE=4 LARDER_SEED=2` runs one such world alone.
 #[test]
 fn no_hostile_world_breaks_a_promise() {

@@ -1,5 +1,6 @@
 //! The truth behind the caches: each key has a number that grows with every commit.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -7,7 +8,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use larder::{CacheKey, Entry, KeyFrom, KeyWriter, Loaded, LookupBy};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use tokio::sync::Mutex as WriteLock;
 use tokio::time::{Instant, sleep};
 
@@ -19,8 +20,28 @@ use crate::recorder::Recorder;
 /// What is cached: a key's number at some time.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Versioned {
+    #[serde(serialize_with = "encode")]
     pub(crate) key: u64,
     pub(crate) version: u64,
+}
+
+thread_local! {
+    static MEANWHILE: RefCell<Option<(usize, Box<dyn FnOnce()>)>> = const { RefCell::new(None) };
+}
+
+/// Runs a closure while a value is encoded, after as many others. To encode takes time, in which other threads go on; in a
+/// simulated world there are none.
+pub(crate) fn while_encoding(after: usize, run: impl FnOnce() + 'static) {
+    MEANWHILE.set(Some((after, Box::new(run))));
+}
+
+fn encode<S: Serializer>(key: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    match MEANWHILE.take() {
+        Some((0, run)) => run(),
+        Some((after, run)) => MEANWHILE.set(Some((after - 1, run))),
+        None => {}
+    }
+    key.serialize(serializer)
 }
 
 /// A key of the caches: looked up by its number, and written as that.

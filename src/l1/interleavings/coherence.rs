@@ -2,7 +2,7 @@
 
 use loom::thread;
 
-use super::{EPOCH, KEY, Mark, NEXT_EPOCH, World, fresh, in_every_order};
+use super::{EPOCH, KEY, Mark, NEXT_EPOCH, TAG, World, fresh, in_every_order, tagged};
 use crate::l1::{Join, OpGuard};
 
 /// Nothing, or at least this version.
@@ -76,6 +76,24 @@ fn nothing_with_a_tag_is_shown_after_its_invalidation() {
             assert_eq!(world.shown(), None);
         });
     }
+}
+
+/// Rule 20. Tags are registered, and L1 is emptied before the insert that has them begins: nobody tells their states of the
+/// invalidation.
+#[test]
+fn nothing_with_tags_of_another_generation_is_shown() {
+    in_every_order(|world| {
+        let writer = world.spawn(|world| {
+            let tags = world.l1.tags(&[TAG.into()]);
+            let op = world.begin();
+            let mark = world.write();
+            world.l1.publish_inserted(&op, &tagged(mark, tags));
+        });
+        world.l1.empty();
+        writer.join().unwrap();
+        world.hear_of_a_tag();
+        assert_eq!(world.shown(), None);
+    });
 }
 
 /// A hit may compare the tags of an entry while they are invalidated, and find them valid.
