@@ -374,7 +374,7 @@ async fn a_write_that_fails_each_time_becomes_a_dead_letter_and_takes_no_others_
     assert_eq!(letters.len(), 1);
     assert_eq!(
         (letters[0].key.as_str(), letters[0].reason.as_str()),
-        ("bad", "the source is down")
+        ("bad", "store returned an error")
     );
     let write = letters[0].write.clone().unwrap();
     assert_eq!((write.key.as_str(), write.value), ("bad", 1));

@@ -95,6 +95,7 @@ impl WriteStream for RedisLane {
                 }
                 call.arg(fence).arg(&self.names.events).arg(random());
                 call.arg(settled.payload);
+                call.arg(u8::from(settled.reason.is_some()));
                 call.arg(settled.reason.unwrap_or_default());
                 call.arg(keys.len());
                 for last in keys.values() {

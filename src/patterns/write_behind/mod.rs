@@ -98,7 +98,8 @@ pub struct DeadLetter<K, V> {
     pub write: Option<Write<K, V>>,
     /// The text of its key.
     pub key: String,
-    /// The error of `store`.
+    /// Why: whether `store` returned an error, panicked or took too long, or that the write cannot be read. The text of an
+    /// error is not kept in Redis, as it may quote the value, which the codec may encrypt; it is in the log, at DEBUG.
     pub reason: String,
 }
 

@@ -23,14 +23,14 @@ use crate::key::CacheKey;
 use crate::l2::{L2Error, Settled, StreamId, Waiting, WriteStream};
 use crate::retry_delays::retry_delays;
 use crate::throttle::Throttle;
-use crate::wire::codec::{Bincode, Codec};
+use crate::wire::codec::{Bincode, Codec, catch_panic};
 
 /// Pauses after a failure grow from this.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 /// They grow to this.
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
-/// How much of an error is kept with a dead letter, in bytes or a little more.
-const REASON: usize = 512;
+/// Why a write is a dead letter that was not given to `store`.
+const UNREADABLE: &str = "it cannot be read";
 
 pub(super) struct Worker<K, V: Send + Sync + 'static> {
     pub(super) cache: Cache<K, V>,
@@ -69,8 +69,8 @@ struct Failing {
 /// Why writes stay in the stream for now.
 enum Failure {
     L2(L2Error),
-    /// The error of `store`.
-    Store(String, Failing),
+    /// `store` has failed.
+    Store(Failing),
     /// Another worker has the fence.
     Fence,
 }
@@ -88,7 +88,7 @@ where
     V: Send + Sync + 'static,
 {
     Some(Write {
-        key: Bincode.decode(&waiting.encoded_key).ok()?,
+        key: catch_panic(|| Bincode.decode(&waiting.encoded_key)).ok()?,
         value: cache.engine().open_waiting(waiting)?,
         version: version(waiting.version),
     })
@@ -99,7 +99,19 @@ where
     K: CacheKey + DeserializeOwned + Send + 'static,
     V: Send + Sync + 'static,
 {
+    /// Works for as long as it is not dropped. After a panic, such as one of a subscriber of `tracing`, it begins anew: what
+    /// it had taken is still at the head of the stream.
     pub(super) async fn run(self) {
+        while AssertUnwindSafe(self.work_on())
+            .catch_unwind()
+            .await
+            .is_err()
+        {
+            sleep(FIRST_RETRY).await;
+        }
+    }
+
+    async fn work_on(&self) {
         let Some(stream) = self.cache.engine().write_stream() else {
             return;
         };
@@ -118,7 +130,7 @@ where
                 }
                 Err(failure) => {
                     self.begin(&mut trouble, &failure);
-                    if let Failure::Store(_, now) = failure {
+                    if let Failure::Store(now) = failure {
                         failing = now;
                     }
                     let pause = sleep(retries.next().unwrap_or(LONGEST_RETRY));
@@ -145,14 +157,10 @@ where
                 error = error as &dyn Error,
                 "the stream of writes cannot be read; they wait in Redis"
             ),
-            Failure::Store(reason, _) => {
-                warn!(
-                    namespace,
-                    "writes do not reach their source, as store has failed; they wait in Redis, and are tried again"
-                );
-                // It may quote the values.
-                debug!(namespace, reason, "store has failed");
-            }
+            Failure::Store(_) => warn!(
+                namespace,
+                "writes do not reach their source, as store has failed; they wait in Redis, and are tried again"
+            ),
             Failure::Fence => warn!(
                 namespace,
                 "this instance's worker was silent for too long; another one writes the same writes"
@@ -215,8 +223,7 @@ where
                     batch.push(write);
                 }
                 None => {
-                    let reason = Some("it cannot be read");
-                    self.settle(stream, &writes, reason).await?;
+                    self.settle(stream, &writes, Some(UNREADABLE)).await?;
                 }
             }
         }
@@ -229,13 +236,13 @@ where
             times: before.unwrap_or(0) + 1,
         };
         let stored = batch.len();
-        match self.call(batch).await {
+        match self.call(None, batch).await {
             Ok(()) => {
                 self.settle(stream, &good.concat(), None).await?;
                 Counters::add(&self.counters.stored, stored);
                 Ok(Worked::Stored)
             }
-            Err(reason) if failing.times < self.attempts => Err(Failure::Store(reason, failing)),
+            Err(_) if failing.times < self.attempts => Err(Failure::Store(failing)),
             // One of them may be at fault, which is not to take the others along.
             Err(_) => {
                 let mut worked = Worked::Buried;
@@ -256,31 +263,37 @@ where
         writes: &[&Waiting],
     ) -> Result<bool, Failure> {
         let newest = writes.last().and_then(|newest| read(&self.cache, newest));
+        let key = writes.last().map(|newest| &*newest.key);
         let stored = match newest {
-            Some(write) => self.call(vec![write]).await,
-            None => Err("it cannot be read".to_owned()),
+            Some(write) => self.call(key, vec![write]).await,
+            None => Err(UNREADABLE),
         };
         let reason = stored.err();
-        self.settle(stream, writes, reason.as_deref()).await?;
+        self.settle(stream, writes, reason).await?;
         if reason.is_none() {
             Counters::add(&self.counters.stored, 1);
         }
         Ok(reason.is_none())
     }
 
-    /// Calls `store`. The error is its text.
-    async fn call(&self, batch: Vec<Write<K, V>>) -> Result<(), String> {
-        // The function itself may panic, too.
-        let storing = async { (self.store)(batch).await };
-        let storing = AssertUnwindSafe(storing).catch_unwind();
-        let failed = match timeout(self.store_timeout, storing).await {
+    /// Calls `store`, with a single write if there is a `key`. The error is the reason for a dead letter: without the text of
+    /// the error, which may quote values, while the codec may encrypt them.
+    async fn call(&self, key: Option<&str>, batch: Vec<Write<K, V>>) -> Result<(), &'static str> {
+        let calling = async {
+            // The function itself may panic, too.
+            let stored = timeout(self.store_timeout, async { (self.store)(batch).await }).await;
+            stored.map(|stored| stored.map_err(|error| error.to_string()))
+        };
+        let (reason, error) = match AssertUnwindSafe(calling).catch_unwind().await {
             Ok(Ok(Ok(()))) => return Ok(()),
-            Ok(Ok(Err(error))) => error.to_string(),
-            Ok(Err(_)) => "store panicked".to_owned(),
-            Err(_) => format!("store took longer than {:?}", self.store_timeout),
+            Ok(Ok(Err(error))) => ("store returned an error", Some(error)),
+            Ok(Err(_)) => ("store took longer than store_timeout", None),
+            Err(_) => ("store panicked", None),
         };
         Counters::add(&self.counters.failures, 1);
-        Err(failed.chars().take(REASON).collect())
+        let namespace = self.cache.namespace();
+        debug!(namespace, key, reason, error, "store has failed");
+        Err(reason)
     }
 
     async fn settle(

@@ -44,6 +44,8 @@ pub use self::postcard::Postcard;
 pub(crate) use self::stack::Context;
 pub use self::stack::{CodecStack, Unencrypted};
 pub(crate) use self::value::ValueCodec;
+#[cfg(feature = "write-behind")]
+pub(crate) use self::value::catch_panic;
 
 /// A format for values: turns them into bytes and back.
 ///

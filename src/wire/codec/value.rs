@@ -67,7 +67,9 @@ impl<S: CodecStack, V: Serialize + DeserializeOwned + Send> ValueCodec<V> for S 
 }
 
 /// Makes an error of a panic in the type's own code: it must not end the calls that share the value.
-fn catch_panic<T, E: From<CodecError>>(code: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+pub(crate) fn catch_panic<T, E: From<CodecError>>(
+    code: impl FnOnce() -> Result<T, E>,
+) -> Result<T, E> {
     catch_unwind(AssertUnwindSafe(code))
         .unwrap_or_else(|_| Err(CodecError::from(Category::Panicked).into()))
 }

@@ -185,3 +185,120 @@ async fn writes_by_other_calls_end_with_what_was_written_behind() {
     behind.flush().await.unwrap();
     assert_eq!(load(&cache, &source, "k").await, (1, true));
 }
+
+/// The text may quote values, which can be encrypted; and it may be empty.
+#[tokio::test]
+async fn a_dead_letter_does_not_hold_the_text_of_the_error() {
+    let redis = RedisServer::start().await;
+    let cache = instance(&redis).await;
+    for text in ["", "078-05-1120 is a duplicate"] {
+        let store = move |_: Batch| async move { Err::<(), _>(io::Error::other(text)) };
+        let builder = WriteBehind::builder(cache.clone()).store(store);
+        let behind = builder.attempts(1).interval(10 * MS).build().unwrap();
+        behind.insert("k", 1).await.unwrap();
+        has_dead_letters(&behind, 1).await;
+        let letters = behind.dead_letters(10).await.unwrap();
+        assert_eq!(letters[0].reason, "store returned an error");
+        let mut range = cmd("XRANGE");
+        range.arg(key("!dead")).arg("-").arg("+");
+        let range: larder::deadpool_redis::redis::Value = ask(&redis, &range).await;
+        assert!(text.is_empty() || !format!("{range:?}").contains(text));
+        drop(behind);
+        let _: u64 = ask(&redis, cmd("DEL").arg(key("!dead")).arg(key("!worker"))).await;
+    }
+}
+
+/// A key whose own code panics when it is read.
+#[derive(Clone, Debug, serde::Serialize)]
+struct Touchy(String);
+
+impl larder::CacheKey for Touchy {
+    fn write_key(&self, out: &mut larder::KeyWriter) {
+        out.part(&self.0);
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Touchy {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        assert!(text != "bad", "a key panics, as planned");
+        Ok(Self(text))
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_panics_when_it_is_read_is_a_dead_letter() {
+    let redis = RedisServer::start().await;
+    let builder = Cache::builder("test:views").redis(redis.url());
+    let cache: Cache<Touchy, u64> = builder.l2_timeout(UNHURRIED).build().unwrap();
+    let stored = Arc::new(Mutex::new(Vec::new()));
+    let into = Arc::clone(&stored);
+    let behind = WriteBehind::builder(cache)
+        .store(move |batch: Vec<Write<Touchy, u64>>| {
+            let keys = batch.into_iter().map(|write| write.key.0);
+            into.lock().unwrap().extend(keys);
+            async { Ok::<_, io::Error>(()) }
+        })
+        .build()
+        .unwrap();
+    let_wait(&redis).await;
+    let insert = async |key: &str| behind.insert(&Touchy(key.to_owned()), 1).await.unwrap();
+    insert("bad").await;
+    insert("good").await;
+    let_work(&redis).await;
+    eventually("the other one is stored", async || {
+        *stored.lock().unwrap() == ["good"]
+    })
+    .await;
+    let letters = behind.dead_letters(10).await.unwrap();
+    assert_eq!((letters.len(), letters[0].key.as_str()), (1, "bad"));
+    assert!(letters[0].write.is_none());
+}
+
+#[derive(Debug)]
+struct NoText;
+
+impl std::fmt::Display for NoText {
+    fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        panic!("an error panics, as planned")
+    }
+}
+
+impl std::error::Error for NoText {}
+
+#[tokio::test]
+async fn an_error_that_panics_when_it_is_read_is_one_of_store() {
+    let redis = RedisServer::start().await;
+    let cache = instance(&redis).await;
+    let builder = WriteBehind::builder(cache).store(|_: Batch| async { Err(NoText) });
+    let behind = builder.attempts(1).build().unwrap();
+    behind.insert("k", 1).await.unwrap();
+    has_dead_letters(&behind, 1).await;
+}
+
+/// Panics at the first warning of a worker.
+struct Panics(AtomicBool);
+
+impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Panics {
+    fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
+        let of = event.metadata();
+        let is_one = *of.level() == tracing::Level::WARN && of.target().contains("write_behind");
+        let panics = is_one && !self.0.swap(true, SeqCst);
+        assert!(!panics, "a subscriber panics, as planned");
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_panics_begins_again() {
+    use tracing_subscriber::layer::SubscriberExt;
+
+    let redis = RedisServer::start().await;
+    let (cache, source) = (instance(&redis).await, Source::new());
+    let layer = Panics(AtomicBool::new(false));
+    let subscriber = tracing_subscriber::registry().with(layer);
+    let _guard = tracing::subscriber::set_default(subscriber);
+    source.failures.store(1, SeqCst);
+    let behind = source.behind(&cache);
+    behind.insert("k", 1).await.unwrap();
+    eventually("it is stored", async || source.row("k") == Some(1)).await;
+}
