@@ -90,7 +90,7 @@ pub struct Settled<'a> {
 }
 
 /// How much waits in a stream of writes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pending {
     /// How many writes.
     pub length: u64,
@@ -106,4 +106,6 @@ pub struct Pending {
     pub now: u64,
     /// Whether a worker is alive.
     pub has_worker: bool,
+    /// Names the store's history, and the stream in it. If another one is named later, writes may have been lost.
+    pub history: String,
 }

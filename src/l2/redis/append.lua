@@ -22,7 +22,7 @@ if length >= tonumber(ARGV[7]) then
 end
 -- First: if the right for it is missing, nothing waits that the caller takes for refused.
 local epoch, ver = publish(KEYS[4], KEYS[5], ARGV[1], ARGV[2], ARGV[3])
-local id = redis.call('XADD', KEYS[6], '*', 'k', ARGV[8], 'i', ARGV[9], 'b', ARGV[5])
+local id = add_write(KEYS[6], KEYS[4], ARGV[2], at, 'k', ARGV[8], 'i', ARGV[9], 'b', ARGV[5])
 write_mark(KEYS[3], id, held_till(KEYS[3], at))
 local stamped, kept = stamp(epoch, ver, at, ARGV[6])
 redis.call('SET', KEYS[1], stamped .. ARGV[5], 'PX', kept)

@@ -47,7 +47,7 @@ const EVEN_WHEN_FULL: &str = "#!lua flags=allow-oom\n";
 const CHECKED: &str = include_str!("checked.lua");
 const CLOCK: &str = include_str!("clock.lua");
 #[cfg(feature = "write-behind")]
-const FIRST: &str = include_str!("first.lua");
+const STREAM: &str = include_str!("stream.lua");
 const LEASE: &str = include_str!("lease.lua");
 const LIFE: &str = include_str!("life.lua");
 const LIST: &str = include_str!("list.lua");
@@ -83,17 +83,17 @@ impl Scripts {
             forget: script_when_full(&[include_str!("forget.lua")]),
             count: script(&[CLOCK, include_str!("count.lua")]),
             #[cfg(feature = "write-behind")]
-            append: script(&[CLOCK, MARK, include_str!("append.lua")]),
+            append: script(&[CLOCK, MARK, STREAM, include_str!("append.lua")]),
             #[cfg(feature = "write-behind")]
-            take: script_when_full(&[FIRST, include_str!("take.lua")]),
+            take: script_when_full(&[STREAM, include_str!("take.lua")]),
             #[cfg(feature = "write-behind")]
-            settle: script_when_full(&[CLOCK, MARK, include_str!("settle.lua")]),
+            settle: script_when_full(&[CLOCK, MARK, STREAM, include_str!("settle.lua")]),
             #[cfg(feature = "write-behind")]
-            requeue: script_when_full(&[CLOCK, MARK, include_str!("requeue.lua")]),
+            requeue: script_when_full(&[CLOCK, MARK, STREAM, include_str!("requeue.lua")]),
             #[cfg(feature = "write-behind")]
-            pending: script(&[CLOCK, include_str!("pending.lua")]),
+            pending: script(&[CLOCK, STREAM, include_str!("pending.lua")]),
             #[cfg(feature = "write-behind")]
-            letters: script(&[FIRST, include_str!("letters.lua")]),
+            letters: script(&[STREAM, include_str!("letters.lua")]),
             note: text_when_full(&[LIST, include_str!("note.lua")]),
             heartbeat: text(&[CLOCK, LIFE, include_str!("heartbeat.lua")]),
         }

@@ -11,7 +11,7 @@ for i = 8 + keys, #ARGV do
   local found = ARGV[5] == '1' and redis.call('XRANGE', KEYS[2], ARGV[i], ARGV[i])[1]
   if found then
     local f = fields(found)
-    redis.call('XADD', KEYS[3], '*', 'k', f.k, 'i', f.i, 'b', f.b, 'v', f.v or ARGV[i], 'e', ARGV[6])
+    add(KEYS[3], at, 'k', f.k, 'i', f.i, 'b', f.b, 'v', f.v or ARGV[i], 'e', ARGV[6])
   end
   redis.call('XDEL', KEYS[2], ARGV[i])
 end

@@ -147,13 +147,14 @@ impl WriteStream for RedisLane {
     fn pending(&self) -> Reply<'_, Pending> {
         async move {
             let call = || {
-                let mut call = Call::new(&self.scripts.pending, 3);
+                let mut call = Call::new(&self.scripts.pending, 4);
                 call.arg(&self.names.writes).arg(&self.names.dead);
-                call.arg(&self.names.worker);
+                call.arg(&self.names.worker).arg(&self.names.clock);
                 call
             };
-            let answer: (u64, String, String, u64, String, u64, bool) = self.run(call).await?;
-            let (length, first, last, dead_letters, last_dead, now, has_worker) = answer;
+            let answer: (u64, String, String, u64, String, u64, bool, String) =
+                self.run(call).await?;
+            let (length, first, last, dead_letters, last_dead, now, has_worker, history) = answer;
             Ok(Pending {
                 length,
                 first: id(&first),
@@ -162,6 +163,7 @@ impl WriteStream for RedisLane {
                 last_dead: id(&last_dead),
                 now,
                 has_worker,
+                history,
             })
         }
         .boxed()

@@ -30,6 +30,10 @@ enum Kind {
     L2(#[source] L2Error),
     #[error("some writes could not be written to the source, and are dead letters now")]
     DeadLetters,
+    #[error(
+        "Redis has lost the stream of writes, or was restarted or replaced: what waited may not reach the source"
+    )]
+    Lost,
 }
 
 impl WriteBehindError {
@@ -65,6 +69,10 @@ impl WriteBehindError {
         Self(Kind::DeadLetters)
     }
 
+    pub(super) fn lost() -> Self {
+        Self(Kind::Lost)
+    }
+
     /// Whether too many writes wait. Nothing was changed: try again later.
     #[must_use]
     pub fn is_full(&self) -> bool {
@@ -93,5 +101,12 @@ impl WriteBehindError {
     #[must_use]
     pub fn is_dead_letter(&self) -> bool {
         matches!(self.0, Kind::DeadLetters)
+    }
+
+    /// Whether Redis has lost the stream of writes during a [`flush`](super::WriteBehind::flush), or was restarted or replaced,
+    /// so that it may have lost some.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        matches!(self.0, Kind::Lost)
     }
 }

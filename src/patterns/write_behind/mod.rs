@@ -52,7 +52,7 @@
 //! For a cache `shop:views`: the streams `{shop:views.0}!writes` and `{shop:views.0}!dead`, and
 //! `{shop:views.0}!worker`, which names the worker. While a write waits, `{shop:views.0}!hold:KEY` has no TTL. To drop
 //! all that waits, or all dead letters, delete the stream; what a worker has taken is written all the same. A user with
-//! few rights also needs `+xlen +xdel +xrevrange +exists`.
+//! few rights also needs `+xlen +xdel +xrevrange +xsetid +exists`.
 
 mod error;
 mod stats;
@@ -177,6 +177,8 @@ where
     /// # Errors
     ///
     /// - [`WriteBehindError::is_dead_letter`]: meanwhile some writes became dead letters.
+    /// - [`WriteBehindError::is_lost`]: meanwhile the stream was lost or deleted, or Redis was restarted or replaced, and may
+    ///   have lost some writes; another call waits for those that it has. A loss before the call is not noticed.
     /// - Redis does not answer, or refuses.
     pub async fn flush(&self) -> Result<(), WriteBehindError> {
         let before = self.pending().await?;
@@ -187,6 +189,9 @@ where
         let mut pauses = retry_delays(Duration::from_millis(5), Duration::from_millis(200));
         loop {
             let now = self.pending().await?;
+            if now.history != before.history {
+                return Err(WriteBehindError::lost());
+            }
             if now.first.is_none_or(|first| first > last) {
                 let is_dead = now.last_dead > before.last_dead;
                 return if is_dead {

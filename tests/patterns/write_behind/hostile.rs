@@ -302,3 +302,103 @@ async fn a_worker_that_panics_begins_again() {
     behind.insert("k", 1).await.unwrap();
     eventually("it is stored", async || source.row("k") == Some(1)).await;
 }
+
+/// What it waited for has not reached the source.
+#[tokio::test]
+async fn a_flush_fails_if_the_stream_is_lost() {
+    let redis = RedisServer::start().await;
+    let (cache, source) = (instance(&redis).await, Source::new());
+    let behind = Arc::new(source.behind(&cache));
+    for command in ["DEL", "FLUSHALL"] {
+        for is_there_again in [false, true] {
+            let_wait(&redis).await;
+            behind.insert("k", 1).await.unwrap();
+            // Two, so that the first look of the flush is over.
+            let before = calls(&redis, "xrevrange").await;
+            let flush = tokio::spawn({
+                let behind = Arc::clone(&behind);
+                async move { behind.flush().await }
+            });
+            eventually("the flush waits", async || {
+                calls(&redis, "xrevrange").await >= before + 4
+            })
+            .await;
+            match command {
+                "DEL" => ask::<()>(&redis, cmd("DEL").arg(key("!writes"))).await,
+                _ => ask::<()>(&redis, &cmd("FLUSHALL")).await,
+            }
+            if is_there_again {
+                // As another instance's write.
+                behind.insert("k", 2).await.unwrap();
+            }
+            let error = flush.await.unwrap().unwrap_err();
+            assert!(error.is_lost(), "{command}: {error:?}");
+            let_work(&redis).await;
+            let _: u64 = ask(&redis, cmd("DEL").arg(key("!writes")).arg(key("!hold:k"))).await;
+        }
+    }
+}
+
+/// How often a command was called.
+async fn calls(redis: &RedisServer, command: &str) -> u64 {
+    let stats: String = ask(redis, cmd("INFO").arg("commandstats")).await;
+    let line = stats
+        .lines()
+        .find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
+    line.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap())
+}
+
+/// After such an id there is none.
+#[tokio::test]
+async fn an_entry_with_the_last_id_ends_nothing() {
+    let redis = RedisServer::start().await;
+    let (cache, source) = (instance(&redis).await, Source::new());
+    let_wait(&redis).await;
+    let behind = source.builder(&cache).attempts(1).build().unwrap();
+    let last = format!("{max}-{max}", max = u64::MAX);
+    let spoil = async |stream: &str, id: &str| {
+        let mut add = cmd("XADD");
+        add.arg(key(stream)).arg(id).arg("k").arg("odd");
+        let _: String = ask(&redis, &add).await;
+    };
+    behind.insert("a", 1).await.unwrap();
+    for (value, id) in [(1, &last), (2, &format!("{}-7", u64::MAX)), (3, &last)] {
+        spoil("!writes", id).await;
+        behind.insert("b", value).await.unwrap();
+    }
+    // Also if the entry itself is not there any more.
+    spoil("!writes", &last).await;
+    let _: u64 = ask(&redis, cmd("XDEL").arg(key("!writes")).arg(&last)).await;
+    behind.insert("c", 1).await.unwrap();
+    let waiting: u64 = ask(&redis, cmd("XLEN").arg(key("!writes"))).await;
+    assert_eq!(waiting, 5);
+    let_work(&redis).await;
+    behind.flush().await.unwrap();
+    let rows = ["a", "b", "c"].map(|key| source.row(key));
+    assert_eq!(rows, [Some(1), Some(3), Some(1)]);
+    let versions: Vec<u64> = source
+        .rows
+        .lock()
+        .unwrap()
+        .values()
+        .map(|row| row.1)
+        .collect();
+    assert!(
+        versions
+            .iter()
+            .all(|version| i64::try_from(*version).is_ok())
+    );
+
+    // While it is the newest, a flush does not wait for it, and a dead letter finds room.
+    spoil("!writes", &last).await;
+    behind.flush().await.unwrap();
+    spoil("!dead", &last).await;
+    *source.poison.lock().unwrap() = Some("bad".to_owned());
+    behind.insert("bad", 1).await.unwrap();
+    has_dead_letters(&behind, 1).await;
+    spoil("!writes", &last).await;
+    *source.poison.lock().unwrap() = None;
+    assert_eq!(behind.replay_dead_letters().await.unwrap(), 1);
+    behind.flush().await.unwrap();
+    assert_eq!(source.row("bad"), Some(1));
+}

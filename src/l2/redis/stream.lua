@@ -1,0 +1,76 @@
+-- The last time in an id of a stream: 2^43 - 1 ms, in the year 2248. The version of a write with a later one does not fit
+-- an i64. No clock gives it, so another program has written such an entry: it does not count, and goes with the next
+-- entry that is added.
+local latest = '8796093022207'
+
+-- The first entries of a stream, as many as `most`, and no more once they have `bytes` together: an answer that is longer
+-- would not come in time, however often it is asked for.
+local function first_entries(stream, most, bytes)
+  local entries, size, from = {}, 0, '-'
+  while #entries < most and size < bytes do
+    local entry = redis.call('XRANGE', stream, from, latest, 'COUNT', 1)[1]
+    if not entry then
+      break
+    end
+    entries[#entries + 1] = entry
+    for _, part in ipairs(entry[2]) do
+      size = size + #part
+    end
+    from = '(' .. entry[1]
+  end
+  return entries
+end
+
+-- Whether an id of the stream is not above another one.
+local function is_up_to(id, last)
+  local ms, n = string.match(id, '^(%d+)%-(%d+)$')
+  local last_ms, last_n = string.match(last, '^(%d+)%-(%d+)$')
+  if ms ~= last_ms then
+    return tonumber(ms) < tonumber(last_ms)
+  end
+  return tonumber(n) <= tonumber(last_n)
+end
+
+-- The fields of an entry of the stream. Another program may have left some out.
+local function fields(entry)
+  local named = {k = '', i = '', b = ''}
+  for i = 1, #entry[2], 2 do
+    named[entry[2][i]] = entry[2][i + 1]
+  end
+  return named
+end
+
+-- The number by which the writes of a key are ordered: that of a dead letter which was put back is older than its id.
+local function number_of(f, id)
+  return string.match(f.v or '', '^%d+%-%d+$') or id
+end
+
+-- Adds an entry to a stream, and returns its id. If another program has added one after which no id follows, or none that
+-- is a time, what has such an id is removed, and ids go on above all others. Nothing that was acknowledged has such an id.
+local function add(stream, at, ...)
+  local id = redis.pcall('XADD', stream, '*', ...)
+  if type(id) == 'string' and tonumber(string.match(id, '^%d+')) <= tonumber(latest) then
+    return id
+  end
+  local newest = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
+  while newest and tonumber(string.match(newest[1], '^%d+')) > tonumber(latest) do
+    redis.call('XDEL', stream, newest[1])
+    newest = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
+  end
+  -- Above what was settled before, too.
+  local last = string.format('%.0f-0', at + 1)
+  if newest and is_up_to(last, newest[1]) then
+    last = newest[1]
+  end
+  redis.call('XSETID', stream, last)
+  return redis.call('XADD', stream, '*', ...)
+end
+
+-- Adds a write. The stream gets a name of its own when it begins: so a flush notices that it was lost, also if it is there
+-- again.
+local function add_write(writes, clock_key, rnd, at, ...)
+  if redis.call('EXISTS', writes) == 0 then
+    redis.call('HSET', clock_key, 'writes', rnd)
+  end
+  return add(writes, at, ...)
+end
