@@ -18,12 +18,12 @@ use tracing::{debug, info, warn};
 
 use super::stats::Counters;
 use super::write::{Store, Write, version};
-use crate::cache::Cache;
+use crate::cache::{Cache, written};
 use crate::key::CacheKey;
 use crate::l2::{L2Error, Settled, StreamId, Waiting, WriteStream};
 use crate::retry_delays::retry_delays;
 use crate::throttle::Throttle;
-use crate::wire::codec::{Bincode, Codec, catch_panic};
+use crate::wire::codec::{Bincode, Codec, CodecError, catch_panic};
 
 /// Pauses after a failure grow from this.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
@@ -87,8 +87,14 @@ where
     K: CacheKey + DeserializeOwned + Send,
     V: Send + Sync + 'static,
 {
+    // The value is read, and may be encrypted, for the text of the key: so this is to be the same one.
+    let key = catch_panic(|| {
+        let key: K = Bincode.decode(&waiting.encoded_key)?;
+        let is_its_own = written(&key).is_ok_and(|text| *text == *waiting.key);
+        Ok::<_, CodecError>(is_its_own.then_some(key))
+    });
     Some(Write {
-        key: catch_panic(|| Bincode.decode(&waiting.encoded_key)).ok()?,
+        key: key.ok()??,
         value: cache.engine().open_waiting(waiting)?,
         version: version(waiting.version),
     })

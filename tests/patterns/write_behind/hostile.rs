@@ -402,3 +402,30 @@ async fn an_entry_with_the_last_id_ends_nothing() {
     behind.flush().await.unwrap();
     assert_eq!(source.row("bad"), Some(1));
 }
+
+/// Its value would reach the source under a key for which nobody has written it, also if it is encrypted for its own.
+#[tokio::test]
+async fn a_value_does_not_reach_the_source_under_the_key_of_another() {
+    let redis = RedisServer::start().await;
+    let (cache, source) = (instance(&redis).await, Source::new());
+    let_wait(&redis).await;
+    let behind = source.behind(&cache);
+    behind.insert("mine", 1).await.unwrap();
+    behind.insert("theirs", 2).await.unwrap();
+    let mut range = cmd("XRANGE");
+    range.arg(key("!writes")).arg("-").arg("+");
+    let entries: Vec<(String, BTreeMap<String, Vec<u8>>)> = ask(&redis, &range).await;
+    let (mine, theirs) = (&entries[0].1, &entries[1].1);
+    add(
+        &redis,
+        &[("k", b"mine"), ("i", &theirs["i"]), ("b", &mine["b"])],
+    )
+    .await;
+    let_work(&redis).await;
+    eventually("theirs is written", async || source.row("theirs").is_some()).await;
+    assert_eq!(source.row("theirs"), Some(2));
+    // With the write that it shares its key with.
+    has_dead_letters(&behind, 2).await;
+    let letters = behind.dead_letters(2).await.unwrap();
+    assert!(letters[0].write.is_some() && letters[1].write.is_none());
+}
