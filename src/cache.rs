@@ -777,6 +777,9 @@ where
     ///
     /// Without an L2, what L1 has evicted or had no room for is absent.
     ///
+    /// While the cache is [switched off](Self::set_enabled) the call returns `false` and changes nothing, so a caller that
+    /// repeats it until it is `true` goes on until the cache is switched on.
+    ///
     /// Cost: one round trip, two if the value that is stored has tags. No other key shares them.
     ///
     /// # Errors
@@ -1543,9 +1546,8 @@ where
     ///
     /// - `get*` are misses, and no request of theirs is sent to L2;
     /// - loads run, once at a time for each key of this instance, and what they return is not stored;
-    /// - `insert*`, `write_through` and [`warm`](Self::warm) store nothing. The first two invalidate their keys instead,
-    ///   and `insert_if` says `false`;
-    /// - [`touch`](Self::touch) says `false`; all other changes, such as `invalidate`, are sent as usual, and those of other
+    /// - `insert*`, `write_through` and [`warm`](Self::warm) store nothing. The first two invalidate their keys instead;
+    /// - `insert_if*` and [`touch`](Self::touch) say `false` and change nothing; all other changes, such as `invalidate`, are sent as usual, and those of other
     ///   instances are applied;
     /// - a `WriteBehind::insert` is stored in L2, where it waits for its source, and not in L1. Until then loads here
     ///   return the older value that the source has.

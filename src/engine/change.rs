@@ -115,17 +115,6 @@ pub(super) enum Condition {
     Room(Box<Queued>),
 }
 
-impl Condition {
-    /// Whether the value has to reach its source.
-    pub(super) fn is_room(&self) -> bool {
-        match self {
-            Self::Version(_) => false,
-            #[cfg(feature = "write-behind")]
-            Self::Room(_) => true,
-        }
-    }
-}
-
 /// What the stream of writes is given with a value.
 #[cfg(feature = "write-behind")]
 pub(crate) struct Queued {

@@ -55,13 +55,17 @@ impl<V: Value> Writes<V> {
         Ok(self.token(stored))
     }
 
-    /// Stores a value if the one that is there has this version. Returns whether it was stored.
+    /// Stores a value if the one that is there has this version. Returns whether it was stored. While the cache is switched
+    /// off nothing is changed: an invalidation in its place would remove the value of another caller.
     pub(super) async fn insert_if(
         &self,
         key: Key,
         loaded: Loaded<V>,
         version: Version,
     ) -> Result<bool, WriteError> {
+        if self.ctx.is_off() {
+            return Ok(false);
+        }
         let condition = Condition::Version(version);
         let stored = self.store([(key, loaded)], Some(condition)).await?;
         Ok(matches!(stored, Accepted::Done(_)))
@@ -105,8 +109,7 @@ impl<V: Value> Writes<V> {
             let tags = ctx.l1.tags(&tags);
             // After the operation has begun: if the cache is switched off later than this looks, L1 is emptied of it.
             let is_off = ctx.is_off();
-            let has_to_wait = only_if.as_ref().is_some_and(Condition::is_room);
-            let change = if is_off && !has_to_wait {
+            let change = if is_off && only_if.is_none() {
                 Change::Remove {
                     kind: Kind::Invalidate,
                     hold: Duration::ZERO,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use larder::{Cache, Loaded, Mode, Version};
 
-use crate::fleet::{Fleet, HOUR, Source, over_both_stores, pair};
+use crate::fleet::{Fleet, HOUR, Source, Texts, over_both_stores, pair};
 use crate::support::eventually::eventually;
 use crate::support::network::{Gate, Step, Way};
 
@@ -13,6 +13,7 @@ over_both_stores!(
     look_ups_miss_and_ask_l2_for_nothing,
     what_is_loaded_is_not_stored,
     what_is_inserted_invalidates,
+    an_insert_on_a_condition_changes_nothing,
     changes_are_sent_and_applied,
     what_was_under_way_is_not_stored,
     no_fallback_is_handed_out,
@@ -83,22 +84,18 @@ async fn what_is_loaded_is_not_stored(fleet: Fleet) {
 
 async fn what_is_inserted_invalidates(fleet: Fleet) {
     let ((a, _), (b, wire)) = pair(&fleet).await;
-    let keys = ["one", "many", "if", "through"];
+    let keys = ["one", "many", "through"];
     for key in keys {
         a.insert(key, "old".to_owned()).await.unwrap();
     }
-    let version = b.get("if").await.unwrap().meta().version().unwrap();
     b.set_enabled(false);
     let new = || "new".to_owned();
     b.insert("one", new()).await.unwrap();
     let with = Loaded::new(new()).ttl(HOUR);
     b.insert_many_with([("many", with)]).await.unwrap();
-    assert!(!b.insert_if("if", new(), version).await.unwrap());
-    let absent = Version::ABSENT;
-    assert!(!b.insert_if("absent", new(), absent).await.unwrap());
     let stored = b.write_through("through", new(), |_| async { Ok::<_, std::io::Error>(()) });
     stored.await.unwrap();
-    assert_eq!(wire.asked(Step::Insert) + wire.asked(Step::InsertIf), 0);
+    assert_eq!(wire.asked(Step::Insert), 0);
     b.set_enabled(true);
     let (fresh, _) = fleet.instance().await;
     for key in keys {
@@ -109,6 +106,26 @@ async fn what_is_inserted_invalidates(fleet: Fleet) {
         assert!(b.get(key).await.is_none(), "{key}");
         assert!(fresh.get(key).await.is_none(), "{key}");
     }
+}
+
+/// What is stored is the lock of another caller.
+async fn an_insert_on_a_condition_changes_nothing(fleet: Fleet) {
+    let ((a, _), (b, wire)) = pair(&fleet).await;
+    let claim = async |cache: &Texts, version| {
+        let claimed = cache.insert_if("k", "mine".to_owned(), version);
+        claimed.await.unwrap()
+    };
+    assert!(claim(&a, Version::ABSENT).await);
+    let seen = b.get("k").await.unwrap().meta().version().unwrap();
+    b.set_enabled(false);
+    for version in [Version::ABSENT, seen] {
+        assert!(!claim(&b, version).await);
+    }
+    let (fresh, _) = fleet.instance().await;
+    assert_eq!(fresh.get("k").await.unwrap().meta().version(), Some(seen));
+    assert_eq!(wire.asked(Step::InsertIf), 0);
+    b.set_enabled(true);
+    assert!(claim(&b, seen).await);
 }
 
 async fn changes_are_sent_and_applied(fleet: Fleet) {
