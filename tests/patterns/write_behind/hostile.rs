@@ -429,3 +429,21 @@ async fn a_value_does_not_reach_the_source_under_the_key_of_another() {
     let letters = behind.dead_letters(2).await.unwrap();
     assert!(letters[0].write.is_some() && letters[1].write.is_none());
 }
+
+/// Scripts are not rolled back.
+#[tokio::test]
+async fn a_dead_letter_that_redis_refuses_to_put_back_stays() {
+    let redis = RedisServer::start().await;
+    let (cache, source) = (instance(&redis).await, Source::new());
+    *source.poison.lock().unwrap() = Some("k".to_owned());
+    let behind = source.builder(&cache).attempts(1).build().unwrap();
+    behind.insert("k", 1).await.unwrap();
+    has_dead_letters(&behind, 1).await;
+    let mut user = cmd("ACL");
+    user.arg("SETUSER").arg("default").arg("-publish");
+    let _: () = ask(&redis, &user).await;
+    behind.replay_dead_letters().await.unwrap_err();
+    assert_eq!(behind.dead_letters(10).await.unwrap().len(), 1);
+    let waiting: u64 = ask(&redis, cmd("XLEN").arg(key("!writes"))).await;
+    assert_eq!(waiting, 0);
+}
