@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use ::http::header::{CACHE_CONTROL, HeaderMap, HeaderName};
+use ::http::header::{CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue};
+use sfv::{BareItem, Dictionary, ListEntry, Parser};
 
 /// The longest time that a directive can name: larger numbers count as this one.
 const LONGEST: u64 = 1 << 31;
@@ -21,6 +22,30 @@ impl Directives {
         let lines = headers.get_all(name).iter();
         let lines = lines.filter_map(|line| std::str::from_utf8(line.as_bytes()).ok());
         Self(lines.flat_map(members).map(directive).collect())
+    }
+
+    /// Those of the first of these fields that a response has and that can be read (RFC 9213): a dictionary of structured
+    /// values. A time that is no number counts as zero.
+    pub(super) fn targeted(headers: &HeaderMap, fields: &[HeaderName]) -> Option<Self> {
+        fields.iter().find_map(|field| {
+            let lines = headers.get_all(field).iter().map(HeaderValue::as_bytes);
+            let joined = lines.collect::<Vec<_>>().join(&b", "[..]);
+            let members: Dictionary = Parser::new(&joined).parse().ok()?;
+            let directives = members.into_iter().filter_map(|(name, member)| {
+                let argument = match member {
+                    ListEntry::Item(item) => match item.bare_item {
+                        BareItem::Boolean(false) => return None,
+                        BareItem::Boolean(true) => None,
+                        BareItem::Integer(number) => Some(number.to_string()),
+                        _ => Some(String::new()),
+                    },
+                    ListEntry::InnerList(_) => Some(String::new()),
+                };
+                Some((name.into(), argument))
+            });
+            let directives = Self(directives.collect());
+            (!directives.is_empty()).then_some(directives)
+        })
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::http::header::HeaderName;
 use ::http::{request, response};
 use tower_layer::Layer;
 
@@ -159,6 +160,22 @@ impl CacheLayer {
         rule: impl Fn(&request::Parts, &response::Parts, &mut Invalidations) + Send + Sync + 'static,
     ) -> Self {
         self.rules.invalidate = Some(Arc::new(rule));
+        self
+    }
+
+    /// Response headers that speak to this cache, such as `CDN-Cache-Control`, in the order of preference: RFC 9213. Default:
+    /// none, as a service behind a CDN sends them to that.
+    ///
+    /// The first one that a response has, and that is a valid dictionary with at least one member, takes the place of
+    /// `Cache-Control` and `Expires`, which are left to browsers. All of them are passed on to the client.
+    ///
+    /// ```
+    /// # fn demo(layer: larder::http::CacheLayer) -> larder::http::CacheLayer {
+    /// layer.targeted([http::header::CDN_CACHE_CONTROL])
+    /// # }
+    /// ```
+    pub fn targeted(mut self, fields: impl IntoIterator<Item = HeaderName>) -> Self {
+        self.rules.targeted = fields.into_iter().collect();
         self
     }
 

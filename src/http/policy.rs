@@ -48,11 +48,13 @@ pub(super) fn terms(
         }
         now
     });
-    let mut directives = Directives::of(&response.headers);
+    let targeted = Directives::targeted(&response.headers, &rules.targeted);
+    let is_targeted = targeted.is_some();
+    let mut directives = targeted.unwrap_or_else(|| Directives::of(&response.headers));
     let says_so = ["max-age", "s-maxage", "public"]
         .iter()
         .any(|name| directives.has(name))
-        || response.headers.contains_key(EXPIRES);
+        || !is_targeted && response.headers.contains_key(EXPIRES);
     // A rule that looks at no status must not keep an error, or a redirect to a login, for everybody.
     let ttl_rule = (rules.ttl.as_ref())
         .filter(|_| says_so || STORED_UNASKED.contains(&response.status.as_u16()));
@@ -83,6 +85,7 @@ pub(super) fn terms(
         request,
         response,
         directives: &directives,
+        is_targeted,
         own_ttl,
         date,
         status,
@@ -130,6 +133,8 @@ struct Normal<'a> {
     request: &'a request::Parts,
     response: &'a response::Parts,
     directives: &'a Directives,
+    /// Whether these are of a field for this cache: then `Expires` is for others.
+    is_targeted: bool,
     own_ttl: Option<Duration>,
     is_authorized: bool,
     date: SystemTime,
@@ -171,7 +176,7 @@ impl Normal<'_> {
         };
         insert(DATE, httpdate::fmt_http_date(self.date));
         let from = &self.response.headers;
-        if from.contains_key(EXPIRES) {
+        if !self.is_targeted && from.contains_key(EXPIRES) {
             // What is no date, or is there twice, means the past.
             let expires = date(from, &EXPIRES).map(httpdate::fmt_http_date);
             insert(EXPIRES, expires.unwrap_or_else(|| "0".to_owned()));

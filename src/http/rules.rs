@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::http::header::HeaderName;
 use ::http::{request, response};
 
 use super::invalidations::Invalidations;
@@ -22,6 +23,8 @@ pub(super) struct Rules {
     pub(super) ttl: Option<OfBoth<Option<Duration>>>,
     pub(super) tags: Option<OfBoth<Vec<String>>>,
     pub(super) invalidate: Option<Invalidate>,
+    /// The fields that are looked at before `Cache-Control`, in this order.
+    pub(super) targeted: Arc<[HeaderName]>,
     pub(super) obeys_requests: bool,
     pub(super) looks_up_authorized: bool,
     pub(super) body_limit: usize,
@@ -43,6 +46,7 @@ impl Rules {
             ttl: None,
             tags: None,
             invalidate: None,
+            targeted: Arc::default(),
             obeys_requests: false,
             looks_up_authorized: false,
             body_limit: 1 << 20,

@@ -22,4 +22,5 @@ mod sharing;
 mod suite;
 #[path = "../support/mod.rs"]
 mod support;
+mod targeted;
 mod vary;
