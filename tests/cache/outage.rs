@@ -522,8 +522,8 @@ fn rights(call: Option<&str>) -> String {
     let readme = include_str!("../../README.md");
     let text = match call {
         None => {
-            let (_, block) = readme.split_once("```text\n+eval").unwrap();
-            format!("+eval{}", block.split_once("```").unwrap().0)
+            let (_, block) = readme.split_once("```text\n+evalsha").unwrap();
+            format!("+evalsha{}", block.split_once("```").unwrap().0)
         }
         Some(call) => {
             let (_, table) = readme.split_once("| also for | rights |").unwrap();

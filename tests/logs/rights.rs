@@ -154,9 +154,8 @@ fn the_documented_rights_are_enough() {
 /// Without one of these, an instance does not subscribe; nor without `script|load`, if no other one has loaded the
 /// scripts.
 const TO_CONNECT: &[&str] = &[
-    "+eval",
     "+evalsha",
-    "+eval_ro",
+    "+evalsha_ro",
     "+subscribe",
     "+select",
     "+time",

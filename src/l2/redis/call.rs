@@ -4,8 +4,8 @@ use std::iter;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{
-    Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult, Script, ServerErrorKind, ToRedisArgs,
-    from_redis_value, make_extension_error,
+    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, Script, ServerErrorKind,
+    ToRedisArgs, Value, from_redis_value, make_extension_error,
 };
 
 use crate::l2::L2Error;
@@ -22,6 +22,39 @@ impl Lua {
         let script = Script::new(&text);
         Self { text, script }
     }
+
+    async fn load(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
+        self.script.load_async(connection).await.map(drop)
+    }
+
+    /// What the script has answered in a [pipeline](run_both), or its error.
+    pub(super) fn answer<T: FromRedisValue>(&self, answer: Value) -> RedisResult<T> {
+        let answer = answer.extract_error();
+        let answer = answer.map_err(|error| with_command(&self.text, error))?;
+        Ok(from_redis_value(answer)?)
+    }
+}
+
+/// Runs two scripts in one pipeline, of which the second only reads, and returns what each has answered or the error that
+/// it has ended with. `requests` has a call of each. If the server does not know them, loads both and sends all again, over
+/// the same connection: what `requests` does twice has to be as good as once.
+pub(super) async fn run_both(
+    scripts: [&Lua; 2],
+    requests: &Pipeline,
+    connection: &mut MultiplexedConnection,
+) -> RedisResult<(Value, Value)> {
+    let answers: (Value, Value) = requests.query_async(connection).await?;
+    let is_unknown = |answer: &Value| match answer {
+        Value::ServerError(error) => error.kind() == Some(ServerErrorKind::NoScript),
+        _ => false,
+    };
+    if !is_unknown(&answers.0) && !is_unknown(&answers.1) {
+        return Ok(answers);
+    }
+    for script in scripts {
+        script.load(connection).await?;
+    }
+    requests.query_async(connection).await
 }
 
 /// A script with its keys and then its arguments, written one after the other into the command that is sent.
@@ -43,18 +76,37 @@ impl<'a> Call<'a> {
         keys: usize,
         values: impl ExactSizeIterator<Item = usize>,
     ) -> Self {
+        Self::by("EVALSHA", lua, keys, values)
+    }
+
+    /// A call with this number of keys of a script that only reads.
+    pub(super) fn reading(lua: &'a Lua, keys: usize) -> Self {
+        Self::by("EVALSHA_RO", lua, keys, iter::empty())
+    }
+
+    fn by(
+        name: &str,
+        lua: &'a Lua,
+        keys: usize,
+        values: impl ExactSizeIterator<Item = usize>,
+    ) -> Self {
         let parts = 3 + keys + 8;
         let all = parts + 2 * values.len();
         // A command that grows is copied each time.
         let mut command =
             Cmd::with_capacity(all, 32 * parts + values.map(|n| n + 56).sum::<usize>());
-        command.arg("EVALSHA").arg(lua.script.get_hash()).arg(keys);
+        command.arg(name).arg(lua.script.get_hash()).arg(keys);
         Self { lua, command }
     }
 
     pub(super) fn arg(&mut self, part: impl ToRedisArgs) -> &mut Self {
         self.command.arg(part);
         self
+    }
+
+    /// The request, for a pipeline.
+    pub(super) fn into_command(self) -> Cmd {
+        self.command
     }
 
     /// Runs the script; loads it first if the server does not know it. NOSCRIPT means that nothing was executed,
@@ -67,7 +119,7 @@ impl<'a> Call<'a> {
         if let Err(error) = &answer
             && error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
         {
-            self.lua.script.load_async(connection).await?;
+            self.lua.load(connection).await?;
             return self.send(connection).await;
         }
         answer
@@ -78,15 +130,13 @@ impl<'a> Call<'a> {
         connection: &mut MultiplexedConnection,
     ) -> RedisResult<T> {
         let answer = connection.send_packed_command(&self.command).await?;
-        let answer = answer.extract_error();
-        let answer = answer.map_err(|error| with_command(&self.lua.text, error))?;
-        Ok(from_redis_value(answer)?)
+        self.lua.answer(answer)
     }
 }
 
 /// The error with which a script has ended, with the name of the command that it could not call: Redis 7.0 says only in
 /// which line it is.
-pub(super) fn with_command(script: &str, error: RedisError) -> RedisError {
+fn with_command(script: &str, error: RedisError) -> RedisError {
     let text = error.detail().unwrap_or_default();
     let (code, before, after) = if text.contains("can't run this command") {
         ("NOPERM", "no permissions to run the", "command")

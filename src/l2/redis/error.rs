@@ -194,8 +194,8 @@ mod tests {
             ),
             (
                 "ERR",
-                "unknown command `EVAL_RO`, with args beginning with: `hunter2`, ",
-                "does not know eval_ro: Redis 7.0",
+                "unknown command `EVALSHA_RO`, with args beginning with: `hunter2`, ",
+                "does not know evalsha_ro: Redis 7.0",
             ),
             (
                 "ERR",

@@ -9,15 +9,13 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll};
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
-use deadpool_redis::redis::{
-    FromRedisValue, Pipeline, PushInfo, PushKind, RedisResult, Value, from_redis_value,
-};
+use deadpool_redis::redis::{Pipeline, PushInfo, PushKind, RedisResult, Value};
 use futures::future::{BoxFuture, join};
 use futures::{FutureExt, Stream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
-use super::call::with_command;
+use super::call::{Call, run_both};
 use super::connection::{CONNECT, check_lanes, life, run_call};
 use super::error::{connect_error, l2_error};
 use super::members;
@@ -175,26 +173,19 @@ impl RedisSubscription {
             applied,
             heartbeat: nonce,
         };
+        let mut note = Call::new(&self.scripts.note, 1);
+        note.arg(&self.names.live);
+        note.arg(me.info.id).arg(members::entry(&me));
+        note.arg(self.joined.generation).arg(self.joined.age_now());
+        let mut read = Call::reading(&self.scripts.heartbeat, 1);
+        read.arg(&self.names.clock).arg(nonce);
         let mut pipeline = Pipeline::with_capacity(2);
         // Each script has an answer of its own.
         pipeline.ignore_errors();
-        pipeline.cmd("EVAL").arg(&self.scripts.note);
-        pipeline.arg(1).arg(&self.names.live);
-        pipeline.arg(me.info.id).arg(members::entry(&me)).arg(nonce);
-        pipeline
-            .arg(self.joined.generation)
-            .arg(self.joined.age_now());
-        pipeline.cmd("EVAL_RO").arg(&self.scripts.heartbeat);
-        pipeline.arg(1).arg(&self.names.clock).arg(nonce);
+        pipeline.add_command(note.into_command());
+        pipeline.add_command(read.into_command());
         pipeline
     }
-}
-
-/// What a script has answered, or its error.
-fn answer_of<T: FromRedisValue>(script: &str, answer: Value) -> Result<T, L2Error> {
-    let answer = answer.extract_error();
-    let answer = answer.map_err(|error| l2_error(with_command(script, error)))?;
-    from_redis_value(answer).map_err(|error| l2_error(error.into()))
 }
 
 impl Subscription for RedisSubscription {
@@ -204,11 +195,12 @@ impl Subscription for RedisSubscription {
         let scripts = Arc::clone(&self.scripts);
         let mut connection = self.connection.clone();
         let answer = async move {
-            let answers = requests.query_async(&mut connection).await;
-            let (noted, lane): (Value, Value) = answers.map_err(l2_error)?;
-            let noted: u64 = answer_of(&scripts.note, noted)?;
+            let (note, read) = (&scripts.note, &scripts.heartbeat);
+            let answers = run_both([note, read], &requests, &mut connection).await;
+            let (noted, lane) = answers.map_err(l2_error)?;
+            let noted: bool = note.answer(noted).map_err(l2_error)?;
             let lane: (u64, bool, u64, u64, u64, u64, String) =
-                answer_of(&scripts.heartbeat, lane)?;
+                read.answer(lane).map_err(l2_error)?;
             let (echo, in_order, epoch, seq, ver, now, life) = lane;
             if !in_order || echo != nonce {
                 return Err(L2Error::unexpected(
@@ -216,7 +208,7 @@ impl Subscription for RedisSubscription {
                 ));
             }
             // No caller of another instance would wait for this one, so it must not use its L1 (rule 16).
-            if noted != nonce {
+            if !noted {
                 return Err(L2Error::unexpected(
                     "the list of members was lost or damaged; this instance subscribes again",
                 ));

@@ -34,11 +34,8 @@ pub(super) struct Scripts {
     pub(super) pending: Lua,
     #[cfg(feature = "write-behind")]
     pub(super) letters: Lua,
-    /// Sent with `EVAL`: it shares a pipeline with `heartbeat`, where a script that the server has forgotten could not be
-    /// loaded first.
-    pub(super) note: String,
-    /// Sent with `EVAL_RO`, for which the client has no type.
-    pub(super) heartbeat: String,
+    pub(super) note: Lua,
+    pub(super) heartbeat: Lua,
 }
 
 /// A write that removes data must work when memory is full, or a full Redis would keep stale values. A script with this
@@ -94,8 +91,8 @@ impl Scripts {
             pending: script(&[CLOCK, STREAM, include_str!("pending.lua")]),
             #[cfg(feature = "write-behind")]
             letters: script(&[STREAM, include_str!("letters.lua")]),
-            note: text_when_full(&[LIST, include_str!("note.lua")]),
-            heartbeat: text(&[CLOCK, LIFE, include_str!("heartbeat.lua")]),
+            note: script_when_full(&[LIST, include_str!("note.lua")]),
+            heartbeat: script(&[CLOCK, LIFE, include_str!("heartbeat.lua")]),
         }
     }
 }

@@ -17,7 +17,7 @@ const OTHER: MemberInfo = MemberInfo {
 };
 
 /// The answer to one heartbeat.
-async fn answer(subscription: &mut dyn Subscription) -> Result<(), L2Error> {
+pub(super) async fn answer(subscription: &mut dyn Subscription) -> Result<(), L2Error> {
     subscription.heartbeat(NOTHING);
     loop {
         let received = timeout(LIMIT, subscription.next())

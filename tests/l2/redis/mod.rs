@@ -3,6 +3,7 @@
 mod batches;
 mod detour;
 mod failover;
+mod heartbeats;
 mod keys;
 mod lives;
 mod logins;
