@@ -222,6 +222,24 @@ async fn a_batch_ends_with_its_window() {
     assert_eq!(calls.take(), [["a", "b"], ["c", "d"]]);
 }
 
+/// The first load began before the invalidation, so the second caller does not join it. Without an L2 no lease keeps them
+/// apart.
+#[tokio::test(start_paused = true)]
+async fn a_key_that_is_in_a_batch_begins_the_next() {
+    let calls = Calls::default();
+    let builder = Cache::builder("test:alone").batch_loads(Duration::from_millis(20), 100);
+    let cache = with_many(builder, &calls);
+    let mut first = Box::pin(cache.get("a"));
+    assert!(futures::poll!(&mut first).is_pending());
+    cache.invalidate("a").await.unwrap();
+    let (first, second, other) = tokio::join!(first, cache.get("a"), cache.get("b"));
+    assert_eq!(
+        texts(&[first.unwrap(), second.unwrap(), other.unwrap()]),
+        ["A", "A", "B"]
+    );
+    assert_eq!(calls.take(), [vec!["a"], vec!["a", "b"]]);
+}
+
 /// A batch is one call of a loader, however many keys it has.
 #[tokio::test]
 async fn a_batch_is_one_of_the_loads_that_may_run_at_once() {

@@ -1,5 +1,6 @@
 //! Loads of single keys that come together, and become one call of a loader of many keys.
 
+use std::collections::HashSet;
 use std::future::ready;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -9,6 +10,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{Begin, Led, Loads};
 use crate::engine::loader::{Loader, LoaderOf};
+use crate::key::Key;
 use crate::lock::lock;
 use crate::vocabulary::Value;
 
@@ -23,8 +25,9 @@ pub(crate) struct Batches<K, V> {
 
 struct Open<K, V> {
     loads: Sender<(K, Led<V>)>,
-    /// How many more there may be.
-    room: usize,
+    /// A key that is in it begins the next: the loader has one value for a key, and an earlier load of it may have begun
+    /// before an invalidation (rule 4).
+    keys: HashSet<Key>,
 }
 
 /// A load that joins a batch, if its key has to be loaded.
@@ -51,12 +54,14 @@ impl<K: Send + 'static, V: Value> Batches<K, V> {
     /// Adds a load to the open batch. If there is none, or its runtime has ended, begins one.
     fn add(&self, loads: &Arc<Loads<V>>, key: K, led: Led<V>) {
         let mut open = lock(&self.open);
+        let text = led.op.key().clone();
         let mut one = (key, led);
-        if let Some(batch) = &mut *open {
+        if let Some(batch) = &mut *open
+            && batch.keys.insert(text.clone())
+        {
             match batch.loads.try_send(one) {
                 Ok(()) => {
-                    batch.room = batch.room.saturating_sub(1);
-                    if batch.room == 0 {
+                    if batch.keys.len() >= self.max {
                         // Its task gets no more, and need not wait for the end of the window.
                         *open = None;
                     }
@@ -70,7 +75,7 @@ impl<K: Send + 'static, V: Value> Batches<K, V> {
         let _ = sender.try_send(one);
         *open = (self.max > 1).then_some(Open {
             loads: sender,
-            room: self.max - 1,
+            keys: HashSet::from([text]),
         });
         drop(open);
         let until = Instant::now() + self.window;
