@@ -193,7 +193,14 @@ impl<V: Value> Convert<V> {
                     ..ttls
                 }
             }
-            None => self.kept_for(ttl.unwrap_or(DEFAULT_TTL)),
+            // An instance with `sliding` does not extend it.
+            None => {
+                let ttls = self.kept_for(ttl.unwrap_or(DEFAULT_TTL));
+                Ttls {
+                    end: Some(ttls.hard),
+                    ..ttls
+                }
+            }
         }
     }
 
@@ -316,7 +323,8 @@ impl<V: Value> Convert<V> {
                 gone_at
             },
             gone_at,
-            ends_at,
+            // Only an extension asks for it, and an entry takes more memory with it.
+            ends_at: self.options.sliding.map_or(NEVER, |_| ends_at),
             extend_at: self.extend_at(gone_at, ends_at),
             refresh_at: if self.options.verify > 0.0 {
                 // Each hit is looked at.

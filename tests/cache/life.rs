@@ -22,6 +22,7 @@ over_both_stores!(
     a_load_that_began_before_is_not_stored_as_fresh,
     nothing_is_made_stale_where_nothing_is,
     a_read_does_not_bring_back_what_another_instance_removed,
+    a_life_that_was_given_without_sliding_is_not_extended,
     a_touch_does_not_make_an_old_copy_current,
     a_ttl_of_any_length_and_any_key_will_do,
 );
@@ -395,6 +396,27 @@ async fn a_read_does_not_bring_back_what_another_instance_removed(fleet: Fleet) 
     answer.open();
     for cache in [&a, &b] {
         assert!(cache.get("k").await.is_none());
+    }
+}
+
+/// As while a service is deployed anew with `sliding`: its former instances insert, and touch, for so long and no longer.
+async fn a_life_that_was_given_without_sliding_is_not_extended(fleet: Fleet) {
+    let (old, _) = fleet.instance_with(|b| still(b).l2_ttl(IDLE)).await;
+    let (new, _) = fleet.instance_with(sliding).await;
+    for key in ["inserted", "touched"] {
+        if key == "inserted" {
+            old.insert(key, "v".to_owned()).await.unwrap();
+        } else {
+            new.insert(key, "v".to_owned()).await.unwrap();
+            assert!(old.touch(key, IDLE).await.unwrap());
+        }
+        eventually("it ends, though it is read", || async {
+            if let Fleet::Memory { .. } = fleet {
+                fleet.advance(IDLE / 8);
+            }
+            new.get(key).await.is_none()
+        })
+        .await;
     }
 }
 
