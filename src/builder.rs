@@ -399,7 +399,8 @@ where
     ///
     /// For loads that fail without a fallback. An instance remembers the errors of 10 000 keys, each for itself. An insert,
     /// an invalidation or a refresh of the key ends it, and so does a clear; also those of other instances, when their
-    /// message arrives. A value that is in L2 comes before the error.
+    /// message arrives. So does the invalidation of any tag: it is not known which tags the value would have had. A value that
+    /// is in L2 comes before the error, and a look-up by [`at_least`](Cache::at_least) loads until the write is applied.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {

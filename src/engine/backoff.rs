@@ -33,8 +33,16 @@ enum After {
     Refresh,
     /// A load failed, and its callers got a fallback.
     Fallback,
-    /// A load failed, and its callers got this error. It ends with the generation of L1: a clear ends it.
-    Error { error: LoadError, generation: u64 },
+    /// A load failed that began then, and its callers got this error.
+    Error { error: LoadError, began: Began },
+}
+
+/// When a load began, by the changes that can be of any key: the error of one that began before a clear, or before the
+/// invalidation of a tag, is not handed out after it (rule 20). Which tags its value would have had is not known.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Began {
+    pub(super) generation: u64,
+    pub(super) tag_changes: u64,
 }
 
 impl Backoff {
@@ -61,10 +69,10 @@ impl Backoff {
             .is_some_and(|pause| matches!(pause.after, After::Fallback))
     }
 
-    /// The error that the callers of a key get, without a load; `current` is the generation of L1.
-    pub(super) fn error(&self, key: &str, current: u64) -> Option<LoadError> {
+    /// The error that the callers of a key get, without a load, if its load could have begun `now`.
+    pub(super) fn error(&self, key: &str, now: Began) -> Option<LoadError> {
         match self.pause(key)?.after {
-            After::Error { error, generation } if generation == current => Some(error),
+            After::Error { error, began } if began == now => Some(error),
             _ => None,
         }
     }
@@ -100,14 +108,8 @@ impl Backoff {
     }
 
     /// A load failed, and there is no fallback.
-    pub(super) fn load_failed(
-        &self,
-        key: &Key,
-        error: LoadError,
-        generation: u64,
-        pause: Duration,
-    ) {
-        self.wait(key, 0, pause, After::Error { error, generation });
+    pub(super) fn load_failed(&self, key: &Key, error: LoadError, began: Began, pause: Duration) {
+        self.wait(key, 0, pause, After::Error { error, began });
     }
 
     /// The pause that a key is in.
@@ -134,9 +136,13 @@ mod tests {
     #[test]
     fn errors_of_so_many_keys_are_remembered() {
         let backoff = Backoff::new(Clock::manual());
+        let began = Began {
+            generation: 1,
+            tag_changes: 1,
+        };
         for n in 0..2 * CAPACITY {
             let key = Key::from(&*n.to_string());
-            backoff.load_failed(&key, LoadError::stopped(), 1, LONGEST);
+            backoff.load_failed(&key, LoadError::stopped(), began, LONGEST);
         }
         backoff.keys.run_pending_tasks();
         let kept = backoff.keys.entry_count();

@@ -27,6 +27,7 @@ pub(crate) use self::batches::Batches;
 use self::since::Judged;
 pub(in crate::engine) use self::since::Since;
 pub(crate) use self::stale_wait::{Awaited, Current};
+use super::backoff::Began;
 use super::context::Context;
 use super::lease::{self, Acquired, Replaces};
 use super::loader::{Loader, LoaderCalls, Loading};
@@ -78,6 +79,7 @@ impl<V: Value, F: FnOnce() -> Loader<V>> Begin<V> for F {
 /// A load of one key, for the task that runs it.
 pub(crate) struct Led<V> {
     op: OpGuard<V>,
+    began: Began,
     /// The request for the lease; `None` if L2 is not to be asked.
     ask: Option<LeaseRequest>,
     /// An older value that L1 has is none for the caller that has begun the load.
@@ -191,7 +193,7 @@ impl<V: Value> Loads<V> {
         load: impl Begin<V>,
         mut since: Since,
     ) -> Result<Option<Entry<V>>, LoadError> {
-        if let Some(error) = self.recent_error(&key) {
+        if let Some(error) = self.recent_error(&key, since) {
             return Err(error);
         }
         let (mut load, mut may_be_late) = (Some(load), true);
@@ -208,7 +210,15 @@ impl<V: Value> Loads<V> {
                 load.begin(self, led).await;
             }
             // The load of many keys returns no value for a key that its loader does not know; this loader may.
-            match self.result_of(&key, flight).await? {
+            let loaded = match self.result_of(&key, flight).await {
+                // The source may have changed since that load began.
+                Err(_) if is_late => {
+                    may_be_late = false;
+                    continue;
+                }
+                loaded => loaded?,
+            };
+            match loaded {
                 Some(loaded) if is_late && !loaded.is_usable_late() => may_be_late = false,
                 Some(loaded) => match since.judge(&self.ctx, loaded, is_late, is_own) {
                     Judged::Usable(loaded) => {
@@ -263,7 +273,7 @@ impl<V: Value> Loads<V> {
         let (mut flights, mut again) = (Vec::new(), Vec::new());
         let mut failed = Ok(());
         for (place, key, want) in missing {
-            if let Some(error) = self.recent_error(&key) {
+            if let Some(error) = self.recent_error(&key, Since::ANY) {
                 // The other keys are loaded all the same.
                 failed = Err(error);
                 continue;
@@ -279,7 +289,14 @@ impl<V: Value> Loads<V> {
             self.spawn(led, loader(&led_at)).await;
         }
         for (flight, is_late, place, key) in flights {
-            if let Some(loaded) = self.result_of(&key, flight).await? {
+            let loaded = match self.result_of(&key, flight).await {
+                Err(_) if is_late => {
+                    again.push((place, key));
+                    continue;
+                }
+                loaded => loaded?,
+            };
+            if let Some(loaded) = loaded {
                 if is_late && !loaded.is_usable_late() {
                     again.push((place, key));
                     continue;
@@ -346,13 +363,15 @@ impl<V: Value> Loads<V> {
         since: Since,
         may_be_late: bool,
     ) -> Joining<V> {
-        let now = self.ctx.now();
+        // In this order: a change that comes in between ends an error too early.
+        let (now, began) = (self.ctx.now(), self.now_began());
         let (join, is_late) = (self.ctx.l1).join_load(key, now, since.number, may_be_late);
         let (flight, led) = match join {
             Join::Joined(flight) => (flight, None),
             Join::Started(Started { op, sender, result }) => {
                 let led = Led {
                     op,
+                    began,
                     ask: want.map(|want| lease::request(&self.ctx, want)),
                     at_least: since.at_least,
                     number,
@@ -511,7 +530,7 @@ impl<V: Value> Loads<V> {
                     }
                 };
                 let outcome = match outcome {
-                    Err(error) => self.failed(&turn.led.op, error).await,
+                    Err(error) => self.failed(&turn.led, error).await,
                     outcome => outcome,
                 };
                 turn.led.end(outcome);

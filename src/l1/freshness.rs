@@ -217,7 +217,7 @@ impl Freshness {
 
     /// Counts invalidations of tags that were applied: an entry with tags is looked at again after each, and what began
     /// before is not joined.
-    pub(super) fn tag_changes(&self) -> u64 {
+    pub(crate) fn tag_changes(&self) -> u64 {
         self.tag_changes.load(Ordering::Acquire)
     }
 

@@ -65,6 +65,9 @@ where
     /// If L2 does not answer, what L1 has is not returned unless it is new enough, in
     /// [`Mode::Available`](crate::Mode::Available) too.
     ///
+    /// The token of a write-behind insert names what Redis has: if the key is removed there before the source has the value,
+    /// such as by an invalidation, a load returns the older value that the source has.
+    ///
     /// A token is for the cache that it came from, or one of the same namespace. To have all instances see a write before a
     /// call returns, use [`invalidate_and_wait`](Self::invalidate_and_wait).
     #[must_use]
@@ -141,7 +144,9 @@ where
     ///
     /// # Errors
     ///
-    /// As [`Cache::get_or_load`]. What was kept for loads that fail is returned in place of an error only if it was stored by
+    /// As [`Cache::get_or_load`], but the error of a load that began before the call is not returned, also with
+    /// [`error_ttl`](crate::Builder::error_ttl): until this instance has proved that it has applied the write, the key is
+    /// loaded for such callers, once for all that ask at the time. What was kept for loads that fail is returned in place of an error only if it was stored by
     /// the write or later, or if this instance has proved that it has applied the write.
     ///
     /// ```

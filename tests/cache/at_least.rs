@@ -19,6 +19,7 @@ over_both_stores!(
     once_it_is_applied_a_look_up_is_like_any_other,
     a_load_that_began_before_is_not_enough,
     a_stored_load_that_began_before_is,
+    the_error_of_a_load_that_began_before_is_not_handed_out,
     what_others_find_in_l1_is_not_enough,
     what_others_find_in_l2_is_compared_with_its_tags,
     callers_share_what_one_of_them_finds_in_l2,
@@ -230,6 +231,50 @@ async fn a_stored_load_that_began_before_is(fleet: Fleet) {
     assert_eq!(*first.await.unwrap().unwrap(), "v");
     assert_eq!(*informed.await.unwrap().unwrap(), "v");
     assert_eq!(truth.loads(), 1);
+}
+
+/// Neither that of one which failed a moment ago, nor that of one which is under way.
+async fn the_error_of_a_load_that_began_before_is_not_handed_out(fleet: Fleet) {
+    let (a, _) = fleet.instance_with(without_heartbeats).await;
+    let set = |b| without_heartbeats(b).error_ttl(HOUR);
+    let (b, wire) = fleet.instance_with(set).await;
+    wire.drop_messages(true);
+    let truth = Source::new("new");
+    let down = || async { Err::<String, _>(io::Error::other("down")) };
+    assert!(b.get_or_load("k", down).await.is_err());
+    let token = a.invalidate("k").await.unwrap();
+    assert!(
+        truth.through(&b, "k").await.is_err(),
+        "it has not heard of it"
+    );
+    let loaded = through(&b, token, "k", &truth).await;
+    assert_eq!(*loaded.unwrap(), "new");
+
+    a.invalidate("k").await.unwrap();
+    b.clear().await.unwrap();
+    b.ready().await;
+    let gate = Gate::new();
+    let failing = tokio::spawn({
+        let (b, gate) = (b.clone(), gate.clone());
+        async move {
+            let down = || async move {
+                gate.pass().await;
+                Err::<String, _>(io::Error::other("down"))
+            };
+            b.get_or_load("k", down).await
+        }
+    });
+    gate.arrived(1).await;
+    let token = a.invalidate("k").await.unwrap();
+    let mut late = Box::pin(through(&b, token, "k", &truth));
+    for _ in 0..1000 {
+        // To the point where it waits for the load.
+        assert!(futures::poll!(&mut late).is_pending());
+        tokio::task::yield_now().await;
+    }
+    gate.open();
+    assert!(failing.await.unwrap().is_err());
+    assert_eq!(*late.await.unwrap(), "new");
 }
 
 /// An entry that L1 gets after L2 was asked, and before the load asks for the lease.

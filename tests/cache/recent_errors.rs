@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use futures::poll;
 use larder::{Cache, LoadError};
 
 use crate::fleet::{Fleet, HOUR, Set, Source, Texts, received};
@@ -146,6 +147,63 @@ async fn the_error_of_a_load_from_before_an_invalidation_is_not_kept() {
         assert!(load.await.unwrap().is_err());
         let loaded = Source::new("v").through(&cache, "k").await;
         assert_eq!(*loaded.unwrap(), "v");
+    }
+}
+
+/// Nobody knows which tags the value would have had.
+#[tokio::test]
+async fn the_invalidation_of_any_tag_ends_it() {
+    for (_, cache) in fleets().await {
+        assert!(fail(&cache, "k").await.is_err());
+        cache.invalidate_tag("t").await.unwrap();
+        let truth = Source::new("v");
+        assert!(truth.through(&cache, "k").await.is_ok());
+    }
+}
+
+/// As in the case of a key that is invalidated: the error is for the callers from before.
+#[tokio::test]
+async fn the_error_of_a_load_from_before_a_tag_was_invalidated_is_not_kept() {
+    for (_, cache) in fleets().await {
+        let gate = Gate::new();
+        let load = {
+            let (cache, gate) = (cache.clone(), gate.clone());
+            tokio::spawn(async move {
+                let down = || async move {
+                    gate.pass().await;
+                    Err::<String, _>(io::Error::other("down"))
+                };
+                cache.get_or_load("k", down).await
+            })
+        };
+        gate.arrived(1).await;
+        cache.invalidate_tag("t").await.unwrap();
+        let truth = Source::new("v");
+        let (key, many) = (cache.clone(), cache.clone());
+        let late = async {
+            truth
+                .through(&key, "k")
+                .await
+                .map(|entry| entry.to_string())
+        };
+        let late_of_many = async {
+            let load = |keys: Vec<String>| async move {
+                Ok::<_, io::Error>(keys.into_iter().map(|key| (key, "v".to_owned())))
+            };
+            many.get_many_or_load(["k"], load).await
+        };
+        let (mut late, mut late_of_many) = (Box::pin(late), Box::pin(late_of_many));
+        for _ in 0..100 {
+            // To the point where they wait for the load.
+            assert!(poll!(&mut late).is_pending() && poll!(&mut late_of_many).is_pending());
+            tokio::task::yield_now().await;
+        }
+        gate.open();
+        assert!(load.await.unwrap().is_err());
+        let (late, late_of_many) = tokio::join!(late, late_of_many);
+        assert_eq!(late.unwrap(), "v");
+        let many = late_of_many.unwrap();
+        assert_eq!(**many[0].as_ref().unwrap(), *"v");
     }
 }
 

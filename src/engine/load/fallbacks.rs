@@ -4,13 +4,14 @@
 use futures::FutureExt;
 use tracing::warn;
 
-use super::{Flight, Loads};
+use super::{Flight, Led, Loads, Since};
+use crate::engine::backoff::Began;
 use crate::engine::lookup;
 use crate::engine::tags::Proof;
 use crate::entry::Entry;
 use crate::error::LoadError;
 use crate::key::Key;
-use crate::l1::{LoadOutcome, Op, Outcome, OutcomeKind};
+use crate::l1::{LoadOutcome, Outcome, OutcomeKind};
 use crate::vocabulary::Value;
 
 impl<V: Value> Loads<V> {
@@ -49,25 +50,35 @@ impl<V: Value> Loads<V> {
         Ok(lookup::hand_out_loaded(ctx, found, ctx.now()))
     }
 
-    /// The error of a load that failed a moment ago and is not tried again yet.
-    pub(super) fn recent_error(&self, key: &str) -> Option<LoadError> {
-        if self.ctx.options.error_ttl.is_zero() || self.ctx.is_off() {
+    /// The error of a load that failed a moment ago and is not tried again yet. None for a caller with a token: the load
+    /// may have begun before the write that it names (rule 22).
+    pub(super) fn recent_error(&self, key: &str, since: Since) -> Option<LoadError> {
+        let is_kept = !self.ctx.options.error_ttl.is_zero() && since.at_least.is_none();
+        if !is_kept || self.ctx.is_off() {
             return None;
         }
-        let generation = self.ctx.l1.freshness().generation();
-        self.ctx.backoff.error(key, generation)
+        self.ctx.backoff.error(key, self.now_began())
+    }
+
+    /// When a load begins that begins now.
+    pub(super) fn now_began(&self) -> Began {
+        let freshness = self.ctx.l1.freshness();
+        Began {
+            generation: freshness.generation(),
+            tag_changes: freshness.tag_changes(),
+        }
     }
 
     /// What the callers of a load that failed get: a fallback, or otherwise the error. The next callers get the same for
     /// a while.
-    pub(super) async fn failed(&self, op: &Op, error: LoadError) -> LoadOutcome<V> {
-        let (ctx, key) = (&*self.ctx, op.key());
+    pub(super) async fn failed(&self, led: &Led<V>, error: LoadError) -> LoadOutcome<V> {
+        let (ctx, op) = (&*self.ctx, &led.op);
+        let key = op.key();
         let options = &*ctx.options;
         let Some(found) = lookup::fallback(ctx, key, Proof::Used).await else {
             if !options.error_ttl.is_zero() {
-                let generation = ctx.l1.freshness().generation();
                 let pause = options.shortened(options.error_ttl);
-                (ctx.backoff).load_failed(key, error.clone(), generation, pause);
+                (ctx.backoff).load_failed(key, error.clone(), led.began, pause);
                 // In this order: a change of the key that comes in between ends it. A caller that comes after a change
                 // does not get the error of a load that began before (rule 4).
                 if !ctx.l1.is_attached(op) {
