@@ -85,14 +85,14 @@ fn what_cannot_be_written_and_what_redis_refuses_is_a_line_each() {
         assert_eq!((stats.pending, stats.dead_letters), (1, 5));
         run(&mut redis, &rights).await;
         behind.flush().await.unwrap();
-        run(&mut redis, &["ACL", "SETUSER", "app", "-xlen"]).await;
-        behind.insert("k", value.clone()).await.unwrap_err();
-        for right in ["-xrevrange", "-exists"] {
-            run(&mut redis, &rights).await;
+        for right in ["-xlen", "-exists"] {
             run(&mut redis, &["ACL", "SETUSER", "app", right]).await;
-            behind.insert("k", value.clone()).await.unwrap();
-            behind.flush().await.unwrap_err();
+            behind.insert("k", value.clone()).await.unwrap_err();
+            run(&mut redis, &rights).await;
         }
+        run(&mut redis, &["ACL", "SETUSER", "app", "-xrevrange"]).await;
+        behind.insert("k", value.clone()).await.unwrap();
+        behind.flush().await.unwrap_err();
         run(&mut redis, &rights).await;
         behind.flush().await.unwrap();
         eventually("it is said", async || {
