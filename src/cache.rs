@@ -1547,8 +1547,8 @@ where
     /// - `get*` are misses, and no request of theirs is sent to L2;
     /// - loads run, once at a time for each key of this instance, and what they return is not stored;
     /// - `insert*`, `write_through` and [`warm`](Self::warm) store nothing. The first two invalidate their keys instead;
-    /// - `insert_if*` and [`touch`](Self::touch) say `false` and change nothing; all other changes, such as `invalidate`, are sent as usual, and those of other
-    ///   instances are applied;
+    /// - `insert_if*` and [`touch`](Self::touch) say `false` and change nothing; all other changes, such as `invalidate`, are
+    ///   sent as usual, and those of other instances are applied;
     /// - a `WriteBehind::insert` is stored in L2, where it waits for its source, and not in L1. Until then loads here
     ///   return the older value that the source has.
     ///

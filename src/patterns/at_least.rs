@@ -146,8 +146,8 @@ where
     ///
     /// As [`Cache::get_or_load`], but the error of a load that began before the call is not returned, also with
     /// [`error_ttl`](crate::Builder::error_ttl): until this instance has proved that it has applied the write, the key is
-    /// loaded for such callers, once for all that ask at the time. What was kept for loads that fail is returned in place of an error only if it was stored by
-    /// the write or later, or if this instance has proved that it has applied the write.
+    /// loaded for such callers, once for all that ask at the time. What was kept for loads that fail is returned in place of
+    /// an error only if it was stored by the write or later, or if this instance has proved that it has applied the write.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
