@@ -25,8 +25,11 @@ pub(crate) struct Versioned {
     pub(crate) version: u64,
 }
 
+/// What runs while a value is encoded, after as many others.
+type Meanwhile = (usize, Box<dyn FnOnce()>);
+
 thread_local! {
-    static MEANWHILE: RefCell<Option<(usize, Box<dyn FnOnce()>)>> = const { RefCell::new(None) };
+    static MEANWHILE: RefCell<Option<Meanwhile>> = const { RefCell::new(None) };
 }
 
 /// Runs a closure while a value is encoded, after as many others. To encode takes time, in which other threads go on; in a
@@ -35,6 +38,7 @@ pub(crate) fn while_encoding(after: usize, run: impl FnOnce() + 'static) {
     MEANWHILE.set(Some((after, Box::new(run))));
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it")]
 fn encode<S: Serializer>(key: &u64, serializer: S) -> Result<S::Ok, S::Error> {
     match MEANWHILE.take() {
         Some((0, run)) => run(),
