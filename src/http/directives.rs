@@ -8,6 +8,10 @@ use sfv::{BareItem, Dictionary, ListEntry, Parser};
 /// The longest time that a directive can name: larger numbers count as this one.
 const LONGEST: u64 = 1 << 31;
 
+/// The directives that a line which cannot be read has if it mentions them, so that what is meant for one user is not
+/// stored for others.
+const FORBIDDING: [&str; 3] = ["private", "no-store", "no-cache"];
+
 /// The directives of a message, with names in lower case and arguments without quotes.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Directives(Vec<(String, Option<String>)>);
@@ -19,9 +23,17 @@ impl Directives {
 
     /// Those of any header with the syntax of `Cache-Control`.
     pub(super) fn named(headers: &HeaderMap, name: &HeaderName) -> Self {
-        let lines = headers.get_all(name).iter();
-        let lines = lines.filter_map(|line| std::str::from_utf8(line.as_bytes()).ok());
-        Self(lines.flat_map(members).map(directive).collect())
+        let mut found = Vec::new();
+        for line in headers.get_all(name) {
+            let line = String::from_utf8_lossy(line.as_bytes());
+            found.extend(members(&line).map(directive));
+            if !members(&line).all(is_well_formed) {
+                let line = line.to_ascii_lowercase();
+                let named = FORBIDDING.iter().filter(|name| line.contains(**name));
+                found.extend(named.map(|name| ((*name).to_owned(), None)));
+            }
+        }
+        Self(found)
     }
 
     /// Those of the first of these fields that a response has and that can be read (RFC 9213): a dictionary of structured
@@ -111,6 +123,36 @@ pub(super) fn members(line: &str) -> impl Iterator<Item = &str> {
             }
         }
     })
+}
+
+/// A token, or a token and its argument, which is a token or a quoted string.
+fn is_well_formed(member: &str) -> bool {
+    match member.split_once('=') {
+        Some((name, argument)) => is_token(name) && (is_token(argument) || is_quoted(argument)),
+        None => is_token(member),
+    }
+}
+
+/// A name, by section 5.6.2 of RFC 9110.
+pub(super) fn is_token(text: &str) -> bool {
+    let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !text.is_empty() && text.bytes().all(is_part)
+}
+
+/// Whether the quotes close at the end, and not before.
+fn is_quoted(text: &str) -> bool {
+    let mut bytes = text.bytes();
+    if bytes.next() != Some(b'"') {
+        return false;
+    }
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => return bytes.next().is_none(),
+            b'\\' => drop(bytes.next()),
+            _ => {}
+        }
+    }
+    false
 }
 
 fn directive(member: &str) -> (String, Option<String>) {

@@ -13,7 +13,7 @@ use ::http::{Method, Request, Response, StatusCode, request, response};
 use http_cache_semantics::{CacheOptions, CachePolicy};
 
 use super::conditional::{date, has_validator};
-use super::directives::{Directives, members, parse_seconds};
+use super::directives::{Directives, is_token, members, parse_seconds};
 use super::rules::Rules;
 use super::stored::{Stored, Terms};
 use crate::Meta;
@@ -226,14 +226,15 @@ fn initial_age(
     age.unwrap_or_default().max(apparent)
 }
 
-/// The names that a response depends on: in lower case, sorted. `None` if nothing says when it may be used again.
+/// The names that a response depends on: in lower case, sorted. `None` if nothing says when it may be used again, as with
+/// `*` or with what is no name.
 pub(super) fn vary(headers: &HeaderMap) -> Option<Vec<String>> {
     let mut names = Vec::new();
     for line in headers.get_all(VARY) {
         for name in line.to_str().ok()?.split(',').map(str::trim) {
             match name {
-                "*" => return None,
                 "" => {}
+                name if name == "*" || !is_token(name) => return None,
                 name => names.push(name.to_ascii_lowercase()),
             }
         }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::HeaderValue;
 use larder::Clock;
 use larder::http::CacheLayer;
 use tower::Layer;
@@ -27,6 +28,73 @@ async fn private_responses_are_not_stored() {
                 (n, "MISS"),
                 "{headers:?}"
             );
+        }
+    }
+}
+
+/// What cannot be read is taken for what keeps a response from others.
+#[tokio::test]
+async fn malformed_headers_of_private_responses_do_not_share_them() {
+    let fresh = ("cache-control", &b"max-age=60"[..]);
+    for (name, line) in [
+        ("vary", &b"Accept-Language; X-User"[..]),
+        ("vary", b"\"*\""),
+        ("vary", b"X-User="),
+        ("vary", b"X-\xfcser"),
+        ("cache-control", b"private, x=\xfc"),
+        ("cache-control", b"\xfc private"),
+        ("cache-control", b"a=\"b, private"),
+        ("cache-control", b"a=b\"c, no-store\""),
+        ("cache-control", b"a=\"b\\\", private"),
+        ("cache-control", b"a=\"b\" private"),
+        ("cache-control", b"private; max-age=60"),
+        ("cache-control", b"max-age=60; Private"),
+        ("cache-control", b"max-age=60 private"),
+        ("cache-control", b"no-store; foo"),
+        ("cache-control", b"\"no-store\""),
+        ("cache-control", b"no-cache; foo"),
+        ("cache-control", b"private =\"x-user\""),
+    ] {
+        let (clock, origin) = (Clock::manual(), Origin::default());
+        let inner = origin.answering(move |n, _| {
+            let mut response = numbered(n, &[]);
+            for (name, line) in [fresh, (name, line)] {
+                let line = HeaderValue::from_bytes(line).unwrap();
+                response.headers_mut().append(name, line);
+            }
+            response
+        });
+        let service = layered(&clock, inner);
+        for n in ["1", "2"] {
+            let got = send(&service, with("/", &[("x-user", n)])).await;
+            let line = String::from_utf8_lossy(line);
+            assert_eq!(got.body, n, "{name}: {line}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_only_looks_like_a_directive_keeps_nothing_from_being_stored() {
+    for line in [
+        &b"max-age=60, a=\"private, no-store\""[..],
+        b"max-age=60, a=\"\\\", private\"",
+        b"max-age=60, a=\"\xfc private\"",
+        b"max-age=60, a=private",
+        b"max-age=60, not-private",
+        b"foo; bar, max-age=60",
+        b"max-age=60, , \"",
+    ] {
+        let (clock, origin) = (Clock::manual(), Origin::default());
+        let inner = origin.answering(move |n, _| {
+            let mut response = numbered(n, &[]);
+            let line = HeaderValue::from_bytes(line).unwrap();
+            response.headers_mut().insert("cache-control", line);
+            response
+        });
+        let service = layered(&clock, inner);
+        for x_cache in ["MISS", "HIT"] {
+            let got = send(&service, get("/")).await;
+            assert_eq!(got.x_cache(), x_cache, "{}", String::from_utf8_lossy(line));
         }
     }
 }
