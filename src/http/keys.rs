@@ -14,8 +14,12 @@ use crate::MAX_KEY_BYTES;
 /// What a variant adds at most.
 const VARIANT_BYTES: usize = 34;
 
-/// The key of a GET of this resource. `None` if it is too long, or if a rule says so.
+/// The key of a GET of this resource. `None` if it is too long, or if a rule says so; or if its path does not begin with a
+/// slash, as the key could be that of another host and path.
 pub(super) fn key_of(rules: &Rules, request: &request::Parts) -> Option<String> {
+    if !request.uri.path().starts_with('/') {
+        return None;
+    }
     let mut key = (rules.prefix.as_ref()).map_or_else(String::new, |prefix| prefix(request));
     match &rules.key {
         Some(rule) => key.push_str(&rule(request)?),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::HeaderValue;
+use http::{HeaderValue, Uri};
 use larder::Clock;
 use larder::http::CacheLayer;
 use tower::Layer;
@@ -208,4 +208,17 @@ async fn a_condition_keeps_requests_away() {
         got.header("cache-status"),
         "larder; fwd=bypass; fwd-status=200"
     );
+}
+
+/// The path of another form joined to the host could name another host and path. `http` refuses all but this one.
+#[tokio::test]
+async fn a_path_that_does_not_begin_with_a_slash_has_no_key() {
+    let (clock, origin) = (Clock::manual(), Origin::default());
+    let fresh = [("cache-control", "max-age=60")];
+    let service = layered(&clock, origin.answering(move |n, _| numbered(n, &fresh)));
+    for n in ["1", "2"] {
+        let mut request = get("/");
+        *request.uri_mut() = Uri::from_static("*");
+        assert_eq!(send(&service, request).await.body, n);
+    }
 }
