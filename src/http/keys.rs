@@ -64,14 +64,15 @@ pub(super) fn has_clear_host(request: &request::Parts) -> bool {
         && (host.is_empty() || Authority::try_from(host).is_ok())
 }
 
-/// What a request has in these headers.
+/// What a request has in these headers. HTTP/2 may send the cookies of one request in several lines.
 pub(super) fn select(names: &[String], headers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
     let select = |name: &String| {
         let mut value = Vec::new();
+        let separator: &[u8] = if name == "cookie" { b"; " } else { b", " };
         if let Ok(header) = HeaderName::try_from(name) {
             for (place, line) in headers.get_all(header).iter().enumerate() {
                 if place > 0 {
-                    value.extend_from_slice(b", ");
+                    value.extend_from_slice(separator);
                 }
                 value.extend_from_slice(line.as_bytes().trim_ascii());
             }

@@ -135,11 +135,12 @@ mod headers {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<HeaderMap, D::Error> {
         let lines = Vec::<(String, Blob<Vec<u8>>)>::deserialize(from)?;
-        let mut headers = HeaderMap::with_capacity(lines.len());
+        // Its other ways panic above a number of names that anybody who may write to Redis can exceed.
+        let mut headers = HeaderMap::new();
         for (name, value) in lines {
             let name = HeaderName::try_from(name).map_err(D::Error::custom)?;
             let value = HeaderValue::try_from(value.0).map_err(D::Error::custom)?;
-            headers.append(name, value);
+            headers.try_append(name, value).map_err(D::Error::custom)?;
         }
         Ok(headers)
     }
@@ -196,5 +197,21 @@ impl<'de> Visitor<'de> for BlobVisitor {
             bytes.push(byte);
         }
         Ok(Blob(bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn more_headers_than_there_can_be_are_an_error() {
+        let read = |names: usize| {
+            let lines = (0..names).map(|n| (format!("x-{n}"), [b'1']));
+            let json = serde_json::to_vec(&lines.collect::<Vec<_>>()).unwrap();
+            super::headers::deserialize(&mut serde_json::Deserializer::from_slice(&json))
+        };
+        assert_eq!(read(24_000).unwrap().len(), 24_000);
+        for names in [24_577, 40_000] {
+            assert!(read(names).is_err(), "{names}");
+        }
     }
 }

@@ -80,3 +80,17 @@ async fn a_request_for_a_new_variant_replaces_that_one_alone() {
         }
     }
 }
+
+/// HTTP/2 may send the cookies of one request in several lines: section 8.2.3 of RFC 9113.
+#[tokio::test]
+async fn cookies_in_several_lines_are_those_in_one() {
+    let (clock, origin) = (Clock::manual(), Origin::default());
+    let varies = [("cache-control", "max-age=60"), ("vary", "Cookie")];
+    let service = layered(&clock, origin.answering(move |n, _| numbered(n, &varies)));
+    let one = with("/", &[("cookie", "a=1; b=2")]);
+    assert_eq!(send(&service, one).await.body, "1");
+    let several = with("/", &[("cookie", "a=1"), ("cookie", "b=2")]);
+    assert_eq!(send(&service, several).await.body, "1");
+    let others = with("/", &[("cookie", "a=1, b=2")]);
+    assert_eq!(send(&service, others).await.body, "2");
+}
