@@ -23,13 +23,7 @@ const CALLERS: [u64; 2] = [1, 64];
 const FILLERS: u64 = 64;
 const NAMESPACE: &str = "bench:inserts";
 /// The length of the stamp, which comes before the body of a stored value.
-const STAMP: usize = 68;
-/// The TTLs of a value: an hour, and nothing else.
-const AN_HOUR: [u8; 40] = {
-    let mut ttls = [0; 40];
-    [ttls[5], ttls[6], ttls[7]] = [0x36, 0xee, 0x80];
-    ttls
-};
+const STAMP: usize = 36;
 
 const INSERTS: &str = "inserts";
 const INVALIDATIONS: &str = "invalidations";
@@ -175,6 +169,7 @@ fn insert_script() -> Script {
     Script::new(concat!(
         include_str!("../../src/l2/redis/checked.lua"),
         include_str!("../../src/l2/redis/clock.lua"),
+        include_str!("../../src/l2/redis/staged.lua"),
         include_str!("../../src/l2/redis/tag_list.lua"),
         include_str!("../../src/l2/redis/tags.lua"),
         include_str!("../../src/l2/redis/insert.lua"),
@@ -234,7 +229,7 @@ impl Scripted {
             .arg(1)
             .arg(tail(self.body.is_some(), id));
         match &self.body {
-            Some(body) => call.arg("").arg(&**body).arg(&AN_HOUR[..]),
+            Some(body) => call.arg("").arg(&**body).arg(3_600_000),
             None => call.arg(0).arg(10),
         };
         let _: Value = call.invoke_async(&mut self.connection).await.unwrap();

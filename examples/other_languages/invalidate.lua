@@ -58,33 +58,32 @@ local function clock(key, rnd)
   return tonumber(rnd), 0, 0
 end
 
--- The stamp that precedes a stored body. Its last number is the sum of the others, as a check.
-local function pack_stamp(epoch, ver, at, stale_at, expires_at, ends_at, l1)
-  local sum = epoch + ver + at + stale_at + expires_at + ends_at + l1
-  return 'LRD\3' .. struct.pack('>I8I8I8I8I8I8I8I8', epoch, ver, at, stale_at, expires_at, ends_at, l1, sum)
+-- What is stored before the body of each value that is written in this step: its last number is the sum of the others, as
+-- a check.
+local function stamp(epoch, ver, at)
+  return 'LRD\4' .. struct.pack('>I8I8I8I8', epoch, ver, at, epoch + ver + at)
 end
 
--- The stamp of a value that is written now, and for how many ms it is kept. The TTLs come as one string of bytes: a
--- number less to parse for each of them.
-local function stamp(epoch, ver, at, ttls)
-  local ttl, soft, ends, l1, kept = struct.unpack('>I8I8I8I8I8', ttls)
-  local stale_at = soft == 0 and 0 or at + soft - 1
-  local ends_at = ends == 0 and 0 or at + ends - 1
-  return pack_stamp(epoch, ver, at, stale_at, at + ttl, ends_at, l1), ttl + kept
+-- The times with which a body begins, in ms from when it was written; with their sum.
+local function pack_times(stale, expires, ends, l1)
+  return struct.pack('>I8I8I8I8I8', stale, expires, ends, l1, stale + expires + ends + l1)
 end
+
+-- Where the times begin.
+local TIMES = 36
 
 -- What a stored value begins with. A key of another type has none.
 local function head_of(key)
-  return checked(redis.pcall('GETRANGE', key, 0, 91), 'GETRANGE')
+  return checked(redis.pcall('GETRANGE', key, 0, 99), 'GETRANGE')
 end
 
--- Epoch and ver of a stored value, when it expires, and the other numbers of its stamp; nil if it is not a value. The sum
--- is compared, as a script that changes the times writes it anew: it would make a damaged stamp good.
+-- Epoch and ver of a stored value, when it expires, when it was written, and its times; nil if it is not a value. The
+-- sums are compared, as a script that changes the times writes theirs anew: it would make damaged times good.
 local function read_stamp(v)
-  if type(v) == 'string' and #v >= 92 and string.sub(v, 1, 4) == 'LRD\3' and string.byte(v, 70) == 0 then
-    local epoch, ver, at, stale_at, expires_at, ends_at, l1, sum = struct.unpack('>I8I8I8I8I8I8I8I8', v, 5)
-    if epoch + ver + at + stale_at + expires_at + ends_at + l1 == sum then
-      return epoch, ver, expires_at, at, stale_at, ends_at, l1
+  if type(v) == 'string' and #v >= 100 and string.sub(v, 1, 4) == 'LRD\4' and string.byte(v, 78) == 0 then
+    local epoch, ver, at, sum, stale, expires, ends, l1, sum_of_times = struct.unpack('>I8I8I8I8I8I8I8I8I8', v, 5)
+    if epoch + ver + at == sum and stale + expires + ends + l1 == sum_of_times then
+      return epoch, ver, at + expires, at, stale, ends, l1
     end
   end
 end

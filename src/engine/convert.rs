@@ -104,8 +104,7 @@ impl<V: Value> Convert<V> {
     /// Reads a value that waits for its source, which has no stamp. `None` if it cannot be read.
     #[cfg(feature = "write-behind")]
     pub(super) fn open_waiting(&self, key: &Key, body: &[u8]) -> Option<V> {
-        let (stamp, life) = (Stamp::default(), Ttls::new(Duration::ZERO).life(0));
-        let bytes = envelope::stamped(stamp, life, body);
+        let bytes = envelope::stamped(Stamp::default(), body);
         let envelope = envelope::open(&bytes, self.namespace.key(key)).ok()?;
         if envelope.head.type_tag != self.type_tag {
             return None;
@@ -234,7 +233,8 @@ impl<V: Value> Convert<V> {
             codec: encoded.inspect_err(|error| self.cannot_store(error))?,
             type_tag: self.type_tag,
         };
-        let body = envelope::seal(body, head, tags, self.namespace.key(key));
+        let mut body = envelope::seal(body, head, tags, self.namespace.key(key));
+        envelope::set_times(&mut body, ttls);
         if !self.l1.freshness().is_alone() {
             self.counters.l2_written_bytes.add(body.len() as u64);
         }

@@ -7,8 +7,9 @@ use crate::wire::envelope::{
     restamped, seal, stamped, stored_tags, sum, tags_of,
 };
 
-const STAMP_AND_HEAD: usize = 92;
-const BODY: usize = 68;
+const TIMES: usize = 36;
+const HEAD: usize = TIMES + 40;
+const CHECKSUM: usize = HEAD + 16;
 
 /// Bytes as they are, bytes whose checks are made to fit, and an envelope that is sealed and then damaged.
 pub fn envelope(bytes: &[u8]) {
@@ -47,19 +48,25 @@ fn sealed(envelope: &Envelope<'_>, place: Place) -> Vec<u8> {
     let mut body = begin();
     body.extend_from_slice(envelope.payload);
     let body = seal(body, envelope.head, &envelope.tags, place);
-    stamped(envelope.stamp, envelope.life, &body)
+    restamped(
+        envelope.stamp,
+        envelope.life,
+        &stamped(envelope.stamp, &body),
+    )
 }
 
-/// The bytes with the magic, the sum of the stamp and the checksum that they need. Lengths, flags and tags stay.
+/// The bytes with the magic, the sums of the stamp and the times, and the checksum that they need. Lengths, flags and tags stay.
 fn mended(bytes: &[u8], place: Place) -> Option<Vec<u8>> {
     let mut bytes = bytes.to_vec();
     bytes.get_mut(..4)?.copy_from_slice(&MAGIC);
-    let (fields, _) = bytes.get(4..60)?.as_chunks();
-    let fields: [[u8; 8]; 7] = fields.try_into().ok()?;
-    let sum = sum(fields.map(u64::from_be_bytes));
-    bytes.get_mut(60..BODY)?.copy_from_slice(&sum.to_be_bytes());
-    let checksum = checksum(bytes.get(BODY..)?, place);
-    let field = bytes.get_mut(84..STAMP_AND_HEAD)?;
+    for (from, to) in [(4, TIMES), (TIMES, HEAD)] {
+        let (fields, check) = bytes.get_mut(from..to)?.split_last_chunk_mut::<8>()?;
+        let fields = fields.as_chunks().0.iter().copied();
+        let fields: Vec<_> = fields.map(u64::from_be_bytes).collect();
+        *check = sum(&fields).to_be_bytes();
+    }
+    let checksum = checksum(bytes.get(TIMES..)?, place);
+    let field = bytes.get_mut(CHECKSUM..CHECKSUM + 8)?;
     field.copy_from_slice(&checksum.to_be_bytes());
     Some(bytes)
 }
@@ -67,16 +74,18 @@ fn mended(bytes: &[u8], place: Place) -> Option<Vec<u8>> {
 /// What is sealed opens as it was, and not with another byte in it, nor cut, nor longer.
 fn sealed_and_damaged(input: &mut Input<'_>, place: Place) {
     let damage = (input.u64(), input.u8());
+    // Times that no value of a release has would overflow.
+    let ms = |input: &mut Input<'_>| input.u64() >> 2;
     let stamp = Stamp {
         epoch: input.u64(),
         ver: input.u64(),
-        written_at: input.u64(),
+        written_at: ms(input),
     };
-    let ms = |input: &mut Input<'_>| input.u64().max(1);
+    let after = |input: &mut Input<'_>| stamp.written_at + ms(input);
     let life = Life {
-        stale_at: input.some(ms),
-        expires_at: input.u64(),
-        ends_at: input.some(ms),
+        stale_at: input.some(after),
+        expires_at: after(input),
+        ends_at: input.some(after),
         l1_ttl: input.some(|input| std::time::Duration::from_millis(input.u64().min(u64::MAX - 1))),
     };
     let head = Head {

@@ -431,7 +431,7 @@ pub struct Touched {
 /// A value ready to be stored.
 #[derive(Clone, Debug)]
 pub struct EncodedValue {
-    /// All but the stamp.
+    /// All but the stamp: what [`Ttls`] say is in it, too.
     pub body: Vec<u8>,
     /// How long it lives.
     pub ttls: Ttls,

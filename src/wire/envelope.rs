@@ -1,14 +1,15 @@
-//! What is stored under a key in L2: a stamp, a body's head, and the encoded value.
+//! What is stored under a key in L2: a stamp, the times, a head, and the encoded value.
 //!
 //! ```text
-//!  0  magic "LRD", format 3
-//!  4  stamp: epoch, ver; in ms of L2's time written-at, stale-at (0 = never), expires-at, ends-at (0 = never);
-//!     TTL in L1 in ms plus 1 (0 = none of its own); the sum of the seven       8 × u64
-//! 68  codec u8, flags u8, length of the tags u16
-//! 72  type tag u64
-//! 80  payload length u32
-//! 84  checksum u64: XXH3 of all that follows, seeded with XXH3 of bytes 68..84, which is seeded with that of the place
-//! 92  payload, then the tags: for each, length u16, bytes
+//!   0  magic "LRD", format 4
+//!   4  stamp: epoch, ver; written-at in ms of L2's time; the sum of the three       4 × u64
+//!  36  times in ms from written-at: stale, plus 1 (0 = never); expires; ends, plus 1 (0 = never);
+//!      TTL in L1, plus 1 (0 = none of its own); the sum of the four                5 × u64
+//!  76  codec u8, flags u8, length of the tags u16
+//!  80  type tag u64
+//!  88  payload length u32
+//!  92  checksum u64: XXH3 of all that follows, seeded with XXH3 of bytes 76..92, which is seeded with that of the place
+//! 100  payload, then the tags: for each, length u16, bytes
 //! ```
 //! The place is the namespace and the key: bytes that were copied to another key are damaged there. The checksum is for
 //! damage and mistakes; anybody can make it anew.
@@ -17,9 +18,9 @@
 //! that was compressed and 6 one that was encrypted; in their payload, each has the id of what is inside. From 128 on they
 //! are users' own.
 //!
-//! All numbers are big-endian. L2 issues the stamp when it writes, in the same step that orders the
-//! write, so the writer sends only the body, from 68 on. A step that changes how long a value lives writes
-//! the stamp anew, and leaves the body alone. The sum is the stamp's own check: a script can add, but not
+//! All numbers are big-endian. L2 issues the stamp when it writes, in the step that orders the write: it is the same for
+//! all values of the step. The writer sends the rest, the body, as the times do not depend on L2's clock. A step that
+//! changes how long a value lives writes the times anew. The sums are checks of their own, as a script can add, but not
 //! hash, at no cost.
 
 use std::time::Duration;
@@ -33,14 +34,19 @@ use crate::vocabulary::Version;
 /// How many tags a value may have.
 pub const MAX_TAGS: usize = 16;
 
-pub(crate) const MAGIC: [u8; 4] = *b"LRD\x03";
-const HEAD: usize = 92;
-const BODY: usize = 68;
+pub(crate) const MAGIC: [u8; 4] = *b"LRD\x04";
+/// How long the magic and the stamp are, behind which the body begins.
+pub(crate) const STAMPED: usize = 36;
+/// How long the times are, with which the body begins.
+const TIMES: usize = 40;
 /// In the body.
-const TAGS: usize = 2;
-const TYPE_TAG: usize = 4;
-const LENGTH: usize = 12;
-const CHECKSUM: usize = 16;
+const TAGS: usize = TIMES + 2;
+const TYPE_TAG: usize = TIMES + 4;
+const LENGTH: usize = TIMES + 12;
+const CHECKSUM: usize = TIMES + 16;
+/// Where the payload starts in a body.
+pub(crate) const PAYLOAD_IN_BODY: usize = TIMES + 24;
+const HEAD: usize = STAMPED + PAYLOAD_IN_BODY;
 
 /// When L2 accepted a write, in the order of all writes of one lane.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -107,6 +113,17 @@ impl Ttls {
             l1_ttl: self.l1,
         }
     }
+
+    /// As they are stored with a value.
+    pub(crate) fn packed(self) -> [u8; TIMES] {
+        let plus_1 = |ttl: Option<Duration>| ttl.map_or(0, |ttl| millis(ttl).saturating_add(1));
+        pack_times([
+            plus_1(self.soft),
+            millis(self.hard),
+            plus_1(self.end),
+            plus_1(self.l1),
+        ])
+    }
 }
 
 /// Until when a value is fresh and valid, in milliseconds of L2's own time; and how long L1 may hold it.
@@ -120,6 +137,29 @@ pub struct Life {
     pub ends_at: Option<u64>,
     /// As in [`Ttls`].
     pub l1_ttl: Option<Duration>,
+}
+
+impl Life {
+    /// As it is stored with a value that was written at this time of L2.
+    fn packed(self, written_at: u64) -> [u8; TIMES] {
+        let after = |at: u64| at.saturating_sub(written_at);
+        let plus_1 = |at: Option<u64>| at.map_or(0, |at| after(at).saturating_add(1));
+        pack_times([
+            plus_1(self.stale_at),
+            after(self.expires_at),
+            plus_1(self.ends_at),
+            (self.l1_ttl).map_or(0, |ttl| millis(ttl).saturating_add(1)),
+        ])
+    }
+}
+
+fn pack_times(fields: [u64; 4]) -> [u8; TIMES] {
+    let mut bytes = [0; TIMES];
+    let numbers = fields.into_iter().chain([sum(&fields)]);
+    for (field, number) in bytes.as_chunks_mut().0.iter_mut().zip(numbers) {
+        *field = u64::to_be_bytes(number);
+    }
+    bytes
 }
 
 /// The part of the head that the writing instance knows.
@@ -174,11 +214,8 @@ impl Place {
     }
 }
 
-/// Where the payload starts in a body.
-pub(crate) const PAYLOAD_IN_BODY: usize = HEAD - BODY;
-
 /// Ends a body whose payload is complete: appends the tags, which are few enough for their length to fit, and fills in
-/// what comes before the payload.
+/// what comes before the payload, but for the [times](set_times).
 pub(crate) fn seal(mut body: Vec<u8>, head: Head, tags: &[Key], place: Place) -> Vec<u8> {
     let payload = body.len().saturating_sub(PAYLOAD_IN_BODY);
     for tag in tags {
@@ -188,7 +225,7 @@ pub(crate) fn seal(mut body: Vec<u8>, head: Head, tags: &[Key], place: Place) ->
     }
     let tags = body.len().saturating_sub(PAYLOAD_IN_BODY + payload);
     let (payload, tags) = (u32::try_from(payload), u16::try_from(tags));
-    if let Some(field) = body.first_mut() {
+    if let Some(field) = body.get_mut(TIMES) {
         *field = head.codec;
     }
     if let Some(field) = body.get_mut(TAGS..TYPE_TAG) {
@@ -207,6 +244,13 @@ pub(crate) fn seal(mut body: Vec<u8>, head: Head, tags: &[Key], place: Place) ->
     body
 }
 
+/// Gives a body its times.
+pub(crate) fn set_times(body: &mut [u8], ttls: Ttls) {
+    if let Some(times) = body.first_chunk_mut() {
+        *times = ttls.packed();
+    }
+}
+
 /// The tags of a body that has been sealed.
 pub(crate) fn tags_of(body: &[u8]) -> Vec<Key> {
     let length = body
@@ -220,7 +264,7 @@ pub(crate) fn tags_of(body: &[u8]) -> Vec<Key> {
 
 /// The tags of what is stored.
 pub(crate) fn stored_tags(bytes: &[u8]) -> Vec<Key> {
-    bytes.get(BODY..).map(tags_of).unwrap_or_default()
+    bytes.get(STAMPED..).map(tags_of).unwrap_or_default()
 }
 
 /// Reads tags as they follow a payload; `None` if they are damaged, or more or longer than a value may have: each takes
@@ -239,74 +283,78 @@ pub(crate) fn open_tags(mut bytes: &[u8]) -> Option<Vec<Key>> {
     Some(tags)
 }
 
-/// The checksum of a body: all but the field that holds it.
+/// The checksum of a body: all but the times, and the field that holds it.
 pub(crate) fn checksum(body: &[u8], place: Place) -> u64 {
     let (head, rest) = body.split_at(CHECKSUM.min(body.len()));
-    let rest = rest.get(8..).unwrap_or_default();
+    let (head, rest) = (head.get(TIMES..), rest.get(8..).unwrap_or_default());
+    let head = head.unwrap_or_default();
     // The head is short and fixed: its hash seeds that of the rest, so neither is copied.
     let head = XxHash3_64::oneshot_with_seed(place.0, head);
     XxHash3_64::oneshot_with_seed(head, rest)
 }
 
 /// Puts a stamp before a body, as the scripts do.
-pub(crate) fn stamped(stamp: Stamp, life: Life, body: &[u8]) -> Vec<u8> {
-    let fields = [
-        stamp.epoch,
-        stamp.ver,
-        stamp.written_at,
-        life.stale_at.unwrap_or(0),
-        life.expires_at,
-        life.ends_at.unwrap_or(0),
-        life.l1_ttl.map_or(0, |ttl| millis(ttl).saturating_add(1)),
-    ];
-    let mut bytes = Vec::with_capacity(BODY + body.len());
+pub(crate) fn stamped(stamp: Stamp, body: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(STAMPED + body.len());
+    let fields = [stamp.epoch, stamp.ver, stamp.written_at];
     bytes.extend_from_slice(&MAGIC);
-    for field in fields.into_iter().chain([sum(fields)]) {
+    for field in fields.into_iter().chain([sum(&fields)]) {
         bytes.extend_from_slice(&field.to_be_bytes());
     }
     bytes.extend_from_slice(body);
     bytes
 }
 
-/// Puts another stamp before the body of stored bytes.
+/// Stored bytes with another stamp and other times.
 pub(crate) fn restamped(stamp: Stamp, life: Life, stored: &[u8]) -> Vec<u8> {
-    stamped(stamp, life, stored.get(BODY..).unwrap_or_default())
+    let mut bytes = stamped(stamp, stored.get(STAMPED..).unwrap_or_default());
+    let times = bytes.get_mut(STAMPED..).and_then(<[u8]>::first_chunk_mut);
+    if let Some(times) = times {
+        *times = life.packed(stamp.written_at);
+    }
+    bytes
 }
 
-pub(crate) fn sum(fields: [u64; 7]) -> u64 {
-    fields.into_iter().fold(0, u64::wrapping_add)
+pub(crate) fn sum(fields: &[u64]) -> u64 {
+    fields.iter().fold(0, |sum, field| sum.wrapping_add(*field))
 }
 
-/// Reads the stamp that bytes begin with, and checks it.
+/// Reads the stamp and the times that bytes begin with, and checks them.
 pub(crate) fn read_stamp(bytes: &[u8]) -> Option<(Stamp, Life)> {
     let (magic, rest) = bytes.split_first_chunk::<4>()?;
-    let (fields, _) = rest.as_chunks();
-    let (&fields, &[check, ..]) = fields.split_first_chunk::<7>()? else {
-        return None;
-    };
+    let fields = rest.as_chunks().0.first_chunk::<9>()?;
     let fields = fields.map(u64::from_be_bytes);
-    if *magic != MAGIC || sum(fields) != u64::from_be_bytes(check) {
-        return None;
-    }
     let [
         epoch,
         ver,
         written_at,
-        stale_at,
-        expires_at,
-        ends_at,
-        l1_ttl,
+        check,
+        stale,
+        expires,
+        ends,
+        l1,
+        check_of_times,
     ] = fields;
+    if *magic != MAGIC
+        || sum(&[epoch, ver, written_at]) != check
+        || sum(&[stale, expires, ends, l1]) != check_of_times
+    {
+        return None;
+    }
     let stamp = Stamp {
         epoch,
         ver,
         written_at,
     };
+    // No writer gives a life that ends after all of time.
+    let last = stale.max(expires).max(ends);
+    written_at.checked_add(last)?;
+    let after = |ms: u64| written_at + ms;
     let life = Life {
-        stale_at: (stale_at != 0).then_some(stale_at),
-        expires_at,
-        ends_at: (ends_at != 0).then_some(ends_at),
-        l1_ttl: l1_ttl.checked_sub(1).map(Duration::from_millis),
+        stale_at: stale.checked_sub(1).map(after),
+        expires_at: after(expires),
+        ends_at: ends.checked_sub(1).map(after),
+        l1_ttl: l1.checked_sub(1).map(Duration::from_millis),
     };
     Some((stamp, life))
 }
@@ -316,7 +364,7 @@ pub(crate) fn open(bytes: &[u8], place: Place) -> Result<Envelope<'_>, Damage> {
     if bytes.get(..4) != Some(&MAGIC) {
         return Err(Damage::Format);
     }
-    let (Some(body), Some(rest)) = (bytes.get(BODY..), bytes.get(HEAD..)) else {
+    let (Some(body), Some(rest)) = (bytes.get(STAMPED..), bytes.get(HEAD..)) else {
         return Err(Damage::Length);
     };
     let number = |at: usize| {
@@ -325,27 +373,28 @@ pub(crate) fn open(bytes: &[u8], place: Place) -> Result<Envelope<'_>, Damage> {
             .and_then(|b| b.try_into().ok())
             .map_or(0, u64::from_be_bytes)
     };
-    let tags = usize::try_from(number(70) >> 48);
+    let tags = usize::try_from(number(STAMPED + TAGS) >> 48);
     let payload = tags.ok().and_then(|tags| rest.len().checked_sub(tags));
-    let payload = payload.filter(|payload| usize::try_from(number(80) >> 32) == Ok(*payload));
+    let payload =
+        payload.filter(|payload| usize::try_from(number(STAMPED + LENGTH) >> 32) == Ok(*payload));
     let parts = payload.and_then(|payload| rest.split_at_checked(payload));
     let (payload, tags) = parts.ok_or(Damage::Length)?;
     let (stamp, life) = read_stamp(bytes).ok_or(Damage::Checksum)?;
-    if checksum(body, place) != number(84) {
+    if checksum(body, place) != number(STAMPED + CHECKSUM) {
         return Err(Damage::Checksum);
     }
-    let [codec, flags, ..] = *body else {
+    let Some([codec, flags]) = body.get(TIMES..).and_then(<[u8]>::first_chunk) else {
         return Err(Damage::Length);
     };
-    if flags != 0 {
+    if *flags != 0 {
         return Err(Damage::Flags);
     }
     Ok(Envelope {
         stamp,
         life,
         head: Head {
-            codec,
-            type_tag: number(72),
+            codec: *codec,
+            type_tag: number(STAMPED + TYPE_TAG),
         },
         payload,
         tags: open_tags(tags).ok_or(Damage::Length)?,
@@ -380,7 +429,8 @@ mod tests {
     fn sample(tags: &[Key]) -> Vec<u8> {
         let mut body = begin();
         body.extend_from_slice(b"payload");
-        stamped(STAMP, LIFE, &seal(body, HEAD_FIELDS, tags, place()))
+        let body = seal(body, HEAD_FIELDS, tags, place());
+        restamped(STAMP, LIFE, &stamped(STAMP, &body))
     }
 
     fn place() -> Place {
@@ -395,7 +445,7 @@ mod tests {
     fn what_is_sealed_opens() {
         for tags in [Vec::new(), tags()] {
             let bytes = sample(&tags);
-            let body = bytes.get(BODY..).unwrap();
+            let body = bytes.get(STAMPED..).unwrap();
             assert_eq!(tags_of(body), tags);
             let envelope = Envelope {
                 stamp: STAMP,
@@ -467,23 +517,39 @@ mod tests {
     #[test]
     fn the_layout_is_frozen() {
         let bytes = sample(&[]);
-        assert_eq!(&bytes[..4], b"LRD\x03");
+        assert_eq!(&bytes[..4], b"LRD\x04");
         assert_eq!(bytes[4..12], 7_u64.to_be_bytes());
         assert_eq!(bytes[12..20], 9_u64.to_be_bytes());
         assert_eq!(bytes[20..28], 1_700_000_000_000_u64.to_be_bytes());
-        assert_eq!(bytes[28..36], 1_700_000_000_020_u64.to_be_bytes());
-        assert_eq!(bytes[36..44], 1_700_000_000_040_u64.to_be_bytes());
-        assert_eq!(bytes[44..52], 1_700_000_000_080_u64.to_be_bytes());
-        assert_eq!(bytes[52..60], 6_u64.to_be_bytes());
-        assert_eq!(bytes[60..68], 6_800_000_000_162_u64.to_be_bytes());
-        assert_eq!(bytes[68..72], [1, 0, 0, 0]);
-        assert_eq!(bytes[72..80], 42_u64.to_be_bytes());
-        assert_eq!(bytes[80..84], 7_u32.to_be_bytes());
-        assert_eq!(bytes[84..92], 0x240b_821f_4068_1401_u64.to_be_bytes());
-        assert_eq!(&bytes[92..], b"payload");
+        assert_eq!(bytes[28..36], 1_700_000_000_016_u64.to_be_bytes());
+        assert_eq!(bytes[36..44], 21_u64.to_be_bytes());
+        assert_eq!(bytes[44..52], 40_u64.to_be_bytes());
+        assert_eq!(bytes[52..60], 81_u64.to_be_bytes());
+        assert_eq!(bytes[60..68], 6_u64.to_be_bytes());
+        assert_eq!(bytes[68..76], 148_u64.to_be_bytes());
+        assert_eq!(bytes[76..80], [1, 0, 0, 0]);
+        assert_eq!(bytes[80..88], 42_u64.to_be_bytes());
+        assert_eq!(bytes[88..92], 7_u32.to_be_bytes());
+        assert_eq!(bytes[92..100], 0x240b_821f_4068_1401_u64.to_be_bytes());
+        assert_eq!(&bytes[100..], b"payload");
         let tagged = sample(&tags());
-        assert_eq!(tagged[68..72], [1, 0, 0, 9]);
-        assert_eq!(tagged[80..84], 7_u32.to_be_bytes());
-        assert_eq!(&tagged[92..], b"payload\0\x01a\0\0\0\x02\xc3\xbc");
+        assert_eq!(tagged[76..80], [1, 0, 0, 9]);
+        assert_eq!(tagged[88..92], 7_u32.to_be_bytes());
+        assert_eq!(&tagged[100..], b"payload\0\x01a\0\0\0\x02\xc3\xbc");
+    }
+
+    #[test]
+    fn the_writer_stores_the_times_that_a_life_has() {
+        let ttls = Ttls {
+            soft: Some(Duration::from_millis(20)),
+            end: Some(Duration::from_millis(80)),
+            l1: Some(Duration::from_millis(5)),
+            ..Ttls::new(Duration::from_millis(40))
+        };
+        let mut body = seal(begin(), HEAD_FIELDS, &[], place());
+        set_times(&mut body, ttls);
+        let bytes = stamped(STAMP, &body);
+        assert_eq!(read_stamp(&bytes), Some((STAMP, LIFE)));
+        assert_eq!(restamped(STAMP, LIFE, &bytes), bytes);
     }
 }

@@ -333,7 +333,7 @@ async fn other_times_do_not_repair_a_damaged_stamp() {
     let mut redis = server.connection().await;
     let (a, _) = fleet.instance().await;
     let (reader, _) = fleet.instance_with(|b| b.l1_capacity(0)).await;
-    for at in 12..68 {
+    for at in 12..76 {
         for expires in [true, false] {
             a.insert("k", "v".to_owned()).await.unwrap();
             let mut bytes: Vec<u8> = redis.get(STORED).await.unwrap();

@@ -565,6 +565,7 @@ async fn a_user_with_few_rights_is_enough() {
     truth.through(&a, "other").await.unwrap();
     eventually("it is refreshed", || async { a.stats().refreshes == 1 }).await;
     a.refresh("other", || truth.load()).await.unwrap();
+    a.insert("large", "v".repeat(2000)).await.unwrap();
     let tagged = Loaded::new("v".to_owned()).tags(["t"]);
     a.insert_with("tagged", tagged).await.unwrap();
     assert!(b.get("tagged").await.is_some());

@@ -117,20 +117,37 @@ pub(crate) fn tagged(payload: &[u8], ttl: Duration, tags: &[&str]) -> EncodedVal
     let sum = XxHash3_64::oneshot_with_seed(XxHash3_64::oneshot(&body), &rest);
     body.extend_from_slice(&sum.to_be_bytes());
     body.extend_from_slice(&rest);
-    EncodedValue {
-        body,
-        ttls: Ttls::new(ttl),
-    }
+    let ttls = Ttls::new(ttl);
+    let mut value = EncodedValue {
+        body: [&[0; 40], &body[..]].concat(),
+        ttls,
+    };
+    set_ttls(&mut value, ttls);
+    value
+}
+
+/// Gives a value other times.
+pub(crate) fn set_ttls(value: &mut EncodedValue, ttls: Ttls) {
+    let ms = |ttl: Duration| u64::try_from(ttl.as_millis()).unwrap();
+    let plus_1 = |ttl: Option<Duration>| ttl.map_or(0, |ttl| ms(ttl) + 1);
+    let times = [
+        plus_1(ttls.soft),
+        ms(ttls.hard),
+        plus_1(ttls.end),
+        plus_1(ttls.l1),
+    ];
+    let times = times.into_iter().chain([times.iter().sum()]);
+    let times: Vec<_> = times.flat_map(u64::to_be_bytes).collect();
+    value.body[..40].copy_from_slice(&times);
+    value.ttls = ttls;
 }
 
 /// The stamp that stored bytes begin with.
 pub(crate) fn stamp_of(bytes: &[u8]) -> Stamp {
-    assert_eq!(&bytes[..4], b"LRD\x03");
+    assert_eq!(&bytes[..4], b"LRD\x04");
     let number = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap());
-    let fields = [4, 12, 20, 28, 36, 44, 52].map(number);
-    let sum: u64 = fields.iter().sum();
-    assert_eq!(number(60), sum, "the stamp's own sum");
-    let [epoch, ver, written_at, ..] = fields;
+    let [epoch, ver, written_at] = [4, 12, 20].map(number);
+    assert_eq!(number(28), epoch + ver + written_at, "the stamp's own sum");
     Stamp {
         epoch,
         ver,
@@ -141,12 +158,12 @@ pub(crate) fn stamp_of(bytes: &[u8]) -> Stamp {
 /// The stamp that stored bytes begin with, and the times in it.
 pub(crate) fn times_of(bytes: &[u8]) -> (Stamp, Life) {
     let number = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap());
-    let some = |n: u64| (n != 0).then_some(n);
+    let after = |ms: u64| number(20) + ms;
     let life = Life {
-        stale_at: some(number(28)),
-        expires_at: number(36),
-        ends_at: some(number(44)),
-        l1_ttl: number(52).checked_sub(1).map(Duration::from_millis),
+        stale_at: number(36).checked_sub(1).map(after),
+        expires_at: after(number(44)),
+        ends_at: number(52).checked_sub(1).map(after),
+        l1_ttl: number(60).checked_sub(1).map(Duration::from_millis),
     };
     (stamp_of(bytes), life)
 }

@@ -21,9 +21,9 @@ use crate::recorder::Recorder;
 use crate::source::{Source, Versioned};
 
 /// Where the payload begins in a sealed body.
-const PAYLOAD: usize = 24;
+const PAYLOAD: usize = 64;
 /// Where the body begins in a stored value.
-const STAMP: usize = 68;
+const STAMP: usize = 36;
 
 pub(crate) struct Store {
     memory: MemoryL2,

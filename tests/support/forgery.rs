@@ -8,6 +8,7 @@ use twox_hash::XxHash3_64;
 /// The parts of a value as Redis holds it.
 #[derive(Clone, Debug)]
 pub(crate) struct Stored {
+    /// The stamp and the times.
     pub(crate) stamp: Vec<u8>,
     pub(crate) codec: u8,
     pub(crate) type_tag: [u8; 8],
@@ -23,7 +24,7 @@ impl Stored {
         key: &str,
     ) -> Self {
         let bytes: Vec<u8> = redis.get(name(namespace, key)).await.unwrap();
-        let (stamp, body) = bytes.split_at(68);
+        let (stamp, body) = bytes.split_at(76);
         let length = u32::from_be_bytes(body[12..16].try_into().unwrap());
         let (payload, tags) = body[24..].split_at(length.try_into().unwrap());
         Self {

@@ -634,8 +634,7 @@ impl State {
         }
         let tags = envelope::tags_of(&value.body);
         self.keep_tags(&tags, value.ttls.in_store(), now);
-        let life = value.ttls.life(stamp.written_at);
-        let bytes = envelope::stamped(stamp, life, &value.body).into();
+        let bytes = envelope::stamped(stamp, &value.body).into();
         self.data
             .values
             .insert(key, bytes, now.at, value.ttls.in_store());

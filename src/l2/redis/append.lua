@@ -1,4 +1,4 @@
--- APPEND  value lease hold clock log writes dead done | channel rnd payload deadline body ttls most key id
+-- APPEND  value lease hold clock log writes dead done | channel rnd payload deadline body kept most key id
 --   ->  stamp; the time if the stream is full; nothing if it is late
 -- The value, the entry of the stream and the mark come in one step, so a write is acknowledged with all of them or not at
 -- all. Dead letters count towards the bound. A copy that is sent again answers what the first
@@ -24,8 +24,7 @@ end
 local epoch, ver = publish(KEYS[4], KEYS[5], ARGV[1], ARGV[2], ARGV[3])
 local id = add_write(KEYS[6], KEYS[4], ARGV[2], at, 'k', ARGV[8], 'i', ARGV[9], 'b', ARGV[5])
 write_mark(KEYS[3], id, held_till(KEYS[3], at))
-local stamped, kept = stamp(epoch, ver, at, ARGV[6])
-redis.call('SET', KEYS[1], stamped .. ARGV[5], 'PX', kept)
+redis.call('SET', KEYS[1], stamp(epoch, ver, at) .. ARGV[5], 'PX', ARGV[6])
 redis.call('DEL', KEYS[2])
 local answer = struct.pack('>I8I8I8', epoch, ver, at)
 -- After the deadline no copy asks for it.

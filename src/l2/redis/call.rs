@@ -1,14 +1,16 @@
 //! One call of a script: how it is written, sent and answered. Knows no script.
 
+use std::io::Write;
 use std::iter;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{
-    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, Script, ServerErrorKind,
-    ToRedisArgs, Value, from_redis_value, make_extension_error,
+    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, RedisWrite, Script,
+    ServerErrorKind, ToRedisArgs, ToSingleRedisArg, Value, from_redis_value, make_extension_error,
 };
 
 use crate::l2::L2Error;
+use crate::wire::envelope::STAMPED;
 
 /// A script, and its text: in that a command is looked up that the script could not call.
 #[derive(Debug)]
@@ -62,6 +64,8 @@ pub(super) async fn run_both(
 pub(super) struct Call<'a> {
     lua: &'a Lua,
     command: Cmd,
+    /// Sent before it.
+    staged: Pipeline,
 }
 
 impl<'a> Call<'a> {
@@ -96,7 +100,20 @@ impl<'a> Call<'a> {
         let mut command =
             Cmd::with_capacity(all, 32 * parts + values.map(|n| n + 56).sum::<usize>());
         command.arg(name).arg(lua.script.get_hash()).arg(keys);
-        Self { lua, command }
+        Self {
+            lua,
+            command,
+            staged: Pipeline::new(),
+        }
+    }
+
+    /// Has the body of a value stored under a name of its own before the script runs, which puts it in its place: with
+    /// room for its stamp, and for as long as the value will be kept.
+    pub(super) fn stage(&mut self, name: &str, body: &[u8], kept: u64) {
+        let mut set = Cmd::with_capacity(5, name.len() + body.len() + 128);
+        set.arg("SET").arg(name).arg(Staged(body));
+        set.arg("PX").arg(kept);
+        self.staged.add_command(set);
     }
 
     pub(super) fn arg(&mut self, part: impl ToRedisArgs) -> &mut Self {
@@ -112,9 +129,12 @@ impl<'a> Call<'a> {
     /// Runs the script; loads it first if the server does not know it. NOSCRIPT means that nothing was executed,
     /// so sending the same call again is safe.
     pub(super) async fn run<T: FromRedisValue>(
-        &self,
+        mut self,
         connection: &mut MultiplexedConnection,
     ) -> RedisResult<T> {
+        if !self.staged.is_empty() {
+            self.staged.add_command(self.command.clone());
+        }
         let answer = self.send(connection).await;
         if let Err(error) = &answer
             && error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
@@ -129,10 +149,36 @@ impl<'a> Call<'a> {
         &self,
         connection: &mut MultiplexedConnection,
     ) -> RedisResult<T> {
-        let answer = connection.send_packed_command(&self.command).await?;
+        if self.staged.is_empty() {
+            let answer = connection.send_packed_command(&self.command).await?;
+            return self.lua.answer(answer);
+        }
+        let all = self.staged.len();
+        let mut answers = connection
+            .send_packed_commands(&self.staged, 0, all)
+            .await?;
+        let answer = answers.pop().unwrap_or(Value::Nil);
+        // Without a body that was refused, the script has changed nothing.
+        for staged in answers {
+            staged.extract_error()?;
+        }
         self.lua.answer(answer)
     }
 }
+
+/// A body behind room for its stamp.
+struct Staged<'a>(&'a [u8]);
+
+impl ToRedisArgs for Staged<'_> {
+    fn write_redis_args<W: ?Sized + RedisWrite>(&self, out: &mut W) {
+        let mut arg = out.writer_for_next_arg();
+        // Into memory, so it does not fail.
+        let _ = arg.write_all(&[0; STAMPED]);
+        let _ = arg.write_all(self.0);
+    }
+}
+
+impl ToSingleRedisArg for Staged<'_> {}
 
 /// The error with which a script has ended, with the name of the command that it could not call: Redis 7.0 says only in
 /// which line it is.

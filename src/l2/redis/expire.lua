@@ -5,12 +5,11 @@ local _, _, issued = clock(KEYS[1], ARGV[2])
 local epoch, ver = publish(KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3])
 local at = time()
 for i = 3, #KEYS, 2 do
-  local of, stored, expires_at, written_at, stale_at, ends_at, l1 = read_stamp(head_of(KEYS[i]))
+  local of, stored, expires_at, written_at, stale, ends, l1 = read_stamp(head_of(KEYS[i]))
   if of == epoch and stored <= issued then
-    if stale_at == 0 or stale_at > at then
-      stale_at = at
-    end
-    redis.call('SETRANGE', KEYS[i], 0, pack_stamp(epoch, stored, written_at, stale_at, expires_at, ends_at, l1))
+    local now = math.max(at - written_at, 0) + 1
+    stale = stale == 0 and now or math.min(stale, now)
+    redis.call('SETRANGE', KEYS[i], TIMES, pack_times(stale, expires_at - written_at, ends, l1))
   end
   redis.call('DEL', KEYS[i + 1])
 end

@@ -1,12 +1,15 @@
--- FILL  value lease clock log marker... | token epoch body ttls rnd channel key payload  ->  answer, value, stamp
+-- FILL  value lease clock log marker... [staged] | token epoch body kept rnd channel key payload  ->  answer, value, stamp
+local staged = #KEYS + (is_staged(ARGV[3]) and 0 or 1)
 local epoch, seq, ver = clock(KEYS[3], ARGV[5])
 local mark, began_at = standing(KEYS[2], KEYS[3], epoch, ARGV[2], ARGV[1])
 if not mark then
+  drop_staged(staged)
   return rejected(KEYS[1])
 end
 -- No value is stored that was loaded before an invalidation of one of its tags (rule 20).
-local tags = invalidated(KEYS[3], 5, #KEYS, epoch, ver)
-if any_after(tags, began_at) then
+local tags = invalidated(KEYS[3], 5, staged - 1, epoch, ver)
+if any_after(tags, began_at) or not are_staged(staged) then
+  drop_staged(staged)
   end_lease(KEYS[2], mark, ARGV[6], ARGV[7])
   return rejected(KEYS[1])
 end
@@ -18,8 +21,7 @@ else
   ver = ver + 1
   set_position(KEYS[3], epoch, seq, ver)
 end
-local stamped, kept = stamp(epoch, ver, at, ARGV[4])
-redis.call('SET', KEYS[1], stamped .. ARGV[3], 'PX', kept)
-keep_markers(tags, epoch, kept)
+put(KEYS[1], stamp(epoch, ver, at), ARGV[3], ARGV[4], staged)
+keep_markers(tags, epoch, ARGV[4])
 end_lease(KEYS[2], mark, ARGV[6], ARGV[7])
 return {'OK', false, struct.pack('>I8I8I8', epoch, ver, at)}

@@ -1,19 +1,27 @@
--- INSERT  clock log value... lease... marker... | channel rnd payload deadline (body ttls)...
+-- INSERT  clock log value... lease... marker... staged... | channel rnd payload deadline (body kept)...
 --   ->  stamp, or nothing if it is late
 -- The markers are those of the tags of the first value, then of the second, and so on. After the deadline it stores
 -- nothing (rule 14).
 local at = time()
-if ARGV[4] ~= '' and at > tonumber(ARGV[4]) then
+local values = (#ARGV - 4) / 2
+local staged = #KEYS + 1
+for i = 1, values do
+  staged = staged - (is_staged(ARGV[3 + 2 * i]) and 1 or 0)
+end
+if ARGV[4] ~= '' and at > tonumber(ARGV[4]) or not are_staged(staged) then
+  drop_staged(staged)
   return false
 end
 local epoch, ver = publish(KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3])
-local values = (#ARGV - 4) / 2
-local marker = 3 + 2 * values
+local marker, markers_end, stamped = 3 + 2 * values, staged, stamp(epoch, ver, at)
 for i = 1, values do
-  local stamped, kept = stamp(epoch, ver, at, ARGV[4 + 2 * i])
-  redis.call('SET', KEYS[2 + i], stamped .. ARGV[3 + 2 * i], 'PX', kept)
-  if marker <= #KEYS then
-    local last = marker + count_tags(ARGV[3 + 2 * i]) - 1
+  local body, kept = ARGV[3 + 2 * i], ARGV[4 + 2 * i]
+  put(KEYS[2 + i], stamped, body, kept, staged)
+  if is_staged(body) then
+    staged = staged + 1
+  end
+  if marker < markers_end then
+    local last = marker + count_tags(body) - 1
     keep_markers(invalidated(KEYS[1], marker, last, epoch, ver), epoch, kept)
     marker = last + 1
   end

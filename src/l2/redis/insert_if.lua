@@ -1,4 +1,4 @@
--- INSERT_IF  value lease clock log done marker... marker... | channel rnd payload deadline body ttls epoch ver tags
+-- INSERT_IF  value lease clock log done marker... marker... | channel rnd payload deadline body kept epoch ver tags
 --   ->  stamp, or the time if another version is stored; nothing if it is late; 'T', the time and the tags of the stored
 --   value if they are others than `tags`, which have the last markers; the first are those of the new value
 -- Each call has a key `done` of its own, by which a copy that is sent again knows the success of another one. It looks
@@ -30,9 +30,8 @@ if of ~= tonumber(ARGV[7]) or ver ~= tonumber(ARGV[8]) then
   return struct.pack('>I8', at)
 end
 epoch, ver = publish(KEYS[3], KEYS[4], ARGV[1], ARGV[2], ARGV[3])
-local stamped, kept = stamp(epoch, ver, at, ARGV[6])
-redis.call('SET', KEYS[1], stamped .. ARGV[5], 'PX', kept)
-keep_markers(invalidated(KEYS[3], 6, own, epoch, ver), epoch, kept)
+redis.call('SET', KEYS[1], stamp(epoch, ver, at) .. ARGV[5], 'PX', ARGV[6])
+keep_markers(invalidated(KEYS[3], 6, own, epoch, ver), epoch, ARGV[6])
 redis.call('DEL', KEYS[2])
 local answer = struct.pack('>I8I8I8', epoch, ver, at)
 -- After the deadline no copy asks for it.

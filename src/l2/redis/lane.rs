@@ -41,6 +41,8 @@ const SCANNED: usize = 1000;
 const LONGEST_DOUBT: u32 = 2;
 /// How often a script is sent that has to be told the tags of the value that is stored, if these change each time.
 const TAGS_CHANGE: usize = 4;
+/// From how many bytes on a body reaches its key without passing through Lua. Of shorter ones that takes longer.
+const STAGED_FROM: usize = 1024;
 /// Markers of tags that a request reads at most.
 const MARKERS: usize = 1024;
 
@@ -174,6 +176,14 @@ impl RedisLane {
         }
     }
 
+    /// Has a body stored ahead of the script, under a name that no other copy of the request has, and declares that.
+    fn stage(&self, call: &mut Call<'_>, value: &EncodedValue) {
+        let name = &mut String::new();
+        let name = self.names.staged(name, random());
+        call.stage(name, &value.body, kept(value.ttls));
+        call.arg(name);
+    }
+
     /// LEAD, for one copy of the request: no two may have the same token.
     fn lead(&self, key: &str, ask: LeaseRequest, token: u64) -> Call<'_> {
         let mut call = Call::new(&self.scripts.lead, 5);
@@ -214,11 +224,12 @@ impl RedisLane {
         payload: &[u8],
         deadline: Option<u64>,
     ) -> Call<'_> {
-        let sizes = values.iter().map(|(_, value)| value.body.len());
+        let sizes = values.iter().map(|(_, value)| sent_to_script(value));
         let tags: Vec<_> = (values.iter())
             .flat_map(|(_, value)| envelope::tags_of(&value.body))
             .collect();
-        let keys = 2 + 2 * values.len() + tags.len();
+        let staged = (values.iter()).filter(|(_, value)| is_staged(value));
+        let keys = 2 + 2 * values.len() + tags.len() + staged.clone().count();
         let mut call = Call::with_values(&self.scripts.insert, keys, sizes);
         let name = &mut String::new();
         call.arg(&self.names.clock).arg(&self.names.log);
@@ -229,10 +240,13 @@ impl RedisLane {
             call.arg(self.names.lease(name, key));
         }
         self.markers(&mut call, &tags);
+        for (_, value) in staged {
+            self.stage(&mut call, value);
+        }
         call.arg(&self.names.events).arg(random()).arg(payload);
         call.arg(written(deadline));
         for (_, value) in values {
-            call.arg(&value.body).arg(&packed(value.ttls));
+            add_value(&mut call, value);
         }
         call
     }
@@ -266,21 +280,32 @@ fn fill_answer((answer, bytes, stamped): FillAnswer) -> Result<Option<Fill>, L2E
     }
 }
 
-/// In ms: the TTL; the soft TTL, the longest life and the TTL in L1, each plus 1, or 0 for none; how long it is kept.
-pub(super) fn packed(ttls: Ttls) -> [u8; 40] {
-    let plus_1 = |ttl: Option<Duration>| ttl.map_or(0, |ttl| millis(ttl).saturating_add(1));
-    let numbers = [
-        millis(ttls.hard),
-        plus_1(ttls.soft),
-        plus_1(ttls.end),
-        plus_1(ttls.l1),
-        millis(ttls.kept),
-    ];
-    let mut bytes = [0; 40];
-    for (field, number) in bytes.as_chunks_mut().0.iter_mut().zip(numbers) {
-        *field = u64::to_be_bytes(number);
+fn is_staged(value: &EncodedValue) -> bool {
+    value.body.len() >= STAGED_FROM
+}
+
+/// How much of a body the script is sent.
+fn sent_to_script(value: &EncodedValue) -> usize {
+    if is_staged(value) {
+        0
+    } else {
+        value.body.len()
     }
-    bytes
+}
+
+/// The body, or of one that is staged the number of its tags; and for how long it is kept.
+fn add_value(call: &mut Call<'_>, value: &EncodedValue) {
+    if is_staged(value) {
+        call.arg(envelope::tags_of(&value.body).len());
+    } else {
+        call.arg(&value.body);
+    }
+    call.arg(kept(value.ttls));
+}
+
+/// For how many ms the store keeps a value.
+pub(super) fn kept(ttls: Ttls) -> u64 {
+    millis(ttls.in_store())
 }
 
 /// Reads a lease as the store keeps it: `epoch:began:token`.
@@ -409,8 +434,8 @@ impl Lane for RedisLane {
         async move {
             let tags = &envelope::tags_of(&value.body);
             let call = || {
-                let size = iter::once(value.body.len());
-                let keys = 4 + tags.len();
+                let size = iter::once(sent_to_script(value));
+                let keys = 4 + tags.len() + usize::from(is_staged(value));
                 let mut call = Call::with_values(&self.scripts.fill, keys, size);
                 let name = &mut String::new();
                 call.arg(self.names.value(name, key))
@@ -418,8 +443,11 @@ impl Lane for RedisLane {
                     .arg(&self.names.clock)
                     .arg(&self.names.log);
                 self.markers(&mut call, tags);
-                call.arg(lease.token).arg(lease.epoch).arg(&value.body);
-                call.arg(&packed(value.ttls));
+                if is_staged(value) {
+                    self.stage(&mut call, value);
+                }
+                call.arg(lease.token).arg(lease.epoch);
+                add_value(&mut call, value);
                 call.arg(random()).arg(&self.names.events).arg(key);
                 call.arg(payload.unwrap_or_default());
                 call
@@ -447,7 +475,7 @@ impl Lane for RedisLane {
                     .arg(&self.names.clock);
                 self.markers(&mut call, tags);
                 call.arg(lease.token).arg(lease.epoch).arg(seen);
-                call.arg(&packed(ttls));
+                call.arg(&ttls.packed()).arg(kept(ttls));
                 call.arg(random()).arg(&self.names.events).arg(key);
                 call
             };
@@ -511,7 +539,7 @@ impl Lane for RedisLane {
                 self.markers(&mut call, tags);
                 call.arg(&self.names.events).arg(random()).arg(payload);
                 call.arg(written(deadline));
-                call.arg(&value.body).arg(&packed(value.ttls));
+                call.arg(&value.body).arg(kept(value.ttls));
                 call.arg(version.epoch).arg(version.ver).arg(stored);
                 async move { call.run(&mut connection).await }
             };
@@ -565,7 +593,7 @@ impl Lane for RedisLane {
                     NewLife::Renewed(ttls) => (ttls, 0),
                     NewLife::Extended(ttls) => (ttls, 1),
                 };
-                call.arg(&packed(ttls)).arg(extends);
+                call.arg(&ttls.packed()).arg(millis(ttls.kept)).arg(extends);
                 call.arg(written(deadline)).arg(stored);
                 async move { call.run(&mut connection).await }
             };

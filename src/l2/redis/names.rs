@@ -70,6 +70,11 @@ impl Names {
         self.write(name, "!done:", &call.to_string())
     }
 
+    /// Of a body that waits for a script, named by a random number.
+    pub(crate) fn staged<'n>(&self, name: &'n mut String, body: u64) -> &'n str {
+        self.write(name, "!staged:", &body.to_string())
+    }
+
     /// Of an instance: its last report.
     pub(super) fn reported<'n>(&self, name: &'n mut String, instance: u64) -> &'n str {
         self.write(name, "!reported:", &instance.to_string())

@@ -1,13 +1,13 @@
--- REVALIDATE  value lease clock marker... | token epoch seen ttls rnd channel key  ->  answer, value, stamp
+-- REVALIDATE  value lease clock marker... | token epoch seen times kept rnd channel key  ->  answer, value, stamp
 -- As FILL, with the value that is stored already: if it is still the version `seen`, it gets a new stamp.
-local epoch, seq, ver = clock(KEYS[3], ARGV[5])
+local epoch, seq, ver = clock(KEYS[3], ARGV[6])
 local mark, began_at = standing(KEYS[2], KEYS[3], epoch, ARGV[2], ARGV[1])
 if not mark then
   return rejected(KEYS[1])
 end
 local tags = invalidated(KEYS[3], 4, #KEYS, epoch, ver)
 if any_after(tags, began_at) then
-  end_lease(KEYS[2], mark, ARGV[6], ARGV[7])
+  end_lease(KEYS[2], mark, ARGV[7], ARGV[8])
   return rejected(KEYS[1])
 end
 local of, stored = read_stamp(head_of(KEYS[1]))
@@ -17,9 +17,8 @@ end
 local at = time()
 ver = ver + 1
 set_position(KEYS[3], epoch, seq, ver)
-local stamped, kept = stamp(epoch, ver, at, ARGV[4])
-redis.call('SETRANGE', KEYS[1], 0, stamped)
-redis.call('PEXPIRE', KEYS[1], kept)
-keep_markers(tags, epoch, kept)
-end_lease(KEYS[2], mark, ARGV[6], ARGV[7])
+redis.call('SETRANGE', KEYS[1], 0, stamp(epoch, ver, at) .. ARGV[4])
+redis.call('PEXPIRE', KEYS[1], ARGV[5])
+keep_markers(tags, epoch, ARGV[5])
+end_lease(KEYS[2], mark, ARGV[7], ARGV[8])
 return {'OK', false, struct.pack('>I8I8I8', epoch, ver, at)}

@@ -49,6 +49,7 @@ const LEASE: &str = include_str!("lease.lua");
 const LIFE: &str = include_str!("life.lua");
 const LIST: &str = include_str!("list.lua");
 const MARK: &str = include_str!("mark.lua");
+const STAGED: &str = include_str!("staged.lua");
 const EPOCH: &str = include_str!("epoch.lua");
 const TAG_LIST: &str = include_str!("tag_list.lua");
 const TAGS: &str = concat!(include_str!("tag_list.lua"), include_str!("tags.lua"));
@@ -63,13 +64,13 @@ impl Scripts {
         let invalidate_tags = include_str!("invalidate_tags.lua");
         Self {
             lead: script_when_full(&[CLOCK, LEASE, MARK, include_str!("lead.lua")]),
-            fill: script(&[CLOCK, LEASE, TAGS, include_str!("fill.lua")]),
-            revalidate: script(&[CLOCK, LEASE, TAGS, include_str!("revalidate.lua")]),
+            fill: script(&[CLOCK, LEASE, STAGED, TAGS, include_str!("fill.lua")]),
+            revalidate: script(&[CLOCK, LEASE, STAGED, TAGS, include_str!("revalidate.lua")]),
             renew: script(&[LEASE, include_str!("renew.lua")]),
-            insert: script(&[CLOCK, TAGS, include_str!("insert.lua")]),
-            insert_if: script(&[CLOCK, TAGS, include_str!("insert_if.lua")]),
+            insert: script(&[CLOCK, STAGED, TAGS, include_str!("insert.lua")]),
+            insert_if: script(&[CLOCK, STAGED, TAGS, include_str!("insert_if.lua")]),
             expire: script_when_full(&[CLOCK, include_str!("expire.lua")]),
-            touch: script_when_full(&[CLOCK, TAGS, include_str!("touch.lua")]),
+            touch: script_when_full(&[CLOCK, STAGED, TAGS, include_str!("touch.lua")]),
             invalidate: script_when_full(&[CLOCK, LIST, MARK, invalidate]),
             invalidate_tags: script_when_full(&[CLOCK, TAG_LIST, invalidate_tags]),
             clear: script_when_full(&[CLOCK, EPOCH, include_str!("clear.lua")]),

@@ -75,7 +75,7 @@ end
 
 -- The tags of a stored value, as they follow its payload; nil if they are damaged.
 local function tags_of(key, head)
-  local length = struct.unpack('>I2', head, 71)
+  local length = struct.unpack('>I2', head, 79)
   local tags = length == 0 and '' or redis.call('GETRANGE', key, -length, -1)
   return count(tags, 1) and tags
 end
@@ -90,7 +90,7 @@ local function is_valid(first, epoch, ver)
   return true
 end
 
--- Of how many tags the markers follow in KEYS, for a body.
+-- Of how many tags the markers follow in KEYS, for a body; of one that is staged, the number is what was sent instead.
 local function count_tags(body)
-  return count(body, #body - struct.unpack('>I2', body, 3) + 1)
+  return is_staged(body) and tonumber(body) or count(body, #body - struct.unpack('>I2', body, 43) + 1)
 end

@@ -7,7 +7,7 @@ use deadpool_redis::redis::aio::MultiplexedConnection;
 use futures::FutureExt;
 
 use super::call::{Call, numbers};
-use super::lane::{RedisLane, packed, senseless, stamp, written};
+use super::lane::{RedisLane, kept, senseless, stamp, written};
 use crate::clock::millis;
 use crate::l2::{
     Append, Bytes, L2Error, Pending, Reply, Settled, Stamp, StreamId, Waiting, WriteStream, random,
@@ -43,7 +43,7 @@ impl WriteStream for RedisLane {
                     .arg(self.names.done(name, this));
                 call.arg(&self.names.events).arg(random()).arg(payload);
                 call.arg(written(deadline));
-                call.arg(&write.value.body).arg(&packed(write.value.ttls));
+                call.arg(&write.value.body).arg(kept(write.value.ttls));
                 call.arg(write.most).arg(write.key).arg(write.encoded_key);
                 async move { call.run(&mut connection).await }
             };

@@ -26,7 +26,7 @@ conformance! {
 
 async fn insert_for(lane: &dyn Lane, key: &str, ttls: Ttls) -> Stamp {
     let mut value = sealed(b"value");
-    value.ttls = ttls;
+    set_ttls(&mut value, ttls);
     let payload = payload_of(Kind::Insert, &[key]);
     lane.insert(&[(key, &value)], &payload, None).await.unwrap()
 }
@@ -255,7 +255,7 @@ async fn a_value_is_replaced_if_its_version_is_there(store: impl Store) {
     }
     let bytes = usable(&*lane, "k").await.unwrap();
     assert_eq!(stamp_of(&bytes), second);
-    assert_eq!(bytes[92..], *b"second");
+    assert_eq!(bytes[100..], *b"second");
     let (messages, _) = heartbeat(&mut *subscription).await;
     assert!(messages.is_empty());
 }

@@ -197,12 +197,12 @@ fn hostile(good: &[u8], n: usize) -> Vec<u8> {
     match n % 5 {
         0 => noise,
         1 => good[..fastrand::usize(..good.len())].to_vec(),
-        2 => [b"LRD\x03", &noise[..]].concat(),
+        2 => [b"LRD\x04", &noise[..]].concat(),
         3 => {
             // All but the numbers in the head and the payload.
             noise.resize(200, 0xff);
-            let head = [&good[..68], &noise[..]].concat();
-            [&head[..69], &[0], &head[70..]].concat()
+            let head = [&good[..76], &noise[..]].concat();
+            [&head[..77], &[0], &head[78..]].concat()
         }
         _ => {
             let mut bytes = good.to_vec();
@@ -256,7 +256,7 @@ async fn databases_of_one_server_do_not_mix() {
     invalidate(&*one, &["other"]).await;
     for (lane, payload) in [(&zero, &b"zero"[..]), (&one, b"one")] {
         let bytes = usable(&**lane, "k").await.expect("there is a value");
-        assert_eq!(&bytes[92..], payload);
+        assert_eq!(&bytes[100..], payload);
     }
     let (messages, clock) = heartbeat(&mut *zero_hears).await;
     assert_eq!((messages.len(), clock.seq), (1, 1));
@@ -323,9 +323,9 @@ async fn what_is_no_value_of_the_lane_is_absent_when_times_and_versions_are_comp
             ..inserted
         };
         let number = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap());
-        let sum = number(60) + 1000;
+        let sum = number(28) + 1000;
         bytes[12..20].copy_from_slice(&planted.ver.to_be_bytes());
-        bytes[60..68].copy_from_slice(&sum.to_be_bytes());
+        bytes[28..36].copy_from_slice(&sum.to_be_bytes());
         if is_planted {
             let set = cmd("SET").arg(value_key("k")).arg(&bytes).clone();
             let () = set.query_async(&mut raw).await.unwrap();
@@ -348,7 +348,7 @@ async fn what_is_no_value_of_the_lane_is_absent_when_times_and_versions_are_comp
             let inserted = lane.insert_if("k", &value, version, &message, None).await;
             assert_eq!(inserted.unwrap().is_some(), is_stored);
         }
-        assert_eq!(get(&*lane, "k").await.unwrap()[92..], *b"new");
+        assert_eq!(get(&*lane, "k").await.unwrap()[100..], *b"new");
     }
 }
 

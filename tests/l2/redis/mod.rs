@@ -12,6 +12,7 @@ mod outages;
 mod overload;
 mod replicas;
 mod resends;
+mod staged;
 #[cfg(feature = "tls")]
 mod tls;
 mod urls;

@@ -29,19 +29,23 @@ async fn start() -> (Redis, Detour, Arc<dyn Lane>, Met) {
 /// Its first copy could land when its key has been invalidated since.
 #[tokio::test]
 async fn an_insert_that_is_sent_twice_is_done_when_the_first_copy_cannot_land() {
-    let (_store, mut detour, lane, met) = start().await;
-    let (clock, _subscription) = subscribe(&*lane).await;
-    detour.lose(Loss::HeldUp);
-    let (value, payload) = (sealed(b"v"), payload_of(Kind::Insert, &["k"]));
-    let deadline = Some(clock.now + 1000);
-    lane.insert(&[("k", &value)], &payload, deadline)
-        .await
-        .unwrap();
-    let late = detour.caught().await;
-    invalidate(&*lane, &["k"]).await;
-    assert_eq!(met.all().len(), 2, "another connection");
-    late.arrive().await;
-    assert_eq!(get(&*lane, "k").await, None, "it was refused");
+    // A large value is sent in another way.
+    for size in [1, 5000] {
+        let (_store, mut detour, lane, met) = start().await;
+        let (clock, _subscription) = subscribe(&*lane).await;
+        detour.lose(Loss::HeldUp);
+        let value = sealed(&vec![b'v'; size]);
+        let payload = payload_of(Kind::Insert, &["k"]);
+        let deadline = Some(clock.now + 1000);
+        lane.insert(&[("k", &value)], &payload, deadline)
+            .await
+            .unwrap();
+        let late = detour.caught().await;
+        invalidate(&*lane, &["k"]).await;
+        assert_eq!(met.all().len(), 2, "another connection");
+        late.arrive().await;
+        assert_eq!(get(&*lane, "k").await, None, "it was refused");
+    }
 }
 
 /// A caller that cannot wait until then must not get `Ok`.

@@ -1,0 +1,31 @@
+-- Lua hashes each string that it is given, so a large body does not pass through a script. The caller stores it under a name
+-- of its own first, with room for its stamp and with the TTL that it is to have. The script is sent the number of its tags
+-- in the place of the body, and gives it its stamp and its key. Each copy of a request has names of its own: without the
+-- staged bodies that belong to it a late copy changes nothing.
+local SHORTEST_BODY = 64
+
+local function is_staged(body)
+  return #body < SHORTEST_BODY
+end
+
+-- Whether all bodies are there that are staged under KEYS[first..].
+local function are_staged(first)
+  return first > #KEYS or redis.call('EXISTS', unpack(KEYS, first)) == #KEYS - first + 1
+end
+
+-- Deletes those that the script does not store.
+local function drop_staged(first)
+  if first <= #KEYS then
+    redis.call('DEL', unpack(KEYS, first))
+  end
+end
+
+-- Stores a value, whose body may be staged under KEYS[staged].
+local function put(key, stamped, body, kept, staged)
+  if is_staged(body) then
+    redis.call('SETRANGE', KEYS[staged], 0, stamped)
+    redis.call('RENAME', KEYS[staged], key)
+  else
+    redis.call('SET', key, stamped .. body, 'PX', kept)
+  end
+end
