@@ -32,6 +32,7 @@ impl From<&str> for Key {
 impl Deref for Key {
     type Target = str;
 
+    #[inline]
     fn deref(&self) -> &str {
         &self.0
     }
@@ -203,6 +204,7 @@ impl KeyWriter {
         self.push(rest);
     }
 
+    #[inline]
     pub(crate) fn new() -> Self {
         Self {
             text: ArrayString::new(),

@@ -13,11 +13,13 @@ pub(crate) struct Counter(AtomicU64);
 #[allow(clippy::must_use_candidate)]
 impl Counter {
     /// Adds one. Returns how often this thread has counted before.
+    #[inline]
     pub(crate) fn bump(&self) -> u64 {
         self.add(1)
     }
 
     /// Adds `n`. In two steps, as no other thread writes to it.
+    #[inline]
     pub(crate) fn add(&self, n: u64) -> u64 {
         let before = self.0.load(Ordering::Relaxed);
         self.0.store(before.wrapping_add(n), Ordering::Relaxed);

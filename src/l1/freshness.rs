@@ -90,6 +90,7 @@ impl Freshness {
     }
 
     /// Whether L1 may be served at `now`.
+    #[inline]
     pub(crate) fn is_live_at(&self, now: Tick) -> bool {
         now < self.live_until.load(Ordering::Acquire)
     }
@@ -211,12 +212,14 @@ impl Freshness {
     }
 
     /// Counts flushes and revoked proofs, from one.
+    #[inline]
     pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }
 
     /// Counts invalidations of tags that were applied: an entry with tags is looked at again after each, and what began
     /// before is not joined.
+    #[inline]
     pub(crate) fn tag_changes(&self) -> u64 {
         self.tag_changes.load(Ordering::Acquire)
     }
