@@ -98,6 +98,6 @@ fn get_local<V: Value>(ctx: &Arc<Context<V>>, key: &Key, token: Token) -> Option
         return None;
     }
     let before = ctx.counters.l1_hits.bump();
-    lookup::note_hit(ctx, &slot, now, before);
+    lookup::note_hit(ctx, &slot, before);
     Some(lookup::hand_out(ctx, slot, now, Source::L1))
 }

@@ -27,21 +27,21 @@ const COMPARED: usize = 64;
 pub(super) fn get_local<V: Value>(ctx: &Arc<Context<V>>, key: &str, now: Tick) -> Option<Entry<V>> {
     let slot = ctx.l1.get(key, now)?;
     let before = ctx.counters.l1_hits.bump();
-    note_hit(ctx, &slot, now, before);
+    note_hit(ctx, &slot, before);
     Some(hand_out(ctx, slot, now, Source::L1))
 }
 
 /// Takes note of a hit in L1, and of how many there were before it.
 #[inline]
-pub(super) fn note_hit<V: Value>(ctx: &Context<V>, slot: &Slot<V>, now: Tick, before: u64) {
+pub(super) fn note_hit<V: Value>(ctx: &Context<V>, slot: &Slot<V>, before: u64) {
     if is_sampled(before) {
-        record_hit(ctx, slot.key(), now);
+        record_hit(ctx, slot.key());
     }
 }
 
 #[cold]
-fn record_hit<V: Value>(ctx: &Context<V>, key: &Key, now: Tick) {
-    ctx.l1.record_hit(key, now);
+fn record_hit<V: Value>(ctx: &Context<V>, key: &Key) {
+    ctx.l1.record_hit(key);
     ctx.hot_keys.record(key);
 }
 
@@ -190,7 +190,7 @@ pub(super) fn get_unproven<V: Value>(ctx: &Context<V>, key: &str) -> Option<Entr
     let now = ctx.now();
     let slot = ctx.l1.get_unproven(key, now, limit)?;
     let before = ctx.counters.unproven_served.bump();
-    note_hit(ctx, &slot, now, before);
+    note_hit(ctx, &slot, before);
     Some(Entry::unproven(slot, now))
 }
 

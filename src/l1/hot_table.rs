@@ -40,7 +40,7 @@ const SWEPT: usize = 8;
 /// A table with no more cells than this is swept as a whole for each entry that moka takes.
 const FEW: usize = 64;
 
-/// No key was cleared. A key whose hash this is waits for a hit that is sampled, like any other.
+/// No key was cleared. A key whose hash this is waits for a look-up that is [promoted](is_promoted), like any other.
 const NONE: u64 = 0;
 
 impl<V> HotTable<V> {
@@ -90,8 +90,8 @@ impl<V> HotTable<V> {
     /// The same if its key was the last to be cleared from the cell, and nothing has come since. Returns whether the
     /// cell has not been cleared since.
     ///
-    /// Any other key waits for a hit that is sampled, though its cell is empty: moka records few of the hits here, and
-    /// needs the first ones to choose what stays.
+    /// Any other key waits for a look-up that is [promoted](is_promoted), though its cell is empty: moka records few of the
+    /// hits here, and needs the first ones to choose what stays.
     ///
     /// Measured: hits take 0.85 of the time that they take without invalidations if a tenth of the calls are
     /// invalidations, and 1.1 to 1.3 of it if every key waits (`cargo bench --bench ratios -- "10 %"`).
@@ -221,13 +221,28 @@ fn take_if<T>(cell: &Cell<T>, condition: impl FnOnce(&Arc<T>) -> bool) -> Option
 /// if all were; see `tests/cache/popularity.rs`.
 const SAMPLED: u64 = 16;
 
+/// Of the look-ups that moka has answered, one of so many brings its entry here. The others are those by which moka
+/// learns how popular a key is.
+const PROMOTED: u64 = 8;
+
 /// Whether the nth hit is recorded.
 #[inline]
 pub(crate) fn is_sampled(nth: u64) -> bool {
+    is_one_of(SAMPLED, nth)
+}
+
+/// Whether the nth look-up that moka has answered brings its entry here.
+#[inline]
+pub(super) fn is_promoted(nth: u64) -> bool {
+    is_one_of(PROMOTED, nth)
+}
+
+#[inline]
+fn is_one_of(many: u64, nth: u64) -> bool {
     // Mixed well, or a caller that asks for the same keys round and round would have the same ones recorded each time.
     const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
     let once = nth.wrapping_mul(ODD);
-    (once ^ once >> 32).wrapping_mul(ODD) < u64::MAX / SAMPLED
+    (once ^ once >> 32).wrapping_mul(ODD) < u64::MAX / many
 }
 
 #[cfg(all(test, not(larder_interleavings)))]

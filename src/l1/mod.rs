@@ -83,6 +83,7 @@ impl<V: Value> L1<V> {
     }
 
     /// The entry that may be served at `now`, if there is one.
+    #[inline]
     pub(crate) fn get(&self, key: &str, now: Tick) -> Option<Arc<Slot<V>>> {
         self.held(key, now)
             .filter(|_| self.freshness.is_live_at(now))
@@ -131,9 +132,9 @@ impl<V: Value> L1<V> {
     }
 
     /// Records a hit that [is sampled](is_sampled).
-    pub(crate) fn record_hit(&self, key: &str, now: Tick) {
+    pub(crate) fn record_hit(&self, key: &str) {
         if let Some(store) = &self.store {
-            store.promote(key, |slot| self.is_visible(slot, now));
+            store.record_hit(key);
         }
     }
 

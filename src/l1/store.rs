@@ -7,11 +7,12 @@
 //! Knows nothing of versions and generations: its caller says with a condition what may be seen or removed.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 #[cfg(not(larder_interleavings))]
 use self::moka::{Bounded, bounded, replace};
 use super::Slot;
-use super::hot_table::HotTable;
+use super::hot_table::{HotTable, is_promoted};
 #[cfg(larder_interleavings)]
 use super::interleavings::{Bounded, bounded, replace};
 use crate::key::Key;
@@ -25,6 +26,8 @@ pub(super) struct Store<V> {
     bounded: Bounded<V>,
     /// Some of them.
     hot: HotTable<V>,
+    /// How many look-ups the hot table has not answered.
+    passed_on: AtomicU64,
 }
 
 /// How many entries the hot table has when there is a weigher: few, as each may be large.
@@ -36,6 +39,7 @@ impl<V: Value> Store<V> {
         Self {
             bounded: bounded(capacity, weigher),
             hot: HotTable::new(hot),
+            passed_on: AtomicU64::new(0),
         }
     }
 
@@ -47,15 +51,35 @@ impl<V: Value> Store<V> {
     ) -> Option<Arc<Slot<V>>> {
         self.hot
             .get(key, &condition)
-            .or_else(|| self.bounded.get(key).filter(|slot| condition(slot)))
+            .or_else(|| self.get_bounded(key, condition))
     }
 
-    /// Has moka record a hit, by which it decides what stays, and puts the entry in the hot table.
-    pub(super) fn promote(&self, key: &str, condition: impl Fn(&Slot<V>) -> bool) {
+    /// The entry that moka has; moka records the hit. One of a few is put in the hot table.
+    #[inline(never)]
+    fn get_bounded(&self, key: &str, condition: impl Fn(&Slot<V>) -> bool) -> Option<Arc<Slot<V>>> {
+        if is_promoted(self.passed_on.fetch_add(1, Ordering::Relaxed)) {
+            return self.promote(key, condition);
+        }
+        self.bounded.get(key).filter(|slot| condition(slot))
+    }
+
+    /// The same, and puts it in the hot table.
+    pub(super) fn promote(
+        &self,
+        key: &str,
+        condition: impl Fn(&Slot<V>) -> bool,
+    ) -> Option<Arc<Slot<V>>> {
         let clears = self.hot.clears(key);
-        match self.bounded.get(key).filter(|slot| condition(slot)) {
-            Some(slot) => self.hot.fill(slot, clears),
-            None => self.hot.clear(key),
+        let slot = self.bounded.get(key).filter(|slot| condition(slot))?;
+        self.hot.fill(Arc::clone(&slot), clears);
+        Some(slot)
+    }
+
+    /// Has moka record a hit, by which it decides what stays.
+    pub(super) fn record_hit(&self, key: &str) {
+        if self.bounded.get(key).is_none() {
+            // moka has evicted it.
+            self.hot.clear(key);
         }
     }
 

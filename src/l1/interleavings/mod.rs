@@ -205,7 +205,7 @@ impl World {
         }
     }
 
-    /// A hit that is recorded: its entry comes into the hot table.
+    /// A hit that moka answers, and that brings its entry into the hot table.
     fn promote(&self) {
         let is_visible = |slot: &Slot<u64>| self.l1.is_visible(slot, self.now);
         (self.l1.store.as_ref().unwrap()).promote(KEY, is_visible);
