@@ -14,7 +14,7 @@ use axum::http::header::CACHE_CONTROL;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use larder::Cache;
-use larder::http::{CacheLayer, CachedResponse};
+use larder::http::CacheLayer;
 use tokio::net::TcpListener;
 
 /// The price, and how often it was read from where it is kept.
@@ -36,20 +36,17 @@ async fn raise() -> &'static str {
 
 /// One server of several.
 async fn serve(redis: &str) -> Result<SocketAddr, Box<dyn Error>> {
-    let cache: Cache<String, CachedResponse> = Cache::builder("shop:http")
+    let cache = Cache::builder("shop:http")
         .redis(redis)
         // Kept past their time, to be revalidated, or to answer while the service is down.
         .stale_if_error(Duration::from_secs(3600))
-        // L1 holds 64 MiB of them.
-        .l1_capacity(64 << 20)
-        .l1_weigher(|_, response: &CachedResponse| {
-            u32::try_from(response.size()).unwrap_or(u32::MAX)
-        })
-        .build()?;
-    cache.ready().await;
+        // L1 holds 128 MiB of them.
+        .l1_capacity(128 << 20);
+    let layer = CacheLayer::new(cache)?;
+    layer.cache().ready().await;
     let app = Router::new()
         .route("/products/tea", get(read).put(raise))
-        .layer(CacheLayer::new(cache));
+        .layer(layer);
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     tokio::spawn(async move { axum::serve(listener, app).await });

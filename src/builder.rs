@@ -141,11 +141,11 @@ where
     }
 
     /// How many entries L1 holds or, with an [`l1_weigher`](Self::l1_weigher), how much they weigh together. Default:
-    /// 10 000 entries. 0 turns L1 off.
+    /// 10 000 entries. 0 turns L1 off. The cache of an HTTP layer (feature `http`) weighs its entries in bytes by itself.
     ///
     /// The bound is not sharp: entries that are evicted for want of room are freed during later inserts.
     pub fn l1_capacity(mut self, capacity: u64) -> Self {
-        self.options.l1_capacity = capacity;
+        self.options.l1_capacity = Some(capacity);
         self
     }
 
@@ -157,6 +157,18 @@ where
             weigher: Some(Arc::new(weigher)),
             ..self
         }
+    }
+
+    /// A weigher, and a capacity in its unit, where none is set.
+    #[cfg(feature = "http")]
+    pub(crate) fn or_weighed(
+        mut self,
+        capacity: u64,
+        weigher: impl Fn(&str, &V) -> u32 + Send + Sync + 'static,
+    ) -> Self {
+        self.options.l1_capacity.get_or_insert(capacity);
+        self.weigher.get_or_insert_with(|| Arc::new(weigher));
+        self
     }
 
     /// How long an entry stays in L1 after it was stored there. Default: as long as its value is valid in L2. At most

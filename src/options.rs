@@ -43,7 +43,8 @@ pub enum Mode {
 pub(crate) struct Options {
     pub(crate) namespace: String,
     pub(crate) is_enabled: bool,
-    pub(crate) l1_capacity: u64,
+    /// [`DEFAULT_L1_ENTRIES`] unless set.
+    pub(crate) l1_capacity: Option<u64>,
     pub(crate) l1_ttl: Option<Duration>,
     /// [`DEFAULT_TTL`] unless set; with `sliding`, unlimited.
     pub(crate) l2_ttl: Option<Duration>,
@@ -92,7 +93,7 @@ impl Options {
         Self {
             namespace,
             is_enabled: true,
-            l1_capacity: 10_000,
+            l1_capacity: None,
             l1_ttl: None,
             l2_ttl: None,
             sliding: None,
@@ -313,6 +314,9 @@ fn mistake_in_namespace(namespace: &str) -> Option<String> {
     };
     Some(format!("the namespace {what}; {EXAMPLE}"))
 }
+
+/// How many entries L1 holds unless something else is said.
+pub(crate) const DEFAULT_L1_ENTRIES: u64 = 10_000;
 
 /// How long a value is valid unless something else is said.
 pub(crate) const DEFAULT_TTL: Duration = Duration::from_secs(3600);

@@ -58,7 +58,7 @@ use crate::l2::{L2, MemoryL2, OnConnect, random};
 use crate::l2::{Waiting, WriteStream};
 use crate::loaded::Loaded;
 use crate::lock::lock;
-use crate::options::Options;
+use crate::options::{DEFAULT_L1_ENTRIES, Options};
 use crate::stats::{Counters, Health, Stats};
 use crate::throttle::Throttle;
 use crate::token::Token;
@@ -116,7 +116,7 @@ impl<V: Value> Engine<V> {
         let (options, counters) = (Arc::new(options), Arc::new(Counters::default()));
         let events = Arc::new(Events::default());
         let l1 = Arc::new(L1::new(
-            options.l1_capacity,
+            options.l1_capacity.unwrap_or(DEFAULT_L1_ENTRIES),
             weigher,
             options.clock.clone(),
             options.max_staleness,

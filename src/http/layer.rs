@@ -13,11 +13,14 @@ use super::invalidations::Invalidations;
 use super::rules::Rules;
 use super::service::CacheService;
 use super::stored::CachedResponse;
-use crate::Cache;
+use crate::{BuildError, Builder, Cache};
+
+/// Bytes of L1, unless the builder says so.
+const L1_BYTES: u64 = 64 << 20;
 
 /// Caches the responses of a service. See the [module](super).
 ///
-/// Cheap to clone. Layers with one cache share what is stored, also if their rules differ.
+/// Cheap to clone. Clones share what is stored, also if their rules are changed afterwards.
 #[derive(Clone)]
 #[must_use = "it does nothing until it is put around a service"]
 pub struct CacheLayer {
@@ -26,15 +29,43 @@ pub struct CacheLayer {
 }
 
 impl CacheLayer {
-    /// A layer that stores responses in `cache`, by the rules of RFC 9111 for a shared cache.
+    /// Builds a cache, and a layer that stores responses in it, by the rules of RFC 9111 for a shared cache. Clients choose
+    /// how many entries there are and how large, so L1 is bounded in bytes: [`l1_capacity`](Builder::l1_capacity) is 64 MiB
+    /// unless set, and an entry weighs what it takes in memory, unless there is an [`l1_weigher`](Builder::l1_weigher).
     ///
     /// Responses bring their own TTLs. Of the options of the builder, `stale_if_error` and `error_ttl` are of use here, and
-    /// [`verify`](crate::Builder::verify) is not: each response has another date.
-    pub fn new(cache: Cache<String, CachedResponse>) -> Self {
-        Self {
-            cache,
+    /// [`verify`](Builder::verify) is not: each response has another date.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use larder::Cache;
+    /// use larder::http::CacheLayer;
+    ///
+    /// // In a service also `.redis("redis://127.0.0.1:6379")`.
+    /// let layer = CacheLayer::new(Cache::builder("shop:http").l1_capacity(256 << 20))?;
+    /// let cache = layer.cache().clone();
+    /// cache.invalidate_prefix("GET shop.example/products").await?;
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Builder::build`].
+    pub fn new(builder: Builder<String, CachedResponse>) -> Result<Self, BuildError> {
+        let weigh = |key: &str, response: &CachedResponse| {
+            u32::try_from(key.len() + response.size()).unwrap_or(u32::MAX)
+        };
+        Ok(Self {
+            cache: builder.or_weighed(L1_BYTES, weigh).build()?,
             rules: Rules::new(),
-        }
+        })
+    }
+
+    /// The cache of the layer: to invalidate what changes without a request, and for its counters.
+    #[must_use]
+    pub fn cache(&self) -> &Cache<String, CachedResponse> {
+        &self.cache
     }
 
     /// Which GET and HEAD requests the layer handles. Those for which the condition returns `false` go to the inner

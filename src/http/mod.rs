@@ -11,18 +11,17 @@
 //! use axum::http::header::CACHE_CONTROL;
 //! use axum::routing::get;
 //! use larder::Cache;
-//! use larder::http::{CacheLayer, CachedResponse};
+//! use larder::http::CacheLayer;
 //! # use axum::{body::Body, http::Request};
 //! # use tower::ServiceExt;
 //!
 //! // In a service also `.redis("redis://127.0.0.1:6379")`.
-//! let cache: Cache<String, CachedResponse> = Cache::builder("shop:http")
+//! let cache = Cache::builder("shop:http")
 //!     // For how long responses are kept to be revalidated, or to be used while the service fails.
-//!     .stale_if_error(Duration::from_secs(3600))
-//!     .build()?;
+//!     .stale_if_error(Duration::from_secs(3600));
 //! let app: Router = Router::new()
 //!     .route("/price", get(|| async { ([(CACHE_CONTROL, "max-age=60")], "450") }))
-//!     .layer(CacheLayer::new(cache));
+//!     .layer(CacheLayer::new(cache)?);
 //!
 //! # let ask = || Request::get("/price").header("host", "shop.example").body(Body::empty()).unwrap();
 //! let first = app.clone().oneshot(ask()).await?;
@@ -41,8 +40,9 @@
 //! - it has no `Set-Cookie`, `private` or `no-store`, unless [`store_private`](CacheLayer::store_private) says so;
 //! - its request had no `Authorization`, unless [`authorized`](CacheLayer::authorized) is set;
 //! - if its request had a `Cookie`: it says how long it is fresh, or that it is `public`;
-//! - its body is not over the [limit](CacheLayer::body_limit), comes in [time](CacheLayer::body_timeout), has no trailers, and
-//!   is whole.
+//! - its body is not over the [limit](CacheLayer::body_limit), comes in [time](CacheLayer::body_timeout) and in fewer than
+//!   16 384 frames, has no trailers, and is whole;
+//! - it has no more than 1 024 header lines.
 //!
 //! Requests with a range, a precondition or a body go to the service. Conditional requests are answered 304 from what is
 //! stored. A stale response with `ETag` or `Last-Modified` is revalidated, if the cache keeps it: see
@@ -82,6 +82,13 @@
 //!
 //! A service may take several URIs for one resource, such as `/a` and `/%61`, or a host with and without its port. For the
 //! layer they are several: a change by one of them does not invalidate the others, unless a tag or a rule names them.
+//!
+//! # Memory
+//!
+//! L1 is bounded in bytes, 64 MiB unless the builder says [`l1_capacity`](crate::Builder::l1_capacity). A response is copied
+//! when it is stored, so that it keeps no buffer of a connection in memory; its client gets the body from the same copy.
+//! The bound is not sharp: up to 64 responses more, or 384 if many are stored at once, are there until they are evicted, and
+//! 64 that are hit often until the next one is stored. A response that is being read takes up to three times its bytes.
 //!
 //! # Errors
 //!

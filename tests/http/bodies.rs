@@ -31,7 +31,9 @@ async fn a_body_over_the_limit_is_passed_on_whole_and_not_stored() {
         (true, 11, false),
     ] {
         let origin = Origin::default();
-        let layer = CacheLayer::new(builder(&Clock::manual()).build().unwrap()).body_limit(1000);
+        let layer = CacheLayer::new(builder(&Clock::manual()))
+            .unwrap()
+            .body_limit(1000);
         let service = layer.layer(origin.answering(move |_, _| {
             response(if is_known {
                 Body::from(vec![b'x'; chunk_count * 100])
@@ -49,7 +51,7 @@ async fn a_body_over_the_limit_is_passed_on_whole_and_not_stored() {
 #[tokio::test]
 async fn a_stream_without_an_end_is_passed_on_as_it_comes() {
     let origin = Origin::default();
-    let layer = CacheLayer::new(builder(&Clock::manual()).build().unwrap());
+    let layer = CacheLayer::new(builder(&Clock::manual())).unwrap();
     let layer = layer.body_timeout(Duration::from_millis(50));
     let service = layer.layer(origin.answering(|_, _| {
         let first = stream::iter([Ok::<_, std::io::Error>(Bytes::from("first"))]);
@@ -67,7 +69,7 @@ async fn a_stream_without_an_end_is_passed_on_as_it_comes() {
 #[tokio::test]
 async fn the_time_for_which_a_body_is_read_counts_as_age() {
     let (clock, origin) = (Clock::manual(), Origin::default());
-    let layer = CacheLayer::new(builder(&clock).build().unwrap());
+    let layer = CacheLayer::new(builder(&clock)).unwrap();
     let layer = layer.ttl(|_, _| Some(Duration::from_millis(20)));
     let service = layer.layer(origin.answering(|_, _| {
         let slow = stream::once(async {
@@ -86,7 +88,7 @@ async fn the_time_for_which_a_body_is_read_counts_as_age() {
 #[tokio::test]
 async fn no_more_than_the_limit_is_read_before_it_is_passed_on() {
     let origin = Origin::default();
-    let layer = CacheLayer::new(builder(&Clock::manual()).build().unwrap());
+    let layer = CacheLayer::new(builder(&Clock::manual())).unwrap();
     let layer = layer.body_limit(1000).body_timeout(Duration::from_secs(20));
     let service = layer.layer(origin.answering(|_, _| {
         let stream = chunks(11).into_data_stream();
@@ -99,7 +101,7 @@ async fn no_more_than_the_limit_is_read_before_it_is_passed_on() {
 #[tokio::test]
 async fn a_body_that_fails_is_passed_on_with_its_error_and_not_stored() {
     let origin = Origin::default();
-    let layer = CacheLayer::new(builder(&Clock::manual()).build().unwrap());
+    let layer = CacheLayer::new(builder(&Clock::manual())).unwrap();
     let service = layer.layer(origin.answering(|_, _| {
         let parts = [Ok(Bytes::from("first")), Err(std::io::Error::other("gone"))];
         response(Body::from_stream(stream::iter(parts)))
@@ -116,7 +118,7 @@ async fn a_body_that_fails_is_passed_on_with_its_error_and_not_stored() {
 #[tokio::test]
 async fn a_body_that_is_shorter_than_it_says_is_not_stored() {
     let origin = Origin::default();
-    let layer = CacheLayer::new(builder(&Clock::manual()).build().unwrap());
+    let layer = CacheLayer::new(builder(&Clock::manual())).unwrap();
     let service = layer.layer(origin.answering(|_, _| {
         let mut response = response(chunks(1));
         response.headers_mut().insert("content-length", 200.into());
@@ -130,7 +132,7 @@ async fn a_body_that_is_shorter_than_it_says_is_not_stored() {
 #[tokio::test]
 async fn a_stored_body_knows_its_size() {
     let origin = Origin::default();
-    let layer = CacheLayer::new(builder(&Clock::manual()).build().unwrap());
+    let layer = CacheLayer::new(builder(&Clock::manual())).unwrap();
     let service = layer.layer(origin.answering(|_, _| response(chunks(2))));
     for _ in 0..2 {
         let got = service.clone().oneshot(get("/")).await.unwrap();

@@ -128,7 +128,7 @@ async fn a_cookie_of_a_304_is_not_stored() {
             }
             response
         });
-        let layer = CacheLayer::new(builder(&clock).build().unwrap());
+        let layer = CacheLayer::new(builder(&clock)).unwrap();
         let layer = layer.store_private(move |_, _| stores_private);
         let service = layer.layer(inner);
         send(&service, get("/")).await;

@@ -17,9 +17,9 @@ fn cache(redis: &RedisServer) -> Builder<String, CachedResponse> {
 }
 
 async fn instance(cache: Builder<String, CachedResponse>, origin: &Origin) -> Service {
-    let cache = cache.build().unwrap();
-    cache.ready().await;
-    let layer = CacheLayer::new(cache).tags(|_, _| vec!["all".to_owned()]);
+    let layer = CacheLayer::new(cache).unwrap();
+    layer.cache().ready().await;
+    let layer = layer.tags(|_, _| vec!["all".to_owned()]);
     layer.layer(origin.answering(|n, _| {
         numbered(
             n,

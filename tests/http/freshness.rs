@@ -81,10 +81,11 @@ async fn a_stale_one_is_used_while_it_is_loaded_anew() {
 #[tokio::test]
 async fn a_hit_is_counted_once_and_refreshed_ahead() {
     let (clock, origin) = (Clock::manual(), Origin::default());
-    let cache = builder(&clock).refresh_ahead(0.5).build().unwrap();
+    let layer = CacheLayer::new(builder(&clock).refresh_ahead(0.5)).unwrap();
+    let cache = layer.cache().clone();
     let headers = [("cache-control", "max-age=10, stale-while-revalidate=20")];
     let inner = origin.answering(move |n, _| numbered(n, &headers));
-    let service = CacheLayer::new(cache.clone()).layer(inner);
+    let service = layer.layer(inner);
     send(&service, get("/")).await;
     clock.advance(8 * S);
     assert_eq!(send(&service, get("/")).await.x_cache(), "HIT");
@@ -143,7 +144,7 @@ async fn a_stale_one_is_used_instead_of_an_error_if_it_may_be() {
 #[tokio::test]
 async fn a_rule_says_how_long_it_is_fresh() {
     let (clock, origin) = (Clock::manual(), Origin::default());
-    let layer = CacheLayer::new(builder(&clock).build().unwrap());
+    let layer = CacheLayer::new(builder(&clock)).unwrap();
     let layer = layer.ttl(|request, _| (request.uri.path() == "/own").then_some(30 * S));
     let service = layer.layer(origin.answering(|n, _| numbered(n, &[])));
     for _ in 0..2 {
@@ -171,7 +172,7 @@ async fn a_rule_stores_no_errors_and_no_temporary_redirects_that_do_not_say_so()
                 *response.status_mut() = StatusCode::from_u16(status).unwrap();
                 response
             });
-            let layer = CacheLayer::new(builder(&clock).build().unwrap());
+            let layer = CacheLayer::new(builder(&clock)).unwrap();
             let service = layer.ttl(|_, _| Some(30 * S)).layer(inner);
             send(&service, get("/")).await;
             clock.advance(20 * S);
@@ -184,7 +185,8 @@ async fn a_rule_stores_no_errors_and_no_temporary_redirects_that_do_not_say_so()
 #[tokio::test]
 async fn times_without_an_end_do_no_harm() {
     let (clock, origin) = (Clock::manual(), Origin::default());
-    let service = CacheLayer::new(builder(&clock).build().unwrap())
+    let service = CacheLayer::new(builder(&clock))
+        .unwrap()
         .ttl(|_, _| Some(Duration::MAX))
         .stale_while_revalidate(Duration::MAX)
         .stale_if_error(Duration::MAX)
@@ -198,7 +200,9 @@ async fn times_without_an_end_do_no_harm() {
 async fn clients_get_fresher_ones_only_if_a_rule_says_so() {
     for obeys in [false, true] {
         let (clock, origin) = (Clock::manual(), Origin::default());
-        let layer = CacheLayer::new(builder(&clock).build().unwrap()).obey_requests(obeys);
+        let layer = CacheLayer::new(builder(&clock))
+            .unwrap()
+            .obey_requests(obeys);
         let service =
             layer.layer(origin.answering(|n, _| numbered(n, &[("cache-control", "max-age=60")])));
         send(&service, get("/")).await;

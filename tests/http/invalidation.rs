@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 use larder::http::{CacheLayer, CachedResponse};
-use larder::{Cache, Clock, MAX_KEY_BYTES};
+use larder::{Builder, Cache, Clock, MAX_KEY_BYTES};
 use tower::{Layer, ServiceExt};
 
 use crate::origin::{Origin, Service, builder, get, numbered, request, send};
@@ -10,11 +10,12 @@ use crate::support::eventually::eventually;
 use crate::support::redis_server::RedisServer;
 
 fn service(origin: &Origin) -> Service {
-    over(origin, builder(&Clock::manual()).build().unwrap())
+    over(origin, builder(&Clock::manual()))
 }
 
-fn over(origin: &Origin, cache: Cache<String, CachedResponse>) -> Service {
+fn over(origin: &Origin, cache: Builder<String, CachedResponse>) -> Service {
     let layer = CacheLayer::new(cache)
+        .unwrap()
         .tags(|request, _| vec![format!("first{}", &request.uri.path()[..2])])
         .invalidate(|request, _, found| {
             if request.uri.path() == "/rule" {
@@ -147,7 +148,7 @@ async fn what_rules_name() {
 async fn a_client_that_goes_away_meanwhile_leaves_nothing_old() {
     let (redis, origin) = (RedisServer::start().await, Origin::default());
     let cache = Cache::builder("test:http").redis(redis.url());
-    let service = over(&origin, cache.build().unwrap());
+    let service = over(&origin, cache);
     let all = ["/rule", "/path?x=1", "/key", "/tag", "/prefix/a"];
     for path in all {
         send(&service, get(path)).await;

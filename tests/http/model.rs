@@ -81,7 +81,8 @@ impl World {
 
     fn instance(self: &Arc<Self>, cache: Builder<String, CachedResponse>) -> Service {
         let cache = cache.max_staleness(MAX_STALENESS);
-        let layer = CacheLayer::new(cache.build().unwrap())
+        let layer = CacheLayer::new(cache)
+            .unwrap()
             .obey_requests(true)
             .uncacheable_for(Duration::from_secs(fastrand::u64(0..2)))
             .store_if(|_, response| header(&response.headers, "x-kind") != "not by rule")

@@ -81,7 +81,7 @@ pub(crate) fn builder(clock: &Clock) -> Builder<String, CachedResponse> {
 
 /// The usual layer around `inner`, with a cache without L2.
 pub(crate) fn layered(clock: &Clock, inner: Inner) -> Service {
-    CacheLayer::new(builder(clock).build().unwrap()).layer(inner)
+    CacheLayer::new(builder(clock)).unwrap().layer(inner)
 }
 
 #[derive(Debug)]

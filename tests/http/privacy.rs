@@ -122,7 +122,7 @@ async fn a_layer_that_is_told_to_handle_authorization_stores_what_says_that_it_m
         ("max-age=60, must-revalidate", true),
     ] {
         let (clock, origin) = (Clock::manual(), Origin::default());
-        let layer = CacheLayer::new(builder(&clock).build().unwrap()).authorized(true);
+        let layer = CacheLayer::new(builder(&clock)).unwrap().authorized(true);
         let service = layer
             .layer(origin.answering(move |n, _| numbered(n, &[("cache-control", directives)])));
         let ann = || with("/", &[("authorization", "Bearer ann")]);
@@ -137,7 +137,8 @@ async fn a_layer_that_is_told_to_handle_authorization_stores_what_says_that_it_m
 async fn a_ttl_does_not_share_what_was_answered_to_authorization() {
     for (directives, is_stored) in [("max-age=60", false), ("max-age=60, public", true)] {
         let (clock, origin) = (Clock::manual(), Origin::default());
-        let service = CacheLayer::new(builder(&clock).build().unwrap())
+        let service = CacheLayer::new(builder(&clock))
+            .unwrap()
             .authorized(true)
             .ttl(|_, _| Some(Duration::from_secs(60)))
             .layer(origin.answering(move |n, _| numbered(n, &[("cache-control", directives)])));
@@ -150,7 +151,9 @@ async fn a_ttl_does_not_share_what_was_answered_to_authorization() {
 #[tokio::test]
 async fn private_responses_are_stored_if_a_rule_says_so_and_their_cookies_are_not() {
     let (clock, origin) = (Clock::manual(), Origin::default());
-    let layer = CacheLayer::new(builder(&clock).build().unwrap()).store_private(|_, _| true);
+    let layer = CacheLayer::new(builder(&clock))
+        .unwrap()
+        .store_private(|_, _| true);
     let headers = [
         ("cache-control", "private, max-age=60"),
         ("set-cookie", "id=7"),
@@ -197,7 +200,7 @@ async fn a_request_that_forbids_it_is_not_stored() {
 #[tokio::test]
 async fn a_condition_keeps_requests_away() {
     let (clock, origin) = (Clock::manual(), Origin::default());
-    let layer = CacheLayer::new(builder(&clock).build().unwrap());
+    let layer = CacheLayer::new(builder(&clock)).unwrap();
     let service = layer
         .condition(|request| !request.headers.contains_key("cookie"))
         .layer(origin.answering(|n, _| numbered(n, &[("cache-control", "max-age=60")])));

@@ -98,8 +98,9 @@ async fn ranges_and_preconditions_pass_by() {
 #[tokio::test]
 async fn keys_and_prefixes_are_as_rules_say() {
     let (clock, origin) = (Clock::manual(), Origin::default());
-    let cache = builder(&clock).build().unwrap();
-    let service = CacheLayer::new(cache.clone())
+    let layer = CacheLayer::new(builder(&clock)).unwrap();
+    let cache = layer.cache().clone();
+    let service = layer
         .prefix(|request| format!("{:?} ", request.headers.get("tenant")))
         .key(|request| request.uri.path().strip_prefix("/api").map(str::to_owned))
         .layer(origin.answering(|n, _| numbered(n, &[("cache-control", "max-age=60")])));

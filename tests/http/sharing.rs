@@ -98,8 +98,8 @@ async fn an_uncacheable_response_is_shared_with_nobody_and_the_others_go_on_at_o
     for remembered in [Duration::ZERO, Duration::from_secs(5)] {
         let origin = Origin::default();
         let (inner, gate) = gated(&origin, |n| numbered(n, &[("set-cookie", "id=7")]));
-        let cache = builder(&Clock::manual()).build().unwrap();
-        let service = CacheLayer::new(cache)
+        let service = CacheLayer::new(builder(&Clock::manual()))
+            .unwrap()
             .uncacheable_for(remembered)
             .layer(inner);
         let tasks = hundred(&service).await;
@@ -190,7 +190,7 @@ async fn requests_do_not_wait_for_each_other_where_the_service_has_failed() {
     });
     let clock = Clock::manual();
     let cache = builder(&clock).error_ttl(Duration::from_secs(1));
-    let service = CacheLayer::new(cache.build().unwrap()).layer(inner);
+    let service = CacheLayer::new(cache).unwrap().layer(inner);
     gate.add_permits(1);
     send(&service, get("/")).await;
     let tasks = hundred(&service).await;
@@ -232,7 +232,7 @@ async fn a_response_that_takes_longer_than_a_load_may_is_not_lost() {
     let origin = Origin::default();
     let (inner, gate) = gated(&origin, |n| numbered(n, &[("cache-control", "max-age=60")]));
     let cache = builder(&Clock::system()).load_timeout(Duration::from_millis(20));
-    let service = CacheLayer::new(cache.build().unwrap()).layer(inner);
+    let service = CacheLayer::new(cache).unwrap().layer(inner);
     let first = {
         let service = service.clone();
         tokio::spawn(async move { send(&service, get("/")).await })
@@ -261,12 +261,10 @@ async fn an_invalidation_during_a_request_leaves_nothing_old() {
     ] {
         let origin = Origin::default();
         let (inner, gate) = gated(&origin, move |n| numbered(n, headers));
-        let cache = builder(&Clock::system())
-            .l2(MemoryL2::new())
-            .build()
-            .unwrap();
+        let layer = CacheLayer::new(builder(&Clock::system()).l2(MemoryL2::new())).unwrap();
+        let cache = layer.cache().clone();
         cache.ready().await;
-        let layer = CacheLayer::new(cache.clone()).tags(|_, _| vec!["all".to_owned()]);
+        let layer = layer.tags(|_, _| vec!["all".to_owned()]);
         let service = layer.layer(inner);
         let first = {
             let service = service.clone();
@@ -299,7 +297,7 @@ async fn a_request_for_which_nobody_waits_any_more_is_dropped() {
         .boxed()
     });
     let cache = builder(&Clock::system()).load_timeout(Duration::from_millis(20));
-    let service = CacheLayer::new(cache.build().unwrap()).layer(inner);
+    let service = CacheLayer::new(cache).unwrap().layer(inner);
     let client = {
         let service = service.clone();
         tokio::spawn(async move { send(&service, get("/")).await })
@@ -322,7 +320,7 @@ async fn what_is_stored_is_handed_out_while_the_service_is_busy() {
         }
         .boxed()
     });
-    let layer = CacheLayer::new(builder(&Clock::manual()).build().unwrap());
+    let layer = CacheLayer::new(builder(&Clock::manual())).unwrap();
     let service = layer.layer(tower::limit::ConcurrencyLimit::new(inner, 1));
     service.clone().oneshot(get("/")).await.unwrap();
     let slow = tokio::spawn(service.clone().oneshot(get("/slow")));
@@ -338,7 +336,7 @@ async fn a_service_that_takes_one_request_at_a_time_is_not_stuck() {
     let origin = Origin::default();
     let inner = origin.answering(|n, _| numbered(n, &[("set-cookie", "x")]));
     let limited = tower::limit::ConcurrencyLimit::new(inner, 1);
-    let layer = CacheLayer::new(builder(&Clock::manual()).build().unwrap());
+    let layer = CacheLayer::new(builder(&Clock::manual())).unwrap();
     let service = layer.layer(limited);
     let sent = (0..20).map(|_| service.clone().oneshot(get("/")));
     let got = tokio::time::timeout(Duration::from_secs(10), join_all(sent)).await;

@@ -138,10 +138,9 @@ async fn its_results_are_those_that_are_documented() {
         .redis(redis.url())
         .clock(Clock::system())
         .jitter(0.0)
-        .stale_if_error(Duration::from_secs(3600))
-        .build()
-        .unwrap();
+        .stale_if_error(Duration::from_secs(3600));
     let layer = CacheLayer::new(cache)
+        .unwrap()
         .uncacheable_for(Duration::ZERO)
         .stale_if_error(Duration::from_secs(3600))
         .targeted([CDN_CACHE_CONTROL])

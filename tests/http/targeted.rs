@@ -12,7 +12,7 @@ const OWN: HeaderName = HeaderName::from_static("shop-cache-control");
 /// How often each of two requests reaches a service that answers with these headers.
 async fn is_used_again(headers: &'static [(&'static str, &'static str)]) -> bool {
     let (clock, origin) = (Clock::manual(), Origin::default());
-    let layer = CacheLayer::new(builder(&clock).build().unwrap());
+    let layer = CacheLayer::new(builder(&clock)).unwrap();
     let layer = layer.targeted([OWN, CDN_CACHE_CONTROL]);
     let service = layer.layer(origin.answering(|n, _| numbered(n, headers)));
     send(&service, get("/")).await;
@@ -119,7 +119,7 @@ async fn it_is_left_to_other_caches_unless_it_is_asked_for() {
         ("cdn-cache-control", "max-age=60"),
         ("cache-control", "no-store"),
     ];
-    let layer = CacheLayer::new(builder(&clock).build().unwrap());
+    let layer = CacheLayer::new(builder(&clock)).unwrap();
     let service = layer.layer(origin.answering(move |n, _| numbered(n, &headers)));
     send(&service, get("/")).await;
     assert_eq!(send(&service, get("/")).await.body, "2");

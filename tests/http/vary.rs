@@ -56,9 +56,8 @@ async fn a_request_for_a_new_variant_replaces_that_one_alone() {
     let (clock, origin, l2) = (Clock::manual(), Origin::default(), MemoryL2::new());
     let inner = origin.answering(|n, _| numbered(n, &VARIES));
     let instance = || {
-        let cache = builder(&clock).l2(l2.clone()).build().unwrap();
-        let layer = CacheLayer::new(cache).obey_requests(true);
-        layer.layer(inner.clone())
+        let layer = CacheLayer::new(builder(&clock).l2(l2.clone())).unwrap();
+        layer.obey_requests(true).layer(inner.clone())
     };
     let speaks = |language| with("/", &[("accept-language", language)]);
     let anew = |language| {
