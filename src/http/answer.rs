@@ -37,6 +37,7 @@ impl How {
         }
     }
 
+    /// A response that is passed on may have no room for more headers.
     pub(super) fn write(&self, name: &str, headers: &mut HeaderMap) {
         let mut text = name.to_owned();
         match self.fwd {
@@ -59,14 +60,14 @@ impl How {
         }
         // After those of caches that are nearer to the origin.
         if let Ok(text) = HeaderValue::try_from(text) {
-            headers.append(CACHE_STATUS, text);
+            let _ = headers.try_append(CACHE_STATUS, text);
         }
         let short = match (self.is_stale, self.fwd) {
             (true, _) => "STALE",
             (false, None) => "HIT",
             (false, Some(_)) => "MISS",
         };
-        headers.insert(X_CACHE, HeaderValue::from_static(short));
+        let _ = headers.try_insert(X_CACHE, HeaderValue::from_static(short));
     }
 }
 

@@ -1,12 +1,11 @@
 //! The body of a response: from the inner service, or from memory.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, BufMut as _, Bytes};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
@@ -34,10 +33,15 @@ pin_project! {
     }
 }
 
+/// How many frames of a body are read. A service that sends empty ones has no end otherwise.
+const FRAMES: usize = 16_384;
+
 /// A body of which some was read.
 pub(super) struct Partial<B: Body> {
-    /// Data, and at most one frame of trailers after it.
-    read: VecDeque<Frame<Bytes>>,
+    /// Copied together: a frame may have one byte, or be a part of a large buffer that it keeps in memory.
+    read: Vec<u8>,
+    /// What ended the reading: data that would be over the limit, or trailers.
+    last: Option<Frame<Bytes>>,
     then: Then<B>,
 }
 
@@ -48,21 +52,25 @@ enum Then<B: Body> {
 }
 
 impl<B: Body> Partial<B> {
-    /// Reads the body to its end, or until it is over `limit` bytes.
+    /// Reads the body to its end, or for as long as it is within `limit` bytes, and so many frames. Takes a small multiple
+    /// of the bytes in memory.
     ///
     /// Cancel safe: what was read stays.
     pub(super) async fn read_on(&mut self, limit: usize) {
-        let mut size = 0;
-        while let Then::Rest(rest) = &mut self.then {
+        for _ in 0..FRAMES {
+            let Then::Rest(rest) = &mut self.then else {
+                return;
+            };
+            // A body that is always ready would never let the caller's timeout be looked at.
+            tokio::task::consume_budget().await;
             match poll_fn(|context| rest.as_mut().poll_frame(context)).await {
-                Some(Ok(frame)) => {
-                    let frame = in_memory(frame);
-                    size += frame.data_ref().map_or(0, Bytes::len);
-                    self.read.push_back(frame);
-                    if size > limit {
-                        return;
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) if data.remaining() <= limit.saturating_sub(self.read.len()) => {
+                        self.read.put(data);
                     }
-                }
+                    Ok(data) => return self.last = Some(in_memory(Frame::data(data))),
+                    Err(trailers) => return self.last = Some(in_memory(trailers)),
+                },
                 Some(Err(error)) => self.then = Then::Error(error),
                 None => self.then = Then::End,
             }
@@ -71,24 +79,18 @@ impl<B: Body> Partial<B> {
 
     pub(super) fn new(body: B) -> Self {
         Self {
-            read: VecDeque::new(),
+            read: Vec::new(),
+            last: None,
             then: Then::Rest(Box::pin(body)),
         }
     }
 
     /// All of it, if its end was read, and it has no trailers.
     pub(super) fn into_whole(self) -> Result<Bytes, Self> {
-        let is_whole = matches!(self.then, Then::End) && self.read.iter().all(Frame::is_data);
-        if !is_whole {
+        if self.last.is_some() || !matches!(self.then, Then::End) {
             return Err(self);
         }
-        let mut parts: Vec<Bytes> = (self.read.into_iter())
-            .filter_map(|frame| frame.into_data().ok())
-            .collect();
-        Ok(match parts.len() {
-            1 => parts.pop().unwrap_or_default(),
-            _ => parts.concat().into(),
-        })
+        Ok(self.read.into_boxed_slice().into())
     }
 
     pub(super) fn has_failed(&self) -> bool {
@@ -96,7 +98,11 @@ impl<B: Body> Partial<B> {
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        if let Some(frame) = self.read.pop_front() {
+        if !self.read.is_empty() {
+            let read = std::mem::take(&mut self.read);
+            return Poll::Ready(Some(Ok(Frame::data(read.into()))));
+        }
+        if let Some(frame) = self.last.take() {
             return Poll::Ready(Some(Ok(frame)));
         }
         if let Then::Rest(rest) = &mut self.then {
@@ -110,8 +116,8 @@ impl<B: Body> Partial<B> {
     }
 
     fn size_hint(&self) -> SizeHint {
-        let read = self.read.iter().filter_map(Frame::data_ref);
-        let read = read.map(|data| data.len() as u64).sum::<u64>();
+        let last = self.last.as_ref().and_then(Frame::data_ref);
+        let read = (self.read.len() + last.map_or(0, Bytes::len)) as u64;
         let mut hint = match &self.then {
             Then::Rest(rest) => rest.size_hint(),
             Then::Error(_) => SizeHint::new(),
@@ -172,6 +178,7 @@ impl<B: Body> Body for CacheBody<B> {
             BodyKind::Memory { bytes } => bytes.is_none(),
             BodyKind::Partial { body } => {
                 body.read.is_empty()
+                    && body.last.is_none()
                     && match &body.then {
                         Then::Rest(rest) => rest.is_end_stream(),
                         Then::Error(_) => false,
@@ -206,4 +213,60 @@ impl<B: Body> fmt::Debug for CacheBody<B> {
 /// Copies nothing if the data is `Bytes` already.
 fn in_memory<D: Buf>(frame: Frame<D>) -> Frame<Bytes> {
     frame.map_data(|mut data| data.copy_to_bytes(data.remaining()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use bytes::Bytes;
+    use http_body::{Body, Frame};
+
+    use super::Partial;
+
+    /// A body of frames that are always ready.
+    struct Frames {
+        left: usize,
+        frame: &'static [u8],
+    }
+
+    impl Body for Frames {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            let Some(left) = self.left.checked_sub(1) else {
+                return Poll::Ready(None);
+            };
+            self.left = left;
+            let frame = Frame::data(Bytes::from_static(self.frame));
+            Poll::Ready(Some(Ok(frame)))
+        }
+    }
+
+    #[test]
+    fn a_body_takes_a_small_multiple_of_its_bytes_whatever_its_frames() {
+        const LIMIT: usize = 1 << 20;
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.build().unwrap();
+        for (left, frame, is_whole) in [
+            (LIMIT, &b"x"[..], false),
+            (LIMIT, b"", false),
+            (16_000, &[b'x'; 64], true),
+        ] {
+            let mut read = None;
+            let taken = allocation_counter::measure(|| {
+                let mut partial = Partial::new(Frames { left, frame });
+                runtime.block_on(partial.read_on(LIMIT));
+                read = Some(partial.into_whole().is_ok());
+            });
+            assert!(taken.bytes_max < 4 * LIMIT as u64, "{taken:?}");
+            assert_eq!(read, Some(is_whole));
+        }
+    }
 }

@@ -58,7 +58,8 @@ pub(super) fn ask(request: &mut HeaderMap, stored: Option<&HeaderMap>) {
     let validators = [(ETAG, IF_NONE_MATCH), (LAST_MODIFIED, IF_MODIFIED_SINCE)];
     for (validator, condition) in validators {
         if let Some(value) = stored.and_then(|stored| stored.get(validator)) {
-            request.insert(condition, value.clone());
+            // Without it the whole response comes.
+            let _ = request.try_insert(condition, value.clone());
         }
     }
 }
@@ -72,8 +73,8 @@ pub(super) fn is_about(not_modified: &HeaderMap, stored: &HeaderMap) -> bool {
     }
 }
 
-/// The headers of a stored response after a 304.
-pub(super) fn merge(stored: &HeaderMap, not_modified: &HeaderMap) -> HeaderMap {
+/// The headers of a stored response after a 304. `None` if there is no room for all of them.
+pub(super) fn merge(stored: &HeaderMap, not_modified: &HeaderMap) -> Option<HeaderMap> {
     // What belongs to the bytes of the body stays.
     let of_the_body = [
         CONTENT_LENGTH,
@@ -88,10 +89,10 @@ pub(super) fn merge(stored: &HeaderMap, not_modified: &HeaderMap) -> HeaderMap {
     {
         merged.remove(name);
         for value in not_modified.get_all(name) {
-            merged.append(name, value.clone());
+            merged.try_append(name, value.clone()).ok()?;
         }
     }
-    merged
+    Some(merged)
 }
 
 /// What a 304 does not repeat, as the client has it.

@@ -21,7 +21,7 @@ use super::conditional::{ask, content_length, has_validator, is_about, merge, st
 use super::keys::{select, variant_key};
 use super::policy::{terms, vary};
 use super::rules::Rules;
-use super::stored::{CachedResponse, Kind, Stored, Terms, Varies};
+use super::stored::{CachedResponse, Kind, Stored, Terms, Varies, own};
 use crate::{Cache, Entry, Loaded};
 
 /// For how long it is remembered on which headers a response depends.
@@ -292,7 +292,7 @@ impl<'a> Attempt<'a> {
             && has_validator(&stored.headers)
         {
             return if is_about(&parts.headers, &stored.headers) {
-                self.revalidated(stored, parts, delay)
+                self.revalidated(stored, resident, parts, delay)
             } else {
                 let reply = self.answer(stored, resident, self.how(status));
                 (Reply::Response(reply), Outcome::Uncacheable)
@@ -330,14 +330,19 @@ impl<'a> Attempt<'a> {
     fn revalidated<B: Body, E>(
         &self,
         stored: &Stored,
+        resident: Duration,
         parts: response::Parts,
         delay: Duration,
     ) -> (Reply<B, E>, Outcome) {
         let mut merged = parts;
         merged.status = stored.status;
-        let mut headers = merged.headers;
-        strip_hop_by_hop(&mut headers);
-        merged.headers = merge(&stored.headers, &headers);
+        strip_hop_by_hop(&mut merged.headers);
+        let headers = merged.headers;
+        let Some(both) = merge(&stored.headers, &headers).and_then(|both| own(&both)) else {
+            let reply = self.answer(stored, resident, self.how(StatusCode::NOT_MODIFIED));
+            return (Reply::Response(reply), Outcome::Uncacheable);
+        };
+        merged.headers = both;
         // They say how old the answer is, and not what was stored. Without a date it is of now.
         for name in [AGE, DATE] {
             if !headers.contains_key(&name) {
@@ -384,7 +389,13 @@ impl<'a> Attempt<'a> {
         let terms = terms(self.rules, &self.request, &mut parts, now, delay);
         let limit = self.rules.body_limit;
         let fits = body.size_hint().lower() <= limit as u64;
-        let Some(terms) = terms.filter(|_| fits) else {
+        let headers = terms.filter(|_| fits).and_then(|terms| {
+            let mut headers = own(&parts.headers)?;
+            strip_hop_by_hop(&mut headers);
+            headers.remove(SET_COOKIE);
+            Some((terms, headers))
+        });
+        let Some((terms, headers)) = headers else {
             let outcome = if is_failure(parts.status) {
                 Outcome::Failed
             } else {
@@ -396,7 +407,7 @@ impl<'a> Attempt<'a> {
         let mut partial = Partial::new(body);
         let _ = timeout(self.rules.body_timeout, partial.read_on(limit)).await;
         let bytes = match partial.into_whole() {
-            Ok(bytes) if bytes.len() <= limit && is_complete(&parts, &bytes) => bytes,
+            Ok(bytes) if is_complete(&parts, &bytes) => bytes,
             Ok(bytes) => {
                 let body = CacheBody::memory(bytes);
                 return (self.unstored(parts, body), Outcome::Uncacheable);
@@ -415,7 +426,13 @@ impl<'a> Attempt<'a> {
             age: terms.age.saturating_add(begun.elapsed()),
             ..terms
         };
-        let stored = stored(&parts, &bytes, terms);
+        let stored = Stored {
+            status: parts.status,
+            headers,
+            body: bytes.clone(),
+            selected: Vec::new(),
+            terms,
+        };
         (
             self.stored(parts, &stored, bytes),
             Outcome::Stored(Box::new(stored), tags),
@@ -464,19 +481,6 @@ impl<'a> Attempt<'a> {
         }
         how.write(&self.rules.name, &mut parts.headers);
         Response::from_parts(parts, CacheBody::memory(bytes))
-    }
-}
-
-fn stored(parts: &response::Parts, bytes: &Bytes, terms: Terms) -> Stored {
-    let mut headers = parts.headers.clone();
-    strip_hop_by_hop(&mut headers);
-    headers.remove(SET_COOKIE);
-    Stored {
-        status: parts.status,
-        headers,
-        body: bytes.clone(),
-        selected: Vec::new(),
-        terms,
     }
 }
 

@@ -44,7 +44,7 @@ pub(super) fn terms(
     let date = date(&response.headers, &DATE).unwrap_or_else(|| {
         let text = httpdate::fmt_http_date(now);
         if let Ok(text) = HeaderValue::try_from(text) {
-            response.headers.insert(DATE, text);
+            let _ = response.headers.try_insert(DATE, text);
         }
         now
     });

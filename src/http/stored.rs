@@ -8,6 +8,10 @@ use bytes::Bytes;
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+/// How many header lines a stored response has at most. So there is room for those of the layer: a `HeaderMap` panics when it
+/// is asked for more than it has.
+pub(super) const HEADER_LINES: usize = 1_024;
+
 /// A response that a [`CacheLayer`](super::CacheLayer) has stored: the value type of its cache.
 ///
 /// Opaque, as what is stored beside the response belongs to the layer.
@@ -74,20 +78,55 @@ impl CachedResponse {
         }
     }
 
-    /// About how many bytes it takes in L1, for [`l1_weigher`](crate::Builder::l1_weigher).
+    /// About how many bytes it takes in L1 at most, its key left out: its weight, unless the cache has an
+    /// [`l1_weigher`](crate::Builder::l1_weigher) of its own.
     #[must_use]
     pub fn size(&self) -> usize {
         let inner = match &self.0 {
             Kind::Response(stored) => {
                 let headers = stored.headers.iter();
-                let headers = headers.map(|(name, value)| name.as_str().len() + value.len() + 64);
-                stored.body.len() + headers.sum::<usize>()
+                let headers = headers.map(|(name, value)| name.as_str().len() + value.len() + LINE);
+                let selected = stored.selected.iter();
+                let selected = selected.map(|(name, value)| name.len() + value.len() + PAIR);
+                stored.body.len() + headers.sum::<usize>() + selected.sum::<usize>() + RESPONSE
             }
-            Kind::Varies(varies) => varies.names.iter().map(String::len).sum(),
+            Kind::Varies(varies) => varies.names.iter().map(|name| name.len() + PAIR).sum(),
             Kind::Uncacheable => 0,
         };
-        inner + 128
+        inner + ENTRY
     }
+}
+
+/// What the parts of an entry take besides their texts: measured, with the room that lists and maps have to spare.
+const ENTRY: usize = 480;
+const RESPONSE: usize = 256;
+const LINE: usize = 208;
+const PAIR: usize = 80;
+
+/// Headers as they are stored: a copy, as a value may be a part of a connection's buffer, and keep that in memory. `None` if
+/// they are more than are stored.
+pub(super) fn own(headers: &HeaderMap) -> Option<HeaderMap> {
+    let lines = headers.iter().map(|(name, value)| {
+        let copy = HeaderValue::from_bytes(value.as_bytes());
+        copy.map(|copy| (name.clone(), copy))
+    });
+    collect(headers.len(), lines).ok()
+}
+
+/// The headers of so many lines, if they can be stored.
+fn collect<E: fmt::Display>(
+    count: usize,
+    lines: impl Iterator<Item = Result<(HeaderName, HeaderValue), E>>,
+) -> Result<HeaderMap, String> {
+    if count > HEADER_LINES {
+        return Err(format!("{count} headers are more than {HEADER_LINES}"));
+    }
+    let mut headers = HeaderMap::with_capacity(count);
+    for line in lines {
+        let (name, value) = line.map_err(|error| error.to_string())?;
+        headers.append(name, value);
+    }
+    Ok(headers)
 }
 
 impl fmt::Debug for CachedResponse {
@@ -123,6 +162,7 @@ mod status {
 mod headers {
     use super::{
         Blob, Deserialize, Deserializer, HeaderMap, HeaderName, HeaderValue, Serialize, Serializer,
+        collect,
     };
     use serde::de::Error as _;
 
@@ -135,14 +175,12 @@ mod headers {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<HeaderMap, D::Error> {
         let lines = Vec::<(String, Blob<Vec<u8>>)>::deserialize(from)?;
-        // Its other ways panic above a number of names that anybody who may write to Redis can exceed.
-        let mut headers = HeaderMap::new();
-        for (name, value) in lines {
-            let name = HeaderName::try_from(name).map_err(D::Error::custom)?;
-            let value = HeaderValue::try_from(value.0).map_err(D::Error::custom)?;
-            headers.try_append(name, value).map_err(D::Error::custom)?;
-        }
-        Ok(headers)
+        let count = lines.len();
+        let lines = lines.into_iter().map(|(name, value)| {
+            let name = HeaderName::try_from(name)?;
+            Ok::<_, ::http::Error>((name, HeaderValue::try_from(value.0)?))
+        });
+        collect(count, lines).map_err(D::Error::custom)
     }
 }
 
@@ -154,7 +192,7 @@ mod body {
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Bytes, D::Error> {
-        Blob::<Vec<u8>>::deserialize(from).map(|bytes| bytes.0.into())
+        Blob::<Vec<u8>>::deserialize(from).map(|bytes| bytes.0.into_boxed_slice().into())
     }
 }
 
@@ -202,16 +240,23 @@ impl<'de> Visitor<'de> for BlobVisitor {
 
 #[cfg(test)]
 mod tests {
+    use super::{HEADER_LINES, own};
+
     #[test]
-    fn more_headers_than_there_can_be_are_an_error() {
-        let read = |names: usize| {
-            let lines = (0..names).map(|n| (format!("x-{n}"), [b'1']));
+    fn more_headers_than_are_stored_are_an_error() {
+        let read = |lines: usize, names: usize| {
+            let lines = (0..lines).map(|n| (format!("x-{}", n % names), [b'1']));
             let json = serde_json::to_vec(&lines.collect::<Vec<_>>()).unwrap();
             super::headers::deserialize(&mut serde_json::Deserializer::from_slice(&json))
         };
-        assert_eq!(read(24_000).unwrap().len(), 24_000);
-        for names in [24_577, 40_000] {
-            assert!(read(names).is_err(), "{names}");
+        for names in [1, HEADER_LINES] {
+            let headers = read(HEADER_LINES, names).unwrap();
+            assert_eq!(headers.len(), HEADER_LINES);
+            assert_eq!(own(&headers).unwrap(), headers);
+        }
+        // With more than 24 576 names a map panics.
+        for lines in [24_577, 40_000, HEADER_LINES + 1] {
+            assert!(read(lines, lines).is_err(), "{lines}");
         }
     }
 }

@@ -1,10 +1,12 @@
 //! Bodies that are large, slow, or cut off.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use futures::{StreamExt, stream};
-use http::Response;
+use http::{HeaderValue, Response, StatusCode};
 use http_body::Body as _;
 use larder::Clock;
 use larder::http::CacheLayer;
@@ -137,5 +139,91 @@ async fn a_stored_body_knows_its_size() {
     for _ in 0..2 {
         let got = service.clone().oneshot(get("/")).await.unwrap();
         assert_eq!(got.body().size_hint().exact(), Some(200));
+    }
+}
+
+/// Its frames are always ready, so nothing but the layer itself lets the time be looked at.
+#[tokio::test]
+async fn a_body_that_is_always_ready_is_not_read_beyond_its_time() {
+    let (origin, polled) = (Origin::default(), Arc::new(AtomicUsize::new(0)));
+    let layer = CacheLayer::new(builder(&Clock::manual())).unwrap();
+    let layer = layer.body_timeout(Duration::from_millis(20));
+    let count = Arc::clone(&polled);
+    let service = layer.layer(origin.answering(move |_, _| {
+        let count = Arc::clone(&count);
+        let frames = std::iter::repeat_with(move || {
+            count.fetch_add(1, Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(1));
+            Ok::<_, std::io::Error>(Bytes::from("x"))
+        });
+        response(Body::from_stream(stream::iter(frames.take(16_000))))
+    }));
+    let got = service.clone().oneshot(get("/")).await.unwrap();
+    let read = polled.load(Ordering::SeqCst);
+    assert!((1..4_000).contains(&read), "{read}");
+    let mut body = Body::new(got.into_body()).into_data_stream();
+    assert_eq!(body.next().await.unwrap().unwrap().len(), read);
+    assert_eq!(body.next().await.unwrap().unwrap(), "x");
+}
+
+#[tokio::test]
+async fn a_body_of_too_many_frames_is_passed_on_whole_and_not_stored() {
+    for (frame_count, is_stored) in [(16_000, true), (17_000, false)] {
+        let origin = Origin::default();
+        let layer = CacheLayer::new(builder(&Clock::manual())).unwrap();
+        // For a machine that is busy.
+        let layer = layer.body_timeout(Duration::from_secs(60));
+        let service = layer.layer(origin.answering(move |_, _| {
+            // Every other one is empty.
+            let frame = |n| Ok::<_, std::io::Error>(Bytes::from(if n % 2 == 0 { "" } else { "x" }));
+            response(Body::from_stream(stream::iter((0..frame_count).map(frame))))
+        }));
+        for _ in 0..2 {
+            assert_eq!(send(&service, get("/")).await.body.len(), frame_count / 2);
+        }
+        assert_eq!(origin.calls() == 1, is_stored, "{frame_count}");
+    }
+}
+
+/// A body and headers as a client of another server gets them: parts of a large buffer.
+#[tokio::test]
+async fn what_is_stored_keeps_no_buffer_in_memory() {
+    struct Buffer(Vec<u8>, Arc<AtomicUsize>);
+    impl AsRef<[u8]> for Buffer {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+    impl Drop for Buffer {
+        fn drop(&mut self) {
+            self.1.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    let (origin, freed) = (Origin::default(), Arc::new(AtomicUsize::new(0)));
+    let layer = CacheLayer::new(builder(&Clock::manual())).unwrap();
+    let freed_later = Arc::clone(&freed);
+    let service = layer.layer(origin.answering(move |_, request| {
+        let buffer = Buffer(vec![b'x'; 100_000], Arc::clone(&freed_later));
+        let buffer = Bytes::from_owner(buffer);
+        let value = HeaderValue::from_maybe_shared(buffer.slice(..10)).unwrap();
+        let is_asked = request.headers.contains_key("if-none-match");
+        let mut response = if is_asked {
+            let mut response = response(Body::empty());
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            response
+        } else {
+            response(Body::from(buffer.slice(10..20)))
+        };
+        response.headers_mut().insert("x-part", value);
+        let etag = HeaderValue::from_static("\"v\"");
+        response.headers_mut().insert("etag", etag);
+        let no_cache = HeaderValue::from_static("max-age=60, no-cache");
+        response.headers_mut().append("cache-control", no_cache);
+        response
+    }));
+    for calls in 1..4 {
+        assert_eq!(send(&service, get("/")).await.body, "xxxxxxxxxx");
+        assert_eq!(origin.calls(), calls, "revalidated");
+        assert_eq!(freed.load(Ordering::SeqCst), calls);
     }
 }

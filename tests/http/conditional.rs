@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
-use http::{Response, StatusCode};
+use http::{HeaderName, Response, StatusCode};
 use larder::Clock;
 use larder::http::CacheLayer;
 use tower::Layer;
@@ -229,5 +229,59 @@ async fn a_head_has_the_length_of_the_get() {
         let got = send(&service, head).await;
         let length = got.header("content-length");
         assert_eq!((got.status.as_u16(), length), expected);
+    }
+}
+
+/// More than 24 576 names have a map of headers panic.
+#[tokio::test]
+async fn a_304_with_more_headers_than_can_be_stored_does_no_harm() {
+    for names in [1_100, 24_570] {
+        let (clock, origin) = (Clock::manual(), Origin::default());
+        let inner = origin.answering(move |n, request| {
+            let fresh = [("cache-control", "max-age=10"), ("etag", "\"v\"")];
+            let mut response = numbered(n, &fresh);
+            for n in 0..20 {
+                let name = HeaderName::try_from(format!("x-own-{n}")).unwrap();
+                response.headers_mut().insert(name, n.into());
+            }
+            if request.headers.contains_key("if-none-match") {
+                *response.status_mut() = StatusCode::NOT_MODIFIED;
+                response.headers_mut().clear();
+                for n in 0..names {
+                    let name = HeaderName::try_from(format!("x-{n}")).unwrap();
+                    response.headers_mut().insert(name, n.into());
+                }
+            }
+            response
+        });
+        let service = layered(&clock, inner);
+        send(&service, get("/")).await;
+        clock.advance(Duration::from_secs(11));
+        let got = send(&service, get("/")).await;
+        assert_eq!((got.status, got.body.as_str()), (StatusCode::OK, "1"));
+        assert_eq!(origin.calls(), 2);
+    }
+}
+
+/// Such as a service itself can make: there is room for none of the layer's.
+#[tokio::test]
+async fn a_response_with_as_many_headers_as_there_can_be_is_passed_on() {
+    for lines in [24_576, 1_025, 1_024] {
+        let (clock, origin) = (Clock::manual(), Origin::default());
+        let inner = origin.answering(move |n, _| {
+            let mut response = numbered(n, &[("cache-control", "max-age=60")]);
+            // With a date, which the layer adds.
+            for n in 2..lines {
+                let name = HeaderName::try_from(format!("x-{n}")).unwrap();
+                response.headers_mut().insert(name, n.into());
+            }
+            response
+        });
+        let service = layered(&clock, inner);
+        for _ in 0..2 {
+            let got = send(&service, get("/")).await;
+            assert!(got.headers.len() >= lines - 1);
+        }
+        assert_eq!(origin.calls() == 1, lines == 1_024, "{lines}");
     }
 }
