@@ -11,8 +11,8 @@
 //!
 //! | modules | what they do |
 //! | --- | --- |
-//! | `http` | caches HTTP responses; uses the public calls of a cache |
 //! | `fuzzing` | what holds for any bytes; not part of a usual build |
+//! | `http` | caches HTTP responses; uses the public calls of a cache |
 //! | `builder` | collects and checks the options |
 //! | `patterns` | what services build around a cache |
 //! | `cache` | the public handle: one method per call |

@@ -13,8 +13,8 @@ use std::path::Path;
 
 /// From the top. A file imports from its own layer or from lower ones.
 const LAYERS: [&[&str]; 15] = [
-    &["http"],
     &["fuzzing"],
+    &["http"],
     &["builder"],
     &["patterns"],
     &["cache"],

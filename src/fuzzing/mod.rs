@@ -8,6 +8,7 @@
 //! - [`codec`]: encoded values
 //! - [`builder`]: URLs and options
 //! - [`key`]: the texts of keys, and the names in Redis
+//! - `http`: headers of requests and responses (feature `http`)
 
 // A check that fails panics, which the rest of the crate may not.
 #![allow(clippy::panic, clippy::expect_used, missing_docs)]
@@ -15,6 +16,8 @@
 mod builder;
 mod codec;
 mod envelope;
+#[cfg(feature = "http")]
+mod http;
 mod input;
 mod key;
 mod message;
@@ -23,6 +26,8 @@ mod shapes;
 pub use self::builder::builder;
 pub use self::codec::{codec, memory_allowed};
 pub use self::envelope::envelope;
+#[cfg(feature = "http")]
+pub use self::http::http;
 pub use self::key::key;
 pub use self::message::message;
 
@@ -97,5 +102,11 @@ mod tests {
     #[test]
     fn of_keys() {
         run("key", key);
+    }
+
+    #[cfg(feature = "http")]
+    #[test]
+    fn of_http() {
+        run("http", http);
     }
 }

@@ -117,7 +117,8 @@ pub(super) fn members(line: &str) -> impl Iterator<Item = &str> {
                 None => (Some(rest), None),
             };
             rest = after.unwrap_or_default();
-            match member.map(str::trim) {
+            // No other white space: what has some cannot be read.
+            match member.map(|member| member.trim_matches([' ', '\t'])) {
                 Some(member) if !member.is_empty() => return Some(member),
                 _ => {}
             }

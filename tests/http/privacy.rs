@@ -54,6 +54,7 @@ async fn malformed_headers_of_private_responses_do_not_share_them() {
         ("cache-control", b"\"no-store\""),
         ("cache-control", b"no-cache; foo"),
         ("cache-control", b"private =\"x-user\""),
+        ("cache-control", b"\xc2\xa0not-private"),
     ] {
         let (clock, origin) = (Clock::manual(), Origin::default());
         let inner = origin.answering(move |n, _| {
@@ -223,5 +224,26 @@ async fn a_path_that_does_not_begin_with_a_slash_has_no_key() {
         let mut request = get("/");
         *request.uri_mut() = Uri::from_static("*");
         assert_eq!(send(&service, request).await.body, n);
+    }
+}
+
+/// Web cache deception: the service answers by a part of the path, and the rule by another one.
+#[tokio::test]
+async fn a_ttl_by_path_shares_whatever_the_service_answers_there() {
+    for looks_at_type in [false, true] {
+        let (clock, origin) = (Clock::manual(), Origin::default());
+        let layer = CacheLayer::new(builder(&clock)).unwrap();
+        let layer = layer.ttl(move |request, response| {
+            let is_style = request.uri.path().contains("/x.css");
+            let kind = response.headers.get("content-type");
+            let has_type = kind.is_some_and(|kind| kind == "text/css");
+            (is_style && (has_type || !looks_at_type)).then_some(Duration::from_secs(60))
+        });
+        let html = [("content-type", "text/html")];
+        let service = layer.layer(origin.answering(move |n, _| numbered(n, &html)));
+        let ann = with("/account/x.css", &[("cookie", "id=ann")]);
+        assert_eq!(send(&service, ann).await.body, "1");
+        let other = send(&service, get("/account/x.css")).await;
+        assert_eq!(other.body == "1", !looks_at_type);
     }
 }
