@@ -317,7 +317,7 @@ fn responses_take_about_the_bytes_that_l1_may_hold() {
             });
         });
         // At most 64 that are not evicted yet.
-        let each = u64::try_from(body + lines * (value + 250) + 2_000).unwrap();
+        let each = u64::try_from(body + lines * (value + 250) + 6_000).unwrap();
         let bytes = CAPACITY / 2..CAPACITY * 9 / 8 + 64 * each;
         assert!(bytes.contains(&taken.bytes_max), "{name}: {taken:?}");
     }

@@ -41,7 +41,7 @@ pub(super) struct Partial<B: Body> {
     /// Copied together: a frame may have one byte, or be a part of a large buffer that it keeps in memory.
     read: Vec<u8>,
     /// What ended the reading: data that would be over the limit, or trailers.
-    last: Option<Frame<Bytes>>,
+    last: Option<Box<Frame<Bytes>>>,
     then: Then<B>,
 }
 
@@ -68,13 +68,17 @@ impl<B: Body> Partial<B> {
                     Ok(data) if data.remaining() <= limit.saturating_sub(self.read.len()) => {
                         self.read.put(data);
                     }
-                    Ok(data) => return self.last = Some(in_memory(Frame::data(data))),
-                    Err(trailers) => return self.last = Some(in_memory(trailers)),
+                    Ok(data) => return self.end_with(Frame::data(data)),
+                    Err(trailers) => return self.end_with(trailers),
                 },
                 Some(Err(error)) => self.then = Then::Error(error),
                 None => self.then = Then::End,
             }
         }
+    }
+
+    fn end_with(&mut self, frame: Frame<B::Data>) {
+        self.last = Some(Box::new(in_memory(frame)));
     }
 
     pub(super) fn new(body: B) -> Self {
@@ -103,7 +107,7 @@ impl<B: Body> Partial<B> {
             return Poll::Ready(Some(Ok(Frame::data(read.into()))));
         }
         if let Some(frame) = self.last.take() {
-            return Poll::Ready(Some(Ok(frame)));
+            return Poll::Ready(Some(Ok(*frame)));
         }
         if let Then::Rest(rest) = &mut self.then {
             let frame = ready!(rest.as_mut().poll_frame(context));
@@ -116,7 +120,7 @@ impl<B: Body> Partial<B> {
     }
 
     fn size_hint(&self) -> SizeHint {
-        let last = self.last.as_ref().and_then(Frame::data_ref);
+        let last = self.last.as_deref().and_then(Frame::data_ref);
         let read = (self.read.len() + last.map_or(0, Bytes::len)) as u64;
         let mut hint = match &self.then {
             Then::Rest(rest) => rest.size_hint(),

@@ -153,7 +153,8 @@ impl CacheLayer {
     ///
     /// It does not make private responses public: see [`store_private`](Self::store_private). But one that says nothing is
     /// stored then also if its request had a `Cookie`: a service that answers by cookies has to say so, or needs a
-    /// [`condition`](Self::condition). For streams that do not say `no-store` it should return `None`: they are read for
+    /// [`condition`](Self::condition). A rule that goes by the path should look at the type of the response, too: a service may
+    /// answer `/account/x.css` with the account. For streams that do not say `no-store` it should return `None`: they are read for
     /// up to [`body_timeout`](Self::body_timeout) before the client gets anything.
     pub fn ttl(
         mut self,
@@ -176,10 +177,13 @@ impl CacheLayer {
     /// What a request with another method than GET, HEAD, OPTIONS and TRACE invalidates after it has succeeded, besides
     /// its own URI and those in `Location` and `Content-Location` on the same host.
     ///
+    /// 3xx is success, too: a request that the service sends to its login invalidates by the rule, unless that looks at the
+    /// status. So anybody can cause what it names.
+    ///
     /// ```
     /// # fn demo(layer: larder::http::CacheLayer) -> larder::http::CacheLayer {
-    /// layer.invalidate(|request, _response, found| {
-    ///     if request.uri.path().starts_with("/products/") {
+    /// layer.invalidate(|request, response, found| {
+    ///     if request.uri.path().starts_with("/products/") && response.status.is_success() {
     ///         found.path("/products");
     ///         found.tag("search");
     ///     }

@@ -1,6 +1,8 @@
 //! What requests that change something remove.
 
+use futures::StreamExt;
 use http::StatusCode;
+use larder::deadpool_redis::redis;
 use larder::http::{CacheLayer, CachedResponse};
 use larder::{Builder, Cache, Clock, MAX_KEY_BYTES};
 use tower::{Layer, ServiceExt};
@@ -169,5 +171,63 @@ async fn a_client_that_goes_away_meanwhile_leaves_nothing_old() {
                 > calls
         })
         .await;
+    }
+}
+
+/// As RFC 9111 says of the resource itself; a rule may look at the status.
+#[tokio::test]
+async fn a_request_that_is_sent_to_the_login_invalidates_unless_the_rule_looks() {
+    for looks in [false, true] {
+        let origin = Origin::default();
+        let layer = CacheLayer::new(builder(&Clock::manual())).unwrap();
+        let layer = layer.invalidate(move |_, response, found| {
+            if !looks || response.status.is_success() {
+                found.prefix("GET ");
+            }
+        });
+        let service = layer.layer(origin.answering(|n, request| {
+            let mut response = numbered(n, &[("cache-control", "max-age=60")]);
+            if request.method == "POST" {
+                *response.status_mut() = StatusCode::SEE_OTHER;
+            }
+            response
+        }));
+        for path in ["/own", "/other"] {
+            send(&service, get(path)).await;
+        }
+        send(&service, request("POST", "/own", &[])).await;
+        assert!(!is_there(&service, "/own").await);
+        assert_eq!(is_there(&service, "/other").await, looks);
+    }
+}
+
+/// A `key` rule leaves out what is secret.
+#[tokio::test]
+async fn subscribers_see_the_urls_of_keys() {
+    let (server, origin) = (RedisServer::start().await, Origin::default());
+    let client = redis::Client::open(server.url()).unwrap();
+    let mut messages = client.get_async_pubsub().await.unwrap();
+    messages.psubscribe("*").await.unwrap();
+    let layer = CacheLayer::new(Cache::builder("test:http").redis(server.url())).unwrap();
+    let layer = layer.key(|request| {
+        let is_secret = request.uri.path() == "/left-out";
+        let seen = if is_secret { "/left-out" } else { "/?token=7" };
+        Some(seen.to_owned())
+    });
+    let inner = origin.answering(|n, _| numbered(n, &[("cache-control", "max-age=60")]));
+    let service = layer.layer(inner);
+    let mut messages = messages.on_message();
+    for (path, is_seen) in [("/left-out?token=7", false), ("/?token=7", true)] {
+        send(&service, get(path)).await;
+        send(&service, request("POST", path, &[])).await;
+        loop {
+            let message = messages.next().await.unwrap();
+            let message = message.get_payload_bytes().to_vec();
+            let has = |text: &[u8]| message.windows(text.len()).any(|part| part == text);
+            assert!(is_seen || !has(b"token=7"));
+            if has(if is_seen { b"token=7" } else { b"left-out" }) {
+                break;
+            }
+        }
     }
 }

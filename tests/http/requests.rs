@@ -80,18 +80,22 @@ async fn ranges_and_preconditions_pass_by() {
         origin.answering(|n, _| numbered(n, &[("cache-control", "max-age=60")])),
     );
     send(&service, get("/")).await;
-    for (n, name) in ["range", "if-range", "if-match", "if-unmodified-since"]
-        .iter()
-        .enumerate()
-    {
+    let names = [
+        "range",
+        "if-range",
+        "if-match",
+        "if-unmodified-since",
+        "upgrade",
+    ];
+    for (n, name) in names.iter().enumerate() {
         let got = send(&service, with("/", &[(name, "x")])).await;
         assert_eq!(got.body, (n + 2).to_string());
         assert!(origin.last().headers.contains_key(*name));
     }
     let mut fat = get("/");
     *fat.body_mut() = Body::from("x");
-    assert_eq!(send(&service, fat).await.body, "6", "a GET with a body");
-    assert_eq!(send(&service, request("OPTIONS", "/", &[])).await.body, "7");
+    assert_eq!(send(&service, fat).await.body, "7", "a GET with a body");
+    assert_eq!(send(&service, request("OPTIONS", "/", &[])).await.body, "8");
     assert_eq!(send(&service, get("/")).await.body, "1");
 }
 
