@@ -98,6 +98,158 @@ async fn what_is_committed_is_invalidated_and_the_row_deleted() {
     }
 }
 
+/// As an earlier migration, or one by hand, may have made it: it takes values of any type.
+const UNCHECKED_TABLE: &str = "CREATE TABLE larder_outbox (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, namespace TEXT, kind TEXT, name TEXT, written_ms INTEGER)";
+
+/// As triggers and other programs write them.
+#[tokio::test]
+async fn a_row_that_cannot_be_read_holds_up_no_other_one() {
+    for driver in DRIVERS {
+        let db = Database::without_table(driver).await;
+        let file = db.open();
+        file.execute_batch(UNCHECKED_TABLE).unwrap();
+        let cache = prices(&MemoryL2::new());
+        let keys = ["tea", "milk", "salt", "rice"];
+        for key in keys {
+            cache.insert(key, 1).await.unwrap();
+        }
+        let insert = "INSERT INTO larder_outbox (namespace, kind, name, written_ms) VALUES
+            ('test:price', 'key', X'FF', 1.5),
+            ('test:price', 'key', NULL, 2),
+            ('test:price', 'key', CAST(X'FF' AS TEXT), 3),
+            ('test:price', 'key', X'746561', 1),
+            ('test:price', 'key', 'milk', 1.5),
+            ('test:price', 'key', 'salt', 'yesterday'),
+            ('test:price', 'key', 'rice', NULL)";
+        file.execute(insert, ()).unwrap();
+        let relay = db.relay(&cache);
+        stats_are(&relay, "all others are delivered", |stats| {
+            stats.delivered == 4
+        })
+        .await;
+        polls(&relay, 1).await;
+        for key in keys {
+            assert!(cache.get(key).await.is_none(), "{driver:?} {key}");
+        }
+        let stats = relay.stats();
+        assert_eq!(
+            (db.rows(), stats.unreadable, stats.database_errors),
+            (3, 3, 0),
+            "{driver:?}"
+        );
+        assert!(stats.lag > HOUR && stats.lag > stats.last_wait, "{stats:?}");
+
+        file.execute("DELETE FROM larder_outbox", ()).unwrap();
+        stats_are(&relay, "they are gone", |stats| {
+            (stats.unreadable, stats.lag) == (0, Duration::ZERO)
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn no_number_of_rows_that_cannot_be_read_holds_up_others() {
+    const MANY: u64 = 2_500;
+    for driver in DRIVERS {
+        let db = Database::without_table(driver).await;
+        let mut file = db.open();
+        file.execute_batch(UNCHECKED_TABLE).unwrap();
+        let insert = "INSERT INTO larder_outbox (namespace, kind, name, written_ms) VALUES
+            ('test:price', 'key', X'FF', 'yesterday')";
+        let tx = file.transaction().unwrap();
+        for _ in 0..MANY {
+            tx.execute(insert, ()).unwrap();
+        }
+        tx.commit().unwrap();
+        let cache = prices(&MemoryL2::new());
+        cache.insert("tea", 1).await.unwrap();
+        db.change(&cache, &["tea"], End::Commit).await;
+        let relay = db.relay(&cache);
+        stats_are(&relay, "it is delivered", |stats| stats.delivered == 1).await;
+        assert!(cache.get("tea").await.is_none());
+        stats_are(&relay, "all are counted", |stats| stats.unreadable == MANY).await;
+        // They do not say since when they wait: at least since the relay has seen them.
+        stats_are(&relay, "they are waited for", |stats| {
+            stats.lag > Duration::ZERO
+        })
+        .await;
+    }
+}
+
+/// The mistake is found where it is made.
+#[tokio::test]
+async fn the_table_takes_no_row_that_cannot_be_read() {
+    let db = Database::new(Driver::Rusqlite).await;
+    let file = db.open();
+    let insert = |row: &str| {
+        let columns = "larder_outbox (namespace, kind, name, written_ms)";
+        file.execute(&format!("INSERT INTO {columns} VALUES ({row})"), ())
+    };
+    assert_eq!(insert("'test:price', 'key', 'tea', 1").unwrap(), 1);
+    for row in [
+        "X'61', 'key', 'tea', 1",
+        "'test:price', X'6B6579', 'tea', 1",
+        "'test:price', 'key', X'FF', 1",
+        "'test:price', 'key', 'tea', 1.5",
+        "'test:price', 'key', 'tea', 'yesterday'",
+    ] {
+        let refused = insert(row).unwrap_err().to_string();
+        assert!(refused.contains("CHECK"), "{row}: {refused}");
+    }
+}
+
+/// Zero would say that no row waits.
+#[tokio::test]
+async fn the_lag_grows_while_the_table_cannot_be_read() {
+    for driver in DRIVERS {
+        let db = Database::without_table(driver).await;
+        let cache = prices(&MemoryL2::new());
+        let relay = db.relay(&cache);
+        stats_are(&relay, "it has never read it", |stats| {
+            stats.polls == 0 && stats.lag > Duration::from_millis(1)
+        })
+        .await;
+        db.create_table();
+        stats_are(&relay, "no row waits", |stats| {
+            stats.polls > 0 && stats.lag == Duration::ZERO
+        })
+        .await;
+        let file = db.open();
+        let rename = |from, to| {
+            file.execute_batch(&format!("ALTER TABLE {from} RENAME TO {to}"))
+                .unwrap();
+        };
+        rename("larder_outbox", "away");
+        stats_are(&relay, "one may have been written", |stats| {
+            stats.lag > Duration::from_millis(1)
+        })
+        .await;
+        rename("away", "larder_outbox");
+        stats_are(&relay, "no row waits", |stats| stats.lag == Duration::ZERO).await;
+    }
+}
+
+/// What was known of a row that waits holds on.
+#[tokio::test]
+async fn the_last_known_age_is_kept() {
+    for driver in DRIVERS {
+        let db = Database::new(driver).await;
+        let l2 = MemoryL2::new();
+        let cache = prices(&l2);
+        l2.set_reachable(false);
+        // Since 1970.
+        db.write_rows([(1, "key", "tea")]);
+        let relay = db.relay(&cache);
+        stats_are(&relay, "it waits", |stats| stats.not_delivered > 0).await;
+        let file = db.open();
+        file.execute_batch("ALTER TABLE larder_outbox RENAME TO away")
+            .unwrap();
+        stats_are(&relay, "it has failed", |stats| stats.database_errors > 1).await;
+        assert!(relay.stats().lag > HOUR, "{:?}", relay.stats());
+    }
+}
+
 #[tokio::test]
 async fn what_is_rolled_back_is_not_invalidated() {
     for driver in DRIVERS {

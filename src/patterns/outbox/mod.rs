@@ -67,7 +67,8 @@
 //! written. The ids say nothing of the order of commits: a transaction may commit after another one with higher ids. So
 //! the relay remembers no position: it reads what is there, the lowest ids first. The time is that of the writer's
 //! clock, and is used for the [lag](OutboxStats::lag) alone. A relay leaves the rows of other namespaces where they
-//! are; rows of a namespace without a relay stay.
+//! are; rows of a namespace without a relay stay. A row whose name is no text is skipped: it holds up no other one, and
+//! counts in [`unreadable`](OutboxStats::unreadable) and in the lag until somebody deletes it.
 //!
 //! Each driver creates the same table, and can deliver what the other one has written. The definitions are constants,
 //! for your migrations: [`SQLITE_TABLE`], and with sqlx also `POSTGRES_TABLE` and `MYSQL_TABLE`.

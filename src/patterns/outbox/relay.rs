@@ -15,8 +15,8 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use super::error::OutboxError;
-use super::row::{Kind, Row};
-use super::stats::{Counters, OutboxStats, age_ms};
+use super::row::{Kind, Row, Window, WrittenMs, now_ms};
+use super::stats::{Counters, NONE_WAITS, OutboxStats, age_ms};
 use crate::cache::Cache;
 use crate::error::WriteError;
 use crate::key::CacheKey;
@@ -28,18 +28,17 @@ const INTERVALS: std::ops::RangeInclusive<Duration> =
 /// The longest pause after a poll that failed, unless the interval is longer.
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
 
-/// Rows that a poll reads, the oldest first.
-pub(super) const WINDOW: usize = 1024;
-/// Rows of them that it delivers.
+/// Rows of a window that a poll delivers.
 const BATCH: usize = 256;
 
 /// The table, as a driver reads it. Each call is a transaction of its own.
 pub(super) trait Table: Send + 'static {
-    /// The first [`WINDOW`] rows of a namespace, by their ids.
+    /// The first rows of a namespace whose ids are above `behind`.
     fn read(
         &mut self,
         namespace: &str,
-    ) -> impl Future<Output = Result<Vec<Row>, OutboxError>> + Send;
+        behind: i64,
+    ) -> impl Future<Output = Result<Window, OutboxError>> + Send;
 
     /// Deletes rows, of which some may be gone already.
     fn delete(&mut self, ids: Vec<i64>) -> impl Future<Output = Result<(), OutboxError>> + Send;
@@ -68,6 +67,7 @@ impl RelayBuilder {
                     table,
                     cache,
                     counters,
+                    since_ms: now_ms(),
                 };
                 Box::pin(worker.run(interval))
             }),
@@ -94,7 +94,7 @@ impl RelayBuilder {
             return Err(OutboxError::interval(self.interval));
         }
         let runtime = Handle::try_current().map_err(|_| OutboxError::no_runtime())?;
-        let counters = Arc::new(Counters::default());
+        let counters = Arc::new(Counters::new());
         let task = (self.run)(self.interval, Arc::clone(&counters));
         Ok(Relay {
             namespace: self.namespace,
@@ -143,6 +143,43 @@ struct Worker<T, K, V: Send + Sync + 'static> {
     table: T,
     cache: Cache<K, V>,
     counters: Arc<Counters>,
+    /// Since when rows may wait that nobody has read, or that do not say when they were written.
+    since_ms: i64,
+}
+
+/// What a poll has read.
+struct Found {
+    rows: Vec<Row>,
+    unreadable: usize,
+    /// Since when the unreadable ones wait.
+    waits: Waits,
+    is_more: bool,
+}
+
+/// Since when rows wait.
+#[derive(Clone, Copy)]
+struct Waits {
+    oldest_ms: i64,
+    /// Whether one of them does not say.
+    is_untimed: bool,
+}
+
+impl Waits {
+    const NONE: Self = Self {
+        oldest_ms: NONE_WAITS,
+        is_untimed: false,
+    };
+
+    fn with(self, times: impl IntoIterator<Item = WrittenMs>) -> Self {
+        times.into_iter().fold(self, |waits, time| Self {
+            oldest_ms: waits.oldest_ms.min(time.unwrap_or(NONE_WAITS)),
+            is_untimed: waits.is_untimed || time.is_none(),
+        })
+    }
+
+    fn with_rows(self, rows: &[Row]) -> Self {
+        self.with(rows.iter().map(|row| row.written_ms))
+    }
 }
 
 /// How a poll ended that met no error.
@@ -226,17 +263,30 @@ where
         let polled = self.deliver_some().await;
         let counters = &self.counters;
         match &polled {
-            Err(Failure::Database(_)) => Counters::add(&counters.database_errors, 1),
+            Err(Failure::Database(_)) => {
+                Counters::add(&counters.database_errors, 1);
+                // Nobody knows of what was written since.
+                counters
+                    .oldest_ms
+                    .fetch_min(self.since_ms, Ordering::Relaxed);
+            }
             Ok(_) | Err(Failure::L2(_)) => Counters::add(&counters.polls, 1),
         }
         polled
     }
 
     async fn deliver_some(&mut self) -> Result<Polled, Failure> {
-        let mut rows = self.table.read(self.cache.namespace()).await?;
-        self.note_oldest(&rows);
-        let is_full = rows.len() > BATCH;
-        if is_full {
+        let began = now_ms();
+        let Found {
+            mut rows,
+            unreadable,
+            waits,
+            mut is_more,
+        } = self.read().await?;
+        self.note_unreadable(unreadable);
+        self.note_oldest(waits.with_rows(&rows));
+        if rows.len() > BATCH {
+            is_more = true;
             // Relays that work off the same backlog at the same time take mostly different rows, without any lock.
             fastrand::shuffle(&mut rows);
         }
@@ -262,28 +312,66 @@ where
             ids.sort_unstable();
             self.table.delete(ids).await?;
             Counters::add(&self.counters.delivered, delivered.len());
-            if let Some(oldest) = oldest_ms(&delivered) {
+            let oldest = Waits::NONE.with_rows(&delivered).oldest_ms;
+            if oldest != NONE_WAITS {
                 let wait = age_ms(oldest);
                 self.counters.last_wait_ms.store(wait, Ordering::Relaxed);
             }
         }
-        self.note_oldest(&waiting);
+        let waits = waits.with_rows(&waiting);
+        self.note_oldest(waits);
+        if !waits.is_untimed {
+            self.since_ms = began;
+        }
         match failure {
             Some(error) => Err(Failure::L2(error)),
-            None if is_full => Ok(Polled::Full),
+            None if is_more => Ok(Polled::Full),
             None => Ok(Polled::Empty),
         }
     }
 
-    fn note_oldest(&self, waiting: &[Row]) {
-        let oldest = oldest_ms(waiting).unwrap_or(0);
+    /// Reads on while there is nothing to deliver: so rows that cannot be read hold up no others, however many there are.
+    async fn read(&mut self) -> Result<Found, OutboxError> {
+        let (mut behind, mut unreadable, mut waits) = (i64::MIN, 0, Waits::NONE);
+        loop {
+            let window = self.table.read(self.cache.namespace(), behind).await?;
+            let next = window.next();
+            unreadable += window.unreadable.len();
+            waits = waits.with(window.unreadable);
+            match next {
+                Some(next) if window.rows.is_empty() => behind = next,
+                next => {
+                    return Ok(Found {
+                        rows: window.rows,
+                        unreadable,
+                        waits,
+                        is_more: next.is_some(),
+                    });
+                }
+            }
+        }
+    }
+
+    fn note_unreadable(&self, many: usize) {
+        let many = u64::try_from(many).unwrap_or(u64::MAX);
+        let before = self.counters.unreadable.swap(many, Ordering::Relaxed);
+        if before == 0 && many > 0 {
+            warn!(
+                namespace = self.cache.namespace(),
+                "the outbox has rows whose name is no text; they are skipped, and stay"
+            );
+        }
+    }
+
+    fn note_oldest(&self, waits: Waits) {
+        let untimed = if waits.is_untimed {
+            self.since_ms
+        } else {
+            NONE_WAITS
+        };
+        let oldest = waits.oldest_ms.min(untimed);
         self.counters.oldest_ms.store(oldest, Ordering::Relaxed);
     }
-}
-
-/// When the oldest of them was written.
-fn oldest_ms(rows: &[Row]) -> Option<i64> {
-    rows.iter().map(|row| row.written_ms).min()
 }
 
 /// `Ok` once L2 has accepted it. What is only deferred, in the memory of this process, is an error.

@@ -13,12 +13,48 @@ pub struct NewRow {
 }
 
 /// A row that was read.
-pub struct Row {
+pub(super) struct Row {
     pub(super) id: i64,
     pub(super) kind: Kind,
     pub(super) name: String,
-    /// When it was written, by the clock of the writer, in ms since 1970: for the lag alone.
-    pub(super) written_ms: i64,
+    pub(super) written_ms: WrittenMs,
+}
+
+/// When a row was written, by the clock of its writer, in ms since 1970: for the lag alone. `None` if it is no number.
+pub(super) type WrittenMs = Option<i64>;
+
+/// Rows that were read together, in the order of their ids.
+#[derive(Default)]
+pub struct Window {
+    pub(super) rows: Vec<Row>,
+    /// When those were written whose name is no text.
+    pub(super) unreadable: Vec<WrittenMs>,
+    /// The id of the last one.
+    last: i64,
+}
+
+impl Window {
+    /// How many rows are read together, if there are as many.
+    pub(super) const MOST: usize = 1024;
+
+    /// Adds the next row. Its `name` is `None` if that is no text.
+    pub(super) fn add(&mut self, id: i64, kind: Kind, name: Option<String>, written_ms: WrittenMs) {
+        self.last = id;
+        match name {
+            Some(name) => self.rows.push(Row {
+                id,
+                kind,
+                name,
+                written_ms,
+            }),
+            None => self.unreadable.push(written_ms),
+        }
+    }
+
+    /// The id behind which there may be more rows.
+    pub(super) fn next(&self) -> Option<i64> {
+        (self.rows.len() + self.unreadable.len() >= Self::MOST).then_some(self.last)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +90,15 @@ pub(super) fn rows<T: CacheKey>(
         Ok(NewRow { kind, name })
     });
     rows.collect()
+}
+
+/// A number of milliseconds without its fraction.
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "a cast takes the nearest number there is"
+)]
+pub(super) fn whole(ms: f64) -> i64 {
+    ms as i64
 }
 
 /// In ms since 1970, by the clock of this machine.

@@ -2,20 +2,21 @@
 
 use std::sync::Arc;
 
+use ::rusqlite::types::ValueRef;
 use ::rusqlite::{Connection, Result, Transaction, TransactionBehavior, params};
 use tokio::task::spawn_blocking;
 
 use super::error::OutboxError;
 use super::keys::KeyOf;
-use super::relay::{RelayBuilder, Table, WINDOW};
-use super::row::{Kind, NewRow, Row, now_ms, rows};
+use super::relay::{RelayBuilder, Table};
+use super::row::{Kind, NewRow, Window, now_ms, rows, whole};
 use crate::cache::Cache;
 use crate::key::CacheKey;
 
 const INSERT: &str =
     "INSERT INTO larder_outbox (namespace, kind, name, written_ms) VALUES (?1, ?2, ?3, ?4)";
 const READ: &str = "SELECT id, kind, name, written_ms FROM larder_outbox \
-    WHERE namespace = ?1 AND kind IN ('key', 'tag') ORDER BY id LIMIT ?2";
+    WHERE namespace = ?1 AND kind IN ('key', 'tag') AND id > ?2 ORDER BY id LIMIT ?3";
 const DELETE: &str = "DELETE FROM larder_outbox WHERE id = ?1";
 
 /// The outbox in a database that is used by [`rusqlite`](::rusqlite). The [module](super) says what it is for.
@@ -177,6 +178,21 @@ fn insert(
     inserted().map_err(|error: ::rusqlite::Error| OutboxError::database(error))
 }
 
+/// Also of a BLOB, as triggers write.
+fn text(value: ValueRef<'_>) -> Option<String> {
+    let bytes = value.as_bytes().ok()?;
+    Some(str::from_utf8(bytes).ok()?.to_owned())
+}
+
+/// Also of a REAL, as triggers compute.
+fn number(value: ValueRef<'_>) -> Option<i64> {
+    match value {
+        ValueRef::Integer(number) => Some(number),
+        ValueRef::Real(number) => Some(whole(number)),
+        ValueRef::Null | ValueRef::Text(_) | ValueRef::Blob(_) => None,
+    }
+}
+
 /// The table, by a connection of its own.
 struct Sqlite<F> {
     open: Arc<F>,
@@ -214,20 +230,23 @@ impl<F> Table for Sqlite<F>
 where
     F: Fn() -> Result<Connection> + Send + Sync + 'static,
 {
-    async fn read(&mut self, namespace: &str) -> std::result::Result<Vec<Row>, OutboxError> {
+    async fn read(
+        &mut self,
+        namespace: &str,
+        behind: i64,
+    ) -> std::result::Result<Window, OutboxError> {
         let namespace = namespace.to_owned();
         self.run(move |db| {
             let mut read = db.prepare(READ)?;
-            let limit = i64::try_from(WINDOW).unwrap_or(i64::MAX);
-            let rows = read.query_map(params![namespace, limit], |row| {
-                Ok(Row {
-                    id: row.get(0)?,
-                    kind: Kind::read(&row.get::<_, String>(1)?),
-                    name: row.get(2)?,
-                    written_ms: row.get(3)?,
-                })
-            })?;
-            rows.collect()
+            let limit = i64::try_from(Window::MOST).unwrap_or(i64::MAX);
+            let mut rows = read.query(params![namespace, behind, limit])?;
+            let mut window = Window::default();
+            while let Some(row) = rows.next()? {
+                let kind = Kind::read(&row.get::<_, String>(1)?);
+                let (name, written) = (text(row.get_ref(2)?), number(row.get_ref(3)?));
+                window.add(row.get(0)?, kind, name, written);
+            }
+            Ok(window)
         })
         .await
     }

@@ -1,16 +1,18 @@
 //! The table, for each database.
 
 /// The table, for `SQLite`: run it once, as part of your migrations or at the start. It does nothing if the table is
-/// there.
+/// there. A trigger that writes a value of another type fails, and with it the statement that has fired it.
+// CHECK: a column of SQLite takes values of any type, and relays read other ones in part at best. STRICT would do the
+// same from 3.37 on; rusqlite works with older versions.
 // AUTOINCREMENT: without it SQLite gives the id of a deleted row to another one. A relay that has delivered the first
 // and deletes by id would delete the second, which nobody has delivered.
 pub const SQLITE_TABLE: &str = "\
 CREATE TABLE IF NOT EXISTS larder_outbox (
     id         INTEGER PRIMARY KEY AUTOINCREMENT,
-    namespace  TEXT    NOT NULL,
-    kind       TEXT    NOT NULL,
-    name       TEXT    NOT NULL,
-    written_ms INTEGER NOT NULL
+    namespace  TEXT    NOT NULL CHECK (typeof(namespace) = 'text'),
+    kind       TEXT    NOT NULL CHECK (typeof(kind) = 'text'),
+    name       TEXT    NOT NULL CHECK (typeof(name) = 'text'),
+    written_ms INTEGER NOT NULL CHECK (typeof(written_ms) = 'integer')
 );
 CREATE INDEX IF NOT EXISTS larder_outbox_by_namespace ON larder_outbox (namespace, id);
 ";

@@ -12,8 +12,8 @@ use tokio::time::timeout;
 
 use super::error::OutboxError;
 use super::keys::KeyOf;
-use super::relay::{RelayBuilder, Table, WINDOW};
-use super::row::{Kind, NewRow, Row, now_ms, rows};
+use super::relay::{RelayBuilder, Table};
+use super::row::{Kind, NewRow, Window, now_ms, rows, whole};
 use crate::cache::Cache;
 use crate::key::CacheKey;
 
@@ -178,8 +178,8 @@ async fn insert<DB: OutboxDatabase>(
 }
 
 impl<DB: OutboxDatabase> Table for Pool<DB> {
-    async fn read(&mut self, namespace: &str) -> Result<Vec<Row>, OutboxError> {
-        in_time(DB::read(self, namespace)).await
+    async fn read(&mut self, namespace: &str, behind: i64) -> Result<Window, OutboxError> {
+        in_time(DB::read(self, namespace, behind)).await
     }
 
     async fn delete(&mut self, ids: Vec<i64>) -> Result<(), OutboxError> {
@@ -204,11 +204,25 @@ pub trait OutboxDatabase: Database {
     ) -> BoxFuture<'a, Result<(), Error>>;
 
     #[doc(hidden)]
-    fn read<'a>(pool: &'a Pool<Self>, namespace: &'a str)
-    -> BoxFuture<'a, Result<Vec<Row>, Error>>;
+    fn read<'a>(
+        pool: &'a Pool<Self>,
+        namespace: &'a str,
+        behind: i64,
+    ) -> BoxFuture<'a, Result<Window, Error>>;
 
     #[doc(hidden)]
     fn delete<'a>(pool: &'a Pool<Self>, ids: &'a [i64]) -> BoxFuture<'a, Result<(), Error>>;
+}
+
+/// A value of a row, if it is of this type.
+fn found<'r, DB, T>(row: &'r DB::Row, column: usize) -> Option<T>
+where
+    DB: Database,
+    usize: ColumnIndex<DB::Row>,
+    T: Type<DB> + Decode<'r, DB>,
+{
+    // Otherwise SQLite gives an empty text, or zero, for NULL.
+    row.try_get::<Option<T>, _>(column).ok()?
 }
 
 /// The statements are the same for all databases, but for the placeholders, which sqlx writes.
@@ -220,6 +234,8 @@ where
     usize: ColumnIndex<DB::Row>,
     i64: Type<DB> + for<'e> Encode<'e, DB> + for<'d> Decode<'d, DB>,
     String: Type<DB> + for<'e> Encode<'e, DB> + for<'d> Decode<'d, DB>,
+    f64: Type<DB> + for<'d> Decode<'d, DB>,
+    Vec<u8>: Type<DB> + for<'d> Decode<'d, DB>,
 {
     fn insert<'a>(
         connection: &'a mut DB::Connection,
@@ -248,24 +264,32 @@ where
         })
     }
 
-    fn read<'a>(pool: &'a Pool<DB>, namespace: &'a str) -> BoxFuture<'a, Result<Vec<Row>, Error>> {
+    fn read<'a>(
+        pool: &'a Pool<DB>,
+        namespace: &'a str,
+        behind: i64,
+    ) -> BoxFuture<'a, Result<Window, Error>> {
         let mut read = QueryBuilder::<DB>::new(
             "SELECT id, kind, name, written_ms FROM larder_outbox WHERE namespace = ",
         );
         read.push_bind(namespace.to_owned());
-        read.push(" AND kind IN ('key', 'tag') ORDER BY id LIMIT ");
-        read.push(WINDOW);
+        read.push(" AND kind IN ('key', 'tag') AND id > ");
+        read.push_bind(behind);
+        read.push(" ORDER BY id LIMIT ");
+        read.push(Window::MOST);
         Box::pin(async move {
             let rows = read.build().fetch_all(pool).await?;
-            let rows = rows.iter().map(|row| {
-                Ok(Row {
-                    id: row.try_get(0)?,
-                    kind: Kind::read(&row.try_get::<String, _>(1)?),
-                    name: row.try_get(2)?,
-                    written_ms: row.try_get(3)?,
-                })
-            });
-            rows.collect()
+            let mut window = Window::default();
+            for row in &rows {
+                let kind = Kind::read(&row.try_get::<String, _>(1)?);
+                // Also a BLOB and a REAL, as triggers write and compute in `SQLite`.
+                let bytes = || String::from_utf8(found::<DB, _>(row, 2)?).ok();
+                let name = found::<DB, _>(row, 2).or_else(bytes);
+                let real = || found::<DB, _>(row, 3).map(whole);
+                let written = found::<DB, _>(row, 3).or_else(real);
+                window.add(row.try_get(0)?, kind, name, written);
+            }
+            Ok(window)
         })
     }
 
