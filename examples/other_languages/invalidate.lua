@@ -194,9 +194,12 @@ local function text_after(mark, name)
   end
   -- Instances could not read the message.
   local rest = string.gsub(text, '[\194-\223][\128-\191]', '.')
+  -- Neither longer forms of what is shorter, nor surrogates, nor what is above U+10FFFF.
+  local not_utf8 = string.find(rest, '\224[\128-\159]') or string.find(rest, '\237[\160-\191]')
+    or string.find(rest, '\240[\128-\143]') or string.find(rest, '\244[\144-\191]')
   rest = string.gsub(rest, '[\224-\239][\128-\191][\128-\191]', '.')
   rest = string.gsub(rest, '[\240-\244][\128-\191][\128-\191][\128-\191]', '.')
-  if string.find(rest, '[\128-\255]') then
+  if not_utf8 or string.find(rest, '[\128-\255]') then
     refuse('a key or tag is not UTF-8')
   end
   return text

@@ -310,24 +310,65 @@ async fn what_makes_no_sense_changes_nothing() {
         let text = refused.to_string();
         assert!(text.contains("larder: "), "{args:?}: {text}");
     }
-    let mut bytes = cmd("EVAL");
-    bytes
-        .arg(SCRIPT)
-        .arg(3)
-        .arg(none)
-        .arg([LANE.as_bytes(), b"!tag:\xff"].concat());
-    let refused = bytes
-        .arg(&usual)
-        .query_async::<Value>(&mut redis)
-        .await
-        .unwrap_err();
-    assert!(refused.to_string().contains("UTF-8"), "{refused}");
     let keys: u64 = cmd("DBSIZE").query_async(&mut redis).await.unwrap();
     assert_eq!(keys, 0);
     // What is at a limit, or odd, is taken.
-    let (all, most) = (["", "ü€𝄞", &"k".repeat(1024)], &numbered[..256]);
+    let bounds = "\u{7f}\u{80}\u{7ff}\u{800}\u{fff}\u{1000}\u{cfff}\u{d000}\u{d7ff}\u{e000}\u{ffff}\u{10000}\
+        \u{3ffff}\u{40000}\u{fffff}\u{100000}\u{10ffff}";
+    let all = ["", "ü€𝄞", bounds, &"k".repeat(1024)];
+    let most = &numbered[..256];
     invalidate(&mut redis, &all, &all).await;
     invalidate(&mut redis, most, most).await;
+}
+
+/// Each that got through would empty every L1, as instances could not read the message.
+#[tokio::test]
+async fn what_is_not_utf_8_changes_nothing() {
+    let server = RedisServer::start().await;
+    let mut redis = server.connection().await;
+    let mut calls = Vec::new();
+    for bytes in [
+        &b"\xff"[..],
+        b"\x80",
+        b"\xc3",
+        b"\xe2\x82",
+        b"\xf0\x9d\x84",
+        b"\xf8\x88\x80\x80\x80",
+        // Longer forms of what is shorter: of a slash, and the highest of each length.
+        b"\xc0\xaf",
+        b"\xc1\xbf",
+        b"\xe0\x80\xaf",
+        b"\xe0\x9f\xbf",
+        b"\xf0\x80\x80\xaf",
+        b"\xf0\x8f\xbf\xbf",
+        // Surrogates: the first, the last, and a pair.
+        b"\xed\xa0\x80",
+        b"\xed\xbf\xbf",
+        b"\xed\xa1\x8c\xed\xbe\xb4",
+        // Above U+10FFFF.
+        b"\xf4\x90\x80\x80",
+        b"\xf5\x80\x80\x80",
+    ] {
+        assert!(str::from_utf8(bytes).is_err());
+        for around in ["", "k", "ü€𝄞"] {
+            let text = [around.as_bytes(), bytes, around.as_bytes()].concat();
+            let name = |mark: &str| [LANE.as_bytes(), mark.as_bytes(), &text].concat();
+            calls.push(vec![name("!tag:")]);
+            calls.push(vec![name(":"), name("!lease:")]);
+        }
+    }
+    for texts in calls {
+        let mut call = cmd("EVAL");
+        call.arg(SCRIPT).arg(2 + texts.len()).arg(names(&[], &[]));
+        call.arg(&texts).arg(&["invalidate", "0", RANDOM]);
+        let refused = call.query_async::<Value>(&mut redis).await.unwrap_err();
+        assert!(
+            refused.to_string().contains("UTF-8"),
+            "{texts:x?}: {refused}"
+        );
+    }
+    let keys: u64 = cmd("DBSIZE").query_async(&mut redis).await.unwrap();
+    assert_eq!(keys, 0);
 }
 
 /// Everything that needs a right.
