@@ -19,7 +19,7 @@ impl Settings {
     /// If none of them is `CACHE_REDIS`, the server is that of `REDIS_URL`, or otherwise that of `REDIS_HOST` with
     /// `REDIS_PORT`, `REDIS_USERNAME`, `REDIS_PASSWORD`, `REDIS_DB` and `REDIS_TLS` (`true` or `false`); without a host
     /// there is none. These have no prefix, as other programs read them, too. A `REDIS_PORT` may be one of Kubernetes,
-    /// `tcp://10.0.0.1:6379`.
+    /// `tcp://10.0.0.1:6379`. A `REDIS_TLS` that is true beside a `REDIS_URL` without TLS is an error.
     ///
     /// Nothing else may begin with the prefix. Caches with options of their own have prefixes of which none begins with
     /// another, such as `PRICES_CACHE_` and `USERS_CACHE_`; and Kubernetes sets `CACHE_PORT` and more for a service that is
@@ -98,11 +98,23 @@ impl Settings {
 /// The URL of the server that the variables `REDIS_…` name.
 fn server(variables: &HashMap<String, String>, mistakes: &mut Vec<String>) -> Option<String> {
     let get = |name| variables.get(name).map(String::as_str);
+    let mut mistake = |what: &str| mistakes.push(what.to_owned());
     if let Some(url) = get("URL") {
+        let is_by_tls = || {
+            let scheme = url.split_once("://").map(|(scheme, _)| scheme);
+            scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case("rediss"))
+        };
+        match get("TLS").map(bool::from_text) {
+            // Somebody wants TLS, and would not get it.
+            Some(Some(true)) if !is_by_tls() => {
+                mistake("REDIS_TLS is true, but REDIS_URL does not begin with rediss://");
+            }
+            Some(None) => mistake("REDIS_TLS must be true or false"),
+            Some(Some(_)) | None => {}
+        }
         return Some(url.to_owned());
     }
     let host = get("HOST")?;
-    let mut mistake = |what: &str| mistakes.push(what.to_owned());
     let mut parts = RedisParts {
         username: get("USERNAME"),
         password: get("PASSWORD"),
@@ -243,6 +255,43 @@ mod tests {
             redis(&[host, ("REDIS_PASSWORD", "")]),
             text("redis://cache")
         );
+    }
+
+    /// The connection would not be encrypted, and nobody would know.
+    #[test]
+    fn tls_that_the_url_does_not_have_is_a_mistake() {
+        let tls = |url, tls| {
+            let settings = from(&[("REDIS_URL", url), ("REDIS_TLS", tls)]);
+            settings.map(|settings| settings.redis)
+        };
+        for url in [
+            "redis://url",
+            "redis+unix:///run/redis",
+            "url",
+            "rediss:url",
+        ] {
+            for wanted in ["true", "1"] {
+                let expected = "REDIS_TLS is true, but REDIS_URL does not begin with rediss://";
+                assert_eq!(tls(url, wanted), Err(vec![expected.to_owned()]), "{url}");
+            }
+        }
+        let unreadable = "REDIS_TLS must be true or false".to_owned();
+        assert_eq!(tls("rediss://url", "yes"), Err(vec![unreadable]));
+        for (url, wanted) in [
+            ("rediss://url", "true"),
+            ("REDISS://url", "true"),
+            ("rediss://url", "false"),
+            ("redis://url", "false"),
+        ] {
+            assert_eq!(tls(url, wanted), Ok(Some(url.to_owned())));
+        }
+        // Another server than that of the URL.
+        let own = [
+            ("CACHE_REDIS", "redis://own"),
+            ("REDIS_URL", "redis://url"),
+            ("REDIS_TLS", "true"),
+        ];
+        assert_eq!(redis(&own), Some("redis://own".to_owned()));
     }
 
     #[cfg(unix)]
