@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use larder::codec::{Bincode, Encrypted, EncryptionKeys};
+use larder::codec::{Bincode, Compressed, Encrypted, EncryptionKeys};
 use larder::deadpool_redis::redis::aio::MultiplexedConnection;
 use larder::deadpool_redis::redis::{AsyncCommands, cmd};
 use larder::{Loaded, Source as Level};
@@ -311,4 +311,23 @@ async fn layers_nest() {
     }
     alone.insert("k", text.clone()).await.unwrap();
     assert_eq!(nested.get("k").await.as_deref(), Some(&text));
+}
+
+/// Which SECURITY.md says, so that nobody compresses such values.
+#[tokio::test]
+async fn the_size_of_what_is_compressed_tells_a_guess() {
+    const TOKEN: &str = "token=4f9c61d07be2";
+    let fleet = Fleet::redis().await;
+    let mut redis = server(&fleet).connection().await;
+    let layers = Encrypted::new(Compressed::new(Bincode), keys(1, &ONE));
+    let (cache, _) = fleet.instance_with(|b| b.codec(layers)).await;
+    let mut sizes = Vec::new();
+    for guess in ["token=4f9c61", "token=a1b2d3", "token=000000"] {
+        let page = "<p>nothing to see</p>".repeat(100);
+        let page = format!("{page}<p>{TOKEN}</p><p>you asked for {guess}</p>");
+        cache.insert("k", page).await.unwrap();
+        let size: usize = redis.strlen("{test:text.0}:k").await.unwrap();
+        sizes.push(size);
+    }
+    assert!(sizes[0] < sizes[1] && sizes[1] == sizes[2], "{sizes:?}");
 }

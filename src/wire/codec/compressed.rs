@@ -29,6 +29,11 @@ use super::{Codec, CodecError, EncodeError, Unencrypted, lz4};
 /// LZ4 is the choice for speed: an L2 hit is decompressed by the task that asked for it. zstd would make values smaller
 /// yet, but takes longer, and its crate is built from C; the one used here, `lz4_flex`, is Rust without `unsafe`.
 ///
+/// # With encryption
+///
+/// The size of a compressed value tells how alike its parts are, also inside of [`Encrypted`](super::Encrypted): see what
+/// that does not do. Do not compress values that hold a secret beside what others choose.
+///
 /// # Limits
 ///
 /// [`max_value_size`](crate::Builder::max_value_size) bounds the value before it is compressed: a larger one is not

@@ -46,8 +46,9 @@ use super::{CodecError, CodecStack, Context, EncodeError, Unencrypted};
 /// # What it does not do
 ///
 /// - It hides values, and nothing else: keys of entries, tags, sizes and times stand in Redis as they are. A secret
-///   does not belong in a key. Where `Compressed` is inside, the size also tells how well a value compresses: do not
-///   let others choose a part of a value whose rest is secret.
+///   does not belong in a key. Where `Compressed` is inside, the size also tells how well a value compresses. Somebody
+///   who chooses a part of a value, and sees its size, can guess the rest piece by piece: a value with a right guess takes
+///   a few bytes less than one with a wrong one. Do not compress values that hold a secret beside what others choose.
 /// - When a value was written, and until when it is valid, is written by scripts in Redis and cannot be authenticated.
 ///   Somebody with write access to Redis can replay an older value of the same key, even one that was invalidated, and
 ///   extend its life; both only while the instances have the key that it was encrypted with. They can also remove
