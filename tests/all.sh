@@ -34,11 +34,20 @@ step "build"
 cargo test --locked --all-features --no-run
 built=$(date +%s)
 
+# Of its own, to see what is left in it.
+TMPDIR=$(mktemp -d)
+export TMPDIR
+
 step "tests and doctests"
 cargo test --locked --all-features
 
 step "quickstart"
 cargo run --locked --all-features --quiet --example quickstart
+
+step "nothing is left in the temporary directory"
+left=$(find "$TMPDIR" -mindepth 1)
+[ -z "$left" ] || { printf 'left behind:\n%s\n' "$left" >&2; exit 1; }
+rmdir "$TMPDIR"
 
 ended=$(date +%s)
 printf '\nAll is well: checked and built in %s s, tested in %s s.\n' $((built - began)) $((ended - built))

@@ -19,6 +19,7 @@ use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 
 use crate::support::eventually::eventually;
+use crate::support::program::Dir;
 use crate::support::redis_server::RedisServer;
 
 const REQUIRED_PASS: usize = 155;
@@ -97,7 +98,7 @@ fn npm(directory: &PathBuf, arguments: &[&str], settings: &[(&str, String)]) -> 
     command
 }
 
-async fn start_origin(directory: &PathBuf, port: u16) -> Child {
+async fn start_origin(directory: &PathBuf, port: u16, files: &Dir) -> Child {
     let mut command = Command::new("node");
     command
         .current_dir(directory)
@@ -105,10 +106,7 @@ async fn start_origin(directory: &PathBuf, port: u16) -> Child {
     command
         .env("npm_config_protocol", "http")
         .env("npm_config_port", port.to_string());
-    command.env(
-        "npm_config_pidfile",
-        env::temp_dir().join(format!("larder-suite-{port}")),
-    );
+    command.env("npm_config_pidfile", files.join("origin.pid"));
     let child = command
         .kill_on_drop(true)
         .stdout(Stdio::null())
@@ -131,7 +129,8 @@ async fn its_results_are_those_that_are_documented() {
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let origin = free.local_addr().unwrap();
     drop(free);
-    let _origin = start_origin(&directory, origin.port()).await;
+    let files = Dir::new();
+    let _origin = start_origin(&directory, origin.port(), &files).await;
 
     let redis = RedisServer::start().await;
     let cache = Cache::builder("test:suite")
@@ -167,7 +166,7 @@ async fn its_results_are_those_that_are_documented() {
     );
     let results = { results }.output().await.unwrap();
     assert!(results.status.success(), "{results:?}");
-    let file = env::temp_dir().join(format!("larder-suite-{}.json", origin.port()));
+    let file = files.join("results.json");
     std::fs::write(&file, &results.stdout).unwrap();
     let judged = Command::new("node")
         .args(["--input-type=module", "--eval", JUDGE, "--"])

@@ -161,9 +161,10 @@ async fn a_user_without_a_password_logs_in() {
 
 #[tokio::test]
 async fn a_unix_socket_is_a_way_too() {
-    let socket = std::env::temp_dir().join(format!("larder-{:016x}.sock", fastrand::u64(..)));
+    // In the folder of the server, which removes it.
+    let server = RedisServer::start_with(&["--unixsocket", "redis.sock"]).await;
+    let socket = server.path().join("redis.sock");
     let path = socket.to_str().unwrap();
-    let server = RedisServer::start_with(&["--unixsocket", path]).await;
     for scheme in ["unix", "redis+unix"] {
         let l2 = RedisL2::open(format!("{scheme}://{path}?db=3")).unwrap();
         let lane = lane_of(&l2, NAMESPACE);
