@@ -743,6 +743,10 @@ where
     /// time. Up to 4 096 messages and 8 MiB wait; if there are more, the instance clears the cache instead, once for all of
     /// them, and counts them in [`events_dropped`](crate::Stats::events_dropped).
     ///
+    /// Prefixes wait by themselves for a pass over the Redis database, see
+    /// [`invalidate_prefix`](Cache::invalidate_prefix): one for all of them, beside which keys and tags are invalidated. If
+    /// more than 1 024 wait, the instance clears the cache instead.
+    ///
     /// The parser runs on a thread of its own, so a slow one delays only what else is heard; one that never returns also keeps
     /// the runtime from ending. If it panics, nothing is invalidated; that is traced and counted in
     /// [`parser_panics`](crate::Stats::parser_panics). A key, tag or prefix that is longer than

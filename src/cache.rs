@@ -1242,6 +1242,9 @@ where
     /// call as a whole has none. This instance walks its L1 twice, and each other one once. For sets of keys that change
     /// often, use a cache with a namespace of its own, and [`clear`](Self::clear).
     ///
+    /// An instance makes one pass at a time. Calls that come during a pass share the next one, however many they are, up to
+    /// 1 024 prefixes: it asks for the names that begin with all that their prefixes have in common.
+    ///
     /// # Cancellation
     ///
     /// The call runs in a task of its own, and goes on if its caller is cancelled.

@@ -25,7 +25,7 @@
 //! | `options`, `error` | what users set, and the errors that they get |
 //! | `stats`, `hot_key`, `throttle`, `pacing`, `shared_result`, `token`, `warming` | counters, keys that are looked up often, log lines, the size of batches, one result for many callers, the name of a write, progress |
 //! | `wire` | bytes: envelopes, messages and [codecs](codec); does no I/O |
-//! | `key`, `lookup_by`, `clock`, `source`, `vocabulary`, `lock`, `random`, `retry_delays`, `ablation` | what all layers use |
+//! | `key`, `lookup_by`, `clock`, `source`, `vocabulary`, `lock`, `prefixes`, `random`, `retry_delays`, `ablation` | what all layers use |
 //!
 //! The [protocol] has the rules that `engine`, `l1` and `l2` keep together, and says what each is for. `ablation` turns
 //! one of them off, for the test that shows what breaks without it.
@@ -59,6 +59,7 @@ mod lookup_by;
 mod options;
 mod pacing;
 mod patterns;
+mod prefixes;
 mod random;
 mod retry_delays;
 mod settings;

@@ -41,6 +41,7 @@ const LAYERS: [&[&str]; 15] = [
         "key",
         "lock",
         "lookup_by",
+        "prefixes",
         "random",
         "retry_delays",
         "source",

@@ -321,8 +321,8 @@ impl<V: Value> Ordered for Write<V> {
         }
     }
 
-    fn is_tag(&self) -> bool {
-        matches!(self.change, Change::Tag)
+    fn is_joint(&self) -> bool {
+        matches!(self.change, Change::Tag | Change::EndLeases)
     }
 
     fn is_insert(&self) -> bool {

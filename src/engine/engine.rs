@@ -432,7 +432,7 @@ impl<V: Value> Engine<V> {
 
     pub(crate) async fn invalidate_prefix(&self, prefix: Key) -> Result<u64, WriteError> {
         self.ensure_subscribed(self.now());
-        self.writes.invalidate_prefix(prefix).await
+        self.writes.invalidate_prefixes([prefix]).await
     }
 
     pub(crate) async fn invalidate_tags(

@@ -19,6 +19,7 @@ pub(super) async fn run<V: Value>(ctx: Arc<Context<V>>, writes: Arc<Writes<V>>) 
     // Beside each other: a parser may take for ever.
     tokio::select! {
         () = carry_out(&ctx, &writes) => {}
+        () = remove_prefixes(&ctx, &writes) => {}
         () = make_up(&ctx, &writes) => {}
     }
 }
@@ -39,7 +40,15 @@ async fn carry_out<V: Value>(ctx: &Context<V>, writes: &Arc<Writes<V>>) {
                 "the parser of listen_to panicked; what the message says is not invalidated"
             );
         }
-        invalidate(writes, invalidations).await;
+        invalidate(ctx, writes, invalidations).await;
+    }
+}
+
+/// Those that are heard during a pass share the next one, and delay no keys and tags.
+async fn remove_prefixes<V: Value>(ctx: &Context<V>, writes: &Arc<Writes<V>>) {
+    loop {
+        let prefixes = ctx.listeners.next_prefixes().await;
+        let _ = writes.invalidate_prefixes(prefixes).await;
     }
 }
 
@@ -58,7 +67,11 @@ async fn make_up<V: Value>(ctx: &Context<V>, writes: &Writes<V>) {
 }
 
 /// As calls of this instance. What L2 does not accept is deferred, counted and traced as theirs is.
-async fn invalidate<V: Value>(writes: &Arc<Writes<V>>, invalidations: Vec<Invalidation>) {
+async fn invalidate<V: Value>(
+    ctx: &Context<V>,
+    writes: &Writes<V>,
+    invalidations: Vec<Invalidation>,
+) {
     let [mut keys, mut tags, mut prefixes] = [const { BTreeSet::<Key>::new() }; 3];
     for invalidation in invalidations {
         let (set, text) = match &invalidation.0 {
@@ -75,13 +88,15 @@ async fn invalidate<V: Value>(writes: &Arc<Writes<V>>, invalidations: Vec<Invali
             set.insert(text.as_str().into());
         }
     }
+    if !ctx.listeners.add_prefixes(prefixes) {
+        // It costs less than a pass for so many, and covers the keys and tags, too.
+        let _ = writes.clear().await;
+        return;
+    }
     if !keys.is_empty() {
         let _ = writes.invalidate(keys, Duration::ZERO).await;
     }
     if !tags.is_empty() {
         let _ = writes.invalidate_tags(tags).await;
-    }
-    for prefix in prefixes {
-        let _ = writes.invalidate_prefix(prefix).await;
     }
 }

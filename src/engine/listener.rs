@@ -1,8 +1,9 @@
 //! What other programs publish on channels of their own, until it is carried out.
 //!
 //! Payloads wait in a bounded queue. What does not fit cannot be named any more, so all that waits becomes one clear.
+//! Prefixes wait by themselves, as a pass over L2 takes long, and one is enough for all of them.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
@@ -10,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
 
 use crate::clock::Tick;
+use crate::key::Key;
 use crate::lock::lock;
 use crate::stats::Counters;
 use crate::throttle::Throttle;
@@ -20,6 +22,8 @@ const MOST_WAIT: usize = 4096;
 const MOST_BYTES: usize = 8 << 20;
 /// How many payloads are parsed before what they invalidate is sent.
 const MOST_TOGETHER: usize = 256;
+/// How many prefixes may wait for the next pass over L2.
+const MOST_PREFIXES: usize = 1024;
 
 /// A channel of other programs, and what its payloads say.
 pub(crate) struct Listener {
@@ -34,7 +38,9 @@ pub(super) struct Listeners {
     all: Vec<Listener>,
     counters: Arc<Counters>,
     waiting: Mutex<Waiting>,
+    prefixes: Mutex<BTreeSet<Key>>,
     heard: Notify,
+    heard_prefixes: Notify,
     dropped: Notify,
     panics: Throttle,
     overflows: Throttle,
@@ -57,7 +63,9 @@ impl Listeners {
             all,
             counters: Arc::clone(counters),
             waiting: Mutex::default(),
+            prefixes: Mutex::default(),
             heard: Notify::new(),
+            heard_prefixes: Notify::new(),
             dropped: Notify::new(),
             panics: Throttle::default(),
             overflows: Throttle::default(),
@@ -111,6 +119,34 @@ impl Listeners {
         let bytes: usize = some.iter().map(|(_, payload)| payload.len()).sum();
         waiting.bytes = waiting.bytes.saturating_sub(bytes);
         some
+    }
+
+    /// Puts the prefixes that payloads name to those that wait. `false` if they are too many: then none waits any more, and a
+    /// clear has to make up for them.
+    pub(super) fn add_prefixes(&self, prefixes: BTreeSet<Key>) -> bool {
+        if prefixes.is_empty() {
+            return true;
+        }
+        let mut waiting = lock(&self.prefixes);
+        waiting.extend(prefixes);
+        let fit = waiting.len() <= MOST_PREFIXES;
+        if fit {
+            self.heard_prefixes.notify_one();
+        } else {
+            waiting.clear();
+        }
+        fit
+    }
+
+    /// Waits for prefixes, and takes all of them.
+    pub(super) async fn next_prefixes(&self) -> BTreeSet<Key> {
+        loop {
+            let prefixes = mem::take(&mut *lock(&self.prefixes));
+            if !prefixes.is_empty() {
+                return prefixes;
+            }
+            self.heard_prefixes.notified().await;
+        }
     }
 
     /// Waits until a payload does not fit. From then on others have to be kept again.

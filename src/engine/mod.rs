@@ -8,6 +8,7 @@
 //! - [`backoff`]: when a key whose load or refresh failed is tried again, and what its callers get until then
 //! - [`write`]: insert, invalidate, clear: a [`change`] goes to the [`writer`], which keeps the [`write_order`] and sends
 //!   each [`write_batch`]
+//! - [`passes`]: how invalidations of prefixes that come together share a pass over L2
 //! - [`commit`]: a commit of the source, and the write that has to follow it
 //! - [`warm`]: fills the cache with values that were read in bulk
 //! - [`touch`]: a new life for what is there, by a call or by each read; [`extensions`]: when a read may extend it
@@ -53,6 +54,7 @@ mod lookup;
 mod members;
 #[cfg(feature = "metrics")]
 mod metrics;
+mod passes;
 mod publish;
 mod publisher;
 #[cfg(feature = "metrics")]

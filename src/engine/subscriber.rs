@@ -429,7 +429,7 @@ impl<'a, V: Value> Session<'a, V> {
         }
         if message.kind == Kind::Prefix {
             for prefix in &message.keys {
-                ctx.l1.apply_prefix(prefix, epoch, ver, ctx.now());
+                ctx.l1.apply_prefixes(&[(prefix, epoch, ver)], ctx.now());
                 ctx.backoff.forget_prefix(prefix);
             }
             return;

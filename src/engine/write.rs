@@ -5,6 +5,7 @@ use std::iter::once;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::stream::{self, StreamExt, TryStreamExt};
 use tokio::sync::oneshot;
 use tracing::{Instrument, Span, debug};
 
@@ -14,6 +15,7 @@ use super::change::Queued;
 use super::change::{Accepted, Change, Condition, Insert, Write, WriteResult};
 use super::context::Context;
 use super::deferred::Delivery;
+use super::passes::Passes;
 use super::writer::Writer;
 use crate::error::{L2Error, WriteError};
 use crate::events::CacheEvent;
@@ -30,13 +32,18 @@ use crate::wire::message;
 pub(super) struct Writes<V: Value> {
     ctx: Arc<Context<V>>,
     writer: Writer<V>,
+    passes: Passes,
 }
+
+/// How many messages of prefixes are under way at a time.
+const AT_ONCE: usize = 64;
 
 impl<V: Value> Writes<V> {
     pub(super) fn new(ctx: &Arc<Context<V>>) -> Self {
         Self {
             ctx: Arc::clone(ctx),
             writer: Writer::new(ctx),
+            passes: Passes::default(),
         }
     }
 
@@ -169,68 +176,80 @@ impl<V: Value> Writes<V> {
         Ok(self.token(invalidated))
     }
 
-    /// Removes all keys that begin with `prefix` from both levels, here and everywhere. Returns how many values were removed
-    /// from L2; if there is none, from L1.
+    /// Removes all keys that begin with one of the prefixes from both levels, here and everywhere. Returns how many values
+    /// were removed from L2; if there is none, from L1.
     ///
     /// After the first step, which keeps its place among the writes of this instance, L2 stores no load that began before
     /// it, and whatever is written gets a higher version than the step was given. So what has a lower one can be removed
-    /// key by key, and is not stored again meanwhile. The message comes last: an instance that has applied it cannot read
-    /// an old value from L2 any more.
-    pub(super) async fn invalidate_prefix(
+    /// key by key, and is not stored again meanwhile, in a pass that begins after the step. The messages come last: an
+    /// instance that has applied one cannot read an old value of its prefix from L2 any more.
+    pub(super) async fn invalidate_prefixes(
         self: &Arc<Self>,
-        prefix: Key,
+        prefixes: impl IntoIterator<Item = Key>,
     ) -> Result<u64, WriteError> {
         let ctx = &self.ctx;
-        let order = ctx.deferred.next_order();
-        let from_l1 = ctx.l1.evict_prefix(&prefix, ctx.now());
-        let (first, answer) = Write::new(ctx, prefix.clone(), order, Change::EndLeases);
-        // In its place among the writes before a task can run, and deferred if the caller is cancelled here.
-        self.writer.submit(vec![first]).await;
+        let prefixes: Vec<Key> = prefixes.into_iter().collect();
+        let from_l1 = ctx.l1.evict_prefixes(&prefixes, ctx.now());
+        let (mut first, mut begun) = (Vec::new(), Vec::new());
+        for prefix in prefixes {
+            let order = ctx.deferred.next_order();
+            let (write, answer) = Write::new(ctx, prefix.clone(), order, Change::EndLeases);
+            first.push(write);
+            begun.push((prefix, answer));
+        }
+        // In their place among the writes before a task can run, and deferred if the caller is cancelled here.
+        self.writer.submit(first).await;
         let writes = Arc::clone(self);
-        let task = async move { writes.remove_prefix(&prefix, answer, from_l1).await };
+        let task = async move { writes.remove_prefixes(begun, from_l1).await };
         let removed = tokio::spawn(task.instrument(Span::current())).await;
         removed.unwrap_or_else(|_| Err(stopped()))
     }
 
-    async fn remove_prefix(
+    async fn remove_prefixes(
         &self,
-        prefix: &str,
-        first: oneshot::Receiver<WriteResult>,
-        from_l1: u64,
+        begun: Vec<(Key, oneshot::Receiver<WriteResult>)>,
+        mut from_l1: u64,
     ) -> Result<u64, WriteError> {
         let ctx = &self.ctx;
         // Deferred unless all steps succeed, also if the runtime ends meanwhile.
         let (instead, _) = Write::new(ctx, "".into(), 0, Change::Clear);
-        let first = first.await.unwrap_or_else(|_| Err(stopped()));
-        let before = match first {
-            Ok(Accepted::LeasesEnded(stamp)) => stamp,
-            // It has deferred a clear by itself.
-            first => {
-                instead.done(Accepted::Unchanged);
-                return Err(first.err().unwrap_or_else(stopped));
+        let (mut prefixes, mut failed) = (Vec::with_capacity(begun.len()), None);
+        for (prefix, first) in begun {
+            match first.await.unwrap_or_else(|_| Err(stopped())) {
+                Ok(Accepted::LeasesEnded(stamp)) => prefixes.push((prefix, stamp)),
+                first => failed = Some(first.err().unwrap_or_else(stopped)),
             }
-        };
+        }
+        if let Some(error) = failed {
+            // It has deferred a clear by itself.
+            instead.done(Accepted::Unchanged);
+            return Err(error);
+        }
         let removed = async {
-            let removing = ctx.lane.remove_prefix(prefix, before);
-            let removed = ctx.breaker.send("remove_prefix", removing).await?;
-            let payload = message::payload(Kind::Prefix, ctx.instance, &[prefix]);
-            let publishing = ctx.lane.invalidate(&[], &payload, Duration::ZERO);
-            ctx.breaker
-                .send("invalidate", publishing)
-                .await
-                .map(|_| removed)
+            let removed = self.passes.remove(ctx, prefixes.clone()).await?;
+            let keys: Vec<Key> = prefixes.iter().map(|(prefix, _)| prefix.clone()).collect();
+            let publishing =
+                stream::iter(keys).map(|prefix| async move { self.publish_prefix(&prefix).await });
+            let published = publishing.buffer_unordered(AT_ONCE);
+            published.try_collect::<()>().await?;
+            Ok(removed.iter().sum())
         };
         match removed.await {
             Ok(from_l2) => {
-                instead.done(Accepted::Done(before.version().into()));
-                ctx.counters.invalidations_sent.bump();
-                ctx.events.emit(|| CacheEvent::PrefixInvalidated {
-                    prefix: prefix.to_string(),
-                    is_own: true,
-                });
-                let (epoch, ver) = (before.epoch, before.ver);
-                let from_l1 = from_l1 + ctx.l1.apply_prefix(prefix, epoch, ver, ctx.now());
-                ctx.backoff.forget_prefix(prefix);
+                instead.done(Accepted::Unchanged);
+                let applied: Vec<_> = prefixes
+                    .iter()
+                    .map(|(prefix, before)| (&**prefix, before.epoch, before.ver))
+                    .collect();
+                from_l1 += ctx.l1.apply_prefixes(&applied, ctx.now());
+                for (prefix, _) in &prefixes {
+                    ctx.counters.invalidations_sent.bump();
+                    ctx.events.emit(|| CacheEvent::PrefixInvalidated {
+                        prefix: prefix.to_string(),
+                        is_own: true,
+                    });
+                    ctx.backoff.forget_prefix(prefix);
+                }
                 Ok(if ctx.l1.freshness().is_alone() {
                     from_l1
                 } else {
@@ -242,6 +261,14 @@ impl<V: Value> Writes<V> {
                 Err(WriteError::deferred(error))
             }
         }
+    }
+
+    /// Tells all instances that no value from before with this prefix is in L2 any more.
+    async fn publish_prefix(&self, prefix: &str) -> Result<(), L2Error> {
+        let ctx = &self.ctx;
+        let payload = message::payload(Kind::Prefix, ctx.instance, &[prefix]);
+        let publishing = ctx.lane.invalidate(&[], &payload, Duration::ZERO);
+        ctx.breaker.send("invalidate", publishing).await.map(|_| ())
     }
 
     async fn remove(

@@ -2,8 +2,8 @@
 //!
 //! Writes of one key reach L2 in the order in which they were called, so that an insert that was called first cannot
 //! undo an invalidation (rule 14). Batches that are under way have no key in common. A clear comes after all that was
-//! called before it, and before all that is called later; so do invalidations of tags, but for those that were called one
-//! after the other.
+//! called before it, and before all that is called later; so do invalidations of tags and prefixes, but for those that were
+//! called one after the other.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -19,8 +19,8 @@ pub(super) trait Ordered {
     /// `None` for a clear, or for what keeps its place among the writes as a clear does.
     fn key(&self) -> Option<&Key>;
 
-    /// Has no key, and may be sent with others like it.
-    fn is_tag(&self) -> bool;
+    /// Has no key, and may be sent with others like it: an invalidation of a tag, or the beginning of that of a prefix.
+    fn is_joint(&self) -> bool;
 
     /// Removals of one key may share a batch, since their order does not matter. An insert shares its batch with
     /// no other write of its key: both would get the same version.
@@ -96,13 +96,13 @@ impl<W: Ordered> WriteOrder<W> {
         None
     }
 
-    /// Takes what is next, which has no key; with it, if that is a tag, the tags that follow.
+    /// Takes what is next, which has no key; with it, if that is a tag or a prefix, those that follow.
     fn take_clear(&mut self) -> Vec<W> {
         let mut batch: Vec<W> = self.waiting.pop_front().into_iter().collect();
         let mut weight: u32 = batch.iter().map(W::weight).sum();
-        if batch.iter().all(W::is_tag) {
+        if batch.iter().all(W::is_joint) {
             while let Some(next) = self.waiting.front()
-                && next.is_tag()
+                && next.is_joint()
                 && weight + next.weight() <= BATCH
             {
                 weight += next.weight();
@@ -202,7 +202,7 @@ mod tests {
             self.name.is_alphabetic().then_some(&self.key)
         }
 
-        fn is_tag(&self) -> bool {
+        fn is_joint(&self) -> bool {
             self.name.is_numeric()
         }
 

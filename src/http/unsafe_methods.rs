@@ -2,6 +2,7 @@
 
 use ::http::header::{CONTENT_LOCATION, HeaderName, LOCATION};
 use ::http::{Method, Uri, request, response};
+use futures::future::join_all;
 use url::{Position, Url};
 
 use super::invalidations::Invalidations;
@@ -39,7 +40,7 @@ pub(super) fn after(
     found
 }
 
-/// One round trip for keys, one for tags, and a pass over the database for each prefix. What does not reach L2 now is
+/// One round trip for keys, one for tags, and a pass over the database for all prefixes. What does not reach L2 now is
 /// sent later by the cache, which traces and counts that.
 pub(super) async fn carry_out(mut found: Invalidations, cache: Cache<String, CachedResponse>) {
     // No response has a longer one, and the cache would refuse those beside it, too.
@@ -53,9 +54,14 @@ pub(super) async fn carry_out(mut found: Invalidations, cache: Cache<String, Cac
     if !found.tags.is_empty() {
         let _ = cache.invalidate_tags(&found.tags).await;
     }
-    for prefix in &found.prefixes {
-        let _ = cache.invalidate_prefix(prefix).await;
-    }
+    // Together, so that they share a pass.
+    join_all(
+        found
+            .prefixes
+            .iter()
+            .map(|prefix| cache.invalidate_prefix(prefix)),
+    )
+    .await;
 }
 
 /// Another resource of the same host that the response names, as a client resolves the reference.

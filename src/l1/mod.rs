@@ -49,6 +49,7 @@ use self::tags::TagTable;
 use crate::ablation::{Rule, without};
 use crate::clock::{Clock, Tick};
 use crate::key::Key;
+use crate::prefixes::Prefixes;
 use crate::token::Token;
 use crate::vocabulary::{Value, Version};
 
@@ -293,19 +294,28 @@ impl<V: Value> L1<V> {
         }
     }
 
-    /// As [`apply`](Self::apply), for all keys that begin with `prefix`. Walks all entries. Returns how many could be served
-    /// at `now`, and cannot any more.
-    pub(crate) fn apply_prefix(&self, prefix: &str, epoch: u64, ver: u64, now: Tick) -> u64 {
+    /// As [`apply`](Self::apply), for all keys that begin with one of the prefixes, each with its epoch and version. Walks
+    /// all entries, once. Returns how many could be served at `now`, and cannot any more.
+    pub(crate) fn apply_prefixes(&self, prefixes: &[(&str, u64, u64)], now: Tick) -> u64 {
         let generation = self.freshness.generation();
-        if epoch == self.freshness.epoch() {
-            self.freshness.raise_issued(ver);
-            // First the floors, as in `apply_with`.
-            self.in_flight.raise_prefix(prefix, ver, generation);
-            self.remove_prefix(prefix, now, |slot| self.is_outdated(slot, ver))
-        } else {
-            self.in_flight.bar_prefix(prefix);
-            self.evict_prefix(prefix, now)
+        let present = self.freshness.epoch();
+        for &(prefix, epoch, ver) in prefixes {
+            if epoch == present {
+                self.freshness.raise_issued(ver);
+                // First the floors, as in `apply_with`.
+                self.in_flight.raise_prefix(prefix, ver, generation);
+            } else {
+                self.in_flight.bar_prefix(prefix);
+            }
         }
+        let which = Prefixes::new(prefixes.iter().map(|(prefix, ..)| *prefix));
+        self.remove_prefixes(&which, now, |slot| {
+            which.of(slot.key.as_bytes()).any(|place| {
+                prefixes
+                    .get(place)
+                    .is_some_and(|&(_, epoch, ver)| epoch != present || self.is_outdated(slot, ver))
+            })
+        })
     }
 
     /// Registers tags, before anything that has them is sent to L2, or asked of it (rule 20).
@@ -343,16 +353,22 @@ impl<V: Value> L1<V> {
         self.freshness.tags_changed();
     }
 
-    /// As [`evict`](Self::evict), for all keys that begin with `prefix`. Walks all entries. Returns how many could be served
-    /// at `now`.
-    pub(crate) fn evict_prefix(&self, prefix: &str, now: Tick) -> u64 {
-        self.remove_prefix(prefix, now, |_| true)
+    /// As [`evict`](Self::evict), for all keys that begin with one of the prefixes. Walks all entries, once. Returns how
+    /// many could be served at `now`.
+    pub(crate) fn evict_prefixes(&self, prefixes: &[Key], now: Tick) -> u64 {
+        let which = Prefixes::new(prefixes.iter().map(|prefix| &**prefix));
+        self.remove_prefixes(&which, now, |_| true)
     }
 
-    fn remove_prefix(&self, prefix: &str, now: Tick, condition: impl Fn(&Slot<V>) -> bool) -> u64 {
+    fn remove_prefixes(
+        &self,
+        which: &Prefixes<'_>,
+        now: Tick,
+        condition: impl Fn(&Slot<V>) -> bool,
+    ) -> u64 {
         let removed = Cell::new(0);
         if let Some(store) = &self.store {
-            store.remove_prefix(prefix, |slot| {
+            store.remove_prefixes(which, |slot| {
                 let is_removed = condition(slot);
                 let is_counted = is_removed && self.is_visible(slot, now);
                 removed.set(removed.get() + u64::from(is_counted));

@@ -16,6 +16,7 @@ use super::hot_table::{HotTable, is_promoted};
 #[cfg(larder_interleavings)]
 use super::interleavings::{Bounded, bounded, replace};
 use crate::key::Key;
+use crate::prefixes::Prefixes;
 use crate::vocabulary::Value;
 
 /// What an entry weighs.
@@ -140,15 +141,19 @@ impl<V: Value> Store<V> {
         is_there.then(|| self.bounded.get(key))?.filter(condition)
     }
 
-    /// Removes the entries that meet the condition, of all keys that begin with `prefix`. Walks all entries; those that
+    /// Removes the entries that meet the condition, of all keys that begin with one of these. Walks all entries; those that
     /// come meanwhile may be missed.
-    pub(super) fn remove_prefix(&self, prefix: &str, condition: impl Fn(&Slot<V>) -> bool) {
+    pub(super) fn remove_prefixes(
+        &self,
+        which: &Prefixes<'_>,
+        condition: impl Fn(&Slot<V>) -> bool,
+    ) {
         for slot in self.bounded.iter().map(|(_, slot)| slot) {
-            if slot.key.starts_with(prefix) && condition(&slot) {
+            if which.has_one(&slot.key) && condition(&slot) {
                 self.bounded.invalidate(&slot.key);
             }
         }
-        self.hot.clear_where(|slot| slot.key.starts_with(prefix));
+        self.hot.clear_where(|slot| which.has_one(&slot.key));
     }
 
     pub(super) fn clear(&self) {

@@ -189,14 +189,16 @@ pub trait Lane: Send + Sync + fmt::Debug {
     /// A late copy ends the leases of later loads, whose values are not stored then.
     fn end_leases<'a>(&'a self, payload: &'a [u8]) -> Reply<'a, Stamp>;
 
-    /// Removes the values whose key begins with `prefix`, byte by byte, and whose version is below that of `before`,
-    /// in the same epoch. Returns how many of them were usable. What was stored later stays; what is no usable value may
-    /// be removed, too, and is not counted.
+    /// Removes the values whose key begins with one of these prefixes, byte by byte, and whose version is below that of
+    /// the prefix's stamp, in the same epoch. Returns for each prefix how many of them were usable; a value with several of
+    /// the prefixes counts for one of them. What was stored later stays; what is no usable value may be removed, too, and
+    /// is not counted.
     ///
+    /// In one pass over all keys, however many prefixes there are.
     /// In as many steps as there have to be, one after the other, each with the time limit of a step. A value that is
     /// there from the beginning to the end is not missed. A late copy of a step finds nothing to remove: no value gets
     /// such a version again.
-    fn remove_prefix<'a>(&'a self, prefix: &'a str, before: Stamp) -> Reply<'a, u64>;
+    fn remove_prefixes<'a>(&'a self, prefixes: &'a [(&'a str, Stamp)]) -> Reply<'a, Vec<u64>>;
 
     /// The messages from number `first` on, as far as the lane still has them and as many as it gives at a time.
     fn replay(&self, first: u64) -> Reply<'_, Vec<Message>>;

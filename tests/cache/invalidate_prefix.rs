@@ -25,6 +25,9 @@ over_both_stores!(
     a_load_that_began_after_is_stored,
     what_is_inserted_after_the_call_has_begun_stays,
     what_was_called_before_comes_before,
+    calls_during_a_pass_share_the_next_one,
+    calls_that_come_together_share_a_pass,
+    a_pass_that_fails_fails_for_all_that_share_it,
     a_read_under_way_is_not_kept,
     a_missed_message_is_replayed,
     a_step_that_fails_defers_a_clear,
@@ -237,6 +240,93 @@ async fn what_was_called_before_comes_before(fleet: Fleet) {
     assert_eq!(left(&a, &["eu:tea"]).await, [""; 0]);
 }
 
+/// The pass under way may be past their keys already.
+async fn calls_during_a_pass_share_the_next_one(fleet: Fleet) {
+    let ((a, wire), (b, _)) = pair(&fleet).await;
+    insert(&a, &["eu:old", "us:old", "as:old", "af:old", "oc:old"]).await;
+    let held = wire.close(Step::RemovePrefix, Way::Request);
+    let first = spawn(&a, "eu:");
+    held.arrived(1).await;
+    let mut others = Vec::new();
+    for (n, prefix) in ["us:", "as:", "af:"].into_iter().enumerate() {
+        others.push(spawn(&a, prefix));
+        eventually("its first step is sent", || async {
+            wire.asked(Step::EndLeases) == n + 2
+        })
+        .await;
+    }
+    // After their first steps, and before their pass.
+    insert(&a, &["eu:new", "us:new"]).await;
+    held.open();
+    assert_eq!(first.await.unwrap().unwrap(), 1);
+    for other in others {
+        assert_eq!(other.await.unwrap().unwrap(), 1);
+    }
+    assert_eq!(wire.asked(Step::RemovePrefix), 2);
+    let prefixes = ["eu", "us", "as", "af", "oc"];
+    let keys = prefixes.map(|prefix| [format!("{prefix}:old"), format!("{prefix}:new")]);
+    let keys: Vec<&str> = keys.as_flattened().iter().map(String::as_str).collect();
+    for cache in [&a, &b] {
+        let left = left(cache, &keys).await;
+        assert_eq!(left, ["eu:new", "us:new", "oc:old"]);
+    }
+}
+
+async fn calls_that_come_together_share_a_pass(fleet: Fleet) {
+    const CALLS: usize = 40;
+    let ((a, wire), (b, _)) = pair(&fleet).await;
+    let keys: Vec<String> = (0..CALLS).map(|n| format!("{n}:")).collect();
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    insert(&a, &keys).await;
+    let received = b.stats().invalidations_received;
+    let calls = keys.iter().map(|key| a.invalidate_prefix(key));
+    for removed in futures::future::join_all(calls).await {
+        assert_eq!(removed.unwrap(), 1);
+    }
+    assert_eq!(left(&a, &keys).await, [""; 0]);
+    let (steps, passes) = (wire.asked(Step::EndLeases), wire.asked(Step::RemovePrefix));
+    assert!(steps <= 3 && passes <= 3, "{steps} {passes}");
+    // And each prefix has its message.
+    assert_eq!(wire.asked(Step::Invalidate), CALLS);
+    eventually("b receives all of them", || async {
+        b.stats().invalidations_received >= received + CALLS as u64
+    })
+    .await;
+    assert_eq!(left(&b, &keys).await, [""; 0]);
+}
+
+async fn a_pass_that_fails_fails_for_all_that_share_it(fleet: Fleet) {
+    let ((a, wire), (b, _)) = pair(&fleet).await;
+    insert(&a, &["eu:a", "us:a", "as:a"]).await;
+    let held = wire.close(Step::RemovePrefix, Way::Request);
+    let first = spawn(&a, "eu:");
+    held.arrived(1).await;
+    let mut others = Vec::new();
+    for (n, prefix) in ["us:", "as:"].into_iter().enumerate() {
+        others.push(spawn(&a, prefix));
+        eventually("its first step is sent", || async {
+            wire.asked(Step::EndLeases) == n + 2
+        })
+        .await;
+    }
+    // So both of them have come to where they wait for a pass.
+    insert(&a, &["oc:a"]).await;
+    wire.refuse(Step::RemovePrefix, 2);
+    held.open();
+    let _ = first.await.unwrap();
+    for other in others {
+        let error = other.await.unwrap().unwrap_err();
+        assert!(error.is_deferred(), "{error:?}");
+    }
+    // A clear, by which all are gone.
+    for cache in [&a, &b] {
+        eventually("all are gone", || async {
+            left(cache, &["eu:a", "us:a", "as:a"]).await.is_empty()
+        })
+        .await;
+    }
+}
+
 /// Its answer is older than the removal, by the answer to this instance or by the message to another.
 async fn a_read_under_way_is_not_kept(fleet: Fleet) {
     let ((a, wire_a), (b, wire_b)) = pair(&fleet).await;
@@ -353,7 +443,7 @@ async fn a_late_copy_of_a_step_removes_nothing_new(fleet: Fleet) {
     insert(&a, &["eu:inserted"]).await;
     Source::new("new").through(&b, "eu:loaded").await.unwrap();
     for _ in 0..2 {
-        assert_eq!(lane.remove_prefix("eu:", before).await.unwrap(), 0);
+        assert_eq!(lane.remove_prefixes(&[("eu:", before)]).await.unwrap(), [0]);
         lane.end_leases(&payload).await.unwrap();
     }
     let keys = ["eu:inserted", "eu:loaded"];

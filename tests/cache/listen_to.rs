@@ -38,6 +38,16 @@ async fn publish(redis: &mut MultiplexedConnection, channel: &str, payload: &str
     heard.await.unwrap()
 }
 
+/// How often the server has carried out a command.
+async fn calls(redis: &mut MultiplexedConnection, name: &str) -> u64 {
+    let mut asking = cmd("INFO");
+    let said: String = asking.arg("commandstats").query_async(redis).await.unwrap();
+    let line = said
+        .lines()
+        .find_map(|line| line.strip_prefix(&format!("cmdstat_{name}:calls=")));
+    line.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap())
+}
+
 async fn is_gone(cache: &Products, key: &str) {
     eventually(&format!("{key} is gone"), async || {
         cache.get(key).await.is_none()
@@ -111,6 +121,80 @@ async fn what_one_instance_hears_is_gone_everywhere() {
     }
     assert_eq!(listening.stats().events_heard, 5);
     assert_eq!(listening.stats().events_dropped, 0);
+}
+
+/// Each line is a prefix, but for those that begin with "key ".
+fn lines(payload: &[u8]) -> Vec<Invalidation> {
+    let lines = str::from_utf8(payload).unwrap().lines();
+    let each = lines.map(|line| match line.strip_prefix("key ") {
+        Some(key) => Invalidation::key(key),
+        None => Invalidation::prefix(line),
+    });
+    each.collect()
+}
+
+#[tokio::test]
+async fn all_prefixes_of_a_message_share_a_pass() {
+    const PREFIXES: usize = 400;
+    let server = RedisServer::start().await;
+    let mut redis = server.connection().await;
+    // Without L1: each of the messages has every instance walk it, which takes long in a build for tests.
+    let build = || {
+        let builder = Cache::builder("test:listen").redis(server.url());
+        builder.l1_capacity(0).l2_timeout(Duration::from_secs(5))
+    };
+    let listening: Products = build().listen_to("changes", lines).build().unwrap();
+    let other: Products = build().build().unwrap();
+    listening.ready().await;
+    other.ready().await;
+    // So many that one SCAN does not see all of them.
+    let keys: Vec<String> = (0..3 * PREFIXES)
+        .map(|n| format!("{}:{n}", n % (PREFIXES + 1)))
+        .collect();
+    let values = keys.iter().map(|key| (key.as_str(), 1));
+    other.insert_many(values).await.unwrap();
+    let prefixes: Vec<String> = (0..PREFIXES).map(|n| format!("{n}:")).collect();
+    publish(&mut redis, "changes", &prefixes.join("\n")).await;
+    for key in &keys {
+        if key.starts_with(&format!("{PREFIXES}:")) {
+            assert!(other.get(key.as_str()).await.is_some(), "{key}");
+        } else {
+            is_gone(&other, key).await;
+        }
+    }
+    eventually("all are done", async || {
+        listening.stats().invalidations_sent == PREFIXES as u64
+    })
+    .await;
+    // A pass asks for about a thousand keys at a time.
+    let scans = calls(&mut redis, "scan").await;
+    assert!((1..=8).contains(&scans), "{scans}");
+    assert_eq!(listening.stats().writes_deferred, 0);
+}
+
+#[tokio::test]
+async fn too_many_prefixes_become_one_clear() {
+    let server = RedisServer::start().await;
+    let mut redis = server.connection().await;
+    let products: Products = Cache::builder("test:listen")
+        .redis(server.url())
+        .l1_capacity(0)
+        .l2_timeout(Duration::from_secs(5))
+        .listen_to("changes", lines)
+        .build()
+        .unwrap();
+    products.ready().await;
+    for (many, stays) in [(1024, true), (1025, false)] {
+        products.insert("tea", 450).await.unwrap();
+        products.insert("7:", 450).await.unwrap();
+        let prefixes: Vec<String> = (0..many).map(|n| format!("{n}:")).collect();
+        let message = format!("{}\nkey milk", prefixes.join("\n"));
+        publish(&mut redis, "changes", &message).await;
+        is_gone(&products, "7:").await;
+        assert_eq!(products.get("tea").await.is_some(), stays, "{many}");
+    }
+    let scans = calls(&mut redis, "scan").await;
+    assert!((1..=4).contains(&scans), "{scans}");
 }
 
 #[tokio::test]

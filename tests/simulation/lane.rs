@@ -494,11 +494,14 @@ impl Lane for FarLane {
         self.ask(serve, no_loss, true).boxed()
     }
 
-    fn remove_prefix<'a>(&'a self, prefix: &'a str, before: Stamp) -> Reply<'a, u64> {
-        let prefix = prefix.to_owned();
+    fn remove_prefixes<'a>(&'a self, prefixes: &'a [(&'a str, Stamp)]) -> Reply<'a, Vec<u64>> {
+        let prefixes = prefixes.iter();
+        let prefixes: Vec<(String, Stamp)> = prefixes
+            .map(|(prefix, before)| ((*prefix).to_owned(), *before))
+            .collect();
         let serve = move |store: Arc<Store>, lane: Arc<dyn Lane>| {
-            let prefix = prefix.clone();
-            async move { store.remove_prefix(&*lane, &prefix, before).await }.boxed()
+            let prefixes = prefixes.clone();
+            async move { store.remove_prefixes(&*lane, &prefixes).await }.boxed()
         };
         self.ask(serve, no_loss, true).boxed()
     }

@@ -337,17 +337,21 @@ impl Store {
         Ok(stamp)
     }
 
-    pub(crate) async fn remove_prefix(
+    pub(crate) async fn remove_prefixes(
         &self,
         lane: &dyn Lane,
-        prefix: &str,
-        before: Stamp,
-    ) -> Result<u64, L2Error> {
-        let removed = lane.remove_prefix(prefix, before).await?;
+        prefixes: &[(String, Stamp)],
+    ) -> Result<Vec<u64>, L2Error> {
+        let prefixes = prefixes.iter();
+        let prefixes: Vec<(&str, Stamp)> = prefixes
+            .map(|(prefix, before)| (prefix.as_str(), *before))
+            .collect();
+        let removed = lane.remove_prefixes(&prefixes).await?;
         self.replicate();
         // Those that have found a value until now load.
         let all = 0..self.source.len();
-        for key in all.filter(|key| key.to_string().starts_with(prefix)) {
+        let has_one = |key: &String| prefixes.iter().any(|(prefix, _)| key.starts_with(prefix));
+        for key in all.filter(|key| has_one(&key.to_string())) {
             self.recorder.disturbed(self.late, None, Some(key));
         }
         Ok(removed)

@@ -590,10 +590,10 @@ impl Lane for Wired {
             .boxed()
     }
 
-    fn remove_prefix<'a>(&'a self, prefix: &'a str, before: Stamp) -> Reply<'a, u64> {
+    fn remove_prefixes<'a>(&'a self, prefixes: &'a [(&'a str, Stamp)]) -> Reply<'a, Vec<u64>> {
         self.network
             .carry(Step::RemovePrefix, async move {
-                self.lane.remove_prefix(prefix, before).await
+                self.lane.remove_prefixes(prefixes).await
             })
             .boxed()
     }

@@ -125,7 +125,7 @@ impl World {
     /// The same, of all keys that begin like it.
     fn hear_of_a_prefix(&self) -> u64 {
         let (epoch, ver) = self.write();
-        self.l1.apply_prefix(KEY, epoch, ver, self.now);
+        self.l1.apply_prefixes(&[(KEY, epoch, ver)], self.now);
         ver
     }
 

@@ -266,8 +266,8 @@ impl Lane for MemoryLane {
         self.step(|state, now| state.end_leases(payload, now))
     }
 
-    fn remove_prefix<'a>(&'a self, prefix: &'a str, before: Stamp) -> Reply<'a, u64> {
-        self.step(|state, now| state.remove_prefix(prefix, before, now))
+    fn remove_prefixes<'a>(&'a self, prefixes: &'a [(&'a str, Stamp)]) -> Reply<'a, Vec<u64>> {
+        self.step(|state, now| state.remove_prefixes(prefixes, now))
     }
 
     fn replay(&self, first: u64) -> Reply<'_, Vec<Message>> {

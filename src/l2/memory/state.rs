@@ -17,6 +17,7 @@ use crate::l2::{
     Version, Want, WriteAck, random,
 };
 use crate::options::LONGEST;
+use crate::prefixes::Prefixes;
 use crate::wire::{envelope, message};
 
 /// Messages that the log keeps for instances that have missed some.
@@ -513,20 +514,25 @@ impl State {
         self.announce(payload, now).stamp
     }
 
-    pub(super) fn remove_prefix(&mut self, prefix: &str, before: Stamp, now: Now) -> u64 {
-        let stored = self
-            .data
-            .values
-            .keys()
-            .filter(|key| key.starts_with(prefix));
-        let stored: Vec<Box<str>> = stored.cloned().collect();
-        let mut removed = 0;
-        for key in stored {
+    pub(super) fn remove_prefixes(&mut self, prefixes: &[(&str, Stamp)], now: Now) -> Vec<u64> {
+        let which = Prefixes::new(prefixes.iter().map(|(prefix, _)| *prefix));
+        let stored = self.data.values.keys();
+        let stored = stored.flat_map(|key| {
+            let places = which.of(key.as_bytes());
+            places.map(move |place| (key.clone(), place))
+        });
+        let stored: Vec<(Box<str>, usize)> = stored.collect();
+        let mut removed = vec![0; prefixes.len()];
+        for (key, place) in stored {
+            let (Some((_, before)), Some(removed)) = (prefixes.get(place), removed.get_mut(place))
+            else {
+                continue;
+            };
             let stamp = self.valid(&key, now).map(|(_, stamp, _)| stamp);
             let is_later = |stamp: Stamp| stamp.epoch != before.epoch || stamp.ver >= before.ver;
             if !stamp.is_some_and(is_later) {
                 self.data.values.remove(&key);
-                removed += u64::from(stamp.is_some());
+                *removed += u64::from(stamp.is_some());
             }
         }
         removed

@@ -31,6 +31,7 @@ use crate::l2::{
     Touched, Ttls, Version, Want, WriteAck, random,
 };
 use crate::lock::lock;
+use crate::prefixes::Prefixes;
 use crate::wire::{envelope, message};
 
 /// Messages read from the log at a time.
@@ -710,26 +711,44 @@ impl Lane for RedisLane {
         .boxed()
     }
 
-    fn remove_prefix<'a>(&'a self, prefix: &'a str, before: Stamp) -> Reply<'a, u64> {
+    fn remove_prefixes<'a>(&'a self, prefixes: &'a [(&'a str, Stamp)]) -> Reply<'a, Vec<u64>> {
         async move {
-            let pattern = self.names.values_under(prefix);
-            let (mut cursor, mut removed) = (0_u64, 0);
+            if prefixes.is_empty() {
+                return Ok(Vec::new());
+            }
+            let which = Prefixes::new(prefixes.iter().map(|(prefix, _)| *prefix));
+            let pattern = self.names.values_under(which.common());
+            let before_key = self.names.value(&mut String::new(), "").len();
+            let (mut cursor, mut removed) = (0_u64, vec![0; prefixes.len()]);
             loop {
                 let mut scan = cmd("SCAN");
                 scan.arg(cursor).arg("MATCH").arg(&pattern);
                 scan.arg("COUNT").arg(SCANNED);
                 let (next, names): (u64, Vec<Vec<u8>>) = self.ask(&scan).await?;
-                for names in names.chunks(SCANNED) {
+                let found = names.iter().flat_map(|name| {
+                    let places = which.of(name.get(before_key..).unwrap_or_default());
+                    places.map(move |place| (name, place))
+                });
+                let found: Vec<_> = found.collect();
+                for found in found.chunks(SCANNED) {
                     let call = || {
-                        let mut call = Call::new(&self.scripts.remove, 1 + names.len());
+                        let mut call = Call::new(&self.scripts.remove, 1 + found.len());
                         call.arg(&self.names.clock);
-                        for name in names {
+                        for (name, _) in found {
                             call.arg(name);
                         }
-                        call.arg(before.epoch).arg(before.ver);
+                        let stamps = found.iter().filter_map(|(_, place)| prefixes.get(*place));
+                        for (_, before) in stamps {
+                            call.arg(before.epoch).arg(before.ver);
+                        }
                         call
                     };
-                    removed += self.run::<u64>(call).await?;
+                    let gone: Vec<u8> = self.run(call).await?;
+                    for ((_, place), gone) in found.iter().zip(gone) {
+                        if let Some(removed) = removed.get_mut(*place) {
+                            *removed += u64::from(gone == b'1');
+                        }
+                    }
                 }
                 if next == 0 {
                     return Ok(removed);

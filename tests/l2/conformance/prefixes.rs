@@ -12,6 +12,7 @@ conformance! {
     leases_from_before_fill_nothing_and_later_ones_do
     a_lease_from_before_is_not_waited_for
     only_what_has_the_prefix_and_a_lower_version_is_removed
+    each_prefix_of_a_pass_has_a_version_and_a_count_of_its_own
     what_is_of_another_epoch_is_removed_and_not_counted
     a_prefix_is_published_without_a_key_of_its_own
 }
@@ -23,8 +24,10 @@ async fn end_leases(lane: &dyn larder::l2::Lane) -> Stamp {
 }
 
 async fn remove(lane: &dyn larder::l2::Lane, prefix: &str, before: Stamp) -> u64 {
-    let removed = lane.remove_prefix(prefix, before).await;
-    removed.expect("the values are removed")
+    let removed = lane.remove_prefixes(&[(prefix, before)]).await;
+    let removed = removed.expect("the values are removed");
+    assert_eq!(removed.len(), 1);
+    removed[0]
 }
 
 async fn the_version_is_above_those_before_and_below_those_after(store: impl Store) {
@@ -117,6 +120,35 @@ async fn only_what_has_the_prefix_and_a_lower_version_is_removed(store: impl Sto
         0,
         "a copy that is late"
     );
+}
+
+async fn each_prefix_of_a_pass_has_a_version_and_a_count_of_its_own(store: impl Store) {
+    let lane = store.lane();
+    for key in ["eu:a", "us:a", "us:a2", "af:a"] {
+        insert(&*lane, key, b"old").await;
+    }
+    let eu = end_leases(&*lane).await;
+    for key in ["eu:b", "us:b"] {
+        insert(&*lane, key, b"new for one of them").await;
+    }
+    let us = end_leases(&*lane).await;
+    insert(&*lane, "us:c", b"new").await;
+    let pass = [("eu:", eu), ("us:", us), ("as:", us), ("us:", us)];
+    let removed = lane.remove_prefixes(&pass).await.unwrap();
+    assert_eq!([removed[0], removed[1] + removed[3], removed[2]], [1, 3, 0]);
+    assert_eq!(removed.len(), 4);
+    for key in ["eu:b", "us:c", "af:a"] {
+        assert!(usable(&*lane, key).await.is_some(), "{key}");
+    }
+    for key in ["eu:a", "us:a", "us:a2", "us:b"] {
+        assert_eq!(get(&*lane, key).await, None, "{key}");
+    }
+
+    // One begins with another: the later version counts for the keys of both.
+    let all = end_leases(&*lane).await;
+    let removed = lane.remove_prefixes(&[("eu:", eu), ("eu:b", all)]).await;
+    assert_eq!(removed.unwrap(), [0, 1]);
+    assert_eq!(lane.remove_prefixes(&[]).await.unwrap(), [0; 0]);
 }
 
 async fn what_is_of_another_epoch_is_removed_and_not_counted(store: impl Store) {

@@ -1,0 +1,97 @@
+//! Passes over the keys of L2, which remove the values whose keys have a prefix: calls that come together share one.
+//!
+//! Knows nothing of what has to come before a pass, and after it.
+
+use std::mem;
+use std::sync::Mutex;
+
+use tokio::sync::oneshot;
+
+use super::context::Context;
+use crate::error::L2Error;
+use crate::key::Key;
+use crate::l2::Stamp;
+use crate::lock::lock;
+use crate::pacing::gather;
+use crate::vocabulary::Value;
+
+/// How many prefixes share a pass, unless one call has more.
+const MOST_TOGETHER: usize = 1024;
+
+/// A prefix, and the stamp that values have to be older than.
+pub(super) type Prefix = (Key, Stamp);
+
+/// How many values were removed, for each prefix.
+type Removed = Result<Vec<u64>, L2Error>;
+
+/// The passes of an instance: one at a time.
+#[derive(Default)]
+pub(super) struct Passes {
+    /// In the order in which they came.
+    waiting: Mutex<Vec<Waiting>>,
+    /// Held by the call that makes a pass.
+    turn: tokio::sync::Mutex<()>,
+}
+
+struct Waiting {
+    prefixes: Vec<Prefix>,
+    answer: oneshot::Sender<Removed>,
+}
+
+impl Passes {
+    /// Removes the values with one of these prefixes: by a pass that begins after this is called, as one that has begun may
+    /// be past their keys.
+    pub(super) async fn remove<V: Value>(
+        &self,
+        ctx: &Context<V>,
+        prefixes: Vec<Prefix>,
+    ) -> Removed {
+        let (answer, mut answered) = oneshot::channel();
+        lock(&self.waiting).push(Waiting { prefixes, answer });
+        let _turn = self.turn.lock().await;
+        // Those whose first step has just been answered, together with that of this call.
+        gather().await;
+        loop {
+            match answered.try_recv() {
+                Ok(removed) => return removed,
+                // The call that made the pass has ended with its runtime.
+                Err(oneshot::error::TryRecvError::Closed) => return Err(L2Error::closed()),
+                Err(oneshot::error::TryRecvError::Empty) => self.pass(ctx).await,
+            }
+        }
+    }
+
+    async fn pass<V: Value>(&self, ctx: &Context<V>) {
+        let together = self.take();
+        let prefixes: Vec<_> = together
+            .iter()
+            .flat_map(|waiting| &waiting.prefixes)
+            .map(|(prefix, before)| (&**prefix, *before))
+            .collect();
+        let removing = ctx.lane.remove_prefixes(&prefixes);
+        let removed = ctx.breaker.send("remove_prefix", removing).await;
+        let mut removed = removed.map(Vec::into_iter);
+        for Waiting { prefixes, answer } in together {
+            let own = match &mut removed {
+                Ok(removed) => Ok(removed.take(prefixes.len()).collect()),
+                Err(error) => Err(error.clone()),
+            };
+            // It waits for its turn, unless its runtime has ended.
+            let _ = answer.send(own);
+        }
+    }
+
+    /// Those that are next.
+    fn take(&self) -> Vec<Waiting> {
+        let mut waiting = lock(&self.waiting);
+        let mut many = 0;
+        let fit = waiting.iter().take_while(|next| {
+            let is_first = many == 0;
+            many += next.prefixes.len();
+            is_first || many <= MOST_TOGETHER
+        });
+        let fit = fit.count();
+        let rest = waiting.split_off(fit);
+        mem::replace(&mut waiting, rest)
+    }
+}
