@@ -1,14 +1,23 @@
 //! What a heartbeat sends.
 
+use std::time::Duration;
+
 use deadpool_redis::redis::aio::MultiplexedConnection;
+use larder::Cache;
 
 use super::members::answer;
 use super::run;
 use crate::store::*;
+use crate::support::eventually::eventually;
+use crate::support::redis_server::RedisServer;
 
 const BEATS: u64 = 20;
 /// Of a beat, in bytes: both requests.
 const MOST: u64 = 300;
+/// An `INFO commandstats` of a test, in bytes.
+const INFO: u64 = 33;
+/// Of a beat, the commands: those of the scripts, too.
+const MOST_COMMANDS: u64 = 10;
 
 /// What the server has received, in bytes.
 async fn received(raw: &mut MultiplexedConnection) -> u64 {
@@ -46,9 +55,67 @@ async fn an_idle_instance_sends_little() {
 
     let calls = calls(&mut raw).await;
     let all: u64 = calls.iter().map(|(_, count)| count).sum();
-    assert!(all <= 10 * BEATS, "{calls:?}");
+    assert!(all <= MOST_COMMANDS * BEATS, "{calls:?}");
     let mut scripts = calls.iter().filter(|(name, _)| name.starts_with("eval"));
     assert!(scripts.all(|(name, count)| name.starts_with("evalsha") && *count == BEATS));
+}
+
+/// A minute of beats at the default `max_staleness`, sooner: nothing that an instance sends on its own comes once in so much
+/// time, but for the report of what it has counted, of which there is nothing while it is idle.
+#[tokio::test]
+async fn an_idle_minute_costs_its_heartbeats() {
+    // One in a third of 2 s.
+    const BEATS: u64 = 90;
+    for with_global_stats in [false, true] {
+        let server = RedisServer::start().await;
+        let mut raw = server.connection().await;
+        let cache: Cache<String, u32> = Cache::builder(NAMESPACE)
+            .redis(server.url())
+            .max_staleness(Duration::from_millis(30))
+            .build()
+            .unwrap();
+        cache.ready().await;
+        // It loads the script that reads the list of members, as each instance does from time to time.
+        cache.invalidate_and_wait("k").await.unwrap();
+        if with_global_stats {
+            cache.global_stats().await.unwrap();
+        }
+        // What was counted until now is reported once.
+        eventually("it is reported", async || {
+            let stats = format!("{{{NAMESPACE}.0}}!stats");
+            let counted = ["HGET", &stats, "invalidations_sent"];
+            let counted: Option<u64> = run(&mut raw.clone(), &counted).await;
+            counted == Some(1)
+        })
+        .await;
+        let _: () = run(&mut raw, &["CONFIG", "RESETSTAT"]).await;
+        let evals = async || {
+            let calls = calls(&mut raw.clone()).await;
+            let evals = calls.iter().filter(|(name, _)| name.starts_with("evalsha"));
+            evals.map(|(_, count)| *count).min().unwrap_or(0)
+        };
+        eventually("so many beats", async || evals().await >= BEATS).await;
+        // But for the questions of this test.
+        let asked: String = run(&mut raw, &["INFO", "commandstats"]).await;
+        let asked = asked
+            .lines()
+            .find_map(|line| line.strip_prefix("cmdstat_info:calls="))
+            .and_then(|line| line.split(',').next()?.parse::<u64>().ok())
+            .unwrap();
+        let sent = received(&mut raw).await - INFO * asked;
+        let calls = calls(&mut raw).await;
+        let beats = calls.iter().filter(|(name, _)| name.starts_with("evalsha"));
+        let beats = beats.map(|(_, count)| *count).min().unwrap();
+        println!("{} bytes for each of {beats} beats", sent / beats);
+        assert!(
+            sent <= MOST * beats,
+            "{sent} bytes in {beats} beats: {calls:?}"
+        );
+        let all: u64 = calls.iter().map(|(_, count)| count).sum();
+        assert!(all <= MOST_COMMANDS * beats, "{calls:?}");
+        let is_text = |name: &str| name == "eval" || name.starts_with("script");
+        assert!(!calls.iter().any(|(name, _)| is_text(name)), "{calls:?}");
+    }
 }
 
 /// The scripts are loaded again, and the answer still comes after all messages before it, over the same connection.
