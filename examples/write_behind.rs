@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use larder::Cache;
-use larder::write_behind::{Write, WriteBehind};
+use larder::write_behind::{Stored, Write, WriteBehind};
 use tokio::time::sleep;
 
 /// The rows: a number of views, and the version of the write that brought it.
@@ -20,18 +20,22 @@ struct Database(Arc<Mutex<BTreeMap<String, (u64, u64)>>>);
 
 impl Database {
     /// In one transaction; a batch may come twice, and an old one late.
-    async fn upsert(self, batch: Vec<Write<String, u64>>) -> Result<(), io::Error> {
+    async fn upsert(self, batch: Vec<Write<String, u64>>) -> Result<Stored<String>, io::Error> {
         println!("{} rows in one transaction", batch.len());
         sleep(Duration::from_millis(5)).await;
+        let mut refused = Vec::new();
         let mut rows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for write in batch {
             // INSERT … ON CONFLICT (page) DO UPDATE SET views = $2, version = $3 WHERE view.version < $3
-            let row = rows.entry(write.key).or_default();
+            let row = rows.entry(write.key.clone()).or_default();
             if row.1 < write.version {
                 *row = (write.value, write.version);
+            } else {
+                // No row was affected. The cache is not to keep a value that the database has not taken.
+                refused.push(write.key);
             }
         }
-        Ok(())
+        Ok(Stored::Changed(refused))
     }
 
     fn views(&self, page: &str) -> Option<u64> {

@@ -350,6 +350,12 @@ impl<V: Value> Engine<V> {
         self.ctx.convert.open_waiting(&key, &waiting.body)
     }
 
+    /// Names this instance in its messages.
+    #[cfg(feature = "write-behind")]
+    pub(crate) fn instance(&self) -> u64 {
+        self.ctx.instance
+    }
+
     /// The message by which these keys are invalidated.
     #[cfg(feature = "write-behind")]
     pub(crate) fn invalidation_of(&self, keys: &[&str]) -> Vec<u8> {

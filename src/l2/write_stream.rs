@@ -1,5 +1,6 @@
 //! Writes that wait in a store until a worker has written them to their source.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::{Bytes, EncodedValue, Reply, Stamp};
@@ -21,15 +22,16 @@ pub trait WriteStream: Send + Sync {
         deadline: Option<u64>,
     ) -> Reply<'a, Option<Stamp>>;
 
-    /// The first writes, as many as `most`, for the worker that `fence` names, and keeps other workers away for `ttl`. `None`
+    /// The first writes, as many as `most` and no more once they have 1 MiB together, for the worker that `fence` names, and keeps other workers away for `ttl`. `None`
     /// while another worker does that.
     fn take(&self, fence: u64, ttl: Duration, most: usize) -> Reply<'_, Option<Vec<Waiting>>>;
 
-    /// Removes writes, and invalidates their keys unless a newer write waits. `false` if another worker has come meanwhile:
-    /// then nothing is changed. A late copy finds the writes gone; it may invalidate the keys once more.
+    /// Removes writes. From here on leases on their keys are granted, and in the same step the keys are invalidated, but for
+    /// those that keep their value (see [`Settled::outcome`]). A key of which a newer write waits is left alone. `false` if
+    /// another worker has come meanwhile: then nothing is changed. A late copy finds the writes gone, and invalidates keys.
     fn settle<'a>(&'a self, fence: u64, settled: Settled<'a>) -> Reply<'a, bool>;
 
-    /// The first dead letters.
+    /// The first dead letters, within the same bounds.
     fn dead_letters(&self, most: usize) -> Reply<'_, Vec<Waiting>>;
 
     /// Has a dead letter wait again, unless a newer write of its key waits: then it is removed. Returns which.
@@ -78,15 +80,31 @@ pub struct StreamId {
     pub number: u64,
 }
 
+/// Entries are handed out until they have so many bytes together: all of them in one answer might not come in time.
+pub(super) const MOST_BYTES: usize = 1 << 20;
+
 /// What a worker has done.
 #[derive(Clone, Copy, Debug)]
 pub struct Settled<'a> {
     /// These writes, of which the last one of each key counts.
     pub writes: &'a [&'a Waiting],
-    /// Why they are dead letters, if they are.
-    pub reason: Option<&'a str>,
-    /// The message to publish.
-    pub payload: &'a [u8],
+    /// The texts of the keys that the source has now with the very value of their last write: such a key keeps its value, if
+    /// what is held of it has the version that was given to that write, in the present epoch. Or why they are dead letters.
+    pub outcome: Result<&'a BTreeSet<&'a str>, &'a str>,
+    /// The instance that tells the others which keys were invalidated.
+    pub origin: u64,
+}
+
+impl<'a> Settled<'a> {
+    /// The keys, and the last write of each.
+    pub(super) fn last_of_each(&self) -> BTreeMap<&'a str, StreamId> {
+        let mut keys: BTreeMap<&str, StreamId> = BTreeMap::new();
+        for write in self.writes {
+            let last = keys.entry(&write.key).or_default();
+            *last = write.id.max(*last);
+        }
+        keys
+    }
 }
 
 /// How much waits in a stream of writes.

@@ -65,6 +65,17 @@ pub enum Kind {
 pub(crate) fn payload(kind: Kind, origin: u64, keys: &[&str]) -> Vec<u8> {
     let keys = keys.get(..keys.len().min(MAX_KEYS)).unwrap_or_default();
     let mut bytes = Vec::with_capacity(11 + keys.iter().map(|key| key.len() + 2).sum::<usize>());
+    head(kind, origin, &mut bytes);
+    bytes.extend_from_slice(&length(keys.len()));
+    for key in keys {
+        bytes.extend_from_slice(&length(key.len()));
+        bytes.extend_from_slice(key.as_bytes());
+    }
+    bytes
+}
+
+/// What a payload begins with, before its keys.
+pub(crate) fn head(kind: Kind, origin: u64, bytes: &mut Vec<u8>) {
     bytes.push(match kind {
         Kind::Invalidate => 0,
         Kind::Insert => 1,
@@ -76,12 +87,6 @@ pub(crate) fn payload(kind: Kind, origin: u64, keys: &[&str]) -> Vec<u8> {
         Kind::Unknown(number) => number,
     });
     bytes.extend_from_slice(&origin.to_be_bytes());
-    bytes.extend_from_slice(&length(keys.len()));
-    for key in keys {
-        bytes.extend_from_slice(&length(key.len()));
-        bytes.extend_from_slice(key.as_bytes());
-    }
-    bytes
 }
 
 fn length(n: usize) -> [u8; 2] {

@@ -23,7 +23,7 @@ end
 -- First: if the right for it is missing, nothing waits that the caller takes for refused.
 local epoch, ver = publish(KEYS[4], KEYS[5], ARGV[1], ARGV[2], ARGV[3])
 local id = add_write(KEYS[6], KEYS[4], ARGV[2], at, 'k', ARGV[8], 'i', ARGV[9], 'b', ARGV[5])
-write_mark(KEYS[3], id, held_till(KEYS[3], at))
+write_mark(KEYS[3], id, held_till(KEYS[3], at), epoch, ver)
 redis.call('SET', KEYS[1], stamp(epoch, ver, at) .. ARGV[5], 'PX', ARGV[6])
 redis.call('DEL', KEYS[2])
 local answer = struct.pack('>I8I8I8', epoch, ver, at)

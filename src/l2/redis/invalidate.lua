@@ -9,9 +9,9 @@ end
 for i = #KEYS - holds + 1, #KEYS do
   -- LEAD ignores a hold of another type.
   local now = checked(redis.pcall('GET', KEYS[i]), 'GET')
-  local id, till = read_mark(now)
+  local id, till, epoch, ver = read_mark(now)
   if id then
-    write_mark(KEYS[i], id, math.max(till, time() + ARGV[4]))
+    write_mark(KEYS[i], id, math.max(till, time() + ARGV[4]), epoch, ver)
   elseif now ~= '' or redis.call('PTTL', KEYS[i]) < tonumber(ARGV[4]) then
     redis.call('SET', KEYS[i], '', 'PX', ARGV[4])
   end

@@ -1,12 +1,13 @@
--- What takes the place of a hold while a write of the key waits in the stream of writes: 'W', the id of the newest one, and
--- until when loads are held off besides. It has no TTL: LEAD grants no lease while it is there.
+-- What takes the place of a hold while a write of the key waits in the stream of writes: 'W', the id of the newest one,
+-- until when loads are held off besides, and epoch and ver of the value that was stored with it, zeros if none was. It has
+-- no TTL: LEAD grants no lease while it is there.
 local function read_mark(v)
-  local id, till = string.match(type(v) == 'string' and v or '', '^W(%d+%-%d+):(%d+)$')
-  return id, tonumber(till)
+  local id, till, epoch, ver = string.match(type(v) == 'string' and v or '', '^W(%d+%-%d+):(%d+):(%d+):(%d+)$')
+  return id, tonumber(till), tonumber(epoch), tonumber(ver)
 end
 
-local function write_mark(key, id, till)
-  redis.call('SET', key, 'W' .. id .. ':' .. string.format('%.0f', till))
+local function write_mark(key, id, till, epoch, ver)
+  redis.call('SET', key, 'W' .. id .. string.format(':%.0f:%.0f:%.0f', till, epoch, ver))
 end
 
 -- Ends a mark; what else holds loads off lasts on.

@@ -16,7 +16,7 @@ end
 -- First, as in APPEND: what is refused stays a dead letter.
 publish(KEYS[6], KEYS[7], ARGV[2], ARGV[3], ARGV[4])
 local id = add_write(KEYS[2], KEYS[6], ARGV[3], at, 'k', f.k, 'i', f.i, 'b', f.b, 'v', number)
-write_mark(KEYS[5], id, held_till(KEYS[5], at))
+write_mark(KEYS[5], id, held_till(KEYS[5], at), 0, 0)
 redis.call('XDEL', KEYS[1], ARGV[1])
 redis.call('DEL', KEYS[3], KEYS[4])
 return 1

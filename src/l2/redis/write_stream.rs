@@ -1,6 +1,5 @@
 //! The stream of writes, in Redis.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
@@ -9,12 +8,12 @@ use futures::FutureExt;
 use super::call::{Call, numbers};
 use super::lane::{RedisLane, kept, senseless, stamp, written};
 use crate::clock::millis;
+use crate::l2::write_stream::MOST_BYTES;
 use crate::l2::{
-    Append, Bytes, L2Error, Pending, Reply, Settled, Stamp, StreamId, Waiting, WriteStream, random,
+    Append, Bytes, Kind, L2Error, Pending, Reply, Settled, Stamp, StreamId, Waiting, WriteStream,
+    random,
 };
-
-/// How many bytes an answer with entries has, but for the last of them.
-const MOST_BYTES: usize = 1 << 20;
+use crate::wire::message;
 
 /// An entry's id, then names and values in turn: there is one of each.
 type Entry = (String, Vec<(String, Bytes)>);
@@ -75,11 +74,7 @@ impl WriteStream for RedisLane {
 
     fn settle<'a>(&'a self, fence: u64, settled: Settled<'a>) -> Reply<'a, bool> {
         async move {
-            let mut keys: BTreeMap<&str, StreamId> = BTreeMap::new();
-            for write in settled.writes {
-                let last = keys.entry(&write.key).or_default();
-                *last = write.id.max(*last);
-            }
+            let keys = settled.last_of_each();
             let call = || {
                 let mut call = Call::new(&self.scripts.settle, 5 + 3 * keys.len());
                 let name = &mut String::new();
@@ -93,13 +88,16 @@ impl WriteStream for RedisLane {
                         .arg(self.names.lease(name, key))
                         .arg(self.names.hold(name, key));
                 }
+                let head = &mut Vec::new();
+                message::head(Kind::Invalidate, settled.origin, head);
                 call.arg(fence).arg(&self.names.events).arg(random());
-                call.arg(settled.payload);
-                call.arg(u8::from(settled.reason.is_some()));
-                call.arg(settled.reason.unwrap_or_default());
+                call.arg(&*head);
+                call.arg(u8::from(settled.outcome.is_err()));
+                call.arg(settled.outcome.err().unwrap_or_default());
                 call.arg(keys.len());
-                for last in keys.values() {
-                    call.arg(text(*last));
+                for (key, last) in &keys {
+                    let is_stored = settled.outcome.is_ok_and(|stored| stored.contains(key));
+                    call.arg(key).arg(text(*last)).arg(u8::from(is_stored));
                 }
                 for write in settled.writes {
                     call.arg(text(write.id));

@@ -1,8 +1,8 @@
 //! Write-behind: a write is acknowledged when Redis has it, and reaches its source a moment later, together with others.
 //!
 //! [`WriteBehind::insert`] stores a value in the cache and appends it to a stream in Redis, in one step. A worker takes
-//! writes from the stream, in batches, has [`store`](WriteBehindBuilder::store) write them to the source, and then
-//! invalidates their keys. Each instance has a worker; one of them at a time works.
+//! writes from the stream, in batches, and has [`store`](WriteBehindBuilder::store) write them to the source. The value
+//! stays in the cache. Each instance has a worker; one of them at a time works.
 //!
 //! ```no_run
 //! # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -29,9 +29,12 @@
 //!   be in `store` then, with values that are older by now. [`Write::version`] rises for each key, so a `store` that
 //!   compares it in the statement with which it writes refuses what comes late: `… WHERE version < $3`.
 //! - *While a write waits*, look-ups return it from the cache. If its value is gone there, as after a restart of Redis or
-//!   when its TTL ends, loads are handed to their callers and not stored: the source has an older value. After the
-//!   write has reached the source, its key is invalidated. An `invalidate` or `clear` of the cache meanwhile removes the
-//!   value from the cache, and the write still reaches the source.
+//!   when its TTL ends, loads are handed to their callers and not stored: the source has an older value. An `invalidate` or
+//!   `clear` of the cache meanwhile removes the value from the cache, and the write still reaches the source.
+//! - *When a write has reached the source*, the cache keeps its value in both levels, for the rest of its TTL, as the source
+//!   has the same. The key is invalidated instead if `store` has [changed](Stored::Changed) the value; if another call has put
+//!   one in its place; or if an earlier attempt took longer than [`store_timeout`](WriteBehindBuilder::store_timeout) or
+//!   panicked, and may still arrive.
 //! - *A failure of `store`* is retried with growing pauses, up to [`attempts`](WriteBehindBuilder::attempts) times. Then
 //!   each write of the batch is tried by itself, and those that fail become dead letters. Their keys are invalidated; so
 //!   the cache has what the source has.
@@ -76,7 +79,7 @@ use self::stats::Counters;
 pub use self::stats::WriteBehindStats;
 use self::worker::{Worker, read};
 use self::write::Store;
-pub use self::write::Write;
+pub use self::write::{Stored, Write};
 use crate::cache::{Cache, written};
 use crate::engine::Queued;
 use crate::key::CacheKey;
@@ -308,16 +311,39 @@ where
     /// How a batch is written to the source: all of it, or an error. Each key is in it once. A batch may come again, so
     /// writing it twice must do no harm; see the [module](self) for what comes late.
     ///
+    /// After `Ok(())` the cache keeps the values, as those that the source has. If the source may have another value for some
+    /// keys, return [`Stored::Changed`] with these:
+    ///
+    /// ```
+    /// use larder::write_behind::{Stored, Write};
+    ///
+    /// // INSERT INTO view VALUES ($1, $2, $3) ON CONFLICT (key) DO UPDATE SET value = $2, version = $3
+    /// // WHERE view.version < $3
+    /// # async fn upsert(_: &Write<String, u64>) -> Result<u64, std::io::Error> { Ok(1) }
+    /// async fn store(batch: Vec<Write<String, u64>>) -> Result<Stored<String>, std::io::Error> {
+    ///     let mut changed = Vec::new();
+    ///     for write in batch {
+    ///         let rows_affected = upsert(&write).await?;
+    ///         if rows_affected == 0 {
+    ///             // The source has a newer value, which is not this one.
+    ///             changed.push(write.key);
+    ///         }
+    ///     }
+    ///     Ok(Stored::Changed(changed))
+    /// }
+    /// ```
+    ///
     /// A panic is an error like any other.
-    pub fn store<F, Fut, E>(mut self, store: F) -> Self
+    pub fn store<F, Fut, S, E>(mut self, store: F) -> Self
     where
         F: Fn(Vec<Write<K, V>>) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<(), E>> + Send + 'static,
+        Fut: Future<Output = Result<S, E>> + Send + 'static,
+        S: Into<Stored<K>>,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         self.store = Some(Arc::new(move |batch| {
             let storing = store(batch);
-            Box::pin(async move { storing.await.map_err(Into::into) })
+            Box::pin(async move { storing.await.map(Into::into).map_err(Into::into) })
         }));
         self
     }

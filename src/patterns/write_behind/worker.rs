@@ -3,7 +3,7 @@
 //! Of all workers of a fleet one has the fence, and works. It takes the first writes, which stay in the stream until they
 //! are settled: so what a dead worker had taken is what the next one takes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::mem::{Discriminant, discriminant};
 use std::panic::AssertUnwindSafe;
@@ -17,9 +17,9 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::stats::Counters;
-use super::write::{Store, Write, version};
+use super::write::{Store, Stored, Write, version};
 use crate::cache::{Cache, written};
-use crate::key::CacheKey;
+use crate::key::{CacheKey, Key};
 use crate::l2::{L2Error, Settled, StreamId, Waiting, WriteStream};
 use crate::retry_delays::retry_delays;
 use crate::throttle::Throttle;
@@ -64,6 +64,24 @@ enum Worked {
 struct Failing {
     first: StreamId,
     times: u32,
+    /// Whether an attempt was given up, and may still arrive.
+    in_doubt: bool,
+}
+
+/// Why a call of `store` has failed.
+struct StoreFailed {
+    reason: &'static str,
+    /// Whether what it has begun may still arrive.
+    in_doubt: bool,
+}
+
+impl From<&'static str> for StoreFailed {
+    fn from(reason: &'static str) -> Self {
+        Self {
+            reason,
+            in_doubt: false,
+        }
+    }
 }
 
 /// Why writes stay in the stream for now.
@@ -98,6 +116,16 @@ where
         value: cache.engine().open_waiting(waiting)?,
         version: version(waiting.version),
     })
+}
+
+/// The keys whose values the cache may keep: the source has them as they are. None if an earlier attempt is in doubt, as it
+/// may still arrive.
+fn kept<'a>(keys: &[Vec<&'a Waiting>], changed: &[Key], in_doubt: bool) -> BTreeSet<&'a str> {
+    let newest = keys.iter().filter_map(|writes| writes.last());
+    newest
+        .map(|newest| &*newest.key)
+        .filter(|key| !in_doubt && !changed.iter().any(|changed| **changed == **key))
+        .collect()
 }
 
 impl<K, V> Worker<K, V>
@@ -229,69 +257,94 @@ where
                     batch.push(write);
                 }
                 None => {
-                    self.settle(stream, &writes, Some(UNREADABLE)).await?;
+                    self.settle(stream, &writes, Err(UNREADABLE)).await?;
                 }
             }
         }
         let Some(first) = waiting.first().filter(|_| !batch.is_empty()) else {
             return Ok(Worked::Buried);
         };
-        let before = (failing.first == first.id).then_some(failing.times);
-        let failing = Failing {
-            first: first.id,
-            times: before.unwrap_or(0) + 1,
-        };
-        let stored = batch.len();
+        let mut failing = Some(failing)
+            .filter(|failing| failing.first == first.id)
+            .unwrap_or_default();
+        let many = batch.len();
         match self.call(None, batch).await {
-            Ok(()) => {
-                self.settle(stream, &good.concat(), None).await?;
-                Counters::add(&self.counters.stored, stored);
-                Ok(Worked::Stored)
+            Ok(changed) => {
+                let stored = kept(&good, &changed, failing.in_doubt);
+                self.settle(stream, &good.concat(), Ok(&stored)).await?;
+                Counters::add(&self.counters.stored, many);
+                return Ok(Worked::Stored);
             }
-            Err(_) if failing.times < self.attempts => Err(Failure::Store(failing)),
-            // One of them may be at fault, which is not to take the others along.
-            Err(_) => {
-                let mut worked = Worked::Buried;
-                for writes in good {
-                    if self.write_alone(stream, &writes).await? {
-                        worked = Worked::Stored;
-                    }
-                }
-                Ok(worked)
+            Err(failed) => {
+                failing = Failing {
+                    first: first.id,
+                    times: failing.times + 1,
+                    in_doubt: failing.in_doubt || failed.in_doubt,
+                };
             }
         }
+        if failing.times < self.attempts {
+            return Err(Failure::Store(failing));
+        }
+        // One of them may be at fault, which is not to take the others along.
+        let mut worked = Worked::Buried;
+        for writes in good {
+            if self.write_alone(stream, &writes, failing.in_doubt).await? {
+                worked = Worked::Stored;
+            }
+        }
+        Ok(worked)
     }
 
     /// Whether it has reached the source; otherwise it is a dead letter.
     async fn write_alone(
         &self,
         stream: &dyn WriteStream,
-        writes: &[&Waiting],
+        writes: &Vec<&Waiting>,
+        in_doubt: bool,
     ) -> Result<bool, Failure> {
         let newest = writes.last().and_then(|newest| read(&self.cache, newest));
         let key = writes.last().map(|newest| &*newest.key);
-        let stored = match newest {
+        let called = match newest {
             Some(write) => self.call(key, vec![write]).await,
-            None => Err(UNREADABLE),
+            None => Err(UNREADABLE.into()),
         };
-        let reason = stored.err();
-        self.settle(stream, writes, reason).await?;
-        if reason.is_none() {
-            Counters::add(&self.counters.stored, 1);
+        match called {
+            Ok(changed) => {
+                let stored = kept(std::slice::from_ref(writes), &changed, in_doubt);
+                self.settle(stream, writes, Ok(&stored)).await?;
+                Counters::add(&self.counters.stored, 1);
+                Ok(true)
+            }
+            Err(failed) => {
+                self.settle(stream, writes, Err(failed.reason)).await?;
+                Ok(false)
+            }
         }
-        Ok(reason.is_none())
     }
 
-    /// Calls `store`, with a single write if there is a `key`. The error is the reason for a dead letter: without the text of
-    /// the error, which may quote values, while the codec may encrypt them.
-    async fn call(&self, key: Option<&str>, batch: Vec<Write<K, V>>) -> Result<(), &'static str> {
+    /// Calls `store`, with a single write if there is a `key`. Returns the keys of which the source has another value now. The
+    /// error is the reason for a dead letter: without the text of the error, which may quote values, while the codec may
+    /// encrypt them.
+    async fn call(
+        &self,
+        key: Option<&str>,
+        batch: Vec<Write<K, V>>,
+    ) -> Result<Vec<Key>, StoreFailed> {
         let calling = async {
             // The function itself may panic, too.
             let stored = timeout(self.store_timeout, async { (self.store)(batch).await }).await;
-            stored.map(|stored| stored.map_err(|error| error.to_string()))
+            stored.map(|stored| match stored {
+                Ok(Stored::AsGiven) => Ok(Vec::new()),
+                Ok(Stored::Changed(keys)) => {
+                    // One whose text is too long is not of the batch.
+                    Ok(keys.iter().filter_map(|key| written(key).ok()).collect())
+                }
+                Err(error) => Err(error.to_string()),
+            })
         };
         let (reason, error) = match AssertUnwindSafe(calling).catch_unwind().await {
-            Ok(Ok(Ok(()))) => return Ok(()),
+            Ok(Ok(Ok(changed))) => return Ok(changed),
             Ok(Ok(Err(error))) => ("store returned an error", Some(error)),
             Ok(Err(_)) => ("store took longer than store_timeout", None),
             Err(_) => ("store panicked", None),
@@ -299,26 +352,27 @@ where
         Counters::add(&self.counters.failures, 1);
         let namespace = self.cache.namespace();
         debug!(namespace, key, reason, error, "store has failed");
-        Err(reason)
+        Err(StoreFailed {
+            reason,
+            in_doubt: error.is_none(),
+        })
     }
 
     async fn settle(
         &self,
         stream: &dyn WriteStream,
         writes: &[&Waiting],
-        reason: Option<&str>,
+        outcome: Result<&BTreeSet<&str>, &str>,
     ) -> Result<(), Failure> {
-        let mut keys: Vec<&str> = writes.iter().map(|write| &*write.key).collect();
-        keys.dedup();
         let settled = Settled {
             writes,
-            reason,
-            payload: &self.cache.engine().invalidation_of(&keys),
+            outcome,
+            origin: self.cache.engine().instance(),
         };
         if !stream.settle(self.fence, settled).await? {
             return Err(Failure::Fence);
         }
-        if reason.is_some() && self.dead_letters.allows(self.cache.engine().now()) {
+        if outcome.is_err() && self.dead_letters.allows(self.cache.engine().now()) {
             warn!(
                 namespace = self.cache.namespace(),
                 "writes could not be written to their source, and are dead letters now"

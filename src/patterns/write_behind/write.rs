@@ -9,8 +9,27 @@ use crate::l2::StreamId;
 
 /// The function that writes a batch to the source.
 pub(super) type Store<K, V> =
-    Arc<dyn Fn(Vec<Write<K, V>>) -> BoxFuture<'static, StoreResult> + Send + Sync>;
-pub(super) type StoreResult = Result<(), Box<dyn Error + Send + Sync>>;
+    Arc<dyn Fn(Vec<Write<K, V>>) -> BoxFuture<'static, StoreResult<K>> + Send + Sync>;
+pub(super) type StoreResult<K> = Result<Stored<K>, Box<dyn Error + Send + Sync>>;
+
+/// What the source has of a batch when [`store`](super::WriteBehindBuilder::store) has returned `Ok`. `()` stands for
+/// [`AsGiven`](Self::AsGiven).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Stored<K> {
+    /// The values that were given, so the cache may keep them.
+    AsGiven,
+    /// Of these keys other values than were given: the source has a newer one and has refused the write, or has rounded it,
+    /// or a trigger has changed it. Their values are invalidated, and loaded when they are asked for. Keys that are not in the
+    /// batch do not count.
+    Changed(Vec<K>),
+}
+
+impl<K> From<()> for Stored<K> {
+    fn from((): ()) -> Self {
+        Self::AsGiven
+    }
+}
 
 /// A write on its way to the source.
 #[derive(Clone, Debug, PartialEq, Eq)]

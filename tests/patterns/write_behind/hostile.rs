@@ -270,7 +270,7 @@ impl std::error::Error for NoText {}
 async fn an_error_that_panics_when_it_is_read_is_one_of_store() {
     let redis = RedisServer::start().await;
     let cache = instance(&redis).await;
-    let builder = WriteBehind::builder(cache).store(|_: Batch| async { Err(NoText) });
+    let builder = WriteBehind::builder(cache).store(|_: Batch| async { Err::<(), _>(NoText) });
     let behind = builder.attempts(1).build().unwrap();
     behind.insert("k", 1).await.unwrap();
     has_dead_letters(&behind, 1).await;
