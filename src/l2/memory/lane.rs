@@ -86,12 +86,15 @@ impl MemoryLane {
     }
 
     /// Does one step of the lane.
-    fn step<'a, T: Send + 'a>(&self, step: impl FnOnce(&mut State, Now) -> T) -> Reply<'a, T> {
+    pub(super) fn step<'a, T: Send + 'a>(
+        &self,
+        step: impl FnOnce(&mut State, Now) -> T,
+    ) -> Reply<'a, T> {
         ready(self.try_step(step)).boxed()
     }
 
     /// The same, unless it comes after its deadline (rule 14).
-    fn by_deadline<'a, T: Send + 'a>(
+    pub(super) fn by_deadline<'a, T: Send + 'a>(
         &'a self,
         deadline: Option<u64>,
         step: impl FnOnce(&mut State, Now) -> T,
@@ -297,6 +300,11 @@ impl Lane for MemoryLane {
 
     fn fleet_counts(&self) -> Option<&dyn FleetCounts> {
         Some(self)
+    }
+
+    #[cfg(feature = "write-behind")]
+    fn write_stream(&self) -> Option<&dyn crate::l2::WriteStream> {
+        (!self.store.is_private()).then_some(self)
     }
 
     fn keep_only(&self, life: u64) -> bool {

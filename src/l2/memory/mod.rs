@@ -4,11 +4,16 @@
 //! - [`lane`]: one instance's connections to it
 //! - [`state`]: what it holds of one namespace; [`tags`]: when tags were invalidated;
 //!   [`expiring`]: the map that these are in
+//! - `write_stream`: the steps of write-behind; `writes`: what waits
 
 mod expiring;
 mod lane;
 mod state;
 mod tags;
+#[cfg(feature = "write-behind")]
+mod write_stream;
+#[cfg(feature = "write-behind")]
+mod writes;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -225,6 +230,12 @@ impl fmt::Debug for MemorySnapshot {
 }
 
 impl MemoryL2 {
+    /// Whether it is for one instance that has no L2.
+    #[cfg(feature = "write-behind")]
+    fn is_private(&self) -> bool {
+        lock(&self.server).is_private
+    }
+
     /// Does something with what is held of a namespace, as one step.
     fn step<T>(
         &self,

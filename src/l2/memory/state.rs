@@ -9,6 +9,8 @@ use tokio::time::Instant;
 
 use super::expiring::Expiring;
 use super::tags::Tags;
+#[cfg(feature = "write-behind")]
+use super::writes::Writes;
 use crate::ablation::{Rule, without};
 use crate::l2::fleet_counts::REMEMBERED;
 use crate::l2::{
@@ -82,6 +84,8 @@ pub(super) struct Data {
     sums: BTreeMap<&'static str, u64>,
     /// The number of the last report of each instance.
     reported: Expiring<u64>,
+    #[cfg(feature = "write-behind")]
+    pub(super) writes: Writes,
 }
 
 /// A member, and when its last heartbeat was, by the store's clock. Only the ablation of rule 16 uses that time.
@@ -171,6 +175,11 @@ impl State {
         let is_late = ask.deadline.is_some_and(|deadline| now.at > deadline);
         if ask.ttl.is_zero() || is_late {
             return LeaseReply::Miss;
+        }
+        // The source has an older value.
+        #[cfg(feature = "write-behind")]
+        if self.data.writes.mark(key).is_some() {
+            return LeaseReply::Hold;
         }
         // Loads that wait for the end of a lease that is taken over wait for the end of this one.
         let mut awaited = false;
@@ -419,6 +428,12 @@ impl State {
     fn valid(&self, key: &str, now: Now) -> Option<(Bytes, Stamp, Life)> {
         let stored = self.stored(key, now);
         stored.filter(|(.., life)| now.at < life.expires_at)
+    }
+
+    /// The version of the value of this epoch, be it valid or not.
+    #[cfg(feature = "write-behind")]
+    pub(super) fn version_of(&self, key: &str, now: Now) -> Option<Version> {
+        self.of_now(key, now).map(|(_, stamp, _)| stamp.version())
     }
 
     /// A value of this epoch, be it valid or not.

@@ -14,7 +14,9 @@ enum Kind {
         "{0} writes wait for their source or are dead letters, and there is no room for more; nothing was changed"
     )]
     Full(u64),
-    #[error("write-behind needs Redis as L2: its writes wait in a stream there")]
+    #[error(
+        "write-behind needs an L2 with a stream, in which writes wait: Redis, or MemoryL2 in tests"
+    )]
     Unsupported,
     #[error("write-behind cannot be set up like this: {0}")]
     Misuse(&'static str),
@@ -79,7 +81,7 @@ impl WriteBehindError {
         matches!(self.0, Kind::Full(_))
     }
 
-    /// Whether the L2 of the cache has no stream: it is not Redis.
+    /// Whether the cache has no L2, or one that has no stream.
     #[must_use]
     pub fn is_unsupported(&self) -> bool {
         matches!(self.0, Kind::Unsupported)

@@ -127,7 +127,8 @@ where
     K: CacheKey + Serialize + DeserializeOwned + Send + 'static,
     V: Send + Sync + 'static,
 {
-    /// Begins with a cache, whose L2 has to be Redis.
+    /// Begins with a cache, whose L2 has to be Redis, or a [`MemoryL2`](crate::MemoryL2) in tests: what waits there is lost
+    /// with the process.
     pub fn builder(cache: Cache<K, V>) -> WriteBehindBuilder<K, V> {
         WriteBehindBuilder {
             cache,
@@ -393,7 +394,7 @@ where
     ///
     /// # Errors
     ///
-    /// - [`WriteBehindError::is_unsupported`]: the L2 of the cache is not Redis.
+    /// - [`WriteBehindError::is_unsupported`]: the cache has no L2, or one that has no stream.
     /// - [`WriteBehindError::is_misuse`]: there is no `store`, an option cannot work, or there is no runtime.
     pub fn build(self) -> Result<WriteBehind<K, V>, WriteBehindError> {
         let Some(store) = self.store else {

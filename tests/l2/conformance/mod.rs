@@ -11,6 +11,8 @@ mod prefixes;
 mod replay;
 mod tags;
 mod values;
+#[cfg(feature = "write-behind")]
+mod write_stream;
 
 /// Makes a test for each store of each body.
 macro_rules! conformance {

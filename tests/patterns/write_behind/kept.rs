@@ -235,3 +235,42 @@ async fn after_an_attempt_in_doubt_nothing_is_kept() {
     assert_eq!(calls.load(SeqCst), 4);
     assert_eq!(kept(&cache, "failed").await.0, 1);
 }
+
+/// For tests of services, without Redis.
+#[tokio::test]
+async fn a_store_in_memory_will_do() {
+    let l2 = larder::MemoryL2::new();
+    let instance = || -> Views {
+        let builder = Cache::builder("test:views").l2(l2.clone());
+        builder.build().unwrap()
+    };
+    let (a, b) = (instance(), instance());
+    a.ready().await;
+    b.ready().await;
+    let source = Source::new();
+    source.failures.store(1, SeqCst);
+    *source.poison.lock().unwrap() = Some("bad".to_owned());
+    let behind = source.builder(&a).attempts(3).build().unwrap();
+    for n in 1..=3 {
+        for key in ["good", "bad"] {
+            behind.insert(key, n).await.unwrap();
+        }
+    }
+    eventually("one key has failed", async || {
+        let stats = behind.stats().await.unwrap();
+        stats.pending == 0 && stats.dead_letters > 0
+    })
+    .await;
+    assert_eq!((source.row("good"), source.row("bad")), (Some(3), None));
+    for cache in [&a, &b] {
+        assert_eq!(kept(cache, "good").await.0, 3);
+        eventually("the source's value is loaded", async || {
+            load(cache, &source, "bad").await == (0, true)
+        })
+        .await;
+    }
+    *source.poison.lock().unwrap() = None;
+    assert!(behind.replay_dead_letters().await.unwrap() > 0);
+    behind.flush().await.unwrap();
+    assert_eq!(source.row("bad"), Some(3));
+}

@@ -1,0 +1,277 @@
+//! Writes that wait for their source.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use larder::l2::{Append, Fill, Kind, Lane, LeaseReply, Settled, Stamp, Waiting, WriteStream};
+
+use super::conformance;
+use crate::store::*;
+use crate::support::eventually::eventually;
+
+conformance! {
+    a_write_is_stored_and_waits_in_one_step
+    there_is_room_for_so_many
+    one_worker_takes_and_settles
+    a_worker_that_is_silent_is_replaced
+    no_lease_is_granted_while_a_write_waits
+    a_hold_outlasts_a_write
+    a_value_that_reached_its_source_is_kept
+    what_was_changed_meanwhile_is_not_kept
+    a_newer_write_is_left_alone
+    what_its_source_does_not_have_is_not_kept
+    a_dead_letter_waits_again
+}
+
+const FENCE: u64 = 7;
+
+fn stream(lane: &dyn Lane) -> &dyn WriteStream {
+    lane.write_stream().expect("it has a stream")
+}
+
+async fn append(lane: &dyn Lane, key: &str, payload: &[u8]) -> Option<Stamp> {
+    let append = Append {
+        key,
+        encoded_key: key.as_bytes(),
+        value: &sealed(payload),
+        most: 4,
+    };
+    let message = payload_of(Kind::Insert, &[key]);
+    let appended = stream(lane).append(append, &message, None).await;
+    appended.expect("it is answered")
+}
+
+async fn take(lane: &dyn Lane) -> Vec<Waiting> {
+    let taken = stream(lane).take(FENCE, LONG, 10).await;
+    taken.expect("it is answered").expect("no other one works")
+}
+
+async fn settle(lane: &dyn Lane, writes: &[Waiting], outcome: Result<&[&str], &str>) -> bool {
+    let stored = outcome.map(|keys| keys.iter().copied().collect::<BTreeSet<_>>());
+    let settled = Settled {
+        writes: &writes.iter().collect::<Vec<_>>(),
+        outcome: stored.as_ref().map_err(|reason| *reason),
+        origin: ORIGIN,
+    };
+    let settled = stream(lane).settle(FENCE, settled).await;
+    settled.expect("it is answered")
+}
+
+async fn a_write_is_stored_and_waits_in_one_step(store: impl Store) {
+    let lane = store.lane();
+    let (clock, mut subscription) = subscribe(&*lane).await;
+    let lease = granted(&*lane, "k").await;
+    let stamp = append(&*lane, "k", b"v").await.expect("there is room");
+    let bytes = get(&*lane, "k").await.expect("it is stored");
+    assert_eq!(stamp_of(&bytes), stamp);
+    let message = message(&mut *subscription).await;
+    assert_eq!((message.ver, message.kind), (stamp.ver, Kind::Insert));
+    let filled = fill(&*lane, "k", lease, b"old").await;
+    assert!(matches!(filled, Fill::Rejected(Some(_))), "{filled:?}");
+    let waiting = take(&*lane).await;
+    assert_eq!(waiting.len(), 1);
+    assert_eq!(
+        (waiting[0].key.as_str(), &*waiting[0].encoded_key),
+        ("k", &b"k"[..])
+    );
+    assert_eq!(&*waiting[0].body, &*sealed(b"v").body);
+    assert_eq!(waiting[0].version, waiting[0].id);
+    let pending = stream(&*lane).pending().await.unwrap();
+    let id = Some(waiting[0].id);
+    assert_eq!((pending.length, pending.first, pending.last), (1, id, id));
+    assert!(pending.has_worker && pending.now >= clock.now);
+}
+
+async fn there_is_room_for_so_many(store: impl Store) {
+    let lane = store.lane();
+    for _ in 0..4 {
+        assert!(append(&*lane, "k", b"v").await.is_some());
+    }
+    let ids: Vec<_> = take(&*lane).await.iter().map(|write| write.id).collect();
+    assert!(ids.is_sorted_by(|one, next| one < next), "{ids:?}");
+    assert_eq!(append(&*lane, "other", b"v").await, None);
+    assert_eq!(get(&*lane, "other").await, None);
+    let waiting = take(&*lane).await;
+    assert!(settle(&*lane, &waiting[..1], Ok(&[])).await);
+    assert!(append(&*lane, "other", b"v").await.is_some());
+    let few = stream(&*lane).take(FENCE, LONG, 2).await.unwrap();
+    assert_eq!(few.map(|few| few.len()), Some(2));
+}
+
+async fn one_worker_takes_and_settles(store: impl Store) {
+    let lane = store.lane();
+    append(&*lane, "k", b"v").await;
+    let waiting = take(&*lane).await;
+    let other = FENCE + 1;
+    let taken = stream(&*lane).take(other, LONG, 10).await.unwrap();
+    assert_eq!(taken, None);
+    let settled = Settled {
+        writes: &[&waiting[0]],
+        outcome: Ok(&BTreeSet::new()),
+        origin: ORIGIN,
+    };
+    assert!(!stream(&*lane).settle(other, settled).await.unwrap());
+    assert!(get(&*lane, "k").await.is_some());
+    assert_eq!(take(&*lane).await, waiting);
+}
+
+async fn a_worker_that_is_silent_is_replaced(store: impl Store) {
+    let lane = store.lane();
+    append(&*lane, "k", b"v").await;
+    let short = Duration::from_millis(20);
+    let taken = stream(&*lane).take(FENCE + 1, short, 10).await.unwrap();
+    assert!(taken.is_some());
+    eventually("another one takes it", async || {
+        let taken = stream(&*lane).take(FENCE, LONG, 10).await.unwrap();
+        taken.is_some_and(|taken| taken.len() == 1)
+    })
+    .await;
+}
+
+async fn no_lease_is_granted_while_a_write_waits(store: impl Store) {
+    let lane = store.lane();
+    append(&*lane, "k", b"v").await;
+    invalidate(&*lane, &["k"]).await;
+    assert_eq!(acquire_lease(&*lane, "k").await, LeaseReply::Hold);
+    clear(&*lane).await;
+    assert_eq!(acquire_lease(&*lane, "k").await, LeaseReply::Hold);
+    let waiting = take(&*lane).await;
+    assert!(settle(&*lane, &waiting, Ok(&["k"])).await);
+    granted(&*lane, "k").await;
+}
+
+async fn a_hold_outlasts_a_write(store: impl Store) {
+    let lane = store.lane();
+    append(&*lane, "k", b"v").await;
+    let payload = payload_of(Kind::Invalidate, &["k"]);
+    lane.invalidate(&["k"], &payload, LONG).await.unwrap();
+    let waiting = take(&*lane).await;
+    assert!(settle(&*lane, &waiting, Ok(&["k"])).await);
+    assert_eq!(acquire_lease(&*lane, "k").await, LeaseReply::Hold);
+}
+
+async fn a_value_that_reached_its_source_is_kept(store: impl Store) {
+    let lane = store.lane();
+    let (_, mut subscription) = subscribe(&*lane).await;
+    append(&*lane, "k", b"first").await;
+    let stamp = append(&*lane, "k", b"v").await.unwrap();
+    lane.expire(&["k"], &payload_of(Kind::Invalidate, &["k"]))
+        .await
+        .unwrap();
+    let before = get(&*lane, "k").await;
+    heartbeat(&mut *subscription).await;
+    let waiting = take(&*lane).await;
+    assert!(settle(&*lane, &waiting, Ok(&["k"])).await);
+    let (messages, _) = heartbeat(&mut *subscription).await;
+    assert_eq!(messages, [], "nothing has changed");
+    assert_eq!(get(&*lane, "k").await, before, "with its times");
+    assert_eq!(stamp_of(&before.unwrap()).ver, stamp.ver);
+    invalidate(&*lane, &["k"]).await;
+    granted(&*lane, "k").await;
+    // A late copy.
+    assert!(settle(&*lane, &waiting, Ok(&["k"])).await);
+}
+
+async fn what_was_changed_meanwhile_is_not_kept(store: impl Store) {
+    let lane = store.lane();
+    for change in ["insert", "invalidate", "clear", "prefix"] {
+        append(&*lane, "k", b"v").await;
+        match change {
+            "insert" => drop(insert(&*lane, "k", b"w").await),
+            "invalidate" => drop(invalidate(&*lane, &["k"]).await),
+            "clear" => drop(clear(&*lane).await),
+            _ => {
+                let begun = payload_of(Kind::PrefixBegun, &["k"]);
+                let before = lane.end_leases(&begun).await.unwrap();
+                lane.remove_prefix("k", before).await.unwrap();
+            }
+        }
+        let (_, mut subscription) = subscribe(&*lane).await;
+        let waiting = take(&*lane).await;
+        assert!(settle(&*lane, &waiting, Ok(&["k"])).await);
+        assert_eq!(get(&*lane, "k").await, None, "{change}");
+        let message = message(&mut *subscription).await;
+        assert_eq!(message.kind, Kind::Invalidate);
+        assert_eq!(message.origin, ORIGIN);
+        assert_eq!(
+            message.keys.iter().map(|key| &**key).collect::<Vec<_>>(),
+            ["k"]
+        );
+        let lease = granted(&*lane, "k").await;
+        filled(&*lane, "k", lease, b"loaded").await;
+    }
+}
+
+async fn a_newer_write_is_left_alone(store: impl Store) {
+    let lane = store.lane();
+    append(&*lane, "k", b"v").await;
+    let first = take(&*lane).await;
+    append(&*lane, "k", b"w").await;
+    let newer = get(&*lane, "k").await;
+    let (_, mut subscription) = subscribe(&*lane).await;
+    assert!(settle(&*lane, &first, Ok(&["k"])).await);
+    assert_eq!(get(&*lane, "k").await, newer);
+    assert_eq!(heartbeat(&mut *subscription).await.0, []);
+    let forced = lead_for(&*lane, "k", LONG, larder::l2::Want::Nothing).await;
+    assert_eq!(forced, LeaseReply::Hold);
+    assert_eq!(take(&*lane).await.len(), 1);
+}
+
+/// Of three keys of a batch, one was changed on the way.
+async fn what_its_source_does_not_have_is_not_kept(store: impl Store) {
+    let lane = store.lane();
+    for key in ["a", "b", "c"] {
+        append(&*lane, key, b"v").await;
+    }
+    let (_, mut subscription) = subscribe(&*lane).await;
+    let waiting = take(&*lane).await;
+    assert!(settle(&*lane, &waiting, Ok(&["a", "c", "none"])).await);
+    let there = [get(&*lane, "a").await, get(&*lane, "c").await];
+    assert!(there.iter().all(Option::is_some));
+    assert_eq!(get(&*lane, "b").await, None);
+    let message = message(&mut *subscription).await;
+    assert_eq!(
+        message.keys.iter().map(|key| &**key).collect::<Vec<_>>(),
+        ["b"]
+    );
+}
+
+async fn a_dead_letter_waits_again(store: impl Store) {
+    let lane = store.lane();
+    append(&*lane, "k", b"v").await;
+    let waiting = take(&*lane).await;
+    assert!(settle(&*lane, &waiting, Err("")).await);
+    assert_eq!(get(&*lane, "k").await, None);
+    let letters = stream(&*lane).dead_letters(10).await.unwrap();
+    assert_eq!(letters.len(), 1);
+    assert_eq!(letters[0].reason.as_deref(), Some(""));
+    assert_eq!(
+        (&letters[0].body, letters[0].version),
+        (&waiting[0].body, waiting[0].id)
+    );
+    let payload = payload_of(Kind::Invalidate, &["k"]);
+    let requeue = async |letter| stream(&*lane).requeue(letter, &payload).await.unwrap();
+    assert!(requeue(&letters[0]).await);
+    assert!(!requeue(&letters[0]).await, "it is there once");
+    assert_eq!(acquire_lease(&*lane, "k").await, LeaseReply::Hold);
+    let again = take(&*lane).await;
+    assert_eq!((again.len(), again[0].version), (1, waiting[0].id));
+    assert!(again[0].id > waiting[0].id && again[0].reason.is_none());
+    // An ordinary value is not that of the write.
+    insert(&*lane, "k", b"w").await;
+    assert!(settle(&*lane, &again, Ok(&["k"])).await);
+    assert_eq!(get(&*lane, "k").await, None);
+
+    // Behind a newer one it is removed.
+    append(&*lane, "k", b"v").await;
+    let waiting = take(&*lane).await;
+    assert!(settle(&*lane, &waiting, Err("why")).await);
+    append(&*lane, "k", b"w").await;
+    let letters = stream(&*lane).dead_letters(10).await.unwrap();
+    assert!(!requeue(&letters[0]).await);
+    let pending = stream(&*lane).pending().await.unwrap();
+    assert_eq!(
+        (pending.length, pending.dead_letters, pending.last_dead),
+        (1, 0, None)
+    );
+}
