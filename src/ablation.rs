@@ -70,6 +70,8 @@ pub enum Rule {
     TokenLoads,
     /// 23: a warm-up stores a value whether or not its key was changed since the call.
     Warming,
+    /// 24: a write that waits for its source leaves whatever value is there when it ends.
+    Settled,
 }
 
 /// Whether a rule is turned off.
@@ -93,7 +95,7 @@ mod switch {
 
     impl Rule {
         /// All of them, in the order of the protocol.
-        pub const ALL: [Self; 30] = [
+        pub const ALL: [Self; 31] = [
             Self::FillLease,
             Self::LeaseTokens,
             Self::OneStep,
@@ -124,6 +126,7 @@ mod switch {
             Self::Tokens,
             Self::TokenLoads,
             Self::Warming,
+            Self::Settled,
         ];
     }
 

@@ -51,6 +51,7 @@ fn expected(rule: Rule) -> (u8, Invariant) {
         Rule::Tokens => (22, I9Tokens),
         Rule::TokenLoads => (22, I9Tokens),
         Rule::Warming => (23, I2NoResurrection),
+        Rule::Settled => (24, I1Bound),
     }
 }
 

@@ -117,7 +117,13 @@ fn note_reads(
     outcomes: impl IntoIterator<Item = (u64, Outcome)>,
 ) {
     let end = world.recorder.now();
-    let outcomes: Vec<_> = outcomes.into_iter().collect();
+    let mut outcomes: Vec<_> = outcomes.into_iter().collect();
+    for (key, outcome) in &mut outcomes {
+        if let Outcome::Value(seen) = outcome {
+            // Another call has put it in the place of a write that waited: it has no place in their order.
+            seen.stored &= !world.source.was_replaced(*key, start, end);
+        }
+    }
     for (_, outcome) in &outcomes {
         if matches!(outcome, Outcome::Value(seen) if seen.fallback) {
             world.recorder.count(Fault::FellBack);
@@ -258,6 +264,10 @@ pub(crate) async fn write(world: Arc<World>, mut rng: Rng) {
             change_tag(&world, &mut rng).await;
             continue;
         }
+        if world.config.written_behind > 0.0 {
+            write_behind(&world, &mut rng).await;
+            continue;
+        }
         // Some write several keys at once. In their order, so that no two wait for each other's locks.
         let several = if rng.u8(0..4) == 0 { 5 } else { 1 };
         let keys: BTreeSet<u64> = (0..several)
@@ -273,6 +283,52 @@ pub(crate) async fn write(world: Arc<World>, mut rng: Rng) {
             _ => change_many(&world, &instance, &keys, &mut rng).await,
         }
     }
+}
+
+/// Writes a key behind, or beside such writes.
+async fn write_behind(world: &World, rng: &mut Rng) {
+    let key = any_key(&world.config, rng);
+    let _lock = world.source.write_lock(key).lock_owned().await;
+    let instance = awake(world, rng).await;
+    let mut write = invalidation(world, &instance, key);
+    write.lagging = true;
+    let kind = rng.f64();
+    if kind < world.config.written_behind {
+        write.version = world.source.next_behind(key);
+        let version = write.version;
+        let behind = instance.behind.as_ref().expect("it has a worker");
+        let inserted = behind.insert(&key, Versioned { key, version }).await;
+        if inserted.is_err() {
+            // It may still arrive: for so long, no other client writes.
+            sleep(world.config.l2_timeout()).await;
+        }
+        // What is in doubt promises nothing.
+        let result = inserted.ok().map(|token| Ok(Some(token)));
+        return note(world, &instance, write, result.as_ref());
+    }
+    let inserts = rng.bool();
+    let committed = (kind < 0.9).then(|| world.source.commit_beside(key, inserts));
+    let result = match committed.flatten() {
+        Some(version) => {
+            write.version = version;
+            if inserts {
+                let value = world.source.loaded(Versioned { key, version });
+                instance.cache.insert_with(&key, value).await
+            } else {
+                instance.cache.invalidate(&key).await
+            }
+        }
+        None if inserts => {
+            // What is stored stays.
+            let _ = instance.cache.expire(&key).await;
+            return;
+        }
+        None => instance.cache.invalidate(&key).await,
+    };
+    if result.is_err() {
+        sleep(world.config.l2_timeout()).await;
+    }
+    note(world, &instance, write, Some(&result.map(Some)));
 }
 
 /// Warms the cache of an instance up. Each value is read after the call has begun, and takes its time to arrive.

@@ -40,6 +40,8 @@ pub(crate) struct Config {
     pub(crate) written_through: f64,
     /// The share of writes in whose place an instance is warmed up.
     pub(crate) warming: f64,
+    /// The share of writes that reach the source later. If there are any, the others are made beside them.
+    pub(crate) written_behind: f64,
     /// The share of look-ups that are given the token of a write.
     pub(crate) tokens: f64,
     /// For how long entries live without a read.
@@ -115,6 +117,7 @@ impl Config {
             competitions: if seed % 4 == 2 { 0.2 } else { 0.0 },
             written_through: if seed % 5 == 1 { 0.2 } else { 0.0 },
             warming: if seed % 3 == 2 { 0.1 } else { 0.0 },
+            written_behind: 0.0,
             tokens: if seed.is_multiple_of(2) { 0.05 } else { 0.0 },
             sliding_ms: (seed % 5 == 3).then_some(if seed.is_multiple_of(2) { 300 } else { 1200 }),
             cancelled: *rng.choice(&[0.0, 0.02, 0.1]).unwrap(),

@@ -92,6 +92,8 @@ faults! {
     WrittenThrough,
     /// A cache is warmed up with values that are read slowly.
     Warmed,
+    /// Seen: a write that waited has reached the source.
+    Settled,
     /// Seen: a look-up with the token of another instance's write.
     Informed,
     /// Seen: a look-up got an older value, as the load had failed.

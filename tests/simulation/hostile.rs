@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::faults::Fault;
 
 /// The number of rules.
-pub(crate) const RULES: u8 = 23;
+pub(crate) const RULES: u8 = 24;
 
 impl Config {
     /// A small world in which this rule is all that stands between a reader and a stale value. Short, so that
@@ -194,6 +194,23 @@ impl Config {
                 write_rest_ms: 60,
                 ..base
             },
+            // Writes that reach the source later, beside others, and a source that changes some; workers that are silent.
+            24 => Self {
+                written_behind: 0.6,
+                load_ms: 20..=150,
+                write_rest_ms: 60,
+                fault_every_ms: 250,
+                faults: vec![
+                    (Fault::RequestsVanish, 1),
+                    (Fault::RepliesVanish, 2),
+                    (Fault::Congestion, 2),
+                    (Fault::Cut, 2),
+                    (Fault::SubscriberSilent, 1),
+                    (Fault::PausedLong, 1),
+                    (Fault::Cleared, 1),
+                ],
+                ..base
+            },
             // Invalidations that are waited for, while instances do not receive them and the store's clock is stepped.
             _ => Self {
                 max_staleness_ms: 1000,
@@ -258,6 +275,7 @@ impl Config {
             competitions: 0.0,
             written_through: 0.0,
             warming: 0.0,
+            written_behind: 0.0,
             tokens: 0.0,
             sliding_ms: None,
             cancelled: 0.0,

@@ -1,6 +1,6 @@
 //! The crate's view of the store: a lane over connections that fail, with time limits as on Redis.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex as StdMutex};
@@ -9,9 +9,10 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use larder::l2::{
-    Bytes, EncodedValue, Fill, Key, L2, L2Error, Lane, LaneClock, Lease, LeaseReply, LeaseRequest,
-    Member, MemberInfo, Members, Message, NewLife, OnConnect, ReadResult, Reply, Stamp,
-    Subscription, TagVersion, Touched, Ttls, Version, Want, WriteAck,
+    Append, Bytes, EncodedValue, Fill, Key, L2, L2Error, Lane, LaneClock, Lease, LeaseReply,
+    LeaseRequest, Member, MemberInfo, Members, Message, NewLife, OnConnect, Pending, ReadResult,
+    Reply, Settled, Stamp, Subscription, TagVersion, Touched, Ttls, Version, Waiting, Want,
+    WriteAck, WriteStream,
 };
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
@@ -245,6 +246,99 @@ async fn connect(connection: &Arc<Connection>, namespace: &str) -> Result<LaneCl
     let (there, namespace) = (Arc::clone(connection), namespace.to_owned());
     let accept = move |_| async move { there.accept(&namespace) }.boxed();
     connection.ask(accept, |_| None).await?
+}
+
+/// The stream of a lane, at the store's end.
+fn stream(lane: &dyn Lane) -> &dyn WriteStream {
+    lane.write_stream().expect("it is in memory")
+}
+
+impl WriteStream for FarLane {
+    fn append<'a>(
+        &'a self,
+        write: Append<'a>,
+        payload: &'a [u8],
+        deadline: Option<u64>,
+    ) -> Reply<'a, Option<Stamp>> {
+        let (key, encoded_key) = (write.key.to_owned(), write.encoded_key.to_owned());
+        let (value, most, payload) = (write.value.clone(), write.most, payload.to_owned());
+        // What the first copy of the request did, as on Redis: the second one says the same.
+        let done = Arc::new(StdMutex::new(None));
+        let serve = move |store: Arc<Store>, lane: Arc<dyn Lane>| {
+            let (key, encoded_key) = (key.clone(), encoded_key.clone());
+            let (value, payload) = (value.clone(), payload.clone());
+            let done = Arc::clone(&done);
+            async move {
+                if let Some(done) = *done.lock().unwrap() {
+                    return Ok(done);
+                }
+                let append = Append {
+                    key: &key,
+                    encoded_key: &encoded_key,
+                    value: &value,
+                    most,
+                };
+                let appended = store.append(&*lane, append, &payload, deadline).await?;
+                *done.lock().unwrap() = Some(appended);
+                Ok(appended)
+            }
+            .boxed()
+        };
+        self.ask(serve, no_loss, true).boxed()
+    }
+
+    fn take(&self, fence: u64, ttl: Duration, most: usize) -> Reply<'_, Option<Vec<Waiting>>> {
+        let serve = move |_, lane: Arc<dyn Lane>| {
+            async move { stream(&*lane).take(fence, ttl, most).await }.boxed()
+        };
+        self.ask(serve, no_loss, false).boxed()
+    }
+
+    fn settle<'a>(&'a self, fence: u64, settled: Settled<'a>) -> Reply<'a, bool> {
+        let writes: Vec<Waiting> = settled.writes.iter().map(|one| (*one).clone()).collect();
+        let owned = |keys: &BTreeSet<&str>| keys.iter().map(|key| (*key).to_owned()).collect();
+        let outcome: Result<BTreeSet<String>, String> =
+            settled.outcome.map(owned).map_err(str::to_owned);
+        let (origin, within) = (settled.origin, self.link.config.max_staleness());
+        let serve = move |store: Arc<Store>, lane: Arc<dyn Lane>| {
+            let (writes, outcome) = (writes.clone(), outcome.clone());
+            async move {
+                let stored: Result<BTreeSet<&str>, &str> = match &outcome {
+                    Ok(keys) => Ok(keys.iter().map(String::as_str).collect()),
+                    Err(reason) => Err(reason),
+                };
+                let settled = Settled {
+                    writes: &writes.iter().collect::<Vec<_>>(),
+                    outcome: stored.as_ref().map_err(|reason| *reason),
+                    origin,
+                };
+                store.settle(&*lane, fence, settled, within).await
+            }
+            .boxed()
+        };
+        self.ask(serve, no_loss, false).boxed()
+    }
+
+    fn dead_letters(&self, most: usize) -> Reply<'_, Vec<Waiting>> {
+        let serve = move |_, lane: Arc<dyn Lane>| {
+            async move { stream(&*lane).dead_letters(most).await }.boxed()
+        };
+        self.ask(serve, no_loss, false).boxed()
+    }
+
+    fn requeue<'a>(&'a self, letter: &'a Waiting, payload: &'a [u8]) -> Reply<'a, bool> {
+        let (letter, payload) = (letter.clone(), payload.to_owned());
+        let serve = move |_, lane: Arc<dyn Lane>| {
+            let (letter, payload) = (letter.clone(), payload.clone());
+            async move { stream(&*lane).requeue(&letter, &payload).await }.boxed()
+        };
+        self.ask(serve, no_loss, false).boxed()
+    }
+
+    fn pending(&self) -> Reply<'_, Pending> {
+        let serve = |_, lane: Arc<dyn Lane>| async move { stream(&*lane).pending().await }.boxed();
+        self.ask(serve, no_loss, false).boxed()
+    }
 }
 
 fn no_loss<T>(_: &T) -> Option<Fault> {
@@ -504,6 +598,10 @@ impl Lane for FarLane {
             async move { store.remove_prefixes(&*lane, &prefixes).await }.boxed()
         };
         self.ask(serve, no_loss, true).boxed()
+    }
+
+    fn write_stream(&self) -> Option<&dyn WriteStream> {
+        Some(self)
     }
 
     fn replay(&self, first: u64) -> Reply<'_, Vec<Message>> {

@@ -1,12 +1,13 @@
 //! The truth behind the caches: each key has a number that grows with every commit.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fastrand::Rng;
+use larder::write_behind::{Stored, Write};
 use larder::{CacheKey, Entry, KeyFrom, KeyWriter, Loaded, LookupBy};
 use serde::{Deserialize, Serialize, Serializer};
 use tokio::sync::Mutex as WriteLock;
@@ -14,7 +15,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::config::Config;
 use crate::faults::Fault;
-use crate::history::{Commit, Load};
+use crate::history::{At, Commit, Load};
 use crate::recorder::Recorder;
 
 /// What is cached: a key's number at some time.
@@ -49,7 +50,7 @@ fn encode<S: Serializer>(key: &u64, serializer: S) -> Result<S::Ok, S::Error> {
 }
 
 /// A key of the caches: looked up by its number, and written as that.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct Number(pub(crate) u64);
 
 impl CacheKey for Number {
@@ -80,6 +81,21 @@ struct Row {
     /// Held over a commit and the call of the cache that follows it.
     write_lock: Arc<WriteLock<()>>,
     commits: Mutex<Vec<(Instant, u64)>>,
+    behind: Mutex<Behind>,
+}
+
+/// What is or was written behind of a key.
+#[derive(Default)]
+struct Behind {
+    /// The numbers that were given to such writes.
+    given: BTreeSet<u64>,
+    /// The version of the last one that the source has taken.
+    version: u64,
+    /// When another write has put an older value in the place of one that waited, up to which number this was, and when
+    /// nothing is left of it.
+    replaced: Vec<(At, u64, Option<At>)>,
+    /// The writes that the store has accepted and not settled, and when it did.
+    waiting: BTreeMap<u64, At>,
 }
 
 impl Source {
@@ -87,6 +103,7 @@ impl Source {
         let row = |_| Row {
             write_lock: Arc::default(),
             commits: Mutex::new(vec![(Instant::now(), 1)]),
+            behind: Mutex::default(),
         };
         Self {
             rows: (0..config.keys).map(row).collect(),
@@ -101,12 +118,94 @@ impl Source {
 
     pub(crate) fn commit(&self, key: u64) -> u64 {
         let version = self.current(key) + 1;
+        self.set(key, version);
+        self.note_commit(key, version);
+        version
+    }
+
+    fn set(&self, key: u64, version: u64) {
         let mut commits = self.row(key).commits.lock().unwrap();
         commits.push((Instant::now(), version));
+    }
+
+    fn note_commit(&self, key: u64, version: u64) {
         let at = self.recorder.now();
         self.recorder
             .write(|history| history.commits.push(Commit { key, version, at }));
+    }
+
+    /// The number of a write that reaches the source later. It leaves one for a write that overtakes it.
+    pub(crate) fn next_behind(&self, key: u64) -> u64 {
+        let mut behind = self.row(key).behind.lock().unwrap();
+        let last = behind.given.last().copied().unwrap_or(0);
+        let version = last.max(self.current(key)) + 2;
+        behind.given.insert(version);
+        self.note_commit(key, version);
         version
+    }
+
+    /// Commits a value that those which wait will overwrite. `None` if there is no number for it. A cache that is given the
+    /// value may return it until those have reached the source.
+    pub(crate) fn commit_beside(&self, key: u64, is_inserted: bool) -> Option<u64> {
+        let next = self.current(key) + 1;
+        let mut behind = self.row(key).behind.lock().unwrap();
+        if behind.given.contains(&next) {
+            return None;
+        }
+        if let Some(last) = behind.given.last().copied()
+            && last > next
+            && is_inserted
+        {
+            behind.replaced.push((self.recorder.now(), last, None));
+        }
+        drop(behind);
+        Some(self.commit(key))
+    }
+
+    /// Takes a write unless it has a newer one. Whether it has another value now.
+    fn take_behind(&self, key: u64, number: u64, version: u64) -> bool {
+        let is_newer = {
+            let mut behind = self.row(key).behind.lock().unwrap();
+            let is_newer = behind.version < version;
+            behind.version = behind.version.max(version);
+            is_newer && number > self.current(key)
+        };
+        if is_newer && fastrand::u8(0..8) == 0 {
+            // A trigger.
+            self.set(key, number + 1);
+            self.note_commit(key, number + 1);
+        } else if is_newer {
+            self.set(key, number);
+        }
+        self.current(key) != number
+    }
+
+    /// The store has accepted a write.
+    pub(crate) fn waits(&self, key: u64, number: u64) {
+        let at = self.recorder.now();
+        let mut behind = self.row(key).behind.lock().unwrap();
+        behind.waiting.insert(number, at);
+    }
+
+    /// The store has settled a write, and says so to everyone within this time. Returns since when no load was stored.
+    pub(crate) fn settled(&self, key: u64, number: u64, within: Duration) -> Option<At> {
+        let now = self.recorder.now();
+        let mut behind = self.row(key).behind.lock().unwrap();
+        for (_, last, until) in &mut behind.replaced {
+            if *last <= number && until.is_none() {
+                *until = Some(now + within);
+            }
+        }
+        let waiting = behind.waiting.split_off(&(number + 1));
+        let settled = std::mem::replace(&mut behind.waiting, waiting);
+        settled.values().min().copied()
+    }
+
+    /// Whether a look-up may have found what another write had put in the place of one that waited.
+    pub(crate) fn was_replaced(&self, key: u64, start: At, end: At) -> bool {
+        let behind = self.row(key).behind.lock().unwrap();
+        let mut times = behind.replaced.iter();
+        times.any(|(from, _, until)| *from <= end && until.is_none_or(|until| start <= until))
     }
 
     pub(crate) fn current(&self, key: u64) -> u64 {
@@ -152,6 +251,41 @@ impl Source {
     fn row(&self, key: u64) -> &Row {
         &self.rows[usize::try_from(key).unwrap()]
     }
+}
+
+/// Writes a batch: as it is given, or changed, or not; and what it has written may look like a failure.
+pub(crate) async fn store(
+    source: Arc<Source>,
+    mut batch: Vec<Write<Number, Versioned>>,
+) -> Result<Stored<Number>, SourceDown> {
+    sleep(Duration::from_millis(fastrand::u64(0..=60))).await;
+    batch.sort_by_key(|write| write.key.0);
+    // A value that another client has committed is in the cache before this overwrites it.
+    let mut locks = Vec::new();
+    for write in &batch {
+        locks.push(source.write_lock(write.key.0).lock_owned().await);
+    }
+    let fails = fastrand::u8(0..10) == 0;
+    let mut changed = Vec::new();
+    if !fails || fastrand::bool() {
+        for Write {
+            key,
+            value,
+            version,
+            ..
+        } in batch
+        {
+            if source.take_behind(key.0, value.version, version) {
+                changed.push(key);
+            }
+        }
+    }
+    drop(locks);
+    sleep(Duration::from_millis(fastrand::u64(0..=30))).await;
+    if fails {
+        return Err(SourceDown);
+    }
+    Ok(Stored::Changed(changed))
 }
 
 /// How a load goes, decided before it begins: whether a loader is called must not change what comes after.

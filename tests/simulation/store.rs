@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use larder::l2::{
-    EncodedValue, Fill, Key, L2, L2Error, Lane, LaneClock, Lease, NewLife, Stamp, TagVersion,
-    Touched, Ttls, Version, WriteAck,
+    Append, EncodedValue, Fill, Key, L2, L2Error, Lane, LaneClock, Lease, NewLife, Settled, Stamp,
+    TagVersion, Touched, Ttls, Version, WriteAck,
 };
 use larder::{Clock, MemoryL2, MemorySnapshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::faults::Fault;
-use crate::history::Step;
+use crate::history::{Disturbance, Step, Write, WriteOutcome};
 use crate::link::{Link, Wire};
 use crate::recorder::Recorder;
 use crate::source::{Source, Versioned};
@@ -253,6 +253,69 @@ impl Store {
             self.changed(&[key]);
         }
         Ok(stamp)
+    }
+
+    /// Before the source has it.
+    pub(crate) async fn append(
+        &self,
+        lane: &dyn Lane,
+        write: Append<'_>,
+        payload: &[u8],
+        deadline: Option<u64>,
+    ) -> Result<Option<Stamp>, L2Error> {
+        let stream = lane.write_stream().expect("it is in memory");
+        let stamp = stream.append(write, payload, deadline).await?;
+        if stamp.is_some() {
+            if let Some(Versioned { key, version }) = unseal(&write.value.body) {
+                self.source.waits(key, version);
+            }
+            self.stored(&write.value.body);
+            self.changed(&[write.key]);
+        }
+        Ok(stamp)
+    }
+
+    pub(crate) async fn settle(
+        &self,
+        lane: &dyn Lane,
+        fence: u64,
+        settled: Settled<'_>,
+        within: Duration,
+    ) -> Result<bool, L2Error> {
+        let stream = lane.write_stream().expect("it is in memory");
+        let is_settled = stream.settle(fence, settled).await?;
+        self.replicate();
+        let ended = settled.writes.iter().filter(|_| is_settled);
+        for Versioned { key, version } in ended.filter_map(|write| unseal(&write.body)) {
+            self.recorder.count(Fault::Settled);
+            if let Some(since) = self.source.settled(key, version, within) {
+                // Everyone has loaded for himself.
+                let to = self.recorder.now() + self.late;
+                self.recorder.write(|history| {
+                    history.disturbances.push(Disturbance {
+                        from: since,
+                        to,
+                        instance: None,
+                        key: Some(key),
+                    });
+                });
+            }
+            self.ended(key);
+            // From here on all have it, or what came later.
+            let end = self.recorder.now();
+            self.recorder.write(|history| {
+                history.writes.push(Write {
+                    instance: usize::MAX,
+                    key,
+                    version,
+                    end,
+                    outcome: WriteOutcome::Done,
+                    everywhere: false,
+                    lagging: true,
+                });
+            });
+        }
+        Ok(is_settled)
     }
 
     pub(crate) async fn expire(

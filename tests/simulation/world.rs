@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
 use fastrand::Rng;
+use larder::write_behind::WriteBehind;
 use larder::{Cache, Clock, Mode, Token};
 use tokio::runtime::Builder;
 use tokio::time::{Instant, sleep};
@@ -16,7 +17,7 @@ use crate::history::{History, Known, Terms, Violation};
 use crate::lane::Network;
 use crate::link::Link;
 use crate::recorder::Recorder;
-use crate::source::{Number, PANIC, Source, Versioned};
+use crate::source::{self, Number, PANIC, Source, Versioned};
 use crate::store::Store;
 use crate::{chaos, clients};
 
@@ -69,6 +70,7 @@ pub(crate) struct Instance {
     pub(crate) index: usize,
     pub(crate) cache: Cache<Number, Versioned>,
     pub(crate) link: Arc<Link>,
+    pub(crate) behind: Option<WriteBehind<Number, Versioned>>,
     /// Commits whose invalidation L2 may not have accepted yet, by key: they are lost if the process dies.
     pub(crate) uninvalidated: Mutex<BTreeMap<u64, u64>>,
 }
@@ -182,10 +184,21 @@ impl World {
             rng.fork(),
         ));
         self.store.join(Arc::clone(&link));
+        let cache = self.cache(&link, Clock::from_fn(time(self.start, rng)));
+        let behind = (self.config.written_behind > 0.0).then(|| {
+            let source = Arc::clone(&self.source);
+            WriteBehind::builder(cache.clone())
+                .store(move |batch| source::store(Arc::clone(&source), batch))
+                .attempts(u32::MAX)
+                .claim_after(Duration::from_secs(1))
+                .build()
+                .unwrap()
+        });
         Instance {
             index,
-            cache: self.cache(&link, Clock::from_fn(time(self.start, rng))),
+            cache,
             link,
+            behind,
             uninvalidated: Mutex::default(),
         }
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::lane::MemoryLane;
 use super::state::{Now, State};
+use crate::ablation::{Rule, without};
 use crate::l2::{Append, Kind, Pending, Reply, Settled, Stamp, StreamId, Waiting, WriteStream};
 use crate::wire::message;
 
@@ -93,7 +94,7 @@ fn settle(state: &mut State, fence: u64, settled: Settled<'_>, now: Now) -> bool
         // No version is issued twice, so a value with this one is the one that was given to the source (rule 24).
         let is_there = version.is_some() && state.version_of(key, now) == version;
         let is_kept = settled.outcome.is_ok_and(|stored| stored.contains(key)) && is_there;
-        if !is_kept {
+        if !is_kept && !without(Rule::Settled) {
             state.remove(&[key], Duration::ZERO, now);
             invalidated.push(key);
         }
