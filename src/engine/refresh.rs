@@ -208,7 +208,12 @@ impl<V: Value> Refreshes<V> {
             Err(error) => {
                 self.warn(turns.len(), &error);
                 for (refresh, _) in &turns {
-                    self.refresh_failed(refresh.op.key());
+                    if error.is_of_one_caller() {
+                        // The next one that asks for it tries at once.
+                        self.ctx.counters.refresh_failures.bump();
+                    } else {
+                        self.refresh_failed(refresh.op.key());
+                    }
                 }
                 join_all(
                     leases

@@ -48,6 +48,11 @@ pub(crate) enum Misuse {
     NothingToInsert,
 }
 
+/// A loader's error that is of the caller whose loader it is: that of another caller may have a value at once.
+#[derive(Debug, thiserror::Error)]
+#[error("the load of one caller has failed")]
+pub(crate) struct OfOneCaller;
+
 /// Why [`Builder::build`](crate::Builder::build) refused to build a cache: all options that cannot work, by their names, and
 /// what would. Never shows a URL or a password.
 ///
@@ -225,6 +230,11 @@ impl LoadError {
             }
             _ => None,
         }
+    }
+
+    /// Whether it says nothing about the loads of other callers.
+    pub(crate) fn is_of_one_caller(&self) -> bool {
+        self.downcast_ref::<OfOneCaller>().is_some()
     }
 
     /// Whether the loader returned an error.

@@ -18,14 +18,13 @@ use tower_service::Service;
 use super::answer::{How, answer};
 use super::body::{CacheBody, Partial};
 use super::conditional::{ask, content_length, has_validator, is_about, merge, strip_hop_by_hop};
-use super::keys::{select, variant_key};
 use super::policy::{terms, vary};
+use super::references::leads_to_itself;
 use super::rules::Rules;
-use super::stored::{CachedResponse, Kind, Stored, Terms, Varies, own};
+use super::stored::{CachedResponse, Kind, Scheme, Stored, Terms, Varies, own};
+use super::variants::{variant_key, widen};
+use crate::error::OfOneCaller;
 use crate::{Cache, Entry, Loaded};
-
-/// For how long it is remembered on which headers a response depends.
-const VARIES_FOR: Duration = Duration::from_secs(24 * 3600);
 
 pub(super) struct Shared {
     pub(super) cache: Cache<String, CachedResponse>,
@@ -45,6 +44,7 @@ pub(super) struct Place {
     pub(super) primary: String,
     /// The key of one variant, if it has some.
     pub(super) variant: Option<(String, Varies)>,
+    pub(super) scheme: Scheme,
     /// The request does not want what is stored here.
     pub(super) is_refused: bool,
 }
@@ -71,12 +71,8 @@ pub(super) enum Reply<B: Body, E> {
     Panic(Box<dyn Any + Send>),
 }
 
-/// The loader of a cache has no value for those that wait: each of them asks for itself.
-#[derive(Debug, thiserror::Error)]
-#[error("the inner service has failed")]
-pub(super) struct Failed;
-
-type Verdict = Result<Loaded<CachedResponse>, Failed>;
+/// If it fails, there is no value for those that wait: each of them asks for itself.
+type Verdict = Result<Loaded<CachedResponse>, OfOneCaller>;
 
 /// What becomes of a response.
 enum Outcome {
@@ -117,7 +113,7 @@ where
         };
         let sent = tokio::select! {
             sent = AssertUnwindSafe(sent).catch_unwind() => sent,
-            () = are_gone => return Err(Failed),
+            () = are_gone => return Err(OfOneCaller),
         };
         let outcome = match sent {
             Ok((reply, outcome)) => {
@@ -135,7 +131,7 @@ where
     };
     let span = tracing::Span::current();
     let task = tokio::spawn(tracing::Instrument::instrument(task, span));
-    let verdict = task.await.unwrap_or(Err(Failed));
+    let verdict = task.await.unwrap_or(Err(OfOneCaller));
     drop(cache);
     verdict
 }
@@ -150,40 +146,35 @@ async fn verdict(
     let (stored, tags) = match outcome {
         Outcome::Stored(stored, tags) => (stored, tags),
         Outcome::Uncacheable => return Ok(uncacheable(shared.rules.uncacheable_for)),
-        Outcome::Failed => return Err(Failed),
+        Outcome::Failed => return Err(OfOneCaller),
     };
     let names = vary(&stored.headers).unwrap_or_default();
     if let Some((_, known)) = &place.variant {
-        if names.iter().all(|name| known.names.contains(name)) {
-            return Ok(loaded(stored, tags, known, request));
+        if known.covers(&names) {
+            return Ok(loaded(stored, tags));
         }
-        // It depends on more than was known. The next request finds out on what.
-        let _ = shared.cache.invalidate(place.primary.as_str()).await;
-        return Ok(uncacheable(Duration::ZERO));
+        // It depends on more than was known. The next request finds it by all of that.
+        let wider = widen(&shared.cache, &place.primary, names).await;
+        let is_known = wider.is_some();
+        let remembered = shared.rules.uncacheable_for;
+        return Ok(uncacheable(if is_known {
+            Duration::ZERO
+        } else {
+            remembered
+        }));
     }
-    let varies = Varies {
-        names,
-        generation: fastrand::u64(..),
-    };
-    let response = loaded(stored, tags.clone(), &varies, request);
-    if varies.names.is_empty() {
+    let response = loaded(stored, tags.clone());
+    if names.is_empty() {
         return Ok(response);
     }
-    let key = variant_key(&place.primary, &varies, &request.headers);
+    let varies = Varies::on(names);
+    let key = variant_key(&place.primary, &varies, place.scheme, &request.headers);
     let _ = shared.cache.insert_with(key.as_str(), response).await;
-    let response = CachedResponse(Kind::Varies(varies));
-    let response = Loaded::new(response).ttl(VARIES_FOR).soft_ttl(VARIES_FOR);
     // The variant is inserted, and not loaded: only these tags say that one of them was invalidated meanwhile.
-    Ok(with_tags(response, tags))
+    Ok(with_tags(varies.loaded(), tags))
 }
 
-fn loaded(
-    mut stored: Box<Stored>,
-    tags: Vec<String>,
-    varies: &Varies,
-    request: &request::Parts,
-) -> Loaded<CachedResponse> {
-    stored.selected = select(&varies.names, &request.headers);
+fn loaded(stored: Box<Stored>, tags: Vec<String>) -> Loaded<CachedResponse> {
     let ttl = stored.terms.ttl();
     let soft_ttl = stored.terms.fresh_for().max(Duration::from_millis(1));
     let response = CachedResponse(Kind::Response(stored));
@@ -212,6 +203,7 @@ struct Attempt<'a> {
     rules: &'a Rules,
     /// As the client has sent it.
     request: request::Parts,
+    scheme: Scheme,
     previous: Option<Entry<CachedResponse>>,
     why: &'static str,
 }
@@ -224,7 +216,7 @@ impl<'a> Attempt<'a> {
         previous: Option<Entry<CachedResponse>>,
     ) -> Self {
         let is_usable = |entry: &Entry<CachedResponse>| {
-            (entry.stored()).is_some_and(|stored| is_selected(stored, &request))
+            (entry.stored()).is_some_and(|stored| stored.scheme == place.scheme)
         };
         let previous = previous.filter(is_usable);
         let why = match &previous {
@@ -235,6 +227,7 @@ impl<'a> Attempt<'a> {
         Self {
             rules,
             request,
+            scheme: place.scheme,
             previous,
             why,
         }
@@ -365,7 +358,7 @@ impl<'a> Attempt<'a> {
             status: stored.status,
             headers: merged.headers,
             body: stored.body.clone(),
-            selected: Vec::new(),
+            scheme: self.scheme,
             terms: terms.unwrap_or(stored.terms),
         };
         let reply = self.answer(&stored, Duration::ZERO, how);
@@ -389,7 +382,9 @@ impl<'a> Attempt<'a> {
         let terms = terms(self.rules, &self.request, &mut parts, now, delay);
         let limit = self.rules.body_limit;
         let fits = body.size_hint().lower() <= limit as u64;
-        let headers = terms.filter(|_| fits).and_then(|terms| {
+        // The inner service may know more of the request, such as that it came without TLS. Who follows it gets it again.
+        let is_loop = leads_to_itself(self.scheme, &self.request, &parts);
+        let headers = terms.filter(|_| fits && !is_loop).and_then(|terms| {
             let mut headers = own(&parts.headers)?;
             strip_hop_by_hop(&mut headers);
             headers.remove(SET_COOKIE);
@@ -430,7 +425,7 @@ impl<'a> Attempt<'a> {
             status: parts.status,
             headers,
             body: bytes.clone(),
-            selected: Vec::new(),
+            scheme: self.scheme,
             terms,
         };
         (
@@ -482,16 +477,6 @@ impl<'a> Attempt<'a> {
         how.write(&self.rules.name, &mut parts.headers);
         Response::from_parts(parts, CacheBody::memory(bytes))
     }
-}
-
-/// Whether a variant is the one that the request asks for: two may have keys with the same hash.
-pub(super) fn is_selected(stored: &Stored, request: &request::Parts) -> bool {
-    let names: Vec<String> = stored
-        .selected
-        .iter()
-        .map(|(name, _)| name.clone())
-        .collect();
-    select(&names, &request.headers) == stored.selected
 }
 
 /// A response that was cut off is not stored.

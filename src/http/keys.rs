@@ -1,18 +1,15 @@
-//! The keys of requests: from host, path and sorted query, and for a variant also from the headers that it depends on.
+//! The keys of resources: from host, path and sorted query.
 
-use std::fmt::Write as _;
+use std::collections::BTreeSet;
 
-use ::http::header::{HOST, HeaderMap};
+use ::http::header::{HOST, HeaderMap, HeaderValue};
 use ::http::uri::Authority;
-use ::http::{HeaderName, Uri, request};
-use twox_hash::XxHash3_64;
+use ::http::{Uri, request};
+use url::form_urlencoded;
 
 use super::rules::Rules;
-use super::stored::Varies;
+use super::variants::VARIANT_BYTES;
 use crate::MAX_KEY_BYTES;
-
-/// What a variant adds at most.
-const VARIANT_BYTES: usize = 34;
 
 /// The key of a GET of this resource. `None` if it is too long, or if a rule says so; or if its path does not begin with a
 /// slash, as the key could be that of another host and path.
@@ -23,36 +20,45 @@ pub(super) fn key_of(rules: &Rules, request: &request::Parts) -> Option<String> 
     let mut key = (rules.prefix.as_ref()).map_or_else(String::new, |prefix| prefix(request));
     match &rules.key {
         Some(rule) => key.push_str(&rule(request)?),
-        None => write_usual(&mut key, request),
+        None => write_usual(&mut key, request, rules.sorts_query),
     }
     (key.len() + VARIANT_BYTES <= MAX_KEY_BYTES).then_some(key)
 }
 
-/// `GET example.com/path?a=1&b=2`. HEAD is answered from what a GET has stored.
-fn write_usual(key: &mut String, request: &request::Parts) {
+/// `GET example.com/path?a=1&b=2`. HEAD is answered from what a GET has stored. No host and no path has a space, and no host
+/// a slash, so that each key is that of one host and one path.
+fn write_usual(key: &mut String, request: &request::Parts, sorts_query: bool) {
     key.push_str("GET ");
     let host = host_of(&request.uri, &request.headers);
     key.push_str(&host.to_ascii_lowercase());
     key.push_str(request.uri.path());
-    if let Some(query) = request.uri.query() {
-        let mut pairs: Vec<_> = query.split('&').collect();
-        // Stable: the order of values with one name may mean something.
-        pairs.sort_by_key(|pair| pair.split('=').next());
-        for (place, pair) in pairs.into_iter().enumerate() {
-            key.push(if place == 0 { '?' } else { '&' });
-            key.push_str(pair);
-        }
+    let Some(query) = request.uri.query() else {
+        return;
+    };
+    let mut pairs: Vec<_> = query.split('&').collect();
+    // Some services divide at semicolons, too: then these are not the names.
+    if sorts_query && !query.contains(';') {
+        // Stable: the order of values with one name may mean something, however the name is written.
+        pairs.sort_by_cached_key(|pair| {
+            let decoded = form_urlencoded::parse(pair.as_bytes()).next();
+            decoded.map_or_else(String::new, |(name, _)| name.into_owned())
+        });
+    }
+    for (place, pair) in pairs.into_iter().enumerate() {
+        key.push(if place == 0 { '?' } else { '&' });
+        key.push_str(pair);
     }
 }
 
 /// Empty if the request does not say.
 pub(super) fn host_of<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> &'a str {
-    let authority = uri.authority().map(|authority| {
-        let text = authority.as_str();
-        text.rsplit_once('@').map_or(text, |(_, host)| host)
-    });
     let header = || headers.get(HOST).and_then(|host| host.to_str().ok());
-    authority.or_else(header).unwrap_or_default()
+    host_in(uri).or_else(header).unwrap_or_default()
+}
+
+fn host_in(uri: &Uri) -> Option<&str> {
+    let text = uri.authority()?.as_str();
+    Some(text.rsplit_once('@').map_or(text, |(_, host)| host))
 }
 
 /// Whether a request has one host, or none. Otherwise the inner service may answer for another host than that of the key;
@@ -61,40 +67,35 @@ pub(super) fn has_clear_host(request: &request::Parts) -> bool {
     let host = host_of(&request.uri, &request.headers);
     let mut lines = request.headers.get_all(HOST).iter();
     lines.all(|line| line.as_bytes().eq_ignore_ascii_case(host.as_bytes()))
-        && (host.is_empty() || Authority::try_from(host).is_ok())
+        && (host.is_empty() || is_host(host))
 }
 
-/// What a request has in these headers. HTTP/2 may send the cookies of one request in several lines.
-pub(super) fn select(names: &[String], headers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
-    let select = |name: &String| {
-        let mut value = Vec::new();
-        let separator: &[u8] = if name == "cookie" { b"; " } else { b", " };
-        if let Ok(header) = HeaderName::try_from(name) {
-            for (place, line) in headers.get_all(header).iter().enumerate() {
-                if place > 0 {
-                    value.extend_from_slice(separator);
-                }
-                value.extend_from_slice(line.as_bytes().trim_ascii());
-            }
-        }
-        (name.clone(), value)
-    };
-    names.iter().map(select).collect()
+fn is_host(text: &str) -> bool {
+    Authority::try_from(text).is_ok_and(|authority| !authority.as_str().contains('@'))
 }
 
-/// The key of one variant. Another variant with the same hash is told apart by what was selected, which is stored with it.
-pub(super) fn variant_key(primary: &str, varies: &Varies, headers: &HeaderMap) -> String {
-    let mut bytes = Vec::new();
-    for (name, value) in select(&varies.names, headers) {
-        for part in [name.as_bytes(), &value] {
-            bytes.extend_from_slice(&(part.len() as u64).to_le_bytes());
-            bytes.extend_from_slice(part);
-        }
+/// The request; and if it has no clear host, then also one for each host that it names: the inner service may have taken it
+/// for any of them.
+pub(super) fn for_each_host(request: &request::Parts) -> Vec<request::Parts> {
+    let mut requests = vec![request.clone()];
+    if has_clear_host(request) {
+        return requests;
     }
-    let mut key = String::with_capacity(primary.len() + VARIANT_BYTES);
-    key.push_str(primary);
-    // A space is in no URI.
-    let hash = XxHash3_64::oneshot(&bytes);
-    let _ = write!(key, " {:016x}{hash:016x}", varies.generation);
-    key
+    let lines = request.headers.get_all(HOST).iter();
+    let lines = lines.filter_map(|line| line.to_str().ok());
+    let hosts = lines.chain(host_in(&request.uri));
+    let hosts: BTreeSet<_> = hosts.filter(|host| is_host(host)).collect();
+    let on = |host: &str| {
+        let mut request = request.clone();
+        if request.uri.authority().is_some() {
+            let mut uri = request.uri.into_parts();
+            uri.authority = Some(host.parse().ok()?);
+            request.uri = Uri::from_parts(uri).ok()?;
+        }
+        let host = HeaderValue::try_from(host).ok()?;
+        request.headers.insert(HOST, host);
+        Some(request)
+    };
+    requests.extend(hosts.into_iter().filter_map(on));
+    requests
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::header::HeaderName;
+use ::http::uri::Scheme;
 use ::http::{request, response};
 use tower_layer::Layer;
 
@@ -101,8 +102,8 @@ impl CacheLayer {
         self
     }
 
-    /// The key of a request, after the prefix; `None`: it is not cached. Default: `GET shop.example/products?a=1&b=2`, with
-    /// the host in lower case and the query sorted by names.
+    /// The key of a request, after the prefix; `None`: it is not cached. Default: `GET shop.example/products?a=1&b=2`, see
+    /// [keys](super#keys).
     ///
     /// It is also asked with the path of another request and the method GET, when that is to be invalidated. What a
     /// response says in `Vary` is added to any key. A key that is longer than [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES) less
@@ -112,6 +113,43 @@ impl CacheLayer {
         key: impl Fn(&request::Parts) -> Option<String> + Send + Sync + 'static,
     ) -> Self {
         self.rules.key = Some(Arc::new(key));
+        self
+    }
+
+    /// By which scheme a client has sent a request, where the service depends on that; `None`: it is not known. Default: the
+    /// scheme of the request's URI, as HTTP/2 has it.
+    ///
+    /// It is no part of the key, so that an invalidation reaches the responses to requests by any scheme. But a response is only
+    /// used for requests by the same one. Those by another scheme than `http` and `https` go to the inner service.
+    ///
+    /// Say it for a service that is reached by TLS, or behind a proxy that ends TLS. `X-Forwarded-Proto` and `Forwarded` are
+    /// not looked at by default, as a client could send them; a proxy has to replace them:
+    ///
+    /// ```
+    /// # fn demo(layer: larder::http::CacheLayer) -> larder::http::CacheLayer {
+    /// layer.scheme(|request| {
+    ///     let scheme = request.headers.get("x-forwarded-proto")?;
+    ///     scheme.as_bytes().try_into().ok()
+    /// })
+    /// # }
+    /// ```
+    ///
+    /// A redirect of a resource to itself is only stored if it is one to another scheme, and that of the request is known:
+    /// others could be led in a circle.
+    pub fn scheme(
+        mut self,
+        scheme: impl Fn(&request::Parts) -> Option<Scheme> + Send + Sync + 'static,
+    ) -> Self {
+        self.rules.scheme = Some(Arc::new(scheme));
+        self
+    }
+
+    /// Whether the usual key has the parts of the query sorted by their names, so that their order makes no other resource.
+    /// Default: yes. Those with one name stay in their order, and a query with `;` stays as it is.
+    ///
+    /// For a service to which the order of other parts matters, too, such as `a[]=1&a[0]=2`, say `false`.
+    pub fn sort_query(mut self, is_sorted: bool) -> Self {
+        self.rules.sorts_query = is_sorted;
         self
     }
 

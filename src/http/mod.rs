@@ -34,8 +34,8 @@
 //!
 //! # What is stored
 //!
-//! Responses to GET, under a key from method, host, path and sorted query, and the headers that they name in `Vary`. HEAD
-//! is answered from them. A response is stored if RFC 9111 lets a shared cache do so, and
+//! Responses to GET, under a [key](#keys) from method, host, path and sorted query. HEAD is answered from them. A response
+//! is stored if RFC 9111 lets a shared cache do so, and
 //!
 //! - it has no `Set-Cookie`, `private` or `no-store`, unless [`store_private`](CacheLayer::store_private) says so;
 //! - its request had no `Authorization`, unless [`authorized`](CacheLayer::authorized) is set;
@@ -52,6 +52,25 @@
 //! cache. The host of the key is what the client sends: a server that is reached by any name should check it first. A
 //! request with two hosts, in its URI and `Host`, or with what is no host, goes to the service.
 //!
+//! # Keys
+//!
+//! The key of a resource is `GET shop.example/products?a=1&b=2`, in this order: what [`prefix`](CacheLayer::prefix) returns;
+//! `GET` and a space; the host as the client sends it, in lower case and with its port; the path; and the query, whose parts
+//! are sorted by their names, unless [`sort_query`](CacheLayer::sort_query) says otherwise. The host has no slash and the
+//! path begins with one, so that each key is that of one host and one path. [`key`](CacheLayer::key) takes the place of all but
+//! the prefix.
+//!
+//! The scheme is no part of it, so that whatever invalidates a resource reaches the responses to requests by http, by https,
+//! and by a scheme that is not known. But none of them is used for requests by another one. Over HTTP/2 and in requests to
+//! proxies the URI names the scheme; other requests do not, and [`scheme`](CacheLayer::scheme) is where a service says it that
+//! knows. If requests for a resource come by several schemes, each has variants of its own.
+//!
+//! Each variant has a key of its own, of the resource's key, a space and 32 digits: a hash (HMAC-SHA256) of the headers that
+//! the response names in `Vary`, as the request has them, and of the scheme. The secret of the hash is random and stored under the
+//! key of the resource, so that instances share it, and to invalidate that key removes all variants. What the headers were is
+//! not stored. If a response names other headers than those before it, all of them count from then on, for a day or until the
+//! resource is invalidated; up to 32.
+//!
 //! # Who waits for whom
 //!
 //! Requests for a response that is not there wait for the first of them. If its response proves uncacheable, nobody else
@@ -59,10 +78,14 @@
 //! [`uncacheable_for`](CacheLayer::uncacheable_for) requests with this key do not wait for each other then. While
 //! `stale-while-revalidate` allows it, nobody waits.
 //!
-//! If the service fails, the others of its instance go on in the same way. That is remembered for
-//! [`error_ttl`](crate::Builder::error_ttl) of the cache, which is 0 unless set: then the instances try one after the other,
-//! and a request waits for up to [`lease_wait`](crate::Builder::lease_wait), 5 s, before it is sent. With a second, requests
-//! go on at once for so long after a failure.
+//! If the service fails, by an error or a status 500, 502, 503 or 504, that is so for one request. The others of its instance
+//! go on in the same way, and what they get is stored. Nobody gets a stale response because another request has failed, and
+//! a refresh in the background that fails does not put off the next one: [`fallback_throttle`](crate::Builder::fallback_throttle)
+//! is for other caches.
+//!
+//! While a service fails, the instances try one after the other, and a request waits for up to
+//! [`lease_wait`](crate::Builder::lease_wait), 5 s, before it is sent. With an [`error_ttl`](crate::Builder::error_ttl) of a
+//! second, which is 0 unless set, requests go on at once for so long after a failure, each with a request of its own.
 //!
 //! # Response headers
 //!
@@ -75,8 +98,9 @@
 //! # Invalidation
 //!
 //! A request with POST, PUT, PATCH, DELETE or another unsafe method that the service answers with 2xx or 3xx invalidates
-//! the response of its URI, and of those in `Location` and `Content-Location` on the same host, with all variants; and what
-//! [`invalidate`](CacheLayer::invalidate) names. That is done before its client gets the answer. Other instances follow
+//! the response of its URI, and of those in `Location` and `Content-Location` on the same host, with all variants and by all
+//! schemes; and what [`invalidate`](CacheLayer::invalidate) names. If its URI and `Host` name several hosts, that holds for
+//! each of them. That is done before its client gets the answer. Other instances follow
 //! within [`max_staleness`](crate::Builder::max_staleness). If Redis cannot be reached, the cache invalidates later, as
 //! [`Cache::invalidate`](crate::Cache::invalidate) says. The calls of the cache work, too: by key, tag or prefix.
 //!
@@ -105,7 +129,8 @@
 //!
 //! # Cost
 //!
-//! A hit in L1 takes no round trip, one in L2 one; twice that for a response with `Vary`. A miss takes three, and one more
+//! A hit in L1 takes no round trip, one in L2 one; twice that for a response with `Vary`, or that is
+//! asked for by several schemes. A miss takes three, and one more
 //! for a response with `Vary`; they are not on the way of a response that is not stored. A 304 of the service stores the
 //! response anew. An unsafe request takes one, one more for tags, and a pass over the database for each prefix. Each
 //! request allocates its future, a copy of the headers, and what a load of its response would need.
@@ -124,10 +149,12 @@ mod invalidations;
 mod keys;
 mod layer;
 mod policy;
+mod references;
 mod rules;
 mod service;
 mod stored;
 mod unsafe_methods;
+mod variants;
 
 #[doc = include_str!("cache_tests.md")]
 pub mod cache_tests {}

@@ -226,8 +226,11 @@ fn initial_age(
     age.unwrap_or_default().max(apparent)
 }
 
+/// How many headers a response may depend on.
+pub(super) const MOST_NAMES: usize = 32;
+
 /// The names that a response depends on: in lower case, sorted. `None` if nothing says when it may be used again, as with
-/// `*` or with what is no name.
+/// `*`, with what is no name, or with too many.
 pub(super) fn vary(headers: &HeaderMap) -> Option<Vec<String>> {
     let mut names = Vec::new();
     for line in headers.get_all(VARY) {
@@ -241,14 +244,14 @@ pub(super) fn vary(headers: &HeaderMap) -> Option<Vec<String>> {
     }
     names.sort_unstable();
     names.dedup();
-    Some(names)
+    (names.len() <= MOST_NAMES).then_some(names)
 }
 
 /// Whether a stored response answers a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Use {
     Fresh,
-    /// Within what `stale-while-revalidate` or `stale-if-error` allow.
+    /// Within what `stale-while-revalidate` allows, or not proven to be current.
     Stale,
     No,
 }
@@ -311,12 +314,9 @@ impl Terms {
 pub(super) fn judge(stored: &Stored, meta: &Meta, wishes: &Wishes) -> Use {
     let terms = &stored.terms;
     let age = terms.age.saturating_add(meta.age());
+    // Another request has failed. Whether this one may be answered so is known once it has failed, too.
     if meta.is_fallback() {
-        return if terms.answers_for_error(age) {
-            Use::Stale
-        } else {
-            Use::No
-        };
+        return Use::No;
     }
     if age < terms.lifetime {
         return match (wishes.refuse(age, terms), meta.is_unproven()) {

@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::header::HeaderName;
+use ::http::uri::Scheme;
 use ::http::{request, response};
 
 use super::invalidations::Invalidations;
+use super::stored;
 
 type OfRequest<T> = Arc<dyn Fn(&request::Parts) -> T + Send + Sync>;
 type OfBoth<T> = Arc<dyn Fn(&request::Parts, &response::Parts) -> T + Send + Sync>;
@@ -18,6 +20,7 @@ pub(super) struct Rules {
     pub(super) condition: Option<OfRequest<bool>>,
     pub(super) prefix: Option<OfRequest<String>>,
     pub(super) key: Option<OfRequest<Option<String>>>,
+    pub(super) scheme: Option<OfRequest<Option<Scheme>>>,
     pub(super) store_if: Option<OfBoth<bool>>,
     pub(super) store_private: Option<OfBoth<bool>>,
     pub(super) ttl: Option<OfBoth<Option<Duration>>>,
@@ -25,6 +28,7 @@ pub(super) struct Rules {
     pub(super) invalidate: Option<Invalidate>,
     /// The fields that are looked at before `Cache-Control`, in this order.
     pub(super) targeted: Arc<[HeaderName]>,
+    pub(super) sorts_query: bool,
     pub(super) obeys_requests: bool,
     pub(super) looks_up_authorized: bool,
     pub(super) body_limit: usize,
@@ -41,12 +45,14 @@ impl Rules {
             condition: None,
             prefix: None,
             key: None,
+            scheme: None,
             store_if: None,
             store_private: None,
             ttl: None,
             tags: None,
             invalidate: None,
             targeted: Arc::default(),
+            sorts_query: true,
             obeys_requests: false,
             looks_up_authorized: false,
             body_limit: 1 << 20,
@@ -54,6 +60,20 @@ impl Rules {
             while_revalidate: Duration::ZERO,
             if_error: Duration::ZERO,
             uncacheable_for: Duration::from_secs(5),
+        }
+    }
+
+    /// By which scheme a request was sent. `None` if its response cannot be stored by it.
+    pub(super) fn scheme_of(&self, request: &request::Parts) -> Option<stored::Scheme> {
+        let scheme = match &self.scheme {
+            Some(rule) => rule(request),
+            None => request.uri.scheme().cloned(),
+        };
+        match scheme {
+            None => Some(stored::Scheme::Unknown),
+            Some(scheme) if scheme == Scheme::HTTP => Some(stored::Scheme::Http),
+            Some(scheme) if scheme == Scheme::HTTPS => Some(stored::Scheme::Https),
+            Some(_) => None,
         }
     }
 

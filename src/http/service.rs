@@ -19,12 +19,14 @@ use tracing::Instrument;
 use super::answer::{How, answer, is_plain, without_body};
 use super::body::CacheBody;
 use super::directives::Directives;
-use super::fetch::{Call, Failed, Place, Reply, Shared, fetch, is_selected};
-use super::keys::{has_clear_host, key_of, variant_key};
+use super::fetch::{Call, Place, Reply, Shared, fetch};
+use super::keys::{has_clear_host, key_of};
 use super::policy::{Use, Wishes, judge};
 use super::rules::Rules;
-use super::stored::{CachedResponse, Kind};
+use super::stored::{CachedResponse, Kind, Scheme};
 use super::unsafe_methods::{after, carry_out};
+use super::variants::{variant_key, widen};
+use crate::error::OfOneCaller;
 use crate::lock::lock;
 use crate::{Entry, LoadError, Source};
 
@@ -123,6 +125,10 @@ impl<S, R> Slot<S, R> {
         call.is_none()
     }
 
+    fn is_taken(&self) -> bool {
+        lock(&self.0).is_none()
+    }
+
     fn share(&self) -> Self {
         Self(Arc::clone(&self.0))
     }
@@ -174,10 +180,10 @@ where
     }
     let asked = Directives::of(&parts.headers);
     let plan = plan(rules, &parts, has_body, &asked);
-    let key = (plan != Plan::Bypass)
-        .then(|| key_of(rules, &parts))
+    let place = (plan != Plan::Bypass)
+        .then(|| Some((key_of(rules, &parts)?, rules.scheme_of(&parts)?)))
         .flatten();
-    let Some(primary) = key else {
+    let Some((primary, scheme)) = place else {
         return if asked.has("only-if-cached") {
             Ok(not_cached(rules))
         } else {
@@ -192,6 +198,7 @@ where
     let search = Search {
         shared: &shared,
         request: &parts,
+        scheme,
         wishes,
         loads: plan == Plan::Load,
         slot: Slot::new(call),
@@ -274,9 +281,17 @@ enum Found<B: Body, E> {
     Nothing,
 }
 
+/// Which requests a response may come from.
+enum LoadedBy {
+    Anyone,
+    /// It is sent with this previous response, if there is one, and joins no other.
+    ThisOne(Option<Entry<CachedResponse>>),
+}
+
 struct Search<'a, S, R> {
     shared: &'a Arc<Shared>,
     request: &'a request::Parts,
+    scheme: Scheme,
     wishes: Wishes,
     loads: bool,
     slot: Slot<S, R>,
@@ -296,6 +311,7 @@ where
         let mut place = Place {
             primary,
             variant: None,
+            scheme: self.scheme,
             is_refused: false,
         };
         loop {
@@ -304,22 +320,29 @@ where
                 Ok(None) => return Found::Nothing,
                 Err(reply) => return Found::Reply(reply),
             };
-            match &entry.value().0 {
-                Kind::Varies(varies) if place.variant.is_none() => {
-                    let key = variant_key(&place.primary, varies, &self.request.headers);
-                    place.variant = Some((key, varies.clone()));
+            let varies = match &entry.value().0 {
+                Kind::Varies(varies) if place.variant.is_none() => Some(varies.clone()),
+                // There are requests by both schemes: each gets a variant.
+                Kind::Response(stored)
+                    if place.variant.is_none() && stored.scheme != self.scheme && self.loads =>
+                {
+                    widen(&self.shared.cache, &place.primary, Vec::new()).await
                 }
-                _ => {
-                    let answer = self.answer(&place, &entry);
-                    return answer.map_or(Found::Nothing, Found::Response);
-                }
-            }
+                _ => None,
+            };
+            let Some(varies) = varies else {
+                let answer = self.answer(&place, &entry);
+                return answer.map_or(Found::Nothing, Found::Response);
+            };
+            let headers = &self.request.headers;
+            let key = variant_key(&place.primary, &varies, self.scheme, headers);
+            place.variant = Some((key, varies));
         }
     }
 
     fn judge(&self, entry: &Entry<CachedResponse>) -> Use {
         let stored = entry.stored();
-        let stored = stored.filter(|stored| is_selected(stored, self.request));
+        let stored = stored.filter(|stored| stored.scheme == self.scheme);
         stored.map_or(Use::No, |stored| judge(stored, &entry.meta(), &self.wishes))
     }
 
@@ -357,26 +380,49 @@ where
         if self.wishes.anew
             && let Some(entry) = cache.get(key).await
         {
-            // Only responses are wanted anew, and not on which headers they depend, or that they are not stored.
-            if entry.stored().is_none() {
+            // Only own responses are wanted anew, and not on which headers they depend, or that they are not stored.
+            if (entry.stored()).is_none_or(|stored| stored.scheme != self.scheme) {
                 return Ok(Some(entry));
             }
             to.is_refused = true;
         }
+        let by = if self.wishes.anew {
+            LoadedBy::ThisOne(None)
+        } else {
+            LoadedBy::Anyone
+        };
+        let mut found = self.load(&to, by).await?;
+        let is_of_use = |entry: &Entry<CachedResponse>| !entry.meta().is_fallback();
+        if !found.as_ref().is_ok_and(is_of_use) && !self.slot.is_taken() {
+            // The request of another client has failed, which says nothing about this one.
+            let previous = found.ok();
+            found = self.load(&to, LoadedBy::ThisOne(previous)).await?;
+        }
+        report(&found);
+        Ok(found.ok())
+    }
+
+    /// What is stored, or is loaded. An error is the reply to this very request.
+    async fn load(
+        &self,
+        place: &Place,
+        by: LoadedBy,
+    ) -> Result<Result<Entry<CachedResponse>, LoadError>, Reply<B, S::Error>> {
+        let (cache, key) = (&self.shared.cache, place.key());
         let (client, mut reply) = oneshot::channel();
-        let (slot, shared) = (self.slot.share(), Arc::clone(self.shared));
+        let (slot, shared, to) = (self.slot.share(), Arc::clone(self.shared), place.clone());
         // Set when this request goes on by itself: a refresh in the background must not take its call then.
         let is_left = Arc::new(AtomicBool::new(false));
         let is_left_by = Arc::clone(&is_left);
         let load = move |previous| async move {
-            let call = slot.take_unless(&is_left_by).ok_or(Failed)?;
+            let call = slot.take_unless(&is_left_by).ok_or(OfOneCaller)?;
             fetch(shared, call, to, previous, client).await
         };
         let lookup = async {
-            if self.wishes.anew {
-                return cache.refresh_with(key, || load(None)).await;
+            match by {
+                LoadedBy::Anyone => cache.get_or_load_with(key, load).await,
+                LoadedBy::ThisOne(previous) => cache.refresh_with(key, || load(previous)).await,
             }
-            cache.get_or_load_with(key, load).await
         };
         tokio::pin!(lookup);
         let mut is_closed = false;
@@ -402,7 +448,7 @@ where
         if let Ok(entry) = &found
             && self.judge(entry) != Use::No
         {
-            return Ok(Some(entry.clone()));
+            return Ok(found);
         }
         // The load is that of this request, and takes longer than the cache waits for it.
         if self.slot.is_taken_or_leave(&is_left)
@@ -411,8 +457,7 @@ where
         {
             return Err(reply);
         }
-        report(&found);
-        Ok(found.ok())
+        Ok(found)
     }
 }
 

@@ -31,8 +31,18 @@ pub(super) enum Kind {
 pub(super) struct Varies {
     /// In lower case, sorted, each of them once.
     pub(super) names: Vec<String>,
-    /// A part of the keys of the variants: when this is removed, none of them is found any more.
-    pub(super) generation: u64,
+    /// The keys of the variants are hashed with it: when this is removed, none of them is found any more. Who does not know
+    /// it finds no two requests with the same hash, and cannot guess from a hash which headers a request had.
+    pub(super) secret: [u8; 16],
+}
+
+/// By which scheme a request was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Scheme {
+    /// Neither the request nor a rule says.
+    Unknown,
+    Http,
+    Https,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -43,8 +53,8 @@ pub(super) struct Stored {
     pub(super) headers: HeaderMap,
     #[serde(with = "body")]
     pub(super) body: Bytes,
-    /// What the request had in the headers that the response depends on.
-    pub(super) selected: Vec<(String, Vec<u8>)>,
+    /// That of the request whose response this is.
+    pub(super) scheme: Scheme,
     pub(super) terms: Terms,
 }
 
@@ -78,6 +88,14 @@ impl CachedResponse {
         }
     }
 
+    /// On which headers the response depends, if it has variants.
+    pub(super) fn varies(&self) -> Option<&Varies> {
+        match &self.0 {
+            Kind::Varies(varies) => Some(varies),
+            Kind::Response(_) | Kind::Uncacheable => None,
+        }
+    }
+
     /// About how many bytes it takes in L1 at most, its key left out: its weight, unless the cache has an
     /// [`l1_weigher`](crate::Builder::l1_weigher) of its own.
     #[must_use]
@@ -86,11 +104,9 @@ impl CachedResponse {
             Kind::Response(stored) => {
                 let headers = stored.headers.iter();
                 let headers = headers.map(|(name, value)| name.as_str().len() + value.len() + LINE);
-                let selected = stored.selected.iter();
-                let selected = selected.map(|(name, value)| name.len() + value.len() + PAIR);
-                stored.body.len() + headers.sum::<usize>() + selected.sum::<usize>() + RESPONSE
+                stored.body.len() + headers.sum::<usize>() + RESPONSE
             }
-            Kind::Varies(varies) => varies.names.iter().map(|name| name.len() + PAIR).sum(),
+            Kind::Varies(varies) => varies.names.iter().map(|name| name.len() + NAME).sum(),
             Kind::Uncacheable => 0,
         };
         inner + ENTRY
@@ -101,7 +117,7 @@ impl CachedResponse {
 const ENTRY: usize = 480;
 const RESPONSE: usize = 256;
 const LINE: usize = 208;
-const PAIR: usize = 80;
+const NAME: usize = 80;
 
 /// Headers as they are stored: a copy, as a value may be a part of a connection's buffer, and keep that in memory. `None` if
 /// they are more than are stored.

@@ -1,12 +1,12 @@
 //! What a request with an unsafe method removes from the cache: section 4.4 of RFC 9111, and rules.
 
-use ::http::header::{CONTENT_LOCATION, HeaderName, LOCATION};
+use ::http::header::{CONTENT_LOCATION, LOCATION};
 use ::http::{Method, Uri, request, response};
 use futures::future::join_all;
-use url::{Position, Url};
 
 use super::invalidations::Invalidations;
-use super::keys::{host_of, key_of};
+use super::keys::{for_each_host, key_of};
+use super::references::target;
 use super::rules::Rules;
 use super::stored::CachedResponse;
 use crate::{Cache, MAX_KEY_BYTES};
@@ -21,21 +21,25 @@ pub(super) fn after(
     if let Some(rule) = &rules.invalidate {
         rule(request, response, &mut found);
     }
-    let mut get = request.clone();
-    get.method = Method::GET;
-    found.keys.extend(key_of(rules, &get));
-    let named = [LOCATION, CONTENT_LOCATION].map(|name| target(request, response, &name));
     let others = std::mem::take(&mut found.uris);
-    let others = others.iter().filter_map(|path| {
-        let uri: Option<Uri> = path.parse().ok().filter(|_| path.starts_with('/'));
-        if uri.is_none() {
-            tracing::debug!(path, "what is to be invalidated is no path");
-        }
-        uri
-    });
-    for uri in named.into_iter().flatten().chain(others) {
-        get.uri = on_host_of(request, uri);
+    let others: Vec<_> = (others.iter())
+        .filter_map(|path| {
+            let uri: Option<Uri> = path.parse().ok().filter(|_| path.starts_with('/'));
+            if uri.is_none() {
+                tracing::debug!(path, "what is to be invalidated is no path");
+            }
+            uri
+        })
+        .collect();
+    for mut get in for_each_host(request) {
+        get.method = Method::GET;
         found.keys.extend(key_of(rules, &get));
+        let named = [LOCATION, CONTENT_LOCATION].map(|name| target(&get, response, &name));
+        let of_request = get.uri.clone();
+        for uri in named.into_iter().flatten().chain(others.iter().cloned()) {
+            get.uri = on_host_of(&of_request, uri);
+            found.keys.extend(key_of(rules, &get));
+        }
     }
     found
 }
@@ -64,27 +68,12 @@ pub(super) async fn carry_out(mut found: Invalidations, cache: Cache<String, Cac
     .await;
 }
 
-/// Another resource of the same host that the response names, as a client resolves the reference.
-fn target(request: &request::Parts, response: &response::Parts, name: &HeaderName) -> Option<Uri> {
-    let reference = response.headers.get(name)?.to_str().ok()?;
-    let host = match host_of(&request.uri, &request.headers) {
-        "" => "unknown.invalid",
-        host => host,
-    };
-    // The scheme is no part of a key, and is not known here.
-    let own = Url::parse(&format!("http://{host}{}", request.uri.path())).ok()?;
-    let named = own.join(reference).ok()?;
-    let is_same = (named.host(), named.port()) == (own.host(), own.port());
-    let path = &named[Position::BeforePath..Position::AfterQuery];
-    path.parse().ok().filter(|_| is_same)
-}
-
 /// A path, with the host of the request where that is in its URI, as by HTTP/2.
-fn on_host_of(request: &request::Parts, uri: Uri) -> Uri {
-    if uri.authority().is_some() || request.uri.authority().is_none() {
+fn on_host_of(request: &Uri, uri: Uri) -> Uri {
+    if uri.authority().is_some() || request.authority().is_none() {
         return uri;
     }
-    let mut whole = request.uri.clone().into_parts();
+    let mut whole = request.clone().into_parts();
     whole.path_and_query = uri.path_and_query().cloned();
     Uri::from_parts(whole).unwrap_or(uri)
 }

@@ -130,6 +130,46 @@ async fn a_host_in_the_uri_is_that_of_the_paths_that_are_named() {
     assert!(is_there(&service, "http://b.example/created").await);
 }
 
+/// The service may have taken the request for either.
+#[tokio::test]
+async fn a_request_that_names_several_hosts_changes_all_of_them() {
+    let others: [(&str, &[&[u8]]); 4] = [
+        ("http://a.example/x?1", &[b"B.example"]),
+        ("/x?1", &[b"a.example", b"b.example"]),
+        ("/x?1", &[b"b.example", b"c/d", b"\xff", b"a.example"]),
+        (
+            "https://u@b.example/x?1",
+            &[b"a.example:81", b"c.example", b"A.example"],
+        ),
+    ];
+    for (uri, hosts) in others {
+        let origin = Origin::default();
+        let service = over(&origin, builder(&Clock::manual()));
+        let all = ["a.example", "b.example"];
+        let paths = ["/x?1", "/created", "/content"];
+        let named = |host: &str, path: &str| get(&format!("http://{host}{path}"));
+        for host in all {
+            for path in paths {
+                send(&service, named(host, path)).await;
+            }
+        }
+        send(&service, get("http://other.example/x?1")).await;
+        let mut change = http::Request::post(uri);
+        for host in hosts {
+            change = change.header("host", *host);
+        }
+        send(&service, change.body(axum::body::Body::empty()).unwrap()).await;
+        for host in all {
+            for path in paths.iter().filter(|path| **path != "/content") {
+                let got = send(&service, named(host, path)).await;
+                assert_eq!(got.x_cache(), "MISS", "{uri} {hosts:?}: {host}{path}");
+            }
+        }
+        let got = send(&service, get("http://other.example/x?1")).await;
+        assert_eq!(got.x_cache(), "HIT");
+    }
+}
+
 #[tokio::test]
 async fn what_rules_name() {
     let origin = Origin::default();

@@ -18,6 +18,7 @@ mod model;
 mod origin;
 mod privacy;
 mod requests;
+mod schemes;
 mod sharing;
 mod suite;
 #[path = "../support/mod.rs"]

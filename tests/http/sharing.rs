@@ -207,6 +207,113 @@ async fn requests_do_not_wait_for_each_other_where_the_service_has_failed() {
     join_all(tasks).await;
 }
 
+/// A request with `x-fail` fails, and others do not.
+fn failing(directives: &'static str) -> impl Fn(usize, &http::request::Parts) -> Response<Body> {
+    move |n, request| {
+        if request.headers.contains_key("x-fail") {
+            let mut response = numbered(n, &[]);
+            *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+            return response;
+        }
+        numbered(n, &[("cache-control", directives)])
+    }
+}
+
+/// What the builder says of throttles is for other caches: a failure here may be that of one request.
+fn throttled(clock: &Clock) -> larder::Builder<String, larder::http::CachedResponse> {
+    builder(clock).fallback_throttle(Duration::from_secs(1))
+}
+
+#[tokio::test]
+async fn requests_that_fail_do_not_keep_a_stale_response_for_others() {
+    let usual: fn(&Clock) -> _ = throttled;
+    let remembered: fn(&Clock) -> _ = |clock| throttled(clock).error_ttl(Duration::from_secs(1));
+    for cache in [usual, remembered] {
+        for directives in ["max-age=10, stale-if-error=99", "max-age=10"] {
+            let (clock, origin) = (Clock::manual(), Origin::default());
+            let inner = origin.answering(failing(directives));
+            let service = CacheLayer::new(cache(&clock)).unwrap().layer(inner);
+            for _ in 0..5 {
+                clock.advance(Duration::from_secs(11));
+                for _ in 0..5 {
+                    send(&service, with("/", &[("x-fail", "1")])).await;
+                }
+                let own = send(&service, get("/")).await;
+                assert_eq!(own.body, origin.calls().to_string(), "{directives}");
+                assert_eq!(
+                    own.header("cache-status").split("; ").last(),
+                    Some("stored")
+                );
+                assert_eq!(send(&service, get("/")).await.x_cache(), "HIT");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn requests_that_fail_do_not_put_off_a_refresh_by_others() {
+    let (clock, origin) = (Clock::manual(), Origin::default());
+    let inner = origin.answering(failing("max-age=10, stale-while-revalidate=99"));
+    let service = CacheLayer::new(throttled(&clock)).unwrap().layer(inner);
+    send(&service, get("/")).await;
+    clock.advance(Duration::from_secs(11));
+    // Each of them refreshes in the background, with itself.
+    for n in 1..6 {
+        let attack = send(&service, with("/", &[("x-fail", "1")])).await;
+        assert_eq!(attack.x_cache(), "STALE");
+        eventually("it was sent", async || origin.calls() > n).await;
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+    }
+    // The time stands still.
+    eventually("the next one has its own", async || {
+        let got = send(&service, get("/")).await;
+        (got.x_cache(), got.body.as_str()) == ("HIT", "7")
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_request_that_waited_for_one_that_failed_is_stored() {
+    for directives in ["max-age=10, stale-if-error=99", "max-age=10"] {
+        let (clock, origin) = (Clock::manual(), Origin::default());
+        let gate = Arc::new(Semaphore::new(0));
+        let (entry, answer) = (Arc::clone(&gate), Arc::new(failing(directives)));
+        let inner = origin.serving(move |n, request| {
+            let (entry, answer) = (Arc::clone(&entry), Arc::clone(&answer));
+            async move {
+                if request.headers.contains_key("x-fail") {
+                    entry.acquire().await.unwrap().forget();
+                }
+                answer(n, &request)
+            }
+            .boxed()
+        });
+        let service = CacheLayer::new(throttled(&clock)).unwrap().layer(inner);
+        send(&service, get("/")).await;
+        clock.advance(Duration::from_secs(11));
+        let attack = {
+            let service = service.clone();
+            tokio::spawn(async move { send(&service, with("/", &[("x-fail", "1")])).await })
+        };
+        eventually("it is inside", async || origin.calls() == 2).await;
+        let tasks = hundred(&service).await;
+        assert_eq!(origin.calls(), 2, "they wait");
+        gate.add_permits(1);
+        attack.await.unwrap();
+        for task in tasks {
+            let got = task.await.unwrap();
+            assert!(got.status == 200 && got.body != "1", "{got:?}");
+        }
+        assert_eq!(
+            send(&service, get("/")).await.x_cache(),
+            "HIT",
+            "{directives}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn a_panic_reaches_the_client_whose_request_it_was() {
     let origin = Origin::default();

@@ -88,8 +88,10 @@ impl<V: Value> Loads<V> {
             return Err(error);
         };
         if found.kind != OutcomeKind::Fresh {
-            let pause = options.jittered(options.fallback_throttle);
-            ctx.backoff.fell_back(key, pause);
+            if !error.is_of_one_caller() {
+                let pause = options.jittered(options.fallback_throttle);
+                ctx.backoff.fell_back(key, pause);
+            }
             if self.warnings.allows(ctx.now()) {
                 // Its sources are traced where the load has failed.
                 warn!(

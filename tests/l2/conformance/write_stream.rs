@@ -183,7 +183,7 @@ async fn what_was_changed_meanwhile_is_not_kept(store: impl Store) {
             _ => {
                 let begun = payload_of(Kind::PrefixBegun, &["k"]);
                 let before = lane.end_leases(&begun).await.unwrap();
-                lane.remove_prefix("k", before).await.unwrap();
+                lane.remove_prefixes(&[("k", before)]).await.unwrap();
             }
         }
         let (_, mut subscription) = subscribe(&*lane).await;

@@ -1,0 +1,66 @@
+//! The resources that a response names in `Location` and `Content-Location`.
+
+use ::http::header::{HeaderName, LOCATION};
+use ::http::{Uri, request, response};
+use url::{Position, Url};
+
+use super::keys::host_of;
+use super::stored::Scheme;
+
+/// Another resource of the same host that the response names, as a client resolves the reference.
+pub(super) fn target(
+    request: &request::Parts,
+    response: &response::Parts,
+    name: &HeaderName,
+) -> Option<Uri> {
+    // The scheme is no part of a key.
+    let (own, named) = resolve("http", request, response, name)?;
+    path_of(&named)
+        .parse()
+        .ok()
+        .filter(|_| is_same_host(&own, &named))
+}
+
+/// Whether a client that follows the response may send the same request again. To one by another scheme than `scheme`, if that
+/// is known, the service answers otherwise.
+pub(super) fn leads_to_itself(
+    scheme: Scheme,
+    request: &request::Parts,
+    response: &response::Parts,
+) -> bool {
+    let own_scheme = match scheme {
+        Scheme::Unknown | Scheme::Http => "http",
+        Scheme::Https => "https",
+    };
+    response.status.is_redirection()
+        && resolve(own_scheme, request, response, &LOCATION).is_some_and(|(own, named)| {
+            let is_known_and_other = scheme != Scheme::Unknown && named.scheme() != own_scheme;
+            is_same_host(&own, &named) && path_of(&own) == path_of(&named) && !is_known_and_other
+        })
+}
+
+/// The resource of the request, and the one that its response names.
+fn resolve(
+    scheme: &str,
+    request: &request::Parts,
+    response: &response::Parts,
+    name: &HeaderName,
+) -> Option<(Url, Url)> {
+    let reference = response.headers.get(name)?.to_str().ok()?;
+    let host = match host_of(&request.uri, &request.headers) {
+        "" => "unknown.invalid",
+        host => host,
+    };
+    let path = (request.uri.path_and_query()).map_or("/", |path| path.as_str());
+    let own = Url::parse(&format!("{scheme}://{host}{path}")).ok()?;
+    let named = own.join(reference).ok()?;
+    Some((own, named))
+}
+
+fn is_same_host(own: &Url, named: &Url) -> bool {
+    (named.host(), named.port()) == (own.host(), own.port())
+}
+
+fn path_of(url: &Url) -> &str {
+    &url[Position::BeforePath..Position::AfterQuery]
+}

@@ -1,0 +1,121 @@
+//! The variants of a response: on what it depends, and their keys.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use ::http::header::{HeaderMap, HeaderName};
+use hmac::digest::Key;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha2::Sha256;
+
+use super::policy::MOST_NAMES;
+use super::stored::{CachedResponse, Kind, Scheme, Varies};
+use crate::random::secret;
+use crate::{Cache, Loaded};
+
+/// What a variant adds at most to the key of its resource.
+pub(super) const VARIANT_BYTES: usize = 34;
+
+/// Stands for the scheme of the request, as in HTTP/2. No header is called so.
+const SCHEME: &str = ":scheme";
+
+/// For how long it is remembered on which headers a response depends.
+const VARIES_FOR: Duration = Duration::from_secs(24 * 3600);
+
+impl Varies {
+    /// On these headers, and on the scheme.
+    pub(super) fn on(mut names: Vec<String>) -> Self {
+        names.push(SCHEME.to_owned());
+        names.sort_unstable();
+        names.dedup();
+        let secret = secret();
+        Self { names, secret }
+    }
+
+    pub(super) fn covers(&self, names: &[String]) -> bool {
+        names.iter().all(|name| self.names.contains(name))
+    }
+
+    /// As the cache stores it.
+    pub(super) fn loaded(self) -> Loaded<CachedResponse> {
+        let response = CachedResponse(Kind::Varies(self));
+        Loaded::new(response).ttl(VARIES_FOR).soft_ttl(VARIES_FOR)
+    }
+}
+
+/// Has a resource depend on the scheme and on these headers besides those that are known, and returns all of them. The variants
+/// that are stored are not found any more. `None` if they would be too many, or if that could not be stored.
+pub(super) async fn widen(
+    cache: &Cache<String, CachedResponse>,
+    primary: &str,
+    mut names: Vec<String>,
+) -> Option<Varies> {
+    // Another request may have done so since this one has looked.
+    let entry = cache.get(primary).await;
+    if let Some(known) = entry.as_ref().and_then(|entry| entry.value().varies()) {
+        if known.covers(&names) {
+            return Some(known.clone());
+        }
+        names.extend_from_slice(&known.names);
+    }
+    let varies = Varies::on(names);
+    // And the scheme.
+    if varies.names.len() > MOST_NAMES + 1 {
+        return None;
+    }
+    // It names no response yet, so it may be stored whatever has happened meanwhile.
+    let stored = cache.insert_with(primary, varies.clone().loaded()).await;
+    stored.is_ok().then_some(varies)
+}
+
+/// The key of one variant. What the request has is hashed with the secret of the resource.
+pub(super) fn variant_key(
+    primary: &str,
+    varies: &Varies,
+    scheme: Scheme,
+    headers: &HeaderMap,
+) -> String {
+    let mut key = Key::<Hmac<Sha256>>::default();
+    for (to, from) in key.iter_mut().zip(varies.secret) {
+        *to = from;
+    }
+    let mut hash = Hmac::<Sha256>::new(&key);
+    for name in &varies.names {
+        for part in [name.as_bytes(), &select(name, scheme, headers)] {
+            hash.update(&(part.len() as u64).to_le_bytes());
+            hash.update(part);
+        }
+    }
+    let mut key = String::with_capacity(primary.len() + VARIANT_BYTES);
+    key.push_str(primary);
+    // A space is in no URI.
+    key.push(' ');
+    // 128 bits.
+    for byte in hash.finalize().into_bytes().iter().take(16) {
+        let _ = write!(key, "{byte:02x}");
+    }
+    key
+}
+
+/// What a request has in a header. HTTP/2 may send the cookies of one request in several lines.
+fn select(name: &str, scheme: Scheme, headers: &HeaderMap) -> Vec<u8> {
+    let mut value = Vec::new();
+    if name == SCHEME {
+        let scheme: &[u8] = match scheme {
+            Scheme::Unknown => b"",
+            Scheme::Http => b"http",
+            Scheme::Https => b"https",
+        };
+        value.extend_from_slice(scheme);
+    }
+    let separator: &[u8] = if name == "cookie" { b"; " } else { b", " };
+    if let Ok(header) = HeaderName::try_from(name) {
+        for (place, line) in headers.get_all(header).iter().enumerate() {
+            if place > 0 {
+                value.extend_from_slice(separator);
+            }
+            value.extend_from_slice(line.as_bytes().trim_ascii());
+        }
+    }
+    value
+}
