@@ -8,11 +8,19 @@
     reason = "a step that fails ends the test"
 )]
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::join_all;
 use larder::{Cache, Loaded};
 use tokio::runtime::{Builder, Runtime};
+
+/// One test at a time: moka's garbage is freed by whichever thread comes to it, and counts for the test that made it until
+/// then.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()
@@ -24,6 +32,7 @@ fn allocations(what: impl FnOnce()) -> u64 {
 
 #[test]
 fn a_hit_in_l1_allocates_nothing() {
+    let _alone = alone();
     let runtime = runtime();
     let texts: Cache<String, String> = Cache::builder("test:texts").build().unwrap();
     let numbers: Cache<u64, String> = Cache::builder("test:numbers").build().unwrap();
@@ -76,6 +85,7 @@ fn a_hit_in_l1_allocates_nothing() {
 /// The counter counts.
 #[test]
 fn a_miss_allocates() {
+    let _alone = alone();
     let texts: Cache<String, String> = Cache::builder("test:texts").build().unwrap();
     let runtime = runtime();
     assert!(
@@ -88,6 +98,7 @@ fn a_miss_allocates() {
 #[test]
 fn inserts_take_room_for_as_many_as_they_are() {
     const ROUNDS: u64 = 100;
+    let _alone = alone();
     let runtime = runtime();
     let cache: Cache<u64, [u64; 16]> = Cache::builder("test:inserts")
         .l1_capacity(0)
@@ -116,6 +127,7 @@ fn an_entry_takes_little_more_than_in_moka() {
     // So many that what a cache takes once shows little.
     const ENTRIES: u32 = 50_000;
     type Value = [u64; 16];
+    let _alone = alone();
     let runtime = runtime();
     let long = "catalog:product:";
     // What is freed is counted too, where it happens: the caches of one row would be in the sums of the next.
@@ -170,6 +182,7 @@ fn an_entry_takes_little_more_than_in_moka() {
 fn tags_take_little() {
     // So many that what a cache takes once does not show much.
     const ENTRIES: u32 = 10_000;
+    let _alone = alone();
     let runtime = runtime();
     let mut kept = Vec::new();
     let mut bytes = |tag: &dyn Fn(u32) -> Option<String>| {
@@ -205,6 +218,7 @@ fn a_bomb_takes_little() {
     use larder::{Clock, MemoryL2};
 
     const MIB: u64 = 1 << 20;
+    let _alone = alone();
     let runtime = runtime();
     let clock = Clock::manual();
     let l2 = MemoryL2::with_clock(clock.clone());
@@ -243,6 +257,7 @@ fn a_layer_that_does_nothing_takes_nothing() {
     use larder::MemoryL2;
     use larder::codec::{Bincode, Compressed};
 
+    let _alone = alone();
     let runtime = runtime();
     let inserts = |cache: &Cache<u64, [u64; 16]>| {
         let insert = || {
@@ -281,6 +296,7 @@ fn responses_take_about_the_bytes_that_l1_may_hold() {
     use tower::{Layer, ServiceExt};
 
     const CAPACITY: u64 = 2 << 20;
+    let _alone = alone();
     let runtime = runtime();
     for (name, requests, body, lines, value, is_varied) in [
         ("404", 4_000, 0, 1, 1, false),

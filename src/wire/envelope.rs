@@ -194,7 +194,8 @@ pub(crate) enum Damage {
 
 /// Begins a body; the payload is then appended to the returned buffer, and [`seal`] ends it.
 pub(crate) fn begin() -> Vec<u8> {
-    let mut body = Vec::with_capacity(PAYLOAD_IN_BODY + 256);
+    // With room for most small values.
+    let mut body = Vec::with_capacity(256);
     body.extend_from_slice(&[0; PAYLOAD_IN_BODY]);
     body
 }
