@@ -8,13 +8,14 @@
 //!
 #![cfg_attr(feature = "outbox-rusqlite", doc = "```")]
 #![cfg_attr(not(feature = "outbox-rusqlite"), doc = "```ignore")]
-//! # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = std::env::temp_dir().join(format!("larder-docs-mod-{}", std::process::id()));
+//! # std::fs::create_dir_all(&dir).unwrap();
+//! # let path = dir.join("shop.sqlite");
+//! # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+//! # let demo = async {
 //! use larder::outbox::rusqlite::Outbox; // or larder::outbox::sqlx::Outbox, whose calls are asynchronous
 //! use larder::{Cache, MemoryL2};
 //!
-//! # let dir = std::env::temp_dir().join(format!("larder-docs-mod-{}", std::process::id()));
-//! # std::fs::create_dir_all(&dir)?;
-//! # let path = dir.join("shop.sqlite");
 //! let prices: Cache<String, u32> = Cache::builder("docs:price").l2(MemoryL2::new()).build()?;
 //! let mut db = rusqlite::Connection::open(&path)?;
 //! db.execute_batch(Outbox::TABLE)?;
@@ -32,9 +33,11 @@
 //! // At once. If the process dies before this, the relay of any instance does it.
 //! prices.invalidate("tea").await?;
 //! # drop((relay, db));
-//! # let _ = std::fs::remove_dir_all(&dir);
-//! # Ok(()) }
-//! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+//! # Ok::<_, Box<dyn std::error::Error>>(()) };
+//! # runtime.block_on(demo).unwrap();
+//! # // Waits for the read of the relay that is under way, which may open the file once more.
+//! # drop(runtime);
+//! # std::fs::remove_dir_all(&dir).unwrap();
 //! ```
 //!
 //! # What it promises

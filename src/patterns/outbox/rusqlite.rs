@@ -115,14 +115,15 @@ impl Outbox {
     /// Cost: a short read at each poll, and a short write when there are rows.
     ///
     /// ```
-    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = std::env::temp_dir().join(format!("larder-docs-{}", std::process::id()));
+    /// # std::fs::create_dir_all(&dir).unwrap();
+    /// # let path = dir.join("outbox.sqlite");
+    /// # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    /// # let demo = async {
     /// use std::time::Duration;
     /// use larder::outbox::rusqlite::Outbox;
     /// use larder::{Cache, MemoryL2};
     ///
-    /// # let dir = std::env::temp_dir().join(format!("larder-docs-{}", std::process::id()));
-    /// # std::fs::create_dir_all(&dir)?;
-    /// # let path = dir.join("outbox.sqlite");
     /// let prices: Cache<String, u32> = Cache::builder("docs:price").l2(MemoryL2::new()).build()?;
     /// let mut db = rusqlite::Connection::open(&path)?;
     /// db.execute_batch(Outbox::TABLE)?;
@@ -142,9 +143,11 @@ impl Outbox {
     /// }
     /// assert!(prices.get("tea").await.is_none());
     /// # drop((relay, db));
-    /// # let _ = std::fs::remove_dir_all(&dir);
-    /// # Ok(()) }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// # Ok::<_, Box<dyn std::error::Error>>(()) };
+    /// # runtime.block_on(demo).unwrap();
+    /// # // Waits for the read of the relay that is under way, which may open the file once more.
+    /// # drop(runtime);
+    /// # std::fs::remove_dir_all(&dir).unwrap();
     /// ```
     pub fn relay<K, V>(
         cache: &Cache<K, V>,
