@@ -382,7 +382,8 @@ impl<'a> Attempt<'a> {
         let terms = terms(self.rules, &self.request, &mut parts, now, delay);
         let limit = self.rules.body_limit;
         let fits = body.size_hint().lower() <= limit as u64;
-        // The inner service may know more of the request, such as that it came without TLS. Who follows it gets it again.
+        // The inner service may know more of the request, such as that it came without TLS. A client that follows
+        // the redirect would get it again.
         let is_loop = leads_to_itself(self.scheme, &self.request, &parts);
         let headers = terms.filter(|_| fits && !is_loop).and_then(|terms| {
             let mut headers = own(&parts.headers)?;

@@ -31,8 +31,8 @@ pub(super) enum Kind {
 pub(super) struct Varies {
     /// In lower case, sorted, each of them once.
     pub(super) names: Vec<String>,
-    /// The keys of the variants are hashed with it: when this is removed, none of them is found any more. Who does not know
-    /// it finds no two requests with the same hash, and cannot guess from a hash which headers a request had.
+    /// The keys of the variants are hashed with it: when this is removed, none of them is found any more. Without it,
+    /// a client finds no two requests with the same hash, and a reader of hashes cannot guess which headers a request had.
     pub(super) secret: [u8; 16],
 }
 

@@ -64,7 +64,7 @@ pub(super) async fn run_both(
 pub(super) struct Call<'a> {
     lua: &'a Lua,
     command: Cmd,
-    /// Sent before it.
+    /// The SETs of bodies that the script puts in their place, sent before the command.
     staged: Pipeline,
 }
 
