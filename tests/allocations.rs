@@ -1,4 +1,5 @@
-//! A hit in L1 allocates nothing. A binary of its own: the counting allocator is for all of it.
+//! A hit in L1 allocates nothing; and what memory else is taken for. A binary of its own: the counting allocator is for all of
+//! it.
 
 #![allow(
     clippy::unwrap_used,
@@ -8,12 +9,20 @@
     reason = "a step that fails ends the test"
 )]
 
+#[path = "support/mod.rs"]
+mod support;
+
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::join_all;
 use larder::{Cache, Loaded};
+use serde::{Deserialize, Serialize};
 use tokio::runtime::{Builder, Runtime};
+
+use crate::support::eventually::eventually;
 
 /// One test at a time: moka's garbage is freed by whichever thread comes to it, and counts for the test that made it until
 /// then.
@@ -133,7 +142,7 @@ fn an_entry_takes_little_more_than_in_moka() {
     // What is freed is counted too, where it happens: the caches of one row would be in the sums of the next.
     let mut kept = Vec::new();
     // What keys begin with, how often they are hit, and bytes: a short key takes no memory of its own.
-    for (prefix, hits, limit) in [(long, 0, 109), (long, 1, 109), (long, 2, 109), ("", 0, 93)] {
+    for (prefix, hits, limit) in [(long, 0, 125), (long, 1, 125), (long, 2, 125), ("", 0, 109)] {
         let keys = || (0..ENTRIES).map(|number| format!("{prefix}{number:08}"));
         let mut moka: Option<moka::sync::Cache<String, Value>> = None;
         let of_moka = allocation_counter::measure(|| {
@@ -288,8 +297,6 @@ fn a_layer_that_does_nothing_takes_nothing() {
 #[cfg(feature = "http")]
 #[test]
 fn responses_take_about_the_bytes_that_l1_may_hold() {
-    use std::convert::Infallible;
-
     use axum::body::{Body, to_bytes};
     use http::{HeaderName, Request, Response};
     use larder::http::CacheLayer;
@@ -337,4 +344,62 @@ fn responses_take_about_the_bytes_that_l1_may_hold() {
         let bytes = CAPACITY / 2..CAPACITY * 9 / 8 + 64 * each;
         assert!(bytes.contains(&taken.bytes_max), "{name}: {taken:?}");
     }
+}
+
+static ALIVE: AtomicUsize = AtomicUsize::new(0);
+
+/// A value that is counted while it is held.
+#[derive(Serialize, Deserialize)]
+struct Counted(u32);
+
+impl Counted {
+    fn new(number: u32) -> Self {
+        ALIVE.fetch_add(1, SeqCst);
+        Self(number)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        ALIVE.fetch_sub(1, SeqCst);
+    }
+}
+
+/// What moka has put out is dropped once no thread of the process looks at moka: in a binary with tests that run at the same
+/// time, that can take long.
+#[test]
+fn what_moka_puts_out_takes_no_room_however_often_it_was_hit() {
+    const CAPACITY: u32 = 250;
+    let _alone = alone();
+    runtime().block_on(async {
+        let cache: Cache<u32, Counted> = Cache::builder("test:room")
+            .l1_capacity(CAPACITY.into())
+            .build()
+            .unwrap();
+        // What is asked for changes, again and again.
+        for fashion in 0..20 {
+            for _ in 0..40 {
+                for key in fashion * CAPACITY..(fashion + 1) * CAPACITY {
+                    let load = move || async move { Ok::<_, Infallible>(Counted::new(key)) };
+                    assert_eq!(cache.get_or_load(&key, load).await.unwrap().0, key);
+                }
+            }
+        }
+        let (held, room) = (cache.stats().l1_entries, CAPACITY as usize);
+        assert!(held * 10 > u64::from(CAPACITY) * 9, "it is full");
+        let at_most = async |most| {
+            eventually(&format!("at most {most} values are held"), async || {
+                // moka tries to drop it when it is used.
+                assert!(cache.get_local(&u32::MAX).is_none());
+                _ = cache.stats();
+                ALIVE.load(SeqCst) <= most
+            })
+            .await;
+        };
+        at_most(room + room / 8).await;
+
+        cache.clear().await.unwrap();
+        assert_eq!(cache.stats().l1_entries, 0);
+        at_most(room / 8).await;
+    });
 }

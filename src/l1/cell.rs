@@ -7,8 +7,8 @@ use arc_swap::{ArcSwapOption, Guard};
 pub(super) struct Cell<T>(ArcSwapOption<T>);
 
 impl<T> Cell<T> {
-    pub(super) fn new() -> Self {
-        Self(ArcSwapOption::const_empty())
+    pub(super) fn of(held: Option<Arc<T>>) -> Self {
+        Self(ArcSwapOption::new(held))
     }
 
     #[inline]
@@ -27,5 +27,15 @@ impl<T> Cell<T> {
 
     pub(super) fn replace(&self, by: Option<Arc<T>>) -> Option<Arc<T>> {
         self.0.swap(by)
+    }
+
+    /// Puts another one in the place of this one, if it is still there. Returns whether it was.
+    pub(super) fn replace_if(&self, old: &Arc<T>, new: &Arc<T>) -> bool {
+        let held = self.0.load();
+        let is_there = held.as_ref().is_some_and(|held| Arc::ptr_eq(held, old));
+        is_there && {
+            let found = (self.0).compare_and_swap(&held, Some(Arc::clone(new)));
+            found.as_ref().is_some_and(|found| Arc::ptr_eq(found, old))
+        }
     }
 }

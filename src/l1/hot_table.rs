@@ -51,7 +51,7 @@ impl<V> HotTable<V> {
             .clamp(*CELLS.start(), *CELLS.end())
             .next_power_of_two();
         Self {
-            cells: (0..cells).map(|_| Cell::new()).collect(),
+            cells: (0..cells).map(|_| Cell::of(None)).collect(),
             cleared: (0..cells).map(|_| AtomicU64::new(NONE)).collect(),
             clears: (0..SHARDS).map(|_| Mutex::default()).collect(),
             hand: AtomicUsize::new(0),

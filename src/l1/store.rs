@@ -10,11 +10,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 #[cfg(not(larder_interleavings))]
-use self::moka::{Bounded, bounded, replace};
+use self::moka::{Bounded, bounded};
 use super::Slot;
+#[cfg(not(larder_interleavings))]
+use super::cell::Cell;
 use super::hot_table::{HotTable, is_promoted};
 #[cfg(larder_interleavings)]
-use super::interleavings::{Bounded, bounded, replace};
+use super::interleavings::{Bounded, Cell, bounded};
 use crate::key::Key;
 use crate::prefixes::Prefixes;
 use crate::vocabulary::Value;
@@ -22,9 +24,17 @@ use crate::vocabulary::Value;
 /// What an entry weighs.
 pub(crate) type Weigher<V> = Arc<dyn Fn(&str, &V) -> u32 + Send + Sync>;
 
+/// What moka holds for a key: its entry, which another one may replace without moka. That takes moka a look-up, and an
+/// insert in it several times as long.
+///
+/// A place that moka has given up meanwhile is found by nobody, and what is put there is as good as evicted.
+pub(super) type Place<V> = Cell<Slot<V>>;
+
 pub(super) struct Store<V> {
     /// All entries.
     bounded: Bounded<V>,
+    /// Whether moka has to be told of each entry what it weighs.
+    is_weighed: bool,
     /// Some of them.
     hot: HotTable<V>,
     /// How many look-ups the hot table has not answered.
@@ -38,6 +48,7 @@ impl<V: Value> Store<V> {
     pub(super) fn new(capacity: u64, weigher: Option<Weigher<V>>) -> Self {
         let hot = weigher.as_ref().map_or(capacity, |_| WEIGHED);
         Self {
+            is_weighed: weigher.is_some(),
             bounded: bounded(capacity, weigher),
             hot: HotTable::new(hot),
             passed_on: AtomicU64::new(0),
@@ -61,7 +72,7 @@ impl<V: Value> Store<V> {
         if is_promoted(self.passed_on.fetch_add(1, Ordering::Relaxed)) {
             return self.promote(key, condition);
         }
-        self.bounded.get(key).filter(|slot| condition(slot))
+        self.bounded.get(key)?.get_if(|slot| condition(slot))
     }
 
     /// The same, and puts it in the hot table.
@@ -71,7 +82,7 @@ impl<V: Value> Store<V> {
         condition: impl Fn(&Slot<V>) -> bool,
     ) -> Option<Arc<Slot<V>>> {
         let clears = self.hot.clears(key);
-        let slot = self.bounded.get(key).filter(|slot| condition(slot))?;
+        let slot = self.bounded.get(key)?.get_if(|slot| condition(slot))?;
         self.hot.fill(Arc::clone(&slot), clears);
         Some(slot)
     }
@@ -87,9 +98,18 @@ impl<V: Value> Store<V> {
     /// Returns what [`restore`](Self::restore) has to know.
     pub(super) fn insert(&self, key: &Key, slot: Arc<Slot<V>>) -> u64 {
         let clears = self.hot.clears(key);
-        self.bounded.insert(key.clone(), slot);
-        self.hot.clear(key);
-        self.hot.sweep();
+        // A look-up, which moka counts as a hit: the key is in use.
+        let place = (!self.is_weighed).then(|| self.bounded.get(key)).flatten();
+        if let Some(place) = place {
+            let former = place.replace(Some(slot));
+            self.hot.clear(key);
+            drop(former);
+        } else {
+            let place = Arc::new(Place::of(Some(slot)));
+            self.bounded.insert(key.clone(), place);
+            self.hot.clear(key);
+            self.hot.sweep();
+        }
         clears + 1
     }
 
@@ -103,7 +123,7 @@ impl<V: Value> Store<V> {
     pub(super) fn replace(&self, old: &Arc<Slot<V>>, new: &Arc<Slot<V>>) -> bool {
         let key = old.key();
         let clears = self.hot.clears(key);
-        let is_replaced = replace(&self.bounded, old, new);
+        let is_replaced = (self.place(key)).is_some_and(|place| place.replace_if(old, new));
         self.hot.clear(key);
         if is_replaced {
             self.hot.refill(new, clears + 1);
@@ -113,32 +133,29 @@ impl<V: Value> Store<V> {
 
     /// Removes the entry of a key if it meets the condition. An entry that takes its place in between is lost: a miss.
     pub(super) fn remove_if(&self, key: &str, condition: impl Fn(&Arc<Slot<V>>) -> bool) {
-        if self.bounded_if(key, condition).is_some() {
+        if (self.place(key)).is_some_and(|place| place.holds(condition)) {
             self.bounded.invalidate(key);
         }
         // Even if there was none: a hit may be about to bring one here.
         self.hot.clear(key);
     }
 
-    /// Makes the entry of a key invisible if it meets the condition. It keeps its room: moka takes longer to remove an
-    /// entry and to insert another than to replace it.
+    /// Makes the entry of a key that is being inserted invisible if it meets the condition. It keeps its room, as moka
+    /// takes longer to remove an entry and to insert another.
     pub(super) fn hide_if(&self, key: &str, condition: impl Fn(&Arc<Slot<V>>) -> bool) {
-        if let Some(slot) = self.bounded_if(key, condition) {
+        let place = self.bounded.get(key);
+        if let Some(slot) = place.and_then(|place| place.get_if(condition)) {
             slot.hide();
         }
         // An entry that moka has evicted may still be here.
         self.hot.clear(key);
     }
 
-    /// The entry that moka has, if it meets the condition.
-    fn bounded_if(
-        &self,
-        key: &str,
-        condition: impl Fn(&Arc<Slot<V>>) -> bool,
-    ) -> Option<Arc<Slot<V>>> {
-        // First whether there is one, which moka does not record as a hit.
+    /// The place of a key that this instance may never have asked for.
+    fn place(&self, key: &str) -> Option<Arc<Place<V>>> {
+        // First whether there is one: moka counts other look-ups, by which it decides what stays.
         let is_there = self.bounded.contains_key(key);
-        is_there.then(|| self.bounded.get(key))?.filter(condition)
+        is_there.then(|| self.bounded.get(key))?
     }
 
     /// Removes the entries that meet the condition, of all keys that begin with one of these. Walks all entries; those that
@@ -148,8 +165,9 @@ impl<V: Value> Store<V> {
         which: &Prefixes<'_>,
         condition: impl Fn(&Slot<V>) -> bool,
     ) {
-        for slot in self.bounded.iter().map(|(_, slot)| slot) {
-            if which.has_one(&slot.key) && condition(&slot) {
+        for place in self.bounded.iter().map(|(_, place)| place) {
+            let is_removed = |slot: &Arc<Slot<V>>| which.has_one(&slot.key) && condition(slot);
+            if let Some(slot) = place.get_if(is_removed) {
                 self.bounded.invalidate(&slot.key);
             }
         }
@@ -178,44 +196,25 @@ mod moka {
     use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::sync::Arc;
 
-    use moka::ops::compute::{CompResult, Op};
     use moka::sync::Cache;
 
+    use super::{Place, Weigher};
     use crate::key::Key;
-    use crate::l1::Slot;
     use crate::l1::hasher::{Hasher, hasher};
-    use crate::l1::store::Weigher;
     use crate::vocabulary::Value;
 
-    pub(super) type Bounded<V> = Cache<Key, Arc<Slot<V>>, Hasher>;
+    pub(super) type Bounded<V> = Cache<Key, Arc<Place<V>>, Hasher>;
 
     pub(super) fn bounded<V: Value>(capacity: u64, weigher: Option<Weigher<V>>) -> Bounded<V> {
         let mut entries = Cache::builder().max_capacity(capacity);
         if let Some(weigher) = weigher {
-            entries = entries.weigher(move |key: &Key, slot: &Arc<Slot<V>>| {
-                let weigh = || weigher(key, slot.value());
+            entries = entries.weigher(move |key: &Key, place: &Arc<Place<V>>| {
+                let slot = place.get_if(|_| true);
+                let weigh = || slot.map_or(0, |slot| weigher(key, slot.value()));
                 // An entry of unknown weight does not fit. The panic itself has been reported by its hook.
                 catch_unwind(AssertUnwindSafe(weigh)).unwrap_or(u32::MAX)
             });
         }
         entries.build_with_hasher(hasher())
-    }
-
-    /// Puts a slot in the place of another one, in one step.
-    pub(super) fn replace<V: Value>(
-        entries: &Bounded<V>,
-        old: &Arc<Slot<V>>,
-        new: &Arc<Slot<V>>,
-    ) -> bool {
-        let entry = entries.entry(old.key().clone());
-        let outcome = entry.and_compute_with(|current| {
-            let is_there = current.is_some_and(|current| Arc::ptr_eq(current.value(), old));
-            if is_there {
-                Op::Put(Arc::clone(new))
-            } else {
-                Op::Nop
-            }
-        });
-        matches!(outcome, CompResult::ReplacedWith(_))
     }
 }

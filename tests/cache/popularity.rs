@@ -1,12 +1,6 @@
 //! Which entries stay in L1 when not all can: moka decides, though it sees few of the hits.
 
-use std::convert::Infallible;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-
 use larder::Cache;
-use serde::{Deserialize, Serialize};
-
-use crate::support::eventually::eventually;
 
 /// Keys as often as in real life: the nth most popular one is asked for an nth as often as the first.
 fn keys(of: u32, times: usize) -> impl Iterator<Item = u32> {
@@ -71,58 +65,4 @@ async fn what_is_hit_all_along_outlives_a_scan() {
         }
         cache.insert(&once, once).await.unwrap();
     }
-}
-
-static ALIVE: AtomicUsize = AtomicUsize::new(0);
-
-/// A value that is counted while it is held.
-#[derive(Serialize, Deserialize)]
-struct Counted(u32);
-
-impl Counted {
-    fn new(number: u32) -> Self {
-        ALIVE.fetch_add(1, SeqCst);
-        Self(number)
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        ALIVE.fetch_sub(1, SeqCst);
-    }
-}
-
-#[tokio::test]
-async fn what_moka_puts_out_takes_no_room_however_often_it_was_hit() {
-    const CAPACITY: u32 = 250;
-    let cache: Cache<u32, Counted> = Cache::builder("test:room")
-        .l1_capacity(CAPACITY.into())
-        .build()
-        .unwrap();
-    // What is asked for changes, again and again.
-    for fashion in 0..20 {
-        for _ in 0..40 {
-            for key in fashion * CAPACITY..(fashion + 1) * CAPACITY {
-                let load = move || async move { Ok::<_, Infallible>(Counted::new(key)) };
-                assert_eq!(cache.get_or_load(&key, load).await.unwrap().0, key);
-            }
-        }
-    }
-    let (held, room) = (cache.stats().l1_entries, CAPACITY as usize);
-    assert!(held * 10 > u64::from(CAPACITY) * 9, "it is full");
-    let at_most = async |most| {
-        eventually(&format!("at most {most} values are held"), async || {
-            // moka drops what it has put out once no thread of the process can still look at it, and tries that when
-            // it is used.
-            assert!(cache.get_local(&u32::MAX).is_none());
-            _ = cache.stats();
-            ALIVE.load(SeqCst) <= most
-        })
-        .await;
-    };
-    at_most(room + room / 8).await;
-
-    cache.clear().await.unwrap();
-    assert_eq!(cache.stats().l1_entries, 0);
-    at_most(room / 8).await;
 }

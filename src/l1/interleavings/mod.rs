@@ -15,7 +15,7 @@ mod freshness;
 mod single_flight;
 mod stand_ins;
 
-pub(super) use self::stand_ins::{Bounded, Cell, bounded, replace};
+pub(super) use self::stand_ins::{Bounded, Cell, bounded};
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -5,33 +5,23 @@ use std::mem;
 use std::sync::Arc;
 
 use crate::key::Key;
+use crate::l1::Weigher;
+use crate::l1::store::Place;
 use crate::l1::sync::{Mutex, lock};
-use crate::l1::{Slot, Weigher};
 
 /// As moka: each step is atomic, and anything can happen between two of them.
-pub(in crate::l1) struct Bounded<V>(Mutex<HashMap<Key, Arc<Slot<V>>>>);
+pub(in crate::l1) struct Bounded<V>(Mutex<HashMap<Key, Arc<Place<V>>>>);
 
 pub(in crate::l1) fn bounded<V>(_capacity: u64, _weigher: Option<Weigher<V>>) -> Bounded<V> {
     Bounded(Mutex::new(HashMap::new()))
 }
 
-pub(in crate::l1) fn replace<V>(
-    entries: &Bounded<V>,
-    old: &Arc<Slot<V>>,
-    new: &Arc<Slot<V>>,
-) -> bool {
-    let mut entries = lock(&entries.0);
-    let current = entries.get_mut(old.key());
-    let current = current.filter(|current| Arc::ptr_eq(current, old));
-    current.map(|current| *current = Arc::clone(new)).is_some()
-}
-
 impl<V> Bounded<V> {
-    pub(in crate::l1) fn get(&self, key: &str) -> Option<Arc<Slot<V>>> {
+    pub(in crate::l1) fn get(&self, key: &str) -> Option<Arc<Place<V>>> {
         lock(&self.0).get(key).cloned()
     }
 
-    pub(in crate::l1) fn iter(&self) -> impl Iterator<Item = (Key, Arc<Slot<V>>)> {
+    pub(in crate::l1) fn iter(&self) -> impl Iterator<Item = (Key, Arc<Place<V>>)> {
         let entries = lock(&self.0).clone();
         entries.into_iter()
     }
@@ -40,8 +30,8 @@ impl<V> Bounded<V> {
         lock(&self.0).contains_key(key)
     }
 
-    pub(in crate::l1) fn insert(&self, key: Key, slot: Arc<Slot<V>>) {
-        lock(&self.0).insert(key, slot);
+    pub(in crate::l1) fn insert(&self, key: Key, place: Arc<Place<V>>) {
+        lock(&self.0).insert(key, place);
     }
 
     pub(in crate::l1) fn invalidate(&self, key: &str) {
@@ -69,8 +59,8 @@ impl<V> Bounded<V> {
 pub(in crate::l1) struct Cell<T>(Mutex<Option<Arc<T>>>);
 
 impl<T> Cell<T> {
-    pub(in crate::l1) fn new() -> Self {
-        Self(Mutex::new(None))
+    pub(in crate::l1) fn of(held: Option<Arc<T>>) -> Self {
+        Self(Mutex::new(held))
     }
 
     pub(in crate::l1) fn get_if(&self, condition: impl FnOnce(&Arc<T>) -> bool) -> Option<Arc<T>> {
@@ -80,6 +70,12 @@ impl<T> Cell<T> {
 
     pub(in crate::l1) fn holds(&self, condition: impl FnOnce(&Arc<T>) -> bool) -> bool {
         lock(&self.0).as_ref().is_some_and(condition)
+    }
+
+    pub(in crate::l1) fn replace_if(&self, old: &Arc<T>, new: &Arc<T>) -> bool {
+        let mut held = lock(&self.0);
+        let held = held.as_mut().filter(|held| Arc::ptr_eq(held, old));
+        held.map(|held| *held = Arc::clone(new)).is_some()
     }
 
     pub(in crate::l1) fn replace(&self, by: Option<Arc<T>>) -> Option<Arc<T>> {
