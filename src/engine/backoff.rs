@@ -1,10 +1,12 @@
 //! When a key whose load or refresh failed may be tried again, and what its callers get until then.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::clock::{Clock, Tick, nanos};
 use crate::error::LoadError;
 use crate::key::Key;
+use crate::l1::{Hasher, hasher};
 use crate::retry_delays::retry_delays;
 
 /// How many keys are remembered; a key that is forgotten may be tried at once.
@@ -13,7 +15,9 @@ const LONGEST: Duration = Duration::from_secs(30);
 
 /// Keys whose load or refresh failed; and those whose refresh is done by another instance, or may not be stored for now.
 pub(super) struct Backoff {
-    keys: moka::sync::Cache<Key, Pause>,
+    keys: moka::sync::Cache<Key, Pause, Hasher>,
+    /// Whether there was ever a key: each write looks for its own.
+    is_used: AtomicBool,
     clock: Clock,
 }
 
@@ -48,7 +52,10 @@ pub(super) struct Began {
 impl Backoff {
     pub(super) fn new(clock: Clock) -> Self {
         Self {
-            keys: moka::sync::Cache::new(CAPACITY),
+            keys: moka::sync::Cache::builder()
+                .max_capacity(CAPACITY)
+                .build_with_hasher(hasher()),
+            is_used: AtomicBool::new(false),
             clock,
         }
     }
@@ -79,7 +86,9 @@ impl Backoff {
 
     /// The key was stored or changed: it may be tried at once.
     pub(super) fn forget(&self, key: &str) {
-        self.keys.invalidate(key);
+        if self.is_used.load(Ordering::Acquire) {
+            self.keys.invalidate(key);
+        }
     }
 
     /// The same for all keys that begin with `prefix`.
@@ -125,6 +134,7 @@ impl Backoff {
             failures,
             after,
         };
+        self.is_used.store(true, Ordering::Release);
         self.keys.insert(key.clone(), pause);
     }
 }
