@@ -142,8 +142,10 @@ where
     {
         let mut out = KeyWriter::new();
         let (engine, key) = (self.engine(), out.write(key).ok()?);
-        let entry = engine.get_local(key, engine.now());
-        entry.or_else(|| engine.get_instead(key))
+        match engine.get_local(key, engine.now()) {
+            Some(entry) => Some(entry),
+            None => engine.get_instead(key),
+        }
     }
 
     /// Looks a key up in L1, then in L2. What L2 has is kept in L1.
@@ -170,9 +172,11 @@ where
         Q: CacheKey + ?Sized,
     {
         let now = self.engine().now();
-        match self.look_up(key, now) {
-            Ok(Found::Here(entry)) => Some(entry),
-            Ok(Found::NotHere(key)) => self.engine().get(key, now).await,
+        if let Some(entry) = self.look_up(key, now) {
+            return Some(entry);
+        }
+        match written(key) {
+            Ok(key) => self.engine().get(key, now).await,
             Err(error) => {
                 self.engine().refuse_key(error);
                 None
@@ -293,20 +297,18 @@ where
     {
         let loader = || Loader::plain(loader);
         let now = self.engine().now();
-        match self.look_up(key, now)? {
-            Found::Here(entry) => {
-                if !entry.is_due() {
-                    return Ok(entry);
-                }
-                let refreshed = self.engine().refresh_stale(written(key)?, &entry, loader);
-                let Some(current) = refreshed else {
-                    return Ok(entry);
-                };
-                drop(entry);
-                current.await
-            }
-            Found::NotHere(key) => self.engine().get_or_load(key, now, loader).await,
+        let Some(entry) = self.look_up(key, now) else {
+            return self.engine().get_or_load(written(key)?, now, loader).await;
+        };
+        if !entry.is_due() {
+            return Ok(entry);
         }
+        let refreshed = self.engine().refresh_stale(written(key)?, &entry, loader);
+        let Some(current) = refreshed else {
+            return Ok(entry);
+        };
+        drop(entry);
+        current.await
     }
 
     /// Looks a key up as [`get_or_load`](Self::get_or_load) does, with a loader that also says how its value is to be
@@ -364,21 +366,19 @@ where
         Q: CacheKey + ?Sized,
     {
         let now = self.engine().now();
-        match self.look_up(key, now)? {
-            Found::Here(entry) => {
-                if !entry.is_due() {
-                    return Ok(entry);
-                }
-                let loader = || load.loader();
-                let refreshed = self.engine().refresh_stale(written(key)?, &entry, loader);
-                let Some(current) = refreshed else {
-                    return Ok(entry);
-                };
-                drop(entry);
-                current.await
-            }
-            Found::NotHere(key) => self.engine().get_or_load(key, now, load).await,
+        let Some(entry) = self.look_up(key, now) else {
+            return self.engine().get_or_load(written(key)?, now, load).await;
+        };
+        if !entry.is_due() {
+            return Ok(entry);
         }
+        let loader = || load.loader();
+        let refreshed = self.engine().refresh_stale(written(key)?, &entry, loader);
+        let Some(current) = refreshed else {
+            return Ok(entry);
+        };
+        drop(entry);
+        current.await
     }
 
     /// Loads a key now, whatever is there, and stores the value in both levels in its place, in all instances.
@@ -592,19 +592,16 @@ where
         let mut entries = Vec::with_capacity(keys.len());
         let (mut due, mut lacking, mut missing) = (Vec::new(), Vec::new(), Vec::new());
         for (place, &key) in keys.iter().enumerate() {
-            entries.push(match self.look_up(key, now)? {
-                Found::Here(entry) => {
-                    if entry.is_due() {
-                        due.push((place, written(key)?, entry.clone()));
-                    }
-                    Some(entry)
-                }
-                Found::NotHere(written) => {
+            let entry = self.look_up(key, now);
+            match &entry {
+                Some(entry) if entry.is_due() => due.push((place, written(key)?, entry.clone())),
+                Some(_) => {}
+                None => {
+                    missing.push(written(key)?);
                     lacking.push(key);
-                    missing.push(written);
-                    None
                 }
-            });
+            }
+            entries.push(entry);
         }
         let refreshed = |places: &[usize]| loader(&keys, places);
         let awaited = self.engine().start_refreshes(due, refreshed);
@@ -1605,20 +1602,13 @@ where
         self.engine().close().await;
     }
 
-    /// Looks a key up in L1. The written key lives on the stack unless L1 lacks it.
-    fn look_up<Q: CacheKey + ?Sized>(&self, key: &Q, now: Tick) -> Result<Found<V>, KeyTooLong> {
+    /// Looks a key up in L1, which has none that is too long. The written key lives on the stack: if L1 lacks it, it is
+    /// written again.
+    fn look_up<Q: CacheKey + ?Sized>(&self, key: &Q, now: Tick) -> Option<Entry<V>> {
         let mut out = KeyWriter::new();
-        let key = out.write(key)?;
-        Ok(match self.engine().get_local(key, now) {
-            Some(entry) => Found::Here(entry),
-            None => Found::NotHere(key.into()),
-        })
+        let key = out.write(key).ok()?;
+        self.engine().get_local(key, now)
     }
-}
-
-enum Found<V> {
-    Here(Entry<V>),
-    NotHere(Key),
 }
 
 /// The last value of each key.

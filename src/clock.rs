@@ -1,8 +1,8 @@
 //! The monotonic time that the crate goes by, which tests can set.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 /// A point of monotonic time, in nanoseconds since some moment before the process started.
@@ -41,7 +41,8 @@ pub struct Clock(Kind);
 
 #[derive(Clone)]
 enum Kind {
-    System(Instant),
+    /// The time of the clock when the system's monotonic time was zero.
+    System(Tick),
     Tokio(tokio::time::Instant),
     Manual(Arc<AtomicU64>),
     Other(Arc<dyn Fn() -> Duration + Send + Sync>),
@@ -51,7 +52,7 @@ impl Clock {
     /// The system's monotonic clock.
     #[must_use]
     pub fn system() -> Self {
-        Self(Kind::System(Instant::now()))
+        Self(Kind::System(START.wrapping_sub(monotonic())))
     }
 
     /// A clock that stands still until [`advance`](Self::advance) moves it. Clones share the time.
@@ -103,12 +104,22 @@ impl Clock {
         }
     }
 
+    #[inline]
     pub(crate) fn now(&self) -> Tick {
         match &self.0 {
-            Kind::System(start) => START + nanos(start.elapsed()),
-            Kind::Tokio(start) => START + nanos(start.elapsed()),
-            Kind::Manual(now) => now.load(Ordering::SeqCst),
-            Kind::Other(time) => START + nanos(time()),
+            Kind::System(offset) => offset.wrapping_add(monotonic()),
+            other => other.now(),
+        }
+    }
+}
+
+impl Kind {
+    fn now(&self) -> Tick {
+        match self {
+            Self::System(offset) => offset.wrapping_add(monotonic()),
+            Self::Tokio(start) => START + nanos(start.elapsed()),
+            Self::Manual(now) => now.load(Ordering::SeqCst),
+            Self::Other(time) => START + nanos(time()),
         }
     }
 }
@@ -128,6 +139,25 @@ impl fmt::Debug for Clock {
             Kind::Other(_) => "Clock::from_fn",
         })
     }
+}
+
+/// The system's monotonic time in nanoseconds. Where it can be read as a number it is: the subtraction of two [`Instant`]s
+/// is a sixth of the instructions of a hit.
+#[inline]
+fn monotonic() -> u64 {
+    static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    let since_origin = || nanos(ORIGIN.elapsed());
+    #[cfg(unix)]
+    {
+        use nix::time::{ClockId, clock_gettime};
+        let of = |now: nix::sys::time::TimeSpec| {
+            now.tv_sec().cast_unsigned() * 1_000_000_000 + now.tv_nsec().cast_unsigned()
+        };
+        // A system without this clock has it never, so the two are not mixed.
+        clock_gettime(ClockId::CLOCK_MONOTONIC).map_or_else(|_| since_origin(), of)
+    }
+    #[cfg(not(unix))]
+    since_origin()
 }
 
 /// A duration in nanoseconds, at most five hundred years.

@@ -19,72 +19,85 @@ use crate::vocabulary::Version;
 pub struct Entry<V> {
     slot: Arc<Slot<V>>,
     at: Tick,
-    source: Source,
-    unproven: bool,
-    fallback: bool,
-    /// Though it is not stale.
-    wanted: Wanted,
+    how: How,
 }
 
-/// What a loader is wanted for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Wanted {
-    Nothing,
-    Refresh,
-    /// The entry is to be compared with the source.
-    Comparison,
+/// How an entry was come by. In one word, as an entry is moved several times on the way to its caller: a processor that is
+/// to read together what was written byte by byte has to wait for it, for a fifth of the time that a hit takes.
+#[derive(Clone, Copy)]
+struct How(u64);
+
+impl How {
+    const UNPROVEN: Self = Self(1 << 2);
+    const FALLBACK: Self = Self(1 << 3);
+    /// A loader is wanted though it is not stale: to refresh it.
+    const AHEAD: Self = Self(1 << 4);
+    /// A loader is wanted though it is not stale: it is to be compared with the source.
+    const SAMPLED: Self = Self(1 << 5);
+
+    const fn from(source: Source) -> Self {
+        Self(match source {
+            Source::L1 => 0,
+            Source::L2 => 1,
+            Source::Loader => 2,
+        })
+    }
+
+    const fn source(self) -> Source {
+        match self.0 & 3 {
+            0 => Source::L1,
+            1 => Source::L2,
+            _ => Source::Loader,
+        }
+    }
+
+    const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    const fn is_one_of(self, others: Self) -> bool {
+        self.0 & others.0 != 0
+    }
 }
 
 impl<V> Entry<V> {
+    #[inline]
     pub(crate) fn new(slot: Arc<Slot<V>>, at: Tick, source: Source) -> Self {
-        Self {
-            slot,
-            at,
-            source,
-            unproven: false,
-            fallback: false,
-            wanted: Wanted::Nothing,
-        }
+        let how = How::from(source);
+        Self { slot, at, how }
     }
 
     /// An entry of an L1 that cannot prove that the entry is current.
     pub(crate) fn unproven(slot: Arc<Slot<V>>, at: Tick) -> Self {
-        Self {
-            unproven: true,
-            ..Self::new(slot, at, Source::L1)
-        }
+        Self::new(slot, at, Source::L1).and(How::UNPROVEN)
     }
 
     /// The same entry, in place of a value that could not be loaded.
     pub(crate) fn into_fallback(self) -> Self {
-        Self {
-            fallback: true,
-            ..self
-        }
+        self.and(How::FALLBACK)
     }
 
     /// The same entry, which is to be refreshed.
     pub(crate) fn into_ahead(self) -> Self {
-        Self {
-            wanted: Wanted::Refresh,
-            ..self
-        }
+        self.and(How::AHEAD)
     }
 
     /// The same entry, which is to be compared with the source.
     pub(crate) fn into_sampled(self) -> Self {
-        Self {
-            wanted: Wanted::Comparison,
-            ..self
-        }
+        self.and(How::SAMPLED)
+    }
+
+    fn and(self, more: How) -> Self {
+        let how = self.how.and(more);
+        Self { how, ..self }
     }
 
     pub(crate) fn is_sampled(&self) -> bool {
-        self.wanted == Wanted::Comparison
+        self.how.is_one_of(How::SAMPLED)
     }
 
     pub(crate) fn is_stale(&self) -> bool {
-        self.unproven || self.fallback || self.is_past_soft_ttl()
+        self.how.is_one_of(How::UNPROVEN.and(How::FALLBACK)) || self.is_past_soft_ttl()
     }
 
     pub(crate) fn is_past_soft_ttl(&self) -> bool {
@@ -93,7 +106,8 @@ impl<V> Entry<V> {
 
     /// Whether a loader is wanted, to refresh the value or to compare it with the source.
     pub(crate) fn is_due(&self) -> bool {
-        !self.unproven && (self.wanted != Wanted::Nothing || self.is_past_soft_ttl())
+        let is_wanted = self.how.is_one_of(How::AHEAD.and(How::SAMPLED));
+        !self.how.is_one_of(How::UNPROVEN) && (is_wanted || self.is_past_soft_ttl())
     }
 
     pub(crate) fn slot(&self) -> &Arc<Slot<V>> {
@@ -110,10 +124,10 @@ impl<V> Entry<V> {
     #[must_use]
     pub fn meta(&self) -> Meta {
         Meta {
-            source: self.source,
+            source: self.how.source(),
             is_stale: self.is_stale(),
-            is_unproven: self.unproven,
-            is_fallback: self.fallback,
+            is_unproven: self.how.is_one_of(How::UNPROVEN),
+            is_fallback: self.how.is_one_of(How::FALLBACK),
             age: Duration::from_nanos(self.at.saturating_sub(self.slot.born_at)),
             version: (self.slot.ver != UNSTORED).then(|| self.slot.version()),
         }

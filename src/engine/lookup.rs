@@ -24,6 +24,7 @@ use crate::vocabulary::Value;
 const COMPARED: usize = 64;
 
 /// L1 alone. Does not wait, and does not allocate.
+#[inline]
 pub(super) fn get_local<V: Value>(ctx: &Arc<Context<V>>, key: &str, now: Tick) -> Option<Entry<V>> {
     let slot = ctx.l1.get(key, now)?;
     let before = ctx.counters.l1_hits.bump();
@@ -46,6 +47,7 @@ fn record_hit<V: Value>(ctx: &Context<V>, key: &Key) {
 }
 
 /// Hands a value out, and counts if it is stale.
+#[inline]
 pub(super) fn hand_out<V: Value>(
     ctx: &Arc<Context<V>>,
     slot: Arc<Slot<V>>,
