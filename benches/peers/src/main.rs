@@ -35,6 +35,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let rows = rows::all(
         &Bench::new(&one, "one thread", &server, args.quick),
         &Bench::new(&two, "two threads", &server, args.quick),
+        &args.rows,
     );
     println!("{}", output::markdown(&rows));
     if let Some(file) = args.out {

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::peer::Peer;
-use crate::peers::{ABSENT, ByHand};
+use crate::peers::{ABSENT, ByHand, Pool};
 use crate::statistics::{Median, median};
 use crate::turns::{Line, Outcome, Row, Unit};
 
@@ -35,7 +35,10 @@ impl Unit {
 
 /// Each line's figures divided by those of the way written by hand, in the same round.
 fn ratio(row: &Row, line: &Line) -> Option<Median> {
-    let by_hand = row.lines.iter().find(|line| line.name == ByHand::NAME)?;
+    let by_hand = row
+        .lines
+        .iter()
+        .find(|line| line.name == ByHand::<Pool>::NAME)?;
     let (Outcome::Figures(figures), Outcome::Figures(by_hand)) = (&line.outcome, &by_hand.outcome)
     else {
         return None;

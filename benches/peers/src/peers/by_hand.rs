@@ -1,31 +1,68 @@
-//! moka and deadpool-redis, combined by hand: the way that all others are compared with.
+//! moka and a client of Redis, combined by hand: with deadpool-redis, which all others are compared with, and with one
+//! connection that all callers share.
 
 use std::sync::Arc;
 
 use bincode::config::standard;
+use deadpool_redis::redis::aio::{ConnectionLike, MultiplexedConnection};
 use deadpool_redis::redis::io::tcp::TcpSettings;
-use deadpool_redis::redis::{IntoConnectionInfo, RedisError, cmd};
+use deadpool_redis::redis::{Client, ConnectionInfo, IntoConnectionInfo, RedisError, cmd};
 use deadpool_redis::{Manager, Pool};
 use moka::future::Cache;
 
 use crate::peer::{CAPACITY, CONNECTIONS, Peer, TTL, TwoLevels};
 use crate::user::User;
 
-/// Values are shared in moka as `Arc`, encoded with bincode 2, and each request checks a connection out of the pool.
+/// Values are shared in moka as `Arc`, and encoded with bincode 2.
 #[derive(Clone)]
-pub struct ByHand {
+pub struct ByHand<C> {
     l1: Cache<String, Arc<User>>,
-    l2: Pool,
+    l2: C,
     name: Arc<str>,
 }
 
-impl ByHand {
+/// Where a request gets its connection.
+pub trait Connections: Clone + Send + Sync + 'static {
+    const NAME: &'static str;
+
+    fn open(info: ConnectionInfo) -> impl Future<Output = Self> + Send;
+    fn connection(&self) -> impl Future<Output = impl ConnectionLike + Send> + Send;
+}
+
+/// Each request checks one out.
+impl Connections for Pool {
+    const NAME: &'static str = "moka + deadpool-redis by hand";
+
+    async fn open(info: ConnectionInfo) -> Self {
+        let pool = Self::builder(Manager::new(info).unwrap());
+        pool.max_size(CONNECTIONS).build().unwrap()
+    }
+
+    async fn connection(&self) -> impl ConnectionLike + Send {
+        self.get().await.unwrap()
+    }
+}
+
+impl Connections for MultiplexedConnection {
+    const NAME: &'static str = "moka + a shared connection by hand";
+
+    async fn open(info: ConnectionInfo) -> Self {
+        let client = Client::open(info).unwrap();
+        client.get_multiplexed_async_connection().await.unwrap()
+    }
+
+    async fn connection(&self) -> impl ConnectionLike + Send {
+        self.clone()
+    }
+}
+
+impl<C: Connections> ByHand<C> {
     fn in_redis(&self, key: &str) -> String {
         format!("{}:{key}", self.name)
     }
 
     async fn read(&self, key: &str) -> Option<Arc<User>> {
-        let mut connection = self.l2.get().await.unwrap();
+        let mut connection = self.l2.connection().await;
         let bytes: Option<Vec<u8>> = cmd("GET")
             .arg(self.in_redis(key))
             .query_async(&mut connection)
@@ -37,7 +74,7 @@ impl ByHand {
 
     async fn write(&self, key: &str, user: &User) {
         let bytes = bincode::serde::encode_to_vec(user, standard()).unwrap();
-        let mut connection = self.l2.get().await.unwrap();
+        let mut connection = self.l2.connection().await;
         let () = cmd("SET")
             .arg(self.in_redis(key))
             .arg(bytes)
@@ -49,8 +86,8 @@ impl ByHand {
     }
 }
 
-impl Peer for ByHand {
-    const NAME: &'static str = "moka + deadpool-redis by hand";
+impl<C: Connections> Peer for ByHand<C> {
+    const NAME: &'static str = C::NAME;
     type Key = String;
     type Hit = Arc<User>;
 
@@ -73,18 +110,17 @@ impl Peer for ByHand {
     }
 }
 
-impl TwoLevels for ByHand {
+impl<C: Connections> TwoLevels for ByHand<C> {
     async fn start(redis: &str, name: &str) -> Self {
         // Without TCP_NODELAY, which the client leaves off, it would be measured at its worst.
         let info = redis.into_connection_info().unwrap();
         let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
-        let pool = Pool::builder(Manager::new(info).unwrap());
         Self {
             l1: Cache::builder()
                 .max_capacity(CAPACITY.into())
                 .time_to_live(TTL)
                 .build(),
-            l2: pool.max_size(CONNECTIONS).build().unwrap(),
+            l2: C::open(info).await,
             name: name.into(),
         }
     }
@@ -106,7 +142,7 @@ impl TwoLevels for ByHand {
     }
 
     async fn invalidate(&self, key: &String) {
-        let mut connection = self.l2.get().await.unwrap();
+        let mut connection = self.l2.connection().await;
         let () = cmd("DEL")
             .arg(self.in_redis(key))
             .query_async(&mut connection)

@@ -21,6 +21,8 @@ pub use self::moka_future::MokaFuture;
 pub use self::moka_sync::MokaSync;
 pub use self::multi_tier_cache::MultiTierCache;
 pub use self::quick_cache::QuickCache;
+pub use deadpool_redis::Pool;
+pub use deadpool_redis::redis::aio::MultiplexedConnection as Shared;
 
 /// The ways that are not measured, and why.
 pub const ABSENT: &[(&str, &str)] = &[(
@@ -32,8 +34,9 @@ pub const ABSENT: &[(&str, &str)] = &[(
 macro_rules! with_two_levels {
     ($row:ident($($argument:expr),*)) => {
         vec![
-            $row::<$crate::peers::ByHand>($($argument),*),
+            $row::<$crate::peers::ByHand<$crate::peers::Pool>>($($argument),*),
             $row::<$crate::peers::Larder>($($argument),*),
+            $row::<$crate::peers::ByHand<$crate::peers::Shared>>($($argument),*),
             $row::<$crate::peers::MultiTierCache>($($argument),*),
             $row::<$crate::peers::Hitbox>($($argument),*),
             $row::<$crate::peers::CacheKit>($($argument),*),

@@ -69,15 +69,24 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// Measures all rows, some of them on a runtime of one thread and on one of two.
-pub fn all(one: &Bench<'_>, two: &Bench<'_>) -> Vec<Row> {
+/// What [`all`] measures.
+pub const NAMES: [&str; 6] = ["l1", "l2", "stampede", "write", "invalidation", "race"];
+
+/// Measures the rows that are named, or all if none is, some of them on a runtime of one thread and on one of two.
+pub fn all(one: &Bench<'_>, two: &Bench<'_>, named: &[String]) -> Vec<Row> {
+    let is_measured = |name: &str| named.is_empty() || named.iter().any(|named| named == name);
     let mut rows = Vec::new();
-    rows.extend(l1::rows(two));
-    rows.extend([one, two].into_iter().flat_map(l2::rows));
-    rows.extend(stampede::rows(two));
-    rows.extend([one, two].into_iter().flat_map(write::rows));
-    rows.extend(invalidation::rows(two));
-    rows.extend(race::rows(two));
+    let mut add = |name, on: &[&Bench<'_>], of: fn(&Bench<'_>) -> Vec<Row>| {
+        if is_measured(name) {
+            rows.extend(on.iter().flat_map(|bench| of(bench)));
+        }
+    };
+    add("l1", &[two], l1::rows);
+    add("l2", &[one, two], l2::rows);
+    add("stampede", &[two], stampede::rows);
+    add("write", &[one, two], write::rows);
+    add("invalidation", &[two], invalidation::rows);
+    add("race", &[two], race::rows);
     rows
 }
 

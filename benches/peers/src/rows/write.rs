@@ -1,4 +1,4 @@
-//! Inserts of keys that exist already.
+//! Inserts of keys that exist already, and invalidations of these.
 
 use crate::peer::TwoLevels;
 use crate::peers::with_two_levels;
@@ -8,20 +8,26 @@ use crate::turns::{Entrant, Row, Title, Unit, take_turns};
 use crate::user::User;
 
 const CALLERS: u64 = 64;
-const INSERTS: u64 = 5_000;
+const KEYS: u64 = 5_000;
 
 pub fn rows(bench: &Bench<'_>) -> Vec<Row> {
-    let title = Title {
-        text: format!("Inserts, callers: {CALLERS}, {}", bench.threads),
+    let titles = ["Inserts", "Invalidations"].map(|what| Title {
+        text: format!("{what}, callers: {CALLERS}, {}", bench.threads),
         unit: Unit::PerSecond,
-    };
-    take_turns([title], bench.rounds, with_two_levels!(entrant(bench)))
+    });
+    take_turns(titles, bench.rounds, with_two_levels!(entrant(bench)))
 }
 
-fn entrant<'a, P: TwoLevels>(bench: &'a Bench<'a>) -> Entrant<'a, 1> {
+fn entrant<'a, P: TwoLevels>(bench: &'a Bench<'a>) -> Entrant<'a, 2> {
     let peer: P = bench.runtime.block_on(bench.start("write"));
-    let round = move || [bench.runtime.block_on(inserts(&peer, bench.times(INSERTS)))];
-    round();
+    let keys = bench.times(KEYS);
+    let round = move || {
+        bench.runtime.block_on(async {
+            // The keys that the last round has invalidated.
+            inserts(&peer, keys).await;
+            [inserts(&peer, keys).await, invalidations(&peer, keys).await]
+        })
+    };
     Entrant {
         name: P::NAME,
         two_levels: P::HAS_L1,
@@ -38,4 +44,14 @@ pub async fn inserts<P: TwoLevels>(peer: &P, count: u64) -> f64 {
         }
     };
     rate(peer, CALLERS, count, prepare, call).await
+}
+
+/// Invalidates all ids below `count`, and returns how many per second.
+async fn invalidations<P: TwoLevels>(peer: &P, count: u64) -> f64 {
+    let call = |peer: P, keys: Vec<P::Key>| async move {
+        for key in keys {
+            peer.invalidate(&key).await;
+        }
+    };
+    rate(peer, CALLERS, count, |id| peer.key(id), call).await
 }
