@@ -98,8 +98,7 @@ impl<V: Value> Store<V> {
     /// Returns what [`restore`](Self::restore) has to know.
     pub(super) fn insert(&self, key: &Key, slot: Arc<Slot<V>>) -> u64 {
         let clears = self.hot.clears(key);
-        // A look-up, which moka counts as a hit: the key is in use.
-        let place = (!self.is_weighed).then(|| self.bounded.get(key)).flatten();
+        let place = (!self.is_weighed).then(|| self.place(key)).flatten();
         if let Some(place) = place {
             let former = place.replace(Some(slot));
             self.hot.clear(key);
@@ -143,17 +142,16 @@ impl<V: Value> Store<V> {
     /// Makes the entry of a key that is being inserted invisible if it meets the condition. It keeps its room, as moka
     /// takes longer to remove an entry and to insert another.
     pub(super) fn hide_if(&self, key: &str, condition: impl Fn(&Arc<Slot<V>>) -> bool) {
-        let place = self.bounded.get(key);
-        if let Some(slot) = place.and_then(|place| place.get_if(condition)) {
+        if let Some(slot) = (self.place(key)).and_then(|place| place.get_if(condition)) {
             slot.hide();
         }
         // An entry that moka has evicted may still be here.
         self.hot.clear(key);
     }
 
-    /// The place of a key that this instance may never have asked for.
+    /// The place of a key, which counts as a hit.
     fn place(&self, key: &str) -> Option<Arc<Place<V>>> {
-        // First whether there is one: moka counts other look-ups, by which it decides what stays.
+        // First whether there is one: moka decides by its counts what stays, and would count a key that it has not.
         let is_there = self.bounded.contains_key(key);
         is_there.then(|| self.bounded.get(key))?
     }
