@@ -196,9 +196,9 @@ mod moka {
 
     use moka::sync::Cache;
 
-    use super::{Place, Weigher};
     use crate::key::Key;
     use crate::l1::hasher::{Hasher, hasher};
+    use crate::l1::store::{Place, Weigher};
     use crate::vocabulary::Value;
 
     pub(super) type Bounded<V> = Cache<Key, Arc<Place<V>>, Hasher>;
