@@ -142,6 +142,7 @@ where
     {
         let mut out = KeyWriter::new();
         let (engine, key) = (self.engine(), out.write(key).ok()?);
+        // `or_else` would move the entry once more.
         match engine.get_local(key, engine.now()) {
             Some(entry) => Some(entry),
             None => engine.get_instead(key),
@@ -1602,8 +1603,8 @@ where
         self.engine().close().await;
     }
 
-    /// Looks a key up in L1, which has none that is too long. The written key lives on the stack: if L1 lacks it, it is
-    /// written again.
+    /// Looks a key up in L1. A key that is too long is a miss. The encoded key is on the stack; after a miss the caller
+    /// encodes it again.
     fn look_up<Q: CacheKey + ?Sized>(&self, key: &Q, now: Tick) -> Option<Entry<V>> {
         let mut out = KeyWriter::new();
         let key = out.write(key).ok()?;

@@ -114,6 +114,8 @@ impl Clock {
 }
 
 impl Kind {
+    /// The time of any clock. Apart from the system's, which hits read inline: with all of this inline, a hit by an integer
+    /// takes 6 % more instructions.
     fn now(&self) -> Tick {
         match self {
             Self::System(offset) => offset.wrapping_add(monotonic()),
@@ -141,8 +143,8 @@ impl fmt::Debug for Clock {
     }
 }
 
-/// The system's monotonic time in nanoseconds. Where it can be read as a number it is: the subtraction of two [`Instant`]s
-/// is a sixth of the instructions of a hit.
+/// The system's monotonic time in nanoseconds. Unix gives it as a number. Elsewhere two [`Instant`]s are subtracted, which
+/// would be a sixth of the instructions of a hit.
 #[inline]
 fn monotonic() -> u64 {
     static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -153,7 +155,7 @@ fn monotonic() -> u64 {
         let of = |now: nix::sys::time::TimeSpec| {
             now.tv_sec().cast_unsigned() * 1_000_000_000 + now.tv_nsec().cast_unsigned()
         };
-        // A system without this clock has it never, so the two are not mixed.
+        // It fails always or never, so times of the two origins are not mixed.
         clock_gettime(ClockId::CLOCK_MONOTONIC).map_or_else(|_| since_origin(), of)
     }
     #[cfg(not(unix))]

@@ -19,15 +19,16 @@ use crate::vocabulary::Version;
 pub struct Entry<V> {
     slot: Arc<Slot<V>>,
     at: Tick,
-    how: How,
+    flags: Flags,
 }
 
-/// How an entry was come by. In one word, as an entry is moved several times on the way to its caller: a processor that is
-/// to read together what was written byte by byte has to wait for it, for a fifth of the time that a hit takes.
+/// The source of an entry and its flags, packed in one integer. An entry is moved several times on its way to the caller. If
+/// each flag had a byte, the processor would write the bytes one by one and read them together, which stalls it (store
+/// forwarding): that took a fifth of the time of a hit.
 #[derive(Clone, Copy)]
-struct How(u64);
+struct Flags(u64);
 
-impl How {
+impl Flags {
     const UNPROVEN: Self = Self(1 << 2);
     const FALLBACK: Self = Self(1 << 3);
     /// A loader is wanted though it is not stale: to refresh it.
@@ -51,53 +52,53 @@ impl How {
         }
     }
 
-    const fn and(self, other: Self) -> Self {
+    const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    const fn is_one_of(self, others: Self) -> bool {
-        self.0 & others.0 != 0
+    const fn has_any(self, of: Self) -> bool {
+        self.0 & of.0 != 0
     }
 }
 
 impl<V> Entry<V> {
     #[inline]
     pub(crate) fn new(slot: Arc<Slot<V>>, at: Tick, source: Source) -> Self {
-        let how = How::from(source);
-        Self { slot, at, how }
+        let flags = Flags::from(source);
+        Self { slot, at, flags }
     }
 
     /// An entry of an L1 that cannot prove that the entry is current.
     pub(crate) fn unproven(slot: Arc<Slot<V>>, at: Tick) -> Self {
-        Self::new(slot, at, Source::L1).and(How::UNPROVEN)
+        Self::new(slot, at, Source::L1).with(Flags::UNPROVEN)
     }
 
     /// The same entry, in place of a value that could not be loaded.
     pub(crate) fn into_fallback(self) -> Self {
-        self.and(How::FALLBACK)
+        self.with(Flags::FALLBACK)
     }
 
     /// The same entry, which is to be refreshed.
     pub(crate) fn into_ahead(self) -> Self {
-        self.and(How::AHEAD)
+        self.with(Flags::AHEAD)
     }
 
     /// The same entry, which is to be compared with the source.
     pub(crate) fn into_sampled(self) -> Self {
-        self.and(How::SAMPLED)
+        self.with(Flags::SAMPLED)
     }
 
-    fn and(self, more: How) -> Self {
-        let how = self.how.and(more);
-        Self { how, ..self }
+    fn with(self, more: Flags) -> Self {
+        let flags = self.flags.with(more);
+        Self { flags, ..self }
     }
 
     pub(crate) fn is_sampled(&self) -> bool {
-        self.how.is_one_of(How::SAMPLED)
+        self.flags.has_any(Flags::SAMPLED)
     }
 
     pub(crate) fn is_stale(&self) -> bool {
-        self.how.is_one_of(How::UNPROVEN.and(How::FALLBACK)) || self.is_past_soft_ttl()
+        self.flags.has_any(Flags::UNPROVEN.with(Flags::FALLBACK)) || self.is_past_soft_ttl()
     }
 
     pub(crate) fn is_past_soft_ttl(&self) -> bool {
@@ -106,8 +107,8 @@ impl<V> Entry<V> {
 
     /// Whether a loader is wanted, to refresh the value or to compare it with the source.
     pub(crate) fn is_due(&self) -> bool {
-        let is_wanted = self.how.is_one_of(How::AHEAD.and(How::SAMPLED));
-        !self.how.is_one_of(How::UNPROVEN) && (is_wanted || self.is_past_soft_ttl())
+        let is_wanted = self.flags.has_any(Flags::AHEAD.with(Flags::SAMPLED));
+        !self.flags.has_any(Flags::UNPROVEN) && (is_wanted || self.is_past_soft_ttl())
     }
 
     pub(crate) fn slot(&self) -> &Arc<Slot<V>> {
@@ -124,10 +125,10 @@ impl<V> Entry<V> {
     #[must_use]
     pub fn meta(&self) -> Meta {
         Meta {
-            source: self.how.source(),
+            source: self.flags.source(),
             is_stale: self.is_stale(),
-            is_unproven: self.how.is_one_of(How::UNPROVEN),
-            is_fallback: self.how.is_one_of(How::FALLBACK),
+            is_unproven: self.flags.has_any(Flags::UNPROVEN),
+            is_fallback: self.flags.has_any(Flags::FALLBACK),
             age: Duration::from_nanos(self.at.saturating_sub(self.slot.born_at)),
             version: (self.slot.ver != UNSTORED).then(|| self.slot.version()),
         }
@@ -321,7 +322,7 @@ impl Meta {
         self.is_fallback
     }
 
-    /// How long ago the value was written to L2, or loaded if it was not written. Never less than that; more by at
+    /// Flags long ago the value was written to L2, or loaded if it was not written. Never less than that; more by at
     /// most a round trip to L2 and, for values of other instances, a millisecond.
     #[must_use]
     pub fn age(&self) -> Duration {

@@ -1,5 +1,5 @@
-//! A hit in L1 allocates nothing; and what memory else is taken for. A binary of its own: the counting allocator is for all of
-//! it.
+//! A hit in L1 allocates nothing; inserts, entries and tags take no more than so much. A binary of its own, as all of it uses
+//! the counting allocator.
 
 #![allow(
     clippy::unwrap_used,

@@ -16,7 +16,7 @@ const LONGEST: Duration = Duration::from_secs(30);
 /// Keys whose load or refresh failed; and those whose refresh is done by another instance, or may not be stored for now.
 pub(super) struct Backoff {
     keys: moka::sync::Cache<Key, Pause, Hasher>,
-    /// Whether there was ever a key: each write looks for its own.
+    /// Whether a key was ever added. Each write removes its key, and skips that while there is nothing to remove.
     is_used: AtomicBool,
     clock: Clock,
 }

@@ -1,8 +1,8 @@
 //! The entries: all of them in moka, which bounds them, and those that are hit often also in the [`HotTable`].
 //!
-//! Whatever changes in moka, the key is cleared from the hot table afterwards and before the change returns; a fill of
-//! the table that began before does nothing. Only an entry that moka evicts for want of room may stay in the table for a
-//! while: it is as good as before.
+//! Whatever changes in moka or in a cell that it holds, the key is cleared from the hot table afterwards and before the
+//! change returns; a fill of the table that began before does nothing. Only an entry that moka evicts for want of room may
+//! stay in the table for a while: it is as good as before.
 //!
 //! Knows nothing of versions and generations: its caller says with a condition what may be seen or removed.
 
@@ -24,16 +24,16 @@ use crate::vocabulary::Value;
 /// What an entry weighs.
 pub(crate) type Weigher<V> = Arc<dyn Fn(&str, &V) -> u32 + Send + Sync>;
 
-/// What moka holds for a key: its entry, which another one may replace without moka. That takes moka a look-up, and an
-/// insert in it several times as long.
+/// What moka holds for a key: a cell with the key's entry. The next entry of the key is put in the same cell, which takes one
+/// look-up in moka; an insert into moka takes several times as long.
 ///
-/// A place that moka has given up meanwhile is found by nobody, and what is put there is as good as evicted.
+/// moka may drop a cell while an entry is put in it. No look-up finds that entry: it is as good as evicted.
 pub(super) type Place<V> = Cell<Slot<V>>;
 
 pub(super) struct Store<V> {
     /// All entries.
     bounded: Bounded<V>,
-    /// Whether moka has to be told of each entry what it weighs.
+    /// Whether entries have weights, which moka reads at its insert only.
     is_weighed: bool,
     /// Some of them.
     hot: HotTable<V>,
@@ -149,9 +149,9 @@ impl<V: Value> Store<V> {
         self.hot.clear(key);
     }
 
-    /// The place of a key, which counts as a hit.
+    /// The cell of a key, if moka has one. moka counts that as a hit.
     fn place(&self, key: &str) -> Option<Arc<Place<V>>> {
-        // First whether there is one: moka decides by its counts what stays, and would count a key that it has not.
+        // `get` alone would also count a key that moka lacks, and moka decides by these counts what stays.
         let is_there = self.bounded.contains_key(key);
         is_there.then(|| self.bounded.get(key))?
     }
