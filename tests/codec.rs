@@ -525,6 +525,55 @@ macro_rules! every_codec {
     };
 }
 
+/// Leaves out what is empty: a list of it, a variant, and an option, at any depth.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Sparse {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    discount: Option<u32>,
+    quantity: u32,
+    ids: Vec<u32>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+enum Offer {
+    Free {
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        codes: Vec<u8>,
+        until: u8,
+    },
+}
+
+fn sparse(discount: Option<u32>) -> Sparse {
+    Sparse {
+        discount,
+        quantity: 0,
+        ids: vec![1, 50],
+    }
+}
+
+/// Without names of fields, the next one would be read in the place of the one that is left out.
+fn refuses_what_is_left_out<C: Codec + Default>() {
+    fn refuses<C: Codec + Default>(value: &impl Serialize, field: &str) {
+        let error = C::default().encode(value, &mut Vec::new()).unwrap_err();
+        let error = error.to_string();
+        assert!(error.contains(field) && error.contains("Json"), "{error}");
+    }
+    comes_back::<C, _>(&sparse(Some(7)));
+    refuses::<C>(&sparse(None), "`discount`");
+    let inside: (u8, BTreeMap<u8, Option<Sparse>>) = (1, [(2, Some(sparse(None)))].into());
+    refuses::<C>(&inside, "`discount`");
+    let offer = |codes| Offer::Free { codes, until: 3 };
+    comes_back::<C, _>(&[offer(vec![1])]);
+    refuses::<C>(&[offer(vec![])], "`codes`");
+}
+
+#[cfg(any(feature = "json", feature = "messagepack"))]
+fn brings_back_what_is_left_out<C: Codec + Default>() {
+    comes_back::<C, _>(&sparse(None));
+    let codes = vec![];
+    comes_back::<C, _>(&Offer::Free { codes, until: 3 });
+}
+
 /// The tests that are the same for bincode and postcard, which take every length
 /// and every nesting from the bytes.
 macro_rules! trusting_codec {
@@ -540,6 +589,11 @@ macro_rules! trusting_codec {
                 refuses::<$codec, Chain>(&bytes);
                 refuses::<$codec, Tree>(&bytes);
                 refuses::<$codec, Folder>(&deep(&[1, 0], &[0], &[]));
+            }
+
+            #[test]
+            fn a_field_that_is_left_out_is_refused() {
+                refuses_what_is_left_out::<$codec>();
             }
 
             #[test]
@@ -608,6 +662,11 @@ mod json_only {
     use super::*;
 
     #[test]
+    fn a_field_that_is_left_out_comes_back() {
+        brings_back_what_is_left_out::<larder::codec::Json>();
+    }
+
+    #[test]
     fn nested_values_that_are_read_whole_take_a_quarter_of_a_stack() {
         large::all_that_are_read_whole_fit_the_stack::<Json>();
     }
@@ -657,6 +716,11 @@ mod messagepack_only {
     use larder::codec::MessagePack;
 
     use super::*;
+
+    #[test]
+    fn a_field_that_is_left_out_comes_back() {
+        brings_back_what_is_left_out::<larder::codec::MessagePack>();
+    }
 
     #[test]
     fn nested_values_that_are_read_whole_take_a_quarter_of_a_stack() {

@@ -5,6 +5,7 @@
 use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tracing::{debug, warn};
@@ -37,6 +38,8 @@ pub(super) struct Convert<V> {
     counters: Arc<Counters>,
     /// Knows how far the lane's time is.
     l1: Arc<L1<V>>,
+    /// Whether a value of the type was read back as it was written.
+    is_readable: AtomicBool,
     decode_warnings: Throttle,
     encode_warnings: Throttle,
 }
@@ -59,6 +62,7 @@ impl<V: Value> Convert<V> {
             options: Arc::clone(options),
             counters: Arc::clone(counters),
             l1: Arc::clone(l1),
+            is_readable: AtomicBool::new(false),
             decode_warnings: Throttle::default(),
             encode_warnings: Throttle::default(),
         }
@@ -226,9 +230,9 @@ impl<V: Value> Convert<V> {
     ) -> Result<EncodedValue, EncodeError> {
         let mut body = envelope::begin();
         let context = self.codec_context(key, tags);
-        let encoded = self
-            .codec
-            .encode(value, &context, &mut body, self.options.max_value_size);
+        let max = self.options.max_value_size;
+        let encoded = self.codec.encode(value, &context, &mut body, max);
+        let encoded = encoded.and_then(|codec| self.try_type(value).map(|()| codec));
         let head = Head {
             codec: encoded.inspect_err(|error| self.cannot_store(error))?,
             type_tag: self.type_tag,
@@ -239,6 +243,16 @@ impl<V: Value> Convert<V> {
             self.counters.l2_written_bytes.add(body.len() as u64);
         }
         Ok(EncodedValue { body, ttls })
+    }
+
+    /// Whether values of the type can be read back: by the first one, and by later ones until one can. Otherwise L1 would
+    /// hide for a while that every read of L2 fails.
+    fn try_type(&self, value: &V) -> Result<(), EncodeError> {
+        if !self.is_readable.load(Ordering::Relaxed) {
+            self.codec.try_type(value)?;
+            self.is_readable.store(true, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     fn cannot_store(&self, error: &EncodeError) {

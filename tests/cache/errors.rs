@@ -147,6 +147,55 @@ async fn a_value_that_is_too_large_is_not_stored() {
     );
 }
 
+/// bincode writes these, and cannot read them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind")]
+enum Tagged {
+    Number { value: u64 },
+}
+
+/// Is written with a field less than it is read with: the length of the list is taken for the first field, and the first
+/// element for the length.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Shifted {
+    #[serde(skip_serializing)]
+    cached: u8,
+    list: Vec<u8>,
+}
+
+async fn is_not_stored<V>(value: V)
+where
+    V: Clone + std::fmt::Debug + Serialize + serde::de::DeserializeOwned + Send + Sync + 'static,
+{
+    let cache: Cache<String, V> = Cache::builder("test:types")
+        .l2(larder::MemoryL2::new())
+        .build()
+        .unwrap();
+    let error = cache.insert("k", value.clone()).await.unwrap_err();
+    let reason = std::error::Error::source(&error).unwrap().to_string();
+    assert!(reason.contains("use Json or MessagePack"), "{reason}");
+    let load = async move || Ok::<_, LoadError>(value);
+    let loaded = cache.get_or_load("k", load).await.unwrap();
+    assert_eq!(
+        loaded.meta().version(),
+        None,
+        "it is handed out all the same"
+    );
+    assert!(cache.get("k").await.is_none());
+    let stats = cache.stats();
+    assert_eq!((stats.encode_errors, stats.decode_errors), (2, 0));
+}
+
+#[tokio::test]
+async fn a_type_that_cannot_be_read_back_is_not_stored() {
+    is_not_stored(Tagged::Number { value: 7 }).await;
+    is_not_stored(Shifted {
+        cached: 9,
+        list: vec![1, 0],
+    })
+    .await;
+}
+
 #[derive(Debug, Deserialize)]
 struct Stubborn;
 
@@ -181,18 +230,15 @@ async fn a_value_that_does_not_encode_is_not_stored() {
     assert_eq!(entry.meta().version(), None);
 }
 
-#[derive(Debug)]
-struct Hysterical;
-
-impl Serialize for Hysterical {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_u8(1)
-    }
-}
+/// Panics when a number above zero is read.
+#[derive(Debug, Serialize)]
+struct Hysterical(u8);
 
 impl<'de> Deserialize<'de> for Hysterical {
-    fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
-        panic!("not to be read")
+    fn deserialize<D: serde::Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        let number = u8::deserialize(input)?;
+        assert_eq!(number, 0, "not to be read");
+        Ok(Self(number))
     }
 }
 
@@ -206,12 +252,22 @@ async fn a_value_whose_decoding_panics_is_a_miss() {
             .build()
             .unwrap()
     };
-    instance().insert(&1, Hysterical).await.unwrap();
+    let writer = instance();
+    assert!(
+        writer
+            .insert(&1, Hysterical(1))
+            .await
+            .unwrap_err()
+            .is_encode(),
+        "no value of the type has been read back yet"
+    );
+    writer.insert(&1, Hysterical(0)).await.unwrap();
+    writer.insert(&1, Hysterical(1)).await.unwrap();
     let reader = instance();
     assert!(reader.get(&1).await.is_none());
     assert_eq!(reader.stats().decode_errors, 1);
     let entry = reader
-        .get_or_load(&1, || async { Ok::<_, std::io::Error>(Hysterical) })
+        .get_or_load(&1, || async { Ok::<_, std::io::Error>(Hysterical(0)) })
         .await
         .unwrap();
     assert!(entry.meta().version().is_some());

@@ -7,16 +7,17 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::error::Category;
-use super::{Codec, CodecError, bounded};
+use super::{Codec, CodecError, bounded, complete};
 
 /// bincode 2 in its standard configuration: small and fast, and the default.
 ///
 /// Bytes carry no names and no types. A value is read back by the very type that
 /// wrote it; a changed type gives an error or, with bad luck, a wrong value, so a
-/// changed type must not read what the old one wrote. Types that need to look at the bytes
-/// to know what they are (`#[serde(flatten)]`, `#[serde(untagged)]`,
-/// `#[serde(tag = "...")]`) or leave fields out (`skip_serializing_if`) are
-/// written but cannot be read.
+/// changed type must not read what the old one wrote.
+///
+/// Types are refused that need to look at the bytes to know what they are (`#[serde(flatten)]`, `#[serde(untagged)]`,
+/// `#[serde(tag = "...")]`), and values that leave a field out (`skip_serializing_if`): nothing of them is stored. The
+/// error says so; `Json` and `MessagePack` have no such limits.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Bincode;
 
@@ -29,9 +30,9 @@ impl Codec for Bincode {
         value: &T,
         out: &mut Vec<u8>,
     ) -> Result<(), CodecError> {
-        encode_into_std_write(value, out, standard())
-            .map(drop)
-            .map_err(CodecError::new)
+        complete::serialize(value, |value| {
+            encode_into_std_write(value, out, standard()).map(drop)
+        })
     }
 
     fn decode<T: DeserializeOwned + Send>(&self, bytes: &[u8]) -> Result<T, CodecError> {

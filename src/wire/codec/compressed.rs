@@ -98,6 +98,13 @@ impl<C: Codec> Unencrypted for Compressed<C> {
         // Every codec reads what is compressed.
         self.codec.read(id, bytes, max)
     }
+
+    fn try_alone<T: Serialize + DeserializeOwned + Send>(
+        &self,
+        value: &T,
+    ) -> Result<(), CodecError> {
+        self.codec.try_alone(value)
+    }
 }
 
 #[cfg(test)]

@@ -160,6 +160,13 @@ impl<C: Unencrypted> CodecStack for Encrypted<C> {
         let (id, bytes) = plain.split_first().ok_or(Category::Malformed)?;
         self.codec.read(*id, bytes, max)
     }
+
+    fn try_type<T: Serialize + DeserializeOwned + Send>(
+        &self,
+        value: &T,
+    ) -> Result<(), CodecError> {
+        self.codec.try_alone(value)
+    }
 }
 
 #[cfg(test)]

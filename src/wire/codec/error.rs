@@ -52,6 +52,15 @@ pub(super) enum Category {
     #[cfg(feature = "encryption")]
     #[error("it is not encrypted")]
     Unencrypted,
+    /// The name is of the type, and says nothing of the value.
+    #[error(
+        "the value leaves out its field `{0}`, as by skip_serializing_if, which a format without names cannot express: use Json or MessagePack"
+    )]
+    FieldLeftOut(&'static str),
+    #[error(
+        "a value of its type cannot be read back: use Json or MessagePack for types with flatten, untagged, tag or fields that are only written, or mend its Deserialize"
+    )]
+    NotReadBack,
     #[error("the type's own code panicked")]
     Panicked,
     /// Of encoding, and of a user's own codec.

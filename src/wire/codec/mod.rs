@@ -5,6 +5,7 @@
 
 mod bincode;
 mod bounded;
+mod complete;
 #[cfg(feature = "compression")]
 mod compressed;
 #[cfg(feature = "encryption")]

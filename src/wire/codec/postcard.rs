@@ -5,13 +5,12 @@ use serde::Serialize;
 use serde::de::{DeserializeOwned, DeserializeSeed};
 
 use super::error::Category;
-use super::{Codec, CodecError, bounded};
+use super::{Codec, CodecError, bounded, complete};
 
 /// postcard: as small as [`Bincode`](super::Bincode), with a published format.
 ///
 /// The same limits apply: values are read back by the very type that wrote them,
-/// and types that need to look at the bytes first, or leave fields out, cannot be
-/// read.
+/// and types that need to look at the bytes first, or leave fields out, are refused.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Postcard;
 
@@ -24,9 +23,7 @@ impl Codec for Postcard {
         value: &T,
         out: &mut Vec<u8>,
     ) -> Result<(), CodecError> {
-        postcard::to_io(value, out)
-            .map(drop)
-            .map_err(CodecError::new)
+        complete::serialize(value, |value| postcard::to_io(&value, out).map(drop))
     }
 
     fn decode<T: DeserializeOwned + Send>(&self, bytes: &[u8]) -> Result<T, CodecError> {

@@ -42,6 +42,15 @@ pub trait CodecStack: Send + Sync + 'static {
         context: &Context<'_>,
         max: usize,
     ) -> Result<T, CodecError>;
+
+    /// Encodes a value and reads it back, without layers.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read, or not whole.
+    #[doc(hidden)]
+    fn try_type<T: Serialize + DeserializeOwned + Send>(&self, value: &T)
+    -> Result<(), CodecError>;
 }
 
 /// A [`CodecStack`] that does not encrypt, so that `Encrypted` can: a [`Codec`] or `Compressed`.
@@ -63,6 +72,13 @@ pub trait Unencrypted: Send + Sync + 'static {
         bytes: &[u8],
         max: usize,
     ) -> Result<T, CodecError>;
+
+    /// As [`CodecStack::try_type`].
+    #[doc(hidden)]
+    fn try_alone<T: Serialize + DeserializeOwned + Send>(
+        &self,
+        value: &T,
+    ) -> Result<(), CodecError>;
 }
 
 /// Names the format of encrypted values next to every one of them.
@@ -103,6 +119,13 @@ impl<C: Unencrypted> CodecStack for C {
     ) -> Result<T, CodecError> {
         self.read(id, bytes, max)
     }
+
+    fn try_type<T: Serialize + DeserializeOwned + Send>(
+        &self,
+        value: &T,
+    ) -> Result<(), CodecError> {
+        self.try_alone(value)
+    }
 }
 
 impl<C: Codec> Unencrypted for C {
@@ -139,6 +162,24 @@ impl<C: Codec> Unencrypted for C {
             ENCRYPTED => Err(Category::NoKeys.into()),
             id => read_alone(self, id, bytes),
         }
+    }
+
+    fn try_alone<T: Serialize + DeserializeOwned + Send>(
+        &self,
+        value: &T,
+    ) -> Result<(), CodecError> {
+        let mut bytes = Vec::new();
+        self.encode(value, &mut bytes)?;
+        let read: T =
+            (self.decode(&bytes)).map_err(|error| error.because(Category::NotReadBack))?;
+        // A field that is written and not read, or the other way round, shifts all that follow. The bytes may differ, as
+        // those of a map have no order.
+        let mut again = Vec::with_capacity(bytes.len());
+        self.encode(&read, &mut again)?;
+        if again.len() != bytes.len() {
+            return Err(Category::NotReadBack.into());
+        }
+        Ok(())
     }
 }
 

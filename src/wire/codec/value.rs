@@ -37,6 +37,13 @@ pub(crate) trait ValueCodec<V>: Send + Sync {
         context: &Context<'_>,
         max: usize,
     ) -> Result<V, CodecError>;
+
+    /// Encodes a value and reads it back, which shows whether values of its type can be.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read, or not whole.
+    fn try_type(&self, value: &V) -> Result<(), CodecError>;
 }
 
 impl<S: CodecStack, V: Serialize + DeserializeOwned + Send> ValueCodec<V> for S {
@@ -63,6 +70,10 @@ impl<S: CodecStack, V: Serialize + DeserializeOwned + Send> ValueCodec<V> for S 
         max: usize,
     ) -> Result<V, CodecError> {
         catch_panic(|| self.open(id, bytes, context, max))
+    }
+
+    fn try_type(&self, value: &V) -> Result<(), CodecError> {
+        catch_panic(|| CodecStack::try_type(self, value))
     }
 }
 

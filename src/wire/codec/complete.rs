@@ -1,0 +1,232 @@
+//! A serializer that refuses types which leave fields out, for formats without names.
+//!
+//! With `skip_serializing_if` a type writes a field for some values and not for others. bincode and postcard do not write
+//! which: the bytes of the next field would be read in its place, as a wrong value and without an error. serde tells a
+//! serializer of each field that is left out, which these formats ignore. So they serialize through [`serialize`], which
+//! passes every other call on.
+
+use std::cell::Cell;
+use std::fmt::Display;
+
+use serde::ser::{
+    Error, Serialize, SerializeMap, SerializeSeq, SerializeStruct, SerializeStructVariant,
+    SerializeTuple, SerializeTupleStruct, SerializeTupleVariant, Serializer,
+};
+
+use super::CodecError;
+use super::error::Category;
+
+/// Has `write` serialize a value, and names the field that it leaves out.
+#[inline]
+pub(super) fn serialize<
+    T: Serialize + ?Sized,
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+>(
+    value: &T,
+    write: impl FnOnce(Complete<'_, &T>) -> Result<(), E>,
+) -> Result<(), CodecError> {
+    let left_out = &Cell::new(None);
+    let value = Complete {
+        inner: value,
+        left_out,
+    };
+    write(value).map_err(|error| match left_out.get() {
+        Some(field) => Category::FieldLeftOut(field).into(),
+        None => CodecError::new(error),
+    })
+}
+
+/// A value, a serializer or a part of one, in which no field may be left out.
+pub(super) struct Complete<'a, X> {
+    inner: X,
+    /// The field that was.
+    left_out: &'a Cell<Option<&'static str>>,
+}
+
+impl<'a, X> Complete<'a, X> {
+    fn of<Y>(&self, inner: Y) -> Complete<'a, Y> {
+        Complete {
+            inner,
+            left_out: self.left_out,
+        }
+    }
+
+    fn refuse<E: Error>(&self, field: &'static str) -> Result<(), E> {
+        self.left_out.set(Some(field));
+        Err(E::custom("a field was left out"))
+    }
+}
+
+impl<T: Serialize + ?Sized> Serialize for Complete<'_, &T> {
+    #[inline]
+    fn serialize<S: Serializer>(&self, output: S) -> Result<S::Ok, S::Error> {
+        self.inner.serialize(self.of(output))
+    }
+}
+
+/// What is passed on as it is.
+macro_rules! pass_on {
+    ($($method:ident($($arg:ident: $type:ty),*);)*) => {$(
+        #[inline]
+        fn $method(self $(, $arg: $type)*) -> Result<S::Ok, S::Error> {
+            self.inner.$method($($arg),*)
+        }
+    )*};
+}
+
+/// What begins a collection or a struct.
+macro_rules! begin {
+    ($($method:ident($($arg:ident: $type:ty),*) -> $part:ident;)*) => {$(
+        #[inline]
+        fn $method(self $(, $arg: $type)*) -> Result<Self::$part, S::Error> {
+            Ok(Complete {
+                inner: self.inner.$method($($arg),*)?,
+                left_out: self.left_out,
+            })
+        }
+    )*};
+}
+
+impl<'a, S: Serializer> Serializer for Complete<'a, S> {
+    type Ok = S::Ok;
+    type Error = S::Error;
+    type SerializeSeq = Complete<'a, S::SerializeSeq>;
+    type SerializeTuple = Complete<'a, S::SerializeTuple>;
+    type SerializeTupleStruct = Complete<'a, S::SerializeTupleStruct>;
+    type SerializeTupleVariant = Complete<'a, S::SerializeTupleVariant>;
+    type SerializeMap = Complete<'a, S::SerializeMap>;
+    type SerializeStruct = Complete<'a, S::SerializeStruct>;
+    type SerializeStructVariant = Complete<'a, S::SerializeStructVariant>;
+
+    pass_on! {
+        serialize_bool(value: bool);
+        serialize_i8(value: i8);
+        serialize_i16(value: i16);
+        serialize_i32(value: i32);
+        serialize_i64(value: i64);
+        serialize_i128(value: i128);
+        serialize_u8(value: u8);
+        serialize_u16(value: u16);
+        serialize_u32(value: u32);
+        serialize_u64(value: u64);
+        serialize_u128(value: u128);
+        serialize_f32(value: f32);
+        serialize_f64(value: f64);
+        serialize_char(value: char);
+        serialize_str(value: &str);
+        serialize_bytes(value: &[u8]);
+        serialize_none();
+        serialize_unit();
+        serialize_unit_struct(name: &'static str);
+        serialize_unit_variant(name: &'static str, index: u32, variant: &'static str);
+    }
+
+    begin! {
+        serialize_seq(len: Option<usize>) -> SerializeSeq;
+        serialize_tuple(len: usize) -> SerializeTuple;
+        serialize_tuple_struct(name: &'static str, len: usize) -> SerializeTupleStruct;
+        serialize_tuple_variant(name: &'static str, index: u32, variant: &'static str, len: usize) -> SerializeTupleVariant;
+        serialize_map(len: Option<usize>) -> SerializeMap;
+        serialize_struct(name: &'static str, len: usize) -> SerializeStruct;
+        serialize_struct_variant(name: &'static str, index: u32, variant: &'static str, len: usize) -> SerializeStructVariant;
+    }
+
+    #[inline]
+    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<S::Ok, S::Error> {
+        let value = self.of(value);
+        self.inner.serialize_some(&value)
+    }
+
+    #[inline]
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(
+        self,
+        name: &'static str,
+        value: &T,
+    ) -> Result<S::Ok, S::Error> {
+        let value = self.of(value);
+        self.inner.serialize_newtype_struct(name, &value)
+    }
+
+    #[inline]
+    fn serialize_newtype_variant<T: Serialize + ?Sized>(
+        self,
+        name: &'static str,
+        index: u32,
+        variant: &'static str,
+        value: &T,
+    ) -> Result<S::Ok, S::Error> {
+        let value = self.of(value);
+        (self.inner).serialize_newtype_variant(name, index, variant, &value)
+    }
+
+    #[inline]
+    fn collect_str<T: Display + ?Sized>(self, value: &T) -> Result<S::Ok, S::Error> {
+        self.inner.collect_str(value)
+    }
+
+    fn is_human_readable(&self) -> bool {
+        self.inner.is_human_readable()
+    }
+}
+
+/// The parts of a collection, or of a struct without names.
+macro_rules! pass_parts_on {
+    ($($part:ident: $($method:ident),*;)*) => {$(
+        impl<S: $part> $part for Complete<'_, S> {
+            type Ok = S::Ok;
+            type Error = S::Error;
+
+            $(
+                #[inline]
+                fn $method<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), S::Error> {
+                    let value = self.of(value);
+                    self.inner.$method(&value)
+                }
+            )*
+
+            #[inline]
+            fn end(self) -> Result<S::Ok, S::Error> {
+                self.inner.end()
+            }
+        }
+    )*};
+}
+
+pass_parts_on! {
+    SerializeSeq: serialize_element;
+    SerializeTuple: serialize_element;
+    SerializeTupleStruct: serialize_field;
+    SerializeTupleVariant: serialize_field;
+    SerializeMap: serialize_key, serialize_value;
+}
+
+/// The fields of a struct.
+macro_rules! pass_fields_on {
+    ($($part:ident),*) => {$(
+        impl<S: $part> $part for Complete<'_, S> {
+            type Ok = S::Ok;
+            type Error = S::Error;
+
+            #[inline]
+            fn serialize_field<T: Serialize + ?Sized>(
+                &mut self,
+                field: &'static str,
+                value: &T,
+            ) -> Result<(), S::Error> {
+                let value = self.of(value);
+                self.inner.serialize_field(field, &value)
+            }
+
+            fn skip_field(&mut self, field: &'static str) -> Result<(), S::Error> {
+                self.refuse(field)
+            }
+
+            #[inline]
+            fn end(self) -> Result<S::Ok, S::Error> {
+                self.inner.end()
+            }
+        }
+    )*};
+}
+
+pass_fields_on!(SerializeStruct, SerializeStructVariant);
