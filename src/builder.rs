@@ -4,6 +4,7 @@ use std::any::type_name;
 use std::error::Error;
 use std::fmt;
 use std::marker::PhantomData;
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use futures::TryFutureExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::any_cache::AnyCache;
 use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::engine::{Engine, Listener, Loader, Parts, PublishTo, Same, TtlOf};
@@ -60,8 +62,16 @@ pub struct Builder<K, V> {
     listeners: Vec<Listener>,
     publish_to: Option<PublishTo>,
     same: Same<V>,
+    /// Whether code has set the L2, which settings do not replace.
+    has_own_l2: bool,
+    /// Overrides what was set by code.
+    last: Settings,
+    on_build: Option<OnBuild>,
     keys: PhantomData<fn(&K)>,
 }
+
+/// Is given the cache that was built; what it returns is a mistake.
+type OnBuild = Box<dyn FnOnce(AnyCache) -> Result<(), String> + Send>;
 
 impl<K, V> Cache<K, V>
 where
@@ -100,6 +110,9 @@ where
             listeners: Vec::new(),
             publish_to: None,
             same: Arc::new(have_same_bytes),
+            has_own_l2: false,
+            last: Settings::default(),
+            on_build: None,
             keys: PhantomData,
         }
     }
@@ -126,6 +139,7 @@ where
         let l2 = RedisL2::with_pool(pool, server);
         Self {
             l2: l2.map(|l2| Some(Box::new(l2) as _)),
+            has_own_l2: true,
             ..self
         }
     }
@@ -134,8 +148,13 @@ where
     ///
     /// Without this, [`redis`](Self::redis) or [`redis_pool`](Self::redis_pool), the cache has L1 only.
     pub fn l2(self, l2: impl L2) -> Self {
+        self.boxed_l2(Box::new(l2))
+    }
+
+    pub(crate) fn boxed_l2(self, l2: Box<dyn L2>) -> Self {
         Self {
-            l2: Ok(Some(Box::new(l2))),
+            l2: Ok(Some(l2)),
+            has_own_l2: true,
             ..self
         }
     }
@@ -442,21 +461,32 @@ where
         self
     }
 
-    /// Sets the options that come from a file or the environment, and leaves the others as they are. Call it before the
-    /// methods that are to have the last word.
+    /// Sets the options that come from a file or the environment, and leaves the others as they are. The last call counts:
+    /// call it after the methods whose options the operator may override.
+    ///
+    /// The server of the settings is not used if the code has set an L2 by [`l2`](Self::l2) or
+    /// [`redis_pool`](Self::redis_pool): a test with a [`MemoryL2`](crate::MemoryL2) stays away from the `REDIS_URL` of the
+    /// machine.
     ///
     /// ```
+    /// use std::time::Duration;
     /// use larder::{Cache, Settings};
     ///
     /// let settings = Settings::from_env("CACHE_")?;
-    /// let cache: Cache<u64, String> = Cache::builder("catalog:product").settings(&settings).build()?;
+    /// let cache: Cache<u64, String> = Cache::builder("catalog:product")
+    ///     .l2_ttl(Duration::from_secs(3600)) // unless CACHE_L2_TTL is set
+    ///     .settings(&settings)
+    ///     .build()?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn settings(mut self, settings: &Settings) -> Self {
         /// Calls the method of the name of each field that is set.
         macro_rules! set {
             ($($name:ident),*) => {{
-                let Settings { batch_loads, $($name,)* } = settings;
+                let Settings { redis, batch_loads, $($name,)* } = settings;
+                if let Some(redis) = redis.as_deref().filter(|_| !self.has_own_l2) {
+                    self = self.redis(redis);
+                }
                 $(if let Some(value) = $name {
                     self = self.$name(value.clone());
                 })*
@@ -466,7 +496,6 @@ where
             }};
         }
         set!(
-            redis,
             enabled,
             l1_capacity,
             l1_ttl,
@@ -493,6 +522,22 @@ where
             max_deferred
         );
         self
+    }
+
+    /// The same when the cache is built, so that the settings override what is set after this.
+    pub(crate) fn settings_last(self, last: Settings) -> Self {
+        Self { last, ..self }
+    }
+
+    /// Has `on_build` called with the cache, which may refuse it.
+    pub(crate) fn on_build(
+        self,
+        on_build: impl FnOnce(AnyCache) -> Result<(), String> + Send + 'static,
+    ) -> Self {
+        Self {
+            on_build: Some(Box::new(on_build)),
+            ..self
+        }
     }
 
     /// Whether the cache is used, until [`Cache::set_enabled`] says otherwise. Default: `true`.
@@ -840,7 +885,8 @@ where
     }
 
     /// The same, with what else cannot work.
-    fn build_with(self, mistake: Option<String>) -> Result<Cache<K, V>, BuildError> {
+    fn build_with(mut self, mistake: Option<String>) -> Result<Cache<K, V>, BuildError> {
+        let last = mem::take(&mut self.last);
         let Self {
             options,
             weigher,
@@ -852,8 +898,11 @@ where
             listeners,
             publish_to,
             same,
+            on_build,
+            has_own_l2: _,
+            last: _,
             keys: _,
-        } = self;
+        } = self.settings(&last);
         let mut mistakes = options.mistakes();
         mistakes.extend(mistake);
         let has_channels = match &l2 {
@@ -872,7 +921,8 @@ where
         };
         let type_tag = type_tag.as_deref().unwrap_or(type_name::<V>());
         let type_tag = envelope::type_tag(type_tag, schema_version);
-        Ok(Cache::new(Engine::new(Parts {
+        let namespace = options.namespace.clone();
+        let cache = Cache::new(Engine::new(Parts {
             options,
             weigher,
             ttl_of,
@@ -882,7 +932,12 @@ where
             listeners,
             publish_to,
             same,
-        })))
+        }));
+        if let Some(on_build) = on_build {
+            let refused = |mistake| BuildError::new(&namespace, vec![mistake], None);
+            on_build(AnyCache::new(&cache)).map_err(refused)?;
+        }
+        Ok(cache)
     }
 }
 

@@ -103,6 +103,14 @@ where
             keys: PhantomData,
         }
     }
+
+    /// A handle for all calls but those that have a key.
+    pub(crate) fn without_keys(&self) -> Cache<(), V> {
+        Cache {
+            handle: Arc::clone(&self.handle),
+            keys: PhantomData,
+        }
+    }
 }
 
 impl<K, V> Cache<K, V>

@@ -13,7 +13,9 @@
 //! | --- | --- |
 //! | `fuzzing` | what holds for any bytes; not part of a usual build |
 //! | `http` | caches HTTP responses; uses the public calls of a cache |
+//! | `caches` | the caches of a service, built alike and handled together |
 //! | `builder` | collects and checks the options |
+//! | `any_cache` | a cache without the types of its keys and values |
 //! | `patterns` | what services build around a cache |
 //! | `cache` | the public handle: one method per call |
 //! | `engine` | carries out each call: L1, then L2, then the loader |
@@ -36,8 +38,10 @@
 pub mod ablation;
 #[cfg(not(larder_ablation))]
 mod ablation;
+mod any_cache;
 mod builder;
 mod cache;
+mod caches;
 mod clock;
 mod engine;
 mod entry;
@@ -72,11 +76,13 @@ mod vocabulary;
 mod warming;
 mod wire;
 
+pub use crate::any_cache::AnyCache;
 pub use crate::builder::{Builder, LoadingBuilder};
 pub use crate::cache::Cache;
+pub use crate::caches::Caches;
 pub use crate::clock::Clock;
 pub use crate::entry::{Entry, Meta, SomeEntry};
-pub use crate::error::{BuildError, CommitError, LoadError, WriteError};
+pub use crate::error::{BuildError, CommitError, LoadError, OrDeferred, WriteError};
 pub use crate::events::CacheEvent;
 pub use crate::hot_key::HotKey;
 pub use crate::key::{CacheKey, KeyWriter, MAX_KEY_BYTES, redis_key};
@@ -94,7 +100,7 @@ pub use crate::patterns::outbox;
 #[cfg_attr(docsrs, doc(cfg(feature = "write-behind")))]
 pub use crate::patterns::write_behind;
 pub use crate::patterns::{AtLeast, LoadingAtLeast, LoadingCache};
-pub use crate::settings::{Settings, SettingsError};
+pub use crate::settings::{ServiceSettings, Settings, SettingsError};
 pub use crate::source::Source;
 pub use crate::stats::{Health, Stats};
 pub use crate::token::{ParseTokenError, Token};

@@ -12,10 +12,12 @@ use std::fs;
 use std::path::Path;
 
 /// From the top. A file imports from its own layer or from lower ones.
-const LAYERS: [&[&str]; 15] = [
+const LAYERS: [&[&str]; 17] = [
     &["fuzzing"],
     &["http"],
+    &["caches"],
     &["builder"],
+    &["any_cache"],
     &["patterns"],
     &["cache"],
     &["engine"],

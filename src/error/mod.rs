@@ -2,6 +2,7 @@
 
 mod commit;
 mod l2;
+mod or_deferred;
 
 use std::any::Any;
 use std::error::Error;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 pub use self::commit::CommitError;
 pub use self::l2::L2Error;
+pub use self::or_deferred::OrDeferred;
 use crate::key::KeyTooLong;
 use crate::wire::codec::CodecError;
 

@@ -6,7 +6,7 @@ use std::ffi::OsString;
 
 use super::field::Field;
 use super::redis_url::RedisParts;
-use super::{Settings, SettingsError};
+use super::{ServiceSettings, Settings, SettingsError};
 
 /// The variables `REDIS_…` that are read: others are of other programs.
 const PARTS: [&str; 7] = ["URL", "HOST", "PORT", "USERNAME", "PASSWORD", "DB", "TLS"];
@@ -38,61 +38,103 @@ impl Settings {
     /// A variable that begins with the prefix is no option, or one of those above has a value that cannot be read. The
     /// error names all such variables, and none of their values.
     pub fn from_env(prefix: &str) -> Result<Self, SettingsError> {
-        Self::from_variables(prefix, env::vars_os())
+        Ok(read(prefix, false, env::vars_os())?.all)
     }
+}
 
-    fn from_variables(
-        prefix: &str,
-        all: impl IntoIterator<Item = (OsString, OsString)>,
-    ) -> Result<Self, SettingsError> {
-        let (mut settings, mut mistakes, mut redis) = (Self::default(), Vec::new(), HashMap::new());
-        if prefix.is_empty() {
-            let mistake = "without a prefix, other variables would be taken for options";
-            return Err(SettingsError::new(vec![mistake.to_owned()]));
+impl ServiceSettings {
+    /// Reads the options of all caches, as [`Settings::from_env`] does, and those of single caches: with the name of the
+    /// cache in between, such as `CACHE_PRODUCT_L2_TTL` for the cache `product` and the prefix `CACHE_`. Where the name has
+    /// another character than a letter or a digit, the variable has a `_`.
+    ///
+    /// ```
+    /// # // The environment of this process is not changed.
+    /// let settings = larder::ServiceSettings::from_env("CACHE_")?;
+    /// assert!(settings.caches.is_empty());
+    /// # Ok::<(), larder::SettingsError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Settings::from_env`]. A section for a cache that the service does not have is none here: it is found by
+    /// [`Caches::check_settings`](crate::Caches::check_settings).
+    pub fn from_env(prefix: &str) -> Result<Self, SettingsError> {
+        read(prefix, true, env::vars_os())
+    }
+}
+
+/// Reads the variables that begin with the prefix, and those of the server.
+fn read(
+    prefix: &str,
+    has_sections: bool,
+    variables: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<ServiceSettings, SettingsError> {
+    let (mut settings, mut mistakes, mut redis) =
+        (ServiceSettings::default(), Vec::new(), HashMap::new());
+    if prefix.is_empty() {
+        let mistake = "without a prefix, other variables would be taken for options";
+        return Err(SettingsError::new(vec![mistake.to_owned()]));
+    }
+    for (name, value) in variables {
+        // What is no text has another name than any option.
+        let Ok(name) = name.into_string() else {
+            continue;
+        };
+        let option = name.strip_prefix(prefix);
+        let part = name
+            .strip_prefix("REDIS_")
+            .filter(|part| PARTS.contains(part));
+        if (option.is_none() && part.is_none()) || value.is_empty() {
+            continue;
         }
-        for (name, value) in all {
-            // What is no text has another name than any option.
-            let Ok(name) = name.into_string() else {
-                continue;
-            };
-            let option = name.strip_prefix(prefix);
-            let part = name
-                .strip_prefix("REDIS_")
-                .filter(|part| PARTS.contains(part));
-            if (option.is_none() && part.is_none()) || value.is_empty() {
-                continue;
-            }
-            let Ok(value) = value.into_string() else {
-                mistakes.push(format!("{name} is not UTF-8"));
-                continue;
-            };
-            match (option, part) {
-                (Some(option), _) => {
-                    let is_upper = !option.contains(char::is_lowercase);
-                    let set = settings.set(&option.to_lowercase(), &value);
-                    match set.filter(|_| is_upper) {
-                        Some(Ok(())) => {}
-                        Some(Err(expected)) => mistakes.push(format!("{name} must be {expected}")),
-                        None => mistakes.push(format!("{name} is not the name of an option")),
+        let Ok(value) = value.into_string() else {
+            mistakes.push(format!("{name} is not UTF-8"));
+            continue;
+        };
+        match (option, part) {
+            (Some(option), _) => {
+                let is_upper = !option.contains(char::is_lowercase);
+                let option = option.to_lowercase();
+                let set = match section(&option).filter(|_| has_sections) {
+                    Some((cache, option)) => {
+                        let cache = settings.caches.entry(cache.to_owned());
+                        cache.or_default().set(option, &value)
                     }
+                    None => settings.all.set(&option, &value),
+                };
+                match set.filter(|_| is_upper) {
+                    Some(Ok(())) => {}
+                    Some(Err(expected)) => mistakes.push(format!("{name} must be {expected}")),
+                    None => mistakes.push(format!("{name} is not the name of an option")),
                 }
-                (None, Some(part)) => {
-                    redis.insert(part.to_owned(), value);
-                }
-                (None, None) => {}
             }
-        }
-        if settings.redis.is_none() {
-            settings.redis = server(&redis, &mut mistakes);
-        }
-        // The environment has no order.
-        mistakes.sort();
-        if mistakes.is_empty() {
-            Ok(settings)
-        } else {
-            Err(SettingsError::new(mistakes))
+            (None, Some(part)) => {
+                redis.insert(part.to_owned(), value);
+            }
+            (None, None) => {}
         }
     }
+    if settings.all.redis.is_none() {
+        settings.all.redis = server(&redis, &mut mistakes);
+    }
+    // The environment has no order.
+    mistakes.sort();
+    if mistakes.is_empty() {
+        Ok(settings)
+    } else {
+        Err(SettingsError::new(mistakes))
+    }
+}
+
+/// The cache and the option in a name such as `product_l2_ttl`. `None` if it has no cache, or no option.
+fn section(name: &str) -> Option<(&str, &str)> {
+    if Settings::NAMES.contains(&name) {
+        return None;
+    }
+    Settings::NAMES.iter().find_map(|option| {
+        let cache = name.strip_suffix(option)?.strip_suffix('_')?;
+        (!cache.is_empty()).then_some((cache, *option))
+    })
 }
 
 /// The URL of the server that the variables `REDIS_…` name.
@@ -157,15 +199,47 @@ fn server(variables: &HashMap<String, String>, mistakes: &mut Vec<String>) -> Op
 mod tests {
     use std::time::Duration;
 
-    use super::Settings;
+    use super::{ServiceSettings, Settings, SettingsError, read};
     use crate::options::Mode;
 
     fn from(variables: &[(&str, &str)]) -> Result<Settings, Vec<String>> {
         let variables = variables
             .iter()
             .map(|(name, value)| (name.into(), value.into()));
-        let settings = Settings::from_variables("CACHE_", variables);
+        let settings = read("CACHE_", false, variables).map(|settings| settings.all);
         settings.map_err(|error| error.mistakes().map(str::to_owned).collect())
+    }
+
+    fn service(variables: &[(&str, &str)]) -> Result<ServiceSettings, SettingsError> {
+        let variables = (variables.iter()).map(|(name, value)| (name.into(), value.into()));
+        read("CACHE_", true, variables)
+    }
+
+    #[test]
+    fn options_of_single_caches_are_read() {
+        let variables = [
+            ("CACHE_L2_TTL", "1h"),
+            ("CACHE_PRODUCT_L2_TTL", "5m"),
+            ("CACHE_PRODUCT_PAGE_MODE", "strict"),
+        ];
+        let settings = service(&variables).unwrap();
+        assert_eq!(settings.all.l2_ttl, Some(Duration::from_secs(3600)));
+        assert!(settings.caches.keys().eq(["product", "product_page"]));
+        let page = settings.of("product-page");
+        assert_eq!(page.mode, Some(Mode::Strict));
+        assert_eq!(page.l2_ttl, settings.all.l2_ttl);
+        let product = settings.of("product").l2_ttl;
+        assert_eq!(product, Some(Duration::from_secs(300)));
+        for wrong in [
+            "CACHE_PRODUCT_L2_TLL",
+            "CACHE__L2_TTL",
+            "CACHE_product_L2_TTL",
+        ] {
+            let error = service(&[(wrong, "5m")]).unwrap_err().to_string();
+            assert!(error.contains(wrong), "{error}");
+        }
+        // One cache has no sections.
+        assert!(from(&variables[1..2]).is_err());
     }
 
     fn redis(variables: &[(&str, &str)]) -> Option<String> {
@@ -226,7 +300,7 @@ mod tests {
             ]
         );
         assert_eq!(from(&[("REDIS_HOST", "a b")]).unwrap_err().len(), 1);
-        assert!(Settings::from_variables("", []).is_err());
+        assert!(read("", false, []).is_err());
     }
 
     #[test]
@@ -302,7 +376,10 @@ mod tests {
 
         let from = |name: &str| {
             let variables = [(name.into(), OsString::from_vec(vec![0xff]))];
-            Settings::from_variables("CACHE_", variables).map_err(|error| error.to_string())
+            let settings = read("CACHE_", false, variables);
+            settings
+                .map(|settings| settings.all)
+                .map_err(|error| error.to_string())
         };
         assert_eq!(from("REDIS_OF_OTHERS"), Ok(Settings::default()));
         for name in ["CACHE_L2_TTL", "REDIS_PASSWORD"] {

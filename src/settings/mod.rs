@@ -4,6 +4,7 @@ mod environment;
 mod error;
 mod field;
 mod redis_url;
+mod service;
 
 use std::fmt;
 use std::time::Duration;
@@ -12,13 +13,15 @@ use serde::{Deserialize, Serialize};
 
 pub use self::error::SettingsError;
 use self::field::Field;
+pub use self::service::ServiceSettings;
 use crate::options::Mode;
 
 /// Declares the fields once: for serde, the environment and `Debug`.
 macro_rules! settings {
-    ($($name:ident: $type:ty,)*) => {
+    ($($doc:literal $name:ident: $type:ty,)*) => {
         /// Options of a cache that come from a configuration file or from the environment. They have the names of the
         /// [`Builder`](crate::Builder)'s methods, which say what they are; a field that is `None` leaves the builder as it is.
+        /// [`ServiceSettings`] has those of all caches of a service.
         ///
         /// What is a type or a closure, such as the codec and the weigher, stays in code.
         ///
@@ -45,13 +48,34 @@ macro_rules! settings {
         #[non_exhaustive]
         pub struct Settings {
             $(
-                #[doc = concat!("See [`Builder::", stringify!($name), "`](crate::Builder::", stringify!($name), ").")]
+                #[doc = concat!($doc, " See [`Builder::", stringify!($name), "`](crate::Builder::", stringify!($name), ").")]
                 #[serde(default, skip_serializing_if = "Option::is_none", with = "field")]
                 pub $name: Option<$type>,
             )*
         }
 
         impl Settings {
+            /// These settings, with each option that `other` has taken from there.
+            ///
+            /// ```
+            /// use larder::Settings;
+            ///
+            /// let file: Settings = serde_json::from_str(r#"{ "l2_ttl": "1h", "soft_ttl": "5m" }"#)?;
+            /// let operator: Settings = serde_json::from_str(r#"{ "soft_ttl": "1m" }"#)?;
+            /// let settings = file.overridden_by(&operator);
+            /// assert_eq!(serde_json::to_value(settings)?, serde_json::json!({ "l2_ttl": "1h", "soft_ttl": "1m" }));
+            /// # Ok::<(), serde_json::Error>(())
+            /// ```
+            #[must_use]
+            pub fn overridden_by(self, other: &Self) -> Self {
+                Self {
+                    $($name: other.$name.clone().or(self.$name),)*
+                }
+            }
+
+            /// The names of all options.
+            const NAMES: &[&str] = &[$(stringify!($name)),*];
+
             /// Sets a field by its name to what its text says. `None` if there is no such field.
             fn set(&mut self, name: &str, text: &str) -> Option<Result<(), &'static str>> {
                 match name {
@@ -81,30 +105,56 @@ macro_rules! settings {
 }
 
 settings! {
+    "The URL of the Redis server."
     redis: String,
+    "Whether the cache is used."
     enabled: bool,
+    "How many entries L1 holds, or with a weigher how much they may weigh."
     l1_capacity: u64,
+    "How long an entry stays in L1."
     l1_ttl: Duration,
+    "How long a value lives."
     l2_ttl: Duration,
+    "How long a value lives after it was last read."
     sliding: Duration,
+    "From when on a value is stale: it is still returned, and refreshed in the background."
     soft_ttl: Duration,
+    "After which share of its life a value is refreshed, from 0.0 to 1.0."
     refresh_ahead: f64,
+    "How early values are refreshed at random; 1.0 is the usual factor."
     xfetch: f64,
+    "How long after its TTL a value may still be returned if its load fails."
     stale_if_error: Duration,
+    "How long such a value is returned before the next load."
     fallback_throttle: Duration,
+    "How long the caller of a stale value waits for its refresh."
     stale_wait: Duration,
+    "How long the error of a load is returned instead of loading again."
     error_ttl: Duration,
+    "By which share TTLs are longer or shorter at random, from 0.0 to 0.5."
     jitter: f64,
+    "How long after an invalidation another instance may return the old value."
     max_staleness: Duration,
+    "Which share of hits is compared with the source, from 0.0 to 1.0."
     verify: f64,
+    "Whether the cache knows which keys are looked up most."
     track_hot_keys: bool,
+    "Whether L1 answers while the instance is cut off from Redis."
     mode: Mode,
+    "The largest encoded value, in bytes."
     max_value_size: usize,
+    "How long one request to Redis may take."
     l2_timeout: Duration,
+    "How long one call of a loader may take."
     load_timeout: Duration,
+    "How many loaders run at once in this instance."
     max_concurrent_loads: usize,
+    "How long misses wait to be loaded together, and how many at most."
     batch_loads: (Duration, usize),
+    "How long a load keeps its lease without renewing it."
     lease_ttl: Duration,
+    "How long a caller waits for a load by another instance."
     lease_wait: Duration,
+    "How many keys and tags may wait for Redis to come back."
     max_deferred: usize,
 }

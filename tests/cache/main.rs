@@ -15,6 +15,7 @@ mod support;
 mod absent;
 mod at_least;
 mod breaker;
+mod caches;
 mod cancellation;
 mod clear;
 mod coherence;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use larder::{Cache, Mode, Settings};
+use larder::{Cache, Mode, ServiceSettings, Settings};
 use serde_json::{Value, from_value, json, to_value};
 
 fn all() -> Value {
@@ -102,6 +102,52 @@ fn each_option_is_that_of_the_builder() {
         let error = built.build().map(|_| ()).unwrap_err();
         assert!(error.to_string().contains(said), "{name}: {error}");
         assert_eq!(error.mistakes().count(), 1, "{name}: {error}");
+    }
+}
+
+/// A machine with a `REDIS_URL` must not turn a test on a `MemoryL2` into one on that server.
+#[tokio::test]
+async fn the_l2_of_code_stays() {
+    let settings: Settings = from_value(json!({ "redis": "http://not-redis" })).unwrap();
+    let built = || Cache::<String, String>::builder("test:settings");
+    let l2 = larder::MemoryL2::new();
+    let cache = built().l2(l2.clone()).settings(&settings).build().unwrap();
+    cache.insert("k", "v".to_owned()).await.unwrap();
+    let other = built().settings(&settings).l2(l2).build().unwrap();
+    assert_eq!(*other.get("k").await.unwrap(), "v");
+    // The URL of the code is one that the operator may replace.
+    let replaced = built().redis("redis://127.0.0.1:1").settings(&settings);
+    assert!(replaced.build().is_err());
+}
+
+#[test]
+fn some_override_others() {
+    let settings = |value| from_value::<ServiceSettings>(value).unwrap();
+    let file = settings(json!({
+        "l2_ttl": "1h",
+        "jitter": 0.1,
+        "product": { "l2_ttl": "5m", "soft_ttl": "1m" },
+    }));
+    let environment = settings(json!({
+        "l2_ttl": "2h",
+        "price": { "l2_ttl": "1s" },
+        "product": { "soft_ttl": "2m" },
+    }));
+    let all = json!({
+        "l2_ttl": "2h",
+        "jitter": 0.1,
+        "product": { "l2_ttl": "2h", "soft_ttl": "2m" },
+        "price": { "l2_ttl": "1s" },
+    });
+    let overridden = file.overridden_by(&environment);
+    assert_eq!(to_value(&overridden).unwrap(), all);
+    assert_eq!(overridden, settings(all));
+    for typo in [
+        json!({ "l2_tll": "1h" }),
+        json!({ "product": { "l2_tll": "1h" } }),
+    ] {
+        let error = from_value::<ServiceSettings>(typo);
+        assert!(error.is_err());
     }
 }
 

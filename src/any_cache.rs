@@ -1,0 +1,137 @@
+//! A cache without the types of its keys and values.
+
+use std::fmt;
+use std::sync::Arc;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+use crate::cache::Cache;
+use crate::error::WriteError;
+use crate::stats::{Health, Stats};
+use crate::token::Token;
+
+/// A handle of a cache of any type, for what does not depend on its keys and values. From
+/// [`Caches::iter`](crate::Caches::iter).
+#[derive(Clone)]
+pub struct AnyCache(Arc<dyn Untyped>);
+
+impl AnyCache {
+    pub(crate) fn new<K, V: Send + Sync + 'static>(cache: &Cache<K, V>) -> Self {
+        Self(Arc::new(cache.without_keys()))
+    }
+
+    /// See [`Cache::namespace`].
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        self.0.namespace()
+    }
+
+    /// See [`Cache::ready`].
+    pub async fn ready(&self) {
+        self.0.ready().await;
+    }
+
+    /// See [`Cache::health`].
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.0.health()
+    }
+
+    /// See [`Cache::stats`].
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.0.stats()
+    }
+
+    /// See [`Cache::is_enabled`].
+    #[must_use]
+    pub fn is_enabled(&self) -> bool {
+        self.0.is_enabled()
+    }
+
+    /// See [`Cache::set_enabled`].
+    pub fn set_enabled(&self, is_enabled: bool) {
+        self.0.set_enabled(is_enabled);
+    }
+
+    /// See [`Cache::clear`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Cache::clear`].
+    pub async fn clear(&self) -> Result<Token, WriteError> {
+        self.0.clear().await
+    }
+
+    /// See [`Cache::invalidate_tag`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Cache::invalidate_tag`].
+    pub async fn invalidate_tag(&self, tag: &str) -> Result<Token, WriteError> {
+        self.0.invalidate_tag(tag).await
+    }
+
+    /// See [`Cache::close`].
+    pub async fn close(&self) {
+        self.0.close().await;
+    }
+}
+
+impl fmt::Debug for AnyCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("AnyCache").field(&self.namespace()).finish()
+    }
+}
+
+/// A cache without its types.
+trait Untyped: Send + Sync {
+    fn namespace(&self) -> &str;
+    fn ready(&self) -> BoxFuture<'_, ()>;
+    fn health(&self) -> Health;
+    fn stats(&self) -> Stats;
+    fn is_enabled(&self) -> bool;
+    fn set_enabled(&self, is_enabled: bool);
+    fn clear(&self) -> BoxFuture<'_, Result<Token, WriteError>>;
+    fn invalidate_tag<'a>(&'a self, tag: &'a str) -> BoxFuture<'a, Result<Token, WriteError>>;
+    fn close(&self) -> BoxFuture<'_, ()>;
+}
+
+impl<V: Send + Sync + 'static> Untyped for Cache<(), V> {
+    fn namespace(&self) -> &str {
+        self.namespace()
+    }
+
+    fn ready(&self) -> BoxFuture<'_, ()> {
+        self.ready().boxed()
+    }
+
+    fn health(&self) -> Health {
+        self.health()
+    }
+
+    fn stats(&self) -> Stats {
+        self.stats()
+    }
+
+    fn is_enabled(&self) -> bool {
+        self.is_enabled()
+    }
+
+    fn set_enabled(&self, is_enabled: bool) {
+        self.set_enabled(is_enabled);
+    }
+
+    fn clear(&self) -> BoxFuture<'_, Result<Token, WriteError>> {
+        self.clear().boxed()
+    }
+
+    fn invalidate_tag<'a>(&'a self, tag: &'a str) -> BoxFuture<'a, Result<Token, WriteError>> {
+        self.invalidate_tag(tag).boxed()
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        self.close().boxed()
+    }
+}

@@ -1,0 +1,240 @@
+//! The caches of a service: built alike, and handled together.
+
+use std::fmt;
+use std::sync::{Arc, Mutex};
+
+use futures::future::join_all;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::any_cache::AnyCache;
+use crate::builder::Builder;
+use crate::cache::Cache;
+use crate::error::{BuildError, WriteError};
+use crate::key::CacheKey;
+use crate::l2::{L2, RedisL2};
+use crate::lock::lock;
+use crate::settings::ServiceSettings;
+
+/// The caches of a service: they share an L2 and what the operator has set, and are handled together.
+///
+/// ```
+/// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::Duration;
+/// use larder::{Cache, Caches, MemoryL2, ServiceSettings};
+///
+/// let settings: ServiceSettings = serde_json::from_str(r#"{ "product": { "l2_ttl": "5m" } }"#)?;
+/// // In a service: `Caches::new("shop", settings)?`, with the Redis server of the settings.
+/// let caches = Caches::with_l2("shop", settings, MemoryL2::new());
+/// let products: Cache<u64, String> = caches.cache("product").l2_ttl(Duration::from_secs(60)).build()?;
+/// let prices: Cache<u64, u32> = caches.cache("price").build()?;
+/// caches.check_settings()?;
+///
+/// products.insert(&7, "tea".to_owned()).await?;
+/// prices.insert(&7, 450).await?;
+/// for cache in caches.iter() {
+///     println!("{}: {} hits, ok: {}", cache.namespace(), cache.stats().l1_hits, cache.health().is_ok());
+/// }
+/// caches.clear().await?;
+/// assert!(products.get(&7).await.is_none() && prices.get(&7).await.is_none());
+/// caches.close().await;
+/// # Ok(()) }
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+/// ```
+///
+/// A handle: clones are cheap and share everything. It keeps its caches until the last clone is dropped.
+///
+/// # Which option counts
+///
+/// From the weakest: what the code sets, then the settings for all caches, then those for one. For settings from a file and
+/// from the environment, `file.overridden_by(&environment)` has both: see [`ServiceSettings::overridden_by`].
+#[derive(Clone)]
+pub struct Caches {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    service: String,
+    settings: ServiceSettings,
+    /// Gives each cache a handle of the same L2.
+    l2: Option<Box<dyn Fn() -> Box<dyn L2> + Send + Sync>>,
+    built: Mutex<Vec<AnyCache>>,
+}
+
+impl Caches {
+    /// The caches of a service whose Redis server is that of the settings: they share one pool of connections. If the
+    /// settings name no server, each cache has L1 only.
+    ///
+    /// # Errors
+    ///
+    /// The URL of the server cannot be used.
+    ///
+    /// ```no_run
+    /// use larder::{Cache, Caches, ServiceSettings};
+    ///
+    /// // Such as REDIS_URL, CACHE_L2_TTL=1h and CACHE_PRODUCT_L2_TTL=5m.
+    /// let caches = Caches::new("shop", ServiceSettings::from_env("CACHE_")?)?;
+    /// let products: Cache<u64, String> = caches.cache("product").build()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn new(service: impl Into<String>, settings: ServiceSettings) -> Result<Self, BuildError> {
+        let service = service.into();
+        let Some(server) = &settings.all.redis else {
+            return Ok(Self::from_parts(service, settings, None));
+        };
+        match RedisL2::open(server.as_str()) {
+            Ok(l2) => Ok(Self::with_l2(service, settings, l2)),
+            Err(error) => Err(BuildError::new(&service, Vec::new(), Some(error))),
+        }
+    }
+
+    /// The caches of a service over this L2, whatever server the settings name: a [`RedisL2`], or a
+    /// [`MemoryL2`](crate::MemoryL2) in a test.
+    pub fn with_l2(
+        service: impl Into<String>,
+        settings: ServiceSettings,
+        l2: impl L2 + Clone,
+    ) -> Self {
+        let l2 = move || Box::new(l2.clone()) as Box<dyn L2>;
+        Self::from_parts(service.into(), settings, Some(Box::new(l2)))
+    }
+
+    fn from_parts(
+        service: String,
+        settings: ServiceSettings,
+        l2: Option<Box<dyn Fn() -> Box<dyn L2> + Send + Sync>>,
+    ) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                service,
+                settings,
+                l2,
+                built: Mutex::default(),
+            }),
+        }
+    }
+
+    /// Starts to build a cache with the namespace `service:name`. Options that the settings have count more than those that
+    /// the code sets.
+    ///
+    /// [`build`](Builder::build) adds it to these caches, and refuses a second one of the same name.
+    pub fn cache<K, V>(&self, name: &str) -> Builder<K, V>
+    where
+        K: CacheKey,
+        V: Serialize + DeserializeOwned + Send + Sync + 'static,
+    {
+        let shared = Arc::clone(&self.shared);
+        let namespace = format!("{}:{name}", shared.service);
+        let mut builder = Cache::builder(namespace);
+        if let Some(l2) = &shared.l2 {
+            builder = builder.boxed_l2(l2());
+        }
+        builder
+            .settings_last(shared.settings.of(name))
+            .on_build(move |cache| shared.add(cache))
+    }
+
+    /// Checks that each section of the settings is of a cache that was built: the name may be misspelled. To be called when
+    /// all caches are built.
+    ///
+    /// # Errors
+    ///
+    /// Names the sections that are of no cache.
+    pub fn check_settings(&self) -> Result<(), BuildError> {
+        let prefix = format!("{}:", self.shared.service);
+        let names: Vec<String> = lock(&self.shared.built)
+            .iter()
+            .filter_map(|cache| Some(cache.namespace().strip_prefix(&prefix)?.to_owned()))
+            .collect();
+        let unknown = self.shared.settings.unknown(&names);
+        let mistakes: Vec<String> = unknown
+            .map(|name| format!("the settings have a section {name}, and there is no such cache"))
+            .collect();
+        if mistakes.is_empty() {
+            return Ok(());
+        }
+        Err(BuildError::new(&self.shared.service, mistakes, None))
+    }
+
+    /// All caches that were built, in that order.
+    pub fn iter(&self) -> impl Iterator<Item = AnyCache> + use<> {
+        lock(&self.shared.built).clone().into_iter()
+    }
+
+    /// Resolves when each cache [is ready](Cache::ready). It does not resolve while L2 cannot be reached, so put a time
+    /// limit on it.
+    pub async fn ready(&self) {
+        let caches: Vec<_> = self.iter().collect();
+        join_all(caches.iter().map(AnyCache::ready)).await;
+    }
+
+    /// Whether [all is well](Health::is_ok) with each cache. For an alert and a start-up gate. Not for a readiness probe: see
+    /// [`Cache::health`].
+    #[must_use]
+    pub fn is_healthy(&self) -> bool {
+        self.iter().all(|cache| cache.health().is_ok())
+    }
+
+    /// Switches all caches on or off, see [`Cache::set_enabled`].
+    pub fn set_enabled(&self, is_enabled: bool) {
+        for cache in self.iter() {
+            cache.set_enabled(is_enabled);
+        }
+    }
+
+    /// Empties all caches, see [`Cache::clear`].
+    ///
+    /// # Errors
+    ///
+    /// The first error. All caches were tried.
+    pub async fn clear(&self) -> Result<(), WriteError> {
+        let caches: Vec<_> = self.iter().collect();
+        let cleared = join_all(caches.iter().map(AnyCache::clear)).await;
+        cleared
+            .into_iter()
+            .try_for_each(|cleared| cleared.map(drop))
+    }
+
+    /// Removes all values with a tag from all caches, see [`Cache::invalidate_tag`].
+    ///
+    /// # Errors
+    ///
+    /// The first error. All caches were tried.
+    pub async fn invalidate_tag(&self, tag: &str) -> Result<(), WriteError> {
+        let caches: Vec<_> = self.iter().collect();
+        let invalidated = join_all(caches.iter().map(|cache| cache.invalidate_tag(tag))).await;
+        invalidated
+            .into_iter()
+            .try_for_each(|invalidated| invalidated.map(drop))
+    }
+
+    /// Closes all caches, all at once, see [`Cache::close`].
+    pub async fn close(&self) {
+        let caches: Vec<_> = self.iter().collect();
+        join_all(caches.iter().map(AnyCache::close)).await;
+    }
+}
+
+impl Shared {
+    /// Returns a mistake if there is such a cache already.
+    fn add(&self, cache: AnyCache) -> Result<(), String> {
+        let mut built = lock(&self.built);
+        if built
+            .iter()
+            .any(|other| other.namespace() == cache.namespace())
+        {
+            return Err("a cache of this name was built already: share clones of it".to_owned());
+        }
+        built.push(cache);
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Caches {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Caches")
+            .field("service", &self.shared.service)
+            .field("caches", &*lock(&self.shared.built))
+            .finish_non_exhaustive()
+    }
+}
