@@ -554,7 +554,9 @@ fn sparse(discount: Option<u32>) -> Sparse {
 /// Without names of fields, the next one would be read in the place of the one that is left out.
 fn refuses_what_is_left_out<C: Codec + Default>() {
     fn refuses<C: Codec + Default>(value: &impl Serialize, field: &str) {
-        let error = C::default().encode(value, &mut Vec::new()).unwrap_err();
+        let error = C::default()
+            .encode(value, &mut Vec::new())
+            .expect_err("a field is left out");
         let error = error.to_string();
         assert!(error.contains(field) && error.contains("Json"), "{error}");
     }
