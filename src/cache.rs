@@ -1501,19 +1501,24 @@ where
     /// Whether L2 answers, and whether this instance may use its L1. Costs no request: it reports what was last
     /// seen.
     ///
-    /// For a readiness probe, [`Health::is_ok`]; it passes without any call to the cache, if
-    /// [`build`](crate::Builder::build) was called on a runtime. Not for a liveness probe: an instance without L2
-    /// answers from its loader, and a restart would not help it.
+    /// For an alert and for a gate at the start of a service. **Not for a readiness or liveness probe**: an instance
+    /// without L2 answers from its loaders, and an outage of Redis would take all instances out of service at once.
+    ///
+    /// [`Health::is_ok`] becomes true without any call to the cache, if [`build`](crate::Builder::build) was called on a
+    /// runtime.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-    /// fn readiness(prices: &larder::Cache<String, u32>) -> u16 {
-    ///     if prices.health().is_ok() { 200 } else { 503 }
-    /// }
+    /// use larder::{Cache, MemoryL2};
     ///
-    /// let prices: larder::Cache<String, u32> = larder::Cache::builder("docs:prices").build()?;
+    /// let l2 = MemoryL2::new();
+    /// let prices: Cache<String, u32> = Cache::builder("docs:prices").l2(l2.clone()).build()?;
     /// prices.ready().await;
-    /// assert_eq!(readiness(&prices), 200);
+    /// assert!(prices.health().is_ok());
+    ///
+    /// l2.set_reachable(false);
+    /// let price = prices.get_or_load("tea", || async { Ok::<_, std::io::Error>(450) }).await?;
+    /// assert!(*price == 450 && !prices.health().is_ok()); // an alert, and no reason to stop serving
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```

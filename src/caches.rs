@@ -15,6 +15,7 @@ use crate::key::CacheKey;
 use crate::l2::{L2, RedisL2};
 use crate::lock::lock;
 use crate::settings::ServiceSettings;
+use crate::token::Token;
 
 /// The caches of a service: they share an L2 and what the operator has set, and are handled together.
 ///
@@ -186,26 +187,20 @@ impl Caches {
     ///
     /// # Errors
     ///
-    /// The first error. All caches were tried.
+    /// Of one cache; all were tried. It [is deferred](WriteError::is_deferred) if all that failed are.
     pub async fn clear(&self) -> Result<(), WriteError> {
         let caches: Vec<_> = self.iter().collect();
-        let cleared = join_all(caches.iter().map(AnyCache::clear)).await;
-        cleared
-            .into_iter()
-            .try_for_each(|cleared| cleared.map(drop))
+        all_done(join_all(caches.iter().map(AnyCache::clear)).await)
     }
 
     /// Removes all values with a tag from all caches, see [`Cache::invalidate_tag`].
     ///
     /// # Errors
     ///
-    /// The first error. All caches were tried.
+    /// As [`clear`](Self::clear).
     pub async fn invalidate_tag(&self, tag: &str) -> Result<(), WriteError> {
         let caches: Vec<_> = self.iter().collect();
-        let invalidated = join_all(caches.iter().map(|cache| cache.invalidate_tag(tag))).await;
-        invalidated
-            .into_iter()
-            .try_for_each(|invalidated| invalidated.map(drop))
+        all_done(join_all(caches.iter().map(|cache| cache.invalidate_tag(tag))).await)
     }
 
     /// Closes all caches, all at once, see [`Cache::close`].
@@ -213,6 +208,13 @@ impl Caches {
         let caches: Vec<_> = self.iter().collect();
         join_all(caches.iter().map(AnyCache::close)).await;
     }
+}
+
+fn all_done(writes: Vec<Result<Token, WriteError>>) -> Result<(), WriteError> {
+    let errors = writes.into_iter().filter_map(Result::err);
+    // A caller that takes a deferred write for a done one must not miss the other kind.
+    let worst = errors.min_by_key(WriteError::is_deferred);
+    worst.map_or(Ok(()), Err)
 }
 
 impl Shared {

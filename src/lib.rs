@@ -126,6 +126,9 @@ pub mod guide {
     #[doc = include_str!("guide/getting_started.md")]
     pub mod getting_started {}
 
+    #[doc = include_str!("guide/services.md")]
+    pub mod services {}
+
     #[doc = include_str!("guide/ttls_and_codecs.md")]
     pub mod ttls_and_codecs {}
 

@@ -263,7 +263,8 @@ impl Health {
         self.started
     }
 
-    /// Whether L2 is up and this instance may use its L1: what a readiness probe asks.
+    /// Whether L2 is up and this instance may use its L1. For alerts; not for a readiness probe, see
+    /// [`Cache::health`](crate::Cache::health).
     #[must_use]
     pub fn is_ok(&self) -> bool {
         self.l2_up && self.listener_live

@@ -43,7 +43,7 @@ impl<const N: usize> Fleet<N> {
     pub(crate) async fn all_well(&self) {
         for instance in &self.instances {
             eventually("the instance is well", || async {
-                instance.health().await.status == 200
+                instance.is_well().await
             })
             .await;
         }
@@ -53,7 +53,7 @@ impl<const N: usize> Fleet<N> {
     pub(crate) async fn all_degraded(&self) {
         for instance in &self.instances {
             eventually("the instance is degraded", || async {
-                instance.health().await.status == 503
+                !instance.is_well().await
             })
             .await;
         }

@@ -16,6 +16,8 @@ mod outage;
 mod quickstart;
 mod reads;
 mod requests;
+#[cfg(feature = "metrics")]
+mod service;
 mod start;
 mod stop;
 #[path = "../support/mod.rs"]

@@ -101,7 +101,7 @@ impl Rig {
     }
 
     pub(crate) async fn is_well(&self, instance: usize) -> bool {
-        self.instances[instance].health().await.status == 200
+        self.instances[instance].is_well().await
     }
 
     /// All are well, and all use their memory.

@@ -97,6 +97,10 @@ impl Instance {
         self.ask(Method::GET, "/health", "").await
     }
 
+    pub(crate) async fn is_well(&self) -> bool {
+        self.health().await.body["status"] == "ok"
+    }
+
     pub(crate) async fn stat(&self, counter: &str) -> u64 {
         let stats = self.ask(Method::GET, "/stats", "").await;
         stats.body[counter]

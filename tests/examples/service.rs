@@ -1,0 +1,141 @@
+//! The example of a service with several caches.
+
+use reqwest::{Client, Method};
+use serde_json::{Value, json};
+
+use crate::support::eventually::eventually;
+use crate::support::program::{Dir, Program};
+use crate::support::redis_server::RedisServer;
+
+struct Service {
+    program: Program,
+    shop: String,
+    operators: String,
+    client: Client,
+}
+
+impl Service {
+    async fn start(dir: &Dir, name: &str, redis: &RedisServer) -> Self {
+        let settings = dir.join("settings.json");
+        let text = json!({ "redis": redis.url(), "session": { "l1_capacity": 100 } });
+        std::fs::write(&settings, text.to_string()).unwrap();
+        let log = dir.join(name);
+        let mut program = Program::start("service", &[settings.display().to_string()], log);
+        let mut address = async |name: &str| {
+            let line = program.line().await;
+            let address = line.trim_end().strip_prefix(name);
+            address.unwrap_or_else(|| panic!("{line}")).to_owned()
+        };
+        let (shop, operators) = (address("shop on ").await, address("operators on ").await);
+        let client = Client::builder().no_proxy().build().unwrap();
+        Self {
+            program,
+            shop,
+            operators,
+            client,
+        }
+    }
+
+    async fn ask(&self, method: Method, url: String, body: Option<Value>) -> (u16, String) {
+        let mut request = self.client.request(method, &url);
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let answer = request.send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    }
+
+    async fn shop(&self, method: Method, path: &str, body: Option<Value>) -> (u16, String) {
+        self.ask(method, format!("{}{path}", self.shop), body).await
+    }
+
+    async fn operator(&self, method: Method, path: &str, body: Option<Value>) -> (u16, String) {
+        self.ask(method, format!("{}{path}", self.operators), body)
+            .await
+    }
+
+    async fn caches(&self) -> Vec<Value> {
+        let (status, text) = self.operator(Method::GET, "/caches", None).await;
+        assert_eq!(status, 200);
+        serde_json::from_str(&text).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn several_caches_are_served_operated_and_closed() {
+    let mut redis = RedisServer::start().await;
+    let dir = Dir::new();
+    let a = Service::start(&dir, "a.log", &redis).await;
+    let mut b = Service::start(&dir, "b.log", &redis).await;
+
+    // Products.
+    let tea = json!({ "name": "tea", "maker": "Ann", "cents": 450 });
+    assert_eq!(a.shop(Method::GET, "/products/7", None).await.0, 404);
+    let put = a.shop(Method::PUT, "/products/7", Some(tea.clone())).await;
+    assert_eq!(put.0, 204);
+    let (status, text) = a.shop(Method::GET, "/products/7", None).await;
+    assert_eq!(status, 200);
+    assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), tea);
+
+    // Sessions, on both instances.
+    let (status, session) = a.shop(Method::POST, "/login/42", None).await;
+    assert_eq!(status, 200);
+    let session = format!("/sessions/{session}");
+    let user = b.shop(Method::GET, &session, None).await;
+    assert_eq!(user, (200, "42".to_owned()));
+
+    // The operators' page.
+    let caches = a.caches().await;
+    let names: Vec<_> = caches.iter().map(|cache| &cache["namespace"]).collect();
+    assert_eq!(names, ["shop:product", "shop:session"]);
+    assert_eq!(caches[0]["loads"], 2);
+    let removed = a
+        .operator(Method::DELETE, "/caches/tags/maker:Ann", None)
+        .await;
+    assert_eq!(removed.0, 204);
+    assert_eq!(a.shop(Method::GET, "/products/7", None).await.0, 200);
+    assert_eq!(a.caches().await[0]["loads"], 3, "it was removed by its tag");
+    let off = a.operator(Method::PUT, "/caches/enabled", Some(json!(false)));
+    assert_eq!(off.await.0, 204);
+    assert!(
+        a.caches()
+            .await
+            .iter()
+            .all(|cache| cache["enabled"] == false)
+    );
+    let on = a.operator(Method::PUT, "/caches/enabled", Some(json!(true)));
+    assert_eq!(on.await.0, 204);
+    assert_eq!(a.operator(Method::DELETE, "/caches", None).await.0, 204);
+    let user = b.shop(Method::GET, &session, None).await.0;
+    assert_eq!(user, 401, "the session was cleared");
+
+    // Metrics are handed over once a second.
+    let loads = "larder_loads_total{namespace=\"shop:product\"";
+    eventually("the metrics are there", async || {
+        let (_, text) = a.operator(Method::GET, "/metrics", None).await;
+        text.contains(loads)
+    })
+    .await;
+
+    // Without Redis.
+    redis.kill();
+    eventually("the outage is noticed", async || {
+        b.caches().await.iter().all(|cache| cache["ok"] == false)
+    })
+    .await;
+    for path in ["/live", "/ready"] {
+        assert_eq!(b.operator(Method::GET, path, None).await.0, 200, "{path}");
+    }
+    assert_eq!(b.shop(Method::GET, "/products/7", None).await.0, 404);
+    assert_eq!(
+        b.shop(Method::DELETE, &session, None).await.0,
+        204,
+        "it is deferred"
+    );
+    assert_eq!(b.shop(Method::POST, "/login/42", None).await.0, 500);
+
+    // With Redis again, the end sends what is deferred.
+    redis.restart().await;
+    b.program.signal("TERM");
+    assert_eq!(b.program.exit_code().await, Some(0));
+}
