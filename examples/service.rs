@@ -102,7 +102,7 @@ fn shop(caches: &Caches) -> Result<Shop, Box<dyn Error>> {
             .stale_if_error(60 * MINUTE)
             .read_through_with(move |id, _| {
                 let db = source.clone();
-                async move { Ok::<_, io::Error>(with_tags(db.find(id).await)) }
+                async move { Ok::<_, io::Error>(with_tags(db.find(id))) }
             })
             .build()?,
         // Half an hour idle, a day in all.
@@ -141,7 +141,7 @@ async fn change_product(
     Path(id): Path<u64>,
     Json(product): Json<Product>,
 ) -> Answer<StatusCode> {
-    shop.db.put(id, product).await; // has committed
+    shop.db.put(id, product); // has committed
     // Deferred is as good as done for the caller: there is nothing to try again.
     shop.products.invalidate(&id).await.or_deferred()?;
     Ok(StatusCode::NO_CONTENT)
@@ -261,11 +261,11 @@ fn stopped() -> impl Future<Output = ()> {
 }
 
 impl Db {
-    async fn find(&self, id: u64) -> Option<Product> {
+    fn find(&self, id: u64) -> Option<Product> {
         self.0.lock().ok()?.get(&id).cloned()
     }
 
-    async fn put(&self, id: u64, product: Product) {
+    fn put(&self, id: u64, product: Product) {
         if let Ok(mut products) = self.0.lock() {
             products.insert(id, product);
         }

@@ -169,7 +169,7 @@ impl Caches {
         join_all(caches.iter().map(AnyCache::ready)).await;
     }
 
-    /// Whether [all is well](Health::is_ok) with each cache. For an alert and a start-up gate. Not for a readiness probe: see
+    /// Whether [all is well](crate::Health::is_ok) with each cache. For an alert and a start-up gate. Not for a readiness probe: see
     /// [`Cache::health`].
     #[must_use]
     pub fn is_healthy(&self) -> bool {

@@ -1,37 +1,21 @@
+//! [`Caches`]: crate::Caches
+//! [`get`]: crate::Cache::get
+//! [`get_many_or_load`]: crate::Cache::get_many_or_load
+//! [`get_or_load`]: crate::Cache::get_or_load
+//! [`insert`]: crate::Cache::insert
+//! [`insert_if`]: crate::Cache::insert_if
+//! [`invalidate`]: crate::Cache::invalidate
+//! [`invalidate_tag`]: crate::Cache::invalidate_tag
+//! [`read_through`]: crate::Builder::read_through
+//! [`refresh`]: crate::Cache::refresh
+//! [calls]: crate::guide::calls
+//! [codecs]: crate::guide::ttls_and_codecs
 //! [guide]: crate::guide
 //! [other_languages]: crate::other_languages
 //! [protocol]: crate::protocol
+//! [redis]: crate::guide::redis
 //! [trouble]: crate::RedisL2#when-redis-is-in-trouble
 #![doc = include_str!("../README.md")]
-//!
-//! # Layout
-//!
-//! Layers, from the top. A file imports from its own layer or from lower ones, and no two files of a layer import from
-//! each other; `tests/layers.rs` checks both.
-//!
-//! | modules | what they do |
-//! | --- | --- |
-//! | `fuzzing` | what holds for any bytes; not part of a usual build |
-//! | `http` | caches HTTP responses; uses the public calls of a cache |
-//! | `caches` | the caches of a service, built alike and handled together |
-//! | `builder` | collects and checks the options |
-//! | `any_cache` | a cache without the types of its keys and values |
-//! | `patterns` | what services build around a cache |
-//! | `cache` | the public handle: one method per call |
-//! | `engine` | carries out each call: L1, then L2, then the loader |
-//! | `entry`, `loaded` | what a look-up returns, and what a loader does |
-//! | `l1` | the entries of this process: what may be returned, joined and stored |
-//! | [`l2`] | the shared store: on Redis, or in memory; beside `l1`, neither knows the other |
-//! | `settings` | options from a file or the environment |
-//! | `events` | what happens in an instance |
-//! | `options`, `error` | what users set, and the errors that they get |
-//! | `stats`, `hot_key`, `throttle`, `pacing`, `shared_result`, `token`, `warming` | counters, keys that are looked up often, log lines, the size of batches, one result for many callers, the name of a write, progress |
-//! | `wire` | bytes: envelopes, messages and [codecs](codec); does no I/O |
-//! | `key`, `lookup_by`, `clock`, `source`, `vocabulary`, `lock`, `prefixes`, `random`, `retry_delays`, `ablation` | what all layers use |
-//!
-//! The [protocol] has the rules that `engine`, `l1` and `l2` keep together, and says what each is for. `ablation` turns
-//! one of them off, for the test that shows what breaks without it.
-
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(larder_ablation)]
@@ -126,6 +110,9 @@ pub mod guide {
     #[doc = include_str!("guide/getting_started.md")]
     pub mod getting_started {}
 
+    #[doc = include_str!("guide/calls.md")]
+    pub mod calls {}
+
     #[doc = include_str!("guide/services.md")]
     pub mod services {}
 
@@ -148,6 +135,9 @@ pub mod guide {
 
     #[doc = include_str!("guide/operations.md")]
     pub mod operations {}
+
+    #[doc = include_str!("guide/redis.md")]
+    pub mod redis {}
 
     #[doc = include_str!("guide/testing.md")]
     pub mod testing {}

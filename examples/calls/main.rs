@@ -81,7 +81,7 @@ macro_rules! examples {
     };
 }
 
-/// In the order of the README's tables.
+/// In the order of the guide's page `calls`.
 const EXAMPLES: &[Example] = examples! {
     get_or_load get_or_load_with read_through refresh get get_many get_local
     invalidate invalidate_after write_through invalidate_and_wait at_least invalidate_and_hold

@@ -517,16 +517,16 @@ async fn a_pool_that_is_too_small_is_named_as_the_cause() {
     .await;
 }
 
-/// The rights that the README names, for every cache, or also for one call.
+/// The rights that the guide names, for every cache, or also for one call.
 fn rights(call: Option<&str>) -> String {
-    let readme = include_str!("../../README.md");
+    let page = include_str!("../../src/guide/redis.md");
     let text = match call {
         None => {
-            let (_, block) = readme.split_once("```text\n+evalsha").unwrap();
+            let (_, block) = page.split_once("```text\n+evalsha").unwrap();
             format!("+evalsha{}", block.split_once("```").unwrap().0)
         }
         Some(call) => {
-            let (_, table) = readme.split_once("| also for | rights |").unwrap();
+            let (_, table) = page.split_once("| also for | rights |").unwrap();
             let row = table.lines().find(|row| row.contains(call)).unwrap();
             row.rsplit('|').nth(1).unwrap().replace('`', "")
         }
@@ -552,7 +552,7 @@ async fn with_few_rights() -> Fleet {
     Fleet::Redis { server, l2 }
 }
 
-/// The rights that the README names are enough.
+/// The rights that the guide names are enough.
 #[tokio::test]
 async fn a_user_with_few_rights_is_enough() {
     let fleet = with_few_rights().await;
@@ -588,7 +588,7 @@ async fn a_user_with_few_rights_is_enough() {
     assert_eq!((a.stats().l2_errors, b.stats().l2_errors), (0, 0));
 }
 
-/// Some calls need more, and the README says what.
+/// Some calls need more, and the guide says what.
 #[tokio::test]
 async fn a_call_that_needs_more_rights_works_with_them() {
     let long = Duration::from_secs(60);

@@ -1,4 +1,4 @@
-//! The rights of a Redis user that the README lists: they are enough, each of them is needed, and the log names the one
+//! The rights of a Redis user that the guide lists: they are enough, each of them is needed, and the log names the one
 //! that is missing.
 
 use std::io;
@@ -17,10 +17,10 @@ use crate::{SECRET, Texts, UNHURRIED, record};
 const LONG: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(60);
 
-/// The rights that the README names, those of single calls included.
+/// The rights that the guide names, those of single calls included.
 fn documented() -> Vec<String> {
-    let readme = include_str!("../../README.md");
-    let (_, block) = readme.split_once("```text\n+eval").unwrap();
+    let page = include_str!("../../src/guide/redis.md");
+    let (_, block) = page.split_once("```text\n+eval").unwrap();
     let (block, after) = block.split_once("```").unwrap();
     let (_, table) = after.split_once("| --- | --- |\n").unwrap();
     let (table, after) = table.split_once("\n\n").unwrap();

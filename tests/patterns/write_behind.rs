@@ -594,12 +594,12 @@ async fn without_l2_or_with_odd_options_it_is_not_built() {
     );
 }
 
-/// Those that the README lists for every cache, and those of the module's page.
+/// Those that the guide lists for every cache, and those of the module's page.
 #[tokio::test]
 async fn the_documented_rights_are_enough() {
     let redis = RedisServer::start().await;
-    let readme = include_str!("../../README.md");
-    let (_, rights) = readme
+    let guide = include_str!("../../src/guide/redis.md");
+    let (_, rights) = guide
         .split_once("A Redis user with few rights needs")
         .unwrap();
     let rights = rights.split("```").nth(1).unwrap().replace("text\n", "");

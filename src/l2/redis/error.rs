@@ -57,7 +57,7 @@ struct Refusal(String);
 
 const NEEDED: &str =
     "Redis 7.0 or later, or Valkey, is needed, and all commands under their own names";
-const RIGHTS: &str = "give it the rights that larder's README lists under \"In Redis\"";
+const RIGHTS: &str = "give it the rights that larder's guide lists on its page \"redis\"";
 
 /// What to do about an error of the server.
 fn advice(code: &str, text: &str) -> String {
