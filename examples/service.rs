@@ -98,12 +98,12 @@ fn shop(caches: &Caches) -> Result<Shop, Box<dyn Error>> {
         db,
         products: caches
             .cache("product")
+            .read_through_with(move |id, _| {
+                let found = source.find(id);
+                async move { Ok::<_, io::Error>(with_tags(found)) }
+            })
             .soft_ttl(MINUTE)
             .stale_if_error(60 * MINUTE)
-            .read_through_with(move |id, _| {
-                let db = source.clone();
-                async move { Ok::<_, io::Error>(with_tags(db.find(id))) }
-            })
             .build()?,
         // Half an hour idle, a day in all.
         sessions: caches

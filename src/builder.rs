@@ -11,6 +11,7 @@ use std::time::Duration;
 use futures::TryFutureExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tracing::warn;
 
 use crate::any_cache::AnyCache;
 use crate::cache::Cache;
@@ -23,7 +24,7 @@ use crate::l1::Weigher;
 use crate::l2::{L2, L2Error, RedisL2, Server};
 use crate::loaded::Loaded;
 use crate::options::{AheadBy, Mode, Options};
-use crate::patterns::{LoadingCache, ReadThrough};
+use crate::patterns::{LoaderOfCache, LoadingCache};
 use crate::settings::Settings;
 use crate::vocabulary::Invalidation;
 #[cfg(feature = "json")]
@@ -50,8 +51,11 @@ use crate::wire::envelope;
 ///     .build()?;
 /// # Ok::<(), larder::BuildError>(())
 /// ```
+///
+/// `L` is [`WithLoader`] after [`read_through`](Self::read_through): [`build`](LoadingBuilder::build) then makes a
+/// [`LoadingCache`].
 #[must_use = "a builder does nothing until `build` is called"]
-pub struct Builder<K, V> {
+pub struct Builder<K, V, L = ()> {
     options: Options,
     weigher: Option<Weigher<V>>,
     ttl_of: Option<TtlOf<V>>,
@@ -67,8 +71,15 @@ pub struct Builder<K, V> {
     /// Overrides what was set by code.
     last: Settings,
     on_build: Option<OnBuild>,
+    loader: L,
     keys: PhantomData<fn(&K)>,
 }
+
+/// A builder that has the loader of the cache; made by [`Builder::read_through`] and [`Builder::read_through_many`].
+pub type LoadingBuilder<K, V> = Builder<K, V, WithLoader<K, V>>;
+
+/// What a [`LoadingBuilder`] has besides its options: the loader.
+pub struct WithLoader<K, V>(LoaderOfCache<K, V>);
 
 /// Is given the cache that was built; what it returns is a mistake.
 type OnBuild = Box<dyn FnOnce(AnyCache) -> Result<(), String> + Send>;
@@ -113,10 +124,50 @@ where
             has_own_l2: false,
             last: Settings::default(),
             on_build: None,
+            loader: (),
             keys: PhantomData,
         }
     }
 
+    fn with_loader(self, loader: LoaderOfCache<K, V>) -> LoadingBuilder<K, V> {
+        Builder {
+            options: self.options,
+            weigher: self.weigher,
+            ttl_of: self.ttl_of,
+            codec: self.codec,
+            type_tag: self.type_tag,
+            schema_version: self.schema_version,
+            l2: self.l2,
+            listeners: self.listeners,
+            publish_to: self.publish_to,
+            same: self.same,
+            has_own_l2: self.has_own_l2,
+            last: self.last,
+            on_build: self.on_build,
+            loader: WithLoader(loader),
+            keys: PhantomData,
+        }
+    }
+
+    /// Checks the options and builds the cache. Neither waits nor connects.
+    ///
+    /// On a Tokio runtime this starts the background task that connects to L2 and subscribes. Without a runtime, the
+    /// first asynchronous call starts it; see [`Health::is_started`](crate::Health::is_started). A server that cannot
+    /// be reached is no error: the cache works without L2 until it can.
+    ///
+    /// # Errors
+    ///
+    /// If an option cannot work, such as a soft TTL that is not shorter than the hard one, or a malformed URL. The
+    /// error names all such options and says what would work; it never shows a password.
+    pub fn build(self) -> Result<Cache<K, V>, BuildError> {
+        Ok(self.build_with(false)?.0)
+    }
+}
+
+impl<K, V, L> Builder<K, V, L>
+where
+    V: Serialize + DeserializeOwned + Send + Sync + 'static,
+{
     /// Uses the Redis server at `redis://[user][:password@]host[:port][/db]` as L2. [`Server`] says what else can be
     /// given, for TLS and unix sockets.
     ///
@@ -163,6 +214,7 @@ where
     /// 10 000 entries. 0 turns L1 off. The cache of an HTTP layer (feature `http`) weighs its entries in bytes by itself.
     ///
     /// The bound is not sharp: entries that are evicted for want of room are freed during later inserts.
+    #[doc(alias("max_capacity", "max_entries", "size"))]
     pub fn l1_capacity(mut self, capacity: u64) -> Self {
         self.options.l1_capacity = Some(capacity);
         self
@@ -171,6 +223,7 @@ where
     /// The weight of an entry in [`l1_capacity`](Self::l1_capacity), such as its size in bytes. Default: 1.
     ///
     /// Called whenever an entry is stored in L1, so it should be fast. If it panics, the entry weighs `u32::MAX`.
+    #[doc(alias = "weigher")]
     pub fn l1_weigher(self, weigher: impl Fn(&str, &V) -> u32 + Send + Sync + 'static) -> Self {
         Self {
             weigher: Some(Arc::new(weigher)),
@@ -192,6 +245,7 @@ where
 
     /// How long an entry stays in L1 after it was stored there. Default: as long as its value is valid in L2. At most
     /// [`l2_ttl`](Self::l2_ttl).
+    #[doc(alias("local_ttl", "memory_ttl"))]
     pub fn l1_ttl(mut self, ttl: Duration) -> Self {
         self.options.l1_ttl = Some(ttl);
         self
@@ -199,6 +253,7 @@ where
 
     /// How long a value is valid after it was written, in L2 and in every L1. Default: one hour; with
     /// [`sliding`](Self::sliding) no limit.
+    #[doc(alias("ttl", "time_to_live", "expire_after_write", "duration", "expiration"))]
     pub fn l2_ttl(mut self, ttl: Duration) -> Self {
         self.options.l2_ttl = Some(ttl);
         self
@@ -226,6 +281,7 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
+    #[doc(alias = "expiry")]
     pub fn ttl_of(self, ttl_of: impl Fn(&V) -> Option<Duration> + Send + Sync + 'static) -> Self {
         Self {
             ttl_of: Some(Arc::new(ttl_of)),
@@ -257,6 +313,7 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
+    #[doc(alias("tti", "time_to_idle", "expire_after_access"))]
     pub fn sliding(mut self, idle: Duration) -> Self {
         self.options.sliding = Some(idle);
         self
@@ -266,6 +323,7 @@ where
     /// [`Meta::is_stale`](crate::Meta::is_stale), while [`get_or_load`](Cache::get_or_load) refreshes it in the
     /// background. Default: never. Shorter than [`l2_ttl`](Self::l2_ttl). It has no effect on a value whose own TTL is
     /// not longer.
+    #[doc(alias("stale_while_revalidate", "swr", "refresh_after_write"))]
     pub fn soft_ttl(mut self, ttl: Duration) -> Self {
         self.options.soft_ttl = Some(ttl);
         self
@@ -293,6 +351,7 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
+    #[doc(alias = "eager_refresh")]
     pub fn refresh_ahead(mut self, share: f64) -> Self {
         self.options.refresh_ahead = Some(AheadBy::Share(share));
         self
@@ -364,6 +423,7 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
+    #[doc(alias("fail_safe", "grace_period"))]
     pub fn stale_if_error(mut self, kept: Duration) -> Self {
         self.options.stale_if_error = kept;
         self
@@ -420,6 +480,7 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
+    #[doc(alias = "soft_timeout")]
     pub fn stale_wait(mut self, wait: Duration) -> Self {
         self.options.stale_wait = wait;
         self
@@ -449,6 +510,7 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
+    #[doc(alias("cache_err", "negative_ttl"))]
     pub fn error_ttl(mut self, ttl: Duration) -> Self {
         self.options.error_ttl = ttl;
         self
@@ -658,6 +720,7 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
+    #[doc(alias("hard_timeout", "factory_timeout"))]
     pub fn load_timeout(mut self, timeout: Duration) -> Self {
         self.options.load_timeout = timeout;
         self
@@ -702,6 +765,7 @@ where
     /// Values are decoded with the codec that encoded them, if it is compiled in. So a fleet can change its codec one
     /// instance after the other, without a flush, once all of them are built with both. To encryption it moves in steps of
     /// its own, see `codec::Encrypted`.
+    #[doc(alias = "serializer")]
     pub fn codec(self, codec: impl CodecStack) -> Self {
         Self {
             codec: Box::new(codec),
@@ -867,25 +931,8 @@ where
         self
     }
 
-    /// Checks the options and builds the cache. Neither waits nor connects.
-    ///
-    /// On a Tokio runtime this starts the background task that connects to L2 and subscribes. Without a runtime, the
-    /// first asynchronous call starts it; see [`Health::is_started`](crate::Health::is_started). A server that cannot
-    /// be reached is no error: the cache works without L2 until it can.
-    ///
-    /// # Errors
-    ///
-    /// If an option cannot work, such as a soft TTL that is not shorter than the hard one, or a malformed URL. The
-    /// error names all such options and says what would work; it never shows a password.
-    pub fn build(self) -> Result<Cache<K, V>, BuildError> {
-        let is_batched = self.options.batch_loads.is_some();
-        self.build_with(is_batched.then(|| {
-            "batch_loads needs read_through_many: no other loader takes many keys".to_owned()
-        }))
-    }
-
-    /// The same, with what else cannot work.
-    fn build_with(mut self, mistake: Option<String>) -> Result<Cache<K, V>, BuildError> {
+    /// Returns the cache, its loader, and how single loads are batched.
+    fn build_with(mut self, has_loader_of_many: bool) -> Result<Built<K, V, L>, BuildError> {
         let last = mem::take(&mut self.last);
         let Self {
             options,
@@ -899,12 +946,18 @@ where
             publish_to,
             same,
             on_build,
+            loader,
             has_own_l2: _,
             last: _,
             keys: _,
         } = self.settings(&last);
+        let batch = options.batch_loads;
         let mut mistakes = options.mistakes();
-        mistakes.extend(mistake);
+        if batch.is_some() && !has_loader_of_many {
+            mistakes.push(
+                "batch_loads needs read_through_many: no other loader takes many keys".to_owned(),
+            );
+        }
         let has_channels = match &l2 {
             Ok(l2) => l2.as_ref().is_some_and(|l2| l2.has_channels()),
             // It is a mistake of its own.
@@ -919,6 +972,12 @@ where
             Ok(l2) if mistakes.is_empty() => l2,
             l2 => return Err(BuildError::new(&options.namespace, mistakes, l2.err())),
         };
+        for (option, needed) in options.without_effect() {
+            warn!(
+                namespace = options.namespace,
+                option, needed, "an option has no effect without another one"
+            );
+        }
         let type_tag = type_tag.as_deref().unwrap_or(type_name::<V>());
         let type_tag = envelope::type_tag(type_tag, schema_version);
         let namespace = options.namespace.clone();
@@ -937,9 +996,11 @@ where
             let refused = |mistake| BuildError::new(&namespace, vec![mistake], None);
             on_build(AnyCache::new(&cache)).map_err(refused)?;
         }
-        Ok(cache)
+        Ok((cache, loader, batch))
     }
 }
+
+type Built<K, V, L> = (Cache<K, V>, L, Option<(Duration, usize)>);
 
 /// Whether two values are encoded alike. `None` if they cannot be encoded.
 fn have_same_bytes<V: Serialize>(a: &V, b: &V) -> Option<bool> {
@@ -986,7 +1047,7 @@ where
     V: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
     /// Gives the cache its loader: [`build`](LoadingBuilder::build) then returns a [`LoadingCache`], whose look-ups need
-    /// none. Call it last: it returns another builder, which has no options.
+    /// none.
     ///
     /// The loader is called as one that is given to [`get_or_load`](Cache::get_or_load), with the key.
     ///
@@ -1042,10 +1103,7 @@ where
             let loader = Arc::clone(&loader);
             Loader::one(move |previous| loader(key, previous))
         };
-        LoadingBuilder {
-            builder: self,
-            loader: ReadThrough::one(loader_of),
-        }
+        self.with_loader(LoaderOfCache::One(Arc::new(loader_of)))
     }
 
     /// As [`read_through`](Self::read_through), with a loader of many keys: one call loads all keys that
@@ -1114,20 +1172,8 @@ where
     {
         let loader = Arc::new(loader);
         let loader_of = move |keys| Loader::many(keys, Arc::clone(&loader));
-        let batch = self.options.batch_loads;
-        LoadingBuilder {
-            builder: self,
-            loader: ReadThrough::many(loader_of, batch),
-        }
+        self.with_loader(LoaderOfCache::Many(Arc::new(loader_of)))
     }
-}
-
-/// The options of a [`LoadingCache`], with its loader; made by [`Builder::read_through`] and
-/// [`Builder::read_through_many`].
-#[must_use = "a builder does nothing until `build` is called"]
-pub struct LoadingBuilder<K, V> {
-    builder: Builder<K, V>,
-    loader: ReadThrough<K, V>,
 }
 
 impl<K, V> LoadingBuilder<K, V>
@@ -1135,31 +1181,25 @@ where
     K: CacheKey + Send + 'static,
     V: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
-    /// Checks the options and builds the cache, as [`Builder::build`] does.
+    /// Checks the options and builds the cache, as [`build`](Builder::build) does for one without a loader.
     ///
     /// # Errors
     ///
-    /// As those of [`Builder::build`].
+    /// The same.
     pub fn build(self) -> Result<LoadingCache<K, V>, BuildError> {
-        let Self { builder, loader } = self;
-        let cache = if loader.is_of_many() {
-            builder.build_with(None)
-        } else {
-            builder.build()
-        };
-        Ok(LoadingCache::new(cache?, loader))
+        let takes_many = matches!(self.loader.0, LoaderOfCache::Many(_));
+        let (cache, WithLoader(loader), batch) = self.build_with(takes_many)?;
+        Ok(LoadingCache::new(cache, loader, batch))
     }
 }
 
-impl<K, V> fmt::Debug for LoadingBuilder<K, V> {
+impl<K, V> fmt::Debug for WithLoader<K, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LoadingBuilder")
-            .field("options", &self.builder.options)
-            .finish_non_exhaustive()
+        f.debug_struct("WithLoader").finish_non_exhaustive()
     }
 }
 
-impl<K, V> fmt::Debug for Builder<K, V> {
+impl<K, V, L> fmt::Debug for Builder<K, V, L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Builder")
             .field("options", &self.options)

@@ -143,6 +143,7 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
+    #[doc(alias("peek", "get_if_present"))]
     pub fn get_local<Q, M>(&self, key: &Q) -> Option<Entry<V>>
     where
         K: LookupBy<Q, M>,
@@ -212,6 +213,7 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
+    #[doc(alias("mget", "get_all"))]
     pub async fn get_many<'a, Q, M>(
         &self,
         keys: impl IntoIterator<Item = &'a Q>,
@@ -292,6 +294,15 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
+    #[doc(alias(
+        "get_with",
+        "try_get_with",
+        "get_or_set",
+        "get_or_create",
+        "get_or_fetch",
+        "fetch",
+        "remember"
+    ))]
     pub async fn get_or_load<Q, M, F, Fut, E>(
         &self,
         key: &Q,
@@ -662,6 +673,7 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
+    #[doc(alias("set", "put"))]
     pub async fn insert<Q, M>(&self, key: &Q, value: V) -> Result<Token, WriteError>
     where
         K: LookupBy<Q, M>,
@@ -814,6 +826,7 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
+    #[doc(alias("compare_and_swap", "cas"))]
     pub async fn insert_if<Q, M>(
         &self,
         key: &Q,
@@ -967,6 +980,7 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
+    #[doc(alias("remove", "delete", "evict", "del"))]
     pub async fn invalidate<Q, M>(&self, key: &Q) -> Result<Token, WriteError>
     where
         K: LookupBy<Q, M>,
@@ -1124,6 +1138,7 @@ where
     ///
     /// As [`invalidate`](Self::invalidate). If one key is too long, nothing was changed. [`WriteError::is_deferred`]
     /// if any of the invalidations was deferred.
+    #[doc(alias("remove_many", "evict_many"))]
     pub async fn invalidate_many<'a, Q, M>(
         &self,
         keys: impl IntoIterator<Item = &'a Q>,
@@ -1282,6 +1297,7 @@ where
     ///     let _ = prices.invalidate_prefix("eu:").await;
     /// }
     /// ```
+    #[doc(alias = "delete_by_prefix")]
     pub async fn invalidate_prefix<M>(&self, prefix: &str) -> Result<u64, WriteError>
     where
         K: LookupBy<str, M>,
@@ -1330,6 +1346,7 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
+    #[doc(alias("remove_by_tag", "evict_tag"))]
     pub async fn invalidate_tag<T>(&self, tag: &T) -> Result<Token, WriteError>
     where
         T: CacheKey + ?Sized,
@@ -1392,6 +1409,7 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
+    #[doc(alias("invalidate_all", "flush"))]
     pub async fn clear(&self) -> Result<Token, WriteError> {
         self.engine().clear().await
     }
@@ -1582,6 +1600,7 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
+    #[doc(alias("disable", "kill_switch"))]
     pub fn set_enabled(&self, is_enabled: bool) {
         self.engine().set_enabled(is_enabled);
     }
@@ -1612,6 +1631,7 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
+    #[doc(alias = "shutdown")]
     pub async fn close(&self) {
         self.engine().close().await;
     }

@@ -61,7 +61,7 @@ mod warming;
 mod wire;
 
 pub use crate::any_cache::AnyCache;
-pub use crate::builder::{Builder, LoadingBuilder};
+pub use crate::builder::{Builder, LoadingBuilder, WithLoader};
 pub use crate::cache::Cache;
 pub use crate::caches::Caches;
 pub use crate::clock::Clock;
@@ -83,7 +83,7 @@ pub use crate::patterns::outbox;
 #[cfg(feature = "write-behind")]
 #[cfg_attr(docsrs, doc(cfg(feature = "write-behind")))]
 pub use crate::patterns::write_behind;
-pub use crate::patterns::{AtLeast, LoadingAtLeast, LoadingCache};
+pub use crate::patterns::{AtLeast, LoadingAtLeast, LoadingCache, with_state};
 pub use crate::settings::{ServiceSettings, Settings, SettingsError};
 pub use crate::source::Source;
 pub use crate::stats::{Health, Stats};

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::clock::Clock;
+use crate::vocabulary::ByteSize;
 
 /// What L1 may answer while this instance cannot prove that it has applied all changes, because its connection to L2
 /// is lost or silent for longer than [`max_staleness`](crate::Builder::max_staleness).
@@ -100,7 +101,7 @@ impl Options {
             soft_ttl: None,
             refresh_ahead: None,
             stale_if_error: Duration::ZERO,
-            fallback_throttle: Duration::from_secs(1),
+            fallback_throttle: DEFAULT_THROTTLE,
             stale_wait: Duration::ZERO,
             error_ttl: Duration::ZERO,
             jitter: 0.1,
@@ -199,7 +200,9 @@ impl Options {
         mistakes.extend(self.mistakes_in_shares());
         if !(1..=MAX_VALUE_BYTES).contains(max_value_size) {
             mistakes.push(format!(
-                "max_value_size must be from 1 to {MAX_VALUE_BYTES} bytes, and not {max_value_size}"
+                "max_value_size must be from 1 byte to {}, and not {}",
+                ByteSize(MAX_VALUE_BYTES),
+                ByteSize(*max_value_size)
             ));
         }
         if !(1..=MOST_LOADS).contains(max_concurrent_loads) {
@@ -216,6 +219,18 @@ impl Options {
             mistakes.push("max_deferred must be at least 1".to_owned());
         }
         mistakes
+    }
+
+    /// Options without an effect, each with the one that it needs. No mistakes: an operator may set them for all caches.
+    pub(crate) fn without_effect(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let throttle = self.fallback_throttle != DEFAULT_THROTTLE && self.stale_if_error.is_zero();
+        let wait = !self.stale_wait.is_zero() && self.soft_ttl.is_none();
+        [
+            throttle.then_some(("fallback_throttle", "stale_if_error")),
+            wait.then_some(("stale_wait", "soft_ttl, or expire")),
+        ]
+        .into_iter()
+        .flatten()
     }
 
     fn mistakes_in_shares(&self) -> Vec<String> {
@@ -317,6 +332,8 @@ fn mistake_in_namespace(namespace: &str) -> Option<String> {
 
 /// How many entries L1 holds unless something else is said.
 pub(crate) const DEFAULT_L1_ENTRIES: u64 = 10_000;
+
+const DEFAULT_THROTTLE: Duration = Duration::from_secs(1);
 
 /// How long a value is valid unless something else is said.
 pub(crate) const DEFAULT_TTL: Duration = Duration::from_secs(3600);

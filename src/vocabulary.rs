@@ -1,9 +1,27 @@
 //! Types that L1 and L2 have in common, so that neither needs to know the other; and what a value has to be.
 
+use std::fmt;
+
 /// A value that can be cached: threads share it, and it borrows nothing.
 pub(crate) trait Value: Send + Sync + 'static {}
 
 impl<V: Send + Sync + 'static> Value for V {}
+
+/// A number of bytes, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ByteSize(pub(crate) usize);
+
+impl fmt::Display for ByteSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => f.write_str("0 bytes"),
+            1 => f.write_str("1 byte"),
+            bytes if bytes % (1 << 20) == 0 => write!(f, "{} MiB", bytes >> 20),
+            bytes if bytes % (1 << 10) == 0 => write!(f, "{} KiB", bytes >> 10),
+            bytes => write!(f, "{bytes} bytes"),
+        }
+    }
+}
 
 /// A lane's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

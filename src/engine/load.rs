@@ -38,7 +38,7 @@ use super::write::Writes;
 use crate::ablation::{Rule, without};
 use crate::clock::Tick;
 use crate::entry::Entry;
-use crate::error::LoadError;
+use crate::error::{LoadError, Misuse};
 use crate::key::Key;
 use crate::l1::{Join, LeaseWaiter, LoadOutcome, OpGuard, Outcome, Started};
 use crate::l2::{Lease, LeaseRequest, Want};
@@ -193,7 +193,7 @@ impl<V: Value> Loads<V> {
         load: impl Begin<V>,
         mut since: Since,
     ) -> Result<Option<Entry<V>>, LoadError> {
-        if let Some(error) = self.recent_error(&key, since) {
+        if let Some(error) = self.error_at_once(&key, since) {
             return Err(error);
         }
         let (mut load, mut may_be_late) = (Some(load), true);
@@ -236,6 +236,14 @@ impl<V: Value> Loads<V> {
         }
     }
 
+    /// Why a key is not loaded.
+    fn error_at_once(&self, key: &Key, since: Since) -> Option<LoadError> {
+        if self.calls.is_called_by_loader_of(key) {
+            return Some(LoadError::misuse(Misuse::LooksUpItself));
+        }
+        self.recent_error(key, since)
+    }
+
     /// The same for many keys, in their order. `loader` makes the loader for the keys at these places.
     pub(super) async fn get_many_or_load(
         self: &Arc<Self>,
@@ -273,7 +281,7 @@ impl<V: Value> Loads<V> {
         let (mut flights, mut again) = (Vec::new(), Vec::new());
         let mut failed = Ok(());
         for (place, key, want) in missing {
-            if let Some(error) = self.recent_error(&key, Since::ANY) {
+            if let Some(error) = self.error_at_once(&key, Since::ANY) {
                 // The other keys are loaded all the same.
                 failed = Err(error);
                 continue;

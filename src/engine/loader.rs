@@ -9,6 +9,7 @@ use std::time::Instant;
 use futures::future::BoxFuture;
 use futures::{FutureExt, TryFutureExt};
 use tokio::sync::Semaphore;
+use tokio::task_local;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::field::Empty;
@@ -129,6 +130,16 @@ impl<V: Value> Loader<V> {
     }
 }
 
+task_local! {
+    /// The keys that the loader which runs in this task loads.
+    static LOADED_HERE: LoadedHere;
+}
+
+struct LoadedHere {
+    instance: u64,
+    keys: Vec<Key>,
+}
+
 /// Runs loaders within their limits.
 pub(super) struct LoaderCalls<V> {
     ctx: Arc<Context<V>>,
@@ -149,6 +160,13 @@ impl<V: Value> LoaderCalls<V> {
     pub(super) fn pending(&self) -> usize {
         // Each holds the semaphore, by its permit or to wait for it.
         Arc::strong_count(&self.permits) - 1
+    }
+
+    /// Whether the caller is the loader of this key, which would wait for itself.
+    pub(super) fn is_called_by_loader_of(&self, key: &Key) -> bool {
+        LOADED_HERE
+            .try_with(|here| here.instance == self.ctx.instance && here.keys.contains(key))
+            .unwrap_or(false)
     }
 
     /// Runs a call of a loader for these keys, and renews their leases meanwhile. Returns a value for each key, if the
@@ -180,6 +198,11 @@ impl<V: Value> LoaderCalls<V> {
             let loaded = loads.await;
             (loaded, clock.now().saturating_sub(began))
         };
+        let here = LoadedHere {
+            instance: ctx.instance,
+            keys: keys.iter().map(|(key, _)| (*key).clone()).collect(),
+        };
+        let load = LOADED_HERE.scope(here, load);
         // In a task of its own, which is aborted when this ends: a loader that blocks its thread does not block the callers
         // that wait for it.
         let load = tokio::spawn(load.instrument(enabled(span.clone())));

@@ -14,7 +14,8 @@ use std::time::Duration;
 pub use self::commit::CommitError;
 pub use self::l2::L2Error;
 pub use self::or_deferred::OrDeferred;
-use crate::key::KeyTooLong;
+use crate::key::{CacheKey, KeyTooLong, KeyWriter};
+use crate::vocabulary::ByteSize;
 use crate::wire::codec::CodecError;
 
 type Shared = Arc<dyn Error + Send + Sync>;
@@ -48,6 +49,10 @@ pub(crate) enum Misuse {
     TtlOfPanicked,
     #[error("an insert stores a value: unchanged() and no_store() are for loaders")]
     NothingToInsert,
+    #[error(
+        "the loader of a key looks up that key, which would wait for itself; read the source in the loader"
+    )]
+    LooksUpItself,
 }
 
 /// A loader's error that is of the caller whose loader it is: that of another caller may have a value at once.
@@ -142,9 +147,29 @@ impl Error for BuildError {}
 /// # Ok(()) }
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
 /// ```
-#[derive(Clone, Debug, thiserror::Error)]
-#[error(transparent)]
-pub struct LoadError(LoadKind);
+#[derive(Clone, Debug)]
+pub struct LoadError {
+    kind: LoadKind,
+    key: Option<Arc<str>>,
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.kind.fmt(f)
+    }
+}
+
+impl Error for LoadError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.kind.source()
+    }
+}
+
+impl From<LoadKind> for LoadError {
+    fn from(kind: LoadKind) -> Self {
+        Self { kind, key: None }
+    }
+}
 
 #[derive(Clone, Debug, thiserror::Error)]
 enum LoadKind {
@@ -168,27 +193,34 @@ enum LoadKind {
 
 impl LoadError {
     pub(crate) fn loader(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self(LoadKind::Loader(error.into().into()))
+        LoadKind::Loader(error.into().into()).into()
     }
 
     pub(crate) fn panicked(payload: &(dyn Any + Send)) -> Self {
-        Self(LoadKind::Panicked(panic_message(payload)))
+        LoadKind::Panicked(panic_message(payload)).into()
     }
 
     pub(crate) fn timed_out(after: Duration) -> Self {
-        Self(LoadKind::TimedOut(after))
+        LoadKind::TimedOut(after).into()
     }
 
     pub(crate) fn stopped() -> Self {
-        Self(LoadKind::Stopped)
+        LoadKind::Stopped.into()
     }
 
     pub(crate) fn not_found() -> Self {
-        Self(LoadKind::NotFound)
+        LoadKind::NotFound.into()
+    }
+
+    /// With the key, to tell it from others of one call.
+    pub(crate) fn of_key<Q: CacheKey + ?Sized>(self, key: &Q) -> Self {
+        let mut text = KeyWriter::new();
+        let key = text.write(key).ok().map(Arc::from);
+        Self { key, ..self }
     }
 
     pub(crate) fn misuse(misuse: Misuse) -> Self {
-        Self(LoadKind::Misuse(misuse))
+        LoadKind::Misuse(misuse).into()
     }
 
     /// The loader's own error, or one in its chain of sources, if it has this type.
@@ -224,7 +256,7 @@ impl LoadError {
     /// ```
     #[must_use]
     pub fn downcast_ref<E: Error + 'static>(&self) -> Option<&E> {
-        match &self.0 {
+        match &self.kind {
             LoadKind::Loader(error) => {
                 let first: &(dyn Error + 'static) = &**error;
                 successors(Some(first), |&error| error.source())
@@ -232,6 +264,14 @@ impl LoadError {
             }
             _ => None,
         }
+    }
+
+    /// The key that has no value, if many were asked for by
+    /// [`LoadingCache::get_many`](crate::LoadingCache::get_many): as Redis shows it after the namespace. Not a part of the
+    /// text, so that keys do not reach logs.
+    #[must_use]
+    pub fn key(&self) -> Option<&str> {
+        self.key.as_deref()
     }
 
     /// Whether it says nothing about the loads of other callers.
@@ -242,45 +282,45 @@ impl LoadError {
     /// Whether the loader returned an error.
     #[must_use]
     pub fn is_loader(&self) -> bool {
-        matches!(self.0, LoadKind::Loader(_))
+        matches!(self.kind, LoadKind::Loader(_))
     }
 
     /// Whether the loader panicked.
     #[must_use]
     pub fn is_panic(&self) -> bool {
-        matches!(self.0, LoadKind::Panicked(_))
+        matches!(self.kind, LoadKind::Panicked(_))
     }
 
     /// Whether the load took longer than [`load_timeout`](crate::Builder::load_timeout).
     #[must_use]
     pub fn is_timeout(&self) -> bool {
-        matches!(self.0, LoadKind::TimedOut(_))
+        matches!(self.kind, LoadKind::TimedOut(_))
     }
 
     /// Whether the loader of many keys returned no value for this one, see
     /// [`read_through_many`](crate::Builder::read_through_many).
     #[must_use]
     pub fn is_not_found(&self) -> bool {
-        matches!(self.0, LoadKind::NotFound)
+        matches!(self.kind, LoadKind::NotFound)
     }
 
-    /// Whether the loader returned a [`Loaded`](crate::Loaded) that makes no sense: `unchanged()` without a previous
-    /// value, a TTL of zero, or too many or too long tags. The error says which.
+    /// Whether the loader returned a [`Loaded`](crate::Loaded) that makes no sense (`unchanged()` without a previous value, a
+    /// TTL of zero, or too many or too long tags), or looked up the very key that it loads. The error says which.
     #[must_use]
     pub fn is_misuse(&self) -> bool {
-        matches!(self.0, LoadKind::Misuse(_))
+        matches!(self.kind, LoadKind::Misuse(_))
     }
 
     /// Whether the key is over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES). The loader was not called.
     #[must_use]
     pub fn is_key_too_long(&self) -> bool {
-        matches!(self.0, LoadKind::Key(_))
+        matches!(self.kind, LoadKind::Key(_))
     }
 }
 
 impl From<KeyTooLong> for LoadError {
     fn from(error: KeyTooLong) -> Self {
-        Self(LoadKind::Key(error))
+        LoadKind::Key(error).into()
     }
 }
 
@@ -304,8 +344,8 @@ enum WriteKind {
         "warming up was interrupted: the namespace was cleared, too much was changed meanwhile, or L2 did not answer; what is stored stays, so start again, with values that are read anew"
     )]
     Interrupted(#[source] Option<L2Error>),
-    #[error("the encoded value is over max_value_size, which is {0} bytes; raise it or store less")]
-    TooLarge(usize),
+    #[error("the encoded value is over max_value_size, which is {0}; raise it or store less")]
+    TooLarge(ByteSize),
     #[error("the value could not be encoded")]
     Encode(#[source] CodecError),
     #[error(transparent)]
@@ -337,7 +377,7 @@ impl WriteError {
     }
 
     pub(crate) fn too_large(limit: usize) -> Self {
-        Self(WriteKind::TooLarge(limit))
+        Self(WriteKind::TooLarge(ByteSize(limit)))
     }
 
     pub(crate) fn encode(error: CodecError) -> Self {

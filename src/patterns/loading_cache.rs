@@ -49,46 +49,57 @@ where
     V: Send + Sync + 'static,
 {
     cache: Cache<K, V>,
-    loader: Arc<ReadThrough<K, V>>,
+    loading: Arc<ReadThrough<K, V>>,
+}
+
+/// A loader that is given a clone of `state` with each call, such as a pool of a database, for
+/// [`read_through`](crate::Builder::read_through) and [`read_through_many`](crate::Builder::read_through_many).
+///
+/// ```
+/// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+/// use larder::{Cache, LoadingCache, with_state};
+///
+/// #[derive(Clone)]
+/// struct Db;
+///
+/// impl Db {
+///     async fn price(&self, product: u64) -> Result<u64, std::io::Error> {
+///         Ok(product * 100)
+///     }
+/// }
+///
+/// let db = Db;
+/// let prices: LoadingCache<u64, u64> = Cache::builder("docs:prices")
+///     .read_through(with_state(db, |db, id| async move { db.price(id).await }))
+///     .build()?;
+/// assert_eq!(*prices.get(&4).await?, 400);
+/// # Ok(()) }
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+/// ```
+pub fn with_state<S: Clone, K, Fut>(state: S, loader: impl Fn(S, K) -> Fut) -> impl Fn(K) -> Fut {
+    move |key| loader(state.clone(), key)
+}
+
+struct ReadThrough<K, V> {
+    loader: LoaderOfCache<K, V>,
+    /// Of a loader of many keys: gathers what single callers miss at about the same time.
+    batches: Option<Batches<K, V>>,
 }
 
 /// How the missing keys of a cache are loaded.
-pub(crate) enum ReadThrough<K, V> {
+pub(crate) enum LoaderOfCache<K, V> {
     /// By a call for each.
     One(LoaderOf<K, V>),
-    /// By a call for those that are missing in one call of the cache; with batches also for those that single callers miss
-    /// at about the same time.
-    Many(LoaderOf<Vec<K>, V>, Option<Batches<K, V>>),
+    /// By a call for those that are missing in one call of the cache.
+    Many(LoaderOf<Vec<K>, V>),
 }
 
-impl<K, V> ReadThrough<K, V>
-where
-    K: Send + 'static,
-    V: Send + Sync + 'static,
-{
-    pub(crate) fn one(loader_of: impl Fn(K) -> Loader<V> + Send + Sync + 'static) -> Self {
-        Self::One(Arc::new(loader_of))
-    }
-
-    /// `batch` is how long single loads wait for others, and how many there may be.
-    pub(crate) fn many(
-        loader_of: impl Fn(Vec<K>) -> Loader<V> + Send + Sync + 'static,
-        batch: Option<(Duration, usize)>,
-    ) -> Self {
-        let loader_of: LoaderOf<Vec<K>, V> = Arc::new(loader_of);
-        let batches = batch.map(|(window, max)| Batches::new(window, max, Arc::clone(&loader_of)));
-        Self::Many(loader_of, batches)
-    }
-
-    pub(crate) fn is_of_many(&self) -> bool {
-        matches!(self, Self::Many(..))
-    }
-
+impl<K, V> LoaderOfCache<K, V> {
     /// The loader of one key.
-    fn loader(&self, key: K) -> Loader<V> {
+    fn of_one(&self, key: K) -> Loader<V> {
         match self {
             Self::One(loader_of) => loader_of(key),
-            Self::Many(loader_of, _) => loader_of(vec![key]),
+            Self::Many(loader_of) => loader_of(vec![key]),
         }
     }
 }
@@ -98,10 +109,21 @@ where
     K: CacheKey + Send + 'static,
     V: Send + Sync + 'static,
 {
-    pub(crate) fn new(cache: Cache<K, V>, loader: ReadThrough<K, V>) -> Self {
+    /// `batch` is how long single loads wait for others, and how many there may be.
+    pub(crate) fn new(
+        cache: Cache<K, V>,
+        loader: LoaderOfCache<K, V>,
+        batch: Option<(Duration, usize)>,
+    ) -> Self {
+        let batches = match (&loader, batch) {
+            (LoaderOfCache::Many(loader_of), Some((window, max))) => {
+                Some(Batches::new(window, max, Arc::clone(loader_of)))
+            }
+            _ => None,
+        };
         Self {
             cache,
-            loader: Arc::new(loader),
+            loading: Arc::new(ReadThrough { loader, batches }),
         }
     }
 
@@ -118,13 +140,14 @@ where
         K: KeyFrom<Q, M>,
         Q: CacheKey + ?Sized,
     {
-        match &*self.loader {
-            ReadThrough::Many(_, Some(batches)) => {
+        let ReadThrough { loader, batches } = &*self.loading;
+        match batches {
+            Some(batches) => {
                 let load = batches.load(|| K::key_from(key));
                 self.cache.get_or_load_by(key, load).await
             }
-            alone => {
-                let loader = || alone.loader(K::key_from(key));
+            None => {
+                let loader = || loader.of_one(K::key_from(key));
                 self.cache.get_or_load_by(key, loader).await
             }
         }
@@ -165,7 +188,8 @@ where
     ///
     /// # Errors
     ///
-    /// As [`get`](Self::get), if any key has no value. Those that were loaded are kept for the next call.
+    /// As [`get`](Self::get), if any key has no value; [`LoadError::key`] names it, unless one call of a loader of many keys
+    /// has failed for all. Those that were loaded are kept for the next call.
     pub async fn get_many<'a, Q, M>(
         &self,
         keys: impl IntoIterator<Item = &'a Q>,
@@ -176,14 +200,17 @@ where
     {
         // As a list: the future of a user's iterator may not be `Send` when it is part of another one.
         let keys: Vec<&Q> = keys.into_iter().collect();
-        match &*self.loader {
-            ReadThrough::One(_) => try_join_all(keys.into_iter().map(|key| self.get(key))).await,
-            ReadThrough::Many(loader_of, _) => {
+        match &self.loading.loader {
+            LoaderOfCache::One(_) => {
+                let one = async |key| self.get(key).await.map_err(|error| error.of_key(key));
+                try_join_all(keys.into_iter().map(one)).await
+            }
+            LoaderOfCache::Many(loader_of) => {
                 let loader_of = |keys| loader_of(keys);
-                let found = self.cache.get_many_or_load_by(keys, loader_of).await?;
-                let found = found.into_iter();
+                let found = (self.cache.get_many_or_load_by(keys.clone(), loader_of)).await?;
+                let found = found.into_iter().zip(keys);
                 found
-                    .map(|entry| entry.ok_or_else(LoadError::not_found))
+                    .map(|(entry, key)| entry.ok_or_else(|| LoadError::not_found().of_key(key)))
                     .collect()
             }
         }
@@ -218,7 +245,7 @@ where
         K: KeyFrom<Q, M>,
         Q: CacheKey + ?Sized,
     {
-        let loader = self.loader.loader(K::key_from(key));
+        let loader = self.loading.loader.of_one(K::key_from(key));
         self.cache.refresh_by(key, loader).await
     }
 }
@@ -251,13 +278,14 @@ where
         Q: CacheKey + ?Sized,
     {
         let view = self.cache.cache.at_least(&self.token);
-        match &*self.cache.loader {
-            ReadThrough::Many(_, Some(batches)) => {
+        let ReadThrough { loader, batches } = &*self.cache.loading;
+        match batches {
+            Some(batches) => {
                 let load = batches.load(|| K::key_from(key));
                 view.get_or_load_by(key, load).await
             }
-            alone => {
-                let loader = || alone.loader(K::key_from(key));
+            None => {
+                let loader = || loader.of_one(K::key_from(key));
                 view.get_or_load_by(key, loader).await
             }
         }
@@ -285,7 +313,8 @@ where
         if self.cache.engine().has_applied(self.token) {
             return self.cache.get_many(keys).await;
         }
-        try_join_all(keys.into_iter().map(|key| self.get(key))).await
+        let one = async |key| self.get(key).await.map_err(|error| error.of_key(key));
+        try_join_all(keys.into_iter().map(one)).await
     }
 }
 
@@ -318,7 +347,7 @@ impl<K, V: Send + Sync + 'static> Clone for LoadingCache<K, V> {
     fn clone(&self) -> Self {
         Self {
             cache: self.cache.clone(),
-            loader: Arc::clone(&self.loader),
+            loading: Arc::clone(&self.loading),
         }
     }
 }

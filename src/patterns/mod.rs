@@ -16,5 +16,6 @@ mod warm;
 pub mod write_behind;
 
 pub use self::at_least::AtLeast;
-pub(crate) use self::loading_cache::ReadThrough;
+pub(crate) use self::loading_cache::LoaderOfCache;
+pub use self::loading_cache::with_state;
 pub use self::loading_cache::{LoadingAtLeast, LoadingCache};

@@ -6,12 +6,87 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::{join_all, try_join_all};
-use larder::{Cache, Entry, LoadError, Loaded, LoadingCache, Source};
+use larder::{Cache, Caches, Entry, LoadError, Loaded, LoadingCache, MemoryL2, Source, with_state};
 use tokio::runtime;
 
 use crate::fleet::{Fleet, HOUR, Set, over_both_stores, received, without_heartbeats};
 use crate::support::eventually::eventually;
 use crate::support::network::Gate;
+
+/// Such as a recursive value that refers to itself.
+#[tokio::test]
+async fn a_loader_that_looks_up_its_own_key_gets_an_error_at_once() {
+    let fleet = Fleet::memory();
+    for many in [false, true] {
+        let cache = fleet.builder().0.build().unwrap();
+        let (inner, own) = (cache.clone(), Arc::new(Mutex::new(None)));
+        let seen = Arc::clone(&own);
+        let load = move || async move {
+            let never = || async { Ok::<_, Infallible>("inner".to_owned()) };
+            // Others may be looked up.
+            let other = inner.get_or_load("other", never).await.unwrap();
+            let looked_up = if many {
+                let never = |_| async { Ok::<_, Infallible>([]) };
+                inner.get_many_or_load(["k"], never).await.map(drop)
+            } else {
+                inner.get_or_load("k", never).await.map(drop)
+            };
+            *seen.lock().unwrap() = looked_up.err();
+            Ok::<_, Infallible>(other.to_uppercase())
+        };
+        let loaded = cache.get_or_load("k", load).await.unwrap();
+        assert_eq!(*loaded, "INNER");
+        let error = own.lock().unwrap().take().unwrap();
+        assert!(error.is_misuse() && !error.is_timeout(), "{error}");
+        cache.clear().await.unwrap();
+    }
+}
+
+#[test]
+fn options_may_follow_the_loader() {
+    let loader = |_: u64| async { Ok::<_, Infallible>(1) };
+    let many = |_: Vec<u64>| async { Ok::<_, Infallible>([(1, 1)]) };
+    let window = Duration::from_millis(1);
+    let batched = Cache::<u64, u64>::builder("test:late").read_through_many(many);
+    assert!(batched.batch_loads(window, 2).build().is_ok());
+    let alone = Cache::<u64, u64>::builder("test:late").read_through(loader);
+    let error = alone.batch_loads(window, 2).build().err().unwrap();
+    assert!(error.to_string().contains("read_through_many"), "{error}");
+}
+
+/// Those of single keys that settings have set after the loader.
+#[tokio::test]
+async fn settings_batch_the_loads_of_a_cache_of_several() {
+    let settings = serde_json::from_str(r#"{ "square": { "batch_loads": "1s,2" } }"#).unwrap();
+    let caches = Caches::with_l2("test", settings, MemoryL2::new());
+    let calls = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&calls);
+    let load = move |keys: Vec<u64>| {
+        seen.lock().unwrap().push(keys.len());
+        async { Ok::<_, Infallible>(keys.into_iter().map(|n| (n, n * n))) }
+    };
+    let squares: LoadingCache<u64, u64> = (caches.cache("square").read_through_many(load))
+        .build()
+        .unwrap();
+    let (a, b) = tokio::join!(squares.get(&2), squares.get(&3));
+    assert_eq!((*a.unwrap(), *b.unwrap()), (4, 9));
+    assert_eq!(*calls.lock().unwrap(), [2]);
+}
+
+#[tokio::test]
+async fn a_loader_is_given_its_state() {
+    let prices = Arc::new(Mutex::new(7));
+    let load = with_state(
+        Arc::clone(&prices),
+        |prices: Arc<Mutex<u64>>, id| async move { Ok::<_, Infallible>(*prices.lock().unwrap() * id) },
+    );
+    let cache: LoadingCache<u64, u64> = (Cache::builder("test:state").read_through(load))
+        .build()
+        .unwrap();
+    assert_eq!(*cache.get(&2).await.unwrap(), 14);
+    *prices.lock().unwrap() = 8;
+    assert_eq!(*cache.get(&3).await.unwrap(), 24);
+}
 
 over_both_stores!(
     a_missing_key_is_loaded_once_in_the_fleet,
@@ -172,6 +247,7 @@ async fn a_key_without_a_value_is_an_error_for_its_callers(fleet: Fleet) {
         assert!(none.is_err_and(|error| error.is_not_found()));
         let error = cache.get_many(["no b", "c"]).await.err().unwrap();
         assert!(error.is_not_found(), "{error}");
+        assert_eq!(error.key(), Some("no b"));
         assert!(cache.get_local("c").is_some(), "what was loaded is kept");
         // Another call may find it.
         calls.take();

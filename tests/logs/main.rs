@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use larder::codec::Bincode;
-use larder::{Cache, Clock, MemoryL2, RedisL2, Stats};
+use larder::{Builder, Cache, Clock, MemoryL2, RedisL2, Stats};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tracing::Level;
@@ -90,6 +90,26 @@ fn keys_that_are_too_long() {
         assert_eq!(keys_refused, 2 * REQUESTS);
     });
     assert_once(&seen, "longer than 1024 bytes");
+}
+
+#[test]
+fn options_without_an_effect() {
+    let built = |set: fn(Builder<u64, u64>) -> Builder<u64, u64>| {
+        warnings(async {
+            set(Cache::builder("test:logs")).build().unwrap();
+        })
+    };
+    assert_once(
+        &built(|b| b.fallback_throttle(Duration::from_secs(2))),
+        "stale_if_error",
+    );
+    assert_once(&built(|b| b.stale_wait(Duration::MAX)), "soft_ttl");
+    let none = built(|b| {
+        let minute = Duration::from_secs(60);
+        let b = b.fallback_throttle(minute).stale_if_error(minute);
+        b.stale_wait(minute).soft_ttl(minute)
+    });
+    assert_eq!(none, Vec::<String>::new());
 }
 
 #[test]

@@ -135,18 +135,32 @@ fn parse(url: &str) -> Result<ConnectionInfo, L2Error> {
     {
         return Err(L2Error::bad_config(missing));
     }
-    let authority = rest.trim_start_matches('/').split(['/', '?', '#']).next();
-    let hosts = authority.map(|authority| authority.rsplit('@').next().unwrap_or(authority));
-    if hosts.is_some_and(|hosts| hosts.contains(',')) {
+    let rest = rest.trim_start_matches('/');
+    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let host = authority.rsplit('@').next().unwrap_or(authority);
+    if host.contains(',') {
         return refuse(
             "names several hosts; give one primary, as Redis Cluster and Sentinel are not supported",
         );
     }
-    url.into_connection_info().or_else(|_| {
-        refuse(&format!(
-            "is malformed; {EXAMPLE}, with special characters in the user and the password percent-encoded"
-        ))
-    })
+    let problem = problem_in(host, path);
+    url.into_connection_info()
+        .or_else(|_| refuse(&format!("{problem}; {EXAMPLE}")))
+}
+
+/// Why the client cannot read a URL with this host and path.
+fn problem_in(host: &str, path: &str) -> &'static str {
+    let port = host.rsplit_once(':').map_or("", |(_, port)| port);
+    let database = path.trim_start_matches('/').split(['?', '#']).next();
+    if path.contains('@') {
+        "has special characters in the user or the password, which have to be percent-encoded"
+    } else if !port.is_empty() && !host.ends_with(']') && port.parse::<u16>().is_err() {
+        "has a port that is no number up to 65535"
+    } else if database.is_some_and(|number| !number.is_empty() && number.parse::<i64>().is_err()) {
+        "has a database that is no number"
+    } else {
+        "cannot be read"
+    }
 }
 
 impl Server {
@@ -280,10 +294,15 @@ mod tests {
             ("localhost", "has no scheme"),
             ("redis://a:6379,b:6379/0", "several hosts"),
             ("redis://user:p,q@a,b", "several hosts"),
-            ("redis://user:p,q@host:port", "is malformed"),
-            ("redis://host/first", "is malformed"),
+            ("redis://user:p,q@host:port", "a port that is no number"),
+            (
+                "redis://host:99999/0",
+                "a port that is no number up to 65535",
+            ),
+            ("redis://host/first", "a database that is no number"),
+            ("redis://user:a/b@host:6379", "special characters"),
             ("redis://host/-1", "is negative"),
-            ("redis+unix://", "is malformed"),
+            ("redis+unix://", "cannot be read"),
             ("REDIS://user:p,q@host/1", "good"),
             ("redis+unix:///run/a,b.sock", "good"),
         ];

@@ -4,6 +4,8 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::vocabulary::ByteSize;
+
 /// A value could not be encoded, or bytes could not be decoded.
 ///
 /// Its `Display` says what kind of failure it was and, where the format knows, at which byte. That shows nothing of
@@ -32,7 +34,7 @@ pub(super) enum Category {
     UnexpectedType,
     #[error("bytes are left over after the value")]
     TrailingBytes,
-    #[error("it takes {size} bytes, and at most {max} are allowed")]
+    #[error("it takes {}, and at most {} are allowed", ByteSize(*size), ByteSize(*max))]
     TooLarge { size: usize, max: usize },
     #[error("nested too deep")]
     TooDeep,
@@ -154,7 +156,7 @@ impl Error for CodecError {
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum EncodeError {
     /// It takes too many bytes.
-    #[error("the value takes {size} bytes, and at most {max} are allowed")]
+    #[error("the value takes {}, and at most {} are allowed", ByteSize(*size), ByteSize(*max))]
     TooLarge {
         /// So many.
         size: usize,

@@ -111,7 +111,7 @@ mod tests {
         let error = decompress(&bytes, 3_999).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "it takes 4000 bytes, and at most 3999 are allowed"
+            "it takes 4000 bytes, and at most 3999 bytes are allowed"
         );
     }
 
