@@ -348,14 +348,21 @@ fn responses_take_about_the_bytes_that_l1_may_hold() {
 
 static ALIVE: AtomicUsize = AtomicUsize::new(0);
 
-/// A value that is counted while it is held.
+/// A value that is counted while it is held, decoded ones too.
 #[derive(Serialize, Deserialize)]
+#[serde(from = "u32")]
 struct Counted(u32);
 
 impl Counted {
     fn new(number: u32) -> Self {
         ALIVE.fetch_add(1, SeqCst);
         Self(number)
+    }
+}
+
+impl From<u32> for Counted {
+    fn from(number: u32) -> Self {
+        Self::new(number)
     }
 }
 
