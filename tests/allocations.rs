@@ -353,16 +353,10 @@ static ALIVE: AtomicUsize = AtomicUsize::new(0);
 #[serde(from = "u32")]
 struct Counted(u32);
 
-impl Counted {
-    fn new(number: u32) -> Self {
-        ALIVE.fetch_add(1, SeqCst);
-        Self(number)
-    }
-}
-
 impl From<u32> for Counted {
     fn from(number: u32) -> Self {
-        Self::new(number)
+        ALIVE.fetch_add(1, SeqCst);
+        Self(number)
     }
 }
 
@@ -387,7 +381,7 @@ fn what_moka_puts_out_takes_no_room_however_often_it_was_hit() {
         for fashion in 0..20 {
             for _ in 0..40 {
                 for key in fashion * CAPACITY..(fashion + 1) * CAPACITY {
-                    let load = move || async move { Ok::<_, Infallible>(Counted::new(key)) };
+                    let load = move || async move { Ok::<_, Infallible>(Counted::from(key)) };
                     assert_eq!(cache.get_or_load(&key, load).await.unwrap().0, key);
                 }
             }
