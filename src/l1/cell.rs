@@ -11,10 +11,6 @@ impl<T> Cell<T> {
         Self(ArcSwapOption::new(held))
     }
 
-    #[allow(
-        clippy::inline_always,
-        reason = "a hit takes a tenth more instructions when the compiler splits this path"
-    )]
     #[inline(always)]
     pub(super) fn get_if(&self, condition: impl FnOnce(&Arc<T>) -> bool) -> Option<Arc<T>> {
         // An entry that is not taken is not counted up, which others that read it would notice.

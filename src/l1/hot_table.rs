@@ -59,10 +59,6 @@ impl<V> HotTable<V> {
         }
     }
 
-    #[allow(
-        clippy::inline_always,
-        reason = "a hit takes a tenth more instructions when the compiler splits this path"
-    )]
     #[inline(always)]
     pub(super) fn get(
         &self,

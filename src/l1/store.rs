@@ -55,10 +55,6 @@ impl<V: Value> Store<V> {
         }
     }
 
-    #[allow(
-        clippy::inline_always,
-        reason = "a hit takes a tenth more instructions when the compiler splits this path"
-    )]
     #[inline(always)]
     pub(super) fn get(
         &self,
