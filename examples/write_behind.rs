@@ -56,11 +56,16 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .store(move |batch| into.clone().upsert(batch))
         .build()?;
 
-    for n in 1..=100 {
-        views.insert("tea", n).await?;
-        views.insert("milk", n).await?;
+    let stored = |page: &'static str| {
+        let stored = database.views(page).unwrap_or(0);
+        async move { Ok::<_, io::Error>(stored) }
+    };
+    let view = async |page| views.update(page, || stored(page), |views| views + 1).await;
+    for _ in 0..100 {
+        view("tea").await?;
+        view("milk").await?;
     }
-    println!("200 writes are acknowledged");
+    println!("200 views are acknowledged");
     assert!(cache.get("tea").await.is_none_or(|views| *views == 100));
 
     // As at the end of a process that is shut down in good order.

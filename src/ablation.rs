@@ -72,6 +72,8 @@ pub enum Rule {
     Warming,
     /// 24: a write that waits for its source leaves whatever value is there when it ends.
     Settled,
+    /// 25: a value is stored whatever version is there.
+    Updates,
 }
 
 /// Whether a rule is turned off.
@@ -95,7 +97,7 @@ mod switch {
 
     impl Rule {
         /// All of them, in the order of the protocol.
-        pub const ALL: [Self; 31] = [
+        pub const ALL: [Self; 32] = [
             Self::FillLease,
             Self::LeaseTokens,
             Self::OneStep,
@@ -127,6 +129,7 @@ mod switch {
             Self::TokenLoads,
             Self::Warming,
             Self::Settled,
+            Self::Updates,
         ];
     }
 

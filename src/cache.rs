@@ -645,8 +645,8 @@ where
 
     /// Stores a value in both levels, whatever was there, and evicts the key from the L1 of all other instances.
     ///
-    /// For values that are kept only in the cache. For values of a database, write there and call
-    /// [`invalidate`](Self::invalidate): if two instances insert different values at the same time, either may be the
+    /// For values that are kept only in the cache; one that is made from the value before it, such as a counter, is for
+    /// [`update`](Self::update). For values of a database, write there and call [`invalidate`](Self::invalidate): if two instances insert different values at the same time, either may be the
     /// one that stays.
     ///
     /// Returns the token of the write, for look-ups by [`at_least`](Self::at_least).
@@ -783,6 +783,7 @@ where
 
     /// Stores a value as [`insert`](Self::insert) does, if nobody has changed the key since `version` was read. Returns
     /// whether it was stored: of any number of callers with the same version, in all instances, one gets `true`.
+    /// [`update`](Self::update) repeats it until it is.
     ///
     /// `version` is what [`Meta::version`](crate::Meta::version) of the entry says, or [`Version::ABSENT`] to store a value
     /// only where there is none. A load and a refresh change the version too; an [`expire`](Self::expire) and a
@@ -813,16 +814,10 @@ where
     ///
     /// let carts: Cache<String, Vec<String>> = Cache::builder("docs:cart").build()?;
     /// assert!(carts.insert_if("alice", Vec::new(), Version::ABSENT).await?);
-    /// loop {
-    ///     let cart = carts.get("alice").await.ok_or("it is there")?;
-    ///     let mut items = cart.to_vec();
-    ///     items.push("tea".to_owned());
-    ///     let Some(version) = cart.meta().version() else { continue };
-    ///     if carts.insert_if("alice", items, version).await? {
-    ///         break;
-    ///     }
-    /// }
-    /// assert_eq!(*carts.get("alice").await.ok_or("it is there")?, ["tea"]);
+    /// let cart = carts.get("alice").await.ok_or("it is there")?;
+    /// let seen = cart.meta().version().ok_or("it is stored")?;
+    /// assert!(carts.insert_if("alice", vec!["tea".to_owned()], seen).await?);
+    /// assert!(!carts.insert_if("alice", vec!["milk".to_owned()], seen).await?);
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
@@ -872,6 +867,85 @@ where
     {
         let key = written(key)?;
         self.engine().insert_if(key, loaded, version).await
+    }
+
+    /// Replaces a value by what `change` makes of it. No change is lost, however many callers in however many instances
+    /// change the key at once: for counters and lists, for which [`get`](Self::get) and [`insert`](Self::insert) are not safe.
+    ///
+    /// `change` is given `None` if neither level has a value: it is not loaded. It is called again when another writer was
+    /// faster, so it must do nothing else. What it returns has the TTLs of the cache, and no tags; see
+    /// [`update_with`](Self::update_with).
+    ///
+    /// Calls for one key in one instance come one after the other. The value may still be lost as any value in a cache: by its
+    /// TTL, an eviction, or an invalidation. What must not be lost belongs into a database, which can be written
+    /// [behind](crate::write_behind).
+    ///
+    /// Cost: two round trips, and two more after a pause for each time that another writer was faster.
+    ///
+    /// # Errors
+    ///
+    /// - [`WriteError::is_deferred`]: L2 did not answer. The change is stored or not, and this instance invalidates the key as
+    ///   soon as L2 answers.
+    /// - [`WriteError::is_contended`]: 64 attempts have failed, which took several seconds. Nothing was changed.
+    /// - [`WriteError::is_refused`]: L2 refused the write or was not asked, or the cache is
+    ///   [switched off](Self::set_enabled). Nothing was changed.
+    /// - Otherwise as an [`insert`](Self::insert) that has changed nothing.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// let attempts: larder::Cache<String, u32> = larder::Cache::builder("docs:attempts").build()?;
+    /// for _ in 0..3 {
+    ///     attempts.update("alice", |failed| failed.unwrap_or(&0) + 1).await?;
+    /// }
+    /// assert_eq!(attempts.get("alice").await.as_deref(), Some(&3));
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    #[doc(alias("increment", "modify", "upsert", "and_upsert_with", "compute"))]
+    pub async fn update<Q, M>(
+        &self,
+        key: &Q,
+        mut change: impl FnMut(Option<&V>) -> V,
+    ) -> Result<Token, WriteError>
+    where
+        K: LookupBy<Q, M>,
+        Q: CacheKey + ?Sized,
+    {
+        self.update_with(key, |value| Loaded::new(change(value)))
+            .await
+    }
+
+    /// Replaces a value as [`update`](Self::update) does, by one with a TTL or tags of its own, see [`Loaded`].
+    ///
+    /// # Errors
+    ///
+    /// As [`update`](Self::update), and if what is to be stored [is a misuse](WriteError::is_misuse).
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use larder::{Cache, Loaded};
+    ///
+    /// // Sign-ins that have failed within an hour after each other.
+    /// let attempts: Cache<String, u32> = Cache::builder("docs:sign-ins").build()?;
+    /// let failed = |before: Option<&u32>| {
+    ///     Loaded::new(before.unwrap_or(&0) + 1).ttl(Duration::from_secs(3600))
+    /// };
+    /// attempts.update_with("alice", failed).await?;
+    /// assert_eq!(attempts.get("alice").await.as_deref(), Some(&1));
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub async fn update_with<Q, M>(
+        &self,
+        key: &Q,
+        change: impl FnMut(Option<&V>) -> Loaded<V>,
+    ) -> Result<Token, WriteError>
+    where
+        K: LookupBy<Q, M>,
+        Q: CacheKey + ?Sized,
+    {
+        self.engine().update(written(key)?, change).await
     }
 
     /// Gives what is stored under a key a new TTL, in both levels. Returns `false` if there is no valid value: it never

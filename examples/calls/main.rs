@@ -58,6 +58,7 @@ mod tags;
 mod tls;
 mod touch;
 mod ttls;
+mod update;
 #[cfg(feature = "uuid")]
 mod uuids;
 mod verify;
@@ -86,7 +87,7 @@ const EXAMPLES: &[Example] = examples! {
     get_or_load get_or_load_with read_through refresh get get_many get_local
     invalidate invalidate_after write_through invalidate_and_wait at_least invalidate_and_hold
     #[cfg(feature = "outbox-rusqlite")] outbox
-    insert insert_with warm insert_if expire touch
+    insert insert_with update warm insert_if expire touch
     tags invalidate_prefix clear set_enabled operation hot_keys
     settings stores l1_size ttls refresh_ahead stale_wait fallbacks sliding staleness verify limits
     listen_to #[cfg(feature = "json")] publish_changes

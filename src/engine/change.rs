@@ -37,6 +37,9 @@ pub(super) enum Accepted {
     LeasesEnded(Stamp),
     /// Nothing: it was for another version of the value.
     Unchanged,
+    /// Nothing: too many writes wait for their source.
+    #[cfg(feature = "write-behind")]
+    Full,
 }
 
 impl Accepted {
@@ -47,6 +50,8 @@ impl Accepted {
             Self::Published(ack) => Some(ack.stamp.version().into()),
             Self::Cleared(stamp, _) => Some(stamp.version().into()),
             Self::LeasesEnded(_) | Self::Unchanged => None,
+            #[cfg(feature = "write-behind")]
+            Self::Full => None,
         }
     }
 
@@ -109,8 +114,8 @@ pub(super) struct Insert<V> {
 pub(super) enum Condition {
     /// This version is there.
     Version(Version),
-    /// The stream of writes has room for it, where it then waits for its source. Boxed, so that other inserts take no more
-    /// memory.
+    /// The stream of writes has room for it, where it then waits for its source; and the version is there, if one is asked
+    /// for. Boxed, so that other inserts take no more memory.
     #[cfg(feature = "write-behind")]
     Room(Box<Queued>),
 }
@@ -121,6 +126,18 @@ pub(crate) struct Queued {
     pub(crate) encoded_key: Vec<u8>,
     /// How many writes may wait.
     pub(crate) most: u64,
+    /// The version in whose place the value is stored.
+    pub(crate) version: Option<Version>,
+}
+
+/// What became of a value that was to wait for its source.
+#[cfg(feature = "write-behind")]
+pub(crate) enum Appending {
+    Accepted(Token),
+    /// Nothing was changed: too many writes wait.
+    Full,
+    /// Nothing was changed: another version is stored.
+    OtherVersion,
 }
 
 impl<V> Change<V> {

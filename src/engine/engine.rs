@@ -22,7 +22,7 @@ use super::attendance::Attendance;
 use super::backoff::Backoff;
 use super::breaker::Breaker;
 #[cfg(feature = "write-behind")]
-use super::change::Queued;
+use super::change::{Appending, Queued};
 use super::commit;
 use super::context::Context;
 use super::convert::{Convert, TtlOf};
@@ -43,6 +43,7 @@ use super::refresh::Refreshes;
 use super::reported::Reported;
 use super::subscriber;
 use super::touch::touch;
+use super::update::{Attempts, Turns};
 use super::verifier::{Same, Verifier};
 use super::warm;
 use super::write::Writes;
@@ -76,6 +77,7 @@ pub(crate) struct Engine<V: Value> {
     ctx: Arc<Context<V>>,
     loads: Arc<Loads<V>>,
     writes: Arc<Writes<V>>,
+    turns: Turns,
     /// The task of the subscriber, once it has been started.
     subscriber: Mutex<Option<JoinHandle<()>>>,
     /// The task that hands the counters over, once it has been started.
@@ -171,6 +173,7 @@ impl<V: Value> Engine<V> {
         let engine = Self {
             loads: Arc::new(Loads::new(&ctx, &calls, &refreshes, &writes)),
             writes,
+            turns: Turns::default(),
             subscriber: Mutex::default(),
             #[cfg(feature = "metrics")]
             recording: Mutex::default(),
@@ -331,14 +334,14 @@ impl<V: Value> Engine<V> {
         self.ctx.lane.write_stream()
     }
 
-    /// Stores a value, and has it wait for its source. `None` if too many others do.
+    /// Stores a value, and has it wait for its source.
     #[cfg(feature = "write-behind")]
     pub(crate) async fn append(
         &self,
         key: Key,
         value: V,
         queued: Queued,
-    ) -> Result<Option<Token>, WriteError> {
+    ) -> Result<Appending, WriteError> {
         self.ensure_subscribed(self.now());
         self.writes.append(key, value, queued).await
     }
@@ -382,7 +385,41 @@ impl<V: Value> Engine<V> {
         version: Version,
     ) -> Result<bool, WriteError> {
         self.ensure_subscribed(self.now());
-        self.writes.insert_if(key, loaded, version).await
+        let stored = self.writes.insert_if(key, loaded, version).await?;
+        Ok(stored.is_some())
+    }
+
+    /// Stores what `change` makes of the value that is there, in its place.
+    pub(crate) async fn update(
+        &self,
+        key: Key,
+        mut change: impl FnMut(Option<&V>) -> Loaded<V>,
+    ) -> Result<Token, WriteError> {
+        self.ensure_subscribed(self.now());
+        let mut attempts = self.attempts(&key).await;
+        loop {
+            attempts.next().await?;
+            let now = self.now();
+            let stored = match self.get_local(&key, now) {
+                Some(entry) => Some(entry),
+                None => self.get(key.clone(), now).await,
+            };
+            // What L2 does not have, such as a value that could not be stored in it, cannot be replaced in it.
+            let version = stored
+                .as_ref()
+                .map_or(Some(Version::ABSENT), |entry| entry.meta().version());
+            let Some(version) = version else { continue };
+            let changed = change(stored.as_deref());
+            drop(stored);
+            if let Some(token) = self.writes.insert_if(key.clone(), changed, version).await? {
+                return Ok(token);
+            }
+        }
+    }
+
+    /// Waits for the turn of an update.
+    pub(crate) async fn attempts(&self, key: &Key) -> Attempts<'_, V> {
+        Attempts::new(&self.ctx, &self.turns, key.clone()).await
     }
 
     pub(crate) async fn touch(&self, key: Key, ttl: Duration) -> Result<bool, WriteError> {

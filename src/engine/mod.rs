@@ -66,6 +66,7 @@ mod spans;
 mod subscriber;
 mod tags;
 mod touch;
+mod update;
 mod verifier;
 mod verify;
 mod warm;
@@ -75,7 +76,7 @@ mod write_order;
 mod writer;
 
 #[cfg(feature = "write-behind")]
-pub(crate) use self::change::Queued;
+pub(crate) use self::change::{Appending, Queued};
 pub(crate) use self::convert::TtlOf;
 pub(crate) use self::engine::{Engine, Parts};
 pub(crate) use self::listener::Listener;

@@ -10,9 +10,9 @@ use tokio::sync::oneshot;
 use tracing::{Instrument, Span, debug};
 
 use super::await_applied::await_applied;
-#[cfg(feature = "write-behind")]
-use super::change::Queued;
 use super::change::{Accepted, Change, Condition, Insert, Write, WriteResult};
+#[cfg(feature = "write-behind")]
+use super::change::{Appending, Queued};
 use super::context::Context;
 use super::deferred::Delivery;
 use super::passes::Passes;
@@ -62,33 +62,36 @@ impl<V: Value> Writes<V> {
         Ok(self.token(stored))
     }
 
-    /// Stores a value if the one that is there has this version. Returns whether it was stored. While the cache is switched
-    /// off nothing is changed: an invalidation in its place would remove the value of another caller.
+    /// Stores a value if the one that is there has this version. Names the write if it was stored. While the cache is
+    /// switched off nothing is changed: an invalidation in its place would remove the value of another caller.
     pub(super) async fn insert_if(
         &self,
         key: Key,
         loaded: Loaded<V>,
         version: Version,
-    ) -> Result<bool, WriteError> {
+    ) -> Result<Option<Token>, WriteError> {
         if self.ctx.is_off() {
-            return Ok(false);
+            return Ok(None);
         }
         let condition = Condition::Version(version);
         let stored = self.store([(key, loaded)], Some(condition)).await?;
-        Ok(matches!(stored, Accepted::Done(_)))
+        Ok(stored.token())
     }
 
-    /// Stores a value, and has it wait for its source. `None` if too many others do.
+    /// Stores a value, and has it wait for its source.
     #[cfg(feature = "write-behind")]
     pub(super) async fn append(
         &self,
         key: Key,
         value: V,
         queued: Queued,
-    ) -> Result<Option<Token>, WriteError> {
+    ) -> Result<Appending, WriteError> {
         let condition = Condition::Room(Box::new(queued));
         let stored = self.store([(key, Loaded::new(value))], Some(condition));
-        Ok(stored.await?.token())
+        Ok(match stored.await? {
+            Accepted::Full => Appending::Full,
+            accepted => (accepted.token()).map_or(Appending::OtherVersion, Appending::Accepted),
+        })
     }
 
     async fn store(

@@ -18,7 +18,7 @@ use crate::events::CacheEvent;
 use crate::key::Key;
 use crate::l1::SlotValue;
 #[cfg(feature = "write-behind")]
-use crate::l2::Append;
+use crate::l2::{Append, Appended};
 use crate::vocabulary::Value;
 use crate::wire::envelope::Stamp;
 use crate::wire::message::{self, Kind};
@@ -122,7 +122,7 @@ async fn try_to_send<V: Value>(
     clock: &Result<(), L2Error>,
 ) -> Result<bool, Vec<Write<V>>> {
     match step(ctx, &mut group, clock).await {
-        Ok(Some((stamp, accepted))) => {
+        Ok(Step::Changed(stamp, accepted)) => {
             let now = ctx.now();
             for write in &mut group.writes {
                 accept(ctx, write, stamp, accepted, now);
@@ -134,7 +134,7 @@ async fn try_to_send<V: Value>(
             }
             Ok(true)
         }
-        Ok(None) => {
+        Ok(Step::Unchanged) => {
             for write in group.writes {
                 // Or the caller, which looks for the version that is there, would find its own copy again, or what a read
                 // brings that began before.
@@ -142,6 +142,13 @@ async fn try_to_send<V: Value>(
                     ctx.l1.forget(&write.key);
                 }
                 write.done(Accepted::Unchanged);
+            }
+            Ok(true)
+        }
+        #[cfg(feature = "write-behind")]
+        Ok(Step::Full) => {
+            for write in group.writes {
+                write.done(Accepted::Full);
             }
             Ok(true)
         }
@@ -162,12 +169,22 @@ async fn try_to_send<V: Value>(
     }
 }
 
-/// Sends writes of one sort. `None` if nothing was changed, as another version is stored.
+/// What L2 has answered.
+enum Step {
+    Changed(Stamp, Accepted),
+    /// Another version is stored.
+    Unchanged,
+    /// Too many writes wait for their source.
+    #[cfg(feature = "write-behind")]
+    Full,
+}
+
+/// Sends writes of one sort.
 async fn step<V: Value>(
     ctx: &Context<V>,
     group: &mut Group<V>,
     clock: &Result<(), L2Error>,
-) -> Result<Option<(Stamp, Accepted)>, L2Error> {
+) -> Result<Step, L2Error> {
     let deadline = match group.sort {
         Sort::Insert | Sort::InsertIf => {
             clock.clone()?;
@@ -192,39 +209,14 @@ async fn step<V: Value>(
                 .breaker
                 .send("insert", ctx.lane.insert(&values, payload, deadline))
                 .await;
-            inserted.map(|stamp| Some(done(stamp)))
+            inserted.map(done)
         }
         Sort::InsertIf => {
             let mut inserts = group.inserts();
-            let Some((key, insert)) = inserts.next() else {
-                return Ok(None);
-            };
-            let value = &insert.encoded;
-            let inserted = match &insert.only_if {
-                #[cfg(feature = "write-behind")]
-                Some(Condition::Room(queued)) => {
-                    let append = Append {
-                        key,
-                        encoded_key: &queued.encoded_key,
-                        value,
-                        most: queued.most,
-                    };
-                    let stream = ctx.lane.write_stream();
-                    let stream = stream.ok_or_else(|| L2Error::unexpected("it has no stream"))?;
-                    let appending = stream.append(append, payload, deadline);
-                    ctx.breaker.send("append", appending).await
-                }
-                Some(Condition::Version(version)) => {
-                    let version = *version;
-                    if ctx.l1.freshness().is_alone() && ctx.l1.version(key, ctx.now()) != version {
-                        return Ok(None);
-                    }
-                    let inserting = ctx.lane.insert_if(key, value, version, payload, deadline);
-                    ctx.breaker.send("insert_if", inserting).await
-                }
-                None => return Ok(None),
-            };
-            inserted.map(|stamp| Some(done(stamp?)))
+            match inserts.next() {
+                Some((key, insert)) => insert_if(ctx, key, insert, payload, deadline).await,
+                None => Ok(Step::Unchanged),
+            }
         }
         Sort::Remove(_, hold) => {
             let removed = ctx
@@ -234,14 +226,14 @@ async fn step<V: Value>(
                     ctx.lane.invalidate(&group.keys(), payload, hold),
                 )
                 .await;
-            removed.map(|ack| Some((ack.stamp, Accepted::Published(ack))))
+            removed.map(|ack| Step::Changed(ack.stamp, Accepted::Published(ack)))
         }
         Sort::Expire => {
             let expired = ctx
                 .breaker
                 .send("expire", ctx.lane.expire(&group.keys(), payload))
                 .await;
-            expired.map(|stamp| Some(done(stamp)))
+            expired.map(done)
         }
         Sort::Tags => {
             let invalidated = ctx
@@ -251,26 +243,68 @@ async fn step<V: Value>(
                     ctx.lane.invalidate_tags(&group.keys(), payload),
                 )
                 .await;
-            invalidated.map(|stamp| Some(done(stamp)))
+            invalidated.map(done)
         }
         // A new epoch, in one step that also publishes it.
         Sort::Clear => {
             let cleared = ctx.breaker.send("clear", ctx.lane.clear(payload)).await;
-            cleared.map(|(stamp, seq)| Some((stamp, Accepted::Cleared(stamp, seq))))
+            cleared.map(|(stamp, seq)| Step::Changed(stamp, Accepted::Cleared(stamp, seq)))
         }
         Sort::EndLeases => {
             let ended = ctx
                 .breaker
                 .send("end_leases", ctx.lane.end_leases(payload))
                 .await;
-            ended.map(|stamp| Some((stamp, Accepted::LeasesEnded(stamp))))
+            ended.map(|stamp| Step::Changed(stamp, Accepted::LeasesEnded(stamp)))
         }
     }
 }
 
+/// Sends one insert that L2 may refuse, as another version is stored or there is no room.
+async fn insert_if<V: Value>(
+    ctx: &Context<V>,
+    key: &str,
+    insert: &Insert<V>,
+    payload: &[u8],
+    deadline: Option<u64>,
+) -> Result<Step, L2Error> {
+    let value = &insert.encoded;
+    match &insert.only_if {
+        #[cfg(feature = "write-behind")]
+        Some(Condition::Room(queued)) => {
+            let append = Append {
+                key,
+                encoded_key: &queued.encoded_key,
+                value,
+                most: queued.most,
+                version: queued.version,
+            };
+            let stream = ctx.lane.write_stream();
+            let stream = stream.ok_or_else(|| L2Error::unexpected("it has no stream"))?;
+            let appending = stream.append(append, payload, deadline);
+            let appended = ctx.breaker.send("append", appending).await;
+            appended.map(|appended| match appended {
+                Appended::Stored(stamp) => done(stamp),
+                Appended::Full => Step::Full,
+                Appended::OtherVersion => Step::Unchanged,
+            })
+        }
+        Some(Condition::Version(version)) => {
+            let version = *version;
+            if ctx.l1.freshness().is_alone() && ctx.l1.version(key, ctx.now()) != version {
+                return Ok(Step::Unchanged);
+            }
+            let inserting = ctx.lane.insert_if(key, value, version, payload, deadline);
+            let inserted = ctx.breaker.send("insert_if", inserting).await;
+            inserted.map(|stamp| stamp.map_or(Step::Unchanged, done))
+        }
+        None => Ok(Step::Unchanged),
+    }
+}
+
 /// What L2 answers that has changed something.
-fn done(stamp: Stamp) -> (Stamp, Accepted) {
-    (stamp, Accepted::Done(stamp.version().into()))
+fn done(stamp: Stamp) -> Step {
+    Step::Changed(stamp, Accepted::Done(stamp.version().into()))
 }
 
 /// Applies a write that L2 has accepted to this instance.

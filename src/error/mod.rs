@@ -348,6 +348,12 @@ enum WriteKind {
     TooLarge(ByteSize),
     #[error("the value could not be encoded")]
     Encode(#[source] CodecError),
+    #[error(
+        "the value was changed by others each time that it was read, or cannot be read; nothing was changed"
+    )]
+    Contended,
+    #[error("the cache is switched off; nothing was changed")]
+    SwitchedOff,
     #[error(transparent)]
     Misuse(Misuse),
     #[error(transparent)]
@@ -384,6 +390,14 @@ impl WriteError {
         Self(WriteKind::Encode(error))
     }
 
+    pub(crate) fn contended() -> Self {
+        Self(WriteKind::Contended)
+    }
+
+    pub(crate) fn switched_off() -> Self {
+        Self(WriteKind::SwitchedOff)
+    }
+
     pub(crate) fn misuse(misuse: Misuse) -> Self {
         Self(WriteKind::Misuse(misuse))
     }
@@ -393,12 +407,20 @@ impl WriteError {
         matches!(&self.0, WriteKind::Deferred(error) if error.is_refused())
     }
 
-    /// Whether L2 refused an [`insert_if`](crate::Cache::insert_if) or a [`touch`](crate::Cache::touch), as when its memory
-    /// is full, or was not asked, as when the circuit breaker is open. Nothing was changed. Other writes end as
+    /// Whether L2 refused an [`insert_if`](crate::Cache::insert_if), an [`update`](crate::Cache::update) or a
+    /// [`touch`](crate::Cache::touch), as when its memory is full, or was not asked, as when the circuit breaker is open, or
+    /// for an `update` while the cache is switched off. Nothing was changed. Other writes end as
     /// [deferred](Self::is_deferred) then.
     #[must_use]
     pub fn is_refused(&self) -> bool {
-        matches!(self.0, WriteKind::Refused(_))
+        matches!(self.0, WriteKind::Refused(_) | WriteKind::SwitchedOff)
+    }
+
+    /// Whether an [`update`](crate::Cache::update) gave up: each time that it had read the value, another writer, a load or
+    /// an invalidation came first. Or this instance cannot read what is stored. Nothing was changed.
+    #[must_use]
+    pub fn is_contended(&self) -> bool {
+        matches!(self.0, WriteKind::Contended)
     }
 
     /// Whether the write was deferred, because L2 could not be reached or refused it. This instance has evicted the

@@ -29,7 +29,7 @@ pub use self::memory::{MemoryL2, MemorySnapshot};
 pub use self::redis::{RedisL2, Server};
 #[cfg(feature = "write-behind")]
 #[cfg_attr(docsrs, doc(cfg(feature = "write-behind")))]
-pub use self::write_stream::{Append, Pending, Settled, StreamId, Waiting, WriteStream};
+pub use self::write_stream::{Append, Appended, Pending, Settled, StreamId, Waiting, WriteStream};
 pub use crate::error::L2Error;
 pub use crate::key::Key;
 pub(crate) use crate::random::random;

@@ -3,15 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::{Bytes, EncodedValue, Reply, Stamp};
+use super::{Bytes, EncodedValue, Reply, Stamp, Version};
 
 /// The stream of writes of a [`Lane`](super::Lane), for write-behind.
 ///
 /// While a write of a key waits, no lease is granted for it: the source does not have the write yet, so a load would store
 /// what is older.
 pub trait WriteStream: Send + Sync {
-    /// Stores a value as [`insert`](super::Lane::insert) does, and appends it to the stream, in one step. `None` if `most`
-    /// writes wait or are dead letters: then nothing is changed.
+    /// Stores a value as [`insert`](super::Lane::insert) does, or as [`insert_if`](super::Lane::insert_if), and appends it to
+    /// the stream, in one step.
     ///
     /// After `deadline` it is refused, and once this has answered every copy of the request is. A copy that is sent again
     /// answers what the first one did.
@@ -20,7 +20,7 @@ pub trait WriteStream: Send + Sync {
         write: Append<'a>,
         payload: &'a [u8],
         deadline: Option<u64>,
-    ) -> Reply<'a, Option<Stamp>>;
+    ) -> Reply<'a, Appended>;
 
     /// The first writes, as many as `most` and no more once they have 1 MiB together, for the worker that `fence` names, and keeps other workers away for `ttl`. `None`
     /// while another worker does that.
@@ -50,8 +50,22 @@ pub struct Append<'a> {
     pub encoded_key: &'a [u8],
     /// The value.
     pub value: &'a EncodedValue,
-    /// How many writes may wait.
+    /// How many writes may wait or be dead letters.
     pub most: u64,
+    /// The version of the value in whose place it is stored, never [`ABSENT`](Version::ABSENT). `None` if whatever is stored
+    /// is replaced.
+    pub version: Option<Version>,
+}
+
+/// What became of a write that was to be appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Appended {
+    /// It waits for its source, and was stored with this stamp.
+    Stored(Stamp),
+    /// Nothing was changed: too many writes wait.
+    Full,
+    /// Nothing was changed: another version is stored, or none.
+    OtherVersion,
 }
 
 /// A write that waits, or is a dead letter.

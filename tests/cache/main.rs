@@ -67,6 +67,7 @@ mod stale_wait;
 mod switched_off;
 mod tags;
 mod ttl;
+mod update;
 mod verify;
 mod warm;
 mod write_batching;

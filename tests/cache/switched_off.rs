@@ -121,6 +121,8 @@ async fn an_insert_on_a_condition_changes_nothing(fleet: Fleet) {
     for version in [Version::ABSENT, seen] {
         assert!(!claim(&b, version).await);
     }
+    let updated = b.update("k", |_| panic!("it is not read"));
+    assert!(updated.await.unwrap_err().is_refused());
     let (fresh, _) = fleet.instance().await;
     assert_eq!(fresh.get("k").await.unwrap().meta().version(), Some(seen));
     assert_eq!(wire.asked(Step::InsertIf), 0);

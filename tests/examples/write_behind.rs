@@ -13,7 +13,7 @@ async fn it_writes_two_hundred_times_in_few_transactions() {
         "{shown:?}"
     );
     let lines: Vec<_> = shown.stdout.lines().collect();
-    assert!(lines.contains(&"200 writes are acknowledged"), "{shown:?}");
+    assert!(lines.contains(&"200 views are acknowledged"), "{shown:?}");
     assert!(shown.stdout.contains("nothing waits: "), "{shown:?}");
     assert!(lines.len() < 100, "{shown:?}");
 }

@@ -3,6 +3,7 @@
 mod crash;
 mod hostile;
 mod kept;
+mod update;
 
 use std::collections::BTreeMap;
 use std::future::pending;

@@ -52,6 +52,7 @@ fn expected(rule: Rule) -> (u8, Invariant) {
         Rule::TokenLoads => (22, I9Tokens),
         Rule::Warming => (23, I2NoResurrection),
         Rule::Settled => (24, I1Bound),
+        Rule::Updates => (25, I10NoLostUpdate),
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::history::{
     At, Commit, Disturbance, History, Invariant, Known, Level, Load, Outcome, Read, Rest, Seen,
-    Step, Terms, Write, WriteOutcome,
+    Step, Terms, Update, Write, WriteOutcome,
 };
 
 const BOUND: Duration = Duration::from_millis(100);
@@ -342,4 +342,21 @@ fn a_token_binds_to_its_write_and_to_what_came_before() {
     // This one.
     assert_eq!(broken(&at(150, 7, 1, 1)), []);
     assert_eq!(broken(&at(150, 7, 2, 1)), [Invariant::I9Tokens]);
+}
+
+#[test]
+fn no_two_updates_change_one_value() {
+    let update = |key, from, to| Update {
+        key,
+        from,
+        to,
+        at: ms(to),
+    };
+    let updates = |last| History {
+        updates: vec![update(7, 1, 2), update(8, 1, 3), last],
+        ..history()
+    };
+    assert_eq!(broken(&updates(update(7, 2, 4))), []);
+    let lost = updates(update(7, 1, 4));
+    assert_eq!(broken(&lost), [Invariant::I10NoLostUpdate]);
 }

@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::config::Config;
 use crate::faults::Fault;
-use crate::history::{At, Known, Level, Outcome, Read, Rest, Seen, Write, WriteOutcome};
+use crate::history::{At, Known, Level, Outcome, Read, Rest, Seen, Update, Write, WriteOutcome};
 use crate::source::{self, Number, Plan, SourceDown, Versioned, load};
 use crate::world::{Instance, World};
 
@@ -264,6 +264,10 @@ pub(crate) async fn write(world: Arc<World>, mut rng: Rng) {
             change_tag(&world, &mut rng).await;
             continue;
         }
+        if world.config.are_updates {
+            update(&world, &mut rng).await;
+            continue;
+        }
         if world.config.written_behind > 0.0 {
             write_behind(&world, &mut rng).await;
             continue;
@@ -283,6 +287,40 @@ pub(crate) async fn write(world: Arc<World>, mut rng: Rng) {
             _ => change_many(&world, &instance, &keys, &mut rng).await,
         }
     }
+}
+
+/// Changes a value, or removes it, at the same time as other clients.
+async fn update(world: &World, rng: &mut Rng) {
+    let key = any_key(&world.config, rng);
+    let instance = awake(world, rng).await;
+    let mut write = invalidation(world, &instance, key);
+    write.lagging = true;
+    if rng.f64() >= world.config.written_behind {
+        let invalidated = instance.cache.invalidate(&key).await;
+        return note(world, &instance, write, Some(&invalidated.map(Some)));
+    }
+    let plan = Plan::draw(&world.config, rng);
+    let load = || {
+        let (source, config) = (Arc::clone(&world.source), Arc::clone(&world.config));
+        source::read(source, config, instance.index, key, plan)
+    };
+    let mut from = 0;
+    let change = |value: &Versioned| {
+        (from, write.version) = (value.version, world.source.next_behind(key));
+        Versioned {
+            key,
+            version: write.version,
+        }
+    };
+    let behind = instance.behind.as_ref().expect("it has a worker");
+    let updated = behind.update(&key, load, change).await;
+    let Ok(token) = updated else {
+        return note(world, &instance, write, None);
+    };
+    let (to, at) = (write.version, world.recorder.now());
+    let update = Update { key, from, to, at };
+    world.recorder.write(|history| history.updates.push(update));
+    note(world, &instance, write, Some(&Ok(Some(token))));
 }
 
 /// Writes a key behind, or beside such writes.

@@ -42,6 +42,8 @@ pub(crate) struct Config {
     pub(crate) warming: f64,
     /// The share of writes that reach the source later. If there are any, the others are made beside them.
     pub(crate) written_behind: f64,
+    /// Whether each of these is an update, and what is done beside them commits nothing.
+    pub(crate) are_updates: bool,
     /// The share of look-ups that are given the token of a write.
     pub(crate) tokens: f64,
     /// For how long entries live without a read.
@@ -118,6 +120,7 @@ impl Config {
             written_through: if seed % 5 == 1 { 0.2 } else { 0.0 },
             warming: if seed % 3 == 2 { 0.1 } else { 0.0 },
             written_behind: 0.0,
+            are_updates: false,
             tokens: if seed.is_multiple_of(2) { 0.05 } else { 0.0 },
             sliding_ms: (seed % 5 == 3).then_some(if seed.is_multiple_of(2) { 300 } else { 1200 }),
             cancelled: *rng.choice(&[0.0, 0.02, 0.1]).unwrap(),

@@ -176,6 +176,7 @@ pub(crate) fn events(history: &History) -> Vec<String> {
         reads,
         writes,
         loads,
+        updates,
         commits,
         steps,
         disturbances,
@@ -185,6 +186,7 @@ pub(crate) fn events(history: &History) -> Vec<String> {
         .chain(lines(steps))
         .chain(lines(writes))
         .chain(lines(loads))
+        .chain(lines(updates))
         .chain(lines(disturbances))
         .chain(lines(reads))
         .chain(lines(rests))
@@ -215,6 +217,9 @@ fn story(history: &History, key: u64, until: Duration) -> Vec<String> {
     }
     for load in &history.loads {
         tell(load.start, load.key, load);
+    }
+    for update in &history.updates {
+        tell(update.at, update.key, update);
     }
     for commit in &history.commits {
         tell(commit.at, commit.key, commit);

@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::faults::Fault;
 
 /// The number of rules.
-pub(crate) const RULES: u8 = 24;
+pub(crate) const RULES: u8 = 25;
 
 impl Config {
     /// A small world in which this rule is all that stands between a reader and a stale value. Short, so that
@@ -211,6 +211,24 @@ impl Config {
                 ],
                 ..base
             },
+            // Many callers change few values.
+            25 => Self {
+                written_behind: 0.8,
+                are_updates: true,
+                writers: 8,
+                load_ms: 20..=150,
+                write_rest_ms: 30,
+                fault_every_ms: 250,
+                faults: vec![
+                    (Fault::RequestsVanish, 1),
+                    (Fault::RepliesVanish, 2),
+                    (Fault::Congestion, 2),
+                    (Fault::Cut, 2),
+                    (Fault::PausedLong, 1),
+                    (Fault::Cleared, 1),
+                ],
+                ..base
+            },
             // Invalidations that are waited for, while instances do not receive them and the store's clock is stepped.
             _ => Self {
                 max_staleness_ms: 1000,
@@ -276,6 +294,7 @@ impl Config {
             written_through: 0.0,
             warming: 0.0,
             written_behind: 0.0,
+            are_updates: false,
             tokens: 0.0,
             sliding_ms: None,
             cancelled: 0.0,

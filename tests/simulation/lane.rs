@@ -9,10 +9,10 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use larder::l2::{
-    Append, Bytes, EncodedValue, Fill, Key, L2, L2Error, Lane, LaneClock, Lease, LeaseReply,
-    LeaseRequest, Member, MemberInfo, Members, Message, NewLife, OnConnect, Pending, ReadResult,
-    Reply, Settled, Stamp, Subscription, TagVersion, Touched, Ttls, Version, Waiting, Want,
-    WriteAck, WriteStream,
+    Append, Appended, Bytes, EncodedValue, Fill, Key, L2, L2Error, Lane, LaneClock, Lease,
+    LeaseReply, LeaseRequest, Member, MemberInfo, Members, Message, NewLife, OnConnect, Pending,
+    ReadResult, Reply, Settled, Stamp, Subscription, TagVersion, Touched, Ttls, Version, Waiting,
+    Want, WriteAck, WriteStream,
 };
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
@@ -259,9 +259,10 @@ impl WriteStream for FarLane {
         write: Append<'a>,
         payload: &'a [u8],
         deadline: Option<u64>,
-    ) -> Reply<'a, Option<Stamp>> {
+    ) -> Reply<'a, Appended> {
         let (key, encoded_key) = (write.key.to_owned(), write.encoded_key.to_owned());
-        let (value, most, payload) = (write.value.clone(), write.most, payload.to_owned());
+        let (value, payload) = (write.value.clone(), payload.to_owned());
+        let (most, version) = (write.most, write.version);
         // What the first copy of the request did, as on Redis: the second one says the same.
         let done = Arc::new(StdMutex::new(None));
         let serve = move |store: Arc<Store>, lane: Arc<dyn Lane>| {
@@ -277,6 +278,7 @@ impl WriteStream for FarLane {
                     encoded_key: &encoded_key,
                     value: &value,
                     most,
+                    version,
                 };
                 let appended = store.append(&*lane, append, &payload, deadline).await?;
                 *done.lock().unwrap() = Some(appended);

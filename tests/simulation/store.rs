@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use larder::l2::{
-    Append, EncodedValue, Fill, Key, L2, L2Error, Lane, LaneClock, Lease, NewLife, Settled, Stamp,
-    TagVersion, Touched, Ttls, Version, WriteAck,
+    Append, Appended, EncodedValue, Fill, Key, L2, L2Error, Lane, LaneClock, Lease, NewLife,
+    Settled, Stamp, TagVersion, Touched, Ttls, Version, WriteAck,
 };
 use larder::{Clock, MemoryL2, MemorySnapshot};
 use tokio::time::Instant;
@@ -262,17 +262,17 @@ impl Store {
         write: Append<'_>,
         payload: &[u8],
         deadline: Option<u64>,
-    ) -> Result<Option<Stamp>, L2Error> {
+    ) -> Result<Appended, L2Error> {
         let stream = lane.write_stream().expect("it is in memory");
-        let stamp = stream.append(write, payload, deadline).await?;
-        if stamp.is_some() {
+        let appended = stream.append(write, payload, deadline).await?;
+        if let Appended::Stored(_) = appended {
             if let Some(Versioned { key, version }) = unseal(&write.value.body) {
                 self.source.waits(key, version);
             }
             self.stored(&write.value.body);
             self.changed(&[write.key]);
         }
-        Ok(stamp)
+        Ok(appended)
     }
 
     pub(crate) async fn settle(

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::lane::MemoryLane;
 use super::state::{Now, State};
 use crate::ablation::{Rule, without};
-use crate::l2::{Append, Kind, Pending, Reply, Settled, Stamp, StreamId, Waiting, WriteStream};
+use crate::l2::{Append, Appended, Kind, Pending, Reply, Settled, StreamId, Waiting, WriteStream};
 use crate::wire::message;
 
 impl WriteStream for MemoryLane {
@@ -14,7 +14,7 @@ impl WriteStream for MemoryLane {
         write: Append<'a>,
         payload: &'a [u8],
         deadline: Option<u64>,
-    ) -> Reply<'a, Option<Stamp>> {
+    ) -> Reply<'a, Appended> {
         self.by_deadline(deadline, move |state, now| {
             append(state, write, payload, now)
         })
@@ -56,11 +56,17 @@ impl WriteStream for MemoryLane {
     }
 }
 
-fn append(state: &mut State, write: Append<'_>, payload: &[u8], now: Now) -> Option<Stamp> {
+fn append(state: &mut State, write: Append<'_>, payload: &[u8], now: Now) -> Appended {
     if state.data.writes.len() >= write.most {
-        return None;
+        return Appended::Full;
     }
-    let stamp = state.insert(&[(write.key, write.value)], payload, now);
+    let stamp = match write.version {
+        Some(version) => state.insert_if(write.key, write.value, version, payload, now),
+        None => Some(state.insert(&[(write.key, write.value)], payload, now)),
+    };
+    let Some(stamp) = stamp else {
+        return Appended::OtherVersion;
+    };
     let waiting = Waiting {
         id: StreamId::default(),
         version: StreamId::default(),
@@ -71,7 +77,7 @@ fn append(state: &mut State, write: Append<'_>, payload: &[u8], now: Now) -> Opt
     };
     let writes = &mut state.data.writes;
     writes.append(waiting, None, Some(stamp), now.at);
-    Some(stamp)
+    Appended::Stored(stamp)
 }
 
 fn settle(state: &mut State, fence: u64, settled: Settled<'_>, now: Now) -> bool {

@@ -1,8 +1,10 @@
--- APPEND  value lease hold clock log writes dead done | channel rnd payload deadline body kept most key id
---   ->  stamp; the time if the stream is full; nothing if it is late
+-- APPEND  value lease hold clock log writes dead done marker... | channel rnd payload deadline body kept most key id
+--          (epoch ver tags)?
+--   ->  stamp; 'F' and the time if the stream is full; what `other_version` answers, if a version is given; nothing if it is
+--   late
 -- The value, the entry of the stream and the mark come in one step, so a write is acknowledged with all of them or not at
--- all. Dead letters count towards the bound. A copy that is sent again answers what the first
--- one did, also if the stream was full.
+-- all. Dead letters count towards the bound. A copy that is sent again answers what the first one did, also if the stream
+-- was full. Where another version was stored the copy finds another one, too, as no version comes back.
 local at = time()
 if ARGV[4] ~= '' and at > tonumber(ARGV[4]) then
   return false
@@ -16,9 +18,16 @@ length = length + redis.call('XLEN', KEYS[7])
 local lasting = ARGV[4] == '' and 60000 or ARGV[4] - at + 1
 if length >= tonumber(ARGV[7]) then
   -- As the caller is told: a copy that is late must not find room.
-  local full = struct.pack('>I8', at)
+  local full = 'F' .. struct.pack('>I8', at)
   redis.call('SET', KEYS[8], full, 'PX', lasting)
   return full
+end
+if ARGV[10] then
+  local epoch, _, issued = clock(KEYS[4], ARGV[2])
+  local other = other_version(at, epoch, issued, 9, ARGV[10], ARGV[11], ARGV[12])
+  if other then
+    return other
+  end
 end
 -- First: if the right for it is missing, nothing waits that the caller takes for refused.
 local epoch, ver = publish(KEYS[4], KEYS[5], ARGV[1], ARGV[2], ARGV[3])

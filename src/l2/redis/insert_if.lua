@@ -1,6 +1,6 @@
 -- INSERT_IF  value lease clock log done marker... marker... | channel rnd payload deadline body kept epoch ver tags
---   ->  stamp, or the time if another version is stored; nothing if it is late; 'T', the time and the tags of the stored
---   value if they are others than `tags`, which have the last markers; the first are those of the new value
+--   ->  stamp, or what `other_version` answers; nothing if it is late. The first markers are those of the new value, the last
+--   ones those of `tags`.
 -- Each call has a key `done` of its own, by which a copy that is sent again knows the success of another one. It looks
 -- there first: what the other one stored may be gone since, and would be stored again where nothing is to be.
 local at = time()
@@ -13,22 +13,11 @@ if done then
 end
 local epoch, _, issued = clock(KEYS[3], ARGV[2])
 local own = 5 + count_tags(ARGV[5])
-local head = head_of(KEYS[1])
-local of, ver, expires_at = read_stamp(head)
-if of ~= epoch or ver > issued or at >= expires_at then
-  of, ver = 0, 0
-else
-  local tags = tags_of(KEYS[1], head)
-  if tags and tags ~= ARGV[9] then
-    return 'T' .. struct.pack('>I8', at) .. tags
-  end
-  if not tags or not is_valid(own + 1, epoch, ver) then
-    of, ver = 0, 0
-  end
+local other = other_version(at, epoch, issued, own + 1, ARGV[7], ARGV[8], ARGV[9])
+if other then
+  return other
 end
-if of ~= tonumber(ARGV[7]) or ver ~= tonumber(ARGV[8]) then
-  return struct.pack('>I8', at)
-end
+local ver
 epoch, ver = publish(KEYS[3], KEYS[4], ARGV[1], ARGV[2], ARGV[3])
 redis.call('SET', KEYS[1], stamp(epoch, ver, at) .. ARGV[5], 'PX', ARGV[6])
 keep_markers(invalidated(KEYS[3], 6, own, epoch, ver), epoch, ARGV[6])

@@ -137,7 +137,7 @@ impl RedisLane {
 
     /// The same for a script that has to be told the tags of the value that is stored: it is sent again with those that it
     /// answers. `send` is given them as they are stored, and their names.
-    async fn before_with_tags<T, Sent>(
+    pub(super) async fn before_with_tags<T, Sent>(
         &self,
         deadline: Option<u64>,
         send: impl Fn(MultiplexedConnection, &[u8], &[Key]) -> Sent + Sync,
@@ -170,7 +170,7 @@ impl RedisLane {
     }
 
     /// Declares the markers of tags.
-    fn markers(&self, call: &mut Call<'_>, tags: &[impl Deref<Target = str>]) {
+    pub(super) fn markers(&self, call: &mut Call<'_>, tags: &[impl Deref<Target = str>]) {
         let name = &mut String::new();
         for tag in tags {
             call.arg(self.names.marker(name, tag));

@@ -51,6 +51,7 @@ const LIST: &str = include_str!("list.lua");
 const MARK: &str = include_str!("mark.lua");
 const STAGED: &str = include_str!("staged.lua");
 const EPOCH: &str = include_str!("epoch.lua");
+const VERSION: &str = include_str!("version.lua");
 const TAG_LIST: &str = include_str!("tag_list.lua");
 const TAGS: &str = concat!(include_str!("tag_list.lua"), include_str!("tags.lua"));
 
@@ -68,7 +69,7 @@ impl Scripts {
             revalidate: script(&[CLOCK, LEASE, STAGED, TAGS, include_str!("revalidate.lua")]),
             renew: script(&[LEASE, include_str!("renew.lua")]),
             insert: script(&[CLOCK, STAGED, TAGS, include_str!("insert.lua")]),
-            insert_if: script(&[CLOCK, STAGED, TAGS, include_str!("insert_if.lua")]),
+            insert_if: script(&[CLOCK, STAGED, TAGS, VERSION, include_str!("insert_if.lua")]),
             expire: script_when_full(&[CLOCK, include_str!("expire.lua")]),
             touch: script_when_full(&[CLOCK, STAGED, TAGS, include_str!("touch.lua")]),
             invalidate: script_when_full(&[CLOCK, LIST, MARK, invalidate]),
@@ -81,7 +82,14 @@ impl Scripts {
             forget: script_when_full(&[include_str!("forget.lua")]),
             count: script(&[CLOCK, include_str!("count.lua")]),
             #[cfg(feature = "write-behind")]
-            append: script(&[CLOCK, MARK, STREAM, include_str!("append.lua")]),
+            append: script(&[
+                CLOCK,
+                MARK,
+                STREAM,
+                TAGS,
+                VERSION,
+                include_str!("append.lua"),
+            ]),
             #[cfg(feature = "write-behind")]
             take: script_when_full(&[STREAM, include_str!("take.lua")]),
             #[cfg(feature = "write-behind")]

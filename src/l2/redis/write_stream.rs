@@ -8,10 +8,11 @@ use futures::FutureExt;
 use super::call::{Call, numbers};
 use super::lane::{RedisLane, kept, senseless, stamp, written};
 use crate::clock::millis;
+use crate::key::Key;
 use crate::l2::write_stream::MOST_BYTES;
 use crate::l2::{
-    Append, Bytes, Kind, L2Error, Pending, Reply, Settled, Stamp, StreamId, Waiting, WriteStream,
-    random,
+    Append, Appended, Bytes, Kind, L2Error, Pending, Reply, Settled, StreamId, Waiting,
+    WriteStream, random,
 };
 use crate::wire::message;
 
@@ -24,13 +25,13 @@ impl WriteStream for RedisLane {
         write: Append<'a>,
         payload: &'a [u8],
         deadline: Option<u64>,
-    ) -> Reply<'a, Option<Stamp>> {
+    ) -> Reply<'a, Appended> {
         async move {
             // The same in each copy.
             let this = random();
-            let send = |mut connection: MultiplexedConnection| {
+            let send = |mut connection: MultiplexedConnection, stored: &[u8], tags: &[Key]| {
                 let sizes = std::iter::once(write.value.body.len());
-                let mut call = Call::with_values(&self.scripts.append, 8, sizes);
+                let mut call = Call::with_values(&self.scripts.append, 8 + tags.len(), sizes);
                 let name = &mut String::new();
                 call.arg(self.names.value(name, write.key))
                     .arg(self.names.lease(name, write.key))
@@ -40,20 +41,29 @@ impl WriteStream for RedisLane {
                     .arg(&self.names.writes)
                     .arg(&self.names.dead)
                     .arg(self.names.done(name, this));
+                self.markers(&mut call, tags);
                 call.arg(&self.names.events).arg(random()).arg(payload);
                 call.arg(written(deadline));
                 call.arg(&write.value.body).arg(kept(write.value.ttls));
                 call.arg(write.most).arg(write.key).arg(write.encoded_key);
+                if let Some(version) = write.version {
+                    call.arg(version.epoch).arg(version.ver).arg(stored);
+                }
                 async move { call.run(&mut connection).await }
             };
             let read = |answer: &[u8]| {
+                // Any other answer begins with a time or an epoch, which is not that large.
+                if let Some((b'F', at)) = answer.split_first() {
+                    let [at] = numbers(at)?;
+                    return Ok((Appended::Full, at));
+                }
                 if let Ok([at]) = numbers(answer) {
-                    return Ok((None, at));
+                    return Ok((Appended::OtherVersion, at));
                 }
                 let stamp = stamp(answer)?;
-                Ok((Some(stamp), stamp.written_at))
+                Ok((Appended::Stored(stamp), stamp.written_at))
             };
-            self.before(deadline, send, read).await
+            self.before_with_tags(deadline, send, read).await
         }
         .boxed()
     }

@@ -1,6 +1,6 @@
 //! Why a write was not accepted, or a writer not built.
 
-use crate::error::{L2Error, WriteError};
+use crate::error::{L2Error, LoadError, WriteError};
 use crate::wire::codec::CodecError;
 
 /// Why [write-behind](super) did not do what it was asked. Cheap to clone.
@@ -28,6 +28,8 @@ enum Kind {
     Unknown(#[source] WriteError),
     #[error("the write was not accepted; nothing was changed")]
     Write(#[source] WriteError),
+    #[error("the value could not be loaded; nothing was changed")]
+    Load(#[source] LoadError),
     #[error("Redis did not answer, or refused")]
     L2(#[source] L2Error),
     #[error("some writes could not be written to the source, and are dead letters now")]
@@ -63,6 +65,10 @@ impl WriteBehindError {
         })
     }
 
+    pub(super) fn load(error: LoadError) -> Self {
+        Self(Kind::Load(error))
+    }
+
     pub(super) fn l2(error: L2Error) -> Self {
         Self(Kind::L2(error))
     }
@@ -79,6 +85,20 @@ impl WriteBehindError {
     #[must_use]
     pub fn is_full(&self) -> bool {
         matches!(self.0, Kind::Full(_))
+    }
+
+    /// Whether an [`update`](super::WriteBehind::update) gave up: each time that it had read the value, another writer came
+    /// first, or the value could not be stored, as when older writes of the key wait for a source that does not answer.
+    /// Nothing was changed.
+    #[must_use]
+    pub fn is_contended(&self) -> bool {
+        matches!(&self.0, Kind::Write(error) if error.is_contended())
+    }
+
+    /// Whether the value that an [`update`](super::WriteBehind::update) changes could not be loaded. Nothing was changed.
+    #[must_use]
+    pub fn is_load(&self) -> bool {
+        matches!(self.0, Kind::Load(_))
     }
 
     /// Whether the cache has no L2, or one that has no stream.

@@ -1,7 +1,9 @@
 //! Write-behind: a write is acknowledged when Redis has it, and reaches its source a moment later, together with others.
 //!
-//! [`WriteBehind::insert`] stores a value in the cache and appends it to a stream in Redis, in one step. A worker takes
-//! writes from the stream, in batches, and has [`store`](WriteBehindBuilder::store) write them to the source. The value
+//! A counter, or any value that is made from the one before, goes through [`WriteBehind::update`]. A look-up and an
+//! [`insert`](WriteBehind::insert) lose what another caller writes in between; `insert` is for values that are whole.
+//!
+//! Either stores a value in the cache and appends it to a stream in Redis, in one step. A worker takes writes from the stream, in batches, and has [`store`](WriteBehindBuilder::store) write them to the source. The value
 //! stays in the cache. Each instance has a worker; one of them at a time works.
 //!
 //! ```no_run
@@ -10,18 +12,19 @@
 //! use larder::write_behind::{Write, WriteBehind};
 //!
 //! # async fn upsert(_: Vec<Write<String, u64>>) -> Result<(), std::io::Error> { Ok(()) }
+//! # async fn select(_: &str) -> Result<u64, std::io::Error> { Ok(0) }
 //! let views: Cache<String, u64> = Cache::builder("shop:views").redis("redis://127.0.0.1:6379").build()?;
 //! // Once in each instance, for as long as it runs.
 //! let views = WriteBehind::builder(views)
 //!     .store(|batch: Vec<Write<String, u64>>| upsert(batch))
 //!     .build()?;
-//! views.insert("tea", 1).await?;
+//! views.update("tea", || select("tea"), |views| views + 1).await?;
 //! # Ok(()) }
 //! ```
 //!
 //! # What it promises
 //!
-//! - *Acknowledged* is a write when `insert` has returned `Ok`: value and entry are in Redis. Such a write is given to
+//! - *Acknowledged* is a write when `insert` or `update` has returned `Ok`: value and entry are in Redis. Such a write is given to
 //!   `store` at least once, if Redis keeps it: see below.
 //! - *Newest wins.* A batch has each key once, with its newest value. Writes of one key come in their order.
 //! - *Twice, and late.* If a worker dies between `store` and the end of its batch, or is paused for longer than
@@ -81,13 +84,15 @@ use self::worker::{Worker, read};
 use self::write::Store;
 pub use self::write::{Stored, Write};
 use crate::cache::{Cache, written};
-use crate::engine::Queued;
-use crate::key::CacheKey;
+use crate::engine::{Appending, Queued};
+use crate::error::WriteError;
+use crate::key::{CacheKey, Key};
 use crate::l2::{Pending, WriteStream};
 use crate::lookup_by::KeyFrom;
 use crate::retry_delays::retry_delays;
 use crate::throttle::Throttle;
 use crate::token::Token;
+use crate::vocabulary::Version;
 use crate::wire::codec::{Bincode, Codec};
 
 /// How many writes share a batch at most: as many keys as a message names.
@@ -142,7 +147,8 @@ where
         }
     }
 
-    /// Stores a value in both levels and has it written to its source. Other instances evict the key from L1.
+    /// Stores a value in both levels and has it written to its source. Other instances evict the key from L1. For a counter use
+    /// [`update`](Self::update).
     ///
     /// Cost: one round trip, which no other write shares. A call that is dropped has been carried out or will be, or its key is
     /// invalidated.
@@ -158,19 +164,94 @@ where
         K: KeyFrom<Q, M>,
         Q: CacheKey + ?Sized,
     {
-        let mut encoded_key = Vec::new();
-        let encoded = Bincode.encode(&K::key_from(key), &mut encoded_key);
-        encoded.map_err(WriteBehindError::key)?;
+        let (text, encoded) = (named(key)?, encoded(&K::key_from(key))?);
+        let appended = self.append(text, encoded, value, None).await?;
+        // Without a version there is no other one.
+        appended.ok_or_else(|| WriteBehindError::write(WriteError::contended()))
+    }
+
+    /// Replaces a value by what `change` makes of it, and has that written to its source. No change is lost, however many
+    /// callers in however many instances change the key at once: for counters and lists, for which
+    /// [`insert`](Self::insert) is not safe.
+    ///
+    /// `change` is called again when another writer was faster, so it must do nothing else. A value that is in neither level
+    /// is loaded first, as by [`get_or_load`](Cache::get_or_load): `load` is called at each attempt, and what it returns is
+    /// polled if the value is missing. A loaded value to which a write of the key still has to be added is not used: the call
+    /// waits until the source has that write.
+    ///
+    /// Calls for one key in one instance come one after the other.
+    ///
+    /// Cost: two round trips, and two more for each attempt. A call that is dropped has been carried out or will be, or its key
+    /// is invalidated, or nothing was changed.
+    ///
+    /// # Errors
+    ///
+    /// As [`insert`](Self::insert), and nothing was changed with these:
+    ///
+    /// - [`WriteBehindError::is_load`]: the value is in neither level and could not be loaded.
+    /// - [`WriteBehindError::is_contended`]: 64 attempts have failed, which took several seconds.
+    /// - The cache is switched off.
+    ///
+    /// ```no_run
+    /// # async fn demo(views: larder::write_behind::WriteBehind<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
+    /// # async fn select(_: &str) -> Result<u64, std::io::Error> { Ok(0) }
+    /// views.update("tea", || select("tea"), |views| views + 1).await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn update<Q, M, Fut, E>(
+        &self,
+        key: &Q,
+        mut load: impl FnMut() -> Fut,
+        mut change: impl FnMut(&V) -> V,
+    ) -> Result<Token, WriteBehindError>
+    where
+        K: KeyFrom<Q, M>,
+        Q: CacheKey + ?Sized,
+        Fut: Future<Output = Result<V, E>> + Send + 'static,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let (text, encoded) = (named(key)?, encoded(&K::key_from(key))?);
+        let mut attempts = self.cache.engine().attempts(&text).await;
+        loop {
+            attempts.next().await.map_err(WriteBehindError::write)?;
+            let loading = load();
+            let stored = self.cache.get_or_load(key, move || loading).await;
+            let stored = stored.map_err(WriteBehindError::load)?;
+            // No lease is granted while a write waits, and without one no version.
+            let Some(version) = stored.meta().version() else {
+                continue;
+            };
+            let changed = change(&stored);
+            drop(stored);
+            let appended = self.append(text.clone(), encoded.clone(), changed, Some(version));
+            if let Some(token) = appended.await? {
+                return Ok(token);
+            }
+        }
+    }
+
+    /// `None` if another version is stored.
+    async fn append(
+        &self,
+        key: Key,
+        encoded_key: Vec<u8>,
+        value: V,
+        version: Option<Version>,
+    ) -> Result<Option<Token>, WriteBehindError> {
         let queued = Queued {
             encoded_key,
             most: self.capacity,
+            version,
         };
-        let key = written(key).map_err(|error| WriteBehindError::write(error.into()))?;
         let appended = self.cache.engine().append(key, value, queued).await;
-        let token = appended.map_err(WriteBehindError::write)?;
-        let token = token.ok_or_else(|| WriteBehindError::full(self.capacity))?;
-        self.wake.notify_one();
-        Ok(token)
+        match appended.map_err(WriteBehindError::write)? {
+            Appending::Accepted(token) => {
+                self.wake.notify_one();
+                Ok(Some(token))
+            }
+            Appending::Full => Err(WriteBehindError::full(self.capacity)),
+            Appending::OtherVersion => Ok(None),
+        }
     }
 
     /// Waits until all writes that were acknowledged before the call, in any instance, have reached the source or are dead
@@ -278,6 +359,17 @@ where
         let stream = self.cache.engine().write_stream();
         stream.ok_or_else(WriteBehindError::unsupported)
     }
+}
+
+fn named<Q: CacheKey + ?Sized>(key: &Q) -> Result<Key, WriteBehindError> {
+    written(key).map_err(|error| WriteBehindError::write(error.into()))
+}
+
+fn encoded<K: Serialize>(key: &K) -> Result<Vec<u8>, WriteBehindError> {
+    let mut encoded = Vec::new();
+    let done = Bincode.encode(key, &mut encoded);
+    done.map_err(WriteBehindError::key)?;
+    Ok(encoded)
 }
 
 impl<K, V: Send + Sync + 'static> fmt::Debug for WriteBehind<K, V> {

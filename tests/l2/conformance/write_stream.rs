@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use larder::l2::{Append, Fill, Kind, Lane, LeaseReply, Settled, Stamp, Waiting, WriteStream};
+use larder::l2::{
+    Append, Appended, Fill, Kind, Lane, LeaseReply, Settled, Stamp, Version, Waiting, WriteStream,
+};
 
 use super::conformance;
 use crate::store::*;
@@ -12,6 +14,7 @@ use crate::support::eventually::eventually;
 conformance! {
     a_write_is_stored_and_waits_in_one_step
     there_is_room_for_so_many
+    a_write_is_appended_in_the_place_of_one_version
     one_worker_takes_and_settles
     a_worker_that_is_silent_is_replaced
     no_lease_is_granted_while_a_write_waits
@@ -30,11 +33,25 @@ fn stream(lane: &dyn Lane) -> &dyn WriteStream {
 }
 
 async fn append(lane: &dyn Lane, key: &str, payload: &[u8]) -> Option<Stamp> {
+    match append_on(lane, key, payload, None).await {
+        Appended::Stored(stamp) => Some(stamp),
+        Appended::Full => None,
+        Appended::OtherVersion => panic!("it is for any version"),
+    }
+}
+
+async fn append_on(
+    lane: &dyn Lane,
+    key: &str,
+    payload: &[u8],
+    version: Option<Version>,
+) -> Appended {
     let append = Append {
         key,
         encoded_key: key.as_bytes(),
         value: &sealed(payload),
         most: 4,
+        version,
     };
     let message = payload_of(Kind::Insert, &[key]);
     let appended = stream(lane).append(append, &message, None).await;
@@ -96,6 +113,37 @@ async fn there_is_room_for_so_many(store: impl Store) {
     assert!(append(&*lane, "other", b"v").await.is_some());
     let few = stream(&*lane).take(FENCE, LONG, 2).await.unwrap();
     assert_eq!(few.map(|few| few.len()), Some(2));
+}
+
+/// As an insert on a condition: tags are looked at, and a refused write leaves nothing.
+async fn a_write_is_appended_in_the_place_of_one_version(store: impl Store) {
+    let lane = store.lane();
+    let other = insert(&*lane, "k", b"former").await.version();
+    let tagged = insert_tagged(&*lane, "k", LONG, &["t", "u"]).await;
+    let (lease, _) = (granted(&*lane, "other").await, subscribe(&*lane).await);
+    let on = async |version| append_on(&*lane, "k", b"v", Some(version)).await;
+    assert_eq!(on(other).await, Appended::OtherVersion);
+    assert_eq!(take(&*lane).await, []);
+    let Appended::Stored(first) = on(tagged.version()).await else {
+        panic!("it is that version");
+    };
+    assert_eq!(stamp_of(&get(&*lane, "k").await.unwrap()), first);
+    assert_eq!(on(tagged.version()).await, Appended::OtherVersion);
+    let again = insert_tagged(&*lane, "k", LONG, &["t"]).await;
+    invalidate_tags(&*lane, &["t"]).await;
+    assert_eq!(on(again.version()).await, Appended::OtherVersion);
+    invalidate(&*lane, &["k"]).await;
+    assert_eq!(on(first.version()).await, Appended::OtherVersion);
+    assert_eq!(take(&*lane).await.len(), 1);
+    let filled = fill(&*lane, "other", lease, b"loaded").await;
+    assert!(matches!(filled, Fill::Stored(_)), "{filled:?}");
+    for has_room in [true, true, true, false] {
+        let stored = get(&*lane, "other").await.map(|bytes| stamp_of(&bytes));
+        let version = stored.map(|stamp| stamp.version());
+        let appended = append_on(&*lane, "other", b"w", version).await;
+        assert_eq!(appended != Appended::Full, has_room, "{appended:?}");
+        assert_ne!(appended, Appended::OtherVersion);
+    }
 }
 
 async fn one_worker_takes_and_settles(store: impl Store) {

@@ -164,7 +164,7 @@ async fn an_insert_on_a_condition_stores_once_however_often_it_arrives() {
 #[cfg(feature = "write-behind")]
 #[tokio::test]
 async fn a_write_is_appended_once_or_never_however_often_it_arrives() {
-    use larder::l2::Append;
+    use larder::l2::{Append, Appended};
 
     for most in [1, 0] {
         let (store, mut detour, lane, _) = start().await;
@@ -178,10 +178,11 @@ async fn a_write_is_appended_once_or_never_however_often_it_arrives() {
             encoded_key: b"k",
             value: &value,
             most,
+            version: None,
         };
         // So that the server knows the script, too.
         let warm = stream.append(append("warm", 0), &payload, deadline);
-        assert_eq!(warm.await.unwrap(), None, "there is no room");
+        assert_eq!(warm.await.unwrap(), Appended::Full);
         let done = own_key("done:*");
         detour.lose(Loss::HeldUp);
         let appending = stream.append(append("k", most), &payload, deadline);
@@ -199,6 +200,7 @@ async fn a_write_is_appended_once_or_never_however_often_it_arrives() {
             assert_eq!(length(&mut raw).await, 0);
         };
         let (appended, ()) = futures::join!(appending, freed);
-        assert_eq!(appended.unwrap().is_some(), most == 1);
+        let is_stored = matches!(appended.unwrap(), Appended::Stored(_));
+        assert_eq!(is_stored, most == 1);
     }
 }

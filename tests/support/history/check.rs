@@ -22,6 +22,7 @@ impl History {
             self.answered(terms),
             self.at_rest(),
             self.tokens(),
+            self.no_lost_update(),
         ]
         .concat()
     }
@@ -80,6 +81,20 @@ impl History {
             })
         });
         wrong.collect()
+    }
+
+    fn no_lost_update(&self) -> Vec<Violation> {
+        let mut made_from = HashMap::new();
+        let lost = self.updates.iter().filter_map(|update| {
+            let other = made_from.insert((update.key, update.from), update.to)?;
+            Some(Violation {
+                invariant: Invariant::I10NoLostUpdate,
+                key: update.key,
+                at: update.at,
+                what: format!("{update:?}, and {other} was made from the same value"),
+            })
+        });
+        lost.collect()
     }
 
     fn no_resurrection(&self) -> Vec<Violation> {

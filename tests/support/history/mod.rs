@@ -34,6 +34,8 @@ pub(crate) enum Invariant {
     /// A look-up with the token of a write never gives what is older than that write, or than what had been invalidated
     /// before it was called.
     I9Tokens,
+    /// No two updates that were carried out have changed the same value.
+    I10NoLostUpdate,
 }
 
 /// A look-up, as its caller saw it.
@@ -118,6 +120,15 @@ pub(crate) enum WriteOutcome {
     Unknown,
 }
 
+/// A value that was made from another one, and has taken its place.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Update {
+    pub(crate) key: u64,
+    pub(crate) from: u64,
+    pub(crate) to: u64,
+    pub(crate) at: At,
+}
+
 /// A call of a loader.
 #[derive(Clone, Debug)]
 pub(crate) struct Load {
@@ -173,6 +184,8 @@ pub(crate) struct History {
     pub(crate) reads: Vec<Read>,
     pub(crate) writes: Vec<Write>,
     pub(crate) loads: Vec<Load>,
+    /// Only a simulation has any.
+    pub(crate) updates: Vec<Update>,
     pub(crate) commits: Vec<Commit>,
     /// In the order in which the store took them.
     pub(crate) steps: Vec<Step>,

@@ -1,0 +1,26 @@
+//! For counters, lists and all else that is read, changed and stored, by several callers in several instances at once.
+//!
+//! With `get` and `insert` a change is lost when two callers read the same value. What also has to reach a database is for
+//! write-behind, whose `update` does the same.
+
+use std::error::Error;
+
+use futures::future::try_join_all;
+use larder::{Cache, MemoryL2};
+
+pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
+    let l2 = MemoryL2::new();
+    let instance = || Cache::builder("box-office:views").l2(l2.clone()).build();
+    let (a, b): (Cache<String, u64>, Cache<String, u64>) = (instance()?, instance()?);
+
+    let view = async |cache: Cache<String, u64>| {
+        cache.update("dune", |views| views.unwrap_or(&0) + 1).await
+    };
+    let viewed = (0..100).map(|n| view(if n % 2 == 0 { a.clone() } else { b.clone() }));
+    try_join_all(viewed).await?;
+
+    let last = view(a).await?;
+    let views = b.at_least(&last).get("dune").await;
+    assert_eq!(views.as_deref(), Some(&101));
+    Ok(())
+}

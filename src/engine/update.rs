@@ -1,0 +1,129 @@
+//! A value is replaced by one that is made from it: read, change, store if it is still there; and again if it is not.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use backon::ExponentialBackoff;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::sleep;
+
+use super::context::Context;
+use crate::error::WriteError;
+use crate::key::Key;
+use crate::lock::lock;
+use crate::retry_delays::retry_delays;
+use crate::vocabulary::Value;
+
+/// After so many attempts an update gives up. As each store takes one value at a time, so many others have succeeded.
+const ATTEMPTS: usize = 64;
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+
+/// The updates of this instance: those of one key come one after the other, in the order of their calls. Of callers that
+/// read the same version all but one would be refused, so a thousand callers would send half a million requests.
+///
+/// A turn lasts for round trips, and keeps nothing else waiting: neither look-ups and other writes of its key, nor what is
+/// done with other keys.
+#[derive(Default)]
+pub(super) struct Turns(Mutex<HashMap<Key, Arc<Semaphore>>>);
+
+/// The turn of one update, or its place in the queue.
+struct Turn<'a> {
+    turns: &'a Turns,
+    key: Key,
+    queue: Arc<Semaphore>,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Turns {
+    async fn wait(&self, key: Key) -> Turn<'_> {
+        let queue = Arc::clone(
+            lock(&self.0)
+                .entry(key.clone())
+                .or_insert_with(|| Arc::new(Semaphore::new(1))),
+        );
+        let mut turn = Turn {
+            turns: self,
+            key,
+            queue,
+            permit: None,
+        };
+        // It is never closed.
+        turn.permit = Arc::clone(&turn.queue).acquire_owned().await.ok();
+        turn
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut queues = lock(&self.turns.0);
+        self.permit = None;
+        // The table has one, and this one is the last of its key: a new one would need the lock.
+        if Arc::strong_count(&self.queue) == 2 {
+            queues.remove(&self.key);
+        }
+    }
+}
+
+/// The attempts of one update, in its turn.
+pub(crate) struct Attempts<'a, V: Value> {
+    ctx: &'a Context<V>,
+    turn: Turn<'a>,
+    left: usize,
+    pauses: ExponentialBackoff,
+}
+
+impl<'a, V: Value> Attempts<'a, V> {
+    pub(super) async fn new(ctx: &'a Context<V>, turns: &'a Turns, key: Key) -> Self {
+        Self {
+            ctx,
+            turn: turns.wait(key).await,
+            left: ATTEMPTS,
+            pauses: retry_delays(FIRST_PAUSE, LONGEST_PAUSE),
+        }
+    }
+
+    /// Waits until the value can be read for the next attempt. After that it is read from L2: an instance that read its own
+    /// last value from L1 would be a round trip ahead of all others each time, and these would never succeed.
+    pub(crate) async fn next(&mut self) -> Result<(), WriteError> {
+        if self.left == 0 {
+            return Err(WriteError::contended());
+        }
+        if self.left < ATTEMPTS {
+            sleep(self.pauses.next().unwrap_or(LONGEST_PAUSE)).await;
+        }
+        self.left -= 1;
+        if self.ctx.is_off() {
+            return Err(WriteError::switched_off());
+        }
+        if !self.ctx.l1.freshness().is_alone() {
+            self.ctx.l1.forget(&self.turn.key);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::poll;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_key_has_one_turn_at_a_time_and_leaves_nothing() {
+        let turns = Turns::default();
+        let first = turns.wait("k".into()).await;
+        let other = turns.wait("other".into()).await;
+        let mut second = Box::pin(turns.wait("k".into()));
+        let mut third = Box::pin(turns.wait("k".into()));
+        assert!(poll!(&mut second).is_pending() && poll!(&mut third).is_pending());
+        drop(other);
+        assert_eq!(lock(&turns.0).len(), 1);
+        drop(second);
+        assert!(poll!(&mut third).is_pending(), "the first one has its turn");
+        drop(first);
+        drop(third.await);
+        assert!(lock(&turns.0).is_empty());
+    }
+}
