@@ -7,6 +7,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use crate::cache::Cache;
+use crate::engine::report_losses;
 use crate::error::WriteError;
 use crate::stats::{Health, Stats};
 use crate::token::Token;
@@ -75,7 +76,13 @@ impl AnyCache {
 
     /// See [`Cache::close`].
     pub async fn close(&self) {
-        self.0.close().await;
+        let lost = self.close_silently().await;
+        report_losses(&[(self.namespace(), lost)]);
+    }
+
+    /// Returns how many deferred invalidations are lost.
+    pub(crate) async fn close_silently(&self) -> usize {
+        self.0.close().await
     }
 }
 
@@ -95,7 +102,7 @@ trait Untyped: Send + Sync {
     fn set_enabled(&self, is_enabled: bool);
     fn clear(&self) -> BoxFuture<'_, Result<Token, WriteError>>;
     fn invalidate_tag<'a>(&'a self, tag: &'a str) -> BoxFuture<'a, Result<Token, WriteError>>;
-    fn close(&self) -> BoxFuture<'_, ()>;
+    fn close(&self) -> BoxFuture<'_, usize>;
 }
 
 impl<V: Send + Sync + 'static> Untyped for Cache<(), V> {
@@ -131,7 +138,7 @@ impl<V: Send + Sync + 'static> Untyped for Cache<(), V> {
         self.invalidate_tag(tag).boxed()
     }
 
-    fn close(&self) -> BoxFuture<'_, ()> {
-        self.close().boxed()
+    fn close(&self) -> BoxFuture<'_, usize> {
+        self.engine().close().boxed()
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures::{Stream, TryFutureExt};
 
 use crate::clock::Tick;
-use crate::engine::{Begin, Engine, Loader};
+use crate::engine::{Begin, Engine, Loader, report_losses};
 use crate::entry::Entry;
 use crate::error::{CommitError, LoadError, WriteError};
 use crate::hot_key::HotKey;
@@ -1707,7 +1707,8 @@ where
     /// ```
     #[doc(alias = "shutdown")]
     pub async fn close(&self) {
-        self.engine().close().await;
+        let lost = self.engine().close().await;
+        report_losses(&[(self.namespace(), lost)]);
     }
 
     /// Looks a key up in L1. A key that is too long is a miss. The encoded key is on the stack; after a miss the caller

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use crate::any_cache::AnyCache;
 use crate::builder::Builder;
 use crate::cache::Cache;
+use crate::engine::report_losses;
 use crate::error::{BuildError, WriteError};
 use crate::key::CacheKey;
 use crate::l2::{L2, RedisL2};
@@ -203,10 +204,12 @@ impl Caches {
         all_done(join_all(caches.iter().map(|cache| cache.invalidate_tag(tag))).await)
     }
 
-    /// Closes all caches, all at once, see [`Cache::close`].
+    /// Closes all caches, all at once, see [`Cache::close`]. What is lost by it is one line in the log.
     pub async fn close(&self) {
         let caches: Vec<_> = self.iter().collect();
-        join_all(caches.iter().map(AnyCache::close)).await;
+        let closed = join_all(caches.iter().map(AnyCache::close_silently)).await;
+        let names = caches.iter().map(AnyCache::namespace);
+        report_losses(&names.zip(closed).collect::<Vec<_>>());
     }
 }
 

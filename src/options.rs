@@ -324,6 +324,8 @@ fn mistake_in_namespace(namespace: &str) -> Option<String> {
         "is over 256 bytes"
     } else if namespace.contains(char::is_control) {
         "has a control character"
+    } else if namespace.contains(char::is_whitespace) {
+        "has a space, which ends a name in the log and in redis-cli"
     } else {
         return None;
     };

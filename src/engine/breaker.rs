@@ -20,7 +20,7 @@ use super::metrics::Metrics;
 use crate::clock::{Tick, nanos};
 use crate::error::L2Error;
 use crate::events::{CacheEvent, Events};
-use crate::l2::{LONGEST_PAUSE, ReadResult, Reply};
+use crate::l2::{self, LONGEST_PAUSE, ReadResult, Reply, Reporter};
 use crate::lock::lock;
 use crate::options::Options;
 use crate::stats::Counters;
@@ -46,8 +46,12 @@ pub(super) struct Breaker {
     /// Requests that were not sent in this trouble.
     skipped: AtomicU64,
     trouble: Mutex<Option<Trouble>>,
+    /// The life of the store whose epoch was read last.
+    life: AtomicU64,
     /// What L2 is, by the name that OpenTelemetry has for it.
     system: &'static str,
+    /// Says in the log what is wrong, once for all caches of the server.
+    reporter: Reporter,
     options: Arc<Options>,
     counters: Arc<Counters>,
     events: Arc<Events>,
@@ -65,13 +69,12 @@ struct Trouble {
     unanswered: u32,
     /// Whether the last request succeeded.
     is_up: bool,
-    /// The error that was logged at WARN last, and when.
-    last_warning: (String, Tick),
 }
 
 impl Breaker {
     pub(super) fn new(
         system: &'static str,
+        reporter: Reporter,
         options: &Arc<Options>,
         counters: &Arc<Counters>,
         events: &Arc<Events>,
@@ -86,7 +89,9 @@ impl Breaker {
             silence: Notify::new(),
             skipped: AtomicU64::new(0),
             trouble: Mutex::default(),
+            life: AtomicU64::new(0),
             system,
+            reporter,
             options: Arc::clone(options),
             counters: Arc::clone(counters),
             events: Arc::clone(events),
@@ -252,12 +257,10 @@ impl Breaker {
         self.counters.l2_errors.bump();
         let now = self.options.clock.now();
         let mut trouble = lock(&self.trouble);
-        self.in_trouble.store(true, Ordering::Relaxed);
-        let trouble = trouble.get_or_insert_with(|| Trouble::begin(now));
+        let trouble = self.begin(&mut trouble, now);
         trouble.is_up = false;
-        trouble.last = now;
         trouble.failed += 1;
-        self.trace(trouble, error, now);
+        self.trace(error);
         if error.is_refused() {
             // A refusal is an answer, too.
             return self.note_answer(trouble);
@@ -291,25 +294,71 @@ impl Breaker {
         }
     }
 
-    /// Logs the first error of a trouble at WARN. Later ones are at WARN if they differ from the last such error, which
-    /// was logged [`OVER_AFTER`] before or earlier. All others are at DEBUG.
-    fn trace(&self, trouble: &mut Trouble, error: &L2Error, now: Tick) {
-        let namespace = self.options.namespace.as_str();
-        let text = error
-            .source()
-            .map_or_else(|| error.to_string(), ToString::to_string);
-        let is_new = text != trouble.last_warning.0;
-        let is_due =
-            trouble.failed == 1 || now.saturating_sub(trouble.last_warning.1) >= nanos(OVER_AFTER);
-        let error = error as &dyn Error;
-        if is_new && is_due {
-            trouble.last_warning = (text, now);
-            warn!(
-                namespace,
-                error, "a request to L2 failed; going on without L2"
-            );
+    /// The subscription was lost, or could not be made. It says nothing of requests, so their health stays as it is.
+    pub(super) fn note_lost_messages(&self, error: &L2Error) {
+        let now = self.options.clock.now();
+        self.begin(&mut lock(&self.trouble), now);
+        let cause = if error.is_refused() {
+            format!("messages: {}", error.cause())
         } else {
-            debug!(namespace, error, "a request to L2 failed");
+            error.cause()
+        };
+        let error = error as &dyn Error;
+        match self.reporter.says(&cause) {
+            Some(namespaces) => warn!(
+                namespaces,
+                error,
+                "this instance does not receive changes of others; L1 is not used until it does"
+            ),
+            None => debug!(
+                namespace = self.options.namespace.as_str(),
+                error, "this instance does not receive changes of others"
+            ),
+        }
+    }
+
+    /// The epoch of L2 was read, in this life of the store. Of a new life one line is enough for all caches.
+    pub(super) fn note_epoch(&self, life: u64, is_new: bool) {
+        let is_restart = self.life.swap(life, Ordering::Relaxed) != life;
+        if !is_new {
+            return;
+        }
+        let said = if is_restart {
+            self.reporter.says(&format!("life {life}"))
+        } else {
+            Some(self.options.namespace.clone())
+        };
+        if let Some(namespaces) = said {
+            warn!(
+                namespaces,
+                "L2 was restarted, replaced, cleared or damaged: values from before are not used any more"
+            );
+        }
+    }
+
+    fn begin<'t>(&self, trouble: &'t mut Option<Trouble>, now: Tick) -> &'t mut Trouble {
+        self.in_trouble.store(true, Ordering::Relaxed);
+        let trouble = trouble.get_or_insert_with(|| {
+            self.reporter.begin();
+            Trouble::begin(now)
+        });
+        trouble.last = now;
+        trouble
+    }
+
+    /// Logs a cause at WARN once for all caches of the server, however many requests meet it; and each request at DEBUG.
+    fn trace(&self, error: &L2Error) {
+        let said = self.reporter.says(&error.cause());
+        let error = error as &dyn Error;
+        match said {
+            Some(namespaces) => warn!(
+                namespaces,
+                error, "a request to L2 failed; going on without L2"
+            ),
+            None => debug!(
+                namespace = self.options.namespace.as_str(),
+                error, "a request to L2 failed"
+            ),
         }
     }
 
@@ -322,13 +371,20 @@ impl Breaker {
             return;
         };
         self.in_trouble.store(false, Ordering::Relaxed);
-        info!(
-            namespace = self.options.namespace.as_str(),
-            failing_for = ?Duration::from_nanos(over.last.saturating_sub(over.began)),
-            failed = over.failed,
-            skipped = self.skipped.swap(0, Ordering::Relaxed),
-            "L2 does again what it is asked"
-        );
+        let over = l2::Trouble {
+            failing_for: Duration::from_nanos(over.last.saturating_sub(over.began)),
+            failed: over.failed,
+            skipped: self.skipped.swap(0, Ordering::Relaxed),
+        };
+        if let Some((namespaces, all)) = self.reporter.end(over) {
+            info!(
+                namespaces,
+                failing_for = ?all.failing_for,
+                failed = all.failed,
+                skipped = all.skipped,
+                "L2 does again what it is asked"
+            );
+        }
     }
 }
 
@@ -339,8 +395,7 @@ impl Trouble {
             last: now,
             failed: 0,
             unanswered: 0,
-            is_up: false,
-            last_warning: (String::new(), now),
+            is_up: true,
         }
     }
 }

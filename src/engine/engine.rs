@@ -135,12 +135,14 @@ impl<V: Value> Engine<V> {
         };
         let l2 = l2.unwrap_or_else(|| Box::new(MemoryL2::without_values(options.clock.clone())));
         let lane = l2.lane(&options.namespace, options.l2_timeout, on_connect);
+        let reporter = l2.outages().join(&options.namespace);
         let instance = random();
         #[cfg(feature = "metrics")]
-        let metrics = Metrics::new(&options.namespace, instance);
+        let metrics = Metrics::new(&options.namespace);
         let ctx = Arc::new(Context {
             breaker: Breaker::new(
                 lane.system(),
+                reporter,
                 &options,
                 &counters,
                 &events,
@@ -522,7 +524,8 @@ impl<V: Value> Engine<V> {
         self.ctx.l1.freshness().end();
     }
 
-    pub(crate) async fn close(&self) {
+    /// Stops all. Returns how many deferred invalidations could not be sent: they are [reported](report_losses) by the caller.
+    pub(crate) async fn close(&self) -> usize {
         self.stop();
         let subscriber = lock(&self.subscriber).take();
         let ctx = &*self.ctx;
@@ -540,7 +543,7 @@ impl<V: Value> Engine<V> {
         let _ = timeout(ctx.options.l2_timeout.saturating_mul(2), leaving).await;
         #[cfg(feature = "metrics")]
         self.record();
-        self.warn_of_losses();
+        self.ctx.deferred.close()
     }
 
     /// The last handle is dropped.
@@ -549,18 +552,7 @@ impl<V: Value> Engine<V> {
         self.record();
         if !self.stop.is_cancelled() {
             self.stop();
-            self.warn_of_losses();
-        }
-    }
-
-    fn warn_of_losses(&self) {
-        match self.ctx.deferred.close() {
-            0 => {}
-            lost => warn!(
-                namespace = self.namespace(),
-                lost,
-                "closed before deferred invalidations could be sent to L2; it may keep old values until they expire"
-            ),
+            report_losses(&[(self.namespace(), self.ctx.deferred.close())]);
         }
     }
 
@@ -609,5 +601,19 @@ impl<V: Value> Engine<V> {
             listener_live: self.ctx.l1.freshness().is_live(),
             started: self.ctx.l1.freshness().is_alone() || lock(&self.subscriber).is_some(),
         }
+    }
+}
+
+/// Says how many deferred invalidations are lost with some caches.
+pub(crate) fn report_losses(closed: &[(&str, usize)]) {
+    let lost: usize = closed.iter().map(|(_, lost)| lost).sum();
+    if lost > 0 {
+        let with_losses = closed.iter().filter(|(_, lost)| *lost > 0);
+        let namespaces: Vec<&str> = with_losses.map(|(namespace, _)| *namespace).collect();
+        warn!(
+            namespaces = namespaces.join(", "),
+            lost,
+            "closed before deferred invalidations could be sent to L2; it may keep old values until they expire"
+        );
     }
 }

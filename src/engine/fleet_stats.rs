@@ -44,8 +44,11 @@ async fn try_to_report<V: Value>(ctx: &Context<V>) {
     let is_told = &ctx.reported.is_told;
     match report(ctx, counts).await {
         Ok(()) => is_told.store(false, Ordering::Relaxed),
+        // An L2 that cannot be reached is in the log by what is asked of it besides.
         Err(error)
-            if !is_told.load(Ordering::Relaxed) && ctx.reported.warnings.allows(ctx.now()) =>
+            if error.is_refused()
+                && !is_told.load(Ordering::Relaxed)
+                && ctx.reported.warnings.allows(ctx.now()) =>
         {
             is_told.store(true, Ordering::Relaxed);
             warn!(

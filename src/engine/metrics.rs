@@ -2,7 +2,9 @@
 //!
 //! The names and labels are put together once: a request to L2 allocates nothing for them.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use metrics::{
@@ -10,6 +12,7 @@ use metrics::{
     with_recorder,
 };
 
+use crate::lock::lock;
 use crate::stats::Stats;
 
 static METADATA: Metadata<'static> = Metadata::new("larder", Level::INFO, Some("larder"));
@@ -19,12 +22,24 @@ static METADATA: Metadata<'static> = Metadata::new("larder", Level::INFO, Some("
 pub(super) struct Metrics(Arc<Keys>);
 
 struct Keys {
-    /// In the order of the fields of [`Stats`]. `None` for what is no counter.
-    counters: Vec<Option<Key>>,
+    /// In the order of the fields of [`Stats`].
+    counters: Vec<Counter>,
     gauges: [Key; GAUGES.len()],
     loads: ByOutcome,
     requests: ByOutcome,
 }
+
+/// One counter. Instances of one namespace have the same name, so what they count is added up.
+struct Counter {
+    /// `None` for what is no counter.
+    key: Option<Key>,
+    /// How much of the sum is this instance's.
+    own: AtomicU64,
+    sum: Arc<AtomicU64>,
+}
+
+/// What all instances of the process have counted, by namespace. A recorder that is installed later is given it in full.
+static SUMS: Mutex<BTreeMap<String, Vec<Arc<AtomicU64>>>> = Mutex::new(BTreeMap::new());
 
 /// The names of a histogram.
 struct ByOutcome {
@@ -63,12 +78,9 @@ const LOADS: &str = "larder_load_duration_seconds";
 const REQUESTS: &str = "larder_l2_request_duration_seconds";
 
 impl Metrics {
-    pub(super) fn new(namespace: &str, instance: u64) -> Self {
+    pub(super) fn new(namespace: &str) -> Self {
         describe();
-        let labels = [
-            Label::new("namespace", namespace.to_owned()),
-            Label::new("instance", format!("{instance:016x}")),
-        ];
+        let labels = [Label::new("namespace", namespace.to_owned())];
         let key = |name: String| Key::from_parts(name, labels.to_vec());
         let with = |name: &str, label: Label| {
             Key::from_parts(name.to_owned(), [&labels[..], &[label]].concat())
@@ -77,12 +89,21 @@ impl Metrics {
             ok: with(name, Label::new("outcome", "ok")),
             error: with(name, Label::new("outcome", "error")),
         };
-        let counters = Stats::default().iter().map(|(name, _)| match name {
+        let counters = Stats::default();
+        let counters = counters.iter().map(|(name, _)| match name {
             "l1_hits" => Some(with("larder_hits_total", Label::new("level", "l1"))),
             "l2_hits" => Some(with("larder_hits_total", Label::new("level", "l2"))),
             // A gauge.
             "l1_entries" => None,
             name => Some(key(format!("larder_{name}_total"))),
+        });
+        let mut sums = lock(&SUMS);
+        let sums = sums.entry(namespace.to_owned()).or_default();
+        sums.resize_with(Stats::default().iter().count(), Arc::default);
+        let counters = counters.zip(sums).map(|(key, sum)| Counter {
+            key,
+            own: AtomicU64::new(0),
+            sum: Arc::clone(sum),
         });
         Self(Arc::new(Keys {
             counters: counters.collect(),
@@ -105,9 +126,11 @@ impl Metrics {
     /// All counters as they are.
     pub(super) fn set_counters(&self, stats: &Stats) {
         with_recorder(|recorder| {
-            for (key, (_, n)) in self.0.counters.iter().zip(stats.iter()) {
-                if let Some(key) = key {
-                    recorder.register_counter(key, &METADATA).absolute(n);
+            for (counter, (_, n)) in self.0.counters.iter().zip(stats.iter()) {
+                if let Some(key) = &counter.key {
+                    let grown = n.saturating_sub(counter.own.fetch_max(n, Ordering::Relaxed));
+                    let sum = grown + counter.sum.fetch_add(grown, Ordering::Relaxed);
+                    recorder.register_counter(key, &METADATA).absolute(sum);
                 }
             }
         });

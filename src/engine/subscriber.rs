@@ -9,7 +9,6 @@
 //! Knows nothing of connections; what a message does to an entry is decided in `l1`.
 
 use std::convert::Infallible;
-use std::error::Error;
 use std::mem::take;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +19,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{Instrument, debug_span, info, warn};
+use tracing::{Instrument, debug_span, info};
 
 use super::context::Context;
 use super::fleet_stats;
@@ -123,7 +122,7 @@ async fn probe<V: Value>(ctx: &Context<V>, l2_may_answer: &Notify) {
 /// Subscribes, and subscribes again whenever the subscription ends.
 async fn keep_subscribed<V: Value>(ctx: &Context<V>, l2_may_answer: &Notify) -> Infallible {
     let mut pauses = reconnects();
-    let (mut is_failing, mut reached) = (false, Reached::default());
+    let mut reached = Reached::default();
     loop {
         let mut session = Session::new(ctx, reached, l2_may_answer);
         let error = session.run().await;
@@ -133,14 +132,7 @@ async fn keep_subscribed<V: Value>(ctx: &Context<V>, l2_may_answer: &Notify) -> 
         if session.is_answered {
             pauses = reconnects();
         }
-        if session.is_answered || !is_failing {
-            warn!(
-                namespace = ctx.options.namespace.as_str(),
-                error = &error as &dyn Error,
-                "this instance does not receive changes of others; L1 is not used until it does"
-            );
-        }
-        is_failing = true;
+        ctx.breaker.note_lost_messages(&error);
         // Requests may get through though messages do not.
         l2_may_answer.notify_one();
         sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
@@ -506,12 +498,8 @@ impl<'a, V: Value> Session<'a, V> {
                 self.ctx.events.emit(|| CacheEvent::Cleared { is_own });
             }
         }
-        if known != 0 && known != lane.epoch && announced.is_none() {
-            warn!(
-                namespace = self.ctx.options.namespace.as_str(),
-                "L2 was restarted, replaced, cleared or damaged: values from before are not used any more"
-            );
-        }
+        let is_new = known != 0 && known != lane.epoch && announced.is_none();
+        self.ctx.breaker.note_epoch(lane.life, is_new);
         self.ctx.l1.flush(lane.epoch);
         self.reached = Reached {
             last: Some(lane.seq),

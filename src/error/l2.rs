@@ -14,6 +14,8 @@ pub struct L2Error(Kind);
 enum Kind {
     #[error("L2 cannot be reached")]
     Unreachable(#[source] Arc<dyn Error + Send + Sync>),
+    #[error("L2 cannot be reached")]
+    Explained(#[source] Arc<dyn Error + Send + Sync>),
     #[error("L2 did not answer within {0:?}")]
     TimedOut(Duration),
     #[error("L2 refused the request")]
@@ -34,6 +36,11 @@ impl L2Error {
     /// The store cannot be reached, or the connection broke.
     pub fn unreachable(source: impl Error + Send + Sync + 'static) -> Self {
         Self(Kind::Unreachable(Arc::new(source)))
+    }
+
+    /// The store cannot be reached, and the source says why.
+    pub(crate) fn explained(source: impl Error + Send + Sync + 'static) -> Self {
+        Self(Kind::Explained(Arc::new(source)))
     }
 
     /// The store did not answer within this time.
@@ -84,8 +91,22 @@ impl L2Error {
     pub fn is_unreachable(&self) -> bool {
         matches!(
             self.0,
-            Kind::Unreachable(_) | Kind::Tls(..) | Kind::Skipped | Kind::Closed
+            Kind::Unreachable(_)
+                | Kind::Explained(_)
+                | Kind::Tls(..)
+                | Kind::Skipped
+                | Kind::Closed
         )
+    }
+
+    /// What tells it from errors that have another cause. However a store does not answer, that is one cause.
+    pub(crate) fn cause(&self) -> String {
+        match &self.0 {
+            Kind::Unreachable(_) | Kind::TimedOut(_) | Kind::Skipped | Kind::Closed => {
+                "unreachable".to_owned()
+            }
+            _ => (self.source()).map_or_else(|| self.to_string(), ToString::to_string),
+        }
     }
 
     /// Whether the store did not answer in time. The request may have been executed, or may still be.

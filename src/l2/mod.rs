@@ -9,8 +9,9 @@
 
 mod fleet_counts;
 mod memory;
-pub(crate) mod redis;
 #[cfg(feature = "write-behind")]
+mod outages;
+pub(crate) mod redis;
 mod write_stream;
 
 use std::fmt;
@@ -26,9 +27,10 @@ use crate::retry_delays::retry_delays;
 
 pub use self::fleet_counts::{FleetCounts, Report};
 pub use self::memory::{MemoryL2, MemorySnapshot};
-pub use self::redis::{RedisL2, Server};
 #[cfg(feature = "write-behind")]
 #[cfg_attr(docsrs, doc(cfg(feature = "write-behind")))]
+pub use self::outages::{Outages, Reporter, Trouble};
+pub use self::redis::{RedisL2, Server};
 pub use self::write_stream::{Append, Appended, Pending, Settled, StreamId, Waiting, WriteStream};
 pub use crate::error::L2Error;
 pub use crate::key::Key;
@@ -54,6 +56,11 @@ pub trait L2: Send + Sync + 'static {
     /// whenever it has made a connection for requests, before that connection is used: the store may have restarted,
     /// gone back in time, or be another one.
     fn lane(&self, namespace: &str, timeout: Duration, on_connect: OnConnect) -> Box<dyn Lane>;
+
+    /// What caches on the same server share for the log. A store of its own unless it is overridden.
+    fn outages(&self) -> Arc<Outages> {
+        Arc::default()
+    }
 
     /// Whether there are channels of other programs: [`Subscription::listen`] and [`Lane::publish`] work.
     fn has_channels(&self) -> bool {

@@ -9,10 +9,11 @@ use std::time::Duration;
 use larder::deadpool_redis::redis::aio::MultiplexedConnection;
 use larder::deadpool_redis::redis::{FromRedisValue, RedisResult, Value, cmd};
 use larder::deadpool_redis::{Manager, Pool};
-use larder::{Builder, Cache, Loaded, Mode, RedisL2, Version};
+use larder::{Builder, Cache, Caches, Loaded, Mode, RedisL2, ServiceSettings, Version};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
+use tracing::Level;
 
 use crate::support::eventually::eventually;
 use crate::support::log::Log;
@@ -565,4 +566,64 @@ fn a_pool_that_is_exhausted() {
         // One is enough.
         is_well(&[cache.clone(), cache]).await;
     });
+}
+
+/// One line when it begins and one when it is over, however many caches meet it; and one for all that is lost with them.
+#[test]
+fn an_outage_is_said_once_for_all_caches_of_a_server() {
+    let log = Log::default();
+    let shown = Shown(&log);
+    log.record(Level::INFO, async {
+        let mut server = RedisServer::start().await;
+        let l2 = RedisL2::open(server.url()).unwrap();
+        let caches = Caches::with_l2("shop", ServiceSettings::default(), l2);
+        let all: [Texts; 8] = std::array::from_fn(|n| {
+            let builder = caches.cache(&format!("c{n}"));
+            let builder = builder.max_staleness(Duration::from_millis(300));
+            builder.l2_timeout(HURRIED).build().unwrap()
+        });
+        let are_used = async || {
+            for cache in &all {
+                load(cache, &key(&fastrand::u64(..).to_string())).await;
+                let _ = cache.invalidate(&key("k")).await;
+            }
+        };
+        let restarted = "L2 was restarted";
+        caches.ready().await;
+        are_used().await;
+        assert_eq!(log.count("WARN"), 0);
+
+        server.kill();
+        eventually("all miss it", async || {
+            are_used().await;
+            caches.iter().all(|cache| cache.health().is_breaker_open())
+        })
+        .await;
+        are_used().await;
+        assert_eq!(log.count("WARN"), 1);
+        let names = (0..8).map(|n| format!("shop:c{n}")).collect::<Vec<_>>();
+        assert_eq!(log.count(&names.join(", ")), 1);
+
+        server.restart().await;
+        eventually("all have it again", async || {
+            are_used().await;
+            caches.is_healthy() && log.count("does again what it is asked") == 1
+        })
+        .await;
+        let warned = log.count("WARN");
+        assert_eq!(warned, 1 + log.count(restarted), "it may have been empty");
+        assert!(log.count(restarted) <= 1);
+
+        server.kill();
+        eventually("all miss it", async || {
+            are_used().await;
+            caches.iter().all(|cache| cache.health().is_breaker_open())
+        })
+        .await;
+        caches.close().await;
+        assert_eq!(log.count("closed before deferred"), 1);
+        assert_eq!(log.count("WARN"), warned + 2);
+    });
+    drop(shown);
+    assert_eq!(log.count(SECRET), 0);
 }

@@ -32,7 +32,7 @@ pub(super) fn connect_error(error: RedisError) -> L2Error {
     // A server that has reached its maxclients says so and closes the connection; the client loses the message.
     let is_ended = error.is_connection_dropped() && !error.is_connection_refusal();
     if is_ended && tls::failure(&error).is_none() {
-        return L2Error::unreachable(EndedAtOnce(error));
+        return L2Error::explained(EndedAtOnce(error));
     }
     l2_error(error)
 }
@@ -43,7 +43,7 @@ struct EndedAtOnce(#[source] RedisError);
 
 /// The pool gave no connection in time.
 pub(super) fn none_to_spare() -> L2Error {
-    L2Error::unreachable(NoneToSpare)
+    L2Error::explained(NoneToSpare)
 }
 
 #[derive(Debug, thiserror::Error)]

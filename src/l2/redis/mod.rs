@@ -45,7 +45,7 @@ use self::read_request::ReadRequests;
 use self::scripts::Scripts;
 pub use self::server::Server;
 use self::server::{Connector, Credentials};
-use super::{L2, L2Error, Lane, OnConnect};
+use super::{L2, L2Error, Lane, OnConnect, Outages};
 
 /// The second level on a Redis server, version 7.0 or later, or Valkey.
 ///
@@ -65,6 +65,7 @@ pub struct RedisL2 {
     is_given: bool,
     /// Of subscriptions.
     connector: Arc<Connector>,
+    outages: Arc<Outages>,
 }
 
 impl RedisL2 {
@@ -82,6 +83,7 @@ impl RedisL2 {
             pool: connector.pool()?,
             is_given: false,
             connector: Arc::new(connector),
+            outages: Arc::default(),
         })
     }
 
@@ -99,6 +101,7 @@ impl RedisL2 {
             pool,
             is_given: true,
             connector: Arc::new(server.into().connector()?),
+            outages: Arc::default(),
         })
     }
 
@@ -169,6 +172,10 @@ impl fmt::Debug for RedisL2 {
 }
 
 impl L2 for RedisL2 {
+    fn outages(&self) -> Arc<Outages> {
+        Arc::clone(&self.outages)
+    }
+
     fn has_channels(&self) -> bool {
         true
     }

@@ -1,0 +1,129 @@
+//! What the log says of a server in trouble: once for all caches of the process that use it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use crate::lock::lock;
+
+/// A cause that is seen again within this time is the same one, of which nothing more is said.
+const SAME_FOR: Duration = Duration::from_secs(60);
+/// So many causes are told apart. One that is forgotten for another is said again.
+const MOST_CAUSES: usize = 16;
+
+/// The caches on one server, and the trouble that they have with it.
+#[derive(Debug, Default)]
+pub struct Outages(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// The number of each cache, and its namespace.
+    caches: BTreeMap<u64, String>,
+    next: u64,
+    in_trouble: BTreeSet<u64>,
+    /// What was said since the trouble began, and when it was seen last.
+    causes: Vec<(String, Instant)>,
+    /// Of those whose trouble is over.
+    past: Trouble,
+}
+
+/// How long requests failed, and how many.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Trouble {
+    /// From the first failure to the last one.
+    pub failing_for: Duration,
+    /// Requests that failed.
+    pub failed: u64,
+    /// Requests that were not sent.
+    pub skipped: u64,
+}
+
+/// Reports the trouble of one cache, until it is dropped.
+#[derive(Debug)]
+pub struct Reporter {
+    outages: Arc<Outages>,
+    number: u64,
+}
+
+impl Outages {
+    /// Adds a cache.
+    pub fn join(self: &Arc<Self>, namespace: &str) -> Reporter {
+        let mut state = lock(&self.0);
+        let number = state.next;
+        state.next += 1;
+        state.caches.insert(number, namespace.to_owned());
+        drop(state);
+        Reporter {
+            outages: Arc::clone(self),
+            number,
+        }
+    }
+}
+
+impl Reporter {
+    /// This cache is in trouble from now on.
+    pub fn begin(&self) {
+        lock(&self.outages.0).in_trouble.insert(self.number);
+    }
+
+    /// Takes note of a cause. Returns whose it is if it has to be said: while there is trouble, it is that of all caches of the
+    /// server.
+    #[must_use]
+    pub fn says(&self, cause: &str) -> Option<String> {
+        let (mut state, now) = (lock(&self.outages.0), Instant::now());
+        let known = state.causes.iter_mut().find(|(known, _)| known == cause);
+        let is_same = known
+            .is_some_and(|(_, seen)| now.duration_since(std::mem::replace(seen, now)) < SAME_FOR);
+        if is_same {
+            return None;
+        }
+        state.causes.retain(|(known, _)| known != cause);
+        if state.in_trouble.is_empty() {
+            return state.caches.get(&self.number).cloned();
+        }
+        if state.causes.len() == MOST_CAUSES {
+            state.causes.remove(0);
+        }
+        state.causes.push((cause.to_owned(), now));
+        Some(state.namespaces())
+    }
+
+    /// The trouble of this cache is over. Returns that of all caches of the server, with their namespaces, if it was the
+    /// last one.
+    #[must_use]
+    pub fn end(&self, trouble: Trouble) -> Option<(String, Trouble)> {
+        let mut state = lock(&self.outages.0);
+        let past = state.past;
+        state.past = Trouble {
+            failing_for: past.failing_for.max(trouble.failing_for),
+            failed: past.failed + trouble.failed,
+            skipped: past.skipped + trouble.skipped,
+        };
+        let all = state.leave_trouble(self.number)?;
+        Some((state.namespaces(), all))
+    }
+}
+
+impl State {
+    fn namespaces(&self) -> String {
+        let names: BTreeSet<&str> = self.caches.values().map(String::as_str).collect();
+        names.into_iter().collect::<Vec<_>>().join(", ")
+    }
+
+    /// The trouble of all if this cache is the last one that has any.
+    fn leave_trouble(&mut self, number: u64) -> Option<Trouble> {
+        if !self.in_trouble.remove(&number) || !self.in_trouble.is_empty() {
+            return None;
+        }
+        self.causes.clear();
+        Some(std::mem::take(&mut self.past))
+    }
+}
+
+impl Drop for Reporter {
+    fn drop(&mut self) {
+        let mut state = lock(&self.outages.0);
+        state.caches.remove(&self.number);
+        let _ = state.leave_trouble(self.number);
+    }
+}
