@@ -410,7 +410,6 @@ where
     /// let clock = Clock::manual();
     /// let prices: Cache<String, u32> = Cache::builder("docs:prices")
     ///     .l2(MemoryL2::with_clock(clock.clone()))
-    ///     .clock(clock.clone())
     ///     .l2_ttl(Duration::from_secs(60))
     ///     .stale_if_error(Duration::from_secs(3600))
     ///     .build()?;
@@ -469,7 +468,6 @@ where
     /// let clock = Clock::manual();
     /// let prices: Cache<String, u32> = Cache::builder("docs:prices")
     ///     .l2(MemoryL2::with_clock(clock.clone()))
-    ///     .clock(clock.clone())
     ///     .soft_ttl(Duration::from_secs(60))
     ///     .stale_wait(Duration::from_secs(1))
     ///     .build()?;
@@ -925,7 +923,8 @@ where
         self
     }
 
-    /// The clock by which values expire. Default: the system's monotonic clock. For tests and simulations.
+    /// The clock by which values expire. Default: that of the [`MemoryL2`](crate::MemoryL2) if the cache is on one, otherwise the
+    /// system's monotonic clock. For tests and simulations.
     pub fn clock(mut self, clock: Clock) -> Self {
         self.options.clock = clock;
         self
@@ -935,7 +934,7 @@ where
     fn build_with(mut self, has_loader_of_many: bool) -> Result<Built<K, V, L>, BuildError> {
         let last = mem::take(&mut self.last);
         let Self {
-            options,
+            mut options,
             weigher,
             ttl_of,
             codec,
@@ -972,6 +971,17 @@ where
             Ok(l2) if mistakes.is_empty() => l2,
             l2 => return Err(BuildError::new(&options.namespace, mistakes, l2.err())),
         };
+        if let Some(clock) = l2.as_ref().and_then(|l2| l2.clock())
+            && options.clock.is_system()
+        {
+            options.clock = clock;
+        }
+        if options.clock.ignores_pause() {
+            warn!(
+                namespace = options.namespace,
+                "the time of this runtime is paused, and that of the cache is not: build it on a MemoryL2::with_clock(Clock::tokio()), or with that clock"
+            );
+        }
         for (option, needed) in options.without_effect() {
             warn!(
                 namespace = options.namespace,

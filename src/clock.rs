@@ -14,9 +14,9 @@ const START: Tick = 1 << 60;
 
 /// The time by which values expire and turn stale. Monotonic, and read once per look-up.
 ///
-/// The default is the system's monotonic clock. A test that wants an hour to pass at once builds its cache, and its
-/// [`MemoryL2`](crate::MemoryL2), with one [`Clock::manual`], or with [`Clock::tokio`] if it pauses tokio's time. A step
-/// longer than `max_staleness` also ends the proof that L1 is current: L1 is used again after
+/// The default is the system's monotonic clock. A test that wants an hour to pass at once builds its
+/// [`MemoryL2`](crate::MemoryL2) with a [`Clock::manual`], or with [`Clock::tokio`] if it pauses tokio's time: a cache takes
+/// the clock of the `MemoryL2` that it is on. One with L1 alone is given it by [`clock`](crate::Builder::clock). A step longer than `max_staleness` also ends the proof that L1 is current: L1 is used again after
 /// [`ready`](crate::Cache::ready).
 ///
 /// ```
@@ -27,7 +27,6 @@ const START: Tick = 1 << 60;
 /// let clock = Clock::manual();
 /// let cache: Cache<u64, String> = Cache::builder("docs:clock")
 ///     .l2(MemoryL2::with_clock(clock.clone()))
-///     .clock(clock.clone())
 ///     .l2_ttl(Duration::from_secs(60))
 ///     .build()?;
 /// cache.insert(&1, "one".to_owned()).await?;
@@ -64,8 +63,8 @@ impl Clock {
     /// Tokio's clock, which stands still and jumps with `tokio::time::pause` and `advance`: delays, time limits and
     /// expiry then agree. While tokio's time is not paused it is the system's clock.
     ///
-    /// For tests with `#[tokio::test(start_paused = true)]` and a [`MemoryL2`](crate::MemoryL2). A paused time is that of
-    /// one runtime; threads outside of it read the system's clock. With Redis do not pause it: tokio's time jumps while
+    /// For tests with `#[tokio::test(start_paused = true)]` and a [`MemoryL2`](crate::MemoryL2). A cache that goes by another
+    /// clock says so at WARN when it is built on a runtime whose time is paused. A paused time is that of one runtime; threads outside of it read the system's clock. With Redis do not pause it: tokio's time jumps while
     /// tasks wait for an answer, so requests time out.
     ///
     /// ```
@@ -76,7 +75,6 @@ impl Clock {
     /// tokio::time::pause();
     /// let cache: Cache<u64, String> = Cache::builder("docs:clock")
     ///     .l2(MemoryL2::with_clock(Clock::tokio()))
-    ///     .clock(Clock::tokio())
     ///     .l2_ttl(Duration::from_secs(60))
     ///     .build()?;
     /// cache.insert(&1, "one".to_owned()).await?;
@@ -102,6 +100,21 @@ impl Clock {
         if let Kind::Manual(now) = &self.0 {
             now.fetch_add(nanos(by), Ordering::SeqCst);
         }
+    }
+
+    pub(crate) fn is_system(&self) -> bool {
+        matches!(self.0, Kind::System(_))
+    }
+
+    /// Whether it goes on while the time of the runtime is paused.
+    pub(crate) fn ignores_pause(&self) -> bool {
+        if !self.is_system() {
+            return false;
+        }
+        let (paused, since) = (tokio::time::Instant::now(), Instant::now());
+        // Time that is not paused goes on in between.
+        while since.elapsed().is_zero() {}
+        tokio::time::Instant::now() == paused
     }
 
     #[inline]

@@ -11,7 +11,6 @@ use tokio::time::sleep;
 pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     let quotes: Cache<String, u32> = Cache::builder("depot:quote")
         .l2(MemoryL2::with_clock(Clock::tokio()))
-        .clock(Clock::tokio())
         .l2_ttl(Duration::from_secs(60))
         .stale_if_error(Duration::from_secs(3600))
         .fallback_throttle(Duration::from_secs(5))

@@ -13,7 +13,6 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     // Whose password a link resets.
     let links: Cache<String, u64> = Cache::builder("web:reset-link")
         .l2(MemoryL2::with_clock(clock.clone()))
-        .clock(clock.clone())
         .l2_ttl(24 * HOUR)
         .build()?;
 

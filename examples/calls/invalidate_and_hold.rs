@@ -13,7 +13,6 @@ const HOLD: Duration = Duration::from_secs(3);
 pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     let addresses: Cache<u64, String> = Cache::builder("crm:address")
         .l2(MemoryL2::with_clock(Clock::tokio()))
-        .clock(Clock::tokio())
         .build()?;
 
     // The customer has moved, and the primary has committed it.

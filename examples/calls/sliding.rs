@@ -12,7 +12,7 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     let l2 = MemoryL2::with_clock(Clock::tokio());
     let instance = || {
         let sessions = Cache::builder("bank:session");
-        let sessions = sessions.l2(l2.clone()).clock(Clock::tokio());
+        let sessions = sessions.l2(l2.clone());
         // Ten minutes idle, one hour in all.
         sessions.sliding(10 * MINUTE).l2_ttl(60 * MINUTE).build()
     };

@@ -13,7 +13,7 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     let l2 = MemoryL2::with_clock(Clock::tokio());
     let instance = |mode| {
         let menus = Cache::builder("canteen:menu");
-        let menus = menus.l2(l2.clone()).clock(Clock::tokio());
+        let menus = menus.l2(l2.clone());
         menus.max_staleness(BOUND).mode(mode).build()
     };
     let limit = Duration::from_secs(600);

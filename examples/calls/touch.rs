@@ -12,7 +12,6 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     let clock = Clock::manual();
     let carts: Cache<String, Vec<u64>> = Cache::builder("shop:cart")
         .l2(MemoryL2::with_clock(clock.clone()))
-        .clock(clock.clone())
         .l2_ttl(DAY)
         .build()?;
     carts.insert("guest-1", vec![42]).await?;

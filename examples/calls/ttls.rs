@@ -13,7 +13,6 @@ const MINUTE: Duration = Duration::from_secs(60);
 pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     let rates: Cache<String, u32> = Cache::builder("travel:rate")
         .l2(MemoryL2::with_clock(Clock::tokio()))
-        .clock(Clock::tokio())
         .l1_ttl(2 * MINUTE)
         .soft_ttl(10 * MINUTE)
         .l2_ttl(60 * MINUTE)

@@ -32,6 +32,7 @@ pub use self::memory::{MemoryL2, MemorySnapshot};
 pub use self::outages::{Outages, Reporter, Trouble};
 pub use self::redis::{RedisL2, Server};
 pub use self::write_stream::{Append, Appended, Pending, Settled, StreamId, Waiting, WriteStream};
+use crate::clock::Clock;
 pub use crate::error::L2Error;
 pub use crate::key::Key;
 pub(crate) use crate::random::random;
@@ -56,6 +57,11 @@ pub trait L2: Send + Sync + 'static {
     /// whenever it has made a connection for requests, before that connection is used: the store may have restarted,
     /// gone back in time, or be another one.
     fn lane(&self, namespace: &str, timeout: Duration, on_connect: OnConnect) -> Box<dyn Lane>;
+
+    /// The clock by which the store's values expire, if it has one that a test can set.
+    fn clock(&self) -> Option<Clock> {
+        None
+    }
 
     /// What caches on the same server share for the log. A store of its own unless it is overridden.
     fn outages(&self) -> Arc<Outages> {

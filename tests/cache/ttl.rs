@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use larder::{Cache, Clock, Source as Level};
+use larder::{Cache, Clock, MemoryL2, Source as Level};
 
 use crate::fleet::{Fleet, Source, Texts};
 use crate::support::eventually::eventually;
@@ -188,4 +188,19 @@ async fn what_cannot_be_weighed_is_not_kept() {
     })
     .await;
     assert!(cache.get_local("a").is_some() && cache.get_local("c").is_some());
+}
+
+/// Under a paused time, a cache goes by the clock of its store unless it is given another one.
+#[tokio::test(start_paused = true)]
+async fn a_cache_takes_the_clock_of_a_store_in_memory() {
+    let build = || Cache::builder("test:clock").l2(MemoryL2::with_clock(Clock::tokio()));
+    let (ttl, builder) = (Duration::from_secs(60), build());
+    let taken: Texts = builder.l2_ttl(ttl).build().unwrap();
+    let given: Texts = build().clock(Clock::manual()).build().unwrap();
+    for cache in [&taken, &given] {
+        cache.insert("k", "v".to_owned()).await.unwrap();
+    }
+    tokio::time::sleep(2 * ttl).await;
+    assert!(taken.get("k").await.is_none());
+    assert!(given.get_local("k").is_some());
 }

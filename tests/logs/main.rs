@@ -113,6 +113,23 @@ fn options_without_an_effect() {
 }
 
 #[test]
+fn a_paused_time_that_the_cache_does_not_go_by() {
+    let built = |pause: bool, l2: fn() -> MemoryL2| {
+        warnings(async {
+            if pause {
+                tokio::time::pause();
+            }
+            let _: Texts = Cache::builder("test:logs").l2(l2()).build().unwrap();
+        })
+    };
+    let by_tokio = || MemoryL2::with_clock(Clock::tokio());
+    assert_once(&built(true, MemoryL2::new), "is paused");
+    for (pause, l2) in [(false, MemoryL2::new as fn() -> MemoryL2), (true, by_tokio)] {
+        assert_eq!(built(pause, l2), Vec::<String>::new());
+    }
+}
+
+#[test]
 fn values_that_are_too_large() {
     let seen = warnings(async {
         let cache: Cache<String, String> = cache(&MemoryL2::new());

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use super::state::{Joined, Now, State};
 use super::{Listening, MemoryL2};
 use crate::ablation::{Rule, without};
+use crate::clock::Clock;
 use crate::l2::{
     Applied, EncodedValue, Event, Fill, FleetCounts, Key, L2, L2Error, Lane, LaneClock, Lease,
     LeaseReply, LeaseRequest, Member, MemberInfo, Members, Message, NewLife, OnConnect, OnHeard,
@@ -48,6 +49,10 @@ impl Connection {
 }
 
 impl L2 for MemoryL2 {
+    fn clock(&self) -> Option<Clock> {
+        Some(self.clock.clone())
+    }
+
     fn has_channels(&self) -> bool {
         true
     }
