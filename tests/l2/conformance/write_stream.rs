@@ -139,7 +139,7 @@ async fn a_write_is_appended_in_the_place_of_one_version(store: impl Store) {
     assert!(matches!(filled, Fill::Stored(_)), "{filled:?}");
     for has_room in [true, true, true, false] {
         let stored = get(&*lane, "other").await.map(|bytes| stamp_of(&bytes));
-        let version = stored.map(|stamp| stamp.version());
+        let version = stored.map(Stamp::version);
         let appended = append_on(&*lane, "other", b"w", version).await;
         assert_eq!(appended != Appended::Full, has_room, "{appended:?}");
         assert_ne!(appended, Appended::OtherVersion);

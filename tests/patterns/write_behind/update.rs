@@ -15,9 +15,15 @@ async fn a_hundred_increments_over_two_instances_make_a_hundred() {
     let redis = RedisServer::start().await;
     let (a, b) = (instance(&redis).await, instance(&redis).await);
     let source = Source::new();
-    let (one, other) = (source.behind(&a), source.behind(&b));
-    let together = async |behind: &Behind| {
-        join_all((0..25).map(|_| increment(behind, &source, "tea"))).await;
+    let (one, other) = (Arc::new(source.behind(&a)), Arc::new(source.behind(&b)));
+    let together = async |behind: &Arc<Behind>| {
+        let all = (0..25).map(|_| {
+            let (behind, source) = (Arc::clone(behind), source.clone());
+            tokio::spawn(async move { increment(&behind, &source, "tea").await })
+        });
+        for updated in join_all(all).await {
+            updated.unwrap();
+        }
     };
     let one_by_one = async |behind: &Behind, cache: &Views| {
         for n in 0..25 {
