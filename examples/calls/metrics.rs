@@ -11,7 +11,7 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     let recorded = recorder.snapshotter();
     recorder.install()?;
 
-    let prices: Cache<String, u32> = Cache::builder("shop:price").build()?;
+    let prices: Cache<String, u32> = Cache::builder("shop:counted").build()?;
     prices.insert("tea", 450).await?;
     for _ in 0..3 {
         prices.get("tea").await;
@@ -25,7 +25,7 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
             labels.any(|label| (label.key(), label.value()) == (name, value))
         };
         key.key().name() == "larder_hits_total"
-            && of("namespace", "shop:price")
+            && of("namespace", "shop:counted")
             && of("level", "l1")
     });
     let (_, _, _, hits) = hits.ok_or("hits are counted")?;

@@ -4,9 +4,10 @@
 //! write-behind, whose `update` does the same.
 
 use std::error::Error;
+use std::time::Duration;
 
 use futures::future::try_join_all;
-use larder::{Cache, MemoryL2};
+use larder::{Cache, Loaded, MemoryL2};
 
 pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     let l2 = MemoryL2::new();
@@ -22,5 +23,11 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     let last = view(a).await?;
     let views = b.at_least(&last).get("dune").await;
     assert_eq!(views.as_deref(), Some(&101));
+
+    // The same, for an hour since the last change.
+    let hour = Duration::from_secs(3600);
+    let view = |views: Option<&u64>| Loaded::new(views.unwrap_or(&0) + 1).ttl(hour);
+    b.update_with("dune:trailer", view).await?;
+    assert_eq!(b.get("dune:trailer").await.as_deref(), Some(&1));
     Ok(())
 }

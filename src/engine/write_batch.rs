@@ -214,7 +214,10 @@ async fn step<V: Value>(
         Sort::InsertIf => {
             let mut inserts = group.inserts();
             match inserts.next() {
-                Some((key, insert)) => insert_if(ctx, key, insert, payload, deadline).await,
+                // Boxed, so that the future of other inserts takes no room for it.
+                Some((key, insert)) => {
+                    Box::pin(insert_if(ctx, key, insert, payload, deadline)).await
+                }
                 None => Ok(Step::Unchanged),
             }
         }
