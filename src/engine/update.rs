@@ -16,9 +16,9 @@ use crate::retry_delays::retry_delays;
 use crate::vocabulary::Value;
 
 /// After so many attempts an update gives up. As each store takes one value at a time, so many others have succeeded.
-const ATTEMPTS: usize = 64;
+const ATTEMPTS: usize = 256;
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
-const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
 /// The updates of this instance: those of one key come one after the other, in the order of their calls. Of callers that
 /// read the same version all but one would be refused, so a thousand callers would send half a million requests.

@@ -125,7 +125,7 @@ async fn a_value_that_cannot_be_read_is_given_up_after_many_attempts() {
         next(value)
     });
     assert!(updated.await.unwrap_err().is_contended());
-    assert_eq!(attempts, 64);
+    assert_eq!(attempts, 256);
 }
 
 #[tokio::test]

@@ -95,6 +95,8 @@ use crate::token::Token;
 use crate::vocabulary::Version;
 use crate::wire::codec::{Bincode, Codec};
 
+/// How long an update waits until it looks again whether the source has the writes that wait.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// How many writes share a batch at most: as many keys as a message names.
 const MOST_IN_A_BATCH: usize = 256;
 
@@ -189,7 +191,8 @@ where
     /// As [`insert`](Self::insert), and nothing was changed with these:
     ///
     /// - [`WriteBehindError::is_load`]: the value is in neither level and could not be loaded.
-    /// - [`WriteBehindError::is_contended`]: 64 attempts have failed, which took several seconds.
+    /// - [`WriteBehindError::is_contended`]: 256 attempts have failed, which took several seconds; half a minute if the
+    ///   source did not take what waits.
     /// - The cache is switched off.
     ///
     /// ```no_run
@@ -219,6 +222,8 @@ where
             let stored = stored.map_err(WriteBehindError::load)?;
             // No lease is granted while a write waits, and without one no version.
             let Some(version) = stored.meta().version() else {
+                self.wake.notify_one();
+                sleep(LOOK_AGAIN).await;
                 continue;
             };
             let changed = change(&stored);
