@@ -22,7 +22,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -159,6 +159,10 @@ async fn log_in(State(shop): State<Shop>, Path(user): Path<u64>) -> Answer<Strin
 async fn who_is(State(shop): State<Shop>, Path(session): Path<String>) -> Answer<Response> {
     Ok(match shop.sessions.get(&session).await {
         Some(user) => user.to_string().into_response(),
+        // Only the cache has sessions. Nobody is signed out because Redis is away.
+        None if !shop.sessions.health().is_l2_up() => {
+            StatusCode::SERVICE_UNAVAILABLE.into_response()
+        }
         None => StatusCode::UNAUTHORIZED.into_response(),
     })
 }
@@ -239,7 +243,16 @@ fn install_metrics() -> Result<PrometheusHandle, Box<dyn Error>> {
     ];
     let durations = Matcher::Suffix("_duration_seconds".to_owned());
     let prometheus = PrometheusBuilder::new().set_buckets_for_metric(durations, &seconds)?;
-    Ok(prometheus.install_recorder()?)
+    let metrics = prometheus.install_recorder()?;
+    // Until then the exporter keeps each duration by itself.
+    let upkeep = metrics.clone();
+    tokio::spawn(async move {
+        loop {
+            sleep(Duration::from_secs(5)).await;
+            upkeep.run_upkeep();
+        }
+    });
+    Ok(metrics)
 }
 
 /// Resolves at ctrl-c, or when the platform ends the service.

@@ -251,8 +251,8 @@ where
         self
     }
 
-    /// How long a value is valid after it was written, in L2 and in every L1. Default: one hour; with
-    /// [`sliding`](Self::sliding) no limit.
+    /// How long a value is valid after it was written, in L2 and in every L1, more or less the [`jitter`](Self::jitter) of a
+    /// tenth. Default: one hour; with [`sliding`](Self::sliding) no limit.
     #[doc(alias("ttl", "time_to_live", "expire_after_write", "duration", "expiration"))]
     pub fn l2_ttl(mut self, ttl: Duration) -> Self {
         self.options.l2_ttl = Some(ttl);

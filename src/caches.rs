@@ -177,6 +177,17 @@ impl Caches {
         self.iter().all(|cache| cache.health().is_ok())
     }
 
+    /// The cache that was built with this name, as by [`cache`](Self::cache).
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<AnyCache> {
+        let service = self.shared.service.as_str();
+        let is_it = |cache: &AnyCache| {
+            let rest = cache.namespace().strip_prefix(service);
+            rest.and_then(|rest| rest.strip_prefix(':')) == Some(name)
+        };
+        self.iter().find(is_it)
+    }
+
     /// Switches all caches on or off, see [`Cache::set_enabled`].
     pub fn set_enabled(&self, is_enabled: bool) {
         for cache in self.iter() {

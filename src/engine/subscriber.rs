@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{Instrument, debug_span, info};
+use tracing::{Instrument, debug, debug_span, info};
 
 use super::context::Context;
 use super::fleet_stats;
@@ -241,7 +241,12 @@ impl<'a, V: Value> Session<'a, V> {
         }
         self.reach(&lane, from).await?;
         self.freshness().prove(&lane, proof);
-        info!(namespace = ctx.options.namespace.as_str(), "subscribed");
+        let namespace = ctx.options.namespace.as_str();
+        if from.is_none() {
+            info!(namespace, "subscribed");
+        } else {
+            debug!(namespace, "subscribed again");
+        }
         Ok(subscription)
     }
 

@@ -97,6 +97,8 @@ impl<'a, V: Value> Attempts<'a, V> {
         if self.ctx.is_off() {
             return Err(WriteError::switched_off());
         }
+        // What is loaded meanwhile cannot be stored, so each attempt would be a load in vain.
+        self.ctx.breaker.admit().map_err(WriteError::refused)?;
         if !self.ctx.l1.freshness().is_alone() {
             self.ctx.l1.forget(&self.turn.key);
         }

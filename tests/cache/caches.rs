@@ -28,6 +28,10 @@ async fn they_are_handled_together() {
     assert_eq!(*lengths.get("tea").await.unwrap(), 3);
     let namespaces: Vec<_> = caches.iter().map(|it| it.namespace().to_owned()).collect();
     assert_eq!(namespaces, ["test:name", "test:price", "test:length"]);
+    assert_eq!(caches.get("price").unwrap().namespace(), "test:price");
+    for other in ["test:price", "rice", "", "none"] {
+        assert!(caches.get(other).is_none());
+    }
 
     caches.ready().await;
     assert!(caches.is_healthy());

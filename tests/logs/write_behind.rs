@@ -95,10 +95,7 @@ fn what_cannot_be_written_and_what_redis_refuses_is_a_line_each() {
         behind.flush().await.unwrap_err();
         run(&mut redis, &rights).await;
         behind.flush().await.unwrap();
-        eventually("it is said", async || {
-            log.count("reach their source again") > 0
-        })
-        .await;
+        eventually("it is said", async || log.count("can be read again") == 2).await;
     });
     let of_streams = log.text();
     let of_streams = of_streams

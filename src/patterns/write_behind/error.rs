@@ -95,6 +95,13 @@ impl WriteBehindError {
         matches!(&self.0, Kind::Write(error) if error.is_contended())
     }
 
+    /// Whether Redis refused the write or was not asked, as while the circuit breaker is open or the cache is switched off.
+    /// Nothing was changed: try again later.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        matches!(&self.0, Kind::Write(error) if error.is_refused())
+    }
+
     /// Whether the value that an [`update`](super::WriteBehind::update) changes could not be loaded. Nothing was changed.
     #[must_use]
     pub fn is_load(&self) -> bool {

@@ -160,7 +160,8 @@ where
     /// - [`WriteBehindError::is_full`]: too many writes wait. Nothing was changed.
     /// - [`WriteBehindError::is_unknown`]: Redis did not answer. The write may reach the source or not; the key is
     ///   invalidated as soon as Redis answers.
-    /// - Otherwise nothing was changed: Redis refused the write or was not asked, or the key or value cannot be written.
+    /// - Otherwise nothing was changed: Redis refused the write or was not asked ([`WriteBehindError::is_refused`]), or the key
+    ///   or value cannot be written.
     pub async fn insert<Q, M>(&self, key: &Q, value: V) -> Result<Token, WriteBehindError>
     where
         K: KeyFrom<Q, M>,
@@ -193,7 +194,8 @@ where
     /// - [`WriteBehindError::is_load`]: the value is in neither level and could not be loaded.
     /// - [`WriteBehindError::is_contended`]: 256 attempts have failed, which took several seconds; half a minute if the
     ///   source did not take what waits.
-    /// - The cache is switched off.
+    /// - [`WriteBehindError::is_refused`]: Redis was not asked, as while the circuit breaker is open; or the cache is switched
+    ///   off. The source is not asked, either.
     ///
     /// ```no_run
     /// # async fn demo(views: larder::write_behind::WriteBehind<String, u64>) -> Result<(), Box<dyn std::error::Error>> {

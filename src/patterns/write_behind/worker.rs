@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
-use std::mem::{Discriminant, discriminant};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -82,6 +81,14 @@ impl From<&'static str> for StoreFailed {
             in_doubt: false,
         }
     }
+}
+
+/// What was said of a failure.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    Stream,
+    Source,
+    Fence,
 }
 
 /// Why writes stay in the stream for now.
@@ -179,8 +186,14 @@ where
     }
 
     /// Traces a failure, once for a cause: it is the same each time until it is over.
-    fn begin(&self, trouble: &mut Option<Discriminant<Failure>>, failure: &Failure) {
-        let cause = discriminant(failure);
+    fn begin(&self, trouble: &mut Option<Cause>, failure: &Failure) {
+        let cause = match failure {
+            // The cache has said that its L2 cannot be reached.
+            Failure::L2(error) if !error.is_refused() => return,
+            Failure::L2(_) => Cause::Stream,
+            Failure::Store(_) => Cause::Source,
+            Failure::Fence => Cause::Fence,
+        };
         if trouble.replace(cause) == Some(cause) {
             return;
         }
@@ -202,16 +215,18 @@ where
         }
     }
 
-    fn end(&self, trouble: &mut Option<Discriminant<Failure>>, worked: &Worked) {
-        match worked {
-            Worked::Stored if trouble.take().is_some() => info!(
-                namespace = self.cache.namespace(),
-                "writes reach their source again"
-            ),
+    fn end(&self, trouble: &mut Option<Cause>, worked: &Worked) {
+        let namespace = self.cache.namespace();
+        match (*trouble, worked) {
+            (Some(Cause::Stream), _) => info!(namespace, "the stream of writes can be read again"),
+            (Some(Cause::Source | Cause::Fence), Worked::Stored) => {
+                info!(namespace, "writes reach their source again");
+            }
+            (Some(Cause::Source | Cause::Fence), Worked::Buried) => return,
             // If nothing waits, nobody knows.
-            Worked::Idle => *trouble = None,
-            Worked::Stored | Worked::Buried => {}
+            (Some(Cause::Source | Cause::Fence), Worked::Idle) | (None, _) => {}
         }
+        *trouble = None;
     }
 
     /// Takes the first writes, and has them written. If this is the last attempt, those that fail by themselves become

@@ -1,6 +1,7 @@
 //! Updates: each is in the value that the source has in the end.
 
 use futures::future::join_all;
+use larder::{Clock, MemoryL2};
 
 use super::*;
 
@@ -93,4 +94,32 @@ async fn what_is_not_done_changes_nothing_and_says_why() {
     let full = behind.update("tea", fails, |views| views + 1).await;
     assert!(full.unwrap_err().is_full());
     assert_eq!(cache.get("tea").await.as_deref(), Some(&1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_breaker_is_open_neither_redis_nor_the_source_is_asked() {
+    let l2 = MemoryL2::with_clock(Clock::tokio());
+    let builder = Cache::builder("test:views").l2(l2.clone());
+    let cache: Views = builder.build().unwrap();
+    cache.ready().await;
+    let source = Source::new();
+    let behind = source.behind(&cache);
+    increment(&behind, &source, "tea").await;
+    behind.flush().await.unwrap();
+    l2.set_reachable(false);
+    tokio::time::sleep(10 * UNHURRIED).await;
+    assert!(cache.health().is_breaker_open());
+    let updates = (0..20).map(|_| async {
+        let load = || source.clone().load("tea");
+        behind.update("tea", load, |views| views + 1).await
+    });
+    for updated in join_all(updates).await {
+        assert!(updated.unwrap_err().is_refused());
+    }
+    assert_eq!(cache.stats().loads, 1);
+    l2.set_reachable(true);
+    tokio::time::sleep(10 * UNHURRIED).await;
+    increment(&behind, &source, "tea").await;
+    behind.flush().await.unwrap();
+    assert_eq!(source.row("tea"), Some(2));
 }
