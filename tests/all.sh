@@ -30,6 +30,9 @@ cargo fmt --check
 step "clippy"
 cargo clippy --locked --all-targets --all-features -- -D warnings
 
+step "without features"
+cargo check --locked
+
 step "build"
 cargo test --locked --all-features --no-run
 built=$(date +%s)

@@ -9,9 +9,9 @@
 
 mod fleet_counts;
 mod memory;
-#[cfg(feature = "write-behind")]
 mod outages;
 pub(crate) mod redis;
+#[cfg(feature = "write-behind")]
 mod write_stream;
 
 use std::fmt;
@@ -27,10 +27,10 @@ use crate::retry_delays::retry_delays;
 
 pub use self::fleet_counts::{FleetCounts, Report};
 pub use self::memory::{MemoryL2, MemorySnapshot};
-#[cfg(feature = "write-behind")]
-#[cfg_attr(docsrs, doc(cfg(feature = "write-behind")))]
 pub use self::outages::{Outages, Reporter, Trouble};
 pub use self::redis::{RedisL2, Server};
+#[cfg(feature = "write-behind")]
+#[cfg_attr(docsrs, doc(cfg(feature = "write-behind")))]
 pub use self::write_stream::{Append, Appended, Pending, Settled, StreamId, Waiting, WriteStream};
 use crate::clock::Clock;
 pub use crate::error::L2Error;
