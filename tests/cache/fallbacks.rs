@@ -53,20 +53,24 @@ async fn expired(fleet: &Fleet, cache: &Texts, keys: &[&str]) {
         let old = Loaded::new("old".to_owned()).ttl(TTL);
         cache.insert_with(*key, old).await.unwrap();
     }
-    if let Fleet::Memory { .. } = fleet {
-        fleet.advance(TTL);
-    } else {
-        // The instance takes a value for expired a little earlier than Redis does.
-        let last = Loaded::new(String::new()).ttl(TTL + 20 * MS);
-        cache.insert_with("the last to expire", last).await.unwrap();
-        eventually("the last one expires", || async {
-            cache.get("the last to expire").await.is_none()
-        })
-        .await;
-    }
+    let_expire(fleet, cache).await;
     for key in keys {
         eventually("it expires", || async { cache.get(*key).await.is_none() }).await;
     }
+}
+
+/// Waits until all values expire that have this TTL.
+async fn let_expire(fleet: &Fleet, cache: &Texts) {
+    if let Fleet::Memory { .. } = fleet {
+        return fleet.advance(TTL);
+    }
+    // An instance takes a value for expired a little earlier than Redis does.
+    let last = Loaded::new(String::new()).ttl(TTL + 20 * MS);
+    cache.insert_with("the last to expire", last).await.unwrap();
+    eventually("the last one expires", || async {
+        cache.get("the last to expire").await.is_none()
+    })
+    .await;
 }
 
 #[track_caller]
@@ -185,11 +189,9 @@ async fn what_was_replaced_is_no_fallback(fleet: Fleet) {
     let new = Loaded::new("new".to_owned()).ttl(TTL);
     a.insert_with("k", new).await.unwrap();
     received(&b, 2).await;
-    if let Fleet::Memory { .. } = &fleet {
-        fleet.advance(TTL);
-    }
-    eventually("it expires", || async { a.get("k").await.is_none() }).await;
+    let_expire(&fleet, &a).await;
     for cache in [&a, &b] {
+        eventually("it expires", || async { cache.get("k").await.is_none() }).await;
         let entry = fail(cache, "k").await.unwrap();
         assert_eq!((entry.as_str(), entry.meta().is_fallback()), ("new", true));
     }
