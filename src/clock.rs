@@ -16,8 +16,9 @@ const START: Tick = 1 << 60;
 ///
 /// The default is the system's monotonic clock. A test that wants an hour to pass at once builds its
 /// [`MemoryL2`](crate::MemoryL2) with a [`Clock::manual`], or with [`Clock::tokio`] if it pauses tokio's time: a cache takes
-/// the clock of the `MemoryL2` that it is on. One with L1 alone is given it by [`clock`](crate::Builder::clock). A step longer than `max_staleness` also ends the proof that L1 is current: L1 is used again after
-/// [`ready`](crate::Cache::ready).
+/// the clock of the `MemoryL2` that it is on. A cache with L1 alone is given the clock by
+/// [`clock`](crate::Builder::clock). A step longer than `max_staleness` also ends the proof that L1 is current: L1 is used
+/// again after [`ready`](crate::Cache::ready).
 ///
 /// ```
 /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -63,8 +64,9 @@ impl Clock {
     /// Tokio's clock, which stands still and jumps with `tokio::time::pause` and `advance`: delays, time limits and
     /// expiry then agree. While tokio's time is not paused it is the system's clock.
     ///
-    /// For tests with `#[tokio::test(start_paused = true)]` and a [`MemoryL2`](crate::MemoryL2). A cache that goes by another
-    /// clock says so at WARN when it is built on a runtime whose time is paused. A paused time is that of one runtime; threads outside of it read the system's clock. With Redis do not pause it: tokio's time jumps while
+    /// For tests with `#[tokio::test(start_paused = true)]` and a [`MemoryL2`](crate::MemoryL2). A cache that goes by
+    /// another clock says so at WARN when it is built on a runtime whose time is paused. A paused time is that of one
+    /// runtime; threads outside of it read the system's clock. With Redis do not pause it: tokio's time jumps while
     /// tasks wait for an answer, so requests time out.
     ///
     /// ```

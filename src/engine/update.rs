@@ -1,4 +1,6 @@
-//! A value is replaced by one that is made from it: read, change, store if it is still there; and again if it is not.
+//! An update replaces a value by one that is made from it: it reads the value, changes it, and stores the new one if the
+//! version is still there (rule 25). The loop is with the callers, the cache and write-behind; here are its turns, pauses and
+//! its end.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -15,7 +17,7 @@ use crate::lock::lock;
 use crate::retry_delays::retry_delays;
 use crate::vocabulary::Value;
 
-/// After so many attempts an update gives up. As each store takes one value at a time, so many others have succeeded.
+/// An update gives up after so many attempts.
 const ATTEMPTS: usize = 256;
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);

@@ -63,7 +63,7 @@ pub trait L2: Send + Sync + 'static {
         None
     }
 
-    /// What caches on the same server share for the log. A store of its own unless it is overridden.
+    /// The outages of the server, which all caches on it log together. By default each cache logs its own.
     fn outages(&self) -> Arc<Outages> {
         Arc::default()
     }

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use crate::lock::lock;
 
-/// A cause that is seen again within this time is the same one, of which nothing more is said.
+/// A cause that is seen again within this time is not logged again.
 const SAME_FOR: Duration = Duration::from_secs(60);
-/// So many causes are told apart. One that is forgotten for another is said again.
+/// How many causes are remembered. One that was forgotten is logged again.
 const MOST_CAUSES: usize = 16;
 
 /// The caches on one server, and the trouble that they have with it.
@@ -21,9 +21,9 @@ struct State {
     caches: BTreeMap<u64, String>,
     next: u64,
     in_trouble: BTreeSet<u64>,
-    /// What was said since the trouble began, and when it was seen last.
+    /// The causes that were logged since the trouble began, and when each was seen last.
     causes: Vec<(String, Instant)>,
-    /// Of those whose trouble is over.
+    /// The trouble that is over, of the caches that had some in this outage.
     past: Trouble,
 }
 
@@ -66,8 +66,8 @@ impl Reporter {
         lock(&self.outages.0).in_trouble.insert(self.number);
     }
 
-    /// Takes note of a cause. Returns whose it is if it has to be said: while there is trouble, it is that of all caches of the
-    /// server.
+    /// Takes note of a cause. Returns the namespaces for its line in the log, or `None` if it was logged before. While there is
+    /// trouble these are the namespaces of all caches of the server, otherwise that of this cache.
     #[must_use]
     pub fn says(&self, cause: &str) -> Option<String> {
         let (mut state, now) = (lock(&self.outages.0), Instant::now());

@@ -119,6 +119,7 @@ async fn everything(namespace: &str, url: &str, is_said: impl Fn() -> bool) -> u
         a.insert_if("new", "v".to_owned(), Version::ABSENT)
             .await
             .map(drop),
+        a.update("new", |_| "w".to_owned()).await.map(drop),
         a.invalidate_tag("t").await.map(drop),
         a.invalidate_prefix("k").await.map(drop),
     ]);
