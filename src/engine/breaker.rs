@@ -8,14 +8,11 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-#[cfg(feature = "metrics")]
-use std::time::Instant;
 
 use tokio::sync::Notify;
 use tracing::field::Empty;
 use tracing::{Instrument, Span, debug, debug_span, info, warn};
 
-#[cfg(feature = "metrics")]
 use super::metrics::Metrics;
 use crate::clock::{Tick, nanos};
 use crate::error::L2Error;
@@ -55,7 +52,6 @@ pub(super) struct Breaker {
     options: Arc<Options>,
     counters: Arc<Counters>,
     events: Arc<Events>,
-    #[cfg(feature = "metrics")]
     metrics: Metrics,
 }
 
@@ -78,7 +74,7 @@ impl Breaker {
         options: &Arc<Options>,
         counters: &Arc<Counters>,
         events: &Arc<Events>,
-        #[cfg(feature = "metrics")] metrics: &Metrics,
+        metrics: &Metrics,
     ) -> Self {
         Self {
             in_trouble: AtomicBool::new(false),
@@ -95,7 +91,6 @@ impl Breaker {
             options: Arc::clone(options),
             counters: Arc::clone(counters),
             events: Arc::clone(events),
-            #[cfg(feature = "metrics")]
             metrics: metrics.clone(),
         }
     }
@@ -140,8 +135,7 @@ impl Breaker {
             return skipped(error);
         }
         let pending = Pending(self);
-        #[cfg(feature = "metrics")]
-        let sent = Instant::now();
+        let sent = Metrics::start();
         let mut request = pin!(request.instrument(self.span(operation)));
         let answer = request.as_mut().await;
         pending.end();
@@ -149,8 +143,7 @@ impl Breaker {
         if let Some(error) = error {
             note_in_span(request.span(), error);
         }
-        #[cfg(feature = "metrics")]
-        self.metrics.record_request(sent.elapsed(), error.is_some());
+        self.metrics.record_request(sent, error.is_some());
         match error {
             Some(error) => self.note_error(error),
             None => self.note_success(),

@@ -1,24 +1,15 @@
-//! What the parts of one instance have in common: its levels, and what it knows of them.
+//! The levels of one instance, and the state that several rooms share.
 //!
-//! Architecture invariant: no logic in here but what several parts ask of two of them. A part that needs a state of its own
-//! keeps it to itself.
+//! Architecture invariant: the state of one part is in that part, and logic is here only where several parts need it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::attendance::Attendance;
 use super::backoff::Backoff;
 use super::breaker::Breaker;
 use super::convert::Convert;
 use super::deferred::Deferred;
-use super::extensions::Extensions;
-use super::hot_keys::HotKeys;
-use super::listener::Listeners;
-#[cfg(feature = "metrics")]
 use super::metrics::Metrics;
-use super::publisher::Publisher;
-use super::reported::Reported;
-use super::verifier::Verifier;
 use crate::clock::Tick;
 use crate::events::Events;
 use crate::l1::L1;
@@ -35,28 +26,13 @@ pub(super) struct Context<V> {
     pub(super) lane: Box<dyn Lane>,
     /// Every request to the lane passes through it.
     pub(super) breaker: Breaker,
-    /// Since when the entry of each member of the lane has been the same.
-    pub(super) attendance: Attendance,
     pub(super) convert: Convert<V>,
-    /// Until when the life of which key is not extended again.
-    pub(super) extensions: Extensions,
     /// Invalidations that L2 has yet to be sent.
     pub(super) deferred: Deferred,
     /// Keys whose load or refresh failed.
     pub(super) backoff: Backoff,
-    /// What other programs say on their channels.
-    pub(super) listeners: Arc<Listeners>,
-    /// Which keys are looked up most.
-    pub(super) hot_keys: HotKeys,
-    /// Which hits are compared with the source.
-    pub(super) verifier: Verifier<V>,
-    /// What other programs are told, if anything.
-    pub(super) publisher: Option<Publisher>,
     pub(super) counters: Arc<Counters>,
     pub(super) events: Arc<Events>,
-    /// What of the counters the fleet's have.
-    pub(super) reported: Reported,
-    #[cfg(feature = "metrics")]
     pub(super) metrics: Metrics,
     /// The id of this instance, as its messages name it.
     pub(super) instance: u64,

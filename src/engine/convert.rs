@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tracing::{debug, warn};
 
-use super::refresh_ahead::RefreshAhead;
+use super::ahead::RefreshAhead;
 use crate::clock::{Tick, nanos};
 use crate::error::Misuse;
 use crate::key::Key;
@@ -68,7 +68,7 @@ impl<V: Value> Convert<V> {
         }
     }
 
-    /// Reads stored bytes. The caller decides whether their epoch and age are right, and [its tags](super::tags) valid.
+    /// Reads stored bytes. The caller decides whether their epoch and age are right, and [its tags](super::read::tags) valid.
     ///
     /// Where they cannot be read, says what else to ask for: something other than this.
     pub(super) fn open(&self, key: &Key, bytes: &[u8], now: Tick) -> Result<Arc<Slot<V>>, Want> {

@@ -2,6 +2,8 @@
 
 use super::context::Context;
 use crate::clock::{Tick, nanos};
+use crate::error::L2Error;
+use crate::l2::{LeaseRequest, Want};
 use crate::vocabulary::Value;
 
 /// The deadline of what is sent now: by L2's clock, if that is known, and by this instance's.
@@ -10,7 +12,13 @@ pub(super) fn deadline<V: Value>(ctx: &Context<V>) -> (Option<u64>, Tick) {
     (ctx.l1.freshness().lane_time(by), by)
 }
 
-/// Whether L2's clock is known, or need not be. Connecting is what reads it.
-pub(super) fn is_clock_known<V: Value>(ctx: &Context<V>) -> bool {
-    ctx.l1.freshness().lane_time(ctx.now()).is_some() || ctx.l1.freshness().is_alone()
+/// Has L2's clock read, unless it is known or need not be: connecting reads it, so any request will do.
+pub(super) async fn learn_clock<V: Value>(ctx: &Context<V>, key: &str) -> Result<(), L2Error> {
+    let freshness = ctx.l1.freshness();
+    if freshness.lane_time(ctx.now()).is_some() || freshness.is_alone() {
+        return Ok(());
+    }
+    let nothing = LeaseRequest::read_only(Want::Nothing);
+    let reply = ctx.lane.acquire_lease(key, nothing);
+    ctx.breaker.send("acquire_lease", reply).await.map(|_| ())
 }

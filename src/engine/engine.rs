@@ -1,52 +1,35 @@
 //! One instance: its parts, put together, started and stopped; and which part answers which call.
 
-#[cfg(feature = "metrics")]
-use std::convert::Infallible;
 use std::error::Error;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::Stream;
 use futures::stream::BoxStream;
 use tokio::runtime::Handle;
-use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
-use tokio_util::sync::CancellationToken;
-#[cfg(feature = "metrics")]
-use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
-use super::at_least;
-use super::attendance::Attendance;
 use super::backoff::Backoff;
 use super::breaker::Breaker;
-#[cfg(feature = "write-behind")]
-use super::change::{Appending, Queued};
-use super::commit;
 use super::context::Context;
 use super::convert::{Convert, TtlOf};
 use super::deferred::Deferred;
-use super::extensions::Extensions;
-use super::fleet_stats;
-use super::hot_keys::HotKeys;
-use super::listener::{Listener, Listeners};
+use super::load::loader::Loader;
+use super::load::verify::Same;
 use super::load::{Awaited, Begin, Current, Loads};
-use super::loader::{Loader, LoaderCalls};
-use super::lookup;
-#[cfg(feature = "metrics")]
+use super::members::Members;
 use super::metrics::Metrics;
-use super::publisher::{PublishTo, Publisher};
-#[cfg(feature = "metrics")]
-use super::record;
-use super::refresh::Refreshes;
-use super::reported::Reported;
-use super::subscriber;
-use super::touch::touch;
-use super::update::{Attempts, Turns};
-use super::verifier::{Same, Verifier};
-use super::warm;
-use super::write::Writes;
+use super::read::lookup::Reads;
+use super::report::recording::Recording;
+use super::subscribe::listen::Listener;
+use super::subscribe::publish::PublishTo;
+use super::subscribe::subscriber::Subscriber;
+#[cfg(feature = "write-behind")]
+use super::write::change::{Appending, Queued};
+use super::write::{Attempts, Writes};
 use crate::clock::Tick;
 use crate::entry::Entry;
 use crate::error::{CommitError, L2Error, LoadError, WriteError};
@@ -58,7 +41,6 @@ use crate::l2::{L2, MemoryL2, OnConnect, random};
 #[cfg(feature = "write-behind")]
 use crate::l2::{Waiting, WriteStream};
 use crate::loaded::Loaded;
-use crate::lock::lock;
 use crate::options::{DEFAULT_L1_ENTRIES, Options};
 use crate::stats::{Counters, Health, Stats};
 use crate::throttle::Throttle;
@@ -75,15 +57,11 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// A running instance. Its tasks hold what they need of it, and are stopped with the last handle.
 pub(crate) struct Engine<V: Value> {
     ctx: Arc<Context<V>>,
-    loads: Arc<Loads<V>>,
+    reads: Arc<Reads<V>>,
     writes: Arc<Writes<V>>,
-    turns: Turns,
-    /// The task of the subscriber, once it has been started.
-    subscriber: Mutex<Option<JoinHandle<()>>>,
-    /// The task that hands the counters over, once it has been started.
-    #[cfg(feature = "metrics")]
-    recording: Mutex<Option<AbortOnDropHandle<Infallible>>>,
-    stop: CancellationToken,
+    loads: Arc<Loads<V>>,
+    subscriber: Arc<Subscriber<V>>,
+    recording: Recording<V>,
     key_warnings: Throttle,
 }
 
@@ -137,7 +115,6 @@ impl<V: Value> Engine<V> {
         let lane = l2.lane(&options.namespace, options.l2_timeout, on_connect);
         let reporter = l2.outages().join(&options.namespace);
         let instance = random();
-        #[cfg(feature = "metrics")]
         let metrics = Metrics::new(&options.namespace);
         let ctx = Arc::new(Context {
             breaker: Breaker::new(
@@ -146,17 +123,10 @@ impl<V: Value> Engine<V> {
                 &options,
                 &counters,
                 &events,
-                #[cfg(feature = "metrics")]
                 &metrics,
             ),
-            attendance: Attendance::default(),
             convert: Convert::new(codec, ttl_of, type_tag, &options, &counters, &l1),
-            extensions: Extensions::new(options.clock.clone()),
             deferred: Deferred::new(options.max_deferred),
-            listeners: Arc::new(Listeners::new(listeners, &counters)),
-            publisher: publish_to.map(|to| Publisher::new(to, &counters)),
-            hot_keys: HotKeys::new(options.track_hot_keys),
-            verifier: Verifier::new(options.verify, same),
             backoff: Backoff::new(options.clock.clone()),
             instance,
             is_off: AtomicBool::new(!options.is_enabled),
@@ -165,28 +135,25 @@ impl<V: Value> Engine<V> {
             lane,
             counters,
             events,
-            reported: Reported::default(),
-            #[cfg(feature = "metrics")]
             metrics,
         });
-        let calls = Arc::new(LoaderCalls::new(&ctx));
-        let writes = Arc::new(Writes::new(&ctx));
-        let refreshes = Arc::new(Refreshes::new(&ctx, &calls, &writes));
+        let reads = Arc::new(Reads::new(&ctx));
+        let members = Arc::new(Members::new(&ctx));
+        let writes = Arc::new(Writes::new(&ctx, &reads, &members));
+        let loads = Arc::new(Loads::new(&ctx, &reads, &writes, same));
+        let subscriber = Subscriber::new(&ctx, &writes, &members, listeners, publish_to);
         let engine = Self {
-            loads: Arc::new(Loads::new(&ctx, &calls, &refreshes, &writes)),
+            recording: Recording::new(&ctx, &loads, &writes),
+            reads,
             writes,
-            turns: Turns::default(),
-            subscriber: Mutex::default(),
-            #[cfg(feature = "metrics")]
-            recording: Mutex::default(),
-            stop: CancellationToken::new(),
+            loads,
+            subscriber: Arc::new(subscriber),
             key_warnings: Throttle::default(),
             ctx,
         };
         if Handle::try_current().is_ok() {
             engine.ensure_subscribed(engine.now());
-            #[cfg(feature = "metrics")]
-            engine.keep_recording();
+            engine.recording.start();
         }
         engine
     }
@@ -200,48 +167,27 @@ impl<V: Value> Engine<V> {
         if self.ctx.l1.freshness().is_live_at(now) {
             return;
         }
-        let mut subscriber = lock(&self.subscriber);
-        // It ends with the runtime that it was started on.
-        let has_ended = subscriber.as_ref().is_none_or(JoinHandle::is_finished);
-        if has_ended && !self.stop.is_cancelled() {
-            let (ctx, writes) = (Arc::clone(&self.ctx), Arc::clone(&self.writes));
-            let task = subscriber::run(ctx, writes, self.stop.clone());
-            *subscriber = Some(tokio::spawn(task));
-            #[cfg(feature = "metrics")]
-            self.keep_recording();
+        if self.subscriber.start() {
+            self.recording.start();
         }
     }
 
-    /// As with the subscriber, it ends with the runtime that it was started on.
-    #[cfg(feature = "metrics")]
-    fn keep_recording(&self) {
-        let (loads, writes) = (Arc::clone(&self.loads), Arc::clone(&self.writes));
-        let recording = record::keep_recording(Arc::clone(&self.ctx), loads, writes);
-        let recording = AbortOnDropHandle::new(tokio::spawn(recording));
-        *lock(&self.recording) = Some(recording);
-    }
-
-    #[cfg(feature = "metrics")]
-    fn record(&self) {
-        record::record(&self.ctx, &self.loads, &self.writes);
-    }
-
     pub(crate) fn get_local(&self, key: &str, now: Tick) -> Option<Entry<V>> {
-        lookup::get_local(&self.ctx, key, now)
+        self.reads.get_local(key, now)
     }
 
     pub(crate) fn get_instead(&self, key: &str) -> Option<Entry<V>> {
-        lookup::get_instead(&self.ctx, key)
+        self.reads.get_instead(key)
     }
 
     pub(crate) async fn get(&self, key: Key, now: Tick) -> Option<Entry<V>> {
         self.ensure_subscribed(now);
-        lookup::get(&self.ctx, key, now).await
+        self.reads.get(key, now).await
     }
 
     pub(crate) async fn get_many(&self, keys: &[Key], now: Tick) -> Vec<Option<Entry<V>>> {
         self.ensure_subscribed(now);
-        lookup::get_many(&self.ctx, keys).await
+        self.reads.get_many(keys).await
     }
 
     pub(crate) async fn get_or_load(
@@ -265,7 +211,7 @@ impl<V: Value> Engine<V> {
         token: Token,
     ) -> Vec<Option<Entry<V>>> {
         self.ensure_subscribed(self.now());
-        at_least::get_many(&self.ctx, keys, token).await
+        self.reads.get_many_at_least(keys, token).await
     }
 
     pub(crate) async fn get_or_load_at_least(
@@ -275,7 +221,7 @@ impl<V: Value> Engine<V> {
         load: impl Begin<V>,
     ) -> Result<Entry<V>, LoadError> {
         self.ensure_subscribed(self.now());
-        at_least::get_or_load(&self.ctx, &self.loads, key, token, load).await
+        self.loads.get_or_load_at_least(key, token, load).await
     }
 
     pub(crate) async fn get_many_or_load(
@@ -373,10 +319,10 @@ impl<V: Value> Engine<V> {
         items: impl Stream<Item = (Result<Key, KeyTooLong>, Loaded<V>)>,
         progress: impl FnMut(&Warming),
     ) -> impl Future<Output = Result<Warming, WriteError>> {
-        let before = warm::place_before(&self.ctx);
+        let before = self.loads.place_before();
         async move {
             self.ensure_subscribed(self.now());
-            warm::warm(&self.ctx, before, items, progress).await
+            self.loads.warm(before, items, progress).await
         }
     }
 
@@ -395,38 +341,20 @@ impl<V: Value> Engine<V> {
     pub(crate) async fn update(
         &self,
         key: Key,
-        mut change: impl FnMut(Option<&V>) -> Loaded<V>,
+        change: impl FnMut(Option<&V>) -> Loaded<V>,
     ) -> Result<Token, WriteError> {
         self.ensure_subscribed(self.now());
-        let mut attempts = self.attempts(&key).await;
-        loop {
-            attempts.next().await?;
-            let now = self.now();
-            let stored = match self.get_local(&key, now) {
-                Some(entry) => Some(entry),
-                None => self.get(key.clone(), now).await,
-            };
-            // What L2 does not have, such as a value that could not be stored in it, cannot be replaced in it.
-            let version = stored
-                .as_ref()
-                .map_or(Some(Version::ABSENT), |entry| entry.meta().version());
-            let Some(version) = version else { continue };
-            let changed = change(stored.as_deref());
-            drop(stored);
-            if let Some(token) = self.writes.insert_if(key.clone(), changed, version).await? {
-                return Ok(token);
-            }
-        }
+        self.writes.update(key, change).await
     }
 
     /// Waits for the turn of an update.
     pub(crate) async fn attempts(&self, key: &Key) -> Attempts<'_, V> {
-        Attempts::new(&self.ctx, &self.turns, key.clone()).await
+        self.writes.attempts(key).await
     }
 
     pub(crate) async fn touch(&self, key: Key, ttl: Duration) -> Result<bool, WriteError> {
         self.ensure_subscribed(self.now());
-        touch(&self.ctx, key, ttl).await
+        self.reads.touch.renew(key, ttl).await
     }
 
     pub(crate) async fn expire(&self, key: Key) -> Result<(), WriteError> {
@@ -453,7 +381,7 @@ impl<V: Value> Engine<V> {
         E: Send + 'static,
     {
         self.ensure_subscribed(self.now());
-        commit::invalidate_after(&self.ctx, &self.writes, key, commit).await
+        self.loads.invalidate_after(key, commit).await
     }
 
     pub(crate) async fn write_through<Fut, E>(
@@ -467,7 +395,7 @@ impl<V: Value> Engine<V> {
         E: Send + 'static,
     {
         self.ensure_subscribed(self.now());
-        commit::write_through(&self.ctx, &self.writes, key, loaded, store).await
+        self.loads.write_through(key, loaded, store).await
     }
 
     pub(crate) async fn invalidate_and_wait(&self, key: Key) -> Result<Token, WriteError> {
@@ -499,7 +427,7 @@ impl<V: Value> Engine<V> {
             tokio::select! {
                 biased;
                 () = self.ctx.l1.freshness().live() => return,
-                () = self.stop.cancelled() => return,
+                () = self.subscriber.stop.cancelled() => return,
                 // The subscriber may end meanwhile, with a runtime that is not the caller's.
                 () = sleep(LOOK_AGAIN) => {}
             }
@@ -520,37 +448,31 @@ impl<V: Value> Engine<V> {
 
     /// Stops the subscriber.
     pub(crate) fn stop(&self) {
-        self.stop.cancel();
+        self.subscriber.stop.cancel();
         self.ctx.l1.freshness().end();
     }
 
     /// Stops all. Returns how many deferred invalidations could not be sent: they are [reported](report_losses) by the caller.
     pub(crate) async fn close(&self) -> usize {
         self.stop();
-        let subscriber = lock(&self.subscriber).take();
         let ctx = &*self.ctx;
         let leaving = async {
-            if let Some(subscriber) = subscriber {
-                // Its panic, if any, has been reported where it happened.
-                let _ = subscriber.await;
-            }
+            self.subscriber.ended().await;
             self.writes.deliver_deferred().await;
             // Otherwise the lane forgets this instance after a while.
             let _ = ctx.breaker.observe(ctx.lane.leave(ctx.instance).await);
             // What was counted since the subscriber has done so.
-            fleet_stats::report_last(ctx).await;
+            self.subscriber.fleet_stats.report_last().await;
         };
         let _ = timeout(ctx.options.l2_timeout.saturating_mul(2), leaving).await;
-        #[cfg(feature = "metrics")]
-        self.record();
+        self.recording.record();
         self.ctx.deferred.close()
     }
 
     /// The last handle is dropped.
     pub(crate) fn abandon(&self) {
-        #[cfg(feature = "metrics")]
-        self.record();
-        if !self.stop.is_cancelled() {
+        self.recording.record();
+        if !self.subscriber.stop.is_cancelled() {
             self.stop();
             report_losses(&[(self.namespace(), self.ctx.deferred.close())]);
         }
@@ -586,12 +508,12 @@ impl<V: Value> Engine<V> {
     }
 
     pub(crate) fn hot_keys(&self, most: usize) -> Vec<HotKey> {
-        self.ctx.hot_keys.hottest(most)
+        self.reads.hot_keys.hottest(most)
     }
 
     pub(crate) async fn global_stats(&self) -> Result<Stats, L2Error> {
         self.ensure_subscribed(self.now());
-        fleet_stats::of_all(&self.ctx).await
+        self.subscriber.fleet_stats.of_all().await
     }
 
     pub(crate) fn health(&self) -> Health {
@@ -599,7 +521,7 @@ impl<V: Value> Engine<V> {
             l2_up: self.ctx.breaker.is_up(),
             breaker_open: self.ctx.breaker.is_open(),
             listener_live: self.ctx.l1.freshness().is_live(),
-            started: self.ctx.l1.freshness().is_alone() || lock(&self.subscriber).is_some(),
+            started: self.ctx.l1.freshness().is_alone() || self.subscriber.is_started(),
         }
     }
 }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::Instant;
 
 use metrics::{
     Key, Label, Level, Metadata, Unit, describe_counter, describe_gauge, describe_histogram,
@@ -78,6 +78,8 @@ const LOADS: &str = "larder_load_duration_seconds";
 const REQUESTS: &str = "larder_l2_request_duration_seconds";
 
 impl Metrics {
+    pub(super) const ARE_ON: bool = true;
+
     pub(super) fn new(namespace: &str) -> Self {
         describe();
         let labels = [Label::new("namespace", namespace.to_owned())];
@@ -114,13 +116,18 @@ impl Metrics {
     }
 
     /// A loader has run.
-    pub(super) fn record_load(&self, took: Duration, has_failed: bool) {
-        self.0.loads.record(took, has_failed);
+    pub(super) fn record_load(&self, began: Instant, has_failed: bool) {
+        self.0.loads.record(began, has_failed);
+    }
+
+    /// The time at which a request to L2 is sent.
+    pub(super) fn start() -> Instant {
+        Instant::now()
     }
 
     /// A request to L2 was answered, or was not.
-    pub(super) fn record_request(&self, took: Duration, has_failed: bool) {
-        self.0.requests.record(took, has_failed);
+    pub(super) fn record_request(&self, sent: Instant, has_failed: bool) {
+        self.0.requests.record(sent, has_failed);
     }
 
     /// All counters as they are.
@@ -147,12 +154,12 @@ impl Metrics {
 }
 
 impl ByOutcome {
-    fn record(&self, took: Duration, has_failed: bool) {
+    fn record(&self, began: Instant, has_failed: bool) {
         let key = if has_failed { &self.error } else { &self.ok };
         with_recorder(|recorder| {
             recorder
                 .register_histogram(key, &METADATA)
-                .record(took.as_secs_f64());
+                .record(began.elapsed().as_secs_f64());
         });
     }
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::time::{Instant, timeout_at};
 
+use super::loader::{Loader, LoaderOf};
 use super::{Begin, Led, Loads};
-use crate::engine::loader::{Loader, LoaderOf};
 use crate::key::Key;
 use crate::lock::lock;
 use crate::vocabulary::Value;

@@ -6,8 +6,7 @@ use tracing::warn;
 
 use super::{Flight, Led, Loads, Since};
 use crate::engine::backoff::Began;
-use crate::engine::lookup;
-use crate::engine::tags::Proof;
+use crate::engine::read::tags::Proof;
 use crate::entry::Entry;
 use crate::error::LoadError;
 use crate::key::Key;
@@ -16,43 +15,43 @@ use crate::vocabulary::Value;
 
 impl<V: Value> Loads<V> {
     /// What a load of a key has ended with.
-    pub(super) async fn result_of(&self, key: &Key, flight: Flight<V>) -> LoadOutcome<V> {
+    pub(crate) async fn result_of(&self, key: &Key, flight: Flight<V>) -> LoadOutcome<V> {
         match flight.wait().await {
             Some(outcome) => outcome,
             // The runtime of its task has ended. Boxed, so that the futures of look-ups do not become larger.
             None => instead(
-                lookup::fallback(&self.ctx, key, Proof::Used).boxed().await,
+                self.reads.fallback(key, Proof::Used).boxed().await,
                 LoadError::stopped(),
             ),
         }
     }
 
     /// The fallback of a key whose load has just failed: it is not tried again yet.
-    pub(super) async fn throttled(&self, key: &Key, proof: Proof) -> Option<Entry<V>> {
+    pub(crate) async fn throttled(&self, key: &Key, proof: Proof) -> Option<Entry<V>> {
         let ctx = &self.ctx;
         if ctx.options.stale_if_error.is_zero() || !ctx.backoff.is_throttled(key) {
             return None;
         }
-        let found = lookup::fallback(ctx, key, proof).await?;
-        ctx.hot_keys.note(key);
-        Some(lookup::hand_out_loaded(ctx, found, ctx.now()))
+        let found = self.reads.fallback(key, proof).await?;
+        self.reads.hot_keys.note(key);
+        Some(self.reads.hand_out_loaded(found, ctx.now()))
     }
 
     /// What a caller with a token gets if the load has failed: the fallback that the others got may be too old for it.
-    pub(super) async fn fallback_since(
+    pub(crate) async fn fallback_since(
         &self,
         key: &Key,
         error: LoadError,
     ) -> Result<Entry<V>, LoadError> {
         let ctx = &self.ctx;
-        let found = lookup::fallback(ctx, key, Proof::Unused).await;
+        let found = self.reads.fallback(key, Proof::Unused).await;
         let found = found.ok_or(error)?;
-        Ok(lookup::hand_out_loaded(ctx, found, ctx.now()))
+        Ok(self.reads.hand_out_loaded(found, ctx.now()))
     }
 
     /// The error of a load that failed a moment ago and is not tried again yet. None for a caller with a token: the load
     /// may have begun before the write that it names (rule 22).
-    pub(super) fn recent_error(&self, key: &str, since: Since) -> Option<LoadError> {
+    pub(crate) fn recent_error(&self, key: &str, since: Since) -> Option<LoadError> {
         let is_kept = !self.ctx.options.error_ttl.is_zero() && since.at_least.is_none();
         if !is_kept || self.ctx.is_off() {
             return None;
@@ -61,7 +60,7 @@ impl<V: Value> Loads<V> {
     }
 
     /// When a load begins that begins now.
-    pub(super) fn now_began(&self) -> Began {
+    pub(crate) fn now_began(&self) -> Began {
         let freshness = self.ctx.l1.freshness();
         Began {
             generation: freshness.generation(),
@@ -71,11 +70,11 @@ impl<V: Value> Loads<V> {
 
     /// What the callers of a load that failed get: a fallback, or otherwise the error. The next callers get the same for
     /// a while.
-    pub(super) async fn failed(&self, led: &Led<V>, error: LoadError) -> LoadOutcome<V> {
+    pub(crate) async fn failed(&self, led: &Led<V>, error: LoadError) -> LoadOutcome<V> {
         let (ctx, op) = (&*self.ctx, &led.op);
         let key = op.key();
         let options = &*ctx.options;
-        let Some(found) = lookup::fallback(ctx, key, Proof::Used).await else {
+        let Some(found) = self.reads.fallback(key, Proof::Used).await else {
             if !options.error_ttl.is_zero() {
                 let pause = options.shortened(options.error_ttl);
                 (ctx.backoff).load_failed(key, error.clone(), led.began, pause);

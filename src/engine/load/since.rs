@@ -10,23 +10,23 @@ use crate::vocabulary::Value;
 
 /// What a caller knows that this instance may not have applied yet.
 #[derive(Clone, Copy)]
-pub(in crate::engine) struct Since {
+pub(crate) struct Since {
     /// The lowest number of a load that the caller is not too late for.
-    pub(super) number: u64,
+    pub(crate) number: u64,
     /// What its result must not be older than.
-    pub(super) at_least: Option<Token>,
+    pub(crate) at_least: Option<Token>,
 }
 
 impl Since {
     /// Nothing: every result will do.
-    pub(super) const ANY: Self = Self {
+    pub(crate) const ANY: Self = Self {
         number: 0,
         at_least: None,
     };
 
     /// A write that a token names. Since this number was the next one, L2 was asked for the key, and had nothing or did not
     /// answer.
-    pub(in crate::engine) fn new(token: Token, number: u64) -> Self {
+    pub(crate) fn new(token: Token, number: u64) -> Self {
         if without(Rule::TokenLoads) {
             return Self::ANY;
         }
@@ -38,7 +38,7 @@ impl Since {
 
     /// Whether the caller may have a result: it was stored by that write or later, or it comes from a load that began after
     /// L2 was asked. What such a load has found in L1 is new enough only for the caller that has begun it.
-    pub(super) fn judge<V: Value>(
+    pub(crate) fn judge<V: Value>(
         &mut self,
         ctx: &Context<V>,
         loaded: Outcome<V>,
@@ -64,7 +64,7 @@ impl Since {
 }
 
 /// What follows from the result of a load.
-pub(super) enum Judged<V> {
+pub(crate) enum Judged<V> {
     /// The caller gets it.
     Usable(Outcome<V>),
     /// It takes the place of a value that could not be loaded, and may be too old.

@@ -6,10 +6,9 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, try_join_all};
 use tokio::time::{Instant, timeout_at};
 
+use super::loader::Loader;
 use super::{Flight, Loads, Since, one};
-use crate::engine::loader::Loader;
-use crate::engine::lookup;
-use crate::engine::tags::Proof;
+use crate::engine::read::tags::Proof;
 use crate::entry::Entry;
 use crate::error::LoadError;
 use crate::key::Key;
@@ -34,7 +33,7 @@ pub(crate) struct Awaited<V> {
 impl<V: Value> Loads<V> {
     /// Has a stale value refreshed. Returns what its caller waits for, if the option says that it does. Boxed, so that the
     /// future of a look-up does not become larger: a hit in L1 takes 2 % more instructions otherwise.
-    pub(in crate::engine) fn refresh_stale(
+    pub(crate) fn refresh_stale(
         self: &Arc<Self>,
         key: Key,
         stale: &Entry<V>,
@@ -52,7 +51,7 @@ impl<V: Value> Loads<V> {
     }
 
     /// Has a stale value refreshed, for a caller that does not wait for it.
-    pub(in crate::engine) fn refresh_in_background(
+    pub(crate) fn refresh_in_background(
         &self,
         key: Key,
         stale: &Entry<V>,
@@ -63,7 +62,7 @@ impl<V: Value> Loads<V> {
     }
 
     /// Has stale values refreshed, given with their places. Returns those whose refresh the caller waits for.
-    pub(in crate::engine) fn start_refreshes(
+    pub(crate) fn start_refreshes(
         &self,
         stale: impl IntoIterator<Item = (usize, Key, Entry<V>)>,
         loader: impl FnOnce(&[usize]) -> Loader<V>,
@@ -91,7 +90,7 @@ impl<V: Value> Loads<V> {
 
     /// Waits for refreshes. Returns what their caller gets, with the places. `loader` makes the loader for the key at a
     /// place.
-    pub(in crate::engine) async fn await_refreshes(
+    pub(crate) async fn await_refreshes(
         self: &Arc<Self>,
         awaited: Vec<Awaited<V>>,
         loader: impl Fn(&[usize]) -> Loader<V>,
@@ -117,7 +116,7 @@ impl<V: Value> Loads<V> {
         } = awaited;
         let Some(refresh) = awaited.refresh else {
             return Ok(Some(if ctx.backoff.has_failed(&key) {
-                lookup::as_fallback(ctx, entry)
+                self.reads.as_fallback(entry)
             } else {
                 entry
             }));
@@ -130,20 +129,20 @@ impl<V: Value> Loads<V> {
         };
         let has_ended = ended.is_some();
         if let Some(Some(Ok(Some(loaded)))) = ended {
-            return Ok(Some(lookup::hand_out_loaded(ctx, loaded, ctx.now())));
+            return Ok(Some(self.reads.hand_out_loaded(loaded, ctx.now())));
         }
         if let Some(entry) = self.look_up_again(&key).await {
             return Ok(Some(if has_ended && entry.is_past_soft_ttl() {
-                lookup::as_fallback(ctx, entry)
+                self.reads.as_fallback(entry)
             } else {
                 entry
             }));
         }
         // It is gone: its callers wait for the load as for that of any missing key.
         match refresh.wait().await {
-            Some(Ok(Some(loaded))) => Ok(Some(lookup::hand_out_loaded(ctx, loaded, ctx.now()))),
-            Some(Err(error)) => match lookup::fallback(ctx, &key, Proof::Used).await {
-                Some(found) => Ok(Some(lookup::hand_out_loaded(ctx, found, ctx.now()))),
+            Some(Ok(Some(loaded))) => Ok(Some(self.reads.hand_out_loaded(loaded, ctx.now()))),
+            Some(Err(error)) => match self.reads.fallback(&key, Proof::Used).await {
+                Some(found) => Ok(Some(self.reads.hand_out_loaded(found, ctx.now()))),
                 None => Err(error),
             },
             Some(Ok(None)) | None => {
@@ -155,9 +154,9 @@ impl<V: Value> Loads<V> {
 
     async fn look_up_again(&self, key: &Key) -> Option<Entry<V>> {
         let now = self.ctx.now();
-        match lookup::get_local(&self.ctx, key, now) {
+        match self.reads.get_local(key, now) {
             Some(entry) => Some(entry),
-            None => lookup::get(&self.ctx, key.clone(), now).await,
+            None => self.reads.get(key.clone(), now).await,
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::lock::lock;
 const SAMPLE: usize = 4_096;
 
 /// Empty if it is off.
-pub(super) struct HotKeys(Option<Sample>);
+pub(crate) struct HotKeys(Option<Sample>);
 
 struct Sample {
     /// The oldest first.
@@ -26,7 +26,7 @@ struct Sample {
 }
 
 impl HotKeys {
-    pub(super) fn new(is_on: bool) -> Self {
+    pub(crate) fn new(is_on: bool) -> Self {
         Self(is_on.then(|| Sample {
             keys: Mutex::default(),
             others: AtomicU64::new(0),
@@ -35,7 +35,7 @@ impl HotKeys {
 
     /// Takes note of a look-up that L1 has not answered. Those that it has are sampled already, to be
     /// [recorded](Self::record).
-    pub(super) fn note(&self, key: &Key) {
+    pub(crate) fn note(&self, key: &Key) {
         if let Some(sample) = &self.0
             && is_sampled(sample.others.fetch_add(1, Ordering::Relaxed))
         {
@@ -44,7 +44,7 @@ impl HotKeys {
     }
 
     /// Adds a look-up to the sample.
-    pub(super) fn record(&self, key: &Key) {
+    pub(crate) fn record(&self, key: &Key) {
         let Some(sample) = &self.0 else {
             return;
         };
@@ -61,7 +61,7 @@ impl HotKeys {
     }
 
     /// The `most` keys that are in the sample most often.
-    pub(super) fn hottest(&self, most: usize) -> Vec<HotKey> {
+    pub(crate) fn hottest(&self, most: usize) -> Vec<HotKey> {
         let Some(sample) = &self.0 else {
             return Vec::new();
         };

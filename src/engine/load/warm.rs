@@ -12,9 +12,10 @@ use futures::stream::{self, Fuse};
 use futures::{FutureExt, Stream, StreamExt};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::context::Context;
+use super::Loads;
 use super::lease::{self, Acquired, Ready, Replaces};
 use crate::ablation::{Rule, without};
+use crate::engine::context::Context;
 use crate::error::WriteError;
 use crate::key::{Key, KeyTooLong};
 use crate::l1::{Hasher, OpGuard, hasher};
@@ -40,44 +41,48 @@ const PREFIXES: usize = 100;
 /// A value of the stream, and the text of its key.
 type Item<V> = (Result<Key, KeyTooLong>, Loaded<V>);
 
-/// A place in the log that a call comes after, without waiting. `None` while this instance has not heard of the lane.
-pub(super) fn place_before<V: Value>(ctx: &Context<V>) -> Option<Place> {
-    if ctx.l1.freshness().is_alone() {
-        // Nothing is sent, so it is there at once.
-        return place(ctx).now_or_never()?.ok();
-    }
-    let (epoch, seq) = ctx.l1.freshness().reached()?;
-    Some(Place { epoch, seq })
-}
-
-/// Stores the values of a stream whose keys have none, and were not changed since the place `before`. `progress` is called
-/// after each batch.
-pub(super) async fn warm<V: Value>(
-    ctx: &Context<V>,
-    before: Option<Place>,
-    items: impl Stream<Item = Item<V>>,
-    mut progress: impl FnMut(&Warming),
-) -> Result<Warming, WriteError> {
-    let before = match before {
-        Some(before) => before,
-        // Before the stream is polled.
-        None => place(ctx).await?,
-    };
-    let mut changes = Changes::since(before);
-    let (fewest, most) = items.size_hint();
-    let mut warming = Warming {
-        total: most.filter(|most| *most == fewest).map(|most| most as u64),
-        ..Warming::default()
-    };
-    let mut items = pin!(items.fuse());
-    loop {
-        let batch = next_batch(ctx, items.as_mut(), &mut changes).await?;
-        if batch.is_empty() {
-            return Ok(warming);
+impl<V: Value> Loads<V> {
+    /// A place in the log that a call comes after, without waiting. `None` while this instance has not heard of the lane.
+    pub(crate) fn place_before(&self) -> Option<Place> {
+        let ctx = &*self.ctx;
+        if ctx.l1.freshness().is_alone() {
+            // Nothing is sent, so it is there at once.
+            return place(ctx).now_or_never()?.ok();
         }
-        warming.done += batch.len() as u64;
-        store(ctx, batch, &mut changes, &mut warming).await?;
-        progress(&warming);
+        let (epoch, seq) = ctx.l1.freshness().reached()?;
+        Some(Place { epoch, seq })
+    }
+
+    /// Stores the values of a stream whose keys have none, and were not changed since the place `before`. `progress` is called
+    /// after each batch.
+    pub(crate) async fn warm(
+        &self,
+        before: Option<Place>,
+        items: impl Stream<Item = Item<V>>,
+        mut progress: impl FnMut(&Warming),
+    ) -> Result<Warming, WriteError> {
+        let ctx = &*self.ctx;
+        let before = match before {
+            Some(before) => before,
+            // Before the stream is polled.
+            None => place(ctx).await?,
+        };
+        let mut changes = Changes::since(before);
+        let (fewest, most) = items.size_hint();
+        let mut warming = Warming {
+            total: most.filter(|most| *most == fewest).map(|most| most as u64),
+            ..Warming::default()
+        };
+        let mut items = pin!(items.fuse());
+        loop {
+            let batch = next_batch(ctx, items.as_mut(), &mut changes).await?;
+            if batch.is_empty() {
+                return Ok(warming);
+            }
+            warming.done += batch.len() as u64;
+            store(ctx, batch, &mut changes, &mut warming).await?;
+            progress(&warming);
+        }
     }
 }
 
@@ -211,7 +216,7 @@ async fn fill<V: Value>(ctx: &Context<V>, leased: Leased<V>, changes: &Changes) 
 
 /// A place in the lane's log.
 #[derive(Clone, Copy)]
-pub(super) struct Place {
+pub(crate) struct Place {
     epoch: u64,
     seq: u64,
 }

@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::context::Context;
 use crate::ablation::{Rule, without};
 use crate::clock::Tick;
+use crate::engine::context::Context;
 use crate::key::Key;
 use crate::l1::{ReadOutcome, Slot, TagState};
 use crate::l2::{TagVersion, Want};
@@ -16,7 +16,7 @@ use crate::vocabulary::Value;
 
 /// Whether a read relies on what the freshness proof says of epochs and tags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Proof {
+pub(crate) enum Proof {
     /// Where there is one.
     Used,
     /// L2 is asked: the caller knows of a change that this instance may not have applied yet (rule 22).
@@ -26,7 +26,7 @@ pub(super) enum Proof {
 /// Reads stored bytes, and checks their tags. The caller decides whether their epoch and age are right.
 ///
 /// Where there is no value that may be used, says what else to ask for: something other than this.
-pub(super) async fn open<V: Value>(
+pub(crate) async fn open<V: Value>(
     ctx: &Context<V>,
     proof: Proof,
     key: &Key,
@@ -44,7 +44,7 @@ pub(super) async fn open<V: Value>(
 }
 
 /// Checks the tags of values that were read: those that are not valid are to be replaced.
-pub(super) async fn check<V: Value>(
+pub(crate) async fn check<V: Value>(
     ctx: &Context<V>,
     proof: Proof,
     outcomes: impl IntoIterator<Item = &mut ReadOutcome<V>>,

@@ -10,11 +10,11 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
+use super::batch;
 use super::change::Write;
-use super::context::Context;
-use super::write_batch;
-use super::write_order::{Ordered, WriteOrder};
+use super::order::{Ordered, WriteOrder};
 use crate::clock::{Tick, nanos};
+use crate::engine::context::Context;
 use crate::error::L2Error;
 use crate::key::Key;
 use crate::lock::lock;
@@ -25,7 +25,7 @@ use crate::vocabulary::Value;
 const CAPACITY: u32 = 16 * 1024;
 
 /// The way to the writer's task.
-pub(super) struct Writer<V: Value> {
+pub(crate) struct Writer<V: Value> {
     ctx: Arc<Context<V>>,
     /// Bounded by `capacity`. `None` before the first call.
     queue: Mutex<Option<mpsc::UnboundedSender<Call<V>>>>,
@@ -38,7 +38,7 @@ pub(super) struct Writer<V: Value> {
 type Call<V> = Vec<Write<V>>;
 
 impl<V: Value> Writer<V> {
-    pub(super) fn new(ctx: &Arc<Context<V>>) -> Self {
+    pub(crate) fn new(ctx: &Arc<Context<V>>) -> Self {
         Self {
             ctx: Arc::clone(ctx),
             queue: Mutex::default(),
@@ -51,7 +51,7 @@ impl<V: Value> Writer<V> {
     /// that is cancelled while it waits for that has its writes deferred.
     ///
     /// A call that weighs more than all of the capacity goes when nothing else is left.
-    pub(super) async fn submit(&self, mut writes: Call<V>) {
+    pub(crate) async fn submit(&self, mut writes: Call<V>) {
         if writes.is_empty() {
             return;
         }
@@ -71,8 +71,7 @@ impl<V: Value> Writer<V> {
     }
 
     /// What the writes that wait in the queue or are under way weigh together.
-    #[cfg(feature = "metrics")]
-    pub(super) fn pending(&self) -> usize {
+    pub(crate) fn pending(&self) -> usize {
         CAPACITY as usize - self.capacity.available_permits()
     }
 
@@ -172,7 +171,7 @@ async fn send<V: Value>(
             late.not_sent(&L2Error::timed_out(ctx.options.l2_timeout));
         }
     }
-    if !writes.is_empty() && write_batch::send(ctx, writes).await {
+    if !writes.is_empty() && batch::send(ctx, writes).await {
         accepted_at.store(ctx.now(), Ordering::Relaxed);
     }
     ended

@@ -10,30 +10,32 @@
 
 use std::convert::Infallible;
 use std::mem::take;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arrayvec::ArrayVec;
 use futures::StreamExt;
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument, debug, debug_span, info};
 
-use super::context::Context;
-use super::fleet_stats;
-use super::listen;
-use super::members::forget_silent_members;
-use super::publish;
-use super::write::Writes;
+use super::listen::{Listen, Listener, Listeners};
+use super::publish::{PublishTo, Publisher};
 use crate::ablation::{Rule, without};
+use crate::engine::context::Context;
+use crate::engine::members::Members;
+use crate::engine::report::fleet_stats::FleetStats;
+use crate::engine::write::Writes;
 use crate::events::CacheEvent;
 use crate::l1::{Freshness, ProofRequest};
 use crate::l2::{
     Applied, Event, Kind, L2Error, LONGEST_PAUSE, LaneClock, LeaseRequest, MemberInfo, Message,
     Subscription, Want, reconnects,
 };
+use crate::lock::lock;
 use crate::vocabulary::Value;
 
 /// The time between two heartbeats at least, of which the second is out of turn.
@@ -41,36 +43,135 @@ const OUT_OF_TURN: Duration = Duration::from_millis(50);
 /// How many clears may come before it is asked which epoch the lane is in. Of more, the oldest are not told.
 const CLEARS: usize = 16;
 
-/// Runs until `stop` is cancelled.
-pub(super) async fn run<V: Value>(
+/// Receives the messages of the lane.
+pub(crate) struct Subscriber<V: Value> {
     ctx: Arc<Context<V>>,
     writes: Arc<Writes<V>>,
-    stop: CancellationToken,
-) {
-    // If the runtime ends, the next call starts another: at once, as there is no proof.
-    let _lapse = Lapse(ctx.l1.freshness());
-    let l2_may_answer = Notify::new();
-    // In tasks of their own: neither is to delay a heartbeat.
-    let _listening = (!ctx.listeners.is_empty()).then(|| {
-        let listening = listen::run(Arc::clone(&ctx), Arc::clone(&writes));
-        AbortOnDropHandle::new(tokio::spawn(listening))
-    });
-    let _publishing = ctx.publisher.is_some().then(|| {
-        let publishing = publish::run(Arc::clone(&ctx));
-        AbortOnDropHandle::new(tokio::spawn(publishing))
-    });
-    tokio::select! {
-        biased;
-        () = stop.cancelled() => {}
-        never = forget_silent_members(&ctx) => match never {},
-        never = keep_subscribed(&ctx, &l2_may_answer) => match never {},
-        never = keep_delivering(&ctx, &writes, &l2_may_answer) => match never {},
-        never = fleet_stats::keep_reporting(&ctx) => match never {},
+    members: Arc<Members<V>>,
+    listen: Listen<V>,
+    publisher: Option<Publisher>,
+    pub(crate) fleet_stats: FleetStats<V>,
+    /// The task, once it has been started.
+    task: Mutex<Option<JoinHandle<()>>>,
+    pub(crate) stop: CancellationToken,
+}
+
+impl<V: Value> Subscriber<V> {
+    pub(crate) fn new(
+        ctx: &Arc<Context<V>>,
+        writes: &Arc<Writes<V>>,
+        members: &Arc<Members<V>>,
+        listeners: Vec<Listener>,
+        publish_to: Option<PublishTo>,
+    ) -> Self {
+        Self {
+            ctx: Arc::clone(ctx),
+            writes: Arc::clone(writes),
+            members: Arc::clone(members),
+            listen: Listen::new(ctx, writes, listeners),
+            publisher: publish_to.map(|to| Publisher::new(to, &ctx.counters)),
+            fleet_stats: FleetStats::new(ctx),
+            task: Mutex::default(),
+            stop: CancellationToken::new(),
+        }
     }
-    // The last proof may have come after the caller that stopped this had ended them all.
-    ctx.l1.freshness().end();
-    // Also when the last handle was dropped.
-    fleet_stats::report_last(&ctx).await;
+
+    /// Starts the task, if it is not running and should be. Returns whether it has.
+    pub(crate) fn start(self: &Arc<Self>) -> bool {
+        let mut task = lock(&self.task);
+        // It ends with the runtime that it was started on.
+        let has_ended = task.as_ref().is_none_or(JoinHandle::is_finished);
+        let starts = has_ended && !self.stop.is_cancelled();
+        if starts {
+            let subscriber = Arc::clone(self);
+            *task = Some(tokio::spawn(async move { subscriber.run().await }));
+        }
+        starts
+    }
+
+    pub(crate) fn is_started(&self) -> bool {
+        lock(&self.task).is_some()
+    }
+
+    /// Waits until the task has ended, which was stopped.
+    pub(crate) async fn ended(&self) {
+        let task = lock(&self.task).take();
+        if let Some(task) = task {
+            // Its panic, if any, has been reported where it happened.
+            let _ = task.await;
+        }
+    }
+
+    /// Runs until `stop` is cancelled.
+    async fn run(self: &Arc<Self>) {
+        let ctx = &*self.ctx;
+        // If the runtime ends, the next call starts another: at once, as there is no proof.
+        let _lapse = Lapse(ctx.l1.freshness());
+        let l2_may_answer = Notify::new();
+        // In tasks of their own: neither is to delay a heartbeat.
+        let _listening = (!self.listen.listeners.is_empty()).then(|| {
+            let subscriber = Arc::clone(self);
+            let listening = async move { subscriber.listen.run().await };
+            AbortOnDropHandle::new(tokio::spawn(listening))
+        });
+        let _publishing = self.publisher.is_some().then(|| {
+            let subscriber = Arc::clone(self);
+            let publishing = async move {
+                if let Some(publisher) = &subscriber.publisher {
+                    publisher.run(&subscriber.ctx).await;
+                }
+            };
+            AbortOnDropHandle::new(tokio::spawn(publishing))
+        });
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => {}
+            never = self.members.forget_silent() => match never {},
+            never = self.keep_subscribed(&l2_may_answer) => match never {},
+            never = self.keep_delivering(&l2_may_answer) => match never {},
+            never = self.fleet_stats.keep_reporting() => match never {},
+        }
+        // The last proof may have come after the caller that stopped this had ended them all.
+        ctx.l1.freshness().end();
+        // Also when the last handle was dropped.
+        self.fleet_stats.report_last().await;
+    }
+
+    /// Delivers what is deferred, and finds out when L2 answers requests again.
+    async fn keep_delivering(&self, l2_may_answer: &Notify) -> Infallible {
+        let ctx = &*self.ctx;
+        let _probing = ctx.breaker.probing();
+        loop {
+            tokio::select! {
+                biased;
+                () = l2_may_answer.notified() => {}
+                () = ctx.breaker.silence() => probe(ctx, l2_may_answer).await,
+            }
+            ctx.breaker.settle();
+            self.writes.deliver_deferred().await;
+        }
+    }
+
+    /// Subscribes, and subscribes again whenever the subscription ends.
+    async fn keep_subscribed(&self, l2_may_answer: &Notify) -> Infallible {
+        let ctx = &*self.ctx;
+        let mut pauses = reconnects();
+        let mut reached = Reached::default();
+        loop {
+            let mut session = Session::new(self, reached, l2_may_answer);
+            let error = session.run().await;
+            ctx.l1.freshness().lapse();
+            reached = session.reached;
+            // Only an answered heartbeat is a success: a connection that fails before one may fail each time.
+            if session.is_answered {
+                pauses = reconnects();
+            }
+            ctx.breaker.note_lost_messages(&error);
+            // Requests may get through though messages do not.
+            l2_may_answer.notify_one();
+            sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
+        }
+    }
 }
 
 /// Ends the proof when it is dropped.
@@ -79,24 +180,6 @@ struct Lapse<'a>(&'a Freshness);
 impl Drop for Lapse<'_> {
     fn drop(&mut self) {
         self.0.lapse();
-    }
-}
-
-/// Delivers what is deferred, and finds out when L2 answers requests again.
-async fn keep_delivering<V: Value>(
-    ctx: &Context<V>,
-    writes: &Writes<V>,
-    l2_may_answer: &Notify,
-) -> Infallible {
-    let _probing = ctx.breaker.probing();
-    loop {
-        tokio::select! {
-            biased;
-            () = l2_may_answer.notified() => {}
-            () = ctx.breaker.silence() => probe(ctx, l2_may_answer).await,
-        }
-        ctx.breaker.settle();
-        writes.deliver_deferred().await;
     }
 }
 
@@ -119,26 +202,6 @@ async fn probe<V: Value>(ctx: &Context<V>, l2_may_answer: &Notify) {
     }
 }
 
-/// Subscribes, and subscribes again whenever the subscription ends.
-async fn keep_subscribed<V: Value>(ctx: &Context<V>, l2_may_answer: &Notify) -> Infallible {
-    let mut pauses = reconnects();
-    let mut reached = Reached::default();
-    loop {
-        let mut session = Session::new(ctx, reached, l2_may_answer);
-        let error = session.run().await;
-        ctx.l1.freshness().lapse();
-        reached = session.reached;
-        // Only an answered heartbeat is a success: a connection that fails before one may fail each time.
-        if session.is_answered {
-            pauses = reconnects();
-        }
-        ctx.breaker.note_lost_messages(&error);
-        // Requests may get through though messages do not.
-        l2_may_answer.notify_one();
-        sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
-    }
-}
-
 /// How far an instance is in the messages of this epoch.
 #[derive(Clone, Copy, Default)]
 struct Reached {
@@ -151,8 +214,10 @@ struct Reached {
 }
 
 /// One subscription, until it ends.
-struct Session<'a, V> {
+struct Session<'a, V: Value> {
     ctx: &'a Context<V>,
+    listeners: &'a Arc<Listeners>,
+    publisher: Option<&'a Publisher>,
     /// Notified when L2 has answered.
     l2_may_answer: &'a Notify,
     reached: Reached,
@@ -179,10 +244,12 @@ struct Asked {
 }
 
 impl<'a, V: Value> Session<'a, V> {
-    fn new(ctx: &'a Context<V>, reached: Reached, l2_may_answer: &'a Notify) -> Self {
+    fn new(subscriber: &'a Subscriber<V>, reached: Reached, l2_may_answer: &'a Notify) -> Self {
         let now = Instant::now();
         Self {
-            ctx,
+            ctx: &subscriber.ctx,
+            listeners: &subscriber.listen.listeners,
+            publisher: subscriber.publisher.as_ref(),
             l2_may_answer,
             // What was received since the lane has named a number may have been made up, and hide what is lost now.
             reached: Reached {
@@ -226,9 +293,9 @@ impl<'a, V: Value> Session<'a, V> {
             max_staleness: ctx.options.max_staleness,
         };
         let (lane, mut subscription) = ctx.breaker.observe(ctx.lane.subscribe(me).await)?;
-        if !ctx.listeners.is_empty() {
-            let channels = ctx.listeners.channels();
-            let listeners = Arc::clone(&ctx.listeners);
+        if !self.listeners.is_empty() {
+            let channels = self.listeners.channels();
+            let listeners = Arc::clone(self.listeners);
             let on_heard = Arc::new(move |at, payload| listeners.hear(at, payload));
             ctx.breaker
                 .observe(subscription.listen(&channels, on_heard).await)?;
@@ -403,7 +470,7 @@ impl<'a, V: Value> Session<'a, V> {
 
     /// Has a change of this instance published for other programs.
     fn tell_others(&self, message: &Message) {
-        if let Some(publisher) = &self.ctx.publisher
+        if let Some(publisher) = self.publisher
             && message.origin == self.ctx.instance
         {
             publisher.push(&self.ctx.options.namespace, message);

@@ -1,17 +1,28 @@
-//! Loads what L2 lacks: single flight in this instance, and in the fleet by the fill lease (rules 1 and 12).
+//! Keys that L2 does not have: single flight in this instance, and in the fleet by the lease (rules 1 and 12).
 //!
-//! - here: the order of the steps
-//! - [`fallbacks`]: what callers get if the load fails, and those that come after it for a while
-//! - [`stale_wait`]: waiting for the refresh of a stale value
+//! Knows the order of the steps (look-up, lease, loader, fill), and none of the steps themselves. [`Loads`] is the entry.
+//!
+//! - [`lease`]: one load of a key in the fleet, and the fill that it allows
+//! - [`loader`]: the user's loader, and the limits that it runs in
+//! - [`fallbacks`]: values or errors for the callers of a load that failed, and for those that come soon after
+//! - [`refresh`]: the same for values that are stale or soon will be, in the background
+//! - [`stale_wait`]: callers that wait for such a refresh
 //! - [`batches`]: loads of single keys that become one call of a loader
 //! - [`since`]: callers that come with a token, and may not join every load
-//!
-//! Knows the order of the steps (look-up, lease, loader, fill), and none of the steps themselves.
+//! - [`verify`]: a sample of hits is compared with the source
+//! - [`warm`]: values that were read in bulk
+//! - [`commit`]: a commit of the source, and the change of the cache that has to follow it
 
 mod batches;
+mod commit;
 mod fallbacks;
+mod lease;
+pub(crate) mod loader;
+mod refresh;
 mod since;
 mod stale_wait;
+pub(crate) mod verify;
+mod warm;
 
 use std::future::pending;
 use std::mem;
@@ -24,19 +35,20 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument, Span, debug};
 
 pub(crate) use self::batches::Batches;
+use self::lease::{Acquired, Replaces};
+use self::loader::{Loader, LoaderCalls, Loading};
+use self::refresh::Refreshes;
 use self::since::Judged;
-pub(in crate::engine) use self::since::Since;
+use self::since::Since;
 pub(crate) use self::stale_wait::{Awaited, Current};
-use super::backoff::Began;
-use super::context::Context;
-use super::lease::{self, Acquired, Replaces};
-use super::loader::{Loader, LoaderCalls, Loading};
-use super::lookup;
-use super::refresh::Refreshes;
-use super::tags::Proof;
-use super::write::Writes;
+use self::verify::{Same, Verify};
 use crate::ablation::{Rule, without};
 use crate::clock::Tick;
+use crate::engine::backoff::Began;
+use crate::engine::context::Context;
+use crate::engine::read::lookup::Reads;
+use crate::engine::read::tags::Proof;
+use crate::engine::write::Writes;
 use crate::entry::Entry;
 use crate::error::{LoadError, Misuse};
 use crate::key::Key;
@@ -117,6 +129,7 @@ struct Turn<V> {
 /// Loads what both levels lack.
 pub(crate) struct Loads<V: Value> {
     ctx: Arc<Context<V>>,
+    reads: Arc<Reads<V>>,
     calls: Arc<LoaderCalls<V>>,
     refreshes: Arc<Refreshes<V>>,
     writes: Arc<Writes<V>>,
@@ -124,42 +137,44 @@ pub(crate) struct Loads<V: Value> {
 }
 
 impl<V: Value> Loads<V> {
-    pub(super) fn new(
+    pub(crate) fn new(
         ctx: &Arc<Context<V>>,
-        calls: &Arc<LoaderCalls<V>>,
-        refreshes: &Arc<Refreshes<V>>,
+        reads: &Arc<Reads<V>>,
         writes: &Arc<Writes<V>>,
+        same: Same<V>,
     ) -> Self {
+        let calls = Arc::new(LoaderCalls::new(ctx));
+        let verify = Arc::new(Verify::new(ctx, reads, &calls, same));
         Self {
             ctx: Arc::clone(ctx),
-            calls: Arc::clone(calls),
-            refreshes: Arc::clone(refreshes),
+            reads: Arc::clone(reads),
+            refreshes: Arc::new(Refreshes::new(ctx, &calls, writes, verify)),
+            calls,
             writes: Arc::clone(writes),
             warnings: Throttle::default(),
         }
     }
 
     /// How many loaders run, or wait for their permit.
-    #[cfg(feature = "metrics")]
-    pub(super) fn pending(&self) -> usize {
+    pub(crate) fn pending(&self) -> usize {
         self.calls.pending()
     }
 
     /// L2 and then the loader, for what L1 did not have at `now`.
-    pub(super) async fn get_or_load(
+    pub(crate) async fn get_or_load(
         self: &Arc<Self>,
         key: Key,
         now: Tick,
         load: impl Begin<V>,
     ) -> Result<Entry<V>, LoadError> {
-        if let Some(entry) = lookup::get_instead(&self.ctx, &key) {
+        if let Some(entry) = self.reads.get_instead(&key) {
             return Ok(entry);
         }
         if let Some(entry) = self.throttled(&key, Proof::Used).await {
             return Ok(entry);
         }
-        let (outcome, now) = lookup::read(&self.ctx, &key, now).await;
-        match lookup::answer(&self.ctx, &key, outcome, now) {
+        let (outcome, now) = self.reads.read(&key, now).await;
+        match self.reads.answer(&key, outcome, now) {
             Ok(entry) if entry.is_due() => {
                 match self.refresh_stale(key, &entry, || load.loader()) {
                     Some(current) => current.await,
@@ -171,17 +186,31 @@ impl<V: Value> Loads<V> {
         }
     }
 
-    /// The loader, for what both levels lack for a caller with a token.
-    pub(super) async fn load_since(
+    /// Looks a key up in both levels for a caller with a token, and otherwise loads it. A stale value is refreshed in the
+    /// background, and not waited for.
+    pub(crate) async fn get_or_load_at_least(
         self: &Arc<Self>,
         key: Key,
-        want: Option<Want>,
+        token: Token,
         load: impl Begin<V>,
-        since: Since,
     ) -> Result<Entry<V>, LoadError> {
+        let number = self.ctx.l1.next(&key);
+        let found = self
+            .reads
+            .look_up_at_least(std::slice::from_ref(&key), token);
+        let want = match found.await.pop().unwrap_or(Err(None)) {
+            Ok(entry) => {
+                if entry.is_due() {
+                    self.refresh_in_background(key, &entry, || load.loader());
+                }
+                return Ok(entry);
+            }
+            Err(want) => want,
+        };
         if let Some(entry) = self.throttled(&key, Proof::Unused).await {
             return Ok(entry);
         }
+        let since = Since::new(token, number);
         one(self.load_missing(key, want, load, since).await)
     }
 
@@ -222,7 +251,7 @@ impl<V: Value> Loads<V> {
                 Some(loaded) if is_late && !loaded.is_usable_late() => may_be_late = false,
                 Some(loaded) => match since.judge(&self.ctx, loaded, is_late, is_own) {
                     Judged::Usable(loaded) => {
-                        let entry = lookup::hand_out_loaded(&self.ctx, loaded, self.ctx.now());
+                        let entry = self.reads.hand_out_loaded(loaded, self.ctx.now());
                         return Ok(Some(entry));
                     }
                     Judged::Failed(error) => {
@@ -245,14 +274,14 @@ impl<V: Value> Loads<V> {
     }
 
     /// The same for many keys, in their order. `loader` makes the loader for the keys at these places.
-    pub(super) async fn get_many_or_load(
+    pub(crate) async fn get_many_or_load(
         self: &Arc<Self>,
         keys: Vec<Key>,
         loader: impl Fn(&[usize]) -> Loader<V>,
     ) -> Result<Vec<Option<Entry<V>>>, LoadError> {
         let mut entries = Vec::with_capacity(keys.len());
         for key in &keys {
-            entries.push(match lookup::get_instead(&self.ctx, key) {
+            entries.push(match self.reads.get_instead(key) {
                 Some(entry) => Some(entry),
                 None => self.throttled(key, Proof::Used).await,
             });
@@ -262,11 +291,11 @@ impl<V: Value> Loads<V> {
             .filter(|(place, _)| entries.get(*place).is_some_and(Option::is_none))
             .collect();
         let asked: Vec<Key> = lacking.iter().map(|(_, key)| key.clone()).collect();
-        let outcomes = lookup::read_many(&self.ctx, &asked, Proof::Used).await;
+        let outcomes = self.reads.read_many(&asked, Proof::Used).await;
         let now = self.ctx.now();
         let (mut due, mut missing) = (Vec::new(), Vec::new());
         for ((place, key), outcome) in lacking.into_iter().zip(outcomes) {
-            match lookup::answer(&self.ctx, &key, outcome, now) {
+            match self.reads.answer(&key, outcome, now) {
                 Ok(entry) => {
                     if entry.is_due() {
                         due.push((place, key, entry.clone()));
@@ -309,7 +338,7 @@ impl<V: Value> Loads<V> {
                     again.push((place, key));
                     continue;
                 }
-                let entry = lookup::hand_out_loaded(&self.ctx, loaded, self.ctx.now());
+                let entry = self.reads.hand_out_loaded(loaded, self.ctx.now());
                 fill(&mut entries, place, entry);
             }
         }
@@ -329,7 +358,7 @@ impl<V: Value> Loads<V> {
 
     /// Loads a key, whatever is there and whoever loads it: joins no load, and takes the lease over from another one. The
     /// load is an operation as an insert is: what it stores replaces what any instance holds.
-    pub(super) async fn load_anew(
+    pub(crate) async fn load_anew(
         self: &Arc<Self>,
         key: Key,
         loader: Loader<V>,
@@ -355,7 +384,7 @@ impl<V: Value> Loads<V> {
                 return Err(LoadError::not_found());
             };
             let ended = lease::store(ctx, &op, lease, loaded, Replaces::Any).await?;
-            Ok(lookup::hand_out(ctx, ended.slot, ctx.now(), ended.source))
+            Ok(loads.reads.hand_out(ended.slot, ctx.now(), ended.source))
         };
         let loaded = tokio::spawn(task.instrument(Span::current())).await;
         // The loader's panic is caught, so a task without a result has ended with its runtime.

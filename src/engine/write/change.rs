@@ -9,11 +9,11 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tracing::warn;
 
-use super::context::Context;
-use super::deferred::{Deferral, Target};
-use super::write_order::Ordered;
+use super::order::Ordered;
 use crate::ablation::{Rule, without};
 use crate::clock::Tick;
+use crate::engine::context::Context;
+use crate::engine::deferred::{Deferral, Target};
 use crate::error::{L2Error, WriteError};
 use crate::key::Key;
 use crate::l1::{OpGuard, Tags};
@@ -22,11 +22,11 @@ use crate::token::Token;
 use crate::vocabulary::Value;
 
 /// How a write ended.
-pub(super) type WriteResult = Result<Accepted, WriteError>;
+pub(crate) type WriteResult = Result<Accepted, WriteError>;
 
 /// What L2 did with a write that it has accepted.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Accepted {
+pub(crate) enum Accepted {
     /// It was carried out, as the write that this names.
     Done(Token),
     /// The same for an invalidation, of which this message was published.
@@ -44,7 +44,7 @@ pub(super) enum Accepted {
 
 impl Accepted {
     /// Names the write, if anything was changed.
-    pub(super) fn token(self) -> Option<Token> {
+    pub(crate) fn token(self) -> Option<Token> {
         match self {
             Self::Done(token) => Some(token),
             Self::Published(ack) => Some(ack.stamp.version().into()),
@@ -56,7 +56,7 @@ impl Accepted {
     }
 
     /// Of two writes of one call.
-    pub(super) fn and(self, other: Self) -> Self {
+    pub(crate) fn and(self, other: Self) -> Self {
         match (self.token(), other.token()) {
             (None, _) => other,
             (Some(this), Some(other)) if this != other => Self::Done(this.and(other)),
@@ -66,7 +66,7 @@ impl Accepted {
 }
 
 /// What happens to a key, or to all of them.
-pub(super) enum Change<V> {
+pub(crate) enum Change<V> {
     /// Boxed, as writes are moved from list to list: an insert takes 4 % more instructions without.
     Insert(Box<Insert<V>>),
     Remove {
@@ -86,7 +86,7 @@ pub(super) enum Change<V> {
 
 /// Changes of one sort can be sent in one step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sort {
+pub(crate) enum Sort {
     Insert,
     /// Each in a step of its own, as it may be refused.
     InsertIf,
@@ -98,20 +98,20 @@ pub(super) enum Sort {
 }
 
 /// A value to be stored.
-pub(super) struct Insert<V> {
+pub(crate) struct Insert<V> {
     /// Under way since the call, so that L1 takes nothing older in between (rule 3).
-    pub(super) op: OpGuard<V>,
+    pub(crate) op: OpGuard<V>,
     /// Until L2 has it.
-    pub(super) value: Option<V>,
-    pub(super) encoded: EncodedValue,
+    pub(crate) value: Option<V>,
+    pub(crate) encoded: EncodedValue,
     /// Registered since the call, too.
-    pub(super) tags: Tags,
+    pub(crate) tags: Tags,
     /// What it is stored on.
-    pub(super) only_if: Option<Condition>,
+    pub(crate) only_if: Option<Condition>,
 }
 
 /// What has to hold for a value to be stored.
-pub(super) enum Condition {
+pub(crate) enum Condition {
     /// This version is there.
     Version(Version),
     /// The stream of writes has room for it, where it then waits for its source; and the version is there, if one is asked
@@ -141,7 +141,7 @@ pub(crate) enum Appending {
 }
 
 impl<V> Change<V> {
-    pub(super) fn sort(&self) -> Sort {
+    pub(crate) fn sort(&self) -> Sort {
         match self {
             Self::Insert(insert) if insert.only_if.is_some() => Sort::InsertIf,
             Self::Insert(_) => Sort::Insert,
@@ -154,7 +154,7 @@ impl<V> Change<V> {
     }
 
     /// What has to be known of it if it is deferred before it was sent.
-    pub(super) fn deferral(&self) -> Deferral {
+    pub(crate) fn deferral(&self) -> Deferral {
         let hold = match self {
             Self::Remove { hold, .. } => *hold,
             Self::Insert(_) | Self::Expire | Self::Tag | Self::Clear | Self::EndLeases => {
@@ -170,14 +170,14 @@ impl<V> Change<V> {
 }
 
 /// A change on its way to L2.
-pub(super) struct Write<V: Value> {
+pub(crate) struct Write<V: Value> {
     ctx: Arc<Context<V>>,
     /// The key, the tag, or the prefix. Empty for a clear.
-    pub(super) key: Key,
-    pub(super) change: Change<V>,
+    pub(crate) key: Key,
+    pub(crate) change: Change<V>,
     /// The number of its call, among the writes and deferrals of this instance.
-    pub(super) order: u64,
-    pub(super) called_at: Tick,
+    pub(crate) order: u64,
+    pub(crate) called_at: Tick,
     /// What has to be known of it if it is deferred.
     deferral: Deferral,
     weight: u32,
@@ -190,7 +190,7 @@ pub(super) struct Write<V: Value> {
 }
 
 impl<V: Value> Write<V> {
-    pub(super) fn new(
+    pub(crate) fn new(
         ctx: &Arc<Context<V>>,
         key: Key,
         order: u64,
@@ -214,12 +214,12 @@ impl<V: Value> Write<V> {
     }
 
     /// Marks the last write of a call.
-    pub(super) fn end_call(&mut self) {
+    pub(crate) fn end_call(&mut self) {
         self.ends_call = true;
     }
 
     /// Numbers and times a write that was made before its call as one that is called now.
-    pub(super) fn called_now(mut self) -> Self {
+    pub(crate) fn called_now(mut self) -> Self {
         self.order = self.ctx.deferred.next_order();
         self.called_at = self.ctx.now();
         self
@@ -227,24 +227,24 @@ impl<V: Value> Write<V> {
 
     /// Marks a write that delivers what was deferred. If it fails, it is deferred again, and neither counted nor a reason
     /// to ask for a heartbeat at once: a store that refuses it would be asked again and again.
-    pub(super) fn delivering(mut self) -> Self {
+    pub(crate) fn delivering(mut self) -> Self {
         self.is_delivery = true;
         self
     }
 
-    pub(super) fn take_capacity(&mut self, from: &mut OwnedSemaphorePermit) {
+    pub(crate) fn take_capacity(&mut self, from: &mut OwnedSemaphorePermit) {
         let weight = from.num_permits().min(self.weight as usize);
         self.capacity = from.split(weight);
     }
 
     /// It is about to be sent: it may land until `deadline` of the lane's time, which is about `at` of ours.
-    pub(super) fn may_land_until(&mut self, deadline: u64, at: Tick) {
+    pub(crate) fn may_land_until(&mut self, deadline: u64, at: Tick) {
         self.deferral.settles_after = deadline;
         self.deferral.settled_at = at;
     }
 
     /// What is invalidated if it is deferred.
-    pub(super) fn target(&self) -> Target<'_> {
+    pub(crate) fn target(&self) -> Target<'_> {
         match self.change {
             Change::Insert(_) | Change::Remove { .. } | Change::Expire => Target::Key(&self.key),
             Change::Tag => Target::Tag(&self.key),
@@ -253,17 +253,17 @@ impl<V: Value> Write<V> {
     }
 
     /// L2 has accepted it.
-    pub(super) fn done(mut self, accepted: Accepted) {
+    pub(crate) fn done(mut self, accepted: Accepted) {
         self.answer(Ok(accepted));
     }
 
     /// L2 has refused it, and changed nothing.
-    pub(super) fn refuse(mut self, error: &L2Error) {
+    pub(crate) fn refuse(mut self, error: &L2Error) {
         self.answer(Err(WriteError::refused(error.clone())));
     }
 
     /// L2 was not asked, so it cannot land.
-    pub(super) fn not_sent(mut self, error: &L2Error) {
+    pub(crate) fn not_sent(mut self, error: &L2Error) {
         self.may_land_until(0, 0);
         // What is stored stays, which is somebody else's.
         if self.change.sort() == Sort::InsertIf {
@@ -273,7 +273,7 @@ impl<V: Value> Write<V> {
     }
 
     /// L2 has to be sent an invalidation in its place, as soon as it answers.
-    pub(super) fn defer(mut self, error: &L2Error) {
+    pub(crate) fn defer(mut self, error: &L2Error) {
         self.deferred(error);
     }
 

@@ -11,15 +11,15 @@ use futures::stream::FuturesUnordered;
 use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument, debug_span, warn};
 
-use super::context::Context;
 use super::lease::{self, Replaces};
 use super::loader::{Loader, LoaderCalls};
-use super::spans::enabled;
-use super::tags::{self, Proof};
-use super::verify::{self, Sample};
-use super::write::Writes;
+use super::verify::{Sample, Verify};
 #[cfg(larder_ablation)]
 use crate::ablation::{Rule, without};
+use crate::engine::context::Context;
+use crate::engine::read::tags::{self, Proof};
+use crate::engine::spans::enabled;
+use crate::engine::write::Writes;
 use crate::entry::Entry;
 use crate::error::LoadError;
 use crate::key::Key;
@@ -60,10 +60,11 @@ enum Ask<V> {
 }
 
 /// Replaces stale values in the background.
-pub(super) struct Refreshes<V: Value> {
+pub(crate) struct Refreshes<V: Value> {
     ctx: Arc<Context<V>>,
     calls: Arc<LoaderCalls<V>>,
     writes: Arc<Writes<V>>,
+    verify: Arc<Verify<V>>,
     warnings: Throttle,
 }
 
@@ -81,15 +82,17 @@ impl<V: Value> Refresh<V> {
 }
 
 impl<V: Value> Refreshes<V> {
-    pub(super) fn new(
+    pub(crate) fn new(
         ctx: &Arc<Context<V>>,
         calls: &Arc<LoaderCalls<V>>,
         writes: &Arc<Writes<V>>,
+        verify: Arc<Verify<V>>,
     ) -> Self {
         Self {
             ctx: Arc::clone(ctx),
             calls: Arc::clone(calls),
             writes: Arc::clone(writes),
+            verify,
             warnings: Throttle::default(),
         }
     }
@@ -99,7 +102,7 @@ impl<V: Value> Refreshes<V> {
     /// out keys whose refresh has just failed. `loader` makes the loader for the keys at these places.
     ///
     /// Returns the results for callers that wait, in the order of the values; `None` for a value that is not refreshed.
-    pub(super) fn start(
+    pub(crate) fn start(
         self: &Arc<Self>,
         stale: impl IntoIterator<Item = (usize, Key, Entry<V>)>,
         loader: impl FnOnce(&[usize]) -> Loader<V>,
@@ -138,7 +141,7 @@ impl<V: Value> Refreshes<V> {
             return results;
         }
         let loader = loader(&places);
-        verify::start(&self.ctx, &self.calls, samples, &loader);
+        self.verify.start(samples, &loader);
         if !refreshes.is_empty() {
             let span = debug_span!(
                 "larder.refresh",

@@ -15,9 +15,9 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::field::Empty;
 use tracing::{Instrument, debug, debug_span};
 
-use super::context::Context;
 use super::lease::{self, Leased};
-use super::spans::enabled;
+use crate::engine::context::Context;
+use crate::engine::spans::enabled;
 use crate::entry::Entry;
 use crate::error::LoadError;
 use crate::events::CacheEvent;
@@ -44,18 +44,18 @@ impl<V> Clone for Loader<V> {
 }
 
 /// The keys of one call.
-pub(super) type Asked<V> = Vec<(usize, Previous<V>)>;
+pub(crate) type Asked<V> = Vec<(usize, Previous<V>)>;
 
 /// The value of a key before its load: stale, kept past its TTL, or `None`.
-pub(super) type Previous<V> = Option<Entry<V>>;
+pub(crate) type Previous<V> = Option<Entry<V>>;
 
 /// A call of a loader: it begins when this is polled.
-pub(super) type Loading<V> =
+pub(crate) type Loading<V> =
     BoxFuture<'static, Result<Vec<Option<Loaded<V>>>, Box<dyn Error + Send + Sync>>>;
 
 impl<V: Value> Loader<V> {
     /// Calls it. The user's code begins when the call is polled, without the lock.
-    pub(super) fn load(&self, keys: Asked<V>) -> Loading<V> {
+    pub(crate) fn load(&self, keys: Asked<V>) -> Loading<V> {
         let mut loader = lock(&self.0);
         (*loader)(keys)
     }
@@ -141,14 +141,14 @@ struct LoadedHere {
 }
 
 /// Runs loaders within their limits.
-pub(super) struct LoaderCalls<V> {
+pub(crate) struct LoaderCalls<V> {
     ctx: Arc<Context<V>>,
     /// One for each loader that may run now.
     permits: Arc<Semaphore>,
 }
 
 impl<V: Value> LoaderCalls<V> {
-    pub(super) fn new(ctx: &Arc<Context<V>>) -> Self {
+    pub(crate) fn new(ctx: &Arc<Context<V>>) -> Self {
         Self {
             permits: Arc::new(Semaphore::new(ctx.options.max_concurrent_loads)),
             ctx: Arc::clone(ctx),
@@ -156,14 +156,13 @@ impl<V: Value> LoaderCalls<V> {
     }
 
     /// How many loaders run, or wait for their permit.
-    #[cfg(feature = "metrics")]
-    pub(super) fn pending(&self) -> usize {
+    pub(crate) fn pending(&self) -> usize {
         // Each holds the semaphore, by its permit or to wait for it.
         Arc::strong_count(&self.permits) - 1
     }
 
     /// Whether the caller is the loader of this key, which would wait for itself.
-    pub(super) fn is_called_by_loader_of(&self, key: &Key) -> bool {
+    pub(crate) fn is_called_by_loader_of(&self, key: &Key) -> bool {
         LOADED_HERE
             .try_with(|here| here.instance == self.ctx.instance && here.keys.contains(key))
             .unwrap_or(false)
@@ -171,7 +170,7 @@ impl<V: Value> LoaderCalls<V> {
 
     /// Runs a call of a loader for these keys, and renews their leases meanwhile. Returns a value for each key, if the
     /// loader has one.
-    pub(super) async fn run(
+    pub(crate) async fn run(
         &self,
         loads: Loading<V>,
         keys: &[Leased<'_>],
@@ -212,9 +211,8 @@ impl<V: Value> LoaderCalls<V> {
             loaded = load => loaded,
             never = lease::keep(ctx, keys) => match never {},
         };
-        #[cfg(feature = "metrics")]
         ctx.metrics
-            .record_load(called.elapsed(), !matches!(loaded, Ok(Ok((Ok(_), _)))));
+            .record_load(called, !matches!(loaded, Ok(Ok((Ok(_), _)))));
         let loaded = match loaded {
             Ok(Ok((Ok(mut values), took))) => {
                 ctx.convert.ahead.loaded_in(took);

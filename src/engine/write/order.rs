@@ -15,7 +15,7 @@ use crate::pacing;
 const BATCH: u32 = 256;
 
 /// What the order needs to know of a write.
-pub(super) trait Ordered {
+pub(crate) trait Ordered {
     /// `None` for a clear, or for what keeps its place among the writes as a clear does.
     fn key(&self) -> Option<&Key>;
 
@@ -33,7 +33,7 @@ pub(super) trait Ordered {
 }
 
 /// Writes that wait, and the keys of those that are under way.
-pub(super) struct WriteOrder<W> {
+pub(crate) struct WriteOrder<W> {
     /// In the order of the calls.
     waiting: VecDeque<W>,
     /// The keys of the batches under way.
@@ -54,7 +54,7 @@ struct UnderWay<W> {
 }
 
 impl<W: Ordered> WriteOrder<W> {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             waiting: VecDeque::new(),
             keys: HashMap::with_hasher(hasher()),
@@ -65,7 +65,7 @@ impl<W: Ordered> WriteOrder<W> {
     }
 
     /// Adds the writes of a call.
-    pub(super) fn push(&mut self, writes: impl IntoIterator<Item = W>) {
+    pub(crate) fn push(&mut self, writes: impl IntoIterator<Item = W>) {
         for write in writes {
             self.weight = self.weight.saturating_add(write.weight());
             self.waiting.push_back(write);
@@ -73,7 +73,7 @@ impl<W: Ordered> WriteOrder<W> {
     }
 
     /// Whether [`take`](Self::take) may have something to take.
-    pub(super) fn is_ready(&self) -> bool {
+    pub(crate) fn is_ready(&self) -> bool {
         let Some(next) = self.waiting.front() else {
             return false;
         };
@@ -82,7 +82,7 @@ impl<W: Ordered> WriteOrder<W> {
     }
 
     /// Takes what may be sent now: a clear, or a batch of other writes. The caller ends it with [`end`](Self::end).
-    pub(super) fn take(&mut self) -> Option<Vec<W>> {
+    pub(crate) fn take(&mut self) -> Option<Vec<W>> {
         while self.is_ready() {
             if self.is_clear_next() {
                 self.is_clear_under_way = true;
@@ -163,7 +163,7 @@ impl<W: Ordered> WriteOrder<W> {
     }
 
     /// What was taken has ended, with these keys and this weight: what waited for it is next.
-    pub(super) fn end(&mut self, keys: &[Key], weight: u32) {
+    pub(crate) fn end(&mut self, keys: &[Key], weight: u32) {
         // Nothing else is under way beside a clear.
         self.is_clear_under_way = false;
         self.weight = self.weight.saturating_sub(weight);

@@ -7,12 +7,11 @@ use std::mem;
 use futures::future::join_all;
 
 use super::change::{Accepted, Change, Condition, Insert, Sort, Write};
-use super::context::Context;
-use super::deadline::{deadline, is_clock_known};
-use super::lease::ask_nothing;
-use super::write_order::Ordered;
+use super::order::Ordered;
 use crate::ablation::{Rule, without};
 use crate::clock::Tick;
+use crate::engine::context::Context;
+use crate::engine::deadline::{deadline, learn_clock};
 use crate::error::L2Error;
 use crate::events::CacheEvent;
 use crate::key::Key;
@@ -85,12 +84,11 @@ impl<V: Value> Group<V> {
 }
 
 /// Sends a batch. Returns whether L2 has accepted any of it.
-pub(super) async fn send<V: Value>(ctx: &Context<V>, writes: Vec<Write<V>>) -> bool {
+pub(crate) async fn send<V: Value>(ctx: &Context<V>, writes: Vec<Write<V>>) -> bool {
     let groups = Group::all(writes);
     // Before all of them: they are sent one after the other then, with nothing to wait for in between.
-    let clock = &match needs_clock(ctx, &groups) {
-        // Connecting is what reads it, and nothing has been asked of L2 yet.
-        Some(key) => ask_nothing(ctx, &key).await,
+    let clock = &match key_of_insert(&groups) {
+        Some(key) => learn_clock(ctx, &key).await,
         None => Ok(()),
     };
     let sent = groups
@@ -369,11 +367,10 @@ fn accept<V: Value>(
     (ctx.deferred).overtaken(write.target(), write.order, accepted_at, by, now);
 }
 
-/// Some key of the batch, if it has inserts and the lane's time is not known yet: an insert needs a deadline in that
-/// time.
-fn needs_clock<V: Value>(ctx: &Context<V>, groups: &[Group<V>]) -> Option<Key> {
+/// The key of an insert, if the batch has one: an insert needs a deadline in the lane's time.
+fn key_of_insert<V: Value>(groups: &[Group<V>]) -> Option<Key> {
     let is_insert = |group: &&Group<V>| matches!(group.sort, Sort::Insert | Sort::InsertIf);
     let mut inserts = groups.iter().filter(is_insert);
     let key = &inserts.find_map(|group| group.writes.first())?.key;
-    (!is_clock_known(ctx)).then(|| key.clone())
+    Some(key.clone())
 }

@@ -7,9 +7,9 @@ use std::time::Duration;
 use futures::future::join_all;
 use tokio::time::{Instant, sleep};
 
-use super::context::Context;
-use super::deadline::deadline;
-use super::tags::{self, Proof};
+use crate::engine::context::Context;
+use crate::engine::deadline::deadline;
+use crate::engine::read::tags::{self, Proof};
 use crate::entry::Entry;
 use crate::error::{L2Error, LoadError, Misuse};
 use crate::events::CacheEvent;
@@ -23,7 +23,7 @@ use crate::vocabulary::Value;
 use crate::wire::message::{self, Kind};
 
 /// What came of asking for the lease.
-pub(super) enum Acquired<V> {
+pub(crate) enum Acquired<V> {
     /// Another load, refresh or insert has ended meanwhile, and its value is here or in L2.
     Found(Arc<Slot<V>>, Source),
     /// The lease is granted: load, then fill. With the value that is kept past its TTL, if there is one.
@@ -35,7 +35,7 @@ pub(super) enum Acquired<V> {
 }
 
 /// What a loaded value takes the place of.
-pub(super) enum Replaces<'a, V> {
+pub(crate) enum Replaces<'a, V> {
     /// No value that an instance may hold.
     Nothing,
     /// This one, which is stale. Other instances may hold it, and refresh it when it is asked for there.
@@ -45,7 +45,7 @@ pub(super) enum Replaces<'a, V> {
 }
 
 /// A value with its options, which can be stored.
-pub(super) struct Ready<V> {
+pub(crate) struct Ready<V> {
     value: SlotValue<V>,
     ttls: Ttls,
     /// Its tags.
@@ -58,7 +58,7 @@ pub(super) struct Ready<V> {
 
 impl<V> Ready<V> {
     /// A new value, for both levels.
-    pub(super) fn new(value: V, ttls: Ttls, names: Vec<Key>) -> Self {
+    pub(crate) fn new(value: V, ttls: Ttls, names: Vec<Key>) -> Self {
         Self {
             value: SlotValue::Own(value),
             ttls,
@@ -68,26 +68,26 @@ impl<V> Ready<V> {
         }
     }
 
-    pub(super) fn tags(&self) -> &[Key] {
+    pub(crate) fn tags(&self) -> &[Key] {
         &self.names
     }
 }
 
 /// What became of a loaded value.
-pub(super) struct Ended<V> {
+pub(crate) struct Ended<V> {
     /// The value for the callers: the loaded one, or a newer one that is stored already.
-    pub(super) slot: Arc<Slot<V>>,
-    pub(super) source: Source,
-    pub(super) is_stored: bool,
+    pub(crate) slot: Arc<Slot<V>>,
+    pub(crate) source: Source,
+    pub(crate) is_stored: bool,
     /// The lease was lost, to a change of the key or to another load.
-    pub(super) is_overtaken: bool,
+    pub(crate) is_overtaken: bool,
 }
 
 /// A key, and the lease on it, if there is one.
-pub(super) type Leased<'a> = (&'a Key, Option<Lease>);
+pub(crate) type Leased<'a> = (&'a Key, Option<Lease>);
 
 /// What one load asks for the lease with, each time.
-pub(super) fn request<V: Value>(ctx: &Context<V>, want: Want) -> LeaseRequest {
+pub(crate) fn request<V: Value>(ctx: &Context<V>, want: Want) -> LeaseRequest {
     LeaseRequest {
         ttl: ctx.options.lease_ttl,
         want,
@@ -96,7 +96,7 @@ pub(super) fn request<V: Value>(ctx: &Context<V>, want: Want) -> LeaseRequest {
 }
 
 /// Asks for the lease now. A server that executes the request when this has ended grants none.
-pub(super) async fn ask<V: Value>(
+pub(crate) async fn ask<V: Value>(
     ctx: &Context<V>,
     key: &str,
     request: LeaseRequest,
@@ -113,7 +113,7 @@ pub(super) async fn ask<V: Value>(
 
 /// Asks for the lease. If the stored value cannot be read, asks again at once, until the time `until`. A value that L1 has is
 /// enough unless it is older than `at_least`.
-pub(super) async fn acquire<V: Value>(
+pub(crate) async fn acquire<V: Value>(
     ctx: &Context<V>,
     op: &Op,
     at_least: Option<Token>,
@@ -167,7 +167,7 @@ pub(super) async fn acquire<V: Value>(
 }
 
 /// Asks for the lease whatever is stored and whoever has it: what a load stores that began before is not stored any more.
-pub(super) async fn take_over<V: Value>(ctx: &Context<V>, key: &Key) -> Option<Lease> {
+pub(crate) async fn take_over<V: Value>(ctx: &Context<V>, key: &Key) -> Option<Lease> {
     if ctx.bars(key) {
         return None;
     }
@@ -195,15 +195,8 @@ async fn previous<V: Value>(ctx: &Context<V>, key: &Key, kept: Option<&[u8]>) ->
     previous.then(|| Entry::new(slot, now, source).into_fallback())
 }
 
-/// Asks L2 for nothing that it stores: for what the answer, or the connection that it takes, says of L2.
-pub(super) async fn ask_nothing<V>(ctx: &Context<V>, key: &str) -> Result<(), L2Error> {
-    let request = LeaseRequest::read_only(Want::Nothing);
-    let reply = ctx.lane.acquire_lease(key, request);
-    ctx.breaker.send("acquire_lease", reply).await.map(|_| ())
-}
-
 /// Renews leases for as long as this is polled. A lease that was lost shows when it is used.
-pub(super) async fn keep<V: Value>(ctx: &Context<V>, leases: &[Leased<'_>]) -> Infallible {
+pub(crate) async fn keep<V: Value>(ctx: &Context<V>, leases: &[Leased<'_>]) -> Infallible {
     let ttl = ctx.options.lease_ttl;
     loop {
         sleep(ttl / 3).await;
@@ -213,7 +206,7 @@ pub(super) async fn keep<V: Value>(ctx: &Context<V>, leases: &[Leased<'_>]) -> I
 }
 
 /// Ends a lease. If that fails, it ends by itself.
-pub(super) async fn give_back<V: Value>(ctx: &Context<V>, leased: Leased<'_>) {
+pub(crate) async fn give_back<V: Value>(ctx: &Context<V>, leased: Leased<'_>) {
     renew(ctx, leased, Duration::ZERO).await;
 }
 
@@ -225,7 +218,7 @@ async fn renew<V: Value>(ctx: &Context<V>, (key, lease): Leased<'_>, ttl: Durati
 }
 
 /// Stores what a loader returned in L2, if its lease still stands, and then in L1.
-pub(super) async fn store<V: Value>(
+pub(crate) async fn store<V: Value>(
     ctx: &Context<V>,
     op: &Op,
     lease: Option<Lease>,
@@ -270,7 +263,7 @@ pub(super) async fn store<V: Value>(
 }
 
 /// Stores a value in L2, if the lease still stands, and then in L1.
-pub(super) async fn fill<V: Value>(
+pub(crate) async fn fill<V: Value>(
     ctx: &Context<V>,
     op: &Op,
     lease: Option<Lease>,

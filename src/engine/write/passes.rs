@@ -7,7 +7,7 @@ use std::sync::Mutex;
 
 use tokio::sync::oneshot;
 
-use super::context::Context;
+use crate::engine::context::Context;
 use crate::error::L2Error;
 use crate::key::Key;
 use crate::l2::Stamp;
@@ -19,14 +19,14 @@ use crate::vocabulary::Value;
 const MOST_TOGETHER: usize = 1024;
 
 /// A prefix, and the stamp that values have to be older than.
-pub(super) type Prefix = (Key, Stamp);
+pub(crate) type Prefix = (Key, Stamp);
 
 /// How many values were removed, for each prefix.
 type Removed = Result<Vec<u64>, L2Error>;
 
 /// The passes of an instance: one at a time.
 #[derive(Default)]
-pub(super) struct Passes {
+pub(crate) struct Passes {
     /// In the order in which they came.
     waiting: Mutex<Vec<Waiting>>,
     /// Held by the call that makes a pass.
@@ -41,7 +41,7 @@ struct Waiting {
 impl Passes {
     /// Removes the values with one of these prefixes: by a pass that begins after this is called, as one that has begun may
     /// be past their keys.
-    pub(super) async fn remove<V: Value>(
+    pub(crate) async fn remove<V: Value>(
         &self,
         ctx: &Context<V>,
         prefixes: Vec<Prefix>,

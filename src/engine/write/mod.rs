@@ -1,5 +1,18 @@
-//! Insert, invalidate, expire and clear: L2 first, in one step that also publishes the change; then L1. An invalidation
-//! evicts the key from L1 before, too.
+//! Inserts, invalidations, clears and updates: L2 first, in one step that also publishes the change; then L1. An
+//! invalidation evicts the key from L1 before, too.
+//!
+//! Knows nothing of loaders. [`Writes`] is the entry: a call makes one [`change`] or more, the [`writer`] keeps them in
+//! [`order`] and sends each [`batch`] in as few steps as it can.
+//!
+//! - [`passes`]: invalidations of prefixes that come together share a pass over L2
+//! - [`update`]: the value of a key is replaced by one that is made from it
+
+mod batch;
+pub(crate) mod change;
+mod order;
+mod passes;
+mod update;
+mod writer;
 
 use std::iter::once;
 use std::sync::Arc;
@@ -9,14 +22,17 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use tokio::sync::oneshot;
 use tracing::{Instrument, Span, debug};
 
-use super::await_applied::await_applied;
-use super::change::{Accepted, Change, Condition, Insert, Write, WriteResult};
+use self::change::{Accepted, Change, Condition, Insert, Write, WriteResult};
 #[cfg(feature = "write-behind")]
-use super::change::{Appending, Queued};
-use super::context::Context;
-use super::deferred::Delivery;
-use super::passes::Passes;
-use super::writer::Writer;
+use self::change::{Appending, Queued};
+use self::passes::Passes;
+pub(crate) use self::update::Attempts;
+use self::update::Turns;
+use self::writer::Writer;
+use crate::engine::context::Context;
+use crate::engine::deferred::Delivery;
+use crate::engine::members::Members;
+use crate::engine::read::lookup::Reads;
 use crate::error::{L2Error, WriteError};
 use crate::events::CacheEvent;
 use crate::key::Key;
@@ -29,32 +45,41 @@ use crate::wire::codec::EncodeError;
 use crate::wire::message;
 
 /// The calls that change something.
-pub(super) struct Writes<V: Value> {
+pub(crate) struct Writes<V: Value> {
     ctx: Arc<Context<V>>,
+    reads: Arc<Reads<V>>,
+    members: Arc<Members<V>>,
     writer: Writer<V>,
     passes: Passes,
+    turns: Turns,
 }
 
 /// How many messages of prefixes are under way at a time.
 const AT_ONCE: usize = 64;
 
 impl<V: Value> Writes<V> {
-    pub(super) fn new(ctx: &Arc<Context<V>>) -> Self {
+    pub(crate) fn new(
+        ctx: &Arc<Context<V>>,
+        reads: &Arc<Reads<V>>,
+        members: &Arc<Members<V>>,
+    ) -> Self {
         Self {
             ctx: Arc::clone(ctx),
+            reads: Arc::clone(reads),
+            members: Arc::clone(members),
+            turns: Turns::default(),
             writer: Writer::new(ctx),
             passes: Passes::default(),
         }
     }
 
     /// What the writes that L2 has not answered yet weigh together.
-    #[cfg(feature = "metrics")]
-    pub(super) fn pending(&self) -> usize {
+    pub(crate) fn pending(&self) -> usize {
         self.writer.pending()
     }
 
     /// Stores values in both levels.
-    pub(super) async fn insert(
+    pub(crate) async fn insert(
         &self,
         values: impl IntoIterator<Item = (Key, Loaded<V>)>,
     ) -> Result<Token, WriteError> {
@@ -64,7 +89,7 @@ impl<V: Value> Writes<V> {
 
     /// Stores a value if the one that is there has this version. Names the write if it was stored. While the cache is
     /// switched off nothing is changed: an invalidation in its place would remove the value of another caller.
-    pub(super) async fn insert_if(
+    pub(crate) async fn insert_if(
         &self,
         key: Key,
         loaded: Loaded<V>,
@@ -80,7 +105,7 @@ impl<V: Value> Writes<V> {
 
     /// Stores a value, and has it wait for its source.
     #[cfg(feature = "write-behind")]
-    pub(super) async fn append(
+    pub(crate) async fn append(
         &self,
         key: Key,
         value: V,
@@ -139,7 +164,7 @@ impl<V: Value> Writes<V> {
     }
 
     /// Removes keys from both levels, here and everywhere, and keeps loads from being stored for as long as `hold`.
-    pub(super) async fn invalidate(
+    pub(crate) async fn invalidate(
         &self,
         keys: impl IntoIterator<Item = Key>,
         hold: Duration,
@@ -150,24 +175,24 @@ impl<V: Value> Writes<V> {
     }
 
     /// As [`invalidate`](Self::invalidate), and then waits until every instance has applied it.
-    pub(super) async fn invalidate_and_wait(&self, key: Key) -> Result<Token, WriteError> {
+    pub(crate) async fn invalidate_and_wait(&self, key: Key) -> Result<Token, WriteError> {
         let removed = self.remove([key], Kind::InvalidateAwaited, Duration::ZERO);
         let removed = removed.await?;
         if let Accepted::Published(ack) = removed {
-            await_applied(&self.ctx, ack).await;
+            self.members.await_applied(ack).await;
         }
         Ok(self.token(removed))
     }
 
     /// Makes the value of a key stale in both levels, here and everywhere.
-    pub(super) async fn expire(&self, key: Key) -> Result<(), WriteError> {
+    pub(crate) async fn expire(&self, key: Key) -> Result<(), WriteError> {
         let order = self.ctx.deferred.next_order();
         let expire = Write::new(&self.ctx, key, order, Change::Expire);
         self.write(once(expire)).await.map(|_| ())
     }
 
     /// Makes all values with one of these tags misses, in both levels, here and everywhere.
-    pub(super) async fn invalidate_tags(
+    pub(crate) async fn invalidate_tags(
         &self,
         tags: impl IntoIterator<Item = Key>,
     ) -> Result<Token, WriteError> {
@@ -186,7 +211,7 @@ impl<V: Value> Writes<V> {
     /// it, and whatever is written gets a higher version than the step was given. So what has a lower one can be removed
     /// key by key, and is not stored again meanwhile, in a pass that begins after the step. The messages come last: an
     /// instance that has applied one cannot read an old value of its prefix from L2 any more.
-    pub(super) async fn invalidate_prefixes(
+    pub(crate) async fn invalidate_prefixes(
         self: &Arc<Self>,
         prefixes: impl IntoIterator<Item = Key>,
     ) -> Result<u64, WriteError> {
@@ -292,7 +317,7 @@ impl<V: Value> Writes<V> {
 
     /// Sends L2 what is deferred and due, by writes that are called now: so it comes after all writes of its keys that
     /// were called before (rule 14). What does not get through is deferred again.
-    pub(super) async fn deliver_deferred(&self) {
+    pub(crate) async fn deliver_deferred(&self) {
         let ctx = &self.ctx;
         let began = ctx.deferred.next_order();
         while let Some(delivery) = ctx.deferred.next(ctx.now(), began) {
@@ -333,7 +358,7 @@ impl<V: Value> Writes<V> {
 
     /// Has the writer carry writes through, whether or not the caller stays: a caller that is cancelled between the
     /// database and the cache must not leave the old value behind. Returns the first error, if there is one.
-    pub(super) async fn write(
+    pub(crate) async fn write(
         &self,
         writes: impl Iterator<Item = (Write<V>, oneshot::Receiver<WriteResult>)>,
     ) -> WriteResult {
@@ -353,7 +378,7 @@ impl<V: Value> Writes<V> {
     }
 
     /// Empties both levels, here and everywhere.
-    pub(super) async fn clear(&self) -> Result<Token, WriteError> {
+    pub(crate) async fn clear(&self) -> Result<Token, WriteError> {
         let order = self.ctx.deferred.next_order();
         let clear = Write::new(&self.ctx, "".into(), order, Change::Clear);
         let cleared = self.write(once(clear)).await?;
@@ -361,7 +386,7 @@ impl<V: Value> Writes<V> {
     }
 
     /// Names a write. A call that had nothing to change gets a token that any instance meets.
-    pub(super) fn token(&self, accepted: Accepted) -> Token {
+    pub(crate) fn token(&self, accepted: Accepted) -> Token {
         accepted.token().unwrap_or_else(|| Token {
             epoch: self.ctx.l1.freshness().epoch(),
             ver: 0,

@@ -1,0 +1,126 @@
+//! A commit of the source, and the change of the caches that has to follow it: in a task of their own, so that no caller that
+//! is cancelled comes between them.
+
+use std::iter::once;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use tracing::{Instrument, Span};
+
+use super::Loads;
+use super::lease::{self, Ready, Replaces};
+use crate::engine::write::change::{Accepted, Change, Write};
+use crate::error::{CommitError, WriteError};
+use crate::key::{Key, KeyTooLong};
+use crate::l2::Kind;
+use crate::loaded::Loaded;
+use crate::token::Token;
+use crate::vocabulary::Value;
+
+impl<V: Value> Loads<V> {
+    /// Runs a commit, and invalidates the key then, however it has ended: it may have landed.
+    pub(crate) async fn invalidate_after<T, E>(
+        &self,
+        key: Result<Key, KeyTooLong>,
+        commit: impl Future<Output = Result<T, E>> + Send + 'static,
+    ) -> Result<T, CommitError<T, E>>
+    where
+        T: Send + 'static,
+        E: Send + 'static,
+    {
+        let commit = async { commit.await.map(|value| (value, None)) };
+        let (value, _) = self.commit(key, commit).await?;
+        Ok(value)
+    }
+
+    /// Runs a commit of this value, and then stores the value in both levels.
+    ///
+    /// The lease is taken over before the commit begins, and renewed until it ends. So what is stored after the commit is the
+    /// value of the last commit: any other change of the key, and any other commit of this kind, ends the lease. Then the key is
+    /// invalidated instead, as after a commit that has failed. No load that began before is stored.
+    pub(crate) async fn write_through<Fut, E>(
+        &self,
+        key: Key,
+        loaded: Loaded<V>,
+        store: impl FnOnce(&V) -> Fut,
+    ) -> Result<Token, CommitError<(), E>>
+    where
+        Fut: Future<Output = Result<(), E>> + Send + 'static,
+        E: Send + 'static,
+    {
+        let ctx = &self.ctx;
+        let checked = ctx.convert.to_store(loaded);
+        let (value, ttls, tags) =
+            checked.map_err(|misuse| CommitError::NotBegun(WriteError::misuse(misuse)))?;
+        let commit = store(&value);
+        let ready = Ready::new(value, ttls, tags);
+        let (task_ctx, leased) = (Arc::clone(ctx), key.clone());
+        let commit = async move {
+            let (ctx, key) = (&*task_ctx, &leased);
+            let op = ctx.l1.begin(key);
+            let lease = lease::take_over(ctx, key).await;
+            let leases = [(key, lease)];
+            tokio::select! {
+                biased;
+                committed = commit => committed?,
+                never = lease::keep(ctx, &leases) => match never {},
+            }
+            let ended = lease::fill(ctx, &op, lease, ready, Replaces::Any).await;
+            let stored = ended.is_stored.then(|| ended.slot.version().into());
+            Ok(((), stored))
+        };
+        let ((), token) = self.commit(Ok(key), commit).await?;
+        Ok(token)
+    }
+
+    /// Runs a commit, and invalidates the key unless it names the write that has brought the caches up to date.
+    async fn commit<T, E>(
+        &self,
+        key: Result<Key, KeyTooLong>,
+        commit: impl Future<Output = Result<(T, Option<Token>), E>> + Send + 'static,
+    ) -> Result<(T, Token), CommitError<T, E>>
+    where
+        T: Send + 'static,
+        E: Send + 'static,
+    {
+        // If the runtime ends during the commit this is dropped, and so deferred.
+        let write = key.map(|key| {
+            let (kind, hold) = (Kind::Invalidate, Duration::ZERO);
+            Write::new(&self.ctx, key, 0, Change::Remove { kind, hold })
+        });
+        let (ctx, writes) = (Arc::clone(&self.ctx), Arc::clone(&self.writes));
+        let task = async move {
+            let committed = AssertUnwindSafe(commit).catch_unwind().await;
+            let stored = match &committed {
+                Ok(Ok((_, stored))) => *stored,
+                Ok(Err(_)) | Err(_) => None,
+            };
+            let changed = match (write, stored) {
+                (Ok((write, _)), Some(token)) => {
+                    write.done(Accepted::Done(token));
+                    Ok(token)
+                }
+                (Ok((write, answer)), None) => {
+                    let write = write.called_now();
+                    ctx.l1.evict(&write.key);
+                    let invalidated = writes.write(once((write, answer))).await;
+                    invalidated.map(|accepted| writes.token(accepted))
+                }
+                // Nothing is cached under such a key.
+                (Err(error), _) => Err(error.into()),
+            };
+            (committed, changed)
+        };
+        match tokio::spawn(task.instrument(Span::current())).await {
+            Ok((Ok(Ok((value, _))), Ok(token))) => Ok((value, token)),
+            Ok((Ok(Ok((value, _))), Err(error))) => {
+                Err(CommitError::NotInvalidated { value, error })
+            }
+            Ok((Ok(Err(error)), _)) => Err(CommitError::Failed(error)),
+            Ok((Err(panic), _)) => Err(CommitError::panicked(&*panic)),
+            Err(_) => Err(CommitError::Stopped),
+        }
+    }
+}

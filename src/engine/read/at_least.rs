@@ -1,0 +1,79 @@
+//! Look-ups with a token: they do not answer with what is older than the write that it names, also before this instance has
+//! applied that write (rule 22).
+//!
+//! An entry that was stored by that write or later is an answer. Otherwise L2 is asked, which has every write that it has
+//! accepted; and only then the loader. The token may be made up, so nothing here waits for it, and nothing in L1 changes
+//! because of it.
+
+use super::lookup::Reads;
+use super::tags::Proof;
+use crate::ablation::{Rule, without};
+use crate::entry::Entry;
+use crate::key::Key;
+use crate::l1::ReadOutcome;
+use crate::l2::Want;
+use crate::source::Source;
+use crate::token::Token;
+use crate::vocabulary::Value;
+
+impl<V: Value> Reads<V> {
+    /// Looks keys up in both levels. The results are in the order of the keys.
+    pub(crate) async fn get_many_at_least(
+        &self,
+        keys: &[Key],
+        token: Token,
+    ) -> Vec<Option<Entry<V>>> {
+        let found = self.look_up_at_least(keys, token).await;
+        found.into_iter().map(Result::ok).collect()
+    }
+
+    /// L1, where an entry is new enough, and otherwise L2. Where there is no value: which stored values a load is content with;
+    /// `None` if L2 is not to be asked.
+    pub(crate) async fn look_up_at_least(
+        &self,
+        keys: &[Key],
+        token: Token,
+    ) -> Vec<Result<Entry<V>, Option<Want>>> {
+        let ctx = &*self.ctx;
+        let now = ctx.now();
+        let (mut lacking, mut places) = (Vec::new(), Vec::new());
+        let here = keys.iter().enumerate().map(|(place, key)| {
+            self.get_local_at_least(key, token).ok_or_else(|| {
+                lacking.push(key.clone());
+                places.push(place);
+                None
+            })
+        });
+        let mut found: Vec<_> = here.collect();
+        if lacking.is_empty() {
+            return found;
+        }
+        let outcomes = self.read_many(&lacking, Proof::Unused).await;
+        for ((place, key), outcome) in places.into_iter().zip(&lacking).zip(outcomes) {
+            let answer = match outcome {
+                ReadOutcome::Unavailable => self
+                    .get_unproven(key)
+                    .filter(|entry| ctx.l1.is_at_least(entry.slot(), token))
+                    .ok_or(None),
+                outcome => self.answer(key, outcome, now),
+            };
+            if let Some(place) = found.get_mut(place) {
+                *place = answer;
+            }
+        }
+        found
+    }
+
+    /// L1 alone.
+    fn get_local_at_least(&self, key: &Key, token: Token) -> Option<Entry<V>> {
+        let ctx = &*self.ctx;
+        let now = ctx.now();
+        let slot = ctx.l1.get(key, now)?;
+        if !ctx.l1.is_at_least(&slot, token) && !without(Rule::Tokens) {
+            return None;
+        }
+        let before = ctx.counters.l1_hits.bump();
+        self.note_hit(&slot, before);
+        Some(self.hand_out(slot, now, Source::L1))
+    }
+}

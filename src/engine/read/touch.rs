@@ -1,0 +1,212 @@
+//! A new life for what is there: by a call, and by each read of a cache whose entries live on while they are read.
+//!
+//! Neither brings anything back: L2 changes the times of a value that it holds, and of no other.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use moka::ops::compute::{CompResult, Op as Compute};
+use tokio::runtime::Handle;
+use tracing::{Instrument, Span};
+
+#[cfg(larder_ablation)]
+use crate::ablation::{Rule, without};
+use crate::clock::{Clock, Tick, nanos};
+use crate::engine::context::Context;
+use crate::engine::deadline::{deadline, learn_clock};
+use crate::error::{L2Error, WriteError};
+use crate::key::Key;
+use crate::l1::{NEVER, Op, Slot, SlotValue};
+use crate::l2::{NewLife, Touched};
+use crate::vocabulary::Value;
+use crate::wire::message::{self, Kind};
+
+/// How many keys are remembered as extended; one that is forgotten may be extended again at once.
+const CAPACITY: u64 = 10_000;
+
+/// Changes how long entries live that are there.
+pub(crate) struct Touch<V> {
+    ctx: Arc<Context<V>>,
+    extensions: Extensions,
+}
+
+impl<V: Value> Touch<V> {
+    pub(crate) fn new(ctx: &Arc<Context<V>>) -> Self {
+        Self {
+            extensions: Extensions::new(ctx.options.clock.clone()),
+            ctx: Arc::clone(ctx),
+        }
+    }
+
+    /// Gives the value of a key a new TTL. Returns whether there is a value.
+    pub(crate) async fn renew(&self, key: Key, ttl: Duration) -> Result<bool, WriteError> {
+        let ctx = &*self.ctx;
+        let ttls = ctx.convert.touched(ttl).map_err(WriteError::misuse)?;
+        if ctx.l1.freshness().is_alone() {
+            let now = ctx.now();
+            let after = |ttl| now.saturating_add(nanos(ttl));
+            let ends_at = ttls.end.map_or(NEVER, after);
+            return Ok(replace_times(ctx, &key, now, |_| {
+                (after(ttls.hard), ends_at)
+            }));
+        }
+        let op = ctx.l1.begin(&key);
+        if ctx.bars(&key) {
+            return Ok(false);
+        }
+        let known = learn_clock(ctx, &key).await;
+        known.map_err(WriteError::unconfirmed)?;
+        let (deadline, _) = deadline(ctx);
+        let touched = send(ctx, &op, NewLife::Renewed(ttls), deadline).await;
+        touched.map_err(WriteError::unconfirmed)
+    }
+
+    /// Extends the life of an entry that was read, if less than the idle time is left of it: in the background, and each key
+    /// once in a quarter of the idle time.
+    #[cold]
+    pub(crate) fn extend(&self, slot: &Arc<Slot<V>>, idle: Duration) {
+        let ctx = &self.ctx;
+        let key = slot.key();
+        let is_alone = ctx.l1.freshness().is_alone();
+        let runtime = Handle::try_current().ok().filter(|_| !is_alone);
+        // Without a runtime the next look-up that has one does it.
+        let is_possible = is_alone || runtime.is_some();
+        if !is_possible || !self.extensions.is_due(key, idle / 4) {
+            return;
+        }
+        let ttls = ctx.convert.idle_ttls(idle);
+        let Some(runtime) = runtime else {
+            let now = ctx.now();
+            replace_times(ctx, key, now, |slot| {
+                let gone_at = now.saturating_add(nanos(ttls.hard)).min(slot.ends_at());
+                (gone_at.max(slot.gone_at), slot.ends_at())
+            });
+            return;
+        };
+        let (ctx, key) = (Arc::clone(ctx), key.clone());
+        #[cfg(larder_ablation)]
+        let slot = Arc::clone(slot);
+        let extending = async move {
+            #[cfg(larder_ablation)]
+            if without(Rule::ExtendOnly) {
+                return store_again(&ctx, &key, &slot, ttls).await;
+            }
+            let op = ctx.l1.begin(&key);
+            if !ctx.bars(&key) {
+                // An error has been traced. The next read after a while tries again.
+                let _ = send(&ctx, &op, NewLife::Extended(ttls), None).await;
+            }
+        };
+        runtime.spawn(extending.instrument(Span::current()));
+    }
+}
+
+/// Has L2 change how long a value lives, and then L1. Returns whether there is a value.
+async fn send<V: Value>(
+    ctx: &Context<V>,
+    op: &Op,
+    life: NewLife,
+    deadline: Option<u64>,
+) -> Result<bool, L2Error> {
+    let key = op.key();
+    let payload = message::payload(Kind::Invalidate, ctx.instance, &[key]);
+    let touching = ctx.lane.touch(key, life, &payload, deadline);
+    let Some(touched) = ctx.breaker.send("touch", touching).await? else {
+        return Ok(false);
+    };
+    apply(ctx, op, &touched);
+    Ok(true)
+}
+
+/// Applies a change of the times of a value that L2 has accepted.
+fn apply<V: Value>(ctx: &Context<V>, op: &Op, touched: &Touched) {
+    let Touched {
+        change,
+        stamp,
+        life,
+    } = *touched;
+    let (key, now) = (op.key(), ctx.now());
+    if let Some(change) = change {
+        // A shorter life: as other instances do.
+        return ctx.l1.apply([&**key], stamp.epoch, change);
+    }
+    let held = ctx.l1.get(key, now);
+    let Some(slot) = held.filter(|slot| slot.version() == stamp.version()) else {
+        // What is here, if anything, is an older version.
+        return ctx.l1.apply([&**key], stamp.epoch, stamp.ver);
+    };
+    let (tags, value) = (slot.tags(), SlotValue::Shared(slot));
+    let slot = ctx.convert.slot(key, value, stamp, life, tags, now);
+    ctx.l1.publish(op, &slot);
+}
+
+/// Changes until when an entry lives, and until when its life can be extended, where L1 alone holds it. Returns whether
+/// there is one.
+fn replace_times<V: Value>(
+    ctx: &Context<V>,
+    key: &str,
+    now: Tick,
+    new: impl Fn(&Slot<V>) -> (Tick, Tick),
+) -> bool {
+    ctx.l1.replace_times(key, now, |slot| {
+        let (gone_at, ends_at) = new(slot);
+        Some(ctx.convert.head_until(slot.head(), gone_at, ends_at))
+    })
+}
+
+/// Until when the life of which key is not extended again.
+struct Extensions {
+    keys: moka::sync::Cache<Key, Tick>,
+    clock: Clock,
+}
+
+impl Extensions {
+    fn new(clock: Clock) -> Self {
+        Self {
+            keys: moka::sync::Cache::new(CAPACITY),
+            clock,
+        }
+    }
+
+    /// Whether the life of a key is to be extended, which is not done again for so long.
+    fn is_due(&self, key: &Key, pause: Duration) -> bool {
+        let now = self.clock.now();
+        let until = now.saturating_add(nanos(pause));
+        let outcome = self.keys.entry(key.clone()).and_compute_with(|last| {
+            let is_due = last.is_none_or(|last| now >= last.into_value());
+            if is_due {
+                Compute::Put(until)
+            } else {
+                Compute::Nop
+            }
+        });
+        matches!(
+            outcome,
+            CompResult::Inserted(_) | CompResult::ReplacedWith(_)
+        )
+    }
+}
+
+#[cfg(larder_ablation)]
+async fn store_again<V: Value>(ctx: &Context<V>, key: &str, slot: &Slot<V>, ttls: crate::l2::Ttls) {
+    if let Ok(sealed) = ctx.convert.seal(key, slot.value(), ttls, &[]) {
+        let payload = message::payload(Kind::Insert, ctx.instance, &[key]);
+        let _ = ctx.lane.insert(&[(key, &sealed)], &payload, None).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn extensions_of_so_many_keys_are_remembered() {
+        let extensions = Extensions::new(Clock::manual());
+        for n in 0..2 * CAPACITY {
+            assert!(extensions.is_due(&Key::from(&*n.to_string()), Duration::MAX));
+        }
+        extensions.keys.run_pending_tasks();
+        let kept = extensions.keys.entry_count();
+        assert!((1..=CAPACITY).contains(&kept), "{kept}");
+    }
+}

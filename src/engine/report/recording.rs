@@ -1,0 +1,82 @@
+//! Hands the counters and gauges of an instance to the recorder that the process has installed for the `metrics` crate.
+//!
+//! A hit costs nothing more: counters are handed over once a second, as they are then.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::time::sleep;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::engine::context::Context;
+use crate::engine::load::Loads;
+use crate::engine::metrics::Metrics;
+use crate::engine::write::Writes;
+use crate::lock::lock;
+use crate::vocabulary::Value;
+
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Hands all over from time to time. A recorder that is installed later gets it from then on.
+pub(crate) struct Recording<V: Value> {
+    ctx: Arc<Context<V>>,
+    loads: Arc<Loads<V>>,
+    writes: Arc<Writes<V>>,
+    task: Mutex<Option<AbortOnDropHandle<()>>>,
+}
+
+impl<V: Value> Recording<V> {
+    pub(crate) fn new(
+        ctx: &Arc<Context<V>>,
+        loads: &Arc<Loads<V>>,
+        writes: &Arc<Writes<V>>,
+    ) -> Self {
+        Self {
+            ctx: Arc::clone(ctx),
+            loads: Arc::clone(loads),
+            writes: Arc::clone(writes),
+            task: Mutex::default(),
+        }
+    }
+
+    /// Starts the task, which ends with its runtime, in the place of one that may have ended.
+    pub(crate) fn start(&self) {
+        if !Metrics::ARE_ON {
+            return;
+        }
+        let (ctx, loads) = (Arc::clone(&self.ctx), Arc::clone(&self.loads));
+        let writes = Arc::clone(&self.writes);
+        let recording = async move {
+            loop {
+                record(&ctx, &loads, &writes);
+                sleep(PAUSE).await;
+            }
+        };
+        *lock(&self.task) = Some(AbortOnDropHandle::new(tokio::spawn(recording)));
+    }
+
+    /// Hands over the counters, and the gauges as they are now.
+    pub(crate) fn record(&self) {
+        if Metrics::ARE_ON {
+            record(&self.ctx, &self.loads, &self.writes);
+        }
+    }
+}
+
+fn record<V: Value>(ctx: &Context<V>, loads: &Loads<V>, writes: &Writes<V>) {
+    ctx.metrics.set_counters(&ctx.counted());
+    let is = |yes| if yes { 1.0 } else { 0.0 };
+    #[allow(clippy::cast_precision_loss, reason = "a recorder takes nothing else")]
+    let number = |n: u64| n as f64;
+    ctx.metrics.set_gauges([
+        number(ctx.l1.len()),
+        number(ctx.l1.weight()),
+        number(loads.pending() as u64),
+        number(writes.pending() as u64),
+        number(ctx.deferred.len() as u64),
+        is(ctx.breaker.is_up()),
+        is(ctx.breaker.is_open()),
+        is(ctx.l1.freshness().is_live()),
+        is(!ctx.is_off()),
+    ]);
+}

@@ -1,0 +1,287 @@
+//! Invalidations that other programs publish on channels of their own, carried out as calls of this instance.
+//!
+//! Payloads wait in a bounded queue. A payload that does not fit cannot be named any more, so all that wait become one
+//! clear. Prefixes wait by themselves, as a pass over L2 takes long, and one is enough for all of them. Parsers run on a
+//! thread for blocking code: a slow one delays no heartbeat.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::task::spawn_blocking;
+use tracing::warn;
+
+use crate::engine::context::Context;
+use crate::engine::write::Writes;
+use crate::key::{Key, MAX_KEY_BYTES};
+use crate::lock::lock;
+use crate::stats::Counters;
+use crate::throttle::Throttle;
+use crate::vocabulary::{Invalidation, Value, What};
+
+/// How many payloads may wait, and how many bytes they may have together.
+const MOST_WAIT: usize = 4096;
+const MOST_BYTES: usize = 8 << 20;
+/// How many payloads are parsed before what they invalidate is sent.
+const MOST_TOGETHER: usize = 256;
+/// How many prefixes may wait for the next pass over L2.
+const MOST_PREFIXES: usize = 1024;
+
+/// Carries out the messages of other programs.
+pub(crate) struct Listen<V: Value> {
+    ctx: Arc<Context<V>>,
+    writes: Arc<Writes<V>>,
+    pub(crate) listeners: Arc<Listeners>,
+    panics: Throttle,
+    overflows: Throttle,
+}
+
+impl<V: Value> Listen<V> {
+    pub(crate) fn new(
+        ctx: &Arc<Context<V>>,
+        writes: &Arc<Writes<V>>,
+        listeners: Vec<Listener>,
+    ) -> Self {
+        Self {
+            ctx: Arc::clone(ctx),
+            writes: Arc::clone(writes),
+            listeners: Arc::new(Listeners::new(listeners, &ctx.counters)),
+            panics: Throttle::default(),
+            overflows: Throttle::default(),
+        }
+    }
+}
+
+/// A channel of other programs, and what its payloads say.
+pub(crate) struct Listener {
+    pub(crate) channel: Arc<str>,
+    pub(crate) parse: Parser,
+}
+
+type Parser = Box<dyn Fn(&[u8]) -> Vec<Invalidation> + Send + Sync>;
+
+/// All listeners of an instance, and what they have heard.
+pub(crate) struct Listeners {
+    all: Vec<Listener>,
+    counters: Arc<Counters>,
+    waiting: Mutex<Waiting>,
+    prefixes: Mutex<BTreeSet<Key>>,
+    heard: Notify,
+    heard_prefixes: Notify,
+    dropped: Notify,
+}
+
+#[derive(Default)]
+struct Waiting {
+    /// Each with the number of its listener.
+    payloads: VecDeque<(usize, Vec<u8>)>,
+    bytes: usize,
+    /// Whether a payload did not fit. Until the clear that makes up for it begins, no other one has to be kept.
+    is_over: bool,
+}
+
+pub(crate) type Payloads = Vec<(usize, Vec<u8>)>;
+
+impl Listeners {
+    pub(crate) fn new(all: Vec<Listener>, counters: &Arc<Counters>) -> Self {
+        Self {
+            all,
+            counters: Arc::clone(counters),
+            waiting: Mutex::default(),
+            prefixes: Mutex::default(),
+            heard: Notify::new(),
+            heard_prefixes: Notify::new(),
+            dropped: Notify::new(),
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    pub(crate) fn channels(&self) -> Vec<Arc<str>> {
+        let all = self.all.iter();
+        all.map(|listener| Arc::clone(&listener.channel)).collect()
+    }
+
+    /// Puts a payload into the queue. Called by a connection's driver, so it does nothing else.
+    pub(crate) fn hear(&self, listener: usize, payload: Vec<u8>) {
+        self.counters.events_heard.bump();
+        let mut waiting = lock(&self.waiting);
+        let bytes = waiting.bytes.saturating_add(payload.len());
+        if waiting.is_over || bytes > MOST_BYTES || waiting.payloads.len() == MOST_WAIT {
+            let dropped = waiting.payloads.len() as u64 + 1;
+            *waiting = Waiting {
+                is_over: true,
+                ..Waiting::default()
+            };
+            self.counters.events_dropped.add(dropped);
+            self.dropped.notify_one();
+        } else {
+            waiting.bytes = bytes;
+            waiting.payloads.push_back((listener, payload));
+            self.heard.notify_one();
+        }
+    }
+
+    /// Waits for payloads.
+    pub(crate) async fn next(&self) -> Payloads {
+        loop {
+            let payloads = self.take();
+            if !payloads.is_empty() {
+                return payloads;
+            }
+            self.heard.notified().await;
+        }
+    }
+
+    fn take(&self) -> Payloads {
+        let mut waiting = lock(&self.waiting);
+        let many = waiting.payloads.len().min(MOST_TOGETHER);
+        let some: Payloads = waiting.payloads.drain(..many).collect();
+        let bytes: usize = some.iter().map(|(_, payload)| payload.len()).sum();
+        waiting.bytes = waiting.bytes.saturating_sub(bytes);
+        some
+    }
+
+    /// Puts the prefixes that payloads name to those that wait. `false` if they are too many: then none waits any more, and a
+    /// clear has to make up for them.
+    pub(crate) fn add_prefixes(&self, prefixes: BTreeSet<Key>) -> bool {
+        if prefixes.is_empty() {
+            return true;
+        }
+        let mut waiting = lock(&self.prefixes);
+        waiting.extend(prefixes);
+        let fit = waiting.len() <= MOST_PREFIXES;
+        if fit {
+            self.heard_prefixes.notify_one();
+        } else {
+            waiting.clear();
+        }
+        fit
+    }
+
+    /// Waits for prefixes, and takes all of them.
+    pub(crate) async fn next_prefixes(&self) -> BTreeSet<Key> {
+        loop {
+            let prefixes = mem::take(&mut *lock(&self.prefixes));
+            if !prefixes.is_empty() {
+                return prefixes;
+            }
+            self.heard_prefixes.notified().await;
+        }
+    }
+
+    /// Waits until a payload does not fit. From then on others have to be kept again.
+    pub(crate) async fn too_many(&self) {
+        while !mem::take(&mut lock(&self.waiting).is_over) {
+            self.dropped.notified().await;
+        }
+    }
+
+    /// What the payloads invalidate, and how many parsers panicked.
+    pub(crate) fn parse(&self, payloads: &Payloads) -> (Vec<Invalidation>, u64) {
+        let (mut invalidations, mut panics) = (Vec::new(), 0);
+        for (number, payload) in payloads {
+            let Some(listener) = self.all.get(*number) else {
+                continue;
+            };
+            match catch_unwind(AssertUnwindSafe(|| (listener.parse)(payload))) {
+                Ok(parsed) => invalidations.extend(parsed),
+                Err(_) => panics += 1,
+            }
+        }
+        (invalidations, panics)
+    }
+}
+
+impl<V: Value> Listen<V> {
+    /// Carries out the messages that are heard. Those that wait when this is dropped are carried out by the next one.
+    pub(crate) async fn run(&self) {
+        // Beside each other: a parser may take for ever.
+        tokio::select! {
+            () = self.carry_out() => {}
+            () = self.remove_prefixes() => {}
+            () = self.make_up() => {}
+        }
+    }
+
+    async fn carry_out(&self) {
+        let ctx = &*self.ctx;
+        loop {
+            let payloads = self.listeners.next().await;
+            let listeners = Arc::clone(&self.listeners);
+            let parsing = spawn_blocking(move || listeners.parse(&payloads));
+            // Otherwise the runtime ends.
+            let Ok((invalidations, panics)) = parsing.await else {
+                return;
+            };
+            ctx.counters.parser_panics.add(panics);
+            if panics > 0 && self.panics.allows(ctx.now()) {
+                warn!(
+                    namespace = ctx.options.namespace.as_str(),
+                    "the parser of listen_to panicked; what the message says is not invalidated"
+                );
+            }
+            self.invalidate(invalidations).await;
+        }
+    }
+
+    /// Those that are heard during a pass share the next one, and delay no keys and tags.
+    async fn remove_prefixes(&self) {
+        loop {
+            let prefixes = self.listeners.next_prefixes().await;
+            let _ = self.writes.invalidate_prefixes(prefixes).await;
+        }
+    }
+
+    /// Clears for what did not fit, and cannot be named any more.
+    async fn make_up(&self) {
+        let ctx = &*self.ctx;
+        loop {
+            self.listeners.too_many().await;
+            if self.overflows.allows(ctx.now()) {
+                warn!(
+                    namespace = ctx.options.namespace.as_str(),
+                    "other programs publish faster than this instance can invalidate; it clears the cache instead"
+                );
+            }
+            let _ = self.writes.clear().await;
+        }
+    }
+
+    /// As calls of this instance. What L2 does not accept is deferred, counted and traced as theirs is.
+    async fn invalidate(&self, invalidations: Vec<Invalidation>) {
+        let writes = &self.writes;
+        let [mut keys, mut tags, mut prefixes] = [const { BTreeSet::<Key>::new() }; 3];
+        for invalidation in invalidations {
+            let (set, text) = match &invalidation.0 {
+                What::All => {
+                    let _ = writes.clear().await;
+                    return;
+                }
+                What::Key(key) => (&mut keys, key),
+                What::Tag(tag) => (&mut tags, tag),
+                What::Prefix(prefix) => (&mut prefixes, prefix),
+            };
+            // Nothing is stored under what is longer.
+            if text.len() <= MAX_KEY_BYTES {
+                set.insert(text.as_str().into());
+            }
+        }
+        if !self.listeners.add_prefixes(prefixes) {
+            // It costs less than a pass for so many, and covers the keys and tags, too.
+            let _ = writes.clear().await;
+            return;
+        }
+        if !keys.is_empty() {
+            let _ = writes.invalidate(keys, Duration::ZERO).await;
+        }
+        if !tags.is_empty() {
+            let _ = writes.invalidate_tags(tags).await;
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Changes of this instance, published for other programs: best effort, and in a task of its own that delays nothing.
+
+use std::error::Error;
+use std::sync::Arc;
+
+use tokio::sync::{Mutex, mpsc};
+use tracing::warn;
+
+use crate::engine::context::Context;
+use crate::l2::Message;
+use crate::stats::Counters;
+use crate::throttle::Throttle;
+use crate::vocabulary::Value;
+
+/// How many events may wait.
+const MOST_WAIT: usize = 1024;
+
+/// Where changes are published, and how they are written.
+pub(crate) struct PublishTo {
+    pub(crate) channel: Arc<str>,
+    pub(crate) write: fn(&str, &Message) -> Option<Vec<u8>>,
+}
+
+pub(crate) struct Publisher {
+    to: PublishTo,
+    counters: Arc<Counters>,
+    queue: mpsc::Sender<Vec<u8>>,
+    /// Held by the task.
+    events: Mutex<mpsc::Receiver<Vec<u8>>>,
+    warnings: Throttle,
+}
+
+impl Publisher {
+    pub(crate) fn new(to: PublishTo, counters: &Arc<Counters>) -> Self {
+        let (queue, events) = mpsc::channel(MOST_WAIT);
+        Self {
+            to,
+            counters: Arc::clone(counters),
+            queue,
+            events: Mutex::new(events),
+            warnings: Throttle::default(),
+        }
+    }
+
+    /// Has an own change published.
+    pub(crate) fn push(&self, namespace: &str, message: &Message) {
+        let event = (self.to.write)(namespace, message);
+        if event.is_some_and(|event| self.queue.try_send(event).is_err()) {
+            self.counters.changes_dropped.bump();
+        }
+    }
+
+    /// Publishes the events in the queue, one after the other.
+    pub(crate) async fn run<V: Value>(&self, ctx: &Context<V>) {
+        let mut events = self.events.lock().await;
+        while let Some(event) = events.recv().await {
+            // Not through the breaker: whether others may be told says nothing of what the cache needs.
+            let published = if ctx.breaker.is_open() {
+                None
+            } else {
+                Some(ctx.lane.publish(&self.to.channel, &event).await)
+            };
+            match published {
+                Some(Ok(())) => {
+                    ctx.counters.changes_published.bump();
+                }
+                failed => {
+                    ctx.counters.changes_dropped.bump();
+                    if let Some(Err(error)) = failed
+                        && self.warnings.allows(ctx.now())
+                    {
+                        warn!(
+                            namespace = ctx.options.namespace.as_str(),
+                            error = &error as &dyn Error,
+                            "a change could not be published for other programs"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
