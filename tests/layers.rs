@@ -51,6 +51,11 @@ const LAYERS: [&[&str]; 17] = [
     ],
 ];
 
+/// The folders of the engine, from the top. All of them use the files beside them, but for [`OVER_ROOMS`].
+const ROOMS: [&str; 5] = ["subscribe", "report", "load", "write", "read"];
+/// The file of the engine that uses the folders.
+const OVER_ROOMS: &str = "engine";
+
 type Module = Vec<String>;
 
 /// The modules, and the text of each without its unit tests.
@@ -228,6 +233,34 @@ fn layers_depend_downward_only() {
         }
     }
     assert!(upward.is_empty(), "{upward:#?}");
+}
+
+#[test]
+fn rooms_of_the_engine_depend_downward_only() {
+    let rank = |module: &Module| {
+        let name = module.get(1)?.as_str();
+        let room = ROOMS.iter().position(|room| *room == name);
+        Some(room.unwrap_or(if name == OVER_ROOMS { 0 } else { ROOMS.len() }))
+    };
+    let (graph, mut upward, mut between) = (graph(), Vec::new(), 0);
+    let engine = |module: &Module| module[0] == "engine";
+    for (module, imports) in graph.iter().filter(|(module, _)| engine(module)) {
+        for import in imports.iter().filter(|import| engine(import)) {
+            let (Some(from), Some(to)) = (rank(module), rank(import)) else {
+                continue;
+            };
+            between += usize::from(from != to);
+            if to < from {
+                upward.push(format!(
+                    "{} imports {}",
+                    module.join("::"),
+                    import.join("::")
+                ));
+            }
+        }
+    }
+    assert!(upward.is_empty(), "{upward:#?}");
+    assert!(between > 30, "{between} imports between rooms");
 }
 
 #[test]

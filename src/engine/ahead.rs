@@ -13,14 +13,14 @@ const LONGEST: f64 = 16.0;
 /// The part of a new time in the mean of how long loads take.
 const WEIGHT: u64 = 8;
 
-pub(super) struct RefreshAhead {
+pub(crate) struct RefreshAhead {
     options: Arc<Options>,
     /// How long loads take, in the mean: nanoseconds. Zero before the first one.
     load_takes: AtomicU64,
 }
 
 impl RefreshAhead {
-    pub(super) fn new(options: &Arc<Options>) -> Self {
+    pub(crate) fn new(options: &Arc<Options>) -> Self {
         Self {
             options: Arc::clone(options),
             load_takes: AtomicU64::new(0),
@@ -28,7 +28,7 @@ impl RefreshAhead {
     }
 
     /// Takes note of how long a load has taken.
-    pub(super) fn loaded_in(&self, took: Tick) {
+    pub(crate) fn loaded_in(&self, took: Tick) {
         let mean = self.load_takes.load(Ordering::Relaxed);
         let next = match mean {
             0 => took,
@@ -39,7 +39,7 @@ impl RefreshAhead {
     }
 
     /// From when on a read of a value may refresh it ahead, which was written at `born_at` and is stale or gone at `deadline`.
-    pub(super) fn begins_at(&self, born_at: Tick, deadline: Tick) -> Tick {
+    pub(crate) fn begins_at(&self, born_at: Tick, deadline: Tick) -> Tick {
         if deadline == NEVER {
             return NEVER;
         }
@@ -55,7 +55,7 @@ impl RefreshAhead {
     }
 
     /// Whether a read at `now` refreshes such a value.
-    pub(super) fn is_due(&self, born_at: Tick, deadline: Tick, now: Tick) -> bool {
+    pub(crate) fn is_due(&self, born_at: Tick, deadline: Tick, now: Tick) -> bool {
         match self.options.refresh_ahead {
             None => false,
             Some(AheadBy::Share(_)) => now >= self.begins_at(born_at, deadline),

@@ -14,7 +14,7 @@ const CAPACITY: u64 = 10_000;
 const LONGEST: Duration = Duration::from_secs(30);
 
 /// Keys whose load or refresh failed; and those whose refresh is done by another instance, or may not be stored for now.
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     keys: moka::sync::Cache<Key, Pause, Hasher>,
     /// Whether a key was ever added. Each write removes its key, and skips that while there is nothing to remove.
     is_used: AtomicBool,
@@ -44,13 +44,13 @@ enum After {
 /// When a load began, by the changes that can be of any key: the error of one that began before a clear, or before the
 /// invalidation of a tag, is not handed out after it (rule 20). Which tags its value would have had is not known.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Began {
-    pub(super) generation: u64,
-    pub(super) tag_changes: u64,
+pub(crate) struct Began {
+    pub(crate) generation: u64,
+    pub(crate) tag_changes: u64,
 }
 
 impl Backoff {
-    pub(super) fn new(clock: Clock) -> Self {
+    pub(crate) fn new(clock: Clock) -> Self {
         Self {
             keys: moka::sync::Cache::builder()
                 .max_capacity(CAPACITY)
@@ -60,24 +60,24 @@ impl Backoff {
         }
     }
 
-    pub(super) fn may_refresh(&self, key: &str) -> bool {
+    pub(crate) fn may_refresh(&self, key: &str) -> bool {
         self.pause(key).is_none()
     }
 
     /// Whether the last refresh or load of a key failed, and it is not tried again yet.
-    pub(super) fn has_failed(&self, key: &str) -> bool {
+    pub(crate) fn has_failed(&self, key: &str) -> bool {
         let failed = |pause: Pause| pause.failures > 0 || !matches!(pause.after, After::Refresh);
         self.pause(key).is_some_and(failed)
     }
 
     /// Whether the callers of a key get a fallback, without a load.
-    pub(super) fn is_throttled(&self, key: &str) -> bool {
+    pub(crate) fn is_throttled(&self, key: &str) -> bool {
         self.pause(key)
             .is_some_and(|pause| matches!(pause.after, After::Fallback))
     }
 
     /// The error that the callers of a key get, without a load, if its load could have begun `now`.
-    pub(super) fn error(&self, key: &str, now: Began) -> Option<LoadError> {
+    pub(crate) fn error(&self, key: &str, now: Began) -> Option<LoadError> {
         match self.pause(key)?.after {
             After::Error { error, began } if began == now => Some(error),
             _ => None,
@@ -85,21 +85,21 @@ impl Backoff {
     }
 
     /// The key was stored or changed: it may be tried at once.
-    pub(super) fn forget(&self, key: &str) {
+    pub(crate) fn forget(&self, key: &str) {
         if self.is_used.load(Ordering::Acquire) {
             self.keys.invalidate(key);
         }
     }
 
     /// The same for all keys that begin with `prefix`.
-    pub(super) fn forget_prefix(&self, prefix: &str) {
+    pub(crate) fn forget_prefix(&self, prefix: &str) {
         for (key, _) in self.keys.iter().filter(|(key, _)| key.starts_with(prefix)) {
             self.keys.invalidate(&*key);
         }
     }
 
     /// A refresh failed. The next one waits twice as long after each failure in a row, with jitter, and at least so long.
-    pub(super) fn refresh_failed(&self, key: &Key, at_least: Duration) {
+    pub(crate) fn refresh_failed(&self, key: &Key, at_least: Duration) {
         let failures = self.keys.get(key).map_or(0, |pause| pause.failures);
         let mut pauses = retry_delays(Duration::from_millis(200), LONGEST);
         let pause = pauses.nth(failures.min(16)).unwrap_or(LONGEST);
@@ -107,17 +107,17 @@ impl Backoff {
     }
 
     /// Another instance refreshes the key.
-    pub(super) fn yielded(&self, key: &Key) {
+    pub(crate) fn yielded(&self, key: &Key) {
         self.wait(key, 0, Duration::from_millis(50), After::Refresh);
     }
 
     /// A load failed, and there is a fallback.
-    pub(super) fn fell_back(&self, key: &Key, pause: Duration) {
+    pub(crate) fn fell_back(&self, key: &Key, pause: Duration) {
         self.wait(key, 0, pause, After::Fallback);
     }
 
     /// A load failed, and there is no fallback.
-    pub(super) fn load_failed(&self, key: &Key, error: LoadError, began: Began, pause: Duration) {
+    pub(crate) fn load_failed(&self, key: &Key, error: LoadError, began: Began, pause: Duration) {
         self.wait(key, 0, pause, After::Error { error, began });
     }
 

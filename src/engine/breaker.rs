@@ -27,7 +27,7 @@ const OPENS_AT: u32 = 3;
 /// A trouble is over when no request has failed for this long. Failures that are closer together are one trouble.
 const OVER_AFTER: Duration = Duration::from_secs(5);
 
-pub(super) struct Breaker {
+pub(crate) struct Breaker {
     /// Whether there is a `trouble`. Without one, an answer takes no lock.
     in_trouble: AtomicBool,
     /// Whether the last request was not answered.
@@ -68,7 +68,7 @@ struct Trouble {
 }
 
 impl Breaker {
-    pub(super) fn new(
+    pub(crate) fn new(
         system: &'static str,
         reporter: Reporter,
         options: &Arc<Options>,
@@ -98,7 +98,7 @@ impl Breaker {
     /// Sends a request and counts its result, or fails at once while the breaker is open. The operation names its span.
     ///
     /// Cancel safe: if it is dropped L2 is probed, as nobody learns how long the request would have taken.
-    pub(super) fn send<'a, T: 'a>(
+    pub(crate) fn send<'a, T: 'a>(
         &'a self,
         operation: &'static str,
         request: Reply<'a, T>,
@@ -107,7 +107,7 @@ impl Breaker {
     }
 
     /// As [`send`](Self::send), for reads of several keys in one request.
-    pub(super) async fn send_reads(
+    pub(crate) async fn send_reads(
         &self,
         keys: usize,
         request: impl Future<Output = Vec<ReadResult>>,
@@ -166,36 +166,36 @@ impl Breaker {
     }
 
     /// Whether the breaker is open.
-    pub(super) fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.is_open.load(Ordering::Relaxed)
     }
 
     /// Whether the last request succeeded.
-    pub(super) fn is_up(&self) -> bool {
+    pub(crate) fn is_up(&self) -> bool {
         !self.in_trouble.load(Ordering::Relaxed)
             || lock(&self.trouble).as_ref().is_none_or(|now| now.is_up)
     }
 
     /// Whether the last request was not answered.
-    pub(super) fn is_silent(&self) -> bool {
+    pub(crate) fn is_silent(&self) -> bool {
         self.is_silent.load(Ordering::Relaxed)
     }
 
     /// Returns when L2 has to be probed: the last request was not answered, or one was dropped before it was.
-    pub(super) async fn silence(&self) {
+    pub(crate) async fn silence(&self) {
         while !self.is_silent() && !self.is_doubted.swap(false, Ordering::Relaxed) {
             self.silence.notified().await;
         }
     }
 
     /// Promises that L2 is probed while it is silent, until the returned guard is dropped.
-    pub(super) fn probing(&self) -> Probing<'_> {
+    pub(crate) fn probing(&self) -> Probing<'_> {
         self.will_probe();
         Probing(self)
     }
 
     /// A probe is sent now, or after a pause.
-    pub(super) fn will_probe(&self) {
+    pub(crate) fn will_probe(&self) {
         // Jitter adds up to as much again to a pause.
         let within = LONGEST_PAUSE.saturating_add(self.options.l2_timeout);
         let within = within.saturating_mul(2);
@@ -204,14 +204,14 @@ impl Breaker {
     }
 
     /// Ends a trouble in which no request has failed for a while.
-    pub(super) fn settle(&self) {
+    pub(crate) fn settle(&self) {
         if self.in_trouble.load(Ordering::Relaxed) {
             self.end_if_over(&mut lock(&self.trouble));
         }
     }
 
     /// Fails while the breaker is open and L2 is probed.
-    pub(super) fn admit(&self) -> Result<(), L2Error> {
+    pub(crate) fn admit(&self) -> Result<(), L2Error> {
         if self.is_open() && self.will_be_probed() {
             self.skipped.fetch_add(1, Ordering::Relaxed);
             self.counters.l2_skipped.bump();
@@ -225,7 +225,7 @@ impl Breaker {
     }
 
     /// Counts the result of a request that is sent even while the breaker is open: a probe, or one that no caller waits for.
-    pub(super) fn observe<T>(&self, answer: Result<T, L2Error>) -> Result<T, L2Error> {
+    pub(crate) fn observe<T>(&self, answer: Result<T, L2Error>) -> Result<T, L2Error> {
         match &answer {
             Ok(_) => self.note_success(),
             Err(error) => self.note_error(error),
@@ -288,7 +288,7 @@ impl Breaker {
     }
 
     /// The subscription was lost, or could not be made. It says nothing of requests, so their health stays as it is.
-    pub(super) fn note_lost_messages(&self, error: &L2Error) {
+    pub(crate) fn note_lost_messages(&self, error: &L2Error) {
         let now = self.options.clock.now();
         self.begin(&mut lock(&self.trouble), now);
         let cause = if error.is_refused() {
@@ -311,7 +311,7 @@ impl Breaker {
     }
 
     /// The epoch of L2 was read, in this life of the store. Of a new life one line is enough for all caches.
-    pub(super) fn note_epoch(&self, life: u64, is_new: bool) {
+    pub(crate) fn note_epoch(&self, life: u64, is_new: bool) {
         let is_restart = self.life.swap(life, Ordering::Relaxed) != life;
         if !is_new {
             return;
@@ -410,7 +410,7 @@ impl Drop for Pending<'_> {
 }
 
 /// The promise that a silent L2 is probed.
-pub(super) struct Probing<'a>(&'a Breaker);
+pub(crate) struct Probing<'a>(&'a Breaker);
 
 impl Drop for Probing<'_> {
     fn drop(&mut self) {

@@ -18,32 +18,32 @@ use crate::options::Options;
 use crate::stats::{Counters, Stats};
 use crate::vocabulary::Value;
 
-pub(super) struct Context<V> {
-    pub(super) options: Arc<Options>,
+pub(crate) struct Context<V> {
+    pub(crate) options: Arc<Options>,
     /// Whether the cache is switched off.
-    pub(super) is_off: AtomicBool,
-    pub(super) l1: Arc<L1<V>>,
-    pub(super) lane: Box<dyn Lane>,
+    pub(crate) is_off: AtomicBool,
+    pub(crate) l1: Arc<L1<V>>,
+    pub(crate) lane: Box<dyn Lane>,
     /// Every request to the lane passes through it.
-    pub(super) breaker: Breaker,
-    pub(super) convert: Convert<V>,
+    pub(crate) breaker: Breaker,
+    pub(crate) convert: Convert<V>,
     /// Invalidations that L2 has yet to be sent.
-    pub(super) deferred: Deferred,
+    pub(crate) deferred: Deferred,
     /// Keys whose load or refresh failed.
-    pub(super) backoff: Backoff,
-    pub(super) counters: Arc<Counters>,
-    pub(super) events: Arc<Events>,
-    pub(super) metrics: Metrics,
+    pub(crate) backoff: Backoff,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) events: Arc<Events>,
+    pub(crate) metrics: Metrics,
     /// The id of this instance, as its messages name it.
-    pub(super) instance: u64,
+    pub(crate) instance: u64,
 }
 
 impl<V> Context<V> {
-    pub(super) fn now(&self) -> Tick {
+    pub(crate) fn now(&self) -> Tick {
         self.options.clock.now()
     }
 
-    pub(super) fn stats(&self) -> Stats
+    pub(crate) fn stats(&self) -> Stats
     where
         V: Value,
     {
@@ -51,7 +51,7 @@ impl<V> Context<V> {
     }
 
     /// All but the number of entries, for which moka would have to do its pending work.
-    pub(super) fn counted(&self) -> Stats
+    pub(crate) fn counted(&self) -> Stats
     where
         V: Value,
     {
@@ -59,13 +59,13 @@ impl<V> Context<V> {
         self.counters.snapshot(flushes)
     }
 
-    pub(super) fn is_off(&self) -> bool {
+    pub(crate) fn is_off(&self) -> bool {
         self.is_off.load(Ordering::Acquire)
     }
 
     /// Whether neither level may be used for a key: a write of it is deferred (rule 14), or the cache is switched off. To be
     /// asked after the operation has begun.
-    pub(super) fn bars(&self, key: &str) -> bool {
+    pub(crate) fn bars(&self, key: &str) -> bool {
         self.is_off() || self.deferred.holds(key)
     }
 }

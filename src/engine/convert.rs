@@ -27,10 +27,10 @@ use crate::wire::envelope::{self, Head, Life, Place, Stamp};
 /// A TTL from the value itself.
 pub(crate) type TtlOf<V> = Arc<dyn Fn(&V) -> Option<Duration> + Send + Sync>;
 
-pub(super) struct Convert<V> {
+pub(crate) struct Convert<V> {
     codec: Box<dyn ValueCodec<V>>,
     ttl_of: Option<TtlOf<V>>,
-    pub(super) ahead: RefreshAhead,
+    pub(crate) ahead: RefreshAhead,
     /// Distinguishes values of this type from others under the same keys.
     type_tag: u64,
     namespace: Place,
@@ -45,7 +45,7 @@ pub(super) struct Convert<V> {
 }
 
 impl<V: Value> Convert<V> {
-    pub(super) fn new(
+    pub(crate) fn new(
         codec: Box<dyn ValueCodec<V>>,
         ttl_of: Option<TtlOf<V>>,
         type_tag: u64,
@@ -71,7 +71,7 @@ impl<V: Value> Convert<V> {
     /// Reads stored bytes. The caller decides whether their epoch and age are right, and [its tags](super::read::tags) valid.
     ///
     /// Where they cannot be read, says what else to ask for: something other than this.
-    pub(super) fn open(&self, key: &Key, bytes: &[u8], now: Tick) -> Result<Arc<Slot<V>>, Want> {
+    pub(crate) fn open(&self, key: &Key, bytes: &[u8], now: Tick) -> Result<Arc<Slot<V>>, Want> {
         self.counters.l2_read_bytes.add(bytes.len() as u64);
         let opened = match envelope::open(bytes, self.namespace.key(key)) {
             Ok(envelope) if envelope.head.type_tag != self.type_tag => {
@@ -107,7 +107,7 @@ impl<V: Value> Convert<V> {
 
     /// Reads a value that waits for its source, which has no stamp. `None` if it cannot be read.
     #[cfg(feature = "write-behind")]
-    pub(super) fn open_waiting(&self, key: &Key, body: &[u8]) -> Option<V> {
+    pub(crate) fn open_waiting(&self, key: &Key, body: &[u8]) -> Option<V> {
         let bytes = envelope::stamped(Stamp::default(), body);
         let envelope = envelope::open(&bytes, self.namespace.key(key)).ok()?;
         if envelope.head.type_tag != self.type_tag {
@@ -140,7 +140,7 @@ impl<V: Value> Convert<V> {
     }
 
     /// What a call stores that is given a value: the value, how long it lives, and its tags.
-    pub(super) fn to_store(&self, loaded: Loaded<V>) -> Result<(V, Ttls, Vec<Key>), Misuse> {
+    pub(crate) fn to_store(&self, loaded: Loaded<V>) -> Result<(V, Ttls, Vec<Key>), Misuse> {
         let value = loaded.value.filter(|_| loaded.is_stored);
         let value = value.ok_or(Misuse::NothingToInsert)?;
         let tags = names(loaded.tags)?;
@@ -149,7 +149,7 @@ impl<V: Value> Convert<V> {
     }
 
     /// How long a value lives that is written now, with what was set for it alone.
-    pub(super) fn ttls(&self, value: &V, own: &OwnTtls) -> Result<Ttls, Misuse> {
+    pub(crate) fn ttls(&self, value: &V, own: &OwnTtls) -> Result<Ttls, Misuse> {
         let options = &*self.options;
         let ttl_of = || {
             let ttl_of = || self.ttl_of.as_ref().and_then(|ttl_of| ttl_of(value));
@@ -178,7 +178,7 @@ impl<V: Value> Convert<V> {
     }
 
     /// The TTLs of a value with a new life from now on.
-    pub(super) fn touched(&self, ttl: Duration) -> Result<Ttls, Misuse> {
+    pub(crate) fn touched(&self, ttl: Duration) -> Result<Ttls, Misuse> {
         if ttl.is_zero() {
             return Err(Misuse::TouchedToZero);
         }
@@ -208,7 +208,7 @@ impl<V: Value> Convert<V> {
     }
 
     /// The TTLs of a value after a read that extends its life.
-    pub(super) fn idle_ttls(&self, idle: Duration) -> Ttls {
+    pub(crate) fn idle_ttls(&self, idle: Duration) -> Ttls {
         // A quarter more: so each instance extends it once in a quarter.
         self.kept_for(idle.saturating_add(idle / 4))
     }
@@ -221,7 +221,7 @@ impl<V: Value> Convert<V> {
     }
 
     /// Encodes a value for L2.
-    pub(super) fn seal(
+    pub(crate) fn seal(
         &self,
         key: &str,
         value: &V,
@@ -266,7 +266,7 @@ impl<V: Value> Convert<V> {
     }
 
     /// A value that L2 has just stored.
-    pub(super) fn fresh(
+    pub(crate) fn fresh(
         &self,
         key: &Key,
         value: SlotValue<V>,
@@ -280,7 +280,7 @@ impl<V: Value> Convert<V> {
     }
 
     /// A value with a stamp, its times translated to this process's clock.
-    pub(super) fn slot(
+    pub(crate) fn slot(
         &self,
         key: &Key,
         value: SlotValue<V>,
@@ -328,7 +328,7 @@ impl<V: Value> Convert<V> {
     }
 
     /// The same head for a value that lives until another time.
-    pub(super) fn head_until(&self, head: SlotHead, gone_at: Tick, ends_at: Tick) -> SlotHead {
+    pub(crate) fn head_until(&self, head: SlotHead, gone_at: Tick, ends_at: Tick) -> SlotHead {
         let is_bounded_in_l1 = head.expires_at < head.gone_at;
         SlotHead {
             expires_at: if is_bounded_in_l1 {
@@ -351,7 +351,7 @@ impl<V: Value> Convert<V> {
     }
 
     /// From when on a read extends the life of a value that lives until `gone_at`: with less than the idle time left.
-    pub(super) fn extend_at(&self, gone_at: Tick, ends_at: Tick) -> Tick {
+    pub(crate) fn extend_at(&self, gone_at: Tick, ends_at: Tick) -> Tick {
         match self.options.sliding {
             Some(idle) if gone_at < ends_at => gone_at.saturating_sub(nanos(idle)),
             _ => NEVER,
@@ -359,7 +359,7 @@ impl<V: Value> Convert<V> {
     }
 
     /// A value that L2 does not hold, for the callers that waited for it and for no other.
-    pub(super) fn unstored(&self, key: &Key, value: SlotValue<V>, now: Tick) -> Arc<Slot<V>> {
+    pub(crate) fn unstored(&self, key: &Key, value: SlotValue<V>, now: Tick) -> Arc<Slot<V>> {
         self.counters.loads_not_stored.bump();
         let head = SlotHead {
             epoch: 0,

@@ -7,13 +7,13 @@ use crate::l2::{LeaseRequest, Want};
 use crate::vocabulary::Value;
 
 /// The deadline of what is sent now: by L2's clock, if that is known, and by this instance's.
-pub(super) fn deadline<V: Value>(ctx: &Context<V>) -> (Option<u64>, Tick) {
+pub(crate) fn deadline<V: Value>(ctx: &Context<V>) -> (Option<u64>, Tick) {
     let by = ctx.now().saturating_add(nanos(ctx.options.l2_timeout));
     (ctx.l1.freshness().lane_time(by), by)
 }
 
 /// Has L2's clock read, unless it is known or need not be: connecting reads it, so any request will do.
-pub(super) async fn learn_clock<V: Value>(ctx: &Context<V>, key: &str) -> Result<(), L2Error> {
+pub(crate) async fn learn_clock<V: Value>(ctx: &Context<V>, key: &str) -> Result<(), L2Error> {
     let freshness = ctx.l1.freshness();
     if freshness.lane_time(ctx.now()).is_some() || freshness.is_alone() {
         return Ok(());

@@ -17,7 +17,7 @@ const BATCH: usize = 256;
 
 /// What is to be invalidated.
 #[derive(Clone, Copy)]
-pub(super) enum Target<'a> {
+pub(crate) enum Target<'a> {
     Key(&'a Key),
     Tag(&'a Key),
     /// All keys.
@@ -25,7 +25,7 @@ pub(super) enum Target<'a> {
 }
 
 /// Keys and tags that have to be invalidated in L2. Until then, this instance uses them in neither level.
-pub(super) struct Deferred {
+pub(crate) struct Deferred {
     capacity: usize,
     pending: Mutex<Pending>,
     /// Whether anything is pending: what every read looks at.
@@ -47,7 +47,7 @@ struct Pending {
 
 /// An invalidation of a key, or of all of them, that is to be sent.
 #[derive(Clone, Copy)]
-pub(super) struct Invalidation {
+pub(crate) struct Invalidation {
     /// When it was deferred, among the writes. The lowest is sent first; what L2 refuses is deferred again.
     order: u64,
     /// By this instance's time: sending it before is of no use.
@@ -58,15 +58,15 @@ pub(super) struct Invalidation {
 
 /// What has to be known of a write that is deferred.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Deferral {
+pub(crate) struct Deferral {
     /// In ms of the lane's time: until then the write itself may still land.
-    pub(super) settles_after: u64,
+    pub(crate) settles_after: u64,
     /// By this instance's time, about when that is.
-    pub(super) settled_at: Tick,
+    pub(crate) settled_at: Tick,
     /// For how long after the invalidation L2 shall store no loads.
-    pub(super) hold: Duration,
+    pub(crate) hold: Duration,
     /// It is enough to make the value stale: it need not be removed.
-    pub(super) keeps_value: bool,
+    pub(crate) keeps_value: bool,
 }
 
 impl Deferral {
@@ -82,7 +82,7 @@ impl Deferral {
 }
 
 /// What to send L2 next.
-pub(super) enum Delivery {
+pub(crate) enum Delivery {
     /// The invalidation of some keys, with one hold.
     Keys(Vec<Key>, Duration),
     /// Some keys whose values are to be stale.
@@ -136,7 +136,7 @@ impl Pending {
 }
 
 impl Deferred {
-    pub(super) fn new(capacity: usize) -> Self {
+    pub(crate) fn new(capacity: usize) -> Self {
         Self {
             capacity,
             pending: Mutex::default(),
@@ -148,23 +148,23 @@ impl Deferred {
     }
 
     /// Ends the deliveries. Returns how many keys and tags are lost.
-    pub(super) fn close(&self) -> usize {
+    pub(crate) fn close(&self) -> usize {
         self.is_closed.store(true, Ordering::SeqCst);
         self.len()
     }
 
     /// Whether to warn that an invalidation was lost which was deferred just now: if this is closed, once in five seconds.
-    pub(super) fn should_warn_of_loss(&self, now: Tick) -> bool {
+    pub(crate) fn should_warn_of_loss(&self, now: Tick) -> bool {
         self.is_closed.load(Ordering::SeqCst) && self.warnings.allows(now)
     }
 
     /// Numbers the call of a write, to compare with what is deferred later.
-    pub(super) fn next_order(&self) -> u64 {
+    pub(crate) fn next_order(&self) -> u64 {
         self.order.fetch_add(1, Ordering::SeqCst)
     }
 
     /// Defers an invalidation.
-    pub(super) fn defer(&self, target: Target<'_>, deferral: Deferral) {
+    pub(crate) fn defer(&self, target: Target<'_>, deferral: Deferral) {
         let mut pending = self.lock();
         let former = pending.named(target);
         let former = former.and_then(|(all, name)| all.get(name).copied());
@@ -186,12 +186,12 @@ impl Deferred {
     }
 
     /// Whether a key must not be used until L2 has been sent its invalidation.
-    pub(super) fn holds(&self, key: &str) -> bool {
+    pub(crate) fn holds(&self, key: &str) -> bool {
         self.has(|pending| pending.keys.contains_key(key))
     }
 
     /// Whether values with a tag must not be used until L2 has been sent its invalidation.
-    pub(super) fn holds_tag(&self, tag: &str) -> bool {
+    pub(crate) fn holds_tag(&self, tag: &str) -> bool {
         self.has(|pending| pending.tags.contains_key(tag))
     }
 
@@ -205,13 +205,13 @@ impl Deferred {
     }
 
     /// How many keys and tags are pending; all of them count as one.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         let pending = self.lock();
         pending.keys.len() + pending.tags.len() + usize::from(pending.all.is_some())
     }
 
     /// What is to be sent now, of what was deferred before `order`.
-    pub(super) fn next(&self, now: Tick, order: u64) -> Option<Delivery> {
+    pub(crate) fn next(&self, now: Tick, order: u64) -> Option<Delivery> {
         let pending = self.lock();
         let is_due = |one: &Invalidation| now >= one.not_before && one.order < order;
         if let Some(all) = pending.all {
@@ -241,7 +241,7 @@ impl Deferred {
     /// the lane's time. `by` is what would have been deferred of it. It settles what was deferred before that call, but
     /// for a longer hold, and for a removal if it keeps the value; and unless a deferred write may land after it: then
     /// that is invalidated once more when it has.
-    pub(super) fn overtaken(
+    pub(crate) fn overtaken(
         &self,
         target: Target<'_>,
         order: u64,

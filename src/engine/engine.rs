@@ -27,9 +27,11 @@ use super::report::recording::Recording;
 use super::subscribe::listen::Listener;
 use super::subscribe::publish::PublishTo;
 use super::subscribe::subscriber::Subscriber;
+use super::write::Writes;
 #[cfg(feature = "write-behind")]
 use super::write::change::{Appending, Queued};
-use super::write::{Attempts, Writes};
+#[cfg(feature = "write-behind")]
+use super::write::update::Attempts;
 use crate::clock::Tick;
 use crate::entry::Entry;
 use crate::error::{CommitError, L2Error, LoadError, WriteError};
@@ -348,6 +350,7 @@ impl<V: Value> Engine<V> {
     }
 
     /// Waits for the turn of an update.
+    #[cfg(feature = "write-behind")]
     pub(crate) async fn attempts(&self, key: &Key) -> Attempts<'_, V> {
         self.writes.attempts(key).await
     }

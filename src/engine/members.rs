@@ -21,13 +21,13 @@ use crate::retry_delays::poll_delays;
 const SILENT_AFTER: u32 = 10;
 
 /// The members of the lane, as this instance sees them.
-pub(super) struct Members<V> {
+pub(crate) struct Members<V> {
     ctx: Arc<Context<V>>,
     attendance: Attendance,
 }
 
 impl<V> Members<V> {
-    pub(super) fn new(ctx: &Arc<Context<V>>) -> Self {
+    pub(crate) fn new(ctx: &Arc<Context<V>>) -> Self {
         Self {
             ctx: Arc::clone(ctx),
             attendance: Attendance::default(),
@@ -47,7 +47,7 @@ impl<V> Members<V> {
     }
 
     /// Looks at the members now and then, so that the list does not grow with each instance that crashes.
-    pub(super) async fn forget_silent(&self) -> Infallible {
+    pub(crate) async fn forget_silent(&self) -> Infallible {
         loop {
             sleep(self.ctx.options.max_staleness.saturating_mul(SILENT_AFTER)).await;
             // An error has been traced. The next look is as good.
@@ -62,7 +62,7 @@ impl<V> Members<V> {
     ///
     /// A lane may have lost members that still rely on a proof from before: they are assumed to have the longest
     /// `max_staleness` that is known.
-    pub(super) async fn await_applied(&self, ack: WriteAck) {
+    pub(crate) async fn await_applied(&self, ack: WriteAck) {
         let ctx = &*self.ctx;
         let accepted = ctx.now();
         let after = |time: Duration| accepted.saturating_add(nanos(time));

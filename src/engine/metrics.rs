@@ -19,7 +19,7 @@ static METADATA: Metadata<'static> = Metadata::new("larder", Level::INFO, Some("
 
 /// The names of what an instance hands over, with its labels.
 #[derive(Clone)]
-pub(super) struct Metrics(Arc<Keys>);
+pub(crate) struct Metrics(Arc<Keys>);
 
 struct Keys {
     /// In the order of the fields of [`Stats`].
@@ -78,9 +78,9 @@ const LOADS: &str = "larder_load_duration_seconds";
 const REQUESTS: &str = "larder_l2_request_duration_seconds";
 
 impl Metrics {
-    pub(super) const ARE_ON: bool = true;
+    pub(crate) const ARE_ON: bool = true;
 
-    pub(super) fn new(namespace: &str) -> Self {
+    pub(crate) fn new(namespace: &str) -> Self {
         describe();
         let labels = [Label::new("namespace", namespace.to_owned())];
         let key = |name: String| Key::from_parts(name, labels.to_vec());
@@ -116,22 +116,22 @@ impl Metrics {
     }
 
     /// A loader has run.
-    pub(super) fn record_load(&self, began: Instant, has_failed: bool) {
+    pub(crate) fn record_load(&self, began: Instant, has_failed: bool) {
         self.0.loads.record(began, has_failed);
     }
 
     /// The time at which a request to L2 is sent.
-    pub(super) fn start() -> Instant {
+    pub(crate) fn start() -> Instant {
         Instant::now()
     }
 
     /// A request to L2 was answered, or was not.
-    pub(super) fn record_request(&self, sent: Instant, has_failed: bool) {
+    pub(crate) fn record_request(&self, sent: Instant, has_failed: bool) {
         self.0.requests.record(sent, has_failed);
     }
 
     /// All counters as they are.
-    pub(super) fn set_counters(&self, stats: &Stats) {
+    pub(crate) fn set_counters(&self, stats: &Stats) {
         with_recorder(|recorder| {
             for (counter, (_, n)) in self.0.counters.iter().zip(stats.iter()) {
                 if let Some(key) = &counter.key {
@@ -144,7 +144,7 @@ impl Metrics {
     }
 
     /// All gauges, in the order of [`GAUGES`].
-    pub(super) fn set_gauges(&self, values: [f64; GAUGES.len()]) {
+    pub(crate) fn set_gauges(&self, values: [f64; GAUGES.len()]) {
         with_recorder(|recorder| {
             for (key, value) in self.0.gauges.iter().zip(values) {
                 recorder.register_gauge(key, &METADATA).set(value);

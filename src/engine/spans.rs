@@ -3,7 +3,7 @@
 use tracing::Span;
 
 /// The span of a task, or that of its caller, if nobody takes spans of this level: otherwise the task would be in none.
-pub(super) fn enabled(span: Span) -> Span {
+pub(crate) fn enabled(span: Span) -> Span {
     if span.is_disabled() {
         Span::current()
     } else {

@@ -485,7 +485,6 @@ impl<V: Value> L1<V> {
     }
 
     /// How many entries there are, invisible ones included.
-    #[cfg(feature = "metrics")]
     pub(crate) fn weight(&self) -> u64 {
         self.store.as_ref().map_or(0, Store::weight)
     }

@@ -178,7 +178,6 @@ impl<V: Value> Store<V> {
     }
 
     /// Of all entries together, as of the last time that moka did its pending work.
-    #[cfg(feature = "metrics")]
     pub(super) fn weight(&self) -> u64 {
         self.bounded.weighted_size()
     }

@@ -11,7 +11,7 @@ mod batch;
 pub(crate) mod change;
 mod order;
 mod passes;
-mod update;
+pub(crate) mod update;
 mod writer;
 
 use std::iter::once;
@@ -26,7 +26,6 @@ use self::change::{Accepted, Change, Condition, Insert, Write, WriteResult};
 #[cfg(feature = "write-behind")]
 use self::change::{Appending, Queued};
 use self::passes::Passes;
-pub(crate) use self::update::Attempts;
 use self::update::Turns;
 use self::writer::Writer;
 use crate::engine::context::Context;

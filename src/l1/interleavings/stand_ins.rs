@@ -45,7 +45,6 @@ impl<V> Bounded<V> {
     #[expect(clippy::unused_self, reason = "as moka's, which has some")]
     pub(in crate::l1) fn run_pending_tasks(&self) {}
 
-    #[cfg(feature = "metrics")]
     pub(in crate::l1) fn weighted_size(&self) -> u64 {
         self.entry_count()
     }
