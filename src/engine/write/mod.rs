@@ -26,7 +26,7 @@ use self::change::{Accepted, Change, Condition, Insert, Write, WriteResult};
 #[cfg(feature = "write-behind")]
 use self::change::{Appending, Queued};
 use self::passes::Passes;
-use self::update::Turns;
+use self::update::{Attempts, Turns};
 use self::writer::Writer;
 use crate::engine::context::Context;
 use crate::engine::deferred::Delivery;
@@ -100,6 +100,38 @@ impl<V: Value> Writes<V> {
         let condition = Condition::Version(version);
         let stored = self.store([(key, loaded)], Some(condition)).await?;
         Ok(stored.token())
+    }
+
+    /// Stores the value that `change` makes of the stored one, in its place.
+    pub(crate) async fn update(
+        &self,
+        key: Key,
+        mut change: impl FnMut(Option<&V>) -> Loaded<V>,
+    ) -> Result<Token, WriteError> {
+        let mut attempts = self.attempts(&key).await;
+        loop {
+            attempts.next().await?;
+            let now = self.ctx.now();
+            let stored = match self.reads.get_local(&key, now) {
+                Some(entry) => Some(entry),
+                None => self.reads.get(key.clone(), now).await,
+            };
+            // A value that L2 does not have, as one that could not be stored in it, cannot be replaced in it.
+            let version = stored
+                .as_ref()
+                .map_or(Some(Version::ABSENT), |entry| entry.meta().version());
+            let Some(version) = version else { continue };
+            let changed = change(stored.as_deref());
+            drop(stored);
+            if let Some(token) = self.insert_if(key.clone(), changed, version).await? {
+                return Ok(token);
+            }
+        }
+    }
+
+    /// Waits for the turn of an update.
+    pub(crate) async fn attempts(&self, key: &Key) -> Attempts<'_, V> {
+        Attempts::new(&self.ctx, &self.turns, key.clone()).await
     }
 
     /// Stores a value, and has it wait for its source.

@@ -9,15 +9,12 @@ use backon::ExponentialBackoff;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 
-use super::Writes;
 use crate::engine::context::Context;
 use crate::error::WriteError;
 use crate::key::Key;
-use crate::loaded::Loaded;
 use crate::lock::lock;
 use crate::retry_delays::retry_delays;
-use crate::token::Token;
-use crate::vocabulary::{Value, Version};
+use crate::vocabulary::Value;
 
 /// An update gives up after so many attempts.
 const ATTEMPTS: usize = 256;
@@ -70,45 +67,6 @@ impl Drop for Turn<'_> {
     }
 }
 
-impl<V: Value> Writes<V> {
-    /// Stores the value that `change` makes of the stored one, in its place.
-    pub(crate) async fn update(
-        &self,
-        key: Key,
-        mut change: impl FnMut(Option<&V>) -> Loaded<V>,
-    ) -> Result<Token, WriteError> {
-        let mut attempts = self.attempts(&key).await;
-        loop {
-            attempts.next().await?;
-            let now = self.ctx.now();
-            let stored = match self.reads.get_local(&key, now) {
-                Some(entry) => Some(entry),
-                None => self.reads.get(key.clone(), now).await,
-            };
-            // A value that L2 does not have, as one that could not be stored in it, cannot be replaced in it.
-            let version = stored
-                .as_ref()
-                .map_or(Some(Version::ABSENT), |entry| entry.meta().version());
-            let Some(version) = version else { continue };
-            let changed = change(stored.as_deref());
-            drop(stored);
-            if let Some(token) = self.insert_if(key.clone(), changed, version).await? {
-                return Ok(token);
-            }
-        }
-    }
-
-    /// Waits for the turn of an update.
-    pub(crate) async fn attempts(&self, key: &Key) -> Attempts<'_, V> {
-        Attempts {
-            ctx: &self.ctx,
-            turn: self.turns.wait(key.clone()).await,
-            left: ATTEMPTS,
-            pauses: retry_delays(FIRST_PAUSE, LONGEST_PAUSE),
-        }
-    }
-}
-
 /// The attempts of one update, in its turn.
 pub(crate) struct Attempts<'a, V: Value> {
     ctx: &'a Context<V>,
@@ -117,7 +75,16 @@ pub(crate) struct Attempts<'a, V: Value> {
     pauses: ExponentialBackoff,
 }
 
-impl<V: Value> Attempts<'_, V> {
+impl<'a, V: Value> Attempts<'a, V> {
+    pub(super) async fn new(ctx: &'a Context<V>, turns: &'a Turns, key: Key) -> Self {
+        Self {
+            ctx,
+            turn: turns.wait(key).await,
+            left: ATTEMPTS,
+            pauses: retry_delays(FIRST_PAUSE, LONGEST_PAUSE),
+        }
+    }
+
     /// Waits until the value can be read for the next attempt. After that it is read from L2: an instance that read its own
     /// last value from L1 would be a round trip ahead of all others each time, and these would never succeed.
     pub(crate) async fn next(&mut self) -> Result<(), WriteError> {
