@@ -8,8 +8,9 @@ use std::time::Duration;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::time::{Instant, timeout_at};
 
+use super::Loads;
+use super::fetch::{Begin, Fetch};
 use super::loader::{Loader, LoaderOf};
-use super::{Begin, Led, Loads};
 use crate::key::Key;
 use crate::lock::lock;
 use crate::vocabulary::Value;
@@ -24,7 +25,7 @@ pub(crate) struct Batches<K, V> {
 }
 
 struct Open<K, V> {
-    loads: Sender<(K, Led<V>)>,
+    loads: Sender<(K, Fetch<V>)>,
     /// A key that is in it begins the next: the loader has one value for a key, and an earlier load of it may have begun
     /// before an invalidation (rule 4).
     keys: HashSet<Key>,
@@ -52,7 +53,7 @@ impl<K: Send + 'static, V: Value> Batches<K, V> {
     }
 
     /// Adds a load to the open batch. If there is none, or its runtime has ended, begins one.
-    fn add(&self, loads: &Arc<Loads<V>>, key: K, led: Led<V>) {
+    fn add(&self, loads: &Arc<Loads<V>>, key: K, led: Fetch<V>) {
         let mut open = lock(&self.open);
         let text = led.op.key().clone();
         let mut one = (key, led);
@@ -89,9 +90,9 @@ impl<K: Send + 'static, V: Value> Batches<K, V> {
 
 /// What comes until the batch is full, or the time is over.
 async fn collect<K, V>(
-    mut receiver: Receiver<(K, Led<V>)>,
+    mut receiver: Receiver<(K, Fetch<V>)>,
     until: Instant,
-) -> (Vec<K>, Vec<Led<V>>) {
+) -> (Vec<K>, Vec<Fetch<V>>) {
     let (mut keys, mut all) = (Vec::new(), Vec::new());
     loop {
         let next = match timeout_at(until, receiver.recv()).await {
@@ -121,7 +122,7 @@ where
         (self.batches.loader_of)(vec![(self.key)()])
     }
 
-    fn begin(self, loads: &Arc<Loads<V>>, led: Led<V>) -> impl Future<Output = ()> + Send {
+    fn begin(self, loads: &Arc<Loads<V>>, led: Fetch<V>) -> impl Future<Output = ()> + Send {
         self.batches.add(loads, (self.key)(), led);
         ready(())
     }

@@ -4,7 +4,9 @@
 use futures::FutureExt;
 use tracing::warn;
 
-use super::{Flight, Led, Loads, Since};
+use super::Loads;
+use super::fetch::{Fetch, Flight};
+use super::since::Since;
 use crate::engine::backoff::Began;
 use crate::engine::read::tags::Proof;
 use crate::entry::Entry;
@@ -70,14 +72,14 @@ impl<V: Value> Loads<V> {
 
     /// What the callers of a load that failed get: a fallback, or otherwise the error. The next callers get the same for
     /// a while.
-    pub(crate) async fn failed(&self, led: &Led<V>, error: LoadError) -> LoadOutcome<V> {
-        let (ctx, op) = (&*self.ctx, &led.op);
+    pub(crate) async fn failed(&self, fetch: &Fetch<V>, error: LoadError) -> LoadOutcome<V> {
+        let (ctx, op) = (&*self.ctx, &fetch.op);
         let key = op.key();
         let options = &*ctx.options;
         let Some(found) = self.reads.fallback(key, Proof::Used).await else {
             if !options.error_ttl.is_zero() {
                 let pause = options.shortened(options.error_ttl);
-                (ctx.backoff).load_failed(key, error.clone(), led.began, pause);
+                (ctx.backoff).load_failed(key, error.clone(), fetch.began, pause);
                 // In this order: a change of the key that comes in between ends it. A caller that comes after a change
                 // does not get the error of a load that began before (rule 4).
                 if !ctx.l1.is_attached(op) {
@@ -91,7 +93,7 @@ impl<V: Value> Loads<V> {
                 let pause = options.jittered(options.fallback_throttle);
                 ctx.backoff.fell_back(key, pause);
             }
-            if self.warnings.allows(ctx.now()) {
+            if self.load_warnings.allows(ctx.now()) {
                 // Its sources are traced where the load has failed.
                 warn!(
                     namespace = options.namespace.as_str(),

@@ -7,6 +7,8 @@ use std::time::Duration;
 use futures::future::join_all;
 use tokio::time::{Instant, sleep};
 
+#[cfg(larder_ablation)]
+use crate::ablation::{Rule, without};
 use crate::engine::context::Context;
 use crate::engine::deadline::deadline;
 use crate::engine::read::tags::{self, Proof};
@@ -22,16 +24,34 @@ use crate::token::Token;
 use crate::vocabulary::Value;
 use crate::wire::message::{self, Kind};
 
-/// What came of asking for the lease.
+/// Why a key is loaded.
+pub(crate) enum Goal<V> {
+    /// Both levels lacked it. A value that L1 has by now is enough, unless it is older than the write that the token names.
+    Missing { at_least: Option<Token> },
+    /// A value is stale, or soon will be.
+    Newer(Entry<V>),
+}
+
+/// The answer to a request for the lease.
 pub(crate) enum Acquired<V> {
     /// Another load, refresh or insert has ended meanwhile, and its value is here or in L2.
     Found(Arc<Slot<V>>, Source),
-    /// The lease is granted: load, then fill. With the value that is kept past its TTL, if there is one.
+    /// The lease is granted: load, then fill. With the value that is replaced, if there is one.
     Lease(Lease, Option<Entry<V>>),
-    /// Load, and store nothing.
-    Unstored,
     /// Another instance has the lease, for at most so long.
     Wait(Duration),
+    /// The key may be loaded, but nothing is stored.
+    Not(WhyNot),
+}
+
+/// Why there is no lease.
+pub(crate) enum WhyNot {
+    /// L2 is not to be asked for the key.
+    NotAsked,
+    /// L2 stores no load of the key for now, or has no value for a request that asks for no lease.
+    Refused,
+    /// L2 does not answer, or stores values that cannot be read, one after the other.
+    Failed,
 }
 
 /// What a loaded value takes the place of.
@@ -111,58 +131,77 @@ pub(crate) async fn ask<V: Value>(
         .await
 }
 
-/// Asks for the lease. If the stored value cannot be read, asks again at once, until the time `until`. A value that L1 has is
-/// enough unless it is older than `at_least`.
+/// Asks for the lease. If the stored value cannot be read, asks again at once, until the time `until`.
 pub(crate) async fn acquire<V: Value>(
     ctx: &Context<V>,
     op: &Op,
-    at_least: Option<Token>,
+    goal: &Goal<V>,
     request: Option<&mut LeaseRequest>,
     until: Instant,
 ) -> Acquired<V> {
-    // An earlier load may have ended since the caller's look-up.
-    if let Some(slot) = ctx.l1.get(op.key(), ctx.now())
-        && at_least.is_none_or(|token| ctx.l1.is_at_least(&slot, token))
-    {
-        return Acquired::Found(slot, Source::L1);
-    }
+    let key = op.key();
+    let (proof, stale) = match goal {
+        Goal::Missing { at_least } => {
+            // An earlier load may have ended since the caller's look-up.
+            if let Some(slot) = ctx.l1.get(key, ctx.now())
+                && at_least.is_none_or(|token| ctx.l1.is_at_least(&slot, token))
+            {
+                return Acquired::Found(slot, Source::L1);
+            }
+            // Here and after a lost lease: callers with a token may have joined (rule 22).
+            (Proof::Unused, None)
+        }
+        Goal::Newer(previous) => (Proof::Used, Some(previous)),
+    };
     let Some(request) = request else {
-        return Acquired::Unstored;
+        return Acquired::Not(WhyNot::NotAsked);
     };
     // As an operation that begins now: a write may have been deferred since the look-up.
-    if ctx.bars(op.key()) {
-        return Acquired::Unstored;
+    if ctx.bars(key) {
+        return Acquired::Not(WhyNot::NotAsked);
+    }
+    #[cfg(larder_ablation)]
+    if let Some(previous) = stale
+        && without(Rule::RefreshLease)
+    {
+        let none = Lease {
+            token: 0,
+            epoch: previous.slot().epoch,
+        };
+        return Acquired::Lease(none, Some(previous.clone()));
     }
     loop {
-        match ask(ctx, op.key(), *request).await {
+        let kept = match ask(ctx, key, *request).await {
             Ok(LeaseReply::Hit(bytes)) => {
-                // Unused, here and after a lost lease: callers with a token may have joined (rule 22).
-                match tags::open(ctx, Proof::Unused, op.key(), &bytes, ctx.now()).await {
+                match tags::open(ctx, proof, key, &bytes, ctx.now()).await {
                     Ok(fresh) => {
                         ctx.l1.publish(op, &fresh);
                         return Acquired::Found(fresh, Source::L2);
                     }
                     Err(instead) => request.want = instead,
                 }
+                if Instant::now() >= until {
+                    return Acquired::Not(WhyNot::Failed);
+                }
+                continue;
             }
-            Ok(LeaseReply::Granted(lease)) => {
-                return Acquired::Lease(lease, previous(ctx, op.key(), None).await);
-            }
-            Ok(LeaseReply::Replace(lease, kept)) => {
-                return Acquired::Lease(lease, previous(ctx, op.key(), Some(&kept)).await);
-            }
+            Ok(LeaseReply::Granted(lease)) => (lease, None),
+            Ok(LeaseReply::Replace(lease, kept)) => (lease, Some(kept)),
             Ok(LeaseReply::Wait(longest)) => {
                 if request.want == Want::Nothing {
-                    // What the other load fills may well be readable.
+                    // The value that the other load fills may well be readable.
                     request.want = Want::Any;
                 }
                 return Acquired::Wait(longest);
             }
-            Ok(LeaseReply::Hold | LeaseReply::Miss) | Err(_) => return Acquired::Unstored,
-        }
-        if Instant::now() >= until {
-            return Acquired::Unstored;
-        }
+            Ok(LeaseReply::Hold | LeaseReply::Miss) => return Acquired::Not(WhyNot::Refused),
+            Err(_) => return Acquired::Not(WhyNot::Failed),
+        };
+        let previous = match stale {
+            Some(stale) => Some(stale.clone()),
+            None => previous(ctx, key, kept.1.as_deref()).await,
+        };
+        return Acquired::Lease(kept.0, previous);
     }
 }
 

@@ -6,8 +6,11 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, try_join_all};
 use tokio::time::{Instant, timeout_at};
 
+use super::Loads;
+use super::fetch::Flight;
+use super::get::one;
 use super::loader::Loader;
-use super::{Flight, Loads, Since, one};
+use super::since::Since;
 use crate::engine::read::tags::Proof;
 use crate::entry::Entry;
 use crate::error::LoadError;
@@ -52,29 +55,29 @@ impl<V: Value> Loads<V> {
 
     /// Has a stale value refreshed, for a caller that does not wait for it.
     pub(crate) fn refresh_in_background(
-        &self,
+        self: &Arc<Self>,
         key: Key,
         stale: &Entry<V>,
         loader: impl FnOnce() -> Loader<V>,
     ) {
         let stale = [(0, key, stale.clone())];
-        self.refreshes.start(stale, |_| loader());
+        self.spawn_refreshes(stale, |_| loader());
     }
 
     /// Has stale values refreshed, given with their places. Returns those whose refresh the caller waits for.
     pub(crate) fn start_refreshes(
-        &self,
+        self: &Arc<Self>,
         stale: impl IntoIterator<Item = (usize, Key, Entry<V>)>,
         loader: impl FnOnce(&[usize]) -> Loader<V>,
     ) -> Vec<Awaited<V>> {
         let wait = self.ctx.options.stale_wait;
         if wait.is_zero() {
-            self.refreshes.start(stale, loader);
+            self.spawn_refreshes(stale, loader);
             return Vec::new();
         }
         let until = Instant::now().checked_add(wait);
         let stale: Vec<_> = stale.into_iter().collect();
-        let refreshes = self.refreshes.start(stale.iter().cloned(), loader);
+        let refreshes = self.spawn_refreshes(stale.iter().cloned(), loader);
         let awaited = stale.into_iter().zip(refreshes);
         // For what is refreshed ahead no caller waits.
         let awaited = awaited.filter(|((.., entry), _)| entry.is_stale());

@@ -13,7 +13,7 @@ use futures::{FutureExt, Stream, StreamExt};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Loads;
-use super::lease::{self, Acquired, Ready, Replaces};
+use super::lease::{self, Acquired, Goal, Ready, Replaces};
 use crate::ablation::{Rule, without};
 use crate::engine::context::Context;
 use crate::error::WriteError;
@@ -180,16 +180,17 @@ async fn ask<V: Value>(ctx: &Context<V>, (key, loaded): Item<V>) -> Asked<V> {
         return Asked::Refused;
     };
     let op = ctx.l1.begin(&key);
+    let goal = Goal::Missing { at_least: None };
     let mut request = lease::request(ctx, Want::Any);
     let until = Instant::now() + ctx.options.l2_timeout;
-    match lease::acquire(ctx, &op, None, Some(&mut request), until).await {
+    match lease::acquire(ctx, &op, &goal, Some(&mut request), until).await {
         Acquired::Lease(lease, _) => Asked::Leased(Leased {
             op,
             lease,
             ready: Ready::new(value, ttls, tags),
         }),
         Acquired::Found(..) | Acquired::Wait(_) => Asked::Present,
-        Acquired::Unstored => Asked::NotNow,
+        Acquired::Not(_) => Asked::NotNow,
     }
 }
 

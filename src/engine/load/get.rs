@@ -1,0 +1,308 @@
+//! The callers of a load: each looks its key up, and joins the load of the key or begins one.
+
+use std::sync::Arc;
+
+use tracing::{Instrument, Span};
+
+use super::Loads;
+use super::fetch::{Begin, Fetch, Flight};
+use super::lease::{self, Goal, Replaces};
+use super::loader::Loader;
+use super::since::{Judged, Since};
+use crate::clock::Tick;
+use crate::engine::read::tags::Proof;
+use crate::entry::Entry;
+use crate::error::{LoadError, Misuse};
+use crate::key::Key;
+use crate::l1::{Join, Started};
+use crate::l2::Want;
+use crate::token::Token;
+use crate::vocabulary::Value;
+
+/// How a caller takes part in a load.
+struct Joining<V> {
+    flight: Flight<V>,
+    /// It has begun the load, and has to run it.
+    led: Option<Fetch<V>>,
+    /// The load began before the call, or before some tag was invalidated: its value may be old.
+    is_late: bool,
+}
+
+impl<V: Value> Loads<V> {
+    /// L2 and then the loader, for what L1 did not have at `now`.
+    pub(crate) async fn get_or_load(
+        self: &Arc<Self>,
+        key: Key,
+        now: Tick,
+        load: impl Begin<V>,
+    ) -> Result<Entry<V>, LoadError> {
+        if let Some(entry) = self.reads.get_instead(&key) {
+            return Ok(entry);
+        }
+        if let Some(entry) = self.throttled(&key, Proof::Used).await {
+            return Ok(entry);
+        }
+        let (outcome, now) = self.reads.read(&key, now).await;
+        match self.reads.answer(&key, outcome, now) {
+            Ok(entry) if entry.is_due() => {
+                match self.refresh_stale(key, &entry, || load.loader()) {
+                    Some(current) => current.await,
+                    None => Ok(entry),
+                }
+            }
+            Ok(entry) => Ok(entry),
+            Err(want) => one(self.load_missing(key, want, load, Since::ANY).await),
+        }
+    }
+
+    /// Looks a key up in both levels for a caller with a token, and otherwise loads it. A stale value is refreshed in the
+    /// background, and not waited for.
+    pub(crate) async fn get_or_load_at_least(
+        self: &Arc<Self>,
+        key: Key,
+        token: Token,
+        load: impl Begin<V>,
+    ) -> Result<Entry<V>, LoadError> {
+        let number = self.ctx.l1.next(&key);
+        let found = self
+            .reads
+            .look_up_at_least(std::slice::from_ref(&key), token);
+        let want = match found.await.pop().unwrap_or(Err(None)) {
+            Ok(entry) => {
+                if entry.is_due() {
+                    self.refresh_in_background(key, &entry, || load.loader());
+                }
+                return Ok(entry);
+            }
+            Err(want) => want,
+        };
+        if let Some(entry) = self.throttled(&key, Proof::Unused).await {
+            return Ok(entry);
+        }
+        let since = Since::new(token, number);
+        one(self.load_missing(key, want, load, since).await)
+    }
+
+    /// The loader, for what both levels lack. `None` if it is one for many keys and does not know the key.
+    pub(super) async fn load_missing(
+        self: &Arc<Self>,
+        key: Key,
+        want: Option<Want>,
+        load: impl Begin<V>,
+        mut since: Since,
+    ) -> Result<Option<Entry<V>>, LoadError> {
+        if let Some(error) = self.error_at_once(&key, since) {
+            return Err(error);
+        }
+        let (mut load, mut may_be_late) = (Some(load), true);
+        loop {
+            let Joining {
+                flight,
+                led,
+                is_late,
+            } = self.join(&key, want, 0, since, may_be_late);
+            let is_own = led.is_some();
+            if let Some(led) = led
+                && let Some(load) = load.take()
+            {
+                load.begin(self, led).await;
+            }
+            // The load of many keys returns no value for a key that its loader does not know; this loader may.
+            let loaded = match self.result_of(&key, flight).await {
+                // The source may have changed since that load began.
+                Err(_) if is_late => {
+                    may_be_late = false;
+                    continue;
+                }
+                loaded => loaded?,
+            };
+            match loaded {
+                Some(loaded) if is_late && !loaded.is_usable_late() => may_be_late = false,
+                Some(loaded) => match since.judge(&self.ctx, loaded, is_late, is_own) {
+                    Judged::Usable(loaded) => {
+                        let entry = self.reads.hand_out_loaded(loaded, self.ctx.now());
+                        return Ok(Some(entry));
+                    }
+                    Judged::Failed(error) => {
+                        return self.fallback_since(&key, error).await.map(Some);
+                    }
+                    Judged::Again => may_be_late = false,
+                },
+                None if is_own => return Ok(None),
+                None => {}
+            }
+        }
+    }
+
+    /// Why a key is not loaded.
+    fn error_at_once(&self, key: &Key, since: Since) -> Option<LoadError> {
+        if self.calls.is_called_by_loader_of(key) {
+            return Some(LoadError::misuse(Misuse::LooksUpItself));
+        }
+        self.recent_error(key, since)
+    }
+
+    /// The same for many keys, in their order. `loader` makes the loader for the keys at these places.
+    pub(crate) async fn get_many_or_load(
+        self: &Arc<Self>,
+        keys: Vec<Key>,
+        loader: impl Fn(&[usize]) -> Loader<V>,
+    ) -> Result<Vec<Option<Entry<V>>>, LoadError> {
+        let mut entries = Vec::with_capacity(keys.len());
+        for key in &keys {
+            entries.push(match self.reads.get_instead(key) {
+                Some(entry) => Some(entry),
+                None => self.throttled(key, Proof::Used).await,
+            });
+        }
+        let lacking = keys.into_iter().enumerate();
+        let lacking: Vec<_> = lacking
+            .filter(|(place, _)| entries.get(*place).is_some_and(Option::is_none))
+            .collect();
+        let asked: Vec<Key> = lacking.iter().map(|(_, key)| key.clone()).collect();
+        let outcomes = self.reads.read_many(&asked, Proof::Used).await;
+        let now = self.ctx.now();
+        let (mut due, mut missing) = (Vec::new(), Vec::new());
+        for ((place, key), outcome) in lacking.into_iter().zip(outcomes) {
+            match self.reads.answer(&key, outcome, now) {
+                Ok(entry) => {
+                    if entry.is_due() {
+                        due.push((place, key, entry.clone()));
+                    }
+                    fill(&mut entries, place, entry);
+                }
+                Err(want) => missing.push((place, key, want)),
+            }
+        }
+        let awaited = self.start_refreshes(due, &loader);
+        let (mut led, mut led_at) = (Vec::new(), Vec::new());
+        let (mut flights, mut again) = (Vec::new(), Vec::new());
+        let mut failed = Ok(());
+        for (place, key, want) in missing {
+            if let Some(error) = self.error_at_once(&key, Since::ANY) {
+                // The other keys are loaded all the same.
+                failed = Err(error);
+                continue;
+            }
+            let joining = self.join(&key, want, led.len(), Since::ANY, true);
+            if let Some(new) = joining.led {
+                led.push(new);
+                led_at.push(place);
+            }
+            flights.push((joining.flight, joining.is_late, place, key));
+        }
+        if !led.is_empty() {
+            self.spawn(led, loader(&led_at)).await;
+        }
+        for (flight, is_late, place, key) in flights {
+            let loaded = match self.result_of(&key, flight).await {
+                Err(_) if is_late => {
+                    again.push((place, key));
+                    continue;
+                }
+                loaded => loaded?,
+            };
+            if let Some(loaded) = loaded {
+                if is_late && !loaded.is_usable_late() {
+                    again.push((place, key));
+                    continue;
+                }
+                let entry = self.reads.hand_out_loaded(loaded, self.ctx.now());
+                fill(&mut entries, place, entry);
+            }
+        }
+        for (place, key) in again {
+            let loading = self.load_missing(key, Some(Want::Any), || loader(&[place]), Since::ANY);
+            if let Some(entry) = loading.await? {
+                fill(&mut entries, place, entry);
+            }
+        }
+        for (place, current) in self.await_refreshes(awaited, &loader).await? {
+            if let Some(slot) = entries.get_mut(place) {
+                *slot = current;
+            }
+        }
+        failed.map(|()| entries)
+    }
+
+    /// Loads a key, whatever is there and whoever loads it: joins no load, and takes the lease over from another one. The
+    /// load is an operation as an insert is: what it stores replaces what any instance holds.
+    pub(crate) async fn load_anew(
+        self: &Arc<Self>,
+        key: Key,
+        loader: Loader<V>,
+    ) -> Result<Entry<V>, LoadError> {
+        let loads = Arc::clone(self);
+        let task = async move {
+            let ctx = &loads.ctx;
+            let op = ctx.l1.begin(&key);
+            ctx.backoff.forget(&key);
+            let lease = lease::take_over(ctx, &key).await;
+            let loaded = (loads.calls)
+                .run(loader.load(vec![(0, None)]), &[(&key, lease)])
+                .await;
+            let loaded = match loaded {
+                Ok(mut loaded) => loaded.pop().flatten(),
+                Err(error) => {
+                    lease::give_back(ctx, (&key, lease)).await;
+                    return Err(error);
+                }
+            };
+            let Some(loaded) = loaded else {
+                lease::give_back(ctx, (&key, lease)).await;
+                return Err(LoadError::not_found());
+            };
+            let ended = lease::store(ctx, &op, lease, loaded, Replaces::Any).await?;
+            Ok(loads.reads.hand_out(ended.slot, ctx.now(), ended.source))
+        };
+        let loaded = tokio::spawn(task.instrument(Span::current())).await;
+        // The loader's panic is caught, so a task without a result has ended with its runtime.
+        loaded.unwrap_or_else(|_| Err(LoadError::stopped()))
+    }
+
+    /// Joins the load of a key, or begins one, which the caller has to run.
+    fn join(
+        &self,
+        key: &Key,
+        want: Option<Want>,
+        number: usize,
+        since: Since,
+        may_be_late: bool,
+    ) -> Joining<V> {
+        // In this order: a change that comes in between ends an error too early.
+        let (now, began) = (self.ctx.now(), self.now_began());
+        let (join, is_late) = (self.ctx.l1).join_load(key, now, since.number, may_be_late);
+        let (flight, led) = match join {
+            Join::Joined(flight) => (flight, None),
+            Join::Started(Started { op, sender, result }) => {
+                let led = Fetch {
+                    op,
+                    goal: Goal::Missing {
+                        at_least: since.at_least,
+                    },
+                    began,
+                    request: want.map(|want| lease::request(&self.ctx, want)),
+                    number,
+                    sender,
+                };
+                (result, Some(led))
+            }
+        };
+        Joining {
+            flight,
+            led,
+            is_late,
+        }
+    }
+}
+
+/// A loader of one key has a value for it; one of many keys may not.
+pub(super) fn one<V>(loaded: Result<Option<Entry<V>>, LoadError>) -> Result<Entry<V>, LoadError> {
+    loaded.and_then(|entry| entry.ok_or_else(LoadError::not_found))
+}
+
+fn fill<V>(entries: &mut [Option<Entry<V>>], place: usize, entry: Entry<V>) {
+    if let Some(slot) = entries.get_mut(place) {
+        *slot = Some(entry);
+    }
+}
