@@ -21,9 +21,10 @@ use twox_hash::XxHash3_64;
 
 use super::call::Call;
 use super::error::{connect_error, l2_error, none_to_spare};
-use super::names::Names;
-use super::scripts::Scripts;
-use crate::l2::{L2Error, LONGEST_PAUSE, LaneClock, OnConnect, random, reconnects};
+use super::members;
+use super::names::{CLOCK, LIVE, Names};
+use super::scripts;
+use crate::l2::{L2Error, LONGEST_PAUSE, LaneClock, Member, OnConnect, random, reconnects};
 use crate::lock::lock;
 use crate::shared_result::{SharedResult, shared_result};
 
@@ -32,7 +33,7 @@ pub(super) const CONNECT: Duration = Duration::from_secs(2);
 /// After this many timeouts in a row a connection is taken to be half-open.
 const HALF_OPEN_AFTER: u32 = 3;
 /// The number of lanes of a namespace on a single server.
-pub(super) const LANES: u64 = 1;
+const LANES: u64 = 1;
 
 pub(super) struct Connections {
     source: Arc<Source>,
@@ -48,14 +49,25 @@ pub(super) struct Connections {
 /// What is needed to make a connection.
 pub(super) struct Source {
     pub(super) pool: Pool,
-    pub(super) names: Names,
-    pub(super) scripts: Arc<Scripts>,
+    pub(super) names: Arc<Names>,
+    /// How long a request may take.
+    pub(super) limit: Duration,
     pub(super) on_connect: OnConnect,
     /// The life of the server of which it was said last that it may evict any key. Zero before that.
     pub(super) warned_of: AtomicU64,
 }
 
 impl Source {
+    /// The error of a connection that was not there in time.
+    fn not_in_time(&self, after: Duration) -> L2Error {
+        let status = self.pool.status();
+        if status.waiting > 0 && status.available == 0 && status.size >= status.max_size {
+            none_to_spare()
+        } else {
+            L2Error::timed_out(after)
+        }
+    }
+
     /// Warns, once in each life of the server, if that may evict keys without a TTL.
     fn check_policy(&self, life: u64, policy: &str) {
         if policy.starts_with("allkeys-") && self.warned_of.swap(life, Ordering::Relaxed) != life {
@@ -128,55 +140,40 @@ impl Connections {
         }
     }
 
-    /// Sends a request over the current connection, within `limit`. If that connection turns out to be
-    /// broken, or to lead to a server that is not the primary, another copy is sent over a new one.
+    /// How long a request may take.
+    pub(super) fn limit(&self) -> Duration {
+        self.source.limit
+    }
+
+    /// Sends a request over the current connection. If that connection turns out to be broken, or to lead to a server that
+    /// is not the primary, another copy is sent over a new one.
     ///
-    /// The first copy may arrive after the second, or long after the caller was answered. So this is for
-    /// requests that do no harm then; `send` is called for each copy, and must not repeat a random number.
-    /// What makes each request safe:
-    ///
-    /// - GET, MGET and XRANGE change nothing, and the reply of a lost copy is not read. MEMBERS removes damaged
-    ///   entries at most.
-    /// - LEAD: each copy asks with a token of its own, so a late copy cannot bring back a lease that an
-    ///   invalidation has ended. It may leave a lease that no load uses, which others wait for until it
-    ///   expires.
-    /// - FILL stores only while its lease stands, and ends it: a second copy is rejected.
-    /// - RENEW and giving back touch only a lease with their token, which no other lease ever has.
-    /// - INVALIDATE done again removes what was written since, and holds anew: a miss, never an old value.
-    /// - CLEAR: each copy begins an epoch of its own. With the same one, a late copy would bring back what
-    ///   was stored in that epoch before another clear.
-    /// - FORGET removes a member only if its entry is the same as before.
-    /// - HDEL of a member is sent once the instance has closed; its id is never used again.
-    ///
-    /// INSERT is different, see [`once`](Self::once).
+    /// The first copy may arrive after the second, or long after the caller was answered. So this is for requests that do
+    /// no harm then: `src/protocol.md` says for each of them why (under "Requests that are sent again"). `send` is called
+    /// for each copy, and must not repeat a random number. INSERT is different, see [`once`](Self::once).
     ///
     /// It fails at once while the last attempt to connect has failed, and no other one is due.
     pub(super) async fn with<T, Sent>(
         &self,
-        limit: Duration,
         send: impl Fn(MultiplexedConnection) -> Sent,
     ) -> Result<T, L2Error>
     where
         Sent: Future<Output = RedisResult<T>>,
     {
-        self.with_until(Instant::now() + limit, limit, send).await
+        self.with_until(Instant::now() + self.limit(), send).await
     }
 
-    /// As [`with`](Self::with), for a request that has waited before it was sent: not `limit` from now, but
-    /// until `deadline`.
+    /// As [`with`](Self::with), for a request that has waited before it was sent: until `deadline`.
     pub(super) async fn with_until<T, Sent>(
         &self,
         deadline: Instant,
-        limit: Duration,
         send: impl Fn(MultiplexedConnection) -> Sent,
     ) -> Result<T, L2Error>
     where
         Sent: Future<Output = RedisResult<T>>,
     {
-        let answer = match self.try_with(limit, deadline, &send).await {
-            Err(Failure::NotExecuted(_) | Failure::InDoubt(_)) => {
-                self.try_with(limit, deadline, &send).await
-            }
+        let answer = match self.once(deadline, &send).await {
+            Err(Failure::NotExecuted(_) | Failure::InDoubt(_)) => self.once(deadline, &send).await,
             answer => answer,
         };
         answer.map_err(Failure::into_error)
@@ -195,18 +192,6 @@ impl Connections {
     /// The same. If there is no connection, one is being made from now on.
     pub(super) fn is_there_or_made(&self) -> bool {
         matches!(self.attempt().outcome.peek(), Some(Ok(_)))
-    }
-
-    /// Sends one copy of a request, and says what may have become of it.
-    pub(super) async fn once<T, Sent>(
-        &self,
-        limit: Duration,
-        send: impl Fn(MultiplexedConnection) -> Sent,
-    ) -> Result<T, Failure>
-    where
-        Sent: Future<Output = RedisResult<T>>,
-    {
-        self.try_with(limit, Instant::now() + limit, &send).await
     }
 
     /// Discards the connection unless it leads to this life of the server, which the subscriber has joined (rule
@@ -236,9 +221,9 @@ impl Connections {
         }
     }
 
-    async fn try_with<T, Sent>(
+    /// Sends one copy of a request, and says what may have become of it.
+    pub(super) async fn once<T, Sent>(
         &self,
-        limit: Duration,
         deadline: Instant,
         send: &impl Fn(MultiplexedConnection) -> Sent,
     ) -> Result<T, Failure>
@@ -248,7 +233,11 @@ impl Connections {
         let attempt = self.attempt();
         let connected = match attempt.outcome.peek() {
             Some(connected) => connected.map_err(|failed| failed.error),
-            None => self.wait_for(&attempt, limit, deadline).await,
+            None => match timeout_at(deadline, attempt.outcome.wait()).await {
+                Ok(Some(connected)) => connected.map_err(|failed| failed.error),
+                Ok(None) => Err(L2Error::closed()),
+                Err(_) => Err(self.source.not_in_time(self.limit())),
+            },
         };
         let live = connected.map_err(|error| {
             if error.is_unreachable() {
@@ -258,20 +247,7 @@ impl Connections {
             }
         })?;
         let answer = timeout_at(deadline, send(live.connection.clone())).await;
-        self.judge(attempt.id, &live, limit, answer)
-    }
-
-    async fn wait_for(
-        &self,
-        attempt: &Attempt,
-        limit: Duration,
-        deadline: Instant,
-    ) -> Result<Arc<Live>, L2Error> {
-        match timeout_at(deadline, attempt.outcome.clone().wait()).await {
-            Ok(Some(connected)) => connected.map_err(|failed| failed.error),
-            Ok(None) => Err(L2Error::closed()),
-            Err(_) => Err(not_in_time(&self.source.pool, limit)),
-        }
+        self.judge(attempt.id, &live, answer)
     }
 
     /// The current attempt, or a new one if there is none, if its runtime has ended, or if it failed and the
@@ -315,7 +291,6 @@ impl Connections {
         &self,
         id: u64,
         live: &Live,
-        limit: Duration,
         answer: Result<RedisResult<T>, Elapsed>,
     ) -> Result<T, Failure> {
         match answer {
@@ -342,7 +317,7 @@ impl Connections {
                 if silent {
                     self.discard(id, live);
                 }
-                Err(Failure::Final(L2Error::timed_out(limit)))
+                Err(Failure::Final(L2Error::timed_out(self.limit())))
             }
         }
     }
@@ -412,14 +387,17 @@ async fn check_out(
     let mut getting = pin!(source.pool.timeout_get(&limits));
     let pooled = timeout_at(deadline, &mut getting).await;
     let mut pooled = pooled
-        .map_err(|_| Failure::Final(not_in_time(&source.pool, CONNECT)))?
+        .map_err(|_| Failure::Final(source.not_in_time(CONNECT)))?
         .map_err(|error| Failure::Final(pool_error(error)))?;
     let naming = source.names.client.give_to(pooled.clone());
-    let running = run(&mut pooled, source);
+    let running = run(&source.names, None, &mut pooled);
     let found = timeout_at(deadline, async { join(naming, running).await.1 }).await;
     let failed = match found {
-        Ok(Ok((clock, lanes))) => match check_lanes(lanes) {
-            Ok(()) => return Ok((pooled, clock)),
+        Ok(Ok(found)) => match found.check_lanes() {
+            Ok(()) => {
+                source.check_policy(found.clock.life, &found.policy);
+                return Ok((pooled, found.clock));
+            }
             Err(error) => Failure::Final(error),
         },
         Ok(Err(error)) if is_not_primary(&error) => Failure::NotExecuted(l2_error(error)),
@@ -430,57 +408,53 @@ async fn check_out(
     Err(failed)
 }
 
-/// Runs RUN, as each new connection does before it is used: the lane's clock, and its number of lanes.
-async fn run(
+/// What RUN has found.
+pub(super) struct Found {
+    pub(super) clock: LaneClock,
+    lanes: u64,
+    /// Which keys the server evicts when its memory is full.
+    policy: String,
+    /// The list of members: its generation, and for how many ms it has existed, at least. Zeros for none that was asked for.
+    pub(super) list: (u64, u64),
+}
+
+/// Runs RUN, as each new connection does before it is used. A subscriber adds itself as a member.
+pub(super) async fn run(
+    names: &Names,
+    me: Option<Member>,
     connection: &mut MultiplexedConnection,
-    source: &Source,
-) -> RedisResult<(LaneClock, u64)> {
-    let run = run_call(&source.scripts, &source.names);
-    let answer: (u64, u64, u64, u64, u64, String, String) = run.run(connection).await?;
-    let (epoch, seq, ver, now, lanes, life, policy) = answer;
-    let life = self::life(&life);
-    source.check_policy(life, &policy);
-    let clock = LaneClock {
-        life,
+) -> RedisResult<Found> {
+    let mut run = Call::new(&scripts::RUN, names, 2, 0);
+    run.own(&[CLOCK, LIVE]).arg(LANES).arg(random());
+    if let Some(me) = me {
+        run.arg(me.info.id).arg(members::entry(&me));
+    }
+    let answer: (u64, u64, u64, u64, u64, String, String, u64, u64) = run.run(connection).await?;
+    let (epoch, seq, ver, now, lanes, life, policy, generation, age) = answer;
+    Ok(Found {
+        clock: clock([epoch, seq, ver, now], &life),
+        lanes,
+        policy,
+        list: (generation, age),
+    })
+}
+
+/// The lane's clock: epoch, seq, ver and the time, and the life that the server names `run_id:master_replid`.
+pub(super) fn clock([epoch, seq, ver, now]: [u64; 4], life: &str) -> LaneClock {
+    LaneClock {
+        life: XxHash3_64::oneshot(life.as_bytes()),
         epoch,
         seq,
         ver,
         now,
-    };
-    Ok((clock, lanes))
-}
-
-/// The call of RUN, to which a subscriber adds itself as a member.
-pub(super) fn run_call<'a>(scripts: &'a Scripts, names: &Names) -> Call<'a> {
-    let mut run = Call::new(&scripts.run, 2);
-    run.arg(&names.clock).arg(&names.live);
-    run.arg(LANES).arg(random());
-    run
-}
-
-/// The number for a life that a server names `run_id:master_replid`.
-pub(super) fn life(name: &str) -> u64 {
-    XxHash3_64::oneshot(name.as_bytes())
-}
-
-/// Two numbers of lanes in one fleet would lose invalidations without a sign.
-pub(super) fn check_lanes(lanes: u64) -> Result<(), L2Error> {
-    if lanes == LANES {
-        Ok(())
-    } else {
-        Err(L2Error::unexpected(
-            "the namespace was set up with another number of lanes",
-        ))
     }
 }
 
-/// The error of a connection that was not there in time.
-fn not_in_time(pool: &Pool, after: Duration) -> L2Error {
-    let status = pool.status();
-    if status.waiting > 0 && status.available == 0 && status.size >= status.max_size {
-        none_to_spare()
-    } else {
-        L2Error::timed_out(after)
+impl Found {
+    /// Two numbers of lanes in one fleet would lose invalidations without a sign.
+    pub(super) fn check_lanes(&self) -> Result<(), L2Error> {
+        let other = || L2Error::unexpected("the namespace was set up with another number of lanes");
+        (self.lanes == LANES).then_some(()).ok_or_else(other)
     }
 }
 
