@@ -285,12 +285,13 @@ fn touched(answer: &[u8]) -> Result<(Option<Touched>, u64), L2Error> {
     Ok((Some(touched), at))
 }
 
-/// Reads a stamp that a script answers.
+/// Reads the answer of a script that is a stamp.
+#[expect(clippy::needless_pass_by_value, reason = "a step reads its own answer")]
 fn stamp(packed: Vec<u8>) -> Result<Stamp, L2Error> {
     dated_stamp(&packed).map(|(stamp, _)| stamp)
 }
 
-/// The same, and when it was issued.
+/// A stamp that a script answers, and when it was issued.
 pub(super) fn dated_stamp(packed: &[u8]) -> Result<(Stamp, u64), L2Error> {
     let [epoch, ver, written_at] = numbers(packed)?;
     let stamp = Stamp {

@@ -57,7 +57,8 @@ impl WriteStream for RedisLane {
             let call = |stored: &[u8], tags: &[Key]| {
                 let mut call = self.call(&APPEND, 8 + tags.len(), write.value.body.len());
                 call.keys(&[VALUE, LEASE, HOLD], &[write.key]);
-                call.own(&[CLOCK, LOG, WRITES, DEAD]).keys(&[DONE], &[&*this]);
+                call.own(&[CLOCK, LOG, WRITES, DEAD])
+                    .keys(&[DONE], &[&*this]);
                 call.keys(&[MARKER], tags);
                 call.message(payload).arg(written(deadline));
                 call.arg(&write.value.body).arg(kept(write.value.ttls));
