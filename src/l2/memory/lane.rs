@@ -12,7 +12,7 @@ use futures::{FutureExt, Stream};
 use tokio::sync::mpsc;
 
 use super::expiring::Expiring;
-use super::state::{Held, Link, State};
+use super::state::{Granted, Link, State};
 use super::{Listening, MemoryL2};
 use crate::ablation::{Rule, without};
 use crate::clock::Clock;
@@ -194,40 +194,37 @@ impl Lane for MemoryLane {
             if state.data.writes.marks.contains_key(key) {
                 return LeaseReply::Hold;
             }
-            let epoch = state.data.epoch;
-            // Loads that wait for the end of a lease that is taken over wait for the end of this one.
-            let mut is_awaited = false;
-            match state.data.leases.get(key, at).copied() {
-                Some(Held::Off) => return LeaseReply::Hold,
-                Some(Held::By { awaited, .. }) if ask.want == Want::Anew => is_awaited = awaited,
-                Some(Held::By { lease, began, .. })
-                    if lease.epoch == epoch && !state.now.is_private =>
-                {
-                    let left = state.data.leases.remaining(key, at);
-                    let awaited = true;
-                    let held = Held::By {
-                        lease,
-                        began,
-                        awaited,
-                    };
-                    state.data.leases.insert(key, held, at, left);
-                    return LeaseReply::Wait(left);
-                }
-                _ => {}
+            let held = state.data.leases.get(key, at).copied();
+            if held == Some(None) {
+                return LeaseReply::Hold;
             }
+            let mut held = held.flatten();
+            let epoch = state.data.epoch;
+            if let Some(other) = &mut held
+                && ask.want != Want::Anew
+                && other.lease.epoch == epoch
+                && !state.now.is_private
+            {
+                other.is_awaited = true;
+                let left = state.data.leases.remaining(key, at);
+                state.data.leases.insert(key, held, at, left);
+                return LeaseReply::Wait(left);
+            }
+            // Loads that wait for the end of a lease that is taken over wait for the end of this one.
+            let taken_over = held.filter(|_| ask.want == Want::Anew);
             let token = if without(Rule::LeaseTokens) {
                 1
             } else {
                 random()
             };
             let lease = Lease { token, epoch };
-            let held = Held::By {
+            let granted = Granted {
                 lease,
                 began: state.data.ver,
-                awaited: is_awaited,
+                is_awaited: taken_over.is_some_and(|other| other.is_awaited),
             };
             let ttl = lease_ttl(state, ask.ttl);
-            state.data.leases.insert(key, held, at, ttl);
+            state.data.leases.insert(key, Some(granted), at, ttl);
             // The value that has expired, for a load that replaces it.
             match state.stored(key).filter(|_| ask.want == Want::Any) {
                 Some((kept, ..)) => LeaseReply::Replace(lease, kept),
@@ -286,16 +283,15 @@ impl Lane for MemoryLane {
     fn renew_lease<'a>(&'a self, key: &'a str, token: u64, ttl: Duration) -> Reply<'a, bool> {
         self.step(|state| {
             let at = state.now.at;
-            let held = match state.data.leases.get(key, at) {
-                Some(held @ Held::By { lease, .. }) if lease.token == token => *held,
-                _ => return false,
+            let granted = state.granted(key);
+            let Some(granted) = granted.filter(|granted| granted.lease.token == token) else {
+                return false;
             };
-            match held {
-                Held::By { awaited, .. } if ttl.is_zero() => state.use_up(key, awaited),
-                held => {
-                    let ttl = lease_ttl(state, ttl);
-                    state.data.leases.insert(key, held, at, ttl);
-                }
+            if ttl.is_zero() {
+                state.use_up(key, granted);
+            } else {
+                let ttl = lease_ttl(state, ttl);
+                state.data.leases.insert(key, Some(granted), at, ttl);
             }
             true
         })
@@ -414,7 +410,7 @@ impl Lane for MemoryLane {
     fn clear<'a>(&'a self, payload: &'a [u8]) -> Reply<'a, (Stamp, u64)> {
         self.step(|state| {
             if state.now.is_private {
-                state.data.leases.retain(|held| *held == Held::Off);
+                state.data.leases.retain(Option::is_none);
             } else {
                 state.data.epoch = random();
             }
@@ -428,7 +424,7 @@ impl Lane for MemoryLane {
     fn end_leases<'a>(&'a self, payload: &'a [u8]) -> Reply<'a, Stamp> {
         self.step(|state| {
             if !without(Rule::PrefixLeases) {
-                state.data.leases.retain(|held| *held == Held::Off);
+                state.data.leases.retain(Option::is_none);
             }
             state.announce(payload).stamp
         })

@@ -69,7 +69,8 @@ pub(super) struct Data {
     /// For how long that list has existed, at least.
     age: Duration,
     pub(super) values: Expiring<Bytes>,
-    pub(super) leases: Expiring<Held>,
+    /// `None` is a hold: no lease is granted.
+    pub(super) leases: Expiring<Option<Granted>>,
     pub(super) tags: Tags,
     pub(super) log: VecDeque<Message>,
     pub(super) members: BTreeMap<u64, Noted>,
@@ -88,18 +89,14 @@ pub(super) struct Noted {
     at: u64,
 }
 
-/// Why no lease on a key is free.
+/// A lease that was granted.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Held {
-    By {
-        lease: Lease,
-        /// The last version that was issued when it was granted.
-        began: u64,
-        /// Whether another load waits for its end.
-        awaited: bool,
-    },
-    /// A hold: no lease is granted.
-    Off,
+pub(super) struct Granted {
+    pub(super) lease: Lease,
+    /// The last version that was issued when it was granted.
+    pub(super) began: u64,
+    /// Whether another load waits for its end.
+    pub(super) is_awaited: bool,
 }
 
 impl State {
@@ -178,35 +175,36 @@ impl State {
     /// Uses a lease up, if it stands. Whether a value with these tags may be stored: not if one of them was invalidated
     /// since the lease was granted (rules 1 and 20).
     pub(super) fn may_fill(&mut self, key: &str, lease: Lease, tags: &[Key]) -> bool {
-        let Some((began, awaited)) = self.standing(key, lease) else {
+        let Some(granted) = self.standing(key, lease) else {
             return false;
         };
-        self.use_up(key, awaited);
-        let Data {
-            tags: all, epoch, ..
-        } = &self.data;
-        let is_overtaken = |tag: &Key| all.invalidated(tag, *epoch, self.now.at) > began;
+        self.use_up(key, granted);
+        let (all, epoch) = (&self.data.tags, self.data.epoch);
+        let is_overtaken = |tag: &Key| all.invalidated(tag, epoch, self.now.at) > granted.began;
         without(Rule::TagFills) || !tags.iter().any(is_overtaken)
     }
 
-    /// When a lease was granted, and whether another load waits for its end; `None` if it does not stand any more
-    /// (rule 1).
-    pub(super) fn standing(&self, key: &str, lease: Lease) -> Option<(u64, bool)> {
-        let standing = match self.data.leases.get(key, self.now.at) {
-            Some(&Held::By {
-                lease: held,
-                began,
-                awaited,
-            }) if held == lease && self.data.epoch == lease.epoch => Some((began, awaited)),
-            _ => None,
+    /// The lease on a key.
+    pub(super) fn granted(&self, key: &str) -> Option<Granted> {
+        self.data.leases.get(key, self.now.at).copied().flatten()
+    }
+
+    /// A lease, unless it does not stand any more (rule 1).
+    pub(super) fn standing(&self, key: &str, lease: Lease) -> Option<Granted> {
+        let stands = |granted: &Granted| granted.lease == lease && self.data.epoch == lease.epoch;
+        let ablated = || Granted {
+            lease,
+            began: self.data.ver,
+            is_awaited: false,
         };
-        standing.or_else(|| without(Rule::FillLease).then_some((self.data.ver, false)))
+        let standing = self.granted(key).filter(stands);
+        standing.or_else(|| without(Rule::FillLease).then(ablated))
     }
 
     /// Ends a lease, and notifies the loads that wait for it.
-    pub(super) fn use_up(&mut self, key: &str, awaited: bool) {
+    pub(super) fn use_up(&mut self, key: &str, granted: Granted) {
         self.data.leases.remove(key);
-        if awaited {
+        if granted.is_awaited {
             self.send_all(&Event::LeaseEnded(key.into()));
         }
     }
@@ -215,7 +213,7 @@ impl State {
     pub(super) fn end_lease(&mut self, key: &str, hold: Duration) {
         let (leases, at) = (&mut self.data.leases, self.now.at);
         let left = match leases.get(key, at) {
-            Some(Held::Off) => leases.remaining(key, at),
+            Some(None) => leases.remaining(key, at),
             _ => Duration::ZERO,
         };
         let hold = if without(Rule::HoldOff) {
@@ -225,7 +223,7 @@ impl State {
         };
         match left.max(hold) {
             Duration::ZERO => leases.remove(key),
-            longer => leases.insert(key, Held::Off, at, longer),
+            longer => leases.insert(key, None, at, longer),
         }
     }
 

@@ -40,10 +40,6 @@ pub(super) struct Connections {
     /// Another connection, which has precedence in the pool: without it, this one is not made.
     first: Option<Arc<Connections>>,
     current: Mutex<Current>,
-    /// Attempts that failed in a row; they lengthen the pause before the next one.
-    failures: AtomicU32,
-    /// How many attempts were made; gives each its id.
-    attempts: AtomicU64,
 }
 
 /// What is needed to make a connection.
@@ -83,16 +79,14 @@ impl Source {
 #[derive(Default)]
 struct Current {
     attempt: Option<Attempt>,
+    /// Attempts that failed in a row; they lengthen the pause before the next one.
+    failures: u8,
     /// The life that the subscriber last joined. Zero before that.
     joined: u64,
 }
 
 /// A connection that is being made, is there, or could not be made.
-#[derive(Clone)]
-struct Attempt {
-    id: u64,
-    outcome: SharedResult<Result<Arc<Live>, Failed>>,
-}
+type Attempt = SharedResult<Result<Arc<Live>, Failed>>;
 
 #[derive(Clone)]
 struct Failed {
@@ -135,8 +129,6 @@ impl Connections {
             source,
             first,
             current: Mutex::default(),
-            failures: AtomicU32::new(0),
-            attempts: AtomicU64::new(0),
         }
     }
 
@@ -182,16 +174,13 @@ impl Connections {
     /// Whether a request could be sent at once.
     pub(super) fn is_there(&self) -> bool {
         let current = lock(&self.current);
-        let attempt = current.attempt.as_ref();
-        matches!(
-            attempt.and_then(|attempt| attempt.outcome.peek()),
-            Some(Ok(_))
-        )
+        let found = current.attempt.as_ref().and_then(SharedResult::peek);
+        matches!(found, Some(Ok(_)))
     }
 
     /// The same. If there is no connection, one is being made from now on.
     pub(super) fn is_there_or_made(&self) -> bool {
-        matches!(self.attempt().outcome.peek(), Some(Ok(_)))
+        matches!(self.attempt().peek(), Some(Ok(_)))
     }
 
     /// Discards the connection unless it leads to this life of the server, which the subscriber has joined (rule
@@ -202,23 +191,18 @@ impl Connections {
     pub(super) fn keep_only(&self, life: u64) -> bool {
         let mut current = lock(&self.current);
         let moved = replace(&mut current.joined, life) != life;
-        let Some(attempt) = current.attempt.clone() else {
-            return true;
-        };
-        match attempt.outcome.peek() {
+        match current.attempt.as_ref().and_then(SharedResult::peek) {
             Some(Ok(live)) if live.life != life => {
                 drop(current);
-                self.discard(attempt.id, &live);
-                false
+                self.discard(&live);
+                return false;
             }
             // Its `on_connect` may have compared it with what was known before the subscriber moved. Requests
             // that wait for it began before the move, so what they read is not stored.
-            None if moved => {
-                current.attempt = None;
-                true
-            }
-            _ => true,
+            None if moved => current.attempt = None,
+            _ => {}
         }
+        true
     }
 
     /// Sends one copy of a request, and says what may have become of it.
@@ -231,9 +215,9 @@ impl Connections {
         Sent: Future<Output = RedisResult<T>>,
     {
         let attempt = self.attempt();
-        let connected = match attempt.outcome.peek() {
+        let connected = match attempt.peek() {
             Some(connected) => connected.map_err(|failed| failed.error),
-            None => match timeout_at(deadline, attempt.outcome.wait()).await {
+            None => match timeout_at(deadline, attempt.wait()).await {
                 Ok(Some(connected)) => connected.map_err(|failed| failed.error),
                 Ok(None) => Err(L2Error::closed()),
                 Err(_) => Err(self.source.not_in_time(self.limit())),
@@ -247,26 +231,27 @@ impl Connections {
             }
         })?;
         let answer = timeout_at(deadline, send(live.connection.clone())).await;
-        self.judge(attempt.id, &live, answer)
+        self.judge(&live, answer)
     }
 
     /// The current attempt, or a new one if there is none, if its runtime has ended, or if it failed and the
     /// pause since then is over.
     fn attempt(&self) -> Attempt {
         let mut current = lock(&self.current);
-        if let Some(attempt) = &current.attempt {
-            match attempt.outcome.peek() {
-                Some(Err(failed)) if failed.at.elapsed() >= self.pause() => {}
-                Some(Ok(_)) => {
-                    self.failures.store(0, Ordering::Relaxed);
-                    return attempt.clone();
+        if let Some(attempt) = current.attempt.clone() {
+            match attempt.peek() {
+                Some(Err(failed)) if failed.at.elapsed() >= current.pause() => {}
+                None if attempt.is_lost() => {}
+                found => {
+                    if let Some(Ok(_)) = found {
+                        current.failures = 0;
+                    }
+                    return attempt;
                 }
-                None if attempt.outcome.is_lost() => {}
-                _ => return attempt.clone(),
             }
-            self.failures.fetch_add(1, Ordering::Relaxed);
+            current.failures = current.failures.saturating_add(1);
         }
-        let (sender, outcome) = shared_result();
+        let (sender, attempt) = shared_result();
         let connecting = connect(Arc::clone(&self.source), self.first.clone());
         // A task of its own, so that cancelling one call does not affect the others that wait for it.
         tokio::spawn(async move {
@@ -274,23 +259,14 @@ impl Connections {
             let at = Instant::now();
             sender.send(connected.map_err(|error| Failed { error, at }));
         });
-        let id = self.attempts.fetch_add(1, Ordering::Relaxed);
-        let attempt = Attempt { id, outcome };
         current.attempt = Some(attempt.clone());
         attempt
-    }
-
-    /// How long requests fail at once after an attempt failed.
-    fn pause(&self) -> Duration {
-        let failures = usize::try_from(self.failures.load(Ordering::Relaxed)).unwrap_or(usize::MAX);
-        reconnects().nth(failures.min(8)).unwrap_or(LONGEST_PAUSE)
     }
 
     /// Decides by an answer whether the connection is still good, and what became of the request.
     fn judge<T>(
         &self,
-        id: u64,
-        live: &Live,
+        live: &Arc<Live>,
         answer: Result<RedisResult<T>, Elapsed>,
     ) -> Result<T, Failure> {
         match answer {
@@ -301,7 +277,7 @@ impl Connections {
             Ok(Err(error)) => {
                 let misled = is_not_primary(&error);
                 if misled || error.is_unrecoverable_error() {
-                    self.discard(id, live);
+                    self.discard(live);
                 }
                 let error = l2_error(error);
                 Err(if misled {
@@ -315,7 +291,7 @@ impl Connections {
             Err(_) => {
                 let silent = live.silent.fetch_add(1, Ordering::Relaxed) + 1 >= HALF_OPEN_AFTER;
                 if silent {
-                    self.discard(id, live);
+                    self.discard(live);
                 }
                 Err(Failure::Final(L2Error::timed_out(self.limit())))
             }
@@ -323,13 +299,23 @@ impl Connections {
     }
 
     /// Discards a connection, so that neither this nor the pool hands it out again.
-    fn discard(&self, id: u64, live: &Live) {
-        lock(&self.current)
-            .attempt
-            .take_if(|attempt| attempt.id == id);
+    fn discard(&self, live: &Arc<Live>) {
+        let is_it = |attempt: &mut Attempt| match attempt.peek() {
+            Some(Ok(current)) => Arc::ptr_eq(&current, live),
+            _ => false,
+        };
+        lock(&self.current).attempt.take_if(is_it);
         if let Some(pooled) = lock(&live.pooled).take() {
             drop(Connection::take(pooled));
         }
+    }
+}
+
+impl Current {
+    /// How long requests fail at once after an attempt failed.
+    fn pause(&self) -> Duration {
+        let failures = usize::from(self.failures.min(8));
+        reconnects().nth(failures).unwrap_or(LONGEST_PAUSE)
     }
 }
 
