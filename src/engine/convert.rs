@@ -237,8 +237,7 @@ impl<V: Value> Convert<V> {
             codec: encoded.inspect_err(|error| self.cannot_store(error))?,
             type_tag: self.type_tag,
         };
-        let mut body = envelope::seal(body, head, tags, self.namespace.key(key));
-        envelope::set_times(&mut body, ttls);
+        let body = envelope::seal(body, head, ttls, tags, self.namespace.key(key));
         if !self.l1.freshness().is_alone() {
             self.counters.l2_written_bytes.add(body.len() as u64);
         }

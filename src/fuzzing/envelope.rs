@@ -3,7 +3,7 @@
 use super::input::Input;
 use crate::key::Key;
 use crate::wire::envelope::{
-    Envelope, Head, Life, MAGIC, Place, Stamp, begin, checksum, open, open_tags, read_stamp,
+    Envelope, Head, Life, MAGIC, Place, Stamp, Ttls, begin, checksum, open, open_tags, read_stamp,
     restamped, seal, stamped, stored_tags, sum, tags_of,
 };
 
@@ -47,7 +47,8 @@ fn whatever_it_is(bytes: &[u8], place: Place) {
 fn sealed(envelope: &Envelope<'_>, place: Place) -> Vec<u8> {
     let mut body = begin();
     body.extend_from_slice(envelope.payload);
-    let body = seal(body, envelope.head, &envelope.tags, place);
+    let ttls = Ttls::new(std::time::Duration::ZERO);
+    let body = seal(body, envelope.head, ttls, &envelope.tags, place);
     restamped(
         envelope.stamp,
         envelope.life,

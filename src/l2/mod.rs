@@ -22,6 +22,7 @@ pub use bytes::Bytes;
 use futures::FutureExt;
 use futures::Stream;
 use futures::future::{BoxFuture, ready};
+use tokio::time::Instant;
 
 use crate::retry_delays::retry_delays;
 
@@ -328,6 +329,25 @@ pub struct Members {
     pub generation: u64,
     /// All members.
     pub list: Vec<Member>,
+}
+
+/// For how long a list of members exists, at least, by the monotonic clock of an instance that is in it.
+#[derive(Clone, Copy)]
+pub(crate) struct ListAge {
+    age: Duration,
+    at: Instant,
+}
+
+impl ListAge {
+    /// The list had existed for so long when the answer arrived that says so. An earlier time would make it seem older.
+    pub(crate) fn new(age: Duration) -> Self {
+        let at = Instant::now();
+        Self { age, at }
+    }
+
+    pub(crate) fn now(self) -> Duration {
+        self.age.saturating_add(self.at.elapsed())
+    }
 }
 
 /// What a [`Subscription`] receives.

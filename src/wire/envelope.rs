@@ -25,6 +25,7 @@
 
 use std::time::Duration;
 
+use bytes::{Buf, BufMut};
 use twox_hash::XxHash3_64;
 
 use crate::clock::millis;
@@ -39,14 +40,10 @@ pub(crate) const MAGIC: [u8; 4] = *b"LRD\x04";
 pub(crate) const STAMPED: usize = 36;
 /// How long the times are, with which the body begins.
 const TIMES: usize = 40;
-/// In the body.
-const TAGS: usize = TIMES + 2;
-const TYPE_TAG: usize = TIMES + 4;
-const LENGTH: usize = TIMES + 12;
+/// Where the checksum is in a body.
 const CHECKSUM: usize = TIMES + 16;
 /// Where the payload starts in a body.
 pub(crate) const PAYLOAD_IN_BODY: usize = TIMES + 24;
-const HEAD: usize = STAMPED + PAYLOAD_IN_BODY;
 
 /// When L2 accepted a write, in the order of all writes of one lane.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -116,13 +113,7 @@ impl Ttls {
 
     /// As they are stored with a value.
     pub(crate) fn packed(self) -> [u8; TIMES] {
-        let plus_1 = |ttl: Option<Duration>| ttl.map_or(0, |ttl| millis(ttl).saturating_add(1));
-        pack_times([
-            plus_1(self.soft),
-            millis(self.hard),
-            plus_1(self.end),
-            plus_1(self.l1),
-        ])
+        self.life(0).packed(0)
     }
 }
 
@@ -143,23 +134,20 @@ impl Life {
     /// As it is stored with a value that was written at this time of L2.
     fn packed(self, written_at: u64) -> [u8; TIMES] {
         let after = |at: u64| at.saturating_sub(written_at);
-        let plus_1 = |at: Option<u64>| at.map_or(0, |at| after(at).saturating_add(1));
-        pack_times([
-            plus_1(self.stale_at),
+        let plus_1 = |ms: Option<u64>| ms.map_or(0, |ms| ms.saturating_add(1));
+        let fields = [
+            plus_1(self.stale_at.map(after)),
             after(self.expires_at),
-            plus_1(self.ends_at),
-            (self.l1_ttl).map_or(0, |ttl| millis(ttl).saturating_add(1)),
-        ])
+            plus_1(self.ends_at.map(after)),
+            plus_1(self.l1_ttl.map(millis)),
+        ];
+        let mut bytes = [0; TIMES];
+        let numbers = fields.into_iter().chain([sum(&fields)]);
+        for (field, number) in bytes.as_chunks_mut().0.iter_mut().zip(numbers) {
+            *field = u64::to_be_bytes(number);
+        }
+        bytes
     }
-}
-
-fn pack_times(fields: [u64; 4]) -> [u8; TIMES] {
-    let mut bytes = [0; TIMES];
-    let numbers = fields.into_iter().chain([sum(&fields)]);
-    for (field, number) in bytes.as_chunks_mut().0.iter_mut().zip(numbers) {
-        *field = u64::to_be_bytes(number);
-    }
-    bytes
 }
 
 /// The part of the head that the writing instance knows.
@@ -216,49 +204,62 @@ impl Place {
 }
 
 /// Ends a body whose payload is complete: appends the tags, which are few enough for their length to fit, and fills in
-/// what comes before the payload, but for the [times](set_times).
-pub(crate) fn seal(mut body: Vec<u8>, head: Head, tags: &[Key], place: Place) -> Vec<u8> {
+/// what comes before the payload.
+pub(crate) fn seal(
+    mut body: Vec<u8>,
+    head: Head,
+    ttls: Ttls,
+    tags: &[Key],
+    place: Place,
+) -> Vec<u8> {
     let payload = body.len().saturating_sub(PAYLOAD_IN_BODY);
     for tag in tags {
-        let length = u16::try_from(tag.len()).unwrap_or(u16::MAX);
-        body.extend_from_slice(&length.to_be_bytes());
-        body.extend_from_slice(tag.as_bytes());
+        body.put_u16(tag.len().try_into().unwrap_or(u16::MAX));
+        body.put_slice(tag.as_bytes());
     }
     let tags = body.len().saturating_sub(PAYLOAD_IN_BODY + payload);
-    let (payload, tags) = (u32::try_from(payload), u16::try_from(tags));
-    if let Some(field) = body.get_mut(TIMES) {
-        *field = head.codec;
-    }
-    if let Some(field) = body.get_mut(TAGS..TYPE_TAG) {
-        field.copy_from_slice(&tags.unwrap_or(u16::MAX).to_be_bytes());
-    }
-    if let Some(field) = body.get_mut(TYPE_TAG..LENGTH) {
-        field.copy_from_slice(&head.type_tag.to_be_bytes());
-    }
-    if let Some(field) = body.get_mut(LENGTH..CHECKSUM) {
-        field.copy_from_slice(&payload.unwrap_or(u32::MAX).to_be_bytes());
+    if let Some(mut fields) = body.get_mut(..CHECKSUM) {
+        fields.put_slice(&ttls.packed());
+        fields.put_slice(&[head.codec, 0]);
+        fields.put_u16(tags.try_into().unwrap_or(u16::MAX));
+        fields.put_u64(head.type_tag);
+        fields.put_u32(payload.try_into().unwrap_or(u32::MAX));
     }
     let sum = checksum(&body, place);
-    if let Some(field) = body.get_mut(CHECKSUM..PAYLOAD_IN_BODY) {
-        field.copy_from_slice(&sum.to_be_bytes());
+    if let Some(mut field) = body.get_mut(CHECKSUM..PAYLOAD_IN_BODY) {
+        field.put_u64(sum);
     }
     body
 }
 
-/// Gives a body its times.
-pub(crate) fn set_times(body: &mut [u8], ttls: Ttls) {
-    if let Some(times) = body.first_chunk_mut() {
-        *times = ttls.packed();
-    }
+/// What stands between the times of a body and its payload.
+struct Fields {
+    codec: u8,
+    flags: u8,
+    /// The length of the tags.
+    tags: u16,
+    type_tag: u64,
+    /// The length of the payload.
+    payload: u32,
+    checksum: u64,
+}
+
+fn fields(body: &[u8]) -> Option<Fields> {
+    let mut rest = body.get(TIMES..PAYLOAD_IN_BODY)?;
+    Some(Fields {
+        codec: rest.get_u8(),
+        flags: rest.get_u8(),
+        tags: rest.get_u16(),
+        type_tag: rest.get_u64(),
+        payload: rest.get_u32(),
+        checksum: rest.get_u64(),
+    })
 }
 
 /// The tags of a body that has been sealed.
 pub(crate) fn tags_of(body: &[u8]) -> Vec<Key> {
-    let length = body
-        .get(TAGS..TYPE_TAG)
-        .and_then(|field| field.try_into().ok());
-    let length = length.map_or(0, u16::from_be_bytes);
-    let at = body.len().checked_sub(length.into());
+    let length = fields(body).map_or(0, |fields| fields.tags.into());
+    let at = body.len().checked_sub(length);
     let tags = at.and_then(|at| body.get(at..));
     tags.and_then(open_tags).unwrap_or_default()
 }
@@ -298,9 +299,9 @@ pub(crate) fn checksum(body: &[u8], place: Place) -> u64 {
 pub(crate) fn stamped(stamp: Stamp, body: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(STAMPED + body.len());
     let fields = [stamp.epoch, stamp.ver, stamp.written_at];
-    bytes.extend_from_slice(&MAGIC);
+    bytes.put_slice(&MAGIC);
     for field in fields.into_iter().chain([sum(&fields)]) {
-        bytes.extend_from_slice(&field.to_be_bytes());
+        bytes.put_u64(field);
     }
     bytes.extend_from_slice(body);
     bytes
@@ -323,19 +324,9 @@ pub(crate) fn sum(fields: &[u64]) -> u64 {
 /// Reads the stamp and the times that bytes begin with, and checks them.
 pub(crate) fn read_stamp(bytes: &[u8]) -> Option<(Stamp, Life)> {
     let (magic, rest) = bytes.split_first_chunk::<4>()?;
-    let fields = rest.as_chunks().0.first_chunk::<9>()?;
-    let fields = fields.map(u64::from_be_bytes);
-    let [
-        epoch,
-        ver,
-        written_at,
-        check,
-        stale,
-        expires,
-        ends,
-        l1,
-        check_of_times,
-    ] = fields;
+    let numbers = rest.as_chunks().0.first_chunk::<9>()?;
+    let [epoch, ver, written_at, check, times @ ..] = numbers.map(u64::from_be_bytes);
+    let [stale, expires, ends, l1, check_of_times] = times;
     if *magic != MAGIC
         || sum(&[epoch, ver, written_at]) != check
         || sum(&[stale, expires, ends, l1]) != check_of_times
@@ -365,37 +356,27 @@ pub(crate) fn open(bytes: &[u8], place: Place) -> Result<Envelope<'_>, Damage> {
     if bytes.get(..4) != Some(&MAGIC) {
         return Err(Damage::Format);
     }
-    let (Some(body), Some(rest)) = (bytes.get(STAMPED..), bytes.get(HEAD..)) else {
+    let body = bytes.get(STAMPED..).unwrap_or_default();
+    let (Some(fields), Some(rest)) = (fields(body), body.get(PAYLOAD_IN_BODY..)) else {
         return Err(Damage::Length);
     };
-    let number = |at: usize| {
-        bytes
-            .get(at..at + 8)
-            .and_then(|b| b.try_into().ok())
-            .map_or(0, u64::from_be_bytes)
-    };
-    let tags = usize::try_from(number(STAMPED + TAGS) >> 48);
-    let payload = tags.ok().and_then(|tags| rest.len().checked_sub(tags));
-    let payload =
-        payload.filter(|payload| usize::try_from(number(STAMPED + LENGTH) >> 32) == Ok(*payload));
-    let parts = payload.and_then(|payload| rest.split_at_checked(payload));
+    let length = usize::try_from(fields.payload).ok();
+    let parts = length.and_then(|length| rest.split_at_checked(length));
+    let parts = parts.filter(|(_, tags)| tags.len() == usize::from(fields.tags));
     let (payload, tags) = parts.ok_or(Damage::Length)?;
     let (stamp, life) = read_stamp(bytes).ok_or(Damage::Checksum)?;
-    if checksum(body, place) != number(STAMPED + CHECKSUM) {
+    if checksum(body, place) != fields.checksum {
         return Err(Damage::Checksum);
     }
-    let Some([codec, flags]) = body.get(TIMES..).and_then(<[u8]>::first_chunk) else {
-        return Err(Damage::Length);
-    };
-    if *flags != 0 {
+    if fields.flags != 0 {
         return Err(Damage::Flags);
     }
     Ok(Envelope {
         stamp,
         life,
         head: Head {
-            codec: *codec,
-            type_tag: number(STAMPED + TYPE_TAG),
+            codec: fields.codec,
+            type_tag: fields.type_tag,
         },
         payload,
         tags: open_tags(tags).ok_or(Damage::Length)?,
@@ -430,7 +411,7 @@ mod tests {
     fn sample(tags: &[Key]) -> Vec<u8> {
         let mut body = begin();
         body.extend_from_slice(b"payload");
-        let body = seal(body, HEAD_FIELDS, tags, place());
+        let body = seal(body, HEAD_FIELDS, Ttls::new(Duration::ZERO), tags, place());
         restamped(STAMP, LIFE, &stamped(STAMP, &body))
     }
 
@@ -547,8 +528,7 @@ mod tests {
             l1: Some(Duration::from_millis(5)),
             ..Ttls::new(Duration::from_millis(40))
         };
-        let mut body = seal(begin(), HEAD_FIELDS, &[], place());
-        set_times(&mut body, ttls);
+        let body = seal(begin(), HEAD_FIELDS, ttls, &[], place());
         let bytes = stamped(STAMP, &body);
         assert_eq!(read_stamp(&bytes), Some((STAMP, LIFE)));
         assert_eq!(restamped(STAMP, LIFE, &bytes), bytes);

@@ -9,7 +9,7 @@
 //! All numbers are big-endian. L2 issues epoch, seq and ver; the sender knows the rest, so it sends
 //! [`payload`], from 27 on.
 
-use bytes::Buf;
+use bytes::{Buf, BufMut};
 
 use crate::key::Key;
 
@@ -61,50 +61,49 @@ pub enum Kind {
     Unknown(u8),
 }
 
+/// The kinds that this release knows, each in the place of its number.
+const KINDS: [Kind; 7] = [
+    Kind::Invalidate,
+    Kind::Insert,
+    Kind::Clear,
+    Kind::InvalidateAwaited,
+    Kind::Tags,
+    Kind::Prefix,
+    Kind::PrefixBegun,
+];
+
 /// The sender's part of a message.
 pub(crate) fn payload(kind: Kind, origin: u64, keys: &[&str]) -> Vec<u8> {
     let keys = keys.get(..keys.len().min(MAX_KEYS)).unwrap_or_default();
     let mut bytes = Vec::with_capacity(11 + keys.iter().map(|key| key.len() + 2).sum::<usize>());
     head(kind, origin, &mut bytes);
-    bytes.extend_from_slice(&length(keys.len()));
+    bytes.put_u16(length(keys.len()));
     for key in keys {
-        bytes.extend_from_slice(&length(key.len()));
-        bytes.extend_from_slice(key.as_bytes());
+        bytes.put_u16(length(key.len()));
+        bytes.put_slice(key.as_bytes());
     }
     bytes
 }
 
 /// What a payload begins with, before its keys.
 pub(crate) fn head(kind: Kind, origin: u64, bytes: &mut Vec<u8>) {
-    bytes.push(match kind {
-        Kind::Invalidate => 0,
-        Kind::Insert => 1,
-        Kind::Clear => 2,
-        Kind::InvalidateAwaited => 3,
-        Kind::Tags => 4,
-        Kind::Prefix => 5,
-        Kind::PrefixBegun => 6,
-        Kind::Unknown(number) => number,
+    let known = (0..).zip(KINDS).find(|(_, known)| *known == kind);
+    bytes.put_u8(match (kind, known) {
+        (Kind::Unknown(number), _) | (_, Some((number, _))) => number,
+        (_, None) => u8::MAX,
     });
-    bytes.extend_from_slice(&origin.to_be_bytes());
+    bytes.put_u64(origin);
 }
 
-fn length(n: usize) -> [u8; 2] {
-    u16::try_from(n).unwrap_or(u16::MAX).to_be_bytes()
+fn length(n: usize) -> u16 {
+    u16::try_from(n).unwrap_or(u16::MAX)
 }
 
 /// The kind that a payload names.
 pub(crate) fn kind(payload: &[u8]) -> Option<Kind> {
-    match payload.first()? {
-        0 => Some(Kind::Invalidate),
-        1 => Some(Kind::Insert),
-        2 => Some(Kind::Clear),
-        3 => Some(Kind::InvalidateAwaited),
-        4 => Some(Kind::Tags),
-        5 => Some(Kind::Prefix),
-        6 => Some(Kind::PrefixBegun),
-        &number => Some(Kind::Unknown(number)),
-    }
+    let number = *payload.first()?;
+    let known = KINDS.get(usize::from(number));
+    Some(known.copied().unwrap_or(Kind::Unknown(number)))
 }
 
 /// Reads a message; `None` for a damaged one, or one of another format, which counts as a lost one. What follows the
@@ -120,34 +119,30 @@ pub(crate) fn open(bytes: &[u8]) -> Option<Message> {
     let kind = kind(rest)?;
     rest.advance(1);
     let origin = rest.try_get_u64().ok()?;
+    let mut message = Message {
+        epoch,
+        seq,
+        ver,
+        kind,
+        origin,
+        keys: Vec::new(),
+    };
     if matches!(kind, Kind::Unknown(_)) {
-        return Some(Message {
-            epoch,
-            seq,
-            ver,
-            kind,
-            origin,
-            keys: Vec::new(),
-        });
+        return Some(message);
     }
     let many = rest.try_get_u16().ok()?;
     if kind == Kind::Prefix && many != 1 {
         return None;
     }
     // With room for all, but for no more than there can be.
-    let mut keys = Vec::with_capacity(usize::from(many).min(rest.len() / 2));
+    (message.keys).reserve_exact(usize::from(many).min(rest.len() / 2));
     for _ in 0..many {
         let length = rest.try_get_u16().ok()?;
-        keys.push(text(rest.split_off(..usize::from(length))?)?);
+        message
+            .keys
+            .push(text(rest.split_off(..usize::from(length))?)?);
     }
-    rest.is_empty().then_some(Message {
-        epoch,
-        seq,
-        ver,
-        kind,
-        origin,
-        keys,
-    })
+    rest.is_empty().then_some(message)
 }
 
 /// The key that a notice of a lease's end is about; `None` for anything else.

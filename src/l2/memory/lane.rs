@@ -1,4 +1,4 @@
-//! One instance's connections to the store in memory.
+//! One instance's connections to the store in memory: each step of a lane, under the store's lock.
 
 use std::fmt;
 use std::pin::Pin;
@@ -11,41 +11,32 @@ use futures::future::{BoxFuture, ready};
 use futures::{FutureExt, Stream};
 use tokio::sync::mpsc;
 
-use super::state::{Joined, Now, State};
+use super::expiring::Expiring;
+use super::state::{Granted, Link, State};
 use super::{Listening, MemoryL2};
 use crate::ablation::{Rule, without};
 use crate::clock::Clock;
+use crate::l2::fleet_counts::REMEMBERED;
 use crate::l2::{
     Applied, EncodedValue, Event, Fill, FleetCounts, Key, L2, L2Error, Lane, LaneClock, Lease,
-    LeaseReply, LeaseRequest, Member, MemberInfo, Members, Message, NewLife, OnConnect, OnHeard,
-    ReadResult, Reply, Report, Stamp, Subscription, TagVersion, Touched, Ttls, Version, WriteAck,
+    LeaseReply, LeaseRequest, ListAge, Member, MemberInfo, Members, Message, NewLife, OnConnect,
+    OnHeard, ReadResult, Reply, Report, Stamp, Subscription, TagVersion, Touched, Ttls, Version,
+    Want, WriteAck, random,
 };
 use crate::lock::lock;
+use crate::options::LONGEST;
+use crate::prefixes::Prefixes;
+use crate::wire::envelope;
+
+/// Messages that a replay returns at most: few, so that simulated instances catch up in several steps.
+const REPLAY: usize = 16;
 
 pub(super) struct MemoryLane {
     store: MemoryL2,
     namespace: String,
     on_connect: OnConnect,
     /// `None` if this is not connected.
-    connection: Mutex<Option<Connection>>,
-}
-
-/// What a connection does not outlive.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Connection {
-    /// The life of the store.
-    run: u64,
-    /// How many outages it had before.
-    outages: u64,
-}
-
-impl Connection {
-    fn new(now: Now) -> Self {
-        Self {
-            run: now.run,
-            outages: now.outages,
-        }
-    }
+    connection: Mutex<Option<Link>>,
 }
 
 impl L2 for MemoryL2 {
@@ -58,7 +49,12 @@ impl L2 for MemoryL2 {
     }
 
     fn lane(&self, namespace: &str, _timeout: Duration, on_connect: OnConnect) -> Box<dyn Lane> {
-        let lane = MemoryLane::new(self.clone(), namespace.to_owned(), on_connect);
+        let lane = MemoryLane {
+            store: self.clone(),
+            namespace: namespace.to_owned(),
+            on_connect,
+            connection: Mutex::new(None),
+        };
         // If the store is away, the first request connects.
         let _ = lane.connect();
         Box::new(lane)
@@ -66,22 +62,13 @@ impl L2 for MemoryL2 {
 }
 
 impl MemoryLane {
-    pub(super) fn new(store: MemoryL2, namespace: String, on_connect: OnConnect) -> Self {
-        Self {
-            store,
-            namespace,
-            on_connect,
-            connection: Mutex::new(None),
-        }
-    }
-
     /// Connects again if the store has restarted, if it was away, or if the connection was discarded.
-    fn connect(&self) -> Result<Connection, L2Error> {
+    fn connect(&self) -> Result<Link, L2Error> {
         // Held during the call: no other step uses the connection before.
         let mut connection = lock(&self.connection);
-        let (found, clock) = self.store.step(&self.namespace, |state, now| {
-            let found = Connection::new(now);
-            (found, (*connection != Some(found)).then(|| state.meet(now)))
+        let (found, clock) = self.store.step(&self.namespace, |state| {
+            let found = state.now.link;
+            (found, (*connection != Some(found)).then(|| state.meet()))
         })?;
         if let Some(clock) = clock {
             (self.on_connect)(&clock);
@@ -93,42 +80,58 @@ impl MemoryLane {
     /// Does one step of the lane.
     pub(super) fn step<'a, T: Send + 'a>(
         &self,
-        step: impl FnOnce(&mut State, Now) -> T,
+        step: impl FnOnce(&mut State) -> T,
     ) -> Reply<'a, T> {
-        ready(self.try_step(step)).boxed()
+        self.by_deadline(None, step)
     }
 
     /// The same, unless it comes after its deadline (rule 14).
     pub(super) fn by_deadline<'a, T: Send + 'a>(
-        &'a self,
+        &self,
         deadline: Option<u64>,
-        step: impl FnOnce(&mut State, Now) -> T,
+        step: impl FnOnce(&mut State) -> T,
     ) -> Reply<'a, T> {
-        let late = || L2Error::unexpected("the write came after its deadline");
-        let done = self.try_step(|state, now| {
-            let is_late = deadline.is_some_and(|deadline| now.at > deadline);
-            (!is_late || without(Rule::Deadline)).then(|| step(state, now))
+        let done = self.connect().and_then(|connection| {
+            self.store.step(&self.namespace, |state| {
+                // The connection may have been cut in between.
+                if state.now.link != connection {
+                    return Err(L2Error::closed());
+                }
+                let is_late = deadline.is_some_and(|deadline| state.now.at > deadline);
+                if is_late && !without(Rule::Deadline) {
+                    return Err(L2Error::unexpected("the write came after its deadline"));
+                }
+                Ok(step(state))
+            })?
         });
-        ready(done.and_then(|done| done.ok_or_else(late))).boxed()
-    }
-
-    fn try_step<T>(&self, step: impl FnOnce(&mut State, Now) -> T) -> Result<T, L2Error> {
-        let connection = self.connect()?;
-        let answer = self.store.step(&self.namespace, |state, now| {
-            // The connection may have been cut in between.
-            (Connection::new(now) == connection).then(|| step(state, now))
-        })?;
-        answer.ok_or_else(L2Error::closed)
+        ready(done).boxed()
     }
 }
 
 impl FleetCounts for MemoryLane {
     fn add<'a>(&'a self, report: Report<'a>) -> Reply<'a, bool> {
-        self.step(move |state, now| state.count(report, now))
+        self.step(|state| {
+            let (data, at) = (&mut state.data, state.now.at);
+            if report.deadline.is_some_and(|deadline| at > deadline) {
+                return false;
+            }
+            let instance = report.instance.to_string();
+            let last = data.reported.get(&instance, at);
+            if last.is_none_or(|last| *last < report.number) {
+                (data.reported).insert(&instance, report.number, at, REMEMBERED);
+                for (name, n) in report.counted {
+                    *data.sums.entry(name).or_default() += n;
+                }
+            }
+            true
+        })
     }
 
     fn sums(&self) -> Reply<'_, Vec<(String, u64)>> {
-        self.step(|state, _| state.sums())
+        self.step(|state| {
+            let sums = state.data.sums.iter();
+            sums.map(|(name, sum)| ((*name).to_owned(), *sum)).collect()
+        })
     }
 }
 
@@ -141,10 +144,9 @@ impl MemoryLane {
         hold: Duration,
     ) -> Reply<'a, WriteAck> {
         async move {
-            let ack = self.step(|state, now| state.announce(payload, now)).await?;
+            let ack = self.step(|state| state.announce(payload)).await?;
             tokio::time::sleep(Duration::from_millis(2)).await;
-            self.step(|state, now| state.remove(keys, hold, now))
-                .await?;
+            self.step(|state| state.remove(keys, hold)).await?;
             Ok(ack)
         }
         .boxed()
@@ -157,15 +159,20 @@ impl fmt::Debug for MemoryLane {
     }
 }
 
+/// How long a lease lasts. In a private store no other instance can take over, and of the instance's own loads only the last
+/// holds the lease: so it lasts, even if the loader blocks the thread that would renew it.
+fn lease_ttl(state: &State, ttl: Duration) -> Duration {
+    if state.now.is_private { LONGEST } else { ttl }
+}
+
 impl Lane for MemoryLane {
     fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Bytes>> {
-        self.step(|state, now| state.get(key, now))
+        self.step(|state| state.get(key))
     }
 
     fn get_many<'a>(&'a self, keys: &'a [&'a str]) -> BoxFuture<'a, Vec<ReadResult>> {
-        let read = |state: &mut State, now| -> Vec<_> {
-            keys.iter().map(|key| Ok(state.get(key, now))).collect()
-        };
+        let read =
+            |state: &mut State| -> Vec<_> { keys.iter().map(|key| Ok(state.get(key))).collect() };
         let none = |error: L2Error| keys.iter().map(|_| Err(error.clone())).collect();
         self.step(read)
             .map(move |answers| answers.unwrap_or_else(none))
@@ -173,7 +180,57 @@ impl Lane for MemoryLane {
     }
 
     fn acquire_lease<'a>(&'a self, key: &'a str, ask: LeaseRequest) -> Reply<'a, LeaseReply> {
-        self.step(|state, now| state.acquire_lease(key, ask, now))
+        self.step(|state| {
+            if let Some(bytes) = state.usable(key, ask.want) {
+                return LeaseReply::Hit(bytes);
+            }
+            let at = state.now.at;
+            let is_late = ask.deadline.is_some_and(|deadline| at > deadline);
+            if ask.ttl.is_zero() || is_late {
+                return LeaseReply::Miss;
+            }
+            // The source has an older value.
+            #[cfg(feature = "write-behind")]
+            if state.data.writes.marks.contains_key(key) {
+                return LeaseReply::Hold;
+            }
+            let held = state.data.leases.get(key, at).copied();
+            if held == Some(None) {
+                return LeaseReply::Hold;
+            }
+            let mut held = held.flatten();
+            let epoch = state.data.epoch;
+            if let Some(other) = &mut held
+                && ask.want != Want::Anew
+                && other.lease.epoch == epoch
+                && !state.now.is_private
+            {
+                other.is_awaited = true;
+                let left = state.data.leases.remaining(key, at);
+                state.data.leases.insert(key, held, at, left);
+                return LeaseReply::Wait(left);
+            }
+            // Loads that wait for the end of a lease that is taken over wait for the end of this one.
+            let taken_over = held.filter(|_| ask.want == Want::Anew);
+            let token = if without(Rule::LeaseTokens) {
+                1
+            } else {
+                random()
+            };
+            let lease = Lease { token, epoch };
+            let granted = Granted {
+                lease,
+                began: state.data.ver,
+                is_awaited: taken_over.is_some_and(|other| other.is_awaited),
+            };
+            let ttl = lease_ttl(state, ask.ttl);
+            state.data.leases.insert(key, Some(granted), at, ttl);
+            // The value that has expired, for a load that replaces it.
+            match state.stored(key).filter(|_| ask.want == Want::Any) {
+                Some((kept, ..)) => LeaseReply::Replace(lease, kept),
+                None => LeaseReply::Granted(lease),
+            }
+        })
     }
 
     fn fill<'a>(
@@ -183,7 +240,18 @@ impl Lane for MemoryLane {
         value: &'a EncodedValue,
         payload: Option<&'a [u8]>,
     ) -> Reply<'a, Fill> {
-        self.step(|state, now| state.fill(key, lease, value, payload, now))
+        self.step(|state| {
+            let tags = envelope::tags_of(&value.body);
+            if !state.may_fill(key, lease, &tags) {
+                return Fill::Rejected(state.get(key));
+            }
+            let stamp = state.stamp();
+            state.store(key, value, stamp);
+            if let Some(payload) = payload {
+                state.publish(stamp.ver, payload);
+            }
+            Fill::Stored(stamp)
+        })
     }
 
     fn revalidate<'a>(
@@ -194,11 +262,39 @@ impl Lane for MemoryLane {
         ttls: Ttls,
         tags: &'a [Key],
     ) -> Reply<'a, Option<Fill>> {
-        self.step(|state, now| state.revalidate(key, lease, seen, ttls, tags, now))
+        self.step(|state| {
+            let stored = state.stored(key).filter(|(_, stamp, _)| stamp.ver == seen);
+            let is_private = state.now.is_private;
+            if stored.is_none() && !is_private && state.standing(key, lease).is_some() {
+                return None;
+            }
+            if !state.may_fill(key, lease, tags) {
+                return Some(Fill::Rejected(state.get(key)));
+            }
+            let stamp = state.stamp();
+            if let Some((bytes, ..)) = stored {
+                let life = ttls.life(stamp.written_at);
+                state.restamp(key, &bytes, stamp, life, ttls.in_store());
+            }
+            Some(Fill::Stored(stamp))
+        })
     }
 
     fn renew_lease<'a>(&'a self, key: &'a str, token: u64, ttl: Duration) -> Reply<'a, bool> {
-        self.step(|state, now| state.renew_lease(key, token, ttl, now))
+        self.step(|state| {
+            let at = state.now.at;
+            let granted = state.granted(key);
+            let Some(granted) = granted.filter(|granted| granted.lease.token == token) else {
+                return false;
+            };
+            if ttl.is_zero() {
+                state.use_up(key, granted);
+            } else {
+                let ttl = lease_ttl(state, ttl);
+                state.data.leases.insert(key, Some(granted), at, ttl);
+            }
+            true
+        })
     }
 
     fn insert<'a>(
@@ -207,7 +303,7 @@ impl Lane for MemoryLane {
         payload: &'a [u8],
         deadline: Option<u64>,
     ) -> Reply<'a, Stamp> {
-        self.by_deadline(deadline, |state, now| state.insert(values, payload, now))
+        self.by_deadline(deadline, |state| state.insert(values, payload))
     }
 
     fn insert_if<'a>(
@@ -218,9 +314,8 @@ impl Lane for MemoryLane {
         payload: &'a [u8],
         deadline: Option<u64>,
     ) -> Reply<'a, Option<Stamp>> {
-        self.by_deadline(deadline, move |state, now| {
-            state.insert_if(key, value, version, payload, now)
-        })
+        let insert = |state: &mut State| state.insert_if(key, value, version, payload);
+        self.by_deadline(deadline, insert)
     }
 
     fn invalidate<'a>(
@@ -233,17 +328,28 @@ impl Lane for MemoryLane {
         if without(Rule::OneStep) {
             return self.invalidate_in_two_steps(keys, payload, hold);
         }
-        self.step(|state, now| {
-            if keys.is_empty() {
-                state.keep_log();
-            }
-            state.remove(keys, hold, now);
-            state.announce(payload, now)
+        self.step(|state| {
+            // Somebody asks for a place in the log: from here on a private store keeps one, too.
+            state.data.is_logged |= keys.is_empty();
+            state.remove(keys, hold);
+            state.announce(payload)
         })
     }
 
     fn expire<'a>(&'a self, keys: &'a [&'a str], payload: &'a [u8]) -> Reply<'a, Stamp> {
-        self.step(|state, now| state.expire(keys, payload, now))
+        self.step(|state| {
+            let (stamp, at) = (state.stamp(), state.now.at);
+            for key in keys {
+                if let Some((bytes, of, mut life)) = state.stored(key) {
+                    life.stale_at = Some(life.stale_at.map_or(at, |stale| stale.min(at)));
+                    let kept = state.data.values.remaining(key, at);
+                    state.restamp(key, &bytes, of, life, kept);
+                }
+                state.end_lease(key, Duration::ZERO);
+            }
+            state.publish(stamp.ver, payload);
+            stamp
+        })
     }
 
     fn touch<'a>(
@@ -253,45 +359,127 @@ impl Lane for MemoryLane {
         payload: &'a [u8],
         deadline: Option<u64>,
     ) -> Reply<'a, Option<Touched>> {
-        self.by_deadline(deadline, move |state, now| {
-            state.touch(key, life, payload, now)
+        let (NewLife::Renewed(ttls) | NewLife::Extended(ttls)) = life;
+        let extends = matches!(life, NewLife::Extended(_));
+        self.by_deadline(deadline, move |state| {
+            let (bytes, stamp, mut life) = state.valid_with_tags(key)?;
+            let former_end = life.expires_at;
+            let new = ttls.life(state.now.at);
+            if extends {
+                let end = life.ends_at.unwrap_or(u64::MAX).min(new.expires_at);
+                life.expires_at = life.expires_at.max(end);
+            } else {
+                (life.expires_at, life.ends_at) = (new.expires_at, new.ends_at);
+            }
+            let change = (life.expires_at < former_end).then(|| {
+                // Instances hold it for longer: by the message they read it anew.
+                let change = state.stamp().ver;
+                state.publish(change, payload);
+                change
+            });
+            let left = Duration::from_millis(life.expires_at.saturating_sub(state.now.at));
+            state.restamp(key, &bytes, stamp, life, left.saturating_add(ttls.kept));
+            Some(Touched {
+                change,
+                stamp,
+                life,
+            })
         })
     }
 
     fn invalidate_tags<'a>(&'a self, tags: &'a [&'a str], payload: &'a [u8]) -> Reply<'a, Stamp> {
-        self.step(|state, now| state.invalidate_tags(tags, payload, now))
+        self.step(|state| {
+            let stamp = state.stamp();
+            let Stamp { epoch, ver, .. } = stamp;
+            for tag in tags {
+                let version = TagVersion { epoch, ver };
+                state.data.tags.invalidate(tag, version, state.now.at);
+            }
+            state.publish(ver, payload);
+            stamp
+        })
     }
 
     fn tag_versions<'a>(&'a self, tags: &'a [&'a str]) -> Reply<'a, Vec<Option<TagVersion>>> {
-        self.step(|state, now| state.tag_versions(tags, now))
+        self.step(|state| {
+            let marked = |tag: &&str| state.data.tags.marked(tag, state.now.at);
+            tags.iter().map(marked).collect()
+        })
     }
 
     fn clear<'a>(&'a self, payload: &'a [u8]) -> Reply<'a, (Stamp, u64)> {
-        self.step(|state, now| state.clear(payload, now))
+        self.step(|state| {
+            if state.now.is_private {
+                state.data.leases.retain(Option::is_none);
+            } else {
+                state.data.epoch = random();
+            }
+            state.data.values = Expiring::default();
+            state.data.log.clear();
+            let ack = state.announce(payload);
+            (ack.stamp, ack.seq)
+        })
     }
 
     fn end_leases<'a>(&'a self, payload: &'a [u8]) -> Reply<'a, Stamp> {
-        self.step(|state, now| state.end_leases(payload, now))
+        self.step(|state| {
+            if !without(Rule::PrefixLeases) {
+                state.data.leases.retain(Option::is_none);
+            }
+            state.announce(payload).stamp
+        })
     }
 
     fn remove_prefixes<'a>(&'a self, prefixes: &'a [(&'a str, Stamp)]) -> Reply<'a, Vec<u64>> {
-        self.step(|state, now| state.remove_prefixes(prefixes, now))
+        self.step(|state| {
+            let which = Prefixes::new(prefixes.iter().map(|(prefix, _)| *prefix));
+            let stored = state.data.values.keys();
+            let stored = stored.flat_map(|key| {
+                let places = which.of(key.as_bytes());
+                places.map(move |place| (key.clone(), place))
+            });
+            let stored: Vec<(Box<str>, usize)> = stored.collect();
+            let mut removed = vec![0; prefixes.len()];
+            for (key, place) in stored {
+                let parts = (prefixes.get(place), removed.get_mut(place));
+                let (Some((_, before)), Some(removed)) = parts else {
+                    continue;
+                };
+                let stamp = state.valid(&key).map(|(_, stamp, _)| stamp);
+                let is_later =
+                    |stamp: Stamp| stamp.epoch != before.epoch || stamp.ver >= before.ver;
+                if !stamp.is_some_and(is_later) {
+                    state.data.values.remove(&key);
+                    *removed += u64::from(stamp.is_some());
+                }
+            }
+            removed
+        })
     }
 
     fn replay(&self, first: u64) -> Reply<'_, Vec<Message>> {
-        self.step(|state, _| state.replay(first))
+        self.step(|state| {
+            let from_there = state.data.log.iter().filter(|one| one.seq >= first);
+            from_there.take(REPLAY).cloned().collect()
+        })
     }
 
     fn members(&self) -> Reply<'_, Members> {
-        self.step(|state, now| state.members(now))
+        self.step(|state| Members {
+            generation: state.data.generation,
+            list: state.members().collect(),
+        })
     }
 
     fn forget(&self, member: Member) -> Reply<'_, ()> {
-        self.step(|state, _| state.forget(member))
+        self.step(|state| {
+            let members = &mut state.data.members;
+            members.retain(|_, noted| noted.member != member);
+        })
     }
 
     fn leave(&self, id: u64) -> Reply<'_, ()> {
-        self.step(|state, _| state.leave(id))
+        self.step(|state| _ = state.data.members.remove(&id))
     }
 
     fn publish<'a>(&'a self, channel: &'a str, payload: &'a [u8]) -> Reply<'a, ()> {
@@ -314,29 +502,24 @@ impl Lane for MemoryLane {
 
     fn keep_only(&self, life: u64) -> bool {
         let mut connection = lock(&self.connection);
-        let is_other = connection.is_some_and(|connection| connection.run != life);
-        if is_other {
-            *connection = None;
-        }
-        !is_other
+        connection.take_if(|link| link.run != life).is_none()
     }
 
     fn subscribe(&self, me: MemberInfo) -> Reply<'_, (LaneClock, Box<dyn Subscription>)> {
-        let subscribe = |state: &mut State, now| (Connection::new(now), state.subscribe(me, now));
-        let subscribed = self.store.step(&self.namespace, subscribe);
-        let subscribed = subscribed.map(|(connection, (clock, joined, messages))| {
+        let subscribed = self.store.step(&self.namespace, |state| {
+            let (list_age, messages) = state.subscribe(me);
             let subscription: Box<dyn Subscription> = Box::new(MemorySubscription {
                 store: self.store.clone(),
                 namespace: self.namespace.clone(),
-                connection,
+                connection: state.now.link,
                 me,
-                joined,
+                list_age,
                 messages,
                 ahead: 0,
                 answer: None,
                 listening: None,
             });
-            (clock, subscription)
+            (state.clock(), subscription)
         });
         ready(subscribed).boxed()
     }
@@ -345,9 +528,9 @@ impl Lane for MemoryLane {
 struct MemorySubscription {
     store: MemoryL2,
     namespace: String,
-    connection: Connection,
+    connection: Link,
     me: MemberInfo,
-    joined: Joined,
+    list_age: ListAge,
     messages: mpsc::Receiver<Event>,
     /// How many messages come before the answer.
     ahead: usize,
@@ -359,11 +542,11 @@ struct MemorySubscription {
 
 impl Subscription for MemorySubscription {
     fn heartbeat(&mut self, applied: Applied) {
-        let answer = self.store.step(&self.namespace, |state, now| {
+        let answer = self.store.step(&self.namespace, |state| {
             // A connection that was cut gets no answer.
-            (Connection::new(now) == self.connection).then(|| {
-                state.note(self.me, applied, self.joined, now);
-                state.clock(now)
+            (state.now.link == self.connection).then(|| {
+                state.note(self.me, applied, self.list_age);
+                state.clock()
             })
         });
         self.answer = answer.ok().flatten();

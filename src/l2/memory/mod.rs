@@ -20,7 +20,7 @@ use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, Weak};
 
-use self::state::{Data, Now, State};
+use self::state::{Data, Link, Now, State};
 use super::{L2Error, OnHeard, random};
 use crate::clock::Clock;
 use crate::lock::lock;
@@ -49,15 +49,9 @@ pub struct MemoryL2 {
 }
 
 struct Server {
-    /// This life of the store; see [`LaneClock::life`](crate::l2::LaneClock::life).
-    run: u64,
-    /// Whether there was another life before this one.
-    restarted: bool,
-    /// Whether it is for one instance that has no L2: see [`MemoryL2::without_values`].
-    is_private: bool,
+    /// With the time of the last step.
+    now: Now,
     is_reachable: bool,
-    /// How often it became unreachable, which cuts all connections.
-    outages: u64,
     /// By namespace.
     lanes: BTreeMap<String, State>,
     /// Who listens to channels of other programs.
@@ -97,12 +91,17 @@ impl MemoryL2 {
     }
 
     fn with(clock: Clock, is_private: bool) -> Self {
-        let server = Server {
+        let link = Link {
             run: random(),
-            restarted: false,
-            is_private,
-            is_reachable: true,
             outages: 0,
+        };
+        let server = Server {
+            now: Now {
+                link,
+                is_private,
+                ..Now::default()
+            },
+            is_reachable: true,
             lanes: BTreeMap::new(),
             listening: Vec::new(),
         };
@@ -116,11 +115,9 @@ impl MemoryL2 {
     #[must_use]
     pub fn snapshot(&self) -> MemorySnapshot {
         let server = lock(&self.server);
-        let lanes = server.lanes.iter();
+        let data = |(namespace, state): (&String, &State)| (namespace.clone(), state.data.clone());
         MemorySnapshot {
-            lanes: lanes
-                .map(|(namespace, state)| (namespace.clone(), state.data.clone()))
-                .collect(),
+            lanes: server.lanes.iter().map(data).collect(),
         }
     }
 
@@ -128,12 +125,12 @@ impl MemoryL2 {
     /// was deleted since is back. Caches notice, and take none of it for current.
     pub fn restore(&self, snapshot: &MemorySnapshot) {
         let mut server = lock(&self.server);
-        (server.run, server.restarted) = (random(), true);
-        server.lanes = snapshot
-            .lanes
-            .iter()
-            .map(|(namespace, data)| (namespace.clone(), State::from(data.clone())))
-            .collect();
+        (server.now.link.run, server.now.restarted) = (random(), true);
+        server.lanes.clear();
+        for (namespace, data) in &snapshot.lanes {
+            let state = server.lanes.entry(namespace.clone()).or_default();
+            state.data = data.clone();
+        }
     }
 
     /// Begins or ends an outage, for all clones: while the store cannot be reached, every request fails at once, as
@@ -166,13 +163,11 @@ impl MemoryL2 {
         let mut server = lock(&self.server);
         server.is_reachable = is_reachable;
         if !is_reachable {
-            server.outages += 1;
-            server.lanes.values_mut().for_each(State::cut);
+            server.now.link.outages += 1;
+            (server.lanes.values_mut()).for_each(|state| state.subscribers.clear());
         }
     }
-}
 
-impl MemoryL2 {
     /// Publishes on a channel, as `PUBLISH` does in Redis, for tests of [`listen_to`](crate::Builder::listen_to). Caches
     /// that are not subscribed do not hear it. During an outage nobody does.
     ///
@@ -233,35 +228,26 @@ impl MemoryL2 {
     /// Whether it is for one instance that has no L2.
     #[cfg(feature = "write-behind")]
     fn is_private(&self) -> bool {
-        lock(&self.server).is_private
+        lock(&self.server).now.is_private
     }
 
     /// Does something with what is held of a namespace, as one step.
-    fn step<T>(
-        &self,
-        namespace: &str,
-        act: impl FnOnce(&mut State, Now) -> T,
-    ) -> Result<T, L2Error> {
+    fn step<T>(&self, namespace: &str, act: impl FnOnce(&mut State) -> T) -> Result<T, L2Error> {
         let at = self.clock.now() / 1_000_000;
         let mut server = lock(&self.server);
         if !server.is_reachable {
-            return Err(L2Error::unreachable(io::Error::from(
-                io::ErrorKind::ConnectionRefused,
-            )));
+            let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+            return Err(L2Error::unreachable(refused));
         }
-        let now = Now {
-            at,
-            run: server.run,
-            outages: server.outages,
-            restarted: server.restarted,
-            is_private: server.is_private,
-        };
+        server.now.at = at;
+        let now = server.now;
         // Mostly it is there, and its name need not be copied.
-        if let Some(state) = server.lanes.get_mut(namespace) {
-            return Ok(act(state, now));
-        }
-        let state = server.lanes.entry(namespace.to_owned()).or_default();
-        Ok(act(state, now))
+        let state = match server.lanes.get_mut(namespace) {
+            Some(state) => state,
+            None => server.lanes.entry(namespace.to_owned()).or_default(),
+        };
+        state.now = now;
+        Ok(act(state))
     }
 }
 

@@ -9,10 +9,10 @@ use crate::l2::{Stamp, StreamId, Version, Waiting};
 
 #[derive(Clone, Default)]
 pub(super) struct Writes {
-    waiting: Entries,
-    dead: Entries,
+    pub(super) waiting: Entries,
+    pub(super) dead: Entries,
     /// Of the keys of which a write waits.
-    marks: HashMap<Box<str>, Mark>,
+    pub(super) marks: HashMap<Box<str>, Mark>,
     /// The fence of the worker, and until when it lasts.
     worker: Option<(u64, u64)>,
 }
@@ -28,26 +28,39 @@ pub(super) struct Mark {
 
 /// A stream.
 #[derive(Clone, Default)]
-struct Entries {
+pub(super) struct Entries {
     by_id: BTreeMap<StreamId, Waiting>,
-    last: StreamId,
+    last_id: StreamId,
 }
 
 impl Entries {
+    pub(super) fn len(&self) -> u64 {
+        self.by_id.len() as u64
+    }
+
+    pub(super) fn oldest(&self) -> Option<StreamId> {
+        self.by_id.keys().next().copied()
+    }
+
+    pub(super) fn newest(&self) -> Option<StreamId> {
+        self.by_id.keys().next_back().copied()
+    }
+
     /// The next id, which is above all that there were.
     fn next(&mut self, now: u64) -> StreamId {
-        self.last = if now > self.last.ms {
+        let last = self.last_id;
+        self.last_id = if now > last.ms {
             StreamId { ms: now, number: 0 }
         } else {
             StreamId {
-                number: self.last.number + 1,
-                ..self.last
+                number: last.number + 1,
+                ..last
             }
         };
-        self.last
+        self.last_id
     }
 
-    fn first(&self, most: usize) -> Vec<Waiting> {
+    pub(super) fn first(&self, most: usize) -> Vec<Waiting> {
         let mut bytes = 0;
         let few = self.by_id.values().take(most).take_while(|entry| {
             let fits = bytes < MOST_BYTES;
@@ -59,33 +72,15 @@ impl Entries {
 }
 
 impl Writes {
-    /// How many there are, dead letters included.
-    pub(super) fn len(&self) -> u64 {
-        (self.waiting.by_id.len() + self.dead.by_id.len()) as u64
-    }
-
-    pub(super) fn mark(&self, key: &str) -> Option<Mark> {
-        self.marks.get(key).copied()
-    }
-
-    pub(super) fn end_mark(&mut self, key: &str) {
-        self.marks.remove(key);
-    }
-
-    /// Adds a write, and marks its key. It gets the id of its place as its version, unless it has one.
-    pub(super) fn append(
-        &mut self,
-        mut write: Waiting,
-        version: Option<StreamId>,
-        stored: Option<Stamp>,
-        now: u64,
-    ) {
+    /// Adds a write, and marks its key. Its version is the id of its place, unless it has one.
+    pub(super) fn append(&mut self, mut write: Waiting, stored: Option<Stamp>, now: u64) {
         let id = self.waiting.next(now);
-        (write.id, write.version, write.reason) = (id, version.unwrap_or(id), None);
-        let mark = Mark {
-            id,
-            version: stored.map(Stamp::version),
-        };
+        (write.id, write.reason) = (id, None);
+        if write.version == StreamId::default() {
+            write.version = id;
+        }
+        let version = stored.map(Stamp::version);
+        let mark = Mark { id, version };
         self.marks.insert(write.key.as_str().into(), mark);
         self.waiting.by_id.insert(id, write);
     }
@@ -114,36 +109,18 @@ impl Writes {
     pub(super) fn end(&mut self, id: StreamId, reason: Option<&str>, now: u64) {
         let ended = self.waiting.by_id.remove(&id);
         if let (Some(mut write), Some(reason)) = (ended, reason) {
-            write.id = self.dead.next(now);
-            write.reason = Some(reason.to_owned());
+            (write.id, write.reason) = (self.dead.next(now), Some(reason.to_owned()));
             self.dead.by_id.insert(write.id, write);
         }
-    }
-
-    pub(super) fn dead_letters(&self, most: usize) -> Vec<Waiting> {
-        self.dead.first(most)
     }
 
     /// Takes a dead letter out, and whether it is to wait again: not if a newer write of its key waits.
     pub(super) fn unbury(&mut self, id: StreamId) -> Option<(Waiting, bool)> {
         let letter = self.dead.by_id.remove(&id)?;
-        let mark = self.mark(&letter.key);
+        let mark = self.marks.get(&*letter.key);
         let newest = mark.and_then(|mark| self.waiting.by_id.get(&mark.id));
         let is_newest = newest.is_none_or(|newest| newest.version < letter.version);
         Some((letter, is_newest))
-    }
-
-    /// The first and the last id of those that wait, and how many there are.
-    pub(super) fn waiting(&self) -> (Option<StreamId>, Option<StreamId>, u64) {
-        let ids = &self.waiting.by_id;
-        let ends = (ids.keys().next(), ids.keys().next_back());
-        (ends.0.copied(), ends.1.copied(), ids.len() as u64)
-    }
-
-    /// The last id of the dead letters, and how many there are.
-    pub(super) fn dead(&self) -> (Option<StreamId>, u64) {
-        let ids = &self.dead.by_id;
-        (ids.keys().next_back().copied(), ids.len() as u64)
     }
 
     pub(super) fn has_worker(&self, now: u64) -> bool {

@@ -1,7 +1,8 @@
 //! One call of a script: how it is written, sent and answered. Knows no script.
 
 use std::io::Write;
-use std::iter;
+use std::ops::Deref;
+use std::sync::OnceLock;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{
@@ -9,30 +10,47 @@ use deadpool_redis::redis::{
     ServerErrorKind, ToRedisArgs, ToSingleRedisArg, Value, from_redis_value, make_extension_error,
 };
 
-use crate::l2::L2Error;
-use crate::wire::envelope::STAMPED;
+use super::names::{Names, STAGED};
+use crate::clock::millis;
+use crate::l2::{EncodedValue, L2Error, Ttls, random};
+use crate::wire::envelope::{self, STAMPED};
 
-/// A script, and its text: in that a command is looked up that the script could not call.
-#[derive(Debug)]
+/// From how many bytes on a body reaches its key without passing through Lua. Of shorter ones that takes longer.
+const STAGED_FROM: usize = 1024;
+
+/// A script: parts that it shares with others, and its own.
 pub(super) struct Lua {
-    text: String,
-    script: Script,
+    parts: &'static [&'static str],
+    own: &'static str,
+    /// With the hash of its text, once it was needed.
+    script: OnceLock<Script>,
 }
 
 impl Lua {
-    pub(super) fn new(text: String) -> Self {
-        let script = Script::new(&text);
-        Self { text, script }
+    pub(super) const fn new(parts: &'static [&'static str], own: &'static str) -> Self {
+        Self {
+            parts,
+            own,
+            script: OnceLock::new(),
+        }
+    }
+
+    fn text(&self) -> String {
+        self.parts.concat() + self.own
+    }
+
+    fn script(&self) -> &Script {
+        self.script.get_or_init(|| Script::new(&self.text()))
     }
 
     async fn load(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
-        self.script.load_async(connection).await.map(drop)
+        self.script().load_async(connection).await.map(drop)
     }
 
     /// What the script has answered in a [pipeline](run_both), or its error.
     pub(super) fn answer<T: FromRedisValue>(&self, answer: Value) -> RedisResult<T> {
         let answer = answer.extract_error();
-        let answer = answer.map_err(|error| with_command(&self.text, error))?;
+        let answer = answer.map_err(|error| with_command(&self.text(), error))?;
         Ok(from_redis_value(answer)?)
     }
 }
@@ -62,58 +80,89 @@ pub(super) async fn run_both(
 /// A script with its keys and then its arguments, written one after the other into the command that is sent.
 /// The client's own way to call a script allocates for each of them.
 pub(super) struct Call<'a> {
-    lua: &'a Lua,
+    lua: &'static Lua,
+    names: &'a Names,
     command: Cmd,
     /// The SETs of bodies that the script puts in their place, sent before the command.
     staged: Pipeline,
 }
 
 impl<'a> Call<'a> {
-    /// A call with this number of keys.
-    pub(super) fn new(lua: &'a Lua, keys: usize) -> Self {
-        Self::with_values(lua, keys, iter::empty())
-    }
-
-    /// A call with this number of keys, and with values of these sizes, each followed by its TTLs.
-    pub(super) fn with_values(
-        lua: &'a Lua,
-        keys: usize,
-        values: impl ExactSizeIterator<Item = usize>,
-    ) -> Self {
-        Self::by("EVALSHA", lua, keys, values)
+    /// A call with this number of keys, and with about so many bytes of values.
+    pub(super) fn new(lua: &'static Lua, names: &'a Names, keys: usize, bytes: usize) -> Self {
+        Self::by("EVALSHA", lua, names, keys, bytes)
     }
 
     /// A call with this number of keys of a script that only reads.
-    pub(super) fn reading(lua: &'a Lua, keys: usize) -> Self {
-        Self::by("EVALSHA_RO", lua, keys, iter::empty())
+    pub(super) fn reading(lua: &'static Lua, names: &'a Names, keys: usize) -> Self {
+        Self::by("EVALSHA_RO", lua, names, keys, 0)
     }
 
-    fn by(
-        name: &str,
-        lua: &'a Lua,
-        keys: usize,
-        values: impl ExactSizeIterator<Item = usize>,
-    ) -> Self {
-        let parts = 3 + keys + 8;
-        let all = parts + 2 * values.len();
-        // A command that grows is copied each time.
-        let mut command =
-            Cmd::with_capacity(all, 32 * parts + values.map(|n| n + 56).sum::<usize>());
-        command.arg(name).arg(lua.script.get_hash()).arg(keys);
+    fn by(name: &str, lua: &'static Lua, names: &'a Names, keys: usize, bytes: usize) -> Self {
+        // A command that grows is copied each time. Besides the keys there are few arguments, or two for each key.
+        let parts = 11 + 2 * keys;
+        let mut command = Cmd::with_capacity(parts, 32 * parts + bytes);
+        (command.arg(name).arg(lua.script().get_hash())).arg(keys);
         Self {
             lua,
+            names,
             command,
             staged: Pipeline::new(),
         }
     }
 
-    /// Has the body of a value stored under a name of its own before the script runs, which puts it in its place: with
-    /// room for its stamp, and for as long as the value will be kept.
-    pub(super) fn stage(&mut self, name: &str, body: &[u8], kept: u64) {
-        let mut set = Cmd::with_capacity(5, name.len() + body.len() + 128);
-        set.arg("SET").arg(name).arg(Staged(body));
-        set.arg("PX").arg(kept);
-        self.staged.add_command(set);
+    /// Adds keys that the lane has once, by their marks.
+    pub(super) fn own(&mut self, marks: &[&str]) -> &mut Self {
+        self.keys(marks, &[""])
+    }
+
+    /// Adds keys: those with these marks for each text.
+    pub(super) fn keys<'t>(
+        &mut self,
+        marks: &[&str],
+        texts: impl IntoIterator<Item = &'t (impl Deref<Target = str> + 't)>,
+    ) -> &mut Self {
+        for text in texts {
+            for mark in marks {
+                self.command.arg(self.names.name(mark, text));
+            }
+        }
+        self
+    }
+
+    /// If a body is large, has it stored under a name of its own before the script runs, which puts it in its place: with
+    /// room for its stamp, and for as long as the value will be kept. No other copy of the request has that name.
+    pub(super) fn stage(&mut self, value: &EncodedValue) -> &mut Self {
+        if is_staged(value) {
+            let name = random().to_string();
+            let name = self.names.name(STAGED, &name);
+            let mut set = Cmd::with_capacity(5, name.len() + value.body.len() + 128);
+            set.arg("SET").arg(name).arg(Staged(&value.body));
+            set.arg("PX").arg(kept(value.ttls));
+            self.staged.add_command(set);
+            self.command.arg(name);
+        }
+        self
+    }
+
+    /// Adds the channel of the lane's messages.
+    pub(super) fn channel(&mut self) -> &mut Self {
+        self.arg(&self.names.events)
+    }
+
+    /// Adds how a change is published: the channel, a number that names the epoch if one begins, and the payload.
+    pub(super) fn message(&mut self, payload: &[u8]) -> &mut Self {
+        self.channel().arg(random()).arg(payload)
+    }
+
+    /// Adds a body, or of one that is [staged](Self::stage) the number of its tags; and for how long it is kept.
+    pub(super) fn value(&mut self, value: &EncodedValue) -> &mut Self {
+        if is_staged(value) {
+            self.arg(envelope::tags_of(&value.body).len());
+        } else {
+            self.arg(&value.body);
+        }
+        self.arg(kept(value.ttls))
     }
 
     pub(super) fn arg(&mut self, part: impl ToRedisArgs) -> &mut Self {
@@ -166,6 +215,15 @@ impl<'a> Call<'a> {
     }
 }
 
+pub(super) fn is_staged(value: &EncodedValue) -> bool {
+    value.body.len() >= STAGED_FROM
+}
+
+/// For how many ms the store keeps a value.
+pub(super) fn kept(ttls: Ttls) -> u64 {
+    millis(ttls.in_store())
+}
+
 /// A body behind room for its stamp.
 struct Staged<'a>(&'a [u8]);
 
@@ -209,9 +267,11 @@ fn with_command(script: &str, error: RedisError) -> RedisError {
 /// The numbers that a script answers, packed into bytes. To parse a list of numbers takes the client several
 /// times as long.
 pub(super) fn numbers<const N: usize>(packed: &[u8]) -> Result<[u64; N], L2Error> {
-    let (numbers, _) = packed.as_chunks();
-    let numbers: [[u8; 8]; N] = numbers
-        .try_into()
-        .map_err(|_| L2Error::unexpected("a script's answer makes no sense"))?;
+    let numbers = packed.as_chunks().0.try_into();
+    let numbers: [[u8; 8]; N] = numbers.map_err(|_| senseless())?;
     Ok(numbers.map(u64::from_be_bytes))
+}
+
+pub(super) fn senseless() -> L2Error {
+    L2Error::unexpected("a script's answer makes no sense")
 }

@@ -21,9 +21,10 @@ use twox_hash::XxHash3_64;
 
 use super::call::Call;
 use super::error::{connect_error, l2_error, none_to_spare};
-use super::names::Names;
-use super::scripts::Scripts;
-use crate::l2::{L2Error, LONGEST_PAUSE, LaneClock, OnConnect, random, reconnects};
+use super::members;
+use super::names::{CLOCK, LIVE, Names};
+use super::scripts;
+use crate::l2::{L2Error, LONGEST_PAUSE, LaneClock, Member, OnConnect, random, reconnects};
 use crate::lock::lock;
 use crate::shared_result::{SharedResult, shared_result};
 
@@ -32,30 +33,37 @@ pub(super) const CONNECT: Duration = Duration::from_secs(2);
 /// After this many timeouts in a row a connection is taken to be half-open.
 const HALF_OPEN_AFTER: u32 = 3;
 /// The number of lanes of a namespace on a single server.
-pub(super) const LANES: u64 = 1;
+const LANES: u64 = 1;
 
 pub(super) struct Connections {
     source: Arc<Source>,
     /// Another connection, which has precedence in the pool: without it, this one is not made.
     first: Option<Arc<Connections>>,
     current: Mutex<Current>,
-    /// Attempts that failed in a row; they lengthen the pause before the next one.
-    failures: AtomicU32,
-    /// How many attempts were made; gives each its id.
-    attempts: AtomicU64,
 }
 
 /// What is needed to make a connection.
 pub(super) struct Source {
     pub(super) pool: Pool,
-    pub(super) names: Names,
-    pub(super) scripts: Arc<Scripts>,
+    pub(super) names: Arc<Names>,
+    /// How long a request may take.
+    pub(super) limit: Duration,
     pub(super) on_connect: OnConnect,
     /// The life of the server of which it was said last that it may evict any key. Zero before that.
     pub(super) warned_of: AtomicU64,
 }
 
 impl Source {
+    /// The error of a connection that was not there in time.
+    fn not_in_time(&self, after: Duration) -> L2Error {
+        let status = self.pool.status();
+        if status.waiting > 0 && status.available == 0 && status.size >= status.max_size {
+            none_to_spare()
+        } else {
+            L2Error::timed_out(after)
+        }
+    }
+
     /// Warns, once in each life of the server, if that may evict keys without a TTL.
     fn check_policy(&self, life: u64, policy: &str) {
         if policy.starts_with("allkeys-") && self.warned_of.swap(life, Ordering::Relaxed) != life {
@@ -71,16 +79,14 @@ impl Source {
 #[derive(Default)]
 struct Current {
     attempt: Option<Attempt>,
+    /// Attempts that failed in a row; they lengthen the pause before the next one.
+    failures: u8,
     /// The life that the subscriber last joined. Zero before that.
     joined: u64,
 }
 
 /// A connection that is being made, is there, or could not be made.
-#[derive(Clone)]
-struct Attempt {
-    id: u64,
-    outcome: SharedResult<Result<Arc<Live>, Failed>>,
-}
+type Attempt = SharedResult<Result<Arc<Live>, Failed>>;
 
 #[derive(Clone)]
 struct Failed {
@@ -123,60 +129,43 @@ impl Connections {
             source,
             first,
             current: Mutex::default(),
-            failures: AtomicU32::new(0),
-            attempts: AtomicU64::new(0),
         }
     }
 
-    /// Sends a request over the current connection, within `limit`. If that connection turns out to be
-    /// broken, or to lead to a server that is not the primary, another copy is sent over a new one.
+    /// How long a request may take.
+    pub(super) fn limit(&self) -> Duration {
+        self.source.limit
+    }
+
+    /// Sends a request over the current connection. If that connection turns out to be broken, or to lead to a server that
+    /// is not the primary, another copy is sent over a new one.
     ///
-    /// The first copy may arrive after the second, or long after the caller was answered. So this is for
-    /// requests that do no harm then; `send` is called for each copy, and must not repeat a random number.
-    /// What makes each request safe:
-    ///
-    /// - GET, MGET and XRANGE change nothing, and the reply of a lost copy is not read. MEMBERS removes damaged
-    ///   entries at most.
-    /// - LEAD: each copy asks with a token of its own, so a late copy cannot bring back a lease that an
-    ///   invalidation has ended. It may leave a lease that no load uses, which others wait for until it
-    ///   expires.
-    /// - FILL stores only while its lease stands, and ends it: a second copy is rejected.
-    /// - RENEW and giving back touch only a lease with their token, which no other lease ever has.
-    /// - INVALIDATE done again removes what was written since, and holds anew: a miss, never an old value.
-    /// - CLEAR: each copy begins an epoch of its own. With the same one, a late copy would bring back what
-    ///   was stored in that epoch before another clear.
-    /// - FORGET removes a member only if its entry is the same as before.
-    /// - HDEL of a member is sent once the instance has closed; its id is never used again.
-    ///
-    /// INSERT is different, see [`once`](Self::once).
+    /// The first copy may arrive after the second, or long after the caller was answered. So this is for requests that do
+    /// no harm then: `src/protocol.md` says for each of them why (under "Requests that are sent again"). `send` is called
+    /// for each copy, and must not repeat a random number. INSERT is different, see [`once`](Self::once).
     ///
     /// It fails at once while the last attempt to connect has failed, and no other one is due.
     pub(super) async fn with<T, Sent>(
         &self,
-        limit: Duration,
         send: impl Fn(MultiplexedConnection) -> Sent,
     ) -> Result<T, L2Error>
     where
         Sent: Future<Output = RedisResult<T>>,
     {
-        self.with_until(Instant::now() + limit, limit, send).await
+        self.with_until(Instant::now() + self.limit(), send).await
     }
 
-    /// As [`with`](Self::with), for a request that has waited before it was sent: not `limit` from now, but
-    /// until `deadline`.
+    /// As [`with`](Self::with), for a request that has waited before it was sent: until `deadline`.
     pub(super) async fn with_until<T, Sent>(
         &self,
         deadline: Instant,
-        limit: Duration,
         send: impl Fn(MultiplexedConnection) -> Sent,
     ) -> Result<T, L2Error>
     where
         Sent: Future<Output = RedisResult<T>>,
     {
-        let answer = match self.try_with(limit, deadline, &send).await {
-            Err(Failure::NotExecuted(_) | Failure::InDoubt(_)) => {
-                self.try_with(limit, deadline, &send).await
-            }
+        let answer = match self.once(deadline, &send).await {
+            Err(Failure::NotExecuted(_) | Failure::InDoubt(_)) => self.once(deadline, &send).await,
             answer => answer,
         };
         answer.map_err(Failure::into_error)
@@ -185,28 +174,13 @@ impl Connections {
     /// Whether a request could be sent at once.
     pub(super) fn is_there(&self) -> bool {
         let current = lock(&self.current);
-        let attempt = current.attempt.as_ref();
-        matches!(
-            attempt.and_then(|attempt| attempt.outcome.peek()),
-            Some(Ok(_))
-        )
+        let found = current.attempt.as_ref().and_then(SharedResult::peek);
+        matches!(found, Some(Ok(_)))
     }
 
     /// The same. If there is no connection, one is being made from now on.
     pub(super) fn is_there_or_made(&self) -> bool {
-        matches!(self.attempt().outcome.peek(), Some(Ok(_)))
-    }
-
-    /// Sends one copy of a request, and says what may have become of it.
-    pub(super) async fn once<T, Sent>(
-        &self,
-        limit: Duration,
-        send: impl Fn(MultiplexedConnection) -> Sent,
-    ) -> Result<T, Failure>
-    where
-        Sent: Future<Output = RedisResult<T>>,
-    {
-        self.try_with(limit, Instant::now() + limit, &send).await
+        matches!(self.attempt().peek(), Some(Ok(_)))
     }
 
     /// Discards the connection unless it leads to this life of the server, which the subscriber has joined (rule
@@ -217,28 +191,23 @@ impl Connections {
     pub(super) fn keep_only(&self, life: u64) -> bool {
         let mut current = lock(&self.current);
         let moved = replace(&mut current.joined, life) != life;
-        let Some(attempt) = current.attempt.clone() else {
-            return true;
-        };
-        match attempt.outcome.peek() {
+        match current.attempt.as_ref().and_then(SharedResult::peek) {
             Some(Ok(live)) if live.life != life => {
                 drop(current);
-                self.discard(attempt.id, &live);
-                false
+                self.discard(&live);
+                return false;
             }
             // Its `on_connect` may have compared it with what was known before the subscriber moved. Requests
             // that wait for it began before the move, so what they read is not stored.
-            None if moved => {
-                current.attempt = None;
-                true
-            }
-            _ => true,
+            None if moved => current.attempt = None,
+            _ => {}
         }
+        true
     }
 
-    async fn try_with<T, Sent>(
+    /// Sends one copy of a request, and says what may have become of it.
+    pub(super) async fn once<T, Sent>(
         &self,
-        limit: Duration,
         deadline: Instant,
         send: &impl Fn(MultiplexedConnection) -> Sent,
     ) -> Result<T, Failure>
@@ -246,9 +215,13 @@ impl Connections {
         Sent: Future<Output = RedisResult<T>>,
     {
         let attempt = self.attempt();
-        let connected = match attempt.outcome.peek() {
+        let connected = match attempt.peek() {
             Some(connected) => connected.map_err(|failed| failed.error),
-            None => self.wait_for(&attempt, limit, deadline).await,
+            None => match timeout_at(deadline, attempt.wait()).await {
+                Ok(Some(connected)) => connected.map_err(|failed| failed.error),
+                Ok(None) => Err(L2Error::closed()),
+                Err(_) => Err(self.source.not_in_time(self.limit())),
+            },
         };
         let live = connected.map_err(|error| {
             if error.is_unreachable() {
@@ -258,39 +231,27 @@ impl Connections {
             }
         })?;
         let answer = timeout_at(deadline, send(live.connection.clone())).await;
-        self.judge(attempt.id, &live, limit, answer)
-    }
-
-    async fn wait_for(
-        &self,
-        attempt: &Attempt,
-        limit: Duration,
-        deadline: Instant,
-    ) -> Result<Arc<Live>, L2Error> {
-        match timeout_at(deadline, attempt.outcome.clone().wait()).await {
-            Ok(Some(connected)) => connected.map_err(|failed| failed.error),
-            Ok(None) => Err(L2Error::closed()),
-            Err(_) => Err(not_in_time(&self.source.pool, limit)),
-        }
+        self.judge(&live, answer)
     }
 
     /// The current attempt, or a new one if there is none, if its runtime has ended, or if it failed and the
     /// pause since then is over.
     fn attempt(&self) -> Attempt {
         let mut current = lock(&self.current);
-        if let Some(attempt) = &current.attempt {
-            match attempt.outcome.peek() {
-                Some(Err(failed)) if failed.at.elapsed() >= self.pause() => {}
-                Some(Ok(_)) => {
-                    self.failures.store(0, Ordering::Relaxed);
-                    return attempt.clone();
+        if let Some(attempt) = current.attempt.clone() {
+            match attempt.peek() {
+                Some(Err(failed)) if failed.at.elapsed() >= current.pause() => {}
+                None if attempt.is_lost() => {}
+                found => {
+                    if let Some(Ok(_)) = found {
+                        current.failures = 0;
+                    }
+                    return attempt;
                 }
-                None if attempt.outcome.is_lost() => {}
-                _ => return attempt.clone(),
             }
-            self.failures.fetch_add(1, Ordering::Relaxed);
+            current.failures = current.failures.saturating_add(1);
         }
-        let (sender, outcome) = shared_result();
+        let (sender, attempt) = shared_result();
         let connecting = connect(Arc::clone(&self.source), self.first.clone());
         // A task of its own, so that cancelling one call does not affect the others that wait for it.
         tokio::spawn(async move {
@@ -298,24 +259,14 @@ impl Connections {
             let at = Instant::now();
             sender.send(connected.map_err(|error| Failed { error, at }));
         });
-        let id = self.attempts.fetch_add(1, Ordering::Relaxed);
-        let attempt = Attempt { id, outcome };
         current.attempt = Some(attempt.clone());
         attempt
-    }
-
-    /// How long requests fail at once after an attempt failed.
-    fn pause(&self) -> Duration {
-        let failures = usize::try_from(self.failures.load(Ordering::Relaxed)).unwrap_or(usize::MAX);
-        reconnects().nth(failures.min(8)).unwrap_or(LONGEST_PAUSE)
     }
 
     /// Decides by an answer whether the connection is still good, and what became of the request.
     fn judge<T>(
         &self,
-        id: u64,
-        live: &Live,
-        limit: Duration,
+        live: &Arc<Live>,
         answer: Result<RedisResult<T>, Elapsed>,
     ) -> Result<T, Failure> {
         match answer {
@@ -326,7 +277,7 @@ impl Connections {
             Ok(Err(error)) => {
                 let misled = is_not_primary(&error);
                 if misled || error.is_unrecoverable_error() {
-                    self.discard(id, live);
+                    self.discard(live);
                 }
                 let error = l2_error(error);
                 Err(if misled {
@@ -340,21 +291,31 @@ impl Connections {
             Err(_) => {
                 let silent = live.silent.fetch_add(1, Ordering::Relaxed) + 1 >= HALF_OPEN_AFTER;
                 if silent {
-                    self.discard(id, live);
+                    self.discard(live);
                 }
-                Err(Failure::Final(L2Error::timed_out(limit)))
+                Err(Failure::Final(L2Error::timed_out(self.limit())))
             }
         }
     }
 
     /// Discards a connection, so that neither this nor the pool hands it out again.
-    fn discard(&self, id: u64, live: &Live) {
-        lock(&self.current)
-            .attempt
-            .take_if(|attempt| attempt.id == id);
+    fn discard(&self, live: &Arc<Live>) {
+        let is_it = |attempt: &mut Attempt| match attempt.peek() {
+            Some(Ok(current)) => Arc::ptr_eq(&current, live),
+            _ => false,
+        };
+        lock(&self.current).attempt.take_if(is_it);
         if let Some(pooled) = lock(&live.pooled).take() {
             drop(Connection::take(pooled));
         }
+    }
+}
+
+impl Current {
+    /// How long requests fail at once after an attempt failed.
+    fn pause(&self) -> Duration {
+        let failures = usize::from(self.failures.min(8));
+        reconnects().nth(failures).unwrap_or(LONGEST_PAUSE)
     }
 }
 
@@ -412,14 +373,17 @@ async fn check_out(
     let mut getting = pin!(source.pool.timeout_get(&limits));
     let pooled = timeout_at(deadline, &mut getting).await;
     let mut pooled = pooled
-        .map_err(|_| Failure::Final(not_in_time(&source.pool, CONNECT)))?
+        .map_err(|_| Failure::Final(source.not_in_time(CONNECT)))?
         .map_err(|error| Failure::Final(pool_error(error)))?;
     let naming = source.names.client.give_to(pooled.clone());
-    let running = run(&mut pooled, source);
+    let running = run(&source.names, None, &mut pooled);
     let found = timeout_at(deadline, async { join(naming, running).await.1 }).await;
     let failed = match found {
-        Ok(Ok((clock, lanes))) => match check_lanes(lanes) {
-            Ok(()) => return Ok((pooled, clock)),
+        Ok(Ok(found)) => match found.check_lanes() {
+            Ok(()) => {
+                source.check_policy(found.clock.life, &found.policy);
+                return Ok((pooled, found.clock));
+            }
             Err(error) => Failure::Final(error),
         },
         Ok(Err(error)) if is_not_primary(&error) => Failure::NotExecuted(l2_error(error)),
@@ -430,57 +394,53 @@ async fn check_out(
     Err(failed)
 }
 
-/// Runs RUN, as each new connection does before it is used: the lane's clock, and its number of lanes.
-async fn run(
+/// What RUN has found.
+pub(super) struct Found {
+    pub(super) clock: LaneClock,
+    lanes: u64,
+    /// Which keys the server evicts when its memory is full.
+    policy: String,
+    /// The list of members: its generation, and for how many ms it has existed, at least. Zeros for none that was asked for.
+    pub(super) list: (u64, u64),
+}
+
+/// Runs RUN, as each new connection does before it is used. A subscriber adds itself as a member.
+pub(super) async fn run(
+    names: &Names,
+    me: Option<Member>,
     connection: &mut MultiplexedConnection,
-    source: &Source,
-) -> RedisResult<(LaneClock, u64)> {
-    let run = run_call(&source.scripts, &source.names);
-    let answer: (u64, u64, u64, u64, u64, String, String) = run.run(connection).await?;
-    let (epoch, seq, ver, now, lanes, life, policy) = answer;
-    let life = self::life(&life);
-    source.check_policy(life, &policy);
-    let clock = LaneClock {
-        life,
+) -> RedisResult<Found> {
+    let mut run = Call::new(&scripts::RUN, names, 2, 0);
+    run.own(&[CLOCK, LIVE]).arg(LANES).arg(random());
+    if let Some(me) = me {
+        run.arg(me.info.id).arg(members::entry(&me));
+    }
+    let answer: (u64, u64, u64, u64, u64, String, String, u64, u64) = run.run(connection).await?;
+    let (epoch, seq, ver, now, lanes, life, policy, generation, age) = answer;
+    Ok(Found {
+        clock: clock([epoch, seq, ver, now], &life),
+        lanes,
+        policy,
+        list: (generation, age),
+    })
+}
+
+/// The lane's clock: epoch, seq, ver and the time, and the life that the server names `run_id:master_replid`.
+pub(super) fn clock([epoch, seq, ver, now]: [u64; 4], life: &str) -> LaneClock {
+    LaneClock {
+        life: XxHash3_64::oneshot(life.as_bytes()),
         epoch,
         seq,
         ver,
         now,
-    };
-    Ok((clock, lanes))
-}
-
-/// The call of RUN, to which a subscriber adds itself as a member.
-pub(super) fn run_call<'a>(scripts: &'a Scripts, names: &Names) -> Call<'a> {
-    let mut run = Call::new(&scripts.run, 2);
-    run.arg(&names.clock).arg(&names.live);
-    run.arg(LANES).arg(random());
-    run
-}
-
-/// The number for a life that a server names `run_id:master_replid`.
-pub(super) fn life(name: &str) -> u64 {
-    XxHash3_64::oneshot(name.as_bytes())
-}
-
-/// Two numbers of lanes in one fleet would lose invalidations without a sign.
-pub(super) fn check_lanes(lanes: u64) -> Result<(), L2Error> {
-    if lanes == LANES {
-        Ok(())
-    } else {
-        Err(L2Error::unexpected(
-            "the namespace was set up with another number of lanes",
-        ))
     }
 }
 
-/// The error of a connection that was not there in time.
-fn not_in_time(pool: &Pool, after: Duration) -> L2Error {
-    let status = pool.status();
-    if status.waiting > 0 && status.available == 0 && status.size >= status.max_size {
-        none_to_spare()
-    } else {
-        L2Error::timed_out(after)
+impl Found {
+    /// Two numbers of lanes in one fleet would lose invalidations without a sign.
+    pub(super) fn check_lanes(&self) -> Result<(), L2Error> {
+        let other = || L2Error::unexpected("the namespace was set up with another number of lanes");
+        (self.lanes == LANES).then_some(()).ok_or_else(other)
     }
 }
 

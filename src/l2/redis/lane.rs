@@ -2,26 +2,24 @@
 //! connection they go is left to [`connection`](super::connection).
 
 use std::fmt;
-use std::iter;
-use std::ops::Deref;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use deadpool_redis::redis::aio::MultiplexedConnection;
-use deadpool_redis::redis::{Cmd, FromRedisValue, RedisResult, cmd};
+use deadpool_redis::redis::{Cmd, FromRedisValue, cmd};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::call::{Call, numbers};
+use super::call::{Call, Lua, is_staged, kept, numbers, senseless};
 use super::connection::{Connections, Failure};
 use super::members;
-use super::names::Names;
+use super::names::{CLOCK, DONE, HOLD, LEASE, LIVE, LOG, MARKER, Names, VALUE, WRITES};
 use super::pubsub;
 use super::read_batcher::ReadBatcher;
 use super::read_request::ReadRequests;
-use super::scripts::Scripts;
+use super::scripts;
 use super::server::Connector;
 use crate::clock::millis;
 use crate::key::Key;
@@ -42,15 +40,12 @@ const SCANNED: usize = 1000;
 const LONGEST_DOUBT: u32 = 2;
 /// How often a script is sent that has to be told the tags of the value that is stored, if these change each time.
 const TAGS_CHANGE: usize = 4;
-/// From how many bytes on a body reaches its key without passing through Lua. Of shorter ones that takes longer.
-const STAGED_FROM: usize = 1024;
 /// Markers of tags that a request reads at most.
 const MARKERS: usize = 1024;
 
 /// One namespace on a Redis server.
 pub(super) struct RedisLane {
-    pub(super) names: Names,
-    pub(super) scripts: Arc<Scripts>,
+    pub(super) names: Arc<Names>,
     /// For all but plain reads of values.
     pub(super) connections: Arc<Connections>,
     /// Reads values over these connections, and over a second one.
@@ -59,8 +54,6 @@ pub(super) struct RedisLane {
     pub(super) batches: ReadBatcher,
     /// Makes the connections that subscribe.
     pub(super) connector: Arc<Connector>,
-    /// How long each step may take.
-    pub(super) timeout: Duration,
 }
 
 impl fmt::Debug for RedisLane {
@@ -72,42 +65,58 @@ impl fmt::Debug for RedisLane {
 }
 
 impl RedisLane {
-    /// Runs a script. Each copy that is sent is written anew, with random numbers of its own.
-    pub(super) async fn run<'a, T: FromRedisValue>(
-        &self,
-        call: impl Fn() -> Call<'a> + Sync,
-    ) -> Result<T, L2Error> {
-        self.connections
-            .with(self.timeout, |mut connection| {
-                let call = call();
-                async move { call.run(&mut connection).await }
-            })
-            .await
+    /// A step that runs a script with this number of keys. `write` adds the keys and the arguments.
+    pub(super) fn step<'a, A: FromRedisValue + Send, T>(
+        &'a self,
+        lua: &'static Lua,
+        keys: usize,
+        write: impl Fn(&mut Call<'a>) + Send + Sync + 'a,
+        read: impl FnOnce(A) -> Result<T, L2Error> + Send + 'a,
+    ) -> Reply<'a, T> {
+        async move { read(self.run(lua, keys, write).await?) }.boxed()
     }
 
-    pub(super) async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, L2Error> {
-        self.connections
-            .with(self.timeout, |mut connection| async move {
-                command.query_async(&mut connection).await
-            })
-            .await
+    /// Runs a script. Each copy that is sent is written anew, with random numbers of its own.
+    pub(super) async fn run<'a, A: FromRedisValue>(
+        &'a self,
+        lua: &'static Lua,
+        keys: usize,
+        write: impl Fn(&mut Call<'a>),
+    ) -> Result<A, L2Error> {
+        let send = |mut connection: MultiplexedConnection| {
+            let mut call = self.call(lua, keys, 0);
+            write(&mut call);
+            async move { call.run(&mut connection).await }
+        };
+        self.connections.with(send).await
+    }
+
+    pub(super) fn call(&self, lua: &'static Lua, keys: usize, bytes: usize) -> Call<'_> {
+        Call::new(lua, &self.names, keys, bytes)
+    }
+
+    async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, L2Error> {
+        let send = |mut connection| async move { command.query_async(&mut connection).await };
+        self.connections.with(send).await
     }
 
     /// Sends what must not arrive late: the script refuses it after the deadline, and until then this does not return while
     /// a copy may be on its way. `read` reads the answer, and when the store has given it.
-    pub(super) async fn before<T, Sent>(
+    pub(super) async fn before<'a, T: Send>(
         &self,
         deadline: Option<u64>,
-        send: impl Fn(MultiplexedConnection) -> Sent + Sync,
+        call: impl Fn() -> Call<'a> + Sync,
         read: impl Fn(&[u8]) -> Result<(T, u64), L2Error> + Sync,
-    ) -> Result<T, L2Error>
-    where
-        Sent: Future<Output = RedisResult<Option<Vec<u8>>>> + Send,
-        T: Send,
-    {
+    ) -> Result<T, L2Error> {
         let late = || L2Error::unexpected("the write came after its deadline");
+        let limit = self.connections.limit();
         let once = || async {
-            let answer = self.connections.once(self.timeout, &send).await?;
+            let send = |mut connection: MultiplexedConnection| {
+                let call = call();
+                async move { call.run(&mut connection).await }
+            };
+            let answer = self.connections.once(Instant::now() + limit, &send).await?;
+            let answer: Option<Vec<u8>> = answer;
             let answer = answer.ok_or_else(late).and_then(|answer| read(&answer));
             answer.map_err(Failure::Final)
         };
@@ -122,7 +131,7 @@ impl RedisLane {
                 // undo an invalidation that follows (rule 14).
                 let in_doubt = deadline.saturating_sub(at).saturating_add(1);
                 let in_doubt = Duration::from_millis(in_doubt);
-                if in_doubt > self.timeout * LONGEST_DOUBT {
+                if in_doubt > limit * LONGEST_DOUBT {
                     return Err(error);
                 }
                 sleep(in_doubt).await;
@@ -136,64 +145,39 @@ impl RedisLane {
     }
 
     /// The same for a script that has to be told the tags of the value that is stored: it is sent again with those that it
-    /// answers. `send` is given them as they are stored, and their names.
-    pub(super) async fn before_with_tags<T, Sent>(
+    /// answers. `call` is given them as they are stored, and their names.
+    pub(super) async fn before_with_tags<'a, T: Send>(
         &self,
         deadline: Option<u64>,
-        send: impl Fn(MultiplexedConnection, &[u8], &[Key]) -> Sent + Sync,
+        call: impl Fn(&[u8], &[Key]) -> Call<'a> + Sync,
         read: impl Fn(&[u8]) -> Result<(T, u64), L2Error> + Sync,
-    ) -> Result<T, L2Error>
-    where
-        Sent: Future<Output = RedisResult<Option<Vec<u8>>>> + Send,
-        T: Send,
-    {
+    ) -> Result<T, L2Error> {
         let read = |answer: &[u8]| match answer.split_first() {
             // Any other answer begins with a time, which is not that late.
             Some((b'T', tags)) => {
-                let at = tags.get(..8).ok_or_else(senseless)?;
-                let [at] = numbers(at)?;
-                Ok((Told::Tags(tags.get(8..).unwrap_or_default().to_vec()), at))
+                let (at, tags) = tags.split_first_chunk().ok_or_else(senseless)?;
+                Ok((Err(tags.to_vec()), u64::from_be_bytes(*at)))
             }
-            _ => read(answer).map(|(answer, at)| (Told::Answer(answer), at)),
+            _ => read(answer).map(|(answer, at)| (Ok(answer), at)),
         };
         let mut stored = Vec::new();
         for _ in 0..TAGS_CHANGE {
             // Of a damaged value the tags cannot be read.
             let tags = envelope::open_tags(&stored).ok_or_else(senseless)?;
-            let send = |connection| send(connection, &stored, &tags);
-            match self.before(deadline, send, read).await? {
-                Told::Answer(answer) => return Ok(answer),
-                Told::Tags(tags) => stored = tags,
+            let call = || call(&stored, &tags);
+            match self.before(deadline, call, read).await? {
+                Ok(answer) => return Ok(answer),
+                Err(tags) => stored = tags,
             }
         }
         Err(L2Error::unexpected("the tags of a value changed each time"))
     }
 
-    /// Declares the markers of tags.
-    pub(super) fn markers(&self, call: &mut Call<'_>, tags: &[impl Deref<Target = str>]) {
-        let name = &mut String::new();
-        for tag in tags {
-            call.arg(self.names.marker(name, tag));
-        }
-    }
-
-    /// Has a body stored ahead of the script, under a name that no other copy of the request has, and declares that.
-    fn stage(&self, call: &mut Call<'_>, value: &EncodedValue) {
-        let name = &mut String::new();
-        let name = self.names.staged(name, random());
-        call.stage(name, &value.body, kept(value.ttls));
-        call.arg(name);
-    }
-
     /// LEAD, for one copy of the request: no two may have the same token.
     fn lead(&self, key: &str, ask: LeaseRequest, token: u64) -> Call<'_> {
-        let mut call = Call::new(&self.scripts.lead, 5);
-        let name = &mut String::new();
-        call.arg(self.names.value(name, key))
-            .arg(self.names.lease(name, key))
-            .arg(self.names.hold(name, key))
-            .arg(&self.names.clock)
-            .arg(&self.names.writes);
+        let mut call = self.call(&scripts::LEAD, 5, 0);
+        call.keys(&[VALUE, LEASE, HOLD], &[key]);
+        call.own(&[CLOCK, WRITES]);
         call.arg(token).arg(millis(ask.ttl));
         match ask.want {
             Want::Any => call.arg(""),
@@ -209,10 +193,11 @@ impl RedisLane {
     /// Gives back the lease that a request without an answer gets if the server executes it later: all instances would
     /// wait for its end. Over the same connection, so the server executes this after that request.
     fn give_back(&self, mut connection: MultiplexedConnection, key: &str, token: u64) {
-        let (scripts, names) = (Arc::clone(&self.scripts), self.names.clone());
-        let (key, limit) = (Key::from(key), self.timeout);
+        let (names, key) = (Arc::clone(&self.names), Key::from(key));
+        let limit = self.connections.limit();
         tokio::spawn(async move {
-            let call = renewal(&scripts, &names, &key, token, Duration::ZERO);
+            let mut call = Call::new(&scripts::RENEW, &names, 1, 0);
+            renew(&mut call, &key, token, Duration::ZERO);
             // Whatever comes of it, the lease ends by itself.
             let _ = timeout(limit, call.run::<bool>(&mut connection)).await;
         });
@@ -225,88 +210,42 @@ impl RedisLane {
         payload: &[u8],
         deadline: Option<u64>,
     ) -> Call<'_> {
-        let sizes = values.iter().map(|(_, value)| sent_to_script(value));
-        let tags: Vec<_> = (values.iter())
-            .flat_map(|(_, value)| envelope::tags_of(&value.body))
-            .collect();
-        let staged = (values.iter()).filter(|(_, value)| is_staged(value));
-        let keys = 2 + 2 * values.len() + tags.len() + staged.clone().count();
-        let mut call = Call::with_values(&self.scripts.insert, keys, sizes);
-        let name = &mut String::new();
-        call.arg(&self.names.clock).arg(&self.names.log);
-        for (key, _) in values {
-            call.arg(self.names.value(name, key));
+        let texts = || values.iter().map(|(key, _)| key);
+        let values = || values.iter().map(|(_, value)| *value);
+        let tags = values().flat_map(|value| envelope::tags_of(&value.body));
+        let tags: Vec<_> = tags.collect();
+        let staged = values().filter(|value| is_staged(value)).count();
+        let sent = values().filter(|value| !is_staged(value));
+        let bytes = sent.map(|value| value.body.len()).sum();
+        let keys = 2 + 2 * values().len() + tags.len() + staged;
+        let mut call = self.call(&scripts::INSERT, keys, bytes);
+        call.own(&[CLOCK, LOG]);
+        call.keys(&[VALUE], texts()).keys(&[LEASE], texts());
+        call.keys(&[MARKER], &tags);
+        for value in values() {
+            call.stage(value);
         }
-        for (key, _) in values {
-            call.arg(self.names.lease(name, key));
-        }
-        self.markers(&mut call, &tags);
-        for (_, value) in staged {
-            self.stage(&mut call, value);
-        }
-        call.arg(&self.names.events).arg(random()).arg(payload);
-        call.arg(written(deadline));
-        for (_, value) in values {
-            add_value(&mut call, value);
+        call.message(payload).arg(written(deadline));
+        for value in values() {
+            call.value(value);
         }
         call
     }
 }
 
-/// What a script answers that has to be told the tags of the value that is stored.
-enum Told<T> {
-    /// It was told them.
-    Answer(T),
-    /// These are the tags, as they are stored.
-    Tags(Vec<u8>),
-}
-
 /// An entry's id, then names and values in turn: there is one of each.
 type LogEntry = (String, Vec<(String, Vec<u8>)>);
 
-/// What happened, the value that is stored instead, and the new stamp.
-type FillAnswer = (String, Option<Bytes>, Option<Bytes>);
-
-pub(super) fn senseless() -> L2Error {
-    L2Error::unexpected("a script's answer makes no sense")
-}
-
-/// Reads the answer of FILL or REVALIDATE. `None` if the value to revalidate is absent.
-fn fill_answer((answer, bytes, stamped): FillAnswer) -> Result<Option<Fill>, L2Error> {
+/// Reads the answer of FILL or REVALIDATE: what happened, the value that is stored instead, and the new stamp. `None` if the
+/// value to revalidate is absent.
+fn fill(answer: (String, Option<Bytes>, Option<Vec<u8>>)) -> Result<Option<Fill>, L2Error> {
+    let (answer, bytes, stamped) = answer;
     match (answer.as_str(), stamped) {
-        ("OK", Some(stamped)) => Ok(Some(Fill::Stored(stamp(&stamped)?))),
+        ("OK", Some(stamped)) => Ok(Some(Fill::Stored(stamp(stamped)?))),
         ("REJECTED", _) => Ok(Some(Fill::Rejected(bytes))),
         ("ABSENT", _) => Ok(None),
         _ => Err(senseless()),
     }
-}
-
-fn is_staged(value: &EncodedValue) -> bool {
-    value.body.len() >= STAGED_FROM
-}
-
-/// How much of a body the script is sent.
-fn sent_to_script(value: &EncodedValue) -> usize {
-    if is_staged(value) {
-        0
-    } else {
-        value.body.len()
-    }
-}
-
-/// The body, or of one that is staged the number of its tags; and for how long it is kept.
-fn add_value(call: &mut Call<'_>, value: &EncodedValue) {
-    if is_staged(value) {
-        call.arg(envelope::tags_of(&value.body).len());
-    } else {
-        call.arg(&value.body);
-    }
-    call.arg(kept(value.ttls));
-}
-
-/// For how many ms the store keeps a value.
-pub(super) fn kept(ttls: Ttls) -> u64 {
-    millis(ttls.in_store())
 }
 
 /// Reads a lease as the store keeps it: `epoch:began:token`.
@@ -319,22 +258,10 @@ fn read_lease(held: &[u8]) -> Option<Lease> {
     })
 }
 
-/// RENEW, for one copy of the request. Without a `ttl` it gives the lease back.
-fn renewal<'s>(
-    scripts: &'s Scripts,
-    names: &Names,
-    key: &str,
-    token: u64,
-    ttl: Duration,
-) -> Call<'s> {
-    let mut call = Call::new(&scripts.renew, 1);
-    let name = &mut String::new();
-    call.arg(names.lease(name, key))
-        .arg(token)
-        .arg(millis(ttl))
-        .arg(&names.events)
-        .arg(key);
-    call
+/// The parts of RENEW. Without a `ttl` it gives the lease back.
+fn renew(call: &mut Call<'_>, key: &str, token: u64, ttl: Duration) {
+    call.keys(&[LEASE], &[key]).arg(token).arg(millis(ttl));
+    call.channel().arg(key);
 }
 
 /// A deadline as an argument.
@@ -347,29 +274,32 @@ fn touched(answer: &[u8]) -> Result<(Option<Touched>, u64), L2Error> {
     if let Ok([at]) = numbers(answer) {
         return Ok((None, at));
     }
-    let touched = || {
-        let (&[at, change], stamp) = (answer.get(..16)?.as_chunks().0, answer.get(16..)?) else {
-            return None;
-        };
-        let (stamp, life) = envelope::read_stamp(stamp)?;
-        let change = u64::from_be_bytes(change);
-        let touched = Touched {
-            change: (change != 0).then_some(change),
-            stamp,
-            life,
-        };
-        Some((Some(touched), u64::from_be_bytes(at)))
+    let (head, stamped) = answer.split_at_checked(16).ok_or_else(senseless)?;
+    let [at, change] = numbers(head)?;
+    let (stamp, life) = envelope::read_stamp(stamped).ok_or_else(senseless)?;
+    let touched = Touched {
+        change: (change != 0).then_some(change),
+        stamp,
+        life,
     };
-    touched().ok_or_else(|| L2Error::unexpected("its answer to TOUCH makes no sense"))
+    Ok((Some(touched), at))
 }
 
-pub(super) fn stamp(packed: &[u8]) -> Result<Stamp, L2Error> {
+/// Reads the answer of a script that is a stamp.
+#[expect(clippy::needless_pass_by_value, reason = "a step reads its own answer")]
+fn stamp(packed: Vec<u8>) -> Result<Stamp, L2Error> {
+    dated_stamp(&packed).map(|(stamp, _)| stamp)
+}
+
+/// A stamp that a script answers, and when it was issued.
+pub(super) fn dated_stamp(packed: &[u8]) -> Result<(Stamp, u64), L2Error> {
     let [epoch, ver, written_at] = numbers(packed)?;
-    Ok(Stamp {
+    let stamp = Stamp {
         epoch,
         ver,
         written_at,
-    })
+    };
+    Ok((stamp, written_at))
 }
 
 impl Lane for RedisLane {
@@ -395,7 +325,7 @@ impl Lane for RedisLane {
                     Ok((token, lost, answer))
                 }
             };
-            let answer = self.connections.with(self.timeout, send).await;
+            let answer = self.connections.with(send).await;
             if answer.as_ref().is_err_and(L2Error::is_timeout)
                 && !ask.ttl.is_zero()
                 && let Some((connection, token)) = lock(&sent).take()
@@ -404,23 +334,20 @@ impl Lane for RedisLane {
             }
             let (token, lost, answer) = answer?;
             let (answer, value, number): (String, Option<Bytes>, u64) = answer;
-            let granted = |token, epoch| Ok(LeaseReply::Granted(Lease { token, epoch }));
-            match (answer.as_str(), value) {
-                ("HIT", Some(bytes)) => Ok(LeaseReply::Hit(bytes)),
-                ("LEAD", None) => granted(token, number),
-                ("LEAD", Some(kept)) => {
-                    let epoch = number;
-                    Ok(LeaseReply::Replace(Lease { token, epoch }, kept))
-                }
+            let lease = |token, epoch| Lease { token, epoch };
+            Ok(match (answer.as_str(), value) {
+                ("HIT", Some(bytes)) => LeaseReply::Hit(bytes),
+                ("LEAD", None) => LeaseReply::Granted(lease(token, number)),
+                ("LEAD", Some(kept)) => LeaseReply::Replace(lease(token, number), kept),
                 ("WAIT", Some(held)) => match read_lease(&held) {
                     // The lost answer was a grant. That copy has arrived, so it cannot arrive later.
-                    Some(lease) if lease.token == lost => granted(lost, lease.epoch),
-                    _ => Ok(LeaseReply::Wait(Duration::from_millis(number))),
+                    Some(held) if held.token == lost => LeaseReply::Granted(held),
+                    _ => LeaseReply::Wait(Duration::from_millis(number)),
                 },
-                ("HOLD", _) => Ok(LeaseReply::Hold),
-                ("MISS", _) => Ok(LeaseReply::Miss),
-                _ => Err(L2Error::unexpected("its answer to LEAD makes no sense")),
-            }
+                ("HOLD", _) => LeaseReply::Hold,
+                ("MISS", _) => LeaseReply::Miss,
+                _ => return Err(senseless()),
+            })
         }
         .boxed()
     }
@@ -434,27 +361,20 @@ impl Lane for RedisLane {
     ) -> Reply<'a, Fill> {
         async move {
             let tags = &envelope::tags_of(&value.body);
-            let call = || {
-                let size = iter::once(sent_to_script(value));
-                let keys = 4 + tags.len() + usize::from(is_staged(value));
-                let mut call = Call::with_values(&self.scripts.fill, keys, size);
-                let name = &mut String::new();
-                call.arg(self.names.value(name, key))
-                    .arg(self.names.lease(name, key))
-                    .arg(&self.names.clock)
-                    .arg(&self.names.log);
-                self.markers(&mut call, tags);
-                if is_staged(value) {
-                    self.stage(&mut call, value);
-                }
-                call.arg(lease.token).arg(lease.epoch);
-                add_value(&mut call, value);
-                call.arg(random()).arg(&self.names.events).arg(key);
+            let is_staged = is_staged(value);
+            let bytes = if is_staged { 0 } else { value.body.len() };
+            let keys = 4 + tags.len() + usize::from(is_staged);
+            let send = |mut connection: MultiplexedConnection| {
+                let mut call = self.call(&scripts::FILL, keys, bytes);
+                call.keys(&[VALUE, LEASE], &[key]).own(&[CLOCK, LOG]);
+                call.keys(&[MARKER], tags).stage(value);
+                call.arg(lease.token).arg(lease.epoch).value(value);
+                call.arg(random()).channel().arg(key);
                 call.arg(payload.unwrap_or_default());
-                call
+                async move { call.run(&mut connection).await }
             };
-            let answer = self.run(call).await?;
-            fill_answer(answer)?.ok_or_else(senseless)
+            let answer = self.connections.with(send).await?;
+            fill(answer)?.ok_or_else(senseless)
         }
         .boxed()
     }
@@ -467,31 +387,19 @@ impl Lane for RedisLane {
         ttls: Ttls,
         tags: &'a [Key],
     ) -> Reply<'a, Option<Fill>> {
-        async move {
-            let call = || {
-                let mut call = Call::new(&self.scripts.revalidate, 3 + tags.len());
-                let name = &mut String::new();
-                call.arg(self.names.value(name, key))
-                    .arg(self.names.lease(name, key))
-                    .arg(&self.names.clock);
-                self.markers(&mut call, tags);
-                call.arg(lease.token).arg(lease.epoch).arg(seen);
-                call.arg(&ttls.packed()).arg(kept(ttls));
-                call.arg(random()).arg(&self.names.events).arg(key);
-                call
-            };
-            let answer = self.run(call).await?;
-            fill_answer(answer)
-        }
-        .boxed()
+        let write = move |call: &mut Call<'_>| {
+            call.keys(&[VALUE, LEASE], &[key]).own(&[CLOCK]);
+            call.keys(&[MARKER], tags);
+            call.arg(lease.token).arg(lease.epoch).arg(seen);
+            call.arg(&ttls.packed()).arg(kept(ttls));
+            call.arg(random()).channel().arg(key);
+        };
+        self.step(&scripts::REVALIDATE, 3 + tags.len(), write, fill)
     }
 
     fn renew_lease<'a>(&'a self, key: &'a str, token: u64, ttl: Duration) -> Reply<'a, bool> {
-        async move {
-            let call = || renewal(&self.scripts, &self.names, key, token, ttl);
-            self.run(call).await
-        }
-        .boxed()
+        let write = move |call: &mut Call<'_>| renew(call, key, token, ttl);
+        self.step(&scripts::RENEW, 1, write, Ok)
     }
 
     fn insert<'a>(
@@ -500,18 +408,8 @@ impl Lane for RedisLane {
         payload: &'a [u8],
         deadline: Option<u64>,
     ) -> Reply<'a, Stamp> {
-        async move {
-            let send = |mut connection: MultiplexedConnection| {
-                let call = self.insertion(values, payload, deadline);
-                async move { call.run(&mut connection).await }
-            };
-            let read = |answer: &[u8]| {
-                let stamp = stamp(answer)?;
-                Ok((stamp, stamp.written_at))
-            };
-            self.before(deadline, send, read).await
-        }
-        .boxed()
+        let call = move || self.insertion(values, payload, deadline);
+        self.before(deadline, call, dated_stamp).boxed()
     }
 
     fn insert_if<'a>(
@@ -524,54 +422,34 @@ impl Lane for RedisLane {
     ) -> Reply<'a, Option<Stamp>> {
         async move {
             // The same in each copy: by it the second knows that the first has stored the value.
-            let this = random();
+            let this = random().to_string();
             let own = &envelope::tags_of(&value.body);
-            let send = |mut connection: MultiplexedConnection, stored: &[u8], tags: &[Key]| {
-                let size = iter::once(value.body.len());
+            let call = |stored: &[u8], tags: &[Key]| {
                 let keys = 5 + own.len() + tags.len();
-                let mut call = Call::with_values(&self.scripts.insert_if, keys, size);
-                let name = &mut String::new();
-                call.arg(self.names.value(name, key))
-                    .arg(self.names.lease(name, key))
-                    .arg(&self.names.clock)
-                    .arg(&self.names.log)
-                    .arg(self.names.done(name, this));
-                self.markers(&mut call, own);
-                self.markers(&mut call, tags);
-                call.arg(&self.names.events).arg(random()).arg(payload);
-                call.arg(written(deadline));
+                let mut call = self.call(&scripts::INSERT_IF, keys, value.body.len());
+                call.keys(&[VALUE, LEASE], &[key]).own(&[CLOCK, LOG]);
+                call.keys(&[DONE], &[&*this]).keys(&[MARKER], own);
+                call.keys(&[MARKER], tags);
+                call.message(payload).arg(written(deadline));
                 call.arg(&value.body).arg(kept(value.ttls));
                 call.arg(version.epoch).arg(version.ver).arg(stored);
-                async move { call.run(&mut connection).await }
+                call
             };
-            let read = |answer: &[u8]| {
-                if let Ok([at]) = numbers(answer) {
-                    return Ok((None, at));
-                }
-                let stamp = stamp(answer)?;
-                Ok((Some(stamp), stamp.written_at))
+            let read = |answer: &[u8]| match numbers(answer) {
+                Ok([at]) => Ok((None, at)),
+                Err(_) => dated_stamp(answer).map(|(stamp, at)| (Some(stamp), at)),
             };
-            self.before_with_tags(deadline, send, read).await
+            self.before_with_tags(deadline, call, read).await
         }
         .boxed()
     }
 
     fn expire<'a>(&'a self, keys: &'a [&'a str], payload: &'a [u8]) -> Reply<'a, Stamp> {
-        async move {
-            let call = || {
-                let mut call = Call::new(&self.scripts.expire, 2 + 2 * keys.len());
-                let name = &mut String::new();
-                call.arg(&self.names.clock).arg(&self.names.log);
-                for key in keys {
-                    call.arg(self.names.value(name, key))
-                        .arg(self.names.lease(name, key));
-                }
-                call.arg(&self.names.events).arg(random()).arg(payload);
-                call
-            };
-            stamp(&self.run::<Vec<u8>>(call).await?)
-        }
-        .boxed()
+        let write = move |call: &mut Call<'_>| {
+            call.own(&[CLOCK, LOG]).keys(&[VALUE, LEASE], keys);
+            call.message(payload);
+        };
+        self.step(&scripts::EXPIRE, 2 + 2 * keys.len(), write, stamp)
     }
 
     fn touch<'a>(
@@ -581,26 +459,19 @@ impl Lane for RedisLane {
         payload: &'a [u8],
         deadline: Option<u64>,
     ) -> Reply<'a, Option<Touched>> {
-        async move {
-            let send = |mut connection: MultiplexedConnection, stored: &[u8], tags: &[Key]| {
-                let mut call = Call::new(&self.scripts.touch, 3 + tags.len());
-                let name = &mut String::new();
-                call.arg(self.names.value(name, key))
-                    .arg(&self.names.clock)
-                    .arg(&self.names.log);
-                self.markers(&mut call, tags);
-                call.arg(&self.names.events).arg(random()).arg(payload);
-                let (ttls, extends) = match life {
-                    NewLife::Renewed(ttls) => (ttls, 0),
-                    NewLife::Extended(ttls) => (ttls, 1),
-                };
-                call.arg(&ttls.packed()).arg(millis(ttls.kept)).arg(extends);
-                call.arg(written(deadline)).arg(stored);
-                async move { call.run(&mut connection).await }
+        let call = move |stored: &[u8], tags: &[Key]| {
+            let mut call = self.call(&scripts::TOUCH, 3 + tags.len(), 0);
+            call.keys(&[VALUE], &[key]).own(&[CLOCK, LOG]);
+            call.keys(&[MARKER], tags).message(payload);
+            let (ttls, extends) = match life {
+                NewLife::Renewed(ttls) => (ttls, 0),
+                NewLife::Extended(ttls) => (ttls, 1),
             };
-            self.before_with_tags(deadline, send, touched).await
-        }
-        .boxed()
+            call.arg(&ttls.packed()).arg(millis(ttls.kept)).arg(extends);
+            call.arg(written(deadline)).arg(stored);
+            call
+        };
+        self.before_with_tags(deadline, call, touched).boxed()
     }
 
     fn invalidate<'a>(
@@ -609,26 +480,13 @@ impl Lane for RedisLane {
         payload: &'a [u8],
         hold: Duration,
     ) -> Reply<'a, WriteAck> {
-        async move {
-            let held = if hold.is_zero() { &[] } else { keys };
-            let call = || {
-                let parts = 3 + 2 * keys.len() + held.len();
-                let mut call = Call::new(&self.scripts.invalidate, parts);
-                let name = &mut String::new();
-                call.arg(&self.names.clock).arg(&self.names.log);
-                call.arg(&self.names.live);
-                for key in keys {
-                    call.arg(self.names.value(name, key))
-                        .arg(self.names.lease(name, key));
-                }
-                for key in held {
-                    call.arg(self.names.hold(name, key));
-                }
-                call.arg(&self.names.events).arg(random()).arg(payload);
-                call.arg(millis(hold));
-                call
-            };
-            let answer: Vec<u8> = self.run(call).await?;
+        let held = if hold.is_zero() { &[] } else { keys };
+        let write = move |call: &mut Call<'_>| {
+            call.own(&[CLOCK, LOG, LIVE]);
+            call.keys(&[VALUE, LEASE], keys).keys(&[HOLD], held);
+            call.message(payload).arg(millis(hold));
+        };
+        let read = |answer: Vec<u8>| {
             let [epoch, ver, written_at, seq, longest, generation, age] = numbers(&answer)?;
             Ok(WriteAck {
                 stamp: Stamp {
@@ -641,22 +499,17 @@ impl Lane for RedisLane {
                 generation,
                 members_age: Duration::from_millis(age),
             })
-        }
-        .boxed()
+        };
+        let parts = 3 + 2 * keys.len() + held.len();
+        self.step(&scripts::INVALIDATE, parts, write, read)
     }
 
     fn invalidate_tags<'a>(&'a self, tags: &'a [&'a str], payload: &'a [u8]) -> Reply<'a, Stamp> {
-        async move {
-            let call = || {
-                let mut call = Call::new(&self.scripts.invalidate_tags, 2 + tags.len());
-                call.arg(&self.names.clock).arg(&self.names.log);
-                self.markers(&mut call, tags);
-                call.arg(&self.names.events).arg(random()).arg(payload);
-                call
-            };
-            stamp(&self.run::<Vec<u8>>(call).await?)
-        }
-        .boxed()
+        let write = move |call: &mut Call<'_>| {
+            call.own(&[CLOCK, LOG]).keys(&[MARKER], tags);
+            call.message(payload);
+        };
+        self.step(&scripts::INVALIDATE_TAGS, 2 + tags.len(), write, stamp)
     }
 
     fn tag_versions<'a>(&'a self, tags: &'a [&'a str]) -> Reply<'a, Vec<Option<TagVersion>>> {
@@ -664,9 +517,8 @@ impl Lane for RedisLane {
             let mut versions = Vec::with_capacity(tags.len());
             for tags in tags.chunks(MARKERS) {
                 let mut markers = cmd("MGET");
-                let name = &mut String::new();
                 for tag in tags {
-                    markers.arg(self.names.marker(name, tag));
+                    markers.arg(self.names.name(MARKER, tag));
                 }
                 let markers: Vec<Option<Vec<u8>>> = self.ask(&markers).await?;
                 versions.extend(markers.into_iter().map(|marker| {
@@ -680,35 +532,22 @@ impl Lane for RedisLane {
     }
 
     fn clear<'a>(&'a self, payload: &'a [u8]) -> Reply<'a, (Stamp, u64)> {
-        async move {
-            let call = || {
-                let mut call = Call::new(&self.scripts.clear, 2);
-                call.arg(&self.names.clock).arg(&self.names.log);
-                call.arg(&self.names.events).arg(random()).arg(payload);
-                call
-            };
-            let [epoch, ver, written_at, seq] = numbers(&self.run::<Vec<u8>>(call).await?)?;
-            let stamp = Stamp {
-                epoch,
-                ver,
-                written_at,
-            };
-            Ok((stamp, seq))
-        }
-        .boxed()
+        let write = move |call: &mut Call<'_>| {
+            call.own(&[CLOCK, LOG]).message(payload);
+        };
+        let read = |answer: Vec<u8>| {
+            let (stamped, seq) = answer.split_at_checked(24).ok_or_else(senseless)?;
+            let [seq] = numbers(seq)?;
+            Ok((dated_stamp(stamped)?.0, seq))
+        };
+        self.step(&scripts::CLEAR, 2, write, read)
     }
 
     fn end_leases<'a>(&'a self, payload: &'a [u8]) -> Reply<'a, Stamp> {
-        async move {
-            let call = || {
-                let mut call = Call::new(&self.scripts.end_leases, 2);
-                call.arg(&self.names.clock).arg(&self.names.log);
-                call.arg(&self.names.events).arg(random()).arg(payload);
-                call
-            };
-            stamp(&self.run::<Vec<u8>>(call).await?)
-        }
-        .boxed()
+        let write = move |call: &mut Call<'_>| {
+            call.own(&[CLOCK, LOG]).message(payload);
+        };
+        self.step(&scripts::UNLEASE, 2, write, stamp)
     }
 
     fn remove_prefixes<'a>(&'a self, prefixes: &'a [(&'a str, Stamp)]) -> Reply<'a, Vec<u64>> {
@@ -718,7 +557,7 @@ impl Lane for RedisLane {
             }
             let which = Prefixes::new(prefixes.iter().map(|(prefix, _)| *prefix));
             let pattern = self.names.values_under(which.common());
-            let before_key = self.names.value(&mut String::new(), "").len();
+            let before_key = self.names.name(VALUE, "").len();
             let (mut cursor, mut removed) = (0_u64, vec![0; prefixes.len()]);
             loop {
                 let mut scan = cmd("SCAN");
@@ -731,9 +570,8 @@ impl Lane for RedisLane {
                 });
                 let found: Vec<_> = found.collect();
                 for found in found.chunks(SCANNED) {
-                    let call = || {
-                        let mut call = Call::new(&self.scripts.remove, 1 + found.len());
-                        call.arg(&self.names.clock);
+                    let write = |call: &mut Call<'_>| {
+                        call.own(&[CLOCK]);
                         for (name, _) in found {
                             call.arg(name);
                         }
@@ -741,9 +579,9 @@ impl Lane for RedisLane {
                         for (_, before) in stamps {
                             call.arg(before.epoch).arg(before.ver);
                         }
-                        call
                     };
-                    let gone: Vec<u8> = self.run(call).await?;
+                    let gone = self.run(&scripts::REMOVE, 1 + found.len(), write);
+                    let gone: Vec<u8> = gone.await?;
                     for ((_, place), gone) in found.iter().zip(gone) {
                         if let Some(removed) = removed.get_mut(*place) {
                             *removed += u64::from(gone == b'1');
@@ -762,7 +600,7 @@ impl Lane for RedisLane {
     fn replay(&self, first: u64) -> Reply<'_, Vec<Message>> {
         async move {
             let mut range = cmd("XRANGE");
-            range.arg(&self.names.log).arg(first).arg("+");
+            range.arg(self.names.name(LOG, "")).arg(first).arg("+");
             range.arg("COUNT").arg(REPLAY);
             let entries: Vec<LogEntry> = self.ask(&range).await?;
             let payloads = entries.into_iter().flat_map(|(_, fields)| fields);
@@ -775,37 +613,28 @@ impl Lane for RedisLane {
     }
 
     fn members(&self) -> Reply<'_, Members> {
-        async move {
-            let call = || {
-                let mut call = Call::new(&self.scripts.members, 1);
-                call.arg(&self.names.live).arg(random());
-                call
-            };
-            let (generation, entries): (u64, Vec<(u64, String)>) = self.run(call).await?;
+        let write = |call: &mut Call<'_>| {
+            call.own(&[LIVE]).arg(random());
+        };
+        let read = |(generation, entries): (u64, Vec<(u64, String)>)| {
             let list = entries.iter().map(|(id, entry)| members::parse(*id, entry));
-            let list = list
-                .collect::<Option<_>>()
-                .ok_or_else(|| L2Error::unexpected("its answer to MEMBERS makes no sense"))?;
+            let list = list.collect::<Option<_>>().ok_or_else(senseless)?;
             Ok(Members { generation, list })
-        }
-        .boxed()
+        };
+        self.step(&scripts::MEMBERS, 1, write, read)
     }
 
     fn forget(&self, member: Member) -> Reply<'_, ()> {
-        async move {
-            let call = || {
-                let mut call = Call::new(&self.scripts.forget, 1);
-                call.arg(&self.names.live).arg(member.info.id);
-                call.arg(members::entry(&member));
-                call
-            };
-            self.run(call).await
-        }
-        .boxed()
+        let write = move |call: &mut Call<'_>| {
+            let entry = members::entry(&member);
+            call.own(&[LIVE]).arg(member.info.id).arg(entry);
+        };
+        self.step(&scripts::FORGET, 1, write, Ok)
     }
 
     fn leave(&self, id: u64) -> Reply<'_, ()> {
-        async move { self.ask(cmd("HDEL").arg(&self.names.live).arg(id)).await }.boxed()
+        let live = self.names.name(LIVE, "");
+        async move { self.ask(cmd("HDEL").arg(live).arg(id)).await }.boxed()
     }
 
     fn publish<'a>(&'a self, channel: &'a str, payload: &'a [u8]) -> Reply<'a, ()> {
@@ -830,6 +659,6 @@ impl Lane for RedisLane {
     }
 
     fn subscribe(&self, me: MemberInfo) -> Reply<'_, (LaneClock, Box<dyn Subscription>)> {
-        pubsub::subscribe(&self.connector, &self.names, &self.scripts, me).boxed()
+        pubsub::subscribe(&self.connector, &self.names, me).boxed()
     }
 }

@@ -42,7 +42,6 @@ use self::lane::RedisLane;
 use self::names::Names;
 use self::read_batcher::ReadBatcher;
 use self::read_request::ReadRequests;
-use self::scripts::Scripts;
 pub use self::server::Server;
 use self::server::{Connector, Credentials};
 use super::{L2, L2Error, Lane, OnConnect, Outages};
@@ -181,27 +180,24 @@ impl L2 for RedisL2 {
     }
 
     fn lane(&self, namespace: &str, timeout: Duration, on_connect: OnConnect) -> Box<dyn Lane> {
-        let names = Names::new(namespace, self.connector.database());
-        let scripts = Arc::new(Scripts::new());
+        let names = Arc::new(Names::new(namespace, self.connector.database()));
         let source = Arc::new(Source {
             pool: self.pool.clone(),
-            names: names.clone(),
-            scripts: Arc::clone(&scripts),
+            names: Arc::clone(&names),
+            limit: timeout,
             on_connect,
             warned_of: AtomicU64::new(0),
         });
         let connections = Arc::new(Connections::new(Arc::clone(&source), None));
         let spare = Arc::new(Connections::new(source, Some(Arc::clone(&connections))));
         let both = [Arc::clone(&connections), spare];
-        let requests = Arc::new(ReadRequests::new(names.clone(), timeout, both));
+        let requests = Arc::new(ReadRequests::new(Arc::clone(&names), both));
         Box::new(RedisLane {
             names,
             batches: ReadBatcher::new(Arc::clone(&requests)),
             requests,
-            scripts,
             connections,
             connector: Arc::clone(&self.connector),
-            timeout,
         })
     }
 }

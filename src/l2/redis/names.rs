@@ -1,25 +1,40 @@
-//! The names of one lane's keys.
+//! The names of one lane's keys: the lane's hash tag, a mark, and a text for all but the keys that a lane has once.
 
-use std::sync::Arc;
+use std::io::Write;
+
+use deadpool_redis::redis::{RedisWrite, ToRedisArgs};
 
 use super::client_name::ClientName;
 
-#[derive(Clone)]
+/// The mark of a user's key.
+pub(crate) const VALUE: &str = ":";
+pub(crate) const LEASE: &str = "!lease:";
+pub(crate) const HOLD: &str = "!hold:";
+/// Of a tag: its marker says when it was last invalidated.
+pub(crate) const MARKER: &str = "!tag:";
+/// Of one request, named by a random number: its answer.
+pub(crate) const DONE: &str = "!done:";
+/// Of a body that waits for a script, named by a random number.
+pub(super) const STAGED: &str = "!staged:";
+/// Of an instance: its last report.
+pub(super) const REPORTED: &str = "!reported:";
+pub(crate) const CLOCK: &str = "!clock";
+pub(crate) const LOG: &str = "!log";
+pub(crate) const LIVE: &str = "!live";
+pub(super) const STATS: &str = "!stats";
+pub(super) const WRITES: &str = "!writes";
+
 pub(crate) struct Names {
     pub(super) namespace: String,
-    pub(crate) tag: String,
-    pub(crate) clock: String,
-    pub(crate) log: String,
-    pub(crate) live: String,
-    pub(super) stats: String,
-    pub(super) writes: String,
-    #[cfg(feature = "write-behind")]
-    pub(super) dead: String,
-    #[cfg(feature = "write-behind")]
-    pub(super) worker: String,
+    pub(super) tag: String,
+    /// The channel of the lane's messages.
     pub(crate) events: String,
-    pub(super) client: Arc<ClientName>,
+    pub(super) client: ClientName,
 }
+
+/// The parts of a name, which are written into a command one after the other.
+#[derive(Clone, Copy)]
+pub(crate) struct Name<'a>(pub(crate) [&'a str; 3]);
 
 impl Names {
     pub(crate) fn new(namespace: &str, db: i64) -> Self {
@@ -32,58 +47,21 @@ impl Names {
         };
         Self {
             namespace: namespace.to_owned(),
-            clock: format!("{tag}!clock"),
-            log: format!("{tag}!log"),
-            live: format!("{tag}!live"),
-            stats: format!("{tag}!stats"),
-            writes: format!("{tag}!writes"),
-            #[cfg(feature = "write-behind")]
-            dead: format!("{tag}!dead"),
-            #[cfg(feature = "write-behind")]
-            worker: format!("{tag}!worker"),
             events: format!("{tag}!events{database}"),
-            client: Arc::new(ClientName::new(namespace)),
+            client: ClientName::new(namespace),
             tag,
         }
     }
 
-    /// The name of a user's key in Redis, written into `name`.
-    pub(crate) fn value<'n>(&self, name: &'n mut String, key: &str) -> &'n str {
-        self.write(name, ":", key)
-    }
-
-    pub(crate) fn lease<'n>(&self, name: &'n mut String, key: &str) -> &'n str {
-        self.write(name, "!lease:", key)
-    }
-
-    pub(crate) fn hold<'n>(&self, name: &'n mut String, key: &str) -> &'n str {
-        self.write(name, "!hold:", key)
-    }
-
-    /// Of a tag: says when it was last invalidated.
-    pub(crate) fn marker<'n>(&self, name: &'n mut String, tag: &str) -> &'n str {
-        self.write(name, "!tag:", tag)
-    }
-
-    /// Of one call, named by a random number.
-    pub(crate) fn done<'n>(&self, name: &'n mut String, call: u64) -> &'n str {
-        self.write(name, "!done:", &call.to_string())
-    }
-
-    /// Of a body that waits for a script, named by a random number.
-    pub(crate) fn staged<'n>(&self, name: &'n mut String, body: u64) -> &'n str {
-        self.write(name, "!staged:", &body.to_string())
-    }
-
-    /// Of an instance: its last report.
-    pub(super) fn reported<'n>(&self, name: &'n mut String, instance: u64) -> &'n str {
-        self.write(name, "!reported:", &instance.to_string())
+    /// The name of a key with one of the marks above.
+    pub(crate) fn name<'a>(&'a self, mark: &'a str, text: &'a str) -> Name<'a> {
+        Name([&self.tag, mark, text])
     }
 
     /// A pattern of `SCAN` that matches the values whose key begins with `prefix`, and nothing else.
     pub(crate) fn values_under(&self, prefix: &str) -> String {
         let mut pattern = String::new();
-        for char in [&self.tag, ":", prefix].into_iter().flat_map(str::chars) {
+        for char in (self.name(VALUE, prefix).0.into_iter()).flat_map(str::chars) {
             if matches!(char, '*' | '?' | '[' | ']' | '\\' | '^' | '-') {
                 pattern.push('\\');
             }
@@ -92,12 +70,20 @@ impl Names {
         pattern.push('*');
         pattern
     }
+}
 
-    fn write<'n>(&self, name: &'n mut String, mark: &str, key: &str) -> &'n str {
-        name.clear();
-        for part in [&self.tag, mark, key] {
-            name.push_str(part);
+impl Name<'_> {
+    pub(super) fn len(self) -> usize {
+        self.0.map(str::len).iter().sum()
+    }
+}
+
+impl ToRedisArgs for Name<'_> {
+    fn write_redis_args<W: ?Sized + RedisWrite>(&self, out: &mut W) {
+        let mut arg = out.writer_for_next_arg();
+        for part in self.0 {
+            // Into memory, so it does not fail.
+            let _ = arg.write_all(part.as_bytes());
         }
-        name
     }
 }

@@ -7,23 +7,25 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{Pipeline, PushInfo, PushKind, RedisResult, Value};
 use futures::future::{BoxFuture, join};
 use futures::{FutureExt, Stream};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use super::call::{Call, run_both};
-use super::connection::{CONNECT, check_lanes, life, run_call};
+use super::connection::{CONNECT, clock, run};
 use super::error::{connect_error, l2_error};
 use super::members;
-use super::names::Names;
-use super::scripts::Scripts;
+use super::names::{CLOCK, LIVE, Names};
+use super::scripts;
 use super::server::Connector;
 use crate::l2::{
-    Applied, Event, L2Error, LaneClock, Member, MemberInfo, OnHeard, Reply, Subscription, random,
+    Applied, Event, L2Error, LaneClock, ListAge, Member, MemberInfo, OnHeard, Reply, Subscription,
+    random,
 };
 use crate::lock::lock;
 use crate::wire::message;
@@ -34,79 +36,46 @@ const QUEUE: usize = 4096;
 /// Subscribes, then reads the clock: what changes between the two is received as a message (rule 7).
 pub(super) async fn subscribe(
     connector: &Connector,
-    names: &Names,
-    scripts: &Arc<Scripts>,
-    me: MemberInfo,
+    names: &Arc<Names>,
+    info: MemberInfo,
 ) -> Result<(LaneClock, Box<dyn Subscription>), L2Error> {
     let (queue, messages) = mpsc::channel(QUEUE);
     let others = Others::default();
+    let me = Member {
+        info,
+        applied: Applied::NOTHING,
+        heartbeat: random(),
+    };
     let opening = async {
-        let mut connection = connector
-            .subscriber(push_sender(queue, Arc::clone(&others)))
-            .await?;
-        let (mut subscribing, naming) =
-            (connection.clone(), names.client.give_to(connection.clone()));
+        let receive = push_sender(queue, Arc::clone(&others));
+        let mut connection = connector.subscriber(receive).await?;
+        let mut subscribing = connection.clone();
+        let naming = names.client.give_to(connection.clone());
         join(subscribing.subscribe(&names.events), naming).await.0?;
-        let as_new = Member {
-            info: me,
-            applied: Applied::NOTHING,
-            heartbeat: random(),
-        };
-        let mut run = run_call(scripts, names);
-        run.arg(me.id).arg(members::entry(&as_new));
-        let answer: (u64, u64, u64, u64, u64, String, String, u64, u64) =
-            run.run(&mut connection).await?;
-        RedisResult::Ok((answer, connection))
+        let found = run(names, Some(me), &mut connection).await?;
+        RedisResult::Ok((found, connection))
     };
     // Several round trips: more than a request may take.
-    let opened = timeout(CONNECT, opening)
-        .await
-        .map_err(|_| L2Error::timed_out(CONNECT))?;
-    let ((epoch, seq, ver, now, lanes, life, _policy, generation, age), connection) =
-        opened.map_err(connect_error)?;
-    check_lanes(lanes)?;
+    let (found, connection) = in_time(opening).await?.map_err(connect_error)?;
+    found.check_lanes()?;
     let subscription = RedisSubscription {
         connection,
         messages,
         others,
-        names: names.clone(),
-        scripts: Arc::clone(scripts),
-        me,
-        joined: Joined {
-            generation,
-            age,
-            at: Instant::now(),
-        },
+        names: Arc::clone(names),
+        me: info,
+        generation: found.list.0,
+        list_age: ListAge::new(Duration::from_millis(found.list.1)),
         under_way: None,
         answered: None,
         ahead: 0,
     };
-    let clock = LaneClock {
-        life: self::life(&life),
-        epoch,
-        seq,
-        ver,
-        now,
-    };
-    Ok((clock, Box::new(subscription)))
+    Ok((found.clock, Box::new(subscription)))
 }
 
-/// The list of members, as this instance found it.
-#[derive(Clone, Copy)]
-struct Joined {
-    generation: u64,
-    /// For how long it had existed, at least, in ms.
-    age: u64,
-    /// When the answer with that age had arrived. An earlier time would make the list seem older than it is.
-    at: Instant,
-}
-
-impl Joined {
-    /// For how long the list exists now, at least, in ms.
-    fn age_now(&self) -> u64 {
-        let since = u64::try_from(self.at.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.age.saturating_add(since)
-    }
+async fn in_time<T>(opening: impl Future<Output = T>) -> Result<T, L2Error> {
+    let opened = timeout(CONNECT, opening).await;
+    opened.map_err(|_| L2Error::timed_out(CONNECT))
 }
 
 /// The channels of other programs, and who hears what is published there; once it is listened to them.
@@ -153,10 +122,11 @@ struct RedisSubscription {
     /// What the connection's driver has received.
     messages: mpsc::Receiver<Vec<u8>>,
     others: Others,
-    names: Names,
-    scripts: Arc<Scripts>,
+    names: Arc<Names>,
     me: MemberInfo,
-    joined: Joined,
+    /// Names the list of members that this instance is in.
+    generation: u64,
+    list_age: ListAge,
     /// The heartbeat that is not answered yet.
     under_way: Option<BoxFuture<'static, Result<LaneClock, L2Error>>>,
     /// The answer to a heartbeat, until the messages before it are handed out.
@@ -173,12 +143,13 @@ impl RedisSubscription {
             applied,
             heartbeat: nonce,
         };
-        let mut note = Call::new(&self.scripts.note, 1);
-        note.arg(&self.names.live);
+        let mut note = Call::new(&scripts::NOTE, &self.names, 1, 0);
+        note.own(&[LIVE]);
         note.arg(me.info.id).arg(members::entry(&me));
-        note.arg(self.joined.generation).arg(self.joined.age_now());
-        let mut read = Call::reading(&self.scripts.heartbeat, 1);
-        read.arg(&self.names.clock).arg(nonce);
+        let age = u64::try_from(self.list_age.now().as_millis()).unwrap_or(u64::MAX);
+        note.arg(self.generation).arg(age);
+        let mut read = Call::reading(&scripts::HEARTBEAT, &self.names, 1);
+        read.own(&[CLOCK]).arg(nonce);
         let mut pipeline = Pipeline::with_capacity(2);
         // Each script has an answer of its own.
         pipeline.ignore_errors();
@@ -192,10 +163,9 @@ impl Subscription for RedisSubscription {
     fn heartbeat(&mut self, applied: Applied) {
         let nonce = random();
         let requests = self.requests(nonce, applied);
-        let scripts = Arc::clone(&self.scripts);
         let mut connection = self.connection.clone();
         let answer = async move {
-            let (note, read) = (&scripts.note, &scripts.heartbeat);
+            let (note, read) = (&scripts::NOTE, &scripts::HEARTBEAT);
             let answers = run_both([note, read], &requests, &mut connection).await;
             let (noted, lane) = answers.map_err(l2_error)?;
             let noted: bool = note.answer(noted).map_err(l2_error)?;
@@ -213,14 +183,7 @@ impl Subscription for RedisSubscription {
                     "the list of members was lost or damaged; this instance subscribes again",
                 ));
             }
-            let life = self::life(&life);
-            Ok(LaneClock {
-                life,
-                epoch,
-                seq,
-                ver,
-                now,
-            })
+            Ok(clock([epoch, seq, ver, now], &life))
         };
         self.under_way = Some(answer.boxed());
     }
@@ -236,9 +199,7 @@ impl Subscription for RedisSubscription {
                 }
                 RedisResult::Ok(())
             };
-            let subscribed = timeout(CONNECT, subscribing).await;
-            let subscribed = subscribed.map_err(|_| L2Error::timed_out(CONNECT))?;
-            subscribed.map_err(l2_error)
+            in_time(subscribing).await?.map_err(l2_error)
         }
         .boxed()
     }

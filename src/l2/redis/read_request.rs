@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::connection::{Connections, is_no_primary};
 use super::error::l2_error;
-use super::names::Names;
+use super::names::{Name, Names, VALUE};
 use crate::l2::{L2Error, ReadResult};
 
 /// The most keys of a request.
@@ -27,9 +27,7 @@ const BYTES: usize = 256 * 1024;
 const AT_ONCE: usize = 8;
 
 pub(super) struct ReadRequests {
-    names: Names,
-    /// How long a read may take.
-    limit: Duration,
+    names: Arc<Names>,
     /// The first also carries all other requests of the lane. The second is made when a read begins while the first
     /// is busy. With one alone, 64 callers on one thread read 0.64 as many a second.
     lines: [Line; 2],
@@ -56,14 +54,13 @@ impl Drop for Expected<'_> {
 }
 
 impl ReadRequests {
-    pub(super) fn new(names: Names, limit: Duration, connections: [Arc<Connections>; 2]) -> Self {
+    pub(super) fn new(names: Arc<Names>, connections: [Arc<Connections>; 2]) -> Self {
         let lines = connections.map(|connections| Line {
             connections,
             expected: AtomicUsize::new(0),
         });
         Self {
             names,
-            limit,
             lines,
             bytes_each: AtomicUsize::new(0),
         }
@@ -78,7 +75,8 @@ impl ReadRequests {
 
     /// How long a read may take.
     pub(super) fn limit(&self) -> Duration {
-        self.limit
+        let [first, _] = &self.lines;
+        first.connections.limit()
     }
 
     /// How many keys the next request may have.
@@ -91,14 +89,14 @@ impl ReadRequests {
     pub(super) async fn fetch_all(&self, keys: &[&str]) -> Vec<ReadResult> {
         let most = self.most();
         if (1..=most).contains(&keys.len()) {
-            return self.fetch(keys, Instant::now() + self.limit).await;
+            return self.fetch(keys, Instant::now() + self.limit()).await;
         }
         let unanswered = &AtomicBool::new(false);
         let parts = keys.chunks(most).map(|keys| async move {
             if unanswered.load(Ordering::Relaxed) {
-                return all(keys.len(), &L2Error::timed_out(self.limit));
+                return all(keys.len(), &L2Error::timed_out(self.limit()));
             }
-            let answers = self.fetch(keys, Instant::now() + self.limit).await;
+            let answers = self.fetch(keys, Instant::now() + self.limit()).await;
             if let Some(Err(error)) = answers.first()
                 && !error.is_refused()
             {
@@ -146,7 +144,7 @@ impl ReadRequests {
                 value => Ok(value),
             }
         };
-        match connections.with_until(deadline, self.limit, send).await? {
+        match connections.with_until(deadline, send).await? {
             value if keys.len() == 1 => Ok(opened(vec![value])),
             Value::Array(values) if values.len() == keys.len() => Ok(opened(values)),
             // One key that the server's ACL forbids fails a whole MGET, so each is read alone.
@@ -159,7 +157,7 @@ impl ReadRequests {
                 let send = |mut connection: MultiplexedConnection| async move {
                     gets.query_async(&mut connection).await
                 };
-                let values: Vec<Value> = connections.with_until(deadline, self.limit, send).await?;
+                let values: Vec<Value> = connections.with_until(deadline, send).await?;
                 Ok(opened(values))
             }
             Value::ServerError(error) => Err(l2_error(error.into())),
@@ -169,14 +167,12 @@ impl ReadRequests {
 
     fn command<K: AsRef<str>>(&self, keys: &[K]) -> Cmd {
         let name = if keys.len() == 1 { "GET" } else { "MGET" };
-        let tag = self.names.tag.len() + 1;
-        let lengths = keys.iter().map(|key| tag + key.as_ref().len());
-        let bytes: usize = lengths.clone().sum();
+        let key_names = || keys.iter().map(|key| self.names.name(VALUE, key.as_ref()));
+        let bytes: usize = key_names().map(Name::len).sum();
         let mut command = Cmd::with_capacity(1 + keys.len(), name.len() + bytes);
         command.arg(name);
-        let name = &mut String::with_capacity(lengths.max().unwrap_or(0));
-        for key in keys {
-            command.arg(self.names.value(name, key.as_ref()));
+        for key in key_names() {
+            command.arg(key);
         }
         command
     }

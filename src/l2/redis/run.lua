@@ -1,4 +1,5 @@
--- RUN  clock live | lanes rnd [id entry]  ->  epoch seq ver now lanes life policy [generation age]
+-- RUN  clock live | lanes rnd [id entry]  ->  epoch seq ver now lanes life policy generation age; the last two are 0 without an
+-- entry
 -- The first request over each connection (rule 13): a server that restarted or was promoted may have brought deleted
 -- values back, and lost members, so its life starts a new epoch and a new generation of the list. Numbers continue.
 local run = life()
@@ -12,14 +13,13 @@ if known[1] ~= run or lanes == 0 then
   renew_list(KEYS[2], ARGV[2])
 end
 local policy = string.match(redis.call('INFO', 'memory'), 'maxmemory_policy:([%w-]+)') or ''
-local answer = {epoch, seq, ver, time(), lanes, run, policy}
+local generation, age = 0, 0
 if ARGV[3] then
   -- A subscriber becomes a member in the step that reads the clock (rule 16).
-  local generation, age = list(KEYS[2])
+  generation, age = list(KEYS[2])
   if not generation then
     generation, age = renew_list(KEYS[2], ARGV[2])
   end
   redis.call('HSET', KEYS[2], ARGV[3], ARGV[4])
-  answer[8], answer[9] = generation, age
 end
-return answer
+return {epoch, seq, ver, time(), lanes, run, policy, generation, age}

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use deadpool_redis::redis::aio::MultiplexedConnection;
 use futures::FutureExt;
 
-use super::call::{Call, numbers};
-use super::lane::{RedisLane, kept, senseless, stamp, written};
+use super::call::{Call, Lua, kept, numbers, senseless};
+use super::lane::{RedisLane, dated_stamp, written};
+use super::names::{CLOCK, DONE, HOLD, LEASE, LOG, MARKER, VALUE, WRITES};
+use super::scripts::{self, ALLOW_OOM, CHECKED, MARK, TAGS, VERSION};
 use crate::clock::millis;
 use crate::key::Key;
 use crate::l2::write_stream::MOST_BYTES;
@@ -15,6 +16,30 @@ use crate::l2::{
     WriteStream, random,
 };
 use crate::wire::message;
+
+/// The marks of the dead letters, and of the worker's fence.
+const DEAD: &str = "!dead";
+const WORKER: &str = "!worker";
+
+const STREAM: &str = include_str!("stream.lua");
+static APPEND: Lua = Lua::new(
+    &[CHECKED, scripts::CLOCK, MARK, STREAM, TAGS, VERSION],
+    include_str!("append.lua"),
+);
+static TAKE: Lua = Lua::new(&[ALLOW_OOM, STREAM], include_str!("take.lua"));
+static SETTLE: Lua = Lua::new(
+    &[ALLOW_OOM, scripts::CLOCK, MARK, STREAM],
+    include_str!("settle.lua"),
+);
+static REQUEUE: Lua = Lua::new(
+    &[ALLOW_OOM, scripts::CLOCK, MARK, STREAM],
+    include_str!("requeue.lua"),
+);
+static PENDING: Lua = Lua::new(
+    &[CHECKED, scripts::CLOCK, STREAM],
+    include_str!("pending.lua"),
+);
+static LETTERS: Lua = Lua::new(&[CHECKED, STREAM], include_str!("letters.lua"));
 
 /// An entry's id, then names and values in turn: there is one of each.
 type Entry = (String, Vec<(String, Bytes)>);
@@ -28,28 +53,20 @@ impl WriteStream for RedisLane {
     ) -> Reply<'a, Appended> {
         async move {
             // The same in each copy.
-            let this = random();
-            let send = |mut connection: MultiplexedConnection, stored: &[u8], tags: &[Key]| {
-                let sizes = std::iter::once(write.value.body.len());
-                let mut call = Call::with_values(&self.scripts.append, 8 + tags.len(), sizes);
-                let name = &mut String::new();
-                call.arg(self.names.value(name, write.key))
-                    .arg(self.names.lease(name, write.key))
-                    .arg(self.names.hold(name, write.key))
-                    .arg(&self.names.clock)
-                    .arg(&self.names.log)
-                    .arg(&self.names.writes)
-                    .arg(&self.names.dead)
-                    .arg(self.names.done(name, this));
-                self.markers(&mut call, tags);
-                call.arg(&self.names.events).arg(random()).arg(payload);
-                call.arg(written(deadline));
+            let this = random().to_string();
+            let call = |stored: &[u8], tags: &[Key]| {
+                let mut call = self.call(&APPEND, 8 + tags.len(), write.value.body.len());
+                call.keys(&[VALUE, LEASE, HOLD], &[write.key]);
+                call.own(&[CLOCK, LOG, WRITES, DEAD])
+                    .keys(&[DONE], &[&*this]);
+                call.keys(&[MARKER], tags);
+                call.message(payload).arg(written(deadline));
                 call.arg(&write.value.body).arg(kept(write.value.ttls));
                 call.arg(write.most).arg(write.key).arg(write.encoded_key);
                 if let Some(version) = write.version {
                     call.arg(version.epoch).arg(version.ver).arg(stored);
                 }
-                async move { call.run(&mut connection).await }
+                call
             };
             let read = |answer: &[u8]| {
                 // Any other answer begins with a time or an epoch, which is not that large.
@@ -60,108 +77,69 @@ impl WriteStream for RedisLane {
                 if let Ok([at]) = numbers(answer) {
                     return Ok((Appended::OtherVersion, at));
                 }
-                let stamp = stamp(answer)?;
-                Ok((Appended::Stored(stamp), stamp.written_at))
+                let (stamp, at) = dated_stamp(answer)?;
+                Ok((Appended::Stored(stamp), at))
             };
-            self.before_with_tags(deadline, send, read).await
+            self.before_with_tags(deadline, call, read).await
         }
         .boxed()
     }
 
     fn take(&self, fence: u64, ttl: Duration, most: usize) -> Reply<'_, Option<Vec<Waiting>>> {
-        async move {
-            let call = || {
-                let mut call = Call::new(&self.scripts.take, 2);
-                call.arg(&self.names.worker).arg(&self.names.writes);
-                call.arg(fence).arg(millis(ttl)).arg(most).arg(MOST_BYTES);
-                call
-            };
-            let entries: Option<Vec<Entry>> = self.run(call).await?;
-            entries.map(waiting).transpose()
-        }
-        .boxed()
+        let write = move |call: &mut Call<'_>| {
+            call.own(&[WORKER, WRITES]).arg(fence).arg(millis(ttl));
+            call.arg(most).arg(MOST_BYTES);
+        };
+        let read = |entries: Option<Vec<Entry>>| entries.map(waiting).transpose();
+        self.step(&TAKE, 2, write, read)
     }
 
     fn settle<'a>(&'a self, fence: u64, settled: Settled<'a>) -> Reply<'a, bool> {
-        async move {
-            let keys = settled.last_of_each();
-            let call = || {
-                let mut call = Call::new(&self.scripts.settle, 5 + 3 * keys.len());
-                let name = &mut String::new();
-                call.arg(&self.names.worker)
-                    .arg(&self.names.writes)
-                    .arg(&self.names.dead)
-                    .arg(&self.names.clock)
-                    .arg(&self.names.log);
-                for key in keys.keys() {
-                    call.arg(self.names.value(name, key))
-                        .arg(self.names.lease(name, key))
-                        .arg(self.names.hold(name, key));
-                }
-                let head = &mut Vec::new();
-                message::head(Kind::Invalidate, settled.origin, head);
-                call.arg(fence).arg(&self.names.events).arg(random());
-                call.arg(&*head);
-                call.arg(u8::from(settled.outcome.is_err()));
-                call.arg(settled.outcome.err().unwrap_or_default());
-                call.arg(keys.len());
-                for (key, last) in &keys {
-                    let is_stored = settled.outcome.is_ok_and(|stored| stored.contains(key));
-                    call.arg(key).arg(text(*last)).arg(u8::from(is_stored));
-                }
-                for write in settled.writes {
-                    call.arg(text(write.id));
-                }
-                call
-            };
-            self.run(call).await
-        }
-        .boxed()
+        let keys = settled.last_of_each();
+        let parts = 5 + 3 * keys.len();
+        let write = move |call: &mut Call<'_>| {
+            call.own(&[WORKER, WRITES, DEAD, CLOCK, LOG]);
+            call.keys(&[VALUE, LEASE, HOLD], keys.keys());
+            let mut head = Vec::new();
+            message::head(Kind::Invalidate, settled.origin, &mut head);
+            call.arg(fence).message(&head);
+            call.arg(u8::from(settled.outcome.is_err()));
+            call.arg(settled.outcome.err().unwrap_or_default());
+            call.arg(keys.len());
+            for (key, last) in &keys {
+                let is_stored = settled.outcome.is_ok_and(|stored| stored.contains(key));
+                call.arg(key).arg(text(*last)).arg(u8::from(is_stored));
+            }
+            for write in settled.writes {
+                call.arg(text(write.id));
+            }
+        };
+        self.step(&SETTLE, parts, write, Ok)
     }
 
     fn dead_letters(&self, most: usize) -> Reply<'_, Vec<Waiting>> {
-        async move {
-            let call = || {
-                let mut call = Call::new(&self.scripts.letters, 1);
-                call.arg(&self.names.dead).arg(most).arg(MOST_BYTES);
-                call
-            };
-            waiting(self.run(call).await?)
-        }
-        .boxed()
+        let write = move |call: &mut Call<'_>| {
+            call.own(&[DEAD]).arg(most).arg(MOST_BYTES);
+        };
+        self.step(&LETTERS, 1, write, waiting)
     }
 
     fn requeue<'a>(&'a self, letter: &'a Waiting, payload: &'a [u8]) -> Reply<'a, bool> {
-        async move {
-            let call = || {
-                let mut call = Call::new(&self.scripts.requeue, 7);
-                let name = &mut String::new();
-                call.arg(&self.names.dead)
-                    .arg(&self.names.writes)
-                    .arg(self.names.value(name, &letter.key))
-                    .arg(self.names.lease(name, &letter.key))
-                    .arg(self.names.hold(name, &letter.key))
-                    .arg(&self.names.clock)
-                    .arg(&self.names.log);
-                call.arg(text(letter.id)).arg(&self.names.events);
-                call.arg(random()).arg(payload);
-                call
-            };
-            self.run(call).await
-        }
-        .boxed()
+        let write = move |call: &mut Call<'_>| {
+            call.own(&[DEAD, WRITES]);
+            call.keys(&[VALUE, LEASE, HOLD], &[&*letter.key]);
+            call.own(&[CLOCK, LOG])
+                .arg(text(letter.id))
+                .message(payload);
+        };
+        self.step(&REQUEUE, 7, write, Ok)
     }
 
     fn pending(&self) -> Reply<'_, Pending> {
-        async move {
-            let call = || {
-                let mut call = Call::new(&self.scripts.pending, 4);
-                call.arg(&self.names.writes).arg(&self.names.dead);
-                call.arg(&self.names.worker).arg(&self.names.clock);
-                call
-            };
-            let answer: (u64, String, String, u64, String, u64, bool, String) =
-                self.run(call).await?;
+        let write = |call: &mut Call<'_>| {
+            call.own(&[WRITES, DEAD, WORKER, CLOCK]);
+        };
+        let read = |answer: (u64, String, String, u64, String, u64, bool, String)| {
             let (length, first, last, dead_letters, last_dead, now, has_worker, history) = answer;
             Ok(Pending {
                 length,
@@ -173,8 +151,8 @@ impl WriteStream for RedisLane {
                 has_worker,
                 history,
             })
-        }
-        .boxed()
+        };
+        self.step(&PENDING, 4, write, read)
     }
 }
 

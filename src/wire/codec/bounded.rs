@@ -162,18 +162,10 @@ impl<'b> Bounds<'b> {
         }
     }
 
-    /// Bounds a visitor whose sequence or map has as many elements as the bytes say.
+    /// Bounds a visitor whose sequence or map has as many elements as the bytes say, or as the type says.
     #[inline]
-    fn variable<X>(mut self, visitor: X) -> Bounded<'b, X> {
-        self.counts = true;
-        self.on(visitor)
-    }
-
-    /// Bounds a visitor whose sequence or map has as many elements as the type says.
-    #[inline]
-    fn fixed<X>(mut self, visitor: X) -> Bounded<'b, X> {
-        self.counts = false;
-        self.on(visitor)
+    fn visitor<X>(self, visitor: X, counts: bool) -> Bounded<'b, X> {
+        Self { counts, ..self }.on(visitor)
     }
 
     #[inline]
@@ -201,7 +193,8 @@ impl<'b> Bounds<'b> {
     }
 }
 
-/// A visitor, seed or enum access of serde, within bounds.
+/// A visitor, a seed or an access of serde, within bounds. Each element of a sequence or map is charged when it came; those
+/// of a struct or tuple are not, as the whole was.
 pub(super) struct Bounded<'b, X> {
     inner: X,
     bounds: Bounds<'b>,
@@ -225,19 +218,12 @@ impl<P, D> Input<'_, P, D> {
     }
 }
 
-/// A sequence or map access of serde, within bounds. Each element is charged when it came; those of a struct or tuple
-/// are not, as the whole was.
-struct Elements<'b, A> {
-    inner: A,
-    bounds: Bounds<'b>,
-}
-
 macro_rules! pass_on {
-    ($bounds:ident: $($method:ident($($arg:ident: $type:ty),*);)*) => {$(
+    (counts $counts:literal: $($method:ident($($arg:ident: $type:ty),*);)*) => {$(
         #[inline]
         fn $method<V: Visitor<'de>>(self $(, $arg: $type)*, visitor: V) -> Result<V::Value, D::Error> {
             self.charge_boxed::<V::Value, _>()?;
-            self.inner.$method($($arg,)* self.bounds.$bounds(visitor))
+            self.inner.$method($($arg,)* self.bounds.visitor(visitor, $counts))
         }
     )*};
 }
@@ -245,7 +231,7 @@ macro_rules! pass_on {
 impl<'de, P, D: Deserializer<'de>> Deserializer<'de> for Input<'_, P, D> {
     type Error = D::Error;
 
-    pass_on! { variable:
+    pass_on! { counts true:
         deserialize_any();
         deserialize_bool();
         deserialize_i8();
@@ -274,7 +260,7 @@ impl<'de, P, D: Deserializer<'de>> Deserializer<'de> for Input<'_, P, D> {
         deserialize_ignored_any();
     }
 
-    pass_on! { fixed:
+    pass_on! { counts false:
         deserialize_tuple(len: usize);
         deserialize_tuple_struct(name: &'static str, len: usize);
         deserialize_struct(name: &'static str, fields: &'static [&'static str]);
@@ -365,13 +351,13 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Bounded<'_, V> {
     #[inline]
     fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<V::Value, A::Error> {
         let bounds = self.bounds.enter()?;
-        self.inner.visit_seq(Elements { inner: seq, bounds })
+        self.inner.visit_seq(bounds.on(seq))
     }
 
     #[inline]
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<V::Value, A::Error> {
         let bounds = self.bounds.enter()?;
-        self.inner.visit_map(Elements { inner: map, bounds })
+        self.inner.visit_map(bounds.on(map))
     }
 
     #[inline]
@@ -391,7 +377,7 @@ impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Bounded<'_, S> {
     }
 }
 
-impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Elements<'_, A> {
+impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Bounded<'_, A> {
     type Error = A::Error;
 
     #[inline]
@@ -412,7 +398,7 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Elements<'_, A> {
     }
 }
 
-impl<'de, A: MapAccess<'de>> MapAccess<'de> for Elements<'_, A> {
+impl<'de, A: MapAccess<'de>> MapAccess<'de> for Bounded<'_, A> {
     type Error = A::Error;
 
     #[inline]
@@ -469,7 +455,8 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Bounded<'_, A> {
 
     #[inline]
     fn tuple_variant<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, A::Error> {
-        self.inner.tuple_variant(len, self.bounds.fixed(visitor))
+        self.inner
+            .tuple_variant(len, self.bounds.visitor(visitor, false))
     }
 
     #[inline]
@@ -479,6 +466,6 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Bounded<'_, A> {
         visitor: V,
     ) -> Result<V::Value, A::Error> {
         self.inner
-            .struct_variant(fields, self.bounds.fixed(visitor))
+            .struct_variant(fields, self.bounds.visitor(visitor, false))
     }
 }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Codec, CodecError, EncodeError, Unencrypted, lz4};
+use super::{Codec, CodecError, CodecStack, Context, EncodeError, Unencrypted, lz4};
 
 /// Compresses what a codec makes of larger values, by LZ4.
 ///
@@ -73,15 +73,18 @@ impl<C: Codec> Compressed<C> {
     }
 }
 
-impl<C: Codec> Unencrypted for Compressed<C> {
-    fn write<T: Serialize + ?Sized>(
+impl<C: Codec> Unencrypted for Compressed<C> {}
+
+impl<C: Codec> CodecStack for Compressed<C> {
+    fn seal<T: Serialize + ?Sized>(
         &self,
         value: &T,
+        context: &Context<'_>,
         out: &mut Vec<u8>,
         max: usize,
     ) -> Result<u8, EncodeError> {
         let start = out.len();
-        let id = self.codec.write(value, out, max)?;
+        let id = self.codec.seal(value, context, out, max)?;
         let is_large = out.len().saturating_sub(start) >= self.threshold;
         if is_large && lz4::compress(id, out, start) {
             return Ok(lz4::ID);
@@ -89,21 +92,22 @@ impl<C: Codec> Unencrypted for Compressed<C> {
         Ok(id)
     }
 
-    fn read<T: DeserializeOwned + Send>(
+    fn open<T: DeserializeOwned + Send>(
         &self,
         id: u8,
         bytes: &[u8],
+        context: &Context<'_>,
         max: usize,
     ) -> Result<T, CodecError> {
         // Every codec reads what is compressed.
-        self.codec.read(id, bytes, max)
+        self.codec.open(id, bytes, context, max)
     }
 
-    fn try_alone<T: Serialize + DeserializeOwned + Send>(
+    fn try_type<T: Serialize + DeserializeOwned + Send>(
         &self,
         value: &T,
     ) -> Result<(), CodecError> {
-        self.codec.try_alone(value)
+        self.codec.try_type(value)
     }
 }
 
@@ -113,11 +117,26 @@ mod tests {
     use crate::wire::codec::Bincode;
 
     const MAX: usize = 1 << 20;
+    const CONTEXT: Context<'static> = Context {
+        namespace: "ns",
+        key: "k",
+        type_tag: 7,
+        tags: &[],
+    };
 
     fn write(codec: &impl Unencrypted, text: &str) -> (u8, Vec<u8>) {
         let mut out = Vec::new();
-        let id = codec.write(text, &mut out, MAX).unwrap();
+        let id = codec.seal(text, &CONTEXT, &mut out, MAX).unwrap();
         (id, out)
+    }
+
+    fn read(
+        codec: &impl Unencrypted,
+        id: u8,
+        bytes: &[u8],
+        max: usize,
+    ) -> Result<String, CodecError> {
+        codec.open(id, bytes, &CONTEXT, max)
     }
 
     #[test]
@@ -137,10 +156,10 @@ mod tests {
         let compressed = Compressed::new(Bincode).threshold(0);
         for text in [String::new(), "short".into(), "long".repeat(1_000)] {
             let (id, bytes) = write(&compressed, &text);
-            assert_eq!(compressed.read::<String>(id, &bytes, MAX).unwrap(), text);
-            assert_eq!(Bincode.read::<String>(id, &bytes, MAX).unwrap(), text);
+            assert_eq!(read(&compressed, id, &bytes, MAX).unwrap(), text);
+            assert_eq!(read(&Bincode, id, &bytes, MAX).unwrap(), text);
             let (id, bytes) = write(&Bincode, &text);
-            assert_eq!(compressed.read::<String>(id, &bytes, MAX).unwrap(), text);
+            assert_eq!(read(&compressed, id, &bytes, MAX).unwrap(), text);
         }
     }
 
@@ -149,11 +168,12 @@ mod tests {
         let codec = Compressed::new(Bincode);
         let text = "a".repeat(5_000);
         let mut out = Vec::new();
-        let id = codec.write(&text, &mut out, 5_003).unwrap();
-        assert_eq!(codec.read::<String>(id, &out, 5_003).unwrap(), text);
-        let error = codec.read::<String>(id, &out, 5_002).unwrap_err();
+        let id = codec.seal(&text, &CONTEXT, &mut out, 5_003).unwrap();
+        assert_eq!(read(&codec, id, &out, 5_003).unwrap(), text);
+        let error = read(&codec, id, &out, 5_002).unwrap_err();
         assert!(error.to_string().contains("takes 5003 bytes"), "{error}");
-        let error = codec.write(&text, &mut Vec::new(), 5_002).unwrap_err();
+        let sealed = codec.seal(&text, &CONTEXT, &mut Vec::new(), 5_002);
+        let error = sealed.unwrap_err();
         assert!(matches!(error, EncodeError::TooLarge { size: 5_003, .. }));
     }
 
@@ -161,7 +181,7 @@ mod tests {
     fn layers_in_layers_are_refused() {
         let (_, mut bytes) = write(&Compressed::new(Bincode), &"a".repeat(2_000));
         bytes[0] = lz4::ID;
-        let error = Bincode.read::<String>(lz4::ID, &bytes, MAX).unwrap_err();
+        let error = read(&Bincode, lz4::ID, &bytes, MAX).unwrap_err();
         assert_eq!(error.to_string(), "no codec with id 5 is compiled in");
     }
 }

@@ -126,11 +126,11 @@ impl<C: Unencrypted> CodecStack for Encrypted<C> {
         max: usize,
     ) -> Result<u8, EncodeError> {
         if self.writes_unencrypted {
-            return self.codec.write(value, out, max);
+            return self.codec.seal(value, context, out, max);
         }
         let start = out.len();
         out.extend_from_slice(&[0; HEAD + 1]);
-        let id = self.codec.write(value, out, max)?;
+        let id = self.codec.seal(value, context, out, max)?;
         let size = out.len().saturating_sub(start + HEAD) + OVERHEAD;
         if size > max {
             return Err(EncodeError::TooLarge { size, max });
@@ -153,19 +153,19 @@ impl<C: Unencrypted> CodecStack for Encrypted<C> {
             if !self.accepts_unencrypted {
                 return Err(Category::Unencrypted.into());
             }
-            return self.codec.read(id, bytes, max);
+            return self.codec.open(id, bytes, context, max);
         }
         check_size(bytes.len(), max)?;
         let plain = self.keys.decrypt(bytes, context)?;
         let (id, bytes) = plain.split_first().ok_or(Category::Malformed)?;
-        self.codec.read(*id, bytes, max)
+        self.codec.open(*id, bytes, context, max)
     }
 
     fn try_type<T: Serialize + DeserializeOwned + Send>(
         &self,
         value: &T,
     ) -> Result<(), CodecError> {
-        self.codec.try_alone(value)
+        self.codec.try_type(value)
     }
 }
 

@@ -71,16 +71,8 @@ struct Key {
 
 /// Why [`EncryptionKeys`] refuses a key.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error(transparent)]
-pub struct InvalidKey(Invalid);
-
-#[derive(Debug, Clone, thiserror::Error)]
-enum Invalid {
-    #[error("a key of AES-256 has 32 bytes, and not {0}")]
-    Length(usize),
-    #[error("two keys have the id {0}")]
-    SameId(u32),
-}
+#[error("{0}")]
+pub struct InvalidKey(String);
 
 impl EncryptionKeys {
     /// Encrypts with this key, and reads what it has encrypted.
@@ -102,7 +94,7 @@ impl EncryptionKeys {
     /// If the key has not 32 bytes, or another one has the same id.
     pub fn also_reads(mut self, id: u32, key: &[u8]) -> Result<Self, InvalidKey> {
         if self.find(id).is_some() {
-            return Err(InvalidKey(Invalid::SameId(id)));
+            return Err(InvalidKey(format!("two keys have the id {id}")));
         }
         self.others.push(Arc::new(Key::new(id, key)?));
         Ok(self)
@@ -189,9 +181,8 @@ fn associated_data(key_id: u32, context: &Context<'_>) -> Vec<u8> {
 
 impl Key {
     fn new(id: u32, key: &[u8]) -> Result<Self, InvalidKey> {
-        let key: &[u8; KEY] = key
-            .try_into()
-            .map_err(|_| InvalidKey(Invalid::Length(key.len())))?;
+        let other = |_| format!("a key of AES-256 has 32 bytes, and not {}", key.len());
+        let key: &[u8; KEY] = key.try_into().map_err(other).map_err(InvalidKey)?;
         Ok(Self {
             id,
             cipher: Aes256GcmSiv::new(key.into()),

@@ -53,33 +53,9 @@ pub trait CodecStack: Send + Sync + 'static {
     -> Result<(), CodecError>;
 }
 
-/// A [`CodecStack`] that does not encrypt, so that `Encrypted` can: a [`Codec`] or `Compressed`.
-pub trait Unencrypted: Send + Sync + 'static {
-    /// As [`CodecStack::seal`]. What it makes does not depend on the context.
-    #[doc(hidden)]
-    fn write<T: Serialize + ?Sized>(
-        &self,
-        value: &T,
-        out: &mut Vec<u8>,
-        max: usize,
-    ) -> Result<u8, EncodeError>;
-
-    /// As [`CodecStack::open`].
-    #[doc(hidden)]
-    fn read<T: DeserializeOwned + Send>(
-        &self,
-        id: u8,
-        bytes: &[u8],
-        max: usize,
-    ) -> Result<T, CodecError>;
-
-    /// As [`CodecStack::try_type`].
-    #[doc(hidden)]
-    fn try_alone<T: Serialize + DeserializeOwned + Send>(
-        &self,
-        value: &T,
-    ) -> Result<(), CodecError>;
-}
+/// A [`CodecStack`] that does not encrypt, so that `Encrypted` can: a [`Codec`] or `Compressed`. Its bytes do not depend on
+/// the context.
+pub trait Unencrypted: CodecStack {}
 
 /// Names the format of encrypted values next to every one of them.
 #[cfg(feature = "encryption")]
@@ -99,39 +75,13 @@ pub struct Context<'a> {
     pub(crate) tags: &'a [Key],
 }
 
-impl<C: Unencrypted> CodecStack for C {
+impl<C: Codec> Unencrypted for C {}
+
+impl<C: Codec> CodecStack for C {
     fn seal<T: Serialize + ?Sized>(
         &self,
         value: &T,
         _: &Context<'_>,
-        out: &mut Vec<u8>,
-        max: usize,
-    ) -> Result<u8, EncodeError> {
-        self.write(value, out, max)
-    }
-
-    fn open<T: DeserializeOwned + Send>(
-        &self,
-        id: u8,
-        bytes: &[u8],
-        _: &Context<'_>,
-        max: usize,
-    ) -> Result<T, CodecError> {
-        self.read(id, bytes, max)
-    }
-
-    fn try_type<T: Serialize + DeserializeOwned + Send>(
-        &self,
-        value: &T,
-    ) -> Result<(), CodecError> {
-        self.try_alone(value)
-    }
-}
-
-impl<C: Codec> Unencrypted for C {
-    fn write<T: Serialize + ?Sized>(
-        &self,
-        value: &T,
         out: &mut Vec<u8>,
         max: usize,
     ) -> Result<u8, EncodeError> {
@@ -144,10 +94,11 @@ impl<C: Codec> Unencrypted for C {
         Ok(C::ID)
     }
 
-    fn read<T: DeserializeOwned + Send>(
+    fn open<T: DeserializeOwned + Send>(
         &self,
         id: u8,
         bytes: &[u8],
+        _: &Context<'_>,
         max: usize,
     ) -> Result<T, CodecError> {
         check_size(bytes.len(), max)?;
@@ -164,7 +115,7 @@ impl<C: Codec> Unencrypted for C {
         }
     }
 
-    fn try_alone<T: Serialize + DeserializeOwned + Send>(
+    fn try_type<T: Serialize + DeserializeOwned + Send>(
         &self,
         value: &T,
     ) -> Result<(), CodecError> {

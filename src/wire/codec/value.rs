@@ -92,7 +92,6 @@ impl<V> fmt::Debug for dyn ValueCodec<V> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::wire::codec::{Bincode, Codec};
