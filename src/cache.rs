@@ -1557,16 +1557,15 @@ where
         self.engine().hot_keys(most)
     }
 
-    /// The counters of all instances, summed up in L2: also of those that have ended. Without an L2 they are those of this
-    /// instance.
+    /// The counters of all instances together, also of those that have ended. Without an L2 they are those of this instance.
     ///
-    /// Each instance adds what it has counted once a second, if there is anything, and when it is closed or dropped; this
-    /// adds that of this instance before it reads. So what others have counted is missing for up to a second, and what
-    /// an instance that was killed had counted since its last report for good; also that of one that is dropped as its
-    /// runtime ends, so [`close`](Self::close) it before. Nothing is counted twice. The sums begin anew if Redis loses its
-    /// data. `l1_entries` is that of this instance.
+    /// Each instance stores its counters in L2 when they have changed, every five times
+    /// [`max_staleness`](crate::Builder::max_staleness), and when it is closed or dropped. So the counts of other instances
+    /// are up to 10 s old by default, and the last ones of an instance that was killed, or that was dropped as its runtime
+    /// ended, are missing: [`close`](Self::close) it before. Nothing counts twice, except for a process that slept for more
+    /// than a day. The counts begin anew if Redis loses its data. `l1_entries` is that of this instance.
     ///
-    /// Costs two requests to L2. Can be dropped at any time.
+    /// Costs one request to L2. Can be dropped at any time.
     ///
     /// # Errors
     ///

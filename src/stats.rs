@@ -85,24 +85,20 @@ macro_rules! counters {
 }
 
 impl Stats {
-    /// What was counted since `before`, without what has not changed.
-    pub(crate) fn since(&self, before: &Self) -> Vec<(&'static str, u64)> {
-        let grown = self.iter().zip(before.iter());
-        grown
-            .map(|((name, now), (_, before))| (name, now.wrapping_sub(before)))
-            .filter(|(_, n)| *n > 0)
-            .collect()
+    /// `name=number` of all that is not zero, separated by spaces.
+    pub(crate) fn to_text(self) -> String {
+        let counted = self.iter().filter(|(_, n)| *n > 0);
+        let counted: Vec<String> = counted.map(|(name, n)| format!("{name}={n}")).collect();
+        counted.join(" ")
     }
 
-    /// Of numbers by name, without those that this version does not know.
-    pub(crate) fn from_sums(sums: Vec<(String, u64)>) -> Self {
-        let mut stats = Self::default();
-        for (name, sum) in sums {
-            if let Some(number) = stats.get_mut(&name) {
-                *number = sum;
+    /// Adds the numbers of such a text. Names that this version does not know are skipped, as is anything else.
+    pub(crate) fn add_text(&mut self, text: &str) {
+        for (name, n) in text.split(' ').filter_map(|part| part.split_once('=')) {
+            if let (Some(number), Ok(n)) = (self.get_mut(name), n.parse::<u64>()) {
+                *number = number.saturating_add(n);
             }
         }
-        stats
     }
 
     pub(crate) fn with_entries(self, l1_entries: u64) -> Self {

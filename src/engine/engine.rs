@@ -464,8 +464,8 @@ impl<V: Value> Engine<V> {
             self.writes.deliver_deferred().await;
             // Otherwise the lane forgets this instance after a while.
             let _ = ctx.breaker.observe(ctx.lane.leave(ctx.instance).await);
-            // What was counted since the subscriber has done so.
-            self.subscriber.fleet_stats.report_last().await;
+            // The subscriber has stored them before this was counted.
+            self.subscriber.fleet_stats.store_last().await;
         };
         let _ = timeout(ctx.options.l2_timeout.saturating_mul(2), leaving).await;
         self.recording.record();

@@ -7,7 +7,6 @@
 //! Architecture invariant: an L2 stores values, orders changes and publishes them. It knows nothing of L1, of what is in
 //! flight, or of loaders.
 
-mod fleet_counts;
 mod memory;
 mod outages;
 pub(crate) mod redis;
@@ -26,7 +25,6 @@ use tokio::time::Instant;
 
 use crate::retry_delays::retry_delays;
 
-pub use self::fleet_counts::{FleetCounts, Report};
 pub use self::memory::{MemoryL2, MemorySnapshot};
 pub use self::outages::{Outages, Reporter, Trouble};
 pub use self::redis::{RedisL2, Server};
@@ -247,9 +245,15 @@ pub trait Lane: Send + Sync + fmt::Debug {
         "other"
     }
 
-    /// The counters of the whole fleet, if the store sums them up.
-    fn fleet_counts(&self) -> Option<&dyn FleetCounts> {
-        None
+    /// Keeps the counters of an instance, in the place of those that it stored before.
+    fn store_counts<'a>(&'a self, _counts: StoredCounts<'a>) -> Reply<'a, ()> {
+        ready(Ok(())).boxed()
+    }
+
+    /// The counters that instances have stored, with their ids. Counters of instances that have ended may be added up
+    /// under the id zero.
+    fn counts(&self) -> Reply<'_, Vec<(u64, String)>> {
+        ready(Ok(Vec::new())).boxed()
     }
 
     /// The stream of writes for write-behind, if the store has one.
@@ -285,6 +289,20 @@ pub trait Subscription: Stream<Item = Result<Event, L2Error>> + Send + Unpin {
 
 fn no_channels() -> L2Error {
     L2Error::unexpected("this store has no channels of other programs")
+}
+
+/// The counters of one instance, for [`Lane::store_counts`].
+#[derive(Clone, Copy, Debug)]
+pub struct StoredCounts<'a> {
+    /// The id of the instance.
+    pub instance: u64,
+    /// When they were read, in milliseconds by a clock of the instance: later ones are not replaced, as by a late copy of
+    /// the request.
+    pub at: u64,
+    /// `name=number`, separated by spaces.
+    pub text: &'a str,
+    /// Whether counters that were stored a day ago or earlier are added up.
+    pub folds: bool,
 }
 
 /// How an instance introduces itself to a lane.

@@ -12,9 +12,9 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt};
 use larder::l2::{
-    Applied, Bytes, EncodedValue, Event, Fill, FleetCounts, Key, L2, L2Error, Lane, LaneClock,
-    Lease, LeaseReply, LeaseRequest, Member, MemberInfo, Members, Message, NewLife, OnConnect,
-    ReadResult, Reply, Report, Stamp, Subscription, TagVersion, Touched, Ttls, Version, WriteAck,
+    Applied, Bytes, EncodedValue, Event, Fill, Key, L2, L2Error, Lane, LaneClock, Lease,
+    LeaseReply, LeaseRequest, Member, MemberInfo, Members, Message, NewLife, OnConnect, ReadResult,
+    Reply, Stamp, StoredCounts, Subscription, TagVersion, Touched, Ttls, Version, WriteAck,
 };
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -402,20 +402,6 @@ impl fmt::Debug for Wired {
     }
 }
 
-impl FleetCounts for Wired {
-    fn add<'a>(&'a self, report: Report<'a>) -> Reply<'a, bool> {
-        let counts = self.lane.fleet_counts().expect("it was there before");
-        self.network.carry(Step::Count, counts.add(report)).boxed()
-    }
-
-    fn sums(&self) -> Reply<'_, Vec<(String, u64)>> {
-        self.lane
-            .fleet_counts()
-            .expect("it was there before")
-            .sums()
-    }
-}
-
 impl Lane for Wired {
     fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Bytes>> {
         self.network
@@ -618,9 +604,13 @@ impl Lane for Wired {
         self.lane.system()
     }
 
-    fn fleet_counts(&self) -> Option<&dyn FleetCounts> {
-        let counts = self.lane.fleet_counts();
-        counts.map(|_| self as &dyn FleetCounts)
+    fn store_counts<'a>(&'a self, counts: StoredCounts<'a>) -> Reply<'a, ()> {
+        let storing = self.lane.store_counts(counts);
+        self.network.carry(Step::Count, storing).boxed()
+    }
+
+    fn counts(&self) -> Reply<'_, Vec<(u64, String)>> {
+        self.lane.counts()
     }
 
     fn leave(&self, id: u64) -> Reply<'_, ()> {

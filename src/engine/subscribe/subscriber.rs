@@ -129,12 +129,11 @@ impl<V: Value> Subscriber<V> {
             never = self.members.forget_silent() => match never {},
             never = self.keep_subscribed(&l2_may_answer) => match never {},
             never = self.keep_delivering(&l2_may_answer) => match never {},
-            never = self.fleet_stats.keep_reporting() => match never {},
         }
         // The last proof may have come after the caller that stopped this had ended them all.
         ctx.l1.freshness().end();
         // Also when the last handle was dropped.
-        self.fleet_stats.report_last().await;
+        self.fleet_stats.store_last().await;
     }
 
     /// Delivers what is deferred, and finds out when L2 answers requests again.
@@ -149,6 +148,7 @@ impl<V: Value> Subscriber<V> {
             }
             ctx.breaker.settle();
             self.writes.deliver_deferred().await;
+            self.fleet_stats.store_if_due().await;
         }
     }
 

@@ -16,12 +16,11 @@ use super::state::{Granted, Link, State};
 use super::{Listening, MemoryL2};
 use crate::ablation::{Rule, without};
 use crate::clock::Clock;
-use crate::l2::fleet_counts::REMEMBERED;
 use crate::l2::{
-    Applied, EncodedValue, Event, Fill, FleetCounts, Key, L2, L2Error, Lane, LaneClock, Lease,
-    LeaseReply, LeaseRequest, ListAge, Member, MemberInfo, Members, Message, NewLife, OnConnect,
-    OnHeard, ReadResult, Reply, Report, Stamp, Subscription, TagVersion, Touched, Ttls, Version,
-    Want, WriteAck, random,
+    Applied, EncodedValue, Event, Fill, Key, L2, L2Error, Lane, LaneClock, Lease, LeaseReply,
+    LeaseRequest, ListAge, Member, MemberInfo, Members, Message, NewLife, OnConnect, OnHeard,
+    ReadResult, Reply, Stamp, StoredCounts, Subscription, TagVersion, Touched, Ttls, Version, Want,
+    WriteAck, random,
 };
 use crate::lock::lock;
 use crate::options::LONGEST;
@@ -105,33 +104,6 @@ impl MemoryLane {
             })?
         });
         ready(done).boxed()
-    }
-}
-
-impl FleetCounts for MemoryLane {
-    fn add<'a>(&'a self, report: Report<'a>) -> Reply<'a, bool> {
-        self.step(|state| {
-            let (data, at) = (&mut state.data, state.now.at);
-            if report.deadline.is_some_and(|deadline| at > deadline) {
-                return false;
-            }
-            let instance = report.instance.to_string();
-            let last = data.reported.get(&instance, at);
-            if last.is_none_or(|last| *last < report.number) {
-                (data.reported).insert(&instance, report.number, at, REMEMBERED);
-                for (name, n) in report.counted {
-                    *data.sums.entry(name).or_default() += n;
-                }
-            }
-            true
-        })
-    }
-
-    fn sums(&self) -> Reply<'_, Vec<(String, u64)>> {
-        self.step(|state| {
-            let sums = state.data.sums.iter();
-            sums.map(|(name, sum)| ((*name).to_owned(), *sum)).collect()
-        })
     }
 }
 
@@ -491,8 +463,21 @@ impl Lane for MemoryLane {
         "memory"
     }
 
-    fn fleet_counts(&self) -> Option<&dyn FleetCounts> {
-        Some(self)
+    fn store_counts<'a>(&'a self, counts: StoredCounts<'a>) -> Reply<'a, ()> {
+        self.step(move |state| {
+            let stored = state.data.counts.entry(counts.instance).or_default();
+            // A late copy does not replace later counters.
+            if stored.0 <= counts.at {
+                *stored = (counts.at, counts.text.to_owned());
+            }
+        })
+    }
+
+    fn counts(&self) -> Reply<'_, Vec<(u64, String)>> {
+        self.step(|state| {
+            let counts = state.data.counts.iter();
+            counts.map(|(id, (_, text))| (*id, text.clone())).collect()
+        })
     }
 
     #[cfg(feature = "write-behind")]

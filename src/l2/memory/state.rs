@@ -74,10 +74,8 @@ pub(super) struct Data {
     pub(super) tags: Tags,
     pub(super) log: VecDeque<Message>,
     pub(super) members: BTreeMap<u64, Noted>,
-    /// The sums of what instances have counted, by name.
-    pub(super) sums: BTreeMap<&'static str, u64>,
-    /// The number of the last report of each instance.
-    pub(super) reported: Expiring<u64>,
+    /// The counters of each instance, and when they were read.
+    pub(super) counts: BTreeMap<u64, (u64, String)>,
     #[cfg(feature = "write-behind")]
     pub(super) writes: Writes,
 }

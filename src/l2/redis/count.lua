@@ -1,23 +1,39 @@
--- COUNT  stats reported | number ttl deadline (name n)...  ->  1, or 0 after the deadline
--- Adds what an instance has counted to the sums of the fleet. A report with a number that was seen counts nothing.
-local deadline = tonumber(ARGV[3])
-if deadline and time() > deadline then
-  return 0
-end
-local last = checked(redis.pcall('GET', KEYS[2]), 'GET')
-if (tonumber(last or nil) or 0) >= tonumber(ARGV[1]) then
-  return 1
-end
+-- COUNT  stats | instance at counts folds  ->  nil
+-- Keeps the counters of an instance: `stored at name=n name=n ...`. Those that no instance has stored for a day are added
+-- up in the field 0.
+local DAY = 86400000
 if redis.call('TYPE', KEYS[1]).ok ~= 'hash' then
   redis.call('DEL', KEYS[1])
 end
--- First: if this is refused, the report is sent again, and nothing of it must have been added.
-redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
-for i = 4, #ARGV, 2 do
-  local digits = string.match(redis.call('HGET', KEYS[1], ARGV[i]) or '', '^%d+$')
-  local sum = tonumber(digits) or 0
-  -- Lua counts whole numbers without gaps below 2^53.
-  sum = sum < 2 ^ 53 and sum or 0
-  redis.call('HSET', KEYS[1], ARGV[i], string.format('%.0f', sum + ARGV[i + 1]))
+local now = time()
+local former = redis.call('HGET', KEYS[1], ARGV[1])
+-- A late copy does not replace later counters.
+if not former or (tonumber(string.match(former, '^%d+ (%d+)')) or 0) <= tonumber(ARGV[2]) then
+  redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f %s %s', now, ARGV[2], ARGV[3]))
 end
-return 1
+if ARGV[4] ~= '1' then
+  return
+end
+local fields, sums, ended = redis.call('HGETALL', KEYS[1]), {}, {}
+for i = 1, #fields, 2 do
+  local stored = tonumber(string.match(fields[i + 1], '^%d+'))
+  if fields[i] == '0' or not stored or stored < now - DAY then
+    for name, n in string.gmatch(fields[i + 1], '([%w_]+)=(%d+)') do
+      sums[name] = (sums[name] or 0) + n
+    end
+    if fields[i] ~= '0' then
+      ended[#ended + 1] = fields[i]
+    end
+  end
+end
+if #ended == 0 then
+  return
+end
+local text = { '0 0' }
+for name, n in pairs(sums) do
+  text[#text + 1] = string.format('%s=%.0f', name, n)
+end
+redis.call('HSET', KEYS[1], '0', table.concat(text, ' '))
+for _, field in ipairs(ended) do
+  redis.call('HDEL', KEYS[1], field)
+end

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::call::{Call, Lua, is_staged, kept, numbers, senseless};
 use super::connection::{Connections, Failure};
 use super::members;
-use super::names::{CLOCK, DONE, HOLD, LEASE, LIVE, LOG, MARKER, Names, VALUE, WRITES};
+use super::names::{CLOCK, DONE, HOLD, LEASE, LIVE, LOG, MARKER, Names, STATS, VALUE, WRITES};
 use super::pubsub;
 use super::read_batcher::ReadBatcher;
 use super::read_request::ReadRequests;
@@ -25,8 +25,8 @@ use crate::clock::millis;
 use crate::key::Key;
 use crate::l2::{
     EncodedValue, Fill, L2Error, Lane, LaneClock, Lease, LeaseReply, LeaseRequest, Member,
-    MemberInfo, Members, Message, NewLife, ReadResult, Reply, Stamp, Subscription, TagVersion,
-    Touched, Ttls, Version, Want, WriteAck, random,
+    MemberInfo, Members, Message, NewLife, ReadResult, Reply, Stamp, StoredCounts, Subscription,
+    TagVersion, Touched, Ttls, Version, Want, WriteAck, random,
 };
 use crate::lock::lock;
 use crate::prefixes::Prefixes;
@@ -645,8 +645,34 @@ impl Lane for RedisLane {
         "redis"
     }
 
-    fn fleet_counts(&self) -> Option<&dyn crate::l2::FleetCounts> {
-        Some(self)
+    fn store_counts<'a>(&'a self, counts: StoredCounts<'a>) -> Reply<'a, ()> {
+        let write = move |call: &mut Call<'_>| {
+            call.own(&[STATS]).arg(counts.instance).arg(counts.at);
+            call.arg(counts.text).arg(u8::from(counts.folds));
+        };
+        self.step(&scripts::COUNT, 1, write, Ok)
+    }
+
+    fn counts(&self) -> Reply<'_, Vec<(u64, String)>> {
+        async move {
+            let ask = |mut connection: MultiplexedConnection| async move {
+                let mut command = cmd("HGETALL");
+                command.arg(self.names.name(STATS, ""));
+                match command.query_async(&mut connection).await {
+                    // Of another type: the next instance that stores its counters replaces it.
+                    Err(error) if error.code() == Some("WRONGTYPE") => Ok(Vec::new()),
+                    answer => answer,
+                }
+            };
+            let stored: Vec<(Vec<u8>, Vec<u8>)> = self.connections.with(ask).await?;
+            // Another program may have written any bytes.
+            let texts = stored.into_iter().filter_map(|(id, text)| {
+                let id = str::from_utf8(&id).ok()?.parse().ok()?;
+                Some((id, String::from_utf8(text).ok()?))
+            });
+            Ok(texts.collect())
+        }
+        .boxed()
     }
 
     fn keep_only(&self, life: u64) -> bool {

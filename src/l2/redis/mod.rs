@@ -15,7 +15,6 @@ mod call;
 mod client_name;
 mod connection;
 mod error;
-mod fleet_counts;
 mod lane;
 pub(crate) mod members;
 pub(crate) mod names;

@@ -16,8 +16,6 @@ pub(crate) const MARKER: &str = "!tag:";
 pub(crate) const DONE: &str = "!done:";
 /// Of a body that waits for a script, named by a random number.
 pub(super) const STAGED: &str = "!staged:";
-/// Of an instance: its last report.
-pub(super) const REPORTED: &str = "!reported:";
 pub(crate) const CLOCK: &str = "!clock";
 pub(crate) const LOG: &str = "!log";
 pub(crate) const LIVE: &str = "!live";

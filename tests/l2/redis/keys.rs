@@ -7,7 +7,9 @@ use std::time::Duration;
 use deadpool_redis::redis::cmd;
 use futures::StreamExt;
 use futures::stream;
-use larder::l2::{Fill, Kind, LeaseReply, NewLife, RedisL2, Report, Stamp, Ttls, Version, Want};
+use larder::l2::{
+    Fill, Kind, LeaseReply, NewLife, RedisL2, Stamp, StoredCounts, Ttls, Version, Want,
+};
 
 use super::{own_key, run, value_key, watched_lane};
 use crate::store::*;
@@ -398,75 +400,72 @@ async fn a_marker_that_makes_no_sense_is_made_anew() {
 async fn the_counters_of_the_fleet_heal() {
     let store = Redis::start().await;
     let (lane, mut raw) = (store.lane(), store.server.connection().await);
-    let counts = lane.fleet_counts().unwrap();
-    let report = |number| Report {
-        instance: 5,
-        number,
-        deadline: None,
-        counted: &[("loads", 2)],
-    };
     let stats = own_key("stats");
-    let reported = own_key("reported:5");
-    counts.add(report(1)).await.unwrap();
-    let left: i64 = run(&mut raw, &["PTTL", &reported]).await;
-    assert!((1..=3_600_000).contains(&left), "{left}");
-    // No number that can be counted on from, and what no cache counts.
-    let senseless = [
-        "many",
-        "-1",
-        "1.5",
-        "inf",
-        "nan",
-        "1e300",
-        "18446744073709551615",
-    ];
-    for (number, senseless) in (2..).zip(senseless) {
+    let counts = |at| StoredCounts {
+        instance: 5,
+        at,
+        text: "loads=2",
+        folds: true,
+    };
+    lane.store_counts(counts(1)).await.unwrap();
+    // Neither counters nor the id of an instance.
+    for senseless in ["many", "-1", "1 2 loads", "x y loads=-1", "loads=1e300"] {
         let mut damage = cmd("HSET");
-        damage
-            .arg(&stats)
-            .arg("loads")
-            .arg(senseless)
-            .arg("x")
-            .arg(b"\xff");
+        damage.arg(&stats).arg("5").arg(senseless);
+        damage.arg(b"\xff").arg(b"\xff");
         let _: i64 = damage.query_async(&mut raw).await.unwrap();
-        counts.add(report(number)).await.unwrap();
-        assert_eq!(
-            counts.sums().await.unwrap(),
-            [("loads".to_owned(), 2)],
-            "{senseless}"
-        );
+        lane.store_counts(counts(2)).await.unwrap();
+        let stored = lane.counts().await.unwrap();
+        let own = stored.iter().find(|(id, _)| *id == 5).unwrap();
+        assert!(own.1.ends_with(" 2 loads=2"), "{senseless}: {stored:?}");
     }
     // Of another type.
-    for key in [&stats, &reported] {
-        let _: i64 = run(&mut raw, &["DEL", key]).await;
-        let _: i64 = run(&mut raw, &["LPUSH", key, "x"]).await;
-    }
-    assert_eq!(counts.sums().await.unwrap(), []);
-    counts.add(report(9)).await.unwrap();
-    assert_eq!(counts.sums().await.unwrap(), [("loads".to_owned(), 2)]);
+    let _: i64 = run(&mut raw, &["DEL", &stats]).await;
+    let _: i64 = run(&mut raw, &["LPUSH", &stats, "x"]).await;
+    assert_eq!(lane.counts().await.unwrap(), []);
+    lane.store_counts(counts(3)).await.unwrap();
+    assert_eq!(lane.counts().await.unwrap().len(), 1);
 }
 
-/// A report that ends in an error is sent again.
+/// Or each deploy would leave a field for each of its instances.
 #[tokio::test]
-async fn a_report_that_is_refused_in_the_middle_counts_nothing() {
+async fn counters_that_are_not_stored_for_a_day_are_added_up() {
     let store = Redis::start().await;
-    let mut raw = store.server.connection().await;
-    let rights = ["on", ">pw", "~*", "&*", "+@all", "-set"];
-    let user = [&["ACL", "SETUSER", "few"], &rights[..]].concat();
-    let () = run(&mut raw, &user).await;
-    let url = format!("redis://few:pw@127.0.0.1:{}", store.server.port());
-    let few = lane_of(&RedisL2::open(url).unwrap(), NAMESPACE);
-    let report = Report {
-        instance: 5,
-        number: 1,
-        deadline: None,
-        counted: &[("loads", 2)],
-    };
-    for lane in [&few, &few, &store.lane()] {
-        let is_known = Arc::ptr_eq(lane, &few);
-        let added = lane.fleet_counts().unwrap().add(report).await;
-        assert_eq!(added.is_err(), is_known);
+    let (lane, mut raw) = (store.lane(), store.server.connection().await);
+    let stats = own_key("stats");
+    let now: (u64, u64) = run(&mut raw, &["TIME"]).await;
+    let hours_ago = |hours: u64| (now.0 - hours * 3600) * 1000;
+    for (id, hours) in [("7", 25), ("8", 26), ("9", 23)] {
+        let text = format!("{} 1 loads=1 l1_hits={}", hours_ago(hours), 1_u64 << 40);
+        let _: i64 = run(&mut raw, &["HSET", &stats, id, &text]).await;
     }
-    let sums = store.lane().fleet_counts().unwrap().sums().await.unwrap();
-    assert_eq!(sums, [("loads".to_owned(), 2)]);
+    let store_counts = |at, folds| {
+        let counts = StoredCounts {
+            instance: 5,
+            at,
+            text: "loads=4",
+            folds,
+        };
+        lane.store_counts(counts)
+    };
+    store_counts(1, false).await.unwrap();
+    assert_eq!(lane.counts().await.unwrap().len(), 4);
+    for at in 2..4 {
+        store_counts(at, true).await.unwrap();
+        let mut stored = lane.counts().await.unwrap();
+        stored.sort();
+        let ids: Vec<u64> = stored.iter().map(|(id, _)| *id).collect();
+        assert_eq!(ids, [0, 5, 9]);
+        let ended = &stored[0].1;
+        assert!(ended.contains("loads=2"), "{ended}");
+        assert!(ended.contains("l1_hits=2199023255552"), "{ended}");
+    }
+    // One more, which is added to those that were added up.
+    let text = format!("{} 1 loads=3", hours_ago(30));
+    let _: i64 = run(&mut raw, &["HSET", &stats, "6", &text]).await;
+    store_counts(9, true).await.unwrap();
+    let stored = lane.counts().await.unwrap();
+    let ended = &stored.iter().find(|(id, _)| *id == 0).unwrap().1;
+    assert!(ended.contains("loads=5"), "{ended}");
+    assert!(!stored.iter().any(|(id, _)| *id == 6));
 }
