@@ -7,14 +7,14 @@ use super::Reply;
 /// For how long the store remembers the last report of an instance, so that a copy of it counts nothing.
 pub(crate) const REMEMBERED: Duration = Duration::from_secs(3600);
 
-/// What an instance has counted since its last report.
+/// The counts of an instance since its last report.
 #[derive(Clone, Copy, Debug)]
 pub struct Report<'a> {
     /// The id of the instance.
     pub instance: u64,
     /// Rises by one with each report of an instance. A copy has the number of the first.
     pub number: u64,
-    /// In milliseconds of the store's time: what arrives later is refused.
+    /// In milliseconds of the store's time: a report that arrives later is refused.
     pub deadline: Option<u64>,
     /// Names, and by how much they have grown.
     pub counted: &'a [(&'static str, u64)],

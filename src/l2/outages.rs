@@ -1,4 +1,4 @@
-//! What the log says of a server in trouble: once for all caches of the process that use it.
+//! The trouble with a server, for the log: all caches of the process that use the server log it once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};

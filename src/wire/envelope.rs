@@ -1,4 +1,4 @@
-//! What is stored under a key in L2: a stamp, the times, a head, and the encoded value.
+//! The stored bytes of a key in L2: a stamp, the times, a head, and the encoded value.
 //!
 //! ```text
 //!   0  magic "LRD", format 4
@@ -14,8 +14,8 @@
 //! The place is the namespace and the key: bytes that were copied to another key are damaged there. The checksum is for
 //! damage and mistakes; anybody can make it anew.
 //!
-//! The codec is what has to be taken off first. 1 to 4 are codecs: bincode, JSON, postcard, `MessagePack`. 5 is a value
-//! that was compressed and 6 one that was encrypted; in their payload, each has the id of what is inside. From 128 on they
+//! The codec is that of the outermost layer. 1 to 4 are codecs: bincode, JSON, postcard, `MessagePack`. 5 is a value
+//! that was compressed and 6 one that was encrypted; each has the id of the inner layer in its payload. From 128 on they
 //! are users' own.
 //!
 //! All numbers are big-endian. L2 issues the stamp when it writes, in the step that orders the write: it is the same for
@@ -57,6 +57,14 @@ pub struct Stamp {
 }
 
 impl Stamp {
+    pub(crate) const fn new(epoch: u64, ver: u64, written_at: u64) -> Self {
+        Self {
+            epoch,
+            ver,
+            written_at,
+        }
+    }
+
     /// The version of the value, with its epoch.
     #[must_use]
     pub const fn version(self) -> Version {
@@ -204,7 +212,7 @@ impl Place {
 }
 
 /// Ends a body whose payload is complete: appends the tags, which are few enough for their length to fit, and fills in
-/// what comes before the payload.
+/// the fields before the payload.
 pub(crate) fn seal(
     mut body: Vec<u8>,
     head: Head,
@@ -232,7 +240,7 @@ pub(crate) fn seal(
     body
 }
 
-/// What stands between the times of a body and its payload.
+/// The fields between the times of a body and its payload.
 struct Fields {
     codec: u8,
     flags: u8,
@@ -264,7 +272,7 @@ pub(crate) fn tags_of(body: &[u8]) -> Vec<Key> {
     tags.and_then(open_tags).unwrap_or_default()
 }
 
-/// The tags of what is stored.
+/// The tags of stored bytes.
 pub(crate) fn stored_tags(bytes: &[u8]) -> Vec<Key> {
     bytes.get(STAMPED..).map(tags_of).unwrap_or_default()
 }
@@ -333,11 +341,7 @@ pub(crate) fn read_stamp(bytes: &[u8]) -> Option<(Stamp, Life)> {
     {
         return None;
     }
-    let stamp = Stamp {
-        epoch,
-        ver,
-        written_at,
-    };
+    let stamp = Stamp::new(epoch, ver, written_at);
     // No writer gives a life that ends after all of time.
     let last = stale.max(expires).max(ends);
     written_at.checked_add(last)?;

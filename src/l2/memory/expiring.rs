@@ -59,7 +59,7 @@ impl<T> Expiring<T> {
         self.entries.keys()
     }
 
-    /// Removes what does not meet the condition.
+    /// Removes the entries that do not meet the condition.
     pub(super) fn retain(&mut self, condition: impl Fn(&T) -> bool) {
         let entries = &mut self.entries;
         entries.retain(|_, (value, _)| condition(value));

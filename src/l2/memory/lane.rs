@@ -9,7 +9,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::{BoxFuture, ready};
 use futures::{FutureExt, Stream};
-use tokio::sync::mpsc;
 
 use super::expiring::Expiring;
 use super::state::{Granted, Link, State};
@@ -17,6 +16,7 @@ use super::{Listening, MemoryL2};
 use crate::ablation::{Rule, without};
 use crate::clock::Clock;
 use crate::l2::fleet_counts::REMEMBERED;
+use crate::l2::inbox::Inbox;
 use crate::l2::{
     Applied, EncodedValue, Event, Fill, FleetCounts, Key, L2, L2Error, Lane, LaneClock, Lease,
     LeaseReply, LeaseRequest, ListAge, Member, MemberInfo, Members, Message, NewLife, OnConnect,
@@ -514,9 +514,7 @@ impl Lane for MemoryLane {
                 connection: state.now.link,
                 me,
                 list_age,
-                messages,
-                ahead: 0,
-                answer: None,
+                inbox: Inbox::new(messages),
                 listening: None,
             });
             (state.clock(), subscription)
@@ -531,12 +529,8 @@ struct MemorySubscription {
     connection: Link,
     me: MemberInfo,
     list_age: ListAge,
-    messages: mpsc::Receiver<Event>,
-    /// How many messages come before the answer.
-    ahead: usize,
-    /// The answer to a heartbeat, until the messages before it are handed out.
-    answer: Option<LaneClock>,
-    /// Ends what this hears with it.
+    inbox: Inbox<Event>,
+    /// Ends the handler of other channels with this.
     listening: Option<Arc<()>>,
 }
 
@@ -549,8 +543,7 @@ impl Subscription for MemorySubscription {
                 state.clock()
             })
         });
-        self.answer = answer.ok().flatten();
-        self.ahead = self.messages.len();
+        self.inbox.set_answer(answer.ok().flatten());
     }
 
     fn listen<'a>(&'a mut self, channels: &'a [Arc<str>], on_heard: OnHeard) -> Reply<'a, ()> {
@@ -568,15 +561,6 @@ impl Stream for MemorySubscription {
     type Item = Result<Event, L2Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        // Counted: when tokio makes a busy task yield, the queue looks empty and is not.
-        if self.ahead == 0
-            && let Some(clock) = self.answer.take()
-        {
-            return Poll::Ready(Some(Ok(Event::Heartbeat(clock))));
-        }
-        self.messages.poll_recv(cx).map(|message| {
-            self.ahead = self.ahead.saturating_sub(1);
-            message.map(Ok)
-        })
+        self.inbox.poll(cx, Some).map(|event| event.map(Ok))
     }
 }

@@ -1,4 +1,4 @@
-//! What the store holds of one namespace, and the parts that its steps share. Each step runs under the store's lock.
+//! The data of one namespace, and the parts that its steps share. Each step runs under the store's lock.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -34,7 +34,7 @@ pub(super) struct Now {
     pub(super) is_private: bool,
 }
 
-/// What a connection does not outlive.
+/// The life and the outages of the store. A connection ends when either changes.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Link {
     /// This life of the store; see [`LaneClock::life`].
@@ -52,7 +52,7 @@ pub(super) struct State {
     pub(super) subscribers: Vec<mpsc::Sender<Event>>,
 }
 
-/// What survives a restart.
+/// The data that a snapshot holds.
 #[derive(Clone, Default)]
 pub(super) struct Data {
     pub(super) epoch: u64,
@@ -74,7 +74,7 @@ pub(super) struct Data {
     pub(super) tags: Tags,
     pub(super) log: VecDeque<Message>,
     pub(super) members: BTreeMap<u64, Noted>,
-    /// The sums of what instances have counted, by name.
+    /// The sums of the counts of all instances, by name.
     pub(super) sums: BTreeMap<&'static str, u64>,
     /// The number of the last report of each instance.
     pub(super) reported: Expiring<u64>,
@@ -100,7 +100,7 @@ pub(super) struct Granted {
 }
 
 impl State {
-    /// What a new connection does first: another life of the store starts a new epoch, since it may have
+    /// The first step of a new connection: another life of the store starts a new epoch, since it may have
     /// brought deleted values back, and another list of members, since it may have lost some.
     pub(super) fn meet(&mut self) -> LaneClock {
         let run = self.now.link.run;
@@ -131,7 +131,7 @@ impl State {
         }
     }
 
-    /// What is stored under a key, be it of this epoch or not.
+    /// The stored bytes of a key, be they of this epoch or not.
     pub(super) fn get(&self, key: &str) -> Option<Bytes> {
         self.data.values.get(key, self.now.at).cloned()
     }
@@ -237,7 +237,7 @@ impl State {
         stamp
     }
 
-    /// In a private store the caller knows what is there.
+    /// In a private store the caller knows which value is there.
     pub(super) fn insert_if(
         &mut self,
         key: &str,
@@ -335,11 +335,7 @@ impl State {
 
     pub(super) fn stamp(&mut self) -> Stamp {
         self.data.ver += 1;
-        Stamp {
-            epoch: self.data.epoch,
-            ver: self.data.ver,
-            written_at: self.now.at,
-        }
+        Stamp::new(self.data.epoch, self.data.ver, self.now.at)
     }
 
     pub(super) fn publish(&mut self, ver: u64, payload: &[u8]) -> u64 {

@@ -20,7 +20,7 @@ pub(super) struct Tags {
 }
 
 impl Tags {
-    /// What the marker of a tag says.
+    /// The version in the marker of a tag.
     pub(super) fn marked(&self, tag: &str, now: u64) -> Option<TagVersion> {
         self.markers.get(tag, now).copied()
     }

@@ -78,7 +78,7 @@ impl WriteStream for MemoryLane {
                 last_dead: writes.dead.newest(),
                 now: now.at,
                 has_worker: writes.has_worker(now.at),
-                // What was lost was lost with a life.
+                // Writes are lost only with a life.
                 history: now.link.run.to_string(),
             }
         })

@@ -38,7 +38,7 @@ impl FleetCounts for RedisLane {
                 }
             };
             let sums: Vec<(Vec<u8>, Vec<u8>)> = self.connections.with(ask).await?;
-            // Another program may have written what is no number.
+            // Another program may have written something else than a number.
             let numbers = sums.into_iter().filter_map(|(name, sum)| {
                 let sum = str::from_utf8(&sum).ok()?.parse().ok()?;
                 Some((String::from_utf8(name).ok()?, sum))

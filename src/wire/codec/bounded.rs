@@ -1,4 +1,4 @@
-//! A deserializer that bounds what decoding takes: levels of nesting, and memory.
+//! A deserializer with bounds: levels of nesting, and memory.
 //!
 //! bincode and postcard follow the lengths and the nesting that the bytes claim, without a limit: a million nested
 //! options overflow the stack, and a list of 2^60 `()` never ends. So every codec of this crate decodes through
@@ -19,8 +19,8 @@
 //! How much stack a level takes depends on the type: with structs of a kilobyte it is up to 9 KiB, and up to 41 KiB
 //! without optimization. So a value of more than [`LEVELS_IN_PLACE`] levels is decoded on a thread of its own, with
 //! [`STACK`] bytes. A bound on the stack that is used at a level would not do: types with `#[serde(tag = "...")]`,
-//! `untagged` or `flatten` read their value whole at first, and then decode it again, level by level, from what they
-//! have read, which does not pass here.
+//! `untagged` or `flatten` read their value whole at first, and then decode their copy of it level by level, which does not
+//! pass here.
 
 use std::cell::Cell;
 use std::fmt;
@@ -42,7 +42,7 @@ const MAX_LEVELS: u8 = 128;
 const LEVELS_IN_PLACE: u8 = 16;
 
 /// Bytes of stack for a value that is nested deeper: 128 levels without optimization take 3.3 MiB. The system provides
-/// memory for what is used of it.
+/// memory for the pages that are used.
 const STACK: usize = 8 << 20;
 
 /// Bytes of memory allowed for each encoded byte. Ordinary types take up to 32: an empty `String` of 24 bytes encodes to one.
@@ -100,7 +100,7 @@ fn on_another_stack<R: Send>(
     })
 }
 
-/// What decoding one value may still take.
+/// The rest of the memory that decoding a value may take.
 struct Budget {
     /// Bytes of memory.
     left: Cell<usize>,
@@ -133,7 +133,7 @@ impl Budget {
     }
 }
 
-/// What holds at one place in the value.
+/// The bounds at one level of the value.
 #[derive(Clone, Copy)]
 struct Bounds<'b> {
     budget: &'b Budget,
@@ -152,7 +152,7 @@ impl<'b> Bounds<'b> {
         }
     }
 
-    /// Bounds a deserializer for what goes to a place of type `P`.
+    /// Bounds a deserializer of a part that goes to a place of type `P`.
     #[inline]
     fn input<P, D>(self, inner: D) -> Input<'b, P, D> {
         Input {
@@ -200,7 +200,7 @@ pub(super) struct Bounded<'b, X> {
     bounds: Bounds<'b>,
 }
 
-/// A deserializer of serde, within bounds. What it makes goes to a place of type `P`.
+/// A deserializer of serde, within bounds, of a part that goes to a place of type `P`.
 struct Input<'b, P, D> {
     inner: D,
     bounds: Bounds<'b>,

@@ -64,7 +64,7 @@ impl<T: Serialize + ?Sized> Serialize for Complete<'_, &T> {
     }
 }
 
-/// What is passed on as it is.
+/// Passes simple values on.
 macro_rules! pass_on {
     ($($method:ident($($arg:ident: $type:ty),*);)*) => {$(
         #[inline]
@@ -74,7 +74,7 @@ macro_rules! pass_on {
     )*};
 }
 
-/// What begins a collection or a struct.
+/// Begins a collection or a struct.
 macro_rules! begin {
     ($($method:ident($($arg:ident: $type:ty),*) -> $part:ident;)*) => {$(
         #[inline]

@@ -3,7 +3,7 @@
 //! ```text
 //!  0  id of the key u32
 //!  4  nonce
-//! 16  what is encrypted, then the tag of 16 bytes
+//! 16  the encrypted bytes, then the tag of 16 bytes
 //! ```
 
 use std::fmt;
@@ -19,12 +19,12 @@ const KEY_ID: usize = 4;
 const NONCE: usize = 12;
 const TAG: usize = 16;
 
-/// How many bytes come before what is encrypted.
+/// How many bytes come before the encrypted ones.
 pub(super) const HEAD: usize = KEY_ID + NONCE;
-/// How many bytes an encrypted value takes besides what is encrypted.
+/// How many bytes encryption adds to a value.
 pub(super) const OVERHEAD: usize = HEAD + TAG;
 
-/// What the associated data begins with, so that other uses of a key do not make bytes that pass for a value.
+/// The associated data begins with this, so that other uses of a key do not make bytes that pass for a value.
 const DOMAIN: &[u8] = b"larder value 1";
 
 /// The keys of [`Encrypted`](super::Encrypted): one that encrypts, and others that are only read.
@@ -42,19 +42,19 @@ const DOMAIN: &[u8] = b"larder value 1";
 /// ```
 ///
 /// Clones share the keys. When the last one is dropped they are overwritten with zeros, but for copies that the compiler
-/// has left on the stack; what you made them of is yours to overwrite. `Debug` shows ids only.
+/// has left on the stack; the secrets that you made them of are yours to overwrite. `Debug` shows ids only.
 ///
 /// # Changing keys
 ///
 /// A value whose key an instance does not have is a miss. So that there are none, in three steps, each on all instances
 /// before the next one:
 ///
-/// 1. `new(1, …).also_reads(2, …)`: all can read what the new key encrypts.
+/// 1. `new(1, …).also_reads(2, …)`: all can read values under the new key.
 /// 2. `new(2, …).also_reads(1, …)`: it encrypts.
 /// 3. `new(2, …)`, once the longest TTL has passed. With [`sliding`](crate::Builder::sliding), `touch` or
-///    `Loaded::unchanged` a value lives on under the key that it was written with; what is left of it is loaded anew.
+///    `Loaded::unchanged` a value lives on under the key that it was written with; the rest is loaded anew.
 ///
-/// If a key has become known to others, leave it out at once instead: what they write with it is refused then, and all
+/// If a key has become known to others, leave it out at once instead: values that they write with it are refused then, and all
 /// values under it are misses.
 #[derive(Clone)]
 pub struct EncryptionKeys {
@@ -75,7 +75,7 @@ struct Key {
 pub struct InvalidKey(String);
 
 impl EncryptionKeys {
-    /// Encrypts with this key, and reads what it has encrypted.
+    /// Encrypts with this key, and reads values under it.
     ///
     /// # Errors
     ///
@@ -87,7 +87,7 @@ impl EncryptionKeys {
         })
     }
 
-    /// Also reads what this key has encrypted: one that was used before, or one that will be.
+    /// Also reads values under this key: one that was used before, or one that will be.
     ///
     /// # Errors
     ///
@@ -105,7 +105,7 @@ impl EncryptionKeys {
         all.find(|key| key.id == id).map(|key| &**key)
     }
 
-    /// Encrypts what is in `out` from `start` on, behind [`HEAD`] bytes for the head.
+    /// Encrypts the bytes of `out` from `start` on, behind [`HEAD`] bytes for the head.
     pub(super) fn encrypt(
         &self,
         out: &mut Vec<u8>,
@@ -132,7 +132,7 @@ impl EncryptionKeys {
         Ok(())
     }
 
-    /// Decrypts what [`encrypt`](Self::encrypt) made with any of the keys.
+    /// Decrypts the bytes of [`encrypt`](Self::encrypt) with the key that they name.
     pub(super) fn decrypt(
         &self,
         bytes: &[u8],

@@ -16,7 +16,7 @@ pub(super) const ID: u8 = 5;
 
 const HEAD: usize = 5;
 
-/// Compresses what is in `out` from `start` on, which the codec with this id encoded. Leaves it as it is and returns
+/// Compresses the bytes of `out` from `start` on, which the codec with this id encoded. Leaves it as it is and returns
 /// false if that would not make it smaller.
 pub(super) fn compress(id: u8, out: &mut Vec<u8>, start: usize) -> bool {
     let plain = out.get(start..).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! One type and what it is encoded with.
+//! One type with its codec.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
