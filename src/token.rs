@@ -48,6 +48,7 @@ impl Token {
 
     /// Of two writes, in whatever order.
     pub(crate) fn and(self, other: Self) -> Self {
+        // Within an epoch versions are ordered: an instance that has the later write has the earlier one.
         if self.epoch == other.epoch {
             let ver = self.ver.max(other.ver);
             return Self { ver, ..self };

@@ -37,12 +37,15 @@ impl<M> Inbox<M> {
         cx: &mut Context<'_>,
         open: impl Fn(M) -> Option<Event>,
     ) -> Poll<Option<Event>> {
+        // Only this takes messages out, so as many are there as were counted.
+        debug_assert!(self.ahead <= self.messages.len());
         loop {
             if self.ahead == 0
                 && let Some(clock) = self.answer.take()
             {
                 return Poll::Ready(Some(Event::Heartbeat(clock)));
             }
+            // It may be pending with messages ahead, when tokio makes the task yield; it is polled again then.
             let message = ready!(self.messages.poll_recv(cx));
             self.ahead = self.ahead.saturating_sub(1);
             let Some(message) = message else {

@@ -342,6 +342,7 @@ pub(crate) struct ListAge {
 impl ListAge {
     /// The list had existed for so long when the answer arrived that says so. An earlier time would make it seem older.
     pub(crate) fn new(age: Duration) -> Self {
+        // By tokio's clock, which the simulation sets; in a service it is the system's monotonic one.
         let at = Instant::now();
         Self { age, at }
     }

@@ -114,6 +114,7 @@ impl<'a> Settled<'a> {
     pub(super) fn last_of_each(&self) -> BTreeMap<&'a str, StreamId> {
         let mut keys: BTreeMap<&str, StreamId> = BTreeMap::new();
         for write in self.writes {
+            // In any order: a worker may have put dead letters that wait again between others.
             let last = keys.entry(&write.key).or_default();
             *last = write.id.max(*last);
         }

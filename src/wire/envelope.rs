@@ -220,6 +220,8 @@ pub(crate) fn seal(
     tags: &[Key],
     place: Place,
 ) -> Vec<u8> {
+    // `begin` has made room for the fields before the payload.
+    debug_assert!(body.len() >= PAYLOAD_IN_BODY);
     let payload = body.len().saturating_sub(PAYLOAD_IN_BODY);
     for tag in tags {
         body.put_u16(tag.len().try_into().unwrap_or(u16::MAX));
@@ -233,6 +235,7 @@ pub(crate) fn seal(
         fields.put_u64(head.type_tag);
         fields.put_u32(payload.try_into().unwrap_or(u32::MAX));
     }
+    // Last: it covers the fields above. The times it leaves out, as scripts change them and cannot hash.
     let sum = checksum(&body, place);
     if let Some(mut field) = body.get_mut(CHECKSUM..PAYLOAD_IN_BODY) {
         field.put_u64(sum);
@@ -267,6 +270,7 @@ fn fields(body: &[u8]) -> Option<Fields> {
 /// The tags of a body that has been sealed.
 pub(crate) fn tags_of(body: &[u8]) -> Vec<Key> {
     let length = fields(body).map_or(0, |fields| fields.tags.into());
+    // From the end, as a script does it: the tags are the last part.
     let at = body.len().checked_sub(length);
     let tags = at.and_then(|at| body.get(at..));
     tags.and_then(open_tags).unwrap_or_default()
@@ -312,11 +316,14 @@ pub(crate) fn stamped(stamp: Stamp, body: &[u8]) -> Vec<u8> {
         bytes.put_u64(field);
     }
     bytes.extend_from_slice(body);
+    debug_assert_eq!(bytes.len(), STAMPED + body.len());
     bytes
 }
 
 /// Stored bytes with another stamp and other times.
 pub(crate) fn restamped(stamp: Stamp, life: Life, stored: &[u8]) -> Vec<u8> {
+    // Only bytes whose stamp was read get another one.
+    debug_assert!(stored.len() >= STAMPED + TIMES);
     let mut bytes = stamped(stamp, stored.get(STAMPED..).unwrap_or_default());
     let times = bytes.get_mut(STAMPED..).and_then(<[u8]>::first_chunk_mut);
     if let Some(times) = times {
@@ -326,6 +333,7 @@ pub(crate) fn restamped(stamp: Stamp, life: Life, stored: &[u8]) -> Vec<u8> {
 }
 
 pub(crate) fn sum(fields: &[u64]) -> u64 {
+    // Wrapping, as hostile bytes may hold any numbers. Lua adds the same below 2^53, where it has no gaps.
     fields.iter().fold(0, |sum, field| sum.wrapping_add(*field))
 }
 
@@ -357,6 +365,7 @@ pub(crate) fn read_stamp(bytes: &[u8]) -> Option<(Stamp, Life)> {
 
 /// Takes stored bytes apart. Costs one pass over them, and allocates for tags only.
 pub(crate) fn open(bytes: &[u8], place: Place) -> Result<Envelope<'_>, Damage> {
+    // The checks are in the order of their cost; the checksum passes over all bytes.
     if bytes.get(..4) != Some(&MAGIC) {
         return Err(Damage::Format);
     }
@@ -372,6 +381,7 @@ pub(crate) fn open(bytes: &[u8], place: Place) -> Result<Envelope<'_>, Damage> {
     if checksum(body, place) != fields.checksum {
         return Err(Damage::Checksum);
     }
+    // No release has set one yet. A later one may mark bytes that are no value, which this one takes for a miss.
     if fields.flags != 0 {
         return Err(Damage::Flags);
     }

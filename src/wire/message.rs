@@ -74,6 +74,7 @@ const KINDS: [Kind; 7] = [
 
 /// The sender's part of a message.
 pub(crate) fn payload(kind: Kind, origin: u64, keys: &[&str]) -> Vec<u8> {
+    // Callers send fewer: a batch of writes has 256 keys at most. A count that wrapped would make the message unreadable.
     let keys = keys.get(..keys.len().min(MAX_KEYS)).unwrap_or_default();
     let mut bytes = Vec::with_capacity(11 + keys.iter().map(|key| key.len() + 2).sum::<usize>());
     head(kind, origin, &mut bytes);
@@ -113,6 +114,7 @@ pub(crate) fn open(bytes: &[u8]) -> Option<Message> {
     let mut rest = bytes.strip_prefix(&MAGIC)?;
     let mut number = || rest.try_get_u64().ok();
     let (epoch, seq, ver) = (number()?, number()?, number()?);
+    // Lua issues no other number, so another program has made this one up (rule 21).
     if !(1..=LAST).contains(&seq) {
         return None;
     }
@@ -142,6 +144,7 @@ pub(crate) fn open(bytes: &[u8]) -> Option<Message> {
             .keys
             .push(text(rest.split_off(..usize::from(length))?)?);
     }
+    // A message that is longer than it says was not written by this format: its keys may be others.
     rest.is_empty().then_some(message)
 }
 

@@ -124,6 +124,7 @@ impl MemoryL2 {
     /// were deleted since are back. Caches notice, and answer with none of them.
     pub fn restore(&self, snapshot: &MemorySnapshot) {
         let mut server = lock(&self.server);
+        // Another life: connections and subscriptions of the former one end at their next step (rule 13).
         (server.now.link.run, server.now.restarted) = (random(), true);
         server.lanes.clear();
         for (namespace, data) in &snapshot.lanes {
@@ -162,6 +163,7 @@ impl MemoryL2 {
         let mut server = lock(&self.server);
         server.is_reachable = is_reachable;
         if !is_reachable {
+            // Connections must not survive an outage that is over before they are used again.
             server.now.link.outages += 1;
             (server.lanes.values_mut()).for_each(|state| state.subscribers.clear());
         }
@@ -185,6 +187,7 @@ impl MemoryL2 {
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
     pub fn publish(&self, channel: &str, payload: &[u8]) {
+        // Handlers are called when the lock is free, as they may use the store.
         let mut heard = Vec::new();
         let mut server = lock(&self.server);
         if !server.is_reachable {
@@ -232,6 +235,7 @@ impl MemoryL2 {
 
     /// Does something with the data of a namespace, as one step.
     fn step<T>(&self, namespace: &str, act: impl FnOnce(&mut State) -> T) -> Result<T, L2Error> {
+        // Before the lock, as a clock of the simulation may take a lock of its own.
         let at = self.clock.now() / 1_000_000;
         let mut server = lock(&self.server);
         if !server.is_reachable {

@@ -108,6 +108,7 @@ impl State {
             let first = self.data.run == 0;
             self.data.run = run;
             if first || !without(Rule::NewLife) {
+                // Random and not the next number: a snapshot may have lost the last ones.
                 self.data.epoch = random();
                 self.data.generation = random();
                 // Before the first life of a store in memory there were no members to lose.
@@ -140,6 +141,7 @@ impl State {
     pub(super) fn stored(&self, key: &str) -> Option<(Bytes, Stamp, Life)> {
         let bytes = self.get(key)?;
         let (stamp, life) = envelope::read_stamp(&bytes)?;
+        // A value of another epoch may be older than an invalidation that was lost with that epoch (rule 11).
         let is_of_now = stamp.epoch == self.data.epoch || without(Rule::Epochs);
         is_of_now.then_some((bytes, stamp, life))
     }
@@ -178,6 +180,7 @@ impl State {
         let Some(granted) = self.standing(key, lease) else {
             return false;
         };
+        // Also if the fill is rejected below: the load is over, and those that wait for it may ask.
         self.use_up(key, granted);
         let (all, epoch) = (&self.data.tags, self.data.epoch);
         let is_overtaken = |tag: &Key| all.invalidated(tag, epoch, self.now.at) > granted.began;
@@ -191,6 +194,7 @@ impl State {
 
     /// A lease, unless it does not stand any more (rule 1).
     pub(super) fn standing(&self, key: &str, lease: Lease) -> Option<Granted> {
+        // The epoch must be the present one, too: a restart can bring back a lease that an invalidation had ended.
         let stands = |granted: &Granted| granted.lease == lease && self.data.epoch == lease.epoch;
         let ablated = || Granted {
             lease,
@@ -228,6 +232,7 @@ impl State {
     }
 
     pub(super) fn insert(&mut self, values: &[(&str, &EncodedValue)], payload: &[u8]) -> Stamp {
+        // One version for all values of the step, below that of any later change.
         let stamp = self.stamp();
         for (key, value) in values {
             self.end_lease(key, Duration::ZERO);
@@ -314,6 +319,7 @@ impl State {
 
     /// Takes note of how far an instance is, and for how long it knows this list of members.
     pub(super) fn note(&mut self, info: MemberInfo, applied: Applied, age: ListAge) {
+        // The longest that any member has measured: no wall clock, which can be stepped, takes part (rule 16).
         self.data.age = self.data.age.max(age.now());
         let member = Member {
             info,
@@ -326,6 +332,7 @@ impl State {
 
     pub(super) fn subscribe(&mut self, me: MemberInfo) -> (ListAge, mpsc::Receiver<Event>) {
         let (queue, messages) = mpsc::channel(QUEUE);
+        // Before the clock is read: a change between the two would be missed (rule 7). Here one step does both.
         self.subscribers.push(queue);
         self.meet();
         let age = ListAge::new(self.data.age);
@@ -342,6 +349,8 @@ impl State {
         if self.now.is_private && !self.data.is_logged {
             return 0;
         }
+        // No message has a version that was not issued, and the log has no hole: instances count on both (rules 9 and 21).
+        debug_assert!(ver <= self.data.ver);
         self.data.seq += 1;
         let (epoch, seq) = (self.data.epoch, self.data.seq);
         let numbers = [epoch, seq, ver].map(u64::to_be_bytes);
@@ -349,6 +358,7 @@ impl State {
         if let Some(message) = message::open(&bytes) {
             self.send_all(&Event::Message(message.clone()));
             // No instance replays messages from before a clear.
+            debug_assert!(self.data.log.back().is_none_or(|last| last.seq < seq));
             if message.kind != Kind::Clear {
                 self.data.log.push_back(message);
             }

@@ -262,6 +262,8 @@ fn drop_unwanted(reads: &mut Vec<Read>, limit: Duration) {
 }
 
 fn hand_out(reads: Vec<Read>, answers: Vec<ReadResult>) {
+    // `fetch` has an answer for each key, in their order: a missing one would give each caller the value of another key.
+    debug_assert_eq!(reads.len(), answers.len());
     for (read, answer) in reads.into_iter().zip(answers) {
         _ = read.answer.send(answer);
     }

@@ -126,7 +126,9 @@ impl ReadRequests {
         };
         // Relaxed, here and below: these numbers choose sizes and connections, and are allowed to be a request old.
         self.bytes_each.store(bytes_each, Ordering::Relaxed);
-        answers.unwrap_or_else(|error| all(keys.len(), &error))
+        let answers = answers.unwrap_or_else(|error| all(keys.len(), &error));
+        debug_assert_eq!(answers.len(), keys.len());
+        answers
     }
 
     async fn ask<K: AsRef<str>>(

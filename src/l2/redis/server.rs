@@ -208,7 +208,7 @@ impl Connector {
     }
 
     pub(super) fn pool(&self) -> Result<Pool, L2Error> {
-        // Over the client's defaults, of 50 requests and 8 KiB or so, callers wait for the driver of the connection.
+        // Larger than the client's defaults, as all callers of a cache share one connection.
         let config = self
             .config()
             .set_pipeline_buffer_size(1024)

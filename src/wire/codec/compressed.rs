@@ -84,6 +84,7 @@ impl<C: Codec> CodecStack for Compressed<C> {
         max: usize,
     ) -> Result<u8, EncodeError> {
         let start = out.len();
+        // The codec checks the limit, so it is that of the value before it is compressed.
         let id = self.codec.seal(value, context, out, max)?;
         let is_large = out.len().saturating_sub(start) >= self.threshold;
         if is_large && lz4::compress(id, out, start) {

@@ -129,6 +129,7 @@ impl<C: Unencrypted> CodecStack for Encrypted<C> {
             return self.codec.seal(value, context, out, max);
         }
         let start = out.len();
+        // Room for the head and the id, so that nothing is copied when these are known.
         out.extend_from_slice(&[0; HEAD + 1]);
         let id = self.codec.seal(value, context, out, max)?;
         let size = out.len().saturating_sub(start + HEAD) + OVERHEAD;
@@ -139,6 +140,7 @@ impl<C: Unencrypted> CodecStack for Encrypted<C> {
             *field = id;
         }
         self.keys.encrypt(out, start, context)?;
+        debug_assert_eq!(out.len(), start + size);
         Ok(ENCRYPTED)
     }
 
@@ -150,6 +152,7 @@ impl<C: Unencrypted> CodecStack for Encrypted<C> {
         max: usize,
     ) -> Result<T, CodecError> {
         if id != ENCRYPTED {
+            // Otherwise anybody with write access to Redis could store a value without a key.
             if !self.accepts_unencrypted {
                 return Err(Category::Unencrypted.into());
             }

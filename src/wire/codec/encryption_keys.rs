@@ -100,6 +100,7 @@ impl EncryptionKeys {
         Ok(self)
     }
 
+    // A search and no map: a fleet has two keys while it changes them, and one otherwise.
     fn find(&self, id: u32) -> Option<&Key> {
         let mut all = [&self.writes].into_iter().chain(&self.others);
         all.find(|key| key.id == id).map(|key| &**key)
@@ -113,6 +114,7 @@ impl EncryptionKeys {
         context: &Context<'_>,
     ) -> Result<(), CodecError> {
         let Key { id, cipher } = &*self.writes;
+        // Of the system and not of a generator that is seeded once: a fork or a copied machine would repeat nonces.
         let mut nonce = [0; NONCE];
         getrandom::fill(&mut nonce).map_err(CodecError::new)?;
         let parts = out.get_mut(start..);
@@ -145,6 +147,7 @@ impl EncryptionKeys {
         let (id, nonce, (encrypted, tag)) = parts.ok_or(Category::Malformed)?;
         let id = u32::from_be_bytes(*id);
         let key = self.find(id).ok_or(Category::UnknownKey(id))?;
+        // Not in place: the stored bytes are shared by all callers of the look-up.
         let mut plain = encrypted.to_vec();
         key.cipher
             .decrypt_inout_detached(
@@ -173,6 +176,7 @@ fn associated_data(key_id: u32, context: &Context<'_>) -> Vec<u8> {
     data.extend_from_slice(&type_tag.to_be_bytes());
     let texts = [namespace, key].into_iter().copied();
     for text in texts.chain(tags.iter().map(|tag| &**tag)) {
+        // Without lengths `("ab", "c")` and `("a", "bc")` would be one context.
         data.extend_from_slice(&(text.len() as u64).to_be_bytes());
         data.extend_from_slice(text.as_bytes());
     }
@@ -181,6 +185,7 @@ fn associated_data(key_id: u32, context: &Context<'_>) -> Vec<u8> {
 
 impl Key {
     fn new(id: u32, key: &[u8]) -> Result<Self, InvalidKey> {
+        // A shorter secret is refused and not stretched: that would hide that it is a password.
         let other = |_| format!("a key of AES-256 has 32 bytes, and not {}", key.len());
         let key: &[u8; KEY] = key.try_into().map_err(other).map_err(InvalidKey)?;
         Ok(Self {

@@ -114,6 +114,7 @@ impl CodecError {
 
     /// The same failure, of this kind, while the error has one owner.
     pub(super) fn because(mut self, category: Category) -> Self {
+        // One owner, as no caller has it yet; a codec of a user's own may keep a clone, which stays as it was.
         if let Some(cause) = Arc::get_mut(&mut self.cause) {
             cause.category = category;
         }

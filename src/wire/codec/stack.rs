@@ -101,11 +101,14 @@ impl<C: Codec> CodecStack for C {
         _: &Context<'_>,
         max: usize,
     ) -> Result<T, CodecError> {
+        // Before anything is decoded, which may take 64 times as much memory.
         check_size(bytes.len(), max)?;
         match id {
+            // First: a user's own codec may have the id of a layer.
             id if id == C::ID => self.decode(bytes),
             #[cfg(feature = "compression")]
             lz4::ID => {
+                // `read_alone` knows no layers, so layers in layers cannot multiply the size of hostile bytes.
                 let (id, bytes) = lz4::decompress(bytes, max)?;
                 read_alone(self, id, &bytes)
             }
