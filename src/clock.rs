@@ -100,6 +100,7 @@ impl Clock {
     /// Moves a manual clock and all its clones forward. Does nothing to other clocks.
     pub fn advance(&self, by: Duration) {
         if let Kind::Manual(now) = &self.0 {
+            // Sequentially consistent, so that a test may order its steps by the clock; only tests use this one.
             now.fetch_add(nanos(by), Ordering::SeqCst);
         }
     }

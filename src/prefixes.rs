@@ -25,6 +25,7 @@ impl<'a> Prefixes<'a> {
 
     /// The places of those that the key begins with. Costs a look-up for each length that there is, not for each prefix.
     pub(crate) fn of(&self, key: &[u8]) -> impl Iterator<Item = usize> {
+        // In ascending order, so the first length that the key does not have ends the walk.
         let heads = self.lengths.iter().map_while(move |&len| key.get(..len));
         let places = heads.filter_map(|head| self.places.get(head));
         places.flatten().copied()
@@ -38,6 +39,7 @@ impl<'a> Prefixes<'a> {
     /// The longest text that all of them begin with.
     pub(crate) fn common(&self) -> &'a str {
         let common = self.texts.iter().copied().reduce(|common, text| {
+            // By chars, as half of one would be no text, although the first bytes may be the same.
             let pairs = common.chars().zip(text.chars());
             let same = pairs.take_while(|(one, other)| one == other);
             let len = same.map(|(char, _)| char.len_utf8()).sum();

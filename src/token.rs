@@ -7,16 +7,16 @@ use std::str::FromStr;
 
 use crate::vocabulary::Version;
 
-/// What the text begins with: another form of it would have another number.
+/// The text begins with this: another form of it would have another number.
 const FORM: &str = "1.";
 
 /// Names a write that L2 has accepted, for [`Cache::at_least`](crate::Cache::at_least): look-ups on any instance that are
-/// given it do not answer with what is older.
+/// given it do not answer with an older value.
 ///
 /// A service hands it to the user who caused the write, in a cookie or a header, and gets it back with the next request,
 /// which may reach another instance. The text has at most 40 bytes, all of which may stand in a cookie. It says how often
-/// something was written in the namespace, and nothing else. It needs no signature: what a user can do with a token that
-/// was made up is said at [`Cache::at_least`](crate::Cache::at_least).
+/// something was written in the namespace, and nothing else. It needs no signature: the effect of a token that
+/// was made up is described at [`Cache::at_least`](crate::Cache::at_least).
 ///
 /// ```
 /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -48,6 +48,7 @@ impl Token {
 
     /// Of two writes, in whatever order.
     pub(crate) fn and(self, other: Self) -> Self {
+        // Within an epoch versions are ordered: an instance that has the later write has the earlier one.
         if self.epoch == other.epoch {
             let ver = self.ver.max(other.ver);
             return Self { ver, ..self };
@@ -73,7 +74,7 @@ impl fmt::Display for Token {
 impl FromStr for Token {
     type Err = ParseTokenError;
 
-    /// Accepts exactly what `Display` writes.
+    /// Accepts exactly the texts that `Display` writes.
     fn from_str(text: &str) -> Result<Self, ParseTokenError> {
         let numbers = text
             .strip_prefix(FORM)

@@ -1,4 +1,4 @@
-//! Types that L1 and L2 have in common, so that neither needs to know the other; and what a value has to be.
+//! Types that L1 and L2 have in common, so that neither needs to know the other; and the bounds on values.
 
 use std::fmt;
 
@@ -54,7 +54,7 @@ impl Version {
     pub const ABSENT: Self = Self { epoch: 0, ver: 0 };
 }
 
-/// What another program wants removed, as [`Builder::listen_to`](crate::Builder::listen_to) reads it from a message.
+/// A removal that another program asks for, as [`Builder::listen_to`](crate::Builder::listen_to) reads it from a message.
 ///
 /// ```
 /// use larder::Invalidation;
@@ -71,7 +71,7 @@ impl Version {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invalidation(pub(crate) What);
 
-/// What an [`Invalidation`] removes.
+/// The values that an [`Invalidation`] removes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum What {
     Key(String),
@@ -94,7 +94,7 @@ impl Invalidation {
         Self(What::Tag(text.into()))
     }
 
-    /// All keys whose text begins so. Passes over the whole Redis database, so a tag is better for what happens often.
+    /// All keys whose text begins so. Passes over the whole Redis database, so a tag is better for a frequent removal.
     #[must_use]
     pub fn prefix(text: impl Into<String>) -> Self {
         Self(What::Prefix(text.into()))
@@ -114,7 +114,7 @@ pub enum Want {
     Any,
     /// A usable one of another version: this one is about to be refreshed.
     NewerThan(u64),
-    /// None: what is stored cannot be read.
+    /// None: the stored one cannot be read.
     Nothing,
     /// None: the value is to be loaded anew. The lease of a load that is under way is taken over, so that its fill is
     /// rejected.

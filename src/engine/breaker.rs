@@ -375,7 +375,7 @@ impl Breaker {
                 failing_for = ?all.failing_for,
                 failed = all.failed,
                 skipped = all.skipped,
-                "L2 does again what it is asked"
+                "L2 is answering again"
             );
         }
     }

@@ -4,9 +4,10 @@
 //! cache's namespace. Every step of a lane that changes something is atomic. On Redis a step is one round trip, but for
 //! a read of more keys than fit a request, a script that the server has to load first, and a request that is sent again.
 //!
-//! Architecture invariant: an L2 stores values, orders changes and publishes them. It knows nothing of L1, of what is in
+//! Architecture invariant: an L2 stores values, orders changes and publishes them. It knows nothing of L1, of loads in
 //! flight, or of loaders.
 
+mod inbox;
 mod memory;
 mod outages;
 pub(crate) mod redis;
@@ -42,7 +43,7 @@ pub use crate::wire::message::{Kind, Message};
 /// The answer of a lane, within its time limit.
 pub type Reply<'a, T> = BoxFuture<'a, Result<T, L2Error>>;
 
-/// What is stored under a key, unchecked, or why it could not be read.
+/// The stored bytes of a key, unchecked, or why they could not be read.
 pub type ReadResult = Result<Option<Bytes>, L2Error>;
 
 /// A store that all instances of a service share.
@@ -76,19 +77,19 @@ pub trait L2: Send + Sync + 'static {
 /// Called with the clock that a new connection found.
 pub type OnConnect = Box<dyn Fn(&LaneClock) + Send + Sync>;
 
-/// Called with what was published on a channel of other programs, and the place of the channel in the list of those that
-/// are listened to. Must not wait.
+/// Called with the payload of a message on a channel of other programs, and the index of the channel in the list of those
+/// that are subscribed to. Must not wait.
 pub type OnHeard = Arc<dyn Fn(usize, Vec<u8>) + Send + Sync>;
 
 /// One cache's part of a store: the keys that share a clock.
 ///
 /// `payload` is the sender's part of the message to publish. A step may be sent again when its connection is lost, so
-/// a copy of it may arrive late: each method names what must not happen then.
+/// a copy of it may arrive late: each method says how that does no harm.
 pub trait Lane: Send + Sync + fmt::Debug {
-    /// Reads what is stored under a key, unchecked.
+    /// Reads the stored bytes of a key, unchecked.
     fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Bytes>>;
 
-    /// Reads what is stored under some keys, in as few requests as is sensible. Each key has an answer of its own, in
+    /// Reads the stored bytes of some keys, in as few requests as is sensible. Each key has an answer of its own, in
     /// their order.
     fn get_many<'a>(&'a self, keys: &'a [&'a str]) -> BoxFuture<'a, Vec<ReadResult>>;
 
@@ -143,7 +144,7 @@ pub trait Lane: Send + Sync + fmt::Debug {
     /// Stores a value as [`insert`](Self::insert) does, if the usable value that is stored has this version, or if there is
     /// none and the version is [`Version::ABSENT`]. `None` if it is another one: then nothing is changed.
     ///
-    /// A copy of the request that is sent again answers what the first one did.
+    /// A copy of the request that is sent again has the answer of the first one.
     fn insert_if<'a>(
         &'a self,
         key: &'a str,
@@ -164,7 +165,7 @@ pub trait Lane: Send + Sync + fmt::Debug {
     ) -> Reply<'a, WriteAck>;
 
     /// Makes the values of keys stale from now on, removes their leases, and publishes that, with the version of the answer.
-    /// The values keep theirs. A late copy makes stale what was stored since.
+    /// The values keep theirs. A late copy makes values stale that were stored since.
     fn expire<'a>(&'a self, keys: &'a [&'a str], payload: &'a [u8]) -> Reply<'a, Stamp>;
 
     /// Changes how long the usable value of a key lives. Publishes that if it lives shorter: then instances read it
@@ -183,7 +184,7 @@ pub trait Lane: Send + Sync + fmt::Debug {
     /// Makes all values with one of these tags misses, however many they are, and publishes that. No load that began before
     /// and returns such a value is stored: as to its lease, the fill is rejected.
     ///
-    /// A late copy does the same to what was stored since.
+    /// A late copy does the same to values that were stored since.
     fn invalidate_tags<'a>(&'a self, tags: &'a [&'a str], payload: &'a [u8]) -> Reply<'a, Stamp>;
 
     /// The version of the last invalidation of each tag. `None` if the store does not know it: then values with the tag
@@ -191,7 +192,7 @@ pub trait Lane: Send + Sync + fmt::Debug {
     fn tag_versions<'a>(&'a self, tags: &'a [&'a str]) -> Reply<'a, Vec<Option<TagVersion>>>;
 
     /// Starts a new epoch, so that every stored value is a miss, and publishes that. Each copy of the request starts
-    /// another epoch, so that a late one cannot bring back what was stored since. Also answers the number of the message.
+    /// another epoch, so that a late one cannot bring back values that were stored since. Also answers the number of the message.
     fn clear<'a>(&'a self, payload: &'a [u8]) -> Reply<'a, (Stamp, u64)>;
 
     /// Ends all leases, of whatever key, and issues a version that no value gets, in one step. So a value with a higher
@@ -203,7 +204,7 @@ pub trait Lane: Send + Sync + fmt::Debug {
 
     /// Removes the values whose key begins with one of these prefixes, byte by byte, and whose version is below that of
     /// the prefix's stamp, in the same epoch. Returns for each prefix how many of them were usable; a value with several of
-    /// the prefixes counts for one of them. What was stored later stays; what is no usable value may be removed, too, and
+    /// the prefixes counts for one of them. A value that was stored later stays; a value that is not usable may be removed, too, and
     /// is not counted.
     ///
     /// In one pass over all keys, however many prefixes there are.
@@ -226,7 +227,7 @@ pub trait Lane: Send + Sync + fmt::Debug {
     fn leave(&self, id: u64) -> Reply<'_, ()>;
 
     /// Discards each connection for requests that found another [life](LaneClock::life) than this one, which the
-    /// instance's subscription has found. `false` if there was one: what was read over it may be older than what the
+    /// instance's subscription has found. `false` if there was one: values that were read over it may be older than those that the
     /// subscription has received.
     ///
     /// An address can move while connections stay with the old server. As a replica of the new one it answers reads,
@@ -240,7 +241,7 @@ pub trait Lane: Send + Sync + fmt::Debug {
     /// heartbeat says how far it is.
     fn subscribe(&self, me: MemberInfo) -> Reply<'_, (LaneClock, Box<dyn Subscription>)>;
 
-    /// What the store is, as OpenTelemetry names it in `db.system.name`.
+    /// The name of the database system, as OpenTelemetry has it in `db.system.name`.
     fn system(&self) -> &'static str {
         "other"
     }
@@ -269,7 +270,7 @@ pub trait Lane: Send + Sync + fmt::Debug {
     }
 }
 
-/// What a lane publishes, in the order in which it happened.
+/// The changes that a lane publishes, in their order.
 ///
 /// The lane may drop messages rather than keep them without bound; a hole in their numbers shows it.
 pub trait Subscription: Stream<Item = Result<Event, L2Error>> + Send + Unpin {
@@ -280,7 +281,7 @@ pub trait Subscription: Stream<Item = Result<Event, L2Error>> + Send + Unpin {
     /// instance has joined.
     fn heartbeat(&mut self, applied: Applied);
 
-    /// Listens to channels of other programs, until the subscription ends. Called once at most. What is heard takes no place
+    /// Listens to channels of other programs, until the subscription ends. Called once at most. Their messages take no room
     /// among the lane's messages, so it cannot cause the loss of any.
     fn listen<'a>(&'a mut self, _channels: &'a [Arc<str>], _on_heard: OnHeard) -> Reply<'a, ()> {
         ready(Err(no_channels())).boxed()
@@ -333,7 +334,7 @@ impl Applied {
 pub struct Member {
     /// How it introduced itself.
     pub info: MemberInfo,
-    /// What it had applied when it sent its last heartbeat.
+    /// How far it was when it sent its last heartbeat.
     pub applied: Applied,
     /// Names that heartbeat, or the subscription if there was none since: a random number. While it stays the same, the
     /// member has sent no heartbeat.
@@ -359,6 +360,7 @@ pub(crate) struct ListAge {
 impl ListAge {
     /// The list had existed for so long when the answer arrived that says so. An earlier time would make it seem older.
     pub(crate) fn new(age: Duration) -> Self {
+        // By tokio's clock, which the simulation sets; in a service it is the system's monotonic one.
         let at = Instant::now();
         Self { age, at }
     }
@@ -368,7 +370,7 @@ impl ListAge {
     }
 }
 
-/// What a [`Subscription`] receives.
+/// An item of a [`Subscription`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// Something changed.
@@ -394,12 +396,12 @@ pub struct WriteAck {
     pub members_age: Duration,
 }
 
-/// What a [`Lane::acquire_lease`] asks for.
+/// The parameters of [`Lane::acquire_lease`].
 #[derive(Clone, Copy, Debug)]
 pub struct LeaseRequest {
     /// How long the lease lasts unless renewed; zero asks for a usable value only.
     pub ttl: Duration,
-    /// What of the stored value is wanted.
+    /// Which stored value is good enough.
     pub want: Want,
     /// In milliseconds of the store's time: after that no lease is granted, as the caller has stopped waiting for it. A
     /// request that comes so late is answered as one without a `ttl`.
@@ -484,7 +486,7 @@ pub struct Touched {
 /// A value ready to be stored.
 #[derive(Clone, Debug)]
 pub struct EncodedValue {
-    /// All but the stamp: what [`Ttls`] say is in it, too.
+    /// All but the stamp; the TTLs are in it, too.
     pub body: Vec<u8>,
     /// How long it lives.
     pub ttls: Ttls,

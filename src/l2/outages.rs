@@ -1,4 +1,4 @@
-//! What the log says of a server in trouble: once for all caches of the process that use it.
+//! The trouble with a server, for the log: all caches of the process that use the server log it once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -63,13 +63,16 @@ impl Outages {
 impl Reporter {
     /// This cache is in trouble from now on.
     pub fn begin(&self) {
-        lock(&self.outages.0).in_trouble.insert(self.number);
+        let mut state = lock(&self.outages.0);
+        debug_assert!(state.caches.contains_key(&self.number));
+        state.in_trouble.insert(self.number);
     }
 
     /// Takes note of a cause. Returns the namespaces for its line in the log, or `None` if it was logged before. While there is
     /// trouble these are the namespaces of all caches of the server, otherwise that of this cache.
     #[must_use]
     pub fn says(&self, cause: &str) -> Option<String> {
+        // One step for all caches: of two that find the same cause at once, one logs it.
         let (mut state, now) = (lock(&self.outages.0), Instant::now());
         let known = state.causes.iter_mut().find(|(known, _)| known == cause);
         let is_same = known
@@ -78,9 +81,11 @@ impl Reporter {
             return None;
         }
         state.causes.retain(|(known, _)| known != cause);
+        // A single failure is no outage: other caches of the server may be well, and the cause is not kept for later.
         if state.in_trouble.is_empty() {
             return state.caches.get(&self.number).cloned();
         }
+        // The text of a cause comes from the server, so there is no bound on how many there are.
         if state.causes.len() == MOST_CAUSES {
             state.causes.remove(0);
         }
@@ -122,6 +127,7 @@ impl State {
 
 impl Drop for Reporter {
     fn drop(&mut self) {
+        // A cache that is dropped in trouble must not keep the others from reporting the end.
         let mut state = lock(&self.outages.0);
         state.caches.remove(&self.number);
         let _ = state.leave_trouble(self.number);

@@ -7,14 +7,14 @@ use super::{Bytes, EncodedValue, Reply, Stamp, Version};
 
 /// The stream of writes of a [`Lane`](super::Lane), for write-behind.
 ///
-/// While a write of a key waits, no lease is granted for it: the source does not have the write yet, so a load would store
-/// what is older.
+/// While a write of a key waits, no lease is granted for the key: the source does not have the write yet, so a load would
+/// store an older value.
 pub trait WriteStream: Send + Sync {
     /// Stores a value as [`insert`](super::Lane::insert) does, or as [`insert_if`](super::Lane::insert_if), and appends it to
     /// the stream, in one step.
     ///
     /// After `deadline` it is refused, and once this has answered every copy of the request is. A copy that is sent again
-    /// answers what the first one did.
+    /// has the answer of the first one.
     fn append<'a>(
         &'a self,
         write: Append<'a>,
@@ -22,8 +22,8 @@ pub trait WriteStream: Send + Sync {
         deadline: Option<u64>,
     ) -> Reply<'a, Appended>;
 
-    /// The first writes, as many as `most` and no more once they have 1 MiB together, for the worker that `fence` names, and keeps other workers away for `ttl`. `None`
-    /// while another worker does that.
+    /// The first writes, as many as `most` and no more once they have 1 MiB together, for the worker that `fence` names.
+    /// Keeps other workers away for `ttl`. `None` while another worker has the stream.
     fn take(&self, fence: u64, ttl: Duration, most: usize) -> Reply<'_, Option<Vec<Waiting>>>;
 
     /// Removes writes. From here on leases on their keys are granted, and in the same step the keys are invalidated, but for
@@ -57,7 +57,7 @@ pub struct Append<'a> {
     pub version: Option<Version>,
 }
 
-/// What became of a write that was to be appended.
+/// The outcome of an [`append`](WriteStream::append).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Appended {
     /// It waits for its source, and was stored with this stamp.
@@ -97,13 +97,13 @@ pub struct StreamId {
 /// Entries are handed out until they have so many bytes together: all of them in one answer might not come in time.
 pub(super) const MOST_BYTES: usize = 1 << 20;
 
-/// What a worker has done.
+/// The writes that a worker has settled.
 #[derive(Clone, Copy, Debug)]
 pub struct Settled<'a> {
     /// These writes, of which the last one of each key counts.
     pub writes: &'a [&'a Waiting],
-    /// The texts of the keys that the source has now with the very value of their last write: such a key keeps its value, if
-    /// what is held of it has the version that was given to that write, in the present epoch. Or why they are dead letters.
+    /// The texts of the keys whose last write the source has stored as it was: such a key keeps its value in L2, if that has
+    /// the version of this write, in the present epoch. Or the reason why all of them are dead letters.
     pub outcome: Result<&'a BTreeSet<&'a str>, &'a str>,
     /// The instance that tells the others which keys were invalidated.
     pub origin: u64,
@@ -114,6 +114,7 @@ impl<'a> Settled<'a> {
     pub(super) fn last_of_each(&self) -> BTreeMap<&'a str, StreamId> {
         let mut keys: BTreeMap<&str, StreamId> = BTreeMap::new();
         for write in self.writes {
+            // In any order: a worker may have put dead letters that wait again between others.
             let last = keys.entry(&write.key).or_default();
             *last = write.id.max(*last);
         }

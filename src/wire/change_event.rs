@@ -43,6 +43,7 @@ pub(crate) fn write(namespace: &str, message: &Message) -> Option<Vec<u8>> {
         }
         Kind::PrefixBegun | Kind::Unknown(_) => return None,
     }
+    // It does not fail: all keys of the object are texts.
     serde_json::to_vec(&event).ok()
 }
 

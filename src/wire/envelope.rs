@@ -1,4 +1,4 @@
-//! What is stored under a key in L2: a stamp, the times, a head, and the encoded value.
+//! The stored bytes of a key in L2: a stamp, the times, a head, and the encoded value.
 //!
 //! ```text
 //!   0  magic "LRD", format 4
@@ -14,8 +14,8 @@
 //! The place is the namespace and the key: bytes that were copied to another key are damaged there. The checksum is for
 //! damage and mistakes; anybody can make it anew.
 //!
-//! The codec is what has to be taken off first. 1 to 4 are codecs: bincode, JSON, postcard, `MessagePack`. 5 is a value
-//! that was compressed and 6 one that was encrypted; in their payload, each has the id of what is inside. From 128 on they
+//! The codec is that of the outermost layer. 1 to 4 are codecs: bincode, JSON, postcard, `MessagePack`. 5 is a value
+//! that was compressed and 6 one that was encrypted; each has the id of the inner layer in its payload. From 128 on they
 //! are users' own.
 //!
 //! All numbers are big-endian. L2 issues the stamp when it writes, in the step that orders the write: it is the same for
@@ -57,6 +57,14 @@ pub struct Stamp {
 }
 
 impl Stamp {
+    pub(crate) const fn new(epoch: u64, ver: u64, written_at: u64) -> Self {
+        Self {
+            epoch,
+            ver,
+            written_at,
+        }
+    }
+
     /// The version of the value, with its epoch.
     #[must_use]
     pub const fn version(self) -> Version {
@@ -204,7 +212,7 @@ impl Place {
 }
 
 /// Ends a body whose payload is complete: appends the tags, which are few enough for their length to fit, and fills in
-/// what comes before the payload.
+/// the fields before the payload.
 pub(crate) fn seal(
     mut body: Vec<u8>,
     head: Head,
@@ -212,6 +220,8 @@ pub(crate) fn seal(
     tags: &[Key],
     place: Place,
 ) -> Vec<u8> {
+    // `begin` has made room for the fields before the payload.
+    debug_assert!(body.len() >= PAYLOAD_IN_BODY);
     let payload = body.len().saturating_sub(PAYLOAD_IN_BODY);
     for tag in tags {
         body.put_u16(tag.len().try_into().unwrap_or(u16::MAX));
@@ -225,6 +235,7 @@ pub(crate) fn seal(
         fields.put_u64(head.type_tag);
         fields.put_u32(payload.try_into().unwrap_or(u32::MAX));
     }
+    // Last: it covers the fields above. The times it leaves out, as scripts change them and cannot hash.
     let sum = checksum(&body, place);
     if let Some(mut field) = body.get_mut(CHECKSUM..PAYLOAD_IN_BODY) {
         field.put_u64(sum);
@@ -232,7 +243,7 @@ pub(crate) fn seal(
     body
 }
 
-/// What stands between the times of a body and its payload.
+/// The fields between the times of a body and its payload.
 struct Fields {
     codec: u8,
     flags: u8,
@@ -259,12 +270,13 @@ fn fields(body: &[u8]) -> Option<Fields> {
 /// The tags of a body that has been sealed.
 pub(crate) fn tags_of(body: &[u8]) -> Vec<Key> {
     let length = fields(body).map_or(0, |fields| fields.tags.into());
+    // From the end, as a script does it: the tags are the last part.
     let at = body.len().checked_sub(length);
     let tags = at.and_then(|at| body.get(at..));
     tags.and_then(open_tags).unwrap_or_default()
 }
 
-/// The tags of what is stored.
+/// The tags of stored bytes.
 pub(crate) fn stored_tags(bytes: &[u8]) -> Vec<Key> {
     bytes.get(STAMPED..).map(tags_of).unwrap_or_default()
 }
@@ -304,11 +316,14 @@ pub(crate) fn stamped(stamp: Stamp, body: &[u8]) -> Vec<u8> {
         bytes.put_u64(field);
     }
     bytes.extend_from_slice(body);
+    debug_assert_eq!(bytes.len(), STAMPED + body.len());
     bytes
 }
 
 /// Stored bytes with another stamp and other times.
 pub(crate) fn restamped(stamp: Stamp, life: Life, stored: &[u8]) -> Vec<u8> {
+    // Only bytes whose stamp was read get another one.
+    debug_assert!(stored.len() >= STAMPED + TIMES);
     let mut bytes = stamped(stamp, stored.get(STAMPED..).unwrap_or_default());
     let times = bytes.get_mut(STAMPED..).and_then(<[u8]>::first_chunk_mut);
     if let Some(times) = times {
@@ -318,6 +333,7 @@ pub(crate) fn restamped(stamp: Stamp, life: Life, stored: &[u8]) -> Vec<u8> {
 }
 
 pub(crate) fn sum(fields: &[u64]) -> u64 {
+    // Wrapping, as hostile bytes may hold any numbers. Lua adds the same below 2^53, where it has no gaps.
     fields.iter().fold(0, |sum, field| sum.wrapping_add(*field))
 }
 
@@ -333,11 +349,7 @@ pub(crate) fn read_stamp(bytes: &[u8]) -> Option<(Stamp, Life)> {
     {
         return None;
     }
-    let stamp = Stamp {
-        epoch,
-        ver,
-        written_at,
-    };
+    let stamp = Stamp::new(epoch, ver, written_at);
     // No writer gives a life that ends after all of time.
     let last = stale.max(expires).max(ends);
     written_at.checked_add(last)?;
@@ -353,6 +365,7 @@ pub(crate) fn read_stamp(bytes: &[u8]) -> Option<(Stamp, Life)> {
 
 /// Takes stored bytes apart. Costs one pass over them, and allocates for tags only.
 pub(crate) fn open(bytes: &[u8], place: Place) -> Result<Envelope<'_>, Damage> {
+    // The checks are in the order of their cost; the checksum passes over all bytes.
     if bytes.get(..4) != Some(&MAGIC) {
         return Err(Damage::Format);
     }
@@ -368,6 +381,7 @@ pub(crate) fn open(bytes: &[u8], place: Place) -> Result<Envelope<'_>, Damage> {
     if checksum(body, place) != fields.checksum {
         return Err(Damage::Checksum);
     }
+    // No release has set one yet. A later one may mark bytes that are no value, which this one takes for a miss.
     if fields.flags != 0 {
         return Err(Damage::Flags);
     }

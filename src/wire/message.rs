@@ -30,7 +30,7 @@ pub struct Message {
     pub seq: u64,
     /// The version of the change: values with a lower one are old.
     pub ver: u64,
-    /// What happened.
+    /// The kind of the change.
     pub kind: Kind,
     /// The instance that did it.
     pub origin: u64,
@@ -38,7 +38,7 @@ pub struct Message {
     pub keys: Vec<Key>,
 }
 
-/// What happened to the keys of a [`Message`].
+/// The kind of change of a [`Message`], for its keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Kind {
@@ -57,7 +57,7 @@ pub enum Kind {
     PrefixBegun,
     /// The values that carry the tags which stand for the keys are no longer current.
     Tags,
-    /// A kind of another release, by its number. What happened to which keys is not known: the message has none.
+    /// A kind of another release, by its number. The change and its keys are not known: the message has none.
     Unknown(u8),
 }
 
@@ -74,6 +74,7 @@ const KINDS: [Kind; 7] = [
 
 /// The sender's part of a message.
 pub(crate) fn payload(kind: Kind, origin: u64, keys: &[&str]) -> Vec<u8> {
+    // Callers send fewer: a batch of writes has 256 keys at most. A count that wrapped would make the message unreadable.
     let keys = keys.get(..keys.len().min(MAX_KEYS)).unwrap_or_default();
     let mut bytes = Vec::with_capacity(11 + keys.iter().map(|key| key.len() + 2).sum::<usize>());
     head(kind, origin, &mut bytes);
@@ -85,7 +86,7 @@ pub(crate) fn payload(kind: Kind, origin: u64, keys: &[&str]) -> Vec<u8> {
     bytes
 }
 
-/// What a payload begins with, before its keys.
+/// Writes the part of a payload before its keys.
 pub(crate) fn head(kind: Kind, origin: u64, bytes: &mut Vec<u8>) {
     let known = (0..).zip(KINDS).find(|(_, known)| *known == kind);
     bytes.put_u8(match (kind, known) {
@@ -106,13 +107,14 @@ pub(crate) fn kind(payload: &[u8]) -> Option<Kind> {
     Some(known.copied().unwrap_or(Kind::Unknown(number)))
 }
 
-/// Reads a message; `None` for a damaged one, or one of another format, which counts as a lost one. What follows the
-/// origin in a message of an unknown kind may have any form. One of a prefix names one: to apply it takes a walk over all
+/// Reads a message; `None` for a damaged one, or one of another format, which counts as a lost one. The part after the
+/// origin of a message of an unknown kind may have any form. One of a prefix names one: to apply it takes a walk over all
 /// entries of L1.
 pub(crate) fn open(bytes: &[u8]) -> Option<Message> {
     let mut rest = bytes.strip_prefix(&MAGIC)?;
     let mut number = || rest.try_get_u64().ok();
     let (epoch, seq, ver) = (number()?, number()?, number()?);
+    // Lua issues no other number, so another program has made this one up (rule 21).
     if !(1..=LAST).contains(&seq) {
         return None;
     }
@@ -142,6 +144,7 @@ pub(crate) fn open(bytes: &[u8]) -> Option<Message> {
             .keys
             .push(text(rest.split_off(..usize::from(length))?)?);
     }
+    // A message that is longer than it says was not written by this format: its keys may be others.
     rest.is_empty().then_some(message)
 }
 

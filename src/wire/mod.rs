@@ -1,4 +1,4 @@
-//! What goes over the wire, byte by byte. Pure: no I/O, no clock, no shared state.
+//! The formats of bytes in Redis. Pure: no I/O, no clock, no shared state.
 //!
 //! A fleet runs several releases of this crate at once, so a layout in here never changes: a new one
 //! gets a new format number, and an old reader treats it as a miss.

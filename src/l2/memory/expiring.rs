@@ -26,6 +26,7 @@ impl<T> Default for Expiring<T> {
 
 impl<T> Expiring<T> {
     pub(super) fn get(&self, key: &str, now: u64) -> Option<&T> {
+        // An entry that has expired is there until it makes room, as reads do not change the map.
         self.entries
             .get(key)
             .filter(|(_, end)| now < *end)
@@ -39,6 +40,7 @@ impl<T> Expiring<T> {
     }
 
     pub(super) fn insert(&mut self, key: &str, value: T, now: u64, ttl: Duration) {
+        // First, so that the old entry does not cost another one its room.
         self.remove(key);
         while self
             .order
@@ -52,6 +54,7 @@ impl<T> Expiring<T> {
         let end = now.saturating_add(millis(ttl));
         self.order.insert((end, key.into()));
         self.entries.insert(key.into(), (value, end));
+        debug_assert_eq!(self.entries.len(), self.order.len());
     }
 
     /// Of all entries that have not made room yet.
@@ -59,7 +62,7 @@ impl<T> Expiring<T> {
         self.entries.keys()
     }
 
-    /// Removes what does not meet the condition.
+    /// Removes the entries that do not meet the condition.
     pub(super) fn retain(&mut self, condition: impl Fn(&T) -> bool) {
         let entries = &mut self.entries;
         entries.retain(|_, (value, _)| condition(value));

@@ -9,13 +9,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::{BoxFuture, ready};
 use futures::{FutureExt, Stream};
-use tokio::sync::mpsc;
 
 use super::expiring::Expiring;
 use super::state::{Granted, Link, State};
 use super::{Listening, MemoryL2};
 use crate::ablation::{Rule, without};
 use crate::clock::Clock;
+use crate::l2::inbox::Inbox;
 use crate::l2::{
     Applied, EncodedValue, Event, Fill, Key, L2, L2Error, Lane, LaneClock, Lease, LeaseReply,
     LeaseRequest, ListAge, Member, MemberInfo, Members, Message, NewLife, OnConnect, OnHeard,
@@ -90,6 +90,7 @@ impl MemoryLane {
         deadline: Option<u64>,
         step: impl FnOnce(&mut State) -> T,
     ) -> Reply<'a, T> {
+        // Now and not when it is polled: a step that is sent is executed, whether or not its caller goes on waiting.
         let done = self.connect().and_then(|connection| {
             self.store.step(&self.namespace, |state| {
                 // The connection may have been cut in between.
@@ -161,7 +162,7 @@ impl Lane for MemoryLane {
             if ask.ttl.is_zero() || is_late {
                 return LeaseReply::Miss;
             }
-            // The source has an older value.
+            // The source does not have the write yet, so a load would store an older value.
             #[cfg(feature = "write-behind")]
             if state.data.writes.marks.contains_key(key) {
                 return LeaseReply::Hold;
@@ -170,6 +171,7 @@ impl Lane for MemoryLane {
             if held == Some(None) {
                 return LeaseReply::Hold;
             }
+            // A lease of another epoch fills nothing, and a private store has no other instance to wait for: both are replaced.
             let mut held = held.flatten();
             let epoch = state.data.epoch;
             if let Some(other) = &mut held
@@ -195,6 +197,7 @@ impl Lane for MemoryLane {
                 began: state.data.ver,
                 is_awaited: taken_over.is_some_and(|other| other.is_awaited),
             };
+            // `began` is the last version that was issued: an invalidation of a tag from here on overtakes the load (rule 20).
             let ttl = lease_ttl(state, ask.ttl);
             state.data.leases.insert(key, Some(granted), at, ttl);
             // The value that has expired, for a load that replaces it.
@@ -237,6 +240,7 @@ impl Lane for MemoryLane {
         self.step(|state| {
             let stored = state.stored(key).filter(|(_, stamp, _)| stamp.ver == seen);
             let is_private = state.now.is_private;
+            // Before the lease is used up: the caller loads the value whole then, under the same lease.
             if stored.is_none() && !is_private && state.standing(key, lease).is_some() {
                 return None;
             }
@@ -310,6 +314,7 @@ impl Lane for MemoryLane {
 
     fn expire<'a>(&'a self, keys: &'a [&'a str], payload: &'a [u8]) -> Reply<'a, Stamp> {
         self.step(|state| {
+            // The values keep their stamps, so the message is newer than each copy of them in L1.
             let (stamp, at) = (state.stamp(), state.now.at);
             for key in keys {
                 if let Some((bytes, of, mut life)) = state.stored(key) {
@@ -381,11 +386,13 @@ impl Lane for MemoryLane {
 
     fn clear<'a>(&'a self, payload: &'a [u8]) -> Reply<'a, (Stamp, u64)> {
         self.step(|state| {
+            // The epoch of a private store never changes: it has no values that a new one would end.
             if state.now.is_private {
                 state.data.leases.retain(Option::is_none);
             } else {
                 state.data.epoch = random();
             }
+            // No instance replays messages from before a clear.
             state.data.values = Expiring::default();
             state.data.log.clear();
             let ack = state.announce(payload);
@@ -445,6 +452,7 @@ impl Lane for MemoryLane {
 
     fn forget(&self, member: Member) -> Reply<'_, ()> {
         self.step(|state| {
+            // By the whole entry: a heartbeat since has changed it (rule 16).
             let members = &mut state.data.members;
             members.retain(|_, noted| noted.member != member);
         })
@@ -486,6 +494,7 @@ impl Lane for MemoryLane {
     }
 
     fn keep_only(&self, life: u64) -> bool {
+        // The next step connects, and calls `on_connect` before it is executed (rule 13).
         let mut connection = lock(&self.connection);
         connection.take_if(|link| link.run != life).is_none()
     }
@@ -499,9 +508,7 @@ impl Lane for MemoryLane {
                 connection: state.now.link,
                 me,
                 list_age,
-                messages,
-                ahead: 0,
-                answer: None,
+                inbox: Inbox::new(messages),
                 listening: None,
             });
             (state.clock(), subscription)
@@ -516,12 +523,8 @@ struct MemorySubscription {
     connection: Link,
     me: MemberInfo,
     list_age: ListAge,
-    messages: mpsc::Receiver<Event>,
-    /// How many messages come before the answer.
-    ahead: usize,
-    /// The answer to a heartbeat, until the messages before it are handed out.
-    answer: Option<LaneClock>,
-    /// Ends what this hears with it.
+    inbox: Inbox<Event>,
+    /// Ends the handler of other channels with this.
     listening: Option<Arc<()>>,
 }
 
@@ -534,8 +537,7 @@ impl Subscription for MemorySubscription {
                 state.clock()
             })
         });
-        self.answer = answer.ok().flatten();
-        self.ahead = self.messages.len();
+        self.inbox.set_answer(answer.ok().flatten());
     }
 
     fn listen<'a>(&'a mut self, channels: &'a [Arc<str>], on_heard: OnHeard) -> Reply<'a, ()> {
@@ -553,15 +555,6 @@ impl Stream for MemorySubscription {
     type Item = Result<Event, L2Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        // Counted: when tokio makes a busy task yield, the queue looks empty and is not.
-        if self.ahead == 0
-            && let Some(clock) = self.answer.take()
-        {
-            return Poll::Ready(Some(Ok(Event::Heartbeat(clock))));
-        }
-        self.messages.poll_recv(cx).map(|message| {
-            self.ahead = self.ahead.saturating_sub(1);
-            message.map(Ok)
-        })
+        self.inbox.poll(cx, Some).map(|event| event.map(Ok))
     }
 }

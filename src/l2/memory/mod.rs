@@ -2,9 +2,8 @@
 //!
 //! - here: the store, how it restarts, and its outages
 //! - [`lane`]: one instance's connections to it
-//! - [`state`]: what it holds of one namespace; [`tags`]: when tags were invalidated;
-//!   [`expiring`]: the map that these are in
-//! - `write_stream`: the steps of write-behind; `writes`: what waits
+//! - [`state`]: the data of one namespace; [`tags`]: when tags were invalidated; [`expiring`]: the map that these are in
+//! - `write_stream`: the steps of write-behind; `writes`: the writes that wait
 
 mod expiring;
 mod lane;
@@ -27,7 +26,7 @@ use crate::lock::lock;
 
 /// A second level inside this process, for trying the crate out and for tests.
 ///
-/// Clones share what is stored: give one to each of several caches, and they behave as instances that
+/// Clones share the stored values: give one to each of several caches, and they behave as instances that
 /// share a Redis do. It holds at most 100 000 values per namespace.
 ///
 /// ```
@@ -65,7 +64,7 @@ struct Listening {
     on_heard: OnHeard,
 }
 
-/// What a [`MemoryL2`] held at some time, like a server's snapshot on disk. The default is empty.
+/// The data of a [`MemoryL2`] at some time, like a server's snapshot on disk. The default is empty.
 #[derive(Clone, Default)]
 pub struct MemorySnapshot {
     lanes: BTreeMap<String, Data>,
@@ -111,7 +110,7 @@ impl MemoryL2 {
         }
     }
 
-    /// Keeps what is stored now, for a later [`restore`](Self::restore).
+    /// Copies the data, for a later [`restore`](Self::restore).
     #[must_use]
     pub fn snapshot(&self) -> MemorySnapshot {
         let server = lock(&self.server);
@@ -121,10 +120,11 @@ impl MemoryL2 {
         }
     }
 
-    /// Restarts from a snapshot, like a server that has lost what came after it: all connections are cut, and what
-    /// was deleted since is back. Caches notice, and take none of it for current.
+    /// Restarts from a snapshot, like a server that has lost all later writes: all connections are cut, and values that
+    /// were deleted since are back. Caches notice, and answer with none of them.
     pub fn restore(&self, snapshot: &MemorySnapshot) {
         let mut server = lock(&self.server);
+        // Another life: connections and subscriptions of the former one end at their next step (rule 13).
         (server.now.link.run, server.now.restarted) = (random(), true);
         server.lanes.clear();
         for (namespace, data) in &snapshot.lanes {
@@ -134,9 +134,9 @@ impl MemoryL2 {
     }
 
     /// Begins or ends an outage, for all clones: while the store cannot be reached, every request fails at once, as
-    /// when a Redis refuses connections. Subscriptions break. What is stored stays, and expires in its time.
+    /// when a Redis refuses connections. Subscriptions break. Stored values stay, and expire in their time.
     ///
-    /// For tests of what a service does without L2. After the outage caches connect again by themselves, within about a
+    /// For tests of a service without L2. After the outage caches connect again by themselves, within about a
     /// second; [`ready`](crate::Cache::ready) waits for that.
     ///
     /// ```
@@ -163,6 +163,7 @@ impl MemoryL2 {
         let mut server = lock(&self.server);
         server.is_reachable = is_reachable;
         if !is_reachable {
+            // Connections must not survive an outage that is over before they are used again.
             server.now.link.outages += 1;
             (server.lanes.values_mut()).for_each(|state| state.subscribers.clear());
         }
@@ -186,6 +187,7 @@ impl MemoryL2 {
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
     pub fn publish(&self, channel: &str, payload: &[u8]) {
+        // Handlers are called when the lock is free, as they may use the store.
         let mut heard = Vec::new();
         let mut server = lock(&self.server);
         if !server.is_reachable {
@@ -231,8 +233,9 @@ impl MemoryL2 {
         lock(&self.server).now.is_private
     }
 
-    /// Does something with what is held of a namespace, as one step.
+    /// Does something with the data of a namespace, as one step.
     fn step<T>(&self, namespace: &str, act: impl FnOnce(&mut State) -> T) -> Result<T, L2Error> {
+        // Before the lock, as a clock of the simulation may take a lock of its own.
         let at = self.clock.now() / 1_000_000;
         let mut server = lock(&self.server);
         if !server.is_reachable {

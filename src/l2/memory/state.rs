@@ -1,4 +1,4 @@
-//! What the store holds of one namespace, and the parts that its steps share. Each step runs under the store's lock.
+//! The data of one namespace, and the parts that its steps share. Each step runs under the store's lock.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -34,7 +34,7 @@ pub(super) struct Now {
     pub(super) is_private: bool,
 }
 
-/// What a connection does not outlive.
+/// The life and the outages of the store. A connection ends when either changes.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Link {
     /// This life of the store; see [`LaneClock::life`].
@@ -52,7 +52,7 @@ pub(super) struct State {
     pub(super) subscribers: Vec<mpsc::Sender<Event>>,
 }
 
-/// What survives a restart.
+/// The data that a snapshot holds.
 #[derive(Clone, Default)]
 pub(super) struct Data {
     pub(super) epoch: u64,
@@ -98,7 +98,7 @@ pub(super) struct Granted {
 }
 
 impl State {
-    /// What a new connection does first: another life of the store starts a new epoch, since it may have
+    /// The first step of a new connection: another life of the store starts a new epoch, since it may have
     /// brought deleted values back, and another list of members, since it may have lost some.
     pub(super) fn meet(&mut self) -> LaneClock {
         let run = self.now.link.run;
@@ -106,6 +106,7 @@ impl State {
             let first = self.data.run == 0;
             self.data.run = run;
             if first || !without(Rule::NewLife) {
+                // Random and not the next number: a snapshot may have lost the last ones.
                 self.data.epoch = random();
                 self.data.generation = random();
                 // Before the first life of a store in memory there were no members to lose.
@@ -129,7 +130,7 @@ impl State {
         }
     }
 
-    /// What is stored under a key, be it of this epoch or not.
+    /// The stored bytes of a key, be they of this epoch or not.
     pub(super) fn get(&self, key: &str) -> Option<Bytes> {
         self.data.values.get(key, self.now.at).cloned()
     }
@@ -138,6 +139,7 @@ impl State {
     pub(super) fn stored(&self, key: &str) -> Option<(Bytes, Stamp, Life)> {
         let bytes = self.get(key)?;
         let (stamp, life) = envelope::read_stamp(&bytes)?;
+        // A value of another epoch may be older than an invalidation that was lost with that epoch (rule 11).
         let is_of_now = stamp.epoch == self.data.epoch || without(Rule::Epochs);
         is_of_now.then_some((bytes, stamp, life))
     }
@@ -176,6 +178,7 @@ impl State {
         let Some(granted) = self.standing(key, lease) else {
             return false;
         };
+        // Also if the fill is rejected below: the load is over, and those that wait for it may ask.
         self.use_up(key, granted);
         let (all, epoch) = (&self.data.tags, self.data.epoch);
         let is_overtaken = |tag: &Key| all.invalidated(tag, epoch, self.now.at) > granted.began;
@@ -189,6 +192,7 @@ impl State {
 
     /// A lease, unless it does not stand any more (rule 1).
     pub(super) fn standing(&self, key: &str, lease: Lease) -> Option<Granted> {
+        // The epoch must be the present one, too: a restart can bring back a lease that an invalidation had ended.
         let stands = |granted: &Granted| granted.lease == lease && self.data.epoch == lease.epoch;
         let ablated = || Granted {
             lease,
@@ -226,6 +230,7 @@ impl State {
     }
 
     pub(super) fn insert(&mut self, values: &[(&str, &EncodedValue)], payload: &[u8]) -> Stamp {
+        // One version for all values of the step, below that of any later change.
         let stamp = self.stamp();
         for (key, value) in values {
             self.end_lease(key, Duration::ZERO);
@@ -235,7 +240,7 @@ impl State {
         stamp
     }
 
-    /// In a private store the caller knows what is there.
+    /// In a private store the caller knows which value is there.
     pub(super) fn insert_if(
         &mut self,
         key: &str,
@@ -312,6 +317,7 @@ impl State {
 
     /// Takes note of how far an instance is, and for how long it knows this list of members.
     pub(super) fn note(&mut self, info: MemberInfo, applied: Applied, age: ListAge) {
+        // The longest that any member has measured: no wall clock, which can be stepped, takes part (rule 16).
         self.data.age = self.data.age.max(age.now());
         let member = Member {
             info,
@@ -324,6 +330,7 @@ impl State {
 
     pub(super) fn subscribe(&mut self, me: MemberInfo) -> (ListAge, mpsc::Receiver<Event>) {
         let (queue, messages) = mpsc::channel(QUEUE);
+        // Before the clock is read: a change between the two would be missed (rule 7). Here one step does both.
         self.subscribers.push(queue);
         self.meet();
         let age = ListAge::new(self.data.age);
@@ -333,17 +340,15 @@ impl State {
 
     pub(super) fn stamp(&mut self) -> Stamp {
         self.data.ver += 1;
-        Stamp {
-            epoch: self.data.epoch,
-            ver: self.data.ver,
-            written_at: self.now.at,
-        }
+        Stamp::new(self.data.epoch, self.data.ver, self.now.at)
     }
 
     pub(super) fn publish(&mut self, ver: u64, payload: &[u8]) -> u64 {
         if self.now.is_private && !self.data.is_logged {
             return 0;
         }
+        // No message has a version that was not issued, and the log has no hole: instances count on both (rules 9 and 21).
+        debug_assert!(ver <= self.data.ver);
         self.data.seq += 1;
         let (epoch, seq) = (self.data.epoch, self.data.seq);
         let numbers = [epoch, seq, ver].map(u64::to_be_bytes);
@@ -351,6 +356,7 @@ impl State {
         if let Some(message) = message::open(&bytes) {
             self.send_all(&Event::Message(message.clone()));
             // No instance replays messages from before a clear.
+            debug_assert!(self.data.log.back().is_none_or(|last| last.seq < seq));
             if message.kind != Kind::Clear {
                 self.data.log.push_back(message);
             }

@@ -20,7 +20,7 @@ pub(super) struct Tags {
 }
 
 impl Tags {
-    /// What the marker of a tag says.
+    /// The version in the marker of a tag.
     pub(super) fn marked(&self, tag: &str, now: u64) -> Option<TagVersion> {
         self.markers.get(tag, now).copied()
     }
@@ -36,12 +36,15 @@ impl Tags {
     }
 
     pub(super) fn invalidate(&mut self, tag: &str, version: TagVersion, now: u64) {
+        // As SET with XX and KEEPTTL: a tag without a marker has no values, and the list remembers its version.
         let left = self.markers.remaining(tag, now);
         if !left.is_zero() {
             self.markers.insert(tag, version, now, left);
         }
         self.list.retain(|(one, _)| **one != *tag);
         self.list.push_back((tag.into(), version.ver));
+        // From here on each tag that is not listed counts as invalidated with this one: a fill that is rejected in vain costs
+        // a load, and one that is accepted in vain an old value.
         if self.list.len() > LISTED
             && let Some((_, ver)) = self.list.pop_front()
         {
@@ -52,6 +55,7 @@ impl Tags {
     /// Has the marker of a tag exist for at least so long.
     pub(super) fn keep(&mut self, tag: &str, epoch: u64, now: u64, kept: Duration) {
         let ver = self.invalidated(tag, epoch, now);
+        // As PEXPIRE with GT: another value with the tag may live longer.
         let kept = kept.max(self.markers.remaining(tag, now));
         self.markers
             .insert(tag, TagVersion { epoch, ver }, now, kept);

@@ -16,6 +16,7 @@ impl WriteStream for MemoryLane {
         deadline: Option<u64>,
     ) -> Reply<'a, Appended> {
         self.by_deadline(deadline, move |state| {
+            // Dead letters count: a source that refuses everything must not fill the store.
             let writes = &state.data.writes;
             if writes.waiting.len() + writes.dead.len() >= write.most {
                 return Appended::Full;
@@ -78,7 +79,7 @@ impl WriteStream for MemoryLane {
                 last_dead: writes.dead.newest(),
                 now: now.at,
                 has_worker: writes.has_worker(now.at),
-                // What was lost was lost with a life.
+                // Writes are lost only with a life.
                 history: now.link.run.to_string(),
             }
         })
@@ -87,6 +88,7 @@ impl WriteStream for MemoryLane {
 
 fn settle(state: &mut State, fence: u64, settled: Settled<'_>) -> bool {
     let at = state.now.at;
+    // Before anything changes: a worker that was silent for too long may find the work of its successor.
     if !state.data.writes.admits(fence, at) {
         return false;
     }
@@ -96,6 +98,7 @@ fn settle(state: &mut State, fence: u64, settled: Settled<'_>) -> bool {
     let mut invalidated = Vec::new();
     for (key, last) in settled.last_of_each() {
         let mark = state.data.writes.marks.get(key).copied();
+        // A newer write of the key waits: its mark, its value and the copies in L1 are left alone (rule 24).
         if mark.is_some_and(|mark| mark.id > last) {
             continue;
         }

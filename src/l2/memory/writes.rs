@@ -48,6 +48,7 @@ impl Entries {
 
     /// The next id, which is above all that there were.
     fn next(&mut self, now: u64) -> StreamId {
+        // A clock that goes back must not reorder writes: then the time of the last id goes on, as in a stream of Redis.
         let last = self.last_id;
         self.last_id = if now > last.ms {
             StreamId { ms: now, number: 0 }
@@ -57,12 +58,14 @@ impl Entries {
                 ..last
             }
         };
+        debug_assert!(last < self.last_id);
         self.last_id
     }
 
     pub(super) fn first(&self, most: usize) -> Vec<Waiting> {
         let mut bytes = 0;
         let few = self.by_id.values().take(most).take_while(|entry| {
+            // The first one fits whatever its size: otherwise nothing behind it would ever be written.
             let fits = bytes < MOST_BYTES;
             bytes += entry.key.len() + entry.encoded_key.len() + entry.body.len();
             fits
@@ -76,6 +79,7 @@ impl Writes {
     pub(super) fn append(&mut self, mut write: Waiting, stored: Option<Stamp>, now: u64) {
         let id = self.waiting.next(now);
         (write.id, write.reason) = (id, None);
+        // A dead letter keeps the number by which the source orders writes of a key.
         if write.version == StreamId::default() {
             write.version = id;
         }
@@ -117,6 +121,7 @@ impl Writes {
     /// Takes a dead letter out, and whether it is to wait again: not if a newer write of its key waits.
     pub(super) fn unbury(&mut self, id: StreamId) -> Option<(Waiting, bool)> {
         let letter = self.dead.by_id.remove(&id)?;
+        // The mark may be of an older dead letter of the key, which was put back before this one.
         let mark = self.marks.get(&*letter.key);
         let newest = mark.and_then(|mark| self.waiting.by_id.get(&mark.id));
         let is_newest = newest.is_none_or(|newest| newest.version < letter.version);

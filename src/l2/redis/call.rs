@@ -39,6 +39,7 @@ impl Lua {
         self.parts.concat() + self.own
     }
 
+    // Not when the process starts: most programs run only some of the scripts.
     fn script(&self) -> &Script {
         self.script.get_or_init(|| Script::new(&self.text()))
     }
@@ -46,35 +47,6 @@ impl Lua {
     async fn load(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
         self.script().load_async(connection).await.map(drop)
     }
-
-    /// What the script has answered in a [pipeline](run_both), or its error.
-    pub(super) fn answer<T: FromRedisValue>(&self, answer: Value) -> RedisResult<T> {
-        let answer = answer.extract_error();
-        let answer = answer.map_err(|error| with_command(&self.text(), error))?;
-        Ok(from_redis_value(answer)?)
-    }
-}
-
-/// Runs two scripts in one pipeline, of which the second only reads, and returns what each has answered or the error that
-/// it has ended with. `requests` has a call of each. If the server does not know them, loads both and sends all again, over
-/// the same connection: what `requests` does twice has to be as good as once.
-pub(super) async fn run_both(
-    scripts: [&Lua; 2],
-    requests: &Pipeline,
-    connection: &mut MultiplexedConnection,
-) -> RedisResult<(Value, Value)> {
-    let answers: (Value, Value) = requests.query_async(connection).await?;
-    let is_unknown = |answer: &Value| match answer {
-        Value::ServerError(error) => error.kind() == Some(ServerErrorKind::NoScript),
-        _ => false,
-    };
-    if !is_unknown(&answers.0) && !is_unknown(&answers.1) {
-        return Ok(answers);
-    }
-    for script in scripts {
-        script.load(connection).await?;
-    }
-    requests.query_async(connection).await
 }
 
 /// A script with its keys and then its arguments, written one after the other into the command that is sent.
@@ -138,6 +110,7 @@ impl<'a> Call<'a> {
             let name = self.names.name(STAGED, &name);
             let mut set = Cmd::with_capacity(5, name.len() + value.body.len() + 128);
             set.arg("SET").arg(name).arg(Staged(&value.body));
+            // A copy whose script never runs leaves the body behind, so it has a TTL from the start.
             set.arg("PX").arg(kept(value.ttls));
             self.staged.add_command(set);
             self.command.arg(name);
@@ -158,6 +131,7 @@ impl<'a> Call<'a> {
     /// Adds a body, or of one that is [staged](Self::stage) the number of its tags; and for how long it is kept.
     pub(super) fn value(&mut self, value: &EncodedValue) -> &mut Self {
         if is_staged(value) {
+            // The script cannot read the tags in the body, and needs their number to find their markers.
             self.arg(envelope::tags_of(&value.body).len());
         } else {
             self.arg(&value.body);
@@ -170,11 +144,6 @@ impl<'a> Call<'a> {
         self
     }
 
-    /// The request, for a pipeline.
-    pub(super) fn into_command(self) -> Cmd {
-        self.command
-    }
-
     /// Runs the script; loads it first if the server does not know it. NOSCRIPT means that nothing was executed,
     /// so sending the same call again is safe.
     pub(super) async fn run<T: FromRedisValue>(
@@ -182,12 +151,14 @@ impl<'a> Call<'a> {
         connection: &mut MultiplexedConnection,
     ) -> RedisResult<T> {
         if !self.staged.is_empty() {
+            // In one pipeline: the bodies arrive before the script, over the same connection.
             self.staged.add_command(self.command.clone());
         }
         let answer = self.send(connection).await;
         if let Err(error) = &answer
             && error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
         {
+            // Bodies that were staged are stored again, under the same names.
             self.lua.load(connection).await?;
             return self.send(connection).await;
         }
@@ -198,20 +169,21 @@ impl<'a> Call<'a> {
         &self,
         connection: &mut MultiplexedConnection,
     ) -> RedisResult<T> {
-        if self.staged.is_empty() {
-            let answer = connection.send_packed_command(&self.command).await?;
-            return self.lua.answer(answer);
-        }
-        let all = self.staged.len();
-        let mut answers = connection
-            .send_packed_commands(&self.staged, 0, all)
-            .await?;
-        let answer = answers.pop().unwrap_or(Value::Nil);
-        // Without a body that was refused, the script has changed nothing.
-        for staged in answers {
-            staged.extract_error()?;
-        }
-        self.lua.answer(answer)
+        let answer = if self.staged.is_empty() {
+            connection.send_packed_command(&self.command).await?
+        } else {
+            let (all, count) = (&self.staged, self.staged.len());
+            let mut answers = connection.send_packed_commands(all, 0, count).await?;
+            let answer = answers.pop().unwrap_or(Value::Nil);
+            // Without a body that was refused, the script has changed nothing.
+            for staged in answers {
+                staged.extract_error()?;
+            }
+            answer
+        };
+        let answer = answer.extract_error();
+        let answer = answer.map_err(|error| with_command(&self.lua.text(), error))?;
+        Ok(from_redis_value(answer)?)
     }
 }
 
@@ -249,6 +221,7 @@ fn with_command(script: &str, error: RedisError) -> RedisError {
     } else {
         return error;
     };
+    // `… script: SHA1, on @user_script:LINE.`, where a line calls one command at most: a test looks after that.
     let command = || {
         let (_, number) = text.rsplit_once("user_script:")?;
         let number: usize = number.trim_end_matches('.').parse().ok()?;

@@ -1,7 +1,7 @@
 //! A connection that carries a lane's requests: taken from the pool once, shared by all callers, and
 //! replaced when it breaks, falls silent or leads to a server that is not the primary.
 //!
-//! Knows nothing of what the requests are for. The subscriber decides which life of the server counts: see
+//! Does not know the purpose of a request. The subscriber decides which life of the server counts: see
 //! [`Connections::keep_only`].
 
 use std::mem::replace;
@@ -42,7 +42,7 @@ pub(super) struct Connections {
     current: Mutex<Current>,
 }
 
-/// What is needed to make a connection.
+/// Makes connections.
 pub(super) struct Source {
     pub(super) pool: Pool,
     pub(super) names: Arc<Names>,
@@ -66,6 +66,7 @@ impl Source {
 
     /// Warns, once in each life of the server, if that may evict keys without a TTL.
     fn check_policy(&self, life: u64, policy: &str) {
+        // Other policies leave keys without a TTL alone. The swap keeps several connections from warning at once.
         if policy.starts_with("allkeys-") && self.warned_of.swap(life, Ordering::Relaxed) != life {
             warn!(
                 namespace = self.names.namespace,
@@ -165,6 +166,8 @@ impl Connections {
         Sent: Future<Output = RedisResult<T>>,
     {
         let answer = match self.once(deadline, &send).await {
+            // Once more and no oftener: the pool's idle connections may all be broken after a restart, but the second copy
+            // goes over a connection on which RUN has just been answered.
             Err(Failure::NotExecuted(_) | Failure::InDoubt(_)) => self.once(deadline, &send).await,
             answer => answer,
         };
@@ -184,28 +187,31 @@ impl Connections {
     }
 
     /// Discards the connection unless it leads to this life of the server, which the subscriber has joined (rule
-    /// 13). `false` if it led to another one: what was read over it may be older than the subscriber's messages.
+    /// 13). `false` if it led to another one: values that were read over it may be older than the subscriber's messages.
     ///
     /// No request that begins when this has returned goes over a connection of another life that was made
     /// before. For each connection that is made later, `on_connect` is called.
     pub(super) fn keep_only(&self, life: u64) -> bool {
+        // Under the lock that `attempt` takes: a request that begins after this has returned sees the connection discarded
+        // (rule 13).
         let mut current = lock(&self.current);
         let moved = replace(&mut current.joined, life) != life;
         match current.attempt.as_ref().and_then(SharedResult::peek) {
             Some(Ok(live)) if live.life != life => {
+                // `discard` takes the lock itself, and leaves a newer connection alone.
                 drop(current);
                 self.discard(&live);
                 return false;
             }
-            // Its `on_connect` may have compared it with what was known before the subscriber moved. Requests
-            // that wait for it began before the move, so what they read is not stored.
+            // Its `on_connect` may have compared it with the life before the subscriber moved. Requests that wait for it
+            // began before the move, so the values that they read are not stored.
             None if moved => current.attempt = None,
             _ => {}
         }
         true
     }
 
-    /// Sends one copy of a request, and says what may have become of it.
+    /// Sends one copy of a request. An error says whether the server may have executed it.
     pub(super) async fn once<T, Sent>(
         &self,
         deadline: Instant,
@@ -216,6 +222,7 @@ impl Connections {
     {
         let attempt = self.attempt();
         let connected = match attempt.peek() {
+            // Mostly: no future, no timer.
             Some(connected) => connected.map_err(|failed| failed.error),
             None => match timeout_at(deadline, attempt.wait()).await {
                 Ok(Some(connected)) => connected.map_err(|failed| failed.error),
@@ -224,6 +231,7 @@ impl Connections {
             },
         };
         let live = connected.map_err(|error| {
+            // Without a connection nothing was sent. Only a server that cannot be reached may answer another attempt.
             if error.is_unreachable() {
                 Failure::NotExecuted(error)
             } else {
@@ -241,6 +249,7 @@ impl Connections {
         if let Some(attempt) = current.attempt.clone() {
             match attempt.peek() {
                 Some(Err(failed)) if failed.at.elapsed() >= current.pause() => {}
+                // The runtime of its task has ended: nobody would ever finish this attempt.
                 None if attempt.is_lost() => {}
                 found => {
                     if let Some(Ok(_)) = found {
@@ -263,7 +272,7 @@ impl Connections {
         attempt
     }
 
-    /// Decides by an answer whether the connection is still good, and what became of the request.
+    /// Decides by an answer whether the connection is still good, and whether the request was executed.
     fn judge<T>(
         &self,
         live: &Arc<Live>,
@@ -271,10 +280,12 @@ impl Connections {
     ) -> Result<T, Failure> {
         match answer {
             Ok(Ok(answer)) => {
+                // Relaxed: a count that is off by one only moves the moment at which the connection counts as half-open.
                 live.silent.store(0, Ordering::Relaxed);
                 Ok(answer)
             }
             Ok(Err(error)) => {
+                // A replica refuses each request before it executes anything, so this copy was not executed (rule 14).
                 let misled = is_not_primary(&error);
                 if misled || error.is_unrecoverable_error() {
                     self.discard(live);
@@ -289,6 +300,7 @@ impl Connections {
                 })
             }
             Err(_) => {
+                // One slow answer says nothing of the connection, and a new one would only wait behind it in the server.
                 let silent = live.silent.fetch_add(1, Ordering::Relaxed) + 1 >= HALF_OPEN_AFTER;
                 if silent {
                     self.discard(live);
@@ -300,12 +312,14 @@ impl Connections {
 
     /// Discards a connection, so that neither this nor the pool hands it out again.
     fn discard(&self, live: &Arc<Live>) {
+        // Another request may have discarded it already, and the connection that is there now is a good one.
         let is_it = |attempt: &mut Attempt| match attempt.peek() {
             Some(Ok(current)) => Arc::ptr_eq(&current, live),
             _ => false,
         };
         lock(&self.current).attempt.take_if(is_it);
         if let Some(pooled) = lock(&live.pooled).take() {
+            // Dropped as it is, it would go back into the pool.
             drop(Connection::take(pooled));
         }
     }
@@ -314,6 +328,7 @@ impl Connections {
 impl Current {
     /// How long requests fail at once after an attempt failed.
     fn pause(&self) -> Duration {
+        // From there on the pause is the longest one, and `nth` draws each delay before it.
         let failures = usize::from(self.failures.min(8));
         reconnects().nth(failures).unwrap_or(LONGEST_PAUSE)
     }
@@ -348,6 +363,7 @@ async fn connect(source: Arc<Source>, first: Option<Arc<Connections>>) -> Result
         // The pool may have given this one its last connection, which the first had lost.
         return Err(L2Error::closed());
     }
+    // Before any request goes over it: the instance may have to empty L1 first (rule 13).
     (source.on_connect)(&clock);
     Ok(Live {
         connection: pooled.clone(),
@@ -375,6 +391,7 @@ async fn check_out(
     let mut pooled = pooled
         .map_err(|_| Failure::Final(source.not_in_time(CONNECT)))?
         .map_err(|error| Failure::Final(pool_error(error)))?;
+    // Together, so that a new connection costs one round trip.
     let naming = source.names.client.give_to(pooled.clone());
     let running = run(&source.names, None, &mut pooled);
     let found = timeout_at(deadline, async { join(naming, running).await.1 }).await;
@@ -394,7 +411,7 @@ async fn check_out(
     Err(failed)
 }
 
-/// What RUN has found.
+/// The answer of RUN.
 pub(super) struct Found {
     pub(super) clock: LaneClock,
     lanes: u64,

@@ -16,6 +16,7 @@ pub(super) fn l2_error(error: RedisError) -> L2Error {
     if error.is_io_error() {
         return L2Error::unreachable(error);
     }
+    // The server has answered, so in none of these cases does another connection help.
     L2Error::refused(Refusal(match error.kind() {
         ErrorKind::AuthenticationFailed => advice("WRONGPASS", ""),
         ErrorKind::RESP3NotSupported => unknown("hello"),
@@ -30,6 +31,7 @@ pub(super) fn l2_error(error: RedisError) -> L2Error {
 /// As [`l2_error`], for an error that came while a connection was made.
 pub(super) fn connect_error(error: RedisError) -> L2Error {
     // A server that has reached its maxclients says so and closes the connection; the client loses the message.
+    // A refused connection is not one that has ended: there the server is down.
     let is_ended = error.is_connection_dropped() && !error.is_connection_refusal();
     if is_ended && tls::failure(&error).is_none() {
         return L2Error::explained(EndedAtOnce(error));
@@ -43,14 +45,13 @@ struct EndedAtOnce(#[source] RedisError);
 
 /// The pool gave no connection in time.
 pub(super) fn none_to_spare() -> L2Error {
-    L2Error::explained(NoneToSpare)
+    L2Error::explained(Refusal(
+        "all connections of the pool are taken; each cache keeps up to two, so raise its max_size"
+            .to_owned(),
+    ))
 }
 
-#[derive(Debug, thiserror::Error)]
-#[error("all connections of the pool are taken; each cache keeps up to two, so raise its max_size")]
-struct NoneToSpare;
-
-/// Why Redis refused a request, and what to do about it.
+/// Why Redis refused a request, and how to mend that.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Refusal(String);
@@ -59,7 +60,7 @@ const NEEDED: &str =
     "Redis 7.0 or later, or Valkey, is needed, and all commands under their own names";
 const RIGHTS: &str = "give it the rights that larder's guide lists on its page \"redis\"";
 
-/// What to do about an error of the server.
+/// How to mend an error of the server.
 fn advice(code: &str, text: &str) -> String {
     let known = match code {
         "NOPERM" => return missing_right(text),
@@ -101,7 +102,7 @@ fn general(text: &str) -> String {
     if let Some(command) = quoted.and_then(|text| text.split(['\'', '`']).nth(1)) {
         return unknown(command);
     }
-    // What a server before 7.0 says of the first line of a script.
+    // Of a server before 7.0, for the first line of a script.
     if text.contains("unexpected symbol near '#'") {
         return format!("the server cannot run the scripts: {NEEDED}");
     }

@@ -1,5 +1,5 @@
-//! The steps of a lane: one script or command each. Here is what they send and how an answer is read; over which
-//! connection they go is left to [`connection`](super::connection).
+//! The steps of a lane: one script or command each, with its arguments and its answer. The connection of a request is left
+//! to [`connection`](super::connection).
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -100,7 +100,7 @@ impl RedisLane {
         self.connections.with(send).await
     }
 
-    /// Sends what must not arrive late: the script refuses it after the deadline, and until then this does not return while
+    /// Sends a write that must not arrive late: the script refuses it after the deadline, and until then this does not return while
     /// a copy may be on its way. `read` reads the answer, and when the store has given it.
     pub(super) async fn before<'a, T: Send>(
         &self,
@@ -118,9 +118,11 @@ impl RedisLane {
             let answer = self.connections.once(Instant::now() + limit, &send).await?;
             let answer: Option<Vec<u8>> = answer;
             let answer = answer.ok_or_else(late).and_then(|answer| read(&answer));
+            // A late copy was refused, and an answer that cannot be read is one: neither is sent again.
             answer.map_err(Failure::Final)
         };
         let answer = match (once().await, deadline) {
+            // No copy is on its way, so the second one is like a first.
             (Err(Failure::NotExecuted(_)), _) => once().await,
             (Err(Failure::InDoubt(error)), Some(deadline)) => {
                 // Whatever becomes of the second copy, the first may have been executed or not.
@@ -129,6 +131,7 @@ impl RedisLane {
                 };
                 // The first copy may still be on its way. It must not arrive after the caller was answered: it could
                 // undo an invalidation that follows (rule 14).
+                // `at` is the store's time, as the deadline is: no clock of this process takes part.
                 let in_doubt = deadline.saturating_sub(at).saturating_add(1);
                 let in_doubt = Duration::from_millis(in_doubt);
                 if in_doubt > limit * LONGEST_DOUBT {
@@ -160,6 +163,8 @@ impl RedisLane {
             }
             _ => read(answer).map(|(answer, at)| (Ok(answer), at)),
         };
+        // First as for a value without tags, which most have: an attempt that guesses wrong costs one round trip, and
+        // a request that asks for the tags first would cost it each time.
         let mut stored = Vec::new();
         for _ in 0..TAGS_CHANGE {
             // Of a damaged value the tags cannot be read.
@@ -180,6 +185,7 @@ impl RedisLane {
         call.own(&[CLOCK, WRITES]);
         call.arg(token).arg(millis(ask.ttl));
         match ask.want {
+            // None of these marks is a number, which a version is.
             Want::Any => call.arg(""),
             Want::NewerThan(seen) => call.arg(seen),
             Want::Nothing => call.arg("*"),
@@ -193,6 +199,7 @@ impl RedisLane {
     /// Gives back the lease that a request without an answer gets if the server executes it later: all instances would
     /// wait for its end. Over the same connection, so the server executes this after that request.
     fn give_back(&self, mut connection: MultiplexedConnection, key: &str, token: u64) {
+        // A task, as the caller has waited long enough; on its own, so it holds no part of the lane but the names.
         let (names, key) = (Arc::clone(&self.names), Key::from(key));
         let limit = self.connections.limit();
         tokio::spawn(async move {
@@ -221,6 +228,7 @@ impl RedisLane {
         let mut call = self.call(&scripts::INSERT, keys, bytes);
         call.own(&[CLOCK, LOG]);
         call.keys(&[VALUE], texts()).keys(&[LEASE], texts());
+        // The script finds the markers of each value by the number of its tags, so those of the first value come first.
         call.keys(&[MARKER], &tags);
         for value in values() {
             call.stage(value);
@@ -236,7 +244,7 @@ impl RedisLane {
 /// An entry's id, then names and values in turn: there is one of each.
 type LogEntry = (String, Vec<(String, Vec<u8>)>);
 
-/// Reads the answer of FILL or REVALIDATE: what happened, the value that is stored instead, and the new stamp. `None` if the
+/// Reads the answer of FILL or REVALIDATE: the outcome, the value that is stored instead, and the new stamp. `None` if the
 /// value to revalidate is absent.
 fn fill(answer: (String, Option<Bytes>, Option<Vec<u8>>)) -> Result<Option<Fill>, L2Error> {
     let (answer, bytes, stamped) = answer;
@@ -294,12 +302,7 @@ fn stamp(packed: Vec<u8>) -> Result<Stamp, L2Error> {
 /// A stamp that a script answers, and when it was issued.
 pub(super) fn dated_stamp(packed: &[u8]) -> Result<(Stamp, u64), L2Error> {
     let [epoch, ver, written_at] = numbers(packed)?;
-    let stamp = Stamp {
-        epoch,
-        ver,
-        written_at,
-    };
-    Ok((stamp, written_at))
+    Ok((Stamp::new(epoch, ver, written_at), written_at))
 }
 
 impl Lane for RedisLane {
@@ -316,6 +319,8 @@ impl Lane for RedisLane {
             // The connection and the token of the last copy that was sent.
             let sent = Mutex::new(None);
             let send = |mut connection: MultiplexedConnection| {
+                // Drawn for each copy: with one token, a copy that arrives late could bring a lease back that an
+                // invalidation has ended (rule 1).
                 let token = random();
                 let before = lock(&sent).replace((connection.clone(), token));
                 let lost = before.map_or(0, |(_, token)| token);
@@ -327,6 +332,7 @@ impl Lane for RedisLane {
             };
             let answer = self.connections.with(send).await;
             if answer.as_ref().is_err_and(L2Error::is_timeout)
+                // Without a `ttl` no lease is granted.
                 && !ask.ttl.is_zero()
                 && let Some((connection, token)) = lock(&sent).take()
             {
@@ -459,16 +465,15 @@ impl Lane for RedisLane {
         payload: &'a [u8],
         deadline: Option<u64>,
     ) -> Reply<'a, Option<Touched>> {
+        let (NewLife::Renewed(ttls) | NewLife::Extended(ttls)) = life;
         let call = move |stored: &[u8], tags: &[Key]| {
             let mut call = self.call(&scripts::TOUCH, 3 + tags.len(), 0);
             call.keys(&[VALUE], &[key]).own(&[CLOCK, LOG]);
             call.keys(&[MARKER], tags).message(payload);
-            let (ttls, extends) = match life {
-                NewLife::Renewed(ttls) => (ttls, 0),
-                NewLife::Extended(ttls) => (ttls, 1),
-            };
-            call.arg(&ttls.packed()).arg(millis(ttls.kept)).arg(extends);
-            call.arg(written(deadline)).arg(stored);
+            call.arg(&ttls.packed()).arg(millis(ttls.kept));
+            let extends = matches!(life, NewLife::Extended(_));
+            call.arg(u8::from(extends)).arg(written(deadline));
+            call.arg(stored);
             call
         };
         self.before_with_tags(deadline, call, touched).boxed()
@@ -480,6 +485,7 @@ impl Lane for RedisLane {
         payload: &'a [u8],
         hold: Duration,
     ) -> Reply<'a, WriteAck> {
+        // Without a hold its keys are not sent: they are a third of the request.
         let held = if hold.is_zero() { &[] } else { keys };
         let write = move |call: &mut Call<'_>| {
             call.own(&[CLOCK, LOG, LIVE]);
@@ -489,11 +495,7 @@ impl Lane for RedisLane {
         let read = |answer: Vec<u8>| {
             let [epoch, ver, written_at, seq, longest, generation, age] = numbers(&answer)?;
             Ok(WriteAck {
-                stamp: Stamp {
-                    epoch,
-                    ver,
-                    written_at,
-                },
+                stamp: Stamp::new(epoch, ver, written_at),
                 seq,
                 longest_staleness: Duration::from_millis(longest),
                 generation,
@@ -515,6 +517,7 @@ impl Lane for RedisLane {
     fn tag_versions<'a>(&'a self, tags: &'a [&'a str]) -> Reply<'a, Vec<Option<TagVersion>>> {
         async move {
             let mut versions = Vec::with_capacity(tags.len());
+            // The server does nothing else while it executes an MGET, however long that is.
             for tags in tags.chunks(MARKERS) {
                 let mut markers = cmd("MGET");
                 for tag in tags {
@@ -559,6 +562,8 @@ impl Lane for RedisLane {
             let pattern = self.names.values_under(which.common());
             let before_key = self.names.name(VALUE, "").len();
             let (mut cursor, mut removed) = (0_u64, vec![0; prefixes.len()]);
+            // SCAN finds each key that is there from the beginning to the end, but may return one twice. A value that is
+            // removed is not found again, so it is counted once.
             loop {
                 let mut scan = cmd("SCAN");
                 scan.arg(cursor).arg("MATCH").arg(&pattern);
@@ -569,6 +574,7 @@ impl Lane for RedisLane {
                     places.map(move |place| (name, place))
                 });
                 let found: Vec<_> = found.collect();
+                // With several prefixes, or with a dense table, a step of SCAN may find far more than it was asked for.
                 for found in found.chunks(SCANNED) {
                     let write = |call: &mut Call<'_>| {
                         call.own(&[CLOCK]);
@@ -588,6 +594,7 @@ impl Lane for RedisLane {
                         }
                     }
                 }
+                // The server ends a pass with the cursor that begins one. An empty step in between means nothing.
                 if next == 0 {
                     return Ok(removed);
                 }

@@ -12,6 +12,7 @@ pub(crate) fn entry(member: &Member) -> String {
         applied,
         heartbeat,
     } = member;
+    // Text and not bytes, as Lua reads it with one pattern; `whole` in list.lua bounds each number.
     let staleness = millis(info.max_staleness);
     format!("{}:{}:{staleness}:{heartbeat}", applied.epoch, applied.seq)
 }

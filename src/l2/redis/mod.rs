@@ -7,7 +7,7 @@
 //! - [`pubsub`]: the subscriber's connection, for messages and heartbeats
 //! - [`members`]: how a member is written down; [`names`]: the names of a lane's keys; [`client_name`]: that of
 //!   its connections
-//! - [`error`]: the client's errors as those of the crate; `trouble.md`: what each means for a cache
+//! - [`error`]: the client's errors as those of the crate; `trouble.md`: the effect of each on a cache
 //!
 //! Knows nothing of L1, nor of values: the scripts look at stamps and TTLs only.
 
@@ -67,7 +67,7 @@ pub struct RedisL2 {
 }
 
 impl RedisL2 {
-    /// A store on this server, with a pool of its own. [`Server`] says what can be given: a URL such as
+    /// A store on this server, with a pool of its own. [`Server`] lists the forms of an address: a URL such as
     /// `redis://[user][:password@]host[:port][/db]`, a `ConnectionInfo` or a `Client` of the redis crate.
     ///
     /// Does not connect: that happens at the first use.
@@ -149,6 +149,7 @@ impl RedisL2 {
     ) -> Result<Self, L2Error> {
         let credentials = Credentials(Arc::new(provider));
         let connector = self.connector.with_credentials(credentials);
+        // The manager of a given pool has its credentials already, and cannot be given others.
         let pool = if self.is_given {
             self.pool
         } else {
@@ -188,6 +189,7 @@ impl L2 for RedisL2 {
             warned_of: AtomicU64::new(0),
         });
         let connections = Arc::new(Connections::new(Arc::clone(&source), None));
+        // The second connection gives way to the first one in a pool that has no more to give.
         let spare = Arc::new(Connections::new(source, Some(Arc::clone(&connections))));
         let both = [Arc::clone(&connections), spare];
         let requests = Arc::new(ReadRequests::new(Arc::clone(&names), both));

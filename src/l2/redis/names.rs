@@ -36,6 +36,7 @@ pub(crate) struct Name<'a>(pub(crate) [&'a str; 3]);
 
 impl Names {
     pub(crate) fn new(namespace: &str, db: i64) -> Self {
+        // A hash tag keeps all keys of a lane in one slot. The number leaves room for several lanes of a namespace.
         let tag = format!("{{{namespace}.0}}");
         // Channels are not part of a database: without its number, two databases would receive each other's messages.
         let database = if db == 0 {
@@ -59,6 +60,7 @@ impl Names {
     /// A pattern of `SCAN` that matches the values whose key begins with `prefix`, and nothing else.
     pub(crate) fn values_under(&self, prefix: &str) -> String {
         let mut pattern = String::new();
+        // A namespace may contain these characters, too.
         for char in (self.name(VALUE, prefix).0.into_iter()).flat_map(str::chars) {
             if matches!(char, '*' | '?' | '[' | ']' | '\\' | '^' | '-') {
                 pattern.push('\\');

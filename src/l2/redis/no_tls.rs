@@ -17,7 +17,7 @@ pub(super) fn check(addr: &ConnectionAddr) -> Result<(), L2Error> {
     }
 }
 
-/// What a handshake that failed says, if the error is one.
+/// Why a handshake has failed, if the error is one.
 pub(super) fn failure(_error: &RedisError) -> Option<&'static str> {
     None
 }

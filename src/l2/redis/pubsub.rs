@@ -1,7 +1,7 @@
 //! The connection that a lane has for messages and heartbeats.
 //!
 //! With RESP3 both share one connection, and with it one order: a heartbeat that names message n comes after
-//! message n (rule 8). Knows nothing of what a message means.
+//! message n (rule 8). Does not apply messages.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -10,19 +10,20 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
-use deadpool_redis::redis::{Pipeline, PushInfo, PushKind, RedisResult, Value};
+use deadpool_redis::redis::{PushInfo, PushKind, RedisResult, Value};
 use futures::future::{BoxFuture, join};
 use futures::{FutureExt, Stream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::call::{Call, run_both};
+use super::call::Call;
 use super::connection::{CONNECT, clock, run};
 use super::error::{connect_error, l2_error};
 use super::members;
 use super::names::{CLOCK, LIVE, Names};
 use super::scripts;
 use super::server::Connector;
+use crate::l2::inbox::Inbox;
 use crate::l2::{
     Applied, Event, L2Error, LaneClock, ListAge, Member, MemberInfo, OnHeard, Reply, Subscription,
     random,
@@ -33,7 +34,7 @@ use crate::wire::message;
 /// Messages that may wait for the subscriber. One more is lost, which a hole in the numbers shows (rule 10).
 const QUEUE: usize = 4096;
 
-/// Subscribes, then reads the clock: what changes between the two is received as a message (rule 7).
+/// Subscribes, then reads the clock: a change between the two is received as a message (rule 7).
 pub(super) async fn subscribe(
     connector: &Connector,
     names: &Arc<Names>,
@@ -49,6 +50,7 @@ pub(super) async fn subscribe(
     let opening = async {
         let receive = push_sender(queue, Arc::clone(&others));
         let mut connection = connector.subscriber(receive).await?;
+        // Messages that arrive from here on wait in the queue, until the caller knows by the clock which of them are new.
         let mut subscribing = connection.clone();
         let naming = names.client.give_to(connection.clone());
         join(subscribing.subscribe(&names.events), naming).await.0?;
@@ -60,15 +62,13 @@ pub(super) async fn subscribe(
     found.check_lanes()?;
     let subscription = RedisSubscription {
         connection,
-        messages,
+        inbox: Inbox::new(messages),
         others,
         names: Arc::clone(names),
         me: info,
         generation: found.list.0,
         list_age: ListAge::new(Duration::from_millis(found.list.1)),
         under_way: None,
-        answered: None,
-        ahead: 0,
     };
     Ok((found.clock, Box::new(subscription)))
 }
@@ -78,7 +78,7 @@ async fn in_time<T>(opening: impl Future<Output = T>) -> Result<T, L2Error> {
     opened.map_err(|_| L2Error::timed_out(CONNECT))
 }
 
-/// The channels of other programs, and who hears what is published there; once it is listened to them.
+/// The channels of other programs, and the handler of their messages, once this is subscribed to them.
 type Others = Arc<OnceLock<(Vec<Arc<str>>, OnHeard)>>;
 
 /// Runs inside the connection's driver, so it only puts messages into the queue.
@@ -86,7 +86,8 @@ fn push_sender(
     queue: mpsc::Sender<Vec<u8>>,
     others: Others,
 ) -> impl Fn(PushInfo) -> Result<(), Infallible> + Send + Sync + 'static {
-    // When the sender is dropped the queue ends, and with it the subscription.
+    // When the sender is dropped the queue ends, and with it the subscription. The lock is never contended: the driver
+    // of the connection calls this for one push after the other.
     let queue = Mutex::new(Some(queue));
     move |push| {
         let mut queue = lock(&queue);
@@ -103,8 +104,10 @@ fn push_sender(
                     Some((at, on_heard))
                 });
                 match others {
+                    // Past the queue, so that no flood of other programs costs a message of the lane.
                     Some((at, on_heard)) => on_heard(at, payload),
                     None => {
+                        // A full queue drops the message. To wait here would stop the answers of heartbeats, too.
                         let _ = queue.as_ref().map(|queue| queue.try_send(payload));
                     }
                 }
@@ -119,8 +122,8 @@ fn push_sender(
 
 struct RedisSubscription {
     connection: MultiplexedConnection,
-    /// What the connection's driver has received.
-    messages: mpsc::Receiver<Vec<u8>>,
+    /// The payloads that the connection's driver has received.
+    inbox: Inbox<Vec<u8>>,
     others: Others,
     names: Arc<Names>,
     me: MemberInfo,
@@ -129,49 +132,33 @@ struct RedisSubscription {
     list_age: ListAge,
     /// The heartbeat that is not answered yet.
     under_way: Option<BoxFuture<'static, Result<LaneClock, L2Error>>>,
-    /// The answer to a heartbeat, until the messages before it are handed out.
-    answered: Option<LaneClock>,
-    /// How many messages come before that answer.
-    ahead: usize,
-}
-
-impl RedisSubscription {
-    /// The requests of a heartbeat: to note how far this instance is, and to read the lane's clock.
-    fn requests(&self, nonce: u64, applied: Applied) -> Pipeline {
-        let me = Member {
-            info: self.me,
-            applied,
-            heartbeat: nonce,
-        };
-        let mut note = Call::new(&scripts::NOTE, &self.names, 1, 0);
-        note.own(&[LIVE]);
-        note.arg(me.info.id).arg(members::entry(&me));
-        let age = u64::try_from(self.list_age.now().as_millis()).unwrap_or(u64::MAX);
-        note.arg(self.generation).arg(age);
-        let mut read = Call::reading(&scripts::HEARTBEAT, &self.names, 1);
-        read.own(&[CLOCK]).arg(nonce);
-        let mut pipeline = Pipeline::with_capacity(2);
-        // Each script has an answer of its own.
-        pipeline.ignore_errors();
-        pipeline.add_command(note.into_command());
-        pipeline.add_command(read.into_command());
-        pipeline
-    }
 }
 
 impl Subscription for RedisSubscription {
     fn heartbeat(&mut self, applied: Applied) {
-        let nonce = random();
-        let requests = self.requests(nonce, applied);
-        let mut connection = self.connection.clone();
+        let (names, me, generation) = (Arc::clone(&self.names), self.me, self.generation);
+        // Before the request: measured later, it could exceed the age that the list has in that step (rule 16).
+        let age = u64::try_from(self.list_age.now().as_millis()).unwrap_or(u64::MAX);
+        let (mut connection, mut other) = (self.connection.clone(), self.connection.clone());
         let answer = async move {
-            let (note, read) = (&scripts::NOTE, &scripts::HEARTBEAT);
-            let answers = run_both([note, read], &requests, &mut connection).await;
-            let (noted, lane) = answers.map_err(l2_error)?;
-            let noted: bool = note.answer(noted).map_err(l2_error)?;
-            let lane: (u64, bool, u64, u64, u64, u64, String) =
-                read.answer(lane).map_err(l2_error)?;
+            let nonce = random();
+            let me = Member {
+                info: me,
+                applied,
+                heartbeat: nonce,
+            };
+            let mut note = Call::new(&scripts::NOTE, &names, 1, 0);
+            note.own(&[LIVE]).arg(me.info.id).arg(members::entry(&me));
+            note.arg(generation).arg(age);
+            let mut read = Call::reading(&scripts::HEARTBEAT, &names, 1);
+            read.own(&[CLOCK]).arg(nonce);
+            // One after the other without a wait in between: a heartbeat is one round trip.
+            let answers = join(note.run(&mut connection), read.run(&mut other)).await;
+            let (noted, lane): (RedisResult<bool>, RedisResult<_>) = answers;
+            let (noted, lane) = (noted.map_err(l2_error)?, lane.map_err(l2_error)?);
+            let lane: (u64, bool, u64, u64, u64, u64, String) = lane;
             let (echo, in_order, epoch, seq, ver, now, life) = lane;
+            // The echo shows that this is no answer to an older heartbeat, which would prove less than this one (rule 8).
             if !in_order || echo != nonce {
                 return Err(L2Error::unexpected(
                     "the server has restarted, has lost its data, does not take writes, or is no longer a primary in good standing",
@@ -189,7 +176,7 @@ impl Subscription for RedisSubscription {
     }
 
     fn listen<'a>(&'a mut self, channels: &'a [Arc<str>], on_heard: OnHeard) -> Reply<'a, ()> {
-        // Before it subscribes: what comes then is no message of the lane.
+        // Before it subscribes: otherwise a first message would pass for one of the lane.
         let _ = self.others.set((channels.to_vec(), on_heard));
         let mut connection = self.connection.clone();
         async move {
@@ -210,39 +197,20 @@ impl Stream for RedisSubscription {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
+        // First: when the answer is there, the messages before it are in the queue, and are counted before any more come.
         if let Some(heartbeat) = &mut this.under_way
             && let Poll::Ready(answer) = heartbeat.poll_unpin(cx)
         {
             this.under_way = None;
             match answer {
-                Ok(clock) => {
-                    // What was published before the answer is in the queue by now, and goes first. Messages are
-                    // counted, since the queue may look empty when it is not: tokio makes a busy task yield.
-                    this.answered = Some(clock);
-                    this.ahead = this.messages.len();
-                }
+                Ok(clock) => this.inbox.set_answer(Some(clock)),
                 Err(error) => return Poll::Ready(Some(Err(error))),
             }
         }
-        loop {
-            if this.ahead == 0
-                && let Some(clock) = this.answered.take()
-            {
-                return Poll::Ready(Some(Ok(Event::Heartbeat(clock))));
-            }
-            let Poll::Ready(payload) = this.messages.poll_recv(cx) else {
-                return Poll::Pending;
-            };
-            this.ahead = this.ahead.saturating_sub(1);
-            let Some(payload) = payload else {
-                return Poll::Ready(None);
-            };
+        let open = |payload: Vec<u8>| {
             let message = message::open(&payload).map(Event::Message);
-            let event = message.or_else(|| message::lease_ended(&payload).map(Event::LeaseEnded));
-            // A message that this release cannot read is skipped, which leaves a hole in the numbers.
-            if let Some(event) = event {
-                return Poll::Ready(Some(Ok(event)));
-            }
-        }
+            message.or_else(|| message::lease_ended(&payload).map(Event::LeaseEnded))
+        };
+        this.inbox.poll(cx, open).map(|event| event.map(Ok))
     }
 }

@@ -1,14 +1,7 @@
-//! The read batcher: reads of single keys that are asked for at about the same time go to the server in one request.
-//!
-//! Callers put their reads into a bounded queue. One task for each lane, the batcher task, takes a batch from it
-//! whenever the [`Pacing`] allows, sends the batch as one request and hands out the answers. It runs on the runtime
-//! of the caller that started it, and ends with that runtime or with the lane; after the former, the next caller starts
-//! another. While hardly anything is read, callers send their reads without the task.
-//!
-//! No read takes longer than the limit of a request, the wait for capacity and in the queue included.
-//!
-//! This module must not know how a request is made up and over which connection it goes (`read_request`), nor what
-//! the values mean. Callers that ask for the same key are none of its business either: each has a read of its own.
+//! The read batcher: single keys that are read at about the same time go to the server in one request. Callers put their
+//! reads into a bounded queue; one task for each lane, the batcher task, sends a batch whenever the [`Pacing`] allows and
+//! hands out the answers. It must not know how a request is made up or over which connection it goes (`read_request`).
+//! No read takes longer than the limit of a request, the wait in the queue included.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -37,7 +30,10 @@ const CAPACITY: usize = 4096;
 /// threads would read 0.94 as many a second.
 const SHARE: usize = 16;
 
-/// Reads single keys, in batches where many are asked for at a time. The batcher task ends with this.
+/// Reads single keys, in batches where many are read at a time.
+///
+/// The batcher task runs on the runtime of the caller that started it, and ends with that runtime or with this; after the
+/// former, the next caller starts another.
 pub(super) struct ReadBatcher {
     requests: Arc<ReadRequests>,
     /// `None` before the batcher task is first needed.
@@ -79,7 +75,7 @@ impl ReadBatcher {
         }
     }
 
-    /// Reads what is stored under a key, within the limit of a request. May be dropped at any time.
+    /// Reads a key within the limit of a request. May be dropped at any time.
     pub(super) fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, ReadResult> {
         async move {
             // The batcher task keeps the time, not a timer for each read: it runs on the runtime that this was first
@@ -108,11 +104,13 @@ impl ReadBatcher {
     /// runtime.
     fn join(&self, key: &str) -> Option<oneshot::Receiver<ReadResult>> {
         let here = Handle::try_current().ok()?.id();
+        // Nothing is awaited under the lock: `try_reserve` fails rather than waits where the queue is full.
         let queue = lock(&self.queue);
         let queue = queue.as_ref()?;
         if queue.runtime != here || !queue.is_busy() {
             return None;
         }
+        // Reserved before the read is made, so that a full queue costs no allocation.
         let permit = queue.reads.try_reserve().ok()?;
         let (read, answered) = Read::new(key);
         permit.send(read);
@@ -120,6 +118,7 @@ impl ReadBatcher {
     }
 
     fn try_alone(&self) -> Option<Alone<'_>> {
+        // Counted first and given back by the guard: two callers that look first could both count themselves as the last.
         let others = self.alone.fetch_add(1, Ordering::Relaxed);
         let alone = Alone(&self.alone);
         (others < ALONE).then_some(alone)
@@ -151,6 +150,7 @@ impl ReadBatcher {
     /// The queue of the batcher task, which is started if there is none.
     fn reads(&self) -> mpsc::Sender<Read> {
         let mut queue = lock(&self.queue);
+        // It is closed once the runtime of its task has ended.
         if let Some(queue) = &*queue
             && !queue.reads.is_closed()
         {
@@ -198,10 +198,12 @@ impl AsRef<str> for Read {
 async fn run(requests: Arc<ReadRequests>, reads: mpsc::Receiver<Read>, taken: Arc<AtomicUsize>) {
     let (requests, taken) = (&*requests, &*taken);
     let pacing = &Pacing::new(IN_FLIGHT);
+    // Of this runtime: the callers on it are woken by its threads.
     let threads = Handle::current().metrics().num_workers();
     let batches = stream::unfold(reads, |mut reads| async move {
         let turn = pacing.turn().await;
         let first = reads.recv().await?;
+        // After the first read has come: the callers that were woken with this task join the same batch.
         gather().await;
         let batch = take(first, &mut reads, requests.most(), taken);
         Some(((turn, batch), reads))
@@ -260,6 +262,8 @@ fn drop_unwanted(reads: &mut Vec<Read>, limit: Duration) {
 }
 
 fn hand_out(reads: Vec<Read>, answers: Vec<ReadResult>) {
+    // `fetch` has an answer for each key, in their order: a missing one would give each caller the value of another key.
+    debug_assert_eq!(reads.len(), answers.len());
     for (read, answer) in reads.into_iter().zip(answers) {
         _ = read.answer.send(answer);
     }

@@ -69,7 +69,7 @@ impl ReadRequests {
     /// Discards connections as [`Connections::keep_only`] does. `false` if one of them led to another life.
     pub(super) fn keep_only(&self, life: u64) -> bool {
         let [first, second] = &self.lines;
-        // Both, whatever the first one returns.
+        // Both, whatever the first one returns: `&&` would leave the second connection with the old server.
         first.connections.keep_only(life) & second.connections.keep_only(life)
     }
 
@@ -91,6 +91,7 @@ impl ReadRequests {
         if (1..=most).contains(&keys.len()) {
             return self.fetch(keys, Instant::now() + self.limit()).await;
         }
+        // Relaxed: a request that is begun in the same moment only waits once more.
         let unanswered = &AtomicBool::new(false);
         let parts = keys.chunks(most).map(|keys| async move {
             if unanswered.load(Ordering::Relaxed) {
@@ -123,8 +124,11 @@ impl ReadRequests {
             // The answer may have been too large: the next request has half as many keys.
             Err(_) => BYTES / (self.most() / 2).max(1),
         };
+        // Relaxed, here and below: these numbers choose sizes and connections, and are allowed to be a request old.
         self.bytes_each.store(bytes_each, Ordering::Relaxed);
-        answers.unwrap_or_else(|error| all(keys.len(), &error))
+        let answers = answers.unwrap_or_else(|error| all(keys.len(), &error));
+        debug_assert_eq!(answers.len(), keys.len());
+        answers
     }
 
     async fn ask<K: AsRef<str>>(
@@ -146,6 +150,7 @@ impl ReadRequests {
         };
         match connections.with_until(deadline, send).await? {
             value if keys.len() == 1 => Ok(opened(vec![value])),
+            // An array of another length could not be told apart by key: it is no answer at all.
             Value::Array(values) if values.len() == keys.len() => Ok(opened(values)),
             // One key that the server's ACL forbids fails a whole MGET, so each is read alone.
             Value::ServerError(error) if error.code() == "NOPERM" => {
@@ -190,6 +195,7 @@ impl ReadRequests {
         } else {
             first
         };
+        // At least one byte for each key: before the first answer, the number of keys is all that is known.
         let bytes = keys * self.bytes_each.load(Ordering::Relaxed).max(1);
         line.expected.fetch_add(bytes, Ordering::Relaxed);
         Expected { line, bytes }

@@ -19,6 +19,7 @@ pub(super) const VERSION: &str = include_str!("version.lua");
 const TAG_LIST: &str = include_str!("tag_list.lua");
 pub(super) const TAGS: &str = concat!(include_str!("tag_list.lua"), include_str!("tags.lua"));
 
+// A static hashes its text at its first use, once in a process, and not once for each cache.
 pub(super) static LEAD: Lua = Lua::new(&[ALLOW_OOM, CLOCK, LEASE, MARK], include_str!("lead.lua"));
 pub(super) static FILL: Lua = Lua::new(
     &[CHECKED, CLOCK, LEASE, STAGED, TAGS],

@@ -42,7 +42,7 @@ const SCHEMES: [&str; 7] = [
 /// RedisL2::open("redis://user:password@127.0.0.1:6379/0")?;
 /// RedisL2::open("redis+unix:///run/redis.sock?db=1&user=catalog&pass=secret")?;
 ///
-/// // What a URL cannot say, such as a password from a file.
+/// // For settings that a URL does not have, such as a password from a file.
 /// let info = ("127.0.0.1", 6379).into_connection_info().map_err(|_| "an address and a port are enough")?;
 /// let login = info.redis_settings().clone().set_username("catalog").set_password("secret");
 /// RedisL2::open(info.set_redis_settings(login))?;
@@ -135,8 +135,10 @@ fn parse(url: &str) -> Result<ConnectionInfo, L2Error> {
     {
         return Err(L2Error::bad_config(missing));
     }
+    // By hand, as the client says only that it cannot read a URL. It has the last word: this explains its refusal.
     let rest = rest.trim_start_matches('/');
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    // A password may contain a comma, and an unescaped `@`: so the host begins after the last one.
     let host = authority.rsplit('@').next().unwrap_or(authority);
     if host.contains(',') {
         return refuse(
@@ -167,6 +169,7 @@ impl Server {
     /// Makes connections to it, unless that cannot work.
     pub(super) fn connector(self) -> Result<Connector, L2Error> {
         let info = self.0?;
+        // The server would refuse it when a request connects, and name no setting.
         if info.redis_settings().db() < 0 {
             let what = "the number of the Redis database is negative; the first one is 0";
             return Err(L2Error::bad_config(what));
@@ -205,6 +208,7 @@ impl Connector {
     }
 
     pub(super) fn pool(&self) -> Result<Pool, L2Error> {
+        // Larger than the client's defaults, as all callers of a cache share one connection.
         let config = self
             .config()
             .set_pipeline_buffer_size(1024)
@@ -224,6 +228,8 @@ impl Connector {
         receive: impl AsyncPushSender,
     ) -> RedisResult<MultiplexedConnection> {
         let settings = self.info.redis_settings().clone();
+        // Over RESP2 a connection that subscribes takes no other requests: heartbeats would need a second connection, whose
+        // answers have no order with the messages (rule 8).
         let settings = settings.set_protocol(ProtocolVersion::RESP3);
         let client = Client::open(self.info.clone().set_redis_settings(settings))?;
         let config = self.config().set_push_sender(receive);
@@ -248,7 +254,7 @@ impl Connector {
 #[derive(Clone)]
 pub(super) struct Credentials(pub(super) Arc<dyn StreamingCredentialsProvider>);
 
-/// What the provider says itself may show a secret.
+/// The provider's own error may show a secret.
 #[derive(Debug, thiserror::Error)]
 enum NoCredentials {
     #[error("the provider of credentials has failed")]

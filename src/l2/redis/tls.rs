@@ -1,4 +1,4 @@
-//! TLS by rustls: whether its settings can work, and what a handshake that failed says.
+//! TLS by rustls: whether its settings can work, and why a handshake has failed.
 
 use std::error::Error;
 use std::io;
@@ -56,7 +56,7 @@ pub(super) fn check(addr: &ConnectionAddr) -> Result<(), L2Error> {
     }
 }
 
-/// What a handshake that failed says, if the error is one.
+/// Why a handshake has failed, if the error is one.
 pub(super) fn failure(error: &RedisError) -> Option<&'static str> {
     use CertificateError::{
         Expired, ExpiredContext, NotValidForName, NotValidForNameContext, NotValidYet,

@@ -52,7 +52,7 @@ impl WriteStream for RedisLane {
         deadline: Option<u64>,
     ) -> Reply<'a, Appended> {
         async move {
-            // The same in each copy.
+            // The same in each copy: by it the second finds the answer of the first, which has stored the write.
             let this = random().to_string();
             let call = |stored: &[u8], tags: &[Key]| {
                 let mut call = self.call(&APPEND, 8 + tags.len(), write.value.body.len());
@@ -63,6 +63,7 @@ impl WriteStream for RedisLane {
                 call.message(payload).arg(written(deadline));
                 call.arg(&write.value.body).arg(kept(write.value.ttls));
                 call.arg(write.most).arg(write.key).arg(write.encoded_key);
+                // The script compares no version where these three are missing.
                 if let Some(version) = write.version {
                     call.arg(version.epoch).arg(version.ver).arg(stored);
                 }
@@ -170,6 +171,7 @@ fn one((at, fields): Entry) -> Result<Waiting, L2Error> {
         let bytes = field(name)?;
         Some(String::from_utf8_lossy(&bytes).into_owned())
     };
+    // An id that is no time and number is not one of a stream: the server answers something else than asked.
     let id_here = id(&at).ok_or_else(senseless)?;
     Ok(Waiting {
         id: id_here,

@@ -13,9 +13,9 @@ use super::{Codec, CodecError, bounded, complete};
 ///
 /// Bytes carry no names and no types. A value is read back by the very type that
 /// wrote it; a changed type gives an error or, with bad luck, a wrong value, so a
-/// changed type must not read what the old one wrote.
+/// changed type must not read bytes of the old one.
 ///
-/// Types are refused that need to look at the bytes to know what they are (`#[serde(flatten)]`, `#[serde(untagged)]`,
+/// Types are refused that need to look at the bytes to know their form (`#[serde(flatten)]`, `#[serde(untagged)]`,
 /// `#[serde(tag = "...")]`), and values that leave a field out (`skip_serializing_if`): nothing of them is stored. The
 /// error says so; `Json` and `MessagePack` have no such limits.
 #[derive(Debug, Clone, Copy, Default)]

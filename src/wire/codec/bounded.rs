@@ -1,26 +1,7 @@
-//! A deserializer that bounds what decoding takes: levels of nesting, and memory.
-//!
-//! bincode and postcard follow the lengths and the nesting that the bytes claim, without a limit: a million nested
-//! options overflow the stack, and a list of 2^60 `()` never ends. So every codec of this crate decodes through
-//! [`decode`], which puts [`Bounded`] between the format's deserializer and the type's `Deserialize`. It passes every
-//! call on and counts. It knows neither the format nor the type.
-//!
-//! Memory is charged by `size_of`, which is known at compile time:
-//!
-//! - an element of a sequence or a key of a map costs its size, and [`FACTOR`] bytes at least: elements that encode to
-//!   nothing take time, if not memory;
-//! - a value of a map costs its size;
-//! - a part of a struct, tuple or enum variant costs nothing, as the whole was charged;
-//! - a value larger than its place is behind a pointer, as in a `Box`, and costs its size once more.
-//!
-//! The contents of texts and byte strings are not charged: they are never longer than the bytes. Nor is the room that
-//! a collection keeps in reserve.
-//!
-//! How much stack a level takes depends on the type: with structs of a kilobyte it is up to 9 KiB, and up to 41 KiB
-//! without optimization. So a value of more than [`LEVELS_IN_PLACE`] levels is decoded on a thread of its own, with
-//! [`STACK`] bytes. A bound on the stack that is used at a level would not do: types with `#[serde(tag = "...")]`,
-//! `untagged` or `flatten` read their value whole at first, and then decode it again, level by level, from what they
-//! have read, which does not pass here.
+//! A deserializer that bounds levels of nesting and memory. bincode and postcard follow the lengths and the nesting that the
+//! bytes claim, without a limit: a million nested options overflow the stack, and a list of 2^60 `()` never ends. So every
+//! codec of this crate decodes through [`decode`], which puts [`Bounded`] between the format's deserializer and the type's
+//! `Deserialize`. It passes every call on and counts.
 
 use std::cell::Cell;
 use std::fmt;
@@ -37,12 +18,15 @@ use super::error::{Category, CodecError};
 /// How deep a value may be nested.
 const MAX_LEVELS: u8 = 128;
 
+// How much stack a level takes depends on the type: with structs of a kilobyte it is up to 9 KiB, and up to 41 KiB without
+// optimization. A bound on the stack that is used at a level would not do: types with `#[serde(tag = "...")]`, `untagged` or
+// `flatten` read their value whole at first, and then decode their copy of it level by level, which does not pass here.
 /// How deep a value may be nested to be decoded on the caller's stack. A worker of Tokio has 2 MiB of it, unless it is
 /// set: no more than a quarter of that is taken, also without optimization.
 const LEVELS_IN_PLACE: u8 = 16;
 
 /// Bytes of stack for a value that is nested deeper: 128 levels without optimization take 3.3 MiB. The system provides
-/// memory for what is used of it.
+/// memory for the pages that are used.
 const STACK: usize = 8 << 20;
 
 /// Bytes of memory allowed for each encoded byte. Ordinary types take up to 32: an empty `String` of 24 bytes encodes to one.
@@ -58,6 +42,7 @@ pub(super) fn decode<T, R: Send>(
     length: usize,
     read: impl Fn(Bounded<'_, PhantomData<T>>) -> Result<R, CodecError> + Sync,
 ) -> Result<R, CodecError> {
+    // Few values are nested so deep, and a thread costs more than the first levels of one that is.
     match attempt(length, LEVELS_IN_PLACE, &read) {
         Err(error) if error.is_too_deep() => {
             on_another_stack(|| attempt(length, MAX_LEVELS, &read), error)
@@ -94,13 +79,14 @@ fn on_another_stack<R: Send>(
     thread::scope(|scope| {
         let thread = thread::Builder::new().name("larder-decode".into());
         match thread.stack_size(STACK).spawn_scoped(scope, decode) {
+            // A panic of the type goes on here, where it becomes an error for all callers of the value.
             Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
             Err(_) => Err(error),
         }
     })
 }
 
-/// What decoding one value may still take.
+/// The rest of the memory that decoding a value may take.
 struct Budget {
     /// Bytes of memory.
     left: Cell<usize>,
@@ -108,6 +94,16 @@ struct Budget {
     exceeded: Cell<Option<Category>>,
 }
 
+// Memory is charged by `size_of`, which is known at compile time:
+//
+// - an element of a sequence or a key of a map costs its size, and `FACTOR` bytes at least: elements that encode to nothing
+//   take time, if not memory;
+// - a value of a map costs its size;
+// - a part of a struct, tuple or enum variant costs nothing, as the whole was charged;
+// - a value larger than its place is behind a pointer, as in a `Box`, and costs its size once more.
+//
+// The contents of texts and byte strings are not charged: they are never longer than the bytes. Nor is the room that a
+// collection keeps in reserve.
 impl Budget {
     fn new(length: usize) -> Self {
         let left = length.saturating_mul(FACTOR).saturating_add(ALLOWANCE);
@@ -133,7 +129,7 @@ impl Budget {
     }
 }
 
-/// What holds at one place in the value.
+/// The bounds at one level of the value.
 #[derive(Clone, Copy)]
 struct Bounds<'b> {
     budget: &'b Budget,
@@ -152,7 +148,7 @@ impl<'b> Bounds<'b> {
         }
     }
 
-    /// Bounds a deserializer for what goes to a place of type `P`.
+    /// Bounds a deserializer of a part that goes to a place of type `P`.
     #[inline]
     fn input<P, D>(self, inner: D) -> Input<'b, P, D> {
         Input {
@@ -170,6 +166,7 @@ impl<'b> Bounds<'b> {
 
     #[inline]
     fn enter<E: Error>(mut self) -> Result<Self, E> {
+        // The format reads a level only after this, so the stack below it is never used.
         let levels = self.levels.checked_sub(1);
         self.levels = levels.ok_or_else(|| self.budget.exceed(Category::TooDeep))?;
         Ok(self)
@@ -200,7 +197,7 @@ pub(super) struct Bounded<'b, X> {
     bounds: Bounds<'b>,
 }
 
-/// A deserializer of serde, within bounds. What it makes goes to a place of type `P`.
+/// A deserializer of serde, within bounds, of a part that goes to a place of type `P`.
 struct Input<'b, P, D> {
     inner: D,
     bounds: Bounds<'b>,
@@ -385,6 +382,7 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Bounded<'_, A> {
         &mut self,
         seed: S,
     ) -> Result<Option<S::Value>, A::Error> {
+        // Charged when it came: a sequence that claims 2^60 elements and has none costs nothing.
         let element = self.inner.next_element_seed(self.bounds.on(seed));
         if let Ok(Some(_)) = element {
             self.bounds.charge_element::<S::Value, _>(FACTOR)?;

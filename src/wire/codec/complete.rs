@@ -25,6 +25,7 @@ pub(super) fn serialize<
     value: &T,
     write: impl FnOnce(Complete<'_, &T>) -> Result<(), E>,
 ) -> Result<(), CodecError> {
+    // Beside the error, as the format's error type cannot carry a field's name.
     let left_out = &Cell::new(None);
     let value = Complete {
         inner: value,
@@ -64,7 +65,7 @@ impl<T: Serialize + ?Sized> Serialize for Complete<'_, &T> {
     }
 }
 
-/// What is passed on as it is.
+/// Passes simple values on.
 macro_rules! pass_on {
     ($($method:ident($($arg:ident: $type:ty),*);)*) => {$(
         #[inline]
@@ -74,7 +75,7 @@ macro_rules! pass_on {
     )*};
 }
 
-/// What begins a collection or a struct.
+/// Begins a collection or a struct.
 macro_rules! begin {
     ($($method:ident($($arg:ident: $type:ty),*) -> $part:ident;)*) => {$(
         #[inline]
@@ -159,6 +160,7 @@ impl<'a, S: Serializer> Serializer for Complete<'a, S> {
         (self.inner).serialize_newtype_variant(name, index, variant, &value)
     }
 
+    // The default would make a `String` first, where a format may write without one.
     #[inline]
     fn collect_str<T: Display + ?Sized>(self, value: &T) -> Result<S::Ok, S::Error> {
         self.inner.collect_str(value)
@@ -217,6 +219,7 @@ macro_rules! pass_fields_on {
                 self.inner.serialize_field(field, &value)
             }
 
+            // The default does nothing, and so do bincode and postcard: the next field would be read in its place.
             fn skip_field(&mut self, field: &'static str) -> Result<(), S::Error> {
                 self.refuse(field)
             }

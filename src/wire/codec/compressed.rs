@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 
 use super::{Codec, CodecError, CodecStack, Context, EncodeError, Unencrypted, lz4};
 
-/// Compresses what a codec makes of larger values, by LZ4.
+/// Compresses the encoded bytes of larger values, by LZ4.
 ///
 /// ```
 /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -31,8 +31,8 @@ use super::{Codec, CodecError, CodecStack, Context, EncodeError, Unencrypted, lz
 ///
 /// # With encryption
 ///
-/// The size of a compressed value tells how alike its parts are, also inside of [`Encrypted`](super::Encrypted): see what
-/// that does not do. Do not compress values that hold a secret beside what others choose.
+/// The size of a compressed value tells how alike its parts are, also inside of [`Encrypted`](super::Encrypted): see its
+/// limits. Do not compress values that hold a secret beside parts that others choose.
 ///
 /// # Limits
 ///
@@ -56,7 +56,7 @@ pub struct Compressed<C> {
 }
 
 impl<C: Codec> Compressed<C> {
-    /// Compresses what this codec encodes. It cannot be an `Encrypted` one, as what is encrypted cannot be compressed;
+    /// Compresses the bytes of this codec. It cannot be an `Encrypted` one, as encrypted bytes cannot be compressed;
     /// `Encrypted<Compressed<C>>` does it in this order.
     pub const fn new(codec: C) -> Self {
         Self {
@@ -84,6 +84,7 @@ impl<C: Codec> CodecStack for Compressed<C> {
         max: usize,
     ) -> Result<u8, EncodeError> {
         let start = out.len();
+        // The codec checks the limit, so it is that of the value before it is compressed.
         let id = self.codec.seal(value, context, out, max)?;
         let is_large = out.len().saturating_sub(start) >= self.threshold;
         if is_large && lz4::compress(id, out, start) {
@@ -99,7 +100,7 @@ impl<C: Codec> CodecStack for Compressed<C> {
         context: &Context<'_>,
         max: usize,
     ) -> Result<T, CodecError> {
-        // Every codec reads what is compressed.
+        // Every codec reads compressed values.
         self.codec.open(id, bytes, context, max)
     }
 

@@ -8,7 +8,7 @@ use super::error::{Category, check_size};
 use super::stack::ENCRYPTED;
 use super::{CodecError, CodecStack, Context, EncodeError, Unencrypted};
 
-/// Encrypts what a codec makes of values, so that Redis holds only what cannot be read or altered without the key.
+/// Encrypts the encoded bytes of values, so that without the key the values in Redis can neither be read nor altered.
 ///
 /// ```
 /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -28,12 +28,12 @@ use super::{CodecError, CodecStack, Context, EncodeError, Unencrypted};
 /// ```
 ///
 /// The cipher is AES-256-GCM-SIV (RFC 8452), by the crate `aes-gcm-siv`, which has not been audited; its AES was. A
-/// value can be read back only as what it was written for: under its namespace and key, for its type and
-/// [`schema_version`](crate::Builder::schema_version), with its tags, and by the codec that it was encoded with. What
-/// was altered, moved to another key or relabelled is a miss, like damaged bytes, and so is a value without encryption.
+/// value can be read back only where it belongs: under its namespace and key, for its type and
+/// [`schema_version`](crate::Builder::schema_version), with its tags, and by the codec that it was encoded with. A value
+/// that was altered, moved to another key or relabelled is a miss, like damaged bytes, and so is one without encryption.
 /// [`Stats::decode_errors`](crate::Stats::decode_errors) counts them.
 ///
-/// What is encrypted cannot be compressed, so `Compressed` goes inside: `Encrypted::new(Compressed::new(Json), keys)`.
+/// Encrypted bytes cannot be compressed, so `Compressed` goes inside: `Encrypted::new(Compressed::new(Json), keys)`.
 /// The other way round is an error of the compiler:
 ///
 /// ```compile_fail,E0277
@@ -43,12 +43,12 @@ use super::{CodecError, CodecStack, Context, EncodeError, Unencrypted};
 /// let codec = Compressed::new(Encrypted::new(Bincode, keys));
 /// ```
 ///
-/// # What it does not do
+/// # Limits
 ///
 /// - It hides values, and nothing else: keys of entries, tags, sizes and times stand in Redis as they are. A secret
 ///   does not belong in a key. Where `Compressed` is inside, the size also tells how well a value compresses. Somebody
 ///   who chooses a part of a value, and sees its size, can guess the rest piece by piece: a value with a right guess takes
-///   a few bytes less than one with a wrong one. Do not compress values that hold a secret beside what others choose.
+///   a few bytes less than one with a wrong one. Do not compress values that hold a secret beside parts that others choose.
 /// - When a value was written, and until when it is valid, is written by scripts in Redis and cannot be authenticated.
 ///   Somebody with write access to Redis can replay an older value of the same key, even one that was invalidated, and
 ///   extend its life; both only while the instances have the key that it was encrypted with. They can also remove
@@ -64,7 +64,7 @@ use super::{CodecError, CodecStack, Context, EncodeError, Unencrypted};
 ///
 /// # Moving to it
 ///
-/// An instance without the keys cannot read what is encrypted: to it that is a miss. So that nothing is loaded in vain,
+/// An instance without the keys cannot read encrypted values: to it they are misses. So that nothing is loaded in vain,
 /// in three steps, each on all instances before the next one:
 ///
 /// 1. [`write_unencrypted`](Self::write_unencrypted): all have the keys, and read both.
@@ -72,7 +72,7 @@ use super::{CodecError, CodecStack, Context, EncodeError, Unencrypted};
 /// 3. Neither, once the longest TTL has passed. Only now is a value refused that somebody has put there without a key.
 ///
 /// The same steps in reverse lead back. A value that is read, touched or revalidated (`Loaded::unchanged`) stays as it
-/// was written; what is left of those when the last step comes is loaded anew.
+/// was written; such values that are left when the last step comes are loaded anew.
 ///
 /// # Cost
 ///
@@ -88,7 +88,7 @@ pub struct Encrypted<C> {
 }
 
 impl<C: Unencrypted> Encrypted<C> {
-    /// Encrypts what this codec makes of values; a codec alone or one that is `Compressed`.
+    /// Encrypts the bytes of this codec; a codec alone or one that is `Compressed`.
     pub fn new(codec: C, keys: EncryptionKeys) -> Self {
         Self {
             codec,
@@ -107,7 +107,7 @@ impl<C: Unencrypted> Encrypted<C> {
         self
     }
 
-    /// Does not encrypt yet, but reads what is encrypted and what is not: the first step to encryption, or the last one
+    /// Does not encrypt yet, but reads values with and without encryption: the first step to encryption, or the last one
     /// back from it. Default: off.
     #[must_use]
     pub fn write_unencrypted(mut self) -> Self {
@@ -116,7 +116,7 @@ impl<C: Unencrypted> Encrypted<C> {
     }
 }
 
-/// What is encrypted is the id of the inner format, and the bytes in it.
+/// The plain bytes are the id of the inner format, and the bytes in it.
 impl<C: Unencrypted> CodecStack for Encrypted<C> {
     fn seal<T: Serialize + ?Sized>(
         &self,
@@ -129,6 +129,7 @@ impl<C: Unencrypted> CodecStack for Encrypted<C> {
             return self.codec.seal(value, context, out, max);
         }
         let start = out.len();
+        // Room for the head and the id, so that nothing is copied when these are known.
         out.extend_from_slice(&[0; HEAD + 1]);
         let id = self.codec.seal(value, context, out, max)?;
         let size = out.len().saturating_sub(start + HEAD) + OVERHEAD;
@@ -139,6 +140,7 @@ impl<C: Unencrypted> CodecStack for Encrypted<C> {
             *field = id;
         }
         self.keys.encrypt(out, start, context)?;
+        debug_assert_eq!(out.len(), start + size);
         Ok(ENCRYPTED)
     }
 
@@ -150,6 +152,7 @@ impl<C: Unencrypted> CodecStack for Encrypted<C> {
         max: usize,
     ) -> Result<T, CodecError> {
         if id != ENCRYPTED {
+            // Otherwise anybody with write access to Redis could store a value without a key.
             if !self.accepts_unencrypted {
                 return Err(Category::Unencrypted.into());
             }

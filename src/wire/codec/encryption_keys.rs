@@ -3,7 +3,7 @@
 //! ```text
 //!  0  id of the key u32
 //!  4  nonce
-//! 16  what is encrypted, then the tag of 16 bytes
+//! 16  the encrypted bytes, then the tag of 16 bytes
 //! ```
 
 use std::fmt;
@@ -19,12 +19,12 @@ const KEY_ID: usize = 4;
 const NONCE: usize = 12;
 const TAG: usize = 16;
 
-/// How many bytes come before what is encrypted.
+/// How many bytes come before the encrypted ones.
 pub(super) const HEAD: usize = KEY_ID + NONCE;
-/// How many bytes an encrypted value takes besides what is encrypted.
+/// How many bytes encryption adds to a value.
 pub(super) const OVERHEAD: usize = HEAD + TAG;
 
-/// What the associated data begins with, so that other uses of a key do not make bytes that pass for a value.
+/// The associated data begins with this, so that other uses of a key do not make bytes that pass for a value.
 const DOMAIN: &[u8] = b"larder value 1";
 
 /// The keys of [`Encrypted`](super::Encrypted): one that encrypts, and others that are only read.
@@ -42,19 +42,19 @@ const DOMAIN: &[u8] = b"larder value 1";
 /// ```
 ///
 /// Clones share the keys. When the last one is dropped they are overwritten with zeros, but for copies that the compiler
-/// has left on the stack; what you made them of is yours to overwrite. `Debug` shows ids only.
+/// has left on the stack; the secrets that you made them of are yours to overwrite. `Debug` shows ids only.
 ///
 /// # Changing keys
 ///
 /// A value whose key an instance does not have is a miss. So that there are none, in three steps, each on all instances
 /// before the next one:
 ///
-/// 1. `new(1, …).also_reads(2, …)`: all can read what the new key encrypts.
+/// 1. `new(1, …).also_reads(2, …)`: all can read values under the new key.
 /// 2. `new(2, …).also_reads(1, …)`: it encrypts.
 /// 3. `new(2, …)`, once the longest TTL has passed. With [`sliding`](crate::Builder::sliding), `touch` or
-///    `Loaded::unchanged` a value lives on under the key that it was written with; what is left of it is loaded anew.
+///    `Loaded::unchanged` a value lives on under the key that it was written with; the rest is loaded anew.
 ///
-/// If a key has become known to others, leave it out at once instead: what they write with it is refused then, and all
+/// If a key has become known to others, leave it out at once instead: values that they write with it are refused then, and all
 /// values under it are misses.
 #[derive(Clone)]
 pub struct EncryptionKeys {
@@ -75,7 +75,7 @@ struct Key {
 pub struct InvalidKey(String);
 
 impl EncryptionKeys {
-    /// Encrypts with this key, and reads what it has encrypted.
+    /// Encrypts with this key, and reads values under it.
     ///
     /// # Errors
     ///
@@ -87,7 +87,7 @@ impl EncryptionKeys {
         })
     }
 
-    /// Also reads what this key has encrypted: one that was used before, or one that will be.
+    /// Also reads values under this key: one that was used before, or one that will be.
     ///
     /// # Errors
     ///
@@ -100,12 +100,13 @@ impl EncryptionKeys {
         Ok(self)
     }
 
+    // A search and no map: a fleet has two keys while it changes them, and one otherwise.
     fn find(&self, id: u32) -> Option<&Key> {
         let mut all = [&self.writes].into_iter().chain(&self.others);
         all.find(|key| key.id == id).map(|key| &**key)
     }
 
-    /// Encrypts what is in `out` from `start` on, behind [`HEAD`] bytes for the head.
+    /// Encrypts the bytes of `out` from `start` on, behind [`HEAD`] bytes for the head.
     pub(super) fn encrypt(
         &self,
         out: &mut Vec<u8>,
@@ -113,6 +114,7 @@ impl EncryptionKeys {
         context: &Context<'_>,
     ) -> Result<(), CodecError> {
         let Key { id, cipher } = &*self.writes;
+        // Of the system and not of a generator that is seeded once: a fork or a copied machine would repeat nonces.
         let mut nonce = [0; NONCE];
         getrandom::fill(&mut nonce).map_err(CodecError::new)?;
         let parts = out.get_mut(start..);
@@ -132,7 +134,7 @@ impl EncryptionKeys {
         Ok(())
     }
 
-    /// Decrypts what [`encrypt`](Self::encrypt) made with any of the keys.
+    /// Decrypts the bytes of [`encrypt`](Self::encrypt) with the key that they name.
     pub(super) fn decrypt(
         &self,
         bytes: &[u8],
@@ -145,6 +147,7 @@ impl EncryptionKeys {
         let (id, nonce, (encrypted, tag)) = parts.ok_or(Category::Malformed)?;
         let id = u32::from_be_bytes(*id);
         let key = self.find(id).ok_or(Category::UnknownKey(id))?;
+        // Not in place: the stored bytes are shared by all callers of the look-up.
         let mut plain = encrypted.to_vec();
         key.cipher
             .decrypt_inout_detached(
@@ -173,6 +176,7 @@ fn associated_data(key_id: u32, context: &Context<'_>) -> Vec<u8> {
     data.extend_from_slice(&type_tag.to_be_bytes());
     let texts = [namespace, key].into_iter().copied();
     for text in texts.chain(tags.iter().map(|tag| &**tag)) {
+        // Without lengths `("ab", "c")` and `("a", "bc")` would be one context.
         data.extend_from_slice(&(text.len() as u64).to_be_bytes());
         data.extend_from_slice(text.as_bytes());
     }
@@ -181,6 +185,7 @@ fn associated_data(key_id: u32, context: &Context<'_>) -> Vec<u8> {
 
 impl Key {
     fn new(id: u32, key: &[u8]) -> Result<Self, InvalidKey> {
+        // A shorter secret is refused and not stretched: that would hide that it is a password.
         let other = |_| format!("a key of AES-256 has 32 bytes, and not {}", key.len());
         let key: &[u8; KEY] = key.try_into().map_err(other).map_err(InvalidKey)?;
         Ok(Self {

@@ -1,4 +1,4 @@
-//! The error of encoding and decoding. What may be logged is kept apart from what may quote a value.
+//! The error of encoding and decoding. Its `Display` may be logged; its source may quote a value.
 
 use std::error::Error;
 use std::fmt;
@@ -8,7 +8,7 @@ use crate::vocabulary::ByteSize;
 
 /// A value could not be encoded, or bytes could not be decoded.
 ///
-/// Its `Display` says what kind of failure it was and, where the format knows, at which byte. That shows nothing of
+/// Its `Display` names the kind of failure and, where the format knows, the byte. That shows nothing of
 /// the value. The [`source`](Error::source), the error of the format or type, may quote it, as in `invalid type: string
 /// "…"`: the cache logs it at DEBUG only. Cloning is cheap.
 #[derive(Debug, Clone)]
@@ -25,7 +25,7 @@ struct Cause {
     source: Option<Box<dyn Error + Send + Sync>>,
 }
 
-/// What kind of failure it was. Safe to show: it says nothing of the value.
+/// The kind of a failure. Safe to show: it says nothing of the value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Category {
     #[error("the bytes are not in the codec's format")]
@@ -114,6 +114,7 @@ impl CodecError {
 
     /// The same failure, of this kind, while the error has one owner.
     pub(super) fn because(mut self, category: Category) -> Self {
+        // One owner, as no caller has it yet; a codec of a user's own may keep a clone, which stays as it was.
         if let Some(cause) = Arc::get_mut(&mut self.cause) {
             cause.category = category;
         }

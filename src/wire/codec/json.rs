@@ -33,6 +33,7 @@ impl Codec for Json {
                 let position = offset(bytes, &error);
                 CodecError::of(category(&error), error).at(position)
             })?;
+            // White space may follow, as people and other programs write it.
             input.end().map_err(|error| {
                 CodecError::from(Category::TrailingBytes).at(offset(bytes, &error))
             })?;

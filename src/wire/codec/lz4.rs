@@ -16,7 +16,7 @@ pub(super) const ID: u8 = 5;
 
 const HEAD: usize = 5;
 
-/// Compresses what is in `out` from `start` on, which the codec with this id encoded. Leaves it as it is and returns
+/// Compresses the bytes of `out` from `start` on, which the codec with this id encoded. Leaves it as it is and returns
 /// false if that would not make it smaller.
 pub(super) fn compress(id: u8, out: &mut Vec<u8>, start: usize) -> bool {
     let plain = out.get(start..).unwrap_or_default();
@@ -24,6 +24,7 @@ pub(super) fn compress(id: u8, out: &mut Vec<u8>, start: usize) -> bool {
         return false;
     };
     let block = block::compress(plain);
+    // A value must not take more room than without this layer.
     if block.len() + HEAD >= plain.len() {
         return false;
     }
@@ -45,8 +46,10 @@ pub(super) fn decompress(bytes: &[u8], max: usize) -> Result<(u8, Vec<u8>), Code
         return Err(Category::Malformed.into());
     };
     let size = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
+    // Before any memory is taken: the size is a claim of the bytes.
     check_size(size, max)?;
     match block::decompress(block, size) {
+        // A block that ends early is damaged, although it decompresses.
         Ok(plain) if plain.len() == size => Ok((id, plain)),
         _ => Err(Category::Malformed.into()),
     }

@@ -25,6 +25,7 @@ impl Codec for MessagePack {
         value: &T,
         out: &mut Vec<u8>,
     ) -> Result<(), CodecError> {
+        // With names: without them a field that is added would shift all that follow.
         let mut output = rmp_serde::Serializer::new(out).with_struct_map();
         value.serialize(&mut output).map_err(CodecError::new)
     }

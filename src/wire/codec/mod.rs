@@ -55,10 +55,10 @@ pub(crate) use self::value::catch_panic;
 /// codec that is compiled in, so a fleet can move from one to another: build
 /// all services with both first, then change the one that is written.
 ///
-/// What a codec makes can go through layers: `Compressed`, with the feature `compression`, and `Encrypted`, with the
+/// The bytes of a codec can go through layers: `Compressed`, with the feature `compression`, and `Encrypted`, with the
 /// feature `encryption`.
 ///
-/// # What the crate's codecs refuse to read
+/// # Limits of the crate's codecs
 ///
 /// Bytes from Redis are not trusted. Besides bytes that do not fit the type,
 /// decoding refuses, as an error:
@@ -76,7 +76,7 @@ pub(crate) use self::value::catch_panic;
 ///
 /// So a stored value of at most [`max_value_size`](crate::Builder::max_value_size) bytes, once it is decompressed,
 /// takes at most 64 times as much memory when it is decoded, plus 64 MiB; and as much again as its collections keep in
-/// reserve. What a type's own `Deserialize` does beyond asking for its parts is its own affair.
+/// reserve. Memory that a type's own `Deserialize` takes besides its parts is not counted.
 ///
 /// # Your own codec
 ///
@@ -120,8 +120,8 @@ pub trait Codec: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// If the format cannot express the value. What was appended until then is
-    /// of no use and may stay in `out`.
+    /// If the format cannot express the value. The bytes that were appended until then
+    /// are of no use and may stay in `out`.
     fn encode<T: Serialize + ?Sized>(&self, value: &T, out: &mut Vec<u8>)
     -> Result<(), CodecError>;
 
@@ -131,7 +131,7 @@ pub trait Codec: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// If the bytes are not one value of this type, or go beyond what the codec
-    /// is willing to read.
+    /// If the bytes are not one value of this type, or go beyond the limits of
+    /// the codec.
     fn decode<T: DeserializeOwned + Send>(&self, bytes: &[u8]) -> Result<T, CodecError>;
 }

@@ -30,6 +30,7 @@ impl Codec for Postcard {
         bounded::decode(bytes.len(), |seed| {
             let mut input = postcard::Deserializer::from_bytes(bytes);
             let value = seed.deserialize(&mut input);
+            // How many bytes are left also tells where it failed.
             let left = input.finalize().unwrap_or_default().len();
             match value {
                 Ok(_) if left > 0 => Err(Category::TrailingBytes.into()),

@@ -1,4 +1,4 @@
-//! What a cache encodes with: a codec alone or in layers. Decodes with every codec that is compiled in.
+//! The codec of a cache: one alone or in layers. Decodes with every codec that is compiled in.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -9,7 +9,7 @@ use super::lz4;
 use super::{Bincode, Codec, CodecError, EncodeError};
 use crate::key::Key;
 
-/// What [`Builder::codec`](crate::Builder::codec) takes: a [`Codec`], alone or in layers.
+/// The parameter of [`Builder::codec`](crate::Builder::codec): a [`Codec`], alone or in layers.
 ///
 /// Every [`Codec`] is one. The layers come with features: `Compressed<C>`, `Encrypted<C>` and
 /// `Encrypted<Compressed<C>>`. For a format of your own implement [`Codec`]; this trait has no public methods.
@@ -61,7 +61,7 @@ pub trait Unencrypted: CodecStack {}
 #[cfg(feature = "encryption")]
 pub(super) const ENCRYPTED: u8 = 6;
 
-/// What a value belongs to, besides its bytes.
+/// Where a value belongs.
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(
     not(feature = "encryption"),
@@ -101,11 +101,14 @@ impl<C: Codec> CodecStack for C {
         _: &Context<'_>,
         max: usize,
     ) -> Result<T, CodecError> {
+        // Before anything is decoded, which may take 64 times as much memory.
         check_size(bytes.len(), max)?;
         match id {
+            // First: a user's own codec may have the id of a layer.
             id if id == C::ID => self.decode(bytes),
             #[cfg(feature = "compression")]
             lz4::ID => {
+                // `read_alone` knows no layers, so layers in layers cannot multiply the size of hostile bytes.
                 let (id, bytes) = lz4::decompress(bytes, max)?;
                 read_alone(self, id, &bytes)
             }

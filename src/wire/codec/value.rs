@@ -1,4 +1,4 @@
-//! One type and what it is encoded with.
+//! One type with its codec.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -55,6 +55,7 @@ impl<S: CodecStack, V: Serialize + DeserializeOwned + Send> ValueCodec<V> for S 
         max: usize,
     ) -> Result<u8, EncodeError> {
         let start = out.len();
+        // The caller goes on with `out`, whatever a codec or a type has appended before it failed.
         let result = catch_panic(|| self.seal(value, context, out, max));
         if result.is_err() {
             out.truncate(start);
@@ -81,6 +82,7 @@ impl<S: CodecStack, V: Serialize + DeserializeOwned + Send> ValueCodec<V> for S 
 pub(crate) fn catch_panic<T, E: From<CodecError>>(
     code: impl FnOnce() -> Result<T, E>,
 ) -> Result<T, E> {
+    // Unwind safe: the value is dropped, and a panic leaves no state of this crate behind.
     catch_unwind(AssertUnwindSafe(code))
         .unwrap_or_else(|_| Err(CodecError::from(Category::Panicked).into()))
 }

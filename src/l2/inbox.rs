@@ -1,0 +1,59 @@
+//! The events of a subscription in their order: the answer to a heartbeat comes after all messages that were published
+//! before it (rule 8).
+
+use std::task::{Context, Poll, ready};
+
+use tokio::sync::mpsc;
+
+use super::{Event, LaneClock};
+
+pub(super) struct Inbox<M> {
+    messages: mpsc::Receiver<M>,
+    /// The answer to a heartbeat, until the messages before it are handed out.
+    answer: Option<LaneClock>,
+    /// How many messages come before that answer.
+    ahead: usize,
+}
+
+impl<M> Inbox<M> {
+    pub(super) fn new(messages: mpsc::Receiver<M>) -> Self {
+        Self {
+            messages,
+            answer: None,
+            ahead: 0,
+        }
+    }
+
+    /// The answer to the last heartbeat, if it gets one. Messages that were published before it are in the queue by now.
+    pub(super) fn set_answer(&mut self, answer: Option<LaneClock>) {
+        self.answer = answer;
+        // Counted, since a queue that looks empty need not be: tokio makes a busy task yield.
+        self.ahead = self.messages.len();
+    }
+
+    /// The next event. `open` reads a message; one that it cannot read is skipped, which leaves a hole in the numbers.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        open: impl Fn(M) -> Option<Event>,
+    ) -> Poll<Option<Event>> {
+        // Only this takes messages out, so as many are there as were counted.
+        debug_assert!(self.ahead <= self.messages.len());
+        loop {
+            if self.ahead == 0
+                && let Some(clock) = self.answer.take()
+            {
+                return Poll::Ready(Some(Event::Heartbeat(clock)));
+            }
+            // It may be pending with messages ahead, when tokio makes the task yield; it is polled again then.
+            let message = ready!(self.messages.poll_recv(cx));
+            self.ahead = self.ahead.saturating_sub(1);
+            let Some(message) = message else {
+                return Poll::Ready(None);
+            };
+            if let Some(event) = open(message) {
+                return Poll::Ready(Some(event));
+            }
+        }
+    }
+}
