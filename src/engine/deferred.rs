@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::clock::{Tick, millis, nanos};
 use crate::key::Key;
+use crate::l2::Step;
 use crate::lock::lock;
 use crate::throttle::Throttle;
 
@@ -79,18 +80,6 @@ impl Deferral {
             hold: self.hold.max(other.hold),
         }
     }
-}
-
-/// What to send L2 next.
-pub(crate) enum Delivery {
-    /// The invalidation of some keys, with one hold.
-    Keys(Vec<Key>, Duration),
-    /// Some keys whose values are to be stale.
-    Expire(Vec<Key>),
-    /// The invalidation of some tags.
-    Tags(Vec<Key>),
-    /// A clear.
-    All,
 }
 
 impl Invalidation {
@@ -211,11 +200,11 @@ impl Deferred {
     }
 
     /// What is to be sent now, of what was deferred before `order`.
-    pub(crate) fn next(&self, now: Tick, order: u64) -> Option<Delivery> {
+    pub(crate) fn next(&self, now: Tick, order: u64) -> Option<(Step, Vec<Key>)> {
         let pending = self.lock();
         let is_due = |one: &Invalidation| now >= one.not_before && one.order < order;
         if let Some(all) = pending.all {
-            return is_due(&all).then_some(Delivery::All);
+            return is_due(&all).then(|| (Step::Clear, vec!["".into()]));
         }
         let keys = pending.keys.iter().map(|(key, one)| (key, one, false));
         let tags = pending.tags.iter().map(|(tag, one)| (tag, one, true));
@@ -229,12 +218,15 @@ impl Deferred {
             due.select_nth_unstable_by_key(BATCH, |(_, one, _)| one.order);
         }
         let names = due.into_iter().take(BATCH).map(|(name, ..)| name.clone());
-        let names = names.collect();
-        Some(match sort_of_first {
-            (true, ..) => Delivery::Tags(names),
-            (false, _, true) => Delivery::Expire(names),
-            (false, hold, false) => Delivery::Keys(names, hold),
-        })
+        let step = match sort_of_first {
+            (true, ..) => Step::InvalidateTags,
+            (false, _, true) => Step::Expire,
+            (false, hold, false) => Step::Invalidate {
+                hold,
+                is_awaited: false,
+            },
+        };
+        Some((step, names.collect()))
     }
 
     /// L2 accepted a write of a key, the invalidation of a tag, or a clear, that was called at `order`; at `accepted_at` of
@@ -373,8 +365,8 @@ mod tests {
             },
         );
         let is_expire = |deferred: &Deferred| match deferred.next(0, u64::MAX) {
-            Some(Delivery::Expire(_)) => true,
-            Some(Delivery::Keys(..)) => false,
+            Some((Step::Expire, _)) => true,
+            Some((Step::Invalidate { .. }, _)) => false,
             _ => panic!("keys are to be sent"),
         };
         deferred.defer(Target::Key(&key), expire);
@@ -394,8 +386,8 @@ mod tests {
     fn keys_and_tags_are_sent_in_the_order_in_which_they_were_deferred() {
         let deferred = Deferred::new(3);
         let sent = |deferred: &Deferred| match deferred.next(0, u64::MAX) {
-            Some(Delivery::Keys(keys, _)) => format!("keys {keys:?}"),
-            Some(Delivery::Tags(tags)) => format!("tags {tags:?}"),
+            Some((Step::Invalidate { .. }, keys)) => format!("keys {keys:?}"),
+            Some((Step::InvalidateTags, tags)) => format!("tags {tags:?}"),
             _ => panic!("keys or tags are to be sent"),
         };
         let (key, tag, other) = (Key::from("k"), Key::from("t"), Key::from("u"));
@@ -416,7 +408,7 @@ mod tests {
         for name in ["v", "w"] {
             deferred.defer(Target::Tag(&name.into()), Deferral::default());
         }
-        assert!(matches!(deferred.next(0, u64::MAX), Some(Delivery::All)));
+        assert!(matches!(deferred.next(0, u64::MAX), Some((Step::Clear, _))));
         assert_eq!(deferred.len(), 1);
     }
 

@@ -29,7 +29,7 @@ use super::subscribe::publish::PublishTo;
 use super::subscribe::subscriber::Subscriber;
 use super::write::Writes;
 #[cfg(feature = "write-behind")]
-use super::write::change::{Appending, Queued};
+use super::write::change::WriteResult;
 #[cfg(feature = "write-behind")]
 use super::write::update::Attempts;
 use crate::clock::Tick;
@@ -39,9 +39,9 @@ use crate::events::{CacheEvent, Events};
 use crate::hot_key::HotKey;
 use crate::key::{Key, KeyTooLong};
 use crate::l1::{L1, Weigher};
-use crate::l2::{L2, MemoryL2, OnConnect, random};
 #[cfg(feature = "write-behind")]
-use crate::l2::{Waiting, WriteStream};
+use crate::l2::{Append, Waiting, WriteStream};
+use crate::l2::{L2, MemoryL2, OnConnect, random};
 use crate::loaded::Loaded;
 use crate::options::{DEFAULT_L1_ENTRIES, Options};
 use crate::stats::{Counters, Health, Stats};
@@ -286,14 +286,9 @@ impl<V: Value> Engine<V> {
 
     /// Stores a value, and has it wait for its source.
     #[cfg(feature = "write-behind")]
-    pub(crate) async fn append(
-        &self,
-        key: Key,
-        value: V,
-        queued: Queued,
-    ) -> Result<Appending, WriteError> {
+    pub(crate) async fn append(&self, key: Key, value: V, append: Append) -> WriteResult {
         self.ensure_subscribed(self.now());
-        self.writes.append(key, value, queued).await
+        self.writes.append(key, value, append).await
     }
 
     /// Reads a value that waits for its source.

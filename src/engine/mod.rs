@@ -41,5 +41,3 @@ pub(crate) use self::load::verify::Same;
 pub(crate) use self::load::{Batches, Begin};
 pub(crate) use self::subscribe::listen::Listener;
 pub(crate) use self::subscribe::publish::PublishTo;
-#[cfg(feature = "write-behind")]
-pub(crate) use self::write::change::{Appending, Queued};

@@ -31,11 +31,12 @@ pub use self::outages::{Outages, Reporter, Trouble};
 pub use self::redis::{RedisL2, Server};
 #[cfg(feature = "write-behind")]
 #[cfg_attr(docsrs, doc(cfg(feature = "write-behind")))]
-pub use self::write_stream::{Append, Appended, Pending, Settled, StreamId, Waiting, WriteStream};
+pub use self::write_stream::{Append, Pending, Settled, StreamId, Waiting, WriteStream};
 use crate::clock::Clock;
 pub use crate::error::L2Error;
 pub use crate::key::Key;
 pub(crate) use crate::random::random;
+use crate::token::Token;
 pub use crate::vocabulary::{LaneClock, Version, Want};
 pub use crate::wire::envelope::{Life, Stamp, Ttls};
 pub use crate::wire::message::{Kind, Message};
@@ -129,50 +130,14 @@ pub trait Lane: Send + Sync + fmt::Debug {
     /// token.
     fn renew_lease<'a>(&'a self, key: &'a str, token: u64, ttl: Duration) -> Reply<'a, bool>;
 
-    /// Stores values whatever was there, ends all leases on the keys, and publishes that. All get one version, so no
-    /// key may be there twice.
-    ///
-    /// After `deadline`, in milliseconds of the store's time, it is refused. Once this has answered, every copy of the
-    /// request that is still on its way must be refused: it could undo a later invalidation.
-    fn insert<'a>(
-        &'a self,
-        values: &'a [(&'a str, &'a EncodedValue)],
-        payload: &'a [u8],
-        deadline: Option<u64>,
-    ) -> Reply<'a, Stamp>;
-
-    /// Stores a value as [`insert`](Self::insert) does, if the usable value that is stored has this version, or if there is
-    /// none and the version is [`Version::ABSENT`]. `None` if it is another one: then nothing is changed.
-    ///
-    /// A copy of the request that is sent again has the answer of the first one.
-    fn insert_if<'a>(
-        &'a self,
-        key: &'a str,
-        value: &'a EncodedValue,
-        version: Version,
-        payload: &'a [u8],
-        deadline: Option<u64>,
-    ) -> Reply<'a, Option<Stamp>>;
-
-    /// Removes values and leases of keys, and publishes that. For as long as `hold`, no load of them is stored; a hold
-    /// that lasts longer is not cut short. The `payload` says whether the caller waits for all members. Without keys it
-    /// only publishes.
-    fn invalidate<'a>(
-        &'a self,
-        keys: &'a [&'a str],
-        payload: &'a [u8],
-        hold: Duration,
-    ) -> Reply<'a, WriteAck>;
-
-    /// Makes the values of keys stale from now on, removes their leases, and publishes that, with the version of the answer.
-    /// The values keep theirs. A late copy makes values stale that were stored since.
-    fn expire<'a>(&'a self, keys: &'a [&'a str], payload: &'a [u8]) -> Reply<'a, Stamp>;
+    /// Changes the keys of a batch, and publishes that.
+    fn write<'a>(&'a self, step: &'a Step, batch: Batch<'a>) -> Reply<'a, Written>;
 
     /// Changes how long the usable value of a key lives. Publishes that if it lives shorter: then instances read it
     /// anew. `None` if there is no usable value.
     ///
     /// After `deadline` it is refused, and once this has answered every copy of the request is, as with
-    /// [`insert`](Self::insert): it could undo a later change.
+    /// [`Step::Insert`]: it could undo a later change.
     fn touch<'a>(
         &'a self,
         key: &'a str,
@@ -181,26 +146,9 @@ pub trait Lane: Send + Sync + fmt::Debug {
         deadline: Option<u64>,
     ) -> Reply<'a, Option<Touched>>;
 
-    /// Makes all values with one of these tags misses, however many they are, and publishes that. No load that began before
-    /// and returns such a value is stored: as to its lease, the fill is rejected.
-    ///
-    /// A late copy does the same to values that were stored since.
-    fn invalidate_tags<'a>(&'a self, tags: &'a [&'a str], payload: &'a [u8]) -> Reply<'a, Stamp>;
-
     /// The version of the last invalidation of each tag. `None` if the store does not know it: then values with the tag
     /// are misses. It knows it for as long as it holds a value with the tag, unless it has lost it.
     fn tag_versions<'a>(&'a self, tags: &'a [&'a str]) -> Reply<'a, Vec<Option<TagVersion>>>;
-
-    /// Starts a new epoch, so that every stored value is a miss, and publishes that. Each copy of the request starts
-    /// another epoch, so that a late one cannot bring back values that were stored since. Also answers the number of the message.
-    fn clear<'a>(&'a self, payload: &'a [u8]) -> Reply<'a, (Stamp, u64)>;
-
-    /// Ends all leases, of whatever key, and issues a version that no value gets, in one step. So a value with a higher
-    /// version was stored later, and not by a load whose lease was granted before. Publishes that; loads that wait
-    /// for a lease find out when they ask again.
-    ///
-    /// A late copy ends the leases of later loads, whose values are not stored then.
-    fn end_leases<'a>(&'a self, payload: &'a [u8]) -> Reply<'a, Stamp>;
 
     /// Removes the values whose key begins with one of these prefixes, byte by byte, and whose version is below that of
     /// the prefix's stamp, in the same epoch. Returns for each prefix how many of them were usable; a value with several of
@@ -381,12 +329,137 @@ pub enum Event {
     Heartbeat(LaneClock),
 }
 
+/// A change of a lane, for [`Lane::write`]. It is one atomic step for all keys of its [`Batch`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Stores values whatever was there, and ends all leases on the keys. All values get one version, so no key may be
+    /// there twice.
+    ///
+    /// After the deadline it is refused. Once it is answered, every copy of the request that is still on its way must be
+    /// refused: it could undo a later invalidation.
+    Insert,
+    /// The same for one value, if the usable value that is stored has this version, or if there is none and the version is
+    /// [`Version::ABSENT`].
+    ///
+    /// A copy of the request that is sent again has the answer of the first one.
+    InsertIf(Version),
+    /// The same for one value, which is also appended to the [`WriteStream`].
+    #[cfg(feature = "write-behind")]
+    Append(Box<Append>),
+    /// Removes values and leases of keys. Without keys it only publishes.
+    Invalidate {
+        /// For so long no load of the keys is stored; a hold that lasts longer is not cut short.
+        hold: Duration,
+        /// Whether the caller waits for all members.
+        is_awaited: bool,
+    },
+    /// Makes the values of keys stale from now on, and removes their leases. The values keep their versions, and the
+    /// message has that of the answer. A late copy makes values stale that were stored since.
+    Expire,
+    /// Makes all values with one of these tags misses, however many they are. The keys of the batch are the tags. No load
+    /// that began before and returns such a value is stored: as to its lease, the fill is rejected.
+    ///
+    /// A late copy does the same to values that were stored since.
+    InvalidateTags,
+    /// Starts a new epoch, so that every stored value is a miss. Each copy of the request starts another epoch, so that a
+    /// late one cannot bring back values that were stored since.
+    Clear,
+    /// Ends all leases, of whatever key, and issues a version that no value gets. So a value with a higher version was
+    /// stored later, and not by a load whose lease was granted before. Loads that wait for a lease find out when they ask
+    /// again. The keys of the batch are the prefixes whose removal begins.
+    ///
+    /// A late copy ends the leases of later loads, whose values are not stored then.
+    EndLeases,
+}
+
+impl Step {
+    /// Invalidates keys without a hold.
+    pub const INVALIDATE: Self = Self::Invalidate {
+        hold: Duration::ZERO,
+        is_awaited: false,
+    };
+
+    /// The kind of the message that says so.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Insert | Self::InsertIf(_) => Kind::Insert,
+            #[cfg(feature = "write-behind")]
+            Self::Append(_) => Kind::Insert,
+            Self::Invalidate { is_awaited, .. } if *is_awaited => Kind::InvalidateAwaited,
+            Self::Invalidate { .. } | Self::Expire => Kind::Invalidate,
+            Self::InvalidateTags => Kind::Tags,
+            Self::Clear => Kind::Clear,
+            Self::EndLeases => Kind::PrefixBegun,
+        }
+    }
+
+    /// Its name in spans.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Insert => "insert",
+            Self::InsertIf(_) => "insert_if",
+            #[cfg(feature = "write-behind")]
+            Self::Append(_) => "append",
+            Self::Invalidate { .. } => "invalidate",
+            Self::Expire => "expire",
+            Self::InvalidateTags => "invalidate_tags",
+            Self::Clear => "clear",
+            Self::EndLeases => "end_leases",
+        }
+    }
+
+    /// Whether it stores values.
+    pub(crate) fn is_insert(&self) -> bool {
+        self.kind() == Kind::Insert
+    }
+
+    /// Whether it stores one value, and may change nothing.
+    pub(crate) fn is_conditional(&self) -> bool {
+        self.is_insert() && *self != Self::Insert
+    }
+}
+
+/// The keys of one [`Step`], and all else that it needs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Batch<'a> {
+    /// Keys, tags or prefixes.
+    pub keys: &'a [&'a str],
+    /// The value of each key, if values are stored.
+    pub values: &'a [&'a EncodedValue],
+    /// The sender's part of the message.
+    pub payload: &'a [u8],
+    /// In milliseconds of the store's time: a step that stores values is refused after that.
+    pub deadline: Option<u64>,
+}
+
+/// The answer to a [`Lane::write`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// It was carried out.
+    Done(WriteAck),
+    /// Nothing was changed: another version of the value is stored, or none.
+    OtherVersion,
+    /// Nothing was changed: too many writes wait for their source.
+    Full,
+}
+
+impl Written {
+    /// Names the write, if anything was changed.
+    pub(crate) fn token(self) -> Option<Token> {
+        match self {
+            Self::Done(ack) => Some(ack.stamp.version().into()),
+            Self::OtherVersion | Self::Full => None,
+        }
+    }
+}
+
 /// A change that a lane has accepted and published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WriteAck {
     /// Which version it was given, and when.
     pub stamp: Stamp,
-    /// The number of its message.
+    /// The number of its message, of an invalidation or a clear.
     pub seq: u64,
     /// If the caller waits for all members: their longest `max_staleness`.
     pub longest_staleness: Duration,
@@ -394,6 +467,18 @@ pub struct WriteAck {
     pub generation: u64,
     /// If it is awaited: for how long that generation has existed, at least. No wall clock may take part in this.
     pub members_age: Duration,
+}
+
+impl From<Stamp> for WriteAck {
+    fn from(stamp: Stamp) -> Self {
+        Self {
+            stamp,
+            seq: 0,
+            longest_staleness: Duration::ZERO,
+            generation: 0,
+            members_age: Duration::ZERO,
+        }
+    }
 }
 
 /// The parameters of [`Lane::acquire_lease`].

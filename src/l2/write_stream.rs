@@ -3,25 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::{Bytes, EncodedValue, Reply, Stamp, Version};
+use super::{Bytes, Reply, Version};
 
 /// The stream of writes of a [`Lane`](super::Lane), for write-behind.
 ///
 /// While a write of a key waits, no lease is granted for the key: the source does not have the write yet, so a load would
 /// store an older value.
 pub trait WriteStream: Send + Sync {
-    /// Stores a value as [`insert`](super::Lane::insert) does, or as [`insert_if`](super::Lane::insert_if), and appends it to
-    /// the stream, in one step.
-    ///
-    /// After `deadline` it is refused, and once this has answered every copy of the request is. A copy that is sent again
-    /// has the answer of the first one.
-    fn append<'a>(
-        &'a self,
-        write: Append<'a>,
-        payload: &'a [u8],
-        deadline: Option<u64>,
-    ) -> Reply<'a, Appended>;
-
     /// The first writes, as many as `most` and no more once they have 1 MiB together, for the worker that `fence` names.
     /// Keeps other workers away for `ttl`. `None` while another worker has the stream.
     fn take(&self, fence: u64, ttl: Duration, most: usize) -> Reply<'_, Option<Vec<Waiting>>>;
@@ -41,31 +29,16 @@ pub trait WriteStream: Send + Sync {
     fn pending(&self) -> Reply<'_, Pending>;
 }
 
-/// A write that is to be appended.
-#[derive(Clone, Copy, Debug)]
-pub struct Append<'a> {
-    /// The text of the key.
-    pub key: &'a str,
+/// How a value is appended, for [`Step::Append`](super::Step::Append).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Append {
     /// The key itself.
-    pub encoded_key: &'a [u8],
-    /// The value.
-    pub value: &'a EncodedValue,
+    pub encoded_key: Vec<u8>,
     /// How many writes may wait or be dead letters.
     pub most: u64,
     /// The version of the value in whose place it is stored, never [`ABSENT`](Version::ABSENT). `None` if whatever is stored
     /// is replaced.
     pub version: Option<Version>,
-}
-
-/// The outcome of an [`append`](WriteStream::append).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Appended {
-    /// It waits for its source, and was stored with this stamp.
-    Stored(Stamp),
-    /// Nothing was changed: too many writes wait.
-    Full,
-    /// Nothing was changed: another version is stored, or none.
-    OtherVersion,
 }
 
 /// A write that waits, or is a dead letter.

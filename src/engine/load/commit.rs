@@ -4,17 +4,16 @@
 use std::iter::once;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::FutureExt;
 use tracing::{Instrument, Span};
 
 use super::Loads;
 use super::lease::{self, Ready, Replaces};
-use crate::engine::write::change::{Accepted, Change, Write};
+use crate::engine::write::change::Write;
 use crate::error::{CommitError, WriteError};
 use crate::key::{Key, KeyTooLong};
-use crate::l2::Kind;
+use crate::l2::Step;
 use crate::loaded::Loaded;
 use crate::token::Token;
 use crate::vocabulary::Value;
@@ -86,10 +85,7 @@ impl<V: Value> Loads<V> {
         E: Send + 'static,
     {
         // If the runtime ends during the commit this is dropped, and so deferred.
-        let write = key.map(|key| {
-            let (kind, hold) = (Kind::Invalidate, Duration::ZERO);
-            Write::new(&self.ctx, key, 0, Change::Remove { kind, hold })
-        });
+        let write = key.map(|key| Write::new(&self.ctx, key, 0, Step::INVALIDATE, None));
         let (ctx, writes) = (Arc::clone(&self.ctx), Arc::clone(&self.writes));
         let task = async move {
             let committed = AssertUnwindSafe(commit).catch_unwind().await;
@@ -99,14 +95,14 @@ impl<V: Value> Loads<V> {
             };
             let changed = match (write, stored) {
                 (Ok((write, _)), Some(token)) => {
-                    write.done(Accepted::Done(token));
+                    write.withdraw();
                     Ok(token)
                 }
                 (Ok((write, answer)), None) => {
                     let write = write.called_now();
                     ctx.l1.evict(&write.key);
                     let invalidated = writes.write(once((write, answer))).await;
-                    invalidated.map(|accepted| writes.token(accepted))
+                    invalidated.map(|(token, _)| writes.token(token))
                 }
                 // Nothing is cached under such a key.
                 (Err(error), _) => Err(error.into()),

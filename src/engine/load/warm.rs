@@ -19,7 +19,7 @@ use crate::engine::context::Context;
 use crate::error::WriteError;
 use crate::key::{Key, KeyTooLong};
 use crate::l1::{Hasher, OpGuard, hasher};
-use crate::l2::{Kind, Lease, Message, Want};
+use crate::l2::{Batch, Kind, Lease, Message, Step, Want, Written};
 use crate::loaded::Loaded;
 use crate::vocabulary::Value;
 use crate::warming::Warming;
@@ -225,9 +225,16 @@ pub(crate) struct Place {
 /// Marks a place in the log, by a message that changes nothing: whatever was changed before comes before it.
 async fn place<V: Value>(ctx: &Context<V>) -> Result<Place, WriteError> {
     let payload = message::payload(Kind::Invalidate, ctx.instance, &[]);
-    let marking = ctx.lane.invalidate(&[], &payload, Duration::ZERO);
-    let ack = ctx.breaker.send("invalidate", marking).await;
-    let ack = ack.map_err(|error| WriteError::interrupted(Some(error)))?;
+    let batch = Batch {
+        payload: &payload,
+        ..Batch::default()
+    };
+    let marking = ctx.lane.write(&Step::INVALIDATE, batch);
+    let marked = ctx.breaker.send("invalidate", marking).await;
+    let marked = marked.map_err(|error| WriteError::interrupted(Some(error)))?;
+    let Written::Done(ack) = marked else {
+        return Err(WriteError::interrupted(None));
+    };
     Ok(Place {
         epoch: ack.stamp.epoch,
         seq: ack.seq,

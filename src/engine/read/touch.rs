@@ -191,7 +191,13 @@ impl Extensions {
 async fn store_again<V: Value>(ctx: &Context<V>, key: &str, slot: &Slot<V>, ttls: crate::l2::Ttls) {
     if let Ok(sealed) = ctx.convert.seal(key, slot.value(), ttls, &[]) {
         let payload = message::payload(Kind::Insert, ctx.instance, &[key]);
-        let _ = ctx.lane.insert(&[(key, &sealed)], &payload, None).await;
+        let batch = crate::l2::Batch {
+            keys: &[key],
+            values: &[&sealed],
+            payload: &payload,
+            deadline: None,
+        };
+        let _ = ctx.lane.write(&crate::l2::Step::Insert, batch).await;
     }
 }
 

@@ -6,44 +6,42 @@ use std::mem;
 
 use futures::future::join_all;
 
-use super::change::{Accepted, Change, Condition, Insert, Sort, Write};
+use super::change::{Write, deferral};
 use super::order::Ordered;
 use crate::ablation::{Rule, without};
 use crate::clock::Tick;
 use crate::engine::context::Context;
-use crate::engine::deadline::{deadline, learn_clock};
+use crate::engine::deadline::{deadline as deadline_of, learn_clock};
 use crate::error::L2Error;
 use crate::events::CacheEvent;
 use crate::key::Key;
 use crate::l1::SlotValue;
-#[cfg(feature = "write-behind")]
-use crate::l2::{Append, Appended};
+use crate::l2::{Batch, EncodedValue, Kind, Step, WriteAck, Written};
 use crate::vocabulary::Value;
-use crate::wire::envelope::Stamp;
-use crate::wire::message::{self, Kind};
+use crate::wire::message;
 
-/// Writes that L2 can be sent in one step: of one sort. Two of them are of one key only if both remove it, as in the
-/// whole batch.
+/// Writes that L2 can be sent in one step. Two of them are of one key only if both remove it, as in the whole batch.
 struct Group<V: Value> {
-    sort: Sort,
+    step: Step,
     writes: Vec<Write<V>>,
 }
 
 impl<V: Value> Group<V> {
     fn of(write: Write<V>) -> Self {
         Self {
-            sort: write.change.sort(),
+            step: write.step.clone(),
             writes: vec![write],
         }
     }
 
-    /// As few as there can be, in the order of what is first in each.
+    /// As few as there can be, in the order of the first write of each.
     fn all(writes: Vec<Write<V>>) -> Vec<Self> {
         let mut groups: Vec<Self> = Vec::new();
         for write in writes {
-            let sort = write.change.sort();
-            match groups.iter_mut().find(|group| group.sort == sort) {
-                Some(group) if sort != Sort::InsertIf => group.writes.push(write),
+            let may_join = |group: &&mut Self| group.step == write.step;
+            match groups.iter_mut().find(may_join) {
+                // A conditional one has a step of its own, as L2 may refuse it.
+                Some(group) if !write.step.is_conditional() => group.writes.push(write),
                 _ => groups.push(Self::of(write)),
             }
         }
@@ -51,35 +49,21 @@ impl<V: Value> Group<V> {
     }
 
     fn keys(&self) -> Vec<&str> {
+        if self.step == Step::Clear {
+            return Vec::new();
+        }
         let mut keys: Vec<_> = self.writes.iter().map(|write| &*write.key).collect();
-        if self.sort != Sort::Insert {
+        // Each value has the place of its key, and there is one insert of a key in a batch.
+        if !self.step.is_insert() {
             keys.sort_unstable();
             keys.dedup();
         }
         keys
     }
 
-    fn inserts(&self) -> impl Iterator<Item = (&str, &Insert<V>)> {
-        self.writes.iter().filter_map(|write| match &write.change {
-            Change::Insert(insert) => Some((&*write.key, &**insert)),
-            Change::Remove { .. }
-            | Change::Expire
-            | Change::Tag
-            | Change::Clear
-            | Change::EndLeases => None,
-        })
-    }
-
-    fn payload(&self, ctx: &Context<V>) -> Vec<u8> {
-        let kind = match self.sort {
-            Sort::Insert | Sort::InsertIf => Kind::Insert,
-            Sort::Remove(kind, _) => kind,
-            Sort::Expire => Kind::Invalidate,
-            Sort::Tags => Kind::Tags,
-            Sort::Clear => return message::payload(Kind::Clear, ctx.instance, &[]),
-            Sort::EndLeases => Kind::PrefixBegun,
-        };
-        message::payload(kind, ctx.instance, &self.keys())
+    fn values(&self) -> Vec<&EncodedValue> {
+        let inserts = self.writes.iter().filter_map(|write| write.insert.as_ref());
+        inserts.map(|insert| &insert.encoded).collect()
     }
 }
 
@@ -120,33 +104,23 @@ async fn try_to_send<V: Value>(
     clock: &Result<(), L2Error>,
 ) -> Result<bool, Vec<Write<V>>> {
     match step(ctx, &mut group, clock).await {
-        Ok(Step::Changed(stamp, accepted)) => {
+        Ok(written) => {
             let now = ctx.now();
             for write in &mut group.writes {
-                accept(ctx, write, stamp, accepted, now);
+                match written {
+                    Written::Done(ack) => accept(ctx, write, ack, now),
+                    // Or the caller, which looks for the stored version, would find its own copy again, or a value of a
+                    // read that began before.
+                    Written::OtherVersion if !ctx.l1.freshness().is_alone() => {
+                        ctx.l1.forget(&write.key);
+                    }
+                    Written::OtherVersion | Written::Full => {}
+                }
             }
             // All at once: if callers are woken one at a time, threads go idle in between, and the next writes arrive in
             // separate batches.
             for write in group.writes {
-                write.done(accepted);
-            }
-            Ok(true)
-        }
-        Ok(Step::Unchanged) => {
-            for write in group.writes {
-                // Or the caller, which looks for the version that is there, would find its own copy again, or what a read
-                // brings that began before.
-                if !ctx.l1.freshness().is_alone() {
-                    ctx.l1.forget(&write.key);
-                }
-                write.done(Accepted::Unchanged);
-            }
-            Ok(true)
-        }
-        #[cfg(feature = "write-behind")]
-        Ok(Step::Full) => {
-            for write in group.writes {
-                write.done(Accepted::Full);
+                write.done(written);
             }
             Ok(true)
         }
@@ -156,7 +130,7 @@ async fn try_to_send<V: Value>(
                 if error.is_skipped() {
                     write.not_sent(&error);
                 // What is stored stays. Any other write has to be made up for: its caller takes the value for gone.
-                } else if group.sort == Sort::InsertIf && error.is_refused() {
+                } else if group.step.is_conditional() && error.is_refused() {
                     write.refuse(&error);
                 } else {
                     write.defer(&error);
@@ -167,210 +141,97 @@ async fn try_to_send<V: Value>(
     }
 }
 
-/// What L2 has answered.
-enum Step {
-    Changed(Stamp, Accepted),
-    /// Another version is stored.
-    Unchanged,
-    /// Too many writes wait for their source.
-    #[cfg(feature = "write-behind")]
-    Full,
-}
-
-/// Sends writes of one sort.
+/// Sends writes of one step.
 async fn step<V: Value>(
     ctx: &Context<V>,
     group: &mut Group<V>,
     clock: &Result<(), L2Error>,
-) -> Result<Step, L2Error> {
-    let deadline = match group.sort {
-        Sort::Insert | Sort::InsertIf => {
-            clock.clone()?;
-            // Without an answer by then it is deferred: it must not land after the invalidation that replaces it (rule
-            // 14).
-            let (deadline, by) = deadline(ctx);
-            for write in &mut group.writes {
-                write.may_land_until(deadline.unwrap_or(0), by);
-            }
-            deadline
+) -> Result<Written, L2Error> {
+    let mut deadline = None;
+    if group.step.is_insert() {
+        clock.clone()?;
+        // Without an answer by then it is deferred: it must not land after the invalidation that replaces it (rule 14).
+        let (at, by) = deadline_of(ctx);
+        for write in &mut group.writes {
+            write.may_land_until(at.unwrap_or(0), by);
         }
-        Sort::Remove(..) | Sort::Expire | Sort::Tags | Sort::Clear | Sort::EndLeases => None,
+        deadline = at;
+    }
+    let keys = &*group.keys();
+    // An instance that is alone knows the version itself: it has no values in L2.
+    if let (Step::InsertIf(version), [key]) = (&group.step, keys)
+        && ctx.l1.freshness().is_alone()
+        && ctx.l1.version(key, ctx.now()) != *version
+    {
+        return Ok(Written::OtherVersion);
+    }
+    let batch = Batch {
+        keys,
+        values: &group.values(),
+        payload: &message::payload(group.step.kind(), ctx.instance, keys),
+        deadline,
     };
-    let payload = &*group.payload(ctx);
-    match group.sort {
-        Sort::Insert => {
-            let values: Vec<_> = group
-                .inserts()
-                .map(|(key, insert)| (key, &insert.encoded))
-                .collect();
-            let inserted = ctx
-                .breaker
-                .send("insert", ctx.lane.insert(&values, payload, deadline))
-                .await;
-            inserted.map(done)
-        }
-        Sort::InsertIf => {
-            let mut inserts = group.inserts();
-            match inserts.next() {
-                // Boxed, so that the future of other inserts takes no room for it.
-                Some((key, insert)) => {
-                    Box::pin(insert_if(ctx, key, insert, payload, deadline)).await
-                }
-                None => Ok(Step::Unchanged),
-            }
-        }
-        Sort::Remove(_, hold) => {
-            let removed = ctx
-                .breaker
-                .send(
-                    "invalidate",
-                    ctx.lane.invalidate(&group.keys(), payload, hold),
-                )
-                .await;
-            removed.map(|ack| Step::Changed(ack.stamp, Accepted::Published(ack)))
-        }
-        Sort::Expire => {
-            let expired = ctx
-                .breaker
-                .send("expire", ctx.lane.expire(&group.keys(), payload))
-                .await;
-            expired.map(done)
-        }
-        Sort::Tags => {
-            let invalidated = ctx
-                .breaker
-                .send(
-                    "invalidate_tags",
-                    ctx.lane.invalidate_tags(&group.keys(), payload),
-                )
-                .await;
-            invalidated.map(done)
-        }
-        // A new epoch, in one step that also publishes it.
-        Sort::Clear => {
-            let cleared = ctx.breaker.send("clear", ctx.lane.clear(payload)).await;
-            cleared.map(|(stamp, seq)| Step::Changed(stamp, Accepted::Cleared(stamp, seq)))
-        }
-        Sort::EndLeases => {
-            let ended = ctx
-                .breaker
-                .send("end_leases", ctx.lane.end_leases(payload))
-                .await;
-            ended.map(|stamp| Step::Changed(stamp, Accepted::LeasesEnded(stamp)))
-        }
-    }
-}
-
-/// Sends one insert that L2 may refuse, as another version is stored or there is no room.
-async fn insert_if<V: Value>(
-    ctx: &Context<V>,
-    key: &str,
-    insert: &Insert<V>,
-    payload: &[u8],
-    deadline: Option<u64>,
-) -> Result<Step, L2Error> {
-    let value = &insert.encoded;
-    match &insert.only_if {
-        #[cfg(feature = "write-behind")]
-        Some(Condition::Room(queued)) => {
-            let append = Append {
-                key,
-                encoded_key: &queued.encoded_key,
-                value,
-                most: queued.most,
-                version: queued.version,
-            };
-            let stream = ctx.lane.write_stream();
-            let stream = stream.ok_or_else(|| L2Error::unexpected("it has no stream"))?;
-            let appending = stream.append(append, payload, deadline);
-            let appended = ctx.breaker.send("append", appending).await;
-            appended.map(|appended| match appended {
-                Appended::Stored(stamp) => done(stamp),
-                Appended::Full => Step::Full,
-                Appended::OtherVersion => Step::Unchanged,
-            })
-        }
-        Some(Condition::Version(version)) => {
-            let version = *version;
-            if ctx.l1.freshness().is_alone() && ctx.l1.version(key, ctx.now()) != version {
-                return Ok(Step::Unchanged);
-            }
-            let inserting = ctx.lane.insert_if(key, value, version, payload, deadline);
-            let inserted = ctx.breaker.send("insert_if", inserting).await;
-            inserted.map(|stamp| stamp.map_or(Step::Unchanged, done))
-        }
-        None => Ok(Step::Unchanged),
-    }
-}
-
-/// What L2 answers that has changed something.
-fn done(stamp: Stamp) -> Step {
-    Step::Changed(stamp, Accepted::Done(stamp.version().into()))
+    let writing = ctx.lane.write(&group.step, batch);
+    ctx.breaker.send(group.step.name(), writing).await
 }
 
 /// Applies a write that L2 has accepted to this instance.
-fn accept<V: Value>(
-    ctx: &Context<V>,
-    write: &mut Write<V>,
-    stamp: Stamp,
-    accepted: Accepted,
-    now: Tick,
-) {
-    match &mut write.change {
+fn accept<V: Value>(ctx: &Context<V>, write: &mut Write<V>, ack: WriteAck, now: Tick) {
+    let stamp = ack.stamp;
+    match &write.step {
         // The new epoch comes with the next heartbeat; until then nothing older is served or stored.
-        Change::Clear => {
+        Step::Clear => {
             ctx.l1.clear();
-            if let Accepted::Cleared(stamp, seq) = accepted {
-                ctx.l1.freshness().cleared(stamp.epoch, seq);
-            }
+            ctx.l1.freshness().cleared(stamp.epoch, ack.seq);
         }
-        Change::Insert(insert) => {
-            if let Some(value) = insert.value.take() {
-                let fresh = (ctx.convert).fresh(
-                    &write.key,
-                    SlotValue::Own(value),
-                    stamp,
-                    insert.encoded.ttls,
-                    mem::take(&mut insert.tags),
-                    now,
-                );
-                ctx.l1.publish_inserted(&insert.op, &fresh);
-            } else {
-                // It was lent, and L1 reads it when it is asked for.
-                ctx.l1.apply([&*write.key], stamp.epoch, stamp.ver);
-            }
-        }
-        Change::EndLeases => return,
-        Change::Expire if ctx.l1.freshness().is_alone() => ctx.l1.make_stale(&write.key, now),
-        Change::Remove { .. } | Change::Expire | Change::Tag if without(Rule::OwnMessages) => {}
-        Change::Tag => ctx.l1.apply_tags([&*write.key], stamp.epoch, stamp.ver),
-        Change::Remove { .. } | Change::Expire => {
+        Step::EndLeases => return,
+        Step::Expire if ctx.l1.freshness().is_alone() => ctx.l1.make_stale(&write.key, now),
+        Step::InvalidateTags | Step::Expire | Step::Invalidate { .. }
+            if without(Rule::OwnMessages) => {}
+        Step::InvalidateTags => ctx.l1.apply_tags([&*write.key], stamp.epoch, stamp.ver),
+        Step::Expire | Step::Invalidate { .. } => {
             ctx.l1.apply([&*write.key], stamp.epoch, stamp.ver);
+        }
+        _ => {
+            if let Some(insert) = &mut write.insert {
+                match insert.value.take() {
+                    Some(value) => {
+                        let fresh = (ctx.convert).fresh(
+                            &write.key,
+                            SlotValue::Own(value),
+                            stamp,
+                            insert.encoded.ttls,
+                            mem::take(&mut insert.tags),
+                            now,
+                        );
+                        ctx.l1.publish_inserted(&insert.op, &fresh);
+                    }
+                    // It was lent, and L1 reads it when it is asked for.
+                    None => ctx.l1.apply([&*write.key], stamp.epoch, stamp.ver),
+                }
+            }
         }
     }
     ctx.counters.invalidations_sent.bump();
     ctx.events.emit(|| {
         let (text, is_own) = (write.key.to_string(), true);
-        match &write.change {
-            Change::Insert(_) => CacheEvent::Inserted { key: text, is_own },
-            Change::Tag => CacheEvent::TagInvalidated { tag: text, is_own },
-            Change::Clear => CacheEvent::Cleared { is_own },
-            Change::Remove { .. } | Change::Expire | Change::EndLeases => {
-                CacheEvent::Invalidated { key: text, is_own }
-            }
+        match write.step.kind() {
+            Kind::Insert => CacheEvent::Inserted { key: text, is_own },
+            Kind::Tags => CacheEvent::TagInvalidated { tag: text, is_own },
+            Kind::Clear => CacheEvent::Cleared { is_own },
+            _ => CacheEvent::Invalidated { key: text, is_own },
         }
     });
     if let Some(key) = write.key() {
         ctx.backoff.forget(key);
     }
-    let (by, accepted_at) = (write.change.deferral(), stamp.written_at);
+    let (by, accepted_at) = (deferral(&write.step), stamp.written_at);
     (ctx.deferred).overtaken(write.target(), write.order, accepted_at, by, now);
 }
 
 /// The key of an insert, if the batch has one: an insert needs a deadline in the lane's time.
 fn key_of_insert<V: Value>(groups: &[Group<V>]) -> Option<Key> {
-    let is_insert = |group: &&Group<V>| matches!(group.sort, Sort::Insert | Sort::InsertIf);
-    let mut inserts = groups.iter().filter(is_insert);
+    let mut inserts = groups.iter().filter(|group| group.step.is_insert());
     let key = &inserts.find_map(|group| group.writes.first())?.key;
     Some(key.clone())
 }

@@ -17,85 +17,11 @@ use crate::engine::deferred::{Deferral, Target};
 use crate::error::{L2Error, WriteError};
 use crate::key::Key;
 use crate::l1::{OpGuard, Tags};
-use crate::l2::{EncodedValue, Kind, Stamp, Version, WriteAck};
-use crate::token::Token;
+use crate::l2::{EncodedValue, Step, Written};
 use crate::vocabulary::Value;
 
 /// How a write ended.
-pub(crate) type WriteResult = Result<Accepted, WriteError>;
-
-/// What L2 did with a write that it has accepted.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Accepted {
-    /// It was carried out, as the write that this names.
-    Done(Token),
-    /// The same for an invalidation, of which this message was published.
-    Published(WriteAck),
-    /// A clear was, as the write that this names, with a message of this number.
-    Cleared(Stamp, u64),
-    /// No load that began before is stored, and what is written later has a higher version than this.
-    LeasesEnded(Stamp),
-    /// Nothing: it was for another version of the value.
-    Unchanged,
-    /// Nothing: too many writes wait for their source.
-    #[cfg(feature = "write-behind")]
-    Full,
-}
-
-impl Accepted {
-    /// Names the write, if anything was changed.
-    pub(crate) fn token(self) -> Option<Token> {
-        match self {
-            Self::Done(token) => Some(token),
-            Self::Published(ack) => Some(ack.stamp.version().into()),
-            Self::Cleared(stamp, _) => Some(stamp.version().into()),
-            Self::LeasesEnded(_) | Self::Unchanged => None,
-            #[cfg(feature = "write-behind")]
-            Self::Full => None,
-        }
-    }
-
-    /// Of two writes of one call.
-    pub(crate) fn and(self, other: Self) -> Self {
-        match (self.token(), other.token()) {
-            (None, _) => other,
-            (Some(this), Some(other)) if this != other => Self::Done(this.and(other)),
-            _ => self,
-        }
-    }
-}
-
-/// What happens to a key, or to all of them.
-pub(crate) enum Change<V> {
-    /// Boxed, as writes are moved from list to list: an insert takes 4 % more instructions without.
-    Insert(Box<Insert<V>>),
-    Remove {
-        kind: Kind,
-        hold: Duration,
-    },
-    /// What is stored is stale from now on.
-    Expire,
-    /// Values that have the tag which stands for the key are no longer current. They may have any key, so it comes in its
-    /// place among the writes of this instance like a clear.
-    Tag,
-    Clear,
-    /// The first step of the removal of all keys with a prefix: loads that are under way are not stored. It changes no
-    /// key, and comes in its place among the writes of this instance like a clear.
-    EndLeases,
-}
-
-/// Changes of one sort can be sent in one step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sort {
-    Insert,
-    /// Each in a step of its own, as it may be refused.
-    InsertIf,
-    Remove(Kind, Duration),
-    Expire,
-    Tags,
-    Clear,
-    EndLeases,
-}
+pub(crate) type WriteResult = Result<Written, WriteError>;
 
 /// A value to be stored.
 pub(crate) struct Insert<V> {
@@ -106,75 +32,17 @@ pub(crate) struct Insert<V> {
     pub(crate) encoded: EncodedValue,
     /// Registered since the call, too.
     pub(crate) tags: Tags,
-    /// What it is stored on.
-    pub(crate) only_if: Option<Condition>,
 }
 
-/// What has to hold for a value to be stored.
-pub(crate) enum Condition {
-    /// This version is there.
-    Version(Version),
-    /// The stream of writes has room for it, where it then waits for its source; and the version is there, if one is asked
-    /// for. Boxed, so that other inserts take no more memory.
-    #[cfg(feature = "write-behind")]
-    Room(Box<Queued>),
-}
-
-/// What the stream of writes is given with a value.
-#[cfg(feature = "write-behind")]
-pub(crate) struct Queued {
-    pub(crate) encoded_key: Vec<u8>,
-    /// How many writes may wait.
-    pub(crate) most: u64,
-    /// The version in whose place the value is stored.
-    pub(crate) version: Option<Version>,
-}
-
-/// What became of a value that was to wait for its source.
-#[cfg(feature = "write-behind")]
-pub(crate) enum Appending {
-    Accepted(Token),
-    /// Nothing was changed: too many writes wait.
-    Full,
-    /// Nothing was changed: another version is stored.
-    OtherVersion,
-}
-
-impl<V> Change<V> {
-    pub(crate) fn sort(&self) -> Sort {
-        match self {
-            Self::Insert(insert) if insert.only_if.is_some() => Sort::InsertIf,
-            Self::Insert(_) => Sort::Insert,
-            Self::Remove { kind, hold } => Sort::Remove(*kind, *hold),
-            Self::Expire => Sort::Expire,
-            Self::Tag => Sort::Tags,
-            Self::Clear => Sort::Clear,
-            Self::EndLeases => Sort::EndLeases,
-        }
-    }
-
-    /// What has to be known of it if it is deferred before it was sent.
-    pub(crate) fn deferral(&self) -> Deferral {
-        let hold = match self {
-            Self::Remove { hold, .. } => *hold,
-            Self::Insert(_) | Self::Expire | Self::Tag | Self::Clear | Self::EndLeases => {
-                Duration::ZERO
-            }
-        };
-        Deferral {
-            hold,
-            keeps_value: matches!(self, Self::Expire),
-            ..Deferral::default()
-        }
-    }
-}
-
-/// A change on its way to L2.
+/// A change of one key, tag or prefix on its way to L2.
 pub(crate) struct Write<V: Value> {
     ctx: Arc<Context<V>>,
     /// The key, the tag, or the prefix. Empty for a clear.
     pub(crate) key: Key,
-    pub(crate) change: Change<V>,
+    pub(crate) step: Step,
+    /// The value, if one is stored. Boxed, as writes are moved from list to list: an insert takes 4 % more instructions
+    /// without.
+    pub(crate) insert: Option<Box<Insert<V>>>,
     /// The number of its call, among the writes and deferrals of this instance.
     pub(crate) order: u64,
     pub(crate) called_at: Tick,
@@ -194,15 +62,17 @@ impl<V: Value> Write<V> {
         ctx: &Arc<Context<V>>,
         key: Key,
         order: u64,
-        change: Change<V>,
+        step: Step,
+        insert: Option<Box<Insert<V>>>,
     ) -> (Self, oneshot::Receiver<WriteResult>) {
         let (answer, answered) = oneshot::channel();
         let write = Self {
             ctx: Arc::clone(ctx),
-            weight: weight(&key, &change),
+            weight: weight(&key, insert.as_deref()),
             key,
-            deferral: change.deferral(),
-            change,
+            deferral: deferral(&step),
+            step,
+            insert,
             order,
             called_at: ctx.now(),
             ends_call: false,
@@ -245,16 +115,21 @@ impl<V: Value> Write<V> {
 
     /// What is invalidated if it is deferred.
     pub(crate) fn target(&self) -> Target<'_> {
-        match self.change {
-            Change::Insert(_) | Change::Remove { .. } | Change::Expire => Target::Key(&self.key),
-            Change::Tag => Target::Tag(&self.key),
-            Change::Clear | Change::EndLeases => Target::All,
+        match self.step {
+            Step::InvalidateTags => Target::Tag(&self.key),
+            Step::Clear | Step::EndLeases => Target::All,
+            _ => Target::Key(&self.key),
         }
     }
 
     /// L2 has accepted it.
-    pub(crate) fn done(mut self, accepted: Accepted) {
-        self.answer(Ok(accepted));
+    pub(crate) fn done(mut self, written: Written) {
+        self.answer(Ok(written));
+    }
+
+    /// It need not be sent: another write has done the same.
+    pub(crate) fn withdraw(mut self) {
+        self.answer = None;
     }
 
     /// L2 has refused it, and changed nothing.
@@ -266,7 +141,7 @@ impl<V: Value> Write<V> {
     pub(crate) fn not_sent(mut self, error: &L2Error) {
         self.may_land_until(0, 0);
         // What is stored stays, which is somebody else's.
-        if self.change.sort() == Sort::InsertIf {
+        if self.step.is_conditional() {
             return self.refuse(error);
         }
         self.defer(error);
@@ -317,16 +192,22 @@ impl<V: Value> Write<V> {
     }
 }
 
-/// A KiB of what is stored counts as much as 64 bytes of the key, which every instance is sent and the log keeps.
-fn weight<V>(key: &str, change: &Change<V>) -> u32 {
-    let stored = match change {
-        Change::Insert(insert) => insert.encoded.body.len() / 1024,
-        Change::Remove { .. }
-        | Change::Expire
-        | Change::Tag
-        | Change::Clear
-        | Change::EndLeases => 0,
+/// How a write is deferred before it was sent.
+pub(crate) fn deferral(step: &Step) -> Deferral {
+    let hold = match step {
+        Step::Invalidate { hold, .. } => *hold,
+        _ => Duration::ZERO,
     };
+    Deferral {
+        hold,
+        keeps_value: *step == Step::Expire,
+        ..Deferral::default()
+    }
+}
+
+/// A KiB of a stored value counts as much as 64 bytes of the key, which every instance is sent and the log keeps.
+fn weight<V>(key: &str, insert: Option<&Insert<V>>) -> u32 {
+    let stored = insert.map_or(0, |insert| insert.encoded.body.len() / 1024);
     u32::try_from(1 + stored + key.len() / 64).unwrap_or(u32::MAX)
 }
 
@@ -339,11 +220,11 @@ impl<V: Value> Ordered for Write<V> {
     }
 
     fn is_joint(&self) -> bool {
-        matches!(self.change, Change::Tag | Change::EndLeases)
+        matches!(self.step, Step::InvalidateTags | Step::EndLeases)
     }
 
     fn is_insert(&self) -> bool {
-        matches!(self.change, Change::Insert(_))
+        self.step.is_insert()
     }
 
     fn weight(&self) -> u32 {

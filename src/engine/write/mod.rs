@@ -22,20 +22,19 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use tokio::sync::oneshot;
 use tracing::{Instrument, Span, debug};
 
-use self::change::{Accepted, Change, Condition, Insert, Write, WriteResult};
-#[cfg(feature = "write-behind")]
-use self::change::{Appending, Queued};
+use self::change::{Insert, Write, WriteResult};
 use self::passes::Passes;
 use self::update::{Attempts, Turns};
 use self::writer::Writer;
 use crate::engine::context::Context;
-use crate::engine::deferred::Delivery;
 use crate::engine::members::Members;
 use crate::engine::read::lookup::Reads;
 use crate::error::{L2Error, WriteError};
 use crate::events::CacheEvent;
 use crate::key::Key;
-use crate::l2::{Kind, Version};
+#[cfg(feature = "write-behind")]
+use crate::l2::Append;
+use crate::l2::{Batch, Kind, Step, Version, Written};
 use crate::loaded::Loaded;
 use crate::options::LONGEST;
 use crate::token::Token;
@@ -82,8 +81,8 @@ impl<V: Value> Writes<V> {
         &self,
         values: impl IntoIterator<Item = (Key, Loaded<V>)>,
     ) -> Result<Token, WriteError> {
-        let stored = self.store(values, None).await?;
-        Ok(self.token(stored))
+        let (token, _) = self.store(values, Step::Insert).await?;
+        Ok(self.token(token))
     }
 
     /// Stores a value if the one that is there has this version. Names the write if it was stored. While the cache is
@@ -97,9 +96,8 @@ impl<V: Value> Writes<V> {
         if self.ctx.is_off() {
             return Ok(None);
         }
-        let condition = Condition::Version(version);
-        let stored = self.store([(key, loaded)], Some(condition)).await?;
-        Ok(stored.token())
+        let (token, _) = self.store([(key, loaded)], Step::InsertIf(version)).await?;
+        Ok(token)
     }
 
     /// Stores the value that `change` makes of the stored one, in its place.
@@ -136,25 +134,17 @@ impl<V: Value> Writes<V> {
 
     /// Stores a value, and has it wait for its source.
     #[cfg(feature = "write-behind")]
-    pub(crate) async fn append(
-        &self,
-        key: Key,
-        value: V,
-        queued: Queued,
-    ) -> Result<Appending, WriteError> {
-        let condition = Condition::Room(Box::new(queued));
-        let stored = self.store([(key, Loaded::new(value))], Some(condition));
-        Ok(match stored.await? {
-            Accepted::Full => Appending::Full,
-            accepted => (accepted.token()).map_or(Appending::OtherVersion, Appending::Accepted),
-        })
+    pub(crate) async fn append(&self, key: Key, value: V, append: Append) -> WriteResult {
+        let step = Step::Append(Box::new(append));
+        let (_, written) = self.store([(key, Loaded::new(value))], step).await?;
+        Ok(written)
     }
 
     async fn store(
         &self,
         values: impl IntoIterator<Item = (Key, Loaded<V>)>,
-        mut only_if: Option<Condition>,
-    ) -> WriteResult {
+        step: Step,
+    ) -> Result<(Option<Token>, Written), WriteError> {
         let ctx = &self.ctx;
         let values = values.into_iter();
         // With the exact capacity, here and below: there is mostly one value, and a list that grows begins with four.
@@ -167,29 +157,23 @@ impl<V: Value> Writes<V> {
             let body = sealed.map_err(not_encoded)?;
             encoded.push((key, value, body, tags));
         }
-        // A condition is for one value.
         let changes = encoded.into_iter().map(|(key, value, encoded, tags)| {
             let order = ctx.deferred.next_order();
-            let (op, only_if) = (ctx.l1.begin(&key), only_if.take());
+            let op = ctx.l1.begin(&key);
             // Not before: in the generation of the operation, or of a later one, in which it stores nothing (rule 20).
             let tags = ctx.l1.tags(&tags);
             // After the operation has begun: if the cache is switched off later than this looks, L1 is emptied of it.
             let is_off = ctx.is_off();
-            let change = if is_off && only_if.is_none() {
-                Change::Remove {
-                    kind: Kind::Invalidate,
-                    hold: Duration::ZERO,
-                }
-            } else {
-                Change::Insert(Box::new(Insert {
-                    op,
-                    value: (!is_off).then_some(value),
-                    encoded,
-                    tags,
-                    only_if,
-                }))
+            if is_off && step == Step::Insert {
+                return Write::new(ctx, key, order, Step::INVALIDATE, None);
+            }
+            let insert = Insert {
+                op,
+                value: (!is_off).then_some(value),
+                encoded,
+                tags,
             };
-            Write::new(ctx, key, order, change)
+            Write::new(ctx, key, order, step.clone(), Some(Box::new(insert)))
         });
         self.write(changes).await
     }
@@ -201,24 +185,31 @@ impl<V: Value> Writes<V> {
         hold: Duration,
     ) -> Result<Token, WriteError> {
         // What is longer overflows in Redis, which would refuse it again and again.
-        let removed = self.remove(keys, Kind::Invalidate, hold.min(LONGEST));
-        Ok(self.token(removed.await?))
+        let step = Step::Invalidate {
+            hold: hold.min(LONGEST),
+            is_awaited: false,
+        };
+        let (token, _) = self.remove(keys, &step).await?;
+        Ok(self.token(token))
     }
 
     /// As [`invalidate`](Self::invalidate), and then waits until every instance has applied it.
     pub(crate) async fn invalidate_and_wait(&self, key: Key) -> Result<Token, WriteError> {
-        let removed = self.remove([key], Kind::InvalidateAwaited, Duration::ZERO);
-        let removed = removed.await?;
-        if let Accepted::Published(ack) = removed {
+        let step = Step::Invalidate {
+            hold: Duration::ZERO,
+            is_awaited: true,
+        };
+        let (token, written) = self.remove([key], &step).await?;
+        if let Written::Done(ack) = written {
             self.members.await_applied(ack).await;
         }
-        Ok(self.token(removed))
+        Ok(self.token(token))
     }
 
     /// Makes the value of a key stale in both levels, here and everywhere.
     pub(crate) async fn expire(&self, key: Key) -> Result<(), WriteError> {
         let order = self.ctx.deferred.next_order();
-        let expire = Write::new(&self.ctx, key, order, Change::Expire);
+        let expire = Write::new(&self.ctx, key, order, Step::Expire, None);
         self.write(once(expire)).await.map(|_| ())
     }
 
@@ -229,10 +220,10 @@ impl<V: Value> Writes<V> {
     ) -> Result<Token, WriteError> {
         let changes = tags.into_iter().map(|tag| {
             let order = self.ctx.deferred.next_order();
-            Write::new(&self.ctx, tag, order, Change::Tag)
+            Write::new(&self.ctx, tag, order, Step::InvalidateTags, None)
         });
-        let invalidated = self.write(changes).await?;
-        Ok(self.token(invalidated))
+        let (token, _) = self.write(changes).await?;
+        Ok(self.token(token))
     }
 
     /// Removes all keys that begin with one of the prefixes from both levels, here and everywhere. Returns how many values
@@ -252,7 +243,7 @@ impl<V: Value> Writes<V> {
         let (mut first, mut begun) = (Vec::new(), Vec::new());
         for prefix in prefixes {
             let order = ctx.deferred.next_order();
-            let (write, answer) = Write::new(ctx, prefix.clone(), order, Change::EndLeases);
+            let (write, answer) = Write::new(ctx, prefix.clone(), order, Step::EndLeases, None);
             first.push(write);
             begun.push((prefix, answer));
         }
@@ -271,17 +262,17 @@ impl<V: Value> Writes<V> {
     ) -> Result<u64, WriteError> {
         let ctx = &self.ctx;
         // Deferred unless all steps succeed, also if the runtime ends meanwhile.
-        let (instead, _) = Write::new(ctx, "".into(), 0, Change::Clear);
+        let (instead, _) = Write::new(ctx, "".into(), 0, Step::Clear, None);
         let (mut prefixes, mut failed) = (Vec::with_capacity(begun.len()), None);
         for (prefix, first) in begun {
             match first.await.unwrap_or_else(|_| Err(stopped())) {
-                Ok(Accepted::LeasesEnded(stamp)) => prefixes.push((prefix, stamp)),
+                Ok(Written::Done(ack)) => prefixes.push((prefix, ack.stamp)),
                 first => failed = Some(first.err().unwrap_or_else(stopped)),
             }
         }
         if let Some(error) = failed {
             // It has deferred a clear by itself.
-            instead.done(Accepted::Unchanged);
+            instead.withdraw();
             return Err(error);
         }
         let removed = async {
@@ -295,7 +286,7 @@ impl<V: Value> Writes<V> {
         };
         match removed.await {
             Ok(from_l2) => {
-                instead.done(Accepted::Unchanged);
+                instead.withdraw();
                 let applied: Vec<_> = prefixes
                     .iter()
                     .map(|(prefix, before)| (&**prefix, before.epoch, before.ver))
@@ -326,22 +317,25 @@ impl<V: Value> Writes<V> {
     async fn publish_prefix(&self, prefix: &str) -> Result<(), L2Error> {
         let ctx = &self.ctx;
         let payload = message::payload(Kind::Prefix, ctx.instance, &[prefix]);
-        let publishing = ctx.lane.invalidate(&[], &payload, Duration::ZERO);
+        let batch = Batch {
+            payload: &payload,
+            ..Batch::default()
+        };
+        let publishing = ctx.lane.write(&Step::INVALIDATE, batch);
         ctx.breaker.send("invalidate", publishing).await.map(|_| ())
     }
 
     async fn remove(
         &self,
         keys: impl IntoIterator<Item = Key>,
-        kind: Kind,
-        hold: Duration,
-    ) -> WriteResult {
+        step: &Step,
+    ) -> Result<(Option<Token>, Written), WriteError> {
         let ctx = &self.ctx;
         self.write(keys.into_iter().map(|key| {
             let order = ctx.deferred.next_order();
-            // Here it is gone at once; what L2 still has may come back into L1 until L2 has answered.
+            // Here it is gone at once; a value that L2 still has may come back into L1 until L2 has answered.
             ctx.l1.evict(&key);
-            Write::new(ctx, key, order, Change::Remove { kind, hold })
+            Write::new(ctx, key, order, step.clone(), None)
         }))
         .await
     }
@@ -351,30 +345,14 @@ impl<V: Value> Writes<V> {
     pub(crate) async fn deliver_deferred(&self) {
         let ctx = &self.ctx;
         let began = ctx.deferred.next_order();
-        while let Some(delivery) = ctx.deferred.next(ctx.now(), began) {
+        while let Some((step, names)) = ctx.deferred.next(ctx.now(), began) {
             let before = ctx.deferred.len();
             let order = ctx.deferred.next_order();
-            let write = |key, change| {
-                let (write, answer) = Write::new(ctx, key, order, change);
+            let writes = names.into_iter().map(|name| {
+                let (write, answer) = Write::new(ctx, name, order, step.clone(), None);
                 (write.delivering(), answer)
-            };
-            let delivered = match delivery {
-                Delivery::All => self.write(once(write("".into(), Change::Clear))).await,
-                Delivery::Keys(keys, hold) => {
-                    let kind = Kind::Invalidate;
-                    let writes = keys.into_iter();
-                    let writes = writes.map(|key| write(key, Change::Remove { kind, hold }));
-                    self.write(writes).await
-                }
-                Delivery::Tags(tags) => {
-                    let writes = tags.into_iter().map(|tag| write(tag, Change::Tag));
-                    self.write(writes).await
-                }
-                Delivery::Expire(keys) => {
-                    let writes = keys.into_iter().map(|key| write(key, Change::Expire));
-                    self.write(writes).await
-                }
-            };
+            });
+            let delivered = self.write(writes).await;
             match delivered {
                 Ok(_) => debug!(
                     namespace = ctx.options.namespace.as_str(),
@@ -388,11 +366,12 @@ impl<V: Value> Writes<V> {
     }
 
     /// Has the writer carry writes through, whether or not the caller stays: a caller that is cancelled between the
-    /// database and the cache must not leave the old value behind. Returns the first error, if there is one.
+    /// database and the cache must not leave the old value behind. Names all of them, and returns the answer to the last;
+    /// or the first error, if there is one.
     pub(crate) async fn write(
         &self,
         writes: impl Iterator<Item = (Write<V>, oneshot::Receiver<WriteResult>)>,
-    ) -> WriteResult {
+    ) -> Result<(Option<Token>, Written), WriteError> {
         let many = writes.size_hint().0;
         let (mut all, mut answers) = (Vec::with_capacity(many), Vec::with_capacity(many));
         for (write, answer) in writes {
@@ -400,10 +379,17 @@ impl<V: Value> Writes<V> {
             answers.push(answer);
         }
         self.writer.submit(all).await;
-        let mut result = Ok(Accepted::Unchanged);
+        let mut result = Ok((None, Written::OtherVersion));
         for answer in answers {
             let answer = answer.await.unwrap_or_else(|_| Err(stopped()));
-            result = result.and_then(|accepted| Ok(accepted.and(answer?)));
+            result = result.and_then(|(token, _): (Option<Token>, _)| {
+                let written = answer?;
+                let token = match (token, written.token()) {
+                    (Some(token), Some(other)) if token != other => Some(token.and(other)),
+                    (token, other) => other.or(token),
+                };
+                Ok((token, written))
+            });
         }
         result
     }
@@ -411,14 +397,14 @@ impl<V: Value> Writes<V> {
     /// Empties both levels, here and everywhere.
     pub(crate) async fn clear(&self) -> Result<Token, WriteError> {
         let order = self.ctx.deferred.next_order();
-        let clear = Write::new(&self.ctx, "".into(), order, Change::Clear);
-        let cleared = self.write(once(clear)).await?;
-        Ok(self.token(cleared))
+        let clear = Write::new(&self.ctx, "".into(), order, Step::Clear, None);
+        let (token, _) = self.write(once(clear)).await?;
+        Ok(self.token(token))
     }
 
-    /// Names a write. A call that had nothing to change gets a token that any instance meets.
-    pub(crate) fn token(&self, accepted: Accepted) -> Token {
-        accepted.token().unwrap_or_else(|| Token {
+    /// The token of a call. A call that had nothing to change gets a token that any instance meets.
+    pub(crate) fn token(&self, token: Option<Token>) -> Token {
+        token.unwrap_or_else(|| Token {
             epoch: self.ctx.l1.freshness().epoch(),
             ver: 0,
         })

@@ -10,17 +10,16 @@ use bytes::Bytes;
 use futures::future::{BoxFuture, ready};
 use futures::{FutureExt, Stream};
 
-use super::expiring::Expiring;
 use super::state::{Granted, Link, State};
 use super::{Listening, MemoryL2};
 use crate::ablation::{Rule, without};
 use crate::clock::Clock;
 use crate::l2::inbox::Inbox;
 use crate::l2::{
-    Applied, EncodedValue, Event, Fill, Key, L2, L2Error, Lane, LaneClock, Lease, LeaseReply,
-    LeaseRequest, ListAge, Member, MemberInfo, Members, Message, NewLife, OnConnect, OnHeard,
-    ReadResult, Reply, Stamp, StoredCounts, Subscription, TagVersion, Touched, Ttls, Version, Want,
-    WriteAck, random,
+    Applied, Batch, EncodedValue, Event, Fill, Key, L2, L2Error, Lane, LaneClock, Lease,
+    LeaseReply, LeaseRequest, ListAge, Member, MemberInfo, Members, Message, NewLife, OnConnect,
+    OnHeard, ReadResult, Reply, Stamp, Step, StoredCounts, Subscription, TagVersion, Touched, Ttls,
+    Want, Written, random,
 };
 use crate::lock::lock;
 use crate::options::LONGEST;
@@ -112,15 +111,14 @@ impl MemoryLane {
 impl MemoryLane {
     fn invalidate_in_two_steps<'a>(
         &'a self,
-        keys: &'a [&'a str],
-        payload: &'a [u8],
+        batch: Batch<'a>,
         hold: Duration,
-    ) -> Reply<'a, WriteAck> {
+    ) -> Reply<'a, Written> {
         async move {
-            let ack = self.step(|state| state.announce(payload)).await?;
+            let ack = self.step(|state| state.announce(batch.payload)).await?;
             tokio::time::sleep(Duration::from_millis(2)).await;
-            self.step(|state| state.remove(keys, hold)).await?;
-            Ok(ack)
+            self.step(|state| state.remove(batch.keys, hold)).await?;
+            Ok(Written::Done(ack))
         }
         .boxed()
     }
@@ -273,60 +271,15 @@ impl Lane for MemoryLane {
         })
     }
 
-    fn insert<'a>(
-        &'a self,
-        values: &'a [(&'a str, &'a EncodedValue)],
-        payload: &'a [u8],
-        deadline: Option<u64>,
-    ) -> Reply<'a, Stamp> {
-        self.by_deadline(deadline, |state| state.insert(values, payload))
-    }
-
-    fn insert_if<'a>(
-        &'a self,
-        key: &'a str,
-        value: &'a EncodedValue,
-        version: Version,
-        payload: &'a [u8],
-        deadline: Option<u64>,
-    ) -> Reply<'a, Option<Stamp>> {
-        let insert = |state: &mut State| state.insert_if(key, value, version, payload);
-        self.by_deadline(deadline, insert)
-    }
-
-    fn invalidate<'a>(
-        &'a self,
-        keys: &'a [&'a str],
-        payload: &'a [u8],
-        hold: Duration,
-    ) -> Reply<'a, WriteAck> {
+    fn write<'a>(&'a self, step: &'a Step, batch: Batch<'a>) -> Reply<'a, Written> {
         #[cfg(larder_ablation)]
-        if without(Rule::OneStep) {
-            return self.invalidate_in_two_steps(keys, payload, hold);
+        if let Step::Invalidate { hold, .. } = step
+            && without(Rule::OneStep)
+        {
+            return self.invalidate_in_two_steps(batch, *hold);
         }
-        self.step(|state| {
-            // Somebody asks for a place in the log: from here on a private store keeps one, too.
-            state.data.is_logged |= keys.is_empty();
-            state.remove(keys, hold);
-            state.announce(payload)
-        })
-    }
-
-    fn expire<'a>(&'a self, keys: &'a [&'a str], payload: &'a [u8]) -> Reply<'a, Stamp> {
-        self.step(|state| {
-            // The values keep their stamps, so the message is newer than each copy of them in L1.
-            let (stamp, at) = (state.stamp(), state.now.at);
-            for key in keys {
-                if let Some((bytes, of, mut life)) = state.stored(key) {
-                    life.stale_at = Some(life.stale_at.map_or(at, |stale| stale.min(at)));
-                    let kept = state.data.values.remaining(key, at);
-                    state.restamp(key, &bytes, of, life, kept);
-                }
-                state.end_lease(key, Duration::ZERO);
-            }
-            state.publish(stamp.ver, payload);
-            stamp
-        })
+        let deadline = batch.deadline.filter(|_| step.is_insert());
+        self.by_deadline(deadline, move |state| state.write(step, batch))
     }
 
     fn touch<'a>(
@@ -364,48 +317,10 @@ impl Lane for MemoryLane {
         })
     }
 
-    fn invalidate_tags<'a>(&'a self, tags: &'a [&'a str], payload: &'a [u8]) -> Reply<'a, Stamp> {
-        self.step(|state| {
-            let stamp = state.stamp();
-            let Stamp { epoch, ver, .. } = stamp;
-            for tag in tags {
-                let version = TagVersion { epoch, ver };
-                state.data.tags.invalidate(tag, version, state.now.at);
-            }
-            state.publish(ver, payload);
-            stamp
-        })
-    }
-
     fn tag_versions<'a>(&'a self, tags: &'a [&'a str]) -> Reply<'a, Vec<Option<TagVersion>>> {
         self.step(|state| {
             let marked = |tag: &&str| state.data.tags.marked(tag, state.now.at);
             tags.iter().map(marked).collect()
-        })
-    }
-
-    fn clear<'a>(&'a self, payload: &'a [u8]) -> Reply<'a, (Stamp, u64)> {
-        self.step(|state| {
-            // The epoch of a private store never changes: it has no values that a new one would end.
-            if state.now.is_private {
-                state.data.leases.retain(Option::is_none);
-            } else {
-                state.data.epoch = random();
-            }
-            // No instance replays messages from before a clear.
-            state.data.values = Expiring::default();
-            state.data.log.clear();
-            let ack = state.announce(payload);
-            (ack.stamp, ack.seq)
-        })
-    }
-
-    fn end_leases<'a>(&'a self, payload: &'a [u8]) -> Reply<'a, Stamp> {
-        self.step(|state| {
-            if !without(Rule::PrefixLeases) {
-                state.data.leases.retain(Option::is_none);
-            }
-            state.announce(payload).stamp
         })
     }
 

@@ -12,8 +12,8 @@ use super::tags::Tags;
 use super::writes::Writes;
 use crate::ablation::{Rule, without};
 use crate::l2::{
-    Applied, EncodedValue, Event, Key, Kind, LaneClock, Lease, Life, ListAge, Member, MemberInfo,
-    Message, Stamp, Version, Want, WriteAck, random,
+    Applied, Batch, EncodedValue, Event, Key, Kind, LaneClock, Lease, Life, ListAge, Member,
+    MemberInfo, Message, Stamp, Step, TagVersion, Version, Want, WriteAck, Written, random,
 };
 use crate::wire::{envelope, message};
 
@@ -229,29 +229,86 @@ impl State {
         }
     }
 
-    pub(super) fn insert(&mut self, values: &[(&str, &EncodedValue)], payload: &[u8]) -> Stamp {
+    pub(super) fn insert(&mut self, batch: Batch<'_>) -> Stamp {
         // One version for all values of the step, below that of any later change.
         let stamp = self.stamp();
-        for (key, value) in values {
+        for (key, value) in batch.keys.iter().zip(batch.values) {
             self.end_lease(key, Duration::ZERO);
             self.store(key, value, stamp);
         }
-        self.publish(stamp.ver, payload);
+        self.publish(stamp.ver, batch.payload);
         stamp
     }
 
+    /// Carries out a step of a lane.
+    pub(super) fn write(&mut self, step: &Step, batch: Batch<'_>) -> Written {
+        let Batch { keys, payload, .. } = batch;
+        let ack = match step {
+            Step::Insert => self.insert(batch).into(),
+            Step::InsertIf(version) => match self.insert_if(batch, *version) {
+                Some(stamp) => stamp.into(),
+                None => return Written::OtherVersion,
+            },
+            #[cfg(feature = "write-behind")]
+            Step::Append(append) => return self.append(batch, append),
+            Step::Invalidate { hold, .. } => {
+                // Somebody asks for a place in the log: from here on a private store keeps one, too.
+                self.data.is_logged |= keys.is_empty();
+                self.remove(keys, *hold);
+                self.announce(payload)
+            }
+            Step::Expire => {
+                // The values keep their stamps, so the message is newer than each copy of them in L1.
+                let (stamp, at) = (self.stamp(), self.now.at);
+                for key in keys {
+                    if let Some((bytes, of, mut life)) = self.stored(key) {
+                        life.stale_at = Some(life.stale_at.map_or(at, |stale| stale.min(at)));
+                        let kept = self.data.values.remaining(key, at);
+                        self.restamp(key, &bytes, of, life, kept);
+                    }
+                    self.end_lease(key, Duration::ZERO);
+                }
+                self.publish(stamp.ver, payload);
+                stamp.into()
+            }
+            Step::InvalidateTags => {
+                let stamp = self.stamp();
+                let Stamp { epoch, ver, .. } = stamp;
+                for tag in keys {
+                    let version = TagVersion { epoch, ver };
+                    self.data.tags.invalidate(tag, version, self.now.at);
+                }
+                self.publish(ver, payload);
+                stamp.into()
+            }
+            Step::Clear => {
+                // The epoch of a private store never changes: it has no values that a new one would end.
+                if self.now.is_private {
+                    self.data.leases.retain(Option::is_none);
+                } else {
+                    self.data.epoch = random();
+                }
+                // No instance replays messages from before a clear.
+                self.data.values = Expiring::default();
+                self.data.log.clear();
+                self.announce(payload)
+            }
+            Step::EndLeases => {
+                if !without(Rule::PrefixLeases) {
+                    self.data.leases.retain(Option::is_none);
+                }
+                self.announce(payload)
+            }
+        };
+        Written::Done(ack)
+    }
+
     /// In a private store the caller knows which value is there.
-    pub(super) fn insert_if(
-        &mut self,
-        key: &str,
-        value: &EncodedValue,
-        version: Version,
-        payload: &[u8],
-    ) -> Option<Stamp> {
-        let stored = self.valid_with_tags(key);
+    pub(super) fn insert_if(&mut self, batch: Batch<'_>, version: Version) -> Option<Stamp> {
+        let stored = self.valid_with_tags(batch.keys.first()?);
         let stored = stored.map_or(Version::ABSENT, |(_, stamp, _)| stamp.version());
         let matches = stored == version || self.now.is_private || without(Rule::Updates);
-        matches.then(|| self.insert(&[(key, value)], payload))
+        matches.then(|| self.insert(batch))
     }
 
     pub(super) fn store(&mut self, key: &str, value: &EncodedValue, stamp: Stamp) {

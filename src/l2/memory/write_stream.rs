@@ -5,43 +5,44 @@ use std::time::Duration;
 use super::lane::MemoryLane;
 use super::state::State;
 use crate::ablation::{Rule, without};
-use crate::l2::{Append, Appended, Kind, Pending, Reply, Settled, StreamId, Waiting, WriteStream};
+use crate::l2::{
+    Append, Batch, Kind, Pending, Reply, Settled, StreamId, Waiting, WriteStream, Written,
+};
 use crate::wire::message;
 
-impl WriteStream for MemoryLane {
-    fn append<'a>(
-        &'a self,
-        write: Append<'a>,
-        payload: &'a [u8],
-        deadline: Option<u64>,
-    ) -> Reply<'a, Appended> {
-        self.by_deadline(deadline, move |state| {
-            // Dead letters count: a source that refuses everything must not fill the store.
-            let writes = &state.data.writes;
-            if writes.waiting.len() + writes.dead.len() >= write.most {
-                return Appended::Full;
-            }
-            let stamp = match write.version {
-                Some(version) => state.insert_if(write.key, write.value, version, payload),
-                None => Some(state.insert(&[(write.key, write.value)], payload)),
-            };
-            let Some(stamp) = stamp else {
-                return Appended::OtherVersion;
-            };
-            let waiting = Waiting {
-                id: StreamId::default(),
-                version: StreamId::default(),
-                key: write.key.to_owned(),
-                encoded_key: write.encoded_key.to_vec().into(),
-                body: write.value.body.clone().into(),
-                reason: None,
-            };
-            let at = state.now.at;
-            state.data.writes.append(waiting, Some(stamp), at);
-            Appended::Stored(stamp)
-        })
+impl State {
+    /// Stores a value, and appends it to the stream.
+    pub(super) fn append(&mut self, batch: Batch<'_>, append: &Append) -> Written {
+        let (Some(key), Some(value)) = (batch.keys.first(), batch.values.first()) else {
+            return Written::OtherVersion;
+        };
+        // Dead letters count: a source that refuses everything must not fill the store.
+        let writes = &self.data.writes;
+        if writes.waiting.len() + writes.dead.len() >= append.most {
+            return Written::Full;
+        }
+        let stamp = match append.version {
+            Some(version) => self.insert_if(batch, version),
+            None => Some(self.insert(batch)),
+        };
+        let Some(stamp) = stamp else {
+            return Written::OtherVersion;
+        };
+        let waiting = Waiting {
+            id: StreamId::default(),
+            version: StreamId::default(),
+            key: (*key).to_owned(),
+            encoded_key: append.encoded_key.clone().into(),
+            body: value.body.clone().into(),
+            reason: None,
+        };
+        let at = self.now.at;
+        self.data.writes.append(waiting, Some(stamp), at);
+        Written::Done(stamp.into())
     }
+}
 
+impl WriteStream for MemoryLane {
     fn take(&self, fence: u64, ttl: Duration, most: usize) -> Reply<'_, Option<Vec<Waiting>>> {
         self.step(|state| state.data.writes.take(fence, ttl, most, state.now.at))
     }

@@ -24,9 +24,9 @@ use super::server::Connector;
 use crate::clock::millis;
 use crate::key::Key;
 use crate::l2::{
-    EncodedValue, Fill, L2Error, Lane, LaneClock, Lease, LeaseReply, LeaseRequest, Member,
-    MemberInfo, Members, Message, NewLife, ReadResult, Reply, Stamp, StoredCounts, Subscription,
-    TagVersion, Touched, Ttls, Version, Want, WriteAck, random,
+    Batch, EncodedValue, Fill, L2Error, Lane, LaneClock, Lease, LeaseReply, LeaseRequest, Member,
+    MemberInfo, Members, Message, NewLife, ReadResult, Reply, Stamp, Step, StoredCounts,
+    Subscription, TagVersion, Touched, Ttls, Version, Want, WriteAck, Written, random,
 };
 use crate::lock::lock;
 use crate::prefixes::Prefixes;
@@ -210,15 +210,33 @@ impl RedisLane {
         });
     }
 
+    async fn insert_if(&self, batch: Batch<'_>, version: Version) -> Result<Written, L2Error> {
+        let (key, value) = single(batch)?;
+        // The same in each copy: by it the second knows that the first has stored the value.
+        let this = random().to_string();
+        let own = &envelope::tags_of(&value.body);
+        let call = |stored: &[u8], tags: &[Key]| {
+            let keys = 5 + own.len() + tags.len();
+            let mut call = self.call(&scripts::INSERT_IF, keys, value.body.len());
+            call.keys(&[VALUE, LEASE], &[key]).own(&[CLOCK, LOG]);
+            call.keys(&[DONE], &[&*this]).keys(&[MARKER], own);
+            call.keys(&[MARKER], tags);
+            call.message(batch.payload).arg(written(batch.deadline));
+            call.arg(&value.body).arg(kept(value.ttls));
+            call.arg(version.epoch).arg(version.ver).arg(stored);
+            call
+        };
+        let read = |answer: &[u8]| match numbers(answer) {
+            Ok([at]) => Ok((Written::OtherVersion, at)),
+            Err(_) => dated(answer),
+        };
+        self.before_with_tags(batch.deadline, call, read).await
+    }
+
     /// INSERT, for one copy of the request.
-    fn insertion(
-        &self,
-        values: &[(&str, &EncodedValue)],
-        payload: &[u8],
-        deadline: Option<u64>,
-    ) -> Call<'_> {
-        let texts = || values.iter().map(|(key, _)| key);
-        let values = || values.iter().map(|(_, value)| *value);
+    fn insertion(&self, batch: Batch<'_>) -> Call<'_> {
+        let texts = || batch.keys;
+        let values = || batch.values.iter().copied();
         let tags = values().flat_map(|value| envelope::tags_of(&value.body));
         let tags: Vec<_> = tags.collect();
         let staged = values().filter(|value| is_staged(value)).count();
@@ -233,11 +251,19 @@ impl RedisLane {
         for value in values() {
             call.stage(value);
         }
-        call.message(payload).arg(written(deadline));
+        call.message(batch.payload).arg(written(batch.deadline));
         for value in values() {
             call.value(value);
         }
         call
+    }
+}
+
+/// The key and the value of a conditional step, which has one.
+pub(super) fn single(batch: Batch<'_>) -> Result<(&str, &EncodedValue), L2Error> {
+    match (batch.keys, batch.values) {
+        ([key], [value]) => Ok((key, value)),
+        _ => Err(L2Error::unexpected("the step is for one value")),
     }
 }
 
@@ -297,6 +323,17 @@ fn touched(answer: &[u8]) -> Result<(Option<Touched>, u64), L2Error> {
 #[expect(clippy::needless_pass_by_value, reason = "a step reads its own answer")]
 fn stamp(packed: Vec<u8>) -> Result<Stamp, L2Error> {
     dated_stamp(&packed).map(|(stamp, _)| stamp)
+}
+
+/// Reads the answer of a step that is a stamp.
+#[expect(clippy::needless_pass_by_value, reason = "a step reads its own answer")]
+fn done(packed: Vec<u8>) -> Result<Written, L2Error> {
+    dated(&packed).map(|(written, _)| written)
+}
+
+/// The same, and when it was issued.
+pub(super) fn dated(packed: &[u8]) -> Result<(Written, u64), L2Error> {
+    dated_stamp(packed).map(|(stamp, at)| (Written::Done(stamp.into()), at))
 }
 
 /// A stamp that a script answers, and when it was issued.
@@ -408,54 +445,74 @@ impl Lane for RedisLane {
         self.step(&scripts::RENEW, 1, write, Ok)
     }
 
-    fn insert<'a>(
-        &'a self,
-        values: &'a [(&'a str, &'a EncodedValue)],
-        payload: &'a [u8],
-        deadline: Option<u64>,
-    ) -> Reply<'a, Stamp> {
-        let call = move || self.insertion(values, payload, deadline);
-        self.before(deadline, call, dated_stamp).boxed()
-    }
-
-    fn insert_if<'a>(
-        &'a self,
-        key: &'a str,
-        value: &'a EncodedValue,
-        version: Version,
-        payload: &'a [u8],
-        deadline: Option<u64>,
-    ) -> Reply<'a, Option<Stamp>> {
-        async move {
-            // The same in each copy: by it the second knows that the first has stored the value.
-            let this = random().to_string();
-            let own = &envelope::tags_of(&value.body);
-            let call = |stored: &[u8], tags: &[Key]| {
-                let keys = 5 + own.len() + tags.len();
-                let mut call = self.call(&scripts::INSERT_IF, keys, value.body.len());
-                call.keys(&[VALUE, LEASE], &[key]).own(&[CLOCK, LOG]);
-                call.keys(&[DONE], &[&*this]).keys(&[MARKER], own);
-                call.keys(&[MARKER], tags);
-                call.message(payload).arg(written(deadline));
-                call.arg(&value.body).arg(kept(value.ttls));
-                call.arg(version.epoch).arg(version.ver).arg(stored);
-                call
-            };
-            let read = |answer: &[u8]| match numbers(answer) {
-                Ok([at]) => Ok((None, at)),
-                Err(_) => dated_stamp(answer).map(|(stamp, at)| (Some(stamp), at)),
-            };
-            self.before_with_tags(deadline, call, read).await
+    fn write<'a>(&'a self, step: &'a Step, batch: Batch<'a>) -> Reply<'a, Written> {
+        let Batch {
+            keys,
+            payload,
+            deadline,
+            ..
+        } = batch;
+        match step {
+            Step::Insert => {
+                let call = move || self.insertion(batch);
+                self.before(deadline, call, dated).boxed()
+            }
+            Step::InsertIf(version) => self.insert_if(batch, *version).boxed(),
+            #[cfg(feature = "write-behind")]
+            Step::Append(append) => self.append(batch, append).boxed(),
+            Step::Invalidate { hold, .. } => {
+                let held = if hold.is_zero() { &[] } else { keys };
+                let write = move |call: &mut Call<'_>| {
+                    call.own(&[CLOCK, LOG, LIVE]);
+                    call.keys(&[VALUE, LEASE], keys).keys(&[HOLD], held);
+                    call.message(payload).arg(millis(*hold));
+                };
+                let read = |answer: Vec<u8>| {
+                    let [epoch, ver, written_at, seq, longest, generation, age] = numbers(&answer)?;
+                    Ok(Written::Done(WriteAck {
+                        stamp: Stamp::new(epoch, ver, written_at),
+                        seq,
+                        longest_staleness: Duration::from_millis(longest),
+                        generation,
+                        members_age: Duration::from_millis(age),
+                    }))
+                };
+                let parts = 3 + 2 * keys.len() + held.len();
+                self.step(&scripts::INVALIDATE, parts, write, read)
+            }
+            Step::Expire => {
+                let write = move |call: &mut Call<'_>| {
+                    call.own(&[CLOCK, LOG]).keys(&[VALUE, LEASE], keys);
+                    call.message(payload);
+                };
+                self.step(&scripts::EXPIRE, 2 + 2 * keys.len(), write, done)
+            }
+            Step::InvalidateTags => {
+                let write = move |call: &mut Call<'_>| {
+                    call.own(&[CLOCK, LOG]).keys(&[MARKER], keys);
+                    call.message(payload);
+                };
+                self.step(&scripts::INVALIDATE_TAGS, 2 + keys.len(), write, done)
+            }
+            Step::Clear => {
+                let write = move |call: &mut Call<'_>| {
+                    call.own(&[CLOCK, LOG]).message(payload);
+                };
+                let read = |answer: Vec<u8>| {
+                    let (stamped, seq) = answer.split_at_checked(24).ok_or_else(senseless)?;
+                    let [seq] = numbers(seq)?;
+                    let ack = dated_stamp(stamped)?.0.into();
+                    Ok(Written::Done(WriteAck { seq, ..ack }))
+                };
+                self.step(&scripts::CLEAR, 2, write, read)
+            }
+            Step::EndLeases => {
+                let write = move |call: &mut Call<'_>| {
+                    call.own(&[CLOCK, LOG]).message(payload);
+                };
+                self.step(&scripts::UNLEASE, 2, write, done)
+            }
         }
-        .boxed()
-    }
-
-    fn expire<'a>(&'a self, keys: &'a [&'a str], payload: &'a [u8]) -> Reply<'a, Stamp> {
-        let write = move |call: &mut Call<'_>| {
-            call.own(&[CLOCK, LOG]).keys(&[VALUE, LEASE], keys);
-            call.message(payload);
-        };
-        self.step(&scripts::EXPIRE, 2 + 2 * keys.len(), write, stamp)
     }
 
     fn touch<'a>(
@@ -479,41 +536,6 @@ impl Lane for RedisLane {
         self.before_with_tags(deadline, call, touched).boxed()
     }
 
-    fn invalidate<'a>(
-        &'a self,
-        keys: &'a [&'a str],
-        payload: &'a [u8],
-        hold: Duration,
-    ) -> Reply<'a, WriteAck> {
-        // Without a hold its keys are not sent: they are a third of the request.
-        let held = if hold.is_zero() { &[] } else { keys };
-        let write = move |call: &mut Call<'_>| {
-            call.own(&[CLOCK, LOG, LIVE]);
-            call.keys(&[VALUE, LEASE], keys).keys(&[HOLD], held);
-            call.message(payload).arg(millis(hold));
-        };
-        let read = |answer: Vec<u8>| {
-            let [epoch, ver, written_at, seq, longest, generation, age] = numbers(&answer)?;
-            Ok(WriteAck {
-                stamp: Stamp::new(epoch, ver, written_at),
-                seq,
-                longest_staleness: Duration::from_millis(longest),
-                generation,
-                members_age: Duration::from_millis(age),
-            })
-        };
-        let parts = 3 + 2 * keys.len() + held.len();
-        self.step(&scripts::INVALIDATE, parts, write, read)
-    }
-
-    fn invalidate_tags<'a>(&'a self, tags: &'a [&'a str], payload: &'a [u8]) -> Reply<'a, Stamp> {
-        let write = move |call: &mut Call<'_>| {
-            call.own(&[CLOCK, LOG]).keys(&[MARKER], tags);
-            call.message(payload);
-        };
-        self.step(&scripts::INVALIDATE_TAGS, 2 + tags.len(), write, stamp)
-    }
-
     fn tag_versions<'a>(&'a self, tags: &'a [&'a str]) -> Reply<'a, Vec<Option<TagVersion>>> {
         async move {
             let mut versions = Vec::with_capacity(tags.len());
@@ -532,25 +554,6 @@ impl Lane for RedisLane {
             Ok(versions)
         }
         .boxed()
-    }
-
-    fn clear<'a>(&'a self, payload: &'a [u8]) -> Reply<'a, (Stamp, u64)> {
-        let write = move |call: &mut Call<'_>| {
-            call.own(&[CLOCK, LOG]).message(payload);
-        };
-        let read = |answer: Vec<u8>| {
-            let (stamped, seq) = answer.split_at_checked(24).ok_or_else(senseless)?;
-            let [seq] = numbers(seq)?;
-            Ok((dated_stamp(stamped)?.0, seq))
-        };
-        self.step(&scripts::CLEAR, 2, write, read)
-    }
-
-    fn end_leases<'a>(&'a self, payload: &'a [u8]) -> Reply<'a, Stamp> {
-        let write = move |call: &mut Call<'_>| {
-            call.own(&[CLOCK, LOG]).message(payload);
-        };
-        self.step(&scripts::UNLEASE, 2, write, stamp)
     }
 
     fn remove_prefixes<'a>(&'a self, prefixes: &'a [(&'a str, Stamp)]) -> Reply<'a, Vec<u64>> {

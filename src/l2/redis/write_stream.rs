@@ -2,18 +2,16 @@
 
 use std::time::Duration;
 
-use futures::FutureExt;
-
 use super::call::{Call, Lua, kept, numbers, senseless};
-use super::lane::{RedisLane, dated_stamp, written};
+use super::lane::{RedisLane, dated, single, written};
 use super::names::{CLOCK, DONE, HOLD, LEASE, LOG, MARKER, VALUE, WRITES};
 use super::scripts::{self, ALLOW_OOM, CHECKED, MARK, TAGS, VERSION};
 use crate::clock::millis;
 use crate::key::Key;
 use crate::l2::write_stream::MOST_BYTES;
 use crate::l2::{
-    Append, Appended, Bytes, Kind, L2Error, Pending, Reply, Settled, StreamId, Waiting,
-    WriteStream, random,
+    Append, Batch, Bytes, Kind, L2Error, Pending, Reply, Settled, StreamId, Waiting, WriteStream,
+    Written, random,
 };
 use crate::wire::message;
 
@@ -44,48 +42,47 @@ static LETTERS: Lua = Lua::new(&[CHECKED, STREAM], include_str!("letters.lua"));
 /// An entry's id, then names and values in turn: there is one of each.
 type Entry = (String, Vec<(String, Bytes)>);
 
-impl WriteStream for RedisLane {
-    fn append<'a>(
-        &'a self,
-        write: Append<'a>,
-        payload: &'a [u8],
-        deadline: Option<u64>,
-    ) -> Reply<'a, Appended> {
-        async move {
-            // The same in each copy: by it the second finds the answer of the first, which has stored the write.
-            let this = random().to_string();
-            let call = |stored: &[u8], tags: &[Key]| {
-                let mut call = self.call(&APPEND, 8 + tags.len(), write.value.body.len());
-                call.keys(&[VALUE, LEASE, HOLD], &[write.key]);
-                call.own(&[CLOCK, LOG, WRITES, DEAD])
-                    .keys(&[DONE], &[&*this]);
-                call.keys(&[MARKER], tags);
-                call.message(payload).arg(written(deadline));
-                call.arg(&write.value.body).arg(kept(write.value.ttls));
-                call.arg(write.most).arg(write.key).arg(write.encoded_key);
-                // The script compares no version where these three are missing.
-                if let Some(version) = write.version {
-                    call.arg(version.epoch).arg(version.ver).arg(stored);
-                }
-                call
-            };
-            let read = |answer: &[u8]| {
-                // Any other answer begins with a time or an epoch, which is not that large.
-                if let Some((b'F', at)) = answer.split_first() {
-                    let [at] = numbers(at)?;
-                    return Ok((Appended::Full, at));
-                }
-                if let Ok([at]) = numbers(answer) {
-                    return Ok((Appended::OtherVersion, at));
-                }
-                let (stamp, at) = dated_stamp(answer)?;
-                Ok((Appended::Stored(stamp), at))
-            };
-            self.before_with_tags(deadline, call, read).await
-        }
-        .boxed()
+impl RedisLane {
+    /// Stores a value, and appends it to the stream in the same step.
+    pub(super) async fn append(
+        &self,
+        batch: Batch<'_>,
+        append: &Append,
+    ) -> Result<Written, L2Error> {
+        let (key, value) = single(batch)?;
+        // The same in each copy: by it the second finds the answer of the first, which has stored the write.
+        let this = random().to_string();
+        let call = |stored: &[u8], tags: &[Key]| {
+            let mut call = self.call(&APPEND, 8 + tags.len(), value.body.len());
+            call.keys(&[VALUE, LEASE, HOLD], &[key]);
+            call.own(&[CLOCK, LOG, WRITES, DEAD])
+                .keys(&[DONE], &[&*this]);
+            call.keys(&[MARKER], tags);
+            call.message(batch.payload).arg(written(batch.deadline));
+            call.arg(&value.body).arg(kept(value.ttls));
+            call.arg(append.most).arg(key).arg(&append.encoded_key);
+            // The script compares no version where these three are missing.
+            if let Some(version) = append.version {
+                call.arg(version.epoch).arg(version.ver).arg(stored);
+            }
+            call
+        };
+        let read = |answer: &[u8]| {
+            // Any other answer begins with a time or an epoch, which is not that large.
+            if let Some((b'F', at)) = answer.split_first() {
+                let [at] = numbers(at)?;
+                return Ok((Written::Full, at));
+            }
+            if let Ok([at]) = numbers(answer) {
+                return Ok((Written::OtherVersion, at));
+            }
+            dated(answer)
+        };
+        self.before_with_tags(batch.deadline, call, read).await
     }
+}
 
+impl WriteStream for RedisLane {
     fn take(&self, fence: u64, ttl: Duration, most: usize) -> Reply<'_, Option<Vec<Waiting>>> {
         let write = move |call: &mut Call<'_>| {
             call.own(&[WORKER, WRITES]).arg(fence).arg(millis(ttl));

@@ -84,10 +84,9 @@ use self::worker::{Worker, read};
 use self::write::Store;
 pub use self::write::{Stored, Write};
 use crate::cache::{Cache, written};
-use crate::engine::{Appending, Queued};
 use crate::error::WriteError;
 use crate::key::{CacheKey, Key};
-use crate::l2::{Pending, WriteStream};
+use crate::l2::{Append, Pending, WriteStream, Written};
 use crate::lookup_by::KeyFrom;
 use crate::retry_delays::retry_delays;
 use crate::throttle::Throttle;
@@ -245,19 +244,15 @@ where
         value: V,
         version: Option<Version>,
     ) -> Result<Option<Token>, WriteBehindError> {
-        let queued = Queued {
+        let append = Append {
             encoded_key,
             most: self.capacity,
             version,
         };
-        let appended = self.cache.engine().append(key, value, queued).await;
+        let appended = self.cache.engine().append(key, value, append).await;
         match appended.map_err(WriteBehindError::write)? {
-            Appending::Accepted(token) => {
-                self.wake.notify_one();
-                Ok(Some(token))
-            }
-            Appending::Full => Err(WriteBehindError::full(self.capacity)),
-            Appending::OtherVersion => Ok(None),
+            Written::Full => Err(WriteBehindError::full(self.capacity)),
+            written => Ok(written.token().inspect(|_| self.wake.notify_one())),
         }
     }
 
