@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use larder::l2::{self, Batch, Written};
 use larder::{Cache, MemoryL2, WriteError};
 use tokio::task::JoinHandle;
 
@@ -438,13 +439,19 @@ async fn a_late_copy_of_a_step_removes_nothing_new(fleet: Fleet) {
         l2.lane("test:text", Duration::from_secs(5), Box::new(|_| ()))
     };
     // By nobody, of no key.
-    let payload = [6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    let before = lane.end_leases(&payload).await.unwrap();
+    let batch = Batch {
+        payload: &[6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        ..Batch::default()
+    };
+    let Written::Done(ack) = lane.write(&l2::Step::EndLeases, batch).await.unwrap() else {
+        panic!("it has no condition");
+    };
+    let before = ack.stamp;
     insert(&a, &["eu:inserted"]).await;
     Source::new("new").through(&b, "eu:loaded").await.unwrap();
     for _ in 0..2 {
         assert_eq!(lane.remove_prefixes(&[("eu:", before)]).await.unwrap(), [0]);
-        lane.end_leases(&payload).await.unwrap();
+        lane.write(&l2::Step::EndLeases, batch).await.unwrap();
     }
     let keys = ["eu:inserted", "eu:loaded"];
     assert_eq!(left(&a, &keys).await, keys);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use larder::deadpool_redis::redis::{AsyncCommands, cmd};
-use larder::l2::{L2, Lane};
+use larder::l2::{Batch, L2, Lane, Step};
 
 use crate::fleet::{Fleet, Set, Source, Texts, over_both_stores, received, without_heartbeats};
 use crate::support::eventually::eventually;
@@ -323,8 +323,12 @@ async fn publish_unknown(fleet: &Fleet) {
     };
     let lane: Box<dyn Lane> = l2.lane("test:text", LIMIT, Box::new(|_| ()));
     let payload = [&[200], &7_u64.to_be_bytes()[..], b"?"].concat();
-    let sent = lane.invalidate(&["unnamed"], &payload, Duration::ZERO);
-    sent.await.unwrap();
+    let batch = Batch {
+        keys: &["unnamed"],
+        payload: &payload,
+        ..Batch::default()
+    };
+    lane.write(&Step::INVALIDATE, batch).await.unwrap();
 }
 
 /// Its numbers count: the next heartbeat and the next message need no replay.

@@ -11,6 +11,7 @@
 mod conformance;
 mod memory;
 mod redis;
+mod steps;
 mod store;
 #[path = "../support/mod.rs"]
 mod support;

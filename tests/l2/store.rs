@@ -1,5 +1,6 @@
 //! The stores under test, and the words in which the tests talk to a lane.
 
+use crate::steps::Steps;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -230,7 +231,7 @@ pub(crate) async fn tag_version(lane: &dyn Lane, tag: &str) -> Option<TagVersion
 
 pub(crate) async fn clear(lane: &dyn Lane) -> Stamp {
     let cleared = lane.clear(&payload_of(Kind::Clear, &[])).await;
-    cleared.expect("the lane is cleared").0
+    cleared.expect("the lane is cleared").stamp
 }
 
 pub(crate) async fn get(lane: &dyn Lane, key: &str) -> Option<Bytes> {

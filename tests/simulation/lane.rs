@@ -9,10 +9,10 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use larder::l2::{
-    Append, Appended, Bytes, EncodedValue, Fill, Key, L2, L2Error, Lane, LaneClock, Lease,
-    LeaseReply, LeaseRequest, Member, MemberInfo, Members, Message, NewLife, OnConnect, Pending,
-    ReadResult, Reply, Settled, Stamp, Subscription, TagVersion, Touched, Ttls, Version, Waiting,
-    Want, WriteAck, WriteStream,
+    Batch, Bytes, EncodedValue, Fill, Key, L2, L2Error, Lane, LaneClock, Lease, LeaseReply,
+    LeaseRequest, Member, MemberInfo, Members, Message, NewLife, OnConnect, Pending, ReadResult,
+    Reply, Settled, Stamp, Step, Subscription, TagVersion, Touched, Ttls, Waiting, Want,
+    WriteStream, Written,
 };
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
@@ -254,41 +254,6 @@ fn stream(lane: &dyn Lane) -> &dyn WriteStream {
 }
 
 impl WriteStream for FarLane {
-    fn append<'a>(
-        &'a self,
-        write: Append<'a>,
-        payload: &'a [u8],
-        deadline: Option<u64>,
-    ) -> Reply<'a, Appended> {
-        let (key, encoded_key) = (write.key.to_owned(), write.encoded_key.to_owned());
-        let (value, payload) = (write.value.clone(), payload.to_owned());
-        let (most, version) = (write.most, write.version);
-        // What the first copy of the request did, as on Redis: the second one says the same.
-        let done = Arc::new(StdMutex::new(None));
-        let serve = move |store: Arc<Store>, lane: Arc<dyn Lane>| {
-            let (key, encoded_key) = (key.clone(), encoded_key.clone());
-            let (value, payload) = (value.clone(), payload.clone());
-            let done = Arc::clone(&done);
-            async move {
-                if let Some(done) = *done.lock().unwrap() {
-                    return Ok(done);
-                }
-                let append = Append {
-                    key: &key,
-                    encoded_key: &encoded_key,
-                    value: &value,
-                    most,
-                    version,
-                };
-                let appended = store.append(&*lane, append, &payload, deadline).await?;
-                *done.lock().unwrap() = Some(appended);
-                Ok(appended)
-            }
-            .boxed()
-        };
-        self.ask(serve, no_loss, true).boxed()
-    }
-
     fn take(&self, fence: u64, ttl: Duration, most: usize) -> Reply<'_, Option<Vec<Waiting>>> {
         let serve = move |_, lane: Arc<dyn Lane>| {
             async move { stream(&*lane).take(fence, ttl, most).await }.boxed()
@@ -340,6 +305,37 @@ impl WriteStream for FarLane {
     fn pending(&self) -> Reply<'_, Pending> {
         let serve = |_, lane: Arc<dyn Lane>| async move { stream(&*lane).pending().await }.boxed();
         self.ask(serve, no_loss, false).boxed()
+    }
+}
+
+/// A batch on its way.
+#[derive(Clone)]
+struct OwnedBatch {
+    keys: Vec<String>,
+    values: Vec<EncodedValue>,
+    payload: Vec<u8>,
+    deadline: Option<u64>,
+}
+
+impl OwnedBatch {
+    fn new(batch: Batch<'_>) -> Self {
+        Self {
+            keys: batch.keys.iter().map(|key| (*key).to_owned()).collect(),
+            values: batch.values.iter().map(|value| (*value).clone()).collect(),
+            payload: batch.payload.to_owned(),
+            deadline: batch.deadline,
+        }
+    }
+
+    async fn write(&self, store: &Store, lane: &dyn Lane, step: &Step) -> Result<Written, L2Error> {
+        let keys: Vec<&str> = self.keys.iter().map(String::as_str).collect();
+        let batch = Batch {
+            keys: &keys,
+            values: &self.values.iter().collect::<Vec<_>>(),
+            payload: &self.payload,
+            deadline: self.deadline,
+        };
+        store.write(lane, step, batch).await
     }
 }
 
@@ -446,83 +442,22 @@ impl Lane for FarLane {
         self.ask(serve, no_loss, false).boxed()
     }
 
-    fn insert<'a>(
-        &'a self,
-        values: &'a [(&'a str, &'a EncodedValue)],
-        payload: &'a [u8],
-        deadline: Option<u64>,
-    ) -> Reply<'a, Stamp> {
-        let values = values.iter();
-        let values: Vec<(String, EncodedValue)> = values
-            .map(|(key, value)| ((*key).to_owned(), (*value).clone()))
-            .collect();
-        let payload = payload.to_owned();
-        let serve = move |store: Arc<Store>, lane: Arc<dyn Lane>| {
-            let (values, payload) = (values.clone(), payload.clone());
-            async move {
-                let values: Vec<(&str, &EncodedValue)> =
-                    values.iter().map(|(key, value)| (&**key, value)).collect();
-                store.insert(&*lane, &values, &payload, deadline).await
-            }
-            .boxed()
-        };
-        self.ask(serve, no_loss, true).boxed()
-    }
-
-    fn invalidate<'a>(
-        &'a self,
-        keys: &'a [&'a str],
-        payload: &'a [u8],
-        hold: Duration,
-    ) -> Reply<'a, WriteAck> {
-        let keys: Vec<String> = keys.iter().map(|key| (*key).to_owned()).collect();
-        let payload = payload.to_owned();
-        let serve = move |store: Arc<Store>, lane: Arc<dyn Lane>| {
-            let (keys, payload) = (keys.clone(), payload.clone());
-            async move {
-                let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-                store.invalidate(&*lane, &keys, &payload, hold).await
-            }
-            .boxed()
-        };
-        self.ask(serve, no_loss, true).boxed()
-    }
-
-    fn insert_if<'a>(
-        &'a self,
-        key: &'a str,
-        value: &'a EncodedValue,
-        version: Version,
-        payload: &'a [u8],
-        deadline: Option<u64>,
-    ) -> Reply<'a, Option<Stamp>> {
-        let (key, value, payload) = (key.to_owned(), value.clone(), payload.to_owned());
-        // What the first copy of the request did, as on Redis: the second one says the same.
+    fn write<'a>(&'a self, step: &'a Step, batch: Batch<'a>) -> Reply<'a, Written> {
+        let (step, batch) = (step.clone(), OwnedBatch::new(batch));
+        // The first copy of a conditional step, as on Redis: the second one has the same answer.
         let done = Arc::new(StdMutex::new(None));
+        let is_conditional = matches!(step, Step::InsertIf(_) | Step::Append(_));
         let serve = move |store: Arc<Store>, lane: Arc<dyn Lane>| {
-            let (key, value, payload) = (key.clone(), value.clone(), payload.clone());
-            let done = Arc::clone(&done);
+            let (step, batch, done) = (step.clone(), batch.clone(), Arc::clone(&done));
             async move {
-                let (value, payload) = (&value, &payload);
-                let inserted = store.insert_if(&*lane, &key, value, version, payload, deadline);
-                let stamp = inserted.await?;
-                let mut done = done.lock().unwrap();
-                *done = done.or(stamp);
-                Ok(*done)
-            }
-            .boxed()
-        };
-        self.ask(serve, no_loss, true).boxed()
-    }
-
-    fn expire<'a>(&'a self, keys: &'a [&'a str], payload: &'a [u8]) -> Reply<'a, Stamp> {
-        let keys: Vec<String> = keys.iter().map(|key| (*key).to_owned()).collect();
-        let payload = payload.to_owned();
-        let serve = move |store: Arc<Store>, lane: Arc<dyn Lane>| {
-            let (keys, payload) = (keys.clone(), payload.clone());
-            async move {
-                let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-                store.expire(&*lane, &keys, &payload).await
+                if let Some(done) = *done.lock().unwrap() {
+                    return Ok(done);
+                }
+                let written = batch.write(&store, &*lane, &step).await?;
+                if is_conditional && matches!(written, Written::Done(_)) {
+                    *done.lock().unwrap() = Some(written);
+                }
+                Ok(written)
             }
             .boxed()
         };
@@ -544,20 +479,6 @@ impl Lane for FarLane {
         self.ask(serve, no_loss, true).boxed()
     }
 
-    fn invalidate_tags<'a>(&'a self, tags: &'a [&'a str], payload: &'a [u8]) -> Reply<'a, Stamp> {
-        let tags: Vec<String> = tags.iter().map(|tag| (*tag).to_owned()).collect();
-        let payload = payload.to_owned();
-        let serve = move |store: Arc<Store>, lane: Arc<dyn Lane>| {
-            let (tags, payload) = (tags.clone(), payload.clone());
-            async move {
-                let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
-                store.invalidate_tags(&*lane, &tags, &payload).await
-            }
-            .boxed()
-        };
-        self.ask(serve, no_loss, true).boxed()
-    }
-
     fn tag_versions<'a>(&'a self, tags: &'a [&'a str]) -> Reply<'a, Vec<Option<TagVersion>>> {
         let tags: Vec<String> = tags.iter().map(|tag| (*tag).to_owned()).collect();
         let serve = move |store: Arc<Store>, lane: Arc<dyn Lane>| {
@@ -570,24 +491,6 @@ impl Lane for FarLane {
         };
         // The markers are read over the connection of all that is no plain read.
         self.ask(serve, no_loss, false).boxed()
-    }
-
-    fn clear<'a>(&'a self, payload: &'a [u8]) -> Reply<'a, (Stamp, u64)> {
-        let payload = payload.to_owned();
-        let serve = move |store: Arc<Store>, lane: Arc<dyn Lane>| {
-            let payload = payload.clone();
-            async move { store.clear(&*lane, &payload).await }.boxed()
-        };
-        self.ask(serve, no_loss, true).boxed()
-    }
-
-    fn end_leases<'a>(&'a self, payload: &'a [u8]) -> Reply<'a, Stamp> {
-        let payload = payload.to_owned();
-        let serve = move |store: Arc<Store>, lane: Arc<dyn Lane>| {
-            let payload = payload.clone();
-            async move { store.end_leases(&*lane, &payload).await }.boxed()
-        };
-        self.ask(serve, no_loss, true).boxed()
     }
 
     fn remove_prefixes<'a>(&'a self, prefixes: &'a [(&'a str, Stamp)]) -> Reply<'a, Vec<u64>> {

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use larder::l2::{
-    Append, Appended, EncodedValue, Fill, Key, L2, L2Error, Lane, LaneClock, Lease, NewLife,
-    Settled, Stamp, TagVersion, Touched, Ttls, Version, WriteAck,
+    self, Batch, EncodedValue, Fill, Key, L2, L2Error, Lane, LaneClock, Lease, NewLife, Settled,
+    Stamp, TagVersion, Touched, Ttls, Written,
 };
 use larder::{Clock, MemoryL2, MemorySnapshot};
 use tokio::time::Instant;
@@ -221,58 +221,66 @@ impl Store {
         Ok(fill)
     }
 
-    pub(crate) async fn insert(
+    pub(crate) async fn write(
         &self,
         lane: &dyn Lane,
-        values: &[(&str, &EncodedValue)],
-        payload: &[u8],
-        deadline: Option<u64>,
-    ) -> Result<Stamp, L2Error> {
-        let stamp = lane.insert(values, payload, deadline).await?;
-        let keys: Vec<&str> = values.iter().map(|(key, _)| *key).collect();
-        for (_, value) in values {
-            self.stored(&value.body);
+        step: &l2::Step,
+        batch: Batch<'_>,
+    ) -> Result<Written, L2Error> {
+        let written = lane.write(step, batch).await?;
+        if !matches!(written, Written::Done(_)) {
+            return Ok(written);
         }
-        self.changed(&keys);
-        Ok(stamp)
-    }
-
-    pub(crate) async fn insert_if(
-        &self,
-        lane: &dyn Lane,
-        key: &str,
-        value: &EncodedValue,
-        version: Version,
-        payload: &[u8],
-        deadline: Option<u64>,
-    ) -> Result<Option<Stamp>, L2Error> {
-        let inserted = lane.insert_if(key, value, version, payload, deadline);
-        let stamp = inserted.await?;
-        if stamp.is_some() {
-            self.stored(&value.body);
-            self.changed(&[key]);
-        }
-        Ok(stamp)
-    }
-
-    /// Before the source has it.
-    pub(crate) async fn append(
-        &self,
-        lane: &dyn Lane,
-        write: Append<'_>,
-        payload: &[u8],
-        deadline: Option<u64>,
-    ) -> Result<Appended, L2Error> {
-        let stream = lane.write_stream().expect("it is in memory");
-        let appended = stream.append(write, payload, deadline).await?;
-        if let Appended::Stored(_) = appended {
-            if let Some(Versioned { key, version }) = unseal(&write.value.body) {
+        for value in batch.values {
+            // Before the source has it.
+            if let (l2::Step::Append(_), Some(Versioned { key, version })) =
+                (step, unseal(&value.body))
+            {
                 self.source.waits(key, version);
             }
-            self.stored(&write.value.body);
-            self.changed(&[write.key]);
+            self.stored(&value.body);
         }
-        Ok(appended)
+        let keys = batch.keys;
+        let disturbed = |within| {
+            for key in keys.iter().filter_map(|key| key.parse().ok()) {
+                self.recorder.disturbed(within, None, Some(key));
+            }
+        };
+        match step {
+            l2::Step::Insert | l2::Step::InsertIf(_) | l2::Step::Append(_) => self.changed(keys),
+            l2::Step::Invalidate { hold, .. } => {
+                self.changed(keys);
+                if !hold.is_zero() {
+                    // Everyone loads for himself meanwhile.
+                    disturbed(*hold + self.late);
+                }
+            }
+            l2::Step::Expire => {
+                self.recorder.count(Fault::Expired);
+                self.replicate();
+                self.published.fetch_add(1, SeqCst);
+                // A load whose lease has ended may run on beside the next one.
+                disturbed(self.late);
+            }
+            // Every load of values with these tags that began before is refused after this.
+            l2::Step::InvalidateTags => {
+                self.replicate();
+                self.published.fetch_add(1, SeqCst);
+                let tagged = keys.iter().flat_map(|tag| self.source.tagged(tag));
+                for key in tagged.collect::<BTreeSet<u64>>() {
+                    self.ended(key);
+                }
+            }
+            l2::Step::Clear => self.changed_all(),
+            // After this, too, whatever has its lease from before is refused, of every key.
+            l2::Step::EndLeases => {
+                self.replicate();
+                for key in 0..self.source.len() {
+                    self.ended(key);
+                }
+            }
+        }
+        Ok(written)
     }
 
     pub(crate) async fn settle(
@@ -318,23 +326,6 @@ impl Store {
         Ok(is_settled)
     }
 
-    pub(crate) async fn expire(
-        &self,
-        lane: &dyn Lane,
-        keys: &[&str],
-        payload: &[u8],
-    ) -> Result<Stamp, L2Error> {
-        let stamp = lane.expire(keys, payload).await?;
-        self.recorder.count(Fault::Expired);
-        self.replicate();
-        self.published.fetch_add(1, SeqCst);
-        for key in keys.iter().filter_map(|key| key.parse().ok()) {
-            // A load whose lease has ended may run on beside the next one.
-            self.recorder.disturbed(self.late, None, Some(key));
-        }
-        Ok(stamp)
-    }
-
     pub(crate) async fn touch(
         &self,
         lane: &dyn Lane,
@@ -358,48 +349,6 @@ impl Store {
         Ok(touched)
     }
 
-    pub(crate) async fn invalidate(
-        &self,
-        lane: &dyn Lane,
-        keys: &[&str],
-        payload: &[u8],
-        hold: Duration,
-    ) -> Result<WriteAck, L2Error> {
-        let ack = lane.invalidate(keys, payload, hold).await?;
-        self.changed(keys);
-        if !hold.is_zero() {
-            for key in keys.iter().filter_map(|key| key.parse().ok()) {
-                // Everyone loads for himself meanwhile.
-                self.recorder.disturbed(hold + self.late, None, Some(key));
-            }
-        }
-        Ok(ack)
-    }
-
-    pub(crate) async fn clear(
-        &self,
-        lane: &dyn Lane,
-        payload: &[u8],
-    ) -> Result<(Stamp, u64), L2Error> {
-        let cleared = lane.clear(payload).await?;
-        self.changed_all();
-        Ok(cleared)
-    }
-
-    /// After this, too, whatever has its lease from before is refused, of every key.
-    pub(crate) async fn end_leases(
-        &self,
-        lane: &dyn Lane,
-        payload: &[u8],
-    ) -> Result<Stamp, L2Error> {
-        let stamp = lane.end_leases(payload).await?;
-        self.replicate();
-        for key in 0..self.source.len() {
-            self.ended(key);
-        }
-        Ok(stamp)
-    }
-
     pub(crate) async fn remove_prefixes(
         &self,
         lane: &dyn Lane,
@@ -418,23 +367,6 @@ impl Store {
             self.recorder.disturbed(self.late, None, Some(key));
         }
         Ok(removed)
-    }
-
-    /// Every load of values with these tags that began before is refused after this.
-    pub(crate) async fn invalidate_tags(
-        &self,
-        lane: &dyn Lane,
-        tags: &[&str],
-        payload: &[u8],
-    ) -> Result<Stamp, L2Error> {
-        let stamp = lane.invalidate_tags(tags, payload).await?;
-        self.replicate();
-        self.published.fetch_add(1, SeqCst);
-        let keys: BTreeSet<u64> = (tags.iter().flat_map(|tag| self.source.tagged(tag))).collect();
-        for key in keys {
-            self.ended(key);
-        }
-        Ok(stamp)
     }
 
     pub(crate) async fn tag_versions(

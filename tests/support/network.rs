@@ -12,9 +12,9 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt};
 use larder::l2::{
-    Applied, Bytes, EncodedValue, Event, Fill, Key, L2, L2Error, Lane, LaneClock, Lease,
-    LeaseReply, LeaseRequest, Member, MemberInfo, Members, Message, NewLife, OnConnect, ReadResult,
-    Reply, Stamp, StoredCounts, Subscription, TagVersion, Touched, Ttls, Version, WriteAck,
+    self, Applied, Batch, Bytes, EncodedValue, Event, Fill, Key, L2, L2Error, Lane, LaneClock,
+    Lease, LeaseReply, LeaseRequest, Member, MemberInfo, Members, Message, NewLife, OnConnect,
+    ReadResult, Reply, Stamp, StoredCounts, Subscription, TagVersion, Touched, Ttls, Written,
 };
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -366,17 +366,35 @@ impl L2 for Network {
     }
 }
 
-/// Values that outlive the caller of the insert.
-pub(crate) fn owned(values: &[(&str, &EncodedValue)]) -> Vec<(String, EncodedValue)> {
-    let values = values.iter();
-    values
-        .map(|(key, value)| ((*key).to_owned(), (*value).clone()))
-        .collect()
+/// A batch that outlives the caller of its step.
+#[derive(Clone)]
+pub(crate) struct OwnedBatch {
+    keys: Vec<String>,
+    values: Vec<EncodedValue>,
+    payload: Vec<u8>,
+    deadline: Option<u64>,
 }
 
-pub(crate) fn borrowed(values: &[(String, EncodedValue)]) -> Vec<(&str, &EncodedValue)> {
-    let values = values.iter();
-    values.map(|(key, value)| (&**key, value)).collect()
+impl OwnedBatch {
+    pub(crate) fn new(batch: Batch<'_>) -> Self {
+        Self {
+            keys: batch.keys.iter().map(|key| (*key).to_owned()).collect(),
+            values: batch.values.iter().map(|value| (*value).clone()).collect(),
+            payload: batch.payload.to_owned(),
+            deadline: batch.deadline,
+        }
+    }
+
+    pub(crate) async fn write(&self, lane: &dyn Lane, step: &l2::Step) -> Result<Written, L2Error> {
+        let keys: Vec<&str> = self.keys.iter().map(String::as_str).collect();
+        let batch = Batch {
+            keys: &keys,
+            values: &self.values.iter().collect::<Vec<_>>(),
+            payload: &self.payload,
+            deadline: self.deadline,
+        };
+        lane.write(step, batch).await
+    }
 }
 
 struct Wired {
@@ -471,63 +489,30 @@ impl Lane for Wired {
             .boxed()
     }
 
-    fn insert<'a>(
-        &'a self,
-        values: &'a [(&'a str, &'a EncodedValue)],
-        payload: &'a [u8],
-        deadline: Option<u64>,
-    ) -> Reply<'a, Stamp> {
+    fn write<'a>(&'a self, step: &'a l2::Step, batch: Batch<'a>) -> Reply<'a, Written> {
+        let kind = match step {
+            l2::Step::Insert => Step::Insert,
+            l2::Step::InsertIf(_) | l2::Step::Append(_) => Step::InsertIf,
+            l2::Step::Invalidate { .. } => Step::Invalidate,
+            l2::Step::Expire => Step::Expire,
+            l2::Step::InvalidateTags => Step::InvalidateTags,
+            l2::Step::Clear => Step::Clear,
+            l2::Step::EndLeases => Step::EndLeases,
+        };
         self.network
-            .carry(Step::Insert, async move {
-                let stuck = self.network.wires.stuck.lock().unwrap().take();
-                let Some(gate) = stuck else {
-                    return self.lane.insert(values, payload, deadline).await;
+            .carry(kind, async move {
+                let wires = &self.network.wires;
+                let stuck = (kind == Step::Insert).then(|| wires.stuck.lock().unwrap().take());
+                let Some(gate) = stuck.flatten() else {
+                    return self.lane.write(step, batch).await;
                 };
-                let lane = Arc::clone(&self.lane);
-                let (values, payload) = (owned(values), payload.to_owned());
+                let (lane, batch) = (Arc::clone(&self.lane), OwnedBatch::new(batch));
                 tokio::spawn(async move {
                     gate.pass().await;
-                    let _ = lane.insert(&borrowed(&values), &payload, deadline).await;
+                    let _ = batch.write(&*lane, &l2::Step::Insert).await;
                     gate.landed.send_replace(true);
                 });
                 Err(L2Error::timed_out(Duration::from_millis(1)))
-            })
-            .boxed()
-    }
-
-    fn invalidate<'a>(
-        &'a self,
-        keys: &'a [&'a str],
-        payload: &'a [u8],
-        hold: Duration,
-    ) -> Reply<'a, WriteAck> {
-        self.network
-            .carry(Step::Invalidate, async move {
-                self.lane.invalidate(keys, payload, hold).await
-            })
-            .boxed()
-    }
-
-    fn insert_if<'a>(
-        &'a self,
-        key: &'a str,
-        value: &'a EncodedValue,
-        version: Version,
-        payload: &'a [u8],
-        deadline: Option<u64>,
-    ) -> Reply<'a, Option<Stamp>> {
-        self.network
-            .carry(Step::InsertIf, async move {
-                let inserted = self.lane.insert_if(key, value, version, payload, deadline);
-                inserted.await
-            })
-            .boxed()
-    }
-
-    fn expire<'a>(&'a self, keys: &'a [&'a str], payload: &'a [u8]) -> Reply<'a, Stamp> {
-        self.network
-            .carry(Step::Expire, async move {
-                self.lane.expire(keys, payload).await
             })
             .boxed()
     }
@@ -546,32 +531,10 @@ impl Lane for Wired {
             .boxed()
     }
 
-    fn invalidate_tags<'a>(&'a self, tags: &'a [&'a str], payload: &'a [u8]) -> Reply<'a, Stamp> {
-        self.network
-            .carry(Step::InvalidateTags, async move {
-                self.lane.invalidate_tags(tags, payload).await
-            })
-            .boxed()
-    }
-
     fn tag_versions<'a>(&'a self, tags: &'a [&'a str]) -> Reply<'a, Vec<Option<TagVersion>>> {
         self.network
             .carry(Step::TagVersions, async move {
                 self.lane.tag_versions(tags).await
-            })
-            .boxed()
-    }
-
-    fn clear<'a>(&'a self, payload: &'a [u8]) -> Reply<'a, (Stamp, u64)> {
-        self.network
-            .carry(Step::Clear, async move { self.lane.clear(payload).await })
-            .boxed()
-    }
-
-    fn end_leases<'a>(&'a self, payload: &'a [u8]) -> Reply<'a, Stamp> {
-        self.network
-            .carry(Step::EndLeases, async move {
-                self.lane.end_leases(payload).await
             })
             .boxed()
     }

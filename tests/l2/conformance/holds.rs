@@ -1,5 +1,6 @@
 //! Keeping loads from being stored for a while.
 
+use crate::steps::Steps;
 use std::cell::RefCell;
 use std::time::Duration;
 

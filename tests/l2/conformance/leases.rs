@@ -1,5 +1,6 @@
 //! Which load may fill: one per key, and none that an invalidation has overtaken.
 
+use crate::steps::Steps;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;

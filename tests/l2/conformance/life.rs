@@ -1,5 +1,6 @@
 //! How stored values are made stale, given another life, and replaced on a condition.
 
+use crate::steps::Steps;
 use std::time::Duration;
 
 use larder::l2::{Fill, Key, Kind, Lane, Life, NewLife, Stamp, Touched, Ttls, Version, Want};

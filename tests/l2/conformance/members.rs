@@ -1,5 +1,6 @@
 //! Which instances are subscribed, and how far each is.
 
+use crate::steps::Steps;
 use std::time::Duration;
 
 use larder::l2::{Applied, Event, Kind, Lane, MemberInfo, WriteAck};

@@ -1,5 +1,6 @@
 //! The steps of the removal of all keys with a prefix.
 
+use crate::steps::Steps;
 use std::time::Duration;
 
 use larder::l2::{Fill, Kind, LeaseReply, Stamp};

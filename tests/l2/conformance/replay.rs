@@ -1,5 +1,6 @@
 //! Messages can be replayed, for instances that have missed them.
 
+use crate::steps::Steps;
 use futures::future::join_all;
 use larder::l2::{Kind, Lane, Message};
 

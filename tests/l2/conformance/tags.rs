@@ -1,5 +1,6 @@
 //! Values with tags, and the invalidation of these.
 
+use crate::steps::Steps;
 use std::time::Duration;
 
 use larder::l2::{Fill, Key, Kind, Lane, LeaseReply, NewLife, TagVersion, Ttls, Version, Want};

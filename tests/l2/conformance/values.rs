@@ -1,5 +1,6 @@
 //! What is stored, read and removed.
 
+use crate::steps::Steps;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -1,10 +1,11 @@
 //! Writes that wait for their source.
 
+use crate::steps::Steps;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use larder::l2::{
-    Append, Appended, Fill, Kind, Lane, LeaseReply, Settled, Stamp, Version, Waiting, WriteStream,
+    Append, Fill, Kind, Lane, LeaseReply, Settled, Stamp, Version, Waiting, WriteStream, Written,
 };
 
 use super::conformance;
@@ -34,9 +35,9 @@ fn stream(lane: &dyn Lane) -> &dyn WriteStream {
 
 async fn append(lane: &dyn Lane, key: &str, payload: &[u8]) -> Option<Stamp> {
     match append_on(lane, key, payload, None).await {
-        Appended::Stored(stamp) => Some(stamp),
-        Appended::Full => None,
-        Appended::OtherVersion => panic!("it is for any version"),
+        Written::Done(ack) => Some(ack.stamp),
+        Written::Full => None,
+        Written::OtherVersion => panic!("it is for any version"),
     }
 }
 
@@ -45,16 +46,14 @@ async fn append_on(
     key: &str,
     payload: &[u8],
     version: Option<Version>,
-) -> Appended {
+) -> Written {
     let append = Append {
-        key,
-        encoded_key: key.as_bytes(),
-        value: &sealed(payload),
+        encoded_key: key.into(),
         most: 4,
         version,
     };
-    let message = payload_of(Kind::Insert, &[key]);
-    let appended = stream(lane).append(append, &message, None).await;
+    let (value, message) = (sealed(payload), payload_of(Kind::Insert, &[key]));
+    let appended = lane.append(key, &value, append, &message, None).await;
     appended.expect("it is answered")
 }
 
@@ -122,18 +121,18 @@ async fn a_write_is_appended_in_the_place_of_one_version(store: impl Store) {
     let tagged = insert_tagged(&*lane, "k", LONG, &["t", "u"]).await;
     let (lease, _) = (granted(&*lane, "other").await, subscribe(&*lane).await);
     let on = async |version| append_on(&*lane, "k", b"v", Some(version)).await;
-    assert_eq!(on(other).await, Appended::OtherVersion);
+    assert_eq!(on(other).await, Written::OtherVersion);
     assert_eq!(take(&*lane).await, []);
-    let Appended::Stored(first) = on(tagged.version()).await else {
+    let Written::Done(first) = on(tagged.version()).await else {
         panic!("it is that version");
     };
-    assert_eq!(stamp_of(&get(&*lane, "k").await.unwrap()), first);
-    assert_eq!(on(tagged.version()).await, Appended::OtherVersion);
+    assert_eq!(stamp_of(&get(&*lane, "k").await.unwrap()), first.stamp);
+    assert_eq!(on(tagged.version()).await, Written::OtherVersion);
     let again = insert_tagged(&*lane, "k", LONG, &["t"]).await;
     invalidate_tags(&*lane, &["t"]).await;
-    assert_eq!(on(again.version()).await, Appended::OtherVersion);
+    assert_eq!(on(again.version()).await, Written::OtherVersion);
     invalidate(&*lane, &["k"]).await;
-    assert_eq!(on(first.version()).await, Appended::OtherVersion);
+    assert_eq!(on(first.stamp.version()).await, Written::OtherVersion);
     assert_eq!(take(&*lane).await.len(), 1);
     let filled = fill(&*lane, "other", lease, b"loaded").await;
     assert!(matches!(filled, Fill::Stored(_)), "{filled:?}");
@@ -141,8 +140,8 @@ async fn a_write_is_appended_in_the_place_of_one_version(store: impl Store) {
         let stored = get(&*lane, "other").await.map(|bytes| stamp_of(&bytes));
         let version = stored.map(Stamp::version);
         let appended = append_on(&*lane, "other", b"w", version).await;
-        assert_eq!(appended != Appended::Full, has_room, "{appended:?}");
-        assert_ne!(appended, Appended::OtherVersion);
+        assert_eq!(appended != Written::Full, has_room, "{appended:?}");
+        assert_ne!(appended, Written::OtherVersion);
     }
 }
 

@@ -1,7 +1,7 @@
 //! What is in Redis, under which name, for how long, and what strange things may be there instead.
 
+use crate::steps::Steps;
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_redis::redis::cmd;

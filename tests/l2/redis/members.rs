@@ -1,5 +1,6 @@
 //! The list of members in Redis: lost, forbidden, or written by something else.
 
+use crate::steps::Steps;
 use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;

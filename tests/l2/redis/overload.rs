@@ -1,5 +1,6 @@
 //! A server whose memory is full.
 
+use crate::steps::Steps;
 use deadpool_redis::redis::cmd;
 use larder::l2::{Applied, Event, Kind, LeaseReply, LeaseRequest, Want};
 

@@ -1,5 +1,6 @@
 //! Replicas: never used, and a new life once promoted.
 
+use crate::steps::Steps;
 use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;

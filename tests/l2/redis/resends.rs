@@ -1,5 +1,6 @@
 //! Requests that are sent again when their connection is cut: the first copy may still arrive, however late.
 
+use crate::steps::Steps;
 use std::sync::Arc;
 
 use larder::l2::{Fill, Kind, Lane, LeaseReply};
@@ -164,28 +165,25 @@ async fn an_insert_on_a_condition_stores_once_however_often_it_arrives() {
 #[cfg(feature = "write-behind")]
 #[tokio::test]
 async fn a_write_is_appended_once_or_never_however_often_it_arrives() {
-    use larder::l2::{Append, Appended};
+    use larder::l2::{Append, Written};
 
     for most in [1, 0] {
         let (store, mut detour, lane, _) = start().await;
         let mut raw = store.server.connection().await;
-        let stream = lane.write_stream().unwrap();
         let (clock, _subscription) = subscribe(&*lane).await;
         let (value, payload) = (sealed(b"v"), payload_of(Kind::Insert, &["k"]));
         let deadline = Some(clock.now + 1000);
-        let append = |key, most| Append {
-            key,
-            encoded_key: b"k",
-            value: &value,
+        let append = |most| Append {
+            encoded_key: b"k".to_vec(),
             most,
             version: None,
         };
         // So that the server knows the script, too.
-        let warm = stream.append(append("warm", 0), &payload, deadline);
-        assert_eq!(warm.await.unwrap(), Appended::Full);
+        let warm = lane.append("warm", &value, append(0), &payload, deadline);
+        assert_eq!(warm.await.unwrap(), Written::Full);
         let done = own_key("done:*");
         detour.lose(Loss::HeldUp);
-        let appending = stream.append(append("k", most), &payload, deadline);
+        let appending = lane.append("k", &value, append(most), &payload, deadline);
         let length = async |raw: &mut _| run::<u64>(raw, &["XLEN", &own_key("writes")]).await;
         let freed = async {
             let late = detour.caught().await;
@@ -200,7 +198,7 @@ async fn a_write_is_appended_once_or_never_however_often_it_arrives() {
             assert_eq!(length(&mut raw).await, 0);
         };
         let (appended, ()) = futures::join!(appending, freed);
-        let is_stored = matches!(appended.unwrap(), Appended::Stored(_));
+        let is_stored = matches!(appended.unwrap(), Written::Done(_));
         assert_eq!(is_stored, most == 1);
     }
 }

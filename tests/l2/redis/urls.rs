@@ -1,5 +1,6 @@
 //! Addresses and passwords: what is refused, and what is never shown.
 
+use crate::steps::Steps;
 use std::error::Error;
 
 use larder::Cache;

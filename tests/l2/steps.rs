@@ -1,0 +1,142 @@
+//! The steps of a lane as functions of their own.
+
+use std::time::Duration;
+
+use larder::l2::{
+    Append, Batch, EncodedValue, L2Error, Lane, Stamp, Step, Version, WriteAck, Written,
+};
+
+type Answer<T> = Result<T, L2Error>;
+
+pub(crate) trait Steps: Lane {
+    fn insert(
+        &self,
+        values: &[(&str, &EncodedValue)],
+        payload: &[u8],
+        deadline: Option<u64>,
+    ) -> impl Future<Output = Answer<Stamp>> + Send {
+        async move {
+            let (keys, values): (Vec<&str>, Vec<&EncodedValue>) = values.iter().copied().unzip();
+            let batch = Batch {
+                keys: &keys,
+                values: &values,
+                payload,
+                deadline,
+            };
+            self.write(&Step::Insert, batch)
+                .await
+                .map(|written| done(written).stamp)
+        }
+    }
+
+    /// `None` if another version is stored.
+    fn insert_if(
+        &self,
+        key: &str,
+        value: &EncodedValue,
+        version: Version,
+        payload: &[u8],
+        deadline: Option<u64>,
+    ) -> impl Future<Output = Answer<Option<Stamp>>> + Send {
+        async move {
+            let batch = Batch {
+                keys: &[key],
+                values: &[value],
+                payload,
+                deadline,
+            };
+            Ok(match self.write(&Step::InsertIf(version), batch).await? {
+                Written::OtherVersion => None,
+                written => Some(done(written).stamp),
+            })
+        }
+    }
+
+    fn append(
+        &self,
+        key: &str,
+        value: &EncodedValue,
+        append: Append,
+        payload: &[u8],
+        deadline: Option<u64>,
+    ) -> impl Future<Output = Answer<Written>> + Send {
+        async move {
+            let batch = Batch {
+                keys: &[key],
+                values: &[value],
+                payload,
+                deadline,
+            };
+            self.write(&Step::Append(Box::new(append)), batch).await
+        }
+    }
+
+    fn invalidate(
+        &self,
+        keys: &[&str],
+        payload: &[u8],
+        hold: Duration,
+    ) -> impl Future<Output = Answer<WriteAck>> + Send {
+        let is_awaited = false;
+        self.ack(Step::Invalidate { hold, is_awaited }, keys, payload)
+    }
+
+    fn expire(&self, keys: &[&str], payload: &[u8]) -> impl Future<Output = Answer<Stamp>> + Send {
+        async move {
+            self.ack(Step::Expire, keys, payload)
+                .await
+                .map(|ack| ack.stamp)
+        }
+    }
+
+    fn invalidate_tags(
+        &self,
+        tags: &[&str],
+        payload: &[u8],
+    ) -> impl Future<Output = Answer<Stamp>> + Send {
+        async move {
+            self.ack(Step::InvalidateTags, tags, payload)
+                .await
+                .map(|ack| ack.stamp)
+        }
+    }
+
+    fn clear(&self, payload: &[u8]) -> impl Future<Output = Answer<WriteAck>> + Send {
+        self.ack(Step::Clear, &[], payload)
+    }
+
+    fn end_leases(&self, payload: &[u8]) -> impl Future<Output = Answer<Stamp>> + Send {
+        async move {
+            self.ack(Step::EndLeases, &[], payload)
+                .await
+                .map(|ack| ack.stamp)
+        }
+    }
+
+    fn ack(
+        &self,
+        step: Step,
+        keys: &[&str],
+        payload: &[u8],
+    ) -> impl Future<Output = Answer<WriteAck>> + Send {
+        async move {
+            let batch = Batch {
+                keys,
+                payload,
+                ..Batch::default()
+            };
+            self.write(&step, batch).await.map(done)
+        }
+    }
+}
+
+impl<L: Lane + ?Sized> Steps for L {}
+
+fn done(written: Written) -> WriteAck {
+    match written {
+        Written::Done(ack) => ack,
+        Written::OtherVersion | Written::Full => {
+            panic!("it is not for a version, nor for a stream")
+        }
+    }
+}
