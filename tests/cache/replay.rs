@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use larder::deadpool_redis::redis::{AsyncCommands, cmd};
-use larder::l2::{Batch, L2, Lane, Step};
+use larder::l2::{self, Batch, L2, Lane};
 
 use crate::fleet::{Fleet, Set, Source, Texts, over_both_stores, received, without_heartbeats};
 use crate::support::eventually::eventually;
@@ -328,7 +328,7 @@ async fn publish_unknown(fleet: &Fleet) {
         payload: &payload,
         ..Batch::default()
     };
-    lane.write(&Step::INVALIDATE, batch).await.unwrap();
+    lane.write(&l2::Step::INVALIDATE, batch).await.unwrap();
 }
 
 /// Its numbers count: the next heartbeat and the next message need no replay.
