@@ -18,27 +18,60 @@ use crate::l1::{Join, Started};
 use crate::l2::Want;
 use crate::vocabulary::Value;
 
+/// The refreshes and comparisons that a caller has begun, and has to run.
+struct Begun<V> {
+    refreshes: Vec<Fetch<V>>,
+    samples: Vec<Sample<V>>,
+    /// Of both, in the order of the numbers by which the loader knows their keys.
+    places: Vec<usize>,
+}
+
+impl<V> Default for Begun<V> {
+    fn default() -> Self {
+        Self {
+            refreshes: Vec::new(),
+            samples: Vec::new(),
+            places: Vec::new(),
+        }
+    }
+}
+
 impl<V: Value> Loads<V> {
     /// Starts one background refresh of stale values, given with their places, and compares sampled ones with the source.
     /// Joins refreshes that are under way, and leaves out keys whose refresh has just failed. `loader` makes the loader
     /// for the keys at these places.
     ///
     /// Returns the results for callers that wait, in the order of the values; `None` for a value that is not refreshed.
+    ///
+    /// Short, as it is compiled for each type of a loader: with the task in it, a program with many loaders took three
+    /// times as long to compile.
     pub(super) fn spawn_refreshes(
         self: &Arc<Self>,
-        stale: impl IntoIterator<Item = (usize, Key, Entry<V>)>,
+        stale: Vec<(usize, Key, Entry<V>)>,
         loader: impl FnOnce(&[usize]) -> Loader<V>,
     ) -> Vec<Option<Flight<V>>> {
-        let (mut refreshes, mut places, mut results) = (Vec::new(), Vec::new(), Vec::new());
-        let mut samples = Vec::new();
+        let (begun, results) = self.join_refreshes(stale);
+        if !begun.places.is_empty() {
+            let loader = loader(&begun.places);
+            self.run_refreshes(begun, loader);
+        }
+        results
+    }
+
+    fn join_refreshes(
+        &self,
+        stale: Vec<(usize, Key, Entry<V>)>,
+    ) -> (Begun<V>, Vec<Option<Flight<V>>>) {
+        let (mut begun, mut results) = (Begun::default(), Vec::with_capacity(stale.len()));
         for (place, key, previous) in stale {
+            let number = begun.places.len();
             if previous.is_sampled() {
-                samples.push(Sample {
+                begun.samples.push(Sample {
                     key,
                     entry: previous,
-                    number: places.len(),
+                    number,
                 });
-                places.push(place);
+                begun.places.push(place);
                 results.push(None);
                 continue;
             }
@@ -48,37 +81,40 @@ impl<V: Value> Loads<V> {
             results.push(match joined.flatten() {
                 Some(Join::Started(Started { op, sender, result })) => {
                     let want = Want::NewerThan(previous.slot().ver);
-                    refreshes.push(Fetch {
+                    begun.refreshes.push(Fetch {
                         op,
                         goal: Goal::Newer(previous),
                         began,
                         request: Some(lease::request(&self.ctx, want)),
-                        number: places.len(),
+                        number,
                         sender,
                     });
-                    places.push(place);
+                    begun.places.push(place);
                     Some(result)
                 }
                 Some(Join::Joined(result)) => Some(result),
                 None => None,
             });
         }
-        if places.is_empty() {
-            return results;
-        }
-        let loader = loader(&places);
+        (begun, results)
+    }
+
+    fn run_refreshes(self: &Arc<Self>, begun: Begun<V>, loader: Loader<V>) {
+        let Begun {
+            refreshes, samples, ..
+        } = begun;
         self.verify.start(samples, &loader);
-        if !refreshes.is_empty() {
-            let span = debug_span!(
-                "larder.refresh",
-                namespace = self.ctx.options.namespace.as_str(),
-                keys = refreshes.len()
-            );
-            let loads = Arc::clone(self);
-            let task = async move { loads.run_all(refreshes, loader).await };
-            tokio::spawn(task.instrument(enabled(span)));
+        if refreshes.is_empty() {
+            return;
         }
-        results
+        let span = debug_span!(
+            "larder.refresh",
+            namespace = self.ctx.options.namespace.as_str(),
+            keys = refreshes.len()
+        );
+        let loads = Arc::clone(self);
+        let task = async move { loads.run_all(refreshes, loader).await };
+        tokio::spawn(task.instrument(enabled(span)));
     }
 
     /// A refresh has got neither the lease nor a newer value.

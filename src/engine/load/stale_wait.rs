@@ -46,7 +46,15 @@ impl<V: Value> Loads<V> {
             self.refresh_in_background(key, stale, loader);
             return None;
         }
-        let (stale, loader) = ([(0, key, stale.clone())], loader());
+        self.current(vec![(0, key, stale.clone())], loader())
+    }
+
+    /// Apart from [`refresh_stale`](Self::refresh_stale), which is compiled for each type of a loader.
+    fn current(
+        self: &Arc<Self>,
+        stale: Vec<(usize, Key, Entry<V>)>,
+        loader: Loader<V>,
+    ) -> Option<Current<V>> {
         let awaited = self.start_refreshes(stale, |_| loader.clone()).pop()?;
         let loads = Arc::clone(self);
         let current = async move { one(loads.await_refresh(awaited, || loader).await) };
@@ -60,14 +68,14 @@ impl<V: Value> Loads<V> {
         stale: &Entry<V>,
         loader: impl FnOnce() -> Loader<V>,
     ) {
-        let stale = [(0, key, stale.clone())];
+        let stale = vec![(0, key, stale.clone())];
         self.spawn_refreshes(stale, |_| loader());
     }
 
     /// Has stale values refreshed, given with their places. Returns those whose refresh the caller waits for.
     pub(crate) fn start_refreshes(
         self: &Arc<Self>,
-        stale: impl IntoIterator<Item = (usize, Key, Entry<V>)>,
+        stale: Vec<(usize, Key, Entry<V>)>,
         loader: impl FnOnce(&[usize]) -> Loader<V>,
     ) -> Vec<Awaited<V>> {
         let wait = self.ctx.options.stale_wait;
@@ -76,8 +84,7 @@ impl<V: Value> Loads<V> {
             return Vec::new();
         }
         let until = Instant::now().checked_add(wait);
-        let stale: Vec<_> = stale.into_iter().collect();
-        let refreshes = self.spawn_refreshes(stale.iter().cloned(), loader);
+        let refreshes = self.spawn_refreshes(stale.clone(), loader);
         let awaited = stale.into_iter().zip(refreshes);
         // For what is refreshed ahead no caller waits.
         let awaited = awaited.filter(|((.., entry), _)| entry.is_stale());
