@@ -134,7 +134,7 @@ impl Breaker {
         if let Err(error) = self.admit() {
             return skipped(error);
         }
-        let pending = Pending(self);
+        let pending = Unanswered(self);
         let sent = Metrics::start();
         let mut request = pin!(request.instrument(self.span(operation)));
         let answer = request.as_mut().await;
@@ -394,15 +394,15 @@ impl Trouble {
 }
 
 /// A request that is not answered yet.
-struct Pending<'a>(&'a Breaker);
+struct Unanswered<'a>(&'a Breaker);
 
-impl Pending<'_> {
+impl Unanswered<'_> {
     fn end(self) {
         mem::forget(self);
     }
 }
 
-impl Drop for Pending<'_> {
+impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
         self.0.is_doubted.store(true, Ordering::Relaxed);
         self.0.silence.notify_one();

@@ -39,15 +39,15 @@ pub(crate) struct Deferred {
 
 #[derive(Default)]
 struct Pending {
-    keys: BTreeMap<Key, Invalidation>,
-    tags: BTreeMap<Key, Invalidation>,
+    keys: BTreeMap<Key, DeferredInvalidation>,
+    tags: BTreeMap<Key, DeferredInvalidation>,
     /// More than fit: all keys, then, by one clear.
-    all: Option<Invalidation>,
+    all: Option<DeferredInvalidation>,
 }
 
 /// An invalidation of a key, or of all of them, that is to be sent.
 #[derive(Clone, Copy)]
-pub(crate) struct Invalidation {
+pub(crate) struct DeferredInvalidation {
     /// When it was deferred, among the writes. The lowest is sent first; what L2 refuses is deferred again.
     order: u64,
     /// By this instance's time: sending it before is of no use.
@@ -93,7 +93,7 @@ pub(crate) enum Delivery {
     All,
 }
 
-impl Invalidation {
+impl DeferredInvalidation {
     /// L2 accepted it, or a later write in its place, at `accepted_at` of the lane's time. Returns whether none of the
     /// writes that it replaces can land after that. Otherwise it has to be sent once more, when that is over.
     fn is_settled(&mut self, accepted_at: u64, now: Tick) -> bool {
@@ -109,7 +109,7 @@ impl Pending {
     fn named<'p, 't>(
         &'p mut self,
         target: Target<'t>,
-    ) -> Option<(&'p mut BTreeMap<Key, Invalidation>, &'t Key)> {
+    ) -> Option<(&'p mut BTreeMap<Key, DeferredInvalidation>, &'t Key)> {
         match target {
             Target::Key(key) => Some((&mut self.keys, key)),
             Target::Tag(tag) => Some((&mut self.tags, tag)),
@@ -121,11 +121,11 @@ impl Pending {
     ///
     /// A clear costs the whole fleet its L1 and L2, so it is sent once: not before every insert among the deferred
     /// writes has settled.
-    fn merge(&mut self, last: Invalidation) {
+    fn merge(&mut self, last: DeferredInvalidation) {
         let former = self.keys.values().chain(self.tags.values());
         let former = former.chain(&self.all);
         let deferral = former.fold(last.deferral, |all, one| all.and(one.deferral));
-        self.all = Some(Invalidation {
+        self.all = Some(DeferredInvalidation {
             deferral,
             not_before: deferral.settled_at,
             ..last
@@ -168,7 +168,7 @@ impl Deferred {
         let mut pending = self.lock();
         let former = pending.named(target);
         let former = former.and_then(|(all, name)| all.get(name).copied());
-        let invalidation = Invalidation {
+        let invalidation = DeferredInvalidation {
             order: self.next_order(),
             not_before: 0,
             // An earlier write of the key may be on its way still.
@@ -213,14 +213,14 @@ impl Deferred {
     /// What is to be sent now, of what was deferred before `order`.
     pub(crate) fn next(&self, now: Tick, order: u64) -> Option<Delivery> {
         let pending = self.lock();
-        let is_due = |one: &Invalidation| now >= one.not_before && one.order < order;
+        let is_due = |one: &DeferredInvalidation| now >= one.not_before && one.order < order;
         if let Some(all) = pending.all {
             return is_due(&all).then_some(Delivery::All);
         }
         let keys = pending.keys.iter().map(|(key, one)| (key, one, false));
         let tags = pending.tags.iter().map(|(tag, one)| (tag, one, true));
         let due = keys.chain(tags).filter(|(_, one, _)| is_due(one));
-        let sort = |&(_, one, is_tag): &(_, &Invalidation, bool)| {
+        let sort = |&(_, one, is_tag): &(_, &DeferredInvalidation, bool)| {
             (is_tag, one.deferral.hold, one.deferral.keeps_value)
         };
         let sort_of_first = sort(&due.clone().min_by_key(|(_, one, _)| one.order)?);

@@ -24,7 +24,7 @@ use super::members::Members;
 use super::metrics::Metrics;
 use super::read::lookup::Reads;
 use super::report::recording::Recording;
-use super::subscribe::listen::Listener;
+use super::subscribe::listen::Channel;
 use super::subscribe::publish::PublishTo;
 use super::subscribe::subscriber::Subscriber;
 use super::write::Writes;
@@ -76,7 +76,7 @@ pub(crate) struct Parts<V> {
     pub(crate) type_tag: u64,
     /// `None` for L1 alone.
     pub(crate) l2: Option<Box<dyn L2>>,
-    pub(crate) listeners: Vec<Listener>,
+    pub(crate) channels: Vec<Channel>,
     pub(crate) publish_to: Option<PublishTo>,
     pub(crate) same: Same<V>,
 }
@@ -91,7 +91,7 @@ impl<V: Value> Engine<V> {
             codec,
             type_tag,
             l2,
-            listeners,
+            channels,
             publish_to,
             same,
         } = parts;
@@ -143,7 +143,7 @@ impl<V: Value> Engine<V> {
         let members = Arc::new(Members::new(&ctx));
         let writes = Arc::new(Writes::new(&ctx, &reads, &members));
         let loads = Arc::new(Loads::new(&ctx, &reads, &writes, same));
-        let subscriber = Subscriber::new(&ctx, &writes, &members, listeners, publish_to);
+        let subscriber = Subscriber::new(&ctx, &writes, &members, channels, publish_to);
         let engine = Self {
             recording: Recording::new(&ctx, &loads, &writes),
             reads,
@@ -236,13 +236,9 @@ impl<V: Value> Engine<V> {
         self.loads.get_many_or_load(keys, loader).await
     }
 
-    pub(crate) async fn load_anew(
-        &self,
-        key: Key,
-        loader: Loader<V>,
-    ) -> Result<Entry<V>, LoadError> {
+    pub(crate) async fn refresh(&self, key: Key, loader: Loader<V>) -> Result<Entry<V>, LoadError> {
         self.ensure_subscribed(self.now());
-        self.loads.load_anew(key, loader).await
+        self.loads.refresh(key, loader).await
     }
 
     pub(crate) fn refresh_stale(
@@ -321,7 +317,7 @@ impl<V: Value> Engine<V> {
         items: impl Stream<Item = (Result<Key, KeyTooLong>, Loaded<V>)>,
         progress: impl FnMut(&Warming),
     ) -> impl Future<Output = Result<Warming, WriteError>> {
-        let before = self.loads.place_before();
+        let before = self.loads.log_position();
         async move {
             self.ensure_subscribed(self.now());
             self.loads.warm(before, items, progress).await

@@ -39,7 +39,7 @@ pub(crate) use self::engine::{Engine, Parts, report_losses};
 pub(crate) use self::load::loader::{Loader, LoaderOf};
 pub(crate) use self::load::verify::Same;
 pub(crate) use self::load::{Batches, Begin};
-pub(crate) use self::subscribe::listen::Listener;
+pub(crate) use self::subscribe::listen::Channel as Listener;
 pub(crate) use self::subscribe::publish::PublishTo;
 #[cfg(feature = "write-behind")]
 pub(crate) use self::write::change::{Appending, Queued};

@@ -36,7 +36,7 @@ impl<V: Value> Loads<V> {
         }
         let found = self.reads.fallback(key, proof).await?;
         self.reads.hot_keys.note(key);
-        Some(self.reads.hand_out_loaded(found, ctx.now()))
+        Some(self.reads.hand_out_outcome(found, ctx.now()))
     }
 
     /// What a caller with a token gets if the load has failed: the fallback that the others got may be too old for it.
@@ -48,7 +48,7 @@ impl<V: Value> Loads<V> {
         let ctx = &self.ctx;
         let found = self.reads.fallback(key, Proof::Unused).await;
         let found = found.ok_or(error)?;
-        Ok(self.reads.hand_out_loaded(found, ctx.now()))
+        Ok(self.reads.hand_out_outcome(found, ctx.now()))
     }
 
     /// The error of a load that failed a moment ago and is not tried again yet. None for a caller with a token: the load

@@ -77,14 +77,14 @@ impl<V> Fetch<V> {
 }
 
 /// A key whose turn it is to call the loader.
-struct Turn<V> {
+struct ToLoad<V> {
     fetch: Fetch<V>,
     lease: Option<Lease>,
     /// The value that is replaced: stale, or kept past its TTL.
     previous: Option<Entry<V>>,
 }
 
-impl<V> Turn<V> {
+impl<V> ToLoad<V> {
     fn unstored(fetch: Fetch<V>) -> Self {
         Self {
             fetch,
@@ -169,7 +169,7 @@ impl<V: Value> Loads<V> {
                     Acquired::Found(slot, source) => {
                         fetch.end(Ok(Some(Outcome::fresh(slot, source))));
                     }
-                    Acquired::Lease(lease, previous) => ready.push(Turn {
+                    Acquired::Lease(lease, previous) => ready.push(ToLoad {
                         fetch,
                         lease: Some(lease),
                         previous,
@@ -180,7 +180,7 @@ impl<V: Value> Loads<V> {
                         waiting.push(fetch);
                     }
                     Acquired::Not(why) if is_refresh => self.refresh_ended_without(&fetch, &why),
-                    Acquired::Not(_) => ready.push(Turn::unstored(fetch)),
+                    Acquired::Not(_) => ready.push(ToLoad::unstored(fetch)),
                 }
             }
             // The value of a refresh is of use only when the other instance has stored it, or when its lease has run out.
@@ -193,7 +193,7 @@ impl<V: Value> Loads<V> {
                     keys = waiting.len(),
                     "another load has taken too long; loading without storing"
                 );
-                ready.extend(waiting.drain(..).map(Turn::unstored));
+                ready.extend(waiting.drain(..).map(ToLoad::unstored));
             }
             if !ready.is_empty() {
                 let asked = (ready.iter())
@@ -240,7 +240,7 @@ impl<V: Value> Loads<V> {
     }
 
     /// Runs a loader, stores the values that it returns, and hands the results to the callers.
-    async fn load(&self, turns: Vec<Turn<V>>, loads: Loading<V>) {
+    async fn load(&self, turns: Vec<ToLoad<V>>, loads: Loading<V>) {
         let keys: Vec<_> = (turns.iter())
             .map(|turn| (turn.fetch.op.key(), turn.lease))
             .collect();
@@ -271,8 +271,8 @@ impl<V: Value> Loads<V> {
     }
 
     /// The loader has failed, or it does not know the key.
-    async fn end_without_value(&self, turn: Turn<V>, error: Option<LoadError>) {
-        let Turn { fetch, lease, .. } = turn;
+    async fn end_without_value(&self, turn: ToLoad<V>, error: Option<LoadError>) {
+        let ToLoad { fetch, lease, .. } = turn;
         if fetch.is_refresh() {
             self.refresh_failed(fetch.op.key(), error.as_ref());
         }
@@ -287,8 +287,8 @@ impl<V: Value> Loads<V> {
         fetch.end(outcome);
     }
 
-    async fn store(&self, turn: Turn<V>, loaded: Loaded<V>) {
-        let Turn {
+    async fn store(&self, turn: ToLoad<V>, loaded: Loaded<V>) {
+        let ToLoad {
             fetch,
             lease,
             previous,

@@ -8,7 +8,7 @@ use super::Loads;
 use super::fetch::{Begin, Fetch, Flight};
 use super::lease::{self, Goal, Replaces};
 use super::loader::Loader;
-use super::since::{Judged, Since};
+use super::since::{Resolved, Since};
 use crate::clock::Tick;
 use crate::engine::read::tags::Proof;
 use crate::entry::Entry;
@@ -118,15 +118,15 @@ impl<V: Value> Loads<V> {
             };
             match loaded {
                 Some(loaded) if is_late && !loaded.is_usable_late() => may_be_late = false,
-                Some(loaded) => match since.judge(&self.ctx, loaded, is_late, is_own) {
-                    Judged::Usable(loaded) => {
-                        let entry = self.reads.hand_out_loaded(loaded, self.ctx.now());
+                Some(loaded) => match since.resolve(&self.ctx, loaded, is_late, is_own) {
+                    Resolved::Usable(loaded) => {
+                        let entry = self.reads.hand_out_outcome(loaded, self.ctx.now());
                         return Ok(Some(entry));
                     }
-                    Judged::Failed(error) => {
+                    Resolved::Failed(error) => {
                         return self.fallback_since(&key, error).await.map(Some);
                     }
-                    Judged::Again => may_be_late = false,
+                    Resolved::Again => may_be_late = false,
                 },
                 None if is_own => return Ok(None),
                 None => {}
@@ -142,7 +142,7 @@ impl<V: Value> Loads<V> {
         self.recent_error(key, since)
     }
 
-    /// The same for many keys, in their order. `loader` makes the loader for the keys at these places.
+    /// The same for many keys, in their order. `loader` makes the loader for the keys at these indices.
     pub(crate) async fn get_many_or_load(
         self: &Arc<Self>,
         keys: Vec<Key>,
@@ -157,28 +157,28 @@ impl<V: Value> Loads<V> {
         }
         let lacking = keys.into_iter().enumerate();
         let lacking: Vec<_> = lacking
-            .filter(|(place, _)| entries.get(*place).is_some_and(Option::is_none))
+            .filter(|(index, _)| entries.get(*index).is_some_and(Option::is_none))
             .collect();
         let asked: Vec<Key> = lacking.iter().map(|(_, key)| key.clone()).collect();
         let outcomes = self.reads.read_many(&asked, Proof::Used).await;
         let now = self.ctx.now();
         let (mut due, mut missing) = (Vec::new(), Vec::new());
-        for ((place, key), outcome) in lacking.into_iter().zip(outcomes) {
+        for ((index, key), outcome) in lacking.into_iter().zip(outcomes) {
             match self.reads.answer(&key, outcome, now) {
                 Ok(entry) => {
                     if entry.is_due() {
-                        due.push((place, key, entry.clone()));
+                        due.push((index, key, entry.clone()));
                     }
-                    fill(&mut entries, place, entry);
+                    put(&mut entries, index, entry);
                 }
-                Err(want) => missing.push((place, key, want)),
+                Err(want) => missing.push((index, key, want)),
             }
         }
         let awaited = self.start_refreshes(due, &loader);
-        let (mut led, mut led_at) = (Vec::new(), Vec::new());
+        let (mut led, mut led_indices) = (Vec::new(), Vec::new());
         let (mut flights, mut again) = (Vec::new(), Vec::new());
         let mut failed = Ok(());
-        for (place, key, want) in missing {
+        for (index, key, want) in missing {
             if let Some(error) = self.error_at_once(&key, Since::ANY) {
                 // The other keys are loaded all the same.
                 failed = Err(error);
@@ -187,38 +187,38 @@ impl<V: Value> Loads<V> {
             let joining = self.join(&key, want, led.len(), Since::ANY, true);
             if let Some(new) = joining.led {
                 led.push(new);
-                led_at.push(place);
+                led_indices.push(index);
             }
-            flights.push((joining.flight, joining.is_late, place, key));
+            flights.push((joining.flight, joining.is_late, index, key));
         }
         if !led.is_empty() {
-            self.spawn(led, loader(&led_at)).await;
+            self.spawn(led, loader(&led_indices)).await;
         }
-        for (flight, is_late, place, key) in flights {
+        for (flight, is_late, index, key) in flights {
             let loaded = match self.result_of(&key, flight).await {
                 Err(_) if is_late => {
-                    again.push((place, key));
+                    again.push((index, key));
                     continue;
                 }
                 loaded => loaded?,
             };
             if let Some(loaded) = loaded {
                 if is_late && !loaded.is_usable_late() {
-                    again.push((place, key));
+                    again.push((index, key));
                     continue;
                 }
-                let entry = self.reads.hand_out_loaded(loaded, self.ctx.now());
-                fill(&mut entries, place, entry);
+                let entry = self.reads.hand_out_outcome(loaded, self.ctx.now());
+                put(&mut entries, index, entry);
             }
         }
-        for (place, key) in again {
-            let loading = self.load_missing(key, Some(Want::Any), || loader(&[place]), Since::ANY);
+        for (index, key) in again {
+            let loading = self.load_missing(key, Some(Want::Any), || loader(&[index]), Since::ANY);
             if let Some(entry) = loading.await? {
-                fill(&mut entries, place, entry);
+                put(&mut entries, index, entry);
             }
         }
-        for (place, current) in self.await_refreshes(awaited, &loader).await? {
-            if let Some(slot) = entries.get_mut(place) {
+        for (index, current) in self.await_refreshes(awaited, &loader).await? {
+            if let Some(slot) = entries.get_mut(index) {
                 *slot = current;
             }
         }
@@ -227,7 +227,7 @@ impl<V: Value> Loads<V> {
 
     /// Loads a key, whatever is there and whoever loads it: joins no load, and takes the lease over from another one. The
     /// load is an operation as an insert is: what it stores replaces what any instance holds.
-    pub(crate) async fn load_anew(
+    pub(crate) async fn refresh(
         self: &Arc<Self>,
         key: Key,
         loader: Loader<V>,
@@ -301,8 +301,8 @@ pub(super) fn one<V>(loaded: Result<Option<Entry<V>>, LoadError>) -> Result<Entr
     loaded.and_then(|entry| entry.ok_or_else(LoadError::not_found))
 }
 
-fn fill<V>(entries: &mut [Option<Entry<V>>], place: usize, entry: Entry<V>) {
-    if let Some(slot) = entries.get_mut(place) {
+fn put<V>(entries: &mut [Option<Entry<V>>], index: usize, entry: Entry<V>) {
+    if let Some(slot) = entries.get_mut(index) {
         *slot = Some(entry);
     }
 }

@@ -94,7 +94,7 @@ impl<V> Ready<V> {
 }
 
 /// What became of a loaded value.
-pub(crate) struct Ended<V> {
+pub(crate) struct FillOutcome<V> {
     /// The value for the callers: the loaded one, or a newer one that is stored already.
     pub(crate) slot: Arc<Slot<V>>,
     pub(crate) source: Source,
@@ -263,7 +263,7 @@ pub(crate) async fn store<V: Value>(
     lease: Option<Lease>,
     loaded: Loaded<V>,
     replaces: Replaces<'_, V>,
-) -> Result<Ended<V>, LoadError> {
+) -> Result<FillOutcome<V>, LoadError> {
     let Loaded {
         value,
         is_stored,
@@ -308,7 +308,7 @@ pub(crate) async fn fill<V: Value>(
     lease: Option<Lease>,
     ready: Ready<V>,
     replaces: Replaces<'_, V>,
-) -> Ended<V> {
+) -> FillOutcome<V> {
     let Ready {
         value,
         ttls,
@@ -338,7 +338,7 @@ pub(crate) async fn fill<V: Value>(
     let now = ctx.now();
     let is_stored = matches!(filled, Some(Fill::Stored(_)));
     let is_overtaken = matches!(filled, Some(Fill::Rejected(_)));
-    let ended = |slot, source| Ended {
+    let ended = |slot, source| FillOutcome {
         slot,
         source,
         is_stored,

@@ -30,9 +30,9 @@ use crate::vocabulary::Value;
 /// for a key that the user's loader does not know.
 ///
 /// Clones are one loader: a key that one of them was asked for is not loaded by another.
-pub(crate) struct Loader<V>(Arc<Mutex<Call<V>>>);
+pub(crate) struct Loader<V>(Arc<Mutex<LoadFn<V>>>);
 
-type Call<V> = dyn FnMut(Asked<V>) -> Loading<V> + Send;
+type LoadFn<V> = dyn FnMut(LoadKeys<V>) -> Loading<V> + Send;
 
 /// Makes the loader of a key, or of a list of keys.
 pub(crate) type LoaderOf<T, V> = Arc<dyn Fn(T) -> Loader<V> + Send + Sync>;
@@ -44,7 +44,7 @@ impl<V> Clone for Loader<V> {
 }
 
 /// The keys of one call.
-pub(crate) type Asked<V> = Vec<(usize, Previous<V>)>;
+pub(crate) type LoadKeys<V> = Vec<(usize, Previous<V>)>;
 
 /// The value of a key before its load: stale, kept past its TTL, or `None`.
 pub(crate) type Previous<V> = Option<Entry<V>>;
@@ -55,7 +55,7 @@ pub(crate) type Loading<V> =
 
 impl<V: Value> Loader<V> {
     /// Calls it. The user's code begins when the call is polled, without the lock.
-    pub(crate) fn load(&self, keys: Asked<V>) -> Loading<V> {
+    pub(crate) fn load(&self, keys: LoadKeys<V>) -> Loading<V> {
         let mut loader = lock(&self.0);
         (*loader)(keys)
     }
@@ -78,7 +78,7 @@ impl<V: Value> Loader<V> {
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         let mut loader = Some(loader);
-        Self(Arc::new(Mutex::new(move |keys: Asked<V>| {
+        Self(Arc::new(Mutex::new(move |keys: LoadKeys<V>| {
             let loader = loader.take();
             async move {
                 let (Some(loader), Some((_, previous))) = (loader, keys.into_iter().next()) else {
@@ -101,7 +101,7 @@ impl<V: Value> Loader<V> {
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         let mut keys: Vec<Option<K>> = keys.into_iter().map(Some).collect();
-        Self(Arc::new(Mutex::new(move |asked: Asked<V>| {
+        Self(Arc::new(Mutex::new(move |asked: LoadKeys<V>| {
             let missing = asked
                 .into_iter()
                 .filter_map(|(number, previous)| Some((keys.get_mut(number)?.take()?, previous)));
@@ -109,17 +109,17 @@ impl<V: Value> Loader<V> {
             let loader = Arc::clone(&loader);
             async move {
                 // Keys need not be comparable: their texts are.
-                let places: HashMap<Key, usize> =
-                    (missing.iter().enumerate().filter_map(|(place, (key, _))| {
+                let indices: HashMap<Key, usize> =
+                    (missing.iter().enumerate().filter_map(|(index, (key, _))| {
                         let mut out = KeyWriter::new();
-                        Some((out.write(key).ok()?.into(), place))
+                        Some((out.write(key).ok()?.into(), index))
                     }))
                     .collect();
                 let mut values: Vec<Option<Loaded<V>>> = missing.iter().map(|_| None).collect();
                 for (key, value) in loader(missing).await.map_err(Into::into)? {
                     let mut out = KeyWriter::new();
-                    let place = out.write(&key).ok().and_then(|key| places.get(key));
-                    if let Some(slot) = place.and_then(|&place| values.get_mut(place)) {
+                    let index = out.write(&key).ok().and_then(|key| indices.get(key));
+                    if let Some(slot) = index.and_then(|&index| values.get_mut(index)) {
                         *slot = Some(value);
                     }
                 }
@@ -132,10 +132,10 @@ impl<V: Value> Loader<V> {
 
 task_local! {
     /// The keys that the loader which runs in this task loads.
-    static LOADED_HERE: LoadedHere;
+    static LOADING_HERE: LoadingHere;
 }
 
-struct LoadedHere {
+struct LoadingHere {
     instance: u64,
     keys: Vec<Key>,
 }
@@ -163,7 +163,7 @@ impl<V: Value> LoaderCalls<V> {
 
     /// Whether the caller is the loader of this key, which would wait for itself.
     pub(crate) fn is_called_by_loader_of(&self, key: &Key) -> bool {
-        LOADED_HERE
+        LOADING_HERE
             .try_with(|here| here.instance == self.ctx.instance && here.keys.contains(key))
             .unwrap_or(false)
     }
@@ -197,11 +197,11 @@ impl<V: Value> LoaderCalls<V> {
             let loaded = loads.await;
             (loaded, clock.now().saturating_sub(began))
         };
-        let here = LoadedHere {
+        let here = LoadingHere {
             instance: ctx.instance,
             keys: keys.iter().map(|(key, _)| (*key).clone()).collect(),
         };
-        let load = LOADED_HERE.scope(here, load);
+        let load = LOADING_HERE.scope(here, load);
         // In a task of its own, which is aborted when this ends: a loader that blocks its thread does not block the callers
         // that wait for it.
         let load = tokio::spawn(load.instrument(enabled(span.clone())));

@@ -7,7 +7,7 @@ use tracing::{Instrument, debug_span, warn};
 
 use super::Loads;
 use super::fetch::{Fetch, Flight};
-use super::lease::{self, Ended, Goal, WhyNot};
+use super::lease::{self, FillOutcome, Goal, WhyNot};
 use super::loader::Loader;
 use super::verify::Sample;
 use crate::engine::spans::enabled;
@@ -19,9 +19,9 @@ use crate::l2::Want;
 use crate::vocabulary::Value;
 
 impl<V: Value> Loads<V> {
-    /// Starts one background refresh of stale values, given with their places, and compares sampled ones with the source.
+    /// Starts one background refresh of stale values, given with their indices, and compares sampled ones with the source.
     /// Joins refreshes that are under way, and leaves out keys whose refresh has just failed. `loader` makes the loader
-    /// for the keys at these places.
+    /// for the keys at these indices.
     ///
     /// Returns the results for callers that wait, in the order of the values; `None` for a value that is not refreshed.
     pub(super) fn spawn_refreshes(
@@ -29,16 +29,16 @@ impl<V: Value> Loads<V> {
         stale: impl IntoIterator<Item = (usize, Key, Entry<V>)>,
         loader: impl FnOnce(&[usize]) -> Loader<V>,
     ) -> Vec<Option<Flight<V>>> {
-        let (mut refreshes, mut places, mut results) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut refreshes, mut indices, mut results) = (Vec::new(), Vec::new(), Vec::new());
         let mut samples = Vec::new();
-        for (place, key, previous) in stale {
+        for (index, key, previous) in stale {
             if previous.is_sampled() {
                 samples.push(Sample {
                     key,
                     entry: previous,
-                    number: places.len(),
+                    number: indices.len(),
                 });
-                places.push(place);
+                indices.push(index);
                 results.push(None);
                 continue;
             }
@@ -53,20 +53,20 @@ impl<V: Value> Loads<V> {
                         goal: Goal::Newer(previous),
                         began,
                         request: Some(lease::request(&self.ctx, want)),
-                        number: places.len(),
+                        number: indices.len(),
                         sender,
                     });
-                    places.push(place);
+                    indices.push(index);
                     Some(result)
                 }
                 Some(Join::Joined(result)) => Some(result),
                 None => None,
             });
         }
-        if places.is_empty() {
+        if indices.is_empty() {
             return results;
         }
-        let loader = loader(&places);
+        let loader = loader(&indices);
         self.verify.start(samples, &loader);
         if !refreshes.is_empty() {
             let span = debug_span!(
@@ -95,7 +95,7 @@ impl<V: Value> Loads<V> {
     pub(super) fn refresh_ended(
         &self,
         key: &Key,
-        stored: &Result<Ended<V>, LoadError>,
+        stored: &Result<FillOutcome<V>, LoadError>,
         is_done: bool,
     ) {
         match stored {

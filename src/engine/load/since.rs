@@ -38,33 +38,33 @@ impl Since {
 
     /// Whether the caller may have a result: it was stored by that write or later, or it comes from a load that began after
     /// L2 was asked. What such a load has found in L1 is new enough only for the caller that has begun it.
-    pub(crate) fn judge<V: Value>(
+    pub(crate) fn resolve<V: Value>(
         &mut self,
         ctx: &Context<V>,
         loaded: Outcome<V>,
         is_late: bool,
         is_own: bool,
-    ) -> Judged<V> {
+    ) -> Resolved<V> {
         let is_enough = |token| ctx.l1.is_at_least(&loaded.slot, token);
         if self.at_least.is_none_or(is_enough) {
-            return Judged::Usable(loaded);
+            return Resolved::Usable(loaded);
         }
         match loaded.failed {
-            Some(error) => Judged::Failed(error),
-            None if !is_late && (is_own || loaded.source != Source::L1) => Judged::Usable(loaded),
+            Some(error) => Resolved::Failed(error),
+            None if !is_late && (is_own || loaded.source != Source::L1) => Resolved::Usable(loaded),
             None => {
                 if !is_late {
                     // Others that begin loads are content with what L1 has: the next one is the caller's own.
                     self.number = u64::MAX;
                 }
-                Judged::Again
+                Resolved::Again
             }
         }
     }
 }
 
 /// What follows from the result of a load.
-pub(crate) enum Judged<V> {
+pub(crate) enum Resolved<V> {
     /// The caller gets it.
     Usable(Outcome<V>),
     /// It takes the place of a value that could not be loaded, and may be too old.

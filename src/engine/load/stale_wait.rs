@@ -24,7 +24,7 @@ pub(crate) type Current<V> = BoxFuture<'static, Result<Entry<V>, LoadError>>;
 /// A stale value whose refresh a caller waits for.
 pub(crate) struct Awaited<V> {
     /// Where the caller wants it.
-    place: usize,
+    index: usize,
     key: Key,
     entry: Entry<V>,
     /// `None` if it is not refreshed.
@@ -64,7 +64,7 @@ impl<V: Value> Loads<V> {
         self.spawn_refreshes(stale, |_| loader());
     }
 
-    /// Has stale values refreshed, given with their places. Returns those whose refresh the caller waits for.
+    /// Has stale values refreshed, given with their indices. Returns those whose refresh the caller waits for.
     pub(crate) fn start_refreshes(
         self: &Arc<Self>,
         stale: impl IntoIterator<Item = (usize, Key, Entry<V>)>,
@@ -81,8 +81,8 @@ impl<V: Value> Loads<V> {
         let awaited = stale.into_iter().zip(refreshes);
         // For what is refreshed ahead no caller waits.
         let awaited = awaited.filter(|((.., entry), _)| entry.is_stale());
-        let awaited = awaited.map(|((place, key, entry), refresh)| Awaited {
-            place,
+        let awaited = awaited.map(|((index, key, entry), refresh)| Awaited {
+            index,
             key,
             entry,
             refresh,
@@ -91,8 +91,8 @@ impl<V: Value> Loads<V> {
         awaited.collect()
     }
 
-    /// Waits for refreshes. Returns what their caller gets, with the places. `loader` makes the loader for the key at a
-    /// place.
+    /// Waits for refreshes. Returns what their caller gets, with the indices. `loader` makes the loader for the key at a
+    /// index.
     pub(crate) async fn await_refreshes(
         self: &Arc<Self>,
         awaited: Vec<Awaited<V>>,
@@ -100,9 +100,9 @@ impl<V: Value> Loads<V> {
     ) -> Result<Vec<(usize, Option<Entry<V>>)>, LoadError> {
         let loader = &loader;
         let ends = awaited.into_iter().map(async |awaited| {
-            let place = awaited.place;
-            let current = self.await_refresh(awaited, || loader(&[place])).await?;
-            Ok((place, current))
+            let index = awaited.index;
+            let current = self.await_refresh(awaited, || loader(&[index])).await?;
+            Ok((index, current))
         });
         try_join_all(ends).await
     }
@@ -132,7 +132,7 @@ impl<V: Value> Loads<V> {
         };
         let has_ended = ended.is_some();
         if let Some(Some(Ok(Some(loaded)))) = ended {
-            return Ok(Some(self.reads.hand_out_loaded(loaded, ctx.now())));
+            return Ok(Some(self.reads.hand_out_outcome(loaded, ctx.now())));
         }
         if let Some(entry) = self.look_up_again(&key).await {
             return Ok(Some(if has_ended && entry.is_past_soft_ttl() {
@@ -143,9 +143,9 @@ impl<V: Value> Loads<V> {
         }
         // It is gone: its callers wait for the load as for that of any missing key.
         match refresh.wait().await {
-            Some(Ok(Some(loaded))) => Ok(Some(self.reads.hand_out_loaded(loaded, ctx.now()))),
+            Some(Ok(Some(loaded))) => Ok(Some(self.reads.hand_out_outcome(loaded, ctx.now()))),
             Some(Err(error)) => match self.reads.fallback(&key, Proof::Used).await {
-                Some(found) => Ok(Some(self.reads.hand_out_loaded(found, ctx.now()))),
+                Some(found) => Ok(Some(self.reads.hand_out_outcome(found, ctx.now()))),
                 None => Err(error),
             },
             Some(Ok(None)) | None => {

@@ -43,21 +43,21 @@ type Item<V> = (Result<Key, KeyTooLong>, Loaded<V>);
 
 impl<V: Value> Loads<V> {
     /// A place in the log that a call comes after, without waiting. `None` while this instance has not heard of the lane.
-    pub(crate) fn place_before(&self) -> Option<Place> {
+    pub(crate) fn log_position(&self) -> Option<LogPosition> {
         let ctx = &*self.ctx;
         if ctx.l1.freshness().is_alone() {
             // Nothing is sent, so it is there at once.
-            return place(ctx).now_or_never()?.ok();
+            return mark_log(ctx).now_or_never()?.ok();
         }
         let (epoch, seq) = ctx.l1.freshness().reached()?;
-        Some(Place { epoch, seq })
+        Some(LogPosition { epoch, seq })
     }
 
     /// Stores the values of a stream whose keys have none, and were not changed since the place `before`. `progress` is called
     /// after each batch.
     pub(crate) async fn warm(
         &self,
-        before: Option<Place>,
+        before: Option<LogPosition>,
         items: impl Stream<Item = Item<V>>,
         mut progress: impl FnMut(&Warming),
     ) -> Result<Warming, WriteError> {
@@ -65,7 +65,7 @@ impl<V: Value> Loads<V> {
         let before = match before {
             Some(before) => before,
             // Before the stream is polled.
-            None => place(ctx).await?,
+            None => mark_log(ctx).await?,
         };
         let mut changes = Changes::since(before);
         let (fewest, most) = items.size_hint();
@@ -98,7 +98,7 @@ async fn next_batch<V: Value, S: Stream<Item = Item<V>>>(
             Ok(Some(item)) => batch.push(item),
             Ok(None) => return Ok(batch),
             Err(_) => {
-                let here = place(ctx).await?;
+                let here = mark_log(ctx).await?;
                 changes.follow(ctx, here).await?;
             }
         }
@@ -114,15 +114,15 @@ async fn next_batch<V: Value, S: Stream<Item = Item<V>>>(
 }
 
 /// A value whose key has a lease.
-struct Leased<V: Value> {
+struct LeasedValue<V: Value> {
     op: OpGuard<V>,
     lease: Lease,
     ready: Ready<V>,
 }
 
 /// What came of a value before the log was looked at.
-enum Asked<V: Value> {
-    Leased(Leased<V>),
+enum LeaseAnswer<V: Value> {
+    Leased(LeasedValue<V>),
     Present,
     Refused,
     NotNow,
@@ -139,10 +139,10 @@ async fn store<V: Value>(
     let mut leased = Vec::new();
     for asked in asked {
         match asked {
-            Asked::Leased(one) => leased.push(one),
-            Asked::Present => warming.present += 1,
-            Asked::Refused => warming.refused += 1,
-            Asked::NotNow => warming.changed += 1,
+            LeaseAnswer::Leased(one) => leased.push(one),
+            LeaseAnswer::Present => warming.present += 1,
+            LeaseAnswer::Refused => warming.refused += 1,
+            LeaseAnswer::NotNow => warming.changed += 1,
         }
     }
     let leases: Vec<_> = (leased.iter())
@@ -153,7 +153,7 @@ async fn store<V: Value>(
         .collect();
     let filling = async {
         // After the leases were granted. A later change ends them (rule 1).
-        let here = place(ctx).await?;
+        let here = mark_log(ctx).await?;
         changes.follow(ctx, here).await?;
         let fills = leased.into_iter().map(|one| fill(ctx, one, changes));
         let fills = stream::iter(fills).buffer_unordered(AT_ONCE);
@@ -175,22 +175,22 @@ async fn store<V: Value>(
 }
 
 /// Asks for the lease of a key that has no value.
-async fn ask<V: Value>(ctx: &Context<V>, (key, loaded): Item<V>) -> Asked<V> {
+async fn ask<V: Value>(ctx: &Context<V>, (key, loaded): Item<V>) -> LeaseAnswer<V> {
     let (Ok(key), Ok((value, ttls, tags))) = (key, ctx.convert.to_store(loaded)) else {
-        return Asked::Refused;
+        return LeaseAnswer::Refused;
     };
     let op = ctx.l1.begin(&key);
     let goal = Goal::Missing { at_least: None };
     let mut request = lease::request(ctx, Want::Any);
     let until = Instant::now() + ctx.options.l2_timeout;
     match lease::acquire(ctx, &op, &goal, Some(&mut request), until).await {
-        Acquired::Lease(lease, _) => Asked::Leased(Leased {
+        Acquired::Lease(lease, _) => LeaseAnswer::Leased(LeasedValue {
             op,
             lease,
             ready: Ready::new(value, ttls, tags),
         }),
-        Acquired::Found(..) | Acquired::Wait(_) => Asked::Present,
-        Acquired::Not(_) => Asked::NotNow,
+        Acquired::Found(..) | Acquired::Wait(_) => LeaseAnswer::Present,
+        Acquired::Not(_) => LeaseAnswer::NotNow,
     }
 }
 
@@ -202,8 +202,8 @@ enum Filled {
 }
 
 /// Stores a value unless its key was changed since the call.
-async fn fill<V: Value>(ctx: &Context<V>, leased: Leased<V>, changes: &Changes) -> Filled {
-    let Leased { op, lease, ready } = leased;
+async fn fill<V: Value>(ctx: &Context<V>, leased: LeasedValue<V>, changes: &Changes) -> Filled {
+    let LeasedValue { op, lease, ready } = leased;
     if changes.are_of(op.key(), ready.tags()) && !without(Rule::Warming) {
         lease::give_back(ctx, (op.key(), Some(lease))).await;
         return Filled::Changed;
@@ -217,18 +217,18 @@ async fn fill<V: Value>(ctx: &Context<V>, leased: Leased<V>, changes: &Changes) 
 
 /// A place in the lane's log.
 #[derive(Clone, Copy)]
-pub(crate) struct Place {
+pub(crate) struct LogPosition {
     epoch: u64,
     seq: u64,
 }
 
 /// Marks a place in the log, by a message that changes nothing: whatever was changed before comes before it.
-async fn place<V: Value>(ctx: &Context<V>) -> Result<Place, WriteError> {
+async fn mark_log<V: Value>(ctx: &Context<V>) -> Result<LogPosition, WriteError> {
     let payload = message::payload(Kind::Invalidate, ctx.instance, &[]);
     let marking = ctx.lane.invalidate(&[], &payload, Duration::ZERO);
     let ack = ctx.breaker.send("invalidate", marking).await;
     let ack = ack.map_err(|error| WriteError::interrupted(Some(error)))?;
-    Ok(Place {
+    Ok(LogPosition {
         epoch: ack.stamp.epoch,
         seq: ack.seq,
     })
@@ -237,7 +237,7 @@ async fn place<V: Value>(ctx: &Context<V>) -> Result<Place, WriteError> {
 /// What was changed since a place in the log.
 struct Changes {
     /// Up to here.
-    here: Place,
+    here: LogPosition,
     hasher: Hasher,
     /// The hashes of keys.
     keys: HashSet<u64>,
@@ -247,7 +247,7 @@ struct Changes {
 }
 
 impl Changes {
-    fn since(here: Place) -> Self {
+    fn since(here: LogPosition) -> Self {
         Self {
             here,
             hasher: hasher(),
@@ -259,7 +259,11 @@ impl Changes {
 
     /// Reads the log up to a place. An error if it does not reach from the last place to this one: anything may have been
     /// changed.
-    async fn follow<V: Value>(&mut self, ctx: &Context<V>, to: Place) -> Result<(), WriteError> {
+    async fn follow<V: Value>(
+        &mut self,
+        ctx: &Context<V>,
+        to: LogPosition,
+    ) -> Result<(), WriteError> {
         while self.here.seq < to.seq {
             let reading = ctx.lane.replay(self.here.seq);
             let messages = ctx.breaker.send("replay", reading).await;

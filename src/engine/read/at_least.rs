@@ -36,11 +36,11 @@ impl<V: Value> Reads<V> {
     ) -> Vec<Result<Entry<V>, Option<Want>>> {
         let ctx = &*self.ctx;
         let now = ctx.now();
-        let (mut lacking, mut places) = (Vec::new(), Vec::new());
-        let here = keys.iter().enumerate().map(|(place, key)| {
+        let (mut lacking, mut indices) = (Vec::new(), Vec::new());
+        let here = keys.iter().enumerate().map(|(index, key)| {
             self.get_local_at_least(key, token).ok_or_else(|| {
                 lacking.push(key.clone());
-                places.push(place);
+                indices.push(index);
                 None
             })
         });
@@ -49,7 +49,7 @@ impl<V: Value> Reads<V> {
             return found;
         }
         let outcomes = self.read_many(&lacking, Proof::Unused).await;
-        for ((place, key), outcome) in places.into_iter().zip(&lacking).zip(outcomes) {
+        for ((index, key), outcome) in indices.into_iter().zip(&lacking).zip(outcomes) {
             let answer = match outcome {
                 ReadOutcome::Unavailable => self
                     .get_unproven(key)
@@ -57,8 +57,8 @@ impl<V: Value> Reads<V> {
                     .ok_or(None),
                 outcome => self.answer(key, outcome, now),
             };
-            if let Some(place) = found.get_mut(place) {
-                *place = answer;
+            if let Some(index) = found.get_mut(index) {
+                *index = answer;
             }
         }
         found

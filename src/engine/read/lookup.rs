@@ -98,7 +98,7 @@ impl<V: Value> Reads<V> {
     }
 
     /// Hands out the value that a load has ended with.
-    pub(crate) fn hand_out_loaded(&self, outcome: Outcome<V>, now: Tick) -> Entry<V> {
+    pub(crate) fn hand_out_outcome(&self, outcome: Outcome<V>, now: Tick) -> Entry<V> {
         let Outcome { slot, source, .. } = outcome;
         match outcome.kind {
             OutcomeKind::Fresh => self.hand_out(slot, now, source),

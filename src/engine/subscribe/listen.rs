@@ -34,7 +34,7 @@ const MOST_PREFIXES: usize = 1024;
 pub(crate) struct Listen<V: Value> {
     ctx: Arc<Context<V>>,
     writes: Arc<Writes<V>>,
-    pub(crate) listeners: Arc<Listeners>,
+    pub(crate) channels: Arc<Channels>,
     panics: Throttle,
     overflows: Throttle,
 }
@@ -43,12 +43,12 @@ impl<V: Value> Listen<V> {
     pub(crate) fn new(
         ctx: &Arc<Context<V>>,
         writes: &Arc<Writes<V>>,
-        listeners: Vec<Listener>,
+        channels: Vec<Channel>,
     ) -> Self {
         Self {
             ctx: Arc::clone(ctx),
             writes: Arc::clone(writes),
-            listeners: Arc::new(Listeners::new(listeners, &ctx.counters)),
+            channels: Arc::new(Channels::new(channels, &ctx.counters)),
             panics: Throttle::default(),
             overflows: Throttle::default(),
         }
@@ -56,18 +56,18 @@ impl<V: Value> Listen<V> {
 }
 
 /// A channel of other programs, and what its payloads say.
-pub(crate) struct Listener {
-    pub(crate) channel: Arc<str>,
+pub(crate) struct Channel {
+    pub(crate) name: Arc<str>,
     pub(crate) parse: Parser,
 }
 
 type Parser = Box<dyn Fn(&[u8]) -> Vec<Invalidation> + Send + Sync>;
 
 /// All listeners of an instance, and what they have heard.
-pub(crate) struct Listeners {
-    all: Vec<Listener>,
+pub(crate) struct Channels {
+    all: Vec<Channel>,
     counters: Arc<Counters>,
-    waiting: Mutex<Waiting>,
+    queue: Mutex<Queue>,
     prefixes: Mutex<BTreeSet<Key>>,
     heard: Notify,
     heard_prefixes: Notify,
@@ -75,7 +75,7 @@ pub(crate) struct Listeners {
 }
 
 #[derive(Default)]
-struct Waiting {
+struct Queue {
     /// Each with the number of its listener.
     payloads: VecDeque<(usize, Vec<u8>)>,
     bytes: usize,
@@ -85,12 +85,12 @@ struct Waiting {
 
 pub(crate) type Payloads = Vec<(usize, Vec<u8>)>;
 
-impl Listeners {
-    pub(crate) fn new(all: Vec<Listener>, counters: &Arc<Counters>) -> Self {
+impl Channels {
+    pub(crate) fn new(all: Vec<Channel>, counters: &Arc<Counters>) -> Self {
         Self {
             all,
             counters: Arc::clone(counters),
-            waiting: Mutex::default(),
+            queue: Mutex::default(),
             prefixes: Mutex::default(),
             heard: Notify::new(),
             heard_prefixes: Notify::new(),
@@ -102,27 +102,27 @@ impl Listeners {
         self.all.is_empty()
     }
 
-    pub(crate) fn channels(&self) -> Vec<Arc<str>> {
+    pub(crate) fn names(&self) -> Vec<Arc<str>> {
         let all = self.all.iter();
-        all.map(|listener| Arc::clone(&listener.channel)).collect()
+        all.map(|channel| Arc::clone(&channel.name)).collect()
     }
 
     /// Puts a payload into the queue. Called by a connection's driver, so it does nothing else.
-    pub(crate) fn hear(&self, listener: usize, payload: Vec<u8>) {
+    pub(crate) fn hear(&self, channel: usize, payload: Vec<u8>) {
         self.counters.events_heard.bump();
-        let mut waiting = lock(&self.waiting);
+        let mut waiting = lock(&self.queue);
         let bytes = waiting.bytes.saturating_add(payload.len());
         if waiting.is_over || bytes > MOST_BYTES || waiting.payloads.len() == MOST_WAIT {
             let dropped = waiting.payloads.len() as u64 + 1;
-            *waiting = Waiting {
+            *waiting = Queue {
                 is_over: true,
-                ..Waiting::default()
+                ..Queue::default()
             };
             self.counters.events_dropped.add(dropped);
             self.dropped.notify_one();
         } else {
             waiting.bytes = bytes;
-            waiting.payloads.push_back((listener, payload));
+            waiting.payloads.push_back((channel, payload));
             self.heard.notify_one();
         }
     }
@@ -130,7 +130,7 @@ impl Listeners {
     /// Waits for payloads.
     pub(crate) async fn next(&self) -> Payloads {
         loop {
-            let payloads = self.take();
+            let payloads = self.drain();
             if !payloads.is_empty() {
                 return payloads;
             }
@@ -138,8 +138,8 @@ impl Listeners {
         }
     }
 
-    fn take(&self) -> Payloads {
-        let mut waiting = lock(&self.waiting);
+    fn drain(&self) -> Payloads {
+        let mut waiting = lock(&self.queue);
         let many = waiting.payloads.len().min(MOST_TOGETHER);
         let some: Payloads = waiting.payloads.drain(..many).collect();
         let bytes: usize = some.iter().map(|(_, payload)| payload.len()).sum();
@@ -177,7 +177,7 @@ impl Listeners {
 
     /// Waits until a payload does not fit. From then on others have to be kept again.
     pub(crate) async fn too_many(&self) {
-        while !mem::take(&mut lock(&self.waiting).is_over) {
+        while !mem::take(&mut lock(&self.queue).is_over) {
             self.dropped.notified().await;
         }
     }
@@ -186,10 +186,10 @@ impl Listeners {
     pub(crate) fn parse(&self, payloads: &Payloads) -> (Vec<Invalidation>, u64) {
         let (mut invalidations, mut panics) = (Vec::new(), 0);
         for (number, payload) in payloads {
-            let Some(listener) = self.all.get(*number) else {
+            let Some(channel) = self.all.get(*number) else {
                 continue;
             };
-            match catch_unwind(AssertUnwindSafe(|| (listener.parse)(payload))) {
+            match catch_unwind(AssertUnwindSafe(|| (channel.parse)(payload))) {
                 Ok(parsed) => invalidations.extend(parsed),
                 Err(_) => panics += 1,
             }
@@ -212,9 +212,9 @@ impl<V: Value> Listen<V> {
     async fn carry_out(&self) {
         let ctx = &*self.ctx;
         loop {
-            let payloads = self.listeners.next().await;
-            let listeners = Arc::clone(&self.listeners);
-            let parsing = spawn_blocking(move || listeners.parse(&payloads));
+            let payloads = self.channels.next().await;
+            let channels = Arc::clone(&self.channels);
+            let parsing = spawn_blocking(move || channels.parse(&payloads));
             // Otherwise the runtime ends.
             let Ok((invalidations, panics)) = parsing.await else {
                 return;
@@ -233,7 +233,7 @@ impl<V: Value> Listen<V> {
     /// Those that are heard during a pass share the next one, and delay no keys and tags.
     async fn remove_prefixes(&self) {
         loop {
-            let prefixes = self.listeners.next_prefixes().await;
+            let prefixes = self.channels.next_prefixes().await;
             let _ = self.writes.invalidate_prefixes(prefixes).await;
         }
     }
@@ -242,7 +242,7 @@ impl<V: Value> Listen<V> {
     async fn make_up(&self) {
         let ctx = &*self.ctx;
         loop {
-            self.listeners.too_many().await;
+            self.channels.too_many().await;
             if self.overflows.allows(ctx.now()) {
                 warn!(
                     namespace = ctx.options.namespace.as_str(),
@@ -272,7 +272,7 @@ impl<V: Value> Listen<V> {
                 set.insert(text.as_str().into());
             }
         }
-        if !self.listeners.add_prefixes(prefixes) {
+        if !self.channels.add_prefixes(prefixes) {
             // It costs less than a pass for so many, and covers the keys and tags, too.
             let _ = writes.clear().await;
             return;

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument, debug, debug_span, info};
 
-use super::listen::{Listen, Listener, Listeners};
+use super::listen::{Channel, Channels, Listen};
 use super::publish::{PublishTo, Publisher};
 use crate::ablation::{Rule, without};
 use crate::engine::context::Context;
@@ -61,14 +61,14 @@ impl<V: Value> Subscriber<V> {
         ctx: &Arc<Context<V>>,
         writes: &Arc<Writes<V>>,
         members: &Arc<Members<V>>,
-        listeners: Vec<Listener>,
+        channels: Vec<Channel>,
         publish_to: Option<PublishTo>,
     ) -> Self {
         Self {
             ctx: Arc::clone(ctx),
             writes: Arc::clone(writes),
             members: Arc::clone(members),
-            listen: Listen::new(ctx, writes, listeners),
+            listen: Listen::new(ctx, writes, channels),
             publisher: publish_to.map(|to| Publisher::new(to, &ctx.counters)),
             fleet_stats: FleetStats::new(ctx),
             task: Mutex::default(),
@@ -109,7 +109,7 @@ impl<V: Value> Subscriber<V> {
         let _lapse = Lapse(ctx.l1.freshness());
         let l2_may_answer = Notify::new();
         // In tasks of their own: neither is to delay a heartbeat.
-        let _listening = (!self.listen.listeners.is_empty()).then(|| {
+        let _listening = (!self.listen.channels.is_empty()).then(|| {
             let subscriber = Arc::clone(self);
             let listening = async move { subscriber.listen.run().await };
             AbortOnDropHandle::new(tokio::spawn(listening))
@@ -216,7 +216,7 @@ struct Reached {
 /// One subscription, until it ends.
 struct Session<'a, V: Value> {
     ctx: &'a Context<V>,
-    listeners: &'a Arc<Listeners>,
+    channels: &'a Arc<Channels>,
     publisher: Option<&'a Publisher>,
     /// Notified when L2 has answered.
     l2_may_answer: &'a Notify,
@@ -224,7 +224,7 @@ struct Session<'a, V: Value> {
     /// Whether the caller of an invalidation waits until this instance has applied it.
     is_awaited: bool,
     /// The heartbeat that is not answered yet.
-    asked: Option<Asked>,
+    asked: Option<PendingHeartbeat>,
     /// Whether a heartbeat was answered.
     is_answered: bool,
     last_heartbeat: Instant,
@@ -236,7 +236,7 @@ struct Session<'a, V: Value> {
 }
 
 /// A heartbeat on its way.
-struct Asked {
+struct PendingHeartbeat {
     proof: ProofRequest,
     /// The last message that had been applied when it was sent: the lane had reached that number at least.
     last: Option<u64>,
@@ -248,7 +248,7 @@ impl<'a, V: Value> Session<'a, V> {
         let now = Instant::now();
         Self {
             ctx: &subscriber.ctx,
-            listeners: &subscriber.listen.listeners,
+            channels: &subscriber.listen.channels,
             publisher: subscriber.publisher.as_ref(),
             l2_may_answer,
             // What was received since the lane has named a number may have been made up, and hide what is lost now.
@@ -293,12 +293,12 @@ impl<'a, V: Value> Session<'a, V> {
             max_staleness: ctx.options.max_staleness,
         };
         let (lane, mut subscription) = ctx.breaker.observe(ctx.lane.subscribe(me).await)?;
-        if !self.listeners.is_empty() {
-            let channels = self.listeners.channels();
-            let listeners = Arc::clone(self.listeners);
-            let on_heard = Arc::new(move |at, payload| listeners.hear(at, payload));
+        if !self.channels.is_empty() {
+            let names = self.channels.names();
+            let channels = Arc::clone(self.channels);
+            let on_heard = Arc::new(move |at, payload| channels.hear(at, payload));
             ctx.breaker
-                .observe(subscription.listen(&channels, on_heard).await)?;
+                .observe(subscription.listen(&names, on_heard).await)?;
         }
         // Before L1 is flushed: nothing that is read from here on comes from another server.
         self.keep_only(&lane);
@@ -345,14 +345,14 @@ impl<'a, V: Value> Session<'a, V> {
             }
             event = subscription.next() => match event.unwrap_or_else(|| Err(L2Error::closed()))? {
                 Event::Message(message) => {
-                    self.take(&message);
+                    self.receive_message(&message);
                     Ok(())
                 }
                 Event::LeaseEnded(key) => {
                     self.ctx.l1.lease_ended(&key);
                     Ok(())
                 }
-                Event::Heartbeat(lane) => self.take_heartbeat(&lane).await,
+                Event::Heartbeat(lane) => self.receive_heartbeat(&lane).await,
             },
         }
     }
@@ -367,7 +367,7 @@ impl<'a, V: Value> Session<'a, V> {
 
     fn send_heartbeat(&mut self, subscription: &mut dyn Subscription) {
         let (now, max_staleness) = (Instant::now(), self.ctx.options.max_staleness);
-        self.asked = Some(Asked {
+        self.asked = Some(PendingHeartbeat {
             proof: self.freshness().ask(),
             last: self.reached.last,
             give_up: now + max_staleness,
@@ -402,7 +402,7 @@ impl<'a, V: Value> Session<'a, V> {
     /// Takes a message. It is applied whatever its number, as it only evicts what is older: a message that has the number
     /// of an earlier one was replayed, or the earlier one was made up (rule 21). If its number is above the next one, others
     /// were lost (rules 9 and 10), and the lane is asked.
-    fn take(&mut self, message: &Message) {
+    fn receive_message(&mut self, message: &Message) {
         if message.epoch != self.freshness().epoch() {
             if message.kind == Kind::Clear {
                 if self.cleared.is_full() {
@@ -412,7 +412,7 @@ impl<'a, V: Value> Session<'a, V> {
                 self.cleared.push((message.epoch, is_own));
             }
             // When the lane confirms the epoch, it is counted with all before it.
-            self.tell_others(message);
+            self.publish_own(message);
             return self.ask_for_epoch();
         }
         if without(Rule::Overflow) {
@@ -443,14 +443,14 @@ impl<'a, V: Value> Session<'a, V> {
         if is_new && is_change && message.origin != self.ctx.instance {
             let keys = message.keys.len() as u64;
             self.ctx.counters.invalidations_received.add(keys);
-            self.tell_listeners(message);
+            self.emit_events(message);
         } else if is_new {
-            self.tell_others(message);
+            self.publish_own(message);
         }
     }
 
     /// Tells those who listen to events of a change by another instance.
-    fn tell_listeners(&self, message: &Message) {
+    fn emit_events(&self, message: &Message) {
         let (events, is_own) = (&self.ctx.events, false);
         for key in &message.keys {
             events.emit(|| {
@@ -469,7 +469,7 @@ impl<'a, V: Value> Session<'a, V> {
     }
 
     /// Has a change of this instance published for other programs.
-    fn tell_others(&self, message: &Message) {
+    fn publish_own(&self, message: &Message) {
         if let Some(publisher) = self.publisher
             && message.origin == self.ctx.instance
         {
@@ -513,7 +513,7 @@ impl<'a, V: Value> Session<'a, V> {
     }
 
     /// Takes the answer to a heartbeat: each message that it counts has been applied, or was lost (rules 8 and 9).
-    async fn take_heartbeat(&mut self, lane: &LaneClock) -> Result<(), L2Error> {
+    async fn receive_heartbeat(&mut self, lane: &LaneClock) -> Result<(), L2Error> {
         let Some(asked) = self.asked.take() else {
             return Ok(());
         };

@@ -72,7 +72,7 @@ impl<W: Ordered> WriteOrder<W> {
         }
     }
 
-    /// Whether [`take`](Self::take) may have something to take.
+    /// Whether [`next_batch`](Self::next_batch) may have something to take.
     pub(crate) fn is_ready(&self) -> bool {
         let Some(next) = self.waiting.front() else {
             return false;
@@ -82,13 +82,13 @@ impl<W: Ordered> WriteOrder<W> {
     }
 
     /// Takes what may be sent now: a clear, or a batch of other writes. The caller ends it with [`end`](Self::end).
-    pub(crate) fn take(&mut self) -> Option<Vec<W>> {
+    pub(crate) fn next_batch(&mut self) -> Option<Vec<W>> {
         while self.is_ready() {
             if self.is_clear_next() {
                 self.is_clear_under_way = true;
-                return Some(self.take_clear());
+                return Some(self.clear_batch());
             }
-            let writes = self.take_writes();
+            let writes = self.write_batch();
             if !writes.is_empty() {
                 return Some(writes);
             }
@@ -97,7 +97,7 @@ impl<W: Ordered> WriteOrder<W> {
     }
 
     /// Takes what is next, which has no key; with it, if that is a tag or a prefix, those that follow.
-    fn take_clear(&mut self) -> Vec<W> {
+    fn clear_batch(&mut self) -> Vec<W> {
         let mut batch: Vec<W> = self.waiting.pop_front().into_iter().collect();
         let mut weight: u32 = batch.iter().map(W::weight).sum();
         if batch.iter().all(W::is_joint) {
@@ -118,7 +118,7 @@ impl<W: Ordered> WriteOrder<W> {
             .is_some_and(|next| next.key().is_none())
     }
 
-    fn take_writes(&mut self) -> Vec<W> {
+    fn write_batch(&mut self) -> Vec<W> {
         self.batches += 1;
         let share = pacing::share(0, self.weight as usize);
         let (mut weight, mut may_end) = (0, true);
@@ -133,7 +133,7 @@ impl<W: Ordered> WriteOrder<W> {
             }
             may_end = next.ends_call();
             let next = self.waiting.pop_front();
-            if let Some(write) = next.and_then(|write| self.take_or_put_behind(write)) {
+            if let Some(write) = next.and_then(|write| self.admit(write)) {
                 weight += write.weight();
                 batch.push(write);
             }
@@ -142,7 +142,7 @@ impl<W: Ordered> WriteOrder<W> {
     }
 
     /// Takes a write into the batch, unless it has to wait for another one of its key.
-    fn take_or_put_behind(&mut self, write: W) -> Option<W> {
+    fn admit(&mut self, write: W) -> Option<W> {
         let (batch, is_insert) = (self.batches, write.is_insert());
         let name = write.key()?;
         let Some(key) = self.keys.get_mut(name) else {
@@ -229,7 +229,7 @@ mod tests {
 
     /// Takes a batch, and says what it holds; "" if there is none.
     fn take(order: &mut Order) -> String {
-        let batch = order.take().unwrap_or_default();
+        let batch = order.next_batch().unwrap_or_default();
         batch.iter().map(|write| write.name).collect()
     }
 
@@ -317,7 +317,7 @@ mod tests {
             write.ends_call = false;
         }
         order.push(call);
-        let sizes = [(); 3].map(|()| order.take().map_or(0, |batch| batch.len()));
+        let sizes = [(); 3].map(|()| order.next_batch().map_or(0, |batch| batch.len()));
         assert_eq!(sizes, [256, 256, 88]);
     }
 

@@ -28,12 +28,12 @@ type Removed = Result<Vec<u64>, L2Error>;
 #[derive(Default)]
 pub(crate) struct Passes {
     /// In the order in which they came.
-    waiting: Mutex<Vec<Waiting>>,
+    waiting: Mutex<Vec<WaitingCall>>,
     /// Held by the call that makes a pass.
     turn: tokio::sync::Mutex<()>,
 }
 
-struct Waiting {
+struct WaitingCall {
     prefixes: Vec<Prefix>,
     answer: oneshot::Sender<Removed>,
 }
@@ -47,7 +47,7 @@ impl Passes {
         prefixes: Vec<Prefix>,
     ) -> Removed {
         let (answer, mut answered) = oneshot::channel();
-        lock(&self.waiting).push(Waiting { prefixes, answer });
+        lock(&self.waiting).push(WaitingCall { prefixes, answer });
         let _turn = self.turn.lock().await;
         // Those whose first step has just been answered, together with that of this call.
         gather().await;
@@ -62,7 +62,7 @@ impl Passes {
     }
 
     async fn pass<V: Value>(&self, ctx: &Context<V>) {
-        let together = self.take();
+        let together = self.next_calls();
         let prefixes: Vec<_> = together
             .iter()
             .flat_map(|waiting| &waiting.prefixes)
@@ -71,7 +71,7 @@ impl Passes {
         let removing = ctx.lane.remove_prefixes(&prefixes);
         let removed = ctx.breaker.send("remove_prefix", removing).await;
         let mut removed = removed.map(Vec::into_iter);
-        for Waiting { prefixes, answer } in together {
+        for WaitingCall { prefixes, answer } in together {
             let own = match &mut removed {
                 Ok(removed) => Ok(removed.take(prefixes.len()).collect()),
                 Err(error) => Err(error.clone()),
@@ -82,7 +82,7 @@ impl Passes {
     }
 
     /// Those that are next.
-    fn take(&self) -> Vec<Waiting> {
+    fn next_calls(&self) -> Vec<WaitingCall> {
         let mut waiting = lock(&self.waiting);
         let mut many = 0;
         let fit = waiting.iter().take_while(|next| {

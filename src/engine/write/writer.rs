@@ -120,7 +120,7 @@ async fn run<V: Value>(ctx: Arc<Context<V>>, mut calls: mpsc::UnboundedReceiver<
     while is_open || !under_way.is_empty() {
         tokio::select! {
             biased;
-            Some(Ended { keys, weight }) = under_way.next() => {
+            Some(EndedBatch { keys, weight }) = under_way.next() => {
                 order.end(&keys, weight);
                 // Its callers write again, and the next batch is sent, before the answer to the other one is taken.
                 gather().await;
@@ -135,12 +135,12 @@ async fn run<V: Value>(ctx: Arc<Context<V>>, mut calls: mpsc::UnboundedReceiver<
             order.push(call);
         }
         while under_way.len() < NEAR
-            && let Some(batch) = order.take()
+            && let Some(batch) = order.next_batch()
         {
             let mut sending = send(ctx, batch, accepted_at).boxed();
             // Sent now, as the answer to the other batch may be there, and would be taken first.
             match (&mut sending).now_or_never() {
-                Some(Ended { keys, weight }) => order.end(&keys, weight),
+                Some(EndedBatch { keys, weight }) => order.end(&keys, weight),
                 None => under_way.push(sending),
             }
         }
@@ -148,7 +148,7 @@ async fn run<V: Value>(ctx: Arc<Context<V>>, mut calls: mpsc::UnboundedReceiver<
 }
 
 /// A batch that was sent and has ended.
-struct Ended {
+struct EndedBatch {
     keys: Vec<Key>,
     weight: u32,
 }
@@ -157,8 +157,8 @@ async fn send<V: Value>(
     ctx: &Context<V>,
     mut writes: Vec<Write<V>>,
     accepted_at: &AtomicU64,
-) -> Ended {
-    let ended = Ended {
+) -> EndedBatch {
+    let ended = EndedBatch {
         keys: writes.iter().filter_map(Write::key).cloned().collect(),
         weight: writes.iter().map(Write::weight).sum(),
     };
