@@ -15,7 +15,7 @@ use crate::throttle::Throttle;
 /// Keys delivered in one go.
 const BATCH: usize = 256;
 
-/// What is to be invalidated.
+/// The key, the tag, or all keys that an invalidation is of.
 #[derive(Clone, Copy)]
 pub(crate) enum Target<'a> {
     Key(&'a Key),
@@ -28,11 +28,11 @@ pub(crate) enum Target<'a> {
 pub(crate) struct Deferred {
     capacity: usize,
     pending: Mutex<Pending>,
-    /// Whether anything is pending: what every read looks at.
+    /// Whether anything is pending. Every read looks at this alone, and at the lists only if it is set.
     any: AtomicBool,
     /// Numbers the calls of writes and the deferrals of an instance: which came first.
     order: AtomicU64,
-    /// Whether nothing is delivered any more, and what is deferred is lost.
+    /// Whether nothing is delivered any more, so that deferred invalidations are lost.
     is_closed: AtomicBool,
     warnings: Throttle,
 }
@@ -48,7 +48,7 @@ struct Pending {
 /// An invalidation of a key, or of all of them, that is to be sent.
 #[derive(Clone, Copy)]
 pub(crate) struct DeferredInvalidation {
-    /// When it was deferred, among the writes. The lowest is sent first; what L2 refuses is deferred again.
+    /// When it was deferred, among the writes. The lowest is sent first; an invalidation that L2 refuses is deferred again.
     order: u64,
     /// By this instance's time: sending it before is of no use.
     not_before: Tick,
@@ -56,7 +56,7 @@ pub(crate) struct DeferredInvalidation {
     deferral: Deferral,
 }
 
-/// What has to be known of a write that is deferred.
+/// How a deferred write is made up for: when it can no longer land, and which invalidation takes its place.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Deferral {
     /// In ms of the lane's time: until then the write itself may still land.
@@ -81,7 +81,7 @@ impl Deferral {
     }
 }
 
-/// What to send L2 next.
+/// The deferred invalidations that L2 is sent next.
 pub(crate) enum Delivery {
     /// The invalidation of some keys, with one hold.
     Keys(Vec<Key>, Duration),
@@ -117,6 +117,13 @@ impl Pending {
         }
     }
 
+    /// In debug builds: never more than the capacity, and nothing beside a clear, which covers it.
+    fn check(&self, capacity: usize) {
+        let many = self.keys.len() + self.tags.len();
+        debug_assert!(many <= capacity, "{many} of {capacity} keys and tags");
+        debug_assert!(many == 0 || self.all.is_none(), "{many} beside a clear");
+    }
+
     /// Makes one clear of everything, together with one more.
     ///
     /// A clear costs the whole fleet its L1 and L2, so it is sent once: not before every insert among the deferred
@@ -130,6 +137,7 @@ impl Pending {
             not_before: deferral.settled_at,
             ..last
         });
+        // `all` bars every key, and so each of these.
         self.keys = BTreeMap::new();
         self.tags = BTreeMap::new();
     }
@@ -149,6 +157,7 @@ impl Deferred {
 
     /// Ends the deliveries. Returns how many keys and tags are lost.
     pub(crate) fn close(&self) -> usize {
+        // Before they are counted: a write that is deferred later warns of its own loss, and none is lost in silence.
         self.is_closed.store(true, Ordering::SeqCst);
         self.len()
     }
@@ -158,18 +167,21 @@ impl Deferred {
         self.is_closed.load(Ordering::SeqCst) && self.warnings.allows(now)
     }
 
-    /// Numbers the call of a write, to compare with what is deferred later.
+    /// Numbers the call of a write, to compare with later deferrals.
     pub(crate) fn next_order(&self) -> u64 {
         self.order.fetch_add(1, Ordering::SeqCst)
     }
 
     /// Defers an invalidation.
     pub(crate) fn defer(&self, target: Target<'_>, deferral: Deferral) {
+        // Rule 14, one critical section: `overtaken` sees this deferral with its number, or the former one with its own.
         let mut pending = self.lock();
         let former = pending.named(target);
         let former = former.and_then(|(all, name)| all.get(name).copied());
         let invalidation = DeferredInvalidation {
+            // Above the number of any delivery that has begun: one that was refused is not part of the same delivery again.
             order: self.next_order(),
+            // At once, even if the write may still land: reads of other instances need the invalidation now.
             not_before: 0,
             // An earlier write of the key may be on its way still.
             deferral: former.map_or(deferral, |one| one.deferral.and(deferral)),
@@ -182,6 +194,8 @@ impl Deferred {
             }
             _ => pending.merge(invalidation),
         }
+        pending.check(self.capacity);
+        // SeqCst, and before L1 is changed by the caller: a read that begins after that must find the key barred.
         self.any.store(true, Ordering::SeqCst);
     }
 
@@ -197,6 +211,7 @@ impl Deferred {
 
     /// Whether this is pending, or all keys are, which may have been keys and tags before.
     fn has(&self, is_pending: impl FnOnce(&Pending) -> bool) -> bool {
+        // Without the lock while nothing is deferred: each look-up that L1 does not answer comes here.
         if !self.any.load(Ordering::SeqCst) {
             return false;
         }
@@ -210,7 +225,7 @@ impl Deferred {
         pending.keys.len() + pending.tags.len() + usize::from(pending.all.is_some())
     }
 
-    /// What is to be sent now, of what was deferred before `order`.
+    /// The next invalidations that are due, of those that were deferred before `order`.
     pub(crate) fn next(&self, now: Tick, order: u64) -> Option<Delivery> {
         let pending = self.lock();
         let is_due = |one: &DeferredInvalidation| now >= one.not_before && one.order < order;
@@ -223,9 +238,11 @@ impl Deferred {
         let sort = |&(_, one, is_tag): &(_, &DeferredInvalidation, bool)| {
             (is_tag, one.deferral.hold, one.deferral.keeps_value)
         };
+        // Of the sort of the oldest: one step has one kind and one hold, and keys that L2 refuses must not hold up others.
         let sort_of_first = sort(&due.clone().min_by_key(|(_, one, _)| one.order)?);
         let mut due: Vec<_> = due.filter(|one| sort(one) == sort_of_first).collect();
         if due.len() > BATCH {
+            // The oldest first, by a selection: a sort of all of them would be done anew for each batch.
             due.select_nth_unstable_by_key(BATCH, |(_, one, _)| one.order);
         }
         let names = due.into_iter().take(BATCH).map(|(name, ..)| name.clone());
@@ -238,9 +255,9 @@ impl Deferred {
     }
 
     /// L2 accepted a write of a key, the invalidation of a tag, or a clear, that was called at `order`; at `accepted_at` of
-    /// the lane's time. `by` is what would have been deferred of it. It settles what was deferred before that call, but
-    /// for a longer hold, and for a removal if it keeps the value; and unless a deferred write may land after it: then
-    /// that is invalidated once more when it has.
+    /// the lane's time. `by` is the deferral that it would have had. It settles an invalidation that was deferred before
+    /// that call, but for a longer hold, and for a removal if it keeps the value; and unless a deferred write may land after
+    /// it: then the key is invalidated once more when that is over.
     pub(crate) fn overtaken(
         &self,
         target: Target<'_>,
@@ -252,6 +269,7 @@ impl Deferred {
         if !self.any.load(Ordering::SeqCst) {
             return;
         }
+        // Rule 14, one critical section with `defer`: a write that is deferred meanwhile has a higher number, and stays.
         let mut pending = self.lock();
         match pending.named(target) {
             Some((all, name)) => {
@@ -279,9 +297,11 @@ impl Deferred {
                 });
             }
         }
+        pending.check(self.capacity);
         self.note(&pending);
     }
 
+    /// Called with the lock held: otherwise a deferral in between would be hidden from reads.
     fn note(&self, pending: &Pending) {
         self.any.store(
             pending.all.is_some() || !pending.keys.is_empty() || !pending.tags.is_empty(),

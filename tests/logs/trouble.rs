@@ -616,7 +616,7 @@ fn an_outage_is_said_once_for_all_caches_of_a_server() {
         server.restart().await;
         eventually("all have it again", async || {
             are_used().await;
-            caches.is_healthy() && log.count("does again what it is asked") == 1
+            caches.is_healthy() && log.count("L2 is answering again") == 1
         })
         .await;
         let before = warned();
