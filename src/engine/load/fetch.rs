@@ -61,6 +61,7 @@ pub(crate) struct Fetch<V> {
     pub(super) request: Option<LeaseRequest>,
     /// The number by which the loader knows the key.
     pub(super) number: usize,
+    /// The callers of a fetch that is dropped are told that it has no result.
     pub(super) sender: ResultSender<LoadOutcome<V>>,
 }
 
@@ -99,6 +100,7 @@ impl<V: Value> Loads<V> {
     pub(super) async fn spawn(self: &Arc<Self>, fetches: Vec<Fetch<V>>, loader: Loader<V>) {
         let loads = Arc::clone(self);
         let task = async move { loads.run_all(fetches, loader).await };
+        // In the span of the caller that has begun the load, whichever callers join it.
         if without(Rule::OwnTask) {
             task.await;
         } else {
@@ -126,6 +128,7 @@ impl<V: Value> Loads<V> {
         let is_refresh = fetches.iter().any(Fetch::is_refresh);
         let (mut asked, mut waiting) = (fetches, Vec::new());
         let (mut pauses, mut look_at) = (poll_delays(), None);
+        // One for all keys: the notice of any of them ends the wait of a round.
         let awaited = Arc::new(LeaseWaiter::default());
         let mut loads = FuturesUnordered::new();
         loop {
@@ -147,15 +150,18 @@ impl<V: Value> Loads<V> {
                     .collect::<Vec<_>>()
                     .await
             };
+            // Polls the loaders while the next round waits. It never ends, so that only a round ends the `select!`.
             let loading = async {
                 while loads.next().await.is_some() {}
                 pending().await
             };
             let turns = tokio::select! {
+                // The round first: a lease that it brings runs out from now on, and loaders run in tasks of their own.
                 biased;
                 turns = round => turns,
                 turns = loading => turns,
             };
+            debug_assert_eq!(asked.len(), turns.len(), "one answer for each request");
             let now = Instant::now();
             // The time of the next round stands, unless all keys were asked for in this one.
             let standing = look_at.filter(|_| !waiting.is_empty());
@@ -179,6 +185,7 @@ impl<V: Value> Loads<V> {
                         longest = longest.max(left);
                         waiting.push(fetch);
                     }
+                    // Dropped without a result: a caller that waits for it looks the key up again.
                     Acquired::Not(why) if is_refresh => self.refresh_ended_without(&fetch, &why),
                     Acquired::Not(_) => ready.push(ToLoad::unstored(fetch)),
                 }
@@ -188,6 +195,7 @@ impl<V: Value> Loads<V> {
                 pause = longest.min(options.lease_wait);
             }
             look_at = Some(now + pause);
+            // The other instance may hang. From here on the callers' wait counts more than a second load.
             if !is_refresh && !waiting.is_empty() && now + pause >= until {
                 debug!(
                     keys = waiting.len(),
@@ -216,6 +224,8 @@ impl<V: Value> Loads<V> {
         look_at: Instant,
         begun: Instant,
     ) -> Vec<Fetch<V>> {
+        // In each round anew, as a notice takes the waiter out. One that comes between the answer and this is missed: so
+        // `look_at` bounds the wait.
         for fetch in &*waiting {
             self.ctx.l1.await_lease(&fetch.op, awaited);
         }
@@ -253,6 +263,10 @@ impl<V: Value> Loads<V> {
         {
             self.warn_of_refresh(turns.len(), error);
         }
+        debug_assert!(
+            error.is_some() || values.len() == turns.len(),
+            "one value or `None` for each key"
+        );
         values.resize_with(turns.len(), || None);
         let ends = turns.into_iter().zip(values);
         let ends = ends.map(|(turn, value)| {
@@ -276,6 +290,7 @@ impl<V: Value> Loads<V> {
         if fetch.is_refresh() {
             self.refresh_failed(fetch.op.key(), error.as_ref());
         }
+        // Before the callers have their result: one that tries again would wait for this lease.
         lease::give_back(&self.ctx, (fetch.op.key(), lease)).await;
         let outcome = match error {
             Some(error) if fetch.is_refresh() => Err(error),
@@ -308,7 +323,8 @@ impl<V: Value> Loads<V> {
         let stored = lease::store(&self.ctx, &fetch.op, lease, loaded, replaces).await;
         let mut is_done = matches!(&stored, Ok(ended) if ended.slot.ver != UNSTORED);
         if stored.is_ok() && !is_stored && previous.is_some() {
-            // The former value is older than this one: no caller gets it any more. If L2 fails, this is deferred.
+            // The former value is older than this one, which is not to be stored: no caller gets the former one any more.
+            // If L2 fails, the invalidation is deferred.
             let removed = self.writes.invalidate([key.clone()], Duration::ZERO);
             is_done = removed.await.is_ok();
         }

@@ -29,13 +29,14 @@ struct Joining<V> {
 }
 
 impl<V: Value> Loads<V> {
-    /// L2 and then the loader, for what L1 did not have at `now`.
+    /// L2 and then the loader, for a key that L1 did not have at `now`.
     pub(crate) async fn get_or_load(
         self: &Arc<Self>,
         key: Key,
         now: Tick,
         load: impl Begin<V>,
     ) -> Result<Entry<V>, LoadError> {
+        // Both before L2 is asked: while it is silent, or the source fails, callers are not to wait for it.
         if let Some(entry) = self.reads.get_instead(&key) {
             return Ok(entry);
         }
@@ -63,6 +64,7 @@ impl<V: Value> Loads<V> {
         token: Token,
         load: impl Begin<V>,
     ) -> Result<Entry<V>, LoadError> {
+        // Before L2 is asked: a load with this number or a later one begins after the write that the token names (rule 22).
         let number = self.ctx.l1.next(&key);
         let found = self
             .reads
@@ -83,7 +85,7 @@ impl<V: Value> Loads<V> {
         one(self.load_missing(key, want, load, since).await)
     }
 
-    /// The loader, for what both levels lack. `None` if it is one for many keys and does not know the key.
+    /// The loader, for a key that neither level has. `None` if it is one for many keys and does not know the key.
     pub(super) async fn load_missing(
         self: &Arc<Self>,
         key: Key,
@@ -95,6 +97,8 @@ impl<V: Value> Loads<V> {
             return Err(error);
         }
         let (mut load, mut may_be_late) = (Some(load), true);
+        // Each round joins a load that began later than the last one, or begins one itself. The caller's own loader runs
+        // once at most.
         loop {
             let Joining {
                 flight,
@@ -117,6 +121,7 @@ impl<V: Value> Loads<V> {
                 loaded => loaded?,
             };
             match loaded {
+                // Rule 20: some tag was invalidated since it began, and its value has it, or L2 has not compared its tags.
                 Some(loaded) if is_late && !loaded.is_usable_late() => may_be_late = false,
                 Some(loaded) => match since.resolve(&self.ctx, loaded, is_late, is_own) {
                     Resolved::Usable(loaded) => {
@@ -174,6 +179,7 @@ impl<V: Value> Loads<V> {
                 Err(want) => missing.push((index, key, want)),
             }
         }
+        // Before the missing keys are loaded: the refreshes run meanwhile.
         let awaited = self.start_refreshes(due, &loader);
         let (mut led, mut led_indices) = (Vec::new(), Vec::new());
         let (mut flights, mut again) = (Vec::new(), Vec::new());
@@ -191,6 +197,8 @@ impl<V: Value> Loads<V> {
             }
             flights.push((joining.flight, joining.is_late, index, key));
         }
+        debug_assert_eq!(led.len(), led_indices.len(), "the loader numbers its keys");
+        // All keys are joined before any result is awaited: the loads that this caller leads run beside those of others.
         if !led.is_empty() {
             self.spawn(led, loader(&led_indices)).await;
         }
@@ -226,7 +234,7 @@ impl<V: Value> Loads<V> {
     }
 
     /// Loads a key, whatever is there and whoever loads it: joins no load, and takes the lease over from another one. The
-    /// load is an operation as an insert is: what it stores replaces what any instance holds.
+    /// load is an operation as an insert is: its value replaces the one that any instance holds.
     pub(crate) async fn refresh(
         self: &Arc<Self>,
         key: Key,
@@ -235,6 +243,8 @@ impl<V: Value> Loads<V> {
         let loads = Arc::clone(self);
         let task = async move {
             let ctx = &loads.ctx;
+            // In this order: the operation sees each change from here on (rule 3), and the lease is taken before the source
+            // is read, so that no load that began before is stored after this one (rule 1).
             let op = ctx.l1.begin(&key);
             ctx.backoff.forget(&key);
             let lease = lease::take_over(ctx, &key).await;

@@ -26,8 +26,8 @@ use crate::loaded::Loaded;
 use crate::lock::lock;
 use crate::vocabulary::Value;
 
-/// Loads some of the keys that it was made for, named by their numbers and given with what is there. Returns no value
-/// for a key that the user's loader does not know.
+/// Loads some of the keys that it was made for, named by their numbers and given with their former values. Returns no
+/// value for a key that the user's loader does not know.
 ///
 /// Clones are one loader: a key that one of them was asked for is not loaded by another.
 pub(crate) struct Loader<V>(Arc<Mutex<LoadFn<V>>>);
@@ -77,6 +77,7 @@ impl<V: Value> Loader<V> {
         Fut: Future<Output = Result<Loaded<V>, E>> + Send + 'static,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
+        // Taken by the first call. Clones share it, so a refresh that was begun twice runs the user's code once.
         let mut loader = Some(loader);
         Self(Arc::new(Mutex::new(move |keys: LoadKeys<V>| {
             let loader = loader.take();
@@ -157,7 +158,8 @@ impl<V: Value> LoaderCalls<V> {
 
     /// How many loaders run, or wait for their permit.
     pub(crate) fn pending(&self) -> usize {
-        // Each holds the semaphore, by its permit or to wait for it.
+        // Each load holds the semaphore, by its permit or to wait for it: no counter has to be kept in step when one is
+        // cancelled.
         Arc::strong_count(&self.permits) - 1
     }
 
@@ -207,6 +209,7 @@ impl<V: Value> LoaderCalls<V> {
         let load = tokio::spawn(load.instrument(enabled(span.clone())));
         let load = timeout(limit, AbortOnDropHandle::new(load));
         let loaded = tokio::select! {
+            // The load first: once it has ended, its leases are used, and not renewed once more.
             biased;
             loaded = load => loaded,
             never = lease::keep(ctx, keys) => match never {},
@@ -220,6 +223,7 @@ impl<V: Value> LoaderCalls<V> {
                     keys: texts(keys),
                     took: called.elapsed(),
                 });
+                // A loader of one key that has run before returns nothing: then the key has no value.
                 values.resize_with(keys.len(), || None);
                 return Ok(values);
             }
@@ -231,6 +235,7 @@ impl<V: Value> LoaderCalls<V> {
             },
             Err(_) => LoadError::timed_out(limit),
         };
+        // Counted and traced here, for all callers: they only get clones of the error.
         span.record("otel.status_code", "ERROR");
         span.record("error.type", error_type(&loaded));
         ctx.counters.load_failures.bump();

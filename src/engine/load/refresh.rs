@@ -43,6 +43,7 @@ impl<V: Value> Loads<V> {
                 continue;
             }
             let may_refresh = self.ctx.backoff.may_refresh(&key);
+            // Before the operation begins: a change in between ends an error of this refresh too early, and never too late.
             let began = self.now_began();
             let joined = may_refresh.then(|| self.ctx.l1.join_refresh(&key, self.ctx.now()));
             results.push(match joined.flatten() {
@@ -66,6 +67,10 @@ impl<V: Value> Loads<V> {
         if indices.is_empty() {
             return results;
         }
+        debug_assert!(
+            refreshes.iter().all(|fetch| fetch.number < indices.len()),
+            "the loader knows each key by its number"
+        );
         let loader = loader(&indices);
         self.verify.start(samples, &loader);
         if !refreshes.is_empty() {
@@ -84,6 +89,7 @@ impl<V: Value> Loads<V> {
     /// A refresh has got neither the lease nor a newer value.
     pub(super) fn refresh_ended_without(&self, refresh: &Fetch<V>, why: &WhyNot) {
         match why {
+            // The key is barred (rule 14), or the cache is off: no failure of the source, so no pause.
             WhyNot::NotAsked => {}
             // Another instance has had the lease and stored no value, or L2 stores no load for now.
             WhyNot::Refused => self.ctx.backoff.yielded(refresh.op.key()),
@@ -135,7 +141,7 @@ impl<V: Value> Loads<V> {
                 namespace = self.ctx.options.namespace.as_str(),
                 keys,
                 reason = %error,
-                "a refresh failed; what is stale is kept"
+                "a refresh failed; the stale value is kept"
             );
         }
     }

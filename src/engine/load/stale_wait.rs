@@ -18,12 +18,12 @@ use crate::key::Key;
 use crate::l2::Want;
 use crate::vocabulary::Value;
 
-/// What a caller gets that waits for the refresh of a stale value.
+/// The entry for a caller that waits for the refresh of a stale value.
 pub(crate) type Current<V> = BoxFuture<'static, Result<Entry<V>, LoadError>>;
 
 /// A stale value whose refresh a caller waits for.
 pub(crate) struct Awaited<V> {
-    /// Where the caller wants it.
+    /// Its index in the caller's list.
     index: usize,
     key: Key,
     entry: Entry<V>,
@@ -34,8 +34,8 @@ pub(crate) struct Awaited<V> {
 }
 
 impl<V: Value> Loads<V> {
-    /// Has a stale value refreshed. Returns what its caller waits for, if the option says that it does. Boxed, so that the
-    /// future of a look-up does not become larger: a hit in L1 takes 2 % more instructions otherwise.
+    /// Has a stale value refreshed. Returns a future for its caller, if the option says that the caller waits. Boxed, so that
+    /// the future of a look-up does not become larger: a hit in L1 takes 2 % more instructions otherwise.
     pub(crate) fn refresh_stale(
         self: &Arc<Self>,
         key: Key,
@@ -75,11 +75,12 @@ impl<V: Value> Loads<V> {
             self.spawn_refreshes(stale, loader);
             return Vec::new();
         }
+        // Before anything is begun, so that the time covers all of it; and once for all keys of a call.
         let until = Instant::now().checked_add(wait);
         let stale: Vec<_> = stale.into_iter().collect();
         let refreshes = self.spawn_refreshes(stale.iter().cloned(), loader);
         let awaited = stale.into_iter().zip(refreshes);
-        // For what is refreshed ahead no caller waits.
+        // No caller waits for a value that is refreshed ahead.
         let awaited = awaited.filter(|((.., entry), _)| entry.is_stale());
         let awaited = awaited.map(|((index, key, entry), refresh)| Awaited {
             index,
@@ -91,23 +92,25 @@ impl<V: Value> Loads<V> {
         awaited.collect()
     }
 
-    /// Waits for refreshes. Returns what their caller gets, with the indices. `loader` makes the loader for the key at a
-    /// index.
+    /// Waits for refreshes. Returns the entries for their caller, with their indices. `loader` makes the loader for the key
+    /// at an index.
     pub(crate) async fn await_refreshes(
         self: &Arc<Self>,
         awaited: Vec<Awaited<V>>,
         loader: impl Fn(&[usize]) -> Loader<V>,
     ) -> Result<Vec<(usize, Option<Entry<V>>)>, LoadError> {
         let loader = &loader;
-        let ends = awaited.into_iter().map(async |awaited| {
+        // Beside each other: the waits share one limit, and one after the other the last would begin when it is over.
+        let waits = awaited.into_iter().map(async |awaited| {
             let index = awaited.index;
             let current = self.await_refresh(awaited, || loader(&[index])).await?;
             Ok((index, current))
         });
-        try_join_all(ends).await
+        try_join_all(waits).await
     }
 
-    /// Waits for a refresh, and then looks the key up again: what was found before may have been invalidated meanwhile.
+    /// Waits for a refresh, and then looks the key up again: the entry that was found before may have been invalidated
+    /// meanwhile (rule 18).
     async fn await_refresh(
         self: &Arc<Self>,
         awaited: Awaited<V>,
@@ -134,6 +137,7 @@ impl<V: Value> Loads<V> {
         if let Some(Some(Ok(Some(loaded)))) = ended {
             return Ok(Some(self.reads.hand_out_outcome(loaded, ctx.now())));
         }
+        // It failed, or has not ended in time. A caller gets the stale value as a fallback only if it failed.
         if let Some(entry) = self.look_up_again(&key).await {
             return Ok(Some(if has_ended && entry.is_past_soft_ttl() {
                 self.reads.as_fallback(entry)
@@ -148,6 +152,7 @@ impl<V: Value> Loads<V> {
                 Some(found) => Ok(Some(self.reads.hand_out_outcome(found, ctx.now()))),
                 None => Err(error),
             },
+            // No value, or its runtime has ended: this caller joins the load of the key, or begins it.
             Some(Ok(None)) | None => {
                 self.load_missing(key, Some(Want::Any), loader, Since::ANY)
                     .await

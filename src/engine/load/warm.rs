@@ -1,7 +1,7 @@
 //! Fills the cache with values that a service reads in bulk, before anybody asks for them (rule 23).
 //!
 //! A value was read before its key has a lease, so the lease alone does not show that the key was changed in between. The
-//! lane's log does: from the place that it had reached when the call began, up to a place after the lease was granted.
+//! lane's log does: from its position when the call began, up to a position after the lease was granted.
 
 use std::collections::HashSet;
 use std::hash::BuildHasher;
@@ -42,19 +42,19 @@ const PREFIXES: usize = 100;
 type Item<V> = (Result<Key, KeyTooLong>, Loaded<V>);
 
 impl<V: Value> Loads<V> {
-    /// A place in the log that a call comes after, without waiting. `None` while this instance has not heard of the lane.
+    /// A position in the log that a call comes after, without waiting. `None` while this instance has not heard of the lane.
     pub(crate) fn log_position(&self) -> Option<LogPosition> {
         let ctx = &*self.ctx;
         if ctx.l1.freshness().is_alone() {
-            // Nothing is sent, so it is there at once.
+            // The log is in memory, so its position is there at once.
             return mark_log(ctx).now_or_never()?.ok();
         }
         let (epoch, seq) = ctx.l1.freshness().reached()?;
         Some(LogPosition { epoch, seq })
     }
 
-    /// Stores the values of a stream whose keys have none, and were not changed since the place `before`. `progress` is called
-    /// after each batch.
+    /// Stores the values of a stream whose keys have none, and were not changed since the position `before`. `progress` is
+    /// called after each batch.
     pub(crate) async fn warm(
         &self,
         before: Option<LogPosition>,
@@ -64,7 +64,7 @@ impl<V: Value> Loads<V> {
         let ctx = &*self.ctx;
         let before = match before {
             Some(before) => before,
-            // Before the stream is polled.
+            // Before the stream is polled, as the caller may read its values only then.
             None => mark_log(ctx).await?,
         };
         let mut changes = Changes::since(before);
@@ -81,6 +81,11 @@ impl<V: Value> Loads<V> {
             }
             warming.done += batch.len() as u64;
             store(ctx, batch, &mut changes, &mut warming).await?;
+            debug_assert_eq!(
+                warming.done,
+                warming.stored + warming.present + warming.refused + warming.changed,
+                "each value is counted once"
+            );
             progress(&warming);
         }
     }
@@ -120,7 +125,7 @@ struct LeasedValue<V: Value> {
     ready: Ready<V>,
 }
 
-/// What came of a value before the log was looked at.
+/// How the request for the lease of a value's key has ended.
 enum LeaseAnswer<V: Value> {
     Leased(LeasedValue<V>),
     Present,
@@ -160,6 +165,7 @@ async fn store<V: Value>(
         Ok::<_, WriteError>(fills.collect::<Vec<_>>().await)
     };
     let filled = tokio::select! {
+        // The fills first: they use the leases, which then need no renewal.
         biased;
         filled = filling => filled?,
         never = lease::keep(ctx, &leases) => match never {},
@@ -194,7 +200,7 @@ async fn ask<V: Value>(ctx: &Context<V>, (key, loaded): Item<V>) -> LeaseAnswer<
     }
 }
 
-/// What came of a value that had a lease.
+/// How the fill of a value has ended.
 enum Filled {
     Stored,
     Changed,
@@ -215,15 +221,16 @@ async fn fill<V: Value>(ctx: &Context<V>, leased: LeasedValue<V>, changes: &Chan
     }
 }
 
-/// A place in the lane's log.
+/// A position in the lane's log.
 #[derive(Clone, Copy)]
 pub(crate) struct LogPosition {
     epoch: u64,
     seq: u64,
 }
 
-/// Marks a place in the log, by a message that changes nothing: whatever was changed before comes before it.
+/// Marks a position in the log, by a message that changes nothing: each earlier change comes before it.
 async fn mark_log<V: Value>(ctx: &Context<V>) -> Result<LogPosition, WriteError> {
+    // A step that writes, as only a primary accepts it: a replica may lack the last messages (rule 23).
     let payload = message::payload(Kind::Invalidate, ctx.instance, &[]);
     let marking = ctx.lane.invalidate(&[], &payload, Duration::ZERO);
     let ack = ctx.breaker.send("invalidate", marking).await;
@@ -234,12 +241,12 @@ async fn mark_log<V: Value>(ctx: &Context<V>) -> Result<LogPosition, WriteError>
     })
 }
 
-/// What was changed since a place in the log.
+/// The changes since a position in the log.
 struct Changes {
     /// Up to here.
     here: LogPosition,
     hasher: Hasher,
-    /// The hashes of keys.
+    /// The hashes of keys. Two keys with the same hash are taken for one: then a value is not stored, which is safe.
     keys: HashSet<u64>,
     tags: HashSet<u64>,
     /// Each is named twice: when its removal begins, and when it ends.
@@ -257,8 +264,8 @@ impl Changes {
         }
     }
 
-    /// Reads the log up to a place. An error if it does not reach from the last place to this one: anything may have been
-    /// changed.
+    /// Reads the log up to a position. An error if it does not reach from the last position to this one: any key may have
+    /// been changed.
     async fn follow<V: Value>(
         &mut self,
         ctx: &Context<V>,
@@ -278,10 +285,12 @@ impl Changes {
                 self.note(message)?;
                 self.here.seq = next;
             }
+            // The log ends before the mark: it was trimmed, or lost. Without this the loop would not end.
             if self.here.seq == before {
                 return Err(WriteError::interrupted(None));
             }
         }
+        // After the loop, which may be skipped: a lane of a new epoch may count from a lower number.
         if to.epoch == self.here.epoch {
             Ok(())
         } else {
@@ -295,6 +304,7 @@ impl Changes {
             Kind::Prefix | Kind::PrefixBegun => self.prefixes.extend(message.keys.iter().cloned()),
             Kind::Tags => self.tags.extend(hashes),
             Kind::Insert | Kind::Invalidate | Kind::InvalidateAwaited => self.keys.extend(hashes),
+            // Any key may have been changed.
             Kind::Clear | Kind::Unknown(_) => return Err(WriteError::interrupted(None)),
         }
         let is_too_many =
