@@ -194,13 +194,8 @@ impl<V: Value> Convert<V> {
         match self.options.sliding {
             Some(idle) => {
                 let ttls = self.idle_ttls(idle);
-                let hard = ttl.map_or(ttls.hard, |end| ttls.hard.min(end));
-                debug_assert!(
-                    ttl.is_none_or(|end| hard <= end),
-                    "no read has extended it beyond its end"
-                );
                 Ttls {
-                    hard,
+                    hard: ttl.map_or(ttls.hard, |end| ttls.hard.min(end)),
                     end: ttl,
                     ..ttls
                 }

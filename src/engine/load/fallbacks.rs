@@ -89,7 +89,7 @@ impl<V: Value> Loads<V> {
             return Err(error);
         };
         if found.kind != OutcomeKind::Fresh {
-            // An error that only this caller's loader gives, such as a misuse, must not keep others from loading.
+            // An error that says nothing of other callers' loads must not keep these from loading.
             if !error.is_of_one_caller() {
                 let pause = options.jittered(options.fallback_throttle);
                 ctx.backoff.fell_back(key, pause);

@@ -25,7 +25,7 @@ use crate::vocabulary::{Invalidation, Value, What};
 /// How many payloads may wait, and how many bytes they may have together.
 const MOST_WAIT: usize = 4096;
 const MOST_BYTES: usize = 8 << 20;
-/// How many payloads are parsed before what they invalidate is sent.
+/// How many payloads are parsed before their invalidations are sent.
 const MOST_TOGETHER: usize = 256;
 /// How many prefixes may wait for the next pass over L2.
 const MOST_PREFIXES: usize = 1024;
@@ -55,7 +55,7 @@ impl<V: Value> Listen<V> {
     }
 }
 
-/// A channel of other programs, and what its payloads say.
+/// A channel of another program, and the parser of its payloads.
 pub(crate) struct Channel {
     pub(crate) name: Arc<str>,
     pub(crate) parse: Parser,
@@ -63,7 +63,7 @@ pub(crate) struct Channel {
 
 type Parser = Box<dyn Fn(&[u8]) -> Vec<Invalidation> + Send + Sync>;
 
-/// All listeners of an instance, and what they have heard.
+/// All channels of other programs that an instance listens to, and the payloads that wait.
 pub(crate) struct Channels {
     all: Vec<Channel>,
     counters: Arc<Counters>,
@@ -76,7 +76,7 @@ pub(crate) struct Channels {
 
 #[derive(Default)]
 struct Queue {
-    /// Each with the number of its listener.
+    /// Each with the number of its channel.
     payloads: VecDeque<(usize, Vec<u8>)>,
     bytes: usize,
     /// Whether a payload did not fit. Until the clear that makes up for it begins, no other one has to be kept.
@@ -113,6 +113,7 @@ impl Channels {
         let mut waiting = lock(&self.queue);
         let bytes = waiting.bytes.saturating_add(payload.len());
         if waiting.is_over || bytes > MOST_BYTES || waiting.payloads.len() == MOST_WAIT {
+            // All of them: the clear that makes up for one covers the others, too, and costs no more.
             let dropped = waiting.payloads.len() as u64 + 1;
             *waiting = Queue {
                 is_over: true,
@@ -123,12 +124,17 @@ impl Channels {
         } else {
             waiting.bytes = bytes;
             waiting.payloads.push_back((channel, payload));
+            debug_assert!(
+                waiting.payloads.len() <= MOST_WAIT && waiting.bytes <= MOST_BYTES,
+                "the queue is bounded"
+            );
             self.heard.notify_one();
         }
     }
 
     /// Waits for payloads.
     pub(crate) async fn next(&self) -> Payloads {
+        // The look before the wait: one permit stands for all payloads that came since, and more may be left over.
         loop {
             let payloads = self.drain();
             if !payloads.is_empty() {
@@ -156,6 +162,7 @@ impl Channels {
         let mut waiting = lock(&self.prefixes);
         waiting.extend(prefixes);
         let fit = waiting.len() <= MOST_PREFIXES;
+        // One critical section: prefixes that were added while others are dropped are covered by the same clear.
         if fit {
             self.heard_prefixes.notify_one();
         } else {
@@ -182,7 +189,7 @@ impl Channels {
         }
     }
 
-    /// What the payloads invalidate, and how many parsers panicked.
+    /// The invalidations that the payloads ask for, and how many parsers panicked.
     pub(crate) fn parse(&self, payloads: &Payloads) -> (Vec<Invalidation>, u64) {
         let (mut invalidations, mut panics) = (Vec::new(), 0);
         for (number, payload) in payloads {
@@ -214,6 +221,7 @@ impl<V: Value> Listen<V> {
         loop {
             let payloads = self.channels.next().await;
             let channels = Arc::clone(&self.channels);
+            // User code, which may be slow: on a thread of its own it holds up no task of the runtime.
             let parsing = spawn_blocking(move || channels.parse(&payloads));
             // Otherwise the runtime ends.
             let Ok((invalidations, panics)) = parsing.await else {
@@ -223,7 +231,7 @@ impl<V: Value> Listen<V> {
             if panics > 0 && self.panics.allows(ctx.now()) {
                 warn!(
                     namespace = ctx.options.namespace.as_str(),
-                    "the parser of listen_to panicked; what the message says is not invalidated"
+                    "the parser of listen_to panicked; its message invalidates nothing"
                 );
             }
             self.invalidate(invalidations).await;
@@ -238,10 +246,12 @@ impl<V: Value> Listen<V> {
         }
     }
 
-    /// Clears for what did not fit, and cannot be named any more.
+    /// Clears for payloads that did not fit, and cannot be named any more.
     async fn make_up(&self) {
         let ctx = &*self.ctx;
         loop {
+            // This takes the mark before the clear is called: a payload that comes during the clear is kept, and
+            // invalidates after it.
             self.channels.too_many().await;
             if self.overflows.allows(ctx.now()) {
                 warn!(
@@ -253,13 +263,15 @@ impl<V: Value> Listen<V> {
         }
     }
 
-    /// As calls of this instance. What L2 does not accept is deferred, counted and traced as theirs is.
+    /// As calls of this instance: an invalidation that L2 does not accept is deferred, counted and traced as theirs are.
     async fn invalidate(&self, invalidations: Vec<Invalidation>) {
         let writes = &self.writes;
+        // Sets, since programs name a key once for each change of it; and in order, so that a simulated run can be repeated.
         let [mut keys, mut tags, mut prefixes] = [const { BTreeSet::<Key>::new() }; 3];
         for invalidation in invalidations {
             let (set, text) = match &invalidation.0 {
                 What::All => {
+                    // It covers the others. An error is no obstacle, here and below: the write is deferred then.
                     let _ = writes.clear().await;
                     return;
                 }
@@ -267,7 +279,7 @@ impl<V: Value> Listen<V> {
                 What::Tag(tag) => (&mut tags, tag),
                 What::Prefix(prefix) => (&mut prefixes, prefix),
             };
-            // Nothing is stored under what is longer.
+            // No value has a longer key.
             if text.len() <= MAX_KEY_BYTES {
                 set.insert(text.as_str().into());
             }

@@ -1,4 +1,4 @@
-//! The subscriber: receives what other instances change, and proves that no message was missed (rules 7 to 11, 13).
+//! The subscriber: receives the changes of other instances, and proves that no message was missed (rules 7 to 11, 13).
 //!
 //! It subscribes, reads the lane's clock, catches up, and only then lets L1 be served. From then on it sends a heartbeat
 //! every third of `max_staleness`. The answer says how far the lane is, and comes after all messages that it counts, so L1
@@ -6,7 +6,7 @@
 //!
 //! Messages that were missed are read from the lane's log. If the log does not have them, L1 is flushed.
 //!
-//! Knows nothing of connections; what a message does to an entry is decided in `l1`.
+//! Knows nothing of connections; `l1` decides how a message changes an entry.
 
 use std::convert::Infallible;
 use std::mem::take;
@@ -40,7 +40,7 @@ use crate::vocabulary::Value;
 
 /// The time between two heartbeats at least, of which the second is out of turn.
 const OUT_OF_TURN: Duration = Duration::from_millis(50);
-/// How many clears may come before it is asked which epoch the lane is in. Of more, the oldest are not told.
+/// How many clears may come before the lane is asked for its epoch. Of more, the oldest cause no event.
 const CLEARS: usize = 16;
 
 /// Receives the messages of the lane.
@@ -79,7 +79,7 @@ impl<V: Value> Subscriber<V> {
     /// Starts the task, if it is not running and should be. Returns whether it has.
     pub(crate) fn start(self: &Arc<Self>) -> bool {
         let mut task = lock(&self.task);
-        // It ends with the runtime that it was started on.
+        // It ends with the runtime that it was started on. Looked at under the lock, so that two callers start one.
         let has_ended = task.as_ref().is_none_or(JoinHandle::is_finished);
         let starts = has_ended && !self.stop.is_cancelled();
         if starts {
@@ -107,6 +107,7 @@ impl<V: Value> Subscriber<V> {
         let ctx = &*self.ctx;
         // If the runtime ends, the next call starts another: at once, as there is no proof.
         let _lapse = Lapse(ctx.l1.freshness());
+        // Its permit is kept while no task waits: the delivery looks once more after a notification that came meanwhile.
         let l2_may_answer = Notify::new();
         // In tasks of their own: neither is to delay a heartbeat.
         let _listening = (!self.listen.channels.is_empty()).then(|| {
@@ -123,6 +124,7 @@ impl<V: Value> Subscriber<V> {
             };
             AbortOnDropHandle::new(tokio::spawn(publishing))
         });
+        // In one task, so that they end together: each of them waits for most of the time.
         tokio::select! {
             biased;
             () = self.stop.cancelled() => {}
@@ -137,9 +139,10 @@ impl<V: Value> Subscriber<V> {
         self.fleet_stats.report_last().await;
     }
 
-    /// Delivers what is deferred, and finds out when L2 answers requests again.
+    /// Delivers the deferred invalidations, and finds out when L2 answers requests again.
     async fn keep_delivering(&self, l2_may_answer: &Notify) -> Infallible {
         let ctx = &*self.ctx;
+        // Ends with this future: without a task that probes, the breaker has to let requests through.
         let _probing = ctx.breaker.probing();
         loop {
             tokio::select! {
@@ -160,6 +163,7 @@ impl<V: Value> Subscriber<V> {
         loop {
             let mut session = Session::new(self, reached, l2_may_answer);
             let error = session.run().await;
+            // Before the pause: from here on messages are missed (rule 7).
             ctx.l1.freshness().lapse();
             reached = session.reached;
             // Only an answered heartbeat is a success: a connection that fails before one may fail each time.
@@ -251,7 +255,8 @@ impl<'a, V: Value> Session<'a, V> {
             channels: &subscriber.listen.channels,
             publisher: subscriber.publisher.as_ref(),
             l2_may_answer,
-            // What was received since the lane has named a number may have been made up, and hide what is lost now.
+            // Messages that came after the last number which the lane has named may be made up, and their numbers may be
+            // those of messages that are lost now (rule 21).
             reached: Reached {
                 last: reached.confirmed,
                 ..reached
@@ -287,6 +292,7 @@ impl<'a, V: Value> Session<'a, V> {
     /// Rule 7: subscribes, reads the clock and catches up, in this order.
     async fn subscribe(&mut self) -> Result<Box<dyn Subscription>, L2Error> {
         let ctx = self.ctx;
+        // Before the lane is asked: a proof counts from the question (rule 8).
         let proof = self.freshness().ask();
         let me = MemberInfo {
             id: ctx.instance,
@@ -335,6 +341,8 @@ impl<'a, V: Value> Session<'a, V> {
         let give_up = self.asked.as_ref().map(|asked| asked.give_up);
         tokio::select! {
             biased;
+            // Both times before the messages: a flood of messages must not delay a heartbeat, nor hide that it has no
+            // answer.
             () = sleep_until(give_up.unwrap_or(self.next_heartbeat)), if give_up.is_some() => {
                 // A half-open connection gives no error, and no messages.
                 Err(L2Error::timed_out(self.ctx.options.max_staleness))
@@ -367,6 +375,12 @@ impl<'a, V: Value> Session<'a, V> {
 
     fn send_heartbeat(&mut self, subscription: &mut dyn Subscription) {
         let (now, max_staleness) = (Instant::now(), self.ctx.options.max_staleness);
+        debug_assert!(
+            self.asked.is_none(),
+            "an answer belongs to the only heartbeat under way"
+        );
+        // All of it before the heartbeat is sent: the proof must start too early rather than too late, and `last` is a
+        // number that the lane has reached by then.
         self.asked = Some(PendingHeartbeat {
             proof: self.freshness().ask(),
             last: self.reached.last,
@@ -399,7 +413,7 @@ impl<'a, V: Value> Session<'a, V> {
         self.freshness().request_proof();
     }
 
-    /// Takes a message. It is applied whatever its number, as it only evicts what is older: a message that has the number
+    /// Receives a message. It is applied whatever its number, as it only evicts older entries: a message that has the number
     /// of an earlier one was replayed, or the earlier one was made up (rule 21). If its number is above the next one, others
     /// were lost (rules 9 and 10), and the lane is asked.
     fn receive_message(&mut self, message: &Message) {
@@ -411,7 +425,8 @@ impl<'a, V: Value> Session<'a, V> {
                 let is_own = message.origin == self.ctx.instance;
                 self.cleared.push((message.epoch, is_own));
             }
-            // When the lane confirms the epoch, it is counted with all before it.
+            // Not applied: its epoch may be made up (rule 21). When the lane confirms it, the message is counted with all
+            // before it.
             self.publish_own(message);
             return self.ask_for_epoch();
         }
@@ -423,6 +438,7 @@ impl<'a, V: Value> Session<'a, V> {
         if message.seq < next && without(Rule::SeenNumbers) {
             return;
         }
+        // Applied before its number counts: a proof that names the number relies on that.
         self.apply(message);
         if message.seq == next {
             self.reached.last = Some(next);
@@ -437,6 +453,7 @@ impl<'a, V: Value> Session<'a, V> {
     }
 
     fn count(&mut self, message: &Message) {
+        // Messages that are replayed after a new subscription may have been counted before it.
         let is_new = message.seq > self.reached.counted;
         self.reached.counted = message.seq.max(self.reached.counted);
         let is_change = message.kind != Kind::PrefixBegun;
@@ -449,7 +466,7 @@ impl<'a, V: Value> Session<'a, V> {
         }
     }
 
-    /// Tells those who listen to events of a change by another instance.
+    /// Emits the events of a change by another instance.
     fn emit_events(&self, message: &Message) {
         let (events, is_own) = (&self.ctx.events, false);
         for key in &message.keys {
@@ -502,6 +519,7 @@ impl<'a, V: Value> Session<'a, V> {
         if message.kind == Kind::Tags {
             return ctx.l1.apply_tags(keys, epoch, ver);
         }
+        // The message of an own insert may come before the answer to the insert, which stores the value in L1.
         if is_own && message.kind == Kind::Insert {
             ctx.l1.apply_own_insert(keys, epoch, ver);
         } else {
@@ -512,7 +530,7 @@ impl<'a, V: Value> Session<'a, V> {
         }
     }
 
-    /// Takes the answer to a heartbeat: each message that it counts has been applied, or was lost (rules 8 and 9).
+    /// Receives the answer to a heartbeat: each message that it counts has been applied, or was lost (rules 8 and 9).
     async fn receive_heartbeat(&mut self, lane: &LaneClock) -> Result<(), L2Error> {
         let Some(asked) = self.asked.take() else {
             return Ok(());
@@ -526,7 +544,8 @@ impl<'a, V: Value> Session<'a, V> {
         if without(Rule::LostMessages) {
             self.reached.last = Some(lane.seq).max(self.reached.last);
         }
-        // Not what has been applied by now: later messages may have come before this answer was looked at.
+        // From the number at the time of the question, and not from the present one: later messages may have come before
+        // this answer was looked at. Only then the proof, which says that all of them are applied.
         self.reach(lane, asked.last).await?;
         self.freshness().prove(lane, asked.proof);
         if take(&mut self.is_awaited) {
@@ -538,7 +557,7 @@ impl<'a, V: Value> Session<'a, V> {
     }
 
     /// Rule 13: values are believed only if they come from the life of the store that this instance is subscribed to.
-    /// Discards connections for requests that lead elsewhere, and drops what was read over them: then it is
+    /// Discards connections for requests that lead elsewhere, and drops the values that were read over them: then it is
     /// `false`, and no proof that was asked for before this is taken.
     fn keep_only(&self, lane: &LaneClock) -> bool {
         let kept = without(Rule::ConnectionLife) || self.ctx.lane.keep_only(lane.life);
@@ -553,6 +572,10 @@ impl<'a, V: Value> Session<'a, V> {
     /// This instance has received messages up to number `from` when the lane was asked. If the lane's clock says less than it
     /// has said before, or names another epoch, its numbers are not those that this instance knows.
     async fn reach(&mut self, lane: &LaneClock, from: Option<u64>) -> Result<(), L2Error> {
+        debug_assert!(
+            cfg!(larder_ablation) || self.reached.confirmed <= self.reached.last,
+            "all messages up to the number that the lane has named are applied"
+        );
         let (known, confirmed) = (self.freshness().epoch(), self.reached.confirmed);
         let same_life = lane.epoch == known && confirmed.is_some_and(|number| number <= lane.seq);
         if same_life && from > Some(lane.seq) {
@@ -572,6 +595,7 @@ impl<'a, V: Value> Session<'a, V> {
         }
         let is_new = known != 0 && known != lane.epoch && announced.is_none();
         self.ctx.breaker.note_epoch(lane.life, is_new);
+        // Before the numbers of the new epoch count, and before the proof that its caller takes (rule 9).
         self.ctx.l1.flush(lane.epoch);
         self.reached = Reached {
             last: Some(lane.seq),

@@ -1,6 +1,6 @@
 //! Passes over the keys of L2, which remove the values whose keys have a prefix: calls that come together share one.
 //!
-//! Knows nothing of what has to come before a pass, and after it.
+//! Knows nothing of the steps that have to come before a pass, and after it.
 
 use std::mem;
 use std::sync::Mutex;
@@ -47,6 +47,7 @@ impl Passes {
         prefixes: Vec<Prefix>,
     ) -> Removed {
         let (answer, mut answered) = oneshot::channel();
+        // Before the turn: the call that has it next makes the pass for all that wait by then.
         lock(&self.waiting).push(WaitingCall { prefixes, answer });
         let _turn = self.turn.lock().await;
         // Those whose first step has just been answered, together with that of this call.
@@ -91,6 +92,10 @@ impl Passes {
             is_first || many <= MOST_TOGETHER
         });
         let fit = fit.count();
+        debug_assert!(
+            fit > 0 || waiting.is_empty(),
+            "the first call always fits, or it would wait for ever"
+        );
         let rest = waiting.split_off(fit);
         mem::replace(&mut waiting, rest)
     }
