@@ -39,7 +39,8 @@ impl RefreshAhead {
         self.load_takes.store(next, Ordering::Relaxed);
     }
 
-    /// From when on a read of a value may refresh it ahead, which was written at `born_at` and is stale or gone at `deadline`.
+    /// From when on a read of a value may refresh it ahead, which was written at `born_at` and is stale or gone at
+    /// `deadline`.
     pub(crate) fn begins_at(&self, born_at: Tick, deadline: Tick) -> Tick {
         if deadline == NEVER {
             return NEVER;

@@ -13,7 +13,8 @@ use crate::retry_delays::retry_delays;
 const CAPACITY: u64 = 10_000;
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// Keys whose load or refresh failed; and those whose refresh is done by another instance, or may not be stored for now.
+/// Keys whose load or refresh failed; and those whose refresh is done by another instance, or may not be stored for
+/// now.
 pub(crate) struct Backoff {
     keys: moka::sync::Cache<Key, Pause, Hasher>,
     /// Whether a key was ever added. Each write removes its key, and skips that while there is nothing to remove.
@@ -87,8 +88,8 @@ impl Backoff {
 
     /// The key was stored or changed: it may be tried at once.
     pub(crate) fn forget(&self, key: &str) {
-        // Acquire, with the store in `wait`, which comes before the key is added: a failure that this does not see is of a
-        // load that ends later, and checks by itself whether its key was changed meanwhile.
+        // Acquire, with the store in `wait`, which comes before the key is added: a failure that this does not see is
+        // of a load that ends later, and checks by itself whether its key was changed meanwhile.
         if self.is_used.load(Ordering::Acquire) {
             self.keys.invalidate(key);
         }
@@ -102,7 +103,8 @@ impl Backoff {
         }
     }
 
-    /// A refresh failed. The next one waits twice as long after each failure in a row, with jitter, and at least so long.
+    /// A refresh failed. The next one waits twice as long after each failure in a row, with jitter, and at least so
+    /// long.
     pub(crate) fn refresh_failed(&self, key: &Key, at_least: Duration) {
         let failures = self.keys.get(key).map_or(0, |pause| pause.failures);
         let mut pauses = retry_delays(Duration::from_millis(200), LONGEST);

@@ -1,6 +1,6 @@
 //! The circuit breaker before L2. Closed, it sends each request. It opens when several requests were not answered: then
-//! requests fail at once, and no call waits, until L2 answers a probe. It also reports how L2 answers: in the health, in
-//! the counters, and in the log when trouble begins and when it is over.
+//! requests fail at once, and no call waits, until L2 answers a probe. It also reports how L2 answers: in the health,
+//! in the counters, and in the log when trouble begins and when it is over.
 
 use std::error::Error;
 use std::mem;
@@ -33,8 +33,8 @@ pub(crate) struct Breaker {
     /// Whether the last request was not answered.
     is_silent: AtomicBool,
     is_open: AtomicBool,
-    /// By when the next probe is sent. Past that, as when the runtime of the task that probes is not driven, nothing would
-    /// close the breaker, so requests are sent. Zero without such a task.
+    /// By when the next probe is sent. Past that, as when the runtime of the task that probes is not driven, nothing
+    /// would close the breaker, so requests are sent. Zero without such a task.
     probed_until: AtomicU64,
     /// Whether a request was dropped before it was answered, and L2 not probed since.
     is_doubted: AtomicBool,
@@ -169,8 +169,8 @@ impl Breaker {
 
     /// Whether the breaker is open.
     pub(crate) fn is_open(&self) -> bool {
-        // Relaxed, as all flags of the breaker are: each is advice for the next request. They are changed under the lock
-        // of `trouble` where two have to agree.
+        // Relaxed, as all flags of the breaker are: each is advice for the next request. They are changed under the
+        // lock of `trouble` where two have to agree.
         self.is_open.load(Ordering::Relaxed)
     }
 
@@ -187,8 +187,8 @@ impl Breaker {
 
     /// Returns when L2 has to be probed: the last request was not answered, or one was dropped before it was.
     pub(crate) async fn silence(&self) {
-        // The flags are set before the notification, whose permit is kept: none that comes between the look and the wait
-        // is lost.
+        // The flags are set before the notification, whose permit is kept: none that comes between the look and the
+        // wait is lost.
         while !self.is_silent() && !self.is_doubted.swap(false, Ordering::Relaxed) {
             self.silence.notified().await;
         }
@@ -231,7 +231,8 @@ impl Breaker {
         self.options.clock.now() < self.probed_until.load(Ordering::Relaxed)
     }
 
-    /// Counts the result of a request that is sent even while the breaker is open: a probe, or one that no caller waits for.
+    /// Counts the result of a request that is sent even while the breaker is open: a probe, or one that no caller waits
+    /// for.
     pub(crate) fn observe<T>(&self, answer: Result<T, L2Error>) -> Result<T, L2Error> {
         match &answer {
             Ok(_) => self.note_success(),
@@ -353,7 +354,8 @@ impl Breaker {
         trouble
     }
 
-    /// Logs a cause at WARN once for all caches of the server, however many requests meet it; and each request at DEBUG.
+    /// Logs a cause at WARN once for all caches of the server, however many requests meet it; and each request at
+    /// DEBUG.
     fn trace(&self, error: &L2Error) {
         let said = self.reporter.says(&error.cause());
         let error = error as &dyn Error;

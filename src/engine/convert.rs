@@ -68,7 +68,8 @@ impl<V: Value> Convert<V> {
         }
     }
 
-    /// Reads stored bytes. The caller decides whether their epoch and age are right, and [its tags](super::read::tags) valid.
+    /// Reads stored bytes. The caller decides whether their epoch and age are right, and [its tags](super::read::tags)
+    /// valid.
     ///
     /// If they cannot be read, returns the request for a value other than this one.
     pub(crate) fn open(&self, key: &Key, bytes: &[u8], now: Tick) -> Result<Arc<Slot<V>>, Want> {
@@ -101,7 +102,7 @@ impl<V: Value> Convert<V> {
         };
         opened.map_err(|error: Box<dyn Error + Send + Sync>| {
             self.cannot_read(key, &*error, now);
-            // By its version, if it has one: a value that another load has stored meanwhile is read, and not loaded again.
+            // By its version, if it has one: a value that another load has stored meanwhile is read, not loaded again.
             envelope::read_stamp(bytes)
                 .map_or(Want::Nothing, |(stamp, _)| Want::NewerThan(stamp.ver))
         })
@@ -251,8 +252,8 @@ impl<V: Value> Convert<V> {
         Ok(EncodedValue { body, ttls })
     }
 
-    /// Whether values of the type can be read back: by the first one, and by later ones until one can. Otherwise L1 would
-    /// hide for a while that every read of L2 fails.
+    /// Whether values of the type can be read back: by the first one, and by later ones until one can. Otherwise L1
+    /// would hide for a while that every read of L2 fails.
     fn try_type(&self, value: &V) -> Result<(), EncodeError> {
         // Relaxed: two threads may both try the type, which is only work done twice.
         if !self.is_readable.load(Ordering::Relaxed) {
@@ -363,7 +364,8 @@ impl<V: Value> Convert<V> {
         }
     }
 
-    /// From when on a read extends the lifetime of a value that lives until `gone_at`: with less than the idle time left.
+    /// From when on a read extends the lifetime of a value that lives until `gone_at`: with less than the idle time
+    /// left.
     pub(crate) fn extend_at(&self, gone_at: Tick, ends_at: Tick) -> Tick {
         match self.options.sliding {
             Some(idle) if gone_at < ends_at => gone_at.saturating_sub(nanos(idle)),

@@ -48,7 +48,8 @@ struct Pending {
 /// An invalidation of a key, or of all of them, that is to be sent.
 #[derive(Clone, Copy)]
 pub(crate) struct DeferredInvalidation {
-    /// When it was deferred, among the writes. The lowest is sent first; an invalidation that L2 refuses is deferred again.
+    /// When it was deferred, among the writes. The lowest is sent first; an invalidation that L2 refuses is deferred
+    /// again.
     order: u64,
     /// By this instance's time: sending it before is of no use.
     not_before: Tick,
@@ -162,7 +163,8 @@ impl Deferred {
         self.len()
     }
 
-    /// Whether to warn that an invalidation was lost which was deferred just now: if this is closed, once in five seconds.
+    /// Whether to warn that an invalidation was lost which was deferred just now: if this is closed, once in five
+    /// seconds.
     pub(crate) fn should_warn_of_loss(&self, now: Tick) -> bool {
         self.is_closed.load(Ordering::SeqCst) && self.warnings.allows(now)
     }
@@ -174,12 +176,12 @@ impl Deferred {
 
     /// Defers an invalidation.
     pub(crate) fn defer(&self, target: Target<'_>, deferral: Deferral) {
-        // Rule 14, one critical section: `overtaken` sees this deferral with its number, or the former one with its own.
+        // Rule 14, one critical section: `overtaken` sees this deferral or the former one, each with its number.
         let mut pending = self.lock();
         let former = pending.named(target);
         let former = former.and_then(|(all, name)| all.get(name).copied());
         let invalidation = DeferredInvalidation {
-            // Above the number of any delivery that has begun: one that was refused is not part of the same delivery again.
+            // Above the number of any delivery that has begun: a refused one is not part of the same delivery again.
             order: self.next_order(),
             // At once, even if the write may still land: reads of other instances need the invalidation now.
             not_before: 0,
@@ -238,7 +240,7 @@ impl Deferred {
         let sort = |&(_, one, is_tag): &(_, &DeferredInvalidation, bool)| {
             (is_tag, one.deferral.hold, one.deferral.keeps_value)
         };
-        // Of the sort of the oldest: one step has one kind and one hold, and keys that L2 refuses must not hold up others.
+        // Of the sort of the oldest: a step has one kind and one hold, and keys that L2 refuses hold up no others.
         let sort_of_first = sort(&due.clone().min_by_key(|(_, one, _)| one.order)?);
         let mut due: Vec<_> = due.filter(|one| sort(one) == sort_of_first).collect();
         if due.len() > BATCH {
@@ -254,10 +256,10 @@ impl Deferred {
         })
     }
 
-    /// L2 accepted a write of a key, the invalidation of a tag, or a clear, that was called at `order`; at `accepted_at` of
-    /// the lane's time. `by` is the deferral that it would have had. It settles an invalidation that was deferred before
-    /// that call, but for a longer hold, and for a removal if it keeps the value; and unless a deferred write may land after
-    /// it: then the key is invalidated once more when that is over.
+    /// L2 accepted a write of a key, the invalidation of a tag, or a clear, that was called at `order`; at
+    /// `accepted_at` of the lane's time. `by` is the deferral that it would have had. It settles an invalidation that
+    /// was deferred before that call, but for a longer hold, and for a removal if it keeps the value; and unless a
+    /// deferred write may land after it: then the key is invalidated once more when that is over.
     pub(crate) fn overtaken(
         &self,
         target: Target<'_>,
@@ -269,7 +271,7 @@ impl Deferred {
         if !self.any.load(Ordering::SeqCst) {
             return;
         }
-        // Rule 14, one critical section with `defer`: a write that is deferred meanwhile has a higher number, and stays.
+        // Rule 14, one critical section with `defer`: a write that is deferred later has a higher number, and stays.
         let mut pending = self.lock();
         match pending.named(target) {
             Some((all, name)) => {

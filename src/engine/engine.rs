@@ -170,8 +170,8 @@ impl<V: Value> Engine<V> {
 
     /// Starts the subscriber, if it is not running and should be. Called by each call that L1 alone does not answer.
     fn ensure_subscribed(&self, now: Tick) {
-        // One atomic load in the common case. A subscriber that ends takes its proof with it, so a proof shows that there
-        // is one.
+        // One atomic load in the common case. A subscriber that ends takes its proof with it, so a proof shows that
+        // there is one.
         if self.ctx.l1.freshness().is_live_at(now) {
             return;
         }
@@ -317,8 +317,8 @@ impl<V: Value> Engine<V> {
         message::payload(Kind::Invalidate, self.ctx.instance, keys)
     }
 
-    /// Takes the position in the log when it is called, and not when its future is polled: the caller may read the values
-    /// in between (rule 23).
+    /// Takes the position in the log when it is called, and not when its future is polled: the caller may read the
+    /// values in between (rule 23).
     pub(crate) fn warm(
         &self,
         items: impl Stream<Item = (Result<Key, KeyTooLong>, Loaded<V>)>,
@@ -460,7 +460,8 @@ impl<V: Value> Engine<V> {
         self.ctx.l1.freshness().end();
     }
 
-    /// Stops all. Returns how many deferred invalidations could not be sent: they are [reported](report_losses) by the caller.
+    /// Stops all. Returns how many deferred invalidations could not be sent: they are [reported](report_losses) by the
+    /// caller.
     pub(crate) async fn close(&self) -> usize {
         self.stop();
         let ctx = &*self.ctx;

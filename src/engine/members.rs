@@ -1,7 +1,7 @@
 //! The members of the lane: which of them have ended without a word, and whether all have applied a message (rule 16).
 //!
-//! The lane lists its members; this instance measures their silence with its own monotonic clock, since the store's can be
-//! stepped.
+//! The lane lists its members; this instance measures their silence with its own monotonic clock, since the store's can
+//! be stepped.
 
 use std::collections::HashMap;
 use std::convert::Infallible;

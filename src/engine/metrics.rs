@@ -132,8 +132,9 @@ impl Metrics {
         with_recorder(|recorder| {
             for (counter, (_, n)) in self.0.counters.iter().zip(stats.iter()) {
                 if let Some(key) = &counter.key {
-                    // By how much it has grown, and as an absolute sum: an instance that is dropped leaves its part in the
-                    // sum, and a recorder takes no counter that goes back. `fetch_max`, since two threads may record at once.
+                    // By how much it has grown, and as an absolute sum: an instance that is dropped leaves its part in
+                    // the sum, and a recorder takes no counter that goes back. `fetch_max`, since two threads may
+                    // record at once.
                     let grown = n.saturating_sub(counter.own.fetch_max(n, Ordering::Relaxed));
                     let sum = grown + counter.sum.fetch_add(grown, Ordering::Relaxed);
                     recorder.register_counter(key, &METADATA).absolute(sum);

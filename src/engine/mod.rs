@@ -8,9 +8,9 @@
 //! - [`subscribe`]: messages of other instances and programs, and the proof that none was missed
 //! - [`report`]: counters for the fleet and for the recorder of the process
 //!
-//! A room uses those above it in this list, and the files beside this one, which all rooms share: [`context`] holds their
-//! common state, and [`convert`], [`ahead`], [`backoff`], [`breaker`], [`deadline`], [`deferred`], [`members`], `metrics`
-//! and [`spans`] are one mechanism each.
+//! A room uses those above it in this list, and the files beside this one, which all rooms share: [`context`] holds
+//! their common state, and [`convert`], [`ahead`], [`backoff`], [`breaker`], [`deadline`], [`deferred`], [`members`],
+//! `metrics` and [`spans`] are one mechanism each.
 
 mod ahead;
 mod backoff;

@@ -26,8 +26,8 @@ pub(crate) struct Batches<K, V> {
 
 struct Open<K, V> {
     loads: Sender<(K, Fetch<V>)>,
-    /// A key that is in it begins the next: the loader has one value for a key, and an earlier load of it may have begun
-    /// before an invalidation (rule 4).
+    /// A key that is in it begins the next: the loader has one value for a key, and an earlier load of it may have
+    /// begun before an invalidation (rule 4).
     keys: HashSet<Key>,
 }
 

@@ -1,5 +1,5 @@
-//! A commit of the source, and the change of the caches that has to follow it: in a task of their own, so that no caller that
-//! is cancelled comes between them.
+//! A commit of the source, and the change of the caches that has to follow it: in a task of their own, so that no
+//! caller that is cancelled comes between them.
 
 use std::iter::once;
 use std::panic::AssertUnwindSafe;
@@ -37,9 +37,10 @@ impl<V: Value> Loads<V> {
 
     /// Runs a commit of this value, and then stores the value in both levels.
     ///
-    /// The lease is taken over before the commit begins, and renewed until it ends. So the value that is stored after the
-    /// commit is that of the last commit: any other change of the key, and any other commit of this kind, ends the lease. Then
-    /// the key is invalidated instead, as after a commit that has failed. No load that began before is stored.
+    /// The lease is taken over before the commit begins, and renewed until it ends. So the value that is stored after
+    /// the commit is that of the last commit: any other change of the key, and any other commit of this kind, ends the
+    /// lease. Then the key is invalidated instead, as after a commit that has failed. No load that began before is
+    /// stored.
     pub(crate) async fn write_through<Fut, E>(
         &self,
         key: Key,
@@ -59,7 +60,7 @@ impl<V: Value> Loads<V> {
         let (task_ctx, leased) = (Arc::clone(ctx), key.clone());
         let commit = async move {
             let (ctx, key) = (&*task_ctx, &leased);
-            // Both before the commit: a change that comes during it has to find the operation (rule 3) and the lease (rule 1).
+            // Both before the commit: a change during it has to find the operation (rule 3) and the lease (rule 1).
             let op = ctx.l1.begin(key);
             let lease = lease::take_over(ctx, key).await;
             let leases = [(key, lease)];
@@ -106,8 +107,8 @@ impl<V: Value> Loads<V> {
                     Ok(token)
                 }
                 (Ok((write, answer)), None) => {
-                    // It was made before the commit, for the case that the runtime ends. As a write it comes after all that
-                    // were called during the commit (rule 14).
+                    // It was made before the commit, for the case that the runtime ends. As a write it comes after all
+                    // that were called during the commit (rule 14).
                     let write = write.called_now();
                     ctx.l1.evict(&write.key);
                     let invalidated = writes.write(once((write, answer))).await;

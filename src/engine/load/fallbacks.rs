@@ -1,5 +1,5 @@
-//! The result of a load that fails: a fallback, which is looked up then, or the error. Callers that come later get the same
-//! for a while.
+//! The result of a load that fails: a fallback, which is looked up then, or the error. Callers that come later get the
+//! same for a while.
 
 use futures::FutureExt;
 use tracing::warn;
@@ -39,7 +39,8 @@ impl<V: Value> Loads<V> {
         Some(self.reads.hand_out_outcome(found, ctx.now()))
     }
 
-    /// The fallback of a caller with a token, if the load has failed: the one that the other callers got may be too old.
+    /// The fallback of a caller with a token, if the load has failed: the one that the other callers got may be too
+    /// old.
     pub(crate) async fn fallback_since(
         &self,
         key: &Key,
@@ -51,8 +52,8 @@ impl<V: Value> Loads<V> {
         Ok(self.reads.hand_out_outcome(found, ctx.now()))
     }
 
-    /// The error of a load that failed a moment ago and is not tried again yet. None for a caller with a token: the load
-    /// may have begun before the write that it names (rule 22).
+    /// The error of a load that failed a moment ago and is not tried again yet. None for a caller with a token: the
+    /// load may have begun before the write that it names (rule 22).
     pub(crate) fn recent_error(&self, key: &str, since: Since) -> Option<LoadError> {
         let is_kept = !self.ctx.options.error_ttl.is_zero() && since.at_least.is_none();
         if !is_kept || self.ctx.is_off() {
@@ -70,8 +71,8 @@ impl<V: Value> Loads<V> {
         }
     }
 
-    /// The outcome of a load that has failed, for its callers: a fallback, or otherwise the error. The next callers get the
-    /// same for a while.
+    /// The outcome of a load that has failed, for its callers: a fallback, or otherwise the error. The next callers get
+    /// the same for a while.
     pub(crate) async fn failed(&self, fetch: &Fetch<V>, error: LoadError) -> LoadOutcome<V> {
         let (ctx, op) = (&*self.ctx, &fetch.op);
         let key = op.key();

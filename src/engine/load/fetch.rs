@@ -1,5 +1,5 @@
-//! The task of a load or of a refresh: it asks for the leases of some keys, calls the loader with those that are granted,
-//! stores the values, and hands the results to the callers.
+//! The task of a load or of a refresh: it asks for the leases of some keys, calls the loader with those that are
+//! granted, stores the values, and hands the results to the callers.
 
 use std::future::pending;
 use std::mem;
@@ -108,7 +108,8 @@ impl<V: Value> Loads<V> {
         }
     }
 
-    /// Loads some keys after the other, so that the leases of no part run out while those of others are asked for or used.
+    /// Loads some keys after the other, so that the leases of no part run out while those of others are asked for or
+    /// used.
     pub(super) async fn run_all(&self, mut fetches: Vec<Fetch<V>>, loader: Loader<V>) {
         while fetches.len() > MOST_IN_A_LOAD {
             let rest = fetches.split_off(MOST_IN_A_LOAD);
@@ -120,8 +121,8 @@ impl<V: Value> Loads<V> {
     /// Asks for the leases in rounds. After each round it calls the loader with the keys whose leases were granted.
     /// Such a key does not wait for the other keys, or two instances could wait for each other.
     ///
-    /// A missing key whose lease another instance has is asked for again when that lease ends, and from time to time, as
-    /// the notice of its end may be lost. A stale one is read then, without a lease: one refresh serves the fleet.
+    /// A missing key whose lease another instance has is asked for again when that lease ends, and from time to time,
+    /// as the notice of its end may be lost. A stale one is read then, without a lease: one refresh serves the fleet.
     async fn run(&self, fetches: Vec<Fetch<V>>, loader: &Loader<V>) {
         let (begun, options) = (Instant::now(), &self.ctx.options);
         let until = begun + options.lease_wait;
@@ -190,7 +191,8 @@ impl<V: Value> Loads<V> {
                     Acquired::Not(_) => ready.push(ToLoad::unstored(fetch)),
                 }
             }
-            // The value of a refresh is of use only when the other instance has stored it, or when its lease has run out.
+            // The value of a refresh is of use only when the other instance has stored it, or when its lease has run
+            // out.
             if is_refresh && standing.is_none() {
                 pause = longest.min(options.lease_wait);
             }
@@ -224,8 +226,8 @@ impl<V: Value> Loads<V> {
         look_at: Instant,
         begun: Instant,
     ) -> Vec<Fetch<V>> {
-        // In each round anew, as a notice takes the waiter out. One that comes between the answer and this is missed: so
-        // `look_at` bounds the wait.
+        // In each round anew, as a notice takes the waiter out. One that comes between the answer and this is missed:
+        // so `look_at` bounds the wait.
         for fetch in &*waiting {
             self.ctx.l1.await_lease(&fetch.op, awaited);
         }
@@ -268,8 +270,8 @@ impl<V: Value> Loads<V> {
             "one value or `None` for each key"
         );
         values.resize_with(turns.len(), || None);
-        let ends = turns.into_iter().zip(values);
-        let ends = ends.map(|(turn, value)| {
+        let stores = turns.into_iter().zip(values);
+        let stores = stores.map(|(turn, value)| {
             let error = error.clone();
             async move {
                 match value {
@@ -278,7 +280,7 @@ impl<V: Value> Loads<V> {
                 }
             }
         });
-        stream::iter(ends)
+        stream::iter(stores)
             .buffer_unordered(AT_ONCE)
             .collect::<()>()
             .await;
@@ -323,8 +325,8 @@ impl<V: Value> Loads<V> {
         let stored = lease::store(&self.ctx, &fetch.op, lease, loaded, replaces).await;
         let mut is_done = matches!(&stored, Ok(ended) if ended.slot.ver != UNSTORED);
         if stored.is_ok() && !is_stored && previous.is_some() {
-            // The former value is older than this one, which is not to be stored: no caller gets the former one any more.
-            // If L2 fails, the invalidation is deferred.
+            // The former value is older than this one, which is not to be stored: no caller gets the former one any
+            // more. If L2 fails, the invalidation is deferred.
             let removed = self.writes.invalidate([key.clone()], Duration::ZERO);
             is_done = removed.await.is_ok();
         }

@@ -56,15 +56,15 @@ impl<V: Value> Loads<V> {
         }
     }
 
-    /// Looks a key up in both levels for a caller with a token, and otherwise loads it. A stale value is refreshed in the
-    /// background, and not waited for.
+    /// Looks a key up in both levels for a caller with a token, and otherwise loads it. A stale value is refreshed in
+    /// the background, and not waited for.
     pub(crate) async fn get_or_load_at_least(
         self: &Arc<Self>,
         key: Key,
         token: Token,
         load: impl Begin<V>,
     ) -> Result<Entry<V>, LoadError> {
-        // Before L2 is asked: a load with this number or a later one begins after the write that the token names (rule 22).
+        // Before L2 is asked: a load from this number on begins after the write that the token names (rule 22).
         let number = self.ctx.l1.next(&key);
         let found = self
             .reads
@@ -97,8 +97,8 @@ impl<V: Value> Loads<V> {
             return Err(error);
         }
         let (mut load, mut may_be_late) = (Some(load), true);
-        // Each round joins a load that began later than the last one, or begins one itself. The caller's own loader runs
-        // once at most.
+        // Each round joins a load that began later than the last one, or begins one itself. The caller's own loader
+        // runs once at most.
         loop {
             let Joining {
                 flight,
@@ -112,20 +112,20 @@ impl<V: Value> Loads<V> {
                 load.begin(self, led).await;
             }
             // The load of many keys returns no value for a key that its loader does not know; this loader may.
-            let loaded = match self.result_of(&key, flight).await {
+            let outcome = match self.result_of(&key, flight).await {
                 // The source may have changed since that load began.
                 Err(_) if is_late => {
                     may_be_late = false;
                     continue;
                 }
-                loaded => loaded?,
+                outcome => outcome?,
             };
-            match loaded {
-                // Rule 20: some tag was invalidated since it began, and its value has it, or L2 has not compared its tags.
-                Some(loaded) if is_late && !loaded.is_usable_late() => may_be_late = false,
-                Some(loaded) => match since.resolve(&self.ctx, loaded, is_late, is_own) {
-                    Resolved::Usable(loaded) => {
-                        let entry = self.reads.hand_out_outcome(loaded, self.ctx.now());
+            match outcome {
+                // Rule 20: a tag was invalidated since it began; its value has the tag, or L2 has not compared its tags.
+                Some(outcome) if is_late && !outcome.is_usable_late() => may_be_late = false,
+                Some(outcome) => match since.resolve(&self.ctx, outcome, is_late, is_own) {
+                    Resolved::Usable(outcome) => {
+                        let entry = self.reads.hand_out_outcome(outcome, self.ctx.now());
                         return Ok(Some(entry));
                     }
                     Resolved::Failed(error) => {
@@ -198,24 +198,24 @@ impl<V: Value> Loads<V> {
             flights.push((joining.flight, joining.is_late, index, key));
         }
         debug_assert_eq!(led.len(), led_indices.len(), "the loader numbers its keys");
-        // All keys are joined before any result is awaited: the loads that this caller leads run beside those of others.
+        // All keys are joined before any result is awaited: this caller's loads run beside those of others.
         if !led.is_empty() {
             self.spawn(led, loader(&led_indices)).await;
         }
         for (flight, is_late, index, key) in flights {
-            let loaded = match self.result_of(&key, flight).await {
+            let outcome = match self.result_of(&key, flight).await {
                 Err(_) if is_late => {
                     again.push((index, key));
                     continue;
                 }
-                loaded => loaded?,
+                outcome => outcome?,
             };
-            if let Some(loaded) = loaded {
-                if is_late && !loaded.is_usable_late() {
+            if let Some(outcome) = outcome {
+                if is_late && !outcome.is_usable_late() {
                     again.push((index, key));
                     continue;
                 }
-                let entry = self.reads.hand_out_outcome(loaded, self.ctx.now());
+                let entry = self.reads.hand_out_outcome(outcome, self.ctx.now());
                 put(&mut entries, index, entry);
             }
         }
@@ -233,8 +233,8 @@ impl<V: Value> Loads<V> {
         failed.map(|()| entries)
     }
 
-    /// Loads a key, whatever is there and whoever loads it: joins no load, and takes the lease over from another one. The
-    /// load is an operation as an insert is: its value replaces the one that any instance holds.
+    /// Loads a key, whatever is there and whoever loads it: joins no load, and takes the lease over from another one.
+    /// The load is an operation as an insert is: its value replaces the one that any instance holds.
     pub(crate) async fn refresh(
         self: &Arc<Self>,
         key: Key,
@@ -243,8 +243,8 @@ impl<V: Value> Loads<V> {
         let loads = Arc::clone(self);
         let task = async move {
             let ctx = &loads.ctx;
-            // In this order: the operation sees each change from here on (rule 3), and the lease is taken before the source
-            // is read, so that no load that began before is stored after this one (rule 1).
+            // In this order: the operation sees each change from here on (rule 3), and the lease is taken before the
+            // source is read, so that no load that began before is stored after this one (rule 1).
             let op = ctx.l1.begin(&key);
             ctx.backoff.forget(&key);
             let lease = lease::take_over(ctx, &key).await;
@@ -307,8 +307,8 @@ impl<V: Value> Loads<V> {
 }
 
 /// A loader of one key has a value for it; one of many keys may not.
-pub(super) fn one<V>(loaded: Result<Option<Entry<V>>, LoadError>) -> Result<Entry<V>, LoadError> {
-    loaded.and_then(|entry| entry.ok_or_else(LoadError::not_found))
+pub(super) fn one<V>(result: Result<Option<Entry<V>>, LoadError>) -> Result<Entry<V>, LoadError> {
+    result.and_then(|entry| entry.ok_or_else(LoadError::not_found))
 }
 
 fn put<V>(entries: &mut [Option<Entry<V>>], index: usize, entry: Entry<V>) {

@@ -26,7 +26,7 @@ use crate::wire::message::{self, Kind};
 
 /// Why a key is loaded.
 pub(crate) enum Goal<V> {
-    /// Both levels lacked it. A value that L1 has by now is enough, unless it is older than the write that the token names.
+    /// Neither level had it. A value that L1 has by now is enough, unless it is older than the write of the token.
     Missing { at_least: Option<Token> },
     /// A value is stale, or soon will be.
     Newer(Entry<V>),
@@ -401,7 +401,8 @@ struct Filling<'a, V> {
 }
 
 impl<V: Value> Filling<'_, V> {
-    /// Sends L2 a value under its lease. `None` if L2 has not accepted it; then the lease is given back where that helps.
+    /// Sends L2 a value under its lease. `None` if L2 has not accepted it; then the lease is given back where that
+    /// helps.
     async fn send(&self, ctx: &Context<V>, op: &Op, lease: Lease) -> Option<Fill> {
         let (key, ttls, tags) = (op.key(), self.ttls, self.tags);
         let sent = async {
@@ -409,7 +410,7 @@ impl<V: Value> Filling<'_, V> {
                 && slot.epoch == lease.epoch
                 && !self.is_retagged
             {
-                // The value has not changed, and L2 has it: its body need not be sent again. `None` if L2 lacks it by now.
+                // L2 has the value, so its body need not be sent again. `None` if L2 does not have it any more.
                 let sending = ctx.lane.revalidate(key, lease, slot.ver, ttls, tags);
                 if let Some(fill) = ctx.breaker.send("revalidate", sending).await? {
                     return Ok(Some(fill));

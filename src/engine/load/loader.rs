@@ -158,8 +158,7 @@ impl<V: Value> LoaderCalls<V> {
 
     /// How many loaders run, or wait for their permit.
     pub(crate) fn pending(&self) -> usize {
-        // Each load holds the semaphore, by its permit or to wait for it: no counter has to be kept in step when one is
-        // cancelled.
+        // Each load holds the semaphore, by its permit or to wait for it: no counter has to follow cancelled loads.
         Arc::strong_count(&self.permits) - 1
     }
 
@@ -191,8 +190,8 @@ impl<V: Value> LoaderCalls<V> {
             error.type = Empty,
         );
         let load = async move {
-            // Never closed, so an error is no reason not to load. It is held until the loader has ended, also if that is
-            // after the time limit.
+            // Never closed, so an error is no reason not to load. It is held until the loader has ended, also if that
+            // is after the time limit.
             let _permit = permits.acquire_owned().await;
             counted.loads.bump();
             let began = clock.now();
@@ -204,8 +203,8 @@ impl<V: Value> LoaderCalls<V> {
             keys: keys.iter().map(|(key, _)| (*key).clone()).collect(),
         };
         let load = LOADING_HERE.scope(here, load);
-        // In a task of its own, which is aborted when this ends: a loader that blocks its thread does not block the callers
-        // that wait for it.
+        // In a task of its own, which is aborted when this ends: a loader that blocks its thread does not block the
+        // callers that wait for it.
         let load = tokio::spawn(load.instrument(enabled(span.clone())));
         let load = timeout(limit, AbortOnDropHandle::new(load));
         let loaded = tokio::select! {

@@ -19,9 +19,9 @@ use crate::l2::Want;
 use crate::vocabulary::Value;
 
 impl<V: Value> Loads<V> {
-    /// Starts one background refresh of stale values, given with their indices, and compares sampled ones with the source.
-    /// Joins refreshes that are under way, and leaves out keys whose refresh has just failed. `loader` makes the loader
-    /// for the keys at these indices.
+    /// Starts one background refresh of stale values, given with their indices, and compares sampled ones with the
+    /// source. Joins refreshes that are under way, and leaves out keys whose refresh has just failed. `loader` makes
+    /// the loader for the keys at these indices.
     ///
     /// Returns the results for callers that wait, in the order of the values; `None` for a value that is not refreshed.
     pub(super) fn spawn_refreshes(
@@ -43,7 +43,7 @@ impl<V: Value> Loads<V> {
                 continue;
             }
             let may_refresh = self.ctx.backoff.may_refresh(&key);
-            // Before the operation begins: a change in between ends an error of this refresh too early, and never too late.
+            // Before the operation begins: a change in between ends an error too early, and never too late.
             let began = self.now_began();
             let joined = may_refresh.then(|| self.ctx.l1.join_refresh(&key, self.ctx.now()));
             results.push(match joined.flatten() {

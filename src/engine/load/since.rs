@@ -24,8 +24,8 @@ impl Since {
         at_least: None,
     };
 
-    /// A write that a token names. Since this number was the next one, L2 was asked for the key, and had nothing or did not
-    /// answer.
+    /// A write that a token names. Since this number was the next one, L2 was asked for the key, and had nothing or did
+    /// not answer.
     pub(crate) fn new(token: Token, number: u64) -> Self {
         if without(Rule::TokenLoads) {
             return Self::ANY;
@@ -36,27 +36,30 @@ impl Since {
         }
     }
 
-    /// Whether the caller may have a result: it was stored by that write or later, or it comes from a load that began after
-    /// L2 was asked. A value that such a load has found in L1 is new enough only for the caller that has begun it.
+    /// Whether the caller may have a result: it was stored by that write or later, or it comes from a load that began
+    /// after L2 was asked. A value that such a load has found in L1 is new enough only for the caller that has begun
+    /// it.
     pub(crate) fn resolve<V: Value>(
         &mut self,
         ctx: &Context<V>,
-        loaded: Outcome<V>,
+        outcome: Outcome<V>,
         is_late: bool,
         is_own: bool,
     ) -> Resolved<V> {
-        let is_enough = |token| ctx.l1.is_at_least(&loaded.slot, token);
+        let is_enough = |token| ctx.l1.is_at_least(&outcome.slot, token);
         if self.at_least.is_none_or(is_enough) {
-            return Resolved::Usable(loaded);
+            return Resolved::Usable(outcome);
         }
-        match loaded.failed {
+        match outcome.failed {
             // A fallback never counts for a token: the caller looks it up again, without relying on the proof.
             Some(error) => Resolved::Failed(error),
-            None if !is_late && (is_own || loaded.source != Source::L1) => Resolved::Usable(loaded),
+            None if !is_late && (is_own || outcome.source != Source::L1) => {
+                Resolved::Usable(outcome)
+            }
             None => {
                 if !is_late {
-                    // Other callers' loads are content with the entry in L1, so the next load is the caller's own. No load
-                    // has a number as high as this.
+                    // Other callers' loads are content with the entry in L1, so the next load is the caller's own. No
+                    // load has a number as high as this.
                     self.number = u64::MAX;
                 }
                 Resolved::Again

@@ -34,8 +34,8 @@ pub(crate) struct Awaited<V> {
 }
 
 impl<V: Value> Loads<V> {
-    /// Has a stale value refreshed. Returns a future for its caller, if the option says that the caller waits. Boxed, so that
-    /// the future of a look-up does not become larger: a hit in L1 takes 2 % more instructions otherwise.
+    /// Has a stale value refreshed. Returns a future for its caller, if the option says that the caller waits. Boxed,
+    /// so that the future of a look-up does not become larger: a hit in L1 takes 2 % more instructions otherwise.
     pub(crate) fn refresh_stale(
         self: &Arc<Self>,
         key: Key,
@@ -92,8 +92,8 @@ impl<V: Value> Loads<V> {
         awaited.collect()
     }
 
-    /// Waits for refreshes. Returns the entries for their caller, with their indices. `loader` makes the loader for the key
-    /// at an index.
+    /// Waits for refreshes. Returns the entries for their caller, with their indices. `loader` makes the loader for the
+    /// key at an index.
     pub(crate) async fn await_refreshes(
         self: &Arc<Self>,
         awaited: Vec<Awaited<V>>,
@@ -134,8 +134,8 @@ impl<V: Value> Loads<V> {
             None => Some(refresh.clone().wait().await),
         };
         let has_ended = ended.is_some();
-        if let Some(Some(Ok(Some(loaded)))) = ended {
-            return Ok(Some(self.reads.hand_out_outcome(loaded, ctx.now())));
+        if let Some(Some(Ok(Some(outcome)))) = ended {
+            return Ok(Some(self.reads.hand_out_outcome(outcome, ctx.now())));
         }
         // It failed, or has not ended in time. A caller gets the stale value as a fallback only if it failed.
         if let Some(entry) = self.look_up_again(&key).await {
@@ -147,7 +147,7 @@ impl<V: Value> Loads<V> {
         }
         // It is gone: its callers wait for the load as for that of any missing key.
         match refresh.wait().await {
-            Some(Ok(Some(loaded))) => Ok(Some(self.reads.hand_out_outcome(loaded, ctx.now()))),
+            Some(Ok(Some(outcome))) => Ok(Some(self.reads.hand_out_outcome(outcome, ctx.now()))),
             Some(Err(error)) => match self.reads.fallback(&key, Proof::Used).await {
                 Some(found) => Ok(Some(self.reads.hand_out_outcome(found, ctx.now()))),
                 None => Err(error),

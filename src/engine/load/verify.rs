@@ -143,8 +143,8 @@ impl<V: Value> Verify<V> {
     }
 }
 
-/// Loads the key anew, and stores nothing. If the source has another value now, its change was just made, or the cache has
-/// missed it: so the cache is looked at again when the change must have reached it.
+/// Loads the key anew, and stores nothing. If the source has another value now, its change was just made, or the cache
+/// has missed it: so the cache is looked at again when the change must have reached it.
 async fn check<V: Value>(verify: Arc<Verify<V>>, sample: Sample<V>, loader: Loader<V>, span: Span) {
     // Only the load is in the span.
     let compared = verify.compare(&sample, loader).instrument(span).await;

@@ -1,7 +1,7 @@
 //! Fills the cache with values that a service reads in bulk, before anybody asks for them (rule 23).
 //!
-//! A value was read before its key has a lease, so the lease alone does not show that the key was changed in between. The
-//! lane's log does: from its position when the call began, up to a position after the lease was granted.
+//! A value was read before its key has a lease, so the lease alone does not show that the key was changed in between.
+//! The lane's log does: from its position when the call began, up to a position after the lease was granted.
 
 use std::collections::HashSet;
 use std::hash::BuildHasher;
@@ -42,7 +42,8 @@ const PREFIXES: usize = 100;
 type Item<V> = (Result<Key, KeyTooLong>, Loaded<V>);
 
 impl<V: Value> Loads<V> {
-    /// A position in the log that a call comes after, without waiting. `None` while this instance has not heard of the lane.
+    /// A position in the log that a call comes after, without waiting. `None` while this instance has not heard of the
+    /// lane.
     pub(crate) fn log_position(&self) -> Option<LogPosition> {
         let ctx = &*self.ctx;
         if ctx.l1.freshness().is_alone() {
@@ -53,8 +54,8 @@ impl<V: Value> Loads<V> {
         Some(LogPosition { epoch, seq })
     }
 
-    /// Stores the values of a stream whose keys have none, and were not changed since the position `before`. `progress` is
-    /// called after each batch.
+    /// Stores the values of a stream whose keys have none, and were not changed since the position `before`. `progress`
+    /// is called after each batch.
     pub(crate) async fn warm(
         &self,
         before: Option<LogPosition>,
@@ -264,8 +265,8 @@ impl Changes {
         }
     }
 
-    /// Reads the log up to a position. An error if it does not reach from the last position to this one: any key may have
-    /// been changed.
+    /// Reads the log up to a position. An error if it does not reach from the last position to this one: any key may
+    /// have been changed.
     async fn follow<V: Value>(
         &mut self,
         ctx: &Context<V>,

@@ -1,9 +1,9 @@
-//! Look-ups with a token: they answer with no value that is older than the write that it names, also before this instance
-//! has applied that write (rule 22).
+//! Look-ups with a token: they answer with no value that is older than the write that it names, also before this
+//! instance has applied that write (rule 22).
 //!
-//! An entry that was stored by that write or later is an answer. Otherwise L2 is asked, which has every write that it has
-//! accepted; and only then the loader. The token may be made up, so nothing here waits for it, and nothing in L1 changes
-//! because of it.
+//! An entry that was stored by that write or later is an answer. Otherwise L2 is asked, which has every write that it
+//! has accepted; and only then the loader. The token may be made up, so nothing here waits for it, and nothing in L1
+//! changes because of it.
 
 use super::lookup::Reads;
 use super::tags::Proof;

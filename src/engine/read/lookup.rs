@@ -150,8 +150,8 @@ impl<V: Value> Reads<V> {
             .collect()
     }
 
-    /// Turns a read of L2 into the caller's answer: an entry, or else the request for a load. This says which stored values
-    /// are still wanted; it is `None` if L2 is not to be asked.
+    /// Turns a read of L2 into the caller's answer: an entry, or else the request for a load. This says which stored
+    /// values are still wanted; it is `None` if L2 is not to be asked.
     pub(crate) fn answer(
         &self,
         key: &Key,
@@ -185,11 +185,11 @@ impl<V: Value> Reads<V> {
         entry.into_fallback()
     }
 
-    /// Looks up the value that callers get in place of one that could not be loaded: a value that is valid, or whose TTL has
-    /// not passed for longer than `stale_if_error`.
+    /// Looks up the value that callers get in place of one that could not be loaded: a value that is valid, or whose
+    /// TTL has not passed for longer than `stale_if_error`.
     ///
-    /// It is looked up when the load has failed, by the rules of any other look-up (rule 18): so it is no value that was
-    /// invalidated or cleared until then.
+    /// It is looked up when the load has failed, by the rules of any other look-up (rule 18): so it is no value that
+    /// was invalidated or cleared until then.
     pub(crate) async fn fallback(&self, key: &Key, proof: Proof) -> Option<Outcome<V>> {
         let ctx = &*self.ctx;
         let kept = ctx.options.stale_if_error;

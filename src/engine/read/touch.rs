@@ -63,8 +63,8 @@ impl<V: Value> Touch<V> {
         touched.map_err(WriteError::unconfirmed)
     }
 
-    /// Extends the lifetime of an entry that was read, if less than the idle time is left: in the background, and of each
-    /// key once in a quarter of the idle time.
+    /// Extends the lifetime of an entry that was read, if less than the idle time is left: in the background, and of
+    /// each key once in a quarter of the idle time.
     #[cold]
     pub(crate) fn extend(&self, slot: &Arc<Slot<V>>, idle: Duration) {
         let ctx = &self.ctx;
@@ -96,8 +96,8 @@ impl<V: Value> Touch<V> {
             }
             let op = ctx.l1.begin(&key);
             if !ctx.bars(&key) {
-                // Without a deadline: a late copy extends the lifetime of the value that is there then, or of none (rule
-                // 19). An error has been traced, and the next read after a while tries again.
+                // Without a deadline: a late copy extends the lifetime of the value that is there then, or of none
+                // (rule 19). An error has been traced, and the next read after a while tries again.
                 let _ = send(&ctx, &op, NewLife::Extended(ttls), None).await;
             }
         };
@@ -144,8 +144,8 @@ fn apply<V: Value>(ctx: &Context<V>, op: &Op, touched: &Touched) {
     ctx.l1.publish(op, &slot);
 }
 
-/// Changes until when an entry lives, and until when its lifetime can be extended, where L1 alone holds it. Returns whether
-/// there is one.
+/// Changes until when an entry lives, and until when its lifetime can be extended, where L1 alone holds it. Returns
+/// whether there is one.
 fn replace_times<V: Value>(
     ctx: &Context<V>,
     key: &str,

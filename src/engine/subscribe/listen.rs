@@ -1,8 +1,8 @@
 //! Invalidations that other programs publish on channels of their own, carried out as calls of this instance.
 //!
 //! Payloads wait in a bounded queue. A payload that does not fit cannot be named any more, so all that wait become one
-//! clear. Prefixes wait by themselves, as a pass over L2 takes long, and one is enough for all of them. Parsers run on a
-//! thread for blocking code: a slow one delays no heartbeat.
+//! clear. Prefixes wait by themselves, as a pass over L2 takes long, and one is enough for all of them. Parsers run on
+//! a thread for blocking code: a slow one delays no heartbeat.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::mem;
@@ -153,8 +153,8 @@ impl Channels {
         some
     }
 
-    /// Puts the prefixes that payloads name to those that wait. `false` if they are too many: then none waits any more, and a
-    /// clear has to make up for them.
+    /// Puts the prefixes that payloads name to those that wait. `false` if they are too many: then none waits any more,
+    /// and a clear has to make up for them.
     pub(crate) fn add_prefixes(&self, prefixes: BTreeSet<Key>) -> bool {
         if prefixes.is_empty() {
             return true;
@@ -263,10 +263,11 @@ impl<V: Value> Listen<V> {
         }
     }
 
-    /// As calls of this instance: an invalidation that L2 does not accept is deferred, counted and traced as theirs are.
+    /// As calls of this instance: an invalidation that L2 does not accept is deferred, counted and traced as theirs
+    /// are.
     async fn invalidate(&self, invalidations: Vec<Invalidation>) {
         let writes = &self.writes;
-        // Sets, since programs name a key once for each change of it; and in order, so that a simulated run can be repeated.
+        // Sets, since programs name a key for each change; and in order, so that a simulated run can be repeated.
         let [mut keys, mut tags, mut prefixes] = [const { BTreeSet::<Key>::new() }; 3];
         for invalidation in invalidations {
             let (set, text) = match &invalidation.0 {

@@ -25,7 +25,7 @@ pub(crate) struct Publisher {
     to: PublishTo,
     counters: Arc<Counters>,
     queue: mpsc::Sender<Vec<u8>>,
-    /// Held by the task, so that another one, which is started after the runtime of the first has ended, goes on with it.
+    /// Held by the task; another one goes on with it after the runtime of the first has ended.
     events: Mutex<mpsc::Receiver<Vec<u8>>>,
     warnings: Throttle,
 }
@@ -55,7 +55,7 @@ impl Publisher {
     pub(crate) async fn run<V: Value>(&self, ctx: &Context<V>) {
         let mut events = self.events.lock().await;
         while let Some(event) = events.recv().await {
-            // Not through the breaker: the right to publish for other programs says nothing of the cache's own requests.
+            // Not through the breaker: the right to publish on this channel says nothing of the cache's own requests.
             let published = if ctx.breaker.is_open() {
                 None
             } else {

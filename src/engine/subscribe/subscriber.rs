@@ -1,8 +1,8 @@
 //! The subscriber: receives the changes of other instances, and proves that no message was missed (rules 7 to 11, 13).
 //!
-//! It subscribes, reads the lane's clock, catches up, and only then lets L1 be served. From then on it sends a heartbeat
-//! every third of `max_staleness`. The answer says how far the lane is, and comes after all messages that it counts, so L1
-//! may be served until `max_staleness` after the heartbeat was sent.
+//! It subscribes, reads the lane's clock, catches up, and only then lets L1 be served. From then on it sends a
+//! heartbeat every third of `max_staleness`. The answer says how far the lane is, and comes after all messages that it
+//! counts, so L1 may be served until `max_staleness` after the heartbeat was sent.
 //!
 //! Messages that were missed are read from the lane's log. If the log does not have them, L1 is flushed.
 //!
@@ -107,7 +107,7 @@ impl<V: Value> Subscriber<V> {
         let ctx = &*self.ctx;
         // If the runtime ends, the next call starts another: at once, as there is no proof.
         let _lapse = Lapse(ctx.l1.freshness());
-        // Its permit is kept while no task waits: the delivery looks once more after a notification that came meanwhile.
+        // It keeps a permit while no task waits: the delivery looks once more after a notification in between.
         let l2_may_answer = Notify::new();
         // In tasks of their own: neither is to delay a heartbeat.
         let _listening = (!self.listen.channels.is_empty()).then(|| {
@@ -255,8 +255,8 @@ impl<'a, V: Value> Session<'a, V> {
             channels: &subscriber.listen.channels,
             publisher: subscriber.publisher.as_ref(),
             l2_may_answer,
-            // Messages that came after the last number which the lane has named may be made up, and their numbers may be
-            // those of messages that are lost now (rule 21).
+            // Messages that came after the last number which the lane has named may be made up, and their numbers may
+            // be those of messages that are lost now (rule 21).
             reached: Reached {
                 last: reached.confirmed,
                 ..reached
@@ -341,8 +341,7 @@ impl<'a, V: Value> Session<'a, V> {
         let give_up = self.asked.as_ref().map(|asked| asked.give_up);
         tokio::select! {
             biased;
-            // Both times before the messages: a flood of messages must not delay a heartbeat, nor hide that it has no
-            // answer.
+            // Both times before the messages: a flood of them must delay no heartbeat, nor hide that one has no answer.
             () = sleep_until(give_up.unwrap_or(self.next_heartbeat)), if give_up.is_some() => {
                 // A half-open connection gives no error, and no messages.
                 Err(L2Error::timed_out(self.ctx.options.max_staleness))
@@ -401,8 +400,8 @@ impl<'a, V: Value> Session<'a, V> {
         self.next_heartbeat = self.next_heartbeat.min(self.last_heartbeat + pause);
     }
 
-    /// Only the lane knows whether the epoch of a message has begun. L1 is not used until it has answered, and empties only if
-    /// it has; unless messages of this kind have just suspended L1, and may be made up (rule 21).
+    /// Only the lane knows whether the epoch of a message has begun. L1 is not used until it has answered, and empties
+    /// only if it has; unless messages of this kind have just suspended L1, and may be made up (rule 21).
     fn ask_for_epoch(&mut self) {
         let pause = self.ctx.options.max_staleness / 3;
         if self.suspended.is_some_and(|at| at.elapsed() < pause) {
@@ -413,9 +412,9 @@ impl<'a, V: Value> Session<'a, V> {
         self.freshness().request_proof();
     }
 
-    /// Receives a message. It is applied whatever its number, as it only evicts older entries: a message that has the number
-    /// of an earlier one was replayed, or the earlier one was made up (rule 21). If its number is above the next one, others
-    /// were lost (rules 9 and 10), and the lane is asked.
+    /// Receives a message. It is applied whatever its number, as it only evicts older entries: a message that has the
+    /// number of an earlier one was replayed, or the earlier one was made up (rule 21). If its number is above the next
+    /// one, others were lost (rules 9 and 10), and the lane is asked.
     fn receive_message(&mut self, message: &Message) {
         if message.epoch != self.freshness().epoch() {
             if message.kind == Kind::Clear {
@@ -425,8 +424,8 @@ impl<'a, V: Value> Session<'a, V> {
                 let is_own = message.origin == self.ctx.instance;
                 self.cleared.push((message.epoch, is_own));
             }
-            // Not applied: its epoch may be made up (rule 21). When the lane confirms it, the message is counted with all
-            // before it.
+            // Not applied: its epoch may be made up (rule 21). When the lane confirms it, the message is counted with
+            // all before it.
             self.publish_own(message);
             return self.ask_for_epoch();
         }
@@ -544,8 +543,8 @@ impl<'a, V: Value> Session<'a, V> {
         if without(Rule::LostMessages) {
             self.reached.last = Some(lane.seq).max(self.reached.last);
         }
-        // From the number at the time of the question, and not from the present one: later messages may have come before
-        // this answer was looked at. Only then the proof, which says that all of them are applied.
+        // From the number at the time of the question, and not from the present one: later messages may have come
+        // before this answer was looked at. Only then the proof, which says that all of them are applied.
         self.reach(lane, asked.last).await?;
         self.freshness().prove(lane, asked.proof);
         if take(&mut self.is_awaited) {
@@ -569,8 +568,8 @@ impl<'a, V: Value> Session<'a, V> {
 
     /// Makes sure that all messages of the lane up to here have been applied, or that L1 holds nothing older.
     ///
-    /// This instance has received messages up to number `from` when the lane was asked. If the lane's clock says less than it
-    /// has said before, or names another epoch, its numbers are not those that this instance knows.
+    /// This instance has received messages up to number `from` when the lane was asked. If the lane's clock says less
+    /// than it has said before, or names another epoch, its numbers are not those that this instance knows.
     async fn reach(&mut self, lane: &LaneClock, from: Option<u64>) -> Result<(), L2Error> {
         debug_assert!(
             cfg!(larder_ablation) || self.reached.confirmed <= self.reached.last,
@@ -608,8 +607,8 @@ impl<'a, V: Value> Session<'a, V> {
     /// Applies the messages up to number `seq` from the lane's log; `false` if the log does not have all of them.
     ///
     /// An error if L2 cannot be reached. Requests have a connection of their own, and when both were lost, the
-    /// subscription may be back first: L1 is worth keeping until the other is, too. `false` if L2 can be reached and does
-    /// not answer in time, which it may do again and again.
+    /// subscription may be back first: L1 is worth keeping until the other is, too. `false` if L2 can be reached and
+    /// does not answer in time, which it may do again and again.
     async fn catch_up(&mut self, seq: u64) -> Result<bool, L2Error> {
         let (epoch, Some(mut last)) = (self.freshness().epoch(), self.reached.last) else {
             return Ok(false);

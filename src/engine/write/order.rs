@@ -1,9 +1,9 @@
 //! Which writes may be sent together, and which have to wait: a pure structure without tasks or time.
 //!
 //! Writes of one key reach L2 in the order in which they were called, so that an insert that was called first cannot
-//! undo an invalidation (rule 14). Batches that are under way have no key in common. A clear comes after all writes that were
-//! called before it, and before all that are called later; so do invalidations of tags and prefixes, but for those that were
-//! called one after the other.
+//! undo an invalidation (rule 14). Batches that are under way have no key in common. A clear comes after all writes
+//! that were called before it, and before all that are called later; so do invalidations of tags and prefixes, but for
+//! those that were called one after the other.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -81,7 +81,7 @@ impl<W: Ordered> WriteOrder<W> {
         !self.is_clear_under_way && (next.key().is_some() || self.keys.is_empty())
     }
 
-    /// Takes the writes that may be sent now: a clear, or a batch of others. The caller ends it with [`end`](Self::end).
+    /// Takes the writes that may be sent now: a clear, or a batch of others, which [`end`](Self::end) has to follow.
     pub(crate) fn next_batch(&mut self) -> Option<Vec<W>> {
         while self.is_ready() {
             if self.is_clear_next() {
@@ -122,7 +122,7 @@ impl<W: Ordered> WriteOrder<W> {
 
     fn write_batch(&mut self) -> Vec<W> {
         self.batches += 1;
-        // Of everything that waits or is under way, so that L2 has the next batch while the callers of this one are woken.
+        // Of all that waits or is under way, so that L2 has the next batch while the callers of this one are woken.
         let share = pacing::share(0, self.weight as usize);
         let (mut weight, mut may_end) = (0, true);
         // A list that grows begins with four.

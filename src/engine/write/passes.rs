@@ -39,8 +39,8 @@ struct WaitingCall {
 }
 
 impl Passes {
-    /// Removes the values with one of these prefixes: by a pass that begins after this is called, as one that has begun may
-    /// be past their keys.
+    /// Removes the values with one of these prefixes: by a pass that begins after this is called, as one that has begun
+    /// may be past their keys.
     pub(crate) async fn remove<V: Value>(
         &self,
         ctx: &Context<V>,
