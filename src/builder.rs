@@ -881,7 +881,7 @@ where
         F: Fn(&[u8]) -> Vec<Invalidation> + Send + Sync + 'static,
     {
         self.listeners.push(Listener {
-            channel: channel.into().into(),
+            name: channel.into().into(),
             parse: Box::new(parser),
         });
         self
@@ -998,7 +998,7 @@ where
             codec,
             type_tag,
             l2,
-            listeners,
+            channels: listeners,
             publish_to,
             same,
         }));
@@ -1024,7 +1024,7 @@ fn mistakes_in_channels(
     publish_to: Option<&PublishTo>,
     has_channels: bool,
 ) -> Vec<String> {
-    let listened = listeners.iter().map(|one| ("listen_to", &one.channel));
+    let listened = listeners.iter().map(|one| ("listen_to", &one.name));
     let published = publish_to.map(|to| ("publish_changes", &to.channel));
     let all: Vec<_> = listened.chain(published).collect();
     let mut mistakes = Vec::new();

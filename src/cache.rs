@@ -484,7 +484,7 @@ where
         K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized,
     {
-        self.engine().load_anew(written(key)?, loader).await
+        self.engine().refresh(written(key)?, loader).await
     }
 
     /// Looks many keys up in L1, then in L2, and otherwise calls `loader` once with all keys that are missing: once for

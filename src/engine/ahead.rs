@@ -8,7 +8,7 @@ use crate::clock::{Tick, nanos};
 use crate::l1::NEVER;
 use crate::options::{AheadBy, Options};
 
-/// Earlier than this multiple of what is expected, one read in ten million would refresh a value: none does.
+/// Earlier than this multiple of the expected time, one read in ten million would refresh a value: none does.
 const LONGEST: f64 = 16.0;
 /// The part of a new time in the mean of how long loads take.
 const WEIGHT: u64 = 8;
@@ -29,16 +29,18 @@ impl RefreshAhead {
 
     /// Takes note of how long a load has taken.
     pub(crate) fn loaded_in(&self, took: Tick) {
+        // Relaxed: the number stands for itself, and no other memory is read by it.
         let mean = self.load_takes.load(Ordering::Relaxed);
         let next = match mean {
             0 => took,
             mean => mean - mean / WEIGHT + took / WEIGHT,
         };
-        // Of two at once, one may be lost.
+        // Not by `compare_exchange`: of two loads that end at once one may be lost, and a mean does not miss it.
         self.load_takes.store(next, Ordering::Relaxed);
     }
 
-    /// From when on a read of a value may refresh it ahead, which was written at `born_at` and is stale or gone at `deadline`.
+    /// From when on a read of a value may refresh it ahead, which was written at `born_at` and is stale or gone at
+    /// `deadline`.
     pub(crate) fn begins_at(&self, born_at: Tick, deadline: Tick) -> Tick {
         if deadline == NEVER {
             return NEVER;
@@ -60,6 +62,7 @@ impl RefreshAhead {
             None => false,
             Some(AheadBy::Share(_)) => now >= self.begins_at(born_at, deadline),
             Some(AheadBy::XFetch(beta)) => {
+                // One minus the random number, which is below one: the logarithm of zero is infinite.
                 let share = -(1.0 - fastrand::f64()).ln();
                 now.saturating_add(self.expected(beta * share)) >= deadline
             }

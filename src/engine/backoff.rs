@@ -1,4 +1,4 @@
-//! When a key whose load or refresh failed may be tried again, and what its callers get until then.
+//! When a key whose load or refresh failed may be tried again, and which result its callers get until then.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -13,7 +13,8 @@ use crate::retry_delays::retry_delays;
 const CAPACITY: u64 = 10_000;
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// Keys whose load or refresh failed; and those whose refresh is done by another instance, or may not be stored for now.
+/// Keys whose load or refresh failed; and those whose refresh is done by another instance, or may not be stored for
+/// now.
 pub(crate) struct Backoff {
     keys: moka::sync::Cache<Key, Pause, Hasher>,
     /// Whether a key was ever added. Each write removes its key, and skips that while there is nothing to remove.
@@ -79,6 +80,7 @@ impl Backoff {
     /// The error that the callers of a key get, without a load, if its load could have begun `now`.
     pub(crate) fn error(&self, key: &str, now: Began) -> Option<LoadError> {
         match self.pause(key)?.after {
+            // Equal, and not "not older": a clear or an invalidation of any tag since may have changed this key.
             After::Error { error, began } if began == now => Some(error),
             _ => None,
         }
@@ -86,6 +88,8 @@ impl Backoff {
 
     /// The key was stored or changed: it may be tried at once.
     pub(crate) fn forget(&self, key: &str) {
+        // Acquire, with the store in `wait`, which comes before the key is added: a failure that this does not see is
+        // of a load that ends later, and checks by itself whether its key was changed meanwhile.
         if self.is_used.load(Ordering::Acquire) {
             self.keys.invalidate(key);
         }
@@ -93,21 +97,25 @@ impl Backoff {
 
     /// The same for all keys that begin with `prefix`.
     pub(crate) fn forget_prefix(&self, prefix: &str) {
+        // A pass over all keys, of which there are 10 000 at most: prefixes are rare, and an index costs each failure.
         for (key, _) in self.keys.iter().filter(|(key, _)| key.starts_with(prefix)) {
             self.keys.invalidate(&*key);
         }
     }
 
-    /// A refresh failed. The next one waits twice as long after each failure in a row, with jitter, and at least so long.
+    /// A refresh failed. The next one waits twice as long after each failure in a row, with jitter, and at least so
+    /// long.
     pub(crate) fn refresh_failed(&self, key: &Key, at_least: Duration) {
         let failures = self.keys.get(key).map_or(0, |pause| pause.failures);
         let mut pauses = retry_delays(Duration::from_millis(200), LONGEST);
+        // The pauses stop growing long before the sixteenth, and `nth` takes time for each.
         let pause = pauses.nth(failures.min(16)).unwrap_or(LONGEST);
         self.wait(key, failures + 1, pause.max(at_least), After::Refresh);
     }
 
     /// Another instance refreshes the key.
     pub(crate) fn yielded(&self, key: &Key) {
+        // Short, and no failure: that instance may store the value at any time.
         self.wait(key, 0, Duration::from_millis(50), After::Refresh);
     }
 
@@ -128,12 +136,17 @@ impl Backoff {
     }
 
     fn wait(&self, key: &Key, failures: usize, pause: Duration, after: After) {
+        debug_assert!(
+            failures == 0 || matches!(after, After::Refresh),
+            "failures are counted for refreshes alone, whose pauses grow"
+        );
         let until = self.clock.now().saturating_add(nanos(pause));
         let pause = Pause {
             until,
             failures,
             after,
         };
+        // Before the key is there: a change that finds it unused has nothing to remove.
         self.is_used.store(true, Ordering::Release);
         self.keys.insert(key.clone(), pause);
     }

@@ -1,6 +1,6 @@
 //! The circuit breaker before L2. Closed, it sends each request. It opens when several requests were not answered: then
-//! requests fail at once, and no call waits, until L2 answers a probe. It also reports how L2 answers: in the health, in
-//! the counters, and in the log when trouble begins and when it is over.
+//! requests fail at once, and no call waits, until L2 answers a probe. It also reports how L2 answers: in the health,
+//! in the counters, and in the log when trouble begins and when it is over.
 
 use std::error::Error;
 use std::mem;
@@ -33,8 +33,8 @@ pub(crate) struct Breaker {
     /// Whether the last request was not answered.
     is_silent: AtomicBool,
     is_open: AtomicBool,
-    /// By when the next probe is sent. Past that, as when the runtime of the task that probes is not driven, nothing would
-    /// close the breaker, so requests are sent. Zero without such a task.
+    /// By when the next probe is sent. Past that, as when the runtime of the task that probes is not driven, nothing
+    /// would close the breaker, so requests are sent. Zero without such a task.
     probed_until: AtomicU64,
     /// Whether a request was dropped before it was answered, and L2 not probed since.
     is_doubted: AtomicBool,
@@ -45,9 +45,9 @@ pub(crate) struct Breaker {
     trouble: Mutex<Option<Trouble>>,
     /// The life of the store whose epoch was read last.
     life: AtomicU64,
-    /// What L2 is, by the name that OpenTelemetry has for it.
+    /// The name that OpenTelemetry has for this kind of L2.
     system: &'static str,
-    /// Says in the log what is wrong, once for all caches of the server.
+    /// Logs each cause once for all caches of the server.
     reporter: Reporter,
     options: Arc<Options>,
     counters: Arc<Counters>,
@@ -134,8 +134,10 @@ impl Breaker {
         if let Err(error) = self.admit() {
             return skipped(error);
         }
-        let pending = Pending(self);
+        // A caller may be cancelled at the await, and then nobody learns whether L2 answers: the guard has it probed.
+        let pending = Unanswered(self);
         let sent = Metrics::start();
+        // Pinned and not moved into the await: its span is needed after the answer.
         let mut request = pin!(request.instrument(self.span(operation)));
         let answer = request.as_mut().await;
         pending.end();
@@ -167,6 +169,8 @@ impl Breaker {
 
     /// Whether the breaker is open.
     pub(crate) fn is_open(&self) -> bool {
+        // Relaxed, as all flags of the breaker are: each is advice for the next request. They are changed under the
+        // lock of `trouble` where two have to agree.
         self.is_open.load(Ordering::Relaxed)
     }
 
@@ -183,6 +187,8 @@ impl Breaker {
 
     /// Returns when L2 has to be probed: the last request was not answered, or one was dropped before it was.
     pub(crate) async fn silence(&self) {
+        // The flags are set before the notification, whose permit is kept: none that comes between the look and the
+        // wait is lost.
         while !self.is_silent() && !self.is_doubted.swap(false, Ordering::Relaxed) {
             self.silence.notified().await;
         }
@@ -212,6 +218,7 @@ impl Breaker {
 
     /// Fails while the breaker is open and L2 is probed.
     pub(crate) fn admit(&self) -> Result<(), L2Error> {
+        // Without a task that probes, nothing but these requests can close the breaker.
         if self.is_open() && self.will_be_probed() {
             self.skipped.fetch_add(1, Ordering::Relaxed);
             self.counters.l2_skipped.bump();
@@ -224,7 +231,8 @@ impl Breaker {
         self.options.clock.now() < self.probed_until.load(Ordering::Relaxed)
     }
 
-    /// Counts the result of a request that is sent even while the breaker is open: a probe, or one that no caller waits for.
+    /// Counts the result of a request that is sent even while the breaker is open: a probe, or one that no caller waits
+    /// for.
     pub(crate) fn observe<T>(&self, answer: Result<T, L2Error>) -> Result<T, L2Error> {
         match &answer {
             Ok(_) => self.note_success(),
@@ -240,6 +248,8 @@ impl Breaker {
         }
         let mut trouble = lock(&self.trouble);
         if let Some(now) = trouble.as_mut() {
+            // In one critical section with the flags that `note_error` sets: an answer and a failure at the same time
+            // leave the state of one of them.
             now.is_up = true;
             self.note_answer(now);
         }
@@ -262,6 +272,7 @@ impl Breaker {
         self.silence.notify_one();
         trouble.unanswered = trouble.unanswered.saturating_add(1).min(OPENS_AT);
         if trouble.unanswered == OPENS_AT && !self.is_open.swap(true, Ordering::Relaxed) {
+            // The task that probes has been notified, and may not have run yet.
             if self.probed_until.load(Ordering::Relaxed) != 0 {
                 self.will_probe();
             }
@@ -278,6 +289,7 @@ impl Breaker {
         self.is_silent.store(false, Ordering::Relaxed);
         trouble.unanswered = trouble.unanswered.saturating_sub(1);
         if self.is_open.swap(false, Ordering::Relaxed) {
+            // Otherwise the next failure would open it again.
             trouble.unanswered = 0;
             self.events.emit(|| CacheEvent::BreakerClosed);
             debug!(
@@ -312,6 +324,7 @@ impl Breaker {
 
     /// The epoch of L2 was read, in this life of the store. Of a new life one line is enough for all caches.
     pub(crate) fn note_epoch(&self, life: u64, is_new: bool) {
+        // A clear that this instance has missed concerns one cache, and a restart all caches of the server.
         let is_restart = self.life.swap(life, Ordering::Relaxed) != life;
         if !is_new {
             return;
@@ -330,6 +343,8 @@ impl Breaker {
     }
 
     fn begin<'t>(&self, trouble: &'t mut Option<Trouble>, now: Tick) -> &'t mut Trouble {
+        // Stored and cleared under the lock, so that it agrees with `trouble`. An answer that reads it without the lock
+        // may be a moment late, and the next answer is not.
         self.in_trouble.store(true, Ordering::Relaxed);
         let trouble = trouble.get_or_insert_with(|| {
             self.reporter.begin();
@@ -339,7 +354,8 @@ impl Breaker {
         trouble
     }
 
-    /// Logs a cause at WARN once for all caches of the server, however many requests meet it; and each request at DEBUG.
+    /// Logs a cause at WARN once for all caches of the server, however many requests meet it; and each request at
+    /// DEBUG.
     fn trace(&self, error: &L2Error) {
         let said = self.reporter.says(&error.cause());
         let error = error as &dyn Error;
@@ -363,6 +379,10 @@ impl Breaker {
         let Some(over) = trouble.take_if(is_over) else {
             return;
         };
+        debug_assert!(
+            !self.is_open(),
+            "the answer that ends a trouble has closed the breaker"
+        );
         self.in_trouble.store(false, Ordering::Relaxed);
         let over = l2::Trouble {
             failing_for: Duration::from_nanos(over.last.saturating_sub(over.began)),
@@ -394,16 +414,17 @@ impl Trouble {
 }
 
 /// A request that is not answered yet.
-struct Pending<'a>(&'a Breaker);
+struct Unanswered<'a>(&'a Breaker);
 
-impl Pending<'_> {
+impl Unanswered<'_> {
     fn end(self) {
         mem::forget(self);
     }
 }
 
-impl Drop for Pending<'_> {
+impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
+        // Doubt, and no failure: callers with short time limits would open the breaker of a healthy L2.
         self.0.is_doubted.store(true, Ordering::Relaxed);
         self.0.silence.notify_one();
     }

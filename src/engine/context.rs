@@ -55,17 +55,21 @@ impl<V> Context<V> {
     where
         V: Value,
     {
+        // Generations count from one, and each flush begins another.
         let flushes = self.l1.freshness().generation() - 1;
         self.counters.snapshot(flushes)
     }
 
     pub(crate) fn is_off(&self) -> bool {
+        // Acquire, with the swap in `set_enabled`: an operation that has begun in the generation after the switch sees
+        // the switch, and any other one stores nothing.
         self.is_off.load(Ordering::Acquire)
     }
 
-    /// Whether neither level may be used for a key: a write of it is deferred (rule 14), or the cache is switched off. To be
-    /// asked after the operation has begun.
+    /// Whether neither level may be used for a key: a write of it is deferred (rule 14), or the cache is switched off.
     pub(crate) fn bars(&self, key: &str) -> bool {
+        // Callers ask after their operation has begun. A write that is deferred later, or a switch that comes later,
+        // bars the operation from L1 by its floor or generation; one that came before is seen here.
         self.is_off() || self.deferred.holds(key)
     }
 }

@@ -68,11 +68,13 @@ impl<V: Value> Convert<V> {
         }
     }
 
-    /// Reads stored bytes. The caller decides whether their epoch and age are right, and [its tags](super::read::tags) valid.
+    /// Reads stored bytes. The caller decides whether their epoch and age are right, and [its tags](super::read::tags)
+    /// valid.
     ///
-    /// Where they cannot be read, says what else to ask for: something other than this.
+    /// If they cannot be read, returns the request for a value other than this one.
     pub(crate) fn open(&self, key: &Key, bytes: &[u8], now: Tick) -> Result<Arc<Slot<V>>, Want> {
         self.counters.l2_read_bytes.add(bytes.len() as u64);
+        // The type is compared before the decoder runs: bytes of another type may decode to a wrong value.
         let opened = match envelope::open(bytes, self.namespace.key(key)) {
             Ok(envelope) if envelope.head.type_tag != self.type_tag => {
                 Err("it is tagged as another type".into())
@@ -100,6 +102,7 @@ impl<V: Value> Convert<V> {
         };
         opened.map_err(|error: Box<dyn Error + Send + Sync>| {
             self.cannot_read(key, &*error, now);
+            // By its version, if it has one: a value that another load has stored meanwhile is read, not loaded again.
             envelope::read_stamp(bytes)
                 .map_or(Want::Nothing, |(stamp, _)| Want::NewerThan(stamp.ver))
         })
@@ -139,7 +142,7 @@ impl<V: Value> Convert<V> {
         debug!(namespace, key, error, "a stored value cannot be read");
     }
 
-    /// What a call stores that is given a value: the value, how long it lives, and its tags.
+    /// Checks a value that a caller has given, with its TTLs and its tags.
     pub(crate) fn to_store(&self, loaded: Loaded<V>) -> Result<(V, Ttls, Vec<Key>), Misuse> {
         let value = loaded.value.filter(|_| loaded.is_stored);
         let value = value.ok_or(Misuse::NothingToInsert)?;
@@ -148,9 +151,10 @@ impl<V: Value> Convert<V> {
         Ok((value, ttls, tags))
     }
 
-    /// How long a value lives that is written now, with what was set for it alone.
+    /// The TTLs of a value that is written now: its own, or those of the cache.
     pub(crate) fn ttls(&self, value: &V, own: &OwnTtls) -> Result<Ttls, Misuse> {
         let options = &*self.options;
+        // User code: a panic would unwind through the task of a load, and leave its callers without a result.
         let ttl_of = || {
             let ttl_of = || self.ttl_of.as_ref().and_then(|ttl_of| ttl_of(value));
             catch_unwind(AssertUnwindSafe(ttl_of)).map_err(|_| Misuse::TtlOfPanicked)
@@ -161,8 +165,9 @@ impl<V: Value> Convert<V> {
         };
         let hard = match hard {
             Some(Duration::ZERO) => return Err(Misuse::ZeroTtl),
+            // Shortened and never lengthened: the caller may have taken the TTL from a token that expires then.
             Some(ttl) => Some(options.shortened(ttl.min(LONGEST))),
-            // Where reads extend lives it is the longest life there may be.
+            // Where reads extend lifetimes it is the longest that there may be.
             None if options.sliding.is_some() => options.l2_ttl.map(|ttl| options.shortened(ttl)),
             None => options.l2_ttl.map(|ttl| options.jittered(ttl)),
         };
@@ -177,7 +182,7 @@ impl<V: Value> Convert<V> {
         })
     }
 
-    /// The TTLs of a value with a new life from now on.
+    /// The TTLs of a value with a new lifetime from now on.
     pub(crate) fn touched(&self, ttl: Duration) -> Result<Ttls, Misuse> {
         if ttl.is_zero() {
             return Err(Misuse::TouchedToZero);
@@ -185,7 +190,7 @@ impl<V: Value> Convert<V> {
         Ok(self.until(Some(self.options.shortened(ttl.min(LONGEST)))))
     }
 
-    /// The TTLs of a value that lives so long; where reads extend lives, so long at most.
+    /// The TTLs of a value that lives so long; where reads extend its lifetime, so long at most.
     fn until(&self, ttl: Option<Duration>) -> Ttls {
         match self.options.sliding {
             Some(idle) => {
@@ -207,7 +212,7 @@ impl<V: Value> Convert<V> {
         }
     }
 
-    /// The TTLs of a value after a read that extends its life.
+    /// The TTLs of a value after a read that extends its lifetime.
     pub(crate) fn idle_ttls(&self, idle: Duration) -> Ttls {
         // A quarter more: so each instance extends it once in a quarter.
         self.kept_for(idle.saturating_add(idle / 4))
@@ -228,6 +233,7 @@ impl<V: Value> Convert<V> {
         ttls: Ttls,
         tags: &[Key],
     ) -> Result<EncodedValue, EncodeError> {
+        // The codec writes behind the room for the header, so that the value is not copied once more.
         let mut body = envelope::begin();
         let context = self.codec_context(key, tags);
         let max = self.options.max_value_size;
@@ -237,6 +243,7 @@ impl<V: Value> Convert<V> {
             codec: encoded.inspect_err(|error| self.cannot_store(error))?,
             type_tag: self.type_tag,
         };
+        // With the namespace and the key, so that a copy under another name counts as damaged.
         let body = envelope::seal(body, head, ttls, tags, self.namespace.key(key));
         if !self.l1.freshness().is_alone() {
             self.counters.l2_written_bytes.add(body.len() as u64);
@@ -244,9 +251,10 @@ impl<V: Value> Convert<V> {
         Ok(EncodedValue { body, ttls })
     }
 
-    /// Whether values of the type can be read back: by the first one, and by later ones until one can. Otherwise L1 would
-    /// hide for a while that every read of L2 fails.
+    /// Whether values of the type can be read back: by the first one, and by later ones until one can. Otherwise L1
+    /// would hide for a while that every read of L2 fails.
     fn try_type(&self, value: &V) -> Result<(), EncodeError> {
+        // Relaxed: two threads may both try the type, which is only work done twice.
         if !self.is_readable.load(Ordering::Relaxed) {
             self.codec.try_type(value)?;
             self.is_readable.store(true, Ordering::Relaxed);
@@ -305,8 +313,10 @@ impl<V: Value> Convert<V> {
             born_at.saturating_add(nanos(after))
         };
         let gone_at = at(life.expires_at);
+        // From now on, and not from its birth: the option bounds how long this copy stays, whoever wrote the value.
         let l1_ttl = self.options.l1_ttl.map(|ttl| self.options.jittered(ttl));
         let expires_at = match l1_ttl.into_iter().chain(life.l1_ttl).min() {
+            // Gone at any time, also while the clock stands still.
             Some(Duration::ZERO) => 0,
             Some(ttl) => now.saturating_add(nanos(ttl)).min(gone_at),
             None => gone_at,
@@ -322,6 +332,10 @@ impl<V: Value> Convert<V> {
             extend_at: NEVER,
             refresh_at: NEVER,
         };
+        debug_assert!(
+            head.expires_at <= head.gone_at,
+            "L1 serves no value past its TTL"
+        );
         let head = self.head_until(head, gone_at, life.ends_at.map_or(NEVER, at));
         Arc::new(Slot::new(key.clone(), value, head, tags))
     }
@@ -349,7 +363,8 @@ impl<V: Value> Convert<V> {
         }
     }
 
-    /// From when on a read extends the life of a value that lives until `gone_at`: with less than the idle time left.
+    /// From when on a read extends the lifetime of a value that lives until `gone_at`: with less than the idle time
+    /// left.
     pub(crate) fn extend_at(&self, gone_at: Tick, ends_at: Tick) -> Tick {
         match self.options.sliding {
             Some(idle) if gone_at < ends_at => gone_at.saturating_sub(nanos(idle)),
@@ -360,6 +375,7 @@ impl<V: Value> Convert<V> {
     /// A value that L2 does not hold, for the callers that waited for it and for no other.
     pub(crate) fn unstored(&self, key: &Key, value: SlotValue<V>, now: Tick) -> Arc<Slot<V>> {
         self.counters.loads_not_stored.bump();
+        // With no version that L1 stores: it may be older than an invalidation that L2 has executed (rule 1).
         let head = SlotHead {
             epoch: 0,
             ver: UNSTORED,

@@ -1,4 +1,4 @@
-//! By when L2 has to have executed a write: one that arrives later must not undo what came after it (rule 14).
+//! By when L2 has to have executed a write: one that arrives later must not undo later writes (rule 14).
 
 use super::context::Context;
 use crate::clock::{Tick, nanos};
@@ -6,7 +6,7 @@ use crate::error::L2Error;
 use crate::l2::{LeaseRequest, Want};
 use crate::vocabulary::Value;
 
-/// The deadline of what is sent now: by L2's clock, if that is known, and by this instance's.
+/// The deadline of a request that is sent now: by L2's clock, if that is known, and by this instance's.
 pub(crate) fn deadline<V: Value>(ctx: &Context<V>) -> (Option<u64>, Tick) {
     let by = ctx.now().saturating_add(nanos(ctx.options.l2_timeout));
     (ctx.l1.freshness().lane_time(by), by)

@@ -16,7 +16,7 @@ use crate::throttle::Throttle;
 /// Keys delivered in one go.
 const BATCH: usize = 256;
 
-/// What is to be invalidated.
+/// The key, the tag, or all keys that an invalidation is of.
 #[derive(Clone, Copy)]
 pub(crate) enum Target<'a> {
     Key(&'a Key),
@@ -29,27 +29,28 @@ pub(crate) enum Target<'a> {
 pub(crate) struct Deferred {
     capacity: usize,
     pending: Mutex<Pending>,
-    /// Whether anything is pending: what every read looks at.
+    /// Whether anything is pending. Every read looks at this alone, and at the lists only if it is set.
     any: AtomicBool,
     /// Numbers the calls of writes and the deferrals of an instance: which came first.
     order: AtomicU64,
-    /// Whether nothing is delivered any more, and what is deferred is lost.
+    /// Whether nothing is delivered any more, so that deferred invalidations are lost.
     is_closed: AtomicBool,
     warnings: Throttle,
 }
 
 #[derive(Default)]
 struct Pending {
-    keys: BTreeMap<Key, Invalidation>,
-    tags: BTreeMap<Key, Invalidation>,
+    keys: BTreeMap<Key, DeferredInvalidation>,
+    tags: BTreeMap<Key, DeferredInvalidation>,
     /// More than fit: all keys, then, by one clear.
-    all: Option<Invalidation>,
+    all: Option<DeferredInvalidation>,
 }
 
 /// An invalidation of a key, or of all of them, that is to be sent.
 #[derive(Clone, Copy)]
-pub(crate) struct Invalidation {
-    /// When it was deferred, among the writes. The lowest is sent first; what L2 refuses is deferred again.
+pub(crate) struct DeferredInvalidation {
+    /// When it was deferred, among the writes. The lowest is sent first; an invalidation that L2 refuses is deferred
+    /// again.
     order: u64,
     /// By this instance's time: sending it before is of no use.
     not_before: Tick,
@@ -57,7 +58,7 @@ pub(crate) struct Invalidation {
     deferral: Deferral,
 }
 
-/// What has to be known of a write that is deferred.
+/// How a deferred write is made up for: when it can no longer land, and which invalidation takes its place.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Deferral {
     /// In ms of the lane's time: until then the write itself may still land.
@@ -82,7 +83,7 @@ impl Deferral {
     }
 }
 
-impl Invalidation {
+impl DeferredInvalidation {
     /// L2 accepted it, or a later write in its place, at `accepted_at` of the lane's time. Returns whether none of the
     /// writes that it replaces can land after that. Otherwise it has to be sent once more, when that is over.
     fn is_settled(&mut self, accepted_at: u64, now: Tick) -> bool {
@@ -98,7 +99,7 @@ impl Pending {
     fn named<'p, 't>(
         &'p mut self,
         target: Target<'t>,
-    ) -> Option<(&'p mut BTreeMap<Key, Invalidation>, &'t Key)> {
+    ) -> Option<(&'p mut BTreeMap<Key, DeferredInvalidation>, &'t Key)> {
         match target {
             Target::Key(key) => Some((&mut self.keys, key)),
             Target::Tag(tag) => Some((&mut self.tags, tag)),
@@ -106,19 +107,27 @@ impl Pending {
         }
     }
 
+    /// In debug builds: never more than the capacity, and nothing beside a clear, which covers it.
+    fn check(&self, capacity: usize) {
+        let many = self.keys.len() + self.tags.len();
+        debug_assert!(many <= capacity, "{many} of {capacity} keys and tags");
+        debug_assert!(many == 0 || self.all.is_none(), "{many} beside a clear");
+    }
+
     /// Makes one clear of everything, together with one more.
     ///
     /// A clear costs the whole fleet its L1 and L2, so it is sent once: not before every insert among the deferred
     /// writes has settled.
-    fn merge(&mut self, last: Invalidation) {
+    fn merge(&mut self, last: DeferredInvalidation) {
         let former = self.keys.values().chain(self.tags.values());
         let former = former.chain(&self.all);
         let deferral = former.fold(last.deferral, |all, one| all.and(one.deferral));
-        self.all = Some(Invalidation {
+        self.all = Some(DeferredInvalidation {
             deferral,
             not_before: deferral.settled_at,
             ..last
         });
+        // `all` bars every key, and so each of these.
         self.keys = BTreeMap::new();
         self.tags = BTreeMap::new();
     }
@@ -138,27 +147,32 @@ impl Deferred {
 
     /// Ends the deliveries. Returns how many keys and tags are lost.
     pub(crate) fn close(&self) -> usize {
+        // Before they are counted: a write that is deferred later warns of its own loss, and none is lost in silence.
         self.is_closed.store(true, Ordering::SeqCst);
         self.len()
     }
 
-    /// Whether to warn that an invalidation was lost which was deferred just now: if this is closed, once in five seconds.
+    /// Whether to warn that an invalidation was lost which was deferred just now: if this is closed, once in five
+    /// seconds.
     pub(crate) fn should_warn_of_loss(&self, now: Tick) -> bool {
         self.is_closed.load(Ordering::SeqCst) && self.warnings.allows(now)
     }
 
-    /// Numbers the call of a write, to compare with what is deferred later.
+    /// Numbers the call of a write, to compare with later deferrals.
     pub(crate) fn next_order(&self) -> u64 {
         self.order.fetch_add(1, Ordering::SeqCst)
     }
 
     /// Defers an invalidation.
     pub(crate) fn defer(&self, target: Target<'_>, deferral: Deferral) {
+        // Rule 14, one critical section: `overtaken` sees this deferral or the former one, each with its number.
         let mut pending = self.lock();
         let former = pending.named(target);
         let former = former.and_then(|(all, name)| all.get(name).copied());
-        let invalidation = Invalidation {
+        let invalidation = DeferredInvalidation {
+            // Above the number of any delivery that has begun: a refused one is not part of the same delivery again.
             order: self.next_order(),
+            // At once, even if the write may still land: reads of other instances need the invalidation now.
             not_before: 0,
             // An earlier write of the key may be on its way still.
             deferral: former.map_or(deferral, |one| one.deferral.and(deferral)),
@@ -171,6 +185,8 @@ impl Deferred {
             }
             _ => pending.merge(invalidation),
         }
+        pending.check(self.capacity);
+        // SeqCst, and before L1 is changed by the caller: a read that begins after that must find the key barred.
         self.any.store(true, Ordering::SeqCst);
     }
 
@@ -186,6 +202,7 @@ impl Deferred {
 
     /// Whether this is pending, or all keys are, which may have been keys and tags before.
     fn has(&self, is_pending: impl FnOnce(&Pending) -> bool) -> bool {
+        // Without the lock while nothing is deferred: each look-up that L1 does not answer comes here.
         if !self.any.load(Ordering::SeqCst) {
             return false;
         }
@@ -199,22 +216,24 @@ impl Deferred {
         pending.keys.len() + pending.tags.len() + usize::from(pending.all.is_some())
     }
 
-    /// What is to be sent now, of what was deferred before `order`.
+    /// The next invalidations that are due, of those that were deferred before `order`.
     pub(crate) fn next(&self, now: Tick, order: u64) -> Option<(Step, Vec<Key>)> {
         let pending = self.lock();
-        let is_due = |one: &Invalidation| now >= one.not_before && one.order < order;
+        let is_due = |one: &DeferredInvalidation| now >= one.not_before && one.order < order;
         if let Some(all) = pending.all {
             return is_due(&all).then(|| (Step::Clear, vec!["".into()]));
         }
         let keys = pending.keys.iter().map(|(key, one)| (key, one, false));
         let tags = pending.tags.iter().map(|(tag, one)| (tag, one, true));
         let due = keys.chain(tags).filter(|(_, one, _)| is_due(one));
-        let sort = |&(_, one, is_tag): &(_, &Invalidation, bool)| {
+        let sort = |&(_, one, is_tag): &(_, &DeferredInvalidation, bool)| {
             (is_tag, one.deferral.hold, one.deferral.keeps_value)
         };
+        // Of the sort of the oldest: a step has one kind and one hold, and keys that L2 refuses hold up no others.
         let sort_of_first = sort(&due.clone().min_by_key(|(_, one, _)| one.order)?);
         let mut due: Vec<_> = due.filter(|one| sort(one) == sort_of_first).collect();
         if due.len() > BATCH {
+            // The oldest first, by a selection: a sort of all of them would be done anew for each batch.
             due.select_nth_unstable_by_key(BATCH, |(_, one, _)| one.order);
         }
         let names = due.into_iter().take(BATCH).map(|(name, ..)| name.clone());
@@ -229,10 +248,10 @@ impl Deferred {
         Some((step, names.collect()))
     }
 
-    /// L2 accepted a write of a key, the invalidation of a tag, or a clear, that was called at `order`; at `accepted_at` of
-    /// the lane's time. `by` is what would have been deferred of it. It settles what was deferred before that call, but
-    /// for a longer hold, and for a removal if it keeps the value; and unless a deferred write may land after it: then
-    /// that is invalidated once more when it has.
+    /// L2 accepted a write of a key, the invalidation of a tag, or a clear, that was called at `order`; at
+    /// `accepted_at` of the lane's time. `by` is the deferral that it would have had. It settles an invalidation that
+    /// was deferred before that call, but for a longer hold, and for a removal if it keeps the value; and unless a
+    /// deferred write may land after it: then the key is invalidated once more when that is over.
     pub(crate) fn overtaken(
         &self,
         target: Target<'_>,
@@ -244,6 +263,7 @@ impl Deferred {
         if !self.any.load(Ordering::SeqCst) {
             return;
         }
+        // Rule 14, one critical section with `defer`: a write that is deferred later has a higher number, and stays.
         let mut pending = self.lock();
         match pending.named(target) {
             Some((all, name)) => {
@@ -271,9 +291,11 @@ impl Deferred {
                 });
             }
         }
+        pending.check(self.capacity);
         self.note(&pending);
     }
 
+    /// Called with the lock held: otherwise a deferral in between would be hidden from reads.
     fn note(&self, pending: &Pending) {
         self.any.store(
             pending.all.is_some() || !pending.keys.is_empty() || !pending.tags.is_empty(),

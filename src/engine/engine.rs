@@ -24,7 +24,7 @@ use super::members::Members;
 use super::metrics::Metrics;
 use super::read::lookup::Reads;
 use super::report::recording::Recording;
-use super::subscribe::listen::Listener;
+use super::subscribe::listen::Channel;
 use super::subscribe::publish::PublishTo;
 use super::subscribe::subscriber::Subscriber;
 use super::write::Writes;
@@ -56,7 +56,7 @@ use crate::wire::message::{self, Kind};
 /// How often a caller of `ready` looks whether the subscriber is still there.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// A running instance. Its tasks hold what they need of it, and are stopped with the last handle.
+/// A running instance. Its tasks hold the parts that they need, and are stopped with the last handle.
 pub(crate) struct Engine<V: Value> {
     ctx: Arc<Context<V>>,
     reads: Arc<Reads<V>>,
@@ -67,7 +67,7 @@ pub(crate) struct Engine<V: Value> {
     key_warnings: Throttle,
 }
 
-/// What an [`Engine`] is built from.
+/// The options and user code that an [`Engine`] is built from.
 pub(crate) struct Parts<V> {
     pub(crate) options: Options,
     pub(crate) weigher: Option<Weigher<V>>,
@@ -76,7 +76,7 @@ pub(crate) struct Parts<V> {
     pub(crate) type_tag: u64,
     /// `None` for L1 alone.
     pub(crate) l2: Option<Box<dyn L2>>,
-    pub(crate) listeners: Vec<Listener>,
+    pub(crate) channels: Vec<Channel>,
     pub(crate) publish_to: Option<PublishTo>,
     pub(crate) same: Same<V>,
 }
@@ -91,7 +91,7 @@ impl<V: Value> Engine<V> {
             codec,
             type_tag,
             l2,
-            listeners,
+            channels,
             publish_to,
             same,
         } = parts;
@@ -106,6 +106,7 @@ impl<V: Value> Engine<V> {
         let on_connect: OnConnect = {
             let (l1, has_l2) = (Arc::clone(&l1), l2.is_some());
             Box::new(move |clock| {
+                // A store that no other instance shares needs no proof: no message can be missed.
                 if has_l2 {
                     l1.freshness().connected(clock);
                 } else {
@@ -113,6 +114,7 @@ impl<V: Value> Engine<V> {
                 }
             })
         };
+        // Without an L2 a clock in memory issues versions, so that L1 alone runs the same code.
         let l2 = l2.unwrap_or_else(|| Box::new(MemoryL2::without_values(options.clock.clone())));
         let lane = l2.lane(&options.namespace, options.l2_timeout, on_connect);
         let reporter = l2.outages().join(&options.namespace);
@@ -139,11 +141,12 @@ impl<V: Value> Engine<V> {
             events,
             metrics,
         });
+        // In this order: each part is given those that it calls, and no part calls one that is made later.
         let reads = Arc::new(Reads::new(&ctx));
         let members = Arc::new(Members::new(&ctx));
         let writes = Arc::new(Writes::new(&ctx, &reads, &members));
         let loads = Arc::new(Loads::new(&ctx, &reads, &writes, same));
-        let subscriber = Subscriber::new(&ctx, &writes, &members, listeners, publish_to);
+        let subscriber = Subscriber::new(&ctx, &writes, &members, channels, publish_to);
         let engine = Self {
             recording: Recording::new(&ctx, &loads, &writes),
             reads,
@@ -153,6 +156,7 @@ impl<V: Value> Engine<V> {
             key_warnings: Throttle::default(),
             ctx,
         };
+        // A cache may be built before there is a runtime, as in a static. Then the first call starts the tasks.
         if Handle::try_current().is_ok() {
             engine.ensure_subscribed(engine.now());
             engine.recording.start();
@@ -166,6 +170,8 @@ impl<V: Value> Engine<V> {
 
     /// Starts the subscriber, if it is not running and should be. Called by each call that L1 alone does not answer.
     fn ensure_subscribed(&self, now: Tick) {
+        // One atomic load in the common case. A subscriber that ends takes its proof with it, so a proof shows that
+        // there is one.
         if self.ctx.l1.freshness().is_live_at(now) {
             return;
         }
@@ -236,13 +242,9 @@ impl<V: Value> Engine<V> {
         self.loads.get_many_or_load(keys, loader).await
     }
 
-    pub(crate) async fn load_anew(
-        &self,
-        key: Key,
-        loader: Loader<V>,
-    ) -> Result<Entry<V>, LoadError> {
+    pub(crate) async fn refresh(&self, key: Key, loader: Loader<V>) -> Result<Entry<V>, LoadError> {
         self.ensure_subscribed(self.now());
-        self.loads.load_anew(key, loader).await
+        self.loads.refresh(key, loader).await
     }
 
     pub(crate) fn refresh_stale(
@@ -310,13 +312,14 @@ impl<V: Value> Engine<V> {
         message::payload(Kind::Invalidate, self.ctx.instance, keys)
     }
 
-    /// The call counts, and not when its future is polled.
+    /// Takes the position in the log when it is called, and not when its future is polled: the caller may read the
+    /// values in between (rule 23).
     pub(crate) fn warm(
         &self,
         items: impl Stream<Item = (Result<Key, KeyTooLong>, Loaded<V>)>,
         progress: impl FnMut(&Warming),
     ) -> impl Future<Output = Result<Warming, WriteError>> {
-        let before = self.loads.place_before();
+        let before = self.loads.log_position();
         async move {
             self.ensure_subscribed(self.now());
             self.loads.warm(before, items, progress).await
@@ -334,7 +337,7 @@ impl<V: Value> Engine<V> {
         Ok(stored.is_some())
     }
 
-    /// Stores what `change` makes of the value that is there, in its place.
+    /// Replaces the value of a key by the one that `change` makes from it.
     pub(crate) async fn update(
         &self,
         key: Key,
@@ -423,6 +426,7 @@ impl<V: Value> Engine<V> {
         loop {
             self.ensure_subscribed(self.now());
             tokio::select! {
+                // The states before the time: a cache that is live, or closed, is so without a wait.
                 biased;
                 () = self.ctx.l1.freshness().live() => return,
                 () = self.subscriber.stop.cancelled() => return,
@@ -446,22 +450,26 @@ impl<V: Value> Engine<V> {
 
     /// Stops the subscriber.
     pub(crate) fn stop(&self) {
+        // Before the proof ends: a subscriber that is not cancelled yet could take another one.
         self.subscriber.stop.cancel();
         self.ctx.l1.freshness().end();
     }
 
-    /// Stops all. Returns how many deferred invalidations could not be sent: they are [reported](report_losses) by the caller.
+    /// Stops all. Returns how many deferred invalidations could not be sent: they are [reported](report_losses) by the
+    /// caller.
     pub(crate) async fn close(&self) -> usize {
         self.stop();
         let ctx = &*self.ctx;
         let leaving = async {
+            // First: a heartbeat that came after `leave` would list this instance again.
             self.subscriber.ended().await;
             self.writes.deliver_deferred().await;
             // Otherwise the lane forgets this instance after a while.
             let _ = ctx.breaker.observe(ctx.lane.leave(ctx.instance).await);
-            // The subscriber has stored them before this was counted.
+            // With the requests since the subscriber has stored its own.
             self.subscriber.fleet_stats.store_last().await;
         };
+        // Bounded, since an L2 that hangs must not keep a service from stopping.
         let _ = timeout(ctx.options.l2_timeout.saturating_mul(2), leaving).await;
         self.recording.record();
         self.ctx.deferred.close()
@@ -481,12 +489,13 @@ impl<V: Value> Engine<V> {
     }
 
     pub(crate) fn set_enabled(&self, is_enabled: bool) {
+        // Release, for `Context::is_off`: a thread that sees the switch on again sees the new generation of L1, too.
         let was_off = self.ctx.is_off.swap(!is_enabled, Ordering::AcqRel);
         if was_off != is_enabled {
             return;
         }
         if !is_enabled {
-            // After the switch: what began before belongs to the former generation of L1, and is not stored.
+            // After the switch: operations that began before belong to the former generation of L1, and store nothing.
             self.ctx.l1.empty();
         }
         let namespace = self.namespace();

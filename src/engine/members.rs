@@ -1,6 +1,7 @@
 //! The members of the lane: which of them have ended without a word, and whether all have applied a message (rule 16).
 //!
-//! The lane lists its members; this instance judges with its own monotonic clock, since the store's can be stepped.
+//! The lane lists its members; this instance measures their silence with its own monotonic clock, since the store's can
+//! be stepped.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -55,7 +56,7 @@ impl<V> Members<V> {
         }
     }
 
-    /// Waits until every member of the lane has applied a message, or does not use what it held before.
+    /// Waits until every member of the lane has applied a message, or does not use the entries that it held before.
     ///
     /// A member proves at least every `max_staleness` that it has applied all messages. So whatever happens to it or to
     /// the lane, the longest of these times is enough. The wait ends earlier when all members have applied the message.
@@ -67,10 +68,12 @@ impl<V> Members<V> {
         let accepted = ctx.now();
         let after = |time: Duration| accepted.saturating_add(nanos(time));
         let longest = ack.longest_staleness.max(ctx.options.max_staleness);
+        // A lost member took its last proof before the list began, so the age of the list counts for it.
         let lost = after(longest.saturating_sub(ack.members_age));
         let mut until = after(longest);
         let mut pauses = poll_delays();
         loop {
+            // Without an answer the first limit stands, which needs none.
             if let Some(longest) = self.longest_behind(ack).await {
                 until = until.min(after(longest).max(lost));
             }
@@ -128,6 +131,7 @@ impl Attendance {
                 .filter(|(heartbeat, _)| *heartbeat == member.heartbeat);
             let since = same.map_or(arrived, |(_, since)| *since);
             seen.insert(id, (member.heartbeat, since));
+            // From the first sight of the heartbeat to the question: both ends are moved in the member's favour.
             let longest = member.info.max_staleness.saturating_mul(SILENT_AFTER);
             asked.saturating_sub(since) > nanos(longest)
         })

@@ -1,4 +1,4 @@
-//! What an instance measures, for the recorder that the process has installed for the [`metrics`] crate.
+//! The measurements of an instance, for the recorder that the process has installed for the [`metrics`] crate.
 //!
 //! The names and labels are put together once: a request to L2 allocates nothing for them.
 
@@ -17,7 +17,7 @@ use crate::stats::Stats;
 
 static METADATA: Metadata<'static> = Metadata::new("larder", Level::INFO, Some("larder"));
 
-/// The names of what an instance hands over, with its labels.
+/// The names of an instance's counters, gauges and histograms, with its labels.
 #[derive(Clone)]
 pub(crate) struct Metrics(Arc<Keys>);
 
@@ -29,16 +29,16 @@ struct Keys {
     requests: ByOutcome,
 }
 
-/// One counter. Instances of one namespace have the same name, so what they count is added up.
+/// One counter. Instances of one namespace have the same name, so their counts are added up.
 struct Counter {
-    /// `None` for what is no counter.
+    /// `None` for a field that is no counter.
     key: Option<Key>,
     /// How much of the sum is this instance's.
     own: AtomicU64,
     sum: Arc<AtomicU64>,
 }
 
-/// What all instances of the process have counted, by namespace. A recorder that is installed later is given it in full.
+/// The counts of all instances of the process, by namespace. A recorder that is installed later is given them in full.
 static SUMS: Mutex<BTreeMap<String, Vec<Arc<AtomicU64>>>> = Mutex::new(BTreeMap::new());
 
 /// The names of a histogram.
@@ -47,10 +47,10 @@ struct ByOutcome {
     error: Key,
 }
 
-/// The names of the gauges, and what each says.
+/// The names of the gauges, with their descriptions.
 const GAUGES: [(&str, &str); 9] = [
     ("larder_l1_entries", "entries in L1"),
-    ("larder_l1_weight", "what the entries in L1 weigh together"),
+    ("larder_l1_weight", "the weight of all entries in L1"),
     (
         "larder_loads_pending",
         "loaders that run or wait for their permit",
@@ -60,10 +60,7 @@ const GAUGES: [(&str, &str); 9] = [
         "writes that L2 has not answered yet",
     ),
     ("larder_deferred", "keys and tags whose change waits for L2"),
-    (
-        "larder_l2_up",
-        "whether L2 did what it was last asked to do",
-    ),
+    ("larder_l2_up", "whether the last request to L2 succeeded"),
     (
         "larder_l2_breaker_open",
         "whether requests to L2 are not sent for now",
@@ -135,6 +132,9 @@ impl Metrics {
         with_recorder(|recorder| {
             for (counter, (_, n)) in self.0.counters.iter().zip(stats.iter()) {
                 if let Some(key) = &counter.key {
+                    // By how much it has grown, and as an absolute sum: an instance that is dropped leaves its part in
+                    // the sum, and a recorder takes no counter that goes back. `fetch_max`, since two threads may
+                    // record at once.
                     let grown = n.saturating_sub(counter.own.fetch_max(n, Ordering::Relaxed));
                     let sum = grown + counter.sum.fetch_add(grown, Ordering::Relaxed);
                     recorder.register_counter(key, &METADATA).absolute(sum);
@@ -164,7 +164,7 @@ impl ByOutcome {
     }
 }
 
-/// For recorders that show what a number is.
+/// For recorders that show descriptions.
 fn describe() {
     describe_counter!("larder_hits_total", "look-ups that a level answered");
     describe_histogram!(
@@ -177,7 +177,7 @@ fn describe() {
         Unit::Seconds,
         "requests to L2, with the wait for a connection"
     );
-    for (name, what) in GAUGES {
-        describe_gauge!(name, what);
+    for (name, description) in GAUGES {
+        describe_gauge!(name, description);
     }
 }

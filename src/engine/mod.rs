@@ -8,8 +8,8 @@
 //! - [`subscribe`]: messages of other instances and programs, and the proof that none was missed
 //! - [`report`]: counters for the fleet and for the recorder of the process
 //!
-//! A room uses those above it in this list, and the files beside this one, which all rooms share: [`context`] is what
-//! they have in common, and [`convert`], [`ahead`], [`backoff`], [`breaker`], [`deadline`], [`deferred`], [`members`],
+//! A room uses those above it in this list, and the files beside this one, which all rooms share: [`context`] holds
+//! their common state, and [`convert`], [`ahead`], [`backoff`], [`breaker`], [`deadline`], [`deferred`], [`members`],
 //! `metrics` and [`spans`] are one mechanism each.
 
 mod ahead;
@@ -39,5 +39,5 @@ pub(crate) use self::engine::{Engine, Parts, report_losses};
 pub(crate) use self::load::loader::{Loader, LoaderOf};
 pub(crate) use self::load::verify::Same;
 pub(crate) use self::load::{Batches, Begin};
-pub(crate) use self::subscribe::listen::Listener;
+pub(crate) use self::subscribe::listen::Channel as Listener;
 pub(crate) use self::subscribe::publish::PublishTo;

@@ -26,8 +26,8 @@ pub(crate) struct Batches<K, V> {
 
 struct Open<K, V> {
     loads: Sender<(K, Fetch<V>)>,
-    /// A key that is in it begins the next: the loader has one value for a key, and an earlier load of it may have begun
-    /// before an invalidation (rule 4).
+    /// A key that is in it begins the next: the loader has one value for a key, and an earlier load of it may have
+    /// begun before an invalidation (rule 4).
     keys: HashSet<Key>,
 }
 
@@ -54,12 +54,17 @@ impl<K: Send + 'static, V: Value> Batches<K, V> {
 
     /// Adds a load to the open batch. If there is none, or its runtime has ended, begins one.
     fn add(&self, loads: &Arc<Loads<V>>, key: K, led: Fetch<V>) {
+        // One critical section: of two callers without a batch only one begins it.
         let mut open = lock(&self.open);
         let text = led.op.key().clone();
         let mut one = (key, led);
         if let Some(batch) = &mut *open
             && batch.keys.insert(text.clone())
         {
+            debug_assert!(
+                batch.keys.len() <= self.max,
+                "a batch that is full is not open"
+            );
             match batch.loads.try_send(one) {
                 Ok(()) => {
                     if batch.keys.len() >= self.max {
@@ -68,6 +73,7 @@ impl<K: Send + 'static, V: Value> Batches<K, V> {
                     }
                     return;
                 }
+                // Its window is over, or its runtime has ended: the load begins the next batch.
                 Err(refused) => one = refused.into_inner(),
             }
         }
@@ -78,6 +84,7 @@ impl<K: Send + 'static, V: Value> Batches<K, V> {
             loads: sender,
             keys: HashSet::from([text]),
         });
+        // Before the task is spawned, which may run at once on another thread.
         drop(open);
         let until = Instant::now() + self.window;
         let (loads, loader_of) = (Arc::clone(loads), Arc::clone(&self.loader_of));
@@ -88,7 +95,7 @@ impl<K: Send + 'static, V: Value> Batches<K, V> {
     }
 }
 
-/// What comes until the batch is full, or the time is over.
+/// The loads that come until the batch is full, or the time is over.
 async fn collect<K, V>(
     mut receiver: Receiver<(K, Fetch<V>)>,
     until: Instant,

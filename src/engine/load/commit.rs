@@ -1,5 +1,5 @@
-//! A commit of the source, and the change of the caches that has to follow it: in a task of their own, so that no caller that
-//! is cancelled comes between them.
+//! A commit of the source, and the change of the caches that has to follow it: in a task of their own, so that no
+//! caller that is cancelled comes between them.
 
 use std::iter::once;
 use std::panic::AssertUnwindSafe;
@@ -36,9 +36,10 @@ impl<V: Value> Loads<V> {
 
     /// Runs a commit of this value, and then stores the value in both levels.
     ///
-    /// The lease is taken over before the commit begins, and renewed until it ends. So what is stored after the commit is the
-    /// value of the last commit: any other change of the key, and any other commit of this kind, ends the lease. Then the key is
-    /// invalidated instead, as after a commit that has failed. No load that began before is stored.
+    /// The lease is taken over before the commit begins, and renewed until it ends. So the value that is stored after
+    /// the commit is that of the last commit: any other change of the key, and any other commit of this kind, ends the
+    /// lease. Then the key is invalidated instead, as after a commit that has failed. No load that began before is
+    /// stored.
     pub(crate) async fn write_through<Fut, E>(
         &self,
         key: Key,
@@ -58,10 +59,12 @@ impl<V: Value> Loads<V> {
         let (task_ctx, leased) = (Arc::clone(ctx), key.clone());
         let commit = async move {
             let (ctx, key) = (&*task_ctx, &leased);
+            // Both before the commit: a change during it has to find the operation (rule 3) and the lease (rule 1).
             let op = ctx.l1.begin(key);
             let lease = lease::take_over(ctx, key).await;
             let leases = [(key, lease)];
             tokio::select! {
+                // The commit first: once it has ended its lease is used, and not renewed once more.
                 biased;
                 committed = commit => committed?,
                 never = lease::keep(ctx, &leases) => match never {},
@@ -88,6 +91,7 @@ impl<V: Value> Loads<V> {
         let write = key.map(|key| Write::new(&self.ctx, key, 0, Step::INVALIDATE, None));
         let (ctx, writes) = (Arc::clone(&self.ctx), Arc::clone(&self.writes));
         let task = async move {
+            // A commit that panics may have landed: the key is invalidated all the same, and the caller told.
             let committed = AssertUnwindSafe(commit).catch_unwind().await;
             let stored = match &committed {
                 Ok(Ok((_, stored))) => *stored,
@@ -99,6 +103,8 @@ impl<V: Value> Loads<V> {
                     Ok(token)
                 }
                 (Ok((write, answer)), None) => {
+                    // It was made before the commit, for the case that the runtime ends. As a write it comes after all
+                    // that were called during the commit (rule 14).
                     let write = write.called_now();
                     ctx.l1.evict(&write.key);
                     let invalidated = writes.write(once((write, answer))).await;
@@ -109,6 +115,7 @@ impl<V: Value> Loads<V> {
             };
             (committed, changed)
         };
+        // A task: a caller that is cancelled between the two would leave the old value in the caches.
         match tokio::spawn(task.instrument(Span::current())).await {
             Ok((Ok(Ok((value, _))), Ok(token))) => Ok((value, token)),
             Ok((Ok(Ok((value, _))), Err(error))) => {

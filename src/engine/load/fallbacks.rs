@@ -1,5 +1,5 @@
-//! What callers get if a load fails: a fallback, which is looked up then, or the error; and for a while so do those that
-//! come after.
+//! The result of a load that fails: a fallback, which is looked up then, or the error. Callers that come later get the
+//! same for a while.
 
 use futures::FutureExt;
 use tracing::warn;
@@ -16,7 +16,7 @@ use crate::l1::{LoadOutcome, Outcome, OutcomeKind};
 use crate::vocabulary::Value;
 
 impl<V: Value> Loads<V> {
-    /// What a load of a key has ended with.
+    /// Waits for the outcome of a load.
     pub(crate) async fn result_of(&self, key: &Key, flight: Flight<V>) -> LoadOutcome<V> {
         match flight.wait().await {
             Some(outcome) => outcome,
@@ -36,10 +36,11 @@ impl<V: Value> Loads<V> {
         }
         let found = self.reads.fallback(key, proof).await?;
         self.reads.hot_keys.note(key);
-        Some(self.reads.hand_out_loaded(found, ctx.now()))
+        Some(self.reads.hand_out_outcome(found, ctx.now()))
     }
 
-    /// What a caller with a token gets if the load has failed: the fallback that the others got may be too old for it.
+    /// The fallback of a caller with a token, if the load has failed: the one that the other callers got may be too
+    /// old.
     pub(crate) async fn fallback_since(
         &self,
         key: &Key,
@@ -48,11 +49,11 @@ impl<V: Value> Loads<V> {
         let ctx = &self.ctx;
         let found = self.reads.fallback(key, Proof::Unused).await;
         let found = found.ok_or(error)?;
-        Ok(self.reads.hand_out_loaded(found, ctx.now()))
+        Ok(self.reads.hand_out_outcome(found, ctx.now()))
     }
 
-    /// The error of a load that failed a moment ago and is not tried again yet. None for a caller with a token: the load
-    /// may have begun before the write that it names (rule 22).
+    /// The error of a load that failed a moment ago and is not tried again yet. None for a caller with a token: the
+    /// load may have begun before the write that it names (rule 22).
     pub(crate) fn recent_error(&self, key: &str, since: Since) -> Option<LoadError> {
         let is_kept = !self.ctx.options.error_ttl.is_zero() && since.at_least.is_none();
         if !is_kept || self.ctx.is_off() {
@@ -61,7 +62,7 @@ impl<V: Value> Loads<V> {
         self.ctx.backoff.error(key, self.now_began())
     }
 
-    /// When a load begins that begins now.
+    /// The state of the changes that can be of any key, for a load that begins now.
     pub(crate) fn now_began(&self) -> Began {
         let freshness = self.ctx.l1.freshness();
         Began {
@@ -70,8 +71,8 @@ impl<V: Value> Loads<V> {
         }
     }
 
-    /// What the callers of a load that failed get: a fallback, or otherwise the error. The next callers get the same for
-    /// a while.
+    /// The outcome of a load that has failed, for its callers: a fallback, or otherwise the error. The next callers get
+    /// the same for a while.
     pub(crate) async fn failed(&self, fetch: &Fetch<V>, error: LoadError) -> LoadOutcome<V> {
         let (ctx, op) = (&*self.ctx, &fetch.op);
         let key = op.key();
@@ -89,6 +90,7 @@ impl<V: Value> Loads<V> {
             return Err(error);
         };
         if found.kind != OutcomeKind::Fresh {
+            // An error that says nothing of other callers' loads must not keep these from loading.
             if !error.is_of_one_caller() {
                 let pause = options.jittered(options.fallback_throttle);
                 ctx.backoff.fell_back(key, pause);
@@ -106,7 +108,7 @@ impl<V: Value> Loads<V> {
     }
 }
 
-/// What was found after a load has failed, or the error.
+/// The fallback that was found after a load has failed, or the error.
 fn instead<V>(found: Option<Outcome<V>>, error: LoadError) -> LoadOutcome<V> {
     match found {
         Some(found) => Ok(Some(Outcome {

@@ -1,5 +1,5 @@
-//! The task of a load or of a refresh: it asks for the leases of some keys, calls the loader with those that are granted,
-//! stores the values, and hands the results to the callers.
+//! The task of a load or of a refresh: it asks for the leases of some keys, calls the loader with those that are
+//! granted, stores the values, and hands the results to the callers.
 
 use std::future::pending;
 use std::mem;
@@ -61,6 +61,7 @@ pub(crate) struct Fetch<V> {
     pub(super) request: Option<LeaseRequest>,
     /// The number by which the loader knows the key.
     pub(super) number: usize,
+    /// The callers of a fetch that is dropped are told that it has no result.
     pub(super) sender: ResultSender<LoadOutcome<V>>,
 }
 
@@ -77,14 +78,14 @@ impl<V> Fetch<V> {
 }
 
 /// A key whose turn it is to call the loader.
-struct Turn<V> {
+struct ToLoad<V> {
     fetch: Fetch<V>,
     lease: Option<Lease>,
     /// The value that is replaced: stale, or kept past its TTL.
     previous: Option<Entry<V>>,
 }
 
-impl<V> Turn<V> {
+impl<V> ToLoad<V> {
     fn unstored(fetch: Fetch<V>) -> Self {
         Self {
             fetch,
@@ -99,6 +100,7 @@ impl<V: Value> Loads<V> {
     pub(super) async fn spawn(self: &Arc<Self>, fetches: Vec<Fetch<V>>, loader: Loader<V>) {
         let loads = Arc::clone(self);
         let task = async move { loads.run_all(fetches, loader).await };
+        // In the span of the caller that has begun the load, whichever callers join it.
         if without(Rule::OwnTask) {
             task.await;
         } else {
@@ -106,7 +108,8 @@ impl<V: Value> Loads<V> {
         }
     }
 
-    /// Loads some keys after the other, so that the leases of no part run out while those of others are asked for or used.
+    /// Loads some keys after the other, so that the leases of no part run out while those of others are asked for or
+    /// used.
     pub(super) async fn run_all(&self, mut fetches: Vec<Fetch<V>>, loader: Loader<V>) {
         while fetches.len() > MOST_IN_A_LOAD {
             let rest = fetches.split_off(MOST_IN_A_LOAD);
@@ -118,14 +121,15 @@ impl<V: Value> Loads<V> {
     /// Asks for the leases in rounds. After each round it calls the loader with the keys whose leases were granted.
     /// Such a key does not wait for the other keys, or two instances could wait for each other.
     ///
-    /// A missing key whose lease another instance has is asked for again when that lease ends, and from time to time, as
-    /// the notice of its end may be lost. A stale one is read then, without a lease: one refresh serves the fleet.
+    /// A missing key whose lease another instance has is asked for again when that lease ends, and from time to time,
+    /// as the notice of its end may be lost. A stale one is read then, without a lease: one refresh serves the fleet.
     async fn run(&self, fetches: Vec<Fetch<V>>, loader: &Loader<V>) {
         let (begun, options) = (Instant::now(), &self.ctx.options);
         let until = begun + options.lease_wait;
         let is_refresh = fetches.iter().any(Fetch::is_refresh);
         let (mut asked, mut waiting) = (fetches, Vec::new());
         let (mut pauses, mut look_at) = (poll_delays(), None);
+        // One for all keys: the notice of any of them ends the wait of a round.
         let awaited = Arc::new(LeaseWaiter::default());
         let mut loads = FuturesUnordered::new();
         loop {
@@ -147,15 +151,18 @@ impl<V: Value> Loads<V> {
                     .collect::<Vec<_>>()
                     .await
             };
+            // Polls the loaders while the next round waits. It never ends, so that only a round ends the `select!`.
             let loading = async {
                 while loads.next().await.is_some() {}
                 pending().await
             };
             let turns = tokio::select! {
+                // The round first: a lease that it brings runs out from now on, and loaders run in tasks of their own.
                 biased;
                 turns = round => turns,
                 turns = loading => turns,
             };
+            debug_assert_eq!(asked.len(), turns.len(), "one answer for each request");
             let now = Instant::now();
             // The time of the next round stands, unless all keys were asked for in this one.
             let standing = look_at.filter(|_| !waiting.is_empty());
@@ -169,7 +176,7 @@ impl<V: Value> Loads<V> {
                     Acquired::Found(slot, source) => {
                         fetch.end(Ok(Some(Outcome::fresh(slot, source))));
                     }
-                    Acquired::Lease(lease, previous) => ready.push(Turn {
+                    Acquired::Lease(lease, previous) => ready.push(ToLoad {
                         fetch,
                         lease: Some(lease),
                         previous,
@@ -179,21 +186,24 @@ impl<V: Value> Loads<V> {
                         longest = longest.max(left);
                         waiting.push(fetch);
                     }
+                    // Dropped without a result: a caller that waits for it looks the key up again.
                     Acquired::Not(why) if is_refresh => self.refresh_ended_without(&fetch, &why),
-                    Acquired::Not(_) => ready.push(Turn::unstored(fetch)),
+                    Acquired::Not(_) => ready.push(ToLoad::unstored(fetch)),
                 }
             }
-            // The value of a refresh is of use only when the other instance has stored it, or when its lease has run out.
+            // The value of a refresh is of use only when the other instance has stored it, or when its lease has run
+            // out.
             if is_refresh && standing.is_none() {
                 pause = longest.min(options.lease_wait);
             }
             look_at = Some(now + pause);
+            // The other instance may hang. From here on the callers' wait counts more than a second load.
             if !is_refresh && !waiting.is_empty() && now + pause >= until {
                 debug!(
                     keys = waiting.len(),
                     "another load has taken too long; loading without storing"
                 );
-                ready.extend(waiting.drain(..).map(Turn::unstored));
+                ready.extend(waiting.drain(..).map(ToLoad::unstored));
             }
             if !ready.is_empty() {
                 let asked = (ready.iter())
@@ -216,6 +226,8 @@ impl<V: Value> Loads<V> {
         look_at: Instant,
         begun: Instant,
     ) -> Vec<Fetch<V>> {
+        // In each round anew, as a notice takes the waiter out. One that comes between the answer and this is missed:
+        // so `look_at` bounds the wait.
         for fetch in &*waiting {
             self.ctx.l1.await_lease(&fetch.op, awaited);
         }
@@ -240,7 +252,7 @@ impl<V: Value> Loads<V> {
     }
 
     /// Runs a loader, stores the values that it returns, and hands the results to the callers.
-    async fn load(&self, turns: Vec<Turn<V>>, loads: Loading<V>) {
+    async fn load(&self, turns: Vec<ToLoad<V>>, loads: Loading<V>) {
         let keys: Vec<_> = (turns.iter())
             .map(|turn| (turn.fetch.op.key(), turn.lease))
             .collect();
@@ -253,9 +265,13 @@ impl<V: Value> Loads<V> {
         {
             self.warn_of_refresh(turns.len(), error);
         }
+        debug_assert!(
+            error.is_some() || values.len() == turns.len(),
+            "one value or `None` for each key"
+        );
         values.resize_with(turns.len(), || None);
-        let ends = turns.into_iter().zip(values);
-        let ends = ends.map(|(turn, value)| {
+        let stores = turns.into_iter().zip(values);
+        let stores = stores.map(|(turn, value)| {
             let error = error.clone();
             async move {
                 match value {
@@ -264,18 +280,19 @@ impl<V: Value> Loads<V> {
                 }
             }
         });
-        stream::iter(ends)
+        stream::iter(stores)
             .buffer_unordered(AT_ONCE)
             .collect::<()>()
             .await;
     }
 
     /// The loader has failed, or it does not know the key.
-    async fn end_without_value(&self, turn: Turn<V>, error: Option<LoadError>) {
-        let Turn { fetch, lease, .. } = turn;
+    async fn end_without_value(&self, turn: ToLoad<V>, error: Option<LoadError>) {
+        let ToLoad { fetch, lease, .. } = turn;
         if fetch.is_refresh() {
             self.refresh_failed(fetch.op.key(), error.as_ref());
         }
+        // Before the callers have their result: one that tries again would wait for this lease.
         lease::give_back(&self.ctx, (fetch.op.key(), lease)).await;
         let outcome = match error {
             Some(error) if fetch.is_refresh() => Err(error),
@@ -287,8 +304,8 @@ impl<V: Value> Loads<V> {
         fetch.end(outcome);
     }
 
-    async fn store(&self, turn: Turn<V>, loaded: Loaded<V>) {
-        let Turn {
+    async fn store(&self, turn: ToLoad<V>, loaded: Loaded<V>) {
+        let ToLoad {
             fetch,
             lease,
             previous,
@@ -308,7 +325,8 @@ impl<V: Value> Loads<V> {
         let stored = lease::store(&self.ctx, &fetch.op, lease, loaded, replaces).await;
         let mut is_done = matches!(&stored, Ok(ended) if ended.slot.ver != UNSTORED);
         if stored.is_ok() && !is_stored && previous.is_some() {
-            // The former value is older than this one: no caller gets it any more. If L2 fails, this is deferred.
+            // The former value is older than this one, which is not to be stored: no caller gets the former one any
+            // more. If L2 fails, the invalidation is deferred.
             let removed = self.writes.invalidate([key.clone()], Duration::ZERO);
             is_done = removed.await.is_ok();
         }

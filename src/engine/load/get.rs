@@ -8,7 +8,7 @@ use super::Loads;
 use super::fetch::{Begin, Fetch, Flight};
 use super::lease::{self, Goal, Replaces};
 use super::loader::Loader;
-use super::since::{Judged, Since};
+use super::since::{Resolved, Since};
 use crate::clock::Tick;
 use crate::engine::read::tags::Proof;
 use crate::entry::Entry;
@@ -29,13 +29,14 @@ struct Joining<V> {
 }
 
 impl<V: Value> Loads<V> {
-    /// L2 and then the loader, for what L1 did not have at `now`.
+    /// L2 and then the loader, for a key that L1 did not have at `now`.
     pub(crate) async fn get_or_load(
         self: &Arc<Self>,
         key: Key,
         now: Tick,
         load: impl Begin<V>,
     ) -> Result<Entry<V>, LoadError> {
+        // Both before L2 is asked: while it is silent, or the source fails, callers are not to wait for it.
         if let Some(entry) = self.reads.get_instead(&key) {
             return Ok(entry);
         }
@@ -55,14 +56,15 @@ impl<V: Value> Loads<V> {
         }
     }
 
-    /// Looks a key up in both levels for a caller with a token, and otherwise loads it. A stale value is refreshed in the
-    /// background, and not waited for.
+    /// Looks a key up in both levels for a caller with a token, and otherwise loads it. A stale value is refreshed in
+    /// the background, and not waited for.
     pub(crate) async fn get_or_load_at_least(
         self: &Arc<Self>,
         key: Key,
         token: Token,
         load: impl Begin<V>,
     ) -> Result<Entry<V>, LoadError> {
+        // Before L2 is asked: a load from this number on begins after the write that the token names (rule 22).
         let number = self.ctx.l1.next(&key);
         let found = self
             .reads
@@ -83,7 +85,7 @@ impl<V: Value> Loads<V> {
         one(self.load_missing(key, want, load, since).await)
     }
 
-    /// The loader, for what both levels lack. `None` if it is one for many keys and does not know the key.
+    /// The loader, for a key that neither level has. `None` if it is one for many keys and does not know the key.
     pub(super) async fn load_missing(
         self: &Arc<Self>,
         key: Key,
@@ -95,6 +97,8 @@ impl<V: Value> Loads<V> {
             return Err(error);
         }
         let (mut load, mut may_be_late) = (Some(load), true);
+        // Each round joins a load that began later than the last one, or begins one itself. The caller's own loader
+        // runs once at most.
         loop {
             let Joining {
                 flight,
@@ -108,25 +112,26 @@ impl<V: Value> Loads<V> {
                 load.begin(self, led).await;
             }
             // The load of many keys returns no value for a key that its loader does not know; this loader may.
-            let loaded = match self.result_of(&key, flight).await {
+            let outcome = match self.result_of(&key, flight).await {
                 // The source may have changed since that load began.
                 Err(_) if is_late => {
                     may_be_late = false;
                     continue;
                 }
-                loaded => loaded?,
+                outcome => outcome?,
             };
-            match loaded {
-                Some(loaded) if is_late && !loaded.is_usable_late() => may_be_late = false,
-                Some(loaded) => match since.judge(&self.ctx, loaded, is_late, is_own) {
-                    Judged::Usable(loaded) => {
-                        let entry = self.reads.hand_out_loaded(loaded, self.ctx.now());
+            match outcome {
+                // Rule 20: a tag was invalidated since it began; its value has the tag, or L2 has not compared its tags.
+                Some(outcome) if is_late && !outcome.is_usable_late() => may_be_late = false,
+                Some(outcome) => match since.resolve(&self.ctx, outcome, is_late, is_own) {
+                    Resolved::Usable(outcome) => {
+                        let entry = self.reads.hand_out_outcome(outcome, self.ctx.now());
                         return Ok(Some(entry));
                     }
-                    Judged::Failed(error) => {
+                    Resolved::Failed(error) => {
                         return self.fallback_since(&key, error).await.map(Some);
                     }
-                    Judged::Again => may_be_late = false,
+                    Resolved::Again => may_be_late = false,
                 },
                 None if is_own => return Ok(None),
                 None => {}
@@ -142,7 +147,7 @@ impl<V: Value> Loads<V> {
         self.recent_error(key, since)
     }
 
-    /// The same for many keys, in their order. `loader` makes the loader for the keys at these places.
+    /// The same for many keys, in their order. `loader` makes the loader for the keys at these indices.
     pub(crate) async fn get_many_or_load(
         self: &Arc<Self>,
         keys: Vec<Key>,
@@ -157,28 +162,29 @@ impl<V: Value> Loads<V> {
         }
         let lacking = keys.into_iter().enumerate();
         let lacking: Vec<_> = lacking
-            .filter(|(place, _)| entries.get(*place).is_some_and(Option::is_none))
+            .filter(|(index, _)| entries.get(*index).is_some_and(Option::is_none))
             .collect();
         let asked: Vec<Key> = lacking.iter().map(|(_, key)| key.clone()).collect();
         let outcomes = self.reads.read_many(&asked, Proof::Used).await;
         let now = self.ctx.now();
         let (mut due, mut missing) = (Vec::new(), Vec::new());
-        for ((place, key), outcome) in lacking.into_iter().zip(outcomes) {
+        for ((index, key), outcome) in lacking.into_iter().zip(outcomes) {
             match self.reads.answer(&key, outcome, now) {
                 Ok(entry) => {
                     if entry.is_due() {
-                        due.push((place, key, entry.clone()));
+                        due.push((index, key, entry.clone()));
                     }
-                    fill(&mut entries, place, entry);
+                    put(&mut entries, index, entry);
                 }
-                Err(want) => missing.push((place, key, want)),
+                Err(want) => missing.push((index, key, want)),
             }
         }
+        // Before the missing keys are loaded: the refreshes run meanwhile.
         let awaited = self.start_refreshes(due, &loader);
-        let (mut led, mut led_at) = (Vec::new(), Vec::new());
+        let (mut led, mut led_indices) = (Vec::new(), Vec::new());
         let (mut flights, mut again) = (Vec::new(), Vec::new());
         let mut failed = Ok(());
-        for (place, key, want) in missing {
+        for (index, key, want) in missing {
             if let Some(error) = self.error_at_once(&key, Since::ANY) {
                 // The other keys are loaded all the same.
                 failed = Err(error);
@@ -187,47 +193,49 @@ impl<V: Value> Loads<V> {
             let joining = self.join(&key, want, led.len(), Since::ANY, true);
             if let Some(new) = joining.led {
                 led.push(new);
-                led_at.push(place);
+                led_indices.push(index);
             }
-            flights.push((joining.flight, joining.is_late, place, key));
+            flights.push((joining.flight, joining.is_late, index, key));
         }
+        debug_assert_eq!(led.len(), led_indices.len(), "the loader numbers its keys");
+        // All keys are joined before any result is awaited: this caller's loads run beside those of others.
         if !led.is_empty() {
-            self.spawn(led, loader(&led_at)).await;
+            self.spawn(led, loader(&led_indices)).await;
         }
-        for (flight, is_late, place, key) in flights {
-            let loaded = match self.result_of(&key, flight).await {
+        for (flight, is_late, index, key) in flights {
+            let outcome = match self.result_of(&key, flight).await {
                 Err(_) if is_late => {
-                    again.push((place, key));
+                    again.push((index, key));
                     continue;
                 }
-                loaded => loaded?,
+                outcome => outcome?,
             };
-            if let Some(loaded) = loaded {
-                if is_late && !loaded.is_usable_late() {
-                    again.push((place, key));
+            if let Some(outcome) = outcome {
+                if is_late && !outcome.is_usable_late() {
+                    again.push((index, key));
                     continue;
                 }
-                let entry = self.reads.hand_out_loaded(loaded, self.ctx.now());
-                fill(&mut entries, place, entry);
+                let entry = self.reads.hand_out_outcome(outcome, self.ctx.now());
+                put(&mut entries, index, entry);
             }
         }
-        for (place, key) in again {
-            let loading = self.load_missing(key, Some(Want::Any), || loader(&[place]), Since::ANY);
+        for (index, key) in again {
+            let loading = self.load_missing(key, Some(Want::Any), || loader(&[index]), Since::ANY);
             if let Some(entry) = loading.await? {
-                fill(&mut entries, place, entry);
+                put(&mut entries, index, entry);
             }
         }
-        for (place, current) in self.await_refreshes(awaited, &loader).await? {
-            if let Some(slot) = entries.get_mut(place) {
+        for (index, current) in self.await_refreshes(awaited, &loader).await? {
+            if let Some(slot) = entries.get_mut(index) {
                 *slot = current;
             }
         }
         failed.map(|()| entries)
     }
 
-    /// Loads a key, whatever is there and whoever loads it: joins no load, and takes the lease over from another one. The
-    /// load is an operation as an insert is: what it stores replaces what any instance holds.
-    pub(crate) async fn load_anew(
+    /// Loads a key, whatever is there and whoever loads it: joins no load, and takes the lease over from another one.
+    /// The load is an operation as an insert is: its value replaces the one that any instance holds.
+    pub(crate) async fn refresh(
         self: &Arc<Self>,
         key: Key,
         loader: Loader<V>,
@@ -235,6 +243,8 @@ impl<V: Value> Loads<V> {
         let loads = Arc::clone(self);
         let task = async move {
             let ctx = &loads.ctx;
+            // In this order: the operation sees each change from here on (rule 3), and the lease is taken before the
+            // source is read, so that no load that began before is stored after this one (rule 1).
             let op = ctx.l1.begin(&key);
             ctx.backoff.forget(&key);
             let lease = lease::take_over(ctx, &key).await;
@@ -297,12 +307,12 @@ impl<V: Value> Loads<V> {
 }
 
 /// A loader of one key has a value for it; one of many keys may not.
-pub(super) fn one<V>(loaded: Result<Option<Entry<V>>, LoadError>) -> Result<Entry<V>, LoadError> {
-    loaded.and_then(|entry| entry.ok_or_else(LoadError::not_found))
+pub(super) fn one<V>(result: Result<Option<Entry<V>>, LoadError>) -> Result<Entry<V>, LoadError> {
+    result.and_then(|entry| entry.ok_or_else(LoadError::not_found))
 }
 
-fn fill<V>(entries: &mut [Option<Entry<V>>], place: usize, entry: Entry<V>) {
-    if let Some(slot) = entries.get_mut(place) {
+fn put<V>(entries: &mut [Option<Entry<V>>], index: usize, entry: Entry<V>) {
+    if let Some(slot) = entries.get_mut(index) {
         *slot = Some(entry);
     }
 }

@@ -26,7 +26,7 @@ use crate::wire::message::{self, Kind};
 
 /// Why a key is loaded.
 pub(crate) enum Goal<V> {
-    /// Both levels lacked it. A value that L1 has by now is enough, unless it is older than the write that the token names.
+    /// Neither level had it. A value that L1 has by now is enough, unless it is older than the write of the token.
     Missing { at_least: Option<Token> },
     /// A value is stale, or soon will be.
     Newer(Entry<V>),
@@ -54,7 +54,7 @@ pub(crate) enum WhyNot {
     Failed,
 }
 
-/// What a loaded value takes the place of.
+/// The value that a loaded one replaces.
 pub(crate) enum Replaces<'a, V> {
     /// No value that an instance may hold.
     Nothing,
@@ -93,8 +93,8 @@ impl<V> Ready<V> {
     }
 }
 
-/// What became of a loaded value.
-pub(crate) struct Ended<V> {
+/// How a fill has ended.
+pub(crate) struct FillOutcome<V> {
     /// The value for the callers: the loaded one, or a newer one that is stored already.
     pub(crate) slot: Arc<Slot<V>>,
     pub(crate) source: Source,
@@ -106,7 +106,7 @@ pub(crate) struct Ended<V> {
 /// A key, and the lease on it, if there is one.
 pub(crate) type Leased<'a> = (&'a Key, Option<Lease>);
 
-/// What one load asks for the lease with, each time.
+/// The request with which a load asks for the lease, each time.
 pub(crate) fn request<V: Value>(ctx: &Context<V>, want: Want) -> LeaseRequest {
     LeaseRequest {
         ttl: ctx.options.lease_ttl,
@@ -121,6 +121,7 @@ pub(crate) async fn ask<V: Value>(
     key: &str,
     request: LeaseRequest,
 ) -> Result<LeaseReply, L2Error> {
+    // A request that is executed after its caller has gone would leave a lease that no load uses.
     let (deadline, _) = deadline(ctx);
     let request = LeaseRequest {
         deadline,
@@ -156,7 +157,7 @@ pub(crate) async fn acquire<V: Value>(
     let Some(request) = request else {
         return Acquired::Not(WhyNot::NotAsked);
     };
-    // As an operation that begins now: a write may have been deferred since the look-up.
+    // As an operation that begins now: a write may have been deferred since the look-up (rule 14).
     if ctx.bars(key) {
         return Acquired::Not(WhyNot::NotAsked);
     }
@@ -180,6 +181,7 @@ pub(crate) async fn acquire<V: Value>(
                     }
                     Err(instead) => request.want = instead,
                 }
+                // Otherwise a writer of another release, whose values this one cannot read, would keep it here.
                 if Instant::now() >= until {
                     return Acquired::Not(WhyNot::Failed);
                 }
@@ -205,7 +207,7 @@ pub(crate) async fn acquire<V: Value>(
     }
 }
 
-/// Asks for the lease whatever is stored and whoever has it: what a load stores that began before is not stored any more.
+/// Asks for the lease whatever is stored and whoever has it: no load that began before is stored any more.
 pub(crate) async fn take_over<V: Value>(ctx: &Context<V>, key: &Key) -> Option<Lease> {
     if ctx.bars(key) {
         return None;
@@ -216,7 +218,7 @@ pub(crate) async fn take_over<V: Value>(ctx: &Context<V>, key: &Key) -> Option<L
     }
 }
 
-/// The value that a load replaces: what L2 has kept past its TTL, or else L1.
+/// The value that a load replaces: the one that L2 has kept past its TTL, or else that of L1.
 async fn previous<V: Value>(ctx: &Context<V>, key: &Key, kept: Option<&[u8]>) -> Option<Entry<V>> {
     let (now, longest) = (ctx.now(), ctx.options.stale_if_error);
     if longest.is_zero() {
@@ -238,6 +240,7 @@ async fn previous<V: Value>(ctx: &Context<V>, key: &Key, kept: Option<&[u8]>) ->
 pub(crate) async fn keep<V: Value>(ctx: &Context<V>, leases: &[Leased<'_>]) -> Infallible {
     let ttl = ctx.options.lease_ttl;
     loop {
+        // A third: one renewal may be lost, and the next still comes in time.
         sleep(ttl / 3).await;
         let renewals = leases.iter().map(|&leased| renew(ctx, leased, ttl));
         join_all(renewals).await;
@@ -256,14 +259,14 @@ async fn renew<V: Value>(ctx: &Context<V>, (key, lease): Leased<'_>, ttl: Durati
     }
 }
 
-/// Stores what a loader returned in L2, if its lease still stands, and then in L1.
+/// Stores a loader's value in L2, if its lease still stands, and then in L1.
 pub(crate) async fn store<V: Value>(
     ctx: &Context<V>,
     op: &Op,
     lease: Option<Lease>,
     loaded: Loaded<V>,
     replaces: Replaces<'_, V>,
-) -> Result<Ended<V>, LoadError> {
+) -> Result<FillOutcome<V>, LoadError> {
     let Loaded {
         value,
         is_stored,
@@ -308,7 +311,7 @@ pub(crate) async fn fill<V: Value>(
     lease: Option<Lease>,
     ready: Ready<V>,
     replaces: Replaces<'_, V>,
-) -> Ended<V> {
+) -> FillOutcome<V> {
     let Ready {
         value,
         ttls,
@@ -316,7 +319,8 @@ pub(crate) async fn fill<V: Value>(
         is_retagged,
         is_stored,
     } = ready;
-    // Before it is sent, and before what is deferred is looked at: what is deferred later makes these void.
+    // Registered before the fill is sent, so that no message of a tag is missed (rule 20); and before the deferred
+    // invalidations are looked at, as one that comes later makes these states void.
     let tags = ctx.l1.tags(&names);
     let is_held = ctx.is_off() || names.iter().any(|tag| ctx.deferred.holds_tag(tag));
     let filled = match lease {
@@ -338,7 +342,7 @@ pub(crate) async fn fill<V: Value>(
     let now = ctx.now();
     let is_stored = matches!(filled, Some(Fill::Stored(_)));
     let is_overtaken = matches!(filled, Some(Fill::Rejected(_)));
-    let ended = |slot, source| Ended {
+    let ended = |slot, source| FillOutcome {
         slot,
         source,
         is_stored,
@@ -361,9 +365,10 @@ pub(crate) async fn fill<V: Value>(
             ctx.backoff.forget(op.key());
             return ended(fresh, Source::Loader);
         }
-        // The value is still there that was to be replaced, or another.
+        // Another value may be there, or the one that was to be replaced: a caller that has asked for its own load gets
+        // its own value.
         Some(Fill::Rejected(Some(_))) if matches!(replaces, Replaces::Any) => {}
-        // The lease was lost. What is there was written since, or it is still the stale value.
+        // The lease was lost. The stored value was written since, or it is still the stale one.
         Some(Fill::Rejected(Some(bytes))) => {
             let is_old = |fresh: &Slot<V>| match &replaces {
                 Replaces::Stale(previous) => fresh.version() == previous.version(),
@@ -371,6 +376,7 @@ pub(crate) async fn fill<V: Value>(
             };
             if let Ok(fresh) = tags::open(ctx, Proof::Unused, op.key(), &bytes, now).await
                 && !is_old(&fresh)
+                // Only with a proof is the epoch that `is_usable` compares the present one (rule 11).
                 && ctx.l1.freshness().is_live()
                 && ctx.l1.is_usable(op, &fresh, now)
             {
@@ -384,7 +390,7 @@ pub(crate) async fn fill<V: Value>(
     ended(slot, Source::Loader)
 }
 
-/// What a fill stores.
+/// A value on its way to L2, with the options of its fill.
 struct Filling<'a, V> {
     value: &'a SlotValue<V>,
     ttls: Ttls,
@@ -395,7 +401,8 @@ struct Filling<'a, V> {
 }
 
 impl<V: Value> Filling<'_, V> {
-    /// Sends L2 a value under its lease. `None` if L2 has not accepted it; then the lease is given back where that helps.
+    /// Sends L2 a value under its lease. `None` if L2 has not accepted it; then the lease is given back where that
+    /// helps.
     async fn send(&self, ctx: &Context<V>, op: &Op, lease: Lease) -> Option<Fill> {
         let (key, ttls, tags) = (op.key(), self.ttls, self.tags);
         let sent = async {
@@ -403,6 +410,7 @@ impl<V: Value> Filling<'_, V> {
                 && slot.epoch == lease.epoch
                 && !self.is_retagged
             {
+                // L2 has the value, so its body need not be sent again. `None` if L2 does not have it any more.
                 let sending = ctx.lane.revalidate(key, lease, slot.ver, ttls, tags);
                 if let Some(fill) = ctx.breaker.send("revalidate", sending).await? {
                     return Ok(Some(fill));

@@ -26,13 +26,13 @@ use crate::loaded::Loaded;
 use crate::lock::lock;
 use crate::vocabulary::Value;
 
-/// Loads some of the keys that it was made for, named by their numbers and given with what is there. Returns no value
-/// for a key that the user's loader does not know.
+/// Loads some of the keys that it was made for, named by their numbers and given with their former values. Returns no
+/// value for a key that the user's loader does not know.
 ///
 /// Clones are one loader: a key that one of them was asked for is not loaded by another.
-pub(crate) struct Loader<V>(Arc<Mutex<Call<V>>>);
+pub(crate) struct Loader<V>(Arc<Mutex<LoadFn<V>>>);
 
-type Call<V> = dyn FnMut(Asked<V>) -> Loading<V> + Send;
+type LoadFn<V> = dyn FnMut(LoadKeys<V>) -> Loading<V> + Send;
 
 /// Makes the loader of a key, or of a list of keys.
 pub(crate) type LoaderOf<T, V> = Arc<dyn Fn(T) -> Loader<V> + Send + Sync>;
@@ -44,7 +44,7 @@ impl<V> Clone for Loader<V> {
 }
 
 /// The keys of one call.
-pub(crate) type Asked<V> = Vec<(usize, Previous<V>)>;
+pub(crate) type LoadKeys<V> = Vec<(usize, Previous<V>)>;
 
 /// The value of a key before its load: stale, kept past its TTL, or `None`.
 pub(crate) type Previous<V> = Option<Entry<V>>;
@@ -55,7 +55,7 @@ pub(crate) type Loading<V> =
 
 impl<V: Value> Loader<V> {
     /// Calls it. The user's code begins when the call is polled, without the lock.
-    pub(crate) fn load(&self, keys: Asked<V>) -> Loading<V> {
+    pub(crate) fn load(&self, keys: LoadKeys<V>) -> Loading<V> {
         let mut loader = lock(&self.0);
         (*loader)(keys)
     }
@@ -77,8 +77,9 @@ impl<V: Value> Loader<V> {
         Fut: Future<Output = Result<Loaded<V>, E>> + Send + 'static,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
+        // Taken by the first call. Clones share it, so a refresh that was begun twice runs the user's code once.
         let mut loader = Some(loader);
-        Self(Arc::new(Mutex::new(move |keys: Asked<V>| {
+        Self(Arc::new(Mutex::new(move |keys: LoadKeys<V>| {
             let loader = loader.take();
             async move {
                 let (Some(loader), Some((_, previous))) = (loader, keys.into_iter().next()) else {
@@ -101,7 +102,7 @@ impl<V: Value> Loader<V> {
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         let mut keys: Vec<Option<K>> = keys.into_iter().map(Some).collect();
-        Self(Arc::new(Mutex::new(move |asked: Asked<V>| {
+        Self(Arc::new(Mutex::new(move |asked: LoadKeys<V>| {
             let missing = asked
                 .into_iter()
                 .filter_map(|(number, previous)| Some((keys.get_mut(number)?.take()?, previous)));
@@ -109,17 +110,17 @@ impl<V: Value> Loader<V> {
             let loader = Arc::clone(&loader);
             async move {
                 // Keys need not be comparable: their texts are.
-                let places: HashMap<Key, usize> =
-                    (missing.iter().enumerate().filter_map(|(place, (key, _))| {
+                let indices: HashMap<Key, usize> =
+                    (missing.iter().enumerate().filter_map(|(index, (key, _))| {
                         let mut out = KeyWriter::new();
-                        Some((out.write(key).ok()?.into(), place))
+                        Some((out.write(key).ok()?.into(), index))
                     }))
                     .collect();
                 let mut values: Vec<Option<Loaded<V>>> = missing.iter().map(|_| None).collect();
                 for (key, value) in loader(missing).await.map_err(Into::into)? {
                     let mut out = KeyWriter::new();
-                    let place = out.write(&key).ok().and_then(|key| places.get(key));
-                    if let Some(slot) = place.and_then(|&place| values.get_mut(place)) {
+                    let index = out.write(&key).ok().and_then(|key| indices.get(key));
+                    if let Some(slot) = index.and_then(|&index| values.get_mut(index)) {
                         *slot = Some(value);
                     }
                 }
@@ -132,10 +133,10 @@ impl<V: Value> Loader<V> {
 
 task_local! {
     /// The keys that the loader which runs in this task loads.
-    static LOADED_HERE: LoadedHere;
+    static LOADING_HERE: LoadingHere;
 }
 
-struct LoadedHere {
+struct LoadingHere {
     instance: u64,
     keys: Vec<Key>,
 }
@@ -157,13 +158,13 @@ impl<V: Value> LoaderCalls<V> {
 
     /// How many loaders run, or wait for their permit.
     pub(crate) fn pending(&self) -> usize {
-        // Each holds the semaphore, by its permit or to wait for it.
+        // Each load holds the semaphore, by its permit or to wait for it: no counter has to follow cancelled loads.
         Arc::strong_count(&self.permits) - 1
     }
 
     /// Whether the caller is the loader of this key, which would wait for itself.
     pub(crate) fn is_called_by_loader_of(&self, key: &Key) -> bool {
-        LOADED_HERE
+        LOADING_HERE
             .try_with(|here| here.instance == self.ctx.instance && here.keys.contains(key))
             .unwrap_or(false)
     }
@@ -189,24 +190,25 @@ impl<V: Value> LoaderCalls<V> {
             error.type = Empty,
         );
         let load = async move {
-            // Never closed, so an error is no reason not to load. It is held until the loader has ended, also if that is
-            // after the time limit.
+            // Never closed, so an error is no reason not to load. It is held until the loader has ended, also if that
+            // is after the time limit.
             let _permit = permits.acquire_owned().await;
             counted.loads.bump();
             let began = clock.now();
             let loaded = loads.await;
             (loaded, clock.now().saturating_sub(began))
         };
-        let here = LoadedHere {
+        let here = LoadingHere {
             instance: ctx.instance,
             keys: keys.iter().map(|(key, _)| (*key).clone()).collect(),
         };
-        let load = LOADED_HERE.scope(here, load);
-        // In a task of its own, which is aborted when this ends: a loader that blocks its thread does not block the callers
-        // that wait for it.
+        let load = LOADING_HERE.scope(here, load);
+        // In a task of its own, which is aborted when this ends: a loader that blocks its thread does not block the
+        // callers that wait for it.
         let load = tokio::spawn(load.instrument(enabled(span.clone())));
         let load = timeout(limit, AbortOnDropHandle::new(load));
         let loaded = tokio::select! {
+            // The load first: once it has ended, its leases are used, and not renewed once more.
             biased;
             loaded = load => loaded,
             never = lease::keep(ctx, keys) => match never {},
@@ -220,6 +222,7 @@ impl<V: Value> LoaderCalls<V> {
                     keys: texts(keys),
                     took: called.elapsed(),
                 });
+                // A loader of one key that has run before returns nothing: then the key has no value.
                 values.resize_with(keys.len(), || None);
                 return Ok(values);
             }
@@ -231,6 +234,7 @@ impl<V: Value> LoaderCalls<V> {
             },
             Err(_) => LoadError::timed_out(limit),
         };
+        // Counted and traced here, for all callers: they only get clones of the error.
         span.record("otel.status_code", "ERROR");
         span.record("error.type", error_type(&loaded));
         ctx.counters.load_failures.bump();

@@ -1,6 +1,7 @@
 //! Keys that L2 does not have: single flight in this instance, and in the fleet by the lease (rules 1 and 12).
 //!
-//! Knows the order of the steps (look-up, lease, loader, fill), and none of the steps themselves. [`Loads`] is the entry.
+//! Knows the order of the steps (look-up, lease, loader, fill), and none of the steps themselves. [`Loads`] is the
+//! entry.
 //!
 //! - [`get`]: the callers of a load
 //! - [`fetch`]: the task of a load or refresh: it asks for leases, calls the loader, and stores the values

@@ -7,7 +7,7 @@ use tracing::{Instrument, debug_span, warn};
 
 use super::Loads;
 use super::fetch::{Fetch, Flight};
-use super::lease::{self, Ended, Goal, WhyNot};
+use super::lease::{self, FillOutcome, Goal, WhyNot};
 use super::loader::Loader;
 use super::verify::Sample;
 use crate::engine::spans::enabled;
@@ -23,7 +23,7 @@ struct Begun<V> {
     refreshes: Vec<Fetch<V>>,
     samples: Vec<Sample<V>>,
     /// Of both, in the order of the numbers by which the loader knows their keys.
-    places: Vec<usize>,
+    indices: Vec<usize>,
 }
 
 impl<V> Default for Begun<V> {
@@ -31,15 +31,15 @@ impl<V> Default for Begun<V> {
         Self {
             refreshes: Vec::new(),
             samples: Vec::new(),
-            places: Vec::new(),
+            indices: Vec::new(),
         }
     }
 }
 
 impl<V: Value> Loads<V> {
-    /// Starts one background refresh of stale values, given with their places, and compares sampled ones with the source.
-    /// Joins refreshes that are under way, and leaves out keys whose refresh has just failed. `loader` makes the loader
-    /// for the keys at these places.
+    /// Starts one background refresh of stale values, given with their indices, and compares sampled ones with the
+    /// source. Joins refreshes that are under way, and leaves out keys whose refresh has just failed. `loader` makes
+    /// the loader for the keys at these indices.
     ///
     /// Returns the results for callers that wait, in the order of the values; `None` for a value that is not refreshed.
     ///
@@ -51,8 +51,8 @@ impl<V: Value> Loads<V> {
         loader: impl FnOnce(&[usize]) -> Loader<V>,
     ) -> Vec<Option<Flight<V>>> {
         let (begun, results) = self.join_refreshes(stale);
-        if !begun.places.is_empty() {
-            let loader = loader(&begun.places);
+        if !begun.indices.is_empty() {
+            let loader = loader(&begun.indices);
             self.run_refreshes(begun, loader);
         }
         results
@@ -63,19 +63,20 @@ impl<V: Value> Loads<V> {
         stale: Vec<(usize, Key, Entry<V>)>,
     ) -> (Begun<V>, Vec<Option<Flight<V>>>) {
         let (mut begun, mut results) = (Begun::default(), Vec::with_capacity(stale.len()));
-        for (place, key, previous) in stale {
-            let number = begun.places.len();
+        for (index, key, previous) in stale {
+            let number = begun.indices.len();
             if previous.is_sampled() {
                 begun.samples.push(Sample {
                     key,
                     entry: previous,
                     number,
                 });
-                begun.places.push(place);
+                begun.indices.push(index);
                 results.push(None);
                 continue;
             }
             let may_refresh = self.ctx.backoff.may_refresh(&key);
+            // Before the operation begins: a change in between ends an error too early, and never too late.
             let began = self.now_began();
             let joined = may_refresh.then(|| self.ctx.l1.join_refresh(&key, self.ctx.now()));
             results.push(match joined.flatten() {
@@ -89,7 +90,7 @@ impl<V: Value> Loads<V> {
                         number,
                         sender,
                     });
-                    begun.places.push(place);
+                    begun.indices.push(index);
                     Some(result)
                 }
                 Some(Join::Joined(result)) => Some(result),
@@ -101,8 +102,14 @@ impl<V: Value> Loads<V> {
 
     fn run_refreshes(self: &Arc<Self>, begun: Begun<V>, loader: Loader<V>) {
         let Begun {
-            refreshes, samples, ..
+            refreshes,
+            samples,
+            indices,
         } = begun;
+        debug_assert!(
+            refreshes.iter().all(|fetch| fetch.number < indices.len()),
+            "the loader knows each key by its number"
+        );
         self.verify.start(samples, &loader);
         if refreshes.is_empty() {
             return;
@@ -120,6 +127,7 @@ impl<V: Value> Loads<V> {
     /// A refresh has got neither the lease nor a newer value.
     pub(super) fn refresh_ended_without(&self, refresh: &Fetch<V>, why: &WhyNot) {
         match why {
+            // The key is barred (rule 14), or the cache is off: no failure of the source, so no pause.
             WhyNot::NotAsked => {}
             // Another instance has had the lease and stored no value, or L2 stores no load for now.
             WhyNot::Refused => self.ctx.backoff.yielded(refresh.op.key()),
@@ -131,7 +139,7 @@ impl<V: Value> Loads<V> {
     pub(super) fn refresh_ended(
         &self,
         key: &Key,
-        stored: &Result<Ended<V>, LoadError>,
+        stored: &Result<FillOutcome<V>, LoadError>,
         is_done: bool,
     ) {
         match stored {
@@ -171,7 +179,7 @@ impl<V: Value> Loads<V> {
                 namespace = self.ctx.options.namespace.as_str(),
                 keys,
                 reason = %error,
-                "a refresh failed; what is stale is kept"
+                "a refresh failed; the stale value is kept"
             );
         }
     }

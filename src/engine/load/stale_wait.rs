@@ -18,13 +18,13 @@ use crate::key::Key;
 use crate::l2::Want;
 use crate::vocabulary::Value;
 
-/// What a caller gets that waits for the refresh of a stale value.
+/// The entry for a caller that waits for the refresh of a stale value.
 pub(crate) type Current<V> = BoxFuture<'static, Result<Entry<V>, LoadError>>;
 
 /// A stale value whose refresh a caller waits for.
 pub(crate) struct Awaited<V> {
-    /// Where the caller wants it.
-    place: usize,
+    /// Its index in the caller's list.
+    index: usize,
     key: Key,
     entry: Entry<V>,
     /// `None` if it is not refreshed.
@@ -34,8 +34,8 @@ pub(crate) struct Awaited<V> {
 }
 
 impl<V: Value> Loads<V> {
-    /// Has a stale value refreshed. Returns what its caller waits for, if the option says that it does. Boxed, so that the
-    /// future of a look-up does not become larger: a hit in L1 takes 2 % more instructions otherwise.
+    /// Has a stale value refreshed. Returns a future for its caller, if the option says that the caller waits. Boxed,
+    /// so that the future of a look-up does not become larger: a hit in L1 takes 2 % more instructions otherwise.
     pub(crate) fn refresh_stale(
         self: &Arc<Self>,
         key: Key,
@@ -72,7 +72,7 @@ impl<V: Value> Loads<V> {
         self.spawn_refreshes(stale, |_| loader());
     }
 
-    /// Has stale values refreshed, given with their places. Returns those whose refresh the caller waits for.
+    /// Has stale values refreshed, given with their indices. Returns those whose refresh the caller waits for.
     pub(crate) fn start_refreshes(
         self: &Arc<Self>,
         stale: Vec<(usize, Key, Entry<V>)>,
@@ -83,13 +83,14 @@ impl<V: Value> Loads<V> {
             self.spawn_refreshes(stale, loader);
             return Vec::new();
         }
+        // Before anything is begun, so that the time covers all of it; and once for all keys of a call.
         let until = Instant::now().checked_add(wait);
         let refreshes = self.spawn_refreshes(stale.clone(), loader);
         let awaited = stale.into_iter().zip(refreshes);
-        // For what is refreshed ahead no caller waits.
+        // No caller waits for a value that is refreshed ahead.
         let awaited = awaited.filter(|((.., entry), _)| entry.is_stale());
-        let awaited = awaited.map(|((place, key, entry), refresh)| Awaited {
-            place,
+        let awaited = awaited.map(|((index, key, entry), refresh)| Awaited {
+            index,
             key,
             entry,
             refresh,
@@ -98,23 +99,25 @@ impl<V: Value> Loads<V> {
         awaited.collect()
     }
 
-    /// Waits for refreshes. Returns what their caller gets, with the places. `loader` makes the loader for the key at a
-    /// place.
+    /// Waits for refreshes. Returns the entries for their caller, with their indices. `loader` makes the loader for the
+    /// key at an index.
     pub(crate) async fn await_refreshes(
         self: &Arc<Self>,
         awaited: Vec<Awaited<V>>,
         loader: impl Fn(&[usize]) -> Loader<V>,
     ) -> Result<Vec<(usize, Option<Entry<V>>)>, LoadError> {
         let loader = &loader;
-        let ends = awaited.into_iter().map(async |awaited| {
-            let place = awaited.place;
-            let current = self.await_refresh(awaited, || loader(&[place])).await?;
-            Ok((place, current))
+        // Beside each other: the waits share one limit, and one after the other the last would begin when it is over.
+        let waits = awaited.into_iter().map(async |awaited| {
+            let index = awaited.index;
+            let current = self.await_refresh(awaited, || loader(&[index])).await?;
+            Ok((index, current))
         });
-        try_join_all(ends).await
+        try_join_all(waits).await
     }
 
-    /// Waits for a refresh, and then looks the key up again: what was found before may have been invalidated meanwhile.
+    /// Waits for a refresh, and then looks the key up again: the entry that was found before may have been invalidated
+    /// meanwhile (rule 18).
     async fn await_refresh(
         self: &Arc<Self>,
         awaited: Awaited<V>,
@@ -138,9 +141,10 @@ impl<V: Value> Loads<V> {
             None => Some(refresh.clone().wait().await),
         };
         let has_ended = ended.is_some();
-        if let Some(Some(Ok(Some(loaded)))) = ended {
-            return Ok(Some(self.reads.hand_out_loaded(loaded, ctx.now())));
+        if let Some(Some(Ok(Some(outcome)))) = ended {
+            return Ok(Some(self.reads.hand_out_outcome(outcome, ctx.now())));
         }
+        // It failed, or has not ended in time. A caller gets the stale value as a fallback only if it failed.
         if let Some(entry) = self.look_up_again(&key).await {
             return Ok(Some(if has_ended && entry.is_past_soft_ttl() {
                 self.reads.as_fallback(entry)
@@ -150,11 +154,12 @@ impl<V: Value> Loads<V> {
         }
         // It is gone: its callers wait for the load as for that of any missing key.
         match refresh.wait().await {
-            Some(Ok(Some(loaded))) => Ok(Some(self.reads.hand_out_loaded(loaded, ctx.now()))),
+            Some(Ok(Some(outcome))) => Ok(Some(self.reads.hand_out_outcome(outcome, ctx.now()))),
             Some(Err(error)) => match self.reads.fallback(&key, Proof::Used).await {
-                Some(found) => Ok(Some(self.reads.hand_out_loaded(found, ctx.now()))),
+                Some(found) => Ok(Some(self.reads.hand_out_outcome(found, ctx.now()))),
                 None => Err(error),
             },
+            // No value, or its runtime has ended: this caller joins the load of the key, or begins it.
             Some(Ok(None)) | None => {
                 self.load_missing(key, Some(Want::Any), loader, Since::ANY)
                     .await

@@ -63,6 +63,7 @@ impl<V: Value> Verify<V> {
     /// Checks hits, each in a task of its own: no caller waits for it.
     pub(super) fn start(self: &Arc<Self>, samples: Vec<Sample<V>>, loader: &Loader<V>) {
         for sample in samples {
+            // Not waited for: the checks of a busy cache would queue without bound, and a sample loses nothing.
             let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
                 return;
             };
@@ -94,6 +95,7 @@ impl<V: Value> Verify<V> {
     /// Whether a look-up returns the same version, as if nothing had been changed.
     async fn is_still_there(&self, sample: &Sample<V>) -> bool {
         let (key, now) = (&sample.key, self.ctx.now());
+        // As a caller would look it up: an instance without a proof reads L2, whose value may be another one by now.
         let slot = match self.ctx.l1.get(key, now) {
             Some(slot) => slot,
             None => match self.reads.read(key, now).await {
@@ -141,8 +143,8 @@ impl<V: Value> Verify<V> {
     }
 }
 
-/// Loads the key anew, and stores nothing. If the source has another value now, its change was just made, or the cache has
-/// missed it: so the cache is looked at again when the change must have reached it.
+/// Loads the key anew, and stores nothing. If the source has another value now, its change was just made, or the cache
+/// has missed it: so the cache is looked at again when the change must have reached it.
 async fn check<V: Value>(verify: Arc<Verify<V>>, sample: Sample<V>, loader: Loader<V>, span: Span) {
     // Only the load is in the span.
     let compared = verify.compare(&sample, loader).instrument(span).await;

@@ -1,7 +1,7 @@
 //! Fills the cache with values that a service reads in bulk, before anybody asks for them (rule 23).
 //!
-//! A value was read before its key has a lease, so the lease alone does not show that the key was changed in between. The
-//! lane's log does: from the place that it had reached when the call began, up to a place after the lease was granted.
+//! A value was read before its key has a lease, so the lease alone does not show that the key was changed in between.
+//! The lane's log does: from its position when the call began, up to a position after the lease was granted.
 
 use std::collections::HashSet;
 use std::hash::BuildHasher;
@@ -42,30 +42,31 @@ const PREFIXES: usize = 100;
 type Item<V> = (Result<Key, KeyTooLong>, Loaded<V>);
 
 impl<V: Value> Loads<V> {
-    /// A place in the log that a call comes after, without waiting. `None` while this instance has not heard of the lane.
-    pub(crate) fn place_before(&self) -> Option<Place> {
+    /// A position in the log that a call comes after, without waiting. `None` while this instance has not heard of the
+    /// lane.
+    pub(crate) fn log_position(&self) -> Option<LogPosition> {
         let ctx = &*self.ctx;
         if ctx.l1.freshness().is_alone() {
-            // Nothing is sent, so it is there at once.
-            return place(ctx).now_or_never()?.ok();
+            // The log is in memory, so its position is there at once.
+            return mark_log(ctx).now_or_never()?.ok();
         }
         let (epoch, seq) = ctx.l1.freshness().reached()?;
-        Some(Place { epoch, seq })
+        Some(LogPosition { epoch, seq })
     }
 
-    /// Stores the values of a stream whose keys have none, and were not changed since the place `before`. `progress` is called
-    /// after each batch.
+    /// Stores the values of a stream whose keys have none, and were not changed since the position `before`. `progress`
+    /// is called after each batch.
     pub(crate) async fn warm(
         &self,
-        before: Option<Place>,
+        before: Option<LogPosition>,
         items: impl Stream<Item = Item<V>>,
         mut progress: impl FnMut(&Warming),
     ) -> Result<Warming, WriteError> {
         let ctx = &*self.ctx;
         let before = match before {
             Some(before) => before,
-            // Before the stream is polled.
-            None => place(ctx).await?,
+            // Before the stream is polled, as the caller may read its values only then.
+            None => mark_log(ctx).await?,
         };
         let mut changes = Changes::since(before);
         let (fewest, most) = items.size_hint();
@@ -81,6 +82,11 @@ impl<V: Value> Loads<V> {
             }
             warming.done += batch.len() as u64;
             store(ctx, batch, &mut changes, &mut warming).await?;
+            debug_assert_eq!(
+                warming.done,
+                warming.stored + warming.present + warming.refused + warming.changed,
+                "each value is counted once"
+            );
             progress(&warming);
         }
     }
@@ -98,7 +104,7 @@ async fn next_batch<V: Value, S: Stream<Item = Item<V>>>(
             Ok(Some(item)) => batch.push(item),
             Ok(None) => return Ok(batch),
             Err(_) => {
-                let here = place(ctx).await?;
+                let here = mark_log(ctx).await?;
                 changes.follow(ctx, here).await?;
             }
         }
@@ -114,15 +120,15 @@ async fn next_batch<V: Value, S: Stream<Item = Item<V>>>(
 }
 
 /// A value whose key has a lease.
-struct Leased<V: Value> {
+struct LeasedValue<V: Value> {
     op: OpGuard<V>,
     lease: Lease,
     ready: Ready<V>,
 }
 
-/// What came of a value before the log was looked at.
-enum Asked<V: Value> {
-    Leased(Leased<V>),
+/// How the request for the lease of a value's key has ended.
+enum LeaseAnswer<V: Value> {
+    Leased(LeasedValue<V>),
     Present,
     Refused,
     NotNow,
@@ -139,10 +145,10 @@ async fn store<V: Value>(
     let mut leased = Vec::new();
     for asked in asked {
         match asked {
-            Asked::Leased(one) => leased.push(one),
-            Asked::Present => warming.present += 1,
-            Asked::Refused => warming.refused += 1,
-            Asked::NotNow => warming.changed += 1,
+            LeaseAnswer::Leased(one) => leased.push(one),
+            LeaseAnswer::Present => warming.present += 1,
+            LeaseAnswer::Refused => warming.refused += 1,
+            LeaseAnswer::NotNow => warming.changed += 1,
         }
     }
     let leases: Vec<_> = (leased.iter())
@@ -153,13 +159,14 @@ async fn store<V: Value>(
         .collect();
     let filling = async {
         // After the leases were granted. A later change ends them (rule 1).
-        let here = place(ctx).await?;
+        let here = mark_log(ctx).await?;
         changes.follow(ctx, here).await?;
         let fills = leased.into_iter().map(|one| fill(ctx, one, changes));
         let fills = stream::iter(fills).buffer_unordered(AT_ONCE);
         Ok::<_, WriteError>(fills.collect::<Vec<_>>().await)
     };
     let filled = tokio::select! {
+        // The fills first: they use the leases, which then need no renewal.
         biased;
         filled = filling => filled?,
         never = lease::keep(ctx, &leases) => match never {},
@@ -175,26 +182,26 @@ async fn store<V: Value>(
 }
 
 /// Asks for the lease of a key that has no value.
-async fn ask<V: Value>(ctx: &Context<V>, (key, loaded): Item<V>) -> Asked<V> {
+async fn ask<V: Value>(ctx: &Context<V>, (key, loaded): Item<V>) -> LeaseAnswer<V> {
     let (Ok(key), Ok((value, ttls, tags))) = (key, ctx.convert.to_store(loaded)) else {
-        return Asked::Refused;
+        return LeaseAnswer::Refused;
     };
     let op = ctx.l1.begin(&key);
     let goal = Goal::Missing { at_least: None };
     let mut request = lease::request(ctx, Want::Any);
     let until = Instant::now() + ctx.options.l2_timeout;
     match lease::acquire(ctx, &op, &goal, Some(&mut request), until).await {
-        Acquired::Lease(lease, _) => Asked::Leased(Leased {
+        Acquired::Lease(lease, _) => LeaseAnswer::Leased(LeasedValue {
             op,
             lease,
             ready: Ready::new(value, ttls, tags),
         }),
-        Acquired::Found(..) | Acquired::Wait(_) => Asked::Present,
-        Acquired::Not(_) => Asked::NotNow,
+        Acquired::Found(..) | Acquired::Wait(_) => LeaseAnswer::Present,
+        Acquired::Not(_) => LeaseAnswer::NotNow,
     }
 }
 
-/// What came of a value that had a lease.
+/// How the fill of a value has ended.
 enum Filled {
     Stored,
     Changed,
@@ -202,8 +209,8 @@ enum Filled {
 }
 
 /// Stores a value unless its key was changed since the call.
-async fn fill<V: Value>(ctx: &Context<V>, leased: Leased<V>, changes: &Changes) -> Filled {
-    let Leased { op, lease, ready } = leased;
+async fn fill<V: Value>(ctx: &Context<V>, leased: LeasedValue<V>, changes: &Changes) -> Filled {
+    let LeasedValue { op, lease, ready } = leased;
     if changes.are_of(op.key(), ready.tags()) && !without(Rule::Warming) {
         lease::give_back(ctx, (op.key(), Some(lease))).await;
         return Filled::Changed;
@@ -215,15 +222,16 @@ async fn fill<V: Value>(ctx: &Context<V>, leased: Leased<V>, changes: &Changes) 
     }
 }
 
-/// A place in the lane's log.
+/// A position in the lane's log.
 #[derive(Clone, Copy)]
-pub(crate) struct Place {
+pub(crate) struct LogPosition {
     epoch: u64,
     seq: u64,
 }
 
-/// Marks a place in the log, by a message that changes nothing: whatever was changed before comes before it.
-async fn place<V: Value>(ctx: &Context<V>) -> Result<Place, WriteError> {
+/// Marks a position in the log, by a message that changes nothing: each earlier change comes before it.
+async fn mark_log<V: Value>(ctx: &Context<V>) -> Result<LogPosition, WriteError> {
+    // A step that writes, as only a primary accepts it: a replica may lack the last messages (rule 23).
     let payload = message::payload(Kind::Invalidate, ctx.instance, &[]);
     let batch = Batch {
         payload: &payload,
@@ -235,18 +243,18 @@ async fn place<V: Value>(ctx: &Context<V>) -> Result<Place, WriteError> {
     let Written::Done(ack) = marked else {
         return Err(WriteError::interrupted(None));
     };
-    Ok(Place {
+    Ok(LogPosition {
         epoch: ack.stamp.epoch,
         seq: ack.seq,
     })
 }
 
-/// What was changed since a place in the log.
+/// The changes since a position in the log.
 struct Changes {
     /// Up to here.
-    here: Place,
+    here: LogPosition,
     hasher: Hasher,
-    /// The hashes of keys.
+    /// The hashes of keys. Two keys with the same hash are taken for one: then a value is not stored, which is safe.
     keys: HashSet<u64>,
     tags: HashSet<u64>,
     /// Each is named twice: when its removal begins, and when it ends.
@@ -254,7 +262,7 @@ struct Changes {
 }
 
 impl Changes {
-    fn since(here: Place) -> Self {
+    fn since(here: LogPosition) -> Self {
         Self {
             here,
             hasher: hasher(),
@@ -264,9 +272,13 @@ impl Changes {
         }
     }
 
-    /// Reads the log up to a place. An error if it does not reach from the last place to this one: anything may have been
-    /// changed.
-    async fn follow<V: Value>(&mut self, ctx: &Context<V>, to: Place) -> Result<(), WriteError> {
+    /// Reads the log up to a position. An error if it does not reach from the last position to this one: any key may
+    /// have been changed.
+    async fn follow<V: Value>(
+        &mut self,
+        ctx: &Context<V>,
+        to: LogPosition,
+    ) -> Result<(), WriteError> {
         while self.here.seq < to.seq {
             let reading = ctx.lane.replay(self.here.seq);
             let messages = ctx.breaker.send("replay", reading).await;
@@ -281,10 +293,12 @@ impl Changes {
                 self.note(message)?;
                 self.here.seq = next;
             }
+            // The log ends before the mark: it was trimmed, or lost. Without this the loop would not end.
             if self.here.seq == before {
                 return Err(WriteError::interrupted(None));
             }
         }
+        // After the loop, which may be skipped: a lane of a new epoch may count from a lower number.
         if to.epoch == self.here.epoch {
             Ok(())
         } else {
@@ -298,6 +312,7 @@ impl Changes {
             Kind::Prefix | Kind::PrefixBegun => self.prefixes.extend(message.keys.iter().cloned()),
             Kind::Tags => self.tags.extend(hashes),
             Kind::Insert | Kind::Invalidate | Kind::InvalidateAwaited => self.keys.extend(hashes),
+            // Any key may have been changed.
             Kind::Clear | Kind::Unknown(_) => return Err(WriteError::interrupted(None)),
         }
         let is_too_many =

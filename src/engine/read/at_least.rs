@@ -1,9 +1,9 @@
-//! Look-ups with a token: they do not answer with what is older than the write that it names, also before this instance has
-//! applied that write (rule 22).
+//! Look-ups with a token: they answer with no value that is older than the write that it names, also before this
+//! instance has applied that write (rule 22).
 //!
-//! An entry that was stored by that write or later is an answer. Otherwise L2 is asked, which has every write that it has
-//! accepted; and only then the loader. The token may be made up, so nothing here waits for it, and nothing in L1 changes
-//! because of it.
+//! An entry that was stored by that write or later is an answer. Otherwise L2 is asked, which has every write that it
+//! has accepted; and only then the loader. The token may be made up, so nothing here waits for it, and nothing in L1
+//! changes because of it.
 
 use super::lookup::Reads;
 use super::tags::Proof;
@@ -27,8 +27,8 @@ impl<V: Value> Reads<V> {
         found.into_iter().map(Result::ok).collect()
     }
 
-    /// L1, where an entry is new enough, and otherwise L2. Where there is no value: which stored values a load is content with;
-    /// `None` if L2 is not to be asked.
+    /// L1, if an entry is new enough, and otherwise L2. For a key without a value returns which stored values a load is
+    /// content with; `None` if L2 is not to be asked.
     pub(crate) async fn look_up_at_least(
         &self,
         keys: &[Key],
@@ -36,11 +36,11 @@ impl<V: Value> Reads<V> {
     ) -> Vec<Result<Entry<V>, Option<Want>>> {
         let ctx = &*self.ctx;
         let now = ctx.now();
-        let (mut lacking, mut places) = (Vec::new(), Vec::new());
-        let here = keys.iter().enumerate().map(|(place, key)| {
+        let (mut lacking, mut indices) = (Vec::new(), Vec::new());
+        let here = keys.iter().enumerate().map(|(index, key)| {
             self.get_local_at_least(key, token).ok_or_else(|| {
                 lacking.push(key.clone());
-                places.push(place);
+                indices.push(index);
                 None
             })
         });
@@ -48,8 +48,10 @@ impl<V: Value> Reads<V> {
         if lacking.is_empty() {
             return found;
         }
+        // By operations of its own, and not by a read that others share: one that began before may be too old.
         let outcomes = self.read_many(&lacking, Proof::Unused).await;
-        for ((place, key), outcome) in places.into_iter().zip(&lacking).zip(outcomes) {
+        debug_assert_eq!(outcomes.len(), lacking.len(), "one outcome for each key");
+        for ((index, key), outcome) in indices.into_iter().zip(&lacking).zip(outcomes) {
             let answer = match outcome {
                 ReadOutcome::Unavailable => self
                     .get_unproven(key)
@@ -57,8 +59,8 @@ impl<V: Value> Reads<V> {
                     .ok_or(None),
                 outcome => self.answer(key, outcome, now),
             };
-            if let Some(place) = found.get_mut(place) {
-                *place = answer;
+            if let Some(index) = found.get_mut(index) {
+                *index = answer;
             }
         }
         found
@@ -69,6 +71,7 @@ impl<V: Value> Reads<V> {
         let ctx = &*self.ctx;
         let now = ctx.now();
         let slot = ctx.l1.get(key, now)?;
+        // The entry stays: the token may be made up, and for other callers the entry is as good as before.
         if !ctx.l1.is_at_least(&slot, token) && !without(Rule::Tokens) {
             return None;
         }

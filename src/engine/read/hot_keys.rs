@@ -37,6 +37,7 @@ impl HotKeys {
     /// [recorded](Self::record).
     pub(crate) fn note(&self, key: &Key) {
         if let Some(sample) = &self.0
+            // Relaxed: it only counts, and the sample has a lock of its own.
             && is_sampled(sample.others.fetch_add(1, Ordering::Relaxed))
         {
             self.record(key);
@@ -57,6 +58,7 @@ impl HotKeys {
         if keys.len() == SAMPLE {
             keys.pop_front();
         }
+        debug_assert!(keys.len() < SAMPLE, "the sample is bounded");
         keys.push_back(key.clone());
     }
 
@@ -65,6 +67,7 @@ impl HotKeys {
         let Some(sample) = &self.0 else {
             return Vec::new();
         };
+        // Copied, so that the lock is not held while they are counted: look-ups that meet it go unrecorded.
         let keys: Vec<Key> = lock(&sample.keys).iter().cloned().collect();
         let mut times: HashMap<&str, u32> = HashMap::new();
         for key in &keys {

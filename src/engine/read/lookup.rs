@@ -72,7 +72,9 @@ impl<V: Value> Reads<V> {
         Entry::new(slot, now, source)
     }
 
-    /// Hands out a value that is stale, may be refreshed ahead or checked, or whose life is to be extended.
+    /// Hands out a value that is stale, may be refreshed ahead or checked, or whose lifetime is to be extended.
+    ///
+    /// Cold, so that the code of a plain hit stays small enough to be inlined.
     #[cold]
     fn look_at(&self, slot: Arc<Slot<V>>, now: Tick, source: Source) -> Entry<V> {
         let deadline = slot.soft_at().min(slot.gone_at);
@@ -85,6 +87,7 @@ impl<V: Value> Reads<V> {
         {
             self.touch.extend(&slot, idle);
         }
+        // One of the three at most: a refresh loads the value anyway, and a comparison would load it once more.
         let is_ahead = !is_stale && (self.ctx.convert.ahead).is_due(slot.born_at, deadline, now);
         let is_sampled = !is_stale && !is_ahead && self.is_verified();
         let entry = Entry::new(slot, now, source);
@@ -98,7 +101,7 @@ impl<V: Value> Reads<V> {
     }
 
     /// Hands out the value that a load has ended with.
-    pub(crate) fn hand_out_loaded(&self, outcome: Outcome<V>, now: Tick) -> Entry<V> {
+    pub(crate) fn hand_out_outcome(&self, outcome: Outcome<V>, now: Tick) -> Entry<V> {
         let Outcome { slot, source, .. } = outcome;
         match outcome.kind {
             OutcomeKind::Fresh => self.hand_out(slot, now, source),
@@ -128,7 +131,7 @@ impl<V: Value> Reads<V> {
         self.get_unproven(key)
     }
 
-    /// L2, for what L1 did not have at `now`.
+    /// L2, for a key that L1 did not have at `now`.
     pub(crate) async fn get(&self, key: Key, now: Tick) -> Option<Entry<V>> {
         if let Some(entry) = self.get_instead(&key) {
             return Some(entry);
@@ -147,8 +150,8 @@ impl<V: Value> Reads<V> {
             .collect()
     }
 
-    /// What follows from a caller's read of L2: an entry to hand out, or a load. For the load, which stored values are still
-    /// wanted; `None` if L2 is not to be asked.
+    /// Turns a read of L2 into the caller's answer: an entry, or else the request for a load. This says which stored
+    /// values are still wanted; it is `None` if L2 is not to be asked.
     pub(crate) fn answer(
         &self,
         key: &Key,
@@ -182,11 +185,11 @@ impl<V: Value> Reads<V> {
         entry.into_fallback()
     }
 
-    /// What is handed out in place of a value that could not be loaded: a value that is valid, or whose TTL has not passed
-    /// for longer than `stale_if_error`.
+    /// Looks up the value that callers get in place of one that could not be loaded: a value that is valid, or whose
+    /// TTL has not passed for longer than `stale_if_error`.
     ///
-    /// It is looked up when the load has failed, by the rules of any other look-up: so it is nothing that was invalidated or
-    /// cleared until then.
+    /// It is looked up when the load has failed, by the rules of any other look-up (rule 18): so it is no value that
+    /// was invalidated or cleared until then.
     pub(crate) async fn fallback(&self, key: &Key, proof: Proof) -> Option<Outcome<V>> {
         let ctx = &*self.ctx;
         let kept = ctx.options.stale_if_error;
@@ -225,11 +228,12 @@ impl<V: Value> Reads<V> {
         }
     }
 
-    /// Reads L2, and keeps what it finds in L1. All callers that ask while another one reads share one more read, in
+    /// Reads L2, and stores a hit in L1. All callers that ask while another one reads share one more read, in
     /// a task of its own, so that the others need none of them to stay. Returns the time of the end, too.
     pub(crate) async fn read(&self, key: &Key, now: Tick) -> (ReadOutcome<V>, Tick) {
         let ctx = &self.ctx;
         let read = match ctx.l1.join_read(key, now) {
+            // Without a task: nobody can join it, so nobody is left waiting if this caller is cancelled.
             JoinRead::Alone(op) => return read_l2(ctx, &op, now).await,
             JoinRead::Shared(Join::Joined(read)) => read,
             JoinRead::Shared(Join::Started(Started { op, sender, result })) => {
@@ -254,18 +258,20 @@ impl<V: Value> Reads<V> {
         }
     }
 
-    /// Reads keys from L2 in one request, or few if they are many, and keeps what it finds in L1. The
+    /// Reads keys from L2 in one request, or few if they are many, and stores the hits in L1. The
     /// outcomes are in the order of the keys, each of which may occur more than once.
     ///
     /// Others cannot join it, so it may be dropped at any time.
     pub(crate) async fn read_many(&self, keys: &[Key], proof: Proof) -> Vec<ReadOutcome<V>> {
         let ctx = &*self.ctx;
         let begin = |key| {
+            // All operations begin before the request is sent (rule 3), and the bar is looked at after that (rule 14).
             let op = ctx.l1.begin(key);
             let barred = barred(ctx, &op);
             (op, barred)
         };
         let mut reads: Vec<(_, Option<ReadOutcome<V>>)> = keys.iter().map(begin).collect();
+        // With a proof the values themselves are compared with the known epoch, and one plain read serves all keys.
         let is_proven = proof == Proof::Used && ctx.l1.freshness().is_live();
         if is_proven {
             let asked = keys.iter().zip(&reads);
@@ -279,6 +285,7 @@ impl<V: Value> Reads<V> {
                 *outcome = plain_outcome(ctx, op, answer, now);
             }
         }
+        // Without a proof, or after a flush meanwhile, the server compares epochs, for one key in each request.
         let mut rest: Vec<_> = unanswered(&mut reads).collect();
         for some in rest.chunks_mut(COMPARED) {
             let compared = join_all(some.iter().map(|(op, _)| compared(ctx, op))).await;
@@ -292,18 +299,19 @@ impl<V: Value> Reads<V> {
                 break;
             }
         }
+        // All at once, so that one request asks for the markers of all values.
         tags::check(
             ctx,
             proof,
             reads.iter_mut().filter_map(|(_, outcome)| outcome.as_mut()),
         )
         .await;
-        let ends = reads.into_iter().map(|(op, outcome)| {
+        let settled = reads.into_iter().map(|(op, outcome)| {
             let outcome = outcome.unwrap_or(ReadOutcome::Unavailable);
             settle(ctx, &op, &outcome);
             outcome
         });
-        ends.collect()
+        settled.collect()
     }
 }
 
@@ -351,6 +359,7 @@ async fn ask_l2<V: Value>(ctx: &Context<V>, op: &Op, now: Tick) -> (ReadOutcome<
     if let Some(outcome) = barred(ctx, op) {
         return (outcome, now);
     }
+    // The cheaper request, whose answer this instance can check by itself while it has a proof.
     if ctx.l1.freshness().is_live_at(now) {
         let answer = ctx.breaker.send("get", ctx.lane.get(op.key())).await;
         let now = ctx.now();
@@ -380,6 +389,7 @@ fn plain_outcome<V: Value>(
         Err(_) => return Some(ReadOutcome::Unavailable),
     };
     ctx.l1
+        // After a flush L1 compares with another epoch than the one that was proven when the read was sent.
         .is_current(op)
         .then(|| match ctx.convert.open(op.key(), &bytes, now) {
             Ok(fresh) if ctx.l1.is_usable(op, &fresh, now) => ReadOutcome::Hit(fresh),

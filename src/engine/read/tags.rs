@@ -14,7 +14,7 @@ use crate::l1::{ReadOutcome, Slot, TagState};
 use crate::l2::{TagVersion, Want};
 use crate::vocabulary::Value;
 
-/// Whether a read relies on what the freshness proof says of epochs and tags.
+/// Whether a read relies on the freshness proof for epochs and tags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Proof {
     /// Where there is one.
@@ -25,7 +25,7 @@ pub(crate) enum Proof {
 
 /// Reads stored bytes, and checks their tags. The caller decides whether their epoch and age are right.
 ///
-/// Where there is no value that may be used, says what else to ask for: something other than this.
+/// If the value may not be used, returns the request for another one.
 pub(crate) async fn open<V: Value>(
     ctx: &Context<V>,
     proof: Proof,
@@ -53,6 +53,7 @@ pub(crate) async fn check<V: Value>(
         ReadOutcome::Hit(slot) if slot.has_tags() => Some((Arc::clone(slot), outcome)),
         _ => None,
     });
+    // First all of them, so that a look-up asks for its markers in one request.
     let tagged: Vec<_> = tagged.collect();
     let markers = ask_unknown(ctx, proof, tagged.iter().map(|(slot, _)| &**slot)).await;
     for (slot, outcome) in tagged {
@@ -64,7 +65,7 @@ pub(crate) async fn check<V: Value>(
     }
 }
 
-/// What L2 says of tags; those that are missing here need not be asked for.
+/// The markers that L2 has of tags; a tag that is missing here need not be asked for.
 type Markers = BTreeMap<Key, Option<TagVersion>>;
 
 /// Asks L2 for the tags of which messages do not say whether they were invalidated. `None` without an answer.
@@ -74,7 +75,7 @@ async fn ask_unknown<'a, V: Value>(
     slots: impl IntoIterator<Item = &'a Slot<V>>,
 ) -> Option<Markers> {
     let is_live = proof == Proof::Used && ctx.l1.freshness().is_live();
-    // In this order: a proof that came after a flush says nothing of what was known before that.
+    // The proof before the generation: a proof that came after a flush says nothing of tags that were known before it.
     let generation = ctx.l1.freshness().generation();
     let is_unknown = |tag: &Arc<TagState>| !is_live || !tag.is_known(generation);
     let mut unknown = Markers::new();
@@ -95,7 +96,7 @@ async fn ask_unknown<'a, V: Value>(
     Some(unknown.into_keys().zip(versions).collect())
 }
 
-/// What to ask for instead of a value that is not valid by its tags.
+/// The request for a value instead of one that is not valid by its tags.
 fn refuse<V: Value>(ctx: &Context<V>, slot: &Slot<V>) -> Want {
     ctx.counters.l2_misses.bump();
     Want::NewerThan(slot.ver)
@@ -118,7 +119,7 @@ fn is_valid<V: Value>(ctx: &Context<V>, slot: &Slot<V>, markers: &Markers) -> bo
             // Its marker is lost, and with it when the tag was invalidated.
             Some(_) => is_valid &= without(Rule::TagMarkers),
         }
-        // Of what is deferred both levels may be old (rule 14).
+        // While the invalidation of a tag is deferred, both levels may be old (rule 14).
         is_valid &= !ctx.deferred.holds_tag(tag.name());
     }
     is_valid && tags.allow(slot.ver)

@@ -1,4 +1,4 @@
-//! A new life for what is there: by a call, and by each read of a cache whose entries live on while they are read.
+//! A new TTL for a stored value: by a call, and by each read of a cache whose entries live on while they are read.
 //!
 //! Neither brings anything back: L2 changes the times of a value that it holds, and of no other.
 
@@ -50,10 +50,12 @@ impl<V: Value> Touch<V> {
                 (after(ttls.hard), ends_at)
             }));
         }
+        // As for a read: the answer may make the value visible in L1 with its new times (rules 3 and 14).
         let op = ctx.l1.begin(&key);
         if ctx.bars(&key) {
             return Ok(false);
         }
+        // The step carries a deadline, as a late copy of it must not shorten the lifetime of a newer value.
         let known = learn_clock(ctx, &key).await;
         known.map_err(WriteError::unconfirmed)?;
         let (deadline, _) = deadline(ctx);
@@ -61,8 +63,8 @@ impl<V: Value> Touch<V> {
         touched.map_err(WriteError::unconfirmed)
     }
 
-    /// Extends the life of an entry that was read, if less than the idle time is left of it: in the background, and each key
-    /// once in a quarter of the idle time.
+    /// Extends the lifetime of an entry that was read, if less than the idle time is left: in the background, and of
+    /// each key once in a quarter of the idle time.
     #[cold]
     pub(crate) fn extend(&self, slot: &Arc<Slot<V>>, idle: Duration) {
         let ctx = &self.ctx;
@@ -78,6 +80,7 @@ impl<V: Value> Touch<V> {
         let Some(runtime) = runtime else {
             let now = ctx.now();
             replace_times(ctx, key, now, |slot| {
+                // Of the entry that is there now, which may have replaced the one that was read.
                 let gone_at = now.saturating_add(nanos(ttls.hard)).min(slot.ends_at());
                 (gone_at.max(slot.gone_at), slot.ends_at())
             });
@@ -93,7 +96,8 @@ impl<V: Value> Touch<V> {
             }
             let op = ctx.l1.begin(&key);
             if !ctx.bars(&key) {
-                // An error has been traced. The next read after a while tries again.
+                // Without a deadline: a late copy extends the lifetime of the value that is there then, or of none
+                // (rule 19). An error has been traced, and the next read after a while tries again.
                 let _ = send(&ctx, &op, NewLife::Extended(ttls), None).await;
             }
         };
@@ -127,12 +131,12 @@ fn apply<V: Value>(ctx: &Context<V>, op: &Op, touched: &Touched) {
     } = *touched;
     let (key, now) = (op.key(), ctx.now());
     if let Some(change) = change {
-        // A shorter life: as other instances do.
+        // A shorter lifetime: this instance applies the message as others do, and reads the value again.
         return ctx.l1.apply([&**key], stamp.epoch, change);
     }
     let held = ctx.l1.get(key, now);
     let Some(slot) = held.filter(|slot| slot.version() == stamp.version()) else {
-        // What is here, if anything, is an older version.
+        // The entry here, if there is one, is of an older version.
         return ctx.l1.apply([&**key], stamp.epoch, stamp.ver);
     };
     let (tags, value) = (slot.tags(), SlotValue::Shared(slot));
@@ -140,8 +144,8 @@ fn apply<V: Value>(ctx: &Context<V>, op: &Op, touched: &Touched) {
     ctx.l1.publish(op, &slot);
 }
 
-/// Changes until when an entry lives, and until when its life can be extended, where L1 alone holds it. Returns whether
-/// there is one.
+/// Changes until when an entry lives, and until when its lifetime can be extended, where L1 alone holds it. Returns
+/// whether there is one.
 fn replace_times<V: Value>(
     ctx: &Context<V>,
     key: &str,
@@ -154,7 +158,7 @@ fn replace_times<V: Value>(
     })
 }
 
-/// Until when the life of which key is not extended again.
+/// Until when the lifetime of which key is not extended again.
 struct Extensions {
     keys: moka::sync::Cache<Key, Tick>,
     clock: Clock,
@@ -168,10 +172,11 @@ impl Extensions {
         }
     }
 
-    /// Whether the life of a key is to be extended, which is not done again for so long.
+    /// Whether the lifetime of a key is to be extended, which is not done again for so long.
     fn is_due(&self, key: &Key, pause: Duration) -> bool {
         let now = self.clock.now();
         let until = now.saturating_add(nanos(pause));
+        // In one step of moka: of many reads at the same time only one asks L2.
         let outcome = self.keys.entry(key.clone()).and_compute_with(|last| {
             let is_due = last.is_none_or(|last| now >= last.into_value());
             if is_due {

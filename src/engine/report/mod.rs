@@ -1,6 +1,6 @@
 //! Counters: those of the whole fleet, and those that the recorder of the process is given.
 //!
-//! Knows nothing of what is counted.
+//! Knows nothing of the meaning of a counter.
 
 pub(crate) mod fleet_stats;
 pub(crate) mod recording;

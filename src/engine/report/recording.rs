@@ -52,6 +52,7 @@ impl<V: Value> Recording<V> {
                 sleep(PAUSE).await;
             }
         };
+        // The former task is aborted when its handle is replaced, so that there is one at a time.
         *lock(&self.task) = Some(AbortOnDropHandle::new(tokio::spawn(recording)));
     }
 
@@ -64,6 +65,7 @@ impl<V: Value> Recording<V> {
 }
 
 fn record<V: Value>(ctx: &Context<V>, loads: &Loads<V>, writes: &Writes<V>) {
+    // Without the number of entries, which is a gauge, and for which moka would have to do its pending work.
     ctx.metrics.set_counters(&ctx.counted());
     let is = |yes| if yes { 1.0 } else { 0.0 };
     #[allow(clippy::cast_precision_loss, reason = "a recorder takes nothing else")]

@@ -1,8 +1,8 @@
 //! Invalidations that other programs publish on channels of their own, carried out as calls of this instance.
 //!
 //! Payloads wait in a bounded queue. A payload that does not fit cannot be named any more, so all that wait become one
-//! clear. Prefixes wait by themselves, as a pass over L2 takes long, and one is enough for all of them. Parsers run on a
-//! thread for blocking code: a slow one delays no heartbeat.
+//! clear. Prefixes wait by themselves, as a pass over L2 takes long, and one is enough for all of them. Parsers run on
+//! a thread for blocking code: a slow one delays no heartbeat.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::mem;
@@ -25,7 +25,7 @@ use crate::vocabulary::{Invalidation, Value, What};
 /// How many payloads may wait, and how many bytes they may have together.
 const MOST_WAIT: usize = 4096;
 const MOST_BYTES: usize = 8 << 20;
-/// How many payloads are parsed before what they invalidate is sent.
+/// How many payloads are parsed before their invalidations are sent.
 const MOST_TOGETHER: usize = 256;
 /// How many prefixes may wait for the next pass over L2.
 const MOST_PREFIXES: usize = 1024;
@@ -34,7 +34,7 @@ const MOST_PREFIXES: usize = 1024;
 pub(crate) struct Listen<V: Value> {
     ctx: Arc<Context<V>>,
     writes: Arc<Writes<V>>,
-    pub(crate) listeners: Arc<Listeners>,
+    pub(crate) channels: Arc<Channels>,
     panics: Throttle,
     overflows: Throttle,
 }
@@ -43,31 +43,31 @@ impl<V: Value> Listen<V> {
     pub(crate) fn new(
         ctx: &Arc<Context<V>>,
         writes: &Arc<Writes<V>>,
-        listeners: Vec<Listener>,
+        channels: Vec<Channel>,
     ) -> Self {
         Self {
             ctx: Arc::clone(ctx),
             writes: Arc::clone(writes),
-            listeners: Arc::new(Listeners::new(listeners, &ctx.counters)),
+            channels: Arc::new(Channels::new(channels, &ctx.counters)),
             panics: Throttle::default(),
             overflows: Throttle::default(),
         }
     }
 }
 
-/// A channel of other programs, and what its payloads say.
-pub(crate) struct Listener {
-    pub(crate) channel: Arc<str>,
+/// A channel of another program, and the parser of its payloads.
+pub(crate) struct Channel {
+    pub(crate) name: Arc<str>,
     pub(crate) parse: Parser,
 }
 
 type Parser = Box<dyn Fn(&[u8]) -> Vec<Invalidation> + Send + Sync>;
 
-/// All listeners of an instance, and what they have heard.
-pub(crate) struct Listeners {
-    all: Vec<Listener>,
+/// All channels of other programs that an instance listens to, and the payloads that wait.
+pub(crate) struct Channels {
+    all: Vec<Channel>,
     counters: Arc<Counters>,
-    waiting: Mutex<Waiting>,
+    queue: Mutex<Queue>,
     prefixes: Mutex<BTreeSet<Key>>,
     heard: Notify,
     heard_prefixes: Notify,
@@ -75,8 +75,8 @@ pub(crate) struct Listeners {
 }
 
 #[derive(Default)]
-struct Waiting {
-    /// Each with the number of its listener.
+struct Queue {
+    /// Each with the number of its channel.
     payloads: VecDeque<(usize, Vec<u8>)>,
     bytes: usize,
     /// Whether a payload did not fit. Until the clear that makes up for it begins, no other one has to be kept.
@@ -85,12 +85,12 @@ struct Waiting {
 
 pub(crate) type Payloads = Vec<(usize, Vec<u8>)>;
 
-impl Listeners {
-    pub(crate) fn new(all: Vec<Listener>, counters: &Arc<Counters>) -> Self {
+impl Channels {
+    pub(crate) fn new(all: Vec<Channel>, counters: &Arc<Counters>) -> Self {
         Self {
             all,
             counters: Arc::clone(counters),
-            waiting: Mutex::default(),
+            queue: Mutex::default(),
             prefixes: Mutex::default(),
             heard: Notify::new(),
             heard_prefixes: Notify::new(),
@@ -102,35 +102,41 @@ impl Listeners {
         self.all.is_empty()
     }
 
-    pub(crate) fn channels(&self) -> Vec<Arc<str>> {
+    pub(crate) fn names(&self) -> Vec<Arc<str>> {
         let all = self.all.iter();
-        all.map(|listener| Arc::clone(&listener.channel)).collect()
+        all.map(|channel| Arc::clone(&channel.name)).collect()
     }
 
     /// Puts a payload into the queue. Called by a connection's driver, so it does nothing else.
-    pub(crate) fn hear(&self, listener: usize, payload: Vec<u8>) {
+    pub(crate) fn hear(&self, channel: usize, payload: Vec<u8>) {
         self.counters.events_heard.bump();
-        let mut waiting = lock(&self.waiting);
+        let mut waiting = lock(&self.queue);
         let bytes = waiting.bytes.saturating_add(payload.len());
         if waiting.is_over || bytes > MOST_BYTES || waiting.payloads.len() == MOST_WAIT {
+            // All of them: the clear that makes up for one covers the others, too, and costs no more.
             let dropped = waiting.payloads.len() as u64 + 1;
-            *waiting = Waiting {
+            *waiting = Queue {
                 is_over: true,
-                ..Waiting::default()
+                ..Queue::default()
             };
             self.counters.events_dropped.add(dropped);
             self.dropped.notify_one();
         } else {
             waiting.bytes = bytes;
-            waiting.payloads.push_back((listener, payload));
+            waiting.payloads.push_back((channel, payload));
+            debug_assert!(
+                waiting.payloads.len() <= MOST_WAIT && waiting.bytes <= MOST_BYTES,
+                "the queue is bounded"
+            );
             self.heard.notify_one();
         }
     }
 
     /// Waits for payloads.
     pub(crate) async fn next(&self) -> Payloads {
+        // The look before the wait: one permit stands for all payloads that came since, and more may be left over.
         loop {
-            let payloads = self.take();
+            let payloads = self.drain();
             if !payloads.is_empty() {
                 return payloads;
             }
@@ -138,8 +144,8 @@ impl Listeners {
         }
     }
 
-    fn take(&self) -> Payloads {
-        let mut waiting = lock(&self.waiting);
+    fn drain(&self) -> Payloads {
+        let mut waiting = lock(&self.queue);
         let many = waiting.payloads.len().min(MOST_TOGETHER);
         let some: Payloads = waiting.payloads.drain(..many).collect();
         let bytes: usize = some.iter().map(|(_, payload)| payload.len()).sum();
@@ -147,8 +153,8 @@ impl Listeners {
         some
     }
 
-    /// Puts the prefixes that payloads name to those that wait. `false` if they are too many: then none waits any more, and a
-    /// clear has to make up for them.
+    /// Puts the prefixes that payloads name to those that wait. `false` if they are too many: then none waits any more,
+    /// and a clear has to make up for them.
     pub(crate) fn add_prefixes(&self, prefixes: BTreeSet<Key>) -> bool {
         if prefixes.is_empty() {
             return true;
@@ -156,6 +162,7 @@ impl Listeners {
         let mut waiting = lock(&self.prefixes);
         waiting.extend(prefixes);
         let fit = waiting.len() <= MOST_PREFIXES;
+        // One critical section: prefixes that were added while others are dropped are covered by the same clear.
         if fit {
             self.heard_prefixes.notify_one();
         } else {
@@ -177,19 +184,19 @@ impl Listeners {
 
     /// Waits until a payload does not fit. From then on others have to be kept again.
     pub(crate) async fn too_many(&self) {
-        while !mem::take(&mut lock(&self.waiting).is_over) {
+        while !mem::take(&mut lock(&self.queue).is_over) {
             self.dropped.notified().await;
         }
     }
 
-    /// What the payloads invalidate, and how many parsers panicked.
+    /// The invalidations that the payloads ask for, and how many parsers panicked.
     pub(crate) fn parse(&self, payloads: &Payloads) -> (Vec<Invalidation>, u64) {
         let (mut invalidations, mut panics) = (Vec::new(), 0);
         for (number, payload) in payloads {
-            let Some(listener) = self.all.get(*number) else {
+            let Some(channel) = self.all.get(*number) else {
                 continue;
             };
-            match catch_unwind(AssertUnwindSafe(|| (listener.parse)(payload))) {
+            match catch_unwind(AssertUnwindSafe(|| (channel.parse)(payload))) {
                 Ok(parsed) => invalidations.extend(parsed),
                 Err(_) => panics += 1,
             }
@@ -212,9 +219,10 @@ impl<V: Value> Listen<V> {
     async fn carry_out(&self) {
         let ctx = &*self.ctx;
         loop {
-            let payloads = self.listeners.next().await;
-            let listeners = Arc::clone(&self.listeners);
-            let parsing = spawn_blocking(move || listeners.parse(&payloads));
+            let payloads = self.channels.next().await;
+            let channels = Arc::clone(&self.channels);
+            // User code, which may be slow: on a thread of its own it holds up no task of the runtime.
+            let parsing = spawn_blocking(move || channels.parse(&payloads));
             // Otherwise the runtime ends.
             let Ok((invalidations, panics)) = parsing.await else {
                 return;
@@ -223,7 +231,7 @@ impl<V: Value> Listen<V> {
             if panics > 0 && self.panics.allows(ctx.now()) {
                 warn!(
                     namespace = ctx.options.namespace.as_str(),
-                    "the parser of listen_to panicked; what the message says is not invalidated"
+                    "the parser of listen_to panicked; its message invalidates nothing"
                 );
             }
             self.invalidate(invalidations).await;
@@ -233,16 +241,18 @@ impl<V: Value> Listen<V> {
     /// Those that are heard during a pass share the next one, and delay no keys and tags.
     async fn remove_prefixes(&self) {
         loop {
-            let prefixes = self.listeners.next_prefixes().await;
+            let prefixes = self.channels.next_prefixes().await;
             let _ = self.writes.invalidate_prefixes(prefixes).await;
         }
     }
 
-    /// Clears for what did not fit, and cannot be named any more.
+    /// Clears for payloads that did not fit, and cannot be named any more.
     async fn make_up(&self) {
         let ctx = &*self.ctx;
         loop {
-            self.listeners.too_many().await;
+            // This takes the mark before the clear is called: a payload that comes during the clear is kept, and
+            // invalidates after it.
+            self.channels.too_many().await;
             if self.overflows.allows(ctx.now()) {
                 warn!(
                     namespace = ctx.options.namespace.as_str(),
@@ -253,13 +263,16 @@ impl<V: Value> Listen<V> {
         }
     }
 
-    /// As calls of this instance. What L2 does not accept is deferred, counted and traced as theirs is.
+    /// As calls of this instance: an invalidation that L2 does not accept is deferred, counted and traced as theirs
+    /// are.
     async fn invalidate(&self, invalidations: Vec<Invalidation>) {
         let writes = &self.writes;
+        // Sets, since programs name a key for each change; and in order, so that a simulated run can be repeated.
         let [mut keys, mut tags, mut prefixes] = [const { BTreeSet::<Key>::new() }; 3];
         for invalidation in invalidations {
             let (set, text) = match &invalidation.0 {
                 What::All => {
+                    // It covers the others. An error is no obstacle, here and below: the write is deferred then.
                     let _ = writes.clear().await;
                     return;
                 }
@@ -267,12 +280,12 @@ impl<V: Value> Listen<V> {
                 What::Tag(tag) => (&mut tags, tag),
                 What::Prefix(prefix) => (&mut prefixes, prefix),
             };
-            // Nothing is stored under what is longer.
+            // No value has a longer key.
             if text.len() <= MAX_KEY_BYTES {
                 set.insert(text.as_str().into());
             }
         }
-        if !self.listeners.add_prefixes(prefixes) {
+        if !self.channels.add_prefixes(prefixes) {
             // It costs less than a pass for so many, and covers the keys and tags, too.
             let _ = writes.clear().await;
             return;

@@ -1,7 +1,7 @@
 //! Messages of other instances and of other programs.
 //!
-//! Knows nothing of connections, and leaves to `l1` which entries a message evicts. [`Subscriber`](subscriber::Subscriber)
-//! is the entry: it owns the task that all of this runs in.
+//! Knows nothing of connections, and leaves to `l1` which entries a message evicts.
+//! [`Subscriber`](subscriber::Subscriber) is the entry: it owns the task that all of this runs in.
 //!
 //! - [`subscriber`]: messages of other instances, and the proof that none was missed
 //! - [`listen`]: invalidations that other programs publish

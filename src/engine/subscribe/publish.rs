@@ -25,7 +25,7 @@ pub(crate) struct Publisher {
     to: PublishTo,
     counters: Arc<Counters>,
     queue: mpsc::Sender<Vec<u8>>,
-    /// Held by the task.
+    /// Held by the task; another one goes on with it after the runtime of the first has ended.
     events: Mutex<mpsc::Receiver<Vec<u8>>>,
     warnings: Throttle,
 }
@@ -45,6 +45,7 @@ impl Publisher {
     /// Has an own change published.
     pub(crate) fn push(&self, namespace: &str, message: &Message) {
         let event = (self.to.write)(namespace, message);
+        // Never waited for: the subscriber calls this, and must not be late with a heartbeat.
         if event.is_some_and(|event| self.queue.try_send(event).is_err()) {
             self.counters.changes_dropped.bump();
         }
@@ -54,7 +55,7 @@ impl Publisher {
     pub(crate) async fn run<V: Value>(&self, ctx: &Context<V>) {
         let mut events = self.events.lock().await;
         while let Some(event) = events.recv().await {
-            // Not through the breaker: whether others may be told says nothing of what the cache needs.
+            // Not through the breaker: the right to publish on this channel says nothing of the cache's own requests.
             let published = if ctx.breaker.is_open() {
                 None
             } else {

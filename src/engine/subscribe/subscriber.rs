@@ -1,12 +1,12 @@
-//! The subscriber: receives what other instances change, and proves that no message was missed (rules 7 to 11, 13).
+//! The subscriber: receives the changes of other instances, and proves that no message was missed (rules 7 to 11, 13).
 //!
-//! It subscribes, reads the lane's clock, catches up, and only then lets L1 be served. From then on it sends a heartbeat
-//! every third of `max_staleness`. The answer says how far the lane is, and comes after all messages that it counts, so L1
-//! may be served until `max_staleness` after the heartbeat was sent.
+//! It subscribes, reads the lane's clock, catches up, and only then lets L1 be served. From then on it sends a
+//! heartbeat every third of `max_staleness`. The answer says how far the lane is, and comes after all messages that it
+//! counts, so L1 may be served until `max_staleness` after the heartbeat was sent.
 //!
 //! Messages that were missed are read from the lane's log. If the log does not have them, L1 is flushed.
 //!
-//! Knows nothing of connections; what a message does to an entry is decided in `l1`.
+//! Knows nothing of connections; `l1` decides how a message changes an entry.
 
 use std::convert::Infallible;
 use std::mem::take;
@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument, debug, debug_span, info};
 
-use super::listen::{Listen, Listener, Listeners};
+use super::listen::{Channel, Channels, Listen};
 use super::publish::{PublishTo, Publisher};
 use crate::ablation::{Rule, without};
 use crate::engine::context::Context;
@@ -40,7 +40,7 @@ use crate::vocabulary::Value;
 
 /// The time between two heartbeats at least, of which the second is out of turn.
 const OUT_OF_TURN: Duration = Duration::from_millis(50);
-/// How many clears may come before it is asked which epoch the lane is in. Of more, the oldest are not told.
+/// How many clears may come before the lane is asked for its epoch. Of more, the oldest cause no event.
 const CLEARS: usize = 16;
 
 /// Receives the messages of the lane.
@@ -61,14 +61,14 @@ impl<V: Value> Subscriber<V> {
         ctx: &Arc<Context<V>>,
         writes: &Arc<Writes<V>>,
         members: &Arc<Members<V>>,
-        listeners: Vec<Listener>,
+        channels: Vec<Channel>,
         publish_to: Option<PublishTo>,
     ) -> Self {
         Self {
             ctx: Arc::clone(ctx),
             writes: Arc::clone(writes),
             members: Arc::clone(members),
-            listen: Listen::new(ctx, writes, listeners),
+            listen: Listen::new(ctx, writes, channels),
             publisher: publish_to.map(|to| Publisher::new(to, &ctx.counters)),
             fleet_stats: FleetStats::new(ctx),
             task: Mutex::default(),
@@ -79,7 +79,7 @@ impl<V: Value> Subscriber<V> {
     /// Starts the task, if it is not running and should be. Returns whether it has.
     pub(crate) fn start(self: &Arc<Self>) -> bool {
         let mut task = lock(&self.task);
-        // It ends with the runtime that it was started on.
+        // It ends with the runtime that it was started on. Looked at under the lock, so that two callers start one.
         let has_ended = task.as_ref().is_none_or(JoinHandle::is_finished);
         let starts = has_ended && !self.stop.is_cancelled();
         if starts {
@@ -107,9 +107,10 @@ impl<V: Value> Subscriber<V> {
         let ctx = &*self.ctx;
         // If the runtime ends, the next call starts another: at once, as there is no proof.
         let _lapse = Lapse(ctx.l1.freshness());
+        // It keeps a permit while no task waits: the delivery looks once more after a notification in between.
         let l2_may_answer = Notify::new();
         // In tasks of their own: neither is to delay a heartbeat.
-        let _listening = (!self.listen.listeners.is_empty()).then(|| {
+        let _listening = (!self.listen.channels.is_empty()).then(|| {
             let subscriber = Arc::clone(self);
             let listening = async move { subscriber.listen.run().await };
             AbortOnDropHandle::new(tokio::spawn(listening))
@@ -123,6 +124,7 @@ impl<V: Value> Subscriber<V> {
             };
             AbortOnDropHandle::new(tokio::spawn(publishing))
         });
+        // In one task, so that they end together: each of them waits for most of the time.
         tokio::select! {
             biased;
             () = self.stop.cancelled() => {}
@@ -136,9 +138,10 @@ impl<V: Value> Subscriber<V> {
         self.fleet_stats.store_last().await;
     }
 
-    /// Delivers what is deferred, and finds out when L2 answers requests again.
+    /// Delivers the deferred invalidations, and finds out when L2 answers requests again.
     async fn keep_delivering(&self, l2_may_answer: &Notify) -> Infallible {
         let ctx = &*self.ctx;
+        // Ends with this future: without a task that probes, the breaker has to let requests through.
         let _probing = ctx.breaker.probing();
         loop {
             tokio::select! {
@@ -160,6 +163,7 @@ impl<V: Value> Subscriber<V> {
         loop {
             let mut session = Session::new(self, reached, l2_may_answer);
             let error = session.run().await;
+            // Before the pause: from here on messages are missed (rule 7).
             ctx.l1.freshness().lapse();
             reached = session.reached;
             // Only an answered heartbeat is a success: a connection that fails before one may fail each time.
@@ -216,7 +220,7 @@ struct Reached {
 /// One subscription, until it ends.
 struct Session<'a, V: Value> {
     ctx: &'a Context<V>,
-    listeners: &'a Arc<Listeners>,
+    channels: &'a Arc<Channels>,
     publisher: Option<&'a Publisher>,
     /// Notified when L2 has answered.
     l2_may_answer: &'a Notify,
@@ -224,7 +228,7 @@ struct Session<'a, V: Value> {
     /// Whether the caller of an invalidation waits until this instance has applied it.
     is_awaited: bool,
     /// The heartbeat that is not answered yet.
-    asked: Option<Asked>,
+    asked: Option<PendingHeartbeat>,
     /// Whether a heartbeat was answered.
     is_answered: bool,
     last_heartbeat: Instant,
@@ -236,7 +240,7 @@ struct Session<'a, V: Value> {
 }
 
 /// A heartbeat on its way.
-struct Asked {
+struct PendingHeartbeat {
     proof: ProofRequest,
     /// The last message that had been applied when it was sent: the lane had reached that number at least.
     last: Option<u64>,
@@ -248,10 +252,11 @@ impl<'a, V: Value> Session<'a, V> {
         let now = Instant::now();
         Self {
             ctx: &subscriber.ctx,
-            listeners: &subscriber.listen.listeners,
+            channels: &subscriber.listen.channels,
             publisher: subscriber.publisher.as_ref(),
             l2_may_answer,
-            // What was received since the lane has named a number may have been made up, and hide what is lost now.
+            // Messages that came after the last number which the lane has named may be made up, and their numbers may
+            // be those of messages that are lost now (rule 21).
             reached: Reached {
                 last: reached.confirmed,
                 ..reached
@@ -287,18 +292,19 @@ impl<'a, V: Value> Session<'a, V> {
     /// Rule 7: subscribes, reads the clock and catches up, in this order.
     async fn subscribe(&mut self) -> Result<Box<dyn Subscription>, L2Error> {
         let ctx = self.ctx;
+        // Before the lane is asked: a proof counts from the question (rule 8).
         let proof = self.freshness().ask();
         let me = MemberInfo {
             id: ctx.instance,
             max_staleness: ctx.options.max_staleness,
         };
         let (lane, mut subscription) = ctx.breaker.observe(ctx.lane.subscribe(me).await)?;
-        if !self.listeners.is_empty() {
-            let channels = self.listeners.channels();
-            let listeners = Arc::clone(self.listeners);
-            let on_heard = Arc::new(move |at, payload| listeners.hear(at, payload));
+        if !self.channels.is_empty() {
+            let names = self.channels.names();
+            let channels = Arc::clone(self.channels);
+            let on_heard = Arc::new(move |at, payload| channels.hear(at, payload));
             ctx.breaker
-                .observe(subscription.listen(&channels, on_heard).await)?;
+                .observe(subscription.listen(&names, on_heard).await)?;
         }
         // Before L1 is flushed: nothing that is read from here on comes from another server.
         self.keep_only(&lane);
@@ -335,6 +341,7 @@ impl<'a, V: Value> Session<'a, V> {
         let give_up = self.asked.as_ref().map(|asked| asked.give_up);
         tokio::select! {
             biased;
+            // Both times before the messages: a flood of them must delay no heartbeat, nor hide that one has no answer.
             () = sleep_until(give_up.unwrap_or(self.next_heartbeat)), if give_up.is_some() => {
                 // A half-open connection gives no error, and no messages.
                 Err(L2Error::timed_out(self.ctx.options.max_staleness))
@@ -345,14 +352,14 @@ impl<'a, V: Value> Session<'a, V> {
             }
             event = subscription.next() => match event.unwrap_or_else(|| Err(L2Error::closed()))? {
                 Event::Message(message) => {
-                    self.take(&message);
+                    self.receive_message(&message);
                     Ok(())
                 }
                 Event::LeaseEnded(key) => {
                     self.ctx.l1.lease_ended(&key);
                     Ok(())
                 }
-                Event::Heartbeat(lane) => self.take_heartbeat(&lane).await,
+                Event::Heartbeat(lane) => self.receive_heartbeat(&lane).await,
             },
         }
     }
@@ -367,7 +374,13 @@ impl<'a, V: Value> Session<'a, V> {
 
     fn send_heartbeat(&mut self, subscription: &mut dyn Subscription) {
         let (now, max_staleness) = (Instant::now(), self.ctx.options.max_staleness);
-        self.asked = Some(Asked {
+        debug_assert!(
+            self.asked.is_none(),
+            "an answer belongs to the only heartbeat under way"
+        );
+        // All of it before the heartbeat is sent: the proof must start too early rather than too late, and `last` is a
+        // number that the lane has reached by then.
+        self.asked = Some(PendingHeartbeat {
             proof: self.freshness().ask(),
             last: self.reached.last,
             give_up: now + max_staleness,
@@ -387,8 +400,8 @@ impl<'a, V: Value> Session<'a, V> {
         self.next_heartbeat = self.next_heartbeat.min(self.last_heartbeat + pause);
     }
 
-    /// Only the lane knows whether the epoch of a message has begun. L1 is not used until it has answered, and empties only if
-    /// it has; unless messages of this kind have just suspended L1, and may be made up (rule 21).
+    /// Only the lane knows whether the epoch of a message has begun. L1 is not used until it has answered, and empties
+    /// only if it has; unless messages of this kind have just suspended L1, and may be made up (rule 21).
     fn ask_for_epoch(&mut self) {
         let pause = self.ctx.options.max_staleness / 3;
         if self.suspended.is_some_and(|at| at.elapsed() < pause) {
@@ -399,10 +412,10 @@ impl<'a, V: Value> Session<'a, V> {
         self.freshness().request_proof();
     }
 
-    /// Takes a message. It is applied whatever its number, as it only evicts what is older: a message that has the number
-    /// of an earlier one was replayed, or the earlier one was made up (rule 21). If its number is above the next one, others
-    /// were lost (rules 9 and 10), and the lane is asked.
-    fn take(&mut self, message: &Message) {
+    /// Receives a message. It is applied whatever its number, as it only evicts older entries: a message that has the
+    /// number of an earlier one was replayed, or the earlier one was made up (rule 21). If its number is above the next
+    /// one, others were lost (rules 9 and 10), and the lane is asked.
+    fn receive_message(&mut self, message: &Message) {
         if message.epoch != self.freshness().epoch() {
             if message.kind == Kind::Clear {
                 if self.cleared.is_full() {
@@ -411,8 +424,9 @@ impl<'a, V: Value> Session<'a, V> {
                 let is_own = message.origin == self.ctx.instance;
                 self.cleared.push((message.epoch, is_own));
             }
-            // When the lane confirms the epoch, it is counted with all before it.
-            self.tell_others(message);
+            // Not applied: its epoch may be made up (rule 21). When the lane confirms it, the message is counted with
+            // all before it.
+            self.publish_own(message);
             return self.ask_for_epoch();
         }
         if without(Rule::Overflow) {
@@ -423,6 +437,7 @@ impl<'a, V: Value> Session<'a, V> {
         if message.seq < next && without(Rule::SeenNumbers) {
             return;
         }
+        // Applied before its number counts: a proof that names the number relies on that.
         self.apply(message);
         if message.seq == next {
             self.reached.last = Some(next);
@@ -437,20 +452,21 @@ impl<'a, V: Value> Session<'a, V> {
     }
 
     fn count(&mut self, message: &Message) {
+        // Messages that are replayed after a new subscription may have been counted before it.
         let is_new = message.seq > self.reached.counted;
         self.reached.counted = message.seq.max(self.reached.counted);
         let is_change = message.kind != Kind::PrefixBegun;
         if is_new && is_change && message.origin != self.ctx.instance {
             let keys = message.keys.len() as u64;
             self.ctx.counters.invalidations_received.add(keys);
-            self.tell_listeners(message);
+            self.emit_events(message);
         } else if is_new {
-            self.tell_others(message);
+            self.publish_own(message);
         }
     }
 
-    /// Tells those who listen to events of a change by another instance.
-    fn tell_listeners(&self, message: &Message) {
+    /// Emits the events of a change by another instance.
+    fn emit_events(&self, message: &Message) {
         let (events, is_own) = (&self.ctx.events, false);
         for key in &message.keys {
             events.emit(|| {
@@ -469,7 +485,7 @@ impl<'a, V: Value> Session<'a, V> {
     }
 
     /// Has a change of this instance published for other programs.
-    fn tell_others(&self, message: &Message) {
+    fn publish_own(&self, message: &Message) {
         if let Some(publisher) = self.publisher
             && message.origin == self.ctx.instance
         {
@@ -502,6 +518,7 @@ impl<'a, V: Value> Session<'a, V> {
         if message.kind == Kind::Tags {
             return ctx.l1.apply_tags(keys, epoch, ver);
         }
+        // The message of an own insert may come before the answer to the insert, which stores the value in L1.
         if is_own && message.kind == Kind::Insert {
             ctx.l1.apply_own_insert(keys, epoch, ver);
         } else {
@@ -512,8 +529,8 @@ impl<'a, V: Value> Session<'a, V> {
         }
     }
 
-    /// Takes the answer to a heartbeat: each message that it counts has been applied, or was lost (rules 8 and 9).
-    async fn take_heartbeat(&mut self, lane: &LaneClock) -> Result<(), L2Error> {
+    /// Receives the answer to a heartbeat: each message that it counts has been applied, or was lost (rules 8 and 9).
+    async fn receive_heartbeat(&mut self, lane: &LaneClock) -> Result<(), L2Error> {
         let Some(asked) = self.asked.take() else {
             return Ok(());
         };
@@ -526,7 +543,8 @@ impl<'a, V: Value> Session<'a, V> {
         if without(Rule::LostMessages) {
             self.reached.last = Some(lane.seq).max(self.reached.last);
         }
-        // Not what has been applied by now: later messages may have come before this answer was looked at.
+        // From the number at the time of the question, and not from the present one: later messages may have come
+        // before this answer was looked at. Only then the proof, which says that all of them are applied.
         self.reach(lane, asked.last).await?;
         self.freshness().prove(lane, asked.proof);
         if take(&mut self.is_awaited) {
@@ -538,7 +556,7 @@ impl<'a, V: Value> Session<'a, V> {
     }
 
     /// Rule 13: values are believed only if they come from the life of the store that this instance is subscribed to.
-    /// Discards connections for requests that lead elsewhere, and drops what was read over them: then it is
+    /// Discards connections for requests that lead elsewhere, and drops the values that were read over them: then it is
     /// `false`, and no proof that was asked for before this is taken.
     fn keep_only(&self, lane: &LaneClock) -> bool {
         let kept = without(Rule::ConnectionLife) || self.ctx.lane.keep_only(lane.life);
@@ -550,9 +568,13 @@ impl<'a, V: Value> Session<'a, V> {
 
     /// Makes sure that all messages of the lane up to here have been applied, or that L1 holds nothing older.
     ///
-    /// This instance has received messages up to number `from` when the lane was asked. If the lane's clock says less than it
-    /// has said before, or names another epoch, its numbers are not those that this instance knows.
+    /// This instance has received messages up to number `from` when the lane was asked. If the lane's clock says less
+    /// than it has said before, or names another epoch, its numbers are not those that this instance knows.
     async fn reach(&mut self, lane: &LaneClock, from: Option<u64>) -> Result<(), L2Error> {
+        debug_assert!(
+            cfg!(larder_ablation) || self.reached.confirmed <= self.reached.last,
+            "all messages up to the number that the lane has named are applied"
+        );
         let (known, confirmed) = (self.freshness().epoch(), self.reached.confirmed);
         let same_life = lane.epoch == known && confirmed.is_some_and(|number| number <= lane.seq);
         if same_life && from > Some(lane.seq) {
@@ -572,6 +594,7 @@ impl<'a, V: Value> Session<'a, V> {
         }
         let is_new = known != 0 && known != lane.epoch && announced.is_none();
         self.ctx.breaker.note_epoch(lane.life, is_new);
+        // Before the numbers of the new epoch count, and before the proof that its caller takes (rule 9).
         self.ctx.l1.flush(lane.epoch);
         self.reached = Reached {
             last: Some(lane.seq),
@@ -584,8 +607,8 @@ impl<'a, V: Value> Session<'a, V> {
     /// Applies the messages up to number `seq` from the lane's log; `false` if the log does not have all of them.
     ///
     /// An error if L2 cannot be reached. Requests have a connection of their own, and when both were lost, the
-    /// subscription may be back first: L1 is worth keeping until the other is, too. `false` if L2 can be reached and does
-    /// not answer in time, which it may do again and again.
+    /// subscription may be back first: L1 is worth keeping until the other is, too. `false` if L2 can be reached and
+    /// does not answer in time, which it may do again and again.
     async fn catch_up(&mut self, seq: u64) -> Result<bool, L2Error> {
         let (epoch, Some(mut last)) = (self.freshness().epoch(), self.reached.last) else {
             return Ok(false);

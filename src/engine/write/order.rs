@@ -1,9 +1,9 @@
 //! Which writes may be sent together, and which have to wait: a pure structure without tasks or time.
 //!
 //! Writes of one key reach L2 in the order in which they were called, so that an insert that was called first cannot
-//! undo an invalidation (rule 14). Batches that are under way have no key in common. A clear comes after all that was
-//! called before it, and before all that is called later; so do invalidations of tags and prefixes, but for those that were
-//! called one after the other.
+//! undo an invalidation (rule 14). Batches that are under way have no key in common. A clear comes after all writes
+//! that were called before it, and before all that are called later; so do invalidations of tags and prefixes, but for
+//! those that were called one after the other.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -11,12 +11,12 @@ use crate::key::Key;
 use crate::l1::{Hasher, hasher};
 use crate::pacing;
 
-/// What a batch may weigh.
+/// The most that a batch weighs, but for a single write that weighs more.
 const BATCH: u32 = 256;
 
-/// What the order needs to know of a write.
+/// A write, as far as the order looks at it.
 pub(crate) trait Ordered {
-    /// `None` for a clear, or for what keeps its place among the writes as a clear does.
+    /// `None` for a clear, or for a write that keeps its place among the others as a clear does.
     fn key(&self) -> Option<&Key>;
 
     /// Has no key, and may be sent with others like it: an invalidation of a tag, or the beginning of that of a prefix.
@@ -28,7 +28,7 @@ pub(crate) trait Ordered {
 
     fn weight(&self) -> u32;
 
-    /// Whether it is the last write of its call: what was called together is not split without need.
+    /// Whether it is the last write of its call: the writes of a call are not split without need.
     fn ends_call(&self) -> bool;
 }
 
@@ -41,7 +41,7 @@ pub(crate) struct WriteOrder<W> {
     /// How many batches have been taken so far.
     batches: u64,
     is_clear_under_way: bool,
-    /// What all writes weigh that wait or are under way.
+    /// The weight of all writes that wait or are under way.
     weight: u32,
 }
 
@@ -72,23 +72,25 @@ impl<W: Ordered> WriteOrder<W> {
         }
     }
 
-    /// Whether [`take`](Self::take) may have something to take.
+    /// Whether [`next_batch`](Self::next_batch) may have a batch.
     pub(crate) fn is_ready(&self) -> bool {
         let Some(next) = self.waiting.front() else {
             return false;
         };
-        // What waits behind a key under way was called before the clear that is next.
+        // Rule 14: writes behind a key under way were called before the clear that is next, so it waits for all keys.
         !self.is_clear_under_way && (next.key().is_some() || self.keys.is_empty())
     }
 
-    /// Takes what may be sent now: a clear, or a batch of other writes. The caller ends it with [`end`](Self::end).
-    pub(crate) fn take(&mut self) -> Option<Vec<W>> {
+    /// Takes the writes that may be sent now: a clear, or a batch of others, which [`end`](Self::end) has to follow.
+    pub(crate) fn next_batch(&mut self) -> Option<Vec<W>> {
         while self.is_ready() {
             if self.is_clear_next() {
+                debug_assert!(self.keys.is_empty(), "a clear has no write beside it");
                 self.is_clear_under_way = true;
-                return Some(self.take_clear());
+                return Some(self.clear_batch());
             }
-            let writes = self.take_writes();
+            let writes = self.write_batch();
+            // Empty if each write has to wait behind a key under way: then the next ones are looked at.
             if !writes.is_empty() {
                 return Some(writes);
             }
@@ -96,8 +98,8 @@ impl<W: Ordered> WriteOrder<W> {
         None
     }
 
-    /// Takes what is next, which has no key; with it, if that is a tag or a prefix, those that follow.
-    fn take_clear(&mut self) -> Vec<W> {
+    /// Takes the next write, which has no key; and if it is one of a tag or a prefix, those that follow it.
+    fn clear_batch(&mut self) -> Vec<W> {
         let mut batch: Vec<W> = self.waiting.pop_front().into_iter().collect();
         let mut weight: u32 = batch.iter().map(W::weight).sum();
         if batch.iter().all(W::is_joint) {
@@ -118,8 +120,9 @@ impl<W: Ordered> WriteOrder<W> {
             .is_some_and(|next| next.key().is_none())
     }
 
-    fn take_writes(&mut self) -> Vec<W> {
+    fn write_batch(&mut self) -> Vec<W> {
         self.batches += 1;
+        // Of all that waits or is under way, so that L2 has the next batch while the callers of this one are woken.
         let share = pacing::share(0, self.weight as usize);
         let (mut weight, mut may_end) = (0, true);
         // A list that grows begins with four.
@@ -133,7 +136,7 @@ impl<W: Ordered> WriteOrder<W> {
             }
             may_end = next.ends_call();
             let next = self.waiting.pop_front();
-            if let Some(write) = next.and_then(|write| self.take_or_put_behind(write)) {
+            if let Some(write) = next.and_then(|write| self.admit(write)) {
                 weight += write.weight();
                 batch.push(write);
             }
@@ -142,7 +145,7 @@ impl<W: Ordered> WriteOrder<W> {
     }
 
     /// Takes a write into the batch, unless it has to wait for another one of its key.
-    fn take_or_put_behind(&mut self, write: W) -> Option<W> {
+    fn admit(&mut self, write: W) -> Option<W> {
         let (batch, is_insert) = (self.batches, write.is_insert());
         let name = write.key()?;
         let Some(key) = self.keys.get_mut(name) else {
@@ -154,6 +157,7 @@ impl<W: Ordered> WriteOrder<W> {
             self.keys.insert(name.clone(), key);
             return Some(write);
         };
+        // One behind it would be overtaken, if this one shared the batch.
         let share_batch = key.batch == batch && !key.is_insert && !is_insert;
         if share_batch && key.behind.is_empty() {
             return Some(write);
@@ -162,11 +166,20 @@ impl<W: Ordered> WriteOrder<W> {
         None
     }
 
-    /// What was taken has ended, with these keys and this weight: what waited for it is next.
+    /// A batch has ended, with these keys and this weight: the writes that waited for its keys are next.
     pub(crate) fn end(&mut self, keys: &[Key], weight: u32) {
         // Nothing else is under way beside a clear.
         self.is_clear_under_way = false;
+        debug_assert!(
+            self.weight >= weight,
+            "a batch weighs no more than all writes"
+        );
+        debug_assert!(
+            keys.iter().all(|key| self.keys.contains_key(key)),
+            "a key under way is in one batch, which ends once"
+        );
         self.weight = self.weight.saturating_sub(weight);
+        // From the back, to the front: the writes behind a key come before all that were called later, in their order.
         for key in keys.iter().rev() {
             let ended = self.keys.remove(key);
             for write in ended.into_iter().flat_map(|key| key.behind).rev() {
@@ -229,7 +242,7 @@ mod tests {
 
     /// Takes a batch, and says what it holds; "" if there is none.
     fn take(order: &mut Order) -> String {
-        let batch = order.take().unwrap_or_default();
+        let batch = order.next_batch().unwrap_or_default();
         batch.iter().map(|write| write.name).collect()
     }
 
@@ -317,7 +330,7 @@ mod tests {
             write.ends_call = false;
         }
         order.push(call);
-        let sizes = [(); 3].map(|()| order.take().map_or(0, |batch| batch.len()));
+        let sizes = [(); 3].map(|()| order.next_batch().map_or(0, |batch| batch.len()));
         assert_eq!(sizes, [256, 256, 88]);
     }
 

@@ -1,6 +1,6 @@
 //! Passes over the keys of L2, which remove the values whose keys have a prefix: calls that come together share one.
 //!
-//! Knows nothing of what has to come before a pass, and after it.
+//! Knows nothing of the steps that have to come before a pass, and after it.
 
 use std::mem;
 use std::sync::Mutex;
@@ -28,26 +28,27 @@ type Removed = Result<Vec<u64>, L2Error>;
 #[derive(Default)]
 pub(crate) struct Passes {
     /// In the order in which they came.
-    waiting: Mutex<Vec<Waiting>>,
+    waiting: Mutex<Vec<WaitingCall>>,
     /// Held by the call that makes a pass.
     turn: tokio::sync::Mutex<()>,
 }
 
-struct Waiting {
+struct WaitingCall {
     prefixes: Vec<Prefix>,
     answer: oneshot::Sender<Removed>,
 }
 
 impl Passes {
-    /// Removes the values with one of these prefixes: by a pass that begins after this is called, as one that has begun may
-    /// be past their keys.
+    /// Removes the values with one of these prefixes: by a pass that begins after this is called, as one that has begun
+    /// may be past their keys.
     pub(crate) async fn remove<V: Value>(
         &self,
         ctx: &Context<V>,
         prefixes: Vec<Prefix>,
     ) -> Removed {
         let (answer, mut answered) = oneshot::channel();
-        lock(&self.waiting).push(Waiting { prefixes, answer });
+        // Before the turn: the call that has it next makes the pass for all that wait by then.
+        lock(&self.waiting).push(WaitingCall { prefixes, answer });
         let _turn = self.turn.lock().await;
         // Those whose first step has just been answered, together with that of this call.
         gather().await;
@@ -62,7 +63,7 @@ impl Passes {
     }
 
     async fn pass<V: Value>(&self, ctx: &Context<V>) {
-        let together = self.take();
+        let together = self.next_calls();
         let prefixes: Vec<_> = together
             .iter()
             .flat_map(|waiting| &waiting.prefixes)
@@ -71,7 +72,7 @@ impl Passes {
         let removing = ctx.lane.remove_prefixes(&prefixes);
         let removed = ctx.breaker.send("remove_prefix", removing).await;
         let mut removed = removed.map(Vec::into_iter);
-        for Waiting { prefixes, answer } in together {
+        for WaitingCall { prefixes, answer } in together {
             let own = match &mut removed {
                 Ok(removed) => Ok(removed.take(prefixes.len()).collect()),
                 Err(error) => Err(error.clone()),
@@ -82,7 +83,7 @@ impl Passes {
     }
 
     /// Those that are next.
-    fn take(&self) -> Vec<Waiting> {
+    fn next_calls(&self) -> Vec<WaitingCall> {
         let mut waiting = lock(&self.waiting);
         let mut many = 0;
         let fit = waiting.iter().take_while(|next| {
@@ -91,6 +92,10 @@ impl Passes {
             is_first || many <= MOST_TOGETHER
         });
         let fit = fit.count();
+        debug_assert!(
+            fit > 0 || waiting.is_empty(),
+            "the first call always fits, or it would wait for ever"
+        );
         let rest = waiting.split_off(fit);
         mem::replace(&mut waiting, rest)
     }

@@ -1,5 +1,5 @@
-//! An update replaces the value of a key by one that is made from it: it reads the value, changes it, and stores the new
-//! one if the version is still there (rule 25). The updates of a key take turns in their instance.
+//! An update replaces the value of a key by one that is made from it: it reads the value, changes it, and stores the
+//! new one if the version is still there (rule 25). The updates of a key take turns in their instance.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -21,11 +21,11 @@ const ATTEMPTS: usize = 256;
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
-/// The updates of this instance: those of one key come one after the other, in the order of their calls. Of callers that
-/// read the same version all but one would be refused, so a thousand callers would send half a million requests.
+/// The updates of this instance: those of one key come one after the other, in the order of their calls. Of callers
+/// that read the same version all but one would be refused, so a thousand callers would send half a million requests.
 ///
-/// A turn lasts for round trips, and keeps nothing else waiting: neither look-ups and other writes of its key, nor what is
-/// done with other keys.
+/// A turn lasts for round trips, and keeps no other call waiting: neither look-ups and other writes of its key, nor
+/// calls with other keys.
 #[derive(Default)]
 pub(crate) struct Turns(Mutex<HashMap<Key, Arc<Semaphore>>>);
 
@@ -58,8 +58,13 @@ impl Turns {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
+        // The lock first: a caller that takes its place in the queue meanwhile is counted below.
         let mut queues = lock(&self.turns.0);
         self.permit = None;
+        debug_assert!(
+            Arc::strong_count(&self.queue) >= 2,
+            "the table keeps the queue of a turn"
+        );
         // The table has one, and this one is the last of its key: a new one would need the lock.
         if Arc::strong_count(&self.queue) == 2 {
             queues.remove(&self.key);
@@ -85,8 +90,8 @@ impl<'a, V: Value> Attempts<'a, V> {
         }
     }
 
-    /// Waits until the value can be read for the next attempt. After that it is read from L2: an instance that read its own
-    /// last value from L1 would be a round trip ahead of all others each time, and these would never succeed.
+    /// Waits until the value can be read for the next attempt. After that it is read from L2: an instance that read its
+    /// own last value from L1 would be a round trip ahead of all others each time, and these would never succeed.
     pub(crate) async fn next(&mut self) -> Result<(), WriteError> {
         if self.left == 0 {
             return Err(WriteError::contended());
@@ -98,7 +103,7 @@ impl<'a, V: Value> Attempts<'a, V> {
         if self.ctx.is_off() {
             return Err(WriteError::switched_off());
         }
-        // What is loaded meanwhile cannot be stored, so each attempt would be a load in vain.
+        // A value that is loaded meanwhile cannot be stored, so each attempt would be a load in vain.
         self.ctx.breaker.admit().map_err(WriteError::refused)?;
         if !self.ctx.l1.freshness().is_alone() {
             self.ctx.l1.forget(&self.turn.key);

@@ -1,7 +1,7 @@
 //! The writer: one task that sends the inserts, invalidations and clears of this instance to L2, in batches.
 //!
 //! Calls put their writes into its queue, and it carries them through, whether or not the callers wait. Should the
-//! task end, as with its runtime, what it held is deferred, and the next call starts another.
+//! task end, as with its runtime, the writes that it held are deferred, and the next call starts another.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -21,7 +21,7 @@ use crate::lock::lock;
 use crate::pacing::{NEAR, gather};
 use crate::vocabulary::Value;
 
-/// What all writes that wait or are under way may weigh together.
+/// The most that all writes weigh together that wait or are under way.
 const CAPACITY: u32 = 16 * 1024;
 
 /// The way to the writer's task.
@@ -47,8 +47,8 @@ impl<V: Value> Writer<V> {
         }
     }
 
-    /// Hands the writes of a call to the task, in the order of the calls (rule 14): at once if there is capacity. A caller
-    /// that is cancelled while it waits for that has its writes deferred.
+    /// Hands the writes of a call to the task, in the order of the calls (rule 14): at once if there is capacity. A
+    /// caller that is cancelled while it waits for that has its writes deferred.
     ///
     /// A call that weighs more than all of the capacity goes when nothing else is left.
     pub(crate) async fn submit(&self, mut writes: Call<V>) {
@@ -64,13 +64,18 @@ impl<V: Value> Writer<V> {
         for write in &mut writes {
             write.take_capacity(&mut capacity);
         }
+        debug_assert_eq!(
+            capacity.num_permits(),
+            0,
+            "the writes hold the capacity, and give it back one by one"
+        );
         if let Some(last) = writes.last_mut() {
             last.end_call();
         }
         self.send(writes);
     }
 
-    /// What the writes that wait in the queue or are under way weigh together.
+    /// The weight of the writes that wait in the queue or are under way.
     pub(crate) fn pending(&self) -> usize {
         CAPACITY as usize - self.capacity.available_permits()
     }
@@ -113,14 +118,15 @@ impl<V: Value> Writer<V> {
 
 async fn run<V: Value>(ctx: Arc<Context<V>>, mut calls: mpsc::UnboundedReceiver<Call<V>>) {
     let (ctx, accepted_at) = (&*ctx, &AtomicU64::new(0));
-    // What it holds is deferred when it is dropped.
+    // The writes in it are deferred when it is dropped.
     let mut order = WriteOrder::new();
     let mut under_way = FuturesUnordered::new();
     let mut is_open = true;
     while is_open || !under_way.is_empty() {
         tokio::select! {
+            // The ends of batches first: they free keys for writes that were called before those in the queue.
             biased;
-            Some(Ended { keys, weight }) = under_way.next() => {
+            Some(EndedBatch { keys, weight }) = under_way.next() => {
                 order.end(&keys, weight);
                 // Its callers write again, and the next batch is sent, before the answer to the other one is taken.
                 gather().await;
@@ -135,12 +141,13 @@ async fn run<V: Value>(ctx: Arc<Context<V>>, mut calls: mpsc::UnboundedReceiver<
             order.push(call);
         }
         while under_way.len() < NEAR
-            && let Some(batch) = order.take()
+            && let Some(batch) = order.next_batch()
         {
+            // Boxed, as the futures in `under_way` are moved, and this one is polled before it is put there.
             let mut sending = send(ctx, batch, accepted_at).boxed();
             // Sent now, as the answer to the other batch may be there, and would be taken first.
             match (&mut sending).now_or_never() {
-                Some(Ended { keys, weight }) => order.end(&keys, weight),
+                Some(EndedBatch { keys, weight }) => order.end(&keys, weight),
                 None => under_way.push(sending),
             }
         }
@@ -148,7 +155,7 @@ async fn run<V: Value>(ctx: Arc<Context<V>>, mut calls: mpsc::UnboundedReceiver<
 }
 
 /// A batch that was sent and has ended.
-struct Ended {
+struct EndedBatch {
     keys: Vec<Key>,
     weight: u32,
 }
@@ -157,8 +164,8 @@ async fn send<V: Value>(
     ctx: &Context<V>,
     mut writes: Vec<Write<V>>,
     accepted_at: &AtomicU64,
-) -> Ended {
-    let ended = Ended {
+) -> EndedBatch {
+    let ended = EndedBatch {
         keys: writes.iter().filter_map(Write::key).cloned().collect(),
         weight: writes.iter().map(Write::weight).sum(),
     };
@@ -172,6 +179,7 @@ async fn send<V: Value>(
         }
     }
     if !writes.is_empty() && batch::send(ctx, writes).await {
+        // Relaxed: only futures of this task read it.
         accepted_at.store(ctx.now(), Ordering::Relaxed);
     }
     ended
