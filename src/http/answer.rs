@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http_body::Body;
 
 use super::body::CacheBody;
-use super::conditional::{is_not_modified, number, strip_content};
+use super::conditional::{OF_THE_BODY, is_not_modified};
 use super::stored::Stored;
 
 const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
@@ -71,12 +71,6 @@ impl How {
     }
 }
 
-/// How long a response of this age is fresh, in seconds.
-pub(super) fn ttl(stored: &Stored, age: Duration) -> i64 {
-    let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
-    seconds(stored.terms.lifetime).saturating_sub(seconds(age))
-}
-
 /// The response to a request, from what is stored and was stored `resident` ago.
 pub(super) fn answer<B: Body>(
     name: &str,
@@ -88,16 +82,21 @@ pub(super) fn answer<B: Body>(
 ) -> Response<CacheBody<B>> {
     let age = stored.terms.age.saturating_add(resident);
     let mut headers = stored.headers.clone();
-    headers.insert(AGE, number(age.as_secs()));
+    headers.insert(AGE, age.as_secs().into());
+    let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+    let ttl = seconds(stored.terms.lifetime).saturating_sub(seconds(age));
     let how = How {
-        ttl: Some(ttl(stored, age)),
+        ttl: Some(ttl),
         ..how
     };
     how.write(name, &mut headers);
     let mut response = Response::new(CacheBody::memory(Bytes::new()));
     let is_head = *method == Method::HEAD;
     if stored.status == StatusCode::OK && is_not_modified(request, &stored.headers) {
-        strip_content(&mut headers);
+        // RFC 9110, section 15.4.5: the client has these.
+        for name in &OF_THE_BODY {
+            headers.remove(name);
+        }
         *response.status_mut() = StatusCode::NOT_MODIFIED;
     } else {
         *response.status_mut() = stored.status;
@@ -107,21 +106,9 @@ pub(super) fn answer<B: Body>(
     }
     // That of the GET, also with 304, as a server writes that of the empty body otherwise. With 204 there must be none.
     if is_head && stored.status != StatusCode::NO_CONTENT {
-        headers.insert(CONTENT_LENGTH, number(stored.body.len() as u64));
+        headers.insert(CONTENT_LENGTH, (stored.body.len() as u64).into());
     }
     *response.headers_mut() = headers;
-    response
-}
-
-/// A response of the layer itself.
-pub(super) fn without_body<B: Body>(
-    name: &str,
-    status: StatusCode,
-    how: How,
-) -> Response<CacheBody<B>> {
-    let mut response = Response::new(CacheBody::memory(Bytes::new()));
-    *response.status_mut() = status;
-    how.write(name, response.headers_mut());
     response
 }
 

@@ -4,8 +4,8 @@ use std::time::SystemTime;
 
 use ::http::header::{
     CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG,
-    HeaderMap, HeaderName, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, TE,
-    TRAILER, TRANSFER_ENCODING, UPGRADE,
+    HeaderMap, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
 };
 
 use super::directives::members;
@@ -13,6 +13,14 @@ use super::directives::members;
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const PROXY_AUTHENTICATION_INFO: HeaderName = HeaderName::from_static("proxy-authentication-info");
+
+/// The headers that describe the bytes of a body.
+pub(super) const OF_THE_BODY: [HeaderName; 4] = [
+    CONTENT_LENGTH,
+    CONTENT_ENCODING,
+    CONTENT_RANGE,
+    CONTENT_TYPE,
+];
 
 pub(super) fn has_validator(headers: &HeaderMap) -> bool {
     headers.contains_key(ETAG) || headers.contains_key(LAST_MODIFIED)
@@ -38,13 +46,9 @@ pub(super) fn is_not_modified(request: &HeaderMap, stored: &HeaderMap) -> bool {
         .is_some_and(|(since, modified)| modified <= since)
 }
 
-/// By weak comparison.
+/// By weak comparison: section 8.8.3.2 of RFC 9110.
 fn is_same(tag: &str, other: &str) -> bool {
-    opaque(tag) == opaque(other)
-}
-
-fn opaque(tag: &str) -> &str {
-    tag.strip_prefix("W/").unwrap_or(tag)
+    tag.trim_start_matches("W/") == other.trim_start_matches("W/")
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
@@ -75,36 +79,15 @@ pub(super) fn is_about(not_modified: &HeaderMap, stored: &HeaderMap) -> bool {
 
 /// The headers of a stored response after a 304. `None` if there is no room for all of them.
 pub(super) fn merge(stored: &HeaderMap, not_modified: &HeaderMap) -> Option<HeaderMap> {
-    // What belongs to the bytes of the body stays.
-    let of_the_body = [
-        CONTENT_LENGTH,
-        CONTENT_ENCODING,
-        CONTENT_RANGE,
-        CONTENT_TYPE,
-    ];
     let mut merged = stored.clone();
-    for name in not_modified
-        .keys()
-        .filter(|name| !of_the_body.contains(name))
-    {
+    // RFC 9111, section 3.2.
+    for name in (not_modified.keys()).filter(|name| !OF_THE_BODY.contains(name)) {
         merged.remove(name);
         for value in not_modified.get_all(name) {
             merged.try_append(name, value.clone()).ok()?;
         }
     }
     Some(merged)
-}
-
-/// What a 304 does not repeat, as the client has it.
-pub(super) fn strip_content(headers: &mut HeaderMap) {
-    for name in [
-        CONTENT_LENGTH,
-        CONTENT_ENCODING,
-        CONTENT_RANGE,
-        CONTENT_TYPE,
-    ] {
-        headers.remove(name);
-    }
 }
 
 /// What is of one connection.
@@ -131,10 +114,6 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
 
 pub(super) fn content_length(headers: &HeaderMap) -> Option<u64> {
     text(headers, &CONTENT_LENGTH)?.parse().ok()
-}
-
-pub(super) fn number(value: u64) -> HeaderValue {
-    HeaderValue::from(value)
 }
 
 /// The only date in a header.

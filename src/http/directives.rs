@@ -68,6 +68,10 @@ impl Directives {
         self.0.iter().any(|(other, _)| other == name)
     }
 
+    pub(super) fn has_any(&self, names: &[&str]) -> bool {
+        names.iter().any(|name| self.has(name))
+    }
+
     pub(super) fn remove(&mut self, name: &str) {
         self.0.retain(|(other, _)| other != name);
     }
@@ -92,38 +96,24 @@ pub(super) fn parse_seconds(text: &str) -> Option<Duration> {
 
 /// The members of a list, divided at commas that are not in quotes.
 pub(super) fn members(line: &str) -> impl Iterator<Item = &str> {
-    let mut rest = line;
-    std::iter::from_fn(move || {
-        loop {
-            if rest.is_empty() {
-                return None;
-            }
-            let (mut in_quotes, mut escaped) = (false, false);
-            let end = rest.bytes().position(|byte| {
-                if escaped {
-                    escaped = false;
-                    return false;
-                }
-                match byte {
-                    b'"' => in_quotes = !in_quotes,
-                    b'\\' if in_quotes => escaped = true,
-                    b',' => return !in_quotes,
-                    _ => {}
-                }
-                false
-            });
-            let (member, after) = match end {
-                Some(at) => (rest.get(..at), rest.get(at + 1..)),
-                None => (Some(rest), None),
-            };
-            rest = after.unwrap_or_default();
-            // No other white space: what has some cannot be read.
-            match member.map(|member| member.trim_matches([' ', '\t'])) {
-                Some(member) if !member.is_empty() => return Some(member),
-                _ => {}
-            }
+    let (mut in_quotes, mut escaped) = (false, false);
+    let ends_member = move |c: char| {
+        if escaped {
+            escaped = false;
+            return false;
         }
-    })
+        match c {
+            '"' => in_quotes = !in_quotes,
+            '\\' => escaped = in_quotes,
+            ',' => return !in_quotes,
+            _ => {}
+        }
+        false
+    };
+    line.split(ends_member)
+        // RFC 9110, section 5.6.3: a member with other white space around it is malformed.
+        .map(|member| member.trim_matches([' ', '\t']))
+        .filter(|member| !member.is_empty())
 }
 
 /// A token, or a token and its argument, which is a token or a quoted string.

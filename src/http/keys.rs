@@ -17,7 +17,7 @@ pub(super) fn key_of(rules: &Rules, request: &request::Parts) -> Option<String> 
     if !request.uri.path().starts_with('/') {
         return None;
     }
-    let mut key = (rules.prefix.as_ref()).map_or_else(String::new, |prefix| prefix(request));
+    let mut key = (rules.prefix)(request);
     match &rules.key {
         Some(rule) => key.push_str(&rule(request)?),
         None => write_usual(&mut key, request, rules.sorts_query),

@@ -25,8 +25,7 @@ const L1_BYTES: u64 = 64 << 20;
 #[derive(Clone)]
 #[must_use = "it does nothing until it is put around a service"]
 pub struct CacheLayer {
-    cache: Cache<String, CachedResponse>,
-    rules: Rules,
+    shared: Shared,
 }
 
 impl CacheLayer {
@@ -57,16 +56,16 @@ impl CacheLayer {
         let weigh = |key: &str, response: &CachedResponse| {
             u32::try_from(key.len() + response.size()).unwrap_or(u32::MAX)
         };
-        Ok(Self {
-            cache: builder.or_weighed(L1_BYTES, weigh).build()?,
-            rules: Rules::new(),
-        })
+        let cache = builder.or_weighed(L1_BYTES, weigh).build()?;
+        let rules = Rules::new();
+        let shared = Shared { cache, rules };
+        Ok(Self { shared })
     }
 
     /// The cache of the layer: to invalidate what changes without a request, and for its counters.
     #[must_use]
     pub fn cache(&self) -> &Cache<String, CachedResponse> {
-        &self.cache
+        &self.shared.cache
     }
 
     /// Which GET and HEAD requests the layer handles. Those for which the condition returns `false` go to the inner
@@ -86,7 +85,7 @@ impl CacheLayer {
         mut self,
         condition: impl Fn(&request::Parts) -> bool + Send + Sync + 'static,
     ) -> Self {
-        self.rules.condition = Some(Arc::new(condition));
+        self.shared.rules.condition = Arc::new(condition);
         self
     }
 
@@ -98,7 +97,7 @@ impl CacheLayer {
         mut self,
         prefix: impl Fn(&request::Parts) -> String + Send + Sync + 'static,
     ) -> Self {
-        self.rules.prefix = Some(Arc::new(prefix));
+        self.shared.rules.prefix = Arc::new(prefix);
         self
     }
 
@@ -112,7 +111,7 @@ impl CacheLayer {
         mut self,
         key: impl Fn(&request::Parts) -> Option<String> + Send + Sync + 'static,
     ) -> Self {
-        self.rules.key = Some(Arc::new(key));
+        self.shared.rules.key = Some(Arc::new(key));
         self
     }
 
@@ -140,7 +139,7 @@ impl CacheLayer {
         mut self,
         scheme: impl Fn(&request::Parts) -> Option<Scheme> + Send + Sync + 'static,
     ) -> Self {
-        self.rules.scheme = Some(Arc::new(scheme));
+        self.shared.rules.scheme = Arc::new(scheme);
         self
     }
 
@@ -149,7 +148,7 @@ impl CacheLayer {
     ///
     /// For a service to which the order of other parts matters, too, such as `a[]=1&a[0]=2`, say `false`.
     pub fn sort_query(mut self, is_sorted: bool) -> Self {
-        self.rules.sorts_query = is_sorted;
+        self.shared.rules.sorts_query = is_sorted;
         self
     }
 
@@ -158,7 +157,7 @@ impl CacheLayer {
         mut self,
         rule: impl Fn(&request::Parts, &response::Parts) -> bool + Send + Sync + 'static,
     ) -> Self {
-        self.rules.store_if = Some(Arc::new(rule));
+        self.shared.rules.store_if = Arc::new(rule);
         self
     }
 
@@ -170,7 +169,7 @@ impl CacheLayer {
         mut self,
         rule: impl Fn(&request::Parts, &response::Parts) -> bool + Send + Sync + 'static,
     ) -> Self {
-        self.rules.store_private = Some(Arc::new(rule));
+        self.shared.rules.store_private = Arc::new(rule);
         self
     }
 
@@ -180,7 +179,7 @@ impl CacheLayer {
     /// `must-revalidate`; and they are answered from whatever is stored. Responses that depend on the user need a
     /// [`key`](Self::key) or [`prefix`](Self::prefix) that does, too.
     pub fn authorized(mut self, are_handled: bool) -> Self {
-        self.rules.looks_up_authorized = are_handled;
+        self.shared.rules.looks_up_authorized = are_handled;
         self
     }
 
@@ -198,7 +197,7 @@ impl CacheLayer {
         mut self,
         ttl: impl Fn(&request::Parts, &response::Parts) -> Option<Duration> + Send + Sync + 'static,
     ) -> Self {
-        self.rules.ttl = Some(Arc::new(ttl));
+        self.shared.rules.ttl = Arc::new(ttl);
         self
     }
 
@@ -208,7 +207,7 @@ impl CacheLayer {
         mut self,
         tags: impl Fn(&request::Parts, &response::Parts) -> Vec<String> + Send + Sync + 'static,
     ) -> Self {
-        self.rules.tags = Some(Arc::new(tags));
+        self.shared.rules.tags = Arc::new(tags);
         self
     }
 
@@ -232,7 +231,7 @@ impl CacheLayer {
         mut self,
         rule: impl Fn(&request::Parts, &response::Parts, &mut Invalidations) + Send + Sync + 'static,
     ) -> Self {
-        self.rules.invalidate = Some(Arc::new(rule));
+        self.shared.rules.invalidate = Arc::new(rule);
         self
     }
 
@@ -248,7 +247,7 @@ impl CacheLayer {
     /// # }
     /// ```
     pub fn targeted(mut self, fields: impl IntoIterator<Item = HeaderName>) -> Self {
-        self.rules.targeted = fields.into_iter().collect();
+        self.shared.rules.targeted = fields.into_iter().collect();
         self
     }
 
@@ -258,33 +257,33 @@ impl CacheLayer {
     /// The response to `no-cache` replaces what is stored; those to the others are not stored. `no-store` and
     /// `only-if-cached` are always obeyed, and `max-stale` never is.
     pub fn obey_requests(mut self, are_obeyed: bool) -> Self {
-        self.rules.obeys_requests = are_obeyed;
+        self.shared.rules.obeys_requests = are_obeyed;
         self
     }
 
     /// The longest body that is stored, in bytes. Default: 1 MiB. What is longer is streamed. The cache has a limit of its
     /// own, [`max_value_size`](crate::Builder::max_value_size).
     pub fn body_limit(mut self, bytes: usize) -> Self {
-        self.rules.body_limit = bytes;
+        self.shared.rules.body_limit = bytes;
         self
     }
 
     /// How long a body that may be stored is read before it is sent on as it comes, and not stored. Default: 5 s.
     pub fn body_timeout(mut self, timeout: Duration) -> Self {
-        self.rules.body_timeout = timeout;
+        self.shared.rules.body_timeout = timeout;
         self
     }
 
     /// `stale-while-revalidate` of responses that do not say it. Default: 0.
     pub fn stale_while_revalidate(mut self, time: Duration) -> Self {
-        self.rules.while_revalidate = time;
+        self.shared.rules.while_revalidate = time;
         self
     }
 
     /// `stale-if-error` of responses that do not say it. Default: 0. The cache must keep them, see
     /// [`stale_if_error`](crate::Builder::stale_if_error).
     pub fn stale_if_error(mut self, time: Duration) -> Self {
-        self.rules.if_error = time;
+        self.shared.rules.if_error = time;
         self
     }
 
@@ -293,13 +292,13 @@ impl CacheLayer {
     /// under way always wait for it, and those of several instances for one instance after the other, as
     /// [described](super#who-waits-for-whom).
     pub fn uncacheable_for(mut self, time: Duration) -> Self {
-        self.rules.uncacheable_for = time;
+        self.shared.rules.uncacheable_for = time;
         self
     }
 
     /// The name of this cache in `Cache-Status`: a token, or a quoted string. Default: `larder`.
     pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
-        self.rules.name = name.into();
+        self.shared.rules.name = name.into();
         self
     }
 }
@@ -308,18 +307,14 @@ impl<S> Layer<S> for CacheLayer {
     type Service = CacheService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let shared = Shared {
-            cache: self.cache.clone(),
-            rules: self.rules.clone(),
-        };
-        CacheService::new(inner, Arc::new(shared))
+        CacheService::new(inner, Arc::new(self.shared.clone()))
     }
 }
 
 impl fmt::Debug for CacheLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CacheLayer")
-            .field("name", &self.rules.name)
+            .field("name", &self.shared.rules.name)
             .finish_non_exhaustive()
     }
 }

@@ -18,9 +18,7 @@ pub(super) fn after(
     response: &response::Parts,
 ) -> Invalidations {
     let mut found = Invalidations::default();
-    if let Some(rule) = &rules.invalidate {
-        rule(request, response, &mut found);
-    }
+    (rules.invalidate)(request, response, &mut found);
     let others = std::mem::take(&mut found.uris);
     let others: Vec<_> = (others.iter())
         .filter_map(|path| {

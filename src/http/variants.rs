@@ -9,7 +9,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
 use super::policy::MOST_NAMES;
-use super::stored::{CachedResponse, Kind, Scheme, Varies};
+use super::stored::{CachedResponse, Content, Scheme, Varies};
 use crate::random::secret;
 use crate::{Cache, Loaded};
 
@@ -38,7 +38,7 @@ impl Varies {
 
     /// As the cache stores it.
     pub(super) fn loaded(self) -> Loaded<CachedResponse> {
-        let response = CachedResponse(Kind::Varies(self));
+        let response = CachedResponse(Content::Varies(self));
         Loaded::new(response).ttl(VARIES_FOR).soft_ttl(VARIES_FOR)
     }
 }
