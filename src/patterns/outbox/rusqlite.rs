@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use ::rusqlite::types::ValueRef;
-use ::rusqlite::{Connection, Result, Transaction, TransactionBehavior, params};
+use ::rusqlite::{Connection, Error, Transaction, TransactionBehavior, params};
 use tokio::task::spawn_blocking;
 
 use super::error::OutboxError;
 use super::keys::KeyOf;
 use super::relay::{RelayBuilder, Table};
-use super::row::{Kind, NewRow, Window, now_ms, rows, whole};
+use super::row::{KEY, NewRow, TAG, Window, now_ms, rows, whole};
 use crate::cache::Cache;
 use crate::key::CacheKey;
 
@@ -62,13 +62,13 @@ impl Outbox {
         tx: &Transaction<'_>,
         cache: &Cache<K, V>,
         keys: impl IntoIterator<Item = I>,
-    ) -> std::result::Result<(), OutboxError>
+    ) -> Result<(), OutboxError>
     where
         K: CacheKey,
         V: Send + Sync + 'static,
         I: CacheKey + KeyOf<K, M>,
     {
-        insert(tx, cache.namespace(), &rows(Kind::Key, keys)?)
+        insert(tx, cache.namespace(), &rows(KEY, keys)?)
     }
 
     /// Writes into the transaction that all values with one of these tags are to be invalidated, as
@@ -98,13 +98,13 @@ impl Outbox {
         tx: &Transaction<'_>,
         cache: &Cache<K, V>,
         tags: impl IntoIterator<Item = T>,
-    ) -> std::result::Result<(), OutboxError>
+    ) -> Result<(), OutboxError>
     where
         K: CacheKey,
         V: Send + Sync + 'static,
         T: CacheKey,
     {
-        insert(tx, cache.namespace(), &rows(Kind::Tag, tags)?)
+        insert(tx, cache.namespace(), &rows(TAG, tags)?)
     }
 
     /// A relay that delivers the rows of this cache's namespace. Start one for each cache, in every instance.
@@ -151,7 +151,7 @@ impl Outbox {
     /// ```
     pub fn relay<K, V>(
         cache: &Cache<K, V>,
-        open: impl Fn() -> Result<Connection> + Send + Sync + 'static,
+        open: impl Fn() -> Result<Connection, Error> + Send + Sync + 'static,
     ) -> RelayBuilder
     where
         K: CacheKey + 'static,
@@ -165,20 +165,16 @@ impl Outbox {
     }
 }
 
-fn insert(
-    tx: &Transaction<'_>,
-    namespace: &str,
-    rows: &[NewRow],
-) -> std::result::Result<(), OutboxError> {
-    let inserted = || {
+fn insert(tx: &Transaction<'_>, namespace: &str, rows: &[NewRow]) -> Result<(), OutboxError> {
+    let insert = || {
         let mut insert = tx.prepare(INSERT)?;
         let now = now_ms();
         for row in rows {
-            insert.execute(params![namespace, row.kind.as_str(), row.name, now])?;
+            insert.execute(params![namespace, row.kind, row.name, now])?;
         }
-        Ok(())
+        Ok::<_, Error>(())
     };
-    inserted().map_err(|error: ::rusqlite::Error| OutboxError::database(error))
+    insert().map_err(OutboxError::database)
 }
 
 /// Also of a BLOB, as triggers write.
@@ -196,22 +192,21 @@ fn number(value: ValueRef<'_>) -> Option<i64> {
     }
 }
 
+type Open = Arc<dyn Fn() -> Result<Connection, Error> + Send + Sync>;
+
 /// The table, by a connection of its own.
-struct Sqlite<F> {
-    open: Arc<F>,
+struct Sqlite {
+    open: Open,
     /// `None` before the first call, and after an error.
     connection: Option<Connection>,
 }
 
-impl<F> Sqlite<F>
-where
-    F: Fn() -> Result<Connection> + Send + Sync + 'static,
-{
+impl Sqlite {
     /// Does it on a thread that may block.
     async fn run<T: Send + 'static>(
         &mut self,
-        work: impl FnOnce(&mut Connection) -> Result<T> + Send + 'static,
-    ) -> std::result::Result<T, OutboxError> {
+        work: impl FnOnce(&mut Connection) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, OutboxError> {
         let (open, connection) = (Arc::clone(&self.open), self.connection.take());
         let done = spawn_blocking(move || {
             let mut connection = match connection {
@@ -219,42 +214,33 @@ where
                 None => open()?,
             };
             let done = work(&mut connection)?;
-            Ok((connection, done))
+            Ok::<_, Error>((connection, done))
         });
         // An error also if `open` panics, or the runtime ends.
-        let done: Result<_> = done.await.map_err(OutboxError::database)?;
+        let done = done.await.map_err(OutboxError::database)?;
         let (connection, done) = done.map_err(OutboxError::database)?;
         self.connection = Some(connection);
         Ok(done)
     }
 }
 
-impl<F> Table for Sqlite<F>
-where
-    F: Fn() -> Result<Connection> + Send + Sync + 'static,
-{
-    async fn read(
-        &mut self,
-        namespace: &str,
-        behind: i64,
-    ) -> std::result::Result<Window, OutboxError> {
+impl Table for Sqlite {
+    async fn read(&mut self, namespace: &str, mut window: Window) -> Result<Window, OutboxError> {
         let namespace = namespace.to_owned();
         self.run(move |db| {
             let mut read = db.prepare(READ)?;
-            let limit = i64::try_from(Window::MOST).unwrap_or(i64::MAX);
-            let mut rows = read.query(params![namespace, behind, limit])?;
-            let mut window = Window::default();
+            let mut rows = read.query(params![namespace, window.last, Window::MOST])?;
             while let Some(row) = rows.next()? {
-                let kind = Kind::read(&row.get::<_, String>(1)?);
+                let kind: String = row.get(1)?;
                 let (name, written) = (text(row.get_ref(2)?), number(row.get_ref(3)?));
-                window.add(row.get(0)?, kind, name, written);
+                window.add(row.get(0)?, &kind, name, written);
             }
             Ok(window)
         })
         .await
     }
 
-    async fn delete(&mut self, ids: Vec<i64>) -> std::result::Result<(), OutboxError> {
+    async fn delete(&mut self, ids: Vec<i64>) -> Result<(), OutboxError> {
         self.run(move |db| {
             let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
             {

@@ -77,10 +77,11 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 
+use self::error::Reason;
 pub use self::error::WriteBehindError;
 use self::stats::Counters;
 pub use self::stats::WriteBehindStats;
-use self::worker::{Worker, read};
+use self::worker::{Options, Worker, read};
 use self::write::Store;
 pub use self::write::{Stored, Write};
 use crate::cache::{Cache, written};
@@ -140,12 +141,14 @@ where
         WriteBehindBuilder {
             cache,
             store: None,
-            batch: MOST_IN_A_BATCH,
             capacity: 100_000,
-            attempts: 20,
-            claim_after: Duration::from_secs(10),
-            store_timeout: Duration::from_secs(30),
-            interval: Duration::from_millis(200),
+            options: Options {
+                batch: MOST_IN_A_BATCH,
+                attempts: 20,
+                claim_after: Duration::from_secs(10),
+                store_timeout: Duration::from_secs(30),
+                interval: Duration::from_millis(200),
+            },
         }
     }
 
@@ -170,7 +173,7 @@ where
         let (text, encoded) = (named(key)?, encoded(&K::key_from(key))?);
         let appended = self.append(text, encoded, value, None).await?;
         // Without a version there is no other one.
-        appended.ok_or_else(|| WriteBehindError::write(WriteError::contended()))
+        appended.ok_or_else(|| Reason::Write(WriteError::contended()).into())
     }
 
     /// Replaces a value by what `change` makes of it, and has that written to its source. No change is lost, however many
@@ -218,10 +221,10 @@ where
         let (text, encoded) = (named(key)?, encoded(&K::key_from(key))?);
         let mut attempts = self.cache.engine().attempts(&text).await;
         loop {
-            attempts.next().await.map_err(WriteBehindError::write)?;
+            attempts.next().await.map_err(Reason::from)?;
             let loading = load();
             let stored = self.cache.get_or_load(key, move || loading).await;
-            let stored = stored.map_err(WriteBehindError::load)?;
+            let stored = stored.map_err(Reason::Load)?;
             // No lease is granted while a write waits, and without one no version.
             let Some(version) = stored.meta().version() else {
                 self.wake.notify_one();
@@ -251,12 +254,12 @@ where
             version,
         };
         let appended = self.cache.engine().append(key, value, queued).await;
-        match appended.map_err(WriteBehindError::write)? {
+        match appended.map_err(Reason::from)? {
             Appending::Accepted(token) => {
                 self.wake.notify_one();
                 Ok(Some(token))
             }
-            Appending::Full => Err(WriteBehindError::full(self.capacity)),
+            Appending::Full => Err(Reason::Full(self.capacity).into()),
             Appending::OtherVersion => Ok(None),
         }
     }
@@ -282,15 +285,13 @@ where
         loop {
             let now = self.pending().await?;
             if now.history != before.history {
-                return Err(WriteBehindError::lost());
+                return Err(Reason::Lost.into());
             }
             if now.first.is_none_or(|first| first > last) {
                 let is_dead = now.last_dead > before.last_dead;
-                return if is_dead {
-                    Err(WriteBehindError::dead_letters())
-                } else {
-                    Ok(())
-                };
+                return is_dead
+                    .then_some(Err(Reason::DeadLetters.into()))
+                    .unwrap_or(Ok(()));
             }
             sleep(pauses.next().unwrap_or(Duration::from_millis(200))).await;
         }
@@ -308,7 +309,7 @@ where
         most: usize,
     ) -> Result<Vec<DeadLetter<K, V>>, WriteBehindError> {
         let letters = self.stream()?.dead_letters(most).await;
-        let letters = letters.map_err(WriteBehindError::l2)?.into_iter();
+        let letters = letters.map_err(Reason::L2)?.into_iter();
         let letters = letters.map(|letter| DeadLetter {
             write: read(&self.cache, &letter),
             reason: letter.reason.clone().unwrap_or_default(),
@@ -331,14 +332,14 @@ where
         let (stream, mut replayed) = (self.stream()?, 0);
         loop {
             let letters = stream.dead_letters(MOST_IN_A_BATCH).await;
-            let letters = letters.map_err(WriteBehindError::l2)?;
+            let letters = letters.map_err(Reason::L2)?;
             let before = letters.iter().filter(|letter| Some(letter.id) <= last);
             let mut is_over = true;
             for letter in before {
                 is_over = false;
                 let payload = self.cache.engine().invalidation_of(&[&letter.key]);
                 let waits = stream.requeue(letter, &payload).await;
-                replayed += u64::from(waits.map_err(WriteBehindError::l2)?);
+                replayed += u64::from(waits.map_err(Reason::L2)?);
             }
             if is_over {
                 self.wake.notify_one();
@@ -359,23 +360,23 @@ where
     }
 
     async fn pending(&self) -> Result<Pending, WriteBehindError> {
-        self.stream()?.pending().await.map_err(WriteBehindError::l2)
+        Ok(self.stream()?.pending().await.map_err(Reason::L2)?)
     }
 
     fn stream(&self) -> Result<&dyn WriteStream, WriteBehindError> {
         let stream = self.cache.engine().write_stream();
-        stream.ok_or_else(WriteBehindError::unsupported)
+        Ok(stream.ok_or(Reason::Unsupported)?)
     }
 }
 
 fn named<Q: CacheKey + ?Sized>(key: &Q) -> Result<Key, WriteBehindError> {
-    written(key).map_err(|error| WriteBehindError::write(error.into()))
+    Ok(written(key).map_err(|error| Reason::Write(error.into()))?)
 }
 
 fn encoded<K: Serialize>(key: &K) -> Result<Vec<u8>, WriteBehindError> {
     let mut encoded = Vec::new();
     let done = Bincode.encode(key, &mut encoded);
-    done.map_err(WriteBehindError::key)?;
+    done.map_err(Reason::Key)?;
     Ok(encoded)
 }
 
@@ -395,12 +396,8 @@ where
 {
     cache: Cache<K, V>,
     store: Option<Store<K, V>>,
-    batch: usize,
     capacity: u64,
-    attempts: u32,
-    claim_after: Duration,
-    store_timeout: Duration,
-    interval: Duration,
+    options: Options,
 }
 
 impl<K, V> WriteBehindBuilder<K, V>
@@ -451,7 +448,7 @@ where
     /// How many writes are taken from the stream at a time; fewer once their values have 1 MiB together. Default: 256, which is
     /// the most.
     pub fn batch(mut self, most: usize) -> Self {
-        self.batch = most;
+        self.options.batch = most;
         self
     }
 
@@ -465,27 +462,27 @@ where
     /// which is two to four minutes: the pauses grow to 10 s, and are random. With `u32::MAX` there are no dead letters, however
     /// long the source is down; and a write that it always refuses stops all others.
     pub fn attempts(mut self, attempts: u32) -> Self {
-        self.attempts = attempts;
+        self.options.attempts = attempts;
         self
     }
 
     /// How long after its last sign of life a worker counts as dead, so that another one takes what it had taken. Default:
     /// 10 s. From 100 ms to 1 hour.
     pub fn claim_after(mut self, silence: Duration) -> Self {
-        self.claim_after = silence;
+        self.options.claim_after = silence;
         self
     }
 
     /// How long `store` may take. Then it is dropped, and counts as failed. Default: 30 s.
     pub fn store_timeout(mut self, limit: Duration) -> Self {
-        self.store_timeout = limit;
+        self.options.store_timeout = limit;
         self
     }
 
     /// How often a worker looks for writes of other instances; those of its own instance it takes at once. Default: 200 ms.
     /// At least 1 ms.
     pub fn interval(mut self, interval: Duration) -> Self {
-        self.interval = interval;
+        self.options.interval = interval;
         self
     }
 
@@ -497,37 +494,34 @@ where
     /// - [`WriteBehindError::is_misuse`]: there is no `store`, an option cannot work, or there is no runtime.
     pub fn build(self) -> Result<WriteBehind<K, V>, WriteBehindError> {
         let Some(store) = self.store else {
-            return Err(WriteBehindError::misuse("store is not set"));
+            return Err(Reason::Misuse("store is not set").into());
         };
         if self.cache.engine().write_stream().is_none() {
-            return Err(WriteBehindError::unsupported());
+            return Err(Reason::Unsupported.into());
         }
+        let options = &self.options;
         let claims = Duration::from_millis(100)..=Duration::from_secs(3600);
-        let problem = if !(1..=MOST_IN_A_BATCH).contains(&self.batch) {
+        let problem = if !(1..=MOST_IN_A_BATCH).contains(&options.batch) {
             Some("batch is from 1 to 256")
-        } else if self.capacity == 0 || self.attempts == 0 {
+        } else if self.capacity == 0 || options.attempts == 0 {
             Some("capacity and attempts cannot be zero")
-        } else if !claims.contains(&self.claim_after) {
+        } else if !claims.contains(&options.claim_after) {
             Some("claim_after is from 100 ms to 1 hour")
-        } else if self.store_timeout.is_zero() || self.interval < Duration::from_millis(1) {
+        } else if options.store_timeout.is_zero() || options.interval < Duration::from_millis(1) {
             Some("store_timeout cannot be zero, and interval is at least 1 ms")
         } else {
             None
         };
         if let Some(problem) = problem {
-            return Err(WriteBehindError::misuse(problem));
+            return Err(Reason::Misuse(problem).into());
         }
-        let runtime = Handle::try_current()
-            .map_err(|_| WriteBehindError::misuse("there is no Tokio runtime"))?;
+        let runtime =
+            Handle::try_current().map_err(|_| Reason::Misuse("there is no Tokio runtime"))?;
         let (counters, wake) = (Arc::new(Counters::default()), Arc::new(Notify::new()));
         let worker = Worker {
             cache: self.cache.clone(),
             store,
-            batch: self.batch,
-            attempts: self.attempts,
-            claim_after: self.claim_after,
-            store_timeout: self.store_timeout,
-            interval: self.interval,
+            options: self.options,
             fence: crate::l2::random(),
             counters: Arc::clone(&counters),
             wake: Arc::clone(&wake),

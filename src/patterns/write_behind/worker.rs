@@ -31,14 +31,19 @@ const LONGEST_RETRY: Duration = Duration::from_secs(10);
 /// Why a write is a dead letter that was not given to `store`.
 const UNREADABLE: &str = "it cannot be read";
 
-pub(super) struct Worker<K, V: Send + Sync + 'static> {
-    pub(super) cache: Cache<K, V>,
-    pub(super) store: Store<K, V>,
+/// The options of a worker: those of the builder.
+pub(super) struct Options {
     pub(super) batch: usize,
     pub(super) attempts: u32,
     pub(super) claim_after: Duration,
     pub(super) store_timeout: Duration,
     pub(super) interval: Duration,
+}
+
+pub(super) struct Worker<K, V: Send + Sync + 'static> {
+    pub(super) cache: Cache<K, V>,
+    pub(super) store: Store<K, V>,
+    pub(super) options: Options,
     /// Names this worker.
     pub(super) fence: u64,
     pub(super) counters: Arc<Counters>,
@@ -166,7 +171,7 @@ where
                     self.end(&mut trouble, &worked);
                     if matches!(worked, Worked::Idle) {
                         // Whichever comes first.
-                        let _ = timeout(self.interval, self.wake.notified()).await;
+                        let _ = timeout(self.options.interval, self.wake.notified()).await;
                     }
                 }
                 Err(failure) => {
@@ -232,7 +237,7 @@ where
     /// Takes the first writes, and has them written. If this is the last attempt, those that fail by themselves become
     /// dead letters.
     async fn work(&self, stream: &dyn WriteStream, failing: Failing) -> Result<Worked, Failure> {
-        let taken = stream.take(self.fence, self.claim_after, self.batch);
+        let taken = stream.take(self.fence, self.options.claim_after, self.options.batch);
         let Some(waiting) = taken.await?.filter(|waiting| !waiting.is_empty()) else {
             return Ok(Worked::Idle);
         };
@@ -246,8 +251,8 @@ where
     /// Renews the fence, until another worker has it.
     async fn keep_fence(&self, stream: &dyn WriteStream) {
         loop {
-            sleep(self.claim_after / 3).await;
-            if let Ok(None) = stream.take(self.fence, self.claim_after, 0).await {
+            sleep(self.options.claim_after / 3).await;
+            if let Ok(None) = stream.take(self.fence, self.options.claim_after, 0).await {
                 return;
             }
         }
@@ -282,60 +287,57 @@ where
         let mut failing = Some(failing)
             .filter(|failing| failing.first == first.id)
             .unwrap_or_default();
-        let many = batch.len();
-        match self.call(None, batch).await {
-            Ok(changed) => {
-                let stored = kept(&good, &changed, failing.in_doubt);
-                self.settle(stream, &good.concat(), Ok(&stored)).await?;
-                Counters::add(&self.counters.stored, many);
-                return Ok(Worked::Stored);
-            }
-            Err(failed) => {
-                failing = Failing {
-                    first: first.id,
-                    times: failing.times + 1,
-                    in_doubt: failing.in_doubt || failed.in_doubt,
-                };
-            }
-        }
-        if failing.times < self.attempts {
+        let failed = self.store_all(stream, None, batch, &good, failing.in_doubt);
+        let Err(failed) = failed.await? else {
+            return Ok(Worked::Stored);
+        };
+        failing = Failing {
+            first: first.id,
+            times: failing.times + 1,
+            in_doubt: failing.in_doubt || failed.in_doubt,
+        };
+        if failing.times < self.options.attempts {
             return Err(Failure::Store(failing));
         }
-        // One of them may be at fault, which is not to take the others along.
+        // One of them may be at fault, which is not to take the others along: each is tried by itself.
         let mut worked = Worked::Buried;
         for writes in good {
-            if self.write_alone(stream, &writes, failing.in_doubt).await? {
-                worked = Worked::Stored;
+            let newest = writes.last().copied();
+            let batch = newest.and_then(|newest| Some((&*newest.key, read(&self.cache, newest)?)));
+            let stored = match batch {
+                Some((key, write)) => {
+                    let keys = std::slice::from_ref(&writes);
+                    self.store_all(stream, Some(key), vec![write], keys, failing.in_doubt)
+                        .await?
+                }
+                None => Err(UNREADABLE.into()),
+            };
+            match stored {
+                Ok(()) => worked = Worked::Stored,
+                Err(failed) => self.settle(stream, &writes, Err(failed.reason)).await?,
             }
         }
         Ok(worked)
     }
 
-    /// Whether it has reached the source; otherwise it is a dead letter.
-    async fn write_alone(
+    /// Gives a batch to `store`, and settles the writes of its `keys` if that returns `Ok`.
+    async fn store_all(
         &self,
         stream: &dyn WriteStream,
-        writes: &Vec<&Waiting>,
+        key: Option<&str>,
+        batch: Vec<Write<K, V>>,
+        keys: &[Vec<&Waiting>],
         in_doubt: bool,
-    ) -> Result<bool, Failure> {
-        let newest = writes.last().and_then(|newest| read(&self.cache, newest));
-        let key = writes.last().map(|newest| &*newest.key);
-        let called = match newest {
-            Some(write) => self.call(key, vec![write]).await,
-            None => Err(UNREADABLE.into()),
+    ) -> Result<Result<(), StoreFailed>, Failure> {
+        let many = batch.len();
+        let changed = match self.call(key, batch).await {
+            Ok(changed) => changed,
+            Err(failed) => return Ok(Err(failed)),
         };
-        match called {
-            Ok(changed) => {
-                let stored = kept(std::slice::from_ref(writes), &changed, in_doubt);
-                self.settle(stream, writes, Ok(&stored)).await?;
-                Counters::add(&self.counters.stored, 1);
-                Ok(true)
-            }
-            Err(failed) => {
-                self.settle(stream, writes, Err(failed.reason)).await?;
-                Ok(false)
-            }
-        }
+        let stored = kept(keys, &changed, in_doubt);
+        self.settle(stream, &keys.concat(), Ok(&stored)).await?;
+        Counters::add(&self.counters.stored, many);
+        Ok(Ok(()))
     }
 
     /// Calls `store`, with a single write if there is a `key`. Returns the keys of which the source has another value now. The
@@ -348,7 +350,10 @@ where
     ) -> Result<Vec<Key>, StoreFailed> {
         let calling = async {
             // The function itself may panic, too.
-            let stored = timeout(self.store_timeout, async { (self.store)(batch).await }).await;
+            let stored = timeout(self.options.store_timeout, async {
+                (self.store)(batch).await
+            })
+            .await;
             stored.map(|stored| match stored {
                 Ok(Stored::AsGiven) => Ok(Vec::new()),
                 Ok(Stored::Changed(keys)) => {
