@@ -289,9 +289,10 @@ where
             }
             if now.first.is_none_or(|first| first > last) {
                 let is_dead = now.last_dead > before.last_dead;
-                return is_dead
-                    .then_some(Err(Reason::DeadLetters.into()))
-                    .unwrap_or(Ok(()));
+                if is_dead {
+                    return Err(Reason::DeadLetters.into());
+                }
+                return Ok(());
             }
             sleep(pauses.next().unwrap_or(Duration::from_millis(200))).await;
         }

@@ -32,10 +32,6 @@ pub(super) struct Counters {
 }
 
 impl Counters {
-    pub(super) fn add(counter: &AtomicU64, n: usize) {
-        counter.fetch_add(u64::try_from(n).unwrap_or(u64::MAX), Ordering::Relaxed);
-    }
-
     pub(super) fn snapshot(&self, pending: &Pending) -> WriteBehindStats {
         let waits = |first: crate::l2::StreamId| pending.now.saturating_sub(first.ms);
         WriteBehindStats {

@@ -5,8 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
+use std::mem::discriminant;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -79,28 +81,11 @@ struct StoreFailed {
     in_doubt: bool,
 }
 
-impl From<&'static str> for StoreFailed {
-    fn from(reason: &'static str) -> Self {
-        Self {
-            reason,
-            in_doubt: false,
-        }
-    }
-}
-
-/// What was said of a failure.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Cause {
-    Stream,
-    Source,
-    Fence,
-}
-
 /// Why writes stay in the stream for now.
 enum Failure {
     L2(L2Error),
     /// `store` has failed.
-    Store(Failing),
+    Store(StoreFailed),
     /// Another worker has the fence.
     Fence,
 }
@@ -164,7 +149,7 @@ where
         let (mut trouble, mut failing) = (None, Failing::default());
         let mut retries = retry_delays(FIRST_RETRY, LONGEST_RETRY);
         loop {
-            match self.work(stream, failing).await {
+            match self.work(stream, &mut failing).await {
                 Ok(worked) => {
                     failing = Failing::default();
                     retries = retry_delays(FIRST_RETRY, LONGEST_RETRY);
@@ -175,10 +160,7 @@ where
                     }
                 }
                 Err(failure) => {
-                    self.begin(&mut trouble, &failure);
-                    if let Failure::Store(now) = failure {
-                        failing = now;
-                    }
+                    self.begin(&mut trouble, failure);
                     let pause = sleep(retries.next().unwrap_or(LONGEST_RETRY));
                     tokio::select! {
                         () = pause => {}
@@ -191,19 +173,13 @@ where
     }
 
     /// Traces a failure, once for a cause: it is the same each time until it is over.
-    fn begin(&self, trouble: &mut Option<Cause>, failure: &Failure) {
-        let cause = match failure {
+    fn begin(&self, trouble: &mut Option<Failure>, failure: Failure) {
+        let is_known = trouble.as_ref().map(discriminant) == Some(discriminant(&failure));
+        let namespace = self.cache.namespace();
+        match &failure {
             // The cache has said that its L2 cannot be reached.
             Failure::L2(error) if !error.is_refused() => return,
-            Failure::L2(_) => Cause::Stream,
-            Failure::Store(_) => Cause::Source,
-            Failure::Fence => Cause::Fence,
-        };
-        if trouble.replace(cause) == Some(cause) {
-            return;
-        }
-        let namespace = self.cache.namespace();
-        match failure {
+            _ if is_known => return,
             Failure::L2(error) => warn!(
                 namespace,
                 error = error as &dyn Error,
@@ -218,25 +194,28 @@ where
                 "this instance's worker was silent for too long; another one writes the same writes"
             ),
         }
+        *trouble = Some(failure);
     }
 
-    fn end(&self, trouble: &mut Option<Cause>, worked: &Worked) {
+    fn end(&self, trouble: &mut Option<Failure>, worked: &Worked) {
         let namespace = self.cache.namespace();
-        match (*trouble, worked) {
-            (Some(Cause::Stream), _) => info!(namespace, "the stream of writes can be read again"),
-            (Some(Cause::Source | Cause::Fence), Worked::Stored) => {
-                info!(namespace, "writes reach their source again");
-            }
-            (Some(Cause::Source | Cause::Fence), Worked::Buried) => return,
+        match (&trouble, worked) {
+            (Some(Failure::L2(_)), _) => info!(namespace, "the stream of writes can be read again"),
+            (Some(_), Worked::Stored) => info!(namespace, "writes reach their source again"),
+            (Some(_), Worked::Buried) => return,
             // If nothing waits, nobody knows.
-            (Some(Cause::Source | Cause::Fence), Worked::Idle) | (None, _) => {}
+            (Some(_), Worked::Idle) | (None, _) => {}
         }
         *trouble = None;
     }
 
     /// Takes the first writes, and has them written. If this is the last attempt, those that fail by themselves become
     /// dead letters.
-    async fn work(&self, stream: &dyn WriteStream, failing: Failing) -> Result<Worked, Failure> {
+    async fn work(
+        &self,
+        stream: &dyn WriteStream,
+        failing: &mut Failing,
+    ) -> Result<Worked, Failure> {
         let taken = stream.take(self.fence, self.options.claim_after, self.options.batch);
         let Some(waiting) = taken.await?.filter(|waiting| !waiting.is_empty()) else {
             return Ok(Worked::Idle);
@@ -262,7 +241,7 @@ where
         &self,
         stream: &dyn WriteStream,
         waiting: &[Waiting],
-        failing: Failing,
+        failing: &mut Failing,
     ) -> Result<Worked, Failure> {
         // Each key once, with all its writes: the last one counts, and the others are settled with it.
         let mut keys: BTreeMap<&str, Vec<&Waiting>> = BTreeMap::new();
@@ -284,37 +263,42 @@ where
         let Some(first) = waiting.first().filter(|_| !batch.is_empty()) else {
             return Ok(Worked::Buried);
         };
-        let mut failing = Some(failing)
-            .filter(|failing| failing.first == first.id)
-            .unwrap_or_default();
-        let failed = self.store_all(stream, None, batch, &good, failing.in_doubt);
-        let Err(failed) = failed.await? else {
-            return Ok(Worked::Stored);
-        };
-        failing = Failing {
-            first: first.id,
-            times: failing.times + 1,
-            in_doubt: failing.in_doubt || failed.in_doubt,
-        };
-        if failing.times < self.options.attempts {
-            return Err(Failure::Store(failing));
+        if failing.first != first.id {
+            *failing = Failing {
+                first: first.id,
+                ..Failing::default()
+            };
+        }
+        let stored = self.store_all(stream, None, batch, &good, failing.in_doubt);
+        match stored.await {
+            Ok(()) => return Ok(Worked::Stored),
+            Err(Failure::Store(failed)) => {
+                failing.times += 1;
+                failing.in_doubt |= failed.in_doubt;
+                if failing.times < self.options.attempts {
+                    return Err(Failure::Store(failed));
+                }
+            }
+            Err(failure) => return Err(failure),
         }
         // One of them may be at fault, which is not to take the others along: each is tried by itself.
         let mut worked = Worked::Buried;
-        for writes in good {
-            let newest = writes.last().copied();
-            let batch = newest.and_then(|newest| Some((&*newest.key, read(&self.cache, newest)?)));
-            let stored = match batch {
-                Some((key, write)) => {
-                    let keys = std::slice::from_ref(&writes);
-                    self.store_all(stream, Some(key), vec![write], keys, failing.in_doubt)
-                        .await?
-                }
-                None => Err(UNREADABLE.into()),
+        for writes in &good {
+            let newest = writes
+                .last()
+                .map(|newest| (&*newest.key, read(&self.cache, newest)));
+            let Some((key, Some(write))) = newest else {
+                self.settle(stream, writes, Err(UNREADABLE)).await?;
+                continue;
             };
-            match stored {
+            let (batch, keys) = (vec![write], std::slice::from_ref(writes));
+            let stored = self.store_all(stream, Some(key), batch, keys, failing.in_doubt);
+            match stored.await {
                 Ok(()) => worked = Worked::Stored,
-                Err(failed) => self.settle(stream, &writes, Err(failed.reason)).await?,
+                Err(Failure::Store(failed)) => {
+                    self.settle(stream, writes, Err(failed.reason)).await?;
+                }
+                Err(failure) => return Err(failure),
             }
         }
         Ok(worked)
@@ -328,16 +312,13 @@ where
         batch: Vec<Write<K, V>>,
         keys: &[Vec<&Waiting>],
         in_doubt: bool,
-    ) -> Result<Result<(), StoreFailed>, Failure> {
-        let many = batch.len();
-        let changed = match self.call(key, batch).await {
-            Ok(changed) => changed,
-            Err(failed) => return Ok(Err(failed)),
-        };
+    ) -> Result<(), Failure> {
+        let many = batch.len() as u64;
+        let changed = self.call(key, batch).await.map_err(Failure::Store)?;
         let stored = kept(keys, &changed, in_doubt);
         self.settle(stream, &keys.concat(), Ok(&stored)).await?;
-        Counters::add(&self.counters.stored, many);
-        Ok(Ok(()))
+        self.counters.stored.fetch_add(many, Relaxed);
+        Ok(())
     }
 
     /// Calls `store`, with a single write if there is a `key`. Returns the keys of which the source has another value now. The
@@ -369,7 +350,7 @@ where
             Ok(Err(_)) => ("store took longer than store_timeout", None),
             Err(_) => ("store panicked", None),
         };
-        Counters::add(&self.counters.failures, 1);
+        self.counters.failures.fetch_add(1, Relaxed);
         let namespace = self.cache.namespace();
         debug!(namespace, key, reason, error, "store has failed");
         Err(StoreFailed {
