@@ -437,7 +437,6 @@ tuple!(A B C D E F G);
 tuple!(A B C D E F G H);
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -39,7 +39,7 @@ pub(super) async fn get_or_load<V: Value>(
     token: Token,
     load: impl Begin<V>,
 ) -> Result<Entry<V>, LoadError> {
-    let number = ctx.l1.next(&key);
+    let number = ctx.l1.in_flight().next(&key);
     let found = look_up(ctx, std::slice::from_ref(&key), token).await.pop();
     match found.unwrap_or(Err(None)) {
         Ok(entry) => {

@@ -373,7 +373,8 @@ impl<V: Value> Loads<V> {
     ) -> Joining<V> {
         // In this order: a change that comes in between ends an error too early.
         let (now, began) = (self.ctx.now(), self.now_began());
-        let (join, is_late) = (self.ctx.l1).join_load(key, now, since.number, may_be_late);
+        let in_flight = self.ctx.l1.in_flight();
+        let (join, is_late) = in_flight.join_load(key, now, since.number, may_be_late);
         let (flight, led) = match join {
             Join::Joined(flight) => (flight, None),
             Join::Started(Started { op, sender, result }) => {
@@ -506,7 +507,7 @@ impl<V: Value> Loads<V> {
         look_at: Instant,
     ) -> Vec<Led<V>> {
         for led in &*waiting {
-            self.ctx.l1.await_lease(&led.op, awaited);
+            self.ctx.l1.in_flight().await_lease(&led.op, awaited);
         }
         match timeout_at(look_at, awaited.ended()).await {
             Ok(ended) => waiting

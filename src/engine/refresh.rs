@@ -118,7 +118,8 @@ impl<V: Value> Refreshes<V> {
                 continue;
             }
             let may_refresh = self.ctx.backoff.may_refresh(&key);
-            let joined = may_refresh.then(|| self.ctx.l1.join_refresh(&key, self.ctx.now()));
+            let joined =
+                may_refresh.then(|| self.ctx.l1.in_flight().join_refresh(&key, self.ctx.now()));
             results.push(match joined.flatten() {
                 Some(Join::Started(Started { op, sender, result })) => {
                     refreshes.push(Refresh {
@@ -284,7 +285,7 @@ impl<V: Value> Refreshes<V> {
         let mut loads = FuturesUnordered::new();
         while !refreshes.is_empty() {
             for refresh in &refreshes {
-                self.ctx.l1.await_lease(&refresh.op, &waiter);
+                self.ctx.l1.in_flight().await_lease(&refresh.op, &waiter);
             }
             let loading = async {
                 while loads.next().await.is_some() {}

@@ -121,11 +121,6 @@ impl<V> HotTable<V> {
         drop(former);
     }
 
-    /// The same for all keys.
-    pub(super) fn clear_all(&self) {
-        self.clear_where(|_| true);
-    }
-
     /// The same for the entries that meet the condition.
     pub(super) fn clear_where(&self, condition: impl Fn(&Arc<Slot<V>>) -> bool) {
         for first in (0..self.cells.len()).step_by(SWEPT) {
@@ -245,7 +240,8 @@ fn is_one_of(many: u64, nth: u64) -> bool {
     (once ^ once >> 32).wrapping_mul(ODD) < u64::MAX / many
 }
 
-#[cfg(all(test, not(larder_interleavings)))]
+#[cfg(not(larder_interleavings))]
+#[cfg(test)]
 mod tests {
     use std::sync::Arc;
 

@@ -118,12 +118,12 @@ impl<V> InFlight<V> {
     }
 
     /// The number of the next operation on a key: what has a lower one began before.
-    pub(super) fn next(&self, key: &str) -> u64 {
+    pub(crate) fn next(&self, key: &str) -> u64 {
         self.lock(self.hash(key)).next
     }
 
     /// Joins the read that is under way for a key, or begins one.
-    pub(super) fn join_read(self: &Arc<Self>, key: &Key, now: Tick) -> JoinRead<V> {
+    pub(crate) fn join_read(self: &Arc<Self>, key: &Key, now: Tick) -> JoinRead<V> {
         let hash = self.hash(key);
         let mut shard = self.lock(hash);
         let Some(state) = shard.get(hash, key) else {
@@ -137,11 +137,12 @@ impl<V> InFlight<V> {
     }
 
     /// Joins the load that is under way for a key, or begins one. Also says whether it is of a number below `since`, or began
-    /// before some tag was invalidated, which happens only if `may_be_late`.
+    /// before some tag was invalidated, which happens only if `may_be_late`: then its outcome may not be
+    /// [usable](super::Outcome::is_usable_late).
     ///
     /// If each such caller loaded for itself, a key that takes long to load would be loaded again after each invalidation
     /// of whatever tag.
-    pub(super) fn join_load(
+    pub(crate) fn join_load(
         self: &Arc<Self>,
         key: &Key,
         now: Tick,
@@ -164,7 +165,7 @@ impl<V> InFlight<V> {
 
     /// Joins the refresh or load that is under way for a key, or begins a refresh. `None` if one is under way that the
     /// caller may not join.
-    pub(super) fn join_refresh(
+    pub(crate) fn join_refresh(
         self: &Arc<Self>,
         key: &Key,
         now: Tick,
@@ -182,7 +183,7 @@ impl<V> InFlight<V> {
 
     /// Whether a load or refresh is still the one of its key: nothing has changed the key, and nothing was flushed, since
     /// it began.
-    pub(super) fn is_attached(&self, op: &Op) -> bool {
+    pub(crate) fn is_attached(&self, op: &Op) -> bool {
         let shard = self.lock(op.hash);
         let state = shard.get(op.hash, &op.key);
         state.is_some_and(|state| state.is_attached(op)) && self.is_current(op)
@@ -390,19 +391,19 @@ impl<V> InFlight<V> {
     }
 
     /// Whether nothing was flushed since an operation began.
-    pub(super) fn is_current(&self, op: &Op) -> bool {
+    pub(crate) fn is_current(&self, op: &Op) -> bool {
         op.generation == self.freshness.generation()
     }
 
     /// Has `waiter` notified, once, when the lease ends that another instance has on an operation's key.
-    pub(super) fn await_lease(&self, op: &Op, waiter: &Arc<LeaseWaiter>) {
+    pub(crate) fn await_lease(&self, op: &Op, waiter: &Arc<LeaseWaiter>) {
         if let Some(state) = self.lock(op.hash).get_mut(op.hash, &op.key) {
             state.add_waiter(waiter);
         }
     }
 
     /// Notifies those that wait for the lease on a key.
-    pub(super) fn lease_ended(&self, key: &str) {
+    pub(crate) fn lease_ended(&self, key: &str) {
         let hash = self.hash(key);
         let waiters = (self.lock(hash).get_mut(hash, key)).map(KeyState::take_waiters);
         notify(waiters.unwrap_or_default(), key);

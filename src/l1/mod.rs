@@ -61,8 +61,9 @@ use crate::vocabulary::{Value, Version};
 
 /// The entries of this instance, what is under way for them, and the proof that they may be served.
 pub(crate) struct L1<V> {
-    /// `None` where there is no room: moka would take each entry in, only to put it out again.
-    store: Option<Store<V>>,
+    store: Store<V>,
+    /// Whether there is room for any entry. Where there is none, moka would take each in, only to put it out again.
+    has_room: bool,
     in_flight: Arc<InFlight<V>>,
     tags: TagTable,
     freshness: Arc<Freshness>,
@@ -77,7 +78,8 @@ impl<V: Value> L1<V> {
     ) -> Self {
         let freshness = Arc::new(Freshness::new(clock, max_staleness));
         Self {
-            store: (capacity > 0).then(|| Store::new(capacity, weigher)),
+            store: Store::new(capacity, weigher),
+            has_room: capacity > 0,
             in_flight: Arc::new(InFlight::new(&freshness)),
             tags: TagTable::new(),
             freshness,
@@ -108,27 +110,19 @@ impl<V: Value> L1<V> {
     }
 
     /// The entry that may be handed out at `now` as a fallback: one that may be served but for its TTL, which may have
-    /// passed up to `kept` ago.
-    pub(crate) fn get_kept(&self, key: &str, now: Tick, kept: Duration) -> Option<Arc<Slot<V>>> {
-        self.held_for(key, now, kept)
-            .filter(|_| self.freshness.is_live_at(now) || without(Rule::FallbackProof))
-    }
-
-    /// The same, if the proof that it is current ran out less than `limit` before `now`.
-    pub(crate) fn get_kept_unproven(
+    /// passed up to `kept` ago. With a `limit`, also if the proof that it is current ran out less than that before `now`.
+    pub(crate) fn get_kept(
         &self,
         key: &str,
         now: Tick,
         kept: Duration,
-        limit: Duration,
+        limit: Option<Duration>,
     ) -> Option<Arc<Slot<V>>> {
-        self.held_for(key, now, kept)
-            .filter(|_| self.freshness.was_live(now, limit))
-    }
-
-    fn held_for(&self, key: &str, now: Tick, kept: Duration) -> Option<Arc<Slot<V>>> {
-        let store = self.store.as_ref()?;
-        store.get(key, |slot| self.is_of_now(slot) && slot.is_kept(now, kept))
+        let is_kept = |slot: &Slot<V>| self.is_of_now(slot) && slot.is_kept(now, kept);
+        self.store.get(key, is_kept).filter(|_| match limit {
+            Some(limit) => self.freshness.was_live(now, limit),
+            None => self.freshness.is_live_at(now) || without(Rule::FallbackProof),
+        })
     }
 
     /// Whether an entry was stored by the write that a token names, or later in the same epoch (rule 22).
@@ -140,15 +134,12 @@ impl<V: Value> L1<V> {
 
     /// Records a hit that [is sampled](is_sampled).
     pub(crate) fn record_hit(&self, key: &str) {
-        if let Some(store) = &self.store {
-            store.record_hit(key);
-        }
+        self.store.record_hit(key);
     }
 
     #[inline(always)]
     fn held(&self, key: &str, now: Tick) -> Option<Arc<Slot<V>>> {
-        let store = self.store.as_ref()?;
-        store.get(key, |slot| self.is_visible(slot, now))
+        self.store.get(key, |slot| self.is_visible(slot, now))
     }
 
     #[inline]
@@ -161,56 +152,21 @@ impl<V: Value> L1<V> {
         slot.is_of(self.freshness.generation(), || self.freshness.tag_changes())
     }
 
+    /// What is under way on each key: operations, and reads and loads to join.
+    pub(crate) fn in_flight(&self) -> &Arc<InFlight<V>> {
+        &self.in_flight
+    }
+
     /// Registers an operation on a key, before it sends anything (rule 3).
     pub(crate) fn begin(&self, key: &Key) -> OpGuard<V> {
         self.in_flight.begin(key)
-    }
-
-    /// The number of the next operation on a key: what has a lower one began before.
-    pub(crate) fn next(&self, key: &str) -> u64 {
-        self.in_flight.next(key)
-    }
-
-    /// Joins the read of L2 that is under way for a key, or begins one.
-    pub(crate) fn join_read(&self, key: &Key, now: Tick) -> JoinRead<V> {
-        self.in_flight.join_read(key, now)
-    }
-
-    /// Joins the load that is under way for a key, or begins one. Also says whether it is of a [number](Self::next) below
-    /// `since`, or began before some tag was invalidated, which happens only if `may_be_late`: then its outcome may not be
-    /// [usable](Outcome::is_usable_late).
-    pub(crate) fn join_load(
-        &self,
-        key: &Key,
-        now: Tick,
-        since: u64,
-        may_be_late: bool,
-    ) -> (Join<V, LoadOutcome<V>>, bool) {
-        self.in_flight.join_load(key, now, since, may_be_late)
-    }
-
-    /// Joins the refresh or load that is under way for a key, or begins a refresh. `None` if one is under way that the
-    /// caller may not join.
-    pub(crate) fn join_refresh(&self, key: &Key, now: Tick) -> Option<Join<V, LoadOutcome<V>>> {
-        self.in_flight.join_refresh(key, now)
-    }
-
-    /// Whether a load or refresh is still the one of its key: nothing has changed the key, and nothing was flushed, since
-    /// it began.
-    pub(crate) fn is_attached(&self, op: &Op) -> bool {
-        self.in_flight.is_attached(op)
-    }
-
-    /// Whether nothing was flushed since an operation began.
-    pub(crate) fn is_current(&self, op: &Op) -> bool {
-        self.in_flight.is_current(op)
     }
 
     /// Whether a value may be used for which the server has compared no epochs: it was written in the epoch that was
     /// known when the operation began, there was no flush since, and the value has not expired.
     pub(crate) fn is_usable(&self, op: &Op, fresh: &Arc<Slot<V>>, now: Tick) -> bool {
         let of_now = fresh.epoch == op.epoch() || without(Rule::Epochs);
-        self.is_current(op) && of_now && now < fresh.gone_at
+        self.in_flight.is_current(op) && of_now && now < fresh.gone_at
     }
 
     /// Stores a value that was read from L2, unless its key has changed since the operation began. It is handed out all
@@ -269,9 +225,7 @@ impl<V: Value> L1<V> {
         ver: u64,
     ) {
         self.apply_with(keys, epoch, ver, |key| {
-            if let Some(store) = &self.store {
-                store.hide_if(key, |slot| self.is_outdated(slot, ver));
-            }
+            self.store.hide_if(key, |slot| self.is_outdated(slot, ver));
         });
     }
 
@@ -373,14 +327,12 @@ impl<V: Value> L1<V> {
         condition: impl Fn(&Slot<V>) -> bool,
     ) -> u64 {
         let removed = Cell::new(0);
-        if let Some(store) = &self.store {
-            store.remove_prefixes(which, |slot| {
-                let is_removed = condition(slot);
-                let is_counted = is_removed && self.is_visible(slot, now);
-                removed.set(removed.get() + u64::from(is_counted));
-                is_removed
-            });
-        }
+        self.store.remove_prefixes(which, |slot| {
+            let is_removed = condition(slot);
+            let is_counted = is_removed && self.is_visible(slot, now);
+            removed.set(removed.get() + u64::from(is_counted));
+            is_removed
+        });
         removed.get()
     }
 
@@ -423,9 +375,6 @@ impl<V: Value> L1<V> {
         now: Tick,
         new: impl Fn(&Slot<V>) -> Option<SlotHead>,
     ) -> bool {
-        let Some(store) = &self.store else {
-            return false;
-        };
         loop {
             let Some(slot) = self.held(key, now) else {
                 return false;
@@ -436,7 +385,7 @@ impl<V: Value> L1<V> {
             let value = SlotValue::Shared(Arc::clone(&slot));
             let fresh = Arc::new(Slot::new(slot.key().clone(), value, head, slot.tags()));
             fresh.reveal_as(&slot);
-            if store.replace(&slot, &fresh) {
+            if self.store.replace(&slot, &fresh) {
                 return true;
             }
             // Another change came first, or moka has evicted the slot, which the hot table still had.
@@ -458,40 +407,30 @@ impl<V: Value> L1<V> {
     /// now on.
     pub(crate) fn flush(&self, epoch: u64) {
         self.freshness.flush(epoch);
-        self.reclaim();
+        self.store.clear();
     }
 
     /// Drops everything. Unless no other instance shares the lane, serves nothing until there is another proof.
     pub(crate) fn clear(&self) {
         self.freshness.revoke();
-        self.reclaim();
+        self.store.clear();
     }
 
     /// Drops everything, and keeps what is under way from being stored. Nothing was missed: what is stored later may be
     /// served at once.
     pub(crate) fn empty(&self) {
         self.freshness.next_generation();
-        self.reclaim();
+        self.store.clear();
     }
 
-    /// Has `waiter` notified, once, when the lease ends that another instance has on an operation's key.
-    pub(crate) fn await_lease(&self, op: &Op, waiter: &Arc<LeaseWaiter>) {
-        self.in_flight.await_lease(op, waiter);
-    }
-
-    /// Notifies those that wait for the lease on a key.
-    pub(crate) fn lease_ended(&self, key: &str) {
-        self.in_flight.lease_ended(key);
+    #[cfg(feature = "metrics")]
+    pub(crate) fn weight(&self) -> u64 {
+        self.store.weight()
     }
 
     /// How many entries there are, invisible ones included.
-    #[cfg(feature = "metrics")]
-    pub(crate) fn weight(&self) -> u64 {
-        self.store.as_ref().map_or(0, Store::weight)
-    }
-
     pub(crate) fn len(&self) -> u64 {
-        self.store.as_ref().map_or(0, Store::len)
+        self.store.len()
     }
 
     /// Stores a value if its operation may still do so. Returns whether it was stored.
@@ -499,41 +438,33 @@ impl<V: Value> L1<V> {
     /// moka's insert can wait for its own housekeeping, so no lock is held over it: the entry goes in invisible, and
     /// becomes visible in the critical section in which changes raise floors (rule 3).
     fn try_store(&self, op: &Op, fresh: &Arc<Slot<V>>) -> bool {
-        let Some(store) = self.store.as_ref().filter(|_| fresh.is_for_l1()) else {
+        if !self.has_room || !fresh.is_for_l1() {
             // As if it were evicted at once: nothing older may be stored after it, or joined.
             let is_revealed = self.in_flight.reveal(op, fresh);
             if is_revealed {
                 self.remove_if(op.key(), |slot| slot.ver < fresh.ver);
             }
             return is_revealed;
-        };
+        }
         if !self.in_flight.may_store(op, fresh) {
             return false;
         }
-        let clears = store.insert(op.key(), Arc::clone(fresh));
+        let clears = self.store.insert(op.key(), Arc::clone(fresh));
         let is_revealed = self.in_flight.reveal(op, fresh);
         if is_revealed {
             // An older entry may have taken its place before the floor was raised. moka is not asked without need: it
             // would record a hit.
-            if !store.restore(fresh, clears) {
+            if !self.store.restore(fresh, clears) {
                 self.remove_if(op.key(), |slot| slot.ver < fresh.ver);
             }
         } else {
-            store.remove_if(op.key(), |current| Arc::ptr_eq(current, fresh));
+            self.store
+                .remove_if(op.key(), |current| Arc::ptr_eq(current, fresh));
         }
         is_revealed
     }
 
     fn remove_if(&self, key: &str, condition: impl Fn(&Slot<V>) -> bool) {
-        if let Some(store) = &self.store {
-            store.remove_if(key, |slot| condition(slot));
-        }
-    }
-
-    /// Gives back the memory of entries that a flush has made invisible.
-    fn reclaim(&self) {
-        if let Some(store) = &self.store {
-            store.clear();
-        }
+        self.store.remove_if(key, |slot| condition(slot));
     }
 }

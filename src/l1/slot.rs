@@ -222,7 +222,8 @@ impl<V> Slot<V> {
     }
 }
 
-#[cfg(all(test, not(larder_interleavings)))]
+#[cfg(not(larder_interleavings))]
+#[cfg(test)]
 mod tests {
     use std::sync::Arc;
 

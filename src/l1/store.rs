@@ -174,7 +174,7 @@ impl<V: Value> Store<V> {
 
     pub(super) fn clear(&self) {
         self.bounded.invalidate_all();
-        self.hot.clear_all();
+        self.hot.clear_where(|_| true);
     }
 
     /// Of all entries together, as of the last time that moka did its pending work.

@@ -7,7 +7,6 @@
 //! Knows nothing of entries and epochs.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -20,6 +19,7 @@ use crate::key::Key;
 const SWEEP_FROM: usize = 64;
 
 /// What is known of one tag.
+#[derive(Debug)]
 pub(crate) struct TagState {
     name: Key,
     /// In which it was registered: only in this is it told of invalidations.
@@ -64,12 +64,6 @@ impl TagState {
 
     fn allows(&self, ver: u64) -> bool {
         ver > self.floor.load(Ordering::Acquire)
-    }
-}
-
-impl fmt::Debug for TagState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TagState").finish_non_exhaustive()
     }
 }
 
@@ -171,7 +165,8 @@ impl States {
     }
 }
 
-#[cfg(all(test, not(larder_interleavings)))]
+#[cfg(not(larder_interleavings))]
+#[cfg(test)]
 mod tests {
     use super::*;
 
