@@ -27,7 +27,7 @@ use crate::error::OfOneCaller;
 use crate::{Cache, Entry, Loaded};
 
 /// A layer: its cache and its rules.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(super) struct Shared {
     pub(super) cache: Cache<String, CachedResponse>,
     pub(super) rules: Rules,

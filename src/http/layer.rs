@@ -1,6 +1,5 @@
 //! The layer, and what it can be told.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +21,7 @@ const L1_BYTES: u64 = 64 << 20;
 /// Caches the responses of a service. See the [module](super).
 ///
 /// Cheap to clone. Clones share what is stored, also if their rules are changed afterwards.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 #[must_use = "it does nothing until it is put around a service"]
 pub struct CacheLayer {
     shared: Shared,
@@ -308,13 +307,5 @@ impl<S> Layer<S> for CacheLayer {
 
     fn layer(&self, inner: S) -> Self::Service {
         CacheService::new(inner, Arc::new(self.shared.clone()))
-    }
-}
-
-impl fmt::Debug for CacheLayer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CacheLayer")
-            .field("name", &self.shared.rules.name)
-            .finish_non_exhaustive()
     }
 }

@@ -1,5 +1,6 @@
 //! What a layer is told: which requests and responses it handles, and how.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,5 +72,13 @@ impl Rules {
             Some(scheme) if scheme == Scheme::HTTPS => Some(stored::Scheme::Https),
             Some(_) => None,
         }
+    }
+}
+
+impl fmt::Debug for Rules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rules")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }

@@ -1,9 +1,7 @@
 //! The service: looks a request up, and passes it on if no stored response answers it.
 
-use std::fmt;
 use std::future::poll_fn;
 use std::panic::resume_unwind;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
@@ -31,7 +29,7 @@ use crate::lock::lock;
 use crate::{Entry, LoadError, Source};
 
 /// A service with a cache before it, made by [`CacheLayer`](super::CacheLayer).
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct CacheService<S> {
     inner: S,
     shared: Arc<Shared>,
@@ -43,33 +41,11 @@ impl<S> CacheService<S> {
     }
 }
 
-impl<S: fmt::Debug> fmt::Debug for CacheService<S> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CacheService")
-            .field("inner", &self.inner)
-            .finish_non_exhaustive()
-    }
-}
-
 /// The future of a [`CacheService`].
 ///
 /// It can be dropped at any time. A request to the inner service for which other requests wait, or whose response is to be
 /// stored, goes on.
-pub struct ResponseFuture<B: Body, E>(BoxFuture<'static, Result<Response<CacheBody<B>>, E>>);
-
-impl<B: Body, E> Future for ResponseFuture<B, E> {
-    type Output = Result<Response<CacheBody<B>>, E>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        self.0.as_mut().poll(context)
-    }
-}
-
-impl<B: Body, E> fmt::Debug for ResponseFuture<B, E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ResponseFuture").finish_non_exhaustive()
-    }
-}
+pub type ResponseFuture<B, E> = BoxFuture<'static, Result<Response<CacheBody<B>>, E>>;
 
 impl<S, R, B> Service<Request<R>> for CacheService<S>
 where
@@ -93,7 +69,7 @@ where
         // Not ready yet: it is waited for before it is called.
         let inner = self.inner.clone();
         let shared = Arc::clone(&self.shared);
-        ResponseFuture(Box::pin(handle(shared, Unsent { inner, request })))
+        Box::pin(handle(shared, Unsent { inner, request }))
     }
 }
 

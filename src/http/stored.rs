@@ -20,7 +20,7 @@ pub struct CachedResponse(pub(super) Content);
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) enum Content {
     Response(Box<Stored>),
-    /// The response depends on these headers of the request, and each variant has a key of its own.
+    /// The response depends on the scheme and on these headers of the request, and each variant has a key of its own.
     Varies(Varies),
     /// It is not stored: requests need not wait for each other.
     Uncacheable,

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use ::http::header::{HeaderMap, HeaderName};
+use ::http::HeaderMap;
 use hmac::digest::Key;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
@@ -16,16 +16,11 @@ use crate::{Cache, Loaded};
 /// What a variant adds at most to the key of its resource.
 pub(super) const VARIANT_BYTES: usize = 34;
 
-/// Stands for the scheme of the request, as in HTTP/2. No header is called so.
-const SCHEME: &str = ":scheme";
-
 /// For how long it is remembered on which headers a response depends.
 const VARIES_FOR: Duration = Duration::from_secs(24 * 3600);
 
 impl Varies {
-    /// On these headers, and on the scheme.
     pub(super) fn on(mut names: Vec<String>) -> Self {
-        names.push(SCHEME.to_owned());
         names.sort_unstable();
         names.dedup();
         let secret = secret();
@@ -59,8 +54,7 @@ pub(super) async fn widen(
         names.extend_from_slice(&known.names);
     }
     let varies = Varies::on(names);
-    // And the scheme.
-    if varies.names.len() > MOST_NAMES + 1 {
+    if varies.names.len() > MOST_NAMES {
         return None;
     }
     // It names no response yet, so it may be stored whatever has happened meanwhile.
@@ -80,8 +74,10 @@ pub(super) fn variant_key(
         *to = from;
     }
     let mut hash = Hmac::<Sha256>::new(&key);
+    hash.update(&[scheme as u8]);
     for name in &varies.names {
-        for part in [name.as_bytes(), &select(name, scheme, headers)] {
+        // Each part with its length, so that no two lists of parts are hashed as the same bytes.
+        for part in [name.as_bytes(), &select(name, headers)] {
             hash.update(&(part.len() as u64).to_le_bytes());
             hash.update(part);
         }
@@ -98,24 +94,9 @@ pub(super) fn variant_key(
 }
 
 /// What a request has in a header. HTTP/2 may send the cookies of one request in several lines.
-fn select(name: &str, scheme: Scheme, headers: &HeaderMap) -> Vec<u8> {
-    let mut value = Vec::new();
-    if name == SCHEME {
-        let scheme: &[u8] = match scheme {
-            Scheme::Unknown => b"",
-            Scheme::Http => b"http",
-            Scheme::Https => b"https",
-        };
-        value.extend_from_slice(scheme);
-    }
+fn select(name: &str, headers: &HeaderMap) -> Vec<u8> {
     let separator: &[u8] = if name == "cookie" { b"; " } else { b", " };
-    if let Ok(header) = HeaderName::try_from(name) {
-        for (place, line) in headers.get_all(header).iter().enumerate() {
-            if place > 0 {
-                value.extend_from_slice(separator);
-            }
-            value.extend_from_slice(line.as_bytes().trim_ascii());
-        }
-    }
-    value
+    let lines = headers.get_all(name).iter();
+    let lines: Vec<_> = lines.map(|line| line.as_bytes().trim_ascii()).collect();
+    lines.join(separator)
 }

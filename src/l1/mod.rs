@@ -187,9 +187,7 @@ impl<V: Value> L1<V> {
 
     /// The same for a loaded value with which this instance has filled L2.
     pub(crate) fn publish_filled(&self, op: &Op, fresh: &Arc<Slot<V>>) {
-        if fresh.epoch == self.freshness.epoch() {
-            self.freshness.raise_issued(fresh.ver);
-        }
+        self.note_issued(fresh.epoch, fresh.ver);
         self.publish(op, fresh);
     }
 
@@ -197,9 +195,7 @@ impl<V: Value> L1<V> {
     /// rather than evicted.
     pub(crate) fn publish_inserted(&self, op: &Op, fresh: &Arc<Slot<V>>) {
         let (key, epoch, ver) = (op.key(), fresh.epoch, fresh.ver);
-        let generation = self.freshness.generation();
-        if epoch == self.freshness.epoch() {
-            self.freshness.raise_issued(ver);
+        if let Some(generation) = self.note_issued(epoch, ver) {
             self.in_flight.raise(key, ver, generation);
             if self.try_store(op, fresh) {
                 return;
@@ -236,16 +232,11 @@ impl<V: Value> L1<V> {
         ver: u64,
         evict: impl Fn(&str),
     ) {
-        // The generation first: should a flush come in between, versions of its epoch are left alone.
-        let generation = self.freshness.generation();
-        let is_comparable = epoch == self.freshness.epoch();
-        if is_comparable {
-            self.freshness.raise_issued(ver);
-        }
+        let generation = self.note_issued(epoch, ver);
         for key in keys {
-            if is_comparable {
-                // First the floor: an operation that stores after it stores nothing to be evicted, and what was stored
-                // before it is seen here.
+            if let Some(generation) = generation {
+                // First the floor: an operation that stores after it stores nothing to be evicted, and an entry that was
+                // stored before it is seen here.
                 self.in_flight.raise(key, ver, generation);
                 evict(key);
             } else {
@@ -254,18 +245,26 @@ impl<V: Value> L1<V> {
         }
     }
 
+    /// Takes note of a version that the lane has issued. Returns the generation in which it may be compared with others;
+    /// `None` if its epoch is not the present one.
+    fn note_issued(&self, epoch: u64, ver: u64) -> Option<u64> {
+        // The generation first: should a flush come in between, versions of its epoch are left alone.
+        let generation = self.freshness.generation();
+        (epoch == self.freshness.epoch()).then(|| {
+            self.freshness.raise_issued(ver);
+            generation
+        })
+    }
+
     /// As [`apply`](Self::apply), for all keys that begin with one of the prefixes, each with its epoch and version. Walks
     /// all entries, once. Returns how many could be served at `now`, and cannot any more.
     pub(crate) fn apply_prefixes(&self, prefixes: &[(&str, u64, u64)], now: Tick) -> u64 {
-        let generation = self.freshness.generation();
         let present = self.freshness.epoch();
         for &(prefix, epoch, ver) in prefixes {
-            if epoch == present {
-                self.freshness.raise_issued(ver);
-                // First the floors, as in `apply_with`.
-                self.in_flight.raise_prefix(prefix, ver, generation);
-            } else {
-                self.in_flight.bar_prefix(prefix);
+            // First the floors, as in `apply_with`.
+            match self.note_issued(epoch, ver) {
+                Some(generation) => self.in_flight.raise_prefix(prefix, ver, generation),
+                None => self.in_flight.bar_prefix(prefix),
             }
         }
         let which = Prefixes::new(prefixes.iter().map(|(prefix, ..)| *prefix));
@@ -291,17 +290,11 @@ impl<V: Value> L1<V> {
         epoch: u64,
         ver: u64,
     ) {
-        // The generation first, as in `apply_with`.
-        let generation = self.freshness.generation();
-        let is_comparable = epoch == self.freshness.epoch();
-        if is_comparable {
-            self.freshness.raise_issued(ver);
-        }
+        let generation = self.note_issued(epoch, ver);
         for tag in tags {
-            if is_comparable {
-                self.tags.raise(tag, ver, generation);
-            } else {
-                self.tags.forget(tag);
+            match generation {
+                Some(generation) => self.tags.raise(tag, ver, generation),
+                None => self.tags.forget(tag),
             }
         }
         self.freshness.tags_changed();

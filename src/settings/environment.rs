@@ -3,9 +3,15 @@
 use std::collections::HashMap;
 use std::env;
 use std::ffi::OsString;
+use std::iter;
+use std::mem;
+use std::num::NonZero;
+
+use serde::Deserialize;
+use serde::de::value::{self, MapDeserializer};
 
 use super::field::Field;
-use super::redis_url::RedisParts;
+use super::redis_url::from_parts;
 use super::{ServiceSettings, Settings, SettingsError};
 
 /// The variables `REDIS_…` that are read: others are of other programs.
@@ -81,9 +87,7 @@ fn read(
             continue;
         };
         let option = name.strip_prefix(prefix);
-        let part = name
-            .strip_prefix("REDIS_")
-            .filter(|part| PARTS.contains(part));
+        let part = (name.strip_prefix("REDIS_")).filter(|part| PARTS.contains(part));
         if (option.is_none() && part.is_none()) || value.is_empty() {
             continue;
         }
@@ -91,27 +95,31 @@ fn read(
             mistakes.push(format!("{name} is not UTF-8"));
             continue;
         };
-        match (option, part) {
-            (Some(option), _) => {
-                let is_upper = !option.contains(char::is_lowercase);
-                let option = option.to_lowercase();
-                let set = match section(&option).filter(|_| has_sections) {
-                    Some((cache, option)) => {
-                        let cache = settings.caches.entry(cache.to_owned());
-                        cache.or_default().set(option, &value)
-                    }
-                    None => settings.all.set(&option, &value),
+        let Some(option) = option else {
+            redis.extend(part.map(|part| (part.to_owned(), value)));
+            continue;
+        };
+        let is_upper = !option.contains(char::is_lowercase);
+        let option = option.to_lowercase();
+        let (cache, option) = match section(&option).filter(|_| has_sections) {
+            Some((cache, option)) => (Some(cache), option),
+            None => (None, &*option),
+        };
+        if !is_upper || !Settings::NAMES.contains(&option) {
+            mistakes.push(format!("{name} is not the name of an option"));
+            continue;
+        }
+        // As from a file in which this option stands alone.
+        let file = MapDeserializer::<_, value::Error>::new(iter::once((option, &*value)));
+        match Settings::deserialize(file) {
+            Ok(set) => {
+                let settings = match cache {
+                    Some(cache) => settings.caches.entry(cache.to_owned()).or_default(),
+                    None => &mut settings.all,
                 };
-                match set.filter(|_| is_upper) {
-                    Some(Ok(())) => {}
-                    Some(Err(expected)) => mistakes.push(format!("{name} must be {expected}")),
-                    None => mistakes.push(format!("{name} is not the name of an option")),
-                }
+                *settings = mem::take(settings).overridden_by(&set);
             }
-            (None, Some(part)) => {
-                redis.insert(part.to_owned(), value);
-            }
-            (None, None) => {}
+            Err(error) => mistakes.push(error.to_string().replacen("it", &name, 1)),
         }
     }
     if settings.all.redis.is_none() {
@@ -140,55 +148,39 @@ fn section(name: &str) -> Option<(&str, &str)> {
 /// The URL of the server that the variables `REDIS_…` name.
 fn server(variables: &HashMap<String, String>, mistakes: &mut Vec<String>) -> Option<String> {
     let get = |name| variables.get(name).map(String::as_str);
-    let mut mistake = |what: &str| mistakes.push(what.to_owned());
-    if let Some(url) = get("URL") {
-        let is_by_tls = || {
-            let scheme = url.split_once("://").map(|(scheme, _)| scheme);
-            scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case("rediss"))
-        };
-        match get("TLS").map(bool::from_text) {
-            // Somebody wants TLS, and would not get it.
-            Some(Some(true)) if !is_by_tls() => {
-                mistake("REDIS_TLS is true, but REDIS_URL does not begin with rediss://");
-            }
-            Some(None) => mistake("REDIS_TLS must be true or false"),
-            Some(Some(_)) | None => {}
+    let mut mistake = |text: &str| mistakes.push(text.to_owned());
+    let (url, host) = (get("URL"), get("HOST"));
+    // Without a server, the other variables may be those of other programs.
+    url.or(host)?;
+    let tls = get("TLS").map(bool::from_text);
+    if tls == Some(None) {
+        mistake("REDIS_TLS must be true or false");
+    }
+    let is_tls = tls.flatten() == Some(true);
+    if let Some(url) = url {
+        let scheme = url.split_once("://").map(|(scheme, _)| scheme);
+        // Somebody wants TLS, and would not get it.
+        if is_tls && !scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case("rediss")) {
+            mistake("REDIS_TLS is true, but REDIS_URL does not begin with rediss://");
         }
         return Some(url.to_owned());
     }
-    let host = get("HOST")?;
-    let mut parts = RedisParts {
-        username: get("USERNAME"),
-        password: get("PASSWORD"),
-        ..RedisParts::default()
-    };
-    if let Some(text) = get("PORT") {
+    let port = get("PORT").map(|text| {
         // Kubernetes sets it to `tcp://HOST:PORT` for a service that is called `redis`.
-        let port = text
-            .strip_prefix("tcp://")
-            .and_then(|address| address.rsplit_once(':'));
-        parts.port = port
-            .map_or(text, |(_, port)| port)
-            .parse()
-            .ok()
-            .filter(|port| *port != 0);
-        if parts.port.is_none() {
-            mistake("REDIS_PORT must be a port, from 1 to 65535");
-        }
+        let address = text.strip_prefix("tcp://");
+        let port = address.and_then(|address| address.rsplit_once(':'));
+        port.map_or(text, |(_, port)| port).parse::<NonZero<u16>>()
+    });
+    if let Some(Err(_)) = port {
+        mistake("REDIS_PORT must be a port, from 1 to 65535");
     }
-    if let Some(text) = get("DB") {
-        parts.database = text.parse().ok();
-        if parts.database.is_none() {
-            mistake("REDIS_DB must be the number of a database");
-        }
+    let database = get("DB").map(str::parse);
+    if let Some(Err(_)) = database {
+        mistake("REDIS_DB must be the number of a database");
     }
-    if let Some(text) = get("TLS") {
-        match bool::from_text(text) {
-            Some(is_tls) => parts.is_tls = is_tls,
-            None => mistake("REDIS_TLS must be true or false"),
-        }
-    }
-    let url = parts.url(host);
+    let login = (get("USERNAME"), get("PASSWORD"));
+    let port = port.and_then(Result::ok).map(NonZero::get);
+    let url = from_parts(is_tls, host?, port, login, database.and_then(Result::ok));
     if url.is_none() {
         mistake("REDIS_HOST must be the name or the address of a host");
     }

@@ -12,7 +12,6 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use self::error::SettingsError;
-use self::field::Field;
 pub use self::service::ServiceSettings;
 use crate::options::Mode;
 
@@ -75,17 +74,6 @@ macro_rules! settings {
 
             /// The names of all options.
             const NAMES: &[&str] = &[$(stringify!($name)),*];
-
-            /// Sets a field by its name to what its text says. `None` if there is no such field.
-            fn set(&mut self, name: &str, text: &str) -> Option<Result<(), &'static str>> {
-                match name {
-                    $(stringify!($name) => {
-                        let parsed = <$type>::from_text(text).map(|value| self.$name = Some(value));
-                        Some(parsed.ok_or(<$type>::EXPECTED))
-                    })*
-                    _ => None,
-                }
-            }
         }
 
         impl fmt::Debug for Settings {

@@ -74,14 +74,6 @@ impl ServiceSettings {
 /// How a variable of the environment names a cache, in small letters: `product-page` and `product:page` are both
 /// `product_page`.
 fn section(name: &str) -> String {
-    let letters = name.chars();
-    letters
-        .map(|c| {
-            if c.is_alphanumeric() {
-                c.to_ascii_lowercase()
-            } else {
-                '_'
-            }
-        })
-        .collect()
+    let name = name.to_ascii_lowercase();
+    name.replace(|c: char| !c.is_alphanumeric(), "_")
 }

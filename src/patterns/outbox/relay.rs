@@ -99,7 +99,6 @@ impl RelayBuilder {
         let counters = Arc::new(Counters::default());
         let task = (self.run)(self.interval, Arc::clone(&counters));
         Ok(Relay {
-            namespace: self.namespace,
             counters,
             _task: AbortOnDropHandle::new(runtime.spawn(task)),
         })
@@ -118,8 +117,8 @@ impl fmt::Debug for RelayBuilder {
 /// A running relay. Dropping it ends it, wherever it is: rows that it has not deleted are delivered by another relay,
 /// or by the next one. While it runs it keeps a handle of its cache.
 #[must_use = "a relay ends when it is dropped"]
+#[derive(Debug)]
 pub struct Relay {
-    namespace: String,
     counters: Arc<Counters>,
     _task: AbortOnDropHandle<()>,
 }
@@ -129,15 +128,6 @@ impl Relay {
     #[must_use]
     pub fn stats(&self) -> OutboxStats {
         lock(&self.counters).snapshot()
-    }
-}
-
-impl fmt::Debug for Relay {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Relay")
-            .field("namespace", &self.namespace)
-            .field("stats", &self.stats())
-            .finish_non_exhaustive()
     }
 }
 
@@ -182,14 +172,14 @@ where
                     }
                     interval.mul_f64(0.5 + fastrand::f64() / 2.0)
                 }
-                Err(failure) => {
+                Err(cause) => {
                     // One line for a cause: it is the same at each poll until it is over.
-                    let cause = Some(mem::discriminant(&failure));
-                    if mem::replace(&mut trouble, cause) != cause {
+                    let now = Some(mem::discriminant(&cause));
+                    if mem::replace(&mut trouble, now) != now {
                         warn!(
                             namespace,
-                            error = failure.source(),
-                            "the outbox is not delivered, because {failure} has failed; its rows stay"
+                            error = cause.source(),
+                            "the outbox is not delivered, because {cause} has failed; its rows stay"
                         );
                     }
                     retries.next().unwrap_or(longest).min(longest)

@@ -170,7 +170,7 @@ where
         K: KeyFrom<Q, M>,
         Q: CacheKey + ?Sized,
     {
-        let (text, encoded) = (named(key)?, encoded(&K::key_from(key))?);
+        let (text, encoded) = named::<K, _, _>(key)?;
         let appended = self.append(text, encoded, value, None).await?;
         // Without a version there is no other one.
         appended.ok_or_else(|| Reason::Write(WriteError::contended()).into())
@@ -218,7 +218,7 @@ where
         Fut: Future<Output = Result<V, E>> + Send + 'static,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        let (text, encoded) = (named(key)?, encoded(&K::key_from(key))?);
+        let (text, encoded) = named::<K, _, _>(key)?;
         let mut attempts = self.cache.engine().attempts(&text).await;
         loop {
             attempts.next().await.map_err(Reason::from)?;
@@ -370,15 +370,17 @@ where
     }
 }
 
-fn named<Q: CacheKey + ?Sized>(key: &Q) -> Result<Key, WriteBehindError> {
-    Ok(written(key).map_err(|error| Reason::Write(error.into()))?)
-}
-
-fn encoded<K: Serialize>(key: &K) -> Result<Vec<u8>, WriteBehindError> {
+/// The text of a key, by which the cache finds it, and the key itself, which `store` gets.
+fn named<K, Q, M>(key: &Q) -> Result<(Key, Vec<u8>), WriteBehindError>
+where
+    K: KeyFrom<Q, M> + Serialize,
+    Q: CacheKey + ?Sized,
+{
+    let text = written(key).map_err(|error| Reason::Write(error.into()))?;
     let mut encoded = Vec::new();
-    let done = Bincode.encode(key, &mut encoded);
+    let done = Bincode.encode(&K::key_from(key), &mut encoded);
     done.map_err(Reason::Key)?;
-    Ok(encoded)
+    Ok((text, encoded))
 }
 
 impl<K, V: Send + Sync + 'static> fmt::Debug for WriteBehind<K, V> {
