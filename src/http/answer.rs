@@ -1,4 +1,4 @@
-//! Responses from what is stored, and the headers that say how a response came about.
+//! Responses to clients from stored ones, and the headers that say how a response came about.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -49,6 +49,7 @@ impl How {
         if let Some(status) = self.fwd_status {
             let _ = write!(text, "; fwd-status={}", status.as_u16());
         }
+        // RFC 9211, section 2.4: negative once the response is stale.
         if let Some(ttl) = self.ttl {
             let _ = write!(text, "; ttl={ttl}");
         }
@@ -71,7 +72,7 @@ impl How {
     }
 }
 
-/// The response to a request, from what is stored and was stored `resident` ago.
+/// The response to a request, from a response that was stored `resident` ago.
 pub(super) fn answer<B: Body>(
     name: &str,
     method: &Method,
@@ -82,6 +83,7 @@ pub(super) fn answer<B: Body>(
 ) -> Response<CacheBody<B>> {
     let age = stored.terms.age.saturating_add(resident);
     let mut headers = stored.headers.clone();
+    // RFC 9111, section 5.1: a response that the origin has not just made has an `Age`.
     headers.insert(AGE, age.as_secs().into());
     let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
     let ttl = seconds(stored.terms.lifetime).saturating_sub(seconds(age));
@@ -92,6 +94,7 @@ pub(super) fn answer<B: Body>(
     how.write(name, &mut headers);
     let mut response = Response::new(CacheBody::memory(Bytes::new()));
     let is_head = *method == Method::HEAD;
+    // RFC 9110, section 13.2.1: a precondition counts only where the response would be 200 without it.
     if stored.status == StatusCode::OK && is_not_modified(request, &stored.headers) {
         // RFC 9110, section 15.4.5: the client has these.
         for name in &OF_THE_BODY {
@@ -112,9 +115,10 @@ pub(super) fn answer<B: Body>(
     response
 }
 
-/// Whether a GET like this one is answered as a whole, so that what is stored can answer it.
+/// Whether a GET like this one is answered as a whole, so that a stored response can answer it.
 pub(super) fn is_plain(request: &request::Parts) -> bool {
     use ::http::header::{IF_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE, UPGRADE};
+    // A range, a precondition that only the origin can check, or another protocol on the connection.
     let others = [RANGE, IF_RANGE, IF_MATCH, IF_UNMODIFIED_SINCE, UPGRADE];
     !others.iter().any(|name| request.headers.contains_key(name))
 }

@@ -10,8 +10,8 @@ use bytes::{Buf, BufMut as _, Bytes};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::timeout;
 
-/// The body of a response of a [`CacheService`](super::CacheService): that of the inner service as it comes, or bytes that
-/// are in memory.
+/// The body of a response of a [`CacheService`](super::CacheService): that of the inner service as it comes, or bytes
+/// that are in memory.
 pub struct CacheBody<B: Body> {
     /// The first bytes, if some are in memory.
     read: Bytes,
@@ -30,8 +30,8 @@ enum Rest<B: Body> {
 /// How many frames of a body are read. A service that sends empty ones has no end otherwise.
 const FRAMES: usize = 16_384;
 
-/// Reads a body to its end, if it has no trailers and is within `limit` bytes, so many frames and this time. Takes a small
-/// multiple of the bytes in memory. Otherwise returns the body as it was.
+/// Reads a body to its end, if it has no trailers and is within `limit` bytes, so many frames and this time. Takes a
+/// small multiple of the bytes in memory. Otherwise returns the body as it was.
 pub(super) async fn read<B: Body>(
     body: B,
     limit: usize,
@@ -59,6 +59,7 @@ pub(super) async fn read<B: Body>(
             }
         }
     };
+    // A timeout drops the future and not the parts of the body, which it only borrows.
     // A frame is copied as soon as it comes, so none is lost if the time ends.
     let _ = timeout(time, reading).await;
     let read = Bytes::from(read.into_boxed_slice());

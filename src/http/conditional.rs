@@ -26,8 +26,9 @@ pub(super) fn has_validator(headers: &HeaderMap) -> bool {
     headers.contains_key(ETAG) || headers.contains_key(LAST_MODIFIED)
 }
 
-/// Whether the client has what is stored.
+/// Whether the client has the stored response: section 13.2.2 of RFC 9110.
 pub(super) fn is_not_modified(request: &HeaderMap, stored: &HeaderMap) -> bool {
+    // RFC 9110, section 13.1.3: beside `If-None-Match`, `If-Modified-Since` is ignored.
     if request.contains_key(IF_NONE_MATCH) {
         let Some(etag) = text(stored, &ETAG) else {
             return request.get(IF_NONE_MATCH).is_some_and(|tags| tags == "*");
@@ -39,7 +40,7 @@ pub(super) fn is_not_modified(request: &HeaderMap, stored: &HeaderMap) -> bool {
             .any(|tag| tag == "*" || is_same(tag, etag));
     }
     let since = date(request, &IF_MODIFIED_SINCE);
-    // What does not say when it was modified was so before it was sent.
+    // RFC 9111, section 4.3.2: `Date` stands for a `Last-Modified` that is not there.
     let modified = date(stored, &LAST_MODIFIED).or_else(|| date(stored, &DATE));
     since
         .zip(modified)
@@ -57,6 +58,7 @@ fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
 
 /// Asks for the whole response, or whether the stored one still holds.
 pub(super) fn ask(request: &mut HeaderMap, stored: Option<&HeaderMap>) {
+    // The preconditions of the client are for its own copy. They are checked again when the response is there.
     request.remove(IF_NONE_MATCH);
     request.remove(IF_MODIFIED_SINCE);
     let validators = [(ETAG, IF_NONE_MATCH), (LAST_MODIFIED, IF_MODIFIED_SINCE)];
@@ -68,7 +70,7 @@ pub(super) fn ask(request: &mut HeaderMap, stored: Option<&HeaderMap>) {
     }
 }
 
-/// Whether a 304 is about what is stored.
+/// Whether a 304 is about the stored response: section 4.3.4 of RFC 9111.
 pub(super) fn is_about(not_modified: &HeaderMap, stored: &HeaderMap) -> bool {
     match (text(not_modified, &ETAG), text(stored, &ETAG)) {
         (Some(new), Some(old)) => is_same(new, old),
@@ -90,8 +92,9 @@ pub(super) fn merge(stored: &HeaderMap, not_modified: &HeaderMap) -> Option<Head
     Some(merged)
 }
 
-/// What is of one connection.
+/// Removes the headers that are of one connection: section 7.6.1 of RFC 9110.
 pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    // Besides the usual ones, those that this message itself names.
     let named: Vec<HeaderName> = (headers.get_all(CONNECTION).iter())
         .filter_map(|line| line.to_str().ok())
         .flat_map(|line| line.split(','))
@@ -119,6 +122,7 @@ pub(super) fn content_length(headers: &HeaderMap) -> Option<u64> {
 /// The only date in a header.
 pub(super) fn date(headers: &HeaderMap, name: &HeaderName) -> Option<SystemTime> {
     let mut lines = headers.get_all(name).iter();
+    // Of two dates neither is certain: as if there were none.
     let only = lines.next().filter(|_| lines.next().is_none())?;
     httpdate::parse_http_date(only.to_str().ok()?).ok()
 }

@@ -106,9 +106,9 @@ enum Outcome {
     Failed,
 }
 
-/// Sends the request in a task of its own. `client` gets the reply as soon as it is there, and whether it should wait for
-/// the cache, so that its next request finds the stored response. The result is for the cache. The request is dropped if
-/// neither waits any more.
+/// Sends the request in a task of its own. `client` gets the reply as soon as it is there, and whether it should wait
+/// for the cache, so that its next request finds the stored response. The result is for the cache. The request is
+/// dropped if neither waits any more.
 pub(super) async fn fetch<S: Inner<R>, R: Send + 'static>(
     shared: Arc<Shared>,
     unsent: Unsent<S, R>,
@@ -127,6 +127,7 @@ pub(super) async fn fetch<S: Inner<R>, R: Send + 'static>(
             let _ = has_given_up.await;
         };
         let sent = tokio::select! {
+            // A panic is that of this request. Those that wait send requests of their own.
             sent = AssertUnwindSafe(sent).catch_unwind() => sent,
             () = are_gone => return Err(OfOneCaller),
         };
@@ -140,6 +141,7 @@ pub(super) async fn fetch<S: Inner<R>, R: Send + 'static>(
         for_cache(&shared, address, &headers, outcome).await
     };
     let result = tokio::spawn(task.in_current_span()).await;
+    // Not before: while the load waits, the task goes on though its client is gone.
     drop(cache);
     result.unwrap_or(Err(OfOneCaller))
 }
@@ -174,6 +176,7 @@ async fn for_cache(
         return Ok(response);
     }
     let varies = Varies::on(names);
+    // The variant first: the entry of the resource leads others to it.
     let key = variant_key(&address.primary, &varies, address.scheme, request);
     let _ = shared.cache.insert_with(key.as_str(), response).await;
     // The variant is inserted, and not loaded: only these tags say that one of them was invalidated meanwhile.
@@ -189,7 +192,7 @@ fn uncacheable(remembered: Duration) -> Loaded<CachedResponse> {
     loaded.ttl(remembered).soft_ttl(remembered)
 }
 
-/// One request, and what is known of its response.
+/// One request, and the previous response that it asks about.
 struct Attempt<'a> {
     rules: &'a Rules,
     /// As the client has sent it.
@@ -209,6 +212,7 @@ impl<'a> Attempt<'a> {
     ) -> Self {
         let scheme = address.scheme;
         let is_usable = |stored: &Stored| stored.scheme == scheme;
+        // A validator of the other scheme could confirm a response that is not for this client.
         let previous = previous.filter(|entry| entry.stored().is_some_and(is_usable));
         let why = match &previous {
             Some(_) => "stale",
@@ -236,6 +240,7 @@ impl<'a> Attempt<'a> {
         let stored = previous.map(|(stored, _)| &stored.headers);
         ask(&mut parts.headers, stored);
         let ready = poll_fn(|context| inner.poll_ready(context)).await;
+        // From when the service is ready: the delay counts as age (RFC 9111, section 4.2.3).
         let begun = Instant::now();
         let response = match ready {
             Ok(()) => inner.call(Request::from_parts(parts, body)).await,
@@ -339,6 +344,7 @@ impl<'a> Attempt<'a> {
         let now = SystemTime::now();
         let terms = terms(self.rules, &self.request, &mut parts, now, delay);
         let limit = self.rules.body_limit;
+        // The lower bound: a body of unknown length shows while it is read whether it fits.
         let fits = body.size_hint().lower() <= limit as u64;
         // The inner service may know more of the request, such as that it came without TLS. A client that follows
         // the redirect would get it again.
@@ -377,6 +383,7 @@ impl<'a> Attempt<'a> {
             }
         };
         let tags = (self.rules.tags)(&self.request, &parts);
+        // It has become older while its body was read.
         let terms = Terms {
             age: terms.age.saturating_add(begun.elapsed()),
             ..terms

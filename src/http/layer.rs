@@ -1,4 +1,4 @@
-//! The layer, and what it can be told.
+//! The layer and its options.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ const L1_BYTES: u64 = 64 << 20;
 
 /// Caches the responses of a service. See the [module](super).
 ///
-/// Cheap to clone. Clones share what is stored, also if their rules are changed afterwards.
+/// Cheap to clone. Clones share the stored responses, also if their rules are changed afterwards.
 #[derive(Clone, Debug)]
 #[must_use = "it does nothing until it is put around a service"]
 pub struct CacheLayer {
@@ -28,12 +28,13 @@ pub struct CacheLayer {
 }
 
 impl CacheLayer {
-    /// Builds a cache, and a layer that stores responses in it, by the rules of RFC 9111 for a shared cache. Clients choose
-    /// how many entries there are and how large, so L1 is bounded in bytes: [`l1_capacity`](Builder::l1_capacity) is 64 MiB
-    /// unless set, and an entry weighs what it takes in memory, unless there is an [`l1_weigher`](Builder::l1_weigher).
+    /// Builds a cache, and a layer that stores responses in it, by the rules of RFC 9111 for a shared cache. Clients
+    /// choose how many entries there are and how large, so L1 is bounded in bytes:
+    /// [`l1_capacity`](Builder::l1_capacity) is 64 MiB unless set, and an entry weighs as many bytes as it has in
+    /// memory, unless there is an [`l1_weigher`](Builder::l1_weigher).
     ///
-    /// Responses bring their own TTLs. Of the options of the builder, `stale_if_error` and `error_ttl` are of use here, and
-    /// [`verify`](Builder::verify) is not: each response has another date.
+    /// Responses bring their own TTLs. Of the options of the builder, `stale_if_error` and `error_ttl` are of use here,
+    /// and [`verify`](Builder::verify) is not: each response has another date.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -52,6 +53,7 @@ impl CacheLayer {
     ///
     /// Those of [`Builder::build`].
     pub fn new(builder: Builder<String, CachedResponse>) -> Result<Self, BuildError> {
+        // A response that weighs more than a `u32` can say fits into no L1.
         let weigh = |key: &str, response: &CachedResponse| {
             u32::try_from(key.len() + response.size()).unwrap_or(u32::MAX)
         };
@@ -61,7 +63,7 @@ impl CacheLayer {
         Ok(Self { shared })
     }
 
-    /// The cache of the layer: to invalidate what changes without a request, and for its counters.
+    /// The cache of the layer: to invalidate resources that change without a request, and for its counters.
     #[must_use]
     pub fn cache(&self) -> &Cache<String, CachedResponse> {
         &self.shared.cache
@@ -88,7 +90,7 @@ impl CacheLayer {
         self
     }
 
-    /// What keys begin with, such as the tenant. Default: nothing.
+    /// The text that keys begin with, such as the tenant. Default: none.
     ///
     /// As [`key`](Self::key), it is also asked with the path of another request and the method GET, when that is to be
     /// invalidated.
@@ -100,11 +102,11 @@ impl CacheLayer {
         self
     }
 
-    /// The key of a request, after the prefix; `None`: it is not cached. Default: `GET shop.example/products?a=1&b=2`, see
-    /// [keys](super#keys).
+    /// The key of a request, after the prefix; `None`: it is not cached. Default: `GET shop.example/products?a=1&b=2`,
+    /// see [keys](super#keys).
     ///
-    /// It is also asked with the path of another request and the method GET, when that is to be invalidated. What a
-    /// response says in `Vary` is added to any key. A key that is longer than [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES) less
+    /// It is also asked with the path of another request and the method GET, when that is to be invalidated. A response
+    /// with `Vary` adds to any key. A key that is longer than [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES) less
     /// 34 is not cached.
     pub fn key(
         mut self,
@@ -114,14 +116,15 @@ impl CacheLayer {
         self
     }
 
-    /// By which scheme a client has sent a request, where the service depends on that; `None`: it is not known. Default: the
-    /// scheme of the request's URI, as HTTP/2 has it.
+    /// By which scheme a client has sent a request, where the service depends on that; `None`: it is not known.
+    /// Default: the scheme of the request's URI, as HTTP/2 has it.
     ///
-    /// It is no part of the key, so that an invalidation reaches the responses to requests by any scheme. But a response is only
-    /// used for requests by the same one. Those by another scheme than `http` and `https` go to the inner service.
+    /// It is no part of the key, so that an invalidation reaches the responses to requests by any scheme. But a
+    /// response is only used for requests by the same one. Those by another scheme than `http` and `https` go to the
+    /// inner service.
     ///
-    /// Say it for a service that is reached by TLS, or behind a proxy that ends TLS. `X-Forwarded-Proto` and `Forwarded` are
-    /// not looked at by default, as a client could send them; a proxy has to replace them:
+    /// Say it for a service that is reached by TLS, or behind a proxy that ends TLS. `X-Forwarded-Proto` and
+    /// `Forwarded` are not looked at by default, as a client could send them; a proxy has to replace them:
     ///
     /// ```
     /// # fn demo(layer: larder::http::CacheLayer) -> larder::http::CacheLayer {
@@ -132,8 +135,8 @@ impl CacheLayer {
     /// # }
     /// ```
     ///
-    /// A redirect of a resource to itself is only stored if it is one to another scheme, and that of the request is known:
-    /// others could be led in a circle.
+    /// A redirect of a resource to itself is only stored if it is one to another scheme, and that of the request is
+    /// known: others could be led in a circle.
     pub fn scheme(
         mut self,
         scheme: impl Fn(&request::Parts) -> Option<Scheme> + Send + Sync + 'static,
@@ -142,8 +145,8 @@ impl CacheLayer {
         self
     }
 
-    /// Whether the usual key has the parts of the query sorted by their names, so that their order makes no other resource.
-    /// Default: yes. Those with one name stay in their order, and a query with `;` stays as it is.
+    /// Whether the usual key has the parts of the query sorted by their names, so that their order makes no other
+    /// resource. Default: yes. Those with one name stay in their order, and a query with `;` stays as it is.
     ///
     /// For a service to which the order of other parts matters, too, such as `a[]=1&a[0]=2`, say `false`.
     pub fn sort_query(mut self, is_sorted: bool) -> Self {
@@ -151,7 +154,7 @@ impl CacheLayer {
         self
     }
 
-    /// Which responses may be stored, besides what RFC 9111 says. Default: all.
+    /// Which responses may be stored, of those that RFC 9111 allows. Default: all.
     pub fn store_if(
         mut self,
         rule: impl Fn(&request::Parts, &response::Parts) -> bool + Send + Sync + 'static,
@@ -160,8 +163,8 @@ impl CacheLayer {
         self
     }
 
-    /// Which responses are stored though they are private: those with `Set-Cookie`, `private` or `no-store`, and those to
-    /// requests with `Authorization` if these are [looked up](Self::authorized). Default: none.
+    /// Which responses are stored though they are private: those with `Set-Cookie`, `private` or `no-store`, and those
+    /// to requests with `Authorization` if these are [looked up](Self::authorized). Default: none.
     ///
     /// `Set-Cookie` itself is never stored: only the client whose request was sent to the inner service gets it.
     pub fn store_private(
@@ -174,7 +177,7 @@ impl CacheLayer {
 
     /// Whether requests with `Authorization` are handled as others. Default: no, they go to the inner service.
     ///
-    /// Then what RFC 9111 says holds: their responses are stored if they are `public`, or have `s-maxage` or
+    /// Then the rules of RFC 9111 hold: their responses are stored if they are `public`, or have `s-maxage` or
     /// `must-revalidate`; and they are answered from whatever is stored. Responses that depend on the user need a
     /// [`key`](Self::key) or [`prefix`](Self::prefix) that does, too.
     pub fn authorized(mut self, are_handled: bool) -> Self {
@@ -182,16 +185,16 @@ impl CacheLayer {
         self
     }
 
-    /// How long a response is fresh, instead of what it says itself; `None`: what it says. Zero: it is not fresh.
+    /// How long a response is fresh, whatever it says itself. `None`: as it says. Zero: it is not fresh.
     ///
-    /// It is asked for those with status 200, 203, 204, 300, 301, 308, 404, 405, 410, 414 or 501, and for others that have
-    /// `max-age`, `s-maxage`, `public` or `Expires`: errors and temporary redirects are not stored by it.
+    /// It is asked for those with status 200, 203, 204, 300, 301, 308, 404, 405, 410, 414 or 501, and for others that
+    /// have `max-age`, `s-maxage`, `public` or `Expires`: errors and temporary redirects are not stored by it.
     ///
-    /// It does not make private responses public: see [`store_private`](Self::store_private). But one that says nothing is
-    /// stored then also if its request had a `Cookie`: a service that answers by cookies has to say so, or needs a
-    /// [`condition`](Self::condition). A rule that goes by the path should look at the type of the response, too: a service may
-    /// answer `/account/x.css` with the account. For streams that do not say `no-store` it should return `None`: they are read for
-    /// up to [`body_timeout`](Self::body_timeout) before the client gets anything.
+    /// It does not make private responses public: see [`store_private`](Self::store_private). But one that says nothing
+    /// is stored then also if its request had a `Cookie`: a service that answers by cookies has to say so, or needs a
+    /// [`condition`](Self::condition). A rule that goes by the path should look at the type of the response, too: a
+    /// service may answer `/account/x.css` with the account. For streams that do not say `no-store` it should return
+    /// `None`: they are read for up to [`body_timeout`](Self::body_timeout) before the client gets anything.
     pub fn ttl(
         mut self,
         ttl: impl Fn(&request::Parts, &response::Parts) -> Option<Duration> + Send + Sync + 'static,
@@ -200,8 +203,8 @@ impl CacheLayer {
         self
     }
 
-    /// Tags of a response, by which [`Cache::invalidate_tag`] and [`Invalidations::tag`] find it. Default: none. At most
-    /// [`MAX_TAGS`](crate::MAX_TAGS); with more, or with one that is too long, the response is not stored.
+    /// Tags of a response, by which [`Cache::invalidate_tag`] and [`Invalidations::tag`] find it. Default: none. At
+    /// most [`MAX_TAGS`](crate::MAX_TAGS); with more, or with one that is too long, the response is not stored.
     pub fn tags(
         mut self,
         tags: impl Fn(&request::Parts, &response::Parts) -> Vec<String> + Send + Sync + 'static,
@@ -210,11 +213,11 @@ impl CacheLayer {
         self
     }
 
-    /// What a request with another method than GET, HEAD, OPTIONS and TRACE invalidates after it has succeeded, besides
-    /// its own URI and those in `Location` and `Content-Location` on the same host.
+    /// Which responses a request with another method than GET, HEAD, OPTIONS and TRACE invalidates after it has
+    /// succeeded, besides its own URI and those in `Location` and `Content-Location` on the same host.
     ///
-    /// 3xx is success, too: a request that the service sends to its login invalidates by the rule, unless that looks at the
-    /// status. So anybody can cause what it names.
+    /// 3xx is success, too: a request that the service sends to its login invalidates by the rule, unless that looks at
+    /// the status. So anybody can cause these invalidations.
     ///
     /// ```
     /// # fn demo(layer: larder::http::CacheLayer) -> larder::http::CacheLayer {
@@ -234,8 +237,8 @@ impl CacheLayer {
         self
     }
 
-    /// Response headers that speak to this cache, such as `CDN-Cache-Control`, in the order of preference: RFC 9213. Default:
-    /// none, as a service behind a CDN sends them to that.
+    /// Response headers that speak to this cache, such as `CDN-Cache-Control`, in the order of preference: RFC 9213.
+    /// Default: none, as a service behind a CDN sends them to that.
     ///
     /// The first one that a response has, and that is a valid dictionary with at least one member, takes the place of
     /// `Cache-Control` and `Expires`, which are left to browsers. All of them are passed on to the client.
@@ -253,15 +256,15 @@ impl CacheLayer {
     /// Whether clients can ask for fresher responses, by `no-cache`, `max-age`, `min-fresh` and `Pragma: no-cache`.
     /// Default: no, as each such request costs the inner service one. RFC 9111 leaves it to the cache.
     ///
-    /// The response to `no-cache` replaces what is stored; those to the others are not stored. `no-store` and
+    /// The response to `no-cache` replaces the stored one; those to the others are not stored. `no-store` and
     /// `only-if-cached` are always obeyed, and `max-stale` never is.
     pub fn obey_requests(mut self, are_obeyed: bool) -> Self {
         self.shared.rules.obeys_requests = are_obeyed;
         self
     }
 
-    /// The longest body that is stored, in bytes. Default: 1 MiB. What is longer is streamed. The cache has a limit of its
-    /// own, [`max_value_size`](crate::Builder::max_value_size).
+    /// The longest body that is stored, in bytes. Default: 1 MiB. A longer one is streamed. The cache has a limit of
+    /// its own, [`max_value_size`](crate::Builder::max_value_size).
     pub fn body_limit(mut self, bytes: usize) -> Self {
         self.shared.rules.body_limit = bytes;
         self
@@ -286,9 +289,9 @@ impl CacheLayer {
         self
     }
 
-    /// For how long it is remembered that a response could not be stored. Meanwhile requests with its key do not wait for
-    /// each other, and nothing is stored for them. Default: 5 s. Zero: requests that come while another one with the key is
-    /// under way always wait for it, and those of several instances for one instance after the other, as
+    /// For how long it is remembered that a response could not be stored. Meanwhile requests with its key do not wait
+    /// for each other, and nothing is stored for them. Default: 5 s. Zero: requests that come while another one with
+    /// the key is under way always wait for it, and those of several instances for one instance after the other, as
     /// [described](super#who-waits-for-whom).
     pub fn uncacheable_for(mut self, time: Duration) -> Self {
         self.shared.rules.uncacheable_for = time;

@@ -58,7 +58,8 @@ pub(super) fn terms(
     let mut directives = targeted.unwrap_or_else(|| Directives::of(&response.headers));
     let says_so = directives.has_any(&["max-age", "s-maxage", "public"]) || expires.is_some();
     let status = response.status.as_u16();
-    // RFC 9111, section 3. A rule that looks at no status must not keep an error, or a redirect to a login, for everybody.
+    // RFC 9111, section 3. A rule that looks at no status must not keep an error, or a redirect to a login, for
+    // everybody.
     if !says_so && !STORED_UNASKED.contains(&status) {
         return None;
     }
@@ -145,18 +146,20 @@ fn initial_age(
     now: SystemTime,
     delay: Duration,
 ) -> Duration {
+    // Of several values the first one counts: section 5.1.
     let line = headers.get(AGE).and_then(|age| age.to_str().ok());
     let age = line.and_then(|line| members(line).next());
     let age = age.and_then(parse_seconds).map(|age| age + delay);
     let apparent = now.duration_since(date).unwrap_or_default();
+    // The larger one, as a clock or an earlier cache may be wrong.
     age.unwrap_or_default().max(apparent)
 }
 
 /// How many headers a response may depend on.
 pub(super) const MOST_NAMES: usize = 32;
 
-/// The names that a response depends on: in lower case, sorted. `None` if nothing says when it may be used again, as with
-/// `*`, with what is no name, or with too many.
+/// The names that a response depends on: in lower case, sorted. `None` if nothing says when it may be used again, as
+/// with `*`, with a text that is no name, or with too many names.
 pub(super) fn vary(headers: &HeaderMap) -> Option<Vec<String>> {
     let mut names = Vec::new();
     for line in headers.get_all(VARY) {
@@ -168,6 +171,7 @@ pub(super) fn vary(headers: &HeaderMap) -> Option<Vec<String>> {
             }
         }
     }
+    // Sorted and unique: two responses that say the same in another order have the same variants.
     names.sort_unstable();
     names.dedup();
     (names.len() <= MOST_NAMES).then_some(names)
@@ -177,12 +181,12 @@ pub(super) fn vary(headers: &HeaderMap) -> Option<Vec<String>> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Use {
     Fresh,
-    /// Within what `stale-while-revalidate` allows, or not proven to be current.
+    /// Within the time of `stale-while-revalidate`, or not proven to be current.
     Stale,
     No,
 }
 
-/// What a request asks of a stored response.
+/// The freshness that a request asks of a stored response: section 5.2.1 of RFC 9111.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Wishes {
     pub(super) anew: bool,
@@ -244,6 +248,7 @@ pub(super) fn judge(stored: &Stored, meta: &Meta, wishes: &Wishes) -> Use {
     if meta.is_fallback() {
         return Use::No;
     }
+    // In `Mode::Available` an entry without a proof is handed out as stale, though its time has not passed.
     if age < terms.lifetime {
         return match (wishes.refuse(age, terms), meta.is_unproven()) {
             (true, _) => Use::No,
@@ -251,9 +256,11 @@ pub(super) fn judge(stored: &Stored, meta: &Meta, wishes: &Wishes) -> Use {
             (false, false) => Use::Fresh,
         };
     }
+    // RFC 9111, section 4.2.4.
     if terms.must_revalidate || wishes.anew || wishes.max_age.is_some_and(|limit| age > limit) {
         return Use::No;
     }
+    // A request with `min-fresh` wants no stale response, whatever the response allows.
     if wishes.min_fresh.is_none() && age < terms.lifetime.saturating_add(terms.while_revalidate) {
         Use::Stale
     } else {

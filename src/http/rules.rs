@@ -1,4 +1,4 @@
-//! What a layer is told: which requests and responses it handles, and how.
+//! The rules of a layer: which requests and responses it handles, and how.
 
 use std::fmt;
 use std::sync::Arc;

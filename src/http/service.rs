@@ -43,8 +43,8 @@ impl<S> CacheService<S> {
 
 /// The future of a [`CacheService`].
 ///
-/// It can be dropped at any time. A request to the inner service for which other requests wait, or whose response is to be
-/// stored, goes on.
+/// It can be dropped at any time. A request to the inner service for which other requests wait, or whose response is to
+/// be stored, goes on.
 pub type ResponseFuture<B, E> = BoxFuture<'static, Result<Response<CacheBody<B>>, E>>;
 
 impl<S, R, B> Service<Request<R>> for CacheService<S>
@@ -76,8 +76,8 @@ where
 /// The request, until it is sent: by the load that it begins, or for its client alone.
 struct Held<S, R> {
     unsent: Option<Unsent<S, R>>,
-    /// Counts the look-ups that the request has given up. A refresh in the background that one of them has begun must not
-    /// send the request later.
+    /// Counts the look-ups that the request has given up. A refresh in the background that one of them has begun must
+    /// not send the request later.
     given_up: u32,
 }
 
@@ -110,6 +110,7 @@ async fn handle<S: Inner<R>, R: Body + Send + 'static>(
     let rules = &shared.rules;
     let (parts, body) = unsent.request.into_parts();
     let has_body = !body.is_end_stream();
+    // The head twice: the request is looked up by one, and may be sent with the other.
     let unsent = Unsent {
         inner: unsent.inner,
         request: Request::from_parts(parts.clone(), body),
@@ -222,8 +223,8 @@ struct Search<'a, S, R> {
 }
 
 impl<S: Inner<R>, R: Send + 'static> Search<'_, S, R> {
-    /// Looks the resource up, and then the variant of it that the request selects. `None` if the request has to be sent for
-    /// its client alone.
+    /// Looks the resource up, and then the variant of it that the request selects. `None` if the request has to be sent
+    /// for its client alone.
     async fn run(&self, primary: String) -> Option<Reply<S, R>> {
         let mut address = Address {
             primary,
@@ -231,6 +232,7 @@ impl<S: Inner<R>, R: Send + 'static> Search<'_, S, R> {
             scheme: self.scheme,
             is_refused: false,
         };
+        // Twice at most: the key of a variant leads to no other variants.
         loop {
             let entry = match self.look_up(&address).await {
                 Ok(entry) => entry?,
@@ -284,7 +286,8 @@ impl<S: Inner<R>, R: Send + 'static> Search<'_, S, R> {
         ))))
     }
 
-    /// The entry that is stored, or is loaded for the requests that wait for it. An error is the reply to this very request.
+    /// The entry that is stored, or is loaded for the requests that wait for it. An error is the reply to this very
+    /// request.
     async fn look_up(
         &self,
         address: &Address,
@@ -296,10 +299,12 @@ impl<S: Inner<R>, R: Send + 'static> Search<'_, S, R> {
         }
         let mut to = address.clone();
         let mut by = LoadedBy::Anyone;
+        // RFC 9111, section 5.2.1.4: by no load that began before this request.
         if self.wishes.anew {
             by = LoadedBy::ThisOne(None);
             if let Some(entry) = cache.get(key).await {
-                // Only own responses are wanted anew, and not on which headers they depend, or that they are not stored.
+                // Only own responses are wanted anew, and not on which headers they depend, or that they are not
+                // stored.
                 if (entry.stored()).is_none_or(|stored| stored.scheme != self.scheme) {
                     return Ok(Some(entry));
                 }
@@ -346,8 +351,10 @@ impl<S: Inner<R>, R: Send + 'static> Search<'_, S, R> {
         let found = loop {
             tokio::select! {
                 biased;
+                // The reply first: if both are there, the client gets the response to its own request.
                 sent = &mut reply, if !is_closed => match sent {
                     Ok((reply, is_stored)) => {
+                        // So that the next request of the client finds the stored response.
                         if is_stored {
                             report(&lookup.await);
                         }
@@ -359,6 +366,7 @@ impl<S: Inner<R>, R: Send + 'static> Search<'_, S, R> {
                 found = &mut lookup => break found,
             }
         };
+        // It may have come in the same moment as the end of the look-up.
         if let Ok((reply, _)) = reply.try_recv() {
             return Err(reply);
         }
@@ -369,6 +377,7 @@ impl<S: Inner<R>, R: Send + 'static> Search<'_, S, R> {
         }
         let is_sent = {
             let mut held = lock(&self.held);
+            // Under the lock under which a load takes the request: from here on it is sent for its client alone.
             held.given_up += 1;
             held.unsent.is_none()
         };

@@ -1,4 +1,4 @@
-//! What the cache holds for a request.
+//! The values of the cache: stored responses, and how they are serialized.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,13 +7,13 @@ use ::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// How many header lines a stored response has at most. So there is room for those of the layer: a `HeaderMap` panics when it
-/// is asked for more than it has.
+/// How many header lines a stored response has at most. So there is room for those of the layer: a `HeaderMap` panics
+/// when it is asked for more than it has.
 pub(super) const HEADER_LINES: usize = 1_024;
 
 /// A response that a [`CacheLayer`](super::CacheLayer) has stored: the value type of its cache.
 ///
-/// Opaque, as what is stored beside the response belongs to the layer.
+/// Opaque, as its other parts belong to the layer.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct CachedResponse(pub(super) Content);
 
@@ -30,8 +30,9 @@ pub(super) enum Content {
 pub(super) struct Varies {
     /// In lower case, sorted, each of them once.
     pub(super) names: Vec<String>,
-    /// The keys of the variants are hashed with it: when this is removed, none of them is found any more. Without it,
-    /// a client finds no two requests with the same hash, and a reader of hashes cannot guess which headers a request had.
+    /// The keys of the variants are hashed with it: when this is removed, none of them is found any more. Without it, a
+    /// client finds no two requests with the same hash, and a reader of hashes cannot guess which headers a request
+    /// had.
     pub(super) secret: [u8; 16],
 }
 
@@ -98,6 +99,7 @@ impl CachedResponse {
     /// [`l1_weigher`](crate::Builder::l1_weigher) of its own.
     #[must_use]
     pub fn size(&self) -> usize {
+        // An estimate from above: L1 must not grow beyond its capacity by many small headers.
         let inner = match &self.0 {
             Content::Response(stored) => {
                 let headers = stored.headers.iter();
@@ -111,14 +113,14 @@ impl CachedResponse {
     }
 }
 
-/// What the parts of an entry take besides their texts: measured, with the room that lists and maps have to spare.
+/// Bytes of the parts of an entry besides their texts: measured, with the room that lists and maps have to spare.
 const ENTRY: usize = 480;
 const RESPONSE: usize = 256;
 const LINE: usize = 208;
 const NAME: usize = 80;
 
-/// Headers as they are stored: a copy, as a value may be a part of a connection's buffer, and keep that in memory. `None` if
-/// they are more than are stored.
+/// Headers as they are stored: a copy, as a value may be a part of a connection's buffer, and keep that in memory.
+/// `None` if they are more than are stored.
 pub(super) fn own(headers: &HeaderMap) -> Option<HeaderMap> {
     let lines = headers.iter().map(|(name, value)| {
         let copy = HeaderValue::from_bytes(value.as_bytes());

@@ -13,7 +13,7 @@ use super::stored::{CachedResponse, Content, Scheme, Varies};
 use crate::random::secret;
 use crate::{Cache, Loaded};
 
-/// What a variant adds at most to the key of its resource.
+/// The most bytes that a variant adds to the key of its resource.
 pub(super) const VARIANT_BYTES: usize = 34;
 
 /// For how long it is remembered on which headers a response depends.
@@ -38,8 +38,8 @@ impl Varies {
     }
 }
 
-/// Has a resource depend on the scheme and on these headers besides those that are known, and returns all of them. The variants
-/// that are stored are not found any more. `None` if they would be too many, or if that could not be stored.
+/// Has a resource depend on the scheme and on these headers besides those that are known, and returns all of them. The
+/// variants that are stored are not found any more. `None` if they would be too many, or if that could not be stored.
 pub(super) async fn widen(
     cache: &Cache<String, CachedResponse>,
     primary: &str,
@@ -53,6 +53,7 @@ pub(super) async fn widen(
         }
         names.extend_from_slice(&known.names);
     }
+    // With another secret: variants by fewer headers are not found any more.
     let varies = Varies::on(names);
     if varies.names.len() > MOST_NAMES {
         return None;
@@ -62,7 +63,7 @@ pub(super) async fn widen(
     stored.is_ok().then_some(varies)
 }
 
-/// The key of one variant. What the request has is hashed with the secret of the resource.
+/// The key of one variant. The scheme and the headers of the request are hashed with the secret of the resource.
 pub(super) fn variant_key(
     primary: &str,
     varies: &Varies,
@@ -93,7 +94,7 @@ pub(super) fn variant_key(
     key
 }
 
-/// What a request has in a header. HTTP/2 may send the cookies of one request in several lines.
+/// The value of a request in a header. HTTP/2 may send the cookies of one request in several lines.
 fn select(name: &str, headers: &HeaderMap) -> Vec<u8> {
     let separator: &[u8] = if name == "cookie" { b"; " } else { b", " };
     let lines = headers.get_all(name).iter();

@@ -119,7 +119,7 @@ fn read(
                 };
                 *settings = mem::take(settings).overridden_by(&set);
             }
-            Err(error) => mistakes.push(error.to_string().replacen("it", &name, 1)),
+            Err(error) => mistakes.push(format!("{name} {error}")),
         }
     }
     if settings.all.redis.is_none() {

@@ -45,7 +45,7 @@ pub(super) fn deserialize<'de, F: Field, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<F>, D::Error> {
     // Without the text, which may be a secret.
-    let refused = || D::Error::custom(format_args!("it must be {}", F::EXPECTED));
+    let refused = || D::Error::custom(format_args!("must be {}", F::EXPECTED));
     let text = match Plain::deserialize(deserializer).map_err(|_| refused())? {
         Plain::Absent => return Ok(None),
         Plain::Bool(value) => value.to_string(),
