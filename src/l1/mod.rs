@@ -1,14 +1,15 @@
-//! The first level: what this process holds, and when it may be served and stored.
+//! The first level: the entries of this process, and when they may be served and stored.
 //!
 //! [`L1`] owns coherence: each change of a key that L2 has accepted goes through one of its methods, which raises the
-//! key's floor, detaches what is in flight and evicts what is older. No other layer can raise a floor without evicting.
+//! key's floor, detaches its flights and evicts an older entry. No other layer can raise a floor without evicting.
 //!
 //! - [`store`]: the entries, bounded by moka, and the [`hot_table`] in front of it
-//! - [`in_flight`]: what is under way on each key ([`key_state`]): which operations may still store, and single flight
+//! - [`in_flight`]: the operations under way on each key ([`key_state`]): which operations may still store, and single
+//!   flight
 //! - [`tags`]: which tags the entries have, and when these were invalidated
 //! - [`freshness`]: the proof that nothing was missed, by which entries may be served
 //! - [`lease_waiters`]: waiting for the leases of other instances
-//! - [`slot`]: an entry; [`outcome`]: how a read or load ended; [`cell`], [`hasher`], [`sync`]: what these are made of
+//! - [`slot`]: an entry; [`outcome`]: how a read or load ended; [`cell`], [`hasher`], [`sync`]: the parts of these
 //!
 //! Knows nothing of L2 and of the engine: does no I/O, starts no task, and waits only for notifications.
 
@@ -59,7 +60,7 @@ use crate::prefixes::Prefixes;
 use crate::token::Token;
 use crate::vocabulary::{Value, Version};
 
-/// The entries of this instance, what is under way for them, and the proof that they may be served.
+/// The entries of this instance, the operations on them, and the proof that they may be served.
 pub(crate) struct L1<V> {
     store: Store<V>,
     /// Whether there is room for any entry. Where there is none, moka would take each in, only to put it out again.
@@ -86,7 +87,7 @@ impl<V: Value> L1<V> {
         }
     }
 
-    /// Until when L1 may be served, and what proves it.
+    /// Until when L1 may be served, and the proof of it.
     pub(crate) fn freshness(&self) -> &Freshness {
         &self.freshness
     }
@@ -94,6 +95,7 @@ impl<V: Value> L1<V> {
     /// The entry that may be served at `now`, if there is one.
     #[inline(always)]
     pub(crate) fn get(&self, key: &str, now: Tick) -> Option<Arc<Slot<V>>> {
+        // The proof last: it covers a change that was applied before the entry was found, and no later one.
         self.held(key, now)
             .filter(|_| self.freshness.is_live_at(now))
     }
@@ -110,7 +112,8 @@ impl<V: Value> L1<V> {
     }
 
     /// The entry that may be handed out at `now` as a fallback: one that may be served but for its TTL, which may have
-    /// passed up to `kept` ago. With a `limit`, also if the proof that it is current ran out less than that before `now`.
+    /// passed up to `kept` ago. With a `limit`, also if the proof that it is current ran out less than that before
+    /// `now`.
     pub(crate) fn get_kept(
         &self,
         key: &str,
@@ -152,7 +155,7 @@ impl<V: Value> L1<V> {
         slot.is_of(self.freshness.generation(), || self.freshness.tag_changes())
     }
 
-    /// What is under way on each key: operations, and reads and loads to join.
+    /// The operations under way on each key, and the reads and loads to join.
     pub(crate) fn in_flight(&self) -> &Arc<InFlight<V>> {
         &self.in_flight
     }
@@ -178,6 +181,7 @@ impl<V: Value> L1<V> {
         let (key, ver) = (op.key(), fresh.ver);
         let generation = self.freshness.generation();
         if fresh.epoch == self.freshness.epoch() {
+            // The floor before the eviction, as for a change: an operation that stores in between stores nothing older.
             self.in_flight.hand_out_unstored(op, ver, generation);
             self.remove_if(key, |slot| slot.ver < ver);
         } else {
@@ -191,8 +195,8 @@ impl<V: Value> L1<V> {
         self.publish(op, fresh);
     }
 
-    /// The same for a value that this instance has inserted: a change like any other, but what is older is replaced
-    /// rather than evicted.
+    /// The same for a value that this instance has inserted: a change like any other, but an older entry is
+    /// replaced rather than evicted.
     pub(crate) fn publish_inserted(&self, op: &Op, fresh: &Arc<Slot<V>>) {
         let (key, epoch, ver) = (op.key(), fresh.epoch, fresh.ver);
         if let Some(generation) = self.note_issued(epoch, ver) {
@@ -204,7 +208,7 @@ impl<V: Value> L1<V> {
         self.apply([&**key], epoch, ver);
     }
 
-    /// Applies a change of keys that L2 has accepted, by a message or by the answer to this instance: what is older is
+    /// Applies a change of keys that L2 has accepted, by a message or by the answer to this instance: older values are
     /// not served or stored any more (rules 3, 4, 11).
     pub(crate) fn apply<'a>(&self, keys: impl IntoIterator<Item = &'a str>, epoch: u64, ver: u64) {
         self.apply_with(keys, epoch, ver, |key| {
@@ -212,8 +216,8 @@ impl<V: Value> L1<V> {
         });
     }
 
-    /// The same for the message of an insert of this instance. It only hides what is older: the insert itself replaces
-    /// that, or forgets the key, when its answer arrives.
+    /// The same for the message of an insert of this instance. It only hides an older entry: the insert itself
+    /// replaces that, or forgets the key, when its answer arrives.
     pub(crate) fn apply_own_insert<'a>(
         &self,
         keys: impl IntoIterator<Item = &'a str>,
@@ -235,8 +239,8 @@ impl<V: Value> L1<V> {
         let generation = self.note_issued(epoch, ver);
         for key in keys {
             if let Some(generation) = generation {
-                // First the floor: an operation that stores after it stores nothing to be evicted, and an entry that was
-                // stored before it is seen here.
+                // First the floor: an operation that stores after it stores nothing to be evicted, and an entry that
+                // was stored before it is seen here.
                 self.in_flight.raise(key, ver, generation);
                 evict(key);
             } else {
@@ -245,8 +249,8 @@ impl<V: Value> L1<V> {
         }
     }
 
-    /// Takes note of a version that the lane has issued. Returns the generation in which it may be compared with others;
-    /// `None` if its epoch is not the present one.
+    /// Takes note of a version that the lane has issued. Returns the generation in which it may be compared with
+    /// others; `None` if its epoch is not the present one.
     fn note_issued(&self, epoch: u64, ver: u64) -> Option<u64> {
         // The generation first: should a flush come in between, versions of its epoch are left alone.
         let generation = self.freshness.generation();
@@ -256,8 +260,8 @@ impl<V: Value> L1<V> {
         })
     }
 
-    /// As [`apply`](Self::apply), for all keys that begin with one of the prefixes, each with its epoch and version. Walks
-    /// all entries, once. Returns how many could be served at `now`, and cannot any more.
+    /// As [`apply`](Self::apply), for all keys that begin with one of the prefixes, each with its epoch and version.
+    /// Walks all entries, once. Returns how many could be served at `now`, and cannot any more.
     pub(crate) fn apply_prefixes(&self, prefixes: &[(&str, u64, u64)], now: Tick) -> u64 {
         let present = self.freshness.epoch();
         for &(prefix, epoch, ver) in prefixes {
@@ -282,8 +286,8 @@ impl<V: Value> L1<V> {
         self.tags.register(names, self.freshness.generation())
     }
 
-    /// Applies an invalidation of tags that L2 has accepted: what has one of them and is older is not served any more, and
-    /// what is in flight is not joined, as its tags are not known (rule 20).
+    /// Applies an invalidation of tags that L2 has accepted: older entries with one of them are not served any more,
+    /// and no flight that began before is joined, as its tags are not known (rule 20).
     pub(crate) fn apply_tags<'a>(
         &self,
         tags: impl IntoIterator<Item = &'a str>,
@@ -297,17 +301,18 @@ impl<V: Value> L1<V> {
                 None => self.tags.forget(tag),
             }
         }
+        // After the floors: a hit that sees the new count compares them.
         self.freshness.tags_changed();
     }
 
-    /// Drops what has a tag whose invalidation has no version yet (rule 14).
+    /// Drops all entries with a tag whose invalidation has no version yet (rule 14).
     pub(crate) fn forget_tag(&self, tag: &str) {
         self.tags.forget(tag);
         self.freshness.tags_changed();
     }
 
-    /// As [`evict`](Self::evict), for all keys that begin with one of the prefixes. Walks all entries, once. Returns how
-    /// many could be served at `now`.
+    /// As [`evict`](Self::evict), for all keys that begin with one of the prefixes. Walks all entries, once. Returns
+    /// how many could be served at `now`.
     pub(crate) fn evict_prefixes(&self, prefixes: &[Key], now: Tick) -> u64 {
         let which = Prefixes::new(prefixes.iter().map(|prefix| &**prefix));
         self.remove_prefixes(&which, now, |_| true)
@@ -331,10 +336,10 @@ impl<V: Value> L1<V> {
 
     /// Whether a change of this version, which has been issued, makes an entry old (rule 11).
     ///
-    /// An entry above all versions that the lane is known to have issued has overtaken its message, or its version is not
-    /// one of the lane's: another program has written it to Redis, and no version that is issued will ever exceed it.
-    /// To lose the former costs a miss. An entry that this instance has written is not above: its version was known to
-    /// be issued before the entry was stored, and is compared here after the entry was found.
+    /// An entry above all versions that the lane is known to have issued has overtaken its message, or its version is
+    /// not one of the lane's: another program has written it to Redis, and no version that is issued will ever exceed
+    /// it. To lose the former costs a miss. An entry that this instance has written is not above: its version was known
+    /// to be issued before the entry was stored, and is compared here after the entry was found.
     fn is_outdated(&self, slot: &Slot<V>, ver: u64) -> bool {
         slot.ver < ver || slot.ver > self.freshness.issued()
     }
@@ -345,7 +350,7 @@ impl<V: Value> L1<V> {
             .map_or(Version::ABSENT, |slot| slot.version())
     }
 
-    /// Makes the entry of a key stale, where L1 alone holds it; what is in flight for the key stores nothing.
+    /// Makes the entry of a key stale, where L1 alone holds it; loads of the key that are under way store nothing.
     pub(crate) fn make_stale(&self, key: &Key, now: Tick) {
         // First: no load that began before stores its value after this has looked.
         self.in_flight.detach_all(key);
@@ -358,10 +363,11 @@ impl<V: Value> L1<V> {
     }
 
     /// Puts a slot with the same value and other times in the place of the entry of a key, where L1 alone holds it; of
-    /// several such changes at once none is lost, and the entry stays visible. Returns whether there is one. `new` gives
-    /// `None` for an entry that may stay as it is.
+    /// several such changes at once none is lost, and the entry stays visible. Returns whether there is one. `new`
+    /// gives `None` for an entry that may stay as it is.
     ///
-    /// The new slot takes the place of this slot only, so it cannot bring back what was removed or replaced meanwhile.
+    /// The new slot takes the place of this slot only, so it cannot bring back an entry that was removed or replaced
+    /// meanwhile.
     pub(crate) fn replace_times(
         &self,
         key: &str,
@@ -391,7 +397,7 @@ impl<V: Value> L1<V> {
         self.evict(key);
     }
 
-    /// Drops the entry of a key, ahead of its invalidation. What L2 still has may be stored until that is applied.
+    /// Drops the entry of a key, ahead of its invalidation. Until that is applied, the value of L2 may be stored again.
     pub(crate) fn evict(&self, key: &str) {
         self.remove_if(key, |_| true);
     }
@@ -399,6 +405,7 @@ impl<V: Value> L1<V> {
     /// Makes all that this instance holds or is fetching invisible, in one step (rule 9). `epoch` is the lane's from
     /// now on.
     pub(crate) fn flush(&self, epoch: u64) {
+        // The generation first: from here on nothing is visible, however long it takes to give the memory back.
         self.freshness.flush(epoch);
         self.store.clear();
     }
@@ -409,8 +416,8 @@ impl<V: Value> L1<V> {
         self.store.clear();
     }
 
-    /// Drops everything, and keeps what is under way from being stored. Nothing was missed: what is stored later may be
-    /// served at once.
+    /// Drops everything, and keeps operations that are under way from storing. No message was missed: values that are
+    /// stored later may be served at once.
     pub(crate) fn empty(&self) {
         self.freshness.next_generation();
         self.store.clear();
@@ -443,6 +450,7 @@ impl<V: Value> L1<V> {
             return false;
         }
         let clears = self.store.insert(op.key(), Arc::clone(fresh));
+        // Rules 3, 4 and 11 once more: the key may have changed while moka took the entry in.
         let is_revealed = self.in_flight.reveal(op, fresh);
         if is_revealed {
             // An older entry may have taken its place before the floor was raised. moka is not asked without need: it
