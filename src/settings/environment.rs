@@ -19,8 +19,8 @@ const PARTS: [&str; 7] = ["URL", "HOST", "PORT", "USERNAME", "PASSWORD", "DB", "
 
 impl Settings {
     /// Reads the options of which the environment has a variable: the prefix and the name in capitals, such as
-    /// `CACHE_L1_CAPACITY` and `CACHE_L2_TTL` for the prefix `CACHE_`. Their values are written as in a file. An empty one
-    /// counts as absent.
+    /// `CACHE_L1_CAPACITY` and `CACHE_L2_TTL` for the prefix `CACHE_`. Their values are written as in a file. An empty
+    /// one counts as absent.
     ///
     /// If none of them is `CACHE_REDIS`, the server is that of `REDIS_URL`, or otherwise that of `REDIS_HOST` with
     /// `REDIS_PORT`, `REDIS_USERNAME`, `REDIS_PASSWORD`, `REDIS_DB` and `REDIS_TLS` (`true` or `false`); without a host
@@ -28,8 +28,8 @@ impl Settings {
     /// `tcp://10.0.0.1:6379`. A `REDIS_TLS` that is true beside a `REDIS_URL` without TLS is an error.
     ///
     /// Nothing else may begin with the prefix. Caches with options of their own have prefixes of which none begins with
-    /// another, such as `PRICES_CACHE_` and `USERS_CACHE_`; and Kubernetes sets `CACHE_PORT` and more for a service that is
-    /// called `cache`, unless the pod has `enableServiceLinks: false`.
+    /// another, such as `PRICES_CACHE_` and `USERS_CACHE_`; and Kubernetes sets `CACHE_PORT` and more for a service
+    /// that is called `cache`, unless the pod has `enableServiceLinks: false`.
     ///
     /// ```
     /// use larder::{Cache, Settings};
@@ -49,9 +49,9 @@ impl Settings {
 }
 
 impl ServiceSettings {
-    /// Reads the options of all caches, as [`Settings::from_env`] does, and those of single caches: with the name of the
-    /// cache in between, such as `CACHE_PRODUCT_L2_TTL` for the cache `product` and the prefix `CACHE_`. Where the name has
-    /// another character than a letter or a digit, the variable has a `_`.
+    /// Reads the options of all caches, as [`Settings::from_env`] does, and those of single caches: with the name of
+    /// the cache in between, such as `CACHE_PRODUCT_L2_TTL` for the cache `product` and the prefix `CACHE_`. Where the
+    /// name has another character than a letter or a digit, the variable has a `_`.
     ///
     /// ```
     /// # // The environment of this process is not changed.
@@ -77,12 +77,13 @@ fn read(
 ) -> Result<ServiceSettings, SettingsError> {
     let (mut settings, mut mistakes, mut redis) =
         (ServiceSettings::default(), Vec::new(), HashMap::new());
+    // Each variable of the process would be a mistake.
     if prefix.is_empty() {
         let mistake = "without a prefix, other variables would be taken for options";
         return Err(SettingsError::new(vec![mistake.to_owned()]));
     }
     for (name, value) in variables {
-        // What is no text has another name than any option.
+        // A name that is no text is not that of an option.
         let Ok(name) = name.into_string() else {
             continue;
         };
@@ -122,6 +123,7 @@ fn read(
             Err(error) => mistakes.push(format!("{name} {error}")),
         }
     }
+    // A variable with the prefix is meant for this cache, and those without it for any program.
     if settings.all.redis.is_none() {
         settings.all.redis = server(&redis, &mut mistakes);
     }
@@ -139,6 +141,7 @@ fn section(name: &str) -> Option<(&str, &str)> {
     if Settings::NAMES.contains(&name) {
         return None;
     }
+    // From the end, as the name of a cache may contain that of an option; no option ends with `_` and another one.
     Settings::NAMES.iter().find_map(|option| {
         let cache = name.strip_suffix(option)?.strip_suffix('_')?;
         (!cache.is_empty()).then_some((cache, *option))

@@ -24,7 +24,7 @@ impl SettingsError {
         }
     }
 
-    /// What is wrong, one by one.
+    /// The mistakes, one by one.
     pub fn mistakes(&self) -> impl Iterator<Item = &str> {
         self.mistakes.iter().map(String::as_str)
     }

@@ -47,6 +47,7 @@ pub(super) fn deserialize<'de, F: Field, D: Deserializer<'de>>(
     // Without the text, which may be a secret.
     let refused = || D::Error::custom(format_args!("must be {}", F::EXPECTED));
     let text = match Plain::deserialize(deserializer).map_err(|_| refused())? {
+        // As `null`, which leaves the builder as it is.
         Plain::Absent => return Ok(None),
         Plain::Bool(value) => value.to_string(),
         Plain::Whole(number) => number.to_string(),
@@ -125,6 +126,7 @@ impl Field for Duration {
     const EXPECTED: &'static str = "a duration with its unit, such as 250ms, 30s or 1h30m";
 
     fn from_text(text: &str) -> Option<Self> {
+        // By its own word: in units it has twenty digits, which nobody reads.
         if text == MAX {
             return Some(Self::MAX);
         }
@@ -136,6 +138,7 @@ impl Field for Duration {
             let end = after.find(|c: char| !c.is_ascii_alphabetic());
             let (unit, after) = after.split_at_checked(end.unwrap_or(after.len()))?;
             let (_, nanos) = UNITS.into_iter().find(|(name, _)| *name == unit)?;
+            // A sum that is too large is an error: wrapped around, it would be a short time.
             let part = nanos.checked_mul(count.parse().ok()?)?;
             total = Some(total.unwrap_or(0_u128).checked_add(part)?);
             rest = after.trim_start();

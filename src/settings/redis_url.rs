@@ -13,6 +13,7 @@ pub(super) fn from_parts(
     database: Option<u32>,
 ) -> Option<String> {
     let scheme = if is_tls { "rediss" } else { "redis" };
+    // By the parser of the client, which knows schemes and ports; set part by part, so that each is encoded.
     let mut url = parse_redis_url(&format!("{scheme}://localhost"))?;
     // An address of IPv6 has brackets in a URL.
     let address = host.parse::<Ipv6Addr>();

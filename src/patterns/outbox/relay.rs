@@ -1,7 +1,5 @@
-//! The task that delivers what is in the table: reads rows, has the cache invalidate what they name, deletes what L2
-//! has accepted.
-//!
-//! Knows nothing of a database: [`Table`] is what a driver does.
+//! The task that delivers the rows of the table: reads them, has the cache invalidate the keys and tags that they name,
+//! and deletes those that L2 has accepted. Knows nothing of a database: [`Table`] is the work of a driver.
 
 use std::error::Error as _;
 use std::fmt;
@@ -93,6 +91,7 @@ impl RelayBuilder {
     /// database are not among them: the relay traces them, counts them, and tries again.
     pub fn start(self) -> Result<Relay, OutboxError> {
         if !INTERVALS.contains(&self.interval) {
+            // Zero would poll without a pause, and a relay that seldom polls leaves old values for as long.
             return Err(Reason::Interval(self.interval).into());
         }
         let runtime = Handle::try_current().map_err(|_| Reason::NoRuntime)?;
@@ -170,6 +169,7 @@ where
                     if is_more {
                         continue;
                     }
+                    // At random, or the relays of a fleet that was started at once would poll at the same moments.
                     interval.mul_f64(0.5 + fastrand::f64() / 2.0)
                 }
                 Err(cause) => {
@@ -191,6 +191,7 @@ where
 
     /// Whether there may be more rows.
     async fn poll(&mut self) -> Result<bool, Failure> {
+        // A poll that L2 has failed has read the table all the same, so it counts.
         let polled = self.deliver_some().await;
         let mut counted = lock(&self.counters);
         if let Err(Failure::Database(_)) = &polled {
@@ -208,7 +209,8 @@ where
     async fn deliver_some(&mut self) -> Result<bool, Failure> {
         let began = now_ms();
         let mut window = Window::new();
-        // Reads on while there is nothing to deliver: so rows that cannot be read hold up no others, however many there are.
+        // Reads on while there is nothing to deliver: so rows that cannot be read hold up no others, however many there
+        // are.
         let mut is_more = true;
         while window.rows.is_empty() && is_more {
             let before = window.unreadable;
@@ -218,6 +220,7 @@ where
         }
         self.note_unreadable(window.unreadable);
         let waits = window.unreadable_wait;
+        // Already here: the delivery may take as long as L2 does not answer.
         self.note_oldest(waits.with_rows(&window.rows));
         let mut rows = window.rows;
         if rows.len() > BATCH {
@@ -225,7 +228,8 @@ where
             // Relays that work off the same backlog at the same time take mostly different rows, without any lock.
             fastrand::shuffle(&mut rows);
         }
-        let mut waiting = rows.split_off(rows.len().min(BATCH));
+        let many = rows.len();
+        let mut waiting = rows.split_off(many.min(BATCH));
         // Each by itself, so that one that L2 refuses does not hold up the others. The writer of the cache sends them
         // together.
         let cache = &self.cache;
@@ -245,6 +249,8 @@ where
             let mut ids: Vec<i64> = delivered.iter().map(|row| row.id).collect();
             // In one order in all relays: so they do not wait for each other's locks in a circle.
             ids.sort_unstable();
+            // Not before L2 has accepted the invalidations: a relay that dies in between delivers them twice, and loses
+            // none.
             self.table.delete(ids).await?;
             let mut counted = lock(&self.counters);
             counted.stats.delivered += delivered.len() as u64;
@@ -252,8 +258,10 @@ where
                 counted.stats.last_wait = age(oldest);
             }
         }
+        debug_assert_eq!(delivered.len() + waiting.len(), many, "no row is lost");
         let waits = waits.with_rows(&waiting);
         self.note_oldest(waits);
+        // While a row without a time waits, its lag is counted from the same moment on.
         if !waits.is_untimed {
             self.since_ms = began;
         }
@@ -276,7 +284,7 @@ where
     }
 }
 
-/// `Ok` once L2 has accepted it. What is only deferred, in the memory of this process, is an error.
+/// `Ok` once L2 has accepted it. An invalidation that is only deferred, in the memory of this process, is an error.
 async fn invalidate<K, V>(cache: &Cache<K, V>, row: &Row) -> Result<(), WriteError>
 where
     K: CacheKey,

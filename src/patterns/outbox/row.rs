@@ -7,8 +7,8 @@ use crate::key::{CacheKey, KeyWriter};
 
 /// The `kind` of a row that names a key.
 pub(super) const KEY: &str = "key";
-/// The `kind` of a row that names a tag. The statements that read rows ask for no others: those that a later version adds
-/// are left to its relays.
+/// The `kind` of a row that names a tag. The statements that read rows ask for no others: those that a later version
+/// adds are left to its relays.
 pub(super) const TAG: &str = "tag";
 
 /// A row that is to be written: one for each key or tag.
@@ -76,6 +76,7 @@ impl Window {
 
     /// Adds the next row. Its `name` is `None` if that is no text.
     pub(super) fn add(&mut self, id: i64, kind: &str, name: Option<String>, written_ms: WrittenMs) {
+        // Also of a row that cannot be read, or the next read would find it again, and never get past it.
         self.last = id;
         match name {
             Some(name) => self.rows.push(Row {
@@ -106,6 +107,7 @@ pub(super) fn rows<T: CacheKey>(
     kind: &'static str,
     names: impl IntoIterator<Item = T>,
 ) -> Result<Vec<NewRow>, OutboxError> {
+    // All texts before the first insert: an error leaves the transaction as it was.
     let rows = names.into_iter().map(|name| {
         let mut text = KeyWriter::new();
         let name = text.write(&name).map_err(Reason::Key)?.to_owned();

@@ -19,7 +19,7 @@ const READ: &str = "SELECT id, kind, name, written_ms FROM larder_outbox \
     WHERE namespace = ?1 AND kind IN ('key', 'tag') AND id > ?2 ORDER BY id LIMIT ?3";
 const DELETE: &str = "DELETE FROM larder_outbox WHERE id = ?1";
 
-/// The outbox in a database that is used by [`rusqlite`](::rusqlite). The [module](super) says what it is for.
+/// The outbox in a database that is used by [`rusqlite`](::rusqlite). See the [module](super).
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Outbox;
@@ -207,6 +207,7 @@ impl Sqlite {
         &mut self,
         work: impl FnOnce(&mut Connection) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, OutboxError> {
+        // Taken, so that a connection that has failed, or whose call was dropped, is not used again.
         let (open, connection) = (Arc::clone(&self.open), self.connection.take());
         let done = spawn_blocking(move || {
             let mut connection = match connection {
@@ -242,7 +243,9 @@ impl Table for Sqlite {
 
     async fn delete(&mut self, ids: Vec<i64>) -> Result<(), OutboxError> {
         self.run(move |db| {
+            // Immediate: a transaction that begins with a read fails if another writer comes in between.
             let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            // One by one, as a list of parameters has another limit in each version of SQLite.
             {
                 let mut delete = tx.prepare(DELETE)?;
                 for id in ids {

@@ -22,7 +22,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// Rows of one statement: four parameters each, and `SQLite` before 3.32 takes 999.
 const ROWS: usize = 200;
 
-/// The outbox in a database that is used by [`sqlx`](::sqlx). The [module](super) says what it is for.
+/// The outbox in a database that is used by [`sqlx`](::sqlx). See the [module](super).
 ///
 /// For any of the drivers of sqlx: `Postgres`, `MySql` and `Sqlite`. The feature of this crate turns none of them on,
 /// nor a runtime or TLS: choose them by the features of your own sqlx, which needs `runtime-tokio`. Not for the driver
@@ -183,6 +183,7 @@ async fn run<DB: OutboxDatabase>(
     namespace: &str,
     statement: Statement<'_>,
 ) -> Result<Window, OutboxError> {
+    // With the wait for a connection: a pool that is used up must not stop the relay unnoticed.
     let run = async { DB::run(&mut *pool.acquire().await?, namespace, statement).await };
     let done = timeout(LIMIT, run).await.map_err(OutboxError::database)?;
     done.map_err(OutboxError::database)
@@ -263,6 +264,7 @@ where
                 query.push(" ORDER BY id LIMIT ").push(Window::MOST);
             }
             Statement::Delete(ids) => {
+                // One statement: a round trip to the database for each row would take too long.
                 query.push("DELETE FROM larder_outbox WHERE id IN (");
                 let mut list = query.separated(", ");
                 for id in ids {

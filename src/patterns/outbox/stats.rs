@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use super::row::now_ms;
 
-/// What a relay has counted since it was started: a snapshot by [`Relay::stats`](super::Relay::stats). All counters
+/// The counters of a relay since it was started: a snapshot by [`Relay::stats`](super::Relay::stats). All counters
 /// but `unreadable` only grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OutboxStats {
-    /// Times that the relay has read the table, and has delivered what it found as far as L2 has accepted it. If it does
-    /// not grow, the database does not answer, or the runtime of the relay has ended.
+    /// Times that the relay has read the table, and has delivered the rows that it found, as far as L2 has accepted
+    /// them. If it does not grow, the database does not answer, or the runtime of the relay has ended.
     pub polls: u64,
     /// Rows whose invalidation L2 has accepted, and that were deleted then.
     pub delivered: u64,
@@ -30,8 +30,8 @@ pub struct OutboxStats {
     /// so it counts from the last poll that has read the table, or from the start of the relay. It counts from there as
     /// well for a row that does not say when it was written.
     pub lag: Duration,
-    /// How long the oldest row had waited of those that were delivered last. What its writer has invalidated by itself
-    /// has waited for the relay all the same.
+    /// How long the oldest row had waited of those that were delivered last. A row whose writer
+    /// has invalidated the key by itself has waited for the relay all the same.
     pub last_wait: Duration,
 }
 
@@ -57,6 +57,7 @@ impl Counted {
 
 /// How long ago that was. Zero if the writer's clock is ahead.
 pub(super) fn age(written_ms: i64) -> Duration {
+    // Clocks of two machines differ: a row of the future has not waited.
     let age = now_ms().saturating_sub(written_ms);
     Duration::from_millis(u64::try_from(age).unwrap_or(0))
 }

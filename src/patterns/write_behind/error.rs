@@ -3,7 +3,7 @@
 use crate::error::{L2Error, LoadError, WriteError};
 use crate::wire::codec::CodecError;
 
-/// Why [write-behind](super) did not do what it was asked. Cheap to clone.
+/// Why a call of [write-behind](super) has failed. Cheap to clone.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct WriteBehindError(#[from] Reason);
@@ -57,22 +57,23 @@ impl WriteBehindError {
         matches!(self.0, Reason::Full(_))
     }
 
-    /// Whether an [`update`](super::WriteBehind::update) gave up: each time that it had read the value, another writer came
-    /// first, or the value could not be stored, as when older writes of the key wait for a source that does not answer.
-    /// Nothing was changed.
+    /// Whether an [`update`](super::WriteBehind::update) gave up: each time that it had read the value, another writer
+    /// came first, or the value could not be stored, as when older writes of the key wait for a source that does not
+    /// answer. Nothing was changed.
     #[must_use]
     pub fn is_contended(&self) -> bool {
         matches!(&self.0, Reason::Write(error) if error.is_contended())
     }
 
-    /// Whether Redis refused the write or was not asked, as while the circuit breaker is open or the cache is switched off.
-    /// Nothing was changed: try again later.
+    /// Whether Redis refused the write or was not asked, as while the circuit breaker is open or the cache is switched
+    /// off. Nothing was changed: try again later.
     #[must_use]
     pub fn is_refused(&self) -> bool {
         matches!(&self.0, Reason::Write(error) if error.is_refused())
     }
 
-    /// Whether the value that an [`update`](super::WriteBehind::update) changes could not be loaded. Nothing was changed.
+    /// Whether the value that an [`update`](super::WriteBehind::update) changes could not be loaded. Nothing was
+    /// changed.
     #[must_use]
     pub fn is_load(&self) -> bool {
         matches!(self.0, Reason::Load(_))
@@ -102,8 +103,8 @@ impl WriteBehindError {
         matches!(self.0, Reason::DeadLetters)
     }
 
-    /// Whether Redis has lost the stream of writes during a [`flush`](super::WriteBehind::flush), or was restarted or replaced,
-    /// so that it may have lost some.
+    /// Whether Redis has lost the stream of writes during a [`flush`](super::WriteBehind::flush), or was restarted or
+    /// replaced, so that it may have lost some.
     #[must_use]
     pub fn is_lost(&self) -> bool {
         matches!(self.0, Reason::Lost)

@@ -1,7 +1,7 @@
-//! The task that takes writes from the stream and has them written to the source.
+//! The task that reads writes from the stream and has them written to the source.
 //!
-//! Of all workers of a fleet one has the fence, and works. It takes the first writes, which stay in the stream until they
-//! are settled: so what a dead worker had taken is what the next one takes.
+//! Of all workers of a fleet one has the fence, and works. It reads the first writes, which stay in the stream until
+//! they are settled: so the next worker reads the same ones if it dies.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
@@ -55,7 +55,7 @@ pub(super) struct Worker<K, V: Send + Sync + 'static> {
     pub(super) dead_letters: Throttle,
 }
 
-/// What came of a look at the stream.
+/// The result of a look at the stream.
 enum Worked {
     /// Some writes have reached the source. There may be more.
     Stored,
@@ -77,7 +77,7 @@ struct Failing {
 /// Why a call of `store` has failed.
 struct StoreFailed {
     reason: &'static str,
-    /// Whether what it has begun may still arrive.
+    /// Whether its write may still arrive.
     in_doubt: bool,
 }
 
@@ -115,9 +115,10 @@ where
     })
 }
 
-/// The keys whose values the cache may keep: the source has them as they are. None if an earlier attempt is in doubt, as it
-/// may still arrive.
+/// The keys whose values the cache may keep: the source has them as they are. None if an earlier attempt is in doubt,
+/// as it may still arrive.
 fn kept<'a>(keys: &[Vec<&'a Waiting>], changed: &[Key], in_doubt: bool) -> BTreeSet<&'a str> {
+    // Rule 24: a value stays only if the source has just this one.
     let newest = keys.iter().filter_map(|writes| writes.last());
     newest
         .map(|newest| &*newest.key)
@@ -130,8 +131,8 @@ where
     K: CacheKey + DeserializeOwned + Send + 'static,
     V: Send + Sync + 'static,
 {
-    /// Works for as long as it is not dropped. After a panic, such as one of a subscriber of `tracing`, it begins anew: what
-    /// it had taken is still at the head of the stream.
+    /// Works for as long as it is not dropped. After a panic, such as one of a subscriber of `tracing`, it begins anew:
+    /// its writes are still at the head of the stream.
     pub(super) async fn run(self) {
         while AssertUnwindSafe(self.work_on())
             .catch_unwind()
@@ -222,6 +223,7 @@ where
         };
         tokio::select! {
             biased;
+            // Ready writes first: a batch that has been settled is not given up for a fence that is lost just now.
             worked = self.write_all(stream, &waiting, failing) => worked,
             () = self.keep_fence(stream) => Err(Failure::Fence),
         }
@@ -230,6 +232,7 @@ where
     /// Renews the fence, until another worker has it.
     async fn keep_fence(&self, stream: &dyn WriteStream) {
         loop {
+            // A third: two renewals may be lost before another worker claims the fence.
             sleep(self.options.claim_after / 3).await;
             if let Ok(None) = stream.take(self.fence, self.options.claim_after, 0).await {
                 return;
@@ -263,12 +266,14 @@ where
         let Some(first) = waiting.first().filter(|_| !batch.is_empty()) else {
             return Ok(Worked::Buried);
         };
+        // Another batch. That of before was settled, by this worker or by another one.
         if failing.first != first.id {
             *failing = Failing {
                 first: first.id,
                 ..Failing::default()
             };
         }
+        debug_assert_eq!(batch.len(), good.len(), "a batch has each key once");
         let stored = self.store_all(stream, None, batch, &good, failing.in_doubt);
         match stored.await {
             Ok(()) => return Ok(Worked::Stored),
@@ -314,6 +319,7 @@ where
         in_doubt: bool,
     ) -> Result<(), Failure> {
         let many = batch.len() as u64;
+        // Settled only after `store` has returned: a worker that dies in between leaves the writes to the next one.
         let changed = self.call(key, batch).await.map_err(Failure::Store)?;
         let stored = kept(keys, &changed, in_doubt);
         self.settle(stream, &keys.concat(), Ok(&stored)).await?;
@@ -321,9 +327,9 @@ where
         Ok(())
     }
 
-    /// Calls `store`, with a single write if there is a `key`. Returns the keys of which the source has another value now. The
-    /// error is the reason for a dead letter: without the text of the error, which may quote values, while the codec may
-    /// encrypt them.
+    /// Calls `store`, with a single write if there is a `key`. Returns the keys of which the source has another value
+    /// now. The error is the reason for a dead letter: without the text of the error, which may quote values, while the
+    /// codec may encrypt them.
     async fn call(
         &self,
         key: Option<&str>,
@@ -370,6 +376,7 @@ where
             outcome,
             origin: self.cache.engine().instance(),
         };
+        // The fence is compared in the same step: a late worker settles nothing (rule 24).
         if !stream.settle(self.fence, settled).await? {
             return Err(Failure::Fence);
         }
