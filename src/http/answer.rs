@@ -10,6 +10,7 @@ use http_body::Body;
 
 use super::body::CacheBody;
 use super::conditional::{OF_THE_BODY, is_not_modified};
+use super::rules::Rules;
 use super::stored::Stored;
 
 const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
@@ -74,9 +75,8 @@ impl How {
 
 /// The response to a request, from a response that was stored `resident` ago.
 pub(super) fn answer<B: Body>(
-    name: &str,
-    method: &Method,
-    request: &HeaderMap,
+    rules: &Rules,
+    request: &request::Parts,
     stored: &Stored,
     resident: Duration,
     how: How,
@@ -91,11 +91,11 @@ pub(super) fn answer<B: Body>(
         ttl: Some(ttl),
         ..how
     };
-    how.write(name, &mut headers);
+    how.write(&rules.name, &mut headers);
     let mut response = Response::new(CacheBody::memory(Bytes::new()));
-    let is_head = *method == Method::HEAD;
+    let is_head = request.method == Method::HEAD;
     // RFC 9110, section 13.2.1: a precondition counts only where the response would be 200 without it.
-    if stored.status == StatusCode::OK && is_not_modified(request, &stored.headers) {
+    if stored.status == StatusCode::OK && is_not_modified(&request.headers, &stored.headers) {
         // RFC 9110, section 15.4.5: the client has these.
         for name in &OF_THE_BODY {
             headers.remove(name);

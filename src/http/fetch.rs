@@ -120,7 +120,22 @@ pub(super) async fn fetch<S: Inner<R>, R: Send + 'static>(
     let (cache, has_given_up) = oneshot::channel::<()>();
     let task = async move {
         let (request, body) = unsent.request.into_parts();
-        let attempt = Attempt::new(&shared.rules, &address, request, previous);
+        let scheme = address.scheme;
+        let is_usable = |stored: &Stored| stored.scheme == scheme;
+        // A validator of the other scheme could confirm a response that is not for this client.
+        let previous = previous.filter(|entry| entry.stored().is_some_and(is_usable));
+        let why = match &previous {
+            Some(_) => "stale",
+            None if address.is_refused => "request",
+            None => address.why_missing(),
+        };
+        let attempt = Attempt {
+            rules: &shared.rules,
+            request,
+            scheme,
+            previous,
+            why,
+        };
         let sent = attempt.send(unsent.inner, body);
         let are_gone = async {
             client.closed().await;
@@ -203,31 +218,7 @@ struct Attempt<'a> {
     why: &'static str,
 }
 
-impl<'a> Attempt<'a> {
-    fn new(
-        rules: &'a Rules,
-        address: &Address,
-        request: request::Parts,
-        previous: Option<Entry<CachedResponse>>,
-    ) -> Self {
-        let scheme = address.scheme;
-        let is_usable = |stored: &Stored| stored.scheme == scheme;
-        // A validator of the other scheme could confirm a response that is not for this client.
-        let previous = previous.filter(|entry| entry.stored().is_some_and(is_usable));
-        let why = match &previous {
-            Some(_) => "stale",
-            None if address.is_refused => "request",
-            None => address.why_missing(),
-        };
-        Self {
-            rules,
-            request,
-            scheme,
-            previous,
-            why,
-        }
-    }
-
+impl Attempt<'_> {
     /// The previous response, and for how long it has been stored.
     fn previous(&self) -> Option<(&Stored, Duration)> {
         let entry = self.previous.as_ref()?;
@@ -259,7 +250,10 @@ impl<'a> Attempt<'a> {
                 is_stale: true,
                 ..How::forwarded(self.why)
             };
-            return (Ok(self.answer(stored, resident, how)), Outcome::Failed);
+            return (
+                Ok(answer(self.rules, &self.request, stored, resident, how)),
+                Outcome::Failed,
+            );
         }
         let response = match response {
             Ok(response) => response,
@@ -277,16 +271,6 @@ impl<'a> Attempt<'a> {
         (Ok(response), outcome)
     }
 
-    fn answer<B: Body>(
-        &self,
-        stored: &Stored,
-        resident: Duration,
-        how: How,
-    ) -> Response<CacheBody<B>> {
-        let (method, headers) = (&self.request.method, &self.request.headers);
-        answer(&self.rules.name, method, headers, stored, resident, how)
-    }
-
     /// The inner service says that the stored response still holds, or that another one does.
     fn revalidated<B: Body>(
         &self,
@@ -300,7 +284,7 @@ impl<'a> Attempt<'a> {
         strip_hop_by_hop(&mut parts.headers);
         let merged = merge(&stored.headers, &parts.headers).and_then(|merged| own(&merged));
         let Some(mut merged) = merged.filter(|_| is_about) else {
-            let response = self.answer(stored, resident, how);
+            let response = answer(self.rules, &self.request, stored, resident, how);
             return (response, Outcome::Uncacheable);
         };
         // They say how old the 304 is, and not how old the stored response was. Without a date it is of now.
@@ -324,7 +308,7 @@ impl<'a> Attempt<'a> {
             scheme: self.scheme,
             terms: terms.unwrap_or(stored.terms),
         };
-        let response = self.answer(&stored, Duration::ZERO, how);
+        let response = answer(self.rules, &self.request, &stored, Duration::ZERO, how);
         stored.headers.remove(SET_COOKIE);
         let outcome = if how.is_stored {
             Outcome::Stored(Box::new(stored), tags)
@@ -430,7 +414,7 @@ impl<'a> Attempt<'a> {
         // A cookie goes with the whole response: the stored one has none.
         let has_cookie = parts.headers.contains_key(SET_COOKIE);
         if parts.status == StatusCode::OK && is_conditional && !has_cookie {
-            return self.answer(stored, Duration::ZERO, how);
+            return answer(self.rules, &self.request, stored, Duration::ZERO, how);
         }
         how.write(&self.rules.name, &mut parts.headers);
         Response::from_parts(parts, CacheBody::memory(stored.body.clone()))

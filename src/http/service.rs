@@ -81,26 +81,11 @@ struct Held<S, R> {
     given_up: u32,
 }
 
-/// How a request is handled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Plan {
-    /// The inner service has it.
-    Bypass,
-    /// It is answered from stored responses, and its response is not stored.
-    LookUp,
-    Load,
-}
-
-fn plan(rules: &Rules, request: &request::Parts, has_body: bool, asked: &Directives) -> Plan {
+/// Whether the inner service has a request by itself: no stored response answers it, and its own one is not stored.
+fn is_bypassed(rules: &Rules, request: &request::Parts, has_body: bool) -> bool {
     let is_hidden = !rules.looks_up_authorized && request.headers.contains_key(AUTHORIZATION);
     let is_whole = is_plain(request) && has_clear_host(request) && !has_body;
-    if is_hidden || !is_whole || !(rules.condition)(request) {
-        return Plan::Bypass;
-    }
-    if request.method == Method::HEAD || asked.has_any(&["no-store", "only-if-cached"]) {
-        return Plan::LookUp;
-    }
-    Plan::Load
+    is_hidden || !is_whole || !(rules.condition)(request)
 }
 
 async fn handle<S: Inner<R>, R: Body + Send + 'static>(
@@ -122,8 +107,7 @@ async fn handle<S: Inner<R>, R: Body + Send + 'static>(
     let is_only_if_cached = asked.has("only-if-cached");
     // RFC 9111, section 5.2.1.7.
     let not_cached = || own_answer(rules, StatusCode::GATEWAY_TIMEOUT);
-    let plan = plan(rules, &parts, has_body, &asked);
-    let found = (plan != Plan::Bypass)
+    let found = (!is_bypassed(rules, &parts, has_body))
         .then(|| Some((key_of(rules, &parts)?, rules.scheme_of(&parts)?)))
         .flatten();
     let Some((primary, scheme)) = found else {
@@ -142,7 +126,8 @@ async fn handle<S: Inner<R>, R: Body + Send + 'static>(
         request: &parts,
         scheme,
         wishes,
-        loads: plan == Plan::Load,
+        // RFC 9111, section 5.2.1.5, and a HEAD brings no body to store: these are only answered from stored responses.
+        loads: parts.method == Method::GET && !asked.has_any(&["no-store", "only-if-cached"]),
         held: Arc::new(Mutex::new(Held {
             unsent: Some(unsent),
             given_up: 0,
@@ -218,6 +203,7 @@ struct Search<'a, S, R> {
     request: &'a request::Parts,
     scheme: Scheme,
     wishes: Wishes,
+    /// Whether its response may be stored, and answer other requests.
     loads: bool,
     held: Arc<Mutex<Held<S, R>>>,
 }
@@ -274,16 +260,9 @@ impl<S: Inner<R>, R: Send + 'static> Search<'_, S, R> {
             is_stale: usable == Use::Stale,
             ..How::default()
         };
-        let (name, method) = (&self.shared.rules.name, &self.request.method);
-        let headers = &self.request.headers;
-        Some(Ok(Ok(answer(
-            name,
-            method,
-            headers,
-            stored,
-            meta.age(),
-            how,
-        ))))
+        let rules = &self.shared.rules;
+        let response = answer(rules, self.request, stored, meta.age(), how);
+        Some(Ok(Ok(response)))
     }
 
     /// The entry that is stored, or is loaded for the requests that wait for it. An error is the reply to this very

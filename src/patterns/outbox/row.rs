@@ -116,15 +116,6 @@ pub(super) fn rows<T: CacheKey>(
     rows.collect()
 }
 
-/// A number of milliseconds without its fraction.
-#[allow(
-    clippy::cast_possible_truncation,
-    reason = "a cast takes the nearest number there is"
-)]
-pub(super) fn whole(ms: f64) -> i64 {
-    ms as i64
-}
-
 /// In ms since 1970, by the clock of this machine.
 pub(super) fn now_ms() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);

@@ -2,21 +2,22 @@
 
 use std::sync::Arc;
 
-use ::rusqlite::types::ValueRef;
 use ::rusqlite::{Connection, Error, Transaction, TransactionBehavior, params};
 use tokio::task::spawn_blocking;
 
 use super::error::OutboxError;
 use super::keys::KeyOf;
 use super::relay::{RelayBuilder, Table};
-use super::row::{KEY, NewRow, TAG, Window, now_ms, rows, whole};
+use super::row::{KEY, NewRow, TAG, Window, now_ms, rows};
 use crate::cache::Cache;
 use crate::key::CacheKey;
 
 const INSERT: &str =
     "INSERT INTO larder_outbox (namespace, kind, name, written_ms) VALUES (?1, ?2, ?3, ?4)";
-const READ: &str = "SELECT id, kind, name, written_ms FROM larder_outbox \
-    WHERE namespace = ?1 AND kind IN ('key', 'tag') AND id > ?2 ORDER BY id LIMIT ?3";
+// Also a BLOB and a REAL, as triggers write and compute.
+const READ: &str = "SELECT id, kind, CAST(name AS TEXT), \
+    CASE WHEN typeof(written_ms) IN ('integer', 'real') THEN CAST(written_ms AS INTEGER) END \
+    FROM larder_outbox WHERE namespace = ?1 AND kind IN ('key', 'tag') AND id > ?2 ORDER BY id LIMIT ?3";
 const DELETE: &str = "DELETE FROM larder_outbox WHERE id = ?1";
 
 /// The outbox in a database that is used by [`rusqlite`](::rusqlite). See the [module](super).
@@ -177,21 +178,6 @@ fn insert(tx: &Transaction<'_>, namespace: &str, rows: &[NewRow]) -> Result<(), 
     insert().map_err(OutboxError::database)
 }
 
-/// Also of a BLOB, as triggers write.
-fn text(value: ValueRef<'_>) -> Option<String> {
-    let bytes = value.as_bytes().ok()?;
-    Some(str::from_utf8(bytes).ok()?.to_owned())
-}
-
-/// Also of a REAL, as triggers compute.
-fn number(value: ValueRef<'_>) -> Option<i64> {
-    match value {
-        ValueRef::Integer(number) => Some(number),
-        ValueRef::Real(number) => Some(whole(number)),
-        ValueRef::Null | ValueRef::Text(_) | ValueRef::Blob(_) => None,
-    }
-}
-
 type Open = Arc<dyn Fn() -> Result<Connection, Error> + Send + Sync>;
 
 /// The table, by a connection of its own.
@@ -233,8 +219,9 @@ impl Table for Sqlite {
             let mut rows = read.query(params![namespace, window.last, Window::MOST])?;
             while let Some(row) = rows.next()? {
                 let kind: String = row.get(1)?;
-                let (name, written) = (text(row.get_ref(2)?), number(row.get_ref(3)?));
-                window.add(row.get(0)?, &kind, name, written);
+                // A name that is not UTF-8 is that of no key, and holds up no other row.
+                let name = row.get(2).unwrap_or(None);
+                window.add(row.get(0)?, &kind, name, row.get(3)?);
             }
             Ok(window)
         })

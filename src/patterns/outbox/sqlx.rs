@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::error::OutboxError;
 use super::keys::KeyOf;
 use super::relay::{RelayBuilder, Table};
-use super::row::{KEY, NewRow, Statement, TAG, Window, now_ms, rows, whole};
+use super::row::{KEY, NewRow, Statement, TAG, Window, now_ms, rows};
 use crate::cache::Cache;
 use crate::key::CacheKey;
 
@@ -234,6 +234,10 @@ where
     f64: Type<DB> + for<'d> Decode<'d, DB>,
     Vec<u8>: Type<DB> + for<'d> Decode<'d, DB>,
 {
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "a cast takes the nearest number there is"
+    )]
     fn run<'a>(
         connection: &'a mut DB::Connection,
         namespace: &str,
@@ -283,7 +287,7 @@ where
                 // Also a BLOB and a REAL, as triggers write and compute in `SQLite`.
                 let bytes = || String::from_utf8(found::<DB, _>(row, 2)?).ok();
                 let name = found::<DB, _>(row, 2).or_else(bytes);
-                let real = || found::<DB, _>(row, 3).map(whole);
+                let real = || found::<DB, f64>(row, 3).map(|ms| ms as i64);
                 let written = found::<DB, _>(row, 3).or_else(real);
                 window.add(row.try_get(0)?, &kind, name, written);
             }
