@@ -1,9 +1,6 @@
-//! The state of the lane, as far as this instance knows it, and until when L1 may be served.
-//!
-//! The subscriber proves several times per `max_staleness` that every message was applied (rules 7 to 9).
-//!
-//! Knows nothing of the entries in L1: an entry names the generation that it belongs to, and one number here makes all
-//! of them invisible.
+//! The state of the lane, as far as this instance knows it, and until when L1 may be served: the subscriber proves
+//! several times per `max_staleness` that every message was applied (rules 7 to 9). Knows nothing of the entries in L1:
+//! an entry names its generation, and one number here makes all of a former one invisible.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;

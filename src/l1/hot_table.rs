@@ -1,12 +1,7 @@
-//! The entries that are hit often: a look-up here costs a fraction of one in moka.
-//!
-//! Most of a look-up in moka goes into recording the hit, and into finding the entry in a map that may be changing.
-//! Here a hash names one cell. A hit waits for nothing, and writes nothing that other threads read but the entry's
-//! reference count; the cells hold the same `Arc` as moka, as a hit must not allocate. A hit is not recorded:
-//! [`is_sampled`] says which few are.
-//!
-//! Knows nothing of moka. Its caller keeps the two in step, with [`clear`](HotTable::clear) and
-//! [`clears`](HotTable::clears).
+//! The entries that are hit often: a hash names one cell, so a look-up costs a fraction of one in moka. A hit waits for
+//! nothing, does not allocate, and writes nothing that other threads read but the reference count of its entry. It is
+//! not recorded: [`is_sampled`] says which few are. Knows nothing of moka: its caller keeps the two in step, with
+//! [`clear`](HotTable::clear) and [`clears`](HotTable::clears).
 
 use std::hash::BuildHasher;
 use std::sync::Arc;

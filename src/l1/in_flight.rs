@@ -1,11 +1,7 @@
 //! The operations under way in this instance, key by key: those that may store a value in L1, and the reads and loads
-//! that callers share (single flight).
-//!
-//! Each of the protocol's rules 3, 4 and 11 is one critical section here: a change of a key raises its floor and
-//! detaches its flights, under the lock under which an operation makes its value visible. A key without operations has
-//! no state.
-//!
-//! Knows nothing of the entries in L1. No lock is held while a future is polled, a value is dropped or moka is called.
+//! that callers share (single flight). A change of a key raises its floor and detaches its flights in the critical
+//! section in which an operation would make its value visible (rules 3, 4 and 11). No lock is held while a future is
+//! polled, a value is dropped or moka is called.
 
 use std::hash::BuildHasher;
 use std::ops::Deref;

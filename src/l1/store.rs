@@ -1,10 +1,7 @@
-//! The entries: all of them in moka, which bounds them, and those that are hit often also in the [`HotTable`].
-//!
-//! Whatever changes in moka or in a cell that it holds, the key is cleared from the hot table afterwards and before the
-//! change returns; a fill of the table that began before does nothing. Only an entry that moka evicts for want of room
-//! may stay in the table for a while: it is as good as before.
-//!
-//! Knows nothing of versions and generations: its caller says with a condition which entry may be seen or removed.
+//! The entries: all of them in moka, which bounds them, and those that are hit often also in the [`HotTable`]. After
+//! each change in moka or in a cell the key is cleared from the hot table, so that no entry that was looked up before
+//! comes back. Only an entry that moka evicts may stay in the table for a while: it is as good as before. Knows nothing
+//! of versions and generations: its caller says with a condition which entry may be seen or removed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

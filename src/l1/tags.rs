@@ -1,10 +1,7 @@
-//! The tags of values in L1: when each was invalidated last, as far as this instance knows (rule 20).
-//!
-//! A tag has one state at least for as long as an entry or an operation has it. It is registered here before anything
-//! of it is asked of L2, so that no message is missed after that. L1 stores no value whose tags were registered in
-//! another generation than that of its operation: nobody would tell them of an invalidation.
-//!
-//! Knows nothing of entries and epochs.
+//! The tags of values in L1, and the last invalidation of each, as far as this instance knows (rule 20). A tag is
+//! registered before L2 is asked about it, so that no message is missed after that. A value whose tags are of another
+//! generation than its operation is not stored: its tags would not be told of an invalidation. Knows nothing of entries
+//! and epochs.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -89,6 +89,7 @@ fn read(
         };
         let option = name.strip_prefix(prefix);
         let part = (name.strip_prefix("REDIS_")).filter(|part| PARTS.contains(part));
+        // An empty variable counts as absent: many tools cannot remove one.
         if (option.is_none() && part.is_none()) || value.is_empty() {
             continue;
         }

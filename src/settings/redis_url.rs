@@ -34,6 +34,7 @@ pub(super) fn from_parts(
 /// The server and the database.
 pub(super) fn without_secrets(url: &str) -> String {
     const HIDDEN: &str = "***";
+    // A text that is no URL may be a password in the wrong place.
     let Some(mut url) = parse_redis_url(url) else {
         return HIDDEN.to_owned();
     };

@@ -225,6 +225,7 @@ where
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         let (text, encoded) = named::<K, _, _>(key)?;
+        // One call for a key at a time, or the calls of this instance would fail each other's attempts.
         let mut attempts = self.cache.engine().attempts(&text).await;
         loop {
             attempts.next().await.map_err(Reason::from)?;
@@ -290,6 +291,7 @@ where
             return Ok(());
         };
         self.wake.notify_one();
+        // Polled, as writes of other instances count, too, and Redis tells nobody when one is settled.
         let mut pauses = retry_delays(Duration::from_millis(5), Duration::from_millis(200));
         loop {
             let now = self.pending().await?;
@@ -516,6 +518,8 @@ where
             return Err(Reason::Unsupported.into());
         }
         let options = &self.options;
+        // Below, a pause of the runtime would pass for the death of the worker; above, its writes would wait for too
+        // long.
         let claims = Duration::from_millis(100)..=Duration::from_secs(3600);
         let problem = if !(1..=MOST_IN_A_BATCH).contains(&options.batch) {
             Some("batch is from 1 to 256")
@@ -538,6 +542,7 @@ where
             cache: self.cache.clone(),
             store,
             options: self.options,
+            // No two workers draw the same, so none renews the fence of another.
             fence: crate::l2::random(),
             counters: Arc::clone(&counters),
             wake: Arc::clone(&wake),

@@ -153,6 +153,7 @@ where
             match self.work(stream, &mut failing).await {
                 Ok(worked) => {
                     failing = Failing::default();
+                    // Whatever fails next is another failure, so its pauses begin anew.
                     retries = retry_delays(FIRST_RETRY, LONGEST_RETRY);
                     self.end(&mut trouble, &worked);
                     if matches!(worked, Worked::Idle) {
@@ -247,6 +248,7 @@ where
         failing: &mut Failing,
     ) -> Result<Worked, Failure> {
         // Each key once, with all its writes: the last one counts, and the others are settled with it.
+        // In an order that does not depend on hashes, so that a simulated run can be repeated.
         let mut keys: BTreeMap<&str, Vec<&Waiting>> = BTreeMap::new();
         for write in waiting {
             keys.entry(&write.key).or_default().push(write);
@@ -356,6 +358,7 @@ where
             Ok(Err(_)) => ("store took longer than store_timeout", None),
             Err(_) => ("store panicked", None),
         };
+        // Relaxed, as for all counters: nothing else is read by their values.
         self.counters.failures.fetch_add(1, Relaxed);
         let namespace = self.cache.namespace();
         debug!(namespace, key, reason, error, "store has failed");
@@ -380,6 +383,7 @@ where
         if !stream.settle(self.fence, settled).await? {
             return Err(Failure::Fence);
         }
+        // A source that refuses all writes would fill the log.
         if outcome.is_err() && self.dead_letters.allows(self.cache.engine().now()) {
             warn!(
                 namespace = self.cache.namespace(),
