@@ -134,11 +134,11 @@ impl fmt::Display for Key {
 pub trait CacheKey {
     /// Writes the key to `out`.
     ///
-    /// Writing cannot fail: what does not fit is dropped, and the cache then
+    /// Writing cannot fail: a text that does not fit is dropped, and the cache then
     /// refuses the key as a whole.
     fn write_key(&self, out: &mut KeyWriter);
 
-    /// What a lone key would write, if it holds that already, so that a look-up need not copy it.
+    /// The text that a lone key would write, if it holds that already, so that a look-up need not copy it.
     ///
     /// Only this crate's keys can have it, as no other crate can name the argument: it must be the very
     /// text of [`write_key`](Self::write_key).
@@ -158,7 +158,7 @@ mod sealed {
 pub struct KeyWriter {
     text: ArrayString<MAX_KEY_BYTES>,
     overflow: bool,
-    /// How many compound keys enclose what is written now.
+    /// How many compound keys enclose the present part.
     depth: usize,
     /// How many parts the innermost compound key has so far.
     parts: usize,
@@ -170,12 +170,14 @@ impl KeyWriter {
         if self.parts > 0 {
             self.text(SEPARATOR);
         }
+        // Otherwise a type that contains itself would overflow the stack.
         if self.depth == MAX_DEPTH {
             self.overflow = true;
         }
         if self.overflow {
             return;
         }
+        // The inner key counts its own parts, and the outer one goes on with its count.
         let parts = std::mem::take(&mut self.parts);
         self.depth += 1;
         key.write_key(self);
@@ -191,7 +193,7 @@ impl KeyWriter {
         if self.depth == 0 {
             return self.push(text);
         }
-        // Byte by byte, which costs a fraction of char by char: what is special is ASCII.
+        // Byte by byte, which costs a fraction of char by char: the special ones are ASCII.
         let mut rest = text;
         while let Some(at) = rest.bytes().position(|byte| matches!(byte, b':' | b'\\')) {
             let (plain, special) = rest.split_at(at);
@@ -234,9 +236,10 @@ impl KeyWriter {
         Ok(&self.text)
     }
 
-    /// Pushes what escaping a special character once per level puts before it:
+    /// Pushes the backslashes that escaping a special character once per level puts before it:
     /// each round doubles the backslashes and adds one.
     fn push_backslashes(&mut self) {
+        // `depth` is at most `MAX_DEPTH`, so the shift does not overflow.
         let count = (1_usize << self.depth) - 1;
         if count > self.text.remaining_capacity() {
             self.overflow = true;
@@ -250,6 +253,7 @@ impl KeyWriter {
     #[inline]
     fn push(&mut self, text: &str) {
         if !self.overflow {
+            // Once it is too long, it stays so: a shorter text behind it must not make another key of it.
             self.overflow = self.text.try_push_str(text).is_err();
         }
     }
@@ -312,7 +316,7 @@ macro_rules! string {
 
 string!(str, String, Cow<'_, str>);
 
-/// A pointer writes what it points to.
+/// A pointer writes the key that it points to.
 macro_rules! pointer {
     ($($pointer:ty),*) => {$(
         impl<T: CacheKey + ?Sized> CacheKey for $pointer {
@@ -330,7 +334,7 @@ macro_rules! pointer {
 
 pointer!(&T, Box<T>, Arc<T>);
 
-/// The text of these is what `Display` gives.
+/// The text of these is that of `Display`.
 macro_rules! display {
     ($($type:ty),*) => {$(
         impl CacheKey for $type {
@@ -344,7 +348,7 @@ macro_rules! display {
 
 display!(char, bool, IpAddr, Ipv4Addr, Ipv6Addr);
 
-/// The text of these is what `Display` gives too, which would take an eighth more instructions for a hit.
+/// The text of these is that of `Display`, too, which would take an eighth more instructions for a hit.
 macro_rules! integer {
     ($($type:ty),*) => {$(
         impl CacheKey for $type {
@@ -437,7 +441,6 @@ tuple!(A B C D E F G);
 tuple!(A B C D E F G H);
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

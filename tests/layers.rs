@@ -75,7 +75,6 @@ fn modules() -> BTreeMap<Module, String> {
             } else if path.extension().is_some_and(|end| end == "rs") && name != "lib" {
                 let text = fs::read_to_string(&path).unwrap();
                 let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
-                let code = code.split("#[cfg(all(test").next().unwrap();
                 let module = if name == "mod" { module.clone() } else { inner };
                 modules.insert(module, code.to_owned());
             }

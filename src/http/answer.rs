@@ -1,4 +1,4 @@
-//! Responses from what is stored, and the headers that say how a response came about.
+//! Responses to clients from stored ones, and the headers that say how a response came about.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -9,7 +9,8 @@ use bytes::Bytes;
 use http_body::Body;
 
 use super::body::CacheBody;
-use super::conditional::{is_not_modified, number, strip_content};
+use super::conditional::{OF_THE_BODY, is_not_modified};
+use super::rules::Rules;
 use super::stored::Stored;
 
 const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
@@ -49,6 +50,7 @@ impl How {
         if let Some(status) = self.fwd_status {
             let _ = write!(text, "; fwd-status={}", status.as_u16());
         }
+        // RFC 9211, section 2.4: negative once the response is stale.
         if let Some(ttl) = self.ttl {
             let _ = write!(text, "; ttl={ttl}");
         }
@@ -71,33 +73,33 @@ impl How {
     }
 }
 
-/// How long a response of this age is fresh, in seconds.
-pub(super) fn ttl(stored: &Stored, age: Duration) -> i64 {
-    let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
-    seconds(stored.terms.lifetime).saturating_sub(seconds(age))
-}
-
-/// The response to a request, from what is stored and was stored `resident` ago.
+/// The response to a request, from a response that was stored `resident` ago.
 pub(super) fn answer<B: Body>(
-    name: &str,
-    method: &Method,
-    request: &HeaderMap,
+    rules: &Rules,
+    request: &request::Parts,
     stored: &Stored,
     resident: Duration,
     how: How,
 ) -> Response<CacheBody<B>> {
     let age = stored.terms.age.saturating_add(resident);
     let mut headers = stored.headers.clone();
-    headers.insert(AGE, number(age.as_secs()));
+    // RFC 9111, section 5.1: a response that the origin has not just made has an `Age`.
+    headers.insert(AGE, age.as_secs().into());
+    let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+    let ttl = seconds(stored.terms.lifetime).saturating_sub(seconds(age));
     let how = How {
-        ttl: Some(ttl(stored, age)),
+        ttl: Some(ttl),
         ..how
     };
-    how.write(name, &mut headers);
+    how.write(&rules.name, &mut headers);
     let mut response = Response::new(CacheBody::memory(Bytes::new()));
-    let is_head = *method == Method::HEAD;
-    if stored.status == StatusCode::OK && is_not_modified(request, &stored.headers) {
-        strip_content(&mut headers);
+    let is_head = request.method == Method::HEAD;
+    // RFC 9110, section 13.2.1: a precondition counts only where the response would be 200 without it.
+    if stored.status == StatusCode::OK && is_not_modified(&request.headers, &stored.headers) {
+        // RFC 9110, section 15.4.5: the client has these.
+        for name in &OF_THE_BODY {
+            headers.remove(name);
+        }
         *response.status_mut() = StatusCode::NOT_MODIFIED;
     } else {
         *response.status_mut() = stored.status;
@@ -107,27 +109,16 @@ pub(super) fn answer<B: Body>(
     }
     // That of the GET, also with 304, as a server writes that of the empty body otherwise. With 204 there must be none.
     if is_head && stored.status != StatusCode::NO_CONTENT {
-        headers.insert(CONTENT_LENGTH, number(stored.body.len() as u64));
+        headers.insert(CONTENT_LENGTH, (stored.body.len() as u64).into());
     }
     *response.headers_mut() = headers;
     response
 }
 
-/// A response of the layer itself.
-pub(super) fn without_body<B: Body>(
-    name: &str,
-    status: StatusCode,
-    how: How,
-) -> Response<CacheBody<B>> {
-    let mut response = Response::new(CacheBody::memory(Bytes::new()));
-    *response.status_mut() = status;
-    how.write(name, response.headers_mut());
-    response
-}
-
-/// Whether a GET like this one is answered as a whole, so that what is stored can answer it.
+/// Whether a GET like this one is answered as a whole, so that a stored response can answer it.
 pub(super) fn is_plain(request: &request::Parts) -> bool {
     use ::http::header::{IF_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE, UPGRADE};
+    // A range, a precondition that only the origin can check, or another protocol on the connection.
     let others = [RANGE, IF_RANGE, IF_MATCH, IF_UNMODIFIED_SINCE, UPGRADE];
     !others.iter().any(|name| request.headers.contains_key(name))
 }

@@ -4,8 +4,8 @@ use std::time::SystemTime;
 
 use ::http::header::{
     CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG,
-    HeaderMap, HeaderName, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, TE,
-    TRAILER, TRANSFER_ENCODING, UPGRADE,
+    HeaderMap, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
 };
 
 use super::directives::members;
@@ -14,12 +14,21 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const PROXY_AUTHENTICATION_INFO: HeaderName = HeaderName::from_static("proxy-authentication-info");
 
+/// The headers that describe the bytes of a body.
+pub(super) const OF_THE_BODY: [HeaderName; 4] = [
+    CONTENT_LENGTH,
+    CONTENT_ENCODING,
+    CONTENT_RANGE,
+    CONTENT_TYPE,
+];
+
 pub(super) fn has_validator(headers: &HeaderMap) -> bool {
     headers.contains_key(ETAG) || headers.contains_key(LAST_MODIFIED)
 }
 
-/// Whether the client has what is stored.
+/// Whether the client has the stored response: section 13.2.2 of RFC 9110.
 pub(super) fn is_not_modified(request: &HeaderMap, stored: &HeaderMap) -> bool {
+    // RFC 9110, section 13.1.3: beside `If-None-Match`, `If-Modified-Since` is ignored.
     if request.contains_key(IF_NONE_MATCH) {
         let Some(etag) = text(stored, &ETAG) else {
             return request.get(IF_NONE_MATCH).is_some_and(|tags| tags == "*");
@@ -31,20 +40,16 @@ pub(super) fn is_not_modified(request: &HeaderMap, stored: &HeaderMap) -> bool {
             .any(|tag| tag == "*" || is_same(tag, etag));
     }
     let since = date(request, &IF_MODIFIED_SINCE);
-    // What does not say when it was modified was so before it was sent.
+    // RFC 9111, section 4.3.2: `Date` stands for a `Last-Modified` that is not there.
     let modified = date(stored, &LAST_MODIFIED).or_else(|| date(stored, &DATE));
     since
         .zip(modified)
         .is_some_and(|(since, modified)| modified <= since)
 }
 
-/// By weak comparison.
+/// By weak comparison: section 8.8.3.2 of RFC 9110.
 fn is_same(tag: &str, other: &str) -> bool {
-    opaque(tag) == opaque(other)
-}
-
-fn opaque(tag: &str) -> &str {
-    tag.strip_prefix("W/").unwrap_or(tag)
+    tag.trim_start_matches("W/") == other.trim_start_matches("W/")
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
@@ -53,6 +58,7 @@ fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
 
 /// Asks for the whole response, or whether the stored one still holds.
 pub(super) fn ask(request: &mut HeaderMap, stored: Option<&HeaderMap>) {
+    // The preconditions of the client are for its own copy. They are checked again when the response is there.
     request.remove(IF_NONE_MATCH);
     request.remove(IF_MODIFIED_SINCE);
     let validators = [(ETAG, IF_NONE_MATCH), (LAST_MODIFIED, IF_MODIFIED_SINCE)];
@@ -64,7 +70,7 @@ pub(super) fn ask(request: &mut HeaderMap, stored: Option<&HeaderMap>) {
     }
 }
 
-/// Whether a 304 is about what is stored.
+/// Whether a 304 is about the stored response: section 4.3.4 of RFC 9111.
 pub(super) fn is_about(not_modified: &HeaderMap, stored: &HeaderMap) -> bool {
     match (text(not_modified, &ETAG), text(stored, &ETAG)) {
         (Some(new), Some(old)) => is_same(new, old),
@@ -75,18 +81,9 @@ pub(super) fn is_about(not_modified: &HeaderMap, stored: &HeaderMap) -> bool {
 
 /// The headers of a stored response after a 304. `None` if there is no room for all of them.
 pub(super) fn merge(stored: &HeaderMap, not_modified: &HeaderMap) -> Option<HeaderMap> {
-    // What belongs to the bytes of the body stays.
-    let of_the_body = [
-        CONTENT_LENGTH,
-        CONTENT_ENCODING,
-        CONTENT_RANGE,
-        CONTENT_TYPE,
-    ];
     let mut merged = stored.clone();
-    for name in not_modified
-        .keys()
-        .filter(|name| !of_the_body.contains(name))
-    {
+    // RFC 9111, section 3.2.
+    for name in (not_modified.keys()).filter(|name| !OF_THE_BODY.contains(name)) {
         merged.remove(name);
         for value in not_modified.get_all(name) {
             merged.try_append(name, value.clone()).ok()?;
@@ -95,20 +92,9 @@ pub(super) fn merge(stored: &HeaderMap, not_modified: &HeaderMap) -> Option<Head
     Some(merged)
 }
 
-/// What a 304 does not repeat, as the client has it.
-pub(super) fn strip_content(headers: &mut HeaderMap) {
-    for name in [
-        CONTENT_LENGTH,
-        CONTENT_ENCODING,
-        CONTENT_RANGE,
-        CONTENT_TYPE,
-    ] {
-        headers.remove(name);
-    }
-}
-
-/// What is of one connection.
+/// Removes the headers that are of one connection: section 7.6.1 of RFC 9110.
 pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    // Besides the usual ones, those that this message itself names.
     let named: Vec<HeaderName> = (headers.get_all(CONNECTION).iter())
         .filter_map(|line| line.to_str().ok())
         .flat_map(|line| line.split(','))
@@ -133,13 +119,10 @@ pub(super) fn content_length(headers: &HeaderMap) -> Option<u64> {
     text(headers, &CONTENT_LENGTH)?.parse().ok()
 }
 
-pub(super) fn number(value: u64) -> HeaderValue {
-    HeaderValue::from(value)
-}
-
 /// The only date in a header.
 pub(super) fn date(headers: &HeaderMap, name: &HeaderName) -> Option<SystemTime> {
     let mut lines = headers.get_all(name).iter();
+    // Of two dates neither is certain: as if there were none.
     let only = lines.next().filter(|_| lines.next().is_none())?;
     httpdate::parse_http_date(only.to_str().ok()?).ok()
 }

@@ -1,55 +1,87 @@
 //! One request to the inner service, on behalf of all requests that wait for its response.
 
-use std::any::Any;
 use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use ::http::header::{AGE, DATE, SET_COOKIE};
-use ::http::{Request, Response, StatusCode, request, response};
-use bytes::Bytes;
+use ::http::{HeaderMap, Request, Response, StatusCode, request, response};
 use futures::FutureExt as _;
 use http_body::Body;
 use tokio::sync::oneshot;
-use tokio::time::timeout;
 use tower_service::Service;
+use tracing::Instrument as _;
 
 use super::answer::{How, answer};
-use super::body::{CacheBody, Partial};
-use super::conditional::{ask, content_length, has_validator, is_about, merge, strip_hop_by_hop};
+use super::body::{CacheBody, read};
+use super::conditional::{ask, content_length, has_validator, is_about, is_not_modified};
+use super::conditional::{merge, strip_hop_by_hop};
 use super::policy::{terms, vary};
 use super::references::leads_to_itself;
 use super::rules::Rules;
-use super::stored::{CachedResponse, Kind, Scheme, Stored, Terms, Varies, own};
+use super::stored::{CachedResponse, Content, Scheme, Stored, Terms, Varies, own};
 use super::variants::{variant_key, widen};
 use crate::error::OfOneCaller;
 use crate::{Cache, Entry, Loaded};
 
+/// A layer: its cache and its rules.
+#[derive(Clone, Debug)]
 pub(super) struct Shared {
     pub(super) cache: Cache<String, CachedResponse>,
     pub(super) rules: Rules,
 }
 
-/// A request, and the service that it is for.
-pub(super) struct Call<S, R> {
+/// A service whose responses can be stored: all that the layer needs of it, in one place.
+pub(super) trait Inner<R>:
+    Service<
+        Request<R>,
+        Response = Response<<Self as Inner<R>>::Body>,
+        Error: Send + 'static,
+        Future: Send + 'static,
+    > + Send
+    + 'static
+{
+    type Body: Body<Error: Send> + Send + 'static;
+}
+
+impl<S, R, B> Inner<R> for S
+where
+    S: Service<Request<R>, Response = Response<B>, Error: Send + 'static, Future: Send + 'static>
+        + Send
+        + 'static,
+    B: Body<Error: Send> + Send + 'static,
+{
+    type Body = B;
+}
+
+/// The response or the error that a client gets.
+pub(super) type Answer<S, R> =
+    Result<Response<CacheBody<<S as Inner<R>>::Body>>, <S as Service<Request<R>>>::Error>;
+
+/// An answer, or the panic of the inner service.
+pub(super) type Reply<S, R> = thread::Result<Answer<S, R>>;
+
+/// A request that has not been sent, and the service that it is for.
+pub(super) struct Unsent<S, R> {
     pub(super) inner: S,
     pub(super) request: Request<R>,
 }
 
-/// Where a response is stored.
+/// The keys under which a response is stored.
 #[derive(Clone)]
-pub(super) struct Place {
+pub(super) struct Address {
     /// The key of the resource.
     pub(super) primary: String,
-    /// The key of one variant, if it has some.
+    /// The key of one variant, if the resource has variants.
     pub(super) variant: Option<(String, Varies)>,
     pub(super) scheme: Scheme,
-    /// The request does not want what is stored here.
+    /// The request does not want the response that is stored here.
     pub(super) is_refused: bool,
 }
 
-impl Place {
+impl Address {
     pub(super) fn key(&self) -> &str {
         self.variant.as_ref().map_or(&self.primary, |(key, _)| key)
     }
@@ -64,311 +96,226 @@ impl Place {
     }
 }
 
-/// What the client of the request gets.
-pub(super) enum Reply<B: Body, E> {
-    Response(Response<CacheBody<B>>),
-    Error(E),
-    Panic(Box<dyn Any + Send>),
-}
-
 /// If it fails, there is no value for those that wait: each of them asks for itself.
-type Verdict = Result<Loaded<CachedResponse>, OfOneCaller>;
+type ForCache = Result<Loaded<CachedResponse>, OfOneCaller>;
 
-/// What becomes of a response.
+/// Whether a response is stored.
 enum Outcome {
     Stored(Box<Stored>, Vec<String>),
     Uncacheable,
     Failed,
 }
 
-/// For the client, and whether it should wait for the cache: so that its next request finds what is stored.
-pub(super) type ToClient<B, E> = (Reply<B, E>, bool);
-
-/// Sends the request in a task of its own. `client` gets the response as soon as it is there; the result is for the cache.
-/// The request is dropped if neither waits any more.
-pub(super) async fn fetch<S, R, B>(
+/// Sends the request in a task of its own. `client` gets the reply as soon as it is there, and whether it should wait
+/// for the cache, so that its next request finds the stored response. The result is for the cache. The request is
+/// dropped if neither waits any more.
+pub(super) async fn fetch<S: Inner<R>, R: Send + 'static>(
     shared: Arc<Shared>,
-    call: Call<S, R>,
-    place: Place,
+    unsent: Unsent<S, R>,
+    address: Address,
     previous: Option<Entry<CachedResponse>>,
-    mut client: oneshot::Sender<ToClient<B, S::Error>>,
-) -> Verdict
-where
-    S: Service<Request<R>, Response = Response<B>> + Send + 'static,
-    S::Future: Send + 'static,
-    S::Error: Send + 'static,
-    R: Send + 'static,
-    B: Body + Send + 'static,
-    B::Error: Send,
-{
+    mut client: oneshot::Sender<(Reply<S, R>, bool)>,
+) -> ForCache {
     // The cache gives up on a load after a time, by dropping this future, and the client does not.
     let (cache, has_given_up) = oneshot::channel::<()>();
     let task = async move {
-        let (parts, body) = call.request.into_parts();
-        let attempt = Attempt::new(&shared.rules, &place, parts, previous);
-        let sent = attempt.send(call.inner, body);
+        let (request, body) = unsent.request.into_parts();
+        let scheme = address.scheme;
+        let is_usable = |stored: &Stored| stored.scheme == scheme;
+        // A validator of the other scheme could confirm a response that is not for this client.
+        let previous = previous.filter(|entry| entry.stored().is_some_and(is_usable));
+        let why = match &previous {
+            Some(_) => "stale",
+            None if address.is_refused => "request",
+            None => address.why_missing(),
+        };
+        let attempt = Attempt {
+            rules: &shared.rules,
+            request,
+            scheme,
+            previous,
+            why,
+        };
+        let sent = attempt.send(unsent.inner, body);
         let are_gone = async {
             client.closed().await;
             let _ = has_given_up.await;
         };
         let sent = tokio::select! {
+            // A panic is that of this request. Those that wait send requests of their own.
             sent = AssertUnwindSafe(sent).catch_unwind() => sent,
             () = are_gone => return Err(OfOneCaller),
         };
-        let outcome = match sent {
-            Ok((reply, outcome)) => {
-                let is_stored = matches!(outcome, Outcome::Stored(..));
-                let _ = client.send((reply, is_stored));
-                outcome
-            }
-            Err(panic) => {
-                let _ = client.send((Reply::Panic(panic), false));
-                Outcome::Failed
-            }
+        let (reply, outcome) = match sent {
+            Ok((answer, outcome)) => (Ok(answer), outcome),
+            Err(panic) => (Err(panic), Outcome::Failed),
         };
-        let request = attempt.request;
-        verdict(&shared, place, &request, outcome).await
+        let is_stored = matches!(outcome, Outcome::Stored(..));
+        let _ = client.send((reply, is_stored));
+        let headers = attempt.request.headers;
+        for_cache(&shared, address, &headers, outcome).await
     };
-    let span = tracing::Span::current();
-    let task = tokio::spawn(tracing::Instrument::instrument(task, span));
-    let verdict = task.await.unwrap_or(Err(OfOneCaller));
+    let result = tokio::spawn(task.in_current_span()).await;
+    // Not before: while the load waits, the task goes on though its client is gone.
     drop(cache);
-    verdict
+    result.unwrap_or(Err(OfOneCaller))
 }
 
-/// What the cache is told, after it was given what belongs under another key.
-async fn verdict(
+/// The value for the cache, once all that belongs under another key is stored there.
+async fn for_cache(
     shared: &Shared,
-    place: Place,
-    request: &request::Parts,
+    address: Address,
+    request: &HeaderMap,
     outcome: Outcome,
-) -> Verdict {
+) -> ForCache {
+    let remembered = shared.rules.uncacheable_for;
     let (stored, tags) = match outcome {
         Outcome::Stored(stored, tags) => (stored, tags),
-        Outcome::Uncacheable => return Ok(uncacheable(shared.rules.uncacheable_for)),
+        Outcome::Uncacheable => return Ok(uncacheable(remembered)),
         Outcome::Failed => return Err(OfOneCaller),
     };
+    let (ttl, fresh_for) = (stored.terms.ttl(), stored.terms.fresh_for());
     let names = vary(&stored.headers).unwrap_or_default();
-    if let Some((_, known)) = &place.variant {
+    let response = Loaded::new(CachedResponse(Content::Response(stored)));
+    let soft_ttl = fresh_for.max(Duration::from_millis(1));
+    let response = response.ttl(ttl).soft_ttl(soft_ttl).tags(&tags);
+    if let Some((_, known)) = &address.variant {
         if known.covers(&names) {
-            return Ok(loaded(stored, tags));
+            return Ok(response);
         }
         // It depends on more than was known. The next request finds it by all of that.
-        let wider = widen(&shared.cache, &place.primary, names).await;
-        let is_known = wider.is_some();
-        let remembered = shared.rules.uncacheable_for;
-        return Ok(uncacheable(if is_known {
-            Duration::ZERO
-        } else {
-            remembered
-        }));
+        let wider = widen(&shared.cache, &address.primary, names).await;
+        return Ok(uncacheable(wider.map_or(remembered, |_| Duration::ZERO)));
     }
-    let response = loaded(stored, tags.clone());
     if names.is_empty() {
         return Ok(response);
     }
     let varies = Varies::on(names);
-    let key = variant_key(&place.primary, &varies, place.scheme, &request.headers);
+    // The variant first: the entry of the resource leads others to it.
+    let key = variant_key(&address.primary, &varies, address.scheme, request);
     let _ = shared.cache.insert_with(key.as_str(), response).await;
     // The variant is inserted, and not loaded: only these tags say that one of them was invalidated meanwhile.
-    Ok(with_tags(varies.loaded(), tags))
-}
-
-fn loaded(stored: Box<Stored>, tags: Vec<String>) -> Loaded<CachedResponse> {
-    let ttl = stored.terms.ttl();
-    let soft_ttl = stored.terms.fresh_for().max(Duration::from_millis(1));
-    let response = CachedResponse(Kind::Response(stored));
-    with_tags(Loaded::new(response).ttl(ttl).soft_ttl(soft_ttl), tags)
-}
-
-fn with_tags(loaded: Loaded<CachedResponse>, tags: Vec<String>) -> Loaded<CachedResponse> {
-    if tags.is_empty() {
-        loaded
-    } else {
-        loaded.tags(tags)
-    }
+    Ok(varies.loaded().tags(&tags))
 }
 
 /// Those that wait go on at once, and those that come soon do not wait for each other.
 fn uncacheable(remembered: Duration) -> Loaded<CachedResponse> {
-    let loaded = Loaded::new(CachedResponse(Kind::Uncacheable));
+    let loaded = Loaded::new(CachedResponse(Content::Uncacheable));
     if remembered.is_zero() {
         return loaded.no_store();
     }
     loaded.ttl(remembered).soft_ttl(remembered)
 }
 
-/// One request, and what is known of its response.
+/// One request, and the previous response that it asks about.
 struct Attempt<'a> {
     rules: &'a Rules,
     /// As the client has sent it.
     request: request::Parts,
     scheme: Scheme,
     previous: Option<Entry<CachedResponse>>,
+    /// Why it is sent, for `Cache-Status`.
     why: &'static str,
 }
 
-impl<'a> Attempt<'a> {
-    fn new(
-        rules: &'a Rules,
-        place: &Place,
-        request: request::Parts,
-        previous: Option<Entry<CachedResponse>>,
-    ) -> Self {
-        let is_usable = |entry: &Entry<CachedResponse>| {
-            (entry.stored()).is_some_and(|stored| stored.scheme == place.scheme)
-        };
-        let previous = previous.filter(is_usable);
-        let why = match &previous {
-            Some(_) => "stale",
-            None if place.is_refused => "request",
-            None => place.why_missing(),
-        };
-        Self {
-            rules,
-            request,
-            scheme: place.scheme,
-            previous,
-            why,
-        }
-    }
-
-    /// The previous response, if it may be used instead of an error.
-    fn instead(&self) -> Option<(&Stored, Duration)> {
-        let (stored, resident) = self.previous()?;
-        let age = stored.terms.age.saturating_add(resident);
-        stored
-            .terms
-            .answers_for_error(age)
-            .then_some((stored, resident))
-    }
-
+impl Attempt<'_> {
+    /// The previous response, and for how long it has been stored.
     fn previous(&self) -> Option<(&Stored, Duration)> {
         let entry = self.previous.as_ref()?;
         Some((entry.stored()?, entry.meta().age()))
     }
 
-    async fn send<S, R, B>(&self, mut inner: S, body: R) -> (Reply<B, S::Error>, Outcome)
-    where
-        S: Service<Request<R>, Response = Response<B>>,
-        B: Body,
-    {
+    async fn send<S: Inner<R>, R>(&self, mut inner: S, body: R) -> (Answer<S, R>, Outcome) {
         let mut parts = self.request.clone();
         let previous = self.previous();
-        ask(
-            &mut parts.headers,
-            previous.map(|(stored, _)| &stored.headers),
-        );
+        let stored = previous.map(|(stored, _)| &stored.headers);
+        ask(&mut parts.headers, stored);
         let ready = poll_fn(|context| inner.poll_ready(context)).await;
+        // From when the service is ready: the delay counts as age (RFC 9111, section 4.2.3).
         let begun = Instant::now();
         let response = match ready {
             Ok(()) => inner.call(Request::from_parts(parts, body)).await,
             Err(error) => Err(error),
         };
         let delay = begun.elapsed();
+        let status = response.as_ref().ok().map(Response::status);
+        // RFC 5861, section 4. It looks at the age again: the request has taken some time.
+        let instead = self.previous().filter(|(stored, resident)| {
+            let age = stored.terms.age.saturating_add(*resident);
+            status.is_none_or(is_failure) && stored.terms.answers_for_error(age)
+        });
+        if let Some((stored, resident)) = instead {
+            let how = How {
+                fwd_status: status,
+                is_stale: true,
+                ..How::forwarded(self.why)
+            };
+            return (
+                Ok(answer(self.rules, &self.request, stored, resident, how)),
+                Outcome::Failed,
+            );
+        }
         let response = match response {
             Ok(response) => response,
-            Err(error) => {
-                let instead = self.instead().map(|instead| self.stale(instead, None));
-                let reply = instead.map_or(Reply::Error(error), Reply::Response);
-                return (reply, Outcome::Failed);
-            }
+            Err(error) => return (Err(error), Outcome::Failed),
         };
-        let status = response.status();
-        if let Some(instead) = self.instead().filter(|_| is_failure(status)) {
-            let reply = self.stale(instead, Some(status));
-            return (Reply::Response(reply), Outcome::Failed);
-        }
         let (parts, body) = response.into_parts();
-        if let Some((stored, resident)) = previous
-            && status == StatusCode::NOT_MODIFIED
-            && has_validator(&stored.headers)
-        {
-            return if is_about(&parts.headers, &stored.headers) {
+        let (response, outcome) = match previous {
+            Some((stored, resident))
+                if parts.status == StatusCode::NOT_MODIFIED && has_validator(&stored.headers) =>
+            {
                 self.revalidated(stored, resident, parts, delay)
-            } else {
-                let reply = self.answer(stored, resident, self.how(status));
-                (Reply::Response(reply), Outcome::Uncacheable)
-            };
-        }
-        let (response, outcome) = self.received(parts, body, delay).await;
-        (Reply::Response(response), outcome)
-    }
-
-    /// What is stored, instead of an error.
-    fn stale<B: Body>(
-        &self,
-        (stored, resident): (&Stored, Duration),
-        status: Option<StatusCode>,
-    ) -> Response<CacheBody<B>> {
-        let how = How {
-            fwd_status: status,
-            is_stale: true,
-            ..How::forwarded(self.why)
+            }
+            _ => self.received(parts, body, delay).await,
         };
-        self.answer(stored, resident, how)
+        (Ok(response), outcome)
     }
 
-    fn answer<B: Body>(
+    /// The inner service says that the stored response still holds, or that another one does.
+    fn revalidated<B: Body>(
         &self,
         stored: &Stored,
         resident: Duration,
-        how: How,
-    ) -> Response<CacheBody<B>> {
-        let (method, headers) = (&self.request.method, &self.request.headers);
-        answer(&self.rules.name, method, headers, stored, resident, how)
-    }
-
-    /// The inner service says that what is stored still holds.
-    fn revalidated<B: Body, E>(
-        &self,
-        stored: &Stored,
-        resident: Duration,
-        parts: response::Parts,
+        mut parts: response::Parts,
         delay: Duration,
-    ) -> (Reply<B, E>, Outcome) {
-        let mut merged = parts;
-        merged.status = stored.status;
-        strip_hop_by_hop(&mut merged.headers);
-        let headers = merged.headers;
-        let Some(both) = merge(&stored.headers, &headers).and_then(|both| own(&both)) else {
-            let reply = self.answer(stored, resident, self.how(StatusCode::NOT_MODIFIED));
-            return (Reply::Response(reply), Outcome::Uncacheable);
+    ) -> (Response<CacheBody<B>>, Outcome) {
+        let how = self.how(parts.status);
+        let is_about = is_about(&parts.headers, &stored.headers);
+        strip_hop_by_hop(&mut parts.headers);
+        let merged = merge(&stored.headers, &parts.headers).and_then(|merged| own(&merged));
+        let Some(mut merged) = merged.filter(|_| is_about) else {
+            let response = answer(self.rules, &self.request, stored, resident, how);
+            return (response, Outcome::Uncacheable);
         };
-        merged.headers = both;
-        // They say how old the answer is, and not what was stored. Without a date it is of now.
+        // They say how old the 304 is, and not how old the stored response was. Without a date it is of now.
         for name in [AGE, DATE] {
-            if !headers.contains_key(&name) {
-                merged.headers.remove(name);
+            if !parts.headers.contains_key(&name) {
+                merged.remove(name);
             }
         }
-        let terms = terms(
-            self.rules,
-            &self.request,
-            &mut merged,
-            SystemTime::now(),
-            delay,
-        );
+        (parts.status, parts.headers) = (stored.status, merged);
+        let now = SystemTime::now();
+        let terms = terms(self.rules, &self.request, &mut parts, now, delay);
+        let tags = (self.rules.tags)(&self.request, &parts);
         let how = How {
             is_stored: terms.is_some(),
-            ..self.how(StatusCode::NOT_MODIFIED)
+            ..how
         };
-        let tags = self.tags(&merged);
         let mut stored = Stored {
             status: stored.status,
-            headers: merged.headers,
+            headers: parts.headers,
             body: stored.body.clone(),
             scheme: self.scheme,
             terms: terms.unwrap_or(stored.terms),
         };
-        let reply = self.answer(&stored, Duration::ZERO, how);
+        let response = answer(self.rules, &self.request, &stored, Duration::ZERO, how);
         stored.headers.remove(SET_COOKIE);
         let outcome = if how.is_stored {
             Outcome::Stored(Box::new(stored), tags)
         } else {
             Outcome::Uncacheable
         };
-        (Reply::Response(reply), outcome)
+        (response, outcome)
     }
 
     /// A whole response, which is stored if it may be.
@@ -381,12 +328,14 @@ impl<'a> Attempt<'a> {
         let now = SystemTime::now();
         let terms = terms(self.rules, &self.request, &mut parts, now, delay);
         let limit = self.rules.body_limit;
+        // The lower bound: a body of unknown length shows while it is read whether it fits.
         let fits = body.size_hint().lower() <= limit as u64;
         // The inner service may know more of the request, such as that it came without TLS. A client that follows
         // the redirect would get it again.
         let is_loop = leads_to_itself(self.scheme, &self.request, &parts);
         let headers = terms.filter(|_| fits && !is_loop).and_then(|terms| {
             let mut headers = own(&parts.headers)?;
+            // RFC 9111, section 3.1.
             strip_hop_by_hop(&mut headers);
             headers.remove(SET_COOKIE);
             Some((terms, headers))
@@ -400,24 +349,25 @@ impl<'a> Attempt<'a> {
             return (self.unstored(parts, CacheBody::passed(body)), outcome);
         };
         let begun = Instant::now();
-        let mut partial = Partial::new(body);
-        let _ = timeout(self.rules.body_timeout, partial.read_on(limit)).await;
-        let bytes = match partial.into_whole() {
-            Ok(bytes) if is_complete(&parts, &bytes) => bytes,
+        let length = content_length(&parts.headers);
+        let bytes = match read(body, limit, self.rules.body_timeout).await {
+            Ok(bytes) if length.is_none_or(|length| length == bytes.len() as u64) => bytes,
+            // RFC 9111, section 3.3: it was cut off.
             Ok(bytes) => {
-                let body = CacheBody::memory(bytes);
-                return (self.unstored(parts, body), Outcome::Uncacheable);
+                let response = self.unstored(parts, CacheBody::memory(bytes));
+                return (response, Outcome::Uncacheable);
             }
-            Err(partial) => {
-                let outcome = if partial.has_failed() {
+            Err(body) => {
+                let outcome = if body.has_failed() {
                     Outcome::Failed
                 } else {
                     Outcome::Uncacheable
                 };
-                return (self.unstored(parts, CacheBody::partial(partial)), outcome);
+                return (self.unstored(parts, body), outcome);
             }
         };
-        let tags = self.tags(&parts);
+        let tags = (self.rules.tags)(&self.request, &parts);
+        // It has become older while its body was read.
         let terms = Terms {
             age: terms.age.saturating_add(begun.elapsed()),
             ..terms
@@ -425,19 +375,12 @@ impl<'a> Attempt<'a> {
         let stored = Stored {
             status: parts.status,
             headers,
-            body: bytes.clone(),
+            body: bytes,
             scheme: self.scheme,
             terms,
         };
-        (
-            self.stored(parts, &stored, bytes),
-            Outcome::Stored(Box::new(stored), tags),
-        )
-    }
-
-    fn tags(&self, response: &response::Parts) -> Vec<String> {
-        let rule = self.rules.tags.as_ref();
-        rule.map_or_else(Vec::new, |tags| tags(&self.request, response))
+        let response = self.stored(parts, &stored);
+        (response, Outcome::Stored(Box::new(stored), tags))
     }
 
     fn unstored<B: Body>(
@@ -457,32 +400,25 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// For the client whose request it was: also with what is not stored, such as `Set-Cookie`.
+    /// For the client whose request it was: also with headers that are not stored, such as `Set-Cookie`.
     fn stored<B: Body>(
         &self,
         mut parts: response::Parts,
         stored: &Stored,
-        bytes: Bytes,
     ) -> Response<CacheBody<B>> {
         let how = How {
             is_stored: true,
             ..self.how(parts.status)
         };
-        let is_conditional =
-            super::conditional::is_not_modified(&self.request.headers, &stored.headers);
-        // A cookie goes with the whole response: what is stored has none.
+        let is_conditional = is_not_modified(&self.request.headers, &stored.headers);
+        // A cookie goes with the whole response: the stored one has none.
         let has_cookie = parts.headers.contains_key(SET_COOKIE);
         if parts.status == StatusCode::OK && is_conditional && !has_cookie {
-            return self.answer(stored, Duration::ZERO, how);
+            return answer(self.rules, &self.request, stored, Duration::ZERO, how);
         }
         how.write(&self.rules.name, &mut parts.headers);
-        Response::from_parts(parts, CacheBody::memory(bytes))
+        Response::from_parts(parts, CacheBody::memory(stored.body.clone()))
     }
-}
-
-/// A response that was cut off is not stored.
-fn is_complete(parts: &response::Parts, bytes: &Bytes) -> bool {
-    content_length(&parts.headers).is_none_or(|length| length == bytes.len() as u64)
 }
 
 /// Those of RFC 5861.

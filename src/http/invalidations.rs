@@ -1,8 +1,8 @@
-//! What is to be removed from the cache, as a rule names it.
+//! The responses that a rule has removed from the cache.
 
 use std::collections::BTreeSet;
 
-/// What is to be removed, as a rule of [`CacheLayer::invalidate`](super::CacheLayer::invalidate) says.
+/// The responses that a rule of [`CacheLayer::invalidate`](super::CacheLayer::invalidate) has removed from the cache.
 #[derive(Clone, Debug, Default)]
 pub struct Invalidations {
     pub(super) uris: Vec<String>,
@@ -13,18 +13,18 @@ pub struct Invalidations {
 
 impl Invalidations {
     /// The stored response of a resource: its path and query, on the host of the request. All of its variants.
-    /// [`CacheLayer::prefix`](super::CacheLayer::prefix) and [`CacheLayer::key`](super::CacheLayer::key) are asked for its
-    /// key.
+    /// [`CacheLayer::prefix`](super::CacheLayer::prefix) and [`CacheLayer::key`](super::CacheLayer::key) are asked for
+    /// its key.
     ///
-    /// As in a request: it begins with `/`, and is percent-encoded. What is no path is ignored, with a line at DEBUG.
+    /// As in a request: it begins with `/`, and is percent-encoded. Any other text is ignored, with a line at DEBUG.
     pub fn path(&mut self, path_and_query: impl Into<String>) {
         self.uris.push(path_and_query.into());
     }
 
     /// The stored response with this key, and all of its variants.
     ///
-    /// The whole key, which begins with what [`CacheLayer::prefix`](super::CacheLayer::prefix) returns: that is not added
-    /// here. The rest is what [`CacheLayer::key`](super::CacheLayer::key) returns, such as `GET shop.example/products?a=1`.
+    /// The whole key: the text that [`CacheLayer::prefix`](super::CacheLayer::prefix) returns, which is not added here,
+    /// and the text that [`CacheLayer::key`](super::CacheLayer::key) returns, such as `GET shop.example/products?a=1`.
     pub fn key(&mut self, key: impl Into<String>) {
         self.keys.insert(key.into());
     }
@@ -34,11 +34,11 @@ impl Invalidations {
         self.tags.insert(tag.into());
     }
 
-    /// All responses whose keys begin so, such as `GET shop.example/products`. As in [`key`](Self::key), what
-    /// [`CacheLayer::prefix`](super::CacheLayer::prefix) returns is not added.
+    /// All responses whose keys begin with this text, such as `GET shop.example/products`. As in [`key`](Self::key),
+    /// the prefix of [`CacheLayer::prefix`](super::CacheLayer::prefix) is not added.
     ///
-    /// Passes over the whole Redis database, see [`Cache::invalidate_prefix`](crate::Cache::invalidate_prefix); a tag is
-    /// better for what happens often.
+    /// Passes over the whole Redis database, see [`Cache::invalidate_prefix`](crate::Cache::invalidate_prefix). A tag
+    /// is better for changes that happen often.
     pub fn prefix(&mut self, prefix: impl Into<String>) {
         self.prefixes.insert(prefix.into());
     }

@@ -11,25 +11,27 @@ use super::rules::Rules;
 use super::variants::VARIANT_BYTES;
 use crate::MAX_KEY_BYTES;
 
-/// The key of a GET of this resource. `None` if it is too long, or if a rule says so; or if its path does not begin with a
-/// slash, as the key could be that of another host and path.
+/// The key of a GET of this resource. `None` if it is too long, or if a rule says so; or if its path does not begin
+/// with a slash, as the key could be that of another host and path.
 pub(super) fn key_of(rules: &Rules, request: &request::Parts) -> Option<String> {
     if !request.uri.path().starts_with('/') {
         return None;
     }
-    let mut key = (rules.prefix.as_ref()).map_or_else(String::new, |prefix| prefix(request));
+    let mut key = (rules.prefix)(request);
     match &rules.key {
         Some(rule) => key.push_str(&rule(request)?),
         None => write_usual(&mut key, request, rules.sorts_query),
     }
+    // Any resource may turn out to have variants.
     (key.len() + VARIANT_BYTES <= MAX_KEY_BYTES).then_some(key)
 }
 
-/// `GET example.com/path?a=1&b=2`. HEAD is answered from what a GET has stored. No host and no path has a space, and no host
-/// a slash, so that each key is that of one host and one path.
+/// `GET example.com/path?a=1&b=2`. HEAD is answered from the response to a GET. No host and no path has a space, and no
+/// host a slash, so that each key is that of one host and one path.
 fn write_usual(key: &mut String, request: &request::Parts, sorts_query: bool) {
     key.push_str("GET ");
     let host = host_of(&request.uri, &request.headers);
+    // RFC 9110, section 4.2.3: the case of a host means nothing, and that of a path does.
     key.push_str(&host.to_ascii_lowercase());
     key.push_str(request.uri.path());
     let Some(query) = request.uri.query() else {
@@ -52,6 +54,7 @@ fn write_usual(key: &mut String, request: &request::Parts, sorts_query: bool) {
 
 /// Empty if the request does not say.
 pub(super) fn host_of<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> &'a str {
+    // RFC 9112, section 3.2.2: the host of the URI counts, and not `Host` beside it.
     let header = || headers.get(HOST).and_then(|host| host.to_str().ok());
     host_in(uri).or_else(header).unwrap_or_default()
 }
@@ -61,8 +64,8 @@ fn host_in(uri: &Uri) -> Option<&str> {
     Some(text.rsplit_once('@').map_or(text, |(_, host)| host))
 }
 
-/// Whether a request has one host, or none. Otherwise the inner service may answer for another host than that of the key;
-/// and a host with a slash would make the key that of another path.
+/// Whether a request has one host, or none. Otherwise the inner service may answer for another host than that of the
+/// key; and a host with a slash would make the key that of another path.
 pub(super) fn has_clear_host(request: &request::Parts) -> bool {
     let host = host_of(&request.uri, &request.headers);
     let mut lines = request.headers.get_all(HOST).iter();
@@ -74,8 +77,8 @@ fn is_host(text: &str) -> bool {
     Authority::try_from(text).is_ok_and(|authority| !authority.as_str().contains('@'))
 }
 
-/// The request; and if it has no clear host, then also one for each host that it names: the inner service may have taken it
-/// for any of them.
+/// The request; and if it has no clear host, then also one for each host that it names: the inner service may have
+/// taken it for any of them.
 pub(super) fn for_each_host(request: &request::Parts) -> Vec<request::Parts> {
     let mut requests = vec![request.clone()];
     if has_clear_host(request) {

@@ -1,6 +1,5 @@
-//! The layer, and what it can be told.
+//! The layer and its options.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,21 +20,21 @@ const L1_BYTES: u64 = 64 << 20;
 
 /// Caches the responses of a service. See the [module](super).
 ///
-/// Cheap to clone. Clones share what is stored, also if their rules are changed afterwards.
-#[derive(Clone)]
+/// Cheap to clone. Clones share the stored responses, also if their rules are changed afterwards.
+#[derive(Clone, Debug)]
 #[must_use = "it does nothing until it is put around a service"]
 pub struct CacheLayer {
-    cache: Cache<String, CachedResponse>,
-    rules: Rules,
+    shared: Shared,
 }
 
 impl CacheLayer {
-    /// Builds a cache, and a layer that stores responses in it, by the rules of RFC 9111 for a shared cache. Clients choose
-    /// how many entries there are and how large, so L1 is bounded in bytes: [`l1_capacity`](Builder::l1_capacity) is 64 MiB
-    /// unless set, and an entry weighs what it takes in memory, unless there is an [`l1_weigher`](Builder::l1_weigher).
+    /// Builds a cache, and a layer that stores responses in it, by the rules of RFC 9111 for a shared cache. Clients
+    /// choose how many entries there are and how large, so L1 is bounded in bytes:
+    /// [`l1_capacity`](Builder::l1_capacity) is 64 MiB unless set, and an entry weighs as many bytes as it has in
+    /// memory, unless there is an [`l1_weigher`](Builder::l1_weigher).
     ///
-    /// Responses bring their own TTLs. Of the options of the builder, `stale_if_error` and `error_ttl` are of use here, and
-    /// [`verify`](Builder::verify) is not: each response has another date.
+    /// Responses bring their own TTLs. Of the options of the builder, `stale_if_error` and `error_ttl` are of use here,
+    /// and [`verify`](Builder::verify) is not: each response has another date.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -54,19 +53,20 @@ impl CacheLayer {
     ///
     /// Those of [`Builder::build`].
     pub fn new(builder: Builder<String, CachedResponse>) -> Result<Self, BuildError> {
+        // A response that weighs more than a `u32` can say fits into no L1.
         let weigh = |key: &str, response: &CachedResponse| {
             u32::try_from(key.len() + response.size()).unwrap_or(u32::MAX)
         };
-        Ok(Self {
-            cache: builder.or_weighed(L1_BYTES, weigh).build()?,
-            rules: Rules::new(),
-        })
+        let cache = builder.or_weighed(L1_BYTES, weigh).build()?;
+        let rules = Rules::new();
+        let shared = Shared { cache, rules };
+        Ok(Self { shared })
     }
 
-    /// The cache of the layer: to invalidate what changes without a request, and for its counters.
+    /// The cache of the layer: to invalidate resources that change without a request, and for its counters.
     #[must_use]
     pub fn cache(&self) -> &Cache<String, CachedResponse> {
-        &self.cache
+        &self.shared.cache
     }
 
     /// Which GET and HEAD requests the layer handles. Those for which the condition returns `false` go to the inner
@@ -86,11 +86,11 @@ impl CacheLayer {
         mut self,
         condition: impl Fn(&request::Parts) -> bool + Send + Sync + 'static,
     ) -> Self {
-        self.rules.condition = Some(Arc::new(condition));
+        self.shared.rules.condition = Arc::new(condition);
         self
     }
 
-    /// What keys begin with, such as the tenant. Default: nothing.
+    /// The text that keys begin with, such as the tenant. Default: none.
     ///
     /// As [`key`](Self::key), it is also asked with the path of another request and the method GET, when that is to be
     /// invalidated.
@@ -98,32 +98,33 @@ impl CacheLayer {
         mut self,
         prefix: impl Fn(&request::Parts) -> String + Send + Sync + 'static,
     ) -> Self {
-        self.rules.prefix = Some(Arc::new(prefix));
+        self.shared.rules.prefix = Arc::new(prefix);
         self
     }
 
-    /// The key of a request, after the prefix; `None`: it is not cached. Default: `GET shop.example/products?a=1&b=2`, see
-    /// [keys](super#keys).
+    /// The key of a request, after the prefix; `None`: it is not cached. Default: `GET shop.example/products?a=1&b=2`,
+    /// see [keys](super#keys).
     ///
-    /// It is also asked with the path of another request and the method GET, when that is to be invalidated. What a
-    /// response says in `Vary` is added to any key. A key that is longer than [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES) less
+    /// It is also asked with the path of another request and the method GET, when that is to be invalidated. A response
+    /// with `Vary` adds to any key. A key that is longer than [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES) less
     /// 34 is not cached.
     pub fn key(
         mut self,
         key: impl Fn(&request::Parts) -> Option<String> + Send + Sync + 'static,
     ) -> Self {
-        self.rules.key = Some(Arc::new(key));
+        self.shared.rules.key = Some(Arc::new(key));
         self
     }
 
-    /// By which scheme a client has sent a request, where the service depends on that; `None`: it is not known. Default: the
-    /// scheme of the request's URI, as HTTP/2 has it.
+    /// By which scheme a client has sent a request, where the service depends on that; `None`: it is not known.
+    /// Default: the scheme of the request's URI, as HTTP/2 has it.
     ///
-    /// It is no part of the key, so that an invalidation reaches the responses to requests by any scheme. But a response is only
-    /// used for requests by the same one. Those by another scheme than `http` and `https` go to the inner service.
+    /// It is no part of the key, so that an invalidation reaches the responses to requests by any scheme. But a
+    /// response is only used for requests by the same one. Those by another scheme than `http` and `https` go to the
+    /// inner service.
     ///
-    /// Say it for a service that is reached by TLS, or behind a proxy that ends TLS. `X-Forwarded-Proto` and `Forwarded` are
-    /// not looked at by default, as a client could send them; a proxy has to replace them:
+    /// Say it for a service that is reached by TLS, or behind a proxy that ends TLS. `X-Forwarded-Proto` and
+    /// `Forwarded` are not looked at by default, as a client could send them; a proxy has to replace them:
     ///
     /// ```
     /// # fn demo(layer: larder::http::CacheLayer) -> larder::http::CacheLayer {
@@ -134,89 +135,89 @@ impl CacheLayer {
     /// # }
     /// ```
     ///
-    /// A redirect of a resource to itself is only stored if it is one to another scheme, and that of the request is known:
-    /// others could be led in a circle.
+    /// A redirect of a resource to itself is only stored if it is one to another scheme, and that of the request is
+    /// known: others could be led in a circle.
     pub fn scheme(
         mut self,
         scheme: impl Fn(&request::Parts) -> Option<Scheme> + Send + Sync + 'static,
     ) -> Self {
-        self.rules.scheme = Some(Arc::new(scheme));
+        self.shared.rules.scheme = Arc::new(scheme);
         self
     }
 
-    /// Whether the usual key has the parts of the query sorted by their names, so that their order makes no other resource.
-    /// Default: yes. Those with one name stay in their order, and a query with `;` stays as it is.
+    /// Whether the usual key has the parts of the query sorted by their names, so that their order makes no other
+    /// resource. Default: yes. Those with one name stay in their order, and a query with `;` stays as it is.
     ///
     /// For a service to which the order of other parts matters, too, such as `a[]=1&a[0]=2`, say `false`.
     pub fn sort_query(mut self, is_sorted: bool) -> Self {
-        self.rules.sorts_query = is_sorted;
+        self.shared.rules.sorts_query = is_sorted;
         self
     }
 
-    /// Which responses may be stored, besides what RFC 9111 says. Default: all.
+    /// Which responses may be stored, of those that RFC 9111 allows. Default: all.
     pub fn store_if(
         mut self,
         rule: impl Fn(&request::Parts, &response::Parts) -> bool + Send + Sync + 'static,
     ) -> Self {
-        self.rules.store_if = Some(Arc::new(rule));
+        self.shared.rules.store_if = Arc::new(rule);
         self
     }
 
-    /// Which responses are stored though they are private: those with `Set-Cookie`, `private` or `no-store`, and those to
-    /// requests with `Authorization` if these are [looked up](Self::authorized). Default: none.
+    /// Which responses are stored though they are private: those with `Set-Cookie`, `private` or `no-store`, and those
+    /// to requests with `Authorization` if these are [looked up](Self::authorized). Default: none.
     ///
     /// `Set-Cookie` itself is never stored: only the client whose request was sent to the inner service gets it.
     pub fn store_private(
         mut self,
         rule: impl Fn(&request::Parts, &response::Parts) -> bool + Send + Sync + 'static,
     ) -> Self {
-        self.rules.store_private = Some(Arc::new(rule));
+        self.shared.rules.store_private = Arc::new(rule);
         self
     }
 
     /// Whether requests with `Authorization` are handled as others. Default: no, they go to the inner service.
     ///
-    /// Then what RFC 9111 says holds: their responses are stored if they are `public`, or have `s-maxage` or
+    /// Then the rules of RFC 9111 hold: their responses are stored if they are `public`, or have `s-maxage` or
     /// `must-revalidate`; and they are answered from whatever is stored. Responses that depend on the user need a
     /// [`key`](Self::key) or [`prefix`](Self::prefix) that does, too.
     pub fn authorized(mut self, are_handled: bool) -> Self {
-        self.rules.looks_up_authorized = are_handled;
+        self.shared.rules.looks_up_authorized = are_handled;
         self
     }
 
-    /// How long a response is fresh, instead of what it says itself; `None`: what it says. Zero: it is not fresh.
+    /// How long a response is fresh, whatever it says itself. `None`: as it says. Zero: it is not fresh.
     ///
-    /// It is asked for those with status 200, 203, 204, 300, 301, 308, 404, 405, 410, 414 or 501, and for others that have
-    /// `max-age`, `s-maxage`, `public` or `Expires`: errors and temporary redirects are not stored by it.
+    /// It is asked for those with status 200, 203, 204, 300, 301, 308, 404, 405, 410, 414 or 501, and for others that
+    /// have `max-age`, `s-maxage`, `public` or `Expires`: errors and temporary redirects are not stored by it.
     ///
-    /// It does not make private responses public: see [`store_private`](Self::store_private). But one that says nothing is
-    /// stored then also if its request had a `Cookie`: a service that answers by cookies has to say so, or needs a
-    /// [`condition`](Self::condition). A rule that goes by the path should look at the type of the response, too: a service may
-    /// answer `/account/x.css` with the account. For streams that do not say `no-store` it should return `None`: they are read for
-    /// up to [`body_timeout`](Self::body_timeout) before the client gets anything.
+    /// It does not make private responses public: see [`store_private`](Self::store_private). But one that says nothing
+    /// is stored then also if its request had a `Cookie`: a service that answers by cookies has to say so, or needs a
+    /// [`condition`](Self::condition). A rule that goes by the path should look at the type of the response, too: a
+    /// service may answer `/account/x.css` with the account. For streams that do not say `no-store` it should return
+    /// `None`: they are read for up to [`body_timeout`](Self::body_timeout) before the client gets anything.
     pub fn ttl(
         mut self,
         ttl: impl Fn(&request::Parts, &response::Parts) -> Option<Duration> + Send + Sync + 'static,
     ) -> Self {
-        self.rules.ttl = Some(Arc::new(ttl));
+        self.shared.rules.ttl = Arc::new(ttl);
         self
     }
 
-    /// Tags of a response, by which [`Cache::invalidate_tag`] and [`Invalidations::tag`] find it. Default: none. At most
-    /// [`MAX_TAGS`](crate::MAX_TAGS); with more, or with one that is too long, the response is not stored.
+    /// Tags of a response, by which [`Cache::invalidate_tag`] and [`Invalidations::tag`] find it. Default: none. At
+    /// most [`MAX_TAGS`](crate::MAX_TAGS); with more, or with one that is too long, the response is not stored.
     pub fn tags(
         mut self,
         tags: impl Fn(&request::Parts, &response::Parts) -> Vec<String> + Send + Sync + 'static,
     ) -> Self {
-        self.rules.tags = Some(Arc::new(tags));
+        self.shared.rules.tags = Arc::new(tags);
         self
     }
 
-    /// What a request with another method than GET, HEAD, OPTIONS and TRACE invalidates after it has succeeded, besides
-    /// its own URI and those in `Location` and `Content-Location` on the same host.
+    /// Which responses a request with another method than GET, HEAD, OPTIONS and TRACE invalidates after it has
+    /// succeeded, besides its own URI and those in `Location` and `Content-Location` on the same host.
     ///
-    /// 3xx is success, too: a request that the service sends to its login invalidates by the rule, unless that looks at the
-    /// status. So anybody can cause what it names.
+    /// 3xx is success, too: a request that the service sends to its login invalidates by the rule, unless that looks at
+    /// the status. So anybody can cause these invalidations.
     ///
     /// ```
     /// # fn demo(layer: larder::http::CacheLayer) -> larder::http::CacheLayer {
@@ -232,12 +233,12 @@ impl CacheLayer {
         mut self,
         rule: impl Fn(&request::Parts, &response::Parts, &mut Invalidations) + Send + Sync + 'static,
     ) -> Self {
-        self.rules.invalidate = Some(Arc::new(rule));
+        self.shared.rules.invalidate = Arc::new(rule);
         self
     }
 
-    /// Response headers that speak to this cache, such as `CDN-Cache-Control`, in the order of preference: RFC 9213. Default:
-    /// none, as a service behind a CDN sends them to that.
+    /// Response headers that speak to this cache, such as `CDN-Cache-Control`, in the order of preference: RFC 9213.
+    /// Default: none, as a service behind a CDN sends them to that.
     ///
     /// The first one that a response has, and that is a valid dictionary with at least one member, takes the place of
     /// `Cache-Control` and `Expires`, which are left to browsers. All of them are passed on to the client.
@@ -248,58 +249,58 @@ impl CacheLayer {
     /// # }
     /// ```
     pub fn targeted(mut self, fields: impl IntoIterator<Item = HeaderName>) -> Self {
-        self.rules.targeted = fields.into_iter().collect();
+        self.shared.rules.targeted = fields.into_iter().collect();
         self
     }
 
     /// Whether clients can ask for fresher responses, by `no-cache`, `max-age`, `min-fresh` and `Pragma: no-cache`.
     /// Default: no, as each such request costs the inner service one. RFC 9111 leaves it to the cache.
     ///
-    /// The response to `no-cache` replaces what is stored; those to the others are not stored. `no-store` and
+    /// The response to `no-cache` replaces the stored one; those to the others are not stored. `no-store` and
     /// `only-if-cached` are always obeyed, and `max-stale` never is.
     pub fn obey_requests(mut self, are_obeyed: bool) -> Self {
-        self.rules.obeys_requests = are_obeyed;
+        self.shared.rules.obeys_requests = are_obeyed;
         self
     }
 
-    /// The longest body that is stored, in bytes. Default: 1 MiB. What is longer is streamed. The cache has a limit of its
-    /// own, [`max_value_size`](crate::Builder::max_value_size).
+    /// The longest body that is stored, in bytes. Default: 1 MiB. A longer one is streamed. The cache has a limit of
+    /// its own, [`max_value_size`](crate::Builder::max_value_size).
     pub fn body_limit(mut self, bytes: usize) -> Self {
-        self.rules.body_limit = bytes;
+        self.shared.rules.body_limit = bytes;
         self
     }
 
     /// How long a body that may be stored is read before it is sent on as it comes, and not stored. Default: 5 s.
     pub fn body_timeout(mut self, timeout: Duration) -> Self {
-        self.rules.body_timeout = timeout;
+        self.shared.rules.body_timeout = timeout;
         self
     }
 
     /// `stale-while-revalidate` of responses that do not say it. Default: 0.
     pub fn stale_while_revalidate(mut self, time: Duration) -> Self {
-        self.rules.while_revalidate = time;
+        self.shared.rules.while_revalidate = time;
         self
     }
 
     /// `stale-if-error` of responses that do not say it. Default: 0. The cache must keep them, see
     /// [`stale_if_error`](crate::Builder::stale_if_error).
     pub fn stale_if_error(mut self, time: Duration) -> Self {
-        self.rules.if_error = time;
+        self.shared.rules.if_error = time;
         self
     }
 
-    /// For how long it is remembered that a response could not be stored. Meanwhile requests with its key do not wait for
-    /// each other, and nothing is stored for them. Default: 5 s. Zero: requests that come while another one with the key is
-    /// under way always wait for it, and those of several instances for one instance after the other, as
+    /// For how long it is remembered that a response could not be stored. Meanwhile requests with its key do not wait
+    /// for each other, and nothing is stored for them. Default: 5 s. Zero: requests that come while another one with
+    /// the key is under way always wait for it, and those of several instances for one instance after the other, as
     /// [described](super#who-waits-for-whom).
     pub fn uncacheable_for(mut self, time: Duration) -> Self {
-        self.rules.uncacheable_for = time;
+        self.shared.rules.uncacheable_for = time;
         self
     }
 
     /// The name of this cache in `Cache-Status`: a token, or a quoted string. Default: `larder`.
     pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
-        self.rules.name = name.into();
+        self.shared.rules.name = name.into();
         self
     }
 }
@@ -308,18 +309,6 @@ impl<S> Layer<S> for CacheLayer {
     type Service = CacheService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let shared = Shared {
-            cache: self.cache.clone(),
-            rules: self.rules.clone(),
-        };
-        CacheService::new(inner, Arc::new(shared))
-    }
-}
-
-impl fmt::Debug for CacheLayer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CacheLayer")
-            .field("name", &self.rules.name)
-            .finish_non_exhaustive()
+        CacheService::new(inner, Arc::new(self.shared.clone()))
     }
 }

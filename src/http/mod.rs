@@ -1,8 +1,8 @@
 //! A tower layer that caches HTTP responses, for axum and hyper servers: RFC 9111 as a shared cache, and RFC 5861.
 //!
 //! A [`CacheLayer`] stands before a service. It stores responses in a [`Cache`](crate::Cache), so all instances of the
-//! service share them, one request is sent to the service for many that come together, and an invalidated response is gone
-//! everywhere.
+//! service share them, one request is sent to the service for many that come together, and an invalidated response is
+//! gone everywhere.
 //!
 //! ```
 //! # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -34,106 +34,110 @@
 //!
 //! # What is stored
 //!
-//! Responses to GET, under a [key](#keys) from method, host, path and sorted query. HEAD is answered from them. A response
-//! is stored if RFC 9111 lets a shared cache do so, and
+//! Responses to GET, under a [key](#keys) from method, host, path and sorted query. HEAD is answered from them. A
+//! response is stored if RFC 9111 lets a shared cache do so, and
 //!
 //! - it has no `Set-Cookie`, `private` or `no-store`, unless [`store_private`](CacheLayer::store_private) says so;
 //! - its request had no `Authorization`, unless [`authorized`](CacheLayer::authorized) is set;
 //! - if its request had a `Cookie`: it says how long it is fresh, or that it is `public`;
-//! - its body is not over the [limit](CacheLayer::body_limit), comes in [time](CacheLayer::body_timeout) and in fewer than
-//!   16 384 frames, has no trailers, and is whole;
+//! - its body is not over the [limit](CacheLayer::body_limit), comes in [time](CacheLayer::body_timeout) and in fewer
+//!   than 16 384 frames, has no trailers, and is whole;
 //! - it has no more than 1 024 header lines.
 //!
-//! Requests with a range, a precondition or a body go to the service. Conditional requests are answered 304 from what is
-//! stored. A stale response with `ETag` or `Last-Modified` is revalidated, if the cache keeps it: see
+//! Requests with a range, a precondition or a body go to the service. Conditional requests are answered 304 from stored
+//! responses. A stale response with `ETag` or `Last-Modified` is revalidated, if the cache keeps it: see
 //! [`stale_if_error`](crate::Builder::stale_if_error). So is one with `no-cache`, each time.
 //!
 //! A service that answers by a header, such as `Cookie`, has to say so in `Vary` or `Cache-Control`, as for any shared
-//! cache. The host of the key is what the client sends: a server that is reached by any name should check it first. A
-//! request with two hosts, in its URI and `Host`, or with what is no host, goes to the service.
+//! cache. The host of the key is that which the client sends: a server that is reached by any name should check it
+//! first. A request with two hosts, in its URI and `Host`, or with a text that is no host, goes to the service.
 //!
 //! # Keys
 //!
-//! The key of a resource is `GET shop.example/products?a=1&b=2`, in this order: what [`prefix`](CacheLayer::prefix) returns;
-//! `GET` and a space; the host as the client sends it, in lower case and with its port; the path; and the query, whose parts
-//! are sorted by their names, unless [`sort_query`](CacheLayer::sort_query) says otherwise. The host has no slash and the
-//! path begins with one, so that each key is that of one host and one path. [`key`](CacheLayer::key) takes the place of all but
-//! the prefix.
+//! The key of a resource is `GET shop.example/products?a=1&b=2`, in this order: the [`prefix`](CacheLayer::prefix);
+//! `GET` and a space; the host as the client sends it, in lower case and with its port; the path; and the query, whose
+//! parts are sorted by their names, unless [`sort_query`](CacheLayer::sort_query) says otherwise. The host has no slash
+//! and the path begins with one, so that each key is that of one host and one path. [`key`](CacheLayer::key) takes the
+//! place of all but the prefix.
 //!
-//! The scheme is no part of it, so that whatever invalidates a resource reaches the responses to requests by http, by https,
-//! and by a scheme that is not known. But none of them is used for requests by another one. Over HTTP/2 and in requests to
-//! proxies the URI names the scheme; other requests do not, and [`scheme`](CacheLayer::scheme) is where a service says it that
-//! knows. If requests for a resource come by several schemes, each has variants of its own.
+//! The scheme is no part of it, so that whatever invalidates a resource reaches the responses to requests by http, by
+//! https, and by a scheme that is not known. But none of them is used for requests by another one. Over HTTP/2 and in
+//! requests to proxies the URI names the scheme; other requests do not, and [`scheme`](CacheLayer::scheme) is where a
+//! service says it that knows. If requests for a resource come by several schemes, each has variants of its own.
 //!
-//! Each variant has a key of its own, of the resource's key, a space and 32 digits: a hash (HMAC-SHA256) of the headers that
-//! the response names in `Vary`, as the request has them, and of the scheme. The secret of the hash is random and stored under the
-//! key of the resource, so that instances share it, and to invalidate that key removes all variants. What the headers were is
-//! not stored. If a response names other headers than those before it, all of them count from then on, for a day or until the
-//! resource is invalidated; up to 32.
+//! Each variant has a key of its own, of the resource's key, a space and 32 digits: a hash (HMAC-SHA256) of the headers
+//! that the response names in `Vary`, as the request has them, and of the scheme. The secret of the hash is random and
+//! stored under the key of the resource, so that instances share it, and to invalidate that key removes all variants.
+//! The headers themselves are not stored. If a response names other headers than those before it, all of them count
+//! from then on, for a day or until the resource is invalidated; up to 32.
 //!
 //! # Who waits for whom
 //!
-//! Requests for a response that is not there wait for the first of them. If its response proves uncacheable, nobody else
-//! gets it: the others go on at once, together, each with a request of its own. For
+//! Requests for a response that is not there wait for the first of them. If its response proves uncacheable, nobody
+//! else gets it: the others go on at once, together, each with a request of its own. For
 //! [`uncacheable_for`](CacheLayer::uncacheable_for) requests with this key do not wait for each other then. While
 //! `stale-while-revalidate` allows it, nobody waits.
 //!
-//! If the service fails, by an error or a status 500, 502, 503 or 504, that is so for one request. The others of its instance
-//! go on in the same way, and what they get is stored. Nobody gets a stale response because another request has failed, and
-//! a refresh in the background that fails does not put off the next one: [`fallback_throttle`](crate::Builder::fallback_throttle)
-//! is for other caches.
+//! If the service fails, by an error or a status 500, 502, 503 or 504, that is so for one request. The others of its
+//! instance go on in the same way, and their responses are stored. Nobody gets a stale response because another request
+//! has failed, and a refresh in the background that fails does not put off the next one:
+//! [`fallback_throttle`](crate::Builder::fallback_throttle) is for other caches.
 //!
 //! While a service fails, the instances try one after the other, and a request waits for up to
-//! [`lease_wait`](crate::Builder::lease_wait), 5 s, before it is sent. With an [`error_ttl`](crate::Builder::error_ttl) of a
-//! second, which is 0 unless set, requests go on at once for so long after a failure, each with a request of its own.
+//! [`lease_wait`](crate::Builder::lease_wait), 5 s, before it is sent. With an [`error_ttl`](crate::Builder::error_ttl)
+//! of a second, which is 0 unless set, requests go on at once for so long after a failure, each with a request of its
+//! own.
 //!
 //! # Response headers
 //!
-//! `X-Cache` is `HIT`, `MISS` or `STALE`; the last also in [`Mode::Available`](crate::Mode::Available) for a response that
-//! is not proven to be current. `Cache-Status` (RFC 9211) has more: `larder; hit; ttl=40`,
-//! `larder; fwd=uri-miss; fwd-status=200; stored`, `larder; fwd=uri-miss; ttl=60; collapsed`. `stored` is said of what is
-//! given to the cache, also if that is switched off or cannot reach Redis. `Age` is how old the response was when it came,
-//! and for how long it has been stored, by the monotonic clock of the cache.
+//! `X-Cache` is `HIT`, `MISS` or `STALE`; the last also in [`Mode::Available`](crate::Mode::Available) for a response
+//! that is not proven to be current. `Cache-Status` (RFC 9211) has more: `larder; hit; ttl=40`, `larder; fwd=uri-miss;
+//! fwd-status=200; stored`, `larder; fwd=uri-miss; ttl=60; collapsed`. `stored` is said of a response that is given to
+//! the cache, also if that is switched off or cannot reach Redis. `Age` is how old the response was when it came, and
+//! for how long it has been stored, by the monotonic clock of the cache.
 //!
 //! # Invalidation
 //!
-//! A request with POST, PUT, PATCH, DELETE or another unsafe method that the service answers with 2xx or 3xx invalidates
-//! the response of its URI, and of those in `Location` and `Content-Location` on the same host, with all variants and by all
-//! schemes; and what [`invalidate`](CacheLayer::invalidate) names. If its URI and `Host` name several hosts, that holds for
-//! each of them. That is done before its client gets the answer. Other instances follow
+//! A request with POST, PUT, PATCH, DELETE or another unsafe method that the service answers with 2xx or 3xx
+//! invalidates the response of its URI, and of those in `Location` and `Content-Location` on the same host, with all
+//! variants and by all schemes; and those that [`invalidate`](CacheLayer::invalidate) names. If its URI and `Host` name
+//! several hosts, that holds for each of them. That is done before its client gets the answer. Other instances follow
 //! within [`max_staleness`](crate::Builder::max_staleness). If Redis cannot be reached, the cache invalidates later, as
 //! [`Cache::invalidate`](crate::Cache::invalidate) says. The calls of the cache work, too: by key, tag or prefix.
 //!
-//! A service may take several URIs for one resource, such as `/a` and `/%61`, or a host with and without its port. For the
-//! layer they are several: a change by one of them does not invalidate the others, unless a tag or a rule names them.
+//! A service may take several URIs for one resource, such as `/a` and `/%61`, or a host with and without its port. For
+//! the layer they are several: a change by one of them does not invalidate the others, unless a tag or a rule names
+//! them.
 //!
 //! # Memory
 //!
-//! L1 is bounded in bytes, 64 MiB unless the builder says [`l1_capacity`](crate::Builder::l1_capacity). A response is copied
-//! when it is stored, so that it keeps no buffer of a connection in memory; its client gets the body from the same copy.
-//! The bound is not sharp: up to 64 responses more, or 384 if many are stored at once, are there until they are evicted, and
-//! 64 that are hit often until the next one is stored. A response that is being read takes up to three times its bytes.
+//! L1 is bounded in bytes, 64 MiB unless the builder says [`l1_capacity`](crate::Builder::l1_capacity). A response is
+//! copied when it is stored, so that it keeps no buffer of a connection in memory; its client gets the body from the
+//! same copy. The bound is not sharp: up to 64 responses more, or 384 if many are stored at once, are there until they
+//! are evicted, and 64 that are hit often until the next one is stored. A response that is being read takes up to three
+//! times its bytes.
 //!
 //! # Errors
 //!
-//! Those of the service, and no others. Without Redis requests go to the service, or are answered as the mode of the cache
-//! says. A panic of the service goes on in the request that it was sent for. A request with `only-if-cached` gets 504 if
-//! nothing is stored for it. A request that waits for its response while the runtime it was sent in ends gets 500.
+//! Those of the service, and no others. Without Redis requests go to the service, or are answered as the mode of the
+//! cache says. A panic of the service goes on in the request that it was sent for. A request with `only-if-cached` gets
+//! 504 if nothing is stored for it. A request that waits for its response while the runtime it was sent in ends gets
+//! 500.
 //!
 //! # Cancellation
 //!
-//! The future of a request can be dropped. What it has sent to the service goes on, in a task of its own, if it may be
-//! stored; but not for longer than [`load_timeout`](crate::Builder::load_timeout), after which nobody waits for it. An
+//! The future of a request can be dropped. A request to the service whose response may be stored goes on, in a task of
+//! its own; but not for longer than [`load_timeout`](crate::Builder::load_timeout), after which nobody waits for it. An
 //! invalidation that was begun is carried out; a client that goes away while the service still works on a POST cancels
 //! that as without the layer, and then nothing is invalidated.
 //!
 //! # Cost
 //!
-//! A hit in L1 takes no round trip, one in L2 one; twice that for a response with `Vary`, or that is
-//! asked for by several schemes. A miss takes three, and one more
-//! for a response with `Vary`; they are not on the way of a response that is not stored. A 304 of the service stores the
-//! response anew. An unsafe request takes one, one more for tags, and a pass over the database for each prefix. Each
-//! request allocates its future, a copy of the headers, and what a load of its response would need.
+//! A hit in L1 takes no round trip, one in L2 one; twice that for a response with `Vary`, or that is asked for by
+//! several schemes. A miss takes three, and one more for a response with `Vary`; they are not on the way of a response
+//! that is not stored. A 304 of the service stores the response anew. An unsafe request takes one, one more for tags,
+//! and a pass over the database for each prefix. Each request allocates its future, a copy of the headers, and the
+//! state that a load of its response would need.
 //!
 //! # Not supported
 //!

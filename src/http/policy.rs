@@ -1,16 +1,12 @@
 //! Which responses may be stored, for how long, and when a stored one may be used: RFC 9111 and RFC 5861.
-//!
-//! `http-cache-semantics` says what may be stored, and how long it is fresh. It is given headers in the form that it
-//! understands: directives in lower case, without quotes and once each, and dates of one format.
 
 use std::time::{Duration, SystemTime};
 
 use ::http::header::{
-    AGE, AUTHORIZATION, CACHE_CONTROL, CONTENT_RANGE, COOKIE, DATE, EXPIRES, HeaderMap, HeaderName,
-    HeaderValue, LAST_MODIFIED, PRAGMA, SET_COOKIE, VARY,
+    AGE, AUTHORIZATION, CONTENT_RANGE, COOKIE, DATE, EXPIRES, HeaderMap, HeaderValue,
+    LAST_MODIFIED, PRAGMA, SET_COOKIE, VARY,
 };
-use ::http::{Method, Request, Response, StatusCode, request, response};
-use http_cache_semantics::{CacheOptions, CachePolicy};
+use ::http::{StatusCode, request, response};
 
 use super::conditional::{date, has_validator};
 use super::directives::{Directives, is_token, members, parse_seconds};
@@ -23,8 +19,11 @@ const UNDERSTOOD: [u16; 14] = [
     200, 203, 204, 300, 301, 302, 303, 307, 308, 404, 405, 410, 414, 501,
 ];
 
-/// Those of responses that may be stored without saying so: section 15.1 of RFC 9110.
+/// Status codes of responses that may be stored without saying so: section 15.1 of RFC 9110.
 const STORED_UNASKED: [u16; 11] = [200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501];
+
+/// How long a response is fresh that only says `immutable`. RFC 8246 names no time.
+const IMMUTABLE: Duration = Duration::from_secs(24 * 3600);
 
 /// For how long a response may be used, or `None` if it must not be stored. Sets its `Date` if it has none.
 pub(super) fn terms(
@@ -34,73 +33,71 @@ pub(super) fn terms(
     now: SystemTime,
     delay: Duration,
 ) -> Option<Terms> {
-    if !Rules::says(rules.store_if.as_ref(), request, response, true) || !is_whole(response) {
+    if !(rules.store_if)(request, response) || !is_whole(response) {
         return None;
     }
-    let told = Rules::says(rules.store_private.as_ref(), request, response, false);
-    if !told && response.headers.contains_key(SET_COOKIE) {
+    let may_be_private = (rules.store_private)(request, response);
+    if !may_be_private && response.headers.contains_key(SET_COOKIE) {
         return None;
     }
     let date = date(&response.headers, &DATE).unwrap_or_else(|| {
-        let text = httpdate::fmt_http_date(now);
-        if let Ok(text) = HeaderValue::try_from(text) {
+        // RFC 9110, section 6.6.1: a recipient with a clock adds the `Date` before it stores the response.
+        if let Ok(text) = HeaderValue::try_from(httpdate::fmt_http_date(now)) {
             let _ = response.headers.try_insert(DATE, text);
         }
         now
     });
     let targeted = Directives::targeted(&response.headers, &rules.targeted);
-    let is_targeted = targeted.is_some();
+    // RFC 9213, section 2.2: a field for this cache takes the place of `Expires` as well.
+    let expires = (targeted.is_none() && response.headers.contains_key(EXPIRES)).then(|| {
+        // RFC 9111, section 5.3: an `Expires` that is no date, or is there twice, means the past.
+        let expires = self::date(&response.headers, &EXPIRES);
+        let left = expires.and_then(|expires| expires.duration_since(date).ok());
+        left.unwrap_or_default()
+    });
     let mut directives = targeted.unwrap_or_else(|| Directives::of(&response.headers));
-    let says_so = ["max-age", "s-maxage", "public"]
-        .iter()
-        .any(|name| directives.has(name))
-        || !is_targeted && response.headers.contains_key(EXPIRES);
-    // A rule that looks at no status must not keep an error, or a redirect to a login, for everybody.
-    let ttl_rule = (rules.ttl.as_ref())
-        .filter(|_| says_so || STORED_UNASKED.contains(&response.status.as_u16()));
-    let own_ttl = ttl_rule.and_then(|ttl| ttl(request, response));
-    let is_understood = UNDERSTOOD.contains(&response.status.as_u16());
+    let says_so = directives.has_any(&["max-age", "s-maxage", "public"]) || expires.is_some();
+    let status = response.status.as_u16();
+    // RFC 9111, section 3. A rule that looks at no status must not keep an error, or a redirect to a login, for
+    // everybody.
+    if !says_so && !STORED_UNASKED.contains(&status) {
+        return None;
+    }
+    let own_ttl = (rules.ttl)(request, response);
     if directives.has("must-understand") {
-        if !is_understood {
+        // RFC 9111, section 5.2.2.3.
+        if !UNDERSTOOD.contains(&status) {
             return None;
         }
         directives.remove("no-store");
     }
-    if told {
-        directives.remove("no-store");
-        directives.remove("private");
+    if !may_be_private {
+        // A response to one user that does not say that it holds for others.
+        let is_unsaid = !says_so && own_ttl.is_none() && request.headers.contains_key(COOKIE);
+        // RFC 9111, section 3.5.
+        let is_authorized = request.headers.contains_key(AUTHORIZATION)
+            && !directives.has_any(&["must-revalidate", "public", "s-maxage"]);
+        if is_unsaid || is_authorized || directives.has_any(&["no-store", "private"]) {
+            return None;
+        }
     }
-    let is_explicit = says_so || own_ttl.is_some();
-    // What was answered to one user, and does not say that it holds for others.
-    if !told && !is_explicit && request.headers.contains_key(COOKIE) {
-        return None;
-    }
-    let status = if is_understood || !is_explicit {
-        response.status
-    } else {
-        StatusCode::OK
-    };
-    let normal = Normal {
-        is_authorized: !told && request.headers.contains_key(AUTHORIZATION),
-        request,
-        response,
-        directives: &directives,
-        is_targeted,
-        own_ttl,
-        date,
-        status,
-    };
-    let lifetime = normal.lifetime()?;
+    let lifetime = || lifetime(&directives, expires, date, &response.headers);
     let terms = Terms {
         age: initial_age(&response.headers, date, now, delay),
-        lifetime,
+        lifetime: own_ttl.unwrap_or_else(lifetime),
         while_revalidate: directives
             .seconds("stale-while-revalidate")
             .unwrap_or(rules.while_revalidate),
         if_error: directives
             .seconds("stale-if-error")
             .unwrap_or(rules.if_error),
-        must_revalidate: forbids_stale(&directives),
+        // RFC 9111, section 5.2.2.10: for a shared cache, `s-maxage` means `proxy-revalidate`, too.
+        must_revalidate: directives.has_any(&[
+            "must-revalidate",
+            "proxy-revalidate",
+            "s-maxage",
+            "no-cache",
+        ]),
     };
     let has_validator = has_validator(&response.headers);
     let is_of_use = !terms.fresh_for().is_zero() || !terms.after_fresh().is_zero() || has_validator;
@@ -117,99 +114,29 @@ fn is_whole(response: &response::Parts) -> bool {
         && vary(&response.headers).is_some()
 }
 
-fn forbids_stale(directives: &Directives) -> bool {
-    // For a shared cache, s-maxage means the same: section 5.2.2.10 of RFC 9111.
-    let names = [
-        "must-revalidate",
-        "proxy-revalidate",
-        "s-maxage",
-        "no-cache",
-    ];
-    names.iter().any(|name| directives.has(name))
-}
-
-/// A response as `http-cache-semantics` is asked about it.
-struct Normal<'a> {
-    request: &'a request::Parts,
-    response: &'a response::Parts,
-    directives: &'a Directives,
-    /// Whether these are of a field for this cache: then `Expires` is for others.
-    is_targeted: bool,
-    own_ttl: Option<Duration>,
-    is_authorized: bool,
+/// Up to which age a response says that it is fresh: sections 4.2.1 and 4.2.2 of RFC 9111.
+fn lifetime(
+    directives: &Directives,
+    expires: Option<Duration>,
     date: SystemTime,
-    status: StatusCode,
-}
-
-impl Normal<'_> {
-    /// Up to which age the response is fresh, or `None` if it must not be stored.
-    fn lifetime(&self) -> Option<Duration> {
-        let mut request = Request::new(());
-        *request.uri_mut() = self.request.uri.clone();
-        *request.method_mut() = Method::GET;
-        if self.is_authorized {
-            let hidden = HeaderValue::from_static("hidden");
-            request.headers_mut().insert(AUTHORIZATION, hidden);
-        }
-        let mut response = Response::new(());
-        *response.status_mut() = self.status;
-        *response.headers_mut() = self.headers();
-        let options = CacheOptions {
-            shared: true,
-            ..CacheOptions::default()
-        };
-        // At its date it has no age yet, so that all of its lifetime is left.
-        let policy = CachePolicy::new_options(&request, &response, self.date, options);
-        if !policy.is_storable() {
-            return None;
-        }
-        let lifetime = policy.time_to_live(self.date);
-        Some(self.own_ttl.unwrap_or(lifetime))
+    headers: &HeaderMap,
+) -> Duration {
+    // Section 5.4: `Pragma` counts only where there is no `Cache-Control`.
+    let pragma = || directives.is_empty() && Directives::named(headers, &PRAGMA).has("no-cache");
+    if directives.has("no-cache") || pragma() {
+        return Duration::ZERO;
     }
-
-    fn headers(&self) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        let mut insert = |name: HeaderName, value: String| {
-            if let Ok(value) = HeaderValue::try_from(value) {
-                headers.insert(name, value);
-            }
-        };
-        insert(DATE, httpdate::fmt_http_date(self.date));
-        let from = &self.response.headers;
-        if !self.is_targeted && from.contains_key(EXPIRES) {
-            // What is no date, or is there twice, means the past.
-            let expires = date(from, &EXPIRES).map(httpdate::fmt_http_date);
-            insert(EXPIRES, expires.unwrap_or_else(|| "0".to_owned()));
+    let said = directives.seconds("s-maxage");
+    let said = said.or_else(|| directives.seconds("max-age"));
+    said.or(expires).unwrap_or_else(|| {
+        if directives.has("immutable") {
+            return IMMUTABLE;
         }
-        if let Some(modified) = date(from, &LAST_MODIFIED) {
-            insert(LAST_MODIFIED, httpdate::fmt_http_date(modified));
-        }
-        let mut directives = Vec::new();
-        // Not proxy-revalidate, which says nothing of a response that is fresh.
-        for name in [
-            "no-store",
-            "private",
-            "public",
-            "must-revalidate",
-            "no-cache",
-            "immutable",
-        ] {
-            if self.directives.has(name) {
-                directives.push(name.to_owned());
-            }
-        }
-        for name in ["max-age", "s-maxage"] {
-            if let Some(time) = self.directives.seconds(name) {
-                directives.push(format!("{name}={}", time.as_secs()));
-            }
-        }
-        if !directives.is_empty() || !self.directives.is_empty() {
-            insert(CACHE_CONTROL, directives.join(", "));
-        } else if Directives::named(from, &PRAGMA).has("no-cache") {
-            insert(PRAGMA, "no-cache".to_owned());
-        }
-        headers
-    }
+        // The tenth part of the time for which it has not changed, as section 4.2.2 suggests.
+        let modified = self::date(headers, &LAST_MODIFIED);
+        let unchanged = modified.and_then(|modified| date.duration_since(modified).ok());
+        Duration::from_secs(unchanged.unwrap_or_default().as_secs() / 10)
+    })
 }
 
 /// How old a response is when it comes: section 4.2.3 of RFC 9111.
@@ -219,18 +146,20 @@ fn initial_age(
     now: SystemTime,
     delay: Duration,
 ) -> Duration {
+    // Of several values the first one counts: section 5.1.
     let line = headers.get(AGE).and_then(|age| age.to_str().ok());
     let age = line.and_then(|line| members(line).next());
     let age = age.and_then(parse_seconds).map(|age| age + delay);
     let apparent = now.duration_since(date).unwrap_or_default();
+    // The larger one, as a clock or an earlier cache may be wrong.
     age.unwrap_or_default().max(apparent)
 }
 
 /// How many headers a response may depend on.
 pub(super) const MOST_NAMES: usize = 32;
 
-/// The names that a response depends on: in lower case, sorted. `None` if nothing says when it may be used again, as with
-/// `*`, with what is no name, or with too many.
+/// The names that a response depends on: in lower case, sorted. `None` if nothing says when it may be used again, as
+/// with `*`, with a text that is no name, or with too many names.
 pub(super) fn vary(headers: &HeaderMap) -> Option<Vec<String>> {
     let mut names = Vec::new();
     for line in headers.get_all(VARY) {
@@ -242,6 +171,7 @@ pub(super) fn vary(headers: &HeaderMap) -> Option<Vec<String>> {
             }
         }
     }
+    // Sorted and unique: two responses that say the same in another order have the same variants.
     names.sort_unstable();
     names.dedup();
     (names.len() <= MOST_NAMES).then_some(names)
@@ -251,12 +181,12 @@ pub(super) fn vary(headers: &HeaderMap) -> Option<Vec<String>> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Use {
     Fresh,
-    /// Within what `stale-while-revalidate` allows, or not proven to be current.
+    /// Within the time of `stale-while-revalidate`, or not proven to be current.
     Stale,
     No,
 }
 
-/// What a request asks of a stored response.
+/// The freshness that a request asks of a stored response: section 5.2.1 of RFC 9111.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Wishes {
     pub(super) anew: bool,
@@ -318,6 +248,7 @@ pub(super) fn judge(stored: &Stored, meta: &Meta, wishes: &Wishes) -> Use {
     if meta.is_fallback() {
         return Use::No;
     }
+    // In `Mode::Available` an entry without a proof is handed out as stale, though its time has not passed.
     if age < terms.lifetime {
         return match (wishes.refuse(age, terms), meta.is_unproven()) {
             (true, _) => Use::No,
@@ -325,9 +256,11 @@ pub(super) fn judge(stored: &Stored, meta: &Meta, wishes: &Wishes) -> Use {
             (false, false) => Use::Fresh,
         };
     }
+    // RFC 9111, section 4.2.4.
     if terms.must_revalidate || wishes.anew || wishes.max_age.is_some_and(|limit| age > limit) {
         return Use::No;
     }
+    // A request with `min-fresh` wants no stale response, whatever the response allows.
     if wishes.min_fresh.is_none() && age < terms.lifetime.saturating_add(terms.while_revalidate) {
         Use::Stale
     } else {

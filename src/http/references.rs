@@ -14,6 +14,7 @@ pub(super) fn target(
     name: &HeaderName,
 ) -> Option<Uri> {
     // The scheme is no part of a key.
+    // RFC 9111, section 4.4: of no other host, or a service could have the responses of others invalidated.
     let (own, named) = resolve("http", request, response, name)?;
     path_of(&named)
         .parse()
@@ -21,8 +22,8 @@ pub(super) fn target(
         .filter(|_| is_same_host(&own, &named))
 }
 
-/// Whether a client that follows the response may send the same request again. To one by another scheme than `scheme`, if that
-/// is known, the service answers otherwise.
+/// Whether a client that follows the response may send the same request again. To one by another scheme than `scheme`,
+/// if that is known, the service answers otherwise.
 pub(super) fn leads_to_itself(
     scheme: Scheme,
     request: &request::Parts,

@@ -1,5 +1,6 @@
-//! What a layer is told: which requests and responses it handles, and how.
+//! The rules of a layer: which requests and responses it handles, and how.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,15 +18,15 @@ type Invalidate = Arc<dyn Fn(&request::Parts, &response::Parts, &mut Invalidatio
 #[derive(Clone)]
 pub(super) struct Rules {
     pub(super) name: Arc<str>,
-    pub(super) condition: Option<OfRequest<bool>>,
-    pub(super) prefix: Option<OfRequest<String>>,
+    pub(super) condition: OfRequest<bool>,
+    pub(super) prefix: OfRequest<String>,
     pub(super) key: Option<OfRequest<Option<String>>>,
-    pub(super) scheme: Option<OfRequest<Option<Scheme>>>,
-    pub(super) store_if: Option<OfBoth<bool>>,
-    pub(super) store_private: Option<OfBoth<bool>>,
-    pub(super) ttl: Option<OfBoth<Option<Duration>>>,
-    pub(super) tags: Option<OfBoth<Vec<String>>>,
-    pub(super) invalidate: Option<Invalidate>,
+    pub(super) scheme: OfRequest<Option<Scheme>>,
+    pub(super) store_if: OfBoth<bool>,
+    pub(super) store_private: OfBoth<bool>,
+    pub(super) ttl: OfBoth<Option<Duration>>,
+    pub(super) tags: OfBoth<Vec<String>>,
+    pub(super) invalidate: Invalidate,
     /// The fields that are looked at before `Cache-Control`, in this order.
     pub(super) targeted: Arc<[HeaderName]>,
     pub(super) sorts_query: bool,
@@ -42,15 +43,15 @@ impl Rules {
     pub(super) fn new() -> Self {
         Self {
             name: "larder".into(),
-            condition: None,
-            prefix: None,
+            condition: Arc::new(|_| true),
+            prefix: Arc::new(|_| String::new()),
             key: None,
-            scheme: None,
-            store_if: None,
-            store_private: None,
-            ttl: None,
-            tags: None,
-            invalidate: None,
+            scheme: Arc::new(|request| request.uri.scheme().cloned()),
+            store_if: Arc::new(|_, _| true),
+            store_private: Arc::new(|_, _| false),
+            ttl: Arc::new(|_, _| None),
+            tags: Arc::new(|_, _| Vec::new()),
+            invalidate: Arc::new(|_, _, _| {}),
             targeted: Arc::default(),
             sorts_query: true,
             obeys_requests: false,
@@ -65,25 +66,19 @@ impl Rules {
 
     /// By which scheme a request was sent. `None` if its response cannot be stored by it.
     pub(super) fn scheme_of(&self, request: &request::Parts) -> Option<stored::Scheme> {
-        let scheme = match &self.scheme {
-            Some(rule) => rule(request),
-            None => request.uri.scheme().cloned(),
-        };
-        match scheme {
+        match (self.scheme)(request) {
             None => Some(stored::Scheme::Unknown),
             Some(scheme) if scheme == Scheme::HTTP => Some(stored::Scheme::Http),
             Some(scheme) if scheme == Scheme::HTTPS => Some(stored::Scheme::Https),
             Some(_) => None,
         }
     }
+}
 
-    /// Whether a rule of two messages says so; `otherwise` without a rule.
-    pub(super) fn says(
-        rule: Option<&OfBoth<bool>>,
-        request: &request::Parts,
-        response: &response::Parts,
-        otherwise: bool,
-    ) -> bool {
-        rule.map_or(otherwise, |rule| rule(request, response))
+impl fmt::Debug for Rules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rules")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }

@@ -1,27 +1,26 @@
-//! What the cache holds for a request.
+//! The values of the cache: stored responses, and how they are serialized.
 
 use std::fmt;
 use std::time::Duration;
 
 use ::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use bytes::Bytes;
-use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// How many header lines a stored response has at most. So there is room for those of the layer: a `HeaderMap` panics when it
-/// is asked for more than it has.
+/// How many header lines a stored response has at most. So there is room for those of the layer: a `HeaderMap` panics
+/// when it is asked for more than it has.
 pub(super) const HEADER_LINES: usize = 1_024;
 
 /// A response that a [`CacheLayer`](super::CacheLayer) has stored: the value type of its cache.
 ///
-/// Opaque, as what is stored beside the response belongs to the layer.
+/// Opaque, as its other parts belong to the layer.
 #[derive(Clone, Serialize, Deserialize)]
-pub struct CachedResponse(pub(super) Kind);
+pub struct CachedResponse(pub(super) Content);
 
 #[derive(Clone, Serialize, Deserialize)]
-pub(super) enum Kind {
+pub(super) enum Content {
     Response(Box<Stored>),
-    /// The response depends on these headers of the request, and each variant has a key of its own.
+    /// The response depends on the scheme and on these headers of the request, and each variant has a key of its own.
     Varies(Varies),
     /// It is not stored: requests need not wait for each other.
     Uncacheable,
@@ -31,8 +30,9 @@ pub(super) enum Kind {
 pub(super) struct Varies {
     /// In lower case, sorted, each of them once.
     pub(super) names: Vec<String>,
-    /// The keys of the variants are hashed with it: when this is removed, none of them is found any more. Without it,
-    /// a client finds no two requests with the same hash, and a reader of hashes cannot guess which headers a request had.
+    /// The keys of the variants are hashed with it: when this is removed, none of them is found any more. Without it, a
+    /// client finds no two requests with the same hash, and a reader of hashes cannot guess which headers a request
+    /// had.
     pub(super) secret: [u8; 16],
 }
 
@@ -51,7 +51,6 @@ pub(super) struct Stored {
     pub(super) status: StatusCode,
     #[serde(with = "headers")]
     pub(super) headers: HeaderMap,
-    #[serde(with = "body")]
     pub(super) body: Bytes,
     /// That of the request whose response this is.
     pub(super) scheme: Scheme,
@@ -83,16 +82,16 @@ impl Terms {
 impl CachedResponse {
     pub(super) fn stored(&self) -> Option<&Stored> {
         match &self.0 {
-            Kind::Response(stored) => Some(stored),
-            Kind::Varies(_) | Kind::Uncacheable => None,
+            Content::Response(stored) => Some(stored),
+            Content::Varies(_) | Content::Uncacheable => None,
         }
     }
 
     /// On which headers the response depends, if it has variants.
     pub(super) fn varies(&self) -> Option<&Varies> {
         match &self.0 {
-            Kind::Varies(varies) => Some(varies),
-            Kind::Response(_) | Kind::Uncacheable => None,
+            Content::Varies(varies) => Some(varies),
+            Content::Response(_) | Content::Uncacheable => None,
         }
     }
 
@@ -100,27 +99,28 @@ impl CachedResponse {
     /// [`l1_weigher`](crate::Builder::l1_weigher) of its own.
     #[must_use]
     pub fn size(&self) -> usize {
+        // An estimate from above: L1 must not grow beyond its capacity by many small headers.
         let inner = match &self.0 {
-            Kind::Response(stored) => {
+            Content::Response(stored) => {
                 let headers = stored.headers.iter();
                 let headers = headers.map(|(name, value)| name.as_str().len() + value.len() + LINE);
                 stored.body.len() + headers.sum::<usize>() + RESPONSE
             }
-            Kind::Varies(varies) => varies.names.iter().map(|name| name.len() + NAME).sum(),
-            Kind::Uncacheable => 0,
+            Content::Varies(varies) => varies.names.iter().map(|name| name.len() + NAME).sum(),
+            Content::Uncacheable => 0,
         };
         inner + ENTRY
     }
 }
 
-/// What the parts of an entry take besides their texts: measured, with the room that lists and maps have to spare.
+/// Bytes of the parts of an entry besides their texts: measured, with the room that lists and maps have to spare.
 const ENTRY: usize = 480;
 const RESPONSE: usize = 256;
 const LINE: usize = 208;
 const NAME: usize = 80;
 
-/// Headers as they are stored: a copy, as a value may be a part of a connection's buffer, and keep that in memory. `None` if
-/// they are more than are stored.
+/// Headers as they are stored: a copy, as a value may be a part of a connection's buffer, and keep that in memory.
+/// `None` if they are more than are stored.
 pub(super) fn own(headers: &HeaderMap) -> Option<HeaderMap> {
     let lines = headers.iter().map(|(name, value)| {
         let copy = HeaderValue::from_bytes(value.as_bytes());
@@ -149,12 +149,12 @@ impl fmt::Debug for CachedResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = f.debug_struct("CachedResponse");
         match &self.0 {
-            Kind::Response(stored) => shown
+            Content::Response(stored) => shown
                 .field("status", &stored.status)
                 .field("body", &stored.body.len())
                 .field("terms", &stored.terms),
-            Kind::Varies(varies) => shown.field("varies", &varies.names),
-            Kind::Uncacheable => shown.field("uncacheable", &true),
+            Content::Varies(varies) => shown.field("varies", &varies.names),
+            Content::Uncacheable => shown.field("uncacheable", &true),
         };
         shown.finish_non_exhaustive()
     }
@@ -176,81 +176,27 @@ mod status {
 
 /// As a list of names and values, in their order.
 mod headers {
-    use super::{
-        Blob, Deserialize, Deserializer, HeaderMap, HeaderName, HeaderValue, Serialize, Serializer,
-        collect,
-    };
+    use super::{Bytes, Deserialize, Deserializer, HeaderMap, HeaderName, HeaderValue};
+    use super::{Serialize, Serializer, collect};
     use serde::de::Error as _;
 
     pub(super) fn serialize<S: Serializer>(headers: &HeaderMap, to: S) -> Result<S::Ok, S::Error> {
-        let lines = headers.iter();
-        let lines = lines.map(|(name, value)| (name.as_str(), Blob(value.as_bytes())));
+        let lines = headers.iter().map(|(name, value)| {
+            // Bytes, as most codecs write these at once, and a `[u8]` one by one.
+            (name.as_str(), Bytes::copy_from_slice(value.as_bytes()))
+        });
         // Some codecs need the number first.
         lines.collect::<Vec<_>>().serialize(to)
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<HeaderMap, D::Error> {
-        let lines = Vec::<(String, Blob<Vec<u8>>)>::deserialize(from)?;
+        let lines = Vec::<(String, Bytes)>::deserialize(from)?;
         let count = lines.len();
         let lines = lines.into_iter().map(|(name, value)| {
             let name = HeaderName::try_from(name)?;
-            Ok::<_, ::http::Error>((name, HeaderValue::try_from(value.0)?))
+            Ok::<_, ::http::Error>((name, HeaderValue::from_maybe_shared(value)?))
         });
         collect(count, lines).map_err(D::Error::custom)
-    }
-}
-
-mod body {
-    use super::{Blob, Bytes, Deserialize, Deserializer, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(body: &Bytes, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_bytes(body)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Bytes, D::Error> {
-        Blob::<Vec<u8>>::deserialize(from).map(|bytes| bytes.0.into_boxed_slice().into())
-    }
-}
-
-/// Bytes that a codec writes at once, and not one by one.
-struct Blob<T>(T);
-
-impl Serialize for Blob<&[u8]> {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_bytes(self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for Blob<Vec<u8>> {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_byte_buf(BlobVisitor)
-    }
-}
-
-struct BlobVisitor;
-
-impl<'de> Visitor<'de> for BlobVisitor {
-    type Value = Blob<Vec<u8>>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("bytes")
-    }
-
-    fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Self::Value, E> {
-        Ok(Blob(bytes.to_owned()))
-    }
-
-    fn visit_byte_buf<E>(self, bytes: Vec<u8>) -> Result<Self::Value, E> {
-        Ok(Blob(bytes))
-    }
-
-    /// Of formats that have no bytes, such as JSON.
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-        let mut bytes = Vec::new();
-        while let Some(byte) = seq.next_element()? {
-            bytes.push(byte);
-        }
-        Ok(Blob(bytes))
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a request with an unsafe method removes from the cache: section 4.4 of RFC 9111, and rules.
+//! The responses that a request with an unsafe method invalidates.
 
 use ::http::header::{CONTENT_LOCATION, LOCATION};
 use ::http::{Method, Uri, request, response};
@@ -11,22 +11,20 @@ use super::rules::Rules;
 use super::stored::CachedResponse;
 use crate::{Cache, MAX_KEY_BYTES};
 
-/// What a successful request removes: section 4.4 of RFC 9111, and what the rule says.
+/// The responses that a successful request invalidates: by section 4.4 of RFC 9111, and by the rule.
 pub(super) fn after(
     rules: &Rules,
     request: &request::Parts,
     response: &response::Parts,
 ) -> Invalidations {
     let mut found = Invalidations::default();
-    if let Some(rule) = &rules.invalidate {
-        rule(request, response, &mut found);
-    }
+    (rules.invalidate)(request, response, &mut found);
     let others = std::mem::take(&mut found.uris);
     let others: Vec<_> = (others.iter())
         .filter_map(|path| {
             let uri: Option<Uri> = path.parse().ok().filter(|_| path.starts_with('/'));
             if uri.is_none() {
-                tracing::debug!(path, "what is to be invalidated is no path");
+                tracing::debug!(path, "a rule invalidates a text that is no path");
             }
             uri
         })
@@ -44,8 +42,8 @@ pub(super) fn after(
     found
 }
 
-/// One round trip for keys, one for tags, and a pass over the database for all prefixes. What does not reach L2 now is
-/// sent later by the cache, which traces and counts that.
+/// One round trip for keys, one for tags, and a pass over the database for all prefixes. The cache sends later what L2
+/// does not accept now, and traces and counts that.
 pub(super) async fn carry_out(mut found: Invalidations, cache: Cache<String, CachedResponse>) {
     // No response has a longer one, and the cache would refuse those beside it, too.
     found.keys.retain(|key| key.len() <= MAX_KEY_BYTES);

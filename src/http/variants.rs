@@ -3,29 +3,24 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use ::http::header::{HeaderMap, HeaderName};
+use ::http::HeaderMap;
 use hmac::digest::Key;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
 use super::policy::MOST_NAMES;
-use super::stored::{CachedResponse, Kind, Scheme, Varies};
+use super::stored::{CachedResponse, Content, Scheme, Varies};
 use crate::random::secret;
 use crate::{Cache, Loaded};
 
-/// What a variant adds at most to the key of its resource.
+/// The most bytes that a variant adds to the key of its resource.
 pub(super) const VARIANT_BYTES: usize = 34;
-
-/// Stands for the scheme of the request, as in HTTP/2. No header is called so.
-const SCHEME: &str = ":scheme";
 
 /// For how long it is remembered on which headers a response depends.
 const VARIES_FOR: Duration = Duration::from_secs(24 * 3600);
 
 impl Varies {
-    /// On these headers, and on the scheme.
     pub(super) fn on(mut names: Vec<String>) -> Self {
-        names.push(SCHEME.to_owned());
         names.sort_unstable();
         names.dedup();
         let secret = secret();
@@ -38,13 +33,13 @@ impl Varies {
 
     /// As the cache stores it.
     pub(super) fn loaded(self) -> Loaded<CachedResponse> {
-        let response = CachedResponse(Kind::Varies(self));
+        let response = CachedResponse(Content::Varies(self));
         Loaded::new(response).ttl(VARIES_FOR).soft_ttl(VARIES_FOR)
     }
 }
 
-/// Has a resource depend on the scheme and on these headers besides those that are known, and returns all of them. The variants
-/// that are stored are not found any more. `None` if they would be too many, or if that could not be stored.
+/// Has a resource depend on the scheme and on these headers besides those that are known, and returns all of them. The
+/// variants that are stored are not found any more. `None` if they would be too many, or if that could not be stored.
 pub(super) async fn widen(
     cache: &Cache<String, CachedResponse>,
     primary: &str,
@@ -58,9 +53,9 @@ pub(super) async fn widen(
         }
         names.extend_from_slice(&known.names);
     }
+    // With another secret: variants by fewer headers are not found any more.
     let varies = Varies::on(names);
-    // And the scheme.
-    if varies.names.len() > MOST_NAMES + 1 {
+    if varies.names.len() > MOST_NAMES {
         return None;
     }
     // It names no response yet, so it may be stored whatever has happened meanwhile.
@@ -68,7 +63,7 @@ pub(super) async fn widen(
     stored.is_ok().then_some(varies)
 }
 
-/// The key of one variant. What the request has is hashed with the secret of the resource.
+/// The key of one variant. The scheme and the headers of the request are hashed with the secret of the resource.
 pub(super) fn variant_key(
     primary: &str,
     varies: &Varies,
@@ -80,8 +75,10 @@ pub(super) fn variant_key(
         *to = from;
     }
     let mut hash = Hmac::<Sha256>::new(&key);
+    hash.update(&[scheme as u8]);
     for name in &varies.names {
-        for part in [name.as_bytes(), &select(name, scheme, headers)] {
+        // Each part with its length, so that no two lists of parts are hashed as the same bytes.
+        for part in [name.as_bytes(), &select(name, headers)] {
             hash.update(&(part.len() as u64).to_le_bytes());
             hash.update(part);
         }
@@ -97,25 +94,10 @@ pub(super) fn variant_key(
     key
 }
 
-/// What a request has in a header. HTTP/2 may send the cookies of one request in several lines.
-fn select(name: &str, scheme: Scheme, headers: &HeaderMap) -> Vec<u8> {
-    let mut value = Vec::new();
-    if name == SCHEME {
-        let scheme: &[u8] = match scheme {
-            Scheme::Unknown => b"",
-            Scheme::Http => b"http",
-            Scheme::Https => b"https",
-        };
-        value.extend_from_slice(scheme);
-    }
+/// The value of a request in a header. HTTP/2 may send the cookies of one request in several lines.
+fn select(name: &str, headers: &HeaderMap) -> Vec<u8> {
     let separator: &[u8] = if name == "cookie" { b"; " } else { b", " };
-    if let Ok(header) = HeaderName::try_from(name) {
-        for (place, line) in headers.get_all(header).iter().enumerate() {
-            if place > 0 {
-                value.extend_from_slice(separator);
-            }
-            value.extend_from_slice(line.as_bytes().trim_ascii());
-        }
-    }
-    value
+    let lines = headers.get_all(name).iter();
+    let lines: Vec<_> = lines.map(|line| line.as_bytes().trim_ascii()).collect();
+    lines.join(separator)
 }

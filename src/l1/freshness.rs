@@ -1,9 +1,6 @@
-//! What this instance knows of its lane, and until when L1 may be served.
-//!
-//! The subscriber proves several times per `max_staleness` that every message was applied (rules 7 to 9).
-//!
-//! Knows nothing of the entries in L1: an entry names the generation that it belongs to, and one number here makes all of
-//! them invisible.
+//! The state of the lane, as far as this instance knows it, and until when L1 may be served: the subscriber proves
+//! several times per `max_staleness` that every message was applied (rules 7 to 9). Knows nothing of the entries in L1:
+//! an entry names its generation, and one number here makes all of a former one invisible.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -20,7 +17,7 @@ use crate::vocabulary::LaneClock;
 /// The lane's time before it was first read.
 const UNKNOWN: u64 = u64::MAX;
 
-/// The proof that every message so far has been applied, and what follows from losing it.
+/// The proof that every message so far has been applied, and the counters that change when it is lost.
 ///
 /// All reads are single atomic loads: they are on the path of every hit.
 #[derive(Debug)]
@@ -32,7 +29,8 @@ pub(crate) struct Freshness {
     live_until: AtomicU64,
     /// Until when the last proof would have held: [`lapse`](Self::lapse) does not change it.
     proven_until: AtomicU64,
-    /// Counts flushes and revoked proofs: what belongs to an earlier generation is not served, joined or stored.
+    /// Counts flushes and revoked proofs: entries and operations of an earlier generation are not served, joined or
+    /// stored.
     generation: AtomicU64,
     /// Counts invalidations of tags that were applied, from one.
     tag_changes: AtomicU64,
@@ -40,15 +38,15 @@ pub(crate) struct Freshness {
     epoch: AtomicU64,
     /// The highest version that the lane is known to have issued in this epoch.
     issued: AtomicU64,
-    /// All changes up to this version, in this epoch, have been applied: the lane had issued no higher one when it was asked
-    /// for the last proof.
+    /// All changes up to this version, in this epoch, have been applied: the lane had issued no higher one when it was
+    /// asked for the last proof.
     applied: AtomicU64,
-    /// The epoch and number of the last message that the lane had published then, or of a clear of this instance since. `None`
-    /// before that, in this epoch.
+    /// The epoch and number of the last message that the lane had published then, or of a clear of this instance since.
+    /// `None` before that, in this epoch.
     reached: Mutex<Option<(u64, u64)>>,
-    /// What to add to this instance's time, in nanoseconds, for an upper bound of the lane's.
+    /// Nanoseconds to add to this instance's time, for an upper bound of the lane's.
     lane_ahead: AtomicU64,
-    /// Counts what made a proof void. Under a lock, so that no proof that was asked for before outlives it.
+    /// Counts the events that made a proof void. Under a lock, so that no proof that was asked for before outlives it.
     revocations: Mutex<u64>,
     /// Notified when a caller waits for a proof.
     proof_wanted: Notify,
@@ -92,6 +90,7 @@ impl Freshness {
     /// Whether L1 may be served at `now`.
     #[inline]
     pub(crate) fn is_live_at(&self, now: Tick) -> bool {
+        // Acquire: changes that were applied before the proof are visible to a hit that relies on it.
         now < self.live_until.load(Ordering::Acquire)
     }
 
@@ -134,6 +133,11 @@ impl Freshness {
         };
         // Rule 8, one critical section with `revoke`.
         let now = lock(&self.revocations);
+        debug_assert!(asked.revocations <= *now, "revocations are only counted up");
+        debug_assert!(
+            !self.is_alone() && until != NEVER,
+            "who is alone needs no proof"
+        );
         if *now != asked.revocations {
             return;
         }
@@ -142,6 +146,7 @@ impl Freshness {
         self.lane_ahead.store(ahead, Ordering::Release);
         self.applied.store(lane.ver, Ordering::Release);
         *lock(&self.reached) = Some((lane.epoch, lane.seq));
+        // Last: a hit that finds L1 live may rely on all that is stored above.
         self.proven_until.store(until, Ordering::Release);
         self.live_until.store(until, Ordering::Release);
         self.proven.send_replace(());
@@ -149,10 +154,11 @@ impl Freshness {
 
     /// Ends the proof: L1 keeps what it holds, and serves nothing until there is another.
     pub(crate) fn lapse(&self) {
+        // Not the generation: the entries are as good as before once there is another proof.
         self.live_until.store(0, Ordering::Release);
     }
 
-    /// The same for good: L1 does not serve even what may be served unproven.
+    /// The same for good: L1 does not serve entries unproven, either.
     pub(crate) fn end(&self) {
         self.lapse();
         self.proven_until.store(0, Ordering::Release);
@@ -177,6 +183,7 @@ impl Freshness {
     /// find out which of the two is the newer (rule 13).
     pub(crate) fn connected(&self, lane: &LaneClock) {
         let ahead = Self::ahead(lane, self.clock.now());
+        // The first connection only: a proof knows better, as it was asked for at a known time.
         let _ =
             self.lane_ahead
                 .compare_exchange(UNKNOWN, ahead, Ordering::AcqRel, Ordering::Relaxed);
@@ -217,8 +224,8 @@ impl Freshness {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Counts invalidations of tags that were applied: an entry with tags is looked at again after each, and what began
-    /// before is not joined.
+    /// Counts invalidations of tags that were applied: an entry with tags is looked at again after each, and no
+    /// flight that began before is joined.
     #[inline]
     pub(crate) fn tag_changes(&self) -> u64 {
         self.tag_changes.load(Ordering::Acquire)
@@ -239,7 +246,8 @@ impl Freshness {
         self.generation.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Makes all that this instance holds or is fetching invisible. What is stored later may be served: the proof stands.
+    /// Makes all that this instance holds or is fetching invisible. Values that are stored later may be served: the
+    /// proof stands.
     pub(super) fn next_generation(&self) {
         self.generation.fetch_add(1, Ordering::AcqRel);
     }
@@ -249,10 +257,11 @@ impl Freshness {
         self.issued.load(Ordering::Acquire)
     }
 
-    /// Whether the write that a token names has been applied here, with all changes before it (rule 22). To be asked before a
-    /// look-up: what that finds then is not older.
+    /// Whether the write that a token names has been applied here, with all changes before it (rule 22). To be asked
+    /// before a look-up, which finds nothing older then.
     ///
-    /// Not by what messages say, as anybody who may publish can make them up (rule 21): only by what the lane has.
+    /// Not by the versions that messages name, as anybody who may publish can make them up (rule 21): only by that of
+    /// the lane.
     pub(crate) fn has_applied(&self, token: Token) -> bool {
         // In this order: after a flush, with a version of the new epoch, it is true of a token of the former one, whose
         // values are all gone.
@@ -260,21 +269,22 @@ impl Freshness {
         self.is_alone() || is_known && token.ver <= self.applied.load(Ordering::Acquire)
     }
 
-    /// Takes note of the message of a clear of this instance: a new epoch begins with it, of which there is no proof yet. To be
-    /// called after [`revoke`](Self::revoke), so that no proof of the former one comes after it.
+    /// Takes note of the message of a clear of this instance: a new epoch begins with it, of which there is no proof
+    /// yet. To be called after [`revoke`](Self::revoke), so that no proof of the former one comes after it.
     pub(crate) fn cleared(&self, epoch: u64, seq: u64) {
         *lock(&self.reached) = Some((epoch, seq));
     }
 
-    /// A message that the lane has published, by its epoch and number: the last one of which this instance had a proof, or that
-    /// of its own clear.
+    /// A message that the lane has published, by its epoch and number: the last one of which this instance had a proof,
+    /// or that of its own clear.
     pub(crate) fn reached(&self) -> Option<(u64, u64)> {
         *lock(&self.reached)
     }
 
-    /// The lane has issued a version, in this epoch. A flush that comes in between leaves a version of the former epoch:
-    /// then more versions pass than the lane has issued, as if the highest were not known.
+    /// The lane has issued a version, in this epoch. A flush that comes in between leaves a version of the former
+    /// epoch: then more versions pass than the lane has issued, as if the highest were not known.
     pub(super) fn raise_issued(&self, ver: u64) {
+        // Most messages bring no higher version. To load is cheaper than to write a line that all threads share.
         if self.issued() < ver {
             self.issued.fetch_max(ver, Ordering::AcqRel);
         }

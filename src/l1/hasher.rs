@@ -13,6 +13,7 @@ pub(crate) type Hasher = SeedableRandomState;
 /// A hasher with a seed of its own. An attacker may choose keys, so no two caches hash alike; foldhash's default seeds
 /// are only addresses and the time.
 pub(crate) fn hasher() -> Hasher {
+    // One for all caches: the tables that it stands for are large, and only the seed has to differ.
     static SHARED: LazyLock<SharedSeed> = LazyLock::new(|| SharedSeed::from_u64(seed()));
     Hasher::with_seed(seed(), &SHARED)
 }

@@ -1,12 +1,7 @@
-//! The entries that are hit often: a look-up here costs a fraction of one in moka.
-//!
-//! Most of a look-up in moka goes into recording the hit, and into finding the entry in a map that may be changing. Here
-//! a hash names one cell. A hit waits for nothing, and writes nothing that other threads read but the entry's reference
-//! count; the cells hold what moka holds, as a hit must not allocate. It is not recorded: [`is_sampled`] says which few
-//! are.
-//!
-//! Knows nothing of moka. Its caller keeps the two in step, with [`clear`](HotTable::clear) and
-//! [`clears`](HotTable::clears).
+//! The entries that are hit often: a hash names one cell, so a look-up costs a fraction of one in moka. A hit waits for
+//! nothing, does not allocate, and writes nothing that other threads read but the reference count of its entry. It is
+//! not recorded: [`is_sampled`] says which few are. Knows nothing of moka: its caller keeps the two in step, with
+//! [`clear`](HotTable::clear) and [`clears`](HotTable::clears).
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -24,8 +19,8 @@ use super::sync::{CELLS, Mutex, MutexGuard, SHARDS, lock};
 
 pub(super) struct HotTable<V> {
     cells: Box<[Cell<Slot<V>>]>,
-    /// Of each cell, the hash of the key that was last cleared from it, until its entry is back. In a list of its own, as
-    /// no hit reads it; written under the lock of the cell.
+    /// Of each cell, the hash of the key that was last cleared from it, until its entry is back. In a list of its own,
+    /// as no hit reads it; written under the lock of the cell.
     cleared: Box<[AtomicU64]>,
     /// Each counts how often one of its cells was cleared, and is locked to write to them. No entry is dropped under a
     /// lock: its value may do anything then.
@@ -50,9 +45,11 @@ impl<V> HotTable<V> {
         let cells = cells
             .clamp(*CELLS.start(), *CELLS.end())
             .next_power_of_two();
+        debug_assert!(cells.is_power_of_two(), "a mask of a hash names a cell");
         Self {
             cells: (0..cells).map(|_| Cell::of(None)).collect(),
             cleared: (0..cells).map(|_| AtomicU64::new(NONE)).collect(),
+            // Fewer locks than cells: only writes take them, and each covers the cells that are swept together.
             clears: (0..SHARDS).map(|_| Mutex::default()).collect(),
             hand: AtomicUsize::new(0),
             hasher: hasher(),
@@ -75,10 +72,11 @@ impl<V> HotTable<V> {
     }
 
     /// Puts an entry in the cell of its key, unless that was cleared since it had been cleared `clears` times.
-    pub(super) fn fill(&self, slot: Arc<Slot<V>>, clears: u64) {
+    pub(super) fn put(&self, slot: Arc<Slot<V>>, clears: u64) {
         let place = self.place(self.hash(&slot.key));
         let (now, cell) = (self.lock(place), self.cell(place));
-        // To write what is there already would have all threads that read it fetch it again.
+        debug_assert!(clears <= *now, "clears are only counted up");
+        // To write the same entry again would have all threads that read the cell fetch it again.
         if *now != clears || cell.holds(|held| Arc::ptr_eq(held, &slot)) {
             return;
         }
@@ -90,16 +88,18 @@ impl<V> HotTable<V> {
     /// The same if its key was the last to be cleared from the cell, and nothing has come since. Returns whether the
     /// cell has not been cleared since.
     ///
-    /// Any other key waits for a look-up that is [promoted](is_promoted), though its cell is empty: moka records few of the
-    /// hits here, and needs the first ones to choose what stays.
+    /// Any other key waits for a look-up that is [promoted](is_promoted), though its cell is empty: moka records few of
+    /// the hits here, and needs the first ones to choose which entries stay.
     ///
     /// Measured: hits take 0.85 of the time that they take without invalidations if a tenth of the calls are
     /// invalidations, and 1.1 to 1.3 of it if every key waits (`cargo bench --bench ratios -- "10 %"`).
-    pub(super) fn refill(&self, slot: &Arc<Slot<V>>, clears: u64) -> bool {
+    pub(super) fn restore(&self, slot: &Arc<Slot<V>>, clears: u64) -> bool {
         let hash = self.hash(&slot.key);
         let place = self.place(hash);
         let (now, cell, cleared) = (self.lock(place), self.cell(place), self.cleared(place));
+        debug_assert!(clears <= *now, "clears are only counted up");
         let in_time = *now == clears;
+        // Relaxed: `cleared` is read and written under the lock of the cell alone.
         if in_time && cleared.load(Ordering::Relaxed) == hash && !cell.holds(|_| true) {
             cleared.store(NONE, Ordering::Relaxed);
             cell.replace(Some(Arc::clone(slot)));
@@ -107,13 +107,13 @@ impl<V> HotTable<V> {
         in_time
     }
 
-    /// Takes the entry of a key out, and keeps out what was looked up before.
+    /// Removes the entry of a key, and keeps out entries that were looked up before.
     pub(super) fn clear(&self, key: &str) {
         let hash = self.hash(key);
         let place = self.place(hash);
         let mut clears = self.lock(place);
         *clears += 1;
-        let former = take_if(self.cell(place), |slot| *slot.key == *key);
+        let former = remove_if(self.cell(place), |slot| *slot.key == *key);
         if former.is_some() {
             self.cleared(place).store(hash, Ordering::Relaxed);
         }
@@ -121,24 +121,19 @@ impl<V> HotTable<V> {
         drop(former);
     }
 
-    /// The same for all keys.
-    pub(super) fn clear_all(&self) {
-        self.clear_where(|_| true);
-    }
-
     /// The same for the entries that meet the condition.
     pub(super) fn clear_where(&self, condition: impl Fn(&Arc<Slot<V>>) -> bool) {
         for first in (0..self.cells.len()).step_by(SWEPT) {
             let mut clears = self.lock(first);
             *clears += 1;
-            let former = self.take_from(first, &condition);
+            let former = self.remove_from(first, &condition);
             drop(clears);
             drop(former);
         }
     }
 
     /// Lets go of entries that moka has evicted for want of room: of all cells if they are few, otherwise of some with
-    /// each entry that comes, which is what others are evicted for. moka's eviction listener would name each, but
+    /// each entry that comes, for which others are evicted. moka's eviction listener would name each, but
     /// then moka locks every key that is written, and an insert takes a sixth longer.
     pub(super) fn sweep(&self) {
         let cells = self.cells.len();
@@ -153,22 +148,27 @@ impl<V> HotTable<V> {
     }
 
     fn sweep_some(&self) {
+        // Relaxed: two sweeps of the same cells, or of none, do no harm.
         let sweep = self.hand.fetch_add(1, Ordering::Relaxed);
         let first = sweep.wrapping_mul(SWEPT) & (self.cells.len() - 1);
         let clears = self.lock(first);
-        let former = self.take_from(first, |slot| Arc::strong_count(slot) == 1);
+        // An entry that only this table holds is not in moka any more. One that a caller holds waits for the next
+        // round.
+        let former = self.remove_from(first, |slot| Arc::strong_count(slot) == 1);
         drop(clears);
         drop(former);
     }
 
     /// From those cells that are swept together.
-    fn take_from(
+    fn remove_from(
         &self,
         first: usize,
         condition: impl Fn(&Arc<Slot<V>>) -> bool,
     ) -> ArrayVec<Arc<Slot<V>>, SWEPT> {
         let cells = self.cells.iter().skip(first).take(SWEPT);
-        cells.filter_map(|cell| take_if(cell, &condition)).collect()
+        cells
+            .filter_map(|cell| remove_if(cell, &condition))
+            .collect()
     }
 
     #[inline]
@@ -209,7 +209,7 @@ impl<V> HotTable<V> {
 }
 
 /// To be called with the lock of the cell.
-fn take_if<T>(cell: &Cell<T>, condition: impl FnOnce(&Arc<T>) -> bool) -> Option<Arc<T>> {
+fn remove_if<T>(cell: &Cell<T>, condition: impl FnOnce(&Arc<T>) -> bool) -> Option<Arc<T>> {
     if cell.holds(condition) {
         cell.replace(None)
     } else {
@@ -217,8 +217,8 @@ fn take_if<T>(cell: &Cell<T>, condition: impl FnOnce(&Arc<T>) -> bool) -> Option
     }
 }
 
-/// One of so many hits is recorded. With one in 8 as with one in 32, moka's choice of what stays is hardly worse than
-/// if all were; see `tests/cache/popularity.rs`.
+/// One of so many hits is recorded. With one in 8 as with one in 32, moka's choice of the entries that stay is hardly
+/// worse than if all were; see `tests/cache/popularity.rs`.
 const SAMPLED: u64 = 16;
 
 /// Of the look-ups that moka has answered, one of so many brings its entry here. The others are those by which moka
@@ -245,7 +245,8 @@ fn is_one_of(many: u64, nth: u64) -> bool {
     (once ^ once >> 32).wrapping_mul(ODD) < u64::MAX / many
 }
 
-#[cfg(all(test, not(larder_interleavings)))]
+#[cfg(not(larder_interleavings))]
+#[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
@@ -293,24 +294,24 @@ mod tests {
                 Tags::default(),
             ))
         };
-        let refill = |clears| {
+        let restore = |clears| {
             let held = slot();
-            (hot.refill(&held, clears), held)
+            (hot.restore(&held, clears), held)
         };
-        assert!(refill(0).0);
+        assert!(restore(0).0);
         assert!(!is_found(&hot, KEY), "it was not there before");
 
-        hot.fill(slot(), 0);
+        hot.put(slot(), 0);
         hot.clear(KEY);
-        assert!(!refill(0).0);
+        assert!(!restore(0).0);
         assert!(!is_found(&hot, KEY), "it was read before it was cleared");
-        let (in_time, held) = refill(1);
+        let (in_time, held) = restore(1);
         assert!(in_time);
         assert!(is_found(&hot, KEY));
 
         drop(held);
         hot.sweep();
-        assert!(refill(1).0);
+        assert!(restore(1).0);
         assert!(!is_found(&hot, KEY), "it was evicted for want of room");
     }
 }

@@ -1,11 +1,7 @@
-//! What is under way in this instance, key by key: operations that may store a value in L1, and the reads and loads that
-//! callers share (single flight).
-//!
-//! Each of the protocol's rules 3, 4 and 11 is one critical section here: a change of a key raises its floor and detaches
-//! what is in flight, under the lock under which an operation makes its value visible. A key without operations has no
-//! state.
-//!
-//! Knows nothing of the entries in L1. No lock is held while a future is polled, a value is dropped or moka is called.
+//! The operations under way in this instance, key by key: those that may store a value in L1, and the reads and loads
+//! that callers share (single flight). A change of a key raises its floor and detaches its flights in the critical
+//! section in which an operation would make its value visible (rules 3, 4 and 11). No lock is held while a future is
+//! polled, a value is dropped or moka is called.
 
 use std::hash::BuildHasher;
 use std::ops::Deref;
@@ -104,6 +100,7 @@ impl<V> InFlight<V> {
             })
         };
         Self {
+            // Many, so that two threads seldom wait for each other: each look-up of L2 locks a shard four times.
             shards: (0..SHARDS).map(shard).collect(),
             hasher: hasher(),
             freshness: Arc::clone(freshness),
@@ -117,15 +114,16 @@ impl<V> InFlight<V> {
         self.guard(op)
     }
 
-    /// The number of the next operation on a key: what has a lower one began before.
-    pub(super) fn next(&self, key: &str) -> u64 {
+    /// The number of the next operation on a key: operations with a lower one began before.
+    pub(crate) fn next(&self, key: &str) -> u64 {
         self.lock(self.hash(key)).next
     }
 
     /// Joins the read that is under way for a key, or begins one.
-    pub(super) fn join_read(self: &Arc<Self>, key: &Key, now: Tick) -> JoinRead<V> {
+    pub(crate) fn join_read(self: &Arc<Self>, key: &Key, now: Tick) -> JoinRead<V> {
         let hash = self.hash(key);
         let mut shard = self.lock(hash);
+        // Most keys are read by one caller at a time: it needs no task and no channel.
         let Some(state) = shard.get(hash, key) else {
             let (op, _) = self.register(&mut shard, hash, key, false);
             return JoinRead::Alone(self.guard(op));
@@ -136,12 +134,13 @@ impl<V> InFlight<V> {
         })
     }
 
-    /// Joins the load that is under way for a key, or begins one. Also says whether it is of a number below `since`, or began
-    /// before some tag was invalidated, which happens only if `may_be_late`.
+    /// Joins the load that is under way for a key, or begins one. Also says whether it is of a number below `since`, or
+    /// began before some tag was invalidated, which happens only if `may_be_late`: then its outcome may not be
+    /// [usable](super::Outcome::is_usable_late).
     ///
-    /// If each such caller loaded for itself, a key that takes long to load would be loaded again after each invalidation
-    /// of whatever tag.
-    pub(super) fn join_load(
+    /// If each such caller loaded for itself, a key that takes long to load would be loaded again after each
+    /// invalidation of whatever tag.
+    pub(crate) fn join_load(
         self: &Arc<Self>,
         key: &Key,
         now: Tick,
@@ -151,6 +150,7 @@ impl<V> InFlight<V> {
         let hash = self.hash(key);
         let shard = self.lock(hash);
         let load = shard.get(hash, key).and_then(|state| state.load.as_ref());
+        // Rule 22: a load with a lower number may have read the source before the write of the token.
         let in_time = load.filter(|load| load.id >= since);
         if let Some(result) = self.joinable(in_time, now) {
             return (Join::Joined(result), false);
@@ -164,7 +164,7 @@ impl<V> InFlight<V> {
 
     /// Joins the refresh or load that is under way for a key, or begins a refresh. `None` if one is under way that the
     /// caller may not join.
-    pub(super) fn join_refresh(
+    pub(crate) fn join_refresh(
         self: &Arc<Self>,
         key: &Key,
         now: Tick,
@@ -180,9 +180,9 @@ impl<V> InFlight<V> {
         Some(Join::Started(started))
     }
 
-    /// Whether a load or refresh is still the one of its key: nothing has changed the key, and nothing was flushed, since
-    /// it began.
-    pub(super) fn is_attached(&self, op: &Op) -> bool {
+    /// Whether a load or refresh is still the one of its key: nothing has changed the key, and nothing was flushed,
+    /// since it began.
+    pub(crate) fn is_attached(&self, op: &Op) -> bool {
         let shard = self.lock(op.hash);
         let state = shard.get(op.hash, &op.key);
         state.is_some_and(|state| state.is_attached(op)) && self.is_current(op)
@@ -206,19 +206,20 @@ impl<V> InFlight<V> {
         may_join.then(|| flight.result.clone())
     }
 
-    /// Begins an operation that others join, in its `place` in the state of its key.
+    /// Begins an operation that others join, as the `flight` of its key.
     fn start<T>(
         self: &Arc<Self>,
         mut shard: MutexGuard<'_, Shard<V>>,
         (hash, key): (u64, &Key),
         now: Tick,
         is_load: bool,
-        place: impl FnOnce(&mut KeyState<V>) -> &mut Option<Joinable<T>>,
+        flight: impl FnOnce(&mut KeyState<V>) -> &mut Option<Joinable<T>>,
     ) -> Started<V, T> {
         let (op, state) = self.register(&mut shard, hash, key, is_load);
         let tag_changes = self.freshness.tag_changes();
         let (sender, result) = shared_result();
-        let former = place(state).replace(Joinable {
+        // A flight that callers may not join any more is replaced. Those that wait for it keep its result.
+        let former = flight(state).replace(Joinable {
             id: op.id,
             generation: op.generation,
             tag_changes,
@@ -271,18 +272,19 @@ impl<V> InFlight<V> {
         let mut shard = self.lock(op.hash);
         let is_it = |state: &KeyState<V>| state.key == op.key;
         let Ok(mut entry) = shard.states.find_entry(op.hash, is_it) else {
+            debug_assert!(false, "a key has a state while an operation is under way");
             return;
         };
         let (is_last, ended) = entry.get_mut().end(op.id);
         if is_last {
-            // What callers could join has gone with its own operation.
+            // A flight goes with its own operation, so none is left for callers to join.
             entry.remove();
         }
         drop(shard);
         drop(ended);
     }
 
-    /// Applies a change of a key that the lane has issued, see [`KeyState::raise`], and detaches what is in flight.
+    /// Applies a change of a key that the lane has issued, see [`KeyState::raise`], and detaches its flights.
     pub(super) fn raise(&self, key: &str, ver: u64, generation: u64) {
         self.detach(key, |state, next| {
             state.raise(ver, generation, self.freshness.issued(), next);
@@ -301,17 +303,17 @@ impl<V> InFlight<V> {
         self.detach_prefix(prefix, KeyState::bar);
     }
 
-    /// Applies a change of a key whose version is unknown, see [`KeyState::bar`], and detaches what is in flight.
+    /// Applies a change of a key whose version is unknown, see [`KeyState::bar`], and detaches its flights.
     pub(super) fn bar(&self, key: &str) {
         self.detach(key, KeyState::bar);
     }
 
-    /// Detaches what is in flight for a key.
+    /// Detaches the flights of a key.
     pub(super) fn detach_all(&self, key: &str) {
         self.detach(key, |_, _| {});
     }
 
-    /// A value that was not stored is handed out, see [`KeyState::hand_out_unstored`]. Detaches what is in flight.
+    /// A value that was not stored is handed out, see [`KeyState::hand_out_unstored`]. Detaches the flights of its key.
     pub(super) fn hand_out_unstored(&self, op: &Op, ver: u64, generation: u64) {
         self.detach(&op.key, |state, next| {
             state.hand_out_unstored(op, ver, generation, self.freshness.issued(), next);
@@ -330,14 +332,15 @@ impl<V> InFlight<V> {
         if without(Rule::Detach) {
             return;
         }
+        // Without the lock: a value that is dropped, or a task that is woken, may come back to this shard.
         let (flights, waiters) = state.detach();
         drop(shard);
         drop(flights);
         notify(waiters, key);
     }
 
-    /// The same for all keys that begin with `prefix`: one critical section for those of each shard. An operation that is
-    /// registered between two of them began after its key was changed in L2.
+    /// The same for all keys that begin with `prefix`: one critical section for those of each shard. An operation that
+    /// is registered between two of them began after its key was changed in L2.
     fn detach_prefix(&self, prefix: &str, change: impl Fn(&mut KeyState<V>, u64)) {
         let mut detached = Vec::new();
         for shard in &self.shards {
@@ -373,7 +376,8 @@ impl<V> InFlight<V> {
         let Some(state) = state.filter(|state| self.allows(state, op, fresh)) else {
             return false;
         };
-        // Even if L1 has no room for it.
+        // Rule 3, in the critical section in which changes raise floors: either the change has raised the floor, and
+        // the value was refused above; or the change finds it visible, and evicts it. Even if L1 has no room for it.
         let older = state.hand_out(op, fresh.ver);
         fresh.reveal(op.generation);
         drop(shard);
@@ -390,19 +394,21 @@ impl<V> InFlight<V> {
     }
 
     /// Whether nothing was flushed since an operation began.
-    pub(super) fn is_current(&self, op: &Op) -> bool {
-        op.generation == self.freshness.generation()
+    pub(crate) fn is_current(&self, op: &Op) -> bool {
+        let generation = self.freshness.generation();
+        debug_assert!(op.generation <= generation, "generations only grow");
+        op.generation == generation
     }
 
     /// Has `waiter` notified, once, when the lease ends that another instance has on an operation's key.
-    pub(super) fn await_lease(&self, op: &Op, waiter: &Arc<LeaseWaiter>) {
+    pub(crate) fn await_lease(&self, op: &Op, waiter: &Arc<LeaseWaiter>) {
         if let Some(state) = self.lock(op.hash).get_mut(op.hash, &op.key) {
             state.add_waiter(waiter);
         }
     }
 
     /// Notifies those that wait for the lease on a key.
-    pub(super) fn lease_ended(&self, key: &str) {
+    pub(crate) fn lease_ended(&self, key: &str) {
         let hash = self.hash(key);
         let waiters = (self.lock(hash).get_mut(hash, key)).map(KeyState::take_waiters);
         notify(waiters.unwrap_or_default(), key);

@@ -1,5 +1,5 @@
-//! What is known of one key while operations on it are under way: which of them may still store a value in L1, and which
-//! of them callers may join.
+//! The state of one key while operations on it are under way: which of them may still store a value in L1, and which of
+//! them callers may join.
 //!
 //! Knows nothing of locks, other keys or the values in L1.
 
@@ -16,13 +16,13 @@ use crate::shared_result::SharedResult;
 /// One operation on a key: a read, a load, a refresh or an insert.
 pub(crate) struct Op {
     pub(super) key: Key,
-    /// Of the key, in the table of what is in flight.
+    /// The hash of the key in the table of operations.
     pub(super) hash: u64,
     /// Operations that may be on one key are numbered in the order in which they began.
     pub(super) id: u64,
     /// A load or a refresh. It stores nothing once it is detached from its key (rule 4).
     pub(super) is_load: bool,
-    /// What L1 knew when this began.
+    /// The generation and the epoch that L1 knew when this began.
     pub(super) generation: u64,
     pub(super) epoch: u64,
 }
@@ -91,27 +91,36 @@ impl<V> KeyState<V> {
     /// Counts an operation that begins in `generation`.
     pub(super) fn begin(&mut self, generation: u64) {
         self.ops += 1;
+        // A floor of a former epoch would keep every value of this one out, as versions begin anew.
         if self.generation != generation {
             (self.generation, self.floor) = (generation, 0);
         }
     }
 
-    /// Counts an operation that ends. Returns whether it was the last, and what was left of it, to be dropped without the
-    /// lock.
+    /// Counts an operation that ends. Returns whether it was the last, and the flights that it leaves, to be dropped
+    /// without the lock.
     pub(super) fn end(&mut self, op: u64) -> (bool, impl Sized + use<V>) {
+        debug_assert!(self.ops > 0, "an operation that ends has begun");
         self.ops -= 1;
         let read = self.read.take_if(|read| read.id == op);
         let load = self.load.take_if(|load| load.id == op);
         let refresh = self.refresh.take_if(|refresh| refresh.id == op);
+        let has_flight = self.read.is_some() || self.load.is_some() || self.refresh.is_some();
+        debug_assert!(
+            self.ops > 0 || !has_flight,
+            "a flight ends with its operation"
+        );
         (self.ops == 0, (read, load, refresh))
     }
 
     /// The key was changed, and the change has the version `ver`: operations store nothing older (rule 3). Those that
     /// are under way store nothing above what the lane has issued either (rule 11).
     pub(super) fn raise(&mut self, ver: u64, generation: u64, issued: u64, next: u64) {
+        // Versions of another epoch are not comparable: a flush has already made all older values invisible (rule 9).
         if self.generation != generation {
             return;
         }
+        debug_assert!(self.changed_below <= next, "numbers only grow");
         self.changed_below = next;
         if self.floor > issued {
             // A value that the lane may not have issued was handed out. It is gone, but if it was issued, nothing older
@@ -125,6 +134,10 @@ impl<V> KeyState<V> {
     /// A value of this version is handed out: nothing older may follow it (rule 3). Returns the read that callers must
     /// not join any more, as it may be older.
     pub(super) fn hand_out(&mut self, op: &Op, ver: u64) -> impl Sized + use<V> {
+        debug_assert!(
+            ver >= self.floor || without(Rule::Floors),
+            "it may be stored"
+        );
         self.floor = self.floor.max(ver);
         self.read.take_if(|read| read.id != op.id)
     }
@@ -148,14 +161,16 @@ impl<V> KeyState<V> {
 
     /// The key was changed, and no version says what is older: operations that are under way store nothing.
     pub(super) fn bar(&mut self, next: u64) {
+        debug_assert!(self.barred_below <= next, "numbers only grow");
         self.barred_below = next;
     }
 
     /// Whether an operation may store a value of this version.
     pub(super) fn may_store(&self, op: &Op, ver: u64, issued: u64) -> bool {
-        // A load began before what detached it, whatever version its value was given since.
+        // A load began before the change that detached it, whatever version its value was given since (rule 4).
         let is_attached = !op.is_load || self.is_attached(op);
         let is_barred = op.id < self.barred_below;
+        // Rule 11: a version above all that are issued passes only if the key was not changed since.
         let is_issued = ver <= issued || op.id >= self.changed_below;
         is_attached && (!is_barred && ver >= self.floor && is_issued || without(Rule::Floors))
     }
@@ -166,9 +181,10 @@ impl<V> KeyState<V> {
         flights.any(|flight| flight.id == op.id)
     }
 
-    /// Keeps later callers from joining what is in flight (rule 4). Returns what is to be dropped without the lock, and
+    /// Keeps later callers from joining a flight (rule 4). Returns the flights, to be dropped without the lock, and
     /// the waiters to be notified: every change of a key ends its lease, too.
     pub(super) fn detach(&mut self) -> (impl Sized + use<V>, Vec<Arc<LeaseWaiter>>) {
+        debug_assert!(self.ops > 0, "a key without operations has no state");
         let flights = (self.read.take(), self.load.take(), self.refresh.take());
         (flights, self.take_waiters())
     }

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use crate::key::Key;
 use crate::lock::lock;
 
-/// What one caller waits for: the ends of the leases on some keys.
+/// A caller that waits for the ends of the leases on some keys.
 #[derive(Default)]
 pub(crate) struct LeaseWaiter {
     /// Keys whose leases have ended, of those that it waits for.
@@ -19,6 +19,7 @@ pub(crate) struct LeaseWaiter {
 
 impl LeaseWaiter {
     pub(super) fn end(&self, key: &str) {
+        // The key before the notification: the task that is woken finds it.
         lock(&self.ended).insert(key.into());
         self.notify.notify_one();
     }

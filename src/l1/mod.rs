@@ -1,14 +1,15 @@
-//! The first level: what this process holds, and when it may be served and stored.
+//! The first level: the entries of this process, and when they may be served and stored.
 //!
 //! [`L1`] owns coherence: each change of a key that L2 has accepted goes through one of its methods, which raises the
-//! key's floor, detaches what is in flight and evicts what is older. No other layer can raise a floor without evicting.
+//! key's floor, detaches its flights and evicts an older entry. No other layer can raise a floor without evicting.
 //!
 //! - [`store`]: the entries, bounded by moka, and the [`hot_table`] in front of it
-//! - [`in_flight`]: what is under way on each key ([`key_state`]): which operations may still store, and single flight
+//! - [`in_flight`]: the operations under way on each key ([`key_state`]): which operations may still store, and single
+//!   flight
 //! - [`tags`]: which tags the entries have, and when these were invalidated
 //! - [`freshness`]: the proof that nothing was missed, by which entries may be served
 //! - [`lease_waiters`]: waiting for the leases of other instances
-//! - [`slot`]: an entry; [`outcome`]: how a read or load ended; [`cell`], [`hasher`], [`sync`]: what these are made of
+//! - [`slot`]: an entry; [`outcome`]: how a read or load ended; [`cell`], [`hasher`], [`sync`]: the parts of these
 //!
 //! Knows nothing of L2 and of the engine: does no I/O, starts no task, and waits only for notifications.
 
@@ -59,10 +60,11 @@ use crate::prefixes::Prefixes;
 use crate::token::Token;
 use crate::vocabulary::{Value, Version};
 
-/// The entries of this instance, what is under way for them, and the proof that they may be served.
+/// The entries of this instance, the operations on them, and the proof that they may be served.
 pub(crate) struct L1<V> {
-    /// `None` where there is no room: moka would take each entry in, only to put it out again.
-    store: Option<Store<V>>,
+    store: Store<V>,
+    /// Whether there is room for any entry. Where there is none, moka would take each in, only to put it out again.
+    has_room: bool,
     in_flight: Arc<InFlight<V>>,
     tags: TagTable,
     freshness: Arc<Freshness>,
@@ -77,14 +79,15 @@ impl<V: Value> L1<V> {
     ) -> Self {
         let freshness = Arc::new(Freshness::new(clock, max_staleness));
         Self {
-            store: (capacity > 0).then(|| Store::new(capacity, weigher)),
+            store: Store::new(capacity, weigher),
+            has_room: capacity > 0,
             in_flight: Arc::new(InFlight::new(&freshness)),
             tags: TagTable::new(),
             freshness,
         }
     }
 
-    /// Until when L1 may be served, and what proves it.
+    /// Until when L1 may be served, and the proof of it.
     pub(crate) fn freshness(&self) -> &Freshness {
         &self.freshness
     }
@@ -92,6 +95,7 @@ impl<V: Value> L1<V> {
     /// The entry that may be served at `now`, if there is one.
     #[inline(always)]
     pub(crate) fn get(&self, key: &str, now: Tick) -> Option<Arc<Slot<V>>> {
+        // The proof last: it covers a change that was applied before the entry was found, and no later one.
         self.held(key, now)
             .filter(|_| self.freshness.is_live_at(now))
     }
@@ -108,27 +112,20 @@ impl<V: Value> L1<V> {
     }
 
     /// The entry that may be handed out at `now` as a fallback: one that may be served but for its TTL, which may have
-    /// passed up to `kept` ago.
-    pub(crate) fn get_kept(&self, key: &str, now: Tick, kept: Duration) -> Option<Arc<Slot<V>>> {
-        self.held_for(key, now, kept)
-            .filter(|_| self.freshness.is_live_at(now) || without(Rule::FallbackProof))
-    }
-
-    /// The same, if the proof that it is current ran out less than `limit` before `now`.
-    pub(crate) fn get_kept_unproven(
+    /// passed up to `kept` ago. With a `limit`, also if the proof that it is current ran out less than that before
+    /// `now`.
+    pub(crate) fn get_kept(
         &self,
         key: &str,
         now: Tick,
         kept: Duration,
-        limit: Duration,
+        limit: Option<Duration>,
     ) -> Option<Arc<Slot<V>>> {
-        self.held_for(key, now, kept)
-            .filter(|_| self.freshness.was_live(now, limit))
-    }
-
-    fn held_for(&self, key: &str, now: Tick, kept: Duration) -> Option<Arc<Slot<V>>> {
-        let store = self.store.as_ref()?;
-        store.get(key, |slot| self.is_of_now(slot) && slot.is_kept(now, kept))
+        let is_kept = |slot: &Slot<V>| self.is_of_now(slot) && slot.is_kept(now, kept);
+        self.store.get(key, is_kept).filter(|_| match limit {
+            Some(limit) => self.freshness.was_live(now, limit),
+            None => self.freshness.is_live_at(now) || without(Rule::FallbackProof),
+        })
     }
 
     /// Whether an entry was stored by the write that a token names, or later in the same epoch (rule 22).
@@ -140,15 +137,12 @@ impl<V: Value> L1<V> {
 
     /// Records a hit that [is sampled](is_sampled).
     pub(crate) fn record_hit(&self, key: &str) {
-        if let Some(store) = &self.store {
-            store.record_hit(key);
-        }
+        self.store.record_hit(key);
     }
 
     #[inline(always)]
     fn held(&self, key: &str, now: Tick) -> Option<Arc<Slot<V>>> {
-        let store = self.store.as_ref()?;
-        store.get(key, |slot| self.is_visible(slot, now))
+        self.store.get(key, |slot| self.is_visible(slot, now))
     }
 
     #[inline]
@@ -161,56 +155,21 @@ impl<V: Value> L1<V> {
         slot.is_of(self.freshness.generation(), || self.freshness.tag_changes())
     }
 
+    /// The operations under way on each key, and the reads and loads to join.
+    pub(crate) fn in_flight(&self) -> &Arc<InFlight<V>> {
+        &self.in_flight
+    }
+
     /// Registers an operation on a key, before it sends anything (rule 3).
     pub(crate) fn begin(&self, key: &Key) -> OpGuard<V> {
         self.in_flight.begin(key)
-    }
-
-    /// The number of the next operation on a key: what has a lower one began before.
-    pub(crate) fn next(&self, key: &str) -> u64 {
-        self.in_flight.next(key)
-    }
-
-    /// Joins the read of L2 that is under way for a key, or begins one.
-    pub(crate) fn join_read(&self, key: &Key, now: Tick) -> JoinRead<V> {
-        self.in_flight.join_read(key, now)
-    }
-
-    /// Joins the load that is under way for a key, or begins one. Also says whether it is of a [number](Self::next) below
-    /// `since`, or began before some tag was invalidated, which happens only if `may_be_late`: then its outcome may not be
-    /// [usable](Outcome::is_usable_late).
-    pub(crate) fn join_load(
-        &self,
-        key: &Key,
-        now: Tick,
-        since: u64,
-        may_be_late: bool,
-    ) -> (Join<V, LoadOutcome<V>>, bool) {
-        self.in_flight.join_load(key, now, since, may_be_late)
-    }
-
-    /// Joins the refresh or load that is under way for a key, or begins a refresh. `None` if one is under way that the
-    /// caller may not join.
-    pub(crate) fn join_refresh(&self, key: &Key, now: Tick) -> Option<Join<V, LoadOutcome<V>>> {
-        self.in_flight.join_refresh(key, now)
-    }
-
-    /// Whether a load or refresh is still the one of its key: nothing has changed the key, and nothing was flushed, since
-    /// it began.
-    pub(crate) fn is_attached(&self, op: &Op) -> bool {
-        self.in_flight.is_attached(op)
-    }
-
-    /// Whether nothing was flushed since an operation began.
-    pub(crate) fn is_current(&self, op: &Op) -> bool {
-        self.in_flight.is_current(op)
     }
 
     /// Whether a value may be used for which the server has compared no epochs: it was written in the epoch that was
     /// known when the operation began, there was no flush since, and the value has not expired.
     pub(crate) fn is_usable(&self, op: &Op, fresh: &Arc<Slot<V>>, now: Tick) -> bool {
         let of_now = fresh.epoch == op.epoch() || without(Rule::Epochs);
-        self.is_current(op) && of_now && now < fresh.gone_at
+        self.in_flight.is_current(op) && of_now && now < fresh.gone_at
     }
 
     /// Stores a value that was read from L2, unless its key has changed since the operation began. It is handed out all
@@ -222,6 +181,7 @@ impl<V: Value> L1<V> {
         let (key, ver) = (op.key(), fresh.ver);
         let generation = self.freshness.generation();
         if fresh.epoch == self.freshness.epoch() {
+            // The floor before the eviction, as for a change: an operation that stores in between stores nothing older.
             self.in_flight.hand_out_unstored(op, ver, generation);
             self.remove_if(key, |slot| slot.ver < ver);
         } else {
@@ -231,19 +191,15 @@ impl<V: Value> L1<V> {
 
     /// The same for a loaded value with which this instance has filled L2.
     pub(crate) fn publish_filled(&self, op: &Op, fresh: &Arc<Slot<V>>) {
-        if fresh.epoch == self.freshness.epoch() {
-            self.freshness.raise_issued(fresh.ver);
-        }
+        self.note_issued(fresh.epoch, fresh.ver);
         self.publish(op, fresh);
     }
 
-    /// The same for a value that this instance has inserted: a change like any other, but what is older is replaced
-    /// rather than evicted.
+    /// The same for a value that this instance has inserted: a change like any other, but an older entry is
+    /// replaced rather than evicted.
     pub(crate) fn publish_inserted(&self, op: &Op, fresh: &Arc<Slot<V>>) {
         let (key, epoch, ver) = (op.key(), fresh.epoch, fresh.ver);
-        let generation = self.freshness.generation();
-        if epoch == self.freshness.epoch() {
-            self.freshness.raise_issued(ver);
+        if let Some(generation) = self.note_issued(epoch, ver) {
             self.in_flight.raise(key, ver, generation);
             if self.try_store(op, fresh) {
                 return;
@@ -252,7 +208,7 @@ impl<V: Value> L1<V> {
         self.apply([&**key], epoch, ver);
     }
 
-    /// Applies a change of keys that L2 has accepted, by a message or by the answer to this instance: what is older is
+    /// Applies a change of keys that L2 has accepted, by a message or by the answer to this instance: older values are
     /// not served or stored any more (rules 3, 4, 11).
     pub(crate) fn apply<'a>(&self, keys: impl IntoIterator<Item = &'a str>, epoch: u64, ver: u64) {
         self.apply_with(keys, epoch, ver, |key| {
@@ -260,8 +216,8 @@ impl<V: Value> L1<V> {
         });
     }
 
-    /// The same for the message of an insert of this instance. It only hides what is older: the insert itself replaces
-    /// that, or forgets the key, when its answer arrives.
+    /// The same for the message of an insert of this instance. It only hides an older entry: the insert itself
+    /// replaces that, or forgets the key, when its answer arrives.
     pub(crate) fn apply_own_insert<'a>(
         &self,
         keys: impl IntoIterator<Item = &'a str>,
@@ -269,9 +225,7 @@ impl<V: Value> L1<V> {
         ver: u64,
     ) {
         self.apply_with(keys, epoch, ver, |key| {
-            if let Some(store) = &self.store {
-                store.hide_if(key, |slot| self.is_outdated(slot, ver));
-            }
+            self.store.hide_if(key, |slot| self.is_outdated(slot, ver));
         });
     }
 
@@ -282,16 +236,11 @@ impl<V: Value> L1<V> {
         ver: u64,
         evict: impl Fn(&str),
     ) {
-        // The generation first: should a flush come in between, versions of its epoch are left alone.
-        let generation = self.freshness.generation();
-        let is_comparable = epoch == self.freshness.epoch();
-        if is_comparable {
-            self.freshness.raise_issued(ver);
-        }
+        let generation = self.note_issued(epoch, ver);
         for key in keys {
-            if is_comparable {
-                // First the floor: an operation that stores after it stores nothing to be evicted, and what was stored
-                // before it is seen here.
+            if let Some(generation) = generation {
+                // First the floor: an operation that stores after it stores nothing to be evicted, and an entry that
+                // was stored before it is seen here.
                 self.in_flight.raise(key, ver, generation);
                 evict(key);
             } else {
@@ -300,18 +249,26 @@ impl<V: Value> L1<V> {
         }
     }
 
-    /// As [`apply`](Self::apply), for all keys that begin with one of the prefixes, each with its epoch and version. Walks
-    /// all entries, once. Returns how many could be served at `now`, and cannot any more.
-    pub(crate) fn apply_prefixes(&self, prefixes: &[(&str, u64, u64)], now: Tick) -> u64 {
+    /// Takes note of a version that the lane has issued. Returns the generation in which it may be compared with
+    /// others; `None` if its epoch is not the present one.
+    fn note_issued(&self, epoch: u64, ver: u64) -> Option<u64> {
+        // The generation first: should a flush come in between, versions of its epoch are left alone.
         let generation = self.freshness.generation();
+        (epoch == self.freshness.epoch()).then(|| {
+            self.freshness.raise_issued(ver);
+            generation
+        })
+    }
+
+    /// As [`apply`](Self::apply), for all keys that begin with one of the prefixes, each with its epoch and version.
+    /// Walks all entries, once. Returns how many could be served at `now`, and cannot any more.
+    pub(crate) fn apply_prefixes(&self, prefixes: &[(&str, u64, u64)], now: Tick) -> u64 {
         let present = self.freshness.epoch();
         for &(prefix, epoch, ver) in prefixes {
-            if epoch == present {
-                self.freshness.raise_issued(ver);
-                // First the floors, as in `apply_with`.
-                self.in_flight.raise_prefix(prefix, ver, generation);
-            } else {
-                self.in_flight.bar_prefix(prefix);
+            // First the floors, as in `apply_with`.
+            match self.note_issued(epoch, ver) {
+                Some(generation) => self.in_flight.raise_prefix(prefix, ver, generation),
+                None => self.in_flight.bar_prefix(prefix),
             }
         }
         let which = Prefixes::new(prefixes.iter().map(|(prefix, ..)| *prefix));
@@ -329,38 +286,33 @@ impl<V: Value> L1<V> {
         self.tags.register(names, self.freshness.generation())
     }
 
-    /// Applies an invalidation of tags that L2 has accepted: what has one of them and is older is not served any more, and
-    /// what is in flight is not joined, as its tags are not known (rule 20).
+    /// Applies an invalidation of tags that L2 has accepted: older entries with one of them are not served any more,
+    /// and no flight that began before is joined, as its tags are not known (rule 20).
     pub(crate) fn apply_tags<'a>(
         &self,
         tags: impl IntoIterator<Item = &'a str>,
         epoch: u64,
         ver: u64,
     ) {
-        // The generation first, as in `apply_with`.
-        let generation = self.freshness.generation();
-        let is_comparable = epoch == self.freshness.epoch();
-        if is_comparable {
-            self.freshness.raise_issued(ver);
-        }
+        let generation = self.note_issued(epoch, ver);
         for tag in tags {
-            if is_comparable {
-                self.tags.raise(tag, ver, generation);
-            } else {
-                self.tags.forget(tag);
+            match generation {
+                Some(generation) => self.tags.raise(tag, ver, generation),
+                None => self.tags.forget(tag),
             }
         }
+        // After the floors: a hit that sees the new count compares them.
         self.freshness.tags_changed();
     }
 
-    /// Drops what has a tag whose invalidation has no version yet (rule 14).
+    /// Drops all entries with a tag whose invalidation has no version yet (rule 14).
     pub(crate) fn forget_tag(&self, tag: &str) {
         self.tags.forget(tag);
         self.freshness.tags_changed();
     }
 
-    /// As [`evict`](Self::evict), for all keys that begin with one of the prefixes. Walks all entries, once. Returns how
-    /// many could be served at `now`.
+    /// As [`evict`](Self::evict), for all keys that begin with one of the prefixes. Walks all entries, once. Returns
+    /// how many could be served at `now`.
     pub(crate) fn evict_prefixes(&self, prefixes: &[Key], now: Tick) -> u64 {
         let which = Prefixes::new(prefixes.iter().map(|prefix| &**prefix));
         self.remove_prefixes(&which, now, |_| true)
@@ -373,23 +325,21 @@ impl<V: Value> L1<V> {
         condition: impl Fn(&Slot<V>) -> bool,
     ) -> u64 {
         let removed = Cell::new(0);
-        if let Some(store) = &self.store {
-            store.remove_prefixes(which, |slot| {
-                let is_removed = condition(slot);
-                let is_counted = is_removed && self.is_visible(slot, now);
-                removed.set(removed.get() + u64::from(is_counted));
-                is_removed
-            });
-        }
+        self.store.remove_prefixes(which, |slot| {
+            let is_removed = condition(slot);
+            let is_counted = is_removed && self.is_visible(slot, now);
+            removed.set(removed.get() + u64::from(is_counted));
+            is_removed
+        });
         removed.get()
     }
 
     /// Whether a change of this version, which has been issued, makes an entry old (rule 11).
     ///
-    /// An entry above all versions that the lane is known to have issued has overtaken its message, or its version is not
-    /// one of the lane's: another program has written it to Redis, and no version that is issued will ever exceed it.
-    /// To lose the former costs a miss. An entry that this instance has written is not above: its version was known to
-    /// be issued before the entry was stored, and is compared here after the entry was found.
+    /// An entry above all versions that the lane is known to have issued has overtaken its message, or its version is
+    /// not one of the lane's: another program has written it to Redis, and no version that is issued will ever exceed
+    /// it. To lose the former costs a miss. An entry that this instance has written is not above: its version was known
+    /// to be issued before the entry was stored, and is compared here after the entry was found.
     fn is_outdated(&self, slot: &Slot<V>, ver: u64) -> bool {
         slot.ver < ver || slot.ver > self.freshness.issued()
     }
@@ -400,7 +350,7 @@ impl<V: Value> L1<V> {
             .map_or(Version::ABSENT, |slot| slot.version())
     }
 
-    /// Makes the entry of a key stale, where L1 alone holds it; what is in flight for the key stores nothing.
+    /// Makes the entry of a key stale, where L1 alone holds it; loads of the key that are under way store nothing.
     pub(crate) fn make_stale(&self, key: &Key, now: Tick) {
         // First: no load that began before stores its value after this has looked.
         self.in_flight.detach_all(key);
@@ -413,19 +363,17 @@ impl<V: Value> L1<V> {
     }
 
     /// Puts a slot with the same value and other times in the place of the entry of a key, where L1 alone holds it; of
-    /// several such changes at once none is lost, and the entry stays visible. Returns whether there is one. `new` gives
-    /// `None` for an entry that may stay as it is.
+    /// several such changes at once none is lost, and the entry stays visible. Returns whether there is one. `new`
+    /// gives `None` for an entry that may stay as it is.
     ///
-    /// The new slot takes the place of this slot only, so it cannot bring back what was removed or replaced meanwhile.
+    /// The new slot takes the place of this slot only, so it cannot bring back an entry that was removed or replaced
+    /// meanwhile.
     pub(crate) fn replace_times(
         &self,
         key: &str,
         now: Tick,
         new: impl Fn(&Slot<V>) -> Option<SlotHead>,
     ) -> bool {
-        let Some(store) = &self.store else {
-            return false;
-        };
         loop {
             let Some(slot) = self.held(key, now) else {
                 return false;
@@ -436,7 +384,7 @@ impl<V: Value> L1<V> {
             let value = SlotValue::Shared(Arc::clone(&slot));
             let fresh = Arc::new(Slot::new(slot.key().clone(), value, head, slot.tags()));
             fresh.reveal_as(&slot);
-            if store.replace(&slot, &fresh) {
+            if self.store.replace(&slot, &fresh) {
                 return true;
             }
             // Another change came first, or moka has evicted the slot, which the hot table still had.
@@ -449,7 +397,7 @@ impl<V: Value> L1<V> {
         self.evict(key);
     }
 
-    /// Drops the entry of a key, ahead of its invalidation. What L2 still has may be stored until that is applied.
+    /// Drops the entry of a key, ahead of its invalidation. Until that is applied, the value of L2 may be stored again.
     pub(crate) fn evict(&self, key: &str) {
         self.remove_if(key, |_| true);
     }
@@ -457,40 +405,31 @@ impl<V: Value> L1<V> {
     /// Makes all that this instance holds or is fetching invisible, in one step (rule 9). `epoch` is the lane's from
     /// now on.
     pub(crate) fn flush(&self, epoch: u64) {
+        // The generation first: from here on nothing is visible, however long it takes to give the memory back.
         self.freshness.flush(epoch);
-        self.reclaim();
+        self.store.clear();
     }
 
     /// Drops everything. Unless no other instance shares the lane, serves nothing until there is another proof.
     pub(crate) fn clear(&self) {
         self.freshness.revoke();
-        self.reclaim();
+        self.store.clear();
     }
 
-    /// Drops everything, and keeps what is under way from being stored. Nothing was missed: what is stored later may be
-    /// served at once.
+    /// Drops everything, and keeps operations that are under way from storing. No message was missed: values that are
+    /// stored later may be served at once.
     pub(crate) fn empty(&self) {
         self.freshness.next_generation();
-        self.reclaim();
+        self.store.clear();
     }
 
-    /// Has `waiter` notified, once, when the lease ends that another instance has on an operation's key.
-    pub(crate) fn await_lease(&self, op: &Op, waiter: &Arc<LeaseWaiter>) {
-        self.in_flight.await_lease(op, waiter);
-    }
-
-    /// Notifies those that wait for the lease on a key.
-    pub(crate) fn lease_ended(&self, key: &str) {
-        self.in_flight.lease_ended(key);
+    pub(crate) fn weight(&self) -> u64 {
+        self.store.weight()
     }
 
     /// How many entries there are, invisible ones included.
-    pub(crate) fn weight(&self) -> u64 {
-        self.store.as_ref().map_or(0, Store::weight)
-    }
-
     pub(crate) fn len(&self) -> u64 {
-        self.store.as_ref().map_or(0, Store::len)
+        self.store.len()
     }
 
     /// Stores a value if its operation may still do so. Returns whether it was stored.
@@ -498,41 +437,34 @@ impl<V: Value> L1<V> {
     /// moka's insert can wait for its own housekeeping, so no lock is held over it: the entry goes in invisible, and
     /// becomes visible in the critical section in which changes raise floors (rule 3).
     fn try_store(&self, op: &Op, fresh: &Arc<Slot<V>>) -> bool {
-        let Some(store) = self.store.as_ref().filter(|_| fresh.is_for_l1()) else {
+        if !self.has_room || !fresh.is_for_l1() {
             // As if it were evicted at once: nothing older may be stored after it, or joined.
             let is_revealed = self.in_flight.reveal(op, fresh);
             if is_revealed {
                 self.remove_if(op.key(), |slot| slot.ver < fresh.ver);
             }
             return is_revealed;
-        };
+        }
         if !self.in_flight.may_store(op, fresh) {
             return false;
         }
-        let clears = store.insert(op.key(), Arc::clone(fresh));
+        let clears = self.store.insert(op.key(), Arc::clone(fresh));
+        // Rules 3, 4 and 11 once more: the key may have changed while moka took the entry in.
         let is_revealed = self.in_flight.reveal(op, fresh);
         if is_revealed {
             // An older entry may have taken its place before the floor was raised. moka is not asked without need: it
             // would record a hit.
-            if !store.restore(fresh, clears) {
+            if !self.store.restore(fresh, clears) {
                 self.remove_if(op.key(), |slot| slot.ver < fresh.ver);
             }
         } else {
-            store.remove_if(op.key(), |current| Arc::ptr_eq(current, fresh));
+            self.store
+                .remove_if(op.key(), |current| Arc::ptr_eq(current, fresh));
         }
         is_revealed
     }
 
     fn remove_if(&self, key: &str, condition: impl Fn(&Slot<V>) -> bool) {
-        if let Some(store) = &self.store {
-            store.remove_if(key, |slot| condition(slot));
-        }
-    }
-
-    /// Gives back the memory of entries that a flush has made invisible.
-    fn reclaim(&self) {
-        if let Some(store) = &self.store {
-            store.clear();
-        }
+        self.store.remove_if(key, |slot| condition(slot));
     }
 }

@@ -13,7 +13,7 @@ pub(crate) enum ReadOutcome<V> {
     Hit(Arc<Slot<V>>),
     /// L2 has none.
     Miss,
-    /// L2 has something that cannot be read. Names what to ask for instead.
+    /// L2 has bytes that cannot be read. Names the value to ask for instead.
     Unreadable(Want),
     /// L2 was not asked, or did not answer.
     Unavailable,
@@ -43,7 +43,7 @@ pub(crate) struct Outcome<V> {
     pub(crate) failed: Option<LoadError>,
 }
 
-/// Whether the value is what was asked for.
+/// Whether the value is the one that was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OutcomeKind {
     /// It was loaded, or is as good.
@@ -56,9 +56,10 @@ pub(crate) enum OutcomeKind {
 
 impl<V> Outcome<V> {
     /// Whether a caller that came when some tag had been invalidated since the load began may have the value: it was
-    /// stored, as nothing is that has the tag (rule 20), and none of its tags was invalidated since. That is necessary for a
-    /// caller with a token, too, and not enough (rule 22).
+    /// stored, as nothing is that has the tag (rule 20), and none of its tags was invalidated since. That is necessary
+    /// for a caller with a token, too, and not enough (rule 22).
     pub(crate) fn is_usable_late(&self) -> bool {
+        // An unstored value has no version to be compared with that of the invalidation.
         self.slot.ver != UNSTORED && self.slot.tags().allow(self.slot.ver)
     }
 

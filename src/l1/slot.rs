@@ -31,8 +31,8 @@ pub(crate) struct Slot<V> {
     /// From when on it is gone from L2. L1 may hold it for a shorter time, or not at all.
     pub(crate) gone_at: Tick,
     pub(super) key: Key,
-    /// From when on a hit has more to do than to count: because it is stale or may be refreshed ahead, or because its life
-    /// is to be extended.
+    /// From when on a hit has more to do than to count: because it is stale or may be refreshed ahead, or because its
+    /// life is to be extended.
     pub(crate) look_at: Tick,
     /// `None` if its life cannot be extended and it has no tags.
     more: Option<Box<More>>,
@@ -44,7 +44,7 @@ pub(crate) struct Slot<V> {
     value: SlotValue<V>,
 }
 
-/// What else there is to know of an entry whose life can be extended, or that has tags. Few caches have such entries, so
+/// The other parts of an entry whose life can be extended, or that has tags. Few caches have such entries, so
 /// the others do not keep room for it.
 #[derive(Debug)]
 struct More {
@@ -90,6 +90,10 @@ pub(crate) struct SlotHead {
 
 impl<V> Slot<V> {
     pub(crate) fn new(key: Key, value: SlotValue<V>, head: SlotHead, tags: Tags) -> Self {
+        debug_assert!(
+            head.expires_at <= head.gone_at,
+            "L1 keeps no value longer than L2"
+        );
         let look_at = (head.soft_at).min(head.extend_at).min(head.refresh_at);
         let is_plain = look_at == head.soft_at && head.ends_at == NEVER && tags.is_empty();
         Self {
@@ -112,7 +116,10 @@ impl<V> Slot<V> {
             value: match value {
                 // However often it is stored again, the way to the value is one step.
                 SlotValue::Shared(slot) => match &slot.value {
-                    SlotValue::Shared(holder) => SlotValue::Shared(Arc::clone(holder)),
+                    SlotValue::Shared(holder) => {
+                        debug_assert!(matches!(holder.value, SlotValue::Own(_)), "one step");
+                        SlotValue::Shared(Arc::clone(holder))
+                    }
                     SlotValue::Own(_) => SlotValue::Shared(slot),
                 },
                 own @ SlotValue::Own(_) => own,
@@ -154,7 +161,8 @@ impl<V> Slot<V> {
         (self.more.as_ref()).is_some_and(|more| !more.tags.is_empty())
     }
 
-    /// Whether its tags, if it has any, were registered in this generation, and so are told of every invalidation in it.
+    /// Whether its tags, if it has any, were registered in this generation, and so are told of every invalidation in
+    /// it.
     pub(super) fn has_tags_of(&self, generation: u64) -> bool {
         (self.more.as_ref()).is_none_or(|more| more.tags.are_of(generation))
     }
@@ -187,6 +195,8 @@ impl<V> Slot<V> {
     /// Whether it is visible in a generation; `changes` counts the invalidations of tags that have been applied.
     #[inline]
     pub(super) fn is_of(&self, generation: u64, changes: impl FnOnce() -> u64) -> bool {
+        // Acquire, with the Release of `reveal`: whoever sees the generation sees the floors that were raised before
+        // it.
         let of = self.generation.load(Ordering::Acquire);
         of == generation || of == generation | TAGGED && self.has_valid_tags(changes())
     }
@@ -195,6 +205,7 @@ impl<V> Slot<V> {
         let Some(more) = &self.more else {
             return true;
         };
+        // Relaxed: it is a hint of this very check. A stale one costs another look at the tags.
         if more.checked.load(Ordering::Relaxed) == changes {
             return true;
         }
@@ -208,6 +219,7 @@ impl<V> Slot<V> {
 
     pub(super) fn reveal(&self, generation: u64) {
         let tagged = if self.has_tags() { TAGGED } else { 0 };
+        // One store decides whether all readers see the slot, in moka and in the hot table alike.
         self.generation
             .store(generation | tagged, Ordering::Release);
     }
@@ -222,7 +234,8 @@ impl<V> Slot<V> {
     }
 }
 
-#[cfg(all(test, not(larder_interleavings)))]
+#[cfg(not(larder_interleavings))]
+#[cfg(test)]
 mod tests {
     use std::sync::Arc;
 

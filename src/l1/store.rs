@@ -1,10 +1,7 @@
-//! The entries: all of them in moka, which bounds them, and those that are hit often also in the [`HotTable`].
-//!
-//! Whatever changes in moka or in a cell that it holds, the key is cleared from the hot table afterwards and before the
-//! change returns; a fill of the table that began before does nothing. Only an entry that moka evicts for want of room may
-//! stay in the table for a while: it is as good as before.
-//!
-//! Knows nothing of versions and generations: its caller says with a condition what may be seen or removed.
+//! The entries: all of them in moka, which bounds them, and those that are hit often also in the [`HotTable`]. After
+//! each change in moka or in a cell the key is cleared from the hot table, so that no entry that was looked up before
+//! comes back. Only an entry that moka evicts may stay in the table for a while: it is as good as before. Knows nothing
+//! of versions and generations: its caller says with a condition which entry may be seen or removed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,14 +18,14 @@ use crate::key::Key;
 use crate::prefixes::Prefixes;
 use crate::vocabulary::Value;
 
-/// What an entry weighs.
+/// The weight of an entry.
 pub(crate) type Weigher<V> = Arc<dyn Fn(&str, &V) -> u32 + Send + Sync>;
 
-/// What moka holds for a key: a cell with the key's entry. The next entry of the key is put in the same cell, which takes one
-/// look-up in moka; an insert into moka takes several times as long.
+/// The value of moka for a key: a cell with the key's entry. The next entry of the key is put in the same cell, which
+/// takes one look-up in moka; an insert into moka takes several times as long.
 ///
 /// moka may drop a cell while an entry is put in it. No look-up finds that entry: it is as good as evicted.
-pub(super) type Place<V> = Cell<Slot<V>>;
+pub(super) type EntryCell<V> = Cell<Slot<V>>;
 
 pub(super) struct Store<V> {
     /// All entries.
@@ -69,6 +66,7 @@ impl<V: Value> Store<V> {
     /// The entry that moka has; moka records the hit. One of a few is put in the hot table.
     #[inline(never)]
     fn get_bounded(&self, key: &str, condition: impl Fn(&Slot<V>) -> bool) -> Option<Arc<Slot<V>>> {
+        // Relaxed: the count only chooses a sample.
         if is_promoted(self.passed_on.fetch_add(1, Ordering::Relaxed)) {
             return self.promote(key, condition);
         }
@@ -81,13 +79,14 @@ impl<V: Value> Store<V> {
         key: &str,
         condition: impl Fn(&Slot<V>) -> bool,
     ) -> Option<Arc<Slot<V>>> {
+        // Before the look-up: a change that clears the key after this keeps the found entry out.
         let clears = self.hot.clears(key);
         let slot = self.bounded.get(key)?.get_if(|slot| condition(slot))?;
-        self.hot.fill(Arc::clone(&slot), clears);
+        self.hot.put(Arc::clone(&slot), clears);
         Some(slot)
     }
 
-    /// Has moka record a hit, by which it decides what stays.
+    /// Has moka record a hit, by which it decides which entries stay.
     pub(super) fn record_hit(&self, key: &str) {
         if self.bounded.get(key).is_none() {
             // moka has evicted it.
@@ -95,17 +94,18 @@ impl<V: Value> Store<V> {
         }
     }
 
-    /// Returns what [`restore`](Self::restore) has to know.
+    /// Returns the count of clears that [`restore`](Self::restore) is called with.
     pub(super) fn insert(&self, key: &Key, slot: Arc<Slot<V>>) -> u64 {
         let clears = self.hot.clears(key);
-        let place = (!self.is_weighed).then(|| self.place(key)).flatten();
-        if let Some(place) = place {
-            let former = place.replace(Some(slot));
+        let cell = (!self.is_weighed).then(|| self.cell(key)).flatten();
+        if let Some(cell) = cell {
+            let former = cell.replace(Some(slot));
+            // After the change, so that no hit brings the former entry back: see the head of this file.
             self.hot.clear(key);
             drop(former);
         } else {
-            let place = Arc::new(Place::of(Some(slot)));
-            self.bounded.insert(key.clone(), place);
+            let cell = Arc::new(EntryCell::of(Some(slot)));
+            self.bounded.insert(key.clone(), cell);
             self.hot.clear(key);
             self.hot.sweep();
         }
@@ -113,26 +113,26 @@ impl<V: Value> Store<V> {
     }
 
     /// Has an entry that was inserted back in the hot table if its key was there before. Returns whether nothing else
-    /// has changed since its insert, so that it still has its place.
+    /// has changed since its insert, so that it still has its cell.
     pub(super) fn restore(&self, slot: &Arc<Slot<V>>, clears: u64) -> bool {
-        self.hot.refill(slot, clears)
+        self.hot.restore(slot, clears)
     }
 
     /// Puts a slot in the place of another one of the same key, if that is still there. Returns whether it was.
     pub(super) fn replace(&self, old: &Arc<Slot<V>>, new: &Arc<Slot<V>>) -> bool {
         let key = old.key();
         let clears = self.hot.clears(key);
-        let is_replaced = (self.place(key)).is_some_and(|place| place.replace_if(old, new));
+        let is_replaced = (self.cell(key)).is_some_and(|cell| cell.replace_if(old, new));
         self.hot.clear(key);
         if is_replaced {
-            self.hot.refill(new, clears + 1);
+            self.hot.restore(new, clears + 1);
         }
         is_replaced
     }
 
-    /// Removes the entry of a key if it meets the condition. An entry that takes its place in between is lost: a miss.
+    /// Removes the entry of a key if it meets the condition. An entry that takes its cell in between is lost: a miss.
     pub(super) fn remove_if(&self, key: &str, condition: impl Fn(&Arc<Slot<V>>) -> bool) {
-        if (self.place(key)).is_some_and(|place| place.holds(condition)) {
+        if (self.cell(key)).is_some_and(|cell| cell.holds(condition)) {
             self.bounded.invalidate(key);
         }
         // Even if there was none: a hit may be about to bring one here.
@@ -142,7 +142,7 @@ impl<V: Value> Store<V> {
     /// Makes the entry of a key that is being inserted invisible if it meets the condition. It keeps its room, as moka
     /// takes longer to remove an entry and to insert another.
     pub(super) fn hide_if(&self, key: &str, condition: impl Fn(&Arc<Slot<V>>) -> bool) {
-        if let Some(slot) = (self.place(key)).and_then(|place| place.get_if(condition)) {
+        if let Some(slot) = (self.cell(key)).and_then(|cell| cell.get_if(condition)) {
             slot.hide();
         }
         // An entry that moka has evicted may still be here.
@@ -150,22 +150,22 @@ impl<V: Value> Store<V> {
     }
 
     /// The cell of a key, if moka has one. moka counts that as a hit.
-    fn place(&self, key: &str) -> Option<Arc<Place<V>>> {
-        // `get` alone would also count a key that moka lacks, and moka decides by these counts what stays.
+    fn cell(&self, key: &str) -> Option<Arc<EntryCell<V>>> {
+        // `get` alone would also count a key that moka lacks, and moka decides by these counts which entries stay.
         let is_there = self.bounded.contains_key(key);
         is_there.then(|| self.bounded.get(key))?
     }
 
-    /// Removes the entries that meet the condition, of all keys that begin with one of these. Walks all entries; those that
-    /// come meanwhile may be missed.
+    /// Removes the entries that meet the condition, of all keys that begin with one of these. Walks all entries; those
+    /// that come meanwhile may be missed.
     pub(super) fn remove_prefixes(
         &self,
         which: &Prefixes<'_>,
         condition: impl Fn(&Slot<V>) -> bool,
     ) {
-        for place in self.bounded.iter().map(|(_, place)| place) {
+        for cell in self.bounded.iter().map(|(_, cell)| cell) {
             let is_removed = |slot: &Arc<Slot<V>>| which.has_one(&slot.key) && condition(slot);
-            if let Some(slot) = place.get_if(is_removed) {
+            if let Some(slot) = cell.get_if(is_removed) {
                 self.bounded.invalidate(&slot.key);
             }
         }
@@ -174,7 +174,7 @@ impl<V: Value> Store<V> {
 
     pub(super) fn clear(&self) {
         self.bounded.invalidate_all();
-        self.hot.clear_all();
+        self.hot.clear_where(|_| true);
     }
 
     /// Of all entries together, as of the last time that moka did its pending work.
@@ -197,18 +197,19 @@ mod moka {
 
     use crate::key::Key;
     use crate::l1::hasher::{Hasher, hasher};
-    use crate::l1::store::{Place, Weigher};
+    use crate::l1::store::{EntryCell, Weigher};
     use crate::vocabulary::Value;
 
-    pub(super) type Bounded<V> = Cache<Key, Arc<Place<V>>, Hasher>;
+    pub(super) type Bounded<V> = Cache<Key, Arc<EntryCell<V>>, Hasher>;
 
     pub(super) fn bounded<V: Value>(capacity: u64, weigher: Option<Weigher<V>>) -> Bounded<V> {
         let mut entries = Cache::builder().max_capacity(capacity);
         if let Some(weigher) = weigher {
-            entries = entries.weigher(move |key: &Key, place: &Arc<Place<V>>| {
-                let slot = place.get_if(|_| true);
+            entries = entries.weigher(move |key: &Key, cell: &Arc<EntryCell<V>>| {
+                let slot = cell.get_if(|_| true);
                 let weigh = || slot.map_or(0, |slot| weigher(key, slot.value()));
                 // An entry of unknown weight does not fit. The panic itself has been reported by its hook.
+                // A panic of the weigher would leave moka in the middle of an insert.
                 catch_unwind(AssertUnwindSafe(weigh)).unwrap_or(u32::MAX)
             });
         }

@@ -1,13 +1,9 @@
-//! The tags of values in L1: when each was invalidated last, as far as this instance knows (rule 20).
-//!
-//! A tag has one state at least for as long as an entry or an operation has it. It is registered here before anything of it
-//! is asked of L2, so that no message is missed after that. L1 stores no value whose tags were registered in another generation
-//! than that of its operation: nobody would tell them of an invalidation.
-//!
-//! Knows nothing of entries and epochs.
+//! The tags of values in L1, and the last invalidation of each, as far as this instance knows (rule 20). A tag is
+//! registered before L2 is asked about it, so that no message is missed after that. A value whose tags are of another
+//! generation than its operation is not stored: its tags would not be told of an invalidation. Knows nothing of entries
+//! and epochs.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -19,7 +15,8 @@ use crate::key::Key;
 /// Size of the table from which on states that no entry has any more are looked for.
 const SWEEP_FROM: usize = 64;
 
-/// What is known of one tag.
+/// The state of one tag, as far as this instance knows.
+#[derive(Debug)]
 pub(crate) struct TagState {
     name: Key,
     /// In which it was registered: only in this is it told of invalidations.
@@ -52,24 +49,20 @@ impl TagState {
 
     /// L2 said that it was last invalidated with this version, after this state was registered.
     pub(crate) fn learn(&self, ver: u64) {
+        // The floor first: who finds the tag known relies on the floor alone.
         self.raise(ver);
         self.is_known.store(true, Ordering::Release);
     }
 
     fn raise(&self, ver: u64) {
         if !without(Rule::TagFloors) {
+            // AcqRel, and no lock: hits compare the floor. Messages may come in any order, so it only rises.
             self.floor.fetch_max(ver, Ordering::AcqRel);
         }
     }
 
     fn allows(&self, ver: u64) -> bool {
         ver > self.floor.load(Ordering::Acquire)
-    }
-}
-
-impl fmt::Debug for TagState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TagState").finish_non_exhaustive()
     }
 }
 
@@ -119,12 +112,13 @@ impl TagTable {
         }))
     }
 
-    /// Registers tags in a generation. What is of a former one is not told of any invalidation any more.
+    /// Registers tags in a generation. States of a former one are not told of any invalidation any more.
     pub(super) fn register(&self, names: &[Key], generation: u64) -> Tags {
         if names.is_empty() {
             return Tags::default();
         }
         let mut states = lock(&self.0);
+        // Versions of the new epoch may be lower, so no floor of a former generation may stay.
         if states.generation < generation {
             states.generation = generation;
             states.by_name.clear();
@@ -149,12 +143,14 @@ impl TagTable {
         if states.generation == generation
             && let Some(state) = states.by_name.get(name)
         {
+            debug_assert_eq!(state.generation, generation, "a table has one generation");
             state.raise(ver);
         }
     }
 
     /// Applies one whose version is not known: nothing that has the tag now is valid any more.
     pub(super) fn forget(&self, name: &str) {
+        // A state of its own for entries that come later: those of today are gone for good.
         let forgotten = lock(&self.0).by_name.remove(name);
         if let Some(state) = forgotten {
             state.floor.store(u64::MAX, Ordering::Release);
@@ -166,12 +162,14 @@ impl States {
     fn sweep(&mut self) {
         if self.by_name.len() >= self.sweep_at {
             self.by_name.retain(|_, state| Arc::strong_count(state) > 1);
+            // Twice as many, so that each registration pays for its own removal at most.
             self.sweep_at = SWEEP_FROM.max(2 * self.by_name.len());
         }
     }
 }
 
-#[cfg(all(test, not(larder_interleavings)))]
+#[cfg(not(larder_interleavings))]
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -3,9 +3,15 @@
 use std::collections::HashMap;
 use std::env;
 use std::ffi::OsString;
+use std::iter;
+use std::mem;
+use std::num::NonZero;
+
+use serde::Deserialize;
+use serde::de::value::{self, MapDeserializer};
 
 use super::field::Field;
-use super::redis_url::RedisParts;
+use super::redis_url::from_parts;
 use super::{ServiceSettings, Settings, SettingsError};
 
 /// The variables `REDIS_…` that are read: others are of other programs.
@@ -13,8 +19,8 @@ const PARTS: [&str; 7] = ["URL", "HOST", "PORT", "USERNAME", "PASSWORD", "DB", "
 
 impl Settings {
     /// Reads the options of which the environment has a variable: the prefix and the name in capitals, such as
-    /// `CACHE_L1_CAPACITY` and `CACHE_L2_TTL` for the prefix `CACHE_`. Their values are written as in a file. An empty one
-    /// counts as absent.
+    /// `CACHE_L1_CAPACITY` and `CACHE_L2_TTL` for the prefix `CACHE_`. Their values are written as in a file. An empty
+    /// one counts as absent.
     ///
     /// If none of them is `CACHE_REDIS`, the server is that of `REDIS_URL`, or otherwise that of `REDIS_HOST` with
     /// `REDIS_PORT`, `REDIS_USERNAME`, `REDIS_PASSWORD`, `REDIS_DB` and `REDIS_TLS` (`true` or `false`); without a host
@@ -22,8 +28,8 @@ impl Settings {
     /// `tcp://10.0.0.1:6379`. A `REDIS_TLS` that is true beside a `REDIS_URL` without TLS is an error.
     ///
     /// Nothing else may begin with the prefix. Caches with options of their own have prefixes of which none begins with
-    /// another, such as `PRICES_CACHE_` and `USERS_CACHE_`; and Kubernetes sets `CACHE_PORT` and more for a service that is
-    /// called `cache`, unless the pod has `enableServiceLinks: false`.
+    /// another, such as `PRICES_CACHE_` and `USERS_CACHE_`; and Kubernetes sets `CACHE_PORT` and more for a service
+    /// that is called `cache`, unless the pod has `enableServiceLinks: false`.
     ///
     /// ```
     /// use larder::{Cache, Settings};
@@ -43,9 +49,9 @@ impl Settings {
 }
 
 impl ServiceSettings {
-    /// Reads the options of all caches, as [`Settings::from_env`] does, and those of single caches: with the name of the
-    /// cache in between, such as `CACHE_PRODUCT_L2_TTL` for the cache `product` and the prefix `CACHE_`. Where the name has
-    /// another character than a letter or a digit, the variable has a `_`.
+    /// Reads the options of all caches, as [`Settings::from_env`] does, and those of single caches: with the name of
+    /// the cache in between, such as `CACHE_PRODUCT_L2_TTL` for the cache `product` and the prefix `CACHE_`. Where the
+    /// name has another character than a letter or a digit, the variable has a `_`.
     ///
     /// ```
     /// # // The environment of this process is not changed.
@@ -71,19 +77,19 @@ fn read(
 ) -> Result<ServiceSettings, SettingsError> {
     let (mut settings, mut mistakes, mut redis) =
         (ServiceSettings::default(), Vec::new(), HashMap::new());
+    // Each variable of the process would be a mistake.
     if prefix.is_empty() {
         let mistake = "without a prefix, other variables would be taken for options";
         return Err(SettingsError::new(vec![mistake.to_owned()]));
     }
     for (name, value) in variables {
-        // What is no text has another name than any option.
+        // A name that is no text is not that of an option.
         let Ok(name) = name.into_string() else {
             continue;
         };
         let option = name.strip_prefix(prefix);
-        let part = name
-            .strip_prefix("REDIS_")
-            .filter(|part| PARTS.contains(part));
+        let part = (name.strip_prefix("REDIS_")).filter(|part| PARTS.contains(part));
+        // An empty variable counts as absent: many tools cannot remove one.
         if (option.is_none() && part.is_none()) || value.is_empty() {
             continue;
         }
@@ -91,29 +97,34 @@ fn read(
             mistakes.push(format!("{name} is not UTF-8"));
             continue;
         };
-        match (option, part) {
-            (Some(option), _) => {
-                let is_upper = !option.contains(char::is_lowercase);
-                let option = option.to_lowercase();
-                let set = match section(&option).filter(|_| has_sections) {
-                    Some((cache, option)) => {
-                        let cache = settings.caches.entry(cache.to_owned());
-                        cache.or_default().set(option, &value)
-                    }
-                    None => settings.all.set(&option, &value),
+        let Some(option) = option else {
+            redis.extend(part.map(|part| (part.to_owned(), value)));
+            continue;
+        };
+        let is_upper = !option.contains(char::is_lowercase);
+        let option = option.to_lowercase();
+        let (cache, option) = match section(&option).filter(|_| has_sections) {
+            Some((cache, option)) => (Some(cache), option),
+            None => (None, &*option),
+        };
+        if !is_upper || !Settings::NAMES.contains(&option) {
+            mistakes.push(format!("{name} is not the name of an option"));
+            continue;
+        }
+        // As from a file in which this option stands alone.
+        let file = MapDeserializer::<_, value::Error>::new(iter::once((option, &*value)));
+        match Settings::deserialize(file) {
+            Ok(set) => {
+                let settings = match cache {
+                    Some(cache) => settings.caches.entry(cache.to_owned()).or_default(),
+                    None => &mut settings.all,
                 };
-                match set.filter(|_| is_upper) {
-                    Some(Ok(())) => {}
-                    Some(Err(expected)) => mistakes.push(format!("{name} must be {expected}")),
-                    None => mistakes.push(format!("{name} is not the name of an option")),
-                }
+                *settings = mem::take(settings).overridden_by(&set);
             }
-            (None, Some(part)) => {
-                redis.insert(part.to_owned(), value);
-            }
-            (None, None) => {}
+            Err(error) => mistakes.push(format!("{name} {error}")),
         }
     }
+    // A variable with the prefix is meant for this cache, and those without it for any program.
     if settings.all.redis.is_none() {
         settings.all.redis = server(&redis, &mut mistakes);
     }
@@ -131,6 +142,7 @@ fn section(name: &str) -> Option<(&str, &str)> {
     if Settings::NAMES.contains(&name) {
         return None;
     }
+    // From the end, as the name of a cache may contain that of an option; no option ends with `_` and another one.
     Settings::NAMES.iter().find_map(|option| {
         let cache = name.strip_suffix(option)?.strip_suffix('_')?;
         (!cache.is_empty()).then_some((cache, *option))
@@ -140,55 +152,39 @@ fn section(name: &str) -> Option<(&str, &str)> {
 /// The URL of the server that the variables `REDIS_…` name.
 fn server(variables: &HashMap<String, String>, mistakes: &mut Vec<String>) -> Option<String> {
     let get = |name| variables.get(name).map(String::as_str);
-    let mut mistake = |what: &str| mistakes.push(what.to_owned());
-    if let Some(url) = get("URL") {
-        let is_by_tls = || {
-            let scheme = url.split_once("://").map(|(scheme, _)| scheme);
-            scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case("rediss"))
-        };
-        match get("TLS").map(bool::from_text) {
-            // Somebody wants TLS, and would not get it.
-            Some(Some(true)) if !is_by_tls() => {
-                mistake("REDIS_TLS is true, but REDIS_URL does not begin with rediss://");
-            }
-            Some(None) => mistake("REDIS_TLS must be true or false"),
-            Some(Some(_)) | None => {}
+    let mut mistake = |text: &str| mistakes.push(text.to_owned());
+    let (url, host) = (get("URL"), get("HOST"));
+    // Without a server, the other variables may be those of other programs.
+    url.or(host)?;
+    let tls = get("TLS").map(bool::from_text);
+    if tls == Some(None) {
+        mistake("REDIS_TLS must be true or false");
+    }
+    let is_tls = tls.flatten() == Some(true);
+    if let Some(url) = url {
+        let scheme = url.split_once("://").map(|(scheme, _)| scheme);
+        // Somebody wants TLS, and would not get it.
+        if is_tls && !scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case("rediss")) {
+            mistake("REDIS_TLS is true, but REDIS_URL does not begin with rediss://");
         }
         return Some(url.to_owned());
     }
-    let host = get("HOST")?;
-    let mut parts = RedisParts {
-        username: get("USERNAME"),
-        password: get("PASSWORD"),
-        ..RedisParts::default()
-    };
-    if let Some(text) = get("PORT") {
+    let port = get("PORT").map(|text| {
         // Kubernetes sets it to `tcp://HOST:PORT` for a service that is called `redis`.
-        let port = text
-            .strip_prefix("tcp://")
-            .and_then(|address| address.rsplit_once(':'));
-        parts.port = port
-            .map_or(text, |(_, port)| port)
-            .parse()
-            .ok()
-            .filter(|port| *port != 0);
-        if parts.port.is_none() {
-            mistake("REDIS_PORT must be a port, from 1 to 65535");
-        }
+        let address = text.strip_prefix("tcp://");
+        let port = address.and_then(|address| address.rsplit_once(':'));
+        port.map_or(text, |(_, port)| port).parse::<NonZero<u16>>()
+    });
+    if let Some(Err(_)) = port {
+        mistake("REDIS_PORT must be a port, from 1 to 65535");
     }
-    if let Some(text) = get("DB") {
-        parts.database = text.parse().ok();
-        if parts.database.is_none() {
-            mistake("REDIS_DB must be the number of a database");
-        }
+    let database = get("DB").map(str::parse);
+    if let Some(Err(_)) = database {
+        mistake("REDIS_DB must be the number of a database");
     }
-    if let Some(text) = get("TLS") {
-        match bool::from_text(text) {
-            Some(is_tls) => parts.is_tls = is_tls,
-            None => mistake("REDIS_TLS must be true or false"),
-        }
-    }
-    let url = parts.url(host);
+    let login = (get("USERNAME"), get("PASSWORD"));
+    let port = port.and_then(Result::ok).map(NonZero::get);
+    let url = from_parts(is_tls, host?, port, login, database.and_then(Result::ok));
     if url.is_none() {
         mistake("REDIS_HOST must be the name or the address of a host");
     }

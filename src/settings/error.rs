@@ -1,4 +1,5 @@
-use std::fmt;
+//! Why the environment has no settings.
+
 use std::sync::Arc;
 
 /// Why [`Settings::from_env`](crate::Settings::from_env) has no settings. It names the variables, and shows no value.
@@ -10,7 +11,8 @@ use std::sync::Arc;
 /// assert_eq!(error.to_string(), "the environment cannot be used: PATH is not the name of an option");
 /// # Ok::<(), &str>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("the environment cannot be used: {}", .mistakes.join("; "))]
 pub struct SettingsError {
     mistakes: Arc<[String]>,
 }
@@ -22,20 +24,8 @@ impl SettingsError {
         }
     }
 
-    /// What is wrong, one by one.
+    /// The mistakes, one by one.
     pub fn mistakes(&self) -> impl Iterator<Item = &str> {
         self.mistakes.iter().map(String::as_str)
     }
 }
-
-impl fmt::Display for SettingsError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "the environment cannot be used: {}",
-            self.mistakes.join("; ")
-        )
-    }
-}
-
-impl std::error::Error for SettingsError {}

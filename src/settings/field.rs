@@ -1,23 +1,35 @@
 //! How a field is written: as a text, or as a number where it is one.
 
-use std::fmt::{self, Write};
-use std::marker::PhantomData;
+use std::fmt::Write;
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::de::{Deserializer, Error, Visitor};
-use serde::ser::Serializer;
+use serde::de::{Deserialize, Deserializer, Error};
+use serde::ser::{Serialize, Serializer};
 
 use crate::options::Mode;
 
 /// The type of a field.
 pub(super) trait Field: Sized {
-    /// What its text has to be.
+    /// The form that its text must have.
     const EXPECTED: &'static str;
 
     fn from_text(text: &str) -> Option<Self>;
 
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error>;
+    fn plain(&self) -> Plain;
+}
+
+/// A field as formats have it: some tell text and numbers apart, others hand over all as text, as the sources of some
+/// configuration libraries do.
+#[derive(serde::Deserialize, serde::Serialize)]
+#[serde(untagged)]
+pub(super) enum Plain {
+    Absent,
+    Bool(bool),
+    Whole(u64),
+    Negative(i64),
+    Real(f64),
+    Text(String),
 }
 
 #[allow(clippy::ref_option, reason = "serde calls it with a field")]
@@ -25,62 +37,25 @@ pub(super) fn serialize<F: Field, S: Serializer>(
     field: &Option<F>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
-    match field {
-        Some(field) => field.serialize(serializer),
-        None => serializer.serialize_none(),
-    }
+    let plain = field.as_ref().map_or(Plain::Absent, F::plain);
+    plain.serialize(serializer)
 }
 
-/// Formats tell text and numbers apart, or hand over all as text, as the sources of some configuration libraries do.
 pub(super) fn deserialize<'de, F: Field, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<F>, D::Error> {
-    deserializer.deserialize_any(OfField(PhantomData))
-}
-
-struct OfField<F>(PhantomData<F>);
-
-impl<'de, F: Field> Visitor<'de> for OfField<F> {
-    type Value = Option<F>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(F::EXPECTED)
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
-        let parsed = F::from_text(text);
-        // Without the text, which may be a secret.
-        let expected = || E::custom(format_args!("expected {}", F::EXPECTED));
-        parsed.map(Some).ok_or_else(expected)
-    }
-
-    fn visit_bool<E: Error>(self, value: bool) -> Result<Self::Value, E> {
-        self.visit_str(if value { "true" } else { "false" })
-    }
-
-    fn visit_u64<E: Error>(self, number: u64) -> Result<Self::Value, E> {
-        self.visit_str(&number.to_string())
-    }
-
-    fn visit_i64<E: Error>(self, number: i64) -> Result<Self::Value, E> {
-        self.visit_str(&number.to_string())
-    }
-
-    fn visit_f64<E: Error>(self, number: f64) -> Result<Self::Value, E> {
-        self.visit_str(&number.to_string())
-    }
-
-    fn visit_none<E: Error>(self) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-
-    fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-
-    fn visit_some<D: Deserializer<'de>>(self, inner: D) -> Result<Self::Value, D::Error> {
-        inner.deserialize_any(self)
-    }
+    // Without the text, which may be a secret.
+    let refused = || D::Error::custom(format_args!("must be {}", F::EXPECTED));
+    let text = match Plain::deserialize(deserializer).map_err(|_| refused())? {
+        // As `null`, which leaves the builder as it is.
+        Plain::Absent => return Ok(None),
+        Plain::Bool(value) => value.to_string(),
+        Plain::Whole(number) => number.to_string(),
+        Plain::Negative(number) => number.to_string(),
+        Plain::Real(number) => number.to_string(),
+        Plain::Text(text) => text,
+    };
+    F::from_text(&text).map(Some).ok_or_else(refused)
 }
 
 impl Field for String {
@@ -90,8 +65,8 @@ impl Field for String {
         Some(text.to_owned())
     }
 
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self)
+    fn plain(&self) -> Plain {
+        Plain::Text(self.clone())
     }
 }
 
@@ -106,8 +81,8 @@ impl Field for bool {
         }
     }
 
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bool(*self)
+    fn plain(&self) -> Plain {
+        Plain::Bool(*self)
     }
 }
 
@@ -118,8 +93,8 @@ impl Field for u64 {
         text.parse().ok()
     }
 
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_u64(*self)
+    fn plain(&self) -> Plain {
+        Plain::Whole(*self)
     }
 }
 
@@ -130,8 +105,8 @@ impl Field for usize {
         text.parse().ok()
     }
 
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_u64(*self as u64)
+    fn plain(&self) -> Plain {
+        Plain::Whole(*self as u64)
     }
 }
 
@@ -142,8 +117,8 @@ impl Field for f64 {
         text.parse().ok()
     }
 
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_f64(*self)
+    fn plain(&self) -> Plain {
+        Plain::Real(*self)
     }
 }
 
@@ -151,6 +126,7 @@ impl Field for Duration {
     const EXPECTED: &'static str = "a duration with its unit, such as 250ms, 30s or 1h30m";
 
     fn from_text(text: &str) -> Option<Self> {
+        // By its own word: in units it has twenty digits, which nobody reads.
         if text == MAX {
             return Some(Self::MAX);
         }
@@ -162,6 +138,7 @@ impl Field for Duration {
             let end = after.find(|c: char| !c.is_ascii_alphabetic());
             let (unit, after) = after.split_at_checked(end.unwrap_or(after.len()))?;
             let (_, nanos) = UNITS.into_iter().find(|(name, _)| *name == unit)?;
+            // A sum that is too large is an error: wrapped around, it would be a short time.
             let part = nanos.checked_mul(count.parse().ok()?)?;
             total = Some(total.unwrap_or(0_u128).checked_add(part)?);
             rest = after.trim_start();
@@ -172,8 +149,8 @@ impl Field for Duration {
         Some(Self::new(seconds, rest))
     }
 
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&written(*self))
+    fn plain(&self) -> Plain {
+        Plain::Text(written(*self))
     }
 }
 
@@ -188,9 +165,9 @@ impl Field for (Duration, usize) {
         ))
     }
 
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+    fn plain(&self) -> Plain {
         let (window, max) = self;
-        serializer.collect_str(&format_args!("{},{max}", written(*window)))
+        Plain::Text(format!("{},{max}", written(*window)))
     }
 }
 
@@ -205,13 +182,11 @@ impl Field for Mode {
         Some(Self::Available { limit })
     }
 
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Strict => serializer.serialize_str("strict"),
-            Self::Available { limit } => {
-                serializer.collect_str(&format_args!("available:{}", written(*limit)))
-            }
-        }
+    fn plain(&self) -> Plain {
+        Plain::Text(match self {
+            Self::Strict => "strict".to_owned(),
+            Self::Available { limit } => format!("available:{}", written(*limit)),
+        })
     }
 }
 

@@ -12,7 +12,6 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use self::error::SettingsError;
-use self::field::Field;
 pub use self::service::ServiceSettings;
 use crate::options::Mode;
 
@@ -20,18 +19,18 @@ use crate::options::Mode;
 macro_rules! settings {
     ($($doc:literal $name:ident: $type:ty,)*) => {
         /// Options of a cache that come from a configuration file or from the environment. They have the names of the
-        /// [`Builder`](crate::Builder)'s methods, which say what they are; a field that is `None` leaves the builder as it is.
-        /// [`ServiceSettings`] has those of all caches of a service.
+        /// [`Builder`](crate::Builder)'s methods, which document them; a field that is `None` leaves the builder as it
+        /// is. [`ServiceSettings`] has those of all caches of a service.
         ///
-        /// What is a type or a closure, such as the codec and the weigher, stays in code.
+        /// Options that are a type or a closure, such as the codec and the weigher, stay in code.
         ///
         /// # In a file
         ///
         /// In a format that describes itself, such as JSON, TOML or YAML. An unknown field is an error, but not within
-        /// `#[serde(flatten)]`, where serde ignores it. Durations are written with a unit, `250ms`, `30s` or `1h30m` (`ms`,
-        /// `s`, `m`, `h`, `d`, and `max` for [`Duration::MAX`]); a mere number is an error, as it may be meant in any unit.
-        /// A [`Mode`] is `strict` or `available:60s`, and `batch_loads` is `2ms,100`. If both are there, `xfetch` counts,
-        /// and not `refresh_ahead`.
+        /// `#[serde(flatten)]`, where serde ignores it. Durations are written with a unit, `250ms`, `30s` or `1h30m`
+        /// (`ms`, `s`, `m`, `h`, `d`, and `max` for [`Duration::MAX`]); a mere number is an error, as it may be meant
+        /// in any unit. A [`Mode`] is `strict` or `available:60s`, and `batch_loads` is `2ms,100`. If both are there,
+        /// `xfetch` counts, and not `refresh_ahead`.
         ///
         /// ```
         /// use larder::{Cache, Settings};
@@ -42,7 +41,7 @@ macro_rules! settings {
         /// # Ok::<(), Box<dyn std::error::Error>>(())
         /// ```
         ///
-        /// `Debug` hides the password in `redis`. What is serialized contains it.
+        /// `Debug` hides the password in `redis`. The serialized form contains it.
         #[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
         #[serde(deny_unknown_fields)]
         #[non_exhaustive]
@@ -75,17 +74,6 @@ macro_rules! settings {
 
             /// The names of all options.
             const NAMES: &[&str] = &[$(stringify!($name)),*];
-
-            /// Sets a field by its name to what its text says. `None` if there is no such field.
-            fn set(&mut self, name: &str, text: &str) -> Option<Result<(), &'static str>> {
-                match name {
-                    $(stringify!($name) => {
-                        let parsed = <$type>::from_text(text).map(|value| self.$name = Some(value));
-                        Some(parsed.ok_or(<$type>::EXPECTED))
-                    })*
-                    _ => None,
-                }
-            }
         }
 
         impl fmt::Debug for Settings {

@@ -1,46 +1,40 @@
 //! The URL of a Redis server: made from its parts, and shown without its secrets.
 
+use std::net::Ipv6Addr;
+
 use deadpool_redis::redis::parse_redis_url;
 
-/// What variables of the environment say of a server, but for its host.
-#[derive(Default)]
-pub(super) struct RedisParts<'a> {
-    pub(super) port: Option<u16>,
-    pub(super) username: Option<&'a str>,
-    pub(super) password: Option<&'a str>,
-    pub(super) database: Option<u32>,
-    pub(super) is_tls: bool,
-}
-
-impl RedisParts<'_> {
-    /// `None` if the host is none.
-    pub(super) fn url(&self, host: &str) -> Option<String> {
-        let host = if host.contains(':') && !host.starts_with('[') {
-            // An address of IPv6.
-            format!("[{host}]")
-        } else {
-            host.to_owned()
-        };
-        let scheme = if self.is_tls { "rediss" } else { "redis" };
-        let mut url = parse_redis_url(&format!("{scheme}://localhost"))?;
-        url.set_host(Some(&host)).ok()?;
-        url.set_port(self.port).ok()?;
-        // `Url` encodes all else that has a meaning.
-        let encoded = |text: &str| text.replace('%', "%25");
-        let (username, password) = (self.username.map(encoded), self.password.map(encoded));
-        url.set_username(username.as_deref().unwrap_or_default())
-            .ok()?;
-        url.set_password(password.as_deref()).ok()?;
-        if let Some(database) = self.database {
-            url.set_path(&database.to_string());
-        }
-        Some(url.into())
+/// The URL of a server. `None` if the host is none.
+pub(super) fn from_parts(
+    is_tls: bool,
+    host: &str,
+    port: Option<u16>,
+    (username, password): (Option<&str>, Option<&str>),
+    database: Option<u32>,
+) -> Option<String> {
+    let scheme = if is_tls { "rediss" } else { "redis" };
+    // By the parser of the client, which knows schemes and ports; set part by part, so that each is encoded.
+    let mut url = parse_redis_url(&format!("{scheme}://localhost"))?;
+    // An address of IPv6 has brackets in a URL.
+    let address = host.parse::<Ipv6Addr>();
+    let host = address.map_or(host.to_owned(), |_| format!("[{host}]"));
+    url.set_host(Some(&host)).ok()?;
+    url.set_port(port).ok()?;
+    // `Url` encodes all else that has a meaning.
+    let encoded = |text: &str| text.replace('%', "%25");
+    url.set_username(&username.map_or_else(String::new, encoded))
+        .ok()?;
+    url.set_password(password.map(encoded).as_deref()).ok()?;
+    if let Some(database) = database {
+        url.set_path(&database.to_string());
     }
+    Some(url.into())
 }
 
 /// The server and the database.
 pub(super) fn without_secrets(url: &str) -> String {
     const HIDDEN: &str = "***";
+    // A text that is no URL may be a password in the wrong place.
     let Some(mut url) = parse_redis_url(url) else {
         return HIDDEN.to_owned();
     };
@@ -56,7 +50,7 @@ pub(super) fn without_secrets(url: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{RedisParts, without_secrets};
+    use super::{from_parts, without_secrets};
 
     #[test]
     fn secrets_are_hidden() {
@@ -78,15 +72,9 @@ mod tests {
 
     #[test]
     fn a_url_is_made_of_parts() {
-        let url = |host, parts: RedisParts<'_>| parts.url(host);
-        let full = RedisParts {
-            port: Some(7000),
-            username: Some("us:er"),
-            password: Some("p@ss/w?rd#:%41"),
-            database: Some(3),
-            is_tls: true,
-        };
-        let full = full.url("cache.internal").unwrap();
+        let url = |host| from_parts(false, host, None, (None, None), None);
+        let login = (Some("us:er"), Some("p@ss/w?rd#:%41"));
+        let full = from_parts(true, "cache.internal", Some(7000), login, Some(3)).unwrap();
         assert_eq!(
             full,
             "rediss://us%3Aer:p%40ss%2Fw%3Frd%23%3A%2541@cache.internal:7000/3"
@@ -97,12 +85,9 @@ mod tests {
         let settings = client.unwrap();
         assert_eq!(settings.redis_settings().password(), Some("p@ss/w?rd#:%41"));
         assert_eq!(settings.redis_settings().username(), Some("us:er"));
-        assert_eq!(
-            url("cache", RedisParts::default()).unwrap(),
-            "redis://cache"
-        );
-        assert_eq!(url("::1", RedisParts::default()).unwrap(), "redis://[::1]");
-        assert_eq!(url("a b", RedisParts::default()), None);
-        assert_eq!(url("", RedisParts::default()), None);
+        assert_eq!(url("cache").unwrap(), "redis://cache");
+        assert_eq!(url("::1").unwrap(), "redis://[::1]");
+        assert_eq!(url("a b"), None);
+        assert_eq!(url(""), None);
     }
 }

@@ -38,8 +38,8 @@ pub struct ServiceSettings {
 }
 
 impl ServiceSettings {
-    /// These settings, with each option that `other` has taken from there. What `other` has for all caches also
-    /// overrides what these have for one: the operator who sets it means all.
+    /// These settings, with each option that `other` has taken from there. An option that `other` has for all caches
+    /// also overrides that of one cache here: the operator who sets it means all.
     #[must_use]
     pub fn overridden_by(mut self, other: &Self) -> Self {
         self.all = self.all.overridden_by(&other.all);
@@ -53,8 +53,9 @@ impl ServiceSettings {
         self
     }
 
-    /// What one cache has, with what is for all.
+    /// The options of one cache, with those for all.
     pub(crate) fn of(&self, cache: &str) -> Settings {
+        // Compared as the environment writes names, so that a file and a variable name the same cache.
         let own = self
             .caches
             .iter()
@@ -74,14 +75,6 @@ impl ServiceSettings {
 /// How a variable of the environment names a cache, in small letters: `product-page` and `product:page` are both
 /// `product_page`.
 fn section(name: &str) -> String {
-    let letters = name.chars();
-    letters
-        .map(|c| {
-            if c.is_alphanumeric() {
-                c.to_ascii_lowercase()
-            } else {
-                '_'
-            }
-        })
-        .collect()
+    let name = name.to_ascii_lowercase();
+    name.replace(|c: char| !c.is_alphanumeric(), "_")
 }

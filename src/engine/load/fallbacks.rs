@@ -83,7 +83,7 @@ impl<V: Value> Loads<V> {
                 (ctx.backoff).load_failed(key, error.clone(), fetch.began, pause);
                 // In this order: a change of the key that comes in between ends it. A caller that comes after a change
                 // does not get the error of a load that began before (rule 4).
-                if !ctx.l1.is_attached(op) {
+                if !ctx.l1.in_flight().is_attached(op) {
                     ctx.backoff.forget(key);
                 }
             }

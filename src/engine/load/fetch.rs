@@ -229,7 +229,7 @@ impl<V: Value> Loads<V> {
         // In each round anew, as a notice takes the waiter out. One that comes between the answer and this is missed:
         // so `look_at` bounds the wait.
         for fetch in &*waiting {
-            self.ctx.l1.await_lease(&fetch.op, awaited);
+            self.ctx.l1.in_flight().await_lease(&fetch.op, awaited);
         }
         let ended = timeout_at(look_at, awaited.ended()).await;
         let options = &self.ctx.options;

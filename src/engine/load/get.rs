@@ -65,7 +65,7 @@ impl<V: Value> Loads<V> {
         load: impl Begin<V>,
     ) -> Result<Entry<V>, LoadError> {
         // Before L2 is asked: a load from this number on begins after the write that the token names (rule 22).
-        let number = self.ctx.l1.next(&key);
+        let number = self.ctx.l1.in_flight().next(&key);
         let found = self
             .reads
             .look_up_at_least(std::slice::from_ref(&key), token);
@@ -281,7 +281,11 @@ impl<V: Value> Loads<V> {
     ) -> Joining<V> {
         // In this order: a change that comes in between ends an error too early.
         let (now, began) = (self.ctx.now(), self.now_began());
-        let (join, is_late) = (self.ctx.l1).join_load(key, now, since.number, may_be_late);
+        let (join, is_late) =
+            self.ctx
+                .l1
+                .in_flight()
+                .join_load(key, now, since.number, may_be_late);
         let (flight, led) = match join {
             Join::Joined(flight) => (flight, None),
             Join::Started(Started { op, sender, result }) => {

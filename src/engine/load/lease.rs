@@ -230,7 +230,7 @@ async fn previous<V: Value>(ctx: &Context<V>, key: &Key, kept: Option<&[u8]>) ->
     };
     let (slot, source) = match in_l2 {
         Some(slot) => (slot, Source::L2),
-        None => (ctx.l1.get_kept(key, now, longest)?, Source::L1),
+        None => (ctx.l1.get_kept(key, now, longest, None)?, Source::L1),
     };
     let previous = slot.is_kept(now, longest);
     previous.then(|| Entry::new(slot, now, source).into_fallback())

@@ -78,7 +78,8 @@ impl<V: Value> Loads<V> {
             let may_refresh = self.ctx.backoff.may_refresh(&key);
             // Before the operation begins: a change in between ends an error too early, and never too late.
             let began = self.now_began();
-            let joined = may_refresh.then(|| self.ctx.l1.join_refresh(&key, self.ctx.now()));
+            let joined =
+                may_refresh.then(|| self.ctx.l1.in_flight().join_refresh(&key, self.ctx.now()));
             results.push(match joined.flatten() {
                 Some(Join::Started(Started { op, sender, result })) => {
                     let want = Want::NewerThan(previous.slot().ver);

@@ -199,7 +199,7 @@ impl<V: Value> Reads<V> {
         }
         let now = ctx.now();
         if proof == Proof::Used
-            && let Some(slot) = ctx.l1.get_kept(key, now, kept)
+            && let Some(slot) = ctx.l1.get_kept(key, now, kept, None)
         {
             let valid_until = slot.expires_at;
             return Some(instead(slot, Source::L1, now, valid_until));
@@ -232,7 +232,7 @@ impl<V: Value> Reads<V> {
     /// a task of its own, so that the others need none of them to stay. Returns the time of the end, too.
     pub(crate) async fn read(&self, key: &Key, now: Tick) -> (ReadOutcome<V>, Tick) {
         let ctx = &self.ctx;
-        let read = match ctx.l1.join_read(key, now) {
+        let read = match ctx.l1.in_flight().join_read(key, now) {
             // Without a task: nobody can join it, so nobody is left waiting if this caller is cancelled.
             JoinRead::Alone(op) => return read_l2(ctx, &op, now).await,
             JoinRead::Shared(Join::Joined(read)) => read,
@@ -333,7 +333,7 @@ fn instead<V>(slot: Arc<Slot<V>>, source: Source, now: Tick, valid_until: Tick) 
 /// The fallback that L1 has, without a proof that it is current: only in [`Mode::Available`](crate::Mode::Available).
 fn unproven_fallback<V: Value>(ctx: &Context<V>, key: &str) -> Option<Outcome<V>> {
     let (kept, limit) = (ctx.options.stale_if_error, ctx.options.mode.limit()?);
-    let slot = ctx.l1.get_kept_unproven(key, ctx.now(), kept, limit)?;
+    let slot = ctx.l1.get_kept(key, ctx.now(), kept, Some(limit))?;
     Some(Outcome {
         slot,
         source: Source::L1,
@@ -390,6 +390,7 @@ fn plain_outcome<V: Value>(
     };
     ctx.l1
         // After a flush L1 compares with another epoch than the one that was proven when the read was sent.
+        .in_flight()
         .is_current(op)
         .then(|| match ctx.convert.open(op.key(), &bytes, now) {
             Ok(fresh) if ctx.l1.is_usable(op, &fresh, now) => ReadOutcome::Hit(fresh),

@@ -356,7 +356,7 @@ impl<'a, V: Value> Session<'a, V> {
                     Ok(())
                 }
                 Event::LeaseEnded(key) => {
-                    self.ctx.l1.lease_ended(&key);
+                    self.ctx.l1.in_flight().lease_ended(&key);
                     Ok(())
                 }
                 Event::Heartbeat(lane) => self.receive_heartbeat(&lane).await,

@@ -195,11 +195,14 @@ impl World {
     }
 
     fn join_load(&self) -> Join<u64, LoadOutcome<u64>> {
-        self.l1.join_load(&self.key, self.now, 0, false).0
+        self.l1
+            .in_flight()
+            .join_load(&self.key, self.now, 0, false)
+            .0
     }
 
     fn refresh(&self) -> Option<OpGuard<u64>> {
-        match self.l1.join_refresh(&self.key, self.now) {
+        match self.l1.in_flight().join_refresh(&self.key, self.now) {
             Some(Join::Started(refresh)) => Some(refresh.op),
             Some(Join::Joined(_)) | None => None,
         }
@@ -208,7 +211,7 @@ impl World {
     /// A hit that moka answers, and that brings its entry into the hot table.
     fn promote(&self) {
         let is_visible = |slot: &Slot<u64>| self.l1.is_visible(slot, self.now);
-        (self.l1.store.as_ref().unwrap()).promote(KEY, is_visible);
+        self.l1.store.promote(KEY, is_visible);
     }
 
     /// The entry that is served.

@@ -6,22 +6,22 @@ use std::sync::Arc;
 
 use crate::key::Key;
 use crate::l1::Weigher;
-use crate::l1::store::Place;
+use crate::l1::store::EntryCell;
 use crate::l1::sync::{Mutex, lock};
 
 /// As moka: each step is atomic, and anything can happen between two of them.
-pub(in crate::l1) struct Bounded<V>(Mutex<HashMap<Key, Arc<Place<V>>>>);
+pub(in crate::l1) struct Bounded<V>(Mutex<HashMap<Key, Arc<EntryCell<V>>>>);
 
 pub(in crate::l1) fn bounded<V>(_capacity: u64, _weigher: Option<Weigher<V>>) -> Bounded<V> {
     Bounded(Mutex::new(HashMap::new()))
 }
 
 impl<V> Bounded<V> {
-    pub(in crate::l1) fn get(&self, key: &str) -> Option<Arc<Place<V>>> {
+    pub(in crate::l1) fn get(&self, key: &str) -> Option<Arc<EntryCell<V>>> {
         lock(&self.0).get(key).cloned()
     }
 
-    pub(in crate::l1) fn iter(&self) -> impl Iterator<Item = (Key, Arc<Place<V>>)> {
+    pub(in crate::l1) fn iter(&self) -> impl Iterator<Item = (Key, Arc<EntryCell<V>>)> {
         let entries = lock(&self.0).clone();
         entries.into_iter()
     }
@@ -30,8 +30,8 @@ impl<V> Bounded<V> {
         lock(&self.0).contains_key(key)
     }
 
-    pub(in crate::l1) fn insert(&self, key: Key, place: Arc<Place<V>>) {
-        lock(&self.0).insert(key, place);
+    pub(in crate::l1) fn insert(&self, key: Key, cell: Arc<EntryCell<V>>) {
+        lock(&self.0).insert(key, cell);
     }
 
     pub(in crate::l1) fn invalidate(&self, key: &str) {

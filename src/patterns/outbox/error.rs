@@ -1,4 +1,4 @@
-//! Why an outbox did not do what it was asked.
+//! Why an outbox wrote nothing, or its relay was not started.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use crate::key::KeyTooLong;
 /// Why nothing was written to the outbox, or its relay was not started. Cheap to clone.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error(transparent)]
-pub struct OutboxError(Kind);
+pub struct OutboxError(#[from] Reason);
 
 #[derive(Clone, Debug, thiserror::Error)]
-enum Kind {
+pub(super) enum Reason {
     #[error("the database has failed at the outbox")]
     Database(#[source] Arc<dyn Error + Send + Sync>),
     #[error("the interval of a relay is from 1 ms to 1 hour, and not {0:?}")]
@@ -25,40 +25,26 @@ enum Kind {
 
 impl OutboxError {
     pub(super) fn database(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self(Kind::Database(error.into().into()))
-    }
-
-    pub(super) fn interval(interval: Duration) -> Self {
-        Self(Kind::Interval(interval))
-    }
-
-    pub(super) fn no_runtime() -> Self {
-        Self(Kind::NoRuntime)
+        Self(Reason::Database(error.into().into()))
     }
 
     /// Whether the database has failed, such as for want of the table. Its own error is the
     /// [source](Error::source). Roll the transaction back.
     #[must_use]
     pub fn is_database(&self) -> bool {
-        matches!(self.0, Kind::Database(_))
+        matches!(self.0, Reason::Database(_))
     }
 
     /// Whether a relay cannot be started as it was set up, or not here. The error says why.
     #[must_use]
     pub fn is_misuse(&self) -> bool {
-        matches!(self.0, Kind::Interval(_) | Kind::NoRuntime)
+        matches!(self.0, Reason::Interval(_) | Reason::NoRuntime)
     }
 
     /// Whether a key or tag is over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES). No value is cached under it, and nothing
     /// was written to the outbox.
     #[must_use]
     pub fn is_key_too_long(&self) -> bool {
-        matches!(self.0, Kind::Key(_))
-    }
-}
-
-impl From<KeyTooLong> for OutboxError {
-    fn from(error: KeyTooLong) -> Self {
-        Self(Kind::Key(error))
+        matches!(self.0, Reason::Key(_))
     }
 }

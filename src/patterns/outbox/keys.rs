@@ -3,7 +3,7 @@
 use crate::key::CacheKey;
 use crate::lookup_by::LookupBy;
 
-/// Says that an item of a list is a key of a cache whose keys are `K`: a reference to what the keys are
+/// Says that an item of a list is a key of a cache whose keys are `K`: a reference to a form that the keys are
 /// [looked up by](LookupBy), or a reference to such a reference. So for keys of type `String`, `["tea"]`, `&["tea"]`
 /// and `&names` of a `Vec<String>` are lists of keys.
 ///
@@ -14,7 +14,7 @@ use crate::lookup_by::LookupBy;
 )]
 pub trait KeyOf<K, M> {}
 
-/// What tells the implementations apart. Only the compiler names them.
+/// Types that tell the implementations apart. Only the compiler names them.
 mod by {
     use std::marker::PhantomData;
 
@@ -35,5 +35,6 @@ where
 {
 }
 
+// Of a list of references, as `&names` and `&["tea"]` are.
 #[diagnostic::do_not_recommend]
 impl<K, Q> KeyOf<K, by::Reference> for &&Q where Q: CacheKey + ToOwned<Owned = K> + ?Sized {}

@@ -4,7 +4,7 @@
 //! A service commits a change to its database, and then calls [`invalidate`](crate::Cache::invalidate). If the process
 //! dies in between, nobody invalidates the key, and the old value stays until its TTL ends. With an outbox the
 //! transaction itself says which keys are to be invalidated, as rows of one more table. A task in each instance, the
-//! relay, reads the rows, invalidates what they name, and deletes them.
+//! relay, reads the rows, invalidates the keys and tags that they name, and deletes them.
 //!
 #![cfg_attr(feature = "outbox-rusqlite", doc = "```")]
 #![cfg_attr(not(feature = "outbox-rusqlite"), doc = "```ignore")]
@@ -40,7 +40,7 @@
 //! # std::fs::remove_dir_all(&dir).unwrap();
 //! ```
 //!
-//! # What it promises
+//! # Guarantees
 //!
 //! Each row that was committed is delivered at least once: it is deleted when L2 has accepted the invalidation, and not
 //! before. So once a transaction has committed, its keys are invalidated within the bound, whichever processes die:
@@ -49,14 +49,14 @@
 //! > 256 rows that were written before, a read of the table, a request to L2 and a delete.
 //!
 //! It holds while some instance runs whose relay reaches the database and L2. After an outage of one of these, the
-//! relay tries again after pauses that grow to 10 s, or to the interval if that is longer. What other instances return
-//! from their L1 is as after any [`invalidate`](crate::Cache::invalidate): the old value for `max_staleness` at most.
+//! relay tries again after pauses that grow to 10 s, or to the interval if that is longer. Other instances return
+//! from their L1 as after any [`invalidate`](crate::Cache::invalidate): the old value for `max_staleness` at most.
 //!
 //! - *Rolled back*: the rows are gone with the change, and nothing is invalidated.
 //! - *Between the commit and the invalidation* readers get the old value: for the time of one request if the caller
 //!   invalidates after the commit, and for the bound if it died.
-//! - *Twice*: a row stays when the caller has invalidated its key, so the relay does it once more. That removes what
-//!   was loaded in between, so a key may be loaded a second time after a change. To delete the row instead, the caller
+//! - *Twice*: a row stays when the caller has invalidated its key, so the relay does it once more. That removes a value
+//!   that was loaded in between, so a key may be loaded a second time after a change. To delete the row instead, the caller
 //!   would need another transaction for each change, while the relay deletes many at a time. A value that was
 //!   [inserted](crate::Cache::insert) in between is removed as well.
 //! - *Deferred*: while L2 cannot be reached, `invalidate` is deferred in the memory of the process, and a crash loses
@@ -68,12 +68,12 @@
 //!
 //! A row has an id, the namespace of the cache, `key` or `tag`, the text of the key as Redis shows it, and when it was
 //! written. The ids say nothing of the order of commits: a transaction may commit after another one with higher ids. So
-//! the relay remembers no position: it reads what is there, the lowest ids first. The time is that of the writer's
+//! the relay remembers no position: it reads the rows that are there, the lowest ids first. The time is that of the writer's
 //! clock, and is used for the [lag](OutboxStats::lag) alone. A relay leaves the rows of other namespaces where they
 //! are; rows of a namespace without a relay stay. A row whose name is no text is skipped: it holds up no other one, and
 //! counts in [`unreadable`](OutboxStats::unreadable) and in the lag until somebody deletes it.
 //!
-//! Each driver creates the same table, and can deliver what the other one has written. The definitions are constants,
+//! Each driver creates the same table, and can deliver the rows that the other one has written. The definitions are constants,
 //! for your migrations: [`SQLITE_TABLE`], and with sqlx also `POSTGRES_TABLE` and `MYSQL_TABLE`.
 //!
 //! # Many relays

@@ -1,11 +1,10 @@
-//! The task that delivers what is in the table: reads rows, has the cache invalidate what they name, deletes what L2
-//! has accepted.
-//!
-//! Knows nothing of a database: [`Table`] is what a driver does.
+//! The task that delivers the rows of the table: reads them, has the cache invalidate the keys and tags that they name,
+//! and deletes those that L2 has accepted. Knows nothing of a database: [`Table`] is the work of a driver.
 
+use std::error::Error as _;
 use std::fmt;
+use std::mem;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::future::{BoxFuture, join_all};
@@ -14,12 +13,13 @@ use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
-use super::error::OutboxError;
-use super::row::{Kind, Row, Window, WrittenMs, now_ms};
-use super::stats::{Counters, NONE_WAITS, OutboxStats, age_ms};
+use super::error::{OutboxError, Reason};
+use super::row::{Row, Waits, Window, now_ms};
+use super::stats::{Counters, OutboxStats, age};
 use crate::cache::Cache;
 use crate::error::WriteError;
 use crate::key::CacheKey;
+use crate::lock::lock;
 use crate::retry_delays::retry_delays;
 
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
@@ -33,11 +33,11 @@ const BATCH: usize = 256;
 
 /// The table, as a driver reads it. Each call is a transaction of its own.
 pub(super) trait Table: Send + 'static {
-    /// The first rows of a namespace whose ids are above `behind`.
+    /// Adds the next rows of a namespace to a window.
     fn read(
         &mut self,
         namespace: &str,
-        behind: i64,
+        window: Window,
     ) -> impl Future<Output = Result<Window, OutboxError>> + Send;
 
     /// Deletes rows, of which some may be gone already.
@@ -91,13 +91,13 @@ impl RelayBuilder {
     /// database are not among them: the relay traces them, counts them, and tries again.
     pub fn start(self) -> Result<Relay, OutboxError> {
         if !INTERVALS.contains(&self.interval) {
-            return Err(OutboxError::interval(self.interval));
+            // Zero would poll without a pause, and a relay that seldom polls leaves old values for as long.
+            return Err(Reason::Interval(self.interval).into());
         }
-        let runtime = Handle::try_current().map_err(|_| OutboxError::no_runtime())?;
-        let counters = Arc::new(Counters::new());
+        let runtime = Handle::try_current().map_err(|_| Reason::NoRuntime)?;
+        let counters = Arc::new(Counters::default());
         let task = (self.run)(self.interval, Arc::clone(&counters));
         Ok(Relay {
-            namespace: self.namespace,
             counters,
             _task: AbortOnDropHandle::new(runtime.spawn(task)),
         })
@@ -116,26 +116,17 @@ impl fmt::Debug for RelayBuilder {
 /// A running relay. Dropping it ends it, wherever it is: rows that it has not deleted are delivered by another relay,
 /// or by the next one. While it runs it keeps a handle of its cache.
 #[must_use = "a relay ends when it is dropped"]
+#[derive(Debug)]
 pub struct Relay {
-    namespace: String,
     counters: Arc<Counters>,
     _task: AbortOnDropHandle<()>,
 }
 
 impl Relay {
-    /// What it has counted, and the lag. Reads a few atomics.
+    /// Its counters, and the lag. Takes a lock for a moment.
     #[must_use]
     pub fn stats(&self) -> OutboxStats {
-        self.counters.snapshot()
-    }
-}
-
-impl fmt::Debug for Relay {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Relay")
-            .field("namespace", &self.namespace)
-            .field("stats", &self.stats())
-            .finish_non_exhaustive()
+        lock(&self.counters).snapshot()
     }
 }
 
@@ -147,74 +138,13 @@ struct Worker<T, K, V: Send + Sync + 'static> {
     since_ms: i64,
 }
 
-/// What a poll has read.
-struct Found {
-    rows: Vec<Row>,
-    unreadable: usize,
-    /// Since when the unreadable ones wait.
-    waits: Waits,
-    is_more: bool,
-}
-
-/// Since when rows wait.
-#[derive(Clone, Copy)]
-struct Waits {
-    oldest_ms: i64,
-    /// Whether one of them does not say.
-    is_untimed: bool,
-}
-
-impl Waits {
-    const NONE: Self = Self {
-        oldest_ms: NONE_WAITS,
-        is_untimed: false,
-    };
-
-    fn with(self, times: impl IntoIterator<Item = WrittenMs>) -> Self {
-        times.into_iter().fold(self, |waits, time| Self {
-            oldest_ms: waits.oldest_ms.min(time.unwrap_or(NONE_WAITS)),
-            is_untimed: waits.is_untimed || time.is_none(),
-        })
-    }
-
-    fn with_rows(self, rows: &[Row]) -> Self {
-        self.with(rows.iter().map(|row| row.written_ms))
-    }
-}
-
-/// How a poll ended that met no error.
-enum Polled {
-    /// There may be more rows.
-    Full,
-    Empty,
-}
-
-/// Why a poll failed.
+/// Why a poll failed. Its text is the cause, and its source the error.
+#[derive(Debug, thiserror::Error)]
 enum Failure {
-    Database(OutboxError),
-    L2(WriteError),
-}
-
-impl Failure {
-    fn cause(&self) -> &'static str {
-        match self {
-            Self::Database(_) => "the database",
-            Self::L2(_) => "L2",
-        }
-    }
-
-    fn error(&self) -> &(dyn std::error::Error + 'static) {
-        match self {
-            Self::Database(error) => error,
-            Self::L2(error) => error,
-        }
-    }
-}
-
-impl From<OutboxError> for Failure {
-    fn from(error: OutboxError) -> Self {
-        Self::Database(error)
-    }
+    #[error("the database")]
+    Database(#[from] OutboxError),
+    #[error("L2")]
+    L2(#[from] WriteError),
 }
 
 impl<T, K, V> Worker<T, K, V>
@@ -228,27 +158,27 @@ where
         let new_retries = || retry_delays(interval, longest);
         let (mut retries, mut trouble) = (new_retries(), None);
         loop {
-            let pause = match self.poll().await {
-                Ok(polled) => {
+            let polled = self.poll().await;
+            let namespace = self.cache.namespace();
+            let pause = match polled {
+                Ok(is_more) => {
                     if trouble.take().is_some() {
-                        info!(
-                            namespace = self.cache.namespace(),
-                            "the outbox is delivered again"
-                        );
+                        info!(namespace, "the outbox is delivered again");
                         retries = new_retries();
                     }
-                    match polled {
-                        Polled::Full => continue,
-                        Polled::Empty => interval.mul_f64(0.5 + fastrand::f64() / 2.0),
+                    if is_more {
+                        continue;
                     }
+                    // At random, or the relays of a fleet that was started at once would poll at the same moments.
+                    interval.mul_f64(0.5 + fastrand::f64() / 2.0)
                 }
-                Err(failure) => {
+                Err(cause) => {
                     // One line for a cause: it is the same at each poll until it is over.
-                    let cause = failure.cause();
-                    if trouble.replace(cause) != Some(cause) {
+                    let now = Some(mem::discriminant(&cause));
+                    if mem::replace(&mut trouble, now) != now {
                         warn!(
-                            namespace = self.cache.namespace(),
-                            error = failure.error(),
+                            namespace,
+                            error = cause.source(),
                             "the outbox is not delivered, because {cause} has failed; its rows stay"
                         );
                     }
@@ -259,50 +189,59 @@ where
         }
     }
 
-    async fn poll(&mut self) -> Result<Polled, Failure> {
+    /// Whether there may be more rows.
+    async fn poll(&mut self) -> Result<bool, Failure> {
+        // A poll that L2 has failed has read the table all the same, so it counts.
         let polled = self.deliver_some().await;
-        let counters = &self.counters;
-        match &polled {
-            Err(Failure::Database(_)) => {
-                Counters::add(&counters.database_errors, 1);
-                // Nobody knows of what was written since.
-                counters
-                    .oldest_ms
-                    .fetch_min(self.since_ms, Ordering::Relaxed);
-            }
-            Ok(_) | Err(Failure::L2(_)) => Counters::add(&counters.polls, 1),
+        let mut counted = lock(&self.counters);
+        if let Err(Failure::Database(_)) = &polled {
+            counted.stats.database_errors += 1;
+            // Nobody knows which rows were written since.
+            let oldest = counted.oldest_ms.into_iter().chain([self.since_ms]).min();
+            counted.oldest_ms = oldest;
+        } else {
+            counted.stats.polls += 1;
         }
+        drop(counted);
         polled
     }
 
-    async fn deliver_some(&mut self) -> Result<Polled, Failure> {
+    async fn deliver_some(&mut self) -> Result<bool, Failure> {
         let began = now_ms();
-        let Found {
-            mut rows,
-            unreadable,
-            waits,
-            mut is_more,
-        } = self.read().await?;
-        self.note_unreadable(unreadable);
-        self.note_oldest(waits.with_rows(&rows));
+        let mut window = Window::new();
+        // Reads on while there is nothing to deliver: so rows that cannot be read hold up no others, however many there
+        // are.
+        let mut is_more = true;
+        while window.rows.is_empty() && is_more {
+            let before = window.unreadable;
+            window = self.table.read(self.cache.namespace(), window).await?;
+            let read = window.rows.len() as u64 + window.unreadable - before;
+            is_more = read >= u64::from(Window::MOST);
+        }
+        self.note_unreadable(window.unreadable);
+        let waits = window.unreadable_wait;
+        // Already here: the delivery may take as long as L2 does not answer.
+        self.note_oldest(waits.with_rows(&window.rows));
+        let mut rows = window.rows;
         if rows.len() > BATCH {
             is_more = true;
             // Relays that work off the same backlog at the same time take mostly different rows, without any lock.
             fastrand::shuffle(&mut rows);
         }
-        let rest = rows.split_off(rows.len().min(BATCH));
+        let many = rows.len();
+        let mut waiting = rows.split_off(many.min(BATCH));
         // Each by itself, so that one that L2 refuses does not hold up the others. The writer of the cache sends them
         // together.
         let cache = &self.cache;
         let outcomes = join_all(rows.iter().map(|row| invalidate(cache, row))).await;
-        let (mut delivered, mut waiting, mut failure) = (Vec::new(), rest, None);
+        let (mut delivered, mut failure) = (Vec::new(), None);
         for (row, outcome) in rows.into_iter().zip(outcomes) {
             match outcome {
                 Ok(()) => delivered.push(row),
                 Err(error) => {
                     waiting.push(row);
                     failure = Some(error);
-                    Counters::add(&self.counters.not_delivered, 1);
+                    lock(&self.counters).stats.not_delivered += 1;
                 }
             }
         }
@@ -310,51 +249,27 @@ where
             let mut ids: Vec<i64> = delivered.iter().map(|row| row.id).collect();
             // In one order in all relays: so they do not wait for each other's locks in a circle.
             ids.sort_unstable();
+            // Not before L2 has accepted the invalidations: a relay that dies in between delivers them twice, and loses
+            // none.
             self.table.delete(ids).await?;
-            Counters::add(&self.counters.delivered, delivered.len());
-            let oldest = Waits::NONE.with_rows(&delivered).oldest_ms;
-            if oldest != NONE_WAITS {
-                let wait = age_ms(oldest);
-                self.counters.last_wait_ms.store(wait, Ordering::Relaxed);
+            let mut counted = lock(&self.counters);
+            counted.stats.delivered += delivered.len() as u64;
+            if let Some(oldest) = Waits::default().with_rows(&delivered).oldest_ms {
+                counted.stats.last_wait = age(oldest);
             }
         }
+        debug_assert_eq!(delivered.len() + waiting.len(), many, "no row is lost");
         let waits = waits.with_rows(&waiting);
         self.note_oldest(waits);
+        // While a row without a time waits, its lag is counted from the same moment on.
         if !waits.is_untimed {
             self.since_ms = began;
         }
-        match failure {
-            Some(error) => Err(Failure::L2(error)),
-            None if is_more => Ok(Polled::Full),
-            None => Ok(Polled::Empty),
-        }
+        failure.map_or(Ok(is_more), |error| Err(error.into()))
     }
 
-    /// Reads on while there is nothing to deliver: so rows that cannot be read hold up no others, however many there are.
-    async fn read(&mut self) -> Result<Found, OutboxError> {
-        let (mut behind, mut unreadable, mut waits) = (i64::MIN, 0, Waits::NONE);
-        loop {
-            let window = self.table.read(self.cache.namespace(), behind).await?;
-            let next = window.next();
-            unreadable += window.unreadable.len();
-            waits = waits.with(window.unreadable);
-            match next {
-                Some(next) if window.rows.is_empty() => behind = next,
-                next => {
-                    return Ok(Found {
-                        rows: window.rows,
-                        unreadable,
-                        waits,
-                        is_more: next.is_some(),
-                    });
-                }
-            }
-        }
-    }
-
-    fn note_unreadable(&self, many: usize) {
-        let many = u64::try_from(many).unwrap_or(u64::MAX);
-        let before = self.counters.unreadable.swap(many, Ordering::Relaxed);
+    fn note_unreadable(&self, many: u64) {
+        let before = mem::replace(&mut lock(&self.counters).stats.unreadable, many);
         if before == 0 && many > 0 {
             warn!(
                 namespace = self.cache.namespace(),
@@ -364,25 +279,21 @@ where
     }
 
     fn note_oldest(&self, waits: Waits) {
-        let untimed = if waits.is_untimed {
-            self.since_ms
-        } else {
-            NONE_WAITS
-        };
-        let oldest = waits.oldest_ms.min(untimed);
-        self.counters.oldest_ms.store(oldest, Ordering::Relaxed);
+        let untimed = waits.is_untimed.then_some(self.since_ms);
+        lock(&self.counters).oldest_ms = waits.oldest_ms.into_iter().chain(untimed).min();
     }
 }
 
-/// `Ok` once L2 has accepted it. What is only deferred, in the memory of this process, is an error.
+/// `Ok` once L2 has accepted it. An invalidation that is only deferred, in the memory of this process, is an error.
 async fn invalidate<K, V>(cache: &Cache<K, V>, row: &Row) -> Result<(), WriteError>
 where
     K: CacheKey,
     V: Send + Sync + 'static,
 {
-    let outcome = match row.kind {
-        Kind::Key => cache.invalidate_text(&row.name).await,
-        Kind::Tag => cache.invalidate_tag(&row.name).await,
+    let outcome = if row.is_tag {
+        cache.invalidate_tag(&row.name).await
+    } else {
+        cache.invalidate_text(&row.name).await
     };
     match outcome {
         // No value has such a key or tag: the row was written by something else, and there is nothing to do for it.

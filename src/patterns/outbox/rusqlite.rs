@@ -2,24 +2,25 @@
 
 use std::sync::Arc;
 
-use ::rusqlite::types::ValueRef;
-use ::rusqlite::{Connection, Result, Transaction, TransactionBehavior, params};
+use ::rusqlite::{Connection, Error, Transaction, TransactionBehavior, params};
 use tokio::task::spawn_blocking;
 
 use super::error::OutboxError;
 use super::keys::KeyOf;
 use super::relay::{RelayBuilder, Table};
-use super::row::{Kind, NewRow, Window, now_ms, rows, whole};
+use super::row::{KEY, NewRow, TAG, Window, now_ms, rows};
 use crate::cache::Cache;
 use crate::key::CacheKey;
 
 const INSERT: &str =
     "INSERT INTO larder_outbox (namespace, kind, name, written_ms) VALUES (?1, ?2, ?3, ?4)";
-const READ: &str = "SELECT id, kind, name, written_ms FROM larder_outbox \
-    WHERE namespace = ?1 AND kind IN ('key', 'tag') AND id > ?2 ORDER BY id LIMIT ?3";
+// Also a BLOB and a REAL, as triggers write and compute.
+const READ: &str = "SELECT id, kind, CAST(name AS TEXT), \
+    CASE WHEN typeof(written_ms) IN ('integer', 'real') THEN CAST(written_ms AS INTEGER) END \
+    FROM larder_outbox WHERE namespace = ?1 AND kind IN ('key', 'tag') AND id > ?2 ORDER BY id LIMIT ?3";
 const DELETE: &str = "DELETE FROM larder_outbox WHERE id = ?1";
 
-/// The outbox in a database that is used by [`rusqlite`](::rusqlite). The [module](super) says what it is for.
+/// The outbox in a database that is used by [`rusqlite`](::rusqlite). See the [module](super).
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Outbox;
@@ -62,13 +63,13 @@ impl Outbox {
         tx: &Transaction<'_>,
         cache: &Cache<K, V>,
         keys: impl IntoIterator<Item = I>,
-    ) -> std::result::Result<(), OutboxError>
+    ) -> Result<(), OutboxError>
     where
         K: CacheKey,
         V: Send + Sync + 'static,
         I: CacheKey + KeyOf<K, M>,
     {
-        insert(tx, cache.namespace(), &rows(Kind::Key, keys)?)
+        insert(tx, cache.namespace(), &rows(KEY, keys)?)
     }
 
     /// Writes into the transaction that all values with one of these tags are to be invalidated, as
@@ -98,13 +99,13 @@ impl Outbox {
         tx: &Transaction<'_>,
         cache: &Cache<K, V>,
         tags: impl IntoIterator<Item = T>,
-    ) -> std::result::Result<(), OutboxError>
+    ) -> Result<(), OutboxError>
     where
         K: CacheKey,
         V: Send + Sync + 'static,
         T: CacheKey,
     {
-        insert(tx, cache.namespace(), &rows(Kind::Tag, tags)?)
+        insert(tx, cache.namespace(), &rows(TAG, tags)?)
     }
 
     /// A relay that delivers the rows of this cache's namespace. Start one for each cache, in every instance.
@@ -151,7 +152,7 @@ impl Outbox {
     /// ```
     pub fn relay<K, V>(
         cache: &Cache<K, V>,
-        open: impl Fn() -> Result<Connection> + Send + Sync + 'static,
+        open: impl Fn() -> Result<Connection, Error> + Send + Sync + 'static,
     ) -> RelayBuilder
     where
         K: CacheKey + 'static,
@@ -165,53 +166,34 @@ impl Outbox {
     }
 }
 
-fn insert(
-    tx: &Transaction<'_>,
-    namespace: &str,
-    rows: &[NewRow],
-) -> std::result::Result<(), OutboxError> {
-    let inserted = || {
+fn insert(tx: &Transaction<'_>, namespace: &str, rows: &[NewRow]) -> Result<(), OutboxError> {
+    let insert = || {
         let mut insert = tx.prepare(INSERT)?;
         let now = now_ms();
         for row in rows {
-            insert.execute(params![namespace, row.kind.as_str(), row.name, now])?;
+            insert.execute(params![namespace, row.kind, row.name, now])?;
         }
-        Ok(())
+        Ok::<_, Error>(())
     };
-    inserted().map_err(|error: ::rusqlite::Error| OutboxError::database(error))
+    insert().map_err(OutboxError::database)
 }
 
-/// Also of a BLOB, as triggers write.
-fn text(value: ValueRef<'_>) -> Option<String> {
-    let bytes = value.as_bytes().ok()?;
-    Some(str::from_utf8(bytes).ok()?.to_owned())
-}
-
-/// Also of a REAL, as triggers compute.
-fn number(value: ValueRef<'_>) -> Option<i64> {
-    match value {
-        ValueRef::Integer(number) => Some(number),
-        ValueRef::Real(number) => Some(whole(number)),
-        ValueRef::Null | ValueRef::Text(_) | ValueRef::Blob(_) => None,
-    }
-}
+type Open = Arc<dyn Fn() -> Result<Connection, Error> + Send + Sync>;
 
 /// The table, by a connection of its own.
-struct Sqlite<F> {
-    open: Arc<F>,
+struct Sqlite {
+    open: Open,
     /// `None` before the first call, and after an error.
     connection: Option<Connection>,
 }
 
-impl<F> Sqlite<F>
-where
-    F: Fn() -> Result<Connection> + Send + Sync + 'static,
-{
+impl Sqlite {
     /// Does it on a thread that may block.
     async fn run<T: Send + 'static>(
         &mut self,
-        work: impl FnOnce(&mut Connection) -> Result<T> + Send + 'static,
-    ) -> std::result::Result<T, OutboxError> {
+        work: impl FnOnce(&mut Connection) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, OutboxError> {
+        // Taken, so that a connection that has failed, or whose call was dropped, is not used again.
         let (open, connection) = (Arc::clone(&self.open), self.connection.take());
         let done = spawn_blocking(move || {
             let mut connection = match connection {
@@ -219,44 +201,38 @@ where
                 None => open()?,
             };
             let done = work(&mut connection)?;
-            Ok((connection, done))
+            Ok::<_, Error>((connection, done))
         });
         // An error also if `open` panics, or the runtime ends.
-        let done: Result<_> = done.await.map_err(OutboxError::database)?;
+        let done = done.await.map_err(OutboxError::database)?;
         let (connection, done) = done.map_err(OutboxError::database)?;
         self.connection = Some(connection);
         Ok(done)
     }
 }
 
-impl<F> Table for Sqlite<F>
-where
-    F: Fn() -> Result<Connection> + Send + Sync + 'static,
-{
-    async fn read(
-        &mut self,
-        namespace: &str,
-        behind: i64,
-    ) -> std::result::Result<Window, OutboxError> {
+impl Table for Sqlite {
+    async fn read(&mut self, namespace: &str, mut window: Window) -> Result<Window, OutboxError> {
         let namespace = namespace.to_owned();
         self.run(move |db| {
             let mut read = db.prepare(READ)?;
-            let limit = i64::try_from(Window::MOST).unwrap_or(i64::MAX);
-            let mut rows = read.query(params![namespace, behind, limit])?;
-            let mut window = Window::default();
+            let mut rows = read.query(params![namespace, window.last, Window::MOST])?;
             while let Some(row) = rows.next()? {
-                let kind = Kind::read(&row.get::<_, String>(1)?);
-                let (name, written) = (text(row.get_ref(2)?), number(row.get_ref(3)?));
-                window.add(row.get(0)?, kind, name, written);
+                let kind: String = row.get(1)?;
+                // A name that is not UTF-8 is that of no key, and holds up no other row.
+                let name = row.get(2).unwrap_or(None);
+                window.add(row.get(0)?, &kind, name, row.get(3)?);
             }
             Ok(window)
         })
         .await
     }
 
-    async fn delete(&mut self, ids: Vec<i64>) -> std::result::Result<(), OutboxError> {
+    async fn delete(&mut self, ids: Vec<i64>) -> Result<(), OutboxError> {
         self.run(move |db| {
+            // Immediate: a transaction that begins with a read fails if another writer comes in between.
             let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            // One by one, as a list of parameters has another limit in each version of SQLite.
             {
                 let mut delete = tx.prepare(DELETE)?;
                 for id in ids {

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::error::OutboxError;
 use super::keys::KeyOf;
 use super::relay::{RelayBuilder, Table};
-use super::row::{Kind, NewRow, Window, now_ms, rows, whole};
+use super::row::{KEY, NewRow, Statement, TAG, Window, now_ms, rows};
 use crate::cache::Cache;
 use crate::key::CacheKey;
 
@@ -22,7 +22,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// Rows of one statement: four parameters each, and `SQLite` before 3.32 takes 999.
 const ROWS: usize = 200;
 
-/// The outbox in a database that is used by [`sqlx`](::sqlx). The [module](super) says what it is for.
+/// The outbox in a database that is used by [`sqlx`](::sqlx). See the [module](super).
 ///
 /// For any of the drivers of sqlx: `Postgres`, `MySql` and `Sqlite`. The feature of this crate turns none of them on,
 /// nor a runtime or TLS: choose them by the features of your own sqlx, which needs `runtime-tokio`. Not for the driver
@@ -77,7 +77,7 @@ impl Outbox {
         V: Send + Sync + 'static,
         I: CacheKey + KeyOf<K, M>,
     {
-        let rows = rows(Kind::Key, keys)?;
+        let rows = rows(KEY, keys)?;
         insert(tx, cache.namespace(), &rows).await
     }
 
@@ -116,7 +116,7 @@ impl Outbox {
         V: Send + Sync + 'static,
         T: CacheKey,
     {
-        let rows = rows(Kind::Tag, tags)?;
+        let rows = rows(TAG, tags)?;
         insert(tx, cache.namespace(), &rows).await
     }
 
@@ -171,47 +171,44 @@ async fn insert<DB: OutboxDatabase>(
     rows: &[NewRow],
 ) -> Result<(), OutboxError> {
     for rows in rows.chunks(ROWS) {
-        let inserted = DB::insert(tx, namespace, rows).await;
+        let inserted = DB::run(tx, namespace, Statement::Insert(rows)).await;
         inserted.map_err(OutboxError::database)?;
     }
     Ok(())
 }
 
+/// Runs a statement on a connection of the pool, in time.
+async fn run<DB: OutboxDatabase>(
+    pool: &Pool<DB>,
+    namespace: &str,
+    statement: Statement<'_>,
+) -> Result<Window, OutboxError> {
+    // With the wait for a connection: a pool that is used up must not stop the relay unnoticed.
+    let run = async { DB::run(&mut *pool.acquire().await?, namespace, statement).await };
+    let done = timeout(LIMIT, run).await.map_err(OutboxError::database)?;
+    done.map_err(OutboxError::database)
+}
+
 impl<DB: OutboxDatabase> Table for Pool<DB> {
-    async fn read(&mut self, namespace: &str, behind: i64) -> Result<Window, OutboxError> {
-        in_time(DB::read(self, namespace, behind)).await
+    async fn read(&mut self, namespace: &str, window: Window) -> Result<Window, OutboxError> {
+        run(self, namespace, Statement::Read(window)).await
     }
 
     async fn delete(&mut self, ids: Vec<i64>) -> Result<(), OutboxError> {
-        in_time(DB::delete(self, &ids)).await
+        run(self, "", Statement::Delete(&ids)).await.map(drop)
     }
-}
-
-async fn in_time<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, OutboxError> {
-    let done = timeout(LIMIT, work).await.map_err(OutboxError::database)?;
-    done.map_err(OutboxError::database)
 }
 
 /// A driver of sqlx that can hold an outbox: `Postgres`, `MySql` and `Sqlite`. There is nothing to implement.
 ///
-/// What it asks of a driver stands here, and not at each function.
+/// All that the outbox asks of a driver stands here, and not at each function.
 pub trait OutboxDatabase: Database {
     #[doc(hidden)]
-    fn insert<'a>(
+    fn run<'a>(
         connection: &'a mut Self::Connection,
-        namespace: &'a str,
-        rows: &'a [NewRow],
-    ) -> BoxFuture<'a, Result<(), Error>>;
-
-    #[doc(hidden)]
-    fn read<'a>(
-        pool: &'a Pool<Self>,
-        namespace: &'a str,
-        behind: i64,
+        namespace: &str,
+        statement: Statement<'a>,
     ) -> BoxFuture<'a, Result<Window, Error>>;
-
-    #[doc(hidden)]
-    fn delete<'a>(pool: &'a Pool<Self>, ids: &'a [i64]) -> BoxFuture<'a, Result<(), Error>>;
 }
 
 /// A value of a row, if it is of this type.
@@ -237,76 +234,64 @@ where
     f64: Type<DB> + for<'d> Decode<'d, DB>,
     Vec<u8>: Type<DB> + for<'d> Decode<'d, DB>,
 {
-    fn insert<'a>(
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "a cast takes the nearest number there is"
+    )]
+    fn run<'a>(
         connection: &'a mut DB::Connection,
-        namespace: &'a str,
-        rows: &'a [NewRow],
-    ) -> BoxFuture<'a, Result<(), Error>> {
-        let now = now_ms();
-        let mut insert = QueryBuilder::<DB>::new(
-            "INSERT INTO larder_outbox (namespace, kind, name, written_ms) ",
-        );
-        insert.push_values(rows, |mut values, row| {
-            values.push_bind(namespace.to_owned());
-            values.push_bind(row.kind.as_str().to_owned());
-            values.push_bind(row.name.clone());
-            values.push_bind(now);
-        });
-        // Statements for other numbers of rows would drive the user's own ones out of the cache of statements.
-        let is_usual = rows.len() == 1;
-        Box::pin(async move {
-            insert
-                .build()
-                .persistent(is_usual)
-                .execute(connection)
-                .await
-                .map(|_| ())
-        })
-    }
-
-    fn read<'a>(
-        pool: &'a Pool<DB>,
-        namespace: &'a str,
-        behind: i64,
+        namespace: &str,
+        statement: Statement<'a>,
     ) -> BoxFuture<'a, Result<Window, Error>> {
-        let mut read = QueryBuilder::<DB>::new(
-            "SELECT id, kind, name, written_ms FROM larder_outbox WHERE namespace = ",
-        );
-        read.push_bind(namespace.to_owned());
-        read.push(" AND kind IN ('key', 'tag') AND id > ");
-        read.push_bind(behind);
-        read.push(" ORDER BY id LIMIT ");
-        read.push(Window::MOST);
+        let mut query = QueryBuilder::<DB>::new("");
+        let (mut window, mut is_usual) = (Window::new(), true);
+        match statement {
+            Statement::Insert(rows) => {
+                let now = now_ms();
+                query.push("INSERT INTO larder_outbox (namespace, kind, name, written_ms) ");
+                query.push_values(rows, |mut values, row| {
+                    values.push_bind(namespace.to_owned());
+                    values.push_bind(row.kind.to_owned());
+                    values.push_bind(row.name.clone());
+                    values.push_bind(now);
+                });
+                is_usual = rows.len() == 1;
+            }
+            Statement::Read(before) => {
+                window = before;
+                query.push(
+                    "SELECT id, kind, name, written_ms FROM larder_outbox WHERE namespace = ",
+                );
+                query.push_bind(namespace.to_owned());
+                query.push(" AND kind IN ('key', 'tag') AND id > ");
+                query.push_bind(window.last);
+                query.push(" ORDER BY id LIMIT ").push(Window::MOST);
+            }
+            Statement::Delete(ids) => {
+                // One statement: a round trip to the database for each row would take too long.
+                query.push("DELETE FROM larder_outbox WHERE id IN (");
+                let mut list = query.separated(", ");
+                for id in ids {
+                    list.push_bind(*id);
+                }
+                query.push(")");
+                is_usual = false;
+            }
+        }
         Box::pin(async move {
-            let rows = read.build().fetch_all(pool).await?;
-            let mut window = Window::default();
+            // Statements for other numbers of rows would drive the user's own ones out of the cache of statements.
+            let query = query.build().persistent(is_usual);
+            let rows = query.fetch_all(connection).await?;
             for row in &rows {
-                let kind = Kind::read(&row.try_get::<String, _>(1)?);
+                let kind: String = row.try_get(1)?;
                 // Also a BLOB and a REAL, as triggers write and compute in `SQLite`.
                 let bytes = || String::from_utf8(found::<DB, _>(row, 2)?).ok();
                 let name = found::<DB, _>(row, 2).or_else(bytes);
-                let real = || found::<DB, _>(row, 3).map(whole);
+                let real = || found::<DB, f64>(row, 3).map(|ms| ms as i64);
                 let written = found::<DB, _>(row, 3).or_else(real);
-                window.add(row.try_get(0)?, kind, name, written);
+                window.add(row.try_get(0)?, &kind, name, written);
             }
             Ok(window)
-        })
-    }
-
-    fn delete<'a>(pool: &'a Pool<DB>, ids: &'a [i64]) -> BoxFuture<'a, Result<(), Error>> {
-        let mut delete = QueryBuilder::<DB>::new("DELETE FROM larder_outbox WHERE id IN (");
-        let mut list = delete.separated(", ");
-        for id in ids {
-            list.push_bind(*id);
-        }
-        delete.push(")");
-        Box::pin(async move {
-            delete
-                .build()
-                .persistent(false)
-                .execute(pool)
-                .await
-                .map(|_| ())
         })
     }
 }

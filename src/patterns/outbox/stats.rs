@@ -1,17 +1,17 @@
-//! What a relay has counted.
+//! The counters of a relay.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use super::row::now_ms;
 
-/// What a relay has counted since it was started: a snapshot by [`Relay::stats`](super::Relay::stats). All counters
+/// The counters of a relay since it was started: a snapshot by [`Relay::stats`](super::Relay::stats). All counters
 /// but `unreadable` only grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OutboxStats {
-    /// Times that the relay has read the table, and has delivered what it found as far as L2 has accepted it. If it does
-    /// not grow, the database does not answer, or the runtime of the relay has ended.
+    /// Times that the relay has read the table, and has delivered the rows that it found, as far as L2 has accepted
+    /// them. If it does not grow, the database does not answer, or the runtime of the relay has ended.
     pub polls: u64,
     /// Rows whose invalidation L2 has accepted, and that were deleted then.
     pub delivered: u64,
@@ -30,60 +30,34 @@ pub struct OutboxStats {
     /// so it counts from the last poll that has read the table, or from the start of the relay. It counts from there as
     /// well for a row that does not say when it was written.
     pub lag: Duration,
-    /// How long the oldest row had waited of those that were delivered last. What its writer has invalidated by itself
-    /// has waited for the relay all the same.
+    /// How long the oldest row had waited of those that were delivered last. A row whose writer
+    /// has invalidated the key by itself has waited for the relay all the same.
     pub last_wait: Duration,
 }
 
-/// The counters behind it. Only the relay writes to them.
-#[derive(Debug)]
-pub(super) struct Counters {
-    pub(super) polls: AtomicU64,
-    pub(super) delivered: AtomicU64,
-    pub(super) not_delivered: AtomicU64,
-    /// Of the last poll.
-    pub(super) unreadable: AtomicU64,
-    pub(super) database_errors: AtomicU64,
-    /// When the oldest row that waits was written, or [`NONE_WAITS`].
-    pub(super) oldest_ms: AtomicI64,
-    pub(super) last_wait_ms: AtomicU64,
+/// The counters behind it. Only the relay writes to them, and seldom: so a lock will do.
+pub(super) type Counters = Mutex<Counted>;
+
+#[derive(Debug, Default)]
+pub(super) struct Counted {
+    /// All but the lag, which grows without a poll.
+    pub(super) stats: OutboxStats,
+    /// When the oldest row that waits was written, if one waits.
+    pub(super) oldest_ms: Option<i64>,
 }
 
-/// Its age is zero.
-pub(super) const NONE_WAITS: i64 = i64::MAX;
-
-impl Counters {
-    pub(super) fn new() -> Self {
-        Self {
-            polls: AtomicU64::new(0),
-            delivered: AtomicU64::new(0),
-            not_delivered: AtomicU64::new(0),
-            unreadable: AtomicU64::new(0),
-            database_errors: AtomicU64::new(0),
-            oldest_ms: AtomicI64::new(NONE_WAITS),
-            last_wait_ms: AtomicU64::new(0),
-        }
-    }
-
-    pub(super) fn add(counter: &AtomicU64, n: usize) {
-        counter.fetch_add(u64::try_from(n).unwrap_or(u64::MAX), Ordering::Relaxed);
-    }
-
+impl Counted {
     pub(super) fn snapshot(&self) -> OutboxStats {
-        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         OutboxStats {
-            polls: count(&self.polls),
-            delivered: count(&self.delivered),
-            not_delivered: count(&self.not_delivered),
-            unreadable: count(&self.unreadable),
-            database_errors: count(&self.database_errors),
-            lag: Duration::from_millis(age_ms(self.oldest_ms.load(Ordering::Relaxed))),
-            last_wait: Duration::from_millis(count(&self.last_wait_ms)),
+            lag: self.oldest_ms.map_or(Duration::ZERO, age),
+            ..self.stats
         }
     }
 }
 
 /// How long ago that was. Zero if the writer's clock is ahead.
-pub(super) fn age_ms(written_ms: i64) -> u64 {
-    u64::try_from(now_ms().saturating_sub(written_ms)).unwrap_or(0)
+pub(super) fn age(written_ms: i64) -> Duration {
+    // Clocks of two machines differ: a row of the future has not waited.
+    let age = now_ms().saturating_sub(written_ms);
+    Duration::from_millis(u64::try_from(age).unwrap_or(0))
 }

@@ -3,13 +3,13 @@
 use crate::error::{L2Error, LoadError, WriteError};
 use crate::wire::codec::CodecError;
 
-/// Why [write-behind](super) did not do what it was asked. Cheap to clone.
+/// Why a call of [write-behind](super) has failed. Cheap to clone.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error(transparent)]
-pub struct WriteBehindError(Kind);
+pub struct WriteBehindError(#[from] Reason);
 
 #[derive(Clone, Debug, thiserror::Error)]
-enum Kind {
+pub(super) enum Reason {
     #[error(
         "{0} writes wait for their source or are dead letters, and there is no room for more; nothing was changed"
     )]
@@ -40,102 +40,73 @@ enum Kind {
     Lost,
 }
 
-impl WriteBehindError {
-    pub(super) fn full(most: u64) -> Self {
-        Self(Kind::Full(most))
-    }
-
-    pub(super) fn unsupported() -> Self {
-        Self(Kind::Unsupported)
-    }
-
-    pub(super) fn misuse(problem: &'static str) -> Self {
-        Self(Kind::Misuse(problem))
-    }
-
-    pub(super) fn key(error: CodecError) -> Self {
-        Self(Kind::Key(error))
-    }
-
-    pub(super) fn write(error: WriteError) -> Self {
-        Self(if error.is_deferred() {
-            Kind::Unknown(error)
+impl From<WriteError> for Reason {
+    fn from(error: WriteError) -> Self {
+        if error.is_deferred() {
+            Self::Unknown(error)
         } else {
-            Kind::Write(error)
-        })
+            Self::Write(error)
+        }
     }
+}
 
-    pub(super) fn load(error: LoadError) -> Self {
-        Self(Kind::Load(error))
-    }
-
-    pub(super) fn l2(error: L2Error) -> Self {
-        Self(Kind::L2(error))
-    }
-
-    pub(super) fn dead_letters() -> Self {
-        Self(Kind::DeadLetters)
-    }
-
-    pub(super) fn lost() -> Self {
-        Self(Kind::Lost)
-    }
-
+impl WriteBehindError {
     /// Whether too many writes wait. Nothing was changed: try again later.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        matches!(self.0, Kind::Full(_))
+        matches!(self.0, Reason::Full(_))
     }
 
-    /// Whether an [`update`](super::WriteBehind::update) gave up: each time that it had read the value, another writer came
-    /// first, or the value could not be stored, as when older writes of the key wait for a source that does not answer.
-    /// Nothing was changed.
+    /// Whether an [`update`](super::WriteBehind::update) gave up: each time that it had read the value, another writer
+    /// came first, or the value could not be stored, as when older writes of the key wait for a source that does not
+    /// answer. Nothing was changed.
     #[must_use]
     pub fn is_contended(&self) -> bool {
-        matches!(&self.0, Kind::Write(error) if error.is_contended())
+        matches!(&self.0, Reason::Write(error) if error.is_contended())
     }
 
-    /// Whether Redis refused the write or was not asked, as while the circuit breaker is open or the cache is switched off.
-    /// Nothing was changed: try again later.
+    /// Whether Redis refused the write or was not asked, as while the circuit breaker is open or the cache is switched
+    /// off. Nothing was changed: try again later.
     #[must_use]
     pub fn is_refused(&self) -> bool {
-        matches!(&self.0, Kind::Write(error) if error.is_refused())
+        matches!(&self.0, Reason::Write(error) if error.is_refused())
     }
 
-    /// Whether the value that an [`update`](super::WriteBehind::update) changes could not be loaded. Nothing was changed.
+    /// Whether the value that an [`update`](super::WriteBehind::update) changes could not be loaded. Nothing was
+    /// changed.
     #[must_use]
     pub fn is_load(&self) -> bool {
-        matches!(self.0, Kind::Load(_))
+        matches!(self.0, Reason::Load(_))
     }
 
     /// Whether the cache has no L2, or one that has no stream.
     #[must_use]
     pub fn is_unsupported(&self) -> bool {
-        matches!(self.0, Kind::Unsupported)
+        matches!(self.0, Reason::Unsupported)
     }
 
     /// Whether an option cannot work, or there is no runtime. The error says which.
     #[must_use]
     pub fn is_misuse(&self) -> bool {
-        matches!(self.0, Kind::Misuse(_))
+        matches!(self.0, Reason::Misuse(_))
     }
 
     /// Whether it is not known if the write was accepted: it may reach the source.
     #[must_use]
     pub fn is_unknown(&self) -> bool {
-        matches!(self.0, Kind::Unknown(_))
+        matches!(self.0, Reason::Unknown(_))
     }
 
     /// Whether writes became dead letters during a [`flush`](super::WriteBehind::flush).
     #[must_use]
     pub fn is_dead_letter(&self) -> bool {
-        matches!(self.0, Kind::DeadLetters)
+        matches!(self.0, Reason::DeadLetters)
     }
 
-    /// Whether Redis has lost the stream of writes during a [`flush`](super::WriteBehind::flush), or was restarted or replaced,
-    /// so that it may have lost some.
+    /// Whether Redis has lost the stream of writes during a [`flush`](super::WriteBehind::flush), or was restarted or
+    /// replaced, so that it may have lost some.
     #[must_use]
     pub fn is_lost(&self) -> bool {
-        matches!(self.0, Kind::Lost)
+        matches!(self.0, Reason::Lost)
     }
 }

@@ -1,10 +1,12 @@
-//! Write-behind: a write is acknowledged when Redis has it, and reaches its source a moment later, together with others.
+//! Write-behind: a write is acknowledged when Redis has it, and reaches its source a moment later, together with
+//! others.
 //!
 //! A counter, or any value that is made from the one before, goes through [`WriteBehind::update`]. A look-up and an
-//! [`insert`](WriteBehind::insert) lose what another caller writes in between; `insert` is for values that are whole.
+//! [`insert`](WriteBehind::insert) lose a write of another caller in between; `insert` is for values that are whole.
 //!
-//! Either stores a value in the cache and appends it to a stream in Redis, in one step. A worker takes writes from the stream, in batches, and has [`store`](WriteBehindBuilder::store) write them to the source. The value
-//! stays in the cache. Each instance has a worker; one of them at a time works.
+//! Either stores a value in the cache and appends it to a stream in Redis, in one step. A worker takes writes from the
+//! stream, in batches, and has [`store`](WriteBehindBuilder::store) write them to the source. The value stays in the
+//! cache. Each instance has a worker; one of them at a time works.
 //!
 //! ```no_run
 //! # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -22,34 +24,36 @@
 //! # Ok(()) }
 //! ```
 //!
-//! # What it promises
+//! # Guarantees
 //!
-//! - *Acknowledged* is a write when `insert` or `update` has returned `Ok`: value and entry are in Redis. Such a write is given to
-//!   `store` at least once, if Redis keeps it: see below.
+//! - *Acknowledged* is a write when `insert` or `update` has returned `Ok`: value and entry are in Redis. Such a write
+//!   is given to `store` at least once, if Redis keeps it: see below.
 //! - *Newest wins.* A batch has each key once, with its newest value. Writes of one key come in their order.
 //! - *Twice, and late.* If a worker dies between `store` and the end of its batch, or is paused for longer than
-//!   [`claim_after`](WriteBehindBuilder::claim_after), another one takes the same writes. The one that was paused may still
-//!   be in `store` then, with values that are older by now. [`Write::version`] rises for each key, so a `store` that
-//!   compares it in the statement with which it writes refuses what comes late: `… WHERE version < $3`.
-//! - *While a write waits*, look-ups return it from the cache. If its value is gone there, as after a restart of Redis or
-//!   when its TTL ends, loads are handed to their callers and not stored: the source has an older value. An `invalidate` or
-//!   `clear` of the cache meanwhile removes the value from the cache, and the write still reaches the source.
-//! - *When a write has reached the source*, the cache keeps its value in both levels, for the rest of its TTL, as the source
-//!   has the same. The key is invalidated instead if `store` has [changed](Stored::Changed) the value; if another call has put
-//!   one in its place; or if an earlier attempt took longer than [`store_timeout`](WriteBehindBuilder::store_timeout) or
-//!   panicked, and may still arrive.
-//! - *A failure of `store`* is retried with growing pauses, up to [`attempts`](WriteBehindBuilder::attempts) times. Then
-//!   each write of the batch is tried by itself, and those that fail become dead letters. Their keys are invalidated; so
-//!   the cache has what the source has.
-//! - *One way to write a key.* What [`insert`](crate::Cache::insert) or [`write_through`](crate::Cache::write_through) write
-//!   while a write of the key waits, that one overwrites in the source: they know nothing of its order.
-//! - *Full.* If as many writes wait, dead letters included, as [`capacity`](WriteBehindBuilder::capacity) says, `insert`
-//!   returns an error, and nothing was changed.
-//! - *What Redis loses is lost*: with `appendfsync everysec` a crash of the server may take the last second of writes with
-//!   it, and without persistence all that wait. Use `appendfsync always`, and a policy that does not evict keys without a
-//!   TTL (`noeviction` or `volatile-*`). A failover loses what the replica has not received.
+//!   [`claim_after`](WriteBehindBuilder::claim_after), another one takes the same writes. The one that was paused may
+//!   still be in `store` then, with values that are older by now. [`Write::version`] rises for each key, so a `store`
+//!   that compares it in the statement with which it writes refuses a late one: `… WHERE version < $3`.
+//! - *While a write waits*, look-ups return it from the cache. If its value is gone there, as after a restart of Redis
+//!   or when its TTL ends, loads are handed to their callers and not stored: the source has an older value. An
+//!   `invalidate` or `clear` of the cache meanwhile removes the value from the cache, and the write still reaches the
+//!   source.
+//! - *When a write has reached the source*, the cache keeps its value in both levels, for the rest of its TTL, as the
+//!   source has the same. The key is invalidated instead if `store` has [changed](Stored::Changed) the value; if
+//!   another call has put one in its place; or if an earlier attempt took longer than
+//!   [`store_timeout`](WriteBehindBuilder::store_timeout) or panicked, and may still arrive.
+//! - *A failure of `store`* is retried with growing pauses, up to [`attempts`](WriteBehindBuilder::attempts) times.
+//!   Then each write of the batch is tried by itself, and those that fail become dead letters. Their keys are
+//!   invalidated; so the cache has the values of the source.
+//! - *One way to write a key.* A write that waits overwrites in the source a value that
+//!   [`insert`](crate::Cache::insert) or [`write_through`](crate::Cache::write_through) has written meanwhile: they
+//!   know nothing of its order.
+//! - *Full.* If as many writes wait, dead letters included, as [`capacity`](WriteBehindBuilder::capacity) says,
+//!   `insert` returns an error, and nothing was changed.
+//! - *Losses of Redis are losses*: with `appendfsync everysec` a crash of the server may take the last second of writes
+//!   with it, and without persistence all that wait. Use `appendfsync always`, and a policy that does not evict keys
+//!   without a TTL (`noeviction` or `volatile-*`). A failover loses writes that the replica has not received.
 //!
-//! One worker at a time is enough for the order of a key, and what it has taken stays at the head of the stream until it is
+//! One worker at a time is enough for the order of a key, and its writes stay at the head of the stream until they are
 //! written: so there is no consumer group, and nothing to claim. A worker that is silent for
 //! [`claim_after`](WriteBehindBuilder::claim_after) loses its fence, and the next one begins at the head.
 //!
@@ -57,7 +61,7 @@
 //!
 //! For a cache `shop:views`: the streams `{shop:views.0}!writes` and `{shop:views.0}!dead`, and
 //! `{shop:views.0}!worker`, which names the worker. While a write waits, `{shop:views.0}!hold:KEY` has no TTL. To drop
-//! all that waits, or all dead letters, delete the stream; what a worker has taken is written all the same. A user with
+//! all that waits, or all dead letters, delete the stream; the batch of a worker is written all the same. A user with
 //! few rights also needs `+xlen +xdel +xrevrange +xsetid +exists`, and for `update` `+getrange`.
 
 mod error;
@@ -77,10 +81,11 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 
+use self::error::Reason;
 pub use self::error::WriteBehindError;
 use self::stats::Counters;
 pub use self::stats::WriteBehindStats;
-use self::worker::{Worker, read};
+use self::worker::{Options, Worker, read};
 use self::write::Store;
 pub use self::write::{Stored, Write};
 use crate::cache::{Cache, written};
@@ -107,8 +112,9 @@ pub struct DeadLetter<K, V> {
     pub write: Option<Write<K, V>>,
     /// The text of its key.
     pub key: String,
-    /// Why: whether `store` returned an error, panicked or took too long, or that the write cannot be read. The text of an
-    /// error is not kept in Redis, as it may quote the value, which the codec may encrypt; it is in the log, at DEBUG.
+    /// Why: whether `store` returned an error, panicked or took too long, or that the write cannot be read. The text of
+    /// an error is not kept in Redis, as it may quote the value, which the codec may encrypt; it is in the log, at
+    /// DEBUG.
     pub reason: String,
 }
 
@@ -133,58 +139,61 @@ where
     K: CacheKey + Serialize + DeserializeOwned + Send + 'static,
     V: Send + Sync + 'static,
 {
-    /// Begins with a cache, whose L2 has to be Redis, or a [`MemoryL2`](crate::MemoryL2) in tests: what waits there is lost
-    /// with the process.
+    /// Begins with a cache, whose L2 has to be Redis, or a [`MemoryL2`](crate::MemoryL2) in tests, whose writes are
+    /// lost with the process.
     pub fn builder(cache: Cache<K, V>) -> WriteBehindBuilder<K, V> {
         WriteBehindBuilder {
             cache,
             store: None,
-            batch: MOST_IN_A_BATCH,
             capacity: 100_000,
-            attempts: 20,
-            claim_after: Duration::from_secs(10),
-            store_timeout: Duration::from_secs(30),
-            interval: Duration::from_millis(200),
+            options: Options {
+                batch: MOST_IN_A_BATCH,
+                attempts: 20,
+                claim_after: Duration::from_secs(10),
+                store_timeout: Duration::from_secs(30),
+                interval: Duration::from_millis(200),
+            },
         }
     }
 
-    /// Stores a value in both levels and has it written to its source. Other instances evict the key from L1. For a counter use
-    /// [`update`](Self::update).
+    /// Stores a value in both levels and has it written to its source. Other instances evict the key from L1. For a
+    /// counter use [`update`](Self::update).
     ///
-    /// Cost: one round trip, which no other write shares. A call that is dropped has been carried out or will be, or its key is
-    /// invalidated.
+    /// Cost: one round trip, which no other write shares. A call that is dropped has been carried out or will be, or
+    /// its key is invalidated.
     ///
     /// # Errors
     ///
     /// - [`WriteBehindError::is_full`]: too many writes wait. Nothing was changed.
     /// - [`WriteBehindError::is_unknown`]: Redis did not answer. The write may reach the source or not; the key is
     ///   invalidated as soon as Redis answers.
-    /// - Otherwise nothing was changed: Redis refused the write or was not asked ([`WriteBehindError::is_refused`]), or the key
-    ///   or value cannot be written.
+    /// - Otherwise nothing was changed: Redis refused the write or was not asked ([`WriteBehindError::is_refused`]), or
+    ///   the key or value cannot be written.
     pub async fn insert<Q, M>(&self, key: &Q, value: V) -> Result<Token, WriteBehindError>
     where
         K: KeyFrom<Q, M>,
         Q: CacheKey + ?Sized,
     {
-        let (text, encoded) = (named(key)?, encoded(&K::key_from(key))?);
+        // Before anything is sent: a key that cannot be written changes nothing.
+        let (text, encoded) = named::<K, _, _>(key)?;
         let appended = self.append(text, encoded, value, None).await?;
         // Without a version there is no other one.
-        appended.ok_or_else(|| WriteBehindError::write(WriteError::contended()))
+        appended.ok_or_else(|| Reason::Write(WriteError::contended()).into())
     }
 
-    /// Replaces a value by what `change` makes of it, and has that written to its source. No change is lost, however many
-    /// callers in however many instances change the key at once: for counters and lists, for which
+    /// Replaces a value by the one that `change` makes of it, and has that written to its source. No change is lost,
+    /// however many callers in however many instances change the key at once: for counters and lists, for which
     /// [`insert`](Self::insert) is not safe.
     ///
-    /// `change` is called again when another writer was faster, so it must do nothing else. A value that is in neither level
-    /// is loaded first, as by [`get_or_load`](Cache::get_or_load): `load` is called at each attempt, and what it returns is
-    /// polled if the value is missing. A loaded value to which a write of the key still has to be added is not used: the call
-    /// waits until the source has that write.
+    /// `change` is called again when another writer was faster, so it must do nothing else. A value that is in neither
+    /// level is loaded first, as by [`get_or_load`](Cache::get_or_load): `load` is called at each attempt, and its
+    /// future is polled if the value is missing. A loaded value to which a write of the key still has to be added is
+    /// not used: the call waits until the source has that write.
     ///
     /// Calls for one key in one instance come one after the other.
     ///
-    /// Cost: two round trips, and two more for each attempt. A call that is dropped has been carried out or will be, or its key
-    /// is invalidated, or nothing was changed.
+    /// Cost: two round trips, and two more for each attempt. A call that is dropped has been carried out or will be, or
+    /// its key is invalidated, or nothing was changed.
     ///
     /// # Errors
     ///
@@ -192,9 +201,9 @@ where
     ///
     /// - [`WriteBehindError::is_load`]: the value is in neither level and could not be loaded.
     /// - [`WriteBehindError::is_contended`]: 256 attempts have failed, which took several seconds; half a minute if the
-    ///   source did not take what waits.
-    /// - [`WriteBehindError::is_refused`]: Redis was not asked, as while the circuit breaker is open; or the cache is switched
-    ///   off. The source is not asked, either.
+    ///   source did not take the writes that wait.
+    /// - [`WriteBehindError::is_refused`]: Redis was not asked, as while the circuit breaker is open; or the cache is
+    ///   switched off. The source is not asked, either.
     ///
     /// ```no_run
     /// # async fn demo(views: larder::write_behind::WriteBehind<String, u64>) -> Result<(), Box<dyn std::error::Error>> {
@@ -214,13 +223,14 @@ where
         Fut: Future<Output = Result<V, E>> + Send + 'static,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        let (text, encoded) = (named(key)?, encoded(&K::key_from(key))?);
+        let (text, encoded) = named::<K, _, _>(key)?;
+        // One call for a key at a time, or the calls of this instance would fail each other's attempts.
         let mut attempts = self.cache.engine().attempts(&text).await;
         loop {
-            attempts.next().await.map_err(WriteBehindError::write)?;
+            attempts.next().await.map_err(Reason::from)?;
             let loading = load();
             let stored = self.cache.get_or_load(key, move || loading).await;
-            let stored = stored.map_err(WriteBehindError::load)?;
+            let stored = stored.map_err(Reason::Load)?;
             // No lease is granted while a write waits, and without one no version.
             let Some(version) = stored.meta().version() else {
                 self.wake.notify_one();
@@ -228,6 +238,7 @@ where
                 continue;
             };
             let changed = change(&stored);
+            // Not held over the request: L1 may let the old value go meanwhile.
             drop(stored);
             let appended = self.append(text.clone(), encoded.clone(), changed, Some(version));
             if let Some(token) = appended.await? {
@@ -250,22 +261,24 @@ where
             version,
         };
         let appended = self.cache.engine().append(key, value, append).await;
-        match appended.map_err(WriteBehindError::write)? {
-            Written::Full => Err(WriteBehindError::full(self.capacity)),
+        match appended.map_err(Reason::from)? {
+            Written::Full => Err(Reason::Full(self.capacity).into()),
+            // The worker of this instance may have the fence: then the write does not wait for its interval.
             written => Ok(written.token().inspect(|_| self.wake.notify_one())),
         }
     }
 
-    /// Waits until all writes that were acknowledged before the call, in any instance, have reached the source or are dead
-    /// letters. It waits for as long as that takes, also while the source fails: put a time limit on it.
+    /// Waits until all writes that were acknowledged before the call, in any instance, have reached the source or are
+    /// dead letters. It waits for as long as that takes, also while the source fails: put a time limit on it.
     ///
     /// Cost: a round trip, and one more every now and then. Can be dropped at any time.
     ///
     /// # Errors
     ///
     /// - [`WriteBehindError::is_dead_letter`]: meanwhile some writes became dead letters.
-    /// - [`WriteBehindError::is_lost`]: meanwhile the stream was lost or deleted, or Redis was restarted or replaced, and may
-    ///   have lost some writes; another call waits for those that it has. A loss before the call is not noticed.
+    /// - [`WriteBehindError::is_lost`]: meanwhile the stream was lost or deleted, or Redis was restarted or replaced,
+    ///   and may have lost some writes; another call waits for those that it has. A loss before the call is not
+    ///   noticed.
     /// - Redis does not answer, or refuses.
     pub async fn flush(&self) -> Result<(), WriteBehindError> {
         let before = self.pending().await?;
@@ -273,25 +286,27 @@ where
             return Ok(());
         };
         self.wake.notify_one();
+        // Polled, as writes of other instances count, too, and Redis tells nobody when one is settled.
         let mut pauses = retry_delays(Duration::from_millis(5), Duration::from_millis(200));
         loop {
             let now = self.pending().await?;
+            // The ids of another stream do not compare with these.
             if now.history != before.history {
-                return Err(WriteBehindError::lost());
+                return Err(Reason::Lost.into());
             }
             if now.first.is_none_or(|first| first > last) {
                 let is_dead = now.last_dead > before.last_dead;
-                return if is_dead {
-                    Err(WriteBehindError::dead_letters())
-                } else {
-                    Ok(())
-                };
+                if is_dead {
+                    return Err(Reason::DeadLetters.into());
+                }
+                return Ok(());
             }
             sleep(pauses.next().unwrap_or(Duration::from_millis(200))).await;
         }
     }
 
-    /// The first dead letters, the oldest first: no more than `most`, and no more once their values have 1 MiB together.
+    /// The first dead letters, the oldest first: no more than `most`, and no more once their values have 1 MiB
+    /// together.
     ///
     /// Cost: one round trip.
     ///
@@ -303,7 +318,7 @@ where
         most: usize,
     ) -> Result<Vec<DeadLetter<K, V>>, WriteBehindError> {
         let letters = self.stream()?.dead_letters(most).await;
-        let letters = letters.map_err(WriteBehindError::l2)?.into_iter();
+        let letters = letters.map_err(Reason::L2)?.into_iter();
         let letters = letters.map(|letter| DeadLetter {
             write: read(&self.cache, &letter),
             reason: letter.reason.clone().unwrap_or_default(),
@@ -312,9 +327,9 @@ where
         Ok(letters.collect())
     }
 
-    /// Has all dead letters wait for the source again, with the versions that they had; those of which a newer write of the
-    /// key waits are removed instead. A `store` that compares no versions puts an older value back by it. Returns how many
-    /// wait again.
+    /// Has all dead letters wait for the source again, with the versions that they had; those of which a newer write of
+    /// the key waits are removed instead. A `store` that compares no versions puts an older value back by it. Returns
+    /// how many wait again.
     ///
     /// Cost: one round trip for each. A call that is dropped leaves the others where they are.
     ///
@@ -322,18 +337,19 @@ where
     ///
     /// Redis does not answer, or refuses. Some letters may wait again.
     pub async fn replay_dead_letters(&self) -> Result<u64, WriteBehindError> {
+        // Up to here: letters that die again meanwhile are left, or the call would never end.
         let last = self.pending().await?.last_dead;
         let (stream, mut replayed) = (self.stream()?, 0);
         loop {
             let letters = stream.dead_letters(MOST_IN_A_BATCH).await;
-            let letters = letters.map_err(WriteBehindError::l2)?;
+            let letters = letters.map_err(Reason::L2)?;
             let before = letters.iter().filter(|letter| Some(letter.id) <= last);
             let mut is_over = true;
             for letter in before {
                 is_over = false;
                 let payload = self.cache.engine().invalidation_of(&[&letter.key]);
                 let waits = stream.requeue(letter, &payload).await;
-                replayed += u64::from(waits.map_err(WriteBehindError::l2)?);
+                replayed += u64::from(waits.map_err(Reason::L2)?);
             }
             if is_over {
                 self.wake.notify_one();
@@ -342,7 +358,7 @@ where
         }
     }
 
-    /// What waits, and what this instance's worker has done.
+    /// The writes that wait, and the counters of this instance's worker.
     ///
     /// Cost: one round trip.
     ///
@@ -354,24 +370,26 @@ where
     }
 
     async fn pending(&self) -> Result<Pending, WriteBehindError> {
-        self.stream()?.pending().await.map_err(WriteBehindError::l2)
+        Ok(self.stream()?.pending().await.map_err(Reason::L2)?)
     }
 
     fn stream(&self) -> Result<&dyn WriteStream, WriteBehindError> {
         let stream = self.cache.engine().write_stream();
-        stream.ok_or_else(WriteBehindError::unsupported)
+        Ok(stream.ok_or(Reason::Unsupported)?)
     }
 }
 
-fn named<Q: CacheKey + ?Sized>(key: &Q) -> Result<Key, WriteBehindError> {
-    written(key).map_err(|error| WriteBehindError::write(error.into()))
-}
-
-fn encoded<K: Serialize>(key: &K) -> Result<Vec<u8>, WriteBehindError> {
+/// The text of a key, by which the cache finds it, and the key itself, which `store` gets.
+fn named<K, Q, M>(key: &Q) -> Result<(Key, Vec<u8>), WriteBehindError>
+where
+    K: KeyFrom<Q, M> + Serialize,
+    Q: CacheKey + ?Sized,
+{
+    let text = written(key).map_err(|error| Reason::Write(error.into()))?;
     let mut encoded = Vec::new();
-    let done = Bincode.encode(key, &mut encoded);
-    done.map_err(WriteBehindError::key)?;
-    Ok(encoded)
+    let done = Bincode.encode(&K::key_from(key), &mut encoded);
+    done.map_err(Reason::Key)?;
+    Ok((text, encoded))
 }
 
 impl<K, V: Send + Sync + 'static> fmt::Debug for WriteBehind<K, V> {
@@ -390,12 +408,8 @@ where
 {
     cache: Cache<K, V>,
     store: Option<Store<K, V>>,
-    batch: usize,
     capacity: u64,
-    attempts: u32,
-    claim_after: Duration,
-    store_timeout: Duration,
-    interval: Duration,
+    options: Options,
 }
 
 impl<K, V> WriteBehindBuilder<K, V>
@@ -404,10 +418,10 @@ where
     V: Send + Sync + 'static,
 {
     /// How a batch is written to the source: all of it, or an error. Each key is in it once. A batch may come again, so
-    /// writing it twice must do no harm; see the [module](self) for what comes late.
+    /// writing it twice must do no harm; see the [module](self) for late writes.
     ///
-    /// After `Ok(())` the cache keeps the values, as those that the source has. If the source may have another value for some
-    /// keys, return [`Stored::Changed`] with these:
+    /// After `Ok(())` the cache keeps the values, as those that the source has. If the source may have another value
+    /// for some keys, return [`Stored::Changed`] with these:
     ///
     /// ```
     /// use larder::write_behind::{Stored, Write};
@@ -443,10 +457,10 @@ where
         self
     }
 
-    /// How many writes are taken from the stream at a time; fewer once their values have 1 MiB together. Default: 256, which is
-    /// the most.
+    /// How many writes are taken from the stream at a time; fewer once their values have 1 MiB together. Default: 256,
+    /// which is the most.
     pub fn batch(mut self, most: usize) -> Self {
-        self.batch = most;
+        self.options.batch = most;
         self
     }
 
@@ -456,31 +470,31 @@ where
         self
     }
 
-    /// How often a batch is tried before each write is tried by itself, and becomes a dead letter if it fails. Default: 20,
-    /// which is two to four minutes: the pauses grow to 10 s, and are random. With `u32::MAX` there are no dead letters, however
-    /// long the source is down; and a write that it always refuses stops all others.
+    /// How often a batch is tried before each write is tried by itself, and becomes a dead letter if it fails. Default:
+    /// 20, which is two to four minutes: the pauses grow to 10 s, and are random. With `u32::MAX` there are no dead
+    /// letters, however long the source is down; and a write that it always refuses stops all others.
     pub fn attempts(mut self, attempts: u32) -> Self {
-        self.attempts = attempts;
+        self.options.attempts = attempts;
         self
     }
 
-    /// How long after its last sign of life a worker counts as dead, so that another one takes what it had taken. Default:
-    /// 10 s. From 100 ms to 1 hour.
+    /// How long after its last sign of life a worker counts as dead, so that another one continues with its writes.
+    /// Default: 10 s. From 100 ms to 1 hour.
     pub fn claim_after(mut self, silence: Duration) -> Self {
-        self.claim_after = silence;
+        self.options.claim_after = silence;
         self
     }
 
     /// How long `store` may take. Then it is dropped, and counts as failed. Default: 30 s.
     pub fn store_timeout(mut self, limit: Duration) -> Self {
-        self.store_timeout = limit;
+        self.options.store_timeout = limit;
         self
     }
 
-    /// How often a worker looks for writes of other instances; those of its own instance it takes at once. Default: 200 ms.
-    /// At least 1 ms.
+    /// How often a worker looks for writes of other instances; those of its own instance it takes at once. Default: 200
+    /// ms. At least 1 ms.
     pub fn interval(mut self, interval: Duration) -> Self {
-        self.interval = interval;
+        self.options.interval = interval;
         self
     }
 
@@ -492,37 +506,38 @@ where
     /// - [`WriteBehindError::is_misuse`]: there is no `store`, an option cannot work, or there is no runtime.
     pub fn build(self) -> Result<WriteBehind<K, V>, WriteBehindError> {
         let Some(store) = self.store else {
-            return Err(WriteBehindError::misuse("store is not set"));
+            return Err(Reason::Misuse("store is not set").into());
         };
+        // Now, and not at the first write, which a service may make hours later.
         if self.cache.engine().write_stream().is_none() {
-            return Err(WriteBehindError::unsupported());
+            return Err(Reason::Unsupported.into());
         }
+        let options = &self.options;
+        // Below, a pause of the runtime would pass for the death of the worker; above, its writes would wait for too
+        // long.
         let claims = Duration::from_millis(100)..=Duration::from_secs(3600);
-        let problem = if !(1..=MOST_IN_A_BATCH).contains(&self.batch) {
+        let problem = if !(1..=MOST_IN_A_BATCH).contains(&options.batch) {
             Some("batch is from 1 to 256")
-        } else if self.capacity == 0 || self.attempts == 0 {
+        } else if self.capacity == 0 || options.attempts == 0 {
             Some("capacity and attempts cannot be zero")
-        } else if !claims.contains(&self.claim_after) {
+        } else if !claims.contains(&options.claim_after) {
             Some("claim_after is from 100 ms to 1 hour")
-        } else if self.store_timeout.is_zero() || self.interval < Duration::from_millis(1) {
+        } else if options.store_timeout.is_zero() || options.interval < Duration::from_millis(1) {
             Some("store_timeout cannot be zero, and interval is at least 1 ms")
         } else {
             None
         };
         if let Some(problem) = problem {
-            return Err(WriteBehindError::misuse(problem));
+            return Err(Reason::Misuse(problem).into());
         }
-        let runtime = Handle::try_current()
-            .map_err(|_| WriteBehindError::misuse("there is no Tokio runtime"))?;
+        let runtime =
+            Handle::try_current().map_err(|_| Reason::Misuse("there is no Tokio runtime"))?;
         let (counters, wake) = (Arc::new(Counters::default()), Arc::new(Notify::new()));
         let worker = Worker {
             cache: self.cache.clone(),
             store,
-            batch: self.batch,
-            attempts: self.attempts,
-            claim_after: self.claim_after,
-            store_timeout: self.store_timeout,
-            interval: self.interval,
+            options: self.options,
+            // No two workers draw the same, so none renews the fence of another.
             fence: crate::l2::random(),
             counters: Arc::clone(&counters),
             wake: Arc::clone(&wake),

@@ -1,11 +1,11 @@
-//! What a worker has counted.
+//! The counters of a worker.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::l2::Pending;
 
-/// What waits in the whole fleet, and what the worker of this instance has done since it was built: by
+/// The writes that wait in the whole fleet, and the counters of this instance's worker since it was built: by
 /// [`WriteBehind::stats`](super::WriteBehind::stats).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -32,11 +32,8 @@ pub(super) struct Counters {
 }
 
 impl Counters {
-    pub(super) fn add(counter: &AtomicU64, n: usize) {
-        counter.fetch_add(u64::try_from(n).unwrap_or(u64::MAX), Ordering::Relaxed);
-    }
-
     pub(super) fn snapshot(&self, pending: &Pending) -> WriteBehindStats {
+        // An id begins with the time of Redis, so the clock of this machine does not count.
         let waits = |first: crate::l2::StreamId| pending.now.saturating_sub(first.ms);
         WriteBehindStats {
             pending: pending.length,

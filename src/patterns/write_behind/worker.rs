@@ -1,12 +1,14 @@
-//! The task that takes writes from the stream and has them written to the source.
+//! The task that reads writes from the stream and has them written to the source.
 //!
-//! Of all workers of a fleet one has the fence, and works. It takes the first writes, which stay in the stream until they
-//! are settled: so what a dead worker had taken is what the next one takes.
+//! Of all workers of a fleet one has the fence, and works. It reads the first writes, which stay in the stream until
+//! they are settled: so the next worker reads the same ones if it dies.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
+use std::mem::discriminant;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -31,14 +33,19 @@ const LONGEST_RETRY: Duration = Duration::from_secs(10);
 /// Why a write is a dead letter that was not given to `store`.
 const UNREADABLE: &str = "it cannot be read";
 
-pub(super) struct Worker<K, V: Send + Sync + 'static> {
-    pub(super) cache: Cache<K, V>,
-    pub(super) store: Store<K, V>,
+/// The options of a worker: those of the builder.
+pub(super) struct Options {
     pub(super) batch: usize,
     pub(super) attempts: u32,
     pub(super) claim_after: Duration,
     pub(super) store_timeout: Duration,
     pub(super) interval: Duration,
+}
+
+pub(super) struct Worker<K, V: Send + Sync + 'static> {
+    pub(super) cache: Cache<K, V>,
+    pub(super) store: Store<K, V>,
+    pub(super) options: Options,
     /// Names this worker.
     pub(super) fence: u64,
     pub(super) counters: Arc<Counters>,
@@ -48,7 +55,7 @@ pub(super) struct Worker<K, V: Send + Sync + 'static> {
     pub(super) dead_letters: Throttle,
 }
 
-/// What came of a look at the stream.
+/// The result of a look at the stream.
 enum Worked {
     /// Some writes have reached the source. There may be more.
     Stored,
@@ -70,32 +77,15 @@ struct Failing {
 /// Why a call of `store` has failed.
 struct StoreFailed {
     reason: &'static str,
-    /// Whether what it has begun may still arrive.
+    /// Whether its write may still arrive.
     in_doubt: bool,
-}
-
-impl From<&'static str> for StoreFailed {
-    fn from(reason: &'static str) -> Self {
-        Self {
-            reason,
-            in_doubt: false,
-        }
-    }
-}
-
-/// What was said of a failure.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Cause {
-    Stream,
-    Source,
-    Fence,
 }
 
 /// Why writes stay in the stream for now.
 enum Failure {
     L2(L2Error),
     /// `store` has failed.
-    Store(Failing),
+    Store(StoreFailed),
     /// Another worker has the fence.
     Fence,
 }
@@ -125,9 +115,10 @@ where
     })
 }
 
-/// The keys whose values the cache may keep: the source has them as they are. None if an earlier attempt is in doubt, as it
-/// may still arrive.
+/// The keys whose values the cache may keep: the source has them as they are. None if an earlier attempt is in doubt,
+/// as it may still arrive.
 fn kept<'a>(keys: &[Vec<&'a Waiting>], changed: &[Key], in_doubt: bool) -> BTreeSet<&'a str> {
+    // Rule 24: a value stays only if the source has just this one.
     let newest = keys.iter().filter_map(|writes| writes.last());
     newest
         .map(|newest| &*newest.key)
@@ -140,8 +131,8 @@ where
     K: CacheKey + DeserializeOwned + Send + 'static,
     V: Send + Sync + 'static,
 {
-    /// Works for as long as it is not dropped. After a panic, such as one of a subscriber of `tracing`, it begins anew: what
-    /// it had taken is still at the head of the stream.
+    /// Works for as long as it is not dropped. After a panic, such as one of a subscriber of `tracing`, it begins anew:
+    /// its writes are still at the head of the stream.
     pub(super) async fn run(self) {
         while AssertUnwindSafe(self.work_on())
             .catch_unwind()
@@ -159,21 +150,19 @@ where
         let (mut trouble, mut failing) = (None, Failing::default());
         let mut retries = retry_delays(FIRST_RETRY, LONGEST_RETRY);
         loop {
-            match self.work(stream, failing).await {
+            match self.work(stream, &mut failing).await {
                 Ok(worked) => {
                     failing = Failing::default();
+                    // Whatever fails next is another failure, so its pauses begin anew.
                     retries = retry_delays(FIRST_RETRY, LONGEST_RETRY);
                     self.end(&mut trouble, &worked);
                     if matches!(worked, Worked::Idle) {
                         // Whichever comes first.
-                        let _ = timeout(self.interval, self.wake.notified()).await;
+                        let _ = timeout(self.options.interval, self.wake.notified()).await;
                     }
                 }
                 Err(failure) => {
-                    self.begin(&mut trouble, &failure);
-                    if let Failure::Store(now) = failure {
-                        failing = now;
-                    }
+                    self.begin(&mut trouble, failure);
                     let pause = sleep(retries.next().unwrap_or(LONGEST_RETRY));
                     tokio::select! {
                         () = pause => {}
@@ -186,19 +175,13 @@ where
     }
 
     /// Traces a failure, once for a cause: it is the same each time until it is over.
-    fn begin(&self, trouble: &mut Option<Cause>, failure: &Failure) {
-        let cause = match failure {
+    fn begin(&self, trouble: &mut Option<Failure>, failure: Failure) {
+        let is_known = trouble.as_ref().map(discriminant) == Some(discriminant(&failure));
+        let namespace = self.cache.namespace();
+        match &failure {
             // The cache has said that its L2 cannot be reached.
             Failure::L2(error) if !error.is_refused() => return,
-            Failure::L2(_) => Cause::Stream,
-            Failure::Store(_) => Cause::Source,
-            Failure::Fence => Cause::Fence,
-        };
-        if trouble.replace(cause) == Some(cause) {
-            return;
-        }
-        let namespace = self.cache.namespace();
-        match failure {
+            _ if is_known => return,
             Failure::L2(error) => warn!(
                 namespace,
                 error = error as &dyn Error,
@@ -213,31 +196,35 @@ where
                 "this instance's worker was silent for too long; another one writes the same writes"
             ),
         }
+        *trouble = Some(failure);
     }
 
-    fn end(&self, trouble: &mut Option<Cause>, worked: &Worked) {
+    fn end(&self, trouble: &mut Option<Failure>, worked: &Worked) {
         let namespace = self.cache.namespace();
-        match (*trouble, worked) {
-            (Some(Cause::Stream), _) => info!(namespace, "the stream of writes can be read again"),
-            (Some(Cause::Source | Cause::Fence), Worked::Stored) => {
-                info!(namespace, "writes reach their source again");
-            }
-            (Some(Cause::Source | Cause::Fence), Worked::Buried) => return,
+        match (&trouble, worked) {
+            (Some(Failure::L2(_)), _) => info!(namespace, "the stream of writes can be read again"),
+            (Some(_), Worked::Stored) => info!(namespace, "writes reach their source again"),
+            (Some(_), Worked::Buried) => return,
             // If nothing waits, nobody knows.
-            (Some(Cause::Source | Cause::Fence), Worked::Idle) | (None, _) => {}
+            (Some(_), Worked::Idle) | (None, _) => {}
         }
         *trouble = None;
     }
 
     /// Takes the first writes, and has them written. If this is the last attempt, those that fail by themselves become
     /// dead letters.
-    async fn work(&self, stream: &dyn WriteStream, failing: Failing) -> Result<Worked, Failure> {
-        let taken = stream.take(self.fence, self.claim_after, self.batch);
+    async fn work(
+        &self,
+        stream: &dyn WriteStream,
+        failing: &mut Failing,
+    ) -> Result<Worked, Failure> {
+        let taken = stream.take(self.fence, self.options.claim_after, self.options.batch);
         let Some(waiting) = taken.await?.filter(|waiting| !waiting.is_empty()) else {
             return Ok(Worked::Idle);
         };
         tokio::select! {
             biased;
+            // Ready writes first: a batch that has been settled is not given up for a fence that is lost just now.
             worked = self.write_all(stream, &waiting, failing) => worked,
             () = self.keep_fence(stream) => Err(Failure::Fence),
         }
@@ -246,8 +233,9 @@ where
     /// Renews the fence, until another worker has it.
     async fn keep_fence(&self, stream: &dyn WriteStream) {
         loop {
-            sleep(self.claim_after / 3).await;
-            if let Ok(None) = stream.take(self.fence, self.claim_after, 0).await {
+            // A third: two renewals may be lost before another worker claims the fence.
+            sleep(self.options.claim_after / 3).await;
+            if let Ok(None) = stream.take(self.fence, self.options.claim_after, 0).await {
                 return;
             }
         }
@@ -257,9 +245,10 @@ where
         &self,
         stream: &dyn WriteStream,
         waiting: &[Waiting],
-        failing: Failing,
+        failing: &mut Failing,
     ) -> Result<Worked, Failure> {
         // Each key once, with all its writes: the last one counts, and the others are settled with it.
+        // In an order that does not depend on hashes, so that a simulated run can be repeated.
         let mut keys: BTreeMap<&str, Vec<&Waiting>> = BTreeMap::new();
         for write in waiting {
             keys.entry(&write.key).or_default().push(write);
@@ -279,68 +268,70 @@ where
         let Some(first) = waiting.first().filter(|_| !batch.is_empty()) else {
             return Ok(Worked::Buried);
         };
-        let mut failing = Some(failing)
-            .filter(|failing| failing.first == first.id)
-            .unwrap_or_default();
-        let many = batch.len();
-        match self.call(None, batch).await {
-            Ok(changed) => {
-                let stored = kept(&good, &changed, failing.in_doubt);
-                self.settle(stream, &good.concat(), Ok(&stored)).await?;
-                Counters::add(&self.counters.stored, many);
-                return Ok(Worked::Stored);
-            }
-            Err(failed) => {
-                failing = Failing {
-                    first: first.id,
-                    times: failing.times + 1,
-                    in_doubt: failing.in_doubt || failed.in_doubt,
-                };
-            }
+        // Another batch. That of before was settled, by this worker or by another one.
+        if failing.first != first.id {
+            *failing = Failing {
+                first: first.id,
+                ..Failing::default()
+            };
         }
-        if failing.times < self.attempts {
-            return Err(Failure::Store(failing));
+        debug_assert_eq!(batch.len(), good.len(), "a batch has each key once");
+        let stored = self.store_all(stream, None, batch, &good, failing.in_doubt);
+        match stored.await {
+            Ok(()) => return Ok(Worked::Stored),
+            Err(Failure::Store(failed)) => {
+                failing.times += 1;
+                failing.in_doubt |= failed.in_doubt;
+                if failing.times < self.options.attempts {
+                    return Err(Failure::Store(failed));
+                }
+            }
+            Err(failure) => return Err(failure),
         }
-        // One of them may be at fault, which is not to take the others along.
+        // One of them may be at fault, which is not to take the others along: each is tried by itself.
         let mut worked = Worked::Buried;
-        for writes in good {
-            if self.write_alone(stream, &writes, failing.in_doubt).await? {
-                worked = Worked::Stored;
+        for writes in &good {
+            let newest = writes
+                .last()
+                .map(|newest| (&*newest.key, read(&self.cache, newest)));
+            let Some((key, Some(write))) = newest else {
+                self.settle(stream, writes, Err(UNREADABLE)).await?;
+                continue;
+            };
+            let (batch, keys) = (vec![write], std::slice::from_ref(writes));
+            let stored = self.store_all(stream, Some(key), batch, keys, failing.in_doubt);
+            match stored.await {
+                Ok(()) => worked = Worked::Stored,
+                Err(Failure::Store(failed)) => {
+                    self.settle(stream, writes, Err(failed.reason)).await?;
+                }
+                Err(failure) => return Err(failure),
             }
         }
         Ok(worked)
     }
 
-    /// Whether it has reached the source; otherwise it is a dead letter.
-    async fn write_alone(
+    /// Gives a batch to `store`, and settles the writes of its `keys` if that returns `Ok`.
+    async fn store_all(
         &self,
         stream: &dyn WriteStream,
-        writes: &Vec<&Waiting>,
+        key: Option<&str>,
+        batch: Vec<Write<K, V>>,
+        keys: &[Vec<&Waiting>],
         in_doubt: bool,
-    ) -> Result<bool, Failure> {
-        let newest = writes.last().and_then(|newest| read(&self.cache, newest));
-        let key = writes.last().map(|newest| &*newest.key);
-        let called = match newest {
-            Some(write) => self.call(key, vec![write]).await,
-            None => Err(UNREADABLE.into()),
-        };
-        match called {
-            Ok(changed) => {
-                let stored = kept(std::slice::from_ref(writes), &changed, in_doubt);
-                self.settle(stream, writes, Ok(&stored)).await?;
-                Counters::add(&self.counters.stored, 1);
-                Ok(true)
-            }
-            Err(failed) => {
-                self.settle(stream, writes, Err(failed.reason)).await?;
-                Ok(false)
-            }
-        }
+    ) -> Result<(), Failure> {
+        let many = batch.len() as u64;
+        // Settled only after `store` has returned: a worker that dies in between leaves the writes to the next one.
+        let changed = self.call(key, batch).await.map_err(Failure::Store)?;
+        let stored = kept(keys, &changed, in_doubt);
+        self.settle(stream, &keys.concat(), Ok(&stored)).await?;
+        self.counters.stored.fetch_add(many, Relaxed);
+        Ok(())
     }
 
-    /// Calls `store`, with a single write if there is a `key`. Returns the keys of which the source has another value now. The
-    /// error is the reason for a dead letter: without the text of the error, which may quote values, while the codec may
-    /// encrypt them.
+    /// Calls `store`, with a single write if there is a `key`. Returns the keys of which the source has another value
+    /// now. The error is the reason for a dead letter: without the text of the error, which may quote values, while the
+    /// codec may encrypt them.
     async fn call(
         &self,
         key: Option<&str>,
@@ -348,7 +339,10 @@ where
     ) -> Result<Vec<Key>, StoreFailed> {
         let calling = async {
             // The function itself may panic, too.
-            let stored = timeout(self.store_timeout, async { (self.store)(batch).await }).await;
+            let stored = timeout(self.options.store_timeout, async {
+                (self.store)(batch).await
+            })
+            .await;
             stored.map(|stored| match stored {
                 Ok(Stored::AsGiven) => Ok(Vec::new()),
                 Ok(Stored::Changed(keys)) => {
@@ -364,7 +358,8 @@ where
             Ok(Err(_)) => ("store took longer than store_timeout", None),
             Err(_) => ("store panicked", None),
         };
-        Counters::add(&self.counters.failures, 1);
+        // Relaxed, as for all counters: nothing else is read by their values.
+        self.counters.failures.fetch_add(1, Relaxed);
         let namespace = self.cache.namespace();
         debug!(namespace, key, reason, error, "store has failed");
         Err(StoreFailed {
@@ -384,9 +379,11 @@ where
             outcome,
             origin: self.cache.engine().instance(),
         };
+        // The fence is compared in the same step: a late worker settles nothing (rule 24).
         if !stream.settle(self.fence, settled).await? {
             return Err(Failure::Fence);
         }
+        // A source that refuses all writes would fill the log.
         if outcome.is_err() && self.dead_letters.allows(self.cache.engine().now()) {
             warn!(
                 namespace = self.cache.namespace(),

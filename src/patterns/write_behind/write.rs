@@ -12,16 +12,16 @@ pub(super) type Store<K, V> =
     Arc<dyn Fn(Vec<Write<K, V>>) -> BoxFuture<'static, StoreResult<K>> + Send + Sync>;
 pub(super) type StoreResult<K> = Result<Stored<K>, Box<dyn Error + Send + Sync>>;
 
-/// What the source has of a batch when [`store`](super::WriteBehindBuilder::store) has returned `Ok`. `()` stands for
-/// [`AsGiven`](Self::AsGiven).
+/// Which values of a batch the source has when [`store`](super::WriteBehindBuilder::store) has returned `Ok`. `()`
+/// stands for [`AsGiven`](Self::AsGiven).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Stored<K> {
     /// The values that were given, so the cache may keep them.
     AsGiven,
-    /// Of these keys other values than were given: the source has a newer one and has refused the write, or has rounded it,
-    /// or a trigger has changed it. Their values are invalidated, and loaded when they are asked for. Keys that are not in the
-    /// batch do not count.
+    /// Of these keys other values than were given: the source has a newer one and has refused the write, or has rounded
+    /// it, or a trigger has changed it. Their values are invalidated, and loaded when they are asked for. Keys that are
+    /// not in the batch do not count.
     Changed(Vec<K>),
 }
 
@@ -41,8 +41,8 @@ pub struct Write<K, V> {
     pub value: V,
     /// Rises with each write of a key: a source that keeps it can refuse a write that comes late. Fits an `i64`.
     ///
-    /// It is the time of Redis in milliseconds, shifted, and a number, so it rises also after Redis has lost the stream,
-    /// unless its clock was set back meanwhile.
+    /// It is the time of Redis in milliseconds, shifted, and a number, so it rises also after Redis has lost the
+    /// stream, unless its clock was set back meanwhile.
     pub version: u64,
 }
 
@@ -77,6 +77,7 @@ impl<K, V> Write<K, V> {
 /// An id of the stream as one number. While the clock of Redis is behind the last id, only the number rises: it may go
 /// beyond its 20 bits, and then into those of the time.
 pub(super) fn version(StreamId { ms, number }: StreamId) -> u64 {
+    // Saturating and not wrapping: a version that falls would have the source refuse all later writes.
     (ms << 20).saturating_add(number)
 }
 
