@@ -29,7 +29,15 @@ mod restarts;
 mod rig;
 mod storms;
 mod subscribers;
-#[path = "../support/mod.rs"]
-mod support;
+#[path = "../support"]
+#[allow(dead_code, reason = "it is shared with other tests")]
+mod support {
+    pub(crate) mod eventually;
+    pub(crate) mod instance;
+    pub(crate) mod program;
+    pub(crate) mod proxy;
+    pub(crate) mod redis_server;
+    mod signal;
+}
 mod traffic;
 mod verdict;
