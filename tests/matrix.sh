@@ -47,8 +47,8 @@ step "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --locked --all-features --no-deps
 
 step "the benches"
-cargo bench --locked --bench cache -- --test
-cargo bench --locked --bench ratios -- --quick
+cargo bench --locked -p benches --bench cache -- --test
+cargo bench --locked -p benches --bench ratios -- --quick
 
 step "the report on benches"
 (

@@ -94,7 +94,7 @@ impl<V> HotTable<V> {
     /// hits here, and needs the first ones to choose what stays.
     ///
     /// Measured: hits take 0.85 of the time that they take without invalidations if a tenth of the calls are
-    /// invalidations, and 1.1 to 1.3 of it if every key waits (`cargo bench --bench ratios -- "10 %"`).
+    /// invalidations, and 1.1 to 1.3 of it if every key waits (`cargo bench -p benches --bench ratios -- "10 %"`).
     pub(super) fn refill(&self, slot: &Arc<Slot<V>>, clears: u64) -> bool {
         let hash = self.hash(&slot.key);
         let place = self.place(hash);
