@@ -140,16 +140,22 @@ impl<V: Value> Refreshes<V> {
         let loader = loader(&places);
         verify::start(&self.ctx, &self.calls, samples, &loader);
         if !refreshes.is_empty() {
-            let span = debug_span!(
-                "larder.refresh",
-                namespace = self.ctx.options.namespace.as_str(),
-                keys = refreshes.len()
-            );
-            let refreshing = Arc::clone(self);
-            let task = async move { refreshing.replace(refreshes, loader).await };
-            tokio::spawn(task.instrument(enabled(span)));
+            self.spawn(refreshes, loader);
         }
         results
+    }
+
+    /// Apart from [`start`](Self::start), whose type parameters its task would have: each call with a loader would compile
+    /// a task of its own.
+    fn spawn(self: &Arc<Self>, refreshes: Vec<Refresh<V>>, loader: Loader<V>) {
+        let span = debug_span!(
+            "larder.refresh",
+            namespace = self.ctx.options.namespace.as_str(),
+            keys = refreshes.len()
+        );
+        let refreshing = Arc::clone(self);
+        let task = async move { refreshing.replace(refreshes, loader).await };
+        tokio::spawn(task.instrument(enabled(span)));
     }
 
     /// Takes the values that other instances have stored or are loading, and loads the rest in one call.

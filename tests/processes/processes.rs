@@ -6,8 +6,8 @@
 //! alone:
 //!
 //! ```sh
-//! cargo build --all-features --example instance
-//! cargo test --all-features --test processes -- --include-ignored a_subscriber_in_a_black_hole
+//! cargo build --workspace --all-features --bin instance --test processes
+//! cargo test --workspace --all-features --test processes -- --include-ignored a_subscriber_in_a_black_hole
 //! ```
 
 // A failed step ends the test.

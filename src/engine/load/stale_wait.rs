@@ -46,9 +46,13 @@ impl<V: Value> Loads<V> {
         }
         let (stale, loader) = ([(0, key, stale.clone())], loader());
         let awaited = self.start_refreshes(stale, |_| loader.clone()).pop()?;
+        Some(self.current(awaited, loader))
+    }
+
+    /// Apart from [`refresh_stale`](Self::refresh_stale), whose type parameter its future would have.
+    fn current(self: &Arc<Self>, awaited: Awaited<V>, loader: Loader<V>) -> Current<V> {
         let loads = Arc::clone(self);
-        let current = async move { one(loads.await_refresh(awaited, || loader).await) };
-        Some(current.boxed())
+        async move { one(loads.await_refresh(awaited, || loader).await) }.boxed()
     }
 
     /// Has a stale value refreshed, for a caller that does not wait for it.
