@@ -308,7 +308,7 @@ impl<V: Value> Engine<V> {
 
     pub(crate) fn start_refreshes(
         &self,
-        stale: impl IntoIterator<Item = (usize, Key, Entry<V>)>,
+        stale: Vec<(usize, Key, Entry<V>)>,
         loader: impl FnOnce(&[usize]) -> Loader<V>,
     ) -> Vec<Awaited<V>> {
         self.loads.start_refreshes(stale, loader)

@@ -59,6 +59,21 @@ enum Ask<V> {
     Over,
 }
 
+/// The result of a refresh under way, for the callers that wait for it.
+type Flight<V> = SharedResult<LoadOutcome<V>>;
+
+/// What becomes of stale values.
+struct Joined<V> {
+    /// Those that are to be replaced.
+    refreshes: Vec<Refresh<V>>,
+    /// Those that are to be compared with the source.
+    samples: Vec<Sample<V>>,
+    /// The places of all these.
+    places: Vec<usize>,
+    /// For each value: the refresh that it is in, if any.
+    results: Vec<Option<Flight<V>>>,
+}
+
 /// Replaces stale values in the background.
 pub(super) struct Refreshes<V: Value> {
     ctx: Arc<Context<V>>,
@@ -99,11 +114,22 @@ impl<V: Value> Refreshes<V> {
     /// out keys whose refresh has just failed. `loader` makes the loader for the keys at these places.
     ///
     /// Returns the results for callers that wait, in the order of the values; `None` for a value that is not refreshed.
+    ///
+    /// Short, and its task is begun elsewhere: all that is here is compiled for each type of a loader.
     pub(super) fn start(
         self: &Arc<Self>,
-        stale: impl IntoIterator<Item = (usize, Key, Entry<V>)>,
+        stale: Vec<(usize, Key, Entry<V>)>,
         loader: impl FnOnce(&[usize]) -> Loader<V>,
-    ) -> Vec<Option<SharedResult<LoadOutcome<V>>>> {
+    ) -> Vec<Option<Flight<V>>> {
+        let joined = self.join(stale);
+        if !joined.places.is_empty() {
+            self.run(joined.refreshes, joined.samples, loader(&joined.places));
+        }
+        joined.results
+    }
+
+    /// Joins the refreshes that are under way, and begins those that are not.
+    fn join(&self, stale: Vec<(usize, Key, Entry<V>)>) -> Joined<V> {
         let (mut refreshes, mut places, mut results) = (Vec::new(), Vec::new(), Vec::new());
         let mut samples = Vec::new();
         for (place, key, previous) in stale {
@@ -134,20 +160,25 @@ impl<V: Value> Refreshes<V> {
                 None => None,
             });
         }
-        if places.is_empty() {
-            return results;
+        Joined {
+            refreshes,
+            samples,
+            places,
+            results,
         }
-        let loader = loader(&places);
-        verify::start(&self.ctx, &self.calls, samples, &loader);
-        if !refreshes.is_empty() {
-            self.spawn(refreshes, loader);
-        }
-        results
     }
 
-    /// Apart from [`start`](Self::start), whose type parameters its task would have: each call with a loader would compile
-    /// a task of its own.
-    fn spawn(self: &Arc<Self>, refreshes: Vec<Refresh<V>>, loader: Loader<V>) {
+    /// Runs the refreshes that were begun, and the comparisons, with one loader.
+    fn run(
+        self: &Arc<Self>,
+        refreshes: Vec<Refresh<V>>,
+        samples: Vec<Sample<V>>,
+        loader: Loader<V>,
+    ) {
+        verify::start(&self.ctx, &self.calls, samples, &loader);
+        if refreshes.is_empty() {
+            return;
+        }
         let span = debug_span!(
             "larder.refresh",
             namespace = self.ctx.options.namespace.as_str(),

@@ -44,15 +44,19 @@ impl<V: Value> Loads<V> {
             self.refresh_in_background(key, stale, loader);
             return None;
         }
-        let (stale, loader) = ([(0, key, stale.clone())], loader());
-        let awaited = self.start_refreshes(stale, |_| loader.clone()).pop()?;
-        Some(self.current(awaited, loader))
+        self.current(vec![(0, key, stale.clone())], loader())
     }
 
-    /// Apart from [`refresh_stale`](Self::refresh_stale), whose type parameter its future would have.
-    fn current(self: &Arc<Self>, awaited: Awaited<V>, loader: Loader<V>) -> Current<V> {
+    /// Apart from [`refresh_stale`](Self::refresh_stale), as its future would be compiled for each type of a loader.
+    fn current(
+        self: &Arc<Self>,
+        stale: Vec<(usize, Key, Entry<V>)>,
+        loader: Loader<V>,
+    ) -> Option<Current<V>> {
+        let awaited = self.start_refreshes(stale, |_| loader.clone()).pop()?;
         let loads = Arc::clone(self);
-        async move { one(loads.await_refresh(awaited, || loader).await) }.boxed()
+        let current = async move { one(loads.await_refresh(awaited, || loader).await) };
+        Some(current.boxed())
     }
 
     /// Has a stale value refreshed, for a caller that does not wait for it.
@@ -62,14 +66,14 @@ impl<V: Value> Loads<V> {
         stale: &Entry<V>,
         loader: impl FnOnce() -> Loader<V>,
     ) {
-        let stale = [(0, key, stale.clone())];
+        let stale = vec![(0, key, stale.clone())];
         self.refreshes.start(stale, |_| loader());
     }
 
     /// Has stale values refreshed, given with their places. Returns those whose refresh the caller waits for.
     pub(in crate::engine) fn start_refreshes(
         &self,
-        stale: impl IntoIterator<Item = (usize, Key, Entry<V>)>,
+        stale: Vec<(usize, Key, Entry<V>)>,
         loader: impl FnOnce(&[usize]) -> Loader<V>,
     ) -> Vec<Awaited<V>> {
         let wait = self.ctx.options.stale_wait;
@@ -78,8 +82,7 @@ impl<V: Value> Loads<V> {
             return Vec::new();
         }
         let until = Instant::now().checked_add(wait);
-        let stale: Vec<_> = stale.into_iter().collect();
-        let refreshes = self.refreshes.start(stale.iter().cloned(), loader);
+        let refreshes = self.refreshes.start(stale.clone(), loader);
         let awaited = stale.into_iter().zip(refreshes);
         // For what is refreshed ahead no caller waits.
         let awaited = awaited.filter(|((.., entry), _)| entry.is_stale());
