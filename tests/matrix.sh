@@ -46,7 +46,8 @@ fi
 step "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --locked --all-features --no-deps
 
-step "the benches"
+step "the benches, and the tests that have a script of their own"
+cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
 cargo bench --locked -p benches --bench cache -- --test
 cargo bench --locked -p benches --bench ratios -- --quick
 
