@@ -6,7 +6,7 @@ data="$PWD/benches/data"
 mkdir -p "$data"
 # What earlier versions have left there would be reported, too.
 rm -rf "${CARGO_TARGET_DIR:-target}/criterion"
-cargo bench --locked --bench ratios -- --json "$data/ratios.json"
-cargo bench --locked --all-features --bench cache
+cargo bench --locked -p benches --bench ratios -- --json "$data/ratios.json"
+cargo bench --locked -p benches --bench cache
 (cd benches/peers && cargo run --locked --release -- --out "$data/peers.json")
 (cd benches/report && cargo run --locked -- collect)

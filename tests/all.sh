@@ -1,6 +1,6 @@
 #!/bin/sh
-# What every change is tested with: about five minutes on two cores once all is built, and six to build. Needs
-# Rust; installs redis-server when it is missing. What takes longer is in tests/proof.sh and tests/matrix.sh.
+# What every change is tested with. Needs Rust; installs redis-server when it is missing. What takes longer is in
+# tests/proof.sh and tests/matrix.sh.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -25,16 +25,16 @@ fi
 began=$(date +%s)
 
 step "formatting"
-cargo fmt --check
+cargo fmt --all --check
 
 step "clippy"
-cargo clippy --locked --all-targets --all-features -- -D warnings
+cargo clippy --locked --workspace --all-features --lib --bins --tests -- -D warnings
 
 step "without features"
-cargo check --locked
+cargo check --locked -p quickstart
 
 step "build"
-cargo test --locked --all-features --no-run
+cargo build --locked --workspace --all-features --lib --bins --tests
 built=$(date +%s)
 
 # Of its own, to see what is left in it.
@@ -42,10 +42,7 @@ TMPDIR=$(mktemp -d)
 export TMPDIR
 
 step "tests and doctests"
-cargo test --locked --all-features
-
-step "quickstart"
-cargo run --locked --all-features --quiet --example quickstart
+cargo test --locked --workspace --all-features
 
 step "nothing is left in the temporary directory"
 left=$(find "$TMPDIR" -mindepth 1)

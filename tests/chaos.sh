@@ -19,7 +19,7 @@ esac
 mkdir -p target
 verdict=0
 LARDER_MINUTES=$minutes LARDER_JSON=$figures \
-    cargo test --locked --all-features --release --test chaos -- --ignored --nocapture || verdict=$?
+    cargo test --locked --release -p chaos --test chaos -- --ignored --nocapture || verdict=$?
 (cd benches/report && cargo run --locked --quiet -- chaos "$figures" "$plot")
 echo "$plot"
 exit $verdict

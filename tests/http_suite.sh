@@ -10,4 +10,4 @@ set -eu
 LARDER_HTTP_SUITE=$(cd "$1" && pwd)
 export LARDER_HTTP_SUITE
 cd "$(dirname "$0")/.."
-cargo test --locked --all-features --test http -- --ignored --nocapture suite
+cargo test --locked -p http_suite --test http_suite -- --ignored --nocapture

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 run="valgrind --tool=callgrind --callgrind-out-file=/dev/null"
 
 executed() {
-    HIT=$1 TIMES=$2 cargo bench --locked --quiet --bench ratios --config "target.'cfg(all())'.runner='$run'" 2>&1 |
+    HIT=$1 TIMES=$2 cargo bench --locked --quiet -p benches --bench ratios --config "target.'cfg(all())'.runner='$run'" 2>&1 |
         sed -n 's/.*Collected : //p'
 }
 

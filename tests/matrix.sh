@@ -46,9 +46,10 @@ fi
 step "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --locked --all-features --no-deps
 
-step "the benches"
-cargo bench --locked --bench cache -- --test
-cargo bench --locked --bench ratios -- --quick
+step "the benches, and the tests that have a script of their own"
+cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
+cargo bench --locked -p benches --bench cache -- --test
+cargo bench --locked -p benches --bench ratios -- --quick
 
 step "the report on benches"
 (

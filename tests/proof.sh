@@ -13,7 +13,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-run() { cargo test --locked --all-features --profile proof "$@"; }
+run() { cargo test --locked --workspace --all-features --profile proof "$@"; }
 
 # Compiles this crate, and not what it depends on, with a --cfg of its own.
 run_with_cfg() (
@@ -45,8 +45,8 @@ part() {
     ablation) run_with_cfg ablation --test simulation -- --nocapture no_rule_is_idle ;;
     interleavings) run_with_cfg interleavings --lib -- interleavings ;;
     processes)
-        # Cargo builds no examples for a single test.
-        cargo build --locked --all-features --profile proof --example instance
+        # Cargo builds no program of another package for a test.
+        cargo build --locked --workspace --all-features --profile proof --bin instance --test processes
         run --test processes -- --include-ignored
         ;;
     servers)

@@ -3,18 +3,15 @@
 use std::hint::black_box;
 
 use criterion::Criterion;
-use larder::codec::{Bincode, Codec};
+use larder::codec::{Bincode, Codec, Json, MessagePack, Postcard};
 
 use crate::support::user::User;
 
 pub(crate) fn round_trip(c: &mut Criterion) {
     codec(c, &Bincode);
-    #[cfg(feature = "json")]
-    codec(c, &larder::codec::Json);
-    #[cfg(feature = "postcard")]
-    codec(c, &larder::codec::Postcard);
-    #[cfg(feature = "messagepack")]
-    codec(c, &larder::codec::MessagePack);
+    codec(c, &Json);
+    codec(c, &Postcard);
+    codec(c, &MessagePack);
 }
 
 fn codec<C: Codec>(c: &mut Criterion, codec: &C) {

@@ -1,6 +1,6 @@
 //! The cost of each operation, and how it grows.
 //!
-//! `cargo bench --bench cache --all-features [-- FILTER]`. Compare figures of one run only, and note how far they
+//! `cargo bench -p benches --bench cache [-- FILTER]`. Compare figures of one run only, and note how far they
 //! spread: machines are noisy. For comparisons with other ways, see `ratios`.
 
 #![allow(

@@ -1,6 +1,6 @@
 //! The speed of this crate, as ratios: each line of the table of goals, in one run.
 //!
-//! `cargo bench --bench ratios [-- FILTER] [--json FILE] [--quick]`. The contestants take turns in every round, and each
+//! `cargo bench -p benches --bench ratios [-- FILTER] [--json FILE] [--quick]`. The contestants take turns in every round, and each
 //! ratio is computed within one round, so that other load on the machine affects both sides. The table shows medians
 //! with their 95 % confidence intervals. `FILTER` is a part of a line, as in `"64 callers of one shared"`.
 //!

@@ -2,12 +2,17 @@
 
 #![allow(
     dead_code,
+    clippy::expect_used,
+    clippy::panic,
     clippy::unwrap_used,
     reason = "no bench uses all of this, and a step that fails ends it"
 )]
 
-#[path = "../../tests/support/mod.rs"]
-mod tests;
+#[path = "../../tests/support"]
+mod tests {
+    pub(crate) mod redis_server;
+    mod signal;
+}
 
 pub(crate) mod callers;
 pub(crate) mod redis;

@@ -1,9 +1,9 @@
 //! One small example of each call, of the usual options and of features. No server is needed:
 //!
 //! ```sh
-//! cargo run --example calls
-//! cargo run --example calls -- touch
-//! cargo run --all-features --example calls -- outbox codecs
+//! cargo run -p calls
+//! cargo run -p calls -- touch
+//! cargo run -p calls --all-features -- outbox codecs
 //! ```
 //!
 //! Each example is a file of its own, and fails if the cache does not do what it is meant to show. Several instances

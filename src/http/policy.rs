@@ -1,12 +1,15 @@
 //! Which responses may be stored, for how long, and when a stored one may be used: RFC 9111 and RFC 5861.
+//!
+//! `http-cache-semantics` says which responses may be stored, and how long they are fresh.
 
 use std::time::{Duration, SystemTime};
 
 use ::http::header::{
-    AGE, AUTHORIZATION, CONTENT_RANGE, COOKIE, DATE, EXPIRES, HeaderMap, HeaderValue,
-    LAST_MODIFIED, PRAGMA, SET_COOKIE, VARY,
+    AGE, AUTHORIZATION, CACHE_CONTROL, CONTENT_RANGE, COOKIE, DATE, EXPIRES, HeaderMap, HeaderName,
+    HeaderValue, LAST_MODIFIED, PRAGMA, SET_COOKIE, VARY,
 };
-use ::http::{StatusCode, request, response};
+use ::http::{Request, Response, StatusCode, request, response};
+use http_cache_semantics::{CacheOptions, CachePolicy};
 
 use super::conditional::{date, has_validator};
 use super::directives::{Directives, is_token, members, parse_seconds};
@@ -21,9 +24,6 @@ const UNDERSTOOD: [u16; 14] = [
 
 /// Status codes of responses that may be stored without saying so: section 15.1 of RFC 9110.
 const STORED_UNASKED: [u16; 11] = [200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501];
-
-/// How long a response is fresh that only says `immutable`. RFC 8246 names no time.
-const IMMUTABLE: Duration = Duration::from_secs(24 * 3600);
 
 /// For how long a response may be used, or `None` if it must not be stored. Sets its `Date` if it has none.
 pub(super) fn terms(
@@ -48,15 +48,10 @@ pub(super) fn terms(
         now
     });
     let targeted = Directives::targeted(&response.headers, &rules.targeted);
-    // RFC 9213, section 2.2: a field for this cache takes the place of `Expires` as well.
-    let expires = (targeted.is_none() && response.headers.contains_key(EXPIRES)).then(|| {
-        // RFC 9111, section 5.3: an `Expires` that is no date, or is there twice, means the past.
-        let expires = self::date(&response.headers, &EXPIRES);
-        let left = expires.and_then(|expires| expires.duration_since(date).ok());
-        left.unwrap_or_default()
-    });
+    let is_targeted = targeted.is_some();
     let mut directives = targeted.unwrap_or_else(|| Directives::of(&response.headers));
-    let says_so = directives.has_any(&["max-age", "s-maxage", "public"]) || expires.is_some();
+    let says_so = directives.has_any(&["max-age", "s-maxage", "public"])
+        || !is_targeted && response.headers.contains_key(EXPIRES);
     let status = response.status.as_u16();
     // RFC 9111, section 3. A rule that looks at no status must not keep an error, or a redirect to a login, for
     // everybody.
@@ -64,27 +59,38 @@ pub(super) fn terms(
         return None;
     }
     let own_ttl = (rules.ttl)(request, response);
+    let is_understood = UNDERSTOOD.contains(&status);
     if directives.has("must-understand") {
         // RFC 9111, section 5.2.2.3.
-        if !UNDERSTOOD.contains(&status) {
+        if !is_understood {
             return None;
         }
         directives.remove("no-store");
     }
-    if !may_be_private {
+    if may_be_private {
+        directives.remove("no-store");
+        directives.remove("private");
+    } else if !says_so && own_ttl.is_none() && request.headers.contains_key(COOKIE) {
         // A response to one user that does not say that it holds for others.
-        let is_unsaid = !says_so && own_ttl.is_none() && request.headers.contains_key(COOKIE);
-        // RFC 9111, section 3.5.
-        let is_authorized = request.headers.contains_key(AUTHORIZATION)
-            && !directives.has_any(&["must-revalidate", "public", "s-maxage"]);
-        if is_unsaid || is_authorized || directives.has_any(&["no-store", "private"]) {
-            return None;
-        }
+        return None;
     }
-    let lifetime = || lifetime(&directives, expires, date, &response.headers);
+    let asked = Asked {
+        is_authorized: !may_be_private && request.headers.contains_key(AUTHORIZATION),
+        response,
+        directives: &directives,
+        is_targeted,
+        date,
+        // The library refuses codes that it does not know.
+        status: if is_understood {
+            response.status
+        } else {
+            StatusCode::OK
+        },
+    };
+    let lifetime = asked.lifetime()?;
     let terms = Terms {
         age: initial_age(&response.headers, date, now, delay),
-        lifetime: own_ttl.unwrap_or_else(lifetime),
+        lifetime: own_ttl.unwrap_or(lifetime),
         while_revalidate: directives
             .seconds("stale-while-revalidate")
             .unwrap_or(rules.while_revalidate),
@@ -114,29 +120,77 @@ fn is_whole(response: &response::Parts) -> bool {
         && vary(&response.headers).is_some()
 }
 
-/// Up to which age a response says that it is fresh: sections 4.2.1 and 4.2.2 of RFC 9111.
-fn lifetime(
-    directives: &Directives,
-    expires: Option<Duration>,
+/// A response in the form in which `http-cache-semantics` is asked about it: directives in lower case, without quotes and
+/// once each, and dates of one format.
+struct Asked<'a> {
+    is_authorized: bool,
+    response: &'a response::Parts,
+    directives: &'a Directives,
+    /// Whether these are of a field for this cache: then `Expires` is for others (RFC 9213, section 2.2).
+    is_targeted: bool,
     date: SystemTime,
-    headers: &HeaderMap,
-) -> Duration {
-    // Section 5.4: `Pragma` counts only where there is no `Cache-Control`.
-    let pragma = || directives.is_empty() && Directives::named(headers, &PRAGMA).has("no-cache");
-    if directives.has("no-cache") || pragma() {
-        return Duration::ZERO;
-    }
-    let said = directives.seconds("s-maxage");
-    let said = said.or_else(|| directives.seconds("max-age"));
-    said.or(expires).unwrap_or_else(|| {
-        if directives.has("immutable") {
-            return IMMUTABLE;
+    status: StatusCode,
+}
+
+impl Asked<'_> {
+    /// Up to which age the response is fresh, or `None` if it must not be stored.
+    fn lifetime(&self) -> Option<Duration> {
+        let mut request = Request::new(());
+        if self.is_authorized {
+            let hidden = HeaderValue::from_static("hidden");
+            request.headers_mut().insert(AUTHORIZATION, hidden);
         }
-        // The tenth part of the time for which it has not changed, as section 4.2.2 suggests.
-        let modified = self::date(headers, &LAST_MODIFIED);
-        let unchanged = modified.and_then(|modified| date.duration_since(modified).ok());
-        Duration::from_secs(unchanged.unwrap_or_default().as_secs() / 10)
-    })
+        let mut response = Response::new(());
+        *response.status_mut() = self.status;
+        *response.headers_mut() = self.headers();
+        // A shared cache is the default. At its date a response has no age yet, so that all of its lifetime is left.
+        let options = CacheOptions::default();
+        let policy = CachePolicy::new_options(&request, &response, self.date, options);
+        let lifetime = || policy.time_to_live(self.date);
+        policy.is_storable().then(lifetime)
+    }
+
+    fn headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        let mut insert = |name: HeaderName, value: String| {
+            if let Ok(value) = HeaderValue::try_from(value) {
+                headers.insert(name, value);
+            }
+        };
+        insert(DATE, httpdate::fmt_http_date(self.date));
+        let from = &self.response.headers;
+        if !self.is_targeted && from.contains_key(EXPIRES) {
+            // RFC 9111, section 5.3: an `Expires` that is no date, or is there twice, means the past.
+            let expires = date(from, &EXPIRES).map(httpdate::fmt_http_date);
+            insert(EXPIRES, expires.unwrap_or_else(|| "0".to_owned()));
+        }
+        if let Some(modified) = date(from, &LAST_MODIFIED) {
+            insert(LAST_MODIFIED, httpdate::fmt_http_date(modified));
+        }
+        // Not `proxy-revalidate`, which says nothing of a response that is fresh.
+        let names = [
+            "no-store",
+            "private",
+            "public",
+            "must-revalidate",
+            "no-cache",
+            "immutable",
+        ];
+        let present = names.into_iter().filter(|name| self.directives.has(name));
+        let mut directives: Vec<String> = present.map(str::to_owned).collect();
+        for name in ["max-age", "s-maxage"] {
+            if let Some(time) = self.directives.seconds(name) {
+                directives.push(format!("{name}={}", time.as_secs()));
+            }
+        }
+        // Section 5.4: `Pragma` counts only where there is no `Cache-Control`.
+        if !self.directives.is_empty() {
+            insert(CACHE_CONTROL, directives.join(", "));
+        } else if Directives::named(from, &PRAGMA).has("no-cache") {
+            insert(PRAGMA, "no-cache".to_owned());
+        }
+        headers
+    }
 }
 
 /// How old a response is when it comes: section 4.2.3 of RFC 9111.

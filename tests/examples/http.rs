@@ -6,7 +6,7 @@ use crate::support::redis_server::RedisServer;
 #[tokio::test]
 async fn two_servers_share_a_response_until_it_changes() {
     let redis = RedisServer::start().await;
-    let shown = run("http", &[&redis.url()]).await;
+    let shown = run("http_layer", &[&redis.url()]).await;
     assert_eq!(
         (shown.code, shown.stderr.as_str()),
         (Some(0), ""),

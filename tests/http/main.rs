@@ -20,7 +20,6 @@ mod privacy;
 mod requests;
 mod schemes;
 mod sharing;
-mod suite;
 #[path = "../support/mod.rs"]
 mod support;
 mod targeted;

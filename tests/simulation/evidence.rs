@@ -238,7 +238,7 @@ fn story(history: &History, key: u64, until: Duration) -> Vec<String> {
 /// The command that runs the world of a seed alone.
 pub(crate) fn again(environment: &str, seed: u64, test: &str) -> String {
     format!(
-        "{environment}LARDER_SEED={seed} cargo test --all-features --test simulation {test} -- --include-ignored --nocapture"
+        "{environment}LARDER_SEED={seed} cargo test --workspace --all-features --test simulation {test} -- --include-ignored --nocapture"
     )
 }
 

@@ -12,7 +12,6 @@
 pub(crate) mod damage;
 pub(crate) mod eventually;
 pub(crate) mod forgery;
-pub(crate) mod instance;
 pub(crate) mod log;
 pub(crate) mod network;
 pub(crate) mod program;

@@ -141,18 +141,16 @@ fn command(example: &str) -> Command {
     command
 }
 
-/// Where cargo puts an example: beside the directory of the test that runs.
+/// Where cargo puts a program: beside the directory of the test that runs.
 fn path(example: &str) -> PathBuf {
     let test = std::env::current_exe().expect("the test knows its own path");
     let profile = test.parent().and_then(Path::parent);
     let path = profile
         .expect("tests are built into <profile>/deps")
-        .join("examples")
         .join(format!("{example}{EXE_SUFFIX}"));
     assert!(
         path.exists(),
-        "there is no {}; `cargo test` without `--test` builds the examples, and so does \
-         `cargo build --examples`",
+        "there is no {}; `cargo build --workspace --all-features --bins --tests` builds it",
         path.display()
     );
     path

@@ -1,4 +1,4 @@
-//! The table of goals, from what `cargo bench --bench ratios` has measured.
+//! The table of goals, from what `cargo bench -p benches --bench ratios` has measured.
 
 use serde::Deserialize;
 

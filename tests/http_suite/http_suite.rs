@@ -1,4 +1,21 @@
-//! The public test suite of HTTP caches, `http-tests/cache-tests`, run by `sh tests/http_suite.sh DIR`.
+//! The public test suite of HTTP caches, `http-tests/cache-tests`, on the layer of the feature `http`; run by
+//! `sh tests/http_suite.sh DIR`.
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a failed step ends the test"
+)]
+
+#[path = "../support"]
+#[allow(dead_code, reason = "it is shared with other tests")]
+mod support {
+    pub(crate) mod eventually;
+    pub(crate) mod program;
+    pub(crate) mod redis_server;
+    mod signal;
+}
 
 use std::collections::BTreeMap;
 use std::env;

@@ -28,8 +28,13 @@ mod run;
 mod seen;
 mod services;
 mod source;
-#[path = "../support/mod.rs"]
-mod support;
+#[path = "../support"]
+#[allow(dead_code, reason = "it is shared with other tests")]
+mod support {
+    pub(crate) mod proxy;
+    pub(crate) mod redis_server;
+    mod signal;
+}
 
 use std::{env, fs};
 

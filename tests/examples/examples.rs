@@ -10,18 +10,22 @@
 
 mod calls;
 mod fleet;
-#[cfg(feature = "http")]
 mod http;
 mod outage;
 mod quickstart;
 mod reads;
 mod requests;
-#[cfg(feature = "metrics")]
 mod service;
 mod start;
 mod stop;
-#[path = "../support/mod.rs"]
-mod support;
-#[cfg(feature = "write-behind")]
+#[path = "../support"]
+#[allow(dead_code, reason = "it is shared with other tests")]
+mod support {
+    pub(crate) mod eventually;
+    pub(crate) mod instance;
+    pub(crate) mod program;
+    pub(crate) mod redis_server;
+    mod signal;
+}
 mod write_behind;
 mod writes;

@@ -1,7 +1,7 @@
 //! Page views that are counted in Redis at once, and reach the database a moment later, in batches.
 //!
 //! ```sh
-//! cargo run --features write-behind --example write_behind -- redis://127.0.0.1:6379
+//! cargo run -p write_behind -- redis://127.0.0.1:6379
 //! ```
 
 use std::collections::BTreeMap;

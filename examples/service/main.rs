@@ -2,7 +2,7 @@
 //! loses no invalidation.
 //!
 //! ```sh
-//! REDIS_URL=redis://127.0.0.1:6379 cargo run --features metrics --example service
+//! REDIS_URL=redis://127.0.0.1:6379 cargo run -p service
 //! ```
 
 use std::collections::BTreeMap;

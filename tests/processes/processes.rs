@@ -6,8 +6,8 @@
 //! alone:
 //!
 //! ```sh
-//! cargo build --all-features --example instance
-//! cargo test --all-features --test processes -- --include-ignored a_subscriber_in_a_black_hole
+//! cargo build --workspace --all-features --bin instance --test processes
+//! cargo test --workspace --all-features --test processes -- --include-ignored a_subscriber_in_a_black_hole
 //! ```
 
 // A failed step ends the test.
@@ -29,7 +29,15 @@ mod restarts;
 mod rig;
 mod storms;
 mod subscribers;
-#[path = "../support/mod.rs"]
-mod support;
+#[path = "../support"]
+#[allow(dead_code, reason = "it is shared with other tests")]
+mod support {
+    pub(crate) mod eventually;
+    pub(crate) mod instance;
+    pub(crate) mod program;
+    pub(crate) mod proxy;
+    pub(crate) mod redis_server;
+    mod signal;
+}
 mod traffic;
 mod verdict;

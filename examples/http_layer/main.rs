@@ -1,7 +1,7 @@
 //! A server whose responses are cached, with axum: products that are listed often and changed seldom.
 //!
 //! ```sh
-//! cargo run --features http --example http -- redis://127.0.0.1:6379
+//! cargo run -p http_layer -- redis://127.0.0.1:6379
 //! ```
 
 use std::error::Error;

@@ -1,8 +1,8 @@
 //! Three instances of a service share one cache. No server is needed:
 //!
 //! ```sh
-//! cargo run --example quickstart
-//! cargo run --example quickstart -- --redis redis://127.0.0.1:6379
+//! cargo run -p quickstart
+//! cargo run -p quickstart -- --redis redis://127.0.0.1:6379
 //! ```
 //!
 //! It prints each step, and fails if a step does not do what it is meant to show.
@@ -14,19 +14,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use clap::Parser;
 use futures::future::join_all;
 use larder::{Cache, Entry, MemoryL2, RedisL2, Source};
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
-
-#[derive(Parser)]
-#[command(about = "Three instances share one cache; see what happens, step by step.")]
-struct Args {
-    /// Share over this Redis instead of in memory
-    #[arg(long, value_name = "URL")]
-    redis: Option<String>,
-}
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Product {
@@ -92,7 +83,16 @@ impl Shared {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(Args::parse()).await {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let redis = match arguments.as_slice() {
+        [] => None,
+        [option, url] if option == "--redis" => Some(url.as_str()),
+        _ => {
+            eprintln!("usage: quickstart [--redis URL]");
+            return ExitCode::FAILURE;
+        }
+    };
+    match run(redis).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("quickstart: {error}");
@@ -101,9 +101,9 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(args: Args) -> Outcome {
-    let shared = match args.redis {
-        Some(url) => Shared::Redis(RedisL2::open(&url)?),
+async fn run(redis: Option<&str>) -> Outcome {
+    let shared = match redis {
+        Some(url) => Shared::Redis(RedisL2::open(url)?),
         None => Shared::Memory(MemoryL2::new()),
     };
     // Each run has a namespace of its own, so that it finds no keys of an earlier run.
