@@ -2,33 +2,33 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Prefixes with their places in a list.
+/// Prefixes with their indexes in a list.
 pub(crate) struct Prefixes<'a> {
     texts: Vec<&'a str>,
-    places: BTreeMap<&'a [u8], Vec<usize>>,
+    indexes: BTreeMap<&'a [u8], Vec<usize>>,
     lengths: BTreeSet<usize>,
 }
 
 impl<'a> Prefixes<'a> {
     pub(crate) fn new(texts: impl Iterator<Item = &'a str>) -> Self {
         let texts: Vec<_> = texts.collect();
-        let mut places = BTreeMap::<_, Vec<_>>::new();
-        for (place, text) in texts.iter().enumerate() {
-            places.entry(text.as_bytes()).or_default().push(place);
+        let mut indexes = BTreeMap::<_, Vec<_>>::new();
+        for (index, text) in texts.iter().enumerate() {
+            indexes.entry(text.as_bytes()).or_default().push(index);
         }
         Self {
             lengths: texts.iter().map(|text| text.len()).collect(),
             texts,
-            places,
+            indexes,
         }
     }
 
-    /// The places of those that the key begins with. Costs a look-up for each length that there is, not for each prefix.
+    /// The indexes of those that the key begins with. Costs a look-up for each length that there is, not for each prefix.
     pub(crate) fn of(&self, key: &[u8]) -> impl Iterator<Item = usize> {
         // In ascending order, so the first length that the key does not have ends the walk.
         let heads = self.lengths.iter().map_while(move |&len| key.get(..len));
-        let places = heads.filter_map(|head| self.places.get(head));
-        places.flatten().copied()
+        let indexes = heads.filter_map(|head| self.indexes.get(head));
+        indexes.flatten().copied()
     }
 
     /// Whether the key begins with any of them.
@@ -55,9 +55,9 @@ mod tests {
 
     fn of(texts: &[&str], key: &str) -> Vec<usize> {
         let prefixes = Prefixes::new(texts.iter().copied());
-        let mut places: Vec<_> = prefixes.of(key.as_bytes()).collect();
-        places.sort_unstable();
-        places
+        let mut indexes: Vec<_> = prefixes.of(key.as_bytes()).collect();
+        indexes.sort_unstable();
+        indexes
     }
 
     #[test]

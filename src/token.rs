@@ -1,8 +1,6 @@
 //! Names a write, so that any instance can answer with nothing older.
 
-use std::error::Error;
 use std::fmt;
-use std::num::ParseIntError;
 use std::str::FromStr;
 
 use crate::vocabulary::Version;
@@ -76,35 +74,19 @@ impl FromStr for Token {
 
     /// Accepts exactly the texts that `Display` writes.
     fn from_str(text: &str) -> Result<Self, ParseTokenError> {
-        let numbers = text
-            .strip_prefix(FORM)
-            .and_then(|text| text.split_once('.'));
-        let (epoch, ver) = numbers.ok_or(ParseTokenError(()))?;
-        let number = |digits| u64::from_str_radix(digits, 16);
-        let token = Self {
-            epoch: number(epoch)?,
-            ver: number(ver)?,
+        let parse = || {
+            let (epoch, ver) = text.strip_prefix(FORM)?.split_once('.')?;
+            let number = |digits| u64::from_str_radix(digits, 16).ok();
+            let (epoch, ver) = (number(epoch)?, number(ver)?);
+            Some(Self { epoch, ver })
         };
         // Signs, capitals and leading zeros are none of ours.
-        let is_ours = token.to_string() == text;
-        is_ours.then_some(token).ok_or(ParseTokenError(()))
+        let ours = parse().filter(|token| token.to_string() == text);
+        ours.ok_or(ParseTokenError(()))
     }
 }
 
 /// A text is not that of a [`Token`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this is not the text of a token: go on without one")]
 pub struct ParseTokenError(());
-
-impl From<ParseIntError> for ParseTokenError {
-    fn from(_: ParseIntError) -> Self {
-        Self(())
-    }
-}
-
-impl fmt::Display for ParseTokenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("this is not the text of a token: go on without one")
-    }
-}
-
-impl Error for ParseTokenError {}

@@ -329,13 +329,13 @@ impl Lane for MemoryLane {
             let which = Prefixes::new(prefixes.iter().map(|(prefix, _)| *prefix));
             let stored = state.data.values.keys();
             let stored = stored.flat_map(|key| {
-                let places = which.of(key.as_bytes());
-                places.map(move |place| (key.clone(), place))
+                let indexes = which.of(key.as_bytes());
+                indexes.map(move |index| (key.clone(), index))
             });
             let stored: Vec<(Box<str>, usize)> = stored.collect();
             let mut removed = vec![0; prefixes.len()];
-            for (key, place) in stored {
-                let parts = (prefixes.get(place), removed.get_mut(place));
+            for (key, index) in stored {
+                let parts = (prefixes.get(index), removed.get_mut(index));
                 let (Some((_, before)), Some(removed)) = parts else {
                     continue;
                 };

@@ -573,8 +573,8 @@ impl Lane for RedisLane {
                 scan.arg("COUNT").arg(SCANNED);
                 let (next, names): (u64, Vec<Vec<u8>>) = self.ask(&scan).await?;
                 let found = names.iter().flat_map(|name| {
-                    let places = which.of(name.get(before_key..).unwrap_or_default());
-                    places.map(move |place| (name, place))
+                    let indexes = which.of(name.get(before_key..).unwrap_or_default());
+                    indexes.map(move |index| (name, index))
                 });
                 let found: Vec<_> = found.collect();
                 // With several prefixes, or with a dense table, a step of SCAN may find far more than it was asked for.
@@ -584,15 +584,15 @@ impl Lane for RedisLane {
                         for (name, _) in found {
                             call.arg(name);
                         }
-                        let stamps = found.iter().filter_map(|(_, place)| prefixes.get(*place));
+                        let stamps = found.iter().filter_map(|(_, index)| prefixes.get(*index));
                         for (_, before) in stamps {
                             call.arg(before.epoch).arg(before.ver);
                         }
                     };
                     let gone = self.run(&scripts::REMOVE, 1 + found.len(), write);
                     let gone: Vec<u8> = gone.await?;
-                    for ((_, place), gone) in found.iter().zip(gone) {
-                        if let Some(removed) = removed.get_mut(*place) {
+                    for ((_, index), gone) in found.iter().zip(gone) {
+                        if let Some(removed) = removed.get_mut(*index) {
                             *removed += u64::from(gone == b'1');
                         }
                     }

@@ -47,8 +47,8 @@ struct Queue {
     reads: mpsc::Sender<Read>,
     /// The runtime that the task runs on.
     runtime: runtime::Id,
-    /// Reads that the task has taken and that are not answered yet.
-    taken: Arc<AtomicUsize>,
+    /// Reads that the task has sent and that are not answered yet.
+    under_way: Arc<AtomicUsize>,
 }
 
 struct Read {
@@ -157,13 +157,13 @@ impl ReadBatcher {
             return queue.reads.clone();
         }
         let (sender, reads) = mpsc::channel(CAPACITY);
-        let taken = Arc::default();
-        let task = run(Arc::clone(&self.requests), reads, Arc::clone(&taken));
+        let under_way = Arc::default();
+        let task = run(Arc::clone(&self.requests), reads, Arc::clone(&under_way));
         tokio::spawn(task);
         *queue = Some(Queue {
             reads: sender.clone(),
             runtime: Handle::current().id(),
-            taken,
+            under_way,
         });
         sender
     }
@@ -171,7 +171,7 @@ impl ReadBatcher {
 
 impl Queue {
     fn is_busy(&self) -> bool {
-        self.reads.capacity() < CAPACITY || self.taken.load(Ordering::Relaxed) > 0
+        self.reads.capacity() < CAPACITY || self.under_way.load(Ordering::Relaxed) > 0
     }
 }
 
@@ -195,8 +195,12 @@ impl AsRef<str> for Read {
 
 /// The batcher task. When it ends with its runtime, reads that are not answered are dropped, so that their callers
 /// enter them again and start another task: the queue is dropped before the batches under way.
-async fn run(requests: Arc<ReadRequests>, reads: mpsc::Receiver<Read>, taken: Arc<AtomicUsize>) {
-    let (requests, taken) = (&*requests, &*taken);
+async fn run(
+    requests: Arc<ReadRequests>,
+    reads: mpsc::Receiver<Read>,
+    under_way: Arc<AtomicUsize>,
+) {
+    let (requests, under_way) = (&*requests, &*under_way);
     let pacing = &Pacing::new(IN_FLIGHT);
     // Of this runtime: the callers on it are woken by its threads.
     let threads = Handle::current().metrics().num_workers();
@@ -205,32 +209,32 @@ async fn run(requests: Arc<ReadRequests>, reads: mpsc::Receiver<Read>, taken: Ar
         let first = reads.recv().await?;
         // After the first read has come: the callers that were woken with this task join the same batch.
         gather().await;
-        let batch = take(first, &mut reads, requests.most(), taken);
+        let batch = next_batch(first, &mut reads, requests.most(), under_way);
         Some(((turn, batch), reads))
     });
     // The pacing limits how many are under way.
     let all = batches.for_each_concurrent(None, |(turn, batch)| async {
         let size = batch.len();
         turn.run(send(requests, batch, threads)).await;
-        taken.fetch_sub(size, Ordering::Relaxed);
+        under_way.fetch_sub(size, Ordering::Relaxed);
     });
     all.await;
 }
 
-/// Takes the next batch, of so many reads at most.
-fn take(
+/// The next batch, of so many reads at most.
+fn next_batch(
     first: Read,
     reads: &mut mpsc::Receiver<Read>,
     most: usize,
-    taken: &AtomicUsize,
+    under_way: &AtomicUsize,
 ) -> Vec<Read> {
     let waiting = 1 + reads.len();
-    let size = most.min(share(taken.load(Ordering::Relaxed), waiting));
+    let size = most.min(share(under_way.load(Ordering::Relaxed), waiting));
     let mut batch = Vec::with_capacity(size.min(waiting));
     batch.push(first);
     // All at once: each read that is taken by itself also gives its capacity back by itself.
     let _ = reads.recv_many(&mut batch, size - 1).now_or_never();
-    taken.fetch_add(batch.len(), Ordering::Relaxed);
+    under_way.fetch_add(batch.len(), Ordering::Relaxed);
     batch
 }
 
@@ -277,7 +281,7 @@ mod tests {
         sender: mpsc::Sender<Read>,
         reads: mpsc::Receiver<Read>,
         answered: Vec<oneshot::Receiver<ReadResult>>,
-        taken: AtomicUsize,
+        under_way: AtomicUsize,
     }
 
     impl Crowd {
@@ -287,7 +291,7 @@ mod tests {
                 sender,
                 reads: entered,
                 answered: Vec::new(),
-                taken: AtomicUsize::new(0),
+                under_way: AtomicUsize::new(0),
             };
             crowd.enter(reads);
             crowd
@@ -301,9 +305,9 @@ mod tests {
             }
         }
 
-        fn take(&mut self) -> Vec<Read> {
+        fn next_batch(&mut self) -> Vec<Read> {
             let first = self.reads.try_recv().unwrap();
-            take(first, &mut self.reads, 256, &self.taken)
+            next_batch(first, &mut self.reads, 256, &self.under_way)
         }
     }
 
@@ -311,11 +315,11 @@ mod tests {
     fn a_crowd_goes_in_two_halves() {
         let mut crowd = Crowd::new(100);
         for size in [50, 50] {
-            assert_eq!(crowd.take().len(), size);
+            assert_eq!(crowd.next_batch().len(), size);
         }
         // Few that come while most are under way go together.
         crowd.enter(3);
-        assert_eq!(crowd.take().len(), 3);
+        assert_eq!(crowd.next_batch().len(), 3);
     }
 
     #[test]
@@ -323,7 +327,7 @@ mod tests {
         let mut crowd = Crowd::new(1000);
         let mut all = Vec::new();
         for size in [256, 256, 256, 232] {
-            let batch = crowd.take();
+            let batch = crowd.next_batch();
             assert_eq!(batch.len(), size);
             all.extend(batch.into_iter().map(|read| read.key.to_string()));
         }
@@ -337,7 +341,7 @@ mod tests {
         crowd.answered.drain(..7);
         tokio::time::advance(limit / 2).await;
         crowd.enter(10);
-        let mut batch = crowd.take();
+        let mut batch = crowd.next_batch();
         drop_unwanted(&mut batch, limit);
         let keys: Vec<_> = batch.iter().map(|read| &*read.key).collect();
         assert_eq!(keys, ["7", "8", "9"]);
