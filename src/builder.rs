@@ -8,7 +8,6 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::TryFutureExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tracing::warn;
@@ -1081,7 +1080,7 @@ where
         Fut: Future<Output = Result<V, E>> + Send + 'static,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        self.read_through_with(move |key, _| loader(key).map_ok(Loaded::new))
+        self.read_through_with(move |key, _| loader(key))
     }
 
     /// As [`read_through`](Self::read_through), with a loader that is given the previous value, too, and says how its value
@@ -1102,10 +1101,11 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub fn read_through_with<F, Fut, E>(self, loader: F) -> LoadingBuilder<K, V>
+    pub fn read_through_with<F, Fut, T, E>(self, loader: F) -> LoadingBuilder<K, V>
     where
         F: Fn(K, Option<Entry<V>>) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<Loaded<V>, E>> + Send + 'static,
+        Fut: Future<Output = Result<T, E>> + Send + 'static,
+        T: Into<Loaded<V>>,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         let loader = Arc::new(loader);
@@ -1146,11 +1146,7 @@ where
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         self.read_through_many_with(move |keys: Vec<(K, Option<Entry<V>>)>| {
-            let loaded = loader(keys.into_iter().map(|(key, _)| key).collect());
-            loaded.map_ok(|values| {
-                let values = values.into_iter();
-                values.map(|(key, value)| (key, Loaded::new(value)))
-            })
+            loader(keys.into_iter().map(|(key, _)| key).collect())
         })
     }
 
@@ -1173,11 +1169,12 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub fn read_through_many_with<F, Fut, Values, E>(self, loader: F) -> LoadingBuilder<K, V>
+    pub fn read_through_many_with<F, Fut, Values, T, E>(self, loader: F) -> LoadingBuilder<K, V>
     where
         F: Fn(Vec<(K, Option<Entry<V>>)>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Values, E>> + Send + 'static,
-        Values: IntoIterator<Item = (K, Loaded<V>)>,
+        Values: IntoIterator<Item = (K, T)>,
+        T: Into<Loaded<V>>,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         let loader = Arc::new(loader);

@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{Stream, TryFutureExt};
+use futures::Stream;
 
 use crate::clock::Tick;
 use crate::engine::{Begin, Engine, Loader, report_losses};
@@ -315,7 +315,7 @@ where
         Fut: Future<Output = Result<V, E>> + Send + 'static,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        let loader = || Loader::plain(loader);
+        let loader = || Loader::one(|_| loader());
         let now = self.engine().now();
         let Some(entry) = self.look_up(key, now) else {
             return self.engine().get_or_load(written(key)?, now, loader).await;
@@ -359,7 +359,7 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub async fn get_or_load_with<Q, M, F, Fut, E>(
+    pub async fn get_or_load_with<Q, M, F, Fut, T, E>(
         &self,
         key: &Q,
         loader: F,
@@ -368,7 +368,8 @@ where
         K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized,
         F: FnOnce(Option<Entry<V>>) -> Fut + Send + 'static,
-        Fut: Future<Output = Result<Loaded<V>, E>> + Send + 'static,
+        Fut: Future<Output = Result<T, E>> + Send + 'static,
+        T: Into<Loaded<V>>,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         self.get_or_load_by(key, || Loader::one(loader)).await
@@ -406,6 +407,9 @@ where
     /// For data that has changed at the source and is to be in the cache before it is asked for. The old value stays until
     /// the new one is stored; so after a change that must not be served any more, [`invalidate`](Self::invalidate) first.
     ///
+    /// The loader returns the value, or a [`Loaded`] with TTLs and tags of its own. It is given no previous value, so
+    /// [`Loaded::unchanged`] [is a misuse](LoadError::is_misuse).
+    ///
     /// It joins no load that began before the call, in this instance or another one; a load of the key that is under way
     /// does not store its value any more. While there is an old value, look-ups do not wait for it. If the key is
     /// invalidated, inserted or refreshed again meanwhile, or L2 fails, the value is returned and not stored; its
@@ -416,7 +420,7 @@ where
     ///
     /// # Errors
     ///
-    /// As [`get_or_load`](Self::get_or_load). What is stored stays.
+    /// As [`get_or_load_with`](Self::get_or_load_with). The stored value stays.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -428,38 +432,7 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub async fn refresh<Q, M, F, Fut, E>(&self, key: &Q, loader: F) -> Result<Entry<V>, LoadError>
-    where
-        K: LookupBy<Q, M>,
-        Q: CacheKey + ?Sized,
-        F: FnOnce() -> Fut + Send + 'static,
-        Fut: Future<Output = Result<V, E>> + Send + 'static,
-        E: Into<Box<dyn Error + Send + Sync>>,
-    {
-        self.refresh_by(key, Loader::plain(loader)).await
-    }
-
-    /// Loads a key now as [`refresh`](Self::refresh) does, with a loader that also says how its value is to be stored: with a
-    /// TTL or tags of its own. See [`Loaded`]. It is given no previous value, so [`Loaded::unchanged`]
-    /// [is a misuse](LoadError::is_misuse).
-    ///
-    /// # Errors
-    ///
-    /// As [`get_or_load_with`](Self::get_or_load_with). What is stored stays.
-    ///
-    /// ```
-    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-    /// use larder::{Cache, Loaded};
-    ///
-    /// let users: Cache<u64, String> = Cache::builder("docs:users").build()?;
-    /// let load = || async { Ok::<_, std::io::Error>(Loaded::new("Ann".to_owned()).tags(["tenant:7"])) };
-    /// assert_eq!(*users.refresh_with(&1, load).await?, "Ann");
-    /// users.invalidate_tag("tenant:7").await?;
-    /// assert!(users.get(&1).await.is_none());
-    /// # Ok(()) }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
-    /// ```
-    pub async fn refresh_with<Q, M, F, Fut, E>(
+    pub async fn refresh<Q, M, F, Fut, T, E>(
         &self,
         key: &Q,
         loader: F,
@@ -468,7 +441,8 @@ where
         K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized,
         F: FnOnce() -> Fut + Send + 'static,
-        Fut: Future<Output = Result<Loaded<V>, E>> + Send + 'static,
+        Fut: Future<Output = Result<T, E>> + Send + 'static,
+        T: Into<Loaded<V>>,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         self.refresh_by(key, Loader::one(|_| loader())).await
@@ -537,12 +511,7 @@ where
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         let loader = move |missing: Vec<(K, Option<Entry<V>>)>| {
-            let loaded = loader(missing.into_iter().map(|(key, _)| key).collect());
-            loaded.map_ok(|values| {
-                values
-                    .into_iter()
-                    .map(|(key, value)| (key, Loaded::new(value)))
-            })
+            loader(missing.into_iter().map(|(key, _)| key).collect())
         };
         // As a list: the future of a user's iterator may not be `Send` when it is part of another one.
         let keys: Vec<&Q> = keys.into_iter().collect();
@@ -575,7 +544,7 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub async fn get_many_or_load_with<'a, Q, M, F, Fut, Values, E>(
+    pub async fn get_many_or_load_with<'a, Q, M, F, Fut, Values, T, E>(
         &self,
         keys: impl IntoIterator<Item = &'a Q>,
         loader: F,
@@ -585,7 +554,8 @@ where
         Q: CacheKey + ?Sized + 'a,
         F: Fn(Vec<(K, Option<Entry<V>>)>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Values, E>> + Send + 'static,
-        Values: IntoIterator<Item = (K, Loaded<V>)>,
+        Values: IntoIterator<Item = (K, T)>,
+        T: Into<Loaded<V>>,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         let keys: Vec<&Q> = keys.into_iter().collect();
@@ -645,9 +615,12 @@ where
 
     /// Stores a value in both levels, whatever was there, and evicts the key from the L1 of all other instances.
     ///
-    /// For values that are kept only in the cache; one that is made from the value before it, such as a counter, is for
-    /// [`update`](Self::update). For values of a database, write there and call [`invalidate`](Self::invalidate): if two instances insert different values at the same time, either may be the
-    /// one that stays.
+    /// `value` is the value alone, or a [`Loaded`] with TTLs and tags of its own. A value that is stored without tags has
+    /// none, whatever tags the replaced value had.
+    ///
+    /// For values that are kept only in the cache; a value that is made from the one before it, such as a counter, is for
+    /// [`update`](Self::update). For values of a database, write there and call [`invalidate`](Self::invalidate): if two
+    /// instances insert different values at the same time, either may be the one that stays.
     ///
     /// Returns the token of the write, for look-ups by [`at_least`](Self::at_least).
     ///
@@ -660,59 +633,43 @@ where
     ///   the key as soon as L2 answers, and does not use it in L1 or L2 until then. The insert itself may still
     ///   arrive in L2 until `l2_timeout` after it was sent; in that case it is invalidated, too.
     /// - Otherwise nothing was changed: the value is over [`max_value_size`](crate::Builder::max_value_size) or
-    ///   cannot be encoded, or the key is over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES).
-    ///
-    /// ```
-    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-    /// let sessions: larder::Cache<String, String> = larder::Cache::builder("docs:session").build()?;
-    /// match sessions.insert("8f2c", "alice".to_owned()).await {
-    ///     Ok(_) => {}
-    ///     Err(error) if error.is_deferred() => { /* not stored: log in again */ }
-    ///     Err(error) => return Err(error.into()),
-    /// }
-    /// # Ok(()) }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
-    /// ```
-    #[doc(alias("set", "put"))]
-    pub async fn insert<Q, M>(&self, key: &Q, value: V) -> Result<Token, WriteError>
-    where
-        K: LookupBy<Q, M>,
-        Q: CacheKey + ?Sized,
-    {
-        let key = written(key)?;
-        let value = Loaded::new(value);
-        self.engine().insert([(key, value)]).await
-    }
-
-    /// Stores a value as [`insert`](Self::insert) does, with options of its own.
-    ///
-    /// # Errors
-    ///
-    /// As [`insert`](Self::insert), and if what is to be stored [is a misuse](WriteError::is_misuse): a TTL of zero,
-    /// `unchanged()` or `no_store()`.
+    ///   cannot be encoded, the key is over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES), or the `Loaded`
+    ///   [is a misuse](WriteError::is_misuse): a TTL of zero, `unchanged()`, `no_store()`, too many or too long tags.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
     /// use std::time::Duration;
     /// use larder::{Cache, Loaded};
     ///
-    /// let codes: Cache<String, u32> = Cache::builder("docs:code").build()?;
-    /// let code = Loaded::new(123_456).ttl(Duration::from_secs(300));
-    /// codes.insert_with("alice", code).await?;
-    /// assert_eq!(codes.get("alice").await.as_deref(), Some(&123_456));
+    /// let sessions: Cache<String, String> = Cache::builder("docs:session").build()?;
+    /// match sessions.insert("8f2c", "alice".to_owned()).await {
+    ///     Ok(_) => {}
+    ///     Err(error) if error.is_deferred() => { /* not stored: log in again */ }
+    ///     Err(error) => return Err(error.into()),
+    /// }
+    ///
+    /// let short = Loaded::new("bob".to_owned()).ttl(Duration::from_secs(300));
+    /// sessions.insert("c41d", short).await?;
+    /// assert_eq!(sessions.get("c41d").await.as_deref().map(String::as_str), Some("bob"));
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub async fn insert_with<Q, M>(&self, key: &Q, value: Loaded<V>) -> Result<Token, WriteError>
+    #[doc(alias("set", "put"))]
+    pub async fn insert<Q, M>(
+        &self,
+        key: &Q,
+        value: impl Into<Loaded<V>>,
+    ) -> Result<Token, WriteError>
     where
         K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized,
     {
-        let key = written(key)?;
-        self.engine().insert([(key, value)]).await
+        let entry = (written(key)?, value.into());
+        self.engine().insert([entry]).await
     }
 
-    /// Stores many values, each as by [`insert`](Self::insert). If a key is given twice its last value counts.
+    /// Stores many values, each as by [`insert`](Self::insert): all are values alone, or all are [`Loaded`]. If a key is
+    /// given twice its last value counts.
     ///
     /// Not atomic: readers see the values appear in parts. Holds all encoded values in memory until it returns.
     ///
@@ -721,8 +678,8 @@ where
     ///
     /// # Errors
     ///
-    /// As [`insert`](Self::insert). If one value is too large or cannot be encoded, or one key is too long, nothing
-    /// was changed. [`WriteError::is_deferred`] if any write was deferred: other values may be stored, and those that
+    /// As [`insert`](Self::insert). If one value is too large, cannot be encoded or is a misuse, or one key is too long,
+    /// nothing was changed. [`WriteError::is_deferred`] if any write was deferred: other values may be stored, and those that
     /// are not are invalidated as soon as L2 answers.
     ///
     /// ```
@@ -739,45 +696,16 @@ where
     /// ```
     pub async fn insert_many<'a, Q, M>(
         &self,
-        entries: impl IntoIterator<Item = (&'a Q, V)>,
+        entries: impl IntoIterator<Item = (&'a Q, impl Into<Loaded<V>>)>,
     ) -> Result<Token, WriteError>
     where
         K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized + 'a,
     {
         let entries = entries.into_iter();
-        let entries = written_many(entries.map(|(key, value)| (key, Loaded::new(value))))?;
-        self.engine().insert(entries).await
-    }
-
-    /// Stores many values as [`insert_many`](Self::insert_many) does, each with options of its own.
-    ///
-    /// # Errors
-    ///
-    /// As [`insert_many`](Self::insert_many) and [`insert_with`](Self::insert_with). If any value
-    /// [is a misuse](WriteError::is_misuse), nothing was changed.
-    ///
-    /// ```
-    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-    /// use std::time::Duration;
-    /// use larder::{Cache, Loaded};
-    ///
-    /// let codes: Cache<String, u32> = Cache::builder("docs:codes").build()?;
-    /// let code = |code| Loaded::new(code).ttl(Duration::from_secs(300));
-    /// codes.insert_many_with([("alice", code(1)), ("bob", code(2))]).await?;
-    /// assert_eq!(codes.get("bob").await.as_deref(), Some(&2));
-    /// # Ok(()) }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
-    /// ```
-    pub async fn insert_many_with<'a, Q, M>(
-        &self,
-        entries: impl IntoIterator<Item = (&'a Q, Loaded<V>)>,
-    ) -> Result<Token, WriteError>
-    where
-        K: LookupBy<Q, M>,
-        Q: CacheKey + ?Sized + 'a,
-    {
-        let entries = written_many(entries)?;
+        let entries = entries.map(|(key, value)| Ok((written(key)?, value.into())));
+        // As a map: the last value of a key counts.
+        let entries = entries.collect::<Result<BTreeMap<_, _>, KeyTooLong>>()?;
         self.engine().insert(entries).await
     }
 
@@ -810,7 +738,8 @@ where
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-    /// use larder::{Cache, Version};
+    /// use std::time::Duration;
+    /// use larder::{Cache, Loaded, Version};
     ///
     /// let carts: Cache<String, Vec<String>> = Cache::builder("docs:cart").build()?;
     /// assert!(carts.insert_if("alice", Vec::new(), Version::ABSENT).await?);
@@ -818,6 +747,12 @@ where
     /// let seen = cart.meta().version().ok_or("it is stored")?;
     /// assert!(carts.insert_if("alice", vec!["tea".to_owned()], seen).await?);
     /// assert!(!carts.insert_if("alice", vec!["milk".to_owned()], seen).await?);
+    ///
+    /// // Of many workers, one runs a job; if it dies, another one may after a minute.
+    /// let jobs: Cache<String, u32> = Cache::builder("docs:jobs").build()?;
+    /// let mine = || Loaded::new(17).ttl(Duration::from_secs(60));
+    /// assert!(jobs.insert_if("nightly", mine(), Version::ABSENT).await?);
+    /// assert!(!jobs.insert_if("nightly", mine(), Version::ABSENT).await?);
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
@@ -825,56 +760,22 @@ where
     pub async fn insert_if<Q, M>(
         &self,
         key: &Q,
-        value: V,
+        value: impl Into<Loaded<V>>,
         version: Version,
     ) -> Result<bool, WriteError>
     where
         K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized,
     {
-        self.insert_if_with(key, Loaded::new(value), version).await
-    }
-
-    /// Stores a value as [`insert_if`](Self::insert_if) does, with a TTL or tags of its own, see [`Loaded`].
-    ///
-    /// # Errors
-    ///
-    /// As [`insert_if`](Self::insert_if), and if [it is a misuse](WriteError::is_misuse) of [`Loaded`]: nothing was
-    /// changed.
-    ///
-    /// ```
-    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-    /// use std::time::Duration;
-    /// use larder::{Cache, Loaded, Version};
-    ///
-    /// // Of many workers, one runs a job; if it dies, another one may after a minute.
-    /// let jobs: Cache<String, u32> = Cache::builder("docs:jobs").build()?;
-    /// let mine = || Loaded::new(17).ttl(Duration::from_secs(60));
-    /// assert!(jobs.insert_if_with("nightly", mine(), Version::ABSENT).await?);
-    /// assert!(!jobs.insert_if_with("nightly", mine(), Version::ABSENT).await?);
-    /// # Ok(()) }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
-    /// ```
-    pub async fn insert_if_with<Q, M>(
-        &self,
-        key: &Q,
-        loaded: Loaded<V>,
-        version: Version,
-    ) -> Result<bool, WriteError>
-    where
-        K: LookupBy<Q, M>,
-        Q: CacheKey + ?Sized,
-    {
-        let key = written(key)?;
-        self.engine().insert_if(key, loaded, version).await
+        let (key, value) = (written(key)?, value.into());
+        self.engine().insert_if(key, value, version).await
     }
 
     /// Replaces a value by what `change` makes of it. No change is lost, however many callers in however many instances
     /// change the key at once: for counters and lists, for which [`get`](Self::get) and [`insert`](Self::insert) are not safe.
     ///
     /// `change` is given `None` if neither level has a value: it is not loaded. It is called again when another writer was
-    /// faster, so it must do nothing else. What it returns has the TTLs of the cache, and no tags; see
-    /// [`update_with`](Self::update_with).
+    /// faster, so it must do nothing else. It returns the new value, or a [`Loaded`] with TTLs and tags of its own.
     ///
     /// Calls for one key in one instance come one after the other. The value may still be lost as any value in a cache: by its
     /// TTL, an eviction, or an invalidation. What must not be lost belongs into a database, which can be written
@@ -893,58 +794,35 @@ where
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-    /// let attempts: larder::Cache<String, u32> = larder::Cache::builder("docs:attempts").build()?;
+    /// use std::time::Duration;
+    /// use larder::{Cache, Loaded};
+    ///
+    /// let attempts: Cache<String, u32> = Cache::builder("docs:attempts").build()?;
     /// for _ in 0..3 {
     ///     attempts.update("alice", |failed| failed.unwrap_or(&0) + 1).await?;
     /// }
     /// assert_eq!(attempts.get("alice").await.as_deref(), Some(&3));
+    ///
+    /// // Forgotten an hour after the last one.
+    /// let failed = |before: Option<&u32>| {
+    ///     Loaded::new(before.unwrap_or(&0) + 1).ttl(Duration::from_secs(3600))
+    /// };
+    /// attempts.update("alice", failed).await?;
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
     #[doc(alias("increment", "modify", "upsert", "and_upsert_with", "compute"))]
-    pub async fn update<Q, M>(
+    pub async fn update<Q, M, T>(
         &self,
         key: &Q,
-        mut change: impl FnMut(Option<&V>) -> V,
+        mut change: impl FnMut(Option<&V>) -> T,
     ) -> Result<Token, WriteError>
     where
         K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized,
+        T: Into<Loaded<V>>,
     {
-        self.update_with(key, |value| Loaded::new(change(value)))
-            .await
-    }
-
-    /// Replaces a value as [`update`](Self::update) does, by one with a TTL or tags of its own, see [`Loaded`].
-    ///
-    /// # Errors
-    ///
-    /// As [`update`](Self::update), and if what is to be stored [is a misuse](WriteError::is_misuse).
-    ///
-    /// ```
-    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-    /// use std::time::Duration;
-    /// use larder::{Cache, Loaded};
-    ///
-    /// // Sign-ins that have failed within an hour after each other.
-    /// let attempts: Cache<String, u32> = Cache::builder("docs:sign-ins").build()?;
-    /// let failed = |before: Option<&u32>| {
-    ///     Loaded::new(before.unwrap_or(&0) + 1).ttl(Duration::from_secs(3600))
-    /// };
-    /// attempts.update_with("alice", failed).await?;
-    /// assert_eq!(attempts.get("alice").await.as_deref(), Some(&1));
-    /// # Ok(()) }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
-    /// ```
-    pub async fn update_with<Q, M>(
-        &self,
-        key: &Q,
-        change: impl FnMut(Option<&V>) -> Loaded<V>,
-    ) -> Result<Token, WriteError>
-    where
-        K: LookupBy<Q, M>,
-        Q: CacheKey + ?Sized,
-    {
+        let change = |value: Option<&V>| change(value).into();
         self.engine().update(written(key)?, change).await
     }
 
@@ -1113,7 +991,7 @@ where
     /// Writes a value to the source, and then stores it in both levels, in place of what was there in any instance: as one
     /// task that goes on if the caller is cancelled in between.
     ///
-    /// `store` is given the value, and returns a future that writes it to the source. If that fails or panics, the key is
+    /// `value` is the value alone, or a [`Loaded`] with TTLs and tags of its own. `store` is given the value, and returns a future that writes it to the source. If that fails or panics, the key is
     /// invalidated, as the write may have landed all the same. So it is if another change of the key comes at the same time:
     /// the caches then have no value, and never that of a write that was not the last one. Until the source has the value,
     /// look-ups return the old one or wait, as for a load.
@@ -1128,7 +1006,8 @@ where
     ///
     /// [`CommitError`] tells them apart:
     ///
-    /// - [`NotBegun`](CommitError::NotBegun): the key is over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES). Nothing was changed.
+    /// - [`NotBegun`](CommitError::NotBegun): the key is over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES), or the `Loaded` is a
+    ///   misuse, as for [`insert`](Self::insert). Nothing was changed.
     /// - [`Failed`](CommitError::Failed), [`Panicked`](CommitError::Panicked): that was `store`. The key is invalidated.
     /// - [`NotInvalidated`](CommitError::NotInvalidated): the source has the value, and L2 could not be reached. This
     ///   instance does not use the key until it has sent L2 an invalidation, which it does as soon as L2 answers.
@@ -1152,43 +1031,7 @@ where
     pub async fn write_through<Q, M, Fut, E>(
         &self,
         key: &Q,
-        value: V,
-        store: impl FnOnce(&V) -> Fut,
-    ) -> Result<Token, CommitError<(), E>>
-    where
-        K: LookupBy<Q, M>,
-        Q: CacheKey + ?Sized,
-        Fut: Future<Output = Result<(), E>> + Send + 'static,
-        E: Send + 'static,
-    {
-        self.write_through_with(key, Loaded::new(value), store)
-            .await
-    }
-
-    /// Writes a value through as [`write_through`](Self::write_through) does, with a TTL or tags of its own. See [`Loaded`].
-    ///
-    /// # Errors
-    ///
-    /// As [`write_through`](Self::write_through); and [`NotBegun`](CommitError::NotBegun) if the value cannot be stored as
-    /// `Loaded` says: its TTL is zero, its tags are too many or too long, or there is no value to be stored.
-    ///
-    /// ```
-    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-    /// use larder::{Cache, Loaded};
-    ///
-    /// # async fn update_user(_name: String) -> Result<(), std::io::Error> { Ok(()) }
-    /// let users: Cache<u64, String> = Cache::builder("docs:users").build()?;
-    /// let ann = Loaded::new("Ann".to_owned()).tags(["tenant:7"]);
-    /// users.write_through_with(&1, ann, |name| update_user(name.clone())).await?;
-    /// users.invalidate_tag("tenant:7").await?;
-    /// assert!(users.get(&1).await.is_none());
-    /// # Ok(()) }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
-    /// ```
-    pub async fn write_through_with<Q, M, Fut, E>(
-        &self,
-        key: &Q,
-        value: Loaded<V>,
+        value: impl Into<Loaded<V>>,
         store: impl FnOnce(&V) -> Fut,
     ) -> Result<Token, CommitError<(), E>>
     where
@@ -1198,7 +1041,7 @@ where
         E: Send + 'static,
     {
         let key = written(key).map_err(|error| CommitError::NotBegun(error.into()))?;
-        self.engine().write_through(key, value, store).await
+        self.engine().write_through(key, value.into(), store).await
     }
 
     /// Removes many keys, each as by [`invalidate`](Self::invalidate). [`insert_many`](Self::insert_many) has an
@@ -1412,7 +1255,7 @@ where
     /// let b: Cache<u64, String> = Cache::builder("docs:tagged").l2(l2).build()?;
     /// for id in 0..100 {
     ///     let user = Loaded::new(format!("user {id}")).tags([("tenant", id % 2)]);
-    ///     a.insert_with(&id, user).await?;
+    ///     a.insert(&id, user).await?;
     /// }
     /// b.invalidate_tag(&("tenant", 1)).await?;
     /// assert!(b.get(&1).await.is_none());
@@ -1441,8 +1284,8 @@ where
     /// use larder::{Cache, Loaded};
     ///
     /// let users: Cache<u64, String> = Cache::builder("docs:users").build()?;
-    /// users.insert_with(&1, Loaded::new("Ann".to_owned()).tags(["tenant:7", "role:admin"])).await?;
-    /// users.insert_with(&2, Loaded::new("Bob".to_owned()).tags(["tenant:8"])).await?;
+    /// users.insert(&1, Loaded::new("Ann".to_owned()).tags(["tenant:7", "role:admin"])).await?;
+    /// users.insert(&2, Loaded::new("Bob".to_owned()).tags(["tenant:8"])).await?;
     /// users.invalidate_tags(["tenant:7", "tenant:9"]).await?;
     /// assert!(users.get(&1).await.is_none());
     /// assert!(users.get(&2).await.is_some());
@@ -1718,15 +1561,6 @@ where
         let key = out.write(key).ok()?;
         self.engine().get_local(key, now)
     }
-}
-
-/// The last value of each key.
-fn written_many<'a, Q: CacheKey + ?Sized + 'a, T>(
-    entries: impl IntoIterator<Item = (&'a Q, T)>,
-) -> Result<BTreeMap<Key, T>, KeyTooLong> {
-    let entries = entries.into_iter();
-    let entries = entries.map(|(key, value)| Ok((written(key)?, value)));
-    entries.collect()
 }
 
 pub(crate) fn written<Q: CacheKey + ?Sized>(key: &Q) -> Result<Key, KeyTooLong> {

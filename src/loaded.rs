@@ -1,4 +1,4 @@
-//! What a loader returns, or an insert stores: a value, and how long it lives.
+//! A value that a loader returns or an insert stores, with its TTLs and tags.
 
 use std::time::Duration;
 
@@ -6,10 +6,13 @@ use crate::error::Misuse;
 use crate::key::{CacheKey, Key, KeyWriter};
 use crate::wire::envelope::MAX_TAGS;
 
-/// A value with options of its own, as a loader of [`get_or_load_with`](crate::Cache::get_or_load_with) returns it and
-/// [`insert_with`](crate::Cache::insert_with) takes it.
+/// A value with TTLs and tags of its own. Loaders of [`get_or_load_with`](crate::Cache::get_or_load_with) return it, and
+/// every call that stores a value takes it in place of the value: [`insert`](crate::Cache::insert),
+/// [`insert_many`](crate::Cache::insert_many), [`insert_if`](crate::Cache::insert_if), [`update`](crate::Cache::update),
+/// [`write_through`](crate::Cache::write_through), [`refresh`](crate::Cache::refresh), [`warm`](crate::Cache::warm).
 ///
-/// What is not set here comes from the [`Builder`](crate::Builder).
+/// A plain value converts into a `Loaded` without options. Options that are not set come from the
+/// [`Builder`](crate::Builder).
 ///
 /// ```
 /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -144,7 +147,7 @@ impl<V> Loaded<V> {
     ///
     /// let prices: Cache<String, u32> = Cache::builder("docs:prices").build()?;
     /// let price = Loaded::new(450).ttl(Duration::from_secs(600)).soft_ttl(Duration::from_secs(60));
-    /// prices.insert_with("tea", price).await?;
+    /// prices.insert("tea", price).await?;
     /// assert!(!prices.get("tea").await.ok_or("it is there")?.meta().is_stale());
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
@@ -165,7 +168,7 @@ impl<V> Loaded<V> {
     ///
     /// let stock: Cache<String, u32> = Cache::builder("docs:stock").l2(MemoryL2::new()).build()?;
     /// // What is asked for rarely, and is large, need not take room in each instance.
-    /// stock.insert_with("tea", Loaded::new(7).l1_ttl(Duration::ZERO)).await?;
+    /// stock.insert("tea", Loaded::new(7).l1_ttl(Duration::ZERO)).await?;
     /// assert_eq!(stock.get("tea").await.ok_or("L2 has it")?.meta().source(), Source::L2);
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
@@ -196,7 +199,7 @@ impl<V> Loaded<V> {
     /// let users: Cache<u64, String> = Cache::builder("docs:tags").build()?;
     /// let load = |_| async { Ok::<_, std::io::Error>(Loaded::new("Ann".to_owned()).tags(["tenant:7"])) };
     /// users.get_or_load_with(&1, load).await?;
-    /// users.insert_with(&2, Loaded::new("Bob".to_owned()).tags([("tenant", 7)])).await?;
+    /// users.insert(&2, Loaded::new("Bob".to_owned()).tags([("tenant", 7)])).await?;
     ///
     /// users.invalidate_tag("tenant:7").await?;
     /// assert!(users.get(&1).await.is_none());

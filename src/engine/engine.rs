@@ -341,7 +341,7 @@ impl<V: Value> Engine<V> {
     pub(crate) async fn append(
         &self,
         key: Key,
-        value: V,
+        value: Loaded<V>,
         queued: Queued,
     ) -> Result<Appending, WriteError> {
         self.ensure_subscribed(self.now());

@@ -83,11 +83,11 @@ impl<V: Value> Writes<V> {
     pub(super) async fn append(
         &self,
         key: Key,
-        value: V,
+        value: Loaded<V>,
         queued: Queued,
     ) -> Result<Appending, WriteError> {
         let condition = Condition::Room(Box::new(queued));
-        let stored = self.store([(key, Loaded::new(value))], Some(condition));
+        let stored = self.store([(key, value)], Some(condition));
         Ok(match stored.await? {
             Accepted::Full => Appending::Full,
             accepted => (accepted.token()).map_or(Appending::OtherVersion, Appending::Accepted),

@@ -169,7 +169,7 @@ async fn verdict(
     }
     let varies = Varies::on(names);
     let key = variant_key(&place.primary, &varies, place.scheme, &request.headers);
-    let _ = shared.cache.insert_with(key.as_str(), response).await;
+    let _ = shared.cache.insert(key.as_str(), response).await;
     // The variant is inserted, and not loaded: only these tags say that one of them was invalidated meanwhile.
     Ok(with_tags(varies.loaded(), tags))
 }

@@ -421,7 +421,7 @@ where
         let lookup = async {
             match by {
                 LoadedBy::Anyone => cache.get_or_load_with(key, load).await,
-                LoadedBy::ThisOne(previous) => cache.refresh_with(key, || load(previous)).await,
+                LoadedBy::ThisOne(previous) => cache.refresh(key, || load(previous)).await,
             }
         };
         tokio::pin!(lookup);

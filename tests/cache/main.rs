@@ -29,6 +29,7 @@ mod entry_options;
 mod errors;
 mod events;
 mod fallbacks;
+mod first_lines;
 mod fleet;
 mod freshness;
 mod get_many;

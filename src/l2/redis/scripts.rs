@@ -86,6 +86,7 @@ impl Scripts {
                 CLOCK,
                 MARK,
                 STREAM,
+                STAGED,
                 TAGS,
                 VERSION,
                 include_str!("append.lua"),

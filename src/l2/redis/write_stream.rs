@@ -14,7 +14,7 @@ use crate::l2::{
     Append, Appended, Bytes, Kind, L2Error, Pending, Reply, Settled, StreamId, Waiting,
     WriteStream, random,
 };
-use crate::wire::message;
+use crate::wire::{envelope, message};
 
 /// An entry's id, then names and values in turn: there is one of each.
 type Entry = (String, Vec<(String, Bytes)>);
@@ -29,9 +29,11 @@ impl WriteStream for RedisLane {
         async move {
             // The same in each copy.
             let this = random();
+            let own = &envelope::tags_of(&write.value.body);
             let send = |mut connection: MultiplexedConnection, stored: &[u8], tags: &[Key]| {
                 let sizes = std::iter::once(write.value.body.len());
-                let mut call = Call::with_values(&self.scripts.append, 8 + tags.len(), sizes);
+                let keys = 8 + own.len() + tags.len();
+                let mut call = Call::with_values(&self.scripts.append, keys, sizes);
                 let name = &mut String::new();
                 call.arg(self.names.value(name, write.key))
                     .arg(self.names.lease(name, write.key))
@@ -41,6 +43,7 @@ impl WriteStream for RedisLane {
                     .arg(&self.names.writes)
                     .arg(&self.names.dead)
                     .arg(self.names.done(name, this));
+                self.markers(&mut call, own);
                 self.markers(&mut call, tags);
                 call.arg(&self.names.events).arg(random()).arg(payload);
                 call.arg(written(deadline));
