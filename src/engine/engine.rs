@@ -31,7 +31,7 @@ use super::extensions::Extensions;
 use super::fleet_stats;
 use super::hot_keys::HotKeys;
 use super::listener::{Listener, Listeners};
-use super::load::{Awaited, Begin, Current, Loads};
+use super::load::{Begin, Current, Loads};
 use super::loader::{Loader, LoaderCalls};
 use super::lookup;
 #[cfg(feature = "metrics")]
@@ -52,7 +52,7 @@ use crate::entry::Entry;
 use crate::error::{CommitError, L2Error, LoadError, WriteError};
 use crate::events::{CacheEvent, Events};
 use crate::hot_key::HotKey;
-use crate::key::{Key, KeyTooLong};
+use crate::key::{CacheKey, Key, KeyTooLong};
 use crate::l1::{L1, Weigher};
 use crate::l2::{L2, MemoryL2, OnConnect, random};
 #[cfg(feature = "write-behind")]
@@ -280,12 +280,12 @@ impl<V: Value> Engine<V> {
 
     pub(crate) async fn get_many_or_load(
         &self,
-        keys: Vec<Key>,
-        now: Tick,
+        keys: &[&(impl CacheKey + ?Sized)],
         loader: impl Fn(&[usize]) -> Loader<V>,
     ) -> Result<Vec<Option<Entry<V>>>, LoadError> {
+        let now = self.now();
         self.ensure_subscribed(now);
-        self.loads.get_many_or_load(keys, loader).await
+        self.loads.get_many_or_load(keys, now, loader).await
     }
 
     pub(crate) async fn load_anew(
@@ -304,22 +304,6 @@ impl<V: Value> Engine<V> {
         loader: impl FnOnce() -> Loader<V>,
     ) -> Option<Current<V>> {
         self.loads.refresh_stale(key, stale, loader)
-    }
-
-    pub(crate) fn start_refreshes(
-        &self,
-        stale: impl IntoIterator<Item = (usize, Key, Entry<V>)>,
-        loader: impl FnOnce(&[usize]) -> Loader<V>,
-    ) -> Vec<Awaited<V>> {
-        self.loads.start_refreshes(stale, loader)
-    }
-
-    pub(crate) async fn await_refreshes(
-        &self,
-        awaited: Vec<Awaited<V>>,
-        loader: impl Fn(&[usize]) -> Loader<V>,
-    ) -> Result<Vec<(usize, Option<Entry<V>>)>, LoadError> {
-        self.loads.await_refreshes(awaited, loader).await
     }
 
     pub(crate) async fn insert(

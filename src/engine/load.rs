@@ -18,15 +18,16 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::Either;
 use futures::stream::FuturesUnordered;
-use futures::{StreamExt, stream};
+use futures::{FutureExt, StreamExt, stream};
 use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument, Span, debug};
 
 pub(crate) use self::batches::Batches;
 use self::since::Judged;
 pub(in crate::engine) use self::since::Since;
-pub(crate) use self::stale_wait::{Awaited, Current};
+pub(crate) use self::stale_wait::Current;
 use super::backoff::Began;
 use super::context::Context;
 use super::lease::{self, Acquired, Replaces};
@@ -39,7 +40,7 @@ use crate::ablation::{Rule, without};
 use crate::clock::Tick;
 use crate::entry::Entry;
 use crate::error::{LoadError, Misuse};
-use crate::key::Key;
+use crate::key::{CacheKey, Key, KeyWriter};
 use crate::l1::{Join, LeaseWaiter, LoadOutcome, OpGuard, Outcome, Started};
 use crate::l2::{Lease, LeaseRequest, Want};
 use crate::loaded::Loaded;
@@ -73,6 +74,23 @@ impl<V: Value, F: FnOnce() -> Loader<V>> Begin<V> for F {
 
     fn begin(self, loads: &Arc<Loads<V>>, led: Led<V>) -> impl Future<Output = ()> + Send {
         loads.spawn(vec![led], self())
+    }
+}
+
+/// By one of two ways.
+impl<V: Value, A: Begin<V>, B: Begin<V>> Begin<V> for Either<A, B> {
+    fn loader(self) -> Loader<V> {
+        match self {
+            Self::Left(load) => load.loader(),
+            Self::Right(load) => load.loader(),
+        }
+    }
+
+    fn begin(self, loads: &Arc<Loads<V>>, led: Led<V>) -> impl Future<Output = ()> + Send {
+        match self {
+            Self::Left(load) => load.begin(loads, led).left_future(),
+            Self::Right(load) => load.begin(loads, led).right_future(),
+        }
     }
 }
 
@@ -244,23 +262,44 @@ impl<V: Value> Loads<V> {
         self.recent_error(key, since)
     }
 
-    /// The same for many keys, in their order. `loader` makes the loader for the keys at these places.
+    /// Looks many keys up in L1, in L2 and by one call of the loader for those that both lack. Returns their entries in the
+    /// order of the keys. `loader` makes the loader for the keys at these places.
     pub(super) async fn get_many_or_load(
         self: &Arc<Self>,
-        keys: Vec<Key>,
+        keys: &[&(impl CacheKey + ?Sized)],
+        now: Tick,
         loader: impl Fn(&[usize]) -> Loader<V>,
     ) -> Result<Vec<Option<Entry<V>>>, LoadError> {
         let mut entries = Vec::with_capacity(keys.len());
-        for key in &keys {
-            entries.push(match lookup::get_instead(&self.ctx, key) {
-                Some(entry) => Some(entry),
-                None => self.throttled(key, Proof::Used).await,
-            });
+        let (mut due, mut absent) = (Vec::new(), Vec::new());
+        for (place, key) in keys.iter().enumerate() {
+            // On the stack: a key that L1 has is not allocated.
+            let mut text = KeyWriter::new();
+            let key = text.write(*key)?;
+            let entry = lookup::get_local(&self.ctx, key, now);
+            match &entry {
+                Some(entry) if entry.is_due() => due.push((place, key.into(), entry.clone())),
+                Some(_) => {}
+                None => absent.push((place, Key::from(key))),
+            }
+            entries.push(entry);
         }
-        let lacking = keys.into_iter().enumerate();
-        let lacking: Vec<_> = lacking
-            .filter(|(place, _)| entries.get(*place).is_some_and(Option::is_none))
-            .collect();
+        // Before L2 is asked, which may take a while.
+        let mut awaited = self.start_refreshes(due, &loader);
+        if absent.is_empty() && awaited.is_empty() {
+            return Ok(entries);
+        }
+        let mut lacking = Vec::new();
+        for (place, key) in absent {
+            let instead = match lookup::get_instead(&self.ctx, &key) {
+                Some(entry) => Some(entry),
+                None => self.throttled(&key, Proof::Used).await,
+            };
+            match instead {
+                Some(entry) => fill(&mut entries, place, entry),
+                None => lacking.push((place, key)),
+            }
+        }
         let asked: Vec<Key> = lacking.iter().map(|(_, key)| key.clone()).collect();
         let outcomes = lookup::read_many(&self.ctx, &asked, Proof::Used).await;
         let now = self.ctx.now();
@@ -276,7 +315,7 @@ impl<V: Value> Loads<V> {
                 Err(want) => missing.push((place, key, want)),
             }
         }
-        let awaited = self.start_refreshes(due, &loader);
+        awaited.extend(self.start_refreshes(due, &loader));
         let (mut led, mut led_at) = (Vec::new(), Vec::new());
         let (mut flights, mut again) = (Vec::new(), Vec::new());
         let mut failed = Ok(());

@@ -20,7 +20,7 @@ use crate::vocabulary::Value;
 pub(crate) type Current<V> = BoxFuture<'static, Result<Entry<V>, LoadError>>;
 
 /// A stale value whose refresh a caller waits for.
-pub(crate) struct Awaited<V> {
+pub(super) struct Awaited<V> {
     /// Where the caller wants it.
     place: usize,
     key: Key,
@@ -63,7 +63,7 @@ impl<V: Value> Loads<V> {
     }
 
     /// Has stale values refreshed, given with their places. Returns those whose refresh the caller waits for.
-    pub(in crate::engine) fn start_refreshes(
+    pub(super) fn start_refreshes(
         &self,
         stale: impl IntoIterator<Item = (usize, Key, Entry<V>)>,
         loader: impl FnOnce(&[usize]) -> Loader<V>,
@@ -91,7 +91,7 @@ impl<V: Value> Loads<V> {
 
     /// Waits for refreshes. Returns what their caller gets, with the places. `loader` makes the loader for the key at a
     /// place.
-    pub(in crate::engine) async fn await_refreshes(
+    pub(super) async fn await_refreshes(
         self: &Arc<Self>,
         awaited: Vec<Awaited<V>>,
         loader: impl Fn(&[usize]) -> Loader<V>,
