@@ -15,13 +15,13 @@ use tracing::warn;
 use crate::any_cache::AnyCache;
 use crate::cache::Cache;
 use crate::clock::Clock;
-use crate::engine::{Engine, Listener, Loader, Parts, PublishTo, Same, TtlOf};
+use crate::engine::{Engine, Listener, Loader, Parts, PublishTo, Same, TagsOf, TtlOf};
 use crate::entry::Entry;
 use crate::error::BuildError;
 use crate::key::CacheKey;
 use crate::l1::Weigher;
 use crate::l2::{L2, L2Error, RedisL2, Server};
-use crate::loaded::Loaded;
+use crate::loaded::{Loaded, with_tags};
 use crate::options::{AheadBy, Mode, Options};
 use crate::patterns::{LoaderOfCache, LoadingCache};
 use crate::settings::Settings;
@@ -58,6 +58,7 @@ pub struct Builder<K, V, L = ()> {
     options: Options,
     weigher: Option<Weigher<V>>,
     ttl_of: Option<TtlOf<V>>,
+    tags_of: Option<TagsOf<V>>,
     codec: Box<dyn ValueCodec<V>>,
     type_tag: Option<String>,
     schema_version: u32,
@@ -113,6 +114,7 @@ where
             options: Options::new(namespace),
             weigher: None,
             ttl_of: None,
+            tags_of: None,
             codec: Box::new(Bincode),
             type_tag: None,
             schema_version: 0,
@@ -133,6 +135,7 @@ where
             options: self.options,
             weigher: self.weigher,
             ttl_of: self.ttl_of,
+            tags_of: self.tags_of,
             codec: self.codec,
             type_tag: self.type_tag,
             schema_version: self.schema_version,
@@ -286,6 +289,44 @@ where
             ttl_of: Some(Arc::new(ttl_of)),
             ..self
         }
+    }
+
+    /// The tags of each value, by its key and by itself, whoever stores it: an insert, an update, a load, a refresh, a warm-up
+    /// or write-behind. So no call forgets a tag, and [`invalidate_tag`](Cache::invalidate_tag) finds every value. Default:
+    /// only those of [`Loaded::tags`](crate::Loaded::tags), which are added to these.
+    ///
+    /// Is given the key as text, as Redis shows it after the namespace. A value that its loader calls
+    /// [`unchanged`](crate::Loaded::unchanged) keeps the tags that it has.
+    ///
+    /// Called for each value that is stored, so it should be fast. More than [`MAX_TAGS`](crate::MAX_TAGS) tags in all, or one
+    /// that is too long, are [a misuse](crate::WriteError::is_misuse) as in `Loaded::tags`, and so is a panic: the load or
+    /// insert fails.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use larder::Cache;
+    /// use serde::{Deserialize, Serialize};
+    ///
+    /// #[derive(Serialize, Deserialize)]
+    /// struct User { tenant: u64, name: String }
+    ///
+    /// let users: Cache<u64, User> = Cache::builder("docs:users")
+    ///     .tags_of(|_key, user: &User| [("tenant", user.tenant)])
+    ///     .build()?;
+    /// users.insert(&1, User { tenant: 7, name: "Ann".to_owned() }).await?;
+    /// users.invalidate_tag(&("tenant", 7)).await?;
+    /// assert!(users.get(&1).await.is_none());
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub fn tags_of<I>(mut self, tags_of: impl Fn(&str, &V) -> I + Send + Sync + 'static) -> Self
+    where
+        I: IntoIterator,
+        I::Item: CacheKey,
+    {
+        let tags_of = move |key: &str, value: &V, own| with_tags(own, tags_of(key, value));
+        self.tags_of = Some(Arc::new(tags_of));
+        self
     }
 
     /// Keeps a value for as long as it is read: it expires when it was not read for `idle`, in any instance. For sessions.
@@ -936,6 +977,7 @@ where
             mut options,
             weigher,
             ttl_of,
+            tags_of,
             codec,
             type_tag,
             schema_version,
@@ -994,6 +1036,7 @@ where
             options,
             weigher,
             ttl_of,
+            tags_of,
             codec,
             type_tag,
             l2,

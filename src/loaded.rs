@@ -44,8 +44,7 @@ pub struct Loaded<V> {
     pub(crate) value: Option<V>,
     pub(crate) is_stored: bool,
     pub(crate) ttls: OwnTtls,
-    /// Sorted, each of them once. `None` if none were set: then those of an unchanged value stay. Boxed, so that values
-    /// without tags take no more room.
+    /// `None` if none were set: then those of an unchanged value stay. Boxed, so that values without tags take no more room.
     pub(crate) tags: OwnTags,
 }
 
@@ -57,12 +56,31 @@ pub(crate) struct OwnTtls {
     pub(crate) l1_ttl: Option<Duration>,
 }
 
-/// The tags that were set for one entry, or what is wrong with them.
-pub(crate) type OwnTags = Option<Box<Result<Vec<Key>, Misuse>>>;
+/// The names of tags, sorted, each of them once; or why there cannot be such tags.
+pub(crate) type TagNames = Result<Vec<Key>, Misuse>;
+
+/// The tags that were set for one entry.
+pub(crate) type OwnTags = Option<Box<TagNames>>;
 
 /// Their names: none if none were set.
-pub(crate) fn names(tags: OwnTags) -> Result<Vec<Key>, Misuse> {
+pub(crate) fn names(tags: OwnTags) -> TagNames {
     tags.map_or_else(|| Ok(Vec::new()), |tags| *tags)
+}
+
+/// Their names, and those of more tags.
+pub(crate) fn with_tags<T: CacheKey>(tags: OwnTags, more: impl IntoIterator<Item = T>) -> TagNames {
+    let mut names = names(tags)?;
+    for tag in more {
+        let mut out = KeyWriter::new();
+        let name = out.write(&tag).map_err(|_| Misuse::TagTooLong)?;
+        names.push(name.into());
+    }
+    names.sort_unstable();
+    names.dedup();
+    if names.len() > MAX_TAGS {
+        return Err(Misuse::TooManyTags);
+    }
+    Ok(names)
 }
 
 /// As [`Loaded::new`].
@@ -181,8 +199,8 @@ impl<V> Loaded<V> {
     /// Tags of this value, by which [`invalidate_tag`](crate::Cache::invalidate_tag) finds it: up to [`MAX_TAGS`], each of
     /// them written as a key is, see [`CacheKey`]: `("tenant", 7)` is the tag `tenant:7`. A second call adds tags.
     ///
-    /// A value that is stored without tags has none, whatever the value had that it replaces. But an
-    /// [`unchanged`](Self::unchanged) value keeps its tags, unless this is called.
+    /// The value also has the tags that [`tags_of`](crate::Builder::tags_of) gives it, and no others: the tags of the value
+    /// that it replaces are gone. But an [`unchanged`](Self::unchanged) value keeps its tags, unless this is called.
     ///
     /// More tags, or one that is longer than [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES), are
     /// [a misuse](crate::LoadError::is_misuse).
@@ -208,19 +226,7 @@ impl<V> Loaded<V> {
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
     pub fn tags<T: CacheKey>(mut self, tags: impl IntoIterator<Item = T>) -> Self {
-        self.tags = Some(Box::new(names(self.tags).and_then(|mut names| {
-            for tag in tags {
-                let mut out = KeyWriter::new();
-                let name = out.write(&tag).map_err(|_| Misuse::TagTooLong)?;
-                names.push(name.into());
-            }
-            names.sort_unstable();
-            names.dedup();
-            if names.len() > MAX_TAGS {
-                return Err(Misuse::TooManyTags);
-            }
-            Ok(names)
-        })));
+        self.tags = Some(Box::new(with_tags(self.tags, tags)));
         self
     }
 

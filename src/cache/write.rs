@@ -13,7 +13,8 @@ use crate::vocabulary::Version;
 
 /// # Storing values
 ///
-/// Each of these calls takes a value, or a [`Loaded`] with TTLs and tags of its own.
+/// Each of these calls takes a value, or a [`Loaded`] with TTLs and tags of its own. Tags are not taken over from the value
+/// that is replaced: [`tags_of`](crate::Builder::tags_of) gives every value its tags, whichever call stores it.
 impl<K, V> Cache<K, V>
 where
     K: CacheKey,
@@ -21,8 +22,9 @@ where
 {
     /// Stores a value in both levels, whatever was there, and evicts the key from the L1 of all other instances.
     ///
-    /// `value` is the value alone, or a [`Loaded`] with TTLs and tags of its own. A value that is stored without tags has
-    /// none, whatever tags the replaced value had.
+    /// `value` is the value alone, or a [`Loaded`] with TTLs and tags of its own. The value has these tags and those of
+    /// [`tags_of`](crate::Builder::tags_of): a value alone, in a cache without `tags_of`, has none, whatever tags the replaced
+    /// value had.
     ///
     /// For values that are kept only in the cache; a value that is made from the one before it, such as a counter, is for
     /// [`update`](Self::update). For values of a database, write there and call [`invalidate`](Self::invalidate): if two

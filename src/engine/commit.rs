@@ -52,7 +52,7 @@ where
     Fut: Future<Output = Result<(), E>> + Send + 'static,
     E: Send + 'static,
 {
-    let checked = ctx.convert.to_store(loaded);
+    let checked = ctx.convert.to_store(&key, loaded);
     let (value, ttls, tags) =
         checked.map_err(|misuse| CommitError::NotBegun(WriteError::misuse(misuse)))?;
     let commit = store(&value);

@@ -25,7 +25,7 @@ use super::breaker::Breaker;
 use super::change::{Appending, Queued};
 use super::commit;
 use super::context::Context;
-use super::convert::{Convert, TtlOf};
+use super::convert::{Convert, TagsOf, TtlOf};
 use super::deferred::Deferred;
 use super::extensions::Extensions;
 use super::fleet_stats;
@@ -92,6 +92,7 @@ pub(crate) struct Parts<V> {
     pub(crate) options: Options,
     pub(crate) weigher: Option<Weigher<V>>,
     pub(crate) ttl_of: Option<TtlOf<V>>,
+    pub(crate) tags_of: Option<TagsOf<V>>,
     pub(crate) codec: Box<dyn ValueCodec<V>>,
     pub(crate) type_tag: u64,
     /// `None` for L1 alone.
@@ -108,6 +109,7 @@ impl<V: Value> Engine<V> {
             options,
             weigher,
             ttl_of,
+            tags_of,
             codec,
             type_tag,
             l2,
@@ -150,7 +152,7 @@ impl<V: Value> Engine<V> {
                 &metrics,
             ),
             attendance: Attendance::default(),
-            convert: Convert::new(codec, ttl_of, type_tag, &options, &counters, &l1),
+            convert: Convert::new(codec, ttl_of, tags_of, type_tag, &options, &counters, &l1),
             extensions: Extensions::new(options.clock.clone()),
             deferred: Deferred::new(options.max_deferred),
             listeners: Arc::new(Listeners::new(listeners, &counters)),

@@ -171,7 +171,10 @@ async fn store<V: Value>(
 
 /// Asks for the lease of a key that has no value.
 async fn ask<V: Value>(ctx: &Context<V>, (key, loaded): Item<V>) -> Asked<V> {
-    let (Ok(key), Ok((value, ttls, tags))) = (key, ctx.convert.to_store(loaded)) else {
+    let Ok(key) = key else {
+        return Asked::Refused;
+    };
+    let Ok((value, ttls, tags)) = ctx.convert.to_store(&key, loaded) else {
         return Asked::Refused;
     };
     let op = ctx.l1.begin(&key);

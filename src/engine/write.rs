@@ -105,7 +105,7 @@ impl<V: Value> Writes<V> {
         let mut encoded = Vec::with_capacity(values.size_hint().0);
         // All of them, before anything is changed.
         for (key, loaded) in values {
-            let checked = ctx.convert.to_store(loaded);
+            let checked = ctx.convert.to_store(&key, loaded);
             let (value, ttls, tags) = checked.map_err(WriteError::misuse)?;
             let sealed = ctx.convert.seal(&key, &value, ttls, &tags);
             let body = sealed.map_err(not_encoded)?;

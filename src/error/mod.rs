@@ -47,6 +47,8 @@ pub(crate) enum Misuse {
     TooManyTags,
     #[error("ttl_of panicked")]
     TtlOfPanicked,
+    #[error("tags_of panicked")]
+    TagsOfPanicked,
     #[error("an insert stores a value: unchanged() and no_store() are for loaders")]
     NothingToInsert,
     #[error(

@@ -67,6 +67,7 @@ mod soft_ttl;
 mod stale_wait;
 mod switched_off;
 mod tags;
+mod tags_of;
 mod ttl;
 mod update;
 mod verify;
