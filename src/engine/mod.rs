@@ -77,7 +77,6 @@ mod writer;
 
 #[cfg(feature = "write-behind")]
 pub(crate) use self::change::{Appending, Queued};
-pub(crate) use self::convert::{TagsOf, TtlOf};
 pub(crate) use self::engine::{Engine, Parts, report_losses};
 pub(crate) use self::listener::Listener;
 pub(crate) use self::load::{Batches, Begin};

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::de::{Deserializer, Error, Visitor};
 use serde::ser::Serializer;
 
-use crate::options::Mode;
+use crate::options::{Mode, RefreshAhead};
 
 /// The type of a field.
 pub(super) trait Field: Sized {
@@ -144,6 +144,25 @@ impl Field for f64 {
 
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_f64(*self)
+    }
+}
+
+impl Field for RefreshAhead {
+    const EXPECTED: &'static str =
+        "a share such as 0.8, or xfetch and its factor, such as xfetch:1.0";
+
+    fn from_text(text: &str) -> Option<Self> {
+        match text.strip_prefix("xfetch:") {
+            Some(beta) => f64::from_text(beta).map(Self::XFetch),
+            None => f64::from_text(text).map(Self::Share),
+        }
+    }
+
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Share(share) => serializer.serialize_f64(*share),
+            Self::XFetch(beta) => serializer.collect_str(&format_args!("xfetch:{beta:?}")),
+        }
     }
 }
 

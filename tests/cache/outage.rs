@@ -389,7 +389,7 @@ async fn a_pool_of_ones_own() {
         .unwrap();
     let (a, b): (Texts, Texts) = (
         Cache::builder("test:text")
-            .redis_pool(pool.clone(), server.url())
+            .l2(RedisL2::with_pool(pool.clone(), server.url()).unwrap())
             .build()
             .unwrap(),
         Cache::builder("test:text")
