@@ -6,10 +6,11 @@ use crate::error::Misuse;
 use crate::key::{CacheKey, Key, KeyWriter};
 use crate::wire::envelope::MAX_TAGS;
 
-/// A value with TTLs and tags of its own. Loaders of [`get_or_load_with`](crate::Cache::get_or_load_with) return it, and
-/// every call that stores a value takes it in place of the value: [`insert`](crate::Cache::insert),
-/// [`insert_many`](crate::Cache::insert_many), [`insert_if`](crate::Cache::insert_if), [`update`](crate::Cache::update),
-/// [`write_through`](crate::Cache::write_through), [`refresh`](crate::Cache::refresh), [`warm`](crate::Cache::warm).
+/// A value with TTLs and tags of its own. Loaders of [`get_or_load_with`](crate::Cache::get_or_load_with) return it,
+/// and every call that stores a value takes it in place of the value: [`insert`](crate::Cache::insert),
+/// [`insert_many`](crate::Cache::insert_many), [`insert_if`](crate::Cache::insert_if),
+/// [`update`](crate::Cache::update), [`write_through`](crate::Cache::write_through),
+/// [`refresh`](crate::Cache::refresh), [`warm`](crate::Cache::warm).
 ///
 /// A plain value converts into a `Loaded` without options. Options that are not set come from the
 /// [`Builder`](crate::Builder).
@@ -44,7 +45,8 @@ pub struct Loaded<V> {
     pub(crate) value: Option<V>,
     pub(crate) is_stored: bool,
     pub(crate) ttls: OwnTtls,
-    /// `None` if none were set: then those of an unchanged value stay. Boxed, so that values without tags take no more room.
+    /// `None` if none were set: then those of an unchanged value stay. Boxed, so that values without tags take no more
+    /// room.
     pub(crate) tags: OwnTags,
 }
 
@@ -101,7 +103,8 @@ impl<V> Loaded<V> {
         }
     }
 
-    /// The previous value, which the source has not changed, as by an HTTP status 304: it gets a new life, and new TTLs.
+    /// The previous value, which the source has not changed, as by an HTTP status 304: it gets a new life, and new
+    /// TTLs.
     ///
     /// The value is neither encoded nor sent to L2 again, unless L2 has lost it. For a loader that was given a previous
     /// value; otherwise the load fails with an error that [is a misuse](crate::LoadError::is_misuse).
@@ -143,11 +146,11 @@ impl<V> Loaded<V> {
         }
     }
 
-    /// How long this value is valid, in both levels, instead of what [`ttl_of`](crate::Builder::ttl_of) and
-    /// [`l2_ttl`](crate::Builder::l2_ttl) say.
+    /// How long this value is valid, in both levels, instead of the TTL of [`ttl_of`](crate::Builder::ttl_of) or
+    /// [`l2_ttl`](crate::Builder::l2_ttl).
     ///
     /// The [`jitter`](crate::Builder::jitter) only shortens it, so a token does not outlive its expiry. At most 100
-    /// years; what is longer counts as that. Zero is [a misuse](crate::LoadError::is_misuse): for a value that must not
+    /// years; a longer one counts as that. Zero is [a misuse](crate::LoadError::is_misuse): for a value that must not
     /// be kept there is [`no_store`](Self::no_store).
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttls.ttl = Some(ttl);
@@ -177,7 +180,7 @@ impl<V> Loaded<V> {
 
     /// How long each L1 keeps this value at most. Zero: no L1 stores it, so that every look-up asks L2.
     ///
-    /// It only shortens: what the builder's [`l1_ttl`](crate::Builder::l1_ttl) says, and the value's TTL, hold too.
+    /// It only shortens: the builder's [`l1_ttl`](crate::Builder::l1_ttl) and the value's TTL hold, too.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -185,7 +188,7 @@ impl<V> Loaded<V> {
     /// use larder::{Cache, Loaded, MemoryL2, Source};
     ///
     /// let stock: Cache<String, u32> = Cache::builder("docs:stock").l2(MemoryL2::new()).build()?;
-    /// // What is asked for rarely, and is large, need not take room in each instance.
+    /// // A large value that is rarely asked for need not take room in each instance.
     /// stock.insert("tea", Loaded::new(7).l1_ttl(Duration::ZERO)).await?;
     /// assert_eq!(stock.get("tea").await.ok_or("L2 has it")?.meta().source(), Source::L2);
     /// # Ok(()) }
@@ -196,19 +199,20 @@ impl<V> Loaded<V> {
         self
     }
 
-    /// Tags of this value, by which [`invalidate_tag`](crate::Cache::invalidate_tag) finds it: up to [`MAX_TAGS`], each of
-    /// them written as a key is, see [`CacheKey`]: `("tenant", 7)` is the tag `tenant:7`. A second call adds tags.
+    /// Tags of this value, by which [`invalidate_tag`](crate::Cache::invalidate_tag) finds it: up to [`MAX_TAGS`], each
+    /// of them written as a key is, see [`CacheKey`]: `("tenant", 7)` is the tag `tenant:7`. A second call adds tags.
     ///
-    /// The value also has the tags that [`tags_of`](crate::Builder::tags_of) gives it, and no others: the tags of the value
-    /// that it replaces are gone. But an [`unchanged`](Self::unchanged) value keeps its tags, unless this is called.
+    /// The value also has the tags that [`tags_of`](crate::Builder::tags_of) gives it, and no others: the tags of the
+    /// value that it replaces are gone. But an [`unchanged`](Self::unchanged) value keeps its tags, unless this is
+    /// called.
     ///
     /// More tags, or one that is longer than [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES), are
     /// [a misuse](crate::LoadError::is_misuse).
     ///
-    /// Cost: a hit in L1 compares two numbers more. A hit in L2 takes one more small request, unless this instance knows all
-    /// its tags from other values; always where a call has waited for another instance's load. A tag that values have takes
-    /// about 180 bytes in Redis, which expire with the last of them; and in L1 about 100 bytes and the name, and 70 bytes for
-    /// each value.
+    /// Cost: a hit in L1 compares two numbers more. A hit in L2 takes one more small request, unless this instance
+    /// knows all its tags from other values; always where a call has waited for another instance's load. A tag that
+    /// values have takes about 180 bytes in Redis, which expire with the last of them; and in L1 about 100 bytes and
+    /// the name, and 70 bytes for each value.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -230,8 +234,8 @@ impl<V> Loaded<V> {
         self
     }
 
-    /// Hands the value out to the callers that wait for this load, and stores it in neither level. If the loader was given
-    /// a previous value, that is removed from both levels, in all instances.
+    /// Hands the value out to the callers that wait for this load, and stores it in neither level. If the loader was
+    /// given a previous value, that is removed from both levels, in all instances.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {

@@ -36,8 +36,9 @@ use std::borrow::Borrow;
 ///
 /// # Your own key types
 ///
-/// No implementation is needed to look a key up by itself, or by what it can be borrowed as. For another borrowed form
-/// implement this trait, and have both types write the same text. A key that writes another text is not found.
+/// No implementation is needed to look a key up by itself, or by a type that it can be borrowed as. For another
+/// borrowed form implement this trait, and have both types write the same text. A key that writes another text is not
+/// found.
 ///
 /// ```
 /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -100,7 +101,8 @@ use std::borrow::Borrow;
 )]
 pub trait LookupBy<Q: ?Sized, M = ()> {}
 
-/// Says that a `Self` can be made from the `Q` that it is [looked up by](LookupBy): loaders of many keys get owned keys.
+/// Says that a `Self` can be made from the `Q` that it is [looked up by](LookupBy): loaders of many keys get owned
+/// keys.
 ///
 /// It can if the key, or each part of a tuple, is `Clone`, or is [`ToOwned::Owned`] of its borrowed form.
 #[diagnostic::on_unimplemented(
@@ -113,15 +115,15 @@ pub trait KeyFrom<Q: ?Sized, M = ()>: LookupBy<Q, M> {
     fn key_from(borrowed: &Q) -> Self;
 }
 
-/// What tells implementations apart that could overlap. Only the compiler names them.
+/// Markers that tell implementations apart which could overlap. Only the compiler names them.
 mod by {
     use std::marker::PhantomData;
 
-    /// A key, by what it can be borrowed as.
+    /// A key, by a type that it can be borrowed as.
     #[derive(Debug)]
     pub struct Whole;
 
-    /// A key, by a reference to what it can be borrowed as.
+    /// A key, by a reference to a type that it can be borrowed as.
     #[derive(Debug)]
     pub struct Referenced;
 
@@ -157,8 +159,8 @@ where
     }
 }
 
-/// For lists such as `&["a", "b"]`, whose items are `&&str`. For `String` alone: the compiler would not infer the type of
-/// `&text.parse()?` if each key could be looked up by references, too.
+/// For lists such as `&["a", "b"]`, whose items are `&&str`. For `String` alone: the compiler would not infer the type
+/// of `&text.parse()?` if each key could be looked up by references, too.
 #[diagnostic::do_not_recommend]
 impl<Q: ?Sized> LookupBy<&Q, by::Referenced> for String where String: Borrow<Q> {}
 

@@ -27,7 +27,7 @@ where
     /// Returns the token of the write: look-ups that are given it, by [`at_least`](Self::at_least), never return the
     /// old value, in any instance.
     ///
-    /// Cost: one round trip, shared with what else this instance writes at the moment.
+    /// Cost: one round trip, shared with the other writes of this instance at the moment.
     ///
     /// # Errors
     ///
@@ -73,7 +73,8 @@ where
     ///
     /// Not atomic: keys are dropped one after the other, here and in other instances.
     ///
-    /// Cost: one round trip for every 256 keys, two of them at a time; for fewer keys if these are longer than 64 bytes.
+    /// Cost: one round trip for every 256 keys, two of them at a time; for fewer keys if these are longer than 64
+    /// bytes.
     ///
     /// # Errors
     ///
@@ -93,19 +94,19 @@ where
         self.engine().invalidate(keys, Duration::ZERO).await
     }
 
-    /// Runs a commit of the database, and then removes the key as [`invalidate`](Self::invalidate) does: as one task that
-    /// goes on if the caller is cancelled in between.
+    /// Runs a commit of the database, and then removes the key as [`invalidate`](Self::invalidate) does: as one task
+    /// that goes on if the caller is cancelled in between.
     ///
-    /// `commit` is a future that does the write and returns what it returned; it begins when the call is first polled. The
-    /// key is invalidated after an error or a panic, too, as the commit may have landed all the same. If the runtime ends
-    /// meanwhile, the invalidation is deferred.
+    /// `commit` is a future that does the write and returns its result; it begins when the call is first polled. The
+    /// key is invalidated after an error or a panic, too, as the commit may have landed all the same. If the runtime
+    /// ends meanwhile, the invalidation is deferred.
     ///
     /// Cost: a task, and the round trip of an invalidation.
     ///
     /// # Errors
     ///
-    /// [`CommitError`] tells a commit that failed from one that succeeded and whose key was not invalidated; of the latter
-    /// it has the result.
+    /// [`CommitError`] tells a commit that failed from one that succeeded and whose key was not invalidated; of the
+    /// latter it has the result.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -137,7 +138,7 @@ where
     ///
     /// For changes that must be visible everywhere before the caller goes on, such as a revoked permission. Each
     /// instance confirms at once that it has applied the message. One that does not, because it hangs or has died, is
-    /// waited for until its `max_staleness` has passed: after that it does not use what it holds. An instance that
+    /// waited for until its `max_staleness` has passed: after that it does not use its copies. An instance that
     /// was [closed](Self::close) is not waited for. For `max_staleness` after L2 has restarted the list of instances
     /// may be incomplete, so the call waits until that time is over.
     ///
@@ -218,20 +219,20 @@ where
         self.engine().invalidate([key], hold).await
     }
 
-    /// Makes what is stored under a key stale from now on: look-ups still return it, flagged, and
-    /// [`get_or_load`](Self::get_or_load) refreshes it. For data that should be loaded anew soon, and whose old value may
-    /// be shown until then; otherwise [`invalidate`](Self::invalidate).
+    /// Makes the value of a key stale from now on: look-ups still return it, flagged, and
+    /// [`get_or_load`](Self::get_or_load) refreshes it. For data that should be loaded anew soon, and whose old value
+    /// may be shown until then; otherwise [`invalidate`](Self::invalidate).
     ///
     /// After `Ok` the value is stale in this instance; in others when the message arrives, and within
-    /// [`max_staleness`](crate::Builder::max_staleness) at the latest. Loads and refreshes of the key that began earlier are
-    /// not stored. A key without a value stays so.
+    /// [`max_staleness`](crate::Builder::max_staleness) at the latest. Loads and refreshes of the key that began
+    /// earlier are not stored. A key without a value stays so.
     ///
-    /// Cost: one round trip, shared with what else this instance writes at the moment.
+    /// Cost: one round trip, shared with the other writes of this instance at the moment.
     ///
     /// # Errors
     ///
-    /// - [`WriteError::is_deferred`]: L2 could not be reached. This instance does not use the key in L1 or L2 until it has
-    ///   made the value stale there, which it does as soon as L2 answers.
+    /// - [`WriteError::is_deferred`]: L2 could not be reached. This instance does not use the key in L1 or L2 until it
+    ///   has made the value stale there, which it does as soon as L2 answers.
     /// - The key is over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES). Nothing was changed.
     ///
     /// ```
@@ -256,23 +257,23 @@ where
     /// [`Loaded::tags`], which has an example.
     ///
     /// Once this has returned, this instance does not return a value with the tag that was there before, and other
-    /// instances do so for [`max_staleness`](crate::Builder::max_staleness) at most. A load or refresh that began before
-    /// and returns a value with the tag is never stored; its callers get the value. Loads of values without the tag are
-    /// stored, with one exception: if more than 64 tags are invalidated during a load, its value is stored only if it has
-    /// no tags, or if other values have the same.
+    /// instances do so for [`max_staleness`](crate::Builder::max_staleness) at most. A load or refresh that began
+    /// before and returns a value with the tag is never stored; its callers get the value. Loads of values without the
+    /// tag are stored, with one exception: if more than 64 tags are invalidated during a load, its value is stored only
+    /// if it has no tags, or if other values have the same.
     ///
-    /// What it removes stays in the memory of L2 until its TTL ends, unreadable. If L2 loses what it knows of a tag, as under
-    /// memory pressure, values with the tag are misses.
+    /// Removed values stay in the memory of L2 until their TTL ends, unreadable. If L2 loses its marker of a tag, as
+    /// under memory pressure, values with the tag are misses.
     ///
     /// Comes after all writes that this instance called before it, and before all that it calls later: these wait.
     ///
-    /// Cost: one round trip, and for each other instance one message. Callers that come later wait for loads that are under
-    /// way in their instance, and load anew if these return the tag.
+    /// Cost: one round trip, and for each other instance one message. Callers that come later wait for loads that are
+    /// under way in their instance, and load anew if these return the tag.
     ///
     /// # Errors
     ///
-    /// - [`WriteError::is_deferred`]: L2 could not be reached. This instance uses no value with the tag from either level,
-    ///   and L2 is sent the invalidation as soon as it answers.
+    /// - [`WriteError::is_deferred`]: L2 could not be reached. This instance uses no value with the tag from either
+    ///   level, and L2 is sent the invalidation as soon as it answers.
     /// - The tag is over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES), so no value has it. Nothing was changed.
     ///
     /// ```
@@ -336,14 +337,14 @@ where
     /// Removes all values whose key begins with `prefix` from both levels, in all instances, and returns how many were
     /// removed from L2; without an L2, from L1. For caches whose keys are strings, or can be borrowed as `str`.
     ///
-    /// Keys are compared as they are: no character of the prefix has a special meaning. A value that is only in the L1 of
-    /// an instance, as it has just expired in L2 or was evicted there, is removed and not counted. An empty prefix removes
-    /// all values; [`clear`](Self::clear) costs less.
+    /// Keys are compared as they are: no character of the prefix has a special meaning. A value that is only in the L1
+    /// of an instance, as it has just expired in L2 or was evicted there, is removed and not counted. An empty prefix
+    /// removes all values; [`clear`](Self::clear) costs less.
     ///
-    /// Comes after all writes that this instance called before it. A load or refresh that began before the call is never
-    /// stored; what is inserted, or begins to load, later stays. Until the call returns, look-ups may still find old
-    /// values in L2, and other instances in their L1, as with an [`invalidate`](Self::invalidate) under way. Once the call
-    /// has returned they do not, within the same limits as after an `invalidate`.
+    /// Comes after all writes that this instance called before it. A load or refresh that began before the call is
+    /// never stored; a value that is inserted, or begins to load, later stays. Until the call returns, look-ups may
+    /// still find old values in L2, and other instances in their L1, as with an [`invalidate`](Self::invalidate) under
+    /// way. Once the call has returned they do not, within the same limits as after an `invalidate`.
     ///
     /// The number includes values of which a tag was invalidated and that are still stored.
     ///
@@ -353,13 +354,13 @@ where
     /// # Cost
     ///
     /// One `SCAN` for about a thousand keys of the Redis *database*, of whatever namespace, and a round trip to remove
-    /// what it has found, one after the other: a database with ten million keys takes ten thousand round trips, of about
-    /// a millisecond of Redis's time each. No request blocks Redis for longer. Each has the time limit `l2_timeout`, and the
-    /// call as a whole has none. This instance walks its L1 twice, and each other one once. For sets of keys that change
-    /// often, use a cache with a namespace of its own, and [`clear`](Self::clear).
+    /// the found keys, one after the other: a database with ten million keys takes ten thousand round trips, of about a
+    /// millisecond of Redis's time each. No request blocks Redis for longer. Each has the time limit `l2_timeout`, and
+    /// the call as a whole has none. This instance walks its L1 twice, and each other one once. For sets of keys that
+    /// change often, use a cache with a namespace of its own, and [`clear`](Self::clear).
     ///
-    /// An instance makes one pass at a time. Calls that come during a pass share the next one, however many they are, up to
-    /// 1 024 prefixes: it asks for the names that begin with all that their prefixes have in common.
+    /// An instance makes one pass at a time. Calls that come during a pass share the next one, however many they are,
+    /// up to 1 024 prefixes: it asks for the names that begin with all that their prefixes have in common.
     ///
     /// # Cancellation
     ///

@@ -19,7 +19,7 @@ where
     K: CacheKey,
     V: Send + Sync + 'static,
 {
-    /// Looks a key up in L1, then in L2, and otherwise calls `loader` and stores what it returns in both.
+    /// Looks a key up in L1, then in L2, and otherwise calls `loader` and stores its value in both.
     ///
     /// A missing key is loaded once in the whole fleet: callers in this instance share the load, and other instances
     /// wait for its value. After [`lease_wait`](crate::Builder::lease_wait) they load by themselves, and do not
@@ -104,15 +104,15 @@ where
     /// Looks a key up as [`get_or_load`](Self::get_or_load) does, with a loader that also says how its value is to be
     /// stored: with a TTL of its own, or not at all. See [`Loaded`].
     ///
-    /// The loader is given the previous value, if there is one: the stale one that it is called to refresh, or one that is
-    /// kept past its TTL, see [`stale_if_error`](crate::Builder::stale_if_error). With that it can ask the source for
-    /// changes only, and return [`Loaded::unchanged`].
+    /// The loader is given the previous value, if there is one: the stale one that it is called to refresh, or one that
+    /// is kept past its TTL, see [`stale_if_error`](crate::Builder::stale_if_error). With that it can ask the source
+    /// for changes only, and return [`Loaded::unchanged`].
     ///
     /// Cost: as [`get_or_load`](Self::get_or_load). An unchanged value costs one small request more if L2 has lost it.
     ///
     /// # Errors
     ///
-    /// As [`get_or_load`](Self::get_or_load), and if what the loader returned
+    /// As [`get_or_load`](Self::get_or_load), and if the loader's `Loaded`
     /// [is a misuse](LoadError::is_misuse).
     ///
     /// ```
@@ -174,19 +174,21 @@ where
 
     /// Loads a key now, whatever is there, and stores the value in both levels in its place, in all instances.
     ///
-    /// For data that has changed at the source and is to be in the cache before it is asked for. The old value stays until
-    /// the new one is stored; so after a change that must not be served any more, [`invalidate`](Self::invalidate) first.
+    /// For data that has changed at the source and is to be in the cache before it is asked for. The old value stays
+    /// until the new one is stored; so after a change that must not be served any more,
+    /// [`invalidate`](Self::invalidate) first.
     ///
     /// The loader returns the value, or a [`Loaded`] with TTLs and tags of its own. It is given no previous value, so
     /// [`Loaded::unchanged`] [is a misuse](LoadError::is_misuse).
     ///
-    /// It joins no load that began before the call, in this instance or another one; a load of the key that is under way
-    /// does not store its value any more. While there is an old value, look-ups do not wait for it. If the key is
+    /// It joins no load that began before the call, in this instance or another one; a load of the key that is under
+    /// way does not store its value any more. While there is an old value, look-ups do not wait for it. If the key is
     /// invalidated, inserted or refreshed again meanwhile, or L2 fails, the value is returned and not stored; its
-    /// [`version`](crate::Meta::version) is `None`. It runs in a task of its own, and goes on if the caller is cancelled.
+    /// [`version`](crate::Meta::version) is `None`. It runs in a task of its own, and goes on if the caller is
+    /// cancelled.
     ///
-    /// Cost: two round trips and the loader. Each call loads: many at once are not made one. Only what the last of them
-    /// loads is stored, and nothing if that fails; so do not refresh a key more often than its loader takes.
+    /// Cost: two round trips and the loader. Each call loads: many at once are not made one. Only the value of the last
+    /// of them is stored, and nothing if that fails; so do not refresh a key more often than its loader takes.
     ///
     /// # Errors
     ///
@@ -232,7 +234,7 @@ where
     }
 
     /// Looks many keys up in L1, then in L2, and otherwise calls `loader` once with all keys that are missing: once for
-    /// every 1 024 of them. Stores what it returns in both.
+    /// every 1 024 of them. Stores its values in both.
     ///
     /// Returns one result per key, in the order of the keys: `None` for a key that the loader did not return. That is
     /// not cached; to cache it, use an `Option` as `V`, see [`Entry::transpose`]. Values for keys that the loader was
@@ -240,8 +242,8 @@ where
     ///
     /// Each key is loaded as by [`get_or_load`](Self::get_or_load): once in the whole fleet, to its end, and shared
     /// with callers that ask for it alone. So the loader is not asked for keys that another call of this instance is
-    /// loading: if that does not find a key, neither does this call. It is called again for keys that another instance was
-    /// loading and did not find. Another call, in the background, refreshes what is stale.
+    /// loading: if that does not find a key, neither does this call. It is called again for keys that another instance
+    /// was loading and did not find. Another call, in the background, refreshes stale values.
     ///
     /// Cost: three allocations if L1 has all keys, one round trip if L2 has the rest, and three if some are loaded.
     ///
@@ -289,8 +291,8 @@ where
     }
 
     /// Looks many keys up as [`get_many_or_load`](Self::get_many_or_load) does, with a loader that also says how each
-    /// value is to be stored, as that of [`get_or_load_with`](Self::get_or_load_with). The loader is given each key with
-    /// its previous value, if there is one.
+    /// value is to be stored, as that of [`get_or_load_with`](Self::get_or_load_with). The loader is given each key
+    /// with its previous value, if there is one.
     ///
     /// # Errors
     ///
@@ -334,7 +336,7 @@ where
         self.get_many_or_load_by(keys, loader_of).await
     }
 
-    /// The same, with what makes the loader of some keys.
+    /// The same, with a function that makes the loader of some keys.
     pub(crate) async fn get_many_or_load_by<Q, M>(
         &self,
         keys: Vec<&Q>,

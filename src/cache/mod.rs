@@ -52,13 +52,13 @@ use crate::key::{CacheKey, Key, KeyTooLong, KeyWriter};
 /// # Runtime
 ///
 /// The asynchronous methods need a Tokio runtime with its timer enabled. [`build`](crate::Builder::build) starts a
-/// background task, the subscriber, which receives what other instances change. Without a runtime, the first
+/// background task, the subscriber, which receives the changes of other instances. Without a runtime, the first
 /// asynchronous call starts it. It ends with [`close`](Self::close), or when the last handle is dropped.
 ///
-/// A cache may be used from several runtimes. What a call starts runs on the runtime of that call. When a runtime
-/// ends, the next call on another one starts the subscriber and the writer again; writes that were under way are
-/// deferred, and callers that wait for a load on the ended runtime get a [`LoadError`](crate::LoadError). While a runtime exists but is
-/// not driven, calls that depend on a task there wait.
+/// A cache may be used from several runtimes. The tasks that a call starts run on the runtime of that call. When a
+/// runtime ends, the next call on another one starts the subscriber and the writer again; writes that were under way
+/// are deferred, and callers that wait for a load on the ended runtime get a [`LoadError`](crate::LoadError). While a
+/// runtime exists but is not driven, calls that depend on a task there wait.
 ///
 /// # Cancellation
 ///
@@ -72,8 +72,8 @@ use crate::key::{CacheKey, Key, KeyTooLong, KeyWriter};
 ///
 /// # Values
 ///
-/// L1 drops values while moka does other work, with locks held. Their `Drop` must not panic, and must not call a cache: it
-/// could wait for itself.
+/// L1 drops values while moka does other work, with locks held. Their `Drop` must not panic, and must not call a cache:
+/// it could wait for itself.
 pub struct Cache<K, V>
 where
     V: Send + Sync + 'static,

@@ -52,14 +52,14 @@ where
         self.engine().ready().await;
     }
 
-    /// Whether L2 answers, and whether this instance may use its L1. Costs no request: it reports what was last
-    /// seen.
+    /// Whether L2 answers, and whether this instance may use its L1. Costs no request: it reports the last
+    /// answers.
     ///
     /// For an alert and for a gate at the start of a service. **Not for a readiness or liveness probe**: an instance
     /// without L2 answers from its loaders, and an outage of Redis would take all instances out of service at once.
     ///
-    /// [`Health::is_ok`] becomes true without any call to the cache, if [`build`](crate::Builder::build) was called on a
-    /// runtime.
+    /// [`Health::is_ok`] becomes true without any call to the cache, if [`build`](crate::Builder::build) was called on
+    /// a runtime.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -88,14 +88,14 @@ where
         self.engine().stats()
     }
 
-    /// The counters of all instances, summed up in L2: also of those that have ended. Without an L2 they are those of this
-    /// instance.
+    /// The counters of all instances, summed up in L2: also of those that have ended. Without an L2 they are those of
+    /// this instance.
     ///
-    /// Each instance adds what it has counted once a second, if there is anything, and when it is closed or dropped; this
-    /// adds that of this instance before it reads. So what others have counted is missing for up to a second, and what
-    /// an instance that was killed had counted since its last report for good; also that of one that is dropped as its
-    /// runtime ends, so [`close`](Self::close) it before. Nothing is counted twice. The sums begin anew if Redis loses its
-    /// data. `l1_entries` is that of this instance.
+    /// Each instance adds its counts once a second, if there is anything, and when it is closed or dropped; this adds
+    /// that of this instance before it reads. So the counts of others are missing for up to a second, and those that an
+    /// instance had not reported when it was killed for good; also that of one that is dropped as its runtime ends, so
+    /// [`close`](Self::close) it before. Nothing is counted twice. The sums begin anew if Redis loses its data.
+    /// `l1_entries` is that of this instance.
     ///
     /// Costs two requests to L2. Can be dropped at any time.
     ///
@@ -124,8 +124,8 @@ where
     /// The keys that were looked up most of late in this instance, the hottest first: at most `most`. Empty unless
     /// [`track_hot_keys`](crate::Builder::track_hot_keys) is set.
     ///
-    /// It goes by one in 16 look-ups at random, of which it knows the last 4 096: so by the last 65 000 look-ups or so, whatever
-    /// answered them. A key with a share of 1 % is seen with 0.7 to 1.3 %; what is below 0.1 % is chance.
+    /// It goes by one in 16 look-ups at random, of which it knows the last 4 096: so by the last 65 000 look-ups or so,
+    /// whatever answered them. A key with a share of 1 % is seen with 0.7 to 1.3 %; a share below 0.1 % is chance.
     ///
     /// For debugging, and for alerts. Keys may be personal data: they are in no log, no metric and nothing that is
     /// serialized.
@@ -149,13 +149,13 @@ where
         self.engine().hot_keys(most)
     }
 
-    /// What happens in this instance from now on: loads, changes by this instance and by others, and the breaker. Hits
-    /// are none of it, nor is what [`warm`](Self::warm) stores. For tests, debugging and side effects such as a log of
-    /// changes; not for invalidations by other means, as events may be missed.
+    /// The events of this instance from now on: loads, changes by this instance and by others, and the breaker. Hits
+    /// are no events, nor are the values that [`warm`](Self::warm) stores. For tests, debugging and side effects such
+    /// as a log of changes; not for invalidations by other means, as events may be missed.
     ///
-    /// Up to 1 024 events wait for a listener; a slower one misses the oldest, and is told how many. The stream ends when the
-    /// last clone of the cache was dropped, and the loads that it had begun have ended. While nobody has ever listened, an
-    /// event costs nothing.
+    /// Up to 1 024 events wait for a listener; a slower one misses the oldest, and is told how many. The stream ends
+    /// when the last clone of the cache was dropped, and the loads that it had begun have ended. While nobody has ever
+    /// listened, an event costs nothing.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -175,21 +175,23 @@ where
         self.engine().events()
     }
 
-    /// Switches the cache off or on, for all clones in this process: a kill switch, and a way to find out whether a fault
-    /// is the cache's. Other instances are not told.
+    /// Switches the cache off or on, for all clones in this process: a kill switch, and a way to find out whether a
+    /// fault is the cache's. Other instances are not told.
     ///
     /// While it is off,
     ///
     /// - `get*` are misses, and no request of theirs is sent to L2;
-    /// - loads run, once at a time for each key of this instance, and what they return is not stored;
-    /// - `insert*`, `write_through` and [`warm`](Self::warm) store nothing. The first two invalidate their keys instead;
-    /// - `insert_if*` and [`touch`](Self::touch) say `false` and change nothing; all other changes, such as `invalidate`, are
-    ///   sent as usual, and those of other instances are applied;
+    /// - loads run, once at a time for each key of this instance, and their values are not stored;
+    /// - `insert*`, `write_through` and [`warm`](Self::warm) store nothing. The first two invalidate their keys
+    ///   instead;
+    /// - `insert_if*` and [`touch`](Self::touch) say `false` and change nothing; all other changes, such as
+    ///   `invalidate`, are sent as usual, and those of other instances are applied;
     /// - a `WriteBehind::insert` is stored in L2, where it waits for its source, and not in L1. Until then loads here
     ///   return the older value that the source has.
     ///
-    /// So what other instances read meanwhile is as current as ever, and so is what this one reads when it is switched on
-    /// again. Its L1 is empty then. Loads and inserts that are under way when it is switched off are not stored in L1.
+    /// So the values that other instances read meanwhile are as current as ever, and so are those of this one when it
+    /// is switched on again. Its L1 is empty then. Loads and inserts that are under way when it is switched off are not
+    /// stored in L1.
     ///
     /// Sends nothing to L2. A line at INFO says so.
     ///
@@ -215,17 +217,17 @@ where
         self.engine().is_enabled()
     }
 
-    /// Stops the subscriber of all clones, and sends L2 what is deferred. For an orderly shutdown, after the last
+    /// Stops the subscriber of all clones, and sends L2 the deferred writes. For an orderly shutdown, after the last
     /// write.
     ///
-    /// Waits until the subscriber has ended, then for deferred invalidations to be delivered and for the last counts to be
-    /// added to [`global_stats`](Self::global_stats), for up to twice `l2_timeout` in all. What cannot be delivered by then
-    /// is lost; one line at WARN says how many keys. Other instances do not wait for a closed one in
-    /// [`invalidate_and_wait`](Self::invalidate_and_wait).
+    /// Waits until the subscriber has ended, then for deferred invalidations to be delivered and for the last counts to
+    /// be added to [`global_stats`](Self::global_stats), for up to twice `l2_timeout` in all. An invalidation that
+    /// cannot be delivered by then is lost; one line at WARN says how many keys. Other instances do not wait for a
+    /// closed one in [`invalidate_and_wait`](Self::invalidate_and_wait).
     ///
     /// A closed cache can still be used, but does not use its L1 any more. Loads and writes under way go on; writes
     /// that are deferred from then on are lost, and a line at WARN says so. Dropping the last handle without a call of
-    /// this also stops the subscriber, at once, and loses what is deferred, which a line at WARN says as well.
+    /// this also stops the subscriber, at once, and loses the deferred writes, which a line at WARN says as well.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {

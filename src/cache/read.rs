@@ -49,7 +49,7 @@ where
         }
     }
 
-    /// Looks a key up in L1, then in L2. What L2 has is kept in L1.
+    /// Looks a key up in L1, then in L2. Values of L2 are kept in L1.
     ///
     /// Never fails: if L2 does not answer within `l2_timeout`, if a stored value cannot be read, or if the key is too
     /// long, the look-up is a miss, which is counted in [`stats`](Self::stats) and logged. A stale entry is returned,
@@ -85,14 +85,14 @@ where
         }
     }
 
-    /// Looks many keys up in L1, and those that L1 lacks in L2 together. What L2 has is kept in L1.
+    /// Looks many keys up in L1, and those that L1 lacks in L2 together. Values of L2 are kept in L1.
     ///
-    /// Returns one result per key, in the order of the keys; a key that is given twice has two results. Each is what
-    /// [`get`](Self::get) would return.
+    /// Returns one result per key, in the order of the keys; a key that is given twice has two results. Each is the
+    /// result of a [`get`](Self::get).
     ///
     /// Cost: one round trip for every 256 keys that L1 lacks, or fewer keys if their values are large; these round
-    /// trips run at the same time. Reads that other callers have under way are not shared. What L2 has not answered
-    /// when the future is dropped is not kept.
+    /// trips run at the same time. Reads that other callers have under way are not shared. A value that L2 has not
+    /// answered when the future is dropped is not kept.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
