@@ -77,7 +77,7 @@ impl RefreshAhead {
 mod tests {
     use std::sync::Arc;
 
-    use super::{RefreshAhead, options::RefreshAhead};
+    use super::{RefreshAhead, options};
     use crate::l1::NEVER;
     use crate::options::Options;
 
