@@ -12,7 +12,7 @@ use crate::error::WriteError;
 use crate::stats::{Health, Stats};
 use crate::token::Token;
 
-/// A handle of a cache of any type, for what does not depend on its keys and values. From
+/// A handle of a cache of any type, for the calls that do not depend on its keys and values. From
 /// [`Caches::iter`](crate::Caches::iter).
 #[derive(Clone)]
 pub struct AnyCache(Arc<dyn Untyped>);

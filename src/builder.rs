@@ -8,7 +8,6 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::TryFutureExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tracing::warn;
@@ -16,20 +15,19 @@ use tracing::warn;
 use crate::any_cache::AnyCache;
 use crate::cache::Cache;
 use crate::clock::Clock;
-use crate::engine::{Engine, Listener, Loader, Parts, PublishTo, Same, TtlOf};
+use crate::engine::{Engine, Listener, Loader, Parts, PublishTo, Same};
 use crate::entry::Entry;
 use crate::error::BuildError;
 use crate::key::CacheKey;
-use crate::l1::Weigher;
 use crate::l2::{L2, L2Error, RedisL2, Server};
-use crate::loaded::Loaded;
-use crate::options::{AheadBy, Mode, Options};
+use crate::loaded::{Loaded, with_tags};
+use crate::options::{Mode, Options, RefreshAhead};
 use crate::patterns::{LoaderOfCache, LoadingCache};
 use crate::settings::Settings;
 use crate::vocabulary::Invalidation;
 #[cfg(feature = "json")]
 use crate::wire::change_event;
-use crate::wire::codec::{Bincode, CodecStack, ValueCodec};
+use crate::wire::codec::{Bincode, CodecStack};
 use crate::wire::envelope;
 
 /// Options for a [`Cache`]; made by [`Cache::builder`].
@@ -56,32 +54,81 @@ use crate::wire::envelope;
 /// [`LoadingCache`].
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct Builder<K, V, L = ()> {
-    options: Options,
-    weigher: Option<Weigher<V>>,
-    ttl_of: Option<TtlOf<V>>,
-    codec: Box<dyn ValueCodec<V>>,
-    type_tag: Option<String>,
-    schema_version: u32,
-    l2: Result<Option<Box<dyn L2>>, L2Error>,
-    listeners: Vec<Listener>,
-    publish_to: Option<PublishTo>,
-    same: Same<V>,
-    /// Whether code has set the L2, which settings do not replace.
-    has_own_l2: bool,
-    /// Overrides what was set by code.
-    last: Settings,
-    on_build: Option<OnBuild>,
+    parts: Parts<V>,
+    rest: Rest,
     loader: L,
     keys: PhantomData<fn(&K)>,
+}
+
+/// The options that the engine is not given as they are.
+#[derive(Default)]
+struct Rest {
+    type_tag: Option<String>,
+    schema_version: u32,
+    /// Why there is no L2.
+    bad_l2: Option<L2Error>,
+    /// Whether code has set the L2, which settings do not replace.
+    has_own_l2: bool,
+    /// Overrides the options that were set by code.
+    last: Settings,
+    on_build: Option<OnBuild>,
+}
+
+/// Which share of hits [`Builder::verify`] compares with the source, and how. A number is the share alone.
+///
+/// ```
+/// use larder::{Cache, Verify};
+///
+/// let same = |cached: &f64, loaded: &f64| (cached - loaded).abs() < 0.01;
+/// let rates: Cache<String, f64> = Cache::builder("docs:rates")
+///     .verify(Verify::share(0.001).by(same))
+///     .build()?;
+/// # Ok::<(), larder::BuildError>(())
+/// ```
+#[must_use = "it is for `Builder::verify`"]
+pub struct Verify<V> {
+    share: f64,
+    /// `None`: by their bytes, or as an earlier call has said.
+    same: Option<Same<V>>,
+}
+
+impl<V> Verify<V> {
+    /// This share of hits, from 0.0 to 1.0.
+    pub fn share(share: f64) -> Self {
+        Self { share, same: None }
+    }
+
+    /// Whether the cached value and that of the source are the same. Default: if bincode encodes them to the same
+    /// bytes.
+    ///
+    /// For values that have several encodings, such as a `HashMap`, or parts that differ each time.
+    pub fn by(mut self, same: impl Fn(&V, &V) -> bool + Send + Sync + 'static) -> Self {
+        self.same = Some(Arc::new(move |cached, loaded| Some(same(cached, loaded))));
+        self
+    }
+}
+
+impl<V> From<f64> for Verify<V> {
+    fn from(share: f64) -> Self {
+        Self::share(share)
+    }
+}
+
+impl<V> fmt::Debug for Verify<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Verify")
+            .field("share", &self.share)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A builder that has the loader of the cache; made by [`Builder::read_through`] and [`Builder::read_through_many`].
 pub type LoadingBuilder<K, V> = Builder<K, V, WithLoader<K, V>>;
 
-/// What a [`LoadingBuilder`] has besides its options: the loader.
+/// The loader of a [`LoadingBuilder`].
 pub struct WithLoader<K, V>(LoaderOfCache<K, V>);
 
-/// Is given the cache that was built; what it returns is a mistake.
+/// Is given the cache that was built, and may refuse it as a mistake.
 type OnBuild = Box<dyn FnOnce(AnyCache) -> Result<(), String> + Send>;
 
 impl<K, V> Cache<K, V>
@@ -111,19 +158,19 @@ where
 {
     fn new(namespace: String) -> Self {
         Self {
-            options: Options::new(namespace),
-            weigher: None,
-            ttl_of: None,
-            codec: Box::new(Bincode),
-            type_tag: None,
-            schema_version: 0,
-            l2: Ok(None),
-            listeners: Vec::new(),
-            publish_to: None,
-            same: Arc::new(have_same_bytes),
-            has_own_l2: false,
-            last: Settings::default(),
-            on_build: None,
+            parts: Parts {
+                options: Options::new(namespace),
+                weigher: None,
+                ttl_of: None,
+                tags_of: None,
+                codec: Box::new(Bincode),
+                type_tag: 0,
+                l2: None,
+                channels: Vec::new(),
+                publish_to: None,
+                same: Arc::new(have_same_bytes),
+            },
+            rest: Rest::default(),
             loader: (),
             keys: PhantomData,
         }
@@ -131,19 +178,8 @@ where
 
     fn with_loader(self, loader: LoaderOfCache<K, V>) -> LoadingBuilder<K, V> {
         Builder {
-            options: self.options,
-            weigher: self.weigher,
-            ttl_of: self.ttl_of,
-            codec: self.codec,
-            type_tag: self.type_tag,
-            schema_version: self.schema_version,
-            l2: self.l2,
-            listeners: self.listeners,
-            publish_to: self.publish_to,
-            same: self.same,
-            has_own_l2: self.has_own_l2,
-            last: self.last,
-            on_build: self.on_build,
+            parts: self.parts,
+            rest: self.rest,
             loader: WithLoader(loader),
             keys: PhantomData,
         }
@@ -158,65 +194,60 @@ where
     /// # Errors
     ///
     /// If an option cannot work, such as a soft TTL that is not shorter than the hard one, or a malformed URL. The
-    /// error names all such options and says what would work; it never shows a password.
+    /// error names all such options and the values that would work; it never shows a password.
     pub fn build(self) -> Result<Cache<K, V>, BuildError> {
         Ok(self.build_with(false)?.0)
     }
 }
 
+/// # Redis, or another L2
+///
+/// Without one of these the cache has L1 only.
 impl<K, V, L> Builder<K, V, L>
 where
     V: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
-    /// Uses the Redis server at `redis://[user][:password@]host[:port][/db]` as L2. [`Server`] says what else can be
-    /// given, for TLS and unix sockets.
+    /// Uses the Redis server at `redis://[user][:password@]host[:port][/db]` as L2. [`Server`] says how else a server
+    /// can be given, for TLS and unix sockets.
     ///
     /// The cache makes a connection pool of its own. Short for `.l2(RedisL2::open(server)?)`. For several caches over
-    /// one pool, give each a clone of one [`RedisL2`]. A URL that cannot be used is reported by
-    /// [`build`](Self::build).
-    pub fn redis(self, server: impl Into<Server>) -> Self {
-        let l2 = RedisL2::open(server);
-        Self {
-            l2: l2.map(|l2| Some(Box::new(l2) as _)),
-            ..self
-        }
-    }
-
-    /// Uses Redis as L2 through a pool of your own. The cache keeps up to two of its connections for good.
-    ///
-    /// A pool cannot give out a connection to subscribe on, so this also takes the same server and database. Short for
-    /// `.l2(RedisL2::with_pool(pool, server)?)`, which says how to set the pool up.
-    pub fn redis_pool(self, pool: deadpool_redis::Pool, server: impl Into<Server>) -> Self {
-        let l2 = RedisL2::with_pool(pool, server);
-        Self {
-            l2: l2.map(|l2| Some(Box::new(l2) as _)),
-            has_own_l2: true,
-            ..self
-        }
+    /// one pool, give each a clone of one [`RedisL2`]; for a pool of your own there is [`RedisL2::with_pool`]. A URL
+    /// that cannot be used is reported by [`build`](Self::build).
+    pub fn redis(mut self, server: impl Into<Server>) -> Self {
+        (self.parts.l2, self.rest.bad_l2) = match RedisL2::open(server) {
+            Ok(l2) => (Some(Box::new(l2) as _), None),
+            Err(error) => (None, Some(error)),
+        };
+        self
     }
 
     /// Uses this store as L2, such as [`MemoryL2`](crate::MemoryL2) or [`RedisL2`].
     ///
-    /// Without this, [`redis`](Self::redis) or [`redis_pool`](Self::redis_pool), the cache has L1 only.
+    /// Without this and without [`redis`](Self::redis) the cache has L1 only.
     pub fn l2(self, l2: impl L2) -> Self {
         self.boxed_l2(Box::new(l2))
     }
 
-    pub(crate) fn boxed_l2(self, l2: Box<dyn L2>) -> Self {
-        Self {
-            l2: Ok(Some(l2)),
-            has_own_l2: true,
-            ..self
-        }
+    pub(crate) fn boxed_l2(mut self, l2: Box<dyn L2>) -> Self {
+        (self.parts.l2, self.rest.bad_l2) = (Some(l2), None);
+        self.rest.has_own_l2 = true;
+        self
     }
+}
 
+/// # Size and TTLs
+impl<K, V, L> Builder<K, V, L>
+where
+    V: Serialize + DeserializeOwned + Send + Sync + 'static,
+{
     /// How many entries L1 holds or, with an [`l1_weigher`](Self::l1_weigher), how much they weigh together. Default:
-    /// 10 000 entries. 0 turns L1 off. The cache of an HTTP layer (feature `http`) weighs its entries in bytes by itself.
+    /// 10 000 entries. 0 turns L1 off. The cache of an HTTP layer (feature `http`) weighs its entries in bytes by
+    /// itself.
     ///
     /// The bound is not sharp: entries that are evicted for want of room are freed during later inserts.
     #[doc(alias("max_capacity", "max_entries", "size"))]
     pub fn l1_capacity(mut self, capacity: u64) -> Self {
-        self.options.l1_capacity = Some(capacity);
+        self.parts.options.l1_capacity = Some(capacity);
         self
     }
 
@@ -224,11 +255,9 @@ where
     ///
     /// Called whenever an entry is stored in L1, so it should be fast. If it panics, the entry weighs `u32::MAX`.
     #[doc(alias = "weigher")]
-    pub fn l1_weigher(self, weigher: impl Fn(&str, &V) -> u32 + Send + Sync + 'static) -> Self {
-        Self {
-            weigher: Some(Arc::new(weigher)),
-            ..self
-        }
+    pub fn l1_weigher(mut self, weigher: impl Fn(&str, &V) -> u32 + Send + Sync + 'static) -> Self {
+        self.parts.weigher = Some(Arc::new(weigher));
+        self
     }
 
     /// A weigher, and a capacity in its unit, where none is set.
@@ -238,8 +267,8 @@ where
         capacity: u64,
         weigher: impl Fn(&str, &V) -> u32 + Send + Sync + 'static,
     ) -> Self {
-        self.options.l1_capacity.get_or_insert(capacity);
-        self.weigher.get_or_insert_with(|| Arc::new(weigher));
+        self.parts.options.l1_capacity.get_or_insert(capacity);
+        self.parts.weigher.get_or_insert_with(|| Arc::new(weigher));
         self
     }
 
@@ -247,22 +276,22 @@ where
     /// [`l2_ttl`](Self::l2_ttl).
     #[doc(alias("local_ttl", "memory_ttl"))]
     pub fn l1_ttl(mut self, ttl: Duration) -> Self {
-        self.options.l1_ttl = Some(ttl);
+        self.parts.options.l1_ttl = Some(ttl);
         self
     }
 
-    /// How long a value is valid after it was written, in L2 and in every L1, more or less the [`jitter`](Self::jitter) of a
-    /// tenth. Default: one hour; with [`sliding`](Self::sliding) no limit.
+    /// How long a value is valid after it was written, in L2 and in every L1, more or less the [`jitter`](Self::jitter)
+    /// of a tenth. Default: one hour; with [`sliding`](Self::sliding) no limit.
     #[doc(alias("ttl", "time_to_live", "expire_after_write", "duration", "expiration"))]
     pub fn l2_ttl(mut self, ttl: Duration) -> Self {
-        self.options.l2_ttl = Some(ttl);
+        self.parts.options.l2_ttl = Some(ttl);
         self
     }
 
     /// A TTL from the value itself, instead of [`l2_ttl`](Self::l2_ttl): the expiry of a token, or a short one for an
     /// absence. `None`: `l2_ttl`. [`Loaded::ttl`](crate::Loaded::ttl) comes before it.
     ///
-    /// Called for each value that is loaded or inserted, so it should be fast. The jitter only shortens what it returns.
+    /// Called for each value that is loaded or inserted, so it should be fast. The jitter only shortens its TTL.
     /// If it returns zero or panics, the load or insert fails with an error that
     /// [is a misuse](crate::LoadError::is_misuse).
     ///
@@ -282,21 +311,22 @@ where
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
     #[doc(alias = "expiry")]
-    pub fn ttl_of(self, ttl_of: impl Fn(&V) -> Option<Duration> + Send + Sync + 'static) -> Self {
-        Self {
-            ttl_of: Some(Arc::new(ttl_of)),
-            ..self
-        }
+    pub fn ttl_of(
+        mut self,
+        ttl_of: impl Fn(&V) -> Option<Duration> + Send + Sync + 'static,
+    ) -> Self {
+        self.parts.ttl_of = Some(Arc::new(ttl_of));
+        self
     }
 
-    /// Keeps a value for as long as it is read: it expires when it was not read for `idle`, in any instance. For sessions.
-    /// Default: off. Shorter than [`l2_ttl`](Self::l2_ttl) if that is set.
+    /// Keeps a value for as long as it is read: it expires when it was not read for `idle`, in any instance. For
+    /// sessions. Default: off. Shorter than [`l2_ttl`](Self::l2_ttl) if that is set.
     ///
     /// A value lives for `idle` to 1.25 `idle` after its last read, and no longer than its own TTL
-    /// ([`Loaded::ttl`](crate::Loaded::ttl), [`ttl_of`](Self::ttl_of)) or else `l2_ttl`, if that is set. A read that finds
-    /// less than `idle` left has the life extended in the background: one small request, at most once in a quarter of
-    /// `idle` for each key and instance, as long as no more than 10 000 keys are read. It extends what is there: what was
-    /// removed stays gone. If L2 does not answer, the life is not extended.
+    /// ([`Loaded::ttl`](crate::Loaded::ttl), [`ttl_of`](Self::ttl_of)) or else `l2_ttl`, if that is set. A read that
+    /// finds less than `idle` left has the life extended in the background: one small request, at most once in a
+    /// quarter of `idle` for each key and instance, as long as no more than 10 000 keys are read. It extends the value
+    /// that is there: a removed one stays gone. If L2 does not answer, the life is not extended.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -315,26 +345,43 @@ where
     /// ```
     #[doc(alias("tti", "time_to_idle", "expire_after_access"))]
     pub fn sliding(mut self, idle: Duration) -> Self {
-        self.options.sliding = Some(idle);
+        self.parts.options.sliding = Some(idle);
         self
     }
 
+    /// The share by which TTLs vary at random, so that values that were stored together do not expire together.
+    /// Default: 0.1, which is ±10 %. From 0 to 0.5.
+    pub fn jitter(mut self, share: f64) -> Self {
+        self.parts.options.jitter = share;
+        self
+    }
+}
+
+/// # Freshness
+///
+/// When a value is refreshed, and how long an old one may be seen.
+impl<K, V, L> Builder<K, V, L>
+where
+    V: Serialize + DeserializeOwned + Send + Sync + 'static,
+{
     /// The age from which a value is stale: it is still returned, flagged by
     /// [`Meta::is_stale`](crate::Meta::is_stale), while [`get_or_load`](Cache::get_or_load) refreshes it in the
     /// background. Default: never. Shorter than [`l2_ttl`](Self::l2_ttl). It has no effect on a value whose own TTL is
     /// not longer.
     #[doc(alias("stale_while_revalidate", "swr", "refresh_after_write"))]
     pub fn soft_ttl(mut self, ttl: Duration) -> Self {
-        self.options.soft_ttl = Some(ttl);
+        self.parts.options.soft_ttl = Some(ttl);
         self
     }
 
-    /// Refreshes a value that is read when this share of the time until its [soft TTL](Self::soft_ttl) is over, or until its
-    /// TTL if it has no soft TTL. Default: off. Between 0.0 and 1.0, such as 0.8.
+    /// Refreshes a value that is read some time before it is stale, or before its TTL ends if it has no
+    /// [soft TTL](Self::soft_ttl). Default: off. A number is a [share](RefreshAhead::Share) of that time, such as 0.8;
+    /// [`RefreshAhead::XFetch`] refreshes at random.
     ///
-    /// So a key that is read now and then is never stale, and what is not read any more is not loaded. The refresh is one of
-    /// [`get_or_load`](Cache::get_or_load) and the like, in the background: their callers get the value that is there, which
-    /// is not flagged, and do not wait with [`stale_wait`](Self::stale_wait). The fleet refreshes a key once.
+    /// A key that is read now and then is never stale, and a key that is not read any more is not loaded. The refresh
+    /// is one of [`get_or_load`](Cache::get_or_load) and the like, in the background: their callers get the value that
+    /// is there, which is not flagged, and do not wait with [`stale_wait`](Self::stale_wait). The fleet refreshes a key
+    /// once.
     ///
     /// Cost: the value is loaded as much more often. An entry takes one more allocation in L1.
     ///
@@ -351,55 +398,82 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    #[doc(alias = "eager_refresh")]
-    pub fn refresh_ahead(mut self, share: f64) -> Self {
-        self.options.refresh_ahead = Some(AheadBy::Share(share));
+    #[doc(alias("eager_refresh", "xfetch"))]
+    pub fn refresh_ahead(mut self, ahead: impl Into<RefreshAhead>) -> Self {
+        self.parts.options.refresh_ahead = Some(ahead.into());
         self
     }
 
-    /// As [`refresh_ahead`](Self::refresh_ahead), at random: each read refreshes the value with a probability that grows
-    /// towards the end of its time. Instead of `refresh_ahead`; the last call counts. Above 0.0 and up to 100.0; 1.0 is the
-    /// common choice, and more refreshes earlier.
+    /// How long a caller that finds a value past its [soft TTL](Self::soft_ttl) waits for the refresh before it gets
+    /// the stale one. Default: 0, it gets the stale value at once. `Duration::MAX`: it waits for the fresh value
+    /// however long the load takes, at most [`load_timeout`](Self::load_timeout) or so.
     ///
-    /// A read refreshes if `now - beta * load * ln(random)` is past the time at which the value is stale, where `load` is how
-    /// long loads in this instance take in the mean, and `random` is from 0 to 1. So values that take long to load are
-    /// refreshed earlier, and so are those that are read often. From Vattani, Chierichetti and Lowenstein, "Optimal
-    /// Probabilistic Cache Stampede Prevention", VLDB 2015, which calls it `XFetch`. An instance that has loaded nothing yet
-    /// does not know how long a load takes, and refreshes values when they are stale.
+    /// If the refresh fails, the caller gets the stale value, flagged by
+    /// [`Meta::is_fallback`](crate::Meta::is_fallback). Callers of one instance wait for the same refresh, and the
+    /// fleet refreshes a key once. If the value is invalidated meanwhile, its caller waits on, as for a key that is
+    /// missing.
+    ///
+    /// For [`get_or_load`](Cache::get_or_load) and the like; [`get`](Cache::get) never waits for a load.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
     /// use std::time::Duration;
+    /// use larder::{Cache, Clock, MemoryL2};
     ///
-    /// let rates: larder::Cache<String, f64> = larder::Cache::builder("docs:rates")
-    ///     .soft_ttl(Duration::from_secs(300))
-    ///     .xfetch(1.0)
+    /// let clock = Clock::manual();
+    /// let prices: Cache<String, u32> = Cache::builder("docs:prices")
+    ///     .l2(MemoryL2::with_clock(clock.clone()))
+    ///     .soft_ttl(Duration::from_secs(60))
+    ///     .stale_wait(Duration::from_secs(1))
     ///     .build()?;
+    /// prices.insert("tea", 450).await?;
+    /// clock.advance(Duration::from_secs(600));
+    /// let price = prices.get_or_load("tea", || async { Ok::<_, std::io::Error>(470) }).await?;
+    /// assert_eq!((*price, price.meta().is_stale()), (470, false));
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub fn xfetch(mut self, beta: f64) -> Self {
-        self.options.refresh_ahead = Some(AheadBy::XFetch(beta));
+    #[doc(alias = "soft_timeout")]
+    pub fn stale_wait(mut self, wait: Duration) -> Self {
+        self.parts.options.stale_wait = wait;
         self
     }
 
+    /// How long after an invalidation by another instance this instance may still return the old value, whatever
+    /// messages are lost. Default: 2 s. From 10 ms to 1 hour.
+    ///
+    /// The instance asks L2 three times in this period whether it has missed a message; each time is one small
+    /// request per cache. If L2 does not answer, L1 is not used once this period is over, see [`mode`](Self::mode).
+    pub fn max_staleness(mut self, bound: Duration) -> Self {
+        self.parts.options.max_staleness = bound;
+        self
+    }
+}
+
+/// # Failures
+///
+/// The answers to callers while the source or L2 does not answer.
+impl<K, V, L> Builder<K, V, L>
+where
+    V: Serialize + DeserializeOwned + Send + Sync + 'static,
+{
     /// How long a value is kept past its TTL, in L2 and in L1, for the case that it cannot be loaded anew. Default: 0,
     /// not at all.
     ///
     /// Only a load that has failed or timed out hands such a value out, flagged by
     /// [`Meta::is_fallback`](crate::Meta::is_fallback): to all callers that waited for it, and for
     /// [`fallback_throttle`](Self::fallback_throttle) to those that come after. To [`get`](Cache::get) and
-    /// [`get_many`](Cache::get_many) the key is a miss. What was invalidated or cleared is never handed out.
+    /// [`get_many`](Cache::get_many) the key is a miss. An invalidated or cleared value is never handed out.
     /// [`refresh`](Cache::refresh) returns its error.
     ///
     /// The loader of [`get_or_load_with`](Cache::get_or_load_with) is given such a value as the previous one.
     ///
-    /// Each instance keeps what it writes for its own `stale_if_error`, and hands out what has expired no longer ago than
-    /// that. While an instance cannot prove that its L1 is current, fallbacks come from L2; if that does not answer, then
-    /// in [`Mode::Available`] from L1, flagged as unproven, too.
+    /// Each instance keeps its values for its own `stale_if_error`, and hands out those that have expired no longer ago
+    /// than that. While an instance cannot prove that its L1 is current, fallbacks come from L2; if that does not
+    /// answer, then in [`Mode::Available`] from L1, flagged as unproven, too.
     ///
-    /// Cost: room in L2 for as much longer. A load that fails looks the fallback up, which takes a round trip if L1 does
-    /// not have it. A load of a key whose value has expired receives the old value from L2.
+    /// Cost: room in L2 for as much longer. A load that fails looks the fallback up, which takes a round trip if L1
+    /// does not have it. A load of a key whose value has expired receives the old value from L2.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -424,12 +498,12 @@ where
     /// ```
     #[doc(alias("fail_safe", "grace_period"))]
     pub fn stale_if_error(mut self, kept: Duration) -> Self {
-        self.options.stale_if_error = kept;
+        self.parts.options.stale_if_error = kept;
         self
     }
 
-    /// How long a key is not loaded again after a load has failed and a fallback was handed out; callers get the fallback
-    /// at once meanwhile. Default: 1 s. Varies by the [`jitter`](Self::jitter).
+    /// How long a key is not loaded again after a load has failed and a fallback was handed out; callers get the
+    /// fallback at once meanwhile. Default: 1 s. Varies by the [`jitter`](Self::jitter).
     ///
     /// With [`stale_wait`](Self::stale_wait) it is also the shortest pause after a refresh that failed.
     ///
@@ -446,51 +520,18 @@ where
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
     pub fn fallback_throttle(mut self, pause: Duration) -> Self {
-        self.options.fallback_throttle = pause;
-        self
-    }
-
-    /// How long a caller that finds a value past its [soft TTL](Self::soft_ttl) waits for the refresh before it gets the
-    /// stale one. Default: 0, it gets the stale value at once. `Duration::MAX`: it waits for the fresh value however long
-    /// the load takes, at most [`load_timeout`](Self::load_timeout) or so.
-    ///
-    /// If the refresh fails, the caller gets the stale value, flagged by
-    /// [`Meta::is_fallback`](crate::Meta::is_fallback). Callers of one instance wait for the same refresh, and the fleet
-    /// refreshes a key once. If the value is invalidated meanwhile, its caller waits on, as for a key that is missing.
-    ///
-    /// For [`get_or_load`](Cache::get_or_load) and the like; [`get`](Cache::get) never waits for a load.
-    ///
-    /// ```
-    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-    /// use std::time::Duration;
-    /// use larder::{Cache, Clock, MemoryL2};
-    ///
-    /// let clock = Clock::manual();
-    /// let prices: Cache<String, u32> = Cache::builder("docs:prices")
-    ///     .l2(MemoryL2::with_clock(clock.clone()))
-    ///     .soft_ttl(Duration::from_secs(60))
-    ///     .stale_wait(Duration::from_secs(1))
-    ///     .build()?;
-    /// prices.insert("tea", 450).await?;
-    /// clock.advance(Duration::from_secs(600));
-    /// let price = prices.get_or_load("tea", || async { Ok::<_, std::io::Error>(470) }).await?;
-    /// assert_eq!((*price, price.meta().is_stale()), (470, false));
-    /// # Ok(()) }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
-    /// ```
-    #[doc(alias = "soft_timeout")]
-    pub fn stale_wait(mut self, wait: Duration) -> Self {
-        self.options.stale_wait = wait;
+        self.parts.options.fallback_throttle = pause;
         self
     }
 
     /// How long the callers of a key get the error of its last load, without another load. Default: 0, each call loads
     /// again. The [`jitter`](Self::jitter) only shortens it.
     ///
-    /// For loads that fail without a fallback. An instance remembers the errors of 10 000 keys, each for itself. An insert,
-    /// an invalidation or a refresh of the key ends it, and so does a clear; also those of other instances, when their
-    /// message arrives. So does the invalidation of any tag: it is not known which tags the value would have had. A value that
-    /// is in L2 comes before the error, and a look-up by [`at_least`](Cache::at_least) loads until the write is applied.
+    /// For loads that fail without a fallback. An instance remembers the errors of 10 000 keys, each for itself. An
+    /// insert, an invalidation or a refresh of the key ends it, and so does a clear; also those of other instances,
+    /// when their message arrives. So does the invalidation of any tag: it is not known which tags the value would have
+    /// had. A value that is in L2 comes before the error, and a look-up by [`at_least`](Cache::at_least) loads until
+    /// the write is applied.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -510,194 +551,31 @@ where
     /// ```
     #[doc(alias("cache_err", "negative_ttl"))]
     pub fn error_ttl(mut self, ttl: Duration) -> Self {
-        self.options.error_ttl = ttl;
-        self
-    }
-
-    /// The share by which TTLs vary at random, so that values that were stored together do not expire together.
-    /// Default: 0.1, which is ±10 %. From 0 to 0.5.
-    pub fn jitter(mut self, share: f64) -> Self {
-        self.options.jitter = share;
-        self
-    }
-
-    /// Sets the options that come from a file or the environment, and leaves the others as they are. The last call counts:
-    /// call it after the methods whose options the operator may override.
-    ///
-    /// The server of the settings is not used if the code has set an L2 by [`l2`](Self::l2) or
-    /// [`redis_pool`](Self::redis_pool): a test with a [`MemoryL2`](crate::MemoryL2) stays away from the `REDIS_URL` of the
-    /// machine.
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// use larder::{Cache, Settings};
-    ///
-    /// let settings = Settings::from_env("CACHE_")?;
-    /// let cache: Cache<u64, String> = Cache::builder("catalog:product")
-    ///     .l2_ttl(Duration::from_secs(3600)) // unless CACHE_L2_TTL is set
-    ///     .settings(&settings)
-    ///     .build()?;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn settings(mut self, settings: &Settings) -> Self {
-        /// Calls the method of the name of each field that is set.
-        macro_rules! set {
-            ($($name:ident),*) => {{
-                let Settings { redis, batch_loads, $($name,)* } = settings;
-                if let Some(redis) = redis.as_deref().filter(|_| !self.has_own_l2) {
-                    self = self.redis(redis);
-                }
-                $(if let Some(value) = $name {
-                    self = self.$name(value.clone());
-                })*
-                if let Some((window, max)) = *batch_loads {
-                    self = self.batch_loads(window, max);
-                }
-            }};
-        }
-        set!(
-            enabled,
-            l1_capacity,
-            l1_ttl,
-            l2_ttl,
-            sliding,
-            soft_ttl,
-            refresh_ahead,
-            xfetch,
-            stale_if_error,
-            fallback_throttle,
-            stale_wait,
-            error_ttl,
-            jitter,
-            max_staleness,
-            verify,
-            track_hot_keys,
-            mode,
-            max_value_size,
-            l2_timeout,
-            load_timeout,
-            max_concurrent_loads,
-            lease_ttl,
-            lease_wait,
-            max_deferred
-        );
-        self
-    }
-
-    /// The same when the cache is built, so that the settings override what is set after this.
-    pub(crate) fn settings_last(self, last: Settings) -> Self {
-        Self { last, ..self }
-    }
-
-    /// Has `on_build` called with the cache, which may refuse it.
-    pub(crate) fn on_build(
-        self,
-        on_build: impl FnOnce(AnyCache) -> Result<(), String> + Send + 'static,
-    ) -> Self {
-        Self {
-            on_build: Some(Box::new(on_build)),
-            ..self
-        }
-    }
-
-    /// Whether the cache is used, until [`Cache::set_enabled`] says otherwise. Default: `true`.
-    pub fn enabled(mut self, is_enabled: bool) -> Self {
-        self.options.is_enabled = is_enabled;
-        self
-    }
-
-    /// How long after an invalidation by another instance this instance may still return the old value, whatever
-    /// messages are lost. Default: 2 s. From 10 ms to 1 hour.
-    ///
-    /// The instance asks L2 three times in this period whether it has missed a message; each time is one small
-    /// request per cache. If L2 does not answer, L1 is not used once this period is over, see [`mode`](Self::mode).
-    pub fn max_staleness(mut self, bound: Duration) -> Self {
-        self.options.max_staleness = bound;
-        self
-    }
-
-    /// An online checker: this share of hits is compared with the source. Default: 0.0, none. From 0.0 to 1.0; 0.001 is
-    /// one in a thousand.
-    ///
-    /// A hit of a call that has a loader, in a [`LoadingCache`] or by `get_or_load`, is loaded anew in the background,
-    /// and not stored. If the source has another value, the checker looks again after
-    /// [`max_staleness`](Self::max_staleness) and [`l2_timeout`](Self::l2_timeout): if the cache still has the value of
-    /// the hit then, nobody has invalidated it. That is counted by the value's age ([`Stats`](crate::Stats)), and a line at
-    /// WARN names the version; the key is named at DEBUG.
-    ///
-    /// It finds places where code changes the source and forgets to invalidate. Where values are allowed to be old until
-    /// their TTL, it counts these. Stale values are not checked. A source that is behind the cache, as a replica after a
-    /// [`write_through`](Cache::write_through), is counted, too.
-    ///
-    /// Costs a load for each checked hit, at most 64 at a time, within [`load_timeout`](Self::load_timeout) and
-    /// [`max_concurrent_loads`](Self::max_concurrent_loads): a load that a caller waits for may come after it. Each hit
-    /// takes some nanoseconds more. With 0.0 nothing.
-    ///
-    /// ```
-    /// # fn demo() -> Result<(), larder::BuildError> {
-    /// let prices: larder::Cache<String, u32> = larder::Cache::builder("docs:prices").verify(0.001).build()?;
-    /// assert_eq!(prices.stats().mismatches_under_1m, 0);
-    /// # Ok(()) }
-    /// # demo().unwrap();
-    /// ```
-    pub fn verify(mut self, share: f64) -> Self {
-        self.options.verify = share;
-        self
-    }
-
-    /// What the values are compared by that [`verify`](Self::verify) looks at: the cached one, and that of the source.
-    /// Default: their bytes as bincode encodes them.
-    ///
-    /// For values that have several encodings, such as a `HashMap`, or parts that differ each time.
-    pub fn verify_by(mut self, same: impl Fn(&V, &V) -> bool + Send + Sync + 'static) -> Self {
-        self.same = Arc::new(move |cached, loaded| Some(same(cached, loaded)));
-        self
-    }
-
-    /// Whether [`Cache::hot_keys`] knows which keys are looked up most. Default: `false`.
-    ///
-    /// Costs nothing for fifteen of sixteen look-ups, on average; the sixteenth adds its key to a sample of 4 096, under a lock
-    /// for which it does not wait. The sample holds the texts of its keys: 4 MiB at most, and a few hundred KiB as a rule.
-    ///
-    /// ```
-    /// # fn demo() -> Result<(), larder::BuildError> {
-    /// let prices: larder::Cache<String, u32> = larder::Cache::builder("docs:prices").track_hot_keys(true).build()?;
-    /// assert!(prices.hot_keys(10).is_empty());
-    /// # Ok(()) }
-    /// # demo().unwrap();
-    /// ```
-    pub fn track_hot_keys(mut self, track: bool) -> Self {
-        self.options.track_hot_keys = track;
+        self.parts.options.error_ttl = ttl;
         self
     }
 
     /// Whether L1 may answer while this instance is cut off from L2 for longer than
     /// [`max_staleness`](Self::max_staleness). Default: [`Mode::Strict`], it may not.
     pub fn mode(mut self, mode: Mode) -> Self {
-        self.options.mode = mode;
+        self.parts.options.mode = mode;
         self
     }
+}
 
-    /// The largest encoded value that is stored or decoded, in bytes. Default: 8 MiB. From 1 byte to 64 MiB. With
-    /// `codec::Compressed` it bounds values as they are before they are compressed.
+/// # Limits
+impl<K, V, L> Builder<K, V, L>
+where
+    V: Serialize + DeserializeOwned + Send + Sync + 'static,
+{
+    /// How many loaders run at once in this instance. The others wait, and the wait counts towards their
+    /// [`load_timeout`](Self::load_timeout). Default: no limit.
     ///
-    /// [`insert`](Cache::insert) refuses a larger value. A loaded value that is larger is returned and not stored. A
-    /// larger value that L2 has already, because another instance allows more, is a miss.
-    ///
-    /// Decoding may take more memory than this. The codecs of this crate refuse a value that would take more than 64
-    /// times its encoded size and 64 MiB on top, not counting what collections keep in reserve.
-    pub fn max_value_size(mut self, bytes: usize) -> Self {
-        self.options.max_value_size = bytes;
-        self
-    }
-
-    /// How long one request to L2 may take, including connecting. Default: 500 ms.
-    ///
-    /// A call may make several requests one after the other, so it can take longer. After a timeout a look-up goes on
-    /// to the loader, and a write is deferred. After three timeouts no call waits for L2 until it answers a probe, see
-    /// [`Health::is_breaker_open`](crate::Health::is_breaker_open).
-    pub fn l2_timeout(mut self, timeout: Duration) -> Self {
-        self.options.l2_timeout = timeout;
+    /// The cache runs one load per key at a time. This option bounds the loads of all keys together, which protects
+    /// the source when L2 is empty, as after a restart of Redis. A loader that loads other keys of this cache counts
+    /// while it waits for them, so leave room for those.
+    pub fn max_concurrent_loads(mut self, loads: usize) -> Self {
+        self.parts.options.max_concurrent_loads = loads;
         self
     }
 
@@ -720,40 +598,103 @@ where
     /// ```
     #[doc(alias("hard_timeout", "factory_timeout"))]
     pub fn load_timeout(mut self, timeout: Duration) -> Self {
-        self.options.load_timeout = timeout;
+        self.parts.options.load_timeout = timeout;
         self
     }
 
-    /// How many loaders run at once in this instance. The others wait, and the wait counts towards their
-    /// [`load_timeout`](Self::load_timeout). Default: no limit.
+    /// How long one request to L2 may take, including connecting. Default: 500 ms.
     ///
-    /// The cache runs one load per key at a time. This option bounds the loads of all keys together, which protects
-    /// the source when L2 is empty, as after a restart of Redis. A loader that loads other keys of this cache counts
-    /// while it waits for them, so leave room for those.
-    pub fn max_concurrent_loads(mut self, loads: usize) -> Self {
-        self.options.max_concurrent_loads = loads;
+    /// A call may make several requests one after the other, so it can take longer. After a timeout a look-up goes on
+    /// to the loader, and a write is deferred. After three timeouts no call waits for L2 until it answers a probe, see
+    /// [`Health::is_breaker_open`](crate::Health::is_breaker_open).
+    pub fn l2_timeout(mut self, timeout: Duration) -> Self {
+        self.parts.options.l2_timeout = timeout;
         self
     }
 
-    /// How long a load keeps its lease without renewing it. Default: 2 s.
+    /// The largest encoded value that is stored or decoded, in bytes. Default: 8 MiB. From 1 byte to 64 MiB. With
+    /// `codec::Compressed` it bounds values as they are before they are compressed.
     ///
-    /// A running load renews its lease. If its instance dies, another one takes over after this time.
-    pub fn lease_ttl(mut self, ttl: Duration) -> Self {
-        self.options.lease_ttl = ttl;
+    /// [`insert`](Cache::insert) refuses a larger value. A loaded value that is larger is returned and not stored. A
+    /// larger value that L2 has already, because another instance allows more, is a miss.
+    ///
+    /// Decoding may take more memory than this. The codecs of this crate refuse a value that would take more than 64
+    /// times its encoded size and 64 MiB on top, not counting the reserve of collections.
+    pub fn max_value_size(mut self, bytes: usize) -> Self {
+        self.parts.options.max_value_size = bytes;
         self
     }
 
-    /// How long a caller waits for a load by another instance before it loads by itself, without storing the value.
-    /// Default: 5 s.
-    pub fn lease_wait(mut self, wait: Duration) -> Self {
-        self.options.lease_wait = wait;
+    /// Loads single keys together: those that callers miss within `window` after the first one, `max` at most, by one
+    /// call of the loader of [`read_through_many`](Self::read_through_many). Default: off, each is loaded by a call of
+    /// its own.
+    ///
+    /// `window` from 1 ms on, `max` from 1 to 1 024. Each miss takes up to `window` longer. A call is made at once when
+    /// there are `max` keys. A refresh of a stale value does not wait for others, and is a call of its own.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use larder::Cache;
+    ///
+    /// let squares = Cache::builder("docs:squares")
+    ///     .batch_loads(Duration::from_millis(5), 100)
+    ///     .read_through_many(|keys: Vec<u64>| async {
+    ///         Ok::<_, std::io::Error>(keys.into_iter().map(|n| (n, n * n)))
+    ///     })
+    ///     .build()?;
+    /// let (two, three) = tokio::try_join!(squares.get(&2), squares.get(&3))?;
+    /// assert_eq!((*two, *three), (4, 9));
+    /// assert_eq!(squares.stats().loads, 1);
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub fn batch_loads(mut self, window: Duration, max: usize) -> Self {
+        self.parts.options.batch_loads = Some((window, max));
         self
     }
+}
 
-    /// How many keys and tags may wait for L2 to come back and be invalidated then. Default: 10 000. If there are more, the
-    /// whole namespace is cleared instead; until then this instance uses no key of it.
-    pub fn max_deferred(mut self, keys: usize) -> Self {
-        self.options.max_deferred = keys;
+/// # Values: tags, codec, layout
+impl<K, V, L> Builder<K, V, L>
+where
+    V: Serialize + DeserializeOwned + Send + Sync + 'static,
+{
+    /// The tags of each value, by its key and by itself, whoever stores it: an insert, an update, a load, a refresh, a
+    /// warm-up or write-behind. So no call forgets a tag, and [`invalidate_tag`](Cache::invalidate_tag) finds every
+    /// value. Default: only those of [`Loaded::tags`](crate::Loaded::tags), which are added to these.
+    ///
+    /// Is given the key as text, as Redis shows it after the namespace. A value that its loader calls
+    /// [`unchanged`](crate::Loaded::unchanged) keeps the tags that it has.
+    ///
+    /// Called for each value that is stored, so it should be fast. More than [`MAX_TAGS`](crate::MAX_TAGS) tags in all,
+    /// or one that is too long, are [a misuse](crate::WriteError::is_misuse) as in `Loaded::tags`, and so is a panic:
+    /// the load or insert fails.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use larder::Cache;
+    /// use serde::{Deserialize, Serialize};
+    ///
+    /// #[derive(Serialize, Deserialize)]
+    /// struct User { tenant: u64, name: String }
+    ///
+    /// let users: Cache<u64, User> = Cache::builder("docs:users")
+    ///     .tags_of(|_key, user: &User| [("tenant", user.tenant)])
+    ///     .build()?;
+    /// users.insert(&1, User { tenant: 7, name: "Ann".to_owned() }).await?;
+    /// users.invalidate_tag(&("tenant", 7)).await?;
+    /// assert!(users.get(&1).await.is_none());
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub fn tags_of<I>(mut self, tags_of: impl Fn(&str, &V) -> I + Send + Sync + 'static) -> Self
+    where
+        I: IntoIterator,
+        I::Item: CacheKey,
+    {
+        let tags_of = move |key: &str, value: &V, own| with_tags(own, tags_of(key, value));
+        self.parts.tags_of = Some(Arc::new(tags_of));
         self
     }
 
@@ -761,26 +702,12 @@ where
     /// Default: [`Bincode`].
     ///
     /// Values are decoded with the codec that encoded them, if it is compiled in. So a fleet can change its codec one
-    /// instance after the other, without a flush, once all of them are built with both. To encryption it moves in steps of
-    /// its own, see `codec::Encrypted`.
+    /// instance after the other, without a flush, once all of them are built with both. To encryption it moves in steps
+    /// of its own, see `codec::Encrypted`.
     #[doc(alias = "serializer")]
-    pub fn codec(self, codec: impl CodecStack) -> Self {
-        Self {
-            codec: Box::new(codec),
-            ..self
-        }
-    }
-
-    /// A name for the type and layout of the values. Default: the full path of `V`. Values with another tag are
-    /// misses.
-    ///
-    /// Set it if programs that share values know the type by different paths. For a type whose fields change there is
-    /// [`schema_version`](Self::schema_version).
-    pub fn type_tag(self, tag: impl Into<String>) -> Self {
-        Self {
-            type_tag: Some(tag.into()),
-            ..self
-        }
+    pub fn codec(mut self, codec: impl CodecStack) -> Self {
+        self.parts.codec = Box::new(codec);
+        self
     }
 
     /// The version of the layout of `V`. Default: 0. Values that were stored with another version are misses.
@@ -805,63 +732,53 @@ where
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
     pub fn schema_version(mut self, version: u32) -> Self {
-        self.schema_version = version;
+        self.rest.schema_version = version;
         self
     }
 
-    /// Loads single keys together: those that callers miss within `window` after the first one, `max` at most, by one call of
-    /// the loader of [`read_through_many`](Self::read_through_many). Default: off, each is loaded by a call of its own.
+    /// A name for the type and layout of the values. Default: the full path of `V`. Values with another tag are
+    /// misses.
     ///
-    /// `window` from 1 ms on, `max` from 1 to 1 024. Each miss takes up to `window` longer. A call is made at once when
-    /// there are `max` keys. A refresh of a stale value does not wait for others, and is a call of its own.
-    ///
-    /// ```
-    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-    /// use std::time::Duration;
-    /// use larder::Cache;
-    ///
-    /// let squares = Cache::builder("docs:squares")
-    ///     .batch_loads(Duration::from_millis(5), 100)
-    ///     .read_through_many(|keys: Vec<u64>| async {
-    ///         Ok::<_, std::io::Error>(keys.into_iter().map(|n| (n, n * n)))
-    ///     })
-    ///     .build()?;
-    /// let (two, three) = tokio::try_join!(squares.get(&2), squares.get(&3))?;
-    /// assert_eq!((*two, *three), (4, 9));
-    /// assert_eq!(squares.stats().loads, 1);
-    /// # Ok(()) }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
-    /// ```
-    pub fn batch_loads(mut self, window: Duration, max: usize) -> Self {
-        self.options.batch_loads = Some((window, max));
+    /// Set it if programs that share values know the type by different paths. For a type whose fields change there is
+    /// [`schema_version`](Self::schema_version).
+    pub fn type_tag(mut self, tag: impl Into<String>) -> Self {
+        self.rest.type_tag = Some(tag.into());
         self
     }
+}
 
-    /// Invalidates what other programs say on a channel of Redis (`PUBLISH`), such as `{"service":"catalog","key":"42"}`. The
-    /// parser makes [`Invalidation`]s of each message, or none of one that does not matter. Several calls add up, each with
-    /// a channel of its own.
+/// # Other programs
+///
+/// The changes that they make, and those that they are told of.
+impl<K, V, L> Builder<K, V, L>
+where
+    V: Serialize + DeserializeOwned + Send + Sync + 'static,
+{
+    /// Invalidates the keys, tags and prefixes that other programs publish on a channel of Redis (`PUBLISH`), such as
+    /// `{"service":"catalog","key":"42"}`. The parser makes [`Invalidation`]s of each message, or none of one that does
+    /// not matter. Several calls add up, each with a channel of its own.
     ///
-    /// **Plain pub/sub has no log.** A message that no live instance hears is lost. What an instance hears it carries out as
-    /// its own [`invalidate`](Cache::invalidate), with all guarantees from then on; what L2 does not accept is deferred. A
-    /// program that can run a script in Redis has them from the start: see
+    /// **Plain pub/sub has no log.** A message that no live instance hears is lost. A message that an instance hears it
+    /// carries out as its own [`invalidate`](Cache::invalidate), with all guarantees from then on; it is deferred if L2
+    /// does not accept it. A program that can run a script in Redis has them from the start: see
     /// [`other_languages`](crate::other_languages).
     ///
-    /// Each instance hears the message, so n instances cost n invalidations. They are sent together, up to 256 messages at a
-    /// time. Up to 4 096 messages and 8 MiB wait; if there are more, the instance clears the cache instead, once for all of
-    /// them, and counts them in [`events_dropped`](crate::Stats::events_dropped).
+    /// Each instance hears the message, so n instances cost n invalidations. They are sent together, up to 256 messages
+    /// at a time. Up to 4 096 messages and 8 MiB wait; if there are more, the instance clears the cache instead, once
+    /// for all of them, and counts them in [`events_dropped`](crate::Stats::events_dropped).
     ///
     /// Prefixes wait by themselves for a pass over the Redis database, see
-    /// [`invalidate_prefix`](Cache::invalidate_prefix): one for all of them, beside which keys and tags are invalidated. If
-    /// more than 1 024 wait, the instance clears the cache instead.
+    /// [`invalidate_prefix`](Cache::invalidate_prefix): one for all of them, beside which keys and tags are
+    /// invalidated. If more than 1 024 wait, the instance clears the cache instead.
     ///
-    /// The parser runs on a thread of its own, so a slow one delays only what else is heard; one that never returns also keeps
-    /// the runtime from ending. If it panics, nothing is invalidated; that is traced and counted in
+    /// The parser runs on a thread of its own, so a slow one delays only other messages; one that never returns also
+    /// keeps the runtime from ending. If it panics, nothing is invalidated; that is traced and counted in
     /// [`parser_panics`](crate::Stats::parser_panics). A key, tag or prefix that is longer than
     /// [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES) is ignored, as nothing is stored under it.
     ///
-    /// The cache listens on the connection of its subscription. It uses its L1 only while it is connected, so it also needs the
-    /// right to subscribe to this channel. [`build`](Self::build) refuses it without an L2 that has channels: Redis, or
-    /// [`MemoryL2`](crate::MemoryL2).
+    /// The cache listens on the connection of its subscription. It uses its L1 only while it is connected, so it also
+    /// needs the right to subscribe to this channel. [`build`](Self::build) refuses it without an L2 that has channels:
+    /// Redis, or [`MemoryL2`](crate::MemoryL2).
     ///
     /// ```no_run
     /// use larder::{Cache, Invalidation};
@@ -880,15 +797,15 @@ where
     where
         F: Fn(&[u8]) -> Vec<Invalidation> + Send + Sync + 'static,
     {
-        self.listeners.push(Listener {
+        self.parts.channels.push(Listener {
             name: channel.into().into(),
             parse: Box::new(parser),
         });
         self
     }
 
-    /// Publishes what this instance changes on a channel of Redis, as JSON, for other programs. Default: off. The last call
-    /// counts.
+    /// Publishes the changes of this instance on a channel of Redis, as JSON, for other programs. Default: off. The
+    /// last call counts.
     ///
     /// | field | is |
     /// | --- | --- |
@@ -905,51 +822,215 @@ where
     ///
     /// Never values. Values that are loaded are no change, and are not published.
     ///
-    /// **Best effort**: plain pub/sub has no log, so an event that nobody hears is lost, and one may come twice. Each instance
-    /// publishes its own changes, when its subscription brings their messages back: all of them have to set this. Nobody
-    /// publishes the changes of a program that uses the script of [`other_languages`](crate::other_languages). Up to 1 024
-    /// events wait; what is dropped is counted in [`changes_dropped`](crate::Stats::changes_dropped), and delays nothing. The
-    /// right to publish on the channel is needed, and nothing else fails without it.
+    /// **Best effort**: plain pub/sub has no log, so an event that nobody hears is lost, and one may come twice. Each
+    /// instance publishes its own changes, when its subscription brings their messages back: all of them have to set
+    /// this. Nobody publishes the changes of a program that uses the script of
+    /// [`other_languages`](crate::other_languages). Up to 1 024 events wait; dropped ones are counted in
+    /// [`changes_dropped`](crate::Stats::changes_dropped), and delays nothing. The right to publish on the channel is
+    /// needed, and nothing else fails without it.
     ///
     /// [`build`](Self::build) refuses a channel to which this cache [listens](Self::listen_to): it would repeat its own
     /// changes for ever. So would two caches that listen to each other's channels; have their parsers ignore events.
     #[cfg(feature = "json")]
     #[cfg_attr(docsrs, doc(cfg(feature = "json")))]
     pub fn publish_changes(mut self, channel: impl Into<String>) -> Self {
-        self.publish_to = Some(PublishTo {
+        self.parts.publish_to = Some(PublishTo {
             channel: channel.into().into(),
             write: change_event::write,
         });
         self
     }
+}
 
-    /// The clock by which values expire. Default: that of the [`MemoryL2`](crate::MemoryL2) if the cache is on one, otherwise the
-    /// system's monotonic clock. For tests and simulations.
-    pub fn clock(mut self, clock: Clock) -> Self {
-        self.options.clock = clock;
+/// # Options of the operator
+impl<K, V, L> Builder<K, V, L>
+where
+    V: Serialize + DeserializeOwned + Send + Sync + 'static,
+{
+    /// Sets the options that come from a file or the environment, and leaves the others as they are. The last call
+    /// counts: call it after the methods whose options the operator may override.
+    ///
+    /// The server of the settings is not used if the code has set an L2 by [`l2`](Self::l2):
+    /// a test with a [`MemoryL2`](crate::MemoryL2) stays away from the `REDIS_URL` of
+    /// the machine.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use larder::{Cache, Settings};
+    ///
+    /// let settings = Settings::from_env("CACHE_")?;
+    /// let cache: Cache<u64, String> = Cache::builder("catalog:product")
+    ///     .l2_ttl(Duration::from_secs(3600)) // unless CACHE_L2_TTL is set
+    ///     .settings(&settings)
+    ///     .build()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn settings(mut self, settings: &Settings) -> Self {
+        /// Calls the method of the name of each field that is set.
+        macro_rules! set {
+            ($($name:ident),*) => {{
+                let Settings { redis, batch_loads, $($name,)* } = settings;
+                if let Some(redis) = redis.as_deref().filter(|_| !self.rest.has_own_l2) {
+                    self = self.redis(redis);
+                }
+                $(if let Some(value) = $name {
+                    self = self.$name(value.clone());
+                })*
+                if let Some((window, max)) = *batch_loads {
+                    self = self.batch_loads(window, max);
+                }
+            }};
+        }
+        set!(
+            enabled,
+            l1_capacity,
+            l1_ttl,
+            l2_ttl,
+            sliding,
+            soft_ttl,
+            refresh_ahead,
+            stale_if_error,
+            fallback_throttle,
+            stale_wait,
+            error_ttl,
+            jitter,
+            max_staleness,
+            verify,
+            track_hot_keys,
+            mode,
+            max_value_size,
+            l2_timeout,
+            load_timeout,
+            max_concurrent_loads,
+            lease_ttl,
+            lease_wait,
+            max_deferred
+        );
         self
     }
 
+    /// The same when the cache is built, so that the settings override options that are set after this.
+    pub(crate) fn settings_last(mut self, last: Settings) -> Self {
+        self.rest.last = last;
+        self
+    }
+
+    /// Has `on_build` called with the cache, which may refuse it.
+    pub(crate) fn on_build(
+        mut self,
+        on_build: impl FnOnce(AnyCache) -> Result<(), String> + Send + 'static,
+    ) -> Self {
+        self.rest.on_build = Some(Box::new(on_build));
+        self
+    }
+
+    /// Whether the cache is used, until [`Cache::set_enabled`] says otherwise. Default: `true`.
+    pub fn enabled(mut self, is_enabled: bool) -> Self {
+        self.parts.options.is_enabled = is_enabled;
+        self
+    }
+}
+
+/// # Rarely set
+impl<K, V, L> Builder<K, V, L>
+where
+    V: Serialize + DeserializeOwned + Send + Sync + 'static,
+{
+    /// An online checker: this share of hits is compared with the source. Default: 0.0, none. From 0.0 to 1.0; 0.001 is
+    /// one in a thousand. [`Verify::by`] says how two values are compared.
+    ///
+    /// A hit of a call that has a loader, in a [`LoadingCache`] or by `get_or_load`, is loaded anew in the background,
+    /// and not stored. If the source has another value, the checker looks again after
+    /// [`max_staleness`](Self::max_staleness) and [`l2_timeout`](Self::l2_timeout): if the cache still has the value of
+    /// the hit then, nobody has invalidated it. That is counted by the value's age ([`Stats`](crate::Stats)), and a
+    /// line at WARN names the version; the key is named at DEBUG.
+    ///
+    /// It finds places where code changes the source and forgets to invalidate. Where values are allowed to be old
+    /// until their TTL, it counts these. Stale values are not checked. A source that is behind the cache, as a replica
+    /// after a [`write_through`](Cache::write_through), is counted, too.
+    ///
+    /// Costs a load for each checked hit, at most 64 at a time, within [`load_timeout`](Self::load_timeout) and
+    /// [`max_concurrent_loads`](Self::max_concurrent_loads): a load that a caller waits for may come after it. Each hit
+    /// takes some nanoseconds more. With 0.0 nothing.
+    ///
+    /// ```
+    /// # fn demo() -> Result<(), larder::BuildError> {
+    /// let prices: larder::Cache<String, u32> = larder::Cache::builder("docs:prices").verify(0.001).build()?;
+    /// assert_eq!(prices.stats().mismatches_under_1m, 0);
+    /// # Ok(()) }
+    /// # demo().unwrap();
+    /// ```
+    pub fn verify(mut self, verify: impl Into<Verify<V>>) -> Self {
+        let Verify { share, same } = verify.into();
+        self.parts.options.verify = share;
+        if let Some(same) = same {
+            self.parts.same = same;
+        }
+        self
+    }
+
+    /// Whether [`Cache::hot_keys`] knows which keys are looked up most. Default: `false`.
+    ///
+    /// Costs nothing for fifteen of sixteen look-ups, on average; the sixteenth adds its key to a sample of 4 096,
+    /// under a lock for which it does not wait. The sample holds the texts of its keys: 4 MiB at most, and a few
+    /// hundred KiB as a rule.
+    ///
+    /// ```
+    /// # fn demo() -> Result<(), larder::BuildError> {
+    /// let prices: larder::Cache<String, u32> = larder::Cache::builder("docs:prices").track_hot_keys(true).build()?;
+    /// assert!(prices.hot_keys(10).is_empty());
+    /// # Ok(()) }
+    /// # demo().unwrap();
+    /// ```
+    pub fn track_hot_keys(mut self, track: bool) -> Self {
+        self.parts.options.track_hot_keys = track;
+        self
+    }
+
+    /// How long a load keeps its lease without renewing it. Default: 2 s.
+    ///
+    /// A running load renews its lease. If its instance dies, another one takes over after this time.
+    pub fn lease_ttl(mut self, ttl: Duration) -> Self {
+        self.parts.options.lease_ttl = ttl;
+        self
+    }
+
+    /// How long a caller waits for a load by another instance before it loads by itself, without storing the value.
+    /// Default: 5 s.
+    pub fn lease_wait(mut self, wait: Duration) -> Self {
+        self.parts.options.lease_wait = wait;
+        self
+    }
+
+    /// How many keys and tags may wait for L2 to come back and be invalidated then. Default: 10 000. If there are more,
+    /// the whole namespace is cleared instead; until then this instance uses no key of it.
+    pub fn max_deferred(mut self, keys: usize) -> Self {
+        self.parts.options.max_deferred = keys;
+        self
+    }
+
+    /// The clock by which values expire. Default: that of the [`MemoryL2`](crate::MemoryL2) if the cache is on one,
+    /// otherwise the system's monotonic clock. For tests and simulations.
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.parts.options.clock = clock;
+        self
+    }
+}
+
+impl<K, V, L> Builder<K, V, L>
+where
+    V: Serialize + DeserializeOwned + Send + Sync + 'static,
+{
     /// Returns the cache, its loader, and how single loads are batched.
     fn build_with(mut self, has_loader_of_many: bool) -> Result<Built<K, V, L>, BuildError> {
-        let last = mem::take(&mut self.last);
+        let last = mem::take(&mut self.rest.last);
         let Self {
-            mut options,
-            weigher,
-            ttl_of,
-            codec,
-            type_tag,
-            schema_version,
-            l2,
-            listeners,
-            publish_to,
-            same,
-            on_build,
+            mut parts,
+            rest,
             loader,
-            has_own_l2: _,
-            last: _,
             keys: _,
         } = self.settings(&last);
+        let options = &mut parts.options;
         let batch = options.batch_loads;
         let mut mistakes = options.mistakes();
         if batch.is_some() && !has_loader_of_many {
@@ -957,52 +1038,39 @@ where
                 "batch_loads needs read_through_many: no other loader takes many keys".to_owned(),
             );
         }
-        let has_channels = match &l2 {
-            Ok(l2) => l2.as_ref().is_some_and(|l2| l2.has_channels()),
-            // It is a mistake of its own.
-            Err(_) => true,
-        };
+        // An L2 that cannot be used is a mistake of its own.
+        let has_channels =
+            rest.bad_l2.is_some() || parts.l2.as_ref().is_some_and(|l2| l2.has_channels());
         mistakes.extend(mistakes_in_channels(
-            &listeners,
-            publish_to.as_ref(),
+            &parts.channels,
+            parts.publish_to.as_ref(),
             has_channels,
         ));
-        let l2 = match l2 {
-            Ok(l2) if mistakes.is_empty() => l2,
-            l2 => return Err(BuildError::new(&options.namespace, mistakes, l2.err())),
-        };
-        if let Some(clock) = l2.as_ref().and_then(|l2| l2.clock())
+        if !mistakes.is_empty() || rest.bad_l2.is_some() {
+            return Err(BuildError::new(&options.namespace, mistakes, rest.bad_l2));
+        }
+        if let Some(clock) = parts.l2.as_ref().and_then(|l2| l2.clock())
             && options.clock.is_system()
         {
             options.clock = clock;
         }
+        let namespace = options.namespace.clone();
         if options.clock.ignores_pause() {
             warn!(
-                namespace = options.namespace,
+                namespace,
                 "the time of this runtime is paused, and that of the cache is not: build it on a MemoryL2::with_clock(Clock::tokio()), or with that clock"
             );
         }
         for (option, needed) in options.without_effect() {
             warn!(
-                namespace = options.namespace,
+                namespace,
                 option, needed, "an option has no effect without another one"
             );
         }
-        let type_tag = type_tag.as_deref().unwrap_or(type_name::<V>());
-        let type_tag = envelope::type_tag(type_tag, schema_version);
-        let namespace = options.namespace.clone();
-        let cache = Cache::new(Engine::new(Parts {
-            options,
-            weigher,
-            ttl_of,
-            codec,
-            type_tag,
-            l2,
-            channels: listeners,
-            publish_to,
-            same,
-        }));
-        if let Some(on_build) = on_build {
+        let type_tag = rest.type_tag.as_deref().unwrap_or(type_name::<V>());
+        parts.type_tag = envelope::type_tag(type_tag, rest.schema_version);
+        let cache = Cache::new(Engine::new(parts));
+        if let Some(on_build) = rest.on_build {
             let refused = |mistake| BuildError::new(&namespace, vec![mistake], None);
             on_build(AnyCache::new(&cache)).map_err(refused)?;
         }
@@ -1050,14 +1118,16 @@ fn mistakes_in_channels(
     mistakes
 }
 
-/// How a cache with a loader of its own is built.
+/// # The loader of the cache
+///
+/// After one of these, [`build`](LoadingBuilder::build) makes a [`LoadingCache`].
 impl<K, V> Builder<K, V>
 where
     K: CacheKey + Send + 'static,
     V: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
-    /// Gives the cache its loader: [`build`](LoadingBuilder::build) then returns a [`LoadingCache`], whose look-ups need
-    /// none.
+    /// Gives the cache its loader: [`build`](LoadingBuilder::build) then returns a [`LoadingCache`], whose look-ups
+    /// need none.
     ///
     /// The loader is called as one that is given to [`get_or_load`](Cache::get_or_load), with the key.
     ///
@@ -1081,11 +1151,11 @@ where
         Fut: Future<Output = Result<V, E>> + Send + 'static,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        self.read_through_with(move |key, _| loader(key).map_ok(Loaded::new))
+        self.read_through_with(move |key, _| loader(key))
     }
 
-    /// As [`read_through`](Self::read_through), with a loader that is given the previous value, too, and says how its value
-    /// is to be stored. As one that is given to [`get_or_load_with`](Cache::get_or_load_with). To
+    /// As [`read_through`](Self::read_through), with a loader that is given the previous value, too, and says how its
+    /// value is to be stored. As one that is given to [`get_or_load_with`](Cache::get_or_load_with). To
     /// [`reload`](LoadingCache::reload) no previous value is given.
     ///
     /// ```
@@ -1102,10 +1172,11 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub fn read_through_with<F, Fut, E>(self, loader: F) -> LoadingBuilder<K, V>
+    pub fn read_through_with<F, Fut, T, E>(self, loader: F) -> LoadingBuilder<K, V>
     where
         F: Fn(K, Option<Entry<V>>) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<Loaded<V>, E>> + Send + 'static,
+        Fut: Future<Output = Result<T, E>> + Send + 'static,
+        T: Into<Loaded<V>>,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         let loader = Arc::new(loader);
@@ -1120,8 +1191,8 @@ where
     /// [`get_many`](LoadingCache::get_many) misses, in parts of 1 024, and with [`batch_loads`](Self::batch_loads) also
     /// those that single callers miss at about the same time.
     ///
-    /// A key for which it returns no value is an error for the callers of that key, which
-    /// [says so](crate::LoadError::is_not_found), and is not cached. To cache an absence, use an `Option` as `V`. Values of
+    /// A key for which it returns no value is an error for the callers of that key, which [says
+    /// so](crate::LoadError::is_not_found), and is not cached. To cache an absence, use an `Option` as `V`. Values of
     /// keys that it was not asked for are ignored.
     ///
     /// ```
@@ -1146,16 +1217,12 @@ where
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         self.read_through_many_with(move |keys: Vec<(K, Option<Entry<V>>)>| {
-            let loaded = loader(keys.into_iter().map(|(key, _)| key).collect());
-            loaded.map_ok(|values| {
-                let values = values.into_iter();
-                values.map(|(key, value)| (key, Loaded::new(value)))
-            })
+            loader(keys.into_iter().map(|(key, _)| key).collect())
         })
     }
 
-    /// As [`read_through_many`](Self::read_through_many), with a loader that is given each key with its previous value, and
-    /// says how the values are to be stored. As one that is given to
+    /// As [`read_through_many`](Self::read_through_many), with a loader that is given each key with its previous value,
+    /// and says how the values are to be stored. As one that is given to
     /// [`get_many_or_load_with`](Cache::get_many_or_load_with).
     ///
     /// ```
@@ -1173,11 +1240,12 @@ where
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub fn read_through_many_with<F, Fut, Values, E>(self, loader: F) -> LoadingBuilder<K, V>
+    pub fn read_through_many_with<F, Fut, Values, T, E>(self, loader: F) -> LoadingBuilder<K, V>
     where
         F: Fn(Vec<(K, Option<Entry<V>>)>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Values, E>> + Send + 'static,
-        Values: IntoIterator<Item = (K, Loaded<V>)>,
+        Values: IntoIterator<Item = (K, T)>,
+        T: Into<Loaded<V>>,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         let loader = Arc::new(loader);
@@ -1212,7 +1280,7 @@ impl<K, V> fmt::Debug for WithLoader<K, V> {
 impl<K, V, L> fmt::Debug for Builder<K, V, L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Builder")
-            .field("options", &self.options)
+            .field("options", &self.parts.options)
             .finish_non_exhaustive()
     }
 }

@@ -18,7 +18,7 @@ use crate::lock::lock;
 use crate::settings::ServiceSettings;
 use crate::token::Token;
 
-/// The caches of a service: they share an L2 and what the operator has set, and are handled together.
+/// The caches of a service: they share an L2 and the settings of the operator, and are handled together.
 ///
 /// ```
 /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -48,7 +48,7 @@ use crate::token::Token;
 ///
 /// # Which option counts
 ///
-/// From the weakest: what the code sets, then the settings for all caches, then those for one. For settings from a file and
+/// From the weakest: the code, then the settings for all caches, then those for one. For settings from a file and
 /// from the environment, `file.overridden_by(&environment)` has both: see [`ServiceSettings::overridden_by`].
 #[derive(Clone)]
 pub struct Caches {
@@ -116,8 +116,8 @@ impl Caches {
         }
     }
 
-    /// Starts to build a cache with the namespace `service:name`. Options that the settings have count more than those that
-    /// the code sets.
+    /// Starts to build a cache with the namespace `service:name`. Options that the settings have count more than those
+    /// that the code sets.
     ///
     /// [`build`](Builder::build) adds it to these caches, and refuses a second one of the same name.
     pub fn cache<K, V>(&self, name: &str) -> Builder<K, V>
@@ -136,8 +136,8 @@ impl Caches {
             .on_build(move |cache| shared.add(cache))
     }
 
-    /// Checks that each section of the settings is of a cache that was built: the name may be misspelled. To be called when
-    /// all caches are built.
+    /// Checks that each section of the settings is of a cache that was built: the name may be misspelled. To be called
+    /// when all caches are built.
     ///
     /// # Errors
     ///
@@ -170,8 +170,8 @@ impl Caches {
         join_all(caches.iter().map(AnyCache::ready)).await;
     }
 
-    /// Whether [all is well](crate::Health::is_ok) with each cache. For an alert and a start-up gate. Not for a readiness probe: see
-    /// [`Cache::health`].
+    /// Whether [all is well](crate::Health::is_ok) with each cache. For an alert and a start-up gate. Not for a
+    /// readiness probe: see [`Cache::health`].
     #[must_use]
     pub fn is_healthy(&self) -> bool {
         self.iter().all(|cache| cache.health().is_ok())
@@ -215,7 +215,7 @@ impl Caches {
         all_done(join_all(caches.iter().map(|cache| cache.invalidate_tag(tag))).await)
     }
 
-    /// Closes all caches, all at once, see [`Cache::close`]. What is lost by it is one line in the log.
+    /// Closes all caches, all at once, see [`Cache::close`]. Writes that are lost by it are one line in the log.
     pub async fn close(&self) {
         let caches: Vec<_> = self.iter().collect();
         let closed = join_all(caches.iter().map(AnyCache::close_silently)).await;

@@ -1,4 +1,4 @@
-//! What happens in an instance, for those who listen.
+//! The events of an instance, for those who listen.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -62,7 +62,7 @@ pub enum CacheEvent {
     /// All keys that begin alike were invalidated.
     #[non_exhaustive]
     PrefixInvalidated {
-        /// What they begin with.
+        /// The text that they begin with.
         prefix: String,
         /// Whether this instance has done so.
         is_own: bool,
@@ -115,7 +115,7 @@ impl Events {
         }
     }
 
-    /// What happens from now on. Ends with the instance.
+    /// The events from now on. Ends with the instance.
     pub(crate) fn stream(&self) -> BoxStream<'static, CacheEvent> {
         let receiver = self.sender.subscribe();
         self.has_listeners.store(true, Ordering::Relaxed);

@@ -1,20 +1,12 @@
-//! [`Caches`]: crate::Caches
-//! [`get`]: crate::Cache::get
-//! [`get_many_or_load`]: crate::Cache::get_many_or_load
-//! [`get_or_load`]: crate::Cache::get_or_load
-//! [`insert`]: crate::Cache::insert
-//! [`insert_if`]: crate::Cache::insert_if
-//! [`invalidate`]: crate::Cache::invalidate
-//! [`invalidate_tag`]: crate::Cache::invalidate_tag
-//! [`read_through`]: crate::Builder::read_through
-//! [`refresh`]: crate::Cache::refresh
 //! [calls]: crate::guide::calls
 //! [codecs]: crate::guide::ttls_and_codecs
+//! [features]: crate::guide::features
 //! [guide]: crate::guide
 //! [other_languages]: crate::other_languages
 //! [protocol]: crate::protocol
 //! [redis]: crate::guide::redis
 //! [trouble]: crate::RedisL2#when-redis-is-in-trouble
+//! [which_call]: crate::guide::which_call
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -61,7 +53,7 @@ mod warming;
 mod wire;
 
 pub use crate::any_cache::AnyCache;
-pub use crate::builder::{Builder, LoadingBuilder, WithLoader};
+pub use crate::builder::{Builder, LoadingBuilder, Verify, WithLoader};
 pub use crate::cache::Cache;
 pub use crate::caches::Caches;
 pub use crate::clock::Clock;
@@ -73,7 +65,7 @@ pub use crate::key::{CacheKey, KeyWriter, MAX_KEY_BYTES, redis_key};
 pub use crate::l2::{L2Error, MemoryL2, MemorySnapshot, RedisL2};
 pub use crate::loaded::Loaded;
 pub use crate::lookup_by::{KeyFrom, LookupBy};
-pub use crate::options::Mode;
+pub use crate::options::{Mode, RefreshAhead};
 #[cfg(any(feature = "outbox-rusqlite", feature = "outbox-sqlx"))]
 #[cfg_attr(
     docsrs,
@@ -91,7 +83,7 @@ pub use crate::token::{ParseTokenError, Token};
 pub use crate::vocabulary::{Invalidation, Version};
 pub use crate::warming::Warming;
 pub use crate::wire::envelope::MAX_TAGS;
-/// The Redis client and pool that this crate is built with, for [`Builder::redis_pool`].
+/// The Redis client and pool that this crate is built with, for [`RedisL2::with_pool`].
 pub use deadpool_redis;
 
 #[doc = include_str!("protocol.md")]
@@ -109,6 +101,9 @@ pub mod other_languages {}
 pub mod guide {
     #[doc = include_str!("guide/getting_started.md")]
     pub mod getting_started {}
+
+    #[doc = include_str!("guide/which_call.md")]
+    pub mod which_call {}
 
     #[doc = include_str!("guide/calls.md")]
     pub mod calls {}
@@ -138,6 +133,9 @@ pub mod guide {
 
     #[doc = include_str!("guide/redis.md")]
     pub mod redis {}
+
+    #[doc = include_str!("guide/features.md")]
+    pub mod features {}
 
     #[doc = include_str!("guide/testing.md")]
     pub mod testing {}

@@ -1,4 +1,4 @@
-//! What a loader returns, or an insert stores: a value, and how long it lives.
+//! A value that a loader returns or an insert stores, with its TTLs and tags.
 
 use std::time::Duration;
 
@@ -6,10 +6,14 @@ use crate::error::Misuse;
 use crate::key::{CacheKey, Key, KeyWriter};
 use crate::wire::envelope::MAX_TAGS;
 
-/// A value with options of its own, as a loader of [`get_or_load_with`](crate::Cache::get_or_load_with) returns it and
-/// [`insert_with`](crate::Cache::insert_with) takes it.
+/// A value with TTLs and tags of its own. Loaders of [`get_or_load_with`](crate::Cache::get_or_load_with) return it,
+/// and every call that stores a value takes it in place of the value: [`insert`](crate::Cache::insert),
+/// [`insert_many`](crate::Cache::insert_many), [`insert_if`](crate::Cache::insert_if),
+/// [`update`](crate::Cache::update), [`write_through`](crate::Cache::write_through),
+/// [`refresh`](crate::Cache::refresh), [`warm`](crate::Cache::warm).
 ///
-/// What is not set here comes from the [`Builder`](crate::Builder).
+/// A plain value converts into a `Loaded` without options. Options that are not set come from the
+/// [`Builder`](crate::Builder).
 ///
 /// ```
 /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -41,8 +45,8 @@ pub struct Loaded<V> {
     pub(crate) value: Option<V>,
     pub(crate) is_stored: bool,
     pub(crate) ttls: OwnTtls,
-    /// Sorted, each of them once. `None` if none were set: then those of an unchanged value stay. Boxed, so that values
-    /// without tags take no more room.
+    /// `None` if none were set: then those of an unchanged value stay. Boxed, so that values without tags take no more
+    /// room.
     pub(crate) tags: OwnTags,
 }
 
@@ -54,12 +58,31 @@ pub(crate) struct OwnTtls {
     pub(crate) l1_ttl: Option<Duration>,
 }
 
-/// The tags that were set for one entry, or what is wrong with them.
-pub(crate) type OwnTags = Option<Box<Result<Vec<Key>, Misuse>>>;
+/// The names of tags, sorted, each of them once; or why there cannot be such tags.
+pub(crate) type TagNames = Result<Vec<Key>, Misuse>;
+
+/// The tags that were set for one entry.
+pub(crate) type OwnTags = Option<Box<TagNames>>;
 
 /// Their names: none if none were set.
-pub(crate) fn names(tags: OwnTags) -> Result<Vec<Key>, Misuse> {
+pub(crate) fn names(tags: OwnTags) -> TagNames {
     tags.map_or_else(|| Ok(Vec::new()), |tags| *tags)
+}
+
+/// Their names, and those of more tags.
+pub(crate) fn with_tags<T: CacheKey>(tags: OwnTags, more: impl IntoIterator<Item = T>) -> TagNames {
+    let mut names = names(tags)?;
+    for tag in more {
+        let mut out = KeyWriter::new();
+        let name = out.write(&tag).map_err(|_| Misuse::TagTooLong)?;
+        names.push(name.into());
+    }
+    names.sort_unstable();
+    names.dedup();
+    if names.len() > MAX_TAGS {
+        return Err(Misuse::TooManyTags);
+    }
+    Ok(names)
 }
 
 /// As [`Loaded::new`].
@@ -80,7 +103,8 @@ impl<V> Loaded<V> {
         }
     }
 
-    /// The previous value, which the source has not changed, as by an HTTP status 304: it gets a new life, and new TTLs.
+    /// The previous value, which the source has not changed, as by an HTTP status 304: it gets a new life, and new
+    /// TTLs.
     ///
     /// The value is neither encoded nor sent to L2 again, unless L2 has lost it. For a loader that was given a previous
     /// value; otherwise the load fails with an error that [is a misuse](crate::LoadError::is_misuse).
@@ -122,11 +146,11 @@ impl<V> Loaded<V> {
         }
     }
 
-    /// How long this value is valid, in both levels, instead of what [`ttl_of`](crate::Builder::ttl_of) and
-    /// [`l2_ttl`](crate::Builder::l2_ttl) say.
+    /// How long this value is valid, in both levels, instead of the TTL of [`ttl_of`](crate::Builder::ttl_of) or
+    /// [`l2_ttl`](crate::Builder::l2_ttl).
     ///
     /// The [`jitter`](crate::Builder::jitter) only shortens it, so a token does not outlive its expiry. At most 100
-    /// years; what is longer counts as that. Zero is [a misuse](crate::LoadError::is_misuse): for a value that must not
+    /// years; a longer one counts as that. Zero is [a misuse](crate::LoadError::is_misuse): for a value that must not
     /// be kept there is [`no_store`](Self::no_store).
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttls.ttl = Some(ttl);
@@ -144,7 +168,7 @@ impl<V> Loaded<V> {
     ///
     /// let prices: Cache<String, u32> = Cache::builder("docs:prices").build()?;
     /// let price = Loaded::new(450).ttl(Duration::from_secs(600)).soft_ttl(Duration::from_secs(60));
-    /// prices.insert_with("tea", price).await?;
+    /// prices.insert("tea", price).await?;
     /// assert!(!prices.get("tea").await.ok_or("it is there")?.meta().is_stale());
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
@@ -156,7 +180,7 @@ impl<V> Loaded<V> {
 
     /// How long each L1 keeps this value at most. Zero: no L1 stores it, so that every look-up asks L2.
     ///
-    /// It only shortens: what the builder's [`l1_ttl`](crate::Builder::l1_ttl) says, and the value's TTL, hold too.
+    /// It only shortens: the builder's [`l1_ttl`](crate::Builder::l1_ttl) and the value's TTL hold, too.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -164,8 +188,8 @@ impl<V> Loaded<V> {
     /// use larder::{Cache, Loaded, MemoryL2, Source};
     ///
     /// let stock: Cache<String, u32> = Cache::builder("docs:stock").l2(MemoryL2::new()).build()?;
-    /// // What is asked for rarely, and is large, need not take room in each instance.
-    /// stock.insert_with("tea", Loaded::new(7).l1_ttl(Duration::ZERO)).await?;
+    /// // A large value that is rarely asked for need not take room in each instance.
+    /// stock.insert("tea", Loaded::new(7).l1_ttl(Duration::ZERO)).await?;
     /// assert_eq!(stock.get("tea").await.ok_or("L2 has it")?.meta().source(), Source::L2);
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
@@ -175,19 +199,20 @@ impl<V> Loaded<V> {
         self
     }
 
-    /// Tags of this value, by which [`invalidate_tag`](crate::Cache::invalidate_tag) finds it: up to [`MAX_TAGS`], each of
-    /// them written as a key is, see [`CacheKey`]: `("tenant", 7)` is the tag `tenant:7`. A second call adds tags.
+    /// Tags of this value, by which [`invalidate_tag`](crate::Cache::invalidate_tag) finds it: up to [`MAX_TAGS`], each
+    /// of them written as a key is, see [`CacheKey`]: `("tenant", 7)` is the tag `tenant:7`. A second call adds tags.
     ///
-    /// A value that is stored without tags has none, whatever the value had that it replaces. But an
-    /// [`unchanged`](Self::unchanged) value keeps its tags, unless this is called.
+    /// The value also has the tags that [`tags_of`](crate::Builder::tags_of) gives it, and no others: the tags of the
+    /// value that it replaces are gone. But an [`unchanged`](Self::unchanged) value keeps its tags, unless this is
+    /// called.
     ///
     /// More tags, or one that is longer than [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES), are
     /// [a misuse](crate::LoadError::is_misuse).
     ///
-    /// Cost: a hit in L1 compares two numbers more. A hit in L2 takes one more small request, unless this instance knows all
-    /// its tags from other values; always where a call has waited for another instance's load. A tag that values have takes
-    /// about 180 bytes in Redis, which expire with the last of them; and in L1 about 100 bytes and the name, and 70 bytes for
-    /// each value.
+    /// Cost: a hit in L1 compares two numbers more. A hit in L2 takes one more small request, unless this instance
+    /// knows all its tags from other values; always where a call has waited for another instance's load. A tag that
+    /// values have takes about 180 bytes in Redis, which expire with the last of them; and in L1 about 100 bytes and
+    /// the name, and 70 bytes for each value.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -196,7 +221,7 @@ impl<V> Loaded<V> {
     /// let users: Cache<u64, String> = Cache::builder("docs:tags").build()?;
     /// let load = |_| async { Ok::<_, std::io::Error>(Loaded::new("Ann".to_owned()).tags(["tenant:7"])) };
     /// users.get_or_load_with(&1, load).await?;
-    /// users.insert_with(&2, Loaded::new("Bob".to_owned()).tags([("tenant", 7)])).await?;
+    /// users.insert(&2, Loaded::new("Bob".to_owned()).tags([("tenant", 7)])).await?;
     ///
     /// users.invalidate_tag("tenant:7").await?;
     /// assert!(users.get(&1).await.is_none());
@@ -205,24 +230,12 @@ impl<V> Loaded<V> {
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
     pub fn tags<T: CacheKey>(mut self, tags: impl IntoIterator<Item = T>) -> Self {
-        self.tags = Some(Box::new(names(self.tags).and_then(|mut names| {
-            for tag in tags {
-                let mut out = KeyWriter::new();
-                let name = out.write(&tag).map_err(|_| Misuse::TagTooLong)?;
-                names.push(name.into());
-            }
-            names.sort_unstable();
-            names.dedup();
-            if names.len() > MAX_TAGS {
-                return Err(Misuse::TooManyTags);
-            }
-            Ok(names)
-        })));
+        self.tags = Some(Box::new(with_tags(self.tags, tags)));
         self
     }
 
-    /// Hands the value out to the callers that wait for this load, and stores it in neither level. If the loader was given
-    /// a previous value, that is removed from both levels, in all instances.
+    /// Hands the value out to the callers that wait for this load, and stores it in neither level. If the loader was
+    /// given a previous value, that is removed from both levels, in all instances.
     ///
     /// ```
     /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {

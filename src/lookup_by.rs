@@ -1,4 +1,4 @@
-//! By which borrowed forms a key is looked up: what [`Borrow`] gives, and tuples that have references for parts.
+//! By which borrowed forms a key is looked up: those of [`Borrow`], and tuples that have references for parts.
 //!
 //! Knows nothing of how keys are written.
 
@@ -8,7 +8,8 @@ use std::borrow::Borrow;
 ///
 /// | keys | looked up by |
 /// | --- | --- |
-/// | any `K` | `K`, and what `K` can be [borrowed](Borrow) as: `str` for `String` |
+/// | any `K` | `K`, and the types that `K` can be [borrowed](Borrow) as: `str` for `String` |
+/// | `String` | also a reference to these, `&str`: an item of `&["a", "b"]` |
 /// | tuples of up to eight parts | tuples of the parts or references to them: `(&str, u64)` for `(String, u64)` |
 ///
 /// A reference to a part is one to the part's borrowed form by [`ToOwned`]: `&str` for a `String`, `&T` for a `T` that
@@ -31,10 +32,13 @@ use std::borrow::Borrow;
 ///
 /// If the compiler asks for the type of a part, give it: `(tenant, id.parse::<u64>()?)`.
 ///
+/// Calls with many keys take references to keys: `&["a", "b"]`, a `Vec<&str>`, a `&[String]`, `ids.iter()`.
+///
 /// # Your own key types
 ///
-/// No implementation is needed to look a key up by itself, or by what it can be borrowed as. For another borrowed form
-/// implement this trait, and have both types write the same text. A key that writes another text is not found.
+/// No implementation is needed to look a key up by itself, or by a type that it can be borrowed as. For another
+/// borrowed form implement this trait, and have both types write the same text. A key that writes another text is not
+/// found.
 ///
 /// ```
 /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -97,7 +101,8 @@ use std::borrow::Borrow;
 )]
 pub trait LookupBy<Q: ?Sized, M = ()> {}
 
-/// Says that a `Self` can be made from the `Q` that it is [looked up by](LookupBy): loaders of many keys get owned keys.
+/// Says that a `Self` can be made from the `Q` that it is [looked up by](LookupBy): loaders of many keys get owned
+/// keys.
 ///
 /// It can if the key, or each part of a tuple, is `Clone`, or is [`ToOwned::Owned`] of its borrowed form.
 #[diagnostic::on_unimplemented(
@@ -110,13 +115,17 @@ pub trait KeyFrom<Q: ?Sized, M = ()>: LookupBy<Q, M> {
     fn key_from(borrowed: &Q) -> Self;
 }
 
-/// What tells implementations apart that could overlap. Only the compiler names them.
+/// Markers that tell implementations apart which could overlap. Only the compiler names them.
 mod by {
     use std::marker::PhantomData;
 
-    /// A key, by what it can be borrowed as.
+    /// A key, by a type that it can be borrowed as.
     #[derive(Debug)]
     pub struct Whole;
+
+    /// A key, by a reference to a type that it can be borrowed as.
+    #[derive(Debug)]
+    pub struct Referenced;
 
     /// A tuple, by parts of which the one at `FIRST` is the first reference; `M` has the markers of those behind it.
     #[derive(Debug)]
@@ -147,6 +156,22 @@ where
 {
     fn key_from(borrowed: &Q) -> Self {
         borrowed.to_owned()
+    }
+}
+
+/// For lists such as `&["a", "b"]`, whose items are `&&str`. For `String` alone: the compiler would not infer the type
+/// of `&text.parse()?` if each key could be looked up by references, too.
+#[diagnostic::do_not_recommend]
+impl<Q: ?Sized> LookupBy<&Q, by::Referenced> for String where String: Borrow<Q> {}
+
+#[diagnostic::do_not_recommend]
+impl<Q> KeyFrom<&Q, by::Referenced> for String
+where
+    String: Borrow<Q>,
+    Q: ToOwned<Owned = String> + ?Sized,
+{
+    fn key_from(borrowed: &&Q) -> Self {
+        (*borrowed).to_owned()
     }
 }
 
@@ -218,3 +243,70 @@ tuple!(0; [] [(A PA MA) (B PB MB) (C PC MC) (D PD MD) (E PE ME)]);
 tuple!(0; [] [(A PA MA) (B PB MB) (C PC MC) (D PD MD) (E PE ME) (F PF MF)]);
 tuple!(0; [] [(A PA MA) (B PB MB) (C PC MC) (D PD MD) (E PE ME) (F PF MF) (G PG MG)]);
 tuple!(0; [] [(A PA MA) (B PB MB) (C PC MC) (D PD MD) (E PE ME) (F PF MF) (G PG MG) (H PH MH)]);
+
+/// Lines that do not compile, and why: the table of those that do is `tests/cache/first_lines.rs`.
+///
+/// A key of another type:
+///
+/// ```compile_fail,E0277
+/// async fn another_type(cache: &larder::Cache<u64, String>) {
+///     cache.get("7").await;
+/// }
+/// ```
+///
+/// A key that is not borrowed:
+///
+/// ```compile_fail,E0308
+/// async fn owned(cache: &larder::Cache<u64, String>) {
+///     cache.get(7).await;
+/// }
+/// ```
+///
+/// Many keys that are not borrowed:
+///
+/// ```compile_fail,E0271
+/// async fn many_owned(cache: &larder::Cache<u64, String>, ids: Vec<u64>) {
+///     cache.get_many(ids).await;
+/// }
+/// ```
+///
+/// A value of another type, also in a `Loaded`:
+///
+/// ```compile_fail,E0277
+/// async fn another_value(cache: &larder::Cache<u64, String>) {
+///     let _ = cache.insert(&7, "tea").await;
+/// }
+/// ```
+///
+/// ```compile_fail,E0277
+/// async fn loaded_of_another_value(cache: &larder::Cache<u64, String>) {
+///     let _ = cache.insert(&7, larder::Loaded::new(7)).await;
+/// }
+/// ```
+///
+/// A value whose type nothing says, as a `Loaded` could be meant, too:
+///
+/// ```compile_fail,E0283
+/// async fn no_type(cache: &larder::Cache<u64, String>) {
+///     let _ = cache.insert(&7, "tea".into()).await;
+/// }
+/// ```
+///
+/// A loader that borrows, as it runs in a task of its own:
+///
+/// ```compile_fail,E0373
+/// async fn borrows(cache: &larder::Cache<u64, String>, name: String) {
+///     let load = || async { Ok::<_, std::io::Error>(name.clone()) };
+///     let _ = cache.get_or_load(&7, load).await;
+/// }
+/// ```
+///
+/// A loader that does not say its error:
+///
+/// ```compile_fail,E0282
+/// async fn no_error(cache: &larder::Cache<u64, String>) {
+///     let _ = cache.get_or_load(&7, || async { Ok("tea".to_owned()) }).await;
+/// }
+/// ```
+#[cfg(doctest)]
+mod lines_that_do_not_compile {}

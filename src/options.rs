@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::clock::Clock;
 use crate::vocabulary::ByteSize;
 
-/// What L1 may answer while this instance cannot prove that it has applied all changes, because its connection to L2
+/// The answers of L1 while this instance cannot prove that it has applied all changes, because its connection to L2
 /// is lost or silent for longer than [`max_staleness`](crate::Builder::max_staleness).
 ///
 /// ```
@@ -39,6 +39,44 @@ pub enum Mode {
     },
 }
 
+/// When a value that is read is refreshed before it is stale: of
+/// [`Builder::refresh_ahead`](crate::Builder::refresh_ahead).
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum RefreshAhead {
+    /// When this share of the time until it is stale is over: between 0.0 and 1.0, such as 0.8. In settings a number.
+    Share(f64),
+    /// At random: each read refreshes the value with a probability that grows towards the end of its time. Above 0.0
+    /// and up to 100.0; 1.0 is the common choice, and more refreshes earlier. In settings `xfetch:1.0`.
+    ///
+    /// A read refreshes if `now - beta * load * ln(random)` is past the time at which the value is stale, where `load`
+    /// is how long loads in this instance take in the mean, and `random` is from 0 to 1. So values that take long to
+    /// load are refreshed earlier, and so are those that are read often. From Vattani, Chierichetti and Lowenstein,
+    /// "Optimal Probabilistic Cache Stampede Prevention", VLDB 2015, which calls it `XFetch`. An instance that has
+    /// loaded nothing yet does not know how long a load takes, and refreshes values when they are stale.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use larder::{Cache, RefreshAhead};
+    ///
+    /// let rates: Cache<String, f64> = Cache::builder("docs:rates")
+    ///     .soft_ttl(Duration::from_secs(300))
+    ///     .refresh_ahead(RefreshAhead::XFetch(1.0))
+    ///     .build()?;
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    XFetch(f64),
+}
+
+/// A [`Share`](RefreshAhead::Share).
+impl From<f64> for RefreshAhead {
+    fn from(share: f64) -> Self {
+        Self::Share(share)
+    }
+}
+
 /// The options of a cache that do not depend on its types.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
@@ -51,7 +89,7 @@ pub(crate) struct Options {
     pub(crate) l2_ttl: Option<Duration>,
     pub(crate) sliding: Option<Duration>,
     pub(crate) soft_ttl: Option<Duration>,
-    pub(crate) refresh_ahead: Option<AheadBy>,
+    pub(crate) refresh_ahead: Option<RefreshAhead>,
     pub(crate) stale_if_error: Duration,
     pub(crate) fallback_throttle: Duration,
     pub(crate) stale_wait: Duration,
@@ -121,49 +159,21 @@ impl Options {
         }
     }
 
-    /// The options that cannot work, and what would. Empty if there are none.
+    /// The options that cannot work, and the values that would. Empty if there are none.
     pub(crate) fn mistakes(&self) -> Vec<String> {
-        let Self {
-            namespace,
-            is_enabled: _,
-            l1_capacity: _,
-            l1_ttl,
-            l2_ttl,
-            sliding,
-            soft_ttl,
-            refresh_ahead: _,
-            stale_if_error,
-            fallback_throttle,
-            stale_wait,
-            error_ttl,
-            jitter: _,
-            max_staleness,
-            verify: _,
-            track_hot_keys: _,
-            mode,
-            max_value_size,
-            l2_timeout,
-            load_timeout,
-            max_concurrent_loads,
-            lease_ttl,
-            lease_wait,
-            max_deferred,
-            batch_loads,
-            clock: _,
-        } = self;
-        let mut mistakes: Vec<_> = mistake_in_namespace(namespace).into_iter().collect();
+        let mut mistakes: Vec<_> = mistake_in_namespace(&self.namespace).into_iter().collect();
         let at_least_1_ms = [
-            ("l1_ttl", *l1_ttl),
-            ("l2_ttl", *l2_ttl),
-            ("sliding", *sliding),
-            ("soft_ttl", *soft_ttl),
-            ("the limit of Mode::Available", mode.limit()),
-            ("l2_timeout", Some(*l2_timeout)),
-            ("load_timeout", Some(*load_timeout)),
-            ("lease_ttl", Some(*lease_ttl)),
+            ("l1_ttl", self.l1_ttl),
+            ("l2_ttl", self.l2_ttl),
+            ("sliding", self.sliding),
+            ("soft_ttl", self.soft_ttl),
+            ("the limit of Mode::Available", self.mode.limit()),
+            ("l2_timeout", Some(self.l2_timeout)),
+            ("load_timeout", Some(self.load_timeout)),
+            ("lease_ttl", Some(self.lease_ttl)),
             (
                 "the window of batch_loads",
-                batch_loads.map(|(window, _)| window),
+                self.batch_loads.map(|(window, _)| window),
             ),
         ];
         for (name, duration) in at_least_1_ms {
@@ -173,16 +183,17 @@ impl Options {
                 ));
             }
         }
-        if !(SHORTEST_STALENESS..=LONGEST_STALENESS).contains(max_staleness) {
+        if !(SHORTEST_STALENESS..=LONGEST_STALENESS).contains(&self.max_staleness) {
             mistakes.push(format!(
-                "max_staleness must be from 10 ms to 1 hour, and not {max_staleness:?}: L2 is asked three times in it, and others may wait as long"
+                "max_staleness must be from 10 ms to 1 hour, and not {:?}: L2 is asked three times in it, and others may wait as long",
+                self.max_staleness
             ));
         }
         let at_most = [
-            ("stale_if_error", *stale_if_error),
-            ("fallback_throttle", *fallback_throttle),
-            ("error_ttl", *error_ttl),
-            ("lease_wait", *lease_wait),
+            ("stale_if_error", self.stale_if_error),
+            ("fallback_throttle", self.fallback_throttle),
+            ("error_ttl", self.error_ttl),
+            ("lease_wait", self.lease_wait),
         ];
         for (name, duration) in at_most {
             if duration > LONGEST {
@@ -191,37 +202,42 @@ impl Options {
                 ));
             }
         }
-        if *stale_wait > LONGEST && *stale_wait != Duration::MAX {
+        if self.stale_wait > LONGEST && self.stale_wait != Duration::MAX {
             mistakes.push(format!(
-                "stale_wait must be at most 100 years, or Duration::MAX, and not {stale_wait:?}"
+                "stale_wait must be at most 100 years, or Duration::MAX, and not {:?}",
+                self.stale_wait
             ));
         }
         mistakes.extend(self.mistakes_in_order_of_ttls());
         mistakes.extend(self.mistakes_in_shares());
-        if !(1..=MAX_VALUE_BYTES).contains(max_value_size) {
+        if !(1..=MAX_VALUE_BYTES).contains(&self.max_value_size) {
             mistakes.push(format!(
                 "max_value_size must be from 1 byte to {}, and not {}",
                 ByteSize(MAX_VALUE_BYTES),
-                ByteSize(*max_value_size)
+                ByteSize(self.max_value_size)
             ));
         }
-        if !(1..=MOST_LOADS).contains(max_concurrent_loads) {
+        if !(1..=MOST_LOADS).contains(&self.max_concurrent_loads) {
             mistakes.push(format!(
-                "max_concurrent_loads must be from 1 to {MOST_LOADS}, and not {max_concurrent_loads}"
+                "max_concurrent_loads must be from 1 to {MOST_LOADS}, and not {}",
+                self.max_concurrent_loads
             ));
         }
-        if let Some((_, max)) = batch_loads.filter(|(_, max)| !(1..=MOST_IN_A_LOAD).contains(max)) {
+        if let Some((_, max)) = self.batch_loads
+            && !(1..=MOST_IN_A_LOAD).contains(&max)
+        {
             mistakes.push(format!(
                 "the max of batch_loads must be from 1 to {MOST_IN_A_LOAD} keys, and not {max}"
             ));
         }
-        if *max_deferred == 0 {
+        if self.max_deferred == 0 {
             mistakes.push("max_deferred must be at least 1".to_owned());
         }
         mistakes
     }
 
-    /// Options without an effect, each with the one that it needs. No mistakes: an operator may set them for all caches.
+    /// Options without an effect, each with the one that it needs. No mistakes: an operator may set them for all
+    /// caches.
     pub(crate) fn without_effect(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
         let throttle = self.fallback_throttle != DEFAULT_THROTTLE && self.stale_if_error.is_zero();
         let wait = !self.stale_wait.is_zero() && self.soft_ttl.is_none();
@@ -245,7 +261,7 @@ impl Options {
             format!("{name} must be from 0.0 to {most:.1}, as a share of the {of}, and not {share}")
         });
         mistakes
-            .chain(self.refresh_ahead.and_then(AheadBy::mistake))
+            .chain(self.refresh_ahead.and_then(RefreshAhead::mistake))
             .collect()
     }
 
@@ -256,7 +272,7 @@ impl Options {
         let l2_ttl = self
             .l2_ttl
             .or(self.sliding.is_none().then_some(DEFAULT_TTL));
-        // What cannot work by itself says nothing of the others.
+        // An option that cannot work by itself says nothing of the others.
         let Some(l2_ttl) = l2_ttl.filter(|ttl| works(*ttl)) else {
             return mistakes;
         };
@@ -291,16 +307,7 @@ impl Options {
     }
 }
 
-/// How long before a value is stale a read refreshes it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum AheadBy {
-    /// When this share of the time until then is over.
-    Share(f64),
-    /// At random, the more likely the nearer that time is and the longer loads take.
-    XFetch(f64),
-}
-
-impl AheadBy {
+impl RefreshAhead {
     fn mistake(self) -> Option<String> {
         match self {
             Self::Share(share) if !(share > 0.0 && share < 1.0) => Some(format!(
@@ -339,7 +346,7 @@ const DEFAULT_THROTTLE: Duration = Duration::from_secs(1);
 
 /// How long a value is valid unless something else is said.
 pub(crate) const DEFAULT_TTL: Duration = Duration::from_secs(3600);
-/// A hundred years: what is longer is a mistake, and would overflow somewhere.
+/// A hundred years: a longer time is a mistake, and would overflow somewhere.
 pub(crate) const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// How many keys are loaded by one call of a loader: their leases are not renewed before it begins and after it ends.
 pub(crate) const MOST_IN_A_LOAD: usize = 1024;

@@ -37,17 +37,16 @@ macro_rules! counters {
             $(pub(crate) $name: Counter,)*
         }
 
-        /// What an instance has counted since it was built: a snapshot by [`Cache::stats`](crate::Cache::stats); or what all
-        /// instances have counted, by [`Cache::global_stats`](crate::Cache::global_stats).
+        /// The counts of an instance since it was built: a snapshot by [`Cache::stats`](crate::Cache::stats); or those
+        /// of all instances, by [`Cache::global_stats`](crate::Cache::global_stats).
         ///
-        /// Counters only grow. They are read one after the other, so they can differ by what happens meanwhile.
+        /// Counters only grow. They are read one after the other, so they can differ by the events meanwhile.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
         #[non_exhaustive]
         pub struct Stats {
             $($(#[$doc])* pub $name: u64,)*
-            /// Times that all of L1 was dropped at once: when the subscriber started, by a clear, when the cache was switched
-            /// off, and whenever
-            /// messages may have been missed that the log in L2 no longer has.
+            /// Times that all of L1 was dropped at once: when the subscriber started, by a clear, when the cache was
+            /// switched off, and whenever messages may have been missed that the log in L2 no longer has.
             pub l1_flushes: u64,
             /// Entries in L1 now, including those that have expired and were not looked up since.
             pub l1_entries: u64,
@@ -153,16 +152,16 @@ counters! {
     loads,
     /// Those of them that failed, panicked or timed out.
     load_failures,
-    /// Loaded values that were not stored: the loader said so, the cache is switched off, L2 failed, the key or one of its
-    /// tags was changed during the load, a hold was in place, another instance had the lease for longer than `lease_wait`,
-    /// or the value could not be encoded.
+    /// Loaded values that were not stored: the loader said so, the cache is switched off, L2 failed, the key or one of
+    /// its tags was changed during the load, a hold was in place, another instance had the lease for longer than
+    /// `lease_wait`, or the value could not be encoded.
     loads_not_stored,
     /// Background refreshes of a key that stored a new value.
     refreshes,
     /// Background refreshes of a key that stored none: the loader or L2 failed.
     refresh_failures,
-    /// Entries returned after their soft TTL, flagged as stale; with [`stale_wait`](crate::Builder::stale_wait) also those
-    /// whose caller then waited for a fresh value.
+    /// Entries returned after their soft TTL, flagged as stale; with [`stale_wait`](crate::Builder::stale_wait) also
+    /// those whose caller then waited for a fresh value.
     stale_served,
     /// Entries returned because a load failed, flagged as fallbacks.
     fallbacks_served,
@@ -202,7 +201,8 @@ counters! {
     verified,
     /// Hits that were to be compared with their source, but it did not answer, or the values could not be compared.
     verify_failures,
-    /// Hits with another value than their source, which nothing had invalidated in time. The value was up to a minute old.
+    /// Hits with another value than their source, which nothing had invalidated in time. The value was up to a minute
+    /// old.
     mismatches_under_1m,
     /// The same; the value was older, up to an hour.
     mismatches_under_1h,
@@ -229,15 +229,15 @@ pub struct Health {
 }
 
 impl Health {
-    /// Whether L2 did what it was last asked to do. `true` before the first request, and without an L2.
+    /// Whether L2 has carried out the last request. `true` before the first request, and without an L2.
     #[must_use]
     pub fn is_l2_up(&self) -> bool {
         self.l2_up
     }
 
-    /// Whether the circuit breaker is open: L2 has not answered several requests, so none are sent, and no call waits for
-    /// it, until it answers a probe. Probes are sent one at a time in the background, after pauses that grow from 20 ms
-    /// to a second.
+    /// Whether the circuit breaker is open: L2 has not answered several requests, so none are sent, and no call waits
+    /// for it, until it answers a probe. Probes are sent one at a time in the background, after pauses that grow from
+    /// 20 ms to a second.
     #[must_use]
     pub fn is_breaker_open(&self) -> bool {
         self.breaker_open

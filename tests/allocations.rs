@@ -51,12 +51,12 @@ fn a_hit_in_l1_allocates_nothing() {
     runtime.block_on(async {
         texts.insert("key", "value".to_owned()).await.unwrap();
         let tagged = Loaded::new("value".to_owned()).tags(["a", "b"]);
-        texts.insert_with("tagged", tagged).await.unwrap();
+        texts.insert("tagged", tagged).await.unwrap();
         numbers.insert(&7, "value".to_owned()).await.unwrap();
         pairs.insert(&pair, "value".to_owned()).await.unwrap();
         names.insert(&7, Some("value".to_owned())).await.unwrap();
         let tagged = Loaded::new("value".to_owned()).tags(["a", "b"]);
-        texts.insert_with("tagged", tagged).await.unwrap();
+        texts.insert("tagged", tagged).await.unwrap();
         // moka sets its housekeeping up at the first look-ups, and does it now and then later.
         for _ in 0..2_000 {
             assert!(texts.get_local("key").is_some() && numbers.get_local(&7).is_some());
@@ -203,7 +203,7 @@ fn tags_take_little() {
             runtime.block_on(async {
                 for key in 0..ENTRIES {
                     let loaded = Loaded::new(7).tags(tag(key));
-                    cache.insert_with(&key, loaded).await.unwrap();
+                    cache.insert(&key, loaded).await.unwrap();
                 }
             });
             assert_eq!(cache.stats().l1_entries, u64::from(ENTRIES));

@@ -75,7 +75,7 @@ where
     for (value, key) in keys.iter().enumerate() {
         let value = Loaded::new(value).tags(tags);
         runtime()
-            .block_on(cache.insert_with(key.borrow(), value))
+            .block_on(cache.insert(key.borrow(), value))
             .unwrap();
     }
     let (local, get, load) = (cache.clone(), cache.clone(), cache);

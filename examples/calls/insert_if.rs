@@ -30,14 +30,8 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
 
     // A box office that has a show to itself for a minute, whatever becomes of it.
     let mine = || Loaded::new(Vec::new()).ttl(Duration::from_secs(60));
-    assert!(
-        a.insert_if_with("dune:lock", mine(), Version::ABSENT)
-            .await?
-    );
-    assert!(
-        !b.insert_if_with("dune:lock", mine(), Version::ABSENT)
-            .await?
-    );
+    assert!(a.insert_if("dune:lock", mine(), Version::ABSENT).await?);
+    assert!(!b.insert_if("dune:lock", mine(), Version::ABSENT).await?);
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! For values with lives of their own, such as links that the mail says are valid for an hour. `insert_many_with` is
+//! For values with lives of their own, such as links that the mail says are valid for an hour. `insert_many` is
 //! the same for many.
 
 use std::error::Error;
@@ -16,11 +16,11 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
         .l2_ttl(24 * HOUR)
         .build()?;
 
-    links.insert_with("x7Kq", Loaded::new(7).ttl(HOUR)).await?;
+    links.insert("x7Kq", Loaded::new(7).ttl(HOUR)).await?;
     // Invitations are used once: no L1 keeps a copy.
     let invited = |user| Loaded::new(user).ttl(12 * HOUR).l1_ttl(Duration::ZERO);
     links
-        .insert_many_with([("a1", invited(8)), ("b2", invited(9))])
+        .insert_many([("a1", invited(8)), ("b2", invited(9))])
         .await?;
     links.ready().await;
     assert_eq!(links.get("x7Kq").await.as_deref(), Some(&7));

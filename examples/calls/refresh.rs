@@ -34,7 +34,7 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
         let ranking = ranking(["Ann", "Bea"]).await?;
         Ok::<_, Infallible>(Loaded::new(ranking).ttl(Duration::from_secs(3 * 86_400)))
     };
-    assert_eq!(importer.refresh_with("club", until_monday).await?.len(), 2);
+    assert_eq!(importer.refresh("club", until_monday).await?.len(), 2);
     Ok(())
 }
 

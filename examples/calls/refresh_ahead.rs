@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::time::Duration;
 
-use larder::{Cache, Clock};
+use larder::{Cache, Clock, RefreshAhead};
 use tokio::time::sleep;
 
 pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
@@ -26,7 +26,7 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     // At random instead: the earlier the longer a load takes, and the more likely the more it is read.
     let rates: Cache<String, u32> = Cache::builder("exchange:rate")
         .soft_ttl(Duration::from_secs(300))
-        .xfetch(1.0)
+        .refresh_ahead(RefreshAhead::XFetch(1.0))
         .build()?;
     assert_eq!(*rates.get_or_load("EUR/USD", || load(108)).await?, 108);
     Ok(())

@@ -34,7 +34,8 @@ fn on_redis(url: &str) -> Result<[Names; 4], Box<dyn Error>> {
     let info = url.into_connection_info()?;
     let manager = Manager::new(info.set_tcp_settings(TcpSettings::default().set_nodelay(true)))?;
     let pool = Pool::builder(manager).runtime(Runtime::Tokio1).build()?;
-    let your_pool = Cache::builder("crm:name").redis_pool(pool, url).build()?;
+    let your_pool = RedisL2::with_pool(pool, url)?;
+    let your_pool = Cache::builder("crm:name").l2(your_pool).build()?;
 
     // One pool for several caches.
     let redis = RedisL2::open(url)?;

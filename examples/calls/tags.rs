@@ -32,6 +32,14 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     b.invalidate_tags([("product", 3), ("product", 4)]).await?;
     assert!(b.get("/coffee").await.is_none());
     assert!(b.get("/about").await.is_some());
+
+    // Tags that follow from the value: no call can forget them.
+    let users: Cache<u64, (u64, String)> = Cache::builder("shop:user")
+        .tags_of(|_key, (tenant, _name)| [("tenant", *tenant)])
+        .build()?;
+    users.insert(&1, (7, "Ann".to_owned())).await?;
+    users.invalidate_tag("tenant:7").await?;
+    assert!(users.get(&1).await.is_none());
     Ok(())
 }
 

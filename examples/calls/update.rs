@@ -27,7 +27,7 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     // The same, for an hour since the last change.
     let hour = Duration::from_secs(3600);
     let view = |views: Option<&u64>| Loaded::new(views.unwrap_or(&0) + 1).ttl(hour);
-    b.update_with("dune:trailer", view).await?;
+    b.update("dune:trailer", view).await?;
     assert_eq!(b.get("dune:trailer").await.as_deref(), Some(&1));
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use larder::{Cache, LoadingCache, MemoryL2};
+use larder::{Cache, LoadingCache, MemoryL2, Verify};
 use tokio::time::sleep;
 
 pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
@@ -35,8 +35,7 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
 
     // Where values have several encodings, or parts that differ each time.
     let rates = Cache::<String, f64>::builder("shop:rate")
-        .verify(0.001)
-        .verify_by(|cached, loaded| (cached - loaded).abs() < 0.01)
+        .verify(Verify::share(0.001).by(|cached: &f64, loaded| (cached - loaded).abs() < 0.01))
         .build()?;
     drop(rates);
     Ok(())

@@ -17,7 +17,7 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     // Shown if standard error is a terminal.
     let bar = ProgressBar::new(0);
     let warming = a
-        .warm_with(products(), |warming| {
+        .warm_with_progress(products(), |warming| {
             bar.set_length(warming.total.unwrap_or(warming.done));
             bar.set_position(warming.done);
         })

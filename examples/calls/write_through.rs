@@ -28,7 +28,7 @@ pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
 
     // With tags of its own, as for an insert.
     let discounted = Loaded::new(400).tags(["sale"]);
-    shop.write_through_with("tea", discounted, |&price| update(price))
+    shop.write_through("tea", discounted, |&price| update(price))
         .await?;
     shop.invalidate_tag("sale").await?;
     assert!(shop.get("tea").await.is_none());

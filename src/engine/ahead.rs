@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::clock::{Tick, nanos};
 use crate::l1::NEVER;
-use crate::options::{AheadBy, Options};
+use crate::options::{self, Options};
 
 /// Earlier than this multiple of the expected time, one read in ten million would refresh a value: none does.
 const LONGEST: f64 = 16.0;
@@ -47,11 +47,11 @@ impl RefreshAhead {
         }
         let before = match self.options.refresh_ahead {
             None => return NEVER,
-            Some(AheadBy::Share(share)) => {
+            Some(options::RefreshAhead::Share(share)) => {
                 let life = Duration::from_nanos(deadline.saturating_sub(born_at));
                 nanos(life.mul_f64(1.0 - share))
             }
-            Some(AheadBy::XFetch(beta)) => self.expected(beta * LONGEST),
+            Some(options::RefreshAhead::XFetch(beta)) => self.expected(beta * LONGEST),
         };
         deadline.saturating_sub(before).max(born_at)
     }
@@ -60,8 +60,8 @@ impl RefreshAhead {
     pub(crate) fn is_due(&self, born_at: Tick, deadline: Tick, now: Tick) -> bool {
         match self.options.refresh_ahead {
             None => false,
-            Some(AheadBy::Share(_)) => now >= self.begins_at(born_at, deadline),
-            Some(AheadBy::XFetch(beta)) => {
+            Some(options::RefreshAhead::Share(_)) => now >= self.begins_at(born_at, deadline),
+            Some(options::RefreshAhead::XFetch(beta)) => {
                 // One minus the random number, which is below one: the logarithm of zero is infinite.
                 let share = -(1.0 - fastrand::f64()).ln();
                 now.saturating_add(self.expected(beta * share)) >= deadline
@@ -80,14 +80,14 @@ impl RefreshAhead {
 mod tests {
     use std::sync::Arc;
 
-    use super::{AheadBy, RefreshAhead};
+    use super::{RefreshAhead, options};
     use crate::l1::NEVER;
     use crate::options::Options;
 
     const SECOND: u64 = 1_000_000_000;
     const DEADLINE: u64 = 1000 * SECOND;
 
-    fn ahead(when: Option<AheadBy>) -> RefreshAhead {
+    fn ahead(when: Option<options::RefreshAhead>) -> RefreshAhead {
         let mut options = Options::new("test".to_owned());
         options.refresh_ahead = when;
         RefreshAhead::new(&Arc::new(options))
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn a_share_of_the_time_passes_before() {
-        let ahead = ahead(Some(AheadBy::Share(0.8)));
+        let ahead = ahead(Some(options::RefreshAhead::Share(0.8)));
         assert_eq!(ahead.begins_at(500 * SECOND, DEADLINE), 900 * SECOND);
         assert_eq!(ahead.begins_at(0, NEVER), NEVER);
         assert!(ahead.is_due(500 * SECOND, DEADLINE, 900 * SECOND));
@@ -112,7 +112,7 @@ mod tests {
     /// With a load of ten seconds, at the times at which the probability is e^-2, e^-1 and e^-0.1.
     #[test]
     fn xfetch_is_the_more_likely_the_nearer_the_end_is() {
-        let ahead = ahead(Some(AheadBy::XFetch(1.0)));
+        let ahead = ahead(Some(options::RefreshAhead::XFetch(1.0)));
         assert_eq!(ahead.begins_at(0, DEADLINE), DEADLINE, "no load is known");
         ahead.loaded_in(10 * SECOND);
         assert_eq!(ahead.begins_at(0, DEADLINE), 840 * SECOND);
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn the_time_of_loads_is_a_mean() {
-        let ahead = ahead(Some(AheadBy::XFetch(1.0)));
+        let ahead = ahead(Some(options::RefreshAhead::XFetch(1.0)));
         ahead.loaded_in(8 * SECOND);
         ahead.loaded_in(16 * SECOND);
         assert_eq!(ahead.expected(1.0), 9 * SECOND);

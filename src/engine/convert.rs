@@ -16,7 +16,7 @@ use crate::error::Misuse;
 use crate::key::Key;
 use crate::l1::{L1, NEVER, Slot, SlotHead, SlotValue, Tags, UNSTORED};
 use crate::l2::{EncodedValue, Ttls};
-use crate::loaded::{Loaded, OwnTtls, names};
+use crate::loaded::{Loaded, OwnTags, OwnTtls, TagNames, names};
 use crate::options::{DEFAULT_TTL, LONGEST, Options};
 use crate::stats::Counters;
 use crate::throttle::Throttle;
@@ -27,9 +27,13 @@ use crate::wire::envelope::{self, Head, Life, Place, Stamp};
 /// A TTL from the value itself.
 pub(crate) type TtlOf<V> = Arc<dyn Fn(&V) -> Option<Duration> + Send + Sync>;
 
+/// The tags of a value, by its key and by itself, in addition to those that were set for it.
+pub(crate) type TagsOf<V> = Arc<dyn Fn(&str, &V, OwnTags) -> TagNames + Send + Sync>;
+
 pub(crate) struct Convert<V> {
     codec: Box<dyn ValueCodec<V>>,
     ttl_of: Option<TtlOf<V>>,
+    tags_of: Option<TagsOf<V>>,
     pub(crate) ahead: RefreshAhead,
     /// Distinguishes values of this type from others under the same keys.
     type_tag: u64,
@@ -48,6 +52,7 @@ impl<V: Value> Convert<V> {
     pub(crate) fn new(
         codec: Box<dyn ValueCodec<V>>,
         ttl_of: Option<TtlOf<V>>,
+        tags_of: Option<TagsOf<V>>,
         type_tag: u64,
         options: &Arc<Options>,
         counters: &Arc<Counters>,
@@ -56,6 +61,7 @@ impl<V: Value> Convert<V> {
         Self {
             codec,
             ttl_of,
+            tags_of,
             type_tag,
             ahead: RefreshAhead::new(options),
             namespace: Place::namespace(&options.namespace),
@@ -143,12 +149,26 @@ impl<V: Value> Convert<V> {
     }
 
     /// Checks a value that a caller has given, with its TTLs and its tags.
-    pub(crate) fn to_store(&self, loaded: Loaded<V>) -> Result<(V, Ttls, Vec<Key>), Misuse> {
+    pub(crate) fn to_store(
+        &self,
+        key: &str,
+        loaded: Loaded<V>,
+    ) -> Result<(V, Ttls, Vec<Key>), Misuse> {
         let value = loaded.value.filter(|_| loaded.is_stored);
         let value = value.ok_or(Misuse::NothingToInsert)?;
-        let tags = names(loaded.tags)?;
+        let tags = self.tags(key, &value, loaded.tags)?;
         let ttls = self.ttls(&value, &loaded.ttls)?;
         Ok((value, ttls, tags))
+    }
+
+    /// The tags of a value that is stored now, with its own. Every value that is stored anew passes
+    /// through here, whoever stores it: a value that lacked a tag would escape its invalidation.
+    pub(crate) fn tags(&self, key: &str, value: &V, own: OwnTags) -> TagNames {
+        let Some(tags_of) = &self.tags_of else {
+            return names(own);
+        };
+        let tags = catch_unwind(AssertUnwindSafe(|| tags_of(key, value, own)));
+        tags.unwrap_or(Err(Misuse::TagsOfPanicked))
     }
 
     /// The TTLs of a value that is written now: its own, or those of the cache.

@@ -15,11 +15,11 @@ use tracing::{info, warn};
 use super::backoff::Backoff;
 use super::breaker::Breaker;
 use super::context::Context;
-use super::convert::{Convert, TtlOf};
+use super::convert::{Convert, TagsOf, TtlOf};
 use super::deferred::Deferred;
 use super::load::loader::Loader;
 use super::load::verify::Same;
-use super::load::{Awaited, Begin, Current, Loads};
+use super::load::{Begin, Current, Loads};
 use super::members::Members;
 use super::metrics::Metrics;
 use super::read::lookup::Reads;
@@ -37,7 +37,7 @@ use crate::entry::Entry;
 use crate::error::{CommitError, L2Error, LoadError, WriteError};
 use crate::events::{CacheEvent, Events};
 use crate::hot_key::HotKey;
-use crate::key::{Key, KeyTooLong};
+use crate::key::{CacheKey, Key, KeyTooLong};
 use crate::l1::{L1, Weigher};
 #[cfg(feature = "write-behind")]
 use crate::l2::{Append, Waiting, WriteStream};
@@ -72,6 +72,7 @@ pub(crate) struct Parts<V> {
     pub(crate) options: Options,
     pub(crate) weigher: Option<Weigher<V>>,
     pub(crate) ttl_of: Option<TtlOf<V>>,
+    pub(crate) tags_of: Option<TagsOf<V>>,
     pub(crate) codec: Box<dyn ValueCodec<V>>,
     pub(crate) type_tag: u64,
     /// `None` for L1 alone.
@@ -88,6 +89,7 @@ impl<V: Value> Engine<V> {
             options,
             weigher,
             ttl_of,
+            tags_of,
             codec,
             type_tag,
             l2,
@@ -129,7 +131,7 @@ impl<V: Value> Engine<V> {
                 &events,
                 &metrics,
             ),
-            convert: Convert::new(codec, ttl_of, type_tag, &options, &counters, &l1),
+            convert: Convert::new(codec, ttl_of, tags_of, type_tag, &options, &counters, &l1),
             deferred: Deferred::new(options.max_deferred),
             backoff: Backoff::new(options.clock.clone()),
             instance,
@@ -234,12 +236,12 @@ impl<V: Value> Engine<V> {
 
     pub(crate) async fn get_many_or_load(
         &self,
-        keys: Vec<Key>,
-        now: Tick,
+        keys: &[&(impl CacheKey + ?Sized)],
         loader: impl Fn(&[usize]) -> Loader<V>,
     ) -> Result<Vec<Option<Entry<V>>>, LoadError> {
+        let now = self.now();
         self.ensure_subscribed(now);
-        self.loads.get_many_or_load(keys, loader).await
+        self.loads.get_many_or_load(keys, now, loader).await
     }
 
     pub(crate) async fn refresh(&self, key: Key, loader: Loader<V>) -> Result<Entry<V>, LoadError> {
@@ -254,22 +256,6 @@ impl<V: Value> Engine<V> {
         loader: impl FnOnce() -> Loader<V>,
     ) -> Option<Current<V>> {
         self.loads.refresh_stale(key, stale, loader)
-    }
-
-    pub(crate) fn start_refreshes(
-        &self,
-        stale: Vec<(usize, Key, Entry<V>)>,
-        loader: impl FnOnce(&[usize]) -> Loader<V>,
-    ) -> Vec<Awaited<V>> {
-        self.loads.start_refreshes(stale, loader)
-    }
-
-    pub(crate) async fn await_refreshes(
-        &self,
-        awaited: Vec<Awaited<V>>,
-        loader: impl Fn(&[usize]) -> Loader<V>,
-    ) -> Result<Vec<(usize, Option<Entry<V>>)>, LoadError> {
-        self.loads.await_refreshes(awaited, loader).await
     }
 
     pub(crate) async fn insert(
@@ -288,7 +274,7 @@ impl<V: Value> Engine<V> {
 
     /// Stores a value, and has it wait for its source.
     #[cfg(feature = "write-behind")]
-    pub(crate) async fn append(&self, key: Key, value: V, append: Append) -> WriteResult {
+    pub(crate) async fn append(&self, key: Key, value: Loaded<V>, append: Append) -> WriteResult {
         self.ensure_subscribed(self.now());
         self.writes.append(key, value, append).await
     }

@@ -34,7 +34,6 @@ mod spans;
 mod subscribe;
 mod write;
 
-pub(crate) use self::convert::TtlOf;
 pub(crate) use self::engine::{Engine, Parts, report_losses};
 pub(crate) use self::load::loader::{Loader, LoaderOf};
 pub(crate) use self::load::verify::Same;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::{WriteError, panic_message};
 
 /// Why [`Cache::invalidate_after`](crate::Cache::invalidate_after) or
-/// [`Cache::write_through`](crate::Cache::write_through) did not both commit and bring the caches up to date. In every case
-/// the key is invalidated, or will be as soon as L2 answers.
+/// [`Cache::write_through`](crate::Cache::write_through) did not both commit and bring the caches up to date. In every
+/// case the key is invalidated, or will be as soon as L2 answers.
 ///
 /// ```
 /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -27,7 +27,7 @@ use super::{WriteError, panic_message};
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CommitError<T, E> {
-    /// The commit was not begun, as what was to be cached after it cannot be: by its key or its options.
+    /// The commit was not begun, as its value cannot be cached: by its key or its options.
     #[error("the commit was not begun")]
     NotBegun(#[source] WriteError),
     /// The commit returned this error.
@@ -42,7 +42,7 @@ pub enum CommitError<T, E> {
     /// The commit returned `value`, and its key was not invalidated.
     #[error("the commit succeeded, and its key was not invalidated")]
     NotInvalidated {
-        /// What the commit returned.
+        /// The result of the commit.
         value: T,
         /// Why not: mostly it [is deferred](WriteError::is_deferred), so there is nothing to do.
         #[source]

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Why L2 did not do what it was asked, and for errors of Redis what helps. Cheap to clone; never shows a URL or a
+/// Why L2 did not carry out a request, and for errors of Redis a remedy. Cheap to clone; never shows a URL or a
 /// password, nor, in errors of [`RedisL2`](crate::RedisL2), keys and values.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error(transparent)]
@@ -85,8 +85,8 @@ impl L2Error {
         matches!(self.0, Kind::BadConfig(_))
     }
 
-    /// Whether the store could not be reached, TLS with it failed, or the connection broke. A request that had been sent
-    /// may have been executed.
+    /// Whether the store could not be reached, TLS with it failed, or the connection broke. A request that had been
+    /// sent may have been executed.
     #[must_use]
     pub fn is_unreachable(&self) -> bool {
         matches!(
@@ -99,7 +99,7 @@ impl L2Error {
         )
     }
 
-    /// What tells it from errors that have another cause. However a store does not answer, that is one cause.
+    /// Tells it from errors that have another cause. However a store does not answer, that is one cause.
     pub(crate) fn cause(&self) -> String {
         match &self.0 {
             Kind::Unreachable(_) | Kind::TimedOut(_) | Kind::Skipped | Kind::Closed => {

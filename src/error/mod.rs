@@ -26,7 +26,7 @@ fn panic_message(payload: &(dyn Any + Send)) -> Arc<str> {
     text.unwrap_or("its message is not a string").into()
 }
 
-/// What cannot be done with a [`Loaded`](crate::Loaded), and what can.
+/// A use of [`Loaded`](crate::Loaded) that makes no sense, and one that does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Misuse {
     #[error(
@@ -47,6 +47,8 @@ pub(crate) enum Misuse {
     TooManyTags,
     #[error("ttl_of panicked")]
     TtlOfPanicked,
+    #[error("tags_of panicked")]
+    TagsOfPanicked,
     #[error("an insert stores a value: unchanged() and no_store() are for loaders")]
     NothingToInsert,
     #[error(
@@ -60,8 +62,8 @@ pub(crate) enum Misuse {
 #[error("the load of one caller has failed")]
 pub(crate) struct OfOneCaller;
 
-/// Why [`Builder::build`](crate::Builder::build) refused to build a cache: all options that cannot work, by their names, and
-/// what would. Never shows a URL or a password.
+/// Why [`Builder::build`](crate::Builder::build) refused to build a cache: all options that cannot work, by their
+/// names, and values that would. Never shows a URL or a password.
 ///
 /// ```
 /// use std::time::Duration;
@@ -102,12 +104,13 @@ impl BuildError {
         }))
     }
 
-    /// What cannot work, one by one.
+    /// The options that cannot work, one by one.
     pub fn mistakes(&self) -> impl Iterator<Item = &str> {
         self.0.all.iter().map(String::as_str)
     }
 
-    /// Whether the store cannot work as it was set up, as with a malformed Redis URL.
+    /// Whether one of the mistakes is the Redis server: its URL is malformed or asks for TLS that is not built in, or
+    /// its certificates cannot be used. That no server answers is no mistake.
     #[must_use]
     pub fn is_bad_l2_config(&self) -> bool {
         self.0.l2.is_some()
@@ -231,7 +234,7 @@ impl LoadError {
     /// # Loaders that return `anyhow::Error`
     ///
     /// An `anyhow::Error` becomes a boxed error of a private type, which hides the type of the error that it was made
-    /// from. What that error has as sources is found; so is the error itself if `context` was added to it. To have it
+    /// from. The sources of that error are found; so is the error itself if `context` was added to it. To have it
     /// found in all cases, convert it in the loader:
     ///
     /// ```
@@ -266,9 +269,8 @@ impl LoadError {
         }
     }
 
-    /// The key that has no value, if many were asked for by
-    /// [`LoadingCache::get_many`](crate::LoadingCache::get_many): as Redis shows it after the namespace. Not a part of the
-    /// text, so that keys do not reach logs.
+    /// The key that has no value, if many were asked for by [`LoadingCache::get_many`](crate::LoadingCache::get_many):
+    /// as Redis shows it after the namespace. Not a part of the text, so that keys do not reach logs.
     #[must_use]
     pub fn key(&self) -> Option<&str> {
         self.key.as_deref()
@@ -304,8 +306,9 @@ impl LoadError {
         matches!(self.kind, LoadKind::NotFound)
     }
 
-    /// Whether the loader returned a [`Loaded`](crate::Loaded) that makes no sense (`unchanged()` without a previous value, a
-    /// TTL of zero, or too many or too long tags), or looked up the very key that it loads. The error says which.
+    /// Whether the loader returned a [`Loaded`](crate::Loaded) that makes no sense (`unchanged()` without a previous
+    /// value, a TTL of zero, or too many or too long tags), or looked up the very key that it loads. The error says
+    /// which.
     #[must_use]
     pub fn is_misuse(&self) -> bool {
         matches!(self.kind, LoadKind::Misuse(_))
@@ -377,7 +380,7 @@ impl WriteError {
         Self(WriteKind::Unconfirmed(error))
     }
 
-    /// Without an error of L2 if it is not known any more what was changed.
+    /// Without an error of L2 if it is not known any more which keys were changed.
     pub(crate) fn interrupted(error: Option<L2Error>) -> Self {
         Self(WriteKind::Interrupted(error))
     }
@@ -408,16 +411,16 @@ impl WriteError {
     }
 
     /// Whether L2 refused an [`insert_if`](crate::Cache::insert_if), an [`update`](crate::Cache::update) or a
-    /// [`touch`](crate::Cache::touch), as when its memory is full, or was not asked, as when the circuit breaker is open, or
-    /// for an `update` while the cache is switched off. Nothing was changed. Other writes end as
+    /// [`touch`](crate::Cache::touch), as when its memory is full, or was not asked, as when the circuit breaker is
+    /// open, or for an `update` while the cache is switched off. Nothing was changed. Other writes end as
     /// [deferred](Self::is_deferred) then.
     #[must_use]
     pub fn is_refused(&self) -> bool {
         matches!(self.0, WriteKind::Refused(_) | WriteKind::SwitchedOff)
     }
 
-    /// Whether an [`update`](crate::Cache::update) gave up: each time that it had read the value, another writer, a load or
-    /// an invalidation came first. Or this instance cannot read what is stored. Nothing was changed.
+    /// Whether an [`update`](crate::Cache::update) gave up: each time that it had read the value, another writer, a
+    /// load or an invalidation came first. Or this instance cannot read the stored value. Nothing was changed.
     #[must_use]
     pub fn is_contended(&self) -> bool {
         matches!(self.0, WriteKind::Contended)
@@ -438,8 +441,8 @@ impl WriteError {
         matches!(self.0, WriteKind::Unconfirmed(_))
     }
 
-    /// Whether a [`warm`](crate::Cache::warm) came to no end: L2 did not answer, the namespace was cleared, or so much was
-    /// changed meanwhile that it is not known any more whether the rest is current. What is stored stays.
+    /// Whether a [`warm`](crate::Cache::warm) came to no end: L2 did not answer, the namespace was cleared, or so much
+    /// was changed meanwhile that it is not known any more whether the rest is current. Stored values stay.
     #[must_use]
     pub fn is_interrupted(&self) -> bool {
         matches!(self.0, WriteKind::Interrupted(_))

@@ -6,8 +6,8 @@ use crate::token::Token;
 /// Takes a deferred write for a done one: for handlers that end with `?`, as there is nothing to retry.
 ///
 /// A deferred write is carried out by this instance as soon as L2 answers, and is lost if the process ends before.
-/// Until then other instances may return the old value. Where that is not good enough, as for a revoked permission, handle
-/// [`WriteError::is_deferred`] instead.
+/// Until then other instances may return the old value. Where that is not good enough, as for a revoked permission,
+/// handle [`WriteError::is_deferred`] instead.
 ///
 /// ```
 /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
@@ -26,12 +26,12 @@ use crate::token::Token;
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
 /// ```
 pub trait OrDeferred {
-    /// What is left of the result.
+    /// The rest of the result.
     type Output;
 
     /// Makes `Ok` of an error that [says that the write is deferred](WriteError::is_deferred).
     ///
-    /// What the write would have returned is `None` then; a commit has its value all the same.
+    /// The result of the write is `None` then; a commit has its value all the same.
     fn or_deferred(self) -> Self::Output;
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::io;
 
 use super::input::Input;
-use crate::{BuildError, Builder, Cache, Invalidation, MemoryL2, Mode, RedisL2};
+use crate::{BuildError, Builder, Cache, Invalidation, MemoryL2, Mode, RedisL2, RefreshAhead};
 
 /// A password that no error shows. It is in the URL wherever the bytes have a `*`.
 const SECRET: &str = "s3cr3t-pa55";
@@ -107,7 +107,7 @@ fn set(
         19 => builder.type_tag(input.text()),
         20 => builder.schema_version(u32::from(input.u8())),
         21 => builder.refresh_ahead(f64::from_bits(input.u64())),
-        22 => builder.xfetch(f64::from_bits(input.u64())),
+        22 => builder.refresh_ahead(RefreshAhead::XFetch(f64::from_bits(input.u64()))),
         23 => builder.batch_loads(input.duration(), input.usize()),
         24 => builder.listen_to(name(input), |_| vec![Invalidation::all()]),
         #[cfg(feature = "json")]

@@ -193,7 +193,7 @@ async fn for_cache(
     let varies = Varies::on(names);
     // The variant first: the entry of the resource leads others to it.
     let key = variant_key(&address.primary, &varies, address.scheme, request);
-    let _ = shared.cache.insert_with(key.as_str(), response).await;
+    let _ = shared.cache.insert(key.as_str(), response).await;
     // The variant is inserted, and not loaded: only these tags say that one of them was invalidated meanwhile.
     Ok(varies.loaded().tags(&tags))
 }

@@ -322,7 +322,7 @@ impl<S: Inner<R>, R: Send + 'static> Search<'_, S, R> {
         let lookup = async {
             match by {
                 LoadedBy::Anyone => cache.get_or_load_with(key, load).await,
-                LoadedBy::ThisOne(previous) => cache.refresh_with(key, || load(previous)).await,
+                LoadedBy::ThisOne(previous) => cache.refresh(key, || load(previous)).await,
             }
         };
         tokio::pin!(lookup);

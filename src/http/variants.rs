@@ -59,7 +59,7 @@ pub(super) async fn widen(
         return None;
     }
     // It names no response yet, so it may be stored whatever has happened meanwhile.
-    let stored = cache.insert_with(primary, varies.clone().loaded()).await;
+    let stored = cache.insert(primary, varies.clone().loaded()).await;
     stored.is_ok().then_some(varies)
 }
 

@@ -170,7 +170,7 @@ where
         Fut: Future<Output = Result<V, E>> + Send + 'static,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        self.get_or_load_by(key, || Loader::plain(loader)).await
+        self.get_or_load_by(key, || Loader::one(|_| loader())).await
     }
 
     /// Looks a key up as [`Cache::get_or_load_with`] does: as [`get_or_load`](Self::get_or_load), with a loader that says how
@@ -179,7 +179,7 @@ where
     /// # Errors
     ///
     /// As [`get_or_load`](Self::get_or_load) and [`Cache::get_or_load_with`].
-    pub async fn get_or_load_with<Q, M, F, Fut, E>(
+    pub async fn get_or_load_with<Q, M, F, Fut, T, E>(
         &self,
         key: &Q,
         loader: F,
@@ -188,7 +188,8 @@ where
         K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized,
         F: FnOnce(Option<Entry<V>>) -> Fut + Send + 'static,
-        Fut: Future<Output = Result<Loaded<V>, E>> + Send + 'static,
+        Fut: Future<Output = Result<T, E>> + Send + 'static,
+        T: Into<Loaded<V>>,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         self.get_or_load_by(key, || Loader::one(loader)).await

@@ -5,10 +5,11 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::try_join_all;
+use futures::TryFutureExt;
+use futures::future::{Either, try_join_all};
 
 use crate::cache::Cache;
-use crate::engine::{Batches, Loader, LoaderOf};
+use crate::engine::{Batches, Begin, Loader, LoaderOf};
 use crate::entry::Entry;
 use crate::error::LoadError;
 use crate::key::CacheKey;
@@ -104,6 +105,16 @@ impl<K, V> LoaderOfCache<K, V> {
     }
 }
 
+impl<K: Send + 'static, V: Send + Sync + 'static> ReadThrough<K, V> {
+    /// The load of one key, by a call of its own or in a batch. The key is made if it has to be loaded.
+    fn load(&self, key: impl FnOnce() -> K) -> impl Begin<V> {
+        match &self.batches {
+            Some(batches) => Either::Left(batches.load(key)),
+            None => Either::Right(|| self.loader.of_one(key())),
+        }
+    }
+}
+
 impl<K, V> LoadingCache<K, V>
 where
     K: CacheKey + Send + 'static,
@@ -140,17 +151,8 @@ where
         K: KeyFrom<Q, M>,
         Q: CacheKey + ?Sized,
     {
-        let ReadThrough { loader, batches } = &*self.loading;
-        match batches {
-            Some(batches) => {
-                let load = batches.load(|| K::key_from(key));
-                self.cache.get_or_load_by(key, load).await
-            }
-            None => {
-                let loader = || loader.of_one(K::key_from(key));
-                self.cache.get_or_load_by(key, loader).await
-            }
-        }
+        let load = self.loading.load(|| K::key_from(key));
+        self.cache.get_or_load_by(key, load).await
     }
 
     /// The look-ups of this cache that answer with nothing older than the write that `token` names, on any instance. As
@@ -201,10 +203,7 @@ where
         // As a list: the future of a user's iterator may not be `Send` when it is part of another one.
         let keys: Vec<&Q> = keys.into_iter().collect();
         match &self.loading.loader {
-            LoaderOfCache::One(_) => {
-                let one = async |key| self.get(key).await.map_err(|error| error.of_key(key));
-                try_join_all(keys.into_iter().map(one)).await
-            }
+            LoaderOfCache::One(_) => each(keys, |key| self.get(key)).await,
             LoaderOfCache::Many(loader_of) => {
                 let loader_of = |keys| loader_of(keys);
                 let found = (self.cache.get_many_or_load_by(keys.clone(), loader_of)).await?;
@@ -277,18 +276,9 @@ where
         K: KeyFrom<Q, M>,
         Q: CacheKey + ?Sized,
     {
+        let load = self.cache.loading.load(|| K::key_from(key));
         let view = self.cache.cache.at_least(&self.token);
-        let ReadThrough { loader, batches } = &*self.cache.loading;
-        match batches {
-            Some(batches) => {
-                let load = batches.load(|| K::key_from(key));
-                view.get_or_load_by(key, load).await
-            }
-            None => {
-                let loader = || loader.of_one(K::key_from(key));
-                view.get_or_load_by(key, loader).await
-            }
-        }
+        view.get_or_load_by(key, load).await
     }
 
     /// Looks many keys up as [`LoadingCache::get_many`] does, in their order.
@@ -313,9 +303,21 @@ where
         if self.cache.engine().has_applied(self.token) {
             return self.cache.get_many(keys).await;
         }
-        let one = async |key| self.get(key).await.map_err(|error| error.of_key(key));
-        try_join_all(keys.into_iter().map(one)).await
+        each(keys, |key| self.get(key)).await
     }
+}
+
+/// Looks keys up one by one, all at once. The error names its key.
+async fn each<'k, Q, V, Fut>(
+    keys: Vec<&'k Q>,
+    get: impl Fn(&'k Q) -> Fut,
+) -> Result<Vec<Entry<V>>, LoadError>
+where
+    Q: CacheKey + ?Sized,
+    Fut: Future<Output = Result<Entry<V>, LoadError>>,
+{
+    let one = |key| get(key).map_err(|error| error.of_key(key));
+    try_join_all(keys.into_iter().map(one)).await
 }
 
 impl<K, V: Send + Sync + 'static> Clone for LoadingAtLeast<'_, K, V> {

@@ -64,7 +64,7 @@ where
     where
         T: Into<Loaded<V>>,
     {
-        self.warm_with(items, |_| {})
+        self.warm_with_progress(items, |_| {})
     }
 
     /// Warms up as [`warm`](Self::warm) does, and calls `progress` after each batch: for a log line or a progress bar.
@@ -81,12 +81,12 @@ where
     /// let squares: Cache<u64, u64> = Cache::builder("docs:squares").build()?;
     /// let all = stream::iter((0..2000).map(|n| (n, n * n)));
     /// let mut shown = Vec::new();
-    /// squares.warm_with(all, |warming| shown.push((warming.done, warming.total))).await?;
+    /// squares.warm_with_progress(all, |warming| shown.push((warming.done, warming.total))).await?;
     /// assert_eq!(shown, [(1024, Some(2000)), (2000, Some(2000))]);
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub fn warm_with<T>(
+    pub fn warm_with_progress<T>(
         &self,
         items: impl Stream<Item = (K, T)>,
         progress: impl FnMut(&Warming),

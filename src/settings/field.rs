@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::de::{Deserialize, Deserializer, Error};
 use serde::ser::{Serialize, Serializer};
 
-use crate::options::Mode;
+use crate::options::{Mode, RefreshAhead};
 
 /// The type of a field.
 pub(super) trait Field: Sized {
@@ -119,6 +119,25 @@ impl Field for f64 {
 
     fn plain(&self) -> Plain {
         Plain::Real(*self)
+    }
+}
+
+impl Field for RefreshAhead {
+    const EXPECTED: &'static str =
+        "a share such as 0.8, or xfetch and its factor, such as xfetch:1.0";
+
+    fn from_text(text: &str) -> Option<Self> {
+        match text.strip_prefix("xfetch:") {
+            Some(beta) => f64::from_text(beta).map(Self::XFetch),
+            None => f64::from_text(text).map(Self::Share),
+        }
+    }
+
+    fn plain(&self) -> Plain {
+        match self {
+            Self::Share(share) => Plain::Real(*share),
+            Self::XFetch(beta) => Plain::Text(format!("xfetch:{beta:?}")),
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::error::SettingsError;
 pub use self::service::ServiceSettings;
-use crate::options::Mode;
+use crate::options::{Mode, RefreshAhead};
 
 /// Declares the fields once: for serde, the environment and `Debug`.
 macro_rules! settings {
@@ -27,10 +27,9 @@ macro_rules! settings {
         /// # In a file
         ///
         /// In a format that describes itself, such as JSON, TOML or YAML. An unknown field is an error, but not within
-        /// `#[serde(flatten)]`, where serde ignores it. Durations are written with a unit, `250ms`, `30s` or `1h30m`
-        /// (`ms`, `s`, `m`, `h`, `d`, and `max` for [`Duration::MAX`]); a mere number is an error, as it may be meant
-        /// in any unit. A [`Mode`] is `strict` or `available:60s`, and `batch_loads` is `2ms,100`. If both are there,
-        /// `xfetch` counts, and not `refresh_ahead`.
+        /// `#[serde(flatten)]`, where serde ignores it. Durations are written with a unit, `250ms`, `30s` or `1h30m` (`ms`,
+        /// `s`, `m`, `h`, `d`, and `max` for [`Duration::MAX`]); a mere number is an error, as it may be meant in any unit.
+        /// A [`Mode`] is `strict` or `available:60s`, `refresh_ahead` is `0.8` or `xfetch:1.0`, and `batch_loads` is `2ms,100`.
         ///
         /// ```
         /// use larder::{Cache, Settings};
@@ -107,10 +106,8 @@ settings! {
     sliding: Duration,
     "From when on a value is stale: it is still returned, and refreshed in the background."
     soft_ttl: Duration,
-    "After which share of its life a value is refreshed, from 0.0 to 1.0."
-    refresh_ahead: f64,
-    "How early values are refreshed at random; 1.0 is the usual factor."
-    xfetch: f64,
+    "When a value that is read is refreshed before it is stale: after a share of its life, or at random."
+    refresh_ahead: RefreshAhead,
     "How long after its TTL a value may still be returned if its load fails."
     stale_if_error: Duration,
     "How long such a value is returned before the next load."

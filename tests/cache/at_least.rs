@@ -42,7 +42,7 @@ async fn apart(fleet: &Fleet, keys: &[&str]) -> ((Texts, Network), (Texts, Netwo
     let ((a, to_a), (b, to_b)) = pair(fleet).await;
     for key in keys {
         let old = Loaded::new("old".to_owned()).tags(["t"]);
-        a.insert_with(*key, old).await.unwrap();
+        a.insert(*key, old).await.unwrap();
         eventually("b keeps it", || async {
             b.get(*key).await;
             b.get_local(*key).is_some()
@@ -82,7 +82,7 @@ async fn a_write_is_seen_before_its_message(fleet: Fleet) {
         }),
         (Some(NEW), |a| {
             let new = Loaded::new(NEW.to_owned());
-            Box::pin(async move { a.insert_with("k", new).await.unwrap() })
+            Box::pin(async move { a.insert("k", new).await.unwrap() })
         }),
         (Some(NEW), |a| {
             let new = [("k", NEW.to_owned()), ("l", NEW.to_owned())];
@@ -90,7 +90,7 @@ async fn a_write_is_seen_before_its_message(fleet: Fleet) {
         }),
         (Some(NEW), |a| {
             let new = [("k", Loaded::new(NEW.to_owned()))];
-            Box::pin(async move { a.insert_many_with(new).await.unwrap() })
+            Box::pin(async move { a.insert_many(new).await.unwrap() })
         }),
         (Some(NEW), |a| {
             let store = |_: &String| async { Ok::<_, io::Error>(()) };
@@ -305,7 +305,7 @@ async fn what_others_find_in_l2_is_compared_with_its_tags(fleet: Fleet) {
     let ((a, _), (b, wire)) = apart(&fleet, &["knows the tag"]).await;
     a.clear().await.unwrap();
     let old = Loaded::new("old".to_owned()).tags(["t"]);
-    a.insert_with("k", old).await.unwrap();
+    a.insert("k", old).await.unwrap();
     let token = a.invalidate_tag("t").await.unwrap();
     let truth = Source::new("new");
     let tags = wire.close(Step::TagVersions, Way::Reply);
@@ -377,7 +377,7 @@ async fn a_fallback_is_looked_up_in_l2(fleet: Fleet) {
     let ttl = Duration::from_millis(200);
     for key in ["k", "l"] {
         let old = Loaded::new("old".to_owned()).ttl(ttl);
-        a.insert_with(key, old).await.unwrap();
+        a.insert(key, old).await.unwrap();
         eventually("b keeps it", || async {
             b.get(key).await;
             b.get_local(key).is_some()

@@ -48,7 +48,7 @@ async fn they_are_handled_together() {
     assert!(names.get(&7).await.is_none() && prices.get("tea").await.is_none());
 
     let tagged = larder::Loaded::new("milk".to_owned()).tags(["shelf"]);
-    names.insert_with(&8, tagged).await.unwrap();
+    names.insert(&8, tagged).await.unwrap();
     caches.invalidate_tag("shelf").await.unwrap();
     assert!(names.get(&8).await.is_none());
 
@@ -154,5 +154,5 @@ async fn a_deferred_write_is_as_good_as_done() {
     let failed = cache.invalidate_after(&1, fails()).await.or_deferred();
     assert!(matches!(failed, Err(CommitError::Failed(_))));
     let zero = larder::Loaded::new(7).ttl(Duration::ZERO);
-    assert!(cache.insert_with(&1, zero).await.or_deferred().is_err());
+    assert!(cache.insert(&1, zero).await.or_deferred().is_err());
 }

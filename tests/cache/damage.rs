@@ -82,8 +82,8 @@ async fn bytes_of_another_key_or_namespace_are_damaged() {
         .build()
         .unwrap();
     let value = |text: &str| Loaded::new(text.to_owned()).tags(["t"]);
-    writer.insert_with("alice", value("alice")).await.unwrap();
-    writer.insert_with("k", value("bob")).await.unwrap();
+    writer.insert("alice", value("alice")).await.unwrap();
+    writer.insert("k", value("bob")).await.unwrap();
     elsewhere
         .insert("alice", "of elsewhere".to_owned())
         .await

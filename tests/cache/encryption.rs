@@ -67,7 +67,7 @@ async fn redis_does_not_hold_the_text() {
     let writer = reader(&fleet, |b| b.codec(encrypted())).await;
     writer.insert("k", SECRET.to_owned()).await.unwrap();
     writer
-        .insert_with("tagged", Loaded::new(SECRET.to_owned()).tags(["t"]))
+        .insert("tagged", Loaded::new(SECRET.to_owned()).tags(["t"]))
         .await
         .unwrap();
     let loaded = Source::new(SECRET).through(&writer, "loaded").await;
@@ -90,7 +90,7 @@ async fn what_is_forged_is_refused() {
     let mut redis = server(&fleet).connection().await;
     let writer = reader(&fleet, |b| b.codec(encrypted())).await;
     let tagged = |text: &str| Loaded::new(text.to_owned()).tags(["t"]);
-    writer.insert_with("alice", tagged("alice")).await.unwrap();
+    writer.insert("alice", tagged("alice")).await.unwrap();
     let alice = Stored::read(&mut redis, "test:text", "alice").await;
     let of_tag = |tag: &str| [&[0, 1], tag.as_bytes()].concat();
     assert_eq!(alice.tags, of_tag("t"));
@@ -101,7 +101,7 @@ async fn what_is_forged_is_refused() {
 
     let mut forged: Vec<(String, Stored)> = Vec::new();
     let mut add = |what: &str, stored: Stored| forged.push((what.to_owned(), stored));
-    writer.insert_with("bob", tagged("bob")).await.unwrap();
+    writer.insert("bob", tagged("bob")).await.unwrap();
     let bob = Stored::read(&mut redis, "test:text", "bob").await;
     add("bytes of another key", bob.clone());
     for at in 0..alice.payload.len() {
@@ -129,7 +129,7 @@ async fn what_is_forged_is_refused() {
         );
     }
     let plain = reader(&fleet, |b| b).await;
-    plain.insert_with("alice", tagged("alice")).await.unwrap();
+    plain.insert("alice", tagged("alice")).await.unwrap();
     add(
         "plain",
         Stored::read(&mut redis, "test:text", "alice").await,
@@ -259,7 +259,7 @@ async fn other_times_leave_it_readable() {
     let mut redis = server(&fleet).connection().await;
     let cache = reader(&fleet, |b| b.codec(encrypted()).stale_wait(Duration::MAX)).await;
     let loaded = Loaded::new(SECRET.to_owned()).tags(["t"]);
-    cache.insert_with("k", loaded).await.unwrap();
+    cache.insert("k", loaded).await.unwrap();
     let first = Stored::read(&mut redis, "test:text", "k").await;
     assert!(cache.touch("k", Duration::from_secs(60)).await.unwrap());
     let touched = Stored::read(&mut redis, "test:text", "k").await;

@@ -56,11 +56,11 @@ async fn an_entry_lives_as_long_as_it_says() {
     for (fleet, cache) in fleets().await {
         load(&cache, "loaded", text("v").ttl(100 * MS)).await;
         cache
-            .insert_with("inserted", text("v").ttl(200 * MS))
+            .insert("inserted", text("v").ttl(200 * MS))
             .await
             .unwrap();
         let many = [("many", text("v").ttl(300 * MS))];
-        cache.insert_many_with(many).await.unwrap();
+        cache.insert_many(many).await.unwrap();
         load(&cache, "plain", text("v")).await;
         let left = async || {
             let keys = ["loaded", "inserted", "many", "plain"];
@@ -121,7 +121,7 @@ async fn an_entry_that_l1_may_not_hold_replaces_the_one_that_is_there() {
         cache.insert("k", "old".to_owned()).await.unwrap();
         assert!(cache.get_local("k").is_some());
         let never = text("new").l1_ttl(Duration::ZERO);
-        cache.insert_with("k", never).await.unwrap();
+        cache.insert("k", never).await.unwrap();
         assert!(cache.get_local("k").is_none());
     }
 }
@@ -138,7 +138,7 @@ async fn the_call_comes_before_the_value_and_the_value_before_the_builder() {
     cache.insert("builder", "v".to_owned()).await.unwrap();
     cache.insert("value", "short v".to_owned()).await.unwrap();
     let both = text("short v").ttl(200 * MS);
-    cache.insert_with("call", both).await.unwrap();
+    cache.insert("call", both).await.unwrap();
     let left = async || {
         let found = cache.get_many(["call", "value", "builder"]).await;
         found.iter().map(Option::is_some).collect::<Vec<_>>()
@@ -159,7 +159,7 @@ async fn jitter_only_shortens_an_own_ttl() {
     let (cache, _) = fleet.instance_with(options).await;
     for n in 0..100 {
         let call = text("call").ttl(1000 * MS);
-        cache.insert_with(&format!("call {n}"), call).await.unwrap();
+        cache.insert(&format!("call {n}"), call).await.unwrap();
         cache
             .insert(&format!("value {n}"), "value".to_owned())
             .await
@@ -375,7 +375,7 @@ async fn misuse_is_an_error_that_says_so() {
             (text("v").ttl(Duration::ZERO), "zero"),
         ] {
             let both = [("other", text("v")), ("z", loaded)];
-            let error = cache.insert_many_with(both).await.unwrap_err();
+            let error = cache.insert_many(both).await.unwrap_err();
             assert!(
                 error.is_misuse() && error.to_string().contains(what),
                 "{error}"
@@ -418,7 +418,7 @@ async fn a_ttl_of_that_is_wrong_fails_the_load() {
         .ttl(Duration::MAX)
         .soft_ttl(Duration::MAX)
         .l1_ttl(Duration::MAX);
-    cache.insert_with("longest", longest).await.unwrap();
+    cache.insert("longest", longest).await.unwrap();
     assert!(cache.get_local("longest").is_some());
 }
 

@@ -48,7 +48,7 @@ async fn what_an_instance_does_and_hears_of_is_told(fleet: Fleet) {
         assert_eq!(next(&mut own).await, event);
     }
     let tagged = Loaded::new("v".to_owned()).tags(["t"]);
-    a.insert_with("m", tagged).await.unwrap();
+    a.insert("m", tagged).await.unwrap();
     a.invalidate("k").await.unwrap();
     a.invalidate_tags(["t"]).await.unwrap();
     a.invalidate_prefix("pre").await.unwrap();

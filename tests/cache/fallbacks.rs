@@ -51,7 +51,7 @@ async fn fail(cache: &Texts, key: &str) -> Result<Entry<String>, LoadError> {
 async fn expired(fleet: &Fleet, cache: &Texts, keys: &[&str]) {
     for key in keys {
         let old = Loaded::new("old".to_owned()).ttl(TTL);
-        cache.insert_with(*key, old).await.unwrap();
+        cache.insert(*key, old).await.unwrap();
     }
     let_expire(fleet, cache).await;
     for key in keys {
@@ -66,7 +66,7 @@ async fn let_expire(fleet: &Fleet, cache: &Texts) {
     }
     // An instance takes a value for expired a little earlier than Redis does.
     let last = Loaded::new(String::new()).ttl(TTL + 20 * MS);
-    cache.insert_with("the last to expire", last).await.unwrap();
+    cache.insert("the last to expire", last).await.unwrap();
     eventually("the last one expires", || async {
         cache.get("the last to expire").await.is_none()
     })
@@ -187,7 +187,7 @@ async fn what_was_replaced_is_no_fallback(fleet: Fleet) {
     expired(&fleet, &a, &["k"]).await;
     assert_fallback(fail(&b, "k").await, Level::L2);
     let new = Loaded::new("new".to_owned()).ttl(TTL);
-    a.insert_with("k", new).await.unwrap();
+    a.insert("k", new).await.unwrap();
     received(&b, 2).await;
     let_expire(&fleet, &a).await;
     for cache in [&a, &b] {
@@ -328,7 +328,7 @@ async fn a_value_is_kept_as_long_as_the_option_says() {
     for (fleet, cache) in fleets(|b| b.stale_if_error(1000 * MS)).await {
         for key in ["first", "second"] {
             let old = Loaded::new("old".to_owned()).ttl(TTL);
-            cache.insert_with(key, old).await.unwrap();
+            cache.insert(key, old).await.unwrap();
         }
         fleet.advance(TTL + 998 * MS);
         assert_fallback(fail(&cache, "first").await, Level::L1);
@@ -348,7 +348,7 @@ async fn each_instance_goes_by_its_own_option() {
         .instance_with(|b| keeping(b).stale_if_error(100 * MS))
         .await;
     let (never, wire) = fleet.instance_with(|b| b.max_staleness(HOUR)).await;
-    a.insert_with("k", Loaded::new("old".to_owned()).ttl(TTL))
+    a.insert("k", Loaded::new("old".to_owned()).ttl(TTL))
         .await
         .unwrap();
     fleet.advance(TTL + 50 * MS);

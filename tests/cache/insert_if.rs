@@ -183,7 +183,7 @@ async fn past_its_ttl_a_value_is_absent() {
         .instance_with(|b| b.jitter(0.0).max_staleness(HOUR))
         .await;
     let ttl = Duration::from_millis(100);
-    a.insert_with("k", larder::Loaded::new("1".to_owned()).ttl(ttl))
+    a.insert("k", larder::Loaded::new("1".to_owned()).ttl(ttl))
         .await
         .unwrap();
     let seen = version_of(a.get("k").await);

@@ -348,7 +348,7 @@ async fn a_value_that_is_read_ends_with_its_longest_life() {
     let (a, wire) = fleet.instance_with(set).await;
     a.insert("k", "v".to_owned()).await.unwrap();
     let own = larder::Loaded::new("own".to_owned()).ttl(700 * MS);
-    a.insert_with("own", own).await.unwrap();
+    a.insert("own", own).await.unwrap();
     for n in 1..10 {
         fleet.advance(100 * MS);
         assert!(a.get("k").await.is_some(), "{n}");
@@ -657,7 +657,7 @@ async fn a_value_that_is_read_ends_with_its_own_ttl_though_that_is_short() {
     let fleet = Fleet::memory();
     let (a, _) = fleet.instance_with(sliding).await;
     let own = larder::Loaded::new("v".to_owned()).ttl(IDLE / 2);
-    a.insert_with("k", own).await.unwrap();
+    a.insert("k", own).await.unwrap();
     fleet.advance(IDLE / 2);
     assert!(a.get("k").await.is_none());
 }

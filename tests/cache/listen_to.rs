@@ -103,7 +103,7 @@ async fn what_one_instance_hears_is_gone_everywhere() {
             other.insert(key, 450).await.unwrap();
         }
         other
-            .insert_with("page", Loaded::new(1).tags(["shown"]))
+            .insert("page", Loaded::new(1).tags(["shown"]))
             .await
             .unwrap();
         for key in ["product:42", "product:43", "page"] {

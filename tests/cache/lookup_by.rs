@@ -36,9 +36,9 @@ macro_rules! looked_up {
         cache.invalidate_many([key]).await.unwrap();
         let load = |_| async { Ok::<_, io::Error>(Loaded::new(5)) };
         assert_eq!(*cache.get_or_load_with(key, load).await.unwrap(), 5);
-        cache.insert_with(key, Loaded::new(6)).await.unwrap();
+        cache.insert(key, Loaded::new(6)).await.unwrap();
         let many = [(key, Loaded::new(7))];
-        cache.insert_many_with(many).await.unwrap();
+        cache.insert_many(many).await.unwrap();
         assert_eq!(*cache.get(key).await.unwrap(), 7);
         cache.insert(key, 4).await.unwrap();
         let hold = std::time::Duration::from_millis(1);

@@ -83,7 +83,7 @@ async fn what_the_page_shows_works() {
             continue;
         }
         let [one, _] = &instances;
-        one.insert_with("tea", tagged("tenant:7")).await.unwrap();
+        one.insert("tea", tagged("tenant:7")).await.unwrap();
         one.insert("milk", "90".to_owned()).await.unwrap();
         for instance in &instances {
             instance.ready().await;
@@ -144,8 +144,8 @@ async fn keys_and_tags_go_from_both_levels_in_one_step() {
     let mut redis = server.connection().await;
     let one = instance(&server.url());
     one.ready().await;
-    one.insert_with("tea", tagged("tenant:7")).await.unwrap();
-    one.insert_with("coffee", tagged("tenant:8")).await.unwrap();
+    one.insert("tea", tagged("tenant:7")).await.unwrap();
+    one.insert("coffee", tagged("tenant:8")).await.unwrap();
     for key in ["milk", "water"] {
         one.insert(key, "90".to_owned()).await.unwrap();
     }

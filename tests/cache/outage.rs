@@ -389,7 +389,7 @@ async fn a_pool_of_ones_own() {
         .unwrap();
     let (a, b): (Texts, Texts) = (
         Cache::builder("test:text")
-            .redis_pool(pool.clone(), server.url())
+            .l2(RedisL2::with_pool(pool.clone(), server.url()).unwrap())
             .build()
             .unwrap(),
         Cache::builder("test:text")
@@ -561,13 +561,13 @@ async fn a_user_with_few_rights_is_enough() {
     truth.through(&a, "k").await.unwrap();
     truth.through(&b, "k").await.unwrap();
     let soon = Loaded::new("v".to_owned()).soft_ttl(Duration::ZERO);
-    a.insert_with("other", soon).await.unwrap();
+    a.insert("other", soon).await.unwrap();
     truth.through(&a, "other").await.unwrap();
     eventually("it is refreshed", || async { a.stats().refreshes == 1 }).await;
     a.refresh("other", || truth.load()).await.unwrap();
     a.insert("large", "v".repeat(2000)).await.unwrap();
     let tagged = Loaded::new("v".to_owned()).tags(["t"]);
-    a.insert_with("tagged", tagged).await.unwrap();
+    a.insert("tagged", tagged).await.unwrap();
     assert!(b.get("tagged").await.is_some());
     a.invalidate_tag("t").await.unwrap();
     // As many as it takes until the log is trimmed.
@@ -603,7 +603,7 @@ async fn a_call_that_needs_more_rights_works_with_them() {
         _ => {
             let before = cache.stats();
             let soon = Loaded::new("v".to_owned()).soft_ttl(Duration::ZERO);
-            cache.insert_with("k", soon).await.unwrap();
+            cache.insert("k", soon).await.unwrap();
             let unchanged = |_| async { Ok::<_, std::io::Error>(Loaded::unchanged()) };
             cache.get_or_load_with("k", unchanged).await.unwrap();
             eventually("the refresh ends", || async {

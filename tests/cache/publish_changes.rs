@@ -32,7 +32,7 @@ async fn each_own_change_is_published_in_its_order() {
     prices.insert("tea", 450).await.unwrap();
     let tagged = || Loaded::new(475).tags(["hot"]);
     let both = [("tea", tagged()), ("maté", tagged())];
-    prices.insert_many_with(both).await.unwrap();
+    prices.insert_many(both).await.unwrap();
     prices.expire("tea").await.unwrap();
     prices.invalidate("tea").await.unwrap();
     prices.invalidate_and_wait("tea").await.unwrap();

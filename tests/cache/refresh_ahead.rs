@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use larder::{Cache, Clock};
+use larder::{Cache, Clock, RefreshAhead};
 
 use crate::fleet::{Fleet, Set, Source, Texts};
 use crate::support::eventually::eventually;
@@ -110,7 +110,7 @@ async fn xfetch_refreshes_some_time_before_the_end() {
         .clock(clock.clone())
         .soft_ttl(10 * MINUTE)
         .jitter(0.0)
-        .xfetch(1.0)
+        .refresh_ahead(RefreshAhead::XFetch(1.0))
         .build()
         .unwrap();
     let load = async |value: u64| {
@@ -145,7 +145,8 @@ fn what_cannot_work_is_refused() {
         );
     }
     for beta in [0.0, 101.0, -1.0, f64::NAN] {
-        let error = builder().xfetch(beta).build().err().unwrap();
+        let ahead = RefreshAhead::XFetch(beta);
+        let error = builder().refresh_ahead(ahead).build().err().unwrap();
         assert!(error.to_string().contains("beta of xfetch"), "{error}");
     }
 }

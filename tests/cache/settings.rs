@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use larder::{Cache, Mode, ServiceSettings, Settings};
+use larder::{Cache, Mode, RefreshAhead, ServiceSettings, Settings};
 use serde_json::{Value, from_value, json, to_value};
 
 fn all() -> Value {
@@ -15,7 +15,6 @@ fn all() -> Value {
         "sliding": "30m",
         "soft_ttl": "1m30s",
         "refresh_ahead": 0.8,
-        "xfetch": 1.5,
         "stale_if_error": "1d",
         "fallback_throttle": "250ms",
         "stale_wait": "max",
@@ -45,6 +44,10 @@ fn what_is_written_is_read() {
     let limit = Duration::from_secs(60);
     assert_eq!(settings.mode, Some(Mode::Available { limit }));
     assert_eq!(to_value(&settings).unwrap(), all());
+    let at_random = json!({ "refresh_ahead": "xfetch:1.5" });
+    let settings: Settings = from_value(at_random.clone()).unwrap();
+    assert_eq!(settings.refresh_ahead, Some(RefreshAhead::XFetch(1.5)));
+    assert_eq!(to_value(&settings).unwrap(), at_random);
     assert_eq!(
         from_value::<Settings>(json!({})).unwrap(),
         Settings::default()
@@ -78,7 +81,7 @@ fn each_option_is_that_of_the_builder() {
         ("sliding", json!("0s"), "sliding"),
         ("soft_ttl", json!("0s"), "soft_ttl"),
         ("refresh_ahead", json!(2), "refresh_ahead"),
-        ("xfetch", json!(-1), "xfetch"),
+        ("refresh_ahead", json!("xfetch:-1.0"), "xfetch"),
         ("stale_if_error", json!("max"), "stale_if_error"),
         ("fallback_throttle", json!("max"), "fallback_throttle"),
         ("stale_wait", json!("99999d"), "stale_wait"),

@@ -92,7 +92,7 @@ async fn what_is_inserted_invalidates(fleet: Fleet) {
     let new = || "new".to_owned();
     b.insert("one", new()).await.unwrap();
     let with = Loaded::new(new()).ttl(HOUR);
-    b.insert_many_with([("many", with)]).await.unwrap();
+    b.insert_many([("many", with)]).await.unwrap();
     let stored = b.write_through("through", new(), |_| async { Ok::<_, std::io::Error>(()) });
     stored.await.unwrap();
     assert_eq!(wire.asked(Step::Insert), 0);
@@ -121,7 +121,7 @@ async fn an_insert_on_a_condition_changes_nothing(fleet: Fleet) {
     for version in [Version::ABSENT, seen] {
         assert!(!claim(&b, version).await);
     }
-    let updated = b.update("k", |_| panic!("it is not read"));
+    let updated = b.update("k", |_| -> String { panic!("it is not read") });
     assert!(updated.await.unwrap_err().is_refused());
     let (fresh, _) = fleet.instance().await;
     assert_eq!(fresh.get("k").await.unwrap().meta().version(), Some(seen));

@@ -49,7 +49,7 @@ fn tagged(value: &str, tags: &[&str]) -> Loaded<String> {
 }
 
 async fn insert(cache: &Texts, key: &str, tags: &[&str]) {
-    cache.insert_with(key, tagged("old", tags)).await.unwrap();
+    cache.insert(key, tagged("old", tags)).await.unwrap();
 }
 
 /// Loads a key whose value has these tags.
@@ -233,7 +233,7 @@ async fn a_refresh_that_began_before_is_not_stored(fleet: Fleet) {
                 let value = source.load().await?;
                 Ok::<_, std::io::Error>(tagged(&value, &["t"]))
             };
-            async move { cache.refresh_with("k", loader).await }
+            async move { cache.refresh("k", loader).await }
         });
         gate.arrived(1).await;
         a.invalidate_tag("t").await.unwrap();
@@ -405,7 +405,7 @@ async fn what_was_called_before_comes_before(fleet: Fleet) {
     let held = wire.close(Step::Insert, Way::Request);
     let inserting = tokio::spawn({
         let a = a.clone();
-        async move { a.insert_with("k", tagged("old", &["t"])).await }
+        async move { a.insert("k", tagged("old", &["t"])).await }
     });
     held.arrived(1).await;
     let call = invalidating(&a);
@@ -611,8 +611,8 @@ async fn an_invalid_value_is_absent(fleet: Fleet) {
     let of_then = entry.meta().version().unwrap();
     assert!(!b.insert_if("k", "x".to_owned(), of_then).await.unwrap());
     let new = || tagged("new", &["t"]);
-    assert!(b.insert_if_with("k", new(), Version::ABSENT).await.unwrap());
-    assert!(!a.insert_if_with("k", new(), Version::ABSENT).await.unwrap());
+    assert!(b.insert_if("k", new(), Version::ABSENT).await.unwrap());
+    assert!(!a.insert_if("k", new(), Version::ABSENT).await.unwrap());
     assert_eq!(a.get("k").await.unwrap().as_str(), "new");
     a.expire("k").await.unwrap();
     a.invalidate_tag("t").await.unwrap();
@@ -677,7 +677,7 @@ async fn what_others_have_refreshed_and_is_invalid_is_not_kept() {
         let (a, wire) = fleet.instance_with(without_heartbeats).await;
         let (b, _) = fleet.instance_with(without_heartbeats).await;
         let stale = tagged("stale", &["u"]).soft_ttl(Duration::from_nanos(1));
-        a.insert_with("k", stale).await.unwrap();
+        a.insert("k", stale).await.unwrap();
         let (truth, gate) = (Source::new("old"), Gate::new());
         // The refresh of b gives the value another tag, and publishes no message.
         eventually("b refreshes it", || async {
@@ -724,7 +724,7 @@ async fn an_unchanged_value_keeps_its_tags_or_gets_others(fleet: Fleet) {
         ("others", Some(&["u", "v"][..]), "u", Some("t")),
     ] {
         let value = tagged("old", &["t"]).soft_ttl(Duration::from_nanos(1));
-        a.insert_with(key, value).await.unwrap();
+        a.insert(key, value).await.unwrap();
         let fills = wire.asked(Step::Fill);
         eventually("it is stale, and refreshed", || async {
             let loader = async move |previous: Option<Entry<String>>| {
@@ -873,7 +873,7 @@ async fn a_value_whose_tags_are_damaged_is_absent() {
         assert!(b.get("k").await.is_none());
         assert!(!b.touch("k", Duration::from_secs(60)).await.unwrap());
         let new = || tagged("new", &["u"]);
-        assert!(b.insert_if_with("k", new(), Version::ABSENT).await.unwrap());
+        assert!(b.insert_if("k", new(), Version::ABSENT).await.unwrap());
         assert_eq!(left(&b, &["k"]).await, ["k"]);
         a.invalidate("k").await.unwrap();
     }
@@ -900,13 +900,13 @@ async fn tags_live_as_long_as_their_values() {
     insert(&a, "touched", &["touched"]).await;
     assert!(a.touch("touched", ten).await.unwrap());
     let value = tagged("old", &["own TTL"]).ttl(ten);
-    a.insert_with("own TTL", value).await.unwrap();
+    a.insert("own TTL", value).await.unwrap();
     let (sliding, _) = fleet
         .instance_with(|builder| builder.sliding(minute).jitter(0.0))
         .await;
     insert(&sliding, "slid", &["slid"]).await;
     let value = tagged("old", &["unchanged"]).soft_ttl(Duration::from_secs(1));
-    a.insert_with("unchanged", value).await.unwrap();
+    a.insert("unchanged", value).await.unwrap();
     fleet.advance(Duration::from_secs(40));
     a.ready().await;
     let loader = async move |_| Ok::<_, std::io::Error>(Loaded::unchanged().ttl(ten));
@@ -1049,27 +1049,21 @@ async fn tags_are_written_as_keys_are() {
     let alone: Cache<u64, u64> = Cache::builder("test:u64").build().unwrap();
     let value = |n| Loaded::new(n);
     alone
-        .insert_with(&1, value(1).tags([("a", "b:c")]))
+        .insert(&1, value(1).tags([("a", "b:c")]))
         .await
         .unwrap();
     alone
-        .insert_with(&2, value(2).tags([("a:b", "c")]))
+        .insert(&2, value(2).tags([("a:b", "c")]))
         .await
         .unwrap();
-    alone
-        .insert_with(&3, value(3).tags(["a:b:c"]))
-        .await
-        .unwrap();
-    alone
-        .insert_with(&4, value(4).tags([r"a:b\:c"]))
-        .await
-        .unwrap();
+    alone.insert(&3, value(3).tags(["a:b:c"])).await.unwrap();
+    alone.insert(&4, value(4).tags([r"a:b\:c"])).await.unwrap();
     alone.invalidate_tag(&("a", "b:c")).await.unwrap();
     let left = alone.get_many(&[1, 2, 3, 4]).await;
     let left: Vec<_> = left.iter().flatten().map(|entry| **entry).collect();
     assert_eq!(left, [2, 3]);
     let names: [Arc<str>; 2] = ["x".into(), "y".into()];
-    alone.insert_with(&5, value(5).tags(&names)).await.unwrap();
+    alone.insert(&5, value(5).tags(&names)).await.unwrap();
     alone.invalidate_tags(&names[1..]).await.unwrap();
     assert!(alone.get(&5).await.is_none());
 }
@@ -1082,7 +1076,7 @@ async fn what_cannot_be_a_tag_is_an_error() {
     let many: Vec<String> = (0..=MAX_TAGS).map(|n| format!("{n}")).collect();
     for tags in [vec![long.clone()], many.clone()] {
         let loaded = || Loaded::new("v".to_owned()).tags(&tags);
-        let error = a.insert_with("k", loaded()).await.unwrap_err();
+        let error = a.insert("k", loaded()).await.unwrap_err();
         assert!(error.is_misuse() && !error.is_deferred(), "{error}");
         let value = loaded();
         let loader = async move |_| Ok::<_, std::io::Error>(value);
@@ -1096,11 +1090,11 @@ async fn what_cannot_be_a_tag_is_an_error() {
     // Each name counts once, and each call adds.
     let twice = [&many[1..MAX_TAGS], &many[1..MAX_TAGS]].concat();
     let loaded = Loaded::new("v".to_owned()).tags(&twice).tags([&most]);
-    a.insert_with("k", loaded).await.unwrap();
+    a.insert("k", loaded).await.unwrap();
     let one_more = Loaded::new("v".to_owned())
         .tags(&twice)
         .tags([&most, "one more"]);
-    let error = a.insert_with("other", one_more).await.unwrap_err();
+    let error = a.insert("other", one_more).await.unwrap_err();
     assert!(error.is_misuse());
     let (b, _) = fleet.instance().await;
     assert!(b.get("k").await.is_some());
@@ -1134,7 +1128,7 @@ async fn what_was_inserted_while_l1_was_emptied_is_gone_with_its_tag() {
     cache.ready().await;
     let value = |is_slow| Loaded::new(Slow(is_slow)).tags(["t"]);
     let values = [("a", value(false)), ("b", value(true))];
-    cache.insert_many_with(values).await.unwrap();
+    cache.insert_many(values).await.unwrap();
     assert!(cache.get("a").await.is_some());
 
     cache.invalidate_tag("t").await.unwrap();

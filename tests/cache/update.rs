@@ -78,14 +78,14 @@ async fn it_changes_what_is_stored_and_not_what_l1_has(fleet: Fleet) {
 
 async fn what_it_stores_has_options_of_its_own(fleet: Fleet) {
     let ((a, _), (b, _)) = (fleet.instance().await, fleet.instance().await);
-    a.update_with("n", |value| Loaded::new(next(value)).tags(["t"]))
+    a.update("n", |value| Loaded::new(next(value)).tags(["t"]))
         .await
         .unwrap();
     increment(&b, "other").await.unwrap();
     received(&a, 1).await;
     b.invalidate_tag("t").await.unwrap();
     assert!(b.get("n").await.is_none());
-    let refused = a.update_with("n", |value| Loaded::new(next(value)).ttl(Duration::ZERO));
+    let refused = a.update("n", |value| Loaded::new(next(value)).ttl(Duration::ZERO));
     assert!(refused.await.unwrap_err().is_misuse());
     assert!(b.get("n").await.is_none());
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use futures::StreamExt;
-use larder::{Builder, Cache, LoadingCache, MemoryL2, Stats};
+use larder::{Builder, Cache, LoadingCache, MemoryL2, Stats, Verify};
 use tokio::time::{sleep, timeout};
 
 use crate::fleet::{Fleet, Set, Source, Texts, over_both_stores};
@@ -124,7 +124,7 @@ async fn without_the_option_nothing_is_loaded() {
 
 #[tokio::test(start_paused = true)]
 async fn a_share_of_the_hits_is_checked() {
-    let (cache, loads) = rising(|b| b.verify(0.1).verify_by(|_, _| true));
+    let (cache, loads) = rising(|b| b.verify(Verify::share(0.1).by(|_, _| true)));
     for _ in 0..2000 {
         cache.get("k").await.unwrap();
         // The checks run.
@@ -138,10 +138,8 @@ async fn a_share_of_the_hits_is_checked() {
 
 #[tokio::test(start_paused = true)]
 async fn values_are_compared_by_what_the_user_says() {
-    let (cache, _) = rising(|b| {
-        b.verify(1.0)
-            .verify_by(|cached, loaded| loaded - cached < 2)
-    });
+    let (cache, _) =
+        rising(|b| b.verify(Verify::share(1.0).by(|cached, loaded| loaded - cached < 2)));
     for _ in 0..2 {
         cache.get("k").await.unwrap();
         sleep(Duration::from_secs(60)).await;
@@ -153,7 +151,7 @@ async fn values_are_compared_by_what_the_user_says() {
     assert_eq!(cache.stats().verified, 1);
     assert_eq!(mismatches(&cache.stats()), 1);
 
-    let (cache, _) = rising(|b| b.verify(1.0).verify_by(|_, _| panic!("of the user")));
+    let (cache, _) = rising(|b| b.verify(Verify::share(1.0).by(|_, _| panic!("of the user"))));
     for _ in 0..2 {
         cache.get("k").await.unwrap();
         sleep(Duration::from_secs(60)).await;
@@ -163,7 +161,7 @@ async fn values_are_compared_by_what_the_user_says() {
 
 #[tokio::test(start_paused = true)]
 async fn what_the_source_does_not_have_any_more_is_counted() {
-    let (cache, _) = rising(|b| b.verify(1.0).verify_by(|_, _| true));
+    let (cache, _) = rising(|b| b.verify(Verify::share(1.0).by(|_, _| true)));
     cache.get_many(["absent", "k"]).await.unwrap();
     cache.get_many(["absent", "k"]).await.unwrap();
     sleep(Duration::from_secs(60)).await;

@@ -79,7 +79,7 @@ async fn value(cache: &Texts, key: &str) -> Option<String> {
 async fn what_is_missing_is_stored_in_both_levels(fleet: Fleet) {
     let ((a, wire), (b, _)) = pair(&fleet).await;
     let mut seen = Vec::new();
-    let warming = a.warm_with(numbered(3000), |now| seen.push(now.done));
+    let warming = a.warm_with_progress(numbered(3000), |now| seen.push(now.done));
     let warming = warming.await.unwrap();
     assert_eq!((warming.done, warming.stored), (3000, 3000));
     assert_eq!(warming.total, Some(3000));
@@ -276,7 +276,7 @@ async fn a_stopped_warm_up_can_be_started_again(fleet: Fleet) {
     {
         let stored = Mutex::new(0);
         let endless = numbered(5000).chain(stream::once(pending()));
-        let warming = a.warm_with(endless, |now| *stored.lock().unwrap() = now.stored);
+        let warming = a.warm_with_progress(endless, |now| *stored.lock().unwrap() = now.stored);
         let mut warming: Pin<Box<dyn Future<Output = Ended>>> = Box::pin(warming);
         while *stored.lock().unwrap() < 2048 {
             assert!(futures::poll!(&mut warming).is_pending());

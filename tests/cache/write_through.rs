@@ -82,7 +82,7 @@ async fn what_is_written_is_in_both_levels_everywhere(fleet: Fleet) {
     // With options of its own.
     let tagged = Loaded::new("tagged".to_owned()).tags(["t"]);
     let store = |_: &String| async { Ok::<_, io::Error>(()) };
-    a.write_through_with("k", tagged, store).await.unwrap();
+    a.write_through("k", tagged, store).await.unwrap();
     assert_eq!(*a.get("k").await.unwrap(), "tagged");
     a.invalidate_tag("t").await.unwrap();
     assert!(a.get("k").await.is_none());
@@ -190,7 +190,7 @@ async fn a_value_that_cannot_be_stored_leaves_no_old_one(fleet: Fleet) {
         let store = |_: &String| -> std::future::Ready<Result<(), io::Error>> {
             panic!("the source must not be written")
         };
-        let written = a.write_through_with("k", loaded, store).await;
+        let written = a.write_through("k", loaded, store).await;
         assert!(matches!(written, Err(CommitError::NotBegun(_))));
     }
     let key = "k".repeat(2000);

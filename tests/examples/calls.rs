@@ -72,8 +72,8 @@ fn each_row_of_the_guide_names_its_example() {
 #[test]
 fn each_feature_leads_to_an_example_of_what_it_gives() {
     let root = root();
-    let readme = include_str!("../../README.md");
-    let (_, rows) = readme.split_once("| feature | gives |").unwrap();
+    let page = include_str!("../../src/guide/features.md");
+    let (_, rows) = page.split_once("| feature | gives | example |").unwrap();
     let rows = rows
         .lines()
         .skip(2)
@@ -83,9 +83,9 @@ fn each_feature_leads_to_an_example_of_what_it_gives() {
         let mut columns = row.split('|').skip(1);
         let named = columns.next().unwrap().split('`').skip(1).step_by(2);
         features.extend(named.map(str::to_owned));
-        let (given, path) = columns.next().unwrap().split_once("](").unwrap();
-        let example = fs::read_to_string(root.join(path.split_once(')').unwrap().0)).unwrap();
-        let given = given.trim_start_matches(" [`").trim_end_matches('`');
+        let given = columns.next().unwrap().split('`').nth(1).unwrap();
+        let path = columns.next().unwrap().trim().trim_matches('`');
+        let example = fs::read_to_string(root.join("examples").join(path)).unwrap();
         let given = given.rsplit_once("::").map_or(given, |(_, last)| last);
         assert!(example.contains(given), "{row} leads to no example");
     }

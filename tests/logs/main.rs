@@ -142,9 +142,9 @@ fn values_that_are_too_large() {
     assert_once(&seen, "a value cannot be stored");
 }
 
-/// Such as those of a Redis whose memory is full, for hours.
+/// As by a Redis whose memory is full, for hours.
 #[test]
-fn reports_that_fail() {
+fn counters_that_are_refused() {
     let seen = warnings(async {
         tokio::time::pause();
         let network = Network::new(MemoryL2::with_clock(Clock::tokio()));
@@ -159,7 +159,7 @@ fn reports_that_fail() {
             network.refuse(Step::Count, usize::MAX);
             tokio::time::sleep(Duration::from_secs(60)).await;
             network.refuse(Step::Count, 0);
-            // What was refused, and then what follows.
+            // They are stored then.
             tokio::time::sleep(Duration::from_secs(60)).await;
             assert_eq!(cache.global_stats().await.unwrap().l2_misses, n);
         }
@@ -367,7 +367,11 @@ fn an_outage() {
                 "{}",
                 log.text()
             );
-            assert_eq!(log.count("answering again"), outage - 1, "it may come back yet");
+            assert_eq!(
+                log.count("answering again"),
+                outage - 1,
+                "it may come back yet"
+            );
             clock.advance(Duration::from_secs(6));
             assert!(cache.get(SECRET).await.is_none());
             assert_eq!(log.count("answering again"), outage);

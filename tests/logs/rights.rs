@@ -99,7 +99,7 @@ async fn everything(namespace: &str, url: &str, is_said: impl Fn() -> bool) -> u
             .tags(["t"])
             .soft_ttl(Duration::ZERO)
     };
-    failed += errors([a.insert_with("tagged", tagged()).await]);
+    failed += errors([a.insert("tagged", tagged()).await]);
     b.get("tagged").await;
     let before = a.stats();
     let unchanged = |_| async { Ok::<_, io::Error>(Loaded::unchanged()) };
@@ -112,7 +112,7 @@ async fn everything(namespace: &str, url: &str, is_said: impl Fn() -> bool) -> u
     })
     .await;
     failed += errors([
-        a.insert_with("tagged", tagged()).await.map(drop),
+        a.insert("tagged", tagged()).await.map(drop),
         a.insert("large", "v".repeat(2000)).await.map(drop),
         a.expire("k").await,
         a.touch("k", LONG).await.map(drop),

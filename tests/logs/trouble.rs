@@ -472,7 +472,7 @@ fn something_else_under_every_key() {
         let [cache, _] = &both;
         for harm in ["SET", "LPUSH", "SADD"] {
             let tagged = Loaded::new(SECRET.to_owned()).tags(["t"]);
-            cache.insert_with(&key("stored"), tagged).await.unwrap();
+            cache.insert(&key("stored"), tagged).await.unwrap();
             let held = cache.invalidate_and_hold(&key("held"), UNHURRIED).await;
             held.unwrap();
             // While its lease is there.

@@ -274,7 +274,7 @@ async fn tags_are_invalidated() {
             .unwrap();
         for id in 0..4 {
             let user = Loaded::new(format!("user {id}")).tags([("tenant", id % 2)]);
-            cache.insert_with(&id, user).await.unwrap();
+            cache.insert(&id, user).await.unwrap();
         }
         db.change_tag(&cache, &("tenant", 1)).await;
         let relay = db.relay(&cache);

@@ -207,7 +207,7 @@ async fn refresh(
         let value = source::read(Arc::clone(&source), config, index, key, plan).await?;
         Ok::<_, SourceDown>(source.loaded(value))
     };
-    let entry = instance.cache.refresh_with(&key, loader).await?;
+    let entry = instance.cache.refresh(&key, loader).await?;
     assert_eq!(entry.key, key, "a value came back under another key");
     if world.config.lag_ms == 0 {
         let version = entry.version;
@@ -351,7 +351,7 @@ async fn write_behind(world: &World, rng: &mut Rng) {
             write.version = version;
             if inserts {
                 let value = world.source.loaded(Versioned { key, version });
-                instance.cache.insert_with(&key, value).await
+                instance.cache.insert(&key, value).await
             } else {
                 instance.cache.invalidate(&key).await
             }
@@ -449,7 +449,7 @@ async fn change_many(world: &World, instance: &Instance, keys: &BTreeSet<u64>, r
                 cache.set_enabled(true);
             });
         }
-        instance.cache.insert_many_with(entries).await.map(Some)
+        instance.cache.insert_many(entries).await.map(Some)
     } else if world.config.lag_ms == 0 && rng.bool() {
         instance.cache.invalidate_many(keys).await.map(Some)
     } else {
@@ -492,7 +492,7 @@ async fn change(world: &Arc<World>, instance: &Arc<Instance>, key: u64, rng: &mu
         if rng.u8(0..4) == 0 {
             value = value.ttl(Duration::from_millis(rng.u64(20..=3000)));
         }
-        let result = instance.cache.insert_with(&key, value).await;
+        let result = instance.cache.insert(&key, value).await;
         if result.is_err() {
             // It may still arrive: for so long, no other client writes.
             sleep(world.config.l2_timeout()).await;
@@ -543,7 +543,7 @@ async fn write_through(world: &Arc<World>, instance: &Arc<Instance>, key: u64, r
             sleep(Duration::from_millis(takes / 2)).await;
             Ok(())
         };
-        instance.cache.write_through_with(&key, value, store).await
+        instance.cache.write_through(&key, value, store).await
     };
     let (ours, theirs) = (rng.u64(0..=30), rng.u64(0..=30));
     let (ours, theirs) = futures::join!(
@@ -581,7 +581,7 @@ async fn compete(
     let other = awake(world, rng).await;
     let insert = async |instance: &Instance| {
         let value = world.source.loaded(Versioned { key, version });
-        instance.cache.insert_if_with(&key, value, seen).await
+        instance.cache.insert_if(&key, value, seen).await
     };
     let (ours, theirs) = futures::join!(insert(instance), insert(&other));
     // Where nothing was there, the first value may have been lost before the second one came.

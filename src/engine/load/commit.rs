@@ -51,7 +51,7 @@ impl<V: Value> Loads<V> {
         E: Send + 'static,
     {
         let ctx = &self.ctx;
-        let checked = ctx.convert.to_store(loaded);
+        let checked = ctx.convert.to_store(&key, loaded);
         let (value, ttls, tags) =
             checked.map_err(|misuse| CommitError::NotBegun(WriteError::misuse(misuse)))?;
         let commit = store(&value);

@@ -6,8 +6,9 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::Either;
 use futures::stream::FuturesUnordered;
-use futures::{StreamExt, stream};
+use futures::{FutureExt, StreamExt, stream};
 use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument, Span, debug};
 
@@ -49,6 +50,23 @@ impl<V: Value, F: FnOnce() -> Loader<V>> Begin<V> for F {
 
     fn begin(self, loads: &Arc<Loads<V>>, fetch: Fetch<V>) -> impl Future<Output = ()> + Send {
         loads.spawn(vec![fetch], self())
+    }
+}
+
+/// By one of two ways.
+impl<V: Value, A: Begin<V>, B: Begin<V>> Begin<V> for Either<A, B> {
+    fn loader(self) -> Loader<V> {
+        match self {
+            Self::Left(load) => load.loader(),
+            Self::Right(load) => load.loader(),
+        }
+    }
+
+    fn begin(self, loads: &Arc<Loads<V>>, fetch: Fetch<V>) -> impl Future<Output = ()> + Send {
+        match self {
+            Self::Left(load) => load.begin(loads, fetch).left_future(),
+            Self::Right(load) => load.begin(loads, fetch).right_future(),
+        }
     }
 }
 

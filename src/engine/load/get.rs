@@ -13,7 +13,7 @@ use crate::clock::Tick;
 use crate::engine::read::tags::Proof;
 use crate::entry::Entry;
 use crate::error::{LoadError, Misuse};
-use crate::key::Key;
+use crate::key::{CacheKey, Key, KeyWriter};
 use crate::l1::{Join, Started};
 use crate::l2::Want;
 use crate::token::Token;
@@ -147,23 +147,44 @@ impl<V: Value> Loads<V> {
         self.recent_error(key, since)
     }
 
-    /// The same for many keys, in their order. `loader` makes the loader for the keys at these indices.
+    /// Looks many keys up in L1, in L2 and by one call of the loader for those that both lack. Returns their entries in
+    /// the order of the keys. `loader` makes the loader for the keys at these indices.
     pub(crate) async fn get_many_or_load(
         self: &Arc<Self>,
-        keys: Vec<Key>,
+        keys: &[&(impl CacheKey + ?Sized)],
+        now: Tick,
         loader: impl Fn(&[usize]) -> Loader<V>,
     ) -> Result<Vec<Option<Entry<V>>>, LoadError> {
         let mut entries = Vec::with_capacity(keys.len());
-        for key in &keys {
-            entries.push(match self.reads.get_instead(key) {
-                Some(entry) => Some(entry),
-                None => self.throttled(key, Proof::Used).await,
-            });
+        let (mut due, mut absent) = (Vec::new(), Vec::new());
+        for (index, key) in keys.iter().enumerate() {
+            // On the stack: a key that L1 has is not allocated.
+            let mut text = KeyWriter::new();
+            let key = text.write(*key)?;
+            let entry = self.reads.get_local(key, now);
+            match &entry {
+                Some(entry) if entry.is_due() => due.push((index, key.into(), entry.clone())),
+                Some(_) => {}
+                None => absent.push((index, Key::from(key))),
+            }
+            entries.push(entry);
         }
-        let lacking = keys.into_iter().enumerate();
-        let lacking: Vec<_> = lacking
-            .filter(|(index, _)| entries.get(*index).is_some_and(Option::is_none))
-            .collect();
+        // Before L2 is asked, which may take a while.
+        let mut awaited = self.start_refreshes(due, &loader);
+        if absent.is_empty() && awaited.is_empty() {
+            return Ok(entries);
+        }
+        let mut lacking = Vec::new();
+        for (index, key) in absent {
+            let instead = match self.reads.get_instead(&key) {
+                Some(entry) => Some(entry),
+                None => self.throttled(&key, Proof::Used).await,
+            };
+            match instead {
+                Some(entry) => put(&mut entries, index, entry),
+                None => lacking.push((index, key)),
+            }
+        }
         let asked: Vec<Key> = lacking.iter().map(|(_, key)| key.clone()).collect();
         let outcomes = self.reads.read_many(&asked, Proof::Used).await;
         let now = self.ctx.now();
@@ -180,7 +201,7 @@ impl<V: Value> Loads<V> {
             }
         }
         // Before the missing keys are loaded: the refreshes run meanwhile.
-        let awaited = self.start_refreshes(due, &loader);
+        awaited.extend(self.start_refreshes(due, &loader));
         let (mut led, mut led_indices) = (Vec::new(), Vec::new());
         let (mut flights, mut again) = (Vec::new(), Vec::new());
         let mut failed = Ok(());

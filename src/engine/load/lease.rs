@@ -282,9 +282,8 @@ pub(crate) async fn store<V: Value>(
     let ready = value.and_then(|value| {
         let ttls = ctx.convert.ttls(value.value(), &ttls)?;
         let names = match (tags, &value) {
-            (Some(tags), _) => (*tags)?,
             (None, SlotValue::Shared(previous)) => previous.tags().names(),
-            (None, SlotValue::Own(_)) => Vec::new(),
+            (tags, value) => ctx.convert.tags(op.key(), value.value(), tags)?,
         };
         Ok(Ready {
             value,

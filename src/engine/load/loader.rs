@@ -6,8 +6,8 @@ use std::error::Error;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use futures::FutureExt;
 use futures::future::BoxFuture;
-use futures::{FutureExt, TryFutureExt};
 use tokio::sync::Semaphore;
 use tokio::task_local;
 use tokio::time::timeout;
@@ -60,21 +60,12 @@ impl<V: Value> Loader<V> {
         (*loader)(keys)
     }
 
-    /// For one key, from a loader that says nothing but the value.
-    pub(crate) fn plain<F, Fut, E>(loader: F) -> Self
-    where
-        F: FnOnce() -> Fut + Send + 'static,
-        Fut: Future<Output = Result<V, E>> + Send + 'static,
-        E: Into<Box<dyn Error + Send + Sync>>,
-    {
-        Self::one(|_| loader().map_ok(Loaded::new))
-    }
-
     /// For one key, which is asked for once.
-    pub(crate) fn one<F, Fut, E>(loader: F) -> Self
+    pub(crate) fn one<F, Fut, T, E>(loader: F) -> Self
     where
         F: FnOnce(Previous<V>) -> Fut + Send + 'static,
-        Fut: Future<Output = Result<Loaded<V>, E>> + Send + 'static,
+        Fut: Future<Output = Result<T, E>> + Send + 'static,
+        T: Into<Loaded<V>>,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         // Taken by the first call. Clones share it, so a refresh that was begun twice runs the user's code once.
@@ -86,19 +77,20 @@ impl<V: Value> Loader<V> {
                     return Ok(Vec::new());
                 };
                 let loaded = loader(previous).await.map_err(Into::into)?;
-                Ok(vec![Some(loaded)])
+                Ok(vec![Some(loaded.into())])
             }
             .boxed()
         })))
     }
 
     /// For these keys, each of which is asked for once.
-    pub(crate) fn many<K, F, Fut, Values, E>(keys: Vec<K>, loader: Arc<F>) -> Self
+    pub(crate) fn many<K, F, Fut, Values, T, E>(keys: Vec<K>, loader: Arc<F>) -> Self
     where
         K: CacheKey + Send + 'static,
         F: Fn(Vec<(K, Previous<V>)>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Values, E>> + Send + 'static,
-        Values: IntoIterator<Item = (K, Loaded<V>)>,
+        Values: IntoIterator<Item = (K, T)>,
+        T: Into<Loaded<V>>,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         let mut keys: Vec<Option<K>> = keys.into_iter().map(Some).collect();
@@ -121,7 +113,7 @@ impl<V: Value> Loader<V> {
                     let mut out = KeyWriter::new();
                     let index = out.write(&key).ok().and_then(|key| indices.get(key));
                     if let Some(slot) = index.and_then(|&index| values.get_mut(index)) {
-                        *slot = Some(value);
+                        *slot = Some(value.into());
                     }
                 }
                 Ok(values)

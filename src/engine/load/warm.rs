@@ -183,7 +183,10 @@ async fn store<V: Value>(
 
 /// Asks for the lease of a key that has no value.
 async fn ask<V: Value>(ctx: &Context<V>, (key, loaded): Item<V>) -> LeaseAnswer<V> {
-    let (Ok(key), Ok((value, ttls, tags))) = (key, ctx.convert.to_store(loaded)) else {
+    let Ok(key) = key else {
+        return LeaseAnswer::Refused;
+    };
+    let Ok((value, ttls, tags)) = ctx.convert.to_store(&key, loaded) else {
         return LeaseAnswer::Refused;
     };
     let op = ctx.l1.begin(&key);

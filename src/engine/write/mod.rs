@@ -134,9 +134,9 @@ impl<V: Value> Writes<V> {
 
     /// Stores a value, and has it wait for its source.
     #[cfg(feature = "write-behind")]
-    pub(crate) async fn append(&self, key: Key, value: V, append: Append) -> WriteResult {
+    pub(crate) async fn append(&self, key: Key, value: Loaded<V>, append: Append) -> WriteResult {
         let step = Step::Append(Box::new(append));
-        let (_, written) = self.store([(key, Loaded::new(value))], step).await?;
+        let (_, written) = self.store([(key, value)], step).await?;
         Ok(written)
     }
 
@@ -151,7 +151,7 @@ impl<V: Value> Writes<V> {
         let mut encoded = Vec::with_capacity(values.size_hint().0);
         // All of them, before anything is changed.
         for (key, loaded) in values {
-            let checked = ctx.convert.to_store(loaded);
+            let checked = ctx.convert.to_store(&key, loaded);
             let (value, ttls, tags) = checked.map_err(WriteError::misuse)?;
             let sealed = ctx.convert.seal(&key, &value, ttls, &tags);
             let body = sealed.map_err(not_encoded)?;

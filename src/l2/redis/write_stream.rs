@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::call::{Call, Lua, kept, numbers, senseless};
 use super::lane::{RedisLane, dated, single, written};
 use super::names::{CLOCK, DONE, HOLD, LEASE, LOG, MARKER, VALUE, WRITES};
-use super::scripts::{self, ALLOW_OOM, CHECKED, MARK, TAGS, VERSION};
+use super::scripts::{self, ALLOW_OOM, CHECKED, MARK, STAGED, TAGS, VERSION};
 use crate::clock::millis;
 use crate::key::Key;
 use crate::l2::write_stream::MOST_BYTES;
@@ -13,7 +13,7 @@ use crate::l2::{
     Append, Batch, Bytes, Kind, L2Error, Pending, Reply, Settled, StreamId, Waiting, WriteStream,
     Written, random,
 };
-use crate::wire::message;
+use crate::wire::{envelope, message};
 
 /// The marks of the dead letters, and of the worker's fence.
 const DEAD: &str = "!dead";
@@ -21,7 +21,7 @@ const WORKER: &str = "!worker";
 
 const STREAM: &str = include_str!("stream.lua");
 static APPEND: Lua = Lua::new(
-    &[CHECKED, scripts::CLOCK, MARK, STREAM, TAGS, VERSION],
+    &[CHECKED, scripts::CLOCK, MARK, STREAM, STAGED, TAGS, VERSION],
     include_str!("append.lua"),
 );
 static TAKE: Lua = Lua::new(&[ALLOW_OOM, STREAM], include_str!("take.lua"));
@@ -52,12 +52,13 @@ impl RedisLane {
         let (key, value) = single(batch)?;
         // The same in each copy: by it the second finds the answer of the first, which has stored the write.
         let this = random().to_string();
+        let own = &envelope::tags_of(&value.body);
         let call = |stored: &[u8], tags: &[Key]| {
-            let mut call = self.call(&APPEND, 8 + tags.len(), value.body.len());
+            let mut call = self.call(&APPEND, 8 + own.len() + tags.len(), value.body.len());
             call.keys(&[VALUE, LEASE, HOLD], &[key]);
             call.own(&[CLOCK, LOG, WRITES, DEAD])
                 .keys(&[DONE], &[&*this]);
-            call.keys(&[MARKER], tags);
+            call.keys(&[MARKER], own).keys(&[MARKER], tags);
             call.message(batch.payload).arg(written(batch.deadline));
             call.arg(&value.body).arg(kept(value.ttls));
             call.arg(append.most).arg(key).arg(&append.encoded_key);

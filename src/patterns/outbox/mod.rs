@@ -88,7 +88,6 @@
 //! An L2 that all instances share. A cache without one has nobody to tell: its relay would deliver to one L1 alone.
 
 mod error;
-mod keys;
 mod relay;
 #[allow(
     unreachable_pub,
@@ -105,7 +104,6 @@ pub mod sqlx;
 mod stats;
 
 pub use self::error::OutboxError;
-pub use self::keys::KeyOf;
 pub use self::relay::{Relay, RelayBuilder};
 pub use self::schema::SQLITE_TABLE;
 #[cfg(feature = "outbox-sqlx")]

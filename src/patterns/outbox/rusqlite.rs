@@ -6,11 +6,11 @@ use ::rusqlite::{Connection, Error, Transaction, TransactionBehavior, params};
 use tokio::task::spawn_blocking;
 
 use super::error::OutboxError;
-use super::keys::KeyOf;
 use super::relay::{RelayBuilder, Table};
 use super::row::{KEY, NewRow, TAG, Window, now_ms, rows};
 use crate::cache::Cache;
 use crate::key::CacheKey;
+use crate::lookup_by::LookupBy;
 
 const INSERT: &str =
     "INSERT INTO larder_outbox (namespace, kind, name, written_ms) VALUES (?1, ?2, ?3, ?4)";
@@ -59,15 +59,15 @@ impl Outbox {
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub fn invalidate<K, V, I, M>(
+    pub fn invalidate<'a, K, V, Q, M>(
         tx: &Transaction<'_>,
         cache: &Cache<K, V>,
-        keys: impl IntoIterator<Item = I>,
+        keys: impl IntoIterator<Item = &'a Q>,
     ) -> Result<(), OutboxError>
     where
-        K: CacheKey,
+        K: CacheKey + LookupBy<Q, M>,
         V: Send + Sync + 'static,
-        I: CacheKey + KeyOf<K, M>,
+        Q: CacheKey + ?Sized + 'a,
     {
         insert(tx, cache.namespace(), &rows(KEY, keys)?)
     }

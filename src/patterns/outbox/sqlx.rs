@@ -11,11 +11,11 @@ use futures::future::BoxFuture;
 use tokio::time::timeout;
 
 use super::error::OutboxError;
-use super::keys::KeyOf;
 use super::relay::{RelayBuilder, Table};
 use super::row::{KEY, NewRow, Statement, TAG, Window, now_ms, rows};
 use crate::cache::Cache;
 use crate::key::CacheKey;
+use crate::lookup_by::LookupBy;
 
 /// How long the relay waits for the database, with its pool.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -66,16 +66,16 @@ impl Outbox {
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
-    pub async fn invalidate<DB, K, V, I, M>(
+    pub async fn invalidate<'a, DB, K, V, Q, M>(
         tx: &mut Transaction<'_, DB>,
         cache: &Cache<K, V>,
-        keys: impl IntoIterator<Item = I>,
+        keys: impl IntoIterator<Item = &'a Q>,
     ) -> Result<(), OutboxError>
     where
         DB: OutboxDatabase,
-        K: CacheKey,
+        K: CacheKey + LookupBy<Q, M>,
         V: Send + Sync + 'static,
-        I: CacheKey + KeyOf<K, M>,
+        Q: CacheKey + ?Sized + 'a,
     {
         let rows = rows(KEY, keys)?;
         insert(tx, cache.namespace(), &rows).await

@@ -92,6 +92,7 @@ use crate::cache::{Cache, written};
 use crate::error::WriteError;
 use crate::key::{CacheKey, Key};
 use crate::l2::{Append, Pending, WriteStream, Written};
+use crate::loaded::Loaded;
 use crate::lookup_by::KeyFrom;
 use crate::retry_delays::retry_delays;
 use crate::throttle::Throttle;
@@ -156,8 +157,8 @@ where
         }
     }
 
-    /// Stores a value in both levels and has it written to its source. Other instances evict the key from L1. For a
-    /// counter use [`update`](Self::update).
+    /// Stores a value, or a [`Loaded`] with TTLs and tags of its own, in both levels and has the value written to its source.
+    /// Other instances evict the key from L1. For a counter use [`update`](Self::update).
     ///
     /// Cost: one round trip, which no other write shares. A call that is dropped has been carried out or will be, or
     /// its key is invalidated.
@@ -167,16 +168,20 @@ where
     /// - [`WriteBehindError::is_full`]: too many writes wait. Nothing was changed.
     /// - [`WriteBehindError::is_unknown`]: Redis did not answer. The write may reach the source or not; the key is
     ///   invalidated as soon as Redis answers.
-    /// - Otherwise nothing was changed: Redis refused the write or was not asked ([`WriteBehindError::is_refused`]), or
-    ///   the key or value cannot be written.
-    pub async fn insert<Q, M>(&self, key: &Q, value: V) -> Result<Token, WriteBehindError>
+    /// - Otherwise nothing was changed: Redis refused the write or was not asked ([`WriteBehindError::is_refused`]), or the key
+    ///   or value cannot be written.
+    pub async fn insert<Q, M>(
+        &self,
+        key: &Q,
+        value: impl Into<Loaded<V>>,
+    ) -> Result<Token, WriteBehindError>
     where
         K: KeyFrom<Q, M>,
         Q: CacheKey + ?Sized,
     {
         // Before anything is sent: a key that cannot be written changes nothing.
         let (text, encoded) = named::<K, _, _>(key)?;
-        let appended = self.append(text, encoded, value, None).await?;
+        let appended = self.append(text, encoded, value.into(), None).await?;
         // Without a version there is no other one.
         appended.ok_or_else(|| Reason::Write(WriteError::contended()).into())
     }
@@ -185,10 +190,11 @@ where
     /// however many callers in however many instances change the key at once: for counters and lists, for which
     /// [`insert`](Self::insert) is not safe.
     ///
-    /// `change` is called again when another writer was faster, so it must do nothing else. A value that is in neither
-    /// level is loaded first, as by [`get_or_load`](Cache::get_or_load): `load` is called at each attempt, and its
-    /// future is polled if the value is missing. A loaded value to which a write of the key still has to be added is
-    /// not used: the call waits until the source has that write.
+    /// `change` returns the new value, or a [`Loaded`] with TTLs and tags of its own. It is called again when another writer
+    /// was faster, so it must do nothing else. A value that is in neither level
+    /// is loaded first, as by [`get_or_load`](Cache::get_or_load): `load` is called at each attempt, and what it returns is
+    /// polled if the value is missing. A loaded value to which a write of the key still has to be added is not used: the call
+    /// waits until the source has that write.
     ///
     /// Calls for one key in one instance come one after the other.
     ///
@@ -211,15 +217,16 @@ where
     /// views.update("tea", || select("tea"), |views| views + 1).await?;
     /// # Ok(()) }
     /// ```
-    pub async fn update<Q, M, Fut, E>(
+    pub async fn update<Q, M, T, Fut, E>(
         &self,
         key: &Q,
         mut load: impl FnMut() -> Fut,
-        mut change: impl FnMut(&V) -> V,
+        mut change: impl FnMut(&V) -> T,
     ) -> Result<Token, WriteBehindError>
     where
         K: KeyFrom<Q, M>,
         Q: CacheKey + ?Sized,
+        T: Into<Loaded<V>>,
         Fut: Future<Output = Result<V, E>> + Send + 'static,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
@@ -237,7 +244,7 @@ where
                 sleep(LOOK_AGAIN).await;
                 continue;
             };
-            let changed = change(&stored);
+            let changed = change(&stored).into();
             // Not held over the request: L1 may let the old value go meanwhile.
             drop(stored);
             let appended = self.append(text.clone(), encoded.clone(), changed, Some(version));
@@ -252,7 +259,7 @@ where
         &self,
         key: Key,
         encoded_key: Vec<u8>,
-        value: V,
+        value: Loaded<V>,
         version: Option<Version>,
     ) -> Result<Option<Token>, WriteBehindError> {
         let append = Append {

@@ -276,7 +276,7 @@ fn a_runtime_that_ends_while_it_connects_harms_no_later_one() {
     let pool = Pool::builder(Manager::new(server.url()).unwrap());
     let pool = pool.max_size(1).build().unwrap();
     let cache: Cache<u64, u64> = Cache::builder("test:numbers")
-        .redis_pool(pool.clone(), server.url())
+        .l2(RedisL2::with_pool(pool.clone(), server.url()).unwrap())
         .build()
         .unwrap();
     // So that the attempt has to wait.
@@ -330,7 +330,7 @@ async fn a_pool_of_one_serves_the_first_connection() {
     let pool = pool.max_size(1).build().unwrap();
     let cache: Cache<u64, u64> = Cache::builder("test:numbers")
         .l1_capacity(0)
-        .redis_pool(pool, server.url())
+        .l2(RedisL2::with_pool(pool, server.url()).unwrap())
         .build()
         .unwrap();
     cache.insert(&0, 0).await.unwrap();

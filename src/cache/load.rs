@@ -1,0 +1,355 @@
+//! Look-ups that load a missing key.
+
+use std::error::Error;
+use std::sync::Arc;
+
+use super::{Cache, written};
+use crate::engine::{Begin, Loader};
+use crate::entry::Entry;
+use crate::error::LoadError;
+use crate::key::CacheKey;
+use crate::loaded::Loaded;
+use crate::lookup_by::{KeyFrom, LookupBy};
+
+/// # Look-ups with a loader
+///
+/// L1, then L2, then the loader. The loader of a call whose name ends in `_with` is given the previous value.
+impl<K, V> Cache<K, V>
+where
+    K: CacheKey,
+    V: Send + Sync + 'static,
+{
+    /// Looks a key up in L1, then in L2, and otherwise calls `loader` and stores its value in both.
+    ///
+    /// A missing key is loaded once in the whole fleet: callers in this instance share the load, and other instances
+    /// wait for its value. After [`lease_wait`](crate::Builder::lease_wait) they load by themselves, and do not
+    /// store. The load runs in a task of its own and goes on if its callers are cancelled.
+    ///
+    /// An entry past its soft TTL is returned at once, flagged as stale, while one instance of the fleet loads the
+    /// key anew in the background. If that fails the stale value stays, and the next attempt comes after a delay. With
+    /// [`stale_wait`](crate::Builder::stale_wait) the caller waits for the new value first.
+    ///
+    /// If the load fails, the callers get a value that is past its TTL, if there is one that was kept for that, see
+    /// [`stale_if_error`](crate::Builder::stale_if_error).
+    ///
+    /// If L2 fails, the loaded value is returned and not stored; its [`version`](crate::Meta::version) is `None`. A
+    /// loader must not look up its own key in the same cache: it would wait for itself until `load_timeout`.
+    ///
+    /// Cost: nothing is allocated and nothing is sent on a fresh L1 hit. One round trip if L2 has the value, three if
+    /// it is loaded.
+    ///
+    /// # Errors
+    ///
+    /// - The loader's own error, see [`LoadError::downcast_ref`]. All callers that waited for the load get the same
+    ///   one.
+    /// - The loader panicked, or took longer than [`load_timeout`](crate::Builder::load_timeout).
+    /// - The runtime of the load ended.
+    /// - The key is over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES).
+    ///
+    /// The next call loads again, unless [`error_ttl`](crate::Builder::error_ttl) is set.
+    ///
+    /// A loader that is an `async` block has to name its error type, as in `Ok::<_, io::Error>(…)`. A boxed error has
+    /// to be `Send + Sync`.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use larder::{Cache, Source};
+    ///
+    /// let squares: Cache<u64, u64> = Cache::builder("docs:squares").build()?;
+    /// for expected in [Source::Loader, Source::L1] {
+    ///     let square = squares.get_or_load(&7, || async { Ok::<_, std::io::Error>(49) }).await?;
+    ///     assert_eq!(*square, 49);
+    ///     assert_eq!(square.meta().source(), expected);
+    /// }
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    #[doc(alias(
+        "get_with",
+        "try_get_with",
+        "get_or_set",
+        "get_or_create",
+        "get_or_fetch",
+        "fetch",
+        "remember"
+    ))]
+    pub async fn get_or_load<Q, M, F, Fut, E>(
+        &self,
+        key: &Q,
+        loader: F,
+    ) -> Result<Entry<V>, LoadError>
+    where
+        K: LookupBy<Q, M>,
+        Q: CacheKey + ?Sized,
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<V, E>> + Send + 'static,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let loader = || Loader::one(|_| loader());
+        let now = self.engine().now();
+        let Some(entry) = self.look_up(key, now) else {
+            return self.engine().get_or_load(written(key)?, now, loader).await;
+        };
+        if !entry.is_due() {
+            return Ok(entry);
+        }
+        let refreshed = self.engine().refresh_stale(written(key)?, &entry, loader);
+        let Some(current) = refreshed else {
+            return Ok(entry);
+        };
+        drop(entry);
+        current.await
+    }
+
+    /// Looks a key up as [`get_or_load`](Self::get_or_load) does, with a loader that also says how its value is to be
+    /// stored: with a TTL of its own, or not at all. See [`Loaded`].
+    ///
+    /// The loader is given the previous value, if there is one: the stale one that it is called to refresh, or one that
+    /// is kept past its TTL, see [`stale_if_error`](crate::Builder::stale_if_error). With that it can ask the source
+    /// for changes only, and return [`Loaded::unchanged`].
+    ///
+    /// Cost: as [`get_or_load`](Self::get_or_load). An unchanged value costs one small request more if L2 has lost it.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_or_load`](Self::get_or_load), and if the loader's `Loaded`
+    /// [is a misuse](LoadError::is_misuse).
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use larder::{Cache, Loaded};
+    ///
+    /// let rates: Cache<String, f64> = Cache::builder("docs:rates").build()?;
+    /// // A rate says itself until when it holds.
+    /// let load = |_| async {
+    ///     Ok::<_, std::io::Error>(Loaded::new(1.08).ttl(Duration::from_secs(90)))
+    /// };
+    /// assert_eq!(*rates.get_or_load_with("EUR/USD", load).await?, 1.08);
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub async fn get_or_load_with<Q, M, F, Fut, T, E>(
+        &self,
+        key: &Q,
+        loader: F,
+    ) -> Result<Entry<V>, LoadError>
+    where
+        K: LookupBy<Q, M>,
+        Q: CacheKey + ?Sized,
+        F: FnOnce(Option<Entry<V>>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T, E>> + Send + 'static,
+        T: Into<Loaded<V>>,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        self.get_or_load_by(key, || Loader::one(loader)).await
+    }
+
+    /// The same, however the key is loaded. [`get_or_load`](Self::get_or_load) is written out: with a future that both
+    /// await, a hit takes 2.5 % more instructions.
+    pub(crate) async fn get_or_load_by<Q, M>(
+        &self,
+        key: &Q,
+        load: impl Begin<V>,
+    ) -> Result<Entry<V>, LoadError>
+    where
+        K: LookupBy<Q, M>,
+        Q: CacheKey + ?Sized,
+    {
+        let now = self.engine().now();
+        let Some(entry) = self.look_up(key, now) else {
+            return self.engine().get_or_load(written(key)?, now, load).await;
+        };
+        if !entry.is_due() {
+            return Ok(entry);
+        }
+        let loader = || load.loader();
+        let refreshed = self.engine().refresh_stale(written(key)?, &entry, loader);
+        let Some(current) = refreshed else {
+            return Ok(entry);
+        };
+        drop(entry);
+        current.await
+    }
+
+    /// Loads a key now, whatever is there, and stores the value in both levels in its place, in all instances.
+    ///
+    /// For data that has changed at the source and is to be in the cache before it is asked for. The old value stays
+    /// until the new one is stored; so after a change that must not be served any more,
+    /// [`invalidate`](Self::invalidate) first.
+    ///
+    /// The loader returns the value, or a [`Loaded`] with TTLs and tags of its own. It is given no previous value, so
+    /// [`Loaded::unchanged`] [is a misuse](LoadError::is_misuse).
+    ///
+    /// It joins no load that began before the call, in this instance or another one; a load of the key that is under
+    /// way does not store its value any more. While there is an old value, look-ups do not wait for it. If the key is
+    /// invalidated, inserted or refreshed again meanwhile, or L2 fails, the value is returned and not stored; its
+    /// [`version`](crate::Meta::version) is `None`. It runs in a task of its own, and goes on if the caller is
+    /// cancelled.
+    ///
+    /// Cost: two round trips and the loader. Each call loads: many at once are not made one. Only the value of the last
+    /// of them is stored, and nothing if that fails; so do not refresh a key more often than its loader takes.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_or_load_with`](Self::get_or_load_with). The stored value stays.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// let prices: larder::Cache<String, u32> = larder::Cache::builder("docs:prices").build()?;
+    /// prices.insert("tea", 450).await?;
+    /// let price = prices.refresh("tea", || async { Ok::<_, std::io::Error>(470) }).await?;
+    /// assert_eq!(*price, 470);
+    /// assert_eq!(prices.get("tea").await.as_deref(), Some(&470));
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub async fn refresh<Q, M, F, Fut, T, E>(
+        &self,
+        key: &Q,
+        loader: F,
+    ) -> Result<Entry<V>, LoadError>
+    where
+        K: LookupBy<Q, M>,
+        Q: CacheKey + ?Sized,
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T, E>> + Send + 'static,
+        T: Into<Loaded<V>>,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        self.refresh_by(key, Loader::one(|_| loader())).await
+    }
+
+    /// The same with any loader.
+    pub(crate) async fn refresh_by<Q, M>(
+        &self,
+        key: &Q,
+        loader: Loader<V>,
+    ) -> Result<Entry<V>, LoadError>
+    where
+        K: LookupBy<Q, M>,
+        Q: CacheKey + ?Sized,
+    {
+        self.engine().refresh(written(key)?, loader).await
+    }
+
+    /// Looks many keys up in L1, then in L2, and otherwise calls `loader` once with all keys that are missing: once for
+    /// every 1 024 of them. Stores its values in both.
+    ///
+    /// Returns one result per key, in the order of the keys: `None` for a key that the loader did not return. That is
+    /// not cached; to cache it, use an `Option` as `V`, see [`Entry::transpose`]. Values for keys that the loader was
+    /// not asked for are ignored.
+    ///
+    /// Each key is loaded as by [`get_or_load`](Self::get_or_load): once in the whole fleet, to its end, and shared
+    /// with callers that ask for it alone. So the loader is not asked for keys that another call of this instance is
+    /// loading: if that does not find a key, neither does this call. It is called again for keys that another instance
+    /// was loading and did not find. Another call, in the background, refreshes stale values.
+    ///
+    /// Cost: three allocations if L1 has all keys, one round trip if L2 has the rest, and three if some are loaded.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_or_load`](Self::get_or_load), if any key fails. Values that were loaded all the same are kept for the
+    /// next call.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use larder::Cache;
+    ///
+    /// let squares: Cache<u64, u64> = Cache::builder("docs:squares").build()?;
+    /// squares.insert(&2, 4).await?;
+    /// let found = squares
+    ///     .get_many_or_load(&[1, 2, 3], |missing| async move {
+    ///         assert_eq!(missing, [1, 3]);
+    ///         Ok::<_, std::io::Error>(missing.into_iter().map(|n| (n, n * n)))
+    ///     })
+    ///     .await?;
+    /// let found: Vec<u64> = found.into_iter().flatten().map(|square| *square).collect();
+    /// assert_eq!(found, [1, 4, 9]);
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub async fn get_many_or_load<'a, Q, M, F, Fut, Values, E>(
+        &self,
+        keys: impl IntoIterator<Item = &'a Q>,
+        loader: F,
+    ) -> Result<Vec<Option<Entry<V>>>, LoadError>
+    where
+        K: KeyFrom<Q, M> + Send + 'static,
+        Q: CacheKey + ?Sized + 'a,
+        F: Fn(Vec<K>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Values, E>> + Send + 'static,
+        Values: IntoIterator<Item = (K, V)>,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let loader = move |missing: Vec<(K, Option<Entry<V>>)>| {
+            loader(missing.into_iter().map(|(key, _)| key).collect())
+        };
+        // As a list: the future of a user's iterator may not be `Send` when it is part of another one.
+        let keys: Vec<&Q> = keys.into_iter().collect();
+        self.get_many_or_load_with(keys, loader).await
+    }
+
+    /// Looks many keys up as [`get_many_or_load`](Self::get_many_or_load) does, with a loader that also says how each
+    /// value is to be stored, as that of [`get_or_load_with`](Self::get_or_load_with). The loader is given each key
+    /// with its previous value, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_or_load_with`](Self::get_or_load_with), if any key fails. Values that were loaded all the same are kept
+    /// for the next call.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use larder::{Cache, Loaded};
+    ///
+    /// let rates: Cache<u64, u64> = Cache::builder("docs:rates").build()?;
+    /// let found = rates
+    ///     .get_many_or_load_with(&[1, 2], |missing| async move {
+    ///         let rate = |n| Loaded::new(n * 100).ttl(Duration::from_secs(60));
+    ///         Ok::<_, std::io::Error>(missing.into_iter().map(move |(n, _)| (n, rate(n))))
+    ///     })
+    ///     .await?;
+    /// let found: Vec<u64> = found.into_iter().flatten().map(|rate| *rate).collect();
+    /// assert_eq!(found, [100, 200]);
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub async fn get_many_or_load_with<'a, Q, M, F, Fut, Values, T, E>(
+        &self,
+        keys: impl IntoIterator<Item = &'a Q>,
+        loader: F,
+    ) -> Result<Vec<Option<Entry<V>>>, LoadError>
+    where
+        K: KeyFrom<Q, M> + Send + 'static,
+        Q: CacheKey + ?Sized + 'a,
+        F: Fn(Vec<(K, Option<Entry<V>>)>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Values, E>> + Send + 'static,
+        Values: IntoIterator<Item = (K, T)>,
+        T: Into<Loaded<V>>,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let keys: Vec<&Q> = keys.into_iter().collect();
+        let loader = Arc::new(loader);
+        let loader_of = |keys| Loader::many(keys, Arc::clone(&loader));
+        self.get_many_or_load_by(keys, loader_of).await
+    }
+
+    /// The same, with a function that makes the loader of some keys.
+    pub(crate) async fn get_many_or_load_by<Q, M>(
+        &self,
+        keys: Vec<&Q>,
+        loader_of: impl Fn(Vec<K>) -> Loader<V>,
+    ) -> Result<Vec<Option<Entry<V>>>, LoadError>
+    where
+        K: KeyFrom<Q, M>,
+        Q: CacheKey + ?Sized,
+    {
+        let loader = |places: &[usize]| {
+            let keys = places.iter().filter_map(|&place| keys.get(place));
+            loader_of(keys.map(|&key| K::key_from(key)).collect())
+        };
+        self.engine().get_many_or_load(&keys, loader).await
+    }
+}

@@ -1,0 +1,153 @@
+//! The public handle: writes keys as text, asks L1, and passes every other call to the engine.
+//!
+//! - [`read`]: look-ups without a loader
+//! - [`load`]: look-ups with one
+//! - [`write`]: values that callers store
+//! - [`invalidate`]: values that callers remove, or make stale
+//! - [`operate`]: watching a cache, switching it off and closing it
+//!
+//! Knows nothing of L2 and of runtimes.
+
+mod invalidate;
+mod load;
+mod operate;
+mod read;
+mod write;
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use crate::clock::Tick;
+use crate::engine::Engine;
+use crate::entry::Entry;
+use crate::key::{CacheKey, Key, KeyTooLong, KeyWriter};
+
+/// A two-level cache of values `V` under keys `K`: L1 in this process, and L2, a store that all instances of the
+/// service share.
+///
+/// A handle: clones are cheap and share everything. Keys are looked up borrowed, `&str` for `String` and
+/// `&(tenant, 7)` for `(String, u64)`, see [`LookupBy`](crate::LookupBy). Values are returned shared, as [`Entry`].
+///
+/// ```
+/// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+/// use larder::{Cache, MemoryL2, Source};
+///
+/// // Two instances. In a service they are two processes, and L2 is Redis.
+/// let l2 = MemoryL2::new();
+/// let a: Cache<String, u32> = Cache::builder("docs:price").l2(l2.clone()).build()?;
+/// let b: Cache<String, u32> = Cache::builder("docs:price").l2(l2).build()?;
+///
+/// let price = a.get_or_load("tea", || async { Ok::<_, std::io::Error>(450) }).await?;
+/// assert_eq!((*price, price.meta().source()), (450, Source::Loader));
+/// let price = b.get("tea").await.ok_or("L2 has it")?;
+/// assert_eq!((*price, price.meta().source()), (450, Source::L2));
+///
+/// a.invalidate("tea").await?;
+/// assert!(a.get("tea").await.is_none());
+/// # Ok(()) }
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+/// ```
+///
+/// # Runtime
+///
+/// The asynchronous methods need a Tokio runtime with its timer enabled. [`build`](crate::Builder::build) starts a
+/// background task, the subscriber, which receives the changes of other instances. Without a runtime, the first
+/// asynchronous call starts it. It ends with [`close`](Self::close), or when the last handle is dropped.
+///
+/// A cache may be used from several runtimes. The tasks that a call starts run on the runtime of that call. When a
+/// runtime ends, the next call on another one starts the subscriber and the writer again; writes that were under way
+/// are deferred, and callers that wait for a load on the ended runtime get a [`LoadError`](crate::LoadError). While a
+/// runtime exists but is not driven, calls that depend on a task there wait.
+///
+/// # Cancellation
+///
+/// Every future can be dropped at any time. Cancelling one call does not affect other callers.
+///
+/// - A load runs in a task of its own: it goes on, and its value is stored.
+/// - A write that was polled once is carried out. Writes of one key reach L2 in the order of their calls, so a later
+///   write of the key waits for it. There is one exception: a call that is dropped while the writer's queue is full
+///   has its writes deferred. An insert then becomes an invalidation of its key.
+/// - A value that `get` or `get_many` has asked L2 for may not be kept in L1.
+///
+/// # Values
+///
+/// L1 drops values while moka does other work, with locks held. Their `Drop` must not panic, and must not call a cache:
+/// it could wait for itself.
+pub struct Cache<K, V>
+where
+    V: Send + Sync + 'static,
+{
+    handle: Arc<Handle<V>>,
+    keys: PhantomData<fn(&K)>,
+}
+
+/// Stops the engine when the last clone of a cache is dropped. Tasks hold only the parts that they need.
+struct Handle<V: Send + Sync + 'static> {
+    engine: Engine<V>,
+}
+
+impl<V: Send + Sync + 'static> Drop for Handle<V> {
+    fn drop(&mut self) {
+        self.engine.abandon();
+    }
+}
+
+impl<K, V> Cache<K, V>
+where
+    V: Send + Sync + 'static,
+{
+    pub(crate) fn new(engine: Engine<V>) -> Self {
+        Self {
+            handle: Arc::new(Handle { engine }),
+            keys: PhantomData,
+        }
+    }
+
+    /// A handle for all calls but those that have a key.
+    pub(crate) fn without_keys(&self) -> Cache<(), V> {
+        Cache {
+            handle: Arc::clone(&self.handle),
+            keys: PhantomData,
+        }
+    }
+}
+
+impl<K, V> Cache<K, V>
+where
+    K: CacheKey,
+    V: Send + Sync + 'static,
+{
+    pub(crate) fn engine(&self) -> &Engine<V> {
+        &self.handle.engine
+    }
+
+    /// Looks a key up in L1. A key that is too long is a miss. The encoded key is on the stack; after a miss the caller
+    /// encodes it again.
+    fn look_up<Q: CacheKey + ?Sized>(&self, key: &Q, now: Tick) -> Option<Entry<V>> {
+        let mut out = KeyWriter::new();
+        let key = out.write(key).ok()?;
+        self.engine().get_local(key, now)
+    }
+}
+
+pub(crate) fn written<Q: CacheKey + ?Sized>(key: &Q) -> Result<Key, KeyTooLong> {
+    Ok(KeyWriter::new().write(key)?.into())
+}
+
+impl<K, V: Send + Sync + 'static> Clone for Cache<K, V> {
+    fn clone(&self) -> Self {
+        Self {
+            handle: Arc::clone(&self.handle),
+            keys: PhantomData,
+        }
+    }
+}
+
+impl<K, V: Send + Sync + 'static> fmt::Debug for Cache<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cache")
+            .field("namespace", &self.handle.engine.namespace())
+            .finish_non_exhaustive()
+    }
+}

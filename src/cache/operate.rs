@@ -1,0 +1,245 @@
+//! Watching a cache, switching it off and closing it.
+
+use futures::Stream;
+
+use super::Cache;
+use crate::engine::report_losses;
+use crate::error::L2Error;
+use crate::events::CacheEvent;
+use crate::hot_key::HotKey;
+use crate::key::CacheKey;
+use crate::stats::{Health, Stats};
+
+/// # Operation
+///
+/// State, counters and events of this instance, its switch, and its end.
+impl<K, V> Cache<K, V>
+where
+    K: CacheKey,
+    V: Send + Sync + 'static,
+{
+    /// The namespace that [`builder`](Self::builder) was given, such as `catalog:product`. For log lines and metrics of
+    /// code that has several caches.
+    ///
+    /// ```
+    /// let prices: larder::Cache<String, u32> = larder::Cache::builder("docs:prices").build()?;
+    /// assert_eq!(prices.namespace(), "docs:prices");
+    /// # Ok::<(), larder::BuildError>(())
+    /// ```
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        self.engine().namespace()
+    }
+
+    /// Resolves when this instance uses its L1: it is subscribed, and has proved that it has applied all changes.
+    /// Also resolves when the cache is closed.
+    ///
+    /// Calling it is optional: until then look-ups go to L2 and to the loader. It does not resolve while L2 cannot be
+    /// reached, so put a time limit on it.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    ///
+    /// let prices: larder::Cache<String, u32> = larder::Cache::builder("docs:prices").build()?;
+    /// if tokio::time::timeout(Duration::from_secs(2), prices.ready()).await.is_err() {
+    ///     eprintln!("started without L2");
+    /// }
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub async fn ready(&self) {
+        self.engine().ready().await;
+    }
+
+    /// Whether L2 answers, and whether this instance may use its L1. Costs no request: it reports the last
+    /// answers.
+    ///
+    /// For an alert and for a gate at the start of a service. **Not for a readiness or liveness probe**: an instance
+    /// without L2 answers from its loaders, and an outage of Redis would take all instances out of service at once.
+    ///
+    /// [`Health::is_ok`] becomes true without any call to the cache, if [`build`](crate::Builder::build) was called on
+    /// a runtime.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use larder::{Cache, MemoryL2};
+    ///
+    /// let l2 = MemoryL2::new();
+    /// let prices: Cache<String, u32> = Cache::builder("docs:prices").l2(l2.clone()).build()?;
+    /// prices.ready().await;
+    /// assert!(prices.health().is_ok());
+    ///
+    /// l2.set_reachable(false);
+    /// let price = prices.get_or_load("tea", || async { Ok::<_, std::io::Error>(450) }).await?;
+    /// assert!(*price == 450 && !prices.health().is_ok()); // an alert, and no reason to stop serving
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.engine().health()
+    }
+
+    /// Counters of this instance since it was built, and the size of its L1. Reads a few atomics per thread, and has
+    /// moka do its pending work, which may drop values.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.engine().stats()
+    }
+
+    /// The counters of all instances together, also of those that have ended. Without an L2 they are those of this
+    /// instance.
+    ///
+    /// Each instance stores its counters in L2 when they have changed, every five times
+    /// [`max_staleness`](crate::Builder::max_staleness), and when it is closed or dropped. So the counts of other
+    /// instances are up to 10 s old by default, and the last ones of an instance that was killed, or that was dropped as
+    /// its runtime ended, are missing: [`close`](Self::close) it before. Nothing counts twice, except for a process that
+    /// slept for more than a day. The counts begin anew if Redis loses its data. `l1_entries` is that of this instance.
+    ///
+    /// Costs one request to L2. Can be dropped at any time.
+    ///
+    /// # Errors
+    ///
+    /// L2 does not answer, or refuses. While the circuit breaker is open this fails at once.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use larder::{Cache, MemoryL2};
+    ///
+    /// let l2 = MemoryL2::new();
+    /// let a: Cache<u64, String> = Cache::builder("docs:global").l2(l2.clone()).build()?;
+    /// a.get_or_load(&1, || async { Ok::<_, std::io::Error>("one".to_owned()) }).await?;
+    /// a.close().await;
+    ///
+    /// let b: Cache<u64, String> = Cache::builder("docs:global").l2(l2).build()?;
+    /// assert_eq!(b.global_stats().await?.loads, 1);
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub async fn global_stats(&self) -> Result<Stats, L2Error> {
+        self.engine().global_stats().await
+    }
+
+    /// The keys that were looked up most of late in this instance, the hottest first: at most `most`. Empty unless
+    /// [`track_hot_keys`](crate::Builder::track_hot_keys) is set.
+    ///
+    /// It goes by one in 16 look-ups at random, of which it knows the last 4 096: so by the last 65 000 look-ups or so,
+    /// whatever answered them. A key with a share of 1 % is seen with 0.7 to 1.3 %; a share below 0.1 % is chance.
+    ///
+    /// For debugging, and for alerts. Keys may be personal data: they are in no log, no metric and nothing that is
+    /// serialized.
+    ///
+    /// Sends nothing. Goes over the whole sample, which takes some hundred microseconds.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// let prices: larder::Cache<String, u32> = larder::Cache::builder("docs:prices").track_hot_keys(true).build()?;
+    /// prices.insert("tea", 450).await?;
+    /// for _ in 0..1_000 {
+    ///     prices.get("tea").await;
+    /// }
+    /// let hottest = &prices.hot_keys(1)[0];
+    /// assert_eq!((hottest.key.as_str(), hottest.share), ("tea", 1.0));
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    #[must_use]
+    pub fn hot_keys(&self, most: usize) -> Vec<HotKey> {
+        self.engine().hot_keys(most)
+    }
+
+    /// The events of this instance from now on: loads, changes by this instance and by others, and the breaker. Hits
+    /// are no events, nor are the values that [`warm`](Self::warm) stores. For tests, debugging and side effects such
+    /// as a log of changes; not for invalidations by other means, as events may be missed.
+    ///
+    /// Up to 1 024 events wait for a listener; a slower one misses the oldest, and is told how many. The stream ends
+    /// when the last clone of the cache was dropped, and the loads that it had begun have ended. While nobody has ever
+    /// listened, an event costs nothing.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use futures::StreamExt;
+    /// use larder::{Cache, CacheEvent};
+    ///
+    /// let prices: Cache<String, u32> = Cache::builder("docs:prices").build()?;
+    /// let mut events = prices.events();
+    /// prices.invalidate("tea").await?;
+    /// let event = events.next().await;
+    /// assert!(matches!(event, Some(CacheEvent::Invalidated { key, .. }) if key == "tea"));
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    #[must_use = "events that come while there is no stream are lost"]
+    pub fn events(&self) -> impl Stream<Item = CacheEvent> + Send + Unpin + use<K, V> {
+        self.engine().events()
+    }
+
+    /// Switches the cache off or on, for all clones in this process: a kill switch, and a way to find out whether a
+    /// fault is the cache's. Other instances are not told.
+    ///
+    /// While it is off,
+    ///
+    /// - `get*` are misses, and no request of theirs is sent to L2;
+    /// - loads run, once at a time for each key of this instance, and their values are not stored;
+    /// - `insert*`, `write_through` and [`warm`](Self::warm) store nothing. The first two invalidate their keys
+    ///   instead;
+    /// - `insert_if*` and [`touch`](Self::touch) say `false` and change nothing; all other changes, such as
+    ///   `invalidate`, are sent as usual, and those of other instances are applied;
+    /// - a `WriteBehind::insert` is stored in L2, where it waits for its source, and not in L1. Until then loads here
+    ///   return the older value that the source has.
+    ///
+    /// So the values that other instances read meanwhile are as current as ever, and so are those of this one when it
+    /// is switched on again. Its L1 is empty then. Loads and inserts that are under way when it is switched off are not
+    /// stored in L1.
+    ///
+    /// Sends nothing to L2. A line at INFO says so.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// let prices: larder::Cache<String, u32> = larder::Cache::builder("docs:prices").build()?;
+    /// prices.insert("tea", 4).await?;
+    /// prices.set_enabled(false);
+    /// assert!(prices.get("tea").await.is_none());
+    /// let price = prices.get_or_load("tea", || async { Ok::<_, std::io::Error>(5) }).await?;
+    /// assert_eq!(*price, 5);
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    #[doc(alias("disable", "kill_switch"))]
+    pub fn set_enabled(&self, is_enabled: bool) {
+        self.engine().set_enabled(is_enabled);
+    }
+
+    /// Whether the cache is switched on. See [`set_enabled`](Self::set_enabled).
+    #[must_use]
+    pub fn is_enabled(&self) -> bool {
+        self.engine().is_enabled()
+    }
+
+    /// Stops the subscriber of all clones, and sends L2 the deferred writes. For an orderly shutdown, after the last
+    /// write.
+    ///
+    /// Waits until the subscriber has ended, then for deferred invalidations to be delivered and for the last counts to
+    /// be added to [`global_stats`](Self::global_stats), for up to twice `l2_timeout` in all. An invalidation that
+    /// cannot be delivered by then is lost; one line at WARN says how many keys. Other instances do not wait for a
+    /// closed one in [`invalidate_and_wait`](Self::invalidate_and_wait).
+    ///
+    /// A closed cache can still be used, but does not use its L1 any more. Loads and writes under way go on; writes
+    /// that are deferred from then on are lost, and a line at WARN says so. Dropping the last handle without a call of
+    /// this also stops the subscriber, at once, and loses the deferred writes, which a line at WARN says as well.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// let prices: larder::Cache<String, u32> = larder::Cache::builder("docs:prices").build()?;
+    /// prices.insert("tea", 4).await?;
+    /// prices.close().await;
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    #[doc(alias = "shutdown")]
+    pub async fn close(&self) {
+        let lost = self.engine().close().await;
+        report_losses(&[(self.namespace(), lost)]);
+    }
+}

@@ -1,0 +1,142 @@
+//! Look-ups without a loader.
+
+use super::{Cache, written};
+use crate::entry::Entry;
+use crate::key::{CacheKey, Key, KeyWriter};
+use crate::lookup_by::LookupBy;
+
+/// # Look-ups
+///
+/// L1, then L2. They never load and never fail: a key that neither level has, or cannot answer for, is a miss.
+impl<K, V> Cache<K, V>
+where
+    K: CacheKey,
+    V: Send + Sync + 'static,
+{
+    /// Looks a key up in L1 only. Synchronous: it neither waits nor does any I/O.
+    ///
+    /// Returns `None` if L1 does not have the key, and also:
+    ///
+    /// - while this instance cannot prove that it has applied all changes, see [`Health::is_listener_live`]. In
+    ///   [`Mode::Available`](crate::Mode::Available) it then returns an unproven entry, if L2 did not answer the last
+    ///   request;
+    /// - for a key over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES).
+    ///
+    /// A stale entry is returned, flagged. Does not allocate, except for the counters at the first hit of each
+    /// thread.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// let stock: larder::Cache<String, u32> = larder::Cache::builder("docs:stock").build()?;
+    /// assert!(stock.get_local("tea").is_none());
+    /// stock.insert("tea", 7).await?;
+    /// assert_eq!(stock.get_local("tea").as_deref(), Some(&7));
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    #[doc(alias("peek", "get_if_present"))]
+    pub fn get_local<Q, M>(&self, key: &Q) -> Option<Entry<V>>
+    where
+        K: LookupBy<Q, M>,
+        Q: CacheKey + ?Sized,
+    {
+        let mut out = KeyWriter::new();
+        let (engine, key) = (self.engine(), out.write(key).ok()?);
+        // `or_else` would move the entry once more.
+        match engine.get_local(key, engine.now()) {
+            Some(entry) => Some(entry),
+            None => engine.get_instead(key),
+        }
+    }
+
+    /// Looks a key up in L1, then in L2. Values of L2 are kept in L1.
+    ///
+    /// Never fails: if L2 does not answer within `l2_timeout`, if a stored value cannot be read, or if the key is too
+    /// long, the look-up is a miss, which is counted in [`stats`](Self::stats) and logged. A stale entry is returned,
+    /// flagged; only [`get_or_load`](Self::get_or_load) and [`get_many_or_load`](Self::get_many_or_load) refresh it.
+    ///
+    /// Cost: nothing is allocated on an L1 hit. Otherwise one round trip; callers that ask for a key that is being
+    /// read share one more.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// let stock: larder::Cache<String, u32> = larder::Cache::builder("docs:stock").build()?;
+    /// assert!(stock.get("tea").await.is_none());
+    /// stock.insert("tea", 7).await?;
+    /// assert_eq!(stock.get("tea").await.as_deref(), Some(&7));
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub async fn get<Q, M>(&self, key: &Q) -> Option<Entry<V>>
+    where
+        K: LookupBy<Q, M>,
+        Q: CacheKey + ?Sized,
+    {
+        let now = self.engine().now();
+        if let Some(entry) = self.look_up(key, now) {
+            return Some(entry);
+        }
+        match written(key) {
+            Ok(key) => self.engine().get(key, now).await,
+            Err(error) => {
+                self.engine().refuse_key(error);
+                None
+            }
+        }
+    }
+
+    /// Looks many keys up in L1, and those that L1 lacks in L2 together. Values of L2 are kept in L1.
+    ///
+    /// Returns one result per key, in the order of the keys; a key that is given twice has two results. Each is the
+    /// result of a [`get`](Self::get).
+    ///
+    /// Cost: one round trip for every 256 keys that L1 lacks, or fewer keys if their values are large; these round
+    /// trips run at the same time. Reads that other callers have under way are not shared. A value that L2 has not
+    /// answered when the future is dropped is not kept.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// let stock: larder::Cache<String, u32> = larder::Cache::builder("docs:stock").build()?;
+    /// stock.insert("tea", 7).await?;
+    /// let counts = stock.get_many(["tea", "salt"]).await;
+    /// assert_eq!(counts[0].as_deref(), Some(&7));
+    /// assert!(counts[1].is_none());
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    #[doc(alias("mget", "get_all"))]
+    pub async fn get_many<'a, Q, M>(
+        &self,
+        keys: impl IntoIterator<Item = &'a Q>,
+    ) -> Vec<Option<Entry<V>>>
+    where
+        K: LookupBy<Q, M>,
+        Q: CacheKey + ?Sized + 'a,
+    {
+        let (engine, now) = (self.engine(), self.engine().now());
+        let (mut places, mut missing) = (Vec::new(), Vec::<Key>::new());
+        let here = keys.into_iter().enumerate().map(|(place, key)| {
+            let mut out = KeyWriter::new();
+            let key = out
+                .write(key)
+                .map_err(|error| engine.refuse_key(error))
+                .ok()?;
+            let entry = engine.get_local(key, now);
+            entry.or_else(|| engine.get_instead(key)).or_else(|| {
+                places.push(place);
+                missing.push(key.into());
+                None
+            })
+        });
+        let mut entries: Vec<_> = here.collect();
+        if missing.is_empty() {
+            return entries;
+        }
+        for (place, entry) in places.into_iter().zip(engine.get_many(&missing, now).await) {
+            if let Some(found) = entries.get_mut(place) {
+                *found = entry;
+            }
+        }
+        entries
+    }
+}

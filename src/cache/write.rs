@@ -1,0 +1,333 @@
+//! Storing values.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::{Cache, written};
+use crate::error::{CommitError, WriteError};
+use crate::key::{CacheKey, KeyTooLong};
+use crate::loaded::Loaded;
+use crate::lookup_by::LookupBy;
+use crate::token::Token;
+use crate::vocabulary::Version;
+
+/// # Storing values
+///
+/// Each of these calls takes a value, or a [`Loaded`] with TTLs and tags of its own. Tags are not taken over from the
+/// value that is replaced: [`tags_of`](crate::Builder::tags_of) gives every value its tags, whichever call stores it.
+impl<K, V> Cache<K, V>
+where
+    K: CacheKey,
+    V: Send + Sync + 'static,
+{
+    /// Stores a value in both levels, whatever was there, and evicts the key from the L1 of all other instances.
+    ///
+    /// `value` is the value alone, or a [`Loaded`] with TTLs and tags of its own. The value has these tags and those of
+    /// [`tags_of`](crate::Builder::tags_of): a value alone, in a cache without `tags_of`, has none, whatever tags the
+    /// replaced value had.
+    ///
+    /// For values that are kept only in the cache; a value that is made from the one before it, such as a counter, is
+    /// for [`update`](Self::update). For values of a database, write there and call [`invalidate`](Self::invalidate):
+    /// if two instances insert different values at the same time, either may be the one that stays.
+    ///
+    /// Returns the token of the write, for look-ups by [`at_least`](Self::at_least).
+    ///
+    /// Cost: one round trip, shared with the other writes of this instance at the moment. The call also waits for
+    /// earlier writes of the key, and for room in the writer's queue.
+    ///
+    /// # Errors
+    ///
+    /// - [`WriteError::is_deferred`]: L2 could not be reached. The value is *not* stored. This instance invalidates
+    ///   the key as soon as L2 answers, and does not use it in L1 or L2 until then. The insert itself may still
+    ///   arrive in L2 until `l2_timeout` after it was sent; in that case it is invalidated, too.
+    /// - Otherwise nothing was changed: the value is over [`max_value_size`](crate::Builder::max_value_size) or
+    ///   cannot be encoded, the key is over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES), or the `Loaded`
+    ///   [is a misuse](WriteError::is_misuse): a TTL of zero, `unchanged()`, `no_store()`, too many or too long tags.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use larder::{Cache, Loaded};
+    ///
+    /// let sessions: Cache<String, String> = Cache::builder("docs:session").build()?;
+    /// match sessions.insert("8f2c", "alice".to_owned()).await {
+    ///     Ok(_) => {}
+    ///     Err(error) if error.is_deferred() => { /* not stored: log in again */ }
+    ///     Err(error) => return Err(error.into()),
+    /// }
+    ///
+    /// let short = Loaded::new("bob".to_owned()).ttl(Duration::from_secs(300));
+    /// sessions.insert("c41d", short).await?;
+    /// assert_eq!(sessions.get("c41d").await.as_deref().map(String::as_str), Some("bob"));
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    #[doc(alias("set", "put"))]
+    pub async fn insert<Q, M>(
+        &self,
+        key: &Q,
+        value: impl Into<Loaded<V>>,
+    ) -> Result<Token, WriteError>
+    where
+        K: LookupBy<Q, M>,
+        Q: CacheKey + ?Sized,
+    {
+        let entry = (written(key)?, value.into());
+        self.engine().insert([entry]).await
+    }
+
+    /// Stores many values, each as by [`insert`](Self::insert): all are values alone, or all are [`Loaded`]. If a key
+    /// is given twice its last value counts.
+    ///
+    /// Not atomic: readers see the values appear in parts. Holds all encoded values in memory until it returns.
+    ///
+    /// Cost: one round trip for every 256 keys, two of them at a time; for fewer keys if these are longer than 64
+    /// bytes, or if the values are large: a KiB of a value counts as much as a key.
+    ///
+    /// # Errors
+    ///
+    /// As [`insert`](Self::insert). If one value is too large, cannot be encoded or is a misuse, or one key is too
+    /// long, nothing was changed. [`WriteError::is_deferred`] if any write was deferred: other values may be stored,
+    /// and those that are not are invalidated as soon as L2 answers.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use larder::Cache;
+    ///
+    /// let prices: Cache<String, u32> = Cache::builder("docs:prices").build()?;
+    /// prices.insert_many([("tea", 4), ("milk", 2)]).await?;
+    /// assert_eq!(*prices.get("milk").await.ok_or("it is there")?, 2);
+    /// prices.invalidate_many(["tea", "milk"]).await?;
+    /// assert!(prices.get("milk").await.is_none());
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub async fn insert_many<'a, Q, M>(
+        &self,
+        entries: impl IntoIterator<Item = (&'a Q, impl Into<Loaded<V>>)>,
+    ) -> Result<Token, WriteError>
+    where
+        K: LookupBy<Q, M>,
+        Q: CacheKey + ?Sized + 'a,
+    {
+        let entries = entries.into_iter();
+        let entries = entries.map(|(key, value)| Ok((written(key)?, value.into())));
+        // As a map: the last value of a key counts.
+        let entries = entries.collect::<Result<BTreeMap<_, _>, KeyTooLong>>()?;
+        self.engine().insert(entries).await
+    }
+
+    /// Stores a value as [`insert`](Self::insert) does, if nobody has changed the key since `version` was read. Returns
+    /// whether it was stored: of any number of callers with the same version, in all instances, one gets `true`.
+    /// [`update`](Self::update) repeats it until it is.
+    ///
+    /// `version` is the [`Meta::version`](crate::Meta::version) of the entry, or [`Version::ABSENT`] to store a value
+    /// only where there is none. A load and a refresh change the version too; an [`expire`](Self::expire) and a
+    /// [`touch`](Self::touch) leave it. After `false` this instance has dropped its copy, so [`get`](Self::get) reads
+    /// the value that is stored now.
+    ///
+    /// `ABSENT` says nothing of the past: a value that was inserted and removed since the caller looked is as absent as
+    /// one that never was. A value that this instance cannot read, such as one of another type, is not absent: look-ups
+    /// return `None`, and it is neither replaced nor seen until it expires or the key is invalidated.
+    ///
+    /// Without an L2, a value that L1 has evicted or had no room for is absent.
+    ///
+    /// While the cache is [switched off](Self::set_enabled) the call returns `false` and changes nothing, so a caller
+    /// that repeats it until it is `true` goes on until the cache is switched on.
+    ///
+    /// Cost: one round trip, two if the value that is stored has tags. No other key shares them.
+    ///
+    /// # Errors
+    ///
+    /// - [`WriteError::is_deferred`]: L2 did not answer. The value is stored or not, and this instance invalidates the
+    ///   key as soon as L2 answers.
+    /// - Otherwise nothing was changed: L2 refused the write or was not asked ([`WriteError::is_refused`]), or it
+    ///   failed as an [`insert`](Self::insert) may.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use larder::{Cache, Loaded, Version};
+    ///
+    /// let carts: Cache<String, Vec<String>> = Cache::builder("docs:cart").build()?;
+    /// assert!(carts.insert_if("alice", Vec::new(), Version::ABSENT).await?);
+    /// let cart = carts.get("alice").await.ok_or("it is there")?;
+    /// let seen = cart.meta().version().ok_or("it is stored")?;
+    /// assert!(carts.insert_if("alice", vec!["tea".to_owned()], seen).await?);
+    /// assert!(!carts.insert_if("alice", vec!["milk".to_owned()], seen).await?);
+    ///
+    /// // Of many workers, one runs a job; if it dies, another one may after a minute.
+    /// let jobs: Cache<String, u32> = Cache::builder("docs:jobs").build()?;
+    /// let mine = || Loaded::new(17).ttl(Duration::from_secs(60));
+    /// assert!(jobs.insert_if("nightly", mine(), Version::ABSENT).await?);
+    /// assert!(!jobs.insert_if("nightly", mine(), Version::ABSENT).await?);
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    #[doc(alias("compare_and_swap", "cas"))]
+    pub async fn insert_if<Q, M>(
+        &self,
+        key: &Q,
+        value: impl Into<Loaded<V>>,
+        version: Version,
+    ) -> Result<bool, WriteError>
+    where
+        K: LookupBy<Q, M>,
+        Q: CacheKey + ?Sized,
+    {
+        let (key, value) = (written(key)?, value.into());
+        self.engine().insert_if(key, value, version).await
+    }
+
+    /// Replaces a value by the one that `change` makes of it. No change is lost, however many callers in however many
+    /// instances change the key at once: for counters and lists, for which [`get`](Self::get) and
+    /// [`insert`](Self::insert) are not safe.
+    ///
+    /// `change` is given `None` if neither level has a value: it is not loaded. It is called again when another writer
+    /// was faster, so it must do nothing else. It returns the new value, or a [`Loaded`] with TTLs and tags of its own.
+    ///
+    /// Calls for one key in one instance come one after the other. The value may still be lost as any value in a cache:
+    /// by its TTL, an eviction, or an invalidation. A value that must not be lost belongs into a database, which can be
+    /// written [behind](crate::write_behind).
+    ///
+    /// Cost: two round trips, and two more after a pause for each time that another writer was faster.
+    ///
+    /// # Errors
+    ///
+    /// - [`WriteError::is_deferred`]: L2 did not answer. The change is stored or not, and this instance invalidates the
+    ///   key as soon as L2 answers.
+    /// - [`WriteError::is_contended`]: 256 attempts have failed, which took several seconds. Nothing was changed.
+    /// - [`WriteError::is_refused`]: L2 refused the write or was not asked, or the cache is
+    ///   [switched off](Self::set_enabled). Nothing was changed.
+    /// - Otherwise as an [`insert`](Self::insert) that has changed nothing.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use larder::{Cache, Loaded};
+    ///
+    /// let attempts: Cache<String, u32> = Cache::builder("docs:attempts").build()?;
+    /// for _ in 0..3 {
+    ///     attempts.update("alice", |failed| failed.unwrap_or(&0) + 1).await?;
+    /// }
+    /// assert_eq!(attempts.get("alice").await.as_deref(), Some(&3));
+    ///
+    /// // Forgotten an hour after the last one.
+    /// let failed = |before: Option<&u32>| {
+    ///     Loaded::new(before.unwrap_or(&0) + 1).ttl(Duration::from_secs(3600))
+    /// };
+    /// attempts.update("alice", failed).await?;
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    #[doc(alias("increment", "modify", "upsert", "and_upsert_with", "compute"))]
+    pub async fn update<Q, M, T>(
+        &self,
+        key: &Q,
+        mut change: impl FnMut(Option<&V>) -> T,
+    ) -> Result<Token, WriteError>
+    where
+        K: LookupBy<Q, M>,
+        Q: CacheKey + ?Sized,
+        T: Into<Loaded<V>>,
+    {
+        let change = |value: Option<&V>| change(value).into();
+        self.engine().update(written(key)?, change).await
+    }
+
+    /// Writes a value to the source, and then stores it in both levels, in place of any other, in all instances: as one
+    /// task that goes on if the caller is cancelled in between.
+    ///
+    /// `value` is the value alone, or a [`Loaded`] with TTLs and tags of its own. `store` is given the value, and
+    /// returns a future that writes it to the source. If that fails or panics, the key is invalidated, as the write may
+    /// have landed all the same. So it is if another change of the key comes at the same time: the caches then have no
+    /// value, and never that of a write that was not the last one. Until the source has the value, look-ups return the
+    /// old one or wait, as for a load.
+    ///
+    /// A value that cannot be stored, as it is over [`max_value_size`](crate::Builder::max_value_size), is in the
+    /// source after `Ok`, and not in the caches: the key is invalidated. If the runtime ends meanwhile, the
+    /// invalidation is deferred.
+    ///
+    /// Cost: a task, and two round trips, one of them before `store` begins.
+    ///
+    /// # Errors
+    ///
+    /// [`CommitError`] tells them apart:
+    ///
+    /// - [`NotBegun`](CommitError::NotBegun): the key is over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES), or the `Loaded`
+    ///   is a misuse, as for [`insert`](Self::insert). Nothing was changed.
+    /// - [`Failed`](CommitError::Failed), [`Panicked`](CommitError::Panicked): that was `store`. The key is
+    ///   invalidated.
+    /// - [`NotInvalidated`](CommitError::NotInvalidated): the source has the value, and L2 could not be reached. This
+    ///   instance does not use the key until it has sent L2 an invalidation, which it does as soon as L2 answers.
+    /// - [`Stopped`](CommitError::Stopped): the runtime was shut down.
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use larder::{Cache, CommitError};
+    ///
+    /// # async fn update_price(_price: u32) -> Result<(), std::io::Error> { Ok(()) }
+    /// let prices: Cache<String, u32> = Cache::builder("docs:prices").build()?;
+    /// match prices.write_through("tea", 470, |&price| update_price(price)).await {
+    ///     // The source has it; the caches have it, or will not use the old value.
+    ///     Ok(_) | Err(CommitError::NotInvalidated { .. }) => {}
+    ///     Err(error) => return Err(error.into()),
+    /// }
+    /// assert_eq!(prices.get("tea").await.as_deref(), Some(&470));
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub async fn write_through<Q, M, Fut, E>(
+        &self,
+        key: &Q,
+        value: impl Into<Loaded<V>>,
+        store: impl FnOnce(&V) -> Fut,
+    ) -> Result<Token, CommitError<(), E>>
+    where
+        K: LookupBy<Q, M>,
+        Q: CacheKey + ?Sized,
+        Fut: Future<Output = Result<(), E>> + Send + 'static,
+        E: Send + 'static,
+    {
+        let key = written(key).map_err(|error| CommitError::NotBegun(error.into()))?;
+        self.engine().write_through(key, value.into(), store).await
+    }
+
+    /// Gives the value of a key a new TTL, in both levels. Returns `false` if there is no valid value: it never
+    /// brings one back.
+    ///
+    /// The value, its age and its soft TTL stay as they are. Other instances that hold a value whose life is shortened
+    /// evict it when the message arrives, within `max_staleness` at the latest; of a longer life they learn when their
+    /// own copy expires. In a cache with [`sliding`](crate::Builder::sliding), `ttl` is the longest life, as that of an
+    /// insert. The jitter only shortens `ttl`.
+    ///
+    /// Cost: one round trip, two for a value with tags. Nothing is encoded or sent but the key. It does not wait for
+    /// writes of the key that this instance has called and not awaited.
+    ///
+    /// # Errors
+    ///
+    /// - [`WriteError::is_unconfirmed`]: L2 did not answer. The value has the new TTL or the former one; the new one
+    ///   may still come until `l2_timeout` after the call. The call can be repeated.
+    /// - [`WriteError::is_refused`]: L2 refused it. The value has the former TTL.
+    /// - [`WriteError::is_misuse`]: `ttl` is zero.
+    /// - The key is over [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES).
+    ///
+    /// ```
+    /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    ///
+    /// let carts: larder::Cache<String, u32> = larder::Cache::builder("docs:cart").build()?;
+    /// assert!(!carts.touch("alice", Duration::from_secs(600)).await?);
+    /// carts.insert("alice", 3).await?;
+    /// assert!(carts.touch("alice", Duration::from_secs(600)).await?);
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
+    /// ```
+    pub async fn touch<Q, M>(&self, key: &Q, ttl: Duration) -> Result<bool, WriteError>
+    where
+        K: LookupBy<Q, M>,
+        Q: CacheKey + ?Sized,
+    {
+        self.engine().touch(written(key)?, ttl).await
+    }
+}
