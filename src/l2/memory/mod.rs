@@ -260,7 +260,9 @@ mod tests {
 
     use super::MemoryL2;
     use crate::clock::Clock;
-    use crate::l2::{EncodedValue, Fill, L2, LeaseReply, LeaseRequest, Ttls, Want};
+    use crate::l2::{
+        Batch, EncodedValue, Fill, L2, LeaseReply, LeaseRequest, Step, Ttls, Want, Written,
+    };
 
     const ASK: LeaseRequest = LeaseRequest {
         ttl: Duration::from_secs(60),
@@ -288,13 +290,21 @@ mod tests {
                 panic!("it is granted");
             };
             assert!(lane.renew_lease("k", lease.token, ASK.ttl).await.unwrap());
-            let before = match overtaken_by {
-                "insert" => lane.insert(&[("k", value)], b"", None).await.unwrap().ver,
-                "invalidation" => {
-                    let ack = lane.invalidate(&["k"], b"", Duration::ZERO).await;
-                    ack.unwrap().stamp.ver
+            let write = async |step: Step| {
+                let batch = Batch {
+                    keys: &["k"],
+                    values: &[value],
+                    ..Batch::default()
+                };
+                match lane.write(&step, batch).await.unwrap() {
+                    Written::Done(ack) => ack.stamp.ver,
+                    other => panic!("{other:?}"),
                 }
-                "clear" => lane.clear(b"").await.unwrap().0.ver,
+            };
+            let before = match overtaken_by {
+                "insert" => write(Step::Insert).await,
+                "invalidation" => write(Step::INVALIDATE).await,
+                "clear" => write(Step::Clear).await,
                 "another" => {
                     let asked = lane.acquire_lease("k", ASK).await.unwrap();
                     assert!(matches!(asked, LeaseReply::Granted(_)), "{asked:?}");
