@@ -71,7 +71,7 @@ use std::borrow::Borrow;
 /// impl LookupBy<ArticleRef<'_>> for Article {}
 ///
 /// let titles: Cache<Article, String> = Cache::builder("docs:title").build()?;
-/// titles.insert(&Article { section: "news".into(), id: 7 }, "Tea".into()).await?;
+/// titles.insert(&Article { section: "news".into(), id: 7 }, "Tea".to_owned()).await?;
 /// assert!(titles.get(&ArticleRef { section: "news", id: 7 }).await.is_some());
 /// # Ok(()) }
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
