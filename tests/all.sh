@@ -1,5 +1,5 @@
 #!/bin/sh
-# What every change is tested with. Needs Rust; installs redis-server when it is missing. What takes longer is in
+# The checks and tests of every change. Needs Rust; installs redis-server when it is missing. Longer ones are in
 # tests/proof.sh and tests/matrix.sh.
 set -eu
 cd "$(dirname "$0")/.."
@@ -24,14 +24,7 @@ fi
 
 began=$(date +%s)
 
-step "formatting"
-cargo fmt --all --check
-
-step "clippy"
-cargo clippy --locked --workspace --all-features --lib --bins --tests -- -D warnings
-
-step "without features"
-cargo check --locked -p quickstart
+sh tests/lint.sh
 
 step "build"
 cargo build --locked --workspace --all-features --lib --bins --tests

@@ -24,6 +24,9 @@ use crate::token::Token;
 use crate::vocabulary::Value;
 use crate::wire::message::{self, Kind};
 
+/// How many values that cannot be read a refresh tries to replace, if each is another one.
+const REPLACED: usize = 4;
+
 /// Why a key is loaded.
 pub(crate) enum Goal<V> {
     /// Neither level had it. A value that L1 has by now is enough, unless it is older than the write of the token.
@@ -171,6 +174,7 @@ pub(crate) async fn acquire<V: Value>(
         };
         return Acquired::Lease(none, Some(previous.clone()));
     }
+    let mut attempts = 0;
     loop {
         let kept = match ask(ctx, key, *request).await {
             Ok(LeaseReply::Hit(bytes)) => {
@@ -181,8 +185,10 @@ pub(crate) async fn acquire<V: Value>(
                     }
                     Err(instead) => request.want = instead,
                 }
-                // Otherwise a writer of another release, whose values this one cannot read, would keep it here.
-                if Instant::now() >= until {
+                // Otherwise a writer of another release, whose values this one cannot read, would keep it here. Nobody has
+                // to have a refresh, so it gives up sooner.
+                attempts += 1;
+                if Instant::now() >= until || stale.is_some() && attempts == REPLACED {
                     return Acquired::Not(WhyNot::Failed);
                 }
                 continue;
