@@ -218,7 +218,7 @@ fn remove_if<T>(cell: &Cell<T>, condition: impl FnOnce(&Arc<T>) -> bool) -> Opti
 }
 
 /// One of so many hits is recorded. With one in 8 as with one in 32, moka's choice of the entries that stay is hardly
-/// worse than if all were; see `tests/cache/popularity.rs`.
+/// worse than if all were; see `tests/cache/read/eviction.rs`.
 const SAMPLED: u64 = 16;
 
 /// Of the look-ups that moka has answered, one of so many brings its entry here. The others are those by which moka

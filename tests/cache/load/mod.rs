@@ -1,0 +1,16 @@
+//! Loads and refreshes.
+
+mod fallbacks;
+mod invalidate_after;
+mod leases;
+mod many_loads;
+mod read_through;
+mod recent_errors;
+mod refresh;
+mod refresh_ahead;
+mod single_flight;
+mod soft_ttl;
+mod stale_wait;
+mod verify;
+mod warm;
+mod write_through;

@@ -1,0 +1,14 @@
+//! Look-ups.
+
+mod absent;
+mod at_least;
+#[cfg(feature = "compression")]
+mod compression;
+mod damage;
+#[cfg(feature = "encryption")]
+mod encryption;
+mod eviction;
+mod get_many;
+mod hot_keys;
+mod lookup_by;
+mod touch_and_expire;

@@ -1,0 +1,3 @@
+//! Counters.
+
+mod global_stats;

@@ -1,0 +1,9 @@
+//! Messages of other instances and programs, and the proof that none was missed.
+
+mod events;
+mod forged;
+mod freshness;
+mod listen_to;
+#[cfg(feature = "json")]
+mod publish_changes;
+mod replay;

@@ -1,0 +1,14 @@
+//! Inserts, invalidations, updates and clears.
+
+mod batching;
+mod clear;
+mod deferred;
+mod entry_options;
+mod holds;
+mod insert_if;
+mod invalidate_and_wait;
+mod invalidate_prefix;
+mod tags;
+mod tags_of;
+mod ttl;
+mod update;
