@@ -58,14 +58,20 @@ where
         Q: CacheKey + ?Sized,
     {
         let key = written(key)?;
-        self.engine().invalidate([key], Duration::ZERO).await
+        self.engine()
+            .writes()
+            .invalidate([key], Duration::ZERO)
+            .await
     }
 
     /// The same, by the text of the key.
     #[cfg(any(feature = "outbox-rusqlite", feature = "outbox-sqlx"))]
     pub(crate) async fn invalidate_text(&self, key: &str) -> Result<Token, WriteError> {
         let key = written(key)?;
-        self.engine().invalidate([key], Duration::ZERO).await
+        self.engine()
+            .writes()
+            .invalidate([key], Duration::ZERO)
+            .await
     }
 
     /// Removes many keys, each as by [`invalidate`](Self::invalidate). [`insert_many`](Self::insert_many) has an
@@ -91,7 +97,10 @@ where
     {
         let keys = keys.into_iter().map(written);
         let keys = keys.collect::<Result<BTreeSet<_>, KeyTooLong>>()?;
-        self.engine().invalidate(keys, Duration::ZERO).await
+        self.engine()
+            .writes()
+            .invalidate(keys, Duration::ZERO)
+            .await
     }
 
     /// Runs a commit of the database, and then removes the key as [`invalidate`](Self::invalidate) does: as one task
@@ -130,7 +139,10 @@ where
         T: Send + 'static,
         E: Send + 'static,
     {
-        self.engine().invalidate_after(written(key), commit).await
+        self.engine()
+            .loads()
+            .invalidate_after(written(key), commit)
+            .await
     }
 
     /// Removes a key as [`invalidate`](Self::invalidate) does, then waits until no subscribed instance returns the
@@ -173,7 +185,7 @@ where
         Q: CacheKey + ?Sized,
     {
         let key = written(key)?;
-        self.engine().invalidate_and_wait(key).await
+        self.engine().writes().invalidate_and_wait(key).await
     }
 
     /// Removes a key as [`invalidate`](Self::invalidate) does, and for as long as `hold` stores no load of it.
@@ -216,7 +228,7 @@ where
         Q: CacheKey + ?Sized,
     {
         let key = written(key)?;
-        self.engine().invalidate([key], hold).await
+        self.engine().writes().invalidate([key], hold).await
     }
 
     /// Makes the value of a key stale from now on: look-ups still return it, flagged, and
@@ -250,7 +262,7 @@ where
         K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized,
     {
-        self.engine().expire(written(key)?).await
+        self.engine().writes().expire(written(key)?).await
     }
 
     /// Removes all values that have a tag from both levels, in all instances, however many they are. Values get tags by
@@ -298,7 +310,10 @@ where
     where
         T: CacheKey + ?Sized,
     {
-        self.engine().invalidate_tags([written(tag)?]).await
+        self.engine()
+            .writes()
+            .invalidate_tags([written(tag)?])
+            .await
     }
 
     /// Removes all values that have one of these tags, as [`invalidate_tag`](Self::invalidate_tag) does.
@@ -331,7 +346,7 @@ where
     {
         let tags = tags.into_iter().map(|tag| written(&tag));
         let tags = tags.collect::<Result<BTreeSet<_>, KeyTooLong>>()?;
-        self.engine().invalidate_tags(tags).await
+        self.engine().writes().invalidate_tags(tags).await
     }
 
     /// Removes all values whose key begins with `prefix` from both levels, in all instances, and returns how many were
@@ -399,7 +414,7 @@ where
         K: LookupBy<str, M>,
     {
         let prefix = written(prefix)?;
-        self.engine().invalidate_prefix(prefix).await
+        self.engine().writes().invalidate_prefixes([prefix]).await
     }
 
     /// Removes all keys of the namespace from both levels, in all instances. Loads that began earlier are never
@@ -426,6 +441,6 @@ where
     /// ```
     #[doc(alias("invalidate_all", "flush"))]
     pub async fn clear(&self) -> Result<Token, WriteError> {
-        self.engine().clear().await
+        self.engine().writes().clear().await
     }
 }

@@ -88,12 +88,19 @@ where
         let loader = || Loader::one(|_| loader());
         let now = self.engine().now();
         let Some(entry) = self.look_up(key, now) else {
-            return self.engine().get_or_load(written(key)?, now, loader).await;
+            return self
+                .engine()
+                .loads()
+                .get_or_load(written(key)?, now, loader)
+                .await;
         };
         if !entry.is_due() {
             return Ok(entry);
         }
-        let refreshed = self.engine().refresh_stale(written(key)?, &entry, loader);
+        let refreshed = self
+            .engine()
+            .loads()
+            .refresh_stale(written(key)?, &entry, loader);
         let Some(current) = refreshed else {
             return Ok(entry);
         };
@@ -158,13 +165,20 @@ where
     {
         let now = self.engine().now();
         let Some(entry) = self.look_up(key, now) else {
-            return self.engine().get_or_load(written(key)?, now, load).await;
+            return self
+                .engine()
+                .loads()
+                .get_or_load(written(key)?, now, load)
+                .await;
         };
         if !entry.is_due() {
             return Ok(entry);
         }
         let loader = || load.loader();
-        let refreshed = self.engine().refresh_stale(written(key)?, &entry, loader);
+        let refreshed = self
+            .engine()
+            .loads()
+            .refresh_stale(written(key)?, &entry, loader);
         let Some(current) = refreshed else {
             return Ok(entry);
         };
@@ -230,7 +244,7 @@ where
         K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized,
     {
-        self.engine().refresh(written(key)?, loader).await
+        self.engine().loads().refresh(written(key)?, loader).await
     }
 
     /// Looks many keys up in L1, then in L2, and otherwise calls `loader` once with all keys that are missing: once for
@@ -350,6 +364,8 @@ where
             let keys = places.iter().filter_map(|&place| keys.get(place));
             loader_of(keys.map(|&key| K::key_from(key)).collect())
         };
-        self.engine().get_many_or_load(&keys, loader).await
+        let engine = self.engine();
+        let loading = (engine.loads()).get_many_or_load(&keys, engine.now(), loader);
+        loading.await
     }
 }

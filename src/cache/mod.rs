@@ -127,7 +127,7 @@ where
     fn look_up<Q: CacheKey + ?Sized>(&self, key: &Q, now: Tick) -> Option<Entry<V>> {
         let mut out = KeyWriter::new();
         let key = out.write(key).ok()?;
-        self.engine().get_local(key, now)
+        self.engine().local().get_local(key, now)
     }
 }
 

@@ -43,9 +43,9 @@ where
         let mut out = KeyWriter::new();
         let (engine, key) = (self.engine(), out.write(key).ok()?);
         // `or_else` would move the entry once more.
-        match engine.get_local(key, engine.now()) {
+        match engine.local().get_local(key, engine.now()) {
             Some(entry) => Some(entry),
-            None => engine.get_instead(key),
+            None => engine.local().get_instead(key),
         }
     }
 
@@ -77,7 +77,7 @@ where
             return Some(entry);
         }
         match written(key) {
-            Ok(key) => self.engine().get(key, now).await,
+            Ok(key) => self.engine().reads().get(key, now).await,
             Err(error) => {
                 self.engine().refuse_key(error);
                 None
@@ -121,18 +121,23 @@ where
                 .write(key)
                 .map_err(|error| engine.refuse_key(error))
                 .ok()?;
-            let entry = engine.get_local(key, now);
-            entry.or_else(|| engine.get_instead(key)).or_else(|| {
-                places.push(place);
-                missing.push(key.into());
-                None
-            })
+            let entry = engine.local().get_local(key, now);
+            entry
+                .or_else(|| engine.local().get_instead(key))
+                .or_else(|| {
+                    places.push(place);
+                    missing.push(key.into());
+                    None
+                })
         });
         let mut entries: Vec<_> = here.collect();
         if missing.is_empty() {
             return entries;
         }
-        for (place, entry) in places.into_iter().zip(engine.get_many(&missing, now).await) {
+        for (place, entry) in places
+            .into_iter()
+            .zip(engine.reads().get_many(&missing).await)
+        {
             if let Some(found) = entries.get_mut(place) {
                 *found = entry;
             }

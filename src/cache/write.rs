@@ -73,7 +73,7 @@ where
         Q: CacheKey + ?Sized,
     {
         let entry = (written(key)?, value.into());
-        self.engine().insert([entry]).await
+        self.engine().writes().insert([entry]).await
     }
 
     /// Stores many values, each as by [`insert`](Self::insert): all are values alone, or all are [`Loaded`]. If a key
@@ -114,7 +114,7 @@ where
         let entries = entries.map(|(key, value)| Ok((written(key)?, value.into())));
         // As a map: the last value of a key counts.
         let entries = entries.collect::<Result<BTreeMap<_, _>, KeyTooLong>>()?;
-        self.engine().insert(entries).await
+        self.engine().writes().insert(entries).await
     }
 
     /// Stores a value as [`insert`](Self::insert) does, if nobody has changed the key since `version` was read. Returns
@@ -176,7 +176,12 @@ where
         Q: CacheKey + ?Sized,
     {
         let (key, value) = (written(key)?, value.into());
-        self.engine().insert_if(key, value, version).await
+        let stored = self
+            .engine()
+            .writes()
+            .insert_if(key, value, version)
+            .await?;
+        Ok(stored.is_some())
     }
 
     /// Replaces a value by the one that `change` makes of it. No change is lost, however many callers in however many
@@ -232,7 +237,7 @@ where
         T: Into<Loaded<V>>,
     {
         let change = |value: Option<&V>| change(value).into();
-        self.engine().update(written(key)?, change).await
+        self.engine().writes().update(written(key)?, change).await
     }
 
     /// Writes a value to the source, and then stores it in both levels, in place of any other, in all instances: as one
@@ -290,7 +295,10 @@ where
         E: Send + 'static,
     {
         let key = written(key).map_err(|error| CommitError::NotBegun(error.into()))?;
-        self.engine().write_through(key, value.into(), store).await
+        self.engine()
+            .loads()
+            .write_through(key, value.into(), store)
+            .await
     }
 
     /// Gives the value of a key a new TTL, in both levels. Returns `false` if there is no valid value: it never
@@ -328,6 +336,6 @@ where
         K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized,
     {
-        self.engine().touch(written(key)?, ttl).await
+        self.engine().reads().touch.renew(written(key)?, ttl).await
     }
 }

@@ -17,9 +17,8 @@ use super::breaker::Breaker;
 use super::context::Context;
 use super::convert::{Convert, TagsOf, TtlOf};
 use super::deferred::Deferred;
-use super::load::loader::Loader;
+use super::load::Loads;
 use super::load::verify::Same;
-use super::load::{Begin, Current, Loads};
 use super::members::Members;
 use super::metrics::Metrics;
 use super::read::lookup::Reads;
@@ -28,26 +27,21 @@ use super::subscribe::listen::Channel;
 use super::subscribe::publish::PublishTo;
 use super::subscribe::subscriber::Subscriber;
 use super::write::Writes;
-#[cfg(feature = "write-behind")]
-use super::write::change::WriteResult;
-#[cfg(feature = "write-behind")]
-use super::write::update::Attempts;
 use crate::clock::Tick;
-use crate::entry::Entry;
-use crate::error::{CommitError, L2Error, LoadError, WriteError};
+use crate::error::{L2Error, WriteError};
 use crate::events::{CacheEvent, Events};
 use crate::hot_key::HotKey;
-use crate::key::{CacheKey, Key, KeyTooLong};
+use crate::key::{Key, KeyTooLong};
 use crate::l1::{L1, Weigher};
-#[cfg(feature = "write-behind")]
-use crate::l2::{Append, Waiting, WriteStream};
 use crate::l2::{L2, MemoryL2, OnConnect, random};
+#[cfg(feature = "write-behind")]
+use crate::l2::{Waiting, WriteStream};
 use crate::loaded::Loaded;
 use crate::options::{DEFAULT_L1_ENTRIES, Options};
 use crate::stats::{Counters, Health, Stats};
 use crate::throttle::Throttle;
 use crate::token::Token;
-use crate::vocabulary::{Value, Version};
+use crate::vocabulary::Value;
 use crate::warming::Warming;
 use crate::wire::codec::ValueCodec;
 #[cfg(feature = "write-behind")]
@@ -160,7 +154,7 @@ impl<V: Value> Engine<V> {
         };
         // A cache may be built before there is a runtime, as in a static. Then the first call starts the tasks.
         if Handle::try_current().is_ok() {
-            engine.ensure_subscribed(engine.now());
+            engine.ensure_subscribed();
             engine.recording.start();
         }
         engine
@@ -171,43 +165,35 @@ impl<V: Value> Engine<V> {
     }
 
     /// Starts the subscriber, if it is not running and should be. Called by each call that L1 alone does not answer.
-    fn ensure_subscribed(&self, now: Tick) {
+    fn ensure_subscribed(&self) {
         // One atomic load in the common case. A subscriber that ends takes its proof with it, so a proof shows that
         // there is one.
-        if self.ctx.l1.freshness().is_live_at(now) {
-            return;
-        }
-        if self.subscriber.start() {
+        if !self.ctx.l1.freshness().is_live_at(self.now()) && self.subscriber.start() {
             self.recording.start();
         }
     }
 
-    pub(crate) fn get_local(&self, key: &str, now: Tick) -> Option<Entry<V>> {
-        self.reads.get_local(key, now)
+    /// Look-ups in L1, for which the subscriber need not run.
+    pub(crate) fn local(&self) -> &Reads<V> {
+        &self.reads
     }
 
-    pub(crate) fn get_instead(&self, key: &str) -> Option<Entry<V>> {
-        self.reads.get_instead(key)
+    /// Look-ups in both levels.
+    pub(crate) fn reads(&self) -> &Reads<V> {
+        self.ensure_subscribed();
+        &self.reads
     }
 
-    pub(crate) async fn get(&self, key: Key, now: Tick) -> Option<Entry<V>> {
-        self.ensure_subscribed(now);
-        self.reads.get(key, now).await
+    /// Changes of both levels.
+    pub(crate) fn writes(&self) -> &Arc<Writes<V>> {
+        self.ensure_subscribed();
+        &self.writes
     }
 
-    pub(crate) async fn get_many(&self, keys: &[Key], now: Tick) -> Vec<Option<Entry<V>>> {
-        self.ensure_subscribed(now);
-        self.reads.get_many(keys).await
-    }
-
-    pub(crate) async fn get_or_load(
-        &self,
-        key: Key,
-        now: Tick,
-        load: impl Begin<V>,
-    ) -> Result<Entry<V>, LoadError> {
-        self.ensure_subscribed(now);
-        self.loads.get_or_load(key, now, load).await
+    /// Calls that may run a loader.
+    pub(crate) fn loads(&self) -> &Arc<Loads<V>> {
+        self.ensure_subscribed();
+        &self.loads
     }
 
     /// Whether any look-up is one with this token.
@@ -215,68 +201,10 @@ impl<V: Value> Engine<V> {
         self.ctx.l1.freshness().has_applied(token)
     }
 
-    pub(crate) async fn get_many_at_least(
-        &self,
-        keys: &[Key],
-        token: Token,
-    ) -> Vec<Option<Entry<V>>> {
-        self.ensure_subscribed(self.now());
-        self.reads.get_many_at_least(keys, token).await
-    }
-
-    pub(crate) async fn get_or_load_at_least(
-        &self,
-        key: Key,
-        token: Token,
-        load: impl Begin<V>,
-    ) -> Result<Entry<V>, LoadError> {
-        self.ensure_subscribed(self.now());
-        self.loads.get_or_load_at_least(key, token, load).await
-    }
-
-    pub(crate) async fn get_many_or_load(
-        &self,
-        keys: &[&(impl CacheKey + ?Sized)],
-        loader: impl Fn(&[usize]) -> Loader<V>,
-    ) -> Result<Vec<Option<Entry<V>>>, LoadError> {
-        let now = self.now();
-        self.ensure_subscribed(now);
-        self.loads.get_many_or_load(keys, now, loader).await
-    }
-
-    pub(crate) async fn refresh(&self, key: Key, loader: Loader<V>) -> Result<Entry<V>, LoadError> {
-        self.ensure_subscribed(self.now());
-        self.loads.refresh(key, loader).await
-    }
-
-    pub(crate) fn refresh_stale(
-        &self,
-        key: Key,
-        stale: &Entry<V>,
-        loader: impl FnOnce() -> Loader<V>,
-    ) -> Option<Current<V>> {
-        self.loads.refresh_stale(key, stale, loader)
-    }
-
-    pub(crate) async fn insert(
-        &self,
-        values: impl IntoIterator<Item = (Key, Loaded<V>)>,
-    ) -> Result<Token, WriteError> {
-        self.ensure_subscribed(self.now());
-        self.writes.insert(values).await
-    }
-
     /// The stream of writes, if L2 has one.
     #[cfg(feature = "write-behind")]
     pub(crate) fn write_stream(&self) -> Option<&dyn WriteStream> {
         self.ctx.lane.write_stream()
-    }
-
-    /// Stores a value, and has it wait for its source.
-    #[cfg(feature = "write-behind")]
-    pub(crate) async fn append(&self, key: Key, value: Loaded<V>, append: Append) -> WriteResult {
-        self.ensure_subscribed(self.now());
-        self.writes.append(key, value, append).await
     }
 
     /// Reads a value that waits for its source.
@@ -307,110 +235,14 @@ impl<V: Value> Engine<V> {
     ) -> impl Future<Output = Result<Warming, WriteError>> {
         let before = self.loads.log_position();
         async move {
-            self.ensure_subscribed(self.now());
+            self.ensure_subscribed();
             self.loads.warm(before, items, progress).await
         }
     }
 
-    pub(crate) async fn insert_if(
-        &self,
-        key: Key,
-        loaded: Loaded<V>,
-        version: Version,
-    ) -> Result<bool, WriteError> {
-        self.ensure_subscribed(self.now());
-        let stored = self.writes.insert_if(key, loaded, version).await?;
-        Ok(stored.is_some())
-    }
-
-    /// Replaces the value of a key by the one that `change` makes from it.
-    pub(crate) async fn update(
-        &self,
-        key: Key,
-        change: impl FnMut(Option<&V>) -> Loaded<V>,
-    ) -> Result<Token, WriteError> {
-        self.ensure_subscribed(self.now());
-        self.writes.update(key, change).await
-    }
-
-    /// Waits for the turn of an update.
-    #[cfg(feature = "write-behind")]
-    pub(crate) async fn attempts(&self, key: &Key) -> Attempts<'_, V> {
-        self.writes.attempts(key).await
-    }
-
-    pub(crate) async fn touch(&self, key: Key, ttl: Duration) -> Result<bool, WriteError> {
-        self.ensure_subscribed(self.now());
-        self.reads.touch.renew(key, ttl).await
-    }
-
-    pub(crate) async fn expire(&self, key: Key) -> Result<(), WriteError> {
-        self.ensure_subscribed(self.now());
-        self.writes.expire(key).await
-    }
-
-    pub(crate) async fn invalidate(
-        &self,
-        keys: impl IntoIterator<Item = Key>,
-        hold: Duration,
-    ) -> Result<Token, WriteError> {
-        self.ensure_subscribed(self.now());
-        self.writes.invalidate(keys, hold).await
-    }
-
-    pub(crate) async fn invalidate_after<T, E>(
-        &self,
-        key: Result<Key, KeyTooLong>,
-        commit: impl Future<Output = Result<T, E>> + Send + 'static,
-    ) -> Result<T, CommitError<T, E>>
-    where
-        T: Send + 'static,
-        E: Send + 'static,
-    {
-        self.ensure_subscribed(self.now());
-        self.loads.invalidate_after(key, commit).await
-    }
-
-    pub(crate) async fn write_through<Fut, E>(
-        &self,
-        key: Key,
-        loaded: Loaded<V>,
-        store: impl FnOnce(&V) -> Fut,
-    ) -> Result<Token, CommitError<(), E>>
-    where
-        Fut: Future<Output = Result<(), E>> + Send + 'static,
-        E: Send + 'static,
-    {
-        self.ensure_subscribed(self.now());
-        self.loads.write_through(key, loaded, store).await
-    }
-
-    pub(crate) async fn invalidate_and_wait(&self, key: Key) -> Result<Token, WriteError> {
-        self.ensure_subscribed(self.now());
-        self.writes.invalidate_and_wait(key).await
-    }
-
-    pub(crate) async fn invalidate_prefix(&self, prefix: Key) -> Result<u64, WriteError> {
-        self.ensure_subscribed(self.now());
-        self.writes.invalidate_prefixes([prefix]).await
-    }
-
-    pub(crate) async fn invalidate_tags(
-        &self,
-        tags: impl IntoIterator<Item = Key>,
-    ) -> Result<Token, WriteError> {
-        self.ensure_subscribed(self.now());
-        self.writes.invalidate_tags(tags).await
-    }
-
-    pub(crate) async fn clear(&self) -> Result<Token, WriteError> {
-        self.ensure_subscribed(self.now());
-        self.writes.clear().await
-    }
-
     pub(crate) async fn ready(&self) {
         loop {
-            self.ensure_subscribed(self.now());
+            self.ensure_subscribed();
             tokio::select! {
                 // The states before the time: a cache that is live, or closed, is so without a wait.
                 biased;
@@ -505,7 +337,7 @@ impl<V: Value> Engine<V> {
     }
 
     pub(crate) async fn global_stats(&self) -> Result<Stats, L2Error> {
-        self.ensure_subscribed(self.now());
+        self.ensure_subscribed();
         self.subscriber.fleet_stats.of_all().await
     }
 

@@ -125,7 +125,7 @@ where
                 Err(error) => engine.refuse_key(error),
             }
         }
-        let found = engine.get_many_at_least(&texts, self.token).await;
+        let found = engine.reads().get_many_at_least(&texts, self.token).await;
         for (place, found) in places.into_iter().zip(found) {
             if let Some(entry) = entries.get_mut(place) {
                 *entry = found;
@@ -210,6 +210,7 @@ where
             return self.cache.get_or_load_by(key, load).await;
         }
         engine
+            .loads()
             .get_or_load_at_least(written(key)?, token, load)
             .await
     }

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use crate::fleet::{Fleet, Source, Texts, without_heartbeats};
 use crate::support::eventually::eventually;
 use crate::support::network::{Step, Way};
-use crate::write_batching::{numbered, pairs, value};
+use crate::write::batching::{numbered, pairs, value};
 
 const LIMIT: Duration = Duration::from_secs(20);
 

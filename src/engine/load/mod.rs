@@ -34,7 +34,6 @@ use std::sync::Arc;
 pub(crate) use self::batches::Batches;
 pub(crate) use self::fetch::Begin;
 use self::loader::LoaderCalls;
-pub(crate) use self::stale_wait::Current;
 use self::verify::{Same, Verify};
 use super::context::Context;
 use super::read::lookup::Reads;

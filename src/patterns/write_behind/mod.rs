@@ -232,7 +232,7 @@ where
     {
         let (text, encoded) = named::<K, _, _>(key)?;
         // One call for a key at a time, or the calls of this instance would fail each other's attempts.
-        let mut attempts = self.cache.engine().attempts(&text).await;
+        let mut attempts = self.cache.engine().writes().attempts(&text).await;
         loop {
             attempts.next().await.map_err(Reason::from)?;
             let loading = load();
@@ -267,7 +267,12 @@ where
             most: self.capacity,
             version,
         };
-        let appended = self.cache.engine().append(key, value, append).await;
+        let appended = self
+            .cache
+            .engine()
+            .writes()
+            .append(key, value, append)
+            .await;
         match appended.map_err(Reason::from)? {
             Written::Full => Err(Reason::Full(self.capacity).into()),
             // The worker of this instance may have the fence: then the write does not wait for its interval.

@@ -1,6 +1,6 @@
 //! Inserts, invalidations, updates and clears.
 
-mod batching;
+pub(crate) mod batching;
 mod clear;
 mod deferred;
 mod entry_options;
