@@ -226,6 +226,8 @@ async fn a_strict_l1_without_proof_has_no_fallback(fleet: Fleet) {
     for step in [Step::Get, Step::AcquireLease] {
         wire.lose(step, Way::Request, 0);
     }
+    // Or the breaker, which the lost requests may have opened, refuses the next one.
+    eventually("it answers a probe", || async { a.health().is_l2_up() }).await;
     assert!(!a.health().is_listener_live());
     assert_fallback(fail(&a, "k").await, Level::L2);
 }
