@@ -43,6 +43,7 @@ pub struct Clock(TimeSource);
 enum TimeSource {
     /// The time of the clock when the system's monotonic time was zero.
     System(Tick),
+    Tokio(tokio::time::Instant),
     Manual(Arc<AtomicU64>),
     Other(Arc<dyn Fn() -> Duration + Send + Sync>),
 }
@@ -86,8 +87,7 @@ impl Clock {
     /// ```
     #[must_use]
     pub fn tokio() -> Self {
-        let start = tokio::time::Instant::now();
-        Self::from_fn(move || start.elapsed())
+        Self(TimeSource::Tokio(tokio::time::Instant::now()))
     }
 
     /// A clock that reads `time`: the time since some fixed moment. It must never go back.
@@ -135,6 +135,7 @@ impl TimeSource {
     fn now(&self) -> Tick {
         match self {
             Self::System(offset) => offset.wrapping_add(monotonic()),
+            Self::Tokio(start) => START + nanos(start.elapsed()),
             Self::Manual(now) => now.load(Ordering::SeqCst),
             Self::Other(time) => START + nanos(time()),
         }
@@ -151,6 +152,7 @@ impl fmt::Debug for Clock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
             TimeSource::System(_) => "Clock::system",
+            TimeSource::Tokio(_) => "Clock::tokio",
             TimeSource::Manual(_) => "Clock::manual",
             TimeSource::Other(_) => "Clock::from_fn",
         })
