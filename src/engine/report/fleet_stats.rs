@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::warn;
 
-use crate::clock::{Tick, millis, nanos};
+use crate::clock::millis;
 use crate::engine::context::Context;
 use crate::l2::{L2Error, StoredCounts};
 use crate::lock::lock;
@@ -27,6 +27,8 @@ const UNCHANGED: Duration = Duration::from_secs(3600);
 /// The counters of this instance among those of the fleet.
 pub(crate) struct FleetStats<V> {
     ctx: Arc<Context<V>>,
+    /// By time that goes on while the clock of the values stands still in a test.
+    began: Instant,
     stored: Mutex<Stored>,
     /// Whether L2 refuses them, and the log says so.
     is_told: AtomicBool,
@@ -37,13 +39,14 @@ pub(crate) struct FleetStats<V> {
 struct Stored {
     stats: Stats,
     /// When they were stored, or refused. `None` before the first time.
-    at: Option<Tick>,
+    at: Option<Instant>,
 }
 
 impl<V: Value> FleetStats<V> {
     pub(crate) fn new(ctx: &Arc<Context<V>>) -> Self {
         Self {
             ctx: Arc::clone(ctx),
+            began: Instant::now(),
             stored: Mutex::default(),
             is_told: AtomicBool::new(false),
             warnings: Throttle::default(),
@@ -59,7 +62,7 @@ impl<V: Value> FleetStats<V> {
             self.ctx.options.max_staleness.saturating_mul(CHANGED)
         };
         let is_due = match at {
-            Some(at) => self.ctx.now() >= at.saturating_add(nanos(pause)),
+            Some(at) => at.elapsed() >= pause,
             None => self.ctx.counted() != stats,
         };
         if is_due && !self.ctx.breaker.is_silent() {
@@ -77,11 +80,11 @@ impl<V: Value> FleetStats<V> {
     /// Not through the breaker: whether counters are stored says nothing about requests that the cache needs.
     async fn store(&self) {
         let ctx = &*self.ctx;
-        let (now, stats) = (ctx.now(), ctx.counted());
+        let (now, stats) = (Instant::now(), ctx.counted());
         let folds = lock(&self.stored).at.is_none();
         let counts = StoredCounts {
             instance: ctx.instance,
-            at: millis(Duration::from_nanos(now)),
+            at: millis(now.duration_since(self.began)),
             text: &stats.to_text(),
             folds,
         };
@@ -97,7 +100,7 @@ impl<V: Value> FleetStats<V> {
             Err(error)
                 if error.is_refused()
                     && !self.is_told.load(Ordering::Relaxed)
-                    && self.warnings.allows(now) =>
+                    && self.warnings.allows(ctx.now()) =>
             {
                 self.is_told.store(true, Ordering::Relaxed);
                 warn!(

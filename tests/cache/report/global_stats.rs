@@ -1,17 +1,29 @@
 //! The counters of the whole fleet: any instance answers for all, also for those that have ended, and nothing counts twice.
 
+use std::time::Duration;
+
 use larder::{Cache, MemoryL2, Stats};
 use serde_json::{Value, to_value};
 
-use crate::fleet::{Fleet, Source, Texts, over_both_stores, pair};
+use crate::fleet::{Fleet, Source, Texts, over_both_stores};
 use crate::support::eventually::eventually;
-use crate::support::network::{Step, Way};
+use crate::support::network::{Network, Step, Way};
 
 over_both_stores!(
     any_instance_answers_for_all,
     what_an_instance_has_counted_outlives_it,
     nothing_counts_twice,
 );
+
+/// An instance that stores its counters soon.
+async fn instance(fleet: &Fleet) -> (Texts, Network) {
+    let often = Duration::from_millis(200);
+    fleet.instance_with(|b| b.max_staleness(often)).await
+}
+
+async fn both(fleet: &Fleet) -> ((Texts, Network), (Texts, Network)) {
+    (instance(fleet).await, instance(fleet).await)
+}
 
 async fn loads(cache: &Texts) -> u64 {
     cache.global_stats().await.unwrap().loads
@@ -24,7 +36,7 @@ async fn load(cache: &Texts, keys: &[&str]) {
 }
 
 async fn any_instance_answers_for_all(fleet: Fleet) {
-    let ((a, _), (b, _)) = pair(&fleet).await;
+    let ((a, _), (b, _)) = both(&fleet).await;
     assert_eq!(loads(&a).await, 0);
     load(&a, &["a"]).await;
     // Its own are there at once.
@@ -45,8 +57,8 @@ async fn any_instance_answers_for_all(fleet: Fleet) {
 }
 
 async fn what_an_instance_has_counted_outlives_it(fleet: Fleet) {
-    let ((a, _), (b, _)) = pair(&fleet).await;
-    let (c, _) = fleet.instance().await;
+    let ((a, _), (b, _)) = both(&fleet).await;
+    let (c, _) = instance(&fleet).await;
     load(&a, &["a"]).await;
     a.close().await;
     assert_eq!(loads(&c).await, 1, "it was closed");
@@ -57,7 +69,7 @@ async fn what_an_instance_has_counted_outlives_it(fleet: Fleet) {
     drop(b);
     eventually("it was dropped", || async { loads(&c).await == 4 }).await;
     drop((a, c));
-    let (d, _) = fleet.instance().await;
+    let (d, _) = instance(&fleet).await;
     assert_eq!(loads(&d).await, 4);
     d.clear().await.unwrap();
     assert_eq!(loads(&d).await, 4);
@@ -65,7 +77,7 @@ async fn what_an_instance_has_counted_outlives_it(fleet: Fleet) {
 
 /// The answers to some requests are lost: their counters were stored, and are stored again.
 async fn nothing_counts_twice(fleet: Fleet) {
-    let ((a, wire), (b, _)) = pair(&fleet).await;
+    let ((a, wire), (b, _)) = both(&fleet).await;
     wire.lose(Step::Count, Way::Reply, 3);
     for key in ["a", "b", "c", "d", "e"] {
         load(&a, &[key]).await;

@@ -101,8 +101,9 @@ async fn one_clear_after_the_other_is_told(fleet: Fleet) {
     a.clear().await.unwrap();
     eventually("the answer waits", async || wire.delayed() > delayed).await;
     a.clear().await.unwrap();
-    a.insert("k", "v".to_owned()).await.unwrap();
     wire.delay_heartbeats(false);
+    // Its message has the subscriber look at what it was sent.
+    a.insert("k", "v".to_owned()).await.unwrap();
     for _ in 0..2 {
         assert_eq!(next(&mut others).await, "cleared false");
     }
