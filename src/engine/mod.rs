@@ -5,8 +5,8 @@
 //! - [`read`]: look-ups in L1 and L2
 //! - [`write`]: inserts, invalidations, clears and updates
 //! - [`load`]: keys that L2 does not have, stale values, and all else that runs a user's loader
-//! - [`subscribe`]: messages of other instances and programs, and the proof that none was missed
 //! - [`report`]: counters for the fleet and for the recorder of the process
+//! - [`subscribe`]: messages of other instances and programs, and the proof that none was missed
 //!
 //! A room uses those above it in this list, and the files beside this one, which all rooms share: [`context`] holds
 //! their common state, and [`convert`], [`ahead`], [`backoff`], [`breaker`], [`deadline`], [`deferred`], [`members`],

@@ -283,10 +283,8 @@ impl<V: Value> Loads<V> {
         {
             self.warn_of_refresh(turns.len(), error);
         }
-        debug_assert!(
-            error.is_some() || values.len() == turns.len(),
-            "one value or `None` for each key"
-        );
+        // Fewer if a clone of the loader has had a key before, as when the runtime of its task has ended.
+        debug_assert!(values.len() <= turns.len(), "no value without a key");
         values.resize_with(turns.len(), || None);
         let stores = turns.into_iter().zip(values);
         let stores = stores.map(|(turn, value)| {

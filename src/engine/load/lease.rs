@@ -185,8 +185,8 @@ pub(crate) async fn acquire<V: Value>(
                     }
                     Err(instead) => request.want = instead,
                 }
-                // Otherwise a writer of another release, whose values this one cannot read, would keep it here. Nobody has
-                // to have a refresh, so it gives up sooner.
+                // Otherwise a writer of another release, whose values this one cannot read, would keep it here. A
+                // refresh gives up sooner: its callers have the stale value.
                 attempts += 1;
                 if Instant::now() >= until || stale.is_some() && attempts == REPLACED {
                     return Acquired::Not(WhyNot::Failed);
