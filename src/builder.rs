@@ -21,8 +21,8 @@ use crate::error::BuildError;
 use crate::key::CacheKey;
 use crate::l2::{L2, L2Error, RedisL2, Server};
 use crate::loaded::{Loaded, with_tags};
+use crate::loading::{LoaderOfCache, LoadingCache};
 use crate::options::{Mode, Options, RefreshAhead};
-use crate::patterns::{LoaderOfCache, LoadingCache};
 use crate::settings::Settings;
 use crate::vocabulary::Invalidation;
 #[cfg(feature = "json")]

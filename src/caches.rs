@@ -14,9 +14,9 @@ use crate::engine::report_losses;
 use crate::error::{BuildError, WriteError};
 use crate::key::CacheKey;
 use crate::l2::{L2, RedisL2};
-use crate::lock::lock;
 use crate::settings::ServiceSettings;
 use crate::token::Token;
+use crate::util::lock::lock;
 
 /// The caches of a service: they share an L2 and the settings of the operator, and are handled together.
 ///

@@ -9,8 +9,7 @@ use serde::{Serialize, Serializer};
 
 use crate::clock::Tick;
 use crate::l1::{Slot, UNSTORED};
-use crate::source::Source;
-use crate::vocabulary::Version;
+use crate::vocabulary::{Source, Version};
 
 /// A cached value, shared with the cache: it dereferences to `V`.
 ///

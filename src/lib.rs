@@ -26,7 +26,6 @@ mod events;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
-mod hot_key;
 #[cfg(feature = "http")]
 #[cfg_attr(docsrs, doc(cfg(feature = "http")))]
 pub mod http;
@@ -34,22 +33,16 @@ mod key;
 mod l1;
 pub mod l2;
 mod loaded;
-mod lock;
+mod loading;
 mod lookup_by;
 mod options;
-mod pacing;
 mod patterns;
 mod prefixes;
-mod random;
-mod retry_delays;
 mod settings;
-mod shared_result;
-mod source;
 mod stats;
-mod throttle;
 mod token;
+mod util;
 mod vocabulary;
-mod warming;
 mod wire;
 
 pub use crate::any_cache::AnyCache;
@@ -60,10 +53,10 @@ pub use crate::clock::Clock;
 pub use crate::entry::{Entry, Meta, SomeEntry};
 pub use crate::error::{BuildError, CommitError, LoadError, OrDeferred, WriteError};
 pub use crate::events::CacheEvent;
-pub use crate::hot_key::HotKey;
 pub use crate::key::{CacheKey, KeyWriter, MAX_KEY_BYTES, redis_key};
 pub use crate::l2::{L2Error, MemoryL2, MemorySnapshot, RedisL2};
 pub use crate::loaded::Loaded;
+pub use crate::loading::{AtLeast, LoadingAtLeast, LoadingCache, with_state};
 pub use crate::lookup_by::{KeyFrom, LookupBy};
 pub use crate::options::{Mode, RefreshAhead};
 #[cfg(any(feature = "outbox-rusqlite", feature = "outbox-sqlx"))]
@@ -75,13 +68,10 @@ pub use crate::patterns::outbox;
 #[cfg(feature = "write-behind")]
 #[cfg_attr(docsrs, doc(cfg(feature = "write-behind")))]
 pub use crate::patterns::write_behind;
-pub use crate::patterns::{AtLeast, LoadingAtLeast, LoadingCache, with_state};
 pub use crate::settings::{ServiceSettings, Settings, SettingsError};
-pub use crate::source::Source;
-pub use crate::stats::{Health, Stats};
+pub use crate::stats::{Health, HotKey, Stats, Warming};
 pub use crate::token::{ParseTokenError, Token};
-pub use crate::vocabulary::{Invalidation, Version};
-pub use crate::warming::Warming;
+pub use crate::vocabulary::{Invalidation, Source, Version};
 pub use crate::wire::envelope::MAX_TAGS;
 /// The Redis client and pool that this crate is built with, for [`RedisL2::with_pool`].
 pub use deadpool_redis;

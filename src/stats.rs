@@ -1,4 +1,4 @@
-//! Counters of an instance, its health, and the snapshots of both that users get.
+//! Counters of an instance and its health, and what users are shown of them.
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -265,6 +265,35 @@ impl Health {
     pub fn is_ok(&self) -> bool {
         self.l2_up && self.listener_live
     }
+}
+
+/// A key that is looked up often, of [`Cache::hot_keys`](crate::Cache::hot_keys).
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct HotKey {
+    /// The key, as it is in Redis after the namespace.
+    pub key: String,
+    /// Its share of the last look-ups, from 0.0 to 1.0.
+    pub share: f64,
+}
+
+/// How far a [`Cache::warm`](crate::Cache::warm) has come, and what became of the values.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Warming {
+    /// How many values have been dealt with, whatever became of them.
+    pub done: u64,
+    /// How many there are, if the stream says so: its [`size_hint`](futures::Stream::size_hint) names one number.
+    pub total: Option<u64>,
+    /// Of those that are done: how many were stored.
+    pub stored: u64,
+    /// How many were not, as their key had a value already or was being loaded. Such a value in L2 is now in L1, too.
+    pub present: u64,
+    /// How many were not, as their key, or a tag of theirs, was changed after `warm` was called, or may not be stored at the
+    /// moment, as under [`invalidate_and_hold`](crate::Cache::invalidate_and_hold).
+    pub changed: u64,
+    /// How many cannot be stored: the key or the value is too large, the value cannot be encoded, or L2 did not take it.
+    pub refused: u64,
 }
 
 #[cfg(test)]

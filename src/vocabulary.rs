@@ -39,6 +39,18 @@ pub struct LaneClock {
     pub now: u64,
 }
 
+/// The level that answered a look-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Source {
+    /// The memory of this process.
+    L1,
+    /// The store that all instances share.
+    L2,
+    /// The loader, called by this instance.
+    Loader,
+}
+
 /// Names one write of a key: [`Meta::version`](crate::Meta::version) of the entry that it stored, for
 /// [`insert_if`](crate::Cache::insert_if).
 ///

@@ -67,6 +67,33 @@ fn explained() -> BTreeSet<String> {
         .collect()
 }
 
+/// The files of `src` that the table of limits names, and the tests.
+#[test]
+fn limits_name_files_and_tests_that_are_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("SECURITY.md")).unwrap();
+    let code = [root.join("src"), root.join("tests")]
+        .iter()
+        .flat_map(|folder| files(folder, "rs"))
+        .map(|file| fs::read_to_string(file).unwrap())
+        .collect::<String>();
+    let (mut paths, mut tests) = (0, 0);
+    for name in page.split('`').skip(1).step_by(2) {
+        if name.ends_with(".rs") || name.ends_with(".lua") {
+            paths += 1;
+            assert!(
+                root.join("src").join(name).exists(),
+                "src/{name} is no file"
+            );
+        } else if name.contains('_') && name.starts_with(|c: char| c.is_lowercase()) {
+            tests += 1;
+            let last = name.rsplit(' ').next().unwrap();
+            assert!(code.contains(last), "{name} is not in the code");
+        }
+    }
+    assert!(paths > 40 && tests > 40, "{paths} paths and {tests} names");
+}
+
 #[test]
 fn each_log_line_is_explained() {
     let (messages, explained) = (messages(), explained());

@@ -12,13 +12,14 @@ use std::fs;
 use std::path::Path;
 
 /// From the top. A file imports from its own layer or from lower ones.
-const LAYERS: [&[&str]; 17] = [
+const LAYERS: [&[&str]; 19] = [
     &["fuzzing"],
     &["http"],
     &["caches"],
     &["builder"],
     &["any_cache"],
     &["patterns"],
+    &["loading"],
     &["cache"],
     &["engine"],
     &["entry", "loaded"],
@@ -27,26 +28,15 @@ const LAYERS: [&[&str]; 17] = [
     &["events"],
     &["options"],
     &["error"],
-    &[
-        "hot_key",
-        "stats",
-        "throttle",
-        "pacing",
-        "shared_result",
-        "token",
-        "warming",
-    ],
+    &["stats", "token"],
     &["wire"],
+    &["util"],
     &[
         "ablation",
         "clock",
         "key",
-        "lock",
         "lookup_by",
         "prefixes",
-        "random",
-        "retry_delays",
-        "source",
         "vocabulary",
     ],
 ];

@@ -6,9 +6,8 @@ use super::Cache;
 use crate::engine::report_losses;
 use crate::error::L2Error;
 use crate::events::CacheEvent;
-use crate::hot_key::HotKey;
 use crate::key::CacheKey;
-use crate::stats::{Health, Stats};
+use crate::stats::{Health, HotKey, Stats};
 
 /// # Operation
 ///

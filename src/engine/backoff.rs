@@ -7,7 +7,7 @@ use crate::clock::{Clock, Tick, nanos};
 use crate::error::LoadError;
 use crate::key::Key;
 use crate::l1::{Hasher, hasher};
-use crate::retry_delays::retry_delays;
+use crate::util::retry_delays::retry_delays;
 
 /// How many keys are remembered; a key that is forgotten may be tried at once.
 const CAPACITY: u64 = 10_000;

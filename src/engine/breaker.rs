@@ -18,9 +18,9 @@ use crate::clock::{Tick, nanos};
 use crate::error::L2Error;
 use crate::events::{CacheEvent, Events};
 use crate::l2::{self, LONGEST_PAUSE, ReadResult, Reply, Reporter};
-use crate::lock::lock;
 use crate::options::Options;
 use crate::stats::Counters;
+use crate::util::lock::lock;
 
 /// The breaker opens when [`Trouble::unanswered`] reaches this. It is low, as a probe soon closes the breaker again.
 const OPENS_AT: u32 = 3;

@@ -19,7 +19,7 @@ use crate::l2::{EncodedValue, Ttls};
 use crate::loaded::{Loaded, OwnTags, OwnTtls, TagNames, names};
 use crate::options::{DEFAULT_TTL, LONGEST, Options};
 use crate::stats::Counters;
-use crate::throttle::Throttle;
+use crate::util::throttle::Throttle;
 use crate::vocabulary::{Value, Want};
 use crate::wire::codec::{Context, EncodeError, ValueCodec};
 use crate::wire::envelope::{self, Head, Life, Place, Stamp};

@@ -10,8 +10,8 @@ use std::time::Duration;
 use crate::clock::{Tick, millis, nanos};
 use crate::key::Key;
 use crate::l2::Step;
-use crate::lock::lock;
-use crate::throttle::Throttle;
+use crate::util::lock::lock;
+use crate::util::throttle::Throttle;
 
 /// Keys delivered in one go.
 const BATCH: usize = 256;

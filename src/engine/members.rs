@@ -14,8 +14,8 @@ use super::context::Context;
 use crate::clock::{Tick, nanos};
 use crate::error::L2Error;
 use crate::l2::{Member, WriteAck};
-use crate::lock::lock;
-use crate::retry_delays::poll_delays;
+use crate::util::lock::lock;
+use crate::util::retry_delays::poll_delays;
 
 /// A member whose entry has not changed for so many times its `max_staleness` is silent. A proof is worth nothing after
 /// one `max_staleness`; the rest is a margin for clocks that do not run at the same speed.

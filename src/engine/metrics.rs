@@ -12,8 +12,8 @@ use metrics::{
     with_recorder,
 };
 
-use crate::lock::lock;
 use crate::stats::Stats;
+use crate::util::lock::lock;
 
 static METADATA: Metadata<'static> = Metadata::new("larder", Level::INFO, Some("larder"));
 

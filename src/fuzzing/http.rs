@@ -17,7 +17,7 @@ use tower_service::Service;
 
 use super::input::Input;
 use crate::http::CacheLayer;
-use crate::lock::lock;
+use crate::util::lock::lock;
 use crate::{Cache, Clock};
 
 const REQUEST_HEADERS: [&str; 16] = [

@@ -25,7 +25,7 @@ use super::stored::{CachedResponse, Content, Scheme};
 use super::unsafe_methods::{after, carry_out};
 use super::variants::{variant_key, widen};
 use crate::error::OfOneCaller;
-use crate::lock::lock;
+use crate::util::lock::lock;
 use crate::{Entry, LoadError, Source};
 
 /// A service with a cache before it, made by [`CacheLayer`](super::CacheLayer).

@@ -10,7 +10,7 @@ use sha2::Sha256;
 
 use super::policy::MOST_NAMES;
 use super::stored::{CachedResponse, Content, Scheme, Varies};
-use crate::random::secret;
+use crate::util::random::secret;
 use crate::{Cache, Loaded};
 
 /// The most bytes that a variant adds to the key of its resource.

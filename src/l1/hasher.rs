@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use foldhash::SharedSeed;
 use foldhash::quality::SeedableRandomState;
 
-use crate::random::seed;
+use crate::util::random::seed;
 
 /// std's own, `SipHash`, would be an eighth of the instructions of a hit.
 pub(crate) type Hasher = SeedableRandomState;

@@ -18,7 +18,7 @@ use super::{LeaseWaiter, Slot};
 use crate::ablation::{Rule, without};
 use crate::clock::Tick;
 use crate::key::Key;
-use crate::shared_result::{ResultSender, SharedResult, shared_result};
+use crate::util::shared_result::{ResultSender, SharedResult, shared_result};
 
 /// How a caller takes part in a read.
 pub(crate) enum JoinRead<V> {

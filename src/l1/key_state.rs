@@ -11,7 +11,7 @@ use super::outcome::{LoadOutcome, ReadOutcome};
 use crate::ablation::{Rule, without};
 use crate::clock::Tick;
 use crate::key::Key;
-use crate::shared_result::SharedResult;
+use crate::util::shared_result::SharedResult;
 
 /// One operation on a key: a read, a load, a refresh or an insert.
 pub(crate) struct Op {

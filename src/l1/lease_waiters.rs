@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use tokio::sync::Notify;
 
 use crate::key::Key;
-use crate::lock::lock;
+use crate::util::lock::lock;
 
 /// A caller that waits for the ends of the leases on some keys.
 #[derive(Default)]

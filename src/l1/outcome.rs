@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use super::slot::{Slot, UNSTORED};
 use crate::error::LoadError;
-use crate::source::Source;
-use crate::vocabulary::Want;
+use crate::vocabulary::{Source, Want};
 
 /// How a read of L2 ended.
 pub(crate) enum ReadOutcome<V> {

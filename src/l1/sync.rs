@@ -15,9 +15,9 @@ pub(super) use loom::sync::{
 };
 
 #[cfg(not(larder_interleavings))]
-pub(super) use crate::lock::lock;
+pub(super) use crate::util::lock::lock;
 
-/// As [`crate::lock::lock`]; a panic ends the test anyway.
+/// As [`crate::util::lock::lock`]; a panic ends the test anyway.
 #[cfg(larder_interleavings)]
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex

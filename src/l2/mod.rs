@@ -24,7 +24,7 @@ use futures::Stream;
 use futures::future::{BoxFuture, ready};
 use tokio::time::Instant;
 
-use crate::retry_delays::retry_delays;
+use crate::util::retry_delays::retry_delays;
 
 pub use self::memory::{MemoryL2, MemorySnapshot};
 pub use self::outages::{Outages, Reporter, Trouble};
@@ -35,8 +35,8 @@ pub use self::write_stream::{Append, Pending, Settled, StreamId, Waiting, WriteS
 use crate::clock::Clock;
 pub use crate::error::L2Error;
 pub use crate::key::Key;
-pub(crate) use crate::random::random;
 use crate::token::Token;
+pub(crate) use crate::util::random::random;
 pub use crate::vocabulary::{LaneClock, Version, Want};
 pub use crate::wire::envelope::{Life, Stamp, Ttls};
 pub use crate::wire::message::{Kind, Message};

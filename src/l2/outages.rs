@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::lock::lock;
+use crate::util::lock::lock;
 
 /// A cause that is seen again within this time is not logged again.
 const SAME_FOR: Duration = Duration::from_secs(60);

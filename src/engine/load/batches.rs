@@ -12,7 +12,7 @@ use super::Loads;
 use super::fetch::{Begin, Fetch};
 use super::loader::{Loader, LoaderOf};
 use crate::key::Key;
-use crate::lock::lock;
+use crate::util::lock::lock;
 use crate::vocabulary::Value;
 
 /// Collects loads for so long, and so many at most, from the first of them on.

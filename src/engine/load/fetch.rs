@@ -23,8 +23,8 @@ use crate::l1::{LeaseWaiter, LoadOutcome, OpGuard, Outcome, UNSTORED};
 use crate::l2::{Lease, LeaseRequest};
 use crate::loaded::Loaded;
 use crate::options::MOST_IN_A_LOAD;
-use crate::retry_delays::poll_delays;
-use crate::shared_result::{ResultSender, SharedResult};
+use crate::util::retry_delays::poll_delays;
+use crate::util::shared_result::{ResultSender, SharedResult};
 use crate::vocabulary::Value;
 
 /// How many lease requests or fills of one load are under way at a time.

@@ -19,9 +19,8 @@ use crate::key::Key;
 use crate::l1::{Op, Slot, SlotValue};
 use crate::l2::{Fill, Lease, LeaseReply, LeaseRequest, Ttls, Want};
 use crate::loaded::Loaded;
-use crate::source::Source;
 use crate::token::Token;
-use crate::vocabulary::Value;
+use crate::vocabulary::{Source, Value};
 use crate::wire::message::{self, Kind};
 
 /// How many values that cannot be read a refresh tries to replace, if each is another one.

@@ -23,7 +23,7 @@ use crate::error::LoadError;
 use crate::events::CacheEvent;
 use crate::key::{CacheKey, Key, KeyWriter};
 use crate::loaded::Loaded;
-use crate::lock::lock;
+use crate::util::lock::lock;
 use crate::vocabulary::Value;
 
 /// Loads some of the keys that it was made for, named by their numbers and given with their former values. Returns no

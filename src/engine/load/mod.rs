@@ -38,7 +38,7 @@ use self::verify::{Same, Verify};
 use super::context::Context;
 use super::read::lookup::Reads;
 use super::write::Writes;
-use crate::throttle::Throttle;
+use crate::util::throttle::Throttle;
 use crate::vocabulary::Value;
 
 /// The calls that may run a loader.

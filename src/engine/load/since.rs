@@ -4,9 +4,8 @@ use crate::ablation::{Rule, without};
 use crate::engine::context::Context;
 use crate::error::LoadError;
 use crate::l1::Outcome;
-use crate::source::Source;
 use crate::token::Token;
-use crate::vocabulary::Value;
+use crate::vocabulary::{Source, Value};
 
 /// A write that a caller knows of, and that this instance may not have applied yet.
 #[derive(Clone, Copy)]

@@ -15,7 +15,7 @@ use crate::entry::Entry;
 use crate::events::CacheEvent;
 use crate::key::Key;
 use crate::l1::ReadOutcome;
-use crate::throttle::Throttle;
+use crate::util::throttle::Throttle;
 use crate::vocabulary::Value;
 
 /// How many values are loaded or waited for at the same time. A hit that comes then is not checked.

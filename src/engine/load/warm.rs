@@ -21,8 +21,8 @@ use crate::key::{Key, KeyTooLong};
 use crate::l1::{Hasher, OpGuard, hasher};
 use crate::l2::{Batch, Kind, Lease, Message, Step, Want, Written};
 use crate::loaded::Loaded;
+use crate::stats::Warming;
 use crate::vocabulary::Value;
-use crate::warming::Warming;
 use crate::wire::message;
 
 /// How many values share the requests that follow the log.

@@ -12,9 +12,8 @@ use crate::entry::Entry;
 use crate::key::Key;
 use crate::l1::ReadOutcome;
 use crate::l2::Want;
-use crate::source::Source;
 use crate::token::Token;
-use crate::vocabulary::Value;
+use crate::vocabulary::{Source, Value};
 
 impl<V: Value> Reads<V> {
     /// Looks keys up in both levels. The results are in the order of the keys.

@@ -7,10 +7,10 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError, TryLockError};
 
-use crate::hot_key::HotKey;
 use crate::key::Key;
 use crate::l1::is_sampled;
-use crate::lock::lock;
+use crate::stats::HotKey;
+use crate::util::lock::lock;
 
 /// How many look-ups the sample has: a key with a share of 0.01 is in it 41 times, give or take 6.
 const SAMPLE: usize = 4_096;

@@ -18,8 +18,7 @@ use crate::entry::Entry;
 use crate::key::Key;
 use crate::l1::{Join, JoinRead, Op, Outcome, OutcomeKind, ReadOutcome, Slot, Started, is_sampled};
 use crate::l2::{LeaseReply, LeaseRequest, ReadResult, Want};
-use crate::source::Source;
-use crate::vocabulary::Value;
+use crate::vocabulary::{Source, Value};
 
 /// Keys of one look-up whose epochs the server compares at the same time.
 const COMPARED: usize = 64;

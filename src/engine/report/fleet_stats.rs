@@ -14,9 +14,9 @@ use tracing::warn;
 use crate::clock::millis;
 use crate::engine::context::Context;
 use crate::l2::{L2Error, StoredCounts};
-use crate::lock::lock;
 use crate::stats::Stats;
-use crate::throttle::Throttle;
+use crate::util::lock::lock;
+use crate::util::throttle::Throttle;
 use crate::vocabulary::Value;
 
 /// Counters that have changed are stored after so many times `max_staleness`.

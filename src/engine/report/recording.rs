@@ -12,7 +12,7 @@ use crate::engine::context::Context;
 use crate::engine::load::Loads;
 use crate::engine::metrics::Metrics;
 use crate::engine::write::Writes;
-use crate::lock::lock;
+use crate::util::lock::lock;
 use crate::vocabulary::Value;
 
 const PAUSE: Duration = Duration::from_secs(1);

@@ -17,9 +17,9 @@ use tracing::warn;
 use crate::engine::context::Context;
 use crate::engine::write::Writes;
 use crate::key::{Key, MAX_KEY_BYTES};
-use crate::lock::lock;
 use crate::stats::Counters;
-use crate::throttle::Throttle;
+use crate::util::lock::lock;
+use crate::util::throttle::Throttle;
 use crate::vocabulary::{Invalidation, Value, What};
 
 /// How many payloads may wait, and how many bytes they may have together.

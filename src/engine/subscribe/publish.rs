@@ -9,7 +9,7 @@ use tracing::warn;
 use crate::engine::context::Context;
 use crate::l2::Message;
 use crate::stats::Counters;
-use crate::throttle::Throttle;
+use crate::util::throttle::Throttle;
 use crate::vocabulary::Value;
 
 /// How many events may wait.

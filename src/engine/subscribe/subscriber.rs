@@ -35,7 +35,7 @@ use crate::l2::{
     Applied, Event, Kind, L2Error, LONGEST_PAUSE, LaneClock, LeaseRequest, MemberInfo, Message,
     Subscription, Want, reconnects,
 };
-use crate::lock::lock;
+use crate::util::lock::lock;
 use crate::vocabulary::Value;
 
 /// The time between two heartbeats at least, of which the second is out of turn.

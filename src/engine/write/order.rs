@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 
 use crate::key::Key;
 use crate::l1::{Hasher, hasher};
-use crate::pacing;
+use crate::util::pacing;
 
 /// The most that a batch weighs, but for a single write that weighs more.
 const BATCH: u32 = 256;

@@ -11,8 +11,8 @@ use crate::engine::context::Context;
 use crate::error::L2Error;
 use crate::key::Key;
 use crate::l2::Stamp;
-use crate::lock::lock;
-use crate::pacing::gather;
+use crate::util::lock::lock;
+use crate::util::pacing::gather;
 use crate::vocabulary::Value;
 
 /// How many prefixes share a pass, unless one call has more.

@@ -12,8 +12,8 @@ use tokio::time::sleep;
 use crate::engine::context::Context;
 use crate::error::WriteError;
 use crate::key::Key;
-use crate::lock::lock;
-use crate::retry_delays::retry_delays;
+use crate::util::lock::lock;
+use crate::util::retry_delays::retry_delays;
 use crate::vocabulary::Value;
 
 /// An update gives up after so many attempts.

@@ -17,8 +17,8 @@ use crate::clock::{Tick, nanos};
 use crate::engine::context::Context;
 use crate::error::L2Error;
 use crate::key::Key;
-use crate::lock::lock;
-use crate::pacing::{NEAR, gather};
+use crate::util::lock::lock;
+use crate::util::pacing::{NEAR, gather};
 use crate::vocabulary::Value;
 
 /// The most that all writes weigh together that wait or are under way.

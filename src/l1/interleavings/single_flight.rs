@@ -2,8 +2,8 @@
 
 use super::{World, fresh, in_every_order};
 use crate::l1::{Join, JoinRead, LoadOutcome, Op, OpGuard, Outcome, ReadOutcome, Started};
-use crate::shared_result::{SharedResult, shared_result};
-use crate::source::Source;
+use crate::util::shared_result::{SharedResult, shared_result};
+use crate::vocabulary::Source;
 
 /// Joins the load of the key, or runs it. What it loads has the version that L2 has meanwhile.
 fn load(world: &World) -> SharedResult<LoadOutcome<u64>> {

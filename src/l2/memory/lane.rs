@@ -21,9 +21,9 @@ use crate::l2::{
     OnHeard, ReadResult, Reply, Stamp, Step, StoredCounts, Subscription, TagVersion, Touched, Ttls,
     Want, Written, random,
 };
-use crate::lock::lock;
 use crate::options::LONGEST;
 use crate::prefixes::Prefixes;
+use crate::util::lock::lock;
 use crate::wire::envelope;
 
 /// Messages that a replay returns at most: few, so that simulated instances catch up in several steps.

@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, Weak};
 use self::state::{Data, Link, Now, State};
 use super::{L2Error, OnHeard, random};
 use crate::clock::Clock;
-use crate::lock::lock;
+use crate::util::lock::lock;
 
 /// A second level inside this process, for trying the crate out and for tests.
 ///

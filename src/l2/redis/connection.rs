@@ -25,8 +25,8 @@ use super::members;
 use super::names::{CLOCK, LIVE, Names};
 use super::scripts;
 use crate::l2::{L2Error, LONGEST_PAUSE, LaneClock, Member, OnConnect, random, reconnects};
-use crate::lock::lock;
-use crate::shared_result::{SharedResult, shared_result};
+use crate::util::lock::lock;
+use crate::util::shared_result::{SharedResult, shared_result};
 
 /// How long it may take to make a connection, the wait for the pool included.
 pub(super) const CONNECT: Duration = Duration::from_secs(2);

@@ -28,8 +28,8 @@ use crate::l2::{
     MemberInfo, Members, Message, NewLife, ReadResult, Reply, Stamp, Step, StoredCounts,
     Subscription, TagVersion, Touched, Ttls, Version, Want, WriteAck, Written, random,
 };
-use crate::lock::lock;
 use crate::prefixes::Prefixes;
+use crate::util::lock::lock;
 use crate::wire::{envelope, message};
 
 /// Messages read from the log at a time.

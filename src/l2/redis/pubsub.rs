@@ -28,7 +28,7 @@ use crate::l2::{
     Applied, Event, L2Error, LaneClock, ListAge, Member, MemberInfo, OnHeard, Reply, Subscription,
     random,
 };
-use crate::lock::lock;
+use crate::util::lock::lock;
 use crate::wire::message;
 
 /// Messages that may wait for the subscriber. One more is lost, which a hole in the numbers shows (rule 10).

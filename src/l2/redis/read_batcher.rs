@@ -15,8 +15,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::read_request::ReadRequests;
 use crate::l2::{Key, L2Error, ReadResult};
-use crate::lock::lock;
-use crate::pacing::{Pacing, gather, share};
+use crate::util::lock::lock;
+use crate::util::pacing::{Pacing, gather, share};
 
 /// Reads under way at a time that their callers send themselves. With so few there is nothing to join, and the
 /// batcher task would only add its wake-up.

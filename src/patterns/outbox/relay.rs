@@ -19,8 +19,8 @@ use super::stats::{Counters, OutboxStats, age};
 use crate::cache::Cache;
 use crate::error::WriteError;
 use crate::key::CacheKey;
-use crate::lock::lock;
-use crate::retry_delays::retry_delays;
+use crate::util::lock::lock;
+use crate::util::retry_delays::retry_delays;
 
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
 const INTERVALS: std::ops::RangeInclusive<Duration> =

@@ -94,9 +94,9 @@ use crate::key::{CacheKey, Key};
 use crate::l2::{Append, Pending, WriteStream, Written};
 use crate::loaded::Loaded;
 use crate::lookup_by::KeyFrom;
-use crate::retry_delays::retry_delays;
-use crate::throttle::Throttle;
 use crate::token::Token;
+use crate::util::retry_delays::retry_delays;
+use crate::util::throttle::Throttle;
 use crate::vocabulary::Version;
 use crate::wire::codec::{Bincode, Codec};
 

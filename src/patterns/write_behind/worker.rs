@@ -22,8 +22,8 @@ use super::write::{Store, Stored, Write, version};
 use crate::cache::{Cache, written};
 use crate::key::{CacheKey, Key};
 use crate::l2::{L2Error, Settled, StreamId, Waiting, WriteStream};
-use crate::retry_delays::retry_delays;
-use crate::throttle::Throttle;
+use crate::util::retry_delays::retry_delays;
+use crate::util::throttle::Throttle;
 use crate::wire::codec::{Bincode, Codec, CodecError, catch_panic};
 
 /// Pauses after a failure grow from this.

@@ -6,7 +6,7 @@ use crate::cache::{Cache, written};
 use crate::error::WriteError;
 use crate::key::CacheKey;
 use crate::loaded::Loaded;
-use crate::warming::Warming;
+use crate::stats::Warming;
 
 impl<K, V> Cache<K, V>
 where

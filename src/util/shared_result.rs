@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::Notify;
 
-use crate::lock::lock;
+use crate::util::lock::lock;
 
 /// Waits for the result. Clones wait for the same.
 #[derive(Debug)]

@@ -1,0 +1,16 @@
+//! Calls that load by other rules than a plain look-up. They use the engine beside the public calls of a cache, as they
+//! need its loads and its proof of freshness.
+//!
+//! - [`loading_cache`]: a cache that has its loader
+//! - [`at_least`]: look-ups that see a write of another instance
+//! - [`warm`]: values that were read in bulk
+//!
+//! Must not know the levels: the engine looks up, loads and stores.
+
+mod at_least;
+mod loading_cache;
+mod warm;
+
+pub use self::at_least::AtLeast;
+pub(crate) use self::loading_cache::LoaderOfCache;
+pub use self::loading_cache::{LoadingAtLeast, LoadingCache, with_state};

@@ -1,0 +1,15 @@
+//! What several layers need and that knows nothing of a cache.
+//!
+//! - [`lock`]: locks that a panic elsewhere does not close
+//! - [`pacing`]: when the next batch of requests leaves
+//! - [`random`]: numbers that no other instance draws
+//! - [`retry_delays`]: pauses between attempts
+//! - [`shared_result`]: one result for many tasks
+//! - [`throttle`]: log lines that are not written for every request
+
+pub(crate) mod lock;
+pub(crate) mod pacing;
+pub(crate) mod random;
+pub(crate) mod retry_delays;
+pub(crate) mod shared_result;
+pub(crate) mod throttle;
