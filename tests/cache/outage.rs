@@ -507,8 +507,9 @@ async fn a_pool_that_is_too_small_is_named_as_the_cause() {
         .unwrap();
     let l2 = RedisL2::with_pool(pool, server.url()).unwrap();
     let first: Texts = Cache::builder("test:first").l2(l2.clone()).build().unwrap();
-    let second: Texts = Cache::builder("test:second").l2(l2).build().unwrap();
+    // Before the other cache asks the pool, too.
     first.insert("k", "v".to_owned()).await.unwrap();
+    let second: Texts = Cache::builder("test:second").l2(l2).build().unwrap();
     eventually("the error says so", || async {
         let error = second.invalidate("k").await.unwrap_err();
         let causes = successors(error.source(), |error| (*error).source());
