@@ -58,20 +58,14 @@ where
         Q: CacheKey + ?Sized,
     {
         let key = written(key)?;
-        self.engine()
-            .writes()
-            .invalidate([key], Duration::ZERO)
-            .await
+        self.writes().invalidate([key], Duration::ZERO).await
     }
 
     /// The same, by the text of the key.
     #[cfg(any(feature = "outbox-rusqlite", feature = "outbox-sqlx"))]
     pub(crate) async fn invalidate_text(&self, key: &str) -> Result<Token, WriteError> {
         let key = written(key)?;
-        self.engine()
-            .writes()
-            .invalidate([key], Duration::ZERO)
-            .await
+        self.writes().invalidate([key], Duration::ZERO).await
     }
 
     /// Removes many keys, each as by [`invalidate`](Self::invalidate). [`insert_many`](Self::insert_many) has an
@@ -97,10 +91,7 @@ where
     {
         let keys = keys.into_iter().map(written);
         let keys = keys.collect::<Result<BTreeSet<_>, KeyTooLong>>()?;
-        self.engine()
-            .writes()
-            .invalidate(keys, Duration::ZERO)
-            .await
+        self.writes().invalidate(keys, Duration::ZERO).await
     }
 
     /// Runs a commit of the database, and then removes the key as [`invalidate`](Self::invalidate) does: as one task
@@ -139,10 +130,7 @@ where
         T: Send + 'static,
         E: Send + 'static,
     {
-        self.engine()
-            .loads()
-            .invalidate_after(written(key), commit)
-            .await
+        self.loads().invalidate_after(written(key), commit).await
     }
 
     /// Removes a key as [`invalidate`](Self::invalidate) does, then waits until no subscribed instance returns the
@@ -185,7 +173,7 @@ where
         Q: CacheKey + ?Sized,
     {
         let key = written(key)?;
-        self.engine().writes().invalidate_and_wait(key).await
+        self.writes().invalidate_and_wait(key).await
     }
 
     /// Removes a key as [`invalidate`](Self::invalidate) does, and for as long as `hold` stores no load of it.
@@ -228,7 +216,7 @@ where
         Q: CacheKey + ?Sized,
     {
         let key = written(key)?;
-        self.engine().writes().invalidate([key], hold).await
+        self.writes().invalidate([key], hold).await
     }
 
     /// Makes the value of a key stale from now on: look-ups still return it, flagged, and
@@ -262,7 +250,7 @@ where
         K: LookupBy<Q, M>,
         Q: CacheKey + ?Sized,
     {
-        self.engine().writes().expire(written(key)?).await
+        self.writes().expire(written(key)?).await
     }
 
     /// Removes all values that have a tag from both levels, in all instances, however many they are. Values get tags by
@@ -310,10 +298,7 @@ where
     where
         T: CacheKey + ?Sized,
     {
-        self.engine()
-            .writes()
-            .invalidate_tags([written(tag)?])
-            .await
+        self.writes().invalidate_tags([written(tag)?]).await
     }
 
     /// Removes all values that have one of these tags, as [`invalidate_tag`](Self::invalidate_tag) does.
@@ -346,7 +331,7 @@ where
     {
         let tags = tags.into_iter().map(|tag| written(&tag));
         let tags = tags.collect::<Result<BTreeSet<_>, KeyTooLong>>()?;
-        self.engine().writes().invalidate_tags(tags).await
+        self.writes().invalidate_tags(tags).await
     }
 
     /// Removes all values whose key begins with `prefix` from both levels, in all instances, and returns how many were
@@ -414,7 +399,7 @@ where
         K: LookupBy<str, M>,
     {
         let prefix = written(prefix)?;
-        self.engine().writes().invalidate_prefixes([prefix]).await
+        self.writes().invalidate_prefixes([prefix]).await
     }
 
     /// Removes all keys of the namespace from both levels, in all instances. Loads that began earlier are never
@@ -441,6 +426,6 @@ where
     /// ```
     #[doc(alias("invalidate_all", "flush"))]
     pub async fn clear(&self) -> Result<Token, WriteError> {
-        self.engine().writes().clear().await
+        self.writes().clear().await
     }
 }

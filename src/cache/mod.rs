@@ -19,7 +19,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use crate::clock::Tick;
-use crate::engine::Engine;
+use crate::engine::{Engine, Loads, Writes};
 use crate::entry::Entry;
 use crate::key::{CacheKey, Key, KeyTooLong, KeyWriter};
 
@@ -120,6 +120,16 @@ where
 {
     pub(crate) fn engine(&self) -> &Engine<V> {
         &self.handle.engine
+    }
+
+    /// Calls that change something.
+    fn writes(&self) -> &Arc<Writes<V>> {
+        self.engine().writes()
+    }
+
+    /// Calls that may run a loader.
+    pub(crate) fn loads(&self) -> &Arc<Loads<V>> {
+        self.engine().loads()
     }
 
     /// Looks a key up in L1. A key that is too long is a miss. The encoded key is on the stack; after a miss the caller

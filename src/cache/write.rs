@@ -73,7 +73,7 @@ where
         Q: CacheKey + ?Sized,
     {
         let entry = (written(key)?, value.into());
-        self.engine().writes().insert([entry]).await
+        self.writes().insert([entry]).await
     }
 
     /// Stores many values, each as by [`insert`](Self::insert): all are values alone, or all are [`Loaded`]. If a key
@@ -114,7 +114,7 @@ where
         let entries = entries.map(|(key, value)| Ok((written(key)?, value.into())));
         // As a map: the last value of a key counts.
         let entries = entries.collect::<Result<BTreeMap<_, _>, KeyTooLong>>()?;
-        self.engine().writes().insert(entries).await
+        self.writes().insert(entries).await
     }
 
     /// Stores a value as [`insert`](Self::insert) does, if nobody has changed the key since `version` was read. Returns
@@ -176,11 +176,7 @@ where
         Q: CacheKey + ?Sized,
     {
         let (key, value) = (written(key)?, value.into());
-        let stored = self
-            .engine()
-            .writes()
-            .insert_if(key, value, version)
-            .await?;
+        let stored = self.writes().insert_if(key, value, version).await?;
         Ok(stored.is_some())
     }
 
@@ -237,7 +233,7 @@ where
         T: Into<Loaded<V>>,
     {
         let change = |value: Option<&V>| change(value).into();
-        self.engine().writes().update(written(key)?, change).await
+        self.writes().update(written(key)?, change).await
     }
 
     /// Writes a value to the source, and then stores it in both levels, in place of any other, in all instances: as one
@@ -295,10 +291,7 @@ where
         E: Send + 'static,
     {
         let key = written(key).map_err(|error| CommitError::NotBegun(error.into()))?;
-        self.engine()
-            .loads()
-            .write_through(key, value.into(), store)
-            .await
+        self.loads().write_through(key, value.into(), store).await
     }
 
     /// Gives the value of a key a new TTL, in both levels. Returns `false` if there is no valid value: it never

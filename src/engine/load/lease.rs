@@ -272,30 +272,21 @@ pub(crate) async fn store<V: Value>(
     loaded: Loaded<V>,
     replaces: Replaces<'_, V>,
 ) -> Result<FillOutcome<V>, LoadError> {
-    let Loaded {
-        value,
-        is_stored,
-        ttls,
-        tags,
-    } = loaded;
-    let value = match (value, &replaces) {
+    let value = match (loaded.value, &replaces) {
         (Some(value), _) => Ok(SlotValue::Own(value)),
         (None, Replaces::Stale(previous)) => Ok(SlotValue::Shared(Arc::clone(previous))),
         (None, Replaces::Nothing | Replaces::Any) => Err(Misuse::NothingPrevious),
     };
-    let is_retagged = tags.is_some();
     let ready = value.and_then(|value| {
-        let ttls = ctx.convert.ttls(value.value(), &ttls)?;
-        let names = match (tags, &value) {
-            (None, SlotValue::Shared(previous)) => previous.tags().names(),
-            (tags, value) => ctx.convert.tags(op.key(), value.value(), tags)?,
-        };
         Ok(Ready {
+            ttls: ctx.convert.ttls(value.value(), &loaded.ttls)?,
+            is_retagged: loaded.tags.is_some(),
+            is_stored: loaded.is_stored,
+            names: match (loaded.tags, &value) {
+                (None, SlotValue::Shared(previous)) => previous.tags().names(),
+                (tags, value) => ctx.convert.tags(op.key(), value.value(), tags)?,
+            },
             value,
-            ttls,
-            names,
-            is_retagged,
-            is_stored,
         })
     });
     match ready {
@@ -316,34 +307,21 @@ pub(crate) async fn fill<V: Value>(
     ready: Ready<V>,
     replaces: Replaces<'_, V>,
 ) -> FillOutcome<V> {
-    let Ready {
-        value,
-        ttls,
-        names,
-        is_retagged,
-        is_stored,
-    } = ready;
     // Registered before the fill is sent, so that no message of a tag is missed (rule 20); and before the deferred
     // invalidations are looked at, as one that comes later makes these states void.
-    let tags = ctx.l1.tags(&names);
-    let is_held = ctx.is_off() || names.iter().any(|tag| ctx.deferred.holds_tag(tag));
+    let tags = ctx.l1.tags(&ready.names);
+    let is_held = ctx.is_off() || ready.names.iter().any(|tag| ctx.deferred.holds_tag(tag));
     let filled = match lease {
-        Some(lease) if is_stored && !is_held => {
-            let fill = Filling {
-                value: &value,
-                ttls,
-                tags: &names,
-                is_retagged,
-                publishes: matches!(replaces, Replaces::Any),
-            };
-            fill.send(ctx, op, lease).await
+        Some(lease) if ready.is_stored && !is_held => {
+            let publishes = matches!(replaces, Replaces::Any);
+            ready.send(ctx, op.key(), lease, publishes).await
         }
         _ => {
             give_back(ctx, (op.key(), lease)).await;
             None
         }
     };
-    let now = ctx.now();
+    let (now, value) = (ctx.now(), ready.value);
     let is_stored = matches!(filled, Some(Fill::Stored(_)));
     let is_overtaken = matches!(filled, Some(Fill::Rejected(_)));
     let ended = |slot, source| FillOutcome {
@@ -354,7 +332,7 @@ pub(crate) async fn fill<V: Value>(
     };
     match filled {
         Some(Fill::Stored(stamp)) => {
-            let fresh = (ctx.convert).fresh(op.key(), value, stamp, ttls, tags, now);
+            let fresh = (ctx.convert).fresh(op.key(), value, stamp, ready.ttls, tags, now);
             match replaces {
                 Replaces::Any => {
                     ctx.l1.publish_inserted(op, &fresh);
@@ -394,23 +372,19 @@ pub(crate) async fn fill<V: Value>(
     ended(slot, Source::Loader)
 }
 
-/// A value on its way to L2, with the options of its fill.
-struct Filling<'a, V> {
-    value: &'a SlotValue<V>,
-    ttls: Ttls,
-    tags: &'a [Key],
-    /// Whether a value that has not changed gets other tags.
-    is_retagged: bool,
-    publishes: bool,
-}
-
-impl<V: Value> Filling<'_, V> {
-    /// Sends L2 a value under its lease. `None` if L2 has not accepted it; then the lease is given back where that
-    /// helps.
-    async fn send(&self, ctx: &Context<V>, op: &Op, lease: Lease) -> Option<Fill> {
-        let (key, ttls, tags) = (op.key(), self.ttls, self.tags);
+impl<V: Value> Ready<V> {
+    /// Sends L2 a value under its lease; if it `publishes`, to the other instances, too. `None` if L2 has not accepted
+    /// it; then the lease is given back where that helps.
+    async fn send(
+        &self,
+        ctx: &Context<V>,
+        key: &Key,
+        lease: Lease,
+        publishes: bool,
+    ) -> Option<Fill> {
+        let (ttls, tags) = (self.ttls, self.tags());
         let sent = async {
-            if let SlotValue::Shared(slot) = self.value
+            if let SlotValue::Shared(slot) = &self.value
                 && slot.epoch == lease.epoch
                 && !self.is_retagged
             {
@@ -424,7 +398,7 @@ impl<V: Value> Filling<'_, V> {
                 return Ok(None);
             };
             let payload = || message::payload(Kind::Insert, ctx.instance, &[key]);
-            let payload = self.publishes.then(payload);
+            let payload = publishes.then(payload);
             let filling = ctx.lane.fill(key, lease, &encoded, payload.as_deref());
             ctx.breaker.send("fill", filling).await.map(Some)
         };

@@ -26,16 +26,6 @@ struct Begun<V> {
     indices: Vec<usize>,
 }
 
-impl<V> Default for Begun<V> {
-    fn default() -> Self {
-        Self {
-            refreshes: Vec::new(),
-            samples: Vec::new(),
-            indices: Vec::new(),
-        }
-    }
-}
-
 impl<V: Value> Loads<V> {
     /// Starts one background refresh of stale values, given with their indices, and compares sampled ones with the
     /// source. Joins refreshes that are under way, and leaves out keys whose refresh has just failed. `loader` makes
@@ -62,7 +52,12 @@ impl<V: Value> Loads<V> {
         &self,
         stale: Vec<(usize, Key, Entry<V>)>,
     ) -> (Begun<V>, Vec<Option<Flight<V>>>) {
-        let (mut begun, mut results) = (Begun::default(), Vec::with_capacity(stale.len()));
+        let mut results = Vec::with_capacity(stale.len());
+        let mut begun = Begun {
+            refreshes: Vec::new(),
+            samples: Vec::new(),
+            indices: Vec::new(),
+        };
         for (index, key, previous) in stale {
             let number = begun.indices.len();
             if previous.is_sampled() {

@@ -124,9 +124,7 @@ impl<V: Value> Loads<V> {
         loader: impl FnOnce() -> Loader<V>,
     ) -> Result<Option<Entry<V>>, LoadError> {
         let ctx = &self.ctx;
-        let Awaited {
-            key, entry, until, ..
-        } = awaited;
+        let (key, entry, until) = (awaited.key, awaited.entry, awaited.until);
         let Some(refresh) = awaited.refresh else {
             return Ok(Some(if ctx.backoff.has_failed(&key) {
                 self.reads.as_fallback(entry)

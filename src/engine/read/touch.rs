@@ -124,13 +124,8 @@ async fn send<V: Value>(
 
 /// Applies a change of the times of a value that L2 has accepted.
 fn apply<V: Value>(ctx: &Context<V>, op: &Op, touched: &Touched) {
-    let Touched {
-        change,
-        stamp,
-        life,
-    } = *touched;
-    let (key, now) = (op.key(), ctx.now());
-    if let Some(change) = change {
+    let (key, now, stamp) = (op.key(), ctx.now(), touched.stamp);
+    if let Some(change) = touched.change {
         // A shorter lifetime: this instance applies the message as others do, and reads the value again.
         return ctx.l1.apply([&**key], stamp.epoch, change);
     }
@@ -140,7 +135,7 @@ fn apply<V: Value>(ctx: &Context<V>, op: &Op, touched: &Touched) {
         return ctx.l1.apply([&**key], stamp.epoch, stamp.ver);
     };
     let (tags, value) = (slot.tags(), SlotValue::Shared(slot));
-    let slot = ctx.convert.slot(key, value, stamp, life, tags, now);
+    let slot = ctx.convert.slot(key, value, stamp, touched.life, tags, now);
     ctx.l1.publish(op, &slot);
 }
 
