@@ -34,6 +34,9 @@ built=$(date +%s)
 TMPDIR=$(mktemp -d)
 export TMPDIR
 
+# Of what tests/proof.sh tests with 5000.
+export PROPTEST_CASES="${PROPTEST_CASES:-64}"
+
 step "tests and doctests"
 cargo test --locked --workspace --all-features
 

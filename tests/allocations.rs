@@ -106,7 +106,7 @@ fn a_miss_allocates() {
 /// with room for four.
 #[test]
 fn inserts_take_room_for_as_many_as_they_are() {
-    const ROUNDS: u64 = 100;
+    const ROUNDS: u64 = 20;
     let _alone = alone();
     let runtime = runtime();
     let cache: Cache<u64, [u64; 16]> = Cache::builder("test:inserts")
@@ -134,7 +134,7 @@ fn inserts_take_room_for_as_many_as_they_are() {
 #[test]
 fn an_entry_takes_little_more_than_in_moka() {
     // So many that what a cache takes once shows little.
-    const ENTRIES: u32 = 50_000;
+    const ENTRIES: u32 = 12_500;
     type Value = [u64; 16];
     let _alone = alone();
     let runtime = runtime();
@@ -378,7 +378,7 @@ fn what_moka_puts_out_takes_no_room_however_often_it_was_hit() {
             .build()
             .unwrap();
         // What is asked for changes, again and again.
-        for fashion in 0..20 {
+        for fashion in 0..5 {
             for _ in 0..40 {
                 for key in fashion * CAPACITY..(fashion + 1) * CAPACITY {
                     let load = move || async move { Ok::<_, Infallible>(Counted::from(key)) };

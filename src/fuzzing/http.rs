@@ -602,7 +602,7 @@ mod tests {
     /// A run that fails prints its seed: `LARDER_HEADERS_SEEDS=7..8` repeats it. `0..20000` takes a minute.
     #[test]
     fn no_random_headers_share_what_is_for_one_request() {
-        let seeds = std::env::var("LARDER_HEADERS_SEEDS").unwrap_or("0..2000".to_owned());
+        let seeds = std::env::var("LARDER_HEADERS_SEEDS").unwrap_or("0..500".to_owned());
         let (first, end) = seeds.split_once("..").expect("FIRST..END");
         let seeds: Range<u64> = first.parse().unwrap()..end.parse().unwrap();
         let mut total = Seen::default();
@@ -616,8 +616,8 @@ mod tests {
             total.own += run.own;
         }
         // Enough are shared to show anything.
-        if seeds.end - seeds.start >= 2000 {
-            assert!(total.shared > 400 && total.revalidated > 10, "{total:?}");
+        if seeds.end - seeds.start >= 500 {
+            assert!(total.shared > 100 && total.revalidated > 2, "{total:?}");
         }
     }
 }

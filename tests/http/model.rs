@@ -1,5 +1,5 @@
 //! Random requests to several instances, and what no response to them may be. A run that fails prints its seed:
-//! `LARDER_HTTP_SEED=7` repeats it.
+//! `LARDER_HTTP_SEEDS=7..8` repeats it.
 
 mod service;
 
@@ -286,9 +286,10 @@ impl World {
 
 #[test]
 fn no_response_is_old_or_of_another_client() {
-    let only = std::env::var("LARDER_HTTP_SEED").map(|seed| seed.parse().unwrap());
-    for seed in only.map_or(0..10, |seed: u64| seed..seed + 1) {
-        println!("LARDER_HTTP_SEED={seed}");
+    let seeds = std::env::var("LARDER_HTTP_SEEDS").unwrap_or("0..3".to_owned());
+    let (first, end) = seeds.split_once("..").expect("FIRST..END");
+    for seed in first.parse::<u64>().unwrap()..end.parse().unwrap() {
+        println!("LARDER_HTTP_SEEDS={seed}..{}", seed + 1);
         fastrand::seed(seed);
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         // In one thread, and a time that jumps: a seed gives the same run.

@@ -60,7 +60,8 @@ fn one_seed() {
 #[test]
 fn a_seed_has_one_history() {
     for seed in evidence::one_of(50).unwrap_or(0..1) {
-        let run = || evidence::events(&world::run(seed, &Config::draw(seed)).history);
+        let config = evidence::lasting(Config::draw(seed));
+        let run = || evidence::events(&world::run(seed, &config).history);
         let (first, second) = (run(), run());
         let mut both = first.iter().zip(&second);
         if let Some((first, second)) = both.find(|(first, second)| first != second) {

@@ -22,7 +22,7 @@ fn keys(of: u32, times: usize) -> impl Iterator<Item = u32> {
 #[tokio::test]
 async fn hits_that_moka_does_not_see_hardly_change_what_stays() {
     const CAPACITY: u64 = 500;
-    const LOOK_UPS: usize = 100_000;
+    const LOOK_UPS: usize = 40_000;
     let moka = moka::sync::Cache::new(CAPACITY);
     let cache: Cache<u32, u32> = Cache::builder("test:popularity")
         .l1_capacity(CAPACITY)

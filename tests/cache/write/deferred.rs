@@ -330,7 +330,7 @@ async fn deferred_writes_are_sent_before_the_next_heartbeat() {
     .await;
 }
 
-/// 10 000 plain deferred invalidations and one insert that does not settle.
+/// More inserts that do not settle than are looked at in one go, and one plain invalidation.
 #[tokio::test]
 async fn what_does_not_settle_does_not_hold_up_the_rest() {
     let fleet = Fleet::memory();
@@ -339,7 +339,7 @@ async fn what_does_not_settle_does_not_hold_up_the_rest() {
         .await;
     wire.lose(Step::Insert, Way::Request, usize::MAX);
     wire.lose(Step::Invalidate, Way::Request, usize::MAX);
-    for n in 0..3000 {
+    for n in 0..600 {
         a.insert(&format!("i{n}"), String::new()).await.unwrap_err();
     }
     a.invalidate("k").await.unwrap_err();
