@@ -7,16 +7,16 @@ use tokio::sync::mpsc;
 
 use super::{Event, LaneClock};
 
-pub(super) struct Inbox<M> {
-    messages: mpsc::Receiver<M>,
+pub(super) struct Inbox {
+    messages: mpsc::Receiver<Event>,
     /// The answer to a heartbeat, until the messages before it are handed out.
     answer: Option<LaneClock>,
     /// How many messages come before that answer.
     ahead: usize,
 }
 
-impl<M> Inbox<M> {
-    pub(super) fn new(messages: mpsc::Receiver<M>) -> Self {
+impl Inbox {
+    pub(super) fn new(messages: mpsc::Receiver<Event>) -> Self {
         Self {
             messages,
             answer: None,
@@ -31,29 +31,18 @@ impl<M> Inbox<M> {
         self.ahead = self.messages.len();
     }
 
-    /// The next event. `open` reads a message; one that it cannot read is skipped, which leaves a hole in the numbers.
-    pub(super) fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        open: impl Fn(M) -> Option<Event>,
-    ) -> Poll<Option<Event>> {
+    /// The next event.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
         // Only this takes messages out, so as many are there as were counted.
         debug_assert!(self.ahead <= self.messages.len());
-        loop {
-            if self.ahead == 0
-                && let Some(clock) = self.answer.take()
-            {
-                return Poll::Ready(Some(Event::Heartbeat(clock)));
-            }
-            // It may be pending with messages ahead, when tokio makes the task yield; it is polled again then.
-            let message = ready!(self.messages.poll_recv(cx));
-            self.ahead = self.ahead.saturating_sub(1);
-            let Some(message) = message else {
-                return Poll::Ready(None);
-            };
-            if let Some(event) = open(message) {
-                return Poll::Ready(Some(event));
-            }
+        if self.ahead == 0
+            && let Some(clock) = self.answer.take()
+        {
+            return Poll::Ready(Some(Event::Heartbeat(clock)));
         }
+        // It may be pending with messages ahead, when tokio makes the task yield; it is polled again then.
+        let event = ready!(self.messages.poll_recv(cx));
+        self.ahead = self.ahead.saturating_sub(1);
+        Poll::Ready(event)
     }
 }

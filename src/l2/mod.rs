@@ -289,6 +289,17 @@ pub struct Member {
     pub heartbeat: u64,
 }
 
+impl Member {
+    /// With a heartbeat of now.
+    pub(crate) fn new(info: MemberInfo, applied: Applied) -> Self {
+        Self {
+            info,
+            applied,
+            heartbeat: random(),
+        }
+    }
+}
+
 /// The instances that a lane knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Members {
@@ -455,7 +466,7 @@ impl Written {
 }
 
 /// A change that a lane has accepted and published.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WriteAck {
     /// Which version it was given, and when.
     pub stamp: Stamp,
@@ -473,10 +484,7 @@ impl From<Stamp> for WriteAck {
     fn from(stamp: Stamp) -> Self {
         Self {
             stamp,
-            seq: 0,
-            longest_staleness: Duration::ZERO,
-            generation: 0,
-            members_age: Duration::ZERO,
+            ..Self::default()
         }
     }
 }

@@ -438,7 +438,7 @@ struct MemorySubscription {
     connection: Link,
     me: MemberInfo,
     list_age: ListAge,
-    inbox: Inbox<Event>,
+    inbox: Inbox,
     /// Ends the handler of other channels with this.
     listening: Option<Arc<()>>,
 }
@@ -470,6 +470,6 @@ impl Stream for MemorySubscription {
     type Item = Result<Event, L2Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.inbox.poll(cx, Some).map(|event| event.map(Ok))
+        self.inbox.poll(cx).map(|event| event.map(Ok))
     }
 }

@@ -388,12 +388,12 @@ async fn check_out(
     // Not dropped before the pool was asked whether it had to wait.
     let mut getting = pin!(source.pool.timeout_get(&limits));
     let pooled = timeout_at(deadline, &mut getting).await;
-    let mut pooled = pooled
+    let pooled = pooled
         .map_err(|_| Failure::Final(source.not_in_time(CONNECT)))?
         .map_err(|error| Failure::Final(pool_error(error)))?;
     // Together, so that a new connection costs one round trip.
     let naming = source.names.client.give_to(pooled.clone());
-    let running = run(&source.names, None, &mut pooled);
+    let running = run(&source.names, None, pooled.clone());
     let found = timeout_at(deadline, async { join(naming, running).await.1 }).await;
     let failed = match found {
         Ok(Ok(found)) => match found.check_lanes() {
@@ -425,7 +425,7 @@ pub(super) struct Found {
 pub(super) async fn run(
     names: &Names,
     me: Option<Member>,
-    connection: &mut MultiplexedConnection,
+    connection: MultiplexedConnection,
 ) -> RedisResult<Found> {
     let mut run = Call::new(&scripts::RUN, names, 2, 0);
     run.own(&[CLOCK, LIVE]).arg(LANES).arg(random());
