@@ -62,13 +62,6 @@ impl<T> Expiring<T> {
         self.entries.keys()
     }
 
-    /// Removes the entries that do not meet the condition.
-    pub(super) fn retain(&mut self, condition: impl Fn(&T) -> bool) {
-        let entries = &mut self.entries;
-        entries.retain(|_, (value, _)| condition(value));
-        self.order.retain(|(_, key)| entries.contains_key(key));
-    }
-
     pub(super) fn remove(&mut self, key: &str) {
         if let Some((key, (_, end))) = self.entries.remove_entry(key) {
             self.order.remove(&(end, key));

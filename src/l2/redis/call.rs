@@ -51,20 +51,21 @@ pub(super) struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    /// A call with this number of keys, and with about so many bytes of values.
-    pub(super) fn new(lua: &'static Lua, names: &'a Names, keys: usize, bytes: usize) -> Self {
-        Self::by("EVALSHA", lua, names, keys, bytes)
+    /// A call with this number of keys.
+    pub(super) fn new(lua: &'static Lua, names: &'a Names, keys: usize) -> Self {
+        Self::by("EVALSHA", lua, names, keys)
     }
 
     /// A call with this number of keys of a script that only reads.
     pub(super) fn reading(lua: &'static Lua, names: &'a Names, keys: usize) -> Self {
-        Self::by("EVALSHA_RO", lua, names, keys, 0)
+        Self::by("EVALSHA_RO", lua, names, keys)
     }
 
-    fn by(name: &str, lua: &'static Lua, names: &'a Names, keys: usize, bytes: usize) -> Self {
-        // A command that grows is copied each time. Besides the keys there are few arguments, or two for each key.
+    fn by(name: &str, lua: &'static Lua, names: &'a Names, keys: usize) -> Self {
+        // A command that grows is copied each time. Besides the keys there are few arguments, or two for each key. A large
+        // value comes late, so only the names before it are copied then.
         let parts = 11 + 2 * keys;
-        let mut command = Cmd::with_capacity(parts, 32 * parts + bytes);
+        let mut command = Cmd::with_capacity(parts, 32 * parts);
         (command.arg(name).arg(lua.script().get_hash())).arg(keys);
         Self {
             lua,

@@ -65,7 +65,8 @@ impl fmt::Debug for RedisLane {
 }
 
 impl RedisLane {
-    /// A step that runs a script with this number of keys. `write` adds the keys and the arguments.
+    /// A step that runs a script with this number of keys. `write` adds the keys and the arguments, anew for each copy that
+    /// is sent: a random number must not repeat.
     pub(super) fn step<'a, A: FromRedisValue + Send, T>(
         &'a self,
         lua: &'static Lua,
@@ -73,26 +74,12 @@ impl RedisLane {
         write: impl Fn(&mut Call<'a>) + Send + Sync + 'a,
         read: impl FnOnce(A) -> Result<T, L2Error> + Send + 'a,
     ) -> Reply<'a, T> {
-        async move { read(self.run(lua, keys, write).await?) }.boxed()
-    }
-
-    /// Runs a script. Each copy that is sent is written anew, with random numbers of its own.
-    async fn run<'a, A: FromRedisValue>(
-        &'a self,
-        lua: &'static Lua,
-        keys: usize,
-        write: impl Fn(&mut Call<'a>),
-    ) -> Result<A, L2Error> {
-        let send = |connection| {
-            let mut call = self.call(lua, keys, 0);
+        let send = move |connection| {
+            let mut call = Call::new(lua, &self.names, keys);
             write(&mut call);
             call.run(connection)
         };
-        self.connections.with(send).await
-    }
-
-    pub(super) fn call(&self, lua: &'static Lua, keys: usize, bytes: usize) -> Call<'_> {
-        Call::new(lua, &self.names, keys, bytes)
+        async move { read(self.connections.with(send).await?) }.boxed()
     }
 
     async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, L2Error> {
@@ -177,7 +164,7 @@ impl RedisLane {
 
     /// LEAD, for one copy of the request: no two may have the same token.
     fn lead(&self, key: &str, ask: LeaseRequest, token: u64) -> Call<'_> {
-        let mut call = self.call(&scripts::LEAD, 5, 0);
+        let mut call = Call::new(&scripts::LEAD, &self.names, 5);
         call.keys(&[VALUE, LEASE, HOLD], &[key]);
         call.own(&[CLOCK, WRITES]);
         call.arg(token).arg(millis(ask.ttl));
@@ -200,7 +187,7 @@ impl RedisLane {
         let (names, key) = (Arc::clone(&self.names), Key::from(key));
         let limit = self.connections.limit();
         tokio::spawn(async move {
-            let mut call = Call::new(&scripts::RENEW, &names, 1, 0);
+            let mut call = Call::new(&scripts::RENEW, &names, 1);
             renew(&mut call, &key, token, Duration::ZERO);
             // Whatever comes of it, the lease ends by itself.
             let _ = timeout(limit, call.run::<bool>(connection)).await;
@@ -227,7 +214,7 @@ impl RedisLane {
         let [of_key, of_lane] = marks;
         let call = |stored: &[u8], tags: &[Key]| {
             let keys = of_key.len() + of_lane.len() + 1 + own.len() + tags.len();
-            let mut call = self.call(lua, keys, value.body.len());
+            let mut call = Call::new(lua, &self.names, keys);
             call.keys(of_key, &[*key]).own(of_lane);
             call.keys(&[DONE], &[&*this]);
             call.keys(&[MARKER], own).keys(&[MARKER], tags);
@@ -299,10 +286,8 @@ impl RedisLane {
         let tags = values().flat_map(|value| envelope::tags_of(&value.body));
         let tags: Vec<_> = tags.collect();
         let staged = values().filter(|value| is_staged(value)).count();
-        let sent = values().filter(|value| !is_staged(value));
-        let bytes = sent.map(|value| value.body.len()).sum();
         let keys = 2 + 2 * values().len() + tags.len() + staged;
-        let mut call = self.call(&scripts::INSERT, keys, bytes);
+        let mut call = Call::new(&scripts::INSERT, &self.names, keys);
         call.own(&[CLOCK, LOG]);
         call.keys(&[VALUE], texts()).keys(&[LEASE], texts());
         // The script finds the markers of each value by the number of its tags, so those of the first value come first.
@@ -515,7 +500,7 @@ impl Lane for RedisLane {
     ) -> Reply<'a, Option<Touched>> {
         let (NewLife::Renewed(ttls) | NewLife::Extended(ttls)) = life;
         let call = move |stored: &[u8], tags: &[Key]| {
-            let mut call = self.call(&scripts::TOUCH, 3 + tags.len(), 0);
+            let mut call = Call::new(&scripts::TOUCH, &self.names, 3 + tags.len());
             call.keys(&[VALUE], &[key]).own(&[CLOCK, LOG]);
             call.keys(&[MARKER], tags).message(payload);
             call.arg(&ttls.packed()).arg(millis(ttls.kept));
@@ -579,7 +564,7 @@ impl Lane for RedisLane {
                             call.arg(before.epoch).arg(before.ver);
                         }
                     };
-                    let gone = self.run(&scripts::REMOVE, 1 + found.len(), write);
+                    let gone = self.step(&scripts::REMOVE, 1 + found.len(), write, Ok);
                     let gone: Vec<u8> = gone.await?;
                     for ((_, index, _), gone) in found.iter().zip(gone) {
                         if let Some(removed) = removed.get_mut(*index) {

@@ -147,8 +147,8 @@ impl RedisL2 {
         self,
         provider: impl StreamingCredentialsProvider + 'static,
     ) -> Result<Self, L2Error> {
-        let credentials = Credentials(Arc::new(provider));
-        let connector = self.connector.with_credentials(credentials);
+        let mut connector = Connector::clone(&self.connector);
+        connector.credentials = Some(Credentials(Arc::new(provider)));
         // The manager of a given pool has its credentials already, and cannot be given others.
         let pool = if self.is_given {
             self.pool

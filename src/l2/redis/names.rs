@@ -38,15 +38,14 @@ impl Names {
     pub(crate) fn new(namespace: &str, db: i64) -> Self {
         // A hash tag keeps all keys of a lane in one slot. The number leaves room for several lanes of a namespace.
         let tag = format!("{{{namespace}.0}}");
+        let mut events = format!("{tag}!events");
         // Channels are not part of a database: without its number, two databases would receive each other's messages.
-        let database = if db == 0 {
-            String::new()
-        } else {
-            format!("@{db}")
-        };
+        if db != 0 {
+            events = format!("{events}@{db}");
+        }
         Self {
             namespace: namespace.to_owned(),
-            events: format!("{tag}!events{database}"),
+            events,
             client: ClientName::new(namespace),
             tag,
         }

@@ -141,7 +141,7 @@ impl Subscription for RedisSubscription {
         let age = u64::try_from(self.list_age.now().as_millis()).unwrap_or(u64::MAX);
         let (connection, other) = (self.connection.clone(), self.connection.clone());
         let answer = async move {
-            let mut note = Call::new(&scripts::NOTE, &names, 1, 0);
+            let mut note = Call::new(&scripts::NOTE, &names, 1);
             note.own(&[LIVE]).arg(me.info.id).arg(members::entry(&me));
             note.arg(generation).arg(age);
             let mut read = Call::reading(&scripts::HEARTBEAT, &names, 1);
