@@ -382,7 +382,7 @@ async fn check_out(
         .map_err(|_| Failure::Final(source.not_in_time(CONNECT)))?
         .map_err(|error| Failure::Final(pool_error(error)))?;
     // Together, so that a new connection costs one round trip.
-    let naming = source.names.client.give_to(pooled.clone());
+    let naming = source.names.give_name(pooled.clone());
     let running = run(&source.names, None, pooled.clone());
     let found = timeout_at(deadline, async { join(naming, running).await.1 }).await;
     let failed = match found {

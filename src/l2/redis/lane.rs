@@ -311,7 +311,7 @@ pub(super) type Entry = (String, Vec<(String, Bytes)>);
 fn fill(answer: (String, Option<Bytes>, Option<Vec<u8>>)) -> Result<Option<Fill>, L2Error> {
     let (answer, bytes, stamped) = answer;
     match (answer.as_str(), stamped) {
-        ("OK", Some(stamped)) => Ok(Some(Fill::Stored(dated_stamp(&stamped)?.0))),
+        ("OK", Some(stamped)) => Ok(Some(Fill::Stored(stamp(&stamped)?))),
         ("REJECTED", _) => Ok(Some(Fill::Rejected(bytes))),
         ("ABSENT", _) => Ok(None),
         _ => Err(senseless()),
@@ -355,20 +355,21 @@ fn touched(answer: &[u8]) -> Result<(Option<Touched>, u64), L2Error> {
     Ok((Some(touched), at))
 }
 
+/// Reads a stamp that a script answers.
+fn stamp(packed: &[u8]) -> Result<Stamp, L2Error> {
+    let [epoch, ver, written_at] = numbers(packed)?;
+    Ok(Stamp::new(epoch, ver, written_at))
+}
+
 /// Reads the answer of a step that is a stamp.
 fn done(packed: &[u8]) -> Result<Written, L2Error> {
-    dated(packed).map(|(written, _)| written)
+    Ok(Written::Done(stamp(packed)?.into()))
 }
 
 /// The same, and when it was issued.
 fn dated(packed: &[u8]) -> Result<(Written, u64), L2Error> {
-    dated_stamp(packed).map(|(stamp, at)| (Written::Done(stamp.into()), at))
-}
-
-/// A stamp that a script answers, and when it was issued.
-fn dated_stamp(packed: &[u8]) -> Result<(Stamp, u64), L2Error> {
-    let [epoch, ver, written_at] = numbers(packed)?;
-    Ok((Stamp::new(epoch, ver, written_at), written_at))
+    let stamp = stamp(packed)?;
+    Ok((Written::Done(stamp.into()), stamp.written_at))
 }
 
 impl Lane for RedisLane {

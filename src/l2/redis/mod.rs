@@ -5,14 +5,12 @@
 //! - [`read_batcher`]: reads that share a request; [`read_request`]: over which connection it goes
 //! - [`connection`]: a connection that all callers share, of which a cache has up to two
 //! - [`pubsub`]: the subscriber's connection, for messages and heartbeats
-//! - [`members`]: how a member is written down; [`names`]: the names of a lane's keys; [`client_name`]: that of
-//!   its connections
+//! - [`members`]: how a member is written down; [`names`]: the names of a lane's keys, and of its connections
 //! - [`error`]: the client's errors as those of the crate; `trouble.md`: the effect of each on a cache
 //!
 //! Knows nothing of L1, nor of values: the scripts look at stamps and TTLs only.
 
 mod call;
-mod client_name;
 mod connection;
 mod error;
 mod lane;

@@ -1,10 +1,12 @@
-//! The names of one lane's keys: the lane's hash tag, a mark, and a text for all but the keys that a lane has once.
+//! The names of one lane's keys: the lane's hash tag, a mark, and a text for all but the keys that a lane has once. And those
+//! of its channel and its connections.
 
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use deadpool_redis::redis::{RedisWrite, ToRedisArgs};
-
-use super::client_name::ClientName;
+use deadpool_redis::redis::aio::MultiplexedConnection;
+use deadpool_redis::redis::{RedisWrite, ToRedisArgs, cmd};
+use tracing::warn;
 
 /// The mark of a user's key.
 pub(crate) const VALUE: &str = ":";
@@ -27,7 +29,10 @@ pub(crate) struct Names {
     pub(super) tag: String,
     /// The channel of the lane's messages.
     pub(crate) events: String,
-    pub(super) client: ClientName,
+    /// That of the connections in `CLIENT LIST`.
+    client: String,
+    /// Whether the user may not give connections a name, and a warning said so.
+    is_client_refused: AtomicBool,
 }
 
 /// The parts of a name, which are written into a command one after the other.
@@ -43,10 +48,13 @@ impl Names {
         if db != 0 {
             events = format!("{events}@{db}");
         }
+        // Redis takes printable ASCII without spaces.
+        let printable = namespace.replace(|char: char| !char.is_ascii_graphic(), "_");
         Self {
             namespace: namespace.to_owned(),
             events,
-            client: ClientName::new(namespace),
+            client: format!("larder:{printable}"),
+            is_client_refused: AtomicBool::new(false),
             tag,
         }
     }
@@ -54,6 +62,22 @@ impl Names {
     /// The name of a key with one of the marks above.
     pub(crate) fn name<'a>(&'a self, mark: &'a str, text: &'a str) -> Name<'a> {
         Name([&self.tag, mark, text])
+    }
+
+    /// Gives a connection its name. Without one it works as well.
+    pub(super) async fn give_name(&self, mut connection: MultiplexedConnection) {
+        let mut command = cmd("CLIENT");
+        command.arg("SETNAME").arg(&self.client);
+        let named: Result<(), _> = command.query_async(&mut connection).await;
+        if let Err(error) = named
+            && error.code() == Some("NOPERM")
+            && !self.is_client_refused.swap(true, Ordering::Relaxed)
+        {
+            warn!(
+                name = self.client,
+                "connections have no name in CLIENT LIST: the Redis user may not run client|setname; add +client|setname to its rights"
+            );
+        }
     }
 
     /// A pattern of `SCAN` that matches the values whose key begins with `prefix`, and nothing else.

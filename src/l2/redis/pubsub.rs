@@ -47,7 +47,7 @@ pub(super) async fn subscribe(
         let connection = connector.subscriber(receive).await?;
         // Messages that arrive from here on wait in the queue, until the caller knows by the clock which of them are new.
         let mut subscribing = connection.clone();
-        let naming = names.client.give_to(connection.clone());
+        let naming = names.give_name(connection.clone());
         join(subscribing.subscribe(&names.events), naming).await.0?;
         let found = run(names, Some(member), connection.clone()).await?;
         RedisResult::Ok((found, connection))

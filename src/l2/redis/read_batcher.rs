@@ -82,13 +82,29 @@ impl ReadBatcher {
         .boxed()
     }
 
+    /// Sends the read itself, or waits for capacity and for the answer, with a timer: for a caller that finds the queue full,
+    /// or that is on another runtime than the batcher task's, which may not run.
     async fn send_or_wait(&self, key: &str) -> ReadResult {
-        let deadline = Instant::now() + self.requests.limit();
-        let Ok(_alone) = self.alone.try_acquire() else {
-            return self.wait(key, deadline).await;
+        let limit = self.requests.limit();
+        let deadline = Instant::now() + limit;
+        if let Ok(_alone) = self.alone.try_acquire() {
+            let mut answers = self.requests.fetch(&[key], deadline).await;
+            return answers.pop().unwrap_or_else(|| Err(L2Error::closed()));
+        }
+        let answer = async {
+            // Once more if the batcher task ends with its runtime meanwhile.
+            for _ in 0..2 {
+                let (read, answered) = Read::new(key);
+                if self.reads().send(read).await.is_ok()
+                    && let Ok(answer) = answered.await
+                {
+                    return answer;
+                }
+            }
+            Err(L2Error::closed())
         };
-        let mut answers = self.requests.fetch(&[key], deadline).await;
-        answers.pop().unwrap_or_else(|| Err(L2Error::closed()))
+        let timed_out = |_| Err(L2Error::timed_out(limit));
+        timeout_at(deadline, answer).await.unwrap_or_else(timed_out)
     }
 
     /// Enters a read where others wait or are under way, if there is capacity and the batcher task runs on this
@@ -106,25 +122,6 @@ impl ReadBatcher {
         let (read, answered) = Read::new(key);
         permit.send(read);
         Some(answered)
-    }
-
-    /// Waits for capacity and for the answer, with a timer: for a caller that finds the queue full, or that is on
-    /// another runtime than the batcher task's, which may not run.
-    async fn wait(&self, key: &str, deadline: Instant) -> ReadResult {
-        let answer = async {
-            // Once more if the batcher task ends with its runtime meanwhile.
-            for _ in 0..2 {
-                let (read, answered) = Read::new(key);
-                if self.reads().send(read).await.is_ok()
-                    && let Ok(answer) = answered.await
-                {
-                    return answer;
-                }
-            }
-            Err(L2Error::closed())
-        };
-        let timed_out = |_| Err(L2Error::timed_out(self.requests.limit()));
-        timeout_at(deadline, answer).await.unwrap_or_else(timed_out)
     }
 
     /// The queue of the batcher task, which is started if there is none.
