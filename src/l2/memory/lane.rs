@@ -1,6 +1,5 @@
 //! One instance's connections to the store in memory: each step of a lane, under the store's lock.
 
-use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
@@ -123,11 +122,7 @@ impl MemoryLane {
     }
 }
 
-impl fmt::Debug for MemoryLane {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemoryLane").finish_non_exhaustive()
-    }
-}
+opaque!(MemoryLane);
 
 impl Lane for MemoryLane {
     fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Bytes>> {

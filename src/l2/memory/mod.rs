@@ -15,7 +15,6 @@ mod write_stream;
 mod writes;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
@@ -219,17 +218,7 @@ impl Default for MemoryL2 {
     }
 }
 
-impl fmt::Debug for MemoryL2 {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemoryL2").finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for MemorySnapshot {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemorySnapshot").finish_non_exhaustive()
-    }
-}
+opaque!(MemoryL2, MemorySnapshot);
 
 impl MemoryL2 {
     /// Does something with the data of a namespace, as one step.

@@ -65,7 +65,8 @@ impl Source {
     }
 
     /// Warns, once in each life of the server, if that may evict keys without a TTL.
-    fn check_policy(&self, life: u64, policy: &str) {
+    fn check_policy(&self, found: &Found) {
+        let (life, policy) = (found.clock.life, found.policy.as_str());
         // Other policies leave keys without a TTL alone. The swap keeps several connections from warning at once.
         if policy.starts_with("allkeys-") && self.warned_of.swap(life, Ordering::Relaxed) != life {
             warn!(
@@ -348,29 +349,31 @@ async fn connect(source: Arc<Source>, first: Option<Arc<Connections>>) -> Result
         source.pool.retain(|_, _| false);
         checked_out = check_out(&source, first.is_some(), deadline).await;
     }
-    let (pooled, clock) = checked_out.map_err(Failure::into_error)?;
+    let (pooled, found) = checked_out.map_err(Failure::into_error)?;
+    found.check_lanes()?;
+    source.check_policy(&found);
     if first.is_some_and(|first| !first.is_there()) {
         // The pool may have given this one its last connection, which the first had lost.
         return Err(L2Error::closed());
     }
     // Before any request goes over it: the instance may have to empty L1 first (rule 13).
-    (source.on_connect)(&clock);
+    (source.on_connect)(&found.clock);
     Ok(Live {
         connection: pooled.clone(),
         pooled: Mutex::new(Some(pooled)),
-        life: clock.life,
+        life: found.clock.life,
         silent: AtomicU32::new(0),
     })
 }
 
-/// One object of the pool, and the clock that RUN found over it. An object on which RUN fails is taken out
+/// One object of the pool, and what RUN found over it. An object on which RUN fails is taken out
 /// of the pool for good, or the next attempt would be given the same one again. The failure is
 /// [`Failure::NotExecuted`] if the server is not the primary.
 async fn check_out(
     source: &Source,
     only_what_is_spare: bool,
     deadline: Instant,
-) -> Result<(Connection, LaneClock), Failure> {
+) -> Result<(Connection, Found), Failure> {
     let mut limits = source.pool.timeouts();
     if only_what_is_spare {
         limits.wait = Some(Duration::ZERO);
@@ -386,13 +389,7 @@ async fn check_out(
     let running = run(&source.names, None, pooled.clone());
     let found = timeout_at(deadline, async { join(naming, running).await.1 }).await;
     let failed = match found {
-        Ok(Ok(found)) => match found.check_lanes() {
-            Ok(()) => {
-                source.check_policy(found.clock.life, &found.policy);
-                return Ok((pooled, found.clock));
-            }
-            Err(error) => Failure::Final(error),
-        },
+        Ok(Ok(found)) => return Ok((pooled, found)),
         Ok(Err(error)) if is_not_primary(&error) => Failure::NotExecuted(l2_error(error)),
         Ok(Err(error)) => Failure::Final(l2_error(error)),
         Err(_) => Failure::Final(L2Error::timed_out(CONNECT)),

@@ -26,7 +26,6 @@ mod tls;
 #[cfg(feature = "write-behind")]
 mod write_stream;
 
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -161,12 +160,8 @@ impl RedisL2 {
     }
 }
 
-/// Never shows where the server is: a URL can hold a password.
-impl fmt::Debug for RedisL2 {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisL2").finish_non_exhaustive()
-    }
-}
+// A URL can hold a password.
+opaque!(RedisL2);
 
 impl L2 for RedisL2 {
     fn outages(&self) -> Arc<Outages> {

@@ -1,7 +1,6 @@
 //! Where a server is and how connections to it are made: address, database, user and TLS. Settings that cannot work
 //! are refused here, before anything connects.
 
-use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -100,12 +99,8 @@ impl From<Client> for Server {
     }
 }
 
-/// Does not show the address, as a password may come with it.
-impl fmt::Debug for Server {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Server").finish_non_exhaustive()
-    }
-}
+// A password may come with the address.
+opaque!(Server);
 
 /// Reads a URL. The errors of the client hold parts of it, so they are left out.
 fn parse(url: &str) -> Result<ConnectionInfo, L2Error> {

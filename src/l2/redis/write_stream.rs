@@ -1,5 +1,6 @@
 //! The stream of writes, in Redis.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::call::{Call, Lua, senseless};
@@ -9,7 +10,8 @@ use super::scripts::{self, ALLOW_OOM, CHECKED, MARK, STAGED, TAGS, VERSION, lua}
 use crate::clock::millis;
 use crate::l2::write_stream::MOST_BYTES;
 use crate::l2::{
-    Append, Batch, Kind, L2Error, Pending, Reply, Settled, StreamId, Waiting, WriteStream, Written,
+    Append, Batch, Bytes, Kind, L2Error, Pending, Reply, Settled, StreamId, Waiting, WriteStream,
+    Written,
 };
 use crate::wire::message;
 
@@ -122,23 +124,20 @@ fn waiting(entries: Vec<Entry>) -> Result<Vec<Waiting>, L2Error> {
 
 /// An entry that another program has written may lack anything: it becomes a dead letter.
 fn one((at, fields): Entry) -> Result<Waiting, L2Error> {
-    let field = |name: &str| {
-        let found = fields.iter().find(|(field, _)| field == name);
-        found.map(|(_, value)| value.clone())
-    };
-    let words = |name: &str| {
-        let bytes = field(name)?;
-        Some(String::from_utf8_lossy(&bytes).into_owned())
-    };
     // An id that is no time and number is not one of a stream: the server answers something else than asked.
-    let id_here = id(&at).ok_or_else(senseless)?;
+    let at = id(&at).ok_or_else(senseless)?;
+    let mut fields: BTreeMap<_, _> = fields.into_iter().collect();
+    let mut field = |name: &str| fields.remove(name);
+    let words = |bytes: Bytes| String::from_utf8_lossy(&bytes).into_owned();
     Ok(Waiting {
-        id: id_here,
-        version: words("v").and_then(|text| id(&text)).unwrap_or(id_here),
-        key: words("k").unwrap_or_default(),
+        id: at,
+        version: field("v")
+            .and_then(|id_then| id(&words(id_then)))
+            .unwrap_or(at),
+        key: field("k").map(words).unwrap_or_default(),
         encoded_key: field("i").unwrap_or_default(),
         body: field("b").unwrap_or_default(),
-        reason: words("e"),
+        reason: field("e").map(words),
     })
 }
 
