@@ -158,7 +158,7 @@ impl Lane for MemoryLane {
             }
             // A lease of another epoch fills nothing, and a private store has no other instance to wait for: both are replaced.
             let held = state.granted(key);
-            let epoch = state.data.epoch;
+            let epoch = state.data.clock.epoch;
             if let Some(mut other) = held
                 && ask.want != Want::Anew
                 && other.lease.epoch == epoch
@@ -176,7 +176,7 @@ impl Lane for MemoryLane {
             let lease = Lease { token, epoch };
             let granted = Granted {
                 lease,
-                began: state.data.ver,
+                began: state.data.clock.ver,
                 is_awaited: taken_over.is_some_and(|other| other.is_awaited),
             };
             // `began` is the last version that was issued: an invalidation of a tag from here on overtakes the load (rule 20).

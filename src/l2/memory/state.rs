@@ -58,15 +58,10 @@ pub(super) struct State {
 /// The data that a snapshot holds.
 #[derive(Clone, Default)]
 pub(super) struct Data {
-    pub(super) epoch: u64,
-    /// The number of the last message.
-    seq: u64,
-    /// The last version that was issued.
-    pub(super) ver: u64,
+    /// Of the life that this was last used in; zeros before the first.
+    pub(super) clock: LaneClock,
     /// Whether a private store keeps messages.
     pub(super) is_logged: bool,
-    /// The life of the store that this was last used in; zero before the first.
-    run: u64,
     /// Names the list of members in this life.
     pub(super) generation: u64,
     /// For how long that list has existed, at least.
@@ -100,11 +95,11 @@ impl State {
     /// brought deleted values back, and another list of members, since it may have lost some.
     pub(super) fn meet(&mut self) -> LaneClock {
         let run = self.now.link.run;
-        if self.data.run != run {
-            let former = replace(&mut self.data.run, run);
+        if self.data.clock.life != run {
+            let former = replace(&mut self.data.clock.life, run);
             if former == 0 || !without(Rule::NewLife) {
                 // Random and not the next number: a snapshot may have lost the last ones.
-                self.data.epoch = random();
+                self.data.clock.epoch = random();
                 self.data.generation = random();
                 self.data.age = self.now.age_of_list;
             }
@@ -114,11 +109,8 @@ impl State {
 
     pub(super) fn clock(&self) -> LaneClock {
         LaneClock {
-            life: self.now.link.run,
-            epoch: self.data.epoch,
-            seq: self.data.seq,
-            ver: self.data.ver,
             now: self.now.at,
+            ..self.data.clock
         }
     }
 
@@ -132,7 +124,7 @@ impl State {
         let bytes = self.get(key)?;
         let (stamp, life) = envelope::read_stamp(&bytes)?;
         // A value of another epoch may be older than an invalidation that was lost with that epoch (rule 11).
-        let is_of_now = stamp.epoch == self.data.epoch || without(Rule::Epochs);
+        let is_of_now = stamp.epoch == self.data.clock.epoch || without(Rule::Epochs);
         is_of_now.then_some((bytes, stamp, life))
     }
 
@@ -172,7 +164,7 @@ impl State {
         };
         // Also if the fill is rejected below: the load is over, and those that wait for it may ask.
         self.use_up(key, granted);
-        let (all, epoch) = (&self.data.tags, self.data.epoch);
+        let (all, epoch) = (&self.data.tags, self.data.clock.epoch);
         let is_overtaken = |tag: &Key| all.invalidated(tag, epoch, self.now.at) > granted.began;
         without(Rule::TagFills) || !tags.iter().any(is_overtaken)
     }
@@ -185,10 +177,11 @@ impl State {
     /// A lease, unless it does not stand any more (rule 1).
     pub(super) fn standing(&self, key: &str, lease: Lease) -> Option<Granted> {
         // The epoch must be the present one, too: a restart can bring back a lease that an invalidation had ended.
-        let stands = |granted: &Granted| granted.lease == lease && self.data.epoch == lease.epoch;
+        let stands =
+            |granted: &Granted| granted.lease == lease && self.data.clock.epoch == lease.epoch;
         let ablated = || Granted {
             lease,
-            began: self.data.ver,
+            began: self.data.clock.ver,
             is_awaited: false,
         };
         let standing = self.granted(key).filter(stands);
@@ -274,7 +267,7 @@ impl State {
                 if self.now.is_private {
                     self.data.leases = Expiring::default();
                 } else {
-                    self.data.epoch = random();
+                    self.data.clock.epoch = random();
                 }
                 // No instance replays messages from before a clear.
                 self.data.values = Expiring::default();
@@ -308,7 +301,7 @@ impl State {
 
     /// Stores a value for so long, and has the markers of its tags exist for as long.
     pub(super) fn keep(&mut self, key: &str, bytes: Vec<u8>, kept: Duration) {
-        let (epoch, at) = (self.data.epoch, self.now.at);
+        let (epoch, at) = (self.data.clock.epoch, self.now.at);
         for tag in envelope::stored_tags(&bytes) {
             self.data.tags.keep(&tag, epoch, at, kept);
         }
@@ -367,8 +360,8 @@ impl State {
     }
 
     pub(super) fn stamp(&mut self) -> Stamp {
-        self.data.ver += 1;
-        Stamp::new(self.data.epoch, self.data.ver, self.now.at)
+        self.data.clock.ver += 1;
+        Stamp::new(self.data.clock.epoch, self.data.clock.ver, self.now.at)
     }
 
     pub(super) fn publish(&mut self, ver: u64, payload: &[u8]) -> u64 {
@@ -376,9 +369,9 @@ impl State {
             return 0;
         }
         // No message has a version that was not issued, and the log has no hole: instances count on both (rules 9 and 21).
-        debug_assert!(ver <= self.data.ver);
-        self.data.seq += 1;
-        let (epoch, seq) = (self.data.epoch, self.data.seq);
+        debug_assert!(ver <= self.data.clock.ver);
+        self.data.clock.seq += 1;
+        let (epoch, seq) = (self.data.clock.epoch, self.data.clock.seq);
         let numbers = [epoch, seq, ver].map(u64::to_be_bytes);
         let bytes = [b"LM\x01", numbers.as_flattened(), payload].concat();
         if let Some(message) = message::open(&bytes) {

@@ -56,12 +56,8 @@ impl<'a> Call<'a> {
         Self::by("EVALSHA", lua, names, keys)
     }
 
-    /// A call with this number of keys of a script that only reads.
-    pub(super) fn reading(lua: &'static Lua, names: &'a Names, keys: usize) -> Self {
-        Self::by("EVALSHA_RO", lua, names, keys)
-    }
-
-    fn by(name: &str, lua: &'static Lua, names: &'a Names, keys: usize) -> Self {
+    /// The same by another command, as for a script that only reads.
+    pub(super) fn by(name: &str, lua: &'static Lua, names: &'a Names, keys: usize) -> Self {
         // A command that grows is copied each time. Besides the keys there are few arguments, or two for each key. A large
         // value comes late, so only the names before it are copied then.
         let parts = 11 + 2 * keys;

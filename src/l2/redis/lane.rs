@@ -1,7 +1,6 @@
 //! The steps of a lane: one script or command each, with its arguments and its answer. The connection of a request is left
 //! to [`connection`](super::connection).
 
-use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -56,13 +55,7 @@ pub(super) struct RedisLane {
     pub(super) connector: Arc<Connector>,
 }
 
-impl fmt::Debug for RedisLane {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisLane")
-            .field("tag", &self.names.tag)
-            .finish_non_exhaustive()
-    }
-}
+opaque!(RedisLane);
 
 impl RedisLane {
     /// A step that runs a script with this number of keys. `write` adds the keys and the arguments, anew for each copy that

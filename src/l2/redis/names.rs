@@ -26,7 +26,7 @@ pub(super) const WRITES: &str = "!writes";
 
 pub(crate) struct Names {
     pub(super) namespace: String,
-    pub(super) tag: String,
+    tag: String,
     /// The channel of the lane's messages.
     pub(crate) events: String,
     /// That of the connections in `CLIENT LIST`.

@@ -144,7 +144,7 @@ impl Subscription for RedisSubscription {
             let mut note = Call::new(&scripts::NOTE, &names, 1);
             note.own(&[LIVE]).arg(me.info.id).arg(members::entry(&me));
             note.arg(generation).arg(age);
-            let mut read = Call::reading(&scripts::HEARTBEAT, &names, 1);
+            let mut read = Call::by("EVALSHA_RO", &scripts::HEARTBEAT, &names, 1);
             read.own(&[CLOCK]).arg(me.heartbeat);
             // One after the other without a wait in between: a heartbeat is one round trip.
             let (noted, lane) = join(note.run(connection), read.run(other)).await;

@@ -114,7 +114,9 @@ impl ReadBatcher {
         // Nothing is awaited under the lock: `try_reserve` fails rather than waits where the queue is full.
         let queue = lock(&self.queue);
         let queue = queue.as_ref()?;
-        if queue.runtime != here || !queue.is_busy() {
+        let under_way = queue.under_way.load(Ordering::Relaxed);
+        let is_busy = queue.reads.capacity() < CAPACITY || under_way > 0;
+        if queue.runtime != here || !is_busy {
             return None;
         }
         // Reserved before the read is made, so that a full queue costs no allocation.
@@ -143,12 +145,6 @@ impl ReadBatcher {
             under_way,
         });
         sender
-    }
-}
-
-impl Queue {
-    fn is_busy(&self) -> bool {
-        self.reads.capacity() < CAPACITY || self.under_way.load(Ordering::Relaxed) > 0
     }
 }
 
