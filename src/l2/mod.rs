@@ -9,7 +9,8 @@
 
 /// Has types show their name alone where they are printed for debugging.
 macro_rules! opaque {
-    ($($type:ident),*) => {$(
+    ($($(#[$doc:meta])* $type:ident),*) => {$(
+        $(#[$doc])*
         impl std::fmt::Debug for $type {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.debug_struct(stringify!($type)).finish_non_exhaustive()

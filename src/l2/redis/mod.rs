@@ -160,8 +160,10 @@ impl RedisL2 {
     }
 }
 
-// A URL can hold a password.
-opaque!(RedisL2);
+opaque! {
+    /// Never shows where the server is: a URL can hold a password.
+    RedisL2
+}
 
 impl L2 for RedisL2 {
     fn outages(&self) -> Arc<Outages> {

@@ -99,8 +99,10 @@ impl From<Client> for Server {
     }
 }
 
-// A password may come with the address.
-opaque!(Server);
+opaque! {
+    /// Does not show the address, as a password may come with it.
+    Server
+}
 
 /// Reads a URL. The errors of the client hold parts of it, so they are left out.
 fn parse(url: &str) -> Result<ConnectionInfo, L2Error> {
