@@ -24,7 +24,7 @@ impl fmt::Display for ByteSize {
 }
 
 /// A lane's clock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LaneClock {
     /// Names this life of the store: the process and the history of its data. After a restart or a failover it is
     /// another one, and so is the epoch.

@@ -7,53 +7,38 @@ use tokio::sync::mpsc;
 
 use super::{Event, LaneClock};
 
-pub(super) struct Inbox<M> {
-    messages: mpsc::Receiver<M>,
-    /// The answer to a heartbeat, until the messages before it are handed out.
-    answer: Option<LaneClock>,
-    /// How many messages come before that answer.
-    ahead: usize,
+pub(super) struct Inbox {
+    messages: mpsc::Receiver<Event>,
+    /// The answer to a heartbeat, and how many messages come before it.
+    answer: Option<(LaneClock, usize)>,
 }
 
-impl<M> Inbox<M> {
-    pub(super) fn new(messages: mpsc::Receiver<M>) -> Self {
+impl Inbox {
+    pub(super) fn new(messages: mpsc::Receiver<Event>) -> Self {
         Self {
             messages,
             answer: None,
-            ahead: 0,
         }
     }
 
     /// The answer to the last heartbeat, if it gets one. Messages that were published before it are in the queue by now.
     pub(super) fn set_answer(&mut self, answer: Option<LaneClock>) {
-        self.answer = answer;
         // Counted, since a queue that looks empty need not be: tokio makes a busy task yield.
-        self.ahead = self.messages.len();
+        self.answer = answer.map(|clock| (clock, self.messages.len()));
     }
 
-    /// The next event. `open` reads a message; one that it cannot read is skipped, which leaves a hole in the numbers.
-    pub(super) fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        open: impl Fn(M) -> Option<Event>,
-    ) -> Poll<Option<Event>> {
-        // Only this takes messages out, so as many are there as were counted.
-        debug_assert!(self.ahead <= self.messages.len());
-        loop {
-            if self.ahead == 0
-                && let Some(clock) = self.answer.take()
-            {
-                return Poll::Ready(Some(Event::Heartbeat(clock)));
-            }
-            // It may be pending with messages ahead, when tokio makes the task yield; it is polled again then.
-            let message = ready!(self.messages.poll_recv(cx));
-            self.ahead = self.ahead.saturating_sub(1);
-            let Some(message) = message else {
-                return Poll::Ready(None);
-            };
-            if let Some(event) = open(message) {
-                return Poll::Ready(Some(event));
-            }
+    /// The next event.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        if let Some((clock, _)) = self.answer.take_if(|(_, ahead)| *ahead == 0) {
+            return Poll::Ready(Some(Event::Heartbeat(clock)));
         }
+        // It may be pending with messages ahead, when tokio makes the task yield; it is polled again then.
+        let event = ready!(self.messages.poll_recv(cx));
+        if let Some((_, ahead)) = &mut self.answer {
+            // Only this takes messages out, so as many are there as were counted.
+            debug_assert!(*ahead <= self.messages.len() + 1);
+            *ahead -= 1;
+        }
+        Poll::Ready(event)
     }
 }

@@ -7,6 +7,18 @@
 //! Architecture invariant: an L2 stores values, orders changes and publishes them. It knows nothing of L1, of loads in
 //! flight, or of loaders.
 
+/// Has types show their name alone where they are printed for debugging.
+macro_rules! opaque {
+    ($($(#[$doc:meta])* $type:ident),*) => {$(
+        $(#[$doc])*
+        impl std::fmt::Debug for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.debug_struct(stringify!($type)).finish_non_exhaustive()
+            }
+        }
+    )*};
+}
+
 mod inbox;
 mod memory;
 mod outages;
@@ -289,6 +301,17 @@ pub struct Member {
     pub heartbeat: u64,
 }
 
+impl Member {
+    /// With a heartbeat of now.
+    pub(crate) fn new(info: MemberInfo, applied: Applied) -> Self {
+        Self {
+            info,
+            applied,
+            heartbeat: random(),
+        }
+    }
+}
+
 /// The instances that a lane knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Members {
@@ -455,7 +478,7 @@ impl Written {
 }
 
 /// A change that a lane has accepted and published.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WriteAck {
     /// Which version it was given, and when.
     pub stamp: Stamp,
@@ -473,10 +496,7 @@ impl From<Stamp> for WriteAck {
     fn from(stamp: Stamp) -> Self {
         Self {
             stamp,
-            seq: 0,
-            longest_staleness: Duration::ZERO,
-            generation: 0,
-            members_age: Duration::ZERO,
+            ..Self::default()
         }
     }
 }

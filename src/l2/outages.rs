@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::util::lock::lock;
+use crate::util::random::random;
 
 /// A cause that is seen again within this time is not logged again.
 const SAME_FOR: Duration = Duration::from_secs(60);
@@ -17,9 +18,8 @@ pub struct Outages(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// The number of each cache, and its namespace.
+    /// A random number for each cache, and its namespace.
     caches: BTreeMap<u64, String>,
-    next: u64,
     in_trouble: BTreeSet<u64>,
     /// The causes that were logged since the trouble began, and when each was seen last.
     causes: Vec<(String, Instant)>,
@@ -48,11 +48,8 @@ pub struct Reporter {
 impl Outages {
     /// Adds a cache.
     pub fn join(self: &Arc<Self>, namespace: &str) -> Reporter {
-        let mut state = lock(&self.0);
-        let number = state.next;
-        state.next += 1;
-        state.caches.insert(number, namespace.to_owned());
-        drop(state);
+        let number = random();
+        lock(&self.0).caches.insert(number, namespace.to_owned());
         Reporter {
             outages: Arc::clone(self),
             number,
@@ -98,12 +95,10 @@ impl Reporter {
     #[must_use]
     pub fn end(&self, trouble: Trouble) -> Option<(String, Trouble)> {
         let mut state = lock(&self.outages.0);
-        let past = state.past;
-        state.past = Trouble {
-            failing_for: past.failing_for.max(trouble.failing_for),
-            failed: past.failed + trouble.failed,
-            skipped: past.skipped + trouble.skipped,
-        };
+        let past = &mut state.past;
+        past.failing_for = past.failing_for.max(trouble.failing_for);
+        past.failed += trouble.failed;
+        past.skipped += trouble.skipped;
         let all = state.leave_trouble(self.number)?;
         Some((state.namespaces(), all))
     }

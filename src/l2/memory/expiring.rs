@@ -34,22 +34,18 @@ impl<T> Expiring<T> {
     }
 
     pub(super) fn remaining(&self, key: &str, now: u64) -> Duration {
-        self.entries.get(key).map_or(Duration::ZERO, |(_, end)| {
-            Duration::from_millis(end.saturating_sub(now))
-        })
+        let end = self.entries.get(key).map_or(0, |(_, end)| *end);
+        Duration::from_millis(end.saturating_sub(now))
     }
 
     pub(super) fn insert(&mut self, key: &str, value: T, now: u64, ttl: Duration) {
         // First, so that the old entry does not cost another one its room.
         self.remove(key);
-        while self
-            .order
-            .first()
-            .is_some_and(|(end, _)| *end <= now || self.order.len() >= CAPACITY)
+        while let Some((end, _)) = self.order.first()
+            && (*end <= now || self.order.len() >= CAPACITY)
+            && let Some((_, key)) = self.order.pop_first()
         {
-            if let Some((_, key)) = self.order.pop_first() {
-                self.entries.remove(&key);
-            }
+            self.entries.remove(&key);
         }
         let end = now.saturating_add(millis(ttl));
         self.order.insert((end, key.into()));
@@ -60,13 +56,6 @@ impl<T> Expiring<T> {
     /// Of all entries that have not made room yet.
     pub(super) fn keys(&self) -> impl Iterator<Item = &Box<str>> {
         self.entries.keys()
-    }
-
-    /// Removes the entries that do not meet the condition.
-    pub(super) fn retain(&mut self, condition: impl Fn(&T) -> bool) {
-        let entries = &mut self.entries;
-        entries.retain(|_, (value, _)| condition(value));
-        self.order.retain(|(_, key)| entries.contains_key(key));
     }
 
     pub(super) fn remove(&mut self, key: &str) {

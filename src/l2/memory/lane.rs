@@ -1,6 +1,5 @@
 //! One instance's connections to the store in memory: each step of a lane, under the store's lock.
 
-use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
@@ -21,10 +20,9 @@ use crate::l2::{
     OnHeard, ReadResult, Reply, Stamp, Step, StoredCounts, Subscription, TagVersion, Touched, Ttls,
     Want, Written, random,
 };
-use crate::options::LONGEST;
 use crate::prefixes::Prefixes;
 use crate::util::lock::lock;
-use crate::wire::envelope;
+use crate::wire::envelope::{self, restamped};
 
 /// Messages that a replay returns at most: few, so that simulated instances catch up in several steps.
 const REPLAY: usize = 16;
@@ -124,17 +122,7 @@ impl MemoryLane {
     }
 }
 
-impl fmt::Debug for MemoryLane {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemoryLane").finish_non_exhaustive()
-    }
-}
-
-/// How long a lease lasts. In a private store no other instance can take over, and of the instance's own loads only the last
-/// holds the lease: so it lasts, even if the loader blocks the thread that would renew it.
-fn lease_ttl(state: &State, ttl: Duration) -> Duration {
-    if state.now.is_private { LONGEST } else { ttl }
-}
+opaque!(MemoryLane);
 
 impl Lane for MemoryLane {
     fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Bytes>> {
@@ -142,10 +130,10 @@ impl Lane for MemoryLane {
     }
 
     fn get_many<'a>(&'a self, keys: &'a [&'a str]) -> BoxFuture<'a, Vec<ReadResult>> {
-        let read =
-            |state: &mut State| -> Vec<_> { keys.iter().map(|key| Ok(state.get(key))).collect() };
-        let none = |error: L2Error| keys.iter().map(|_| Err(error.clone())).collect();
-        self.step(read)
+        let read = |state: &mut State| keys.iter().map(|key| Ok(state.get(key))).collect();
+        let answers = self.step(read);
+        let none = |error| vec![Err(error); keys.len()];
+        answers
             .map(move |answers| answers.unwrap_or_else(none))
             .boxed()
     }
@@ -165,39 +153,34 @@ impl Lane for MemoryLane {
             if state.data.writes.marks.contains_key(key) {
                 return LeaseReply::Hold;
             }
-            let held = state.data.leases.get(key, at).copied();
-            if held == Some(None) {
+            if state.data.holds.get(key, at).is_some() {
                 return LeaseReply::Hold;
             }
             // A lease of another epoch fills nothing, and a private store has no other instance to wait for: both are replaced.
-            let mut held = held.flatten();
-            let epoch = state.data.epoch;
-            if let Some(other) = &mut held
+            let held = state.granted(key);
+            let epoch = state.data.clock.epoch;
+            if let Some(mut other) = held
                 && ask.want != Want::Anew
                 && other.lease.epoch == epoch
                 && !state.now.is_private
             {
                 other.is_awaited = true;
                 let left = state.data.leases.remaining(key, at);
-                state.data.leases.insert(key, held, at, left);
+                state.keep_lease(key, other, left);
                 return LeaseReply::Wait(left);
             }
             // Loads that wait for the end of a lease that is taken over wait for the end of this one.
             let taken_over = held.filter(|_| ask.want == Want::Anew);
-            let token = if without(Rule::LeaseTokens) {
-                1
-            } else {
-                random()
-            };
+            let ablated = without(Rule::LeaseTokens);
+            let token = if ablated { 1 } else { random() };
             let lease = Lease { token, epoch };
             let granted = Granted {
                 lease,
-                began: state.data.ver,
+                began: state.data.clock.ver,
                 is_awaited: taken_over.is_some_and(|other| other.is_awaited),
             };
             // `began` is the last version that was issued: an invalidation of a tag from here on overtakes the load (rule 20).
-            let ttl = lease_ttl(state, ask.ttl);
-            state.data.leases.insert(key, Some(granted), at, ttl);
+            state.keep_lease(key, granted, ask.ttl);
             // The value that has expired, for a load that replaces it.
             match state.stored(key).filter(|_| ask.want == Want::Any) {
                 Some((kept, ..)) => LeaseReply::Replace(lease, kept),
@@ -248,7 +231,7 @@ impl Lane for MemoryLane {
             let stamp = state.stamp();
             if let Some((bytes, ..)) = stored {
                 let life = ttls.life(stamp.written_at);
-                state.restamp(key, &bytes, stamp, life, ttls.in_store());
+                state.keep(key, restamped(stamp, life, &bytes), ttls.in_store());
             }
             Some(Fill::Stored(stamp))
         })
@@ -256,7 +239,6 @@ impl Lane for MemoryLane {
 
     fn renew_lease<'a>(&'a self, key: &'a str, token: u64, ttl: Duration) -> Reply<'a, bool> {
         self.step(|state| {
-            let at = state.now.at;
             let granted = state.granted(key);
             let Some(granted) = granted.filter(|granted| granted.lease.token == token) else {
                 return false;
@@ -264,8 +246,7 @@ impl Lane for MemoryLane {
             if ttl.is_zero() {
                 state.use_up(key, granted);
             } else {
-                let ttl = lease_ttl(state, ttl);
-                state.data.leases.insert(key, Some(granted), at, ttl);
+                state.keep_lease(key, granted, ttl);
             }
             true
         })
@@ -308,7 +289,8 @@ impl Lane for MemoryLane {
                 change
             });
             let left = Duration::from_millis(life.expires_at.saturating_sub(state.now.at));
-            state.restamp(key, &bytes, stamp, life, left.saturating_add(ttls.kept));
+            let kept = left.saturating_add(ttls.kept);
+            state.keep(key, restamped(stamp, life, &bytes), kept);
             Some(Touched {
                 change,
                 stamp,
@@ -330,20 +312,19 @@ impl Lane for MemoryLane {
             let stored = state.data.values.keys();
             let stored = stored.flat_map(|key| {
                 let indexes = which.of(key.as_bytes());
-                indexes.map(move |index| (key.clone(), index))
+                indexes.filter_map(|index| Some((key.clone(), index, prefixes.get(index)?.1)))
             });
-            let stored: Vec<(Box<str>, usize)> = stored.collect();
+            let stored: Vec<_> = stored.collect();
             let mut removed = vec![0; prefixes.len()];
-            for (key, index) in stored {
-                let parts = (prefixes.get(index), removed.get_mut(index));
-                let (Some((_, before)), Some(removed)) = parts else {
-                    continue;
-                };
+            for (key, index, before) in stored {
                 let stamp = state.valid(&key).map(|(_, stamp, _)| stamp);
                 let is_later =
                     |stamp: Stamp| stamp.epoch != before.epoch || stamp.ver >= before.ver;
-                if !stamp.is_some_and(is_later) {
-                    state.data.values.remove(&key);
+                if stamp.is_some_and(is_later) {
+                    continue;
+                }
+                state.data.values.remove(&key);
+                if let Some(removed) = removed.get_mut(index) {
                     *removed += u64::from(stamp.is_some());
                 }
             }
@@ -369,7 +350,7 @@ impl Lane for MemoryLane {
         self.step(|state| {
             // By the whole entry: a heartbeat since has changed it (rule 16).
             let members = &mut state.data.members;
-            members.retain(|_, noted| noted.member != member);
+            members.retain(|_, (noted, _)| *noted != member);
         })
     }
 
@@ -405,7 +386,8 @@ impl Lane for MemoryLane {
 
     #[cfg(feature = "write-behind")]
     fn write_stream(&self) -> Option<&dyn crate::l2::WriteStream> {
-        (!self.store.is_private()).then_some(self)
+        let is_private = lock(&self.store.server).now.is_private;
+        (!is_private).then_some(self)
     }
 
     fn keep_only(&self, life: u64) -> bool {
@@ -438,9 +420,8 @@ struct MemorySubscription {
     connection: Link,
     me: MemberInfo,
     list_age: ListAge,
-    inbox: Inbox<Event>,
-    /// Ends the handler of other channels with this.
-    listening: Option<Arc<()>>,
+    inbox: Inbox,
+    listening: Option<Arc<Listening>>,
 }
 
 impl Subscription for MemorySubscription {
@@ -456,12 +437,13 @@ impl Subscription for MemorySubscription {
     }
 
     fn listen<'a>(&'a mut self, channels: &'a [Arc<str>], on_heard: OnHeard) -> Reply<'a, ()> {
-        let subscription = self.listening.insert(Arc::default());
-        lock(&self.store.server).listening.push(Listening {
-            subscription: Arc::downgrade(subscription),
+        let listening = self.listening.insert(Arc::new(Listening {
             channels: channels.to_vec(),
             on_heard,
-        });
+        }));
+        lock(&self.store.server)
+            .listening
+            .push(Arc::downgrade(listening));
         ready(Ok(())).boxed()
     }
 }
@@ -470,6 +452,6 @@ impl Stream for MemorySubscription {
     type Item = Result<Event, L2Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.inbox.poll(cx, Some).map(|event| event.map(Ok))
+        self.inbox.poll(cx).map(|event| event.map(Ok))
     }
 }

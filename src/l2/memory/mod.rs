@@ -15,9 +15,9 @@ mod write_stream;
 mod writes;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
 
 use self::state::{Data, Link, Now, State};
 use super::{L2Error, OnHeard, random};
@@ -53,13 +53,12 @@ struct Server {
     is_reachable: bool,
     /// By namespace.
     lanes: BTreeMap<String, State>,
-    /// Who listens to channels of other programs.
-    listening: Vec<Listening>,
+    /// Who listens to channels of other programs. Belongs to the subscription, and ends with it.
+    listening: Vec<Weak<Listening>>,
 }
 
-/// A subscription, for as long as it is there, and the channels of other programs that it listens to.
+/// The channels of other programs that a subscription listens to.
 struct Listening {
-    subscription: Weak<()>,
     channels: Vec<Arc<str>>,
     on_heard: OnHeard,
 }
@@ -98,6 +97,8 @@ impl MemoryL2 {
             now: Now {
                 link,
                 is_private,
+                // Before the first life there were no members to lose.
+                age_of_list: Duration::MAX,
                 ..Now::default()
             },
             is_reachable: true,
@@ -125,12 +126,20 @@ impl MemoryL2 {
     pub fn restore(&self, snapshot: &MemorySnapshot) {
         let mut server = lock(&self.server);
         // Another life: connections and subscriptions of the former one end at their next step (rule 13).
-        (server.now.link.run, server.now.restarted) = (random(), true);
-        server.lanes.clear();
-        for (namespace, data) in &snapshot.lanes {
-            let state = server.lanes.entry(namespace.clone()).or_default();
-            state.data = data.clone();
-        }
+        server.now.link.run = random();
+        // Members of the former life may be missing in the snapshot.
+        server.now.age_of_list = Duration::ZERO;
+        let state = |(namespace, data): (&String, &Data)| {
+            let data = data.clone();
+            (
+                namespace.clone(),
+                State {
+                    data,
+                    ..State::default()
+                },
+            )
+        };
+        server.lanes = snapshot.lanes.iter().map(state).collect();
     }
 
     /// Begins or ends an outage, for all clones: while the store cannot be reached, every request fails at once, as
@@ -187,23 +196,18 @@ impl MemoryL2 {
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(demo()).unwrap();
     /// ```
     pub fn publish(&self, channel: &str, payload: &[u8]) {
-        // Handlers are called when the lock is free, as they may use the store.
-        let mut heard = Vec::new();
         let mut server = lock(&self.server);
         if !server.is_reachable {
             return;
         }
-        server.listening.retain(|one| {
-            let is_there = one.subscription.strong_count() > 0;
-            let at = one.channels.iter().position(|known| **known == *channel);
-            if is_there && let Some(at) = at {
-                heard.push((at, Arc::clone(&one.on_heard)));
-            }
-            is_there
-        });
+        server.listening.retain(|one| one.strong_count() > 0);
+        let listening = server.listening.clone();
+        // Handlers are called when the lock is free, as they may use the store.
         drop(server);
-        for (at, on_heard) in heard {
-            on_heard(at, payload.to_vec());
+        for one in listening.iter().filter_map(Weak::upgrade) {
+            if let Some(at) = one.channels.iter().position(|known| **known == *channel) {
+                (one.on_heard)(at, payload.to_vec());
+            }
         }
     }
 }
@@ -214,25 +218,9 @@ impl Default for MemoryL2 {
     }
 }
 
-impl fmt::Debug for MemoryL2 {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemoryL2").finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for MemorySnapshot {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemorySnapshot").finish_non_exhaustive()
-    }
-}
+opaque!(MemoryL2, MemorySnapshot);
 
 impl MemoryL2 {
-    /// Whether it is for one instance that has no L2.
-    #[cfg(feature = "write-behind")]
-    fn is_private(&self) -> bool {
-        lock(&self.server).now.is_private
-    }
-
     /// Does something with the data of a namespace, as one step.
     fn step<T>(&self, namespace: &str, act: impl FnOnce(&mut State) -> T) -> Result<T, L2Error> {
         // Before the lock, as a clock of the simulation may take a lock of its own.

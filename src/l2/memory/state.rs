@@ -1,6 +1,7 @@
 //! The data of one namespace, and the parts that its steps share. Each step runs under the store's lock.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::mem::replace;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,9 +14,11 @@ use super::writes::Writes;
 use crate::ablation::{Rule, without};
 use crate::l2::{
     Applied, Batch, EncodedValue, Event, Key, Kind, LaneClock, Lease, Life, ListAge, Member,
-    MemberInfo, Message, Stamp, Step, TagVersion, Version, Want, WriteAck, Written, random,
+    MemberInfo, Message, Stamp, Step, Version, Want, WriteAck, Written, random,
 };
-use crate::wire::{envelope, message};
+use crate::options::LONGEST;
+use crate::wire::envelope::{self, restamped};
+use crate::wire::message;
 
 /// Messages that the log keeps for instances that have missed some.
 const LOG: usize = 10_000;
@@ -28,8 +31,8 @@ pub(super) struct Now {
     /// In ms.
     pub(super) at: u64,
     pub(super) link: Link,
-    /// Whether there was another life before this one.
-    pub(super) restarted: bool,
+    /// For how long a list of members that begins in this life has existed, at least.
+    pub(super) age_of_list: Duration,
     /// Whether it is for one instance that has no L2: see [`MemoryL2::without_values`](super::MemoryL2::without_values).
     pub(super) is_private: bool,
 }
@@ -55,36 +58,26 @@ pub(super) struct State {
 /// The data that a snapshot holds.
 #[derive(Clone, Default)]
 pub(super) struct Data {
-    pub(super) epoch: u64,
-    /// The number of the last message.
-    seq: u64,
-    /// The last version that was issued.
-    pub(super) ver: u64,
+    /// Of the life that this was last used in; zeros before the first.
+    pub(super) clock: LaneClock,
     /// Whether a private store keeps messages.
     pub(super) is_logged: bool,
-    /// The life of the store that this was last used in; zero before the first.
-    run: u64,
     /// Names the list of members in this life.
     pub(super) generation: u64,
     /// For how long that list has existed, at least.
     age: Duration,
     pub(super) values: Expiring<Bytes>,
-    /// `None` is a hold: no lease is granted.
-    pub(super) leases: Expiring<Option<Granted>>,
+    pub(super) leases: Expiring<Granted>,
+    /// Keys of which no lease is granted.
+    pub(super) holds: Expiring<()>,
     pub(super) tags: Tags,
     pub(super) log: VecDeque<Message>,
-    pub(super) members: BTreeMap<u64, Noted>,
+    /// With the time of the last heartbeat, by the store's clock. Only the ablation of rule 16 uses that time.
+    pub(super) members: BTreeMap<u64, (Member, u64)>,
     /// The counters of each instance, and when they were read.
     pub(super) counts: BTreeMap<u64, (u64, String)>,
     #[cfg(feature = "write-behind")]
     pub(super) writes: Writes,
-}
-
-/// A member, and when its last heartbeat was, by the store's clock. Only the ablation of rule 16 uses that time.
-#[derive(Clone)]
-pub(super) struct Noted {
-    pub(super) member: Member,
-    at: u64,
 }
 
 /// A lease that was granted.
@@ -102,19 +95,13 @@ impl State {
     /// brought deleted values back, and another list of members, since it may have lost some.
     pub(super) fn meet(&mut self) -> LaneClock {
         let run = self.now.link.run;
-        if self.data.run != run {
-            let first = self.data.run == 0;
-            self.data.run = run;
-            if first || !without(Rule::NewLife) {
+        if self.data.clock.life != run {
+            let former = replace(&mut self.data.clock.life, run);
+            if former == 0 || !without(Rule::NewLife) {
                 // Random and not the next number: a snapshot may have lost the last ones.
-                self.data.epoch = random();
+                self.data.clock.epoch = random();
                 self.data.generation = random();
-                // Before the first life of a store in memory there were no members to lose.
-                self.data.age = if self.now.restarted {
-                    Duration::ZERO
-                } else {
-                    Duration::MAX
-                };
+                self.data.age = self.now.age_of_list;
             }
         }
         self.clock()
@@ -122,11 +109,8 @@ impl State {
 
     pub(super) fn clock(&self) -> LaneClock {
         LaneClock {
-            life: self.now.link.run,
-            epoch: self.data.epoch,
-            seq: self.data.seq,
-            ver: self.data.ver,
             now: self.now.at,
+            ..self.data.clock
         }
     }
 
@@ -140,7 +124,7 @@ impl State {
         let bytes = self.get(key)?;
         let (stamp, life) = envelope::read_stamp(&bytes)?;
         // A value of another epoch may be older than an invalidation that was lost with that epoch (rule 11).
-        let is_of_now = stamp.epoch == self.data.epoch || without(Rule::Epochs);
+        let is_of_now = stamp.epoch == self.data.clock.epoch || without(Rule::Epochs);
         is_of_now.then_some((bytes, stamp, life))
     }
 
@@ -180,27 +164,35 @@ impl State {
         };
         // Also if the fill is rejected below: the load is over, and those that wait for it may ask.
         self.use_up(key, granted);
-        let (all, epoch) = (&self.data.tags, self.data.epoch);
+        let (all, epoch) = (&self.data.tags, self.data.clock.epoch);
         let is_overtaken = |tag: &Key| all.invalidated(tag, epoch, self.now.at) > granted.began;
         without(Rule::TagFills) || !tags.iter().any(is_overtaken)
     }
 
     /// The lease on a key.
     pub(super) fn granted(&self, key: &str) -> Option<Granted> {
-        self.data.leases.get(key, self.now.at).copied().flatten()
+        self.data.leases.get(key, self.now.at).copied()
     }
 
     /// A lease, unless it does not stand any more (rule 1).
     pub(super) fn standing(&self, key: &str, lease: Lease) -> Option<Granted> {
         // The epoch must be the present one, too: a restart can bring back a lease that an invalidation had ended.
-        let stands = |granted: &Granted| granted.lease == lease && self.data.epoch == lease.epoch;
+        let stands =
+            |granted: &Granted| granted.lease == lease && self.data.clock.epoch == lease.epoch;
         let ablated = || Granted {
             lease,
-            began: self.data.ver,
+            began: self.data.clock.ver,
             is_awaited: false,
         };
         let standing = self.granted(key).filter(stands);
         standing.or_else(|| without(Rule::FillLease).then(ablated))
+    }
+
+    /// Keeps a lease for so long. In a private store no other instance can take over, and of the instance's own loads only
+    /// the last holds the lease: so it lasts, even if the loader blocks the thread that would renew it.
+    pub(super) fn keep_lease(&mut self, key: &str, granted: Granted, ttl: Duration) {
+        let ttl = if self.now.is_private { LONGEST } else { ttl };
+        self.data.leases.insert(key, granted, self.now.at, ttl);
     }
 
     /// Ends a lease, and notifies the loads that wait for it.
@@ -213,19 +205,10 @@ impl State {
 
     /// Ends a lease that stands or not, and holds loads off. A hold that lasts longer stays.
     pub(super) fn end_lease(&mut self, key: &str, hold: Duration) {
-        let (leases, at) = (&mut self.data.leases, self.now.at);
-        let left = match leases.get(key, at) {
-            Some(None) => leases.remaining(key, at),
-            _ => Duration::ZERO,
-        };
-        let hold = if without(Rule::HoldOff) {
-            Duration::ZERO
-        } else {
-            hold
-        };
-        match left.max(hold) {
-            Duration::ZERO => leases.remove(key),
-            longer => leases.insert(key, None, at, longer),
+        let (holds, at) = (&mut self.data.holds, self.now.at);
+        self.data.leases.remove(key);
+        if hold > holds.remaining(key, at) && !without(Rule::HoldOff) {
+            holds.insert(key, (), at, hold);
         }
     }
 
@@ -264,7 +247,7 @@ impl State {
                     if let Some((bytes, of, mut life)) = self.stored(key) {
                         life.stale_at = Some(life.stale_at.map_or(at, |stale| stale.min(at)));
                         let kept = self.data.values.remaining(key, at);
-                        self.restamp(key, &bytes, of, life, kept);
+                        self.keep(key, restamped(of, life, &bytes), kept);
                     }
                     self.end_lease(key, Duration::ZERO);
                 }
@@ -273,20 +256,18 @@ impl State {
             }
             Step::InvalidateTags => {
                 let stamp = self.stamp();
-                let Stamp { epoch, ver, .. } = stamp;
                 for tag in keys {
-                    let version = TagVersion { epoch, ver };
-                    self.data.tags.invalidate(tag, version, self.now.at);
+                    self.data.tags.invalidate(tag, stamp);
                 }
-                self.publish(ver, payload);
+                self.publish(stamp.ver, payload);
                 stamp.into()
             }
             Step::Clear => {
                 // The epoch of a private store never changes: it has no values that a new one would end.
                 if self.now.is_private {
-                    self.data.leases.retain(Option::is_none);
+                    self.data.leases = Expiring::default();
                 } else {
-                    self.data.epoch = random();
+                    self.data.clock.epoch = random();
                 }
                 // No instance replays messages from before a clear.
                 self.data.values = Expiring::default();
@@ -295,7 +276,7 @@ impl State {
             }
             Step::EndLeases => {
                 if !without(Rule::PrefixLeases) {
-                    self.data.leases.retain(Option::is_none);
+                    self.data.leases = Expiring::default();
                 }
                 self.announce(payload)
             }
@@ -318,21 +299,9 @@ impl State {
         }
     }
 
-    /// Gives a stored value another stamp and other times, and keeps it for so long.
-    pub(super) fn restamp(
-        &mut self,
-        key: &str,
-        bytes: &[u8],
-        stamp: Stamp,
-        life: Life,
-        kept: Duration,
-    ) {
-        self.keep(key, envelope::restamped(stamp, life, bytes), kept);
-    }
-
     /// Stores a value for so long, and has the markers of its tags exist for as long.
-    fn keep(&mut self, key: &str, bytes: Vec<u8>, kept: Duration) {
-        let (epoch, at) = (self.data.epoch, self.now.at);
+    pub(super) fn keep(&mut self, key: &str, bytes: Vec<u8>, kept: Duration) {
+        let (epoch, at) = (self.data.clock.epoch, self.now.at);
         for tag in envelope::stored_tags(&bytes) {
             self.data.tags.keep(&tag, epoch, at, kept);
         }
@@ -364,25 +333,20 @@ impl State {
 
     pub(super) fn members(&self) -> impl Iterator<Item = Member> {
         let at = self.now.at;
-        let is_known = move |noted: &&Noted| {
-            let silence = Duration::from_millis(at.saturating_sub(noted.at));
-            !without(Rule::MemberTime) || silence <= 10 * noted.member.info.max_staleness
+        let members = self.data.members.values().copied();
+        let is_known = move |(member, noted_at): &(Member, u64)| {
+            let silence = Duration::from_millis(at.saturating_sub(*noted_at));
+            !without(Rule::MemberTime) || silence <= 10 * member.info.max_staleness
         };
-        let members = self.data.members.values();
-        members.filter(is_known).map(|noted| noted.member)
+        members.filter(is_known).map(|(member, _)| member)
     }
 
     /// Takes note of how far an instance is, and for how long it knows this list of members.
     pub(super) fn note(&mut self, info: MemberInfo, applied: Applied, age: ListAge) {
         // The longest that any member has measured: no wall clock, which can be stepped, takes part (rule 16).
         self.data.age = self.data.age.max(age.now());
-        let member = Member {
-            info,
-            applied,
-            heartbeat: random(),
-        };
-        let at = self.now.at;
-        self.data.members.insert(info.id, Noted { member, at });
+        let member = Member::new(info, applied);
+        self.data.members.insert(info.id, (member, self.now.at));
     }
 
     pub(super) fn subscribe(&mut self, me: MemberInfo) -> (ListAge, mpsc::Receiver<Event>) {
@@ -396,8 +360,8 @@ impl State {
     }
 
     pub(super) fn stamp(&mut self) -> Stamp {
-        self.data.ver += 1;
-        Stamp::new(self.data.epoch, self.data.ver, self.now.at)
+        self.data.clock.ver += 1;
+        Stamp::new(self.data.clock.epoch, self.data.clock.ver, self.now.at)
     }
 
     pub(super) fn publish(&mut self, ver: u64, payload: &[u8]) -> u64 {
@@ -405,9 +369,9 @@ impl State {
             return 0;
         }
         // No message has a version that was not issued, and the log has no hole: instances count on both (rules 9 and 21).
-        debug_assert!(ver <= self.data.ver);
-        self.data.seq += 1;
-        let (epoch, seq) = (self.data.epoch, self.data.seq);
+        debug_assert!(ver <= self.data.clock.ver);
+        self.data.clock.seq += 1;
+        let (epoch, seq) = (self.data.clock.epoch, self.data.clock.seq);
         let numbers = [epoch, seq, ver].map(u64::to_be_bytes);
         let bytes = [b"LM\x01", numbers.as_flattened(), payload].concat();
         if let Some(message) = message::open(&bytes) {

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::expiring::Expiring;
-use crate::l2::TagVersion;
+use crate::l2::{Stamp, TagVersion};
 
 /// How many tags are listed.
 const LISTED: usize = 64;
@@ -35,14 +35,16 @@ impl Tags {
         }
     }
 
-    pub(super) fn invalidate(&mut self, tag: &str, version: TagVersion, now: u64) {
+    pub(super) fn invalidate(&mut self, tag: &str, stamp: Stamp) {
+        let (epoch, ver, now) = (stamp.epoch, stamp.ver, stamp.written_at);
         // As SET with XX and KEEPTTL: a tag without a marker has no values, and the list remembers its version.
         let left = self.markers.remaining(tag, now);
         if !left.is_zero() {
-            self.markers.insert(tag, version, now, left);
+            self.markers
+                .insert(tag, TagVersion { epoch, ver }, now, left);
         }
         self.list.retain(|(one, _)| **one != *tag);
-        self.list.push_back((tag.into(), version.ver));
+        self.list.push_back((tag.into(), ver));
         // From here on each tag that is not listed counts as invalidated with this one: a fill that is rejected in vain costs
         // a load, and one that is accepted in vain an old value.
         if self.list.len() > LISTED

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use super::lane::MemoryLane;
 use super::state::State;
+use super::writes::first;
 use crate::ablation::{Rule, without};
+use crate::clock::millis;
 use crate::l2::{
     Append, Batch, Kind, Pending, Reply, Settled, StreamId, Waiting, WriteStream, Written,
 };
@@ -18,7 +20,7 @@ impl State {
         };
         // Dead letters count: a source that refuses everything must not fill the store.
         let writes = &self.data.writes;
-        if writes.waiting.len() + writes.dead.len() >= append.most {
+        if (writes.waiting.len() + writes.dead.len()) as u64 >= append.most {
             return Written::Full;
         }
         let stamp = match append.version {
@@ -44,7 +46,13 @@ impl State {
 
 impl WriteStream for MemoryLane {
     fn take(&self, fence: u64, ttl: Duration, most: usize) -> Reply<'_, Option<Vec<Waiting>>> {
-        self.step(|state| state.data.writes.take(fence, ttl, most, state.now.at))
+        self.step(|state| {
+            let (writes, now) = (&mut state.data.writes, state.now.at);
+            writes.admits(fence, now).then(|| {
+                writes.worker = (fence, now.saturating_add(millis(ttl)));
+                first(&writes.waiting, most)
+            })
+        })
     }
 
     fn settle<'a>(&'a self, fence: u64, settled: Settled<'a>) -> Reply<'a, bool> {
@@ -52,20 +60,25 @@ impl WriteStream for MemoryLane {
     }
 
     fn dead_letters(&self, most: usize) -> Reply<'_, Vec<Waiting>> {
-        self.step(|state| state.data.writes.dead.first(most))
+        self.step(|state| first(&state.data.writes.dead, most))
     }
 
     fn requeue<'a>(&'a self, letter: &'a Waiting, payload: &'a [u8]) -> Reply<'a, bool> {
         self.step(|state| {
-            let Some((letter, waits)) = state.data.writes.unbury(letter.id) else {
+            let writes = &mut state.data.writes;
+            let Some(letter) = writes.dead.remove(&letter.id) else {
                 return false;
             };
-            if waits {
-                state.remove(&[&letter.key], Duration::ZERO);
-                state.data.writes.append(letter, None, state.now.at);
-                state.announce(payload);
+            // The mark may be of an older dead letter of the key, which was put back before this one.
+            let mark = writes.marks.get(&*letter.key);
+            let newest = mark.and_then(|mark| writes.waiting.get(&mark.id));
+            if newest.is_some_and(|newest| newest.version >= letter.version) {
+                return false;
             }
-            waits
+            state.remove(&[&letter.key], Duration::ZERO);
+            state.data.writes.append(letter, None, state.now.at);
+            state.announce(payload);
+            true
         })
     }
 
@@ -73,13 +86,13 @@ impl WriteStream for MemoryLane {
         self.step(|state| {
             let (writes, now) = (&state.data.writes, state.now);
             Pending {
-                length: writes.waiting.len(),
-                first: writes.waiting.oldest(),
-                last: writes.waiting.newest(),
-                dead_letters: writes.dead.len(),
-                last_dead: writes.dead.newest(),
+                length: writes.waiting.len() as u64,
+                first: writes.waiting.keys().next().copied(),
+                last: writes.waiting.keys().next_back().copied(),
+                dead_letters: writes.dead.len() as u64,
+                last_dead: writes.dead.keys().next_back().copied(),
                 now: now.at,
-                has_worker: writes.has_worker(now.at),
+                has_worker: now.at < writes.worker.1,
                 // Writes are lost only with a life.
                 history: now.link.run.to_string(),
             }
@@ -88,24 +101,23 @@ impl WriteStream for MemoryLane {
 }
 
 fn settle(state: &mut State, fence: u64, settled: Settled<'_>) -> bool {
-    let at = state.now.at;
+    let (writes, at) = (&mut state.data.writes, state.now.at);
     // Before anything changes: a worker that was silent for too long may find the work of its successor.
-    if !state.data.writes.admits(fence, at) {
+    if !writes.admits(fence, at) {
         return false;
     }
     for write in settled.writes {
-        state.data.writes.end(write.id, settled.outcome.err(), at);
+        writes.end(write.id, settled.outcome.err(), at);
     }
     let mut invalidated = Vec::new();
     for (key, last) in settled.last_of_each() {
-        let mark = state.data.writes.marks.get(key).copied();
+        let marks = &mut state.data.writes.marks;
         // A newer write of the key waits: its mark, its value and the copies in L1 are left alone (rule 24).
-        if mark.is_some_and(|mark| mark.id > last) {
+        if marks.get(key).is_some_and(|mark| mark.id > last) {
             continue;
         }
-        state.data.writes.marks.remove(key);
-        let version = mark.filter(|mark| mark.id == last);
-        let version = version.and_then(|mark| mark.version);
+        let mark = marks.remove(key).filter(|mark| mark.id == last);
+        let version = mark.and_then(|mark| mark.version);
         // No version is issued twice, so a value with this one is the one that was given to the source (rule 24).
         let stored = state.stored(key).map(|(_, stamp, _)| stamp.version());
         let is_there = version.is_some() && stored == version;

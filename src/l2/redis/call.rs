@@ -18,34 +18,25 @@ use crate::wire::envelope::{self, STAMPED};
 /// From how many bytes on a body reaches its key without passing through Lua. Of shorter ones that takes longer.
 const STAGED_FROM: usize = 1024;
 
-/// A script: parts that it shares with others, and its own.
+/// A script: parts that it shares with others, and then its own.
 pub(super) struct Lua {
     parts: &'static [&'static str],
-    own: &'static str,
     /// With the hash of its text, once it was needed.
     script: OnceLock<Script>,
 }
 
 impl Lua {
-    pub(super) const fn new(parts: &'static [&'static str], own: &'static str) -> Self {
+    pub(super) const fn new(parts: &'static [&'static str]) -> Self {
         Self {
             parts,
-            own,
             script: OnceLock::new(),
         }
     }
 
-    fn text(&self) -> String {
-        self.parts.concat() + self.own
-    }
-
     // Not when the process starts: most programs run only some of the scripts.
     fn script(&self) -> &Script {
-        self.script.get_or_init(|| Script::new(&self.text()))
-    }
-
-    async fn load(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
-        self.script().load_async(connection).await.map(drop)
+        self.script
+            .get_or_init(|| Script::new(&self.parts.concat()))
     }
 }
 
@@ -60,20 +51,17 @@ pub(super) struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    /// A call with this number of keys, and with about so many bytes of values.
-    pub(super) fn new(lua: &'static Lua, names: &'a Names, keys: usize, bytes: usize) -> Self {
-        Self::by("EVALSHA", lua, names, keys, bytes)
+    /// A call with this number of keys.
+    pub(super) fn new(lua: &'static Lua, names: &'a Names, keys: usize) -> Self {
+        Self::by("EVALSHA", lua, names, keys)
     }
 
-    /// A call with this number of keys of a script that only reads.
-    pub(super) fn reading(lua: &'static Lua, names: &'a Names, keys: usize) -> Self {
-        Self::by("EVALSHA_RO", lua, names, keys, 0)
-    }
-
-    fn by(name: &str, lua: &'static Lua, names: &'a Names, keys: usize, bytes: usize) -> Self {
-        // A command that grows is copied each time. Besides the keys there are few arguments, or two for each key.
+    /// The same by another command, as for a script that only reads.
+    pub(super) fn by(name: &str, lua: &'static Lua, names: &'a Names, keys: usize) -> Self {
+        // A command that grows is copied each time. Besides the keys there are few arguments, or two for each key. A large
+        // value comes late, so only the names before it are copied then.
         let parts = 11 + 2 * keys;
-        let mut command = Cmd::with_capacity(parts, 32 * parts + bytes);
+        let mut command = Cmd::with_capacity(parts, 32 * parts);
         (command.arg(name).arg(lua.script().get_hash())).arg(keys);
         Self {
             lua,
@@ -148,19 +136,19 @@ impl<'a> Call<'a> {
     /// so sending the same call again is safe.
     pub(super) async fn run<T: FromRedisValue>(
         mut self,
-        connection: &mut MultiplexedConnection,
+        mut connection: MultiplexedConnection,
     ) -> RedisResult<T> {
         if !self.staged.is_empty() {
             // In one pipeline: the bodies arrive before the script, over the same connection.
             self.staged.add_command(self.command.clone());
         }
-        let answer = self.send(connection).await;
+        let answer = self.send(&mut connection).await;
         if let Err(error) = &answer
             && error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
         {
             // Bodies that were staged are stored again, under the same names.
-            self.lua.load(connection).await?;
-            return self.send(connection).await;
+            self.lua.script().load_async(&mut connection).await?;
+            return self.send(&mut connection).await;
         }
         answer
     }
@@ -182,7 +170,7 @@ impl<'a> Call<'a> {
             answer
         };
         let answer = answer.extract_error();
-        let answer = answer.map_err(|error| with_command(&self.lua.text(), error))?;
+        let answer = answer.map_err(|error| with_command(&self.lua.parts.concat(), error))?;
         Ok(from_redis_value(answer)?)
     }
 }

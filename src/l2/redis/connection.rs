@@ -65,7 +65,8 @@ impl Source {
     }
 
     /// Warns, once in each life of the server, if that may evict keys without a TTL.
-    fn check_policy(&self, life: u64, policy: &str) {
+    fn check_policy(&self, found: &Found) {
+        let (life, policy) = (found.clock.life, found.policy.as_str());
         // Other policies leave keys without a TTL alone. The swap keeps several connections from warning at once.
         if policy.starts_with("allkeys-") && self.warned_of.swap(life, Ordering::Relaxed) != life {
             warn!(
@@ -89,11 +90,8 @@ struct Current {
 /// A connection that is being made, is there, or could not be made.
 type Attempt = SharedResult<Result<Arc<Live>, Failed>>;
 
-#[derive(Clone)]
-struct Failed {
-    error: L2Error,
-    at: Instant,
-}
+/// Why, and since when.
+type Failed = (L2Error, Instant);
 
 /// A working connection.
 struct Live {
@@ -146,25 +144,19 @@ impl Connections {
     /// for each copy, and must not repeat a random number. INSERT is different, see [`once`](Self::once).
     ///
     /// It fails at once while the last attempt to connect has failed, and no other one is due.
-    pub(super) async fn with<T, Sent>(
+    pub(super) async fn with<T, Sent: Future<Output = RedisResult<T>>>(
         &self,
         send: impl Fn(MultiplexedConnection) -> Sent,
-    ) -> Result<T, L2Error>
-    where
-        Sent: Future<Output = RedisResult<T>>,
-    {
+    ) -> Result<T, L2Error> {
         self.with_until(Instant::now() + self.limit(), send).await
     }
 
     /// As [`with`](Self::with), for a request that has waited before it was sent: until `deadline`.
-    pub(super) async fn with_until<T, Sent>(
+    pub(super) async fn with_until<T, Sent: Future<Output = RedisResult<T>>>(
         &self,
         deadline: Instant,
         send: impl Fn(MultiplexedConnection) -> Sent,
-    ) -> Result<T, L2Error>
-    where
-        Sent: Future<Output = RedisResult<T>>,
-    {
+    ) -> Result<T, L2Error> {
         let answer = match self.once(deadline, &send).await {
             // Once more and no oftener: the pool's idle connections may all be broken after a restart, but the second copy
             // goes over a connection on which RUN has just been answered.
@@ -176,9 +168,7 @@ impl Connections {
 
     /// Whether a request could be sent at once.
     pub(super) fn is_there(&self) -> bool {
-        let current = lock(&self.current);
-        let found = current.attempt.as_ref().and_then(SharedResult::peek);
-        matches!(found, Some(Ok(_)))
+        lock(&self.current).live().is_some()
     }
 
     /// The same. If there is no connection, one is being made from now on.
@@ -212,24 +202,21 @@ impl Connections {
     }
 
     /// Sends one copy of a request. An error says whether the server may have executed it.
-    pub(super) async fn once<T, Sent>(
+    pub(super) async fn once<T, Sent: Future<Output = RedisResult<T>>>(
         &self,
         deadline: Instant,
         send: &impl Fn(MultiplexedConnection) -> Sent,
-    ) -> Result<T, Failure>
-    where
-        Sent: Future<Output = RedisResult<T>>,
-    {
+    ) -> Result<T, Failure> {
         let attempt = self.attempt();
         let connected = match attempt.peek() {
             // Mostly: no future, no timer.
-            Some(connected) => connected.map_err(|failed| failed.error),
+            Some(connected) => Ok(connected),
             None => match timeout_at(deadline, attempt.wait()).await {
-                Ok(Some(connected)) => connected.map_err(|failed| failed.error),
-                Ok(None) => Err(L2Error::closed()),
+                Ok(connected) => connected.ok_or_else(L2Error::closed),
                 Err(_) => Err(self.source.not_in_time(self.limit())),
             },
         };
+        let connected = connected.and_then(|connected| connected.map_err(|(error, _)| error));
         let live = connected.map_err(|error| {
             // Without a connection nothing was sent. Only a server that cannot be reached may answer another attempt.
             if error.is_unreachable() {
@@ -248,7 +235,7 @@ impl Connections {
         let mut current = lock(&self.current);
         if let Some(attempt) = current.attempt.clone() {
             match attempt.peek() {
-                Some(Err(failed)) if failed.at.elapsed() >= current.pause() => {}
+                Some(Err((_, at))) if at.elapsed() >= current.pause() => {}
                 // The runtime of its task has ended: nobody would ever finish this attempt.
                 None if attempt.is_lost() => {}
                 found => {
@@ -265,8 +252,7 @@ impl Connections {
         // A task of its own, so that cancelling one call does not affect the others that wait for it.
         tokio::spawn(async move {
             let connected = connecting.await.map(Arc::new);
-            let at = Instant::now();
-            sender.send(connected.map_err(|error| Failed { error, at }));
+            sender.send(connected.map_err(|error| (error, Instant::now())));
         });
         current.attempt = Some(attempt.clone());
         attempt
@@ -312,12 +298,12 @@ impl Connections {
 
     /// Discards a connection, so that neither this nor the pool hands it out again.
     fn discard(&self, live: &Arc<Live>) {
+        let mut current = lock(&self.current);
         // Another request may have discarded it already, and the connection that is there now is a good one.
-        let is_it = |attempt: &mut Attempt| match attempt.peek() {
-            Some(Ok(current)) => Arc::ptr_eq(&current, live),
-            _ => false,
-        };
-        lock(&self.current).attempt.take_if(is_it);
+        if current.live().is_some_and(|now| Arc::ptr_eq(&now, live)) {
+            current.attempt = None;
+        }
+        drop(current);
         if let Some(pooled) = lock(&live.pooled).take() {
             // Dropped as it is, it would go back into the pool.
             drop(Connection::take(pooled));
@@ -326,6 +312,11 @@ impl Connections {
 }
 
 impl Current {
+    /// The connection, if it is there.
+    fn live(&self) -> Option<Arc<Live>> {
+        self.attempt.as_ref()?.peek()?.ok()
+    }
+
     /// How long requests fail at once after an attempt failed.
     fn pause(&self) -> Duration {
         // From there on the pause is the longest one, and `nth` draws each delay before it.
@@ -358,29 +349,31 @@ async fn connect(source: Arc<Source>, first: Option<Arc<Connections>>) -> Result
         source.pool.retain(|_, _| false);
         checked_out = check_out(&source, first.is_some(), deadline).await;
     }
-    let (pooled, clock) = checked_out.map_err(Failure::into_error)?;
+    let (pooled, found) = checked_out.map_err(Failure::into_error)?;
+    found.check_lanes()?;
+    source.check_policy(&found);
     if first.is_some_and(|first| !first.is_there()) {
         // The pool may have given this one its last connection, which the first had lost.
         return Err(L2Error::closed());
     }
     // Before any request goes over it: the instance may have to empty L1 first (rule 13).
-    (source.on_connect)(&clock);
+    (source.on_connect)(&found.clock);
     Ok(Live {
         connection: pooled.clone(),
         pooled: Mutex::new(Some(pooled)),
-        life: clock.life,
+        life: found.clock.life,
         silent: AtomicU32::new(0),
     })
 }
 
-/// One object of the pool, and the clock that RUN found over it. An object on which RUN fails is taken out
+/// One object of the pool, and what RUN found over it. An object on which RUN fails is taken out
 /// of the pool for good, or the next attempt would be given the same one again. The failure is
 /// [`Failure::NotExecuted`] if the server is not the primary.
 async fn check_out(
     source: &Source,
     only_what_is_spare: bool,
     deadline: Instant,
-) -> Result<(Connection, LaneClock), Failure> {
+) -> Result<(Connection, Found), Failure> {
     let mut limits = source.pool.timeouts();
     if only_what_is_spare {
         limits.wait = Some(Duration::ZERO);
@@ -388,21 +381,15 @@ async fn check_out(
     // Not dropped before the pool was asked whether it had to wait.
     let mut getting = pin!(source.pool.timeout_get(&limits));
     let pooled = timeout_at(deadline, &mut getting).await;
-    let mut pooled = pooled
+    let pooled = pooled
         .map_err(|_| Failure::Final(source.not_in_time(CONNECT)))?
         .map_err(|error| Failure::Final(pool_error(error)))?;
     // Together, so that a new connection costs one round trip.
-    let naming = source.names.client.give_to(pooled.clone());
-    let running = run(&source.names, None, &mut pooled);
+    let naming = source.names.give_name(pooled.clone());
+    let running = run(&source.names, None, pooled.clone());
     let found = timeout_at(deadline, async { join(naming, running).await.1 }).await;
     let failed = match found {
-        Ok(Ok(found)) => match found.check_lanes() {
-            Ok(()) => {
-                source.check_policy(found.clock.life, &found.policy);
-                return Ok((pooled, found.clock));
-            }
-            Err(error) => Failure::Final(error),
-        },
+        Ok(Ok(found)) => return Ok((pooled, found)),
         Ok(Err(error)) if is_not_primary(&error) => Failure::NotExecuted(l2_error(error)),
         Ok(Err(error)) => Failure::Final(l2_error(error)),
         Err(_) => Failure::Final(L2Error::timed_out(CONNECT)),
@@ -425,9 +412,9 @@ pub(super) struct Found {
 pub(super) async fn run(
     names: &Names,
     me: Option<Member>,
-    connection: &mut MultiplexedConnection,
+    connection: MultiplexedConnection,
 ) -> RedisResult<Found> {
-    let mut run = Call::new(&scripts::RUN, names, 2, 0);
+    let mut run = Call::new(&scripts::RUN, names, 2);
     run.own(&[CLOCK, LIVE]).arg(LANES).arg(random());
     if let Some(me) = me {
         run.arg(me.info.id).arg(members::entry(&me));

@@ -133,11 +133,9 @@ fn missing_right(text: &str) -> String {
 
 /// A text up to the first thing that it quotes.
 fn unquoted(text: &str) -> &str {
-    let quote = [" '", " `", " \""]
-        .iter()
-        .filter_map(|quote| text.find(quote));
-    text.get(..quote.min().unwrap_or(text.len()))
-        .unwrap_or_default()
+    let quotes = [" '", " `", " \""].into_iter();
+    let first = quotes.filter_map(|quote| text.find(quote)).min();
+    first.map_or(text, |first| text.split_at(first).0)
 }
 
 #[cfg(test)]

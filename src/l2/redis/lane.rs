@@ -1,15 +1,14 @@
 //! The steps of a lane: one script or command each, with its arguments and its answer. The connection of a request is left
 //! to [`connection`](super::connection).
 
-use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{Cmd, FromRedisValue, cmd};
-use futures::FutureExt;
 use futures::future::BoxFuture;
+use futures::{FutureExt, TryFutureExt};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::call::{Call, Lua, is_staged, kept, numbers, senseless};
@@ -56,16 +55,11 @@ pub(super) struct RedisLane {
     pub(super) connector: Arc<Connector>,
 }
 
-impl fmt::Debug for RedisLane {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisLane")
-            .field("tag", &self.names.tag)
-            .finish_non_exhaustive()
-    }
-}
+opaque!(RedisLane);
 
 impl RedisLane {
-    /// A step that runs a script with this number of keys. `write` adds the keys and the arguments.
+    /// A step that runs a script with this number of keys. `write` adds the keys and the arguments, anew for each copy that
+    /// is sent: a random number must not repeat.
     pub(super) fn step<'a, A: FromRedisValue + Send, T>(
         &'a self,
         lua: &'static Lua,
@@ -73,26 +67,12 @@ impl RedisLane {
         write: impl Fn(&mut Call<'a>) + Send + Sync + 'a,
         read: impl FnOnce(A) -> Result<T, L2Error> + Send + 'a,
     ) -> Reply<'a, T> {
-        async move { read(self.run(lua, keys, write).await?) }.boxed()
-    }
-
-    /// Runs a script. Each copy that is sent is written anew, with random numbers of its own.
-    pub(super) async fn run<'a, A: FromRedisValue>(
-        &'a self,
-        lua: &'static Lua,
-        keys: usize,
-        write: impl Fn(&mut Call<'a>),
-    ) -> Result<A, L2Error> {
-        let send = |mut connection: MultiplexedConnection| {
-            let mut call = self.call(lua, keys, 0);
+        let send = move |connection| {
+            let mut call = Call::new(lua, &self.names, keys);
             write(&mut call);
-            async move { call.run(&mut connection).await }
+            call.run(connection)
         };
-        self.connections.with(send).await
-    }
-
-    pub(super) fn call(&self, lua: &'static Lua, keys: usize, bytes: usize) -> Call<'_> {
-        Call::new(lua, &self.names, keys, bytes)
+        async move { read(self.connections.with(send).await?) }.boxed()
     }
 
     async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, L2Error> {
@@ -111,10 +91,7 @@ impl RedisLane {
         let late = || L2Error::unexpected("the write came after its deadline");
         let limit = self.connections.limit();
         let once = || async {
-            let send = |mut connection: MultiplexedConnection| {
-                let call = call();
-                async move { call.run(&mut connection).await }
-            };
+            let send = |connection| call().run(connection);
             let answer = self.connections.once(Instant::now() + limit, &send).await?;
             let answer: Option<Vec<u8>> = answer;
             let answer = answer.ok_or_else(late).and_then(|answer| read(&answer));
@@ -180,7 +157,7 @@ impl RedisLane {
 
     /// LEAD, for one copy of the request: no two may have the same token.
     fn lead(&self, key: &str, ask: LeaseRequest, token: u64) -> Call<'_> {
-        let mut call = self.call(&scripts::LEAD, 5, 0);
+        let mut call = Call::new(&scripts::LEAD, &self.names, 5);
         call.keys(&[VALUE, LEASE, HOLD], &[key]);
         call.own(&[CLOCK, WRITES]);
         call.arg(token).arg(millis(ask.ttl));
@@ -198,39 +175,101 @@ impl RedisLane {
 
     /// Gives back the lease that a request without an answer gets if the server executes it later: all instances would
     /// wait for its end. Over the same connection, so the server executes this after that request.
-    fn give_back(&self, mut connection: MultiplexedConnection, key: &str, token: u64) {
+    fn give_back(&self, connection: MultiplexedConnection, key: &str, token: u64) {
         // A task, as the caller has waited long enough; on its own, so it holds no part of the lane but the names.
         let (names, key) = (Arc::clone(&self.names), Key::from(key));
         let limit = self.connections.limit();
         tokio::spawn(async move {
-            let mut call = Call::new(&scripts::RENEW, &names, 1, 0);
+            let mut call = Call::new(&scripts::RENEW, &names, 1);
             renew(&mut call, &key, token, Duration::ZERO);
             // Whatever comes of it, the lease ends by itself.
-            let _ = timeout(limit, call.run::<bool>(&mut connection)).await;
+            let _ = timeout(limit, call.run::<bool>(connection)).await;
         });
     }
 
-    async fn insert_if(&self, batch: Batch<'_>, version: Version) -> Result<Written, L2Error> {
-        let (key, value) = single(batch)?;
-        // The same in each copy: by it the second knows that the first has stored the value.
+    /// Runs a script that stores one value, and may change nothing: only this `version` of the value is replaced, if it is
+    /// given. `marks` are those of the script's keys that belong to the value's key, and of those that the lane has once.
+    /// `more` adds arguments of the script's own.
+    pub(super) async fn store_one(
+        &self,
+        lua: &'static Lua,
+        batch: Batch<'_>,
+        marks: [&[&str]; 2],
+        more: impl Fn(&mut Call<'_>, &str) + Sync,
+        version: Option<Version>,
+    ) -> Result<Written, L2Error> {
+        let ([key], [value]) = (batch.keys, batch.values) else {
+            return Err(L2Error::unexpected("the step is for one value"));
+        };
+        // The same in each copy: by it the second finds the answer of the first, which has stored the value.
         let this = random().to_string();
         let own = &envelope::tags_of(&value.body);
+        let [of_key, of_lane] = marks;
         let call = |stored: &[u8], tags: &[Key]| {
-            let keys = 5 + own.len() + tags.len();
-            let mut call = self.call(&scripts::INSERT_IF, keys, value.body.len());
-            call.keys(&[VALUE, LEASE], &[key]).own(&[CLOCK, LOG]);
-            call.keys(&[DONE], &[&*this]).keys(&[MARKER], own);
-            call.keys(&[MARKER], tags);
+            let keys = of_key.len() + of_lane.len() + 1 + own.len() + tags.len();
+            let mut call = Call::new(lua, &self.names, keys);
+            call.keys(of_key, &[*key]).own(of_lane);
+            call.keys(&[DONE], &[&*this]);
+            call.keys(&[MARKER], own).keys(&[MARKER], tags);
             call.message(batch.payload).arg(written(batch.deadline));
             call.arg(&value.body).arg(kept(value.ttls));
-            call.arg(version.epoch).arg(version.ver).arg(stored);
+            more(&mut call, key);
+            // A script that can do without compares no version where these three are missing.
+            if let Some(version) = version {
+                call.arg(version.epoch).arg(version.ver).arg(stored);
+            }
             call
         };
-        let read = |answer: &[u8]| match numbers(answer) {
-            Ok([at]) => Ok((Written::OtherVersion, at)),
-            Err(_) => dated(answer),
+        let read = |answer: &[u8]| {
+            // Any other answer begins with a time or an epoch, which is not that large.
+            if let Some((b'F', at)) = answer.split_first() {
+                let [at] = numbers(at)?;
+                return Ok((Written::Full, at));
+            }
+            match numbers(answer) {
+                Ok([at]) => Ok((Written::OtherVersion, at)),
+                Err(_) => dated(answer),
+            }
         };
         self.before_with_tags(batch.deadline, call, read).await
+    }
+
+    /// Changes what the lane has under the keys of a batch with these marks, and publishes that.
+    fn change<'a>(
+        &'a self,
+        lua: &'static Lua,
+        marks: &'static [&'static str],
+        batch: Batch<'a>,
+        read: impl FnOnce(&[u8]) -> Result<Written, L2Error> + Send + 'a,
+    ) -> Reply<'a, Written> {
+        let write = move |call: &mut Call<'_>| {
+            call.own(&[CLOCK, LOG]).keys(marks, batch.keys);
+            call.message(batch.payload);
+        };
+        let keys = 2 + marks.len() * batch.keys.len();
+        self.step(lua, keys, write, |answer: Vec<u8>| read(&answer))
+    }
+
+    fn invalidate<'a>(&'a self, batch: Batch<'a>, hold: Duration) -> Reply<'a, Written> {
+        let keys = batch.keys;
+        let held = if hold.is_zero() { &[] } else { keys };
+        let write = move |call: &mut Call<'_>| {
+            call.own(&[CLOCK, LOG, LIVE]);
+            call.keys(&[VALUE, LEASE], keys).keys(&[HOLD], held);
+            call.message(batch.payload).arg(millis(hold));
+        };
+        let read = |answer: Vec<u8>| {
+            let [epoch, ver, written_at, seq, longest, generation, age] = numbers(&answer)?;
+            Ok(Written::Done(WriteAck {
+                stamp: Stamp::new(epoch, ver, written_at),
+                seq,
+                longest_staleness: Duration::from_millis(longest),
+                generation,
+                members_age: Duration::from_millis(age),
+            }))
+        };
+        let parts = 3 + 2 * keys.len() + held.len();
+        self.step(&scripts::INVALIDATE, parts, write, read)
     }
 
     /// INSERT, for one copy of the request.
@@ -240,10 +279,8 @@ impl RedisLane {
         let tags = values().flat_map(|value| envelope::tags_of(&value.body));
         let tags: Vec<_> = tags.collect();
         let staged = values().filter(|value| is_staged(value)).count();
-        let sent = values().filter(|value| !is_staged(value));
-        let bytes = sent.map(|value| value.body.len()).sum();
         let keys = 2 + 2 * values().len() + tags.len() + staged;
-        let mut call = self.call(&scripts::INSERT, keys, bytes);
+        let mut call = Call::new(&scripts::INSERT, &self.names, keys);
         call.own(&[CLOCK, LOG]);
         call.keys(&[VALUE], texts()).keys(&[LEASE], texts());
         // The script finds the markers of each value by the number of its tags, so those of the first value come first.
@@ -259,23 +296,15 @@ impl RedisLane {
     }
 }
 
-/// The key and the value of a conditional step, which has one.
-pub(super) fn single(batch: Batch<'_>) -> Result<(&str, &EncodedValue), L2Error> {
-    match (batch.keys, batch.values) {
-        ([key], [value]) => Ok((key, value)),
-        _ => Err(L2Error::unexpected("the step is for one value")),
-    }
-}
-
-/// An entry's id, then names and values in turn: there is one of each.
-type LogEntry = (String, Vec<(String, Vec<u8>)>);
+/// An entry of a stream: its id, then names and values in turn: there is one of each.
+pub(super) type Entry = (String, Vec<(String, Bytes)>);
 
 /// Reads the answer of FILL or REVALIDATE: the outcome, the value that is stored instead, and the new stamp. `None` if the
 /// value to revalidate is absent.
 fn fill(answer: (String, Option<Bytes>, Option<Vec<u8>>)) -> Result<Option<Fill>, L2Error> {
     let (answer, bytes, stamped) = answer;
     match (answer.as_str(), stamped) {
-        ("OK", Some(stamped)) => Ok(Some(Fill::Stored(stamp(stamped)?))),
+        ("OK", Some(stamped)) => Ok(Some(Fill::Stored(stamp(&stamped)?))),
         ("REJECTED", _) => Ok(Some(Fill::Rejected(bytes))),
         ("ABSENT", _) => Ok(None),
         _ => Err(senseless()),
@@ -299,7 +328,7 @@ fn renew(call: &mut Call<'_>, key: &str, token: u64, ttl: Duration) {
 }
 
 /// A deadline as an argument.
-pub(super) fn written(deadline: Option<u64>) -> String {
+fn written(deadline: Option<u64>) -> String {
     deadline.map_or_else(String::new, |at| at.to_string())
 }
 
@@ -319,27 +348,21 @@ fn touched(answer: &[u8]) -> Result<(Option<Touched>, u64), L2Error> {
     Ok((Some(touched), at))
 }
 
-/// Reads the answer of a script that is a stamp.
-#[expect(clippy::needless_pass_by_value, reason = "a step reads its own answer")]
-fn stamp(packed: Vec<u8>) -> Result<Stamp, L2Error> {
-    dated_stamp(&packed).map(|(stamp, _)| stamp)
+/// Reads a stamp that a script answers.
+fn stamp(packed: &[u8]) -> Result<Stamp, L2Error> {
+    let [epoch, ver, written_at] = numbers(packed)?;
+    Ok(Stamp::new(epoch, ver, written_at))
 }
 
 /// Reads the answer of a step that is a stamp.
-#[expect(clippy::needless_pass_by_value, reason = "a step reads its own answer")]
-fn done(packed: Vec<u8>) -> Result<Written, L2Error> {
-    dated(&packed).map(|(written, _)| written)
+fn done(packed: &[u8]) -> Result<Written, L2Error> {
+    Ok(Written::Done(stamp(packed)?.into()))
 }
 
 /// The same, and when it was issued.
-pub(super) fn dated(packed: &[u8]) -> Result<(Written, u64), L2Error> {
-    dated_stamp(packed).map(|(stamp, at)| (Written::Done(stamp.into()), at))
-}
-
-/// A stamp that a script answers, and when it was issued.
-pub(super) fn dated_stamp(packed: &[u8]) -> Result<(Stamp, u64), L2Error> {
-    let [epoch, ver, written_at] = numbers(packed)?;
-    Ok((Stamp::new(epoch, ver, written_at), written_at))
+fn dated(packed: &[u8]) -> Result<(Written, u64), L2Error> {
+    let stamp = stamp(packed)?;
+    Ok((Written::Done(stamp.into()), stamp.written_at))
 }
 
 impl Lane for RedisLane {
@@ -355,17 +378,15 @@ impl Lane for RedisLane {
         async move {
             // The connection and the token of the last copy that was sent.
             let sent = Mutex::new(None);
-            let send = |mut connection: MultiplexedConnection| {
+            let send = |connection: MultiplexedConnection| {
                 // Drawn for each copy: with one token, a copy that arrives late could bring a lease back that an
                 // invalidation has ended (rule 1).
                 let token = random();
                 let before = lock(&sent).replace((connection.clone(), token));
                 let lost = before.map_or(0, |(_, token)| token);
                 let call = self.lead(key, ask, token);
-                async move {
-                    let answer = call.run(&mut connection).await?;
-                    Ok((token, lost, answer))
-                }
+                let answer = call.run(connection);
+                answer.map_ok(move |answer| (token, lost, answer))
             };
             let answer = self.connections.with(send).await;
             if answer.as_ref().is_err_and(L2Error::is_timeout)
@@ -402,24 +423,17 @@ impl Lane for RedisLane {
         value: &'a EncodedValue,
         payload: Option<&'a [u8]>,
     ) -> Reply<'a, Fill> {
-        async move {
-            let tags = &envelope::tags_of(&value.body);
-            let is_staged = is_staged(value);
-            let bytes = if is_staged { 0 } else { value.body.len() };
-            let keys = 4 + tags.len() + usize::from(is_staged);
-            let send = |mut connection: MultiplexedConnection| {
-                let mut call = self.call(&scripts::FILL, keys, bytes);
-                call.keys(&[VALUE, LEASE], &[key]).own(&[CLOCK, LOG]);
-                call.keys(&[MARKER], tags).stage(value);
-                call.arg(lease.token).arg(lease.epoch).value(value);
-                call.arg(random()).channel().arg(key);
-                call.arg(payload.unwrap_or_default());
-                async move { call.run(&mut connection).await }
-            };
-            let answer = self.connections.with(send).await?;
-            fill(answer)?.ok_or_else(senseless)
-        }
-        .boxed()
+        let tags = envelope::tags_of(&value.body);
+        let keys = 4 + tags.len() + usize::from(is_staged(value));
+        let write = move |call: &mut Call<'_>| {
+            call.keys(&[VALUE, LEASE], &[key]).own(&[CLOCK, LOG]);
+            call.keys(&[MARKER], &tags).stage(value);
+            call.arg(lease.token).arg(lease.epoch).value(value);
+            call.arg(random()).channel().arg(key);
+            call.arg(payload.unwrap_or_default());
+        };
+        let read = |answer| fill(answer)?.ok_or_else(senseless);
+        self.step(&scripts::FILL, keys, write, read)
     }
 
     fn revalidate<'a>(
@@ -446,72 +460,28 @@ impl Lane for RedisLane {
     }
 
     fn write<'a>(&'a self, step: &'a Step, batch: Batch<'a>) -> Reply<'a, Written> {
-        let Batch {
-            keys,
-            payload,
-            deadline,
-            ..
-        } = batch;
         match step {
             Step::Insert => {
                 let call = move || self.insertion(batch);
-                self.before(deadline, call, dated).boxed()
+                self.before(batch.deadline, call, dated).boxed()
             }
-            Step::InsertIf(version) => self.insert_if(batch, *version).boxed(),
+            Step::InsertIf(version) => {
+                let marks: [&[&str]; 2] = [&[VALUE, LEASE], &[CLOCK, LOG]];
+                let none = |_: &mut Call<'_>, _: &str| {};
+                self.store_one(&scripts::INSERT_IF, batch, marks, none, Some(*version))
+                    .boxed()
+            }
             #[cfg(feature = "write-behind")]
             Step::Append(append) => self.append(batch, append).boxed(),
-            Step::Invalidate { hold, .. } => {
-                let held = if hold.is_zero() { &[] } else { keys };
-                let write = move |call: &mut Call<'_>| {
-                    call.own(&[CLOCK, LOG, LIVE]);
-                    call.keys(&[VALUE, LEASE], keys).keys(&[HOLD], held);
-                    call.message(payload).arg(millis(*hold));
-                };
-                let read = |answer: Vec<u8>| {
-                    let [epoch, ver, written_at, seq, longest, generation, age] = numbers(&answer)?;
-                    Ok(Written::Done(WriteAck {
-                        stamp: Stamp::new(epoch, ver, written_at),
-                        seq,
-                        longest_staleness: Duration::from_millis(longest),
-                        generation,
-                        members_age: Duration::from_millis(age),
-                    }))
-                };
-                let parts = 3 + 2 * keys.len() + held.len();
-                self.step(&scripts::INVALIDATE, parts, write, read)
-            }
-            Step::Expire => {
-                let write = move |call: &mut Call<'_>| {
-                    call.own(&[CLOCK, LOG]).keys(&[VALUE, LEASE], keys);
-                    call.message(payload);
-                };
-                self.step(&scripts::EXPIRE, 2 + 2 * keys.len(), write, done)
-            }
-            Step::InvalidateTags => {
-                let write = move |call: &mut Call<'_>| {
-                    call.own(&[CLOCK, LOG]).keys(&[MARKER], keys);
-                    call.message(payload);
-                };
-                self.step(&scripts::INVALIDATE_TAGS, 2 + keys.len(), write, done)
-            }
-            Step::Clear => {
-                let write = move |call: &mut Call<'_>| {
-                    call.own(&[CLOCK, LOG]).message(payload);
-                };
-                let read = |answer: Vec<u8>| {
-                    let (stamped, seq) = answer.split_at_checked(24).ok_or_else(senseless)?;
-                    let [seq] = numbers(seq)?;
-                    let ack = dated_stamp(stamped)?.0.into();
-                    Ok(Written::Done(WriteAck { seq, ..ack }))
-                };
-                self.step(&scripts::CLEAR, 2, write, read)
-            }
-            Step::EndLeases => {
-                let write = move |call: &mut Call<'_>| {
-                    call.own(&[CLOCK, LOG]).message(payload);
-                };
-                self.step(&scripts::UNLEASE, 2, write, done)
-            }
+            Step::Invalidate { hold, .. } => self.invalidate(batch, *hold),
+            Step::Expire => self.change(&scripts::EXPIRE, &[VALUE, LEASE], batch, done),
+            Step::InvalidateTags => self.change(&scripts::INVALIDATE_TAGS, &[MARKER], batch, done),
+            Step::Clear => self.change(&scripts::CLEAR, &[], batch, |answer| {
+                let [epoch, ver, written_at, seq] = numbers(answer)?;
+                let ack = Stamp::new(epoch, ver, written_at).into();
+                Ok(Written::Done(WriteAck { seq, ..ack }))
+            }),
+            Step::EndLeases => self.change(&scripts::UNLEASE, &[], batch, done),
         }
     }
 
@@ -524,7 +494,7 @@ impl Lane for RedisLane {
     ) -> Reply<'a, Option<Touched>> {
         let (NewLife::Renewed(ttls) | NewLife::Extended(ttls)) = life;
         let call = move |stored: &[u8], tags: &[Key]| {
-            let mut call = self.call(&scripts::TOUCH, 3 + tags.len(), 0);
+            let mut call = Call::new(&scripts::TOUCH, &self.names, 3 + tags.len());
             call.keys(&[VALUE], &[key]).own(&[CLOCK, LOG]);
             call.keys(&[MARKER], tags).message(payload);
             call.arg(&ttls.packed()).arg(millis(ttls.kept));
@@ -574,24 +544,23 @@ impl Lane for RedisLane {
                 let (next, names): (u64, Vec<Vec<u8>>) = self.ask(&scan).await?;
                 let found = names.iter().flat_map(|name| {
                     let indexes = which.of(name.get(before_key..).unwrap_or_default());
-                    indexes.map(move |index| (name, index))
+                    indexes.filter_map(move |index| Some((name, index, prefixes.get(index)?.1)))
                 });
                 let found: Vec<_> = found.collect();
                 // With several prefixes, or with a dense table, a step of SCAN may find far more than it was asked for.
                 for found in found.chunks(SCANNED) {
                     let write = |call: &mut Call<'_>| {
                         call.own(&[CLOCK]);
-                        for (name, _) in found {
+                        for (name, ..) in found {
                             call.arg(name);
                         }
-                        let stamps = found.iter().filter_map(|(_, index)| prefixes.get(*index));
-                        for (_, before) in stamps {
+                        for (.., before) in found {
                             call.arg(before.epoch).arg(before.ver);
                         }
                     };
-                    let gone = self.run(&scripts::REMOVE, 1 + found.len(), write);
+                    let gone = self.step(&scripts::REMOVE, 1 + found.len(), write, Ok);
                     let gone: Vec<u8> = gone.await?;
-                    for ((_, index), gone) in found.iter().zip(gone) {
+                    for ((_, index, _), gone) in found.iter().zip(gone) {
                         if let Some(removed) = removed.get_mut(*index) {
                             *removed += u64::from(gone == b'1');
                         }
@@ -612,7 +581,7 @@ impl Lane for RedisLane {
             let mut range = cmd("XRANGE");
             range.arg(self.names.name(LOG, "")).arg(first).arg("+");
             range.arg("COUNT").arg(REPLAY);
-            let entries: Vec<LogEntry> = self.ask(&range).await?;
+            let entries: Vec<Entry> = self.ask(&range).await?;
             let payloads = entries.into_iter().flat_map(|(_, fields)| fields);
             // A message that is damaged, or of another format, is skipped, which leaves a hole in the numbers.
             Ok(payloads

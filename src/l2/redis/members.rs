@@ -7,14 +7,10 @@ use crate::l2::{Applied, Member, MemberInfo};
 
 /// The entry of a member, stored under its id.
 pub(crate) fn entry(member: &Member) -> String {
-    let Member {
-        info,
-        applied,
-        heartbeat,
-    } = member;
+    let Applied { epoch, seq } = member.applied;
+    let staleness = millis(member.info.max_staleness);
     // Text and not bytes, as Lua reads it with one pattern; `whole` in list.lua bounds each number.
-    let staleness = millis(info.max_staleness);
-    format!("{}:{}:{staleness}:{heartbeat}", applied.epoch, applied.seq)
+    format!("{epoch}:{seq}:{staleness}:{}", member.heartbeat)
 }
 
 /// Reads the entry of a member; `None` if it is not of this form.

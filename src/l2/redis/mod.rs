@@ -5,14 +5,12 @@
 //! - [`read_batcher`]: reads that share a request; [`read_request`]: over which connection it goes
 //! - [`connection`]: a connection that all callers share, of which a cache has up to two
 //! - [`pubsub`]: the subscriber's connection, for messages and heartbeats
-//! - [`members`]: how a member is written down; [`names`]: the names of a lane's keys; [`client_name`]: that of
-//!   its connections
+//! - [`members`]: how a member is written down; [`names`]: the names of a lane's keys, and of its connections
 //! - [`error`]: the client's errors as those of the crate; `trouble.md`: the effect of each on a cache
 //!
 //! Knows nothing of L1, nor of values: the scripts look at stamps and TTLs only.
 
 mod call;
-mod client_name;
 mod connection;
 mod error;
 mod lane;
@@ -28,7 +26,6 @@ mod tls;
 #[cfg(feature = "write-behind")]
 mod write_stream;
 
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -147,8 +144,8 @@ impl RedisL2 {
         self,
         provider: impl StreamingCredentialsProvider + 'static,
     ) -> Result<Self, L2Error> {
-        let credentials = Credentials(Arc::new(provider));
-        let connector = self.connector.with_credentials(credentials);
+        let mut connector = Connector::clone(&self.connector);
+        connector.credentials = Some(Credentials(Arc::new(provider)));
         // The manager of a given pool has its credentials already, and cannot be given others.
         let pool = if self.is_given {
             self.pool
@@ -163,11 +160,9 @@ impl RedisL2 {
     }
 }
 
-/// Never shows where the server is: a URL can hold a password.
-impl fmt::Debug for RedisL2 {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisL2").finish_non_exhaustive()
-    }
+opaque! {
+    /// Never shows where the server is: a URL can hold a password.
+    RedisL2
 }
 
 impl L2 for RedisL2 {

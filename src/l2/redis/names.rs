@@ -1,10 +1,12 @@
-//! The names of one lane's keys: the lane's hash tag, a mark, and a text for all but the keys that a lane has once.
+//! The names of one lane's keys: the lane's hash tag, a mark, and a text for all but the keys that a lane has once. And those
+//! of its channel and its connections.
 
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use deadpool_redis::redis::{RedisWrite, ToRedisArgs};
-
-use super::client_name::ClientName;
+use deadpool_redis::redis::aio::MultiplexedConnection;
+use deadpool_redis::redis::{RedisWrite, ToRedisArgs, cmd};
+use tracing::warn;
 
 /// The mark of a user's key.
 pub(crate) const VALUE: &str = ":";
@@ -24,10 +26,13 @@ pub(super) const WRITES: &str = "!writes";
 
 pub(crate) struct Names {
     pub(super) namespace: String,
-    pub(super) tag: String,
+    tag: String,
     /// The channel of the lane's messages.
     pub(crate) events: String,
-    pub(super) client: ClientName,
+    /// That of the connections in `CLIENT LIST`.
+    client: String,
+    /// Whether the user may not give connections a name, and a warning said so.
+    is_client_refused: AtomicBool,
 }
 
 /// The parts of a name, which are written into a command one after the other.
@@ -38,16 +43,18 @@ impl Names {
     pub(crate) fn new(namespace: &str, db: i64) -> Self {
         // A hash tag keeps all keys of a lane in one slot. The number leaves room for several lanes of a namespace.
         let tag = format!("{{{namespace}.0}}");
+        let mut events = format!("{tag}!events");
         // Channels are not part of a database: without its number, two databases would receive each other's messages.
-        let database = if db == 0 {
-            String::new()
-        } else {
-            format!("@{db}")
-        };
+        if db != 0 {
+            events = format!("{events}@{db}");
+        }
+        // Redis takes printable ASCII without spaces.
+        let printable = namespace.replace(|char: char| !char.is_ascii_graphic(), "_");
         Self {
             namespace: namespace.to_owned(),
-            events: format!("{tag}!events{database}"),
-            client: ClientName::new(namespace),
+            events,
+            client: format!("larder:{printable}"),
+            is_client_refused: AtomicBool::new(false),
             tag,
         }
     }
@@ -55,6 +62,22 @@ impl Names {
     /// The name of a key with one of the marks above.
     pub(crate) fn name<'a>(&'a self, mark: &'a str, text: &'a str) -> Name<'a> {
         Name([&self.tag, mark, text])
+    }
+
+    /// Gives a connection its name. Without one it works as well.
+    pub(super) async fn give_name(&self, mut connection: MultiplexedConnection) {
+        let mut command = cmd("CLIENT");
+        command.arg("SETNAME").arg(&self.client);
+        let named: Result<(), _> = command.query_async(&mut connection).await;
+        if let Err(error) = named
+            && error.code() == Some("NOPERM")
+            && !self.is_client_refused.swap(true, Ordering::Relaxed)
+        {
+            warn!(
+                name = self.client,
+                "connections have no name in CLIENT LIST: the Redis user may not run client|setname; add +client|setname to its rights"
+            );
+        }
     }
 
     /// A pattern of `SCAN` that matches the values whose key begins with `prefix`, and nothing else.

@@ -26,7 +26,6 @@ use super::server::Connector;
 use crate::l2::inbox::Inbox;
 use crate::l2::{
     Applied, Event, L2Error, LaneClock, ListAge, Member, MemberInfo, OnHeard, Reply, Subscription,
-    random,
 };
 use crate::util::lock::lock;
 use crate::wire::message;
@@ -38,23 +37,19 @@ const QUEUE: usize = 4096;
 pub(super) async fn subscribe(
     connector: &Connector,
     names: &Arc<Names>,
-    info: MemberInfo,
+    me: MemberInfo,
 ) -> Result<(LaneClock, Box<dyn Subscription>), L2Error> {
     let (queue, messages) = mpsc::channel(QUEUE);
     let others = Others::default();
-    let me = Member {
-        info,
-        applied: Applied::NOTHING,
-        heartbeat: random(),
-    };
+    let member = Member::new(me, Applied::NOTHING);
     let opening = async {
         let receive = push_sender(queue, Arc::clone(&others));
-        let mut connection = connector.subscriber(receive).await?;
+        let connection = connector.subscriber(receive).await?;
         // Messages that arrive from here on wait in the queue, until the caller knows by the clock which of them are new.
         let mut subscribing = connection.clone();
-        let naming = names.client.give_to(connection.clone());
+        let naming = names.give_name(connection.clone());
         join(subscribing.subscribe(&names.events), naming).await.0?;
-        let found = run(names, Some(me), &mut connection).await?;
+        let found = run(names, Some(member), connection.clone()).await?;
         RedisResult::Ok((found, connection))
     };
     // Several round trips: more than a request may take.
@@ -65,7 +60,7 @@ pub(super) async fn subscribe(
         inbox: Inbox::new(messages),
         others,
         names: Arc::clone(names),
-        me: info,
+        me,
         generation: found.list.0,
         list_age: ListAge::new(Duration::from_millis(found.list.1)),
         under_way: None,
@@ -81,9 +76,10 @@ async fn in_time<T>(opening: impl Future<Output = T>) -> Result<T, L2Error> {
 /// The channels of other programs, and the handler of their messages, once this is subscribed to them.
 type Others = Arc<OnceLock<(Vec<Arc<str>>, OnHeard)>>;
 
-/// Runs inside the connection's driver, so it only puts messages into the queue.
+/// Runs inside the connection's driver, so it only puts events into the queue. A message that cannot be read is skipped,
+/// which leaves a hole in the numbers.
 fn push_sender(
-    queue: mpsc::Sender<Vec<u8>>,
+    queue: mpsc::Sender<Event>,
     others: Others,
 ) -> impl Fn(PushInfo) -> Result<(), Infallible> + Send + Sync + 'static {
     // When the sender is dropped the queue ends, and with it the subscription. The lock is never contended: the driver
@@ -98,18 +94,17 @@ fn push_sender(
                 Some(Value::BulkString(channel)),
                 Some(Value::BulkString(payload)),
             ) => {
-                let others = others.get().and_then(|(channels, on_heard)| {
+                let heard = others.get().and_then(|(channels, on_heard)| {
                     let mut channels = channels.iter();
                     let at = channels.position(|known| known.as_bytes() == channel)?;
                     Some((at, on_heard))
                 });
-                match others {
+                if let Some((at, on_heard)) = heard {
                     // Past the queue, so that no flood of other programs costs a message of the lane.
-                    Some((at, on_heard)) => on_heard(at, payload),
-                    None => {
-                        // A full queue drops the message. To wait here would stop the answers of heartbeats, too.
-                        let _ = queue.as_ref().map(|queue| queue.try_send(payload));
-                    }
+                    on_heard(at, payload);
+                } else if let (Some(queue), Some(event)) = (&*queue, event(&payload)) {
+                    // A full queue drops the event. To wait here would stop the answers of heartbeats, too.
+                    let _ = queue.try_send(event);
                 }
             }
             (PushKind::Subscribe, ..) => {}
@@ -120,10 +115,14 @@ fn push_sender(
     }
 }
 
+fn event(payload: &[u8]) -> Option<Event> {
+    let message = message::open(payload).map(Event::Message);
+    message.or_else(|| message::lease_ended(payload).map(Event::LeaseEnded))
+}
+
 struct RedisSubscription {
     connection: MultiplexedConnection,
-    /// The payloads that the connection's driver has received.
-    inbox: Inbox<Vec<u8>>,
+    inbox: Inbox,
     others: Others,
     names: Arc<Names>,
     me: MemberInfo,
@@ -136,30 +135,24 @@ struct RedisSubscription {
 
 impl Subscription for RedisSubscription {
     fn heartbeat(&mut self, applied: Applied) {
-        let (names, me, generation) = (Arc::clone(&self.names), self.me, self.generation);
+        let (names, generation) = (Arc::clone(&self.names), self.generation);
+        let me = Member::new(self.me, applied);
         // Before the request: measured later, it could exceed the age that the list has in that step (rule 16).
         let age = u64::try_from(self.list_age.now().as_millis()).unwrap_or(u64::MAX);
-        let (mut connection, mut other) = (self.connection.clone(), self.connection.clone());
+        let (connection, other) = (self.connection.clone(), self.connection.clone());
         let answer = async move {
-            let nonce = random();
-            let me = Member {
-                info: me,
-                applied,
-                heartbeat: nonce,
-            };
-            let mut note = Call::new(&scripts::NOTE, &names, 1, 0);
+            let mut note = Call::new(&scripts::NOTE, &names, 1);
             note.own(&[LIVE]).arg(me.info.id).arg(members::entry(&me));
             note.arg(generation).arg(age);
-            let mut read = Call::reading(&scripts::HEARTBEAT, &names, 1);
-            read.own(&[CLOCK]).arg(nonce);
+            let mut read = Call::by("EVALSHA_RO", &scripts::HEARTBEAT, &names, 1);
+            read.own(&[CLOCK]).arg(me.heartbeat);
             // One after the other without a wait in between: a heartbeat is one round trip.
-            let answers = join(note.run(&mut connection), read.run(&mut other)).await;
-            let (noted, lane): (RedisResult<bool>, RedisResult<_>) = answers;
-            let (noted, lane) = (noted.map_err(l2_error)?, lane.map_err(l2_error)?);
-            let lane: (u64, bool, u64, u64, u64, u64, String) = lane;
+            let (noted, lane) = join(note.run(connection), read.run(other)).await;
+            let noted: bool = noted.map_err(l2_error)?;
+            let lane: (u64, bool, u64, u64, u64, u64, String) = lane.map_err(l2_error)?;
             let (echo, in_order, epoch, seq, ver, now, life) = lane;
             // The echo shows that this is no answer to an older heartbeat, which would prove less than this one (rule 8).
-            if !in_order || echo != nonce {
+            if !in_order || echo != me.heartbeat {
                 return Err(L2Error::unexpected(
                     "the server has restarted, has lost its data, does not take writes, or is no longer a primary in good standing",
                 ));
@@ -207,10 +200,6 @@ impl Stream for RedisSubscription {
                 Err(error) => return Poll::Ready(Some(Err(error))),
             }
         }
-        let open = |payload: Vec<u8>| {
-            let message = message::open(&payload).map(Event::Message);
-            message.or_else(|| message::lease_ended(&payload).map(Event::LeaseEnded))
-        };
-        this.inbox.poll(cx, open).map(|event| event.map(Ok))
+        this.inbox.poll(cx).map(|event| event.map(Ok))
     }
 }

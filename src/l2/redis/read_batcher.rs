@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, stream};
 use tokio::runtime::{self, Handle};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::read_request::ReadRequests;
@@ -38,8 +38,8 @@ pub(super) struct ReadBatcher {
     requests: Arc<ReadRequests>,
     /// `None` before the batcher task is first needed.
     queue: Mutex<Option<Queue>>,
-    /// Reads under way that their callers send themselves.
-    alone: AtomicUsize,
+    /// One permit for each read that its caller may send itself.
+    alone: Semaphore,
 }
 
 /// The way to the batcher task.
@@ -57,21 +57,12 @@ struct Read {
     answer: oneshot::Sender<ReadResult>,
 }
 
-/// Counts a read that its caller sends itself.
-struct Alone<'a>(&'a AtomicUsize);
-
-impl Drop for Alone<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 impl ReadBatcher {
     pub(super) fn new(requests: Arc<ReadRequests>) -> Self {
         Self {
             requests,
             queue: Mutex::default(),
-            alone: AtomicUsize::new(0),
+            alone: Semaphore::new(ALONE),
         }
     }
 
@@ -91,13 +82,29 @@ impl ReadBatcher {
         .boxed()
     }
 
+    /// Sends the read itself, or waits for capacity and for the answer, with a timer: for a caller that finds the queue full,
+    /// or that is on another runtime than the batcher task's, which may not run.
     async fn send_or_wait(&self, key: &str) -> ReadResult {
-        let deadline = Instant::now() + self.requests.limit();
-        let Some(_alone) = self.try_alone() else {
-            return self.wait(key, deadline).await;
+        let limit = self.requests.limit();
+        let deadline = Instant::now() + limit;
+        if let Ok(_alone) = self.alone.try_acquire() {
+            let mut answers = self.requests.fetch(&[key], deadline).await;
+            return answers.pop().unwrap_or_else(|| Err(L2Error::closed()));
+        }
+        let answer = async {
+            // Once more if the batcher task ends with its runtime meanwhile.
+            for _ in 0..2 {
+                let (read, answered) = Read::new(key);
+                if self.reads().send(read).await.is_ok()
+                    && let Ok(answer) = answered.await
+                {
+                    return answer;
+                }
+            }
+            Err(L2Error::closed())
         };
-        let mut answers = self.requests.fetch(&[key], deadline).await;
-        answers.pop().unwrap_or_else(|| Err(L2Error::closed()))
+        let timed_out = |_| Err(L2Error::timed_out(limit));
+        timeout_at(deadline, answer).await.unwrap_or_else(timed_out)
     }
 
     /// Enters a read where others wait or are under way, if there is capacity and the batcher task runs on this
@@ -107,7 +114,9 @@ impl ReadBatcher {
         // Nothing is awaited under the lock: `try_reserve` fails rather than waits where the queue is full.
         let queue = lock(&self.queue);
         let queue = queue.as_ref()?;
-        if queue.runtime != here || !queue.is_busy() {
+        let under_way = queue.under_way.load(Ordering::Relaxed);
+        let is_busy = queue.reads.capacity() < CAPACITY || under_way > 0;
+        if queue.runtime != here || !is_busy {
             return None;
         }
         // Reserved before the read is made, so that a full queue costs no allocation.
@@ -115,36 +124,6 @@ impl ReadBatcher {
         let (read, answered) = Read::new(key);
         permit.send(read);
         Some(answered)
-    }
-
-    fn try_alone(&self) -> Option<Alone<'_>> {
-        // Counted first and given back by the guard: two callers that look first could both count themselves as the last.
-        let others = self.alone.fetch_add(1, Ordering::Relaxed);
-        let alone = Alone(&self.alone);
-        (others < ALONE).then_some(alone)
-    }
-
-    /// Waits for capacity and for the answer, with a timer: for a caller that finds the queue full, or that is on
-    /// another runtime than the batcher task's, which may not run.
-    async fn wait(&self, key: &str, deadline: Instant) -> ReadResult {
-        let answer = async {
-            // Once more if the batcher task ends with its runtime meanwhile.
-            for _ in 0..2 {
-                if let Some(answer) = self.ask(key).await {
-                    return answer;
-                }
-            }
-            Err(L2Error::closed())
-        };
-        let timed_out = |_| Err(L2Error::timed_out(self.requests.limit()));
-        timeout_at(deadline, answer).await.unwrap_or_else(timed_out)
-    }
-
-    /// Enters a read as soon as there is capacity. `None` if the batcher task ends before it is answered.
-    async fn ask(&self, key: &str) -> Option<ReadResult> {
-        let (read, answered) = Read::new(key);
-        self.reads().send(read).await.ok()?;
-        answered.await.ok()
     }
 
     /// The queue of the batcher task, which is started if there is none.
@@ -166,12 +145,6 @@ impl ReadBatcher {
             under_way,
         });
         sender
-    }
-}
-
-impl Queue {
-    fn is_busy(&self) -> bool {
-        self.reads.capacity() < CAPACITY || self.under_way.load(Ordering::Relaxed) > 0
     }
 }
 

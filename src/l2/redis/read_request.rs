@@ -87,15 +87,11 @@ impl ReadRequests {
     /// Reads any number of keys, in requests of a good size. After one that was not answered no more are sent: each
     /// would take as long as that one.
     pub(super) async fn fetch_all(&self, keys: &[&str]) -> Vec<ReadResult> {
-        let most = self.most();
-        if (1..=most).contains(&keys.len()) {
-            return self.fetch(keys, Instant::now() + self.limit()).await;
-        }
         // Relaxed: a request that is begun in the same moment only waits once more.
         let unanswered = &AtomicBool::new(false);
-        let parts = keys.chunks(most).map(|keys| async move {
+        let parts = keys.chunks(self.most()).map(|keys| async move {
             if unanswered.load(Ordering::Relaxed) {
-                return all(keys.len(), &L2Error::timed_out(self.limit()));
+                return vec![Err(L2Error::timed_out(self.limit())); keys.len()];
             }
             let answers = self.fetch(keys, Instant::now() + self.limit()).await;
             if let Some(Err(error)) = answers.first()
@@ -126,7 +122,7 @@ impl ReadRequests {
         };
         // Relaxed, here and below: these numbers choose sizes and connections, and are allowed to be a request old.
         self.bytes_each.store(bytes_each, Ordering::Relaxed);
-        let answers = answers.unwrap_or_else(|error| all(keys.len(), &error));
+        let answers = answers.unwrap_or_else(|error| vec![Err(error); keys.len()]);
         debug_assert_eq!(answers.len(), keys.len());
         answers
     }
@@ -205,11 +201,6 @@ impl ReadRequests {
 /// How many keys a request may have, if those of the last one had so many bytes each.
 fn most(bytes_each: usize) -> usize {
     (BYTES / bytes_each.max(1)).clamp(1, KEYS)
-}
-
-/// The same error for each of some keys.
-fn all(keys: usize, error: &L2Error) -> Vec<ReadResult> {
-    vec![Err(error.clone()); keys]
 }
 
 /// The values of one answer.

@@ -19,43 +19,37 @@ pub(super) const VERSION: &str = include_str!("version.lua");
 const TAG_LIST: &str = include_str!("tag_list.lua");
 pub(super) const TAGS: &str = concat!(include_str!("tag_list.lua"), include_str!("tags.lua"));
 
-// A static hashes its text at its first use, once in a process, and not once for each cache.
-pub(super) static LEAD: Lua = Lua::new(&[ALLOW_OOM, CLOCK, LEASE, MARK], include_str!("lead.lua"));
-pub(super) static FILL: Lua = Lua::new(
-    &[CHECKED, CLOCK, LEASE, STAGED, TAGS],
-    include_str!("fill.lua"),
-);
-pub(super) static REVALIDATE: Lua = Lua::new(
-    &[CHECKED, CLOCK, LEASE, STAGED, TAGS],
-    include_str!("revalidate.lua"),
-);
-pub(super) static RENEW: Lua = Lua::new(&[CHECKED, LEASE], include_str!("renew.lua"));
-pub(super) static INSERT: Lua =
-    Lua::new(&[CHECKED, CLOCK, STAGED, TAGS], include_str!("insert.lua"));
-pub(super) static INSERT_IF: Lua = Lua::new(
-    &[CHECKED, CLOCK, STAGED, TAGS, VERSION],
-    include_str!("insert_if.lua"),
-);
-pub(super) static EXPIRE: Lua = Lua::new(&[ALLOW_OOM, CLOCK], include_str!("expire.lua"));
-pub(super) static TOUCH: Lua =
-    Lua::new(&[ALLOW_OOM, CLOCK, STAGED, TAGS], include_str!("touch.lua"));
-pub(super) static INVALIDATE: Lua = Lua::new(
-    &[ALLOW_OOM, CLOCK, LIST, MARK],
-    include_str!("invalidate.lua"),
-);
-pub(super) static INVALIDATE_TAGS: Lua = Lua::new(
-    &[ALLOW_OOM, CLOCK, TAG_LIST],
-    include_str!("invalidate_tags.lua"),
-);
-pub(super) static CLEAR: Lua = Lua::new(&[ALLOW_OOM, CLOCK, EPOCH], include_str!("clear.lua"));
-pub(super) static UNLEASE: Lua = Lua::new(&[ALLOW_OOM, CLOCK], include_str!("unlease.lua"));
-pub(super) static REMOVE: Lua = Lua::new(&[ALLOW_OOM, CLOCK], include_str!("remove.lua"));
-pub(super) static RUN: Lua = Lua::new(&[ALLOW_OOM, CLOCK, LIFE, LIST], include_str!("run.lua"));
-pub(super) static MEMBERS: Lua = Lua::new(&[ALLOW_OOM, LIST], include_str!("members.lua"));
-pub(super) static FORGET: Lua = Lua::new(&[ALLOW_OOM], include_str!("forget.lua"));
-pub(super) static COUNT: Lua = Lua::new(&[CHECKED, CLOCK], include_str!("count.lua"));
-pub(super) static NOTE: Lua = Lua::new(&[ALLOW_OOM, LIST], include_str!("note.lua"));
-pub(super) static HEARTBEAT: Lua = Lua::new(&[CHECKED, CLOCK, LIFE], include_str!("heartbeat.lua"));
+/// Declares scripts: each of shared parts, and a part of its own in a file.
+macro_rules! lua {
+    ($($name:ident: [$($part:expr),*], $own:literal;)*) => {$(
+        // A static hashes its text at its first use, once in a process, and not once for each cache.
+        pub(super) static $name: Lua = Lua::new(&[$($part,)* include_str!($own)]);
+    )*};
+}
+#[cfg(feature = "write-behind")]
+pub(super) use lua;
+
+lua! {
+    LEAD: [ALLOW_OOM, CLOCK, LEASE, MARK], "lead.lua";
+    FILL: [CHECKED, CLOCK, LEASE, STAGED, TAGS], "fill.lua";
+    REVALIDATE: [CHECKED, CLOCK, LEASE, STAGED, TAGS], "revalidate.lua";
+    RENEW: [CHECKED, LEASE], "renew.lua";
+    INSERT: [CHECKED, CLOCK, STAGED, TAGS], "insert.lua";
+    INSERT_IF: [CHECKED, CLOCK, STAGED, TAGS, VERSION], "insert_if.lua";
+    EXPIRE: [ALLOW_OOM, CLOCK], "expire.lua";
+    TOUCH: [ALLOW_OOM, CLOCK, STAGED, TAGS], "touch.lua";
+    INVALIDATE: [ALLOW_OOM, CLOCK, LIST, MARK], "invalidate.lua";
+    INVALIDATE_TAGS: [ALLOW_OOM, CLOCK, TAG_LIST], "invalidate_tags.lua";
+    CLEAR: [ALLOW_OOM, CLOCK, EPOCH], "clear.lua";
+    UNLEASE: [ALLOW_OOM, CLOCK], "unlease.lua";
+    REMOVE: [ALLOW_OOM, CLOCK], "remove.lua";
+    RUN: [ALLOW_OOM, CLOCK, LIFE, LIST], "run.lua";
+    MEMBERS: [ALLOW_OOM, LIST], "members.lua";
+    FORGET: [ALLOW_OOM], "forget.lua";
+    COUNT: [CHECKED, CLOCK], "count.lua";
+    NOTE: [ALLOW_OOM, LIST], "note.lua";
+    HEARTBEAT: [CHECKED, CLOCK, LIFE], "heartbeat.lua";
+}
 
 #[cfg(test)]
 mod tests {

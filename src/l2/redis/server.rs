@@ -1,7 +1,6 @@
 //! Where a server is and how connections to it are made: address, database, user and TLS. Settings that cannot work
 //! are refused here, before anything connects.
 
-use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,7 +9,7 @@ use deadpool_redis::redis::aio::{AsyncPushSender, MultiplexedConnection};
 use deadpool_redis::redis::io::tcp::TcpSettings;
 use deadpool_redis::redis::{
     AsyncConnectionConfig, BasicAuth, Client, ConnectionInfo, IntoConnectionInfo, ProtocolVersion,
-    RedisError, RedisResult, StreamingCredentialsProvider,
+    RedisResult, StreamingCredentialsProvider,
 };
 use deadpool_redis::{Manager, Pool, Runtime};
 use futures::{FutureExt, Stream, StreamExt, stream};
@@ -20,16 +19,6 @@ use crate::l2::L2Error;
 
 /// The size of a pool that this module makes. No process reaches it, as each lane takes two connections and keeps them.
 const POOL_SIZE: usize = 1024;
-/// The schemes of URLs that the client knows.
-const SCHEMES: [&str; 7] = [
-    "redis",
-    "rediss",
-    "valkey",
-    "valkeys",
-    "redis+unix",
-    "valkey+unix",
-    "unix",
-];
 
 /// A Redis server and how to log in: made from a URL, or from a [`ConnectionInfo`] or [`Client`] of the redis crate. A user
 /// without a password logs in with an empty one, which Redis takes if the user has `nopass`.
@@ -110,11 +99,9 @@ impl From<Client> for Server {
     }
 }
 
-/// Does not show the address, as a password may come with it.
-impl fmt::Debug for Server {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Server").finish_non_exhaustive()
-    }
+opaque! {
+    /// Does not show the address, as a password may come with it.
+    Server
 }
 
 /// Reads a URL. The errors of the client hold parts of it, so they are left out.
@@ -124,16 +111,19 @@ fn parse(url: &str) -> Result<ConnectionInfo, L2Error> {
     let Some((scheme, rest)) = url.split_once(':') else {
         return refuse(&format!("has no scheme; {EXAMPLE}"));
     };
-    let scheme = scheme.to_ascii_lowercase();
-    if !SCHEMES.contains(&scheme.as_str()) {
-        return refuse(&format!(
-            "begins with none of redis://, rediss://, valkey://, valkeys://, redis+unix:// and unix://; {EXAMPLE}"
-        ));
-    }
-    if let "rediss" | "valkeys" = scheme.as_str()
-        && let Some(missing) = tls::MISSING
-    {
-        return Err(L2Error::bad_config(missing));
+    // All that the client knows.
+    match scheme.to_ascii_lowercase().as_str() {
+        "redis" | "valkey" | "redis+unix" | "valkey+unix" | "unix" => {}
+        "rediss" | "valkeys" => {
+            if let Some(missing) = tls::MISSING {
+                return Err(L2Error::bad_config(missing));
+            }
+        }
+        _ => {
+            return refuse(&format!(
+                "begins with none of redis://, rediss://, valkey://, valkeys://, redis+unix:// and unix://; {EXAMPLE}"
+            ));
+        }
     }
     // By hand, as the client says only that it cannot read a URL. It has the last word: this explains its refusal.
     let rest = rest.trim_start_matches('/');
@@ -190,19 +180,13 @@ impl Server {
 }
 
 /// Makes connections to a server.
+#[derive(Clone)]
 pub(super) struct Connector {
     info: ConnectionInfo,
-    credentials: Option<Credentials>,
+    pub(super) credentials: Option<Credentials>,
 }
 
 impl Connector {
-    pub(super) fn with_credentials(&self, credentials: Credentials) -> Self {
-        Self {
-            credentials: Some(credentials),
-            info: self.info.clone(),
-        }
-    }
-
     pub(super) fn database(&self) -> i64 {
         self.info.redis_settings().db()
     }
@@ -215,11 +199,9 @@ impl Connector {
             .set_write_backpressure_boundary(64 * 1024);
         let manager = Manager::new_with_config(self.info.clone(), config);
         let manager = manager.map_err(|error| L2Error::bad_config(error.to_string()))?;
-        let pool = Pool::builder(manager)
-            .max_size(POOL_SIZE)
-            .runtime(Runtime::Tokio1);
-        pool.build()
-            .map_err(|error| L2Error::bad_config(error.to_string()))
+        let pool = Pool::builder(manager).max_size(POOL_SIZE);
+        let pool = pool.runtime(Runtime::Tokio1).build();
+        pool.map_err(|error| L2Error::bad_config(error.to_string()))
     }
 
     /// A connection whose messages are given to `receive`.
@@ -254,28 +236,15 @@ impl Connector {
 #[derive(Clone)]
 pub(super) struct Credentials(pub(super) Arc<dyn StreamingCredentialsProvider>);
 
-/// The provider's own error may show a secret.
-#[derive(Debug, thiserror::Error)]
-enum NoCredentials {
-    #[error("the provider of credentials has failed")]
-    Failed,
-    #[error("the provider of credentials has given none")]
-    Ended,
-}
-
-impl From<NoCredentials> for RedisError {
-    fn from(error: NoCredentials) -> Self {
-        io::Error::other(error).into()
-    }
-}
-
 impl StreamingCredentialsProvider for Credentials {
     fn subscribe(&self) -> Pin<Box<dyn Stream<Item = RedisResult<BasicAuth>> + Send + 'static>> {
-        let credentials = self.0.subscribe();
-        let credentials = credentials.map(|given| given.map_err(|_| NoCredentials::Failed.into()));
+        let error = |what: &str| io::Error::other(format!("the provider of credentials {what}"));
+        // The provider's own error may show a secret.
+        let failed = move |_| error("has failed").into();
+        let credentials = self.0.subscribe().map(move |given| given.map_err(failed));
         // Without this, the client takes a stream that ends at once for a refusal of Redis.
-        let first = credentials.into_future().map(|(first, others)| {
-            let first = first.unwrap_or_else(|| Err(NoCredentials::Ended.into()));
+        let first = credentials.into_future().map(move |(first, others)| {
+            let first = first.unwrap_or_else(|| Err(error("has given none").into()));
             stream::iter([first]).chain(others)
         });
         first.flatten_stream().boxed()

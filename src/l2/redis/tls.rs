@@ -18,13 +18,8 @@ pub(super) const MISSING: Option<&str> = None;
 /// Refuses an address whose TLS settings cannot work. Without this, each attempt to connect would fail, or panic if the
 /// process has no default provider of cryptography.
 pub(super) fn check(addr: &ConnectionAddr) -> Result<(), L2Error> {
-    let ConnectionAddr::TcpTls {
-        host,
-        insecure,
-        tls_params,
-        ..
-    } = addr
-    else {
+    let mut nowhere = addr.clone();
+    let ConnectionAddr::TcpTls { host, .. } = &mut nowhere else {
         return Ok(());
     };
     if CryptoProvider::get_default().is_none() {
@@ -37,12 +32,7 @@ pub(super) fn check(addr: &ConnectionAddr) -> Result<(), L2Error> {
     }
     // The client has no check of its own. It sets TLS up before it looks at the host, and looks at the host before it
     // connects: so with an empty host it gets as far as TLS, and no further.
-    let nowhere = ConnectionAddr::TcpTls {
-        host: String::new(),
-        port: 0,
-        insecure: *insecure,
-        tls_params: tls_params.clone(),
-    };
+    host.clear();
     let set_up = nowhere
         .into_connection_info()
         .and_then(Client::open)

@@ -1,46 +1,34 @@
 //! The stream of writes, in Redis.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::call::{Call, Lua, kept, numbers, senseless};
-use super::lane::{RedisLane, dated, single, written};
-use super::names::{CLOCK, DONE, HOLD, LEASE, LOG, MARKER, VALUE, WRITES};
-use super::scripts::{self, ALLOW_OOM, CHECKED, MARK, STAGED, TAGS, VERSION};
+use super::call::{Call, Lua, senseless};
+use super::lane::{Entry, RedisLane};
+use super::names::{CLOCK, HOLD, LEASE, LOG, VALUE, WRITES};
+use super::scripts::{self, ALLOW_OOM, CHECKED, MARK, STAGED, TAGS, VERSION, lua};
 use crate::clock::millis;
-use crate::key::Key;
 use crate::l2::write_stream::MOST_BYTES;
 use crate::l2::{
     Append, Batch, Bytes, Kind, L2Error, Pending, Reply, Settled, StreamId, Waiting, WriteStream,
-    Written, random,
+    Written,
 };
-use crate::wire::{envelope, message};
+use crate::wire::message;
 
 /// The marks of the dead letters, and of the worker's fence.
 const DEAD: &str = "!dead";
 const WORKER: &str = "!worker";
 
 const STREAM: &str = include_str!("stream.lua");
-static APPEND: Lua = Lua::new(
-    &[CHECKED, scripts::CLOCK, MARK, STREAM, STAGED, TAGS, VERSION],
-    include_str!("append.lua"),
-);
-static TAKE: Lua = Lua::new(&[ALLOW_OOM, STREAM], include_str!("take.lua"));
-static SETTLE: Lua = Lua::new(
-    &[ALLOW_OOM, scripts::CLOCK, MARK, STREAM],
-    include_str!("settle.lua"),
-);
-static REQUEUE: Lua = Lua::new(
-    &[ALLOW_OOM, scripts::CLOCK, MARK, STREAM],
-    include_str!("requeue.lua"),
-);
-static PENDING: Lua = Lua::new(
-    &[CHECKED, scripts::CLOCK, STREAM],
-    include_str!("pending.lua"),
-);
-static LETTERS: Lua = Lua::new(&[CHECKED, STREAM], include_str!("letters.lua"));
 
-/// An entry's id, then names and values in turn: there is one of each.
-type Entry = (String, Vec<(String, Bytes)>);
+lua! {
+    APPEND: [CHECKED, scripts::CLOCK, MARK, STREAM, STAGED, TAGS, VERSION], "append.lua";
+    TAKE: [ALLOW_OOM, STREAM], "take.lua";
+    SETTLE: [ALLOW_OOM, scripts::CLOCK, MARK, STREAM], "settle.lua";
+    REQUEUE: [ALLOW_OOM, scripts::CLOCK, MARK, STREAM], "requeue.lua";
+    PENDING: [CHECKED, scripts::CLOCK, STREAM], "pending.lua";
+    LETTERS: [CHECKED, STREAM], "letters.lua";
+}
 
 impl RedisLane {
     /// Stores a value, and appends it to the stream in the same step.
@@ -49,37 +37,12 @@ impl RedisLane {
         batch: Batch<'_>,
         append: &Append,
     ) -> Result<Written, L2Error> {
-        let (key, value) = single(batch)?;
-        // The same in each copy: by it the second finds the answer of the first, which has stored the write.
-        let this = random().to_string();
-        let own = &envelope::tags_of(&value.body);
-        let call = |stored: &[u8], tags: &[Key]| {
-            let mut call = self.call(&APPEND, 8 + own.len() + tags.len(), value.body.len());
-            call.keys(&[VALUE, LEASE, HOLD], &[key]);
-            call.own(&[CLOCK, LOG, WRITES, DEAD])
-                .keys(&[DONE], &[&*this]);
-            call.keys(&[MARKER], own).keys(&[MARKER], tags);
-            call.message(batch.payload).arg(written(batch.deadline));
-            call.arg(&value.body).arg(kept(value.ttls));
+        let marks: [&[&str]; 2] = [&[VALUE, LEASE, HOLD], &[CLOCK, LOG, WRITES, DEAD]];
+        let more = |call: &mut Call<'_>, key: &str| {
             call.arg(append.most).arg(key).arg(&append.encoded_key);
-            // The script compares no version where these three are missing.
-            if let Some(version) = append.version {
-                call.arg(version.epoch).arg(version.ver).arg(stored);
-            }
-            call
         };
-        let read = |answer: &[u8]| {
-            // Any other answer begins with a time or an epoch, which is not that large.
-            if let Some((b'F', at)) = answer.split_first() {
-                let [at] = numbers(at)?;
-                return Ok((Written::Full, at));
-            }
-            if let Ok([at]) = numbers(answer) {
-                return Ok((Written::OtherVersion, at));
-            }
-            dated(answer)
-        };
-        self.before_with_tags(batch.deadline, call, read).await
+        self.store_one(&APPEND, batch, marks, more, append.version)
+            .await
     }
 }
 
@@ -161,23 +124,20 @@ fn waiting(entries: Vec<Entry>) -> Result<Vec<Waiting>, L2Error> {
 
 /// An entry that another program has written may lack anything: it becomes a dead letter.
 fn one((at, fields): Entry) -> Result<Waiting, L2Error> {
-    let field = |name: &str| {
-        let found = fields.iter().find(|(field, _)| field == name);
-        found.map(|(_, value)| value.clone())
-    };
-    let words = |name: &str| {
-        let bytes = field(name)?;
-        Some(String::from_utf8_lossy(&bytes).into_owned())
-    };
     // An id that is no time and number is not one of a stream: the server answers something else than asked.
-    let id_here = id(&at).ok_or_else(senseless)?;
+    let at = id(&at).ok_or_else(senseless)?;
+    let mut fields: BTreeMap<_, _> = fields.into_iter().collect();
+    let mut field = |name: &str| fields.remove(name);
+    let words = |bytes: Bytes| String::from_utf8_lossy(&bytes).into_owned();
     Ok(Waiting {
-        id: id_here,
-        version: words("v").and_then(|text| id(&text)).unwrap_or(id_here),
-        key: words("k").unwrap_or_default(),
+        id: at,
+        version: field("v")
+            .and_then(|id_then| id(&words(id_then)))
+            .unwrap_or(at),
+        key: field("k").map(words).unwrap_or_default(),
         encoded_key: field("i").unwrap_or_default(),
         body: field("b").unwrap_or_default(),
-        reason: words("e"),
+        reason: field("e").map(words),
     })
 }
 
