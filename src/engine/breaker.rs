@@ -271,8 +271,21 @@ impl Breaker {
         let trouble = self.begin(&mut trouble);
         trouble.is_up = false;
         trouble.failed += 1;
-        let event = "a request to L2 failed";
-        self.trace(&error.cause(), error, event, "going on without L2");
+        let said = self.reporter.says(&error.cause());
+        let traced = error as &dyn Error;
+        // At WARN once for all caches of the server, however many requests meet the cause.
+        match said {
+            Some(namespaces) => warn!(
+                namespaces,
+                error = traced,
+                "a request to L2 failed; going on without L2"
+            ),
+            None => debug!(
+                namespace = self.options.namespace.as_str(),
+                error = traced,
+                "a request to L2 failed"
+            ),
+        }
         if error.is_refused() {
             // A refusal is an answer, too.
             return self.note_answer(trouble);
@@ -316,8 +329,18 @@ impl Breaker {
         } else {
             error.cause()
         };
-        let event = "this instance does not receive changes of others";
-        self.trace(&cause, error, event, "L1 is not used until it does");
+        let error = error as &dyn Error;
+        match self.reporter.says(&cause) {
+            Some(namespaces) => warn!(
+                namespaces,
+                error,
+                "this instance does not receive changes of others; L1 is not used until it does"
+            ),
+            None => debug!(
+                namespace = self.options.namespace.as_str(),
+                error, "this instance does not receive changes of others"
+            ),
+        }
     }
 
     /// The epoch of L2 was read, in this life of the store. Of a new life one line is enough for all caches.
@@ -357,20 +380,6 @@ impl Breaker {
         });
         trouble.last = now;
         trouble
-    }
-
-    /// Logs a cause at WARN once for all caches of the server, with its consequence, however many requests meet it; and
-    /// each event at DEBUG.
-    fn trace(&self, cause: &str, error: &L2Error, event: &str, consequence: &str) {
-        let said = self.reporter.says(cause);
-        let error = error as &dyn Error;
-        match said {
-            Some(namespaces) => warn!(namespaces, error, "{event}; {consequence}"),
-            None => debug!(
-                namespace = self.options.namespace.as_str(),
-                error, "{event}"
-            ),
-        }
     }
 
     fn end_if_over(&self, trouble: &mut Option<Trouble>) {
