@@ -12,6 +12,7 @@ use super::deferred::Deferred;
 use super::metrics::Metrics;
 use crate::clock::Tick;
 use crate::events::Events;
+use crate::key::Key;
 use crate::l1::L1;
 use crate::l2::Lane;
 use crate::options::Options;
@@ -67,7 +68,7 @@ impl<V> Context<V> {
     }
 
     /// Whether neither level may be used for a key: a write of it is deferred (rule 14), or the cache is switched off.
-    pub(crate) fn bars(&self, key: &str) -> bool {
+    pub(crate) fn bars(&self, key: &Key) -> bool {
         // Callers ask after their operation has begun. A write that is deferred later, or a switch that comes later,
         // bars the operation from L1 by its floor or generation; one that came before is seen here.
         self.is_off() || self.deferred.holds(key)

@@ -226,7 +226,7 @@ fn accept<V: Value>(ctx: &Context<V>, write: &mut Write<V>, ack: WriteAck, now: 
         ctx.backoff.forget(key);
     }
     let (by, accepted_at) = (deferral(&write.step), stamp.written_at);
-    (ctx.deferred).overtaken(write.target(), write.order, accepted_at, by, now);
+    (ctx.deferred).overtaken(&write.target(), write.order, accepted_at, by, now);
 }
 
 /// The key of an insert, if the batch has one: an insert needs a deadline in the lane's time.
