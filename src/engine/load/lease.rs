@@ -359,10 +359,7 @@ pub(crate) async fn fill<V: Value>(
                 Replaces::Any => {
                     ctx.l1.publish_inserted(op, &fresh);
                     ctx.counters.invalidations_sent.bump();
-                    ctx.events.emit(|| CacheEvent::Inserted {
-                        key: op.key().to_string(),
-                        is_own: true,
-                    });
+                    (ctx.events).emit(|| CacheEvent::of_change(Kind::Insert, op.key(), true));
                 }
                 Replaces::Nothing | Replaces::Stale(_) => ctx.l1.publish_filled(op, &fresh),
             }

@@ -16,7 +16,7 @@ use crate::error::L2Error;
 use crate::events::CacheEvent;
 use crate::key::Key;
 use crate::l1::SlotValue;
-use crate::l2::{Batch, EncodedValue, Kind, Step, WriteAck, Written};
+use crate::l2::{Batch, EncodedValue, Step, WriteAck, Written};
 use crate::vocabulary::Value;
 use crate::wire::message;
 
@@ -213,15 +213,7 @@ fn accept<V: Value>(ctx: &Context<V>, write: &mut Write<V>, ack: WriteAck, now: 
         }
     }
     ctx.counters.invalidations_sent.bump();
-    ctx.events.emit(|| {
-        let (text, is_own) = (write.key.to_string(), true);
-        match write.step.kind() {
-            Kind::Insert => CacheEvent::Inserted { key: text, is_own },
-            Kind::Tags => CacheEvent::TagInvalidated { tag: text, is_own },
-            Kind::Clear => CacheEvent::Cleared { is_own },
-            _ => CacheEvent::Invalidated { key: text, is_own },
-        }
-    });
+    (ctx.events).emit(|| CacheEvent::of_change(write.step.kind(), &write.key, true));
     if let Some(key) = write.key() {
         ctx.backoff.forget(key);
     }

@@ -294,10 +294,7 @@ impl<V: Value> Writes<V> {
                 from_l1 += ctx.l1.apply_prefixes(&applied, ctx.now());
                 for (prefix, _) in &prefixes {
                     ctx.counters.invalidations_sent.bump();
-                    ctx.events.emit(|| CacheEvent::PrefixInvalidated {
-                        prefix: prefix.to_string(),
-                        is_own: true,
-                    });
+                    (ctx.events).emit(|| CacheEvent::of_change(Kind::Prefix, prefix, true));
                     ctx.backoff.forget_prefix(prefix);
                 }
                 Ok(if ctx.l1.freshness().is_alone() {
