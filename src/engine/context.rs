@@ -39,23 +39,17 @@ pub(crate) struct Context<V> {
     pub(crate) instance: u64,
 }
 
-impl<V> Context<V> {
+impl<V: Value> Context<V> {
     pub(crate) fn now(&self) -> Tick {
         self.options.clock.now()
     }
 
-    pub(crate) fn stats(&self) -> Stats
-    where
-        V: Value,
-    {
+    pub(crate) fn stats(&self) -> Stats {
         self.counted().with_entries(self.l1.len())
     }
 
     /// All but the number of entries, for which moka would have to do its pending work.
-    pub(crate) fn counted(&self) -> Stats
-    where
-        V: Value,
-    {
+    pub(crate) fn counted(&self) -> Stats {
         // Generations count from one, and each flush begins another.
         let flushes = self.l1.freshness().generation() - 1;
         self.counters.snapshot(flushes)
