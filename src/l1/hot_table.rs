@@ -283,8 +283,7 @@ mod tests {
             expires_at: NEVER,
             gone_at: NEVER,
             ends_at: NEVER,
-            extend_at: NEVER,
-            refresh_at: NEVER,
+            look_at: NEVER,
         };
         let slot = || {
             Arc::new(Slot::new(

@@ -357,6 +357,7 @@ impl<V: Value> L1<V> {
         self.replace_times(key, now, |slot| {
             (now < slot.soft_at()).then(|| SlotHead {
                 soft_at: now,
+                look_at: now,
                 ..slot.head()
             })
         });

@@ -354,7 +354,8 @@ pub(crate) async fn fill<V: Value>(
     };
     match filled {
         Some(Fill::Stored(stamp)) => {
-            let fresh = (ctx.convert).fresh(op.key(), value, stamp, ttls, tags, now);
+            let life = ttls.life(stamp.written_at);
+            let fresh = (ctx.convert).slot(op.key(), value, stamp, life, tags, now);
             match replaces {
                 Replaces::Any => {
                     ctx.l1.publish_inserted(op, &fresh);

@@ -196,11 +196,11 @@ fn accept<V: Value>(ctx: &Context<V>, write: &mut Write<V>, ack: WriteAck, now: 
             if let Some(insert) = &mut write.insert {
                 match insert.value.take() {
                     Some(value) => {
-                        let fresh = (ctx.convert).fresh(
+                        let fresh = (ctx.convert).slot(
                             &write.key,
                             SlotValue::Own(value),
                             stamp,
-                            insert.encoded.ttls,
+                            insert.encoded.ttls.life(stamp.written_at),
                             mem::take(&mut insert.tags),
                             now,
                         );

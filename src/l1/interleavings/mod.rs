@@ -240,8 +240,7 @@ fn tagged((epoch, ver): Mark, tags: Tags) -> Arc<Slot<u64>> {
         expires_at: NEVER,
         gone_at: NEVER,
         ends_at: NEVER,
-        extend_at: NEVER,
-        refresh_at: NEVER,
+        look_at: NEVER,
     };
     Arc::new(Slot::new(KEY.into(), SlotValue::Own(epoch), head, tags))
 }
