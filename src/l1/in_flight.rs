@@ -9,12 +9,12 @@ use std::sync::Arc;
 
 use hashbrown::HashTable;
 
+use super::Slot;
 use super::freshness::Freshness;
 use super::hasher::{Hasher, hasher};
-use super::key_state::{Joinable, KeyState, Op};
+use super::key_state::{Issued, Joinable, KeyState, LeaseWaiter, Op};
 use super::outcome::{LoadOutcome, ReadOutcome};
 use super::sync::{Mutex, MutexGuard, SHARDS, lock};
-use super::{LeaseWaiter, Slot};
 use crate::ablation::{Rule, without};
 use crate::clock::Tick;
 use crate::key::Key;
@@ -284,28 +284,11 @@ impl<V> InFlight<V> {
         drop(ended);
     }
 
-    /// Applies a change of a key that the lane has issued, see [`KeyState::raise`], and detaches its flights.
-    pub(super) fn raise(&self, key: &str, ver: u64, generation: u64) {
+    /// Applies a change of a key, see [`KeyState::change`], and detaches its flights.
+    pub(super) fn change(&self, key: &str, change: Option<Issued>) {
         self.detach(key, |state, next| {
-            state.raise(ver, generation, self.freshness.issued(), next);
+            state.change(change, self.freshness.issued(), next);
         });
-    }
-
-    /// The same for all keys that begin with `prefix`. Looks at every key with operations under way.
-    pub(super) fn raise_prefix(&self, prefix: &str, ver: u64, generation: u64) {
-        self.detach_prefix(prefix, |state, next| {
-            state.raise(ver, generation, self.freshness.issued(), next);
-        });
-    }
-
-    /// As [`bar`](Self::bar), for all keys that begin with `prefix`.
-    pub(super) fn bar_prefix(&self, prefix: &str) {
-        self.detach_prefix(prefix, KeyState::bar);
-    }
-
-    /// Applies a change of a key whose version is unknown, see [`KeyState::bar`], and detaches its flights.
-    pub(super) fn bar(&self, key: &str) {
-        self.detach(key, KeyState::bar);
     }
 
     /// Detaches the flights of a key.
@@ -339,16 +322,16 @@ impl<V> InFlight<V> {
         notify(waiters, key);
     }
 
-    /// The same for all keys that begin with `prefix`: one critical section for those of each shard. An operation that
-    /// is registered between two of them began after its key was changed in L2.
-    fn detach_prefix(&self, prefix: &str, change: impl Fn(&mut KeyState<V>, u64)) {
+    /// As [`change`](Self::change), for all keys that begin with `prefix`: one critical section for those of each shard.
+    /// An operation that is registered between two of them began after its key was changed in L2.
+    pub(super) fn change_prefix(&self, prefix: &str, change: Option<Issued>) {
         let mut detached = Vec::new();
         for shard in &self.shards {
             let mut shard = lock(shard);
             let next = shard.next;
             let under_way = shard.states.iter_mut();
             for state in under_way.filter(|state| state.key.starts_with(prefix)) {
-                change(state, next);
+                state.change(change, self.freshness.issued(), next);
                 if !without(Rule::Detach) {
                     detached.push((state.key.clone(), state.detach()));
                 }
@@ -401,7 +384,7 @@ impl<V> InFlight<V> {
     }
 
     /// Has `waiter` notified, once, when the lease ends that another instance has on an operation's key.
-    pub(crate) fn await_lease(&self, op: &Op, waiter: &Arc<LeaseWaiter>) {
+    pub(crate) fn await_lease(&self, op: &Op, waiter: &LeaseWaiter) {
         if let Some(state) = self.lock(op.hash).get_mut(op.hash, &op.key) {
             state.add_waiter(waiter);
         }
@@ -437,8 +420,9 @@ impl<V> InFlight<V> {
     }
 }
 
-fn notify(waiters: Vec<Arc<LeaseWaiter>>, key: &str) {
+fn notify(waiters: Vec<LeaseWaiter>, key: &str) {
     for waiter in waiters {
-        waiter.end(key);
+        // It may wait no longer.
+        let _ = waiter.send(key.into());
     }
 }

@@ -8,7 +8,6 @@
 //!   flight
 //! - [`tags`]: which tags the entries have, and when these were invalidated
 //! - [`freshness`]: the proof that nothing was missed, by which entries may be served
-//! - [`lease_waiters`]: waiting for the leases of other instances
 //! - [`slot`]: an entry; [`outcome`]: how a read or load ended; [`cell`], [`hasher`], [`sync`]: the parts of these
 //!
 //! Knows nothing of L2 and of the engine: does no I/O, starts no task, and waits only for notifications.
@@ -28,7 +27,6 @@ mod in_flight;
 #[cfg(larder_interleavings)]
 mod interleavings;
 mod key_state;
-mod lease_waiters;
 mod outcome;
 mod slot;
 mod store;
@@ -39,18 +37,17 @@ pub(crate) use self::freshness::{Freshness, ProofRequest};
 pub(crate) use self::hasher::{Hasher, hasher};
 pub(crate) use self::hot_table::is_sampled;
 pub(crate) use self::in_flight::{Join, JoinRead, OpGuard, Started};
-pub(crate) use self::key_state::Op;
-pub(crate) use self::lease_waiters::LeaseWaiter;
+pub(crate) use self::key_state::{LeaseWaiter, Op};
 pub(crate) use self::outcome::{LoadOutcome, Outcome, OutcomeKind, ReadOutcome};
 pub(crate) use self::slot::{NEVER, Slot, SlotHead, SlotValue, UNSTORED};
 pub(crate) use self::store::Weigher;
 pub(crate) use self::tags::{TagState, Tags};
 
-use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
 use self::in_flight::InFlight;
+use self::key_state::Issued;
 use self::store::Store;
 use self::tags::TagTable;
 use crate::ablation::{Rule, without};
@@ -168,7 +165,7 @@ impl<V: Value> L1<V> {
     /// Whether a value may be used for which the server has compared no epochs: it was written in the epoch that was
     /// known when the operation began, there was no flush since, and the value has not expired.
     pub(crate) fn is_usable(&self, op: &Op, fresh: &Arc<Slot<V>>, now: Tick) -> bool {
-        let of_now = fresh.epoch == op.epoch() || without(Rule::Epochs);
+        let of_now = fresh.epoch == op.epoch || without(Rule::Epochs);
         self.in_flight.is_current(op) && of_now && now < fresh.gone_at
     }
 
@@ -183,7 +180,7 @@ impl<V: Value> L1<V> {
         if fresh.epoch == self.freshness.epoch() {
             // The floor before the eviction, as for a change: an operation that stores in between stores nothing older.
             self.in_flight.hand_out_unstored(op, ver, generation);
-            self.remove_if(key, |slot| slot.ver < ver);
+            self.store.remove_if(key, |slot| slot.ver < ver);
         } else {
             self.forget(key);
         }
@@ -199,8 +196,9 @@ impl<V: Value> L1<V> {
     /// replaced rather than evicted.
     pub(crate) fn publish_inserted(&self, op: &Op, fresh: &Arc<Slot<V>>) {
         let (key, epoch, ver) = (op.key(), fresh.epoch, fresh.ver);
-        if let Some(generation) = self.note_issued(epoch, ver) {
-            self.in_flight.raise(key, ver, generation);
+        let change = self.note_issued(epoch, ver);
+        if change.is_some() {
+            self.in_flight.change(key, change);
             if self.try_store(op, fresh) {
                 return;
             }
@@ -212,7 +210,8 @@ impl<V: Value> L1<V> {
     /// not served or stored any more (rules 3, 4, 11).
     pub(crate) fn apply<'a>(&self, keys: impl IntoIterator<Item = &'a str>, epoch: u64, ver: u64) {
         self.apply_with(keys, epoch, ver, |key| {
-            self.remove_if(key, |slot| self.is_outdated(slot, ver));
+            self.store
+                .remove_if(key, |slot| self.is_outdated(slot, ver));
         });
     }
 
@@ -236,27 +235,27 @@ impl<V: Value> L1<V> {
         ver: u64,
         evict: impl Fn(&str),
     ) {
-        let generation = self.note_issued(epoch, ver);
+        let change = self.note_issued(epoch, ver);
         for key in keys {
-            if let Some(generation) = generation {
-                // First the floor: an operation that stores after it stores nothing to be evicted, and an entry that
-                // was stored before it is seen here.
-                self.in_flight.raise(key, ver, generation);
+            // First the floor: an operation that stores after it stores nothing to be evicted, and an entry that was
+            // stored before it is seen here.
+            self.in_flight.change(key, change);
+            if change.is_some() {
                 evict(key);
             } else {
-                self.forget(key);
+                self.evict(key);
             }
         }
     }
 
     /// Takes note of a version that the lane has issued. Returns the generation in which it may be compared with
     /// others; `None` if its epoch is not the present one.
-    fn note_issued(&self, epoch: u64, ver: u64) -> Option<u64> {
+    fn note_issued(&self, epoch: u64, ver: u64) -> Option<Issued> {
         // The generation first: should a flush come in between, versions of its epoch are left alone.
         let generation = self.freshness.generation();
         (epoch == self.freshness.epoch()).then(|| {
             self.freshness.raise_issued(ver);
-            generation
+            Issued { ver, generation }
         })
     }
 
@@ -266,10 +265,7 @@ impl<V: Value> L1<V> {
         let present = self.freshness.epoch();
         for &(prefix, epoch, ver) in prefixes {
             // First the floors, as in `apply_with`.
-            match self.note_issued(epoch, ver) {
-                Some(generation) => self.in_flight.raise_prefix(prefix, ver, generation),
-                None => self.in_flight.bar_prefix(prefix),
-            }
+            (self.in_flight).change_prefix(prefix, self.note_issued(epoch, ver));
         }
         let which = Prefixes::new(prefixes.iter().map(|(prefix, ..)| *prefix));
         self.remove_prefixes(&which, now, |slot| {
@@ -294,10 +290,10 @@ impl<V: Value> L1<V> {
         epoch: u64,
         ver: u64,
     ) {
-        let generation = self.note_issued(epoch, ver);
+        let change = self.note_issued(epoch, ver);
         for tag in tags {
-            match generation {
-                Some(generation) => self.tags.raise(tag, ver, generation),
+            match change {
+                Some(Issued { ver, generation }) => self.tags.raise(tag, ver, generation),
                 None => self.tags.forget(tag),
             }
         }
@@ -324,14 +320,13 @@ impl<V: Value> L1<V> {
         now: Tick,
         condition: impl Fn(&Slot<V>) -> bool,
     ) -> u64 {
-        let removed = Cell::new(0);
+        let mut removed = 0;
         self.store.remove_prefixes(which, |slot| {
             let is_removed = condition(slot);
-            let is_counted = is_removed && self.is_visible(slot, now);
-            removed.set(removed.get() + u64::from(is_counted));
+            removed += u64::from(is_removed && self.is_visible(slot, now));
             is_removed
         });
-        removed.get()
+        removed
     }
 
     /// Whether a change of this version, which has been issued, makes an entry old (rule 11).
@@ -394,13 +389,13 @@ impl<V: Value> L1<V> {
 
     /// Drops a key whose change has no version yet, and keeps operations that are under way from storing it (rule 14).
     pub(crate) fn forget(&self, key: &str) {
-        self.in_flight.bar(key);
+        self.in_flight.change(key, None);
         self.evict(key);
     }
 
     /// Drops the entry of a key, ahead of its invalidation. Until that is applied, the value of L2 may be stored again.
     pub(crate) fn evict(&self, key: &str) {
-        self.remove_if(key, |_| true);
+        self.store.remove_if(key, |_| true);
     }
 
     /// Makes all that this instance holds or is fetching invisible, in one step (rule 9). `epoch` is the lane's from
@@ -442,7 +437,7 @@ impl<V: Value> L1<V> {
             // As if it were evicted at once: nothing older may be stored after it, or joined.
             let is_revealed = self.in_flight.reveal(op, fresh);
             if is_revealed {
-                self.remove_if(op.key(), |slot| slot.ver < fresh.ver);
+                self.store.remove_if(op.key(), |slot| slot.ver < fresh.ver);
             }
             return is_revealed;
         }
@@ -456,16 +451,12 @@ impl<V: Value> L1<V> {
             // An older entry may have taken its place before the floor was raised. moka is not asked without need: it
             // would record a hit.
             if !self.store.restore(fresh, clears) {
-                self.remove_if(op.key(), |slot| slot.ver < fresh.ver);
+                self.store.remove_if(op.key(), |slot| slot.ver < fresh.ver);
             }
         } else {
             self.store
                 .remove_if(op.key(), |current| Arc::ptr_eq(current, fresh));
         }
         is_revealed
-    }
-
-    fn remove_if(&self, key: &str, condition: impl Fn(&Slot<V>) -> bool) {
-        self.store.remove_if(key, |slot| condition(slot));
     }
 }
