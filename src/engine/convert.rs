@@ -291,17 +291,12 @@ impl<V: Value> Convert<V> {
         tags: Tags,
         now: Tick,
     ) -> Arc<Slot<V>> {
-        let Stamp {
-            epoch,
-            ver,
-            written_at,
-        } = stamp;
         // The lane's time is overestimated, so a value seems older than it is, and goes early.
         let lane_now = self.l1.freshness().lane_time(now).unwrap_or(0);
-        let age = lane_now.saturating_sub(written_at);
+        let age = lane_now.saturating_sub(stamp.written_at);
         let born_at = now.saturating_sub(nanos(Duration::from_millis(age)));
         let at = |time: u64| {
-            let after = Duration::from_millis(time.saturating_sub(written_at));
+            let after = Duration::from_millis(time.saturating_sub(stamp.written_at));
             born_at.saturating_add(nanos(after))
         };
         let gone_at = at(life.expires_at);
@@ -314,8 +309,8 @@ impl<V: Value> Convert<V> {
             None => gone_at,
         };
         let head = SlotHead {
-            epoch,
-            ver,
+            epoch: stamp.epoch,
+            ver: stamp.ver,
             born_at,
             soft_at: life.stale_at.map_or(NEVER, at),
             expires_at,

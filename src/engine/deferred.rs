@@ -27,6 +27,7 @@ pub(crate) enum Target {
 }
 
 /// Keys and tags that have to be invalidated in L2. Until then, this instance uses them in neither level.
+#[derive(Default)]
 pub(crate) struct Deferred {
     capacity: usize,
     /// More than fit are all keys alone, by one clear.
@@ -92,11 +93,8 @@ impl Deferred {
     pub(crate) fn new(capacity: usize) -> Self {
         Self {
             capacity,
-            pending: Mutex::default(),
-            any: AtomicBool::new(false),
             order: AtomicU64::new(1),
-            is_closed: AtomicBool::new(false),
-            warnings: Throttle::default(),
+            ..Self::default()
         }
     }
 

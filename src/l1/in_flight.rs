@@ -111,7 +111,7 @@ impl<V> InFlight<V> {
     pub(super) fn begin(self: &Arc<Self>, key: &Key) -> OpGuard<V> {
         let hash = self.hash(key);
         let (op, _) = self.register(&mut self.lock(hash), hash, key, false);
-        self.guard(op)
+        op
     }
 
     /// The number of the next operation on a key: operations with a lower one began before.
@@ -126,7 +126,7 @@ impl<V> InFlight<V> {
         // Most keys are read by one caller at a time: it needs no task and no channel.
         let Some(state) = shard.get(hash, key) else {
             let (op, _) = self.register(&mut shard, hash, key, false);
-            return JoinRead::Alone(self.guard(op));
+            return JoinRead::Alone(op);
         };
         JoinRead::Shared(match self.joinable(state.read.as_ref(), now) {
             Some(result) => Join::Joined(result),
@@ -228,21 +228,17 @@ impl<V> InFlight<V> {
         });
         drop(shard);
         drop(former);
-        Started {
-            op: self.guard(op),
-            sender,
-            result,
-        }
+        Started { op, sender, result }
     }
 
     /// Registers an operation, before it sends anything (rule 3).
     fn register<'s>(
-        &self,
+        self: &Arc<Self>,
         shard: &'s mut Shard<V>,
         hash: u64,
         key: &Key,
         is_load: bool,
-    ) -> (Op, &'s mut KeyState<V>) {
+    ) -> (OpGuard<V>, &'s mut KeyState<V>) {
         // The generation first: an operation with an old one and a new epoch stores nothing, which is safe.
         let (generation, epoch) = (self.freshness.generation(), self.freshness.epoch());
         let id = shard.next;
@@ -259,12 +255,8 @@ impl<V> InFlight<V> {
             generation,
             epoch,
         };
-        (op, state)
-    }
-
-    fn guard(self: &Arc<Self>, op: Op) -> OpGuard<V> {
         let in_flight = Arc::clone(self);
-        OpGuard { in_flight, op }
+        (OpGuard { in_flight, op }, state)
     }
 
     /// The state of a key goes with its last operation.

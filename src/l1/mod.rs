@@ -188,30 +188,28 @@ impl<V: Value> L1<V> {
 
     /// The same for a loaded value with which this instance has filled L2.
     pub(crate) fn publish_filled(&self, op: &Op, fresh: &Arc<Slot<V>>) {
-        self.note_issued(fresh.epoch, fresh.ver);
+        self.note_issued(fresh.version());
         self.publish(op, fresh);
     }
 
     /// The same for a value that this instance has inserted: a change like any other, but an older entry is
     /// replaced rather than evicted.
     pub(crate) fn publish_inserted(&self, op: &Op, fresh: &Arc<Slot<V>>) {
-        let (key, epoch, ver) = (op.key(), fresh.epoch, fresh.ver);
-        let change = self.note_issued(epoch, ver);
+        let change = self.note_issued(fresh.version());
         if change.is_some() {
-            self.in_flight.change(key, change);
+            self.in_flight.change(op.key(), change);
             if self.try_store(op, fresh) {
                 return;
             }
         }
-        self.apply([&**key], epoch, ver);
+        self.apply([&**op.key()], fresh.version());
     }
 
     /// Applies a change of keys that L2 has accepted, by a message or by the answer to this instance: older values are
     /// not served or stored any more (rules 3, 4, 11).
-    pub(crate) fn apply<'a>(&self, keys: impl IntoIterator<Item = &'a str>, epoch: u64, ver: u64) {
-        self.apply_with(keys, epoch, ver, |key| {
-            self.store
-                .remove_if(key, |slot| self.is_outdated(slot, ver));
+    pub(crate) fn apply<'a>(&self, keys: impl IntoIterator<Item = &'a str>, at: Version) {
+        self.apply_with(keys, at, |key| {
+            (self.store).remove_if(key, |slot| self.is_outdated(slot, at.ver));
         });
     }
 
@@ -220,22 +218,20 @@ impl<V: Value> L1<V> {
     pub(crate) fn apply_own_insert<'a>(
         &self,
         keys: impl IntoIterator<Item = &'a str>,
-        epoch: u64,
-        ver: u64,
+        at: Version,
     ) {
-        self.apply_with(keys, epoch, ver, |key| {
-            self.store.hide_if(key, |slot| self.is_outdated(slot, ver));
+        self.apply_with(keys, at, |key| {
+            (self.store).hide_if(key, |slot| self.is_outdated(slot, at.ver));
         });
     }
 
     fn apply_with<'a>(
         &self,
         keys: impl IntoIterator<Item = &'a str>,
-        epoch: u64,
-        ver: u64,
+        at: Version,
         evict: impl Fn(&str),
     ) {
-        let change = self.note_issued(epoch, ver);
+        let change = self.note_issued(at);
         for key in keys {
             // First the floor: an operation that stores after it stores nothing to be evicted, and an entry that was
             // stored before it is seen here.
@@ -250,7 +246,7 @@ impl<V: Value> L1<V> {
 
     /// Takes note of a version that the lane has issued. Returns the generation in which it may be compared with
     /// others; `None` if its epoch is not the present one.
-    fn note_issued(&self, epoch: u64, ver: u64) -> Option<Issued> {
+    fn note_issued(&self, Version { epoch, ver }: Version) -> Option<Issued> {
         // The generation first: should a flush come in between, versions of its epoch are left alone.
         let generation = self.freshness.generation();
         (epoch == self.freshness.epoch()).then(|| {
@@ -259,20 +255,20 @@ impl<V: Value> L1<V> {
         })
     }
 
-    /// As [`apply`](Self::apply), for all keys that begin with one of the prefixes, each with its epoch and version.
+    /// As [`apply`](Self::apply), for all keys that begin with one of the prefixes, each with its version.
     /// Walks all entries, once. Returns how many could be served at `now`, and cannot any more.
-    pub(crate) fn apply_prefixes(&self, prefixes: &[(&str, u64, u64)], now: Tick) -> u64 {
+    pub(crate) fn apply_prefixes(&self, prefixes: &[(&str, Version)], now: Tick) -> u64 {
         let present = self.freshness.epoch();
-        for &(prefix, epoch, ver) in prefixes {
+        for &(prefix, at) in prefixes {
             // First the floors, as in `apply_with`.
-            (self.in_flight).change_prefix(prefix, self.note_issued(epoch, ver));
+            (self.in_flight).change_prefix(prefix, self.note_issued(at));
         }
-        let which = Prefixes::new(prefixes.iter().map(|(prefix, ..)| *prefix));
+        let which = Prefixes::new(prefixes.iter().map(|(prefix, _)| *prefix));
         self.remove_prefixes(&which, now, |slot| {
-            which.of(slot.key.as_bytes()).any(|place| {
-                prefixes
-                    .get(place)
-                    .is_some_and(|&(_, epoch, ver)| epoch != present || self.is_outdated(slot, ver))
+            let mut of = which.of(slot.key.as_bytes());
+            of.any(|place| {
+                let at = prefixes.get(place).map(|(_, at)| *at);
+                at.is_some_and(|at| at.epoch != present || self.is_outdated(slot, at.ver))
             })
         })
     }
@@ -284,13 +280,8 @@ impl<V: Value> L1<V> {
 
     /// Applies an invalidation of tags that L2 has accepted: older entries with one of them are not served any more,
     /// and no flight that began before is joined, as its tags are not known (rule 20).
-    pub(crate) fn apply_tags<'a>(
-        &self,
-        tags: impl IntoIterator<Item = &'a str>,
-        epoch: u64,
-        ver: u64,
-    ) {
-        let change = self.note_issued(epoch, ver);
+    pub(crate) fn apply_tags<'a>(&self, tags: impl IntoIterator<Item = &'a str>, at: Version) {
+        let change = self.note_issued(at);
         for tag in tags {
             match change {
                 Some(Issued { ver, generation }) => self.tags.raise(tag, ver, generation),

@@ -88,11 +88,18 @@ pub(crate) struct SlotHead {
 }
 
 impl<V> Slot<V> {
-    pub(crate) fn new(key: Key, value: SlotValue<V>, head: SlotHead, tags: Tags) -> Self {
+    pub(crate) fn new(key: Key, mut value: SlotValue<V>, head: SlotHead, tags: Tags) -> Self {
         debug_assert!(
             head.expires_at <= head.gone_at,
             "L1 keeps no value longer than L2"
         );
+        if let SlotValue::Shared(slot) = &value
+            && let SlotValue::Shared(holder) = &slot.value
+        {
+            // However often it is stored again, the way to the value is one step.
+            debug_assert!(matches!(holder.value, SlotValue::Own(_)), "one step");
+            value = SlotValue::Shared(Arc::clone(holder));
+        }
         let is_plain = head.look_at == head.soft_at && head.ends_at == NEVER && tags.is_empty();
         Self {
             generation: AtomicU64::new(HIDDEN),
@@ -111,17 +118,7 @@ impl<V> Slot<V> {
             born_at: head.born_at,
             epoch: head.epoch,
             ver: head.ver,
-            value: match value {
-                // However often it is stored again, the way to the value is one step.
-                SlotValue::Shared(slot) => match &slot.value {
-                    SlotValue::Shared(holder) => {
-                        debug_assert!(matches!(holder.value, SlotValue::Own(_)), "one step");
-                        SlotValue::Shared(Arc::clone(holder))
-                    }
-                    SlotValue::Own(_) => SlotValue::Shared(slot),
-                },
-                own @ SlotValue::Own(_) => own,
-            },
+            value,
         }
     }
 

@@ -39,6 +39,7 @@ pub(crate) struct Channel {
 type Parser = Box<dyn Fn(&[u8]) -> Vec<Invalidation> + Send + Sync>;
 
 /// All channels of other programs that an instance listens to, and the payloads that wait.
+#[derive(Default)]
 pub(crate) struct Channels {
     all: Vec<Channel>,
     counters: Arc<Counters>,
@@ -67,13 +68,7 @@ impl Channels {
         Self {
             all,
             counters: Arc::clone(counters),
-            queue: Mutex::default(),
-            prefixes: Mutex::default(),
-            heard: Notify::new(),
-            heard_prefixes: Notify::new(),
-            dropped: Notify::new(),
-            panics: Throttle::default(),
-            overflows: Throttle::default(),
+            ..Self::default()
         }
     }
 

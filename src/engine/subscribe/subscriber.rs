@@ -33,7 +33,7 @@ use crate::events::CacheEvent;
 use crate::l1::{Freshness, ProofRequest};
 use crate::l2::{
     Applied, Event, Kind, L2Error, LONGEST_PAUSE, LaneClock, LeaseRequest, MemberInfo, Message,
-    Subscription, Want, reconnects,
+    Subscription, Version, Want, reconnects,
 };
 use crate::util::lock::lock;
 use crate::util::on_drop::OnDrop;
@@ -448,10 +448,13 @@ impl<'a, V: Value> Session<'a, V> {
         if is_own && without(Rule::OwnMessages) {
             return;
         }
-        let (epoch, ver) = (message.epoch, message.ver);
+        let at = Version {
+            epoch: message.epoch,
+            ver: message.ver,
+        };
         if matches!(message.kind, Kind::Unknown(_)) {
             // Another release may have changed any key.
-            ctx.l1.flush(epoch);
+            ctx.l1.flush(at.epoch);
         }
         let keys = message.keys.iter().map(|key| &**key);
         match message.kind {
@@ -459,15 +462,15 @@ impl<'a, V: Value> Session<'a, V> {
             Kind::PrefixBegun => return,
             Kind::Prefix => {
                 for prefix in keys {
-                    ctx.l1.apply_prefixes(&[(prefix, epoch, ver)], ctx.now());
+                    ctx.l1.apply_prefixes(&[(prefix, at)], ctx.now());
                     ctx.backoff.forget_prefix(prefix);
                 }
                 return;
             }
-            Kind::Tags => return ctx.l1.apply_tags(keys, epoch, ver),
+            Kind::Tags => return ctx.l1.apply_tags(keys, at),
             // The message of an own insert may come before the answer to the insert, which stores the value in L1.
-            Kind::Insert if is_own => ctx.l1.apply_own_insert(keys, epoch, ver),
-            _ => ctx.l1.apply(keys, epoch, ver),
+            Kind::Insert if is_own => ctx.l1.apply_own_insert(keys, at),
+            _ => ctx.l1.apply(keys, at),
         }
         for key in &message.keys {
             ctx.backoff.forget(key);

@@ -188,9 +188,9 @@ fn accept<V: Value>(ctx: &Context<V>, write: &mut Write<V>, ack: WriteAck, now: 
         Step::Expire if ctx.l1.freshness().is_alone() => ctx.l1.make_stale(&write.key, now),
         Step::InvalidateTags | Step::Expire | Step::Invalidate { .. }
             if without(Rule::OwnMessages) => {}
-        Step::InvalidateTags => ctx.l1.apply_tags([&*write.key], stamp.epoch, stamp.ver),
+        Step::InvalidateTags => ctx.l1.apply_tags([&*write.key], stamp.version()),
         Step::Expire | Step::Invalidate { .. } => {
-            ctx.l1.apply([&*write.key], stamp.epoch, stamp.ver);
+            ctx.l1.apply([&*write.key], stamp.version());
         }
         _ => {
             if let Some(insert) = &mut write.insert {
@@ -207,7 +207,7 @@ fn accept<V: Value>(ctx: &Context<V>, write: &mut Write<V>, ack: WriteAck, now: 
                         ctx.l1.publish_inserted(&insert.op, &fresh);
                     }
                     // It was lent, and L1 reads it when it is asked for.
-                    None => ctx.l1.apply([&*write.key], stamp.epoch, stamp.ver),
+                    None => ctx.l1.apply([&*write.key], stamp.version()),
                 }
             }
         }

@@ -289,7 +289,7 @@ impl<V: Value> Writes<V> {
                 instead.withdraw();
                 let applied: Vec<_> = prefixes
                     .iter()
-                    .map(|(prefix, before)| (&**prefix, before.epoch, before.ver))
+                    .map(|(prefix, before)| (&**prefix, before.version()))
                     .collect();
                 from_l1 += ctx.l1.apply_prefixes(&applied, ctx.now());
                 for (prefix, _) in &prefixes {
