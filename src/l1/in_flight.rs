@@ -12,7 +12,7 @@ use hashbrown::HashTable;
 use super::Slot;
 use super::freshness::Freshness;
 use super::hasher::{Hasher, hasher};
-use super::key_state::{Issued, Joinable, KeyState, LeaseWaiter, Op};
+use super::key_state::{Comparable, Joinable, KeyState, LeaseWaiter, Op};
 use super::outcome::{LoadOutcome, ReadOutcome};
 use super::sync::{Mutex, MutexGuard, SHARDS, lock};
 use crate::ablation::{Rule, without};
@@ -277,7 +277,7 @@ impl<V> InFlight<V> {
     }
 
     /// Applies a change of a key, see [`KeyState::change`], and detaches its flights.
-    pub(super) fn change(&self, key: &str, change: Option<Issued>) {
+    pub(super) fn change(&self, key: &str, change: Option<Comparable>) {
         self.detach(key, |state, next| {
             state.change(change, self.freshness.issued(), next);
         });
@@ -289,9 +289,9 @@ impl<V> InFlight<V> {
     }
 
     /// A value that was not stored is handed out, see [`KeyState::hand_out_unstored`]. Detaches the flights of its key.
-    pub(super) fn hand_out_unstored(&self, op: &Op, ver: u64, generation: u64) {
+    pub(super) fn hand_out_unstored(&self, op: &Op, of: Comparable) {
         self.detach(&op.key, |state, next| {
-            state.hand_out_unstored(op, ver, generation, self.freshness.issued(), next);
+            state.hand_out_unstored(op, of, self.freshness.issued(), next);
         });
     }
 
@@ -316,7 +316,7 @@ impl<V> InFlight<V> {
 
     /// As [`change`](Self::change), for all keys that begin with `prefix`: one critical section for those of each shard.
     /// An operation that is registered between two of them began after its key was changed in L2.
-    pub(super) fn change_prefix(&self, prefix: &str, change: Option<Issued>) {
+    pub(super) fn change_prefix(&self, prefix: &str, change: Option<Comparable>) {
         let mut detached = Vec::new();
         for shard in &self.shards {
             let mut shard = lock(shard);

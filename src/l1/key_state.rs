@@ -16,9 +16,9 @@ use crate::util::shared_result::SharedResult;
 /// Sends the keys whose leases have ended to a caller that waits for them.
 pub(crate) type LeaseWaiter = UnboundedSender<Key>;
 
-/// A version that the lane has issued, and the generation in which it may be compared with others.
+/// A version, and the generation in which it may be compared with others.
 #[derive(Clone, Copy)]
-pub(super) struct Issued {
+pub(super) struct Comparable {
     pub(super) ver: u64,
     pub(super) generation: u64,
 }
@@ -121,8 +121,8 @@ impl<V> KeyState<V> {
     /// The key was changed, and the change has this version: operations store nothing older (rule 3). Those that
     /// are under way store nothing above what the lane has issued either (rule 11). If no version says what is older,
     /// they store nothing at all.
-    pub(super) fn change(&mut self, change: Option<Issued>, issued: u64, next: u64) {
-        let Some(Issued { ver, generation }) = change else {
+    pub(super) fn change(&mut self, change: Option<Comparable>, issued: u64, next: u64) {
+        let Some(Comparable { ver, generation }) = change else {
             return self.bar(next);
         };
         // Versions of another epoch are not comparable: a flush has already made all older values invisible (rule 9).
@@ -153,14 +153,8 @@ impl<V> KeyState<V> {
 
     /// The same for a value that was not stored. Should it be one that the lane has not issued, a floor of its version
     /// would keep every later value out.
-    pub(super) fn hand_out_unstored(
-        &mut self,
-        op: &Op,
-        ver: u64,
-        generation: u64,
-        issued: u64,
-        next: u64,
-    ) {
+    pub(super) fn hand_out_unstored(&mut self, op: &Op, of: Comparable, issued: u64, next: u64) {
+        let Comparable { ver, generation } = of;
         if ver > issued && op.id < self.changed_below {
             self.bar(next);
         } else if self.generation == generation {

@@ -47,7 +47,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::in_flight::InFlight;
-use self::key_state::Issued;
+use self::key_state::Comparable;
 use self::store::Store;
 use self::tags::TagTable;
 use crate::ablation::{Rule, without};
@@ -179,7 +179,7 @@ impl<V: Value> L1<V> {
         let generation = self.freshness.generation();
         if fresh.epoch == self.freshness.epoch() {
             // The floor before the eviction, as for a change: an operation that stores in between stores nothing older.
-            self.in_flight.hand_out_unstored(op, ver, generation);
+            (self.in_flight).hand_out_unstored(op, Comparable { ver, generation });
             self.store.remove_if(key, |slot| slot.ver < ver);
         } else {
             self.forget(key);
@@ -246,12 +246,12 @@ impl<V: Value> L1<V> {
 
     /// Takes note of a version that the lane has issued. Returns the generation in which it may be compared with
     /// others; `None` if its epoch is not the present one.
-    fn note_issued(&self, Version { epoch, ver }: Version) -> Option<Issued> {
+    fn note_issued(&self, Version { epoch, ver }: Version) -> Option<Comparable> {
         // The generation first: should a flush come in between, versions of its epoch are left alone.
         let generation = self.freshness.generation();
         (epoch == self.freshness.epoch()).then(|| {
             self.freshness.raise_issued(ver);
-            Issued { ver, generation }
+            Comparable { ver, generation }
         })
     }
 
@@ -284,7 +284,7 @@ impl<V: Value> L1<V> {
         let change = self.note_issued(at);
         for tag in tags {
             match change {
-                Some(Issued { ver, generation }) => self.tags.raise(tag, ver, generation),
+                Some(Comparable { ver, generation }) => self.tags.raise(tag, ver, generation),
                 None => self.tags.forget(tag),
             }
         }

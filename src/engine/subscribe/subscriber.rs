@@ -448,13 +448,11 @@ impl<'a, V: Value> Session<'a, V> {
         if is_own && without(Rule::OwnMessages) {
             return;
         }
-        let at = Version {
-            epoch: message.epoch,
-            ver: message.ver,
-        };
+        let &Message { epoch, ver, .. } = message;
+        let at = Version { epoch, ver };
         if matches!(message.kind, Kind::Unknown(_)) {
             // Another release may have changed any key.
-            ctx.l1.flush(at.epoch);
+            ctx.l1.flush(epoch);
         }
         let keys = message.keys.iter().map(|key| &**key);
         match message.kind {
