@@ -106,18 +106,6 @@ impl Channels {
         }
     }
 
-    /// Waits for payloads.
-    async fn next(&self) -> Payloads {
-        // The look before the wait: one permit stands for all payloads that came since, and more may be left over.
-        loop {
-            let payloads = self.drain();
-            if !payloads.is_empty() {
-                return payloads;
-            }
-            self.heard.notified().await;
-        }
-    }
-
     fn drain(&self) -> Payloads {
         let mut waiting = lock(&self.queue);
         let many = waiting.payloads.len().min(MOST_TOGETHER);
@@ -143,24 +131,6 @@ impl Channels {
             waiting.clear();
         }
         fit
-    }
-
-    /// Waits for prefixes, and takes all of them.
-    async fn next_prefixes(&self) -> BTreeSet<Key> {
-        loop {
-            let prefixes = mem::take(&mut *lock(&self.prefixes));
-            if !prefixes.is_empty() {
-                return prefixes;
-            }
-            self.heard_prefixes.notified().await;
-        }
-    }
-
-    /// Waits until a payload does not fit. From then on others have to be kept again.
-    async fn too_many(&self) {
-        while !mem::take(&mut lock(&self.queue).is_over) {
-            self.dropped.notified().await;
-        }
     }
 
     /// The invalidations that the payloads ask for, and how many parsers panicked.
@@ -190,7 +160,13 @@ impl Channels {
 
     async fn carry_out<V: Value>(self: &Arc<Self>, ctx: &Context<V>, writes: &Writes<V>) {
         loop {
-            let payloads = self.next().await;
+            let payloads = self.drain();
+            if payloads.is_empty() {
+                // The look before the wait: one permit stands for all payloads that came since, and more may be left
+                // over.
+                self.heard.notified().await;
+                continue;
+            }
             let channels = Arc::clone(self);
             // User code, which may be slow: on a thread of its own it holds up no task of the runtime.
             let parsing = spawn_blocking(move || channels.parse(&payloads));
@@ -212,8 +188,12 @@ impl Channels {
     /// Those that are heard during a pass share the next one, and delay no keys and tags.
     async fn remove_prefixes<V: Value>(&self, writes: &Arc<Writes<V>>) {
         loop {
-            let prefixes = self.next_prefixes().await;
-            let _ = writes.invalidate_prefixes(prefixes).await;
+            let prefixes = mem::take(&mut *lock(&self.prefixes));
+            if prefixes.is_empty() {
+                self.heard_prefixes.notified().await;
+            } else {
+                let _ = writes.invalidate_prefixes(prefixes).await;
+            }
         }
     }
 
@@ -222,7 +202,11 @@ impl Channels {
         loop {
             // This takes the mark before the clear is called: a payload that comes during the clear is kept, and
             // invalidates after it.
-            self.too_many().await;
+            let is_over = mem::take(&mut lock(&self.queue).is_over);
+            if !is_over {
+                self.dropped.notified().await;
+                continue;
+            }
             if self.overflows.allows(ctx.now()) {
                 warn!(
                     namespace = ctx.options.namespace.as_str(),
