@@ -150,12 +150,13 @@ impl Breaker {
         if let Some(error) = error {
             // If the span is off, the current one is the caller's.
             let span = request.span();
-            let is_silent = error.is_unreachable();
+            let kind = if error.is_unreachable() {
+                "unreachable"
+            } else {
+                "refused"
+            };
             span.record("otel.status_code", "ERROR");
-            span.record(
-                "error.type",
-                if is_silent { "unreachable" } else { "refused" },
-            );
+            span.record("error.type", kind);
         }
         self.metrics.record_request(sent, error.is_some());
         self.note(error);
