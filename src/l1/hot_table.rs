@@ -200,11 +200,7 @@ impl<V> HotTable<V> {
 
 /// To be called with the lock of the cell.
 fn remove_if<T>(cell: &Cell<T>, condition: impl FnOnce(&Arc<T>) -> bool) -> Option<Arc<T>> {
-    if cell.holds(condition) {
-        cell.replace(None)
-    } else {
-        None
-    }
+    cell.holds(condition).then(|| cell.replace(None))?
 }
 
 /// One of so many hits is recorded. With one in 8 as with one in 32, moka's choice of the entries that stay is hardly

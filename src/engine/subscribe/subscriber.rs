@@ -322,7 +322,10 @@ impl<'a, V: Value> Session<'a, V> {
                 // A half-open connection gives no error, and no messages.
                 return Err(L2Error::timed_out(max_staleness));
             }
-            () = self.heartbeat_is_due(), if !is_asked => self.send_heartbeat(subscription),
+            () = sleep_until(self.next_heartbeat), if !is_asked && !without(Rule::Heartbeat) => {
+                self.send_heartbeat(subscription);
+            }
+            () = self.freshness().proof_requested(), if !is_asked => self.send_heartbeat(subscription),
             event = subscription.next() => match event.unwrap_or_else(|| Err(L2Error::closed()))? {
                 Event::Message(message) => self.receive_message(&message),
                 Event::LeaseEnded(key) => self.ctx.l1.in_flight().lease_ended(&key),
@@ -330,14 +333,6 @@ impl<'a, V: Value> Session<'a, V> {
             },
         }
         Ok(())
-    }
-
-    async fn heartbeat_is_due(&self) {
-        tokio::select! {
-            biased;
-            () = sleep_until(self.next_heartbeat), if !without(Rule::Heartbeat) => {}
-            () = self.freshness().proof_requested() => {}
-        }
     }
 
     fn send_heartbeat(&mut self, subscription: &mut dyn Subscription) {
