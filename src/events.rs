@@ -9,6 +9,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 use crate::error::LoadError;
 use crate::vocabulary::Version;
+use crate::wire::message::Kind;
 
 /// How many events wait for a listener. After that it misses the oldest.
 const MOST_WAIT: usize = 1024;
@@ -103,6 +104,23 @@ impl Default for Events {
         Self {
             has_listeners: AtomicBool::new(false),
             sender: broadcast::Sender::new(MOST_WAIT),
+        }
+    }
+}
+
+impl CacheEvent {
+    /// A change of this key, tag or prefix.
+    pub(crate) fn of_change(kind: Kind, name: &str, is_own: bool) -> Self {
+        let key = name.to_owned();
+        match kind {
+            Kind::Insert => Self::Inserted { key, is_own },
+            Kind::Tags => Self::TagInvalidated { tag: key, is_own },
+            Kind::Prefix => Self::PrefixInvalidated {
+                prefix: key,
+                is_own,
+            },
+            Kind::Clear => Self::Cleared { is_own },
+            _ => Self::Invalidated { key, is_own },
         }
     }
 }

@@ -26,16 +26,15 @@ pub(crate) struct Backoff {
 #[derive(Clone)]
 struct Pause {
     until: Tick,
-    /// How often in a row its refresh failed.
-    failures: usize,
     after: After,
 }
 
 /// Why a key is not tried again.
 #[derive(Clone)]
 enum After {
-    /// A refresh did not replace the stale value, which is still there.
-    Refresh,
+    /// A refresh did not replace the stale value, which is still there. It failed so often in a row: never, if it left
+    /// the key to another instance.
+    Refresh { failures: usize },
     /// A load failed, and its callers got a fallback.
     Fallback,
     /// A load failed that began then, and its callers got this error.
@@ -67,8 +66,8 @@ impl Backoff {
 
     /// Whether the last refresh or load of a key failed, and it is not tried again yet.
     pub(crate) fn has_failed(&self, key: &str) -> bool {
-        let failed = |pause: Pause| pause.failures > 0 || !matches!(pause.after, After::Refresh);
-        self.pause(key).is_some_and(failed)
+        let pause = self.pause(key);
+        pause.is_some_and(|pause| !matches!(pause.after, After::Refresh { failures: 0 }))
     }
 
     /// Whether the callers of a key get a fallback, without a load.
@@ -106,27 +105,32 @@ impl Backoff {
     /// A refresh failed. The next one waits twice as long after each failure in a row, with jitter, and at least so
     /// long.
     pub(crate) fn refresh_failed(&self, key: &Key, at_least: Duration) {
-        let failures = self.keys.get(key).map_or(0, |pause| pause.failures);
+        let failures = match self.keys.get(key).map(|pause| pause.after) {
+            Some(After::Refresh { failures }) => failures,
+            _ => 0,
+        };
         let mut pauses = retry_delays(Duration::from_millis(200), LONGEST);
         // The pauses stop growing long before the sixteenth, and `nth` takes time for each.
         let pause = pauses.nth(failures.min(16)).unwrap_or(LONGEST);
-        self.wait(key, failures + 1, pause.max(at_least), After::Refresh);
+        let failures = failures + 1;
+        self.wait(key, pause.max(at_least), After::Refresh { failures });
     }
 
     /// Another instance refreshes the key.
     pub(crate) fn yielded(&self, key: &Key) {
         // Short, and no failure: that instance may store the value at any time.
-        self.wait(key, 0, Duration::from_millis(50), After::Refresh);
+        let after = After::Refresh { failures: 0 };
+        self.wait(key, Duration::from_millis(50), after);
     }
 
     /// A load failed, and there is a fallback.
     pub(crate) fn fell_back(&self, key: &Key, pause: Duration) {
-        self.wait(key, 0, pause, After::Fallback);
+        self.wait(key, pause, After::Fallback);
     }
 
     /// A load failed, and there is no fallback.
     pub(crate) fn load_failed(&self, key: &Key, error: LoadError, began: Began, pause: Duration) {
-        self.wait(key, 0, pause, After::Error { error, began });
+        self.wait(key, pause, After::Error { error, began });
     }
 
     /// The pause that a key is in.
@@ -135,20 +139,11 @@ impl Backoff {
         (self.clock.now() < pause.until).then_some(pause)
     }
 
-    fn wait(&self, key: &Key, failures: usize, pause: Duration, after: After) {
-        debug_assert!(
-            failures == 0 || matches!(after, After::Refresh),
-            "failures are counted for refreshes alone, whose pauses grow"
-        );
+    fn wait(&self, key: &Key, pause: Duration, after: After) {
         let until = self.clock.now().saturating_add(nanos(pause));
-        let pause = Pause {
-            until,
-            failures,
-            after,
-        };
         // Before the key is there: a change that finds it unused has nothing to remove.
         self.is_used.store(true, Ordering::Release);
-        self.keys.insert(key.clone(), pause);
+        self.keys.insert(key.clone(), Pause { until, after });
     }
 }
 

@@ -21,6 +21,7 @@ use crate::l2::{self, LONGEST_PAUSE, ReadResult, Reply, Reporter};
 use crate::options::Options;
 use crate::stats::Counters;
 use crate::util::lock::lock;
+use crate::util::on_drop::OnDrop;
 
 /// The breaker opens when [`Trouble::unanswered`] reaches this. It is low, as a probe soon closes the breaker again.
 const OPENS_AT: u32 = 3;
@@ -135,21 +136,30 @@ impl Breaker {
             return skipped(error);
         }
         // A caller may be cancelled at the await, and then nobody learns whether L2 answers: the guard has it probed.
-        let pending = Unanswered(self);
+        let pending = OnDrop(|| {
+            // Doubt, and no failure: callers with short time limits would open the breaker of a healthy L2.
+            self.is_doubted.store(true, Ordering::Relaxed);
+            self.silence.notify_one();
+        });
         let sent = Metrics::start();
         // Pinned and not moved into the await: its span is needed after the answer.
         let mut request = pin!(request.instrument(self.span(operation)));
         let answer = request.as_mut().await;
-        pending.end();
+        mem::forget(pending);
         let error = error_of(&answer);
         if let Some(error) = error {
-            note_in_span(request.span(), error);
+            // If the span is off, the current one is the caller's.
+            let span = request.span();
+            let kind = if error.is_unreachable() {
+                "unreachable"
+            } else {
+                "refused"
+            };
+            span.record("otel.status_code", "ERROR");
+            span.record("error.type", kind);
         }
         self.metrics.record_request(sent, error.is_some());
-        match error {
-            Some(error) => self.note_error(error),
-            None => self.note_success(),
-        }
+        self.note(error);
         answer
     }
 
@@ -195,17 +205,16 @@ impl Breaker {
     }
 
     /// Promises that L2 is probed while it is silent, until the returned guard is dropped.
-    pub(crate) fn probing(&self) -> Probing<'_> {
+    pub(crate) fn probing(&self) -> OnDrop<impl Fn()> {
         self.will_probe();
-        Probing(self)
+        OnDrop(|| self.probed_until.store(0, Ordering::Relaxed))
     }
 
     /// A probe is sent now, or after a pause.
     pub(crate) fn will_probe(&self) {
         // Jitter adds up to as much again to a pause.
-        let within = LONGEST_PAUSE.saturating_add(self.options.l2_timeout);
-        let within = within.saturating_mul(2);
-        let until = self.options.clock.now().saturating_add(nanos(within));
+        let within = 2 * nanos(LONGEST_PAUSE.saturating_add(self.options.l2_timeout));
+        let until = self.options.clock.now().saturating_add(within);
         self.probed_until.store(until, Ordering::Relaxed);
     }
 
@@ -219,7 +228,8 @@ impl Breaker {
     /// Fails while the breaker is open and L2 is probed.
     pub(crate) fn admit(&self) -> Result<(), L2Error> {
         // Without a task that probes, nothing but these requests can close the breaker.
-        if self.is_open() && self.will_be_probed() {
+        let is_probed = || self.options.clock.now() < self.probed_until.load(Ordering::Relaxed);
+        if self.is_open() && is_probed() {
             self.skipped.fetch_add(1, Ordering::Relaxed);
             self.counters.l2_skipped.bump();
             return Err(L2Error::skipped());
@@ -227,18 +237,18 @@ impl Breaker {
         Ok(())
     }
 
-    fn will_be_probed(&self) -> bool {
-        self.options.clock.now() < self.probed_until.load(Ordering::Relaxed)
-    }
-
     /// Counts the result of a request that is sent even while the breaker is open: a probe, or one that no caller waits
     /// for.
     pub(crate) fn observe<T>(&self, answer: Result<T, L2Error>) -> Result<T, L2Error> {
-        match &answer {
-            Ok(_) => self.note_success(),
-            Err(error) => self.note_error(error),
-        }
+        self.note(answer.as_ref().err());
         answer
+    }
+
+    fn note(&self, error: Option<&L2Error>) {
+        match error {
+            Some(error) => self.note_error(error),
+            None => self.note_success(),
+        }
     }
 
     fn note_success(&self) {
@@ -258,12 +268,25 @@ impl Breaker {
 
     fn note_error(&self, error: &L2Error) {
         self.counters.l2_errors.bump();
-        let now = self.options.clock.now();
         let mut trouble = lock(&self.trouble);
-        let trouble = self.begin(&mut trouble, now);
+        let trouble = self.begin(&mut trouble);
         trouble.is_up = false;
         trouble.failed += 1;
-        self.trace(error);
+        let said = self.reporter.says(&error.cause());
+        let traced = error as &dyn Error;
+        // At WARN once for all caches of the server, however many requests meet the cause.
+        match said {
+            Some(namespaces) => warn!(
+                namespaces,
+                error = traced,
+                "a request to L2 failed; going on without L2"
+            ),
+            None => debug!(
+                namespace = self.options.namespace.as_str(),
+                error = traced,
+                "a request to L2 failed"
+            ),
+        }
         if error.is_refused() {
             // A refusal is an answer, too.
             return self.note_answer(trouble);
@@ -301,8 +324,7 @@ impl Breaker {
 
     /// The subscription was lost, or could not be made. It says nothing of requests, so their health stays as it is.
     pub(crate) fn note_lost_messages(&self, error: &L2Error) {
-        let now = self.options.clock.now();
-        self.begin(&mut lock(&self.trouble), now);
+        self.begin(&mut lock(&self.trouble));
         let cause = if error.is_refused() {
             format!("messages: {}", error.cause())
         } else {
@@ -342,33 +364,23 @@ impl Breaker {
         }
     }
 
-    fn begin<'t>(&self, trouble: &'t mut Option<Trouble>, now: Tick) -> &'t mut Trouble {
+    fn begin<'t>(&self, trouble: &'t mut Option<Trouble>) -> &'t mut Trouble {
+        let now = self.options.clock.now();
         // Stored and cleared under the lock, so that it agrees with `trouble`. An answer that reads it without the lock
         // may be a moment late, and the next answer is not.
         self.in_trouble.store(true, Ordering::Relaxed);
         let trouble = trouble.get_or_insert_with(|| {
             self.reporter.begin();
-            Trouble::begin(now)
+            Trouble {
+                began: now,
+                last: now,
+                failed: 0,
+                unanswered: 0,
+                is_up: true,
+            }
         });
         trouble.last = now;
         trouble
-    }
-
-    /// Logs a cause at WARN once for all caches of the server, however many requests meet it; and each request at
-    /// DEBUG.
-    fn trace(&self, error: &L2Error) {
-        let said = self.reporter.says(&error.cause());
-        let error = error as &dyn Error;
-        match said {
-            Some(namespaces) => warn!(
-                namespaces,
-                error, "a request to L2 failed; going on without L2"
-            ),
-            None => debug!(
-                namespace = self.options.namespace.as_str(),
-                error, "a request to L2 failed"
-            ),
-        }
     }
 
     fn end_if_over(&self, trouble: &mut Option<Trouble>) {
@@ -399,53 +411,4 @@ impl Breaker {
             );
         }
     }
-}
-
-impl Trouble {
-    fn begin(now: Tick) -> Self {
-        Self {
-            began: now,
-            last: now,
-            failed: 0,
-            unanswered: 0,
-            is_up: true,
-        }
-    }
-}
-
-/// A request that is not answered yet.
-struct Unanswered<'a>(&'a Breaker);
-
-impl Unanswered<'_> {
-    fn end(self) {
-        mem::forget(self);
-    }
-}
-
-impl Drop for Unanswered<'_> {
-    fn drop(&mut self) {
-        // Doubt, and no failure: callers with short time limits would open the breaker of a healthy L2.
-        self.0.is_doubted.store(true, Ordering::Relaxed);
-        self.0.silence.notify_one();
-    }
-}
-
-/// The promise that a silent L2 is probed.
-pub(crate) struct Probing<'a>(&'a Breaker);
-
-impl Drop for Probing<'_> {
-    fn drop(&mut self) {
-        self.0.probed_until.store(0, Ordering::Relaxed);
-    }
-}
-
-/// Says in the span of a request that it has failed. If that is off, the current one is the caller's.
-fn note_in_span(span: &Span, error: &L2Error) {
-    span.record("otel.status_code", "ERROR");
-    let kind = if error.is_unreachable() {
-        "unreachable"
-    } else {
-        "refused"
-    };
-    span.record("error.type", kind);
 }

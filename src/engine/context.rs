@@ -12,6 +12,7 @@ use super::deferred::Deferred;
 use super::metrics::Metrics;
 use crate::clock::Tick;
 use crate::events::Events;
+use crate::key::Key;
 use crate::l1::L1;
 use crate::l2::Lane;
 use crate::options::Options;
@@ -38,23 +39,17 @@ pub(crate) struct Context<V> {
     pub(crate) instance: u64,
 }
 
-impl<V> Context<V> {
+impl<V: Value> Context<V> {
     pub(crate) fn now(&self) -> Tick {
         self.options.clock.now()
     }
 
-    pub(crate) fn stats(&self) -> Stats
-    where
-        V: Value,
-    {
+    pub(crate) fn stats(&self) -> Stats {
         self.counted().with_entries(self.l1.len())
     }
 
     /// All but the number of entries, for which moka would have to do its pending work.
-    pub(crate) fn counted(&self) -> Stats
-    where
-        V: Value,
-    {
+    pub(crate) fn counted(&self) -> Stats {
         // Generations count from one, and each flush begins another.
         let flushes = self.l1.freshness().generation() - 1;
         self.counters.snapshot(flushes)
@@ -67,7 +62,7 @@ impl<V> Context<V> {
     }
 
     /// Whether neither level may be used for a key: a write of it is deferred (rule 14), or the cache is switched off.
-    pub(crate) fn bars(&self, key: &str) -> bool {
+    pub(crate) fn bars(&self, key: &Key) -> bool {
         // Callers ask after their operation has begun. A write that is deferred later, or a switch that comes later,
         // bars the operation from L1 by its floor or generation; one that came before is seen here.
         self.is_off() || self.deferred.holds(key)

@@ -22,7 +22,7 @@ use crate::stats::Counters;
 use crate::util::throttle::Throttle;
 use crate::vocabulary::{Value, Want};
 use crate::wire::codec::{Context, EncodeError, ValueCodec};
-use crate::wire::envelope::{self, Head, Life, Place, Stamp};
+use crate::wire::envelope::{self, Envelope, Head, Life, Place, Stamp};
 
 /// A TTL from the value itself.
 pub(crate) type TtlOf<V> = Arc<dyn Fn(&V) -> Option<Duration> + Send + Sync>;
@@ -80,52 +80,48 @@ impl<V: Value> Convert<V> {
     /// If they cannot be read, returns the request for a value other than this one.
     pub(crate) fn open(&self, key: &Key, bytes: &[u8], now: Tick) -> Result<Arc<Slot<V>>, Want> {
         self.counters.l2_read_bytes.add(bytes.len() as u64);
-        // The type is compared before the decoder runs: bytes of another type may decode to a wrong value.
-        let opened = match envelope::open(bytes, self.namespace.key(key)) {
-            Ok(envelope) if envelope.head.type_tag != self.type_tag => {
-                Err("it is tagged as another type".into())
+        match self.decode(key, bytes) {
+            Ok((
+                value,
+                Envelope {
+                    stamp, life, tags, ..
+                },
+            )) => {
+                let (value, tags) = (SlotValue::Own(value), self.l1.tags(&tags));
+                Ok(self.slot(key, value, stamp, life, tags, now))
             }
-            Ok(envelope) => self
-                .codec
-                .decode(
-                    envelope.head.codec,
-                    envelope.payload,
-                    &self.codec_context(key, &envelope.tags),
-                    self.options.max_value_size,
-                )
-                .map(|value| {
-                    self.slot(
-                        key,
-                        SlotValue::Own(value),
-                        envelope.stamp,
-                        envelope.life,
-                        self.l1.tags(&envelope.tags),
-                        now,
-                    )
-                })
-                .map_err(Box::from),
-            Err(damage) => Err(damage.into()),
-        };
-        opened.map_err(|error: Box<dyn Error + Send + Sync>| {
-            self.cannot_read(key, &*error, now);
-            // By its version, if it has one: a value that another load has stored meanwhile is read, not loaded again.
-            envelope::read_stamp(bytes)
-                .map_or(Want::Nothing, |(stamp, _)| Want::NewerThan(stamp.ver))
-        })
+            Err(error) => {
+                self.cannot_read(key, &*error, now);
+                // By its version, if it has one: a value that another load has stored meanwhile is read, not loaded
+                // again.
+                let stamp = envelope::read_stamp(bytes);
+                Err(stamp.map_or(Want::Nothing, |(stamp, _)| Want::NewerThan(stamp.ver)))
+            }
+        }
     }
 
     /// Reads a value that waits for its source, which has no stamp. `None` if it cannot be read.
     #[cfg(feature = "write-behind")]
     pub(crate) fn open_waiting(&self, key: &Key, body: &[u8]) -> Option<V> {
         let bytes = envelope::stamped(Stamp::default(), body);
-        let envelope = envelope::open(&bytes, self.namespace.key(key)).ok()?;
+        let (value, _) = self.decode(key, &bytes).ok()?;
+        Some(value)
+    }
+
+    fn decode<'b>(
+        &self,
+        key: &Key,
+        bytes: &'b [u8],
+    ) -> Result<(V, Envelope<'b>), Box<dyn Error + Send + Sync>> {
+        let envelope = envelope::open(bytes, self.namespace.key(key))?;
+        // The type is compared before the decoder runs: bytes of another type may decode to a wrong value.
         if envelope.head.type_tag != self.type_tag {
-            return None;
+            return Err("it is tagged as another type".into());
         }
         let context = self.codec_context(key, &envelope.tags);
-        let (codec, most) = (envelope.head.codec, self.options.max_value_size);
-        let decoded = self.codec.decode(codec, envelope.payload, &context, most);
-        decoded.ok()
+        let (codec, max) = (envelope.head.codec, self.options.max_value_size);
+        let value = (self.codec).decode(codec, envelope.payload, &context, max)?;
+        Ok((value, envelope))
     }
 
     fn codec_context<'a>(&'a self, key: &'a str, tags: &'a [Key]) -> Context<'a> {
@@ -175,14 +171,11 @@ impl<V: Value> Convert<V> {
     pub(crate) fn ttls(&self, value: &V, own: &OwnTtls) -> Result<Ttls, Misuse> {
         let options = &*self.options;
         // User code: a panic would unwind through the task of a load, and leave its callers without a result.
-        let ttl_of = || {
+        let hard = || {
             let ttl_of = || self.ttl_of.as_ref().and_then(|ttl_of| ttl_of(value));
-            catch_unwind(AssertUnwindSafe(ttl_of)).map_err(|_| Misuse::TtlOfPanicked)
+            own.ttl.or_else(ttl_of)
         };
-        let hard = match own.ttl {
-            Some(ttl) => Some(ttl),
-            None => ttl_of()?,
-        };
+        let hard = catch_unwind(AssertUnwindSafe(hard)).map_err(|_| Misuse::TtlOfPanicked)?;
         let hard = match hard {
             Some(Duration::ZERO) => return Err(Misuse::ZeroTtl),
             // Shortened and never lengthened: the caller may have taken the TTL from a token that expires then.
@@ -212,23 +205,19 @@ impl<V: Value> Convert<V> {
 
     /// The TTLs of a value that lives so long; where reads extend its lifetime, so long at most.
     fn until(&self, ttl: Option<Duration>) -> Ttls {
-        match self.options.sliding {
-            Some(idle) => {
-                let ttls = self.idle_ttls(idle);
-                Ttls {
-                    hard: ttl.map_or(ttls.hard, |end| ttls.hard.min(end)),
-                    end: ttl,
-                    ..ttls
-                }
-            }
+        let Some(idle) = self.options.sliding else {
             // An instance with `sliding` does not extend it.
-            None => {
-                let ttls = self.kept_for(ttl.unwrap_or(DEFAULT_TTL));
-                Ttls {
-                    end: Some(ttls.hard),
-                    ..ttls
-                }
-            }
+            let hard = ttl.unwrap_or(DEFAULT_TTL);
+            return Ttls {
+                end: Some(hard),
+                ..self.kept_for(hard)
+            };
+        };
+        let ttls = self.idle_ttls(idle);
+        Ttls {
+            hard: ttl.map_or(ttls.hard, |end| ttls.hard.min(end)),
+            end: ttl,
+            ..ttls
         }
     }
 
@@ -292,20 +281,6 @@ impl<V: Value> Convert<V> {
         debug!(namespace, error, "a value cannot be stored");
     }
 
-    /// A value that L2 has just stored.
-    pub(crate) fn fresh(
-        &self,
-        key: &Key,
-        value: SlotValue<V>,
-        stamp: Stamp,
-        ttls: Ttls,
-        tags: Tags,
-        now: Tick,
-    ) -> Arc<Slot<V>> {
-        let life = ttls.life(stamp.written_at);
-        self.slot(key, value, stamp, life, tags, now)
-    }
-
     /// A value with a stamp, its times translated to this process's clock.
     pub(crate) fn slot(
         &self,
@@ -316,20 +291,12 @@ impl<V: Value> Convert<V> {
         tags: Tags,
         now: Tick,
     ) -> Arc<Slot<V>> {
-        let Stamp {
-            epoch,
-            ver,
-            written_at,
-        } = stamp;
         // The lane's time is overestimated, so a value seems older than it is, and goes early.
-        let age = self
-            .l1
-            .freshness()
-            .lane_time(now)
-            .map_or(0, |lane_now| lane_now.saturating_sub(written_at));
+        let lane_now = self.l1.freshness().lane_time(now).unwrap_or(0);
+        let age = lane_now.saturating_sub(stamp.written_at);
         let born_at = now.saturating_sub(nanos(Duration::from_millis(age)));
         let at = |time: u64| {
-            let after = Duration::from_millis(time.saturating_sub(written_at));
+            let after = Duration::from_millis(time.saturating_sub(stamp.written_at));
             born_at.saturating_add(nanos(after))
         };
         let gone_at = at(life.expires_at);
@@ -342,15 +309,14 @@ impl<V: Value> Convert<V> {
             None => gone_at,
         };
         let head = SlotHead {
-            epoch,
-            ver,
+            epoch: stamp.epoch,
+            ver: stamp.ver,
             born_at,
             soft_at: life.stale_at.map_or(NEVER, at),
             expires_at,
             gone_at,
             ends_at: NEVER,
-            extend_at: NEVER,
-            refresh_at: NEVER,
+            look_at: NEVER,
         };
         debug_assert!(
             head.expires_at <= head.gone_at,
@@ -363,6 +329,13 @@ impl<V: Value> Convert<V> {
     /// The same head for a value that lives until another time.
     pub(crate) fn head_until(&self, head: SlotHead, gone_at: Tick, ends_at: Tick) -> SlotHead {
         let is_bounded_in_l1 = head.expires_at < head.gone_at;
+        let refresh_at = if self.options.verify > 0.0 {
+            // Each hit is looked at.
+            head.born_at
+        } else {
+            (self.ahead).begins_at(head.born_at, head.soft_at.min(gone_at))
+        };
+        let extend_at = self.extend_at(gone_at, ends_at);
         SlotHead {
             expires_at: if is_bounded_in_l1 {
                 head.expires_at.min(gone_at)
@@ -372,13 +345,7 @@ impl<V: Value> Convert<V> {
             gone_at,
             // Only an extension asks for it, and an entry takes more memory with it.
             ends_at: self.options.sliding.map_or(NEVER, |_| ends_at),
-            extend_at: self.extend_at(gone_at, ends_at),
-            refresh_at: if self.options.verify > 0.0 {
-                // Each hit is looked at.
-                head.born_at
-            } else {
-                (self.ahead).begins_at(head.born_at, head.soft_at.min(gone_at))
-            },
+            look_at: head.soft_at.min(extend_at).min(refresh_at),
             ..head
         }
     }
@@ -404,8 +371,7 @@ impl<V: Value> Convert<V> {
             expires_at: now,
             gone_at: now,
             ends_at: NEVER,
-            extend_at: NEVER,
-            refresh_at: NEVER,
+            look_at: NEVER,
         };
         Arc::new(Slot::new(key.clone(), value, head, Tags::default()))
     }

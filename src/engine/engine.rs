@@ -55,7 +55,7 @@ pub(crate) struct Engine<V: Value> {
     writes: Arc<Writes<V>>,
     loads: Arc<Loads<V>>,
     subscriber: Arc<Subscriber<V>>,
-    recording: Recording<V>,
+    recording: Recording,
     key_warnings: Throttle,
 }
 

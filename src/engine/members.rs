@@ -16,6 +16,7 @@ use crate::error::L2Error;
 use crate::l2::{Member, WriteAck};
 use crate::util::lock::lock;
 use crate::util::retry_delays::poll_delays;
+use crate::vocabulary::Value;
 
 /// A member whose entry has not changed for so many times its `max_staleness` is silent. A proof is worth nothing after
 /// one `max_staleness`; the rest is a margin for clocks that do not run at the same speed.
@@ -27,7 +28,7 @@ pub(crate) struct Members<V> {
     attendance: Attendance,
 }
 
-impl<V> Members<V> {
+impl<V: Value> Members<V> {
     pub(crate) fn new(ctx: &Arc<Context<V>>) -> Self {
         Self {
             ctx: Arc::clone(ctx),
@@ -91,23 +92,14 @@ impl<V> Members<V> {
             // The list may have lost a member that has not noticed it yet.
             return None;
         }
-        let behind = members
-            .list
-            .iter()
-            .filter(|one| !self.has_applied(one, ack));
-        Some(
-            behind
-                .map(|one| one.info.max_staleness)
-                .max()
-                .unwrap_or_default(),
-        )
-    }
-
-    fn has_applied(&self, member: &Member, ack: WriteAck) -> bool {
-        let applied = member.applied;
         // This instance has applied it with the answer.
-        member.info.id == self.ctx.instance
-            || applied.epoch == ack.stamp.epoch && applied.seq >= ack.seq
+        let is_behind = |Member { info, applied, .. }: &Member| {
+            info.id != self.ctx.instance
+                && (applied.epoch != ack.stamp.epoch || applied.seq < ack.seq)
+        };
+        let behind = members.list.iter().filter(|member| is_behind(member));
+        let longest = behind.map(|member| member.info.max_staleness).max();
+        Some(longest.unwrap_or_default())
     }
 }
 
@@ -126,10 +118,10 @@ impl Attendance {
         let before = std::mem::take(&mut *seen);
         list.extract_if(.., |member| {
             let id = member.info.id;
-            let same = before
-                .get(&id)
-                .filter(|(heartbeat, _)| *heartbeat == member.heartbeat);
-            let since = same.map_or(arrived, |(_, since)| *since);
+            let since = match before.get(&id) {
+                Some(&(heartbeat, since)) if heartbeat == member.heartbeat => since,
+                _ => arrived,
+            };
             seen.insert(id, (member.heartbeat, since));
             // From the first sight of the heartbeat to the question: both ends are moved in the member's favour.
             let longest = member.info.max_staleness.saturating_mul(SILENT_AFTER);

@@ -22,7 +22,7 @@ static METADATA: Metadata<'static> = Metadata::new("larder", Level::INFO, Some("
 pub(crate) struct Metrics(Arc<Keys>);
 
 struct Keys {
-    /// In the order of the fields of [`Stats`].
+    /// In the order of the fields of [`Stats`], the last of which is a gauge.
     counters: Vec<Counter>,
     gauges: [Key; GAUGES.len()],
     loads: ByOutcome,
@@ -31,8 +31,7 @@ struct Keys {
 
 /// One counter. Instances of one namespace have the same name, so their counts are added up.
 struct Counter {
-    /// `None` for a field that is no counter.
-    key: Option<Key>,
+    key: Key,
     /// How much of the sum is this instance's.
     own: AtomicU64,
     sum: Arc<AtomicU64>,
@@ -41,11 +40,8 @@ struct Counter {
 /// The counts of all instances of the process, by namespace. A recorder that is installed later is given them in full.
 static SUMS: Mutex<BTreeMap<String, Vec<Arc<AtomicU64>>>> = Mutex::new(BTreeMap::new());
 
-/// The names of a histogram.
-struct ByOutcome {
-    ok: Key,
-    error: Key,
-}
+/// The names of a histogram: of successes, and of failures.
+type ByOutcome = [Key; 2];
 
 /// The names of the gauges, with their descriptions.
 const GAUGES: [(&str, &str); 9] = [
@@ -84,17 +80,14 @@ impl Metrics {
         let with = |name: &str, label: Label| {
             Key::from_parts(name.to_owned(), [&labels[..], &[label]].concat())
         };
-        let by_outcome = |name: &str| ByOutcome {
-            ok: with(name, Label::new("outcome", "ok")),
-            error: with(name, Label::new("outcome", "error")),
-        };
-        let counters = Stats::default();
-        let counters = counters.iter().map(|(name, _)| match name {
-            "l1_hits" => Some(with("larder_hits_total", Label::new("level", "l1"))),
-            "l2_hits" => Some(with("larder_hits_total", Label::new("level", "l2"))),
-            // A gauge.
-            "l1_entries" => None,
-            name => Some(key(format!("larder_{name}_total"))),
+        let by_outcome =
+            |name| ["ok", "error"].map(|outcome| with(name, Label::new("outcome", outcome)));
+        let names = Stats::default().iter().map(|(name, _)| name);
+        let counters = names.filter(|name| *name != "l1_entries");
+        let counters = counters.map(|name| match name {
+            "l1_hits" => with("larder_hits_total", Label::new("level", "l1")),
+            "l2_hits" => with("larder_hits_total", Label::new("level", "l2")),
+            name => key(format!("larder_{name}_total")),
         });
         let mut sums = lock(&SUMS);
         let sums = sums.entry(namespace.to_owned()).or_default();
@@ -114,7 +107,7 @@ impl Metrics {
 
     /// A loader has run.
     pub(crate) fn record_load(&self, began: Instant, has_failed: bool) {
-        self.0.loads.record(began, has_failed);
+        record(&self.0.loads, began, has_failed);
     }
 
     /// The time at which a request to L2 is sent.
@@ -124,21 +117,20 @@ impl Metrics {
 
     /// A request to L2 was answered, or was not.
     pub(crate) fn record_request(&self, sent: Instant, has_failed: bool) {
-        self.0.requests.record(sent, has_failed);
+        record(&self.0.requests, sent, has_failed);
     }
 
     /// All counters as they are.
     pub(crate) fn set_counters(&self, stats: &Stats) {
         with_recorder(|recorder| {
             for (counter, (_, n)) in self.0.counters.iter().zip(stats.iter()) {
-                if let Some(key) = &counter.key {
-                    // By how much it has grown, and as an absolute sum: an instance that is dropped leaves its part in
-                    // the sum, and a recorder takes no counter that goes back. `fetch_max`, since two threads may
-                    // record at once.
-                    let grown = n.saturating_sub(counter.own.fetch_max(n, Ordering::Relaxed));
-                    let sum = grown + counter.sum.fetch_add(grown, Ordering::Relaxed);
-                    recorder.register_counter(key, &METADATA).absolute(sum);
-                }
+                // By how much it has grown, and as an absolute sum: an instance that is dropped leaves its part in the
+                // sum, and a recorder takes no counter that goes back. `fetch_max`, since two threads may record at
+                // once.
+                let grown = n.saturating_sub(counter.own.fetch_max(n, Ordering::Relaxed));
+                let sum = grown + counter.sum.fetch_add(grown, Ordering::Relaxed);
+                let counter = recorder.register_counter(&counter.key, &METADATA);
+                counter.absolute(sum);
             }
         });
     }
@@ -153,15 +145,12 @@ impl Metrics {
     }
 }
 
-impl ByOutcome {
-    fn record(&self, began: Instant, has_failed: bool) {
-        let key = if has_failed { &self.error } else { &self.ok };
-        with_recorder(|recorder| {
-            recorder
-                .register_histogram(key, &METADATA)
-                .record(began.elapsed().as_secs_f64());
-        });
-    }
+fn record([ok, error]: &ByOutcome, began: Instant, has_failed: bool) {
+    let key = if has_failed { error } else { ok };
+    with_recorder(|recorder| {
+        let histogram = recorder.register_histogram(key, &METADATA);
+        histogram.record(began.elapsed().as_secs_f64());
+    });
 }
 
 /// For recorders that show descriptions.

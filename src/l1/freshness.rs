@@ -20,7 +20,7 @@ const UNKNOWN: u64 = u64::MAX;
 /// The proof that every message so far has been applied, and the counters that change when it is lost.
 ///
 /// All reads are single atomic loads: they are on the path of every hit.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Freshness {
     clock: Clock,
     /// How long a proof holds, in nanoseconds.
@@ -67,18 +67,10 @@ impl Freshness {
         Self {
             clock,
             max_staleness: nanos(max_staleness),
-            live_until: AtomicU64::new(0),
-            proven_until: AtomicU64::new(0),
             generation: AtomicU64::new(1),
             tag_changes: AtomicU64::new(1),
-            epoch: AtomicU64::new(0),
-            issued: AtomicU64::new(0),
-            applied: AtomicU64::new(0),
-            reached: Mutex::new(None),
             lane_ahead: AtomicU64::new(UNKNOWN),
-            revocations: Mutex::new(0),
-            proof_wanted: Notify::new(),
-            proven: watch::Sender::new(()),
+            ..Self::default()
         }
     }
 

@@ -143,20 +143,16 @@ impl<V> HotTable<V> {
             cells.div_ceil(SWEPT)
         };
         for _ in 0..sweeps {
-            self.sweep_some();
+            // Relaxed: two sweeps of the same cells, or of none, do no harm.
+            let sweep = self.hand.fetch_add(1, Ordering::Relaxed);
+            let first = sweep.wrapping_mul(SWEPT) & (cells - 1);
+            let clears = self.lock(first);
+            // An entry that only this table holds is not in moka any more. One that a caller holds waits for the next
+            // round.
+            let former = self.remove_from(first, |slot| Arc::strong_count(slot) == 1);
+            drop(clears);
+            drop(former);
         }
-    }
-
-    fn sweep_some(&self) {
-        // Relaxed: two sweeps of the same cells, or of none, do no harm.
-        let sweep = self.hand.fetch_add(1, Ordering::Relaxed);
-        let first = sweep.wrapping_mul(SWEPT) & (self.cells.len() - 1);
-        let clears = self.lock(first);
-        // An entry that only this table holds is not in moka any more. One that a caller holds waits for the next
-        // round.
-        let former = self.remove_from(first, |slot| Arc::strong_count(slot) == 1);
-        drop(clears);
-        drop(former);
     }
 
     /// From those cells that are swept together.
@@ -181,28 +177,22 @@ impl<V> HotTable<V> {
     fn place(&self, hash: u64) -> usize {
         usize::try_from(hash & (self.cells.len() as u64 - 1)).unwrap_or(0)
     }
+}
 
+#[expect(
+    clippy::indexing_slicing,
+    reason = "places are taken modulo the length"
+)]
+impl<V> HotTable<V> {
     #[inline]
-    #[expect(
-        clippy::indexing_slicing,
-        reason = "places are taken modulo the length"
-    )]
     fn cell(&self, place: usize) -> &Cell<Slot<V>> {
         &self.cells[place]
     }
 
-    #[expect(
-        clippy::indexing_slicing,
-        reason = "places are taken modulo the length"
-    )]
     fn cleared(&self, place: usize) -> &AtomicU64 {
         &self.cleared[place]
     }
 
-    #[expect(
-        clippy::indexing_slicing,
-        reason = "the index is taken modulo the length"
-    )]
     fn lock(&self, place: usize) -> MutexGuard<'_, u64> {
         lock(&self.clears[place / SWEPT % self.clears.len()])
     }
@@ -210,11 +200,7 @@ impl<V> HotTable<V> {
 
 /// To be called with the lock of the cell.
 fn remove_if<T>(cell: &Cell<T>, condition: impl FnOnce(&Arc<T>) -> bool) -> Option<Arc<T>> {
-    if cell.holds(condition) {
-        cell.replace(None)
-    } else {
-        None
-    }
+    cell.holds(condition).then(|| cell.replace(None))?
 }
 
 /// One of so many hits is recorded. With one in 8 as with one in 32, moka's choice of the entries that stay is hardly
@@ -283,8 +269,7 @@ mod tests {
             expires_at: NEVER,
             gone_at: NEVER,
             ends_at: NEVER,
-            extend_at: NEVER,
-            refresh_at: NEVER,
+            look_at: NEVER,
         };
         let slot = || {
             Arc::new(Slot::new(

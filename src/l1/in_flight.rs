@@ -9,12 +9,12 @@ use std::sync::Arc;
 
 use hashbrown::HashTable;
 
+use super::Slot;
 use super::freshness::Freshness;
 use super::hasher::{Hasher, hasher};
-use super::key_state::{Joinable, KeyState, Op};
+use super::key_state::{Comparable, Joinable, KeyState, LeaseWaiter, Op};
 use super::outcome::{LoadOutcome, ReadOutcome};
 use super::sync::{Mutex, MutexGuard, SHARDS, lock};
-use super::{LeaseWaiter, Slot};
 use crate::ablation::{Rule, without};
 use crate::clock::Tick;
 use crate::key::Key;
@@ -111,7 +111,7 @@ impl<V> InFlight<V> {
     pub(super) fn begin(self: &Arc<Self>, key: &Key) -> OpGuard<V> {
         let hash = self.hash(key);
         let (op, _) = self.register(&mut self.lock(hash), hash, key, false);
-        self.guard(op)
+        op
     }
 
     /// The number of the next operation on a key: operations with a lower one began before.
@@ -126,7 +126,7 @@ impl<V> InFlight<V> {
         // Most keys are read by one caller at a time: it needs no task and no channel.
         let Some(state) = shard.get(hash, key) else {
             let (op, _) = self.register(&mut shard, hash, key, false);
-            return JoinRead::Alone(self.guard(op));
+            return JoinRead::Alone(op);
         };
         JoinRead::Shared(match self.joinable(state.read.as_ref(), now) {
             Some(result) => Join::Joined(result),
@@ -228,21 +228,17 @@ impl<V> InFlight<V> {
         });
         drop(shard);
         drop(former);
-        Started {
-            op: self.guard(op),
-            sender,
-            result,
-        }
+        Started { op, sender, result }
     }
 
     /// Registers an operation, before it sends anything (rule 3).
     fn register<'s>(
-        &self,
+        self: &Arc<Self>,
         shard: &'s mut Shard<V>,
         hash: u64,
         key: &Key,
         is_load: bool,
-    ) -> (Op, &'s mut KeyState<V>) {
+    ) -> (OpGuard<V>, &'s mut KeyState<V>) {
         // The generation first: an operation with an old one and a new epoch stores nothing, which is safe.
         let (generation, epoch) = (self.freshness.generation(), self.freshness.epoch());
         let id = shard.next;
@@ -259,12 +255,8 @@ impl<V> InFlight<V> {
             generation,
             epoch,
         };
-        (op, state)
-    }
-
-    fn guard(self: &Arc<Self>, op: Op) -> OpGuard<V> {
         let in_flight = Arc::clone(self);
-        OpGuard { in_flight, op }
+        (OpGuard { in_flight, op }, state)
     }
 
     /// The state of a key goes with its last operation.
@@ -284,28 +276,11 @@ impl<V> InFlight<V> {
         drop(ended);
     }
 
-    /// Applies a change of a key that the lane has issued, see [`KeyState::raise`], and detaches its flights.
-    pub(super) fn raise(&self, key: &str, ver: u64, generation: u64) {
+    /// Applies a change of a key, see [`KeyState::change`], and detaches its flights.
+    pub(super) fn change(&self, key: &str, change: Option<Comparable>) {
         self.detach(key, |state, next| {
-            state.raise(ver, generation, self.freshness.issued(), next);
+            state.change(change, self.freshness.issued(), next);
         });
-    }
-
-    /// The same for all keys that begin with `prefix`. Looks at every key with operations under way.
-    pub(super) fn raise_prefix(&self, prefix: &str, ver: u64, generation: u64) {
-        self.detach_prefix(prefix, |state, next| {
-            state.raise(ver, generation, self.freshness.issued(), next);
-        });
-    }
-
-    /// As [`bar`](Self::bar), for all keys that begin with `prefix`.
-    pub(super) fn bar_prefix(&self, prefix: &str) {
-        self.detach_prefix(prefix, KeyState::bar);
-    }
-
-    /// Applies a change of a key whose version is unknown, see [`KeyState::bar`], and detaches its flights.
-    pub(super) fn bar(&self, key: &str) {
-        self.detach(key, KeyState::bar);
     }
 
     /// Detaches the flights of a key.
@@ -314,9 +289,9 @@ impl<V> InFlight<V> {
     }
 
     /// A value that was not stored is handed out, see [`KeyState::hand_out_unstored`]. Detaches the flights of its key.
-    pub(super) fn hand_out_unstored(&self, op: &Op, ver: u64, generation: u64) {
+    pub(super) fn hand_out_unstored(&self, op: &Op, of: Comparable) {
         self.detach(&op.key, |state, next| {
-            state.hand_out_unstored(op, ver, generation, self.freshness.issued(), next);
+            state.hand_out_unstored(op, of, self.freshness.issued(), next);
         });
     }
 
@@ -339,16 +314,16 @@ impl<V> InFlight<V> {
         notify(waiters, key);
     }
 
-    /// The same for all keys that begin with `prefix`: one critical section for those of each shard. An operation that
-    /// is registered between two of them began after its key was changed in L2.
-    fn detach_prefix(&self, prefix: &str, change: impl Fn(&mut KeyState<V>, u64)) {
+    /// As [`change`](Self::change), for all keys that begin with `prefix`: one critical section for those of each shard.
+    /// An operation that is registered between two of them began after its key was changed in L2.
+    pub(super) fn change_prefix(&self, prefix: &str, change: Option<Comparable>) {
         let mut detached = Vec::new();
         for shard in &self.shards {
             let mut shard = lock(shard);
             let next = shard.next;
             let under_way = shard.states.iter_mut();
             for state in under_way.filter(|state| state.key.starts_with(prefix)) {
-                change(state, next);
+                state.change(change, self.freshness.issued(), next);
                 if !without(Rule::Detach) {
                     detached.push((state.key.clone(), state.detach()));
                 }
@@ -401,7 +376,7 @@ impl<V> InFlight<V> {
     }
 
     /// Has `waiter` notified, once, when the lease ends that another instance has on an operation's key.
-    pub(crate) fn await_lease(&self, op: &Op, waiter: &Arc<LeaseWaiter>) {
+    pub(crate) fn await_lease(&self, op: &Op, waiter: &LeaseWaiter) {
         if let Some(state) = self.lock(op.hash).get_mut(op.hash, &op.key) {
             state.add_waiter(waiter);
         }
@@ -437,8 +412,9 @@ impl<V> InFlight<V> {
     }
 }
 
-fn notify(waiters: Vec<Arc<LeaseWaiter>>, key: &str) {
+fn notify(waiters: Vec<LeaseWaiter>, key: &str) {
     for waiter in waiters {
-        waiter.end(key);
+        // It may wait no longer.
+        let _ = waiter.send(key.into());
     }
 }

@@ -4,14 +4,24 @@
 //! Knows nothing of locks, other keys or the values in L1.
 
 use std::mem;
-use std::sync::Arc;
 
-use super::LeaseWaiter;
+use tokio::sync::mpsc::UnboundedSender;
+
 use super::outcome::{LoadOutcome, ReadOutcome};
 use crate::ablation::{Rule, without};
 use crate::clock::Tick;
 use crate::key::Key;
 use crate::util::shared_result::SharedResult;
+
+/// Sends the keys whose leases have ended to a caller that waits for them.
+pub(crate) type LeaseWaiter = UnboundedSender<Key>;
+
+/// A version, and the generation in which it may be compared with others.
+#[derive(Clone, Copy)]
+pub(super) struct Comparable {
+    pub(super) ver: u64,
+    pub(super) generation: u64,
+}
 
 /// One operation on a key: a read, a load, a refresh or an insert.
 pub(crate) struct Op {
@@ -30,11 +40,6 @@ pub(crate) struct Op {
 impl Op {
     pub(crate) fn key(&self) -> &Key {
         &self.key
-    }
-
-    /// The epoch that was known when this began.
-    pub(crate) fn epoch(&self) -> u64 {
-        self.epoch
     }
 }
 
@@ -58,7 +63,7 @@ pub(super) struct KeyState<V> {
     /// The refresh that callers may join.
     pub(super) refresh: Option<Joinable<LoadOutcome<V>>>,
     /// Notified when the lease ends that another instance has on the key.
-    waiters: Vec<Arc<LeaseWaiter>>,
+    waiters: Vec<LeaseWaiter>,
 }
 
 /// A read or load that callers may join.
@@ -113,9 +118,13 @@ impl<V> KeyState<V> {
         (self.ops == 0, (read, load, refresh))
     }
 
-    /// The key was changed, and the change has the version `ver`: operations store nothing older (rule 3). Those that
-    /// are under way store nothing above what the lane has issued either (rule 11).
-    pub(super) fn raise(&mut self, ver: u64, generation: u64, issued: u64, next: u64) {
+    /// The key was changed, and the change has this version: operations store nothing older (rule 3). Those that
+    /// are under way store nothing above what the lane has issued either (rule 11). If no version says what is older,
+    /// they store nothing at all.
+    pub(super) fn change(&mut self, change: Option<Comparable>, issued: u64, next: u64) {
+        let Some(Comparable { ver, generation }) = change else {
+            return self.bar(next);
+        };
         // Versions of another epoch are not comparable: a flush has already made all older values invisible (rule 9).
         if self.generation != generation {
             return;
@@ -144,14 +153,8 @@ impl<V> KeyState<V> {
 
     /// The same for a value that was not stored. Should it be one that the lane has not issued, a floor of its version
     /// would keep every later value out.
-    pub(super) fn hand_out_unstored(
-        &mut self,
-        op: &Op,
-        ver: u64,
-        generation: u64,
-        issued: u64,
-        next: u64,
-    ) {
+    pub(super) fn hand_out_unstored(&mut self, op: &Op, of: Comparable, issued: u64, next: u64) {
+        let Comparable { ver, generation } = of;
         if ver > issued && op.id < self.changed_below {
             self.bar(next);
         } else if self.generation == generation {
@@ -159,8 +162,8 @@ impl<V> KeyState<V> {
         }
     }
 
-    /// The key was changed, and no version says what is older: operations that are under way store nothing.
-    pub(super) fn bar(&mut self, next: u64) {
+    /// Operations that are under way store nothing.
+    fn bar(&mut self, next: u64) {
         debug_assert!(self.barred_below <= next, "numbers only grow");
         self.barred_below = next;
     }
@@ -183,19 +186,19 @@ impl<V> KeyState<V> {
 
     /// Keeps later callers from joining a flight (rule 4). Returns the flights, to be dropped without the lock, and
     /// the waiters to be notified: every change of a key ends its lease, too.
-    pub(super) fn detach(&mut self) -> (impl Sized + use<V>, Vec<Arc<LeaseWaiter>>) {
+    pub(super) fn detach(&mut self) -> (impl Sized + use<V>, Vec<LeaseWaiter>) {
         debug_assert!(self.ops > 0, "a key without operations has no state");
         let flights = (self.read.take(), self.load.take(), self.refresh.take());
         (flights, self.take_waiters())
     }
 
-    pub(super) fn add_waiter(&mut self, waiter: &Arc<LeaseWaiter>) {
-        if !self.waiters.iter().any(|one| Arc::ptr_eq(one, waiter)) {
-            self.waiters.push(Arc::clone(waiter));
+    pub(super) fn add_waiter(&mut self, waiter: &LeaseWaiter) {
+        if !self.waiters.iter().any(|one| one.same_channel(waiter)) {
+            self.waiters.push(waiter.clone());
         }
     }
 
-    pub(super) fn take_waiters(&mut self) -> Vec<Arc<LeaseWaiter>> {
+    pub(super) fn take_waiters(&mut self) -> Vec<LeaseWaiter> {
         mem::take(&mut self.waiters)
     }
 }

@@ -8,7 +8,6 @@
 //!   flight
 //! - [`tags`]: which tags the entries have, and when these were invalidated
 //! - [`freshness`]: the proof that nothing was missed, by which entries may be served
-//! - [`lease_waiters`]: waiting for the leases of other instances
 //! - [`slot`]: an entry; [`outcome`]: how a read or load ended; [`cell`], [`hasher`], [`sync`]: the parts of these
 //!
 //! Knows nothing of L2 and of the engine: does no I/O, starts no task, and waits only for notifications.
@@ -28,7 +27,6 @@ mod in_flight;
 #[cfg(larder_interleavings)]
 mod interleavings;
 mod key_state;
-mod lease_waiters;
 mod outcome;
 mod slot;
 mod store;
@@ -39,18 +37,17 @@ pub(crate) use self::freshness::{Freshness, ProofRequest};
 pub(crate) use self::hasher::{Hasher, hasher};
 pub(crate) use self::hot_table::is_sampled;
 pub(crate) use self::in_flight::{Join, JoinRead, OpGuard, Started};
-pub(crate) use self::key_state::Op;
-pub(crate) use self::lease_waiters::LeaseWaiter;
+pub(crate) use self::key_state::{LeaseWaiter, Op};
 pub(crate) use self::outcome::{LoadOutcome, Outcome, OutcomeKind, ReadOutcome};
 pub(crate) use self::slot::{NEVER, Slot, SlotHead, SlotValue, UNSTORED};
 pub(crate) use self::store::Weigher;
 pub(crate) use self::tags::{TagState, Tags};
 
-use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
 use self::in_flight::InFlight;
+use self::key_state::Comparable;
 use self::store::Store;
 use self::tags::TagTable;
 use crate::ablation::{Rule, without};
@@ -168,7 +165,7 @@ impl<V: Value> L1<V> {
     /// Whether a value may be used for which the server has compared no epochs: it was written in the epoch that was
     /// known when the operation began, there was no flush since, and the value has not expired.
     pub(crate) fn is_usable(&self, op: &Op, fresh: &Arc<Slot<V>>, now: Tick) -> bool {
-        let of_now = fresh.epoch == op.epoch() || without(Rule::Epochs);
+        let of_now = fresh.epoch == op.epoch || without(Rule::Epochs);
         self.in_flight.is_current(op) && of_now && now < fresh.gone_at
     }
 
@@ -182,8 +179,8 @@ impl<V: Value> L1<V> {
         let generation = self.freshness.generation();
         if fresh.epoch == self.freshness.epoch() {
             // The floor before the eviction, as for a change: an operation that stores in between stores nothing older.
-            self.in_flight.hand_out_unstored(op, ver, generation);
-            self.remove_if(key, |slot| slot.ver < ver);
+            (self.in_flight).hand_out_unstored(op, Comparable { ver, generation });
+            self.store.remove_if(key, |slot| slot.ver < ver);
         } else {
             self.forget(key);
         }
@@ -191,28 +188,28 @@ impl<V: Value> L1<V> {
 
     /// The same for a loaded value with which this instance has filled L2.
     pub(crate) fn publish_filled(&self, op: &Op, fresh: &Arc<Slot<V>>) {
-        self.note_issued(fresh.epoch, fresh.ver);
+        self.note_issued(fresh.version());
         self.publish(op, fresh);
     }
 
     /// The same for a value that this instance has inserted: a change like any other, but an older entry is
     /// replaced rather than evicted.
     pub(crate) fn publish_inserted(&self, op: &Op, fresh: &Arc<Slot<V>>) {
-        let (key, epoch, ver) = (op.key(), fresh.epoch, fresh.ver);
-        if let Some(generation) = self.note_issued(epoch, ver) {
-            self.in_flight.raise(key, ver, generation);
+        let change = self.note_issued(fresh.version());
+        if change.is_some() {
+            self.in_flight.change(op.key(), change);
             if self.try_store(op, fresh) {
                 return;
             }
         }
-        self.apply([&**key], epoch, ver);
+        self.apply([&**op.key()], fresh.version());
     }
 
     /// Applies a change of keys that L2 has accepted, by a message or by the answer to this instance: older values are
     /// not served or stored any more (rules 3, 4, 11).
-    pub(crate) fn apply<'a>(&self, keys: impl IntoIterator<Item = &'a str>, epoch: u64, ver: u64) {
-        self.apply_with(keys, epoch, ver, |key| {
-            self.remove_if(key, |slot| self.is_outdated(slot, ver));
+    pub(crate) fn apply<'a>(&self, keys: impl IntoIterator<Item = &'a str>, at: Version) {
+        self.apply_with(keys, at, |key| {
+            (self.store).remove_if(key, |slot| self.is_outdated(slot, at.ver));
         });
     }
 
@@ -221,62 +218,57 @@ impl<V: Value> L1<V> {
     pub(crate) fn apply_own_insert<'a>(
         &self,
         keys: impl IntoIterator<Item = &'a str>,
-        epoch: u64,
-        ver: u64,
+        at: Version,
     ) {
-        self.apply_with(keys, epoch, ver, |key| {
-            self.store.hide_if(key, |slot| self.is_outdated(slot, ver));
+        self.apply_with(keys, at, |key| {
+            (self.store).hide_if(key, |slot| self.is_outdated(slot, at.ver));
         });
     }
 
     fn apply_with<'a>(
         &self,
         keys: impl IntoIterator<Item = &'a str>,
-        epoch: u64,
-        ver: u64,
+        at: Version,
         evict: impl Fn(&str),
     ) {
-        let generation = self.note_issued(epoch, ver);
+        let change = self.note_issued(at);
         for key in keys {
-            if let Some(generation) = generation {
-                // First the floor: an operation that stores after it stores nothing to be evicted, and an entry that
-                // was stored before it is seen here.
-                self.in_flight.raise(key, ver, generation);
+            // First the floor: an operation that stores after it stores nothing to be evicted, and an entry that was
+            // stored before it is seen here.
+            self.in_flight.change(key, change);
+            if change.is_some() {
                 evict(key);
             } else {
-                self.forget(key);
+                self.evict(key);
             }
         }
     }
 
     /// Takes note of a version that the lane has issued. Returns the generation in which it may be compared with
     /// others; `None` if its epoch is not the present one.
-    fn note_issued(&self, epoch: u64, ver: u64) -> Option<u64> {
+    fn note_issued(&self, Version { epoch, ver }: Version) -> Option<Comparable> {
         // The generation first: should a flush come in between, versions of its epoch are left alone.
         let generation = self.freshness.generation();
         (epoch == self.freshness.epoch()).then(|| {
             self.freshness.raise_issued(ver);
-            generation
+            Comparable { ver, generation }
         })
     }
 
-    /// As [`apply`](Self::apply), for all keys that begin with one of the prefixes, each with its epoch and version.
+    /// As [`apply`](Self::apply), for all keys that begin with one of the prefixes, each with its version.
     /// Walks all entries, once. Returns how many could be served at `now`, and cannot any more.
-    pub(crate) fn apply_prefixes(&self, prefixes: &[(&str, u64, u64)], now: Tick) -> u64 {
+    pub(crate) fn apply_prefixes(&self, prefixes: &[(&str, Version)], now: Tick) -> u64 {
         let present = self.freshness.epoch();
-        for &(prefix, epoch, ver) in prefixes {
+        for &(prefix, at) in prefixes {
             // First the floors, as in `apply_with`.
-            match self.note_issued(epoch, ver) {
-                Some(generation) => self.in_flight.raise_prefix(prefix, ver, generation),
-                None => self.in_flight.bar_prefix(prefix),
-            }
+            (self.in_flight).change_prefix(prefix, self.note_issued(at));
         }
-        let which = Prefixes::new(prefixes.iter().map(|(prefix, ..)| *prefix));
+        let which = Prefixes::new(prefixes.iter().map(|(prefix, _)| *prefix));
         self.remove_prefixes(&which, now, |slot| {
-            which.of(slot.key.as_bytes()).any(|place| {
-                prefixes
-                    .get(place)
-                    .is_some_and(|&(_, epoch, ver)| epoch != present || self.is_outdated(slot, ver))
+            let mut of = which.of(slot.key.as_bytes());
+            of.any(|place| {
+                let at = prefixes.get(place).map(|(_, at)| *at);
+                at.is_some_and(|at| at.epoch != present || self.is_outdated(slot, at.ver))
             })
         })
     }
@@ -288,16 +280,11 @@ impl<V: Value> L1<V> {
 
     /// Applies an invalidation of tags that L2 has accepted: older entries with one of them are not served any more,
     /// and no flight that began before is joined, as its tags are not known (rule 20).
-    pub(crate) fn apply_tags<'a>(
-        &self,
-        tags: impl IntoIterator<Item = &'a str>,
-        epoch: u64,
-        ver: u64,
-    ) {
-        let generation = self.note_issued(epoch, ver);
+    pub(crate) fn apply_tags<'a>(&self, tags: impl IntoIterator<Item = &'a str>, at: Version) {
+        let change = self.note_issued(at);
         for tag in tags {
-            match generation {
-                Some(generation) => self.tags.raise(tag, ver, generation),
+            match change {
+                Some(Comparable { ver, generation }) => self.tags.raise(tag, ver, generation),
                 None => self.tags.forget(tag),
             }
         }
@@ -324,14 +311,13 @@ impl<V: Value> L1<V> {
         now: Tick,
         condition: impl Fn(&Slot<V>) -> bool,
     ) -> u64 {
-        let removed = Cell::new(0);
+        let mut removed = 0;
         self.store.remove_prefixes(which, |slot| {
             let is_removed = condition(slot);
-            let is_counted = is_removed && self.is_visible(slot, now);
-            removed.set(removed.get() + u64::from(is_counted));
+            removed += u64::from(is_removed && self.is_visible(slot, now));
             is_removed
         });
-        removed.get()
+        removed
     }
 
     /// Whether a change of this version, which has been issued, makes an entry old (rule 11).
@@ -357,6 +343,7 @@ impl<V: Value> L1<V> {
         self.replace_times(key, now, |slot| {
             (now < slot.soft_at()).then(|| SlotHead {
                 soft_at: now,
+                look_at: now,
                 ..slot.head()
             })
         });
@@ -393,13 +380,13 @@ impl<V: Value> L1<V> {
 
     /// Drops a key whose change has no version yet, and keeps operations that are under way from storing it (rule 14).
     pub(crate) fn forget(&self, key: &str) {
-        self.in_flight.bar(key);
+        self.in_flight.change(key, None);
         self.evict(key);
     }
 
     /// Drops the entry of a key, ahead of its invalidation. Until that is applied, the value of L2 may be stored again.
     pub(crate) fn evict(&self, key: &str) {
-        self.remove_if(key, |_| true);
+        self.store.remove_if(key, |_| true);
     }
 
     /// Makes all that this instance holds or is fetching invisible, in one step (rule 9). `epoch` is the lane's from
@@ -441,7 +428,7 @@ impl<V: Value> L1<V> {
             // As if it were evicted at once: nothing older may be stored after it, or joined.
             let is_revealed = self.in_flight.reveal(op, fresh);
             if is_revealed {
-                self.remove_if(op.key(), |slot| slot.ver < fresh.ver);
+                self.store.remove_if(op.key(), |slot| slot.ver < fresh.ver);
             }
             return is_revealed;
         }
@@ -455,16 +442,12 @@ impl<V: Value> L1<V> {
             // An older entry may have taken its place before the floor was raised. moka is not asked without need: it
             // would record a hit.
             if !self.store.restore(fresh, clears) {
-                self.remove_if(op.key(), |slot| slot.ver < fresh.ver);
+                self.store.remove_if(op.key(), |slot| slot.ver < fresh.ver);
             }
         } else {
             self.store
                 .remove_if(op.key(), |current| Arc::ptr_eq(current, fresh));
         }
         is_revealed
-    }
-
-    fn remove_if(&self, key: &str, condition: impl Fn(&Slot<V>) -> bool) {
-        self.store.remove_if(key, |slot| condition(slot));
     }
 }

@@ -81,26 +81,31 @@ pub(crate) struct SlotHead {
     pub(crate) soft_at: Tick,
     pub(crate) expires_at: Tick,
     pub(crate) gone_at: Tick,
-    /// From when on a read extends its life, until it reaches its end.
-    pub(crate) extend_at: Tick,
+    /// Until when its life can be extended.
     pub(crate) ends_at: Tick,
-    /// From when on a read may refresh it though it is not stale.
-    pub(crate) refresh_at: Tick,
+    /// From when on a hit has more to do than to count; when it is stale at the latest.
+    pub(crate) look_at: Tick,
 }
 
 impl<V> Slot<V> {
-    pub(crate) fn new(key: Key, value: SlotValue<V>, head: SlotHead, tags: Tags) -> Self {
+    pub(crate) fn new(key: Key, mut value: SlotValue<V>, head: SlotHead, tags: Tags) -> Self {
         debug_assert!(
             head.expires_at <= head.gone_at,
             "L1 keeps no value longer than L2"
         );
-        let look_at = (head.soft_at).min(head.extend_at).min(head.refresh_at);
-        let is_plain = look_at == head.soft_at && head.ends_at == NEVER && tags.is_empty();
+        if let SlotValue::Shared(slot) = &value
+            && let SlotValue::Shared(holder) = &slot.value
+        {
+            // However often it is stored again, the way to the value is one step.
+            debug_assert!(matches!(holder.value, SlotValue::Own(_)), "one step");
+            value = SlotValue::Shared(Arc::clone(holder));
+        }
+        let is_plain = head.look_at == head.soft_at && head.ends_at == NEVER && tags.is_empty();
         Self {
             generation: AtomicU64::new(HIDDEN),
             expires_at: head.expires_at,
             gone_at: head.gone_at,
-            look_at,
+            look_at: head.look_at,
             more: (!is_plain).then(|| {
                 Box::new(More {
                     soft_at: head.soft_at,
@@ -113,17 +118,7 @@ impl<V> Slot<V> {
             born_at: head.born_at,
             epoch: head.epoch,
             ver: head.ver,
-            value: match value {
-                // However often it is stored again, the way to the value is one step.
-                SlotValue::Shared(slot) => match &slot.value {
-                    SlotValue::Shared(holder) => {
-                        debug_assert!(matches!(holder.value, SlotValue::Own(_)), "one step");
-                        SlotValue::Shared(Arc::clone(holder))
-                    }
-                    SlotValue::Own(_) => SlotValue::Shared(slot),
-                },
-                own @ SlotValue::Own(_) => own,
-            },
+            value,
         }
     }
 
@@ -140,9 +135,8 @@ impl<V> Slot<V> {
             soft_at: self.soft_at(),
             expires_at: self.expires_at,
             gone_at: self.gone_at,
-            extend_at: NEVER,
             ends_at: self.ends_at(),
-            refresh_at: NEVER,
+            look_at: self.look_at,
         }
     }
 
@@ -252,9 +246,8 @@ mod tests {
                 soft_at: NEVER,
                 expires_at: NEVER,
                 gone_at: NEVER,
-                extend_at: NEVER,
                 ends_at: NEVER,
-                refresh_at: NEVER,
+                look_at: NEVER,
             };
             Arc::new(Slot::new("k".into(), value, head, Tags::default()))
         };

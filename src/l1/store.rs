@@ -161,7 +161,7 @@ impl<V: Value> Store<V> {
     pub(super) fn remove_prefixes(
         &self,
         which: &Prefixes<'_>,
-        condition: impl Fn(&Slot<V>) -> bool,
+        mut condition: impl FnMut(&Slot<V>) -> bool,
     ) {
         for cell in self.bounded.iter().map(|(_, cell)| cell) {
             let is_removed = |slot: &Arc<Slot<V>>| which.has_one(&slot.key) && condition(slot);

@@ -133,7 +133,11 @@ impl TagTable {
             Arc::clone(state.or_insert_with(|| Arc::new(TagState::new(name, generation))))
         });
         let tags = Tags(Some(tags.collect()));
-        states.sweep();
+        if states.by_name.len() >= states.sweep_at {
+            (states.by_name).retain(|_, state| Arc::strong_count(state) > 1);
+            // Twice as many, so that each registration pays for its own removal at most.
+            states.sweep_at = SWEEP_FROM.max(2 * states.by_name.len());
+        }
         tags
     }
 
@@ -154,16 +158,6 @@ impl TagTable {
         let forgotten = lock(&self.0).by_name.remove(name);
         if let Some(state) = forgotten {
             state.floor.store(u64::MAX, Ordering::Release);
-        }
-    }
-}
-
-impl States {
-    fn sweep(&mut self) {
-        if self.by_name.len() >= self.sweep_at {
-            self.by_name.retain(|_, state| Arc::strong_count(state) > 1);
-            // Twice as many, so that each registration pays for its own removal at most.
-            self.sweep_at = SWEEP_FROM.max(2 * self.by_name.len());
         }
     }
 }

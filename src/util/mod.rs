@@ -1,6 +1,7 @@
 //! What several layers need and that knows nothing of a cache.
 //!
 //! - [`lock`]: locks that a panic elsewhere does not close
+//! - [`on_drop`]: a step that follows even if the task in between is cancelled
 //! - [`pacing`]: when the next batch of requests leaves
 //! - [`random`]: numbers that no other instance draws
 //! - [`retry_delays`]: pauses between attempts
@@ -8,6 +9,7 @@
 //! - [`throttle`]: log lines that are not written for every request
 
 pub(crate) mod lock;
+pub(crate) mod on_drop;
 pub(crate) mod pacing;
 pub(crate) mod random;
 pub(crate) mod retry_delays;

@@ -1,6 +1,7 @@
 //! The task of a load or of a refresh: it asks for the leases of some keys, calls the loader with those that are
 //! granted, stores the values, and hands the results to the callers.
 
+use std::collections::HashSet;
 use std::future::pending;
 use std::mem;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use futures::future::Either;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt, stream};
+use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument, Span, debug};
 
@@ -19,6 +21,7 @@ use crate::ablation::{Rule, without};
 use crate::engine::backoff::Began;
 use crate::entry::Entry;
 use crate::error::LoadError;
+use crate::key::Key;
 use crate::l1::{LeaseWaiter, LoadOutcome, OpGuard, Outcome, UNSTORED};
 use crate::l2::{Lease, LeaseRequest};
 use crate::loaded::Loaded;
@@ -148,12 +151,12 @@ impl<V: Value> Loads<V> {
         let (mut asked, mut waiting) = (fetches, Vec::new());
         let (mut pauses, mut look_at) = (poll_delays(), None);
         // One for all keys: the notice of any of them ends the wait of a round.
-        let awaited = Arc::new(LeaseWaiter::default());
+        let mut notices = mpsc::unbounded_channel();
         let mut loads = FuturesUnordered::new();
         loop {
             let round = async {
                 if let Some(look_at) = look_at {
-                    asked = self.due(&mut waiting, &awaited, look_at, begun).await;
+                    asked = self.due(&mut waiting, &mut notices, look_at, begun).await;
                 }
                 let turns: Vec<_> = (asked.iter_mut())
                     .map(
@@ -240,26 +243,25 @@ impl<V: Value> Loads<V> {
     async fn due(
         &self,
         waiting: &mut Vec<Fetch<V>>,
-        awaited: &Arc<LeaseWaiter>,
+        (notices, noticed): &mut (LeaseWaiter, UnboundedReceiver<Key>),
         look_at: Instant,
         begun: Instant,
     ) -> Vec<Fetch<V>> {
         // In each round anew, as a notice takes the waiter out. One that comes between the answer and this is missed:
         // so `look_at` bounds the wait.
         for fetch in &*waiting {
-            self.ctx.l1.in_flight().await_lease(&fetch.op, awaited);
+            self.ctx.l1.in_flight().await_lease(&fetch.op, notices);
         }
-        let ended = timeout_at(look_at, awaited.ended()).await;
+        let mut ended = Vec::new();
+        let noticed = noticed.recv_many(&mut ended, usize::MAX);
+        let is_noticed = timeout_at(look_at, noticed).await.is_ok();
         let options = &self.ctx.options;
         // Callers wait for a refresh as long as for a load: so a lease that was not given back is taken over.
         let only_reads =
-            ended.is_ok() || begun.elapsed() >= options.stale_wait.min(options.load_timeout);
-        let mut due: Vec<_> = match ended {
-            Ok(ended) => waiting
-                .extract_if(.., |fetch| ended.contains(fetch.op.key()))
-                .collect(),
-            Err(_) => mem::take(waiting),
-        };
+            is_noticed || begun.elapsed() >= options.stale_wait.min(options.load_timeout);
+        let ended: HashSet<Key> = ended.into_iter().collect();
+        let is_due = |fetch: &mut Fetch<V>| !is_noticed || ended.contains(fetch.op.key());
+        let mut due: Vec<_> = waiting.extract_if(.., is_due).collect();
         for fetch in due
             .iter_mut()
             .filter(|fetch| only_reads && fetch.is_refresh())

@@ -332,15 +332,13 @@ pub(crate) async fn fill<V: Value>(
     };
     match filled {
         Some(Fill::Stored(stamp)) => {
-            let fresh = (ctx.convert).fresh(op.key(), value, stamp, ready.ttls, tags, now);
+            let life = ready.ttls.life(stamp.written_at);
+            let fresh = (ctx.convert).slot(op.key(), value, stamp, life, tags, now);
             match replaces {
                 Replaces::Any => {
                     ctx.l1.publish_inserted(op, &fresh);
                     ctx.counters.invalidations_sent.bump();
-                    ctx.events.emit(|| CacheEvent::Inserted {
-                        key: op.key().to_string(),
-                        is_own: true,
-                    });
+                    (ctx.events).emit(|| CacheEvent::of_change(Kind::Insert, op.key(), true));
                 }
                 Replaces::Nothing | Replaces::Stale(_) => ctx.l1.publish_filled(op, &fresh),
             }

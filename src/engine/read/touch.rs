@@ -18,7 +18,7 @@ use crate::error::{L2Error, WriteError};
 use crate::key::Key;
 use crate::l1::{NEVER, Op, Slot, SlotValue};
 use crate::l2::{NewLife, Touched};
-use crate::vocabulary::Value;
+use crate::vocabulary::{Value, Version};
 use crate::wire::message::{self, Kind};
 
 /// How many keys are remembered as extended; one that is forgotten may be extended again at once.
@@ -127,12 +127,18 @@ fn apply<V: Value>(ctx: &Context<V>, op: &Op, touched: &Touched) {
     let (key, now, stamp) = (op.key(), ctx.now(), touched.stamp);
     if let Some(change) = touched.change {
         // A shorter lifetime: this instance applies the message as others do, and reads the value again.
-        return ctx.l1.apply([&**key], stamp.epoch, change);
+        return ctx.l1.apply(
+            [&**key],
+            Version {
+                ver: change,
+                ..stamp.version()
+            },
+        );
     }
     let held = ctx.l1.get(key, now);
     let Some(slot) = held.filter(|slot| slot.version() == stamp.version()) else {
         // The entry here, if there is one, is of an older version.
-        return ctx.l1.apply([&**key], stamp.epoch, stamp.ver);
+        return ctx.l1.apply([&**key], stamp.version());
     };
     let (tags, value) = (slot.tags(), SlotValue::Shared(slot));
     let slot = ctx.convert.slot(key, value, stamp, touched.life, tags, now);

@@ -4,7 +4,6 @@
 //! sent again counts nothing twice.
 
 use std::error::Error;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -30,8 +29,6 @@ pub(crate) struct FleetStats<V> {
     /// By time that goes on while the clock of the values stands still in a test.
     began: Instant,
     stored: Mutex<Stored>,
-    /// Whether L2 refuses them, and the log says so.
-    is_told: AtomicBool,
     warnings: Throttle,
 }
 
@@ -40,6 +37,8 @@ struct Stored {
     stats: Stats,
     /// When they were stored, or refused. `None` before the first time.
     at: Option<Instant>,
+    /// Whether L2 refuses them, and the log says so.
+    is_told: bool,
 }
 
 impl<V: Value> FleetStats<V> {
@@ -48,23 +47,20 @@ impl<V: Value> FleetStats<V> {
             ctx: Arc::clone(ctx),
             began: Instant::now(),
             stored: Mutex::default(),
-            is_told: AtomicBool::new(false),
             warnings: Throttle::default(),
         }
     }
 
     /// Stores the counters of this instance if that was last done long enough ago. Called with each heartbeat.
     pub(crate) async fn store_if_due(&self) {
-        let Stored { stats, at } = *lock(&self.stored);
-        let pause = if self.ctx.counted() == stats {
-            UNCHANGED
-        } else {
+        let Stored { stats, at, .. } = *lock(&self.stored);
+        let is_changed = self.ctx.counted() != stats;
+        let pause = if is_changed {
             self.ctx.options.max_staleness.saturating_mul(CHANGED)
+        } else {
+            UNCHANGED
         };
-        let is_due = match at {
-            Some(at) => at.elapsed() >= pause,
-            None => self.ctx.counted() != stats,
-        };
+        let is_due = at.map_or(is_changed, |at| at.elapsed() >= pause);
         if is_due && !self.ctx.breaker.is_silent() {
             self.store().await;
         }
@@ -94,15 +90,13 @@ impl<V: Value> FleetStats<V> {
         match answer {
             Ok(()) => {
                 stored.stats = stats;
-                self.is_told.store(false, Ordering::Relaxed);
+                stored.is_told = false;
             }
             // An L2 that cannot be reached is in the log by requests that the cache needs.
             Err(error)
-                if error.is_refused()
-                    && !self.is_told.load(Ordering::Relaxed)
-                    && self.warnings.allows(ctx.now()) =>
+                if error.is_refused() && !stored.is_told && self.warnings.allows(ctx.now()) =>
             {
-                self.is_told.store(true, Ordering::Relaxed);
+                stored.is_told = true;
                 warn!(
                     namespace = ctx.options.namespace.as_str(),
                     error = &error as &dyn Error,

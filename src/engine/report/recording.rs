@@ -18,23 +18,20 @@ use crate::vocabulary::Value;
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Hands all over from time to time. A recorder that is installed later gets it from then on.
-pub(crate) struct Recording<V: Value> {
-    ctx: Arc<Context<V>>,
-    loads: Arc<Loads<V>>,
-    writes: Arc<Writes<V>>,
+pub(crate) struct Recording {
+    record: Arc<dyn Fn() + Send + Sync>,
     task: Mutex<Option<AbortOnDropHandle<()>>>,
 }
 
-impl<V: Value> Recording<V> {
-    pub(crate) fn new(
+impl Recording {
+    pub(crate) fn new<V: Value>(
         ctx: &Arc<Context<V>>,
         loads: &Arc<Loads<V>>,
         writes: &Arc<Writes<V>>,
     ) -> Self {
+        let (ctx, loads, writes) = (Arc::clone(ctx), Arc::clone(loads), Arc::clone(writes));
         Self {
-            ctx: Arc::clone(ctx),
-            loads: Arc::clone(loads),
-            writes: Arc::clone(writes),
+            record: Arc::new(move || record(&ctx, &loads, &writes)),
             task: Mutex::default(),
         }
     }
@@ -44,11 +41,10 @@ impl<V: Value> Recording<V> {
         if !Metrics::ARE_ON {
             return;
         }
-        let (ctx, loads) = (Arc::clone(&self.ctx), Arc::clone(&self.loads));
-        let writes = Arc::clone(&self.writes);
+        let record = Arc::clone(&self.record);
         let recording = async move {
             loop {
-                record(&ctx, &loads, &writes);
+                record();
                 sleep(PAUSE).await;
             }
         };
@@ -59,7 +55,7 @@ impl<V: Value> Recording<V> {
     /// Hands over the counters, and the gauges as they are now.
     pub(crate) fn record(&self) {
         if Metrics::ARE_ON {
-            record(&self.ctx, &self.loads, &self.writes);
+            (self.record)();
         }
     }
 }

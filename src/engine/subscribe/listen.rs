@@ -30,31 +30,6 @@ const MOST_TOGETHER: usize = 256;
 /// How many prefixes may wait for the next pass over L2.
 const MOST_PREFIXES: usize = 1024;
 
-/// Carries out the messages of other programs.
-pub(crate) struct Listen<V: Value> {
-    ctx: Arc<Context<V>>,
-    writes: Arc<Writes<V>>,
-    pub(crate) channels: Arc<Channels>,
-    panics: Throttle,
-    overflows: Throttle,
-}
-
-impl<V: Value> Listen<V> {
-    pub(crate) fn new(
-        ctx: &Arc<Context<V>>,
-        writes: &Arc<Writes<V>>,
-        channels: Vec<Channel>,
-    ) -> Self {
-        Self {
-            ctx: Arc::clone(ctx),
-            writes: Arc::clone(writes),
-            channels: Arc::new(Channels::new(channels, &ctx.counters)),
-            panics: Throttle::default(),
-            overflows: Throttle::default(),
-        }
-    }
-}
-
 /// A channel of another program, and the parser of its payloads.
 pub(crate) struct Channel {
     pub(crate) name: Arc<str>,
@@ -64,6 +39,7 @@ pub(crate) struct Channel {
 type Parser = Box<dyn Fn(&[u8]) -> Vec<Invalidation> + Send + Sync>;
 
 /// All channels of other programs that an instance listens to, and the payloads that wait.
+#[derive(Default)]
 pub(crate) struct Channels {
     all: Vec<Channel>,
     counters: Arc<Counters>,
@@ -72,6 +48,8 @@ pub(crate) struct Channels {
     heard: Notify,
     heard_prefixes: Notify,
     dropped: Notify,
+    panics: Throttle,
+    overflows: Throttle,
 }
 
 #[derive(Default)]
@@ -83,18 +61,14 @@ struct Queue {
     is_over: bool,
 }
 
-pub(crate) type Payloads = Vec<(usize, Vec<u8>)>;
+type Payloads = Vec<(usize, Vec<u8>)>;
 
 impl Channels {
     pub(crate) fn new(all: Vec<Channel>, counters: &Arc<Counters>) -> Self {
         Self {
             all,
             counters: Arc::clone(counters),
-            queue: Mutex::default(),
-            prefixes: Mutex::default(),
-            heard: Notify::new(),
-            heard_prefixes: Notify::new(),
-            dropped: Notify::new(),
+            ..Self::default()
         }
     }
 
@@ -132,18 +106,6 @@ impl Channels {
         }
     }
 
-    /// Waits for payloads.
-    pub(crate) async fn next(&self) -> Payloads {
-        // The look before the wait: one permit stands for all payloads that came since, and more may be left over.
-        loop {
-            let payloads = self.drain();
-            if !payloads.is_empty() {
-                return payloads;
-            }
-            self.heard.notified().await;
-        }
-    }
-
     fn drain(&self) -> Payloads {
         let mut waiting = lock(&self.queue);
         let many = waiting.payloads.len().min(MOST_TOGETHER);
@@ -155,7 +117,7 @@ impl Channels {
 
     /// Puts the prefixes that payloads name to those that wait. `false` if they are too many: then none waits any more,
     /// and a clear has to make up for them.
-    pub(crate) fn add_prefixes(&self, prefixes: BTreeSet<Key>) -> bool {
+    fn add_prefixes(&self, prefixes: BTreeSet<Key>) -> bool {
         if prefixes.is_empty() {
             return true;
         }
@@ -171,26 +133,8 @@ impl Channels {
         fit
     }
 
-    /// Waits for prefixes, and takes all of them.
-    pub(crate) async fn next_prefixes(&self) -> BTreeSet<Key> {
-        loop {
-            let prefixes = mem::take(&mut *lock(&self.prefixes));
-            if !prefixes.is_empty() {
-                return prefixes;
-            }
-            self.heard_prefixes.notified().await;
-        }
-    }
-
-    /// Waits until a payload does not fit. From then on others have to be kept again.
-    pub(crate) async fn too_many(&self) {
-        while !mem::take(&mut lock(&self.queue).is_over) {
-            self.dropped.notified().await;
-        }
-    }
-
     /// The invalidations that the payloads ask for, and how many parsers panicked.
-    pub(crate) fn parse(&self, payloads: &Payloads) -> (Vec<Invalidation>, u64) {
+    fn parse(&self, payloads: &Payloads) -> (Vec<Invalidation>, u64) {
         let (mut invalidations, mut panics) = (Vec::new(), 0);
         for (number, payload) in payloads {
             let Some(channel) = self.all.get(*number) else {
@@ -203,24 +147,27 @@ impl Channels {
         }
         (invalidations, panics)
     }
-}
 
-impl<V: Value> Listen<V> {
     /// Carries out the messages that are heard. Those that wait when this is dropped are carried out by the next one.
-    pub(crate) async fn run(&self) {
+    pub(crate) async fn run<V: Value>(self: &Arc<Self>, ctx: &Context<V>, writes: &Arc<Writes<V>>) {
         // Beside each other: a parser may take for ever.
         tokio::select! {
-            () = self.carry_out() => {}
-            () = self.remove_prefixes() => {}
-            () = self.make_up() => {}
+            () = self.carry_out(ctx, writes) => {}
+            () = self.remove_prefixes(writes) => {}
+            () = self.make_up(ctx, writes) => {}
         }
     }
 
-    async fn carry_out(&self) {
-        let ctx = &*self.ctx;
+    async fn carry_out<V: Value>(self: &Arc<Self>, ctx: &Context<V>, writes: &Writes<V>) {
         loop {
-            let payloads = self.channels.next().await;
-            let channels = Arc::clone(&self.channels);
+            let payloads = self.drain();
+            if payloads.is_empty() {
+                // The look before the wait: one permit stands for all payloads that came since, and more may be left
+                // over.
+                self.heard.notified().await;
+                continue;
+            }
+            let channels = Arc::clone(self);
             // User code, which may be slow: on a thread of its own it holds up no task of the runtime.
             let parsing = spawn_blocking(move || channels.parse(&payloads));
             // Otherwise the runtime ends.
@@ -234,39 +181,45 @@ impl<V: Value> Listen<V> {
                     "the parser of listen_to panicked; its message invalidates nothing"
                 );
             }
-            self.invalidate(invalidations).await;
+            self.invalidate(writes, invalidations).await;
         }
     }
 
     /// Those that are heard during a pass share the next one, and delay no keys and tags.
-    async fn remove_prefixes(&self) {
+    async fn remove_prefixes<V: Value>(&self, writes: &Arc<Writes<V>>) {
         loop {
-            let prefixes = self.channels.next_prefixes().await;
-            let _ = self.writes.invalidate_prefixes(prefixes).await;
+            let prefixes = mem::take(&mut *lock(&self.prefixes));
+            if prefixes.is_empty() {
+                self.heard_prefixes.notified().await;
+            } else {
+                let _ = writes.invalidate_prefixes(prefixes).await;
+            }
         }
     }
 
     /// Clears for payloads that did not fit, and cannot be named any more.
-    async fn make_up(&self) {
-        let ctx = &*self.ctx;
+    async fn make_up<V: Value>(&self, ctx: &Context<V>, writes: &Writes<V>) {
         loop {
             // This takes the mark before the clear is called: a payload that comes during the clear is kept, and
             // invalidates after it.
-            self.channels.too_many().await;
+            let is_over = mem::take(&mut lock(&self.queue).is_over);
+            if !is_over {
+                self.dropped.notified().await;
+                continue;
+            }
             if self.overflows.allows(ctx.now()) {
                 warn!(
                     namespace = ctx.options.namespace.as_str(),
                     "other programs publish faster than this instance can invalidate; it clears the cache instead"
                 );
             }
-            let _ = self.writes.clear().await;
+            let _ = writes.clear().await;
         }
     }
 
     /// As calls of this instance: an invalidation that L2 does not accept is deferred, counted and traced as theirs
     /// are.
-    async fn invalidate(&self, invalidations: Vec<Invalidation>) {
-        let writes = &self.writes;
+    async fn invalidate<V: Value>(&self, writes: &Writes<V>, invalidations: Vec<Invalidation>) {
         // Sets, since programs name a key for each change; and in order, so that a simulated run can be repeated.
         let [mut keys, mut tags, mut prefixes] = [const { BTreeSet::<Key>::new() }; 3];
         for invalidation in invalidations {
@@ -285,7 +238,7 @@ impl<V: Value> Listen<V> {
                 set.insert(text.as_str().into());
             }
         }
-        if !self.channels.add_prefixes(prefixes) {
+        if !self.add_prefixes(prefixes) {
             // It costs less than a pass for so many, and covers the keys and tags, too.
             let _ = writes.clear().await;
             return;

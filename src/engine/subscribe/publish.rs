@@ -7,8 +7,8 @@ use tokio::sync::{Mutex, mpsc};
 use tracing::warn;
 
 use crate::engine::context::Context;
+use crate::error::L2Error;
 use crate::l2::Message;
-use crate::stats::Counters;
 use crate::util::throttle::Throttle;
 use crate::vocabulary::Value;
 
@@ -23,7 +23,6 @@ pub(crate) struct PublishTo {
 
 pub(crate) struct Publisher {
     to: PublishTo,
-    counters: Arc<Counters>,
     queue: mpsc::Sender<Vec<u8>>,
     /// Held by the task; another one goes on with it after the runtime of the first has ended.
     events: Mutex<mpsc::Receiver<Vec<u8>>>,
@@ -31,11 +30,10 @@ pub(crate) struct Publisher {
 }
 
 impl Publisher {
-    pub(crate) fn new(to: PublishTo, counters: &Arc<Counters>) -> Self {
+    pub(crate) fn new(to: PublishTo) -> Self {
         let (queue, events) = mpsc::channel(MOST_WAIT);
         Self {
             to,
-            counters: Arc::clone(counters),
             queue,
             events: Mutex::new(events),
             warnings: Throttle::default(),
@@ -43,11 +41,11 @@ impl Publisher {
     }
 
     /// Has an own change published.
-    pub(crate) fn push(&self, namespace: &str, message: &Message) {
-        let event = (self.to.write)(namespace, message);
+    pub(crate) fn push<V>(&self, ctx: &Context<V>, message: &Message) {
+        let event = (self.to.write)(&ctx.options.namespace, message);
         // Never waited for: the subscriber calls this, and must not be late with a heartbeat.
         if event.is_some_and(|event| self.queue.try_send(event).is_err()) {
-            self.counters.changes_dropped.bump();
+            ctx.counters.changes_dropped.bump();
         }
     }
 
@@ -57,26 +55,21 @@ impl Publisher {
         while let Some(event) = events.recv().await {
             // Not through the breaker: the right to publish on this channel says nothing of the cache's own requests.
             let published = if ctx.breaker.is_open() {
-                None
+                Err(L2Error::skipped())
             } else {
-                Some(ctx.lane.publish(&self.to.channel, &event).await)
+                ctx.lane.publish(&self.to.channel, &event).await
             };
-            match published {
-                Some(Ok(())) => {
-                    ctx.counters.changes_published.bump();
-                }
-                failed => {
-                    ctx.counters.changes_dropped.bump();
-                    if let Some(Err(error)) = failed
-                        && self.warnings.allows(ctx.now())
-                    {
-                        warn!(
-                            namespace = ctx.options.namespace.as_str(),
-                            error = &error as &dyn Error,
-                            "a change could not be published for other programs"
-                        );
-                    }
-                }
+            let Err(error) = published else {
+                ctx.counters.changes_published.bump();
+                continue;
+            };
+            ctx.counters.changes_dropped.bump();
+            if !error.is_skipped() && self.warnings.allows(ctx.now()) {
+                warn!(
+                    namespace = ctx.options.namespace.as_str(),
+                    error = &error as &dyn Error,
+                    "a change could not be published for other programs"
+                );
             }
         }
     }

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument, debug, debug_span, info};
 
-use super::listen::{Channel, Channels, Listen};
+use super::listen::{Channel, Channels};
 use super::publish::{PublishTo, Publisher};
 use crate::ablation::{Rule, without};
 use crate::engine::context::Context;
@@ -33,9 +33,10 @@ use crate::events::CacheEvent;
 use crate::l1::{Freshness, ProofRequest};
 use crate::l2::{
     Applied, Event, Kind, L2Error, LONGEST_PAUSE, LaneClock, LeaseRequest, MemberInfo, Message,
-    Subscription, Want, reconnects,
+    Subscription, Version, Want, reconnects,
 };
 use crate::util::lock::lock;
+use crate::util::on_drop::OnDrop;
 use crate::vocabulary::Value;
 
 /// The time between two heartbeats at least, of which the second is out of turn.
@@ -48,12 +49,15 @@ pub(crate) struct Subscriber<V: Value> {
     ctx: Arc<Context<V>>,
     writes: Arc<Writes<V>>,
     members: Arc<Members<V>>,
-    listen: Listen<V>,
+    channels: Arc<Channels>,
     publisher: Option<Publisher>,
     pub(crate) fleet_stats: FleetStats<V>,
     /// The task, once it has been started.
     task: Mutex<Option<JoinHandle<()>>>,
     pub(crate) stop: CancellationToken,
+    /// Notified when L2 has answered. It keeps a permit while no task waits: the delivery looks once more after a
+    /// notification in between.
+    l2_may_answer: Notify,
 }
 
 impl<V: Value> Subscriber<V> {
@@ -68,11 +72,12 @@ impl<V: Value> Subscriber<V> {
             ctx: Arc::clone(ctx),
             writes: Arc::clone(writes),
             members: Arc::clone(members),
-            listen: Listen::new(ctx, writes, channels),
-            publisher: publish_to.map(|to| Publisher::new(to, &ctx.counters)),
+            channels: Arc::new(Channels::new(channels, &ctx.counters)),
+            publisher: publish_to.map(Publisher::new),
             fleet_stats: FleetStats::new(ctx),
             task: Mutex::default(),
             stop: CancellationToken::new(),
+            l2_may_answer: Notify::new(),
         }
     }
 
@@ -106,31 +111,20 @@ impl<V: Value> Subscriber<V> {
     async fn run(self: &Arc<Self>) {
         let ctx = &*self.ctx;
         // If the runtime ends, the next call starts another: at once, as there is no proof.
-        let _lapse = Lapse(ctx.l1.freshness());
-        // It keeps a permit while no task waits: the delivery looks once more after a notification in between.
-        let l2_may_answer = Notify::new();
-        // In tasks of their own: neither is to delay a heartbeat.
-        let _listening = (!self.listen.channels.is_empty()).then(|| {
+        let _lapse = OnDrop(|| ctx.l1.freshness().lapse());
+        let has_others = !self.channels.is_empty() || self.publisher.is_some();
+        let _others = has_others.then(|| {
             let subscriber = Arc::clone(self);
-            let listening = async move { subscriber.listen.run().await };
-            AbortOnDropHandle::new(tokio::spawn(listening))
-        });
-        let _publishing = self.publisher.is_some().then(|| {
-            let subscriber = Arc::clone(self);
-            let publishing = async move {
-                if let Some(publisher) = &subscriber.publisher {
-                    publisher.run(&subscriber.ctx).await;
-                }
-            };
-            AbortOnDropHandle::new(tokio::spawn(publishing))
+            // In a task of its own: other programs delay no heartbeat.
+            AbortOnDropHandle::new(tokio::spawn(async move { subscriber.serve_others().await }))
         });
         // In one task, so that they end together: each of them waits for most of the time.
         tokio::select! {
             biased;
             () = self.stop.cancelled() => {}
             never = self.members.forget_silent() => match never {},
-            never = self.keep_subscribed(&l2_may_answer) => match never {},
-            never = self.keep_delivering(&l2_may_answer) => match never {},
+            never = self.keep_subscribed() => match never {},
+            never = self.keep_delivering() => match never {},
         }
         // The last proof may have come after the caller that stopped this had ended them all.
         ctx.l1.freshness().end();
@@ -138,16 +132,26 @@ impl<V: Value> Subscriber<V> {
         self.fleet_stats.store_last().await;
     }
 
+    /// Carries out the messages of other programs, and publishes the changes of this instance for them.
+    async fn serve_others(&self) {
+        let publishing = async {
+            if let Some(publisher) = &self.publisher {
+                publisher.run(&self.ctx).await;
+            }
+        };
+        tokio::join!(self.channels.run(&self.ctx, &self.writes), publishing);
+    }
+
     /// Delivers the deferred invalidations, and finds out when L2 answers requests again.
-    async fn keep_delivering(&self, l2_may_answer: &Notify) -> Infallible {
+    async fn keep_delivering(&self) -> Infallible {
         let ctx = &*self.ctx;
         // Ends with this future: without a task that probes, the breaker has to let requests through.
         let _probing = ctx.breaker.probing();
         loop {
             tokio::select! {
                 biased;
-                () = l2_may_answer.notified() => {}
-                () = ctx.breaker.silence() => probe(ctx, l2_may_answer).await,
+                () = self.l2_may_answer.notified() => {}
+                () = ctx.breaker.silence() => self.probe().await,
             }
             ctx.breaker.settle();
             self.writes.deliver_deferred().await;
@@ -156,13 +160,13 @@ impl<V: Value> Subscriber<V> {
     }
 
     /// Subscribes, and subscribes again whenever the subscription ends.
-    async fn keep_subscribed(&self, l2_may_answer: &Notify) -> Infallible {
+    async fn keep_subscribed(&self) -> Infallible {
         let ctx = &*self.ctx;
         let mut pauses = reconnects();
         let mut reached = Reached::default();
         loop {
-            let mut session = Session::new(self, reached, l2_may_answer);
-            let error = session.run().await;
+            let mut session = Session::new(self, reached);
+            let Err(error) = session.run().await;
             // Before the pause: from here on messages are missed (rule 7).
             ctx.l1.freshness().lapse();
             reached = session.reached;
@@ -172,36 +176,27 @@ impl<V: Value> Subscriber<V> {
             }
             ctx.breaker.note_lost_messages(&error);
             // Requests may get through though messages do not.
-            l2_may_answer.notify_one();
+            self.l2_may_answer.notify_one();
             sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
         }
     }
-}
 
-/// Ends the proof when it is dropped.
-struct Lapse<'a>(&'a Freshness);
-
-impl Drop for Lapse<'_> {
-    fn drop(&mut self) {
-        self.0.lapse();
-    }
-}
-
-/// Asks L2 again and again, one request at a time, until it answers.
-async fn probe<V: Value>(ctx: &Context<V>, l2_may_answer: &Notify) {
-    let mut pauses = reconnects();
-    loop {
-        ctx.breaker.will_probe();
-        tokio::select! {
-            biased;
-            () = l2_may_answer.notified() => {}
-            () = sleep(pauses.next().unwrap_or(LONGEST_PAUSE)) => {}
-        }
-        let nothing = LeaseRequest::read_only(Want::Nothing);
-        // An error has been traced.
-        let _ = (ctx.breaker).observe(ctx.lane.acquire_lease("", nothing).await);
-        if !ctx.breaker.is_silent() {
-            return;
+    /// Asks L2 again and again, one request at a time, until it answers.
+    async fn probe(&self) {
+        let (ctx, mut pauses) = (&*self.ctx, reconnects());
+        loop {
+            ctx.breaker.will_probe();
+            tokio::select! {
+                biased;
+                () = self.l2_may_answer.notified() => {}
+                () = sleep(pauses.next().unwrap_or(LONGEST_PAUSE)) => {}
+            }
+            let nothing = LeaseRequest::read_only(Want::Nothing);
+            // An error has been traced.
+            let _ = (ctx.breaker).observe(ctx.lane.acquire_lease("", nothing).await);
+            if !ctx.breaker.is_silent() {
+                return;
+            }
         }
     }
 }
@@ -219,11 +214,8 @@ struct Reached {
 
 /// One subscription, until it ends.
 struct Session<'a, V: Value> {
+    subscriber: &'a Subscriber<V>,
     ctx: &'a Context<V>,
-    channels: &'a Arc<Channels>,
-    publisher: Option<&'a Publisher>,
-    /// Notified when L2 has answered.
-    l2_may_answer: &'a Notify,
     reached: Reached,
     /// Whether the caller of an invalidation waits until this instance has applied it.
     is_awaited: bool,
@@ -244,17 +236,14 @@ struct PendingHeartbeat {
     proof: ProofRequest,
     /// The last message that had been applied when it was sent: the lane had reached that number at least.
     last: Option<u64>,
-    give_up: Instant,
 }
 
 impl<'a, V: Value> Session<'a, V> {
-    fn new(subscriber: &'a Subscriber<V>, reached: Reached, l2_may_answer: &'a Notify) -> Self {
+    fn new(subscriber: &'a Subscriber<V>, reached: Reached) -> Self {
         let now = Instant::now();
         Self {
+            subscriber,
             ctx: &subscriber.ctx,
-            channels: &subscriber.listen.channels,
-            publisher: subscriber.publisher.as_ref(),
-            l2_may_answer,
             // Messages that came after the last number which the lane has named may be made up, and their numbers may
             // be those of messages that are lost now (rule 21).
             reached: Reached {
@@ -276,17 +265,17 @@ impl<'a, V: Value> Session<'a, V> {
     }
 
     /// Subscribes, and receives until an error ends the subscription.
-    async fn run(&mut self) -> L2Error {
-        let run = async {
-            let span = debug_span!(
-                "larder.subscribe",
-                namespace = self.ctx.options.namespace.as_str()
-            );
-            let subscription = self.subscribe().instrument(span).await?;
-            self.receive(subscription).await
-        };
-        let Err(error) = run.await;
-        error
+    async fn run(&mut self) -> Result<Infallible, L2Error> {
+        let namespace = self.ctx.options.namespace.as_str();
+        let span = debug_span!("larder.subscribe", namespace);
+        let mut subscription = self.subscribe().instrument(span).await?;
+        loop {
+            let received = self.step(&mut *subscription).await;
+            // It says nothing of requests to L2, so their health stays as it is.
+            received.inspect_err(|_| {
+                self.ctx.counters.l2_errors.bump();
+            })?;
+        }
     }
 
     /// Rule 7: subscribes, reads the clock and catches up, in this order.
@@ -299,9 +288,9 @@ impl<'a, V: Value> Session<'a, V> {
             max_staleness: ctx.options.max_staleness,
         };
         let (lane, mut subscription) = ctx.breaker.observe(ctx.lane.subscribe(me).await)?;
-        if !self.channels.is_empty() {
-            let names = self.channels.names();
-            let channels = Arc::clone(self.channels);
+        let channels = Arc::clone(&self.subscriber.channels);
+        if !channels.is_empty() {
+            let names = channels.names();
             let on_heard = Arc::new(move |at, payload| channels.hear(at, payload));
             ctx.breaker
                 .observe(subscription.listen(&names, on_heard).await)?;
@@ -323,57 +312,30 @@ impl<'a, V: Value> Session<'a, V> {
         Ok(subscription)
     }
 
-    async fn receive(
-        &mut self,
-        mut subscription: Box<dyn Subscription>,
-    ) -> Result<Infallible, L2Error> {
-        loop {
-            let received = self.step(&mut *subscription).await;
-            // It says nothing of requests to L2, so their health stays as it is.
-            received.inspect_err(|_| {
-                self.ctx.counters.l2_errors.bump();
-            })?;
-        }
-    }
-
     /// Sends the heartbeat that is due, or takes the next event.
     async fn step(&mut self, subscription: &mut dyn Subscription) -> Result<(), L2Error> {
-        let give_up = self.asked.as_ref().map(|asked| asked.give_up);
+        let (is_asked, max_staleness) = (self.asked.is_some(), self.ctx.options.max_staleness);
         tokio::select! {
             biased;
             // Both times before the messages: a flood of them must delay no heartbeat, nor hide that one has no answer.
-            () = sleep_until(give_up.unwrap_or(self.next_heartbeat)), if give_up.is_some() => {
+            () = sleep_until(self.last_heartbeat + max_staleness), if is_asked => {
                 // A half-open connection gives no error, and no messages.
-                Err(L2Error::timed_out(self.ctx.options.max_staleness))
+                return Err(L2Error::timed_out(max_staleness));
             }
-            () = self.heartbeat_is_due(), if give_up.is_none() => {
+            () = sleep_until(self.next_heartbeat), if !is_asked && !without(Rule::Heartbeat) => {
                 self.send_heartbeat(subscription);
-                Ok(())
             }
+            () = self.freshness().proof_requested(), if !is_asked => self.send_heartbeat(subscription),
             event = subscription.next() => match event.unwrap_or_else(|| Err(L2Error::closed()))? {
-                Event::Message(message) => {
-                    self.receive_message(&message);
-                    Ok(())
-                }
-                Event::LeaseEnded(key) => {
-                    self.ctx.l1.in_flight().lease_ended(&key);
-                    Ok(())
-                }
-                Event::Heartbeat(lane) => self.receive_heartbeat(&lane).await,
+                Event::Message(message) => self.receive_message(&message),
+                Event::LeaseEnded(key) => self.ctx.l1.in_flight().lease_ended(&key),
+                Event::Heartbeat(lane) => self.receive_heartbeat(&lane).await?,
             },
         }
-    }
-
-    async fn heartbeat_is_due(&self) {
-        tokio::select! {
-            biased;
-            () = sleep_until(self.next_heartbeat), if !without(Rule::Heartbeat) => {}
-            () = self.freshness().proof_requested() => {}
-        }
+        Ok(())
     }
 
     fn send_heartbeat(&mut self, subscription: &mut dyn Subscription) {
-        let (now, max_staleness) = (Instant::now(), self.ctx.options.max_staleness);
         debug_assert!(
             self.asked.is_none(),
             "an answer belongs to the only heartbeat under way"
@@ -383,10 +345,9 @@ impl<'a, V: Value> Session<'a, V> {
         self.asked = Some(PendingHeartbeat {
             proof: self.freshness().ask(),
             last: self.reached.last,
-            give_up: now + max_staleness,
         });
-        self.last_heartbeat = now;
-        self.next_heartbeat = now + max_staleness / 3;
+        self.last_heartbeat = Instant::now();
+        self.next_heartbeat = self.last_heartbeat + self.ctx.options.max_staleness / 3;
         subscription.heartbeat(Applied {
             epoch: self.freshness().epoch(),
             seq: self.reached.confirmed.unwrap_or(0),
@@ -459,37 +420,20 @@ impl<'a, V: Value> Session<'a, V> {
         if is_new && is_change && message.origin != self.ctx.instance {
             let keys = message.keys.len() as u64;
             self.ctx.counters.invalidations_received.add(keys);
-            self.emit_events(message);
+            for key in &message.keys {
+                (self.ctx.events).emit(|| CacheEvent::of_change(message.kind, key, false));
+            }
         } else if is_new {
             self.publish_own(message);
         }
     }
 
-    /// Emits the events of a change by another instance.
-    fn emit_events(&self, message: &Message) {
-        let (events, is_own) = (&self.ctx.events, false);
-        for key in &message.keys {
-            events.emit(|| {
-                let key = key.to_string();
-                match message.kind {
-                    Kind::Insert => CacheEvent::Inserted { key, is_own },
-                    Kind::Tags => CacheEvent::TagInvalidated { tag: key, is_own },
-                    Kind::Prefix => CacheEvent::PrefixInvalidated {
-                        prefix: key,
-                        is_own,
-                    },
-                    _ => CacheEvent::Invalidated { key, is_own },
-                }
-            });
-        }
-    }
-
     /// Has a change of this instance published for other programs.
     fn publish_own(&self, message: &Message) {
-        if let Some(publisher) = self.publisher
+        if let Some(publisher) = &self.subscriber.publisher
             && message.origin == self.ctx.instance
         {
-            publisher.push(&self.ctx.options.namespace, message);
+            publisher.push(self.ctx, message);
         }
     }
 
@@ -499,30 +443,27 @@ impl<'a, V: Value> Session<'a, V> {
         if is_own && without(Rule::OwnMessages) {
             return;
         }
-        let (epoch, ver) = (message.epoch, message.ver);
+        let &Message { epoch, ver, .. } = message;
+        let at = Version { epoch, ver };
         if matches!(message.kind, Kind::Unknown(_)) {
             // Another release may have changed any key.
             ctx.l1.flush(epoch);
         }
-        if message.kind == Kind::PrefixBegun {
-            return;
-        }
-        if message.kind == Kind::Prefix {
-            for prefix in &message.keys {
-                ctx.l1.apply_prefixes(&[(prefix, epoch, ver)], ctx.now());
-                ctx.backoff.forget_prefix(prefix);
-            }
-            return;
-        }
         let keys = message.keys.iter().map(|key| &**key);
-        if message.kind == Kind::Tags {
-            return ctx.l1.apply_tags(keys, epoch, ver);
-        }
-        // The message of an own insert may come before the answer to the insert, which stores the value in L1.
-        if is_own && message.kind == Kind::Insert {
-            ctx.l1.apply_own_insert(keys, epoch, ver);
-        } else {
-            ctx.l1.apply(keys, epoch, ver);
+        match message.kind {
+            // It is for the log.
+            Kind::PrefixBegun => return,
+            Kind::Prefix => {
+                for prefix in keys {
+                    ctx.l1.apply_prefixes(&[(prefix, at)], ctx.now());
+                    ctx.backoff.forget_prefix(prefix);
+                }
+                return;
+            }
+            Kind::Tags => return ctx.l1.apply_tags(keys, at),
+            // The message of an own insert may come before the answer to the insert, which stores the value in L1.
+            Kind::Insert if is_own => ctx.l1.apply_own_insert(keys, at),
+            _ => ctx.l1.apply(keys, at),
         }
         for key in &message.keys {
             ctx.backoff.forget(key);
@@ -551,7 +492,7 @@ impl<'a, V: Value> Session<'a, V> {
             // The caller waits for the heartbeat that says so.
             self.freshness().request_proof();
         }
-        self.l2_may_answer.notify_one();
+        self.subscriber.l2_may_answer.notify_one();
         Ok(())
     }
 
@@ -623,17 +564,15 @@ impl<'a, V: Value> Session<'a, V> {
                 Err(_) => return Ok(false),
             };
             // The first has been applied: so the log is of this life, and reaches back far enough.
-            let mut next = last.max(1);
-            for message in &missed {
-                if (message.epoch, message.seq) != (epoch, next) {
+            for (message, number) in missed.iter().zip(last.max(1)..=u64::MAX) {
+                if (message.epoch, message.seq) != (epoch, number) {
                     return Ok(false);
                 }
-                if next > last {
+                if number > last {
                     self.apply(message);
                     self.count(message);
-                    self.reached.last = Some(next);
+                    self.reached.last = Some(number);
                 }
-                next = next.saturating_add(1);
             }
             match self.reached.last {
                 Some(number) if number > last => last = number,

@@ -16,7 +16,7 @@ use crate::error::L2Error;
 use crate::events::CacheEvent;
 use crate::key::Key;
 use crate::l1::SlotValue;
-use crate::l2::{Batch, EncodedValue, Kind, Step, WriteAck, Written};
+use crate::l2::{Batch, EncodedValue, Step, WriteAck, Written};
 use crate::vocabulary::Value;
 use crate::wire::message;
 
@@ -188,45 +188,37 @@ fn accept<V: Value>(ctx: &Context<V>, write: &mut Write<V>, ack: WriteAck, now: 
         Step::Expire if ctx.l1.freshness().is_alone() => ctx.l1.make_stale(&write.key, now),
         Step::InvalidateTags | Step::Expire | Step::Invalidate { .. }
             if without(Rule::OwnMessages) => {}
-        Step::InvalidateTags => ctx.l1.apply_tags([&*write.key], stamp.epoch, stamp.ver),
+        Step::InvalidateTags => ctx.l1.apply_tags([&*write.key], stamp.version()),
         Step::Expire | Step::Invalidate { .. } => {
-            ctx.l1.apply([&*write.key], stamp.epoch, stamp.ver);
+            ctx.l1.apply([&*write.key], stamp.version());
         }
         _ => {
             if let Some(insert) = &mut write.insert {
                 match insert.value.take() {
                     Some(value) => {
-                        let fresh = (ctx.convert).fresh(
+                        let fresh = (ctx.convert).slot(
                             &write.key,
                             SlotValue::Own(value),
                             stamp,
-                            insert.encoded.ttls,
+                            insert.encoded.ttls.life(stamp.written_at),
                             mem::take(&mut insert.tags),
                             now,
                         );
                         ctx.l1.publish_inserted(&insert.op, &fresh);
                     }
                     // It was lent, and L1 reads it when it is asked for.
-                    None => ctx.l1.apply([&*write.key], stamp.epoch, stamp.ver),
+                    None => ctx.l1.apply([&*write.key], stamp.version()),
                 }
             }
         }
     }
     ctx.counters.invalidations_sent.bump();
-    ctx.events.emit(|| {
-        let (text, is_own) = (write.key.to_string(), true);
-        match write.step.kind() {
-            Kind::Insert => CacheEvent::Inserted { key: text, is_own },
-            Kind::Tags => CacheEvent::TagInvalidated { tag: text, is_own },
-            Kind::Clear => CacheEvent::Cleared { is_own },
-            _ => CacheEvent::Invalidated { key: text, is_own },
-        }
-    });
+    (ctx.events).emit(|| CacheEvent::of_change(write.step.kind(), &write.key, true));
     if let Some(key) = write.key() {
         ctx.backoff.forget(key);
     }
     let (by, accepted_at) = (deferral(&write.step), stamp.written_at);
-    (ctx.deferred).overtaken(write.target(), write.order, accepted_at, by, now);
+    (ctx.deferred).overtaken(&write.target(), write.order, accepted_at, by, now);
 }
 
 /// The key of an insert, if the batch has one: an insert needs a deadline in the lane's time.

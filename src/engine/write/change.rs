@@ -114,11 +114,11 @@ impl<V: Value> Write<V> {
     }
 
     /// What is invalidated if it is deferred.
-    pub(crate) fn target(&self) -> Target<'_> {
+    pub(crate) fn target(&self) -> Target {
         match self.step {
-            Step::InvalidateTags => Target::Tag(&self.key),
+            Step::InvalidateTags => Target::Tag(self.key.clone()),
             Step::Clear | Step::EndLeases => Target::All,
-            _ => Target::Key(&self.key),
+            _ => Target::Key(self.key.clone()),
         }
     }
 
@@ -173,10 +173,10 @@ impl<V: Value> Write<V> {
         // After it was deferred, or a read that begins in between could bring the old value back.
         match self.target() {
             Target::Key(key) => {
-                ctx.l1.forget(key);
-                ctx.backoff.forget(key);
+                ctx.l1.forget(&key);
+                ctx.backoff.forget(&key);
             }
-            Target::Tag(tag) => ctx.l1.forget_tag(tag),
+            Target::Tag(tag) => ctx.l1.forget_tag(&tag),
             Target::All => ctx.l1.clear(),
         }
         ctx.l1.freshness().request_proof();
@@ -213,9 +213,9 @@ fn weight<V>(key: &str, insert: Option<&Insert<V>>) -> u32 {
 
 impl<V: Value> Ordered for Write<V> {
     fn key(&self) -> Option<&Key> {
-        match self.target() {
-            Target::Key(key) => Some(key),
-            Target::Tag(_) | Target::All => None,
+        match self.step {
+            Step::InvalidateTags | Step::Clear | Step::EndLeases => None,
+            _ => Some(&self.key),
         }
     }
 

@@ -289,15 +289,12 @@ impl<V: Value> Writes<V> {
                 instead.withdraw();
                 let applied: Vec<_> = prefixes
                     .iter()
-                    .map(|(prefix, before)| (&**prefix, before.epoch, before.ver))
+                    .map(|(prefix, before)| (&**prefix, before.version()))
                     .collect();
                 from_l1 += ctx.l1.apply_prefixes(&applied, ctx.now());
                 for (prefix, _) in &prefixes {
                     ctx.counters.invalidations_sent.bump();
-                    ctx.events.emit(|| CacheEvent::PrefixInvalidated {
-                        prefix: prefix.to_string(),
-                        is_own: true,
-                    });
+                    (ctx.events).emit(|| CacheEvent::of_change(Kind::Prefix, prefix, true));
                     ctx.backoff.forget_prefix(prefix);
                 }
                 Ok(if ctx.l1.freshness().is_alone() {

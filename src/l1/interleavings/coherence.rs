@@ -2,7 +2,7 @@
 
 use loom::thread;
 
-use super::{EPOCH, KEY, Mark, NEXT_EPOCH, TAG, World, fresh, in_every_order, tagged};
+use super::{EPOCH, KEY, Mark, NEXT_EPOCH, TAG, World, fresh, in_every_order, tagged, version};
 use crate::l1::{Join, OpGuard};
 
 /// Nothing, or at least this version.
@@ -105,7 +105,7 @@ fn what_a_hit_has_found_valid_is_looked_at_again() {
         let hit = world.spawn(|world| {
             world.shown();
         });
-        let other = world.spawn(|world| world.l1.apply_tags(["another"], EPOCH, 2));
+        let other = world.spawn(|world| world.l1.apply_tags(["another"], version(EPOCH, 2)));
         world.hear_of_a_tag();
         assert_eq!(world.shown(), None);
         hit.join().unwrap();
@@ -145,7 +145,9 @@ fn nothing_older_than_an_insert_is_shown_after_its_message() {
         let mark = world.write();
         let writer = world.spawn(move |world| world.l1.publish_inserted(&op, &fresh(mark)));
         let subscriber = world.spawn(move |world| {
-            world.l1.apply_own_insert([&*world.key], mark.0, mark.1);
+            world
+                .l1
+                .apply_own_insert([&*world.key], version(mark.0, mark.1));
             assert!(shows_none_before(&world, mark.1));
         });
         world.promote();
@@ -292,7 +294,7 @@ fn nothing_of_a_former_epoch_keeps_out_what_comes_after_a_flush() {
             let op = world.begin();
             world.publish(&op, (EPOCH, 9));
         });
-        let writer = world.spawn(|world| world.l1.apply([&*world.key], EPOCH, 9));
+        let writer = world.spawn(|world| world.l1.apply([&*world.key], version(EPOCH, 9)));
         world.l1.flush(NEXT_EPOCH);
         let next = world.begin();
         reader.join().unwrap();
@@ -390,7 +392,7 @@ fn a_version_that_was_never_issued_goes_with_the_next_message() {
             let reader = world.spawn(move |world| world.publish(&op, planted));
             let subscriber = world.spawn(|world| {
                 *world.stored.lock().unwrap() = (EPOCH, 2);
-                world.l1.apply([KEY], EPOCH, 2);
+                world.l1.apply([KEY], version(EPOCH, 2));
                 thread::yield_now();
                 assert_eq!(world.shown(), None);
             });
@@ -432,7 +434,7 @@ fn nothing_older_follows_a_value_that_has_overtaken_its_message() {
             world.publish(&newer, (EPOCH, 3));
             assert!(shows_none_before(&world, 3));
         });
-        let subscriber = world.spawn(|world| world.l1.apply([KEY], EPOCH, 2));
+        let subscriber = world.spawn(|world| world.l1.apply([KEY], version(EPOCH, 2)));
         reader.join().unwrap();
         world.publish(&older, (EPOCH, 2));
         assert!(shows_none_before(&world, 3));
@@ -447,7 +449,7 @@ fn nothing_older_follows_a_value_that_has_overtaken_its_message() {
 fn an_own_value_survives_messages_of_earlier_changes() {
     in_every_order(|world| {
         let op = world.begin();
-        let subscriber = world.spawn(|world| world.l1.apply([KEY], EPOCH, 2));
+        let subscriber = world.spawn(|world| world.l1.apply([KEY], version(EPOCH, 2)));
         world.l1.publish_inserted(&op, &fresh((EPOCH, 3)));
         assert_eq!(world.shown(), Some((EPOCH, 3)));
         subscriber.join().unwrap();

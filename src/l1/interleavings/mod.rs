@@ -28,7 +28,7 @@ use super::{
 };
 use crate::clock::{Clock, Tick};
 use crate::key::Key;
-use crate::vocabulary::LaneClock;
+use crate::vocabulary::{LaneClock, Version};
 
 const KEY: &str = "k";
 /// The tag that some values have.
@@ -43,6 +43,10 @@ const PREEMPTIONS: usize = 2;
 
 /// What identifies a value: its epoch and its version.
 type Mark = (u64, u64);
+
+fn version(epoch: u64, ver: u64) -> Version {
+    Version { epoch, ver }
+}
 
 /// The L1 of one instance, and what L2 has under one key. Clones are the same.
 #[derive(Clone)]
@@ -118,14 +122,15 @@ impl World {
     /// Another instance writes the key, and its message comes. Returns its version.
     fn hear_of_a_write(&self) -> u64 {
         let (epoch, ver) = self.write();
-        self.l1.apply([KEY], epoch, ver);
+        self.l1.apply([KEY], version(epoch, ver));
         ver
     }
 
     /// The same, of all keys that begin like it.
     fn hear_of_a_prefix(&self) -> u64 {
         let (epoch, ver) = self.write();
-        self.l1.apply_prefixes(&[(KEY, epoch, ver)], self.now);
+        self.l1
+            .apply_prefixes(&[(KEY, version(epoch, ver))], self.now);
         ver
     }
 
@@ -151,7 +156,7 @@ impl World {
     /// The tag is invalidated, and the message comes. Returns the version.
     fn hear_of_a_tag(&self) -> u64 {
         let (epoch, ver) = self.write_tag();
-        self.l1.apply_tags([TAG], epoch, ver);
+        self.l1.apply_tags([TAG], version(epoch, ver));
         ver
     }
 
@@ -240,8 +245,7 @@ fn tagged((epoch, ver): Mark, tags: Tags) -> Arc<Slot<u64>> {
         expires_at: NEVER,
         gone_at: NEVER,
         ends_at: NEVER,
-        extend_at: NEVER,
-        refresh_at: NEVER,
+        look_at: NEVER,
     };
     Arc::new(Slot::new(KEY.into(), SlotValue::Own(epoch), head, tags))
 }
