@@ -80,10 +80,11 @@ impl Terms {
 }
 
 impl CachedResponse {
-    pub(super) fn stored(&self) -> Option<&Stored> {
+    /// The response, if it is for requests by this scheme.
+    pub(super) fn stored(&self, scheme: Scheme) -> Option<&Stored> {
         match &self.0 {
-            Content::Response(stored) => Some(stored),
-            Content::Varies(_) | Content::Uncacheable => None,
+            Content::Response(stored) if stored.scheme == scheme => Some(stored),
+            _ => None,
         }
     }
 
@@ -91,7 +92,7 @@ impl CachedResponse {
     pub(super) fn varies(&self) -> Option<&Varies> {
         match &self.0 {
             Content::Varies(varies) => Some(varies),
-            Content::Response(_) | Content::Uncacheable => None,
+            _ => None,
         }
     }
 

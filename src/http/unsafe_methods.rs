@@ -48,22 +48,12 @@ pub(super) async fn carry_out(mut found: Invalidations, cache: Cache<String, Cac
     // No response has a longer one, and the cache would refuse those beside it, too.
     found.keys.retain(|key| key.len() <= MAX_KEY_BYTES);
     found.tags.retain(|tag| tag.len() <= MAX_KEY_BYTES);
-    if !found.keys.is_empty() {
-        let _ = cache
-            .invalidate_many(found.keys.iter().map(String::as_str))
-            .await;
-    }
-    if !found.tags.is_empty() {
-        let _ = cache.invalidate_tags(&found.tags).await;
-    }
+    let keys = found.keys.iter().map(String::as_str);
+    let _ = cache.invalidate_many(keys).await;
+    let _ = cache.invalidate_tags(&found.tags).await;
     // Together, so that they share a pass.
-    join_all(
-        found
-            .prefixes
-            .iter()
-            .map(|prefix| cache.invalidate_prefix(prefix)),
-    )
-    .await;
+    let prefixes = found.prefixes.iter();
+    join_all(prefixes.map(|prefix| cache.invalidate_prefix(prefix))).await;
 }
 
 /// A path, with the host of the request where that is in its URI, as by HTTP/2.
