@@ -16,10 +16,7 @@ pub(super) fn target(
     // The scheme is no part of a key.
     // RFC 9111, section 4.4: of no other host, or a service could have the responses of others invalidated.
     let (own, named) = resolve("http", request, response, name)?;
-    path_of(&named)
-        .parse()
-        .ok()
-        .filter(|_| is_same_host(&own, &named))
+    is_same_host(&own, &named).then(|| path_of(&named).parse().ok())?
 }
 
 /// Whether a client that follows the response may send the same request again. To one by another scheme than `scheme`,
@@ -29,10 +26,8 @@ pub(super) fn leads_to_itself(
     request: &request::Parts,
     response: &response::Parts,
 ) -> bool {
-    let own_scheme = match scheme {
-        Scheme::Unknown | Scheme::Http => "http",
-        Scheme::Https => "https",
-    };
+    let is_https = scheme == Scheme::Https;
+    let own_scheme = if is_https { "https" } else { "http" };
     response.status.is_redirection()
         && resolve(own_scheme, request, response, &LOCATION).is_some_and(|(own, named)| {
             let is_known_and_other = scheme != Scheme::Unknown && named.scheme() != own_scheme;

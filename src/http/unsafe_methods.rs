@@ -19,10 +19,9 @@ pub(super) fn after(
 ) -> Invalidations {
     let mut found = Invalidations::default();
     (rules.invalidate)(request, response, &mut found);
-    let others = std::mem::take(&mut found.uris);
-    let others: Vec<_> = (others.iter())
+    let others: Vec<Uri> = (found.uris.iter())
         .filter_map(|path| {
-            let uri: Option<Uri> = path.parse().ok().filter(|_| path.starts_with('/'));
+            let uri = path.parse().ok().filter(|_| path.starts_with('/'));
             if uri.is_none() {
                 tracing::debug!(path, "a rule invalidates a text that is no path");
             }
