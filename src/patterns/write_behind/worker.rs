@@ -255,15 +255,12 @@ where
         }
         let (mut good, mut batch) = (Vec::new(), Vec::new());
         for writes in keys.into_values() {
-            match writes.last().and_then(|newest| read(&self.cache, newest)) {
-                Some(write) => {
-                    good.push(writes);
-                    batch.push(write);
-                }
-                None => {
-                    self.settle(stream, &writes, Err(UNREADABLE)).await?;
-                }
-            }
+            let Some(write) = writes.last().and_then(|newest| read(&self.cache, newest)) else {
+                self.settle(stream, &writes, Err(UNREADABLE)).await?;
+                continue;
+            };
+            good.push(writes);
+            batch.push(write);
         }
         let Some(first) = waiting.first().filter(|_| !batch.is_empty()) else {
             return Ok(Worked::Buried);
@@ -291,15 +288,14 @@ where
         // One of them may be at fault, which is not to take the others along: each is tried by itself.
         let mut worked = Worked::Buried;
         for writes in &good {
-            let newest = writes
-                .last()
-                .map(|newest| (&*newest.key, read(&self.cache, newest)));
-            let Some((key, Some(write))) = newest else {
-                self.settle(stream, writes, Err(UNREADABLE)).await?;
+            let newest = writes.last();
+            // Read anew: `store` has had the first one. It was readable a moment ago.
+            let Some(write) = newest.and_then(|newest| read(&self.cache, newest)) else {
                 continue;
             };
+            let key = newest.map(|newest| &*newest.key);
             let (batch, keys) = (vec![write], std::slice::from_ref(writes));
-            let stored = self.store_all(stream, Some(key), batch, keys, failing.in_doubt);
+            let stored = self.store_all(stream, key, batch, keys, failing.in_doubt);
             match stored.await {
                 Ok(()) => worked = Worked::Stored,
                 Err(Failure::Store(failed)) => {
@@ -337,26 +333,26 @@ where
         key: Option<&str>,
         batch: Vec<Write<K, V>>,
     ) -> Result<Vec<Key>, StoreFailed> {
-        let calling = async {
+        let storing = async {
             // The function itself may panic, too.
-            let stored = timeout(self.options.store_timeout, async {
-                (self.store)(batch).await
-            })
-            .await;
-            stored.map(|stored| match stored {
+            match (self.store)(batch).await {
                 Ok(Stored::AsGiven) => Ok(Vec::new()),
+                // One whose text is too long is not of the batch.
                 Ok(Stored::Changed(keys)) => {
-                    // One whose text is too long is not of the batch.
                     Ok(keys.iter().filter_map(|key| written(key).ok()).collect())
                 }
                 Err(error) => Err(error.to_string()),
-            })
+            }
         };
-        let (reason, error) = match AssertUnwindSafe(calling).catch_unwind().await {
+        let called = timeout(
+            self.options.store_timeout,
+            AssertUnwindSafe(storing).catch_unwind(),
+        );
+        let (reason, error) = match called.await {
             Ok(Ok(Ok(changed))) => return Ok(changed),
             Ok(Ok(Err(error))) => ("store returned an error", Some(error)),
-            Ok(Err(_)) => ("store took longer than store_timeout", None),
-            Err(_) => ("store panicked", None),
+            Ok(Err(_)) => ("store panicked", None),
+            Err(_) => ("store took longer than store_timeout", None),
         };
         // Relaxed, as for all counters: nothing else is read by their values.
         self.counters.failures.fetch_add(1, Relaxed);
