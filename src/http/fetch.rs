@@ -317,21 +317,19 @@ impl Attempt {
         let response = Loaded::new(CachedResponse(Content::Response(stored)));
         let response = response.ttl(ttl).soft_ttl(soft_ttl).tags(&tags);
         let Address {
-            primary,
-            variant,
-            scheme,
-        } = self.address;
-        match variant {
+            primary, scheme, ..
+        } = &self.address;
+        match &self.address.variant {
             Some((_, known)) if !known.covers(&names) => {
                 // It depends on more than was known. The next request finds it by all of that.
-                let wider = widen(cache, &primary, names).await;
+                let wider = widen(cache, primary, names).await;
                 let remembered = wider.map_or(rules.uncacheable_for, |_| Duration::ZERO);
                 Ok(uncacheable(remembered))
             }
             None if !names.is_empty() => {
                 let varies = Varies::on(names);
                 // The variant first: the entry of the resource leads others to it.
-                let key = variant_key(&primary, &varies, scheme, &self.request.headers);
+                let key = variant_key(primary, &varies, *scheme, &self.request.headers);
                 let _ = cache.insert(key.as_str(), response).await;
                 // The variant is inserted, and not loaded: only these tags say that one of them was invalidated
                 // meanwhile.

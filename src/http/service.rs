@@ -23,7 +23,7 @@ use super::fetch::{Address, Answer, Attempt, Reply, Shared, Unsent, fetch};
 use super::keys::{has_clear_host, key_of};
 use super::policy::is_stale;
 use super::rules::Rules;
-use super::stored::{CachedResponse, Content, Scheme};
+use super::stored::{CachedResponse, Content};
 use super::unsafe_methods::{after, carry_out};
 use super::variants::{variant_key, widen};
 use crate::error::OfOneCaller;
@@ -122,7 +122,7 @@ where
         let mut search = Search {
             shared: &shared,
             request: &request,
-            scheme: address.scheme,
+            address,
             // RFC 9111, section 5.2.1.5, and a HEAD brings no body to store: these are only answered from stored
             // responses.
             loads: request.method == Method::GET && !is_only_if_cached && !asked.has("no-store"),
@@ -133,7 +133,7 @@ where
             },
             unsent,
         };
-        match search.run(address).await {
+        match search.run().await {
             Ok(Some(response)) => return Ok(response),
             Ok(None) => (unsent, why) = (search.unsent, "miss"),
             Err(reply) => return reply.unwrap_or_else(|panic| resume_unwind(panic)),
@@ -199,7 +199,7 @@ enum LoadedBy {
 struct Search<'a, B, E> {
     shared: &'a Arc<Shared>,
     request: &'a Arc<request::Parts>,
-    scheme: Scheme,
+    address: Address,
     /// Whether its response may be stored, and answer other requests.
     loads: bool,
     /// The freshness that it asks for.
@@ -215,48 +215,42 @@ where
 {
     /// Looks the resource up, and then the variant of it that the request selects. `None` if the request has to be sent
     /// for its client alone. An error is the reply to this very request.
-    async fn run(
-        &mut self,
-        mut address: Address,
-    ) -> Result<Option<Response<CacheBody<B>>>, Reply<B, E>> {
-        let Some(entry) = self.look_up(&address).await? else {
+    async fn run(&mut self) -> Result<Option<Response<CacheBody<B>>>, Reply<B, E>> {
+        let Some(entry) = self.look_up().await? else {
             return Ok(None);
         };
         let varies = match &entry.value().0 {
             Content::Varies(varies) => Some(varies.clone()),
             // There are requests by both schemes: each gets a variant.
-            Content::Response(stored) if stored.scheme != self.scheme && self.loads => {
-                widen(&self.shared.cache, &address.primary, Vec::new()).await
+            Content::Response(stored) if stored.scheme != self.address.scheme && self.loads => {
+                widen(&self.shared.cache, &self.address.primary, Vec::new()).await
             }
             _ => None,
         };
         let Some(varies) = varies else {
-            return Ok(self.answer(&address, &entry));
+            return Ok(self.answer(&entry));
         };
-        let headers = &self.request.headers;
-        let key = variant_key(&address.primary, &varies, self.scheme, headers);
-        address.variant = Some((key, varies));
+        let (to, headers) = (&self.address, &self.request.headers);
+        let key = variant_key(&to.primary, &varies, to.scheme, headers);
+        self.address.variant = Some((key, varies));
         // The key of a variant leads to no other variants.
-        let entry = self.look_up(&address).await?;
-        Ok(entry.and_then(|entry| self.answer(&address, &entry)))
+        let entry = self.look_up().await?;
+        Ok(entry.and_then(|entry| self.answer(&entry)))
     }
 
     /// Whether a response that may be used is stale.
     fn is_stale(&self, entry: &Entry<CachedResponse>) -> Option<bool> {
-        let stored = entry.stored(self.scheme)?;
+        let stored = entry.stored(self.address.scheme)?;
         is_stale(stored, &entry.meta(), &self.wishes)
     }
 
-    fn answer(
-        &self,
-        address: &Address,
-        entry: &Entry<CachedResponse>,
-    ) -> Option<Response<CacheBody<B>>> {
-        let (is_stale, stored) = (self.is_stale(entry)?, entry.stored(self.scheme)?);
+    fn answer(&self, entry: &Entry<CachedResponse>) -> Option<Response<CacheBody<B>>> {
+        let is_stale = self.is_stale(entry)?;
+        let stored = entry.stored(self.address.scheme)?;
         let meta = entry.meta();
         let is_collapsed = meta.source() == Source::Loader;
         let how = How {
-            fwd: is_collapsed.then(|| address.why_missing()),
+            fwd: is_collapsed.then(|| self.address.why_missing()),
             is_collapsed,
             is_stale,
             ..How::default()
@@ -266,34 +260,30 @@ where
     }
 
     /// The entry that is stored, or is loaded for the requests that wait for it.
-    async fn look_up(
-        &mut self,
-        address: &Address,
-    ) -> Result<Option<Entry<CachedResponse>>, Reply<B, E>> {
-        let cache = &self.shared.cache;
-        let key = address.key();
+    async fn look_up(&mut self) -> Result<Option<Entry<CachedResponse>>, Reply<B, E>> {
+        let (cache, key) = (&self.shared.cache, self.address.key());
         if !self.loads {
             return Ok(cache.get(key).await);
         }
-        let (mut by, mut why) = (LoadedBy::Anyone, address.why_missing());
+        let (mut by, mut why) = (LoadedBy::Anyone, self.address.why_missing());
         // RFC 9111, section 5.2.1.4: by no load that began before this request.
         if self.wishes.has("no-cache") {
             by = LoadedBy::ThisOne(None);
             if let Some(entry) = cache.get(key).await {
                 // Only own responses are wanted anew, and not on which headers they depend, or that they are not
                 // stored.
-                if entry.stored(self.scheme).is_none() {
+                if entry.stored(self.address.scheme).is_none() {
                     return Ok(Some(entry));
                 }
                 why = "request";
             }
         }
-        let mut found = self.load(address, why, by).await?;
+        let mut found = self.load(why, by).await?;
         let is_of_use = |entry: &Entry<CachedResponse>| !entry.meta().is_fallback();
         if !found.as_ref().is_ok_and(is_of_use) && self.unsent.is_some() {
             // The request of another client has failed, which says nothing about this one.
             let previous = found.ok();
-            found = (self.load(address, why, LoadedBy::ThisOne(previous))).await?;
+            found = self.load(why, LoadedBy::ThisOne(previous)).await?;
         }
         report(&found);
         Ok(found.ok())
@@ -301,17 +291,16 @@ where
 
     async fn load(
         &mut self,
-        address: &Address,
         why: &'static str,
         by: LoadedBy,
     ) -> Result<Result<Entry<CachedResponse>, LoadError>, Reply<B, E>> {
-        let (cache, key) = (&self.shared.cache, address.key());
+        let (cache, key) = (&self.shared.cache, self.address.key());
         let (client, mut reply) = oneshot::channel();
         let held = Arc::new(Mutex::new(self.unsent.take()));
         let mut attempt = Attempt {
             shared: Arc::clone(self.shared),
             request: Arc::clone(self.request),
-            address: address.clone(),
+            address: self.address.clone(),
             previous: None,
             why,
         };

@@ -57,9 +57,6 @@ pub(super) async fn carry_out(mut found: Invalidations, cache: Cache<String, Cac
 
 /// A path, with the host of the request where that is in its URI, as by HTTP/2.
 fn on_host_of(request: &Uri, uri: Uri) -> Uri {
-    if uri.authority().is_some() || request.authority().is_none() {
-        return uri;
-    }
     let mut whole = request.clone().into_parts();
     whole.path_and_query = uri.path_and_query().cloned();
     Uri::from_parts(whole).unwrap_or(uri)
