@@ -23,14 +23,7 @@ use super::rules::Rules;
 use super::stored::{CachedResponse, Content, Scheme, Stored, Varies, own};
 use super::variants::{variant_key, widen};
 use crate::error::OfOneCaller;
-use crate::{Cache, Entry, Loaded};
-
-/// A layer: its cache and its rules.
-#[derive(Clone, Debug)]
-pub(super) struct Shared {
-    pub(super) cache: Cache<String, CachedResponse>,
-    pub(super) rules: Rules,
-}
+use crate::{Entry, Loaded};
 
 /// A request that has not been sent: sends its body with this head, once the inner service is ready. Returns how long the
 /// service took, too.
@@ -128,7 +121,7 @@ fn uncacheable(remembered: Duration) -> Loaded<CachedResponse> {
 
 /// One request, and the previous response that it asks about.
 pub(super) struct Attempt {
-    pub(super) shared: Arc<Shared>,
+    pub(super) rules: Arc<Rules>,
     /// As the client has sent it.
     pub(super) request: Arc<request::Parts>,
     pub(super) address: Address,
@@ -159,7 +152,8 @@ impl Attempt {
         if let Some((stored, resident)) = instead {
             let mut how = self.how(status);
             how.is_stale = true;
-            return (Ok(self.answer(stored, resident, how)), Outcome::Failed);
+            let response = answer(&self.rules, &self.request, stored, resident, how);
+            return (Ok(response), Outcome::Failed);
         }
         let (response, delay) = match sent {
             Ok(sent) => sent,
@@ -185,13 +179,13 @@ impl Attempt {
         mut parts: response::Parts,
         delay: Duration,
     ) -> (Response<CacheBody<B>>, Outcome) {
-        let mut how = self.how(Some(parts.status));
+        let (rules, mut how) = (&self.rules, self.how(Some(parts.status)));
         let merged = merge(&stored.headers, parts.headers).and_then(|merged| own(&merged));
         let Some(merged) = merged else {
-            return (self.answer(stored, resident, how), Outcome::Uncacheable);
+            let response = answer(rules, &self.request, stored, resident, how);
+            return (response, Outcome::Uncacheable);
         };
         (parts.status, parts.headers) = (stored.status, merged);
-        let rules = &self.shared.rules;
         let terms = terms(rules, &self.request, &mut parts, delay);
         let tags = (rules.tags)(&self.request, &parts);
         how.is_stored = terms.is_some();
@@ -202,7 +196,7 @@ impl Attempt {
             scheme: stored.scheme,
             terms: terms.unwrap_or(stored.terms),
         };
-        let response = self.answer(&stored, Duration::ZERO, how);
+        let response = answer(rules, &self.request, &stored, Duration::ZERO, how);
         if !how.is_stored {
             return (response, Outcome::Uncacheable);
         }
@@ -217,7 +211,7 @@ impl Attempt {
         body: B,
         delay: Duration,
     ) -> (Response<CacheBody<B>>, Outcome) {
-        let rules = &self.shared.rules;
+        let rules = &self.rules;
         let terms = terms(rules, &self.request, &mut parts, delay);
         // The lower bound: a body of unknown length shows while it is read whether it fits.
         let fits = body.size_hint().lower() <= rules.body_limit as u64;
@@ -265,7 +259,7 @@ impl Attempt {
             Outcome::Uncacheable
         };
         let how = self.how(Some(parts.status));
-        how.write(&self.shared.rules.name, &mut parts.headers);
+        how.write(&self.rules.name, &mut parts.headers);
         (Response::from_parts(parts, body), outcome)
     }
 
@@ -281,9 +275,9 @@ impl Attempt {
         // A cookie goes with the whole response: the stored one has none.
         let has_cookie = parts.headers.contains_key(SET_COOKIE);
         if parts.status == StatusCode::OK && is_conditional && !has_cookie {
-            return self.answer(stored, Duration::ZERO, how);
+            return answer(&self.rules, &self.request, stored, Duration::ZERO, how);
         }
-        how.write(&self.shared.rules.name, &mut parts.headers);
+        how.write(&self.rules.name, &mut parts.headers);
         Response::from_parts(parts, CacheBody::memory(stored.body.clone()))
     }
 
@@ -292,21 +286,12 @@ impl Attempt {
         How::forwarded(why, status)
     }
 
-    fn answer<B: Body>(
-        &self,
-        stored: &Stored,
-        resident: Duration,
-        how: How,
-    ) -> Response<CacheBody<B>> {
-        answer(&self.shared.rules, &self.request, stored, resident, how)
-    }
-
     /// The value for the cache, once all that belongs under another key is stored there.
     async fn for_cache(self, outcome: Outcome) -> ForCache {
-        let Shared { cache, rules } = &*self.shared;
+        let (cache, remembered) = (&self.rules.cache, self.rules.uncacheable_for);
         let (stored, tags) = match outcome {
             Outcome::Stored(stored, tags) => (stored, tags),
-            Outcome::Uncacheable => return Ok(uncacheable(rules.uncacheable_for)),
+            Outcome::Uncacheable => return Ok(uncacheable(remembered)),
             Outcome::Failed => return Err(OfOneCaller),
         };
         let soft_ttl = stored.terms.fresh_for().max(Duration::from_millis(1));
@@ -323,8 +308,7 @@ impl Attempt {
             Some((_, known)) if !known.covers(&names) => {
                 // It depends on more than was known. The next request finds it by all of that.
                 let wider = widen(cache, primary, names).await;
-                let remembered = wider.map_or(rules.uncacheable_for, |_| Duration::ZERO);
-                Ok(uncacheable(remembered))
+                Ok(uncacheable(wider.map_or(remembered, |_| Duration::ZERO)))
             }
             None if !names.is_empty() => {
                 let varies = Varies::on(names);

@@ -19,7 +19,7 @@ use tracing::Instrument;
 use super::answer::{How, answer, is_plain};
 use super::body::CacheBody;
 use super::directives::Directives;
-use super::fetch::{Address, Answer, Attempt, Reply, Shared, Unsent, fetch};
+use super::fetch::{Address, Answer, Attempt, Reply, Unsent, fetch};
 use super::keys::{has_clear_host, key_of};
 use super::policy::is_stale;
 use super::rules::Rules;
@@ -34,12 +34,12 @@ use crate::{Entry, LoadError, Source};
 #[derive(Clone, Debug)]
 pub struct CacheService<S> {
     inner: S,
-    shared: Arc<Shared>,
+    rules: Arc<Rules>,
 }
 
 impl<S> CacheService<S> {
-    pub(super) fn new(inner: S, shared: Arc<Shared>) -> Self {
-        Self { inner, shared }
+    pub(super) fn new(inner: S, rules: Arc<Rules>) -> Self {
+        Self { inner, rules }
     }
 }
 
@@ -81,7 +81,7 @@ where
                 Ok((response, begun.elapsed()))
             })
         });
-        Box::pin(handle(Arc::clone(&self.shared), head, has_body, unsent))
+        Box::pin(handle(Arc::clone(&self.rules), head, has_body, unsent))
     }
 }
 
@@ -101,7 +101,7 @@ fn address_of(rules: &Rules, request: &request::Parts, has_body: bool) -> Option
 }
 
 async fn handle<B, E>(
-    shared: Arc<Shared>,
+    rules: Arc<Rules>,
     request: request::Parts,
     has_body: bool,
     unsent: Unsent<B, E>,
@@ -110,17 +110,16 @@ where
     B: Body<Error: Send> + Send + 'static,
     E: Send + 'static,
 {
-    let rules = &shared.rules;
     if !matches!(request.method, Method::GET | Method::HEAD) {
-        return other_method(&shared, request, unsent).await;
+        return other_method(&rules, request, unsent).await;
     }
     let asked = Directives::of(&request.headers);
     let is_only_if_cached = asked.has("only-if-cached");
     let request = Arc::new(request);
     let (mut unsent, mut why) = (Some(unsent), "bypass");
-    if let Some(address) = address_of(rules, &request, has_body) {
+    if let Some(address) = address_of(&rules, &request, has_body) {
         let mut search = Search {
-            shared: &shared,
+            rules: &rules,
             request: &request,
             address,
             // RFC 9111, section 5.2.1.5, and a HEAD brings no body to store: these are only answered from stored
@@ -141,10 +140,10 @@ where
     }
     match unsent {
         // RFC 9111, section 5.2.1.7.
-        _ if is_only_if_cached => Ok(own_answer(rules, StatusCode::GATEWAY_TIMEOUT)),
-        Some(unsent) => pass(rules, Arc::unwrap_or_clone(request), unsent, why).await,
+        _ if is_only_if_cached => Ok(own_answer(&rules, StatusCode::GATEWAY_TIMEOUT)),
+        Some(unsent) => pass(&rules, Arc::unwrap_or_clone(request), unsent, why).await,
         // The runtime of the request is gone.
-        None => Ok(own_answer(rules, StatusCode::INTERNAL_SERVER_ERROR)),
+        None => Ok(own_answer(&rules, StatusCode::INTERNAL_SERVER_ERROR)),
     }
 }
 
@@ -163,20 +162,20 @@ async fn pass<B: Body, E>(
 
 /// A request that is not cached. If it changes a resource, its stored responses are invalidated.
 async fn other_method<B: Body, E>(
-    shared: &Shared,
+    rules: &Rules,
     request: request::Parts,
     unsent: Unsent<B, E>,
 ) -> Answer<B, E> {
-    let response = pass(&shared.rules, request.clone(), unsent, "method").await?;
+    let response = pass(rules, request.clone(), unsent, "method").await?;
     let status = response.status();
     let has_changed = status.is_success() || status.is_redirection();
     if request.method.is_safe() || !has_changed {
         return Ok(response);
     }
     let (parts, body) = response.into_parts();
-    let found = after(&shared.rules, &request, &parts);
+    let found = after(rules, &request, &parts);
     // In a task, as the change is done: all that it invalidates is carried out, also if its client goes away meanwhile.
-    let carried_out = carry_out(found, shared.cache.clone());
+    let carried_out = carry_out(found, rules.cache.clone());
     let _ = tokio::spawn(carried_out.in_current_span()).await;
     Ok(Response::from_parts(parts, body))
 }
@@ -197,7 +196,7 @@ enum LoadedBy {
 }
 
 struct Search<'a, B, E> {
-    shared: &'a Arc<Shared>,
+    rules: &'a Arc<Rules>,
     request: &'a Arc<request::Parts>,
     address: Address,
     /// Whether its response may be stored, and answer other requests.
@@ -223,7 +222,7 @@ where
             Content::Varies(varies) => Some(varies.clone()),
             // There are requests by both schemes: each gets a variant.
             Content::Response(stored) if stored.scheme != self.address.scheme && self.loads => {
-                widen(&self.shared.cache, &self.address.primary, Vec::new()).await
+                widen(&self.rules.cache, &self.address.primary, Vec::new()).await
             }
             _ => None,
         };
@@ -255,13 +254,12 @@ where
             is_stale,
             ..How::default()
         };
-        let rules = &self.shared.rules;
-        Some(answer(rules, self.request, stored, meta.age(), how))
+        Some(answer(self.rules, self.request, stored, meta.age(), how))
     }
 
     /// The entry that is stored, or is loaded for the requests that wait for it.
     async fn look_up(&mut self) -> Result<Option<Entry<CachedResponse>>, Reply<B, E>> {
-        let (cache, key) = (&self.shared.cache, self.address.key());
+        let (cache, key) = (&self.rules.cache, self.address.key());
         if !self.loads {
             return Ok(cache.get(key).await);
         }
@@ -294,11 +292,11 @@ where
         why: &'static str,
         by: LoadedBy,
     ) -> Result<Result<Entry<CachedResponse>, LoadError>, Reply<B, E>> {
-        let (cache, key) = (&self.shared.cache, self.address.key());
+        let (cache, key) = (&self.rules.cache, self.address.key());
         let (client, mut reply) = oneshot::channel();
         let held = Arc::new(Mutex::new(self.unsent.take()));
         let mut attempt = Attempt {
-            shared: Arc::clone(self.shared),
+            rules: Arc::clone(self.rules),
             request: Arc::clone(self.request),
             address: self.address.clone(),
             previous: None,
