@@ -115,17 +115,6 @@ where
     })
 }
 
-/// The keys whose values the cache may keep: the source has them as they are. None if an earlier attempt is in doubt,
-/// as it may still arrive.
-fn kept<'a>(keys: &[Vec<&'a Waiting>], changed: &[Key], in_doubt: bool) -> BTreeSet<&'a str> {
-    // Rule 24: a value stays only if the source has just this one.
-    let newest = keys.iter().filter_map(|writes| writes.last());
-    newest
-        .map(|newest| &*newest.key)
-        .filter(|key| !in_doubt && !changed.iter().any(|changed| **changed == **key))
-        .collect()
-}
-
 impl<K, V> Worker<K, V>
 where
     K: CacheKey + DeserializeOwned + Send + 'static,
@@ -319,8 +308,14 @@ where
         let many = batch.len() as u64;
         // Settled only after `store` has returned: a worker that dies in between leaves the writes to the next one.
         let changed = self.call(key, batch).await.map_err(Failure::Store)?;
-        let stored = kept(keys, &changed, in_doubt);
-        self.settle(stream, &keys.concat(), Ok(&stored)).await?;
+        // Rule 24: the cache keeps a value only if the source has just this one, and no earlier attempt that is in doubt
+        // may still arrive.
+        let newest = keys.iter().filter_map(|writes| writes.last());
+        let kept = newest
+            .map(|newest| &*newest.key)
+            .filter(|key| !in_doubt && !changed.iter().any(|changed| **changed == **key))
+            .collect();
+        self.settle(stream, &keys.concat(), Ok(&kept)).await?;
         self.counters.stored.fetch_add(many, Relaxed);
         Ok(())
     }
