@@ -54,11 +54,8 @@ impl Address {
 
     /// For `Cache-Status`.
     pub(super) fn why_missing(&self) -> &'static str {
-        if self.variant.is_some() {
-            "vary-miss"
-        } else {
-            "uri-miss"
-        }
+        let variant = self.variant.as_ref();
+        variant.map_or("uri-miss", |_| "vary-miss")
     }
 }
 

@@ -307,6 +307,7 @@ impl<S> Layer<S> for CacheLayer {
     type Service = CacheService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        CacheService::new(inner, Arc::new(self.rules.clone()))
+        let rules = Arc::new(self.rules.clone());
+        CacheService { inner, rules }
     }
 }

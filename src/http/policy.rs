@@ -2,6 +2,7 @@
 //!
 //! `http-cache-semantics` says which responses may be stored, and how long they are fresh.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
 use ::http::header::{
@@ -16,11 +17,6 @@ use super::directives::{Directives, members, parse_seconds};
 use super::rules::Rules;
 use super::stored::{Stored, Terms};
 use crate::Meta;
-
-/// Status codes whose meaning for caches is known.
-const UNDERSTOOD: [u16; 14] = [
-    200, 203, 204, 300, 301, 302, 303, 307, 308, 404, 405, 410, 414, 501,
-];
 
 /// The directives that `http-cache-semantics` is asked with. Not `proxy-revalidate`, which says nothing of a response that
 /// is fresh.
@@ -81,15 +77,12 @@ pub(super) fn terms(
         // A response to one user that does not say that it holds for others.
         return None;
     }
+    let said_or = |name, otherwise| directives.seconds(name).unwrap_or(otherwise);
     let terms = Terms {
         age: initial_age(&response.headers, date, now, delay),
         lifetime: own_ttl.unwrap_or(lifetime),
-        while_revalidate: directives
-            .seconds("stale-while-revalidate")
-            .unwrap_or(rules.while_revalidate),
-        if_error: directives
-            .seconds("stale-if-error")
-            .unwrap_or(rules.if_error),
+        while_revalidate: said_or("stale-while-revalidate", rules.while_revalidate),
+        if_error: said_or("stale-if-error", rules.if_error),
         // RFC 9111, section 5.2.2.10: for a shared cache, `s-maxage` means `proxy-revalidate`, too.
         must_revalidate: directives.has_any(&[
             "must-revalidate",
@@ -103,8 +96,11 @@ pub(super) fn terms(
     (is_used || has_validator(&response.headers)).then_some(terms)
 }
 
+/// Whether `http-cache-semantics` knows what a code means for caches.
 fn is_understood(status: StatusCode) -> bool {
-    UNDERSTOOD.contains(&status.as_u16())
+    let response = Response::builder().status(status);
+    let response = response.header(CACHE_CONTROL, "public").body(());
+    response.is_ok_and(|response| CachePolicy::new(&Request::new(()), &response).is_storable())
 }
 
 /// Not a part of a response, and not one that is about another one.
@@ -181,24 +177,18 @@ fn initial_age(
 /// How many headers a response may depend on.
 pub(super) const MOST_NAMES: usize = 32;
 
-/// The names that a response depends on: in lower case, sorted. `None` if nothing says when it may be used again, as
-/// with `*`, with a text that is no name, or with too many names.
-pub(super) fn vary(headers: &HeaderMap) -> Option<Vec<String>> {
-    let mut names = Vec::new();
+/// The names that a response depends on, in lower case. `None` if nothing says when it may be used again, as with `*`, with
+/// a text that is no name, or with too many names.
+pub(super) fn vary(headers: &HeaderMap) -> Option<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
     for line in headers.get_all(VARY) {
-        for name in line.to_str().ok()?.split(',').map(str::trim) {
-            match name {
-                "" => {}
-                "*" => return None,
-                // In lower case.
-                name => names.push(HeaderName::try_from(name).ok()?.as_str().to_owned()),
-            }
+        let parts = line.to_str().ok()?.split(',').map(str::trim);
+        for part in parts.filter(|part| !part.is_empty()) {
+            let name = HeaderName::try_from(part).ok()?;
+            names.insert(name.as_str().to_owned());
         }
     }
-    // Sorted and unique: two responses that say the same in another order have the same variants.
-    names.sort_unstable();
-    names.dedup();
-    (names.len() <= MOST_NAMES).then_some(names)
+    (names.len() <= MOST_NAMES && !names.contains("*")).then_some(names)
 }
 
 impl Terms {

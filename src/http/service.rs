@@ -1,5 +1,6 @@
 //! The service: looks a request up, and passes it on if no stored response answers it.
 
+use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex};
@@ -23,7 +24,7 @@ use super::fetch::{Address, Answer, Attempt, Reply, Unsent, fetch};
 use super::keys::{has_clear_host, key_of};
 use super::policy::is_stale;
 use super::rules::Rules;
-use super::stored::{CachedResponse, Content};
+use super::stored::{CachedResponse, Content, Stored};
 use super::unsafe_methods::{after, carry_out};
 use super::variants::{variant_key, widen};
 use crate::error::OfOneCaller;
@@ -33,14 +34,8 @@ use crate::{Entry, LoadError, Source};
 /// A service with a cache before it, made by [`CacheLayer`](super::CacheLayer).
 #[derive(Clone, Debug)]
 pub struct CacheService<S> {
-    inner: S,
-    rules: Arc<Rules>,
-}
-
-impl<S> CacheService<S> {
-    pub(super) fn new(inner: S, rules: Arc<Rules>) -> Self {
-        Self { inner, rules }
-    }
+    pub(super) inner: S,
+    pub(super) rules: Arc<Rules>,
 }
 
 /// The future of a [`CacheService`].
@@ -222,7 +217,7 @@ where
             Content::Varies(varies) => Some(varies.clone()),
             // There are requests by both schemes: each gets a variant.
             Content::Response(stored) if stored.scheme != self.address.scheme && self.loads => {
-                widen(&self.rules.cache, &self.address.primary, Vec::new()).await
+                widen(&self.rules.cache, &self.address.primary, BTreeSet::new()).await
             }
             _ => None,
         };
@@ -237,15 +232,14 @@ where
         Ok(entry.and_then(|entry| self.answer(&entry)))
     }
 
-    /// Whether a response that may be used is stale.
-    fn is_stale(&self, entry: &Entry<CachedResponse>) -> Option<bool> {
+    /// The response, if it may be used, and whether it is stale.
+    fn usable<'e>(&self, entry: &'e Entry<CachedResponse>) -> Option<(&'e Stored, bool)> {
         let stored = entry.stored(self.address.scheme)?;
-        is_stale(stored, &entry.meta(), &self.wishes)
+        Some((stored, is_stale(stored, &entry.meta(), &self.wishes)?))
     }
 
     fn answer(&self, entry: &Entry<CachedResponse>) -> Option<Response<CacheBody<B>>> {
-        let is_stale = self.is_stale(entry)?;
-        let stored = entry.stored(self.address.scheme)?;
+        let (stored, is_stale) = self.usable(entry)?;
         let meta = entry.meta();
         let is_collapsed = meta.source() == Source::Loader;
         let how = How {
@@ -334,7 +328,7 @@ where
             Err(error) => error == TryRecvError::Empty,
         };
         if let Ok(entry) = &found
-            && self.is_stale(entry).is_some()
+            && self.usable(entry).is_some()
         {
             return Ok(found);
         }
