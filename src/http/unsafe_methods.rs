@@ -34,7 +34,10 @@ pub(super) fn after(
         let named = [LOCATION, CONTENT_LOCATION].map(|name| target(&get, response, &name));
         let of_request = get.uri.clone();
         for uri in named.into_iter().flatten().chain(others.iter().cloned()) {
-            get.uri = on_host_of(&of_request, uri);
+            // With the host of the request where that is in its URI, as by HTTP/2.
+            let mut whole = of_request.clone().into_parts();
+            whole.path_and_query = uri.path_and_query().cloned();
+            get.uri = Uri::from_parts(whole).unwrap_or(uri);
             found.keys.extend(key_of(rules, &get));
         }
     }
@@ -53,11 +56,4 @@ pub(super) async fn carry_out(mut found: Invalidations, cache: Cache<String, Cac
     // Together, so that they share a pass.
     let prefixes = found.prefixes.iter();
     join_all(prefixes.map(|prefix| cache.invalidate_prefix(prefix))).await;
-}
-
-/// A path, with the host of the request where that is in its URI, as by HTTP/2.
-fn on_host_of(request: &Uri, uri: Uri) -> Uri {
-    let mut whole = request.clone().into_parts();
-    whole.path_and_query = uri.path_and_query().cloned();
-    Uri::from_parts(whole).unwrap_or(uri)
 }

@@ -191,18 +191,17 @@ where
 
     /// Whether there may be more rows.
     async fn poll(&mut self) -> Result<bool, Failure> {
-        // A poll that L2 has failed has read the table all the same, so it counts.
         let polled = self.deliver_some().await;
         let mut counted = lock(&self.counters);
         if let Err(Failure::Database(_)) = &polled {
             counted.stats.database_errors += 1;
             // Nobody knows which rows were written since.
-            let oldest = counted.oldest_ms.into_iter().chain([self.since_ms]).min();
-            counted.oldest_ms = oldest;
+            let since = self.since_ms;
+            counted.oldest_ms = Some(counted.oldest_ms.map_or(since, |oldest| oldest.min(since)));
         } else {
+            // A poll that L2 has failed has read the table all the same, so it counts.
             counted.stats.polls += 1;
         }
-        drop(counted);
         polled
     }
 
