@@ -3,7 +3,8 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::error::{OutboxError, Reason};
-use crate::key::{CacheKey, KeyWriter};
+use crate::cache::written;
+use crate::key::{CacheKey, Key};
 
 /// The `kind` of a row that names a key.
 pub(super) const KEY: &str = "key";
@@ -46,7 +47,7 @@ impl Waits {
 #[cfg(feature = "outbox-sqlx")]
 pub enum Statement<'a> {
     /// Rows of one kind, for these names.
-    Insert(&'a str, &'static str, &'a [String]),
+    Insert(&'a str, &'static str, &'a [Key]),
     /// The next rows of a namespace after this id.
     Read(&'a str, i64),
     Delete(&'a [i64]),
@@ -55,13 +56,10 @@ pub enum Statement<'a> {
 /// The texts of keys or tags. An error if one of them is too long, as nothing is written then.
 pub(super) fn texts<T: CacheKey>(
     names: impl IntoIterator<Item = T>,
-) -> Result<Vec<String>, OutboxError> {
+) -> Result<Vec<Key>, OutboxError> {
     // All texts before the first insert: an error leaves the transaction as it was.
-    let texts = names.into_iter().map(|name| {
-        let mut text = KeyWriter::new();
-        Ok(text.write(&name).map_err(Reason::Key)?.to_owned())
-    });
-    texts.collect()
+    let texts = names.into_iter().map(|name| written(&name));
+    Ok(texts.collect::<Result<_, _>>().map_err(Reason::Key)?)
 }
 
 /// In ms since 1970, by the clock of this machine.

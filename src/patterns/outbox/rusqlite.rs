@@ -9,7 +9,7 @@ use super::error::OutboxError;
 use super::relay::{RelayBuilder, Table};
 use super::row::{KEY, MOST, Row, TAG, now_ms, texts};
 use crate::cache::Cache;
-use crate::key::CacheKey;
+use crate::key::{CacheKey, Key};
 use crate::lookup_by::LookupBy;
 
 const INSERT: &str =
@@ -170,13 +170,13 @@ fn insert(
     tx: &Transaction<'_>,
     namespace: &str,
     kind: &str,
-    names: &[String],
+    names: &[Key],
 ) -> Result<(), OutboxError> {
     let insert = || {
         let mut insert = tx.prepare(INSERT)?;
         let now = now_ms();
         for name in names {
-            insert.execute(params![namespace, kind, name, now])?;
+            insert.execute(params![namespace, kind, &**name, now])?;
         }
         Ok::<_, Error>(())
     };
@@ -201,10 +201,7 @@ impl Sqlite {
         // Taken, so that a connection that has failed, or whose call was dropped, is not used again.
         let (open, connection) = (Arc::clone(&self.open), self.connection.take());
         let done = spawn_blocking(move || {
-            let mut connection = match connection {
-                Some(connection) => connection,
-                None => open()?,
-            };
+            let mut connection = connection.map_or_else(&*open, Ok)?;
             let done = work(&mut connection)?;
             Ok::<_, Error>((connection, done))
         });

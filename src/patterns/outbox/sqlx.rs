@@ -14,7 +14,7 @@ use super::error::OutboxError;
 use super::relay::{RelayBuilder, Table};
 use super::row::{KEY, MOST, Row, Statement, TAG, now_ms, texts};
 use crate::cache::Cache;
-use crate::key::CacheKey;
+use crate::key::{CacheKey, Key};
 use crate::lookup_by::LookupBy;
 
 /// How long the relay waits for the database, with its pool.
@@ -167,7 +167,7 @@ async fn insert<DB: OutboxDatabase>(
     tx: &mut Transaction<'_, DB>,
     namespace: &str,
     kind: &'static str,
-    names: &[String],
+    names: &[Key],
 ) -> Result<(), OutboxError> {
     for names in names.chunks(ROWS) {
         let inserted = DB::run(tx, Statement::Insert(namespace, kind, names)).await;
@@ -248,7 +248,7 @@ where
                 query.push_values(names, |mut values, name| {
                     values.push_bind(namespace.to_owned());
                     values.push_bind(kind.to_owned());
-                    values.push_bind(name.clone());
+                    values.push_bind(name.to_string());
                     values.push_bind(now);
                 });
                 names.len() == 1
