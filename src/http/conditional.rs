@@ -58,7 +58,7 @@ fn is_same(tag: &str, other: &str) -> bool {
     tag.trim_start_matches("W/") == other.trim_start_matches("W/")
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+pub(super) fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     headers.get(name)?.to_str().ok().map(str::trim)
 }
 

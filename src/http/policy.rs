@@ -12,7 +12,7 @@ use ::http::header::{
 use ::http::{Request, Response, StatusCode, request, response};
 use http_cache_semantics::{CacheOptions, CachePolicy};
 
-use super::conditional::{date, has_validator};
+use super::conditional::{date, has_validator, text};
 use super::directives::{Directives, members, parse_seconds};
 use super::rules::Rules;
 use super::stored::{Stored, Terms};
@@ -166,8 +166,7 @@ fn initial_age(
     delay: Duration,
 ) -> Duration {
     // Of several values the first one counts: section 5.1.
-    let line = headers.get(AGE).and_then(|age| age.to_str().ok());
-    let age = line.and_then(|line| members(line).next());
+    let age = text(headers, &AGE).and_then(|line| members(line).next());
     let age = age.and_then(parse_seconds).map(|age| age + delay);
     let apparent = now.duration_since(date).unwrap_or_default();
     // The larger one, as a clock or an earlier cache may be wrong.

@@ -88,14 +88,6 @@ impl CachedResponse {
         }
     }
 
-    /// On which headers the response depends, if it has variants.
-    pub(super) fn varies(&self) -> Option<&Varies> {
-        match &self.0 {
-            Content::Varies(varies) => Some(varies),
-            _ => None,
-        }
-    }
-
     /// About how many bytes it takes in L1 at most, its key left out: its weight, unless the cache has an
     /// [`l1_weigher`](crate::Builder::l1_weigher) of its own.
     #[must_use]

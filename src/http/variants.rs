@@ -48,7 +48,9 @@ pub(super) async fn widen(
 ) -> Option<Varies> {
     // Another request may have done so since this one has looked.
     let entry = cache.get(primary).await;
-    if let Some(known) = entry.as_ref().and_then(|entry| entry.value().varies()) {
+    if let Some(entry) = &entry
+        && let Content::Varies(known) = &entry.value().0
+    {
         if known.covers(&names) {
             return Some(known.clone());
         }
