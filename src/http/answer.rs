@@ -31,22 +31,21 @@ pub(super) struct How {
 }
 
 impl How {
-    pub(super) fn forwarded(why: &'static str) -> Self {
+    /// `status` is that of the response of the inner service, if there is one.
+    pub(super) fn forwarded(why: &'static str, status: Option<StatusCode>) -> Self {
         Self {
             fwd: Some(why),
+            fwd_status: status,
             ..Self::default()
         }
     }
 
     /// A response that is passed on may have no room for more headers.
     pub(super) fn write(&self, name: &str, headers: &mut HeaderMap) {
-        let mut text = name.to_owned();
-        match self.fwd {
-            None => text.push_str("; hit"),
-            Some(why) => {
-                let _ = write!(text, "; fwd={why}");
-            }
-        }
+        let mut text = match self.fwd {
+            None => format!("{name}; hit"),
+            Some(why) => format!("{name}; fwd={why}"),
+        };
         if let Some(status) = self.fwd_status {
             let _ = write!(text, "; fwd-status={}", status.as_u16());
         }
@@ -79,20 +78,16 @@ pub(super) fn answer<B: Body>(
     request: &request::Parts,
     stored: &Stored,
     resident: Duration,
-    how: How,
+    mut how: How,
 ) -> Response<CacheBody<B>> {
     let age = stored.terms.age.saturating_add(resident);
     let mut headers = stored.headers.clone();
     // RFC 9111, section 5.1: a response that the origin has not just made has an `Age`.
     headers.insert(AGE, age.as_secs().into());
     let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
-    let ttl = seconds(stored.terms.lifetime).saturating_sub(seconds(age));
-    let how = How {
-        ttl: Some(ttl),
-        ..how
-    };
+    how.ttl = Some(seconds(stored.terms.lifetime).saturating_sub(seconds(age)));
     how.write(&rules.name, &mut headers);
-    let mut response = Response::new(CacheBody::memory(Bytes::new()));
+    let (mut status, mut body) = (stored.status, Bytes::new());
     let is_head = request.method == Method::HEAD;
     // RFC 9110, section 13.2.1: a precondition counts only where the response would be 200 without it.
     if stored.status == StatusCode::OK && is_not_modified(&request.headers, &stored.headers) {
@@ -100,18 +95,16 @@ pub(super) fn answer<B: Body>(
         for name in &OF_THE_BODY {
             headers.remove(name);
         }
-        *response.status_mut() = StatusCode::NOT_MODIFIED;
-    } else {
-        *response.status_mut() = stored.status;
-        if !is_head {
-            *response.body_mut() = CacheBody::memory(stored.body.clone());
-        }
+        status = StatusCode::NOT_MODIFIED;
+    } else if !is_head {
+        body = stored.body.clone();
     }
     // That of the GET, also with 304, as a server writes that of the empty body otherwise. With 204 there must be none.
     if is_head && stored.status != StatusCode::NO_CONTENT {
         headers.insert(CONTENT_LENGTH, (stored.body.len() as u64).into());
     }
-    *response.headers_mut() = headers;
+    let mut response = Response::new(CacheBody::memory(body));
+    (*response.status_mut(), *response.headers_mut()) = (status, headers);
     response
 }
 

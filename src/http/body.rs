@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Buf, BufMut as _, Bytes};
+use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::timeout;
 
@@ -15,16 +15,10 @@ use tokio::time::timeout;
 pub struct CacheBody<B: Body> {
     /// The first bytes, if some are in memory.
     read: Bytes,
-    /// The frame after them that did not fit, or was no data.
-    last: Option<Box<Frame<Bytes>>>,
-    rest: Rest<B>,
-}
-
-/// The part of a body that is not in memory.
-enum Rest<B: Body> {
-    Body(Pin<Box<B>>),
-    Error(B::Error),
-    End,
+    /// What came after them: a frame that did not fit, or was no data, or the error that has ended the body.
+    last: Option<Box<Result<Frame<Bytes>, B::Error>>>,
+    /// The part that is not in memory.
+    rest: Option<Pin<Box<B>>>,
 }
 
 /// How many frames of a body are read. A service that sends empty ones has no end otherwise.
@@ -38,43 +32,43 @@ pub(super) async fn read<B: Body>(
     time: Duration,
 ) -> Result<Bytes, CacheBody<B>> {
     // Copied together: a frame may have one byte, or be a part of a large buffer that it keeps in memory.
-    let (mut read, mut last, mut rest) = (Vec::new(), None, Rest::Body(Box::pin(body)));
+    let (mut read, mut last, mut rest) = (Vec::new(), None, Some(Box::pin(body)));
     let reading = async {
         for _ in 0..FRAMES {
-            let Rest::Body(body) = &mut rest else {
+            let Some(body) = &mut rest else {
                 return;
             };
             // A body that is always ready would never let the timeout be looked at.
             tokio::task::consume_budget().await;
-            match poll_fn(|context| body.as_mut().poll_frame(context)).await {
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) if data.remaining() <= limit.saturating_sub(read.len()) => {
-                        read.put(data);
-                    }
-                    Ok(data) => return last = Some(Box::new(in_memory(Frame::data(data)))),
-                    Err(trailers) => return last = Some(Box::new(in_memory(trailers))),
-                },
-                Some(Err(error)) => rest = Rest::Error(error),
-                None => rest = Rest::End,
+            let Some(frame) = poll_fn(|context| body.as_mut().poll_frame(context)).await else {
+                return rest = None;
+            };
+            let frame = frame.map(in_memory);
+            if let Some(data) = frame.as_ref().ok().and_then(Frame::data_ref)
+                && data.len() <= limit.saturating_sub(read.len())
+            {
+                read.extend_from_slice(data);
+                continue;
             }
+            // After an error there is nothing more.
+            rest.take_if(|_| frame.is_err());
+            return last = Some(Box::new(frame));
         }
     };
     // A timeout drops the future and not the parts of the body, which it only borrows.
     // A frame is copied as soon as it comes, so none is lost if the time ends.
     let _ = timeout(time, reading).await;
     let read = Bytes::from(read.into_boxed_slice());
-    if last.is_none() && matches!(rest, Rest::End) {
+    if last.is_none() && rest.is_none() {
         return Ok(read);
     }
     Err(CacheBody { read, last, rest })
 }
-
 impl<B: Body> CacheBody<B> {
     pub(super) fn passed(body: B) -> Self {
         Self {
-            read: Bytes::new(),
-            last: None,
-            rest: Rest::Body(Box::pin(body)),
+            rest: Some(Box::pin(body)),
+            ..Self::memory(Bytes::new())
         }
     }
 
@@ -82,13 +76,13 @@ impl<B: Body> CacheBody<B> {
         Self {
             read,
             last: None,
-            rest: Rest::End,
+            rest: None,
         }
     }
 
     /// Whether reading it ended with an error of the inner service.
     pub(super) fn has_failed(&self) -> bool {
-        matches!(self.rest, Rest::Error(_))
+        matches!(self.last.as_deref(), Some(Err(_)))
     }
 }
 
@@ -107,35 +101,29 @@ impl<B: Body> Body for CacheBody<B> {
             let read = std::mem::take(&mut self.read);
             return Poll::Ready(Some(Ok(Frame::data(read))));
         }
-        if let Some(frame) = self.last.take() {
-            return Poll::Ready(Some(Ok(*frame)));
+        if let Some(last) = self.last.take() {
+            return Poll::Ready(Some(*last));
         }
-        if let Rest::Body(body) = &mut self.rest {
-            let frame = body.as_mut().poll_frame(context);
-            return frame.map(|frame| frame.map(|frame| frame.map(in_memory)));
-        }
-        match std::mem::replace(&mut self.rest, Rest::End) {
-            Rest::Error(error) => Poll::Ready(Some(Err(error))),
-            Rest::Body(_) | Rest::End => Poll::Ready(None),
-        }
+        let Some(body) = &mut self.rest else {
+            return Poll::Ready(None);
+        };
+        body.as_mut().poll_frame(context).map_ok(in_memory)
     }
 
     fn is_end_stream(&self) -> bool {
-        let is_over = match &self.rest {
-            Rest::Body(body) => body.is_end_stream(),
-            Rest::Error(_) => false,
-            Rest::End => true,
-        };
+        let is_over = (self.rest.as_ref()).is_none_or(Body::is_end_stream);
         is_over && self.read.is_empty() && self.last.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
-        let last = self.last.as_deref().and_then(Frame::data_ref);
-        let read = (self.read.len() + last.map_or(0, Bytes::len)) as u64;
+        let last = self.last.as_deref().and_then(|last| last.as_ref().ok());
+        let last = last.and_then(Frame::data_ref).map_or(0, Bytes::len);
+        let read = (self.read.len() + last) as u64;
         let mut hint = match &self.rest {
-            Rest::Body(body) => body.size_hint(),
-            Rest::Error(_) => SizeHint::new(),
-            Rest::End => SizeHint::with_exact(0),
+            Some(body) => body.size_hint(),
+            // Of a body that is cut off no length is promised.
+            None if self.has_failed() => SizeHint::new(),
+            None => SizeHint::with_exact(0),
         };
         if let Some(upper) = hint.upper() {
             hint.set_upper(upper.saturating_add(read));

@@ -3,16 +3,24 @@
 use std::time::SystemTime;
 
 use ::http::header::{
-    CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG,
+    AGE, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG,
     HeaderMap, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, TE, TRAILER,
     TRANSFER_ENCODING, UPGRADE,
 };
 
 use super::directives::members;
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const PROXY_AUTHENTICATION_INFO: HeaderName = HeaderName::from_static("proxy-authentication-info");
+/// The headers that are of one connection.
+const HOP_BY_HOP: [HeaderName; 8] = [
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("proxy-authentication-info"),
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
 
 /// The headers that describe the bytes of a body.
 pub(super) const OF_THE_BODY: [HeaderName; 4] = [
@@ -29,15 +37,13 @@ pub(super) fn has_validator(headers: &HeaderMap) -> bool {
 /// Whether the client has the stored response: section 13.2.2 of RFC 9110.
 pub(super) fn is_not_modified(request: &HeaderMap, stored: &HeaderMap) -> bool {
     // RFC 9110, section 13.1.3: beside `If-None-Match`, `If-Modified-Since` is ignored.
-    if request.contains_key(IF_NONE_MATCH) {
+    if let Some(first) = request.get(IF_NONE_MATCH) {
         let Some(etag) = text(stored, &ETAG) else {
-            return request.get(IF_NONE_MATCH).is_some_and(|tags| tags == "*");
+            return first == "*";
         };
         let lines = request.get_all(IF_NONE_MATCH).iter();
-        let lines = lines.filter_map(|line| line.to_str().ok());
-        return lines
-            .flat_map(members)
-            .any(|tag| tag == "*" || is_same(tag, etag));
+        let mut tags = (lines.filter_map(|line| line.to_str().ok())).flat_map(members);
+        return tags.any(|tag| tag == "*" || is_same(tag, etag));
     }
     let since = date(request, &IF_MODIFIED_SINCE);
     // RFC 9111, section 4.3.2: `Date` stands for a `Last-Modified` that is not there.
@@ -52,7 +58,7 @@ fn is_same(tag: &str, other: &str) -> bool {
     tag.trim_start_matches("W/") == other.trim_start_matches("W/")
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+pub(super) fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     headers.get(name)?.to_str().ok().map(str::trim)
 }
 
@@ -70,18 +76,20 @@ pub(super) fn ask(request: &mut HeaderMap, stored: Option<&HeaderMap>) {
     }
 }
 
-/// Whether a 304 is about the stored response: section 4.3.4 of RFC 9111.
-pub(super) fn is_about(not_modified: &HeaderMap, stored: &HeaderMap) -> bool {
-    match (text(not_modified, &ETAG), text(stored, &ETAG)) {
-        (Some(new), Some(old)) => is_same(new, old),
-        (Some(_), None) => false,
-        (None, _) => true,
+/// The headers of a stored response after a 304. `None` if that is about another response (section 4.3.4 of RFC 9111), or
+/// if there is no room for all of them.
+pub(super) fn merge(stored: &HeaderMap, mut not_modified: HeaderMap) -> Option<HeaderMap> {
+    let is_about_it = text(&not_modified, &ETAG)
+        .is_none_or(|new| text(stored, &ETAG).is_some_and(|old| is_same(new, old)));
+    if !is_about_it {
+        return None;
     }
-}
-
-/// The headers of a stored response after a 304. `None` if there is no room for all of them.
-pub(super) fn merge(stored: &HeaderMap, not_modified: &HeaderMap) -> Option<HeaderMap> {
+    strip_hop_by_hop(&mut not_modified);
     let mut merged = stored.clone();
+    // They say how old the 304 is, and not how old the stored response was. Without a date it is of now.
+    for name in [AGE, DATE] {
+        merged.remove(name);
+    }
     // RFC 9111, section 3.2.
     for name in (not_modified.keys()).filter(|name| !OF_THE_BODY.contains(name)) {
         merged.remove(name);
@@ -100,17 +108,7 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
         .flat_map(|line| line.split(','))
         .filter_map(|name| HeaderName::try_from(name.trim()).ok())
         .collect();
-    let always = [
-        CONNECTION,
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
-        PROXY_AUTHENTICATION_INFO,
-        TE,
-        TRAILER,
-        TRANSFER_ENCODING,
-        UPGRADE,
-    ];
-    for name in named.iter().chain(&always) {
+    for name in named.iter().chain(&HOP_BY_HOP) {
         headers.remove(name);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ::http::header::{CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue};
+use ::http::header::{CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue, PRAGMA};
 use sfv::{BareItem, Dictionary, ListEntry, Parser};
 
 /// The longest time that a directive can name: larger numbers count as this one.
@@ -12,9 +12,10 @@ const LONGEST: u64 = 1 << 31;
 /// stored for others.
 const FORBIDDING: [&str; 3] = ["private", "no-store", "no-cache"];
 
-/// The directives of a message, with names in lower case and arguments without quotes.
+/// The directives of a message: their names in lower case, and their arguments in seconds. An argument that is no number
+/// of seconds counts as zero, so that the response is stale (RFC 9111, section 4.2.1).
 #[derive(Clone, Debug, Default)]
-pub(super) struct Directives(Vec<(String, Option<String>)>);
+pub(super) struct Directives(Vec<(String, Duration)>);
 
 impl Directives {
     pub(super) fn of(headers: &HeaderMap) -> Self {
@@ -22,7 +23,7 @@ impl Directives {
     }
 
     /// Those of any header with the syntax of `Cache-Control`.
-    pub(super) fn named(headers: &HeaderMap, name: &HeaderName) -> Self {
+    fn named(headers: &HeaderMap, name: &HeaderName) -> Self {
         let mut found = Vec::new();
         for line in headers.get_all(name) {
             // Bytes that are not UTF-8 make the line malformed, and hide no directive beside them.
@@ -31,8 +32,8 @@ impl Directives {
             // Such as a quote that is not closed, behind which `private` counts as a part of an argument.
             if !members(&line).all(is_well_formed) {
                 let line = line.to_ascii_lowercase();
-                let named = FORBIDDING.iter().filter(|name| line.contains(**name));
-                found.extend(named.map(|name| ((*name).to_owned(), None)));
+                let named = FORBIDDING.into_iter().filter(|name| line.contains(name));
+                found.extend(named.map(|name| (name.to_owned(), Duration::ZERO)));
             }
         }
         Self(found)
@@ -47,29 +48,33 @@ impl Directives {
             let joined = lines.collect::<Vec<_>>().join(&b", "[..]);
             let members: Dictionary = Parser::new(&joined).parse().ok()?;
             let directives = members.into_iter().filter_map(|(name, member)| {
-                let argument = match member {
-                    ListEntry::Item(item) => match item.bare_item {
-                        // RFC 9651, section 3.3.6: it says that the directive does not hold.
-                        BareItem::Boolean(false) => return None,
-                        BareItem::Boolean(true) => None,
-                        BareItem::Integer(number) => Some(number.to_string()),
-                        _ => Some(String::new()),
-                    },
-                    ListEntry::InnerList(_) => Some(String::new()),
+                let item = match member {
+                    ListEntry::Item(item) => Some(item.bare_item),
+                    ListEntry::InnerList(_) => None,
                 };
-                Some((name.into(), argument))
+                // RFC 9651, section 3.3.6: it says that the directive does not hold.
+                if item == Some(BareItem::Boolean(false)) {
+                    return None;
+                }
+                let number = item.and_then(|item| item.as_integer());
+                let seconds = number.and_then(|number| u64::try_from(number).ok());
+                Some((name.into(), at_most_longest(seconds.unwrap_or(0))))
             });
-            let directives = Self(directives.collect());
-            (!directives.is_empty()).then_some(directives)
+            let directives: Vec<_> = directives.collect();
+            (!directives.is_empty()).then_some(Self(directives))
         })
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    /// With the `no-cache` of `Pragma`, which counts only where there is no `Cache-Control`: section 5.4 of RFC 9111.
+    pub(super) fn or_pragma(&self, headers: &HeaderMap) -> Self {
+        if self.0.is_empty() && Self::named(headers, &PRAGMA).has("no-cache") {
+            return Self(vec![("no-cache".to_owned(), Duration::ZERO)]);
+        }
+        self.clone()
     }
 
     pub(super) fn has(&self, name: &str) -> bool {
-        self.0.iter().any(|(other, _)| other == name)
+        self.seconds(name).is_some()
     }
 
     pub(super) fn has_any(&self, names: &[&str]) -> bool {
@@ -80,42 +85,42 @@ impl Directives {
         self.0.retain(|(other, _)| other != name);
     }
 
-    /// The argument in seconds. The first directive of the name counts. An argument that is no number of seconds
-    /// counts as zero, so that the response is stale (RFC 9111, section 4.2.1).
+    /// The argument of the first directive with this name.
     pub(super) fn seconds(&self, name: &str) -> Option<Duration> {
-        let (_, argument) = self.0.iter().find(|(other, _)| other == name)?;
-        let seconds = argument.as_deref().and_then(parse_seconds);
-        Some(seconds.unwrap_or_default())
+        let (_, seconds) = self.0.iter().find(|(other, _)| other == name)?;
+        Some(*seconds)
     }
 }
 
 /// A number of seconds: digits only.
 pub(super) fn parse_seconds(text: &str) -> Option<Duration> {
-    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| at_most_longest(text.parse().unwrap_or(LONGEST)))
+}
+
+/// RFC 9111, section 1.2.2: a number that is too large counts as 2³¹.
+fn at_most_longest(seconds: u64) -> Duration {
+    Duration::from_secs(seconds.min(LONGEST))
+}
+
+/// Tells for one character after the other whether all quotes are closed after it.
+fn outside_quotes() -> impl FnMut(char) -> bool {
+    let (mut in_quotes, mut escaped) = (false, false);
+    move |c| {
+        match c {
+            _ if escaped => escaped = false,
+            '"' => in_quotes = !in_quotes,
+            '\\' => escaped = in_quotes,
+            _ => {}
+        }
+        !in_quotes
     }
-    // RFC 9111, section 1.2.2: a number that is too large counts as 2³¹.
-    let seconds = text.parse().unwrap_or(LONGEST).min(LONGEST);
-    Some(Duration::from_secs(seconds))
 }
 
 /// The members of a list, divided at commas that are not in quotes.
 pub(super) fn members(line: &str) -> impl Iterator<Item = &str> {
-    let (mut in_quotes, mut escaped) = (false, false);
-    let ends_member = move |c: char| {
-        if escaped {
-            escaped = false;
-            return false;
-        }
-        match c {
-            '"' => in_quotes = !in_quotes,
-            '\\' => escaped = in_quotes,
-            ',' => return !in_quotes,
-            _ => {}
-        }
-        false
-    };
-    line.split(ends_member)
+    let mut is_outside = outside_quotes();
+    line.split(move |c| is_outside(c) && c == ',')
         // RFC 9110, section 5.6.3: a member with other white space around it is malformed.
         .map(|member| member.trim_matches([' ', '\t']))
         .filter(|member| !member.is_empty())
@@ -123,43 +128,23 @@ pub(super) fn members(line: &str) -> impl Iterator<Item = &str> {
 
 /// A token, or a token and its argument, which is a token or a quoted string.
 fn is_well_formed(member: &str) -> bool {
+    // The name of a header is any token: section 5.6.2 of RFC 9110.
+    let is_token = |text: &str| HeaderName::try_from(text).is_ok();
     match member.split_once('=') {
         Some((name, argument)) => is_token(name) && (is_token(argument) || is_quoted(argument)),
         None => is_token(member),
     }
 }
 
-/// A name, by section 5.6.2 of RFC 9110.
-pub(super) fn is_token(text: &str) -> bool {
-    let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    !text.is_empty() && text.bytes().all(is_part)
-}
-
 /// Whether the quotes close at the end, and not before.
 fn is_quoted(text: &str) -> bool {
-    let mut bytes = text.bytes();
-    if bytes.next() != Some(b'"') {
-        return false;
-    }
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'"' => return bytes.next().is_none(),
-            b'\\' => drop(bytes.next()),
-            _ => {}
-        }
-    }
-    false
+    text.starts_with('"') && text.find(outside_quotes()) == Some(text.len() - 1)
 }
 
-fn directive(member: &str) -> (String, Option<String>) {
-    let (name, argument) = match member.split_once('=') {
-        Some((name, argument)) => (name, Some(argument)),
-        None => (member, None),
-    };
-    let argument = argument.map(|argument| {
-        let inner = argument.strip_prefix('"');
-        let inner = inner.and_then(|inner| inner.strip_suffix('"'));
-        inner.unwrap_or(argument).to_owned()
-    });
-    (name.to_ascii_lowercase(), argument)
+fn directive(member: &str) -> (String, Duration) {
+    let (name, argument) = member.split_once('=').unwrap_or((member, ""));
+    let inner = argument.strip_prefix('"');
+    let inner = inner.and_then(|inner| inner.strip_suffix('"'));
+    let seconds = parse_seconds(inner.unwrap_or(argument));
+    (name.to_ascii_lowercase(), seconds.unwrap_or_default())
 }

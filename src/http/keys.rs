@@ -46,10 +46,8 @@ fn write_usual(key: &mut String, request: &request::Parts, sorts_query: bool) {
             decoded.map_or_else(String::new, |(name, _)| name.into_owned())
         });
     }
-    for (place, pair) in pairs.into_iter().enumerate() {
-        key.push(if place == 0 { '?' } else { '&' });
-        key.push_str(pair);
-    }
+    key.push('?');
+    key.push_str(&pairs.join("&"));
 }
 
 /// Empty if the request does not say.
@@ -85,9 +83,10 @@ pub(super) fn for_each_host(request: &request::Parts) -> Vec<request::Parts> {
         return requests;
     }
     let lines = request.headers.get_all(HOST).iter();
-    let lines = lines.filter_map(|line| line.to_str().ok());
-    let hosts = lines.chain(host_in(&request.uri));
-    let hosts: BTreeSet<_> = hosts.filter(|host| is_host(host)).collect();
+    let hosts: BTreeSet<_> = (lines.filter_map(|line| line.to_str().ok()))
+        .chain(host_in(&request.uri))
+        .filter(|host| is_host(host))
+        .collect();
     let on = |host: &str| {
         let mut request = request.clone();
         if request.uri.authority().is_some() {

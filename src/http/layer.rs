@@ -8,7 +8,6 @@ use ::http::uri::Scheme;
 use ::http::{request, response};
 use tower_layer::Layer;
 
-use super::fetch::Shared;
 use super::invalidations::Invalidations;
 use super::rules::Rules;
 use super::service::CacheService;
@@ -24,7 +23,7 @@ const L1_BYTES: u64 = 64 << 20;
 #[derive(Clone, Debug)]
 #[must_use = "it does nothing until it is put around a service"]
 pub struct CacheLayer {
-    shared: Shared,
+    rules: Rules,
 }
 
 impl CacheLayer {
@@ -58,15 +57,14 @@ impl CacheLayer {
             u32::try_from(key.len() + response.size()).unwrap_or(u32::MAX)
         };
         let cache = builder.or_weighed(L1_BYTES, weigh).build()?;
-        let rules = Rules::new();
-        let shared = Shared { cache, rules };
-        Ok(Self { shared })
+        let rules = Rules::new(cache);
+        Ok(Self { rules })
     }
 
     /// The cache of the layer: to invalidate resources that change without a request, and for its counters.
     #[must_use]
     pub fn cache(&self) -> &Cache<String, CachedResponse> {
-        &self.shared.cache
+        &self.rules.cache
     }
 
     /// Which GET and HEAD requests the layer handles. Those for which the condition returns `false` go to the inner
@@ -86,7 +84,7 @@ impl CacheLayer {
         mut self,
         condition: impl Fn(&request::Parts) -> bool + Send + Sync + 'static,
     ) -> Self {
-        self.shared.rules.condition = Arc::new(condition);
+        self.rules.condition = Arc::new(condition);
         self
     }
 
@@ -98,7 +96,7 @@ impl CacheLayer {
         mut self,
         prefix: impl Fn(&request::Parts) -> String + Send + Sync + 'static,
     ) -> Self {
-        self.shared.rules.prefix = Arc::new(prefix);
+        self.rules.prefix = Arc::new(prefix);
         self
     }
 
@@ -112,7 +110,7 @@ impl CacheLayer {
         mut self,
         key: impl Fn(&request::Parts) -> Option<String> + Send + Sync + 'static,
     ) -> Self {
-        self.shared.rules.key = Some(Arc::new(key));
+        self.rules.key = Some(Arc::new(key));
         self
     }
 
@@ -141,7 +139,7 @@ impl CacheLayer {
         mut self,
         scheme: impl Fn(&request::Parts) -> Option<Scheme> + Send + Sync + 'static,
     ) -> Self {
-        self.shared.rules.scheme = Arc::new(scheme);
+        self.rules.scheme = Arc::new(scheme);
         self
     }
 
@@ -150,7 +148,7 @@ impl CacheLayer {
     ///
     /// For a service to which the order of other parts matters, too, such as `a[]=1&a[0]=2`, say `false`.
     pub fn sort_query(mut self, is_sorted: bool) -> Self {
-        self.shared.rules.sorts_query = is_sorted;
+        self.rules.sorts_query = is_sorted;
         self
     }
 
@@ -159,7 +157,7 @@ impl CacheLayer {
         mut self,
         rule: impl Fn(&request::Parts, &response::Parts) -> bool + Send + Sync + 'static,
     ) -> Self {
-        self.shared.rules.store_if = Arc::new(rule);
+        self.rules.store_if = Arc::new(rule);
         self
     }
 
@@ -171,7 +169,7 @@ impl CacheLayer {
         mut self,
         rule: impl Fn(&request::Parts, &response::Parts) -> bool + Send + Sync + 'static,
     ) -> Self {
-        self.shared.rules.store_private = Arc::new(rule);
+        self.rules.store_private = Arc::new(rule);
         self
     }
 
@@ -181,7 +179,7 @@ impl CacheLayer {
     /// `must-revalidate`; and they are answered from whatever is stored. Responses that depend on the user need a
     /// [`key`](Self::key) or [`prefix`](Self::prefix) that does, too.
     pub fn authorized(mut self, are_handled: bool) -> Self {
-        self.shared.rules.looks_up_authorized = are_handled;
+        self.rules.looks_up_authorized = are_handled;
         self
     }
 
@@ -199,7 +197,7 @@ impl CacheLayer {
         mut self,
         ttl: impl Fn(&request::Parts, &response::Parts) -> Option<Duration> + Send + Sync + 'static,
     ) -> Self {
-        self.shared.rules.ttl = Arc::new(ttl);
+        self.rules.ttl = Arc::new(ttl);
         self
     }
 
@@ -209,7 +207,7 @@ impl CacheLayer {
         mut self,
         tags: impl Fn(&request::Parts, &response::Parts) -> Vec<String> + Send + Sync + 'static,
     ) -> Self {
-        self.shared.rules.tags = Arc::new(tags);
+        self.rules.tags = Arc::new(tags);
         self
     }
 
@@ -233,7 +231,7 @@ impl CacheLayer {
         mut self,
         rule: impl Fn(&request::Parts, &response::Parts, &mut Invalidations) + Send + Sync + 'static,
     ) -> Self {
-        self.shared.rules.invalidate = Arc::new(rule);
+        self.rules.invalidate = Arc::new(rule);
         self
     }
 
@@ -249,7 +247,7 @@ impl CacheLayer {
     /// # }
     /// ```
     pub fn targeted(mut self, fields: impl IntoIterator<Item = HeaderName>) -> Self {
-        self.shared.rules.targeted = fields.into_iter().collect();
+        self.rules.targeted = fields.into_iter().collect();
         self
     }
 
@@ -259,33 +257,33 @@ impl CacheLayer {
     /// The response to `no-cache` replaces the stored one; those to the others are not stored. `no-store` and
     /// `only-if-cached` are always obeyed, and `max-stale` never is.
     pub fn obey_requests(mut self, are_obeyed: bool) -> Self {
-        self.shared.rules.obeys_requests = are_obeyed;
+        self.rules.obeys_requests = are_obeyed;
         self
     }
 
     /// The longest body that is stored, in bytes. Default: 1 MiB. A longer one is streamed. The cache has a limit of
     /// its own, [`max_value_size`](crate::Builder::max_value_size).
     pub fn body_limit(mut self, bytes: usize) -> Self {
-        self.shared.rules.body_limit = bytes;
+        self.rules.body_limit = bytes;
         self
     }
 
     /// How long a body that may be stored is read before it is sent on as it comes, and not stored. Default: 5 s.
     pub fn body_timeout(mut self, timeout: Duration) -> Self {
-        self.shared.rules.body_timeout = timeout;
+        self.rules.body_timeout = timeout;
         self
     }
 
     /// `stale-while-revalidate` of responses that do not say it. Default: 0.
     pub fn stale_while_revalidate(mut self, time: Duration) -> Self {
-        self.shared.rules.while_revalidate = time;
+        self.rules.while_revalidate = time;
         self
     }
 
     /// `stale-if-error` of responses that do not say it. Default: 0. The cache must keep them, see
     /// [`stale_if_error`](crate::Builder::stale_if_error).
     pub fn stale_if_error(mut self, time: Duration) -> Self {
-        self.shared.rules.if_error = time;
+        self.rules.if_error = time;
         self
     }
 
@@ -294,13 +292,13 @@ impl CacheLayer {
     /// the key is under way always wait for it, and those of several instances for one instance after the other, as
     /// [described](super#who-waits-for-whom).
     pub fn uncacheable_for(mut self, time: Duration) -> Self {
-        self.shared.rules.uncacheable_for = time;
+        self.rules.uncacheable_for = time;
         self
     }
 
     /// The name of this cache in `Cache-Status`: a token, or a quoted string. Default: `larder`.
     pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
-        self.shared.rules.name = name.into();
+        self.rules.name = name.into();
         self
     }
 }
@@ -309,6 +307,7 @@ impl<S> Layer<S> for CacheLayer {
     type Service = CacheService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        CacheService::new(inner, Arc::new(self.shared.clone()))
+        let rules = Arc::new(self.rules.clone());
+        CacheService { inner, rules }
     }
 }

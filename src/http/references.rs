@@ -14,12 +14,8 @@ pub(super) fn target(
     name: &HeaderName,
 ) -> Option<Uri> {
     // The scheme is no part of a key.
-    // RFC 9111, section 4.4: of no other host, or a service could have the responses of others invalidated.
-    let (own, named) = resolve("http", request, response, name)?;
-    path_of(&named)
-        .parse()
-        .ok()
-        .filter(|_| is_same_host(&own, &named))
+    let (_, named) = resolve("http", request, response, name)?;
+    path_of(&named).parse().ok()
 }
 
 /// Whether a client that follows the response may send the same request again. To one by another scheme than `scheme`,
@@ -29,18 +25,16 @@ pub(super) fn leads_to_itself(
     request: &request::Parts,
     response: &response::Parts,
 ) -> bool {
-    let own_scheme = match scheme {
-        Scheme::Unknown | Scheme::Http => "http",
-        Scheme::Https => "https",
-    };
+    let is_https = scheme == Scheme::Https;
+    let own_scheme = if is_https { "https" } else { "http" };
     response.status.is_redirection()
         && resolve(own_scheme, request, response, &LOCATION).is_some_and(|(own, named)| {
             let is_known_and_other = scheme != Scheme::Unknown && named.scheme() != own_scheme;
-            is_same_host(&own, &named) && path_of(&own) == path_of(&named) && !is_known_and_other
+            path_of(&own) == path_of(&named) && !is_known_and_other
         })
 }
 
-/// The resource of the request, and the one that its response names.
+/// The resource of the request, and the one that its response names, if that is on the same host.
 fn resolve(
     scheme: &str,
     request: &request::Parts,
@@ -55,11 +49,9 @@ fn resolve(
     let path = (request.uri.path_and_query()).map_or("/", |path| path.as_str());
     let own = Url::parse(&format!("{scheme}://{host}{path}")).ok()?;
     let named = own.join(reference).ok()?;
-    Some((own, named))
-}
-
-fn is_same_host(own: &Url, named: &Url) -> bool {
-    (named.host(), named.port()) == (own.host(), own.port())
+    // RFC 9111, section 4.4: of no other host, or a service could have the responses of others invalidated.
+    let is_same_host = (named.host(), named.port()) == (own.host(), own.port());
+    is_same_host.then_some((own, named))
 }
 
 fn path_of(url: &Url) -> &str {

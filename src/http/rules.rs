@@ -1,4 +1,4 @@
-//! The rules of a layer: which requests and responses it handles, and how.
+//! The rules of a layer: which requests and responses it handles, how, and in which cache.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,7 +9,8 @@ use ::http::uri::Scheme;
 use ::http::{request, response};
 
 use super::invalidations::Invalidations;
-use super::stored;
+use super::stored::{self, CachedResponse};
+use crate::Cache;
 
 type OfRequest<T> = Arc<dyn Fn(&request::Parts) -> T + Send + Sync>;
 type OfBoth<T> = Arc<dyn Fn(&request::Parts, &response::Parts) -> T + Send + Sync>;
@@ -17,6 +18,7 @@ type Invalidate = Arc<dyn Fn(&request::Parts, &response::Parts, &mut Invalidatio
 
 #[derive(Clone)]
 pub(super) struct Rules {
+    pub(super) cache: Cache<String, CachedResponse>,
     pub(super) name: Arc<str>,
     pub(super) condition: OfRequest<bool>,
     pub(super) prefix: OfRequest<String>,
@@ -40,8 +42,9 @@ pub(super) struct Rules {
 }
 
 impl Rules {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(cache: Cache<String, CachedResponse>) -> Self {
         Self {
+            cache,
             name: "larder".into(),
             condition: Arc::new(|_| true),
             prefix: Arc::new(|_| String::new()),
@@ -79,6 +82,7 @@ impl fmt::Debug for Rules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Rules")
             .field("name", &self.name)
+            .field("cache", &self.cache)
             .finish_non_exhaustive()
     }
 }

@@ -1,9 +1,11 @@
 //! The service: looks a request up, and passes it on if no stored response answers it.
 
+use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use ::http::header::AUTHORIZATION;
 use ::http::{Method, Request, Response, StatusCode, request};
@@ -11,17 +13,18 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use http_body::Body;
 use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::TryRecvError;
 use tower_service::Service;
 use tracing::Instrument;
 
 use super::answer::{How, answer, is_plain};
 use super::body::CacheBody;
 use super::directives::Directives;
-use super::fetch::{Address, Answer, Inner, Reply, Shared, Unsent, fetch};
+use super::fetch::{Address, Answer, Attempt, Reply, Unsent, fetch};
 use super::keys::{has_clear_host, key_of};
-use super::policy::{Use, Wishes, judge};
+use super::policy::is_stale;
 use super::rules::Rules;
-use super::stored::{CachedResponse, Content, Scheme};
+use super::stored::{CachedResponse, Content, Stored};
 use super::unsafe_methods::{after, carry_out};
 use super::variants::{variant_key, widen};
 use crate::error::OfOneCaller;
@@ -31,14 +34,8 @@ use crate::{Entry, LoadError, Source};
 /// A service with a cache before it, made by [`CacheLayer`](super::CacheLayer).
 #[derive(Clone, Debug)]
 pub struct CacheService<S> {
-    inner: S,
-    shared: Arc<Shared>,
-}
-
-impl<S> CacheService<S> {
-    pub(super) fn new(inner: S, shared: Arc<Shared>) -> Self {
-        Self { inner, shared }
-    }
+    pub(super) inner: S,
+    pub(super) rules: Arc<Rules>,
 }
 
 /// The future of a [`CacheService`].
@@ -67,118 +64,113 @@ where
 
     fn call(&mut self, request: Request<R>) -> Self::Future {
         // Not ready yet: it is waited for before it is called.
-        let inner = self.inner.clone();
-        let shared = Arc::clone(&self.shared);
-        Box::pin(handle(shared, Unsent { inner, request }))
+        let mut inner = self.inner.clone();
+        let (head, body) = request.into_parts();
+        let has_body = !body.is_end_stream();
+        let unsent: Unsent<B, S::Error> = Box::new(|head| {
+            Box::pin(async move {
+                poll_fn(|context| inner.poll_ready(context)).await?;
+                // From when the service is ready: the delay counts as age (RFC 9111, section 4.2.3).
+                let begun = Instant::now();
+                let response = inner.call(Request::from_parts(head, body)).await?;
+                Ok((response, begun.elapsed()))
+            })
+        });
+        Box::pin(handle(Arc::clone(&self.rules), head, has_body, unsent))
     }
 }
 
-/// The request, until it is sent: by the load that it begins, or for its client alone.
-struct Held<S, R> {
-    unsent: Option<Unsent<S, R>>,
-    /// Counts the look-ups that the request has given up. A refresh in the background that one of them has begun must
-    /// not send the request later.
-    given_up: u32,
-}
-
-/// Whether the inner service has a request by itself: no stored response answers it, and its own one is not stored.
-fn is_bypassed(rules: &Rules, request: &request::Parts, has_body: bool) -> bool {
+/// Under which key a response is looked up; `None` if the inner service has the request by itself: no stored response
+/// answers it, and its own one is not stored.
+fn address_of(rules: &Rules, request: &request::Parts, has_body: bool) -> Option<Address> {
     let is_hidden = !rules.looks_up_authorized && request.headers.contains_key(AUTHORIZATION);
     let is_whole = is_plain(request) && has_clear_host(request) && !has_body;
-    is_hidden || !is_whole || !(rules.condition)(request)
+    if is_hidden || !is_whole || !(rules.condition)(request) {
+        return None;
+    }
+    Some(Address {
+        primary: key_of(rules, request)?,
+        variant: None,
+        scheme: rules.scheme_of(request)?,
+    })
 }
 
-async fn handle<S: Inner<R>, R: Body + Send + 'static>(
-    shared: Arc<Shared>,
-    unsent: Unsent<S, R>,
-) -> Answer<S, R> {
-    let rules = &shared.rules;
-    let (parts, body) = unsent.request.into_parts();
-    let has_body = !body.is_end_stream();
-    // The head twice: the request is looked up by one, and may be sent with the other.
-    let unsent = Unsent {
-        inner: unsent.inner,
-        request: Request::from_parts(parts.clone(), body),
-    };
-    if !matches!(parts.method, Method::GET | Method::HEAD) {
-        return other_method(&shared, &parts, unsent).await;
+async fn handle<B, E>(
+    rules: Arc<Rules>,
+    request: request::Parts,
+    has_body: bool,
+    unsent: Unsent<B, E>,
+) -> Answer<B, E>
+where
+    B: Body<Error: Send> + Send + 'static,
+    E: Send + 'static,
+{
+    if !matches!(request.method, Method::GET | Method::HEAD) {
+        return other_method(&rules, request, unsent).await;
     }
-    let asked = Directives::of(&parts.headers);
+    let asked = Directives::of(&request.headers);
     let is_only_if_cached = asked.has("only-if-cached");
-    // RFC 9111, section 5.2.1.7.
-    let not_cached = || own_answer(rules, StatusCode::GATEWAY_TIMEOUT);
-    let found = (!is_bypassed(rules, &parts, has_body))
-        .then(|| Some((key_of(rules, &parts)?, rules.scheme_of(&parts)?)))
-        .flatten();
-    let Some((primary, scheme)) = found else {
-        if is_only_if_cached {
-            return Ok(not_cached());
+    let request = Arc::new(request);
+    let (mut unsent, mut why) = (Some(unsent), "bypass");
+    if let Some(address) = address_of(&rules, &request, has_body) {
+        let mut search = Search {
+            rules: &rules,
+            request: &request,
+            address,
+            // RFC 9111, section 5.2.1.5, and a HEAD brings no body to store: these are only answered from stored
+            // responses.
+            loads: request.method == Method::GET && !is_only_if_cached && !asked.has("no-store"),
+            wishes: if rules.obeys_requests {
+                asked.or_pragma(&request.headers)
+            } else {
+                Directives::default()
+            },
+            unsent,
+        };
+        match search.run().await {
+            Ok(Some(response)) => return Ok(response),
+            Ok(None) => (unsent, why) = (search.unsent, "miss"),
+            Err(reply) => return reply.unwrap_or_else(|panic| resume_unwind(panic)),
         }
-        return pass(rules, unsent, "bypass").await;
-    };
-    let wishes = if rules.obeys_requests {
-        Wishes::of(&parts.headers)
-    } else {
-        Wishes::default()
-    };
-    let search = Search {
-        shared: &shared,
-        request: &parts,
-        scheme,
-        wishes,
-        // RFC 9111, section 5.2.1.5, and a HEAD brings no body to store: these are only answered from stored responses.
-        loads: parts.method == Method::GET && !asked.has_any(&["no-store", "only-if-cached"]),
-        held: Arc::new(Mutex::new(Held {
-            unsent: Some(unsent),
-            given_up: 0,
-        })),
-    };
-    match search.run(primary).await {
-        Some(Ok(answer)) => return answer,
-        Some(Err(panic)) => resume_unwind(panic),
-        None if is_only_if_cached => return Ok(not_cached()),
-        None => {}
     }
-    let unsent = lock(&search.held).unsent.take();
     match unsent {
-        Some(unsent) => pass(rules, unsent, "miss").await,
+        // RFC 9111, section 5.2.1.7.
+        _ if is_only_if_cached => Ok(own_answer(&rules, StatusCode::GATEWAY_TIMEOUT)),
+        Some(unsent) => pass(&rules, Arc::unwrap_or_clone(request), unsent, why).await,
         // The runtime of the request is gone.
-        None => Ok(own_answer(rules, StatusCode::INTERNAL_SERVER_ERROR)),
+        None => Ok(own_answer(&rules, StatusCode::INTERNAL_SERVER_ERROR)),
     }
 }
 
 /// A request of which nothing is stored.
-async fn pass<S: Inner<R>, R>(
+async fn pass<B: Body, E>(
     rules: &Rules,
-    mut unsent: Unsent<S, R>,
+    request: request::Parts,
+    unsent: Unsent<B, E>,
     why: &'static str,
-) -> Answer<S, R> {
-    poll_fn(|context| unsent.inner.poll_ready(context)).await?;
-    let mut response = unsent.inner.call(unsent.request).await?;
-    let how = How {
-        fwd_status: Some(response.status()),
-        ..How::forwarded(why)
-    };
+) -> Answer<B, E> {
+    let (mut response, _) = unsent(request).await?;
+    let how = How::forwarded(why, Some(response.status()));
     how.write(&rules.name, response.headers_mut());
     Ok(response.map(CacheBody::passed))
 }
 
 /// A request that is not cached. If it changes a resource, its stored responses are invalidated.
-async fn other_method<S: Inner<R>, R>(
-    shared: &Shared,
-    request: &request::Parts,
-    unsent: Unsent<S, R>,
-) -> Answer<S, R> {
-    let response = pass(&shared.rules, unsent, "method").await?;
+async fn other_method<B: Body, E>(
+    rules: &Rules,
+    request: request::Parts,
+    unsent: Unsent<B, E>,
+) -> Answer<B, E> {
+    let response = pass(rules, request.clone(), unsent, "method").await?;
     let status = response.status();
     let has_changed = status.is_success() || status.is_redirection();
     if request.method.is_safe() || !has_changed {
         return Ok(response);
     }
     let (parts, body) = response.into_parts();
-    let found = after(&shared.rules, request, &parts);
+    let found = after(rules, &request, &parts);
     // In a task, as the change is done: all that it invalidates is carried out, also if its client goes away meanwhile.
-    let carried_out = carry_out(found, shared.cache.clone());
+    let carried_out = carry_out(found, rules.cache.clone());
     let _ = tokio::spawn(carried_out.in_current_span()).await;
     Ok(Response::from_parts(parts, body))
 }
@@ -187,7 +179,7 @@ async fn other_method<S: Inner<R>, R>(
 fn own_answer<B: Body>(rules: &Rules, status: StatusCode) -> Response<CacheBody<B>> {
     let mut response = Response::new(CacheBody::memory(Bytes::new()));
     *response.status_mut() = status;
-    How::forwarded("miss").write(&rules.name, response.headers_mut());
+    How::forwarded("miss", None).write(&rules.name, response.headers_mut());
     response
 }
 
@@ -198,126 +190,117 @@ enum LoadedBy {
     ThisOne(Option<Entry<CachedResponse>>),
 }
 
-struct Search<'a, S, R> {
-    shared: &'a Arc<Shared>,
-    request: &'a request::Parts,
-    scheme: Scheme,
-    wishes: Wishes,
+struct Search<'a, B, E> {
+    rules: &'a Arc<Rules>,
+    request: &'a Arc<request::Parts>,
+    address: Address,
     /// Whether its response may be stored, and answer other requests.
     loads: bool,
-    held: Arc<Mutex<Held<S, R>>>,
+    /// The freshness that it asks for.
+    wishes: Directives,
+    /// The request, until it is sent: by the load that it begins, or for its client alone. A look-up holds it meanwhile.
+    unsent: Option<Unsent<B, E>>,
 }
 
-impl<S: Inner<R>, R: Send + 'static> Search<'_, S, R> {
+impl<B, E> Search<'_, B, E>
+where
+    B: Body<Error: Send> + Send + 'static,
+    E: Send + 'static,
+{
     /// Looks the resource up, and then the variant of it that the request selects. `None` if the request has to be sent
-    /// for its client alone.
-    async fn run(&self, primary: String) -> Option<Reply<S, R>> {
-        let mut address = Address {
-            primary,
-            variant: None,
-            scheme: self.scheme,
-            is_refused: false,
+    /// for its client alone. An error is the reply to this very request.
+    async fn run(&mut self) -> Result<Option<Response<CacheBody<B>>>, Reply<B, E>> {
+        let Some(entry) = self.look_up().await? else {
+            return Ok(None);
         };
-        // Twice at most: the key of a variant leads to no other variants.
-        loop {
-            let entry = match self.look_up(&address).await {
-                Ok(entry) => entry?,
-                Err(reply) => return Some(reply),
-            };
-            let varies = match &entry.value().0 {
-                Content::Varies(varies) if address.variant.is_none() => Some(varies.clone()),
-                // There are requests by both schemes: each gets a variant.
-                Content::Response(stored)
-                    if address.variant.is_none() && stored.scheme != self.scheme && self.loads =>
-                {
-                    widen(&self.shared.cache, &address.primary, Vec::new()).await
-                }
-                _ => None,
-            };
-            let Some(varies) = varies else {
-                return self.answer(&address, &entry);
-            };
-            let headers = &self.request.headers;
-            let key = variant_key(&address.primary, &varies, self.scheme, headers);
-            address.variant = Some((key, varies));
-        }
+        let varies = match &entry.value().0 {
+            Content::Varies(varies) => Some(varies.clone()),
+            // There are requests by both schemes: each gets a variant.
+            Content::Response(stored) if stored.scheme != self.address.scheme && self.loads => {
+                widen(&self.rules.cache, &self.address.primary, BTreeSet::new()).await
+            }
+            _ => None,
+        };
+        let Some(varies) = varies else {
+            return Ok(self.answer(&entry));
+        };
+        let (to, headers) = (&self.address, &self.request.headers);
+        let key = variant_key(&to.primary, &varies, to.scheme, headers);
+        self.address.variant = Some((key, varies));
+        // The key of a variant leads to no other variants.
+        let entry = self.look_up().await?;
+        Ok(entry.and_then(|entry| self.answer(&entry)))
     }
 
-    fn judge(&self, entry: &Entry<CachedResponse>) -> Use {
-        let stored = entry.stored();
-        let stored = stored.filter(|stored| stored.scheme == self.scheme);
-        stored.map_or(Use::No, |stored| judge(stored, &entry.meta(), &self.wishes))
+    /// The response, if it may be used, and whether it is stale.
+    fn usable<'e>(&self, entry: &'e Entry<CachedResponse>) -> Option<(&'e Stored, bool)> {
+        let stored = entry.stored(self.address.scheme)?;
+        Some((stored, is_stale(stored, &entry.meta(), &self.wishes)?))
     }
 
-    fn answer(&self, address: &Address, entry: &Entry<CachedResponse>) -> Option<Reply<S, R>> {
-        let usable = self.judge(entry);
-        let stored = entry.stored().filter(|_| usable != Use::No)?;
+    fn answer(&self, entry: &Entry<CachedResponse>) -> Option<Response<CacheBody<B>>> {
+        let (stored, is_stale) = self.usable(entry)?;
         let meta = entry.meta();
         let is_collapsed = meta.source() == Source::Loader;
         let how = How {
-            fwd: is_collapsed.then(|| address.why_missing()),
+            fwd: is_collapsed.then(|| self.address.why_missing()),
             is_collapsed,
-            is_stale: usable == Use::Stale,
+            is_stale,
             ..How::default()
         };
-        let rules = &self.shared.rules;
-        let response = answer(rules, self.request, stored, meta.age(), how);
-        Some(Ok(Ok(response)))
+        Some(answer(self.rules, self.request, stored, meta.age(), how))
     }
 
-    /// The entry that is stored, or is loaded for the requests that wait for it. An error is the reply to this very
-    /// request.
-    async fn look_up(
-        &self,
-        address: &Address,
-    ) -> Result<Option<Entry<CachedResponse>>, Reply<S, R>> {
-        let cache = &self.shared.cache;
-        let key = address.key();
+    /// The entry that is stored, or is loaded for the requests that wait for it.
+    async fn look_up(&mut self) -> Result<Option<Entry<CachedResponse>>, Reply<B, E>> {
+        let (cache, key) = (&self.rules.cache, self.address.key());
         if !self.loads {
             return Ok(cache.get(key).await);
         }
-        let mut to = address.clone();
-        let mut by = LoadedBy::Anyone;
+        let (mut by, mut why) = (LoadedBy::Anyone, self.address.why_missing());
         // RFC 9111, section 5.2.1.4: by no load that began before this request.
-        if self.wishes.anew {
+        if self.wishes.has("no-cache") {
             by = LoadedBy::ThisOne(None);
             if let Some(entry) = cache.get(key).await {
                 // Only own responses are wanted anew, and not on which headers they depend, or that they are not
                 // stored.
-                if (entry.stored()).is_none_or(|stored| stored.scheme != self.scheme) {
+                if entry.stored(self.address.scheme).is_none() {
                     return Ok(Some(entry));
                 }
-                to.is_refused = true;
+                why = "request";
             }
         }
-        let mut found = self.load(&to, by).await?;
+        let mut found = self.load(why, by).await?;
         let is_of_use = |entry: &Entry<CachedResponse>| !entry.meta().is_fallback();
-        if !found.as_ref().is_ok_and(is_of_use) && lock(&self.held).unsent.is_some() {
+        if !found.as_ref().is_ok_and(is_of_use) && self.unsent.is_some() {
             // The request of another client has failed, which says nothing about this one.
             let previous = found.ok();
-            found = self.load(&to, LoadedBy::ThisOne(previous)).await?;
+            found = self.load(why, LoadedBy::ThisOne(previous)).await?;
         }
         report(&found);
         Ok(found.ok())
     }
 
-    /// The entry that is stored, or is loaded. An error is the reply to this very request.
     async fn load(
-        &self,
-        address: &Address,
+        &mut self,
+        why: &'static str,
         by: LoadedBy,
-    ) -> Result<Result<Entry<CachedResponse>, LoadError>, Reply<S, R>> {
-        let (cache, key) = (&self.shared.cache, address.key());
+    ) -> Result<Result<Entry<CachedResponse>, LoadError>, Reply<B, E>> {
+        let (cache, key) = (&self.rules.cache, self.address.key());
         let (client, mut reply) = oneshot::channel();
-        let (held, shared) = (Arc::clone(&self.held), Arc::clone(self.shared));
-        let (to, given_up) = (address.clone(), lock(&self.held).given_up);
+        let held = Arc::new(Mutex::new(self.unsent.take()));
+        let mut attempt = Attempt {
+            rules: Arc::clone(self.rules),
+            request: Arc::clone(self.request),
+            address: self.address.clone(),
+            previous: None,
+            why,
+        };
+        let taken = Arc::clone(&held);
         let load = move |previous| async move {
-            let unsent = {
-                let mut held = lock(&held);
-                let is_waited_for = held.given_up == given_up;
-                held.unsent.take_if(|_| is_waited_for)
-            };
-            fetch(shared, unsent.ok_or(OfOneCaller)?, to, previous, client).await
+            let unsent = lock(&taken).take().ok_or(OfOneCaller)?;
+            attempt.previous = previous;
+            fetch(attempt, unsent, client).await
         };
         let lookup = async {
             match by {
@@ -326,43 +309,34 @@ impl<S: Inner<R>, R: Send + 'static> Search<'_, S, R> {
             }
         };
         tokio::pin!(lookup);
-        let mut is_closed = false;
-        let found = loop {
-            tokio::select! {
-                biased;
-                // The reply first: if both are there, the client gets the response to its own request.
-                sent = &mut reply, if !is_closed => match sent {
-                    Ok((reply, is_stored)) => {
-                        // So that the next request of the client finds the stored response.
-                        if is_stored {
-                            report(&lookup.await);
-                        }
-                        return Err(reply);
-                    }
-                    // The load is that of another request.
-                    Err(_) => is_closed = true,
-                },
-                found = &mut lookup => break found,
+        let found = tokio::select! {
+            biased;
+            // The reply first: if both are there, the client gets the response to its own request. There is none if the
+            // load is that of another request.
+            Ok((reply, is_stored)) = &mut reply => {
+                // So that the next request of the client finds the stored response.
+                if is_stored {
+                    report(&lookup.await);
+                }
+                return Err(reply);
             }
+            found = &mut lookup => found,
         };
         // It may have come in the same moment as the end of the look-up.
-        if let Ok((reply, _)) = reply.try_recv() {
-            return Err(reply);
-        }
+        let may_come = match reply.try_recv() {
+            Ok((reply, _)) => return Err(reply),
+            Err(error) => error == TryRecvError::Empty,
+        };
         if let Ok(entry) = &found
-            && self.judge(entry) != Use::No
+            && self.usable(entry).is_some()
         {
             return Ok(found);
         }
-        let is_sent = {
-            let mut held = lock(&self.held);
-            // Under the lock under which a load takes the request: from here on it is sent for its client alone.
-            held.given_up += 1;
-            held.unsent.is_none()
-        };
+        // From here on it is sent for its client alone: not by a refresh in the background that the look-up has begun.
+        self.unsent = lock(&held).take();
         // The load is that of this request, and takes longer than the cache waits for it.
-        if is_sent
-            && !is_closed
+        if self.unsent.is_none()
+            && may_come
             && let Ok((reply, _)) = reply.await
         {
             return Err(reply);

@@ -80,18 +80,11 @@ impl Terms {
 }
 
 impl CachedResponse {
-    pub(super) fn stored(&self) -> Option<&Stored> {
+    /// The response, if it is for requests by this scheme.
+    pub(super) fn stored(&self, scheme: Scheme) -> Option<&Stored> {
         match &self.0 {
-            Content::Response(stored) => Some(stored),
-            Content::Varies(_) | Content::Uncacheable => None,
-        }
-    }
-
-    /// On which headers the response depends, if it has variants.
-    pub(super) fn varies(&self) -> Option<&Varies> {
-        match &self.0 {
-            Content::Varies(varies) => Some(varies),
-            Content::Response(_) | Content::Uncacheable => None,
+            Content::Response(stored) if stored.scheme == scheme => Some(stored),
+            _ => None,
         }
     }
 
@@ -122,27 +115,11 @@ const NAME: usize = 80;
 /// Headers as they are stored: a copy, as a value may be a part of a connection's buffer, and keep that in memory.
 /// `None` if they are more than are stored.
 pub(super) fn own(headers: &HeaderMap) -> Option<HeaderMap> {
-    let lines = headers.iter().map(|(name, value)| {
-        let copy = HeaderValue::from_bytes(value.as_bytes());
-        copy.map(|copy| (name.clone(), copy))
-    });
-    collect(headers.len(), lines).ok()
-}
-
-/// The headers of so many lines, if they can be stored.
-fn collect<E: fmt::Display>(
-    count: usize,
-    lines: impl Iterator<Item = Result<(HeaderName, HeaderValue), E>>,
-) -> Result<HeaderMap, String> {
-    if count > HEADER_LINES {
-        return Err(format!("{count} headers are more than {HEADER_LINES}"));
+    let mut own = (headers.len() <= HEADER_LINES).then(|| headers.clone())?;
+    for value in own.values_mut() {
+        *value = HeaderValue::from_bytes(value.as_bytes()).ok()?;
     }
-    let mut headers = HeaderMap::with_capacity(count);
-    for line in lines {
-        let (name, value) = line.map_err(|error| error.to_string())?;
-        headers.append(name, value);
-    }
-    Ok(headers)
+    Some(own)
 }
 
 impl fmt::Debug for CachedResponse {
@@ -176,8 +153,8 @@ mod status {
 
 /// As a list of names and values, in their order.
 mod headers {
-    use super::{Bytes, Deserialize, Deserializer, HeaderMap, HeaderName, HeaderValue};
-    use super::{Serialize, Serializer, collect};
+    use super::{Bytes, Deserialize, Deserializer, HEADER_LINES, HeaderMap, HeaderName};
+    use super::{HeaderValue, Serialize, Serializer};
     use serde::de::Error as _;
 
     pub(super) fn serialize<S: Serializer>(headers: &HeaderMap, to: S) -> Result<S::Ok, S::Error> {
@@ -192,11 +169,17 @@ mod headers {
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<HeaderMap, D::Error> {
         let lines = Vec::<(String, Bytes)>::deserialize(from)?;
         let count = lines.len();
-        let lines = lines.into_iter().map(|(name, value)| {
-            let name = HeaderName::try_from(name)?;
-            Ok::<_, ::http::Error>((name, HeaderValue::from_maybe_shared(value)?))
-        });
-        collect(count, lines).map_err(D::Error::custom)
+        if count > HEADER_LINES {
+            let error = format!("{count} headers are more than {HEADER_LINES}");
+            return Err(D::Error::custom(error));
+        }
+        let mut headers = HeaderMap::with_capacity(count);
+        for (name, value) in lines {
+            let name = HeaderName::try_from(name).map_err(D::Error::custom)?;
+            let value = HeaderValue::from_maybe_shared(value).map_err(D::Error::custom)?;
+            headers.append(name, value);
+        }
+        Ok(headers)
     }
 }
 

@@ -19,10 +19,9 @@ pub(super) fn after(
 ) -> Invalidations {
     let mut found = Invalidations::default();
     (rules.invalidate)(request, response, &mut found);
-    let others = std::mem::take(&mut found.uris);
-    let others: Vec<_> = (others.iter())
+    let others: Vec<Uri> = (found.uris.iter())
         .filter_map(|path| {
-            let uri: Option<Uri> = path.parse().ok().filter(|_| path.starts_with('/'));
+            let uri = path.parse().ok().filter(|_| path.starts_with('/'));
             if uri.is_none() {
                 tracing::debug!(path, "a rule invalidates a text that is no path");
             }
@@ -35,7 +34,10 @@ pub(super) fn after(
         let named = [LOCATION, CONTENT_LOCATION].map(|name| target(&get, response, &name));
         let of_request = get.uri.clone();
         for uri in named.into_iter().flatten().chain(others.iter().cloned()) {
-            get.uri = on_host_of(&of_request, uri);
+            // With the host of the request where that is in its URI, as by HTTP/2.
+            let mut whole = of_request.clone().into_parts();
+            whole.path_and_query = uri.path_and_query().cloned();
+            get.uri = Uri::from_parts(whole).unwrap_or(uri);
             found.keys.extend(key_of(rules, &get));
         }
     }
@@ -48,30 +50,10 @@ pub(super) async fn carry_out(mut found: Invalidations, cache: Cache<String, Cac
     // No response has a longer one, and the cache would refuse those beside it, too.
     found.keys.retain(|key| key.len() <= MAX_KEY_BYTES);
     found.tags.retain(|tag| tag.len() <= MAX_KEY_BYTES);
-    if !found.keys.is_empty() {
-        let _ = cache
-            .invalidate_many(found.keys.iter().map(String::as_str))
-            .await;
-    }
-    if !found.tags.is_empty() {
-        let _ = cache.invalidate_tags(&found.tags).await;
-    }
+    let keys = found.keys.iter().map(String::as_str);
+    let _ = cache.invalidate_many(keys).await;
+    let _ = cache.invalidate_tags(&found.tags).await;
     // Together, so that they share a pass.
-    join_all(
-        found
-            .prefixes
-            .iter()
-            .map(|prefix| cache.invalidate_prefix(prefix)),
-    )
-    .await;
-}
-
-/// A path, with the host of the request where that is in its URI, as by HTTP/2.
-fn on_host_of(request: &Uri, uri: Uri) -> Uri {
-    if uri.authority().is_some() || request.authority().is_none() {
-        return uri;
-    }
-    let mut whole = request.clone().into_parts();
-    whole.path_and_query = uri.path_and_query().cloned();
-    Uri::from_parts(whole).unwrap_or(uri)
+    let prefixes = found.prefixes.iter();
+    join_all(prefixes.map(|prefix| cache.invalidate_prefix(prefix))).await;
 }

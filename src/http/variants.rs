@@ -1,5 +1,6 @@
 //! The variants of a response: on what it depends, and their keys.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -20,14 +21,14 @@ pub(super) const VARIANT_BYTES: usize = 34;
 const VARIES_FOR: Duration = Duration::from_secs(24 * 3600);
 
 impl Varies {
-    pub(super) fn on(mut names: Vec<String>) -> Self {
-        names.sort_unstable();
-        names.dedup();
-        let secret = secret();
-        Self { names, secret }
+    pub(super) fn on(names: BTreeSet<String>) -> Self {
+        Self {
+            names: names.into_iter().collect(),
+            secret: secret(),
+        }
     }
 
-    pub(super) fn covers(&self, names: &[String]) -> bool {
+    pub(super) fn covers(&self, names: &BTreeSet<String>) -> bool {
         names.iter().all(|name| self.names.contains(name))
     }
 
@@ -43,21 +44,23 @@ impl Varies {
 pub(super) async fn widen(
     cache: &Cache<String, CachedResponse>,
     primary: &str,
-    mut names: Vec<String>,
+    mut names: BTreeSet<String>,
 ) -> Option<Varies> {
     // Another request may have done so since this one has looked.
     let entry = cache.get(primary).await;
-    if let Some(known) = entry.as_ref().and_then(|entry| entry.value().varies()) {
+    if let Some(entry) = &entry
+        && let Content::Varies(known) = &entry.value().0
+    {
         if known.covers(&names) {
             return Some(known.clone());
         }
-        names.extend_from_slice(&known.names);
+        names.extend(known.names.iter().cloned());
+    }
+    if names.len() > MOST_NAMES {
+        return None;
     }
     // With another secret: variants by fewer headers are not found any more.
     let varies = Varies::on(names);
-    if varies.names.len() > MOST_NAMES {
-        return None;
-    }
     // It names no response yet, so it may be stored whatever has happened meanwhile.
     let stored = cache.insert(primary, varies.clone().loaded()).await;
     stored.is_ok().then_some(varies)

@@ -14,7 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use super::error::{OutboxError, Reason};
-use super::row::{Row, Waits, Window, now_ms};
+use super::row::{MOST, Row, Waits, now_ms};
 use super::stats::{Counters, OutboxStats, age};
 use crate::cache::Cache;
 use crate::error::WriteError;
@@ -28,17 +28,17 @@ const INTERVALS: std::ops::RangeInclusive<Duration> =
 /// The longest pause after a poll that failed, unless the interval is longer.
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
 
-/// Rows of a window that a poll delivers.
+/// Rows that a poll delivers, of those that it has read.
 const BATCH: usize = 256;
 
 /// The table, as a driver reads it. Each call is a transaction of its own.
 pub(super) trait Table: Send + 'static {
-    /// Adds the next rows of a namespace to a window.
+    /// The next rows of a namespace after the one with this id, in the order of their ids.
     fn read(
         &mut self,
         namespace: &str,
-        window: Window,
-    ) -> impl Future<Output = Result<Window, OutboxError>> + Send;
+        after: i64,
+    ) -> impl Future<Output = Result<Vec<Row>, OutboxError>> + Send;
 
     /// Deletes rows, of which some may be gone already.
     fn delete(&mut self, ids: Vec<i64>) -> impl Future<Output = Result<(), OutboxError>> + Send;
@@ -191,38 +191,38 @@ where
 
     /// Whether there may be more rows.
     async fn poll(&mut self) -> Result<bool, Failure> {
-        // A poll that L2 has failed has read the table all the same, so it counts.
         let polled = self.deliver_some().await;
         let mut counted = lock(&self.counters);
         if let Err(Failure::Database(_)) = &polled {
             counted.stats.database_errors += 1;
             // Nobody knows which rows were written since.
-            let oldest = counted.oldest_ms.into_iter().chain([self.since_ms]).min();
-            counted.oldest_ms = oldest;
+            let since = self.since_ms;
+            counted.oldest_ms = Some(counted.oldest_ms.map_or(since, |oldest| oldest.min(since)));
         } else {
+            // A poll that L2 has failed has read the table all the same, so it counts.
             counted.stats.polls += 1;
         }
-        drop(counted);
         polled
     }
 
     async fn deliver_some(&mut self) -> Result<bool, Failure> {
         let began = now_ms();
-        let mut window = Window::new();
+        let (mut rows, mut unreadable, mut waits) = (Vec::new(), 0, Waits::default());
+        let (mut last, mut is_more) = (i64::MIN, true);
         // Reads on while there is nothing to deliver: so rows that cannot be read hold up no others, however many there
         // are.
-        let mut is_more = true;
-        while window.rows.is_empty() && is_more {
-            let before = window.unreadable;
-            window = self.table.read(self.cache.namespace(), window).await?;
-            let read = window.rows.len() as u64 + window.unreadable - before;
-            is_more = read >= u64::from(Window::MOST);
+        while rows.is_empty() && is_more {
+            let read = self.table.read(self.cache.namespace(), last).await?;
+            is_more = read.len() >= MOST as usize;
+            last = read.last().map_or(last, |row| row.id);
+            let others: Vec<Row>;
+            (rows, others) = read.into_iter().partition(|row| row.name.is_some());
+            unreadable += others.len() as u64;
+            waits = waits.with(&others);
         }
-        self.note_unreadable(window.unreadable);
-        let waits = window.unreadable_wait;
+        self.note_unreadable(unreadable);
         // Already here: the delivery may take as long as L2 does not answer.
-        self.note_oldest(waits.with_rows(&window.rows));
-        let mut rows = window.rows;
+        self.note_oldest(waits.with(&rows));
         if rows.len() > BATCH {
             is_more = true;
             // Relays that work off the same backlog at the same time take mostly different rows, without any lock.
@@ -254,12 +254,12 @@ where
             self.table.delete(ids).await?;
             let mut counted = lock(&self.counters);
             counted.stats.delivered += delivered.len() as u64;
-            if let Some(oldest) = Waits::default().with_rows(&delivered).oldest_ms {
+            if let Some(oldest) = Waits::default().with(&delivered).oldest_ms {
                 counted.stats.last_wait = age(oldest);
             }
         }
         debug_assert_eq!(delivered.len() + waiting.len(), many, "no row is lost");
-        let waits = waits.with_rows(&waiting);
+        let waits = waits.with(&waiting);
         self.note_oldest(waits);
         // While a row without a time waits, its lag is counted from the same moment on.
         if !waits.is_untimed {
@@ -290,10 +290,12 @@ where
     K: CacheKey,
     V: Send + Sync + 'static,
 {
+    // Rows without a name are not delivered.
+    let name = row.name.as_deref().unwrap_or_default();
     let outcome = if row.is_tag {
-        cache.invalidate_tag(&row.name).await
+        cache.invalidate_tag(name).await
     } else {
-        cache.invalidate_text(&row.name).await
+        cache.invalidate_text(name).await
     };
     match outcome {
         // No value has such a key or tag: the row was written by something else, and there is nothing to do for it.

@@ -7,9 +7,9 @@ use tokio::task::spawn_blocking;
 
 use super::error::OutboxError;
 use super::relay::{RelayBuilder, Table};
-use super::row::{KEY, NewRow, TAG, Window, now_ms, rows};
+use super::row::{KEY, MOST, Row, TAG, now_ms, texts};
 use crate::cache::Cache;
-use crate::key::CacheKey;
+use crate::key::{CacheKey, Key};
 use crate::lookup_by::LookupBy;
 
 const INSERT: &str =
@@ -69,7 +69,7 @@ impl Outbox {
         V: Send + Sync + 'static,
         Q: CacheKey + ?Sized + 'a,
     {
-        insert(tx, cache.namespace(), &rows(KEY, keys)?)
+        insert(tx, cache.namespace(), KEY, &texts(keys)?)
     }
 
     /// Writes into the transaction that all values with one of these tags are to be invalidated, as
@@ -105,7 +105,7 @@ impl Outbox {
         V: Send + Sync + 'static,
         T: CacheKey,
     {
-        insert(tx, cache.namespace(), &rows(TAG, tags)?)
+        insert(tx, cache.namespace(), TAG, &texts(tags)?)
     }
 
     /// A relay that delivers the rows of this cache's namespace. Start one for each cache, in every instance.
@@ -166,12 +166,17 @@ impl Outbox {
     }
 }
 
-fn insert(tx: &Transaction<'_>, namespace: &str, rows: &[NewRow]) -> Result<(), OutboxError> {
+fn insert(
+    tx: &Transaction<'_>,
+    namespace: &str,
+    kind: &str,
+    names: &[Key],
+) -> Result<(), OutboxError> {
     let insert = || {
         let mut insert = tx.prepare(INSERT)?;
         let now = now_ms();
-        for row in rows {
-            insert.execute(params![namespace, row.kind, row.name, now])?;
+        for name in names {
+            insert.execute(params![namespace, kind, &**name, now])?;
         }
         Ok::<_, Error>(())
     };
@@ -196,10 +201,7 @@ impl Sqlite {
         // Taken, so that a connection that has failed, or whose call was dropped, is not used again.
         let (open, connection) = (Arc::clone(&self.open), self.connection.take());
         let done = spawn_blocking(move || {
-            let mut connection = match connection {
-                Some(connection) => connection,
-                None => open()?,
-            };
+            let mut connection = connection.map_or_else(&*open, Ok)?;
             let done = work(&mut connection)?;
             Ok::<_, Error>((connection, done))
         });
@@ -212,18 +214,20 @@ impl Sqlite {
 }
 
 impl Table for Sqlite {
-    async fn read(&mut self, namespace: &str, mut window: Window) -> Result<Window, OutboxError> {
+    async fn read(&mut self, namespace: &str, after: i64) -> Result<Vec<Row>, OutboxError> {
         let namespace = namespace.to_owned();
         self.run(move |db| {
             let mut read = db.prepare(READ)?;
-            let mut rows = read.query(params![namespace, window.last, Window::MOST])?;
-            while let Some(row) = rows.next()? {
-                let kind: String = row.get(1)?;
-                // A name that is not UTF-8 is that of no key, and holds up no other row.
-                let name = row.get(2).unwrap_or(None);
-                window.add(row.get(0)?, &kind, name, row.get(3)?);
-            }
-            Ok(window)
+            let rows = read.query_map(params![namespace, after, MOST], |row| {
+                Ok(Row {
+                    id: row.get(0)?,
+                    is_tag: row.get::<_, String>(1)? == TAG,
+                    // A name that is not UTF-8 is that of no key, and holds up no other row.
+                    name: row.get(2).unwrap_or(None),
+                    written_ms: row.get(3)?,
+                })
+            })?;
+            rows.collect()
         })
         .await
     }

@@ -12,9 +12,9 @@ use tokio::time::timeout;
 
 use super::error::OutboxError;
 use super::relay::{RelayBuilder, Table};
-use super::row::{KEY, NewRow, Statement, TAG, Window, now_ms, rows};
+use super::row::{KEY, MOST, Row, Statement, TAG, now_ms, texts};
 use crate::cache::Cache;
-use crate::key::CacheKey;
+use crate::key::{CacheKey, Key};
 use crate::lookup_by::LookupBy;
 
 /// How long the relay waits for the database, with its pool.
@@ -77,8 +77,7 @@ impl Outbox {
         V: Send + Sync + 'static,
         Q: CacheKey + ?Sized + 'a,
     {
-        let rows = rows(KEY, keys)?;
-        insert(tx, cache.namespace(), &rows).await
+        insert(tx, cache.namespace(), KEY, &texts(keys)?).await
     }
 
     /// Writes into the transaction that all values with one of these tags are to be invalidated, as
@@ -116,8 +115,7 @@ impl Outbox {
         V: Send + Sync + 'static,
         T: CacheKey,
     {
-        let rows = rows(TAG, tags)?;
-        insert(tx, cache.namespace(), &rows).await
+        insert(tx, cache.namespace(), TAG, &texts(tags)?).await
     }
 
     /// A relay that delivers the rows of this cache's namespace. Start one for each cache, in every instance. `pool`
@@ -168,10 +166,11 @@ impl Outbox {
 async fn insert<DB: OutboxDatabase>(
     tx: &mut Transaction<'_, DB>,
     namespace: &str,
-    rows: &[NewRow],
+    kind: &'static str,
+    names: &[Key],
 ) -> Result<(), OutboxError> {
-    for rows in rows.chunks(ROWS) {
-        let inserted = DB::run(tx, namespace, Statement::Insert(rows)).await;
+    for names in names.chunks(ROWS) {
+        let inserted = DB::run(tx, Statement::Insert(namespace, kind, names)).await;
         inserted.map_err(OutboxError::database)?;
     }
     Ok(())
@@ -180,22 +179,21 @@ async fn insert<DB: OutboxDatabase>(
 /// Runs a statement on a connection of the pool, in time.
 async fn run<DB: OutboxDatabase>(
     pool: &Pool<DB>,
-    namespace: &str,
     statement: Statement<'_>,
-) -> Result<Window, OutboxError> {
+) -> Result<Vec<Row>, OutboxError> {
     // With the wait for a connection: a pool that is used up must not stop the relay unnoticed.
-    let run = async { DB::run(&mut *pool.acquire().await?, namespace, statement).await };
+    let run = async { DB::run(&mut *pool.acquire().await?, statement).await };
     let done = timeout(LIMIT, run).await.map_err(OutboxError::database)?;
     done.map_err(OutboxError::database)
 }
 
 impl<DB: OutboxDatabase> Table for Pool<DB> {
-    async fn read(&mut self, namespace: &str, window: Window) -> Result<Window, OutboxError> {
-        run(self, namespace, Statement::Read(window)).await
+    async fn read(&mut self, namespace: &str, after: i64) -> Result<Vec<Row>, OutboxError> {
+        run(self, Statement::Read(namespace, after)).await
     }
 
     async fn delete(&mut self, ids: Vec<i64>) -> Result<(), OutboxError> {
-        run(self, "", Statement::Delete(&ids)).await.map(drop)
+        run(self, Statement::Delete(&ids)).await.map(drop)
     }
 }
 
@@ -206,9 +204,8 @@ pub trait OutboxDatabase: Database {
     #[doc(hidden)]
     fn run<'a>(
         connection: &'a mut Self::Connection,
-        namespace: &str,
         statement: Statement<'a>,
-    ) -> BoxFuture<'a, Result<Window, Error>>;
+    ) -> BoxFuture<'a, Result<Vec<Row>, Error>>;
 }
 
 /// A value of a row, if it is of this type.
@@ -240,32 +237,31 @@ where
     )]
     fn run<'a>(
         connection: &'a mut DB::Connection,
-        namespace: &str,
         statement: Statement<'a>,
-    ) -> BoxFuture<'a, Result<Window, Error>> {
+    ) -> BoxFuture<'a, Result<Vec<Row>, Error>> {
         let mut query = QueryBuilder::<DB>::new("");
-        let (mut window, mut is_usual) = (Window::new(), true);
-        match statement {
-            Statement::Insert(rows) => {
+        // Statements for other numbers of rows would drive the user's own ones out of the cache of statements.
+        let is_usual = match statement {
+            Statement::Insert(namespace, kind, names) => {
                 let now = now_ms();
                 query.push("INSERT INTO larder_outbox (namespace, kind, name, written_ms) ");
-                query.push_values(rows, |mut values, row| {
+                query.push_values(names, |mut values, name| {
                     values.push_bind(namespace.to_owned());
-                    values.push_bind(row.kind.to_owned());
-                    values.push_bind(row.name.clone());
+                    values.push_bind(kind.to_owned());
+                    values.push_bind(name.to_string());
                     values.push_bind(now);
                 });
-                is_usual = rows.len() == 1;
+                names.len() == 1
             }
-            Statement::Read(before) => {
-                window = before;
+            Statement::Read(namespace, after) => {
                 query.push(
                     "SELECT id, kind, name, written_ms FROM larder_outbox WHERE namespace = ",
                 );
                 query.push_bind(namespace.to_owned());
                 query.push(" AND kind IN ('key', 'tag') AND id > ");
-                query.push_bind(window.last);
-                query.push(" ORDER BY id LIMIT ").push(Window::MOST);
+                query.push_bind(after);
+                query.push(" ORDER BY id LIMIT ").push(MOST);
+                true
             }
             Statement::Delete(ids) => {
                 // One statement: a round trip to the database for each row would take too long.
@@ -275,23 +271,24 @@ where
                     list.push_bind(*id);
                 }
                 query.push(")");
-                is_usual = false;
+                false
             }
-        }
+        };
         Box::pin(async move {
-            // Statements for other numbers of rows would drive the user's own ones out of the cache of statements.
             let query = query.build().persistent(is_usual);
             let rows = query.fetch_all(connection).await?;
-            for row in &rows {
-                let kind: String = row.try_get(1)?;
+            let rows = rows.iter().map(|row| {
                 // Also a BLOB and a REAL, as triggers write and compute in `SQLite`.
                 let bytes = || String::from_utf8(found::<DB, _>(row, 2)?).ok();
-                let name = found::<DB, _>(row, 2).or_else(bytes);
                 let real = || found::<DB, f64>(row, 3).map(|ms| ms as i64);
-                let written = found::<DB, _>(row, 3).or_else(real);
-                window.add(row.try_get(0)?, &kind, name, written);
-            }
-            Ok(window)
+                Ok(Row {
+                    id: row.try_get(0)?,
+                    is_tag: row.try_get::<String, _>(1)? == TAG,
+                    name: found::<DB, _>(row, 2).or_else(bytes),
+                    written_ms: found::<DB, _>(row, 3).or_else(real),
+                })
+            });
+            rows.collect()
         })
     }
 }

@@ -267,13 +267,8 @@ where
             most: self.capacity,
             version,
         };
-        let appended = self
-            .cache
-            .engine()
-            .writes()
-            .append(key, value, append)
-            .await;
-        match appended.map_err(Reason::from)? {
+        let appended = self.cache.engine().writes().append(key, value, append);
+        match appended.await.map_err(Reason::from)? {
             Written::Full => Err(Reason::Full(self.capacity).into()),
             // The worker of this instance may have the fence: then the write does not wait for its interval.
             written => Ok(written.token().inspect(|_| self.wake.notify_one())),
@@ -307,8 +302,7 @@ where
                 return Err(Reason::Lost.into());
             }
             if now.first.is_none_or(|first| first > last) {
-                let is_dead = now.last_dead > before.last_dead;
-                if is_dead {
+                if now.last_dead > before.last_dead {
                     return Err(Reason::DeadLetters.into());
                 }
                 return Ok(());
@@ -354,18 +348,16 @@ where
         let (stream, mut replayed) = (self.stream()?, 0);
         loop {
             let letters = stream.dead_letters(MOST_IN_A_BATCH).await;
-            let letters = letters.map_err(Reason::L2)?;
-            let before = letters.iter().filter(|letter| Some(letter.id) <= last);
-            let mut is_over = true;
-            for letter in before {
-                is_over = false;
+            let mut letters = letters.map_err(Reason::L2)?;
+            letters.retain(|letter| Some(letter.id) <= last);
+            if letters.is_empty() {
+                self.wake.notify_one();
+                return Ok(replayed);
+            }
+            for letter in &letters {
                 let payload = self.cache.engine().invalidation_of(&[&letter.key]);
                 let waits = stream.requeue(letter, &payload).await;
                 replayed += u64::from(waits.map_err(Reason::L2)?);
-            }
-            if is_over {
-                self.wake.notify_one();
-                return Ok(replayed);
             }
         }
     }
@@ -517,8 +509,9 @@ where
     /// - [`WriteBehindError::is_unsupported`]: the cache has no L2, or one that has no stream.
     /// - [`WriteBehindError::is_misuse`]: there is no `store`, an option cannot work, or there is no runtime.
     pub fn build(self) -> Result<WriteBehind<K, V>, WriteBehindError> {
+        let misuse = |problem| Err(Reason::Misuse(problem).into());
         let Some(store) = self.store else {
-            return Err(Reason::Misuse("store is not set").into());
+            return misuse("store is not set");
         };
         // Now, and not at the first write, which a service may make hours later.
         if self.cache.engine().write_stream().is_none() {
@@ -528,22 +521,21 @@ where
         // Below, a pause of the runtime would pass for the death of the worker; above, its writes would wait for too
         // long.
         let claims = Duration::from_millis(100)..=Duration::from_secs(3600);
-        let problem = if !(1..=MOST_IN_A_BATCH).contains(&options.batch) {
-            Some("batch is from 1 to 256")
-        } else if self.capacity == 0 || options.attempts == 0 {
-            Some("capacity and attempts cannot be zero")
-        } else if !claims.contains(&options.claim_after) {
-            Some("claim_after is from 100 ms to 1 hour")
-        } else if options.store_timeout.is_zero() || options.interval < Duration::from_millis(1) {
-            Some("store_timeout cannot be zero, and interval is at least 1 ms")
-        } else {
-            None
-        };
-        if let Some(problem) = problem {
-            return Err(Reason::Misuse(problem).into());
+        if !(1..=MOST_IN_A_BATCH).contains(&options.batch) {
+            return misuse("batch is from 1 to 256");
         }
-        let runtime =
-            Handle::try_current().map_err(|_| Reason::Misuse("there is no Tokio runtime"))?;
+        if self.capacity == 0 || options.attempts == 0 {
+            return misuse("capacity and attempts cannot be zero");
+        }
+        if !claims.contains(&options.claim_after) {
+            return misuse("claim_after is from 100 ms to 1 hour");
+        }
+        if options.store_timeout.is_zero() || options.interval < Duration::from_millis(1) {
+            return misuse("store_timeout cannot be zero, and interval is at least 1 ms");
+        }
+        let Ok(runtime) = Handle::try_current() else {
+            return misuse("there is no Tokio runtime");
+        };
         let (counters, wake) = (Arc::new(Counters::default()), Arc::new(Notify::new()));
         let worker = Worker {
             cache: self.cache.clone(),

@@ -115,17 +115,6 @@ where
     })
 }
 
-/// The keys whose values the cache may keep: the source has them as they are. None if an earlier attempt is in doubt,
-/// as it may still arrive.
-fn kept<'a>(keys: &[Vec<&'a Waiting>], changed: &[Key], in_doubt: bool) -> BTreeSet<&'a str> {
-    // Rule 24: a value stays only if the source has just this one.
-    let newest = keys.iter().filter_map(|writes| writes.last());
-    newest
-        .map(|newest| &*newest.key)
-        .filter(|key| !in_doubt && !changed.iter().any(|changed| **changed == **key))
-        .collect()
-}
-
 impl<K, V> Worker<K, V>
 where
     K: CacheKey + DeserializeOwned + Send + 'static,
@@ -255,15 +244,12 @@ where
         }
         let (mut good, mut batch) = (Vec::new(), Vec::new());
         for writes in keys.into_values() {
-            match writes.last().and_then(|newest| read(&self.cache, newest)) {
-                Some(write) => {
-                    good.push(writes);
-                    batch.push(write);
-                }
-                None => {
-                    self.settle(stream, &writes, Err(UNREADABLE)).await?;
-                }
-            }
+            let Some(write) = writes.last().and_then(|newest| read(&self.cache, newest)) else {
+                self.settle(stream, &writes, Err(UNREADABLE)).await?;
+                continue;
+            };
+            good.push(writes);
+            batch.push(write);
         }
         let Some(first) = waiting.first().filter(|_| !batch.is_empty()) else {
             return Ok(Worked::Buried);
@@ -291,15 +277,14 @@ where
         // One of them may be at fault, which is not to take the others along: each is tried by itself.
         let mut worked = Worked::Buried;
         for writes in &good {
-            let newest = writes
-                .last()
-                .map(|newest| (&*newest.key, read(&self.cache, newest)));
-            let Some((key, Some(write))) = newest else {
-                self.settle(stream, writes, Err(UNREADABLE)).await?;
+            let newest = writes.last();
+            // Read anew: `store` has had the first one. It was readable a moment ago.
+            let Some(write) = newest.and_then(|newest| read(&self.cache, newest)) else {
                 continue;
             };
+            let key = newest.map(|newest| &*newest.key);
             let (batch, keys) = (vec![write], std::slice::from_ref(writes));
-            let stored = self.store_all(stream, Some(key), batch, keys, failing.in_doubt);
+            let stored = self.store_all(stream, key, batch, keys, failing.in_doubt);
             match stored.await {
                 Ok(()) => worked = Worked::Stored,
                 Err(Failure::Store(failed)) => {
@@ -323,8 +308,14 @@ where
         let many = batch.len() as u64;
         // Settled only after `store` has returned: a worker that dies in between leaves the writes to the next one.
         let changed = self.call(key, batch).await.map_err(Failure::Store)?;
-        let stored = kept(keys, &changed, in_doubt);
-        self.settle(stream, &keys.concat(), Ok(&stored)).await?;
+        // Rule 24: the cache keeps a value only if the source has just this one, and no earlier attempt that is in doubt
+        // may still arrive.
+        let newest = keys.iter().filter_map(|writes| writes.last());
+        let kept = newest
+            .map(|newest| &*newest.key)
+            .filter(|key| !in_doubt && !changed.iter().any(|changed| **changed == **key))
+            .collect();
+        self.settle(stream, &keys.concat(), Ok(&kept)).await?;
         self.counters.stored.fetch_add(many, Relaxed);
         Ok(())
     }
@@ -337,26 +328,26 @@ where
         key: Option<&str>,
         batch: Vec<Write<K, V>>,
     ) -> Result<Vec<Key>, StoreFailed> {
-        let calling = async {
+        let storing = async {
             // The function itself may panic, too.
-            let stored = timeout(self.options.store_timeout, async {
-                (self.store)(batch).await
-            })
-            .await;
-            stored.map(|stored| match stored {
+            match (self.store)(batch).await {
                 Ok(Stored::AsGiven) => Ok(Vec::new()),
+                // One whose text is too long is not of the batch.
                 Ok(Stored::Changed(keys)) => {
-                    // One whose text is too long is not of the batch.
                     Ok(keys.iter().filter_map(|key| written(key).ok()).collect())
                 }
                 Err(error) => Err(error.to_string()),
-            })
+            }
         };
-        let (reason, error) = match AssertUnwindSafe(calling).catch_unwind().await {
+        let called = timeout(
+            self.options.store_timeout,
+            AssertUnwindSafe(storing).catch_unwind(),
+        );
+        let (reason, error) = match called.await {
             Ok(Ok(Ok(changed))) => return Ok(changed),
             Ok(Ok(Err(error))) => ("store returned an error", Some(error)),
-            Ok(Err(_)) => ("store took longer than store_timeout", None),
-            Err(_) => ("store panicked", None),
+            Ok(Err(_)) => ("store panicked", None),
+            Err(_) => ("store took longer than store_timeout", None),
         };
         // Relaxed, as for all counters: nothing else is read by their values.
         self.counters.failures.fetch_add(1, Relaxed);
