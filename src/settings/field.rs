@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::de::{Deserialize, Deserializer, Error};
 use serde::ser::{Serialize, Serializer};
 
-use crate::options::{Mode, RefreshAhead};
+use crate::vocabulary::{Mode, RefreshAhead};
 
 /// The type of a field.
 pub(super) trait Field: Sized {

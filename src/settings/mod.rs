@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::error::SettingsError;
 pub use self::service::ServiceSettings;
-use crate::options::{Mode, RefreshAhead};
+use crate::vocabulary::{Mode, RefreshAhead};
 
 /// Declares the fields once: for serde, the environment and `Debug`.
 macro_rules! settings {
