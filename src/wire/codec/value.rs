@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::error::Category;
+use super::stack::try_type;
 use super::{CodecError, CodecStack, Context, EncodeError};
 
 /// Encodes and decodes values of type `V`: a [`CodecStack`] for one type. As an object it hides the bounds on `V`, which
@@ -74,7 +75,7 @@ impl<S: CodecStack, V: Serialize + DeserializeOwned + Send> ValueCodec<V> for S 
     }
 
     fn try_type(&self, value: &V) -> Result<(), CodecError> {
-        catch_panic(|| CodecStack::try_type(self, value))
+        catch_panic(|| try_type(self.codec(), value))
     }
 }
 
