@@ -36,11 +36,7 @@ impl Flags {
     const SAMPLED: Self = Self(1 << 5);
 
     const fn from(source: Source) -> Self {
-        Self(match source {
-            Source::L1 => 0,
-            Source::L2 => 1,
-            Source::Loader => 2,
-        })
+        Self(source as u64)
     }
 
     const fn source(self) -> Source {

@@ -223,11 +223,8 @@ impl KeyWriter {
         Q: CacheKey + ?Sized,
     {
         if let Some(text) = key.as_written(sealed::Sealed) {
-            return if text.len() <= MAX_KEY_BYTES {
-                Ok(text)
-            } else {
-                Err(KeyTooLong)
-            };
+            let fits = text.len() <= MAX_KEY_BYTES;
+            return fits.then_some(text).ok_or(KeyTooLong);
         }
         key.write_key(self);
         if self.overflow {
