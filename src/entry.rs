@@ -36,6 +36,7 @@ impl Flags {
     const SAMPLED: Self = Self(1 << 5);
 
     const fn from(source: Source) -> Self {
+        // By its place in the enum.
         Self(source as u64)
     }
 

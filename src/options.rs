@@ -6,38 +6,60 @@ use crate::clock::Clock;
 use crate::settings::Settings;
 use crate::vocabulary::{ByteSize, Mode, RefreshAhead};
 
-/// The options of a cache that do not depend on its types.
-#[derive(Clone, Debug)]
-pub(crate) struct Options {
-    pub(crate) namespace: String,
-    pub(crate) is_enabled: bool,
-    pub(crate) l1_capacity: u64,
-    pub(crate) l1_ttl: Option<Duration>,
+/// Declares each option with its type and its default. An option without a default is optional.
+macro_rules! options {
+    ($($(#[$doc:meta])* $name:ident: $type:ty $(= $default:expr)?,)*) => {
+        /// The options of a cache that do not depend on its types.
+        #[derive(Clone, Debug)]
+        pub(crate) struct Options {
+            pub(crate) namespace: String,
+            pub(crate) clock: Clock,
+            $($(#[$doc])* pub(crate) $name: $type,)*
+        }
+
+        impl Options {
+            /// The options that were set, and the defaults of the others.
+            pub(crate) fn new(namespace: String, set: &Settings, clock: Clock) -> Self {
+                // All settings are named, so that none is forgotten. The server is not an option: it becomes the L2.
+                let Settings { redis: _, $($name,)* } = set;
+                Self {
+                    namespace,
+                    clock,
+                    $($name: (*$name)$(.unwrap_or($default))?,)*
+                }
+            }
+        }
+    };
+}
+
+options! {
+    enabled: bool = true,
+    l1_capacity: u64 = 10_000,
+    l1_ttl: Option<Duration>,
     /// [`DEFAULT_TTL`] unless set; with `sliding`, unlimited.
-    pub(crate) l2_ttl: Option<Duration>,
-    pub(crate) sliding: Option<Duration>,
-    pub(crate) soft_ttl: Option<Duration>,
-    pub(crate) refresh_ahead: Option<RefreshAhead>,
-    pub(crate) stale_if_error: Duration,
-    pub(crate) fallback_throttle: Duration,
-    pub(crate) stale_wait: Duration,
-    pub(crate) error_ttl: Duration,
-    pub(crate) jitter: f64,
-    pub(crate) max_staleness: Duration,
+    l2_ttl: Option<Duration>,
+    sliding: Option<Duration>,
+    soft_ttl: Option<Duration>,
+    refresh_ahead: Option<RefreshAhead>,
+    stale_if_error: Duration = Duration::ZERO,
+    fallback_throttle: Duration = DEFAULT_THROTTLE,
+    stale_wait: Duration = Duration::ZERO,
+    error_ttl: Duration = Duration::ZERO,
+    jitter: f64 = 0.1,
+    max_staleness: Duration = Duration::from_secs(2),
     /// The share of hits that are compared with the source.
-    pub(crate) verify: f64,
-    pub(crate) track_hot_keys: bool,
-    pub(crate) mode: Mode,
-    pub(crate) max_value_size: usize,
-    pub(crate) l2_timeout: Duration,
-    pub(crate) load_timeout: Duration,
-    pub(crate) max_concurrent_loads: usize,
-    pub(crate) lease_ttl: Duration,
-    pub(crate) lease_wait: Duration,
-    pub(crate) max_deferred: usize,
+    verify: f64 = 0.0,
+    track_hot_keys: bool = false,
+    mode: Mode = Mode::Strict,
+    max_value_size: usize = 8 << 20,
+    l2_timeout: Duration = Duration::from_millis(500),
+    load_timeout: Duration = Duration::from_secs(30),
+    max_concurrent_loads: usize = MOST_LOADS,
+    lease_ttl: Duration = Duration::from_secs(2),
+    lease_wait: Duration = Duration::from_secs(5),
+    max_deferred: usize = 10_000,
     /// How long single loads wait for others to be loaded with them, and how many there may be.
-    pub(crate) batch_loads: Option<(Duration, usize)>,
-    pub(crate) clock: Clock,
+    batch_loads: Option<(Duration, usize)>,
 }
 
 /// The longest encoded value that any setting allows.
@@ -46,38 +68,6 @@ const MAX_VALUE_BYTES: usize = 64 << 20;
 const MOST_LOADS: usize = tokio::sync::Semaphore::MAX_PERMITS;
 
 impl Options {
-    /// The options that were set, and the defaults of the others.
-    pub(crate) fn new(namespace: String, set: &Settings, clock: Clock) -> Self {
-        Self {
-            namespace,
-            is_enabled: set.enabled.unwrap_or(true),
-            l1_capacity: set.l1_capacity.unwrap_or(10_000),
-            l1_ttl: set.l1_ttl,
-            l2_ttl: set.l2_ttl,
-            sliding: set.sliding,
-            soft_ttl: set.soft_ttl,
-            refresh_ahead: set.refresh_ahead,
-            stale_if_error: set.stale_if_error.unwrap_or_default(),
-            fallback_throttle: set.fallback_throttle.unwrap_or(DEFAULT_THROTTLE),
-            stale_wait: set.stale_wait.unwrap_or_default(),
-            error_ttl: set.error_ttl.unwrap_or_default(),
-            jitter: set.jitter.unwrap_or(0.1),
-            max_staleness: set.max_staleness.unwrap_or(Duration::from_secs(2)),
-            verify: set.verify.unwrap_or_default(),
-            track_hot_keys: set.track_hot_keys.unwrap_or_default(),
-            mode: set.mode.unwrap_or_default(),
-            max_value_size: set.max_value_size.unwrap_or(8 << 20),
-            l2_timeout: set.l2_timeout.unwrap_or(Duration::from_millis(500)),
-            load_timeout: set.load_timeout.unwrap_or(Duration::from_secs(30)),
-            max_concurrent_loads: set.max_concurrent_loads.unwrap_or(MOST_LOADS),
-            lease_ttl: set.lease_ttl.unwrap_or(Duration::from_secs(2)),
-            lease_wait: set.lease_wait.unwrap_or(Duration::from_secs(5)),
-            max_deferred: set.max_deferred.unwrap_or(10_000),
-            batch_loads: set.batch_loads,
-            clock,
-        }
-    }
-
     /// The options that cannot work, and the values that would. Empty if there are none.
     pub(crate) fn mistakes(&self) -> Vec<String> {
         let mut mistakes: Vec<_> = mistake_in_namespace(&self.namespace).into_iter().collect();

@@ -123,7 +123,7 @@ impl<V: Value> Engine<V> {
             deferred: Deferred::new(options.max_deferred),
             backoff: Backoff::new(options.clock.clone()),
             instance,
-            is_off: AtomicBool::new(!options.is_enabled),
+            is_off: AtomicBool::new(!options.enabled),
             options,
             l1,
             lane,
