@@ -163,8 +163,7 @@ impl Caches {
     /// Resolves when each cache [is ready](Cache::ready). It does not resolve while L2 cannot be reached, so put a time
     /// limit on it.
     pub async fn ready(&self) {
-        let caches: Vec<_> = self.iter().collect();
-        join_all(caches.iter().map(AnyCache::ready)).await;
+        join_all(self.iter().map(async |cache| cache.ready().await)).await;
     }
 
     /// Whether [all is well](crate::Health::is_ok) with each cache. For an alert and a start-up gate. Not for a
@@ -194,8 +193,7 @@ impl Caches {
     ///
     /// Of one cache; all were tried. It [is deferred](WriteError::is_deferred) if all that failed are.
     pub async fn clear(&self) -> Result<(), WriteError> {
-        let caches: Vec<_> = self.iter().collect();
-        all_done(join_all(caches.iter().map(AnyCache::clear)).await)
+        all_done(join_all(self.iter().map(async |cache| cache.clear().await)).await)
     }
 
     /// Removes all values with a tag from all caches, see [`Cache::invalidate_tag`].
@@ -204,8 +202,8 @@ impl Caches {
     ///
     /// As [`clear`](Self::clear).
     pub async fn invalidate_tag(&self, tag: &str) -> Result<(), WriteError> {
-        let caches: Vec<_> = self.iter().collect();
-        all_done(join_all(caches.iter().map(|cache| cache.invalidate_tag(tag))).await)
+        let invalidate = async |cache: AnyCache| cache.invalidate_tag(tag).await;
+        all_done(join_all(self.iter().map(invalidate)).await)
     }
 
     /// Closes all caches, all at once, see [`Cache::close`]. Writes that are lost by it are one line in the log.
