@@ -2,7 +2,6 @@
 
 use std::any::type_name;
 use std::error::Error;
-use std::fmt;
 use std::marker::PhantomData;
 use std::mem;
 use std::sync::Arc;
@@ -24,6 +23,7 @@ use crate::loaded::{Loaded, with_tags};
 use crate::loading::{LoaderOfCache, LoadingCache};
 use crate::options::Options;
 use crate::settings::Settings;
+use crate::util::partial_debug::partial_debug;
 use crate::vocabulary::{Invalidation, Mode, RefreshAhead};
 #[cfg(feature = "json")]
 use crate::wire::change_event;
@@ -118,13 +118,7 @@ impl<V> From<f64> for Verify<V> {
     }
 }
 
-impl<V> fmt::Debug for Verify<V> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Verify")
-            .field("share", &self.share)
-            .finish_non_exhaustive()
-    }
-}
+partial_debug!([V] Verify<V>, "Verify", this => share: &this.share);
 
 /// A builder that has the loader of the cache; made by [`Builder::read_through`] and [`Builder::read_through_many`].
 pub type LoadingBuilder<K, V> = Builder<K, V, WithLoader<K, V>>;
@@ -1164,17 +1158,8 @@ where
     }
 }
 
-impl<K, V> fmt::Debug for WithLoader<K, V> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WithLoader").finish_non_exhaustive()
-    }
-}
+partial_debug!([K, V] WithLoader<K, V>, "WithLoader");
 
-impl<K, V, L> fmt::Debug for Builder<K, V, L> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Builder")
-            .field("namespace", &self.rest.namespace)
-            .field("settings", &self.rest.set)
-            .finish_non_exhaustive()
-    }
-}
+partial_debug!([K, V, L] Builder<K, V, L>, "Builder", this =>
+    namespace: &this.rest.namespace,
+    settings: &this.rest.set);

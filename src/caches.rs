@@ -1,6 +1,5 @@
 //! The caches of a service: built alike, and handled together.
 
-use std::fmt;
 use std::sync::{Arc, Mutex};
 
 use futures::future::join_all;
@@ -17,6 +16,7 @@ use crate::l2::{L2, RedisL2};
 use crate::settings::ServiceSettings;
 use crate::token::Token;
 use crate::util::lock::lock;
+use crate::util::partial_debug::partial_debug;
 
 /// The caches of a service: they share an L2 and the settings of the operator, and are handled together.
 ///
@@ -235,11 +235,6 @@ impl Shared {
     }
 }
 
-impl fmt::Debug for Caches {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Caches")
-            .field("service", &self.shared.service)
-            .field("caches", &*lock(&self.shared.built))
-            .finish_non_exhaustive()
-    }
-}
+partial_debug!([] Caches, "Caches", this =>
+    service: &this.shared.service,
+    caches: &*lock(&this.shared.built));

@@ -2,6 +2,7 @@
 //!
 //! - [`lock`]: locks that a panic elsewhere does not close
 //! - [`pacing`]: when the next batch of requests leaves
+//! - [`partial_debug`]: `Debug` for types that hold more than can be shown
 //! - [`random`]: numbers that no other instance draws
 //! - [`retry_delays`]: pauses between attempts
 //! - [`shared_result`]: one result for many tasks
@@ -9,6 +10,7 @@
 
 pub(crate) mod lock;
 pub(crate) mod pacing;
+pub(crate) mod partial_debug;
 pub(crate) mod random;
 pub(crate) mod retry_delays;
 pub(crate) mod shared_result;

@@ -1,6 +1,5 @@
 //! One type with its codec.
 
-use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use serde::Serialize;
@@ -9,6 +8,7 @@ use serde::de::DeserializeOwned;
 use super::error::Category;
 use super::stack::try_type;
 use super::{CodecError, CodecStack, Context, EncodeError};
+use crate::util::partial_debug::partial_debug;
 
 /// Encodes and decodes values of type `V`: a [`CodecStack`] for one type. As an object it hides the bounds on `V`, which
 /// are needed only where it is made.
@@ -88,11 +88,7 @@ pub(crate) fn catch_panic<T, E: From<CodecError>>(
         .unwrap_or_else(|_| Err(CodecError::from(Category::Panicked).into()))
 }
 
-impl<V> fmt::Debug for dyn ValueCodec<V> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ValueCodec").finish_non_exhaustive()
-    }
-}
+partial_debug!([V] dyn ValueCodec<V>, "ValueCodec");
 
 #[cfg(test)]
 mod tests {
