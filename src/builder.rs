@@ -883,7 +883,8 @@ impl<K, V, L> Builder<K, V, L> {
         ///
         /// ```
         /// # fn demo() -> Result<(), larder::BuildError> {
-        /// let prices: larder::Cache<String, u32> = larder::Cache::builder("docs:prices").track_hot_keys(true).build()?;
+        /// let prices: larder::Cache<String, u32> =
+        ///     larder::Cache::builder("docs:prices").track_hot_keys(true).build()?;
         /// assert!(prices.hot_keys(10).is_empty());
         /// # Ok(()) }
         /// # demo().unwrap();
@@ -923,7 +924,7 @@ where
             parts,
             rest,
             loader,
-            keys: _,
+            ..
         } = self.settings(&last);
         // A clock that was set comes before that of the L2.
         let of_l2 = parts.l2.as_ref().and_then(|l2| l2.clock());

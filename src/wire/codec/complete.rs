@@ -51,11 +51,6 @@ impl<'a, X> Complete<'a, X> {
             left_out: self.left_out,
         }
     }
-
-    fn refuse<E: Error>(&self, field: &'static str) -> Result<(), E> {
-        self.left_out.set(Some(field));
-        Err(E::custom("a field was left out"))
-    }
 }
 
 impl<T: Serialize + ?Sized> Serialize for Complete<'_, &T> {
@@ -91,10 +86,8 @@ macro_rules! begin {
     ($($method:ident($($arg:ident: $type:ty),*) -> $part:ident;)*) => {$(
         #[inline]
         fn $method(self $(, $arg: $type)*) -> Result<Self::$part, S::Error> {
-            Ok(Complete {
-                inner: self.inner.$method($($arg),*)?,
-                left_out: self.left_out,
-            })
+            let Self { inner, left_out } = self;
+            Ok(Complete { inner: inner.$method($($arg),*)?, left_out })
         }
     )*};
 }
@@ -178,7 +171,8 @@ macro_rules! pass_parts_on {
             $(
                 // The default does nothing, and so do bincode and postcard: the next field would be read in its place.
                 fn $skip(&mut self, field: &'static str) -> Result<(), S::Error> {
-                    self.refuse(field)
+                    self.left_out.set(Some(field));
+                    Err(S::Error::custom("a field was left out"))
                 }
             )?
 
