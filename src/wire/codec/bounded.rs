@@ -57,7 +57,11 @@ fn attempt<T, R>(
     levels: u8,
     read: &impl Fn(Bounded<'_, PhantomData<T>>) -> Result<R, CodecError>,
 ) -> Result<R, CodecError> {
-    let budget = Budget::new(length);
+    let memory = length.saturating_mul(FACTOR).saturating_add(ALLOWANCE);
+    let budget = Budget {
+        left: Cell::new(memory),
+        exceeded: Cell::new(None),
+    };
     let bounds = Bounds {
         budget: &budget,
         levels,
@@ -105,14 +109,6 @@ struct Budget {
 // The contents of texts and byte strings are not charged: they are never longer than the bytes. Nor is the room that a
 // collection keeps in reserve.
 impl Budget {
-    fn new(length: usize) -> Self {
-        let left = length.saturating_mul(FACTOR).saturating_add(ALLOWANCE);
-        Self {
-            left: Cell::new(left),
-            exceeded: Cell::new(None),
-        }
-    }
-
     #[inline]
     fn charge<E: Error>(&self, bytes: usize) -> Result<(), E> {
         let left = self.left.get().checked_sub(bytes);

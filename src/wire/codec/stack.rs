@@ -61,17 +61,15 @@ pub trait CodecStack: Send + Sync + 'static {
         check_size(bytes.len(), max)?;
         let codec = self.codec();
         match id {
-            // First: a user's own codec may have the id of a layer.
-            id if id == Self::Codec::ID => codec.decode(bytes),
-            // Every codec reads compressed values.
+            // Every codec reads compressed values. A user's own codec may have the id of a layer.
             #[cfg(feature = "compression")]
-            lz4::ID => {
+            lz4::ID if id != Self::Codec::ID => {
                 // `read_alone` knows no layers, so layers in layers cannot multiply the size of hostile bytes.
                 let (id, bytes) = lz4::decompress(bytes, max)?;
                 read_alone(codec, id, &bytes)
             }
             #[cfg(feature = "encryption")]
-            ENCRYPTED => Err(Category::NoKeys.into()),
+            ENCRYPTED if id != Self::Codec::ID => Err(Category::NoKeys.into()),
             id => read_alone(codec, id, bytes),
         }
     }
