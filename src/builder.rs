@@ -913,10 +913,7 @@ impl<K, V, L> Builder<K, V, L> {
     }
 }
 
-impl<K, V, L> Builder<K, V, L>
-where
-    V: Serialize + DeserializeOwned + Send + Sync + 'static,
-{
+impl<K, V: Send + Sync + 'static, L> Builder<K, V, L> {
     /// Returns the cache, its loader, and how single loads are batched.
     fn build_with(mut self, has_loader_of_many: bool) -> Result<Built<K, V, L>, BuildError> {
         let last = mem::take(&mut self.rest.last);

@@ -102,7 +102,7 @@ impl<C: Codec> CodecStack for Compressed<C> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::codec::Bincode;
+    use crate::wire::codec::{Bincode, CodecError};
 
     const MAX: usize = 1 << 20;
     const CONTEXT: Context<'static> = Context {
