@@ -810,6 +810,7 @@ impl<K, V, L> Builder<K, V, L> {
     /// ```
     pub fn settings(mut self, settings: &Settings) -> Self {
         let mut set = mem::take(&mut self.rest.set).overridden_by(settings);
+        // The server becomes the L2 at once, so that the last call counts: this one or `redis`.
         let server = set.redis.take();
         self.rest.set = set;
         match server {
@@ -867,6 +868,7 @@ impl<K, V, L> Builder<K, V, L> {
     /// ```
     pub fn verify(mut self, verify: impl Into<Verify<V>>) -> Self {
         let Verify { share, same } = verify.into();
+        // A share alone, as that of settings, leaves the comparison that code has set.
         self.rest.set.verify = Some(share);
         if let Some(same) = same {
             self.parts.same = same;
