@@ -137,8 +137,8 @@ macro_rules! setters {
     )*};
 }
 
-/// Is given the cache that was built, and may refuse it as a mistake.
-type OnBuild = Box<dyn FnOnce(AnyCache) -> Result<(), String> + Send>;
+/// Is given the cache that was built, and may refuse it.
+type OnBuild = Box<dyn FnOnce(AnyCache) -> Result<(), BuildError> + Send>;
 
 impl<K, V> Cache<K, V>
 where
@@ -828,7 +828,7 @@ impl<K, V, L> Builder<K, V, L> {
     /// Has `on_build` called with the cache, which may refuse it.
     pub(crate) fn on_build(
         mut self,
-        on_build: impl FnOnce(AnyCache) -> Result<(), String> + Send + 'static,
+        on_build: impl FnOnce(AnyCache) -> Result<(), BuildError> + Send + 'static,
     ) -> Self {
         self.rest.on_build = Some(Box::new(on_build));
         self
@@ -960,9 +960,7 @@ impl<K, V: Send + Sync + 'static, L> Builder<K, V, L> {
         let type_tag = envelope::type_tag(type_tag, rest.schema_version);
         let cache = Cache::new(Engine::new(options, type_tag, parts));
         if let Some(on_build) = rest.on_build {
-            let any = AnyCache::new(&cache);
-            let refused = |mistake| BuildError::new(any.namespace(), vec![mistake], None);
-            on_build(any.clone()).map_err(refused)?;
+            on_build(AnyCache::new(&cache))?;
         }
         Ok((cache, loader, batch))
     }

@@ -223,12 +223,13 @@ fn all_done(writes: Vec<Result<Token, WriteError>>) -> Result<(), WriteError> {
 }
 
 impl Shared {
-    /// Returns a mistake if there is such a cache already.
-    fn add(&self, cache: AnyCache) -> Result<(), String> {
+    /// Refuses a cache if there is one of its name already.
+    fn add(&self, cache: AnyCache) -> Result<(), BuildError> {
         let mut built = lock(&self.built);
         let mut names = built.iter().map(AnyCache::namespace);
         if names.any(|name| name == cache.namespace()) {
-            return Err("a cache of this name was built already: share clones of it".to_owned());
+            let mistake = "a cache of this name was built already: share clones of it".to_owned();
+            return Err(BuildError::new(cache.namespace(), vec![mistake], None));
         }
         built.push(cache);
         Ok(())
