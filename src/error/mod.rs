@@ -274,14 +274,12 @@ impl LoadError {
     /// ```
     #[must_use]
     pub fn downcast_ref<E: Error + 'static>(&self) -> Option<&E> {
-        match &self.kind {
-            LoadKind::Loader(error) => {
-                let first: &(dyn Error + 'static) = &**error;
-                successors(Some(first), |&error| error.source())
-                    .find_map(|error| error.downcast_ref())
-            }
-            _ => None,
-        }
+        let LoadKind::Loader(error) = &self.kind else {
+            return None;
+        };
+        let first: &(dyn Error + 'static) = &**error;
+        let mut chain = successors(Some(first), |&error| error.source());
+        chain.find_map(|error| error.downcast_ref())
     }
 
     /// The key that has no value, if many were asked for by [`LoadingCache::get_many`](crate::LoadingCache::get_many):

@@ -265,13 +265,12 @@ pub(crate) fn stored_tags(bytes: &[u8]) -> Vec<Key> {
 pub(crate) fn open_tags(mut bytes: &[u8]) -> Option<Vec<Key>> {
     let mut tags = Vec::new();
     while !bytes.is_empty() {
-        let (length, rest) = bytes.split_first_chunk::<2>()?;
-        let (tag, rest) = rest.split_at_checked(u16::from_be_bytes(*length).into())?;
+        let length = bytes.try_get_u16().ok()?;
+        let tag = bytes.split_off(..usize::from(length))?;
         if tags.len() == MAX_TAGS || tag.len() > MAX_KEY_BYTES {
             return None;
         }
         tags.push(std::str::from_utf8(tag).ok()?.into());
-        bytes = rest;
     }
     Some(tags)
 }
